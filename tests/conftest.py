@@ -1,0 +1,96 @@
+"""Rules of every test run: which event loop an async test gets, and that nothing is left out unseen.
+
+An async test under tests/node or tests/demo runs on trio (pytest-trio), any other one on asyncio (anyio's plugin). A
+marker on the test or its module (`trio`, `anyio`) says otherwise where a test needs it. Fixtures follow their test.
+
+With CASCADE_NO_SKIPS=1 (`make test`) or CI=true a run that skipped, xfailed or deselected a test fails, with the
+count and the reasons. It judges only whole runs that were otherwise green: a failing run stays a failing run.
+"""
+
+import os
+from collections.abc import Sequence
+from inspect import iscoroutinefunction
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+TRIO_FOLDERS = (TESTS / "node", TESTS / "demo")
+
+_left_out = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """The loop of async tests outside the node's: asyncio, as in every cloud process."""
+    return "asyncio"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, name: str, obj: object) -> None:
+    """Mark an async test that does not say itself which loop it runs on, before the plugins look at its marks."""
+    if not collector.istestfunction(obj, name):
+        return
+    hypothesis = getattr(obj, "hypothesis", None)
+    if not iscoroutinefunction(hypothesis.inner_test if hypothesis else obj):
+        return
+    marked = {mark.name for mark in (*collector.iter_markers(), *getattr(obj, "pytestmark", ()))}
+    if marked.isdisjoint({"trio", "anyio"}):
+        on_trio = any(collector.path.is_relative_to(folder) for folder in TRIO_FOLDERS)
+        (pytest.mark.trio if on_trio else pytest.mark.anyio)(obj)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start the list of what this run leaves out."""
+    config.stash[_left_out] = []
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    """Note the tests that -k, -m or --deselect took out."""
+    for item in items:
+        item.config.stash[_left_out].append(f"deselected: {item.nodeid}")
+
+
+class _Outcomes:
+    """Notes skipped and xfailed tests. A plugin object, because report hooks are not given the configuration."""
+
+    def __init__(self, left_out: list[str]) -> None:
+        self._left_out = left_out
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._note(report)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        self._note(report)
+
+    def _note(self, report: pytest.TestReport | pytest.CollectReport) -> None:
+        if hasattr(report, "wasxfail"):
+            self._left_out.append(f"xfail: {report.nodeid}: {report.wasxfail or 'no reason'}")
+        elif report.skipped:
+            reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+            self._left_out.append(f"skipped: {report.nodeid}: {reason}")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Listen to reports, collection included."""
+    session.config.pluginmanager.register(_Outcomes(session.config.stash[_left_out]))
+
+
+def _nothing_may_be_left_out() -> bool:
+    return os.environ.get("CASCADE_NO_SKIPS") == "1" or os.environ.get("CI") == "true"
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int | pytest.ExitCode) -> None:
+    """Fail a green run that left something out."""
+    if _nothing_may_be_left_out() and session.config.stash[_left_out] and exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say what was left out, and that the run fails for it."""
+    left_out = config.stash[_left_out]
+    if _nothing_may_be_left_out() and left_out:
+        terminalreporter.section(f"{len(left_out)} left out: this run fails", red=True)
+        for line in left_out:
+            terminalreporter.line(line)

@@ -1,0 +1,59 @@
+"""Rules about the source text that no linter knows: sizes, and where the inside of TLS may be touched."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FUNCTION_LINES_MAX = 70
+MODULE_LINES_MAX = 450
+
+TLS_INSIDES = {"sslobject_class", "getpeercert"}
+TLS_FILES = {"node/transport.py", "cloud/peer.py", "cloud/client.py"}
+
+
+def _modules() -> Iterator[Path]:
+    """Every module that ships, but for migrations, which Piccolo writes."""
+    for package in ("protocol", "node", "cloud"):
+        found = sorted(path.relative_to(ROOT) for path in (ROOT / package).rglob("*.py"))
+        yield from (path for path in found if "piccolo_migrations" not in path.parts)
+
+
+@pytest.fixture(scope="module")
+def trees() -> dict[Path, ast.Module]:
+    return {path: ast.parse((ROOT / path).read_bytes(), str(path)) for path in _modules()}
+
+
+def test_functions_can_be_seen_whole(trees: dict[Path, ast.Module]) -> None:
+    long = [
+        f"{path}:{node.lineno} {node.name}: {lines} lines"
+        for path, tree in trees.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        if (lines := (node.end_lineno or node.lineno) - node.lineno + 1) > FUNCTION_LINES_MAX
+    ]
+    assert not long
+
+
+def test_modules_stay_small() -> None:
+    sizes = {path: len((ROOT / path).read_text().splitlines()) for path in _modules()}
+    assert sizes
+    assert not {str(path): lines for path, lines in sizes.items() if lines > MODULE_LINES_MAX}
+
+
+def test_the_inside_of_tls_is_touched_in_its_files_only(trees: dict[Path, ast.Module]) -> None:
+    found = {
+        str(path)
+        for path, tree in trees.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr in TLS_INSIDES
+    }
+    assert found == TLS_FILES
+
+
+def test_the_folder_of_packages_is_not_a_python_package() -> None:
+    """It would shadow the `packaging` library for everything that runs from the repository's root."""
+    assert (ROOT / "packaging").is_dir()
+    assert not list((ROOT / "packaging").rglob("__init__.py"))

@@ -1,0 +1,120 @@
+#!/usr/bin/env bash
+# Make this checkout ready to work in: missing Debian packages, then a virtual environment in .venv on the system's
+# Python with the locked libraries. Quick when nothing is missing, safe to repeat, and each step says what it does.
+#
+# Nothing but git, make and Debian's python3 is assumed. Libraries are installed by hash only; the tools that build
+# the few without a wheel come first, by hash too, and builds are not isolated: no unpinned code runs here.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+readonly PYTHON=/usr/bin/python3 VENV=.venv
+readonly SETUP_LOCK=.setup.lock LIBRARIES_STAMP=$VENV/.libraries PROJECT_STAMP=$VENV/.project
+
+# Package and reason, one a line.
+readonly DEBIAN_PACKAGES='
+python3              the interpreter of the virtual environment
+python3-venv         makes the virtual environment
+python3-dev          headers, to build tpm2-pytss
+gcc                  compiler, to build tpm2-pytss
+libc6-dev            headers, to build tpm2-pytss
+pkg-config           finds the TPM software stack, to build tpm2-pytss
+libtss2-dev          the TPM software stack: headers to build with, and its libraries with all their transports
+libtss2-tcti-tabrmd0 the transport to a TPM through tpm2-abrmd
+libudev1             hardware components, read by pyudev
+ca-certificates      trust for downloads
+swtpm                a TPM 2.0 in software, for demo and tests
+swtpm-tools          gives the software TPM an endorsement key and its certificate
+tpm2-abrmd           resource manager in front of the software TPM (only started on private buses of demo and tests)
+tpm2-tools           TPM commands that tests compare against
+dbus-daemon          private message buses for tpm2-abrmd
+openssl              an independent check of certificates in the tests
+'
+
+say() { printf 'setup: %s\n' "$*"; }
+die() { printf 'setup: cannot go on: %s\n' "$*" >&2; exit 1; }
+
+missing_debian_packages() {
+    command -v dpkg-query >/dev/null || die 'this is not a Debian system (no dpkg-query). Cascade is developed on Debian 12.'
+    local names installed name
+    names=$(awk 'NF {print $1}' <<<"$DEBIAN_PACKAGES")
+    # dpkg-query fails for names it has never seen; they are simply not in its answer. A multi-arch package may have
+    # one line per architecture.
+    # shellcheck disable=SC2086  # one argument a package is meant
+    installed=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' $names 2>/dev/null || true)
+    for name in $names; do
+        [[ $'\n'$installed$'\n' == *$'\n'"installed $name"$'\n'* ]] || printf '%s\n' "$name"
+    done
+}
+
+install_debian_packages() {
+    local missing=("$@") name privilege=()
+    say "Debian packages missing: ${#missing[@]}. They are installed with apt-get:"
+    for name in "${missing[@]}"; do
+        grep "^$name " <<<"$DEBIAN_PACKAGES" | sed 's/^/setup:   /'
+    done
+    if [[ $EUID -ne 0 ]]; then
+        command -v sudo >/dev/null || die "that needs root, and there is no sudo. As root, run:
+    apt-get update && apt-get install --no-install-recommends ${missing[*]}"
+        say 'Not root: asking through sudo.'
+        privilege=(sudo)
+    fi
+    "${privilege[@]}" apt-get -qq update || die 'apt-get update failed (see above)'
+    "${privilege[@]}" env DEBIAN_FRONTEND=noninteractive \
+        apt-get -qq -y -o Dpkg::Use-Pty=0 install --no-install-recommends "${missing[@]}" >/dev/null \
+        || die "apt-get install failed (see above). By hand, as root:
+    apt-get update && apt-get install --no-install-recommends ${missing[*]}"
+    say 'Debian packages installed.'
+}
+
+digest() { sha256sum "$@" | sha256sum | cut -c1-64; }
+
+pip_install() {
+    # What pip says is of interest when it fails.
+    local log=$VENV/pip.log
+    "$VENV/bin/python" -m pip --disable-pip-version-check --no-input install --progress-bar off "$@" &>"$log" \
+        || { tail -n 60 "$log" >&2; die 'pip install failed (its last lines stand above)'; }
+}
+
+install_libraries() {
+    "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die "$PYTHON is older than Python 3.11"
+    say "virtual environment $VENV on $("$PYTHON" --version) ($PYTHON)"
+    rm -rf "$VENV"
+    "$PYTHON" -m venv "$VENV"
+    say 'build tools, by hash'
+    pip_install --require-hashes --no-deps --only-binary :all: -r requirements-build.lock
+    say "$(grep -c '^[a-z0-9].*==' requirements.lock) libraries, by hash; tpm2-pytss is compiled, which takes about half a minute"
+    # Every other library comes as a wheel: a source archive in its place would run code of its own here.
+    pip_install --require-hashes --no-deps --no-build-isolation --only-binary :all: --no-binary tpm2-pytss \
+        -r requirements.lock
+    printf '%s\n' "$1" >"$LIBRARIES_STAMP"
+}
+
+install_project() {
+    say 'the project itself: .venv/bin/cascade and .venv/bin/cascadia'
+    pip_install --no-deps --no-build-isolation --editable .
+    rm -rf -- *.egg-info
+    "$VENV/bin/python" -m pip --disable-pip-version-check check >/dev/null \
+        || die 'the lock does not satisfy pyproject.toml: run "make lock" ('"$VENV"'/bin/python -m pip check tells more)'
+    printf '%s\n' "$1" >"$PROJECT_STAMP"
+}
+
+is_current() { [[ -f $1 && $(<"$1") == "$2" ]]; }
+
+main() {
+    # Two targets started side by side wait for each other here.
+    exec 9>"$SETUP_LOCK"
+    flock 9
+    local missing libraries project interpreter
+    missing=$(missing_debian_packages)
+    # shellcheck disable=SC2086  # one argument a package is meant
+    [[ -z $missing ]] || install_debian_packages $missing
+
+    # The resolved name carries the version: a distribution upgrade makes a new environment.
+    interpreter=$(readlink -f "$PYTHON")
+    libraries="$interpreter $PWD $(digest requirements.lock requirements-build.lock tools/setup.sh)"
+    project="$libraries $(digest pyproject.toml)"
+    is_current "$LIBRARIES_STAMP" "$libraries" || install_libraries "$libraries"
+    is_current "$PROJECT_STAMP" "$project" || { install_project "$project"; say 'ready.'; }
+}
+
+main
