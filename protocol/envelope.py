@@ -1,0 +1,160 @@
+"""Signed documents: a JWS in compact form (RFC 7515), ES256, with `alg`, `kid` and `typ` in the protected header.
+
+One algorithm, one spelling: a token verifies only if it is byte for byte what `seal` makes of its parts, so any
+single changed byte fails. Which `kid` may sign which `typ` and when is the business of `KeyRing` (from the TUF
+targets), never of the token.
+"""
+
+from collections.abc import Iterable
+from datetime import datetime
+
+import msgspec
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
+
+from protocol.encoding import EncodingError, b64url_decode, b64url_encode, json_decode, json_encode, sha256
+from protocol.limits import ENVELOPE_BYTES_MAX
+
+_COORDINATE_BYTES = 32
+
+
+class EnvelopeError(ValueError):
+    """The token does not verify. `step` is the number of the check in `open_envelope` that failed."""
+
+    def __init__(self, step: int, reason: str) -> None:
+        super().__init__(f"{reason} (step {step})")
+        self.step = step
+        self.reason = reason
+
+
+class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The protected header: these three fields, in this order, and no other."""
+
+    alg: str
+    kid: str
+    typ: str
+
+
+class VerificationKey(msgspec.Struct, frozen=True):
+    """A public key with what it may sign (`typs`) and for which dates of issue (`not_before` <= t < `not_after`).
+
+    A key that is `withdrawn` counts for no date.
+    """
+
+    kid: str
+    typs: tuple[str, ...]
+    public_key_der: bytes
+    not_before: datetime
+    not_after: datetime
+    withdrawn: bool = False
+
+
+class KeyRing:
+    """The keys that may sign documents, by `kid`."""
+
+    def __init__(self, keys: Iterable[VerificationKey]) -> None:
+        self._keys = {key.kid: key for key in keys}
+
+    def find(self, kid: str) -> VerificationKey | None:
+        return self._keys.get(kid)
+
+
+class Opened(msgspec.Struct, frozen=True):
+    """A token whose signature verified: its header, its payload bytes and the key's window."""
+
+    kid: str
+    typ: str
+    payload: bytes
+
+
+def key_id(public_key: ec.EllipticCurvePublicKey) -> str:
+    """A name for a key that cannot be given to another: 16 bytes of the SHA-256 of its SubjectPublicKeyInfo."""
+    spki = public_key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return b64url_encode(sha256(spki)[:16])
+
+
+def signing_input(typ: str, kid: str, payload: bytes) -> bytes:
+    """The bytes that are signed. Split from `seal` so that a key in a TPM can sign their SHA-256."""
+    header = json_encode(Header(alg="ES256", kid=kid, typ=typ))
+    return f"{b64url_encode(header)}.{b64url_encode(payload)}".encode()
+
+
+def assemble(signed: bytes, der_signature: bytes) -> str:
+    """The token from its signing input and an ECDSA signature in DER (RFC 7518 section 3.4 wants r || s)."""
+    r, s = decode_dss_signature(der_signature)
+    raw = r.to_bytes(_COORDINATE_BYTES, "big") + s.to_bytes(_COORDINATE_BYTES, "big")
+    return f"{signed.decode()}.{b64url_encode(raw)}"
+
+
+def seal(typ: str, kid: str, payload: bytes, private_key: ec.EllipticCurvePrivateKey) -> str:
+    """Sign `payload` as `typ` with a P-256 key."""
+    signed = signing_input(typ, kid, payload)
+    return assemble(signed, private_key.sign(signed, ec.ECDSA(hashes.SHA256())))
+
+
+def _split(token: str) -> tuple[Header, bytes, bytes]:
+    if len(token) > ENVELOPE_BYTES_MAX:
+        raise EnvelopeError(1, "the token is too long")
+    parts = token.split(".")
+    if len(parts) != 3:
+        raise EnvelopeError(1, "not a compact JWS")
+    try:
+        header_bytes, payload, signature = (b64url_decode(part) for part in parts)
+        header = json_decode(header_bytes, Header)
+    except (EncodingError, msgspec.MsgspecError) as error:
+        raise EnvelopeError(2, "header, payload or signature cannot be read") from error
+    if json_encode(header) != header_bytes:
+        raise EnvelopeError(2, "the header is not in its one spelling")
+    return header, payload, signature
+
+
+def verify_signature(token: str, typ: str, public_key: ec.EllipticCurvePublicKey) -> Opened:
+    """Steps 1 to 4 and 6 of `open_envelope`, for a key known by other means (a node's own key). Raises EnvelopeError."""
+    header, payload, signature = _split(token)
+    if header.alg != "ES256":
+        raise EnvelopeError(3, "the algorithm is not ES256")
+    if header.typ != typ:
+        raise EnvelopeError(4, f"the document is not of type {typ}")
+    if len(signature) != 2 * _COORDINATE_BYTES:
+        raise EnvelopeError(6, "the signature has a wrong length")
+    r, s = (int.from_bytes(signature[i : i + _COORDINATE_BYTES], "big") for i in (0, _COORDINATE_BYTES))
+    signed = token.rpartition(".")[0].encode()
+    try:
+        public_key.verify(encode_dss_signature(r, s), signed, ec.ECDSA(hashes.SHA256()))
+    except InvalidSignature as error:
+        raise EnvelopeError(6, "the signature does not verify") from error
+    return Opened(kid=header.kid, typ=header.typ, payload=payload)
+
+
+def peek_typ(token: str) -> str:
+    """The type a token claims, unverified: only to choose which type to verify it as. Raises EnvelopeError."""
+    return _split(token)[0].typ
+
+
+def open_envelope(token: str, typ: str, ring: KeyRing) -> tuple[Opened, VerificationKey]:
+    """Verify a signed document under the published keys. The caller checks the date of issue with `covers`.
+
+    1 size and three parts; 2 canonical header; 3 `alg` (RFC 8725 section 3.1); 4 `typ` (3.11); 5 `kid` is published,
+    not withdrawn, may sign this `typ`; 6 signature. Raises EnvelopeError with the step's number.
+    """
+    header, _, _ = _split(token)
+    if header.typ != typ:
+        raise EnvelopeError(4, f"the document is not of type {typ}")
+    key = ring.find(header.kid)
+    if key is None:
+        raise EnvelopeError(5, "the signing key is not published")
+    if key.withdrawn:
+        raise EnvelopeError(5, "the signing key is withdrawn")
+    if typ not in key.typs:
+        raise EnvelopeError(5, f"the signing key may not sign {typ}")
+    public_key = serialization.load_der_public_key(key.public_key_der)
+    if not isinstance(public_key, ec.EllipticCurvePublicKey) or not isinstance(public_key.curve, ec.SECP256R1):
+        raise EnvelopeError(5, "the signing key is not a P-256 key")
+    return verify_signature(token, typ, public_key), key
+
+
+def covers(key: VerificationKey, issued_at: datetime) -> bool:
+    """Whether `issued_at` lies in the key's window."""
+    return key.not_before <= issued_at < key.not_after

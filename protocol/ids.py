@@ -1,0 +1,107 @@
+"""Ids of things and SPIFFE ids of machines. Parsed once at the edge, compared as values after that.
+
+An id is a type prefix, `_` and a UUIDv7 (RFC 9562) in lower-case Crockford base 32 (26 letters): it sorts by time,
+says what it names, and stands in URLs and SPIFFE paths as it is.
+"""
+
+import re
+from typing import Literal, NewType
+
+import msgspec
+
+TenantId = NewType("TenantId", str)
+NodeId = NewType("NodeId", str)
+ActivationId = NewType("ActivationId", str)
+CodeId = NewType("CodeId", str)
+TokenId = NewType("TokenId", str)
+
+Prefix = Literal["ten", "node", "act", "code", "tok", "req", "aud"]
+ServiceName = Literal["fabric", "breakwater", "ledger", "headwaters", "conduit", "weir"]
+SERVICE_NAMES: tuple[ServiceName, ...] = ("fabric", "breakwater", "ledger", "headwaters", "conduit", "weir")
+
+EKU_DEVICE = "2.25.238106524351137287"
+"""The one extended key usage of a device certificate (an LDevID): an OID of our own (ITU-T X.667), which no TLS
+stack knows, so that none takes the certificate as a client's or a server's."""
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_ID = re.compile(r"(ten|node|act|code|tok|req|aud)_[0-7][0-9a-hjkmnp-tv-z]{25}")
+_TRUST_DOMAIN = re.compile(r"[a-z0-9]([a-z0-9.-]{0,252}[a-z0-9])?")
+_GENERATION = re.compile(r"[1-9][0-9]{0,8}")
+
+
+class IdError(ValueError):
+    """The text is not an id of the wanted kind."""
+
+
+def make_id(prefix: Prefix, unix_ms: int, entropy: bytes) -> str:
+    """A new id from a time in ms and 10 random bytes (74 bits of them are used, as in RFC 9562 section 5.7)."""
+    if len(entropy) != 10:
+        raise ValueError("an id takes 10 bytes of entropy")
+    random_bits = int.from_bytes(entropy, "big")
+    value = (unix_ms & (2**48 - 1)) << 80 | 0x7 << 76 | (random_bits >> 62 & 0xFFF) << 64
+    value |= 0b10 << 62 | random_bits & (2**62 - 1)
+    return f"{prefix}_" + "".join(_ALPHABET[value >> shift & 31] for shift in range(125, -1, -5))
+
+
+def parse_id(prefix: Prefix, text: str) -> str:
+    """The id itself when it is well formed and of that prefix. Raises IdError."""
+    if not _ID.fullmatch(text) or not text.startswith(f"{prefix}_"):
+        raise IdError(f"not an id of the form {prefix}_...")
+    return text
+
+
+def parse_generation(text: str) -> int:
+    """The generation in a certificate subject's serialNumber: decimal, from 1, without leading zeros."""
+    if not _GENERATION.fullmatch(text):
+        raise IdError("not a generation number")
+    return int(text)
+
+
+class ServiceSpiffeId(msgspec.Struct, frozen=True):
+    """`spiffe://<trust domain>/service/<name>`"""
+
+    trust_domain: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"spiffe://{self.trust_domain}/service/{self.name}"
+
+
+class NodeSpiffeId(msgspec.Struct, frozen=True):
+    """`spiffe://<trust domain>/tenant/<tenant>/node/<node>`"""
+
+    trust_domain: str
+    tenant: TenantId
+    node: NodeId
+
+    def __str__(self) -> str:
+        return f"spiffe://{self.trust_domain}/tenant/{self.tenant}/node/{self.node}"
+
+
+SpiffeId = ServiceSpiffeId | NodeSpiffeId
+
+
+def parse_trust_domain(text: str) -> str:
+    """SPIFFE-ID section 2.1: lower case, no port, no user. Raises IdError."""
+    if not _TRUST_DOMAIN.fullmatch(text) or ".." in text:
+        raise IdError("not a trust domain")
+    return text
+
+
+def parse_spiffe(uri: str) -> SpiffeId:
+    """The SPIFFE id of a service or a node; anything else, query and fragment included, is refused.
+
+    Raises IdError.
+    """
+    scheme, separator, rest = uri.partition("://")
+    if scheme != "spiffe" or not separator:
+        raise IdError("not a SPIFFE id")
+    match rest.split("/"):
+        case [domain, "service", name] if name in SERVICE_NAMES:
+            return ServiceSpiffeId(parse_trust_domain(domain), name)
+        case [domain, "tenant", tenant, "node", node]:
+            return NodeSpiffeId(
+                parse_trust_domain(domain), TenantId(parse_id("ten", tenant)), NodeId(parse_id("node", node))
+            )
+        case _:
+            raise IdError("a SPIFFE id of no known kind")

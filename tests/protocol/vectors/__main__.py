@@ -1,0 +1,34 @@
+"""Make or verify `documents.json`."""
+
+import json
+import sys
+from pathlib import Path
+
+from protocol.encoding import json_encode
+from tests.protocol.vectors import examples
+
+FILE = Path(__file__).with_name("documents.json")
+
+
+def made() -> dict[str, dict[str, str]]:
+    """Name -> typ, payload as it is signed, token."""
+    documents = {}
+    for name, (typ, key, value) in examples.DOCUMENTS.items():
+        payload = json_encode(value)
+        documents[name] = {"typ": typ, "payload": payload.decode(), "token": examples.seal(typ, key, payload)}
+    return documents
+
+
+def main(action: str) -> int:
+    if action == "make":
+        FILE.write_text(json.dumps(made(), indent=1) + "\n")
+        return 0
+    same = json.loads(FILE.read_text()) == made()
+    sys.stdout.write(
+        "the vectors are what the code makes\n" if same else "the vectors differ from what the code makes\n"
+    )
+    return 0 if same else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1] if len(sys.argv) > 1 else "verify"))
