@@ -1,0 +1,292 @@
+"""Who is at the other end: the only reader of the TLS session and of what it puts into the ASGI scope.
+
+A peer is its client certificate and nothing else; no header is looked at here. The certificate is parsed once a
+connection; what can change while a connection lives (the time, and through `PeerChecks` an open generation or a
+revoked serial) is judged at every request. OpenSSL has verified the chain and the purpose at the handshake; this
+file adds what OpenSSL does not know: that the issuer is the CA of the class that the SPIFFE path claims.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any, Literal, Protocol
+
+import msgspec
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from cloud.keyfile import PrivateKey
+from protocol.ids import (
+    IdError,
+    NodeId,
+    NodeSpiffeId,
+    ServiceSpiffeId,
+    SpiffeId,
+    TenantId,
+    parse_generation,
+    parse_spiffe,
+)
+
+TLS_EXTENSION = "tls"
+
+
+class AnonymousPeer(msgspec.Struct, frozen=True):
+    """No client certificate, or a route that does not ask for one."""
+
+    kind: Literal["anonymous"] = "anonymous"
+
+
+class ServicePeer(msgspec.Struct, frozen=True):
+    """Another service. `not_after` is the certificate's."""
+
+    spiffe: ServiceSpiffeId
+    serial: int
+    not_after: datetime
+    kind: Literal["service"] = "service"
+
+    @property
+    def name(self) -> str:
+        return self.spiffe.name
+
+
+class NodePeer(msgspec.Struct, frozen=True):
+    """A node, by a session certificate of one generation."""
+
+    spiffe: NodeSpiffeId
+    generation: int
+    serial: int
+    not_after: datetime
+    kind: Literal["node"] = "node"
+
+    @property
+    def tenant(self) -> TenantId:
+        return self.spiffe.tenant
+
+    @property
+    def node(self) -> NodeId:
+        return self.spiffe.node
+
+
+Peer = AnonymousPeer | ServicePeer | NodePeer
+ANONYMOUS_PEER = AnonymousPeer()
+
+
+class PeerRefused(Exception):
+    """The client certificate is not one that we take; `detail` says which rule it breaks."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+
+class PeerClosed(PeerRefused):
+    """A good certificate of a generation that is closed."""
+
+    def __init__(self, peer: NodePeer) -> None:
+        super().__init__("the generation of this certificate is closed")
+        self.peer = peer
+
+
+class PeerTrust(msgspec.Struct, frozen=True):
+    """The trust domain and, by class, the issuing CAs that may stand directly above a peer's certificate."""
+
+    trust_domain: str
+    node_issuers: tuple[x509.Certificate, ...]
+    service_issuers: tuple[x509.Certificate, ...]
+
+
+class PeerChecks(Protocol):
+    """What a service knows of its peers; asked on every request, so it has to be quick."""
+
+    def generation_open(self, tenant: TenantId, node: NodeId, generation: int) -> Awaitable[bool]: ...
+
+    def service_revoked(self, serial: int) -> Awaitable[bool]: ...
+
+
+class TlsSession:
+    """What one connection's TLS session says of the client, with the parsed peer kept for the next requests."""
+
+    __slots__ = ("_peer", "_trust", "_valid_from", "certificate_der")
+
+    def __init__(self, certificate_der: bytes | None) -> None:
+        self.certificate_der = certificate_der
+        self._peer: ServicePeer | NodePeer | PeerRefused | None = None
+        self._trust: PeerTrust | None = None
+        self._valid_from: datetime | None = None
+
+    def peer(self, trust: PeerTrust, now: datetime) -> Peer:
+        """See `peer_of`."""
+        if self.certificate_der is None:
+            return ANONYMOUS_PEER
+        if self._trust is not trust or self._peer is None:
+            self._trust = trust
+            try:
+                certificate = x509.load_der_x509_certificate(self.certificate_der)
+                self._valid_from = certificate.not_valid_before_utc
+                self._peer = read_peer(certificate, trust)
+            except PeerRefused as refused:
+                self._peer = refused
+            except ValueError as error:
+                self._peer = PeerRefused(f"the certificate cannot be read: {error}")
+        if isinstance(self._peer, PeerRefused):
+            raise PeerRefused(self._peer.detail)
+        if self._valid_from is None or now < self._valid_from:
+            raise PeerRefused("the certificate is not valid yet")
+        if now >= self._peer.not_after:
+            raise PeerRefused("the certificate has expired")
+        return self._peer
+
+
+def peer_of(scope: Any, trust: PeerTrust, now: datetime) -> Peer:
+    """The peer of a request, from its connection's certificate.
+
+    `scope` is the ASGI scope (or Litestar's typed view of it).
+
+    Raises:
+        PeerRefused: the certificate breaks a rule of `read_peer`, or is out of its dates now.
+    """
+    session = (scope.get("extensions") or {}).get(TLS_EXTENSION)
+    if not isinstance(session, TlsSession):
+        return ANONYMOUS_PEER
+    return session.peer(trust, now)
+
+
+async def admit(peer: Peer, checks: PeerChecks) -> None:
+    """Ask the service whether the peer still stands.
+
+    Raises:
+        PeerClosed: the node's generation is closed.
+        PeerRefused: the service's serial is revoked.
+    """
+    if isinstance(peer, NodePeer) and not await checks.generation_open(peer.tenant, peer.node, peer.generation):
+        raise PeerClosed(peer)
+    if isinstance(peer, ServicePeer) and await checks.service_revoked(peer.serial):
+        raise PeerRefused("the certificate of this service is revoked")
+
+
+def read_peer(certificate: x509.Certificate, trust: PeerTrust) -> ServicePeer | NodePeer:
+    """Read a client certificate whose chain has been verified.
+
+    1. exactly one URI SAN, a SPIFFE id of our trust domain (SPIFFE X.509-SVID section 2);
+    2. an extended key usage with clientAuth (RFC 5280 section 4.2.1.12; no EKU at all is refused);
+    3. directly issued by an issuing CA of the class that the SPIFFE path claims;
+    4. for a node: subject CN is the node, serialNumber the generation, one of each.
+
+    Raises:
+        PeerRefused: naming the rule.
+    """
+    spiffe = spiffe_of(certificate)
+    if spiffe.trust_domain != trust.trust_domain:
+        raise PeerRefused("the SPIFFE id belongs to another trust domain")
+    require_usage(certificate, ExtendedKeyUsageOID.CLIENT_AUTH)
+    if isinstance(spiffe, ServiceSpiffeId):
+        require_issuer(certificate, trust.service_issuers)
+        return ServicePeer(spiffe, certificate.serial_number, certificate.not_valid_after_utc)
+    require_issuer(certificate, trust.node_issuers)
+    if _subject(certificate, NameOID.COMMON_NAME) != spiffe.node:
+        raise PeerRefused("the subject does not name the node")
+    try:
+        generation = parse_generation(_subject(certificate, NameOID.SERIAL_NUMBER))
+    except IdError as error:
+        raise PeerRefused(str(error)) from error
+    return NodePeer(spiffe, generation, certificate.serial_number, certificate.not_valid_after_utc)
+
+
+def spiffe_of(certificate: x509.Certificate) -> SpiffeId:
+    """The one SPIFFE id of a certificate. Raises PeerRefused."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound as error:
+        raise PeerRefused("the certificate has no subject alternative name") from error
+    except (ValueError, x509.DuplicateExtension) as error:
+        raise PeerRefused("the certificate's extensions cannot be read") from error
+    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    if len(uris) != 1:
+        raise PeerRefused(f"the certificate has {len(uris)} URI names, not one")
+    try:
+        return parse_spiffe(uris[0])
+    except IdError as error:
+        raise PeerRefused(str(error)) from error
+
+
+def require_usage(certificate: x509.Certificate, usage: x509.ObjectIdentifier) -> None:
+    """Raises PeerRefused unless the certificate states this extended key usage."""
+    try:
+        usages = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except x509.ExtensionNotFound as error:
+        raise PeerRefused("the certificate has no extended key usage") from error
+    if usage not in usages:
+        raise PeerRefused("the certificate is not for this use")
+
+
+def require_issuer(certificate: x509.Certificate, issuers: tuple[x509.Certificate, ...]) -> None:
+    """Raises PeerRefused unless one of `issuers` signed the certificate itself."""
+    for issuer in issuers:
+        try:
+            certificate.verify_directly_issued_by(issuer)
+        except (ValueError, TypeError, InvalidSignature):
+            continue
+        return
+    raise PeerRefused("the certificate was not issued by the CA of its class")
+
+
+def _subject(certificate: x509.Certificate, name: x509.ObjectIdentifier) -> str:
+    values = certificate.subject.get_attributes_for_oid(name)
+    if len(values) != 1:
+        raise PeerRefused("the subject does not have exactly one CN and one serialNumber")
+    return str(values[0].value)
+
+
+def load_key_pair(context: ssl.SSLContext, chain_pem: bytes, key: PrivateKey) -> None:
+    """Give a context its certificate and key; the key passes through memory only.
+
+    Raises:
+        ssl.SSLError: they do not belong together.
+    """
+    key_pem = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    descriptor = os.memfd_create("tls", os.MFD_CLOEXEC)
+    try:
+        with os.fdopen(os.dup(descriptor), "wb") as file:
+            file.write(chain_pem.rstrip() + b"\n" + key_pem)
+        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.ftruncate(descriptor, 0)
+        os.close(descriptor)
+
+
+class ServerTls:
+    """The TLS side of a listener: TLS 1.3, client certificates welcome but not required, no session tickets.
+
+    A ticket would carry a client's identity past the end of its connection; without tickets every connection
+    proves it anew.
+    """
+
+    def __init__(self, chain_pem: bytes, key: PrivateKey, client_ca_pem: bytes) -> None:
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.minimum_version = ssl.TLSVersion.TLSv1_3
+        self.context.num_tickets = 0
+        self.context.verify_mode = ssl.CERT_OPTIONAL
+        self.context.load_verify_locations(cadata=client_ca_pem.decode("ascii"))
+        load_key_pair(self.context, chain_pem, key)
+
+    def reload(self, chain_pem: bytes, key: PrivateKey) -> None:
+        """Serve another certificate from the next connection on; open connections keep theirs.
+
+        Raises:
+            ssl.SSLError: key and certificate do not belong together; the old pair is still served.
+        """
+        load_key_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), chain_pem, key)
+        load_key_pair(self.context, chain_pem, key)
+
+
+def tls_session(transport_info: Callable[[str], Any]) -> TlsSession:
+    """The session of a new connection, from its transport's `get_extra_info`; no certificate on plaintext."""
+    ssl_object = transport_info("ssl_object")
+    return TlsSession(None if ssl_object is None else ssl_object.getpeercert(binary_form=True))

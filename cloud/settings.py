@@ -1,0 +1,156 @@
+"""Settings of a service: one `settings.toml` each, read once, strictly; and the gates of production.
+
+Production does not start on what is only good for development. Each gate is a rule with a name, so that a refusal
+can be looked up and each has a test. Development starts on all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+import msgspec
+
+from cloud.keyfile import KeyFileError, check_private, read_passphrase
+
+SETTINGS_BYTES_MAX = 64 * 1024
+DEFAULT_PASSPHRASES = frozenset({"changeme", "password", "passphrase", "secret", "cascade", "development"})
+"""Words that stand in examples; repeated or padded they are no better."""
+
+SINGLE_REPLICA_ENGINES = frozenset({"sqlite"})
+
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+
+
+class SettingsError(Exception):
+    """The settings file cannot be used; the message names the file and what is wrong."""
+
+
+class GateRefused(SettingsError):
+    """Production refuses to start; `rule` is the gate's name."""
+
+    def __init__(self, rule: str, detail: str) -> None:
+        super().__init__(f"production refuses to start ({rule}): {detail}")
+        self.rule = rule
+
+
+class ListenerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a listener stands. `purpose` "tuf" is the read-only repository, the only one that may be plaintext."""
+
+    host: str = "127.0.0.1"
+    port: Port = 0
+    tls: bool = True
+    purpose: Literal["api", "tuf"] = "api"
+
+
+class DatabaseSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The database of a service."""
+
+    engine: Literal["sqlite"] = "sqlite"
+    path: str = "service.sqlite"
+
+
+class ServiceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What every service is told. A service's own settings are a subclass. Relative paths are relative to the file."""
+
+    mode: Literal["production", "development"] = "production"
+    trust_domain: str
+    replicas: Annotated[int, msgspec.Meta(ge=1)] = 1
+    debug: bool = False
+    listeners: tuple[ListenerSettings, ...] = (ListenerSettings(),)
+    database: DatabaseSettings = DatabaseSettings()
+    passphrase_file: str = "passphrase"  # noqa: S105  (a name, not a passphrase)
+    key_files: tuple[str, ...] = ()
+    base: str = ""
+    """The folder of the file; filled in by `load_settings`."""
+
+    def path(self, name: str) -> Path:
+        """A path of the settings, made absolute."""
+        return Path(self.base) / name
+
+
+T = TypeVar("T", bound=ServiceSettings)
+
+
+def load_settings(path: Path, kind: type[T]) -> T:
+    """Read a settings file into `kind`.
+
+    Raises:
+        SettingsError: missing, too large, not TOML, an unknown or ill-typed key (named).
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise SettingsError(f"cannot read {path}: {error.strerror}") from error
+    if len(content) > SETTINGS_BYTES_MAX:
+        raise SettingsError(f"cannot use {path}: it is larger than {SETTINGS_BYTES_MAX} bytes")
+    try:
+        settings = msgspec.toml.decode(content, type=kind, strict=True)
+    except msgspec.DecodeError as error:
+        raise SettingsError(f"cannot use {path}: {error}") from error
+    return msgspec.structs.replace(settings, base=str(path.parent.resolve()))
+
+
+def _sqlite_is_not_shared(settings: ServiceSettings) -> str:
+    if settings.database.engine in SINGLE_REPLICA_ENGINES and settings.replicas > 1:
+        return f"SQLite serves one replica, {settings.replicas} are set"
+    return ""
+
+
+def _plaintext_is_for_tuf_only(settings: ServiceSettings) -> str:
+    for listener in settings.listeners:
+        if not listener.tls and listener.purpose != "tuf":
+            return f"the listener on {listener.host}:{listener.port} has no TLS"
+    return ""
+
+
+def _debug_is_off(settings: ServiceSettings) -> str:
+    return "debug is on" if settings.debug else ""
+
+
+def _secrets_are_private(settings: ServiceSettings) -> str:
+    for name in (settings.passphrase_file, *settings.key_files):
+        try:
+            check_private(settings.path(name))
+        except KeyFileError as error:
+            return str(error)
+    return ""
+
+
+def _passphrase_is_real(settings: ServiceSettings) -> str:
+    path = settings.path(settings.passphrase_file)
+    try:
+        passphrase = read_passphrase(path).decode("utf-8", "replace").lower()
+    except KeyFileError as error:
+        return str(error)
+    if any(not passphrase.replace(word, "").strip("0123456789-_ !") for word in DEFAULT_PASSPHRASES):
+        return f"the passphrase in {path} is a default"
+    if len(set(passphrase)) < 6:
+        return f"the passphrase in {path} is made of too few characters"
+    return ""
+
+
+Gate = Callable[[ServiceSettings], str]
+
+GATES: dict[str, Gate] = {
+    "sqlite-is-not-shared": _sqlite_is_not_shared,
+    "plaintext-is-for-tuf-only": _plaintext_is_for_tuf_only,
+    "debug-is-off": _debug_is_off,
+    "secrets-are-private": _secrets_are_private,
+    "passphrase-is-real": _passphrase_is_real,
+}
+"""Name to rule; a rule returns what is wrong, or nothing. A development key or CA is gated where CAs are read."""
+
+
+def check_gates(settings: ServiceSettings) -> None:
+    """Refuse to start in production on anything that a gate names.
+
+    Raises:
+        GateRefused: the first rule that is broken.
+    """
+    if settings.mode != "production":
+        return
+    for rule, gate in GATES.items():
+        if wrong := gate(settings):
+            raise GateRefused(rule, wrong)

@@ -1,0 +1,1 @@
+"""A throw-away service: tables, app and migration, for the tests of the storage port."""

@@ -1,0 +1,130 @@
+"""The guard over real TLS: lists, operators, and headers that change nothing."""
+
+import asyncio
+
+import pytest
+
+from cloud.guard import ANONYMOUS, NODE, OPERATOR, Admitted, routes_of, service
+from cloud.peer import ServerTls
+from tests.cloud.pki import NODE_ID, NODE_URI, Leaf, Pki
+from tests.cloud.world import World, connected
+
+ASKS = ("open", "node", "either", "fabric", "operator", "nobody", "oddly-listed")
+CALLERS: dict[str, dict[str, tuple[int, str]]] = {
+    "nobody": {
+        "open": (200, ""),
+        "node": (401, "peer_required"),
+        "either": (200, ""),
+        "fabric": (401, "peer_required"),
+        "operator": (401, "operator_required"),
+        "nobody": (403, "peer_refused"),
+        "oddly-listed": (403, "peer_refused"),
+    },
+    "node": {
+        "open": (200, ""),
+        "node": (200, ""),
+        "either": (200, ""),
+        "fabric": (403, "peer_refused"),
+        "operator": (401, "operator_required"),
+        "nobody": (403, "peer_refused"),
+        "oddly-listed": (403, "peer_refused"),
+    },
+    "fabric": {
+        "open": (200, ""),
+        "node": (403, "peer_refused"),
+        "either": (403, "peer_refused"),
+        "fabric": (200, ""),
+        "operator": (401, "operator_required"),
+        "nobody": (403, "peer_refused"),
+        "oddly-listed": (403, "peer_refused"),
+    },
+    "breakwater": {"fabric": (403, "peer_refused"), "node": (403, "peer_refused")},
+}
+FORGED = {
+    "X-Client-Identity": NODE_URI,
+    "X-Forwarded-Client-Cert": f"URI={NODE_URI}",
+    "X-SSL-Client-Verify": "SUCCESS",
+    "X-SSL-Client-S-DN": f"CN={NODE_ID}",
+    "X-SSL-Client-Cert": "-----BEGIN CERTIFICATE-----",
+    "X-Forwarded-For": "127.0.0.1",
+    "X-Forwarded-Proto": "https",
+    "X-Real-IP": "127.0.0.1",
+    "Forwarded": "for=127.0.0.1;proto=https",
+    "X-Remote-User": "alice",
+    "X-Api-Key": "good",
+    "Cookie": "token=good",
+}
+
+
+def leaf_of(pki: Pki, caller: str) -> Leaf | None:
+    return {"nobody": None, "node": pki.node()}.get(caller) if caller in {"nobody", "node"} else pki.service(caller)
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+def test_each_list_admits_whom_it_names_and_forged_headers_change_nothing(caller: str) -> None:
+    async def test() -> None:
+        world = World()
+        context = world.client_context(leaf_of(world.pki, caller))
+        async with world.serving() as port, connected(port, context) as client:
+            for path, (status, code) in CALLERS[caller].items():
+                plain = await client.ask(f"/{path}")
+                assert plain.status == status, path
+                assert not code or plain.problem.code == code, path
+                forged = await client.ask(f"/{path}", headers=FORGED)
+                assert (forged.status, forged.body) == (plain.status, plain.body), path
+
+    asyncio.run(test())
+
+
+def test_operators_by_bearer_token_only() -> None:
+    async def test() -> None:
+        world = World()
+        async with world.serving() as port, connected(port, world.client_context()) as client:
+            good = await client.ask("/operator", headers={"Authorization": "Bearer good"})
+            assert (good.status, good.body) == (200, b"alice")
+            for value in ("Bearer bad", "Bearer ", "Basic good", "good", "Bearer good extra"):
+                refused = await client.ask("/operator", headers={"Authorization": value})
+                assert (refused.status, refused.problem.code) == (401, "operator_required"), value
+                assert refused.headers["www-authenticate"] == "Bearer"
+            assert (await client.ask("/node", headers={"Authorization": "Bearer good"})).status == 401
+
+    asyncio.run(test())
+
+
+def test_a_refused_caller_s_body_is_not_read_and_methods_are_guarded() -> None:
+    async def test() -> None:
+        world = World()
+        async with world.serving() as port, connected(port, world.client_context()) as client:
+            assert (await client.ask("/nobody", body=b"not json")).problem.code == "peer_refused"
+            assert (await client.ask("/node", "OPTIONS")).problem.code == "peer_refused"
+            assert (await client.ask("/node", "HEAD")).status == 405
+
+    asyncio.run(test())
+
+
+def test_routes_are_enumerated_with_their_lists() -> None:
+    entries = {entry.path: entry for entry in routes_of(World().app())}
+    assert entries["/either"].peers == (NODE, ANONYMOUS)
+    assert entries["/fabric"].peers == (service("fabric"),) == (Admitted("service", "fabric"),)
+    assert entries["/operator"].peers == (OPERATOR,)
+    assert entries["/nobody"].peers == entries["/oddly-listed"].peers == ()
+    assert (entries["/orders"].method, entries["/things/{number}"].method) == ("POST", "GET")
+    assert len(entries) == 11
+    assert [str(entry) for entry in (NODE, service("fabric"))] == ["node", "service/fabric"]
+
+
+def test_without_tls_everyone_is_anonymous() -> None:
+    async def test() -> None:
+        world = World()
+        async with world.serving(tls=False) as port, connected(port, None) as client:
+            assert (await client.ask("/open")).status == 200
+            assert (await client.ask("/node", headers=FORGED)).problem.code == "peer_required"
+
+    asyncio.run(test())
+
+
+def test_tls_settings_are_real() -> None:
+    pki = Pki()
+    leaf = pki.service("fabric")
+    context = ServerTls(leaf.chain_pem, leaf.key, pki.ca_pem).context
+    assert (context.num_tickets, context.minimum_version.name) == (0, "TLSv1_3")

@@ -1,0 +1,306 @@
+"""TPM evidence made in Python, right in every part or wrong in exactly one: what a forger without a TPM can write.
+
+`PaperChip` is complete on paper: EK with a maker's certificate, AK, certified node key, CSR. Only the credential
+challenge, which needs a TPM, tells it from a chip; so the checks of the verifier are tested on it, one mutation each.
+`Maker` is a manufacturer's certificate authority. Publics and attestations are spelt here by hand, from the TPM
+library's Part 2, and not by the code under test.
+"""
+
+import functools
+import hashlib
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from cryptography.x509.oid import NameOID
+
+from protocol.evidence import EndorsementEvidence, KeyEvidence, qualifying_data
+from protocol.ids import ActivationId
+
+NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
+ACTIVATION = ActivationId("act_01jd8xk3v5e2r9qz7w4m6n8p0a")
+SECRET = bytes(range(32))
+
+EK_ATTRIBUTES = 0x000300B2
+AK_ATTRIBUTES = 0x00050472
+NODE_KEY_ATTRIBUTES = 0x00040472
+FIXED_TPM, FIXED_PARENT, ORIGIN, USER_WITH_AUTH = 0x2, 0x10, 0x20, 0x40
+NO_DA, RESTRICTED, DECRYPT, SIGN = 0x400, 0x10000, 0x20000, 0x40000
+
+POLICY_A = hashlib.sha256(
+    hashlib.sha256(bytes(32) + bytes.fromhex("000001514000000B")).digest()  # PolicySecret(TPM_RH_ENDORSEMENT)
+).digest()
+TCG_EK = x509.ObjectIdentifier("2.23.133.8.1")
+GENERATED = 0xFF544347
+CERTIFY, QUOTE = 0x8017, 0x8018
+
+
+def sized(data: bytes) -> bytes:
+    """TPM2B: a 16-bit size and that many bytes."""
+    return struct.pack(">H", len(data)) + data
+
+
+def ek_public(
+    key: rsa.RSAPublicKey, *, attributes: int = EK_ATTRIBUTES, policy: bytes = POLICY_A, exponent: int = 0
+) -> bytes:
+    """`TPMT_PUBLIC` of an RSA EK by template L-1."""
+    return (
+        struct.pack(">HHI", 0x0001, 0x000B, attributes)
+        + sized(policy)
+        + struct.pack(">HHHHHI", 0x0006, 128, 0x0043, 0x0010, key.key_size, exponent)
+        + sized(key.public_numbers().n.to_bytes(key.key_size // 8, "big"))
+    )
+
+
+def ecc_ek_public(key: ec.EllipticCurvePublicKey) -> bytes:
+    """`TPMT_PUBLIC` of an ECC EK by template L-2 (P-256), or the same on P-384."""
+    curve = {256: 3, 384: 4}[key.key_size]
+    return (
+        struct.pack(">HHI", 0x0023, 0x000B, EK_ATTRIBUTES)
+        + sized(POLICY_A)
+        + struct.pack(">HHHHHH", 0x0006, 128, 0x0043, 0x0010, curve, 0x0010)
+        + point(key)
+    )
+
+
+def signing_public(
+    key: ec.EllipticCurvePublicKey,
+    attributes: int,
+    *,
+    policy: bytes = b"",
+    parameters: str = "0010 0018000b 0003 0010",
+    name_algorithm: int = 0x000B,
+) -> bytes:
+    """`TPMT_PUBLIC` of an ECC signing key: an AK or a node key."""
+    head = struct.pack(">HHI", 0x0023, name_algorithm, attributes) + sized(policy)
+    return head + bytes.fromhex(parameters) + point(key)
+
+
+def point(key: ec.EllipticCurvePublicKey) -> bytes:
+    numbers, size = key.public_numbers(), (key.key_size + 7) // 8
+    return sized(numbers.x.to_bytes(size, "big")) + sized(numbers.y.to_bytes(size, "big"))
+
+
+def name_of(public: bytes) -> bytes:
+    return b"\x00\x0b" + hashlib.sha256(public).digest()
+
+
+def attestation(name: bytes, extra_data: bytes, *, magic: int = GENERATED, kind: int = CERTIFY) -> bytes:
+    """`TPMS_ATTEST`; for a quote, the name stands where a PCR selection would."""
+    signer = sized(b"\x00\x0b" + bytes(32))
+    clock = struct.pack(">QIIB", 123456, 7, 1, 1) + bytes(8)
+    return struct.pack(">IH", magic, kind) + signer + sized(extra_data) + clock + sized(name) + signer
+
+
+def tpm_signature(key: ec.EllipticCurvePrivateKey, message: bytes) -> bytes:
+    """`TPMT_SIGNATURE` of ECDSA with SHA-256."""
+    r, s = decode_dss_signature(key.sign(message, ec.ECDSA(hashes.SHA256())))
+    return bytes.fromhex("0018000b") + sized(r.to_bytes(32, "big")) + sized(s.to_bytes(32, "big"))
+
+
+def request(key: ec.EllipticCurvePrivateKey, algorithm: hashes.SHA256 | hashes.SHA384 | None = None) -> bytes:
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    return builder.sign(key, algorithm or hashes.SHA256()).public_bytes(serialization.Encoding.DER)
+
+
+def request_with_bad_signature(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """A CSR for `key` whose signature is another key's: the key's own CSR, signature grafted."""
+    other = ec.generate_private_key(ec.SECP256R1())
+    mine, theirs = x509.load_der_x509_csr(request(key)), x509.load_der_x509_csr(request(other))
+    body = mine.tbs_certrequest_bytes + bytes.fromhex("300a06082a8648ce3d040302")
+    body += b"\x03" + bytes([len(theirs.signature) + 1, 0]) + theirs.signature
+    return b"\x30\x81" + bytes([len(body)]) + body  # 128 to 255 bytes: one byte of length
+
+
+@functools.cache
+def p256(label: str) -> ec.EllipticCurvePrivateKey:
+    """A key of this test run with a name."""
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+@functools.cache
+def rsa2048(label: str) -> rsa.RSAPrivateKey:
+    return rsa.generate_private_key(65537, 2048)
+
+
+@dataclass(frozen=True)
+class Authority:
+    """A CA certificate and its key."""
+
+    certificate: x509.Certificate
+    key: ec.EllipticCurvePrivateKey
+
+    @property
+    def der(self) -> bytes:
+        return self.certificate.public_bytes(serialization.Encoding.DER)
+
+    @property
+    def pem(self) -> bytes:
+        return self.certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def authority(  # the options are the mutations
+    name: str,
+    issuer: Authority | None = None,
+    *,
+    not_before: datetime = NOW - timedelta(days=3650),
+    not_after: datetime = NOW + timedelta(days=3650),
+    ca: bool = True,
+    path_length: int | None = None,
+    may_sign: bool = True,
+    extra: Sequence[x509.ExtensionType] = (),
+) -> Authority:
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    builder = (
+        x509.CertificateBuilder(subject_name=subject, public_key=key.public_key())
+        .issuer_name(issuer.certificate.subject if issuer else subject)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(not_before)
+        .not_valid_after(not_after)
+        .add_extension(x509.BasicConstraints(ca=ca, path_length=path_length), critical=True)
+        .add_extension(key_usage(key_cert_sign=may_sign), critical=True)
+    )
+    for value in extra:
+        builder = builder.add_extension(value, critical=True)
+    return Authority(builder.sign(issuer.key if issuer else key, hashes.SHA256()), key)
+
+
+def key_usage(*, key_cert_sign: bool = False, key_encipherment: bool = False) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=False,
+        content_commitment=False,
+        key_encipherment=key_encipherment,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=key_cert_sign,
+        crl_sign=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+UNKNOWN_EXTENSION = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.55555.1"), b"\x05\x00")
+
+
+@dataclass(frozen=True)
+class Maker:
+    """A manufacturer: root, intermediate, and what an EK certificate of it looks like."""
+
+    root: Authority
+    intermediate: Authority
+
+    @classmethod
+    def new(cls, name: str = "Maker") -> "Maker":
+        root = authority(f"{name} Root")
+        return cls(root, authority(f"{name} Issuing", root))
+
+    def certify(
+        self,
+        key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey,
+        *,
+        issuer: Authority | None = None,
+        not_before: datetime = NOW - timedelta(days=400),
+        not_after: datetime = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC),
+        purposes: Sequence[x509.ObjectIdentifier] = (TCG_EK,),
+        ca: bool = False,
+        may_sign: bool = False,
+        extra: Sequence[x509.ExtensionType] = (),
+    ) -> bytes:
+        """An EK certificate as TCG's profile wants it: empty subject, critical SAN with the TPM's model."""
+        signer = issuer or self.intermediate
+        model = x509.Name(
+            [
+                x509.NameAttribute(x509.ObjectIdentifier("2.23.133.2.1"), "id:43415343"),
+                x509.NameAttribute(x509.ObjectIdentifier("2.23.133.2.2"), "Paper"),
+                x509.NameAttribute(x509.ObjectIdentifier("2.23.133.2.3"), "id:00010000"),
+            ]
+        )
+        builder = (
+            x509.CertificateBuilder(subject_name=x509.Name([]), public_key=key)
+            .issuer_name(signer.certificate.subject)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(not_before)
+            .not_valid_after(not_after)
+            .add_extension(x509.SubjectAlternativeName([x509.DirectoryName(model)]), critical=True)
+            .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+            .add_extension(key_usage(key_encipherment=True, key_cert_sign=may_sign), critical=True)
+        )
+        if purposes:
+            builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
+        for value in extra:
+            builder = builder.add_extension(value, critical=True)
+        return builder.sign(signer.key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
+
+
+@functools.cache
+def maker(name: str = "Maker") -> Maker:
+    """A maker of this test run."""
+    return Maker.new(name)
+
+
+def endorsement(label: str = "ek") -> EndorsementEvidence:
+    """Endorsement evidence of a paper chip of `maker()`, right in every part."""
+    public = rsa2048(label).public_key()
+    return EndorsementEvidence(
+        ek_public=ek_public(public),
+        ak_public=signing_public(p256("ak").public_key(), AK_ATTRIBUTES),
+        ek_certificate=maker().certify(public),
+    )
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The arguments of `verify_key`."""
+
+    key: KeyEvidence
+    ak_public: bytes
+    secret: bytes = SECRET
+    activation: ActivationId = ACTIVATION
+    csr: bytes = b""
+
+    def with_key(self, **parts: bytes) -> "Proof":
+        old = self.key
+        return replace(
+            self,
+            key=KeyEvidence(
+                public=parts.get("public", old.public),
+                attestation=parts.get("attestation", old.attestation),
+                signature=parts.get("signature", old.signature),
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class PaperChip:
+    """A proof, made of parts each of which can be replaced before the rest is built on it."""
+
+    ak: ec.EllipticCurvePrivateKey = field(default_factory=lambda: p256("ak"))
+    node_key: ec.EllipticCurvePrivateKey = field(default_factory=lambda: p256("node"))
+    ak_public: bytes | None = None
+    node_public: bytes | None = None
+    name: bytes | None = None
+    magic: int = GENERATED
+    kind: int = CERTIFY
+    nonce_secret: bytes = SECRET
+    nonce_activation: ActivationId = ACTIVATION
+    nonce_csr: bytes | None = None
+    extra_data: bytes | None = None
+    signer: ec.EllipticCurvePrivateKey | None = None
+    csr: bytes | None = None
+
+    def prove(self) -> Proof:
+        ak_public = self.ak_public or signing_public(self.ak.public_key(), AK_ATTRIBUTES)
+        public = self.node_public or signing_public(self.node_key.public_key(), NODE_KEY_ATTRIBUTES)
+        csr = self.csr if self.csr is not None else request(self.node_key)
+        extra = self.extra_data
+        if extra is None:
+            extra = qualifying_data(self.nonce_secret, self.nonce_activation, self.nonce_csr or csr)
+        attest = attestation(self.name or name_of(public), extra, magic=self.magic, kind=self.kind)
+        signature = tpm_signature(self.signer or self.ak, attest)
+        return Proof(KeyEvidence(public=public, attestation=attest, signature=signature), ak_public, csr=csr)
