@@ -1,0 +1,187 @@
+"""What `cascade init` does for the issuer: root and issuing CAs, database, host names, first service certificates.
+
+The first service certificates take the very path of all later ones (record, lint, sign, store). The root's key is
+used here and nowhere else; it lies in the offline folder, encrypted, to be taken away.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from cloud.breakwater.csr import describe_key
+from cloud.breakwater.errors import IssuerError
+from cloud.breakwater.lint import lint
+from cloud.breakwater.profiles import (
+    SERIAL_BYTES,
+    CaName,
+    Issuer,
+    build,
+    make_serial,
+    self_issuer,
+    want_issuing,
+    want_root,
+)
+from cloud.breakwater.service import Issuing
+from cloud.breakwater.signer import DEVELOPMENT_MARK, KeySigner, issuer_of, load_file_signer
+from cloud.breakwater.store import ServiceHostName, Store
+from cloud.breakwater.tables import ENGINE
+from cloud.issuing import IssueServiceCertificate
+from cloud.keyfile import write_key, write_secret
+from cloud.service_identity import CHAIN_FILE, KEY_FILE, chain_to_pem, make_csr
+from cloud.storage.migrate import ensure_migrated
+from protocol.encoding import json_encode
+from protocol.ids import ServiceName, parse_trust_domain
+
+ROOT_KEY_FILE = "root-ca.key.pem"
+_ISSUING: tuple[CaName, ...] = ("nodes", "services")
+
+
+Mode = Literal["production", "development"]
+
+
+class AlreadyInitialised(IssuerError):
+    """There is a CA in this place already; nothing was changed."""
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What `cascade init` has decided.
+
+    `directory` is Breakwater's own (with `keys/` and `certs/`), `offline` gets the root's key, `tls` names the
+    `tls/` folder of each service that is to have a certificate. `hosts` are DNS names or IP addresses, for each of
+    them. `passphrase_file` is written into the settings as it is (relative to `directory`, or absolute).
+    """
+
+    directory: Path
+    offline: Path
+    tls: Mapping[ServiceName, Path]
+    trust_domain: str
+    hosts: tuple[str, ...]
+    port: int
+    passphrase: bytes
+    passphrase_file: str
+    mode: Mode = "development"
+    listen: str = ""
+    """The address to listen on; the first host if empty."""
+
+
+class Initialised(msgspec.Struct, frozen=True):
+    """The three CA certificates in DER, for the trust bundle and for the other services' `certs/`."""
+
+    root: bytes
+    nodes_ca: bytes
+    services_ca: bytes
+
+
+def host_names(hosts: tuple[str, ...]) -> tuple[ServiceHostName, ...]:
+    """Each host as a DNS or an IP name, in order, without repeats."""
+    found: list[ServiceHostName] = []
+    for host in dict.fromkeys(hosts):
+        try:
+            found.append(ServiceHostName("ip", str(ip_address(host))))
+        except ValueError:
+            found.append(ServiceHostName("dns", host.lower()))
+    return tuple(found)
+
+
+async def initialise(plan: Plan, now: Callable[[], datetime]) -> Initialised:
+    """Make everything the issuer needs, and the first certificate of each service in `plan.tls`.
+
+    Raises:
+        AlreadyInitialised: a root certificate lies there already.
+        IdError: not a trust domain. KeyFileError, StorageError, OSError: naming the file.
+    """
+    parse_trust_domain(plan.trust_domain)
+    if (plan.directory / "certs" / "root.pem").exists():
+        raise AlreadyInitialised(f"{plan.directory} has a CA already")
+    folders = (plan.directory / "keys", plan.directory / "certs", plan.offline, *plan.tls.values())
+    for folder in folders:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    await _make_cas(plan, now())
+    write_secret(plan.directory / "settings.toml", _settings(plan))
+    database = plan.directory / "database.sqlite"
+    await asyncio.to_thread(ensure_migrated, "breakwater", database)
+    signer, root = load_file_signer(plan.directory, plan.passphrase)
+    ENGINE.configure(database)
+    await ENGINE.open()
+    try:
+        store = Store(ENGINE)
+        issuing = Issuing(store, signer, plan.trust_domain, now, os.urandom)
+        for service, folder in plan.tls.items():
+            await store.add_hosts(service, host_names(plan.hosts))
+            await _first_identity(issuing, service, folder, plan.passphrase)
+    finally:
+        await ENGINE.close()
+    return Initialised(
+        root=root.public_bytes(serialization.Encoding.DER),
+        nodes_ca=signer.issuer("nodes").certificate_der,
+        services_ca=signer.issuer("services").certificate_der,
+    )
+
+
+async def _first_identity(issuing: Issuing, service: ServiceName, folder: Path, passphrase: bytes) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    write_key(folder / KEY_FILE, key, passphrase)
+    certificate = await issuing.issue_service(service, IssueServiceCertificate("init", make_csr(key)))
+    write_secret(folder / CHAIN_FILE, chain_to_pem(certificate))
+
+
+async def _make_cas(plan: Plan, now: datetime) -> None:
+    """Root, then both issuing CAs. Keys are written before certificates, the root's certificate last of all.
+
+    The CAs of a development installation say so in their names, and production does not start on them.
+    """
+    mark = f" {DEVELOPMENT_MARK}" if plan.mode == "development" else ""
+    certs = plan.directory / "certs"
+    root_key = ec.generate_private_key(ec.SECP384R1())
+    wanted = want_root(f"{plan.trust_domain} root CA{mark}", describe_key(root_key.public_key()), _serial(), now)
+    issuer = self_issuer(wanted)
+    unsigned = KeySigner({"root": root_key}, {"root": issuer})
+    root_der = await unsigned.sign(lint(build(wanted, issuer), wanted, issuer))
+    write_key(plan.offline / ROOT_KEY_FILE, root_key, plan.passphrase)
+    root = issuer_of("root", x509.load_der_x509_certificate(root_der))
+    signer = KeySigner({"root": root_key}, {"root": root})
+    for name in _ISSUING:
+        key = ec.generate_private_key(ec.SECP256R1())
+        der = await _issuing_ca(signer, root, f"{plan.trust_domain} {name} CA{mark}", key, now)
+        write_key(plan.directory / "keys" / f"{name}-ca.key.pem", key, plan.passphrase)
+        write_secret(certs / f"{name}-ca.pem", _pem(der))
+    write_secret(certs / "root.pem", _pem(root_der))
+
+
+async def _issuing_ca(
+    signer: KeySigner, root: Issuer, common_name: str, key: ec.EllipticCurvePrivateKey, now: datetime
+) -> bytes:
+    wanted = want_issuing(common_name, describe_key(key.public_key()), _serial(), now, root)
+    return await signer.sign(lint(build(wanted, root), wanted, root))
+
+
+def _serial() -> int:
+    return make_serial(os.urandom(SERIAL_BYTES))
+
+
+def _pem(der: bytes) -> bytes:
+    return x509.load_der_x509_certificate(der).public_bytes(serialization.Encoding.PEM)
+
+
+def _settings(plan: Plan) -> bytes:
+    # A JSON string or list of strings is one of TOML too.
+    values = {
+        "mode": plan.mode,
+        "trust_domain": plan.trust_domain,
+        "passphrase_file": plan.passphrase_file,
+        "key_files": [*(f"keys/{name}-ca.key.pem" for name in _ISSUING), f"tls/{KEY_FILE}"],
+    }
+    lines = [f"{name} = {json_encode(value).decode()}" for name, value in values.items()]
+    host = json_encode(plan.listen or plan.hosts[0]).decode()
+    listener = f"[[listeners]]\nhost = {host}\nport = {plan.port}"
+    text = "\n".join(["# Breakwater's settings, written by `cascade init`.", *lines])
+    return f'{text}\n\n{listener}\n\n[database]\npath = "database.sqlite"\n'.encode()

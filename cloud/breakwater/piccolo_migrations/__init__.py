@@ -1,0 +1,1 @@
+"""The migrations of Breakwater, in order of their ids."""

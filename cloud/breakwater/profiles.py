@@ -1,0 +1,283 @@
+"""The certificate profiles: what stands in a certificate of each kind, field by field (RFC 5280).
+
+Pure: takes names, key, serial and time, gives the to-be-signed bytes. Rule: the profile decides every field and
+extension; of a request nothing comes in but the public key. `lint.py` has the same rules a second time, written
+apart from these, and neither file imports the other's tables.
+"""
+
+from datetime import datetime, timedelta
+from ipaddress import IPv4Address, IPv6Address
+from typing import Literal
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from cloud.breakwater.csr import RequestedKey
+from protocol.ids import EKU_DEVICE, NodeSpiffeId, ServiceSpiffeId
+from protocol.limits import CLOCK_SKEW, SESSION_LIFE_MAX
+
+ProfileName = Literal["root", "issuing", "device", "session", "service"]
+CaName = Literal["root", "nodes", "services"]
+
+DEVICE_LIFE_MAX = timedelta(days=1095)
+"""A device certificate renews over any session; three years is the longest lease we would sign plus its tail."""
+SERVICE_LIFE = timedelta(days=30)
+"""Services renew themselves at two thirds of this: ten days to notice that one cannot."""
+ROOT_LIFE = timedelta(days=20 * 365)
+ISSUING_LIFE = timedelta(days=10 * 365)
+SERIAL_BYTES = 20
+NO_REV_AVAIL = x509.ObjectIdentifier("2.5.29.56")
+"""RFC 9608: no revocation information will ever be published for this certificate."""
+_DER_NULL = b"\x05\x00"
+
+
+class Issuer(msgspec.Struct, frozen=True):
+    """The CA that will sign: its certificate's DER, subject, key identifier, curve and dates."""
+
+    name: CaName
+    subject: x509.Name
+    key_id: bytes
+    curve: str
+    not_before: datetime
+    not_after: datetime
+    certificate_der: bytes
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """All that varies within a profile. Dates are whole seconds, UTC."""
+
+    profile: ProfileName
+    serial: int
+    common_name: str
+    key: RequestedKey
+    not_before: datetime
+    not_after: datetime
+    generation: int = 0
+    spiffe: NodeSpiffeId | ServiceSpiffeId | None = None
+    dns_names: tuple[str, ...] = ()
+    addresses: tuple[IPv4Address | IPv6Address, ...] = ()
+
+
+def make_serial(entropy: bytes) -> int:
+    """A serial from 20 random bytes: 158 of its bits are random, it is positive and always 20 bytes long in DER.
+
+    RFC 5280 section 4.1.2.2 allows 20 bytes; the top bit stays clear, the next is set so that none is short.
+    """
+    if len(entropy) != SERIAL_BYTES:
+        raise ValueError(f"a serial takes {SERIAL_BYTES} bytes of entropy")
+    return int.from_bytes(entropy, "big") & (2**158 - 1) | 2**158
+
+
+def _start(now: datetime, issuer: Issuer) -> datetime:
+    """A little before `now`, for clocks that run behind; never before the CA itself."""
+    return max((now - CLOCK_SKEW).replace(microsecond=0), issuer.not_before)
+
+
+def want_device(
+    spiffe: NodeSpiffeId,
+    generation: int,
+    key: RequestedKey,
+    serial: int,
+    now: datetime,
+    not_after: datetime,
+    issuer: Issuer,
+) -> Wanted:
+    """A device certificate until `not_after`, bounded by `DEVICE_LIFE_MAX` and by the issuing CA."""
+    start = _start(now, issuer)
+    return Wanted(
+        profile="device",
+        serial=serial,
+        common_name=spiffe.node,
+        key=key,
+        not_before=start,
+        not_after=min(not_after.replace(microsecond=0), start + DEVICE_LIFE_MAX, issuer.not_after),
+        generation=generation,
+        spiffe=spiffe,
+    )
+
+
+def want_session(
+    spiffe: NodeSpiffeId,
+    generation: int,
+    key: RequestedKey,
+    serial: int,
+    now: datetime,
+    device_not_after: datetime,
+    issuer: Issuer,
+) -> Wanted:
+    """A session certificate: 12 hours from its notBefore, never past the device certificate."""
+    start = _start(now, issuer)
+    return Wanted(
+        profile="session",
+        serial=serial,
+        common_name=spiffe.node,
+        key=key,
+        not_before=start,
+        not_after=min(start + SESSION_LIFE_MAX, device_not_after.replace(microsecond=0), issuer.not_after),
+        generation=generation,
+        spiffe=spiffe,
+    )
+
+
+def want_service(
+    spiffe: ServiceSpiffeId,
+    dns_names: tuple[str, ...],
+    addresses: tuple[IPv4Address | IPv6Address, ...],
+    key: RequestedKey,
+    serial: int,
+    now: datetime,
+    issuer: Issuer,
+) -> Wanted:
+    """A service certificate: 30 days, for the names recorded for that service."""
+    start = _start(now, issuer)
+    return Wanted(
+        profile="service",
+        serial=serial,
+        common_name=spiffe.name,
+        key=key,
+        not_before=start,
+        not_after=min(start + SERVICE_LIFE, issuer.not_after),
+        spiffe=spiffe,
+        dns_names=dns_names,
+        addresses=addresses,
+    )
+
+
+def want_root(common_name: str, key: RequestedKey, serial: int, now: datetime) -> Wanted:
+    """The root, signed by itself."""
+    start = (now - CLOCK_SKEW).replace(microsecond=0)
+    return Wanted(
+        profile="root",
+        serial=serial,
+        common_name=common_name,
+        key=key,
+        not_before=start,
+        not_after=start + ROOT_LIFE,
+    )
+
+
+def want_issuing(common_name: str, key: RequestedKey, serial: int, now: datetime, root: Issuer) -> Wanted:
+    """An issuing CA below the root; no CA below it."""
+    start = _start(now, root)
+    return Wanted(
+        profile="issuing",
+        serial=serial,
+        common_name=common_name,
+        key=key,
+        not_before=start,
+        not_after=min(start + ISSUING_LIFE, root.not_after),
+    )
+
+
+def subject_name(wanted: Wanted) -> x509.Name:
+    """CN, and for nodes the generation as serialNumber."""
+    attributes = [x509.NameAttribute(NameOID.COMMON_NAME, wanted.common_name)]
+    if wanted.generation:
+        attributes.append(x509.NameAttribute(NameOID.SERIAL_NUMBER, str(wanted.generation)))
+    return x509.Name(attributes)
+
+
+def self_issuer(wanted: Wanted) -> Issuer:
+    """The issuer of a root: itself, before it has a certificate."""
+    return Issuer(
+        name="root",
+        subject=subject_name(wanted),
+        key_id=wanted.key.key_id,
+        curve=wanted.key.public_key.curve.name,
+        not_before=wanted.not_before,
+        not_after=wanted.not_after,
+        certificate_der=b"",
+    )
+
+
+def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+_CA_USAGE = _usage(signs_certificates=True)
+
+
+def _names(wanted: Wanted) -> x509.SubjectAlternativeName:
+    return x509.SubjectAlternativeName(
+        [
+            x509.UniformResourceIdentifier(str(wanted.spiffe)),
+            *(x509.DNSName(name) for name in wanted.dns_names),
+            *(x509.IPAddress(address) for address in wanted.addresses),
+        ]
+    )
+
+
+def _extension(value: x509.ExtensionType, critical: bool = False) -> x509.Extension[x509.ExtensionType]:
+    return x509.Extension(value.oid, critical, value)
+
+
+_LEAF = (
+    _extension(x509.BasicConstraints(ca=False, path_length=None), True),
+    _extension(_usage(signs_certificates=False), True),
+)
+_FIXED: dict[ProfileName, tuple[x509.Extension[x509.ExtensionType], ...]] = {
+    "root": (_extension(x509.BasicConstraints(ca=True, path_length=1), True), _extension(_CA_USAGE, True)),
+    "issuing": (_extension(x509.BasicConstraints(ca=True, path_length=0), True), _extension(_CA_USAGE, True)),
+    "device": (*_LEAF, _extension(x509.ExtendedKeyUsage([x509.ObjectIdentifier(EKU_DEVICE)]))),
+    "session": (
+        *_LEAF,
+        _extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])),
+        _extension(x509.UnrecognizedExtension(NO_REV_AVAIL, _DER_NULL)),
+    ),
+    "service": (
+        *_LEAF,
+        _extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])),
+    ),
+}
+"""What is the same in every certificate of a profile."""
+
+
+def _extensions(wanted: Wanted, issuer: Issuer) -> list[x509.Extension[x509.ExtensionType]]:
+    found = list(_FIXED[wanted.profile])
+    if wanted.spiffe is not None:
+        found.append(_extension(_names(wanted)))
+    found.append(_extension(x509.SubjectKeyIdentifier(wanted.key.key_id)))
+    found.append(_extension(x509.AuthorityKeyIdentifier(issuer.key_id, None, None)))
+    return found
+
+
+_SCRATCH_KEYS: dict[str, ec.EllipticCurvePrivateKey] = {
+    "secp256r1": ec.derive_private_key(1, ec.SECP256R1()),
+    "secp384r1": ec.derive_private_key(1, ec.SECP384R1()),
+}
+"""Keys that protect nothing (the scalar 1): the library's builder gives to-be-signed bytes only with a signature."""
+
+
+def hash_of(curve: str) -> hashes.SHA256 | hashes.SHA384:
+    """The hash that a CA on this curve signs with (RFC 5758 section 3.2)."""
+    return hashes.SHA384() if curve == "secp384r1" else hashes.SHA256()
+
+
+def build(wanted: Wanted, issuer: Issuer) -> bytes:
+    """The to-be-signed certificate (RFC 5280 section 4.1, TBSCertificate) in DER.
+
+    The issuer's algorithm stands inside it, so the scratch signature uses the issuer's curve and hash.
+    """
+    builder = x509.CertificateBuilder(
+        issuer_name=issuer.subject,
+        subject_name=subject_name(wanted),
+        public_key=wanted.key.public_key,
+        serial_number=wanted.serial,
+        not_valid_before=wanted.not_before.replace(tzinfo=None),
+        not_valid_after=wanted.not_after.replace(tzinfo=None),
+        extensions=_extensions(wanted, issuer),
+    )
+    return builder.sign(_SCRATCH_KEYS[issuer.curve], hash_of(issuer.curve)).tbs_certificate_bytes

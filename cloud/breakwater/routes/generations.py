@@ -1,0 +1,41 @@
+"""Opening and closing of generations: Fabric's commands, both idempotent."""
+
+from typing import Any
+
+from litestar import Request, post
+from litestar.params import JSONBody
+
+from cloud.breakwater.routes.access import caller, issuing
+from cloud.breakwater.schemas import (
+    PATH_CLOSE,
+    PATH_CLOSE_ONE,
+    PATH_OPEN,
+    CloseGeneration,
+    CloseGenerations,
+    GenerationOpened,
+    GenerationsClosed,
+    OpenGeneration,
+)
+from cloud.guard import service
+
+
+@post(PATH_OPEN, status_code=200, opt={"peers": (service("fabric"),)})
+async def open_generation(data: JSONBody[OpenGeneration], request: Request[Any, Any, Any]) -> GenerationOpened:
+    """Open a generation of a node."""
+    await issuing(request).open_generation(caller(request), data)
+    return GenerationOpened(data.generation)
+
+
+@post(PATH_CLOSE, status_code=200, opt={"peers": (service("fabric"),)})
+async def close_generations(data: JSONBody[CloseGenerations], request: Request[Any, Any, Any]) -> GenerationsClosed:
+    """Close every generation of a node up to one, for ever."""
+    return GenerationsClosed(await issuing(request).close_generations(caller(request), data))
+
+
+@post(PATH_CLOSE_ONE, status_code=200, opt={"peers": (service("fabric"),)})
+async def close_generation(data: JSONBody[CloseGeneration], request: Request[Any, Any, Any]) -> GenerationsClosed:
+    """Close one generation of a node and none before it, for ever."""
+    return GenerationsClosed(await issuing(request).close_generation(caller(request), data))
+
+
+HANDLERS = (open_generation, close_generations, close_generation)

@@ -1,0 +1,30 @@
+"""Whether the process lives, and whether it can issue."""
+
+from typing import Any
+
+from litestar import Request, get
+
+from cloud.breakwater.errors import IssuerError
+from cloud.breakwater.routes.access import issuing
+from cloud.guard import ANONYMOUS
+from cloud.problems import Refusal
+from cloud.storage import StorageError
+
+
+@get("/healthz", opt={"peers": (ANONYMOUS,)})
+async def healthz() -> dict[str, str]:
+    """The process answers."""
+    return {"status": "ok"}
+
+
+@get("/readyz", opt={"peers": (ANONYMOUS,)})
+async def readyz(request: Request[Any, Any, Any]) -> dict[str, str]:
+    """Database and CA keys can be used."""
+    try:
+        await issuing(request).ready()
+    except (StorageError, IssuerError) as error:
+        raise Refusal("unavailable", "the database or a CA cannot be used") from error
+    return {"status": "ready"}
+
+
+HANDLERS = (healthz, readyz)

@@ -1,0 +1,1 @@
+"""Ledger, the billing authority: nothing stands here yet."""

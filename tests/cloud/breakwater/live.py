@@ -1,0 +1,73 @@
+"""A Breakwater that listens, and callers with certificates of its own making."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from cloud.breakwater.app import Wired, wire
+from cloud.breakwater.settings import BreakwaterSettings
+from cloud.client import CheckedContext, CloudClient, ServerCheck, client_context, expected_service
+from cloud.clock import utc_now
+from cloud.peer import PeerTrust
+from cloud.server import running
+from cloud.service_identity import chain_to_pem, load_identity
+from cloud.settings import load_settings
+from protocol.sessions import Certificate
+from tests.cloud.breakwater.support import TRUST_DOMAIN
+from tests.cloud.world import port_of
+
+
+@dataclass
+class Live:
+    """The running service, its port, and contexts to call it."""
+
+    home: Path
+    wired: Wired
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"https://127.0.0.1:{self.port}"
+
+    def trust(self) -> PeerTrust:
+        nodes, services = (
+            x509.load_pem_x509_certificate((self.home / "breakwater" / "certs" / f"{name}-ca.pem").read_bytes())
+            for name in ("nodes", "services")
+        )
+        return PeerTrust(TRUST_DOMAIN, (nodes,), (services,))
+
+    def context(self, chain_pem: bytes = b"", key: ec.EllipticCurvePrivateKey | None = None) -> CheckedContext:
+        check = ServerCheck(expected_service(TRUST_DOMAIN, "breakwater"), self.trust(), utc_now, lambda _: False)
+        root = (self.home / "breakwater" / "certs" / "root.pem").read_bytes()
+        return client_context(root, check, chain_pem, key)
+
+    def fabric(self) -> CloudClient:
+        identity = load_identity(self.home / "fabric" / "tls", self.home / "passphrase")
+        return CloudClient(self.url, self.context(identity.chain_pem, identity.key))
+
+    def breakwater(self) -> CloudClient:
+        identity = load_identity(self.home / "breakwater" / "tls", self.home / "passphrase")
+        return CloudClient(self.url, self.context(identity.chain_pem, identity.key))
+
+    def holder(self, certificate: Certificate, key: ec.EllipticCurvePrivateKey) -> CloudClient:
+        return CloudClient(self.url, self.context(chain_to_pem(certificate), key))
+
+    def anonymous(self) -> CloudClient:
+        return CloudClient(self.url, self.context())
+
+
+@asynccontextmanager
+async def live_at(home: Path) -> AsyncIterator[Live]:
+    """Breakwater of an initialised directory, listening on a free port."""
+    wired = wire(load_settings(home / "breakwater" / "settings.toml", BreakwaterSettings))
+    async with running(wired.unit) as servers:
+        try:
+            yield Live(home, wired, port_of(servers[0]))
+        finally:
+            for connection in list(servers[0].server_state.connections):
+                connection.transport.abort()
+            await servers[0].shutdown()
