@@ -1,0 +1,1 @@
+"""`cascade`: the command line of operators and of whoever runs the cloud."""

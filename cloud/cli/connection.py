@@ -1,0 +1,139 @@
+"""How `cascade` reaches the installation it operates: trust pin -> TUF -> X.509 bundle -> Fabric, with a token.
+
+No system CA counts, and the token leaves only after the server has proven to be Fabric.
+"""
+
+import asyncio
+import os
+from argparse import Namespace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from cloud import trust_client
+from cloud.cli.errors import EXIT_REFUSED, EXIT_TRY_AGAIN, EXIT_UNREACHABLE, EXIT_USAGE, EXIT_VERIFICATION, CliError
+from cloud.client import (
+    AnswerUnusable,
+    CloudClient,
+    ProblemAnswer,
+    ServerCheck,
+    ServerRefused,
+    Unreachable,
+    client_context,
+    expected_service,
+)
+from cloud.clock import utc_now
+from cloud.keyfile import KeyFileError, check_private
+from cloud.peer import PeerTrust
+from protocol.activation import PinError, TrustPin, parse_pin
+from protocol.codes import SecretFormatError, parse_secret
+from protocol.problems import KINDS
+from protocol.trust import X509Bundle
+
+T = TypeVar("T")
+
+TOKEN_FILE_BYTES_MAX = 1024
+
+
+class Server:
+    """The installation that the options and the environment name."""
+
+    def __init__(self, args: Namespace) -> None:
+        self.url: str = _setting(args.url, "CASCADE_URL", "--url").rstrip("/")
+        try:
+            self.pin: TrustPin = parse_pin(_setting(args.trust, "CASCADE_TRUST", "--trust"))
+        except PinError as error:
+            raise CliError(EXIT_USAGE, "trust_pin_invalid", f"cannot use the trust pin: {error}") from error
+        self._token_file = Path(_setting(args.token_file, "CASCADE_TOKEN_FILE", "--token-file"))
+
+    def call(self, method: str, path: str, kind: type[T], body: Any = None) -> T:
+        """One call as the operator. Raises CliError."""
+        return asyncio.run(self._call(method, path, kind, body))
+
+    async def _call(self, method: str, path: str, kind: type[T], body: Any) -> T:
+        try:
+            bundle, urls = trust_client.fetch(self.url, self.pin, cache_directory(self.pin))
+        except trust_client.TrustUnreachable as error:
+            raise _unreachable(str(error)) from error
+        except trust_client.TrustError as error:
+            raise CliError(
+                EXIT_VERIFICATION,
+                "trust_not_verified",
+                str(error),
+                "Check the trust pin against the one that `cascade init` printed.",
+            ) from error
+        try:
+            async with CloudClient(urls.fabric, _context(bundle), token=_read_token(self._token_file)) as client:
+                return (await client.call(method, path, body)).into(kind)
+        except ProblemAnswer as error:
+            raise _refused(error) from error
+        except ServerRefused as error:
+            raise CliError(EXIT_VERIFICATION, "server_unproven", str(error)) from error
+        except (Unreachable, AnswerUnusable) as error:
+            raise _unreachable(str(error)) from error
+
+
+def cache_directory(pin: TrustPin) -> Path:
+    """Where verified trust is kept between calls, so that it cannot be rolled back; one per pin."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "cascade" / pin.sha256[:16]
+
+
+def _setting(option: object, variable: str, name: str) -> str:
+    value = str(option) if option else os.environ.get(variable, "")
+    if not value:
+        raise CliError(
+            EXIT_USAGE,
+            "server_not_named",
+            f"cannot find the server: {name} or {variable} is missing",
+            "Load DIR/operator/env of the installation: `set -a; . DIR/operator/env; set +a`.",
+        )
+    return value
+
+
+def _read_token(path: Path) -> str:
+    try:
+        check_private(path)
+        with path.open("rb") as file:
+            return parse_secret("cot", file.read(TOKEN_FILE_BYTES_MAX).decode("ascii"))
+    except (OSError, UnicodeDecodeError, KeyFileError, SecretFormatError) as error:
+        raise CliError(
+            EXIT_USAGE,
+            "token_unusable",
+            f"cannot use the token in {path}: {error}",
+            "Have `cascade token create` make one.",
+        ) from error
+
+
+def _context(bundle: X509Bundle) -> Any:
+    def load(ders: tuple[bytes, ...]) -> tuple[x509.Certificate, ...]:
+        return tuple(x509.load_der_x509_certificate(der) for der in ders)
+
+    trust = PeerTrust(
+        trust_domain=bundle.trust_domain,
+        node_issuers=load(bundle.node_issuers),
+        service_issuers=load(bundle.service_issuers),
+    )
+    ca_pem = b"".join(certificate.public_bytes(Encoding.PEM) for certificate in load(bundle.roots))
+    check = ServerCheck(
+        spiffe=expected_service(bundle.trust_domain, "fabric"),
+        trust=trust,
+        now=utc_now,
+        # An operator's call lasts a second and holds no revoked set; services do (cloud/service_identity.py).
+        revoked=lambda _: False,
+    )
+    return client_context(ca_pem, check)
+
+
+def _unreachable(text: str) -> CliError:
+    return CliError(EXIT_UNREACHABLE, "unreachable", text, "Check that the cloud is up and CASCADE_URL is right.")
+
+
+def _refused(error: ProblemAnswer) -> CliError:
+    problem = error.problem
+    kind = KINDS.get(problem.code)
+    text = f"refused: {problem.title}" + (f" ({problem.detail})" if problem.detail else "")
+    exit_code = EXIT_REFUSED if kind is None or kind.conclusive else EXIT_TRY_AGAIN
+    return CliError(exit_code, problem.code, text, problem.next)

@@ -1,0 +1,178 @@
+"""`cascade init`: makes an installation in one piece. It is built beside its place and renamed at the end, so that a
+fault in between leaves nothing that looks like one.
+"""
+
+import asyncio
+import os
+import secrets
+import shutil
+from argparse import Namespace
+from ipaddress import ip_address
+from pathlib import Path
+
+import msgspec
+
+from cloud.breakwater import bootstrap as breakwater
+from cloud.cli.errors import EXIT_INTERNAL, EXIT_USAGE, CliError
+from cloud.cli.show import emit
+from cloud.clock import utc_now
+from cloud.fabric import bootstrap as fabric
+from cloud.keyfile import KeyFileError, sync_directory, write_secret
+from cloud.storage import StorageError
+from protocol.ids import IdError, parse_trust_domain
+
+PASSPHRASE_BYTES = 24
+PASSPHRASE_FILE = "../secrets/passphrase"  # noqa: S105  (where it lies, as a service's settings see it)
+PORT_MAX = 65535
+PORTS = 3
+
+
+class Made(msgspec.Struct, frozen=True):
+    """What `cascade init` says at its end."""
+
+    directory: str
+    trust_pin: str
+    url: str
+    environment: str
+    back_up: tuple[str, ...]
+    take_offline: tuple[str, ...]
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where the services will stand: `host` in URLs and certificates, `bind` for listeners, three ports from `port`."""
+
+    host: str
+    bind: str
+    port: int
+
+    def url(self, scheme: str, offset: int) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{scheme}://{host}:{self.port + offset}"
+
+
+def _place(args: Namespace) -> Place:
+    if not 0 < args.port_base <= PORT_MAX - PORTS:
+        raise CliError(EXIT_USAGE, "port_invalid", f"cannot use --port-base {args.port_base}: 1 to {PORT_MAX - PORTS}")
+    try:
+        bind = str(ip_address(args.bind or args.host))
+    except ValueError as error:
+        raise CliError(
+            EXIT_USAGE,
+            "bind_missing",
+            f"cannot listen on {args.bind or args.host!r}: it is not an address",
+            "Give the address to listen on with --bind; 0.0.0.0 means all.",
+        ) from error
+    return Place(host=args.host, bind=bind, port=args.port_base)
+
+
+def _check_target(directory: Path) -> None:
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise CliError(
+            EXIT_USAGE,
+            "directory_in_use",
+            f"cannot make an installation in {directory}: it exists and is not empty",
+            "Name another directory; nothing was changed.",
+        )
+
+
+def initialise(args: Namespace) -> int:
+    """Make the installation and say what to do next. Raises CliError."""
+    directory: Path = args.dir.absolute()
+    place = _place(args)
+    _check_target(directory)
+    try:
+        parse_trust_domain(args.trust_domain)
+    except IdError as error:
+        raise CliError(EXIT_USAGE, "trust_domain_invalid", f"cannot use {args.trust_domain!r}: {error}") from error
+    building = directory.with_name(f".{directory.name}.{os.getpid()}.new")
+    try:
+        building.mkdir(mode=0o700, parents=True)
+        made = asyncio.run(_build(building, directory, place, args.trust_domain))
+        if directory.exists():
+            directory.rmdir()
+        building.rename(directory)
+        sync_directory(directory.parent)
+    except (OSError, KeyFileError, StorageError) as error:
+        raise CliError(
+            EXIT_INTERNAL, "init_failed", f"cannot make the installation: {error}", "Nothing was left behind."
+        ) from error
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    emit(made, args.json, _human)
+    return 0
+
+
+async def _build(building: Path, directory: Path, place: Place, trust_domain: str) -> Made:
+    """Everything below `building`, which will be `directory`."""
+    for name in ("secrets", "operator", "breakwater", "fabric", "offline"):
+        (building / name).mkdir(mode=0o700)
+    passphrase = secrets.token_urlsafe(PASSPHRASE_BYTES).encode()
+    write_secret(building / "secrets" / "passphrase", passphrase + b"\n")
+    offline = building / "offline"
+    issuer = await breakwater.initialise(
+        breakwater.Plan(
+            directory=building / "breakwater",
+            offline=offline,
+            tls={"breakwater": building / "breakwater" / "tls", "fabric": building / "fabric" / "tls"},
+            trust_domain=trust_domain,
+            hosts=(place.host,),
+            port=place.port + 1,
+            passphrase=passphrase,
+            passphrase_file=PASSPHRASE_FILE,
+            mode="production",
+            listen=place.bind,
+        ),
+        utc_now,
+    )
+    control = await fabric.initialise(
+        fabric.Plan(
+            directory=building / "fabric",
+            offline=offline,
+            trust_domain=trust_domain,
+            fabric_url=place.url("https", 0),
+            breakwater_url=place.url("https", 1),
+            root=issuer.root,
+            nodes_ca=issuer.nodes_ca,
+            services_ca=issuer.services_ca,
+            listen=place.bind,
+            port=place.port,
+            tuf_port=place.port + 2,
+            passphrase=passphrase,
+            passphrase_file=PASSPHRASE_FILE,
+            mode="production",
+        ),
+        utc_now,
+    )
+    url = place.url("http", 2)
+    operator = directory / "operator"
+    write_secret(building / "operator" / "token", control.token.encode() + b"\n")
+    environment = f"CASCADE_URL={url}\nCASCADE_TRUST={control.pin}\nCASCADE_TOKEN_FILE={operator / 'token'}\n"
+    write_secret(building / "operator" / "env", environment.encode())
+    return Made(
+        directory=str(directory),
+        trust_pin=str(control.pin),
+        url=url,
+        environment=str(operator / "env"),
+        back_up=tuple(str(directory / name) for name in ("secrets", "offline", "breakwater", "fabric")),
+        take_offline=tuple(str(directory / "offline" / path.name) for path in sorted(offline.iterdir())),
+    )
+
+
+def _human(made: Made) -> str:
+    return f"""\
+A new installation is in {made.directory}.
+
+Trust pin (in every activation file; compare it when you hand one out):
+  {made.trust_pin}
+
+Back up, with the services stopped:
+  {chr(10).join(made.back_up).replace(chr(10), chr(10) + "  ")}
+
+Take offline: move these keys to a medium that is not connected, with a copy of the passphrase
+in {made.directory}/secrets. The services never read them:
+  {chr(10).join(made.take_offline).replace(chr(10), chr(10) + "  ")}
+
+Next:
+  cascade up --dir {made.directory}
+  set -a; . {made.environment}; set +a
+  cascade tenant create NAME"""

@@ -1,0 +1,1 @@
+"""Fabric, the control plane: tenants, activation, node licensing, statements, operators and audit."""

@@ -1,0 +1,259 @@
+"""The wiring of Fabric: settings in, a `Unit` of the process out. Decides nothing."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from litestar import Litestar
+
+from cloud.client import CheckedContext, CloudClient, ServerCheck, client_context, expected_service
+from cloud.clock import utc_now
+from cloud.fabric import store
+from cloud.fabric.driver import HOUSEKEEPING_SECONDS, REVOKED_SECONDS, Chore, Driver
+from cloud.fabric.entropy import Entropy, Ids, system_entropy
+from cloud.fabric.issuer import HttpIssuer, Issuer, RevokedSerials
+from cloud.fabric.routes import repository_routes, routes
+from cloud.fabric.service import confirm, tokens
+from cloud.fabric.service.core import Core, TpmVerifier, Verifier
+from cloud.fabric.settings import FabricSettings
+from cloud.fabric.signing import Signer, read_signer
+from cloud.fabric.tables import ENGINE
+from cloud.fabric.trust.bootstrap import read_online_signers
+from cloud.fabric.trust.serving import keep_fresh
+from cloud.guard import ClosedAnswer, Guard, Operator
+from cloud.keyfile import read_passphrase
+from cloud.peer import NodePeer, PeerTrust, ServerTls
+from cloud.server import Listener, Stopping, Unit
+from cloud.service_identity import Identity, IdentityKeeper, load_identity, through
+from cloud.settings import SettingsError, check_gates, load_settings
+from cloud.storage import StorageError
+from cloud.storage.errors import IntegrityError
+from cloud.storage.migrate import ensure_migrated
+from cloud.web import make_app
+from protocol.ids import NodeId, TenantId
+
+Now = Callable[[], datetime]
+
+
+class Checks:
+    """What Fabric knows of its peers, for the guard."""
+
+    def __init__(self, revoked: RevokedSerials) -> None:
+        self._revoked = revoked
+
+    async def generation_open(self, tenant: TenantId, node: NodeId, generation: int) -> bool:
+        """One query by key at each request: a revocation counts from the next one on."""
+        return await store.nodes.generation_open(tenant, node, generation)
+
+    async def service_revoked(self, serial: int) -> bool:
+        return serial in self._revoked
+
+
+@dataclass
+class Holder:
+    """The core, which can be made only once the database is open; handlers reach it through the application."""
+
+    core: Core | None = None
+
+    def get(self) -> Core:
+        if self.core is None:
+            raise StorageError("Fabric is not open")
+        return self.core
+
+
+def make_guard(trust: PeerTrust, revoked: RevokedSerials, holder: Holder, now: Now) -> Guard:
+    """The guard of both listeners."""
+
+    async def operator_of(token: str) -> Operator | None:
+        return await tokens.authenticate(holder.get(), token)
+
+    async def closed(peer: NodePeer) -> ClosedAnswer:
+        return await confirm.closed_answer(holder.get(), peer)
+
+    return Guard(trust=lambda: trust, checks=Checks(revoked), now=now, operator_of=operator_of, closed=closed)
+
+
+def make_fabric_apps(guard: Guard) -> tuple[Litestar, Litestar]:
+    """The API and the read-only repository. `state["it"]` of the API is set when the core is there."""
+    return make_app(routes(), guard, None), make_app(repository_routes(), guard, store.RepositoryStore())
+
+
+async def make_core(
+    settings: FabricSettings,
+    *,
+    signer: Signer,
+    issuer: Issuer,
+    node_issuers: tuple[x509.Certificate, ...],
+    now: Now,
+    kick: Callable[[], None],
+    verifier: Verifier | None = None,
+    entropy: Entropy = system_entropy,
+) -> Core:
+    """The core over the open database. Raises StorageError when `cascade init` has not been here."""
+    secrets = await store.installation.read_all()
+    if not {"nonce_key", "ek_key", "epoch"} <= set(secrets):
+        raise StorageError("this database has no server secrets: it was not made by `cascade init`")
+    return Core(
+        trust_domain=settings.trust_domain,
+        public_url=settings.public_url.rstrip("/"),
+        epoch=int(secrets["epoch"]),
+        nonce_key=secrets["nonce_key"],
+        ek_key=secrets["ek_key"],
+        node_issuers=node_issuers,
+        now=now,
+        entropy=entropy,
+        ids=Ids(entropy),
+        signer=signer,
+        issuer=issuer,
+        kick=kick,
+        confirm_within=timedelta(seconds=settings.confirm_within_seconds),
+        verifier=verifier or TpmVerifier(),
+    )
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """The CAs of a `certs/` folder."""
+
+    root: x509.Certificate
+    nodes: x509.Certificate
+    services: x509.Certificate
+
+    @property
+    def root_pem(self) -> bytes:
+        return self.root.public_bytes(serialization.Encoding.PEM)
+
+
+def read_certificates(directory: Path) -> Certificates:
+    """Raises SettingsError, naming the file."""
+    found = []
+    for name in ("root", "nodes-ca", "services-ca"):
+        path = directory / f"{name}.pem"
+        try:
+            found.append(x509.load_pem_x509_certificate(path.read_bytes()))
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"cannot read the certificate {path}: {error}") from error
+    return Certificates(*found)
+
+
+class Fabric:
+    """The parts of a running Fabric, put together from settings; nothing listens and no database is open yet.
+
+    Raises SettingsError, KeyFileError, IdentityError, naming the file.
+    """
+
+    def __init__(self, settings: FabricSettings, now: Now = utc_now) -> None:
+        check_gates(settings)
+        self._settings = settings
+        self._now = now
+        passphrase_file = settings.path(settings.passphrase_file)
+        passphrase = read_passphrase(passphrase_file)
+        keys = settings.path(settings.keys)
+        self._signer = read_signer(keys, passphrase, settings.trust_domain)
+        self._online = read_online_signers(keys, passphrase)
+        self._certificates = read_certificates(settings.path(settings.certs))
+        self._trust = PeerTrust(settings.trust_domain, (self._certificates.nodes,), (self._certificates.services,))
+        self._revoked = RevokedSerials()
+        identity = load_identity(settings.path(settings.tls), passphrase_file)
+        self._client = CloudClient(settings.breakwater_url, self._context(identity))
+        self._tls = ServerTls(identity.chain_pem, identity.key, self._certificates.root_pem)
+        self._keeper = IdentityKeeper(
+            identity,
+            settings.path(settings.tls),
+            trust=lambda: self._trust,
+            ask=through(self._client),
+            now=now,
+            server_tls=(self._tls,),
+            renewed=(self._renewed,),
+        )
+        self.holder = Holder()
+        self._kicked = asyncio.Event()
+        self._driver: Driver | None = None
+        self._database = settings.path(settings.database.path)
+        ENGINE.configure(self._database)
+        self.app, self.repository = make_fabric_apps(make_guard(self._trust, self._revoked, self.holder, now))
+
+    def _context(self, identity: Identity) -> CheckedContext:
+        check = ServerCheck(
+            expected_service(self._settings.trust_domain, "breakwater"),
+            self._trust,
+            self._now,
+            lambda serial: serial in self._revoked,
+        )
+        return client_context(self._certificates.root_pem, check, identity.chain_pem, identity.key)
+
+    async def _renewed(self, identity: Identity) -> None:
+        await self._client.reconnect(self._context(identity))
+
+    async def _refresh_revoked(self) -> None:
+        await self._revoked.refresh(self._client)
+
+    async def _keep_fresh(self) -> None:
+        try:
+            await keep_fresh(store.RepositoryStore(), self._now(), self._online)
+        except IntegrityError:
+            return  # another replica was first
+
+    async def open(self) -> None:
+        """Migrate, open the database, wire the core. Raises StorageError."""
+        await asyncio.to_thread(ensure_migrated, "fabric", self._database)
+        await ENGINE.open()
+        core = await make_core(
+            self._settings,
+            signer=self._signer,
+            issuer=HttpIssuer(self._client),
+            node_issuers=self._trust.node_issuers,
+            now=self._now,
+            kick=self._kicked.set,
+        )
+        self.holder.core = core
+        self.app.state["it"] = core
+        chores: tuple[tuple[str, float, Chore], ...] = (
+            ("revoked", REVOKED_SECONDS, self._refresh_revoked),
+            ("trust", HOUSEKEEPING_SECONDS, self._keep_fresh),
+        )
+        self._driver = Driver(core, self._kicked, chores)
+
+    async def drive(self, stopping: Stopping) -> None:
+        """The background work."""
+        if self._driver is None:
+            raise StorageError("Fabric is not open")
+        await self._driver.run(stopping)
+
+    async def end_polls(self, stopping: Stopping) -> None:
+        """Let every long poll end as soon as the process is told to stop."""
+        await stopping.wait()
+        self.holder.get().wake.close()
+
+    async def close(self) -> None:
+        """After the last request."""
+        await self._client.aclose()
+        await ENGINE.close()
+
+    def unit(self) -> Unit:
+        """The service as the process runs it."""
+        listeners = tuple(
+            Listener(
+                self.repository if where.purpose == "tuf" else self.app,
+                where.host,
+                where.port,
+                self._tls if where.tls else None,
+            )
+            for where in self._settings.listeners
+        )
+        return Unit(
+            name="fabric",
+            open=self.open,
+            close=self.close,
+            listeners=listeners,
+            tasks=(self.drive, self.end_polls, self._keeper.keep),
+        )
+
+
+def fabric_unit(settings_file: Path, now: Now = utc_now) -> Unit:
+    """Fabric as `cascade up` and `cascade serve` run it."""
+    return Fabric(load_settings(settings_file, FabricSettings), now).unit()

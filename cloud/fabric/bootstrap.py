@@ -1,0 +1,147 @@
+"""What `cascade init` does for Fabric: signing keys, TUF repository, database, server secrets, the first token.
+
+The certificates come from Breakwater's part of `cascade init`, which runs before; the root and targets keys of the
+repository go to the offline folder, to be taken away.
+"""
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+
+from cloud.fabric import store
+from cloud.fabric.entropy import Ids, system_entropy
+from cloud.fabric.nonce import KEY_BYTES
+from cloud.fabric.service.core import SYSTEM
+from cloud.fabric.service.tokens import new_token
+from cloud.fabric.signing import TYPS, key_path, make_keys, read_signer
+from cloud.fabric.store.rows import AuditRow
+from cloud.fabric.tables import ENGINE
+from cloud.fabric.trust.bootstrap import SNAPSHOT_KEY, TIMESTAMP_KEY
+from cloud.fabric.trust.bootstrap import initialise as initialise_trust
+from cloud.fabric.trust.repository import pin_of
+from cloud.fabric.trust.targets import build_targets
+from cloud.keyfile import write_secret
+from cloud.service_identity import KEY_FILE
+from cloud.storage.migrate import ensure_migrated
+from protocol.activation import TrustPin
+from protocol.encoding import json_encode
+from protocol.limits import CLOCK_SKEW
+
+SIGNING_KEY_LIFE = timedelta(days=3652)
+"""Until rotation is built; a lease that was signed last must still verify at its end."""
+FIRST_EPOCH = 1
+FIRST_TOKEN_NAME = "init"  # noqa: S105  the name of a token, not its text
+
+
+class AlreadyInitialised(Exception):
+    """There is a Fabric in this place already; nothing was changed."""
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What `cascade init` has decided.
+
+    `directory` is Fabric's own; its `tls/` is filled by Breakwater's part. `offline` gets the repository's root and
+    targets keys. `root`, `nodes_ca` and `services_ca` are DER. `passphrase_file` is written into the settings as it
+    is (relative to `directory`, or absolute). `listen` is the address of both listeners.
+    """
+
+    directory: Path
+    offline: Path
+    trust_domain: str
+    fabric_url: str
+    breakwater_url: str
+    root: bytes
+    nodes_ca: bytes
+    services_ca: bytes
+    listen: str
+    port: int
+    tuf_port: int
+    passphrase: bytes
+    passphrase_file: str
+    mode: str = "development"
+
+
+class Initialised(msgspec.Struct, frozen=True):
+    """The pin that starts all trust, and the first operator's token: a secret, shown to nobody else."""
+
+    pin: TrustPin
+    token: str
+
+
+async def initialise(plan: Plan, now: Callable[[], datetime]) -> Initialised:
+    """Make everything Fabric needs.
+
+    Raises AlreadyInitialised, KeyFileError, TargetsError, StorageError, OSError, naming what is wrong.
+    """
+    if (plan.directory / "settings.toml").exists():
+        raise AlreadyInitialised(f"{plan.directory} has a Fabric already")
+    keys, certs = plan.directory / "keys", plan.directory / "certs"
+    for folder in (keys, certs, plan.offline):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    started = now()
+    make_keys(keys, plan.passphrase)
+    for name, der in (("root", plan.root), ("nodes-ca", plan.nodes_ca), ("services-ca", plan.services_ca)):
+        pem = x509.load_der_x509_certificate(der).public_bytes(serialization.Encoding.PEM)
+        write_secret(certs / f"{name}.pem", pem)
+    signer = read_signer(keys, plan.passphrase, plan.trust_domain)
+    targets = build_targets(
+        keys=signer.published(started - CLOCK_SKEW, started + SIGNING_KEY_LIFE),
+        trust_domain=plan.trust_domain,
+        roots=[plan.root],
+        node_issuers=[plan.nodes_ca],
+        service_issuers=[plan.services_ca],
+        fabric_url=plan.fabric_url,
+        breakwater_url=plan.breakwater_url,
+    )
+    publication = initialise_trust(started, plan.offline, keys, plan.passphrase, targets)
+    database = plan.directory / "database.sqlite"
+    await asyncio.to_thread(ensure_migrated, "fabric", database)
+    ENGINE.configure(database)
+    await ENGINE.open()
+    try:
+        async with store.transaction():
+            await store.RepositoryStore().publish(publication)
+            token = await _first_rows(started)
+    finally:
+        await ENGINE.close()
+    # The settings come last: without them there is no Fabric here.
+    write_secret(plan.directory / "settings.toml", _settings(plan))
+    return Initialised(pin_of(publication.metadata[0]), token)
+
+
+async def _first_rows(now: datetime) -> str:
+    """Server secrets and the first token, in the caller's transaction; returns the token's text."""
+    await store.installation.insert("epoch", str(FIRST_EPOCH).encode())
+    await store.installation.insert("nonce_key", system_entropy(KEY_BYTES))
+    await store.installation.insert("ek_key", system_entropy(KEY_BYTES))
+    ids = Ids(system_entropy)
+    row, secret = new_token(ids, system_entropy, now, FIRST_TOKEN_NAME, None)
+    await store.tokens.insert(row)
+    detail = {"name": row.name}
+    entry = AuditRow(ids.make("aud", now), now, SYSTEM, "token.created", row.id, "", "done", detail)
+    await store.audit.insert(entry)
+    return secret
+
+
+def _settings(plan: Plan) -> bytes:
+    # A JSON string or list of strings is one of TOML too.
+    keys = [key_path(Path("keys"), purpose) for purpose in TYPS]
+    values = {
+        "mode": plan.mode,
+        "trust_domain": plan.trust_domain,
+        "public_url": plan.fabric_url,
+        "breakwater_url": plan.breakwater_url,
+        "passphrase_file": plan.passphrase_file,
+        "key_files": [*map(str, keys), f"keys/{SNAPSHOT_KEY}", f"keys/{TIMESTAMP_KEY}", f"tls/{KEY_FILE}"],
+    }
+    lines = [f"{name} = {json_encode(value).decode()}" for name, value in values.items()]
+    host = json_encode(plan.listen).decode()
+    api = f"[[listeners]]\nhost = {host}\nport = {plan.port}"
+    tuf = f'[[listeners]]\nhost = {host}\nport = {plan.tuf_port}\ntls = false\npurpose = "tuf"'
+    text = "\n".join(["# Fabric's settings, written by `cascade init`.", *lines])
+    return f'{text}\n\n{api}\n\n{tuf}\n\n[database]\npath = "database.sqlite"\n'.encode()

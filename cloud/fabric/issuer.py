@@ -1,0 +1,120 @@
+"""Fabric's way to Breakwater: generations opened and closed, certificates issued, over mTLS.
+
+A port (`Issuer`) and its one adapter. Every command is idempotent there, so whoever is in doubt asks again; nothing
+is retried here. What Breakwater answers for good is `IssuerRefused`, all else `IssuerUnavailable`.
+"""
+
+from datetime import datetime
+from typing import Protocol, TypeVar
+
+from cloud.client import CallError, CloudClient, ProblemAnswer
+from cloud.fabric.errors import IssuerRefused, IssuerUnavailable
+from cloud.issuing import (
+    PATH_CLOSE,
+    PATH_CLOSE_ONE,
+    PATH_DEVICE,
+    PATH_OPEN,
+    PATH_REVOKED_SERVICES,
+    PATH_SESSION,
+    CloseGeneration,
+    CloseGenerations,
+    GenerationOpened,
+    GenerationsClosed,
+    IssueNodeCertificate,
+    OpenGeneration,
+    RevokedServices,
+)
+from protocol.faults import fault_point
+from protocol.ids import NodeId, TenantId
+from protocol.problems import KINDS
+from protocol.sessions import Certificate
+
+T = TypeVar("T")
+
+ISSUER_SECONDS = 10.0
+"""Issuing takes milliseconds; a node waits for the answer to its own request meanwhile."""
+
+
+class Issuer(Protocol):
+    """What Fabric asks of Breakwater. All raise IssuerRefused and IssuerUnavailable."""
+
+    async def open_generation(self, tenant: TenantId, node: NodeId, generation: int) -> None:
+        """Idempotent; refused with `conflict` once the generation is closed."""
+
+    async def close_generations(self, tenant: TenantId, node: NodeId, up_to: int) -> None:
+        """Final, for every generation up to `up_to`."""
+
+    async def close_generation(self, tenant: TenantId, node: NodeId, generation: int) -> None:
+        """Final, for this generation alone; those before it live on."""
+
+    async def issue_device(
+        self, request: str, tenant: TenantId, node: NodeId, generation: int, csr: bytes, not_after: datetime
+    ) -> Certificate:
+        """The device certificate of a generation; a repeated `request` gets the same one."""
+
+    async def issue_session(
+        self, request: str, tenant: TenantId, node: NodeId, generation: int, csr: bytes, not_after: datetime
+    ) -> Certificate:
+        """A session certificate; `not_after` is the device certificate's."""
+
+
+class HttpIssuer:
+    """Breakwater over HTTP."""
+
+    def __init__(self, client: CloudClient) -> None:
+        self._client = client
+
+    async def open_generation(self, tenant: TenantId, node: NodeId, generation: int) -> None:
+        with fault_point("fabric.generation.open"):
+            await self._post(PATH_OPEN, OpenGeneration(tenant, node, generation), GenerationOpened)
+
+    async def close_generations(self, tenant: TenantId, node: NodeId, up_to: int) -> None:
+        with fault_point("fabric.generation.close"):
+            await self._post(PATH_CLOSE, CloseGenerations(tenant, node, up_to), GenerationsClosed)
+
+    async def close_generation(self, tenant: TenantId, node: NodeId, generation: int) -> None:
+        with fault_point("fabric.generation.close_one"):
+            await self._post(PATH_CLOSE_ONE, CloseGeneration(tenant, node, generation), GenerationsClosed)
+
+    async def issue_device(
+        self, request: str, tenant: TenantId, node: NodeId, generation: int, csr: bytes, not_after: datetime
+    ) -> Certificate:
+        body = IssueNodeCertificate(request, tenant, node, generation, csr, not_after)
+        with fault_point("fabric.certificate.request"):
+            return await self._post(PATH_DEVICE, body, Certificate)
+
+    async def issue_session(
+        self, request: str, tenant: TenantId, node: NodeId, generation: int, csr: bytes, not_after: datetime
+    ) -> Certificate:
+        body = IssueNodeCertificate(request, tenant, node, generation, csr, not_after)
+        with fault_point("fabric.session.request"):
+            return await self._post(PATH_SESSION, body, Certificate)
+
+    async def _post(self, path: str, body: object, kind: type[T]) -> T:
+        try:
+            return (await self._client.call("POST", path, body, seconds=ISSUER_SECONDS)).into(kind)
+        except ProblemAnswer as answer:
+            known = KINDS.get(answer.problem.code)
+            if known is None or not known.conclusive:
+                raise IssuerUnavailable(str(answer)) from answer
+            raise IssuerRefused(answer.problem.code, answer.problem.detail) from answer
+        except CallError as error:
+            raise IssuerUnavailable(str(error)) from error
+
+
+class RevokedSerials:
+    """The services' certificates that Breakwater has revoked, as last heard."""
+
+    def __init__(self) -> None:
+        self._serials: frozenset[int] = frozenset()
+
+    def __contains__(self, serial: int) -> bool:
+        return serial in self._serials
+
+    async def refresh(self, client: CloudClient) -> None:
+        """Ask again. Raises IssuerUnavailable; what was heard before stays."""
+        try:
+            answer = (await client.call("GET", PATH_REVOKED_SERVICES, seconds=ISSUER_SECONDS)).into(RevokedServices)
+            self._serials = frozenset(int(serial, 16) for serial in answer.serials)
+        except (CallError, ValueError) as error:
+            raise IssuerUnavailable(str(error)) from error

@@ -1,0 +1,1 @@
+"""The migrations of Fabric, in order of their ids."""

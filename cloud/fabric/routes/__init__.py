@@ -1,0 +1,18 @@
+"""The routes of Fabric, each with the callers it admits beside it."""
+
+from litestar import Router
+
+from cloud.fabric.errors import FabricError
+from cloud.fabric.routes import activation, health, node, operator, repository
+from cloud.fabric.routes.access import refuse
+
+
+def routes() -> list[Router]:
+    """All routes of the API, for `cloud.web.make_app`."""
+    handlers = [*activation.HANDLERS, *node.HANDLERS, *operator.HANDLERS, *health.HANDLERS]
+    return [Router(path="/", route_handlers=handlers, exception_handlers={FabricError: refuse})]
+
+
+def repository_routes() -> list[Router]:
+    """All routes of the read-only repository."""
+    return [Router(path="/", route_handlers=[*repository.HANDLERS], exception_handlers={FabricError: refuse})]

@@ -1,0 +1,179 @@
+"""What operators ask and command, with a bearer token."""
+
+from typing import Annotated, Any
+
+from litestar import Request, get, post, put
+from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
+
+from cloud.fabric import schemas
+from cloud.fabric.routes.access import code_id, core_of, node_id, tenant_id, token_id
+from cloud.fabric.service import codes, nodes, standing, tenants, tokens
+from cloud.fabric.service.views import PAGE_ITEMS_DEFAULT
+from cloud.guard import OPERATOR, current_operator
+from cloud.guard import PEERS as OPT
+
+Asked = Request[Any, Any, Any]
+ADMITTED = {OPT: (OPERATOR,)}
+
+
+@post("/v1/tenants", status_code=201, opt=ADMITTED)
+async def create_tenant(data: JSONBody[schemas.CreateTenant], request: Asked) -> schemas.Tenant:
+    """A new tenant."""
+    return await tenants.create(core_of(request), current_operator(request), data)
+
+
+@get("/v1/tenants", opt=ADMITTED)
+async def list_tenants(
+    cursor: FromQuery[str] = "", limit: FromQuery[int] = PAGE_ITEMS_DEFAULT
+) -> schemas.Page[schemas.Tenant]:
+    """All tenants, the oldest first."""
+    return await tenants.page(cursor, limit)
+
+
+@get("/v1/tenants/{tenant:str}", opt=ADMITTED)
+async def show_tenant(tenant: FromPath[str]) -> schemas.Tenant:
+    """One tenant."""
+    return await tenants.show(tenant_id(tenant))
+
+
+@get("/v1/tenants/{tenant:str}/trust", opt=ADMITTED)
+async def show_trust(tenant: FromPath[str]) -> schemas.TenantTrust:
+    """Which hardware a tenant trusts."""
+    return await tenants.trust(tenant_id(tenant))
+
+
+@post("/v1/tenants/{tenant:str}/trust/ek-roots", status_code=200, opt=ADMITTED)
+async def add_ek_roots(
+    tenant: FromPath[str], data: JSONBody[schemas.AddEkRoots], request: Asked
+) -> schemas.TenantTrust:
+    """Trust makers' CAs."""
+    return await tenants.add_ek_roots(core_of(request), current_operator(request), tenant_id(tenant), data)
+
+
+@post("/v1/tenants/{tenant:str}/trust/ek-allowed", status_code=200, opt=ADMITTED)
+async def allow_ek(tenant: FromPath[str], data: JSONBody[schemas.AllowEk], request: Asked) -> schemas.TenantTrust:
+    """Count one chip as attested."""
+    return await tenants.allow_ek(core_of(request), current_operator(request), tenant_id(tenant), data)
+
+
+@put("/v1/tenants/{tenant:str}/trust/tiers", status_code=200, opt=ADMITTED)
+async def set_tiers(tenant: FromPath[str], data: JSONBody[schemas.SetTiers], request: Asked) -> schemas.TenantTrust:
+    """Which tiers the tenant admits."""
+    return await tenants.set_tiers(core_of(request), current_operator(request), tenant_id(tenant), data)
+
+
+@post("/v1/tenants/{tenant:str}/codes", status_code=201, opt=ADMITTED)
+async def create_code(tenant: FromPath[str], data: JSONBody[schemas.CreateCode], request: Asked) -> schemas.CreatedCode:
+    """A new activation code; its text is in this answer and nowhere else."""
+    return await codes.create(core_of(request), current_operator(request), tenant_id(tenant), data)
+
+
+@get("/v1/tenants/{tenant:str}/codes", opt=ADMITTED)
+async def list_codes(
+    tenant: FromPath[str], request: Asked, cursor: FromQuery[str] = "", limit: FromQuery[int] = PAGE_ITEMS_DEFAULT
+) -> schemas.Page[schemas.Code]:
+    """A tenant's codes, the oldest first."""
+    return await codes.page(core_of(request), tenant_id(tenant), cursor, limit)
+
+
+@post("/v1/codes/{code:str}/revoke", status_code=200, opt=ADMITTED)
+async def revoke_code(code: FromPath[str], request: Asked) -> schemas.Code:
+    """Take a code back."""
+    return await codes.revoke(core_of(request), current_operator(request), code_id(code))
+
+
+@get("/v1/nodes", opt=ADMITTED)
+async def list_nodes(
+    tenant: FromQuery[str] = "",
+    standing: FromQuery[str] = "",
+    cursor: FromQuery[str] = "",
+    limit: FromQuery[int] = PAGE_ITEMS_DEFAULT,
+) -> schemas.Page[schemas.Node]:
+    """Nodes, the oldest first."""
+    return await nodes.page(tenant, standing, cursor, limit)
+
+
+@get("/v1/nodes/{node:str}", opt=ADMITTED)
+async def show_node(node: FromPath[str]) -> schemas.NodeDetail:
+    """One node with its newest generations."""
+    return await nodes.detail(node_id(node))
+
+
+@post("/v1/nodes/{node:str}/suspend", status_code=200, opt=ADMITTED)
+async def suspend_node(node: FromPath[str], data: JSONBody[schemas.ChangeStanding], request: Asked) -> schemas.Node:
+    """Stop its workloads until it is resumed."""
+    return await standing.change(core_of(request), current_operator(request), node_id(node), "suspend", data.reason)
+
+
+@post("/v1/nodes/{node:str}/resume", status_code=200, opt=ADMITTED)
+async def resume_node(node: FromPath[str], data: JSONBody[schemas.ChangeStanding], request: Asked) -> schemas.Node:
+    """End a suspension with a new lease."""
+    return await standing.change(core_of(request), current_operator(request), node_id(node), "resume", data.reason)
+
+
+@post("/v1/nodes/{node:str}/revoke", status_code=200, opt=ADMITTED)
+async def revoke_node(node: FromPath[str], data: JSONBody[schemas.ChangeStanding], request: Asked) -> schemas.Node:
+    """End its licence and its certificates for good."""
+    return await standing.change(core_of(request), current_operator(request), node_id(node), "revoke", data.reason)
+
+
+@post("/v1/nodes/{node:str}/release", status_code=200, opt=ADMITTED)
+async def release_node(node: FromPath[str], data: JSONBody[schemas.ChangeStanding], request: Asked) -> schemas.Node:
+    """Hand its seat back."""
+    return await standing.change(core_of(request), current_operator(request), node_id(node), "release", data.reason)
+
+
+@post("/v1/tokens", status_code=201, opt=ADMITTED)
+async def create_token(data: JSONBody[schemas.CreateToken], request: Asked) -> schemas.CreatedToken:
+    """A new operator's token; its text is in this answer and nowhere else."""
+    return await tokens.create(core_of(request), current_operator(request), data)
+
+
+@get("/v1/tokens", opt=ADMITTED)
+async def list_tokens(
+    cursor: FromQuery[str] = "", limit: FromQuery[int] = PAGE_ITEMS_DEFAULT
+) -> schemas.Page[schemas.Token]:
+    """All tokens, the oldest first."""
+    return await tokens.page(cursor, limit)
+
+
+@post("/v1/tokens/{token:str}/revoke", status_code=200, opt=ADMITTED)
+async def revoke_token(token: FromPath[str], request: Asked) -> schemas.Token:
+    """Take a token back."""
+    return await tokens.revoke(core_of(request), current_operator(request), token_id(token))
+
+
+@get("/v1/audit", opt=ADMITTED)
+async def list_audit(
+    tenant: FromQuery[str] = "",
+    subject: Annotated[str, QueryParameter(name="object")] = "",
+    action: FromQuery[str] = "",
+    cursor: FromQuery[str] = "",
+    limit: FromQuery[int] = PAGE_ITEMS_DEFAULT,
+) -> schemas.Page[schemas.AuditEntry]:
+    """Who did what, the newest first."""
+    return await nodes.audit(tenant, subject, action, cursor, limit)
+
+
+HANDLERS = (
+    create_tenant,
+    list_tenants,
+    show_tenant,
+    show_trust,
+    add_ek_roots,
+    allow_ek,
+    set_tiers,
+    create_code,
+    list_codes,
+    revoke_code,
+    list_nodes,
+    show_node,
+    suspend_node,
+    resume_node,
+    revoke_node,
+    release_node,
+    create_token,
+    list_tokens,
+    revoke_token,
+    list_audit,
+)

@@ -1,0 +1,135 @@
+"""Rows as operators see them, and pages of them."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TypeVar
+
+from cryptography import x509
+
+from cloud.fabric import schemas
+from cloud.fabric.errors import Invalid
+from cloud.fabric.store.rows import (
+    AuditRow,
+    CodeRow,
+    EkAllowedRow,
+    EkRootRow,
+    GenerationRow,
+    NodeRow,
+    TenantRow,
+    TokenRow,
+)
+from protocol.encoding import EncodingError, b64url_decode, b64url_encode
+
+PAGE_ITEMS_DEFAULT = 50
+PAGE_ITEMS_MAX = 200
+CURSOR_CHARS_MAX = 128
+
+R = TypeVar("R")
+
+
+def read_cursor(cursor: str) -> str:
+    """The id that an opaque cursor stands for. Raises Invalid."""
+    try:
+        if len(cursor) > CURSOR_CHARS_MAX:
+            raise EncodingError("too long")
+        return b64url_decode(cursor).decode("ascii")
+    except (EncodingError, UnicodeDecodeError) as error:
+        raise Invalid("the cursor is not one of ours") from error
+
+
+def read_limit(limit: int) -> int:
+    """Raises Invalid."""
+    if not 1 <= limit <= PAGE_ITEMS_MAX:
+        raise Invalid(f"limit: 1 to {PAGE_ITEMS_MAX}")
+    return limit
+
+
+def page(items: Sequence[R], ids: Sequence[str], limit: int) -> schemas.Page[R]:
+    """A page out of up to `limit` + 1 items: the one too many only says that there are more."""
+    more = len(items) > limit
+    return schemas.Page(tuple(items[:limit]), b64url_encode(ids[limit - 1].encode()) if more else "")
+
+
+def tenant(row: TenantRow) -> schemas.Tenant:
+    return schemas.Tenant(row.id, row.name, row.tiers, row.created_at)
+
+
+def ek_root(row: EkRootRow) -> schemas.EkRoot:
+    certificate = x509.load_der_x509_certificate(row.certificate)
+    subject = certificate.subject.rfc4514_string()
+    return schemas.EkRoot(row.sha256, subject, row.ek_type, certificate.not_valid_after_utc, row.added_at)
+
+
+def ek_allowed(row: EkAllowedRow) -> schemas.AllowedEk:
+    return schemas.AllowedEk(row.ek_name, row.note, row.added_at)
+
+
+def code(row: CodeRow, now: datetime) -> schemas.Code:
+    state: schemas.CodeState = "open"
+    if row.revoked_at is not None:
+        state = "revoked"
+    elif row.expires_at <= now:
+        state = "expired"
+    elif row.seats_taken >= row.seats:
+        state = "spent"
+    return schemas.Code(
+        id=row.id,
+        tenant=row.tenant,
+        state=state,
+        profile=row.profile,
+        entitlements=row.entitlements,
+        seats=row.seats,
+        seats_taken=row.seats_taken,
+        expires_at=row.expires_at,
+        created_at=row.created_at,
+        revoked_at=row.revoked_at,
+        readmit_node=row.readmit_node,
+        lease=row.lease,
+    )
+
+
+def node(row: NodeRow) -> schemas.Node:
+    return schemas.Node(
+        id=row.id,
+        tenant=row.tenant,
+        standing=row.standing,
+        standing_reason=row.standing_reason,
+        standing_at=row.standing_at,
+        tier=row.tier,
+        profile=row.profile,
+        entitlements=row.entitlements,
+        generation=row.current_generation,
+        last_generation=row.last_generation,
+        closing=row.closed_up_to > row.closed_at_issuer,
+        seat_held=row.seat_held,
+        code=row.code,
+        created_at=row.created_at,
+        confirmed_at=row.confirmed_at,
+        lease_until=row.lease_until,
+    )
+
+
+def generation(row: GenerationRow) -> schemas.Generation:
+    return schemas.Generation(
+        number=row.number,
+        state=row.state,
+        agent_version=row.agent_version,
+        created_at=row.created_at,
+        confirmed_at=row.confirmed_at,
+        certificate_not_after=row.certificate_not_after,
+        statement=row.statement_type,
+        seq=row.seq,
+        issued_at=row.issued_at,
+        terminate_at=row.terminate_at,
+        fingerprint=row.fingerprint,
+        told_at=row.told_at,
+        seen_at=row.seen_at,
+    )
+
+
+def token(row: TokenRow) -> schemas.Token:
+    return schemas.Token(row.id, row.name, row.created_at, row.expires_at, row.revoked_at)
+
+
+def audit(row: AuditRow) -> schemas.AuditEntry:
+    return schemas.AuditEntry(row.id, row.at, row.actor, row.action, row.object, row.tenant, row.outcome, row.detail)

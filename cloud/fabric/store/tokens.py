@@ -1,0 +1,35 @@
+"""Queries on operators' tokens."""
+
+from datetime import datetime
+
+from cloud.fabric.store.mapper import Mapper
+from cloud.fabric.store.rows import TokenRow
+from cloud.fabric.tables import ENGINE
+from cloud.storage import Statement
+from protocol.ids import TokenId
+
+_TOKEN = Mapper(TokenRow, "operator_token")
+_BY_ID = _TOKEN.select("WHERE id = {}")
+_BY_HASH = _TOKEN.select("WHERE secret_hash = {}")
+_PAGE = _TOKEN.select("WHERE id > {} ORDER BY id LIMIT {}")
+_REVOKE = Statement("UPDATE operator_token SET revoked_at = {} WHERE id = {} AND revoked_at IS NULL")
+
+
+async def insert(row: TokenRow) -> None:
+    await ENGINE.fetch(_TOKEN.insert, *_TOKEN.args(row))
+
+
+async def find(token: TokenId) -> TokenRow | None:
+    return _TOKEN.read_one(await ENGINE.fetch_one(_BY_ID, token))
+
+
+async def find_by_hash(secret_hash: str) -> TokenRow | None:
+    return _TOKEN.read_one(await ENGINE.fetch_one(_BY_HASH, secret_hash))
+
+
+async def page(after: str, limit: int) -> list[TokenRow]:
+    return [_TOKEN.read(row) for row in await ENGINE.fetch(_PAGE, after, limit)]
+
+
+async def revoke(token: TokenId, at: datetime) -> None:
+    await ENGINE.fetch(_REVOKE, at, token)

@@ -1,0 +1,186 @@
+"""The tables of Fabric. Only `store` reads and writes them; what a column means is said in `store.rows`.
+
+Times are aware UTC. Lists and maps are JSON text. Ids are the domain's own. No foreign keys: a row names others by
+id, and the transactions in the service keep them in step.
+"""
+
+from piccolo.columns import BigInt, Boolean, Bytea, Integer, Text, Timestamptz, Varchar
+from piccolo.table import Table
+
+from cloud.storage import ServiceEngine
+
+ENGINE = ServiceEngine("fabric")
+
+ID = 64
+
+
+class Installation(Table, db=ENGINE, tablename="installation"):
+    """What is true of the whole installation, by name: epoch, nonce key, key of the EK hashes."""
+
+    name = Varchar(length=ID, primary_key=True)
+    value = Bytea()
+
+
+class Tenant(Table, db=ENGINE, tablename="tenant"):
+    """A customer, its fingerprint salt and the tiers it admits."""
+
+    id = Varchar(length=ID, primary_key=True)
+    name = Text()
+    fingerprint_salt = Bytea()
+    tiers = Text()
+    created_at = Timestamptz(default=None)
+
+
+class EkRoot(Table, db=ENGINE, tablename="ek_root"):
+    """A manufacturer's CA that a tenant trusts."""
+
+    id = Varchar(length=ID, primary_key=True)
+    tenant = Varchar(length=ID, index=True)
+    sha256 = Varchar(length=ID)
+    certificate = Bytea()
+    ek_type = Varchar(length=16)
+    added_at = Timestamptz(default=None)
+
+
+class EkAllowed(Table, db=ENGINE, tablename="ek_allowed"):
+    """A chip that counts as attested without a certificate."""
+
+    id = Varchar(length=ID, primary_key=True)
+    tenant = Varchar(length=ID, index=True)
+    ek_name = Varchar(length=256)
+    note = Text()
+    added_at = Timestamptz(default=None)
+
+
+class Code(Table, db=ENGINE, tablename="code"):
+    """An activation code; the secret itself is not kept."""
+
+    id = Varchar(length=ID, primary_key=True)
+    tenant = Varchar(length=ID, index=True)
+    secret_hash = Varchar(length=ID, unique=True)
+    profile = Text()
+    entitlements = Text()
+    lease = Text()
+    seats = Integer()
+    seats_taken = Integer()
+    readmit_node = Varchar(length=ID, null=True, default=None)
+    created_at = Timestamptz(default=None)
+    expires_at = Timestamptz(default=None)
+    revoked_at = Timestamptz(null=True, default=None)
+
+
+class Activation(Table, db=ENGINE, tablename="activation"):
+    """One run of the activation exchange."""
+
+    id = Varchar(length=ID, primary_key=True)
+    tenant = Varchar(length=ID)
+    code = Varchar(length=ID, index=True)
+    state = Varchar(length=16, index=True)
+    tries = Integer()
+    secret_hash = Varchar(length=ID)
+    ek_hash = Varchar(length=ID)
+    ak_public = Bytea()
+    tier = Varchar(length=16)
+    agent_version = Text()
+    created_at = Timestamptz(default=None)
+    expires_at = Timestamptz(default=None)
+    node = Varchar(length=ID, index=True)
+    generation = Integer()
+    proof_hash = Varchar(length=ID)
+    csr = Bytea()
+    not_after = Timestamptz(null=True, default=None)
+    confirm_by = Timestamptz(null=True, default=None)
+    certificate_chain = Text()
+
+
+class Node(Table, db=ENGINE, tablename="node"):
+    """A machine, known by its chip."""
+
+    id = Varchar(length=ID, primary_key=True)
+    tenant = Varchar(length=ID, index=True)
+    ek_hash = Varchar(length=ID, unique=True)
+    standing = Varchar(length=16, index=True)
+    standing_reason = Text()
+    standing_at = Timestamptz(default=None)
+    current_generation = Integer()
+    last_generation = Integer()
+    closed_up_to = Integer()
+    closed_at_issuer = Integer()
+    closing = Boolean(index=True)
+    epoch = BigInt()
+    seq = BigInt()
+    code = Varchar(length=ID, index=True)
+    seat_held = Boolean()
+    tier = Varchar(length=16)
+    profile = Text()
+    entitlements = Text()
+    lease = Text()
+    lease_until = Timestamptz(null=True, default=None)
+    wake_cursor = BigInt()
+    created_at = Timestamptz(default=None)
+    confirmed_at = Timestamptz(null=True, default=None)
+
+
+class Generation(Table, db=ENGINE, tablename="generation"):
+    """A node's key of one activation, and the statement that stands for it."""
+
+    id = Varchar(length=ID, primary_key=True)
+    node = Varchar(length=ID, index=True)
+    number = Integer()
+    state = Varchar(length=16)
+    node_public_key = Bytea()
+    ak_public = Bytea()
+    fingerprint = Text()
+    agent_version = Text()
+    created_at = Timestamptz(default=None)
+    confirmed_at = Timestamptz(null=True, default=None)
+    certificate_not_after = Timestamptz(null=True, default=None)
+    statement = Text()
+    statement_type = Varchar(length=16)
+    seq = BigInt()
+    issued_at = Timestamptz(null=True, default=None)
+    refresh_after = Timestamptz(null=True, default=None)
+    terminate_at = Timestamptz(null=True, default=None)
+    told_at = Timestamptz(null=True, default=None)
+    seen_at = Timestamptz(null=True, default=None)
+    seen_fingerprint = Text()
+
+
+class OperatorToken(Table, db=ENGINE, tablename="operator_token"):
+    """A bearer token of an operator; the token itself is not kept."""
+
+    id = Varchar(length=ID, primary_key=True)
+    name = Text()
+    secret_hash = Varchar(length=ID, unique=True)
+    created_at = Timestamptz(default=None)
+    expires_at = Timestamptz(null=True, default=None)
+    revoked_at = Timestamptz(null=True, default=None)
+
+
+class Audit(Table, db=ENGINE, tablename="audit"):
+    """Who did what, written in the transaction of the deed; rows are never changed."""
+
+    id = Varchar(length=ID, primary_key=True)
+    at = Timestamptz(default=None)
+    actor = Text()
+    action = Varchar(length=ID)
+    object = Varchar(length=ID, index=True)
+    tenant = Varchar(length=ID, index=True)
+    outcome = Varchar(length=16)
+    detail = Text()
+
+
+class TufMetadata(Table, db=ENGINE, tablename="tuf_metadata"):
+    """One signed file of the TUF repository; rows are only added."""
+
+    id = Varchar(length=ID, primary_key=True)
+    role = Varchar(length=16, index=True)
+    version = BigInt()
+    data = Bytea()
+
+
+class TufTarget(Table, db=ENGINE, tablename="tuf_target"):
+    """The content of one version of a target."""
+
+    id = Varchar(length=192, primary_key=True)
+    data = Bytea()

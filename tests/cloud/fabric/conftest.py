@@ -1,0 +1,44 @@
+"""One initialised cloud a run, and fresh copies of its databases a test."""
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from cloud.breakwater.bootstrap import initialise as initialise_breakwater
+from cloud.fabric.bootstrap import initialise
+from cloud.keyfile import write_secret
+from tests.cloud.breakwater.support import PASSPHRASE, START, Clock
+from tests.cloud.breakwater.support import plan_for as breakwater_plan
+from tests.cloud.fabric.support import World, plan_for, world_at
+
+
+async def _initialise(directory: Path) -> None:
+    ca = await initialise_breakwater(breakwater_plan(directory), lambda: START)
+    await initialise(plan_for(directory, (ca.root, ca.nodes_ca, ca.services_ca)), lambda: START)
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `cascade init` leaves behind."""
+    directory = tmp_path_factory.mktemp("cloud")
+    write_secret(directory / "passphrase", PASSPHRASE)
+    asyncio.run(_initialise(directory))
+    return directory
+
+
+@pytest.fixture
+def databases(home: Path, tmp_path: Path) -> Path:
+    """Copies of both databases of after `cascade init`."""
+    for service in ("fabric", "breakwater"):
+        shutil.copy(home / service / "database.sqlite", tmp_path / f"{service}.sqlite")
+    return tmp_path
+
+
+@pytest.fixture
+async def world(home: Path, databases: Path) -> AsyncIterator[World]:
+    """A Fabric at work, with a tenant that trusts the paper chips' maker."""
+    async with world_at(home, databases, Clock()) as running:
+        yield running

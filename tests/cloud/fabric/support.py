@@ -1,0 +1,381 @@
+"""What the tests of the control plane share: a Fabric over a real database with a real Breakwater beside it, machines
+with paper chips, and a clock that the test moves."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from cloud.breakwater.errors import IssuerError
+from cloud.breakwater.routes.problems import _CODES as BREAKWATER_CODES
+from cloud.breakwater.service import Issuing
+from cloud.fabric import schemas, store
+from cloud.fabric.app import make_core, read_certificates
+from cloud.fabric.bootstrap import Plan
+from cloud.fabric.driver import Driver
+from cloud.fabric.errors import IssuerRefused, IssuerUnavailable
+from cloud.fabric.service import activation, codes, confirm, sessions, standing, tenants
+from cloud.fabric.service.core import Core
+from cloud.fabric.settings import FabricSettings
+from cloud.fabric.signing import read_signer
+from cloud.fabric.standing import Change
+from cloud.fabric.store.rows import ActivationRow, GenerationRow, NodeRow
+from cloud.fabric.tables import ENGINE
+from cloud.guard import Operator
+from cloud.issuing import CloseGeneration, CloseGenerations, IssueNodeCertificate, OpenGeneration
+from cloud.peer import NodePeer, PeerTrust, read_peer
+from cloud.service_identity import make_csr
+from protocol.activation import Activated, Challenge, ProveActivation, StartActivation
+from protocol.encoding import json_encode, sha256_hex
+from protocol.envelope import KeyRing, key_id, seal
+from protocol.evidence import ClockInfo, EndorsementEvidence
+from protocol.freshness import verify_freshness
+from protocol.ids import NodeId, TenantId
+from protocol.sessions import (
+    TYP_SESSION_PROOF,
+    Ask,
+    Certificate,
+    OpenSession,
+    ProofClaims,
+    Session,
+    StatementAnswer,
+    proof_payload,
+)
+from protocol.statements import Statement, verify_statement
+from tests.cloud.breakwater.support import PASSPHRASE, START, TRUST_DOMAIN, Clock, issuer_at
+from tests.simulators.forged_evidence import (
+    AK_ATTRIBUTES,
+    PaperChip,
+    ek_public,
+    maker,
+    p256,
+    rsa2048,
+    signing_public,
+)
+
+URL = "https://fabric.cascade.test:8440"
+ALICE = Operator("tok_alice", "alice")
+NONCE = "n" * 32
+FINGERPRINT = {"board_serial": "ab" * 32}
+
+
+def plan_for(directory: Path, ca: tuple[bytes, bytes, bytes]) -> Plan:
+    """A plan for Fabric beside a Breakwater that `cascade init` has made."""
+    return Plan(
+        directory=directory / "fabric",
+        offline=directory / "offline",
+        trust_domain=TRUST_DOMAIN,
+        fabric_url=URL,
+        breakwater_url="https://breakwater.cascade.test:8441",
+        root=ca[0],
+        nodes_ca=ca[1],
+        services_ca=ca[2],
+        listen="127.0.0.1",
+        port=0,
+        tuf_port=0,
+        passphrase=PASSPHRASE,
+        passphrase_file="../passphrase",
+    )
+
+
+class Entropy:
+    """The system's, with the last draw of each length kept: it is how a paper chip learns a challenge's secret."""
+
+    def __init__(self) -> None:
+        self.last: dict[int, bytes] = {}
+
+    def __call__(self, count: int) -> bytes:
+        self.last[count] = os.urandom(count)
+        return self.last[count]
+
+
+@dataclass
+class DirectIssuer:
+    """Breakwater without HTTP between: the real service, with a switch for outages and a log of calls."""
+
+    issuing: Issuing
+    down: bool = False
+    calls: list[str] = field(default_factory=list)
+    before: Callable[[str], object] = field(default=lambda name: None)
+    after: Callable[[str], object] = field(default=lambda name: None)
+
+    async def open_generation(self, tenant: TenantId, node: NodeId, generation: int) -> None:
+        with self._call("open"):
+            await self.issuing.open_generation("service/fabric", OpenGeneration(tenant, node, generation))
+
+    async def close_generations(self, tenant: TenantId, node: NodeId, up_to: int) -> None:
+        with self._call("close"):
+            await self.issuing.close_generations("service/fabric", CloseGenerations(tenant, node, up_to))
+
+    async def close_generation(self, tenant: TenantId, node: NodeId, generation: int) -> None:
+        with self._call("close_one"):
+            await self.issuing.close_generation("service/fabric", CloseGeneration(tenant, node, generation))
+
+    async def issue_device(
+        self, request: str, tenant: TenantId, node: NodeId, generation: int, csr: bytes, not_after: datetime
+    ) -> Certificate:
+        with self._call("device"):
+            body = IssueNodeCertificate(request, tenant, node, generation, csr, not_after)
+            return await self.issuing.issue_device("service/fabric", body)
+
+    async def issue_session(
+        self, request: str, tenant: TenantId, node: NodeId, generation: int, csr: bytes, not_after: datetime
+    ) -> Certificate:
+        with self._call("session"):
+            body = IssueNodeCertificate(request, tenant, node, generation, csr, not_after)
+            return await self.issuing.issue_session("service/fabric", body)
+
+    def _call(self, name: str) -> "_Mapped":
+        self.before(name)
+        if self.down:
+            raise IssuerUnavailable("the test has switched it off")
+        self.calls.append(name)
+        return _Mapped(lambda: self.after(name))
+
+
+class _Mapped:
+    """Breakwater's refusals as its routes and Fabric's client hand them on."""
+
+    def __init__(self, after: Callable[[], object]) -> None:
+        self._after = after
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, IssuerError):
+            raise IssuerRefused(BREAKWATER_CODES[type(error)], str(error)) from error
+        if error is None:
+            self._after()
+
+
+@dataclass
+class World:
+    """A Fabric at work."""
+
+    core: Core
+    issuer: DirectIssuer
+    clock: Clock
+    entropy: Entropy
+    trust: PeerTrust
+    tenant: TenantId
+    kicks: list[None]
+
+    @property
+    def ring(self) -> KeyRing:
+        return KeyRing(self.core.signer.published(START - timedelta(days=1), START + timedelta(days=3650)))
+
+    async def code(
+        self,
+        *,
+        seats: int = 1,
+        profile: str = "standard",
+        entitlements: tuple[str, ...] = ("press",),
+        readmit: NodeId | None = None,
+        lease: schemas.LeaseTerms | None = None,
+        life: timedelta = timedelta(days=30),
+    ) -> schemas.CreatedCode:
+        body = schemas.CreateCode(profile, self.clock() + life, entitlements, seats, readmit, lease)
+        return await codes.create(self.core, ALICE, self.tenant, body)
+
+    async def node(self, node: NodeId) -> NodeRow:
+        row = await store.nodes.find(node)
+        assert row is not None
+        return row
+
+    async def generation(self, node: NodeId, number: int) -> GenerationRow:
+        row = await store.nodes.find_generation(node, number)
+        assert row is not None
+        return row
+
+    async def activation_of(self, node: NodeId, generation: int) -> ActivationRow:
+        row = await store.activations.find_by_generation(node, generation)
+        assert row is not None
+        return row
+
+    async def seats_taken(self, code: schemas.CreatedCode) -> int:
+        row = await store.codes.find(code.code.id)
+        assert row is not None
+        return row.seats_taken
+
+    async def actions(self, subject: str) -> list[str]:
+        return [row.action for row in reversed(await store.audit.page("", subject, "", "aud_8", 200))]
+
+    def verified(self, answer: StatementAnswer, peer: NodePeer, nonce: str = NONCE) -> Statement:
+        """The statement of an answer, held to every promise of the protocol."""
+        verify_freshness(
+            answer.freshness,
+            self.ring,
+            trust_domain=TRUST_DOMAIN,
+            node=peer.node,
+            generation=peer.generation,
+            nonce=nonce,
+            statement=answer.statement,
+        )
+        return self.statement(answer.statement)
+
+    def statement(self, token: str) -> Statement:
+        return verify_statement(token, self.ring, TRUST_DOMAIN).statement
+
+
+@dataclass
+class Machine:
+    """A machine with a paper chip; every activation makes a new node key in it."""
+
+    world: World
+    label: str = "ek"
+    node_key: ec.EllipticCurvePrivateKey = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()))
+    activated: Activated | None = None
+    secret: bytes = b""
+    held: str = ""
+
+    @property
+    def ak(self) -> ec.EllipticCurvePrivateKey:
+        return p256(f"ak of {self.label}")
+
+    @property
+    def node(self) -> NodeId:
+        assert self.activated is not None
+        return self.activated.node
+
+    def evidence(self) -> EndorsementEvidence:
+        public = rsa2048(self.label).public_key()
+        ak_public = signing_public(self.ak.public_key(), AK_ATTRIBUTES)
+        return EndorsementEvidence(ek_public(public), ak_public, maker().certify(public))
+
+    async def start(self, code: str) -> Challenge:
+        challenge = await activation.start(self.world.core, StartActivation(code, self.evidence(), "1.0"))
+        self.secret = self.world.entropy.last[32]
+        return challenge
+
+    def proof(self, challenge: Challenge) -> ProveActivation:
+        self.node_key = ec.generate_private_key(ec.SECP256R1())
+        chip = PaperChip(
+            ak=self.ak, node_key=self.node_key, nonce_secret=self.secret, nonce_activation=challenge.activation
+        )
+        paper = chip.prove()
+        return ProveActivation(self.secret, paper.csr, paper.key, FINGERPRINT)
+
+    async def prove(self, challenge: Challenge, body: ProveActivation) -> Activated:
+        digest = sha256_hex(json_encode(body))
+        self.activated = await activation.prove(self.world.core, challenge.activation, body, digest)
+        return self.activated
+
+    async def activate(self, code: str) -> Activated:
+        """Up to the device certificate."""
+        challenge = await self.start(code)
+        return await self.prove(challenge, self.proof(challenge))
+
+    async def join(self, code: str) -> Statement:
+        """Up to the first statement."""
+        await self.activate(code)
+        return await self.confirm()
+
+    def claims(self, csr: bytes, **changes: Any) -> ProofClaims:
+        assert self.activated is not None
+        return msgspec.structs.replace(
+            ProofClaims(
+                tenant=self.activated.tenant,
+                node=self.activated.node,
+                generation=self.activated.generation,
+                nonce=sessions.make_nonce(self.world.core).nonce,
+                method="POST",
+                url=URL + sessions.PATH_SESSIONS,
+                csr_sha256=sha256_hex(csr),
+                answer_nonce=NONCE,
+                fingerprint=FINGERPRINT,
+                clock=ClockInfo(1, 1, 1, True),
+                agent_version="1.0",
+            ),
+            **changes,
+        )
+
+    def sealed(self, claims: ProofClaims, key: ec.EllipticCurvePrivateKey | None = None) -> str:
+        signer = key or self.node_key
+        return seal(TYP_SESSION_PROOF, key_id(signer.public_key()), proof_payload(claims), signer)
+
+    def ask_for_session(self, key: ec.EllipticCurvePrivateKey | None = None, **changes: Any) -> OpenSession:
+        assert self.activated is not None
+        csr = make_csr(ec.generate_private_key(ec.SECP256R1()))
+        proof = self.sealed(self.claims(csr, **changes), key)
+        return OpenSession(self.activated.certificate_chain[0], csr, proof, self.held)
+
+    async def session(self) -> Session:
+        return await sessions.open_session(self.world.core, self.ask_for_session())
+
+    async def peer(self) -> NodePeer:
+        """The node as the guard sees it, by a session certificate."""
+        chain = (await self.session()).certificate_chain
+        peer = read_peer(x509.load_der_x509_certificate(chain[0]), self.world.trust)
+        assert isinstance(peer, NodePeer)
+        return peer
+
+    async def confirm(self) -> Statement:
+        peer = await self.peer()
+        answer = await confirm.confirm(self.world.core, peer, Ask(NONCE, self.held))
+        self.held = answer.statement
+        return self.world.verified(answer, peer)
+
+    async def refresh(self, peer: NodePeer) -> Statement:
+        answer = await confirm.statement(self.world.core, peer, Ask(NONCE, self.held))
+        self.held = answer.statement
+        return self.world.verified(answer, peer)
+
+
+@asynccontextmanager
+async def world_at(home: Path, databases: Path, clock: Clock, *, first: bool = True) -> AsyncIterator[World]:
+    """A Fabric and a Breakwater over the databases in `databases`; `first` makes the tenant that trusts the maker."""
+    entropy, kicks = Entropy(), list[None]()
+    certificates = read_certificates(home / "fabric" / "certs")
+    trust = PeerTrust(TRUST_DOMAIN, (certificates.nodes,), (certificates.services,))
+    settings = FabricSettings(trust_domain=TRUST_DOMAIN, public_url=URL, breakwater_url="https://unused:1")
+    signer = read_signer(home / "fabric" / "keys", PASSPHRASE, TRUST_DOMAIN)
+    async with issuer_at(home, databases / "breakwater.sqlite", clock) as breakwater:
+        ENGINE.configure(databases / "fabric.sqlite")
+        await ENGINE.open()
+        try:
+            issuer = DirectIssuer(breakwater.issuing)
+            core = await make_core(
+                settings,
+                signer=signer,
+                issuer=issuer,
+                node_issuers=trust.node_issuers,
+                now=clock,
+                kick=lambda: kicks.append(None),
+                entropy=entropy,
+            )
+            tenant = await _tenant(core) if first else (await store.tenants.page("", 1))[0].id
+            yield World(core, issuer, clock, entropy, trust, tenant, kicks)
+        finally:
+            await ENGINE.close()
+
+
+async def _tenant(core: Core) -> TenantId:
+    made = await tenants.create(core, ALICE, schemas.CreateTenant("Presses Ltd"))
+    pem = b"".join(c.certificate.public_bytes(Encoding.PEM) for c in (maker().root, maker().intermediate))
+    await tenants.add_ek_roots(core, ALICE, made.id, schemas.AddEkRoots(pem.decode()))
+    return made.id
+
+
+async def change(world: World, machine: Machine, what: Change, reason: str = "") -> schemas.Node:
+    """An operator changes the machine's standing."""
+    return await standing.change(world.core, ALICE, machine.node, what, reason)
+
+
+def driver(world: World) -> Driver:
+    """A driver as after a restart."""
+    return Driver(world.core, asyncio.Event())
+
+
+async def turn(world: World, made: Driver | None = None) -> None:
+    """One look at the rows."""
+    await (made or driver(world)).turn(asyncio.get_running_loop().time())

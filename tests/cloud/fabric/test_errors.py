@@ -1,0 +1,38 @@
+"""`cloud.fabric.errors`: the one table of problem codes."""
+
+import inspect
+
+import pytest
+
+from cloud.fabric import errors
+from cloud.fabric.tpm_structures import EvidenceRefused
+from protocol.problems import KINDS
+
+
+def test_every_error_has_a_code() -> None:
+    """Abstract classes aside; a class without one would be answered as a fault."""
+    classes = {
+        kind
+        for _, kind in inspect.getmembers(errors, inspect.isclass)
+        if issubclass(kind, errors.FabricError) and kind not in (errors.FabricError, errors.Refused)
+    }
+    assert classes == set(errors.CODES)
+    assert all(code in KINDS for code in errors.CODES.values())
+    assert errors.refusal(errors.FabricError()).code == "internal"
+    told = errors.refusal(errors.GenerationClosed("signed", "fresh"))
+    assert (told.code, told.statement, told.freshness) == ("generation_closed", "signed", "fresh")
+    assert errors.refusal(errors.IssuerRefused("conflict", "inner words")).detail == ""
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("tier_refused", errors.TierNotAllowed),
+        ("csr_refused", errors.CsrRefused),
+        ("evidence_refused", errors.EvidenceNotAccepted),
+    ],
+)
+def test_the_verifiers_word(code: str, kind: type[errors.Refused]) -> None:
+    refused = errors.evidence_error(EvidenceRefused(7, code, "why"))  # type: ignore[arg-type]
+    assert type(refused) is kind
+    assert refused.detail == "why (step 7)"

@@ -1,0 +1,84 @@
+"""`cloud.fabric.issuer`: what Breakwater's answers, and the lack of one, come to."""
+
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from cloud.client import Answer, CallError, CloudClient, ServerRefused, Unreachable
+from cloud.fabric.errors import IssuerRefused, IssuerUnavailable
+from cloud.fabric.issuer import HttpIssuer, RevokedSerials
+from cloud.issuing import GenerationOpened, RevokedServices
+from protocol.ids import NodeId, TenantId, make_id
+from protocol.problems import CONTENT_TYPE, KINDS, document
+
+TENANT = TenantId(make_id("ten", 1, bytes(10)))
+NODE = NodeId(make_id("node", 1, bytes(10)))
+
+
+class Canned:
+    """A client that gives one answer, or none."""
+
+    def __init__(self, answer: Answer | CallError) -> None:
+        self.answer = answer
+        self.asked: list[tuple[str, str]] = []
+
+    async def call(self, method: str, path: str, body: object = None, **options: Any) -> Answer:
+        self.asked.append((method, path))
+        if isinstance(self.answer, CallError):
+            raise self.answer
+        return self.answer
+
+
+def ok(body: object) -> Answer:
+    return Answer(200, {"content-type": "application/json"}, msgspec.json.encode(body))
+
+
+def problem(code: str) -> Answer:
+    kind = KINDS[code]
+    return Answer(kind.status, {"content-type": CONTENT_TYPE}, msgspec.json.encode(document(kind, "why")))
+
+
+async def ask(answer: Answer | CallError) -> Canned:
+    client = Canned(answer)
+    await HttpIssuer(cast(CloudClient, client)).open_generation(TENANT, NODE, 1)
+    return client
+
+
+async def test_an_answer() -> None:
+    assert (await ask(ok(GenerationOpened(1)))).asked == [("POST", "/v1/generations/open")]
+
+
+@pytest.mark.parametrize("code", ["conflict", "csr_refused", "generation_closed", "peer_refused", "invalid"])
+async def test_a_refusal_for_good(code: str) -> None:
+    with pytest.raises(IssuerRefused, match="why") as refused:
+        await ask(problem(code))
+    assert refused.value.code == code
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        problem("unavailable"),
+        problem("internal"),
+        problem("rate_limited"),
+        Unreachable("gone"),
+        ServerRefused("another"),
+        Answer(502, {"content-type": "text/html"}, b"<html>"),
+        Answer(200, {"content-type": "application/json"}, b"{}"),
+    ],
+)
+async def test_no_word_to_act_on(answer: Answer | CallError) -> None:
+    with pytest.raises(IssuerUnavailable):
+        await ask(answer)
+
+
+async def test_revoked_serials_are_kept_while_the_issuer_is_away() -> None:
+    serials = RevokedSerials()
+    await serials.refresh(cast(CloudClient, Canned(ok(RevokedServices(("ff", "10"))))))
+    for bad in (Unreachable("gone"), ok(RevokedServices(("no hex",)))):
+        with pytest.raises(IssuerUnavailable):
+            await serials.refresh(cast(CloudClient, Canned(bad)))
+    assert 255 in serials
+    assert 16 in serials
+    assert 1 not in serials
