@@ -230,8 +230,8 @@ def _read_certificate(raw: bytes) -> _Certificate:
             # The library warns of a serial that is not positive; it is refused here.
             warnings.simplefilter("ignore", CryptographyDeprecationWarning)
             whole = x509.load_der_x509_certificate(raw)
-        if whole.serial_number <= 0:
-            raise ValueError("RFC 5280 section 4.1.2.2: a serial is positive")
+            if whole.serial_number <= 0:
+                raise ValueError("RFC 5280 section 4.1.2.2: a serial is positive")
         return _Certificate(
             whole=whole,
             issuer=whole.issuer,
