@@ -1,0 +1,179 @@
+"""The cloud's HTTP API as the node uses it: one method a route, values in, values out.
+
+It decides nothing. What comes back is one of three: an answer of the expected form; `CloudRefused`, a problem
+document with a conclusive code; `CloudUnreachable`, everything else (network, TLS, 5xx, 429, an answer that cannot
+be read): by the design these never change a state.
+"""
+
+from typing import TypeVar
+
+import httpx
+import msgspec
+import trio
+
+from node.errors import NodeError, Unreachable, VerificationFailed
+from node.exits import Exit
+from node.transport import (
+    ANSWER_SECONDS_MAX,
+    CONNECT_SECONDS_MAX,
+    NodeContext,
+    SessionKey,
+    client_context,
+    http_client,
+    verification_failure,
+)
+from protocol.activation import Activated, Challenge, ProveActivation, StartActivation
+from protocol.encoding import json_decode, json_encode
+from protocol.ids import IdError, parse_id
+from protocol.limits import RESPONSE_BODY_BYTES_MAX
+from protocol.problems import KINDS, ProblemDocument
+from protocol.sessions import Ask, Certificate, Events, Nonce, OpenSession, RenewDevice, Session, StatementAnswer
+from protocol.trust import ServiceUrls, X509Bundle
+
+T = TypeVar("T")
+
+SESSION_PATH = "/v1/node/sessions"
+EVENT_MARGIN_SECONDS = 20.0
+"""How long after the promised wait a long poll is given up as lost."""
+
+
+class CloudUnreachable(Unreachable):
+    """No usable answer. Says nothing of the node's standing."""
+
+    code = "cloud_unreachable"
+    next = "Check the network and the cloud's address; the agent asks again by itself."
+
+
+class ServerUnproven(VerificationFailed):
+    """The server could not prove to be the service that was asked."""
+
+    code = "server_unproven"
+    next = "Check that the activation file is of this cloud, and that nothing intercepts the connection."
+
+
+class CloudRefused(NodeError):
+    """A problem document with a conclusive code. `statement` and `freshness` are signed words that came with it."""
+
+    exit = Exit.REFUSED
+
+    def __init__(self, problem: ProblemDocument) -> None:
+        text = f"the cloud refused: {problem.title.lower()}" + (f" ({problem.detail})" if problem.detail else "")
+        super().__init__(text)
+        self.code = problem.code
+        self.next = problem.next
+        self.problem = problem
+
+
+def _refusal(response: httpx.Response, content: bytes) -> NodeError:
+    try:
+        problem = json_decode(content, ProblemDocument)
+    except msgspec.MsgspecError:
+        return CloudUnreachable(f"the cloud answered {response.status_code} without a reason")
+    kind = KINDS.get(problem.code)
+    if kind is None or not kind.conclusive:
+        return CloudUnreachable(f"the cloud answered: {problem.title.lower()}")
+    return CloudRefused(problem)
+
+
+class Service:
+    """One service over one client; with a session key it is the node that speaks, without it nobody in particular."""
+
+    def __init__(self, client: httpx.AsyncClient, base_url: str) -> None:
+        self._client = client
+        self.base_url = base_url
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+    async def _ask(
+        self, method: str, path: str, answer: type[T], body: bytes | None = None, wait_seconds: float | None = None
+    ) -> T:
+        """Send and decode, within a bound of bytes and, all together, of time.
+
+        Raises CloudUnreachable, ServerUnproven, CloudRefused.
+        """
+        # Compressed answers are not asked for, and not unpacked: a small one could unpack to any size.
+        headers = {"accept-encoding": "identity"} | ({"content-type": "application/json"} if body is not None else {})
+        seconds_max = ANSWER_SECONDS_MAX if wait_seconds is None else wait_seconds + EVENT_MARGIN_SECONDS
+        timeout = httpx.Timeout(seconds_max, connect=CONNECT_SECONDS_MAX)
+        content = b""
+        try:
+            # The client's time-outs are per read: a server that sends a byte now and then would never meet one.
+            with trio.fail_after(CONNECT_SECONDS_MAX + seconds_max):
+                async with self._client.stream(
+                    method, path, content=body, headers=headers, timeout=timeout
+                ) as response:
+                    async for chunk in response.aiter_raw():
+                        content += chunk[: RESPONSE_BODY_BYTES_MAX + 1 - len(content)]
+                        if len(content) > RESPONSE_BODY_BYTES_MAX:
+                            # Ends the iteration with an error; leaving it would leave its generators to the collector.
+                            await response.aclose()
+        except trio.TooSlowError as error:
+            raise CloudUnreachable(f"cannot reach {self.base_url}: its answer did not come in time") from error
+        except (httpx.HTTPError, httpx.StreamError) as error:
+            if len(content) > RESPONSE_BODY_BYTES_MAX:
+                raise CloudUnreachable("the cloud's answer is too long") from error
+            reason = verification_failure(error)
+            if reason is not None:
+                raise ServerUnproven(f"cannot trust the server at {self.base_url}: {reason}") from error
+            raise CloudUnreachable(f"cannot reach {self.base_url}: {type(error).__name__}") from error
+        if len(content) > RESPONSE_BODY_BYTES_MAX:
+            raise CloudUnreachable("the cloud's answer is too long")
+        if not 200 <= response.status_code < 300:
+            raise _refusal(response, content)
+        try:
+            return json_decode(content, answer)
+        except msgspec.MsgspecError as error:
+            raise CloudUnreachable(f"the cloud's answer cannot be read: {error}") from error
+
+    async def start_activation(self, request: StartActivation) -> Challenge:
+        challenge = await self._ask("POST", "/v1/activations", Challenge, json_encode(request))
+        try:
+            parse_id("act", challenge.activation)
+        except IdError as error:
+            raise CloudUnreachable(f"the cloud's answer cannot be used: {error}") from error
+        return challenge
+
+    async def prove_activation(self, activation: str, body: bytes) -> Activated:
+        """`body` is an encoded `ProveActivation`, byte for byte as stored: a repeat is answered alike."""
+        activated = await self._ask("POST", f"/v1/activations/{activation}/proof", Activated, body)
+        try:
+            parse_id("ten", activated.tenant)
+            parse_id("node", activated.node)
+        except IdError as error:
+            raise CloudUnreachable(f"the cloud's answer cannot be used: {error}") from error
+        return activated
+
+    async def nonce(self) -> Nonce:
+        return await self._ask("POST", "/v1/node/nonces", Nonce, b"{}")
+
+    async def open_session(self, request: OpenSession) -> Session:
+        return await self._ask("POST", SESSION_PATH, Session, json_encode(request))
+
+    async def confirm(self, request: Ask) -> StatementAnswer:
+        return await self._ask("POST", "/v1/node/confirm", StatementAnswer, json_encode(request))
+
+    async def statement(self, request: Ask) -> StatementAnswer:
+        return await self._ask("POST", "/v1/node/statement", StatementAnswer, json_encode(request))
+
+    async def events(self, cursor: int, wait_seconds: int) -> Events:
+        path = f"/v1/node/events?cursor={cursor}&wait={wait_seconds}"
+        return await self._ask("GET", path, Events, wait_seconds=wait_seconds)
+
+    async def renew_device(self, request: RenewDevice) -> Certificate:
+        return await self._ask("POST", "/v1/node/device-certificate", Certificate, json_encode(request))
+
+
+def connect(
+    bundle: X509Bundle, urls: ServiceUrls, name: str, session: tuple[SessionKey, tuple[bytes, ...]] | None = None
+) -> Service:
+    """A `Service` of the published name; with `session` = (key, chain) as TLS client certificate."""
+    context: NodeContext = client_context(bundle, name)
+    if session is not None:
+        key, chain = session
+        key.use(context, chain)
+    base_url = urls.fabric if name == "fabric" else urls.breakwater
+    return Service(http_client(context, base_url), base_url)
+
+
+__all__ = ["CloudRefused", "CloudUnreachable", "ProveActivation", "ServerUnproven", "Service", "connect"]

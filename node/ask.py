@@ -1,0 +1,63 @@
+"""Asking a running agent over its socket: the command line's side of `local_api`."""
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+
+from node.errors import NodeError, Unreachable
+from node.exits import Exit
+from protocol.encoding import json_decode
+
+
+class AgentAbsent(Unreachable):
+    """No agent answers on the socket."""
+
+    code = "agent_absent"
+    next = "Start it: `systemctl start cascadia`, or `cascadia run`."
+
+
+class AgentRefused(NodeError):
+    """The agent answered with a problem."""
+
+    exit = Exit.TRY_AGAIN
+    code = "agent_refused"
+    next = "See the agent's log: `journalctl -u cascadia`."
+
+
+_EXITS = {
+    "cloud_unreachable": Exit.UNREACHABLE,
+    "permission_denied": Exit.USAGE,
+    "malformed": Exit.USAGE,
+}
+"""What a problem of the socket means to a command line that must tell more than "try again"."""
+
+
+class Reply(msgspec.Struct, frozen=True):
+    status: int
+    document: dict[str, Any]
+
+
+async def ask(socket: Path, method: str, path: str, seconds_max: float = 10.0) -> Reply:
+    """One exchange with the agent. Raises AgentAbsent."""
+    transport = httpx.AsyncHTTPTransport(uds=str(socket))
+    try:
+        async with httpx.AsyncClient(transport=transport, timeout=seconds_max, trust_env=False) as client:
+            response = await client.request(method, f"http://cascadia{path}")
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise AgentAbsent(f"cannot reach the agent at {socket}: it is not running") from error
+    try:
+        return Reply(response.status_code, json_decode(response.content, dict[str, Any]))
+    except msgspec.MsgspecError as error:
+        raise AgentAbsent(f"what answers at {socket} is not the agent") from error
+
+
+def expect(reply: Reply, statuses: set[int]) -> dict[str, Any]:
+    """The document of an expected status. Raises AgentRefused."""
+    if reply.status not in statuses or "title" in reply.document:
+        refused = AgentRefused(f"the agent could not do this: {reply.document.get('title', reply.status)}")
+        code = str(reply.document.get("code", ""))
+        refused.exit, refused.code = _EXITS.get(code, refused.exit), code or refused.code
+        raise refused
+    return reply.document

@@ -1,0 +1,333 @@
+"""`cascadia`: the agent's command line.
+
+With the agent up a question goes over its socket; without it the command reads the state itself, as the one owner.
+Exit codes are the design's and stable (`node/exits.py`); `--json` prints one document, errors included.
+"""
+
+import argparse
+import gc
+import json
+import logging
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import msgspec
+
+from node.config import AGENT_VERSION, Config, load_config
+from node.errors import NodeError
+from node.exits import Exit, run_exit
+
+EPILOG = """\
+exit codes: 0 done or granted, 2 usage, 3 entitlement denied, 65 verification failed, 69 cloud or agent unreachable,
+70 internal, 75 try again, 77 refused by the cloud, 80 not activated, 81 revoked, 82 suspended, 83 terminated,
+84 hardware mismatch, 85 no current statement, 87 TPM, 88 pending.
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="cascadia",
+        description="The Cascade agent: binds this machine to its licence and tells licensed software what it may do.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"cascadia {AGENT_VERSION}")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--config", metavar="FILE", help="settings file (default /etc/cascadia/cascadia.toml)")
+    common.add_argument("--state-dir", metavar="DIR", help="state directory (default /var/lib/cascadia)")
+    common.add_argument("--socket", metavar="PATH", help="the agent's socket (default /run/cascadia/cascadia.sock)")
+    common.add_argument("--tpm", metavar="TCTI", help="TPM connection (default device:/dev/tpmrm0)")
+    common.add_argument("--json", action="store_true", help="print one JSON document")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, summary: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=summary, description=text, parents=[common])
+
+    activate = add(
+        "activate",
+        "activate this machine with an activation file",
+        "Proves to the cloud which machine this is, by its TPM, and fetches its identity and licence. Repeating it "
+        "with the same file goes on where it was interrupted. The agent must not be running.",
+    )
+    activate.add_argument("file", type=Path, metavar="FILE", help="the file from `cascade code create`")
+    add(
+        "run",
+        "run the agent in the foreground",
+        "Settles hardware, licence and cloud, then serves the socket until it is stopped. Exits 81 without starting "
+        "when this machine is revoked.",
+    )
+    add("status", "show state, licence and what to do next", "Works in every state, with the agent running or not.")
+    license_command = add("license", "show the licence", "Shows the licence in force.")
+    license_command.add_argument("action", choices=["show"], help="what to do")
+    entitlement = add(
+        "entitlement",
+        "ask whether an entitlement is granted",
+        "Exits 0 when granted and 3 when denied, as the running agent says now.",
+    )
+    entitlement.add_argument("name", metavar="NAME", help="the entitlement's name")
+    add(
+        "renew",
+        "refresh licence, session and device certificate now",
+        "Asks the cloud at once instead of at the licence's hour.",
+    )
+    return parser
+
+
+def _fail(error: NodeError, as_json: bool) -> NoReturn:
+    if as_json:
+        document = {"error": {"code": error.code, "text": error.text, "next": error.next, "exit_code": int(error.exit)}}
+        print(json.dumps(document))
+    else:
+        print(f"cascadia: {error.text}", file=sys.stderr)
+        if error.next:
+            print(f"  {error.next}", file=sys.stderr)
+    raise SystemExit(int(error.exit))
+
+
+def _print_document(document: dict[str, Any], as_json: bool, human: Callable[[dict[str, Any]], str]) -> None:
+    print(json.dumps(document) if as_json else human(document))
+
+
+def _human_license(document: dict[str, Any]) -> str:
+    rows = [
+        ("state", document["state"]),
+        ("gate", document["gate"]),
+        ("because", document["reason"]),
+        ("next", document["next"]),
+        ("node", document["node"]),
+        ("tenant", document["tenant"]),
+        ("generation", document["generation"]),
+    ]
+    lease = document["lease"]
+    if lease:
+        rows.append(("tier", lease["tier"]))
+        rows.append(("entitlements", ", ".join(lease["entitlements"]) or "none"))
+        rows += [(name, lease[name]) for name in ("refresh_after", "expires_at", "grace_until", "terminate_at")]
+    rows += [("flag", flag) for flag in document["flags"]]
+    return "\n".join(f"{name:<14} {value}" for name, value in rows if value != "")
+
+
+def _human_status(document: dict[str, Any]) -> str:
+    rows = [
+        ("agent", "running" if document["agent_running"] else "not running"),
+        ("hardware", document["hardware"]),
+        ("last contact", document["last_contact_at"] or "none since start"),
+    ]
+    if document["mode"] != "production":
+        rows.append(("mode", f"{document['mode']}: not for production"))
+    if document["offline_bound_at"]:
+        rows.append(("offline bound", document["offline_bound_at"]))
+    text = "\n".join(f"{name:<14} {value}" for name, value in rows)
+    return f"{_human_license(document['license'])}\n{text}\n\n{document['limits']}"
+
+
+def _human_entitlement(document: dict[str, Any]) -> str:
+    word = "granted" if document["granted"] else "denied"
+    return f"{document['name']}: {word} ({document['reason']}; until {document['valid_until']})"
+
+
+async def _with_state(config: Config, work: Callable[..., Awaitable[Any]], *, creates: bool = False) -> Any:
+    """Run `work(state, tpm)` as the owner of the state."""
+    from node.hwbind.tpm import Tpm, check_tcti
+    from node.state import NotActivated, State
+
+    check_tcti(config.tpm, config.mode)
+    if not creates and not config.state_dir.exists():
+        # Asking must not make the directory: it would belong to whoever asked.
+        raise NotActivated("cannot find an identity: this machine is not activated")
+    state = State(config.state_dir)
+    with state.owned():
+        tpm = Tpm(config.tpm)
+        try:
+            return await work(state, tpm)
+        finally:
+            await tpm.aclose()
+
+
+async def _activate(config: Config, args: argparse.Namespace) -> int:
+    from node.clock import utc_now
+    from node.licensing.activation import activate
+    from node.panel import license_document
+
+    def say(text: str) -> None:
+        if not args.json:
+            print(f"  {text} ...", file=sys.stderr, flush=True)
+
+    async def work(state: Any, tpm: Any) -> Any:
+        return await activate(state, tpm, args.file, utc_now, say)
+
+    keeper = await _with_state(config, work, creates=True)
+    document = msgspec.to_builtins(license_document(keeper))
+    _print_document(document, args.json, _human_license)
+    return 0 if keeper.verdict().gate_open else int(keeper.verdict().exit)
+
+
+async def _run(config: Config, args: argparse.Namespace) -> int:
+    from node.agent import Agent
+    from node.clock import utc_now
+    from node.hardening import no_core_dumps
+
+    no_core_dumps()
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    # The HTTP client logs every request at INFO; the agent says what matters itself.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+
+    async def work(state: Any, tpm: Any) -> None:
+        await Agent(config, state, tpm, state.keeper(utc_now)).run(ready=_collect_garbage)
+
+    await _with_state(config, work)
+    return 0
+
+
+def _collect_garbage() -> None:
+    """After a start: once, and from here on as usual. What was loaded by then stays, and is not looked at again."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+
+
+async def _own_status(config: Config) -> dict[str, Any]:
+    """Status without an agent: stored evidence, and whether this TPM is the node's."""
+    from node.agent import Agent
+    from node.clock import utc_now
+    from node.hwbind.errors import TpmError
+
+    async def work(state: Any, tpm: Any) -> dict[str, Any]:
+        agent = Agent(config, state, tpm, state.keeper(utc_now))
+        try:
+            await agent.check_hardware()
+        except TpmError as error:
+            # Status is told in every state; the document's exit code is the TPM's.
+            logging.getLogger("cascadia").error("%s", error)
+            agent.keeper.hardware = "unavailable"
+        document = msgspec.structs.replace(agent.status(), agent_running=False)
+        return dict(msgspec.to_builtins(document))
+
+    return dict(await _with_state(config, work))
+
+
+async def _status_document(config: Config) -> dict[str, Any]:
+    from node.ask import AgentAbsent, ask, expect
+
+    try:
+        return expect(await ask(config.socket, "GET", "/v1/status"), {200})
+    except AgentAbsent:
+        return await _own_status(config)
+
+
+async def _status(config: Config, args: argparse.Namespace) -> int:
+    document = await _status_document(config)
+    _print_document(document, args.json, _human_status)
+    return int(document["license"]["exit_code"])
+
+
+async def _license(config: Config, args: argparse.Namespace) -> int:
+    document = (await _status_document(config))["license"]
+    _print_document(document, args.json, _human_license)
+    return int(document["exit_code"])
+
+
+async def _entitlement(config: Config, args: argparse.Namespace) -> int:
+    from urllib.parse import quote
+
+    from node.ask import ask, expect
+
+    answer = expect(await ask(config.socket, "GET", f"/v1/entitlements/{quote(args.name, safe='')}"), {200, 403})
+    _print_document(answer, args.json, _human_entitlement)
+    return int(Exit.OK) if answer["granted"] else int(Exit.DENIED)
+
+
+async def _renew(config: Config, args: argparse.Namespace) -> int:
+    from node.ask import AgentAbsent, ask, expect
+
+    try:
+        document = expect(await ask(config.socket, "POST", "/v1/renew", seconds_max=130), {200})
+    except AgentAbsent:
+        document = await _own_renewal(config)
+    _print_document(document, args.json, _human_license)
+    return int(document["exit_code"])
+
+
+async def _own_renewal(config: Config) -> dict[str, Any]:
+    from node.agent import Agent
+    from node.api import CloudUnreachable
+    from node.clock import utc_now
+    from node.panel import license_document
+
+    async def work(state: Any, tpm: Any) -> dict[str, Any]:
+        agent = Agent(config, state, tpm, state.keeper(utc_now))
+        await agent.check_hardware()
+        try:
+            # On another machine the proof cannot be made; the document says why.
+            if agent.keeper.hardware == "ours":
+                if not await agent.contact():
+                    raise CloudUnreachable("cannot renew: the cloud gave no usable answer; the licence is as it was")
+                if not agent.keeper.revoked:
+                    await agent.renew_device()
+        finally:
+            await agent.new_session()
+        return dict(msgspec.to_builtins(license_document(agent.keeper)))
+
+    return dict(await _with_state(config, work))
+
+
+_COMMANDS = {
+    "activate": _activate,
+    "run": _run,
+    "status": _status,
+    "license": _license,
+    "entitlement": _entitlement,
+    "renew": _renew,
+}
+
+
+def _node_error(error: BaseException) -> NodeError | None:
+    """The one error to tell of, out of nurseries' groups; TPM faults in the same form."""
+    from node.hwbind.errors import TpmError
+
+    if isinstance(error, NodeError):
+        return error
+    if isinstance(error, TpmError):
+        return NodeError.of(
+            str(error),
+            exit=next(member for member in Exit if member == error.exit_code),
+            code=error.code,
+            next=error.advice,
+        )
+    if isinstance(error, BaseExceptionGroup):
+        told = [_node_error(inner) for inner in error.exceptions]
+        return told[0] if len(told) == 1 else next((one for one in told if one is not None), None)
+    return None
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    args = _parser().parse_args(argv)
+    # A start makes objects to keep and hardly any garbage; looking for it would take 7 % of its time.
+    gc.disable()
+    try:
+        import trio
+
+        config = load_config(vars(args))
+        return trio.run(_COMMANDS[args.command], config, args)
+    except KeyboardInterrupt:
+        return 130
+    except BaseException as error:
+        # The last stop of every fault: known ones are told, others are bugs and keep their traceback.
+        told = _node_error(error)
+        if told is None:
+            if isinstance(error, SystemExit):
+                raise
+            logging.getLogger("cascadia").critical("internal error", exc_info=error)
+            return int(Exit.INTERNAL)
+        if args.command == "run":
+            told.exit = run_exit(told.exit)
+        _fail(told, args.json)
+    finally:
+        gc.enable()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,17 @@
+"""What the process takes from itself before it works: core dumps, and being read by its own user's other processes.
+
+A session key lives in this memory; `PR_SET_DUMPABLE = 0` also bars ptrace by all but root.
+"""
+
+import ctypes
+import resource
+
+_PR_SET_DUMPABLE = 4
+
+
+def no_core_dumps() -> None:
+    """Raises OSError when the kernel will not have it."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "cannot forbid core dumps")

@@ -1,0 +1,237 @@
+"""The machine's fingerprint components: DMI serials, the system disk, permanent MAC addresses.
+
+Reads, never judges, and never fails: what cannot be read is absent, with the reason. Raw values stay in memory and out
+of logs; what is sent is the HMAC of each under the tenant's salt (`protocol.hardware`). Blocking reads of /sys: call
+it from a worker thread.
+
+DMI serials are readable by root only, unless the package's tmpfiles rule gives them to the agent's group.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from protocol import hardware
+
+Udev = Callable[[Path], Mapping[str, str]]
+"""The udev database's properties of the device at a path of /sys; empty where there are none."""
+
+MACS_MAX = 24
+"""Network cards that are named; more, on a router or a hypervisor, would fill the message (COMPONENTS_MAX)."""
+
+_VALUE_BYTES_MAX = 4096
+"""A file of /sys is one page."""
+
+_DMI = ("product_uuid", "board_serial", "chassis_serial")
+_ETHERNET = "1"
+_PERMANENT = "0"
+"""`addr_assign_type`: the address is the hardware's own (NET_ADDR_PERM)."""
+
+
+class Components(msgspec.Struct, frozen=True):
+    """Raw values by component name, and for what is absent the reason. Its text names no value."""
+
+    values: dict[str, str]
+    absent: dict[str, str]
+
+    def __repr__(self) -> str:
+        return f"Components(present={sorted(self.values)}, absent={self.absent})"
+
+
+class _Absent(Exception):
+    """A component cannot be read; inside this module only."""
+
+
+def read_components(root: Path = Path("/"), udev: Udev | None = None) -> Components:
+    """All components of the machine whose /sys and /proc stand under `root`."""
+    properties = udev or _udev_properties
+    values: dict[str, str] = {}
+    absent: dict[str, str] = {}
+
+    def take(name: str, read: Callable[[], str]) -> None:
+        try:
+            value = read()
+        except _Absent as reason:
+            absent[name] = str(reason)
+            return
+        if hardware.is_placeholder(value):
+            absent[name] = "the maker left a placeholder"
+        else:
+            values[name] = value
+
+    for name in _DMI:
+        take(name, partial(_text, root / "sys/class/dmi/id" / name))
+    disks = [(disk, properties(disk)) for disk in _system_disks(root)]
+    take("disk_serial", partial(_of_disks, disks, _disk_serial))
+    take("disk_wwn", partial(_of_disks, disks, _disk_wwn))
+    interfaces = _physical_interfaces(root)
+    if not interfaces:
+        absent["mac"] = "no network card"
+    for interface in interfaces[:MACS_MAX]:
+        take(f"mac/{interface.name}", partial(_mac, interface, properties(interface)))
+    return Components(values=values, absent=absent)
+
+
+def fingerprint(salt: bytes, components: Components) -> dict[str, str]:
+    """The components as they are sent: name -> HMAC under the tenant's salt."""
+    return hardware.fingerprint(salt, components.values)
+
+
+def _udev_properties(device: Path) -> Mapping[str, str]:
+    """From libudev. Without the library, the database or the device there are no properties, and /sys must do."""
+    try:
+        import pyudev  # here, for it loads libudev, which may be missing, and is needed a few times a day
+
+        found = pyudev.Devices.from_sys_path(pyudev.Context(), str(device))
+        return {str(key): str(value) for key, value in found.properties.items()}
+    except Exception:  # noqa: BLE001 - ctypes, libudev and pyudev fail in ways of their own; a fingerprint must not
+        return {}
+
+
+def _text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return file.read(_VALUE_BYTES_MAX).decode("utf-8", errors="replace").strip("\0 \t\r\n")
+    except FileNotFoundError as error:
+        raise _Absent("the kernel does not tell") from error
+    except PermissionError as error:
+        raise _Absent("not readable by this user") from error
+    except OSError as error:
+        raise _Absent(f"cannot read: {error.strerror}") from error
+
+
+def _first(*readers: Callable[[], str]) -> str:
+    """The first value that is there and no placeholder; the last one's fault otherwise."""
+    fault = _Absent("the device does not tell")
+    for read in readers:
+        try:
+            value = read()
+        except _Absent as error:
+            fault = error
+            continue
+        if not hardware.is_placeholder(value):
+            return value
+    raise fault
+
+
+def _property(properties: Mapping[str, str], name: str) -> str:
+    value = properties.get(name)
+    if not value:
+        raise _Absent("the device does not tell")
+    return value
+
+
+def _of_disks(disks: list[tuple[Path, Mapping[str, str]]], read: Callable[[Path, Mapping[str, str]], str]) -> str:
+    """The value of the system disk; of several under one file system the lowest, so that their order does not count."""
+    found = []
+    fault = _Absent("the root file system is on no disk")
+    for disk, properties in disks:
+        try:
+            found.append(read(disk, properties))
+        except _Absent as error:
+            fault = error
+    if not found:
+        raise fault
+    return min(found)
+
+
+def _disk_serial(disk: Path, properties: Mapping[str, str]) -> str:
+    return _first(
+        lambda: _property(properties, "ID_SERIAL_SHORT"),
+        lambda: _property(properties, "ID_SCSI_SERIAL"),
+        lambda: _text(disk / "device/serial"),
+        lambda: _text(disk / "serial"),
+    )
+
+
+def _disk_wwn(disk: Path, properties: Mapping[str, str]) -> str:
+    return _first(
+        lambda: _property(properties, "ID_WWN_WITH_EXTENSION"),
+        lambda: _property(properties, "ID_WWN"),
+        lambda: _text(disk / "wwid"),
+        lambda: _text(disk / "device/wwid"),
+    )
+
+
+def _system_disks(root: Path) -> list[Path]:
+    """The whole disks under the root file system, through partitions, LUKS, LVM and RAID."""
+    mounted = _root_mount(root)
+    if mounted is None:
+        return []
+    number, source = mounted
+    try:
+        device = root / "sys/dev/block" / number
+        if not device.exists():  # btrfs and overlays have a number of no device
+            if not source.startswith("/dev/"):
+                return []
+            device = root / "sys/class/block" / (root / source[1:]).resolve().name
+        return sorted(set(_whole_disks(device.resolve(strict=True), depth=0)))
+    except OSError:
+        return []
+
+
+def _whole_disks(device: Path, depth: int) -> Iterator[Path]:
+    """`device`'s own disks. `depth` bounds a stack of mappings, which has four layers in practice."""
+    if (device / "partition").exists():
+        device = device.parent
+    slaves = sorted((device / "slaves").iterdir()) if (device / "slaves").is_dir() else []
+    if not slaves:
+        yield device
+    elif depth < 8:
+        for slave in slaves:
+            yield from _whole_disks(slave.resolve(strict=True), depth + 1)
+
+
+def _root_mount(root: Path) -> tuple[str, str] | None:
+    """Device number and source of what is mounted on "/" (proc(5), mountinfo); the last mount wins."""
+    try:
+        lines = (root / "proc/self/mountinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        return None
+    found = None
+    for line in lines:
+        fields = line.split(" ")
+        if len(fields) > 9 and fields[4] == "/" and "-" in fields[6:-3]:
+            found = fields[2], fields[fields.index("-", 6) + 2]
+    return found
+
+
+def _physical_interfaces(root: Path) -> list[Path]:
+    """Ethernet cards with a device behind them: no bridges, tunnels, bonds or VLANs."""
+    try:
+        interfaces = sorted((root / "sys/class/net").iterdir())
+    except OSError:
+        return []
+    physical = []
+    for interface in interfaces:
+        try:
+            if (interface / "device").exists() and _text(interface / "type") == _ETHERNET:
+                physical.append(interface)
+        except (_Absent, OSError):
+            continue
+    return physical
+
+
+def _mac(interface: Path, properties: Mapping[str, str]) -> str:
+    """The address burnt into the card: a bond or an administrator may have given it another."""
+    return _first(
+        lambda: _text(interface / "bonding_slave/perm_hwaddr"),
+        lambda: _mac_of_name(_property(properties, "ID_NET_NAME_MAC")),
+        lambda: _assigned_by_hardware(interface),
+    )
+
+
+def _mac_of_name(name: str) -> str:
+    """From udev's name by address, such as enx0a1b2c3d4e5f (systemd.net-naming-scheme(7))."""
+    digits = name[3:]
+    if len(digits) != 12 or name[2:3] != "x":
+        raise _Absent("the device does not tell")
+    return ":".join(digits[i : i + 2] for i in range(0, 12, 2))
+
+
+def _assigned_by_hardware(interface: Path) -> str:
+    if _text(interface / "addr_assign_type") != _PERMANENT:
+        raise _Absent("its address is not the hardware's own")
+    return _text(interface / "address")

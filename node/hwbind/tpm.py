@@ -1,0 +1,364 @@
+"""The TPM port: one ESAPI context, used by one thread at a time, with a bound on every command.
+
+It is not the keys (`keys.py`) and knows nothing of licences. The rules it keeps:
+
+- No command blocks without limit. The TSS libraries wait for ever, and their device library ignores time-outs, so
+  a TCTI of our own stands between ESAPI and the TPM, and `/dev/tpmrm0` is opened by us. While a command that
+  timed out is still under way in the driver, later work is refused at once: nothing piles up.
+- A context dies with its connection and is made anew. Work that lost its connection is done once more, from its
+  beginning, never in a loop; work that timed out is not repeated. So work must be harmless to repeat, keep no
+  handle beyond its end, and return values.
+- Every fault leaves here as a `TpmError`.
+
+Timings of real chips: 0.2-0.6 s a signature, tens of seconds for an RSA key.
+"""
+
+import errno
+import os
+import queue
+import threading
+from collections.abc import Callable
+from typing import Literal, Protocol, TypeVar
+
+import trio
+from tpm2_pytss import ESAPI, TSS2_Exception
+from tpm2_pytss.constants import TPM2_CC
+from tpm2_pytss.TCTI import PyTCTI
+from tpm2_pytss.TCTILdr import TCTILdr
+
+from node.hwbind.errors import (
+    TctiRefused,
+    TpmAbsent,
+    TpmBusy,
+    TpmError,
+    TpmFailed,
+    TpmIntegrity,
+    TpmLockout,
+    TpmPermission,
+    TpmTimeout,
+)
+
+T = TypeVar("T")
+
+Esys = ESAPI
+"""What work is given: a live context. Under this name outside, where the library is not imported."""
+
+Mode = Literal["production", "development"]
+
+DEVICE_TCTI = "device:/dev/tpmrm0"
+"""The kernel's resource manager: the only connection of production. A TPM reached over a network could be shared."""
+
+COMMAND_SECONDS_MAX = 20.0
+"""Bound of one command; the slowest signature seen takes 0.6 s, and other users of the chip queue before us."""
+
+CREATION_SECONDS_MAX = 180.0
+"""Bound of a command that makes a key: an RSA key is a random search, and slow chips need tens of seconds."""
+
+RESPONSE_BYTES_MAX = 4096
+"""The largest response of any TPM 2.0 (TPM2_MAX_RESPONSE_SIZE)."""
+
+_CREATING = frozenset({int(TPM2_CC.CreatePrimary), int(TPM2_CC.Create), int(TPM2_CC.CreateLoaded)})
+
+# TPM response codes and layers: TPM 2.0 Library Part 2, 6.6; TSS 2.0 Overview, 3.12.
+_TCTI_IO_ERROR = 0xA000A
+_LOST = frozenset({_TCTI_IO_ERROR, 0xA0008, 0xA0007, 0x80007, 0x70007})
+_TPM_LAYERS = frozenset({0x0, 0xB, 0xC})
+_LOCKOUT = 0x921
+_BUSY = frozenset({0x902, 0x903, 0x904, 0x905, 0x906, 0x908, 0x90A, 0x920, 0x922, 0x923})
+_FORMAT_ONE = 0x080
+_AUTHORISATION = frozenset({0x05, 0x0E, 0x1D, 0x22})
+_DISABLED = 0x120
+_INTEGRITY = 0x1F
+
+
+class _Link(Protocol):
+    """What carries commands to the TPM and back. `pending` is whether a command is under way."""
+
+    @property
+    def pending(self) -> bool: ...
+
+    def send(self, command: bytes) -> None: ...
+
+    def receive(self, seconds_max: float) -> bytes:
+        """Raises TimeoutError."""
+
+    def close(self) -> None: ...
+
+
+class DeviceLink:
+    """A TPM character device, or any descriptor that answers like one.
+
+    Each command is written and its response read in a thread of its own, which a time-out leaves behind: the kernel
+    (tpm-dev-common.c) holds one lock for the length of a command, and write, read, poll and close all wait for
+    it, O_NONBLOCK or not. The thread ends, and closes the device, when the driver answers or gives up.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._lock = threading.Lock()
+        self._pending = False
+        self._closed = False
+        self._answers: queue.SimpleQueue[bytes | OSError] = queue.SimpleQueue()
+
+    @classmethod
+    def open(cls, path: str) -> "DeviceLink":
+        """Raises TpmAbsent, TpmPermission, TpmBusy or TpmFailed."""
+        try:
+            return cls(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+        except OSError as error:
+            detail = f"{path}: {error.strerror}"
+            if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
+                raise TpmAbsent(detail) from error
+            if error.errno in (errno.EACCES, errno.EPERM):
+                raise TpmPermission(detail) from error
+            if error.errno in (errno.EBUSY, errno.EAGAIN):
+                raise TpmBusy(detail) from error
+            raise TpmFailed(detail) from error
+
+    @property
+    def pending(self) -> bool:
+        return self._pending
+
+    def send(self, command: bytes) -> None:
+        self._pending = True
+        threading.Thread(target=self._exchange, args=(command,), name="tpm command", daemon=True).start()
+
+    def receive(self, seconds_max: float) -> bytes:
+        try:
+            answer = self._answers.get(timeout=seconds_max)
+        except queue.Empty as error:
+            raise TimeoutError from error
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            if not self._pending:
+                os.close(self._descriptor)
+
+    def _exchange(self, command: bytes) -> None:
+        answer: bytes | OSError
+        try:
+            os.write(self._descriptor, command)
+            answer = os.read(self._descriptor, RESPONSE_BYTES_MAX) or OSError(errno.EIO, "the TPM device closed")
+        except OSError as error:
+            answer = error
+        with self._lock:
+            self._pending = False
+            if self._closed:
+                os.close(self._descriptor)
+        self._answers.put(answer)
+
+
+class _LibraryLink:
+    """Any other connection, by a TCTI of the TSS libraries: resource manager, emulator. For development and tests."""
+
+    def __init__(self, tcti: str) -> None:
+        try:
+            self._tcti = TCTILdr.parse(tcti)
+        except TSS2_Exception as error:
+            raise TpmAbsent(f"{tcti} does not answer ({_code(error)})") from error
+
+    @property
+    def pending(self) -> bool:
+        """Never: closing drops the connection, and the resource manager the command with it."""
+        return False
+
+    def send(self, command: bytes) -> None:
+        self._tcti.transmit(command)
+
+    def receive(self, seconds_max: float) -> bytes:
+        try:
+            return bytes(self._tcti.receive(size=RESPONSE_BYTES_MAX, timeout=int(seconds_max * 1000)))
+        except TSS2_Exception as error:
+            if error.rc == 0xA0009:  # TRY_AGAIN: how a TCTI says that the time is over
+                raise TimeoutError from error
+            raise
+
+    def close(self) -> None:
+        self._tcti.close()
+
+
+# The library ships no types, so its base class is Any to mypy.
+class _BoundedTcti(PyTCTI):  # type: ignore[misc]
+    """The TCTI that ESAPI talks to. After its first fault it is dead and fails at once, so that clean-up cannot wait.
+
+    A time-out is reported as an I/O error: ESAPI would ask again for ever on TRY_AGAIN.
+    """
+
+    def __init__(self, link: _Link, command_seconds_max: float, creation_seconds_max: float) -> None:
+        super().__init__(max_size=RESPONSE_BYTES_MAX)
+        self._link = link
+        self._command_seconds_max = command_seconds_max
+        self._creation_seconds_max = creation_seconds_max
+        self._seconds_max = command_seconds_max
+        self.dead = False
+        self.timed_out = False
+
+    def do_transmit(self, command: bytes) -> None:
+        self._check()
+        creating = int.from_bytes(command[6:10], "big") in _CREATING
+        self._seconds_max = self._creation_seconds_max if creating else self._command_seconds_max
+        try:
+            self._link.send(command)
+        except (OSError, TSS2_Exception) as error:
+            self.dead = True
+            raise TSS2_Exception(_TCTI_IO_ERROR) from error
+
+    def do_receive(self, timeout: int) -> bytes:  # ESAPI's is always "for ever"; ours counts
+        self._check()
+        try:
+            return self._link.receive(self._seconds_max)
+        except TimeoutError as error:
+            self.dead = self.timed_out = True
+            raise TSS2_Exception(_TCTI_IO_ERROR) from error
+        except (OSError, TSS2_Exception) as error:
+            self.dead = True
+            raise TSS2_Exception(_TCTI_IO_ERROR) from error
+
+    @property
+    def seconds_max(self) -> float:
+        return self._seconds_max
+
+    @property
+    def pending(self) -> bool:
+        return self._link.pending
+
+    def close(self) -> None:
+        self.dead = True
+        self._link.close()
+
+    def _check(self) -> None:
+        if self.dead:
+            raise TSS2_Exception(_TCTI_IO_ERROR)
+
+
+class Tpm:
+    """One TPM. Opens at the first use. `run` for trio, `call` for threads; both serialise."""
+
+    def __init__(
+        self,
+        tcti: str,
+        *,
+        command_seconds_max: float = COMMAND_SECONDS_MAX,
+        creation_seconds_max: float = CREATION_SECONDS_MAX,
+        open_link: Callable[[str], _Link] | None = None,
+    ) -> None:
+        """`tcti` as in the configuration, `device:PATH` or one of the TSS libraries'; see `check_tcti`."""
+        self.tcti = tcti
+        self._command_seconds_max = command_seconds_max
+        self._creation_seconds_max = creation_seconds_max
+        self._open_link = open_link or _open_link
+        self._lock = threading.Lock()
+        self._limiter = trio.CapacityLimiter(1)
+        self._context: tuple[ESAPI, _BoundedTcti] | None = None
+        self._stuck: _BoundedTcti | None = None
+        # The C library writes each of its faults to stderr; they reach people classified, by us.
+        os.environ.setdefault("TSS2_LOG", "all+none")
+
+    async def run(self, work: Callable[[ESAPI], T]) -> T:
+        """`call` in the TPM's worker thread. Cancelled, it returns at once and the work under way ends by itself.
+
+        Raises TpmError.
+        """
+        return await trio.to_thread.run_sync(self.call, work, abandon_on_cancel=True, limiter=self._limiter)
+
+    def call(self, work: Callable[[ESAPI], T]) -> T:
+        """Do `work` with a live context; see the module's text for what work may be. Raises TpmError."""
+        with self._lock:
+            try:
+                return self._attempt(work)
+            except _ConnectionLost:
+                pass
+            try:
+                return self._attempt(work)
+            except _ConnectionLost as lost:
+                raise TpmAbsent(f"the connection to {self.tcti} was lost twice ({lost})") from lost
+
+    def close(self) -> None:
+        with self._lock:
+            self._drop()
+
+    async def aclose(self) -> None:
+        """`close` in the worker thread, for it waits for the work under way."""
+        await trio.to_thread.run_sync(self.close, abandon_on_cancel=True, limiter=self._limiter)
+
+    def _attempt(self, work: Callable[[ESAPI], T]) -> T:
+        context, tcti = self._open()
+        try:
+            return work(context)
+        except TSS2_Exception as error:
+            if tcti.timed_out:
+                raise TpmTimeout(f"{self.tcti} did not answer within {tcti.seconds_max:g} s") from error
+            if error.rc in _LOST:
+                tcti.dead = True
+                raise _ConnectionLost(_code(error)) from error
+            raise classify(error) from error
+        finally:
+            if tcti.dead:
+                self._drop()
+
+    def _open(self) -> tuple[ESAPI, _BoundedTcti]:
+        if self._stuck is not None and self._stuck.pending:
+            raise TpmTimeout(f"{self.tcti} has still not answered an earlier command")
+        self._stuck = None
+        if self._context is None:
+            tcti = _BoundedTcti(self._open_link(self.tcti), self._command_seconds_max, self._creation_seconds_max)
+            try:
+                self._context = ESAPI(tcti), tcti
+            except TSS2_Exception as error:
+                tcti.close()
+                raise classify(error) from error
+        return self._context
+
+    def _drop(self) -> None:
+        if self._context is None:
+            return
+        (context, tcti), self._context = self._context, None
+        context.close()
+        tcti.close()
+        self._stuck = tcti
+
+
+class _ConnectionLost(Exception):
+    """The context is useless; inside this module only."""
+
+
+def check_tcti(tcti: str, mode: Mode) -> None:
+    """Production takes the kernel's resource manager and nothing else. Raises TctiRefused."""
+    if mode != "development" and tcti != DEVICE_TCTI:
+        raise TctiRefused(f"{tcti!r} in mode {mode}")
+
+
+def classify(error: TSS2_Exception) -> TpmError:
+    """The `TpmError` for an error code of the TSS or the TPM, by the tables of TPM 2.0 Library Part 2, 6.6."""
+    code = int(error.rc)
+    detail = f"{error} ({_code(error)})"
+    if code in _LOST or code >> 16 == 0xA:
+        return TpmAbsent(detail)
+    if code >> 16 not in _TPM_LAYERS:
+        return TpmFailed(detail)
+    base = code & 0xFFFF
+    if base == _LOCKOUT:
+        return TpmLockout(detail)
+    if base in _BUSY:
+        return TpmBusy(detail)
+    if base == _DISABLED:
+        return TpmPermission(detail)
+    if base & _FORMAT_ONE:
+        if base & 0x3F in _AUTHORISATION:
+            return TpmPermission(detail)
+        if base & 0x3F == _INTEGRITY:
+            return TpmIntegrity(detail)
+    return TpmFailed(detail)
+
+
+def _open_link(tcti: str) -> _Link:
+    kind, _, path = tcti.partition(":")
+    return DeviceLink.open(path) if kind == "device" and path else _LibraryLink(tcti)
+
+
+def _code(error: TSS2_Exception) -> str:
+    return f"{int(error.rc):#x}"

@@ -1,0 +1,119 @@
+"""Whether a verified statement is to be stored: the node's side of the statement stream, as one pure function.
+
+Not verification (`protocol.statements`) and not storing (`node.licensing.store`). Rules: a later statement wins; a
+revocation is final in its generation and needs neither order nor freshness; where nothing at hand can be compared
+with, only what the cloud says *now* is believed, or a replayed old lease would pass for the current one.
+"""
+
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+
+from protocol.ids import NodeId, TenantId
+from protocol.limits import SEQ_JUMP_MAX
+from protocol.statements import Lease, Revocation, Statement, Suspension, Verified, is_for, position
+
+
+class Holder(msgspec.Struct, frozen=True):
+    """Whose licence: one node in one generation."""
+
+    trust_domain: str
+    tenant: TenantId
+    node: NodeId
+    generation: int
+
+    def holds(self, statement: Statement) -> bool:
+        """Whether the statement counts for this node and generation."""
+        return statement.trust_domain == self.trust_domain and is_for(
+            statement, self.tenant, self.node, self.generation
+        )
+
+
+class StoredEvidence(msgspec.Struct, frozen=True):
+    """What the disk holds of one generation, verified again when it was read.
+
+    `received_at` is the wall clock at which the statement came. `damaged` has a text for each file that is there and
+    could not be believed. `tombstone_doubtful`: a tombstone is one of them; the node cannot know that it is *not*
+    revoked, so the gate stays closed until the cloud answers.
+    """
+
+    statement: Verified | None = None
+    tombstone: Verified | None = None
+    received_at: datetime | None = None
+    damaged: tuple[str, ...] = ()
+    tombstone_doubtful: bool = False
+
+
+class Accept(msgspec.Struct, frozen=True, tag=True):
+    """Store it. `settles`: it is the cloud's answer to a doubtful tombstone, which is set aside once it is stored."""
+
+    statement: Verified
+    settles: bool = False
+
+
+class Ignore(msgspec.Struct, frozen=True, tag=True):
+    """Nothing to store: it is the `same` as stored, `stale` (earlier in the stream), or the generation is `final`."""
+
+    reason: Literal["same", "stale", "final"]
+
+
+class Refuse(msgspec.Struct, frozen=True, tag=True):
+    """Not to be believed; worth a line in the journal. Changes no state."""
+
+    code: Literal["other_node", "not_fresh", "conflict", "too_far"]
+    reason: str
+
+
+Decision = Accept | Ignore | Refuse
+
+
+def decide(stored: StoredEvidence, offered: Verified, holder: Holder, *, fresh: bool) -> Decision:
+    """What to do with `offered`, whose signature is verified. `fresh`: so is the cloud's word that it is current.
+
+    1 it is for this node and generation; 2 a revocation is stored unless one is; 3 nothing follows a revocation;
+    4 with nothing sound to compare with, it must be fresh; 5 earlier in the stream is stale; 6 at the same place it
+    is the same statement, perhaps signed anew; 7 it is not absurdly far ahead. Section 6 of the design.
+    """
+    new, current = offered.statement, stored.statement
+    if not holder.holds(new):
+        return Refuse("other_node", "the statement is for another node or generation")  # 1
+    revoked = stored.tombstone is not None
+    if isinstance(new, Revocation):  # 2
+        known = revoked and current is not None and isinstance(current.statement, Revocation) and not stored.damaged
+        return Ignore("same") if known else Accept(offered)
+    if revoked or (current is not None and isinstance(current.statement, Revocation)):
+        return Ignore("final")  # 3
+    if (current is None or stored.damaged) and not fresh:
+        return Refuse("not_fresh", "nothing sound is stored to compare with, and the cloud did not vouch for it")  # 4
+    if current is None:
+        return Accept(offered, settles=stored.tombstone_doubtful)
+    here, there = position(current.statement), position(new)
+    if there < here:
+        return Ignore("stale")  # 5
+    if there == here:  # 6
+        if new != current.statement:
+            return Refuse("conflict", "another statement stands at the same place of the stream")
+        if offered.kid == current.kid and not stored.damaged:
+            return Ignore("same")
+    elif there[0] == here[0] and there[1] - here[1] > SEQ_JUMP_MAX:
+        return Refuse("too_far", "the statement is too far ahead of the stored one")  # 7
+    return Accept(offered, settles=stored.tombstone_doubtful)
+
+
+def believed(stored: StoredEvidence, accepted: Accept, at: datetime) -> StoredEvidence:
+    """The evidence with `accepted` in it, for the verdict of this process.
+
+    For the statement that the disk would not take: a revocation or suspension closes the gate all the same, and the
+    journal says that it could not be kept. A lease is believed only once it is stored.
+    """
+    new = accepted.statement
+    match new.statement:
+        case Lease():
+            return stored
+        case Suspension():
+            return msgspec.structs.replace(stored, statement=new, received_at=at)
+        case Revocation():
+            return msgspec.structs.replace(
+                stored, statement=new, tombstone=new, received_at=at, tombstone_doubtful=False
+            )

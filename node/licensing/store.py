@@ -1,0 +1,149 @@
+"""Statements and tombstones on disk, by generation. A statement's file is replaced by later ones; a tombstone stays.
+
+Not the decision what to store (`acceptance`) nor what follows from it (`verdict`). Rules: nothing is believed because
+it lies here, every token is verified again under the keys given; a file that cannot be believed is told of, never
+deleted, never treated as if it were not there; at a revocation the tombstone is durable before the statement.
+"""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from node.errors import StateError, VerificationFailed
+from node.files import StateFile, encode_state, ensure_private_dir, read_state, rename_file, write_atomic
+from node.licensing.acceptance import Accept, Holder, StoredEvidence
+from protocol.envelope import EnvelopeError, KeyRing
+from protocol.faults import fault_point
+from protocol.ids import NodeId
+from protocol.statements import Revocation, StatementError, Verified, verify_statement
+
+AwareTime = Annotated[datetime, msgspec.Meta(tz=True)]
+
+_NEXT = "Nothing was changed. Connect the machine to the cloud: the agent asks for its current statement by itself."
+
+
+class StatementFile(StateFile, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`licence/g-N/statement.json`; `kid` is the key that signed it, `received_at` the node's wall clock."""
+
+    kid: str
+    token: str
+    received_at: AwareTime
+
+
+class TombstoneFile(StateFile, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`tombstones/g-N.json`: the revocation that ended a generation; `at` is the node's wall clock."""
+
+    kid: str
+    node: NodeId
+    generation: int
+    token: str
+    at: AwareTime
+
+
+class LicenceStore:
+    """The licence files of a state directory. The caller holds its lock; a reader that does not may only `load`."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._state_dir = state_dir
+
+    def statement_path(self, generation: int) -> Path:
+        return self._state_dir / "licence" / f"g-{generation}" / "statement.json"
+
+    def tombstone_path(self, generation: int) -> Path:
+        return self._state_dir / "tombstones" / f"g-{generation}.json"
+
+    def load(self, holder: Holder, ring: KeyRing) -> StoredEvidence:
+        """All that is stored of a generation and verifies under `ring`. Never raises for what the files contain."""
+        damaged: list[str] = []
+        statement = tombstone = received_at = None
+        try:
+            if loaded := self._load_statement(holder, ring):
+                statement, received_at = loaded
+        except (StateError, VerificationFailed) as error:
+            damaged.append(error.text)
+        try:
+            tombstone = self._load_tombstone(holder, ring)
+            doubtful = False
+        except (StateError, VerificationFailed) as error:
+            damaged.append(error.text)
+            doubtful = True
+        return StoredEvidence(statement, tombstone, received_at, tuple(damaged), doubtful)
+
+    def _load_statement(self, holder: Holder, ring: KeyRing) -> tuple[Verified, datetime] | None:
+        path = self.statement_path(holder.generation)
+        stored = read_state(path, StatementFile, _NEXT)
+        if stored is None:
+            return None
+        return _verified(path, stored.token, stored.kid, holder, ring), stored.received_at
+
+    def _load_tombstone(self, holder: Holder, ring: KeyRing) -> Verified | None:
+        path = self.tombstone_path(holder.generation)
+        stored = read_state(path, TombstoneFile, _NEXT)
+        if stored is None:
+            return None
+        verified = _verified(path, stored.token, stored.kid, holder, ring)
+        if not isinstance(verified.statement, Revocation):
+            raise VerificationFailed(f"cannot trust {path}: it holds no revocation", next_step=_NEXT)
+        if (stored.node, stored.generation) != (holder.node, holder.generation):
+            raise VerificationFailed(f"cannot trust {path}: it names another node or generation", next_step=_NEXT)
+        return verified
+
+    def record(self, accepted: Accept, at: datetime) -> None:
+        """Store what `acceptance.decide` accepted. Repeating it is harmless.
+
+        Raises DiskFull, StateUnwritable, StateUnsafe: then what was stored before is intact, or, at a revocation, the
+        tombstone alone is new, which is enough.
+        """
+        if isinstance(accepted.statement.statement, Revocation):
+            self.write_tombstone(accepted.statement, at)
+        self.write_statement(accepted.statement, at, settles=accepted.settles)
+
+    def write_statement(self, verified: Verified, received_at: datetime, *, settles: bool = False) -> None:
+        """Replace the stored statement of the generation it names. With `settles`, set a doubtful tombstone aside.
+
+        Raises as `record`.
+        """
+        generation = verified.statement.generation
+        path = self.statement_path(generation)
+        for directory in (self._state_dir, path.parent.parent, path.parent):
+            ensure_private_dir(directory)
+        data = encode_state(StatementFile(kid=verified.kid, token=verified.token, received_at=received_at))
+        with fault_point("node.statement.write"):
+            write_atomic(path, data)
+            if settles and not isinstance(verified.statement, Revocation):
+                self._set_tombstone_aside(generation)
+
+    def write_tombstone(self, verified: Verified, at: datetime) -> None:
+        """Make a revocation stay, for the generation it names. Raises as `record`; ValueError for another statement."""
+        revocation = verified.statement
+        if not isinstance(revocation, Revocation):
+            raise ValueError("only a revocation makes a tombstone")
+        path = self.tombstone_path(revocation.generation)
+        for directory in (self._state_dir, path.parent):
+            ensure_private_dir(directory)
+        tombstone = TombstoneFile(
+            kid=verified.kid, node=revocation.node, generation=revocation.generation, token=verified.token, at=at
+        )
+        with fault_point("node.tombstone.write"):
+            write_atomic(path, encode_state(tombstone))
+
+    def _set_tombstone_aside(self, generation: int) -> None:
+        """Only for one that could not be verified, after the cloud itself has said that the generation lives."""
+        path = self.tombstone_path(generation)
+        if path.parent.is_dir():
+            rename_file(path, f"{path.name}.unreadable")
+
+
+def _verified(path: Path, token: str, kid: str, holder: Holder, ring: KeyRing) -> Verified:
+    """1 it verifies; 2 under the `kid` it was stored with; 3 it is for this holder. Raises VerificationFailed."""
+    try:
+        verified = verify_statement(token, ring, holder.trust_domain)
+    except (EnvelopeError, StatementError) as error:
+        raise VerificationFailed(f"cannot trust {path}: {error}", next_step=_NEXT) from error
+    if verified.kid != kid:
+        raise VerificationFailed(f"cannot trust {path}: it names another signing key", next_step=_NEXT)
+    if not holder.holds(verified.statement):
+        raise VerificationFailed(f"cannot trust {path}: it is for another node or generation", next_step=_NEXT)
+    return verified

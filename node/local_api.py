@@ -1,0 +1,194 @@
+"""The local HTTP socket: what licensed software and the command line ask the agent.
+
+Reading is for everyone who can reach the socket: a licence's terms are no secret to the software they license.
+Commands (`POST`) are for root and the agent's own user, by the kernel's word (SO_PEERCRED), not the caller's.
+One request a connection keeps the server small; answers are computed at the time of asking, never stored.
+"""
+
+import errno
+import os
+import socket
+import struct
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import h11
+import msgspec
+import trio
+
+from node.errors import NodeError
+from node.exits import Exit
+
+REQUEST_SECONDS_MAX = 10.0
+REQUEST_BYTES_MAX = 16 * 1024
+CONNECTIONS_MAX = 64
+"""Local programs ask once a minute; a flood of them waits in the socket's backlog, and takes no descriptors."""
+CONNECTIONS_PER_USER_MAX = 16
+"""One user who holds connections open does not keep the others' programs from asking."""
+BACKLOG = 1024
+"""Connections that wait in the kernel: a client that does not block is refused when there is no room."""
+COMMAND_SECONDS_MAX = 120.0
+"""A renewal signs with the TPM twice and asks the cloud three times."""
+
+
+class SocketUnusable(NodeError):
+    """The socket cannot be made where the settings want it."""
+
+    exit = Exit.USAGE
+    code = "socket_unusable"
+    next = "Check the setting `socket`, its directory, and who owns it."
+
+
+class Request(msgspec.Struct, frozen=True):
+    """A request as the routes see it. `privileged`: the peer is root or the agent's own user."""
+
+    method: str
+    path: str
+    privileged: bool
+
+
+class Answer(msgspec.Struct, frozen=True):
+    status: int
+    body: msgspec.Struct
+
+
+class LocalProblem(msgspec.Struct, frozen=True):
+    """Errors of the socket itself, in the form of RFC 9457."""
+
+    title: str
+    status: int
+    code: str
+
+
+Handler = Callable[[Request], Awaitable[Answer]]
+
+_PASSING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+ACCEPT_PAUSE_SECONDS = 0.1
+_PEERCRED = struct.Struct("3i")
+
+
+def problem(status: int, code: str, title: str) -> Answer:
+    return Answer(status, LocalProblem(title=title, status=status, code=code))
+
+
+def listen(path: Path) -> trio.SocketListener:
+    """A listening socket at `path`, readable by everyone; a socket left behind by a crash is replaced.
+
+    The caller holds the state lock, so no other agent of this state can be listening. Raises SocketUnusable.
+    """
+    raw = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    fresh = path.with_name(path.name + ".new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh.unlink(missing_ok=True)
+        raw.bind(str(fresh))
+        fresh.chmod(0o666)
+        raw.listen(BACKLOG)
+        # Renaming keeps the old socket answering (with an error) until the new one is in place.
+        fresh.rename(path)
+    except OSError as error:
+        raw.close()
+        raise SocketUnusable(f"cannot listen at {path}: {error.strerror or error}") from error
+    return trio.SocketListener(trio.socket.from_stdlib_socket(raw))
+
+
+def _user(stream: trio.SocketStream) -> int:
+    credentials = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size)
+    _, uid, _ = _PEERCRED.unpack(credentials)
+    return int(uid)
+
+
+def _privileged(user: int) -> bool:
+    return user in (0, os.geteuid())
+
+
+async def _read_request(connection: h11.Connection, stream: trio.SocketStream) -> h11.Request | None:
+    """The request's head; its body is drained to a bound. None when the peer left."""
+    head: h11.Request | None = None
+    received = 0
+    while True:
+        event = connection.next_event()
+        if event is h11.NEED_DATA:
+            data = await stream.receive_some(4096)
+            received += len(data)
+            if received > REQUEST_BYTES_MAX:
+                raise h11.RemoteProtocolError("the request is too long", error_status_hint=413)
+            connection.receive_data(data)
+        elif isinstance(event, h11.Request):
+            head = event
+        elif isinstance(event, h11.EndOfMessage):
+            return head
+        elif isinstance(event, h11.ConnectionClosed):
+            return None
+
+
+async def _send(connection: h11.Connection, stream: trio.SocketStream, answer: Answer, *, head_only: bool) -> None:
+    body = msgspec.json.encode(answer.body) + b"\n"
+    kind = b"application/problem+json" if answer.status >= 400 else b"application/json"
+    headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body)), (b"connection", b"close")]
+    data = connection.send(h11.Response(status_code=answer.status, headers=headers)) or b""
+    if not head_only:
+        data += connection.send(h11.Data(data=body)) or b""
+    data += connection.send(h11.EndOfMessage()) or b""
+    await stream.send_all(data)
+
+
+async def _exchange(stream: trio.SocketStream, user: int, handler: Handler) -> None:
+    connection = h11.Connection(h11.SERVER, max_incomplete_event_size=REQUEST_BYTES_MAX)
+    head: h11.Request | None = None
+    try:
+        with trio.fail_after(REQUEST_SECONDS_MAX):
+            head = await _read_request(connection, stream)
+        if head is None:
+            return
+        request = Request(head.method.decode(), head.target.decode(), _privileged(user))
+        with trio.move_on_after(COMMAND_SECONDS_MAX) as scope:
+            answer = await handler(request)
+        if scope.cancelled_caught:
+            answer = problem(504, "timeout", "the agent did not finish in time")
+    except h11.RemoteProtocolError as error:
+        answer = problem(error.error_status_hint, "malformed", "the request cannot be read")
+    except trio.TooSlowError:
+        answer = problem(408, "too_slow", "the request did not come in time")
+    with trio.fail_after(REQUEST_SECONDS_MAX):
+        await _send(connection, stream, answer, head_only=head is not None and head.method == b"HEAD")
+
+
+async def serve(listener: trio.SocketListener, handler: Handler) -> None:
+    """Answer until cancelled. A broken peer ends its own exchange and nothing else."""
+    slots = trio.Semaphore(CONNECTIONS_MAX)
+    held: Counter[int] = Counter()
+
+    async def one(stream: trio.SocketStream, user: int) -> None:
+        try:
+            async with stream:
+                await _exchange(stream, user, handler)
+        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError, h11.LocalProtocolError):
+            return
+        finally:
+            held[user] -= 1
+            slots.release()
+
+    async with listener, trio.open_nursery() as nursery:
+        while True:
+            await slots.acquire()
+            stream = await _accept(listener)
+            user = _user(stream)
+            if held[user] >= CONNECTIONS_PER_USER_MAX and not _privileged(user):
+                await trio.aclose_forcefully(stream)
+                slots.release()
+                continue
+            held[user] += 1
+            nursery.start_soon(one, stream, user)
+
+
+async def _accept(listener: trio.SocketListener) -> trio.SocketStream:
+    """The next connection. Where the system lacks descriptors or memory for it, it waits, as trio's server does."""
+    while True:
+        try:
+            return await listener.accept()
+        except OSError as error:
+            if error.errno not in _PASSING:
+                raise
+            await trio.sleep(ACCEPT_PAUSE_SECONDS)

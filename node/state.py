@@ -1,0 +1,74 @@
+"""The agent's state directory as one thing: who may use it, and its parts.
+
+lock                                      held by the one process that owns the state    node.files
+trust/                                    published TUF generations                      node.trust
+identity/, current.json, activation.json  who this machine is, by generation             node.identity
+licence/, tombstones/                     what Fabric said of it                         node.licensing.store
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from node import trust
+from node.errors import NodeError
+from node.exits import Exit
+from node.files import StateLock, ensure_private_dir
+from node.identity import Identity, IdentityStore
+from node.licensing.keeper import Keeper
+from node.licensing.store import LicenceStore
+
+Clock = Callable[[], datetime]
+
+
+class NotActivated(NodeError):
+    """There is no identity on this machine."""
+
+    exit = Exit.UNACTIVATED
+    code = "unactivated"
+
+
+class State:
+    """The parts over one directory. Reading needs no lock; whoever writes is inside `owned`."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.identities = IdentityStore(directory)
+        self.licences = LicenceStore(directory)
+
+    @contextmanager
+    def owned(self) -> Iterator[None]:
+        """Be the one process that owns the state. Raises StateBusy, StateError."""
+        ensure_private_dir(self.directory)
+        with StateLock(self.directory):
+            yield
+
+    def keeper_of(self, identity: Identity, clock: Clock, *, confirmed: bool) -> Keeper:
+        """A keeper over the trust that was last published. Raises StateError, TrustError."""
+        published = trust.load(self.directory)
+        return Keeper(self.licences, identity, published, clock, confirmed=confirmed)
+
+    def pending(self, clock: Clock) -> Identity | None:
+        """The generation that waits to be confirmed, if there is one; one that the cloud has ended waits for nothing.
+
+        Raises StateError, TrustError.
+        """
+        stored = self.identities.pending()
+        if stored is None or self.keeper_of(stored, clock, confirmed=False).revoked:
+            return None
+        return stored
+
+    def keeper(self, clock: Clock) -> Keeper:
+        """What to run as: the generation in force; where there is none, or it is revoked, one that waits to be confirmed.
+
+        Raises NotActivated, StateError, TrustError.
+        """
+        current, pending = self.identities.current(), self.pending(clock)
+        if current is not None:
+            keeper = self.keeper_of(current, clock, confirmed=True)
+            if pending is None or not keeper.revoked:
+                return keeper
+        if pending is not None:
+            return self.keeper_of(pending, clock, confirmed=False)
+        raise NotActivated("cannot find an identity: this machine is not activated")

@@ -1,0 +1,47 @@
+"""One software TPM with a node's keys for the tests of the agent's shells, and a cloud to talk to."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import trio
+
+from node.hwbind import keys
+from node.hwbind.keys import WrappedKey
+from node.hwbind.tpm import Tpm
+from tests.simulators.fabric import Fabric
+from tests.simulators.tpm import SoftTpm, shared_bus
+
+
+class Machine(NamedTuple):
+    """A chip, and an AK and a node key that it made."""
+
+    chip: SoftTpm
+    ak: WrappedKey
+    node_key: WrappedKey
+
+
+@pytest.fixture(scope="session")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """Tests leave it running and thawed, and do not clear it."""
+    directory: Path = tmp_path_factory.mktemp("machine")
+    with SoftTpm(directory / "chip", ca=directory / "ca", bus=shared_bus()) as chip:
+        port = Tpm(chip.tcti)
+        yield Machine(chip, port.call(keys.create_ak), port.call(keys.create_node_key))
+        port.close()
+
+
+@pytest.fixture
+def tpm(machine: Machine) -> Iterator[Tpm]:
+    port = Tpm(machine.chip.tcti, command_seconds_max=10.0)
+    yield port
+    port.close()
+
+
+@pytest.fixture
+async def fabric(nursery: trio.Nursery) -> Fabric:
+    """A cloud that serves in the test's own loop."""
+    cloud = Fabric()
+    await nursery.start(cloud.serve)
+    return cloud

@@ -1,0 +1,1 @@
+"""Tests of `node.hwbind`, on software TPMs behind resource managers."""

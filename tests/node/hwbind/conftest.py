@@ -1,0 +1,24 @@
+"""One software TPM for all tests here, and a port to it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from node.hwbind.tpm import Tpm
+from tests.simulators.tpm import SoftTpm, shared_bus
+
+
+@pytest.fixture(scope="session")
+def chip(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SoftTpm]:
+    """A running chip; tests leave it thawed and with a resource manager, but may clear it."""
+    directory: Path = tmp_path_factory.mktemp("tpm")
+    with SoftTpm(directory / "chip", ca=directory / "ca", bus=shared_bus()) as running:
+        yield running
+
+
+@pytest.fixture
+def tpm(chip: SoftTpm) -> Iterator[Tpm]:
+    port = Tpm(chip.tcti, command_seconds_max=10.0)
+    yield port
+    port.close()

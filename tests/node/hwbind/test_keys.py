@@ -1,0 +1,195 @@
+"""The keys: made, loaded again, used; what another chip or a cleared one makes of them."""
+
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from tpm2_pytss import ESAPI
+from tpm2_pytss.constants import ESYS_TR, TPM2_CAP, TPMA_OBJECT
+from tpm2_pytss.types import TPMS_ATTEST, TPMT_PUBLIC
+from tpm2_pytss.utils import make_credential
+
+from node.hwbind import errors, keys
+from node.hwbind.keys import EkType, WrappedKey
+from node.hwbind.tpm import Tpm
+from tests.simulators.tpm import SoftTpm, shared_bus
+
+SECRET = b"s" * 32
+OURS = (
+    TPMA_OBJECT.FIXEDTPM
+    | TPMA_OBJECT.FIXEDPARENT
+    | TPMA_OBJECT.SENSITIVEDATAORIGIN
+    | TPMA_OBJECT.USERWITHAUTH
+    | TPMA_OBJECT.NODA
+    | TPMA_OBJECT.SIGN_ENCRYPT
+)
+
+
+def challenge(ek_public: bytes, name: bytes) -> tuple[bytes, bytes]:
+    public, _ = TPMT_PUBLIC.unmarshal(ek_public)
+    blob, secret = make_credential(public, SECRET, name)
+    return bytes(blob.marshal()), bytes(secret.marshal())
+
+
+def loaded_objects(esys: ESAPI) -> list[int]:
+    _, capability = esys.get_capability(TPM2_CAP.HANDLES, 0x80000000, 64)
+    data = capability.data
+    handles = data.handles
+    return [int(handles[i]) for i in range(handles.count)]
+
+
+def test_a_stored_key_signs_after_a_restart(chip: SoftTpm, tpm: Tpm) -> None:
+    stored = msgspec.json.encode(tpm.call(keys.create_node_key))
+    chip.reset()
+    key = msgspec.json.decode(stored, type=WrappedKey)
+    signature = tpm.call(lambda esys: keys.sign(esys, key, b"message"))
+    key.public_key().verify(signature, b"message", ec.ECDSA(hashes.SHA256()))
+
+
+def test_attributes_of_the_keys(tpm: Tpm) -> None:
+    for make, attributes in ((keys.create_node_key, OURS), (keys.create_ak, OURS | TPMA_OBJECT.RESTRICTED)):
+        key = tpm.call(make)
+        public, used = TPMT_PUBLIC.unmarshal(key.public)
+        assert used == len(key.public)
+        assert public.objectAttributes == attributes
+        assert bytes(public.get_name()) == key.name
+
+
+def test_the_request_proves_possession_and_asks_for_nothing(tpm: Tpm) -> None:
+    key = tpm.call(keys.create_node_key)
+    request = x509.load_der_x509_csr(tpm.call(lambda esys: keys.certificate_request(esys, key)))
+    assert request.is_signature_valid
+    assert request.public_key() == key.public_key()
+    assert len(request.extensions) == 0
+    assert request.subject.rdns == []
+
+
+def test_certify_names_the_key_and_carries_the_nonce(tpm: Tpm) -> None:
+    ak, key = tpm.call(keys.create_ak), tpm.call(keys.create_node_key)
+    certification = tpm.call(lambda esys: keys.certify(esys, key, ak, b"n" * 32))
+    attest, used = TPMS_ATTEST.unmarshal(certification.attestation)
+    assert used == len(certification.attestation)
+    assert bytes(attest.extraData) == b"n" * 32
+    assert bytes(attest.attested.certify.name) == key.name
+
+
+@pytest.mark.parametrize("size", [0, 65])
+def test_a_nonce_the_tpm_would_not_take(tpm: Tpm, size: int) -> None:
+    key = tpm.call(keys.create_node_key)
+    with pytest.raises(ValueError, match="1 to 64"):
+        tpm.call(lambda esys: keys.certify(esys, key, key, b"n" * size))
+
+
+@pytest.mark.parametrize("ek_type", ["rsa-2048", "ecc-p256", "ecc-p384"])
+def test_the_challenge_is_answered(tpm: Tpm, ek_type: EkType) -> None:
+    ak = tpm.call(keys.create_ak)
+    endorsement = tpm.call(lambda esys: keys.read_endorsement(esys, ek_type))
+    blob, secret = challenge(endorsement.public, ak.name)
+    assert tpm.call(lambda esys: keys.activate_credential(esys, ak, blob, secret, ek_type)) == SECRET
+
+
+def test_a_challenge_for_another_key_is_refused(tpm: Tpm) -> None:
+    ak, other = tpm.call(keys.create_ak), tpm.call(keys.create_ak)
+    endorsement = tpm.call(keys.read_endorsement)
+    blob, secret = challenge(endorsement.public, other.name)
+    with pytest.raises(errors.TpmIntegrity):
+        tpm.call(lambda esys: keys.activate_credential(esys, ak, blob, secret))
+    with pytest.raises(errors.TpmIntegrity):
+        tpm.call(lambda esys: keys.activate_credential(esys, ak, blob + b"\0", secret))
+
+
+def test_the_endorsement_key_is_the_certificates_own(tpm: Tpm) -> None:
+    endorsement = tpm.call(keys.read_endorsement)
+    assert endorsement.certificate is not None
+    certificate = x509.load_der_x509_certificate(endorsement.certificate)
+    public, _ = TPMT_PUBLIC.unmarshal(endorsement.public)
+    assert int.from_bytes(bytes(public.unique.rsa), "big") == certificate.public_key().public_numbers().n  # type: ignore[union-attr]
+
+
+def test_nothing_stays_loaded(tpm: Tpm) -> None:
+    ak, key = tpm.call(keys.create_ak), tpm.call(keys.create_node_key)
+    endorsement = tpm.call(keys.read_endorsement)
+    blob, secret = challenge(endorsement.public, ak.name)
+    tpm.call(lambda esys: keys.activate_credential(esys, ak, blob, secret))
+    tpm.call(lambda esys: keys.certify(esys, key, ak, b"n"))
+    with pytest.raises(errors.TpmIntegrity):
+        tpm.call(lambda esys: keys.activate_credential(esys, key, blob, secret))
+    assert tpm.call(loaded_objects) == []
+
+
+@pytest.mark.parametrize("field", ["public", "private"])
+@pytest.mark.parametrize("change", ["cut", "longer", "flipped", "empty", "huge"])
+def test_a_damaged_blob_is_refused(tpm: Tpm, field: str, change: str) -> None:
+    key = tpm.call(keys.create_node_key)
+    raw = getattr(key, field)
+    changed = {
+        "cut": raw[:-1],
+        "longer": raw + b"\0",
+        "flipped": raw[:-1] + bytes([raw[-1] ^ 1]),
+        "empty": b"",
+        "huge": raw * 100,
+    }[change]
+    damaged = msgspec.structs.replace(key, **{field: changed})
+    with pytest.raises((errors.TpmIntegrity, errors.TpmNotOurs)):
+        tpm.call(lambda esys: keys.sign(esys, damaged, b"message"))
+    assert tpm.call(lambda esys: keys.sign(esys, key, b"message"))
+
+
+def test_keys_of_another_chip_are_not_ours(tmp_path: Path, chip: SoftTpm, tpm: Tpm) -> None:
+    key = tpm.call(keys.create_node_key)
+    with SoftTpm(tmp_path / "other", ca=chip.ca, bus=shared_bus()) as other:
+        port = Tpm(other.tcti)
+        own_parent = port.call(keys.create_node_key).parent
+        for stored in (key, msgspec.structs.replace(key, parent=own_parent)):
+            with pytest.raises(errors.TpmNotOurs):
+                port.call(partial(keys.sign, key=stored, message=b"message"))
+        port.close()
+
+
+def test_a_copied_chip_is_the_same_chip(tmp_path: Path, chip: SoftTpm, tpm: Tpm) -> None:
+    key, before = tpm.call(keys.create_node_key), tpm.call(keys.read_endorsement)
+    tpm.close()
+    chip.stop()
+    try:
+        with chip.copy_to(tmp_path / "copy") as copy:
+            port = Tpm(copy.tcti)
+            assert port.call(keys.read_endorsement) == before
+            assert port.call(lambda esys: keys.sign(esys, key, b"message"))
+            port.close()
+    finally:
+        chip.start()
+
+
+def test_a_storage_key_provisioned_later_does_not_orphan_ours(chip: SoftTpm, tpm: Tpm) -> None:
+    old = tpm.call(keys.create_node_key)
+
+    def provision(esys: ESAPI) -> None:
+        handle, *_ = esys.create_primary(None, "rsa2048:aes128cfb", ESYS_TR.OWNER)
+        esys.evict_control(ESYS_TR.OWNER, handle, 0x81000001)
+        esys.flush_context(handle)
+
+    tpm.call(provision)
+    new = tpm.call(keys.create_node_key)
+    assert new.parent != old.parent
+    for key in (old, new):
+        assert tpm.call(partial(keys.sign, key=key, message=b"message"))
+    chip.clear()
+
+
+def test_the_clock_counts_resets(chip: SoftTpm, tpm: Tpm) -> None:
+    before = tpm.call(keys.read_clock)
+    chip.reset()
+    assert tpm.call(keys.read_clock).reset_count == before.reset_count + 1
+
+
+def test_a_cleared_chip_keeps_its_endorsement_and_loses_our_keys(chip: SoftTpm, tpm: Tpm) -> None:
+    key, before = tpm.call(keys.create_node_key), tpm.call(keys.read_endorsement)
+    chip.clear()
+    assert tpm.call(keys.read_endorsement) == before
+    with pytest.raises(errors.TpmNotOurs):
+        tpm.call(lambda esys: keys.sign(esys, key, b"message"))
+    assert tpm.call(keys.create_node_key).parent != key.parent

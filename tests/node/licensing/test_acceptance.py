@@ -1,0 +1,133 @@
+"""What is stored of what the cloud says: one row a step, and revocation against everything."""
+
+import pytest
+
+from node.licensing.acceptance import Accept, Decision, Holder, Ignore, Refuse, StoredEvidence, believed, decide
+from protocol.ids import TenantId
+from protocol.limits import SEQ_JUMP_MAX
+from protocol.statements import Verified
+from tests.node.licensing.samples import (
+    DAY,
+    HOLDER,
+    OTHER_KEY,
+    OTHER_NODE,
+    T0,
+    changed,
+    make_lease,
+    make_revocation,
+    make_suspension,
+    verified,
+)
+
+LEASE_1, LEASE_5 = verified(make_lease(seq=1)), verified(make_lease(seq=5))
+SUSPENSION = verified(make_suspension(seq=6))
+REVOCATION = verified(make_revocation(seq=2))
+HELD = StoredEvidence(statement=LEASE_5)
+EMPTY = StoredEvidence()
+TORN = StoredEvidence(statement=LEASE_5, damaged=("torn",), tombstone_doubtful=True)
+TOMBSTONE = StoredEvidence(statement=LEASE_5, tombstone=REVOCATION)
+REVOKED = StoredEvidence(statement=REVOCATION, tombstone=REVOCATION)
+RESIGNED = verified(make_lease(seq=5), OTHER_KEY)
+FORKED = verified(changed(make_lease(seq=5), profile="other"))
+FAR = verified(make_lease(seq=5 + SEQ_JUMP_MAX + 1))
+FARTHEST = verified(make_lease(seq=5 + SEQ_JUMP_MAX))
+NEXT_EPOCH = verified(changed(make_lease(seq=1), epoch=2))
+REFUSED_OTHER = Refuse("other_node", "the statement is for another node or generation")
+
+ROWS: list[tuple[str, StoredEvidence, Verified, bool, Decision]] = [
+    ("another node's", HELD, verified(make_lease(seq=9, node=OTHER_NODE)), True, REFUSED_OTHER),
+    ("another generation's", HELD, verified(make_lease(seq=9, generation=2)), True, REFUSED_OTHER),
+    ("another node's revocation", HELD, verified(make_revocation(node=OTHER_NODE)), True, REFUSED_OTHER),
+    ("another trust domain's", HELD, verified(changed(make_lease(seq=9), trust_domain="x.y")), True, REFUSED_OTHER),
+    (
+        "another tenant's",
+        HELD,
+        verified(changed(make_lease(seq=9), tenant=TenantId("ten_0" + "9" * 25))),
+        True,
+        REFUSED_OTHER,
+    ),
+    ("revocation, not fresh, earlier", HELD, REVOCATION, False, Accept(REVOCATION)),
+    ("revocation, nothing stored", EMPTY, REVOCATION, False, Accept(REVOCATION)),
+    ("revocation, torn", TORN, REVOCATION, False, Accept(REVOCATION)),
+    ("revocation, tombstone but not the statement", TOMBSTONE, REVOCATION, True, Accept(REVOCATION)),
+    (
+        "revocation, statement but no tombstone",
+        StoredEvidence(statement=REVOCATION),
+        REVOCATION,
+        True,
+        Accept(REVOCATION),
+    ),
+    ("revocation again", REVOKED, REVOCATION, True, Ignore("same")),
+    ("lease after revocation", REVOKED, verified(make_lease(seq=99)), True, Ignore("final")),
+    ("lease after a tombstone", TOMBSTONE, verified(make_lease(seq=99)), True, Ignore("final")),
+    (
+        "lease after a lone revocation",
+        StoredEvidence(statement=REVOCATION),
+        verified(make_lease(seq=99)),
+        True,
+        Ignore("final"),
+    ),
+    ("first lease, fresh", EMPTY, LEASE_1, True, Accept(LEASE_1)),
+    ("first lease, not fresh", EMPTY, LEASE_1, False, Refuse("not_fresh", "")),
+    ("torn, not fresh", TORN, verified(make_lease(seq=9)), False, Refuse("not_fresh", "")),
+    ("torn, the same, fresh", TORN, LEASE_5, True, Accept(LEASE_5, settles=True)),
+    (
+        "torn and lost, fresh",
+        StoredEvidence(tombstone_doubtful=True, damaged=("",)),
+        LEASE_1,
+        True,
+        Accept(LEASE_1, settles=True),
+    ),
+    ("earlier", HELD, LEASE_1, True, Ignore("stale")),
+    ("the same", HELD, LEASE_5, True, Ignore("same")),
+    ("the same, signed anew by the same key", HELD, verified(make_lease(seq=5)), True, Ignore("same")),
+    ("the same, signed by a newer key", HELD, RESIGNED, True, Accept(RESIGNED)),
+    ("another at the same place", HELD, FORKED, True, Refuse("conflict", "")),
+    ("later", HELD, SUSPENSION, False, Accept(SUSPENSION)),
+    (
+        "resumed",
+        StoredEvidence(statement=SUSPENSION),
+        verified(make_lease(seq=7)),
+        True,
+        Accept(verified(make_lease(seq=7))),
+    ),
+    ("as far as may be", HELD, FARTHEST, True, Accept(FARTHEST)),
+    ("too far", HELD, FAR, True, Refuse("too_far", "")),
+    ("the next epoch begins low", HELD, NEXT_EPOCH, True, Accept(NEXT_EPOCH)),
+]
+
+
+@pytest.mark.parametrize(
+    ("stored", "offered", "fresh", "expected"), [row[1:] for row in ROWS], ids=[row[0] for row in ROWS]
+)
+def test_decide(stored: StoredEvidence, offered: Verified, fresh: bool, expected: Decision) -> None:
+    decision = decide(stored, offered, HOLDER, fresh=fresh)
+    match expected:
+        case Refuse(code=code):
+            assert isinstance(decision, Refuse)
+            assert decision.code == code
+            assert decision.reason
+        case Accept(statement=statement, settles=settles):
+            assert isinstance(decision, Accept)
+            assert (decision.statement.statement, decision.settles) == (statement.statement, settles)
+        case Ignore():
+            assert decision == expected
+
+
+def test_the_date_of_issue_orders_nothing() -> None:
+    backdated = verified(changed(make_lease(seq=6, issued_at=T0 - 30 * DAY)))
+    assert decide(HELD, backdated, HOLDER, fresh=True) == Accept(backdated)
+
+
+def test_a_holder_is_all_four() -> None:
+    lease = make_lease()
+    assert HOLDER.holds(lease)
+    assert not Holder("other.internal", HOLDER.tenant, HOLDER.node, 1).holds(lease)
+    assert not Holder(HOLDER.trust_domain, HOLDER.tenant, HOLDER.node, 2).holds(lease)
+
+
+def test_what_the_disk_would_not_take_closes_the_gate_all_the_same() -> None:
+    assert believed(TORN, Accept(REVOCATION), T0).tombstone == REVOCATION
+    assert not believed(TORN, Accept(REVOCATION), T0).tombstone_doubtful
+    assert believed(HELD, Accept(SUSPENSION), T0) == StoredEvidence(statement=SUSPENSION, received_at=T0)
+    assert believed(HELD, Accept(verified(make_lease(seq=9))), T0) == HELD

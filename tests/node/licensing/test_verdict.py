@@ -1,0 +1,284 @@
+"""Every state of the table, every boundary instant, and what must hold for any evidence."""
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import get_args
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from node.exits import Exit
+from node.licensing.acceptance import Holder, StoredEvidence
+from node.licensing.verdict import STATES, Evidence, Hardware, State, current_lease, entitled, judge
+from protocol.statements import Verified
+from tests.node.licensing.samples import (
+    DAY,
+    HOLDER,
+    OTHER_NODE,
+    T0,
+    make_lease,
+    make_revocation,
+    make_suspension,
+    verified,
+)
+
+US = timedelta(microseconds=1)
+LEASE = make_lease()
+LEASED = StoredEvidence(statement=verified(LEASE), received_at=T0)
+SUSPENDED = StoredEvidence(statement=verified(make_suspension()))
+TOMB = verified(make_revocation())
+FOREIGN_LEASE = verified(make_lease(node=OTHER_NODE))
+FOREIGN_TOMB = verified(make_revocation(node=OTHER_NODE))
+NEWER = Holder(HOLDER.trust_domain, HOLDER.tenant, HOLDER.node, 2)
+
+
+def evidence(
+    stored: StoredEvidence = LEASED,
+    *,
+    holder: Holder | None = HOLDER,
+    hardware: Hardware = "ours",
+    now: datetime = T0,
+    unconfirmed: bool = False,
+    proven: bool = True,
+) -> Evidence:
+    return Evidence(holder=holder, stored=stored, hardware=hardware, now=now, unconfirmed=unconfirmed, proven=proven)
+
+
+@dataclass
+class Case:
+    name: str
+    evidence: Evidence
+    state: State
+    gate_open: bool
+    exit: Exit
+    new_work: bool = field(default=False)
+
+
+CASES = [
+    Case("nothing on the disk", evidence(StoredEvidence(), holder=None), "unactivated", False, Exit.UNACTIVATED),
+    Case("a lease without an identity", evidence(holder=None), "unactivated", False, Exit.UNACTIVATED),
+    Case("tombstone alone", evidence(StoredEvidence(tombstone=TOMB)), "revoked", False, Exit.REVOKED),
+    Case(
+        "tombstone beside an old lease",
+        evidence(StoredEvidence(statement=verified(LEASE), tombstone=TOMB)),
+        "revoked",
+        False,
+        Exit.REVOKED,
+    ),
+    Case(
+        "revocation whose tombstone is lost", evidence(StoredEvidence(statement=TOMB)), "revoked", False, Exit.REVOKED
+    ),
+    Case(
+        "revoked and other TPM",
+        evidence(StoredEvidence(tombstone=TOMB), hardware="other"),
+        "revoked",
+        False,
+        Exit.REVOKED,
+    ),
+    Case(
+        "revoked before it was confirmed",
+        evidence(StoredEvidence(tombstone=TOMB), unconfirmed=True),
+        "revoked",
+        False,
+        Exit.REVOKED,
+    ),
+    Case("unconfirmed, nothing stored", evidence(StoredEvidence(), unconfirmed=True), "pending", False, Exit.PENDING),
+    Case("unconfirmed with its lease", evidence(unconfirmed=True), "pending", False, Exit.PENDING),
+    Case("suspended", evidence(SUSPENDED), "suspended", False, Exit.SUSPENDED),
+    Case("suspended for years", evidence(SUSPENDED, now=T0 + 999 * DAY), "suspended", False, Exit.SUSPENDED),
+    Case("suspended and other TPM", evidence(SUSPENDED, hardware="other"), "suspended", False, Exit.SUSPENDED),
+    Case("other TPM", evidence(hardware="other"), "hardware-mismatch", False, Exit.HARDWARE_MISMATCH),
+    Case(
+        "other TPM, nothing stored",
+        evidence(StoredEvidence(), hardware="other"),
+        "hardware-mismatch",
+        False,
+        Exit.HARDWARE_MISMATCH,
+    ),
+    Case("confirmed, nothing stored", evidence(StoredEvidence()), "stale", False, Exit.STALE),
+    Case("damaged statement", evidence(StoredEvidence(damaged=("torn",))), "stale", False, Exit.STALE),
+    Case(
+        "damaged tombstone beside a lease",
+        evidence(StoredEvidence(statement=verified(LEASE), damaged=("torn",), tombstone_doubtful=True)),
+        "stale",
+        False,
+        Exit.STALE,
+    ),
+    Case(
+        "another node's tombstone",
+        evidence(StoredEvidence(statement=verified(LEASE), tombstone=FOREIGN_TOMB)),
+        "stale",
+        False,
+        Exit.STALE,
+    ),
+    Case("another node's lease", evidence(StoredEvidence(statement=FOREIGN_LEASE)), "stale", False, Exit.STALE),
+    Case("another generation's lease", evidence(holder=NEWER), "stale", False, Exit.STALE),
+    Case("another generation's suspension", evidence(SUSPENDED, holder=NEWER), "stale", False, Exit.STALE),
+    Case("fresh lease", evidence(), "active", True, Exit.OK, True),
+    Case("not asked of the TPM", evidence(hardware="unchecked", proven=False), "active", False, Exit.TPM),
+    Case("TPM never answered", evidence(hardware="unavailable", proven=False), "active", False, Exit.TPM),
+    Case("TPM fails later", evidence(hardware="unavailable"), "active", True, Exit.OK, True),
+    Case(
+        "TPM fails past refresh_after",
+        evidence(hardware="unavailable", now=LEASE.refresh_after),
+        "refresh-due",
+        True,
+        Exit.TPM,
+        True,
+    ),
+    Case(
+        "TPM fails, terminated",
+        evidence(hardware="unavailable", now=LEASE.terminate_at),
+        "terminated",
+        False,
+        Exit.TERMINATED,
+    ),
+    Case("clock at 1970", evidence(now=datetime.fromtimestamp(0, T0.tzinfo)), "active", True, Exit.OK, True),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_table(case: Case) -> None:
+    verdict = judge(case.evidence)
+    assert (verdict.state, verdict.gate_open, verdict.exit, verdict.new_work) == (
+        case.state,
+        case.gate_open,
+        case.exit,
+        case.new_work,
+    )
+    assert verdict.reason
+    assert verdict.next or verdict.state == "active"
+
+
+def test_the_cases_and_the_dates_reach_every_state() -> None:
+    reached = {judge(case.evidence).state for case in CASES} | {state for _, state, *_ in BOUNDARIES}
+    assert reached == set(STATES) == set(get_args(State))
+
+
+BOUNDARIES: list[tuple[datetime, State, bool, bool, datetime | None]] = [
+    (T0, "active", True, True, LEASE.refresh_after),
+    (LEASE.refresh_after - US, "active", True, True, LEASE.refresh_after),
+    (LEASE.refresh_after, "refresh-due", True, True, LEASE.expires_at),
+    (LEASE.expires_at - US, "refresh-due", True, True, LEASE.expires_at),
+    (LEASE.expires_at, "grace", True, True, LEASE.grace_until),
+    (LEASE.grace_until - US, "grace", True, True, LEASE.grace_until),
+    (LEASE.grace_until, "restricted", True, False, LEASE.terminate_at),
+    (LEASE.terminate_at - US, "restricted", True, False, LEASE.terminate_at),
+    (LEASE.terminate_at, "terminated", False, False, None),
+    (LEASE.terminate_at + 9999 * DAY, "terminated", False, False, None),
+]
+
+
+@pytest.mark.parametrize(("now", "state", "gate_open", "new_work", "deadline"), BOUNDARIES)
+def test_dates(now: datetime, state: State, gate_open: bool, new_work: bool, deadline: datetime | None) -> None:
+    verdict = judge(evidence(now=now))
+    assert (verdict.state, verdict.gate_open, verdict.new_work, verdict.deadline) == (
+        state,
+        gate_open,
+        new_work,
+        deadline,
+    )
+
+
+def test_valid_until_ends_with_the_state_or_after_a_minute() -> None:
+    assert judge(evidence(now=T0)).valid_until == T0 + timedelta(seconds=60)
+    near = LEASE.terminate_at - timedelta(seconds=7)
+    assert judge(evidence(now=near)).valid_until == LEASE.terminate_at
+    assert judge(evidence(now=LEASE.terminate_at)).valid_until == LEASE.terminate_at + timedelta(seconds=60)
+
+
+@pytest.mark.parametrize(("behind", "suspect"), [(timedelta(minutes=5), False), (timedelta(minutes=5) + US, True)])
+def test_a_clock_behind_the_signed_time_is_flagged_and_locks_nothing(behind: timedelta, suspect: bool) -> None:
+    verdict = judge(evidence(now=T0 - behind))
+    assert (verdict.clock_suspect, verdict.gate_open, verdict.deadline) == (suspect, True, LEASE.refresh_after)
+
+
+def test_flags_and_details_are_told() -> None:
+    told = judge(
+        evidence(StoredEvidence(statement=verified(LEASE), damaged=("cannot trust X",)), hardware="unavailable")
+    )
+    assert told.hardware_failing
+    assert told.damaged == ("cannot trust X",)
+    assert "unpaid" in judge(evidence(SUSPENDED)).reason
+
+
+def test_entitled_needs_gate_and_name() -> None:
+    opened, closed = judge(evidence()), judge(evidence(hardware="other"))
+    assert entitled(opened, LEASE, "render")
+    assert not entitled(opened, LEASE, "Render")
+    assert not entitled(opened, LEASE, "")
+    assert not entitled(opened, None, "render")
+    assert not entitled(closed, LEASE, "render")
+
+
+def test_only_the_holders_lease_is_the_lease() -> None:
+    assert current_lease(evidence()) == LEASE
+    assert current_lease(evidence(holder=NEWER)) is None
+    assert current_lease(evidence(SUSPENDED)) is None
+
+
+def test_a_verdict_can_be_sent() -> None:
+    assert b'"exit":80' in msgspec.json.encode(judge(evidence(holder=None)))
+
+
+STATEMENTS: list[Verified | None] = [None, LEASED.statement, SUSPENDED.statement, TOMB, FOREIGN_LEASE, FOREIGN_TOMB]
+stored_evidence = st.builds(
+    StoredEvidence,
+    statement=st.sampled_from(STATEMENTS),
+    tombstone=st.sampled_from([None, TOMB, FOREIGN_TOMB]),
+    damaged=st.sampled_from([(), ("torn",)]),
+    tombstone_doubtful=st.booleans(),
+)
+instants = st.timedeltas(timedelta(days=-400), timedelta(days=400)).map(lambda delta: T0 + delta)
+any_evidence = st.builds(
+    Evidence,
+    holder=st.sampled_from([None, HOLDER, NEWER]),
+    stored=stored_evidence,
+    hardware=st.sampled_from(get_args(Hardware)),
+    now=instants,
+    unconfirmed=st.booleans(),
+    proven=st.booleans(),
+)
+
+
+@given(any_evidence)
+def test_what_an_open_gate_means(one: Evidence) -> None:
+    verdict = judge(one)
+    if verdict.gate_open:
+        lease = current_lease(one)
+        assert lease is not None
+        assert one.now < lease.terminate_at
+        assert verdict.valid_until <= lease.terminate_at
+        assert one.hardware == "ours" or (one.hardware == "unavailable" and one.proven)
+        assert one.stored.tombstone is None
+        assert not one.stored.tombstone_doubtful
+        assert not one.unconfirmed
+    assert not verdict.new_work or verdict.gate_open
+    assert one.now < verdict.valid_until <= one.now + timedelta(seconds=60)
+    assert verdict.deadline is None or verdict.deadline > one.now
+
+
+@given(any_evidence)
+def test_a_tombstone_never_opens_the_gate(one: Evidence) -> None:
+    for tombstone in (TOMB, FOREIGN_TOMB):
+        stored = msgspec.structs.replace(one.stored, tombstone=tombstone)
+        assert not judge(msgspec.structs.replace(one, stored=stored)).gate_open
+
+
+@given(any_evidence, st.timedeltas(timedelta(0), timedelta(days=400)))
+def test_time_alone_never_gives_anything_back(one: Evidence, passed: timedelta) -> None:
+    now, later = judge(one), judge(msgspec.structs.replace(one, now=one.now + passed))
+    assert not (later.gate_open and not now.gate_open)
+    assert not (later.new_work and not now.new_work)
+    assert STATES.index(later.state) <= STATES.index(now.state)
+
+
+@given(any_evidence)
+def test_the_verdict_holds_until_its_deadline(one: Evidence) -> None:
+    verdict = judge(one)
+    if verdict.deadline is not None:
+        before = judge(msgspec.structs.replace(one, now=verdict.deadline - US))
+        assert (before.state, before.gate_open) == (verdict.state, verdict.gate_open)
+        assert judge(msgspec.structs.replace(one, now=verdict.deadline)).state != verdict.state

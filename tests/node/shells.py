@@ -1,0 +1,74 @@
+"""What the tests of the agent's shells share: an activated state directory, and the parts over it."""
+
+from datetime import timedelta
+from pathlib import Path
+
+from node.hwbind.keys import WrappedKey
+from node.identity import Identity
+from node.licensing.keeper import Keeper
+from node.state import State
+from node.trust import TrustSet
+from node.trust_files import METADATA, Generation, publish
+from protocol.activation import TrustPin
+from protocol.encoding import json_encode, sha256_hex
+from protocol.sessions import StatementAnswer
+from protocol.trust import TARGET_SERVICES, TARGET_SIGNING_KEYS, TARGET_X509_BUNDLE, SigningKeys
+from tests.simulators.fabric import DOMAIN, NODE, TENANT, Fabric, utc_now
+
+ROOT = b"{}"
+PIN = TrustPin(1, sha256_hex(ROOT))
+URL = "http://127.0.0.1:1"
+
+
+def trust_of(fabric: Fabric) -> TrustSet:
+    return TrustSet(fabric.ring, fabric.bundle, fabric.urls, PIN, URL, 1)
+
+
+def publish_trust(state: Path, fabric: Fabric) -> None:
+    """What `activate` would have published; the metadata are read by the next update only."""
+    files = {
+        "1.root.json": ROOT,
+        **dict.fromkeys(METADATA, b"{}"),
+        TARGET_SIGNING_KEYS: json_encode(SigningKeys(1, fabric.verification_keys())),
+        TARGET_X509_BUNDLE: json_encode(fabric.bundle),
+        TARGET_SERVICES: json_encode(fabric.urls),
+    }
+    (state / "trust").mkdir(mode=0o700, parents=True, exist_ok=True)
+    state.chmod(0o700)
+    publish(state / "trust", Generation(URL, PIN, files))
+
+
+def identity(fabric: Fabric, ak: WrappedKey, node_key: WrappedKey, generation: int = 1) -> Identity:
+    fabric.last_generation = max(fabric.last_generation, generation)
+    return Identity(
+        trust_domain=DOMAIN,
+        tenant=TENANT,
+        node=NODE,
+        generation=generation,
+        activated_at=utc_now(),
+        confirm_by=utc_now() + timedelta(days=1),
+        fingerprint_salt=bytes(32),
+        ak=ak,
+        node_key=node_key,
+        chain=fabric.node_chain(node_key.public_key(), generation),
+    )
+
+
+def install(directory: Path, fabric: Fabric, ak: WrappedKey, node_key: WrappedKey, token: str = "") -> State:
+    """A node in generation 1, confirmed, with this statement (a new lease)."""
+    state = State(directory)
+    publish_trust(directory, fabric)
+    state.identities.save_generation(identity(fabric, ak, node_key))
+    state.identities.switch_to(1)
+    fabric.confirmed = 1
+    fabric.say(token or fabric.lease())
+    apply(state.keeper(utc_now), fabric, fabric.statement)
+    return state
+
+
+def answer(fabric: Fabric, token: str, nonce: str = "n" * 32, generation: int = 1) -> StatementAnswer:
+    return StatementAnswer(token, fabric.freshness(nonce, token, generation))
+
+
+def apply(keeper: Keeper, fabric: Fabric, token: str) -> bool:
+    return keeper.apply(answer(fabric, token, generation=keeper.identity.generation), "n" * 32)
