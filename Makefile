@@ -20,10 +20,10 @@ demo: setup ## one machine from bare hardware to licensed, offline and revoked, 
 	@$(BIN)/python -m demo $(ARGS)
 
 test: setup ## every test; a skipped, xfailed or deselected one is a failure
-	@CASCADE_NO_SKIPS=1 $(BIN)/python -m pytest $(ARGS)
+	@CASCADE_NO_SKIPS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 unit: setup ## the quick tests: all but tests/system
-	@$(BIN)/python -m pytest --ignore=tests/system $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist worksteal --ignore=tests/system $(ARGS)
 
 check: setup ## ruff, mypy --strict, import contracts
 	@$(BIN)/ruff check $(SOURCES)

@@ -11,6 +11,7 @@ import os
 from collections.abc import Sequence
 from inspect import iscoroutinefunction
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,15 +81,31 @@ def _nothing_may_be_left_out() -> bool:
     return os.environ.get("CASCADE_NO_SKIPS") == "1" or os.environ.get("CI") == "true"
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Take over what a worker process noted and did not report by itself."""
+    del error
+    noted = node.config.stash[_left_out]
+    noted += [line for line in getattr(node, "workeroutput", {}).get("left_out", []) if line not in noted]
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int | pytest.ExitCode) -> None:
-    """Fail a green run that left something out."""
+    """Fail a green run that left something out; a worker process (pytest-xdist) hands its notes to the one that judges."""
+    worker_output = getattr(session.config, "workeroutput", None)
+    if worker_output is not None:
+        worker_output["left_out"] = session.config.stash[_left_out]
+        return
     if _nothing_may_be_left_out() and session.config.stash[_left_out] and exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Say what was left out, and that the run fails for it."""
+    """Say what tests want to be shown (`record_property("shown", line)`), and what was left out, which fails the run."""
+    for report in [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]:
+        for name, line in report.user_properties:
+            if name == "shown":
+                terminalreporter.line(str(line))
     left_out = config.stash[_left_out]
     if _nothing_may_be_left_out() and left_out:
         terminalreporter.section(f"{len(left_out)} left out: this run fails", red=True)
