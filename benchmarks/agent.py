@@ -1,0 +1,164 @@
+"""The agent's start and its memory, beside an interpreter that imports its four largest libraries and nothing else.
+
+Both run as on a customer's machine: the development tools in this environment bring `click` and `rich`, which `httpx`
+would import if it could (a tenth of a second for both sides), so they are hidden from both.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.figures import Aim, Figure, median, progress
+from benchmarks.world import World, cpu_seconds, memory_kib
+from demo.stage import BIN, StepFailed
+
+STARTS = 15
+MEMORY_RUNS = 3
+SETTLED_SECONDS = 3.0
+"""How long after its first contact an agent is given to come to rest."""
+READY_SECONDS_MAX = 60.0
+FLOOR_IMPORTS = "trio, httpx, cryptography, tpm2_pytss"
+FLOOR_NAME = "an interpreter that imports trio, httpx, cryptography and tpm2-pytss"
+_TELL_READY = (
+    f"import {FLOOR_IMPORTS}, os, socket, signal\n"
+    "socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b'READY=1', os.environ['NOTIFY_SOCKET'])\n"
+    "signal.pause()\n"
+)
+
+
+class Started:
+    """A process that has told READY: seconds since it was started, and of its CPU."""
+
+    def __init__(self, command: list[str], environment: dict[str, str], directory: Path) -> None:
+        address = directory / "notify.sock"
+        address.unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver, (directory / "started.log").open("w") as log:
+            receiver.bind(str(address))
+            receiver.settimeout(READY_SECONDS_MAX)
+            environment = {**os.environ, **environment, "NOTIFY_SOCKET": str(address)}
+            began = time.perf_counter()
+            self._child = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+            try:
+                said = receiver.recv(4096)
+            except TimeoutError:
+                said = b""
+            self.seconds = time.perf_counter() - began
+        self.status = said.partition(b"STATUS=")[2].decode()
+        if b"READY=1" not in said:
+            self.stop()
+            raise StepFailed(f"{command[0]} was not ready: {(directory / 'started.log').read_text()[-1500:]}")
+        self.cpu = cpu_seconds(self._child.pid)
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    def stop(self) -> None:
+        self._child.send_signal(signal.SIGTERM)
+        try:
+            self._child.wait(10)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.wait(10)
+
+
+def _as_shipped(directory: Path) -> dict[str, str]:
+    """An environment in which `click` and `rich` cannot be imported."""
+    hidden = directory / "as-shipped"
+    hidden.mkdir(exist_ok=True)
+    for name in ("click", "rich"):
+        (hidden / f"{name}.py").write_text('raise ImportError("not on a customer\'s machine")\n')
+    return {"PYTHONPATH": str(hidden)}
+
+
+class _Starts:
+    """How floor and agent are started."""
+
+    def __init__(self, world: World) -> None:
+        world.installed()
+        self._world = world
+        self._shipped = _as_shipped(world.directory)
+        self.extra: dict[str, str] = {}
+
+    def floor(self) -> Started:
+        return Started([sys.executable, "-c", _TELL_READY], self._shipped, self._world.directory)
+
+    def agent(self) -> Started:
+        self._world.socket.unlink(missing_ok=True)
+        environment = self._shipped | self._world.agent_environment
+        started = Started([str(BIN / "cascadia"), "run"], environment | self.extra, self._world.directory)
+        if not started.status.startswith("active"):
+            started.stop()
+            raise StepFailed(f"the agent is {started.status!r}, not active")
+        return started
+
+
+def _times(start: Callable[[], Started]) -> tuple[float, float]:
+    started = start()
+    started.stop()
+    return started.seconds, started.cpu
+
+
+def start(world: World) -> list[Figure]:
+    """From exec of `cascadia run` to READY=1, on a cached lease with the cloud gone."""
+    starts = _Starts(world)
+    world.cloud_down()
+    progress(f"agent start: {STARTS} starts on a cached lease, the cloud gone, each beside its floor")
+    _times(starts.floor), _times(starts.agent)  # the first of each fills the page cache
+    floors, agents = [], []
+    for _ in range(STARTS):
+        # In turns, so that whatever else loads the machine loads both alike.
+        floors.append(_times(starts.floor))
+        agents.append(_times(starts.agent))
+    wall = [median([times[0] for times in side]) * 1000 for side in (agents, floors)]
+    cpu = [median([times[1] for times in side]) * 1000 for side in (agents, floors)]
+    note = (
+        f"medians of {STARTS} of each, taken in turns; slowest start {max(times[0] for times in agents) * 1000:.0f} ms"
+    )
+    return [
+        Figure(
+            name="agent start to READY", value=wall[0], unit="ms", floor=wall[1], floor_name=FLOOR_NAME, aim=Aim(1.5),
+            note=note,
+        ),
+        Figure(name="agent start, CPU time", value=cpu[0], unit="ms", floor=cpu[1]),
+    ]  # fmt: skip
+
+
+def memory(world: World) -> list[Figure]:
+    """RSS and PSS of an agent that has a session and an open wake channel.
+
+    It talks to the chip without the resource manager, as in production it talks to the kernel's by a file descriptor:
+    the client library of the other one would bring GLib and D-Bus, 4 MiB that no customer's machine loads.
+    """
+    starts = _Starts(world)
+    world.cloud_up()
+    progress(f"agent memory: {MEMORY_RUNS} agents with a session, settled for {SETTLED_SECONDS:g} s")
+    world.chip.stop_resource_manager()
+    starts.extra = {"CASCADIA_TPM": f"swtpm:path={world.chip.raw_socket}"}
+    sizes: dict[str, list[tuple[float, float]]] = {"floor": [], "agent": []}
+    try:
+        for _ in range(MEMORY_RUNS):
+            for name, begin in (("floor", starts.floor), ("agent", starts.agent)):
+                started = begin()
+                try:
+                    time.sleep(SETTLED_SECONDS)
+                    if name == "agent" and not world.ask("/v1/status")["last_contact_at"]:
+                        raise StepFailed("the agent has no contact with the cloud")
+                    sizes[name].append(memory_kib(started.pid))
+                finally:
+                    started.stop()
+    finally:
+        world.chip.restart_resource_manager()
+    rss, pss = ({name: median([run[which] for run in runs]) / 1024 for name, runs in sizes.items()} for which in (0, 1))
+    return [
+        Figure(
+            name="agent memory, RSS", value=rss["agent"], unit="MiB", floor=rss["floor"], floor_name=FLOOR_NAME,
+            aim=Aim(1.3), note="with a session and an open wake channel, connected to the chip directly",
+        ),
+        Figure(name="agent memory, PSS", value=pss["agent"], unit="MiB", floor=pss["floor"]),
+    ]  # fmt: skip
