@@ -41,6 +41,8 @@ STOP_SECONDS_MAX = 1.0
 """What closing the connection may take at the end."""
 FAILURES_PER_SESSION = 3
 """After so many failures in a row a session is given up for a new proof: the cloud may not take it any more."""
+POLL_PAUSE_SECONDS = 0.2
+"""Between an answered poll and the next: a server that never waits must not be asked in a loop."""
 SESSION_POLL_SECONDS = 0.5
 """How often the wake channel looks whether there is a session to open it with."""
 
@@ -373,11 +375,13 @@ class Agent:
                 if events.cursor != self._cursor:
                     self._cursor = events.cursor
                     self.ask_soon()
-            # Also after an answer: a server that never waits must not be asked in a loop.
-            await trio.sleep(
-                schedule.WAKE_RETRY_SECONDS
-                + schedule.wake_reconnect_seconds(losses, self.config.heartbeat_seconds, self._random)
-            )
+            if losses:
+                await trio.sleep(
+                    schedule.WAKE_RETRY_SECONDS
+                    + schedule.wake_reconnect_seconds(losses, self.config.heartbeat_seconds, self._random)
+                )
+            else:
+                await trio.sleep(POLL_PAUSE_SECONDS)
 
     async def _keep_told(self) -> None:
         """Tell systemd and the log when the verdict changes, and the disk what it would not take at first."""

@@ -28,6 +28,7 @@ tpm2-abrmd           resource manager in front of the software TPM (only started
 tpm2-tools           TPM commands that tests compare against
 dbus-daemon          private message buses for tpm2-abrmd
 openssl              an independent check of certificates in the tests
+strace               shows the tests every byte that a node writes to a file system: session keys must not be there
 '
 
 say() { printf 'setup: %s\n' "$*"; }

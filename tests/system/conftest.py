@@ -1,0 +1,42 @@
+"""What the system tests share: two chips of one maker, and a cloud that is initialised once and copied."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.simulators.tpm import SoftTpm, shared_bus
+from tests.system.harness import Cloud, Machine, ended
+
+
+@pytest.fixture(scope="session")
+def chips(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SoftTpm, SoftTpm]]:
+    """Two TPMs of one maker, behind a resource manager each."""
+    directory = tmp_path_factory.mktemp("chips")
+    first = SoftTpm(directory / "a", ca=directory / "maker", bus=shared_bus())
+    second = SoftTpm(directory / "b", ca=directory / "maker", bus=shared_bus())
+    with first, second:
+        yield first, second
+
+
+@pytest.fixture(scope="session")
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Cloud:
+    """A cloud as `cascade init` leaves it; never started, copied by `cloud`."""
+    return Cloud(tmp_path_factory.mktemp("installation")).init()
+
+
+@pytest.fixture
+def cloud(tmp_path: Path, installation: Cloud) -> Iterator[Cloud]:
+    """A cloud of one's own, up."""
+    copy = Cloud(tmp_path).copy_from(installation)
+    with ended(copy):
+        copy.up()
+        yield copy
+
+
+@pytest.fixture
+def machine(tmp_path: Path, chips: tuple[SoftTpm, SoftTpm]) -> Iterator[Machine]:
+    """A bare machine with the first chip."""
+    bare = Machine(tmp_path, chips[0])
+    with ended(bare):
+        yield bare

@@ -1,0 +1,77 @@
+"""Activation as people meet it: the same chip is the same node, and what is refused changes nothing."""
+
+import shutil
+from pathlib import Path
+
+from tests.simulators.tpm import SoftTpm
+from tests.system.harness import Cloud, Machine, ended, wait_until
+
+
+def test_the_same_chip_is_the_same_node_in_the_same_seat(
+    cloud: Cloud, machine: Machine, chips: tuple[SoftTpm, SoftTpm], tmp_path: Path
+) -> None:
+    tenant = cloud.tenant(chips[0])
+    file = cloud.code(tenant, "--seats", "1")
+    first = machine.run("activate", str(file))
+    again = machine.run("activate", str(file))
+    reinstalled = Machine(tmp_path, chips[0], "reinstalled").run("activate", str(cloud.code(tenant)))
+    assert first["node"] == again["node"] == reinstalled["node"]
+    assert (first["generation"], again["generation"], reinstalled["generation"]) == (1, 2, 3)
+    (node,) = cloud.run("node", "list", "--tenant", tenant)
+    assert node["tier"] == "attested"
+    assert sum(code["seats_taken"] for code in cloud.run("code", "list", tenant)) == 1
+    # The generations before are closed at the issuer too: one device certificate is valid, that of the last.
+    valid = "SELECT generation FROM certificate WHERE profile = 'device' AND state = 'issued'"
+    wait_until("the closing at the issuer", lambda: cloud.rows("breakwater", valid) == [(3,)])
+    states = cloud.rows("fabric", "SELECT number, state FROM generation ORDER BY number")
+    assert states == [(1, "closed"), (2, "closed"), (3, "confirmed")]
+
+
+def test_a_state_that_another_activation_has_overtaken_is_told_so(
+    cloud: Cloud, machine: Machine, chips: tuple[SoftTpm, SoftTpm], tmp_path: Path
+) -> None:
+    tenant = cloud.tenant(chips[0])
+    machine.run("activate", str(cloud.code(tenant)))
+    reinstalled = Machine(tmp_path, chips[0], "reinstalled")
+    reinstalled.run("activate", str(cloud.code(tenant)))
+    # The disk of before, in the same machine: its generation is over, by a signed word.
+    assert machine.launch().wait() == 81
+    assert "superseded" in machine.run("status", expect=81)["license"]["reason"]
+    with ended(reinstalled):
+        reinstalled.up()
+        assert reinstalled.granted()
+
+
+def test_two_chips_are_two_nodes_in_two_seats(
+    cloud: Cloud, machine: Machine, chips: tuple[SoftTpm, SoftTpm], tmp_path: Path
+) -> None:
+    tenant = cloud.tenant(chips[0])
+    file = str(cloud.code(tenant, "--seats", "2"))
+    first = machine.run("activate", file)
+    second = Machine(tmp_path, chips[1], "second").run("activate", file)
+    assert first["node"] != second["node"]
+    assert [code["seats_taken"] for code in cloud.run("code", "list", tenant)] == [2]
+    # A state directory that went with the disk to another machine opens no gate there, and gives nothing away.
+    moved = Machine(tmp_path, chips[1], "moved")
+    shutil.copytree(machine.state, moved.state)
+    with ended(moved):
+        moved.up()
+        assert moved.licence == "hardware-mismatch"
+        assert not moved.granted()
+        moved.run("status", expect=84)
+
+
+def test_the_same_chip_is_another_node_for_another_tenant(
+    cloud: Cloud, machine: Machine, chips: tuple[SoftTpm, SoftTpm], tmp_path: Path
+) -> None:
+    first = machine.run("activate", str(cloud.code(cloud.tenant(chips[0], "one"))))
+    other = Machine(tmp_path, chips[0], "other")
+    second = other.run("activate", str(cloud.code(cloud.tenant(chips[0], "two"))))
+    assert first["node"] != second["node"]
+    assert first["tenant"] != second["tenant"]
+    # Neither ends the other, and nothing that is kept of the chip is the same.
+    (hashes,) = zip(*cloud.rows("fabric", "SELECT ek_hash FROM node"), strict=True)
+    assert len(set(hashes)) == 2
+    with ended(machine):
+        machine.up()
+        assert machine.granted()

@@ -1,0 +1,627 @@
+"""Bad input gets a stable code and what to do next, and changes nothing: over the wire, on the disk, from the TPM.
+
+Both databases are compared row by row before and after a refusal, the state directory byte by byte. Forged evidence
+has its own table (`tests/cloud/fabric/test_evidence.py`); here stands what goes through HTTP and through processes.
+"""
+
+import json
+import secrets
+import shutil
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from cloud.fabric.nonce import SALT_BYTES, make_nonce
+from protocol.activation import Challenge
+from protocol.codes import make_secret
+from protocol.limits import CHALLENGE_TRIES_MAX, REQUEST_BODY_BYTES_MAX
+from protocol.sessions import OpenSession, RenewDevice, Session
+from tests.simulators.forged_evidence import Maker, PaperChip, request, request_with_bad_signature
+from tests.simulators.tpm import SoftTpm
+from tests.system.harness import Cloud, Machine, ended, wait_until
+from tests.system.raw import (
+    SESSIONS,
+    PaperNode,
+    Wire,
+    files_of,
+    new_key,
+    once,
+    request_id,
+    secret_of,
+    unchanged,
+)
+from tests.system.routes import World, all_routes, world_of
+
+RUN_EXITS = frozenset({0, 2, 70, 80, 81, 87})
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, installation: Cloud) -> Iterator[World]:
+    """One cloud for this module. Tests that take it down bring it up again."""
+    with world_of(installation, tmp_path_factory.mktemp("bad-input")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def cloud(world: World) -> Cloud:
+    return world.cloud
+
+
+@pytest.fixture
+def stranger(cloud: Cloud) -> PaperNode:
+    """A chip of its own node. Its RSA key is made once, for that takes long."""
+    return PaperNode(cloud, "stranger")
+
+
+# Bodies
+
+
+def _bodies(good: object) -> dict[str, tuple[bytes, str, tuple[str, ...]]]:
+    """Name -> body, content type, codes that may answer it."""
+    encoded = good if isinstance(good, bytes) else json.dumps(_builtins(good)).encode()
+    fields: dict[str, Any] = json.loads(encoded)
+    wrong = {name: [[{"wrong": 1}]] if not isinstance(value, list) else 7 for name, value in fields.items()}
+    cases = {
+        "nothing": (b"", "application/json", ("malformed",)),
+        "torn": (encoded[: len(encoded) // 2], "application/json", ("malformed",)),
+        "not UTF-8": (b'{"\xff": 1}', "application/json", ("malformed",)),
+        "a list": (b"[]", "application/json", ("invalid",)),
+        "null": (b"null", "application/json", ("invalid",)),
+        "nested": (b"[" * 50_000, "application/json", ("malformed", "invalid")),
+        "all fields of a wrong type": (json.dumps(wrong).encode(), "application/json", ("invalid",)),
+        "a field too many": (json.dumps({**fields, "admin": True}).encode(), "application/json", ("invalid",)),
+        "a form": (encoded, "application/x-www-form-urlencoded", ("unsupported_media_type",)),
+        "oversized": (
+            encoded[:-1] + b" " * REQUEST_BODY_BYTES_MAX + b"}",
+            "application/json",
+            ("too_large",),
+        ),
+    }
+    required = [name for name in fields if name not in _OPTIONAL]
+    if required:
+        short = {name: value for name, value in fields.items() if name != required[0]}
+        cases["a field too few"] = (json.dumps(short).encode(), "application/json", ("invalid",))
+    return cases
+
+
+_OPTIONAL = frozenset({"reason", "presented", "note"})
+
+
+def _builtins(value: object) -> Any:
+    return msgspec.to_builtins(value)
+
+
+def test_malformed_oversized_and_wrongly_typed_bodies(world: World) -> None:
+    tried = 0
+    for route in all_routes(world.cloud):
+        good = world.body(route)
+        if good is None:
+            continue
+        cases = _bodies(good)
+        with unchanged(world.cloud):
+            for name, (body, media_type, codes) in cases.items():
+                answer = world.ask(route, route.rightful, body=body, media_type=media_type)
+                try:
+                    answer.refused(*codes)
+                except AssertionError as error:
+                    raise AssertionError(f"{route.name}, {name}: {answer.status} {answer.body[:300]!r}") from error
+                tried += 1
+    assert tried > 200
+
+
+@pytest.mark.parametrize("raw", [b"\x16\x03\x01\x02\x00garbage\r\n\r\n", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n"])
+def test_what_is_not_http(world: World, raw: bytes) -> None:
+    with unchanged(world.cloud), Wire(world.cloud) as wire:
+        wire.send(raw)
+        wire.answer().refused("malformed")
+
+
+# Codes
+
+
+def test_codes_that_are_not_accepted(cloud: Cloud, world: World, stranger: PaperNode, tmp_path: Path) -> None:
+    expiring = secret_of(cloud.code(world.tenant, "--days", "0.00001"))
+    revoked_file = tmp_path / "revoked.json"
+    revoked_id = cloud.run("code", "create", world.tenant, "--out", str(revoked_file))["code"]["id"]
+    cloud.run("code", "revoke", revoked_id)
+    unknown = secret_of(revoked_file)[:-6]  # with a checksum that does not fit
+    spent = secret_of(cloud.code(world.tenant, "--seats", "1"))
+    PaperNode(cloud, "the one seat").activate(spent)
+    time.sleep(1)
+    with unchanged(cloud):
+        answers = [stranger.start(code).refused("code_refused") for code in ("", "cac_x", unknown, unknown + "aaaaaa")]
+        answers.append(stranger.start(_other_code()).refused("code_refused"))
+        # Malformed and unknown codes are told apart by nothing.
+        assert all(answer == answers[0] for answer in answers)
+        stranger.start(expiring).refused("code_expired")
+        stranger.start(secret_of(revoked_file)).refused("code_revoked")
+    challenge = stranger.start(spent).into(Challenge)
+    with unchanged(cloud):
+        stranger.prove(challenge, stranger.proof(challenge)).refused("seats_exhausted")
+
+
+def test_the_agent_says_what_is_wrong_with_a_code(cloud: Cloud, chips: tuple[SoftTpm, SoftTpm], tmp_path: Path) -> None:
+    machine = Machine(tmp_path, chips[0])
+    tenant = cloud.tenant(chips[0], "codes")
+    expired = cloud.code(tenant, "--days", "0.00001")
+    out = tmp_path / "revoked.json"
+    cloud.run("code", "revoke", cloud.run("code", "create", tenant, "--out", str(out))["code"]["id"])
+    good = json.loads(expired.read_text())
+    files = {
+        "another pin": ({**good, "pin": {"version": 1, "sha256": "ab" * 32}}, 65, None),
+        "no such code": ({**good, "code": _other_code()}, 77, "code_refused"),
+        "a mistyped code": ({**good, "code": good["code"][:-1] + "!"}, 2, "activation_file_invalid"),
+        "another format": ({**good, "format": 2}, 2, "activation_file_invalid"),
+        "expired": (good, 77, "code_expired"),
+        "revoked": (json.loads(out.read_text()), 77, "code_revoked"),
+        "nobody there": ({**good, "repository_url": "http://127.0.0.1:9"}, 69, None),
+    }
+    time.sleep(1)
+    with unchanged(cloud):
+        for name, (content, code, stable) in files.items():
+            path = tmp_path / "file.json"
+            path.write_text(json.dumps(content))
+            error = machine.run("activate", str(path), expect=code)["error"]
+            assert stable in (None, error["code"]), (name, error)
+            assert error["next"], name
+            assert not (machine.state / "identity").exists(), name
+    error = machine.run("run", expect=80)["error"]
+    assert error["next"]
+
+
+def _other_code() -> str:
+    return make_secret("cac", secrets.token_bytes(20))
+
+
+# Evidence and certificate requests
+
+
+def test_chips_that_nobody_vouches_for(world: World, cloud: Cloud) -> None:
+    with unchanged(cloud):
+        PaperNode(cloud, "stranger", Maker.new("Unknown")).start(world.code).refused("tier_refused", "evidence_refused")
+        node = PaperNode(cloud, "stranger")
+        node.start(world.code, node.evidence(certified=False)).refused("tier_refused")
+
+
+def test_a_real_chip_of_an_untrusted_maker(
+    cloud: Cloud, world: World, chips: tuple[SoftTpm, SoftTpm], tmp_path: Path
+) -> None:
+    machine = Machine(tmp_path, chips[0])
+    file = str(cloud.code(world.tenant))  # of a tenant that trusts paper only
+    with unchanged(cloud):
+        error = machine.run("activate", file, expect=77)["error"]
+    assert error["code"] in ("tier_refused", "evidence_refused")
+    assert error["next"]
+
+
+def wishing(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """A request for a CA's certificate with a name of its choice."""
+    names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier("spiffe://cascade.internal/service/fabric")])
+    return (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(x509.Name([]))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(names, critical=False)
+        .sign(key, hashes.SHA256())
+        .public_bytes(Encoding.DER)
+    )
+
+
+def of_rsa(_: ec.EllipticCurvePrivateKey) -> bytes:
+    key = rsa.generate_private_key(65537, 1024)  # noqa: S505  (weakness is the point)
+    return (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(x509.Name([]))
+        .sign(key, hashes.SHA256())
+        .public_bytes(Encoding.DER)
+    )
+
+
+REQUESTS: dict[str, Callable[[ec.EllipticCurvePrivateKey], bytes]] = {
+    "no request": lambda _: b"",
+    "not PKCS#10": lambda _: b"\x30\x03\x02\x01\x00",
+    "a bad signature": request_with_bad_signature,
+    "a weak RSA key": of_rsa,
+    "a weak curve": lambda _: request(ec.generate_private_key(ec.SECP192R1())),
+    "wished-for extensions": wishing,
+    "bytes behind it": lambda key: request(key) + b"\x00",
+}
+
+
+@pytest.mark.parametrize("name", [*REQUESTS, "a foreign key"])
+def test_certificate_requests_at_the_activation(world: World, cloud: Cloud, stranger: PaperNode, name: str) -> None:
+    challenge = stranger.start(world.code).into(Challenge)
+    body = stranger.proof(challenge)
+    csr = REQUESTS[name](stranger.node_key) if name in REQUESTS else request(new_key())
+    # The rest of the proof is right for this very request.
+    paper = PaperChip(
+        ak=stranger.ak,
+        node_key=stranger.node_key,
+        nonce_secret=body.secret,
+        nonce_activation=challenge.activation,
+        csr=csr,
+    ).prove()
+    with unchanged(cloud):
+        bent = type(body)(body.secret, csr, paper.key, body.fingerprint)
+        stranger.prove(challenge, bent).refused("csr_refused", "evidence_refused")
+    # And nothing was spent: the same challenge still takes the right proof.
+    assert stranger.prove(challenge, stranger.proof(challenge)).status == 200
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_certificate_requests_of_sessions(world: World, cloud: Cloud, name: str) -> None:
+    csr = REQUESTS[name](new_key())
+    body = world.other.open_session(csr)
+    with unchanged(cloud):
+        once(cloud, "fabric", "POST", SESSIONS, body).refused("csr_refused")
+
+
+@pytest.mark.parametrize("name", [*REQUESTS, "a foreign key"])
+def test_certificate_requests_of_renewals(world: World, cloud: Cloud, name: str) -> None:
+    key = world.other.node_key
+    csr = REQUESTS[name](key) if name in REQUESTS else request(new_key())
+    path = "/v1/node/device-certificate"
+    with unchanged(cloud):
+        once(cloud, "breakwater", "POST", path, RenewDevice(request_id(), csr), world.session).refused("csr_refused")
+
+
+# Challenges
+
+
+def test_secrets_of_another_challenge_or_another_tpm(world: World, cloud: Cloud, stranger: PaperNode) -> None:
+    mine = stranger.start(world.code).into(Challenge)
+    earlier = stranger.start(world.code).into(Challenge)
+    other = PaperNode(cloud, "the one seat")
+    theirs = other.start(world.code).into(Challenge)
+    foreign = [stranger.secret(earlier), other.secret(theirs), bytes(32)]
+    assert len(foreign) == CHALLENGE_TRIES_MAX
+    for left, secret in zip((2, 1, 0), foreign, strict=True):
+        body = stranger.proof(mine, secret=secret)
+        with unchanged(cloud, "fabric.activation.tries", "fabric.activation.state"):
+            problem = stranger.prove(mine, body).refused("challenge_failed")
+        assert f"tries left: {left}" in problem.detail
+    # The last wrong answer was the last: now the right one comes too late.
+    with unchanged(cloud):
+        stranger.prove(mine, stranger.proof(mine)).refused("activation_closed")
+
+
+def test_a_replayed_proof(world: World, cloud: Cloud, stranger: PaperNode) -> None:
+    first, second = (stranger.start(world.code).into(Challenge) for _ in range(2))
+    body = stranger.proof(first)
+    # The evidence of one challenge, with the secret of another.
+    with unchanged(cloud):
+        bent = type(body)(stranger.secret(second), body.csr, body.key, body.fingerprint)
+        stranger.prove(second, bent).refused("evidence_refused")
+    good = stranger.prove(first, body)
+    assert good.status == 200
+    with unchanged(cloud):
+        # The same bytes get the stored answer, others nothing.
+        assert stranger.prove(first, body).body == good.body
+        stranger.prove(first, stranger.proof(first)).refused("activation_closed")
+        once(cloud, "fabric", "POST", "/v1/activations/act_00000000000000000000000000/proof", body).refused("not_found")
+
+
+def test_an_expired_challenge(world: World, cloud: Cloud, stranger: PaperNode) -> None:
+    challenge = stranger.start(world.code).into(Challenge)
+    # Ten minutes are too long to wait for: the time is moved, not the clock.
+    move(cloud, "UPDATE activation SET expires_at = ? WHERE id = ?", "2026-01-01 00:00:00+00:00", challenge.activation)
+    with unchanged(cloud):
+        stranger.prove(challenge, stranger.proof(challenge)).refused("challenge_expired")
+
+
+def move(cloud: Cloud, sql: str, *arguments: object) -> None:
+    """Write into the control plane's database, beside it."""
+    connection = sqlite3.connect(cloud.directory / "fabric" / "database.sqlite", timeout=10)
+    try:
+        with connection:
+            assert connection.execute(sql, arguments).rowcount == 1
+    finally:
+        connection.close()
+
+
+# Session proofs
+
+
+def _old_nonce(world: World) -> str:
+    """A real nonce of this cloud, made six minutes ago."""
+    (key,) = world.cloud.rows("fabric", "SELECT value FROM installation WHERE name = 'nonce_key'")[0]
+    now = datetime.now(UTC)
+    return make_nonce(bytes(key), now - timedelta(minutes=6), secrets.token_bytes(SALT_BYTES))
+
+
+def _foreign_nonce(_: World) -> str:
+    now = datetime.now(UTC)
+    return make_nonce(bytes(32), now, secrets.token_bytes(SALT_BYTES))
+
+
+PROOFS: dict[str, Callable[[World, bytes], OpenSession]] = {
+    "an old nonce": lambda world, csr: world.other.open_session(csr, nonce=_old_nonce(world)),
+    "a nonce of another cloud": lambda world, csr: world.other.open_session(csr, nonce=_foreign_nonce(world)),
+    "no nonce": lambda world, csr: world.other.open_session(csr, nonce=""),
+    "another URL": lambda world, csr: world.other.open_session(csr, url="https://127.0.0.1:1/v1/node/sessions"),
+    "the issuer's URL": lambda world, csr: world.other.open_session(
+        csr, url=f"https://127.0.0.1:{world.cloud.port + 1}/v1/node/sessions"
+    ),
+    "another method": lambda world, csr: world.other.open_session(csr, method="GET"),
+    "another key": lambda world, csr: world.other.open_session(csr, signer=new_key()),
+    "the victim's key": lambda world, csr: world.other.open_session(csr, signer=world.victim.node_key),
+    "another request": lambda world, csr: world.other.open_session(csr, csr_sha256="ab" * 32),
+    "another node": lambda world, csr: world.other.open_session(csr, node=world.victim.node),
+    "another generation": lambda world, csr: world.other.open_session(csr, generation=2),
+    "the victim's certificate": lambda world, csr: world.other.open_session(csr, device=world.victim.device),
+}
+
+
+@pytest.mark.parametrize("name", PROOFS)
+def test_session_proofs(world: World, cloud: Cloud, name: str) -> None:
+    body = PROOFS[name](world, request(new_key()))
+    with unchanged(cloud):
+        once(cloud, "fabric", "POST", SESSIONS, body).refused("proof_refused")
+
+
+def test_a_session_certificate_is_no_device_certificate(world: World, cloud: Cloud) -> None:
+    session = world.session
+    issuing = x509.load_der_x509_certificate(session.chain[1])
+    devices = {
+        "with the node's key": world.other.open_session(request(new_key()), device=session.chain[0]),
+        "with its own key": world.other.open_session(request(new_key()), device=session.chain[0], signer=session.key),
+        "a CA": world.other.open_session(request(new_key()), device=issuing.public_bytes(Encoding.DER)),
+        "no certificate": world.other.open_session(request(new_key()), device=b"\x30\x00"),
+    }
+    with unchanged(cloud):
+        for body in devices.values():
+            once(cloud, "fabric", "POST", SESSIONS, body).refused("certificate_refused")
+
+
+def test_a_session_of_a_closed_generation(world: World, cloud: Cloud) -> None:
+    node = PaperNode(cloud, "the one seat").join(world.code)
+    old, old_device, old_key = node.activated, node.device, node.node_key
+    session = node.session()
+    node.join(world.code)
+    assert old is not None
+    wait_until("the closing", lambda: cloud.rows("fabric", "SELECT count(*) FROM node WHERE closing") == [(0,)])
+    body = node.open_session(request(new_key()), device=old_device, signer=old_key, generation=old.generation)
+    once(cloud, "fabric", "POST", SESSIONS, body)  # the first time is written down
+    with unchanged(cloud):
+        problem = once(cloud, "fabric", "POST", SESSIONS, body).refused("generation_closed")
+        assert problem.statement
+        assert problem.freshness
+        ask = {"nonce": "n" * 32}
+        once(cloud, "fabric", "POST", "/v1/node/statement", ask, session).refused("generation_closed")
+        once(cloud, "fabric", "POST", "/v1/node/confirm", ask, session).refused("generation_closed")
+        renewal = RenewDevice(request_id(), request(old_key))
+        once(cloud, "breakwater", "POST", "/v1/node/device-certificate", renewal, session).refused("generation_closed")
+
+
+def test_a_repeated_proof_gets_the_same_certificate(world: World, cloud: Cloud) -> None:
+    body = world.other.open_session(request(new_key()))
+    first = once(cloud, "fabric", "POST", SESSIONS, body).into(Session)
+    with unchanged(cloud):
+        assert once(cloud, "fabric", "POST", SESSIONS, body).into(Session).certificate_chain == first.certificate_chain
+
+
+# Damaged state, under the real agent
+
+
+class Copies:
+    """An activated machine, and copies of its state to damage."""
+
+    def __init__(self, directory: Path, chip: SoftTpm, saved: Path) -> None:
+        self.directory, self.chip, self.saved = directory, chip, saved
+
+    def machine(self, name: str) -> Machine:
+        machine = Machine(self.directory, self.chip, name, heartbeat_seconds=600)
+        shutil.copytree(self.saved, machine.state)
+        return machine
+
+
+@pytest.fixture(scope="module")
+def copies(cloud: Cloud, chips: tuple[SoftTpm, SoftTpm], tmp_path_factory: pytest.TempPathFactory) -> Copies:
+    directory = tmp_path_factory.mktemp("copies")
+    machine = Machine(directory, chips[0], "original")
+    tenant = cloud.tenant(chips[0], "copies")
+    assert machine.run("activate", str(cloud.code(tenant)))["state"] == "active"
+    (machine.state / "lock").unlink()
+    return Copies(directory, chips[0], machine.state)
+
+
+@pytest.fixture
+def cloud_gone(world: World) -> Iterator[None]:
+    """For the length of a test."""
+    world.cloud.down()
+    yield
+    world.close()
+    world.forget()
+    world.cloud.up()
+
+
+def _truncated(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def _edited(data: bytes) -> bytes:
+    at = len(data) // 3
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "truncated": _truncated,
+    "edited": _edited,
+    "empty": lambda _: b"",
+    "torn": lambda data: data[: len(data) // 2] + bytes(len(data) - len(data) // 2),
+}
+AT_ONCE = 4
+
+
+def test_damaged_state_never_opens_the_gate(copies: Copies, cloud_gone: None) -> None:
+    whole = copies.machine("whole")
+    with ended(whole):
+        whole.up()
+        assert whole.granted(), "what is whole does open it, here and now"
+        whole.down()
+    cases = [(name, kind) for name in files_of(copies.saved) for kind in DAMAGES]
+    for at in range(0, len(cases), AT_ONCE):
+        batch = cases[at : at + AT_ONCE]
+        machines = [copies.machine(f"{at + index}") for index in range(len(batch))]
+        with ended(*machines):
+            for machine, (name, kind) in zip(machines, batch, strict=True):
+                path = machine.state / name
+                path.write_bytes(DAMAGES[kind](path.read_bytes()))
+                assert files_of(machine.state) != files_of(copies.saved), name
+                machine.launch()
+            for machine, case in zip(machines, batch, strict=True):
+                stays_shut(machine, f"{case}")
+
+
+def stays_shut(machine: Machine, case: str) -> None:
+    """The agent ends with one of its codes, or runs with the gate closed."""
+    agent = machine.agent
+    assert agent is not None
+    wait_until("an answer or an end", lambda: not agent.running or machine.answers())
+    if agent.running:
+        assert machine.ask("/v1/license")["gate"] == "closed", case
+        assert not machine.granted(), case
+        assert machine.down() == 0, case
+    else:
+        assert agent.wait() in RUN_EXITS - {0}, (case, agent.tail())
+        assert "internal error" not in agent.tail(), (case, agent.tail())
+
+
+def test_state_of_another_node_or_generation(
+    copies: Copies, cloud: Cloud, chips: tuple[SoftTpm, SoftTpm], tmp_path: Path, world: World
+) -> None:
+    """A statement that is sound, but somebody else's."""
+    other = Machine(tmp_path, chips[1], "other")
+    other.run("activate", str(cloud.code(cloud.tenant(chips[1], "other"))))
+    mine = copies.machine("with another's statement")
+    (theirs,) = (other.state / "licence").glob("g-*/statement.json")
+    (own,) = (mine.state / "licence").glob("g-*/statement.json")
+    shutil.copy2(theirs, own)
+    cloud.down()
+    with ended(mine):
+        try:
+            mine.up()
+            assert mine.licence == "stale"
+            assert not mine.granted()
+            error = mine.run("status", expect=85)["license"]
+            assert error["next"]
+        finally:
+            mine.down()
+            world.close()
+            world.forget()
+            cloud.up()
+
+
+# TPM
+
+
+def test_no_tpm(copies: Copies, tmp_path: Path, cloud: Cloud) -> None:
+    machine = copies.machine("without a tpm")
+    machine.env = {**machine.env, "CASCADIA_TPM": "tabrmd:bus_name=io.cascade.nobody,bus_type=session"}
+    before = files_of(machine.state)
+    for command in ("run", "renew"):
+        error = machine.run(command, expect=87)["error"]
+        assert error["code"] == "tpm-absent"
+        assert error["next"]
+    status = machine.run("status", expect=87)
+    assert (status["hardware"], status["license"]["gate"]) == ("unavailable", "closed")
+    assert status["license"]["next"]
+    bare = Machine(tmp_path, copies.chip, "bare")
+    bare.env = machine.env
+    error = bare.run("activate", str(cloud.code(str(cloud.run("tenant", "list")[0]["id"]))), expect=87)["error"]
+    assert error["code"] == "tpm-absent"
+    assert files_of(machine.state) == before
+    assert not (bare.state / "identity").exists()
+    refused = {**machine.env, "CASCADIA_MODE": "production"}
+    machine.env = refused
+    assert machine.run("run", expect=2)["error"]["code"] == "tpm-connection-refused"
+
+
+def test_a_frozen_tpm_at_the_start_and_a_restarted_manager_while_running(copies: Copies, cloud: Cloud) -> None:
+    machine = copies.machine("frozen")
+    with ended(machine):
+        machine.up()
+        machine.wait_state("active")
+        # What an update of the resource manager does: the connection is lost, the agent goes on.
+        copies.chip.restart_resource_manager()
+        machine.run("renew", expect=0)
+        assert machine.granted()
+        copies.chip.freeze()
+        try:
+            began = time.monotonic()
+            # A frozen chip is no word about the licence: the agent answers, and the gate stays open.
+            waiting = machine.start("renew", "--json")
+            while time.monotonic() - began < 3:
+                assert machine.granted()
+                time.sleep(0.2)
+            second = copies.machine("frozen at its start")
+            late = second.launch()
+            assert late.wait(40) == 87, late.tail()
+            assert "no answer in time" in late.tail()
+            assert waiting.wait(60) != 0
+            assert machine.granted()
+        finally:
+            copies.chip.thaw()
+        wait_until("the return of the TPM", lambda: machine.start("renew").wait(60) == 0, 60)
+        assert machine.granted()
+        assert machine.down() == 0
+
+
+# Disk
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    directory = tmp_path / "disk"
+    directory.mkdir(mode=0o700)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k,mode=0700", "tmpfs", str(directory)], check=True)
+    try:
+        yield directory
+    finally:
+        subprocess.run(["umount", "--lazy", str(directory)], check=True)
+
+
+def test_a_full_disk_leaves_the_old_state_intact(
+    copies: Copies, cloud: Cloud, chips: tuple[SoftTpm, SoftTpm], small_disk: Path, tmp_path: Path
+) -> None:
+    machine = Machine(tmp_path, chips[0])
+    machine.env = {**machine.env, "CASCADIA_STATE_DIR": str(small_disk / "state")}
+    shutil.copytree(copies.saved, small_disk / "state")
+    filler = small_disk / "filler"
+    with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="space"):
+        while True:
+            file.write(bytes(4096))
+    before = files_of(small_disk / "state")
+    file_ = str(cloud.code(str(next(t["id"] for t in cloud.run("tenant", "list") if t["name"] == "copies"))))
+    error = machine.run("activate", file_, expect=70)["error"]
+    assert error["code"] == "disk_full"
+    assert "Free space" in error["next"]
+    assert files_of(small_disk / "state") == before
+    with ended(machine):
+        machine.up()
+        assert machine.granted()
+        node = machine.ask("/v1/status")["license"]["node"]
+        # What cannot be stored is not lost on the agent: it asks again, and what it has on disk stays whole.
+        cloud.run("node", "suspend", node)
+        time.sleep(2)
+        assert machine.ask("/v1/status") is not None
+        assert files_of(small_disk / "state") == before
+        assert not machine.granted()
+        filler.unlink()
+        # A restart without the cloud would forget it otherwise.
+        wait_until("the writing of it", lambda: files_of(small_disk / "state") != before, 5)
+        assert machine.licence == "suspended"
+        cloud.run("node", "resume", node)
+        machine.wait_state("active")
+        assert machine.down() == 0

@@ -1,0 +1,322 @@
+"""No header names a caller: every route of every service answers a forged one exactly as if it were not there.
+
+Routes come from the applications themselves. Each gets its request plain and with every header by which some proxy,
+gateway or mesh hands an identity on, naming another node, a service and an operator; once without a client
+certificate, once with another node's, and where an operator's token is wanted, with that too. Status, headers, body
+and audit rows must be the same, ids, dates, counters and random bytes aside.
+"""
+
+import base64
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from cloud.guard import OPERATOR
+from tests.system.harness import Cloud, wait_until
+from tests.system.raw import Answer, once
+from tests.system.routes import RECIPES, Caller, Route, World, all_routes, world_of
+
+HEAD_BYTES = 12_000
+"""Of forged headers in one request; the listeners take 16 kB of head."""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, installation: Cloud) -> Iterator[World]:
+    with world_of(installation, tmp_path_factory.mktemp("forged")) as made:
+        yield made
+
+
+def forgeries(world: World) -> dict[str, str]:
+    """Header -> value. The certificate is the victim's own: it is public."""
+    leaf, issuer = world.victim_session.chain
+    certificate = x509.load_der_x509_certificate(leaf)
+    pem = quote(certificate.public_bytes(Encoding.PEM).decode(), safe="")
+    colon, chain = (f":{base64.b64encode(der).decode()}:" for der in (leaf, issuer))
+    spiffe = f"spiffe://cascade.internal/tenant/{world.tenant}/node/{world.victim.node}"
+    service = "spiffe://cascade.internal/service/fabric"
+    subject = f"CN={world.victim.node},serialNumber=1"
+    serial = f"{certificate.serial_number:X}"
+    xfcc = f'By={service};Hash={"ab" * 32};Cert="{pem}";Subject="{subject}";URI={spiffe}'
+    headers = {
+        "X-Client-Identity": spiffe,
+        "X-Forwarded-Client-Cert": xfcc,
+        "X-SSL-Client-Cert": pem,
+        "X-SSL-Client-Verify": "SUCCESS",
+        "X-SSL-Client-S-DN": subject,
+        "X-SSL-Client-I-DN": "CN=nodes",
+        "X-SSL-Client-CN": world.victim.node,
+        "X-SSL-Client-SAN": f"URI:{spiffe}",
+        "X-SSL-Client-Serial": serial,
+        "X-SSL-Client-Fingerprint": "ab" * 20,
+        "X-SSL-Cert": pem,
+        "X-Client-Cert": pem,
+        "X-Client-Verify": "SUCCESS",
+        "X-Client-DN": subject,
+        "X-Client-SAN": spiffe,
+        "X-TLS-Client-Cert": pem,
+        "X-Forwarded-TLS-Client-Cert": pem,
+        "X-Forwarded-TLS-Client-Cert-Info": f'Subject="{subject}";SAN="{spiffe}"',
+        "Client-Cert": colon,
+        "Client-Cert-Chain": chain,
+        "SSL_CLIENT_CERT": pem,
+        "SSL_CLIENT_VERIFY": "SUCCESS",
+        "SSL_CLIENT_S_DN": subject,
+        "SSL_CLIENT_S_DN_CN": world.victim.node,
+        "SSL_CLIENT_SAN_URI_0": spiffe,
+        "SSL_CLIENT_M_SERIAL": serial,
+        "X-ARR-ClientCert": base64.b64encode(leaf).decode(),
+        "X-Amzn-Mtls-Clientcert": pem,
+        "X-Amzn-Mtls-Clientcert-Leaf": pem,
+        "X-Amzn-Mtls-Clientcert-Subject": subject,
+        "X-Amzn-Mtls-Clientcert-Serial-Number": serial,
+        "X-Amzn-Mtls-Clientcert-Validity": "NotBefore=2020-01-01T00:00:00Z;NotAfter=2040-01-01T00:00:00Z",
+        "X-Client-Cert-SPIFFE": spiffe,
+        "X-Client-Cert-URI-SANs": spiffe,
+        "X-Client-Cert-Present": "true",
+        "X-Client-Cert-Chain-Verified": "true",
+        "CF-Client-Cert-DER-Base64": base64.b64encode(leaf).decode(),
+        "Cf-Access-Authenticated-User-Email": "root@cascade.internal",
+        "X-Goog-Authenticated-User-Email": "root@cascade.internal",
+        "X-MS-Client-Principal-Name": "root",
+        "X-Envoy-Peer-Metadata-Id": spiffe,
+        "X-Envoy-External-Address": "127.0.0.1",
+        "X-Envoy-Internal": "true",
+        "X-Envoy-Original-Path": "/v1/tenants",
+        "X-Spiffe-Id": spiffe,
+        "X-SPIFFE-Service": service,
+        "L5d-Client-Id": spiffe,
+        "X-Consumer-Username": "fabric",
+        "X-Credential-Identifier": "fabric",
+        "X-Forwarded-For": "127.0.0.1",
+        "X-Forwarded-Host": "fabric.cascade.internal",
+        "X-Forwarded-Port": "443",
+        "X-Forwarded-Proto": "https",
+        "X-Forwarded-Scheme": "https",
+        "X-Forwarded-Ssl": "on",
+        "X-Forwarded-Server": "fabric",
+        "X-Forwarded-Prefix": "/v1",
+        "X-Forwarded-User": "root",
+        "X-Forwarded-Email": "root@cascade.internal",
+        "X-Forwarded-Groups": "operators",
+        "X-Forwarded-Preferred-Username": "root",
+        "X-Forwarded-Access-Token": world.token,
+        "X-Forwarded-Authorization": f"Bearer {world.token}",
+        "Forwarded": f'for=127.0.0.1;by={world.victim.node};host=fabric;proto=https;cert="{spiffe}"',
+        "Via": "1.1 fabric",
+        "X-Real-IP": "127.0.0.1",
+        "X-Client-IP": "127.0.0.1",
+        "X-Cluster-Client-IP": "127.0.0.1",
+        "True-Client-IP": "127.0.0.1",
+        "CF-Connecting-IP": "127.0.0.1",
+        "X-Original-Method": "GET",
+        "X-Original-Host": "fabric.cascade.internal",
+        "X-Original-URL": "/v1/tenants",
+        "X-Original-URI": "/v1/tenants",
+        "X-Original-User": "root",
+        "X-Original-Authorization": f"Bearer {world.token}",
+        "X-Rewrite-URL": "/v1/tenants",
+        "X-HTTP-Method-Override": "DELETE",
+        "X-Remote-User": "root",
+        "Remote-User": "root",
+        "REMOTE_USER": "root",
+        "X-WebAuth-User": "root",
+        "X-Auth-Request-User": "root",
+        "X-Authenticated-User": "root",
+        "X-User": "root",
+        "X-Api-Key": world.token,
+        "X-Auth-Token": world.token,
+        "Proxy-Authorization": f"Bearer {world.token}",
+        "Cookie": f"session={world.token}; identity={spiffe}",
+        "X-Tenant": world.tenant,
+        "X-Node": world.victim.node,
+        "X-Node-Generation": "1",
+        "X-Cascade-Peer": spiffe,
+        "X-Cascade-Operator": "root",
+    }
+    # As a service, under the names that the two best known meshes use.
+    headers["x-forwarded-client-cert-chain"] = f"By={spiffe};URI={service}"
+    headers["x-client-identity-service"] = service
+    return headers
+
+
+def batches(headers: dict[str, str]) -> list[dict[str, str]]:
+    """All of them, in as few requests as the bound on a request's head allows."""
+    made: list[dict[str, str]] = [{}]
+    for name, value in headers.items():
+        if sum(len(n) + len(v) + 4 for n, v in made[-1].items()) + len(name) + len(value) > HEAD_BYTES:
+            made.append({})
+        made[-1][name] = value
+    return made
+
+
+# What may differ between two requests that are alike.
+
+_ID = re.compile(r"\b(?:ten|node|code|act|tok|aud|cert)_[0-9a-z]{26}\b")
+_DATE = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)?")
+_JWS = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]+")
+_RANDOM = {"credential_blob", "encrypted_secret", "nonce", "secret", "seq", "epoch", "statement_sha256", "next_cursor"}
+
+
+class Plain:
+    """Takes out what is an id, a date, a counter or random; the two nodes and the tenant keep their names."""
+
+    def __init__(self, world: World) -> None:
+        self._names = {
+            world.tenant: "<tenant>",
+            world.victim.node: "<victim>",
+            world.other.node: "<other>",
+            world.spare.node: "<spare>",
+            world.condemned.node: "<condemned>",
+        }
+
+    def text(self, text: str) -> str:
+        text = _JWS.sub(lambda token: self._token(token[0]), text)
+        text = _ID.sub(lambda found: self._names.get(found[0], "<id>"), text)
+        return _DATE.sub("<date>", text)
+
+    def value(self, value: Any, name: str = "") -> Any:
+        if name in _RANDOM:
+            return "<changing>"
+        if isinstance(value, dict):
+            return {self.text(key): self.value(item, key) for key, item in value.items()}
+        if isinstance(value, list):
+            if name == "items":
+                # Lists grow with each request that creates something; the first entries stand for all.
+                return [self.value(item) for item in value[:1]]
+            return [self.value(item, name) for item in value]
+        if isinstance(value, str):
+            return self._certificate(value) if name == "certificate_chain" else self.text(value)
+        return value
+
+    def _token(self, token: str) -> str:
+        parts = [json.loads(base64.urlsafe_b64decode(part + "===")) for part in token.split(".")[:2]]
+        return json.dumps([self.value(part) for part in parts], sort_keys=True)
+
+    def _certificate(self, text: str) -> str:
+        certificate = x509.load_der_x509_certificate(base64.b64decode(text))
+        extensions = [
+            self.text(str(extension.value))
+            for extension in certificate.extensions
+            if not isinstance(extension.value, x509.SubjectKeyIdentifier)
+        ]
+        return f"{self.text(certificate.subject.rfc4514_string())} {extensions}"
+
+    def answer(self, answer: Answer) -> tuple[int, dict[str, str], Any]:
+        headers = {name: value for name, value in answer.headers.items() if name not in ("date", "content-length")}
+        try:
+            return answer.status, headers, self.value(json.loads(answer.body))
+        except ValueError:
+            return answer.status, headers, answer.body
+
+
+class Observed:
+    """What a request left behind in the audit of both services."""
+
+    _QUERIES = (
+        ("fabric", "SELECT rowid, actor, action, object, tenant, outcome, detail FROM audit WHERE rowid > ?"),
+        ("breakwater", "SELECT rowid, caller, action, tenant, node, generation FROM audit WHERE rowid > ?"),
+        (
+            "breakwater",
+            "SELECT rowid, caller, profile, state, tenant, node, generation, service FROM certificate WHERE rowid > ?",
+        ),
+    )
+
+    def __init__(self, world: World, plain: Plain) -> None:
+        self._world = world
+        self._plain = plain
+        self._last = [0, 0, 0]
+        self.rows()
+
+    def rows(self) -> list[Any]:
+        """The rows since the last time."""
+        found: list[Any] = []
+        for index, (service, sql) in enumerate(self._QUERIES):
+            rows = self._world.cloud.rows(service, sql, self._last[index])
+            if rows:
+                self._last[index] = max(int(row[0]) for row in rows)
+            found += [
+                [self._plain.value(json.loads(v)) if str(v).startswith("{") else self._plain.value(v) for v in row[1:]]
+                for row in rows
+            ]
+        return found
+
+
+def prepared(world: World, route: Route) -> None:
+    """What has to be so for the request to do the same each time it is sent."""
+    closing = "SELECT count(*) FROM node WHERE closing"
+    wait_until("the closing at the issuer", lambda: world.cloud.rows("fabric", closing) == [(0,)])
+    action = route.entry.path.rpartition("/")[2]
+    opposite = {"suspend": "resume", "resume": "suspend"}.get(action)
+    if opposite and route.service == "fabric":
+        path = f"/v1/nodes/{world.victim.node}/{opposite}"
+        token = {"authorization": f"Bearer {world.token}"}
+        assert world.wire("fabric", "operator").ask("POST", path, {"reason": ""}, token).status == 200
+
+
+def test_every_route_answers_a_forged_header_as_if_it_were_not_there(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    routes = all_routes(world.cloud)
+    assert {route.name for route in routes} == set(RECIPES)
+    assert len(routes) == len(RECIPES)
+    headers = forgeries(world)
+    plain = Plain(world)
+    observed = Observed(world, plain)
+    sent = 0
+    for route in routes:
+        callers: list[Caller] = ["nobody", "other"]
+        if OPERATOR in route.entry.peers:
+            callers.append("operator")
+        if route.service == "repository":
+            callers.remove("other")  # There is no TLS, and so no certificate, on that listener.
+        for caller in callers:
+            # The first one is not compared: what it creates or ends is there for those that follow.
+            seen: list[tuple[tuple[int, dict[str, str], Any], list[Any]]] = []
+            for forged in ({}, {}, *batches(headers)):
+                prepared(world, route)
+                observed.rows()
+                answer = world.ask(route, caller, forged)
+                seen.append((plain.answer(answer), observed.rows()))
+                sent += 1
+            status = seen[1][0][0]
+            assert status < 500, route.name
+            assert status != 404, route.name
+            assert all(one == seen[1] for one in seen[2:]), f"{route.name} as {caller}: {seen[1:]}"
+            if not {"anonymous", caller if caller == "operator" else "node"} & {p.kind for p in route.entry.peers}:
+                assert status in (401, 403), f"{route.name} as {caller}: {status}"
+    with capsys.disabled():
+        print(f"\n  {len(routes)} routes, {len(headers)} forged headers, {sent} requests", end="")  # noqa: T201  (the count is asked for)
+
+
+@pytest.mark.parametrize("name", [
+    "fabric GET /v1/node/events",
+    "fabric POST /v1/node/statement",
+    "fabric GET /v1/tenants",
+    "breakwater GET /v1/certificates/revoked-services",
+    "breakwater POST /v1/generations/open",
+])  # fmt: skip
+def test_each_header_by_itself(world: World, name: str) -> None:
+    (route,) = (route for route in all_routes(world.cloud) if route.name == name)
+    plain = Plain(world)
+    callers: tuple[Caller, Caller] = ("nobody", "other")
+    for caller in callers:
+        unforged = plain.answer(world.ask(route, caller))
+        for header, value in forgeries(world).items():
+            for spelt in (header, header.lower().replace("-", "_")):
+                assert plain.answer(world.ask(route, caller, {spelt: value})) == unforged, (caller, spelt)
+
+
+def test_the_comparison_can_tell_two_callers_apart(world: World) -> None:
+    plain = Plain(world)
+    path, body = "/v1/node/statement", {"nonce": "n" * 32}
+    ours = once(world.cloud, "fabric", "POST", path, body, world.session)
+    theirs = once(world.cloud, "fabric", "POST", path, body, world.victim_session)
+    assert ours.status == theirs.status == 200
+    assert plain.answer(ours) != plain.answer(theirs)
+    assert plain.answer(ours) == plain.answer(once(world.cloud, "fabric", "POST", path, body, world.session))

@@ -1,0 +1,330 @@
+"""A node that was revoked stops, wherever it was at that moment; and what an operator can do besides revoking."""
+
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from node import trust
+from protocol.problems import ProblemDocument
+from protocol.sessions import Ask, Events, RenewDevice, Session, StatementAnswer
+from protocol.statements import Revocation, verify_statement
+from tests.simulators.forged_evidence import request
+from tests.simulators.tpm import SoftTpm
+from tests.system.harness import Cloud, Machine, ended, wait_until
+from tests.system.raw import SESSIONS, PaperNode, Wire, new_key, once, paper_tenant, request_id, secret_of
+
+ASK = Ask("n" * 32)
+SHORT_LEASE = "3,5,9,15"
+"""Refresh after, expires, grace, terminates; in seconds from issue."""
+
+
+@pytest.fixture(scope="module")
+def cloud(tmp_path_factory: pytest.TempPathFactory, installation: Cloud) -> Iterator[Cloud]:
+    """One cloud for this module; every test makes nodes of its own."""
+    copy = Cloud(tmp_path_factory.mktemp("revocation")).copy_from(installation)
+    with ended(copy):
+        copy.up()
+        yield copy
+
+
+@pytest.fixture(scope="module")
+def paper(cloud: Cloud, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The code of a tenant whose machines are of paper."""
+    tenant = paper_tenant(cloud, tmp_path_factory.mktemp("paper"))
+    return secret_of(cloud.code(tenant, "--seats", "20"))
+
+
+def revocation_in(cloud: Cloud, problem: ProblemDocument, directory: Path) -> Revocation:
+    """The statement of a refusal, verified under the keys that the cloud has published."""
+    machine = directory / "published"
+    file = cloud.code(str(cloud.run("tenant", "list")[0]["id"]))
+    published = _bootstrap(file, machine)
+    statement = verify_statement(problem.statement, published.signing_keys, published.bundle.trust_domain).statement
+    assert isinstance(statement, Revocation)
+    return statement
+
+
+def _bootstrap(file: Path, directory: Path) -> trust.TrustSet:
+    import trio
+
+    from node.licensing.activation import read_activation_file
+
+    parsed, _ = read_activation_file(file)
+    return trio.run(trust.bootstrap, parsed.repository_url, parsed.pin, directory)
+
+
+# Of a connection that is open
+
+
+def test_a_revoked_node_is_refused_at_its_next_request_on_the_same_connection(
+    cloud: Cloud, paper: str, tmp_path: Path
+) -> None:
+    node = PaperNode(cloud, "kept alive").join(paper)
+    session = node.session()
+    with Wire(cloud, "fabric", session) as fabric, Wire(cloud, "breakwater", session) as breakwater:
+        fabric.ask("POST", "/v1/node/statement", ASK).into(StatementAnswer)
+        renewal = RenewDevice(request_id(), request(node.node_key))
+        assert breakwater.ask("POST", "/v1/node/device-certificate", renewal).status == 200
+        cloud.run("node", "revoke", node.node, "--reason", "returned")
+        problem = fabric.ask("POST", "/v1/node/statement", ASK).refused("generation_closed")
+        revocation = revocation_in(cloud, problem, tmp_path)
+        assert (revocation.node, revocation.generation, revocation.reason) == (node.node, 1, "revoked")
+        # Every route, and the connection stays open to hear it again.
+        fabric.ask("GET", "/v1/node/events?cursor=0&wait=0").refused("generation_closed")
+        fabric.ask("POST", "/v1/node/confirm", ASK).refused("generation_closed")
+        # The issuer knows as soon as the control plane has driven it there.
+        closed = "SELECT closed_up_to FROM closing WHERE node = ?"
+        wait_until("the closing", lambda: cloud.rows("breakwater", closed, node.node) == [(1,)])
+        renewal = RenewDevice(request_id(), request(node.node_key))
+        breakwater.ask("POST", "/v1/node/device-certificate", renewal).refused("generation_closed")
+    # A new proof gets the same word, fresh over the asker's nonce, and no session.
+    problem = once(cloud, "fabric", "POST", SESSIONS, node.open_session(request(new_key()))).refused(
+        "generation_closed"
+    )
+    assert problem.freshness
+    assert revocation_in(cloud, problem, tmp_path) == revocation
+    valid = "SELECT count(*) FROM certificate WHERE node = ? AND profile = 'device' AND state = 'issued'"
+    assert cloud.rows("breakwater", valid, node.node) == [(0,)]
+
+
+def test_a_waiting_poll_ends_within_a_second(cloud: Cloud, paper: str) -> None:
+    node = PaperNode(cloud, "waiting").join(paper)
+    session = node.session()
+    took: list[float] = []
+    for action in ("suspend", "resume", "suspend", "resume"):
+        cursor = once(cloud, "fabric", "GET", "/v1/node/events", None, session).into(Events).cursor
+        with Wire(cloud, "fabric", session) as wire:
+            woken: list[float] = []
+
+            def poll(wire: Wire = wire, cursor: int = cursor, woken: list[float] = woken) -> None:
+                events = wire.ask("GET", f"/v1/node/events?cursor={cursor}&wait=30").into(Events)
+                assert events.cursor > cursor
+                woken.append(time.monotonic())
+
+            poller = threading.Thread(target=poll)
+            poller.start()
+            time.sleep(0.2)  # until it waits
+            cloud.run("node", action, node.node)
+            done = time.monotonic()
+            poller.join(10)
+            took.append(woken[0] - done)
+    assert max(took) < 1, took
+    # Suspension closes nothing: the same session was good for all of it.
+    assert cloud.run("node", "show", node.node)["node"]["standing"] == "active"
+
+
+# Of an agent
+
+
+def test_a_suspended_node_keeps_its_session_and_is_resumed(
+    cloud: Cloud, chips: tuple[SoftTpm, SoftTpm], tmp_path: Path
+) -> None:
+    # Ten minutes between heartbeats: what the agent hears in this test, it hears on the wake channel.
+    machine = Machine(tmp_path, chips[0], heartbeat_seconds=600)
+    with ended(machine):
+        tenant = cloud.tenant(chips[0], "suspended")
+        node = machine.run("activate", str(cloud.code(tenant)))["node"]
+        machine.up()
+        sessions = "SELECT count(*) FROM certificate WHERE node = ? AND profile = 'session'"
+        wait_until("the wake channel", lambda: machine.ask("/v1/status")["last_contact_at"])
+        before = cloud.rows("breakwater", sessions, node)
+        took: list[float] = []
+        for action, state in (("suspend", "suspended"), ("resume", "active")):
+            time.sleep(1)  # until the agent polls again
+            cloud.run("node", action, node, "--reason", "invoice overdue")
+            began = time.monotonic()
+            machine.wait_state(state)
+            took.append(time.monotonic() - began)
+            assert machine.granted() is (state == "active")
+        assert sum(took) / len(took) < 1, took
+        assert cloud.rows("breakwater", sessions, node) == before
+        machine.run("entitlement", "vision", expect=0)
+        cloud.run("node", "suspend", node, "--reason", "invoice overdue")
+        machine.wait_state("suspended")
+        machine.run("entitlement", "vision", expect=3)
+        status = machine.run("status", expect=82)
+        assert "invoice overdue" in status["license"]["reason"]
+        # A restart does not help.
+        assert machine.down() == 0
+        machine.up()
+        machine.wait_state("suspended")
+        cloud.run("node", "resume", node)
+        machine.wait_state("active")
+
+
+def test_a_node_that_was_revoked_while_it_was_off_does_not_start(
+    cloud: Cloud, chips: tuple[SoftTpm, SoftTpm], tmp_path: Path
+) -> None:
+    machine = Machine(tmp_path, chips[0])
+    saved = tmp_path / "saved"
+    with ended(machine):
+        tenant = cloud.tenant(chips[0], "revoked")
+        node = machine.run("activate", str(cloud.code(tenant)))["node"]
+        machine.up()
+        assert machine.down() == 0
+        shutil.copytree(machine.state, saved)
+        cloud.run("node", "revoke", node)
+        try:
+            assert machine.launch().wait() == 81, "cloud up"
+            cloud.down()
+            assert machine.launch().wait() == 81, "cloud gone"
+            assert (machine.state / "tombstones" / "g-1.json").exists()
+            put_back(saved, machine.state, but="tombstones")
+            assert machine.launch().wait() == 81, "licence files of before, cloud gone"
+            put_back(saved, machine.state)
+            assert not (machine.state / "tombstones").exists()
+        finally:
+            cloud.up()
+        assert machine.launch().wait() == 81, "everything of before, cloud up"
+        document = machine.run("status", expect=81)
+        assert document["license"]["gate"] == "closed"
+
+
+def put_back(saved: Path, state: Path, but: str = "") -> None:
+    """The whole directory as it was saved; what is named `but` stays as it is now."""
+    for path in state.iterdir():
+        if path.name != but:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for path in saved.iterdir():
+        assert path.name != but, "there was one before the revocation"
+        shutil.copytree(path, state / path.name) if path.is_dir() else shutil.copy2(path, state)
+
+
+def test_a_whole_directory_of_before_without_the_cloud_runs_to_the_dates_of_its_lease(
+    cloud: Cloud, chips: tuple[SoftTpm, SoftTpm], tmp_path: Path
+) -> None:
+    """What is not enforced yet, and is said so: floors in the TPM will close it."""
+    machine = Machine(tmp_path, chips[0])
+    saved = tmp_path / "saved"
+    with ended(machine):
+        tenant = cloud.tenant(chips[0], "rolled back")
+        node = machine.run("activate", str(cloud.code(tenant, "--lease-seconds", SHORT_LEASE)))["node"]
+        machine.up()
+        assert machine.down() == 0
+        shutil.copytree(machine.state, saved)
+        cloud.run("node", "revoke", node)
+        assert machine.launch().wait() == 81
+        cloud.down()
+        try:
+            put_back(saved, machine.state)
+            machine.up()
+            assert machine.granted(), "it runs: this is the limit that README and `status` tell of"
+            status = machine.run("status", expect=None)
+            bound = datetime.fromisoformat(status["offline_bound_at"])
+            assert bound == datetime.fromisoformat(status["license"]["lease"]["terminate_at"])
+            assert "put back from before the revocation" in status["limits"].replace("\n", " ")
+            assert "offline_bound_at" in status["limits"]
+            assert machine.granted()
+            machine.wait_state("restricted", seconds=30)
+            assert machine.granted()
+            assert machine.ask("/v1/license")["new_work"] is False
+            machine.wait_state("terminated", seconds=30)
+            assert abs((datetime.now(UTC) - bound).total_seconds()) < 3
+            assert not machine.granted()
+            machine.run("entitlement", "vision", expect=3)
+            machine.run("status", expect=83)
+        finally:
+            cloud.up()
+
+
+def test_a_node_that_is_revoked_while_it_runs_closes_the_gate_and_stays_up(
+    cloud: Cloud, chips: tuple[SoftTpm, SoftTpm], tmp_path: Path
+) -> None:
+    machine = Machine(tmp_path, chips[0])
+    with ended(machine):
+        tenant = cloud.tenant(chips[0], "running")
+        node = machine.run("activate", str(cloud.code(tenant)))["node"]
+        agent = machine.up()
+        assert machine.granted()
+        cloud.run("node", "revoke", node)
+        machine.wait_state("revoked", seconds=5)
+        assert not machine.granted()
+        machine.run("entitlement", "vision", expect=3)
+        time.sleep(1)
+        assert agent.running
+        assert machine.down() == 0
+        assert machine.launch().wait() == 81
+
+
+# Seats and readmission
+
+
+def test_a_release_frees_the_seat_at_once_and_a_new_chip_takes_it(
+    cloud: Cloud, chips: tuple[SoftTpm, SoftTpm], tmp_path: Path
+) -> None:
+    first, second = Machine(tmp_path, chips[0], "first"), Machine(tmp_path, chips[1], "second")
+    with ended(first, second):
+        tenant = cloud.tenant(chips[0], "one seat")
+        file = str(cloud.code(tenant, "--seats", "1"))
+        node = first.run("activate", file)["node"]
+        assert refusal(second.run("activate", file, expect=77)) == "seats_exhausted"
+        released = cloud.run("node", "release", node)
+        assert (released["standing"], released["seat_held"]) == ("released", False)
+        other = second.run("activate", file)["node"]
+        assert other != node
+        assert [code["seats_taken"] for code in cloud.run("code", "list", tenant)] == [1]
+        assert first.launch().wait() == 81
+        document = first.run("status", expect=81)
+        assert "released" in document["license"]["reason"]
+        # It has no seat to come back to, and takes none that another holds.
+        assert refusal(first.run("activate", file, expect=77)) == "seats_exhausted"
+
+
+def test_only_a_code_made_for_it_readmits_a_revoked_node(
+    cloud: Cloud, chips: tuple[SoftTpm, SoftTpm], tmp_path: Path
+) -> None:
+    machine, other = Machine(tmp_path, chips[0], "revoked"), Machine(tmp_path, chips[1], "other")
+    with ended(machine, other):
+        tenant = cloud.tenant(chips[0], "readmitted")
+        old = str(cloud.code(tenant, "--seats", "9"))
+        activated = machine.run("activate", old)
+        node = activated["node"]
+        # A code that was made to readmit it before it was revoked is no answer to the revocation.
+        early = str(cloud.code(tenant, "--readmit", node))
+        cloud.run("node", "revoke", node)
+        assert refusal(machine.run("activate", old, expect=77)) == "node_revoked"
+        assert refusal(machine.run("activate", str(cloud.code(tenant)), expect=77)) == "node_revoked"
+        assert refusal(machine.run("activate", early, expect=77)) == "node_revoked"
+        readmit = str(cloud.code(tenant, "--readmit", node))
+        assert refusal(other.run("activate", readmit, expect=77)) == "code_refused"
+        again = machine.run("activate", readmit)
+        assert (again["node"], again["generation"]) == (node, activated["generation"] + 1)
+        machine.up()
+        machine.wait_state("active")
+        assert machine.granted()
+        detail = cloud.run("node", "show", node)
+        assert detail["node"]["standing"] == "active"
+        assert {g["number"]: g["state"] for g in detail["generations"]} == {1: "closed", 2: "confirmed"}
+
+
+def refusal(document: Any) -> str:
+    """The code of a refusal; every one says what to do next."""
+    error = document["error"]
+    assert error["next"]
+    assert error["text"]
+    return str(error["code"])
+
+
+def test_a_suspension_is_carried_over_to_the_next_generation(cloud: Cloud, paper: str) -> None:
+    node = PaperNode(cloud, "suspended").join(paper)
+    cloud.run("node", "suspend", node.node)
+    node.join(paper)
+    answer = once(cloud, "fabric", "POST", "/v1/node/statement", ASK, node.session()).into(StatementAnswer)
+    payload = msgspec.json.decode(_payload(answer.statement))
+    assert "refresh_after" not in payload
+    assert payload["generation"] == 2
+    body = node.open_session(request(new_key()))
+    assert once(cloud, "fabric", "POST", SESSIONS, body).into(Session).current.statement == answer.statement
+
+
+def _payload(token: str) -> bytes:
+    from protocol.encoding import b64url_decode
+
+    return b64url_decode(token.split(".")[1])
