@@ -18,7 +18,7 @@ PrivateKey = EllipticCurvePrivateKey | Ed25519PrivateKey
 SECRET_FILE_BYTES_MAX = 64 * 1024
 """Keys and passphrases are far below; more is another file named by mistake."""
 PASSPHRASE_BYTES_MIN = 16
-"""`cascade init` makes passphrases of 32 random bytes; a shorter one was typed by a person in a hurry."""
+"""`cascade init` makes passphrases of 24 random bytes (32 letters); a shorter one was typed by a person in a hurry."""
 
 
 class KeyFileError(Exception):

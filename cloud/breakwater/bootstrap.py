@@ -31,12 +31,14 @@ from cloud.breakwater.profiles import (
     want_root,
 )
 from cloud.breakwater.service import Issuing
+from cloud.breakwater.settings import BreakwaterSettings
 from cloud.breakwater.signer import DEVELOPMENT_MARK, KeySigner, issuer_of, load_file_signer
 from cloud.breakwater.store import ServiceHostName, Store
 from cloud.breakwater.tables import ENGINE
 from cloud.issuing import IssueServiceCertificate
-from cloud.keyfile import write_key, write_secret
-from cloud.service_identity import CHAIN_FILE, KEY_FILE, chain_to_pem, make_csr
+from cloud.keyfile import read_passphrase, write_key, write_secret
+from cloud.service_identity import CHAIN_FILE, KEY_FILE, IdentityError, chain_to_pem, load_identity, make_csr
+from cloud.settings import load_settings
 from cloud.storage.migrate import ensure_migrated
 from protocol.encoding import json_encode
 from protocol.ids import ServiceName, parse_trust_domain
@@ -125,6 +127,43 @@ async def initialise(plan: Plan, now: Callable[[], datetime]) -> Initialised:
         nodes_ca=signer.issuer("nodes").certificate_der,
         services_ca=signer.issuer("services").certificate_der,
     )
+
+
+async def replace_expired(
+    settings_file: Path, tls: Mapping[ServiceName, Path], now: Callable[[], datetime]
+) -> list[str]:
+    """Give services whose certificate has expired a new one for the same key; returns their names.
+
+    A service renews over mTLS, which it cannot do any more after being off for longer than its certificate lives.
+    Whoever holds the issuer's keys may still issue, so the process that runs both does, before anything listens.
+    Raises SettingsError, KeyFileError, IdentityError, IssuerError, StorageError, naming the file.
+    """
+    expired = [(service, folder) for service, folder in tls.items() if _ended(folder / CHAIN_FILE, now())]
+    if not expired:
+        return []
+    settings = load_settings(settings_file, BreakwaterSettings)
+    passphrase_file = settings.path(settings.passphrase_file)
+    signer, _ = load_file_signer(settings.path(settings.ca), read_passphrase(passphrase_file))
+    database = settings.path(settings.database.path)
+    await asyncio.to_thread(ensure_migrated, "breakwater", database)
+    ENGINE.configure(database)
+    await ENGINE.open()
+    try:
+        issuing = Issuing(Store(ENGINE), signer, settings.trust_domain, now, os.urandom)
+        for service, folder in expired:
+            identity = load_identity(folder, passphrase_file)
+            request = IssueServiceCertificate(f"expired-{identity.leaf.serial_number:x}", make_csr(identity.key))
+            write_secret(folder / CHAIN_FILE, chain_to_pem(await issuing.issue_service(service, request)))
+    finally:
+        await ENGINE.close()
+    return [service for service, _ in expired]
+
+
+def _ended(chain: Path, now: datetime) -> bool:
+    try:
+        return now >= x509.load_pem_x509_certificate(chain.read_bytes()).not_valid_after_utc
+    except (OSError, ValueError) as error:
+        raise IdentityError(f"cannot read the certificate {chain}: {error}") from error
 
 
 async def _first_identity(issuing: Issuing, service: ServiceName, folder: Path, passphrase: bytes) -> None:

@@ -4,6 +4,7 @@ fault in between leaves nothing that looks like one.
 
 import asyncio
 import os
+import re
 import secrets
 import shutil
 from argparse import Namespace
@@ -25,6 +26,10 @@ PASSPHRASE_BYTES = 24
 PASSPHRASE_FILE = "../secrets/passphrase"  # noqa: S105  (where it lies, as a service's settings see it)
 PORT_MAX = 65535
 PORTS = 3
+HOST_CHARS_MAX = 253
+_LABEL = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+_HOST = re.compile(rf"{_LABEL}(\.{_LABEL})*", re.ASCII | re.IGNORECASE)
+"""RFC 1123 section 2.1: what stands in URLs and certificates for ever."""
 
 
 class Made(msgspec.Struct, frozen=True):
@@ -50,9 +55,24 @@ class Place(msgspec.Struct, frozen=True):
         return f"{scheme}://{host}:{self.port + offset}"
 
 
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def _place(args: Namespace) -> Place:
     if not 0 < args.port_base <= PORT_MAX - PORTS:
         raise CliError(EXIT_USAGE, "port_invalid", f"cannot use --port-base {args.port_base}: 1 to {PORT_MAX - PORTS}")
+    if not _is_address(args.host) and not (len(args.host) <= HOST_CHARS_MAX and _HOST.fullmatch(args.host)):
+        raise CliError(
+            EXIT_USAGE,
+            "host_invalid",
+            f"cannot use --host {args.host!r}: it is no DNS name and no address",
+            "Give a name without scheme and port, in its ASCII form, or an address without brackets.",
+        )
     try:
         bind = str(ip_address(args.bind or args.host))
     except ValueError as error:

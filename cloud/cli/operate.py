@@ -2,7 +2,7 @@
 
 from argparse import Namespace
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -14,10 +14,10 @@ from cloud.cli.errors import EXIT_INTERNAL, EXIT_USAGE, CliError
 from cloud.cli.show import emit, pairs, table
 from cloud.clock import utc_now
 from cloud.fabric import schemas
-from cloud.keyfile import write_secret
+from cloud.keyfile import KeyFileError, write_secret
 from protocol.activation import ACTIVATION_FILE_FORMAT, ActivationFile
 from protocol.encoding import json_encode
-from protocol.ids import NodeId
+from protocol.ids import IdError, NodeId, Prefix, parse_id
 
 PAGE_SIZE = 200
 
@@ -35,6 +35,16 @@ def _pages(server: Server, path: str, kind: Any, limit: int = 10_000, **query: s
         if not cursor:
             break
     return tuple(items)
+
+
+def _id(prefix: Prefix, text: str) -> str:
+    """An id as it goes into a path: anything else could make it another path. Raises CliError."""
+    try:
+        return parse_id(prefix, text)
+    except IdError as error:
+        raise CliError(
+            EXIT_USAGE, "id_invalid", f"cannot use {text!r}: {error}", "The `list` command shows the ids."
+        ) from error
 
 
 def _rows(headings: tuple[str, ...], *fields: str) -> Callable[[tuple[Any, ...]], str]:
@@ -60,11 +70,11 @@ def tenant_list(server: Server, args: Namespace) -> None:
 
 
 def tenant_show(server: Server, args: Namespace) -> None:
-    emit(server.call("GET", f"/v1/tenants/{args.tenant}", schemas.Tenant), args.json, _fields)
+    emit(server.call("GET", f"/v1/tenants/{_id('ten', args.tenant)}", schemas.Tenant), args.json, _fields)
 
 
 def tenant_trust(server: Server, args: Namespace) -> None:
-    path = f"/v1/tenants/{args.tenant}/trust"
+    path = f"/v1/tenants/{_id('ten', args.tenant)}/trust"
     changes: list[tuple[str, str, Any]] = []
     if args.ek_root:
         body = schemas.AddEkRoots(pem=_read_text(args.ek_root), ek_type=args.ek_type)
@@ -95,16 +105,17 @@ def _read_text(path: Path) -> str:
 
 
 def code_create(server: Server, args: Namespace) -> None:
+    path = f"/v1/tenants/{_id('ten', args.tenant)}/codes"
     _refuse_existing(args.out)
     body = schemas.CreateCode(
         profile=args.profile,
-        expires_at=utc_now() + timedelta(days=args.days),
+        expires_at=_in_days(args.days),
         entitlements=tuple(args.entitlement),
         seats=args.seats,
-        readmit_node=NodeId(args.readmit) if args.readmit else None,
+        readmit_node=NodeId(_id("node", args.readmit)) if args.readmit else None,
         lease=_lease_terms(args.lease_seconds),
     )
-    created = server.call("POST", f"/v1/tenants/{args.tenant}/codes", schemas.CreatedCode, body)
+    created = server.call("POST", path, schemas.CreatedCode, body)
     file = ActivationFile(
         format=ACTIVATION_FILE_FORMAT,
         repository_url=server.url,
@@ -130,6 +141,14 @@ def _human_created_code(document: dict[str, Any]) -> str:
     )
 
 
+def _in_days(days: float) -> datetime:
+    """A time from now. Whether it is a sensible one is for the server to say."""
+    try:
+        return utc_now() + timedelta(days=days)
+    except (OverflowError, ValueError) as error:
+        raise CliError(EXIT_USAGE, "days_invalid", f"cannot use --days {days}: it is out of the calendar") from error
+
+
 def _lease_terms(text: str | None) -> schemas.LeaseTerms | None:
     if not text:
         return None
@@ -145,7 +164,7 @@ def _lease_terms(text: str | None) -> schemas.LeaseTerms | None:
 
 
 def code_list(server: Server, args: Namespace) -> None:
-    codes = _pages(server, f"/v1/tenants/{args.tenant}/codes", schemas.Page[schemas.Code])
+    codes = _pages(server, f"/v1/tenants/{_id('ten', args.tenant)}/codes", schemas.Page[schemas.Code])
     headings = ("id", "state", "profile", "taken", "seats", "expires", "readmits")
     emit(
         codes,
@@ -155,7 +174,7 @@ def code_list(server: Server, args: Namespace) -> None:
 
 
 def code_revoke(server: Server, args: Namespace) -> None:
-    emit(server.call("POST", f"/v1/codes/{args.code}/revoke", schemas.Code, {}), args.json, _fields)
+    emit(server.call("POST", f"/v1/codes/{_id('code', args.code)}/revoke", schemas.Code, {}), args.json, _fields)
 
 
 # Nodes
@@ -172,7 +191,7 @@ def node_list(server: Server, args: Namespace) -> None:
 
 
 def node_show(server: Server, args: Namespace) -> None:
-    emit(server.call("GET", f"/v1/nodes/{args.node}", schemas.NodeDetail), args.json, _human_node)
+    emit(server.call("GET", f"/v1/nodes/{_id('node', args.node)}", schemas.NodeDetail), args.json, _human_node)
 
 
 def _human_node(detail: schemas.NodeDetail) -> str:
@@ -184,7 +203,8 @@ def _human_node(detail: schemas.NodeDetail) -> str:
 def node_change(server: Server, args: Namespace) -> None:
     """suspend, resume, revoke and release: the action is the route's name."""
     body = schemas.ChangeStanding(reason=args.reason)
-    emit(server.call("POST", f"/v1/nodes/{args.node}/{args.action}", schemas.Node, body), args.json, _fields)
+    path = f"/v1/nodes/{_id('node', args.node)}/{args.action}"
+    emit(server.call("POST", path, schemas.Node, body), args.json, _fields)
 
 
 # Tokens and audit
@@ -192,7 +212,7 @@ def node_change(server: Server, args: Namespace) -> None:
 
 def token_create(server: Server, args: Namespace) -> None:
     _refuse_existing(args.out)
-    expires_at = utc_now() + timedelta(days=args.days) if args.days else None
+    expires_at = _in_days(args.days) if args.days else None
     body = schemas.CreateToken(name=args.name, expires_at=expires_at)
     created = server.call("POST", "/v1/tokens", schemas.CreatedToken, body)
     _write_secret(args.out, created.secret.encode() + b"\n", f"The token {created.token.id} was made: revoke it.")
@@ -210,7 +230,7 @@ def token_list(server: Server, args: Namespace) -> None:
 
 
 def token_revoke(server: Server, args: Namespace) -> None:
-    emit(server.call("POST", f"/v1/tokens/{args.token}/revoke", schemas.Token, {}), args.json, _fields)
+    emit(server.call("POST", f"/v1/tokens/{_id('tok', args.token)}/revoke", schemas.Token, {}), args.json, _fields)
 
 
 def audit_list(server: Server, args: Namespace) -> None:
@@ -243,10 +263,8 @@ def _refuse_existing(path: Path) -> None:
 def _write_secret(path: Path, content: bytes, consequence: str) -> None:
     try:
         write_secret(path, content)
-    except OSError as error:
-        raise CliError(
-            EXIT_INTERNAL, "file_not_written", f"cannot write {path}: {error.strerror}", consequence
-        ) from error
+    except KeyFileError as error:
+        raise CliError(EXIT_INTERNAL, "file_not_written", str(error), consequence) from error
 
 
 COMMANDS: dict[tuple[str, str], Callable[[Server, Namespace], None]] = {

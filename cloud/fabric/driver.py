@@ -101,13 +101,19 @@ class Driver:
             log.error("background work failed", extra={"work": name}, exc_info=error)
 
     async def close_at_issuer(self) -> None:
-        """Tell Breakwater of every closed generation. Raises IssuerUnavailable at the first call that fails."""
-        after = ""
+        """Tell Breakwater of every closed generation.
+
+        Raises IssuerUnavailable at the first call that fails; IssuerRefused at the end, for one node holds up no other.
+        """
+        after, refused = "", None
         while rows := await store.nodes.closing(after, PAGE_ITEMS):
             for node in rows:
                 try:
                     await self._core.issuer.close_generations(node.tenant, node.id, node.closed_up_to)
-                except (IssuerUnavailable, IssuerRefused):
+                except IssuerRefused as error:
+                    refused = error
+                    continue
+                except IssuerUnavailable:
                     self._back_off.failed(asyncio.get_running_loop().time())
                     raise
                 self._back_off.worked()
@@ -118,6 +124,9 @@ class Driver:
                             SYSTEM, "generation.closed_at_issuer", node.id, node.tenant, up_to=node.closed_up_to
                         )
             after = rows[-1].id
+        if refused is not None:
+            self._back_off.failed(asyncio.get_running_loop().time())
+            raise refused
 
     async def lapse_overdue(self) -> None:
         """Begin to end what was not confirmed in time."""
@@ -125,9 +134,15 @@ class Driver:
             await lapse.begin(self._core, row)
 
     async def finish_lapsing(self) -> None:
-        """End what lapses, once the issuer knows."""
+        """End what lapses, once the issuer knows. Raises as `close_at_issuer`."""
+        refused = None
         for row in await store.activations.lapsing(PAGE_ITEMS):
-            await lapse.finish(self._core, row)
+            try:
+                await lapse.finish(self._core, row)
+            except IssuerRefused as error:
+                refused = error
+        if refused is not None:
+            raise refused
 
     async def free_seats(self) -> None:
         """Give back the seats of revoked nodes whose last lease has terminated."""

@@ -9,7 +9,7 @@
     │   ├── CodeExpired
     │   ├── CodeRevoked
     │   ├── SeatsExhausted
-    │   ├── TooManyChallenges      too many open on one code
+    │   ├── TooManyChallenges      too many open on one code, or unconfirmed on one chip
     │   ├── EvidenceNotAccepted    EK, AK or node key
     │   ├── TierNotAllowed
     │   ├── ChallengeExpired
@@ -72,7 +72,7 @@ class SeatsExhausted(Refused):
 
 
 class TooManyChallenges(Refused):
-    """Too many challenges of one code are open."""
+    """Too many challenges of one code are open, or activations of one chip unconfirmed."""
 
 
 class EvidenceNotAccepted(Refused):

@@ -24,9 +24,11 @@ TERMS: dict[Tier, LeaseTerms] = {
 }
 """Section 4 of the design: the less is proven, the sooner the licence runs out without the cloud."""
 
-TERM_SECONDS_MAX = 3652 * _DAY
 DEVICE_HEADROOM = timedelta(days=275)
 """How long leases can be renewed on one device certificate before it must be renewed itself."""
+TERM_SECONDS_MAX = 790 * _DAY
+"""With headroom and tail the 1,095 days that the issuer gives a device certificate at the most: a longer lease would
+outlive the identity."""
 NOTIFY_BEFORE = (timedelta(days=7), timedelta(days=1))
 """When, before `expires_at`, the machine's owner is told."""
 

@@ -20,7 +20,6 @@ from cloud.fabric.errors import (
     CodeRefused,
     CodeRevoked,
     CsrRefused,
-    Invalid,
     IssuerRefused,
     NotFound,
     SeatsExhausted,
@@ -29,7 +28,7 @@ from cloud.fabric.errors import (
 )
 from cloud.fabric.evidence import SECRET_BYTES, NodeKey
 from cloud.fabric.service import lapse
-from cloud.fabric.service.core import ANONYMOUS, Core, check_text
+from cloud.fabric.service.core import ANONYMOUS, Core, check_fingerprint, check_text
 from cloud.fabric.standing import check_admission
 from cloud.fabric.store.rows import ActivationRow, CodeRow, GenerationRow, NodeRow, TenantRow, generation_id
 from cloud.fabric.tpm_structures import EvidenceRefused
@@ -42,11 +41,10 @@ from protocol.limits import (
     CHALLENGE_LIFE,
     CHALLENGE_TRIES_MAX,
     CHALLENGES_OPEN_PER_CODE_MAX,
-    COMPONENTS_MAX,
 )
 
-COMPONENT_CHARS_MAX = 64
-"""Of a component's name, and of its HMAC-SHA-256 in hex."""
+PENDING_PER_NODE_MAX = 16
+"""Unconfirmed activations of one chip: who has a code cannot have generations made for it without end."""
 
 
 async def start(core: Core, body: StartActivation) -> Challenge:
@@ -129,7 +127,7 @@ async def prove(core: Core, activation: ActivationId, body: ProveActivation, bod
     """The answer to the challenge; a byte-identical repeat (`body_sha256`) carries on or gets the stored answer.
 
     Raises NotFound, Invalid, Challenge*, ActivationClosed, EvidenceNotAccepted, CsrRefused, Code*, SeatsExhausted,
-    NodeRevoked, IssuerUnavailable.
+    NodeRevoked, TooManyChallenges, IssuerUnavailable.
     """
     row = await store.activations.find(activation)
     if row is None:
@@ -147,10 +145,7 @@ async def prove(core: Core, activation: ActivationId, body: ProveActivation, bod
 
 async def _check_answer(core: Core, row: ActivationRow, body: ProveActivation) -> None:
     """The form of the proof, the time, and the secret; a wrong one is counted, the last one ends the activation."""
-    if len(body.fingerprint) > COMPONENTS_MAX or any(
-        max(len(name), len(value)) > COMPONENT_CHARS_MAX for name, value in body.fingerprint.items()
-    ):
-        raise Invalid(f"fingerprint: at most {COMPONENTS_MAX} components of {COMPONENT_CHARS_MAX} characters")
+    check_fingerprint(body.fingerprint)
     if core.now() >= row.expires_at:
         raise ChallengeExpired
     if hmac.compare_digest(sha256_hex(body.secret), row.secret_hash):
@@ -190,6 +185,8 @@ async def _reserve(
                 return fresh
             _check_usable(core, code)
             node, is_new = await _node_for(core, fresh, code)
+            if await store.activations.count_live(node.id) >= PENDING_PER_NODE_MAX:
+                raise TooManyChallenges("too many activations of this machine wait to be confirmed")
             if not node.seat_held:
                 if not await store.codes.take_seat(code.id):
                     raise SeatsExhausted(f"all {code.seats} seats of this code are taken")

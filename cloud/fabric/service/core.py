@@ -25,11 +25,13 @@ from cloud.fabric.wake import WakeRoom
 from cloud.guard import Operator
 from protocol.evidence import EndorsementEvidence, KeyEvidence
 from protocol.ids import ActivationId, TenantId
-from protocol.limits import CONFIRM_WITHIN, NONCE_BYTES_MAX, NONCE_BYTES_MIN
+from protocol.limits import COMPONENTS_MAX, CONFIRM_WITHIN, NONCE_BYTES_MAX, NONCE_BYTES_MIN
 
 AUDIT_DETAIL_CHARS_MAX = 200
 TEXT_CHARS_MAX = 256
 """Reasons, notes and agent versions."""
+COMPONENT_CHARS_MAX = 64
+"""Of a fingerprint component's name, and of its HMAC-SHA-256 in hex."""
 ANONYMOUS = "anonymous"
 SYSTEM = "system"
 
@@ -72,8 +74,8 @@ class Core:
     trust_domain: str
     public_url: str
     epoch: int
-    nonce_key: bytes
-    ek_key: bytes
+    nonce_key: bytes = field(repr=False)
+    ek_key: bytes = field(repr=False)
     node_issuers: tuple[x509.Certificate, ...]
     now: Callable[[], datetime]
     entropy: Entropy
@@ -86,6 +88,8 @@ class Core:
     confirm_within: timedelta = CONFIRM_WITHIN
     seen: dict[str, Seen] = field(default_factory=dict)
     """What sessions showed since the driver last wrote it down; losing it is harmless."""
+    refusals: dict[str, tuple[datetime, int]] = field(default_factory=dict)
+    """Refused session proofs by generation: since when, and how many. It bounds the audit; losing it is harmless."""
 
     def ek_hash(self, tenant: TenantId, ek_name: bytes) -> str:
         """How a chip is looked up: tenants cannot compare theirs, and the database holds no EK."""
@@ -116,6 +120,14 @@ def check_nonce_form(nonce: str) -> None:
     """The asker's nonce is opaque, but bounded. Raises Invalid."""
     if not NONCE_BYTES_MIN <= len(nonce) <= NONCE_BYTES_MAX:
         raise Invalid(f"the nonce has {NONCE_BYTES_MIN} to {NONCE_BYTES_MAX} characters")
+
+
+def check_fingerprint(components: dict[str, str]) -> None:
+    """Names and values are opaque here, but bounded. Raises Invalid."""
+    if len(components) > COMPONENTS_MAX or any(
+        max(len(name), len(value)) > COMPONENT_CHARS_MAX for name, value in components.items()
+    ):
+        raise Invalid(f"fingerprint: at most {COMPONENTS_MAX} components of {COMPONENT_CHARS_MAX} characters")
 
 
 def check_text(what: str, text: str, characters_max: int = TEXT_CHARS_MAX, *, empty: bool = True) -> str:

@@ -4,7 +4,7 @@ One exchange is log-in and start-up settling: the answer carries the node's curr
 generation is refused for its standing, and gets its revocation; a suspended node keeps its sessions.
 """
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 from cryptography import x509
@@ -14,17 +14,20 @@ from cryptography.x509.oid import NameOID
 from cloud.fabric import nonce, store
 from cloud.fabric.errors import CertificateRefused, CsrRefused, IssuerRefused, IssuerUnavailable, ProofRefused, Refused
 from cloud.fabric.service import confirm, stream
-from cloud.fabric.service.core import Core, check_nonce_form, check_text
+from cloud.fabric.service.core import Core, check_fingerprint, check_nonce_form, check_text
 from cloud.fabric.store.nodes import Seen
-from cloud.fabric.store.rows import GenerationRow, NodeRow
+from cloud.fabric.store.rows import GenerationRow, NodeRow, generation_id
 from cloud.peer import PeerRefused, require_issuer, spiffe_of
 from protocol.encoding import sha256_hex
 from protocol.faults import fault_point
 from protocol.ids import EKU_DEVICE, IdError, NodeSpiffeId, parse_generation
-from protocol.limits import COMPONENTS_MAX, NONCE_LIFE
+from protocol.limits import NONCE_LIFE
 from protocol.sessions import Nonce, OpenSession, ProofClaims, ProofError, Session, StatementAnswer, open_proof
 
 PATH_SESSIONS = "/v1/node/sessions"
+REFUSALS_AUDITED_MAX = 20
+REFUSALS_PERIOD = timedelta(hours=1)
+"""Refused proofs of one generation that are written down in such a time; a node that is merely wrong makes a few."""
 _EKU_DEVICE = x509.ObjectIdentifier(EKU_DEVICE)
 
 
@@ -98,15 +101,25 @@ async def open_session(core: Core, body: OpenSession) -> Session:
     except Refused as error:
         await _audit_refusal(core, device, error)
         raise
-    if stream.is_closed(node, generation):
-        await _tell(core, node, generation, now)
-        raise stream.closed(core, generation, claims.answer_nonce, now)
+    await _refuse_closed(core, node, generation, claims.answer_nonce)
     chain = await _issue(core, body, device)
+    # The issuer may have taken seconds: what was changed meanwhile counts, or an old lease would be called fresh.
+    now = core.now()
+    node, generation = await _known(device)
+    await _refuse_closed(core, node, generation, claims.answer_nonce)
     core.seen[generation.id] = Seen(now, claims.fingerprint, claims.agent_version, device.not_after)
     if generation.state == "offered":
         return Session(chain, StatementAnswer("", ""))
     generation = await confirm.refreshed(core, node, generation, body.presented, now)
     return Session(chain, stream.answer(core, generation, claims.answer_nonce, now))
+
+
+async def _refuse_closed(core: Core, node: NodeRow, generation: GenerationRow, answer_nonce: str) -> None:
+    """Step 13. Raises GenerationClosed."""
+    if stream.is_closed(node, generation):
+        now = core.now()
+        await _tell(core, node, generation, now)
+        raise stream.closed(core, generation, answer_nonce, now)
 
 
 async def _known(device: Device) -> tuple[NodeRow, GenerationRow]:
@@ -141,13 +154,22 @@ def _check_proof(core: Core, body: OpenSession, device: Device, now: datetime) -
         raise ProofRefused(str(error)) from error
     check_nonce_form(claims.answer_nonce)
     check_text("agent_version", claims.agent_version)
-    if len(claims.fingerprint) > COMPONENTS_MAX:
-        raise ProofRefused("the fingerprint has too many components")
+    check_fingerprint(claims.fingerprint)
     return claims
 
 
 async def _audit_refusal(core: Core, device: Device, error: Refused) -> None:
-    """A good certificate with a bad proof is worth a row; what is not from a node of ours is not."""
+    """A good certificate with a bad proof is worth a row; what is not from a node of ours is not.
+
+    The certificate is no secret, so whoever has its file could fill the disk: a generation's rows are bounded.
+    """
+    now, key = core.now(), generation_id(device.spiffe.node, device.generation)
+    began, count = core.refusals.get(key, (now, 0))
+    if not timedelta(0) <= now - began < REFUSALS_PERIOD:
+        began, count = now, 0
+    core.refusals[key] = (began, count + 1)
+    if count >= REFUSALS_AUDITED_MAX:
+        return
     with fault_point("fabric.session.refuse"):
         async with store.transaction():
             await core.audit(

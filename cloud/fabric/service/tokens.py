@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 from cloud.fabric import schemas, store
 from cloud.fabric.entropy import Entropy, Ids
-from cloud.fabric.errors import Invalid, NotFound
+from cloud.fabric.errors import Conflict, Invalid, NotFound
 from cloud.fabric.service import views
 from cloud.fabric.service.core import Core, check_text, operator_actor
 from cloud.fabric.store.rows import TokenRow
@@ -57,7 +57,12 @@ async def page(cursor: str, limit: int) -> schemas.Page[schemas.Token]:
 
 
 async def revoke(core: Core, operator: Operator, token: TokenId) -> schemas.Token:
-    """It counts no more from the next request on. A repeat is harmless. Raises NotFound."""
+    """It counts no more from the next request on. A repeat is harmless. Raises NotFound, Conflict.
+
+    No token revokes itself, so that a valid one is left and nobody locks the installation's door from outside.
+    """
+    if token == operator.id:
+        raise Conflict("a token cannot revoke itself; use another one for it")
     async with store.transaction():
         row = await store.tokens.find(token)
         if row is None:

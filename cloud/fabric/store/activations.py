@@ -16,7 +16,10 @@ _BY_ID = _ACTIVATION.select("WHERE id = {}")
 _BY_GENERATION = _ACTIVATION.select("WHERE node = {} AND generation = {}")
 _OVERDUE = _ACTIVATION.select("WHERE state IN ('proved', 'issued') AND confirm_by <= {} ORDER BY id LIMIT {}")
 _LAPSING = _ACTIVATION.select("WHERE state = 'lapsing' ORDER BY id LIMIT {}")
-_OPEN = Statement("SELECT COUNT(*) AS n FROM activation WHERE code = {} AND state = 'challenged' AND expires_at > {}")
+_OPEN = Statement(
+    "SELECT (SELECT COUNT(*) FROM activation WHERE state = 'challenged' AND code = {} AND expires_at > {}) "
+    "+ (SELECT COUNT(*) FROM activation WHERE state = 'failed' AND code = {} AND expires_at > {}) AS n"
+)
 _LIVE = Statement("SELECT COUNT(*) AS n FROM activation WHERE node = {} AND state IN ('proved', 'issued')")
 _WRONG = Statement(
     "UPDATE activation SET tries = tries + 1, state = CASE WHEN tries + 1 >= {} THEN 'failed' ELSE 'challenged' END "
@@ -53,8 +56,8 @@ async def find_by_generation(node: NodeId, generation: int) -> ActivationRow | N
 
 
 async def count_open(code: CodeId, now: datetime) -> int:
-    """Challenges of a code that could still be answered."""
-    row = await ENGINE.fetch_one(_OPEN, code, now)
+    """Challenges of a code whose time is not over: those that failed early count, or failing would make room."""
+    row = await ENGINE.fetch_one(_OPEN, code, now, code, now)
     return 0 if row is None else int(row["n"])
 
 

@@ -1,6 +1,8 @@
 """What `cascade init` leaves behind for the issuer."""
 
+import shutil
 import stat
+from datetime import timedelta
 from pathlib import Path
 
 import msgspec
@@ -9,7 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from cloud.breakwater.app import wire
-from cloud.breakwater.bootstrap import ROOT_KEY_FILE, AlreadyInitialised, host_names, initialise
+from cloud.breakwater.bootstrap import ROOT_KEY_FILE, AlreadyInitialised, host_names, initialise, replace_expired
 from cloud.breakwater.settings import BreakwaterSettings
 from cloud.breakwater.store import ServiceHostName
 from cloud.clock import utc_now
@@ -17,7 +19,7 @@ from cloud.keyfile import read_key, write_secret
 from cloud.service_identity import load_identity
 from cloud.settings import GateRefused, load_settings
 from cloud.storage.migrate import applied_ids, known_ids
-from protocol.ids import IdError
+from protocol.ids import IdError, ServiceName
 from tests.cloud.breakwater.support import PASSPHRASE, START, Clock, issuer_at, plan_for
 
 
@@ -97,3 +99,22 @@ async def test_production_does_not_start_on_a_development_ca(home: Path, tmp_pat
     settings = load_settings(tmp_path / "breakwater" / "settings.toml", BreakwaterSettings)
     assert settings.mode == "production"
     assert wire(settings).unit.name == "breakwater"
+
+
+async def test_a_service_that_was_off_for_too_long_gets_a_new_certificate_for_its_key(
+    home: Path, tmp_path: Path
+) -> None:
+    home = Path(shutil.copytree(home, tmp_path / "home"))
+    settings = home / "breakwater" / "settings.toml"
+    tls: dict[ServiceName, Path] = {"fabric": home / "fabric" / "tls"}
+    before = load_identity(tls["fabric"], home / "passphrase")
+    assert await replace_expired(settings, tls, lambda: before.leaf.not_valid_after_utc - timedelta(seconds=1)) == []
+    assert load_identity(tls["fabric"], home / "passphrase").leaf == before.leaf
+    late = before.leaf.not_valid_after_utc + timedelta(days=100)
+    assert await replace_expired(settings, tls, lambda: late) == ["fabric"]
+    after = load_identity(tls["fabric"], home / "passphrase")
+    assert after.leaf.public_key() == before.leaf.public_key()
+    assert after.leaf.not_valid_before_utc <= late < after.leaf.not_valid_after_utc
+    assert after.leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value == (
+        before.leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    )

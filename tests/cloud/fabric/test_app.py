@@ -297,6 +297,8 @@ async def test_operators(cloud: Cloud) -> None:
     assert (await problem(other, "GET", "/v1/tenants")).code == "operator_required"
     tokens = (await operator.call("GET", "/v1/tokens")).into(schemas.Page[schemas.Token])
     assert [token.name for token in tokens.items] == ["init", "ci"]
+    # No token revokes itself, so a valid one is always left.
+    assert (await problem(operator, "POST", f"/v1/tokens/{tokens.items[0].id}/revoke")).code == "conflict"
     for number in range(4):
         await operator.call("POST", "/v1/tenants", schemas.CreateTenant(f"tenant {number}"))
     seen, cursor = [], ""

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from cloud.fabric import schemas, store
 from cloud.fabric.driver import Driver
+from cloud.fabric.errors import IssuerRefused
 from cloud.server import Stopping
+from protocol.ids import NodeId, TenantId
 from tests.cloud.breakwater.support import Clock
 from tests.cloud.fabric.support import Machine, World, change, driver, turn, world_at
 
@@ -53,6 +55,25 @@ async def test_a_failed_close_waits_before_the_next(world: World) -> None:
     assert asked == ["close"]
     await made.turn(now + 1)
     assert asked == ["close", "close"]
+
+
+async def test_a_node_that_the_issuer_refuses_holds_up_no_other(world: World) -> None:
+    code = await world.code(seats=2)
+    machines = [Machine(world, label) for label in ("ek", "another ek")]
+    for machine in machines:
+        await machine.join(code.secret)
+        await change(world, machine, "revoke")
+    first, second = sorted(machine.node for machine in machines)
+    close = world.issuer.close_generations
+
+    async def refuse_the_first(tenant: TenantId, node: NodeId, up_to: int) -> None:
+        if node == first:
+            raise IssuerRefused("conflict", "this node belongs to another tenant")
+        await close(tenant, node, up_to)
+
+    world.issuer.close_generations = refuse_the_first  # type: ignore[method-assign]
+    await turn(world)
+    assert [(await world.node(node)).closing for node in (first, second)] == [True, False]
 
 
 async def test_the_driver_is_woken_and_ends_with_the_process(world: World) -> None:

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 import pytest
 
+from cloud.breakwater.profiles import DEVICE_LIFE_MAX
 from cloud.fabric import schemas, statements
 from protocol.ids import NodeId, TenantId, make_id
 from protocol.limits import SEQ_JUMP_MAX, SEQ_MAX
@@ -75,6 +76,12 @@ def test_identity_outlives_the_licence() -> None:
     for terms in statements.TERMS.values():
         lease = statements.lease(msgspec.structs.replace(SUBJECT, terms=terms), 1, NOW)
         assert statements.device_not_after(terms, NOW) >= lease.terminate_at + 30 * DAY
+
+
+def test_no_lease_outlives_what_the_issuer_gives_a_device_certificate() -> None:
+    longest = schemas.LeaseTerms(1, 1, 1, statements.TERM_SECONDS_MAX)
+    statements.check_terms(longest)
+    assert statements.device_not_after(longest, NOW) <= NOW + DEVICE_LIFE_MAX
 
 
 @pytest.mark.parametrize(("hours", "due"), [(0, False), (11.9, False), (12, True), (24, True), (1000, True)])

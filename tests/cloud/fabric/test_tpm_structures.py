@@ -29,7 +29,7 @@ SAMPLES = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "read", "raw"), SAMPLES)
+@pytest.mark.parametrize(("kind", "read", "raw"), SAMPLES, ids=range(len(SAMPLES)))
 def test_the_samples_are_the_tss_s_own_spelling(kind: Any, read: Any, raw: bytes) -> None:
     value, used = kind.unmarshal(raw)
     assert used == len(raw)
@@ -37,7 +37,7 @@ def test_the_samples_are_the_tss_s_own_spelling(kind: Any, read: Any, raw: bytes
     read(raw)
 
 
-@pytest.mark.parametrize(("kind", "read", "raw"), SAMPLES)
+@pytest.mark.parametrize(("kind", "read", "raw"), SAMPLES, ids=range(len(SAMPLES)))
 def test_every_part_of_a_structure_is_refused(kind: Any, read: Any, raw: bytes) -> None:
     for length in range(len(raw)):
         with pytest.raises(StructureError):

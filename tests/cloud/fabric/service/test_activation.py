@@ -14,7 +14,7 @@ from cloud.fabric.service import activation, codes
 from protocol.activation import ProveActivation, StartActivation
 from protocol.codes import make_secret
 from protocol.ids import EKU_DEVICE, ActivationId, make_id
-from protocol.limits import CHALLENGE_LIFE, CHALLENGES_OPEN_PER_CODE_MAX
+from protocol.limits import CHALLENGE_LIFE, CHALLENGE_TRIES_MAX, CHALLENGES_OPEN_PER_CODE_MAX
 from protocol.statements import Lease
 from tests.cloud.fabric.support import ALICE, Machine, World
 
@@ -193,6 +193,36 @@ async def test_open_challenges_of_a_code_are_bounded(world: World) -> None:
         await machine.start(code.secret)
     world.clock.forward(CHALLENGE_LIFE)
     await machine.start(code.secret)
+
+
+async def test_failing_a_challenge_makes_no_room_for_another(world: World) -> None:
+    code = await world.code()
+    machine = Machine(world)
+    for _ in range(CHALLENGES_OPEN_PER_CODE_MAX):
+        challenge = await machine.start(code.secret)
+        machine.secret = bytes(32)
+        body = machine.proof(challenge)
+        for _ in range(CHALLENGE_TRIES_MAX):
+            with pytest.raises(errors.ChallengeFailed):
+                await machine.prove(challenge, body)
+    with pytest.raises(errors.TooManyChallenges):
+        await machine.start(code.secret)
+
+
+async def test_unconfirmed_activations_of_a_chip_are_bounded(world: World) -> None:
+    code = await world.code()
+    machine = Machine(world)
+    for _ in range(activation.PENDING_PER_NODE_MAX):
+        await machine.activate(code.secret)
+    key = machine.node_key
+    challenge = await machine.start(code.secret)
+    body = machine.proof(challenge)
+    with pytest.raises(errors.TooManyChallenges):
+        await machine.prove(challenge, body)
+    assert (await world.node(machine.node)).last_generation == activation.PENDING_PER_NODE_MAX
+    machine.node_key = key
+    await machine.confirm()
+    assert (await machine.prove(challenge, body)).generation == activation.PENDING_PER_NODE_MAX + 1
 
 
 async def test_evidence_is_judged(world: World) -> None:

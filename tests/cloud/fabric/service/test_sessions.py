@@ -12,9 +12,12 @@ from cryptography.x509.oid import NameOID
 
 from cloud.fabric import errors
 from cloud.fabric.service import sessions
+from cloud.fabric.standing import Change
 from protocol.ids import EKU_DEVICE
 from protocol.limits import NONCE_LIFE
-from tests.cloud.fabric.support import URL, Machine, World
+from protocol.sessions import Certificate
+from protocol.statements import Revocation, Suspension
+from tests.cloud.fabric.support import URL, Machine, World, change
 from tests.cloud.pki import Pki
 
 
@@ -151,3 +154,38 @@ async def test_no_session_without_the_issuer(world: World, machine: Machine) -> 
     world.issuer.down = True
     with pytest.raises(errors.IssuerUnavailable):
         await machine.session()
+
+
+async def test_what_changes_while_the_issuer_works_counts(world: World, machine: Machine) -> None:
+    issue = world.issuer.issue_session
+    todo: list[Change] = ["suspend", "revoke"]
+
+    async def slow(*arguments: Any) -> Certificate:
+        made = await issue(*arguments)
+        await change(world, machine, todo.pop(0))
+        return made
+
+    world.issuer.issue_session = slow  # type: ignore[assignment, method-assign]
+    assert isinstance(world.statement((await machine.session()).current.statement), Suspension)
+    with pytest.raises(errors.GenerationClosed) as caught:
+        await machine.session()
+    assert isinstance(world.statement(caught.value.statement), Revocation)
+    assert caught.value.freshness
+
+
+async def test_a_stolen_device_certificate_cannot_fill_the_audit(world: World, machine: Machine) -> None:
+    async def refusals(count: int) -> int:
+        for _ in range(count):
+            with pytest.raises(errors.ProofRefused):
+                await sessions.open_session(world.core, machine.ask_for_session(None, method="PUT"))
+        return (await world.actions(machine.node)).count("session.refused")
+
+    assert await refusals(sessions.REFUSALS_AUDITED_MAX + 5) == sessions.REFUSALS_AUDITED_MAX
+    world.clock.forward(sessions.REFUSALS_PERIOD)
+    assert await refusals(2) == sessions.REFUSALS_AUDITED_MAX + 2
+
+
+@pytest.mark.parametrize("fingerprint", [{"a" * 65: "b"}, {"a": "b" * 65}, {str(n): "b" for n in range(33)}])
+async def test_a_fingerprint_is_bounded(world: World, machine: Machine, fingerprint: dict[str, str]) -> None:
+    with pytest.raises(errors.Invalid, match="fingerprint"):
+        await sessions.open_session(world.core, machine.ask_for_session(None, fingerprint=fingerprint))
