@@ -138,7 +138,7 @@ async def test_a_cloud_that_hangs_holds_a_start_up_for_the_settling_time_only(
     )
     started = trio.current_time()
     await agent.settle()
-    assert 0.9 < trio.current_time() - started
+    assert trio.current_time() - started > 0.9
     assert agent.keeper.verdict().gate_open
     del fabric.answers[SESSIONS]
     assert await agent.contact()

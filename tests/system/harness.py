@@ -6,6 +6,7 @@ passes, or to kill itself (SIGKILL, so that nothing is flushed or closed) at one
 """
 
 import http.client
+import itertools
 import json
 import multiprocessing
 import os
@@ -34,6 +35,10 @@ _PRELOAD = [
     "cloud.cli.main", "cloud.cli.run", "cloud.cli.operate", "cloud.breakwater.app", "cloud.fabric.app",
     "cloud.cli.init", "cloud.trust_client", "node.cli", "node.agent", "node.licensing.activation", "node.trust_update",
     "node.ask", "tests.system.harness",
+    # What these import when it is first used.
+    "litestar._kwargs.kwargs_model", "litestar.plugins.pydantic", "anyio._backends._asyncio", "uvicorn.lifespan.off",
+    "cryptography.hazmat.backends.openssl.backend", "tuf.api.serialization.json", "tpm2_pytss.cryptography", "pyudev",
+    "node.hardening", "encodings.idna", "_strptime",
 ]  # fmt: skip
 
 
@@ -160,15 +165,15 @@ def wait_until(what: str, check: Callable[[], Any], seconds: float = WAIT_SECOND
         time.sleep(0.02)
 
 
-_next_base = [0]
+_FIRST_PORT, _PORTS_EACH, _SLOTS = 10_000, 4, 5_600
+"""Below 32768, where Linux takes the ports of outgoing connections from."""
+_slots = itertools.count(os.getpid() * 16)
 
 
 def free_ports(count: int = 3) -> int:
     """The first of neighbouring free ports on loopback; each call in a process gets others."""
-    start = 20000 + os.getpid() % 400 * 40
-    for _ in range(200):
-        base = start + _next_base[0] % 10 * 4 if _next_base[0] < 10 else 36000 + _next_base[0] * 4 % 20000
-        _next_base[0] += 1
+    for slot in itertools.islice(_slots, 200):
+        base = _FIRST_PORT + slot % _SLOTS * _PORTS_EACH
         try:
             with ExitStack() as stack:
                 for port in range(base, base + count):

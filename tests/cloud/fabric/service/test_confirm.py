@@ -65,7 +65,9 @@ async def test_a_presented_statement_ahead_is_outbid(world: World) -> None:
     assert (await machine.refresh(peer)).seq == first.seq + 11
     for ignored in (
         world.core.signer.statement(msgspec.structs.replace(first, seq=first.seq + 12 + SEQ_JUMP_MAX)),
-        world.core.signer.statement(msgspec.structs.replace(first, seq=500, node=first.node[:-1] + "0")),
+        world.core.signer.statement(
+            msgspec.structs.replace(first, seq=500, node=first.node[:-1] + ("1" if first.node.endswith("0") else "0"))
+        ),
         machine.held[:-4] + "AAAA",
         "no token",
     ):
