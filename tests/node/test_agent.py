@@ -1,11 +1,14 @@
 """The agent as a whole on a real TPM against a cloud that answers, misbehaves, or is not there."""
 
 import os
+import shutil
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 
@@ -14,7 +17,7 @@ from node.agent import Agent, Revoked
 from node.ask import ask
 from node.certificates import CertificateRejected
 from node.config import Config
-from node.errors import NodeError
+from node.errors import NodeError, StateDamaged
 from node.exits import Exit
 from node.hwbind import keys
 from node.hwbind.errors import TpmAbsent, TpmFailed
@@ -436,6 +439,74 @@ async def test_trust_is_refreshed_for_the_keeper_in_force(
     monkeypatch.setattr("node.trust.refresh", refresh)
     await agent._refresh_trust()
     assert agent.keeper.trust is newer
+
+
+async def test_trust_is_refreshed_soon_after_a_start(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a machine that is switched off every night would never learn a new signing key."""
+    refreshed = trio.Event()
+
+    async def refresh(_: Path) -> TrustSet:
+        refreshed.set()
+        return agent.keeper.trust
+
+    monkeypatch.setattr("node.trust.refresh", refresh)
+    monkeypatch.setattr("node.licensing.schedule.TRUST_FIRST_SECONDS_MAX", 0.1)
+    async with running(agent):
+        with trio.fail_after(5):
+            await refreshed.wait()
+
+
+async def test_a_signal_ends_it_while_it_settles(agent: Agent, fabric: Fabric, config: Config) -> None:
+    fabric.answers[SESSIONS] = hang
+    async with trio.open_nursery() as nursery:
+        with trio.fail_after(4):
+            nursery.start_soon(agent.run)
+            await until(lambda: any(request.path == SESSIONS for request in fabric.requests))
+            os.kill(os.getpid(), signal.SIGINT)
+    assert not config.socket.exists()
+
+
+async def test_systemd_is_told_that_the_loop_turns(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(str(tmp_path / "notify"))
+        receiver.setblocking(False)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        monkeypatch.setenv("WATCHDOG_USEC", "100000")
+        async with running(agent):
+            await trio.sleep(0.4)
+        told = []
+        with suppress(BlockingIOError):
+            while True:
+                told.append(receiver.recv(1000))
+    assert told.count(b"WATCHDOG=1") >= 3
+    assert told[-1] == b"STOPPING=1"
+
+
+async def test_another_key_beside_the_certificate_is_noticed(
+    fabric: Fabric, state: State, tpm: Tpm, machine: Machine
+) -> None:
+    """A key that this TPM can load is not enough: it must be the one that was certified."""
+    stored = state.identities.load(1)
+    stranger = await tpm.run(keys.create_node_key)
+    shutil.rmtree(state.identities.generation_dir(1))
+    (state.directory / "current.json").unlink()
+    state.identities.save_generation(msgspec.structs.replace(stored, node_key=stranger))
+    state.identities.switch_to(1)
+    with pytest.raises(StateDamaged, match="not the certificate of this node"):
+        state.keeper(utc_now)
+
+
+async def test_a_damaged_generation_that_waits_does_not_stop_the_one_in_force(
+    config: Config, fabric: Fabric, state: State, tpm: Tpm, machine: Machine
+) -> None:
+    state.identities.save_generation(identity(fabric, machine.ak, machine.node_key, 2))
+    (state.identities.generation_dir(2) / "identity.json").write_bytes(b"torn")
+    agent = Agent(config, state, tpm, state.keeper(utc_now))
+    await agent.settle()
+    assert (agent.failures, agent.keeper.verdict().gate_open) == (0, True)
+    await agent.new_session()
 
 
 def test_nothing_to_run_as(tmp_path: Path) -> None:

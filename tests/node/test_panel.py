@@ -109,12 +109,26 @@ async def test_status(agent: Agent) -> None:
             "failures",
             "offline_bound_at",
             "limits",
+            "damaged",
         ]
     )
     assert (document["version"], document["mode"], document["hardware"]) == (AGENT_VERSION, "development", "ours")
     lease = agent.keeper.lease
     assert lease is not None
     assert document["offline_bound_at"] == lease.terminate_at.isoformat().replace("+00:00", "Z")
+
+
+async def test_damage_and_a_failing_tpm_are_told_of(agent: Agent, state: State) -> None:
+    agent.keeper.hardware = "unavailable"
+    assert members(await ask(agent, "/v1/license"))["flags"] == ["tpm-failing"]
+    path = state.licences.statement_path(1)
+    path.write_bytes(b"torn")
+    agent.keeper = state.keeper(utc_now)
+    document = members(await ask(agent, "/v1/status"))
+    assert isinstance(document["license"], dict)
+    assert document["license"]["flags"] == ["state-damaged"]
+    assert isinstance(document["damaged"], list)
+    assert str(path) in document["damaged"][0]
 
 
 @pytest.mark.parametrize(

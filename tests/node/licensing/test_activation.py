@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from cloud.fabric.trust.targets import build_targets
+from node import trust
 from node.api import CloudRefused, CloudUnreachable
 from node.certificates import CertificateRejected
+from node.errors import StateDamaged
 from node.exits import Exit
 from node.hwbind.tpm import Tpm
-from node.licensing.activation import ActivationFileInvalid, OtherNode, activate, read_activation_file
+from node.licensing.activation import ActivationFileInvalid, OtherCloud, OtherNode, activate, read_activation_file
 from node.licensing.keeper import Keeper, StatementRejected
 from node.state import State
 from node.trust import TrustError
@@ -33,8 +35,7 @@ def write_file(path: Path, url: str, pin: TrustPin, **changes: object) -> Path:
     return path
 
 
-@pytest.fixture
-def repository(fabric: Fabric) -> Iterator[Repository]:
+def repository_of(fabric: Fabric) -> Repository:
     content = build_targets(
         keys=fabric.verification_keys(),
         trust_domain=DOMAIN,
@@ -44,7 +45,12 @@ def repository(fabric: Fabric) -> Iterator[Repository]:
         fabric_url=fabric.urls.fabric,
         breakwater_url=fabric.urls.breakwater,
     )
-    with Repository(content, utc_now() - timedelta(minutes=1)).served() as served:
+    return Repository(content, utc_now() - timedelta(minutes=1))
+
+
+@pytest.fixture
+def repository(fabric: Fabric) -> Iterator[Repository]:
+    with repository_of(fabric).served() as served:
         yield served
 
 
@@ -233,6 +239,43 @@ async def test_the_state_of_another_node_is_not_built_upon(
     with pytest.raises(OtherNode) as caught:
         await run(state, tpm, file)
     assert caught.value.exit is Exit.HARDWARE_MISMATCH
+
+
+async def test_a_file_of_another_cloud_leaves_the_licence_in_force(
+    state: State, tpm: Tpm, file: Path, tmp_path: Path
+) -> None:
+    await run(state, tpm, file)
+    before = trust.load(state.directory)
+    other = Fabric()
+    with repository_of(other).served() as served, pytest.raises(OtherCloud) as caught:
+        await run(state, tpm, write_file(tmp_path / "other.json", served.url, served.pin))
+    assert (caught.value.exit, other.handshakes) == (Exit.VERIFICATION, [])
+    assert trust.load(state.directory).pin == before.pin
+    keeper = state.keeper(utc_now)
+    keeper.hardware = "ours"
+    assert keeper.verdict().gate_open
+
+
+@pytest.mark.parametrize("name", ["identity.json", "device.pem", "node.priv"])
+async def test_a_damaged_generation_is_followed_by_a_new_one(state: State, tpm: Tpm, file: Path, name: str) -> None:
+    await run(state, tpm, file)
+    (state.identities.generation_dir(1) / name).write_bytes(b"torn")
+    with pytest.raises(StateDamaged):
+        state.keeper(utc_now)
+    keeper = await run(state, tpm, file)
+    assert (keeper.identity.generation, keeper.verdict().gate_open) == (2, True)
+
+
+async def test_cut_off_and_damaged_it_goes_on(
+    state: State, tpm: Tpm, file: Path, fabric: Fabric, cut: list[str]
+) -> None:
+    await run(state, tpm, file)
+    cut.append("after node.activation.prove")
+    with pytest.raises(CutOffError):
+        await run(state, tpm, file)
+    cut.clear()
+    (state.identities.generation_dir(1) / "identity.json").write_bytes(b"torn")
+    assert (await run(state, tpm, file)).identity.generation == fabric.confirmed == 2
 
 
 async def test_a_wrong_pin_opens_no_connection(

@@ -97,6 +97,7 @@ def test_a_channel_that_was_not_lost_opens_at_once() -> None:
 def test_waits_of_polls_and_of_trust(seed: int) -> None:
     assert 200 <= schedule.event_wait_seconds(Random(seed)) <= EVENT_WAIT_SECONDS_MAX
     assert 64_800 <= schedule.trust_refresh_seconds(Random(seed)) <= 108_000
+    assert 0 <= schedule.first_trust_refresh_seconds(Random(seed)) <= 3600
 
 
 def test_certificates_are_renewed_at_two_thirds() -> None:
