@@ -6,10 +6,11 @@ every state and only the gate opens and closes; losing the cloud changes nothing
 """
 
 import logging
+import os
 import random
 import secrets
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from datetime import datetime
 
@@ -285,26 +286,50 @@ class Agent:
     # Loops
 
     async def run(self, ready: Callable[[], None] = lambda: None) -> None:
-        """From settling to a signal. Raises Revoked before READY; TpmError when the TPM fails before READY."""
-        await self.settle()
-        if self.keeper.revoked:
-            raise Revoked("cannot start: this node is revoked")
-        listener = listen(self.config.socket)
+        """From settling to a signal, which counts from the beginning.
+
+        Raises Revoked and TpmError before READY; after it a group with the TpmError that outlasted the lease's refresh.
+        """
         try:
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(serve, listener, panel.handler(self))
-                    for loop in (self._keep_current, self._keep_awake, self._keep_told, self._keep_trust):
-                        nursery.start_soon(loop)
-                    notify.ready(self._headline())
-                    ready()
-                    async for _ in signals:
-                        break
-                    notify.stopping()
-                    nursery.cancel_scope.cancel()
+                if await self._settled(signals):
+                    await self._serve(signals, ready)
+            notify.stopping()
         finally:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + STOP_SECONDS_MAX):
                 await self.new_session()
+
+    async def _settled(self, signals: AsyncIterator[int]) -> bool:
+        """Settle; False when a signal came first. Raises Revoked, TpmError, by themselves and not in a group."""
+        outcome: NodeError | TpmError | bool = False
+        async with trio.open_nursery() as nursery:
+
+            async def settle() -> None:
+                nonlocal outcome
+                try:
+                    await self.settle()
+                    outcome = Revoked("cannot start: this node is revoked") if self.keeper.revoked else True
+                except (NodeError, TpmError) as error:
+                    outcome = error
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(settle)
+            await anext(signals)
+            nursery.cancel_scope.cancel()
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    async def _serve(self, signals: AsyncIterator[int], ready: Callable[[], None]) -> None:
+        listener = listen(self.config.socket)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve, listener, panel.handler(self))
+            for loop in (self._keep_current, self._keep_awake, self._keep_told, self._keep_trust, self._keep_watched):
+                nursery.start_soon(loop)
+            notify.ready(self._headline())
+            ready()
+            await anext(signals)
+            nursery.cancel_scope.cancel()
 
     def _headline(self) -> str:
         verdict = self.keeper.verdict()
@@ -398,10 +423,22 @@ class Agent:
             await trio.sleep(1)
 
     async def _keep_trust(self) -> None:
-        """Refresh the published trust once a day; what was verified stays until a newer one verifies."""
+        """Refresh the published trust; what was verified stays until a newer one verifies.
+
+        First soon after the start: a machine that is switched off every night must learn new keys too.
+        """
+        wait = schedule.first_trust_refresh_seconds(self._random)
         while True:
-            await trio.sleep(schedule.trust_refresh_seconds(self._random))
+            await trio.sleep(wait)
             await self._tolerant(self._refresh_trust)
+            wait = schedule.trust_refresh_seconds(self._random)
+
+    async def _keep_watched(self) -> None:
+        """Tell systemd that the loop turns, where it asks for that."""
+        every = notify.watchdog_seconds(os.getpid())
+        while every is not None:
+            notify.watchdog()
+            await trio.sleep(every)
 
     async def _refresh_trust(self) -> None:
         self.keeper.trust = await trust.refresh(self.config.state_dir)

@@ -80,18 +80,34 @@ class Service:
 
     def __init__(self, client: httpx.AsyncClient, base_url: str) -> None:
         self._client = client
+        self._asking: set[trio.CancelScope] = set()
+        self._closed = False
         self.base_url = base_url
 
     async def aclose(self) -> None:
+        """End what is being asked, then the connections: one that is only being made would outlive its client."""
+        self._closed = True
+        for scope in self._asking:
+            scope.cancel()
         await self._client.aclose()
 
     async def _ask(
         self, method: str, path: str, answer: type[T], body: bytes | None = None, wait_seconds: float | None = None
     ) -> T:
-        """Send and decode, within a bound of bytes and, all together, of time.
+        """Send and decode. Raises CloudUnreachable (also when closed meanwhile), ServerUnproven, CloudRefused."""
+        if not self._closed:
+            with trio.CancelScope() as scope:
+                self._asking.add(scope)
+                try:
+                    return await self._exchange(method, path, answer, body, wait_seconds)
+                finally:
+                    self._asking.discard(scope)
+        raise CloudUnreachable(f"cannot ask {self.base_url}: the connection was given up")
 
-        Raises CloudUnreachable, ServerUnproven, CloudRefused.
-        """
+    async def _exchange(
+        self, method: str, path: str, answer: type[T], body: bytes | None, wait_seconds: float | None
+    ) -> T:
+        """One request and its answer, within a bound of bytes and, all together, of time. Raises as `_ask`."""
         # Compressed answers are not asked for, and not unpacked: a small one could unpack to any size.
         headers = {"accept-encoding": "identity"} | ({"content-type": "application/json"} if body is not None else {})
         seconds_max = ANSWER_SECONDS_MAX if wait_seconds is None else wait_seconds + EVENT_MARGIN_SECONDS

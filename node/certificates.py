@@ -17,7 +17,7 @@ from protocol.trust import X509Bundle
 
 EKU_SESSION = ExtendedKeyUsageOID.CLIENT_AUTH.dotted_string
 
-__all__ = ["EKU_DEVICE", "EKU_SESSION", "CertificateRejected", "check_chain"]
+__all__ = ["EKU_DEVICE", "EKU_SESSION", "CertificateRejected", "check_chain", "is_certificate_of"]
 
 
 class CertificateRejected(VerificationFailed):
@@ -49,6 +49,30 @@ def _generation(certificate: x509.Certificate) -> int:
         raise CertificateRejected(4, "the serialNumber is not a generation") from error
 
 
+def is_certificate_of(
+    der: bytes, *, spiffe: NodeSpiffeId, generation: int, public_key: ec.EllipticCurvePublicKey
+) -> bool:
+    """Whether a stored device certificate is of this node, generation and key.
+
+    So the key that the TPM is asked for is the one that was certified, not one put in its place. Neither its issuer
+    nor its dates are judged again: what becomes of a certificate later never changes the licence.
+    """
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+        names = certificate.extensions.get_extension_for_oid(ExtensionOID.SUBJECT_ALTERNATIVE_NAME).value
+        same_generation = _generation(certificate) == generation
+        key = certificate.public_key()
+    except (*UNREADABLE, x509.ExtensionNotFound, CertificateRejected):
+        return False
+    return same_generation and key == public_key and _names_only(names, spiffe)
+
+
+def _names_only(names: x509.ExtensionType, spiffe: NodeSpiffeId) -> bool:
+    """Exactly one SAN, and it is the node's SPIFFE id."""
+    found = list(names) if isinstance(names, x509.SubjectAlternativeName) else []
+    return found == [x509.UniformResourceIdentifier(str(spiffe))]
+
+
 def check_chain(
     chain: tuple[bytes, ...],
     bundle: X509Bundle,
@@ -75,9 +99,7 @@ def check_chain(
         raise CertificateRejected(1, "it cannot be read, or names nobody") from error
     if chain[1] not in bundle.node_issuers or not issued_by(leaf, (issuer,)):
         raise CertificateRejected(2, "it is not by a published issuing CA of nodes")
-    if list(names if isinstance(names, x509.SubjectAlternativeName) else []) != [
-        x509.UniformResourceIdentifier(str(spiffe))
-    ]:
+    if not _names_only(names, spiffe):
         raise CertificateRejected(3, f"it does not name {spiffe}, and nothing else")
     if _generation(leaf) != generation:
         raise CertificateRejected(4, f"it is not of generation {generation}")

@@ -119,6 +119,7 @@ def _human_status(document: dict[str, Any]) -> str:
         rows.append(("mode", f"{document['mode']}: not for production"))
     if document["offline_bound_at"]:
         rows.append(("offline bound", document["offline_bound_at"]))
+    rows += [("damaged", text) for text in document["damaged"]]
     text = "\n".join(f"{name:<14} {value}" for name, value in rows)
     return f"{_human_license(document['license'])}\n{text}\n\n{document['limits']}"
 
@@ -130,9 +131,12 @@ def _human_entitlement(document: dict[str, Any]) -> str:
 
 async def _with_state(config: Config, work: Callable[..., Awaitable[Any]], *, creates: bool = False) -> Any:
     """Run `work(state, tpm)` as the owner of the state."""
+    from node.hardening import no_core_dumps
     from node.hwbind.tpm import Tpm, check_tcti
     from node.state import NotActivated, State
 
+    # Every command that owns the state may hold a session key.
+    no_core_dumps()
     check_tcti(config.tpm, config.mode)
     if not creates and not config.state_dir.exists():
         # Asking must not make the directory: it would belong to whoever asked.
@@ -167,9 +171,7 @@ async def _activate(config: Config, args: argparse.Namespace) -> int:
 async def _run(config: Config, args: argparse.Namespace) -> int:
     from node.agent import Agent
     from node.clock import utc_now
-    from node.hardening import no_core_dumps
 
-    no_core_dumps()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     # The HTTP client logs every request at INFO; the agent says what matters itself.
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -313,7 +315,8 @@ def main(argv: list[str] | None = None) -> int:
         config = load_config(vars(args))
         return trio.run(_COMMANDS[args.command], config, args)
     except KeyboardInterrupt:
-        return 130
+        # The agent was asked to stop, only earlier than it listens for it.
+        return int(Exit.OK) if args.command == "run" else 130
     except BaseException as error:
         # The last stop of every fault: known ones are told, others are bugs and keep their traceback.
         told = _node_error(error)

@@ -151,7 +151,7 @@ class IdentityStore:
         What an earlier try left under the same number is replaced; the current generation never is (ValueError).
         Raises StateDamaged (of `current.json`), DiskFull, StateUnwritable, StateUnsafe.
         """
-        current = self._current_generation()
+        current = self.current_generation()
         if current is not None and identity.generation <= current:
             raise ValueError(f"generation {identity.generation} is not above the current one, {current}")
         blobs = _blobs(identity)
@@ -209,12 +209,12 @@ class IdentityStore:
 
     def current(self) -> Identity | None:
         """The confirmed generation; None when none was ever confirmed. Raises as `load`."""
-        generation = self._current_generation()
+        generation = self.current_generation()
         return None if generation is None else self.load(generation)
 
     def pending(self) -> Identity | None:
         """The highest stored generation above the current one: it waits for its confirmation. Raises as `load`."""
-        above = [generation for generation in self.generations() if generation > (self._current_generation() or 0)]
+        above = [generation for generation in self.generations() if generation > (self.current_generation() or 0)]
         return self.load(max(above)) if above else None
 
     def generations(self) -> tuple[int, ...]:
@@ -229,7 +229,7 @@ class IdentityStore:
 
         Switching to the current one does nothing, to a lower one is a ValueError. Raises as `load` and `write_atomic`.
         """
-        current = self._current_generation()
+        current = self.current_generation()
         if current == generation:
             return
         if current is not None and generation < current:
@@ -267,7 +267,8 @@ class IdentityStore:
         with fault_point("node.activation.clear"):
             remove_file(self._activation_path)
 
-    def _current_generation(self) -> int | None:
+    def current_generation(self) -> int | None:
+        """The confirmed generation's number, whole or not. Raises StateDamaged (of `current.json`), StateUnreadable."""
         record = read_state(self._current_path, _CurrentFile, _NEXT_CURRENT)
         return None if record is None else record.generation
 

@@ -13,7 +13,7 @@ from node.config import AGENT_VERSION
 from node.errors import NodeError
 from node.hwbind.errors import TpmError
 from node.licensing.keeper import Keeper
-from node.licensing.verdict import entitled
+from node.licensing.verdict import Verdict, entitled
 from node.local_api import Answer, Handler, Request, problem
 from protocol.limits import ENTITLEMENT_NAME_CHARS_MAX
 from protocol.statements import Lease
@@ -66,12 +66,24 @@ class StatusDocument(msgspec.Struct, frozen=True):
     failures: int
     offline_bound_at: datetime | None
     limits: str
+    damaged: tuple[str, ...] = ()
+    """A text for each licence file that is there and cannot be believed."""
 
 
 LIMITS = (
-    "A revocation binds this machine once it was told of it. A whole state directory put back from before the "
-    "revocation, with the cloud kept away, runs until offline_bound_at."
+    "A revocation or suspension binds this machine once it was told of it. A whole state directory put back from "
+    "before the revocation, or the lease of before the suspension, with the cloud kept away, runs until "
+    "offline_bound_at of then; longer where the clock is held back."
 )
+
+
+def _flags(verdict: Verdict) -> tuple[str, ...]:
+    told = (
+        ("clock-suspect", verdict.clock_suspect),
+        ("tpm-failing", verdict.hardware_failing),
+        ("state-damaged", bool(verdict.damaged)),
+    )
+    return tuple(flag for flag, holds in told if holds)
 
 
 def license_document(keeper: Keeper) -> LicenseDocument:
@@ -86,7 +98,7 @@ def license_document(keeper: Keeper) -> LicenseDocument:
         next=verdict.next,
         valid_until=verdict.valid_until,
         exit_code=int(verdict.exit),
-        flags=tuple(["clock-suspect"] if verdict.clock_suspect else []),
+        flags=_flags(verdict),
         tenant=identity.tenant,
         node=identity.node,
         generation=identity.generation,
@@ -123,6 +135,7 @@ def status_document(
         failures=failures,
         offline_bound_at=lease.terminate_at if lease else None,
         limits=LIMITS,
+        damaged=keeper.verdict().damaged,
     )
 
 

@@ -63,7 +63,8 @@ def fresh_nonce() -> str:
 
 
 async def _proof(tpm: Tpm, identity: Identity, *, nonce: str, answer_nonce: str, url: str, csr_der: bytes) -> str:
-    components = await trio.to_thread.run_sync(fingerprint.read_components)
+    # A dying disk can hold a read of /sys for long: the settling time and a stop must not wait for it.
+    components = await trio.to_thread.run_sync(fingerprint.read_components, abandon_on_cancel=True)
 
     def clock_and_sign(esys: Esys) -> tuple[bytes, bytes]:
         claims = ProofClaims(

@@ -6,18 +6,23 @@ identity/, current.json, activation.json  who this machine is, by generation    
 licence/, tombstones/                     what Fabric said of it                         node.licensing.store
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
 from node import trust
-from node.errors import NodeError
+from node.certificates import is_certificate_of
+from node.errors import NodeError, StateDamaged
 from node.exits import Exit
 from node.files import StateLock, ensure_private_dir
 from node.identity import Identity, IdentityStore
 from node.licensing.keeper import Keeper
 from node.licensing.store import LicenceStore
+from protocol.ids import NodeSpiffeId
+
+log = logging.getLogger("cascadia.state")
 
 Clock = Callable[[], datetime]
 
@@ -45,17 +50,33 @@ class State:
             yield
 
     def keeper_of(self, identity: Identity, clock: Clock, *, confirmed: bool) -> Keeper:
-        """A keeper over the trust that was last published. Raises StateError, TrustError."""
+        """A keeper over the trust that was last published.
+
+        Raises StateDamaged (also when the certificate is not this identity's), StateError, TrustError.
+        """
+        spiffe = NodeSpiffeId(identity.trust_domain, identity.tenant, identity.node)
+        public_key = identity.node_key.public_key()
+        if not is_certificate_of(
+            identity.chain[0], spiffe=spiffe, generation=identity.generation, public_key=public_key
+        ):
+            path = self.identities.generation_dir(identity.generation) / "device.pem"
+            raise StateDamaged(path, "it is not the certificate of this node, generation and key")
         published = trust.load(self.directory)
         return Keeper(self.licences, identity, published, clock, confirmed=confirmed)
 
     def pending(self, clock: Clock) -> Identity | None:
         """The generation that waits to be confirmed, if there is one; one that the cloud has ended waits for nothing.
 
-        Raises StateError, TrustError.
+        A damaged one is no reason to stop the one in force. Raises StateError, TrustError.
         """
-        stored = self.identities.pending()
-        if stored is None or self.keeper_of(stored, clock, confirmed=False).revoked:
+        try:
+            stored = self.identities.pending()
+            if stored is None or self.keeper_of(stored, clock, confirmed=False).revoked:
+                return None
+        except StateDamaged as damage:
+            if self.identities.current() is None:
+                raise
+            log.warning("%s; going on with the generation in force", damage.text)
             return None
         return stored
 

@@ -71,12 +71,14 @@ async def bootstrap(
     pin: TrustPin,
     state_dir: Path,
     *,
+    admit: Callable[[TrustSet], None] = lambda _: None,
     clock: Callable[[], datetime] = utc_now,
     seconds_max: float = UPDATE_SECONDS_MAX,
 ) -> TrustSet:
     """Fetch the pinned root and all trust under it, and publish it.
 
-    Metadata that an earlier generation has stay the floor, if they verify under this pin.
+    Metadata that an earlier generation has stay the floor, if they verify under this pin. `admit` sees what was
+    verified before it takes the place of what is published, and may raise.
     Raises TrustError, TrustUnreachable, StateError.
     """
     home = _home(state_dir)
@@ -85,7 +87,7 @@ async def bootstrap(
         known = read_current(home)[1].files
     except StateDamaged:
         known = salvage(home)
-    return await _renew(repository_url, pin, known, home, clock, seconds_max)
+    return await _renew(repository_url, pin, known, home, clock, seconds_max, admit)
 
 
 async def refresh(
@@ -107,6 +109,7 @@ async def _renew(
     home: Path,
     clock: Callable[[], datetime],
     seconds_max: float,
+    admit: Callable[[TrustSet], None] = lambda _: None,
 ) -> TrustSet:
     def fetch() -> Generation:
         # Imported when it is used: 150 ms and 3 MB that a start on published trust does not pay.
@@ -125,7 +128,7 @@ async def _renew(
             raise DiskFull(home) if full else StateUnwritable(home, error.strerror or str(error)) from error
     if verified is None:
         raise TrustUnreachable(f"cannot fetch the published trust from {repository_url}: it took too long")
-    _parse(0, verified)
+    admit(_parse(0, verified))
     number = await trio.to_thread.run_sync(publish, home, verified)
     return _parse(number, verified)
 

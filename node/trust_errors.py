@@ -8,8 +8,6 @@
 What is on the disk and cannot be read or written is a StateError, as for all state.
 """
 
-from typing import ClassVar
-
 from node.errors import Unreachable, VerificationFailed
 
 
@@ -17,7 +15,7 @@ class TrustError(VerificationFailed):
     """What the repository serves does not verify under the pin."""
 
     code = "trust_unverified"
-    default_next: ClassVar[str] = (
+    next = (
         "Check that the activation file is of this cloud, that the clock is right, and that nothing intercepts the "
         "connection."
     )
@@ -27,6 +25,4 @@ class TrustUnreachable(Unreachable):
     """The repository gave no usable answer. Says nothing about what is stored."""
 
     code = "trust_unreachable"
-    default_next: ClassVar[str] = (
-        "Check the network and the repository's address; a running agent asks again by itself."
-    )
+    next = "Check the network and the repository's address; a running agent asks again by itself."

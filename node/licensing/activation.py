@@ -6,6 +6,7 @@ generation in force stays in force until the new one is confirmed.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -14,7 +15,7 @@ import trio
 from node import api, trust
 from node.certificates import EKU_DEVICE, CertificateRejected, check_chain
 from node.config import AGENT_VERSION
-from node.errors import NodeError, StateError
+from node.errors import NodeError, StateDamaged, StateError
 from node.exits import Exit
 from node.files import read_bounded
 from node.hwbind import evidence, fingerprint, keys
@@ -61,6 +62,14 @@ class OtherNode(NodeError):
     next = "Move the state directory aside and run the same command again: no second seat is used."
 
 
+class OtherCloud(NodeError):
+    """The file is of another cloud than the generation in force; with its trust published that licence would end."""
+
+    exit = Exit.VERIFICATION
+    code = "state_of_another_cloud"
+    next = "Use a file of the cloud that this machine belongs to, or move the state directory aside to leave it."
+
+
 def read_activation_file(path: Path) -> tuple[ActivationFile, str]:
     """The file and the SHA-256 (hex) of its bytes. Raises ActivationFileInvalid."""
     try:
@@ -85,7 +94,9 @@ async def activate(state: State, tpm: Tpm, path: Path, clock: Clock, say: Say) -
     """
     file, file_sha256 = read_activation_file(path)
     say("fetching the published trust under the file's pin")
-    trusted = await trust.bootstrap(file.repository_url, file.pin, state.directory)
+    trusted = await trust.bootstrap(
+        file.repository_url, file.pin, state.directory, admit=lambda verified: _check_cloud(state, verified)
+    )
     keeper = None
     identity = await _resume(state, trusted, file_sha256, clock, say)
     if identity is not None:
@@ -97,6 +108,21 @@ async def activate(state: State, tpm: Tpm, path: Path, clock: Clock, say: Say) -
         keeper = await confirm(state, trusted, identity, tpm, clock)
     state.identities.clear_activation()
     return keeper
+
+
+def _check_cloud(state: State, verified: TrustSet) -> None:
+    """What is in force stays in force until its successor is: trust that knows nothing of it is refused.
+
+    A root in common is enough, for they rotate one by one. Damaged trust vouches for nothing, so nothing is lost.
+    Raises OtherCloud, StateError.
+    """
+    if state.identities.current_generation() is None:
+        return
+    with suppress(StateDamaged, trust.TrustError):
+        before = trust.load(state.directory).bundle
+        same = before.trust_domain == verified.bundle.trust_domain
+        if not (same and set(before.roots) & set(verified.bundle.roots)):
+            raise OtherCloud(f"cannot use this file: it is of another cloud than the licence in {state.directory}")
 
 
 async def _confirm_resumed(
@@ -118,11 +144,14 @@ async def _resume(state: State, trusted: TrustSet, file_sha256: str, clock: Cloc
     pending = state.identities.load_activation()
     if pending is None or pending.file_sha256 != file_sha256:
         return None
-    for stored in (state.pending(clock), state.identities.current()):
-        # The current one: when it was cut off between the switch and the end, confirming again is harmless.
-        if stored is not None and stored.node_key == pending.node_key:
-            say("going on with the activation that was interrupted at its confirmation")
-            return stored
+    # The current one: when it was cut off between the switch and the end, confirming again is harmless.
+    reads: tuple[Callable[[], Identity | None], ...] = (lambda: state.pending(clock), state.identities.current)
+    for read in reads:
+        with suppress(StateDamaged):  # activating is the way out of it
+            stored = read()
+            if stored is not None and stored.node_key == pending.node_key:
+                say("going on with the activation that was interrupted at its confirmation")
+                return stored
     say("going on with the activation that was interrupted: sending its proof again")
     try:
         return await _fetch(state, trusted, pending, clock, say)
@@ -158,7 +187,7 @@ async def _prove(
     except ValueError as error:
         raise api.CloudUnreachable(f"the cloud's challenge cannot be used: {error}") from error
     certified = await tpm.run(lambda esys: evidence.key_evidence(esys, node_key, ak, qualifying))
-    components = await trio.to_thread.run_sync(fingerprint.read_components)
+    components = await trio.to_thread.run_sync(fingerprint.read_components, abandon_on_cancel=True)
     proof = ProveActivation(
         secret=secret,
         csr=csr,
@@ -195,9 +224,11 @@ async def _fetch(state: State, trusted: TrustSet, pending: PendingActivation, cl
         public_key=pending.node_key.public_key(),
         now=clock(),
     )
-    current = state.identities.current()
-    if current is not None and answer.generation <= current.generation:
-        if current.node != answer.node:
+    in_force = state.identities.current_generation()
+    if in_force is not None and answer.generation <= in_force:
+        # Read only here: a damaged generation is what an activation must be able to follow.
+        current = state.identities.current()
+        if current is not None and current.node != answer.node:
             raise OtherNode(
                 f"cannot keep the identity of {answer.node} beside that of {current.node}, which {state.directory} holds"
             )

@@ -30,6 +30,8 @@ WAKE_RETRY_SECONDS = 1.0
 """How often the wake channel looks whether there is a session to use; asks nobody."""
 TRUST_REFRESH_SECONDS = 86_400.0
 """The published trust is read once a day: its keys change over months."""
+TRUST_FIRST_SECONDS_MAX = 3600.0
+"""The first reading comes within an hour of the start, at random: a fleet that starts at once must not ask at once."""
 
 
 def node_fraction(node: str, purpose: str) -> float:
@@ -90,6 +92,11 @@ def wake_reconnect_seconds(losses: int, heartbeat_seconds: float, random: Random
 def event_wait_seconds(random: Random) -> int:
     """How long to ask the wake channel to wait."""
     return random.randint(EVENT_WAIT_SECONDS_MIN, EVENT_WAIT_SECONDS_MAX)
+
+
+def first_trust_refresh_seconds(random: Random) -> float:
+    """Wait before the published trust is read for the first time after a start."""
+    return random.random() * TRUST_FIRST_SECONDS_MAX
 
 
 def trust_refresh_seconds(random: Random) -> float:
