@@ -22,8 +22,8 @@ demo: setup ## one machine from bare hardware to licensed, offline and revoked, 
 test: setup ## every test; a skipped, xfailed or deselected one is a failure
 	@CASCADE_NO_SKIPS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
-unit: setup ## the quick tests: all but tests/system
-	@$(BIN)/python -m pytest -n 2 --dist worksteal --ignore=tests/system $(ARGS)
+unit: setup ## the quick tests: all but tests/system and what is marked slow
+	@$(BIN)/python -m pytest -n 2 --dist worksteal --ignore=tests/system -m "not slow" $(ARGS)
 
 check: setup ## ruff, mypy --strict, import contracts
 	@$(BIN)/ruff check $(SOURCES)

@@ -7,9 +7,10 @@ targets), never of the token.
 
 from collections.abc import Iterable
 from datetime import datetime
+from typing import Annotated
 
 import msgspec
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
@@ -46,8 +47,8 @@ class VerificationKey(msgspec.Struct, frozen=True):
     kid: str
     typs: tuple[str, ...]
     public_key_der: bytes
-    not_before: datetime
-    not_after: datetime
+    not_before: Annotated[datetime, msgspec.Meta(tz=True)]
+    not_after: Annotated[datetime, msgspec.Meta(tz=True)]
     withdrawn: bool = False
 
 
@@ -149,7 +150,10 @@ def open_envelope(token: str, typ: str, ring: KeyRing) -> tuple[Opened, Verifica
         raise EnvelopeError(5, "the signing key is withdrawn")
     if typ not in key.typs:
         raise EnvelopeError(5, f"the signing key may not sign {typ}")
-    public_key = serialization.load_der_public_key(key.public_key_der)
+    try:
+        public_key = serialization.load_der_public_key(key.public_key_der)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise EnvelopeError(5, "the signing key cannot be read") from error
     if not isinstance(public_key, ec.EllipticCurvePublicKey) or not isinstance(public_key.curve, ec.SECP256R1):
         raise EnvelopeError(5, "the signing key is not a P-256 key")
     return verify_signature(token, typ, public_key), key

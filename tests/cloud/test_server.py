@@ -20,6 +20,8 @@ from cloud.server import EXIT_INTERNAL, JsonLines, Listener, Stopping, Unit, bin
 from cloud.web import make_app
 from tests.cloud.world import Connection, World, connected
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = """
 import asyncio, sys
 from tests.cloud.test_server import process

@@ -21,6 +21,8 @@ from tests.cloud.breakwater.live import Live, live_at
 from tests.cloud.breakwater.support import PASSPHRASE, new_key, plan_for
 from tests.cloud.world import ROUTES, World, connected, port_of
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 async def live(tmp_path: Path) -> AsyncIterator[Live]:

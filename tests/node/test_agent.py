@@ -474,13 +474,17 @@ async def test_systemd_is_told_that_the_loop_turns(
         receiver.setblocking(False)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
         monkeypatch.setenv("WATCHDOG_USEC", "100000")
+        told: list[bytes] = []
+
+        def heard(message: bytes, times: int) -> bool:
+            with suppress(BlockingIOError):
+                while True:
+                    told.append(receiver.recv(1000))
+            return told.count(message) >= times
+
         async with running(agent):
-            await trio.sleep(0.4)
-        told = []
-        with suppress(BlockingIOError):
-            while True:
-                told.append(receiver.recv(1000))
-    assert told.count(b"WATCHDOG=1") >= 3
+            await until(lambda: heard(b"WATCHDOG=1", 3))
+        assert heard(b"STOPPING=1", 1)
     assert told[-1] == b"STOPPING=1"
 
 

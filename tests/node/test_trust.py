@@ -266,6 +266,7 @@ def unexpected_form() -> bytes:
     return json_encode(metadata)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["/tuf/metadata/2.root.json", "/tuf/metadata/timestamp.json"])
 @pytest.mark.parametrize(
     ("answer", "error", "match"),
@@ -316,6 +317,7 @@ async def test_a_tampered_target_is_refused(repository: Repository, tmp_path: Pa
     assert (await trust.refresh(tmp_path, clock=at(START + DAY))).urls.fabric == "https://127.0.0.1:9000"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "body", "match"),
     [
@@ -457,6 +459,7 @@ async def test_damaged_files_are_noticed(
         assert trust.load(tmp_path).generation == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 async def test_activating_again_mends_damaged_files(repository: Repository, tmp_path: Path, name: str) -> None:
     await bootstrap(repository, tmp_path)

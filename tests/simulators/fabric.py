@@ -401,7 +401,8 @@ class Fabric:
                 await tls.do_handshake()
                 self.handshakes.append("done")
                 await self._connection(service, tls)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
+            except (trio.BrokenResourceError, trio.ClosedResourceError, h11.RemoteProtocolError):
+                # Also a client that gave up in the middle of a request.
                 self.handshakes.append("broken")
             finally:
                 await trio.aclose_forcefully(stream)

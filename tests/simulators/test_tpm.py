@@ -11,6 +11,8 @@ import pytest
 
 from tests.simulators.tpm import SoftTpm, SoftTpmError
 
+pytestmark = pytest.mark.slow
+
 OWNER = """
 import sys, threading, time
 from pathlib import Path

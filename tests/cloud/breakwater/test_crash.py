@@ -27,6 +27,8 @@ from tests.cloud.breakwater.support import (
     opening,
 )
 
+pytestmark = pytest.mark.slow
+
 KILLED = 77
 POINTS = (
     "breakwater.certificate.orphan",

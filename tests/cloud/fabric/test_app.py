@@ -54,6 +54,8 @@ from tests.cloud.breakwater.support import plan_for as breakwater_plan
 from tests.cloud.fabric.support import FINGERPRINT, NONCE, Entropy, Machine, plan_for
 from tests.simulators.forged_evidence import PaperChip, maker
 
+pytestmark = pytest.mark.slow
+
 
 def free_ports(count: int) -> list[int]:
     """Ports that nobody listens on now."""

@@ -19,6 +19,8 @@ from protocol.activation import Challenge, ProveActivation
 from tests.cloud.breakwater.support import Clock
 from tests.cloud.fabric.support import Machine, World, change, turn, world_at
 
+pytestmark = pytest.mark.slow
+
 Hit = tuple[str, str]
 
 NAMES = {

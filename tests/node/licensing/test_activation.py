@@ -132,6 +132,7 @@ AFTER = ("node.activation.start", "node.activation.prove", "node.confirm.send", 
 """Sends, whose answers are lost, and the end; after a write stands what stands before the next step."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", [f"before {name}" for name in POINTS] + [f"after {name}" for name in AFTER])
 async def test_cut_off_anywhere_it_goes_on_in_the_same_generation(
     state: State, tpm: Tpm, file: Path, fabric: Fabric, cut: list[str], point: str

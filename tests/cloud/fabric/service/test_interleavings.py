@@ -15,6 +15,8 @@ from cloud.fabric.standing import Change
 from cloud.fabric.store.rows import NodeRow
 from tests.cloud.fabric.support import Machine, World, change, turn
 
+pytestmark = pytest.mark.slow
+
 ACTS_A_RUN = 60
 RUNS = 12
 LABELS = ("ek", "another ek")
