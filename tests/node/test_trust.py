@@ -73,6 +73,7 @@ async def test_bootstrap_publishes_what_load_reads_back(repository: Repository, 
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600)
 
 
+@pytest.mark.slow
 def test_load_does_not_import_the_library(repository: Repository, tmp_path: Path) -> None:
     trio.run(bootstrap, repository, tmp_path)
     script = (
@@ -355,6 +356,7 @@ class CrashedError(BaseException):
     """Stands for the end of the process: nothing catches it."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "stage", "generation"),
     [

@@ -25,6 +25,8 @@ from protocol.sessions import StatementAnswer
 from tests.simulators.fabric import DOMAIN, Fabric, Reply, Request, always, refused, utc_now
 from tests.simulators.repository import Repository
 
+pytestmark = pytest.mark.slow
+
 CODE = make_secret("cac", b"c" * 20)
 CONFIRM = "/v1/node/confirm"
 
@@ -132,7 +134,6 @@ AFTER = ("node.activation.start", "node.activation.prove", "node.confirm.send", 
 """Sends, whose answers are lost, and the end; after a write stands what stands before the next step."""
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("point", [f"before {name}" for name in POINTS] + [f"after {name}" for name in AFTER])
 async def test_cut_off_anywhere_it_goes_on_in_the_same_generation(
     state: State, tpm: Tpm, file: Path, fabric: Fabric, cut: list[str], point: str
