@@ -369,9 +369,12 @@ class Agent:
             self._lost(error)
 
     def _raise_lasting_fault(self) -> None:
-        """A TPM that fails past `refresh_after` ends the agent, for its manager to start it anew (exit 87)."""
+        """A TPM that fails past `refresh_after` ends the agent, for its manager to start it anew (exit 87).
+
+        Without a lease (suspended, say) nothing is at stake that a new start would bring back.
+        """
         lease = self.keeper.lease
-        if self._tpm_fault is not None and (lease is None or self._clock() >= lease.refresh_after):
+        if self._tpm_fault is not None and lease is not None and self._clock() >= lease.refresh_after:
             raise self._tpm_fault
 
     async def _renew_device_if_due(self) -> None:

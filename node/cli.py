@@ -10,6 +10,7 @@ import json
 import logging
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -129,8 +130,10 @@ def _human_entitlement(document: dict[str, Any]) -> str:
     return f"{document['name']}: {word} ({document['reason']}; until {document['valid_until']})"
 
 
-async def _with_state(config: Config, work: Callable[..., Awaitable[Any]], *, creates: bool = False) -> Any:
-    """Run `work(state, tpm)` as the owner of the state."""
+async def _with_state(
+    config: Config, work: Callable[..., Awaitable[Any]], *, creates: bool = False, owns: bool = True
+) -> Any:
+    """Run `work(state, tpm)` as the owner of the state, or as a reader of it."""
     from node.hardening import no_core_dumps
     from node.hwbind.tpm import Tpm, check_tcti
     from node.state import NotActivated, State
@@ -142,7 +145,7 @@ async def _with_state(config: Config, work: Callable[..., Awaitable[Any]], *, cr
         # Asking must not make the directory: it would belong to whoever asked.
         raise NotActivated("cannot find an identity: this machine is not activated")
     state = State(config.state_dir)
-    with state.owned():
+    with state.owned() if owns else nullcontext():
         tpm = Tpm(config.tpm)
         try:
             return await work(state, tpm)
@@ -207,7 +210,8 @@ async def _own_status(config: Config) -> dict[str, Any]:
         document = msgspec.structs.replace(agent.status(), agent_running=False)
         return dict(msgspec.to_builtins(document))
 
-    return dict(await _with_state(config, work))
+    # As a reader: an agent that starts at this moment must not find its state taken.
+    return dict(await _with_state(config, work, owns=False))
 
 
 async def _status_document(config: Config) -> dict[str, Any]:

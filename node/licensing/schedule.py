@@ -2,12 +2,11 @@
 
 Rules (section 10 of the design): a million nodes that lose the cloud at once must not return at once. What is
 regular, and what it retries, runs on a phase slot fixed by the node's id; other retries wait a random time up to a
-width that is drawn from after the cap, the first already as wide as the fleet needs; a server's `Retry-After` is
-obeyed within bounds, so that no answer can silence a node for long.
+width that is drawn from after the cap, the first already as wide as the fleet needs. A server's `Retry-After` needs
+no obeying while every retry waits for a slot; it will, with the intervals that servers set.
 """
 
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
+from datetime import datetime, timedelta
 from hashlib import sha256
 from random import Random
 
@@ -22,8 +21,6 @@ REFRESH_EARLY_SHARE = 4
 """A lease is refreshed in the last 1/4 before `refresh_after`; the cloud signs anew from half way on."""
 RETRY_WIDTHS_MAX = 4
 """Retries spread over at most this many heartbeats."""
-RETRY_AFTER_SECONDS_MAX = 3600.0
-"""A server may ask for an hour of silence, not for more: the lease's dates go on."""
 EVENT_WAIT_SECONDS_MIN = 200
 """Shortest long poll: about four minutes, random, so that polls that began together end apart."""
 WAKE_RETRY_SECONDS = 1.0
@@ -113,29 +110,3 @@ def device_renewal_due(certificate_der: bytes, now: datetime) -> bool:
     """Whether a device certificate is past two thirds of its life: it outlives its lease by 30 days at least."""
     certificate = x509.load_der_x509_certificate(certificate_der)
     return now >= session_renewal_at(certificate.not_valid_before_utc, certificate.not_valid_after_utc)
-
-
-def parse_retry_after(text: str, now: datetime) -> float | None:
-    """Seconds from now (RFC 9110 section 10.2.3: seconds or an HTTP date); None for what is neither."""
-    text = text.strip()
-    if text.isascii() and text.isdecimal():
-        return float(text[:12])
-    try:
-        date = parsedate_to_datetime(text)
-    except (ValueError, OverflowError):
-        return None
-    date = date if date.tzinfo else date.replace(tzinfo=UTC)
-    return max(0.0, (date - now).total_seconds())
-
-
-def obey_retry_after(
-    own_seconds: float, asked_seconds: float | None, heartbeat_seconds: float, random: Random
-) -> float:
-    """The wait when a server asked for one: at least that within the bound, and a random part of a heartbeat beyond.
-
-    The jitter is added, for all that were told the same would return at the same time.
-    """
-    if asked_seconds is None:
-        return own_seconds
-    bounded = min(max(asked_seconds, 0.0), RETRY_AFTER_SECONDS_MAX)
-    return max(own_seconds, bounded + random.random() * heartbeat_seconds)

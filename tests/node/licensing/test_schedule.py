@@ -116,36 +116,3 @@ def test_certificates_are_renewed_at_two_thirds() -> None:
     )
     assert not schedule.device_renewal_due(certificate, T0 + 60 * DAY - timedelta(seconds=1))
     assert schedule.device_renewal_due(certificate, T0 + 60 * DAY)
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [
-        ("120", 120.0),
-        (" 0 ", 0.0),
-        ("Sun, 22 Nov 2026 12:01:00 GMT", 60.0),
-        ("Sun, 22 Nov 2026 11:00:00 GMT", 0.0),
-        ("-5", None),
-        ("1.5", None),
-        ("soon", None),
-        ("", None),
-        ("\u0663", None),
-    ],
-)
-def test_retry_after_is_read(text: str, seconds: float | None) -> None:
-    assert schedule.parse_retry_after(text, T0) == seconds
-
-
-def test_a_huge_retry_after_is_a_number() -> None:
-    read = schedule.parse_retry_after("9" * 5000, T0)
-    assert read is not None
-    assert read > schedule.RETRY_AFTER_SECONDS_MAX
-
-
-@given(st.floats(0, 10_000), st.one_of(st.none(), st.floats(-10, 1e12)), st.integers())
-def test_retry_after_is_obeyed_within_bounds(own: float, asked: float | None, seed: int) -> None:
-    wait = schedule.obey_retry_after(own, asked, 600, Random(seed))
-    if asked is None:
-        assert wait == own
-    else:
-        assert max(own, min(max(asked, 0), 3600)) <= wait <= max(own, 3600 + 600)
