@@ -6,7 +6,6 @@ every state and only the gate opens and closes; losing the cloud changes nothing
 """
 
 import logging
-import os
 import random
 import secrets
 import signal
@@ -324,7 +323,7 @@ class Agent:
         listener = listen(self.config.socket)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(serve, listener, panel.handler(self))
-            for loop in (self._keep_current, self._keep_awake, self._keep_told, self._keep_trust, self._keep_watched):
+            for loop in (self._keep_current, self._keep_awake, self._keep_told, self._keep_trust, notify.keep_watched):
                 nursery.start_soon(loop)
             notify.ready(self._headline())
             ready()
@@ -435,13 +434,6 @@ class Agent:
             await trio.sleep(wait)
             await self._tolerant(self._refresh_trust)
             wait = schedule.trust_refresh_seconds(self._random)
-
-    async def _keep_watched(self) -> None:
-        """Tell systemd that the loop turns, where it asks for that."""
-        every = notify.watchdog_seconds(os.getpid())
-        while every is not None:
-            notify.watchdog()
-            await trio.sleep(every)
 
     async def _refresh_trust(self) -> None:
         self.keeper.trust = await trust.refresh(self.config.state_dir)

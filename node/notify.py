@@ -8,6 +8,8 @@ import os
 import socket
 from collections.abc import Mapping
 
+import trio
+
 
 def ready(status_text: str = "", environment: Mapping[str, str] = os.environ) -> bool:
     """Start-up is over, with a status line in the same message. True when the message left."""
@@ -25,6 +27,14 @@ def stopping(environment: Mapping[str, str] = os.environ) -> bool:
 
 def watchdog(environment: Mapping[str, str] = os.environ) -> bool:
     return _send(["WATCHDOG=1"], environment)
+
+
+async def keep_watched() -> None:
+    """Tell systemd that the event loop turns, for as long as the caller's, where it asks for that."""
+    every = watchdog_seconds(os.getpid())
+    while every is not None:
+        watchdog()
+        await trio.sleep(every)
 
 
 def watchdog_seconds(pid: int, environment: Mapping[str, str] = os.environ) -> float | None:
