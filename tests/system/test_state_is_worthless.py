@@ -6,8 +6,10 @@ its device certificate and of each of its sessions.
 """
 
 import base64
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -95,7 +97,8 @@ class Watched:
     def stop(self) -> int:
         """SIGTERM to the agent; strace ends with it."""
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
-        subprocess.run(["/bin/kill", "-TERM", *children], check=True)
+        for child in children:
+            os.kill(int(child), signal.SIGTERM)
         return self.wait()
 
     def kill(self) -> None:
