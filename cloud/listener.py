@@ -44,7 +44,7 @@ class CloudHttpProtocol(HttpToolsProtocol):
         self._in_head = True
         self._deadline: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
         super().connection_made(transport)
         self._tls = tls_session(transport.get_extra_info)
         self._arm()
@@ -62,7 +62,7 @@ class CloudHttpProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.scope["extensions"] = {TLS_EXTENSION: self._tls}  # type: ignore[dict-item]
+        self.scope["extensions"] = {TLS_EXTENSION: self._tls}  # type: ignore[dict-item]  # uvicorn types known extensions only
         self._arm()
 
     def on_headers_complete(self) -> None:

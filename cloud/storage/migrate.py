@@ -124,11 +124,11 @@ def _piccolo_setup(service: str, path: Path) -> tuple[ModuleType, ServiceEngine]
     engine = ServiceEngine(f"migrate_{service}")
     engine.configure(path)
     conf = ModuleType(_CONF_MODULE)
-    conf.DB = engine  # type: ignore[attr-defined]
+    conf.DB = engine  # type: ignore[attr-defined]  # what Piccolo looks for in a module
     sys.modules[_CONF_MODULE] = conf
     os.environ["PICCOLO_CONF"] = _CONF_MODULE
     app = f"{package_of(service)}.piccolo_app"
-    conf.APP_REGISTRY = AppRegistry(apps=[app])  # type: ignore[attr-defined]
+    conf.APP_REGISTRY = AppRegistry(apps=[app])  # type: ignore[attr-defined]  # what Piccolo looks for in a module
     return importlib.import_module(app), engine
 
 

@@ -115,8 +115,7 @@ def test_a_waiting_poll_ends_within_a_second(cloud: Cloud, paper: str) -> None:
             done = time.monotonic()
             poller.join(10)
             took.append(woken[0] - done)
-    # The quickest shows that nothing waits for a second; how slow the machine is, `make bench` tells.
-    assert min(took) < 1, took
+    assert max(took) < 1, took
     # Suspension closes nothing: the same session was good for all of it.
     assert cloud.run("node", "show", node.node)["node"]["standing"] == "active"
 
@@ -144,7 +143,7 @@ def test_a_suspended_node_keeps_its_session_and_is_resumed(
             machine.wait_state(state)
             took.append(time.monotonic() - began)
             assert machine.granted() is (state == "active")
-        assert min(took) < 1, took
+        assert sum(took) / len(took) < 1, took
         assert cloud.rows("breakwater", sessions, node) == before
         machine.run("entitlement", "vision", expect=0)
         cloud.run("node", "suspend", node, "--reason", "invoice overdue")

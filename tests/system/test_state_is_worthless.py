@@ -96,15 +96,20 @@ class Watched:
 
     def stop(self) -> int:
         """SIGTERM to the agent; strace ends with it."""
-        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
-        for child in children:
-            os.kill(int(child), signal.SIGTERM)
+        self._signal(signal.SIGTERM)
         return self.wait()
 
     def kill(self) -> None:
+        """The agent first: without strace it would live on."""
         if self._process.poll() is None:
+            self._signal(signal.SIGKILL)
             self._process.kill()
             self._process.wait()
+
+    def _signal(self, number: signal.Signals) -> None:
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        for child in children:
+            os.kill(int(child), number)
 
     def written(self) -> Iterator[Written]:
         """Everything but what went into sockets and pipes; what was mapped for writing is read from its file."""
