@@ -23,7 +23,10 @@ class Nonce(msgspec.Struct, frozen=True):
 
 
 class ProofClaims(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the node key signs. `url` is the full URL of the request, `csr_sha256` hex over the session key's CSR."""
+    """What the node key signs. `url` is the full URL of the request, `csr_sha256` hex over the session key's CSR.
+
+    `trust_version` is the version of the TUF targets that the node works by; unset by an agent that does not tell.
+    """
 
     tenant: TenantId
     node: NodeId
@@ -36,6 +39,7 @@ class ProofClaims(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     fingerprint: dict[str, str]
     clock: ClockInfo
     agent_version: str
+    trust_version: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class OpenSession(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -65,10 +69,14 @@ class Session(msgspec.Struct, frozen=True):
 
 
 class Ask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`POST /v1/node/confirm` and `POST /v1/node/statement`: the asker's nonce and its last statement's token."""
+    """`POST /v1/node/confirm` and `POST /v1/node/statement`: the asker's nonce and its last statement's token.
+
+    `trust_version` as in `ProofClaims`: so an agent tells of a new trust without waiting for its next session.
+    """
 
     nonce: str
     presented: str = ""
+    trust_version: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class Events(msgspec.Struct, frozen=True):

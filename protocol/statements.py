@@ -40,7 +40,10 @@ class Common(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Lease(Common, frozen=True, kw_only=True):
-    """The licence of one node and generation. The dates are data, not constants of the agent."""
+    """The licence of one node and generation. The dates are data, not constants of the agent.
+
+    `renew_device_after`: a device certificate made before this time is renewed once it has come (CA rotation, incident).
+    """
 
     tier: Tier
     profile: str
@@ -51,6 +54,7 @@ class Lease(Common, frozen=True, kw_only=True):
     grace_until: datetime
     terminate_at: datetime
     notify_at: tuple[datetime, ...] = ()
+    renew_device_after: datetime | msgspec.UnsetType = msgspec.UNSET
 
 
 class Suspension(Common, frozen=True, kw_only=True):

@@ -28,6 +28,10 @@ tpm2-abrmd           resource manager in front of the software TPM (only started
 tpm2-tools           TPM commands that tests compare against
 dbus-daemon          private message buses for tpm2-abrmd
 openssl              an independent check of certificates in the tests
+curl                 a client of EST, OCSP and CRLs in the tests that knows nothing of Cascade
+postgresql           the other database engine: tests start private servers of it
+softhsm2             a PKCS#11 token in software, for the tests of the signer
+golang-cfssl         the peer that `make bench` measures issuing beside
 strace               shows the tests every byte that a node writes to a file system: session keys must not be there
 '
 

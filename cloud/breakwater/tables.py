@@ -3,7 +3,7 @@
 Times are aware UTC. No foreign keys: a row names others by id, and the transactions in the store keep them in step.
 """
 
-from piccolo.columns import BigInt, Bytea, Integer, Timestamptz, Varchar
+from piccolo.columns import BigInt, Bytea, Integer, Text, Timestamptz, Varchar
 from piccolo.table import Table
 
 from cloud.storage import ServiceEngine
@@ -11,6 +11,40 @@ from cloud.storage import ServiceEngine
 ENGINE = ServiceEngine("breakwater")
 
 ID = 64
+AUTHORITY = 32
+
+
+class Authority(Table, db=ENGINE, tablename="authority"):
+    """One generation of a CA; `id` is class and number (`nodes-2`), `ca` the class: root, nodes or services.
+
+    `state`: prepared -> active -> old -> tainted -> revoked. At most one of a class is active. `key` names where its
+    private key is (`file:NAME`, `pkcs11:LABEL`; empty for a root, whose key is offline).
+    """
+
+    id = Varchar(length=AUTHORITY, primary_key=True)
+    ca = Varchar(length=16)
+    number = Integer()
+    state = Varchar(length=16)
+    certificate = Bytea()
+    key = Varchar(length=128)
+    changed_at = Timestamptz(default=None)
+    reason = Text()
+
+
+class CrossCertificate(Table, db=ENGINE, tablename="cross_certificate"):
+    """A root's name and key signed by another root; `id` is `subject:issuer`."""
+
+    id = Varchar(length=80, primary_key=True)
+    subject = Varchar(length=AUTHORITY)
+    issuer = Varchar(length=AUTHORITY)
+    certificate = Bytea()
+
+
+class Counter(Table, db=ENGINE, tablename="counter"):
+    """A number that only grows, moved under its row's lock: `authorities` (changes), `revocation` (the feed)."""
+
+    name = Varchar(length=32, primary_key=True)
+    value = BigInt()
 
 
 class Generation(Table, db=ENGINE, tablename="generation"):
@@ -40,7 +74,9 @@ class IssuedCertificate(Table, db=ENGINE, tablename="certificate"):
     """The record of an issuance, made before the CA key is used, and then the certificate. It is the audit too.
 
     `state`: recorded -> issued -> revoked, or recorded -> orphaned; an orphan counts as revoked and is never signed.
-    `request_key` is caller and request id; an orphan gives it up, so that a repeat makes a new record.
+    `request_key` is caller and request id; an orphan gives it up, so that a repeat makes a new record. `authority`
+    signs it; `shard` is that of its CRL, empty for a certificate that no CRL will name (sessions, responders).
+    `reason` is the RFC 5280 CRLReason, `feed` the place of a revoked service's serial in the revocation feed.
     """
 
     serial = Varchar(length=40, primary_key=True)
@@ -51,7 +87,7 @@ class IssuedCertificate(Table, db=ENGINE, tablename="certificate"):
     node = Varchar(length=ID, index=True)
     generation = BigInt()
     service = Varchar(length=ID, index=True)
-    spki_sha256 = Varchar(length=ID)
+    spki_sha256 = Varchar(length=ID, index=True)
     tbs = Bytea()
     certificate = Bytea(null=True, default=None)
     not_before = Timestamptz(default=None)
@@ -59,6 +95,55 @@ class IssuedCertificate(Table, db=ENGINE, tablename="certificate"):
     caller = Varchar(length=128)
     recorded_at = Timestamptz(default=None)
     revoked_at = Timestamptz(null=True, default=None)
+    authority = Varchar(length=AUTHORITY)
+    shard = Varchar(length=48, index=True)
+    reason = Integer()
+    feed = BigInt(index=True)
+    profile_version = Integer(default=1)
+
+
+class CrlShard(Table, db=ENGINE, tablename="shard"):
+    """A part of an authority's certificates with a CRL of its own; `id` is `AUTHORITY.NUMBER`.
+
+    `reserved` counts the places given to issuing processes, at most 5,000 ever, so no CRL can hold more. `revision`
+    moves with every revocation, in its transaction; `published_revision` is the one that the published CRL shows.
+    `crl_number` is the highest that was drawn, `published_number` the one that is published.
+    """
+
+    id = Varchar(length=48, primary_key=True)
+    authority = Varchar(length=AUTHORITY, index=True)
+    number = Integer()
+    reserved = Integer()
+    revision = BigInt()
+    published_revision = BigInt(default=-1)
+    crl_number = BigInt()
+    published_number = BigInt()
+    next_publish_at = Timestamptz(null=True, default=None, index=True)
+
+
+class Crl(Table, db=ENGINE, tablename="crl"):
+    """A published CRL; `id` is `SHARD:NUMBER`. The newest and the ones before it, for the check of continuity."""
+
+    id = Varchar(length=80, primary_key=True)
+    shard = Varchar(length=48, index=True)
+    number = BigInt()
+    this_update = Timestamptz(default=None)
+    next_update = Timestamptz(default=None)
+    entries = Integer()
+    data = Bytea()
+
+
+class Enrolment(Table, db=ENGINE, tablename="enrolment"):
+    """A one-time secret for a service's first certificate over EST; only its hash is kept."""
+
+    id = Varchar(length=ID, primary_key=True)
+    service = Varchar(length=ID, index=True)
+    secret_hash = Varchar(length=ID, unique=True)
+    created_by = Varchar(length=128)
+    created_at = Timestamptz(default=None)
+    expires_at = Timestamptz(default=None)
+    used_at = Timestamptz(null=True, default=None)
+    csr_sha256 = Varchar(length=ID)
 
 
 class ServiceHost(Table, db=ENGINE, tablename="service_host"):
@@ -72,7 +157,7 @@ class ServiceHost(Table, db=ENGINE, tablename="service_host"):
 
 
 class Audit(Table, db=ENGINE, tablename="audit"):
-    """Opening and closing of generations, and by whom. Issuances are their own record."""
+    """Every decision and refusal, and by whom. Issuances are their own record."""
 
     id = Varchar(length=ID, primary_key=True)
     at = Timestamptz(default=None)
@@ -81,3 +166,6 @@ class Audit(Table, db=ENGINE, tablename="audit"):
     tenant = Varchar(length=ID)
     node = Varchar(length=ID, index=True)
     generation = BigInt()
+    object = Varchar(length=128, index=True)
+    outcome = Varchar(length=16, default="done")
+    detail = Text()

@@ -18,6 +18,8 @@ APP_CONFIG = AppConfig(
         tables.Activation,
         tables.Node,
         tables.Generation,
+        tables.Renewal,
+        tables.RevokedService,
         tables.OperatorToken,
         tables.Audit,
         tables.TufMetadata,

@@ -144,6 +144,36 @@ class Generation(Table, db=ENGINE, tablename="generation"):
     told_at = Timestamptz(null=True, default=None)
     seen_at = Timestamptz(null=True, default=None)
     seen_fingerprint = Text()
+    trust_version = BigInt()
+    device_issuer = Varchar(length=ID)
+
+
+class Renewal(Table, db=ENGINE, tablename="renewal"):
+    """One renewal of a device certificate with fresh evidence: after it expired, or for another key."""
+
+    id = Varchar(length=ID, primary_key=True)
+    node = Varchar(length=ID, index=True)
+    tenant = Varchar(length=ID)
+    generation = Integer()
+    state = Varchar(length=16, index=True)
+    tries = Integer()
+    secret_hash = Varchar(length=ID)
+    expired = Boolean()
+    created_at = Timestamptz(default=None, index=True)
+    expires_at = Timestamptz(default=None)
+    proof_hash = Varchar(length=ID)
+    csr = Bytea()
+    node_public_key = Bytea()
+    not_after = Timestamptz(null=True, default=None)
+    certificate_chain = Text()
+
+
+class RevokedService(Table, db=ENGINE, tablename="revoked_service"):
+    """A service's certificate that Breakwater has revoked, as heard over its feed; kept until it expires."""
+
+    serial = Varchar(length=40, primary_key=True)
+    feed = BigInt()
+    not_after = Timestamptz(default=None)
 
 
 class OperatorToken(Table, db=ENGINE, tablename="operator_token"):

@@ -1,0 +1,82 @@
+"""Enrolment over Secure Transport (RFC 7030, clarified by RFC 8951): paths, media types and the two body encodings.
+
+A body is base64 of DER, in lines or in one: RFC 8951 section 3.1 ignores Content-Transfer-Encoding. Certificates
+travel as a degenerate CMS SignedData ("certs-only", RFC 5652 section 5.2), which has no order: the reader finds the
+leaf by its key.
+"""
+
+import base64
+import binascii
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.serialization import pkcs7
+
+PATH_CACERTS = "/.well-known/est/cacerts"
+PATH_CSRATTRS = "/.well-known/est/csrattrs"
+PATH_SIMPLEENROLL = "/.well-known/est/simpleenroll"
+PATH_SIMPLEREENROLL = "/.well-known/est/simplereenroll"
+
+TYPE_PKCS10 = "application/pkcs10"
+TYPE_PKCS7 = "application/pkcs7-mime; smime-type=certs-only"
+TYPE_CSRATTRS = "application/csrattrs"
+
+CERTIFICATES_MAX = 16
+"""In one answer: the CAs of two classes in two generations, and what crosses them, are ten."""
+BASE64_BYTES_MAX = 64 * 1024
+_SPACE = b" \t\r\n"
+
+
+class EstError(ValueError):
+    """A body that is not what RFC 7030 says; the text names the part."""
+
+
+def encode_base64(der: bytes) -> bytes:
+    """DER as an EST body: base64 in lines of 64 letters."""
+    text = base64.b64encode(der)
+    return b"\n".join(text[at : at + 64] for at in range(0, len(text), 64)) + b"\n"
+
+
+def decode_base64(body: bytes) -> bytes:
+    """The DER in an EST body. Raises EstError for anything but base64 and white space, or too much of it."""
+    if len(body) > BASE64_BYTES_MAX:
+        raise EstError(f"the body is larger than {BASE64_BYTES_MAX} bytes")
+    try:
+        return base64.b64decode(body.translate(None, _SPACE), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise EstError("the body is not base64") from error
+
+
+def encode_certs_only(certificates: tuple[bytes, ...]) -> bytes:
+    """Certificates (DER) as the body of an answer."""
+    loaded = [x509.load_der_x509_certificate(der) for der in certificates]
+    return encode_base64(pkcs7.serialize_certificates(loaded, serialization.Encoding.DER))
+
+
+def decode_certs_only(body: bytes) -> tuple[bytes, ...]:
+    """The certificates (DER) of an answer, in no order. Raises EstError."""
+    try:
+        found = pkcs7.load_der_pkcs7_certificates(decode_base64(body))
+    except EstError:
+        raise
+    except Exception as error:  # the library promises no type for what a hostile body does to it
+        raise EstError("the body is not a certs-only CMS structure") from error
+    if not 0 < len(found) <= CERTIFICATES_MAX:
+        raise EstError(f"the body has {len(found)} certificates, not 1 to {CERTIFICATES_MAX}")
+    return tuple(certificate.public_bytes(serialization.Encoding.DER) for certificate in found)
+
+
+def leaf_first(certificates: tuple[bytes, ...], spki_der: bytes) -> tuple[bytes, ...]:
+    """The certificate of this key first, then the others as they came. Raises EstError unless exactly one is."""
+    leaves = [der for der in certificates if _spki(der) == spki_der]
+    if len(leaves) != 1:
+        raise EstError(f"the answer has {len(leaves)} certificates of the key, not one")
+    return (leaves[0], *(der for der in certificates if der != leaves[0]))
+
+
+def _spki(der: bytes) -> bytes:
+    try:
+        key = x509.load_der_x509_certificate(der).public_key()
+    except ValueError:
+        return b""
+    return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
