@@ -8,17 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeVar
 
 import msgspec
 
-from cloud.keyfile import KeyFileError, check_private, read_passphrase
+from cloud.keyfile import KeyFileError, check_private, read_passphrase, secret_path
+
+if TYPE_CHECKING:
+    from cloud.storage.location import Location
 
 SETTINGS_BYTES_MAX = 64 * 1024
 DEFAULT_PASSPHRASES = frozenset({"changeme", "password", "passphrase", "secret", "cascade", "development"})
 """Words that stand in examples; repeated or padded they are no better."""
 
 SINGLE_REPLICA_ENGINES = frozenset({"sqlite"})
+LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
@@ -36,24 +40,41 @@ class GateRefused(SettingsError):
 
 
 class ListenerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where a listener stands. `purpose` "tuf" is the read-only repository, the only one that may be plaintext."""
+    """Where a listener stands. `purpose` "tuf" is the read-only repository, "pki" CRLs, OCSP and CA certificates.
+
+    These two may be plaintext, and no other: all that they give out is signed.
+    """
 
     host: str = "127.0.0.1"
     port: Port = 0
     tls: bool = True
-    purpose: Literal["api", "tuf"] = "api"
+    purpose: Literal["api", "tuf", "pki"] = "api"
 
 
 class DatabaseSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The database of a service."""
+    """The database of a service: with `engine` "sqlite" a file at `path`, with "postgresql" all the others.
 
-    engine: Literal["sqlite"] = "sqlite"
+    `host` is a name, an address, or the absolute path of a socket's directory. `password_file` has the password
+    alone, on one line; without it the server must know us otherwise (a socket's peer). `tls_ca_file` has the CAs that
+    the server's certificate must come from. `pool` bounds the connections of one process.
+    """
+
+    engine: Literal["sqlite", "postgresql"] = "sqlite"
     path: str = "service.sqlite"
+    host: str = "/run/postgresql"
+    port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 5432
+    name: str = "cascade"
+    user: str = "cascade"
+    password_file: str = ""
+    tls_ca_file: str = ""
+    pool: Annotated[int, msgspec.Meta(ge=2, le=1000)] = 10
 
 
 class ServiceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What every service is told. A service's own settings are a subclass. Relative paths are relative to the file."""
 
+    PURPOSES: ClassVar[tuple[str, ...]] = ("api", "tuf", "pki")
+    """Of the listeners that this service has something for."""
     mode: Literal["production", "development"] = "production"
     trust_domain: str
     replicas: Annotated[int, msgspec.Meta(ge=1)] = 1
@@ -66,8 +87,30 @@ class ServiceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     """The folder of the file; filled in by `load_settings`."""
 
     def path(self, name: str) -> Path:
-        """A path of the settings, made absolute."""
-        return Path(self.base) / name
+        """A path of the settings, made absolute; a secret's may be `credential:NAME`, which raises KeyFileError."""
+        return secret_path(name, Path(self.base))
+
+    def database_location(self) -> Location:
+        """What the storage engine is configured with. A password stays in its file.
+
+        Raises:
+            KeyFileError: a credential is named that systemd has not given.
+        """
+        from cloud.storage.location import PostgresLocation  # the port is slow to load, and commands read settings too
+
+        database = self.database
+        if database.engine == "sqlite":
+            return self.path(database.path)
+        return PostgresLocation(
+            host=database.host,
+            port=database.port,
+            name=database.name,
+            user=database.user,
+            password_file=str(self.path(database.password_file)) if database.password_file else "",
+            tls_ca_file=str(self.path(database.tls_ca_file)) if database.tls_ca_file else "",
+            pool=database.pool,
+            needs_fsync=self.mode == "production",
+        )
 
 
 T = TypeVar("T", bound=ServiceSettings)
@@ -89,6 +132,9 @@ def load_settings(path: Path, kind: type[T]) -> T:
         settings = msgspec.toml.decode(content, type=kind, strict=True)
     except msgspec.DecodeError as error:
         raise SettingsError(f"cannot use {path}: {error}") from error
+    for listener in settings.listeners:
+        if listener.purpose not in kind.PURPOSES:
+            raise SettingsError(f'cannot use {path}: this service has nothing for a "{listener.purpose}" listener')
     return msgspec.structs.replace(settings, base=str(path.parent.resolve()))
 
 
@@ -98,9 +144,28 @@ def _sqlite_is_not_shared(settings: ServiceSettings) -> str:
     return ""
 
 
-def _plaintext_is_for_tuf_only(settings: ServiceSettings) -> str:
+def _database_password_is_private(settings: ServiceSettings) -> str:
+    if settings.database.engine != "postgresql" or not settings.database.password_file:
+        return ""
+    try:
+        check_private(settings.path(settings.database.password_file))
+    except KeyFileError as error:
+        return str(error)
+    return ""
+
+
+def _database_is_not_in_the_clear(settings: ServiceSettings) -> str:
+    database = settings.database
+    if database.engine != "postgresql" or database.tls_ca_file or database.host.startswith("/"):
+        return ""
+    if database.host in LOOPBACK_HOSTS:
+        return ""
+    return f"the database on {database.host} is another machine's, and no tls_ca_file says how to know it"
+
+
+def _plaintext_is_for_signed_files(settings: ServiceSettings) -> str:
     for listener in settings.listeners:
-        if not listener.tls and listener.purpose != "tuf":
+        if not listener.tls and listener.purpose == "api":
             return f"the listener on {listener.host}:{listener.port} has no TLS"
     return ""
 
@@ -135,7 +200,9 @@ Gate = Callable[[ServiceSettings], str]
 
 GATES: dict[str, Gate] = {
     "sqlite-is-not-shared": _sqlite_is_not_shared,
-    "plaintext-is-for-tuf-only": _plaintext_is_for_tuf_only,
+    "database-password-is-private": _database_password_is_private,
+    "database-is-not-in-the-clear": _database_is_not_in_the_clear,
+    "plaintext-is-for-signed-files": _plaintext_is_for_signed_files,
     "debug-is-off": _debug_is_off,
     "secrets-are-private": _secrets_are_private,
     "passphrase-is-real": _passphrase_is_real,

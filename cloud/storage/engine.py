@@ -1,16 +1,23 @@
 """The engine object of a service: Piccolo's engine on one side, a database backend on the other.
 
 It is created at import, configured at start and opened in the event loop; several live in one process without
-knowing of each other. It keeps the rules of transactions, the same for every backend: a transaction belongs to the
-task that opened it, an inner one joins the outer, it is durable when its block ends, and any failure or
-cancellation inside leaves nothing behind. It knows no SQL dialect and holds no connection.
+knowing of each other. It knows no SQL dialect and holds no connection. It keeps the rules of transactions, the same
+for every backend:
+
+- A transaction belongs to the task that opened it; an inner one joins the outer.
+- It is durable when its block ends; any failure or cancellation inside leaves nothing behind. A statement that fails
+  ends its transaction: what may be refused says `ON CONFLICT DO NOTHING`, or stands alone.
+- A transaction without keys excludes every other one of the service, in all replicas. One with keys excludes those
+  with a key in common, and those without: so it may read, decide and write only what its keys stand for.
+- A single write outside a transaction is one of its own and excludes nothing: it must be right by itself
+  (compare-and-set), and leave alone what a transaction reads, decides on and writes.
+- Inside a transaction one waits for nothing but the database: others wait for it, on SQLite even some that are done.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
@@ -18,6 +25,7 @@ from piccolo.engine.base import BaseTransaction, Engine
 from piccolo.engine.sqlite import Atomic
 
 from cloud.storage.errors import StorageNotOpen, TransactionMisuse
+from cloud.storage.location import Location, PostgresLocation
 from cloud.storage.sqlite import SqliteBackend
 from cloud.storage.statement import Row, Statement, is_read
 
@@ -30,7 +38,7 @@ if TYPE_CHECKING:
 class Session(Protocol):
     """The one open transaction of a connection, held by one task."""
 
-    def run(self, sql: str, args: tuple[Any, ...]) -> list[Row]: ...
+    async def run(self, sql: str, args: tuple[Any, ...]) -> list[Row]: ...
 
     async def commit(self) -> None: ...
 
@@ -46,24 +54,33 @@ class Backend(Protocol):
 
     async def close(self) -> None: ...
 
-    async def begin(self) -> Session: ...
+    async def begin(self, keys: tuple[str, ...]) -> Session: ...
 
-    async def read(self, sql: str, args: tuple[Any, ...]) -> list[Row]: ...
+    async def read(self, sql: str, args: tuple[Any, ...]) -> list[Row]:
+        """A query bounded by a key or a LIMIT."""
+        ...
 
-    def read_inline(self, sql: str, args: tuple[Any, ...]) -> list[Row]: ...
+    async def browse(self, sql: str, args: tuple[Any, ...]) -> list[Row]:
+        """A query of unknown length."""
+        ...
+
+    async def write(self, sql: str, args: tuple[Any, ...]) -> list[Row]:
+        """One statement, durable when this returns."""
+        ...
 
 
 class Transaction(BaseTransaction):
     """`async with engine.transaction():` durable on exit, nothing kept on an exception or a cancellation.
 
-    Nested blocks join the outermost. If an inner block fails, the whole is rolled back, even where the outer block
-    catches the exception: half a change is never committed.
+    Nested blocks join the outermost. If a statement or an inner block fails, the whole is rolled back, even where the
+    exception is caught: half a change is never committed.
     """
 
-    __slots__ = ("_depth", "_doomed", "_engine", "_owner", "_session", "_token")
+    __slots__ = ("_depth", "_doomed", "_engine", "_keys", "_owner", "_session", "_token")
 
-    def __init__(self, engine: ServiceEngine) -> None:
+    def __init__(self, engine: ServiceEngine, keys: tuple[str, ...] = ()) -> None:
         self._engine = engine
+        self._keys = keys
         self._session: Session | None = None
         self._owner: asyncio.Task[Any] | None = None
         self._token: contextvars.Token[Any] | None = None
@@ -75,27 +92,46 @@ class Transaction(BaseTransaction):
         """True between the begin and the end of the outermost block."""
         return self._session is not None
 
-    def session(self) -> Session:
+    def joined(self, keys: tuple[str, ...]) -> Transaction:
+        """This transaction, for an inner block that asks for `keys`.
+
+        Raises:
+            TransactionMisuse: the outer block excludes less than the inner one relies on.
+        """
+        if self._keys and not (keys and set(keys) <= set(self._keys)):
+            raise TransactionMisuse(f"a transaction for {self._keys} cannot be joined by one for {keys or 'all'}")
+        return self
+
+    async def run(self, sql: str, args: tuple[Any, ...]) -> list[Row]:
+        """Run a statement; after one that failed, or was cancelled, the transaction can only be rolled back."""
+        session = self._checked()
+        try:
+            return await session.run(sql, args)
+        except BaseException:  # a cancellation too: the statement may have run
+            self._doomed = True
+            raise
+
+    def _checked(self) -> Session:
         """The session, for the task that owns the transaction.
 
         Raises:
-            TransactionMisuse: another task asks, the transaction is over, or an inner block has failed.
+            TransactionMisuse: another task asks, the transaction is over, or something in it has failed.
         """
         if self._session is None:
             raise TransactionMisuse("the transaction is over")
         if self._owner is not asyncio.current_task():
             raise TransactionMisuse("a transaction belongs to the task that opened it")
         if self._doomed:
-            raise TransactionMisuse("an inner block of this transaction failed: it can only be rolled back")
+            raise TransactionMisuse("a part of this transaction failed: it can only be rolled back")
         return self._session
 
     async def __aenter__(self, *_: Any, **__: Any) -> Self:
         if self._depth == 0:
-            self._session = await self._engine.backend.begin()
+            self._session = await self._engine.backend.begin(self._keys)
             self._owner = asyncio.current_task()
             self._token = self._engine.current_transaction.set(self)
         else:
-            self.session()
+            self._checked()
         self._depth += 1
         return self
 
@@ -119,7 +155,7 @@ class Transaction(BaseTransaction):
             return False
         await session.rollback()
         if exception_type is None:
-            raise TransactionMisuse("an inner block of this transaction failed: it was rolled back")
+            raise TransactionMisuse("a part of this transaction failed: it was rolled back")
         return False
 
 
@@ -138,15 +174,20 @@ class ServiceEngine(Engine[Transaction]):
         self._backend: Backend | None = None
         self._is_open = False
 
-    def configure(self, path: Path) -> None:
-        """Name the database; nothing is opened or made yet.
+    def configure(self, location: Location, *, patient: bool = False) -> None:
+        """Name the database; nothing is opened or made yet. `patient`: for migrations, which may wait and take long.
 
         Raises:
             TransactionMisuse: the engine is open.
         """
         if self._is_open:
             raise TransactionMisuse(f"cannot configure the engine of {self.service}: it is open")
-        self._backend = SqliteBackend(path)
+        if isinstance(location, PostgresLocation):
+            from cloud.storage.postgres import PostgresBackend
+
+            self._backend = PostgresBackend(location, self.service, patient=patient)
+        else:
+            self._backend = SqliteBackend(location)
         self.engine_type = self._backend.engine_type
 
     async def open(self) -> None:
@@ -180,9 +221,17 @@ class ServiceEngine(Engine[Transaction]):
             raise StorageNotOpen(f"the engine of {self.service} is not open")
         return self._backend
 
-    def transaction(self, *_: Any, **__: Any) -> Transaction:
-        """A new transaction, or the task's own one to join. Piccolo's options (type, nesting) have no meaning here."""
-        return self._current() or Transaction(self)
+    def transaction(self, *keys: str, **_: Any) -> Transaction:
+        """A new transaction, or the task's own one to join.
+
+        `keys` name what it reads, decides on and writes ("node:ID"); without any it is alone in the service. On
+        SQLite, with its one writer, keys change nothing. Piccolo's options (type, nesting) have no meaning here.
+
+        Raises:
+            TransactionMisuse: the task's own one does not hold the keys.
+        """
+        current = self._current()
+        return Transaction(self, keys) if current is None else current.joined(keys)
 
     def _current(self) -> Transaction | None:
         """The open transaction of this context. One that has ended (a task started inside it lives on) is none."""
@@ -199,27 +248,23 @@ class ServiceEngine(Engine[Transaction]):
         sql = statement.sql(self.engine_type)
         current = self._current()
         if current is not None:
-            return current.session().run(sql, args)
+            return await current.run(sql, args)
         if statement.reads:
-            return self.backend.read_inline(sql, args)
-        return await self._write(sql, args)
+            return await self.backend.read(sql, args)
+        return await self.backend.write(sql, args)
 
     async def fetch_one(self, statement: Statement, *args: Any) -> Row | None:
         """The first row of `fetch`, or None."""
         rows = await self.fetch(statement, *args)
         return rows[0] if rows else None
 
-    async def _write(self, sql: str, args: tuple[Any, ...]) -> list[Row]:
-        async with self.transaction() as transaction:
-            return transaction.session().run(sql, args)
-
     async def _run(self, sql: str, args: tuple[Any, ...]) -> list[Row]:
         current = self._current()
         if current is not None:
-            return current.session().run(sql, args)
+            return await current.run(sql, args)
         if is_read(sql):
-            return await self.backend.read(sql, args)
-        return await self._write(sql, args)
+            return await self.backend.browse(sql, args)
+        return await self.backend.write(sql, args)
 
     async def run_querystring(self, querystring: QueryString, in_pool: bool = True) -> list[Row]:
         """Piccolo's entry for queries."""

@@ -2,18 +2,20 @@
 
     StorageError
     ├── StorageNotOpen       the engine was used before `open` or after `close`
-    ├── TransactionMisuse    a transaction was used outside its task, after its end, or after an inner failure
-    ├── TransactionLost      the database ended the transaction by itself (disk full, I/O error)
-    ├── DatabaseBusy         another process held the write lock for longer than we wait
-    ├── DatabaseTooNew       the file has migrations that this code does not know
-    └── MigrationFailed      a migration did not run; the database is as it was
+    ├── TransactionMisuse    a transaction was used outside its task, after its end, after a failure, or for a key it
+    │                        does not hold
+    ├── TransactionLost      the database ended the transaction by itself (disk full, I/O error, idle for too long)
+    ├── DatabaseBusy         the lock, or a connection, was held by others for longer than we wait
+    ├── DatabaseUnavailable  the database server is away, is going down, or does not let us in
+    │   └── OutcomeUnknown   it went away while it committed: the whole change is kept, or nothing of it
+    ├── DatabaseTooNew       the database has migrations that this code does not know
+    ├── MigrationFailed      a migration did not run; the database is as it was
+    └── ValueRefused         a value does not fit its column
 
-Constraint violations are not here: they reach the store as `IntegrityError`, which a store may expect.
+    IntegrityError           a constraint was violated: no fault of the database, and a store may expect it
+
+The drivers' own exceptions do not leave this package.
 """
-
-import sqlite3
-
-IntegrityError = sqlite3.IntegrityError
 
 
 class StorageError(Exception):
@@ -25,7 +27,7 @@ class StorageNotOpen(StorageError):
 
 
 class TransactionMisuse(StorageError):
-    """A transaction was used by another task, after its end, or after an inner block had failed."""
+    """A transaction was used by another task, after its end, after something in it had failed, or beyond its keys."""
 
 
 class TransactionLost(StorageError):
@@ -33,7 +35,15 @@ class TransactionLost(StorageError):
 
 
 class DatabaseBusy(StorageError):
-    """Another process held the write lock for too long."""
+    """Others held the lock, or every connection, for too long."""
+
+
+class DatabaseUnavailable(StorageError):
+    """The database server cannot be reached, is starting or stopping, or refuses the connection."""
+
+
+class OutcomeUnknown(DatabaseUnavailable):
+    """The connection was lost while a change was being committed: it is kept whole, or not at all."""
 
 
 class DatabaseTooNew(StorageError):
@@ -42,3 +52,11 @@ class DatabaseTooNew(StorageError):
 
 class MigrationFailed(StorageError):
     """A migration did not run; it was rolled back."""
+
+
+class ValueRefused(StorageError):
+    """A value does not fit its column: too large a number, too long a text, a type that the column does not have."""
+
+
+class IntegrityError(Exception):
+    """A constraint was violated. The statement did nothing; inside a transaction, it ends the transaction."""

@@ -5,10 +5,14 @@ and file reading (about a millisecond) and starts the subprocess only when somet
 engine and tables through module state, which is why this never runs in the process that serves.
 
 All missing migrations run in one transaction together with the record that they ran: a crash leaves the old schema.
+Replicas that start together on one PostgreSQL run them one after the other: the second finds nothing left to do.
 
 As a program:
-    python -m cloud.storage.migrate SERVICE PATH        run what is missing
+    python -m cloud.storage.migrate SERVICE LOCATION    run what is missing
     python -m cloud.storage.migrate new SERVICE NAME    write a migration from the difference to tables.py
+
+LOCATION is a path, or `postgresql://USER@HOST:PORT/NAME?password_file=FILE` (`?host=DIRECTORY` for a socket): never
+with the password in it, since other processes can read a command line.
 """
 
 from __future__ import annotations
@@ -27,13 +31,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from cloud.storage.errors import DatabaseTooNew, MigrationFailed, StorageError
+from cloud.storage.errors import DatabaseTooNew, IntegrityError, MigrationFailed, StorageError
+from cloud.storage.location import Location, PostgresLocation, parse_location
 
 if TYPE_CHECKING:
     from cloud.storage.engine import ServiceEngine
 
 MIGRATE_SECONDS_MAX = 300
 """A migration that takes longer has to be written as steps."""
+TABLE_LOCK_SECONDS = 5
+"""How long a migration waits for a table in use: whoever wants the table meanwhile waits behind it."""
 _ID_LINE = re.compile(r"""^ID\s*=\s*["']([^"']+)["']""", re.MULTILINE)
 _CONF_MODULE = "cascade_piccolo_conf"
 
@@ -61,49 +68,75 @@ def known_ids(service: str) -> set[str]:
     return ids
 
 
-def applied_ids(path: Path) -> set[str]:
-    """The ids that the database says have run; none for a database that does not exist."""
+_HAS_MIGRATIONS = "SELECT 1 FROM pg_tables WHERE tablename = 'migration' AND schemaname = current_schema() LIMIT 1"
+_APPLIED = "SELECT name FROM migration"
+
+
+def applied_ids(location: Location) -> set[str]:
+    """The ids that the database says have run; none for a file that does not exist.
+
+    It waits for a server in an event loop of its own: call it in a thread where one is running.
+    """
+    if isinstance(location, PostgresLocation):
+        return asyncio.run(_applied_at_server(location))
+    return _applied_in_file(location)
+
+
+async def _applied_at_server(location: PostgresLocation) -> set[str]:
+    from cloud.storage.postgres import PostgresBackend
+
+    backend = PostgresBackend(location, "migrate")
+    await backend.open()
+    try:
+        if not await backend.read(_HAS_MIGRATIONS, ()):
+            return set()
+        return {str(row["name"]) for row in await backend.read(_APPLIED, ())}
+    finally:
+        await backend.close()
+
+
+def _applied_in_file(path: Path) -> set[str]:
     if not path.exists():
         return set()
     connection = sqlite3.connect(path)
     try:
         if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'migration'").fetchall():
             return set()
-        return {str(row[0]) for row in connection.execute("SELECT name FROM migration")}
+        return {str(row[0]) for row in connection.execute(_APPLIED)}
     except sqlite3.Error as error:
         raise StorageError(f"cannot read the database {path}: {error}") from error
     finally:
         connection.close()
 
 
-def missing_ids(service: str, path: Path) -> set[str]:
+def missing_ids(service: str, location: Location) -> set[str]:
     """The migrations that have not run yet.
 
     Raises:
         DatabaseTooNew: the database has run one that this code does not have.
     """
-    known, applied = known_ids(service), applied_ids(path)
+    known, applied = known_ids(service), applied_ids(location)
     unknown = applied - known
     if unknown:
         raise DatabaseTooNew(
-            f"cannot use {path}: it was written by a newer version (unknown migration {max(unknown)}); "
+            f"cannot use {location}: it was written by a newer version (unknown migration {max(unknown)}); "
             "run that version or restore the database that belongs to this one"
         )
     return known - applied
 
 
-def ensure_migrated(service: str, path: Path) -> bool:
+def ensure_migrated(service: str, location: Location) -> bool:
     """Bring the database to the schema of the code, in a subprocess; True if there was something to do.
 
     Raises:
         DatabaseTooNew: the database is ahead of the code.
         MigrationFailed: nothing was changed; the message ends with the subprocess's own words.
     """
-    if not missing_ids(service, path):
+    if not missing_ids(service, location):
         return False
     roots = [entry or "." for entry in sys.path]
     result = subprocess.run(
-        [sys.executable, "-m", "cloud.storage.migrate", service, str(path)],
+        [sys.executable, "-m", "cloud.storage.migrate", service, str(location)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(roots)},
         capture_output=True,
         text=True,
@@ -111,18 +144,18 @@ def ensure_migrated(service: str, path: Path) -> bool:
         check=False,
     )
     if result.returncode != 0:
-        raise MigrationFailed(f"cannot migrate {path}: {result.stderr.strip()[-2000:]}")
+        raise MigrationFailed(f"cannot migrate {location}: {result.stderr.strip()[-2000:]}")
     return True
 
 
-def _piccolo_setup(service: str, path: Path) -> tuple[ModuleType, ServiceEngine]:
-    """Give Piccolo its module state: an engine on `path` and this one app. For the subprocess only."""
+def _piccolo_setup(service: str, location: Location) -> tuple[ModuleType, ServiceEngine]:
+    """Give Piccolo its module state: an engine on `location` and this one app. For the subprocess only."""
     from piccolo.conf.apps import AppRegistry
 
     from cloud.storage.engine import ServiceEngine
 
     engine = ServiceEngine(f"migrate_{service}")
-    engine.configure(path)
+    engine.configure(location, patient=True)
     conf = ModuleType(_CONF_MODULE)
     conf.DB = engine  # type: ignore[attr-defined]  # what Piccolo looks for in a module
     sys.modules[_CONF_MODULE] = conf
@@ -132,13 +165,15 @@ def _piccolo_setup(service: str, path: Path) -> tuple[ModuleType, ServiceEngine]
     return importlib.import_module(app), engine
 
 
-async def _forwards(service: str, path: Path) -> None:
+async def _forwards(service: str, location: Location) -> None:
     from piccolo.apps.migrations.commands.forwards import ForwardsMigrationManager
 
-    app, engine = _piccolo_setup(service, path)
+    app, engine = _piccolo_setup(service, location)
     await engine.open()
     try:
-        async with engine.transaction():
+        async with engine.transaction():  # alone: another starter waits here
+            if engine.engine_type == "postgres":
+                await engine.run_ddl(f"SET LOCAL lock_timeout = '{TABLE_LOCK_SECONDS}s'")
             result = await ForwardsMigrationManager(app_name=app.APP_CONFIG.app_name).run()
             if not result.success:
                 raise MigrationFailed(result.message or "a migration failed")
@@ -172,12 +207,16 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 2:
         sys.stderr.write(f"{__doc__}\n")
         return 2
-    service, path = arguments[0], Path(arguments[1])
     try:
-        missing_ids(service, path)
+        service, location = arguments[0], parse_location(arguments[1])
+    except ValueError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    try:
+        missing_ids(service, location)
         with contextlib.redirect_stdout(io.StringIO()):  # Piccolo prints its progress
-            asyncio.run(_forwards(service, path))
-    except (StorageError, sqlite3.Error) as error:
+            asyncio.run(_forwards(service, location))
+    except (StorageError, IntegrityError) as error:
         sys.stderr.write(f"{error}\n")
         return 70
     return 0

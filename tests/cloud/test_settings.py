@@ -6,6 +6,7 @@ import pytest
 
 from cloud.keyfile import write_secret
 from cloud.settings import GATES, GateRefused, ServiceSettings, SettingsError, check_gates, load_settings
+from cloud.storage import PostgresLocation
 
 GOOD = """
 trust_domain = "cascade.test"
@@ -46,14 +47,18 @@ def test_good_settings_pass_every_gate(folder: Path) -> None:
 
 
 TOP = 'trust_domain = "cascade.test"\n'
+LAST = 'purpose = "tuf"\n'
+SERVER = '\n[database]\nengine = "postgresql"\n'
 
 
 @pytest.mark.parametrize(
     ("rule", "change"),
     [
         ("sqlite-is-not-shared", (TOP, TOP + "replicas = 2\n")),
-        ("plaintext-is-for-tuf-only", ('purpose = "tuf"', 'purpose = "api"')),
+        ("plaintext-is-for-signed-files", ('purpose = "tuf"', 'purpose = "api"')),
         ("debug-is-off", (TOP, TOP + "debug = true\n")),
+        ("database-password-is-private", (LAST, LAST + SERVER + 'password_file = "absent"\n')),
+        ("database-is-not-in-the-clear", (LAST, LAST + SERVER + 'host = "db.example"\n')),
         ("secrets-are-private", ('"ca.key"', '"absent.key"')),
         ("secrets-are-private", (TOP, TOP + 'passphrase_file = "absent"\n')),
     ],
@@ -63,6 +68,31 @@ def test_a_gate_by_settings(folder: Path, rule: str, change: tuple[str, str]) ->
         check_gates(load(folder, change))
     assert caught.value.rule == rule
     check_gates(load(folder, change, (TOP, TOP + 'mode = "development"\n')))
+
+
+def test_where_the_database_is(folder: Path) -> None:
+    assert load(folder).database_location() == folder / "service.sqlite"
+    write_secret(folder / "password", b"a password\n")
+    extra = 'host = "db.example"\nname = "fabric"\npassword_file = "password"\ntls_ca_file = "/etc/ca.pem"\npool = 3\n'
+    settings = load(folder, (LAST, LAST + SERVER + extra))
+    check_gates(settings)
+    assert settings.database_location() == PostgresLocation(
+        host="db.example",
+        name="fabric",
+        user="cascade",
+        password_file=str(folder / "password"),
+        tls_ca_file="/etc/ca.pem",
+        pool=3,
+        needs_fsync=True,
+    )
+    (folder / "password").chmod(0o644)
+    with pytest.raises(GateRefused, match="database-password-is-private"):
+        check_gates(settings)
+
+
+@pytest.mark.parametrize("host", ["/run/postgresql", "localhost", "127.0.0.1", "::1"])
+def test_a_database_on_this_machine_needs_no_tls(folder: Path, host: str) -> None:
+    check_gates(load(folder, (LAST, LAST + SERVER + f'host = "{host}"\nuser = "cascade"\n')))
 
 
 @pytest.mark.parametrize("name", ["ca.key", "passphrase"])
@@ -86,7 +116,9 @@ def test_a_gate_by_a_default_passphrase(folder: Path, passphrase: bytes) -> None
 def test_every_gate_has_a_name_of_its_own_and_is_tested() -> None:
     assert set(GATES) == {
         "sqlite-is-not-shared",
-        "plaintext-is-for-tuf-only",
+        "database-password-is-private",
+        "database-is-not-in-the-clear",
+        "plaintext-is-for-signed-files",
         "debug-is-off",
         "secrets-are-private",
         "passphrase-is-real",

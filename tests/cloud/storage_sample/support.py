@@ -1,0 +1,53 @@
+"""What the tests of the storage port share: statements on the widgets, and an engine that is open for one test."""
+
+import asyncio
+from collections.abc import Coroutine
+from datetime import UTC, datetime
+from typing import Any
+
+from cloud.storage import Location, Statement
+from tests.cloud.storage_sample.tables import ENGINE
+
+SERVICE = "tests.cloud.storage_sample"
+NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+INSERT = Statement("INSERT INTO widget (id, label, made_at) VALUES ({}, {}, {})")
+SELECT = Statement("SELECT id, label, is_open, amount_minor, blob, made_at FROM widget WHERE id = {}")
+COUNT = Statement("SELECT COUNT(*) AS n FROM widget")
+IDS = Statement("SELECT id FROM widget ORDER BY id LIMIT 1000")
+
+
+def on(database: Location, test: Coroutine[Any, Any, None]) -> None:
+    """Run `test` with the sample engine open on `database`."""
+
+    async def body() -> None:
+        ENGINE.configure(database)
+        await ENGINE.open()
+        try:
+            await test
+        finally:
+            await ENGINE.close()
+
+    asyncio.run(body())
+
+
+async def count() -> int:
+    """The number of widgets, as this context sees it."""
+    row = await ENGINE.fetch_one(COUNT)
+    assert row is not None
+    return int(row["n"])
+
+
+async def ids() -> list[str]:
+    """The widgets' ids in order."""
+    return [str(row["id"]) for row in await ENGINE.fetch(IDS)]
+
+
+async def add(key: str, label: str = "") -> None:
+    """One widget, in the task's transaction or in one of its own."""
+    await ENGINE.fetch(INSERT, key, label, NOW)
+
+
+async def turns(number: int = 20) -> None:
+    """Let the other tasks run on until they wait for something real."""
+    for _ in range(number):
+        await asyncio.sleep(0)

@@ -1,0 +1,411 @@
+"""PostgreSQL behind the storage port: locks, replicas, connections in doubt, and servers that are away or unfit."""
+
+import asyncio
+import contextvars
+import signal
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import pytest
+
+from cloud.storage import DatabaseUnavailable, PostgresLocation, ServiceEngine, Statement, StorageError
+from cloud.storage.errors import DatabaseBusy, OutcomeUnknown, StorageNotOpen, TransactionLost
+from cloud.storage.postgres import PostgresBackend, begin_sql, lock_id
+from tests.cloud.databases import ROLE, Cluster, cluster, postgres_database
+from tests.cloud.storage_sample.support import INSERT, NOW, SERVICE, add, count, ids, on
+from tests.cloud.storage_sample.tables import ENGINE
+
+T = TypeVar("T")
+
+SLEEP = Statement("SELECT pg_sleep(60)")
+RUNNING = Statement("SELECT COUNT(*) AS n FROM pg_stat_activity WHERE state = 'active' AND query LIKE {}")
+BACKENDS = Statement("SELECT COUNT(*) AS n FROM pg_stat_activity WHERE datname = current_database()")
+
+
+@pytest.fixture
+def database() -> PostgresLocation:
+    return postgres_database(SERVICE)
+
+
+@contextmanager
+def another_server() -> Iterator[Cluster]:
+    """A server of its own, to be stopped."""
+    server = Cluster()
+    try:
+        yield server
+    finally:
+        server.remove()
+
+
+def apart(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """A task that knows of no transaction of the one that starts it."""
+    return asyncio.create_task(work, context=contextvars.Context())
+
+
+async def number(statement: Statement, *args: Any) -> int:
+    row = await ENGINE.fetch_one(statement, *args)
+    assert row is not None
+    return int(row["n"])
+
+
+async def until(statement: Statement, wanted: int, *args: Any) -> None:
+    async with asyncio.timeout(10):
+        while await number(statement, *args) != wanted:  # noqa: ASYNC110  it happens at the server
+            await asyncio.sleep(0.01)
+
+
+def test_locks_are_numbers_of_service_and_key() -> None:
+    numbers = {lock_id("fabric"), lock_id("breakwater"), lock_id("fabric", "a"), lock_id("fabric", "b")}
+    assert len(numbers) == 4
+    assert all(-(2**63) <= number < 2**63 for number in numbers)
+    begin = "BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock"
+    assert begin_sql("fabric", ()) == f"{begin}({lock_id('fabric')})"
+    keyed = begin_sql("fabric", ("b", "a", "b"))
+    assert keyed == begin_sql("fabric", ("a", "b"))
+    assert keyed.startswith(f"{begin}_shared({lock_id('fabric')}); SELECT pg_advisory_xact_lock(")
+    assert keyed.count("SELECT") == 3
+
+
+def test_two_replicas_exclude_each_other(database: PostgresLocation) -> None:
+    """Two engines of one service, as in two processes: what one reads and then writes, the other cannot overtake."""
+    others = [ServiceEngine(ENGINE.service) for _ in range(2)]
+    read = Statement("SELECT amount_minor FROM widget WHERE id = 'w'")
+    write = Statement("UPDATE widget SET amount_minor = {} WHERE id = 'w'")
+
+    async def count_up(engine: ServiceEngine, *keys: str) -> None:
+        async with engine.transaction(*keys):
+            row = await engine.fetch_one(read)
+            assert row is not None
+            await engine.fetch(write, row["amount_minor"] + 1)
+
+    async def test() -> None:
+        for engine in others:
+            engine.configure(database)
+            await engine.open()
+        await add("w")
+        async with asyncio.timeout(20):
+            await asyncio.gather(*(count_up(engine) for engine in others for _ in range(20)))
+            await asyncio.gather(*(count_up(engine, "w") for engine in others for _ in range(8)))
+            mixed = [count_up(engine, *keys) for engine in others for keys in ((), ("w",)) for _ in range(4)]
+            await asyncio.gather(*mixed)
+        assert await ENGINE.fetch(read) == [{"amount_minor": 72}]
+        for engine in others:
+            await engine.close()
+
+    on(database, test())
+
+
+def test_other_keys_and_other_services_do_not_wait(database: PostgresLocation) -> None:
+    other, stranger = ServiceEngine(ENGINE.service), ServiceEngine("another")
+
+    async def test() -> None:
+        for engine in (other, stranger):
+            engine.configure(database)
+            await engine.open()
+        async with ENGINE.transaction("a"):
+            async with asyncio.timeout(2), other.transaction("b"), stranger.transaction():
+                await other.fetch(INSERT, "w1", "", NOW)
+            await other.fetch(INSERT, "w2", "", NOW)  # a statement alone waits for nobody
+        async with ENGINE.transaction():
+            await other.fetch(INSERT, "w3", "", NOW)
+        assert await ids() == ["w1", "w2", "w3"]
+        for engine in (other, stranger):
+            await engine.close()
+
+    on(database, test())
+
+
+def test_a_lock_held_for_too_long_is_busy(database: PostgresLocation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cloud.storage.postgres.LOCK_SECONDS", 0.2)
+    other = ServiceEngine(ENGINE.service)
+
+    async def test() -> None:
+        other.configure(database)
+        await other.open()
+        for keys in (), ("a",), ("b", "a"):
+            async with ENGINE.transaction("a"):
+                with pytest.raises(DatabaseBusy, match="lock timeout"):
+                    async with other.transaction(*keys):
+                        raise AssertionError
+            async with asyncio.timeout(2), other.transaction(*keys):  # its connection is at rest again
+                await other.fetch(INSERT, f"w{len(keys)}", "", NOW)
+        assert await count() == 3
+        await other.close()
+
+    on(database, test())
+
+
+def test_when_all_connections_are_in_use(database: PostgresLocation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cloud.storage.pool.WAIT_SECONDS", 0.1)
+
+    async def test() -> None:
+        async with ENGINE.transaction("a"):
+            held, done = asyncio.Event(), asyncio.Event()
+
+            async def hold() -> None:
+                async with ENGINE.transaction("b"):
+                    held.set()
+                    await done.wait()
+
+            holding = apart(hold())
+            await held.wait()
+            with pytest.raises(DatabaseBusy, match="all 2 connections"):
+                await apart(count())
+            done.set()
+            await holding
+        assert await count() == 0
+
+    on(msgspec.structs.replace(database, pool=2), test())
+
+
+def test_many_at_once_share_few_connections(database: PostgresLocation) -> None:
+    async def test() -> None:
+        async with asyncio.timeout(20):
+            await asyncio.gather(*(add(f"w{i}") for i in range(60)), *(count() for _ in range(60)))
+        assert await count() == 60
+        assert await number(BACKENDS) <= 3
+
+    on(msgspec.structs.replace(database, pool=3), test())
+
+
+def test_a_cancelled_statement_has_ended_when_the_task_has(database: PostgresLocation) -> None:
+    """Alone, in a transaction, and waiting for a lock: nothing runs on at the server, and every connection is kept."""
+
+    async def alone() -> None:
+        await ENGINE.fetch(SLEEP)
+
+    async def inside() -> None:
+        async with ENGINE.transaction():
+            await add("gone")
+            await ENGINE.fetch(SLEEP)
+
+    async def test() -> None:
+        for what in (alone, inside):
+            task = asyncio.create_task(what())
+            await until(RUNNING, 1, "SELECT pg_sleep%")
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert await number(RUNNING, "SELECT pg_sleep%") == 0
+        async with ENGINE.transaction("a"):
+            waiting = apart(locked())
+            await apart(until(RUNNING, 1, "BEGIN%"))
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            assert await apart(number(RUNNING, "BEGIN%")) == 0
+        async with asyncio.timeout(2):
+            await inside_fine()
+        assert await ids() == ["fine"]
+        assert await number(BACKENDS) == 3  # the most that were in use at once
+
+    async def locked() -> None:
+        async with ENGINE.transaction("a"):
+            await add("gone")
+
+    async def inside_fine() -> None:
+        async with ENGINE.transaction():
+            await add("fine")
+
+    on(database, test())
+
+
+def test_a_transaction_the_server_ended_is_lost(database: PostgresLocation) -> None:
+    ends = Statement("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = {}")
+    killer = ServiceEngine("killer")
+
+    async def test() -> None:
+        killer.configure(database)
+        await killer.open()
+        name = f"cascade-{ENGINE.service}"
+        with pytest.raises((TransactionLost, DatabaseUnavailable)):
+            async with ENGINE.transaction():
+                await add("gone")
+                await killer.fetch(ends, name)
+                await add("gone too")
+        with pytest.raises((TransactionLost, OutcomeUnknown)):
+            async with ENGINE.transaction():
+                await add("gone")
+                await killer.fetch(ends, name)
+        with pytest.raises(TransactionLost):
+            async with ENGINE.transaction():
+                await ENGINE.fetch(Statement("ROLLBACK"))
+        await add("fine")
+        assert await ids() == ["fine"]
+        await killer.close()
+
+    on(database, test())
+
+
+def test_a_transaction_that_stands_still_is_ended(database: PostgresLocation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cloud.storage.postgres.IDLE_SECONDS", 0.3)
+    idle = Statement("SELECT COUNT(*) AS n FROM pg_stat_activity WHERE state = 'idle in transaction'")
+    watch = ServiceEngine("watch")
+
+    async def test() -> None:
+        watch.configure(database)
+        await watch.open()
+        with pytest.raises((TransactionLost, DatabaseUnavailable)):
+            async with ENGINE.transaction():
+                await add("gone")
+                async with asyncio.timeout(10):
+                    while (await watch.fetch(idle))[0]["n"]:  # noqa: ASYNC110  it happens at the server
+                        await asyncio.sleep(0.05)
+                await add("gone too")
+        assert await count() == 0
+        await watch.close()
+
+    on(database, test())
+
+
+@pytest.mark.slow
+def test_a_server_that_goes_away_and_comes_back() -> None:
+    with another_server() as server:
+        location = server.create()
+
+        async def test() -> None:
+            await ENGINE.fetch(Statement("CREATE TABLE widget (id TEXT PRIMARY KEY, label TEXT, made_at TIMESTAMPTZ)"))
+            for how in (signal.SIGINT, signal.SIGQUIT):
+                name = how.name
+                await add(name)
+                with pytest.raises(StorageError):
+                    async with ENGINE.transaction():
+                        await add(f"{name} gone")
+                        await asyncio.to_thread(server.stop, how)
+                        await add(f"{name} gone too")
+                with pytest.raises(DatabaseUnavailable, match="not available"):
+                    await count()
+                with pytest.raises(DatabaseUnavailable):
+                    async with ENGINE.transaction():
+                        raise AssertionError
+                server.launch()
+                await asyncio.to_thread(server.wait)
+                async with ENGINE.transaction():
+                    await add(f"{name} back")
+            assert await ids() == ["SIGINT", "SIGINT back", "SIGQUIT", "SIGQUIT back"]
+
+        on(location, test())
+        server.stop()
+        with pytest.raises(DatabaseUnavailable, match="cannot open the database"):
+            open_and_close(location)
+
+
+def open_and_close(location: PostgresLocation) -> None:
+    async def body() -> None:
+        engine = ServiceEngine("tried")
+        engine.configure(location)
+        await engine.open()
+        await engine.close()
+
+    asyncio.run(body())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [("synchronous_commit", "would not be durable"), ("fsync", "power cut"), ("full_page_writes", "power cut")],
+)
+def test_a_server_that_does_not_keep_what_it_commits_is_refused(setting: str, reason: str) -> None:
+    with another_server() as server:
+        location = server.location("postgres")
+        server.stop()
+        server.start(**{setting: "off"})
+        with pytest.raises(StorageError, match=reason) as caught:
+            open_and_close(location)
+        assert setting in str(caught.value)
+        if setting != "synchronous_commit":
+            open_and_close(msgspec.structs.replace(location, needs_fsync=False))
+
+
+@pytest.mark.parametrize("options", ["ENCODING 'UTF8' LOCALE 'C.UTF-8'", "ENCODING 'SQL_ASCII' LOCALE 'C'"])
+def test_a_database_that_sorts_or_stores_otherwise_is_refused(options: str) -> None:
+    location = cluster().create("template0", options)
+    if "C.UTF-8" in options:
+        open_and_close(location)
+        return
+    with pytest.raises(StorageError, match="LOCALE 'C'"):
+        open_and_close(location)
+
+
+@pytest.mark.parametrize("change", [{"name": "absent"}, {"user": "nobody"}, {"host": "/nowhere"}])
+def test_what_is_not_there_is_unavailable(database: PostgresLocation, change: dict[str, str]) -> None:
+    with pytest.raises(DatabaseUnavailable, match="cannot open the database"):
+        open_and_close(msgspec.structs.replace(database, **change))
+
+
+def test_a_password_is_read_from_its_file_and_nowhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "password"
+    file.write_text("pass-word-of-the-test\n")
+    backend = PostgresBackend(PostgresLocation(host="h", name="n", user="u", password_file=str(file)), "s")
+    assert backend._password() == "pass-word-of-the-test"
+    assert "pass-word" not in repr(backend._location) + str(backend._location)
+    monkeypatch.setenv("PGPASSWORD", "of-the-environment")
+    assert PostgresBackend(PostgresLocation(host="h", name="n", user="u"), "s")._password() == ""
+    file.unlink()
+    with pytest.raises(StorageError, match="password file"):
+        backend._password()
+
+
+@pytest.mark.slow
+def test_the_server_asks_for_the_password_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read for each connection: a new password holds without a restart. The environment's is not tried."""
+    file = tmp_path / "password"
+    with another_server() as server:
+        rules = server.folder / "hba"
+        rules.write_text(f"local all {ROLE} trust\nlocal all all scram-sha-256\n")
+        server.stop()
+        server.start(hba_file=str(rules))
+        server.administer("CREATE ROLE guarded LOGIN PASSWORD 'the first one'")
+        location = msgspec.structs.replace(server.location("postgres"), user="guarded", password_file=str(file))
+        file.write_text("the first one\n")
+        open_and_close(location)
+        server.administer("ALTER ROLE guarded PASSWORD 'the second one'")
+        monkeypatch.setenv("PGPASSWORD", "the second one")
+        for wrong in (location, msgspec.structs.replace(location, password_file="")):
+            with pytest.raises(DatabaseUnavailable, match="password") as caught:
+                open_and_close(wrong)
+            assert "the first one" not in str(caught.value)
+        file.write_text("the second one\n")
+        open_and_close(location)
+
+
+def test_closing_waits_for_those_that_have_begun(database: PostgresLocation) -> None:
+    async def test() -> None:
+        begun, go = asyncio.Event(), asyncio.Event()
+
+        async def write() -> None:
+            async with ENGINE.transaction():
+                begun.set()
+                await go.wait()
+                await add("w1")
+
+        writing = asyncio.create_task(write())
+        await begun.wait()
+        closing = asyncio.create_task(ENGINE.close())
+        await asyncio.sleep(0.01)
+        with pytest.raises(StorageNotOpen):
+            await count()
+        go.set()
+        await writing
+        await closing
+        ENGINE.configure(database)
+        await ENGINE.open()
+        assert await ids() == ["w1"]
+
+    on(database, test())
+
+
+def test_a_statement_is_prepared_once(database: PostgresLocation) -> None:
+    """On a connection that is kept as it is: no reset of the session takes its prepared statements away."""
+    prepared = Statement("SELECT COUNT(*) AS n FROM pg_prepared_statements WHERE statement LIKE {}")
+
+    async def test() -> None:
+        for i in range(100):
+            await add(f"w{i}")
+        assert await number(prepared, "INSERT INTO widget%") == 1
+        assert await number(BACKENDS) == 1
+
+    on(database, test())

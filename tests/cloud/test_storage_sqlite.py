@@ -1,0 +1,355 @@
+"""SQLite behind the storage port: grouped commits, what fails in them, and a writer that is never lost."""
+
+import asyncio
+import resource
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from cloud.storage import Statement, StorageError
+from cloud.storage.errors import DatabaseBusy, TransactionLost
+from cloud.storage.sqlite import SqliteBackend
+from tests.cloud.databases import sqlite_database
+from tests.cloud.storage_sample.support import SERVICE, add, count, ids, on, turns
+from tests.cloud.storage_sample.tables import ENGINE
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    return sqlite_database(SERVICE, tmp_path)
+
+
+def writer() -> sqlite3.Connection:
+    assert isinstance(ENGINE.backend, SqliteBackend)
+    return ENGINE.backend._writer
+
+
+@contextmanager
+def traced() -> Iterator[list[str]]:
+    """The first words of what the writer runs."""
+    lines: list[str] = []
+    writer().set_trace_callback(lambda sql: lines.append(sql.split("(")[0].strip()))
+    yield lines
+    writer().set_trace_callback(None)
+
+
+@contextmanager
+def refused(kind: int, word: str) -> Iterator[None]:
+    """The database refuses `word` (COMMIT, ROLLBACK), as it would after an I/O error."""
+
+    def allow(action: int, argument: str | None, *_: object) -> int:
+        return sqlite3.SQLITE_DENY if action == kind and argument == word else sqlite3.SQLITE_OK
+
+    writer().set_authorizer(allow)
+    yield
+    writer().set_authorizer(None)
+
+
+class Crowd:
+    """Tasks that wait for the writer while the first of them holds it until `go`."""
+
+    def __init__(self) -> None:
+        self._gate = asyncio.Event()
+        self.tasks: dict[str, asyncio.Task[None]] = {}
+
+    async def _hold(self) -> None:
+        async with ENGINE.transaction():
+            await add("first")
+            await self._gate.wait()
+
+    async def _write(self, name: str, then: Callable[[], object] | None) -> None:
+        async with ENGINE.transaction():
+            await add(name)
+            if then is not None:
+                then()
+
+    async def gather(self, names: str, then: dict[str, Callable[[], object]] | None = None) -> None:
+        """One task holds the writer, and one a letter waits for it, in order."""
+        self.tasks["first"] = asyncio.create_task(self._hold())
+        for name in names:
+            await turns(2)
+            self.tasks[name] = asyncio.create_task(self._write(name, (then or {}).get(name)))
+        await turns()
+
+    async def go(self) -> dict[str, BaseException | None]:
+        """Let them run; how each ended."""
+        self._gate.set()
+        async with asyncio.timeout(10):
+            ended = await asyncio.gather(*self.tasks.values(), return_exceptions=True)
+        return dict(zip(self.tasks, ended, strict=True))
+
+
+def fails() -> None:
+    raise KeyError("the member's own")
+
+
+def test_writers_that_wait_share_a_commit(database: Path) -> None:
+    async def test() -> None:
+        with traced() as lines:
+            await asyncio.gather(*(add(f"w{i}") for i in range(33)))
+        assert await count() == 33
+        assert lines.count("COMMIT") == 2  # the first alone; all that waited while it synced, together
+        assert lines.count("BEGIN IMMEDIATE") == 2
+
+    on(database, test())
+
+
+def test_a_group_is_bounded(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cloud.storage.sqlite.GROUP_MAX", 4)
+
+    async def test() -> None:
+        with traced() as lines:
+            await asyncio.gather(*(add(f"w{i}") for i in range(33)))
+        assert await count() == 33
+        assert lines.count("COMMIT") == 9
+
+    on(database, test())
+
+
+def test_a_transaction_alone_commits_at_once(database: Path) -> None:
+    async def test() -> None:
+        with traced() as lines:
+            for name in "abc":
+                await add(name)
+        one = ["BEGIN IMMEDIATE", "INSERT INTO widget", "COMMIT"]
+        assert lines == one * 3
+
+    on(database, test())
+
+
+def test_nobody_is_told_before_the_commit(database: Path) -> None:
+    async def test() -> None:
+        crowd = Crowd()
+
+        def look() -> None:
+            """The last one runs: the others have ended their blocks, and none may have returned."""
+            assert not any(task.done() for task in crowd.tasks.values())
+            seen.append(True)
+
+        seen: list[bool] = []
+        await crowd.gather("ab", {"b": look})
+        assert set((await crowd.go()).values()) == {None}
+        assert seen
+        assert await ids() == ["a", "b", "first"]
+
+    on(database, test())
+
+
+def test_a_member_that_fails_takes_back_its_own(database: Path) -> None:
+    async def test() -> None:
+        for names in ("abcd", "dcba"):
+            crowd = Crowd()
+            await crowd.gather(names, {"b": fails, "d": fails})
+            with traced() as lines:
+                ended = await crowd.go()
+            assert {name for name, error in ended.items() if error is not None} == {"b", "d"}
+            assert isinstance(ended["b"], KeyError)
+            assert lines.count("COMMIT") == 1
+            assert await ids() == ["a", "c", "first"]
+            await ENGINE.fetch(Statement("DELETE FROM widget"))
+
+    on(database, test())
+
+
+@contextmanager
+def a_full_disk(database: Path) -> Iterator[None]:
+    """No file may grow beyond the log's present size: the real answer of a real system, as on a full disk."""
+    size = Path(f"{database}-wal").stat().st_size
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_commit_that_fails_fails_all_and_keeps_nothing(database: Path) -> None:
+    """A refusal that stood on what was then lost is no answer either: the member `b` gets the fault, not its own."""
+
+    async def test() -> None:
+        await add("kept")
+        crowd = Crowd()
+        await crowd.gather("abc", {"b": fails})
+        with a_full_disk(database):
+            ended = await crowd.go()
+        for error in ended.values():
+            assert isinstance(error, StorageError)
+            assert "cannot commit" in str(error)
+        assert len({id(error) for error in ended.values()}) == 4
+        assert await ids() == ["kept"]
+        await add("after")
+        assert await count() == 2
+
+    on(database, test())
+
+
+def test_a_group_that_the_database_ended_is_told_so(database: Path) -> None:
+    async def test() -> None:
+        crowd = Crowd()
+        await crowd.gather("abc", {"b": lambda: writer().execute("ROLLBACK")})
+        ended = await crowd.go()
+        assert {name for name, error in ended.items() if isinstance(error, TransactionLost)} == {"first", "a", "b"}
+        assert ended["c"] is None  # it came after, in a group of its own
+        assert await ids() == ["c"]
+
+    on(database, test())
+
+
+def test_cancelled_while_it_waits_for_the_writer(database: Path) -> None:
+    async def test() -> None:
+        for gone in ("a", "b", "c", "ab", "bc", "abc"):
+            crowd = Crowd()
+            await crowd.gather("abc")
+            for name in gone:
+                crowd.tasks[name].cancel()
+            ended = await crowd.go()
+            assert {name for name, error in ended.items() if isinstance(error, asyncio.CancelledError)} == set(gone)
+            assert await ids() == sorted({"a", "b", "c", "first"} - set(gone))
+            await ENGINE.fetch(Statement("DELETE FROM widget"))
+
+    on(database, test())
+
+
+def test_cancelled_when_its_turn_has_come(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The writer was handed to it, and it is cancelled before it runs: the group before it is committed all the same."""
+
+    async def test() -> None:
+        assert isinstance(ENGINE.backend, SqliteBackend)
+        backend, hand_on = ENGINE.backend, ENGINE.backend._hand_on
+        for names, gone in (("a", "a"), ("ab", "a"), ("ab", "b"), ("abc", "b")):
+            crowd = Crowd()
+            await crowd.gather(names)
+            turn = backend._waiting[names.index(gone)]
+
+            def and_cancel(crowd: Crowd = crowd, gone: str = gone, turn: asyncio.Future[None] = turn) -> None:
+                hand_on()
+                if turn.done():
+                    crowd.tasks[gone].cancel()
+
+            with monkeypatch.context() as patch:
+                patch.setattr(backend, "_hand_on", and_cancel)
+                ended = await crowd.go()
+            assert turn.done()
+            assert not turn.cancelled()
+            assert isinstance(ended.pop(gone), asyncio.CancelledError)
+            assert set(ended.values()) == {None}
+            assert await ids() == sorted({*names, "first"} - {gone})
+            await ENGINE.fetch(Statement("DELETE FROM widget"))
+
+    on(database, test())
+
+
+def test_cancelled_while_it_waits_for_the_group_s_commit(database: Path) -> None:
+    """Its change is kept, as that of a lone transaction that is cancelled in COMMIT; nobody else notices."""
+
+    async def test() -> None:
+        crowd = Crowd()
+        await crowd.gather("ab", {"b": lambda: crowd.tasks["a"].cancel()})  # noqa: PLW0108  there is no task yet
+        ended = await crowd.go()
+        assert isinstance(ended["a"], asyncio.CancelledError)
+        assert ended["b"] is ended["first"] is None
+        assert await ids() == ["a", "b", "first"]
+
+    on(database, test())
+
+
+def test_a_rollback_that_fails_opens_the_writer_anew(database: Path) -> None:
+    async def test() -> None:
+        await add("kept")
+        with pytest.raises(KeyError), refused(sqlite3.SQLITE_TRANSACTION, "ROLLBACK"):
+            async with ENGINE.transaction():
+                await add("gone")
+                fails()
+        await add("after")
+        assert await ids() == ["after", "kept"]
+        crowd = Crowd()
+        await crowd.gather("ab", {"b": fails})
+        with refused(sqlite3.SQLITE_SAVEPOINT, "ROLLBACK"):
+            ended = await crowd.go()
+        assert isinstance(ended["a"], TransactionLost)
+        assert isinstance(ended["first"], TransactionLost)
+        assert isinstance(ended["b"], KeyError)
+        await add("again")
+        assert await ids() == ["after", "again", "kept"]
+
+    on(database, test())
+
+
+def test_a_commit_and_a_rollback_that_fail_together(database: Path) -> None:
+    async def test() -> None:
+        def allow(action: int, *_: object) -> int:
+            return sqlite3.SQLITE_DENY if action == sqlite3.SQLITE_TRANSACTION else sqlite3.SQLITE_OK
+
+        with pytest.raises(StorageError, match="cannot commit: not authorized"):
+            async with ENGINE.transaction():
+                await add("gone")
+                writer().set_authorizer(allow)
+        await add("after")
+        assert await ids() == ["after"]
+
+    on(database, test())
+
+
+def test_a_full_disk_keeps_nothing_and_loses_nothing(database: Path) -> None:
+    async def test() -> None:
+        await add("kept")
+        await ENGINE.fetch(Statement("PRAGMA max_page_count = 8"))
+        with pytest.raises((StorageError, TransactionLost), match="full"):
+            async with ENGINE.transaction():
+                for i in range(100):
+                    await add(f"w{i}", "x" * 4000)
+        await ENGINE.fetch(Statement("PRAGMA max_page_count = 100000"))
+        assert await count() == 1
+        await add("after")
+
+    on(database, test())
+
+
+def test_another_process_s_write_lock_is_waited_for(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cloud.storage.sqlite.BUSY_WAIT_SECONDS", 0.1)
+
+    async def test() -> None:
+        other = sqlite3.connect(database, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(DatabaseBusy, match="another process"):
+            await add("w1")
+        asyncio.get_running_loop().call_later(0.05, other.execute, "ROLLBACK")
+        await add("w1")
+        assert await count() == 1
+        other.close()
+
+    on(database, test())
+
+
+def test_closing_waits_for_those_that_have_begun(database: Path) -> None:
+    async def test() -> None:
+        crowd = Crowd()
+        await crowd.gather("ab")
+        closing = asyncio.create_task(ENGINE.close())
+        await turns()
+        assert set((await crowd.go()).values()) == {None}
+        await closing
+        ENGINE.configure(database)
+        await ENGINE.open()
+        assert await ids() == ["a", "b", "first"]
+
+    on(database, test())
+
+
+def test_a_reader_that_fails_is_a_storage_error(database: Path) -> None:
+    """What /readyz asks for: a database that cannot be read is said to be so, not an unknown failure."""
+
+    async def test() -> None:
+        await add("w1")
+        assert isinstance(ENGINE.backend, SqliteBackend)
+        for connection in (ENGINE.backend._reader, ENGINE.backend._browser):
+            connection.set_authorizer(lambda *_: sqlite3.SQLITE_DENY)
+        with pytest.raises(StorageError, match="refused"):
+            await count()
+        with pytest.raises(StorageError, match="refused"):
+            await ENGINE.run_ddl("SELECT * FROM widget")
+
+    on(database, test())
