@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from tests.light_keys import use_light_keys
+
 TESTS = Path(__file__).parent
 TRIO_FOLDERS = (TESTS / "node", TESTS / "demo")
 
@@ -44,6 +46,7 @@ def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, name: str
 def pytest_configure(config: pytest.Config) -> None:
     """Start the list of what this run leaves out."""
     config.stash[_left_out] = []
+    use_light_keys()
 
 
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:

@@ -1,0 +1,130 @@
+"""Passphrase and PIN are where an operator laid them, and nowhere else: in no process list, environment, log or file.
+
+The real commands run as processes of their own, with keys as costly as they are shipped, one CA key in a token, and a
+node is activated; all the while the process list is read as everybody on the machine can read it, and more.
+"""
+
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+from cloud.keyfile import read_passphrase
+from tests.cloud.softhsm import SoftHsm, token_processes
+from tests.system.harness import Cloud, free_ports, wait_until
+from tests.system.on_token import move_a_key_to_a_token
+from tests.system.raw import PaperNode, paper_tenant, secret_of
+
+CASCADE = Path(sys.executable).with_name("cascade")
+START_SECONDS = 120
+"""Nine keys to open, a third of a second each where nothing else runs."""
+PUBLIC = ("cmdline", "environ", "comm")
+
+
+class Watch:
+    """Reads what /proc tells of every process, over and over, and notes where one of the secrets stands."""
+
+    def __init__(self) -> None:
+        self.secrets: list[bytes] = []
+        self.found: set[str] = set()
+        self.commands: set[bytes] = set()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        while not self._stop.wait(0.05):
+            self.look()
+
+    def look(self) -> None:
+        for process in Path("/proc").glob("[0-9]*"):
+            for name in PUBLIC:
+                try:
+                    content = (process / name).read_bytes()
+                except OSError:
+                    continue  # it ended meanwhile, or is another user's
+                if name == "cmdline":
+                    self.commands.add(content)
+                if any(secret in content for secret in self.secrets):
+                    self.found.add(f"{name}: {content[:200]!r}")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def saw(self, *words: bytes) -> bool:
+        return any(all(word in command for word in words) for command in self.commands)
+
+
+def test_passphrase_and_pin_are_in_no_process_list_log_or_file(tmp_path: Path) -> None:
+    cloud = Cloud(tmp_path)
+    cloud.port = free_ports(4)
+    pin = secrets.token_hex(12)
+    log = tmp_path / "real.log"
+    with Watch() as watch:
+        arguments = ("--dir", str(cloud.directory), "--port-base", str(cloud.port))
+        with log.open("ab") as output:
+            subprocess.run([CASCADE, "init", *arguments], stdout=output, stderr=output, check=True)
+        _as_costly_as_shipped(cloud.directory)
+        passphrase = read_passphrase(cloud.directory / "secrets" / "passphrase")
+        hsm = move_a_key_to_a_token(cloud, tmp_path / "hsm", pin, passphrase)
+        watch.secrets = [passphrase, pin.encode()]
+        with _up(cloud, log, hsm) as process:
+            node = PaperNode(cloud, "watched")
+            node.join(secret_of(cloud.code(paper_tenant(cloud, tmp_path))))
+            assert token_processes(process.pid), "nothing signed in the token"
+            watch.look()
+    assert watch.saw(b"cascade", b"init")
+    assert watch.saw(b"cascade", b"up")
+    assert watch.saw(b"cloud.breakwater.token_process")
+    assert not watch.found
+    issued = cloud.rows("breakwater", "SELECT DISTINCT authority FROM certificate WHERE node = ?", node.node)
+    assert issued == [("nodes-1",)]
+    _in_no_file(tmp_path, passphrase, {cloud.directory / "secrets" / "passphrase"})
+    _in_no_file(tmp_path, pin.encode(), {hsm.pin_file})
+
+
+def _as_costly_as_shipped(directory: Path) -> None:
+    """Every private key is under scrypt, at the cost that test_keyfile.py talks of."""
+    files = [path for path in directory.rglob("*.pem") if b"PRIVATE KEY" in path.read_bytes()]
+    assert len(files) >= 10
+    for path in files:
+        said = subprocess.run(["openssl", "asn1parse", "-in", path], capture_output=True, text=True, check=True).stdout
+        assert [word for word in ("PBES2", "scrypt", ":4000", ":08", ":05") if word not in said] == [], path
+
+
+@contextmanager
+def _up(cloud: Cloud, log: Path, hsm: SoftHsm) -> Iterator[subprocess.Popen[bytes]]:
+    """`cascade up` as a process of its own, until the end of the block."""
+    environment = {**os.environ, **hsm.environment}
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [CASCADE, "up", "--dir", str(cloud.directory)], stdout=output, stderr=output, env=environment
+        )
+
+    def answers() -> bool:
+        assert process.poll() is None, log.read_text()
+        with socket.socket() as api, socket.socket() as issuer:
+            return not (api.connect_ex(("127.0.0.1", cloud.port)) or issuer.connect_ex(("127.0.0.1", cloud.port + 1)))
+
+    try:
+        wait_until("the start of the cloud", answers, START_SECONDS)
+        yield process
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _in_no_file(directory: Path, secret: bytes, but: set[Path]) -> None:
+    """Logs, databases, settings, key files: all that was written, wherever."""
+    found = {path for path in directory.rglob("*") if path.is_file() and secret in path.read_bytes()}
+    assert found == but

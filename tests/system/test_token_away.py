@@ -1,0 +1,40 @@
+"""A CA's token vanishes while the cloud is up: requests are refused as unavailable, and succeed when it is back."""
+
+import secrets
+from pathlib import Path
+
+from cloud.keyfile import read_passphrase
+from tests.simulators.forged_evidence import request
+from tests.system.harness import Cloud, Process, ended, wait_until
+from tests.system.on_token import move_a_key_to_a_token
+from tests.system.raw import SESSIONS, PaperNode, new_key, once, paper_tenant, secret_of
+
+
+def test_a_token_that_vanishes_and_comes_back(tmp_path: Path, installation: Cloud) -> None:
+    cloud = Cloud(tmp_path).copy_from(installation)
+    passphrase = read_passphrase(cloud.directory / "secrets" / "passphrase")
+    hsm = move_a_key_to_a_token(cloud, tmp_path / "hsm", secrets.token_hex(12), passphrase)
+    with ended(cloud):
+        up = Process(tmp_path, "cascade", "up", "--dir", str(cloud.directory), env=hsm.environment)
+        cloud.process = up
+        cloud.wait_up()
+        code = secret_of(cloud.code(paper_tenant(cloud, tmp_path)))
+        node = PaperNode(cloud, "patient").join(code)
+        issued = "SELECT count(*) FROM certificate WHERE state = 'issued' AND profile = 'session'"
+        before = cloud.rows("breakwater", issued)
+
+        def status() -> int:
+            return once(cloud, "fabric", "POST", SESSIONS, node.open_session(request(new_key()))).status
+
+        hsm.take_away()
+        for _ in range(3):
+            once(cloud, "fabric", "POST", SESSIONS, node.open_session(request(new_key()))).refused("unavailable")
+        assert cloud.rows("breakwater", issued) == before
+        hsm.put_back()
+        wait_until("signing again", lambda: status() < 300)
+        assert node.session().chain
+        assert up.running
+        # What was recorded and not signed was given up at once, and is never signed later.
+        assert cloud.rows("breakwater", "SELECT count(*) FROM certificate WHERE state = 'orphaned'")[0][0] >= 3
+        session = "SELECT count(*) FROM certificate WHERE state = 'recorded' AND profile = 'session'"
+        assert cloud.rows("breakwater", session) == [(0,)]
