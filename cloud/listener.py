@@ -11,12 +11,14 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import msgspec
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from cloud.peer import TLS_EXTENSION, TlsSession, tls_session
-from cloud.problems import plain_answer
+from cloud.problems import Refusal, plain_answer
+from protocol.problems import CONTENT_TYPE
 
 HEAD_BYTES_MAX = 16 * 1024
 """Request line and headers; a node's are under 1 kB, an operator's under 2 kB. One read (256 kB) may stand above."""
@@ -104,20 +106,29 @@ class CloudHttpProtocol(HttpToolsProtocol):
         """An upgrade that is offered is not an event worth a line."""
 
 
-def head_only(app: AsgiApp) -> AsgiApp:
-    """The application, for GET and HEAD without a body only: what a plaintext listener may answer."""
+def plaintext_only(app: AsgiApp, posts: tuple[str, ...] = ()) -> AsgiApp:
+    """The application, for what a plaintext listener may answer: GET and HEAD, and POST to the paths in `posts`.
+
+    Those are for questions that are no commands and whose answers are signed (OCSP).
+    """
 
     async def read_only(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD"):
-            await send(
-                {
-                    "type": "http.response.start",
-                    "status": 405,
-                    "headers": [(b"content-type", b"text/plain"), (b"allow", b"GET, HEAD"), (b"content-length", b"0")],
-                }
-            )
-            await send({"type": "http.response.body", "body": b""})
+        if scope["type"] != "http" or _may_be_plain(scope, posts):
+            await app(scope, receive, send)
             return
-        await app(scope, receive, send)
+        refusal = Refusal("method_not_allowed", "this listener is read-only")
+        body = msgspec.json.encode(refusal.document())
+        allow = b"POST" if scope["path"] in posts else b"GET, HEAD"
+        headers = [
+            (b"content-type", CONTENT_TYPE.encode("ascii")),
+            (b"allow", allow),
+            (b"content-length", str(len(body)).encode("ascii")),
+        ]
+        await send({"type": "http.response.start", "status": 405, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
 
     return read_only
+
+
+def _may_be_plain(scope: Any, posts: tuple[str, ...]) -> bool:
+    return scope["method"] in ("GET", "HEAD") or (scope["method"] == "POST" and scope["path"] in posts)

@@ -1,0 +1,82 @@
+"""The feed of revoked services' certificates, as long polls: what other services believe a peer by.
+
+It holds no facts: the rows say what is revoked. One look at the feed's counter every quarter of a second serves all
+who wait, so that a revocation by any process (a replica, the local command line) reaches them within that time.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import datetime
+from typing import Protocol
+
+from cloud.breakwater.store.revocation import RevocationStore
+from cloud.issuing import Revocations, RevokedSerial
+from cloud.storage import StorageError
+
+log = logging.getLogger("cascade.breakwater.feed")
+
+POLL_SECONDS = 0.25
+
+
+class Pauses(Protocol):
+    """`cloud.server.Stopping`, as far as it is needed here."""
+
+    async def first(self, event: asyncio.Event | None, seconds: float) -> bool: ...
+
+
+class Feed:
+    """The waiting room of one process."""
+
+    def __init__(self, store: RevocationStore, now: Callable[[], datetime]) -> None:
+        self._store = store
+        self._now = now
+        self._changed = asyncio.Event()
+        self._kicked = asyncio.Event()
+        self._closed = False
+
+    def kick(self) -> None:
+        """This process revoked something: look at the counter now."""
+        self._kicked.set()
+
+    async def after(self, cursor: int, wait_seconds: float) -> Revocations:
+        """The entries after `cursor`: at once, after a revocation, or none after `wait_seconds`.
+
+        The event is taken before the rows are read, so a change between the two wakes the poll.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + wait_seconds
+        while True:
+            changed = self._changed
+            rows = await self._store.feed(cursor, self._now())
+            left = deadline - loop.time()
+            if rows or left <= 0 or self._closed:
+                entries = tuple(RevokedSerial(row.feed, row.serial, row.not_after, row.reason) for row in rows)
+                return Revocations(entries[-1].feed if entries else cursor, entries)
+            try:
+                async with asyncio.timeout(left):
+                    await changed.wait()
+            except TimeoutError:
+                continue
+
+    async def run(self, stopping: Pauses) -> None:
+        """The background task, until the process goes down; then every poll ends at once, and so do later ones."""
+        known = -1
+        while True:
+            self._kicked.clear()
+            try:
+                head = await self._store.head()
+            except StorageError as error:
+                log.error("cannot look at the feed", extra={"reason": str(error)})
+                head = known
+            if head != known:
+                known = head
+                self._wake()
+            if await stopping.first(self._kicked, POLL_SECONDS):
+                self._closed = True
+                self._wake()
+                return
+
+    def _wake(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()

@@ -1,0 +1,162 @@
+"""What strangers ask without TLS: CRLs, OCSP, CA certificates (RFC 5280 section 8, RFC 6960 appendix A).
+
+On a listener of its own and on nothing else; all that it gives out is signed. Rule: whatever is not one of these
+paths, methods and content types is refused before anything is looked up.
+"""
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Callable
+from datetime import datetime
+from email.utils import format_datetime
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+from litestar import Litestar, Request, Response, post, route
+from litestar.params import FromPath
+from litestar.types import Method
+
+from cloud.breakwater.errors import IssuerError
+from cloud.breakwater.ocsp import REQUEST_BYTES_MAX
+from cloud.breakwater.publisher import Publisher
+from cloud.breakwater.responder import CACHE_SECONDS, Answered, Authorities, Responder
+from cloud.breakwater.routes.health import healthz
+from cloud.breakwater.shards import OCSP_PATH, shard_of_path
+from cloud.guard import ANONYMOUS, Guard
+from cloud.problems import Refusal
+from cloud.web import Refused, make_app
+
+CRL_TYPE = "application/pkix-crl"
+CA_TYPE = "application/pkix-cert"
+REQUEST_TYPE = "application/ocsp-request"
+RESPONSE_TYPE = "application/ocsp-response"
+READS: list[Method] = ["GET", "HEAD"]
+CRL_CACHE_SECONDS = 60
+"""A CRL is made anew at a revocation, so caches may keep one for a minute; it says itself how long it is good."""
+CA_CACHE_SECONDS = 86400
+BASE64_CHARS_MAX = (REQUEST_BYTES_MAX + 2) // 3 * 4
+
+
+class Public(msgspec.Struct, frozen=True):
+    """What stands behind these routes."""
+
+    publisher: Publisher
+    responder: Responder
+    authorities: Authorities
+    now: Callable[[], datetime]
+
+
+def make_public_app(public: Public, guard: Guard, refused: Refused | None = None) -> Litestar:
+    """The application of the plaintext listener with the purpose "pki"."""
+    return make_app(HANDLERS, guard, public, refused=refused)
+
+
+def _public(request: Request[Any, Any, Any]) -> Public:
+    it: Public = request.app.state["it"]
+    return it
+
+
+def http_date(at: datetime) -> str:
+    """As HTTP writes it (RFC 9110 section 5.6.7)."""
+    return format_datetime(at, usegmt=True)
+
+
+def _conditional(
+    request: Request[Any, Any, Any], content: bytes, media_type: str, headers: dict[str, str]
+) -> Response[bytes]:
+    """The content, or 304 if the caller's copy has the same ETag (RFC 9110 section 13.1.2)."""
+    tag = f'"{hashlib.sha256(content).hexdigest()[:40]}"'
+    headers["ETag"] = tag
+    known = [each.strip().removeprefix("W/") for each in request.headers.get("if-none-match", "").split(",")]
+    if tag in known or "*" in known:
+        return Response(b"", status_code=304, headers=headers)
+    return Response(content, media_type=media_type, headers=headers)
+
+
+@route("/crl/{authority:str}/{file:str}", http_method=READS, opt={"peers": (ANONYMOUS,)})
+async def crl(authority: FromPath[str], file: FromPath[str], request: Request[Any, Any, Any]) -> Response[bytes]:
+    """The CRL of a shard, with all in it that was revoked before this request."""
+    try:
+        shard = shard_of_path(authority, file)
+    except ValueError as error:
+        raise Refusal("not_found", "no such CRL") from error
+    try:
+        published = await _public(request).publisher.ensure_fresh(shard)
+    except IssuerError as error:
+        raise Refusal("unavailable", "this CRL cannot be made now", headers={"Retry-After": "1"}) from error
+    if published is None:
+        raise Refusal("not_found", "no such CRL")
+    return _conditional(
+        request,
+        published.data,
+        CRL_TYPE,
+        {
+            "Cache-Control": f"public, max-age={CRL_CACHE_SECONDS}",
+            "Last-Modified": http_date(published.this_update),
+            "Expires": http_date(published.next_update),
+        },
+    )
+
+
+@route("/ca/{file:str}", http_method=READS, opt={"peers": (ANONYMOUS,)})
+async def ca(file: FromPath[str], request: Request[Any, Any, Any]) -> Response[bytes]:
+    """The certificate of an authority, where certificates say that their issuer's is."""
+    authority = file.removesuffix(".cer")
+    issuer = _public(request).authorities.find(authority) if authority != file else None
+    if issuer is None:
+        raise Refusal("not_found", "no such CA")
+    headers = {"Cache-Control": f"public, max-age={CA_CACHE_SECONDS}"}
+    return _conditional(request, issuer.certificate_der, CA_TYPE, headers)
+
+
+@post(OCSP_PATH, status_code=200, opt={"peers": (ANONYMOUS,)})
+async def ask(request: Request[Any, Any, Any]) -> Response[bytes]:
+    """OCSP with the request in the body; no cache keeps the answer."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != REQUEST_TYPE:
+        raise Refusal("unsupported_media_type", f"send {REQUEST_TYPE}")
+    body = await request.body()
+    if len(body) > REQUEST_BYTES_MAX:
+        raise Refusal("too_large", f"at most {REQUEST_BYTES_MAX} bytes are read")
+    answered = await _public(request).responder.answer(body)
+    return Response(answered.der, media_type=RESPONSE_TYPE, headers={"Cache-Control": "no-store"})
+
+
+@route(OCSP_PATH + "/{encoded:path}", http_method=READS, opt={"peers": (ANONYMOUS,)})
+async def ask_by_path(encoded: FromPath[str], request: Request[Any, Any, Any]) -> Response[bytes]:
+    """OCSP with the request in the path, base64 and then percent-encoded."""
+    answered = await _public(request).responder.answer(_from_path(request, encoded))
+    if answered.this_update is None or answered.next_update is None:
+        return Response(answered.der, media_type=RESPONSE_TYPE, headers={"Cache-Control": "no-store"})
+    return _conditional(request, answered.der, RESPONSE_TYPE, _cached(answered, _public(request).now()))
+
+
+def _from_path(request: Request[Any, Any, Any], encoded: str) -> bytes:
+    """The bytes of the request; nothing for what is no base64, which is answered as malformed.
+
+    The undecoded path is read: base64 has slashes, and a router takes two of them for one.
+    """
+    raw: bytes = request.scope.get("raw_path") or request.scope["path"].encode("ascii", "replace")
+    text = unquote_to_bytes(raw.partition(b"?")[0].removeprefix(OCSP_PATH.encode("ascii") + b"/"))
+    if len(text) > BASE64_CHARS_MAX:
+        raise Refusal("too_large", f"a request has at most {REQUEST_BYTES_MAX} bytes")
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return b""
+
+
+def _cached(answered: Answered, now: datetime) -> dict[str, str]:
+    """RFC 5019 section 6.2: kept for less than the answer is good."""
+    if answered.this_update is None or answered.next_update is None:
+        return {"Cache-Control": "no-store"}
+    seconds = min(CACHE_SECONDS, int((answered.next_update - now).total_seconds()))
+    return {
+        "Cache-Control": f"public, no-transform, must-revalidate, max-age={max(seconds, 0)}",
+        "Last-Modified": http_date(answered.this_update),
+        "Expires": http_date(answered.next_update),
+    }
+
+
+HANDLERS = (crl, ca, ask, ask_by_path, healthz)

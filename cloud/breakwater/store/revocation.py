@@ -1,0 +1,62 @@
+"""Queries on what is revoked: one serial's status, and the feed of services' serials. Writes nothing.
+
+A place in the feed is drawn under its counter's lock, so whoever reads up to a place misses none before it.
+"""
+
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+
+from cloud.storage import ServiceEngine, Statement
+
+FEED_PAGE = 500
+"""Entries of one answer: 60 kB."""
+
+
+class SerialStatus(msgspec.Struct, frozen=True):
+    """What is on record of a serial. Without a shard nothing is ever said of it (sessions, responders)."""
+
+    state: Literal["recorded", "issued", "revoked", "orphaned"]
+    authority: str
+    shard: str
+    revoked_at: datetime | None
+    reason: int
+
+
+class FeedRow(msgspec.Struct, frozen=True):
+    """A revoked certificate of a service, at its place in the feed. `serial` is hex."""
+
+    feed: int
+    serial: str
+    not_after: datetime
+    reason: int
+
+
+_STATUS = Statement("SELECT state, authority, shard, revoked_at, reason FROM certificate WHERE serial = {}")
+_FEED = Statement(
+    "SELECT feed, serial, not_after, reason FROM certificate WHERE feed > {} AND not_after > {} ORDER BY feed LIMIT {}"
+)
+_HEAD = Statement("SELECT value FROM counter WHERE name = 'revocation'")
+
+
+class RevocationStore:
+    """The queries over one engine."""
+
+    def __init__(self, engine: ServiceEngine) -> None:
+        self._engine = engine
+
+    async def status(self, serial: str) -> SerialStatus | None:
+        """What is on record of a serial; None for one that was never drawn here."""
+        row = await self._engine.fetch_one(_STATUS, serial)
+        return None if row is None else msgspec.convert(row, SerialStatus)
+
+    async def feed(self, after: int, now: datetime) -> tuple[FeedRow, ...]:
+        """The next entries after a place that have not expired, at most `FEED_PAGE`."""
+        found = await self._engine.fetch(_FEED, after, now, FEED_PAGE)
+        return tuple(msgspec.convert(row, FeedRow) for row in found)
+
+    async def head(self) -> int:
+        """The newest place of the feed."""
+        row = await self._engine.fetch_one(_HEAD)
+        return 0 if row is None else int(row["value"])
