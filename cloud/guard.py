@@ -2,13 +2,17 @@
 
     @get("/v1/things", opt={"peers": (NODE, service("fabric"))})
 
-A route without a list refuses everyone. A caller is a TLS peer (`cloud.peer`) or an operator with a bearer token;
-`Authorization` is read where OPERATOR is listed, and no other header ever is. Where only ANONYMOUS is listed a
-client certificate is not looked at. The guard runs before the body is read.
+A route without a list refuses everyone. A caller is a TLS peer (`cloud.peer`), an operator with a bearer token, or a
+service that enrols: it has no certificate yet and shows a one-time secret (HTTP Basic, RFC 7030 section 3.2.3).
+`Authorization` is read in this file only, where OPERATOR or ENROLLING is listed, and no other header ever is. Where
+only ANONYMOUS is listed a client certificate is not looked at; where ENROLLING is, whoever has one is refused. The
+guard runs before the body is read.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 from collections.abc import Awaitable, Callable, Collection, Iterator
 from datetime import datetime
 from typing import Any, Literal
@@ -41,7 +45,7 @@ PEERS = "peers"
 class Admitted(msgspec.Struct, frozen=True):
     """One entry of a route's list."""
 
-    kind: Literal["anonymous", "node", "service", "operator"]
+    kind: Literal["anonymous", "node", "service", "operator", "enrolling"]
     name: str = ""
 
     def __str__(self) -> str:
@@ -51,6 +55,10 @@ class Admitted(msgspec.Struct, frozen=True):
 ANONYMOUS = Admitted("anonymous")
 NODE = Admitted("node")
 OPERATOR = Admitted("operator")
+ENROLLING = Admitted("enrolling")
+CREDENTIALS_CHARS_MAX = 512
+"""Of a whole `Authorization: Basic`: a service's name and a secret are below 100."""
+BASIC = {"WWW-Authenticate": 'Basic realm="est"'}
 
 
 def service(name: ServiceName) -> Admitted:
@@ -63,6 +71,16 @@ class Operator(msgspec.Struct, frozen=True):
 
     id: str
     name: str
+
+
+class Credentials(msgspec.Struct, frozen=True):
+    """What a service that enrols has shown; the route judges it, for only the request's body completes it."""
+
+    service: str
+    secret: str
+
+    def __repr__(self) -> str:
+        return f"Credentials(service={self.service!r})"
 
 
 class ClosedAnswer(msgspec.Struct, frozen=True):
@@ -121,6 +139,8 @@ class Guard:
             state["operator"] = operator
             return
         state["peer"] = await self._peer(connection, admitted)
+        if ENROLLING in admitted:
+            state["credentials"] = _basic(connection)
 
     async def _peer(self, connection: ASGIConnection[Any, Any, Any, Any], admitted: tuple[Admitted, ...]) -> Peer:
         kinds = {entry.kind for entry in admitted}
@@ -156,10 +176,27 @@ def _bearer(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
     return token.strip() if scheme.lower() == "bearer" else ""
 
 
+def _basic(connection: ASGIConnection[Any, Any, Any, Any]) -> Credentials:
+    """User and password of HTTP Basic (RFC 7617). Raises Refusal when there are none that can be read."""
+    scheme, _, encoded = connection.headers.get("authorization", "").partition(" ")
+    missing = Refusal("enrolment_refused", "send HTTP Basic: the service's name and its one-time secret", headers=BASIC)
+    if scheme.lower() != "basic" or len(encoded) > CREDENTIALS_CHARS_MAX:
+        raise missing
+    try:
+        name, colon, secret = base64.b64decode(encoded.strip(), validate=True).decode("utf-8").partition(":")
+    except (binascii.Error, ValueError):
+        raise missing from None
+    if not colon:
+        raise missing
+    return Credentials(name, secret)
+
+
 def _is_listed(peer: Peer, admitted: tuple[Admitted, ...]) -> bool:
     if isinstance(peer, ServicePeer):
         return Admitted("service", peer.name) in admitted
-    return (NODE if isinstance(peer, NodePeer) else ANONYMOUS) in admitted
+    if isinstance(peer, NodePeer):
+        return NODE in admitted
+    return ANONYMOUS in admitted or ENROLLING in admitted
 
 
 def _not_listed(peer: Peer, kinds: Collection[str]) -> Refusal:
@@ -198,6 +235,14 @@ def current_operator(connection: ASGIConnection[Any, Any, Any, Any]) -> Operator
     if not isinstance(operator, Operator):
         raise Refusal("operator_required")
     return operator
+
+
+def current_credentials(connection: ASGIConnection[Any, Any, Any, Any]) -> Credentials:
+    """What the enrolling service that calls has shown. Raises Refusal for any other caller."""
+    credentials = connection.scope["state"].get("credentials")
+    if not isinstance(credentials, Credentials):
+        raise Refusal("enrolment_refused", headers=BASIC)
+    return credentials
 
 
 class RouteEntry(msgspec.Struct, frozen=True):

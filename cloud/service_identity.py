@@ -1,12 +1,14 @@
-"""A service's own TLS identity: key and chain on disk, and their renewal while connections live on.
+"""A service's own TLS identity: key and chain on disk, and their renewal over EST while connections live on.
 
-At two thirds of a certificate's life the service asks Breakwater (Breakwater asks itself) for the next one, checks
-it, replaces the chain file in one rename and reloads its TLS contexts: new connections get the new certificate, open
-ones keep theirs. The key stays the same over renewals, so that key and chain on disk always belong together; a new
-key is a new `cascade init` of the service. It decides nothing about names: those are recorded at the issuer.
+At half of a certificate's life, or when it is told to, the service asks Breakwater (Breakwater asks itself) for the
+next one, checks it, replaces the files and reloads its TLS contexts: new connections get the new certificate, open ones
+keep theirs. Rule: at every moment the chain on disk has its key on disk. A renewal with the same key is one rename; a
+new key is written beside the old one first, the chain is renamed, and then the key: whoever loads in between finds the
+key that fits. It decides nothing about names: those are recorded at the issuer.
 """
 
 import asyncio
+import hashlib
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
@@ -15,25 +17,44 @@ from typing import Protocol
 
 import msgspec
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from cloud.client import CallError, CloudClient
-from cloud.issuing import PATH_SERVICE, IssueServiceCertificate
-from cloud.keyfile import KeyFileError, read_key, read_passphrase, write_secret
-from cloud.peer import PeerRefused, PeerTrust, ServerTls, require_issuer, spiffe_of
+from cloud.client import Answer, AnswerUnusable, CallError, CloudClient
+from cloud.keyfile import KeyFileError, read_key, read_passphrase, sync_directory, write_key, write_secret
+from cloud.peer import PeerRefused, PeerTrust, ServerTls, spiffe_of
+from protocol.est import (
+    HEADER_REQUEST,
+    PATH_CACERTS,
+    PATH_SIMPLEREENROLL,
+    TYPE_PKCS10,
+    EstError,
+    decode_certs_only,
+    encode_base64,
+    leaf_first,
+    media_type,
+)
+from protocol.faults import fault_point
 from protocol.sessions import Certificate
 
 log = logging.getLogger("cascade.identity")
 
 KEY_FILE = "key.pem"
+NEXT_KEY_FILE = "next-key.pem"
+"""The key of a renewal under way; becomes `KEY_FILE` once the chain is that of this key."""
 CHAIN_FILE = "chain.pem"
+JITTER = 0.1
+"""Of half a life, to both sides: replicas and services that were made together do not renew together."""
 RETRY_SECONDS = 600
-"""A failed renewal is tried again this often; ten days remain, so 1,440 times."""
+"""A failed renewal is tried again this often; half of a week remains, so 500 times."""
+RENEWED_SECONDS_MIN = 60
+"""Rest after a renewal: a certificate that the end of its CA cut short is past its half already."""
 LOOK_SECONDS_MAX = 3600
 """Longest sleep before the clock is read again: a machine may have slept, or its clock been set."""
+CROSSES_MAX = 4
+"""Cross certificates in a chain; two roots that sign each other are two."""
 
-Ask = Callable[[IssueServiceCertificate], Awaitable[Certificate]]
 Renewed = Callable[["Identity"], Awaitable[None]]
 
 
@@ -44,7 +65,17 @@ class IdentityError(Exception):
 class Sleeper(Protocol):
     """`cloud.server.Stopping`, as far as it is needed here."""
 
-    async def sleep(self, seconds: float) -> bool: ...
+    async def first(self, event: asyncio.Event | None, seconds: float) -> bool: ...
+
+
+class Ask(Protocol):
+    """What is asked of the issuer. Raises CallError, or what the issuer raises in its own process."""
+
+    async def reenroll(self, csr: bytes, request: str) -> bytes:
+        """The next certificate (DER) for a CSR; a repeat of `request` gets the same one."""
+
+    async def ca_certificates(self) -> tuple[bytes, ...]:
+        """All CAs that are believed, in DER and in no order."""
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -56,17 +87,21 @@ class Identity(msgspec.Struct, frozen=True):
 
     @property
     def renew_at(self) -> datetime:
-        """Two thirds of the leaf's life."""
+        """Half of the leaf's life, and up to a tenth of that earlier or later: by its serial, so ever the same."""
         start, end = self.leaf.not_valid_before_utc, self.leaf.not_valid_after_utc
-        return start + (end - start) * 2 / 3
+        shift = (self.leaf.serial_number % 2001 - 1000) / 1000 * JITTER
+        return start + (end - start) / 2 * (1 + shift)
 
 
 def load_identity(directory: Path, passphrase_file: Path) -> Identity:
     """Key and chain of a `tls/` folder. Raises IdentityError."""
     try:
-        key = read_key(directory / KEY_FILE, read_passphrase(passphrase_file))
+        passphrase = read_passphrase(passphrase_file)
+        key = read_key(directory / KEY_FILE, passphrase)
         chain_pem = (directory / CHAIN_FILE).read_bytes()
         leaf = x509.load_pem_x509_certificate(chain_pem)
+        if leaf.public_key() != key.public_key() and (directory / NEXT_KEY_FILE).exists():
+            key = read_key(directory / NEXT_KEY_FILE, passphrase)
     except (KeyFileError, OSError, ValueError) as error:
         raise IdentityError(f"cannot use the identity in {directory}: {error}") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey) or leaf.public_key() != key.public_key():
@@ -83,21 +118,109 @@ def make_csr(key: ec.EllipticCurvePrivateKey) -> bytes:
 def chain_to_pem(certificate: Certificate) -> bytes:
     """The chain as PEM, leaf first. Raises IdentityError."""
     try:
-        return b"".join(
-            x509.load_der_x509_certificate(der).public_bytes(serialization.Encoding.PEM)
-            for der in certificate.certificate_chain
-        )
+        loaded = [x509.load_der_x509_certificate(der) for der in certificate.certificate_chain]
     except ValueError as error:
         raise IdentityError("the issuer's answer is not a chain of certificates") from error
+    return _to_pem(loaded)
+
+
+def build_chain(leaf: x509.Certificate, cas: tuple[bytes, ...], trust: PeerTrust, now: datetime) -> bytes:
+    """The chain to serve, PEM: the leaf, its issuing CA, and the cross certificates above that.
+
+    The issuing CA comes out of `trust`; of `cas`, which are the issuer's word, only what carries this chain to another
+    root is taken: not the roots themselves, which whoever believes them has. Raises IdentityError: not an issuing CA
+    of services that we believe.
+    """
+    issuing = next((ca for ca in trust.service_issuers if _issued(leaf, ca)), None)
+    if issuing is None:
+        raise IdentityError("the new certificate was not issued by a CA of services that is believed")
+    try:
+        offered = [x509.load_der_x509_certificate(der) for der in cas]
+        crosses = [ca for ca in offered if ca.subject != ca.issuer and now < ca.not_valid_after_utc]
+    except ValueError as error:
+        raise IdentityError("the issuer's answer is not a list of certificates") from error
+    chain, below = [leaf, issuing], [issuing]
+    while below and len(chain) < 2 + CROSSES_MAX:
+        seen = {ca.subject for ca in chain}
+        below = [ca for ca in crosses if ca.issuer not in seen and any(_issued(one, ca) for one in below)]
+        chain += below
+    return _to_pem(chain[: 2 + CROSSES_MAX])
+
+
+def _issued(below: x509.Certificate, ca: x509.Certificate) -> bool:
+    try:
+        below.verify_directly_issued_by(ca)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def _to_pem(chain: list[x509.Certificate]) -> bytes:
+    return b"".join(certificate.public_bytes(serialization.Encoding.PEM) for certificate in chain)
+
+
+def _spki(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+class EstClient:
+    """Breakwater over mTLS and EST (RFC 7030)."""
+
+    def __init__(self, client: CloudClient) -> None:
+        self._client = client
+
+    async def reenroll(self, csr: bytes, request: str) -> bytes:
+        """The next certificate of the service that the connection is of. Raises CallError."""
+        headers = {"Content-Type": TYPE_PKCS10, HEADER_REQUEST: request}
+        answer = await self._client.call("POST", PATH_SIMPLEREENROLL, encode_base64(csr), headers=headers)
+        key = x509.load_der_x509_csr(csr).public_key()
+        spki = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+        try:
+            return leaf_first(_certificates(answer), spki)[0]
+        except EstError as error:
+            raise AnswerUnusable(f"the issuer's answer cannot be used: {error}") from error
+
+    async def ca_certificates(self) -> tuple[bytes, ...]:
+        """All CAs that Breakwater believes. Raises CallError."""
+        try:
+            return _certificates(await self._client.call("GET", PATH_CACERTS))
+        except EstError as error:
+            raise AnswerUnusable(f"the issuer's answer cannot be used: {error}") from error
+
+
+def _certificates(answer: Answer) -> tuple[bytes, ...]:
+    """Raises ProblemAnswer, AnswerUnusable, EstError."""
+    if answer.status >= 400:
+        answer.into(msgspec.Raw)
+    if answer.status != 200 or media_type(answer.headers.get("content-type", "")) != "application/pkcs7-mime":
+        raise EstError(f"status {answer.status} with another content")
+    return decode_certs_only(answer.body)
+
+
+def _kept_key(path: Path, passphrase: bytes) -> ec.EllipticCurvePrivateKey | None:
+    """A key that an earlier renewal left; None if there is none that can be used, which loses nothing."""
+    try:
+        key = read_key(path, passphrase)
+    except KeyFileError:
+        return None
+    return key if isinstance(key, ec.EllipticCurvePrivateKey) else None
 
 
 def through(client: CloudClient) -> Ask:
     """Ask Breakwater over mTLS."""
+    return EstClient(client)
 
-    async def ask(body: IssueServiceCertificate) -> Certificate:
-        return (await client.call("POST", PATH_SERVICE, body)).into(Certificate)
 
-    return ask
+def new_p256_key() -> ec.EllipticCurvePrivateKey:
+    """A key for the next certificate."""
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+class Rekey(msgspec.Struct, frozen=True):
+    """Take a new key at each renewal; kept encrypted with the passphrase in this file."""
+
+    passphrase_file: Path
+    new_key: Callable[[], ec.EllipticCurvePrivateKey] = new_p256_key
 
 
 class IdentityKeeper:
@@ -113,6 +236,7 @@ class IdentityKeeper:
         now: Callable[[], datetime],
         server_tls: tuple[ServerTls, ...] = (),
         renewed: tuple[Renewed, ...] = (),
+        rekey: Rekey | None = None,
     ) -> None:
         self.identity = identity
         self._directory = directory
@@ -121,19 +245,34 @@ class IdentityKeeper:
         self._now = now
         self._server_tls = server_tls
         self._renewed = renewed
+        self._rekey = rekey
+        self._told = asyncio.Event()
+        self._turn = asyncio.Lock()
+
+    def renew_now(self) -> None:
+        """Have the background task renew at once, whatever the certificate's age (a rotation, an incident)."""
+        self._told.set()
+
+    def trust_changed(self, active: tuple[x509.Certificate, ...] | None = None) -> None:
+        """Renew at once if our issuing CA is none of those that issue now (None: of those that are believed)."""
+        issuers = self._trust().service_issuers if active is None else active
+        if not any(_issued(self.identity.leaf, ca) for ca in issuers):
+            self.renew_now()
 
     async def keep(self, stopping: Sleeper) -> None:
         """The background task: renews in time until the process goes down; a failure is logged and tried again."""
-        wait = self._seconds_left()
-        while not await stopping.sleep(min(wait, LOOK_SECONDS_MAX)):
-            if self._now() < self.identity.renew_at:
+        due, wait = False, self._seconds_left()
+        while not await stopping.first(self._told, min(wait, LOOK_SECONDS_MAX)):
+            due = due or self._told.is_set()
+            self._told.clear()
+            if not due and self._now() < self.identity.renew_at:
                 wait = self._seconds_left()
                 continue
             try:
                 await self.renew()
-                wait = self._seconds_left()
+                due, wait = False, max(self._seconds_left(), RENEWED_SECONDS_MIN)
             except Exception as error:  # noqa: BLE001  whatever is wrong with one renewal, the next try must come
-                wait = RETRY_SECONDS
+                due, wait = True, RETRY_SECONDS
                 log.error("renewal failed", extra={"error": str(error), "not_after": self._not_after()})
 
     async def renew(self) -> None:
@@ -141,31 +280,66 @@ class IdentityKeeper:
 
         Raises:
             IdentityError: the answer is not for this service and key; nothing was changed.
+            KeyFileError: the files cannot be written; what they were or what they were to be can be loaded.
             CallError: no answer, or a refusal.
         """
-        old = self.identity
-        answer = await self._ask(IssueServiceCertificate(f"renew-{old.leaf.serial_number:x}", make_csr(old.key)))
-        chain_pem = chain_to_pem(answer)
-        fresh = Identity(old.key, chain_pem, x509.load_pem_x509_certificate(chain_pem))
-        self._check(old, fresh)
-        await asyncio.to_thread(write_secret, self._directory / CHAIN_FILE, chain_pem)
-        self.identity = fresh
-        for tls in self._server_tls:
-            tls.reload(chain_pem, fresh.key)
-        for hook in self._renewed:
-            await hook(fresh)
+        async with self._turn:
+            old = self.identity
+            key = old.key if self._rekey is None else await asyncio.to_thread(self._next_key, self._rekey)
+            digest = hashlib.sha256(_spki(key)).hexdigest()[:16]
+            with fault_point("breakwater.identity.request"):
+                answer = await self._ask.reenroll(make_csr(key), f"renew-{old.leaf.serial_number:x}-{digest}")
+                cas = await self._ask.ca_certificates()
+            fresh = self._checked(old, key, answer, cas)
+            await asyncio.to_thread(self._write, old, fresh)
+            self.identity = fresh
+            for tls in self._server_tls:
+                tls.reload(fresh.chain_pem, fresh.key)
+            for hook in self._renewed:
+                await hook(fresh)
         log.info("renewed", extra={"serial": f"{fresh.leaf.serial_number:x}", "not_after": self._not_after()})
 
-    def _check(self, old: Identity, fresh: Identity) -> None:
+    def _next_key(self, rekey: Rekey) -> ec.EllipticCurvePrivateKey:
+        """The key of a renewal that did not come to its end, or a new one, durable before anything is asked for it."""
+        passphrase = read_passphrase(rekey.passphrase_file)
+        path = self._directory / NEXT_KEY_FILE
+        kept = _kept_key(path, passphrase)
+        if kept is not None and kept.public_key() != self.identity.key.public_key():
+            return kept
+        if kept is not None:
+            self._swap()  # a crash came between the two renames: the chain on disk is of this key already
+        key = rekey.new_key()
+        with fault_point("breakwater.identity.key"):
+            write_key(path, key, passphrase)
+        return key
+
+    def _write(self, old: Identity, fresh: Identity) -> None:
+        with fault_point("breakwater.identity.chain"):
+            write_secret(self._directory / CHAIN_FILE, fresh.chain_pem)
+        if fresh.key is not old.key:
+            self._swap()
+
+    def _swap(self) -> None:
+        with fault_point("breakwater.identity.swap"):
+            (self._directory / NEXT_KEY_FILE).replace(self._directory / KEY_FILE)
+            sync_directory(self._directory)
+
+    def _checked(
+        self, old: Identity, key: ec.EllipticCurvePrivateKey, answer: bytes, cas: tuple[bytes, ...]
+    ) -> Identity:
         try:
-            spiffe_same = spiffe_of(fresh.leaf) == spiffe_of(old.leaf)
-            require_issuer(fresh.leaf, self._trust().service_issuers)
+            leaf = x509.load_der_x509_certificate(answer)
+            same_name = spiffe_of(leaf) == spiffe_of(old.leaf)
+        except ValueError as error:
+            raise IdentityError("the issuer's answer is not a certificate") from error
         except PeerRefused as error:
             raise IdentityError(f"the new certificate is refused: {error.detail}") from error
-        if not spiffe_same or fresh.leaf.public_key() != old.key.public_key():
+        chain_pem = build_chain(leaf, cas, self._trust(), self._now())
+        if not same_name or leaf.public_key() != key.public_key():
             raise IdentityError("the new certificate is for another name or key")
-        if fresh.leaf.not_valid_after_utc <= old.leaf.not_valid_after_utc:
-            raise IdentityError("the new certificate does not outlive the old one")
+        if leaf.serial_number == old.leaf.serial_number or leaf.not_valid_after_utc <= self._now():
+            raise IdentityError("the new certificate is the old one, or over")
+        return Identity(key, chain_pem, leaf)
 
     def _seconds_left(self) -> float:
         return max((self.identity.renew_at - self._now()) / timedelta(seconds=1), 1.0)
@@ -180,6 +354,8 @@ __all__ = [
     "Identity",
     "IdentityError",
     "IdentityKeeper",
+    "Rekey",
+    "build_chain",
     "chain_to_pem",
     "load_identity",
     "make_csr",

@@ -1,4 +1,4 @@
-"""Secrets that people carry: activation codes and operators' tokens, with prefix and checksum.
+"""Secrets that people carry: activation codes, operators' tokens and enrolment secrets, with prefix and checksum.
 
 Text: prefix, `_`, 32 letters of random (160 bits), 6 letters of CRC-32; Crockford base 32, lower case. The checksum
 tells a mistyped code from a wrong one before any database is asked; it is no secret and proves nothing.
@@ -9,8 +9,8 @@ import re
 import zlib
 from typing import Literal
 
-SecretPrefix = Literal["cac", "cot"]
-"""`cac`: Cascade activation code; `cot`: Cascade operator token."""
+SecretPrefix = Literal["cac", "cot", "ces"]
+"""`cac`: Cascade activation code; `cot`: Cascade operator token; `ces`: Cascade enrolment secret (of a service)."""
 
 ENTROPY_BYTES = 20
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"

@@ -1,12 +1,13 @@
-"""Enrolment over Secure Transport (RFC 7030, clarified by RFC 8951): paths, media types and the two body encodings.
+"""Enrolment over Secure Transport (RFC 7030, clarified by RFC 8951 and RFC 9908): paths, media types, body encodings.
 
 A body is base64 of DER, in lines or in one: RFC 8951 section 3.1 ignores Content-Transfer-Encoding. Certificates
 travel as a degenerate CMS SignedData ("certs-only", RFC 5652 section 5.2), which has no order: the reader finds the
-leaf by its key.
+leaf by its key. Nothing here judges a request or a certificate.
 """
 
 import base64
 import binascii
+import re
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -19,7 +20,22 @@ PATH_SIMPLEREENROLL = "/.well-known/est/simplereenroll"
 
 TYPE_PKCS10 = "application/pkcs10"
 TYPE_PKCS7 = "application/pkcs7-mime; smime-type=certs-only"
+TYPE_CACERTS = "application/pkcs7-mime"
+"""RFC 7030 section 4.1.3 names no parameter for `cacerts`, and there are clients that compare the whole text."""
 TYPE_CSRATTRS = "application/csrattrs"
+
+HEADER_REQUEST = "Idempotency-Key"
+"""Names a request, so that a repeat after a lost answer gets the same certificate: `REQUEST_ID`."""
+REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+
+CSRATTRS_DER = bytes.fromhex(
+    "3021"  # CsrAttrs ::= SEQUENCE OF AttrOrOID (RFC 8951 section 3.2)
+    "3015"  # the attribute: a key of the type id-ecPublicKey,
+    "06072a8648ce3d0201"
+    "310a06082a8648ce3d030107"  # on the curve secp256r1 (RFC 9908 section 3.2);
+    "06082a8648ce3d040302"  # the OID: sign with ecdsa-with-SHA256
+)
+"""What a request should be like. Asks for no name: those are recorded at the issuer."""
 
 CERTIFICATES_MAX = 16
 """In one answer: the CAs of two classes in two generations, and what crosses them, are ten."""
@@ -31,6 +47,11 @@ class EstError(ValueError):
     """A body that is not what RFC 7030 says; the text names the part."""
 
 
+def media_type(content_type: str) -> str:
+    """The type in a Content-Type header, without parameters, in lower case."""
+    return content_type.partition(";")[0].strip().lower()
+
+
 def encode_base64(der: bytes) -> bytes:
     """DER as an EST body: base64 in lines of 64 letters."""
     text = base64.b64encode(der)
@@ -38,13 +59,16 @@ def encode_base64(der: bytes) -> bytes:
 
 
 def decode_base64(body: bytes) -> bytes:
-    """The DER in an EST body. Raises EstError for anything but base64 and white space, or too much of it."""
+    """The DER in an EST body. Raises EstError for nothing, too much, or anything but base64 and white space."""
     if len(body) > BASE64_BYTES_MAX:
         raise EstError(f"the body is larger than {BASE64_BYTES_MAX} bytes")
     try:
-        return base64.b64decode(body.translate(None, _SPACE), validate=True)
+        der = base64.b64decode(body.translate(None, _SPACE), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise EstError("the body is not base64") from error
+        raise EstError("the body is not base64 of DER (PEM without its first and last line is)") from error
+    if not der:
+        raise EstError("the body is empty")
+    return der
 
 
 def encode_certs_only(certificates: tuple[bytes, ...]) -> bytes:

@@ -12,10 +12,11 @@ import msgspec
 TenantId = NewType("TenantId", str)
 NodeId = NewType("NodeId", str)
 ActivationId = NewType("ActivationId", str)
+RenewalId = NewType("RenewalId", str)
 CodeId = NewType("CodeId", str)
 TokenId = NewType("TokenId", str)
 
-Prefix = Literal["ten", "node", "act", "code", "tok", "req", "aud"]
+Prefix = Literal["ten", "node", "act", "code", "tok", "req", "aud", "ren", "enr"]
 ServiceName = Literal["fabric", "breakwater", "ledger", "headwaters", "conduit", "weir"]
 SERVICE_NAMES: tuple[ServiceName, ...] = ("fabric", "breakwater", "ledger", "headwaters", "conduit", "weir")
 
@@ -24,7 +25,7 @@ EKU_DEVICE = "2.25.238106524351137287"
 stack knows, so that none takes the certificate as a client's or a server's."""
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
-_ID = re.compile(r"(ten|node|act|code|tok|req|aud)_[0-7][0-9a-hjkmnp-tv-z]{25}")
+_ID = re.compile(r"(ten|node|act|code|tok|req|aud|ren|enr)_[0-7][0-9a-hjkmnp-tv-z]{25}")
 _TRUST_DOMAIN = re.compile(r"[a-z0-9]([a-z0-9.-]{0,252}[a-z0-9])?")
 _GENERATION = re.compile(r"[1-9][0-9]{0,8}")
 

@@ -62,6 +62,9 @@ _KINDS = (
     ProblemKind("peer_required", 401, "A client certificate is needed here", "Connect with a session certificate."),
     ProblemKind("peer_refused", 403, "This caller is not admitted here", "Use the identity this route is for."),
     ProblemKind("operator_required", 401, "An operator's token is needed here", "Send a valid token; `cascade token`."),
+    ProblemKind(
+        "enrolment_refused", 401, "The enrolment secret is not accepted", "Get a new one; `cascade pki issue`."
+    ),
     ProblemKind("generation_closed", 403, "This generation of the node is closed", "Read the signed statement."),
     # Activation.
     ProblemKind(
@@ -80,6 +83,14 @@ _KINDS = (
     # Sessions.
     ProblemKind("proof_refused", 403, "The session proof is not accepted", "Get a new nonce and prove again."),
     ProblemKind("certificate_refused", 403, "The device certificate is not accepted", "Activate the node again."),
+    # Published trust.
+    ProblemKind("trust_refused", 422, "The published trust cannot become this", "See `detail`; it names the rule."),
+    ProblemKind(
+        "adoption_incomplete",
+        409,
+        "Not everybody works by the new trust yet",
+        "Wait (`cascade trust adoption`), or override with a reason: who is left behind must be activated again.",
+    ),
     # Passing.
     ProblemKind("rate_limited", 429, "Too many requests", "Wait as `Retry-After` says.", conclusive=False),
     ProblemKind("internal", 500, "The service failed", "Try again later; nothing was promised.", conclusive=False),
@@ -99,6 +110,7 @@ Code = Literal[
     "peer_required",
     "peer_refused",
     "operator_required",
+    "enrolment_refused",
     "generation_closed",
     "code_refused",
     "code_expired",
@@ -113,6 +125,8 @@ Code = Literal[
     "csr_refused",
     "proof_refused",
     "certificate_refused",
+    "trust_refused",
+    "adoption_incomplete",
     "rate_limited",
     "internal",
     "unavailable",

@@ -1,14 +1,18 @@
 """The guard over real TLS: lists, operators, and headers that change nothing."""
 
+import ast
 import asyncio
+import base64
+from pathlib import Path
 
 import pytest
 
-from cloud.guard import ANONYMOUS, NODE, OPERATOR, Admitted, routes_of, service
+from cloud.guard import ANONYMOUS, ENROLLING, NODE, OPERATOR, Admitted, Credentials, routes_of, service
 from cloud.peer import ServerTls
 from tests.cloud.pki import NODE_ID, NODE_URI, Leaf, Pki
 from tests.cloud.world import World, connected
 
+ROOT = Path(__file__).parents[2]
 ASKS = ("open", "node", "either", "fabric", "operator", "nobody", "oddly-listed")
 CALLERS: dict[str, dict[str, tuple[int, str]]] = {
     "nobody": {
@@ -91,6 +95,55 @@ def test_operators_by_bearer_token_only() -> None:
     asyncio.run(test())
 
 
+def basic(text: str) -> str:
+    return "Basic " + base64.b64encode(text.encode()).decode()
+
+
+def test_who_enrols_shows_a_name_and_a_secret_and_no_certificate() -> None:
+    async def test() -> None:
+        world = World()
+        good = {"Authorization": basic("fabric:a:secret")}
+        async with world.serving() as port:
+            async with connected(port, world.client_context()) as client:
+                answer = await client.ask("/enrolling", headers=good)
+                assert (answer.status, answer.body) == (200, b"anonymous fabric")
+                bad = ["", "Bearer good", "Basic", "Basic !", basic("no colon"), "Basic " + "A" * 600, "Basic /////w=="]
+                for value in bad:
+                    refused = await client.ask("/enrolling", headers={"Authorization": value} if value else {})
+                    assert (refused.status, refused.problem.code) == (401, "enrolment_refused"), value
+                    assert refused.headers["www-authenticate"] == 'Basic realm="est"'
+            for leaf in (world.pki.node(), world.pki.service("fabric"), world.pki.service("breakwater")):
+                async with connected(port, world.client_context(leaf)) as client:
+                    refused = await client.ask("/enrolling", headers=good)
+                    assert (refused.status, refused.problem.code) == (403, "peer_refused")
+
+    asyncio.run(test())
+    assert "a secret" not in repr(Credentials("fabric", "a secret"))
+
+
+def test_no_other_route_reads_authorization() -> None:
+    async def test() -> None:
+        world = World()
+        async with world.serving() as port, connected(port, world.client_context()) as client:
+            for path in ASKS:
+                plain = await client.ask(f"/{path}")
+                shown = await client.ask(f"/{path}", headers={"Authorization": basic("fabric:a secret")})
+                assert (shown.status, shown.body) == (plain.status, plain.body), path
+
+    asyncio.run(test())
+    readers = set()
+    for path in (ROOT / "cloud").rglob("*.py"):
+        texts = {
+            node.value.lower()
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        }
+        if "authorization" in texts:
+            readers.add(str(path.relative_to(ROOT)))
+    # The client sends it, and the log withholds it.
+    assert readers == {"cloud/guard.py", "cloud/client.py", "cloud/server.py"}
+
+
 def test_a_refused_caller_s_body_is_not_read_and_methods_are_guarded() -> None:
     async def test() -> None:
         world = World()
@@ -107,9 +160,10 @@ def test_routes_are_enumerated_with_their_lists() -> None:
     assert entries["/either"].peers == (NODE, ANONYMOUS)
     assert entries["/fabric"].peers == (service("fabric"),) == (Admitted("service", "fabric"),)
     assert entries["/operator"].peers == (OPERATOR,)
+    assert entries["/enrolling"].peers == (ENROLLING,)
     assert entries["/nobody"].peers == entries["/oddly-listed"].peers == ()
     assert (entries["/orders"].method, entries["/things/{number}"].method) == ("POST", "GET")
-    assert len(entries) == 11
+    assert len(entries) == 12
     assert [str(entry) for entry in (NODE, service("fabric"))] == ["node", "service/fabric"]
 
 

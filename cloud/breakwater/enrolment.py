@@ -1,0 +1,166 @@
+"""One-time secrets for a service's first certificate over EST: made on the issuer's host, shown once, kept as hashes.
+
+A secret stands for one service, until a time, for one certificate request: the first that shows it. A repeat of that
+request gets the same certificate; whatever else is shown, wrong, unknown, expired or used, is refused in one way, after
+the same work. It issues nothing.
+"""
+
+import hmac
+from collections import OrderedDict
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from ipaddress import IPv6Address, ip_address, ip_network
+
+import msgspec
+
+from cloud.breakwater.errors import EnrolmentRefused, TriedTooOften, ValueRefused
+from cloud.breakwater.store.audit import AuditEntry
+from cloud.breakwater.store.enrolments import EnrolmentRow, EnrolmentStore
+from protocol.codes import ENTROPY_BYTES, SecretFormatError, make_secret, parse_secret, secret_hash
+from protocol.ids import SERVICE_NAMES, make_id
+
+LIFE_MIN = timedelta(minutes=1)
+LIFE_MAX = timedelta(days=7)
+"""A secret is carried to one machine and used; a week covers a shipment of it by hand."""
+LISTED_MAX = 1000
+TRIES_MAX = 10
+TRIES_WINDOW = timedelta(minutes=10)
+"""A person mistypes thrice; 160 bits are not guessed at any rate, so this bounds noise in the audit."""
+SOURCES_MAX = 4096
+"""Sources remembered at once. When so many have failed within the window, new ones wait too."""
+
+
+class Attempts:
+    """How often each source has failed lately: in memory, for one process, and bounded. Time is an argument."""
+
+    def __init__(self, tries: int = TRIES_MAX, window: timedelta = TRIES_WINDOW, sources: int = SOURCES_MAX) -> None:
+        self._tries = tries
+        self._window = window
+        self._sources = sources
+        self._failed: OrderedDict[str, tuple[datetime, int]] = OrderedDict()
+
+    def wait(self, source: str, now: datetime) -> timedelta:
+        """How long a source has to wait before its next try; zero if it may try now."""
+        self._forget(now)
+        started, count = self._failed.get(source, (now, 0))
+        if count >= self._tries:
+            return started + self._window - now
+        if count == 0 and len(self._failed) >= self._sources:
+            oldest, _ = next(iter(self._failed.values()))
+            return oldest + self._window - now
+        return timedelta(0)
+
+    def failed(self, source: str, now: datetime) -> None:
+        """Count a failure; the window starts with a source's first one."""
+        started, count = self._failed.get(source, (now, 0))
+        self._failed[source] = (started, count + 1)
+
+    def _forget(self, now: datetime) -> None:
+        while self._failed:
+            source, (started, _) = next(iter(self._failed.items()))
+            if now < started + self._window:
+                return
+            del self._failed[source]
+
+
+def source_of(host: str) -> str:
+    """What is counted as one source: an IPv4 address, or a network of 64 bits of IPv6, which one customer has."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host
+    return str(ip_network((address, 64), strict=False)) if isinstance(address, IPv6Address) else str(address)
+
+
+def caller_of(enrolment: str) -> str:
+    """How records and audit name a service that enrols with a secret."""
+    return f"enrolment/{enrolment}"
+
+
+class Enrolments:
+    """The secrets of services that enrol."""
+
+    def __init__(self, store: EnrolmentStore, now: Callable[[], datetime], entropy: Callable[[int], bytes]) -> None:
+        self._store = store
+        self._now = now
+        self._entropy = entropy
+        self._attempts = Attempts()
+
+    async def create(self, service: str, caller: str, life: timedelta) -> str:
+        """A new secret for `service`; this is the only time that it is shown. Raises ValueRefused."""
+        if service not in SERVICE_NAMES:
+            raise ValueRefused(f"there is no service {service[:64]!r}")
+        if not LIFE_MIN <= life <= LIFE_MAX:
+            raise ValueRefused(f"a secret lives between {LIFE_MIN} and {LIFE_MAX}")
+        secret = make_secret("ces", self._entropy(ENTROPY_BYTES))
+        now = self._now()
+        identifier = make_id("enr", _milliseconds(now), self._entropy(10))
+        row = EnrolmentRow(identifier, service, secret_hash(secret), caller, now, now + life, None, "")
+        detail = f"until {row.expires_at.isoformat(timespec='seconds')}"
+        await self._store.add(row, self._entry(caller, "enrolment.create", identifier, detail))
+        return secret
+
+    async def list(self) -> tuple[EnrolmentRow, ...]:
+        """The newest secrets' records, newest first, at most `LISTED_MAX`."""
+        return await self._store.newest(LISTED_MAX)
+
+    async def revoke(self, enrolment: str, caller: str) -> bool:
+        """Let a secret expire now, for repeats too. False if it had expired, or there is none of this id."""
+        return await self._store.end(enrolment, self._entry(caller, "enrolment.revoke", enrolment))
+
+    async def judge(self, service: str, secret: str, csr_sha256: str, host: str) -> EnrolmentRow:
+        """The record of a secret that is good for this service and request; nothing is changed yet.
+
+        Raises:
+            TriedTooOften: this source has failed too often; the secret was not looked at.
+            EnrolmentRefused: the same for every reason.
+        """
+        source = source_of(host)
+        wait = self._attempts.wait(source, self._now())
+        if wait > timedelta(0):
+            raise TriedTooOften(wait)
+        shown = secret_hash(_spelled(secret))
+        row = await self._store.find(shown)
+        # Every comparison is made, whatever the others say.
+        right_secret = hmac.compare_digest(shown, row.secret_hash if row is not None else "")
+        right_service = hmac.compare_digest(service.encode(), row.service.encode() if row is not None else b"")
+        in_time = row is not None and self._now() < row.expires_at
+        unused = row is not None and row.csr_sha256 in ("", csr_sha256)
+        if row is None or not (right_secret and right_service and in_time and unused):
+            raise await self._refused(source, service)
+        return row
+
+    async def bind(self, row: EnrolmentRow, csr_sha256: str, host: str) -> None:
+        """Bind the secret to its request, for ever. Raises EnrolmentRefused: another one was first."""
+        caller = caller_of(row.id)
+        entry = self._entry(caller, "enrolment.use", f"service/{row.service}", f"request {csr_sha256}")
+        if not await self._store.bind(row.id, csr_sha256, entry):
+            raise await self._refused(source_of(host), row.service)
+
+    async def give_back(self, row: EnrolmentRow, csr_sha256: str) -> None:
+        """The request was refused for what it asks: unless anything was recorded for it, another one may be sent."""
+        await self._store.give_back(row.id, csr_sha256, caller_of(row.id))
+
+    async def _refused(self, source: str, service: str) -> EnrolmentRefused:
+        self._attempts.failed(source, self._now())
+        name = service if service in SERVICE_NAMES else "(unknown)"
+        entry = self._entry(f"anonymous/{source}", "enrolment.use", f"service/{name}", "the secret is not accepted")
+        await self._store.audit(msgspec.structs.replace(entry, outcome="refused"))
+        return EnrolmentRefused("the service's name and the secret are not accepted together, for this request")
+
+    def _entry(self, caller: str, action: str, what: str, detail: str = "") -> AuditEntry:
+        now = self._now()
+        unique = make_id("aud", _milliseconds(now), self._entropy(10))
+        return AuditEntry(id=unique, at=now, caller=caller, action=action, object=what, detail=detail)
+
+
+def _spelled(secret: str) -> str:
+    """The secret in its one spelling; what is none is hashed as it came, so that the work is the same."""
+    try:
+        return parse_secret("ces", secret)
+    except SecretFormatError:
+        return secret
+
+
+def _milliseconds(at: datetime) -> int:
+    return int(at.timestamp() * 1000)
