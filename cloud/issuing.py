@@ -1,12 +1,13 @@
 """What is said to Breakwater over mTLS: the bodies of its routes, and their paths.
 
-Shared by the issuer and by those who ask it; holds no rule of issuing. `protocol.sessions` has the two bodies that
-nodes use too (`RenewDevice`, `Certificate`).
+Shared by the issuer and by those who ask it; holds no rule of issuing. `protocol.sessions` has the answer that nodes
+get too (`Certificate`); what services and nodes renew for themselves is EST (`protocol.est`).
 
 Evolution: requests refuse unknown fields; a field is added with a default, at the end.
 """
 
 from datetime import datetime
+from typing import Literal
 
 import msgspec
 
@@ -15,11 +16,31 @@ from protocol.ids import NodeId, TenantId
 PATH_OPEN = "/v1/generations/open"
 PATH_CLOSE = "/v1/generations/close"
 PATH_CLOSE_ONE = "/v1/generations/close-one"
+PATH_SUPERSEDE_KEYS = "/v1/generations/supersede-keys"
 PATH_DEVICE = "/v1/certificates/device"
 PATH_SESSION = "/v1/certificates/session"
-PATH_SERVICE = "/v1/certificates/service"
-PATH_REVOKED_SERVICES = "/v1/certificates/revoked-services"
-PATH_RENEW_DEVICE = "/v1/node/device-certificate"
+PATH_REVOCATIONS = "/v1/revocations"
+
+RevocationReason = Literal[
+    "unspecified",
+    "key_compromise",
+    "ca_compromise",
+    "affiliation_changed",
+    "superseded",
+    "cessation_of_operation",
+    "privilege_withdrawn",
+]
+"""Why a certificate is revoked (RFC 5280 section 5.3.1). Not offered: a hold, since what is revoked stays so."""
+REASON_NUMBERS: dict[RevocationReason, int] = {
+    "unspecified": 0,
+    "key_compromise": 1,
+    "ca_compromise": 2,
+    "affiliation_changed": 3,
+    "superseded": 4,
+    "cessation_of_operation": 5,
+    "privilege_withdrawn": 9,
+}
+"""Name to CRLReason. A key is never certified again unless its certificates were revoked as superseded."""
 
 
 class OpenGeneration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -37,11 +58,12 @@ class GenerationOpened(msgspec.Struct, frozen=True):
 
 
 class CloseGenerations(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`POST /v1/generations/close`. Final: every generation up to `up_to`, opened or not."""
+    """`POST /v1/generations/close`. Final: every generation up to `up_to`, opened or not. The first reason counts."""
 
     tenant: TenantId
     node: NodeId
     up_to: int
+    reason: RevocationReason = "superseded"
 
 
 class CloseGeneration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -50,6 +72,7 @@ class CloseGeneration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tenant: TenantId
     node: NodeId
     generation: int
+    reason: RevocationReason = "superseded"
 
 
 class GenerationsClosed(msgspec.Struct, frozen=True):
@@ -72,14 +95,39 @@ class IssueNodeCertificate(msgspec.Struct, frozen=True, forbid_unknown_fields=Tr
     not_after: datetime
 
 
-class IssueServiceCertificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`POST /v1/certificates/service`: for the caller's own name; the host names are those set at `cascade init`."""
+class RevokedSerial(msgspec.Struct, frozen=True):
+    """A service's certificate that must not be believed: its place in the feed, serial (lower-case hex), end, reason."""
 
-    request: str
-    csr: bytes
+    feed: int
+    serial: str
+    not_after: datetime
+    reason: int = 0
 
 
-class RevokedServices(msgspec.Struct, frozen=True):
-    """Serials (lower-case hex) of service certificates that must not be believed and have not expired yet."""
+class Revocations(msgspec.Struct, frozen=True):
+    """`GET /v1/revocations?cursor=&wait=`: what was revoked after `cursor` and has not expired, oldest first.
 
-    serials: tuple[str, ...]
+    `cursor` is where to go on. An answer without entries says that nothing was revoked in the time waited.
+    """
+
+    cursor: int
+    entries: tuple[RevokedSerial, ...]
+
+
+class SupersedeKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`POST /v1/generations/supersede-keys`. Final and idempotent, for a generation whose node key was changed.
+
+    `spki_sha256` (hex) is of the key in force: device certificates of the generation for other keys that were recorded
+    before its newest one are revoked as superseded. What is recorded later belongs to the next change.
+    """
+
+    tenant: TenantId
+    node: NodeId
+    generation: int
+    spki_sha256: str
+
+
+class KeysSuperseded(msgspec.Struct, frozen=True):
+    """The answer: how many device serials this command revoked."""
+
+    revoked: int

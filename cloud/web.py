@@ -6,15 +6,16 @@ is JSON, says so, and is decoded strictly into the handler's type in one step.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
 from litestar import Litestar, Request
 from litestar.exceptions import HTTPException
-from litestar.types import ControllerRouterHandler
+from litestar.types import ControllerRouterHandler, Scope
 
 from cloud.guard import Guard
+from cloud.metrics import STATE, Metrics, measured, metrics_route
 from cloud.problems import Refusal, handle
 from protocol.limits import REQUEST_BODY_BYTES_MAX
 
@@ -41,11 +42,27 @@ class StrictRequest(Request[Any, Any, Any]):
             raise Refusal("malformed", "the body is not JSON") from error
 
 
-def make_app(handlers: Sequence[ControllerRouterHandler], guard: Guard, state: object) -> Litestar:
-    """The application of a service. Handlers find `state` (the service's own wired object) as `request.app.state.it`."""
+Refused = Callable[[Exception, Scope], Awaitable[None]]
+"""Called with what a handler or the guard raised, before it is answered."""
+
+
+def make_app(
+    handlers: Sequence[ControllerRouterHandler],
+    guard: Guard,
+    state: object,
+    *,
+    metrics: Metrics | None = None,
+    refused: Refused | None = None,
+) -> Litestar:
+    """The application of a service. Handlers find `state` (the service's own wired object) as `request.app.state.it`.
+
+    With `metrics` it has the route `/metrics` and times its requests.
+    """
     app = Litestar(
-        route_handlers=list(handlers),
+        route_handlers=[*handlers, *([metrics_route] if metrics is not None else [])],
         guards=[guard],
+        middleware=[measured(metrics)] if metrics is not None else [],
+        after_exception=[refused] if refused is not None else [],
         exception_handlers={HTTPException: handle, Exception: handle},
         request_class=StrictRequest,
         request_max_body_size=REQUEST_BODY_BYTES_MAX,
@@ -54,4 +71,5 @@ def make_app(handlers: Sequence[ControllerRouterHandler], guard: Guard, state: o
         debug=False,
     )
     app.state["it"] = state
+    app.state[STATE] = metrics
     return app

@@ -1,99 +1,189 @@
 """The wiring of Breakwater: settings in, a `Unit` of the process out. Decides nothing."""
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-import msgspec
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
 from litestar import Litestar
+from litestar.types import Scope
 
+from cloud.breakwater.assembly import Assembly, assemble, sources_of
+from cloud.breakwater.authorities import BELIEVED, Authorities
+from cloud.breakwater.chores import Chores
+from cloud.breakwater.enrolment import Enrolments
+from cloud.breakwater.est import Est, Myself
+from cloud.breakwater.feed import Feed
+from cloud.breakwater.publisher import Publisher
+from cloud.breakwater.refusals import Refusals
+from cloud.breakwater.responder import Responder
 from cloud.breakwater.routes import routes
-from cloud.breakwater.service import Issuing
-from cloud.breakwater.settings import BreakwaterSettings
-from cloud.breakwater.signer import Signer, is_for_development, load_file_signer
-from cloud.breakwater.store import Store
+from cloud.breakwater.routes.access import caller_of
+from cloud.breakwater.routes.problems import refusal
+from cloud.breakwater.routes.public import Public, make_public_app
+from cloud.breakwater.settings import BreakwaterSettings, check_settings
+from cloud.breakwater.shards import OCSP_PATH
+from cloud.breakwater.signer import is_for_development
+from cloud.breakwater.store.enrolments import EnrolmentStore
+from cloud.breakwater.store.measures import MeasureStore
+from cloud.breakwater.store.revocation import RevocationStore
+from cloud.breakwater.store.shards import ShardStore
 from cloud.breakwater.tables import ENGINE
 from cloud.clock import utc_now
 from cloud.guard import Guard
-from cloud.issuing import IssueServiceCertificate
-from cloud.keyfile import read_passphrase
 from cloud.peer import PeerTrust, ServerTls
 from cloud.server import Listener, Unit
-from cloud.service_identity import IdentityKeeper, load_identity
-from cloud.settings import GateRefused, check_gates, load_settings
+from cloud.service_identity import IdentityKeeper, Rekey, load_identity
+from cloud.settings import GateRefused, load_settings
+from cloud.storage import ServiceEngine, StorageError
 from cloud.storage.migrate import ensure_migrated
 from cloud.web import make_app
-from protocol.sessions import Certificate
+
+log = logging.getLogger("cascade.breakwater")
 
 Now = Callable[[], datetime]
+UNTOLD = frozenset({"/healthz", "/readyz", "/metrics"})
+"""Asked by machines every few seconds: what they are refused is no event."""
 
 
-class Wired(msgspec.Struct, frozen=True):
-    """The parts of a running Breakwater."""
+class Breakwater:
+    """The parts of a running Breakwater, put together from settings; nothing listens and no database is open yet.
 
-    unit: Unit
-    app: Litestar
-    issuing: Issuing
-    identity: IdentityKeeper
-
-
-def peer_trust(trust_domain: str, signer: Signer) -> PeerTrust:
-    """Whom this service believes: peers issued by its own two CAs, each for its class."""
-    nodes, services = (
-        x509.load_der_x509_certificate(signer.issuer(name).certificate_der) for name in ("nodes", "services")
-    )
-    return PeerTrust(trust_domain, (nodes,), (services,))
-
-
-def make_breakwater_app(issuing: Issuing, trust: PeerTrust, now: Now) -> Litestar:
-    """The ASGI application over an issuer."""
-    return make_app(routes(), Guard(trust=lambda: trust, checks=issuing, now=now), issuing)
-
-
-def wire(settings: BreakwaterSettings, now: Now = utc_now) -> Wired:
-    """Read keys and certificates and put the service together; nothing listens and no database is open yet.
-
-    Raises:
-        SettingsError, SignerError, KeyFileError, IdentityError: naming the file.
+    `engine` is the service's own; another replica in one process (a test) brings its own. Raises SettingsError,
+    KeyFileError, IdentityError, naming the file.
     """
-    check_gates(settings)
-    passphrase_file = settings.path(settings.passphrase_file)
-    signer, root = load_file_signer(settings.path(settings.ca), read_passphrase(passphrase_file))
-    if settings.mode == "production" and is_for_development(root):
-        raise GateRefused("ca-is-not-for-development", "the root CA was made by a development `cascade init`")
-    database = settings.path(settings.database.path)
-    ENGINE.configure(database)
-    issuing = Issuing(Store(ENGINE), signer, settings.trust_domain, now, os.urandom)
-    trust = peer_trust(settings.trust_domain, signer)
-    app = make_breakwater_app(issuing, trust, now)
-    tls_directory = settings.path(settings.tls)
-    identity = load_identity(tls_directory, passphrase_file)
-    tls = ServerTls(identity.chain_pem, identity.key, root.public_bytes(serialization.Encoding.PEM))
 
-    async def ask_myself(body: IssueServiceCertificate) -> Certificate:
-        return await issuing.issue_service("breakwater", body)
+    def __init__(self, settings: BreakwaterSettings, now: Now = utc_now, engine: ServiceEngine = ENGINE) -> None:
+        check_settings(settings)
+        self._settings = settings
+        self._now = now
+        self.engine = engine
+        self._database = settings.database_location()
+        engine.configure(self._database)
+        self.assembly: Assembly = assemble(engine, sources_of(settings), now)
+        authorities, self.issuing = self.assembly.authorities, self.assembly.issuing
+        revocations = RevocationStore(engine)
+        self.publisher = Publisher(
+            ShardStore(engine), authorities, self.assembly.signer, settings.pki_url, settings.crl, now
+        )
+        self.responder = Responder(revocations, authorities, self.issuing, now)
+        self.feed = Feed(revocations, now)
+        self.refusals = Refusals(self.assembly.store.audit, now, os.urandom)
+        self._chores = Chores(self.assembly, MeasureStore(engine), now, settings.crl.period)
+        self.issuing.on_revocation(self.publisher.kick)
+        self.issuing.on_revocation(self.feed.kick)
+        self.enrolments = Enrolments(EnrolmentStore(engine), now, os.urandom)
+        guard = Guard(trust=self.trust, checks=self.issuing, now=now)
+        self.app = self._make_app(guard)
+        public = Public(self.publisher, self.responder, authorities, now)
+        self.public_app = make_public_app(public, guard, self._refused)
+        passphrase_file = settings.path(settings.passphrase_file)
+        identity = load_identity(settings.path(settings.tls), passphrase_file)
+        self._tls = ServerTls(identity.chain_pem, identity.key, b"")
+        self.identity = IdentityKeeper(
+            identity,
+            settings.path(settings.tls),
+            trust=self.trust,
+            ask=Myself(self.issuing, authorities.ca_certificates),
+            now=now,
+            server_tls=(self._tls,),
+            rekey=Rekey(passphrase_file),
+        )
+        authorities.on_change(self._authorities_changed)
 
-    keeper = IdentityKeeper(identity, tls_directory, trust=lambda: trust, ask=ask_myself, now=now, server_tls=(tls,))
+    def trust(self) -> PeerTrust:
+        """Whom this service believes: peers issued by its own CAs, each for its class."""
+        return self.assembly.authorities.peer_trust()
 
-    async def start() -> None:
-        await asyncio.to_thread(ensure_migrated, "breakwater", database)
-        await ENGINE.open()
-        await issuing.recover()
+    def _make_app(self, guard: Guard) -> Litestar:
+        app = make_app(routes(), guard, self.issuing, metrics=self.assembly.metrics.registry, refused=self._refused)
+        app.state["est"] = Est(self.issuing, self.enrolments, self.assembly.authorities.ca_certificates)
+        app.state["feed"] = self.feed
+        return app
 
-    unit = Unit(
-        name="breakwater",
-        open=start,
-        close=ENGINE.close,
-        listeners=tuple(Listener(app, where.host, where.port, tls) for where in settings.listeners),
-        tasks=(keeper.keep,),
-    )
-    return Wired(unit, app, issuing, keeper)
+    async def _refused(self, error: Exception, scope: Scope) -> None:
+        """Every refusal is counted and leaves a line in the audit, whoever made it."""
+        view: Any = scope
+        path = str(view["path"])
+        if path in UNTOLD:
+            return
+        known = refusal(error)
+        self.assembly.metrics.refused.add(known.code)
+        caller = caller_of(view, self.trust(), self._now())
+        await self.refusals.note(caller, known.code, f"{view['method']} {path}", known.detail)
+
+    def _authorities_changed(self, authorities: Authorities) -> None:
+        self._tls.retrust(authorities.roots_pem())
+        active = [row.certificate for row in authorities.rows() if row.ca == "services" and row.state == "active"]
+        self.identity.trust_changed(tuple(x509.load_der_x509_certificate(der) for der in active))
+
+    async def open(self) -> None:
+        """Migrate, open the database, read the authorities. Raises StorageError, SignerError, GateRefused."""
+        await asyncio.to_thread(ensure_migrated, "breakwater", self._database)
+        await self.engine.open()
+        try:
+            await self.assembly.load()
+            self._refuse_development()
+            await self.issuing.recover()
+        except BaseException:  # a cancellation too must not leave the database open
+            await self.engine.close()
+            raise
+
+    def _refuse_development(self) -> None:
+        for row in self.assembly.authorities.rows():
+            made = x509.load_der_x509_certificate(row.certificate)
+            if self._settings.mode == "production" and row.state in BELIEVED and is_for_development(made):
+                raise GateRefused(
+                    "ca-is-not-for-development", f"the CA {row.id} was made by a development `cascade init`"
+                )
+
+    async def close(self) -> None:
+        """After the last request."""
+        try:
+            await self.refusals.flush(everything=True)
+            await self._chores.tell_usage()
+        except StorageError as error:
+            log.error("the last lines of the audit are lost", extra={"error": str(error)})
+        await self.assembly.keys.aclose()
+        await self.engine.close()
+
+    def unit(self) -> Unit:
+        """The service as the process runs it."""
+        listeners = tuple(
+            Listener(
+                self.public_app if where.purpose == "pki" else self.app,
+                where.host,
+                where.port,
+                self._tls if where.tls else None,
+                (OCSP_PATH,) if where.purpose == "pki" else (),
+            )
+            for where in self._settings.listeners
+        )
+        return Unit(
+            name="breakwater",
+            open=self.open,
+            close=self.close,
+            listeners=listeners,
+            tasks=(
+                self.identity.keep,
+                self.publisher.run,
+                self.feed.run,
+                self.responder.keep,
+                self.refusals.keep,
+                *self._chores.tasks(),
+            ),
+        )
+
+
+def wire(settings: BreakwaterSettings, now: Now = utc_now) -> Breakwater:
+    """The parts of a Breakwater; see `Breakwater`."""
+    return Breakwater(settings, now)
 
 
 def breakwater_unit(settings_file: Path, now: Now = utc_now) -> Unit:
     """Breakwater as `cascade up` and `cascade serve` run it."""
-    return wire(load_settings(settings_file, BreakwaterSettings), now).unit
+    return wire(load_settings(settings_file, BreakwaterSettings), now).unit()

@@ -17,26 +17,17 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from cloud.breakwater.assembly import Assembly, Sources, assemble, sources_of
+from cloud.breakwater.ceremony import Identity, make_issuing, make_root
 from cloud.breakwater.csr import describe_key
 from cloud.breakwater.errors import IssuerError
-from cloud.breakwater.lint import lint
-from cloud.breakwater.profiles import (
-    SERIAL_BYTES,
-    CaName,
-    Issuer,
-    build,
-    make_serial,
-    self_issuer,
-    want_issuing,
-    want_root,
-)
-from cloud.breakwater.service import Issuing
+from cloud.breakwater.keys_file import LocalKey
+from cloud.breakwater.profiles import SERIAL_BYTES, CaName, make_serial
 from cloud.breakwater.settings import BreakwaterSettings
-from cloud.breakwater.signer import DEVELOPMENT_MARK, KeySigner, issuer_of, load_file_signer
-from cloud.breakwater.store import ServiceHostName, Store
+from cloud.breakwater.signer import DEVELOPMENT_MARK
+from cloud.breakwater.store import ServiceHostName
 from cloud.breakwater.tables import ENGINE
-from cloud.issuing import IssueServiceCertificate
-from cloud.keyfile import read_passphrase, write_key, write_secret
+from cloud.keyfile import write_key, write_secret
 from cloud.service_identity import CHAIN_FILE, KEY_FILE, IdentityError, chain_to_pem, load_identity, make_csr
 from cloud.settings import load_settings
 from cloud.storage.migrate import ensure_migrated
@@ -73,6 +64,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     mode: Mode = "development"
     listen: str = ""
     """The address to listen on; the first host if empty."""
+    pki_port: int = 0
+    """The plaintext listener's, for CRLs and OCSP."""
+    public_url: str
+    """Where the world reaches it; it stands in every certificate."""
 
 
 class Initialised(msgspec.Struct, frozen=True):
@@ -111,22 +106,24 @@ async def initialise(plan: Plan, now: Callable[[], datetime]) -> Initialised:
     write_secret(plan.directory / "settings.toml", _settings(plan))
     database = plan.directory / "database.sqlite"
     await asyncio.to_thread(ensure_migrated, "breakwater", database)
-    signer, root = load_file_signer(plan.directory, plan.passphrase)
     ENGINE.configure(database)
     await ENGINE.open()
     try:
-        store = Store(ENGINE)
-        issuing = Issuing(store, signer, plan.trust_domain, now, os.urandom)
+        sources = Sources(
+            directory=plan.directory,
+            passphrase=plan.passphrase,
+            trust_domain=plan.trust_domain,
+            pki_url=plan.public_url,
+        )
+        made = assemble(ENGINE, sources, now)
+        await made.load()
         for service, folder in plan.tls.items():
-            await store.add_hosts(service, host_names(plan.hosts))
-            await _first_identity(issuing, service, folder, plan.passphrase)
+            await made.store.issuance.add_hosts(service, host_names(plan.hosts))
+            await _first_identity(made, service, folder, plan.passphrase)
+        believed = {row.id: row.certificate for row in made.authorities.rows()}
     finally:
         await ENGINE.close()
-    return Initialised(
-        root=root.public_bytes(serialization.Encoding.DER),
-        nodes_ca=signer.issuer("nodes").certificate_der,
-        services_ca=signer.issuer("services").certificate_der,
-    )
+    return Initialised(root=believed["root-1"], nodes_ca=believed["nodes-1"], services_ca=believed["services-1"])
 
 
 async def replace_expired(
@@ -143,20 +140,39 @@ async def replace_expired(
         return []
     settings = load_settings(settings_file, BreakwaterSettings)
     passphrase_file = settings.path(settings.passphrase_file)
-    signer, _ = load_file_signer(settings.path(settings.ca), read_passphrase(passphrase_file))
-    database = settings.path(settings.database.path)
+    database = settings.database_location()
     await asyncio.to_thread(ensure_migrated, "breakwater", database)
     ENGINE.configure(database)
     await ENGINE.open()
     try:
-        issuing = Issuing(Store(ENGINE), signer, settings.trust_domain, now, os.urandom)
-        for service, folder in expired:
-            identity = load_identity(folder, passphrase_file)
-            request = IssueServiceCertificate(f"expired-{identity.leaf.serial_number:x}", make_csr(identity.key))
-            write_secret(folder / CHAIN_FILE, chain_to_pem(await issuing.issue_service(service, request)))
+        made = assemble(ENGINE, sources_of(settings), now)
+        try:
+            await made.load()
+            for service, folder in expired:
+                await renew_service(made, service, folder, passphrase_file, _caller(service))
+        finally:
+            await made.keys.aclose()
     finally:
         await ENGINE.close()
     return [service for service, _ in expired]
+
+
+async def renew_service(
+    made: Assembly, service: ServiceName, folder: Path, passphrase_file: Path, caller: str
+) -> x509.Certificate:
+    """A new certificate for the key that lies in a service's `tls/` folder, written there.
+
+    The service takes it at its next start. Raises IdentityError, KeyFileError, IssuerError, StorageError.
+    """
+    identity = load_identity(folder, passphrase_file)
+    request = f"renew-{identity.leaf.serial_number:x}"
+    issued = await made.issuing.issue_service(service, make_csr(identity.key), request, caller)
+    write_secret(folder / CHAIN_FILE, chain_to_pem(issued))
+    return x509.load_der_x509_certificate(issued.certificate_chain[0])
+
+
+def _caller(service: ServiceName) -> str:
+    return f"service/{service}"
 
 
 def _ended(chain: Path, now: datetime) -> bool:
@@ -166,10 +182,10 @@ def _ended(chain: Path, now: datetime) -> bool:
         raise IdentityError(f"cannot read the certificate {chain}: {error}") from error
 
 
-async def _first_identity(issuing: Issuing, service: ServiceName, folder: Path, passphrase: bytes) -> None:
+async def _first_identity(made: Assembly, service: ServiceName, folder: Path, passphrase: bytes) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     write_key(folder / KEY_FILE, key, passphrase)
-    certificate = await issuing.issue_service(service, IssueServiceCertificate("init", make_csr(key)))
+    certificate = await made.issuing.issue_service(service, make_csr(key), "init", _caller(service))
     write_secret(folder / CHAIN_FILE, chain_to_pem(certificate))
 
 
@@ -178,29 +194,19 @@ async def _make_cas(plan: Plan, now: datetime) -> None:
 
     The CAs of a development installation say so in their names, and production does not start on them.
     """
-    mark = f" {DEVELOPMENT_MARK}" if plan.mode == "development" else ""
+    mark = DEVELOPMENT_MARK if plan.mode == "development" else ""
     certs = plan.directory / "certs"
     root_key = ec.generate_private_key(ec.SECP384R1())
-    wanted = want_root(f"{plan.trust_domain} root CA{mark}", describe_key(root_key.public_key()), _serial(), now)
-    issuer = self_issuer(wanted)
-    unsigned = KeySigner({"root": root_key}, {"root": issuer})
-    root_der = await unsigned.sign(lint(build(wanted, issuer), wanted, issuer))
+    root = await make_root(Identity(plan.trust_domain, "root", 1, mark), LocalKey(root_key), _serial(), now)
     write_key(plan.offline / ROOT_KEY_FILE, root_key, plan.passphrase)
-    root = issuer_of("root", x509.load_der_x509_certificate(root_der))
-    signer = KeySigner({"root": root_key}, {"root": root})
     for name in _ISSUING:
         key = ec.generate_private_key(ec.SECP256R1())
-        der = await _issuing_ca(signer, root, f"{plan.trust_domain} {name} CA{mark}", key, now)
+        identity = Identity(plan.trust_domain, name, 1, mark)
+        asked = describe_key(key.public_key())
+        issuing = await make_issuing(identity, asked, root, LocalKey(root_key), _serial(), now)
         write_key(plan.directory / "keys" / f"{name}-ca.key.pem", key, plan.passphrase)
-        write_secret(certs / f"{name}-ca.pem", _pem(der))
-    write_secret(certs / "root.pem", _pem(root_der))
-
-
-async def _issuing_ca(
-    signer: KeySigner, root: Issuer, common_name: str, key: ec.EllipticCurvePrivateKey, now: datetime
-) -> bytes:
-    wanted = want_issuing(common_name, describe_key(key.public_key()), _serial(), now, root)
-    return await signer.sign(lint(build(wanted, root), wanted, root))
+        write_secret(certs / f"{name}-ca.pem", _pem(issuing.certificate_der))
+    write_secret(certs / "root.pem", _pem(root.certificate_der))
 
 
 def _serial() -> int:
@@ -216,11 +222,13 @@ def _settings(plan: Plan) -> bytes:
     values = {
         "mode": plan.mode,
         "trust_domain": plan.trust_domain,
+        "public_url": plan.public_url,
         "passphrase_file": plan.passphrase_file,
         "key_files": [*(f"keys/{name}-ca.key.pem" for name in _ISSUING), f"tls/{KEY_FILE}"],
     }
     lines = [f"{name} = {json_encode(value).decode()}" for name, value in values.items()]
     host = json_encode(plan.listen or plan.hosts[0]).decode()
     listener = f"[[listeners]]\nhost = {host}\nport = {plan.port}"
+    pki = f'[[listeners]]\nhost = {host}\nport = {plan.pki_port}\ntls = false\npurpose = "pki"'
     text = "\n".join(["# Breakwater's settings, written by `cascade init`.", *lines])
-    return f'{text}\n\n{listener}\n\n[database]\npath = "database.sqlite"\n'.encode()
+    return f'{text}\n\n{listener}\n\n{pki}\n\n[database]\npath = "database.sqlite"\n'.encode()

@@ -5,29 +5,21 @@ from cloud.issuing import (
     PATH_CLOSE_ONE,
     PATH_DEVICE,
     PATH_OPEN,
-    PATH_RENEW_DEVICE,
-    PATH_REVOKED_SERVICES,
-    PATH_SERVICE,
     PATH_SESSION,
     CloseGeneration,
     CloseGenerations,
     GenerationOpened,
     GenerationsClosed,
     IssueNodeCertificate,
-    IssueServiceCertificate,
     OpenGeneration,
-    RevokedServices,
 )
-from protocol.sessions import Certificate, RenewDevice
+from protocol.sessions import Certificate
 
 __all__ = [
     "PATH_CLOSE",
     "PATH_CLOSE_ONE",
     "PATH_DEVICE",
     "PATH_OPEN",
-    "PATH_RENEW_DEVICE",
-    "PATH_REVOKED_SERVICES",
-    "PATH_SERVICE",
     "PATH_SESSION",
     "Certificate",
     "CloseGeneration",
@@ -35,8 +27,5 @@ __all__ = [
     "GenerationOpened",
     "GenerationsClosed",
     "IssueNodeCertificate",
-    "IssueServiceCertificate",
     "OpenGeneration",
-    "RenewDevice",
-    "RevokedServices",
 ]

@@ -25,7 +25,7 @@ from protocol.ids import IdError, parse_trust_domain
 PASSPHRASE_BYTES = 24
 PASSPHRASE_FILE = "../secrets/passphrase"  # noqa: S105  (where it lies, as a service's settings see it)
 PORT_MAX = 65535
-PORTS = 3
+PORTS = 4
 HOST_CHARS_MAX = 253
 _LABEL = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _HOST = re.compile(rf"{_LABEL}(\.{_LABEL})*", re.ASCII | re.IGNORECASE)
@@ -44,7 +44,7 @@ class Made(msgspec.Struct, frozen=True):
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Where the services will stand: `host` in URLs and certificates, `bind` for listeners, three ports from `port`."""
+    """Where the services will stand: `host` in URLs and certificates, `bind` for listeners, four ports from `port`."""
 
     host: str
     bind: str
@@ -141,6 +141,8 @@ async def _build(building: Path, directory: Path, place: Place, trust_domain: st
             passphrase_file=PASSPHRASE_FILE,
             mode="production",
             listen=place.bind,
+            pki_port=place.port + 3,
+            public_url=place.url("http", 3),
         ),
         utc_now,
     )

@@ -1,11 +1,15 @@
 """What every route of this service needs: the issuer behind it and the caller in front of it."""
 
+from datetime import datetime
 from typing import Any
 
 from litestar import Request
 
 from cloud.breakwater.service import Issuing
 from cloud.guard import current_service
+from cloud.peer import NodePeer, Peer, PeerRefused, PeerTrust, ServicePeer, peer_of
+
+ANONYMOUS = "anonymous"
 
 
 def issuing(request: Request[Any, Any, Any]) -> Issuing:
@@ -17,3 +21,17 @@ def issuing(request: Request[Any, Any, Any]) -> Issuing:
 def caller(request: Request[Any, Any, Any]) -> str:
     """The calling service, as records and audit name it."""
     return f"service/{current_service(request).name}"
+
+
+def caller_of(scope: Any, trust: PeerTrust, now: datetime) -> str:
+    """Whoever calls, as the audit of refusals names them; one whose certificate is refused is nobody."""
+    try:
+        return _named(peer_of(scope, trust, now))
+    except PeerRefused:
+        return ANONYMOUS
+
+
+def _named(peer: Peer) -> str:
+    if isinstance(peer, ServicePeer):
+        return f"service/{peer.name}"
+    return f"tenant/{peer.tenant}/node/{peer.node}" if isinstance(peer, NodePeer) else ANONYMOUS

@@ -17,6 +17,7 @@ from cloud.breakwater.schemas import (
     OpenGeneration,
 )
 from cloud.guard import service
+from cloud.issuing import PATH_SUPERSEDE_KEYS, KeysSuperseded, SupersedeKeys
 
 
 @post(PATH_OPEN, status_code=200, opt={"peers": (service("fabric"),)})
@@ -38,4 +39,10 @@ async def close_generation(data: JSONBody[CloseGeneration], request: Request[Any
     return GenerationsClosed(await issuing(request).close_generation(caller(request), data))
 
 
-HANDLERS = (open_generation, close_generations, close_generation)
+@post(PATH_SUPERSEDE_KEYS, status_code=200, opt={"peers": (service("fabric"),)})
+async def supersede_keys(data: JSONBody[SupersedeKeys], request: Request[Any, Any, Any]) -> KeysSuperseded:
+    """Revoke the certificates of the keys that a generation had before."""
+    return KeysSuperseded(await issuing(request).supersede_keys(caller(request), data))
+
+
+HANDLERS = (open_generation, close_generations, close_generation, supersede_keys)

@@ -1,12 +1,15 @@
 """From the issuer's refusals to problem documents: the one table of this service."""
 
+import logging
 from typing import Any
 
 from litestar import Request, Response
 
 from cloud.breakwater import errors
-from cloud.problems import Refusal, answer
+from cloud.problems import Refusal, handle, refusal_of
 from protocol.problems import Code
+
+log = logging.getLogger("cascade.breakwater")
 
 _CODES: dict[type[Exception], Code] = {
     errors.CsrRefused: "csr_refused",
@@ -14,12 +17,33 @@ _CODES: dict[type[Exception], Code] = {
     errors.Conflict: "conflict",
     errors.NotAdmitted: "peer_refused",
     errors.ValueRefused: "invalid",
+    errors.EnrolmentRefused: "enrolment_refused",
+    errors.TriedTooOften: "rate_limited",
     errors.IssuanceLost: "unavailable",
+    errors.StillRunning: "unavailable",
+    errors.AuthorityRetired: "unavailable",
+    errors.SignerUnavailable: "unavailable",
+    errors.SignerError: "unavailable",
 }
 
 
+def refusal(error: Exception) -> Refusal:
+    """What an exception of this service, or any other, is answered with. A refusal's text is meant for the caller."""
+    code = _CODES.get(type(error))
+    if code is None:
+        return refusal_of(error)
+    if isinstance(error, errors.SignerError):
+        # Which key and why is for the log; the caller may ask another replica.
+        return Refusal(code, "a CA cannot be used just now", headers=_SOON)
+    return Refusal(code, str(error), headers=_SOON if code == "unavailable" else {})
+
+
+_SOON = {"Retry-After": "1"}
+
+
 def refuse(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-    """The answer to a refusal. The text of a refusal is meant for the caller."""
-    code = _CODES[type(error)]
-    headers = {"Retry-After": "1"} if code == "unavailable" else {}
-    return answer(Refusal(code, str(error), headers=headers))
+    """Litestar's exception handler for this package's errors."""
+    known = refusal(error)
+    if isinstance(error, errors.SignerError):
+        log.error("a CA cannot be used", extra={"path": request.url.path, "error": str(error)})
+    return handle(request, error if known.code == "internal" else known)

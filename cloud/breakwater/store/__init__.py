@@ -1,5 +1,36 @@
 """All queries of Breakwater, one module a subject. Rule: no other module of Breakwater knows a table."""
 
-from cloud.breakwater.store.issuance import AuditEntry, Device, Order, ServiceHostName, Store, serial_text
+from cloud.breakwater.store.audit import AuditEntry, AuditStore
+from cloud.breakwater.store.authorities import AuthorityRow, AuthorityState, AuthorityStore, CrossRow
+from cloud.breakwater.store.generations import GenerationStore
+from cloud.breakwater.store.issuance import Device, IssuanceStore, Order, ServiceHostName, Stored, serial_text
+from cloud.breakwater.store.revoking import RevokingStore
+from cloud.storage import ServiceEngine
 
-__all__ = ["AuditEntry", "Device", "Order", "ServiceHostName", "Store", "serial_text"]
+__all__ = [
+    "AuditEntry",
+    "AuditStore",
+    "AuthorityRow",
+    "AuthorityState",
+    "AuthorityStore",
+    "CrossRow",
+    "Device",
+    "GenerationStore",
+    "IssuanceStore",
+    "Order",
+    "RevokingStore",
+    "ServiceHostName",
+    "Store",
+    "Stored",
+    "serial_text",
+]
+
+
+class Store:
+    """What issuing needs of the database, over one engine."""
+
+    def __init__(self, engine: ServiceEngine) -> None:
+        self.issuance = IssuanceStore(engine)
+        self.generations = GenerationStore(engine)
+        self.revoking = RevokingStore(engine)
+        self.audit = AuditStore(engine)

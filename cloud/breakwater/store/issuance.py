@@ -1,33 +1,52 @@
-"""All queries of Breakwater, and the transactions that keep its promises.
+"""Records of issuances: made before the key is used, completed afterwards, or given up as orphans.
 
-Knows no keys and signs nothing. Rules kept here: a record is durable before `record` returns; only a record that is
-neither orphaned nor of a closed generation ever gets its certificate; closing blocks first, then revokes, in one
-transaction; what was closed never opens again.
+Knows no keys and signs nothing. Rules kept here: a record is durable before `record` returns, and everything that
+could forbid it is judged in its own transaction; only a record that is neither orphaned nor of a closed generation
+ever gets its certificate; a record that may be another process's work in progress is left alone.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal
 
 import msgspec
 
-from cloud.breakwater.errors import Conflict, GenerationClosed
-from cloud.breakwater.profiles import Wanted
+from cloud.breakwater.errors import AuthorityRetired, Conflict, CsrRefused, GenerationClosed, StillRunning
+from cloud.breakwater.profiles import PROFILE_VERSION, Wanted
+from cloud.breakwater.store.generations import generation_id
+from cloud.breakwater.store.revoking import announce
 from cloud.storage import Row, ServiceEngine, Statement
-from protocol.ids import SERVICE_NAMES
 
 State = Literal["recorded", "issued", "revoked", "orphaned"]
 HostKind = Literal["dns", "ip"]
 
+IN_FLIGHT = timedelta(seconds=60)
+"""A record younger than this may be at the signer of another replica: an issuance is ended after half of it."""
+SWEEP_ROWS = 500
 
-class Order(msgspec.Struct, frozen=True):
-    """Who asked for which certificate. `request_key` is unique to the caller and its request id."""
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """Who asked for which certificate, from which authority. `request_key` is unique to the caller and its request."""
 
     request_key: str
     caller: str
-    tenant: str
-    node: str
-    service: str
     wanted: Wanted
+    authority: str
+    shard: str = ""
+    tenant: str = ""
+    node: str = ""
+    service: str = ""
+
+    @property
+    def subject(self) -> str:
+        """What this order and a close exclude each other on."""
+        return f"node:{self.node}" if self.node else f"service:{self.service}"
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """The certificate that the same request has got already, and the authority that signed it."""
+
+    certificate: bytes
+    authority: str
 
 
 class Device(msgspec.Struct, frozen=True):
@@ -45,30 +64,34 @@ class ServiceHostName(msgspec.Struct, frozen=True):
     value: str
 
 
-class AuditEntry(msgspec.Struct, frozen=True):
-    """One line of the audit: `action` is `generation.open`, `generation.close` (up to it) or `generation.close_one`."""
-
-    id: str
-    at: datetime
-    caller: str
-    action: str
-    tenant: str
-    node: str
-    generation: int
-
-
-_IS_OPEN = Statement(
-    "SELECT g.tenant, g.generation, COALESCE(c.closed_up_to, 0) AS closed_up_to "
-    "FROM generation g LEFT JOIN closing c ON c.node = g.node WHERE g.id = {} AND g.closed_at IS NULL"
+_COLUMNS = (
+    "INSERT INTO certificate (serial, request_key, profile, state, tenant, node, generation, service, spki_sha256, "
+    "tbs, not_before, not_after, caller, recorded_at, authority, shard, reason, feed, profile_version) "
+    "SELECT {}, {}, {}, 'recorded', {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, 0, 0, {} "
 )
+_KEY_IS_FREE = (
+    "NOT EXISTS (SELECT 1 FROM certificate k WHERE k.spki_sha256 = {} AND (k.node <> {} OR k.generation <> {} "
+    "OR k.service <> {} OR (k.state = 'revoked' AND k.reason <> 4))) "
+)
+_IS_OPEN = (
+    "EXISTS (SELECT 1 FROM generation g WHERE g.id = {} AND g.tenant = {} AND g.closed_at IS NULL) "
+    "AND NOT EXISTS (SELECT 1 FROM closing c WHERE c.node = {} AND c.closed_up_to >= {}) "
+)
+_IS_ACTIVE = "EXISTS (SELECT 1 FROM authority a WHERE a.id = {} AND a.state = 'active') "
+_ONCE = "ON CONFLICT (request_key) DO NOTHING RETURNING serial"
+_RECORD_NODE = Statement(f"{_COLUMNS}WHERE {_KEY_IS_FREE}AND {_IS_ACTIVE}AND {_IS_OPEN}{_ONCE}")
+_RECORD_SERVICE = Statement(f"{_COLUMNS}WHERE {_KEY_IS_FREE}AND {_IS_ACTIVE}{_ONCE}")
+_SIGNS = "EXISTS (SELECT 1 FROM authority a WHERE a.id = {} AND a.state IN ('active', 'old', 'tainted')) "
+_RECORD_RESPONDER = Statement(f"{_COLUMNS}WHERE {_KEY_IS_FREE}AND {_SIGNS}{_ONCE}")
+"""One statement a record: it inserts, or says by no row that something forbids it (`_WHY_...` find out what)."""
 _BY_REQUEST = Statement(
-    "SELECT serial, profile, state, node, generation, service, spki_sha256, certificate "
+    "SELECT serial, profile, state, node, generation, service, spki_sha256, certificate, authority, recorded_at, "
+    "not_after, shard, feed, (SELECT a.state FROM authority a WHERE a.id = certificate.authority) AS authority_state "
     "FROM certificate WHERE request_key = {}"
 )
-_RECORD = Statement(
-    "INSERT INTO certificate (serial, request_key, profile, state, tenant, node, generation, service, spki_sha256, "
-    "tbs, not_before, not_after, caller, recorded_at) VALUES ({}, {}, {}, 'recorded', {}, {}, {}, {}, {}, {}, {}, {}, {}, {})"
-)
+_WHY_OPEN = Statement(f"SELECT 1 AS open WHERE {_IS_OPEN}")
+_WHY_KEY = Statement(f"SELECT 1 AS free WHERE {_KEY_IS_FREE}")
+_RELEASE = Statement("UPDATE certificate SET request_key = NULL WHERE serial = {}")
 _STORE = Statement(
     "UPDATE certificate SET certificate = {}, state = 'issued' WHERE serial = {} AND state = 'recorded' "
     "AND NOT EXISTS (SELECT 1 FROM closing c WHERE c.node = certificate.node "
@@ -78,49 +101,17 @@ _STORE = Statement(
 )
 _ORPHAN = Statement(
     "UPDATE certificate SET state = 'orphaned', request_key = NULL, revoked_at = {} WHERE serial = {} "
-    "AND state = 'recorded'"
+    "AND state = 'recorded' RETURNING serial, shard, service, feed"
 )
-_ORPHAN_ALL = Statement(
+_ORPHAN_STALE = Statement(
     "UPDATE certificate SET state = 'orphaned', request_key = NULL, revoked_at = {} WHERE state = 'recorded' "
-    "RETURNING serial"
+    "AND serial IN (SELECT serial FROM certificate WHERE state = 'recorded' AND recorded_at <= {} "
+    "ORDER BY serial LIMIT {}) RETURNING serial, shard, service, feed"
 )
 _STATE = Statement("SELECT state FROM certificate WHERE serial = {}")
 _DEVICE = Statement(
     "SELECT spki_sha256, not_before, not_after FROM certificate WHERE node = {} AND generation = {} "
     "AND profile = 'device' AND state = 'issued' ORDER BY not_after DESC LIMIT 1"
-)
-_OPEN = Statement(
-    "INSERT INTO generation (id, tenant, node, generation, opened_at) VALUES ({}, {}, {}, {}, {}) "
-    "ON CONFLICT (id) DO NOTHING RETURNING id"
-)
-_OWNER = Statement(
-    "SELECT tenant FROM generation WHERE node = {} UNION SELECT tenant FROM closing WHERE node = {} LIMIT 2"
-)
-_CLOSED_ALONE = Statement("SELECT id FROM generation WHERE id = {} AND closed_at IS NOT NULL")
-_CLOSE_ALONE = Statement(
-    "INSERT INTO generation (id, tenant, node, generation, opened_at, closed_at) VALUES ({}, {}, {}, {}, {}, {}) "
-    "ON CONFLICT (id) DO UPDATE SET closed_at = excluded.closed_at WHERE generation.closed_at IS NULL RETURNING id"
-)
-_CLOSED_UP_TO = Statement("SELECT closed_up_to FROM closing WHERE node = {}")
-_CLOSE = Statement(
-    "INSERT INTO closing (node, tenant, closed_up_to, closed_at) VALUES ({}, {}, {}, {}) "
-    "ON CONFLICT (node) DO UPDATE SET closed_up_to = excluded.closed_up_to, closed_at = excluded.closed_at "
-    "WHERE closing.closed_up_to < excluded.closed_up_to RETURNING node"
-)
-_REVOKE = Statement(
-    "UPDATE certificate SET state = 'revoked', revoked_at = COALESCE(revoked_at, {}) WHERE node = {} "
-    "AND generation BETWEEN {} AND {} AND (state = 'recorded' OR (profile = 'device' AND state IN ('issued', 'orphaned')))"
-)
-_COUNT_REVOKED = Statement(
-    "SELECT COUNT(*) AS revoked FROM certificate WHERE node = {} AND generation BETWEEN {} AND {} AND profile = 'device' "
-    "AND state = 'revoked'"
-)
-_REVOKED_SERVICES = Statement(
-    "SELECT serial FROM certificate WHERE service = {} AND state IN ('revoked', 'orphaned') AND not_after > {} "
-    "ORDER BY serial LIMIT 1000"
-)
-_AUDIT = Statement(
-    "INSERT INTO audit (id, at, caller, action, tenant, node, generation) VALUES ({}, {}, {}, {}, {}, {}, {})"
 )
 _HOSTS = Statement("SELECT kind, value FROM service_host WHERE service = {} ORDER BY position LIMIT 100")
 _ADD_HOST = Statement(
@@ -135,66 +126,137 @@ def serial_text(serial: int) -> str:
     return f"{serial:040x}"
 
 
-def _generation_id(node: str, generation: int) -> str:
-    return f"{node}.{generation}"
-
-
-class Store:
+class IssuanceStore:
     """The queries over one engine."""
 
     def __init__(self, engine: ServiceEngine) -> None:
         self._engine = engine
 
-    async def is_open(self, tenant: str, node: str, generation: int) -> bool:
-        """Whether a generation was opened, for this tenant, and not closed since."""
-        row = await self._engine.fetch_one(_IS_OPEN, _generation_id(node, generation))
-        return row is not None and row["tenant"] == tenant and row["closed_up_to"] < generation
+    @property
+    def shared(self) -> bool:
+        """Whether other processes may issue on this database: one SQLite file serves one process."""
+        return self._engine.engine_type != "sqlite"
 
-    async def record(self, order: Order, tbs: bytes, now: datetime) -> bytes | None:
+    async def record(self, order: Order, tbs: bytes, now: datetime) -> Stored | None:
         """Make the record durable, or return the certificate that the same request has got already.
 
-        The generation is judged in the same transaction. A record without a certificate under the same request is
-        one that nobody works on any more: it becomes an orphan and a new one is made.
+        A record without a certificate under the same request, which nobody can be at work on any more, becomes an
+        orphan and a new one is made; so is a new one when the certificate has expired or its authority lost its trust.
 
         Raises:
             GenerationClosed: closed, or never opened for this tenant.
-            Conflict: the request id was used for another key, generation or profile.
+            Conflict: the request id was used for another key, generation or profile, or its certificate is revoked.
+            CsrRefused: the key belongs to something else, or a certificate of it is revoked.
+            AuthorityRetired: the authority is not active any more.
+            StillRunning: another replica may be at work on the same request.
         """
-        wanted = order.wanted
-        async with self._engine.transaction():
-            if order.node and not await self.is_open(order.tenant, order.node, wanted.generation):
-                raise GenerationClosed(f"generation {wanted.generation} of this node is not open")
-            row = await self._engine.fetch_one(_BY_REQUEST, order.request_key)
-            if row is not None:
-                issued = _repeated(row, order)
-                if issued is not None:
-                    return issued
-                await self._engine.fetch(_ORPHAN, now, row["serial"])
-            await self._engine.fetch(
-                _RECORD,
-                serial_text(wanted.serial),
-                order.request_key,
-                wanted.profile,
-                order.tenant,
-                order.node,
-                wanted.generation,
-                order.service,
-                wanted.key.spki_sha256,
-                tbs,
-                wanted.not_before,
-                wanted.not_after,
-                order.caller,
-                now,
-            )
+        async with self._engine.transaction(order.subject, f"spki:{order.wanted.key.spki_sha256}"):
+            if await self._insert(order, tbs, now):
+                return None
+            await self._require_open(order)
+            earlier = await self._engine.fetch_one(_BY_REQUEST, order.request_key)
+            if earlier is not None:
+                stored = self._repeated(earlier, order, now)
+                if stored is not None:
+                    return stored
+                await self._give_up(earlier, now)
+            await self._require_free_key(order)
+            if earlier is None or not await self._insert(order, tbs, now):
+                raise AuthorityRetired(f"the authority {order.authority} does not issue any more")
         return None
 
-    async def keep(self, serial: int, certificate: bytes) -> bool:
-        """Store the certificate of a record; False if the record was orphaned or its generation closed meanwhile."""
-        return bool(await self._engine.fetch(_STORE, certificate, serial_text(serial)))
+    async def _insert(self, order: Order, tbs: bytes, now: datetime) -> bool:
+        wanted = order.wanted
+        key = wanted.key.spki_sha256
+        values = (
+            serial_text(wanted.serial),
+            order.request_key,
+            wanted.profile,
+            order.tenant,
+            order.node,
+            wanted.generation,
+            order.service,
+            key,
+            tbs,
+            wanted.not_before,
+            wanted.not_after,
+            order.caller,
+            now,
+            order.authority,
+            order.shard,
+            PROFILE_VERSION,
+            key,
+            order.node,
+            wanted.generation,
+            order.service,
+            order.authority,
+        )
+        if order.node:
+            return bool(await self._engine.fetch(_RECORD_NODE, *values, *_open_values(order)))
+        statement = _RECORD_RESPONDER if wanted.profile == "responder" else _RECORD_SERVICE
+        return bool(await self._engine.fetch(statement, *values))
 
-    async def orphan_all(self, now: datetime) -> list[str]:
-        """At start: give up every record without a certificate. Returns their serials."""
-        return [row["serial"] for row in await self._engine.fetch(_ORPHAN_ALL, now)]
+    async def _require_open(self, order: Order) -> None:
+        if order.node and not await self._engine.fetch(_WHY_OPEN, *_open_values(order)):
+            raise GenerationClosed(f"generation {order.wanted.generation} of this node is not open")
+
+    async def _require_free_key(self, order: Order) -> None:
+        wanted = order.wanted
+        if not await self._engine.fetch(_WHY_KEY, wanted.key.spki_sha256, order.node, wanted.generation, order.service):
+            raise CsrRefused("the key is not new: it belongs to another subject or generation, or was revoked")
+
+    def _repeated(self, row: Row, order: Order, now: datetime) -> Stored | None:
+        """The certificate of an earlier record under the same request; None if a new one is to be made."""
+        wanted = order.wanted
+        same = (row["profile"], row["node"], row["service"], row["generation"], row["spki_sha256"]) == (
+            wanted.profile,
+            order.node,
+            order.service,
+            wanted.generation,
+            wanted.key.spki_sha256,
+        )
+        if not same:
+            raise Conflict("this request id was used for another key, generation or kind of certificate")
+        if row["state"] == "revoked":
+            raise Conflict("the certificate of this request is revoked")
+        if row["state"] == "issued":
+            useful = row["not_after"] > now and row["authority_state"] not in ("tainted", "revoked")
+            return Stored(bytes(row["certificate"]), row["authority"]) if useful else None
+        if self.shared and row["recorded_at"] > now - IN_FLIGHT:
+            raise StillRunning("the same request is being answered by another process")
+        return None
+
+    async def _give_up(self, row: Row, now: datetime) -> None:
+        if row["state"] == "issued":
+            await self._engine.fetch(_RELEASE, row["serial"])
+        else:
+            await announce(self._engine, await self._engine.fetch(_ORPHAN, now, row["serial"]))
+
+    async def keep(self, order: Order, certificate: bytes) -> bool:
+        """Store the certificate of a record; False if the record was orphaned or its generation closed meanwhile.
+
+        One statement is enough: a close that does not see the record has committed before it was made, and one that
+        does changes this very row.
+        """
+        return bool(await self._engine.fetch(_STORE, certificate, serial_text(order.wanted.serial)))
+
+    async def orphan(self, order: Order, now: datetime) -> bool:
+        """Give up one record of this process; False if it is not `recorded` any more."""
+        async with self._engine.transaction(order.subject):
+            rows = await self._engine.fetch(_ORPHAN, now, serial_text(order.wanted.serial))
+            await announce(self._engine, rows)
+        return bool(rows)
+
+    async def orphan_stale(self, now: datetime, age: timedelta) -> list[str]:
+        """Give up every record without a certificate that is at least so old. Returns their serials."""
+        found: list[str] = []
+        while True:
+            async with self._engine.transaction():
+                rows = await self._engine.fetch(_ORPHAN_STALE, now, now - age, SWEEP_ROWS)
+                await announce(self._engine, rows)
+            found += [row["serial"] for row in rows]
+            if len(rows) < SWEEP_ROWS:
+                return found
 
     async def is_revoked(self, serial: int) -> bool:
         """Whether a serial is revoked or orphaned; an unknown one is not."""
@@ -205,80 +267,6 @@ class Store:
         """The newest device certificate of a generation."""
         row = await self._engine.fetch_one(_DEVICE, node, generation)
         return None if row is None else msgspec.convert(row, Device)
-
-    async def open_generation(self, entry: AuditEntry) -> None:
-        """Open; nothing changes when it is open already.
-
-        Raises:
-            Conflict: closed, or the node belongs to another tenant.
-        """
-        async with self._engine.transaction():
-            await self._require_owner(entry)
-            closed = await self._engine.fetch_one(_CLOSED_UP_TO, entry.node)
-            identifier = _generation_id(entry.node, entry.generation)
-            alone = await self._engine.fetch_one(_CLOSED_ALONE, identifier)
-            if alone is not None or (closed is not None and closed["closed_up_to"] >= entry.generation):
-                raise Conflict(f"generation {entry.generation} of this node is closed for ever")
-            opened = await self._engine.fetch(
-                _OPEN,
-                identifier,
-                entry.tenant,
-                entry.node,
-                entry.generation,
-                entry.at,
-            )
-            if opened:
-                await self._audit(entry)
-
-    async def close_generations(self, entry: AuditEntry) -> int:
-        """Close every generation up to the entry's; returns how many device serials of them are revoked by now.
-
-        Raises:
-            Conflict: the node belongs to another tenant.
-        """
-        async with self._engine.transaction():
-            await self._require_owner(entry)
-            if await self._engine.fetch(_CLOSE, entry.node, entry.tenant, entry.generation, entry.at):
-                await self._audit(entry)
-            return await self._revoke(entry, first=1)
-
-    async def close_generation(self, entry: AuditEntry) -> int:
-        """Close the entry's generation alone; returns how many of its device serials are revoked by now.
-
-        Raises:
-            Conflict: the node belongs to another tenant.
-        """
-        async with self._engine.transaction():
-            await self._require_owner(entry)
-            identifier = _generation_id(entry.node, entry.generation)
-            if await self._engine.fetch(
-                _CLOSE_ALONE, identifier, entry.tenant, entry.node, entry.generation, entry.at, entry.at
-            ):
-                await self._audit(entry)
-            return await self._revoke(entry, first=entry.generation)
-
-    async def _revoke(self, entry: AuditEntry, first: int) -> int:
-        """Revoke what generations `first` to the entry's have; returns how many device serials are revoked."""
-        await self._engine.fetch(_REVOKE, entry.at, entry.node, first, entry.generation)
-        row = await self._engine.fetch_one(_COUNT_REVOKED, entry.node, first, entry.generation)
-        return 0 if row is None else int(row["revoked"])
-
-    async def _require_owner(self, entry: AuditEntry) -> None:
-        owners = await self._engine.fetch(_OWNER, entry.node, entry.node)
-        if any(row["tenant"] != entry.tenant for row in owners):
-            raise Conflict("this node belongs to another tenant")
-
-    async def _audit(self, entry: AuditEntry) -> None:
-        await self._engine.fetch(
-            _AUDIT, entry.id, entry.at, entry.caller, entry.action, entry.tenant, entry.node, entry.generation
-        )
-
-    async def revoked_services(self, now: datetime) -> tuple[str, ...]:
-        """Serials of service certificates that are revoked or orphaned and have not expired."""
-        found: list[str] = []
-        for service in SERVICE_NAMES:
-            found += [row["serial"] for row in await self._engine.fetch(_REVOKED_SERVICES, service, now)]
-        return tuple(found)
 
     async def hosts(self, service: str) -> tuple[ServiceHostName, ...]:
         """The host names recorded for a service, in order."""
@@ -296,20 +284,6 @@ class Store:
         await self._engine.fetch(_PING, "")
 
 
-def _repeated(row: Row, order: Order) -> bytes | None:
-    """The certificate of an earlier record under the same request; None if that one never got it."""
-    wanted = order.wanted
-    same = (row["profile"], row["node"], row["service"], row["generation"], row["spki_sha256"]) == (
-        wanted.profile,
-        order.node,
-        order.service,
-        wanted.generation,
-        wanted.key.spki_sha256,
-    )
-    if not same:
-        raise Conflict("this request id was used for another key, generation or kind of certificate")
-    if row["state"] == "revoked":
-        raise Conflict("the certificate of this request is revoked")
-    if row["state"] == "issued":
-        return bytes(row["certificate"])
-    return None
+def _open_values(order: Order) -> tuple[str, str, str, int]:
+    generation = order.wanted.generation
+    return generation_id(order.node, generation), order.tenant, order.node, generation

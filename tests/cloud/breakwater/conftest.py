@@ -1,4 +1,4 @@
-"""One initialised issuer a run (its CAs and its empty, migrated database), and a fresh copy of the database a test."""
+"""One initialised issuer a run (its CAs and its database), and a fresh copy of the database a test, on both engines."""
 
 import asyncio
 import shutil
@@ -9,7 +9,9 @@ import pytest
 
 from cloud.breakwater.bootstrap import initialise
 from cloud.keyfile import write_secret
+from cloud.storage import Location
 from tests.cloud.breakwater.support import PASSPHRASE, START, Clock, Issuer, issuer_at, plan_for
+from tests.cloud.databases import ENGINES, postgres_copy
 
 
 @pytest.fixture(scope="session")
@@ -21,14 +23,17 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.fixture
-def database(home: Path, tmp_path: Path) -> Path:
-    """A copy of the database of after `cascade init`."""
-    return Path(shutil.copy(home / "breakwater" / "database.sqlite", tmp_path / "database.sqlite"))
+@pytest.fixture(params=ENGINES)
+def database(request: pytest.FixtureRequest, home: Path, tmp_path: Path) -> Location:
+    """A copy of the database of after `cascade init`, on either engine."""
+    made = home / "breakwater" / "database.sqlite"
+    if request.param == "postgresql":
+        return postgres_copy("breakwater", made)
+    return Path(shutil.copy(made, tmp_path / "database.sqlite"))
 
 
 @pytest.fixture
-async def issuer(home: Path, database: Path) -> AsyncIterator[Issuer]:
+async def issuer(home: Path, database: Location) -> AsyncIterator[Issuer]:
     """An issuer at work."""
     async with issuer_at(home, database, Clock()) as running:
         yield running

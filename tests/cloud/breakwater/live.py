@@ -8,7 +8,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from cloud.breakwater.app import Wired, wire
+from cloud.breakwater.app import Breakwater, wire
 from cloud.breakwater.settings import BreakwaterSettings
 from cloud.client import CheckedContext, CloudClient, ServerCheck, client_context, expected_service
 from cloud.clock import utc_now
@@ -23,11 +23,12 @@ from tests.cloud.world import port_of
 
 @dataclass
 class Live:
-    """The running service, its port, and contexts to call it."""
+    """The running service, its ports, and contexts to call it."""
 
     home: Path
-    wired: Wired
+    wired: Breakwater
     port: int
+    pki_port: int
 
     @property
     def url(self) -> str:
@@ -64,10 +65,11 @@ class Live:
 async def live_at(home: Path) -> AsyncIterator[Live]:
     """Breakwater of an initialised directory, listening on a free port."""
     wired = wire(load_settings(home / "breakwater" / "settings.toml", BreakwaterSettings))
-    async with running(wired.unit) as servers:
+    async with running(wired.unit()) as servers:
         try:
-            yield Live(home, wired, port_of(servers[0]))
+            yield Live(home, wired, port_of(servers[0]), port_of(servers[1]))
         finally:
-            for connection in list(servers[0].server_state.connections):
-                connection.transport.abort()
-            await servers[0].shutdown()
+            for server in servers:
+                for connection in list(server.server_state.connections):
+                    connection.transport.abort()
+                await server.shutdown()

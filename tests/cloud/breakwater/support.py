@@ -1,27 +1,30 @@
 """What the tests of the issuer share: a clock, node keys and requests, and an issuer over a database file."""
 
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from cloud.breakwater.assembly import Assembly, Sources, assemble
+from cloud.breakwater.authorities import Authorities
 from cloud.breakwater.bootstrap import Plan
+from cloud.breakwater.linted import Linted
 from cloud.breakwater.service import Issuing
-from cloud.breakwater.signer import Signer, load_file_signer
-from cloud.breakwater.store import Store
+from cloud.breakwater.signer import Signer
 from cloud.issuing import CloseGeneration, CloseGenerations, IssueNodeCertificate, OpenGeneration
 from cloud.service_identity import make_csr
-from cloud.storage import ServiceEngine, Statement
-from cloud.storage.statement import Row
+from cloud.storage import Location, Row, ServiceEngine, Statement
 from protocol.ids import NodeId, NodeSpiffeId, TenantId, make_id
 
 TRUST_DOMAIN = "cascade.test"
+PKI_URL = "http://pki.cascade.test"
 PASSPHRASE = b"a passphrase for tests only"
 TENANT = TenantId(make_id("ten", 1, b"0123456789"))
 OTHER_TENANT = TenantId(make_id("ten", 2, b"0123456789"))
@@ -59,6 +62,7 @@ def plan_for(directory: Path, port: int = 0) -> Plan:
         port=port,
         passphrase=PASSPHRASE,
         passphrase_file="../passphrase",
+        public_url=PKI_URL,
     )
 
 
@@ -85,51 +89,86 @@ def closing_one(generation: int = 1, tenant: TenantId = TENANT) -> CloseGenerati
     return CloseGeneration(tenant, NODE, generation)
 
 
-_RECORDS = Statement("SELECT * FROM certificate ORDER BY rowid LIMIT 1000")
-_AUDIT = Statement("SELECT * FROM audit ORDER BY rowid LIMIT 1000")
+_RECORDS = Statement("SELECT * FROM certificate ORDER BY recorded_at LIMIT 1000")
+_AUDIT = Statement("SELECT * FROM audit ORDER BY id LIMIT 1000")
+_SHARDS = Statement("SELECT * FROM shard ORDER BY id LIMIT 1000")
+
+
+_made = count()
+
+
+def entropy(size: int) -> bytes:
+    """Real randomness; that of ids lets them sort in the order of their making."""
+    return os.urandom(size) if size != 10 else next(_made).to_bytes(4, "big") + os.urandom(6)
 
 
 @dataclass
 class Issuer:
     """An issuer at work, and its database open beside it."""
 
-    issuing: Issuing
+    assembly: Assembly
     engine: ServiceEngine
-    signer: Signer
     clock: Clock
-    root: x509.Certificate
+    issuing: Issuing = field(init=False)
+    authorities: Authorities = field(init=False)
+    signer: Signer = field(init=False)
     now: Callable[[], datetime] = field(init=False)
 
     def __post_init__(self) -> None:
+        self.issuing = self.assembly.issuing
+        self.authorities = self.assembly.authorities
+        self.signer = self.assembly.signer
         self.now = self.clock
 
     async def records(self) -> list[Row]:
-        """Every record, oldest first."""
-        return await self.engine.fetch(_RECORDS)
+        """Every record, oldest first; of one moment, what was given up before what took its place."""
+        rows = await self.engine.fetch(_RECORDS)
+        return sorted(rows, key=lambda row: (row["recorded_at"], row["certificate"] is not None))
 
     async def node_rows(self) -> list[Row]:
         """The records of the node, oldest first."""
         return [row for row in await self.records() if row["node"] == NODE]
 
     async def audit(self) -> list[Row]:
-        """Every line of the audit, oldest first."""
-        return await self.engine.fetch(_AUDIT)
+        """Every line of the audit but those of the installation, oldest first."""
+        return [row for row in await self.engine.fetch(_AUDIT) if row["action"] != "authority.adopt"]
+
+    async def shards(self) -> list[Row]:
+        """Every shard."""
+        return await self.engine.fetch(_SHARDS)
+
+
+def sources_at(home: Path) -> Sources:
+    """The keys of an initialised directory."""
+    return Sources(directory=home / "breakwater", passphrase=PASSPHRASE, trust_domain=TRUST_DOMAIN, pki_url=PKI_URL)
 
 
 @asynccontextmanager
 async def issuer_at(
-    home: Path, database: Path, clock: Clock, wrap: Callable[[Signer], Signer] | None = None
+    home: Path, database: Location, clock: Clock, signer: Signer | None = None
 ) -> AsyncIterator[Issuer]:
-    """An issuer with the CAs of `home` over a migrated database file."""
-    signer, root = load_file_signer(home / "breakwater", PASSPHRASE)
-    used = wrap(signer) if wrap is not None else signer
+    """An issuer with the CAs of `home` over a migrated database."""
     engine = ServiceEngine("breakwater")
     engine.configure(database)
     await engine.open()
     try:
-        yield Issuer(Issuing(Store(engine), used, TRUST_DOMAIN, clock, os.urandom), engine, used, clock, root)
+        assembly = assemble(engine, sources_at(home), clock, entropy, signer)
+        await assembly.load()
+        yield Issuer(assembly, engine, clock)
     finally:
         await engine.close()
+
+
+class Watched(Signer):
+    """A signer that runs `before` each signature."""
+
+    def __init__(self, before: Callable[[Linted], Awaitable[None]]) -> None:
+        super().__init__()
+        self._before = before
+
+    async def sign(self, linted: Linted) -> bytes:
+        await self._before(linted)
+        return await super().sign(linted)
 
 
 def load(der: bytes) -> x509.Certificate:

@@ -18,9 +18,10 @@ from cloud.clock import utc_now
 from cloud.keyfile import read_key, write_secret
 from cloud.service_identity import load_identity
 from cloud.settings import GateRefused, load_settings
+from cloud.storage import Location
 from cloud.storage.migrate import applied_ids, known_ids
 from protocol.ids import IdError, ServiceName
-from tests.cloud.breakwater.support import PASSPHRASE, START, Clock, issuer_at, plan_for
+from tests.cloud.breakwater.support import PASSPHRASE, PKI_URL, START, Clock, issuer_at, plan_for
 
 
 def test_every_secret_is_private_and_every_key_encrypted(home: Path) -> None:
@@ -41,7 +42,7 @@ def test_the_root_key_is_offline_and_belongs_to_the_root(home: Path) -> None:
     assert not (home / "breakwater" / "keys" / ROOT_KEY_FILE).exists()
 
 
-async def test_the_first_service_certificates_have_records_like_all_others(home: Path, database: Path) -> None:
+async def test_the_first_service_certificates_have_records_like_all_others(home: Path, database: Location) -> None:
     async with issuer_at(home, database, Clock()) as issuer:
         rows = {row["service"]: row for row in await issuer.records()}
     assert set(rows) == {"breakwater", "fabric"}
@@ -58,8 +59,12 @@ def test_the_migrations_ran(home: Path) -> None:
 
 def test_the_settings_load_and_wire(home: Path) -> None:
     settings = load_settings(home / "breakwater" / "settings.toml", BreakwaterSettings)
-    assert [listener.host for listener in settings.listeners] == ["127.0.0.1"]
-    assert wire(settings).unit.name == "breakwater"
+    assert [(each.host, each.tls, each.purpose) for each in settings.listeners] == [
+        ("127.0.0.1", True, "api"),
+        ("127.0.0.1", False, "pki"),
+    ]
+    assert settings.pki_url == PKI_URL
+    assert wire(settings).unit().name == "breakwater"
 
 
 def content(directory: Path) -> dict[Path, bytes]:
@@ -92,13 +97,15 @@ def test_hosts() -> None:
 async def test_production_does_not_start_on_a_development_ca(home: Path, tmp_path: Path) -> None:
     settings = load_settings(home / "breakwater" / "settings.toml", BreakwaterSettings)
     with pytest.raises(GateRefused) as caught:
-        wire(msgspec.structs.replace(settings, mode="production"))
+        await wire(msgspec.structs.replace(settings, mode="production")).open()
     assert caught.value.rule == "ca-is-not-for-development"
     write_secret(tmp_path / "passphrase", PASSPHRASE)
     await initialise(msgspec.structs.replace(plan_for(tmp_path), mode="production"), utc_now)
     settings = load_settings(tmp_path / "breakwater" / "settings.toml", BreakwaterSettings)
     assert settings.mode == "production"
-    assert wire(settings).unit.name == "breakwater"
+    issuer = wire(settings)
+    await issuer.open()
+    await issuer.close()
 
 
 async def test_a_service_that_was_off_for_too_long_gets_a_new_certificate_for_its_key(

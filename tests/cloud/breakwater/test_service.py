@@ -1,7 +1,6 @@
 """The promises of issuing: recorded before signed, once a request, never for a closed generation."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -14,17 +13,14 @@ from cloud.breakwater.errors import (
     GenerationClosed,
     IssuanceLost,
     NotAdmitted,
-    SignerError,
     ValueRefused,
 )
-from cloud.breakwater.lint import Linted
-from cloud.breakwater.profiles import CaName
-from cloud.breakwater.profiles import Issuer as Ca
-from cloud.breakwater.signer import Signer
-from cloud.issuing import IssueNodeCertificate, IssueServiceCertificate
+from cloud.breakwater.linted import Linted
+from cloud.breakwater.store.issuance import IN_FLIGHT
+from cloud.issuing import IssueNodeCertificate
 from cloud.service_identity import make_csr
+from cloud.storage import Location
 from protocol.ids import NodeId
-from protocol.sessions import RenewDevice
 from tests.cloud.breakwater.support import (
     FABRIC,
     NODE,
@@ -33,6 +29,7 @@ from tests.cloud.breakwater.support import (
     START,
     Clock,
     Issuer,
+    Watched,
     ask,
     closing,
     closing_one,
@@ -43,23 +40,8 @@ from tests.cloud.breakwater.support import (
 )
 
 
-class Watched:
-    """A signer that runs `before` each signature."""
-
-    def __init__(self, inner: Signer, before: Callable[[Linted], Awaitable[None]]) -> None:
-        self._inner = inner
-        self._before = before
-
-    def issuer(self, name: CaName) -> Ca:
-        return self._inner.issuer(name)
-
-    async def sign(self, linted: Linted) -> bytes:
-        await self._before(linted)
-        return await self._inner.sign(linted)
-
-
 async def test_the_record_is_durable_before_the_key_is_used_and_equals_what_is_signed(
-    home: Path, database: Path
+    home: Path, database: Location
 ) -> None:
     seen: list[tuple[bytes, str]] = []
 
@@ -69,7 +51,7 @@ async def test_the_record_is_durable_before_the_key_is_used_and_equals_what_is_s
         seen.append((bytes(row["tbs"]), row["state"]))
         assert row["tbs"] == linted.tbs
 
-    async with issuer_at(home, database, Clock(), lambda signer: Watched(signer, look)) as issuer:
+    async with issuer_at(home, database, Clock(), Watched(look)) as issuer:
         await issuer.issuing.open_generation(FABRIC, opening())
         answer = await issuer.issuing.issue_device(FABRIC, ask(new_key()))
         certificate = load(answer.certificate_chain[0])
@@ -189,13 +171,13 @@ async def test_opening_and_closing_are_audited_once(issuer: Issuer) -> None:
     ]
 
 
-async def test_a_close_between_record_and_signature_wins(home: Path, database: Path) -> None:
+async def test_a_close_between_record_and_signature_wins(home: Path, database: Location) -> None:
     closed: list[int] = []
 
     async def close(_: Linted) -> None:
         closed.append(await issuer.issuing.close_generations(FABRIC, closing(len(closed) + 1)))
 
-    async with issuer_at(home, database, Clock(), lambda signer: Watched(signer, close)) as issuer:
+    async with issuer_at(home, database, Clock(), Watched(close)) as issuer:
         for generation, issue in ((1, issuer.issuing.issue_device), (2, issuer.issuing.issue_session)):
             await issuer.issuing.open_generation(FABRIC, opening(generation))
             with pytest.raises(IssuanceLost):
@@ -207,7 +189,7 @@ async def test_a_close_between_record_and_signature_wins(home: Path, database: P
 
 async def test_issue_and_close_raced_a_hundred_times(issuer: Issuer) -> None:
     """Whoever comes first: after the close no device certificate of the generation is unrevoked."""
-    key, given, refused = new_key(), 0, 0
+    given, refused = 0, 0
 
     async def delayed(turns: int, generation: int) -> None:
         for _ in range(turns):
@@ -216,7 +198,7 @@ async def test_issue_and_close_raced_a_hundred_times(issuer: Issuer) -> None:
 
     for generation in range(1, 101):
         await issuer.issuing.open_generation(FABRIC, opening(generation))
-        asked = ask(key, request=f"r{generation}", generation=generation)
+        asked = ask(new_key(), request=f"r{generation}", generation=generation)
         answer, _ = await asyncio.gather(
             issuer.issuing.issue_device(FABRIC, asked), delayed(generation % 12, generation), return_exceptions=True
         )
@@ -231,14 +213,14 @@ async def test_issue_and_close_raced_a_hundred_times(issuer: Issuer) -> None:
     assert given + refused == 100
 
 
-async def test_a_failed_signature_leaves_an_orphan_and_the_repeat_a_new_record(home: Path, database: Path) -> None:
+async def test_a_failed_signature_leaves_an_orphan_and_the_repeat_a_new_record(home: Path, database: Location) -> None:
     fail = True
 
     async def broken(_: Linted) -> None:
         if fail:
             raise OSError("the key is gone")
 
-    async with issuer_at(home, database, Clock(), lambda signer: Watched(signer, broken)) as issuer:
+    async with issuer_at(home, database, Clock(), Watched(broken)) as issuer:
         await issuer.issuing.open_generation(FABRIC, opening())
         asked = ask(new_key())
         with pytest.raises(OSError, match="the key is gone"):
@@ -254,15 +236,15 @@ async def test_a_failed_signature_leaves_an_orphan_and_the_repeat_a_new_record(h
         assert await issuer.issuing.close_generations(FABRIC, closing()) == 2
 
 
-async def test_an_orphan_of_a_start_gets_no_certificate_later(home: Path, database: Path) -> None:
+async def test_an_orphan_of_a_start_gets_no_certificate_later(home: Path, database: Location) -> None:
     """Another process starts (and orphans) while this one is between record and signature."""
 
     async def restart(_: Linted) -> None:
-        async with issuer_at(home, database, Clock()) as other:
+        async with issuer_at(home, database, Clock(START + IN_FLIGHT)) as other:
             assert await other.issuing.recover() == 1
             assert await other.issuing.recover() == 0
 
-    async with issuer_at(home, database, Clock(), lambda signer: Watched(signer, restart)) as issuer:
+    async with issuer_at(home, database, Clock(), Watched(restart)) as issuer:
         await issuer.issuing.open_generation(FABRIC, opening())
         with pytest.raises(IssuanceLost):
             await issuer.issuing.issue_device(FABRIC, ask(new_key()))
@@ -270,7 +252,7 @@ async def test_an_orphan_of_a_start_gets_no_certificate_later(home: Path, databa
     assert [(row["state"], row["certificate"]) for row in rows] == [("orphaned", None)]
 
 
-async def test_a_restart_keeps_everything(home: Path, database: Path) -> None:
+async def test_a_restart_keeps_everything(home: Path, database: Location) -> None:
     asked, session = ask(new_key()), ask(new_key(), request="s")
     async with issuer_at(home, database, Clock()) as issuer:
         for generation in (1, 2):
@@ -292,60 +274,46 @@ async def test_renewal_keeps_key_and_length(issuer: Issuer) -> None:
     key = new_key()
     first = load((await issuer.issuing.issue_device(FABRIC, ask(key))).certificate_chain[0])
     issuer.clock.forward(timedelta(days=60))
-    renewal = RenewDevice("n1", make_csr(key))
-    answer = await issuer.issuing.renew_device(SPIFFE, 1, renewal)
+    renewal = (make_csr(key), "n1")
+    answer = await issuer.issuing.renew_device(SPIFFE, 1, *renewal)
     second = load(answer.certificate_chain[0])
     assert second.public_key() == first.public_key()
     assert second.serial_number != first.serial_number
     life = first.not_valid_after_utc - first.not_valid_before_utc
     assert second.not_valid_after_utc - second.not_valid_before_utc == life
-    assert await issuer.issuing.renew_device(SPIFFE, 1, renewal) == answer
+    assert await issuer.issuing.renew_device(SPIFFE, 1, *renewal) == answer
 
 
 async def test_renewal_refuses_another_key_and_a_generation_without_certificate(issuer: Issuer) -> None:
     await issuer.issuing.open_generation(FABRIC, opening())
     with pytest.raises(NotAdmitted):
-        await issuer.issuing.renew_device(SPIFFE, 1, RenewDevice("n1", make_csr(new_key())))
+        await issuer.issuing.renew_device(SPIFFE, 1, make_csr(new_key()), "n1")
     key = new_key()
     await issuer.issuing.issue_device(FABRIC, ask(key))
     with pytest.raises(CsrRefused, match="not the key of this generation"):
-        await issuer.issuing.renew_device(SPIFFE, 1, RenewDevice("n1", make_csr(new_key())))
+        await issuer.issuing.renew_device(SPIFFE, 1, make_csr(new_key()), "n1")
     await issuer.issuing.close_generations(FABRIC, closing())
     with pytest.raises(NotAdmitted):
-        await issuer.issuing.renew_device(SPIFFE, 1, RenewDevice("n1", make_csr(key)))
+        await issuer.issuing.renew_device(SPIFFE, 1, make_csr(key), "n1")
 
 
 async def test_two_callers_may_use_the_same_request_id(issuer: Issuer) -> None:
     await issuer.issuing.open_generation(FABRIC, opening())
     key = new_key()
     await issuer.issuing.issue_device(FABRIC, ask(key, request="same"))
-    await issuer.issuing.renew_device(SPIFFE, 1, RenewDevice("same", make_csr(key)))
-    await issuer.issuing.issue_service("fabric", IssueServiceCertificate("other", make_csr(new_key())))
+    await issuer.issuing.renew_device(SPIFFE, 1, make_csr(key), "same")
+    await issuer.issuing.issue_service("fabric", make_csr(new_key()), "other", FABRIC)
     assert len(await issuer.node_rows()) == 2
 
 
 async def test_a_service_gets_its_recorded_names_only(issuer: Issuer) -> None:
-    body = IssueServiceCertificate("x", make_csr(new_key()))
-    leaf = load((await issuer.issuing.issue_service("fabric", body)).certificate_chain[0])
+    issued = await issuer.issuing.issue_service("fabric", make_csr(new_key()), "x", FABRIC)
+    leaf = load(issued.certificate_chain[0])
     names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == ["localhost"]
     assert [str(address) for address in names.get_values_for_type(x509.IPAddress)] == ["127.0.0.1"]
     with pytest.raises(NotAdmitted, match="ledger"):
-        await issuer.issuing.issue_service("ledger", body)
-
-
-async def test_revoked_services_are_listed_until_they_expire(home: Path, database: Path) -> None:
-    async def broken(_: Linted) -> None:
-        raise SignerError("no key")
-
-    async with issuer_at(home, database, Clock(), lambda signer: Watched(signer, broken)) as issuer:
-        with pytest.raises(SignerError):
-            await issuer.issuing.issue_service("fabric", IssueServiceCertificate("x", make_csr(new_key())))
-        await issuer.issuing.recover()
-        (serial,) = await issuer.issuing.revoked_services()
-        assert await issuer.issuing.service_revoked(int(serial, 16))
-        issuer.clock.forward(timedelta(days=31))
-        assert await issuer.issuing.revoked_services() == ()
+        await issuer.issuing.issue_service("ledger", make_csr(new_key()), "x", "service/ledger")
 
 
 BAD_VALUES = {

@@ -1,0 +1,58 @@
+"""Later generations of CAs for a test's issuer: what a ceremony with the offline root makes, and the root's key for it."""
+
+import os
+from datetime import datetime
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from cloud.breakwater.bootstrap import ROOT_KEY_FILE
+from cloud.breakwater.ceremony import Identity, make_cross, make_issuing, make_root
+from cloud.breakwater.csr import describe_key
+from cloud.breakwater.keys_file import LocalKey
+from cloud.breakwater.profiles import SERIAL_BYTES, CaName, make_serial
+from cloud.breakwater.profiles import Issuer as Ca
+from cloud.breakwater.signer import Keys, issuer_of
+from cloud.keyfile import read_key
+from tests.cloud.breakwater.support import PASSPHRASE, START, TRUST_DOMAIN, Issuer
+
+
+def serial() -> int:
+    return make_serial(os.urandom(SERIAL_BYTES))
+
+
+def offline_root(home: Path) -> tuple[Ca, LocalKey]:
+    """The root and its key, out of the offline folder."""
+    certificate = x509.load_pem_x509_certificate((home / "breakwater" / "certs" / "root.pem").read_bytes())
+    key = read_key(home / "offline" / ROOT_KEY_FILE, PASSPHRASE)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    return issuer_of("root", "root-1", certificate), LocalKey(key)
+
+
+async def make_authority(
+    home: Path, keys: Keys, ca: CaName, number: int, now: datetime = START
+) -> tuple[str, bytes, str]:
+    """Its id, certificate and key reference, as `import_prepared` takes them; the key is made where keys are."""
+    root, root_key = offline_root(home)
+    identity = Identity(TRUST_DOMAIN, ca, number)
+    file = home / "breakwater" / "keys" / f"{identity.authority}.key.pem"
+    reference = f"file:{file.name}" if file.exists() else await keys.generate(identity.authority)
+    asked = describe_key((await keys.open(reference)).public_key)
+    made = await make_issuing(identity, asked, root, root_key, serial(), now)
+    return identity.authority, made.certificate_der, reference
+
+
+async def next_authority(home: Path, issuer: Issuer, ca: CaName, number: int = 2) -> str:
+    """A prepared authority at an issuer."""
+    made = await make_authority(home, issuer.assembly.keys, ca, number)
+    await issuer.authorities.import_prepared("operator/test", *made)
+    return made[0]
+
+
+async def make_second_root(home: Path) -> tuple[Ca, LocalKey, bytes]:
+    """Another root, its key, and its cross certificate by the first."""
+    root, root_key = offline_root(home)
+    key = LocalKey(ec.generate_private_key(ec.SECP384R1()))
+    second = await make_root(Identity(TRUST_DOMAIN, "root", 2), key, serial(), START)
+    return second, key, await make_cross(second, root, root_key, serial(), START)
