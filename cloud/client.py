@@ -136,10 +136,14 @@ class CheckedHandshake(ssl.SSLObject):
 def client_context(
     ca_pem: bytes, server_check: ServerCheck, chain_pem: bytes = b"", key: PrivateKey | None = None
 ) -> CheckedContext:
-    """A context that trusts `ca_pem` only; with certificate and key for a service, without for an operator."""
+    """A context that trusts `ca_pem` only; with certificate and key for a service, without for an operator.
+
+    An empty `ca_pem` trusts no server.
+    """
     context = CheckedContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.load_verify_locations(cadata=ca_pem.decode("ascii"))
+    if ca_pem:
+        context.load_verify_locations(cadata=ca_pem.decode("ascii"))
     context.sslobject_class = CheckedHandshake
     context.server_check = server_check
     context.server_seen = []
@@ -151,6 +155,29 @@ def client_context(
 def expected_service(trust_domain: str, name: ServiceName) -> ServiceSpiffeId:
     """The SPIFFE id of a service."""
     return ServiceSpiffeId(trust_domain, name)
+
+
+class _Line:
+    """The connections made under one context, and how many calls are on them: closed when the last of them ends."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self.http = http
+        self._calls = 0
+        self._retired = False
+
+    async def retire(self) -> None:
+        """No new calls come; close now, or when the last one has ended."""
+        self._retired = True
+        if self._calls == 0:
+            await self.http.aclose()
+
+    async def __aenter__(self) -> None:
+        self._calls += 1
+
+    async def __aexit__(self, *_: object) -> None:
+        self._calls -= 1
+        if self._retired and self._calls == 0:
+            await self.http.aclose()
 
 
 class CloudClient:
@@ -166,10 +193,10 @@ class CloudClient:
         self._headers = {"Accept-Encoding": "identity", "User-Agent": "cascade"}
         if token:
             self._headers["Authorization"] = f"Bearer {token}"
-        self._http = self._connect()
+        self._line = self._connect()
 
-    def _connect(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(
+    def _connect(self) -> _Line:
+        http = httpx.AsyncClient(
             base_url=self._base_url,
             headers=self._headers,
             verify=self._context,
@@ -178,12 +205,18 @@ class CloudClient:
             timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
             limits=httpx.Limits(max_connections=CONNECTIONS_MAX, keepalive_expiry=KEEP_ALIVE_SECONDS),
         )
+        return _Line(http)
 
     async def reconnect(self, context: CheckedContext) -> None:
-        """Use another certificate or trust from the next call on (a renewal)."""
-        old, self._context = self._http, context
-        self._http = self._connect()
-        await old.aclose()
+        """Use another certificate or trust from the next call on (a renewal); calls on their way end as they began."""
+        old, self._context = self._line, context
+        self._line = self._connect()
+        await old.retire()
+
+    @property
+    def server(self) -> x509.Certificate | None:
+        """The certificate of the server that was met last, since the last `reconnect`."""
+        return self._context.server_seen[-1] if self._context.server_seen else None
 
     async def call(
         self,
@@ -194,7 +227,9 @@ class CloudClient:
         headers: Mapping[str, str] | None = None,
         seconds: float = ANSWER_SECONDS,
     ) -> Answer:
-        """Send one request (`body` is encoded as JSON unless None) and return the whole answer.
+        """Send one request and return the whole answer.
+
+        `body` is encoded as JSON; bytes go as they are, under the Content-Type in `headers`; None is no body.
 
         Raises:
             ServerRefused: the server is not who it should be; nothing was sent.
@@ -203,14 +238,16 @@ class CloudClient:
         """
         await self._drop_stale()
         sent = dict(headers or {})
-        content = None
-        if body is not None:
+        content = body if isinstance(body, bytes) else None
+        if body is not None and content is None:
             content = msgspec.json.encode(body)
             sent["Content-Type"] = "application/json"
+        line = self._line
         try:
             async with (
                 asyncio.timeout(seconds),
-                self._http.stream(
+                line,
+                line.http.stream(
                     method, path, content=content, headers=sent, timeout=httpx.Timeout(seconds, connect=CONNECT_SECONDS)
                 ) as response,
             ):
@@ -229,13 +266,13 @@ class CloudClient:
                 check.check_still(certificate)
             except PeerRefused:
                 self._context.server_seen.clear()
-                old, self._http = self._http, self._connect()
-                await old.aclose()
+                old, self._line = self._line, self._connect()
+                await old.retire()
                 return
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await self._http.aclose()
+        await self._line.http.aclose()
 
     async def __aenter__(self) -> Self:
         return self

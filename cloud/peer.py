@@ -12,7 +12,7 @@ import os
 import ssl
 from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import msgspec
 from cryptography import x509
@@ -224,15 +224,27 @@ def require_usage(certificate: x509.Certificate, usage: x509.ObjectIdentifier) -
         raise PeerRefused("the certificate is not for this use")
 
 
-def require_issuer(certificate: x509.Certificate, issuers: tuple[x509.Certificate, ...]) -> None:
-    """Raises PeerRefused unless one of `issuers` signed the certificate itself."""
+def require_issuer(certificate: x509.Certificate, issuers: tuple[x509.Certificate, ...]) -> x509.Certificate:
+    """The one of `issuers` that signed the certificate itself. Raises PeerRefused when none did."""
     for issuer in issuers:
         try:
             certificate.verify_directly_issued_by(issuer)
         except (ValueError, TypeError, InvalidSignature):
             continue
-        return
+        return issuer
     raise PeerRefused("the certificate was not issued by the CA of its class")
+
+
+def key_id_of(certificate: x509.Certificate) -> str:
+    """The subject key id in lower-case hex: how a CA is named from outside, over all certificates of its key.
+
+    RFC 5280 section 4.2.1.2; where the certificate states none, the hash that method (1) there gives.
+    """
+    try:
+        stated = certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    except x509.ExtensionNotFound:
+        stated = x509.SubjectKeyIdentifier.from_public_key(certificate.public_key())
+    return stated.digest.hex()
 
 
 def _subject(certificate: x509.Certificate, name: x509.ObjectIdentifier) -> str:
@@ -261,20 +273,54 @@ def load_key_pair(context: ssl.SSLContext, chain_pem: bytes, key: PrivateKey) ->
         os.close(descriptor)
 
 
+class _SwitchedContext(ssl.SSLContext):
+    """What a listener holds for its whole life: every new connection is begun with the context that is current then.
+
+    OpenSSL cannot take a CA out of a live context, so another set of CAs is another context; asyncio asks the one
+    that it was given once a connection, through `wrap_bio`.
+    """
+
+    current: ssl.SSLContext
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        return self.current.wrap_bio(incoming, outgoing, server_side, server_hostname, session)
+
+
+Context = TypeVar("Context", bound=ssl.SSLContext)
+
+
+def _strict(context: Context) -> Context:
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.num_tickets = 0
+    context.verify_mode = ssl.CERT_OPTIONAL
+    return context
+
+
 class ServerTls:
     """The TLS side of a listener: TLS 1.3, client certificates welcome but not required, no session tickets.
 
     A ticket would carry a client's identity past the end of its connection; without tickets every connection
-    proves it anew.
+    proves it anew. Certificate and CAs change for the connections to come; open ones keep theirs, and whether their
+    client is still believed is `PeerTrust`'s word at the next request. An empty `client_ca_pem` takes no client.
     """
 
     def __init__(self, chain_pem: bytes, key: PrivateKey, client_ca_pem: bytes) -> None:
-        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.context.minimum_version = ssl.TLSVersion.TLSv1_3
-        self.context.num_tickets = 0
-        self.context.verify_mode = ssl.CERT_OPTIONAL
-        self.context.load_verify_locations(cadata=client_ca_pem.decode("ascii"))
-        load_key_pair(self.context, chain_pem, key)
+        self._pair = (chain_pem, key)
+        self._client_ca_pem = client_ca_pem
+        self._switched = _strict(_SwitchedContext(ssl.PROTOCOL_TLS_SERVER))
+        self._switched.current = self._make()
+
+    @property
+    def context(self) -> ssl.SSLContext:
+        """The context to listen with; it stays the same one."""
+        return self._switched
 
     def reload(self, chain_pem: bytes, key: PrivateKey) -> None:
         """Serve another certificate from the next connection on; open connections keep theirs.
@@ -282,8 +328,31 @@ class ServerTls:
         Raises:
             ssl.SSLError: key and certificate do not belong together; the old pair is still served.
         """
-        load_key_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), chain_pem, key)
-        load_key_pair(self.context, chain_pem, key)
+        self._change((chain_pem, key), self._client_ca_pem)
+
+    def retrust(self, client_ca_pem: bytes) -> None:
+        """Take clients below these CAs, and no others, from the next connection on.
+
+        Raises:
+            ssl.SSLError: the text holds no certificate; the old set still counts.
+        """
+        self._change(self._pair, client_ca_pem)
+
+    def _change(self, pair: tuple[bytes, PrivateKey], client_ca_pem: bytes) -> None:
+        before = self._pair, self._client_ca_pem
+        self._pair, self._client_ca_pem = pair, client_ca_pem
+        try:
+            self._switched.current = self._make()
+        except ssl.SSLError:
+            self._pair, self._client_ca_pem = before
+            raise
+
+    def _make(self) -> ssl.SSLContext:
+        context = _strict(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+        if self._client_ca_pem:
+            context.load_verify_locations(cadata=self._client_ca_pem.decode("ascii"))
+        load_key_pair(context, *self._pair)
+        return context
 
 
 def tls_session(transport_info: Callable[[str], Any]) -> TlsSession:

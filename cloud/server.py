@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 import uvicorn
 
-from cloud.listener import BACKLOG, CloudHttpProtocol, head_only
+from cloud.listener import BACKLOG, CloudHttpProtocol, plaintext_only
 from cloud.peer import ServerTls
 
 log = logging.getLogger("cascade.server")
@@ -76,12 +76,16 @@ class Stopping:
 
 
 class Listener(msgspec.Struct, frozen=True):
-    """An address and what answers on it. Without `tls` it is plaintext and answers GET and HEAD only."""
+    """An address and what answers on it.
+
+    Without `tls` it is plaintext and answers GET and HEAD only, and POST to the paths in `posts`.
+    """
 
     app: Any
     host: str
     port: int
     tls: ServerTls | None
+    posts: tuple[str, ...] = ()
 
 
 class Unit(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,7 +108,7 @@ class CloudServer(uvicorn.Server):
     def __init__(self, listener: Listener, bound: socket.socket) -> None:
         super().__init__(
             uvicorn.Config(
-                listener.app if listener.tls is not None else head_only(listener.app),
+                listener.app if listener.tls is not None else plaintext_only(listener.app, listener.posts),
                 http=CloudHttpProtocol,
                 ws="none",
                 lifespan="off",

@@ -10,7 +10,7 @@ share `protocol` only, and that is pure, so each has its own shell around the li
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, TypeVar
@@ -22,7 +22,7 @@ from cloud.clock import utc_now
 from cloud.keyfile import KeyFileError, write_secret
 from protocol.activation import TrustPin
 from protocol.encoding import json_decode, json_encode, sha256_hex
-from protocol.trust import TARGET_SERVICES, TARGET_X509_BUNDLE, ServiceUrls, X509Bundle
+from protocol.trust import TARGET_SERVICES, TARGET_X509_BUNDLE, TARGETS, ServiceUrls, X509Bundle
 
 if TYPE_CHECKING:
     from tuf.ngclient import FetcherInterface
@@ -46,7 +46,8 @@ ROOT_ROTATIONS_MAX = 64
 CACHE_BYTES_MAX = 8 * 1024 * 1024
 """All of the above, in base64, with every root since the pin."""
 
-_WANTED = (TARGET_X509_BUNDLE, TARGET_SERVICES)
+_BEFORE_ALL = datetime(1970, 1, 1, tzinfo=UTC)
+"""A time at which nothing has expired."""
 _NAME = re.compile(r"(metadata(/root_history)?|targets)/[a-z0-9.-]{1,64}\.json", re.ASCII)
 
 
@@ -69,31 +70,55 @@ class _Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def fetch(
-    repository_url: str, pin: TrustPin, directory: Path, now: Callable[[], datetime] = utc_now
+    repository_url: str,
+    pin: TrustPin,
+    directory: Path,
+    now: Callable[[], datetime] = utc_now,
+    *,
+    fresh_for: timedelta = FRESH_FOR,
+    judge_dates: bool = True,
 ) -> tuple[X509Bundle, ServiceUrls]:
     """The verified bundle and URLs. `directory` is made when it is missing. Blocking.
 
+    What was kept is used without asking for `fresh_for`. `judge_dates` as in `read`.
     Raises TrustError, TrustUnreachable.
     """
-    path = directory / "trust.json"
     at = now()
-    kept = _read(path, pin)
+    kept = _read(directory / "trust.json", pin)
     age = at - kept.verified_at if kept else None
-    if kept and age is not None and timedelta(0) <= age < FRESH_FOR and kept.repository_url == repository_url:
+    if kept and age is not None and timedelta(0) <= age < fresh_for and kept.repository_url == repository_url:
         return _parse(kept.files)
     try:
-        files = _update(repository_url.rstrip("/"), pin, kept.files if kept else {}, at)
+        return _parse(read(repository_url, pin, directory, lambda: at, judge_dates=judge_dates))
     except TrustUnreachable:
         if kept and age is not None and timedelta(0) <= age < USABLE_FOR:
             return _parse(kept.files)
         raise
-    parsed = _parse(files)
+
+
+def read(
+    repository_url: str,
+    pin: TrustPin,
+    directory: Path,
+    now: Callable[[], datetime] = utc_now,
+    *,
+    judge_dates: bool = True,
+) -> dict[str, bytes]:
+    """All that is published, asked for and verified now: path as the library lays it out -> content. Blocking.
+
+    Without `judge_dates` metadata that have expired are taken too, which only somebody wants who signs them again:
+    signatures and versions are held to all the same. Raises TrustError, TrustUnreachable.
+    """
+    at = now()
+    kept = _read(directory / "trust.json", pin)
+    files = _update(repository_url.rstrip("/"), pin, kept.files if kept else {}, at if judge_dates else _BEFORE_ALL)
+    _parse(files)
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_secret(path, json_encode(_Kept(FORMAT, pin, repository_url, at, files)))
+        write_secret(directory / "trust.json", json_encode(_Kept(FORMAT, pin, repository_url, at, files)))
     except (OSError, KeyFileError) as error:
         raise TrustError(f"cannot keep the verified trust in {directory}: {error}") from error
-    return parsed
+    return files
 
 
 def _read(path: Path, pin: TrustPin) -> _Kept | None:
@@ -172,7 +197,7 @@ def _verify(fetcher: "FetcherInterface", base: str, pin: TrustPin, scratch: Path
     # The library judges dates by the wall clock and has no public way to be told the time.
     updater._trusted_set.reference_time = now  # noqa: SLF001
     updater.refresh()
-    for name in _WANTED:
+    for name in TARGETS:
         target = updater.get_targetinfo(name)
         if target is None or target.length > TARGETS_BYTES_MAX:
             raise RepositoryError(f"it has no {name} of at most {TARGETS_BYTES_MAX} bytes")

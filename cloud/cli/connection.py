@@ -6,6 +6,9 @@ No system CA counts, and the token leaves only after the server has proven to be
 import asyncio
 import os
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,7 +33,7 @@ from cloud.peer import PeerTrust
 from protocol.activation import PinError, TrustPin, parse_pin
 from protocol.codes import SecretFormatError, parse_secret
 from protocol.problems import KINDS
-from protocol.trust import X509Bundle
+from protocol.trust import ServiceUrls, X509Bundle
 
 T = TypeVar("T")
 
@@ -41,38 +44,64 @@ class Server:
     """The installation that the options and the environment name."""
 
     def __init__(self, args: Namespace) -> None:
-        self.url: str = _setting(args.url, "CASCADE_URL", "--url").rstrip("/")
+        self.url: str = setting(args.url, "CASCADE_URL", "--url").rstrip("/")
         try:
-            self.pin: TrustPin = parse_pin(_setting(args.trust, "CASCADE_TRUST", "--trust"))
+            self.pin: TrustPin = parse_pin(setting(args.trust, "CASCADE_TRUST", "--trust"))
         except PinError as error:
             raise CliError(EXIT_USAGE, "trust_pin_invalid", f"cannot use the trust pin: {error}") from error
-        self._token_file = Path(_setting(args.token_file, "CASCADE_TOKEN_FILE", "--token-file"))
+        self._judge_dates = not getattr(args, "accept_expired", False)
+        self._token_file = Path(setting(args.token_file, "CASCADE_TOKEN_FILE", "--token-file"))
 
     def call(self, method: str, path: str, kind: type[T], body: Any = None) -> T:
         """One call as the operator. Raises CliError."""
         return asyncio.run(self._call(method, path, kind, body))
 
     async def _call(self, method: str, path: str, kind: type[T], body: Any) -> T:
+        trust = self.trust(trust_client.FRESH_FOR)
         try:
-            bundle, urls = trust_client.fetch(self.url, self.pin, cache_directory(self.pin))
-        except trust_client.TrustUnreachable as error:
-            raise _unreachable(str(error)) from error
-        except trust_client.TrustError as error:
-            raise CliError(
-                EXIT_VERIFICATION,
-                "trust_not_verified",
-                str(error),
-                "Check the trust pin against the one that `cascade init` printed.",
-            ) from error
-        try:
-            async with CloudClient(urls.fabric, _context(bundle), token=_read_token(self._token_file)) as client:
-                return (await client.call(method, path, body)).into(kind)
+            try:
+                return await self._ask(trust, method, path, kind, body)
+            except ServerRefused:
+                # Another trust may have been published since it was kept. Nothing was sent to that server.
+                fresh = self.trust()
+                if fresh == trust:
+                    raise
+                return await self._ask(fresh, method, path, kind, body)
         except ProblemAnswer as error:
             raise _refused(error) from error
         except ServerRefused as error:
             raise CliError(EXIT_VERIFICATION, "server_unproven", str(error)) from error
         except (Unreachable, AnswerUnusable) as error:
             raise _unreachable(str(error)) from error
+
+    def trust(self, fresh_for: timedelta = timedelta(0)) -> tuple[X509Bundle, ServiceUrls]:
+        """What is published, verified under the pin; kept from before if it is younger. Raises CliError."""
+        with trust_errors():
+            return trust_client.fetch(
+                self.url, self.pin, cache_directory(self.pin), fresh_for=fresh_for, judge_dates=self._judge_dates
+            )
+
+    async def _ask(self, trust: tuple[X509Bundle, ServiceUrls], method: str, path: str, kind: type[T], body: Any) -> T:
+        bundle, urls = trust
+        async with CloudClient(urls.fabric, _context(bundle), token=_read_token(self._token_file)) as client:
+            return (await client.call(method, path, body)).into(kind)
+
+
+@contextmanager
+def trust_errors() -> Iterator[None]:
+    """What the trust client cannot do, as the command line says it."""
+    try:
+        yield
+    except trust_client.TrustUnreachable as error:
+        raise _unreachable(str(error)) from error
+    except trust_client.TrustError as error:
+        raise CliError(
+            EXIT_VERIFICATION,
+            "trust_not_verified",
+            str(error),
+            "Check the trust pin against the one that `cascade init` printed. Published trust that has expired is "
+            "signed again with `cascade trust sign` (see --accept-expired).",
+        ) from error
 
 
 def cache_directory(pin: TrustPin) -> Path:
@@ -81,7 +110,7 @@ def cache_directory(pin: TrustPin) -> Path:
     return Path(base) / "cascade" / pin.sha256[:16]
 
 
-def _setting(option: object, variable: str, name: str) -> str:
+def setting(option: object, variable: str, name: str) -> str:
     value = str(option) if option else os.environ.get(variable, "")
     if not value:
         raise CliError(

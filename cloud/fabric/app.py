@@ -1,35 +1,40 @@
 """The wiring of Fabric: settings in, a `Unit` of the process out. Decides nothing."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
 from litestar import Litestar
 
 from cloud.client import CheckedContext, CloudClient, ServerCheck, client_context, expected_service
 from cloud.clock import utc_now
 from cloud.fabric import store
-from cloud.fabric.driver import HOUSEKEEPING_SECONDS, REVOKED_SECONDS, Chore, Driver
+from cloud.fabric.driver import HOUSEKEEPING_SECONDS, Chore, Driver
 from cloud.fabric.entropy import Entropy, Ids, system_entropy
-from cloud.fabric.issuer import HttpIssuer, Issuer, RevokedSerials
+from cloud.fabric.issuer import HttpIssuer, Issuer
 from cloud.fabric.routes import repository_routes, routes
 from cloud.fabric.service import confirm, tokens
 from cloud.fabric.service.core import Core, TpmVerifier, Verifier
+from cloud.fabric.service.follow import Follower, warn_of_expiry
 from cloud.fabric.settings import FabricSettings
 from cloud.fabric.signing import Signer, read_signer
 from cloud.fabric.tables import ENGINE
+from cloud.fabric.trust.belief import Belief
 from cloud.fabric.trust.bootstrap import read_online_signers
+from cloud.fabric.trust.repository import OnlineSigners
 from cloud.fabric.trust.serving import keep_fresh
+from cloud.fabric.trust.targets import TargetsError
 from cloud.guard import ClosedAnswer, Guard, Operator
 from cloud.keyfile import read_passphrase
-from cloud.peer import NodePeer, PeerTrust, ServerTls
+from cloud.metrics import Metrics
+from cloud.peer import NodePeer, ServerTls
+from cloud.revocation import RevokedSet
 from cloud.server import Listener, Stopping, Unit
 from cloud.service_identity import Identity, IdentityKeeper, load_identity, through
-from cloud.settings import SettingsError, check_gates, load_settings
+from cloud.settings import check_gates, load_settings
 from cloud.storage import StorageError
 from cloud.storage.errors import IntegrityError
 from cloud.storage.migrate import ensure_migrated
@@ -42,7 +47,7 @@ Now = Callable[[], datetime]
 class Checks:
     """What Fabric knows of its peers, for the guard."""
 
-    def __init__(self, revoked: RevokedSerials) -> None:
+    def __init__(self, revoked: RevokedSet) -> None:
         self._revoked = revoked
 
     async def generation_open(self, tenant: TenantId, node: NodeId, generation: int) -> bool:
@@ -65,7 +70,7 @@ class Holder:
         return self.core
 
 
-def make_guard(trust: PeerTrust, revoked: RevokedSerials, holder: Holder, now: Now) -> Guard:
+def make_guard(belief: Belief, revoked: RevokedSet, holder: Holder, now: Now) -> Guard:
     """The guard of both listeners."""
 
     async def operator_of(token: str) -> Operator | None:
@@ -74,22 +79,32 @@ def make_guard(trust: PeerTrust, revoked: RevokedSerials, holder: Holder, now: N
     async def closed(peer: NodePeer) -> ClosedAnswer:
         return await confirm.closed_answer(holder.get(), peer)
 
-    return Guard(trust=lambda: trust, checks=Checks(revoked), now=now, operator_of=operator_of, closed=closed)
+    return Guard(trust=lambda: belief.trust, checks=Checks(revoked), now=now, operator_of=operator_of, closed=closed)
 
 
 def make_fabric_apps(guard: Guard) -> tuple[Litestar, Litestar]:
     """The API and the read-only repository. `state["it"]` of the API is set when the core is there."""
-    return make_app(routes(), guard, None), make_app(repository_routes(), guard, store.RepositoryStore())
+    api = make_app(routes(), guard, None, metrics=Metrics("fabric"))
+    return api, make_app(repository_routes(), guard, store.RepositoryStore())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What a core is made of beside its database."""
+
+    signer: Signer
+    online: OnlineSigners
+    issuer: Issuer
+    belief: Belief
+    kick: Callable[[], None]
+    services: Callable[[], Mapping[str, x509.Certificate]] = dict
 
 
 async def make_core(
     settings: FabricSettings,
+    parts: Parts,
     *,
-    signer: Signer,
-    issuer: Issuer,
-    node_issuers: tuple[x509.Certificate, ...],
     now: Now,
-    kick: Callable[[], None],
     verifier: Verifier | None = None,
     entropy: Entropy = system_entropy,
 ) -> Core:
@@ -103,41 +118,18 @@ async def make_core(
         epoch=int(secrets["epoch"]),
         nonce_key=secrets["nonce_key"],
         ek_key=secrets["ek_key"],
-        node_issuers=node_issuers,
+        belief=parts.belief,
+        online=parts.online,
         now=now,
         entropy=entropy,
         ids=Ids(entropy),
-        signer=signer,
-        issuer=issuer,
-        kick=kick,
+        signer=parts.signer,
+        issuer=parts.issuer,
+        kick=parts.kick,
+        services=parts.services,
         confirm_within=timedelta(seconds=settings.confirm_within_seconds),
         verifier=verifier or TpmVerifier(),
     )
-
-
-@dataclass(frozen=True)
-class Certificates:
-    """The CAs of a `certs/` folder."""
-
-    root: x509.Certificate
-    nodes: x509.Certificate
-    services: x509.Certificate
-
-    @property
-    def root_pem(self) -> bytes:
-        return self.root.public_bytes(serialization.Encoding.PEM)
-
-
-def read_certificates(directory: Path) -> Certificates:
-    """Raises SettingsError, naming the file."""
-    found = []
-    for name in ("root", "nodes-ca", "services-ca"):
-        path = directory / f"{name}.pem"
-        try:
-            found.append(x509.load_pem_x509_certificate(path.read_bytes()))
-        except (OSError, ValueError) as error:
-            raise SettingsError(f"cannot read the certificate {path}: {error}") from error
-    return Certificates(*found)
 
 
 class Fabric:
@@ -155,16 +147,22 @@ class Fabric:
         keys = settings.path(settings.keys)
         self._signer = read_signer(keys, passphrase, settings.trust_domain)
         self._online = read_online_signers(keys, passphrase)
-        self._certificates = read_certificates(settings.path(settings.certs))
-        self._trust = PeerTrust(settings.trust_domain, (self._certificates.nodes,), (self._certificates.services,))
-        self._revoked = RevokedSerials()
+        self.belief = Belief(settings.trust_domain)
+        self._follower = Follower(self.belief, self._retrusted)
+        self._revoked = RevokedSet(
+            load=store.revoked.read_all,
+            save=store.revoked.add,
+            forget=store.revoked.forget,
+            now=now,
+            entropy=system_entropy,
+        )
         identity = load_identity(settings.path(settings.tls), passphrase_file)
         self._client = CloudClient(settings.breakwater_url, self._context(identity))
-        self._tls = ServerTls(identity.chain_pem, identity.key, self._certificates.root_pem)
+        self._tls = ServerTls(identity.chain_pem, identity.key, self.belief.ca_pem)
         self._keeper = IdentityKeeper(
             identity,
             settings.path(settings.tls),
-            trust=lambda: self._trust,
+            trust=lambda: self.belief.trust,
             ask=through(self._client),
             now=now,
             server_tls=(self._tls,),
@@ -173,28 +171,46 @@ class Fabric:
         self.holder = Holder()
         self._kicked = asyncio.Event()
         self._driver: Driver | None = None
-        self._database = settings.path(settings.database.path)
+        self._database = settings.database_location()
         ENGINE.configure(self._database)
-        self.app, self.repository = make_fabric_apps(make_guard(self._trust, self._revoked, self.holder, now))
+        self.app, self.repository = make_fabric_apps(make_guard(self.belief, self._revoked, self.holder, now))
 
     def _context(self, identity: Identity) -> CheckedContext:
         check = ServerCheck(
             expected_service(self._settings.trust_domain, "breakwater"),
-            self._trust,
+            self.belief.trust,
             self._now,
             lambda serial: serial in self._revoked,
         )
-        return client_context(self._certificates.root_pem, check, identity.chain_pem, identity.key)
+        return client_context(self.belief.ca_pem, check, identity.chain_pem, identity.key)
 
     async def _renewed(self, identity: Identity) -> None:
         await self._client.reconnect(self._context(identity))
 
-    async def _refresh_revoked(self) -> None:
-        await self._revoked.refresh(self._client)
+    async def _retrusted(self) -> None:
+        """Another bundle is published: it counts for the connections to come, and at the next request of the open."""
+        self._tls.retrust(self.belief.ca_pem)
+        await self._client.reconnect(self._context(self._keeper.identity))
+        self._keeper.trust_changed()
+
+    def _services(self) -> dict[str, x509.Certificate]:
+        met = self._client.server
+        return {"fabric": self._keeper.identity.leaf, **({"breakwater": met} if met is not None else {})}
+
+    async def follow_trust(self, stopping: Stopping) -> None:
+        """Work by what is published."""
+        await self._follower.run(self.holder.get(), stopping)
+
+    async def follow_revocations(self, stopping: Stopping) -> None:
+        """Hear of every revoked service."""
+        await self._revoked.follow(lambda: self._client, stopping)
 
     async def _keep_fresh(self) -> None:
+        await warn_of_expiry(self._now())
         try:
-            await keep_fresh(store.RepositoryStore(), self._now(), self._online)
+            # One transaction: between its reading and its writing nobody may publish, or older targets were named again.
+            async with store.transaction():
+                await keep_fresh(store.RepositoryStore(), self._now(), self._online)
         except IntegrityError:
             return  # another replica was first
 
@@ -202,20 +218,23 @@ class Fabric:
         """Migrate, open the database, wire the core. Raises StorageError."""
         await asyncio.to_thread(ensure_migrated, "fabric", self._database)
         await ENGINE.open()
-        core = await make_core(
-            self._settings,
+        await self._revoked.load()
+        try:
+            await self._follower.look()
+        except TargetsError as error:
+            raise StorageError(f"the published trust cannot be used: {error}") from error
+        parts = Parts(
             signer=self._signer,
+            online=self._online,
             issuer=HttpIssuer(self._client),
-            node_issuers=self._trust.node_issuers,
-            now=self._now,
+            belief=self.belief,
             kick=self._kicked.set,
+            services=self._services,
         )
+        core = await make_core(self._settings, parts, now=self._now)
         self.holder.core = core
         self.app.state["it"] = core
-        chores: tuple[tuple[str, float, Chore], ...] = (
-            ("revoked", REVOKED_SECONDS, self._refresh_revoked),
-            ("trust", HOUSEKEEPING_SECONDS, self._keep_fresh),
-        )
+        chores: tuple[tuple[str, float, Chore], ...] = (("trust", HOUSEKEEPING_SECONDS, self._keep_fresh),)
         self._driver = Driver(core, self._kicked, chores)
 
     async def drive(self, stopping: Stopping) -> None:
@@ -250,7 +269,7 @@ class Fabric:
             open=self.open,
             close=self.close,
             listeners=listeners,
-            tasks=(self.drive, self.end_polls, self._keeper.keep),
+            tasks=(self.drive, self.end_polls, self.follow_trust, self.follow_revocations, self._keeper.keep),
         )
 
 

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from cloud.fabric import store
 from cloud.fabric.errors import IssuerRefused, IssuerUnavailable
-from cloud.fabric.service import lapse
+from cloud.fabric.service import lapse, renewal
 from cloud.fabric.service.core import SYSTEM, Core
 from protocol.faults import fault_point
 
@@ -26,9 +26,10 @@ BACK_OFF_SECONDS_MAX = 10.0
 """After a failed call to Breakwater; full jitter below it. Short, since one Fabric asks one Breakwater."""
 PAGE_ITEMS = 100
 SEEN_SECONDS = 30.0
-REVOKED_SECONDS = 300.0
 HOUSEKEEPING_SECONDS = 3600.0
 FORGET_CHALLENGES_AFTER = timedelta(days=1)
+FORGET_RENEWALS_AFTER = timedelta(days=7)
+"""Longer than the day for which they are counted; a node that asks for its stored answer later begins anew."""
 
 Chore = Callable[[], Awaitable[object]]
 
@@ -84,6 +85,7 @@ class Driver:
         if at >= self._back_off.ready_at:
             await self._try("close", self.close_at_issuer)
         await self._try("lapsed", self.finish_lapsing)
+        await self._try("rekeyed", self.supersede_keys)
         await self._try("seats", self.free_seats)
         for name, seconds, chore in self._chores:
             if at >= self._due[name]:
@@ -144,6 +146,17 @@ class Driver:
         if refused is not None:
             raise refused
 
+    async def supersede_keys(self) -> None:
+        """Have the certificates of changed keys revoked. Raises as `close_at_issuer`."""
+        refused = None
+        for row in await store.renewals.rekeyed(PAGE_ITEMS):
+            try:
+                await renewal.supersede(self._core, row)
+            except IssuerRefused as error:
+                refused = error
+        if refused is not None:
+            raise refused
+
     async def free_seats(self) -> None:
         """Give back the seats of revoked nodes whose last lease has terminated."""
         now = self._core.now()
@@ -166,3 +179,5 @@ class Driver:
     async def _purge(self) -> None:
         with fault_point("fabric.activation.purge"):
             await store.activations.purge(self._core.now() - FORGET_CHALLENGES_AFTER)
+        with fault_point("fabric.renewal.purge"):
+            await store.renewals.purge(self._core.now() - FORGET_RENEWALS_AFTER)

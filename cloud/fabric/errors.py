@@ -19,6 +19,8 @@
     │   ├── CsrRefused
     │   ├── ProofRefused           the session proof
     │   ├── CertificateRefused     the device certificate
+    │   ├── TrustRefused           metadata or targets that were offered for publication
+    │   ├── AdoptionIncomplete     a root or issuer is dropped that somebody still works by
     │   └── GenerationClosed       carries the signed revocation
     ├── IssuerUnavailable          Breakwater cannot be asked just now
     └── IssuerRefused              Breakwater has decided against it; `code` is its own
@@ -111,6 +113,14 @@ class CertificateRefused(Refused):
     """The device certificate."""
 
 
+class TrustRefused(Refused):
+    """Metadata or targets that were offered for publication."""
+
+
+class AdoptionIncomplete(Refused):
+    """A root or issuer would be dropped that somebody still works by."""
+
+
 class GenerationClosed(Refused):
     """The generation is closed; the signed documents say why."""
 
@@ -157,6 +167,8 @@ CODES: dict[type[FabricError], Code] = {
     CsrRefused: "csr_refused",
     ProofRefused: "proof_refused",
     CertificateRefused: "certificate_refused",
+    TrustRefused: "trust_refused",
+    AdoptionIncomplete: "adoption_incomplete",
     GenerationClosed: "generation_closed",
     IssuerUnavailable: "unavailable",
     IssuerRefused: "unavailable",

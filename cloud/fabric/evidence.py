@@ -66,7 +66,7 @@ from cloud.fabric.tpm_structures import (
     read_signature,
 )
 from protocol.evidence import KeyEvidence, qualifying_data
-from protocol.ids import ActivationId
+from protocol.ids import ActivationId, RenewalId
 from protocol.limits import CSR_BYTES_MAX
 
 SECRET_BYTES = 32
@@ -101,7 +101,9 @@ def make_challenge(chip: Chip, ak_public: bytes, secret: bytes) -> tuple[bytes, 
     return bytes(blob.marshal()), bytes(encrypted.marshal())
 
 
-def verify_key(key: KeyEvidence, ak_public: bytes, secret: bytes, activation: ActivationId, csr: bytes) -> NodeKey:
+def verify_key(
+    key: KeyEvidence, ak_public: bytes, secret: bytes, activation: ActivationId | RenewalId, csr: bytes
+) -> NodeKey:
     """The node key, certified and requested. Steps 13 to 28; raises EvidenceRefused.
 
     `ak_public` and `secret` are those of the challenge, as they were stored, never those of this request.

@@ -14,15 +14,16 @@ from cloud.issuing import (
     PATH_CLOSE_ONE,
     PATH_DEVICE,
     PATH_OPEN,
-    PATH_REVOKED_SERVICES,
     PATH_SESSION,
+    PATH_SUPERSEDE_KEYS,
     CloseGeneration,
     CloseGenerations,
     GenerationOpened,
     GenerationsClosed,
     IssueNodeCertificate,
+    KeysSuperseded,
     OpenGeneration,
-    RevokedServices,
+    SupersedeKeys,
 )
 from protocol.faults import fault_point
 from protocol.ids import NodeId, TenantId
@@ -46,6 +47,9 @@ class Issuer(Protocol):
 
     async def close_generation(self, tenant: TenantId, node: NodeId, generation: int) -> None:
         """Final, for this generation alone; those before it live on."""
+
+    async def supersede_keys(self, tenant: TenantId, node: NodeId, generation: int, spki_sha256: str) -> None:
+        """Final and idempotent: what the generation has for the keys before this one is revoked."""
 
     async def issue_device(
         self, request: str, tenant: TenantId, node: NodeId, generation: int, csr: bytes, not_after: datetime
@@ -76,6 +80,10 @@ class HttpIssuer:
         with fault_point("fabric.generation.close_one"):
             await self._post(PATH_CLOSE_ONE, CloseGeneration(tenant, node, generation), GenerationsClosed)
 
+    async def supersede_keys(self, tenant: TenantId, node: NodeId, generation: int, spki_sha256: str) -> None:
+        with fault_point("fabric.keys.supersede"):
+            await self._post(PATH_SUPERSEDE_KEYS, SupersedeKeys(tenant, node, generation, spki_sha256), KeysSuperseded)
+
     async def issue_device(
         self, request: str, tenant: TenantId, node: NodeId, generation: int, csr: bytes, not_after: datetime
     ) -> Certificate:
@@ -99,22 +107,4 @@ class HttpIssuer:
                 raise IssuerUnavailable(str(answer)) from answer
             raise IssuerRefused(answer.problem.code, answer.problem.detail) from answer
         except CallError as error:
-            raise IssuerUnavailable(str(error)) from error
-
-
-class RevokedSerials:
-    """The services' certificates that Breakwater has revoked, as last heard."""
-
-    def __init__(self) -> None:
-        self._serials: frozenset[int] = frozenset()
-
-    def __contains__(self, serial: int) -> bool:
-        return serial in self._serials
-
-    async def refresh(self, client: CloudClient) -> None:
-        """Ask again. Raises IssuerUnavailable; what was heard before stays."""
-        try:
-            answer = (await client.call("GET", PATH_REVOKED_SERVICES, seconds=ISSUER_SECONDS)).into(RevokedServices)
-            self._serials = frozenset(int(serial, 16) for serial in answer.serials)
-        except (CallError, ValueError) as error:
             raise IssuerUnavailable(str(error)) from error

@@ -211,6 +211,102 @@ class NodeDetail(msgspec.Struct, frozen=True):
     generations: tuple[Generation, ...]
 
 
+# Published trust, its adoption, and the order to renew device certificates.
+
+
+class PublishTrust(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`POST /v1/trust/targets` -> 200 Trust: what the offline holders have signed.
+
+    `roots` in order of their version; `targets` is targets.json, empty to publish roots alone; `contents` by name, of
+    which those that are stored already may be left out. A repeat of the same bytes is harmless. 422 `trust_refused`;
+    409 `adoption_incomplete` when a root or issuer is dropped too early, unless `override` with a reason.
+    """
+
+    roots: tuple[bytes, ...] = ()
+    targets: bytes = b""
+    contents: dict[str, bytes] = {}
+    override: bool = False
+    reason: str = ""
+
+
+class Trust(msgspec.Struct, frozen=True):
+    """Versions and ends of what is published now."""
+
+    targets_version: int
+    targets_expire_at: datetime
+    root_version: int
+    root_expires_at: datetime
+
+
+class IssuerAdoption(msgspec.Struct, frozen=True):
+    """Nodes by the CA of the device certificate that they showed last: its key id, empty for "none shown yet".
+
+    `published`: it is in the bundle. `sessions_until`: until then a session certificate of it may count.
+    """
+
+    key_id: str
+    subject: str
+    published: bool
+    nodes: int
+    sessions_until: datetime | None
+
+
+class ServiceAdoption(msgspec.Struct, frozen=True):
+    """A service's TLS certificate, by the key id of the CA that issued it; Breakwater's as it was last met.
+
+    `trust_version` is known of Fabric only: Breakwater works by its own authorities.
+    """
+
+    name: str
+    issuer: str
+    published: bool
+    trust_version: int | None = None
+
+
+class RenewDevices(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`POST /v1/trust/renew-devices` -> 200 RenewalOrder. `after`: none means now. Nodes are woken one after the other
+    over `spread_seconds`; none means as long as the fleet needs at 50 a second."""
+
+    after: datetime | None = None
+    reason: str = ""
+    spread_seconds: int | None = None
+
+
+class RenewalOrder(msgspec.Struct, frozen=True):
+    """Device certificates made before `after` are renewed; `woken` of about `nodes` have been told to ask."""
+
+    after: datetime
+    reason: str
+    set_at: datetime
+    spread_seconds: int
+    nodes: int
+    woken: int
+    done: bool
+
+
+class Adoption(msgspec.Struct, frozen=True):
+    """`GET /v1/trust/adoption`, of the nodes with an open confirmed generation: `adopted` of `nodes` say that they work
+    by the published targets."""
+
+    trust_version: int
+    nodes: int
+    adopted: int
+    issuers: tuple[IssuerAdoption, ...]
+    services: tuple[ServiceAdoption, ...]
+    renewal: RenewalOrder | None
+
+
+class NodeAdoption(msgspec.Struct, frozen=True):
+    """`GET /v1/trust/adoption/nodes?issuer=` -> Page[NodeAdoption]: without `issuer` those that work by an older
+    trust; with it those whose device certificate is of that key id (`none`: that showed none yet)."""
+
+    node: NodeId
+    tenant: TenantId
+    trust_version: int
+    device_issuer: str
+    seen_at: datetime | None
+
+
 # Operators' tokens.
 
 

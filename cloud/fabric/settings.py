@@ -1,6 +1,6 @@
-"""Fabric's settings: its own URL, where Breakwater is, and where keys and certificates lie."""
+"""Fabric's settings: its own URL, where Breakwater is, and where keys lie."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import msgspec
 
@@ -15,9 +15,9 @@ class FabricSettings(ServiceSettings, frozen=True, forbid_unknown_fields=True, k
     it, whatever a request's own headers say.
     """
 
+    PURPOSES: ClassVar[tuple[str, ...]] = ("api", "tuf")
     public_url: str
     breakwater_url: str
     keys: str = "keys"
-    certs: str = "certs"
     tls: str = "tls"
     confirm_within_seconds: Annotated[int, msgspec.Meta(ge=1)] = int(CONFIRM_WITHIN.total_seconds())

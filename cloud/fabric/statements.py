@@ -85,7 +85,9 @@ def device_not_after(terms: LeaseTerms, now: datetime) -> datetime:
     return now + timedelta(seconds=terms.terminate_seconds) + DEVICE_LIFE_AFTER_TERMINATION + DEVICE_HEADROOM
 
 
-def lease(subject: Subject, seq: int, now: datetime) -> Lease:
+def lease(
+    subject: Subject, seq: int, now: datetime, renew_device_after: datetime | msgspec.UnsetType = msgspec.UNSET
+) -> Lease:
     """A lease from now on."""
     terms = subject.terms
     expires_at = now + timedelta(seconds=terms.expires_seconds)
@@ -106,6 +108,7 @@ def lease(subject: Subject, seq: int, now: datetime) -> Lease:
         grace_until=now + timedelta(seconds=terms.grace_seconds),
         terminate_at=now + timedelta(seconds=terms.terminate_seconds),
         notify_at=tuple(expires_at - before for before in NOTIFY_BEFORE if expires_at - before > now),
+        renew_device_after=renew_device_after,
     )
 
 

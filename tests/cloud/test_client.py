@@ -176,6 +176,40 @@ def test_a_renewed_client_certificate() -> None:
     asyncio.run(test())
 
 
+def test_a_call_on_its_way_outlives_another_trust() -> None:
+    async def test() -> None:
+        pki, asked, go = Pki(), asyncio.Event(), asyncio.Event()
+        leaf = pki.service("fabric")
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            asked.set()
+            await go.wait()
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+
+        world = World(pki)
+        server = await asyncio.start_server(
+            serve, "127.0.0.1", 0, ssl=ServerTls(leaf.chain_pem, leaf.key, pki.ca_pem).context
+        )
+        port = server.sockets[0].getsockname()[1]
+        async with server, CloudClient(f"https://localhost:{port}", context_for(world)) as client:
+            call = asyncio.create_task(client.call("GET", "/open"))
+            await asked.wait()
+            met = client.server
+            assert met == leaf.certificate
+            await client.reconnect(context_for(world))
+            forgotten = client.server
+            assert forgotten is None
+            go.set()
+            assert (await call).body == b"ok"
+            assert (await client.call("GET", "/open")).status == 200
+            await client.reconnect(client_context(b"", context_for(world).server_check))
+            with pytest.raises(ServerRefused):
+                await client.call("GET", "/open")
+
+    asyncio.run(test())
+
+
 async def _endless(writer: asyncio.StreamWriter) -> None:
     writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 99999999\r\n\r\n" + b"x" * (RESPONSE_BODY_BYTES_MAX + 1))
     await asyncio.sleep(5)

@@ -8,7 +8,7 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from cloud.peer import NodePeer, PeerRefused, PeerTrust, ServicePeer, read_peer
+from cloud.peer import NodePeer, PeerRefused, PeerTrust, ServicePeer, key_id_of, read_peer
 from protocol.ids import EKU_DEVICE
 from tests.cloud.pki import CLIENT, NODE_ID, NODE_URI, SERVER, TENANT, Leaf, Pki, authority, service_uri
 from tests.cloud.world import World, connected
@@ -181,6 +181,66 @@ def test_a_renewed_server_certificate_is_seen_by_the_next_connection() -> None:
             assert (await kept.ask("/open")).status == 200
 
     asyncio.run(test())
+
+
+def test_another_set_of_cas_counts_for_new_connections_while_the_listener_lives() -> None:
+    async def test() -> None:
+        world = World()
+        old, new = world.pki, Pki(authority("root 2"))
+        of_old, of_new = old.service("fabric"), new.service("fabric")
+
+        async def asked(leaf: Leaf) -> int:
+            async with connected(port, world.client_context(leaf)) as client:
+                return (await client.ask("/fabric")).status
+
+        async with world.serving() as port, connected(port, world.client_context(of_old)) as kept:
+            assert (await kept.ask("/fabric")).status == await asked(of_old) == 200
+            with pytest.raises((ssl.SSLError, ConnectionError, asyncio.IncompleteReadError)):
+                await asked(of_new)
+            listened_with = world.tls.context
+            world.tls.retrust(old.root.pem + new.root.pem)
+            assert await asked(of_old) == 200
+            assert await asked(of_new) == 403  # OpenSSL takes it now; the issuer is not believed yet
+            world.trust = PeerTrust(world.trust.trust_domain, (), (old.services.certificate, new.services.certificate))
+            assert await asked(of_new) == 200
+            world.tls.retrust(new.root.pem)
+            with pytest.raises((ssl.SSLError, ConnectionError, asyncio.IncompleteReadError)):
+                await asked(of_old)
+            assert await asked(of_new) == 200
+            # The open connection lives, and its client counts for as long as its issuer is believed.
+            assert (await kept.ask("/fabric")).status == 200
+            world.trust = PeerTrust(world.trust.trust_domain, (), (new.services.certificate,))
+            assert (await kept.ask("/fabric")).problem.code == "peer_refused"
+            assert world.tls.context is listened_with
+
+    asyncio.run(test())
+
+
+def test_cas_that_cannot_be_used_change_nothing_and_none_at_all_take_nobody() -> None:
+    async def test() -> None:
+        world = World()
+        leaf = world.pki.service("fabric")
+        async with world.serving() as port:
+            with pytest.raises(ssl.SSLError):
+                world.tls.retrust(b"no certificate")
+            renewed = world.pki.service("fabric")
+            world.tls.reload(renewed.chain_pem, renewed.key)
+            async with connected(port, world.client_context(leaf)) as client:
+                assert (await client.ask("/fabric")).status == 200
+            world.tls.retrust(b"")
+            with pytest.raises((ssl.SSLError, ConnectionError, asyncio.IncompleteReadError)):
+                async with connected(port, world.client_context(leaf)) as client:
+                    await client.ask("/fabric")
+            async with connected(port, world.client_context()) as client:
+                assert (await client.ask("/open")).status == 200
+
+    asyncio.run(test())
+
+
+def test_a_ca_is_named_by_its_key() -> None:
+    root = authority("root")
+    stated = x509.SubjectKeyIdentifier.from_public_key(root.key.public_key())
+    assert key_id_of(root.certificate) == stated.digest.hex()
 
 
 def test_tls_is_1_3_and_gives_no_tickets() -> None:

@@ -6,6 +6,7 @@ that runs its own loop, in a thread (`in_thread`). Whatever a test wants to go w
 answers), in `leaves` (the certificates it shows) or by changing the public attributes between two requests.
 """
 
+import base64
 import contextlib
 import secrets
 import ssl
@@ -28,12 +29,13 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from tpm2_pytss.types import TPM2B_NAME, TPM2B_PUBLIC, TPMT_PUBLIC
 from tpm2_pytss.utils import make_credential
 
-from protocol import problems, sessions, statements
+from protocol import est, problems, sessions, statements
 from protocol.activation import Activated, Challenge, ProveActivation, StartActivation
 from protocol.encoding import json_decode, json_encode, sha256, sha256_hex
 from protocol.envelope import KeyRing, VerificationKey, key_id, seal
 from protocol.freshness import TYP_FRESHNESS, Freshness, payload_of
-from protocol.ids import EKU_DEVICE, ActivationId, NodeId, TenantId, make_id
+from protocol.ids import EKU_DEVICE, ActivationId, NodeId, RenewalId, TenantId, make_id
+from protocol.renewal import ProveRenewal, RenewalChallenge, Renewed, StartRenewal
 from protocol.trust import ServiceUrls, X509Bundle
 
 DOMAIN = "cascade.internal"
@@ -109,6 +111,7 @@ class Request:
     query: dict[str, list[str]]
     body: bytes
     generation: int
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -155,10 +158,11 @@ def refused(code: str) -> Answer:
 
 @dataclass
 class _Exchange:
-    """An activation under way."""
+    """An activation or a renewal under way."""
 
     secret: bytes
     answers: dict[bytes, bytes] = field(default_factory=dict)
+    generation: int = 0
 
 
 class Fabric:
@@ -181,7 +185,14 @@ class Fabric:
         self.last_generation = 0
         self.closed: dict[int, str] = {}
         self.statement = ""
+        self.told: list[int | msgspec.UnsetType] = []
+        """Versions of the trust that proofs and questions have named."""
         self.session_life = timedelta(hours=12)
+        self.taken: set[bytes] | None = None
+        """Device certificates that open a session; None: all. A renewal with evidence makes it the new one alone."""
+        self.chain_above: tuple[bytes, ...] = ()
+        """What follows the issuer in a session's chain."""
+        self.renewals: dict[str, list[bytes]] = {}
         self._nonces: set[str] = set()
         self._exchanges: dict[str, _Exchange] = {}
         self._changed = trio.Event()
@@ -448,38 +459,54 @@ class Fabric:
                 body += event.data
             elif isinstance(event, h11.EndOfMessage) and head is not None:
                 parts = urlsplit(head.target.decode())
-                return Request(service, head.method.decode(), parts.path, parse_qs(parts.query), body, generation)
+                headers = {name.decode(): value.decode() for name, value in head.headers}
+                return Request(
+                    service, head.method.decode(), parts.path, parse_qs(parts.query), body, generation, headers
+                )
             else:
                 return None
 
     # Routes
 
     async def _route(self, request: Request) -> Reply:
-        match request.method, request.path.split("/")[2:]:
-            case "POST", ["activations"]:
-                return self._start(request)
-            case "POST", ["activations", activation, "proof"]:
-                return self._prove(activation, request)
-            case "POST", ["node", "nonces"]:
-                nonce = secrets.token_urlsafe(24)
-                self._nonces.add(nonce)
-                return _ok(sessions.Nonce(nonce=nonce, expires_at=utc_now() + timedelta(minutes=5)))
-            case "POST", ["node", "sessions"]:
-                return self._open_session(request)
-            case _ if not request.generation:
-                return problem("peer_required")
-            case _ if request.generation in self.closed:
-                return problem("generation_closed")
+        parts = request.path.split("/")[2:]
+        answer = self._without_session(request, parts)
+        if answer is not None:
+            return answer
+        if not request.generation:
+            return problem("peer_required")
+        if request.generation in self.closed:
+            return problem("generation_closed")
+        match request.method, parts:
             case "POST", ["node", "confirm"]:
                 return self._confirm(request)
             case "POST", ["node", "statement"]:
                 return self._state(request)
             case "GET", ["node", "events"]:
                 return await self._events(request)
-            case "POST", ["node", "device-certificate"]:
+            case "POST", ["est", "simplereenroll"]:
                 return self._renew(request)
             case _:
                 return problem("not_found")
+
+    def _without_session(self, request: Request, parts: list[str]) -> Reply | None:
+        match request.method, parts:
+            case "POST", ["activations"]:
+                return self._start(request)
+            case "POST", ["activations", activation, "proof"]:
+                return self._prove(activation, request)
+            case "POST", ["node", "renewals"]:
+                return self._start_renewal(request)
+            case "POST", ["node", "renewals", renewal, "proof"]:
+                return self._prove_renewal(renewal, request)
+            case "POST", ["node", "nonces"]:
+                nonce = secrets.token_urlsafe(24)
+                self._nonces.add(nonce)
+                return _ok(sessions.Nonce(nonce=nonce, expires_at=utc_now() + timedelta(minutes=5)))
+            case "POST", ["node", "sessions"]:
+                return self._open_session(request)
+            case _:
+                return None
 
     def _start(self, request: Request) -> Reply:
         asked = json_decode(request.body, StartActivation)
@@ -522,7 +549,10 @@ class Fabric:
 
     def _open_session(self, request: Request) -> Reply:
         asked = json_decode(request.body, sessions.OpenSession)
+        if self.taken is not None and asked.device_certificate not in self.taken:
+            return problem("certificate_refused")
         device = x509.load_der_x509_certificate(asked.device_certificate)
+        self.told.append(_trust_version(asked.proof))
         claims = sessions.open_proof(asked.proof, device.public_key())
         if claims.nonce not in self._nonces:
             return problem("proof_refused")
@@ -537,6 +567,7 @@ class Fabric:
         statement = self.statement if generation == self.confirmed else ""
         fresh = self.freshness(claims.answer_nonce, statement, generation) if statement else ""
         chain = self.node_chain(_csr_key(asked.csr), generation, CLIENT.dotted_string, self.session_life)
+        chain += self.chain_above
         return _ok(sessions.Session(chain, sessions.StatementAnswer(statement, fresh)))
 
     def _confirm(self, request: Request) -> Reply:
@@ -549,6 +580,7 @@ class Fabric:
 
     def _state(self, request: Request) -> Reply:
         asked = json_decode(request.body, sessions.Ask)
+        self.told.append(asked.trust_version)
         fresh = self.freshness(asked.nonce, self.statement, request.generation)
         return _ok(sessions.StatementAnswer(self.statement, fresh))
 
@@ -561,12 +593,55 @@ class Fabric:
         return _ok(sessions.Events(cursor=self.cursor))
 
     def _renew(self, request: Request) -> Reply:
-        asked = json_decode(request.body, sessions.RenewDevice)
-        return _ok(sessions.Certificate(self.node_chain(_csr_key(asked.csr), request.generation)))
+        if request.headers["content-type"] != est.TYPE_PKCS10:
+            return problem("unsupported_media_type")
+        key = _csr_key(est.decode_base64(request.body))
+        # A repeated request is answered alike.
+        known = self.renewals.setdefault(request.headers[est.HEADER_REQUEST.lower()], [])
+        known += [] if known else [self.node_chain(key, request.generation)[0]]
+        return Reply(200, est.encode_certs_only(tuple(known)), (("content-type", est.TYPE_PKCS7),))
+
+    def _start_renewal(self, request: Request) -> Reply:
+        asked = json_decode(request.body, StartRenewal)
+        renewal = RenewalId(make_id("ren", 1, secrets.token_bytes(10)))
+        secret = secrets.token_bytes(32)
+        public = TPM2B_PUBLIC(publicArea=TPMT_PUBLIC.unmarshal(asked.evidence.ek_public)[0])
+        blob, encrypted = make_credential(
+            public, secret, TPM2B_NAME(name=b"\x00\x0b" + sha256(asked.evidence.ak_public))
+        )
+        device = x509.load_der_x509_certificate(asked.device_certificate)
+        generation = int(str(device.subject.get_attributes_for_oid(NameOID.SERIAL_NUMBER)[0].value))
+        self._exchanges[renewal] = _Exchange(secret, generation=generation)
+        expires_at = utc_now() + timedelta(minutes=10)
+        return _ok(RenewalChallenge(renewal, bytes(blob.marshal()), bytes(encrypted.marshal()), expires_at, 3), 201)
+
+    def _prove_renewal(self, renewal: str, request: Request) -> Reply:
+        exchange = self._exchanges.get(renewal)
+        if exchange is None:
+            return problem("not_found")
+        proof = json_decode(request.body, ProveRenewal)
+        if proof.secret != exchange.secret:
+            return problem("challenge_failed")
+        generation = exchange.generation
+        if generation in self.closed:
+            closed = self.closed[generation]
+            return problem("generation_closed", closed, self.freshness(proof.answer_nonce, closed, generation))
+        if request.body not in exchange.answers:
+            chain = self.node_chain(_csr_key(proof.csr), generation)
+            exchange.answers[request.body] = json_encode(Renewed(chain))
+            self.taken = {chain[0]}
+        return Reply(200, exchange.answers[request.body])
 
 
 def _ok(body: msgspec.Struct, status: int = 200) -> Reply:
     return Reply(status, json_encode(body), (("content-type", "application/json"),))
+
+
+def _trust_version(proof: str) -> int | msgspec.UnsetType:
+    payload = proof.split(".")[1]
+    return json_decode(
+        base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)), sessions.ProofClaims
+    ).trust_version
 
 
 def _csr_key(der: bytes) -> ec.EllipticCurvePublicKey:

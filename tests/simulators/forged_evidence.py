@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.x509.oid import NameOID
 
 from protocol.evidence import EndorsementEvidence, KeyEvidence, qualifying_data
-from protocol.ids import ActivationId
+from protocol.ids import ActivationId, RenewalId
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 ACTIVATION = ActivationId("act_01jd8xk3v5e2r9qz7w4m6n8p0a")
@@ -288,7 +288,7 @@ class PaperChip:
     magic: int = GENERATED
     kind: int = CERTIFY
     nonce_secret: bytes = SECRET
-    nonce_activation: ActivationId = ACTIVATION
+    nonce_activation: ActivationId | RenewalId = ACTIVATION
     nonce_csr: bytes | None = None
     extra_data: bytes | None = None
     signer: ec.EllipticCurvePrivateKey | None = None

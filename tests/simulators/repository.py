@@ -102,8 +102,13 @@ def content(*keys: VerificationKey, port: int = 8440) -> dict[str, bytes]:
 class Repository:
     """Publisher and server. `answers`: path -> what is answered instead of the file."""
 
-    def __init__(self, first: dict[str, bytes] | None = None, now: datetime = START) -> None:
-        self.root, self.targets = signer_of(p256()), signer_of(p256())
+    def __init__(
+        self,
+        first: dict[str, bytes] | None = None,
+        now: datetime = START,
+        keys: tuple[ec.EllipticCurvePrivateKey, ec.EllipticCurvePrivateKey] | None = None,
+    ) -> None:
+        self.root, self.targets = map(signer_of, keys or (p256(), p256()))
         self.online = OnlineSigners(snapshot=signer_of(p256()), timestamp=signer_of(p256()))
         self.store = MemoryStore()
         self.store.add(create(now, self.root, self.targets, self.online, first or content()))

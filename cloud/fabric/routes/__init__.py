@@ -3,13 +3,20 @@
 from litestar import Router
 
 from cloud.fabric.errors import FabricError
-from cloud.fabric.routes import activation, health, node, operator, repository
+from cloud.fabric.routes import activation, health, node, operator, renewal, repository, trust
 from cloud.fabric.routes.access import refuse
 
 
 def routes() -> list[Router]:
     """All routes of the API, for `cloud.web.make_app`."""
-    handlers = [*activation.HANDLERS, *node.HANDLERS, *operator.HANDLERS, *health.HANDLERS]
+    handlers = [
+        *activation.HANDLERS,
+        *node.HANDLERS,
+        *renewal.HANDLERS,
+        *operator.HANDLERS,
+        *trust.HANDLERS,
+        *health.HANDLERS,
+    ]
     return [Router(path="/", route_handlers=handlers, exception_handlers={FabricError: refuse})]
 
 

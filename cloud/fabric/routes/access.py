@@ -13,6 +13,7 @@ from protocol.ids import (
     IdError,
     NodeId,
     Prefix,
+    RenewalId,
     TenantId,
     TokenId,
     parse_id,
@@ -57,3 +58,7 @@ def token_id(text: str) -> TokenId:
 
 def activation_id(text: str) -> ActivationId:
     return ActivationId(_id("act", text))
+
+
+def renewal_id(text: str) -> RenewalId:
+    return RenewalId(_id("ren", text))

@@ -10,7 +10,7 @@ import msgspec
 
 from cloud.fabric import store
 from cloud.fabric.errors import CertificateRefused, Conflict
-from cloud.fabric.service import stream
+from cloud.fabric.service import adoption, stream
 from cloud.fabric.service.core import Core, check_nonce_form
 from cloud.fabric.standing import after_confirm
 from cloud.fabric.store.rows import ActivationRow, CodeRow, GenerationRow, NodeRow
@@ -101,6 +101,7 @@ async def statement(core: Core, peer: NodePeer, ask: Ask) -> StatementAnswer:
         raise stream.closed(core, generation, ask.nonce, now)
     if generation.state == "offered":
         raise Conflict("this generation is not confirmed yet")
+    adoption.note(core, generation, ask.trust_version)
     generation = await refreshed(core, node, generation, ask.presented, now)
     return stream.answer(core, generation, ask.nonce, now)
 
@@ -108,7 +109,7 @@ async def statement(core: Core, peer: NodePeer, ask: Ask) -> StatementAnswer:
 async def refreshed(core: Core, node: NodeRow, generation: GenerationRow, token: str, now: datetime) -> GenerationRow:
     """The confirmed generation with a statement that is not due; no write if the stored one will do."""
     presented = stream.presented_seq(core, token, node, generation)
-    if not stream.needs_signing(generation, presented, node.seq, now):
+    if not stream.needs_signing(generation, presented, node.seq, now, core.belief.order):
         return generation
     with fault_point("fabric.statement.refresh"):
         async with store.transaction():
@@ -116,7 +117,7 @@ async def refreshed(core: Core, node: NodeRow, generation: GenerationRow, token:
             current = await store.nodes.find_generation(node.id, generation.number)
             if fresh is None or current is None or stream.is_closed(fresh, current):
                 return current or generation
-            if not stream.needs_signing(current, presented, fresh.seq, now):
+            if not stream.needs_signing(current, presented, fresh.seq, now, core.belief.order):
                 return current
             fresh, current = await stream.write_current(core, fresh, current, now, presented)
             await store.nodes.update(fresh)

@@ -5,7 +5,7 @@ Wired once in `app.py`; holds no state of a request. `Core` decides nothing.
 
 import hashlib
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal, Protocol
@@ -19,12 +19,15 @@ from cloud.fabric.errors import Invalid
 from cloud.fabric.evidence import NodeKey
 from cloud.fabric.issuer import Issuer
 from cloud.fabric.signing import Signer
+from cloud.fabric.store.adoption import Told
 from cloud.fabric.store.nodes import Seen
 from cloud.fabric.store.rows import AuditRow
+from cloud.fabric.trust.belief import Belief
+from cloud.fabric.trust.repository import OnlineSigners
 from cloud.fabric.wake import WakeRoom
 from cloud.guard import Operator
 from protocol.evidence import EndorsementEvidence, KeyEvidence
-from protocol.ids import ActivationId, TenantId
+from protocol.ids import ActivationId, RenewalId, TenantId
 from protocol.limits import COMPONENTS_MAX, CONFIRM_WITHIN, NONCE_BYTES_MAX, NONCE_BYTES_MIN
 
 AUDIT_DETAIL_CHARS_MAX = 200
@@ -44,7 +47,7 @@ class Verifier(Protocol):
     def make_challenge(self, chip: Chip, ak_public: bytes, secret: bytes) -> tuple[bytes, bytes]: ...
 
     def verify_key(
-        self, key: KeyEvidence, ak_public: bytes, secret: bytes, activation: ActivationId, csr: bytes
+        self, key: KeyEvidence, ak_public: bytes, secret: bytes, activation: ActivationId | RenewalId, csr: bytes
     ) -> NodeKey: ...
 
 
@@ -58,7 +61,7 @@ class TpmVerifier:
         return evidence.make_challenge(chip, ak_public, secret)
 
     def verify_key(
-        self, key: KeyEvidence, ak_public: bytes, secret: bytes, activation: ActivationId, csr: bytes
+        self, key: KeyEvidence, ak_public: bytes, secret: bytes, activation: ActivationId | RenewalId, csr: bytes
     ) -> NodeKey:
         return evidence.verify_key(key, ak_public, secret, activation, csr)
 
@@ -76,7 +79,8 @@ class Core:
     epoch: int
     nonce_key: bytes = field(repr=False)
     ek_key: bytes = field(repr=False)
-    node_issuers: tuple[x509.Certificate, ...]
+    belief: Belief
+    online: OnlineSigners = field(repr=False)
     now: Callable[[], datetime]
     entropy: Entropy
     ids: Ids
@@ -88,8 +92,20 @@ class Core:
     confirm_within: timedelta = CONFIRM_WITHIN
     seen: dict[str, Seen] = field(default_factory=dict)
     """What sessions showed since the driver last wrote it down; losing it is harmless."""
+    told: dict[str, Told] = field(default_factory=dict)
+    """By generation: the trust it works by, until it is written down a second later. Losing it is harmless."""
+    services: Callable[[], Mapping[str, x509.Certificate]] = dict
+    """The TLS certificates of the services, as far as they are known here, by name."""
     refusals: dict[str, tuple[datetime, int]] = field(default_factory=dict)
     """Refused session proofs by generation: since when, and how many. It bounds the audit; losing it is harmless."""
+    renewal_starts: dict[str, tuple[datetime, int]] = field(default_factory=dict)
+    """Renewals asked for, by claimed node and in all: since when, and how many. It stands before the database; losing
+    it is harmless."""
+
+    @property
+    def node_issuers(self) -> tuple[x509.Certificate, ...]:
+        """The nodes' CAs by the published bundle."""
+        return self.belief.trust.node_issuers
 
     def ek_hash(self, tenant: TenantId, ek_name: bytes) -> str:
         """How a chip is looked up: tenants cannot compare theirs, and the database holds no EK."""

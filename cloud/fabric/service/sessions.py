@@ -13,11 +13,11 @@ from cryptography.x509.oid import NameOID
 
 from cloud.fabric import nonce, store
 from cloud.fabric.errors import CertificateRefused, CsrRefused, IssuerRefused, IssuerUnavailable, ProofRefused, Refused
-from cloud.fabric.service import confirm, stream
+from cloud.fabric.service import adoption, confirm, stream
 from cloud.fabric.service.core import Core, check_fingerprint, check_nonce_form, check_text
 from cloud.fabric.store.nodes import Seen
 from cloud.fabric.store.rows import GenerationRow, NodeRow, generation_id
-from cloud.peer import PeerRefused, require_issuer, spiffe_of
+from cloud.peer import PeerRefused, key_id_of, require_issuer, spiffe_of
 from protocol.encoding import sha256_hex
 from protocol.faults import fault_point
 from protocol.ids import EKU_DEVICE, IdError, NodeSpiffeId, parse_generation
@@ -38,6 +38,8 @@ class Device(msgspec.Struct, frozen=True):
     generation: int
     spki: bytes
     not_after: datetime
+    issuer: str = ""
+    """The key id of the CA that issued it; empty where the issuer was not judged."""
 
 
 def make_nonce(core: Core) -> Nonce:
@@ -57,9 +59,19 @@ def read_device_certificate(
     """
     try:
         certificate = x509.load_der_x509_certificate(der)
-        require_issuer(certificate, tuple(ca for ca in issuers if _covers(ca, now)))
-        if not _covers(certificate, now):
-            raise CertificateRefused("the device certificate is not valid at this time")
+        issuer = require_issuer(certificate, tuple(ca for ca in issuers if _covers(ca, now)))
+    except PeerRefused as error:
+        raise CertificateRefused(error.detail) from error
+    except ValueError as error:
+        raise CertificateRefused("the device certificate cannot be read") from error
+    if not _covers(certificate, now):
+        raise CertificateRefused("the device certificate is not valid at this time")
+    return msgspec.structs.replace(device_of(certificate, trust_domain), issuer=key_id_of(issuer))
+
+
+def device_of(certificate: x509.Certificate, trust_domain: str) -> Device:
+    """What a device certificate says, steps 4 to 6; neither issuer nor dates are judged. Raises CertificateRefused."""
+    try:
         usages = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
         if list(usages) != [_EKU_DEVICE]:
             raise CertificateRefused("this is not a device certificate (extended key usage)")
@@ -103,11 +115,13 @@ async def open_session(core: Core, body: OpenSession) -> Session:
         raise
     await _refuse_closed(core, node, generation, claims.answer_nonce)
     chain = await _issue(core, body, device)
+    await adoption.note_session(core, chain)
     # The issuer may have taken seconds: what was changed meanwhile counts, or an old lease would be called fresh.
     now = core.now()
     node, generation = await _known(device)
     await _refuse_closed(core, node, generation, claims.answer_nonce)
     core.seen[generation.id] = Seen(now, claims.fingerprint, claims.agent_version, device.not_after)
+    adoption.note(core, generation, claims.trust_version, device.issuer)
     if generation.state == "offered":
         return Session(chain, StatementAnswer("", ""))
     generation = await confirm.refreshed(core, node, generation, body.presented, now)

@@ -12,6 +12,7 @@ from cloud.fabric import statements, store
 from cloud.fabric.errors import GenerationClosed
 from cloud.fabric.service.core import Core
 from cloud.fabric.store.rows import GenerationRow, NodeRow
+from cloud.fabric.trust.belief import RenewalOrder
 from protocol.encoding import sha256_hex
 from protocol.freshness import Freshness
 from protocol.sessions import StatementAnswer
@@ -51,7 +52,7 @@ async def write_current(
     statement: Statement = (
         statements.suspension(subject, seq, now, node.standing_reason)
         if node.standing == "suspended"
-        else statements.lease(subject, seq, now)
+        else statements.lease(subject, seq, now, core.belief.order.after if core.belief.order else msgspec.UNSET)
     )
     return await _write(core, node, generation, statement)
 
@@ -100,12 +101,17 @@ def is_closed(node: NodeRow, generation: GenerationRow) -> bool:
     return generation.state == "closed" or generation.number <= node.closed_up_to
 
 
-def needs_signing(generation: GenerationRow, presented: int, seq: int, now: datetime) -> bool:
-    """Whether a refresh writes: the lease is due, or the node has seen a later statement than the stored one."""
+def needs_signing(
+    generation: GenerationRow, presented: int, seq: int, now: datetime, order: RenewalOrder | None = None
+) -> bool:
+    """Whether a refresh writes: the lease is due, it lacks the order to renew, or the node has seen a later
+    statement than the stored one."""
     if statements.believable(seq, presented):
         return True
     if generation.issued_at is None or generation.refresh_after is None:
         return not generation.statement
+    if order is not None and generation.issued_at < order.starts_at <= now:
+        return True
     return statements.lease_is_due(generation.issued_at, generation.refresh_after, now)
 
 

@@ -4,7 +4,18 @@ Rule: no other module of Fabric knows a table. A query that changes a state by c
 held; deciding is the service's business.
 """
 
-from cloud.fabric.store import activations, audit, codes, installation, nodes, tenants, tokens
+from cloud.fabric.store import (
+    activations,
+    adoption,
+    audit,
+    codes,
+    installation,
+    nodes,
+    renewals,
+    revoked,
+    tenants,
+    tokens,
+)
 from cloud.fabric.store.repository import RepositoryStore
 from cloud.fabric.tables import ENGINE
 from cloud.storage.engine import Transaction
@@ -18,10 +29,13 @@ def transaction() -> Transaction:
 __all__ = [
     "RepositoryStore",
     "activations",
+    "adoption",
     "audit",
     "codes",
     "installation",
     "nodes",
+    "renewals",
+    "revoked",
     "tenants",
     "tokens",
     "transaction",

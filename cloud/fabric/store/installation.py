@@ -1,10 +1,28 @@
-"""Queries on what is true of the whole installation: epoch and server secrets."""
+"""Queries on what is true of the whole installation: epoch and server secrets, the order to renew, and until when the
+session certificates of each issuing CA count."""
+
+from datetime import UTC, datetime
+
+import msgspec
 
 from cloud.fabric.tables import ENGINE
+from cloud.fabric.trust.belief import RenewalOrder
 from cloud.storage import Statement
+
+RENEWAL = "renew_devices"
+SESSIONS = "sessions_until."
 
 _ALL = Statement("SELECT name, value FROM installation ORDER BY name LIMIT 100")
 _INSERT = Statement("INSERT INTO installation (name, value) VALUES ({}, {})")
+_FIND = Statement("SELECT value FROM installation WHERE name = {}")
+_SET = Statement(
+    "INSERT INTO installation (name, value) VALUES ({}, {}) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+)
+_RAISE = Statement(
+    "INSERT INTO installation (name, value) VALUES ({}, {}) ON CONFLICT (name) DO UPDATE SET value = excluded.value "
+    "WHERE installation.value < excluded.value"
+)
+_REPLACE = Statement("UPDATE installation SET value = {} WHERE name = {} AND value = {} RETURNING name")
 
 
 async def read_all() -> dict[str, bytes]:
@@ -13,3 +31,34 @@ async def read_all() -> dict[str, bytes]:
 
 async def insert(name: str, value: bytes) -> None:
     await ENGINE.fetch(_INSERT, name, value)
+
+
+async def renewal_order() -> RenewalOrder | None:
+    """The order to renew device certificates that counts, if one was ever given."""
+    row = await ENGINE.fetch_one(_FIND, RENEWAL)
+    return None if row is None else msgspec.json.decode(bytes(row["value"]), type=RenewalOrder)
+
+
+async def set_renewal_order(order: RenewalOrder) -> None:
+    await ENGINE.fetch(_SET, RENEWAL, msgspec.json.encode(order))
+
+
+async def advance_renewal_order(old: RenewalOrder, new: RenewalOrder) -> bool:
+    """Compare-and-set: False if another replica was first, or another order was given."""
+    values = msgspec.json.encode(new), RENEWAL, msgspec.json.encode(old)
+    return bool(await ENGINE.fetch(_REPLACE, *values))
+
+
+async def raise_sessions_until(key_id: str, until: datetime) -> None:
+    """Session certificates of this issuing CA count until then; the time only grows."""
+    # One spelling of fixed length, so that the order of the bytes is the order of the times.
+    await ENGINE.fetch(_RAISE, SESSIONS + key_id, f"{until.astimezone(UTC):%Y-%m-%dT%H:%M:%S+00:00}".encode())
+
+
+def sessions_until(rows: dict[str, bytes]) -> dict[str, datetime]:
+    """By key id, out of `read_all`."""
+    return {
+        name.removeprefix(SESSIONS): datetime.fromisoformat(value.decode())
+        for name, value in rows.items()
+        if name.startswith(SESSIONS)
+    }

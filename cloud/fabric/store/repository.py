@@ -6,6 +6,7 @@ from cloud.fabric.tables import ENGINE
 from cloud.fabric.trust.repository import MetadataFile, Publication, RoleName
 from cloud.storage import Statement
 
+_NEWEST = Statement("SELECT version FROM tuf_metadata WHERE role = {} ORDER BY version DESC LIMIT 1")
 _METADATA = Statement("SELECT data FROM tuf_metadata WHERE id = {}")
 _LATEST = Statement("SELECT role, version, data FROM tuf_metadata WHERE role = {} ORDER BY version DESC LIMIT 1")
 _TARGET = Statement("SELECT data FROM tuf_target WHERE id = {}")
@@ -27,6 +28,11 @@ class RepositoryStore:
         if row is None:
             return None
         return MetadataFile(role=cast(RoleName, row["role"]), version=int(row["version"]), data=bytes(row["data"]))
+
+    async def newest(self, role: RoleName) -> int:
+        """The highest version of a role; 0 before the first."""
+        row = await ENGINE.fetch_one(_NEWEST, role)
+        return 0 if row is None else int(row["version"])
 
     async def target(self, name: str, sha256: str) -> bytes | None:
         """The content of a target by name and hash."""

@@ -6,10 +6,11 @@ from typing import Literal
 import msgspec
 
 from cloud.fabric.schemas import EkType, LeaseTerms, Standing, StatementType
-from protocol.ids import ActivationId, CodeId, NodeId, TenantId, TokenId
+from protocol.ids import ActivationId, CodeId, NodeId, RenewalId, TenantId, TokenId
 from protocol.statements import Tier
 
 ActivationState = Literal["challenged", "proved", "issued", "confirmed", "lapsing", "lapsed", "superseded", "failed"]
+RenewalState = Literal["challenged", "failed", "proved", "issued", "done"]
 GenerationState = Literal["offered", "confirmed", "closed"]
 
 
@@ -124,7 +125,9 @@ class NodeRow(msgspec.Struct, frozen=True):
 class GenerationRow(msgspec.Struct, frozen=True):
     """One activation's key in the chip. `statement` is the token that stands for this generation, empty before the
     first; `told_at` is when a session was first refused with the revocation in it. `fingerprint` is the one of the
-    activation, `seen_fingerprint` the last one seen with a session (both wait for the judge of a later day)."""
+    activation, `seen_fingerprint` the last one seen with a session (both wait for the judge of a later day).
+    `trust_version` is the highest version of the published targets that the node said to work by, `device_issuer` the
+    key id of the CA of the device certificate that its last session showed."""
 
     id: str
     node: NodeId
@@ -146,6 +149,34 @@ class GenerationRow(msgspec.Struct, frozen=True):
     told_at: datetime | None
     seen_at: datetime | None = None
     seen_fingerprint: dict[str, str] = {}
+    trust_version: int = 0
+    device_issuer: str = ""
+
+
+class RenewalRow(msgspec.Struct, frozen=True):
+    """A renewal of a generation's device certificate with fresh evidence. `expired`: the certificate that was shown
+    was due, or is past what a session takes, so the same key may be renewed; another key always may.
+
+    challenged -> proved -> issued -> done; challenged -> failed after the last wrong answer. `issued` waits for the
+    issuer to hear of another key, so the same key goes to `done` at once. What follows `expires_at` is empty until the
+    proof.
+    """
+
+    id: RenewalId
+    node: NodeId
+    tenant: TenantId
+    generation: int
+    state: RenewalState
+    tries: int
+    secret_hash: str
+    expired: bool
+    created_at: datetime
+    expires_at: datetime
+    proof_hash: str
+    csr: bytes
+    node_public_key: bytes
+    not_after: datetime | None
+    certificate_chain: tuple[bytes, ...]
 
 
 class TokenRow(msgspec.Struct, frozen=True):

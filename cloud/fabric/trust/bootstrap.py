@@ -33,6 +33,11 @@ def initialise(
     return create(now, root, targets_signer, OnlineSigners(snapshot=snapshot, timestamp=timestamp), targets)
 
 
+def read_or_make_signer(path: Path, passphrase: bytes) -> CryptoSigner:
+    """The signer over a key file, which is made if there is none. Raises KeyFileError."""
+    return read_signer(path, passphrase) if path.exists() else _make(path, passphrase)
+
+
 def read_signer(path: Path, passphrase: bytes) -> CryptoSigner:
     """The signer over a key file that `initialise` wrote. Raises KeyFileError."""
     key = read_key(path, passphrase)

@@ -62,6 +62,14 @@ class Latest(msgspec.Struct, frozen=True):
     timestamp: MetadataFile
 
 
+class Signed(msgspec.Struct, frozen=True):
+    """What the offline holders have signed and somebody else has checked: new roots in order, new targets or none."""
+
+    roots: tuple[MetadataFile, ...]
+    targets: MetadataFile | None
+    contents: tuple[TargetContent, ...] = ()
+
+
 class OnlineSigners:
     """The keys of the two online roles."""
 
@@ -106,6 +114,54 @@ def replace_targets(
     return _publish_targets(now, stored, targets, online, content)
 
 
+def sign_targets(expires: datetime, version: int, signer: Signer, content: Mapping[str, bytes]) -> MetadataFile:
+    """Targets metadata over `content` (name -> bytes), for the offline holders."""
+    named = {name: TargetFile.from_data(name, data, ["sha256"]) for name, data in content.items()}
+    return _sign("targets", Metadata(Targets(version=version, expires=expires, targets=named)), signer)
+
+
+def sign_root(
+    expires: datetime,
+    current: MetadataFile,
+    signer: Signer,
+    *,
+    new_root: Signer | None = None,
+    new_targets: Signer | None = None,
+) -> MetadataFile:
+    """The root after `current`: with a later end, and other keys of root or targets where they are given.
+
+    Signed by the old root key and, where there is one, by the new (TUF 5.3.4). Raises ValueError when `signer` is not
+    the one root key of `current`, or when a role that is to change has more than one key: a threshold of several
+    holders is signed by each of them, which is not done here.
+    """
+    root = Metadata[Root].from_bytes(current.data).signed
+    if root.roles[Root.type].keyids != [signer.public_key.keyid]:
+        raise ValueError(f"this is not the one root key that root {root.version} names")
+    root.version += 1
+    root.expires = expires
+    for role, fresh in ((Root.type, new_root), (Targets.type, new_targets)):
+        if fresh is None:
+            continue
+        if len(root.roles[role].keyids) != 1:
+            raise ValueError(f"the role {role} has several keys")
+        root.revoke_key(root.roles[role].keyids[0], role)
+        root.add_key(fresh.public_key, role)
+    metadata = Metadata(root)
+    metadata.sign(signer)
+    if new_root is not None:
+        metadata.sign(new_root, append=True)
+    return MetadataFile(role="root", version=root.version, data=metadata.to_bytes())
+
+
+def publish_signed(now: datetime, latest: Latest, signed: Signed, online: OnlineSigners) -> Publication:
+    """What was signed offline, with new files of the online roles over it."""
+    targets = signed.targets or latest.targets
+    snapshot = _snapshot(now, latest.snapshot.version, targets, online.snapshot)
+    timestamp = _timestamp(now, latest.timestamp.version, snapshot, online.timestamp)
+    fresh = () if signed.targets is None else (signed.targets,)
+    return Publication(metadata=(*signed.roots, *fresh, snapshot, timestamp), targets=signed.contents)
+
+
 def refresh_online(latest: Latest, now: datetime, online: OnlineSigners) -> Publication | None:
     """New files of the online roles of which less than half the life is left; None when both are fresh.
 
@@ -130,9 +186,7 @@ class _Stored(msgspec.Struct, frozen=True):
 def _publish_targets(
     now: datetime, stored: _Stored, signer: Signer, online: OnlineSigners, content: Mapping[str, bytes]
 ) -> Publication:
-    named = {name: TargetFile.from_data(name, data, ["sha256"]) for name, data in content.items()}
-    signed = Targets(version=stored.targets + 1, expires=now + TARGETS_LIFE, targets=named)
-    targets = _sign("targets", Metadata(signed), signer)
+    targets = sign_targets(now + TARGETS_LIFE, stored.targets + 1, signer, content)
     snapshot = _snapshot(now, stored.snapshot, targets, online.snapshot)
     timestamp = _timestamp(now, stored.timestamp, snapshot, online.timestamp)
     return Publication(

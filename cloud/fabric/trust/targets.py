@@ -4,16 +4,20 @@ It refuses what no node could use, since targets are signed offline and a blunde
 another key's name, an unreadable certificate, a URL with a path.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TypeVar
 from urllib.parse import urlsplit
 
+import msgspec
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from protocol.encoding import json_encode
+from protocol.encoding import json_decode, json_encode
 from protocol.envelope import VerificationKey, key_id
-from protocol.ids import parse_trust_domain
+from protocol.ids import IdError, parse_trust_domain
 from protocol.trust import (
     TARGET_SERVICES,
     TARGET_SIGNING_KEYS,
@@ -24,10 +28,105 @@ from protocol.trust import (
 )
 
 FORMAT = 1
+T = TypeVar("T", SigningKeys, X509Bundle, ServiceUrls)
 
 
 class TargetsError(ValueError):
     """The content cannot be published: no node could use it."""
+
+
+class Content(msgspec.Struct, frozen=True):
+    """The three targets, read."""
+
+    keys: SigningKeys
+    bundle: X509Bundle
+    urls: ServiceUrls
+
+    def encoded(self) -> dict[str, bytes]:
+        """The three targets by name. Raises TargetsError, IdError for what `build_targets` refuses."""
+        return build_targets(
+            keys=self.keys.keys,
+            trust_domain=self.bundle.trust_domain,
+            roots=self.bundle.roots,
+            node_issuers=self.bundle.node_issuers,
+            service_issuers=self.bundle.service_issuers,
+            fabric_url=self.urls.fabric,
+            breakwater_url=self.urls.breakwater,
+        )
+
+
+def read_content(files: Mapping[str, bytes]) -> Content:
+    """The targets out of their files, by name. Raises TargetsError."""
+    return Content(
+        keys=_read(files, TARGET_SIGNING_KEYS, SigningKeys),
+        bundle=_read(files, TARGET_X509_BUNDLE, X509Bundle),
+        urls=_read(files, TARGET_SERVICES, ServiceUrls),
+    )
+
+
+def _read(files: Mapping[str, bytes], name: str, kind: type[T]) -> T:
+    try:
+        value: T = json_decode(files[name], kind)
+    except (KeyError, msgspec.MsgspecError) as error:
+        raise TargetsError(f"{name} is missing or cannot be read") from error
+    if value.format != FORMAT:
+        raise TargetsError(f"{name} is of a format that is not known here")
+    return value
+
+
+def check_content(content: Content, trust_domain: str, now: datetime) -> None:
+    """Whether a node could work by these targets.
+
+    1 what `build_targets` refuses; 2 the trust domain is ours; 3 every root is a CA that signed itself; 4 every issuer
+    is a CA that one of the roots signed itself, so that none stays behind its root; 5 all of them are within their
+    dates, and none is there twice. Raises TargetsError.
+    """
+    try:
+        content.encoded()
+    except IdError as error:
+        raise TargetsError(str(error)) from error
+    bundle = content.bundle
+    if bundle.trust_domain != trust_domain:
+        raise TargetsError(f"the bundle is of the trust domain {bundle.trust_domain}, not {trust_domain}")
+    roots = read_certificates(bundle.roots)
+    for root in roots:
+        _check_ca(root, (root,), now)
+    for ders in (bundle.node_issuers, bundle.service_issuers):
+        for issuer in read_certificates(ders):
+            _check_ca(issuer, roots, now)
+    for ders in (bundle.roots, bundle.node_issuers, bundle.service_issuers):
+        if len(set(ders)) != len(ders):
+            raise TargetsError("a certificate is in the bundle twice")
+
+
+def _check_ca(certificate: x509.Certificate, above: tuple[x509.Certificate, ...], now: datetime) -> None:
+    name = certificate.subject.rfc4514_string()
+    try:
+        is_ca = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+        is_ca = False
+    if not is_ca:
+        raise TargetsError(f"{name} is not the certificate of a CA")
+    if not certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc:
+        raise TargetsError(f"the certificate {name} is not valid at this time")
+    if not any(_signed_by(certificate, root) for root in above):
+        raise TargetsError(f"the certificate {name} is signed by none of the bundle's roots")
+
+
+def _signed_by(certificate: x509.Certificate, above: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(above)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def read_certificates(ders: Sequence[bytes]) -> tuple[x509.Certificate, ...]:
+    """Raises TargetsError."""
+    try:
+        return tuple(x509.load_der_x509_certificate(der) for der in ders)
+    except ValueError as error:
+        raise TargetsError("a certificate of the bundle cannot be read") from error
 
 
 def build_targets(
@@ -81,11 +180,7 @@ def _checked_keys(keys: Sequence[VerificationKey]) -> tuple[VerificationKey, ...
 def _checked_certificates(certificates: Sequence[bytes]) -> tuple[bytes, ...]:
     if not certificates:
         raise TargetsError("a bundle names at least one certificate a class")
-    for der in certificates:
-        try:
-            x509.load_der_x509_certificate(der)
-        except ValueError as error:
-            raise TargetsError("a certificate of the bundle cannot be read") from error
+    read_certificates(certificates)
     return tuple(certificates)
 
 

@@ -1,7 +1,6 @@
 """One initialised cloud a run, and fresh copies of its databases a test."""
 
 import asyncio
-import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from cloud.fabric.bootstrap import initialise
 from cloud.keyfile import write_secret
 from tests.cloud.breakwater.support import PASSPHRASE, START, Clock
 from tests.cloud.breakwater.support import plan_for as breakwater_plan
+from tests.cloud.databases import copy_database
 from tests.cloud.fabric.support import World, plan_for, world_at
 
 
@@ -30,10 +30,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def databases(home: Path, tmp_path: Path) -> Path:
-    """Copies of both databases of after `cascade init`."""
+def databases(home: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """Copies of both databases of after `cascade init`, to be found with `located`.
+
+    On SQLite, or as `pytest.mark.parametrize("databases", ENGINES, indirect=True)` says.
+    """
     for service in ("fabric", "breakwater"):
-        shutil.copy(home / service / "database.sqlite", tmp_path / f"{service}.sqlite")
+        copy_database(getattr(request, "param", "sqlite"), service, home / service / "database.sqlite", tmp_path)
     return tmp_path
 
 

@@ -19,19 +19,22 @@ from cloud.breakwater.errors import IssuerError
 from cloud.breakwater.routes.problems import _CODES as BREAKWATER_CODES
 from cloud.breakwater.service import Issuing
 from cloud.fabric import schemas, store
-from cloud.fabric.app import make_core, read_certificates
+from cloud.fabric.app import Parts, make_core
 from cloud.fabric.bootstrap import Plan
 from cloud.fabric.driver import Driver
 from cloud.fabric.errors import IssuerRefused, IssuerUnavailable
 from cloud.fabric.service import activation, codes, confirm, sessions, standing, tenants
 from cloud.fabric.service.core import Core
+from cloud.fabric.service.follow import Follower
 from cloud.fabric.settings import FabricSettings
 from cloud.fabric.signing import read_signer
 from cloud.fabric.standing import Change
 from cloud.fabric.store.rows import ActivationRow, GenerationRow, NodeRow
 from cloud.fabric.tables import ENGINE
+from cloud.fabric.trust.belief import Belief
+from cloud.fabric.trust.bootstrap import read_online_signers
 from cloud.guard import Operator
-from cloud.issuing import CloseGeneration, CloseGenerations, IssueNodeCertificate, OpenGeneration
+from cloud.issuing import CloseGeneration, CloseGenerations, IssueNodeCertificate, OpenGeneration, SupersedeKeys
 from cloud.peer import NodePeer, PeerTrust, read_peer
 from cloud.service_identity import make_csr
 from protocol.activation import Activated, Challenge, ProveActivation, StartActivation
@@ -52,6 +55,7 @@ from protocol.sessions import (
 )
 from protocol.statements import Statement, verify_statement
 from tests.cloud.breakwater.support import PASSPHRASE, START, TRUST_DOMAIN, Clock, issuer_at
+from tests.cloud.databases import located
 from tests.simulators.forged_evidence import (
     AK_ATTRIBUTES,
     PaperChip,
@@ -120,6 +124,10 @@ class DirectIssuer:
         with self._call("close_one"):
             await self.issuing.close_generation("service/fabric", CloseGeneration(tenant, node, generation))
 
+    async def supersede_keys(self, tenant: TenantId, node: NodeId, generation: int, spki_sha256: str) -> None:
+        with self._call("supersede"):
+            await self.issuing.supersede_keys("service/fabric", SupersedeKeys(tenant, node, generation, spki_sha256))
+
     async def issue_device(
         self, request: str, tenant: TenantId, node: NodeId, generation: int, csr: bytes, not_after: datetime
     ) -> Certificate:
@@ -166,9 +174,14 @@ class World:
     issuer: DirectIssuer
     clock: Clock
     entropy: Entropy
-    trust: PeerTrust
     tenant: TenantId
     kicks: list[None]
+    follower: Follower
+
+    @property
+    def trust(self) -> PeerTrust:
+        """As it is believed now."""
+        return self.core.belief.trust
 
     @property
     def ring(self) -> KeyRing:
@@ -335,28 +348,32 @@ class Machine:
 async def world_at(home: Path, databases: Path, clock: Clock, *, first: bool = True) -> AsyncIterator[World]:
     """A Fabric and a Breakwater over the databases in `databases`; `first` makes the tenant that trusts the maker."""
     entropy, kicks = Entropy(), list[None]()
-    certificates = read_certificates(home / "fabric" / "certs")
-    trust = PeerTrust(TRUST_DOMAIN, (certificates.nodes,), (certificates.services,))
+    belief = Belief(TRUST_DOMAIN)
+    follower = Follower(belief, unheard)
     settings = FabricSettings(trust_domain=TRUST_DOMAIN, public_url=URL, breakwater_url="https://unused:1")
     signer = read_signer(home / "fabric" / "keys", PASSPHRASE, TRUST_DOMAIN)
-    async with issuer_at(home, databases / "breakwater.sqlite", clock) as breakwater:
-        ENGINE.configure(databases / "fabric.sqlite")
+    async with issuer_at(home, located(databases, "breakwater"), clock) as breakwater:
+        ENGINE.configure(located(databases, "fabric"))
         await ENGINE.open()
         try:
             issuer = DirectIssuer(breakwater.issuing)
-            core = await make_core(
-                settings,
+            await follower.look()
+            parts = Parts(
                 signer=signer,
+                online=read_online_signers(home / "fabric" / "keys", PASSPHRASE),
                 issuer=issuer,
-                node_issuers=trust.node_issuers,
-                now=clock,
+                belief=belief,
                 kick=lambda: kicks.append(None),
-                entropy=entropy,
             )
+            core = await make_core(settings, parts, now=clock, entropy=entropy)
             tenant = await _tenant(core) if first else (await store.tenants.page("", 1))[0].id
-            yield World(core, issuer, clock, entropy, trust, tenant, kicks)
+            yield World(core, issuer, clock, entropy, tenant, kicks, follower)
         finally:
             await ENGINE.close()
+
+
+async def unheard() -> None:
+    """Nobody has to be told of another trust."""
 
 
 async def _tenant(core: Core) -> TenantId:

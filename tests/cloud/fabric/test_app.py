@@ -89,7 +89,7 @@ class Cloud:
     def client(
         self, *, token: str = "", chain: bytes = b"", key: ec.EllipticCurvePrivateKey | None = None
     ) -> CloudClient:
-        trust = self.fabric._trust
+        trust = self.fabric.belief.trust
         check = ServerCheck(expected_service(TRUST_DOMAIN, "fabric"), trust, utc_now, lambda serial: False)
         root = (self.directory / "fabric" / "certs" / "root.pem").read_bytes()
         made = CloudClient(self.url, client_context(root, check, chain, key), token=token)
@@ -381,7 +381,10 @@ async def test_every_route_says_whom_it_admits(cloud: Cloud) -> None:
     routes = list(routes_of(cloud.fabric.app))
     for route in routes:
         wanted = (OPERATOR,)
-        if route.path in ("/healthz", "/readyz", "/v1/node/nonces", "/v1/node/sessions") or "activations" in route.path:
+        if (
+            route.path in ("/healthz", "/readyz", "/metrics", "/v1/node/nonces", "/v1/node/sessions")
+            or "activations" in route.path
+        ):
             wanted = (ANONYMOUS,)
         elif route.path.startswith("/v1/node/"):
             wanted = (NODE,)

@@ -7,8 +7,8 @@ import pytest
 
 from cloud.client import Answer, CallError, CloudClient, ServerRefused, Unreachable
 from cloud.fabric.errors import IssuerRefused, IssuerUnavailable
-from cloud.fabric.issuer import HttpIssuer, RevokedSerials
-from cloud.issuing import GenerationOpened, RevokedServices
+from cloud.fabric.issuer import HttpIssuer
+from cloud.issuing import GenerationOpened
 from protocol.ids import NodeId, TenantId, make_id
 from protocol.problems import CONTENT_TYPE, KINDS, document
 
@@ -71,14 +71,3 @@ async def test_a_refusal_for_good(code: str) -> None:
 async def test_no_word_to_act_on(answer: Answer | CallError) -> None:
     with pytest.raises(IssuerUnavailable):
         await ask(answer)
-
-
-async def test_revoked_serials_are_kept_while_the_issuer_is_away() -> None:
-    serials = RevokedSerials()
-    await serials.refresh(cast(CloudClient, Canned(ok(RevokedServices(("ff", "10"))))))
-    for bad in (Unreachable("gone"), ok(RevokedServices(("no hex",)))):
-        with pytest.raises(IssuerUnavailable):
-            await serials.refresh(cast(CloudClient, Canned(bad)))
-    assert 255 in serials
-    assert 16 in serials
-    assert 1 not in serials
