@@ -9,16 +9,16 @@ import logging
 import random
 import secrets
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from datetime import datetime
 
 import trio
 
-from node import api, notify, panel, trust
-from node.certificates import EKU_DEVICE, check_chain
+from node import api, notify, panel
 from node.clock import utc_now
 from node.config import Config
+from node.contact import Contact
 from node.errors import NodeError, StateError
 from node.exits import Exit
 from node.hwbind import keys
@@ -28,19 +28,13 @@ from node.licensing import schedule
 from node.licensing.keeper import Keeper
 from node.local_api import listen, serve
 from node.panel import StatusDocument, status_document
-from node.session import Credentials, SessionRefused, fresh_nonce, open_session
 from node.state import Clock, State
-from protocol.encoding import sha256_hex
 from protocol.faults import fault_point
-from protocol.ids import NodeSpiffeId
-from protocol.sessions import Ask, RenewDevice
 
 log = logging.getLogger("cascadia.agent")
 
 STOP_SECONDS_MAX = 1.0
 """What closing the connection may take at the end."""
-FAILURES_PER_SESSION = 3
-"""After so many failures in a row a session is given up for a new proof: the cloud may not take it any more."""
 POLL_PAUSE_SECONDS = 0.2
 """Between an answered poll and the next: a server that never waits must not be asked in a loop."""
 SESSION_POLL_SECONDS = 0.5
@@ -55,26 +49,16 @@ class Revoked(NodeError):
     next = "Ask the operator for a code made to readmit this node, then run `cascadia activate FILE`."
 
 
-class Agent:
+class Agent(Contact):
     """One running agent. Made with its parts; `run` is its life."""
 
     def __init__(self, config: Config, state: State, tpm: Tpm, keeper: Keeper, clock: Clock = utc_now) -> None:
-        self.config = config
-        self.keeper = keeper
-        self._state = state
-        self._tpm = tpm
-        self._clock = clock
+        super().__init__(config, state, tpm, keeper, clock)
         # Spreads waits over a fleet; nothing secret hangs on it.
         self._random = random.Random(secrets.randbits(64))  # noqa: S311
-        self._credentials: Credentials | None = None
-        self._fabric: api.Service | None = None
-        self._wanted = trio.Event()
-        self._turn = trio.Lock()
         # Below every cursor of the cloud: the first poll is answered at once.
         self._cursor = 0
-        self._tpm_fault: TpmError | None = None
-        self.failures = 0
-        self.last_contact_at: datetime | None = None
+        self._renew_from: datetime | None = None
 
     def status(self) -> StatusDocument:
         return status_document(
@@ -126,161 +110,6 @@ class Agent:
         else:
             self.keeper.hardware = "ours"
             self._tpm_fault = None
-
-    # Asking the cloud
-
-    async def contact(self, *, anew: bool = False) -> bool:
-        """One attempt at a session and the current statement; True when the cloud answered with signed words.
-
-        With `anew` a session that is held is given up for a new proof. Never raises for what the cloud or the network
-        does: that is logged and counts as silence.
-        """
-        async with self._turn:
-            if anew:
-                await self.new_session()
-            try:
-                await self._confirm_pending()
-                await self._ensure_session()
-                await self._refresh()
-            except SessionRefused as refused:
-                return self._told(refused)
-            except api.CloudRefused as refusal:
-                return await self._refused(refusal)
-            except TpmError as error:
-                self._lost(error)
-                return self._silence(str(error))
-            except NodeError as error:
-                if self.failures >= FAILURES_PER_SESSION:
-                    await self.new_session()
-                return self._silence(error.text)
-            self._answered()
-            return True
-
-    def _lost(self, error: TpmError) -> None:
-        """The TPM failed while running. Another chip's key is no fault of the chip: it closes the gate."""
-        if isinstance(error, TpmNotOurs):
-            self.keeper.hardware = "other"
-        else:
-            self.keeper.hardware = "unavailable"
-            self._tpm_fault = error
-
-    async def _confirm_pending(self) -> None:
-        """A generation that was activated but not confirmed comes first; without it the one in force goes on.
-
-        Raises what `confirm` raises, only when there is no generation in force to go on with.
-        """
-        pending = self._state.pending(self._clock)
-        if pending is None:
-            return
-        # Seldom needed: a start does not wait for it to load.
-        from node.licensing.activation import confirm
-
-        try:
-            keeper = await confirm(self._state, self.keeper.trust, pending, self._tpm, self._clock)
-        except (NodeError, TpmError) as error:
-            if not self.keeper.confirmed:
-                raise
-            log.warning("generation %d cannot be confirmed yet: %s", pending.generation, error)
-            return
-        # In this order: cancelled between the two, the agent must not go on with a generation that has ended.
-        self.keeper = keeper
-        await self.new_session()
-
-    async def _ensure_session(self) -> None:
-        now = self._clock()
-        held = self._credentials
-        if held is not None and now < schedule.session_renewal_at(held.not_before, held.not_after):
-            return
-        opened = await open_session(
-            self.keeper.trust, self.keeper.identity, self._tpm, self._clock, self.keeper.presented
-        )
-        await self._use(opened.credentials)
-        if opened.current.statement:
-            self.keeper.apply(opened.current, opened.answer_nonce)
-
-    async def new_session(self) -> None:
-        """Have the next contact prove anew."""
-        # Forgotten before it is closed: closing waits, and others must not meet a closed client meanwhile.
-        fabric, self._fabric, self._credentials = self._fabric, None, None
-        if fabric is not None:
-            await fabric.aclose()
-
-    async def _use(self, credentials: Credentials) -> None:
-        await self.new_session()
-        self._credentials = credentials
-        self._fabric = credentials.connect(self.keeper.trust, "fabric")
-
-    async def _refresh(self) -> None:
-        if self._fabric is None:
-            raise api.CloudUnreachable("no session")
-        nonce = fresh_nonce()
-        with fault_point("node.statement.send"):
-            answer = await self._fabric.statement(Ask(nonce=nonce, presented=self.keeper.presented))
-        self.keeper.apply(answer, nonce)
-
-    async def _refused(self, refusal: api.CloudRefused) -> bool:
-        """A session that no longer counts: drop it, and hear why by a new proof."""
-        await self.new_session()
-        if refusal.code != "generation_closed":
-            return self._silence(refusal.text)
-        try:
-            await self._ensure_session()
-        except SessionRefused as refused:
-            return self._told(refused)
-        except (NodeError, TpmError) as error:
-            return self._silence(str(error))
-        return self._silence(refusal.text)
-
-    def _told(self, refused: SessionRefused) -> bool:
-        """A refusal counts only by the signed statement that came with it."""
-        if not refused.answer.statement:
-            return self._silence(str(refused.refusal))
-        try:
-            self.keeper.apply(refused.answer, refused.answer_nonce)
-        except NodeError as error:
-            return self._silence(error.text)
-        self._answered()
-        return True
-
-    def _answered(self) -> None:
-        self.failures = 0
-        self._tpm_fault = None
-        self.last_contact_at = self._clock()
-
-    def _silence(self, reason: str) -> bool:
-        self.failures += 1
-        log.warning("no usable answer from the cloud (%d in a row): %s", self.failures, reason)
-        return False
-
-    async def renew_device(self) -> None:
-        """A new device certificate for the same key, over the session. Raises NodeError, TpmError."""
-        keeper = self.keeper
-        identity = keeper.identity
-        node_key = identity.node_key
-        credentials = self._credentials
-        if credentials is None:
-            raise api.CloudUnreachable("cannot renew the device certificate: there is no session with the cloud")
-        csr = await self._tpm.run(lambda esys: keys.certificate_request(esys, node_key))
-        service = credentials.connect(keeper.trust, "breakwater")
-        try:
-            # Named for the certificate that it follows: after a lost answer the repeat gets the same successor.
-            request = RenewDevice(request=f"renew-{sha256_hex(identity.chain[0])}", csr=csr)
-            with fault_point("node.device.send"):
-                answer = await service.renew_device(request)
-        finally:
-            await service.aclose()
-        bundle = keeper.trust.bundle
-        check_chain(
-            answer.certificate_chain,
-            bundle,
-            spiffe=NodeSpiffeId(bundle.trust_domain, identity.tenant, identity.node),
-            generation=identity.generation,
-            usage=EKU_DEVICE,
-            public_key=node_key.public_key(),
-            now=self._clock(),
-        )
-        self._state.identities.replace_device_chain(identity.generation, answer.certificate_chain)
-        keeper.renewed(answer.certificate_chain)
 
     # Loops
 
@@ -334,10 +163,6 @@ class Agent:
         verdict = self.keeper.verdict()
         return f"{verdict.state}, gate {'open' if verdict.gate_open else 'closed'}"
 
-    def ask_soon(self) -> None:
-        """Have the licence refreshed now, not at its hour."""
-        self._wanted.set()
-
     async def _keep_current(self) -> None:
         """Refresh at the licence's hour, when woken, and in the node's slots while the cloud is silent."""
         while not self.keeper.revoked:
@@ -377,8 +202,19 @@ class Agent:
             raise self._tpm_fault
 
     async def _renew_device_if_due(self) -> None:
-        if self._credentials is not None and schedule.device_renewal_due(self.keeper.identity.chain[0], self._clock()):
-            await self._tolerant(self.renew_device)
+        """At its hour or by the lease's order; what fails is tried again at the node's slots."""
+        identity, now = self.keeper.identity, self._clock()
+        if self._credentials is None or (self._renew_from is not None and now < self._renew_from):
+            return
+        heartbeat = self.config.heartbeat_seconds
+        ordered = schedule.device_renewal_ordered(identity.chain[0], self.keeper.lease, now, identity.node, heartbeat)
+        if ordered:
+            # The order may follow a rotation: the new certificate is by an issuer that is published by now.
+            await self._tolerant(self._refresh_trust)
+        elif not schedule.device_renewal_due(identity.chain[0], now, identity.node):
+            return
+        self._renew_from = schedule.next_slot(identity.node, now, heartbeat)
+        await self._tolerant(self.renew_device)
 
     async def _keep_awake(self) -> None:
         """The wake channel: one long poll; what it brings is a hint, losing it is harmless."""
@@ -432,14 +268,10 @@ class Agent:
         wait = schedule.first_trust_refresh_seconds(self._random)
         while True:
             await trio.sleep(wait)
+            before = self.keeper.trust.version
             await self._tolerant(self._refresh_trust)
+            if self.keeper.trust.version != before:
+                # The cloud counts who has adopted it: it is told soon, over a session opened under the new trust.
+                await trio.sleep(schedule.adoption_seconds(self.config.heartbeat_seconds, self._random))
+                self.ask_soon()
             wait = schedule.trust_refresh_seconds(self._random)
-
-    async def _refresh_trust(self) -> None:
-        self.keeper.trust = await trust.refresh(self.config.state_dir)
-
-    async def _tolerant(self, work: Callable[[], Awaitable[None]]) -> None:
-        try:
-            await work()
-        except (NodeError, TpmError) as error:
-            log.warning("%s", error)

@@ -5,6 +5,7 @@ document with a conclusive code; `CloudUnreachable`, everything else (network, T
 be read): by the design these never change a state.
 """
 
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import httpx
@@ -24,10 +25,12 @@ from node.transport import (
 )
 from protocol.activation import Activated, Challenge, ProveActivation, StartActivation
 from protocol.encoding import json_decode, json_encode
+from protocol.est import HEADER_REQUEST, PATH_SIMPLEREENROLL, TYPE_PKCS10, EstError, decode_certs_only, encode_base64
 from protocol.ids import IdError, parse_id
 from protocol.limits import RESPONSE_BODY_BYTES_MAX
 from protocol.problems import KINDS, ProblemDocument
-from protocol.sessions import Ask, Certificate, Events, Nonce, OpenSession, RenewDevice, Session, StatementAnswer
+from protocol.renewal import PATH_RENEWALS, RenewalChallenge, Renewed, StartRenewal, path_proof
+from protocol.sessions import Ask, Events, Nonce, OpenSession, Session, StatementAnswer
 from protocol.trust import ServiceUrls, X509Bundle
 
 T = TypeVar("T")
@@ -94,31 +97,42 @@ class Service:
     async def _ask(
         self, method: str, path: str, answer: type[T], body: bytes | None = None, wait_seconds: float | None = None
     ) -> T:
-        """Send and decode. Raises CloudUnreachable (also when closed meanwhile), ServerUnproven, CloudRefused."""
+        """Send JSON and decode it. Raises CloudUnreachable (also when closed meanwhile), ServerUnproven, CloudRefused."""
+        headers = {"content-type": "application/json"} if body is not None else {}
+        content = await self._open(method, path, headers, body, wait_seconds)
+        return _read(lambda: json_decode(content, answer))
+
+    async def _open(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        body: bytes | None = None,
+        wait_seconds: float | None = None,
+    ) -> bytes:
+        """The body of an answer of success. Raises as `_ask`."""
         if not self._closed:
             with trio.CancelScope() as scope:
                 self._asking.add(scope)
                 try:
-                    return await self._exchange(method, path, answer, body, wait_seconds)
+                    return await self._exchange(method, path, headers, body, wait_seconds)
                 finally:
                     self._asking.discard(scope)
         raise CloudUnreachable(f"cannot ask {self.base_url}: the connection was given up")
 
     async def _exchange(
-        self, method: str, path: str, answer: type[T], body: bytes | None, wait_seconds: float | None
-    ) -> T:
+        self, method: str, path: str, headers: Mapping[str, str], body: bytes | None, wait_seconds: float | None
+    ) -> bytes:
         """One request and its answer, within a bound of bytes and, all together, of time. Raises as `_ask`."""
         # Compressed answers are not asked for, and not unpacked: a small one could unpack to any size.
-        headers = {"accept-encoding": "identity"} | ({"content-type": "application/json"} if body is not None else {})
+        sent = {"accept-encoding": "identity", **headers}
         seconds_max = ANSWER_SECONDS_MAX if wait_seconds is None else wait_seconds + EVENT_MARGIN_SECONDS
         timeout = httpx.Timeout(seconds_max, connect=CONNECT_SECONDS_MAX)
         content = b""
         try:
             # The client's time-outs are per read: a server that sends a byte now and then would never meet one.
             with trio.fail_after(CONNECT_SECONDS_MAX + seconds_max):
-                async with self._client.stream(
-                    method, path, content=body, headers=headers, timeout=timeout
-                ) as response:
+                async with self._client.stream(method, path, content=body, headers=sent, timeout=timeout) as response:
                     async for chunk in response.aiter_raw():
                         content += chunk[: RESPONSE_BODY_BYTES_MAX + 1 - len(content)]
                         if len(content) > RESPONSE_BODY_BYTES_MAX:
@@ -137,10 +151,7 @@ class Service:
             raise CloudUnreachable("the cloud's answer is too long")
         if not 200 <= response.status_code < 300:
             raise _refusal(response, content)
-        try:
-            return json_decode(content, answer)
-        except msgspec.MsgspecError as error:
-            raise CloudUnreachable(f"the cloud's answer cannot be read: {error}") from error
+        return content
 
     async def start_activation(self, request: StartActivation) -> Challenge:
         challenge = await self._ask("POST", "/v1/activations", Challenge, json_encode(request))
@@ -176,8 +187,33 @@ class Service:
         path = f"/v1/node/events?cursor={cursor}&wait={wait_seconds}"
         return await self._ask("GET", path, Events, wait_seconds=wait_seconds)
 
-    async def renew_device(self, request: RenewDevice) -> Certificate:
-        return await self._ask("POST", "/v1/node/device-certificate", Certificate, json_encode(request))
+    async def reenroll(self, csr_der: bytes, request: str) -> bytes:
+        """EST `simplereenroll` (RFC 7030 section 4.2.2): the certificate (DER) alone; `request` names the repeat."""
+        headers = {"content-type": TYPE_PKCS10, HEADER_REQUEST: request}
+        content = await self._open("POST", PATH_SIMPLEREENROLL, headers, encode_base64(csr_der))
+        certificates = _read(lambda: decode_certs_only(content))
+        if len(certificates) != 1:
+            raise CloudUnreachable(f"the cloud's answer has {len(certificates)} certificates, not one")
+        return certificates[0]
+
+    async def start_renewal(self, request: StartRenewal) -> RenewalChallenge:
+        challenge = await self._ask("POST", PATH_RENEWALS, RenewalChallenge, json_encode(request))
+        try:
+            parse_id("ren", challenge.renewal)
+        except IdError as error:
+            raise CloudUnreachable(f"the cloud's answer cannot be used: {error}") from error
+        return challenge
+
+    async def prove_renewal(self, renewal: str, body: bytes) -> Renewed:
+        """`body` is an encoded `ProveRenewal`, byte for byte as stored: a repeat is answered alike."""
+        return await self._ask("POST", path_proof(renewal), Renewed, body)
+
+
+def _read(decode: Callable[[], T]) -> T:
+    try:
+        return decode()
+    except (msgspec.MsgspecError, EstError) as error:
+        raise CloudUnreachable(f"the cloud's answer cannot be read: {error}") from error
 
 
 def connect(

@@ -17,7 +17,13 @@ from protocol.trust import X509Bundle
 
 EKU_SESSION = ExtendedKeyUsageOID.CLIENT_AUTH.dotted_string
 
-__all__ = ["EKU_DEVICE", "EKU_SESSION", "CertificateRejected", "check_chain", "is_certificate_of"]
+CHAIN_CERTIFICATES_MAX = 4
+"""Leaf, issuer, and the cross certificates of a root that is changing, for servers that know only the one before."""
+STORED_CERTIFICATES = 2
+"""Of a device chain: what stands above the issuer is in the trust bundle."""
+STEP_ISSUER = 2
+
+__all__ = ["EKU_DEVICE", "EKU_SESSION", "CertificateRejected", "chain_of", "check_chain", "is_certificate_of"]
 
 
 class CertificateRejected(VerificationFailed):
@@ -73,6 +79,19 @@ def _names_only(names: x509.ExtensionType, spiffe: NodeSpiffeId) -> bool:
     return found == [x509.UniformResourceIdentifier(str(spiffe))]
 
 
+def chain_of(leaf: bytes, bundle: X509Bundle) -> tuple[bytes, ...]:
+    """A leaf (DER) with the published issuing CA of nodes that signed it. Raises CertificateRejected, steps 1 and 2."""
+    try:
+        certificate = x509.load_der_x509_certificate(leaf)
+        issuers = {der: x509.load_der_x509_certificate(der) for der in bundle.node_issuers}
+    except UNREADABLE as error:
+        raise CertificateRejected(1, "it cannot be read, or names nobody") from error
+    for der, issuer in issuers.items():
+        if issued_by(certificate, (issuer,)):
+            return leaf, der
+    raise CertificateRejected(STEP_ISSUER, "it is not by a published issuing CA of nodes")
+
+
 def check_chain(
     chain: tuple[bytes, ...],
     bundle: X509Bundle,
@@ -85,20 +104,21 @@ def check_chain(
 ) -> x509.Certificate:
     """The leaf of a device or session chain (DER, leaf first) that is all it should be.
 
-    1 two certificates that parse; 2 the issuer is a published issuing CA of nodes, and signed the leaf (RFC 5280
+    Only leaf and issuer are judged; what follows them is for servers. 1 two to four certificates, of which the first
+    two parse; 2 the issuer is a published issuing CA of nodes, and signed the leaf (RFC 5280
     section 6.1.3); 3 exactly one SAN, the node's SPIFFE id (X509-SVID section 2); 4 the generation; 5 exactly the one
     EKU; 6 our public key; 7 not a CA; 8 in force now. Raises CertificateRejected.
     """
-    if len(chain) != 2:
+    if not 2 <= len(chain) <= CHAIN_CERTIFICATES_MAX:
         raise CertificateRejected(1, "the chain does not have a leaf and its issuer")
     try:
-        leaf, issuer = (x509.load_der_x509_certificate(der) for der in chain)
+        leaf, issuer = (x509.load_der_x509_certificate(der) for der in chain[:2])
         leaf_key = leaf.public_key()
         names = leaf.extensions.get_extension_for_oid(ExtensionOID.SUBJECT_ALTERNATIVE_NAME).value
     except (*UNREADABLE, x509.ExtensionNotFound) as error:
         raise CertificateRejected(1, "it cannot be read, or names nobody") from error
     if chain[1] not in bundle.node_issuers or not issued_by(leaf, (issuer,)):
-        raise CertificateRejected(2, "it is not by a published issuing CA of nodes")
+        raise CertificateRejected(STEP_ISSUER, "it is not by a published issuing CA of nodes")
     if not _names_only(names, spiffe):
         raise CertificateRejected(3, f"it does not name {spiffe}, and nothing else")
     if _generation(leaf) != generation:

@@ -68,10 +68,13 @@ def _parser() -> argparse.ArgumentParser:
         "Exits 0 when granted and 3 when denied, as the running agent says now.",
     )
     entitlement.add_argument("name", metavar="NAME", help="the entitlement's name")
-    add(
+    renew = add(
         "renew",
         "refresh licence, session and device certificate now",
         "Asks the cloud at once instead of at the licence's hour.",
+    )
+    renew.add_argument(
+        "--rekey", action="store_true", help="also make a new key in the TPM, and have it certified by fresh evidence"
     )
     return parser
 
@@ -249,14 +252,15 @@ async def _renew(config: Config, args: argparse.Namespace) -> int:
     from node.ask import AgentAbsent, ask, expect
 
     try:
-        document = expect(await ask(config.socket, "POST", "/v1/renew", seconds_max=130), {200})
+        path = "/v1/renew/rekey" if args.rekey else "/v1/renew"
+        document = expect(await ask(config.socket, "POST", path, seconds_max=130), {200})
     except AgentAbsent:
-        document = await _own_renewal(config)
+        document = await _own_renewal(config, rekey=args.rekey)
     _print_document(document, args.json, _human_license)
     return int(document["exit_code"])
 
 
-async def _own_renewal(config: Config) -> dict[str, Any]:
+async def _own_renewal(config: Config, *, rekey: bool) -> dict[str, Any]:
     from node.agent import Agent
     from node.api import CloudUnreachable
     from node.clock import utc_now
@@ -271,7 +275,7 @@ async def _own_renewal(config: Config) -> dict[str, Any]:
                 if not await agent.contact():
                     raise CloudUnreachable("cannot renew: the cloud gave no usable answer; the licence is as it was")
                 if not agent.keeper.revoked:
-                    await agent.renew_device()
+                    await agent.renew_device(rekey=rekey)
         finally:
             await agent.new_session()
         return dict(msgspec.to_builtins(license_document(agent.keeper)))

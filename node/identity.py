@@ -3,11 +3,14 @@
     STATE/identity/g-N/   ak.pub ak.priv node.pub node.priv   blobs that only this machine's TPM can load
                           device.pem                          device certificate and its issuer's, leaf first
                           identity.json                       ids, dates, digests of the blobs
+                          key-SPKI.json                       a later node key, from a rekey on
     STATE/current.json                                        the confirmed generation
     STATE/activation.json                                     an activation under way
+    STATE/renewal.json                                        a renewal with fresh evidence under way
 
 Not a place for plain keys: there are none. Rules: a generation appears in one durable step and is complete; one rename
-of `current.json` switches to it; what is torn, truncated or edited is StateDamaged, never a fresh start.
+of `current.json` switches to it; the key in force is the one that `device.pem` is of, so that one rename changes both;
+what is torn, truncated or edited is StateDamaged, never a fresh start.
 """
 
 import re
@@ -17,7 +20,8 @@ from typing import Annotated
 
 import msgspec
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from node.errors import StateDamaged
 from node.files import (
@@ -35,7 +39,7 @@ from node.hwbind.keys import WrappedKey
 from node.licensing.acceptance import Holder
 from protocol.encoding import sha256_hex
 from protocol.faults import fault_point
-from protocol.ids import ActivationId, IdError, NodeId, TenantId, parse_id, parse_trust_domain
+from protocol.ids import ActivationId, IdError, NodeId, RenewalId, TenantId, parse_id, parse_trust_domain
 
 AwareTime = Annotated[datetime, msgspec.Meta(tz=True)]
 
@@ -102,6 +106,27 @@ class PendingActivation(StateFile, frozen=True, kw_only=True, forbid_unknown_fie
     proof: bytes
 
 
+class PendingRenewal(StateFile, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A renewal with fresh evidence under way. `node_key` is the key it is for, perhaps a new one; `proof` is the body
+    of the proof's request as it will be sent: only a byte-identical repeat gets the stored answer."""
+
+    generation: int
+    renewal: RenewalId
+    node_key: WrappedKey
+    proof: bytes
+
+
+class _KeyFile(StateFile, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A node key that came after the activation's."""
+
+    node_key: WrappedKey
+
+
+def _key_name(public_key: ec.EllipticCurvePublicKey) -> str:
+    spki = public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return f"key-{sha256_hex(spki)[:16]}.json"
+
+
 def _blobs(identity: Identity) -> dict[str, bytes]:
     return {
         "ak.pub": identity.ak.public,
@@ -141,6 +166,7 @@ class IdentityStore:
         self._identities = state_dir / "identity"
         self._current_path = state_dir / "current.json"
         self._activation_path = state_dir / "activation.json"
+        self._renewal_path = state_dir / "renewal.json"
 
     def generation_dir(self, generation: int) -> Path:
         return self._identities / f"g-{generation}"
@@ -194,6 +220,7 @@ class IdentityStore:
             raise StateDamaged(path, str(error)) from error
         blob = {name: _read_blob(directory / name, record) for name in ("ak.pub", "ak.priv", "node.pub", "node.priv")}
         chain_path = directory / "device.pem"
+        chain = decode_chain(chain_path, _read(chain_path))
         return Identity(
             trust_domain=record.trust_domain,
             tenant=record.tenant,
@@ -203,8 +230,9 @@ class IdentityStore:
             confirm_by=record.confirm_by,
             fingerprint_salt=record.fingerprint_salt,
             ak=WrappedKey(blob["ak.pub"], blob["ak.priv"], record.ak_parent),
-            node_key=WrappedKey(blob["node.pub"], blob["node.priv"], record.node_parent),
-            chain=decode_chain(chain_path, _read(chain_path)),
+            node_key=self._later_key(directory, chain)
+            or WrappedKey(blob["node.pub"], blob["node.priv"], record.node_parent),
+            chain=chain,
         )
 
     def current(self) -> Identity | None:
@@ -242,15 +270,51 @@ class IdentityStore:
                 with fault_point("node.identity.prune"):
                     remove_directory(self.generation_dir(old))
 
-    def replace_device_chain(self, generation: int, chain: tuple[bytes, ...]) -> None:
-        """Put a renewed device certificate in the place of the old one. The caller has verified it.
+    def _later_key(self, directory: Path, chain: tuple[bytes, ...]) -> WrappedKey | None:
+        """The key that the certificate is of, if it came after the activation's. Raises StateDamaged."""
+        public_key = x509.load_der_x509_certificate(chain[0]).public_key() if chain else None
+        if not isinstance(public_key, ec.EllipticCurvePublicKey):
+            return None
+        stored = read_state(directory / _key_name(public_key), _KeyFile)
+        return None if stored is None else stored.node_key
 
-        Raises as `load` and `write_atomic`; ValueError for what is no chain.
+    def replace_device_chain(
+        self, generation: int, chain: tuple[bytes, ...], node_key: WrappedKey | None = None
+    ) -> None:
+        """Put a renewed device certificate, and the key it is of (None: the same), in the place of the old ones, by
+        one rename.
+
+        The caller has verified both. A crash leaves the old pair or the new one. Raises as `load` and `write_atomic`;
+        ValueError for what is no chain.
         """
         data = encode_chain(chain)
-        self.load(generation)
+        directory = self.generation_dir(generation)
+        new_key = node_key if node_key not in (None, self.load(generation).node_key) else None
+        if new_key is not None:
+            with fault_point("node.key.save"):
+                write_atomic(directory / _key_name(new_key.public_key()), encode_state(_KeyFile(node_key=new_key)))
         with fault_point("node.device.replace"):
-            write_atomic(self.generation_dir(generation) / "device.pem", data)
+            write_atomic(directory / "device.pem", data)
+        if new_key is not None:
+            kept = _key_name(new_key.public_key())
+            for path in directory.glob("key-*.json"):
+                if path.name != kept:
+                    with fault_point("node.key.prune"):
+                        remove_file(path)
+
+    def save_renewal(self, renewal: PendingRenewal) -> None:
+        """Keep a renewal under way, in the place of an earlier one. Raises as `write_atomic`."""
+        with fault_point("node.renewal.save"):
+            write_atomic(self._renewal_path, encode_state(renewal))
+
+    def load_renewal(self) -> PendingRenewal | None:
+        """The renewal under way, if there is one. Raises StateDamaged, StateUnreadable."""
+        return read_state(self._renewal_path, PendingRenewal)
+
+    def clear_renewal(self) -> None:
+        """Forget the renewal under way: it has ended. Raises StateUnwritable."""
+        with fault_point("node.renewal.clear"):
+            remove_file(self._renewal_path)
 
     def save_activation(self, activation: PendingActivation) -> None:
         """Keep an activation under way, in the place of an earlier one. Raises as `write_atomic`."""

@@ -1,4 +1,4 @@
-"""What the local socket answers: licence, entitlement, status; and the one command, `renew`.
+"""What the local socket answers: licence, entitlement, status; and the one command, `renew`, with or without rekey.
 
 The documents are versioned (`format`): fields are added, never renamed. They are made at the time of asking.
 """
@@ -139,7 +139,7 @@ def status_document(
     )
 
 
-async def _renew(agent: "Agent", request: Request) -> Answer:
+async def _renew(agent: "Agent", request: Request, *, rekey: bool = False) -> Answer:
     """The one command. A revoked node has no session left to renew its certificate over."""
     if not request.privileged:
         return problem(403, "permission_denied", "only root and the agent's user may do this")
@@ -147,7 +147,7 @@ async def _renew(agent: "Agent", request: Request) -> Answer:
         return problem(503, "cloud_unreachable", "the cloud gave no usable answer; the licence is as it was")
     try:
         if not agent.keeper.revoked:
-            await agent.renew_device()
+            await agent.renew_device(rekey=rekey)
     except (NodeError, TpmError) as error:
         return problem(503, getattr(error, "code", "failed"), str(error))
     return Answer(200, license_document(agent.keeper))
@@ -170,7 +170,9 @@ def handler(agent: "Agent") -> Handler:
                 return Answer(200, agent.status())
             case "POST", ["", "v1", "renew"]:
                 return await _renew(agent, request)
-            case _, ["", "v1", "license" | "status" | "renew"] | ["", "v1", "entitlements", _]:
+            case "POST", ["", "v1", "renew", "rekey"]:
+                return await _renew(agent, request, rekey=True)
+            case _, ["", "v1", "license" | "status" | "renew"] | ["", "v1", "entitlements" | "renew", _]:
                 return problem(405, "method_not_allowed", "no such method here")
             case _:
                 return problem(404, "not_found", "no such path; see cascadia(8)")

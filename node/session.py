@@ -62,7 +62,9 @@ def fresh_nonce() -> str:
     return b64url_encode(secrets.token_bytes(24))
 
 
-async def _proof(tpm: Tpm, identity: Identity, *, nonce: str, answer_nonce: str, url: str, csr_der: bytes) -> str:
+async def _proof(
+    tpm: Tpm, identity: Identity, *, nonce: str, answer_nonce: str, url: str, csr_der: bytes, trust_version: int
+) -> str:
     # A dying disk can hold a read of /sys for long: the settling time and a stop must not wait for it.
     components = await trio.to_thread.run_sync(fingerprint.read_components, abandon_on_cancel=True)
 
@@ -79,6 +81,7 @@ async def _proof(tpm: Tpm, identity: Identity, *, nonce: str, answer_nonce: str,
             fingerprint=fingerprint.fingerprint(identity.fingerprint_salt, components),
             clock=keys.read_clock(esys),
             agent_version=AGENT_VERSION,
+            trust_version=trust_version,
         )
         kid = envelope.key_id(identity.node_key.public_key())
         signed = envelope.signing_input(TYP_SESSION_PROOF, kid, proof_payload(claims))
@@ -108,6 +111,7 @@ async def open_session(
             answer_nonce=answer_nonce,
             url=service.base_url + api.SESSION_PATH,
             csr_der=session_key.csr_der,
+            trust_version=trust.version,
         )
         request = OpenSession(
             device_certificate=identity.chain[0], csr=session_key.csr_der, proof=proof, presented=presented

@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtensionOID, NameOID
+from cryptography.x509.oid import ExtensionOID
 
 from protocol.ids import ServiceSpiffeId
 from protocol.trust import X509Bundle
@@ -115,9 +115,8 @@ class SessionKey:
 
     def __init__(self) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
-        # The subject counts for nothing (the profile decides it), but a PKCS#10 request must have one.
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "session")])
-        request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(self._key, hashes.SHA256())
+        # An empty subject: the profile decides it, and a request that names another is refused.
+        request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(self._key, hashes.SHA256())
         self.csr_der = request.public_bytes(serialization.Encoding.DER)
 
     @property

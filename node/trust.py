@@ -48,7 +48,7 @@ T = TypeVar("T")
 
 
 class TrustSet(msgspec.Struct, frozen=True):
-    """One published generation, parsed."""
+    """One published generation, parsed. `version` is that of the TUF targets: what the node says it works by."""
 
     signing_keys: KeyRing
     bundle: X509Bundle
@@ -56,6 +56,17 @@ class TrustSet(msgspec.Struct, frozen=True):
     pin: TrustPin
     repository_url: str
     generation: int
+    version: int
+
+
+class _Signed(msgspec.Struct, frozen=True):
+    version: int
+
+
+class _Metadata(msgspec.Struct, frozen=True):
+    """What is read of verified metadata."""
+
+    signed: _Signed
 
 
 def load(state_dir: Path) -> TrustSet:
@@ -165,6 +176,7 @@ def _parse(number: int, generation: Generation) -> TrustSet:
         pin=generation.pin,
         repository_url=generation.repository_url,
         generation=number,
+        version=_decode(generation, "targets.json", _Metadata).signed.version,
     )
 
 

@@ -1,4 +1,4 @@
-"""Messages of sessions, refresh, the wake channel and renewal; the session proof.
+"""Messages of sessions, refresh and the wake channel; the session proof. Renewal is EST (`protocol.est`).
 
 The proof is a JWS by the node key in the TPM over a server's nonce; see section 5 of the design.
 """
@@ -83,13 +83,6 @@ class Events(msgspec.Struct, frozen=True):
     """`GET /v1/node/events?cursor=&wait=`: a hint that something changed since `cursor`, never a fact."""
 
     cursor: int
-
-
-class RenewDevice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`POST /v1/node/device-certificate` at Breakwater: a CSR by the same key. `request` makes a repeat harmless."""
-
-    request: str
-    csr: bytes
 
 
 class Certificate(msgspec.Struct, frozen=True):

@@ -13,7 +13,8 @@ import msgspec
 import trio
 
 from node import api, trust
-from node.certificates import EKU_DEVICE, CertificateRejected, check_chain
+from node.certificates import EKU_DEVICE, STORED_CERTIFICATES, CertificateRejected, check_chain
+from node.challenge import answer
 from node.config import AGENT_VERSION
 from node.errors import NodeError, StateDamaged, StateError
 from node.exits import Exit
@@ -34,7 +35,6 @@ from protocol.activation import (
 )
 from protocol.codes import SecretFormatError, parse_secret
 from protocol.encoding import json_decode, json_encode, sha256_hex
-from protocol.evidence import qualifying_data
 from protocol.faults import fault_point
 from protocol.ids import NodeSpiffeId
 from protocol.sessions import Ask
@@ -178,20 +178,19 @@ async def _prove(
     finally:
         await service.aclose()
     say("answering the challenge with the TPM")
-    secret = await tpm.run(
-        lambda esys: keys.activate_credential(esys, ak, challenge.credential_blob, challenge.encrypted_secret)
+    answered = await answer(
+        tpm,
+        ak,
+        node_key,
+        exchange=challenge.activation,
+        credential_blob=challenge.credential_blob,
+        encrypted_secret=challenge.encrypted_secret,
     )
-    csr = await tpm.run(lambda esys: keys.certificate_request(esys, node_key))
-    try:
-        qualifying = qualifying_data(secret, challenge.activation, csr)
-    except ValueError as error:
-        raise api.CloudUnreachable(f"the cloud's challenge cannot be used: {error}") from error
-    certified = await tpm.run(lambda esys: evidence.key_evidence(esys, node_key, ak, qualifying))
     components = await trio.to_thread.run_sync(fingerprint.read_components, abandon_on_cancel=True)
     proof = ProveActivation(
-        secret=secret,
-        csr=csr,
-        key=certified,
+        secret=answered.secret,
+        csr=answered.csr,
+        key=answered.key,
         fingerprint=fingerprint.fingerprint(challenge.fingerprint_salt, components),
     )
     pending = PendingActivation(
@@ -240,7 +239,7 @@ async def _fetch(state: State, trusted: TrustSet, pending: PendingActivation, cl
         generation=answer.generation,
         ak=pending.ak,
         node_key=pending.node_key,
-        chain=answer.certificate_chain,
+        chain=answer.certificate_chain[:STORED_CERTIFICATES],
         fingerprint_salt=pending.fingerprint_salt,
         activated_at=clock(),
         confirm_by=answer.confirm_by,
@@ -266,7 +265,7 @@ async def confirm(state: State, trusted: TrustSet, identity: Identity, tpm: Tpm,
     nonce = fresh_nonce()
     try:
         with fault_point("node.confirm.send"):
-            answer = await service.confirm(Ask(nonce=nonce))
+            answer = await service.confirm(Ask(nonce=nonce, trust_version=trusted.version))
     finally:
         await service.aclose()
     keeper.apply(answer, nonce)

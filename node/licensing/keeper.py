@@ -10,6 +10,7 @@ from datetime import datetime
 import msgspec
 
 from node.errors import StateError, VerificationFailed
+from node.hwbind.keys import WrappedKey
 from node.identity import Identity
 from node.licensing import acceptance
 from node.licensing.store import LicenceStore
@@ -152,6 +153,6 @@ class Keeper:
             return False
         return True
 
-    def renewed(self, chain: tuple[bytes, ...]) -> None:
-        """The device certificate was replaced on the disk."""
-        self.identity = msgspec.structs.replace(self.identity, chain=chain)
+    def renewed(self, chain: tuple[bytes, ...], node_key: WrappedKey) -> None:
+        """The device certificate was replaced on the disk, with its key where that has changed."""
+        self.identity = msgspec.structs.replace(self.identity, chain=chain, node_key=node_key)

@@ -11,8 +11,9 @@ from hashlib import sha256
 from random import Random
 
 from cryptography import x509
+from msgspec import UNSET
 
-from protocol.limits import EVENT_WAIT_SECONDS_MAX
+from protocol.limits import CLOCK_SKEW, EVENT_WAIT_SECONDS_MAX
 from protocol.statements import Lease
 
 HEARTBEAT_SECONDS = 600.0
@@ -29,6 +30,14 @@ TRUST_REFRESH_SECONDS = 86_400.0
 """The published trust is read once a day: its keys change over months."""
 TRUST_FIRST_SECONDS_MAX = 3600.0
 """The first reading comes within an hour of the start, at random: a fleet that starts at once must not ask at once."""
+
+DEVICE_RENEWAL_SPREAD = 0.1
+"""Share of a device certificate's life by which its renewal lies before or after the half of it."""
+ADOPTION_SHARE = 0.1
+"""A new trust is told of within this share of a heartbeat: a minute."""
+TRUST_RECOVERY_SECONDS = 600.0
+"""A cloud that nobody believes is not believed by a whole fleet: its repository is asked by each node once in this
+time, spread over as much again."""
 
 
 def node_fraction(node: str, purpose: str) -> float:
@@ -106,7 +115,40 @@ def session_renewal_at(not_before: datetime, not_after: datetime) -> datetime:
     return not_before + (not_after - not_before) * 2 / 3
 
 
-def device_renewal_due(certificate_der: bytes, now: datetime) -> bool:
-    """Whether a device certificate is past two thirds of its life: it outlives its lease by 30 days at least."""
+def device_renewal_at(not_before: datetime, not_after: datetime, node: str) -> datetime:
+    """A device certificate is renewed at half of its life, within a tenth of it, fixed by node.
+
+    A fleet that was activated in one week renews over many, and there is as much time again to try.
+    """
+    share = 0.5 + DEVICE_RENEWAL_SPREAD * (2 * node_fraction(node, "device") - 1)
+    return not_before + (not_after - not_before) * share
+
+
+def device_renewal_ordered(
+    certificate_der: bytes, lease: Lease | None, now: datetime, node: str, heartbeat_seconds: float
+) -> bool:
+    """Whether the lease orders this device certificate renewed: it was made before the order's time, which has come.
+
+    `notBefore` is backdated by the skew. What a whole fleet is ordered is done within a heartbeat, spread by node.
+    """
+    not_before = x509.load_der_x509_certificate(certificate_der).not_valid_before_utc
+    after = lease.renew_device_after if lease is not None else UNSET
+    if after is UNSET or not_before + CLOCK_SKEW >= after:
+        return False
+    return now >= after + timedelta(seconds=heartbeat_seconds * node_fraction(node, "ordered"))
+
+
+def device_renewal_due(certificate_der: bytes, now: datetime, node: str) -> bool:
+    """Whether a device certificate's hour of renewal has come."""
     certificate = x509.load_der_x509_certificate(certificate_der)
-    return now >= session_renewal_at(certificate.not_valid_before_utc, certificate.not_valid_after_utc)
+    return now >= device_renewal_at(certificate.not_valid_before_utc, certificate.not_valid_after_utc, node)
+
+
+def adoption_seconds(heartbeat_seconds: float, random: Random) -> float:
+    """Wait between a new trust and the statement that tells of it: soon, and not all at once."""
+    return random.random() * heartbeat_seconds * ADOPTION_SHARE
+
+
+def trust_recovery_seconds(node: str) -> float:
+    """The least time between two refreshes of the trust because a server or certificate was not believed."""
+    return TRUST_RECOVERY_SECONDS * (1 + node_fraction(node, "trust"))

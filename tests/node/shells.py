@@ -17,11 +17,13 @@ from tests.simulators.fabric import DOMAIN, NODE, TENANT, Fabric, utc_now
 
 ROOT = b"{}"
 PIN = TrustPin(1, sha256_hex(ROOT))
+VERSION = 7
+"""Of the TUF targets."""
 URL = "http://127.0.0.1:1"
 
 
 def trust_of(fabric: Fabric) -> TrustSet:
-    return TrustSet(fabric.ring, fabric.bundle, fabric.urls, PIN, URL, 1)
+    return TrustSet(fabric.ring, fabric.bundle, fabric.urls, PIN, URL, 1, VERSION)
 
 
 def publish_trust(state: Path, fabric: Fabric) -> None:
@@ -29,6 +31,7 @@ def publish_trust(state: Path, fabric: Fabric) -> None:
     files = {
         "1.root.json": ROOT,
         **dict.fromkeys(METADATA, b"{}"),
+        "targets.json": json_encode({"signed": {"version": VERSION}}),
         TARGET_SIGNING_KEYS: json_encode(SigningKeys(1, fabric.verification_keys())),
         TARGET_X509_BUNDLE: json_encode(fabric.bundle),
         TARGET_SERVICES: json_encode(fabric.urls),

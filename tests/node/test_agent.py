@@ -24,6 +24,7 @@ from node.hwbind.errors import TpmAbsent, TpmFailed
 from node.hwbind.tpm import Tpm
 from node.state import NotActivated, State
 from node.trust import TrustSet
+from protocol.est import PATH_SIMPLEREENROLL, encode_certs_only
 from tests.node.conftest import Machine
 from tests.node.shells import apply, identity, install, trust_of
 from tests.simulators.fabric import DAY, Answer, Fabric, Reply, Request, always, hang, problem, raw, refused, utc_now
@@ -375,12 +376,9 @@ async def test_a_wrong_device_certificate_replaces_nothing(
     before = agent.keeper.identity.chain
 
     async def wrong(_: Request) -> Reply:
-        from protocol.encoding import json_encode
-        from protocol.sessions import Certificate
+        return Reply(200, encode_certs_only(fabric.node_chain(machine.ak.public_key(), 1)[:1]))
 
-        return Reply(200, json_encode(Certificate(fabric.node_chain(machine.ak.public_key(), 1))))
-
-    fabric.answers["/v1/node/device-certificate"] = wrong
+    fabric.answers[PATH_SIMPLEREENROLL] = wrong
     with pytest.raises(CertificateRejected):
         await agent.renew_device()
     stored = state.identities.current()

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from node.certificates import EKU_DEVICE, EKU_SESSION, CertificateRejected, check_chain
+from node.certificates import EKU_DEVICE, EKU_SESSION, CertificateRejected, chain_of, check_chain
 from node.exits import Exit
 from protocol.ids import NodeId, NodeSpiffeId
 from protocol.limits import CLOCK_SKEW
@@ -89,7 +89,7 @@ def with_byte(der: bytes, at: int) -> bytes:
 CHAINS: list[tuple[str, int, Callable[[], Chain]]] = [
     ("empty", 1, lambda: ()),
     ("leaf alone", 1, lambda: chain()[:1]),
-    ("with the root", 1, lambda: (*chain(), FABRIC.root.der)),
+    ("too long", 1, lambda: (*chain(), FABRIC.root.der, FABRIC.root.der, FABRIC.root.der)),
     ("no certificate", 1, lambda: (b"\x30\x00", FABRIC.nodes.der)),
     ("no issuer's certificate", 1, lambda: (chain()[0], b"")),
     ("nobody's", 1, lambda: chain(named=False)),
@@ -159,6 +159,22 @@ def test_what_it_should_be_is_accepted() -> None:
     ):
         leaf = check_chain(good, **expected(now=now))
         assert leaf.public_bytes(serialization.Encoding.DER) == good[0]
+
+
+def test_what_stands_above_the_issuer_is_for_servers() -> None:
+    for above in ((FABRIC.root.der,), (FABRIC.root.der, b"not looked at")):
+        assert check_chain((*chain(), *above), **expected()).serial_number
+
+
+def test_a_leaf_is_given_the_issuer_that_signed_it() -> None:
+    newer = authority("nodes", FABRIC.root)
+    bundle = msgspec.structs.replace(FABRIC.bundle, node_issuers=(newer.der, FABRIC.nodes.der))
+    for good in (chain(), by(newer)):
+        assert chain_of(good[0], bundle) == good
+    for leaf, step in ((by(authority("nodes"))[0], 2), (b"", 1)):
+        with pytest.raises(CertificateRejected) as caught:
+            chain_of(leaf, bundle)
+        assert caught.value.step == step
 
 
 def test_any_changed_byte_of_what_is_signed_is_refused() -> None:

@@ -172,6 +172,16 @@ def test_renew_without_an_agent(cli: Cli, installed: State, cloud: Fabric) -> No
     assert cli.json("renew")[0] == 81
 
 
+def test_a_rekey_without_an_agent(cli: Cli, installed: State, cloud: Fabric) -> None:
+    before = installed.identities.load(1).node_key
+    assert cli.json("renew", "--rekey")[0] == 0
+    after = installed.identities.load(1).node_key
+    assert after != before
+    cloud.revoke()
+    assert cli.json("renew", "--rekey")[0] == 81
+    assert installed.identities.load(1).node_key == after
+
+
 def test_a_damaged_state_is_told_of(cli: Cli, installed: State) -> None:
     (cli.state / "current.json").write_text("{}")
     assert failure(cli, "status") == (70, "state_damaged")

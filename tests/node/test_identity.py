@@ -4,18 +4,21 @@ import resource
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from node.errors import DiskFull, StateDamaged
 from node.hwbind.keys import WrappedKey
-from node.identity import Identity, IdentityStore, PendingActivation, decode_chain, encode_chain
-from protocol.ids import ActivationId
+from node.identity import Identity, IdentityStore, PendingActivation, PendingRenewal, decode_chain, encode_chain
+from protocol.faults import Stage
+from protocol.ids import ActivationId, RenewalId
 from tests.node.licensing.samples import (
     DAY,
     HOLDER,
@@ -28,15 +31,16 @@ from tests.node.licensing.samples import (
     dying_at,
     in_child,
 )
+from tests.simulators.forged_evidence import NODE_KEY_ATTRIBUTES, signing_public
 
 
-def certificate(serial: int) -> bytes:
+def certificate(serial: int, key: ec.EllipticCurvePublicKey | None = None) -> bytes:
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, NODE)])
     return (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
-        .public_key(OTHER_KEY.public_key())
+        .public_key(key or OTHER_KEY.public_key())
         .serial_number(serial)
         .not_valid_before(T0)
         .not_valid_after(T0 + 90 * DAY)
@@ -151,6 +155,94 @@ def test_a_renewed_device_certificate(store: IdentityStore) -> None:
             store.replace_device_chain(1, wrong)
     with pytest.raises(StateDamaged):
         store.replace_device_chain(2, RENEWED)
+
+
+class Rekeyed(NamedTuple):
+    """A key as a TPM would have made it, and a chain for it."""
+
+    key: WrappedKey
+    chain: tuple[bytes, ...]
+
+
+def rekeyed(number: int) -> Rekeyed:
+    key = ec.derive_private_key(100 + number, ec.SECP256R1()).public_key()
+    public = signing_public(key, NODE_KEY_ATTRIBUTES)
+    return Rekeyed(WrappedKey(public, b"private %d" % number, b"parent"), (certificate(number, key), certificate(2)))
+
+
+def keys_stored(store: IdentityStore) -> int:
+    return len(list(store.generation_dir(1).glob("key-*.json")))
+
+
+def test_a_rekey_replaces_certificate_and_key(store: IdentityStore) -> None:
+    confirmed(store, 1)
+    for number in (10, 11, 12):
+        key, chain = rekeyed(number)
+        store.replace_device_chain(1, chain, key)
+        current = store.current()
+        assert current is not None
+        assert (current.node_key, current.chain) == (key, chain)
+        assert keys_stored(store) == 1
+    renewed = (certificate(20, rekeyed(12).key.public_key()), certificate(2))
+    store.replace_device_chain(1, renewed, rekeyed(12).key)
+    assert store.current() == msgspec.structs.replace(make_identity(1), node_key=rekeyed(12).key, chain=renewed)
+
+
+REKEY_POINTS = [("node.key.save", False), ("node.device.replace", False), ("node.key.prune", True)]
+
+
+@pytest.mark.parametrize("stage", ["before", "after"])
+@pytest.mark.parametrize(("point", "switched"), REKEY_POINTS)
+def test_a_crash_in_a_rekey_leaves_exactly_one_pair(
+    store: IdentityStore, point: str, switched: bool, stage: Stage
+) -> None:
+    confirmed(store, 1)
+    first, second = rekeyed(10), rekeyed(11)
+    store.replace_device_chain(1, first.chain, first.key)
+
+    def step() -> None:
+        store.replace_device_chain(1, second.chain, second.key)
+
+    assert in_child(dying_at(point, stage, step)) == 9
+    expected = second if switched or (point, stage) == ("node.device.replace", "after") else first
+    current = store.current()
+    assert current is not None
+    assert (current.node_key, current.chain) == expected
+    step()
+    current = store.current()
+    assert current is not None
+    assert (current.node_key, current.chain) == second
+
+
+def test_a_damaged_later_key_is_noticed(store: IdentityStore) -> None:
+    confirmed(store, 1)
+    store.replace_device_chain(1, rekeyed(10).chain, rekeyed(10).key)
+    (path,) = store.generation_dir(1).glob("key-*.json")
+    for _ in damaged_forms(path):
+        with pytest.raises(StateDamaged):
+            store.current()
+
+
+RENEWAL = PendingRenewal(
+    generation=1,
+    renewal=RenewalId("ren_0" + "1" * 25),
+    node_key=WrappedKey(b"public", b"private", b"parent"),
+    proof=b"{}",
+)
+
+
+def test_a_renewal_under_way(store: IdentityStore) -> None:
+    confirmed(store, 1)
+    assert store.load_renewal() is None
+    assert in_child(dying_at("node.renewal.save", "before", lambda: store.save_renewal(RENEWAL))) == 9
+    assert store.load_renewal() is None
+    assert in_child(dying_at("node.renewal.save", "after", lambda: store.save_renewal(RENEWAL))) == 9
+    assert store.load_renewal() == RENEWAL
+    assert in_child(dying_at("node.renewal.clear", "before", store.clear_renewal)) == 9
+    assert store.load_renewal() == RENEWAL
+    store.clear_renewal()
+    store.clear_renewal()
+    assert store.load_renewal() is None
 
 
 def test_a_chain_is_pem_that_others_read(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from node.hwbind.tpm import Tpm
 from node.local_api import Answer, Request
 from node.state import State
 from protocol.encoding import json_encode
+from protocol.est import PATH_SIMPLEREENROLL
 from tests.node.conftest import Machine
 from tests.node.shells import apply, install
 from tests.simulators.fabric import NODE, TENANT, Fabric, always, utc_now
@@ -191,6 +192,15 @@ async def test_renew(agent: Agent, fabric: Fabric) -> None:
     await agent.new_session()
 
 
+async def test_rekey(agent: Agent, fabric: Fabric) -> None:
+    key = agent.keeper.identity.node_key
+    answer = await ask(agent, "/v1/renew/rekey", "POST")
+    assert (answer.status, members(answer)["state"]) == (200, "active")
+    assert agent.keeper.identity.node_key != key
+    assert (await ask(agent, "/v1/renew/rekey")).status == 405
+    await agent.new_session()
+
+
 async def test_renew_without_the_cloud(agent: Agent, fabric: Fabric) -> None:
     fabric.answers["/v1/node/nonces"] = always(503)
     answer = await ask(agent, "/v1/renew", "POST")
@@ -198,7 +208,7 @@ async def test_renew_without_the_cloud(agent: Agent, fabric: Fabric) -> None:
 
 
 async def test_renew_when_only_the_certificate_fails(agent: Agent, fabric: Fabric) -> None:
-    fabric.answers["/v1/node/device-certificate"] = always(500)
+    fabric.answers[PATH_SIMPLEREENROLL] = always(500)
     answer = await ask(agent, "/v1/renew", "POST")
     assert (answer.status, members(answer)["code"]) == (503, "cloud_unreachable")
     await agent.new_session()

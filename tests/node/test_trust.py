@@ -90,6 +90,7 @@ async def test_refresh_publishes_new_targets_and_keeps_two_generations(repositor
         repository.replace(content(port=port), now=when)
         refreshed = await trust.refresh(tmp_path, clock=at(when))
         assert refreshed.generation == number
+        assert refreshed.version == trust.load(tmp_path).version == number
         assert trust.load(tmp_path).urls.fabric == f"https://127.0.0.1:{port}"
     assert sorted(path.name for path in (tmp_path / "trust").iterdir()) == ["current.json", "gen-3", "gen-4"]
 

@@ -276,5 +276,9 @@ def test_dates_pass_by_themselves(keeper: Keeper, fabric: Fabric, tmp_path: Path
 
 
 def test_a_renewed_certificate_is_the_identitys(keeper: Keeper) -> None:
-    keeper.renewed((b"new", b"issuer"))
-    assert keeper.identity.chain == (b"new", b"issuer")
+    same = keeper.identity.node_key
+    keeper.renewed((b"new", b"issuer"), same)
+    assert (keeper.identity.chain, keeper.identity.node_key) == ((b"new", b"issuer"), same)
+    other = WrappedKey(b"public", b"private", b"parent")
+    keeper.renewed((b"newer", b"issuer"), other)
+    assert (keeper.identity.chain, keeper.identity.node_key) == ((b"newer", b"issuer"), other)

@@ -4,6 +4,7 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 from random import Random
 
+import msgspec
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from node.licensing import schedule
-from protocol.limits import EVENT_WAIT_SECONDS_MAX
+from protocol.limits import CLOCK_SKEW, EVENT_WAIT_SECONDS_MAX
 from tests.node.licensing.samples import DAY, KEY, NODE, T0, make_lease
 
 LEASE = make_lease()
@@ -100,19 +101,75 @@ def test_waits_of_polls_and_of_trust(seed: int) -> None:
     assert 0 <= schedule.first_trust_refresh_seconds(Random(seed)) <= 3600
 
 
-def test_certificates_are_renewed_at_two_thirds() -> None:
+def test_a_session_is_renewed_at_two_thirds() -> None:
     assert schedule.session_renewal_at(T0, T0 + timedelta(hours=12)) == T0 + timedelta(hours=8)
+
+
+def certificate(not_before: datetime = T0) -> bytes:
     name = x509.Name([])
-    certificate = (
+    return (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
         .public_key(KEY.public_key())
         .serial_number(1)
-        .not_valid_before(T0)
-        .not_valid_after(T0 + 90 * DAY)
+        .not_valid_before(not_before)
+        .not_valid_after(not_before + 100 * DAY)
         .sign(KEY, hashes.SHA256())
         .public_bytes(Encoding.DER)
     )
-    assert not schedule.device_renewal_due(certificate, T0 + 60 * DAY - timedelta(seconds=1))
-    assert schedule.device_renewal_due(certificate, T0 + 60 * DAY)
+
+
+def test_a_device_certificate_is_renewed_around_half_of_its_life() -> None:
+    hours = {schedule.device_renewal_at(T0, T0 + 100 * DAY, f"node {number}") for number in range(500)}
+    assert T0 + 40 * DAY <= min(hours) < T0 + 41 * DAY
+    assert T0 + 59 * DAY < max(hours) <= T0 + 60 * DAY
+    hour = schedule.device_renewal_at(T0, T0 + 100 * DAY, NODE)
+    assert not schedule.device_renewal_due(certificate(), hour - timedelta(seconds=1), NODE)
+    assert schedule.device_renewal_due(certificate(), hour, NODE)
+
+
+def test_a_lease_orders_renewed_what_was_made_before() -> None:
+    order = T0 + DAY
+    ordered = msgspec.structs.replace(LEASE, renew_device_after=order)
+
+    def due(made_at: datetime, now: datetime) -> bool:
+        # `notBefore` is backdated by the skew.
+        return schedule.device_renewal_ordered(certificate(made_at - CLOCK_SKEW), ordered, now, NODE, 600)
+
+    assert not due(T0, order - timedelta(seconds=1))
+    assert due(T0, order + timedelta(seconds=600))
+    assert not due(order, order + 30 * DAY)
+    assert due(order - timedelta(seconds=1), order + 30 * DAY)
+    assert not schedule.device_renewal_ordered(certificate(T0), LEASE, order + DAY, NODE, 600)
+    assert not schedule.device_renewal_ordered(certificate(T0), None, order + DAY, NODE, 600)
+
+
+def test_an_order_is_followed_within_a_heartbeat_and_not_at_once() -> None:
+    order, old = T0 + DAY, certificate()
+    at = [
+        sum(
+            schedule.device_renewal_ordered(
+                old,
+                msgspec.structs.replace(LEASE, renew_device_after=order),
+                order + timedelta(seconds=seconds),
+                f"node {number}",
+                600,
+            )
+            for number in range(200)
+        )
+        for seconds in (0, 300, 600)
+    ]
+    assert at[0] < 5
+    assert 60 < at[1] < 140
+    assert at[2] == 200
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_new_trust_is_told_of_within_a_tenth_of_a_heartbeat(seed: int) -> None:
+    assert 0 <= schedule.adoption_seconds(600, Random(seed)) <= 60
+
+
+def test_recovering_the_trust_is_not_repeated_within_ten_minutes() -> None:
+    waits = {schedule.trust_recovery_seconds(f"node {number}") for number in range(100)}
+    assert 600 <= min(waits) < max(waits) <= 1200

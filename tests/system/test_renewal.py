@@ -1,0 +1,173 @@
+"""Renewal as people meet it: a machine comes back by itself after its certificate has expired, and changes its key."""
+
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from tpm2_pytss.types import TPMT_PUBLIC
+
+from cloud.keyfile import read_key, read_passphrase
+from node.identity import IdentityStore
+from protocol.renewal import PATH_RENEWALS, ProveRenewal, RenewalChallenge, Renewed, StartRenewal, path_proof
+from tests.simulators.forged_evidence import p256
+from tests.simulators.tpm import SoftTpm
+from tests.system.harness import Cloud, Machine, ended, wait_until
+from tests.system.raw import PaperNode, nodes_ca_pem, once, paper_tenant, secret_of, unchanged
+
+
+def device(machine: Machine) -> x509.Certificate:
+    identity = IdentityStore(machine.state).current()
+    assert identity is not None
+    return x509.load_der_x509_certificate(identity.chain[0])
+
+
+def expire(cloud: Cloud, machine: Machine) -> x509.Certificate:
+    """Put the machine's certificate as it would be after years of being off: by the same CA, and over."""
+    passphrase = read_passphrase(cloud.directory / "secrets" / "passphrase")
+    key = read_key(cloud.directory / "breakwater" / "keys" / "nodes-ca.key.pem", passphrase)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    issuer = x509.load_pem_x509_certificate(nodes_ca_pem(cloud).read_bytes())
+    good, now = device(machine), datetime.now(UTC)
+    builder = x509.CertificateBuilder(
+        issuer_name=issuer.subject,
+        subject_name=good.subject,
+        public_key=good.public_key(),
+        serial_number=x509.random_serial_number(),
+        not_valid_before=now - timedelta(days=90),
+        not_valid_after=now - timedelta(days=1),
+    )
+    for extension in good.extensions:
+        builder = builder.add_extension(extension.value, extension.critical)
+    over = builder.sign(key, hashes.SHA256())
+    identities = IdentityStore(machine.state)
+    current = identities.current()
+    assert current is not None
+    identities.replace_device_chain(
+        current.generation, (over.public_bytes(serialization.Encoding.DER), *current.chain[1:])
+    )
+    return over
+
+
+def activated(cloud: Cloud, machine: Machine, chip: SoftTpm) -> str:
+    tenant = cloud.tenant(chip)
+    machine.run("activate", str(cloud.code(tenant)))
+    return tenant
+
+
+def actions(cloud: Cloud) -> list[str]:
+    return [action for (action,) in cloud.rows("fabric", "SELECT action FROM audit ORDER BY id")]
+
+
+def test_an_expired_machine_comes_back_by_itself(
+    cloud: Cloud, machine: Machine, chips: tuple[SoftTpm, SoftTpm]
+) -> None:
+    activated(cloud, machine, chips[0])
+    over = expire(cloud, machine)
+    machine.up()
+    wait_until("the contact", lambda: machine.ask("/v1/status")["last_contact_at"])
+    assert machine.granted()
+    renewed = device(machine)
+    assert renewed.not_valid_after_utc > datetime.now(UTC) + timedelta(days=30)
+    assert renewed.public_key() == over.public_key()
+    assert [action for action in actions(cloud) if action.startswith("renewal.")] == [
+        "renewal.challenged",
+        "renewal.proved",
+        "renewal.issued",
+    ]
+    assert machine.ask("/v1/license")["generation"] == 1
+    # And over its session from then on.
+    machine.run("renew")
+    assert device(machine).serial_number != renewed.serial_number
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_a_rekey_changes_the_key_in_the_tpm(
+    cloud: Cloud, machine: Machine, chips: tuple[SoftTpm, SoftTpm], running: bool
+) -> None:
+    activated(cloud, machine, chips[0])
+    if running:
+        machine.up()
+    keys = [device(machine).public_key()]
+    for _ in range(2):
+        machine.run("renew", "--rekey")
+        keys.append(device(machine).public_key())
+    assert len({key.public_bytes(serialization.Encoding.DER, _SPKI) for key in keys}) == 3
+    stored = IdentityStore(machine.state).current()
+    assert stored is not None
+    TPMT_PUBLIC.unmarshal(stored.node_key.public)
+    ((known,),) = cloud.rows("fabric", "SELECT node_public_key FROM generation")
+    assert known == keys[-1].public_bytes(serialization.Encoding.DER, _SPKI)
+    valid = "SELECT COUNT(*) FROM certificate WHERE profile = 'device' AND state = 'issued'"
+    wait_until("the end of the old keys", lambda: cloud.rows("breakwater", valid) == [(1,)])
+    assert set(cloud.rows("breakwater", "SELECT reason FROM certificate WHERE state = 'revoked'")) == {(4,)}
+    machine.down()
+    machine.up()
+    wait_until("the contact", lambda: machine.ask("/v1/status")["last_contact_at"])
+    assert machine.granted()
+    assert machine.ask("/v1/license")["generation"] == 1
+
+
+_SPKI = serialization.PublicFormat.SubjectPublicKeyInfo
+
+
+def test_an_expired_machine_that_was_superseded_is_told_so(
+    cloud: Cloud, machine: Machine, chips: tuple[SoftTpm, SoftTpm], tmp_path: Path
+) -> None:
+    tenant = activated(cloud, machine, chips[0])
+    Machine(tmp_path, chips[0], "reinstalled").run("activate", str(cloud.code(tenant)))
+    expire(cloud, machine)
+    assert machine.launch().wait() == 81
+    assert "superseded" in machine.run("status", expect=81)["license"]["reason"]
+
+
+def test_an_expired_machine_that_was_revoked_is_told_so(
+    cloud: Cloud, machine: Machine, chips: tuple[SoftTpm, SoftTpm]
+) -> None:
+    activated(cloud, machine, chips[0])
+    (node,) = cloud.run("node", "list")
+    cloud.run("node", "revoke", node["id"], "--reason", "stolen")
+    over = expire(cloud, machine)
+    assert machine.launch().wait() == 81
+    assert machine.run("status", expect=81)["license"]["state"] == "revoked"
+    assert device(machine) == over
+
+
+def test_an_expired_state_in_another_machine_gets_nothing(
+    cloud: Cloud, machine: Machine, chips: tuple[SoftTpm, SoftTpm], tmp_path: Path
+) -> None:
+    activated(cloud, machine, chips[0])
+    expire(cloud, machine)
+    moved = Machine(tmp_path, chips[1], "moved")
+    shutil.copytree(machine.state, moved.state)
+    with ended(moved), unchanged(cloud):
+        moved.up()
+        assert moved.licence == "hardware-mismatch"
+        moved.run("renew", "--rekey", expect=69)
+
+
+def test_a_renewal_over_the_wire(cloud: Cloud, tmp_path: Path) -> None:
+    """A machine on paper: another key for a certificate that is not due, and nothing for a chip that is not its own."""
+    code = secret_of(cloud.code(paper_tenant(cloud, tmp_path), "--seats", "2"))
+    mine, other = PaperNode(cloud, "mine").join(code), PaperNode(cloud, "other").join(code)
+    with unchanged(cloud):
+        stolen = StartRenewal(mine.device, other.evidence(), "1.0")
+        once(cloud, "fabric", "POST", PATH_RENEWALS, stolen).refused("certificate_refused")
+    body = StartRenewal(mine.device, mine.evidence(), "1.0")
+    challenge = once(cloud, "fabric", "POST", PATH_RENEWALS, body).into(RenewalChallenge)
+    path = path_proof(challenge.renewal)
+
+    def proof(key: ec.EllipticCurvePrivateKey) -> ProveRenewal:
+        return mine.prove_renewal(challenge, key)
+
+    once(cloud, "fabric", "POST", path, proof(mine.node_key)).refused("conflict")
+    new = proof(p256("another key of mine"))
+    chain = once(cloud, "fabric", "POST", path, new).into(Renewed).certificate_chain
+    assert once(cloud, "fabric", "POST", path, new).into(Renewed).certificate_chain == chain
+    assert x509.load_der_x509_certificate(chain[0]).public_key() == p256("another key of mine").public_key()
+    once(cloud, "fabric", "POST", path, proof(p256("a third"))).refused("activation_closed")
+    once(cloud, "fabric", "POST", PATH_RENEWALS + "/ren_x/proof", new).refused("not_found")
+    other.session()
