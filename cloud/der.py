@@ -3,6 +3,8 @@
 A writer only: nothing here reads DER. Rule: definite lengths, in the fewest bytes.
 """
 
+from functools import lru_cache
+
 from cryptography.x509 import ObjectIdentifier
 
 NULL = b"\x05\x00"
@@ -39,6 +41,7 @@ def bit_string(value: bytes) -> bytes:
     return tlv(0x03, b"\x00" + value)
 
 
+@lru_cache(256)
 def oid(dotted: str) -> bytes:
     """An OBJECT IDENTIFIER (X.690 section 8.19). Raises ValueError for what is none."""
     ObjectIdentifier(dotted)  # raises: too short, or the first two numbers out of bounds

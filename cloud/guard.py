@@ -6,11 +6,12 @@ A route without a list refuses everyone. A caller is a TLS peer (`cloud.peer`), 
 service that enrols: it has no certificate yet and shows a one-time secret (HTTP Basic, RFC 7030 section 3.2.3).
 `Authorization` is read in this file only, where OPERATOR or ENROLLING is listed, and no other header ever is. Where
 only ANONYMOUS is listed a client certificate is not looked at; where ENROLLING is, whoever has one is refused. The
-guard runs before the body is read.
+guard runs before the body is read, and once more after one that took its time.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 from collections.abc import Awaitable, Callable, Collection, Iterator
@@ -40,6 +41,10 @@ from protocol.ids import ServiceName
 
 PEERS = "peers"
 """The key of the list in a route's `opt`."""
+_JUDGED = "judged"
+JUDGED_SECONDS = 0.5
+"""How old a judgement may be when the body is there. A caller may dribble a body for half a minute, in which it may
+have been revoked."""
 
 
 class Admitted(msgspec.Struct, frozen=True):
@@ -128,6 +133,10 @@ class Guard:
 
     async def __call__(self, connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
         """Admit the caller or raise `Refusal`; the peer or operator is left in the request's state."""
+        await self._judge(connection, handler)
+        connection.scope["state"][_JUDGED] = (self, handler, asyncio.get_running_loop().time())
+
+    async def _judge(self, connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
         admitted = peers_of(handler)
         if not admitted:
             raise Refusal("peer_refused", "this route admits nobody")
@@ -161,6 +170,16 @@ class Guard:
         except PeerRefused as refused:
             raise Refusal("peer_refused", refused.detail) from refused
         return peer
+
+
+async def judge_again(connection: ASGIConnection[Any, Any, Any, Any]) -> None:
+    """Once the body is there: the guard's look again, if the first is old. Raises Refusal."""
+    judged = connection.scope["state"].get(_JUDGED)
+    if judged is None:
+        return
+    guard, handler, at = judged
+    if asyncio.get_running_loop().time() > at + JUDGED_SECONDS:
+        await guard(connection, handler)
 
 
 def peers_of(handler: BaseRouteHandler) -> tuple[Admitted, ...]:

@@ -107,11 +107,14 @@ class RevokedSerial(msgspec.Struct, frozen=True):
 class Revocations(msgspec.Struct, frozen=True):
     """`GET /v1/revocations?cursor=&wait=`: what was revoked after `cursor` and has not expired, oldest first.
 
-    `cursor` is where to go on. An answer without entries says that nothing was revoked in the time waited.
+    `cursor` is where to go on. An answer without entries says that nothing was revoked in the time waited, or that
+    `issuer` is another than the one named by `&issuer=`: the key id of the CA that Breakwater has its own certificate
+    of, so that a service renews when its own is of another.
     """
 
     cursor: int
     entries: tuple[RevokedSerial, ...]
+    issuer: str = ""
 
 
 class SupersedeKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

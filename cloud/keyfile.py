@@ -10,15 +10,20 @@ import os
 import re
 import stat
 import textwrap
-from base64 import b64encode
+from base64 import b64decode, b64encode
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
+from cryptography.hazmat import asn1
 from cryptography.hazmat.primitives import padding, serialization
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+from cryptography.x509 import ObjectIdentifier
 
 from cloud.der import integer, octet_string, oid, sequence
 
@@ -48,9 +53,10 @@ CREDENTIAL = "credential:"
 """Begins the name of a secret that systemd hands over (`LoadCredential=`, systemd.exec(5)) instead of a path."""
 _CREDENTIAL_NAME = re.compile(r"(?!\.{1,2}$)[\x21-\x2e\x30-\x39\x3b-\x7e]{1,255}")
 _KEY_BYTES = 32
-_PBES2 = oid("1.2.840.113549.1.5.13")
-_SCRYPT = oid("1.3.6.1.4.1.11591.4.11")
-_AES_256_CBC = oid("2.16.840.1.101.3.4.1.42")
+_OURS = ("1.2.840.113549.1.5.13", "1.3.6.1.4.1.11591.4.11", "2.16.840.1.101.3.4.1.42")
+_PBES2, _SCRYPT, _AES_256_CBC = map(oid, _OURS)
+_MEMORY_MAX = 32 * 1024 * 1024
+"""What OpenSSL takes; a file that asks for more is not ours."""
 
 
 class KeyFileError(Exception):
@@ -193,6 +199,89 @@ def encrypt_key(key: PrivateKey, passphrase: bytes, cost: ScryptCost, salt: byte
     return "\n".join([*lines, ""]).encode()
 
 
+@asn1.sequence
+class _ScryptParameters:
+    """RFC 7914 section 7.1."""
+
+    salt: bytes
+    n: int
+    r: int
+    p: int
+    length: int
+
+
+@asn1.sequence
+class _Derivation:
+    algorithm: ObjectIdentifier
+    parameters: _ScryptParameters
+
+
+@asn1.sequence
+class _Encryption:
+    algorithm: ObjectIdentifier
+    iv: bytes
+
+
+@asn1.sequence
+class _Scheme:
+    derivation: _Derivation
+    encryption: _Encryption
+
+
+@asn1.sequence
+class _Pbes2:
+    algorithm: ObjectIdentifier
+    scheme: _Scheme
+
+
+@asn1.sequence
+class _EncryptedPrivateKeyInfo:
+    """RFC 5208 section 6, with the one scheme that is written here."""
+
+    algorithm: _Pbes2
+    content: bytes
+
+
+def _decrypt(content: bytes, passphrase: bytes) -> PrivateKeyTypes:
+    """A key out of its file. Raises ValueError.
+
+    The library would do all of it, but holds the interpreter while scrypt runs: no other key would be read meanwhile,
+    and no request answered.
+    """
+    try:
+        found = asn1.decode_der(
+            _EncryptedPrivateKeyInfo, b64decode(b"".join(content.split(b"\n")[1:-2]), validate=True)
+        )
+    except ValueError:
+        return serialization.load_pem_private_key(content, passphrase)
+    scheme = found.algorithm.scheme
+    derivation, encryption = scheme.derivation, scheme.encryption
+    algorithms_named = tuple(each.algorithm.dotted_string for each in (found.algorithm, derivation, encryption))
+    cost = ScryptCost(derivation.parameters.n, derivation.parameters.r, derivation.parameters.p)
+    if algorithms_named != _OURS or derivation.parameters.length != _KEY_BYTES or 128 * cost.n * cost.r > _MEMORY_MAX:
+        return serialization.load_pem_private_key(content, passphrase)
+    salt = derivation.parameters.salt
+    derived = Scrypt(salt=salt, length=_KEY_BYTES, n=cost.n, r=cost.r, p=cost.p).derive(passphrase)
+    decryptor = Cipher(algorithms.AES256(derived), modes.CBC(encryption.iv)).decryptor()
+    unpadder = padding.PKCS7(algorithms.AES.block_size).unpadder()
+    padded = decryptor.update(found.content) + decryptor.finalize()
+    return serialization.load_der_private_key(unpadder.update(padded) + unpadder.finalize(), None)
+
+
+def write_keys(keys: Mapping[Path, PrivateKey], passphrase: bytes) -> None:
+    """New keys, side by side. Raises KeyFileError, also for a file that is there already: its key may have signed."""
+    if used := [path for path in keys if path.exists()]:
+        raise KeyFileError(f"cannot write {used[0]}: there is a key already")
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as threads:
+        list(threads.map(lambda path: write_key(path, keys[path], passphrase), keys))
+
+
+def read_keys(paths: Sequence[Path], passphrase: bytes) -> list[PrivateKey]:
+    """Several keys, side by side: as many at a time as there are processors. Raises KeyFileError."""
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as threads:
+        return list(threads.map(lambda path: read_key(path, passphrase), paths))
+
+
 def read_key(path: Path, passphrase: bytes) -> PrivateKey:
     """Read a private key that `write_key` wrote, or an earlier release with PBKDF2. A third of a second at `COST`.
 
@@ -203,7 +292,7 @@ def read_key(path: Path, passphrase: bytes) -> PrivateKey:
     if b"-----BEGIN ENCRYPTED PRIVATE KEY-----" not in content:
         raise KeyFileError(f"cannot use {path}: it is not an encrypted private key")
     try:
-        key = serialization.load_pem_private_key(content, passphrase)
+        key = _decrypt(content, passphrase)
     except ValueError as error:
         raise KeyFileError(
             f"cannot decrypt {path}: wrong passphrase or damaged file; check which passphrase file the settings name"

@@ -93,11 +93,15 @@ class PeerClosed(PeerRefused):
 
 
 class PeerTrust(msgspec.Struct, frozen=True):
-    """The trust domain and, by class, the issuing CAs that may stand directly above a peer's certificate."""
+    """The trust domain and, by class, the issuing CAs that may stand directly above a peer's certificate.
+
+    `roots`: those that are believed, where that is known (None: it is not).
+    """
 
     trust_domain: str
     node_issuers: tuple[x509.Certificate, ...]
     service_issuers: tuple[x509.Certificate, ...]
+    roots: tuple[x509.Certificate, ...] | None = None
 
 
 class PeerChecks(Protocol):

@@ -30,6 +30,7 @@ PRUNE_SECONDS = 3600.0
 Load = Callable[[], Awaitable[Iterable[RevokedSerial]]]
 Save = Callable[[Sequence[RevokedSerial]], Awaitable[None]]
 Forget = Callable[[datetime], Awaitable[None]]
+Issuing = Callable[[str], None]
 
 
 class Pauses(Protocol):
@@ -41,16 +42,28 @@ class Pauses(Protocol):
 
 
 class RevokedSet:
-    """The set. `load` reads what was kept, `save` keeps entries (again is harmless), `forget` drops what has expired."""
+    """The set. `load` reads what was kept, `save` keeps entries (again is harmless), `forget` drops what has expired.
+
+    `issuing` is told, by key id, which CA Breakwater has its certificate of: at first, and when it is another.
+    """
 
     def __init__(
-        self, *, load: Load, save: Save, forget: Forget, now: Callable[[], datetime], entropy: Callable[[int], bytes]
+        self,
+        *,
+        load: Load,
+        save: Save,
+        forget: Forget,
+        now: Callable[[], datetime],
+        entropy: Callable[[int], bytes],
+        issuing: Issuing = lambda _: None,
     ) -> None:
         self._load = load
         self._save = save
         self._forget = forget
         self._now = now
         self._entropy = entropy
+        self._issuing = issuing
+        self._issuer = ""
         self._ends: dict[int, datetime] = {}
         self._cursor = 0
         self._failures = 0
@@ -76,13 +89,16 @@ class RevokedSet:
         They count before they are kept. Raises CallError, StorageError, ValueError (no serial); then the next call
         asks for everything again.
         """
-        path = f"{PATH_REVOCATIONS}?cursor={self._cursor}&wait={wait_seconds}"
+        path = f"{PATH_REVOCATIONS}?cursor={self._cursor}&wait={wait_seconds}&issuer={self._issuer}"
         self._cursor = 0
         answer = (await client.call("GET", path, seconds=wait_seconds + ANSWER_SECONDS)).into(Revocations)
         self._add(answer.entries)
         if answer.entries:
             await self._save(answer.entries)
         self._cursor = answer.cursor
+        if answer.issuer != self._issuer:
+            self._issuer = answer.issuer
+            self._issuing(answer.issuer)
         return len(answer.entries)
 
     async def follow(self, client: Callable[[], CloudClient], stopping: Pauses) -> None:
@@ -126,7 +142,11 @@ class RevokedSet:
         await self.prune()
 
     async def prune(self) -> None:
-        """Forget what has expired. Raises StorageError."""
+        """Forget what has expired, and ask for everything the next time: this clock may have been wrong.
+
+        Raises StorageError.
+        """
         now = self._now()
+        self._cursor = 0
         self._ends = {serial: end for serial, end in self._ends.items() if end > now}
         await self._forget(now)

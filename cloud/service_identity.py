@@ -128,8 +128,9 @@ def build_chain(leaf: x509.Certificate, cas: tuple[bytes, ...], trust: PeerTrust
     """The chain to serve, PEM: the leaf, its issuing CA, and the cross certificates above that.
 
     The issuing CA comes out of `trust`; of `cas`, which are the issuer's word, only what carries this chain to another
-    root is taken: not the roots themselves, which whoever believes them has. Raises IdentityError: not an issuing CA
-    of services that we believe.
+    root is taken: not the roots themselves, which whoever believes them has, and by believed roots only, so that
+    nobody is led to a root that is believed no more. Raises IdentityError: not an issuing CA of services that we
+    believe.
     """
     issuing = next((ca for ca in trust.service_issuers if _issued(leaf, ca)), None)
     if issuing is None:
@@ -137,6 +138,7 @@ def build_chain(leaf: x509.Certificate, cas: tuple[bytes, ...], trust: PeerTrust
     try:
         offered = [x509.load_der_x509_certificate(der) for der in cas]
         crosses = [ca for ca in offered if ca.subject != ca.issuer and now < ca.not_valid_after_utc]
+        crosses = [ca for ca in crosses if _by_believed_root(ca, trust)]
     except ValueError as error:
         raise IdentityError("the issuer's answer is not a list of certificates") from error
     chain, below = [leaf, issuing], [issuing]
@@ -145,6 +147,10 @@ def build_chain(leaf: x509.Certificate, cas: tuple[bytes, ...], trust: PeerTrust
         below = [ca for ca in crosses if ca.issuer not in seen and any(_issued(one, ca) for one in below)]
         chain += below
     return _to_pem(chain[: 2 + CROSSES_MAX])
+
+
+def _by_believed_root(cross: x509.Certificate, trust: PeerTrust) -> bool:
+    return trust.roots is None or any(_issued(cross, root) for root in trust.roots)
 
 
 def _issued(below: x509.Certificate, ca: x509.Certificate) -> bool:
@@ -254,10 +260,17 @@ class IdentityKeeper:
         self._told.set()
 
     def trust_changed(self, active: tuple[x509.Certificate, ...] | None = None) -> None:
-        """Renew at once if our issuing CA is none of those that issue now (None: of those that are believed)."""
+        """Renew at once if our issuing CA is none of those that issue now (None: of those that are believed).
+
+        And if our chain leads to a root that is believed no more.
+        """
         issuers = self._trust().service_issuers if active is None else active
-        if not any(_issued(self.identity.leaf, ca) for ca in issuers):
+        if not any(_issued(self.identity.leaf, ca) for ca in issuers) or self._leads_astray():
             self.renew_now()
+
+    def _leads_astray(self) -> bool:
+        crosses = x509.load_pem_x509_certificates(self.identity.chain_pem)[2:]
+        return not all(_by_believed_root(cross, self._trust()) for cross in crosses)
 
     async def keep(self, stopping: Sleeper) -> None:
         """The background task: renews in time until the process goes down; a failure is logged and tried again."""

@@ -6,13 +6,14 @@ can be looked up and each has a test. Development starts on all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeVar
 
 import msgspec
 
 from cloud.keyfile import KeyFileError, check_private, read_passphrase, secret_path
+from protocol.encoding import json_encode
 
 if TYPE_CHECKING:
     from cloud.storage.location import Location
@@ -68,6 +69,31 @@ class DatabaseSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     password_file: str = ""
     tls_ca_file: str = ""
     pool: Annotated[int, msgspec.Meta(ge=2, le=1000)] = 10
+
+
+def describe_database(location: Location) -> DatabaseSettings:
+    """The settings that give `location` again; a file's password or CAs stay in their files."""
+    if isinstance(location, Path):
+        return DatabaseSettings(path=str(location))
+    return DatabaseSettings(
+        engine="postgresql",
+        host=location.host,
+        port=location.port,
+        name=location.name,
+        user=location.user,
+        password_file=location.password_file,
+        tls_ca_file=location.tls_ca_file,
+        pool=location.pool,
+    )
+
+
+def database_toml(location: Location) -> str:
+    """The `[database]` table of a settings file: what differs from the defaults."""
+    given, usual = describe_database(location), DatabaseSettings()
+    named = ("path",) if given.engine == "sqlite" else ("engine", "host", "port", "name", "user")
+    fields = [name for name in given.__struct_fields__ if name in named or getattr(given, name) != getattr(usual, name)]
+    # A JSON string or number is one of TOML too.
+    return "\n".join(["[database]", *(f"{name} = {json_encode(getattr(given, name)).decode()}" for name in fields)])
 
 
 class ServiceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -210,14 +236,18 @@ GATES: dict[str, Gate] = {
 """Name to rule; a rule returns what is wrong, or nothing. A development key or CA is gated where CAs are read."""
 
 
-def check_gates(settings: ServiceSettings) -> None:
-    """Refuse to start in production on anything that a gate names.
+DATABASE_GATES = ("database-password-is-private", "database-is-not-in-the-clear")
+"""The gates that can be asked before anything is made."""
+
+
+def check_gates(settings: ServiceSettings, rules: Iterable[str] = tuple(GATES)) -> None:
+    """Refuse to start in production on anything that a gate of `rules` names.
 
     Raises:
         GateRefused: the first rule that is broken.
     """
     if settings.mode != "production":
         return
-    for rule, gate in GATES.items():
-        if wrong := gate(settings):
+    for rule in rules:
+        if wrong := GATES[rule](settings):
             raise GateRefused(rule, wrong)

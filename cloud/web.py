@@ -6,22 +6,33 @@ is JSON, says so, and is decoded strictly into the handler's type in one step.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
-from litestar import Litestar, Request
+from litestar import Litestar, Request, Response
 from litestar.exceptions import HTTPException
 from litestar.types import ControllerRouterHandler, Scope
 
-from cloud.guard import Guard
+from cloud.guard import Guard, judge_again
 from cloud.metrics import STATE, Metrics, measured, metrics_route
-from cloud.problems import Refusal, handle
+from cloud.problems import Refusal, answer, handle
+from cloud.storage.errors import DatabaseBusy, DatabaseUnavailable
 from protocol.limits import REQUEST_BODY_BYTES_MAX
+
+
+log = logging.getLogger("cascade.web")
 
 
 class StrictRequest(Request[Any, Any, Any]):
     """A request whose JSON body is decoded strictly into the type of the handler's `data`."""
+
+    async def body(self) -> bytes:
+        """The body, from a caller who is still admitted when its last byte is there. Raises Refusal."""
+        body = await super().body()
+        await judge_again(self)
+        return body
 
     async def json(self) -> Any:
         """The body as the handler's type.
@@ -46,6 +57,12 @@ Refused = Callable[[Exception, Scope], Awaitable[None]]
 """Called with what a handler or the guard raised, before it is answered."""
 
 
+def _away(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    """A database that cannot be asked now: no fault of ours, and strangers must not fill the log with tracebacks."""
+    log.error("the database cannot be used", extra={"path": request.url.path, "error": str(error)})
+    return answer(Refusal("unavailable", "the database cannot be used just now", headers={"Retry-After": "1"}))
+
+
 def make_app(
     handlers: Sequence[ControllerRouterHandler],
     guard: Guard,
@@ -63,7 +80,12 @@ def make_app(
         guards=[guard],
         middleware=[measured(metrics)] if metrics is not None else [],
         after_exception=[refused] if refused is not None else [],
-        exception_handlers={HTTPException: handle, Exception: handle},
+        exception_handlers={
+            HTTPException: handle,
+            DatabaseUnavailable: _away,
+            DatabaseBusy: _away,
+            Exception: handle,
+        },
         request_class=StrictRequest,
         request_max_body_size=REQUEST_BODY_BYTES_MAX,
         openapi_config=None,

@@ -7,10 +7,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from demo.stage import BIN, Process, Stage, StepFailed, Story, free_ports, wait_for
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import AuthorityInformationAccessOID
+
+from demo.stage import BIN, Process, Stage, StepFailed, Story, accepts, free_ports, wait_for
 from tests.simulators.tpm import SoftTpm
 
 ENTITLEMENT = "vision"
+PORTS = 4
+"""Fabric, Breakwater, and two that are open to strangers: the TUF repository, CRLs and OCSP."""
 HEARTBEAT_SECONDS = 2
 """The story does not wait ten minutes for a node to notice that the cloud is back."""
 STOPPED_WITHIN_SECONDS = 5.0
@@ -22,7 +28,7 @@ class Cloud:
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
         self.directory = stage.directory / "cloud"
-        self.port = free_ports(3)
+        self.port = free_ports(PORTS)
         self._process: Process | None = None
         self._env: dict[str, str] = {}
 
@@ -42,11 +48,7 @@ class Cloud:
     def _answers(self) -> bool:
         if self._process is None or not self._process.running():
             raise StepFailed(f"the cloud ended: {self._process.tail() if self._process else ''}")
-        try:
-            self.operate("tenant", "list")
-        except StepFailed:
-            return False
-        return True
+        return all(accepts(port) for port in range(self.port, self.port + PORTS))
 
     def down(self) -> None:
         if self._process is not None:
@@ -132,7 +134,7 @@ def begin(story: Story, stage: Stage, cloud: Cloud) -> tuple[Machine, Machine]:
         say(f"trust pin {document['trust_pin'][:20]}...; {len(document['take_offline'])} keys to take offline")
     with story.step("start every service in one process") as say:
         cloud.up()
-        say("fabric, breakwater and the TUF repository listen")
+        say("fabric, breakwater, the TUF repository, and CRLs with OCSP listen")
     return machines
 
 
@@ -224,6 +226,46 @@ def standing(story: Story, stage: Stage, cloud: Cloud, machine: Machine, node: s
         say(f"the licensed program stopped {seconds:.1f} s after the command was typed")
 
 
+def strangers(story: Story, stage: Stage, cloud: Cloud, machine: Machine) -> None:
+    """What anybody learns of the revoked machine, with the certificate, the root, openssl and curl."""
+    with story.step("a stranger asks by OCSP and reads the CRL, with openssl and curl") as say:
+        folder = stage.directory / "stranger"
+        folder.mkdir()
+        leaf, issuer = x509.load_pem_x509_certificates(newest(machine).read_bytes())[:2]
+        root = (cloud.directory / "breakwater" / "certs" / "root.pem").read_bytes()
+        for name, content in (("leaf", pem(leaf)), ("issuer", pem(issuer)), ("cas", pem(issuer) + root)):
+            (folder / f"{name}.pem").write_bytes(content)
+        where = ("-url", ocsp_address(leaf), "-issuer", "issuer.pem", "-CAfile", "cas.pem")
+        said = stage.tool(folder, "openssl", "ocsp", *where, "-cert", "leaf.pem")
+        check("Response verify OK" in said and "leaf.pem: revoked" in said, f"OCSP said: {said}")
+        stage.tool(folder, "curl", "--silent", "--show-error", "--fail", "--output", "list.crl", crl_address(leaf))
+        read = ("-inform", "DER", "-in", "list.crl", "-CAfile", "cas.pem", "-noout", "-text")
+        said = stage.tool(folder, "openssl", "crl", *read)
+        check("verify OK" in said and f"{leaf.serial_number:X}" in said, f"the CRL says: {said}")
+        say("revoked, says OCSP; on the CRL too; both signatures verify")
+
+
+def newest(machine: Machine) -> Path:
+    """The device certificate of the newest generation, and its issuer's."""
+    return max(machine.state.glob("identity/g-*/device.pem"))
+
+
+def pem(certificate: x509.Certificate) -> bytes:
+    return certificate.public_bytes(Encoding.PEM)
+
+
+def ocsp_address(leaf: x509.Certificate) -> str:
+    about = leaf.extensions.get_extension_for_class(x509.AuthorityInformationAccess).value
+    kind = AuthorityInformationAccessOID.OCSP
+    return next(str(each.access_location.value) for each in about if each.access_method == kind)
+
+
+def crl_address(leaf: x509.Certificate) -> str:
+    (point,) = leaf.extensions.get_extension_for_class(x509.CRLDistributionPoints).value
+    check(point.full_name is not None, "the certificate does not say where its CRL is")
+    return next(str(name.value) for name in point.full_name or ())
+
+
 def aftermath(story: Story, cloud: Cloud, machine: Machine, file: Path) -> None:
     """A revoked node stays revoked."""
     with story.step("restarted with the cloud up, it refuses to start") as say:
@@ -231,16 +273,15 @@ def aftermath(story: Story, cloud: Cloud, machine: Machine, file: Path) -> None:
         code = machine.launch().exit_code()
         check(code == 81, f"it exited {code}")
         say("exit 81 (revoked)")
+    with story.step("the old activation code does not readmit it") as say:
+        document = machine.command("activate", str(file), expect=77)
+        check(document["error"]["code"] == "node_revoked", f"refused with {document['error']['code']}")
+        say("refused: node_revoked")
     with story.step("restarted with the cloud gone, it still refuses") as say:
         cloud.down()
         code = machine.launch().exit_code()
         check(code == 81, f"it exited {code}")
         say("exit 81 (revoked), by the tombstone on its disk")
-    with story.step("the old activation code does not readmit it") as say:
-        cloud.up()
-        document = machine.command("activate", str(file), expect=77)
-        check(document["error"]["code"] == "node_revoked", f"refused with {document['error']['code']}")
-        say("refused: node_revoked")
 
 
 def main() -> int:
@@ -255,6 +296,7 @@ def main() -> int:
             program = work(story, stage, cloud, machine, node, file)
             offline(story, stage, cloud, machine, other)
             standing(story, stage, cloud, machine, node)
+            strangers(story, stage, cloud, machine)
             aftermath(story, cloud, machine, file)
             with story.step("everything stops") as say:
                 program.stop()

@@ -53,6 +53,12 @@ def free_ports(count: int) -> int:
     raise StepFailed("no free ports on loopback")
 
 
+def accepts(port: int) -> bool:
+    """Whether something listens there, on loopback."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 class Process:
     """A child with its output in a file."""
 
@@ -135,6 +141,14 @@ class Stage:
             said = (done.stderr + done.stdout).strip()[-1500:]
             raise StepFailed(f"`{' '.join(command)}` exited {done.returncode}, not {expect}: {said}")
         return json.loads(done.stdout) if done.stdout.strip() else None
+
+    def tool(self, folder: Path, *command: str) -> str:
+        """Run somebody else's program in a folder; all that it says. Raises StepFailed if it fails."""
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=30, check=False)
+        said = done.stdout + done.stderr
+        if done.returncode != 0:
+            raise StepFailed(f"`{' '.join(command)}` exited {done.returncode}: {said.strip()[-1500:]}")
+        return said
 
 
 class Story:

@@ -48,6 +48,7 @@ class Contact:
         self._recovered_at: float | None = None
         self._wanted = trio.Event()
         self._turn = trio.Lock()
+        self._trusting = trio.Lock()
         self._tpm_fault: TpmError | None = None
         self.failures = 0
         self.last_contact_at: datetime | None = None
@@ -94,7 +95,7 @@ class Contact:
         await self._confirm_pending()
         try:
             await renewal.resume(self._state, self.keeper, self._clock)
-        except (api.CloudUnreachable, StateError) as error:
+        except (api.CloudUnreachable, CertificateRejected, StateError) as error:
             # What is in force may still open a session; if not, that is where this is told.
             log.warning("a renewal that was cut off waits: %s", error.text)
         try:
@@ -242,7 +243,9 @@ class Contact:
         self.ask_soon()
 
     async def _refresh_trust(self) -> None:
-        self.keeper.trust = await trust.refresh(self.config.state_dir)
+        # One at a time: of two, the one that was asked for first could be published last, and be the older.
+        async with self._trusting:
+            self.keeper.trust = await trust.refresh(self.config.state_dir)
 
     async def _tolerant(self, work: Callable[[], Awaitable[None]]) -> None:
         try:

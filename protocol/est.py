@@ -37,8 +37,9 @@ CSRATTRS_DER = bytes.fromhex(
 )
 """What a request should be like. Asks for no name: those are recorded at the issuer."""
 
-CERTIFICATES_MAX = 16
-"""In one answer: the CAs of two classes in two generations, and what crosses them, are ten."""
+CERTIFICATES_MAX = 48
+"""In one answer: the CAs of two classes in two generations, and what crosses them, are ten. Far above it, for no service
+must be unable to renew because old CAs were kept; so many are as much as `BASE64_BYTES_MAX` holds."""
 BASE64_BYTES_MAX = 64 * 1024
 _SPACE = b" \t\r\n"
 

@@ -89,7 +89,8 @@ _KINDS = (
         "adoption_incomplete",
         409,
         "Not everybody works by the new trust yet",
-        "Wait (`cascade trust adoption`), or override with a reason: who is left behind must be activated again.",
+        "Wait (`cascade trust adoption`), or override with a reason: who is left behind is cut off until it has read "
+        "the new trust.",
     ),
     # Passing.
     ProblemKind("rate_limited", 429, "Too many requests", "Wait as `Retry-After` says.", conclusive=False),

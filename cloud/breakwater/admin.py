@@ -16,7 +16,7 @@ from pwd import getpwuid
 from cloud.breakwater.assembly import Assembly, assemble, sources_of
 from cloud.breakwater.enrolment import Enrolments
 from cloud.breakwater.publisher import Publisher
-from cloud.breakwater.settings import BreakwaterSettings, check_settings
+from cloud.breakwater.settings import BreakwaterSettings, check_rules
 from cloud.breakwater.store import AuthorityStore
 from cloud.breakwater.store.checking import CheckingStore
 from cloud.breakwater.store.enrolments import EnrolmentStore
@@ -50,7 +50,7 @@ async def opened(settings_file: Path, now: Callable[[], datetime], *, with_keys:
     Raises SettingsError, KeyFileError, IssuerError, StorageError.
     """
     settings = load_settings(settings_file, BreakwaterSettings)
-    check_settings(settings)
+    check_rules(settings)
     database = settings.database_location()
     await asyncio.to_thread(ensure_migrated, "breakwater", database)
     ENGINE.configure(database)

@@ -35,9 +35,9 @@ from cloud.breakwater.store.shards import ShardStore
 from cloud.breakwater.tables import ENGINE
 from cloud.clock import utc_now
 from cloud.guard import Guard
-from cloud.peer import PeerTrust, ServerTls
+from cloud.peer import PeerRefused, PeerTrust, ServerTls, key_id_of, require_issuer
 from cloud.server import Listener, Unit
-from cloud.service_identity import IdentityKeeper, Rekey, load_identity
+from cloud.service_identity import Identity, IdentityKeeper, Rekey, load_identity
 from cloud.settings import GateRefused, load_settings
 from cloud.storage import ServiceEngine, StorageError
 from cloud.storage.migrate import ensure_migrated
@@ -71,7 +71,7 @@ class Breakwater:
             ShardStore(engine), authorities, self.assembly.signer, settings.pki_url, settings.crl, now
         )
         self.responder = Responder(revocations, authorities, self.issuing, now)
-        self.feed = Feed(revocations, now)
+        self.feed = Feed(revocations, now, self._services_issuer)
         self.refusals = Refusals(self.assembly.store.audit, now, os.urandom)
         self._chores = Chores(self.assembly, MeasureStore(engine), now, settings.crl.period)
         self.issuing.on_revocation(self.publisher.kick)
@@ -91,6 +91,7 @@ class Breakwater:
             ask=Myself(self.issuing, authorities.ca_certificates),
             now=now,
             server_tls=(self._tls,),
+            renewed=(self._renewed,),
             rekey=Rekey(passphrase_file),
         )
         authorities.on_change(self._authorities_changed)
@@ -98,6 +99,19 @@ class Breakwater:
     def trust(self) -> PeerTrust:
         """Whom this service believes: peers issued by its own CAs, each for its class."""
         return self.assembly.authorities.peer_trust()
+
+    def _services_issuer(self) -> str:
+        """The key id of the CA that our own certificate is of; empty while it is not believed.
+
+        We are the first to have one of a CA that was activated, so whoever hears of it here and connects anew meets it.
+        """
+        try:
+            return key_id_of(require_issuer(self.identity.identity.leaf, self.trust().service_issuers))
+        except PeerRefused:
+            return ""
+
+    async def _renewed(self, _: Identity) -> None:
+        self.feed.wake()
 
     def _make_app(self, guard: Guard) -> Litestar:
         app = make_app(routes(), guard, self.issuing, metrics=self.assembly.metrics.registry, refused=self._refused)

@@ -128,11 +128,14 @@ class Authorities:
         for row in rows:
             if row.state not in SIGNING:
                 self._signer.remove(row.id)
-            elif row.key and not self._signer.holds(row.id):
-                try:
-                    self._signer.add(issuers[row.id], await self._keys.open(row.key))
-                except SignerError as error:
-                    log.error("cannot use the key of an authority", extra={"authority": row.id, "error": str(error)})
+        wanted = [row for row in rows if row.state in SIGNING and row.key and not self._signer.holds(row.id)]
+        await asyncio.gather(*(self._open_key(row, issuers[row.id]) for row in wanted))
+
+    async def _open_key(self, row: AuthorityRow, issuer: Issuer) -> None:
+        try:
+            self._signer.add(issuer, await self._keys.open(row.key))
+        except SignerError as error:
+            log.error("cannot use the key of an authority", extra={"authority": row.id, "error": str(error)})
 
     def _current(self) -> _Picture:
         if self._picture is None:
@@ -286,6 +289,7 @@ def _draw(
         trust_domain,
         tuple(parsed[row.id] for row in believed if row.ca == "nodes"),
         tuple(parsed[row.id] for row in believed if row.ca == "services"),
+        tuple(parsed[row.id] for row in believed if row.ca == "root"),
     )
     states = {row.id: row.state for row in rows}
     bridges = tuple(each.certificate for each in crosses if states.get(each.issuer) in BELIEVED)

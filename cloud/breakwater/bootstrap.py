@@ -27,14 +27,24 @@ from cloud.breakwater.settings import BreakwaterSettings
 from cloud.breakwater.signer import DEVELOPMENT_MARK
 from cloud.breakwater.store import ServiceHostName
 from cloud.breakwater.tables import ENGINE
-from cloud.keyfile import write_key, write_secret
-from cloud.service_identity import CHAIN_FILE, KEY_FILE, IdentityError, chain_to_pem, load_identity, make_csr
-from cloud.settings import load_settings
+from cloud.keyfile import read_passphrase, sync_directory, write_key, write_secret
+from cloud.service_identity import (
+    CHAIN_FILE,
+    KEY_FILE,
+    NEXT_KEY_FILE,
+    IdentityError,
+    chain_to_pem,
+    load_identity,
+    make_csr,
+)
+from cloud.settings import database_toml, load_settings
+from cloud.storage import Location, PostgresLocation
 from cloud.storage.migrate import ensure_migrated
 from protocol.encoding import json_encode
 from protocol.ids import ServiceName, parse_trust_domain
 
 ROOT_KEY_FILE = "root-ca.key.pem"
+DATABASE_FILE = Path("database.sqlite")
 _ISSUING: tuple[CaName, ...] = ("nodes", "services")
 
 
@@ -68,6 +78,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """The plaintext listener's, for CRLs and OCSP."""
     public_url: str
     """Where the world reaches it; it stands in every certificate."""
+    database: Location = DATABASE_FILE
+    """A file's path is relative to `directory`."""
 
 
 class Initialised(msgspec.Struct, frozen=True):
@@ -104,7 +116,7 @@ async def initialise(plan: Plan, now: Callable[[], datetime]) -> Initialised:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     await _make_cas(plan, now())
     write_secret(plan.directory / "settings.toml", _settings(plan))
-    database = plan.directory / "database.sqlite"
+    database = plan.database if isinstance(plan.database, PostgresLocation) else plan.directory / plan.database
     await asyncio.to_thread(ensure_migrated, "breakwater", database)
     ENGINE.configure(database)
     await ENGINE.open()
@@ -129,7 +141,7 @@ async def initialise(plan: Plan, now: Callable[[], datetime]) -> Initialised:
 async def replace_expired(
     settings_file: Path, tls: Mapping[ServiceName, Path], now: Callable[[], datetime]
 ) -> list[str]:
-    """Give services whose certificate has expired a new one for the same key; returns their names.
+    """Give services whose certificate has expired a new one; returns their names.
 
     A service renews over mTLS, which it cannot do any more after being off for longer than its certificate lives.
     Whoever holds the issuer's keys may still issue, so the process that runs both does, before anything listens.
@@ -160,14 +172,20 @@ async def replace_expired(
 async def renew_service(
     made: Assembly, service: ServiceName, folder: Path, passphrase_file: Path, caller: str
 ) -> x509.Certificate:
-    """A new certificate for the key that lies in a service's `tls/` folder, written there.
+    """A new certificate for a new key (the old one may be revoked, which is for good), both written to a `tls/` folder.
 
-    The service takes it at its next start. Raises IdentityError, KeyFileError, IssuerError, StorageError.
+    Each step leaves files that load. The service takes them at its next start. Raises IdentityError, KeyFileError,
+    IssuerError, StorageError.
     """
-    identity = load_identity(folder, passphrase_file)
-    request = f"renew-{identity.leaf.serial_number:x}"
-    issued = await made.issuing.issue_service(service, make_csr(identity.key), request, caller)
+    before, passphrase = load_identity(folder, passphrase_file), read_passphrase(passphrase_file)
+    write_key(folder / KEY_FILE, before.key, passphrase)  # where a renewal was cut short it lay under the other name
+    key = ec.generate_private_key(ec.SECP256R1())
+    write_key(folder / NEXT_KEY_FILE, key, passphrase)
+    request = f"renew-{before.leaf.serial_number:x}-{describe_key(key.public_key()).spki_sha256[:16]}"
+    issued = await made.issuing.issue_service(service, make_csr(key), request, caller)
     write_secret(folder / CHAIN_FILE, chain_to_pem(issued))
+    (folder / NEXT_KEY_FILE).replace(folder / KEY_FILE)
+    sync_directory(folder)
     return x509.load_der_x509_certificate(issued.certificate_chain[0])
 
 
@@ -231,4 +249,4 @@ def _settings(plan: Plan) -> bytes:
     listener = f"[[listeners]]\nhost = {host}\nport = {plan.port}"
     pki = f'[[listeners]]\nhost = {host}\nport = {plan.pki_port}\ntls = false\npurpose = "pki"'
     text = "\n".join(["# Breakwater's settings, written by `cascade init`.", *lines])
-    return f'{text}\n\n{listener}\n\n{pki}\n\n[database]\npath = "database.sqlite"\n'.encode()
+    return f"{text}\n\n{listener}\n\n{pki}\n\n{database_toml(plan.database)}\n".encode()

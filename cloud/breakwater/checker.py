@@ -98,6 +98,7 @@ class Checker:
         self._severities: Counter[Severity] = Counter()
         self._waived: Counter[str] = Counter()
         self._chosen: list[tuple[str, bytes]] = []
+        self._named: dict[str, str] = {}
 
     async def run(self, others: Iterable[tuple[str, bytes]] = ()) -> Report:
         """Walk everything; `others` are certificates (name, DER) found elsewhere, which must be on record too."""
@@ -244,8 +245,12 @@ class Checker:
         dates = (certificate.not_valid_before_utc, certificate.not_valid_after_utc)
         if dates != (record.not_before, record.not_after):
             self._find("record.dates", record.serial, "the certificate has other dates")
-        if record.shard and not any(url.endswith(crl_path(record.shard)) for url in _crl_urls(certificate)):
-            self._find("record.shard", record.serial, f"its distribution point is not the shard {record.shard}")
+        if record.shard:
+            self._named.setdefault(record.shard, record.serial)
+            if not any(url.endswith(crl_path(record.shard)) for url in _crl_urls(certificate)):
+                self._find("record.shard", record.serial, f"its distribution point is not the shard {record.shard}")
+        elif _crl_urls(certificate):
+            self._find("record.shard", record.serial, "it has a distribution point and no shard")
 
     async def _other(self, name: str, der: bytes) -> None:
         try:
@@ -262,6 +267,7 @@ class Checker:
         after, seen = "", 0
         while page := await self._store.shards(after):
             for identifier in page:
+                self._named.pop(identifier, None)
                 view = await self._store.view(identifier)
                 if view is None:
                     self._find("crl.unsettled", identifier, "published too often to be looked at", "warning")
@@ -271,6 +277,8 @@ class Checker:
                     await self._unpublished(identifier)
             seen += len(page)
             after = page[-1]
+        for identifier, serial in self._named.items():
+            self._find("shard.missing", identifier, f"named by {serial} at least, and not on record")
         self._progress("CRLs", seen, seen)
         return seen
 

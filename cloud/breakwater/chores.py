@@ -1,4 +1,5 @@
-"""What the issuer does without being asked: follows the authorities, sweeps what crashes left, reads its own numbers.
+"""What the issuer does without being asked: follows the authorities, sweeps what crashes left, forgets sessions that
+ended long ago, reads its own numbers.
 
 Each chore outlives a database or key that is away: it is logged and done the next time.
 """
@@ -25,6 +26,11 @@ REFRESH_SECONDS = 1.0
 SWEEP_SECONDS = 30.0
 USAGE_SECONDS = 3600.0
 """How often the audit is told how much each CA key was used; a key that is used without a record shows in it."""
+PURGE_SECONDS = 5.0
+"""Between two steps of the walk over all records: 100 records a second, eight million a day."""
+SESSIONS_KEPT = timedelta(days=30)
+"""After the end of a certificate that lived for hours: time to look into an incident. What is left then is how often
+each CA key was used (`authority.use`)."""
 
 
 class Sleeper(Protocol):
@@ -59,6 +65,8 @@ class Chores:
         self._crl_period = crl_period
         self._crl_ages: dict[str, float] = {}
         self._told_usage: dict[str, int] = {}
+        self._purge_cursor = ""
+        self._purged = 0
         metrics = assembly.metrics
         metrics.watch(assembly.signer.usage, self._until_end, lambda: self._crl_ages)
         metrics.registry.before_reading(self._read)
@@ -78,6 +86,7 @@ class Chores:
             every(REFRESH_SECONDS, "authorities", self.refresh),
             every(SWEEP_SECONDS, "sweep", self._assembly.issuing.sweep),
             every(USAGE_SECONDS, "usage", self.tell_usage),
+            every(PURGE_SECONDS, "purge", self.purge),
         )
 
     async def tell_usage(self) -> None:
@@ -86,16 +95,19 @@ class Chores:
             new, now = uses - self._told_usage.get(authority, 0), self._now()
             if not new:
                 continue
-            entry = AuditEntry(
-                id=make_id("aud", int(now.timestamp() * 1000), os.urandom(10)),
-                at=now,
-                caller=SYSTEM,
-                action="authority.use",
-                object=authority,
-                detail=f"{new} signatures",
-            )
-            await self._assembly.store.audit.add(entry)
+            await self._assembly.store.audit.add(_entry(now, "authority.use", authority, f"{new} signatures"))
             self._told_usage[authority] = uses
+
+    async def purge(self) -> None:
+        """One step of a walk over all records; a walk that deleted something leaves a line of the audit at its end."""
+        now = self._now()
+        step = await self._assembly.store.purging.step(self._purge_cursor, now - SESSIONS_KEPT)
+        self._purge_cursor = step.cursor
+        self._purged += step.deleted
+        if not step.cursor and self._purged:
+            detail = f"{self._purged} that ended before {(now - SESSIONS_KEPT).isoformat(timespec='seconds')}"
+            await self._assembly.store.audit.add(_entry(now, "record.purge", "sessions and responders", detail))
+            self._purged = 0
 
     def _until_end(self) -> dict[str, float]:
         now, authorities = self._now(), self._assembly.authorities
@@ -116,3 +128,8 @@ class Chores:
             metrics.database_up.set(0)
             return
         metrics.database_up.set(1)
+
+
+def _entry(now: datetime, action: str, what: str, detail: str) -> AuditEntry:
+    unique = make_id("aud", int(now.timestamp() * 1000), os.urandom(10))
+    return AuditEntry(id=unique, at=now, caller=SYSTEM, action=action, object=what, detail=detail)

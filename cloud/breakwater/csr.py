@@ -47,14 +47,18 @@ class RequestedKey(msgspec.Struct, frozen=True):
 
 def key_identifier(public_key: ec.EllipticCurvePublicKey) -> bytes:
     """The subject key identifier of a key: the leftmost 160 bits of the SHA-256 of the subjectPublicKey bits."""
-    point = public_key.public_bytes(serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint)
+    return _leftmost(public_key.public_bytes(serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint))
+
+
+def _leftmost(point: bytes) -> bytes:
     return hashlib.sha256(point).digest()[:20]
 
 
 def describe_key(public_key: ec.EllipticCurvePublicKey) -> RequestedKey:
     """What a certificate needs of a key."""
     spki = public_key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    return RequestedKey(public_key, spki, hashlib.sha256(spki).hexdigest(), key_identifier(public_key))
+    point = spki[-1 - 2 * ((public_key.key_size + 7) // 8) :]  # it ends with the uncompressed point
+    return RequestedKey(public_key, spki, hashlib.sha256(spki).hexdigest(), _leftmost(point))
 
 
 def open_csr(

@@ -8,6 +8,7 @@
     │   ├── NotAdmitted        the caller may not have this certificate
     │   ├── EnrolmentRefused   a one-time secret is not accepted, for whatever reason
     │   ├── TriedTooOften      this source has shown wrong secrets too often; wait
+    │   ├── RenewedTooOften    this generation has renewed its certificate too often; wait
     │   └── ValueRefused       a value out of bounds
     ├── Passing            not now: the same request may succeed in a second
     │   ├── IssuanceLost       the record was closed between record and signature: the certificate is not given out
@@ -58,6 +59,14 @@ class TriedTooOften(Refused):
 
     def __init__(self, wait: timedelta) -> None:
         super().__init__("too many secrets of this source were refused")
+        self.wait = wait
+
+
+class RenewedTooOften(Refused):
+    """A generation has renewed its device certificate too often. `wait` says when it may surely do so again."""
+
+    def __init__(self, wait: timedelta) -> None:
+        super().__init__("too many renewals of this generation")
         self.wait = wait
 
 

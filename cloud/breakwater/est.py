@@ -22,7 +22,9 @@ CaCertificates = Callable[[], tuple[bytes, ...]]
 class Issues(Protocol):
     """What `service.Issuing` does for EST."""
 
-    async def issue_service(self, name: str, csr_der: bytes, request_id: str, caller: str) -> Certificate: ...
+    async def issue_service(
+        self, name: str, csr_der: bytes, request_id: str, caller: str, shown: int = 0
+    ) -> Certificate: ...
 
     async def renew_device(
         self, spiffe: NodeSpiffeId, generation: int, csr_der: bytes, request_id: str
@@ -76,7 +78,7 @@ class Est:
         digest = hashlib.sha256(csr).hexdigest()
         if isinstance(peer, ServicePeer):
             name, caller = request or f"{digest}.{peer.serial:x}", f"service/{peer.name}"
-            issued = await self._issuing.issue_service(peer.name, csr, name, caller)
+            issued = await self._issuing.issue_service(peer.name, csr, name, caller, peer.serial)
         elif isinstance(peer, NodePeer):
             issued = await self._issuing.renew_device(peer.spiffe, peer.generation, csr, request or digest)
         else:

@@ -1,6 +1,7 @@
 """The feed of revoked services' certificates, as long polls: what other services believe a peer by.
 
-It holds no facts: the rows say what is revoked. One look at the feed's counter every quarter of a second serves all
+It holds no facts: the rows say what is revoked. By which CA Breakwater itself serves is told here too: those who
+listen are those who must renew when that changes. One look at the feed's counter every quarter of a second serves all
 who wait, so that a revocation by any process (a replica, the local command line) reaches them within that time.
 """
 
@@ -13,6 +14,7 @@ from typing import Protocol
 from cloud.breakwater.store.revocation import RevocationStore
 from cloud.issuing import Revocations, RevokedSerial
 from cloud.storage import StorageError
+from protocol.limits import CLOCK_SKEW
 
 log = logging.getLogger("cascade.breakwater.feed")
 
@@ -28,8 +30,11 @@ class Pauses(Protocol):
 class Feed:
     """The waiting room of one process."""
 
-    def __init__(self, store: RevocationStore, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, store: RevocationStore, now: Callable[[], datetime], issuer: Callable[[], str] = lambda: ""
+    ) -> None:
         self._store = store
+        self._issuer = issuer
         self._now = now
         self._changed = asyncio.Event()
         self._kicked = asyncio.Event()
@@ -39,8 +44,15 @@ class Feed:
         """This process revoked something: look at the counter now."""
         self._kicked.set()
 
-    async def after(self, cursor: int, wait_seconds: float) -> Revocations:
+    def wake(self) -> None:
+        """What is told may be another: let those look who wait."""
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    async def after(self, cursor: int, wait_seconds: float, issuer: str | None = None) -> Revocations:
         """The entries after `cursor`: at once, after a revocation, or none after `wait_seconds`.
+
+        Whoever knows `issuer` is told at once when it is another.
 
         The event is taken before the rows are read, so a change between the two wakes the poll.
         """
@@ -48,11 +60,12 @@ class Feed:
         deadline = loop.time() + wait_seconds
         while True:
             changed = self._changed
-            rows = await self._store.feed(cursor, self._now())
+            rows = await self._store.feed(cursor, self._now() - CLOCK_SKEW)
             left = deadline - loop.time()
-            if rows or left <= 0 or self._closed:
+            issues = self._issuer()
+            if rows or left <= 0 or self._closed or issuer not in (None, issues):
                 entries = tuple(RevokedSerial(row.feed, row.serial, row.not_after, row.reason) for row in rows)
-                return Revocations(entries[-1].feed if entries else cursor, entries)
+                return Revocations(entries[-1].feed if entries else cursor, entries, issues)
             try:
                 async with asyncio.timeout(left):
                     await changed.wait()
@@ -71,12 +84,8 @@ class Feed:
                 head = known
             if head != known:
                 known = head
-                self._wake()
+                self.wake()
             if await stopping.first(self._kicked, POLL_SECONDS):
                 self._closed = True
-                self._wake()
+                self.wake()
                 return
-
-    def _wake(self) -> None:
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()

@@ -124,7 +124,7 @@ class _Look(msgspec.Struct, frozen=True):
     tbs: bytes
     critical: dict[str, bool]
     values: dict[type[x509.ExtensionType], x509.ExtensionType]
-    parts: tuple[bytes, ...]
+    in_place: int
     wanted: Wanted
     issuer: Issuer
     rules: Rules
@@ -138,8 +138,7 @@ class _Look(msgspec.Struct, frozen=True):
 
     def begins(self, count: int) -> bool:
         """Whether the bytes begin with the first `count` parts, in their one encoding."""
-        header = 2 + (self.tbs[1] & 0x7F if self.tbs[1] & 0x80 else 0)
-        return self.tbs.startswith(b"".join(self.parts[:count]), header)
+        return self.in_place >= count
 
 
 def lint(tbs: bytes, wanted: Wanted, issuer: Issuer) -> Linted:
@@ -176,7 +175,8 @@ def _look_at(certificate: x509.Certificate, tbs: bytes, wanted: Wanted, issuer: 
         tbs=tbs,
         critical={extension.oid.dotted_string: extension.critical for extension in extensions},
         values={type(extension.value): extension.value for extension in extensions},
-        parts=(
+        in_place=_in_place(
+            tbs,
             _VERSION_3 + integer(wanted.serial) + algorithm_der(issuer.curve),
             issuer.subject.public_bytes(),
             tlv(0x30, _time(wanted.not_before) + _time(wanted.not_after)),
@@ -193,6 +193,16 @@ def _look_at(certificate: x509.Certificate, tbs: bytes, wanted: Wanted, issuer: 
             check(look)
     except ValueError as error:
         raise LintError("der", f"a part cannot be read: {error}") from error
+
+
+def _in_place(tbs: bytes, *parts: bytes) -> int:
+    """How many of these parts the bytes begin with, one after the other, behind their header."""
+    at = 2 + (tbs[1] & 0x7F if tbs[1] & 0x80 else 0)
+    for count, part in enumerate(parts):
+        if not tbs.startswith(part, at):
+            return count
+        at += len(part)
+    return len(parts)
 
 
 def _time(when: datetime) -> bytes:

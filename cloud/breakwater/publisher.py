@@ -23,6 +23,7 @@ from cloud.breakwater.shards import crl_path
 from cloud.breakwater.store.shards import Draw, PublishedCrl, Shard, ShardStore
 from cloud.storage import StorageError
 from protocol.faults import fault_point
+from protocol.limits import CLOCK_SKEW
 
 log = logging.getLogger("cascade.breakwater.publisher")
 
@@ -135,7 +136,7 @@ class Publisher:
         found = await self._store.find(shard)
         if found is None:
             return None
-        if not found.due(self._now()):
+        if not self.is_due(found):
             return await self._store.published(found)
         failed: IssuerError | None = None
         if not self._waits(shard, RETRY_SECONDS):
@@ -144,6 +145,14 @@ class Publisher:
         if last is None:
             raise failed or SignerError(f"no CRL of {shard} could be made yet")
         return last
+
+    def is_due(self, shard: Shard) -> bool:
+        """Whether a shard wants a new CRL now."""
+        return shard.due(self._now(), self._latest())
+
+    def _latest(self) -> datetime:
+        """When the next CRL of a shard that was just published is due, by the fastest clock of a replica."""
+        return self._now() + self._schedule.period + CLOCK_SKEW
 
     async def _last(self, shard: str) -> PublishedCrl | None:
         """The published CRL; read a second time when another publication fell between the two reads."""
@@ -158,7 +167,7 @@ class Publisher:
         try:
             async with self._locks.setdefault(shard, asyncio.Lock()), self._places:
                 found = await self._store.find(shard)
-                if found is not None and found.due(self._now()):
+                if found is not None and self.is_due(found):
                     await self._publish(shard)
         except (IssuerError, StorageError) as error:
             before = self._failed.get(shard)
@@ -181,7 +190,7 @@ class Publisher:
     async def turn(self) -> int:
         """Publish what is due; returns how many shards were tried. Failures are logged and tried again later."""
         try:
-            due = await self._store.due(self._now(), DUE_MAX)
+            due = await self._store.due(self._now(), self._latest(), DUE_MAX)
         except StorageError as error:
             log.error("cannot look for due CRLs", extra={"reason": str(error)})
             return 0

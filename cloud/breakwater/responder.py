@@ -16,7 +16,7 @@ import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from cloud.breakwater.errors import IssuanceLost, IssuerError, SignerUnavailable
+from cloud.breakwater.errors import IssuerError, Passing, SignerUnavailable
 from cloud.breakwater.ocsp import CertId, OcspRefused, Question, Status, answer, cert_ids, parse_request, refusal
 from cloud.breakwater.profiles import Issuer
 from cloud.breakwater.store import serial_text
@@ -39,6 +39,10 @@ CACHE_SECONDS = 600
 """What HTTP caches are told; well below `ANSWER_LIFE - REUSE`, so that no cache gives out what has ended."""
 LOOK_SECONDS = 1.0
 RETRY_SECONDS = 10.0
+REST_SECONDS = 1.0
+"""After a delegate could not be made, before whoever asks has it tried again: each try leaves a record for ever."""
+REST_SECONDS_MAX = 30.0
+"""The rests double to here."""
 ANSWERING = ("active", "old", "tainted")
 """States of authorities that have a delegate standing by."""
 _SERIAL_MAX = 2**160
@@ -76,6 +80,10 @@ class Delegate(msgspec.Struct, frozen=True):
         start, end = self.certificate.not_valid_before_utc, self.certificate.not_valid_after_utc
         return start + (end - start) / 2
 
+    def may_sign(self, now: datetime) -> bool:
+        """Whether an answer of now is good for its whole life; not if it was made by a clock that ran ahead."""
+        return self.certificate.not_valid_before_utc <= now < self.certificate.not_valid_after_utc - ANSWER_LIFE
+
 
 class Answered(msgspec.Struct, frozen=True):
     """An OCSP response in DER. `this_update` and `next_update` are None for one that no cache may keep."""
@@ -85,10 +93,23 @@ class Answered(msgspec.Struct, frozen=True):
     next_update: datetime | None = None
 
 
+class _Resting(SignerUnavailable):
+    """A delegate could not be made a moment ago; that was logged."""
+
+
+class _Failed(msgspec.Struct, frozen=True):
+    """Why a delegate could not be made, how often in a row, and when last, in the loop's seconds."""
+
+    why: str
+    times: int
+    at: float
+
+
 class _Kept(msgspec.Struct, frozen=True):
     status: Status
     delegate: x509.Certificate
     answered: Answered
+    since: datetime
     until: datetime
 
 
@@ -102,6 +123,7 @@ class Responder:
         self._now = now
         self._delegates: dict[str, Delegate] = {}
         self._locks: dict[str, asyncio.Lock] = {}
+        self._failed: dict[str, _Failed] = {}
         self._kept: OrderedDict[tuple[str, CertId, int], _Kept] = OrderedDict()
         self._ids: dict[str, tuple[bytes, tuple[CertId, ...]]] = {}
 
@@ -112,7 +134,9 @@ class Responder:
             return await self._answer(question)
         except OcspRefused as refused:
             return Answered(refusal(refused.trouble))
-        except (SignerUnavailable, IssuanceLost, StorageError) as error:
+        except _Resting:
+            return Answered(refusal("try_later"))
+        except (SignerUnavailable, Passing, StorageError) as error:
             log.error("cannot answer for now", extra={"reason": f"{type(error).__name__}: {error}"})
             return Answered(refusal("try_later"))
         except IssuerError as error:
@@ -128,7 +152,8 @@ class Responder:
         now = self._now()
         place = (authority, question.issuer, question.serial)
         kept = self._kept.get(place) if question.nonce is None else None
-        if kept is not None and (kept.status, kept.delegate) == (status, delegate.certificate) and now < kept.until:
+        same = kept is not None and (kept.status, kept.delegate) == (status, delegate.certificate)
+        if kept is not None and same and kept.since <= now < kept.until:
             return kept.answered
         this_update = now.replace(microsecond=0)
         next_update = min(this_update + ANSWER_LIFE, delegate.certificate.not_valid_after_utc)
@@ -136,7 +161,7 @@ class Responder:
         if question.nonce is not None:
             return Answered(made)
         answered = Answered(made, this_update, next_update)
-        self._kept[place] = _Kept(status, delegate.certificate, answered, now + REUSE)
+        self._kept[place] = _Kept(status, delegate.certificate, answered, this_update, now + REUSE)
         self._kept.move_to_end(place)
         if len(self._kept) > ANSWERS_KEPT:
             self._kept.popitem(last=False)
@@ -171,9 +196,18 @@ class Responder:
     async def _delegate(self, authority: str) -> Delegate:
         """The delegate of an authority, made now if there is none that lives. Raises IssuerError, StorageError."""
         known = self._delegates.get(authority)
-        if known is not None and self._now() + ANSWER_LIFE < known.certificate.not_valid_after_utc:
+        if known is not None and known.may_sign(self._now()):
             return known
         return await self._renew(authority)
+
+    def _require_rested(self, authority: str) -> None:
+        """Strangers ask, so what fails is not tried as often as they do. Raises _Resting."""
+        failed = self._failed.get(authority)
+        if failed is None:
+            return
+        rest = min(REST_SECONDS_MAX, REST_SECONDS * 2 ** min(failed.times - 1, 16))
+        if asyncio.get_running_loop().time() < failed.at + rest:
+            raise _Resting(f"a responder of {authority} could not be made a moment ago: {failed.why}")
 
     async def _renew(self, authority: str) -> Delegate:
         before = self._delegates.get(authority)
@@ -181,14 +215,23 @@ class Responder:
             known = self._delegates.get(authority)
             if known is not None and known is not before:
                 return known
-            key = ec.generate_private_key(ec.SECP256R1())
-            issued = await self._issuing.issue_responder(authority, key.public_key())
-            certificate = x509.load_der_x509_certificate(issued.certificate_chain[0])
-            made = self._delegates[authority] = Delegate(key, certificate)
-            log.info(
-                "responder certificate", extra={"authority": authority, "not_after": certificate.not_valid_after_utc}
-            )
+            self._require_rested(authority)
+            try:
+                made = await self._make(authority)
+            except IssuerError as error:
+                times = self._failed[authority].times + 1 if authority in self._failed else 1
+                self._failed[authority] = _Failed(str(error), times, asyncio.get_running_loop().time())
+                raise
+            self._failed.pop(authority, None)
+            self._delegates[authority] = made
             return made
+
+    async def _make(self, authority: str) -> Delegate:
+        key = ec.generate_private_key(ec.SECP256R1())
+        issued = await self._issuing.issue_responder(authority, key.public_key())
+        certificate = x509.load_der_x509_certificate(issued.certificate_chain[0])
+        log.info("responder certificate", extra={"authority": authority, "not_after": certificate.not_valid_after_utc})
+        return Delegate(key, certificate)
 
     async def turn(self) -> bool:
         """Give every answering authority a delegate, renew what is at half its life; False if one could not be."""
@@ -198,7 +241,8 @@ class Responder:
         worked = True
         for authority in standing:
             known = self._delegates.get(authority)
-            if known is not None and self._now() < known.renew_at:
+            now = self._now()
+            if known is not None and known.may_sign(now) and now < known.renew_at:
                 continue
             try:
                 await self._renew(authority)

@@ -6,7 +6,6 @@ A crash leaves at most a record without a certificate, which is never signed lat
 
 import asyncio
 import logging
-import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -18,12 +17,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from cloud.breakwater.authorities import Authorities
-from cloud.breakwater.csr import NODE_CURVES, SERVICE_CURVES, RequestedKey, describe_key, open_csr
+from cloud.breakwater.csr import SERVICE_CURVES, RequestedKey, describe_key, open_csr
 from cloud.breakwater.errors import (
     AuthorityRetired,
     CsrRefused,
     IssuanceLost,
     NotAdmitted,
+    RenewedTooOften,
     SignerError,
     SignerUnavailable,
     StillRunning,
@@ -31,12 +31,12 @@ from cloud.breakwater.errors import (
 )
 from cloud.breakwater.lint import lint
 from cloud.breakwater.metrics import IssuerMetrics
+from cloud.breakwater.orders import dns_of, names_of, node_key, node_order, request_key_of
 from cloud.breakwater.profiles import (
     SERIAL_BYTES,
     CaName,
     Distribution,
     Issuer,
-    Wanted,
     build,
     make_serial,
     want_device,
@@ -46,7 +46,7 @@ from cloud.breakwater.profiles import (
 )
 from cloud.breakwater.shards import Places
 from cloud.breakwater.signer import Signer
-from cloud.breakwater.store import AuditEntry, Order, ServiceHostName, Store, serial_text
+from cloud.breakwater.store import AuditEntry, Order, Store, serial_text
 from cloud.breakwater.store.issuance import IN_FLIGHT
 from cloud.issuing import (
     REASON_NUMBERS,
@@ -77,7 +77,9 @@ SIGN_SECONDS_MAX = 30.0
 ELSEWHERE_SECONDS_MAX = 5.0
 """How long a repeat waits for another replica that is at work on the same request."""
 ELSEWHERE_POLL_SECONDS = 0.05
-_REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+RENEWALS_MAX = 100
+"""Device certificates that a node may renew for itself in `RENEWALS_WINDOW`; an honest one does it once in weeks."""
+RENEWALS_WINDOW = timedelta(hours=1)
 
 
 class Parts(msgspec.Struct, frozen=True, kw_only=True):
@@ -210,18 +212,18 @@ class Issuing:
     async def issue_device(self, caller: str, body: IssueNodeCertificate) -> Certificate:
         """A device certificate until `not_after`. Raises CsrRefused, GenerationClosed, Conflict, ValueRefused."""
         spiffe = self._node(body.tenant, body.node, body.generation)
-        key = _node_key(body.csr, spiffe, body.generation)
+        key = node_key(body.csr, spiffe, body.generation)
         return await self._device(caller, body.request, spiffe, body.generation, key, self._future(body.not_after))
 
     async def issue_session(self, caller: str, body: IssueNodeCertificate) -> Certificate:
         """A session certificate, never past `not_after` of the device certificate. Raises as `issue_device`."""
         spiffe = self._node(body.tenant, body.node, body.generation)
-        key = _node_key(body.csr, spiffe, body.generation)
+        key = node_key(body.csr, spiffe, body.generation)
         now, end, generation = self._now(), self._future(body.not_after), body.generation
 
         def order(issuer: Issuer, _shard: str) -> Order:
             wanted = want_session(spiffe, generation, key, self._serial(), now, end, issuer)
-            return _node_order(caller, body.request, spiffe, wanted, issuer, "")
+            return node_order(caller, body.request, spiffe, wanted, issuer, "")
 
         return await self._issue("nodes", order, sharded=False)
 
@@ -231,8 +233,9 @@ class Issuing:
         Raises:
             CsrRefused: also when the key is not the one of this generation.
             NotAdmitted: the generation has no device certificate.
+            RenewedTooOften: it has made `RENEWALS_MAX` in `RENEWALS_WINDOW`; a repeat of one of them is answered.
         """
-        key = _node_key(csr_der, spiffe, generation)
+        key = node_key(csr_der, spiffe, generation)
         device = await self._store.issuance.device(spiffe.node, generation)
         if device is None:
             raise NotAdmitted("this generation has no device certificate to renew")
@@ -240,7 +243,14 @@ class Issuing:
             raise CsrRefused("the key is not the key of this generation's device certificate")
         not_after = self._now() - CLOCK_SKEW + (device.not_after - device.not_before)
         caller = f"tenant/{spiffe.tenant}/node/{spiffe.node}"
-        return await self._device(caller, request_id, spiffe, generation, key, not_after)
+        mine = request_key_of(caller, request_id)
+        # One at a time, so that requests sent together are counted too.
+        async with self._turn(f"renewals/{spiffe.node}.{generation}"):
+            since = self._now() - RENEWALS_WINDOW
+            others = await self._store.issuance.renewals(caller, spiffe.node, generation, since, mine, RENEWALS_MAX)
+            if others >= RENEWALS_MAX:
+                raise RenewedTooOften(RENEWALS_WINDOW)
+            return await self._device(caller, request_id, spiffe, generation, key, not_after)
 
     async def _device(
         self, caller: str, request: str, spiffe: NodeSpiffeId, generation: int, key: RequestedKey, end: datetime
@@ -250,18 +260,24 @@ class Issuing:
         def order(issuer: Issuer, shard: str) -> Order:
             place = self._distribute(issuer.authority, shard)
             wanted = want_device(spiffe, generation, key, self._serial(), now, end, issuer, place)
-            return _node_order(caller, request, spiffe, wanted, issuer, shard)
+            return node_order(caller, request, spiffe, wanted, issuer, shard)
 
         return await self._issue("nodes", order)
 
-    async def issue_service(self, name: str, csr_der: bytes, request_id: str, caller: str) -> Certificate:
-        """A certificate for the service `name`, with the host names recorded for it. Raises CsrRefused, NotAdmitted."""
+    async def issue_service(
+        self, name: str, csr_der: bytes, request_id: str, caller: str, shown: int = 0
+    ) -> Certificate:
+        """A certificate for the service `name`, with the host names recorded for it.
+
+        `shown` is the serial of the certificate that it asks with: revoked while the request was on its way, it gets
+        nothing, or a thief's half-sent request would outlive the revocation. Raises CsrRefused, NotAdmitted.
+        """
         hosts = await self._store.issuance.hosts(name)
         if not hosts:
             raise NotAdmitted(f"no host names are recorded for the service {name}")
         spiffe = ServiceSpiffeId(self._trust_domain, name)
-        dns, addresses = _dns(hosts), tuple(ip_address(host.value) for host in hosts if host.kind == "ip")
-        names = _alternative(str(spiffe), *map(x509.DNSName, dns), *map(x509.IPAddress, addresses))
+        dns, addresses = dns_of(hosts), tuple(ip_address(host.value) for host in hosts if host.kind == "ip")
+        names = names_of(str(spiffe), *map(x509.DNSName, dns), *map(x509.IPAddress, addresses))
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         key = open_csr(csr_der, SERVICE_CURVES, subject=subject, names=names)
         now = self._now()
@@ -270,12 +286,13 @@ class Issuing:
             place = self._distribute(issuer.authority, shard)
             wanted = want_service(spiffe, dns, addresses, key, self._serial(), now, issuer, place)
             return Order(
-                request_key=_request_key(caller, request_id),
+                request_key=request_key_of(caller, request_id),
                 caller=caller,
                 wanted=wanted,
                 authority=issuer.authority,
                 shard=shard,
                 service=name,
+                shown=serial_text(shown) if shown else "",
             )
 
         return await self._issue("services", order)
@@ -285,10 +302,12 @@ class Issuing:
         issuer = self._authorities.find(authority)
         if issuer is None:
             raise SignerError(f"there is no authority {authority}")
+        if not self._signer.holds(authority):
+            raise SignerUnavailable(f"the key of {authority} is not at hand")  # before a record that nobody could sign
         key = describe_key(public_key)
         caller = "service/breakwater"
         order = Order(
-            request_key=_request_key(caller, f"responder-{authority}-{key.spki_sha256}"),
+            request_key=request_key_of(caller, f"responder-{authority}-{key.spki_sha256}"),
             caller=caller,
             wanted=want_responder(key, self._serial(), self._now(), issuer),
             authority=authority,
@@ -405,42 +424,6 @@ class Issuing:
 
     def _serial(self) -> int:
         return make_serial(self._entropy(SERIAL_BYTES))
-
-
-def _node_order(caller: str, request: str, spiffe: NodeSpiffeId, wanted: Wanted, issuer: Issuer, shard: str) -> Order:
-    return Order(
-        request_key=_request_key(caller, request),
-        caller=caller,
-        wanted=wanted,
-        authority=issuer.authority,
-        shard=shard,
-        tenant=spiffe.tenant,
-        node=spiffe.node,
-    )
-
-
-def _request_key(caller: str, request: str) -> str:
-    if not _REQUEST_ID.fullmatch(request):
-        raise ValueRefused("`request` is 1 to 128 letters, digits or _ . : -")
-    return f"{caller}:{request}"
-
-
-def _node_key(csr_der: bytes, spiffe: NodeSpiffeId, generation: int) -> RequestedKey:
-    subject = x509.Name(
-        [
-            x509.NameAttribute(NameOID.COMMON_NAME, spiffe.node),
-            x509.NameAttribute(NameOID.SERIAL_NUMBER, str(generation)),
-        ]
-    )
-    return open_csr(csr_der, NODE_CURVES, subject=subject, names=_alternative(str(spiffe)))
-
-
-def _alternative(uri: str, *hosts: x509.GeneralName) -> x509.SubjectAlternativeName:
-    return x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri), *hosts])
-
-
-def _dns(hosts: tuple[ServiceHostName, ...]) -> tuple[str, ...]:
-    return tuple(host.value for host in hosts if host.kind == "dns")
 
 
 __all__ = ["IN_FLIGHT", "Entropy", "Issuing", "Now", "Parts", "RequestedKey"]

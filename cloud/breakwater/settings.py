@@ -118,15 +118,24 @@ GATES: dict[str, Rule] = {
 """Rules of production beside those that every service has."""
 
 
+def check_rules(settings: BreakwaterSettings) -> None:
+    """The rules alone: what holds for whoever publishes, also beside a service that cannot start.
+
+    Raises:
+        SettingsUnsafe: the first rule that is broken.
+    """
+    for rule, check in RULES.items():
+        if wrong := check(settings):
+            raise SettingsUnsafe(rule, wrong)
+
+
 def check_settings(settings: BreakwaterSettings) -> None:
     """Refuse to start on settings that a rule or gate names.
 
     Raises:
         SettingsUnsafe, GateRefused: the first rule that is broken.
     """
-    for rule, check in RULES.items():
-        if wrong := check(settings):
-            raise SettingsUnsafe(rule, wrong)
+    check_rules(settings)
     check_gates(settings)
     if settings.mode == "production":
         for rule, gate in GATES.items():

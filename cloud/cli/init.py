@@ -19,7 +19,11 @@ from cloud.cli.show import emit
 from cloud.clock import utc_now
 from cloud.fabric import bootstrap as fabric
 from cloud.keyfile import KeyFileError, sync_directory, write_secret
-from cloud.storage import StorageError
+from cloud.settings import DATABASE_GATES, GateRefused, ServiceSettings, check_gates, describe_database
+from cloud.storage import Location, PostgresLocation, StorageError
+from cloud.storage.errors import DatabaseInUse
+from cloud.storage.fresh import made_fresh
+from cloud.storage.location import parse_location
 from protocol.ids import IdError, parse_trust_domain
 
 PASSPHRASE_BYTES = 24
@@ -85,6 +89,53 @@ def _place(args: Namespace) -> Place:
     return Place(host=args.host, bind=bind, port=args.port_base)
 
 
+class Databases(msgspec.Struct, frozen=True):
+    """Each service's own. A file's path is relative to the service's folder."""
+
+    breakwater: Location
+    fabric: Location
+
+
+def _databases(args: Namespace) -> Databases:
+    found = Databases(
+        _database(args, "--breakwater-database", args.breakwater_database, breakwater.DATABASE_FILE),
+        _database(args, "--fabric-database", args.fabric_database, fabric.DATABASE_FILE),
+    )
+    servers = [each for each in (found.breakwater, found.fabric) if isinstance(each, PostgresLocation)]
+    if len({(each.host, each.port, each.name) for each in servers}) < len(servers):
+        raise CliError(EXIT_USAGE, "database_shared", "cannot give both services one database: each has its own")
+    if args.database_password_file and not servers:
+        raise CliError(
+            EXIT_USAGE, "database_missing", "cannot use --database-password-file: no address of a database is given"
+        )
+    return found
+
+
+def _database(args: Namespace, option: str, address: str | None, usual: Path) -> Location:
+    if address is None:
+        return usual
+    try:
+        location = parse_location(address)
+    except ValueError as error:
+        raise CliError(EXIT_USAGE, "database_invalid", f"cannot use {option}: {error}") from error
+    if not isinstance(location, PostgresLocation):
+        raise CliError(
+            EXIT_USAGE, "database_invalid", f"cannot use {option}: not an address postgresql://USER@HOST/NAME"
+        )
+    password_file = args.database_password_file or location.password_file
+    location = msgspec.structs.replace(
+        location,
+        password_file=str(Path(password_file).absolute()) if password_file else "",
+        tls_ca_file=str(Path(location.tls_ca_file).absolute()) if location.tls_ca_file else "",
+        needs_fsync=True,
+    )
+    try:
+        check_gates(ServiceSettings(trust_domain="", database=describe_database(location)), DATABASE_GATES)
+    except GateRefused as error:
+        raise CliError(EXIT_USAGE, "database_refused", f"cannot use {option}: {error}") from error
+    return location
+
+
 def _check_target(directory: Path) -> None:
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise CliError(
@@ -99,6 +150,7 @@ def initialise(args: Namespace) -> int:
     """Make the installation and say what to do next. Raises CliError."""
     directory: Path = args.dir.absolute()
     place = _place(args)
+    databases = _databases(args)
     _check_target(directory)
     try:
         parse_trust_domain(args.trust_domain)
@@ -107,11 +159,11 @@ def initialise(args: Namespace) -> int:
     building = directory.with_name(f".{directory.name}.{os.getpid()}.new")
     try:
         building.mkdir(mode=0o700, parents=True)
-        made = asyncio.run(_build(building, directory, place, args.trust_domain))
-        if directory.exists():
-            directory.rmdir()
-        building.rename(directory)
-        sync_directory(directory.parent)
+        made = asyncio.run(_install(building, directory, place, args.trust_domain, databases))
+    except DatabaseInUse as error:
+        raise CliError(
+            EXIT_USAGE, "database_in_use", str(error), "Name an empty database; nothing was changed."
+        ) from error
     except (OSError, KeyFileError, StorageError) as error:
         raise CliError(
             EXIT_INTERNAL, "init_failed", f"cannot make the installation: {error}", "Nothing was left behind."
@@ -122,7 +174,22 @@ def initialise(args: Namespace) -> int:
     return 0
 
 
-async def _build(building: Path, directory: Path, place: Place, trust_domain: str) -> Made:
+async def _install(building: Path, directory: Path, place: Place, trust_domain: str, databases: Databases) -> Made:
+    """The whole, or nothing of it."""
+    async with made_fresh(databases.breakwater), made_fresh(databases.fabric):
+        made = await _build(building, directory, place, trust_domain, databases)
+        _put_in_place(building, directory)
+    return made
+
+
+def _put_in_place(building: Path, directory: Path) -> None:
+    if directory.exists():
+        directory.rmdir()
+    building.rename(directory)
+    sync_directory(directory.parent)
+
+
+async def _build(building: Path, directory: Path, place: Place, trust_domain: str, databases: Databases) -> Made:
     """Everything below `building`, which will be `directory`."""
     for name in ("secrets", "operator", "breakwater", "fabric", "offline"):
         (building / name).mkdir(mode=0o700)
@@ -143,6 +210,7 @@ async def _build(building: Path, directory: Path, place: Place, trust_domain: st
             listen=place.bind,
             pki_port=place.port + 3,
             public_url=place.url("http", 3),
+            database=databases.breakwater,
         ),
         utc_now,
     )
@@ -162,6 +230,7 @@ async def _build(building: Path, directory: Path, place: Place, trust_domain: st
             passphrase=passphrase,
             passphrase_file=PASSPHRASE_FILE,
             mode="production",
+            database=databases.fabric,
         ),
         utc_now,
     )

@@ -19,6 +19,19 @@ def _run(args: Namespace) -> int:
         from cloud.cli.run import run
 
         return run(args)
+    if args.command == "pki" and args.action == "ceremony":
+        from cloud.cli.pki_ceremony import ceremony
+
+        return ceremony(args)
+    if args.command == "pki":
+        from cloud.cli.pki import run as run_pki
+
+        return run_pki(args)
+    if args.command == "trust":
+        from cloud.cli.trust import run as run_trust
+
+        run_trust(args)
+        return 0
     from cloud.cli.connection import Server
     from cloud.cli.operate import COMMANDS
 

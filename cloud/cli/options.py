@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from cloud.cli.pki_options import add_pki_commands
+
 VERSION = "0.1.0"
 
 EPILOG = """\
@@ -43,13 +45,36 @@ def _server_commands(commands: _Commands) -> None:
     init.add_argument("--dir", type=Path, required=True, metavar="DIR", help="directory of the installation")
     init.add_argument("--host", default="127.0.0.1", help="name or address that nodes reach it by (default 127.0.0.1)")
     init.add_argument("--bind", default="", help="address to listen on (default: the host, if it is an address)")
-    init.add_argument("--port-base", type=int, default=8440, help="first of three ports (default 8440)")
+    init.add_argument("--port-base", type=int, default=8440, help="first of four ports (default 8440)")
     init.add_argument("--trust-domain", default="cascade.internal", help="SPIFFE trust domain; never changes")
+    init.add_argument(
+        "--breakwater-database",
+        metavar="ADDRESS",
+        help="postgresql://USER@HOST:PORT/NAME, or ...@/NAME?host=DIRECTORY for a socket; tls_ca_file=FILE for another "
+        "machine's (default: a file below DIR)",
+    )
+    init.add_argument("--fabric-database", metavar="ADDRESS", help="the same for Fabric, which has one of its own")
+    init.add_argument(
+        "--database-password-file", type=Path, metavar="FILE", help="file with the databases' password; it stays there"
+    )
     up = commands.add("up", "run every service in one process", "Runs until SIGTERM or SIGINT.")
     up.add_argument("--dir", type=Path, required=True, metavar="DIR", help="directory of the installation")
     serve = commands.add("serve", "run one service", "Runs one service until SIGTERM or SIGINT.")
     serve.add_argument("service", choices=["fabric", "breakwater"], metavar="SERVICE", help="fabric or breakwater")
     serve.add_argument("--dir", type=Path, required=True, metavar="DIR", help="directory of the installation")
+
+
+def _pki_commands(commands: _Commands, output: argparse.ArgumentParser) -> None:
+    pki = _group(commands, "pki", "the certificate authorities, on the issuer's own host", output)
+    ceremony = pki.add(
+        "ceremony",
+        "use the root's key as one reviewed file says",
+        "Makes a root, an issuing CA, a cross-certificate or the root's revocation list. Everything is checked before "
+        "anything is written, and no file is ever replaced. Needs no network. Try --dry-run first: it needs no root key.",
+    )
+    ceremony.add_argument("file", type=Path, metavar="FILE", help="TOML file that describes the ceremony")
+    ceremony.add_argument("--dry-run", action="store_true", help="do everything but write, with a scratch key")
+    add_pki_commands(pki.add)
 
 
 def _tenant_commands(commands: _Commands, common: argparse.ArgumentParser) -> None:
@@ -114,6 +139,68 @@ def _node_commands(commands: _Commands, common: argparse.ArgumentParser) -> None
         change.add_argument("--reason", default="", help="kept in the audit; a suspension's goes to the node")
 
 
+def _trust_commands(commands: _Commands, common: argparse.ArgumentParser) -> None:
+    trust = _group(
+        commands, "trust", "the published trust: roots, issuers, signing keys, and who works by them", common
+    )
+    show = trust.add("show", "show what is published now, as verified under the trust pin")
+    show.add_argument("--export", type=Path, metavar="DIR", help="also write it as files, to be signed again offline")
+    _sign_options(
+        trust.add(
+            "sign",
+            "change the published trust, or renew its end, with the offline keys",
+            "Shows what changes, checks the whole as Fabric will, and writes files for `cascade trust publish`. With "
+            "--from DIR it needs no network. Without a change it only signs again, which renews the end.",
+        )
+    )
+    publish = trust.add(
+        "publish",
+        "publish what was signed",
+        "A root or issuer that somebody still works by is not dropped: see `cascade trust adoption`.",
+    )
+    publish.add_argument("folder", type=Path, metavar="DIR", help="what `cascade trust sign --out` wrote")
+    publish.add_argument("--override", action="store_true", help="drop it all the same; whoever works by it is cut off")
+    publish.add_argument("--reason", default="", help="kept in the audit; an override needs one")
+    adoption = trust.add("adoption", "who works by the published trust")
+    adoption.add_argument("--missing", action="store_true", help="name the nodes that do not")
+    adoption.add_argument("--issuer", default="", metavar="KEYID", help="name the nodes of this issuer; none: unknown")
+    adoption.add_argument("--limit", type=int, default=1000, help="how many at the most (default 1000)")
+    renew = trust.add(
+        "renew-devices",
+        "have every node renew a device certificate that is older",
+        "From that time on every lease that is signed carries the order; nodes are woken one after the other.",
+    )
+    renew.add_argument("--after", required=True, metavar="TIME", help="RFC 3339, or now")
+    renew.add_argument("--reason", default="", help="kept in the audit")
+    renew.add_argument("--spread", type=int, metavar="SECONDS", help="wake them over this time (default: 50 a second)")
+    for command in (show, publish, adoption, renew):
+        _accept_expired(command)
+
+
+def _accept_expired(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--accept-expired", action="store_true", help="take published trust whose end has passed")
+
+
+def _sign_options(sign: argparse.ArgumentParser) -> None:
+    sign.add_argument("--from", dest="source", required=True, metavar="DIR|URL", help="of `show --export`, or its URL")
+    sign.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write; must be new or empty")
+    sign.add_argument("--passphrase-file", type=Path, required=True, metavar="FILE", help="of the offline keys")
+    sign.add_argument("--key", type=Path, metavar="FILE", help="tuf-targets.key.pem: sign the targets")
+    sign.add_argument("--days", type=float, metavar="DAYS", help="how long the targets count (default 365)")
+    sign.add_argument("--add-root", type=Path, action="append", default=[], metavar="PEM", help="may be repeated")
+    sign.add_argument("--drop-root", action="append", default=[], metavar="KEYID", help="may be repeated")
+    sign.add_argument("--add-issuer", action="append", default=[], metavar="CLASS:PEM", help="class nodes or services")
+    sign.add_argument("--drop-issuer", action="append", default=[], metavar="KEYID", help="may be repeated")
+    sign.add_argument("--fabric-url", default="", metavar="URL", help="another URL of Fabric")
+    sign.add_argument("--breakwater-url", default="", metavar="URL", help="another URL of Breakwater")
+    sign.add_argument("--root-key", type=Path, metavar="FILE", help="tuf-root.key.pem: sign the next TUF root")
+    sign.add_argument("--root-days", type=float, metavar="DAYS", help="how long the root counts (default 3652)")
+    sign.add_argument("--new-targets-key", type=Path, metavar="FILE", help="replace the targets key; made if missing")
+    sign.add_argument("--new-root-key", type=Path, metavar="FILE", help="replace the root key; made if missing")
+    sign.add_argument("--dry-run", action="store_true", help="show what changes; no key is read, nothing is written")
+    _accept_expired(sign)
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     root = argparse.ArgumentParser(
@@ -132,9 +219,11 @@ def parser() -> argparse.ArgumentParser:
     top = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands = _Commands(top, output)
     _server_commands(commands)
+    _pki_commands(_Commands(top), output)
     _tenant_commands(_Commands(top), common)
     _code_commands(_Commands(top), common)
     _node_commands(_Commands(top), common)
+    _trust_commands(_Commands(top), common)
     token = _group(_Commands(top), "token", "operators' tokens", common)
     create = token.add("create", "make a token and write it to a file (mode 0600)")
     create.add_argument("name", metavar="NAME", help="whose or what for")

@@ -2,7 +2,8 @@
 
     show --export DIR   ->  sign --from DIR --out NEW (where the offline keys are; no network)  ->  publish NEW
 
-`sign` shows what changes and checks everything before it writes; it decides nothing that Fabric does not check again.
+`sign` shows what changes, with `--dry-run` before anything is signed, and checks everything before it writes. Of the
+folder it believes what the holder's own key has signed; it decides nothing that Fabric does not check again.
 """
 
 from argparse import Namespace
@@ -24,7 +25,7 @@ from cloud.clock import utc_now
 from cloud.fabric import schemas
 from cloud.fabric.trust.bootstrap import read_or_make_signer, read_signer
 from cloud.fabric.trust.checking import PublicationRefused, check_signed, read_metadata
-from cloud.fabric.trust.folder import TARGETS_FILE, Folder, FolderError, read_folder, write_folder
+from cloud.fabric.trust.folder import TARGETS_FILE, Folder, FolderError, check_own, read_folder, write_folder
 from cloud.fabric.trust.offline import Authority, Changes, authorities, changed, der_of, differences
 from cloud.fabric.trust.repository import ROOT_LIFE, TARGETS_LIFE, MetadataFile, sign_root, sign_targets
 from cloud.fabric.trust.targets import TargetsError, check_content, read_content
@@ -131,6 +132,8 @@ def _sign_all(
             raise PublicationRefused(str(error)) from error
     targets = b""
     if key := new_targets or _signer(args.key, passphrase):
+        if root_key is None:
+            check_own(folder.targets, key)
         targets = sign_targets(targets_end, folder.targets.version + 1, key, files).data
     offered = tuple(root.data for root in roots)
     check_signed(folder.root, folder.targets, offered, targets, files, utc_now())

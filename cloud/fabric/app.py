@@ -1,6 +1,7 @@
 """The wiring of Fabric: settings in, a `Unit` of the process out. Decides nothing."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -9,7 +10,7 @@ from pathlib import Path
 from cryptography import x509
 from litestar import Litestar
 
-from cloud.client import CheckedContext, CloudClient, ServerCheck, client_context, expected_service
+from cloud.client import CallError, CheckedContext, CloudClient, ServerCheck, client_context, expected_service
 from cloud.clock import utc_now
 from cloud.fabric import store
 from cloud.fabric.driver import HOUSEKEEPING_SECONDS, Chore, Driver
@@ -30,7 +31,7 @@ from cloud.fabric.trust.targets import TargetsError
 from cloud.guard import ClosedAnswer, Guard, Operator
 from cloud.keyfile import read_passphrase
 from cloud.metrics import Metrics
-from cloud.peer import NodePeer, ServerTls
+from cloud.peer import NodePeer, ServerTls, key_id_of
 from cloud.revocation import RevokedSet
 from cloud.server import Listener, Stopping, Unit
 from cloud.service_identity import Identity, IdentityKeeper, load_identity, through
@@ -39,9 +40,13 @@ from cloud.storage import StorageError
 from cloud.storage.errors import IntegrityError
 from cloud.storage.migrate import ensure_migrated
 from cloud.web import make_app
+from protocol.est import PATH_CACERTS
 from protocol.ids import NodeId, TenantId
 
+log = logging.getLogger("cascade.fabric")
+
 Now = Callable[[], datetime]
+MEET_SECONDS = 1.0
 
 
 class Checks:
@@ -155,7 +160,9 @@ class Fabric:
             forget=store.revoked.forget,
             now=now,
             entropy=system_entropy,
+            issuing=self._issuing,
         )
+        self._issuer = ""
         identity = load_identity(settings.path(settings.tls), passphrase_file)
         self._client = CloudClient(settings.breakwater_url, self._context(identity))
         self._tls = ServerTls(identity.chain_pem, identity.key, self.belief.ca_pem)
@@ -191,7 +198,17 @@ class Fabric:
         """Another bundle is published: it counts for the connections to come, and at the next request of the open."""
         self._tls.retrust(self.belief.ca_pem)
         await self._client.reconnect(self._context(self._keeper.identity))
-        self._keeper.trust_changed()
+        self._look_at_own()
+
+    def _issuing(self, key_id: str) -> None:
+        """Breakwater says which CA issues for services now."""
+        self._issuer = key_id
+        self._look_at_own()
+
+    def _look_at_own(self) -> None:
+        """Renew if our certificate is by a CA that issues no more, once the one that does is published."""
+        active = tuple(ca for ca in self.belief.trust.service_issuers if key_id_of(ca) == self._issuer)
+        self._keeper.trust_changed(active or None)
 
     def _services(self) -> dict[str, x509.Certificate]:
         met = self._client.server
@@ -200,6 +217,15 @@ class Fabric:
     async def follow_trust(self, stopping: Stopping) -> None:
         """Work by what is published."""
         await self._follower.run(self.holder.get(), stopping)
+
+    async def meet_breakwater(self, stopping: Stopping) -> None:
+        """Know Breakwater's certificate soon after every `reconnect`: who drops an issuing CA is told who serves by it."""
+        while not await stopping.sleep(MEET_SECONDS):
+            if self._client.server is None:
+                try:
+                    await self._client.call("GET", PATH_CACERTS)
+                except CallError as error:
+                    log.warning("cannot meet the issuer", extra={"reason": str(error)})
 
     async def follow_revocations(self, stopping: Stopping) -> None:
         """Hear of every revoked service."""
@@ -269,7 +295,14 @@ class Fabric:
             open=self.open,
             close=self.close,
             listeners=listeners,
-            tasks=(self.drive, self.end_polls, self.follow_trust, self.follow_revocations, self._keeper.keep),
+            tasks=(
+                self.drive,
+                self.end_polls,
+                self.follow_trust,
+                self.follow_revocations,
+                self.meet_breakwater,
+                self._keeper.keep,
+            ),
         )
 
 

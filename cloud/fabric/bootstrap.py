@@ -18,7 +18,7 @@ from cloud.fabric.entropy import Ids, system_entropy
 from cloud.fabric.nonce import KEY_BYTES
 from cloud.fabric.service.core import SYSTEM
 from cloud.fabric.service.tokens import new_token
-from cloud.fabric.signing import TYPS, key_path, make_keys, read_signer
+from cloud.fabric.signing import TYPS, key_path, make_signer
 from cloud.fabric.store.rows import AuditRow
 from cloud.fabric.tables import ENGINE
 from cloud.fabric.trust.bootstrap import SNAPSHOT_KEY, TIMESTAMP_KEY
@@ -27,6 +27,8 @@ from cloud.fabric.trust.repository import pin_of
 from cloud.fabric.trust.targets import build_targets
 from cloud.keyfile import write_secret
 from cloud.service_identity import KEY_FILE
+from cloud.settings import database_toml
+from cloud.storage import Location, PostgresLocation
 from cloud.storage.migrate import ensure_migrated
 from protocol.activation import TrustPin
 from protocol.encoding import json_encode
@@ -34,6 +36,7 @@ from protocol.limits import CLOCK_SKEW
 
 SIGNING_KEY_LIFE = timedelta(days=3652)
 """Until rotation is built; a lease that was signed last must still verify at its end."""
+DATABASE_FILE = Path("database.sqlite")
 FIRST_EPOCH = 1
 FIRST_TOKEN_NAME = "init"  # noqa: S105  the name of a token, not its text
 
@@ -64,6 +67,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     passphrase: bytes
     passphrase_file: str
     mode: str = "development"
+    database: Location = DATABASE_FILE
+    """A file's path is relative to `directory`."""
 
 
 class Initialised(msgspec.Struct, frozen=True):
@@ -84,11 +89,10 @@ async def initialise(plan: Plan, now: Callable[[], datetime]) -> Initialised:
     for folder in (keys, certs, plan.offline):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     started = now()
-    make_keys(keys, plan.passphrase)
     for name, der in (("root", plan.root), ("nodes-ca", plan.nodes_ca), ("services-ca", plan.services_ca)):
         pem = x509.load_der_x509_certificate(der).public_bytes(serialization.Encoding.PEM)
         write_secret(certs / f"{name}.pem", pem)
-    signer = read_signer(keys, plan.passphrase, plan.trust_domain)
+    signer = make_signer(keys, plan.passphrase, plan.trust_domain)
     targets = build_targets(
         keys=signer.published(started - CLOCK_SKEW, started + SIGNING_KEY_LIFE),
         trust_domain=plan.trust_domain,
@@ -99,7 +103,7 @@ async def initialise(plan: Plan, now: Callable[[], datetime]) -> Initialised:
         breakwater_url=plan.breakwater_url,
     )
     publication = initialise_trust(started, plan.offline, keys, plan.passphrase, targets)
-    database = plan.directory / "database.sqlite"
+    database = plan.database if isinstance(plan.database, PostgresLocation) else plan.directory / plan.database
     await asyncio.to_thread(ensure_migrated, "fabric", database)
     ENGINE.configure(database)
     await ENGINE.open()
@@ -144,4 +148,4 @@ def _settings(plan: Plan) -> bytes:
     api = f"[[listeners]]\nhost = {host}\nport = {plan.port}"
     tuf = f'[[listeners]]\nhost = {host}\nport = {plan.tuf_port}\ntls = false\npurpose = "tuf"'
     text = "\n".join(["# Fabric's settings, written by `cascade init`.", *lines])
-    return f'{text}\n\n{api}\n\n{tuf}\n\n[database]\npath = "database.sqlite"\n'.encode()
+    return f"{text}\n\n{api}\n\n{tuf}\n\n{database_toml(plan.database)}\n".encode()

@@ -11,7 +11,7 @@ import msgspec
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from cloud.keyfile import KeyFileError, read_key, write_key
+from cloud.keyfile import KeyFileError, PrivateKey, read_keys, write_keys
 from protocol.envelope import EnvelopeError, KeyRing, VerificationKey, key_id, seal
 from protocol.freshness import TYP_FRESHNESS, Freshness
 from protocol.freshness import payload_of as freshness_payload
@@ -90,16 +90,14 @@ def key_path(directory: Path, purpose: str) -> Path:
     return directory / f"{purpose}.key.pem"
 
 
-def make_keys(directory: Path, passphrase: bytes) -> None:
-    """Make the three keys. Raises KeyFileError, also when one is there already: it may have signed."""
-    for purpose in TYPS:
-        if key_path(directory, purpose).exists():
-            raise KeyFileError(f"cannot write {key_path(directory, purpose)}: there is a key already")
-        write_key(key_path(directory, purpose), ec.generate_private_key(ec.SECP256R1()), passphrase)
+def make_signer(directory: Path, passphrase: bytes, trust_domain: str) -> Signer:
+    """The signer over three new keys, in files. Raises KeyFileError, also when one is there already."""
+    keys = {purpose: ec.generate_private_key(ec.SECP256R1()) for purpose in TYPS}
+    write_keys({key_path(directory, purpose): key for purpose, key in keys.items()}, passphrase)
+    return Signer(trust_domain, **{purpose: SigningKey(key) for purpose, key in keys.items()})
 
 
-def _read(path: Path, passphrase: bytes) -> SigningKey:
-    key = read_key(path, passphrase)
+def _signing_key(path: Path, key: PrivateKey) -> SigningKey:
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
         raise KeyFileError(f"cannot use {path}: not a P-256 key")
     return SigningKey(key)
@@ -107,5 +105,6 @@ def _read(path: Path, passphrase: bytes) -> SigningKey:
 
 def read_signer(directory: Path, passphrase: bytes, trust_domain: str) -> Signer:
     """The signer over the key files of a directory. Raises KeyFileError."""
-    lease, revocation, freshness = (_read(key_path(directory, purpose), passphrase) for purpose in TYPS)
+    paths = [key_path(directory, purpose) for purpose in TYPS]
+    lease, revocation, freshness = map(_signing_key, paths, read_keys(paths, passphrase))
     return Signer(trust_domain, lease=lease, revocation=revocation, freshness=freshness)

@@ -8,6 +8,7 @@
     ├── DatabaseBusy         the lock, or a connection, was held by others for longer than we wait
     ├── DatabaseUnavailable  the database server is away, is going down, or does not let us in
     │   └── OutcomeUnknown   it went away while it committed: the whole change is kept, or nothing of it
+    ├── DatabaseInUse        a database that was to be a new installation's has tables already
     ├── DatabaseTooNew       the database has migrations that this code does not know
     ├── MigrationFailed      a migration did not run; the database is as it was
     └── ValueRefused         a value does not fit its column
@@ -44,6 +45,10 @@ class DatabaseUnavailable(StorageError):
 
 class OutcomeUnknown(DatabaseUnavailable):
     """The connection was lost while a change was being committed: it is kept whole, or not at all."""
+
+
+class DatabaseInUse(StorageError):
+    """The database is not empty; nothing in it was changed."""
 
 
 class DatabaseTooNew(StorageError):

@@ -6,9 +6,13 @@ server's database already is never touched: it is refused.
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from cloud.storage.errors import DatabaseInUse
 from cloud.storage.location import Location, PostgresLocation
+
+if TYPE_CHECKING:
+    from cloud.storage.postgres import PostgresSession
 
 _MAKER = "init"
 """Names the lock that two makers of one database would both want."""
@@ -35,16 +39,27 @@ async def made_fresh(location: Location) -> AsyncIterator[None]:
     try:
         session = await backend.begin()
         try:
-            if found := await session.run(_TABLES, ()):
-                raise DatabaseInUse(f"cannot make {location}: it has tables ({found[0]['name']}, ...); give an empty one")
-            try:
-                yield
-            except BaseException:  # a cancellation too leaves nothing behind
-                for row in await session.run(_TABLES, ()):
-                    await session.run(f"DROP TABLE {row['name']} CASCADE", ())
-                await session.commit()
-                raise
-        finally:
+            found = await session.run(_TABLES, ())
+            if found:
+                raise DatabaseInUse(f"cannot use {location} for a new installation: it has tables already")
+        except BaseException:  # a cancellation too gives the connection back
             await session.rollback()
+            raise
+        try:
+            yield
+        except BaseException:  # a cancellation too leaves nothing behind
+            await _empty(session)
+            raise
+        await session.rollback()
     finally:
         await backend.close()
+
+
+async def _empty(session: "PostgresSession") -> None:
+    try:
+        for row in await session.run(_TABLES, ()):
+            await session.run(f"DROP TABLE {row['name']} CASCADE", ())
+    except BaseException:  # as above
+        await session.rollback()
+        raise
+    await session.commit()

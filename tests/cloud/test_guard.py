@@ -10,7 +10,7 @@ import pytest
 from cloud.guard import ANONYMOUS, ENROLLING, NODE, OPERATOR, Admitted, Credentials, routes_of, service
 from cloud.peer import ServerTls
 from tests.cloud.pki import NODE_ID, NODE_URI, Leaf, Pki
-from tests.cloud.world import World, connected
+from tests.cloud.world import Connection, World, connected
 
 ROOT = Path(__file__).parents[2]
 ASKS = ("open", "node", "either", "fabric", "operator", "nobody", "oddly-listed")
@@ -155,6 +155,33 @@ def test_a_refused_caller_s_body_is_not_read_and_methods_are_guarded() -> None:
     asyncio.run(test())
 
 
+def test_who_is_revoked_while_its_body_dribbles_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cloud.guard.JUDGED_SECONDS", 0.0)
+
+    async def test() -> None:
+        world = World()
+        leaf = world.pki.service("fabric")
+        head = (
+            b"POST /fabric-orders HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 12\r\n\r\n"
+        )
+        async with world.serving() as port, connected(port, world.client_context(leaf)) as client:
+            for revoked in (False, True):
+                world.judged.clear()
+                client.writer.write(head + b'{"count"')
+                assert (await asyncio.gather(client.answer(), later(world, client, leaf, revoked)))[0].status == (
+                    403 if revoked else 200
+                )
+
+    async def later(world: World, client: Connection, leaf: Leaf, revoked: bool) -> None:
+        async with asyncio.timeout(5):
+            await world.judged.wait()
+        if revoked:
+            world.revoked.add(leaf.certificate.serial_number)
+        client.writer.write(b": 3}")
+
+    asyncio.run(test())
+
+
 def test_routes_are_enumerated_with_their_lists() -> None:
     entries = {entry.path: entry for entry in routes_of(World().app())}
     assert entries["/either"].peers == (NODE, ANONYMOUS)
@@ -163,7 +190,7 @@ def test_routes_are_enumerated_with_their_lists() -> None:
     assert entries["/enrolling"].peers == (ENROLLING,)
     assert entries["/nobody"].peers == entries["/oddly-listed"].peers == ()
     assert (entries["/orders"].method, entries["/things/{number}"].method) == ("POST", "GET")
-    assert len(entries) == 12
+    assert len(entries) == 14
     assert [str(entry) for entry in (NODE, service("fabric"))] == ["node", "service/fabric"]
 
 

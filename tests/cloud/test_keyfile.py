@@ -2,6 +2,8 @@
 
 import os
 import subprocess
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -11,14 +13,17 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cloud import keyfile
 from cloud.keyfile import (
     KeyFileError,
+    PrivateKey,
     ScryptCost,
     check_private,
     encrypt_key,
     read_key,
+    read_keys,
     read_passphrase,
     read_secret,
     secret_path,
     write_key,
+    write_keys,
     write_secret,
 )
 from tests.light_keys import LIGHT, SHIPPED
@@ -216,3 +221,29 @@ def test_beside_the_credentials_the_group_reads_nothing(tmp_path: Path, monkeypa
         path.chmod(0o440)
         with pytest.raises(KeyFileError, match="others can read it"):
             read_passphrase(path)
+
+
+def test_several_keys_side_by_side_keep_their_places(tmp_path: Path) -> None:
+    made: dict[Path, PrivateKey] = {
+        tmp_path / f"{number}.pem": ec.generate_private_key(ec.SECP256R1()) for number in range(5)
+    }
+    write_keys(made, PASSPHRASE)
+    read = read_keys(list(made), PASSPHRASE)
+    assert [key.public_key() for key in read] == [key.public_key() for key in made.values()]
+    with pytest.raises(KeyFileError, match="there is a key already"):
+        write_keys({tmp_path / "new.pem": read[0], tmp_path / "4.pem": read[0]}, PASSPHRASE)
+    assert not (tmp_path / "new.pem").exists()
+    with pytest.raises(KeyFileError, match=r"4\.pem"):
+        read_keys([*list(made)[:4], tmp_path / "missing" / "4.pem"], PASSPHRASE)
+
+
+def test_a_key_being_read_does_not_hold_the_interpreter(tmp_path: Path) -> None:
+    path = tmp_path / "key.pem"
+    write_key(path, ec.generate_private_key(ec.SECP256R1()), PASSPHRASE, SHIPPED)
+    reader = threading.Thread(target=read_key, args=(path, PASSPHRASE))
+    reader.start()
+    turns = 0
+    while reader.is_alive():
+        time.sleep(0.001)
+        turns += 1
+    assert turns > 5

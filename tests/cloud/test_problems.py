@@ -129,3 +129,11 @@ def run_with_client(test: object) -> None:
             await test(client)  # type: ignore[operator]
 
     asyncio.run(body())
+
+
+def test_a_database_that_is_away_is_no_fault_and_tells_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    answer = ask("/away")
+    assert (answer.status, answer.problem.code, answer.headers["retry-after"]) == (503, "unavailable", "1")
+    assert b"10.0.0.9" not in answer.body
+    (record,) = [record for record in caplog.records if record.name == "cascade.web"]
+    assert record.exc_info is None

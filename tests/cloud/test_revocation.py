@@ -55,9 +55,11 @@ class Issuer:
     """Breakwater's feed, with a wait that a test ends."""
 
     def __init__(self) -> None:
+        self.serves_by = ""
         self.entries: list[RevokedSerial] = []
         self.failing: CallError | None = None
         self.asked: list[tuple[int, int]] = []
+        self.known: list[str] = []
         self.news = asyncio.Event()
 
     def revoke(self, serial: int, not_after: datetime = LATER) -> None:
@@ -77,7 +79,8 @@ class Issuer:
             await self.news.wait()
             if self.failing is not None:
                 raise self.failing
-        body = Revocations(found[-1].feed if found else cursor, found)
+        self.known.append(parts["issuer"])
+        body = Revocations(found[-1].feed if found else cursor, found, self.serves_by)
         return Answer(200, {"content-type": "application/json"}, msgspec.json.encode(body))
 
     def client(self) -> CloudClient:
@@ -86,6 +89,18 @@ class Issuer:
 
 def revoked_set(disk: Disk, entropy: bytes = b"\x00\x00") -> RevokedSet:
     return RevokedSet(load=disk.load, save=disk.save, forget=disk.forget, now=lambda: NOW, entropy=lambda _: entropy)
+
+
+async def test_it_is_told_once_of_each_ca_that_breakwater_has_its_certificate_of() -> None:
+    disk, issuer, told = Disk(), Issuer(), list[str]()
+    it = RevokedSet(
+        load=disk.load, save=disk.save, forget=disk.forget, now=lambda: NOW, entropy=bytes, issuing=told.append
+    )
+    for serves_by in ("", "one", "one", "two"):
+        issuer.serves_by = serves_by
+        await it.refresh(issuer.client())
+    assert told == ["one", "two"]
+    assert issuer.known == ["", "", "one", "one"]
 
 
 async def until(condition: Any) -> None:
@@ -165,6 +180,21 @@ async def test_it_forgets_what_has_expired() -> None:
     await serials.refresh(issuer.client())
     await serials.prune()
     assert (1 in serials, 2 in serials, disk.forgot) == (False, True, [NOW])
+
+
+async def test_what_a_wrong_clock_forgot_is_heard_again() -> None:
+    disk, issuer, clock = Disk(), Issuer(), [NOW]
+    issuer.revoke(0xBAD)
+    known = RevokedSet(
+        load=disk.load, save=disk.save, forget=disk.forget, now=lambda: clock[0], entropy=lambda _: b"\x00\x00"
+    )
+    await known.refresh(issuer.client())
+    clock[0] = LATER + timedelta(days=1)
+    await known.prune()
+    clock[0] = NOW
+    assert 0xBAD not in known
+    await known.refresh(issuer.client())
+    assert 0xBAD in known
 
 
 async def test_it_follows_until_the_process_ends() -> None:

@@ -1,12 +1,16 @@
 """Renewal of a service's certificate while it serves, asked of a real Breakwater over EST."""
 
 import asyncio
+import copy
 import shutil
 import ssl
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
+from typing import cast
 
+import msgspec
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -348,8 +352,28 @@ def test_the_chain_is_the_leaf_its_issuer_and_what_crosses_its_root() -> None:
     alone = build_chain(leaf, (der(pki.root.certificate),), pki.trust, utc_now())
     assert x509.load_pem_x509_certificates(alone) == [leaf, pki.services.certificate]
     require_issuer(leaf, pki.trust.service_issuers)
+    # Only up to roots that are believed, where that is known.
+    for roots, led in (((pki.root, older, oldest), 2), ((pki.root, older), 1), ((pki.root, oldest), 0), ((), 0)):
+        trust = msgspec.structs.replace(pki.trust, roots=tuple(root.certificate for root in roots))
+        pem = build_chain(leaf, tuple(map(der, offered)), trust, utc_now())
+        assert x509.load_pem_x509_certificates(pem)[2:] == [new_by_older, older_by_oldest][:led]
     with pytest.raises(IdentityError, match="not issued by a CA of services"):
         build_chain(pki.node().certificate, (), pki.trust, utc_now())
+
+
+def test_a_chain_that_leads_to_a_root_that_left_is_renewed(tmp_path: Path) -> None:
+    pki, older = Pki(), authority("older")
+    seen = []
+    leaf = pki.service("fabric")
+    trust = msgspec.structs.replace(pki.trust, roots=(pki.root.certificate, older.certificate))
+    chain = build_chain(leaf.certificate, (der(crossed(pki.root, older)),), trust, utc_now())
+    mine, ask = Identity(leaf.key, chain, leaf.certificate), cast(Ask, None)
+    for roots in (trust.roots, None, (pki.root.certificate,)):
+        trust = msgspec.structs.replace(trust, roots=roots)
+        it = IdentityKeeper(mine, tmp_path, trust=partial(copy.copy, trust), ask=ask, now=utc_now)
+        it.renew_now = partial(seen.append, roots)  # type: ignore[method-assign]  # seen from outside
+        it.trust_changed()
+    assert seen == [(pki.root.certificate,)]
 
 
 def test_renewals_are_spread_around_the_half() -> None:

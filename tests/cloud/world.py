@@ -14,11 +14,13 @@ from litestar.params import FromPath, FromQuery, JSONBody
 
 from cloud.guard import (
     ANONYMOUS,
+    ENROLLING,
     NODE,
     OPERATOR,
     ClosedAnswer,
     Guard,
     Operator,
+    current_credentials,
     current_node,
     current_operator,
     current_peer,
@@ -27,6 +29,7 @@ from cloud.guard import (
 from cloud.peer import NodePeer, ServerTls, load_key_pair
 from cloud.problems import Refusal
 from cloud.server import CloudServer, Listener, Unit, running
+from cloud.storage.errors import OutcomeUnknown
 from cloud.web import make_app
 from protocol.ids import NodeId, TenantId
 from protocol.problems import ProblemDocument
@@ -66,6 +69,11 @@ async def operator_route(request: AnyRequest) -> str:
     return current_operator(request).name
 
 
+@get("/enrolling", opt={"peers": (ENROLLING,)})
+async def enrolling_route(request: AnyRequest) -> str:
+    return f"{current_peer(request).kind} {current_credentials(request).service}"
+
+
 @get("/nobody")
 async def nobody_route() -> str:
     return "never"
@@ -78,6 +86,11 @@ async def oddly_listed_route() -> str:
 
 @post("/orders", opt={"peers": (ANONYMOUS,)}, status_code=200)
 async def orders_route(data: JSONBody[Order]) -> Order:
+    return data
+
+
+@post("/fabric-orders", opt={"peers": (service("fabric"),)}, status_code=200)
+async def fabric_orders_route(data: JSONBody[Order]) -> Order:
     return data
 
 
@@ -96,18 +109,26 @@ async def fault_route() -> str:
     raise RuntimeError("the passphrase is swordfish")
 
 
+@get("/away", opt={"peers": (ANONYMOUS,)})
+async def away_route() -> str:
+    raise OutcomeUnknown("the server at 10.0.0.9 went away")
+
+
 ROUTES = (
     open_route,
     node_route,
     either_route,
     fabric_route,
     operator_route,
+    enrolling_route,
     nobody_route,
     oddly_listed_route,
     orders_route,
+    fabric_orders_route,
     things_route,
     refuse_route,
     fault_route,
+    away_route,
 )
 
 
@@ -118,6 +139,7 @@ class World:
     pki: Pki = field(default_factory=Pki)
     closed: set[int] = field(default_factory=set)
     revoked: set[int] = field(default_factory=set)
+    judged: asyncio.Event = field(default_factory=asyncio.Event)
     ahead: timedelta = timedelta(0)
 
     def __post_init__(self) -> None:
@@ -132,6 +154,7 @@ class World:
         return generation not in self.closed
 
     async def service_revoked(self, serial: int) -> bool:
+        self.judged.set()
         return serial in self.revoked
 
     async def operator_of(self, token: str) -> Operator | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import trio
+import trio.testing
 
 from cloud.fabric.trust.targets import build_targets
 from node import trust
@@ -133,6 +134,29 @@ async def test_a_server_that_nobody_vouches_for_is_looked_up_once_in_ten_minutes
     assert published.asked == 2
 
 
+async def test_the_trust_is_refreshed_by_one_at_a_time(agent: Agent, fabric: Fabric, published: Published) -> None:
+    """The daily refresh and a recovery: the slower of two must not put the older trust in the place of the newer."""
+    gates = [trio.Event(), trio.Event()]
+    finish = iter(gates)
+    refresh = published.refresh
+
+    async def slow(path: Path) -> TrustSet:
+        await next(finish).wait()
+        return msgspec.structs.replace(await refresh(path), version=VERSION + published.asked)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("node.trust.refresh", slow)
+        async with trio.open_nursery() as nursery:
+            for _ in gates:
+                nursery.start_soon(agent._refresh_trust)
+            await trio.testing.wait_all_tasks_blocked()
+            gates[1].set()
+            await trio.testing.wait_all_tasks_blocked()
+            assert published.asked == 0
+            gates[0].set()
+    assert agent.keeper.trust.version == VERSION + 2
+
+
 async def test_a_repository_out_of_reach_leaves_the_trust_as_it_was(
     agent: Agent, fabric: Fabric, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,6 +266,30 @@ async def test_a_renewal_that_waits_holds_nothing_up(agent: Agent, fabric: Fabri
     assert await agent.contact()
     assert (agent.keeper.identity, len(proofs)) == (before, 2)
     fabric._route = route  # type: ignore[method-assign]
+    assert await agent.contact()
+    assert agent.keeper.identity.node_key != before.node_key
+
+
+async def test_a_renewal_whose_answer_is_not_believed_holds_nothing_up(
+    agent: Agent, fabric: Fabric, published: Published
+) -> None:
+    """Stored at the cloud, it would come at every contact, and the lease would end over it."""
+    await agent.settle()
+    route, issuing, early = fabric._route, fabric.nodes, authority("nodes 2", fabric.root)
+
+    async def unpublished(request: Request) -> Reply:
+        fabric.nodes = early if request.path.endswith("/proof") else issuing
+        return await route(request)
+
+    fabric._route = unpublished  # type: ignore[method-assign]  # a CA that has not been published yet
+    with pytest.raises(CertificateRejected):
+        await agent.renew_device(rekey=True)
+    before = agent.keeper.identity
+    assert await agent.contact()
+    assert agent.keeper.identity == before
+    bundle = agent.keeper.trust.bundle
+    both = msgspec.structs.replace(bundle, node_issuers=(*bundle.node_issuers, early.der))
+    agent.keeper.trust = msgspec.structs.replace(agent.keeper.trust, bundle=both)
     assert await agent.contact()
     assert agent.keeper.identity.node_key != before.node_key
 

@@ -34,19 +34,25 @@ WAIT_SECONDS = 30.0
 _PRELOAD = [
     "cloud.cli.main", "cloud.cli.run", "cloud.cli.operate", "cloud.breakwater.app", "cloud.fabric.app",
     "cloud.cli.init", "cloud.trust_client", "node.cli", "node.agent", "node.licensing.activation", "node.trust_update",
-    "node.ask", "tests.system.harness",
+    "node.ask", "cloud.cli.pki", "tests.system.harness", "tests.system.witness",
     # What these import when it is first used.
     "litestar._kwargs.kwargs_model", "litestar.plugins.pydantic", "anyio._backends._asyncio", "uvicorn.lifespan.off",
     "cryptography.hazmat.backends.openssl.backend", "tuf.api.serialization.json", "tpm2_pytss.cryptography", "pyudev",
-    "node.hardening", "encodings.idna", "_strptime",
+    "node.hardening", "encodings.idna", "_strptime", "asyncpg",
 ]  # fmt: skip
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What a process does at fault points: append them to `record`, kill itself at `kill` = (name, stage)."""
+    """What a process does at fault points: append them to `record`, kill itself at `kill` = (name, stage).
+
+    `control` is the folder of a witness (`tests.system.witness`) in an issuer's process; a `patient` one waits for
+    other replicas as long as a real one.
+    """
 
     record: str = ""
     kill: tuple[str, str] | None = None
+    control: str = ""
+    patient: bool = False
 
 
 def _install(plan: Plan) -> None:
@@ -60,6 +66,10 @@ def _install(plan: Plan) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     faults.install(hook)
+    if plan.control:
+        from tests.system import witness
+
+        witness.install(Path(plan.control), patient=plan.patient)
 
 
 def _child(side: Side, argv: list[str], environment: dict[str, str], log: str, out: str, plan: Plan) -> None:
@@ -73,6 +83,9 @@ def _child(side: Side, argv: list[str], environment: dict[str, str], log: str, o
     _install(plan)
     if side == "cascade":
         from cloud.cli.main import main
+        from tests.light_keys import use_light_keys
+
+        use_light_keys()
     else:
         from node.cli import main
     code = main(argv)
@@ -170,7 +183,7 @@ _FIRST_PORT, _PORTS_EACH, _SLOTS = 10_000, 4, 5_600
 _slots = itertools.count(os.getpid() * 16)
 
 
-def free_ports(count: int = 3) -> int:
+def free_ports(count: int = 4) -> int:
     """The first of neighbouring free ports on loopback; each call in a process gets others."""
     for slot in itertools.islice(_slots, 200):
         base = _FIRST_PORT + slot % _SLOTS * _PORTS_EACH
@@ -198,9 +211,10 @@ class Cloud:
         lines = (self.directory / "operator" / "env").read_text().splitlines()
         return {**dict(line.split("=", 1) for line in lines), "XDG_CACHE_HOME": str(self._scratch / "cache")}
 
-    def init(self) -> Self:
+    def init(self, *options: str) -> Self:
         self.port = free_ports()
-        process = Process(self._scratch, "cascade", "init", "--dir", str(self.directory), "--port-base", str(self.port))
+        place = ("--dir", str(self.directory), "--port-base", str(self.port))
+        process = Process(self._scratch, "cascade", "init", *place, *options)
         assert process.wait() == 0, process.tail()
         return self
 
@@ -225,7 +239,7 @@ class Cloud:
         def up() -> bool:
             if self.process is None or not self.process.running:
                 return True
-            for port in range(self.port, self.port + 3):
+            for port in range(self.port, self.port + 4):
                 with socket.socket() as probe:
                     if probe.connect_ex(("127.0.0.1", port)) != 0:
                         return False

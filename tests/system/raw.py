@@ -28,8 +28,10 @@ from cloud.keyfile import read_key, read_passphrase
 from protocol.activation import Activated, Challenge, ProveActivation, StartActivation
 from protocol.encoding import b64url_encode, json_encode, sha256_hex
 from protocol.envelope import key_id, seal
+from protocol.est import PATH_SIMPLEREENROLL, TYPE_PKCS10, encode_base64
 from protocol.evidence import ClockInfo, EndorsementEvidence
 from protocol.problems import KINDS, ProblemDocument
+from protocol.renewal import ProveRenewal, RenewalChallenge
 from protocol.sessions import (
     TYP_SESSION_PROOF,
     Ask,
@@ -55,8 +57,9 @@ from tests.simulators.forged_evidence import (
 )
 from tests.system.harness import Cloud
 
-Service = Literal["fabric", "breakwater", "repository"]
-PORTS: dict[Service, int] = {"fabric": 0, "breakwater": 1, "repository": 2}
+Service = Literal["fabric", "breakwater", "repository", "pki"]
+PORTS: dict[Service, int] = {"fabric": 0, "breakwater": 1, "repository": 2, "pki": 3}
+PLAINTEXT: tuple[Service, ...] = ("repository", "pki")
 SESSIONS = "/v1/node/sessions"
 T = TypeVar("T")
 
@@ -112,15 +115,19 @@ def nodes_ca_pem(cloud: Cloud) -> Path:
 
 
 class Wire:
-    """One kept-alive connection to a listener of the cloud. A context manager."""
+    """One kept-alive connection to a listener of the cloud. A context manager. `root`: believed instead of the first."""
 
-    def __init__(self, cloud: Cloud, service: Service = "fabric", identity: Identity | None = None) -> None:
+    def __init__(
+        self, cloud: Cloud, service: Service = "fabric", identity: Identity | None = None, root: Path | None = None
+    ) -> None:
         plain = socket.create_connection(("127.0.0.1", cloud.port + PORTS[service]), timeout=30)
         self._host = f"127.0.0.1:{cloud.port + PORTS[service]}"
         self._socket: socket.socket = plain
-        if service != "repository":
+        if service not in PLAINTEXT:
             try:
-                self._socket = _context(cloud, identity).wrap_socket(plain, server_hostname="127.0.0.1")
+                self._socket = _context(root or root_pem(cloud), identity).wrap_socket(
+                    plain, server_hostname="127.0.0.1"
+                )
             except BaseException:
                 plain.close()
                 raise
@@ -150,15 +157,15 @@ class Wire:
         if body is not None or method in ("POST", "PUT"):
             lines += [f"content-type: {media_type}", f"content-length: {len(content)}"]
         self.send(("\r\n".join(lines) + "\r\n\r\n").encode() + content)
-        return self.answer()
+        return self.answer(has_body=method != "HEAD")
 
-    def answer(self) -> Answer:
+    def answer(self, *, has_body: bool = True) -> Answer:
         while b"\r\n\r\n" not in self._left:
             self._left += self._receive()
         head, _, self._left = self._left.partition(b"\r\n\r\n")
         first, *rest = head.decode("latin-1").split("\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in rest)}
-        size = int(headers["content-length"])
+        size = int(headers["content-length"]) if has_body else 0
         while len(self._left) < size:
             self._left += self._receive()
         body, self._left = self._left[:size], self._left[size:]
@@ -174,8 +181,8 @@ class Wire:
         return data
 
 
-def _context(cloud: Cloud, identity: Identity | None) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=str(root_pem(cloud)))
+def _context(root: Path, identity: Identity | None) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(root))
     if identity is not None:
         descriptor = os.memfd_create("identity", os.MFD_CLOEXEC)
         with os.fdopen(descriptor, "wb") as file:
@@ -183,6 +190,11 @@ def _context(cloud: Cloud, identity: Identity | None) -> ssl.SSLContext:
             file.flush()
             context.load_cert_chain(f"/proc/self/fd/{descriptor}")
     return context
+
+
+def renew_device(wire: Wire, csr: bytes) -> Answer:
+    """The renewal of a device certificate (EST), over a connection with a session's certificate."""
+    return wire.ask("POST", PATH_SIMPLEREENROLL, encode_base64(csr), media_type=TYPE_PKCS10)
 
 
 def once(
@@ -268,7 +280,7 @@ class PaperNode:
         body = StartActivation(code, evidence or self.evidence(), "1.0")
         return once(self.cloud, "fabric", "POST", "/v1/activations", body)
 
-    def secret(self, challenge: Challenge) -> bytes:
+    def secret(self, challenge: Challenge | RenewalChallenge) -> bytes:
         """`TPM2_ActivateCredential` in software (TPM 2.0 Library Part 1, 24)."""
         seed = rsa2048(self.label).decrypt(
             challenge.encrypted_secret[2:],
@@ -307,6 +319,12 @@ class PaperNode:
         self.activate(code)
         once(self.cloud, "fabric", "POST", "/v1/node/confirm", Ask("n" * 32), self.session()).into(StatementAnswer)
         return self
+
+    def prove_renewal(self, challenge: RenewalChallenge, key: ec.EllipticCurvePrivateKey) -> ProveRenewal:
+        """The proof of a renewal with fresh evidence, for this key."""
+        secret = self.secret(challenge)
+        paper = PaperChip(ak=self.ak, node_key=key, nonce_secret=secret, nonce_activation=challenge.renewal).prove()
+        return ProveRenewal(secret, paper.csr, paper.key, "n" * 32)
 
     def claims(self, csr: bytes) -> ProofClaims:
         assert self.activated is not None

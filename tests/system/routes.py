@@ -4,23 +4,31 @@
 walk them.
 """
 
+import base64
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
+from urllib.parse import quote
 
 import msgspec
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import ocsp
 
-from cloud.breakwater.app import wire
+from cloud.breakwater.app import Breakwater
 from cloud.breakwater.settings import BreakwaterSettings
 from cloud.fabric.app import Fabric
+from cloud.fabric.schemas import PublishTrust
 from cloud.fabric.settings import FabricSettings
 from cloud.guard import NODE, OPERATOR, RouteEntry, routes_of
 from cloud.settings import load_settings
 from protocol.activation import Challenge, StartActivation
-from protocol.sessions import Ask, RenewDevice
-from tests.simulators.forged_evidence import maker, request
-from tests.system.harness import Cloud, ended
+from protocol.est import TYPE_PKCS10, encode_base64
+from protocol.renewal import PATH_RENEWALS, RenewalChallenge, Renewed, StartRenewal, path_proof
+from protocol.sessions import Ask
+from tests.simulators.forged_evidence import maker, p256, request
+from tests.system.harness import Cloud, ended, wait_until
 from tests.system.raw import (
     Answer,
     Identity,
@@ -28,11 +36,20 @@ from tests.system.raw import (
     Service,
     Wire,
     new_key,
+    once,
     paper_tenant,
     request_id,
     secret_of,
     service_identity,
 )
+
+OCSP_REQUEST = (
+    ocsp.OCSPRequestBuilder()
+    .add_certificate_by_hash(bytes(20), bytes(20), 1, hashes.SHA1())  # noqa: S303  what OCSP clients name issuers by
+    .build()
+    .public_bytes(Encoding.DER)
+)
+"""About a certificate of nobody."""
 
 Caller = Literal["nobody", "other", "operator", "fabric"]
 
@@ -58,11 +75,12 @@ class Route(msgspec.Struct, frozen=True):
 def all_routes(cloud: Cloud) -> list[Route]:
     """As the services' own wiring makes them."""
     fabric = Fabric(load_settings(cloud.directory / "fabric" / "settings.toml", FabricSettings))
-    breakwater = wire(load_settings(cloud.directory / "breakwater" / "settings.toml", BreakwaterSettings))
+    breakwater = Breakwater(load_settings(cloud.directory / "breakwater" / "settings.toml", BreakwaterSettings))
     return [
         *(Route("fabric", entry) for entry in routes_of(fabric.app)),
         *(Route("repository", entry) for entry in routes_of(fabric.repository)),
         *(Route("breakwater", entry) for entry in routes_of(breakwater.app)),
+        *(Route("pki", entry) for entry in routes_of(breakwater.public_app)),
     ]
 
 
@@ -84,6 +102,13 @@ class World:
         self._token_id = str(cloud.run("token", "create", "spare", "--out", str(directory / "token"))["token"]["id"])
         self._challenge = self.spare.start(self.code).into(Challenge)
         self._proof = self.spare.proof(self._challenge)
+        body = StartRenewal(self.spare.device, self.spare.evidence(), "1.0")
+        self._renewing = once(cloud, "fabric", "POST", PATH_RENEWALS, body).into(RenewalChallenge)
+        self._renewal_proof = self.spare.prove_renewal(self._renewing, p256("renewed"))
+        once(cloud, "fabric", "POST", path_proof(self._renewing.renewal), self._renewal_proof).into(Renewed)
+        states = "SELECT state FROM renewal"
+        wait_until("the end of the old key", lambda: cloud.rows("fabric", states) == [("done",)])
+        self._renewal = encode_base64(request(self.other.node_key))
         self._wires: dict[tuple[Service, Caller], Wire] = {}
 
     def identity(self, caller: Caller) -> Identity | None:
@@ -112,6 +137,10 @@ class World:
             "{code}": self._code_id,
             "{token}": self._token_id,
             "{activation}": self._challenge.activation,
+            "{renewal}": self._renewing.renewal,
+            "{authority}": "nodes-1",
+            "{file}": "1.crl" if "/crl/" in path else "nodes-1.cer",
+            "{encoded}": quote(base64.b64encode(OCSP_REQUEST).decode(), safe=""),
             "{name}": "timestamp.json" if "metadata" in path else self._target(),
         }
         for name, value in values.items():
@@ -130,9 +159,10 @@ class World:
         caller: Caller,
         headers: dict[str, str] | None = None,
         body: object = None,
-        media_type: str = "application/json",
+        media_type: str = "",
     ) -> Answer:
         """The route's own request, or one with another body. A connection that was ended is made anew."""
+        media_type = media_type or _media_type(route)
         sent = dict(headers or {})
         if caller == "operator":
             sent["authorization"] = f"Bearer {self.token}"
@@ -154,11 +184,31 @@ class World:
         """One proof, which is repeated."""
         return self._proof
 
+    def published_trust(self) -> object:
+        """What is published already: a repeat."""
+        newest = "SELECT data FROM tuf_metadata WHERE role = 'targets' ORDER BY version DESC LIMIT 1"
+        return PublishTrust(targets=bytes(self.cloud.rows("fabric", newest)[0][0]))
+
     def start(self) -> object:
         return StartActivation(self.code, self.spare.evidence(), "1.0")
 
+    def start_renewal(self) -> object:
+        """One that is refused: those that are not are bounded by minute and node."""
+        return StartRenewal(self.victim_session.chain[0], self.spare.evidence(), "1.0")
+
+    def renewal_proof(self) -> object:
+        """One proof, which is repeated."""
+        return self._renewal_proof
+
     def renewal(self) -> object:
-        return RenewDevice(request_id(), request(self.other.node_key))
+        """One request, which is repeated: it gets one certificate."""
+        return self._renewal
+
+
+def _media_type(route: Route) -> str:
+    if route.service == "pki":
+        return "application/ocsp-request"
+    return TYPE_PKCS10 if "/est/" in route.entry.path else "application/json"
 
 
 def _nothing(_: World) -> object:
@@ -178,6 +228,8 @@ RECIPES: dict[str, Callable[[World], object]] = {
     "fabric POST /v1/activations/{activation}/proof": World.proof,
     "fabric POST /v1/node/nonces": _nothing,
     "fabric POST /v1/node/sessions": lambda world: world.other.open_session(request(new_key())),
+    "fabric POST /v1/node/renewals": World.start_renewal,
+    "fabric POST /v1/node/renewals/{renewal}/proof": World.renewal_proof,
     "fabric POST /v1/node/confirm": lambda _: Ask("n" * 32),
     "fabric POST /v1/node/statement": lambda _: Ask("n" * 32),
     "fabric GET /v1/node/events": _nothing,
@@ -201,21 +253,41 @@ RECIPES: dict[str, Callable[[World], object]] = {
     "fabric GET /v1/tokens": _nothing,
     "fabric POST /v1/tokens/{token}/revoke": _nothing,
     "fabric GET /v1/audit": _nothing,
+    "fabric GET /v1/trust": _nothing,
+    "fabric POST /v1/trust/targets": World.published_trust,
+    "fabric GET /v1/trust/adoption": _nothing,
+    "fabric GET /v1/trust/adoption/nodes": _nothing,
+    "fabric POST /v1/trust/renew-devices": lambda _: {"after": "2026-01-01T00:00:00Z", "reason": "a test"},
     "fabric GET /healthz": _nothing,
     "fabric GET /readyz": _nothing,
+    "fabric GET /metrics": _nothing,
     "repository GET /tuf/metadata/{name}": _nothing,
     "repository GET /tuf/targets/{name}": _nothing,
     "repository GET /healthz": _nothing,
     "breakwater POST /v1/generations/open": lambda world: world.of_generation(generation=1),
     "breakwater POST /v1/generations/close": lambda world: world.of_generation(up_to=1),
     "breakwater POST /v1/generations/close-one": lambda world: world.of_generation(generation=9),
+    "breakwater POST /v1/generations/supersede-keys": lambda world: world.of_generation(
+        generation=1, spki_sha256="0" * 64
+    ),
     "breakwater POST /v1/certificates/device": World.order,
     "breakwater POST /v1/certificates/session": World.order,
-    "breakwater POST /v1/certificates/service": lambda _: {"request": request_id(), "csr": request(new_key())},
-    "breakwater POST /v1/node/device-certificate": World.renewal,
-    "breakwater GET /v1/certificates/revoked-services": _nothing,
+    "breakwater GET /.well-known/est/cacerts": _nothing,
+    "breakwater GET /.well-known/est/csrattrs": _nothing,
+    "breakwater POST /.well-known/est/simpleenroll": lambda _: encode_base64(request(new_key())),
+    "breakwater POST /.well-known/est/simplereenroll": World.renewal,
+    "breakwater GET /v1/revocations": _nothing,
     "breakwater GET /healthz": _nothing,
     "breakwater GET /readyz": _nothing,
+    "breakwater GET /metrics": _nothing,
+    "pki GET /crl/{authority}/{file}": _nothing,
+    "pki HEAD /crl/{authority}/{file}": _nothing,
+    "pki GET /ca/{file}": _nothing,
+    "pki HEAD /ca/{file}": _nothing,
+    "pki POST /ocsp": lambda _: OCSP_REQUEST,
+    "pki GET /ocsp/{encoded}": _nothing,
+    "pki HEAD /ocsp/{encoded}": _nothing,
+    "pki GET /healthz": _nothing,
 }
 
 

@@ -10,15 +10,17 @@ from typing import Any
 
 import msgspec
 import pytest
+from cryptography import x509
 
 from node import trust
 from protocol.problems import ProblemDocument
-from protocol.sessions import Ask, Events, RenewDevice, Session, StatementAnswer
+from protocol.sessions import Ask, Events, Session, StatementAnswer
 from protocol.statements import Revocation, verify_statement
 from tests.simulators.forged_evidence import request
 from tests.simulators.tpm import SoftTpm
 from tests.system.harness import Cloud, Machine, ended, wait_until
-from tests.system.raw import SESSIONS, PaperNode, Wire, new_key, once, paper_tenant, request_id, secret_of
+from tests.system.raw import SESSIONS, PaperNode, Wire, new_key, once, paper_tenant, renew_device, secret_of
+from tests.system.strangers import Stranger
 
 ASK = Ask("n" * 32)
 SHORT_LEASE = "3,5,9,15"
@@ -68,22 +70,26 @@ def test_a_revoked_node_is_refused_at_its_next_request_on_the_same_connection(
 ) -> None:
     node = PaperNode(cloud, "kept alive").join(paper)
     session = node.session()
+    stranger, device = Stranger(cloud, tmp_path / "stranger"), x509.load_der_x509_certificate(node.device)
+    assert (stranger.asks(device).ocsp, stranger.asks(device).on_crl) == ("good", False)
     with Wire(cloud, "fabric", session) as fabric, Wire(cloud, "breakwater", session) as breakwater:
         fabric.ask("POST", "/v1/node/statement", ASK).into(StatementAnswer)
-        renewal = RenewDevice(request_id(), request(node.node_key))
-        assert breakwater.ask("POST", "/v1/node/device-certificate", renewal).status == 200
+        assert renew_device(breakwater, request(node.node_key)).status == 200
         cloud.run("node", "revoke", node.node, "--reason", "returned")
+        done = time.monotonic()
         problem = fabric.ask("POST", "/v1/node/statement", ASK).refused("generation_closed")
+        # The issuer knows as soon as the control plane has driven it there.
+        closed = "SELECT closed_up_to FROM closing WHERE node = ?"
+        wait_until("the closing", lambda: cloud.rows("breakwater", closed, node.node) == [(1,)])
+        assert time.monotonic() - done < 1
         revocation = revocation_in(cloud, problem, tmp_path)
         assert (revocation.node, revocation.generation, revocation.reason) == (node.node, 1, "revoked")
         # Every route, and the connection stays open to hear it again.
         fabric.ask("GET", "/v1/node/events?cursor=0&wait=0").refused("generation_closed")
         fabric.ask("POST", "/v1/node/confirm", ASK).refused("generation_closed")
-        # The issuer knows as soon as the control plane has driven it there.
-        closed = "SELECT closed_up_to FROM closing WHERE node = ?"
-        wait_until("the closing", lambda: cloud.rows("breakwater", closed, node.node) == [(1,)])
-        renewal = RenewDevice(request_id(), request(node.node_key))
-        breakwater.ask("POST", "/v1/node/device-certificate", renewal).refused("generation_closed")
+        renew_device(breakwater, request(node.node_key)).refused("generation_closed")
+    at_once = stranger.asks(device)
+    assert (at_once.ocsp, at_once.on_crl) == ("revoked", True)
     # A new proof gets the same word, fresh over the asker's nonce, and no session.
     problem = once(cloud, "fabric", "POST", SESSIONS, node.open_session(request(new_key()))).refused(
         "generation_closed"

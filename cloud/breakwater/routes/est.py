@@ -5,7 +5,7 @@ from typing import Any
 from litestar import Request, Response, get, post
 from litestar.exceptions import HTTPException
 
-from cloud.breakwater.errors import EnrolmentRefused, TriedTooOften
+from cloud.breakwater.errors import EnrolmentRefused
 from cloud.breakwater.est import Est
 from cloud.guard import ANONYMOUS, BASIC, ENROLLING, NODE, current_credentials, current_peer, service
 from cloud.problems import Refusal, refusal_of
@@ -78,9 +78,6 @@ async def simpleenroll(request: AnyRequest) -> Response[bytes]:
         leaf = await _est(request).enrol(credentials, csr, host)
     except EnrolmentRefused as error:
         raise Refusal("enrolment_refused", str(error), headers=BASIC) from error
-    except TriedTooOften as error:
-        headers = {"Retry-After": str(int(error.wait.total_seconds()) + 1)}
-        raise Refusal("rate_limited", str(error), headers=headers) from error
     return _answer(encode_certs_only((leaf,)), TYPE_PKCS7)
 
 

@@ -19,6 +19,7 @@ _CODES: dict[type[Exception], Code] = {
     errors.ValueRefused: "invalid",
     errors.EnrolmentRefused: "enrolment_refused",
     errors.TriedTooOften: "rate_limited",
+    errors.RenewedTooOften: "rate_limited",
     errors.IssuanceLost: "unavailable",
     errors.StillRunning: "unavailable",
     errors.AuthorityRetired: "unavailable",
@@ -35,6 +36,8 @@ def refusal(error: Exception) -> Refusal:
     if isinstance(error, errors.SignerError):
         # Which key and why is for the log; the caller may ask another replica.
         return Refusal(code, "a CA cannot be used just now", headers=_SOON)
+    if isinstance(error, errors.TriedTooOften | errors.RenewedTooOften):
+        return Refusal(code, str(error), headers={"Retry-After": str(int(error.wait.total_seconds()) + 1)})
     return Refusal(code, str(error), headers=_SOON if code == "unavailable" else {})
 
 

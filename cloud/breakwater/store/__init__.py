@@ -4,6 +4,7 @@ from cloud.breakwater.store.audit import AuditEntry, AuditStore
 from cloud.breakwater.store.authorities import AuthorityRow, AuthorityState, AuthorityStore, CrossRow
 from cloud.breakwater.store.generations import GenerationStore
 from cloud.breakwater.store.issuance import Device, IssuanceStore, Order, ServiceHostName, Stored, serial_text
+from cloud.breakwater.store.purging import PurgeStore
 from cloud.breakwater.store.revoking import RevokingStore
 from cloud.storage import ServiceEngine
 
@@ -18,6 +19,7 @@ __all__ = [
     "GenerationStore",
     "IssuanceStore",
     "Order",
+    "PurgeStore",
     "RevokingStore",
     "ServiceHostName",
     "Store",
@@ -34,3 +36,4 @@ class Store:
         self.generations = GenerationStore(engine)
         self.revoking = RevokingStore(engine)
         self.audit = AuditStore(engine)
+        self.purging = PurgeStore(engine)

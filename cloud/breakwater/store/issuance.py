@@ -10,7 +10,14 @@ from typing import Literal
 
 import msgspec
 
-from cloud.breakwater.errors import AuthorityRetired, Conflict, CsrRefused, GenerationClosed, StillRunning
+from cloud.breakwater.errors import (
+    AuthorityRetired,
+    Conflict,
+    CsrRefused,
+    GenerationClosed,
+    NotAdmitted,
+    StillRunning,
+)
 from cloud.breakwater.profiles import PROFILE_VERSION, Wanted
 from cloud.breakwater.store.generations import generation_id
 from cloud.breakwater.store.revoking import announce
@@ -25,7 +32,10 @@ SWEEP_ROWS = 500
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """Who asked for which certificate, from which authority. `request_key` is unique to the caller and its request."""
+    """Who asked for which certificate, from which authority. `request_key` is unique to the caller and its request.
+
+    `shown` is the serial of the service's certificate that it was asked with; empty when there was none.
+    """
 
     request_key: str
     caller: str
@@ -35,6 +45,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     tenant: str = ""
     node: str = ""
     service: str = ""
+    shown: str = ""
 
     @property
     def subject(self) -> str:
@@ -108,10 +119,15 @@ _ORPHAN_STALE = Statement(
     "AND serial IN (SELECT serial FROM certificate WHERE state = 'recorded' AND recorded_at <= {} "
     "ORDER BY serial LIMIT {}) RETURNING serial, shard, service, feed"
 )
+_STALE = Statement("SELECT 1 AS stale FROM certificate WHERE state = 'recorded' AND recorded_at <= {} LIMIT 1")
 _STATE = Statement("SELECT state FROM certificate WHERE serial = {}")
 _DEVICE = Statement(
     "SELECT spki_sha256, not_before, not_after FROM certificate WHERE node = {} AND generation = {} "
-    "AND profile = 'device' AND state = 'issued' ORDER BY not_after DESC LIMIT 1"
+    "AND profile = 'device' AND state = 'issued' ORDER BY recorded_at DESC, not_after DESC LIMIT 1"
+)
+_RENEWALS = Statement(
+    "SELECT COUNT(*) AS n FROM (SELECT 1 FROM certificate WHERE node = {} AND generation = {} AND profile = 'device' "
+    "AND caller = {} AND recorded_at > {} AND (request_key IS NULL OR request_key <> {}) LIMIT {}) AS few"
 )
 _HOSTS = Statement("SELECT kind, value FROM service_host WHERE service = {} ORDER BY position LIMIT 100")
 _ADD_HOST = Statement(
@@ -147,10 +163,14 @@ class IssuanceStore:
             GenerationClosed: closed, or never opened for this tenant.
             Conflict: the request id was used for another key, generation or profile, or its certificate is revoked.
             CsrRefused: the key belongs to something else, or a certificate of it is revoked.
+            NotAdmitted: the certificate that was shown is revoked.
             AuthorityRetired: the authority is not active any more.
             StillRunning: another replica may be at work on the same request.
         """
         async with self._engine.transaction(order.subject, f"spki:{order.wanted.key.spki_sha256}"):
+            # Looked at here, for a revocation excludes this transaction: the guard's look may be half a minute old.
+            if order.shown and await self._is_revoked(order.shown):
+                raise NotAdmitted("the certificate that was shown is revoked")
             if await self._insert(order, tbs, now):
                 return None
             await self._require_open(order)
@@ -248,25 +268,35 @@ class IssuanceStore:
         return bool(rows)
 
     async def orphan_stale(self, now: datetime, age: timedelta) -> list[str]:
-        """Give up every record without a certificate that is at least so old. Returns their serials."""
+        """Give up every record without a certificate that is at least so old. Returns their serials.
+
+        It looks first: nearly always there is none, and the transaction would make every issuance wait.
+        """
         found: list[str] = []
-        while True:
+        while await self._engine.fetch(_STALE, now - age):
             async with self._engine.transaction():
                 rows = await self._engine.fetch(_ORPHAN_STALE, now, now - age, SWEEP_ROWS)
                 await announce(self._engine, rows)
             found += [row["serial"] for row in rows]
-            if len(rows) < SWEEP_ROWS:
-                return found
+        return found
 
     async def is_revoked(self, serial: int) -> bool:
         """Whether a serial is revoked or orphaned; an unknown one is not."""
-        row = await self._engine.fetch_one(_STATE, serial_text(serial))
+        return await self._is_revoked(serial_text(serial))
+
+    async def _is_revoked(self, serial: str) -> bool:
+        row = await self._engine.fetch_one(_STATE, serial)
         return row is not None and row["state"] in ("revoked", "orphaned")
 
     async def device(self, node: str, generation: int) -> Device | None:
         """The newest device certificate of a generation."""
         row = await self._engine.fetch_one(_DEVICE, node, generation)
         return None if row is None else msgspec.convert(row, Device)
+
+    async def renewals(self, caller: str, node: str, generation: int, since: datetime, but: str, count_max: int) -> int:
+        """How many device certificates `caller` has asked for since then, under another request key than `but`."""
+        row = await self._engine.fetch_one(_RENEWALS, node, generation, caller, since, but, count_max)
+        return 0 if row is None else int(row["n"])
 
     async def hosts(self, service: str) -> tuple[ServiceHostName, ...]:
         """The host names recorded for a service, in order."""

@@ -18,7 +18,10 @@ CRLS_KEPT = 3
 
 
 class Shard(msgspec.Struct, frozen=True):
-    """A shard: whose it is, what was revoked in it (`revision`) and what of that is published."""
+    """A shard: whose it is, what was revoked in it (`revision`) and what of that is published.
+
+    `ended`: its authority is revoked and signs nothing any more.
+    """
 
     id: str
     authority: str
@@ -26,11 +29,18 @@ class Shard(msgspec.Struct, frozen=True):
     published_revision: int
     published_number: int
     next_publish_at: datetime | None
+    ended: int = 0
 
-    def due(self, now: datetime) -> bool:
-        """Whether a new CRL is wanted: something was revoked since the last, or it is time."""
-        stale = self.next_publish_at is None or self.next_publish_at <= now
-        return stale or self.revision > self.published_revision
+    def due(self, now: datetime, latest: datetime) -> bool:
+        """Whether a new CRL is wanted: something was revoked since the last, or it is time.
+
+        It is time also when the next one is planned after `latest`, as only a clock that ran ahead plans: what it
+        signed begins in the future, and no verifier takes it yet.
+        """
+        if self.ended:
+            return False
+        planned = self.next_publish_at is not None and now < self.next_publish_at <= latest
+        return not planned or self.revision > self.published_revision
 
 
 class RevokedRow(msgspec.Struct, frozen=True):
@@ -69,11 +79,14 @@ _ADD = Statement(
     "INSERT INTO shard (id, authority, number, reserved, revision, published_revision, crl_number, published_number) "
     "VALUES ({}, {}, {}, {}, 0, -1, 0, 0)"
 )
-_COLUMNS = "id, authority, revision, published_revision, published_number, next_publish_at"
+_COLUMNS = (
+    "id, authority, revision, published_revision, published_number, next_publish_at, "
+    "(SELECT COUNT(*) FROM authority a WHERE a.id = shard.authority AND a.state = 'revoked') AS ended"
+)
 _SHARD = Statement(f"SELECT {_COLUMNS} FROM shard WHERE id = {{}}")  # noqa: S608  (column names)
 _ALL = Statement(f"SELECT {_COLUMNS} FROM shard ORDER BY id LIMIT {SHARDS_MAX}")  # noqa: S608  (column names)
 _DUE = Statement(
-    "SELECT id FROM shard WHERE (revision > published_revision OR next_publish_at <= {}) "
+    "SELECT id FROM shard WHERE (revision > published_revision OR next_publish_at <= {} OR next_publish_at > {}) "
     "AND authority NOT IN (SELECT id FROM authority WHERE state = 'revoked') ORDER BY next_publish_at LIMIT {}"
 )
 _DRAW = Statement(
@@ -138,19 +151,17 @@ class ShardStore:
         """Every shard, by id."""
         return [msgspec.convert(row, Shard) for row in await self._engine.fetch(_ALL)]
 
-    async def due(self, now: datetime, count_max: int) -> list[str]:
-        """Shards that want a new CRL: something was revoked, none was published yet, or it is time.
-
-        A revoked authority signs nothing any more, so its shards are never due.
-        """
-        return [str(row["id"]) for row in await self._engine.fetch(_DUE, now, count_max)]
+    async def due(self, now: datetime, latest: datetime, count_max: int) -> list[str]:
+        """Shards that want a new CRL, as `Shard.due` judges each."""
+        return [str(row["id"]) for row in await self._engine.fetch(_DUE, now, latest, count_max)]
 
     async def draw(self, identifier: str, now: datetime, entries_max: int) -> Draw | None:
         """Draw the next CRL number, max(drawn + 1, unix time), and read what that CRL has to show.
 
         The update comes first: its lock on the row puts this behind every revocation in the shard that has committed
         and before every one that has not. A certificate that expired is left out once a CRL of after its end has
-        shown it (RFC 5280 section 3.3). None for an unknown shard.
+        shown it (RFC 5280 section 3.3); one of before `now`, for a list of a clock that ran ahead proves nothing.
+        None for an unknown shard.
         """
         unix = int(now.timestamp())
         async with self._engine.transaction(f"shard {identifier}"):
@@ -161,7 +172,7 @@ class ShardStore:
             if before is None:
                 found = await self._engine.fetch(_REVOKED_EVER, identifier, entries_max + 1)
             else:
-                since = before["this_update"]
+                since = min(before["this_update"], now)
                 found = await self._engine.fetch(_REVOKED, identifier, since, since, entries_max + 1)
         return Draw(
             shard=identifier,

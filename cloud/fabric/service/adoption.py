@@ -79,6 +79,11 @@ def _next_step(at: datetime) -> datetime:
     return at.replace(minute=0, second=0, microsecond=0) + _STEP
 
 
+async def published_version(core: Core) -> int:
+    """What is published now, which this process may work by a second later: who has told another has not adopted it."""
+    return max(await store.RepositoryStore().newest("targets") or 0, core.belief.version)
+
+
 async def count(core: Core, version: int) -> Count:
     """The whole fleet, in stretches."""
     nodes = behind = 0
@@ -92,12 +97,12 @@ async def count(core: Core, version: int) -> Count:
 
 async def show(core: Core) -> schemas.Adoption:
     """For operators."""
-    belief = core.belief
-    counted = await count(core, belief.version)
+    belief, version = core.belief, await published_version(core)
+    counted = await count(core, version)
     published = {key_id_of(each): each.subject.rfc4514_string() for each in belief.trust.node_issuers}
     known = {**dict.fromkeys((*counted.by_issuer, *_with_sessions(core)), ""), **published}
     return schemas.Adoption(
-        trust_version=belief.version,
+        trust_version=version,
         nodes=counted.nodes,
         adopted=counted.nodes - counted.behind,
         issuers=tuple(
@@ -125,7 +130,7 @@ async def nodes(core: Core, issuer: str, cursor: str, limit: int) -> schemas.Pag
         key_id = "" if issuer == UNKNOWN_ISSUER else issuer
         rows = await store.adoption.of_issuer(key_id, after, wanted)
     else:
-        rows = await store.adoption.behind(core.belief.version, after, wanted)
+        rows = await store.adoption.behind(await published_version(core), after, wanted)
     return views.page([_view(row) for row in rows], [row.node for row in rows], limit)
 
 

@@ -99,7 +99,7 @@ class Core:
     refusals: dict[str, tuple[datetime, int]] = field(default_factory=dict)
     """Refused session proofs by generation: since when, and how many. It bounds the audit; losing it is harmless."""
     renewal_starts: dict[str, tuple[datetime, int]] = field(default_factory=dict)
-    """Renewals asked for, by claimed node and in all: since when, and how many. It stands before the database; losing
+    """Renewals asked for, by certificate and in all: since when, and how many. It stands before the database; losing
     it is harmless."""
 
     @property

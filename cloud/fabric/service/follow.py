@@ -42,6 +42,7 @@ class Follower:
     def __init__(self, belief: Belief, changed: Changed) -> None:
         self._belief = belief
         self._changed = changed
+        self._owed = False
 
     async def run(self, core: Core, stopping: Pauses) -> None:
         """The background task, until the process goes down."""
@@ -63,6 +64,8 @@ class Follower:
         for key_id, until in stored.items():
             belief.sessions_until[key_id] = max(until, belief.sessions_until.get(key_id, until))
         if await files.newest("targets") == belief.version:
+            if self._owed:
+                await self._tell()
             return False
         targets = await files.latest("targets")
         if targets is None:
@@ -72,9 +75,15 @@ class Follower:
         if content.bundle.trust_domain != belief.trust.trust_domain:
             raise TargetsError("the published bundle is of another trust domain")
         belief.take(targets.version, content.bundle)
-        await self._changed()
+        await self._tell()
         log.info("works by another trust", extra={"version": targets.version})
         return True
+
+    async def _tell(self) -> None:
+        """Owed until it has worked: contexts by the trust before would be kept until the next publication."""
+        self._owed = True
+        await self._changed()
+        self._owed = False
 
     async def _try(self, name: str, work: Callable[[], Awaitable[object]]) -> None:
         try:
@@ -118,7 +127,9 @@ def _due(order: RenewalOrder, now: datetime) -> int:
     passed = (now - order.starts_at).total_seconds()
     if passed >= order.spread_seconds:
         return WOKEN_PER_BEAT_MAX
-    return min(int(order.nodes * passed / order.spread_seconds) - order.woken, WOKEN_PER_BEAT_MAX)
+    wanted = int(order.nodes * passed / order.spread_seconds) - order.woken
+    # Below zero when the clock went back, or another replica's is ahead of ours.
+    return max(0, min(wanted, WOKEN_PER_BEAT_MAX))
 
 
 async def warn_of_expiry(now: datetime) -> tuple[str, ...]:

@@ -36,6 +36,7 @@ from cloud.fabric.service.core import ANONYMOUS, SYSTEM, Core, check_nonce_form,
 from cloud.fabric.service.sessions import Device, device_of, read_device_certificate
 from cloud.fabric.store.rows import GenerationRow, NodeRow, RenewalRow
 from cloud.fabric.tpm_structures import EvidenceRefused
+from cloud.peer import PeerRefused, key_id_of, require_issuer
 from protocol.encoding import sha256_hex
 from protocol.faults import fault_point
 from protocol.ids import RenewalId
@@ -46,39 +47,46 @@ OPEN_PER_NODE_MAX = 3
 """Challenges of one node at a time: a machine needs one, and two are left for what was cut off."""
 PROVED_PER_DAY_MAX = 4
 """Renewals of one node that a day may bring to the issuer; a healthy one needs one in months."""
-STARTS_PER_NODE_MAX = 10
+STARTS_PER_CERTIFICATE_MAX = 10
 STARTS_MAX = 1200
 STARTS_PERIOD = timedelta(minutes=1)
-"""What one process lets through to the database in such a time, for one claimed node and in all: twenty a second are a
-quarter of a million machines in the four hours after a long outage."""
-_EVERYBODY = ""
+"""What one process lets through to the database in such a time, for one certificate and in all: twenty a second are a
+quarter of a million machines in the four hours after a long outage. Certificates that no published CA signed, which
+anybody can make in any node's name, have a count in all of their own: they take nobody else's place."""
+_WINDOW, _PROVEN, _CLAIMED = "window", "proven", "claimed"
 _DAY = timedelta(days=1)
 _UNKNOWN = "the device certificate and the evidence are not of a machine and generation here"
 
 
 class _Claim(msgspec.Struct, frozen=True):
-    """Whom a device certificate names. `due`: it opens no session, or is in the last third of its life."""
+    """Whom a device certificate names. `due`: it opens no session, or is in the last third of its life.
+
+    `proven` names the certificate if a published CA signed it, within its dates or not; else it is empty.
+    """
 
     device: Device
     due: bool
+    proven: str
 
 
 async def start(core: Core, body: StartRenewal) -> RenewalChallenge:
     """A challenge to the chip of the generation that the certificate names.
 
-    1 the certificate reads and is a device certificate of our trust domain; 2 not too many ask; 3 the evidence names a
-    chip that the tenant admits, as in an activation; 4 node, generation, chip and attestation key belong together, and
-    the generation was confirmed; 5 not too many challenges are open.
+    1 the certificate reads and is a device certificate of our trust domain; 2 not too many ask; 3 node, generation and
+    attestation key belong together, and the generation was confirmed; 4 the evidence names a chip that the tenant
+    admits, as in an activation; 5 it is the node's; 6 not too many challenges are open. Whom the tenant admits is told
+    to nobody who does not know a key of the node's chip.
     Raises CertificateRefused, TooManyChallenges, EvidenceNotAccepted, TierNotAllowed, Invalid.
     """
     check_text("agent_version", body.agent_version)
     now = core.now()
     claim = _claim(core, body.device_certificate, now)
     spiffe = claim.device.spiffe
-    _count_start(core, spiffe.node, now)
+    _count_start(core, claim.proven, now)
     tenant = await store.tenants.find(spiffe.tenant)
     if tenant is None:
         raise CertificateRefused(_UNKNOWN)
+    node = await _known(claim.device, body.evidence.ak_public)
     trust = await tenant_trust(tenant)
     secret = core.entropy(SECRET_BYTES)
     try:
@@ -86,8 +94,8 @@ async def start(core: Core, body: StartRenewal) -> RenewalChallenge:
         blob, encrypted = core.verifier.make_challenge(chip, body.evidence.ak_public, secret)
     except EvidenceRefused as error:
         raise evidence_error(error) from error
-    ek_hash = core.ek_hash(tenant.id, chip.ek_name)
-    await _known(claim.device, ek_hash, body.evidence.ak_public)
+    if not hmac.compare_digest(node.ek_hash, core.ek_hash(tenant.id, chip.ek_name)):
+        raise CertificateRefused(_UNKNOWN)
     row = RenewalRow(
         id=RenewalId(core.ids.make("ren", now)),
         node=spiffe.node,
@@ -125,39 +133,43 @@ def _claim(core: Core, der: bytes, now: datetime) -> _Claim:
         raise CertificateRefused("the device certificate cannot be read") from error
     device = device_of(certificate, core.trust_domain)
     try:
+        issuer = key_id_of(require_issuer(certificate, core.node_issuers))
+    except PeerRefused:
+        return _Claim(device, due=True, proven="")
+    proven = f"{issuer}.{certificate.serial_number:x}"
+    try:
         read_device_certificate(der, core.node_issuers, core.trust_domain, now)
     except CertificateRefused:
-        return _Claim(device, due=True)
-    return _Claim(device, due=now >= begins + (ends - begins) * 2 / 3)
+        return _Claim(device, due=True, proven=proven)
+    return _Claim(device, due=now >= begins + (ends - begins) * 2 / 3, proven=proven)
 
 
-def _count_start(core: Core, node: str, now: datetime) -> None:
-    """Step 2, before the database is asked. Raises TooManyChallenges."""
-    starts = core.renewal_starts
-    began, _ = starts.get(_EVERYBODY, (now, 0))
-    if not timedelta(0) <= now - began < STARTS_PERIOD:
+def _count_start(core: Core, proven: str, now: datetime) -> None:
+    """Step 2, before the database is asked; who is refused takes no place. Raises TooManyChallenges."""
+    starts, none = core.renewal_starts, (now, 0)
+    if not timedelta(0) <= now - starts.get(_WINDOW, none)[0] < STARTS_PERIOD:
         starts.clear()
-        began = now
-    for key, most in ((_EVERYBODY, STARTS_MAX), (node, STARTS_PER_NODE_MAX)):
-        _, count = starts.get(key, (began, 0))
-        if count >= most:
-            raise TooManyChallenges("too many renewals are asked for")
-        starts[key] = (began, count + 1)
+    starts.setdefault(_WINDOW, none)
+    bounds = {proven: STARTS_PER_CERTIFICATE_MAX, _PROVEN: STARTS_MAX} if proven else {_CLAIMED: STARTS_MAX}
+    counts = {key: starts.get(key, none)[1] for key in bounds}
+    if any(counts[key] >= most for key, most in bounds.items()):
+        raise TooManyChallenges("too many renewals are asked for")
+    starts.update({key: (now, count + 1) for key, count in counts.items()})
 
 
-async def _known(device: Device, ek_hash: str, ak_public: bytes) -> None:
-    """Step 4; one answer for whatever does not fit. Raises CertificateRefused."""
+async def _known(device: Device, ak_public: bytes) -> NodeRow:
+    """Step 3; one answer for whatever does not fit. Raises CertificateRefused."""
     node = await store.nodes.find(device.spiffe.node)
     generation = await store.nodes.find_generation(device.spiffe.node, device.generation)
     if (
         node is None
         or generation is None
         or node.tenant != device.spiffe.tenant
-        or not hmac.compare_digest(node.ek_hash, ek_hash)
         or not hmac.compare_digest(generation.ak_public, ak_public)
         or generation.confirmed_at is None
     ):
         raise CertificateRefused(_UNKNOWN)
+    return node
 
 
 async def prove(core: Core, renewal: RenewalId, body: ProveRenewal, body_sha256: str) -> Renewed:
@@ -179,7 +191,7 @@ async def prove(core: Core, renewal: RenewalId, body: ProveRenewal, body_sha256:
         raise ActivationClosed("this renewal has ended, or was proved with another request")
     generation = await _open(core, row, body.answer_nonce)
     if row.state == "proved":
-        row = await _issue(core, row, generation)
+        row = await _issue(core, row)
         # The issuer may have taken seconds: what was closed meanwhile is told, not handed out.
         generation = await _open(core, row, body.answer_nonce)
     if generation.node_public_key != row.node_public_key:
@@ -271,7 +283,7 @@ async def _reserve(core: Core, row: RenewalRow, body: ProveRenewal, key: NodeKey
     return proved
 
 
-async def _issue(core: Core, row: RenewalRow, generation: GenerationRow) -> RenewalRow:
+async def _issue(core: Core, row: RenewalRow) -> RenewalRow:
     """Have the certificate made and store it with the key it is of; every part may be a repeat."""
     if row.not_after is None:
         raise ActivationClosed("this renewal has ended")
@@ -285,9 +297,11 @@ async def _issue(core: Core, row: RenewalRow, generation: GenerationRow) -> Rene
         if error.code in ("conflict", "generation_closed"):
             raise ActivationClosed("the generation of this renewal was closed meanwhile") from error
         raise
-    rekeyed = row.node_public_key != generation.node_public_key
     with fault_point("fabric.renewal.store"):
         async with store.transaction():
+            # The key as it is now: another renewal may have changed it while the issuer worked.
+            _, generation = await _rows(row)
+            rekeyed = row.node_public_key != generation.node_public_key
             if await store.renewals.set_issued(row.id, certificate.certificate_chain, rekeyed=rekeyed):
                 await store.renewals.set_key(row.node, row.generation, row.node_public_key, row.not_after)
                 await core.audit(

@@ -49,10 +49,11 @@ async def write_current(
     """What the node's standing allows: a lease, or the suspension."""
     subject = _subject(core, node, generation.number)
     seq = statements.next_seq(node.seq, presented)
+    order = core.belief.order
     statement: Statement = (
         statements.suspension(subject, seq, now, node.standing_reason)
         if node.standing == "suspended"
-        else statements.lease(subject, seq, now, core.belief.order.after if core.belief.order else msgspec.UNSET)
+        else statements.lease(subject, seq, now, order.after if order and order.starts_at <= now else msgspec.UNSET)
     )
     return await _write(core, node, generation, statement)
 
@@ -104,13 +105,13 @@ def is_closed(node: NodeRow, generation: GenerationRow) -> bool:
 def needs_signing(
     generation: GenerationRow, presented: int, seq: int, now: datetime, order: RenewalOrder | None = None
 ) -> bool:
-    """Whether a refresh writes: the lease is due, it lacks the order to renew, or the node has seen a later
-    statement than the stored one."""
+    """Whether a refresh writes: the lease is due, it lacks the order to renew and the node's turn has come, or the
+    node has seen a later statement than the stored one."""
     if statements.believable(seq, presented):
         return True
     if generation.issued_at is None or generation.refresh_after is None:
         return not generation.statement
-    if order is not None and generation.issued_at < order.starts_at <= now:
+    if order is not None and generation.issued_at < order.starts_at <= now and order.reached(generation.node):
         return True
     return statements.lease_is_due(generation.issued_at, generation.refresh_after, now)
 

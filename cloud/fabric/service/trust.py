@@ -26,7 +26,7 @@ RENEWALS_PER_SECOND = 50
 """How fast an order wakes a fleet unless told otherwise: a fraction of what one issuer signs."""
 SPREAD_SECONDS_MAX = 30 * 24 * 3600
 TAKES = timedelta(seconds=5)
-"""Until every replica has heard of an order; leases signed before that are signed anew."""
+"""Until every replica has heard of an order; leases signed before that lack it and are signed anew."""
 
 
 class _Stored:
@@ -54,10 +54,15 @@ async def publish(core: Core, operator: Operator, body: schemas.PublishTrust) ->
     before = await _stored()
     if await _is_repeat(before, body):
         return _view(before)
+    overridden = ""
     try:
         signed, old, new = await _checked(core, before, body)
-        if not body.override:
+        try:
             await _refuse_early_drop(core, before.latest.targets.version, old, new)
+        except AdoptionIncomplete as error:
+            if not body.override:
+                raise
+            overridden = error.detail
     except Refused as error:
         await _audit_refusal(core, operator, body, error)
         raise
@@ -75,6 +80,7 @@ async def publish(core: Core, operator: Operator, body: schemas.PublishTrust) ->
             "",
             reason=body.reason,
             override="yes" if body.override else "",
+            overridden=overridden,
             roots=len(signed.roots) or "",
             dropped=",".join(sorted(_ids(old) - _ids(new))),
             added=",".join(sorted(_ids(new) - _ids(old))),
@@ -106,7 +112,7 @@ async def renew_devices(core: Core, operator: Operator, body: schemas.RenewDevic
         after=after.astimezone(UTC),
         reason=body.reason,
         set_at=now,
-        starts_at=now + TAKES,
+        starts_at=max(now, after.astimezone(UTC)) + TAKES,
         spread_seconds=spread,
         nodes=counted.nodes,
     )
@@ -245,6 +251,8 @@ async def _refuse_early_drop(core: Core, version: int, old: Content, new: Conten
     reasons += [
         f"{name} serves by {key_id}" for name, key_id in adoption.service_issuers(core).items() if key_id in services
     ]
+    if services and core.services() and "breakwater" not in core.services():
+        reasons.append("Breakwater has not been met yet, or does not answer: what it serves by is not known")
     if reasons:
         some = await adoption.named(version, tuple(nodes))
         raise AdoptionIncomplete("; ".join(reasons) + (f"; of them: {', '.join(some)}" if some else ""))

@@ -19,8 +19,10 @@ from protocol.trust import X509Bundle
 class RenewalOrder(msgspec.Struct, frozen=True, kw_only=True):
     """An operator's word that device certificates made before `after` are renewed once that time has come.
 
-    Leases signed before `starts_at` lack it and are signed anew when their node asks; the nodes are woken one after
-    the other, by id, over `spread_seconds` from there: `woken` of about `nodes`, up to the id `woken_up_to`.
+    Leases signed before `starts_at`, when that time has come and everybody has heard, lack it: a fleet that held the
+    order before would act on it in one heartbeat. The nodes are woken one after the other, by id, over
+    `spread_seconds` from there: `woken` of about `nodes`, up to the id `woken_up_to`. Whose turn has come gets its
+    lease signed anew when it asks; a lease that is due from there on has the order too.
     """
 
     after: datetime
@@ -32,6 +34,10 @@ class RenewalOrder(msgspec.Struct, frozen=True, kw_only=True):
     woken: int = 0
     woken_up_to: str = ""
     done: bool = False
+
+    def reached(self, node: str) -> bool:
+        """Whether the node's turn has come: every node asks at each heartbeat, woken or not."""
+        return self.done or node <= self.woken_up_to
 
 
 class Belief:
@@ -61,7 +67,7 @@ class Belief:
         ders = (*bundle.node_issuers, *bundle.service_issuers)
         self._key_ids = dict(zip(ders, map(key_id_of, (*nodes, *services)), strict=True))
         self.roots = roots
-        self.trust = PeerTrust(self.trust.trust_domain, nodes, services)
+        self.trust = PeerTrust(self.trust.trust_domain, nodes, services, roots)
         self.version = version
 
     def key_id(self, der: bytes) -> str:

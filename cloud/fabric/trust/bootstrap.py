@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from securesystemslib.signer import CryptoSigner
 
 from cloud.fabric.trust.repository import OnlineSigners, Publication, create, signer_of
-from cloud.keyfile import KeyFileError, read_key, write_key
+from cloud.keyfile import KeyFileError, PrivateKey, read_key, read_keys, write_keys
 
 ROOT_KEY = "tuf-root.key.pem"
 TARGETS_KEY = "tuf-targets.key.pem"
@@ -28,19 +28,25 @@ def initialise(
     Raises KeyFileError when a key cannot be written or is there already: replacing a root key would strand every
     node that was pinned to it.
     """
-    root, targets_signer = (_make(offline_dir / name, passphrase) for name in (ROOT_KEY, TARGETS_KEY))
-    snapshot, timestamp = (_make(online_dir / name, passphrase) for name in (SNAPSHOT_KEY, TIMESTAMP_KEY))
+    offline, online = (
+        [offline_dir / ROOT_KEY, offline_dir / TARGETS_KEY],
+        [online_dir / SNAPSHOT_KEY, online_dir / TIMESTAMP_KEY],
+    )
+    root, targets_signer, snapshot, timestamp = _make([*offline, *online], passphrase)
     return create(now, root, targets_signer, OnlineSigners(snapshot=snapshot, timestamp=timestamp), targets)
 
 
 def read_or_make_signer(path: Path, passphrase: bytes) -> CryptoSigner:
     """The signer over a key file, which is made if there is none. Raises KeyFileError."""
-    return read_signer(path, passphrase) if path.exists() else _make(path, passphrase)
+    return read_signer(path, passphrase) if path.exists() else _make([path], passphrase)[0]
 
 
 def read_signer(path: Path, passphrase: bytes) -> CryptoSigner:
     """The signer over a key file that `initialise` wrote. Raises KeyFileError."""
-    key = read_key(path, passphrase)
+    return _checked(path, read_key(path, passphrase))
+
+
+def _checked(path: Path, key: PrivateKey) -> CryptoSigner:
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
         raise KeyFileError(f"cannot use {path}: not a P-256 key")
     return signer_of(key)
@@ -48,15 +54,12 @@ def read_signer(path: Path, passphrase: bytes) -> CryptoSigner:
 
 def read_online_signers(online_dir: Path, passphrase: bytes) -> OnlineSigners:
     """The keys that a running Fabric needs. Raises KeyFileError."""
-    return OnlineSigners(
-        snapshot=read_signer(online_dir / SNAPSHOT_KEY, passphrase),
-        timestamp=read_signer(online_dir / TIMESTAMP_KEY, passphrase),
-    )
+    paths = [online_dir / name for name in (SNAPSHOT_KEY, TIMESTAMP_KEY)]
+    snapshot, timestamp = map(_checked, paths, read_keys(paths, passphrase))
+    return OnlineSigners(snapshot=snapshot, timestamp=timestamp)
 
 
-def _make(path: Path, passphrase: bytes) -> CryptoSigner:
-    if path.exists():
-        raise KeyFileError(f"cannot write {path}: there is a key already")
-    key = ec.generate_private_key(ec.SECP256R1())
-    write_key(path, key, passphrase)
-    return signer_of(key)
+def _make(paths: list[Path], passphrase: bytes) -> list[CryptoSigner]:
+    keys = [ec.generate_private_key(ec.SECP256R1()) for _ in paths]
+    write_keys(dict(zip(paths, keys, strict=True)), passphrase)
+    return [signer_of(key) for key in keys]

@@ -4,8 +4,9 @@
     targets.json        the targets metadata
     signing-keys.json, x509-bundle.json, services.json      what it names
 
-None of it is secret. What is read is held together (signature by the newest root there, hashes), not judged by date:
-to sign what has expired is what the folder is for.
+None of it is secret. What is read is held together (the newest root there signed itself and names who signed the
+targets, and the hashes), not judged by date: to sign what has expired is what the folder is for. That much whoever
+carries the folder could forge as a whole, so a holder signs upon a root or targets of the own key only (`check_own`).
 """
 
 import re
@@ -13,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
+from securesystemslib.exceptions import UnverifiedSignatureError
+from securesystemslib.signer import Signer
 from tuf.api.metadata import Root, Targets
 
 from cloud.fabric.trust.checking import PublicationRefused, hashes_of, read_metadata, verify
@@ -59,11 +62,27 @@ def read_folder(directory: Path) -> Folder:
     )
     data = _read(directory / TARGETS_FILE)
     files = {name: _read(directory / name) for name in TARGETS}
-    above, metadata = read_metadata(roots[-1].data, Root).signed, read_metadata(data, Targets)
-    verify(above, Targets.type, metadata)
+    newest, metadata = read_metadata(roots[-1].data, Root), read_metadata(data, Targets)
+    verify(newest.signed, Root.type, newest)
+    verify(newest.signed, Targets.type, metadata)
     if hashes_of(data) != {name: sha256_hex(content) for name, content in files.items()}:
         raise PublicationRefused(f"the files in {directory} are not those that {TARGETS_FILE} names")
     return Folder(roots, MetadataFile(role="targets", version=metadata.signed.version, data=data), files)
+
+
+def check_own(targets: MetadataFile, key: Signer) -> None:
+    """Whether the holder of this very key has signed these targets before. Raises PublicationRefused."""
+    metadata = read_metadata(targets.data, Targets)
+    signature = metadata.signatures.get(key.public_key.keyid)
+    try:
+        if signature is None:
+            raise UnverifiedSignatureError
+        key.public_key.verify_signature(signature, metadata.signed_bytes)
+    except UnverifiedSignatureError as error:
+        raise PublicationRefused(
+            f"targets {targets.version} are not signed by the key that is to sign the next ones: "
+            "who carried them here may have changed them"
+        ) from error
 
 
 def write_folder(directory: Path, roots: Sequence[MetadataFile], targets: bytes, files: dict[str, bytes]) -> None:

@@ -169,8 +169,10 @@ class Responders:
         self._clock = clock
         self.error: Exception | None = None
         self.issued: list[str] = []
+        self.tried: list[str] = []
 
     async def issue_responder(self, authority: str, public_key: ec.EllipticCurvePublicKey) -> Certificate:
+        self.tried.append(authority)
         if self.error is not None:
             raise self.error
         issuer = self._hierarchy.find(authority)

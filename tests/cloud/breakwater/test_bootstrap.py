@@ -108,9 +108,7 @@ async def test_production_does_not_start_on_a_development_ca(home: Path, tmp_pat
     await issuer.close()
 
 
-async def test_a_service_that_was_off_for_too_long_gets_a_new_certificate_for_its_key(
-    home: Path, tmp_path: Path
-) -> None:
+async def test_a_service_that_was_off_for_too_long_gets_a_new_certificate_and_key(home: Path, tmp_path: Path) -> None:
     home = Path(shutil.copytree(home, tmp_path / "home"))
     settings = home / "breakwater" / "settings.toml"
     tls: dict[ServiceName, Path] = {"fabric": home / "fabric" / "tls"}
@@ -120,7 +118,7 @@ async def test_a_service_that_was_off_for_too_long_gets_a_new_certificate_for_it
     late = before.leaf.not_valid_after_utc + timedelta(days=100)
     assert await replace_expired(settings, tls, lambda: late) == ["fabric"]
     after = load_identity(tls["fabric"], home / "passphrase")
-    assert after.leaf.public_key() == before.leaf.public_key()
+    assert after.leaf.public_key() == after.key.public_key() != before.leaf.public_key()
     assert after.leaf.not_valid_before_utc <= late < after.leaf.not_valid_after_utc
     assert after.leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value == (
         before.leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value

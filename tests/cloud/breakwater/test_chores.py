@@ -2,11 +2,13 @@
 
 from datetime import timedelta
 
-from cloud.breakwater.chores import Chores, every
+import pytest
+
+from cloud.breakwater.chores import SESSIONS_KEPT, Chores, every
 from cloud.breakwater.errors import SignerError
 from cloud.breakwater.store.measures import MeasureStore
 from cloud.storage import StorageError
-from tests.cloud.breakwater.support import FABRIC, Issuer, ask, new_key, opening
+from tests.cloud.breakwater.support import FABRIC, Issuer, ask, load, new_key, opening
 
 
 class Turns:
@@ -39,7 +41,7 @@ async def test_a_chore_outlives_its_failures() -> None:
 
 async def test_the_numbers_that_a_query_knows(issuer: Issuer) -> None:
     chores = Chores(issuer.assembly, MeasureStore(issuer.engine), issuer.clock, timedelta(hours=24))
-    assert len(chores.tasks()) == 3
+    assert len(chores.tasks()) == 4
     await issuer.issuing.open_generation(FABRIC, opening())
     await issuer.issuing.issue_device(FABRIC, ask(new_key()))
     await chores.refresh()
@@ -66,3 +68,35 @@ async def test_the_use_of_each_key_is_a_line_of_the_audit(issuer: Issuer) -> Non
         await chores.tell_usage()
     lines = [(row["object"], row["detail"]) for row in await issuer.audit() if row["action"] == "authority.use"]
     assert lines == [("nodes-1", "2 signatures")]
+
+
+async def test_sessions_are_forgotten_long_after_their_end_and_nothing_else_is(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cloud.breakwater.store.purging.ROWS_LOOKED_AT", 3)
+    chores = Chores(issuer.assembly, MeasureStore(issuer.engine), issuer.clock, timedelta(hours=24))
+    for generation in (1, 2):
+        await issuer.issuing.open_generation(FABRIC, opening(generation))
+    await issuer.issuing.issue_device(FABRIC, ask(new_key(), request="device"))
+    await issuer.issuing.issue_responder("nodes-1", new_key().public_key())
+    for number in range(8):
+        await issuer.issuing.issue_session(FABRIC, ask(new_key(), request=f"s{number}"))
+    kept = {row["serial"] for row in await issuer.records() if row["profile"] not in ("session", "responder")}
+    everything = len(await issuer.records())
+
+    async def walk() -> None:
+        for _ in range(everything):
+            await chores.purge()
+
+    issuer.clock.forward(SESSIONS_KEPT)
+    await walk()
+    assert len(await issuer.records()) == everything
+    issuer.clock.forward(timedelta(days=3))
+    late = await issuer.issuing.issue_session(FABRIC, ask(new_key(), request="late"))
+    await walk()
+    left = {row["serial"] for row in await issuer.records()}
+    assert left == {*kept, f"{load(late.certificate_chain[0]).serial_number:040x}"}
+    lines = [row["detail"] for row in await issuer.audit() if row["action"] == "record.purge"]
+    assert sum(int(line.split()[0]) for line in lines) == 9
+    again = await issuer.issuing.issue_session(FABRIC, ask(new_key(), request="s0"))
+    assert load(again.certificate_chain[0]).not_valid_after_utc > issuer.clock()

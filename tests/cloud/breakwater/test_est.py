@@ -206,6 +206,33 @@ async def test_a_node_renews_its_device_certificate_with_the_device_key_alone(li
             leaf_of(await send(second, PATH_SIMPLEREENROLL, make_csr(next_key)), next_key)
 
 
+async def test_too_many_renewals_of_a_node_have_to_wait(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cloud.breakwater.service.RENEWALS_MAX", 1)
+    key = new_key()
+    async with live.fabric() as fabric, node_of(live, fabric, key) as node:
+        leaf_of(await send(node, PATH_SIMPLEREENROLL, make_csr(key), {"Idempotency-Key": "n1"}), key)
+        refused = await send(node, PATH_SIMPLEREENROLL, make_csr(key), {"Idempotency-Key": "n2"})
+        assert (refused.status, problem_of(refused).code) == (429, "rate_limited")
+        assert refused.headers["retry-after"] == "3601"
+    assert await refusals("rate_limited") == 1
+
+
+async def test_a_service_that_was_revoked_while_its_request_came_in_gets_nothing(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The guard's look comes before the body's last byte; what counts is the look beside the record."""
+
+    async def believed(_: int) -> bool:
+        return False
+
+    monkeypatch.setattr(live.wired.issuing, "service_revoked", believed)
+    async with live.fabric() as fabric:
+        await live.wired.issuing.revoke_service("operator/anna", "fabric", "key_compromise")
+        before = await ENGINE.fetch(_CERTIFICATES)
+        assert problem_of(await send(fabric, PATH_SIMPLEREENROLL, make_csr(new_key()))).code == "peer_refused"
+        assert await ENGINE.fetch(_CERTIFICATES) == before
+
+
 def built(
     key: Key, change: Callable[[x509.CertificateSigningRequestBuilder], x509.CertificateSigningRequestBuilder]
 ) -> bytes:

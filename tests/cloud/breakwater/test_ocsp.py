@@ -17,7 +17,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from cloud.breakwater import profiles
 from cloud.breakwater.crl import REASONS
 from cloud.breakwater.csr import describe_key
-from cloud.breakwater.errors import LintError, SignerError, SignerUnavailable
+from cloud.breakwater.errors import IssuanceLost, LintError, SignerError, SignerUnavailable, StillRunning
 from cloud.breakwater.linted import algorithm_der
 from cloud.breakwater.ocsp import REQUEST_BYTES_MAX, OcspRefused, parse_request
 from cloud.breakwater.responder import ANSWER_LIFE, REUSE
@@ -215,15 +215,40 @@ async def test_the_task_ends_with_the_process(bench: Bench) -> None:
         (SignerUnavailable("the token is away"), Status.TRY_LATER),
         (SignerError("no such CA"), Status.INTERNAL_ERROR),
         (LintError("rule", "detail"), Status.INTERNAL_ERROR),
+        (IssuanceLost("given up"), Status.TRY_LATER),
+        (StillRunning("elsewhere"), Status.TRY_LATER),
     ],
 )
-async def test_trouble_with_the_key(bench: Bench, hierarchy: Hierarchy, error: Exception, status: Status) -> None:
+async def test_trouble_with_the_key(
+    bench: Bench, hierarchy: Hierarchy, error: Exception, status: Status, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cloud.breakwater.responder.REST_SECONDS", 0.0)
     certificate = await bench.issue()
     bench.responders.error = error
     assert (await ask(bench, request_for(certificate, hierarchy))).response_status == status
     assert not await bench.responder.turn()
     bench.responders.error = None
     assert (await ask(bench, request_for(certificate, hierarchy))).response_status == Status.SUCCESSFUL
+
+
+async def test_a_key_that_is_away_is_not_tried_as_often_as_strangers_ask(bench: Bench, hierarchy: Hierarchy) -> None:
+    """Each try is a record in the database."""
+    certificate = await bench.issue()
+    bench.responders.error = SignerUnavailable("the token is away")
+    for _ in range(20):
+        assert (await ask(bench, request_for(certificate, hierarchy))).response_status == Status.TRY_LATER
+    assert bench.responders.tried == ["nodes-1"]
+
+
+async def test_a_clock_that_ran_ahead_leaves_nothing_of_the_future(bench: Bench, hierarchy: Hierarchy) -> None:
+    certificate = await bench.issue()
+    start = bench.clock.at
+    bench.clock.forward(timedelta(hours=12))
+    await ask(bench, request_for(certificate, hierarchy))
+    bench.clock.at = start
+    again = await ask(bench, request_for(certificate, hierarchy))
+    assert again.this_update_utc == start
+    assert check_signature(again, hierarchy).not_valid_before_utc <= start
 
 
 async def test_a_database_that_is_closed(bench: Bench, hierarchy: Hierarchy) -> None:

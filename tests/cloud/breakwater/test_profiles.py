@@ -2,7 +2,7 @@
 
 import ssl
 import subprocess
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from cryptography.x509.oid import AuthorityInformationAccessOID, NameOID
 
 from cloud.breakwater import profiles
 from cloud.breakwater.keys_file import LocalKey
+from cloud.breakwater.linted import assemble
 from cloud.breakwater.profiles import Issuer
 from cloud.peer import load_key_pair
 from protocol.ids import EKU_DEVICE, parse_spiffe
@@ -150,6 +151,34 @@ async def test_the_cas() -> None:
     assert nodes.public_key() != services.public_key()
     spki = root.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     assert b"\x2b\x81\x04\x00\x22" in spki  # secp384r1
+
+
+async def test_the_bytes_are_those_that_the_librarys_own_builder_makes() -> None:
+    found = {name: load(der) for name, (der, _) in (await specimens()).items()}
+    assert {"root", "cross", "issuing", *LEAVES} <= {name.partition("-")[0] for name in found} | set(found)
+    for name, made in found.items():
+        builder = x509.CertificateBuilder(
+            issuer_name=made.issuer,
+            subject_name=made.subject,
+            public_key=made.public_key(),
+            serial_number=made.serial_number,
+            not_valid_before=made.not_valid_before_utc.replace(tzinfo=None),
+            not_valid_after=made.not_valid_after_utc.replace(tzinfo=None),
+            extensions=list(made.extensions),
+        )
+        curve = "secp384r1" if isinstance(made.signature_hash_algorithm, hashes.SHA384) else "secp256r1"
+        again = builder.sign(profiles.SCRATCH_KEYS[curve], profiles.hash_of(curve))
+        assert again.tbs_certificate_bytes == made.tbs_certificate_bytes, name
+
+
+@pytest.mark.parametrize("year", [2049, 2050])
+def test_dates_have_four_digits_of_the_year_from_2050_on(year: int) -> None:
+    start = datetime(year, 1, 1, tzinfo=UTC)
+    wanted = msgspec.structs.replace(profiles.want_root("a CA", KEY, 2**158, NOW), not_before=start)
+    tbs = profiles.build(wanted, ca())
+    assert load(assemble(tbs, "secp256r1", b"\x00")).not_valid_before_utc == start
+    assert (b"\x17\x0d490101000000Z" in tbs) == (year == 2049)
+    assert (b"\x18\x0f20500101000000Z" in tbs) == (year == 2050)
 
 
 async def test_generations_share_neither_name_nor_key() -> None:

@@ -166,6 +166,21 @@ async def test_numbers_grow_while_the_clock_stands_or_falls(bench: Bench) -> Non
     assert numbers == sorted(set(numbers))
 
 
+async def test_a_clock_that_ran_ahead_hides_no_revocation_and_stops_no_schedule(bench: Bench) -> None:
+    """A list of the future had everything; the next one, of the present, must not take that for 'shown after its end'."""
+    certificate = await bench.issue(life=timedelta(days=7))
+    await bench.revoke(certificate.serial_number)
+    start = bench.clock.at
+    bench.clock.forward(timedelta(days=60))
+    ahead = await fresh(bench)
+    bench.clock.at = start
+    assert await bench.publisher.turn() == 1
+    present = await fresh(bench)
+    assert present.number > ahead.number
+    assert (present.this_update, serials_of(present.data)) == (start, {certificate.serial_number})
+    assert await bench.publisher.turn() == 0
+
+
 async def test_three_lists_are_kept(bench: Bench) -> None:
     await bench.issue()
     made = [await bench.publisher.publish(SHARD) for _ in range(5)]
@@ -262,8 +277,13 @@ async def test_a_revoked_authority_publishes_no_more(bench: Bench, hierarchy: Hi
         "INSERT INTO authority (id, ca, number, state, certificate, key, changed_at, reason) "
         "VALUES ('nodes-1', 'nodes', 1, 'revoked', {}, '', {}, '')"
     )
+    first = await fresh(bench)
     await bench.engine.fetch(add, hierarchy.issuers["nodes-1"].certificate_der, bench.clock())
+    bench.clock.forward(timedelta(days=2))
     assert await bench.publisher.turn() == 0
+    asked = bench.signer.asked
+    assert await fresh(bench) == first
+    assert bench.signer.asked == asked
 
 
 async def test_a_revocation_by_another_process_is_published_by_itself(bench: Bench, location: Location) -> None:

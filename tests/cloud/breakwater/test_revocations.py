@@ -116,6 +116,23 @@ async def test_a_poll_ends_with_its_time_and_with_the_process(bench: Bench) -> N
         assert await bench.feed.after(5, 30) == Revocations(5, ())
 
 
+async def test_whoever_follows_is_told_at_once_which_ca_breakwater_has_its_certificate_of(bench: Bench) -> None:
+    serves_by = ["one"]
+    feed = Feed(bench.revocations, bench.clock, lambda: serves_by[0])
+    async with asyncio.timeout(5):
+        assert await feed.after(0, 30, "") == Revocations(0, (), "one")
+    assert await feed.after(0, 0.01, "one") == Revocations(0, (), "one")
+    poll, other = (asyncio.create_task(feed.after(0, 30, known)) for known in ("one", None))
+    await asyncio.sleep(0.02)
+    serves_by[0] = "two"
+    feed.wake()
+    async with asyncio.timeout(5):
+        assert await poll == Revocations(0, (), "two")
+    await asyncio.sleep(0.02)
+    assert not other.done()
+    other.cancel()
+
+
 async def test_a_kick_is_heard_at_once(bench: Bench) -> None:
     feed = Feed(bench.revocations, bench.clock)
     stopping = Stopping()

@@ -13,9 +13,12 @@ from cloud.breakwater.errors import (
     GenerationClosed,
     IssuanceLost,
     NotAdmitted,
+    RenewedTooOften,
+    SignerUnavailable,
     ValueRefused,
 )
 from cloud.breakwater.linted import Linted
+from cloud.breakwater.service import RENEWALS_WINDOW
 from cloud.breakwater.store.issuance import IN_FLIGHT
 from cloud.issuing import IssueNodeCertificate
 from cloud.service_identity import make_csr
@@ -295,6 +298,44 @@ async def test_renewal_refuses_another_key_and_a_generation_without_certificate(
     await issuer.issuing.close_generations(FABRIC, closing())
     with pytest.raises(NotAdmitted):
         await issuer.issuing.renew_device(SPIFFE, 1, make_csr(key), "n1")
+
+
+async def test_a_generation_renews_so_often_and_no_more(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cloud.breakwater.service.RENEWALS_MAX", 3)
+    key = new_key()
+    for generation in (1, 2):
+        await issuer.issuing.open_generation(FABRIC, opening(generation))
+    await issuer.issuing.issue_device(FABRIC, ask(key))
+    asked = [issuer.issuing.renew_device(SPIFFE, 1, make_csr(key), f"n{number}") for number in range(6)]
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    refused = [answer for answer in answers if isinstance(answer, BaseException)]
+    assert [type(error) for error in refused] == [RenewedTooOften] * 3
+    made = next(number for number, answer in enumerate(answers) if not isinstance(answer, BaseException))
+    assert await issuer.issuing.renew_device(SPIFFE, 1, make_csr(key), f"n{made}") == answers[made]
+    other = new_key()
+    await issuer.issuing.issue_device(FABRIC, ask(other, request="g2", generation=2))
+    await issuer.issuing.renew_device(SPIFFE, 2, make_csr(other), "another-generation")
+    issuer.clock.forward(RENEWALS_WINDOW)
+    await issuer.issuing.renew_device(SPIFFE, 1, make_csr(key), "an-hour-later")
+
+
+async def test_the_key_of_the_newest_device_certificate_renews_not_that_of_the_longest(issuer: Issuer) -> None:
+    await issuer.issuing.open_generation(FABRIC, opening())
+    older, newer = new_key(), new_key()
+    await issuer.issuing.issue_device(FABRIC, ask(older, request="a"))
+    issuer.clock.forward(timedelta(seconds=1))
+    await issuer.issuing.issue_device(FABRIC, ask(newer, request="b", not_after=START + timedelta(days=30)))
+    with pytest.raises(CsrRefused):
+        await issuer.issuing.renew_device(SPIFFE, 1, make_csr(older), "c")
+    await issuer.issuing.renew_device(SPIFFE, 1, make_csr(newer), "d")
+
+
+async def test_a_responder_whose_key_is_away_leaves_no_record(issuer: Issuer) -> None:
+    before = len(await issuer.records())
+    issuer.signer.remove("nodes-1")
+    with pytest.raises(SignerUnavailable):
+        await issuer.issuing.issue_responder("nodes-1", new_key().public_key())
+    assert len(await issuer.records()) == before
 
 
 async def test_two_callers_may_use_the_same_request_id(issuer: Issuer) -> None:

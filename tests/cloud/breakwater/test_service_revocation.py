@@ -139,6 +139,18 @@ async def test_a_whole_service_is_revoked(issuer: Issuer) -> None:
         await issuer.issuing.revoke_service(FABRIC, "strangers", "superseded")
 
 
+async def test_a_request_that_was_on_its_way_when_its_certificate_was_revoked_gets_nothing(issuer: Issuer) -> None:
+    """A thief keeps requests half sent: the guard has let them in, and each would bring a certificate for a new key."""
+    issued = await issuer.issuing.issue_service("fabric", make_csr(new_key()), "a", FABRIC)
+    shown = load(issued.certificate_chain[0]).serial_number
+    await issuer.issuing.issue_service("fabric", make_csr(new_key()), "b", FABRIC, shown)
+    await issuer.issuing.revoke_service("operator/anna", "fabric", "key_compromise")
+    before = len(await issuer.records())
+    with pytest.raises(NotAdmitted, match="shown"):
+        await issuer.issuing.issue_service("fabric", make_csr(new_key()), "c", FABRIC, shown)
+    assert len(await issuer.records()) == before
+
+
 async def test_a_nodes_certificate_or_an_unknown_serial_is_not_revoked_by_serial(issuer: Issuer) -> None:
     await issuer.issuing.open_generation(FABRIC, opening())
     issued = await issuer.issuing.issue_device(FABRIC, ask(new_key()))

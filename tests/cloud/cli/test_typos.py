@@ -1,6 +1,7 @@
 """`cascade`: what an operator mistypes, or a disk refuses, is told in a sentence with its exit code, never a traceback."""
 
 import json
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,7 @@ def test_a_host_that_no_certificate_can_bear(tmp_path: Path, capsys: pytest.Capt
 def test_a_ca_that_cannot_be_used_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     directory = tmp_path / "cloud"
     assert main(["init", "--dir", str(directory)]) == 0
-    (directory / "breakwater" / "certs" / "nodes-ca.pem").write_text("no certificate")
+    with sqlite3.connect(directory / "breakwater" / "database.sqlite") as database:
+        database.execute("UPDATE authority SET certificate = ? WHERE id = 'nodes-1'", (b"no certificate",))
     assert main(["serve", "breakwater", "--dir", str(directory), "--json"]) == 70
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["error"]["code"] == "cannot_start"

@@ -48,10 +48,11 @@ def test_what_is_signed_verifies_under_its_own_key_only() -> None:
 
 
 def test_signing_keys_are_never_replaced(tmp_path: Path) -> None:
-    signing.make_keys(tmp_path, b"a passphrase for tests")
+    made = signing.make_signer(tmp_path, b"a passphrase for tests", "cascade.test").published(NOW, NOW + DAY)
     first = signing.read_signer(tmp_path, b"a passphrase for tests", "cascade.test").published(NOW, NOW + DAY)
+    assert made == first
     assert len({key.kid for key in first}) == 3
     with pytest.raises(KeyFileError):
-        signing.make_keys(tmp_path, b"a passphrase for tests")
+        signing.make_signer(tmp_path, b"a passphrase for tests", "cascade.test")
     with pytest.raises(KeyFileError):
         signing.read_signer(tmp_path, b"another passphrase", "cascade.test")

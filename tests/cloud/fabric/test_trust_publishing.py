@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import ssl
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -80,6 +81,23 @@ async def test_fabric_follows_at_its_next_beat(world: World, holders: Holders) -
     kept = belief.trust
     await world.follower.turn(world.core)
     assert belief.trust is kept, "the same object while nothing has changed: connections keep what they parsed by it"
+
+
+async def test_whoever_was_to_hear_of_it_and_failed_hears_again(world: World, holders: Holders) -> None:
+    """Else the listeners would take clients by the trust before until the next publication."""
+    heard: list[int] = []
+    belief = world.core.belief
+
+    async def changed() -> None:
+        heard.append(belief.version)
+        if len(heard) == 1:
+            raise ssl.SSLError("no such curve")
+
+    world.follower._changed = changed
+    await holders.publish(Changes(add_roots=(Generation().root.der,)))
+    for _ in range(3):
+        await world.follower.turn(world.core)
+    assert heard == [2, 2]
 
 
 def altered(change: Callable[[dict[str, object]], None]) -> Callable[[bytes], bytes]:

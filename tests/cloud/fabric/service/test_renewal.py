@@ -462,15 +462,69 @@ async def test_asking_is_bounded_before_the_database(
 
     monkeypatch.setattr(store.tenants, "find", counted)
     stranger = Machine(world, "stranger").evidence()
-    for _ in range(renewal.STARTS_PER_NODE_MAX + 5):
+    for _ in range(renewal.STARTS_PER_CERTIFICATE_MAX + 5):
         with pytest.raises((errors.CertificateRefused, errors.TooManyChallenges)):
             await start(machine, evidence=stranger)
-    assert len(asked) == renewal.STARTS_PER_NODE_MAX
+    assert len(asked) == renewal.STARTS_PER_CERTIFICATE_MAX
     world.clock.forward(renewal.STARTS_PERIOD)
     await start(machine)
     monkeypatch.setattr(renewal, "STARTS_MAX", 1)
     with pytest.raises(errors.TooManyChallenges):
         await start(machine)
+
+
+async def test_forged_certificates_take_no_place_of_the_nodes_they_name(
+    world: World, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node's id is no secret: whoever knows it must not be able to keep the node from renewing."""
+    monkeypatch.setattr(renewal, "STARTS_MAX", 30)
+    expire(machine)
+    forged, stranger = _reissued(machine), Machine(world, "stranger").evidence()
+    for number in range(35):
+        wanted = errors.CertificateRefused if number < 30 else errors.TooManyChallenges
+        with pytest.raises(wanted):
+            await start(machine, device_certificate=forged, evidence=stranger)
+    await start(machine)
+    for _ in range(renewal.STARTS_PER_CERTIFICATE_MAX + 30):
+        with pytest.raises((errors.CertificateRefused, errors.TooManyChallenges)):
+            await start(machine, evidence=stranger)
+    other = Machine(world, "other")
+    await other.join((await world.code()).secret)
+    await start(other)
+
+
+async def test_whom_a_tenant_admits_is_told_to_nobody(world: World, machine: Machine) -> None:
+    """The evidence of a chip that nobody here believes is answered like a wrong one, by a certificate out of thin air."""
+    expire(machine)
+    nobody = EndorsementEvidence(b"", Machine(world, "stranger").evidence().ak_public)
+    for der in (starting(machine).device_certificate, _reissued(machine)):
+        with pytest.raises(errors.CertificateRefused) as refusal:
+            await start(machine, device_certificate=der, evidence=nobody)
+        assert refusal.value.detail == renewal._UNKNOWN
+    with pytest.raises(errors.EvidenceNotAccepted):
+        await start(machine, evidence=msgspec.structs.replace(machine.evidence(), ek_public=b""))
+
+
+async def test_of_two_renewals_at_once_the_later_key_counts_and_the_other_is_revoked(
+    world: World, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one for the old key began before the other changed it, and must not think that nothing has changed."""
+    expire(machine)
+    old = await start(machine)
+    body = proof(machine, paper(machine, old).prove())
+    fresh = await start(machine)
+    other = proof(machine, paper(machine, fresh, new_key()).prove())
+    issue, between = world.issuer.issue_device, [fresh]
+
+    async def overtaken(*of: Any) -> Any:
+        if between:
+            await prove(machine, between.pop(), other)
+        return await issue(*of)
+
+    monkeypatch.setattr(world.issuer, "issue_device", overtaken)
+    await prove(machine, old, body)
+    assert (await world.generation(machine.node, 1)).node_public_key == spki(machine.node_key)
+    assert [row.state for row in await rows(machine)] == ["issued", "issued"], "the issuer has still to hear of both"
 
 
 async def test_a_request_that_the_issuer_refuses_leaves_the_old_key(world: World, machine: Machine) -> None:

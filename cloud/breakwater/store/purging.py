@@ -1,0 +1,47 @@
+"""What need not be kept for ever: the records of certificates that lived for hours. Deletes nothing else.
+
+A node has two sessions a day, so their records outgrow all others; no CRL and no OCSP answer ever names one. Rule: a
+record goes long after its certificate ended, and never while it says that a key must not come back.
+"""
+
+from datetime import datetime
+
+import msgspec
+
+from cloud.storage import ServiceEngine, Statement
+
+ROWS_LOOKED_AT = 500
+"""In one step: a few milliseconds of the event loop, on SQLite, and one short statement."""
+
+
+class Step(msgspec.Struct, frozen=True):
+    """How far a walk over all records has come (`cursor` is empty at its end), and what this step deleted."""
+
+    cursor: str
+    deleted: int
+
+
+# The walk goes by the key: a search by date would read the whole table whenever nothing is left to delete.
+_PAGE = Statement("SELECT serial, profile, not_after FROM certificate WHERE serial > {} ORDER BY serial LIMIT {}")
+_DELETE = Statement(
+    "DELETE FROM certificate WHERE serial > {} AND serial <= {} AND profile IN ('session', 'responder') "
+    "AND state IN ('issued', 'orphaned') AND not_after < {} RETURNING serial"
+)
+
+
+class PurgeStore:
+    """The queries over one engine."""
+
+    def __init__(self, engine: ServiceEngine) -> None:
+        self._engine = engine
+
+    async def step(self, cursor: str, before: datetime) -> Step:
+        """Look at the next records after `cursor`, and delete what may go and ended before that time."""
+        page = await self._engine.fetch(_PAGE, cursor, ROWS_LOOKED_AT)
+        if not page:
+            return Step("", 0)
+        last = str(page[-1]["serial"])
+        deleted = 0
+        if any(row["profile"] in ("session", "responder") and row["not_after"] < before for row in page):
+            deleted = len(await self._engine.fetch(_DELETE, cursor, last, before))
+        return Step(last if len(page) == ROWS_LOOKED_AT else "", deleted)

@@ -1,0 +1,44 @@
+"""`python -m tests.fuzz TARGET [--minutes N]`: coverage-guided fuzzing of one target (`make fuzz` runs them all).
+
+What it finds worth keeping is added to the corpus, which is in the repository; a finding is written beside it as
+`TARGET.crash-...` and ends the run with an error.
+"""
+
+import argparse
+import sys
+
+import atheris
+
+with atheris.instrument_imports(include=["cloud", "protocol"]):
+    from tests.fuzz.targets import CORPUS, INPUT_BYTES_MAX, TARGETS
+
+
+def main() -> None:
+    """Fuzz until the time is over or something is found."""
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz")
+    parser.add_argument("target", choices=sorted(TARGETS))
+    parser.add_argument("--minutes", type=float, default=10.0)
+    args = parser.parse_args()
+    target = TARGETS[args.target]
+    kept = CORPUS / target.name
+    kept.mkdir(parents=True, exist_ok=True)
+    for number, seed in enumerate(target.seeds()):
+        (kept / f"seed-{number}").write_bytes(seed)
+    atheris.Setup(
+        [
+            sys.argv[0],
+            f"-max_total_time={int(args.minutes * 60)}",
+            f"-max_len={INPUT_BYTES_MAX}",
+            f"-artifact_prefix={CORPUS}/{target.name}.",
+            "-timeout=5",
+            "-rss_limit_mb=1024",
+            "-print_final_stats=1",
+            str(kept),
+        ],
+        target.run,
+    )
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()

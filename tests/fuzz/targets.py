@@ -1,0 +1,154 @@
+"""What is fuzzed: for each input that a stranger can send, a function from bytes to nothing.
+
+A target may raise only what its parser documents, and swallows that. Anything else is a finding. The seeds are good
+inputs, so that a mutation starts deep inside the parser; the corpus beside this file is what earlier runs added.
+"""
+
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.x509 import ocsp as library_ocsp
+
+from cloud.breakwater import ocsp
+from cloud.breakwater.csr import NODE_CURVES, open_csr
+from cloud.breakwater.errors import CsrRefused
+from cloud.fabric.ek_roots import trusted_roots
+from cloud.fabric.ek_trust import TenantTrust, judge
+from cloud.fabric.evidence import verify_key
+from cloud.fabric.tpm_structures import EvidenceRefused
+from protocol.est import EstError, decode_base64, decode_certs_only, encode_base64, encode_certs_only, media_type
+from protocol.evidence import EndorsementEvidence, KeyEvidence
+from tests.simulators import forged_evidence as forged
+
+CORPUS = Path(__file__).parent / "corpus"
+INPUT_BYTES_MAX = 16 * 1024
+"""Longer inputs are refused by their size alone, which the bad-input tests prove."""
+
+
+class Target(msgspec.Struct, frozen=True):
+    """A target with its seeds."""
+
+    name: str
+    run: Callable[[bytes], None]
+    seeds: Callable[[], Iterator[bytes]]
+
+    def corpus(self) -> list[bytes]:
+        """The seeds, and what earlier runs found worth keeping."""
+        kept = [path.read_bytes() for path in sorted((CORPUS / self.name).glob("*"))]
+        return [*self.seeds(), *kept]
+
+
+# Certificate requests
+
+
+def _csr(data: bytes) -> None:
+    with suppress(CsrRefused):
+        open_csr(data, NODE_CURVES)
+
+
+def _requests() -> Iterator[bytes]:
+    key = forged.p256("fuzz")
+    yield forged.request(key)
+    wishes = x509.CertificateSigningRequestBuilder().subject_name(
+        x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "fuzz")])
+    )
+    wishes = wishes.add_extension(x509.SubjectAlternativeName([x509.DNSName("fuzz.test")]), critical=False)
+    wishes = wishes.add_attribute(x509.ObjectIdentifier("1.2.840.113549.1.9.7"), b"challenge")
+    yield wishes.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
+
+
+# EST bodies
+
+
+def _est(data: bytes) -> None:
+    with suppress(EstError, CsrRefused):
+        open_csr(decode_base64(data), NODE_CURVES)
+    with suppress(EstError):
+        decode_certs_only(data)
+    media_type(data.decode("latin-1"))
+
+
+def _bodies() -> Iterator[bytes]:
+    certificate = forged.authority("fuzz").certificate.public_bytes(serialization.Encoding.DER)
+    yield encode_certs_only((certificate,))
+    yield from (encode_base64(request) for request in _requests())
+
+
+# OCSP requests
+
+
+def _ocsp(data: bytes) -> None:
+    with suppress(ocsp.OcspRefused):
+        ocsp.parse_request(data)
+
+
+def _questions() -> Iterator[bytes]:
+    authority = forged.authority("fuzz").certificate
+    for algorithm in (hashes.SHA1(), hashes.SHA256()):  # noqa: S303  RFC 6960 clients name issuers by SHA-1
+        builder = library_ocsp.OCSPRequestBuilder().add_certificate(authority, authority, algorithm)
+        yield builder.build().public_bytes(serialization.Encoding.DER)
+        builder = builder.add_extension(x509.OCSPNonce(bytes(16)), critical=False)
+        yield builder.build().public_bytes(serialization.Encoding.DER)
+
+
+# Activation evidence
+
+_PARTS = 7
+
+
+def _split(data: bytes) -> list[bytes]:
+    """Seven parts, each after its length in two bytes; what is missing is empty."""
+    parts = []
+    for _ in range(_PARTS):
+        size = struct.unpack(">H", data[:2])[0] if len(data) >= 2 else 0
+        parts.append(data[2 : 2 + size])
+        data = data[2 + size :]
+    return parts
+
+
+def _join(parts: list[bytes]) -> bytes:
+    return b"".join(struct.pack(">H", len(part)) + part for part in parts)
+
+
+def _evidence(data: bytes) -> None:
+    ek_public, ek_certificate, ak_public, public, attestation, signature, csr = _split(data)
+    with suppress(EvidenceRefused):
+        judge(EndorsementEvidence(ek_public, ak_public, ek_certificate or None), _TRUST, forged.NOW)
+    with suppress(EvidenceRefused):
+        verify_key(KeyEvidence(public, attestation, signature), ak_public, forged.SECRET, forged.ACTIVATION, csr)
+
+
+def _proofs() -> Iterator[bytes]:
+    endorsement, proof = forged.endorsement(), forged.PaperChip().prove()
+    parts = [endorsement.ek_public, endorsement.ek_certificate or b"", proof.ak_public]
+    yield _join([*parts, proof.key.public, proof.key.attestation, proof.key.signature, proof.csr])
+
+
+def _trust() -> TenantTrust:
+    maker = forged.maker()
+    cas = [ca.certificate.public_bytes(serialization.Encoding.DER) for ca in (maker.root, maker.intermediate)]
+    return TenantTrust(
+        roots=trusted_roots([(ca, "rsa2048") for ca in cas]),
+        allowed_ek_names=frozenset(),
+        tiers=frozenset(("attested", "tpm")),
+    )
+
+
+_TRUST = _trust()
+
+TARGETS = {
+    target.name: target
+    for target in (
+        Target("csr", _csr, _requests),
+        Target("est", _est, _bodies),
+        Target("ocsp", _ocsp, _questions),
+        Target("evidence", _evidence, _proofs),
+    )
+}
+
+__all__ = ["CORPUS", "INPUT_BYTES_MAX", "TARGETS", "Target"]

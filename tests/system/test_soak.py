@@ -1,0 +1,19 @@
+"""The soak in small: `tests/system/soak.py` does the same with ten thousand."""
+
+from pathlib import Path
+
+from tests.system.harness import Cloud
+from tests.system.soak import REVOKED_OF, Soak, told
+
+CERTIFICATES = 200
+
+
+def test_everybody_agrees_on_what_was_issued_and_revoked(cloud: Cloud, tmp_path: Path) -> None:
+    scratch = tmp_path / "soak"
+    scratch.mkdir()
+    figures = Soak(cloud, scratch, seed=1).run(CERTIFICATES, second_opinions=10, verified=20, asked=6)
+    assert figures.good, told(figures)
+    assert figures.checked >= CERTIFICATES
+    assert figures.second_opinions == 10
+    assert (figures.verified, figures.verified_revoked, figures.asked_ocsp) == (20, 10, 6)
+    assert figures.crls["nodes-1.1"][0] == CERTIFICATES // REVOKED_OF
