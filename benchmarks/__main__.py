@@ -7,8 +7,9 @@ import platform
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
-from benchmarks import agent, issuing, revocation, serving
+from benchmarks import agent, crls, issuer, revocation, serving
 from benchmarks.figures import Figure, progress, table
 from benchmarks.world import World
 from demo.stage import StepFailed
@@ -17,7 +18,9 @@ from node.clock import utc_now
 BENCHMARKS: dict[str, Callable[[World], list[Figure]]] = {
     "agent-start": agent.start,
     "agent-memory": agent.memory,
-    "issuances": issuing.issuances,
+    "issuer-sqlite": issuer.on_sqlite,
+    "issuer-postgresql": issuer.on_postgresql,
+    "crls": crls.crls,
     "sessions": serving.sessions,
     "refreshes": serving.refreshes,
     "activations": serving.activations,
@@ -33,6 +36,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"run these only: {', '.join(BENCHMARKS)}")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument(
+        "--profile", type=Path, metavar="FOLDER", help="run the issuer under cProfile and leave its profiles in FOLDER"
+    )
     return parser
 
 
@@ -44,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"no benchmark is called {strange[0]!r}; there are {', '.join(BENCHMARKS)}")
     began, figures, failed = time.monotonic(), list[Figure](), ""
     try:
-        with World() as world:
+        with World(args.profile) as world:
             for name in args.names or BENCHMARKS:
                 figures += BENCHMARKS[name](world)
     except StepFailed as error:

@@ -18,7 +18,7 @@ from tpm2_pytss.cryptography import tpm_ecc_private_key
 
 from benchmarks import wire
 from benchmarks.figures import Figure, progress
-from benchmarks.issuing import BareIssuer, per_cpu_second, requests_for_keys
+from benchmarks.floor import BareIssuer, per_cpu_second, requests_for_keys
 from benchmarks.world import World, cpu_seconds
 from node import api, transport
 from node.clock import utc_now
@@ -135,7 +135,7 @@ def sessions(world: World) -> list[Figure]:
         for csr, proof in zip(csrs, proofs, strict=True)
     ]
     load = node.load(requests, node.anonymous)
-    issuer = BareIssuer(world)
+    issuer = BareIssuer(world.cloud_directory)
     ca = x509.load_der_x509_certificate(node.keeper.trust.bundle.node_issuers[0])
     signed, signature = proofs[0]
 

@@ -43,7 +43,9 @@ class Installed(msgspec.Struct, frozen=True):
 class World:
     """A context manager; leaving it ends all that was started."""
 
-    def __init__(self) -> None:
+    def __init__(self, profiles: Path | None = None) -> None:
+        self.profiles = profiles
+        """Where profiles of the issuer go, if any are wanted."""
         self._stage = Stage()
         self._cloud: Process | None = None
         self._installed: Installed | None = None
@@ -51,7 +53,7 @@ class World:
         self.cloud_directory = self.directory / "cloud"
         self.state_directory = self.directory / "state"
         self.socket = self.directory / "s.sock"
-        self.port = free_ports(3)
+        self.port = free_ports(4)
         self.chip = SoftTpm(self.directory / "chip", bus=shared_bus())
 
     def __enter__(self) -> Self:
@@ -116,6 +118,10 @@ class World:
     @property
     def trust(self) -> TrustSet:
         return load(self.state_directory)
+
+    def start(self, name: str, command: list[str]) -> Process:
+        """Another process that ends with this world."""
+        return self._stage.start(name, command, {})
 
     # The cloud
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from protocol.est import (
     BASE64_BYTES_MAX,
+    CERTIFICATES_MAX,
     CSRATTRS_DER,
     REQUEST_ID,
     EstError,
@@ -88,9 +89,10 @@ def test_what_is_not_certs_only_is_refused(body: bytes) -> None:
 
 
 def test_as_many_certificates_as_nobody_has_are_refused() -> None:
-    leaves = tuple(PKI.service("fabric").certificate.public_bytes(serialization.Encoding.DER) for _ in range(17))
-    with pytest.raises(EstError, match="17 certificates"):
-        decode_certs_only(encode_certs_only(leaves))
+    leaf = PKI.service("fabric").certificate.public_bytes(serialization.Encoding.DER)
+    assert len(decode_certs_only(encode_certs_only((leaf,) * CERTIFICATES_MAX))) == CERTIFICATES_MAX
+    with pytest.raises(EstError, match="49 certificates"):
+        decode_certs_only(encode_certs_only((leaf,) * (CERTIFICATES_MAX + 1)))
 
 
 def test_the_leaf_is_found_by_its_key() -> None:

@@ -29,6 +29,7 @@ Situation = Literal[
     "orphaned",
     "unpublished trust",
     "lease over",
+    "rekeyed",
 ]
 
 
@@ -98,6 +99,13 @@ def _lease_over(lane: Lane) -> Prepared:
     return lane.keep(site)
 
 
+def _rekeyed(lane: Lane) -> Prepared:
+    """With a key of its own beside the activation's."""
+    site = lane.site("active")
+    _rekey(site)
+    return lane.keep(site)
+
+
 PREPARE: dict[str, Callable[[Lane], Prepared]] = {
     "new": _new,
     "active": _active,
@@ -108,6 +116,7 @@ PREPARE: dict[str, Callable[[Lane], Prepared]] = {
     "orphaned": partial(_interrupted, "breakwater.certificate.store"),
     "unpublished trust": partial(_interrupted, "node.trust.publish"),
     "lease over": _lease_over,
+    "rekeyed": _rekeyed,
 }
 
 
@@ -128,6 +137,18 @@ def _run(site: Site) -> None:
 def _renew(site: Site) -> None:
     site.serve()
     site.command("renew")
+
+
+def _rekey(site: Site) -> None:
+    """Until the certificates of the key before are revoked."""
+    site.serve()
+    site.command("renew", "--rekey")
+    site.see("the end of the old key", "SELECT NOT EXISTS (SELECT 1 FROM renewal WHERE state = 'issued')")
+
+
+def _answer_renewal_wrongly(site: Site) -> None:
+    site.serve()
+    site.answer_renewal_wrongly()
 
 
 def _stop_cloud(site: Site) -> None:
@@ -180,6 +201,13 @@ def _free_seat(site: Site) -> None:
     site.readmit()
 
 
+def _revoke_spare(site: Site) -> None:
+    """A service's certificate is revoked at the issuer: every service hears of it."""
+    site.serve()
+    site.operate("pki", "revoke", "--dir", str(site.cloud.directory), "--certificate", str(site.spare_certificate()))
+    site.see("the revoked certificate at Fabric", "SELECT count(*) FROM revoked_service")
+
+
 class Scenario(msgspec.Struct, frozen=True):
     """A procedure from a situation, and the fault points that it is walked for."""
 
@@ -208,10 +236,8 @@ SCENARIOS = (
             "fabric.certificate.request",
             "fabric.activation.store",
             "fabric.session.request",
+            "fabric.session.issuer",
             "fabric.confirm.commit",
-            "breakwater.generation.open",
-            "breakwater.certificate.record",
-            "breakwater.certificate.store",
         ),
     ),
     Scenario(
@@ -231,7 +257,6 @@ SCENARIOS = (
             "fabric.confirm.commit",
             "fabric.generation.close",
             "fabric.generation.closed",
-            "breakwater.generation.close",
         ),
     ),
     Scenario("trust left behind", "unpublished trust", _activate, ("node.trust.prune",)),
@@ -242,7 +267,7 @@ SCENARIOS = (
         "lapse beside a generation in force",
         "overdue beside another",
         _lapse,
-        ("fabric.generation.close_one", "breakwater.generation.close_one"),
+        ("fabric.generation.close_one",),
     ),
     Scenario(
         "agent",
@@ -253,11 +278,34 @@ SCENARIOS = (
             "node.events.send",
             "fabric.statement.refresh",
             "fabric.activation.purge",
+            "fabric.renewal.purge",
+            "fabric.revoked.forget",
         ),
     ),
+    Scenario("revoked service", "active", _revoke_spare, ("fabric.revoked.store",)),
     Scenario("forged session", "active", _forge_session, ("fabric.session.refuse",)),
     Scenario("cloud stops", "active", _stop_cloud, ("fabric.session.seen",)),
     Scenario("renewal", "active", _renew, ("node.device.send", "node.device.replace"), renewed=True),
+    Scenario(
+        "rekey",
+        "active",
+        _rekey,
+        (
+            "node.renewal.start",
+            "node.renewal.save",
+            "node.renewal.prove",
+            "node.renewal.clear",
+            "node.key.save",
+            "fabric.renewal.challenge",
+            "fabric.renewal.prove",
+            "fabric.renewal.store",
+            "fabric.keys.supersede",
+            "fabric.keys.superseded",
+        ),
+        renewed=True,
+    ),
+    Scenario("another rekey", "rekeyed", _rekey, ("node.key.prune",), renewed=True),
+    Scenario("wrong answer of a renewal", "active", _answer_renewal_wrongly, ("fabric.renewal.answer",)),
     Scenario("revocation", "active", _revoke, ("fabric.standing.commit", "fabric.generation.close")),
     Scenario("revoked while off", "revoked", _come_back, ("node.tombstone.write", "fabric.revocation.tell")),
     Scenario("seat of a revoked node", "lease over", _free_seat, ("fabric.seat.free",)),

@@ -26,7 +26,7 @@ from cloud.fabric.nonce import SALT_BYTES, make_nonce
 from protocol.activation import Challenge
 from protocol.codes import make_secret
 from protocol.limits import CHALLENGE_TRIES_MAX, REQUEST_BODY_BYTES_MAX
-from protocol.sessions import OpenSession, RenewDevice, Session
+from protocol.sessions import OpenSession, Session
 from tests.simulators.forged_evidence import Maker, PaperChip, request, request_with_bad_signature
 from tests.simulators.tpm import SoftTpm
 from tests.system.harness import Cloud, Machine, ended, wait_until
@@ -37,7 +37,7 @@ from tests.system.raw import (
     files_of,
     new_key,
     once,
-    request_id,
+    renew_device,
     secret_of,
     unchanged,
 )
@@ -106,8 +106,8 @@ def test_malformed_oversized_and_wrongly_typed_bodies(world: World) -> None:
     tried = 0
     for route in all_routes(world.cloud):
         good = world.body(route)
-        if good is None:
-            continue
+        if good is None or isinstance(good, bytes):
+            continue  # what is no JSON has a table of its own, beside its routes
         cases = _bodies(good)
         with unchanged(world.cloud):
             for name, (body, media_type, codes) in cases.items():
@@ -271,9 +271,8 @@ def test_certificate_requests_of_sessions(world: World, cloud: Cloud, name: str)
 def test_certificate_requests_of_renewals(world: World, cloud: Cloud, name: str) -> None:
     key = world.other.node_key
     csr = REQUESTS[name](key) if name in REQUESTS else request(new_key())
-    path = "/v1/node/device-certificate"
-    with unchanged(cloud):
-        once(cloud, "breakwater", "POST", path, RenewDevice(request_id(), csr), world.session).refused("csr_refused")
+    with unchanged(cloud), Wire(cloud, "breakwater", world.session) as wire:
+        renew_device(wire, csr).refused("csr_refused")
 
 
 # Challenges
@@ -400,8 +399,8 @@ def test_a_session_of_a_closed_generation(world: World, cloud: Cloud) -> None:
         ask = {"nonce": "n" * 32}
         once(cloud, "fabric", "POST", "/v1/node/statement", ask, session).refused("generation_closed")
         once(cloud, "fabric", "POST", "/v1/node/confirm", ask, session).refused("generation_closed")
-        renewal = RenewDevice(request_id(), request(old_key))
-        once(cloud, "breakwater", "POST", "/v1/node/device-certificate", renewal, session).refused("generation_closed")
+        with Wire(cloud, "breakwater", session) as wire:
+            renew_device(wire, request(old_key)).refused("generation_closed")
 
 
 def test_a_repeated_proof_gets_the_same_certificate(world: World, cloud: Cloud) -> None:

@@ -7,6 +7,7 @@ signed, so only one copy of it is up at a time.
 
 import shutil
 import signal
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,16 +20,23 @@ import trio
 
 from node import api, trust
 from node.clock import utc_now
+from node.config import AGENT_VERSION
+from node.hwbind import evidence
 from node.hwbind.tpm import Tpm
 from node.identity import IdentityStore, PendingActivation, decode_chain
 from node.session import Credentials, fresh_nonce, open_session
 from node.trust import TrustSet
 from protocol.activation import ProveActivation
 from protocol.encoding import json_decode, json_encode
+from protocol.est import decode_certs_only
+from protocol.evidence import KeyEvidence
 from protocol.faults import Stage
-from protocol.sessions import Ask, OpenSession, RenewDevice
+from protocol.renewal import ProveRenewal, StartRenewal
+from protocol.sessions import Ask, OpenSession
+from tests.simulators.forged_evidence import request
 from tests.simulators.tpm import SoftTpm
 from tests.system.harness import WAIT_SECONDS, Cloud, Machine, Plan, Process, wait_until
+from tests.system.raw import Closed, Wire, renew_device, service_identity
 
 LEASE_SECONDS = "4,3600,7200,10800"
 """Due for signing anew after two seconds, and running for hours: every exchange of a prepared node passes a refresh."""
@@ -226,6 +234,25 @@ class Site:
         finally:
             await service.aclose()
 
+    def answer_renewal_wrongly(self) -> None:
+        """Ask for a renewal with fresh evidence and prove it with a secret that nobody released."""
+        _refused("challenge_failed", self._wrong_renewal)
+
+    async def _wrong_renewal(self) -> None:
+        identity = IdentityStore(self.machine.state).current()
+        if identity is None:
+            raise Interrupted("no identity")
+        tpm = Tpm(self.lane.chip.tcti)
+        _, service = self.anonymous()
+        try:
+            endorsement = await tpm.run(lambda esys: evidence.endorsement_evidence(esys, identity.ak))
+            made = await service.start_renewal(StartRenewal(identity.chain[0], endorsement, AGENT_VERSION))
+            body = ProveRenewal(bytes(32), b"", KeyEvidence(b"", b"", b""), fresh_nonce())
+            await service.prove_renewal(made.renewal, json_encode(body))
+        finally:
+            await service.aclose()
+            await tpm.aclose()
+
     def forge_session(self) -> None:
         """Ask for a session with the device certificate and a proof that nobody signed."""
         _refused("proof_refused", self._forged_session)
@@ -263,9 +290,23 @@ class Site:
             if name == "fabric":
                 await service.statement(Ask(nonce=fresh_nonce()))
             else:
-                await service.renew_device(RenewDevice(request="of-an-earlier-generation", csr=b""))
+                await service.reenroll(b"", "of-an-earlier-generation")
         finally:
             await service.aclose()
+
+    def spare_certificate(self) -> Path:
+        """A file with a certificate of Fabric that it does not use."""
+        spare = self.directory / "spare.pem"
+        if not spare.exists():
+            identity = service_identity(self.cloud, "fabric")
+            try:
+                with Wire(self.cloud, "breakwater", identity) as wire:
+                    answer = renew_device(wire, request(identity.key))
+            except (OSError, Closed) as error:
+                raise Interrupted(repr(error)) from error
+            (leaf,) = decode_certs_only(answer.body)
+            spare.write_bytes(ssl.DER_cert_to_PEM_cert(leaf).encode())
+        return spare
 
     # The end of every case
 

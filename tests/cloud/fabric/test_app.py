@@ -36,6 +36,7 @@ from protocol.envelope import KeyRing
 from protocol.evidence import ClockInfo
 from protocol.freshness import verify_freshness
 from protocol.problems import ProblemDocument
+from protocol.renewal import PATH_RENEWALS
 from protocol.sessions import (
     Ask,
     Certificate,
@@ -384,6 +385,7 @@ async def test_every_route_says_whom_it_admits(cloud: Cloud) -> None:
         if (
             route.path in ("/healthz", "/readyz", "/metrics", "/v1/node/nonces", "/v1/node/sessions")
             or "activations" in route.path
+            or route.path.startswith(PATH_RENEWALS)
         ):
             wanted = (ANONYMOUS,)
         elif route.path.startswith("/v1/node/"):

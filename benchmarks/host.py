@@ -1,0 +1,166 @@
+"""Servers on a core of their own, on either database engine, and what each of their processes costs.
+
+The server that is measured has one core for itself; what drives it, and PostgreSQL, have the others, so that its rate
+on the wall is its own limit and not the client's. On a machine with one core nothing is pinned.
+"""
+
+import contextlib
+import http.client
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from benchmarks.world import World, cpu_seconds
+from demo.stage import BIN, Process, StepFailed, free_ports, wait_for
+from tests.cloud.databases import ROLE, Cluster
+
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+CORES = tuple(sorted(os.sched_getaffinity(0)))
+
+
+def pinned(command: list[str]) -> list[str]:
+    """The command on the first core."""
+    return command if len(CORES) < 2 else ["taskset", "--cpu-list", str(CORES[0]), *command]
+
+
+@contextmanager
+def others_elsewhere() -> Iterator[None]:
+    """This process, and those it starts without `pinned`, stay off the first core."""
+    os.sched_setaffinity(0, CORES[1:] or CORES)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, CORES)
+
+
+class Postgres:
+    """A PostgreSQL of this run, with durable commits, on a Unix socket alone."""
+
+    def __init__(self) -> None:
+        self._cluster = Cluster()
+        self._cluster.stop()
+        self._cluster.start(shared_buffers="128MB", autovacuum="on")
+        self.socket = self._cluster.folder
+        self._postmaster = next(pid for pid, name in _children(os.getpid()) if name == "postgres")
+
+    def create(self) -> str:
+        """A new database's name."""
+        return self._cluster.create("template0", "ENCODING 'UTF8'", "LOCALE 'C'").name
+
+    def execute(self, database: str, *statements: str) -> None:
+        """Run statements in a database."""
+        command = ["psql", "-q", "-h", str(self.socket), "-U", ROLE, "-d", database, "-v", "ON_ERROR_STOP=1"]
+        subprocess.run([*command, *(part for sql in statements for part in ("-c", sql))], check=True)
+
+    def cpu_seconds(self) -> float:
+        """CPU time of the server with all its children, also of those that ended."""
+        living = sum(_cpu_seconds_of(pid) for pid, _ in _children(self._postmaster))
+        fields = Path(f"/proc/{self._postmaster}/stat").read_text().rpartition(")")[2].split()
+        return living + cpu_seconds(self._postmaster) + (int(fields[13]) + int(fields[14])) / TICKS
+
+    def stop(self) -> None:
+        self._cluster.remove()
+
+
+def _cpu_seconds_of(pid: int) -> float:
+    try:
+        return cpu_seconds(pid)
+    except OSError:  # it has ended meanwhile
+        return 0.0
+
+
+def _children(parent: int) -> list[tuple[int, str]]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            name, _, rest = (path / "stat").read_text().partition(" (")[2].rpartition(") ")
+            if int(rest.split()[1]) == parent:
+                found.append((int(path.name), name))
+    return found
+
+
+class Server(msgspec.Struct, frozen=True):
+    """A Breakwater that answers: its installation, its process, its ports, and its database's server if it has one."""
+
+    engine: str
+    directory: Path
+    pid: int
+    port: int
+    pki_port: int
+    postgres: Postgres | None = None
+
+    def database_seconds(self) -> float:
+        """CPU time of the database's processes so far."""
+        return 0.0 if self.postgres is None else self.postgres.cpu_seconds()
+
+
+def install(world: World, name: str, postgres: Postgres | None) -> tuple[Path, int]:
+    """A new installation and the first of its ports."""
+    directory, port = world.directory / name, free_ports(4)
+    world.operate("init", "--dir", str(directory), "--port-base", str(port))
+    if postgres is not None:
+        settings = directory / "breakwater" / "settings.toml"
+        kept = settings.read_text().partition("[database]")[0]
+        # All that a new database needs lies in the folder: it takes the CAs from there.
+        database = f'engine = "postgresql"\nhost = "{postgres.socket}"\nname = "{postgres.create()}"\nuser = "{ROLE}"\n'
+        settings.write_text(f"{kept}[database]\n{database}")
+    return directory, port
+
+
+@contextmanager
+def breakwater(world: World, postgres: Postgres | None = None) -> Iterator[Server]:
+    """`cascade serve breakwater` of a new installation, on the first core."""
+    engine = "sqlite" if postgres is None else "postgresql"
+    name = f"issuer-{engine}"
+    directory, port = install(world, name, postgres)
+    command = [str(BIN / "cascade")]
+    if world.profiles is not None:
+        command = [sys.executable, "-m", "benchmarks.profiled", str(world.profiles / f"{name}.prof")]
+    process = world.start(name, pinned([*command, "serve", "breakwater", "--dir", str(directory)]))
+    try:
+        wait_for("Breakwater's answer", lambda: _healthy(process, port + 3))
+        yield Server(engine, directory, process.pid, port + 1, port + 3, postgres)
+    finally:
+        process.stop()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _healthy(process: Process, port: int) -> bool:
+    if not process.running():
+        raise StepFailed(f"{process.name} ended: {process.tail()}")
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    with contextlib.suppress(OSError), contextlib.closing(connection):
+        connection.request("GET", "/healthz")
+        return connection.getresponse().status == 200
+    return False
+
+
+@contextmanager
+def other_server(world: World, name: str, command: list[str], port: int) -> Iterator[Process]:
+    """Another program's server, on the first core, once its port takes connections."""
+    process = world.start(name, pinned(command))
+
+    def listens() -> bool:
+        if not process.running():
+            raise StepFailed(f"{name} ended: {process.tail()}")
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", port), timeout=5).close()
+            return True
+        return False
+
+    try:
+        wait_for(f"{name}'s port", listens)
+        time.sleep(0.2)
+        yield process
+    finally:
+        process.stop()

@@ -1,0 +1,146 @@
+"""The issuer walk: every durable write and send of issuance, renewal, revocation and CRL publication, cut off by SIGKILL.
+
+On SQLite, on PostgreSQL, and with two replicas on one PostgreSQL, of which one dies and the other answers the retry.
+"""
+
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from cloud.issuing import PATH_DEVICE
+from cloud.storage import PostgresLocation
+from protocol.est import PATH_SIMPLEREENROLL, decode_certs_only, encode_base64
+from tests.cloud.databases import cluster, postgres_copy
+from tests.system.harness import Cloud, Plan, wait_until
+from tests.system.issuer_checks import check, serials_of
+from tests.system.issuer_scenarios import SCENARIOS, Case, run_lanes
+from tests.system.issuer_walk import Interrupted, Mode, Site
+from tests.system.points import points_in_code
+from tests.system.raw import Identity
+
+LANES = 2
+MODES: tuple[Mode, ...] = ("sqlite", "postgresql", "two replicas")
+
+
+def begin(mode: Mode, directory: Path, installation: Cloud, pristine: PostgresLocation | None) -> Site:
+    """A copy of the installation, and of its database, with nothing running."""
+    location = None if pristine is None else cluster().create(pristine.name)
+    return Site(mode, directory, installation, location)
+
+
+def on_postgres(mode: Mode, installation: Cloud) -> PostgresLocation | None:
+    """A database like the installation's, to be copied. In the test's own thread, which the server lives with."""
+    if mode == "sqlite":
+        return None
+    return postgres_copy("breakwater", installation.directory / "breakwater" / "database.sqlite")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", MODES)
+def test_every_fault_point_of_the_issuer_survives_a_kill_before_and_after_it(
+    mode: Mode, tmp_path: Path, installation: Cloud, record_property: Callable[[str, object], None]
+) -> None:
+    started = time.monotonic()
+    pristine = on_postgres(mode, installation)
+    # A command is killed beside a process that goes on serving: another replica adds nothing to that.
+    scenarios = [each for each in SCENARIOS if mode != "two replicas" or each.dies == "server"]
+    groups = [
+        (
+            partial(begin, mode, tmp_path / f"{number}", installation, pristine),
+            [Case(mode, scenario, point, stage) for point in scenario.points for stage in ("before", "after")],
+        )
+        for number, scenario in enumerate(scenarios)
+    ]
+    results = run_lanes(groups, LANES)
+    took = time.monotonic() - started
+
+    failed = {case: result for case, result in results.items() if isinstance(result, BaseException)}
+    walked = {(case.point, case.stage) for case, result in results.items() if isinstance(result, float)}
+    record_property(
+        "shown",
+        f"issuer walk on {mode}: {len({point for point, _ in walked})} fault points, "
+        f"{len(results) - len(failed)} of {len(results)} kills survived, {took:.0f} s in all",
+    )
+    assert not failed, "\n\n".join(f"{case}\n{_shown(error)}" for case, error in failed.items())
+    assert sum(len(cases) for _, cases in groups) == len(results)
+    points = {point for each in scenarios for point in each.points}
+    assert walked == {(point, stage) for point in points for stage in ("before", "after")}
+    assert {point for each in SCENARIOS for point in each.points} == set(points_in_code("breakwater"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", MODES)
+def test_what_is_closed_while_it_is_signed_is_given_to_nobody(mode: Mode, tmp_path: Path, installation: Cloud) -> None:
+    """An issuance and a renewal by a node, a renewal by a service: each held between its signature and its storing."""
+    site = begin(mode, tmp_path / "site", installation, on_postgres(mode, installation))
+    try:
+        site.there_before = frozenset(serials_of(site))
+        for replica in site.replicas:
+            replica.up(Plan(control=str(replica.control), patient=True))
+            site.warm(replica)
+        elsewhere = site.b or site.a
+        first, second, third = (site.tag() for _ in range(3))
+
+        site.open(site.a, first)
+        with held(site, lambda: site.device(site.a, first)):
+            site.close(elsewhere, first)
+        site.tell(site.a, PATH_DEVICE, site.order(first, "device", 1)).refused("generation_closed")
+
+        site.open(site.a, second)
+        site.device(site.a, second)
+        session = site.session(site.a, second)
+        csr = site.csr(f"{second}.device")
+        with held(site, lambda: site.reenroll(site.a, f"{second}.renewed", csr, session)):
+            site.close(elsewhere, second, "device", one=True)
+        refused = site.ask(site.a, "POST", PATH_SIMPLEREENROLL, encode_base64(csr), identity=session)
+        refused.refused("generation_closed")
+
+        secret = site.secret(third)
+        answer = site.enroll(site.a, site.csr(f"{third}.ledger"), "ledger", secret)
+        leaf = site.memory.receive(f"{third}.ledger", decode_certs_only(answer.body)[0])
+        ledger = Identity(site.key(f"{third}.ledger"), (leaf, *services_ca(site)))
+        next_csr = site.csr(f"{third}.next")
+        with held(site, lambda: site.reenroll(site.a, f"{third}.next", next_csr, ledger)):
+            site.pki("revoke", "--service", "ledger", "--reason", "key_compromise")
+            site.memory.revoke(f"{third}.ledger")
+        site.ask(site.a, "POST", PATH_SIMPLEREENROLL, encode_base64(next_csr), identity=ledger).refused("peer_refused")
+
+        for replica in site.replicas:
+            check(site, replica)
+        assert not {f"{first}.device", f"{second}.renewed", f"{third}.next"} & set(site.memory.certificates)
+    finally:
+        site.end()
+
+
+@contextmanager
+def held(site: Site, ask: Callable[[], object]) -> Iterator[None]:
+    """Ask at the first replica, and do something else while what it has signed waits to be stored; nobody gets it."""
+    control = site.a.control
+    (control / "held").unlink(missing_ok=True)
+    (control / "hold").touch()
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(ask)
+        try:
+            wait_until("a signature", (control / "held").exists)
+            yield
+        finally:
+            (control / "hold").unlink()
+        with pytest.raises(Interrupted, match="unavailable"):
+            asked.result()
+
+
+def services_ca(site: Site) -> tuple[bytes, ...]:
+    pem = (site.a.directory / "breakwater" / "certs" / "services-ca.pem").read_bytes()
+    return (x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER),)
+
+
+def _shown(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error, limit=-2))
