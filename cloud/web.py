@@ -21,7 +21,6 @@ from cloud.problems import Refusal, answer, handle
 from cloud.storage.errors import DatabaseBusy, DatabaseUnavailable
 from protocol.limits import REQUEST_BODY_BYTES_MAX
 
-
 log = logging.getLogger("cascade.web")
 
 

@@ -363,7 +363,7 @@ def test_the_chain_is_the_leaf_its_issuer_and_what_crosses_its_root() -> None:
 
 def test_a_chain_that_leads_to_a_root_that_left_is_renewed(tmp_path: Path) -> None:
     pki, older = Pki(), authority("older")
-    seen = []
+    seen: list[object] = []
     leaf = pki.service("fabric")
     trust = msgspec.structs.replace(pki.trust, roots=(pki.root.certificate, older.certificate))
     chain = build_chain(leaf.certificate, (der(crossed(pki.root, older)),), trust, utc_now())

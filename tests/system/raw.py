@@ -381,7 +381,9 @@ _MOVING: dict[str, frozenset[str]] = {
     # Written by the background work, whatever callers do.
     "fabric.tuf_metadata": frozenset({"*"}),
     "fabric.tuf_target": frozenset({"*"}),
-    "fabric.generation": frozenset({"seen_at", "seen_fingerprint"}),
+    "fabric.generation": frozenset({"seen_at", "seen_fingerprint", "trust_version", "device_issuer"}),
+    "breakwater.crl": frozenset({"*"}),
+    "breakwater.shard": frozenset({"published_revision", "crl_number", "published_number", "next_publish_at"}),
     # A refusal may be written down; that is no change of anything.
     "fabric.audit": frozenset({"*"}),
 }

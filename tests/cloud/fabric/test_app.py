@@ -391,7 +391,7 @@ async def test_every_route_says_whom_it_admits(cloud: Cloud) -> None:
         elif route.path.startswith("/v1/node/"):
             wanted = (NODE,)
         assert route.peers == wanted, route.path
-    assert len(routes) == 29
+    assert len(routes) == 37
     assert {route.peers for route in routes_of(cloud.fabric.repository)} == {(ANONYMOUS,)}
 
 
