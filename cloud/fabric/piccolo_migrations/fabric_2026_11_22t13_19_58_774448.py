@@ -7,7 +7,7 @@ VERSION = "1.38.0"
 DESCRIPTION = "first"
 
 
-async def forwards() -> MigrationManager:  # noqa: PLR0915  generated; one statement a column
+async def forwards() -> MigrationManager:
     manager = MigrationManager(migration_id=ID, app_name="fabric", description=DESCRIPTION)
 
     manager.add_table(class_name="Generation", tablename="generation", schema=None, columns=None)
