@@ -11,8 +11,9 @@ import asyncio
 import ssl
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
+import httpcore
 import httpx
 import msgspec
 from cryptography import x509
@@ -157,6 +158,48 @@ def expected_service(trust_domain: str, name: ServiceName) -> ServiceSpiffeId:
     return ServiceSpiffeId(trust_domain, name)
 
 
+class _Bare(httpcore.AsyncNetworkStream):
+    """A TCP connection that is to become a TLS one; closed if it does not, whatever the reason.
+
+    The library closes it after an error and forgets it after a time-out or a cancellation: the event loop then keeps
+    the socket for as long as the process lives.
+    """
+
+    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
+        self._stream = stream
+
+    async def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.AsyncNetworkStream:
+        try:
+            return await self._stream.start_tls(ssl_context, server_hostname, timeout)
+        except BaseException:  # a cancellation above all
+            await self._stream.aclose()
+            raise
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+class _Network(httpcore.AnyIOBackend):
+    """How connections are made: as the library does, but none is forgotten."""
+
+    async def connect_tcp(self, *args: Any, **kwargs: Any) -> httpcore.AsyncNetworkStream:
+        return _Bare(await super().connect_tcp(*args, **kwargs))
+
+
+class _Transport(httpx.AsyncHTTPTransport):
+    """The library's transport, with a pool over our network: it has no parameter for one."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._pool = httpcore.AsyncConnectionPool(
+            ssl_context=context,
+            max_connections=CONNECTIONS_MAX,
+            keepalive_expiry=KEEP_ALIVE_SECONDS,
+            network_backend=_Network(),
+        )
+
+
 class _Line:
     """The connections made under one context, and how many calls are on them: closed when the last of them ends."""
 
@@ -199,11 +242,10 @@ class CloudClient:
         http = httpx.AsyncClient(
             base_url=self._base_url,
             headers=self._headers,
-            verify=self._context,
+            transport=_Transport(self._context),
             trust_env=False,
             follow_redirects=False,
             timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
-            limits=httpx.Limits(max_connections=CONNECTIONS_MAX, keepalive_expiry=KEEP_ALIVE_SECONDS),
         )
         return _Line(http)
 

@@ -282,3 +282,25 @@ def test_a_context_without_a_check_connects_nowhere() -> None:
                 await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname="localhost")
 
     asyncio.run(test())
+
+
+def test_a_handshake_that_is_given_up_leaves_no_connection_behind() -> None:
+    async def test() -> None:
+        ended = asyncio.Event()
+
+        async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while await reader.read(4096):
+                pass
+            ended.set()
+            writer.close()
+
+        server = await asyncio.start_server(silent, "127.0.0.1", 0)
+        async with server:
+            port = server.sockets[0].getsockname()[1]
+            async with CloudClient(f"https://127.0.0.1:{port}", context_for(World())) as client:
+                with pytest.raises(Unreachable):
+                    await client.call("GET", "/open", seconds=0.1)
+                async with asyncio.timeout(5):
+                    await ended.wait()
+
+    asyncio.run(test())

@@ -386,6 +386,7 @@ _MOVING: dict[str, frozenset[str]] = {
     "breakwater.shard": frozenset({"published_revision", "crl_number", "published_number", "next_publish_at"}),
     # A refusal may be written down; that is no change of anything.
     "fabric.audit": frozenset({"*"}),
+    "breakwater.audit": frozenset({"*"}),
 }
 
 

@@ -95,7 +95,7 @@ def _bodies(good: object) -> dict[str, tuple[bytes, str, tuple[str, ...]]]:
     return cases
 
 
-_OPTIONAL = frozenset({"reason", "presented", "note"})
+_OPTIONAL = frozenset({"reason", "presented", "note", "after", "roots", "targets", "contents", "override"})
 
 
 def _builtins(value: object) -> Any:
@@ -272,7 +272,7 @@ def test_certificate_requests_of_renewals(world: World, cloud: Cloud, name: str)
     key = world.other.node_key
     csr = REQUESTS[name](key) if name in REQUESTS else request(new_key())
     with unchanged(cloud), Wire(cloud, "breakwater", world.session) as wire:
-        renew_device(wire, csr).refused("csr_refused")
+        renew_device(wire, csr).refused("csr_refused" if csr else "malformed")
 
 
 # Challenges

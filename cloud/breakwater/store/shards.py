@@ -156,14 +156,17 @@ class ShardStore:
         return [str(row["id"]) for row in await self._engine.fetch(_DUE, now, latest, count_max)]
 
     async def draw(self, identifier: str, now: datetime, entries_max: int) -> Draw | None:
-        """Draw the next CRL number, max(drawn + 1, unix time), and read what that CRL has to show.
+        """Draw the next CRL number, max(drawn + 1, unix time in ms), and read what that CRL has to show.
+
+        Milliseconds, so that numbers do not run ahead of the clock, and one drawn after the database was lost is above
+        those before.
 
         The update comes first: its lock on the row puts this behind every revocation in the shard that has committed
         and before every one that has not. A certificate that expired is left out once a CRL of after its end has
         shown it (RFC 5280 section 3.3); one of before `now`, for a list of a clock that ran ahead proves nothing.
         None for an unknown shard.
         """
-        unix = int(now.timestamp())
+        unix = int(now.timestamp() * 1000)
         async with self._engine.transaction(f"shard {identifier}"):
             row = await self._engine.fetch_one(_DRAW, unix, unix, identifier)
             if row is None:
