@@ -25,12 +25,14 @@ from itertools import count
 from pathlib import Path
 
 import asyncpg
+import pytest
 
 from cloud.storage import Location, PostgresLocation, ServiceEngine, Statement
 from cloud.storage.location import parse_location
 from cloud.storage.migrate import ensure_migrated
 
-ENGINES = ("sqlite", "postgresql")
+ENGINES = ("sqlite", pytest.param("postgresql", marks=pytest.mark.slow))
+"""For parametrising: the quick loop has the first."""
 START_SECONDS = 30.0
 ROLE = "cascade"
 SETTINGS = {

@@ -28,6 +28,8 @@ from cloud.keyfile import (
 )
 from tests.light_keys import LIGHT, SHIPPED
 
+pytestmark = pytest.mark.slow
+
 PASSPHRASE = b"correct horse battery staple"
 
 

@@ -11,6 +11,8 @@ from cloud.storage.fresh import made_fresh
 from cloud.storage.migrate import applied_ids, ensure_migrated, known_ids
 from tests.cloud.databases import cluster, postgres_database
 
+pytestmark = pytest.mark.slow
+
 COUNT = Statement("SELECT count(*) AS n FROM pg_tables WHERE schemaname = current_schema()")
 
 

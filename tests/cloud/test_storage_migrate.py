@@ -17,6 +17,8 @@ from cloud.storage.migrate import applied_ids, ensure_migrated, known_ids, missi
 from tests.cloud.databases import ENGINES, cluster, database_location
 from tests.cloud.storage_sample.support import SERVICE
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(params=ENGINES)
 def engine(request: pytest.FixtureRequest) -> str:

@@ -18,6 +18,8 @@ from tests.cloud.databases import ROLE, Cluster, cluster, postgres_database
 from tests.cloud.storage_sample.support import INSERT, NOW, SERVICE, add, count, ids, on
 from tests.cloud.storage_sample.tables import ENGINE
 
+pytestmark = pytest.mark.slow
+
 T = TypeVar("T")
 
 SLEEP = Statement("SELECT pg_sleep(60)")

@@ -14,6 +14,8 @@ from protocol.activation import TrustPin
 from protocol.trust import TARGET_SERVICES
 from tests.simulators.repository import START, Answer, Repository, content, pieces, redirect_to, status
 
+pytestmark = pytest.mark.slow
+
 DAY = timedelta(days=1)
 HOUR = timedelta(hours=1)
 

@@ -9,6 +9,8 @@ import pytest
 
 from tests.fuzz.targets import INPUT_BYTES_MAX, TARGETS
 
+pytestmark = pytest.mark.slow
+
 ROUNDS = 3_000
 
 

@@ -17,6 +17,8 @@ from tests.node.conftest import Machine
 from tests.node.shells import apply, install
 from tests.simulators.fabric import Fabric, always, utc_now
 
+pytestmark = pytest.mark.slow
+
 MISSING_TPM = "tabrmd:bus_name=io.cascade.nobody,bus_type=session"
 
 

@@ -26,6 +26,8 @@ from tests.node.shells import VERSION, install, trust_of
 from tests.simulators.fabric import DAY, Fabric, Reply, Request, authority, problem, refused, utc_now
 from tests.simulators.repository import Repository
 
+pytestmark = pytest.mark.slow
+
 SESSIONS = "/v1/node/sessions"
 
 

@@ -22,6 +22,8 @@ from tests.node.conftest import Machine
 from tests.node.shells import install
 from tests.simulators.fabric import Answer, Fabric, Reply, Request, always, refused, utc_now
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def state(tmp_path: Path, fabric: Fabric, machine: Machine) -> State:

@@ -39,6 +39,8 @@ from tests.simulators.repository import (
     verification_key,
 )
 
+pytestmark = pytest.mark.slow
+
 DAY = timedelta(days=1)
 
 

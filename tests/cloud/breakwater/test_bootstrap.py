@@ -23,6 +23,8 @@ from cloud.storage.migrate import applied_ids, known_ids
 from protocol.ids import IdError, ServiceName
 from tests.cloud.breakwater.support import PASSPHRASE, PKI_URL, START, Clock, issuer_at, plan_for
 
+pytestmark = pytest.mark.slow
+
 
 def test_every_secret_is_private_and_every_key_encrypted(home: Path) -> None:
     files = [path for path in home.rglob("*") if path.is_file()]

@@ -27,6 +27,8 @@ from cloud.keyfile import KeyFileError, read_key, write_secret
 from protocol.encoding import sha256_hex
 from tests.cloud.breakwater.chains import NOW, SERIAL, TRUST_DOMAIN, local, make_chain, requested
 
+pytestmark = pytest.mark.slow
+
 PASSPHRASE = b"a passphrase for tests only"
 LATER = NOW + timedelta(days=30)
 

@@ -43,6 +43,8 @@ from tests.cloud.breakwater.live import Live, live_at
 from tests.cloud.breakwater.support import PASSPHRASE, TRUST_DOMAIN, ask, closing, load, new_key, opening, plan_for
 from tests.cloud.world import connected
 
+pytestmark = pytest.mark.slow
+
 HOUR = timedelta(hours=1)
 DAYS_90 = timedelta(days=90)
 FABRIC = f"spiffe://{TRUST_DOMAIN}/service/fabric"

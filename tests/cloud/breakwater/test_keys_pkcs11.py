@@ -21,6 +21,8 @@ from cloud.breakwater.keys_pkcs11 import Pkcs11Keys, TokenKey, TokenSettings
 from cloud.keyfile import write_secret
 from tests.cloud.softhsm import LABEL, MODULE, PIN, SoftHsm, token_processes
 
+pytestmark = pytest.mark.slow
+
 TIMEOUT = 1.0
 RETRY = 0.1
 DATA = b"to be signed"

@@ -16,6 +16,8 @@ from cloud.breakwater.second_opinion import WAIVED, all_findings, pkilint_findin
 from cloud.breakwater.signer import Signer
 from tests.cloud.breakwater.chains import NOW, load, local, make_chain, pem, specimens, where
 
+pytestmark = pytest.mark.slow
+
 WAIVED_IN = {
     "device": {"itu.invalid_asn1_syntax", "pkix.invalid_uri_syntax"},
     "session": {"pkix.invalid_uri_syntax"},

@@ -35,6 +35,8 @@ from tests.cloud.breakwater.revoking import Bench, Clock, Hierarchy, bench_at, p
 from tests.cloud.databases import ENGINES, database_location
 from tests.cloud.world import port_of
 
+pytestmark = pytest.mark.slow
+
 OCSP_REQUEST = {"content-type": "application/ocsp-request"}
 
 

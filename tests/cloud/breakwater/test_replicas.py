@@ -31,6 +31,8 @@ from tests.cloud.breakwater.support import (
 )
 from tests.cloud.databases import postgres_copy
 
+pytestmark = pytest.mark.slow
+
 Pair = tuple[Issuer, Issuer]
 
 

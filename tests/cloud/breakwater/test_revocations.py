@@ -24,6 +24,8 @@ from tests.cloud.breakwater.revoking import Bench, Clock, Hierarchy, bench_at
 from tests.cloud.breakwater.support import PASSPHRASE, plan_for
 from tests.cloud.databases import ENGINES, database_location
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def hierarchy() -> Hierarchy:
@@ -150,16 +152,17 @@ class Disk:
     """What a service keeps."""
 
     def __init__(self) -> None:
-        self.entries: list[RevokedSerial] = []
+        self.entries: dict[str, RevokedSerial] = {}
 
     async def load(self) -> Iterable[RevokedSerial]:
-        return self.entries
+        return self.entries.values()
 
     async def save(self, entries: Sequence[RevokedSerial]) -> None:
-        self.entries.extend(entries)
+        # The feed may tell an entry again.
+        self.entries.update({entry.serial: entry for entry in entries})
 
     async def forget(self, now: datetime) -> None:
-        self.entries = [entry for entry in self.entries if entry.not_after > now]
+        self.entries = {serial: entry for serial, entry in self.entries.items() if entry.not_after > now}
 
 
 async def test_the_route_and_the_set_at_the_other_end(live_home: Path) -> None:

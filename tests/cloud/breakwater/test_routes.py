@@ -42,6 +42,8 @@ from tests.cloud.breakwater.generations import make_authority
 from tests.cloud.breakwater.live import Live, live_at
 from tests.cloud.breakwater.support import PASSPHRASE, ask, closing, load, new_key, opening, plan_for
 
+pytestmark = pytest.mark.slow
+
 SERVICES = "service/fabric service/breakwater service/ledger service/headwaters service/conduit service/weir"
 PEERS = {
     ("POST", PATH_OPEN): "service/fabric",

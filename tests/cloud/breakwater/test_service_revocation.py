@@ -40,6 +40,8 @@ from tests.cloud.breakwater.support import (
     opening,
 )
 
+pytestmark = pytest.mark.slow
+
 
 async def test_a_key_of_another_generation_or_node_is_refused(issuer: Issuer) -> None:
     key = new_key()

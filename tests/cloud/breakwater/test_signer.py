@@ -34,6 +34,8 @@ from cloud.breakwater.signer import (
 from protocol.ids import NodeId, NodeSpiffeId, TenantId, make_id
 from tests.cloud.softhsm import LABEL, MODULE, SoftHsm
 
+pytestmark = pytest.mark.slow
+
 TRUST_DOMAIN = "cascade.test"
 PASSPHRASE = b"a passphrase for tests only"
 START = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)

@@ -13,6 +13,8 @@ from cloud.breakwater import token_messages as messages
 from cloud.breakwater.token_messages import Command, Connect, Find, Generate, Reply, Sign
 from tests.cloud.softhsm import LABEL, MODULE, PIN, SoftHsm
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = "cloud.breakwater.token_process"
 
 

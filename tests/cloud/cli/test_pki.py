@@ -27,6 +27,8 @@ from protocol.trust import X509Bundle
 from tests.cloud.breakwater.support import FABRIC, ask, new_key, opening
 from tests.cloud.databases import ENGINES, postgres_copy
 
+pytestmark = pytest.mark.slow
+
 T = TypeVar("T")
 _AUDIT = Statement("SELECT caller, action, object, detail FROM audit WHERE action = {} ORDER BY id LIMIT 100")
 

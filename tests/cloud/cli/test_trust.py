@@ -23,6 +23,8 @@ from protocol.trust import TARGETS
 from tests.cloud.fabric.authorities import Generation
 from tests.simulators.repository import START, Repository, p256, verification_key
 
+pytestmark = pytest.mark.slow
+
 PASSPHRASE = b"sixteen bytes or more"
 DAY = timedelta(days=1)
 FIRST, SECOND = Generation(1), Generation(2)

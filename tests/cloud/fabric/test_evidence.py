@@ -52,6 +52,8 @@ from tests.simulators.forged_evidence import (
 )
 from tests.simulators.tpm import SoftTpm, shared_bus
 
+pytestmark = pytest.mark.slow
+
 OTHER_ACTIVATION = ActivationId("act_01jd8xk3v5e2r9qz7w4m6n8p0b")
 
 

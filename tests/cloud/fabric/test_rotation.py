@@ -25,6 +25,8 @@ from tests.cloud.fabric.publishing import Holders, mirrored, names
 from tests.cloud.fabric.support import ALICE, NONCE, Machine, World, change
 from tests.simulators.repository import Repository
 
+pytestmark = pytest.mark.slow
+
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
 

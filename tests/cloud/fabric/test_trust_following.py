@@ -36,6 +36,8 @@ from tests.cloud.fabric.publishing import YEAR
 from tests.cloud.fabric.support import ALICE
 from tests.cloud.world import connected, port_of
 
+pytestmark = pytest.mark.slow
+
 NO_CHECK_TIME = 0x200000
 """X509_V_FLAG_NO_CHECK_TIME"""
 

@@ -2,6 +2,7 @@
 
 import hashlib
 
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -12,6 +13,8 @@ from node.hwbind import evidence, keys
 from node.hwbind.tpm import Tpm
 from protocol.evidence import qualifying_data
 from tests.simulators.tpm import SoftTpm
+
+pytestmark = pytest.mark.slow
 
 
 def test_the_endorsement_certificate_chains_to_the_makers_root(chip: SoftTpm, tpm: Tpm) -> None:

@@ -40,6 +40,8 @@ from tests.simulators.forged_evidence import (
     signing_public,
 )
 
+pytestmark = pytest.mark.slow
+
 ROWS = Statement("SELECT id FROM renewal WHERE node = {}")
 
 
