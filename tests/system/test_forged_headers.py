@@ -160,7 +160,18 @@ def batches(headers: dict[str, str]) -> list[dict[str, str]]:
 _ID = re.compile(r"\b(?:ten|node|code|act|tok|aud|cert)_[0-9a-z]{26}\b")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)?")
 _JWS = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]+")
-_RANDOM = {"credential_blob", "encrypted_secret", "nonce", "secret", "seq", "epoch", "statement_sha256", "next_cursor"}
+_RANDOM = {
+    "credential_blob",
+    "encrypted_secret",
+    "nonce",
+    "secret",
+    "seq",
+    "epoch",
+    "statement_sha256",
+    "next_cursor",
+    "woken",
+    "done",
+}
 
 
 _AWAITED = {"renew_device_after"}
