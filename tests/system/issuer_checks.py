@@ -137,8 +137,7 @@ def _received(site: Site, records: dict[str, CheckedRecord]) -> None:
         assert serial not in known, f"{name} has a serial that was used before"
         known.add(serial)
         assert records[serial].certificate == der, name
-        # The other way round does not hold: the answer to a revocation may have died with the process.
-        assert serial not in site.memory.revoked or records[serial].state == "revoked", (name, records[serial].state)
+        assert (records[serial].state == "revoked") == (serial in site.memory.revoked), (name, records[serial].state)
     signed = {record.serial: record for record in records.values() if record.certificate is not None}
     others = [signed[serial] for serial in signed.keys() - known]
     # What the issuer has for itself no client was given.
