@@ -5,7 +5,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 BIN := .venv/bin
-SOURCES := protocol node cloud $(wildcard demo benchmarks) tests tools
+SOURCES := protocol node cloud lab demo benchmarks tests tools
 ARGS ?=
 MINUTES ?= 10
 
@@ -39,7 +39,7 @@ fuzz: setup ## coverage-guided fuzzing of every input from strangers, MINUTES=10
 	@for target in csr est ocsp evidence; do $(BIN)/python -m tests.fuzz $$target --minutes $(MINUTES); done
 
 soak: setup ## 10,000 node certificates through the API; then the checker, pkilint and openssl must agree
-	@$(BIN)/python -m tests.system.soak $(ARGS)
+	@$(BIN)/python -m tests.system.support.soak $(ARGS)
 
 fmt: setup ## format, and fix what ruff can fix
 	@$(BIN)/ruff check --fix-only --exit-zero $(SOURCES)

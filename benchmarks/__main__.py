@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks import agent, crls, issuer, revocation, serving
 from benchmarks.figures import Figure, progress, table
 from benchmarks.world import World
-from demo.stage import StepFailed
+from lab.processes import StepFailed
 from node.clock import utc_now
 
 BENCHMARKS: dict[str, Callable[[World], list[Figure]]] = {

@@ -23,11 +23,11 @@ from benchmarks.floor import new_id
 from benchmarks.host import install, others_elsewhere, pinned
 from benchmarks.world import World
 from cloud.breakwater.app import wire
+from cloud.breakwater.revocation.crl_shards import PLACES_MAX
 from cloud.breakwater.settings import BreakwaterSettings
-from cloud.breakwater.shards import PLACES_MAX
-from cloud.settings import load_settings
+from cloud.process.settings import load_settings
 from cloud.storage.sqlite import connect
-from demo.stage import StepFailed
+from lab.processes import StepFailed
 from node.clock import utc_now
 
 SHARDS = 20

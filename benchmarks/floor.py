@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from cloud.service_identity import make_csr
+from cloud.mtls.identity import make_csr
 from node.clock import utc_now
 from protocol.ids import NodeId, NodeSpiffeId, TenantId, make_id
 

@@ -19,8 +19,17 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.world import World, cpu_seconds
-from demo.stage import BIN, Process, StepFailed, free_ports, wait_for
-from tests.cloud.databases import ROLE, Cluster
+from lab.postgres import (
+    ROLE,
+    Cluster,
+)
+from lab.processes import (
+    BIN,
+    Process,
+    StepFailed,
+    free_ports,
+    wait_for,
+)
 
 TICKS = os.sysconf("SC_CLK_TCK")
 

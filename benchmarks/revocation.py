@@ -11,7 +11,10 @@ from datetime import UTC, datetime
 
 from benchmarks.figures import Aim, Figure, median, progress
 from benchmarks.world import ENTITLEMENT, World
-from demo.stage import BIN, StepFailed
+from lab.processes import (
+    BIN,
+    StepFailed,
+)
 
 ROUNDS = 20
 SETTLED_SECONDS = 1.5

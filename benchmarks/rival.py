@@ -17,9 +17,9 @@ from benchmarks import wire
 from benchmarks.floor import new_id, new_keys
 from benchmarks.host import Postgres, other_server
 from benchmarks.world import World
-from demo.stage import free_ports
+from lab.postgres import ROLE
+from lab.processes import free_ports
 from node.clock import utc_now
-from tests.cloud.databases import ROLE
 
 PATH = "/api/v1/cfssl/sign"
 TABLE = """

@@ -20,16 +20,30 @@ from benchmarks import wire
 from benchmarks.figures import Figure, progress
 from benchmarks.floor import BareIssuer, per_cpu_second, requests_for_keys
 from benchmarks.world import World, cpu_seconds
-from node import api, transport
 from node.clock import utc_now
 from node.config import AGENT_VERSION
+from node.disk.identity import Identity
+from node.exchanges.session import (
+    Credentials,
+    fresh_nonce,
+    open_session,
+)
 from node.hwbind import fingerprint, keys
 from node.hwbind.tpm import Esys, Tpm
-from node.identity import Identity
-from node.session import Credentials, fresh_nonce, open_session
-from protocol import envelope
+from node.link import (
+    api,
+    transport,
+)
 from protocol.encoding import sha256_hex
-from protocol.sessions import TYP_SESSION_PROOF, Ask, Nonce, OpenSession, ProofClaims, proof_payload
+from protocol.messages.sessions import (
+    TYP_SESSION_PROOF,
+    Ask,
+    Nonce,
+    OpenSession,
+    ProofClaims,
+    proof_payload,
+)
+from protocol.signed import envelope
 
 ACTIVATIONS = 8
 SESSIONS = 400

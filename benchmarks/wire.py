@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from benchmarks.world import cpu_seconds
-from demo.stage import StepFailed
+from lab.processes import StepFailed
 
 CONNECTIONS = 4
 WARM_UP = 40

@@ -11,8 +11,19 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import AuthorityInformationAccessOID
 
-from demo.stage import BIN, Process, Stage, StepFailed, Story, accepts, free_ports, wait_for
-from tests.simulators.tpm import SoftTpm
+from demo.stage import (
+    Stage,
+    Story,
+)
+from lab.processes import (
+    BIN,
+    Process,
+    StepFailed,
+    accepts,
+    free_ports,
+    wait_for,
+)
+from lab.tpm import SoftTpm
 
 ENTITLEMENT = "vision"
 PORTS = 4

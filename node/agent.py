@@ -15,20 +15,28 @@ from datetime import datetime
 
 import trio
 
-from node import api, notify, panel
 from node.clock import utc_now
 from node.config import Config
-from node.contact import Contact
 from node.errors import NodeError, StateError
+from node.exchanges import schedule
+from node.exchanges.contact import Contact
 from node.exits import Exit
 from node.hwbind import keys
 from node.hwbind.errors import TpmError, TpmFailed, TpmIntegrity, TpmLockout, TpmNotOurs
 from node.hwbind.tpm import Esys, Tpm
-from node.licensing import schedule
-from node.licensing.keeper import Keeper
-from node.local_api import listen, serve
-from node.panel import StatusDocument, status_document
+from node.licensing.licence import Keeper
+from node.link import api
+from node.local import routes
+from node.local.documents import (
+    StatusDocument,
+    status_document,
+)
+from node.local.server import (
+    listen,
+    serve,
+)
 from node.state import Clock, State
+from node.system import notify
 from protocol.faults import fault_point
 
 log = logging.getLogger("cascadia.agent")
@@ -151,7 +159,7 @@ class Agent(Contact):
     async def _serve(self, signals: AsyncIterator[int], ready: Callable[[], None]) -> None:
         listener = listen(self.config.socket)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(serve, listener, panel.handler(self))
+            nursery.start_soon(serve, listener, routes.handler(self))
             for loop in (self._keep_current, self._keep_awake, self._keep_told, self._keep_trust, notify.keep_watched):
                 nursery.start_soon(loop)
             notify.ready(self._headline())

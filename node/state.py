@@ -1,8 +1,8 @@
 """The agent's state directory as one thing: who may use it, and its parts.
 
-lock                                      held by the one process that owns the state    node.files
+lock                                      held by the one process that owns the state    node.disk.files
 trust/                                    published TUF generations                      node.trust
-identity/, current.json, activation.json  who this machine is, by generation             node.identity
+identity/, current.json, activation.json  who this machine is, by generation             node.disk.identity
 licence/, tombstones/                     what Fabric said of it                         node.licensing.store
 """
 
@@ -12,14 +12,20 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from node import trust
-from node.certificates import is_certificate_of
+from node.disk.files import (
+    StateLock,
+    ensure_private_dir,
+)
+from node.disk.identity import (
+    Identity,
+    IdentityStore,
+)
 from node.errors import NodeError, StateDamaged
 from node.exits import Exit
-from node.files import StateLock, ensure_private_dir
-from node.identity import Identity, IdentityStore
-from node.licensing.keeper import Keeper
+from node.licensing.licence import Keeper
 from node.licensing.store import LicenceStore
+from node.link.certificates import is_certificate_of
+from node.trust import published as trust
 from protocol.ids import NodeSpiffeId
 
 log = logging.getLogger("cascadia.state")

@@ -11,7 +11,7 @@ FUNCTION_LINES_MAX = 70
 MODULE_LINES_MAX = 450
 
 TLS_INSIDES = {"sslobject_class", "getpeercert"}
-TLS_FILES = {"node/transport.py", "cloud/peer.py", "cloud/client.py"}
+TLS_FILES = {"node/link/transport.py", "cloud/mtls/peer.py", "cloud/mtls/client.py"}
 
 
 def _modules() -> Iterator[Path]:

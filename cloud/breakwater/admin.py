@@ -13,16 +13,20 @@ from datetime import datetime
 from pathlib import Path
 from pwd import getpwuid
 
-from cloud.breakwater.assembly import Assembly, assemble, sources_of
-from cloud.breakwater.enrolment import Enrolments
-from cloud.breakwater.publisher import Publisher
+from cloud.breakwater.issuance.enrolment import Enrolments
+from cloud.breakwater.parts import (
+    Assembly,
+    assemble,
+    sources_of,
+)
+from cloud.breakwater.revocation.crl_publisher import Publisher
 from cloud.breakwater.settings import BreakwaterSettings, check_rules
 from cloud.breakwater.store import AuthorityStore
-from cloud.breakwater.store.checking import CheckingStore
+from cloud.breakwater.store.checker_reads import CheckingStore
 from cloud.breakwater.store.enrolments import EnrolmentStore
 from cloud.breakwater.store.shards import ShardStore
 from cloud.breakwater.tables import ENGINE
-from cloud.settings import load_settings
+from cloud.process.settings import load_settings
 from cloud.storage.migrate import ensure_migrated
 
 

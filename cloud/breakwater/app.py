@@ -12,36 +12,62 @@ from cryptography import x509
 from litestar import Litestar
 from litestar.types import Scope
 
-from cloud.breakwater.assembly import Assembly, assemble, sources_of
 from cloud.breakwater.authorities import BELIEVED, Authorities
-from cloud.breakwater.chores import Chores
-from cloud.breakwater.enrolment import Enrolments
-from cloud.breakwater.est import Est, Myself
-from cloud.breakwater.feed import Feed
-from cloud.breakwater.publisher import Publisher
-from cloud.breakwater.refusals import Refusals
-from cloud.breakwater.responder import Responder
+from cloud.breakwater.background import Chores
+from cloud.breakwater.issuance.enrolment import Enrolments
+from cloud.breakwater.issuance.est import (
+    Est,
+    Myself,
+)
+from cloud.breakwater.keys.signer import is_for_development
+from cloud.breakwater.parts import (
+    Assembly,
+    assemble,
+    sources_of,
+)
+from cloud.breakwater.refusal_audit import Refusals
+from cloud.breakwater.revocation.crl_publisher import Publisher
+from cloud.breakwater.revocation.crl_shards import OCSP_PATH
+from cloud.breakwater.revocation.feed import Feed
+from cloud.breakwater.revocation.ocsp_responder import Responder
 from cloud.breakwater.routes import routes
 from cloud.breakwater.routes.access import caller_of
 from cloud.breakwater.routes.problems import refusal
 from cloud.breakwater.routes.public import Public, make_public_app
 from cloud.breakwater.settings import BreakwaterSettings, check_settings
-from cloud.breakwater.shards import OCSP_PATH
-from cloud.breakwater.signer import is_for_development
 from cloud.breakwater.store.enrolments import EnrolmentStore
-from cloud.breakwater.store.measures import MeasureStore
-from cloud.breakwater.store.revocation import RevocationStore
+from cloud.breakwater.store.metrics_reads import MeasureStore
+from cloud.breakwater.store.revocation_status import RevocationStore
 from cloud.breakwater.store.shards import ShardStore
 from cloud.breakwater.tables import ENGINE
 from cloud.clock import utc_now
-from cloud.guard import Guard
-from cloud.peer import PeerRefused, PeerTrust, ServerTls, key_id_of, require_issuer
-from cloud.server import Listener, Unit
-from cloud.service_identity import Identity, IdentityKeeper, Rekey, load_identity
-from cloud.settings import GateRefused, load_settings
+from cloud.http.app import make_app
+from cloud.http.guard import Guard
+from cloud.mtls.identity import (
+    Identity,
+    load_identity,
+)
+from cloud.mtls.peer import (
+    PeerRefused,
+    PeerTrust,
+    key_id_of,
+    require_issuer,
+)
+from cloud.mtls.renewal import (
+    IdentityKeeper,
+    Rekey,
+)
+from cloud.mtls.server import ServerTls
+from cloud.process.serve import (
+    Listener,
+    Unit,
+)
+from cloud.process.settings import (
+    GateRefused,
+    load_settings,
+)
 from cloud.storage import ServiceEngine, StorageError
 from cloud.storage.migrate import ensure_migrated
-from cloud.web import make_app
 
 log = logging.getLogger("cascade.breakwater")
 

@@ -17,18 +17,36 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from cloud.breakwater.assembly import Assembly, Sources, assemble, sources_of
-from cloud.breakwater.ceremony import Identity, make_issuing, make_root
-from cloud.breakwater.csr import describe_key
+from cloud.breakwater.ceremony.signing import (
+    Identity,
+    make_issuing,
+    make_root,
+)
 from cloud.breakwater.errors import IssuerError
-from cloud.breakwater.keys_file import LocalKey
-from cloud.breakwater.profiles import SERIAL_BYTES, CaName, make_serial
+from cloud.breakwater.keys.file import LocalKey
+from cloud.breakwater.keys.signer import DEVELOPMENT_MARK
+from cloud.breakwater.parts import (
+    Assembly,
+    Sources,
+    assemble,
+    sources_of,
+)
+from cloud.breakwater.pkix.csr import describe_key
+from cloud.breakwater.pkix.profiles import (
+    SERIAL_BYTES,
+    CaName,
+    make_serial,
+)
 from cloud.breakwater.settings import BreakwaterSettings
-from cloud.breakwater.signer import DEVELOPMENT_MARK
 from cloud.breakwater.store import ServiceHostName
 from cloud.breakwater.tables import ENGINE
-from cloud.keyfile import read_passphrase, sync_directory, write_key, write_secret
-from cloud.service_identity import (
+from cloud.crypto.keyfile import (
+    read_passphrase,
+    sync_directory,
+    write_key,
+    write_secret,
+)
+from cloud.mtls.identity import (
     CHAIN_FILE,
     KEY_FILE,
     NEXT_KEY_FILE,
@@ -37,7 +55,10 @@ from cloud.service_identity import (
     load_identity,
     make_csr,
 )
-from cloud.settings import database_toml, load_settings
+from cloud.process.settings import (
+    database_toml,
+    load_settings,
+)
 from cloud.storage import Location, PostgresLocation
 from cloud.storage.migrate import ensure_migrated
 from protocol.encoding import json_encode

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from cloud.metrics import Metrics
+from cloud.http.metrics import Metrics
 
 
 class IssuerMetrics:

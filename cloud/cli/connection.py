@@ -15,9 +15,14 @@ from typing import Any, TypeVar
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from cloud import trust_client
+from cloud.cli import published_trust
 from cloud.cli.errors import EXIT_REFUSED, EXIT_TRY_AGAIN, EXIT_UNREACHABLE, EXIT_USAGE, EXIT_VERIFICATION, CliError
-from cloud.client import (
+from cloud.clock import utc_now
+from cloud.crypto.keyfile import (
+    KeyFileError,
+    check_private,
+)
+from cloud.mtls.client import (
     AnswerUnusable,
     CloudClient,
     ProblemAnswer,
@@ -27,13 +32,18 @@ from cloud.client import (
     client_context,
     expected_service,
 )
-from cloud.clock import utc_now
-from cloud.keyfile import KeyFileError, check_private
-from cloud.peer import PeerTrust
-from protocol.activation import PinError, TrustPin, parse_pin
+from cloud.mtls.peer import PeerTrust
 from protocol.codes import SecretFormatError, parse_secret
+from protocol.messages.activation import (
+    PinError,
+    TrustPin,
+    parse_pin,
+)
 from protocol.problems import KINDS
-from protocol.trust import ServiceUrls, X509Bundle
+from protocol.signed.trust import (
+    ServiceUrls,
+    X509Bundle,
+)
 
 T = TypeVar("T")
 
@@ -57,7 +67,7 @@ class Server:
         return asyncio.run(self._call(method, path, kind, body))
 
     async def _call(self, method: str, path: str, kind: type[T], body: Any) -> T:
-        trust = self.trust(trust_client.FRESH_FOR)
+        trust = self.trust(published_trust.FRESH_FOR)
         try:
             try:
                 return await self._ask(trust, method, path, kind, body)
@@ -77,7 +87,7 @@ class Server:
     def trust(self, fresh_for: timedelta = timedelta(0)) -> tuple[X509Bundle, ServiceUrls]:
         """What is published, verified under the pin; kept from before if it is younger. Raises CliError."""
         with trust_errors():
-            return trust_client.fetch(
+            return published_trust.fetch(
                 self.url, self.pin, cache_directory(self.pin), fresh_for=fresh_for, judge_dates=self._judge_dates
             )
 
@@ -92,9 +102,9 @@ def trust_errors() -> Iterator[None]:
     """What the trust client cannot do, as the command line says it."""
     try:
         yield
-    except trust_client.TrustUnreachable as error:
+    except published_trust.TrustUnreachable as error:
         raise _unreachable(str(error)) from error
-    except trust_client.TrustError as error:
+    except published_trust.TrustError as error:
         raise CliError(
             EXIT_VERIFICATION,
             "trust_not_verified",
@@ -150,7 +160,7 @@ def _context(bundle: X509Bundle) -> Any:
         spiffe=expected_service(bundle.trust_domain, "fabric"),
         trust=trust,
         now=utc_now,
-        # An operator's call lasts a second and holds no revoked set; services do (cloud/service_identity.py).
+        # An operator's call lasts a second and holds no revoked set; services do (cloud/mtls/identity.py).
         revoked=lambda _: False,
     )
     return client_context(ca_pem, check)

@@ -20,11 +20,11 @@ def _run(args: Namespace) -> int:
 
         return run(args)
     if args.command == "pki" and args.action == "ceremony":
-        from cloud.cli.pki_ceremony import ceremony
+        from cloud.cli.pki.ceremony import ceremony
 
         return ceremony(args)
     if args.command == "pki":
-        from cloud.cli.pki import run as run_pki
+        from cloud.cli.pki.commands import run as run_pki
 
         return run_pki(args)
     if args.command == "trust":

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from cloud.cli.pki_options import add_pki_commands
+from cloud.cli.pki.options import add_pki_commands
 
 VERSION = "0.1.0"
 

@@ -9,10 +9,14 @@ from pathlib import Path
 from cloud.breakwater.errors import IssuerError
 from cloud.cli.errors import EXIT_INTERNAL, EXIT_USAGE, CliError
 from cloud.clock import utc_now
-from cloud.keyfile import KeyFileError
-from cloud.server import Unit, configure_logging, serve
-from cloud.service_identity import IdentityError
-from cloud.settings import SettingsError
+from cloud.crypto.keyfile import KeyFileError
+from cloud.mtls.identity import IdentityError
+from cloud.process.logs import configure_logging
+from cloud.process.serve import (
+    Unit,
+    serve,
+)
+from cloud.process.settings import SettingsError
 from cloud.storage import StorageError
 from protocol.ids import ServiceName
 

@@ -17,24 +17,61 @@ import msgspec
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Root, Targets
 
-from cloud import trust_client
+from cloud.cli import published_trust
 from cloud.cli.connection import Server, cache_directory, setting, trust_errors
 from cloud.cli.errors import EXIT_USAGE, EXIT_VERIFICATION, CliError
 from cloud.cli.show import emit, pairs, table
 from cloud.clock import utc_now
+from cloud.crypto.keyfile import (
+    KeyFileError,
+    read_passphrase,
+)
 from cloud.fabric import schemas
-from cloud.fabric.trust.bootstrap import read_or_make_signer, read_signer
-from cloud.fabric.trust.checking import PublicationRefused, check_signed, read_metadata
-from cloud.fabric.trust.folder import TARGETS_FILE, Folder, FolderError, check_own, read_folder, write_folder
-from cloud.fabric.trust.offline import Authority, Changes, authorities, changed, der_of, differences
-from cloud.fabric.trust.repository import ROOT_LIFE, TARGETS_LIFE, MetadataFile, sign_root, sign_targets
-from cloud.fabric.trust.targets import TargetsError, check_content, read_content
-from cloud.keyfile import KeyFileError, read_passphrase
-from protocol.activation import PinError, parse_pin
+from cloud.fabric.tuf.bootstrap import (
+    read_or_make_signer,
+    read_signer,
+)
+from cloud.fabric.tuf.checking import (
+    PublicationRefused,
+    check_signed,
+    read_metadata,
+)
+from cloud.fabric.tuf.folder import (
+    TARGETS_FILE,
+    Folder,
+    FolderError,
+    check_own,
+    read_folder,
+    write_folder,
+)
+from cloud.fabric.tuf.offline import (
+    Authority,
+    Changes,
+    authorities,
+    changed,
+    der_of,
+    differences,
+)
+from cloud.fabric.tuf.repository import (
+    ROOT_LIFE,
+    TARGETS_LIFE,
+    MetadataFile,
+    sign_root,
+    sign_targets,
+)
+from cloud.fabric.tuf.targets import (
+    TargetsError,
+    check_content,
+    read_content,
+)
 from protocol.encoding import json_encode
 from protocol.ids import IdError
 from protocol.limits import REQUEST_BODY_BYTES_MAX
-from protocol.trust import TARGETS
+from protocol.messages.activation import (
+    PinError,
+    parse_pin,
+)
+from protocol.signed.trust import TARGETS
 
 WARN_DAYS = 60
 PAGE_ITEMS = 200
@@ -199,7 +236,7 @@ def _published(args: Namespace) -> Folder:
     except PinError as error:
         raise CliError(EXIT_USAGE, "trust_pin_invalid", f"cannot use the trust pin: {error}") from error
     with trust_errors():
-        files = trust_client.read(url, pin, cache_directory(pin), utc_now, judge_dates=not args.accept_expired)
+        files = published_trust.read(url, pin, cache_directory(pin), utc_now, judge_dates=not args.accept_expired)
     roots = [data for path, data in files.items() if path.startswith("metadata/root_history/")]
     newest = max(roots, key=lambda data: int(read_metadata(data, Root).signed.version))
     root = MetadataFile(role="root", version=read_metadata(newest, Root).signed.version, data=newest)

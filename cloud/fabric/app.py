@@ -10,38 +10,82 @@ from pathlib import Path
 from cryptography import x509
 from litestar import Litestar
 
-from cloud.client import CallError, CheckedContext, CloudClient, ServerCheck, client_context, expected_service
 from cloud.clock import utc_now
+from cloud.crypto.keyfile import read_passphrase
 from cloud.fabric import store
-from cloud.fabric.driver import HOUSEKEEPING_SECONDS, Chore, Driver
+from cloud.fabric.background import (
+    HOUSEKEEPING_SECONDS,
+    Chore,
+    Driver,
+)
 from cloud.fabric.entropy import Entropy, Ids, system_entropy
 from cloud.fabric.issuer import HttpIssuer, Issuer
+from cloud.fabric.licensing.signing import (
+    Signer,
+    read_signer,
+)
 from cloud.fabric.routes import repository_routes, routes
-from cloud.fabric.service import confirm, tokens
-from cloud.fabric.service.core import Core, TpmVerifier, Verifier
-from cloud.fabric.service.follow import Follower, warn_of_expiry
+from cloud.fabric.service.context import (
+    Core,
+    TpmVerifier,
+    Verifier,
+)
+from cloud.fabric.service.nodes import statement
+from cloud.fabric.service.operators import tokens
+from cloud.fabric.service.published_trust.follower import (
+    Follower,
+    warn_of_expiry,
+)
 from cloud.fabric.settings import FabricSettings
-from cloud.fabric.signing import Signer, read_signer
 from cloud.fabric.tables import ENGINE
-from cloud.fabric.trust.belief import Belief
-from cloud.fabric.trust.bootstrap import read_online_signers
-from cloud.fabric.trust.repository import OnlineSigners
-from cloud.fabric.trust.serving import keep_fresh
-from cloud.fabric.trust.targets import TargetsError
-from cloud.guard import ClosedAnswer, Guard, Operator
-from cloud.keyfile import read_passphrase
-from cloud.metrics import Metrics
-from cloud.peer import NodePeer, ServerTls, key_id_of
-from cloud.revocation import RevokedSet
-from cloud.server import Listener, Stopping, Unit
-from cloud.service_identity import Identity, IdentityKeeper, load_identity, through
-from cloud.settings import check_gates, load_settings
+from cloud.fabric.tuf.bootstrap import read_online_signers
+from cloud.fabric.tuf.current_trust import Belief
+from cloud.fabric.tuf.repository import OnlineSigners
+from cloud.fabric.tuf.serving import keep_fresh
+from cloud.fabric.tuf.targets import TargetsError
+from cloud.http.app import make_app
+from cloud.http.guard import (
+    ClosedAnswer,
+    Guard,
+    Operator,
+)
+from cloud.http.metrics import Metrics
+from cloud.mtls.client import (
+    CallError,
+    CheckedContext,
+    CloudClient,
+    ServerCheck,
+    client_context,
+    expected_service,
+)
+from cloud.mtls.identity import (
+    Identity,
+    load_identity,
+)
+from cloud.mtls.peer import (
+    NodePeer,
+    key_id_of,
+)
+from cloud.mtls.renewal import (
+    IdentityKeeper,
+    through,
+)
+from cloud.mtls.revoked import RevokedSet
+from cloud.mtls.server import ServerTls
+from cloud.process.serve import (
+    Listener,
+    Unit,
+)
+from cloud.process.settings import (
+    check_gates,
+    load_settings,
+)
 from cloud.storage import StorageError
 from cloud.storage.errors import IntegrityError
 from cloud.storage.migrate import ensure_migrated
-from cloud.web import make_app
-from protocol.est import PATH_CACERTS
+from cloud.tasks.stopping import Stopping
 from protocol.ids import NodeId, TenantId
+from protocol.messages.est import PATH_CACERTS
 
 log = logging.getLogger("cascade.fabric")
 
@@ -82,7 +126,7 @@ def make_guard(belief: Belief, revoked: RevokedSet, holder: Holder, now: Now) ->
         return await tokens.authenticate(holder.get(), token)
 
     async def closed(peer: NodePeer) -> ClosedAnswer:
-        return await confirm.closed_answer(holder.get(), peer)
+        return await statement.closed_answer(holder.get(), peer)
 
     return Guard(trust=lambda: belief.trust, checks=Checks(revoked), now=now, operator_of=operator_of, closed=closed)
 

@@ -13,26 +13,33 @@ import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from cloud.crypto.keyfile import write_secret
 from cloud.fabric import store
 from cloud.fabric.entropy import Ids, system_entropy
+from cloud.fabric.licensing.signing import (
+    TYPS,
+    key_path,
+    make_signer,
+)
 from cloud.fabric.nonce import KEY_BYTES
-from cloud.fabric.service.core import SYSTEM
-from cloud.fabric.service.tokens import new_token
-from cloud.fabric.signing import TYPS, key_path, make_signer
+from cloud.fabric.service.context import SYSTEM
+from cloud.fabric.service.operators.tokens import new_token
 from cloud.fabric.store.rows import AuditRow
 from cloud.fabric.tables import ENGINE
-from cloud.fabric.trust.bootstrap import SNAPSHOT_KEY, TIMESTAMP_KEY
-from cloud.fabric.trust.bootstrap import initialise as initialise_trust
-from cloud.fabric.trust.repository import pin_of
-from cloud.fabric.trust.targets import build_targets
-from cloud.keyfile import write_secret
-from cloud.service_identity import KEY_FILE
-from cloud.settings import database_toml
+from cloud.fabric.tuf.bootstrap import (
+    SNAPSHOT_KEY,
+    TIMESTAMP_KEY,
+)
+from cloud.fabric.tuf.bootstrap import initialise as initialise_trust
+from cloud.fabric.tuf.repository import pin_of
+from cloud.fabric.tuf.targets import build_targets
+from cloud.mtls.identity import KEY_FILE
+from cloud.process.settings import database_toml
 from cloud.storage import Location, PostgresLocation
 from cloud.storage.migrate import ensure_migrated
-from protocol.activation import TrustPin
 from protocol.encoding import json_encode
 from protocol.limits import CLOCK_SKEW
+from protocol.messages.activation import TrustPin
 
 SIGNING_KEY_LIFE = timedelta(days=3652)
 """Until rotation is built; a lease that was signed last must still verify at its end."""

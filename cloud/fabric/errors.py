@@ -28,8 +28,8 @@
 Outside they are problem documents; `refusal` is the only way there.
 """
 
-from cloud.fabric.tpm_structures import EvidenceRefused
-from cloud.problems import Refusal
+from cloud.fabric.attestation.tpm_structures import EvidenceRefused
+from cloud.http.problems import Refusal
 from protocol.problems import Code
 
 

@@ -7,9 +7,7 @@ is retried here. What Breakwater answers for good is `IssuerRefused`, all else `
 from datetime import datetime
 from typing import Protocol, TypeVar
 
-from cloud.client import CallError, CloudClient, ProblemAnswer
-from cloud.fabric.errors import IssuerRefused, IssuerUnavailable
-from cloud.issuing import (
+from cloud.contracts.breakwater import (
     PATH_CLOSE,
     PATH_CLOSE_ONE,
     PATH_DEVICE,
@@ -25,10 +23,16 @@ from cloud.issuing import (
     OpenGeneration,
     SupersedeKeys,
 )
+from cloud.fabric.errors import IssuerRefused, IssuerUnavailable
+from cloud.mtls.client import (
+    CallError,
+    CloudClient,
+    ProblemAnswer,
+)
 from protocol.faults import fault_point
 from protocol.ids import NodeId, TenantId
+from protocol.messages.sessions import Certificate
 from protocol.problems import KINDS
-from protocol.sessions import Certificate
 
 T = TypeVar("T")
 

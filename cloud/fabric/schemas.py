@@ -11,7 +11,7 @@ from typing import Generic, Literal, TypeVar
 import msgspec
 
 from protocol.ids import CodeId, NodeId, TenantId, TokenId
-from protocol.statements import Tier
+from protocol.signed.statements import Tier
 
 T = TypeVar("T")
 

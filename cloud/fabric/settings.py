@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar
 
 import msgspec
 
-from cloud.settings import ServiceSettings
+from cloud.process.settings import ServiceSettings
 from protocol.limits import CONFIRM_WITHIN
 
 

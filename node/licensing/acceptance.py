@@ -1,6 +1,6 @@
 """Whether a verified statement is to be stored: the node's side of the statement stream, as one pure function.
 
-Not verification (`protocol.statements`) and not storing (`node.licensing.store`). Rules: a later statement wins; a
+Not verification (`protocol.signed.statements`) and not storing (`node.licensing.store`). Rules: a later statement wins; a
 revocation is final in its generation and needs neither order nor freshness; where nothing at hand can be compared
 with, only what the cloud says *now* is believed, or a replayed old lease would pass for the current one.
 """
@@ -10,24 +10,15 @@ from typing import Literal
 
 import msgspec
 
-from protocol.ids import NodeId, TenantId
 from protocol.limits import SEQ_JUMP_MAX
-from protocol.statements import Lease, Revocation, Statement, Suspension, Verified, is_for, position
-
-
-class Holder(msgspec.Struct, frozen=True):
-    """Whose licence: one node in one generation."""
-
-    trust_domain: str
-    tenant: TenantId
-    node: NodeId
-    generation: int
-
-    def holds(self, statement: Statement) -> bool:
-        """Whether the statement counts for this node and generation."""
-        return statement.trust_domain == self.trust_domain and is_for(
-            statement, self.tenant, self.node, self.generation
-        )
+from protocol.signed.statements import (
+    Holder,
+    Lease,
+    Revocation,
+    Suspension,
+    Verified,
+    position,
+)
 
 
 class StoredEvidence(msgspec.Struct, frozen=True):

@@ -11,13 +11,32 @@ from typing import Annotated
 
 import msgspec
 
+from node.disk.files import (
+    StateFile,
+    encode_state,
+    ensure_private_dir,
+    read_state,
+    rename_file,
+    write_atomic,
+)
 from node.errors import StateError, VerificationFailed
-from node.files import StateFile, encode_state, ensure_private_dir, read_state, rename_file, write_atomic
-from node.licensing.acceptance import Accept, Holder, StoredEvidence
-from protocol.envelope import EnvelopeError, KeyRing
+from node.licensing.acceptance import (
+    Accept,
+    StoredEvidence,
+)
 from protocol.faults import fault_point
 from protocol.ids import NodeId
-from protocol.statements import Revocation, StatementError, Verified, verify_statement
+from protocol.signed.envelope import (
+    EnvelopeError,
+    KeyRing,
+)
+from protocol.signed.statements import (
+    Holder,
+    Revocation,
+    StatementError,
+    Verified,
+    verify_statement,
+)
 
 AwareTime = Annotated[datetime, msgspec.Meta(tz=True)]
 

@@ -23,9 +23,14 @@ from typing import Literal
 import msgspec
 
 from node.exits import Exit
-from node.licensing.acceptance import Holder, StoredEvidence
+from node.licensing.acceptance import StoredEvidence
 from protocol.limits import CLOCK_SKEW, LICENSE_ANSWER_LIFE
-from protocol.statements import Lease, Revocation, Suspension
+from protocol.signed.statements import (
+    Holder,
+    Lease,
+    Revocation,
+    Suspension,
+)
 
 State = Literal[
     "unactivated",

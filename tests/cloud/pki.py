@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from cloud.peer import PeerTrust
+from cloud.mtls.peer import PeerTrust
 from protocol.ids import NodeId, TenantId, make_id
 
 TRUST_DOMAIN = "cascade.test"

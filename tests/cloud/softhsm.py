@@ -12,8 +12,12 @@ from pathlib import Path
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from cloud.breakwater.keys_pkcs11 import RETRY_SECONDS, TIMEOUT_SECONDS, Pkcs11Keys
-from cloud.keyfile import write_secret
+from cloud.breakwater.keys.pkcs11 import (
+    RETRY_SECONDS,
+    TIMEOUT_SECONDS,
+    Pkcs11Keys,
+)
+from cloud.crypto.keyfile import write_secret
 
 MODULE = Path("/usr/lib/softhsm/libsofthsm2.so")
 LABEL = "cascade-test"
@@ -85,6 +89,6 @@ def token_processes(parent: int | None = None) -> list[int]:
             _, parent_pid = status.read_text().rpartition(")")[2].split()[:2]
         except OSError:
             continue  # it ended meanwhile
-        if b"cloud.breakwater.token_process" in command and int(parent_pid) == (parent or os.getpid()):
+        if b"cloud.breakwater.keys.token_process" in command and int(parent_pid) == (parent or os.getpid()):
             found.append(int(status.parent.name))
     return found

@@ -12,7 +12,7 @@ import pytest
 from cloud.storage import Statement, StorageError
 from cloud.storage.errors import DatabaseBusy, TransactionLost
 from cloud.storage.sqlite import SqliteBackend
-from tests.cloud.databases import sqlite_database
+from lab.postgres import sqlite_database
 from tests.cloud.storage_sample.support import SERVICE, add, count, ids, on, turns
 from tests.cloud.storage_sample.tables import ENGINE
 

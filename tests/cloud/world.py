@@ -12,7 +12,8 @@ import msgspec
 from litestar import Litestar, Request, get, post
 from litestar.params import FromPath, FromQuery, JSONBody
 
-from cloud.guard import (
+from cloud.http.app import make_app
+from cloud.http.guard import (
     ANONYMOUS,
     ENROLLING,
     NODE,
@@ -26,11 +27,19 @@ from cloud.guard import (
     current_peer,
     service,
 )
-from cloud.peer import NodePeer, ServerTls, load_key_pair
-from cloud.problems import Refusal
-from cloud.server import CloudServer, Listener, Unit, running
+from cloud.http.problems import Refusal
+from cloud.mtls.peer import NodePeer
+from cloud.mtls.server import (
+    ServerTls,
+    load_key_pair,
+)
+from cloud.process.serve import (
+    CloudServer,
+    Listener,
+    Unit,
+    running,
+)
 from cloud.storage.errors import OutcomeUnknown
-from cloud.web import make_app
 from protocol.ids import NodeId, TenantId
 from protocol.problems import ProblemDocument
 from tests.cloud.pki import Leaf, Pki

@@ -14,15 +14,28 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509 import ocsp as library_ocsp
 
-from cloud.breakwater import ocsp
-from cloud.breakwater.csr import NODE_CURVES, open_csr
 from cloud.breakwater.errors import CsrRefused
-from cloud.fabric.ek_roots import trusted_roots
-from cloud.fabric.ek_trust import TenantTrust, judge
-from cloud.fabric.evidence import verify_key
-from cloud.fabric.tpm_structures import EvidenceRefused
-from protocol.est import EstError, decode_base64, decode_certs_only, encode_base64, encode_certs_only, media_type
+from cloud.breakwater.pkix import ocsp
+from cloud.breakwater.pkix.csr import (
+    NODE_CURVES,
+    open_csr,
+)
+from cloud.fabric.attestation.ek_roots import trusted_roots
+from cloud.fabric.attestation.ek_trust import (
+    TenantTrust,
+    judge,
+)
+from cloud.fabric.attestation.evidence import verify_key
+from cloud.fabric.attestation.tpm_structures import EvidenceRefused
 from protocol.evidence import EndorsementEvidence, KeyEvidence
+from protocol.messages.est import (
+    EstError,
+    decode_base64,
+    decode_certs_only,
+    encode_base64,
+    encode_certs_only,
+    media_type,
+)
 from tests.simulators import forged_evidence as forged
 
 CORPUS = Path(__file__).parent / "corpus"

@@ -7,11 +7,14 @@ from typing import NamedTuple
 import pytest
 import trio
 
+from lab.tpm import (
+    SoftTpm,
+    shared_bus,
+)
 from node.hwbind import keys
 from node.hwbind.keys import WrappedKey
 from node.hwbind.tpm import Tpm
 from tests.simulators.fabric import Fabric
-from tests.simulators.tpm import SoftTpm, shared_bus
 
 
 class Machine(NamedTuple):

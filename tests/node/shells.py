@@ -3,16 +3,25 @@
 from datetime import timedelta
 from pathlib import Path
 
+from node.disk.identity import Identity
 from node.hwbind.keys import WrappedKey
-from node.identity import Identity
-from node.licensing.keeper import Keeper
+from node.licensing.licence import Keeper
 from node.state import State
-from node.trust import TrustSet
-from node.trust_files import METADATA, Generation, publish
-from protocol.activation import TrustPin
+from node.trust.files import (
+    METADATA,
+    Generation,
+    publish,
+)
+from node.trust.published import TrustSet
 from protocol.encoding import json_encode, sha256_hex
-from protocol.sessions import StatementAnswer
-from protocol.trust import TARGET_SERVICES, TARGET_SIGNING_KEYS, TARGET_X509_BUNDLE, SigningKeys
+from protocol.messages.activation import TrustPin
+from protocol.messages.sessions import StatementAnswer
+from protocol.signed.trust import (
+    TARGET_SERVICES,
+    TARGET_SIGNING_KEYS,
+    TARGET_X509_BUNDLE,
+    SigningKeys,
+)
 from tests.simulators.fabric import DOMAIN, NODE, TENANT, Fabric, utc_now
 
 ROOT = b"{}"

@@ -12,19 +12,22 @@ import msgspec
 import pytest
 import trio
 
-from node import api
 from node.agent import Agent, Revoked
-from node.ask import ask
-from node.certificates import CertificateRejected
 from node.config import Config
 from node.errors import NodeError, StateDamaged
 from node.exits import Exit
 from node.hwbind import keys
 from node.hwbind.errors import TpmAbsent, TpmFailed
 from node.hwbind.tpm import Tpm
+from node.link import api
+from node.link.certificates import CertificateRejected
+from node.local.client import ask
 from node.state import NotActivated, State
-from node.trust import TrustSet
-from protocol.est import PATH_SIMPLEREENROLL, encode_certs_only
+from node.trust.published import TrustSet
+from protocol.messages.est import (
+    PATH_SIMPLEREENROLL,
+    encode_certs_only,
+)
 from tests.node.conftest import Machine
 from tests.node.shells import apply, identity, install, trust_of
 from tests.simulators.fabric import DAY, Answer, Fabric, Reply, Request, always, hang, problem, raw, refused, utc_now
@@ -347,7 +350,10 @@ async def test_a_start_on_a_bad_tpm(
 async def test_on_another_machine_the_gate_stays_closed(
     config: Config, state: State, machine: Machine, tmp_path: Path
 ) -> None:
-    from tests.simulators.tpm import SoftTpm, shared_bus
+    from lab.tpm import (
+        SoftTpm,
+        shared_bus,
+    )
 
     with SoftTpm(tmp_path / "chip", ca=machine.chip.ca, bus=shared_bus()) as other:
         port = Tpm(other.tcti)
@@ -434,7 +440,7 @@ async def test_trust_is_refreshed_for_the_keeper_in_force(
     async def refresh(_: Path) -> TrustSet:
         return newer
 
-    monkeypatch.setattr("node.trust.refresh", refresh)
+    monkeypatch.setattr("node.trust.published.refresh", refresh)
     await agent._refresh_trust()
     assert agent.keeper.trust is newer
 
@@ -447,8 +453,8 @@ async def test_trust_is_refreshed_soon_after_a_start(agent: Agent, monkeypatch: 
         refreshed.set()
         return agent.keeper.trust
 
-    monkeypatch.setattr("node.trust.refresh", refresh)
-    monkeypatch.setattr("node.licensing.schedule.TRUST_FIRST_SECONDS_MAX", 0.1)
+    monkeypatch.setattr("node.trust.published.refresh", refresh)
+    monkeypatch.setattr("node.exchanges.schedule.TRUST_FIRST_SECONDS_MAX", 0.1)
     async with running(agent):
         with trio.fail_after(5):
             await refreshed.wait()

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.activation import PinError, TrustPin, parse_pin
 from protocol.codes import ENTROPY_BYTES, SecretFormatError, make_secret, parse_secret, secret_hash
 from protocol.encoding import EncodingError, b64url_decode, b64url_encode
 from protocol.evidence import qualifying_data
@@ -21,6 +20,11 @@ from protocol.ids import (
     parse_id,
     parse_spiffe,
     parse_trust_domain,
+)
+from protocol.messages.activation import (
+    PinError,
+    TrustPin,
+    parse_pin,
 )
 from protocol.problems import KINDS, Code, document
 from tests.protocol.vectors import examples

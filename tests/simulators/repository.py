@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from cloud.fabric.trust.repository import (
+from cloud.fabric.tuf.repository import (
     Latest,
     MetadataFile,
     OnlineSigners,
@@ -24,10 +24,13 @@ from cloud.fabric.trust.repository import (
     replace_targets,
     signer_of,
 )
-from cloud.fabric.trust.serving import file_for
-from cloud.fabric.trust.targets import build_targets
-from protocol.activation import TrustPin
-from protocol.envelope import VerificationKey, key_id
+from cloud.fabric.tuf.serving import file_for
+from cloud.fabric.tuf.targets import build_targets
+from protocol.messages.activation import TrustPin
+from protocol.signed.envelope import (
+    VerificationKey,
+    key_id,
+)
 
 START = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 Answer = bytes | Callable[[BaseHTTPRequestHandler], None]

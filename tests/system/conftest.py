@@ -5,8 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulators.tpm import SoftTpm, shared_bus
-from tests.system.harness import Cloud, Machine, ended
+from lab.tpm import (
+    SoftTpm,
+    shared_bus,
+)
+from tests.system.support.harness import (
+    Cloud,
+    Machine,
+    ended,
+)
 
 
 @pytest.fixture(scope="session")

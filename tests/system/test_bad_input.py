@@ -1,7 +1,7 @@
 """Bad input gets a stable code and what to do next, and changes nothing: over the wire, on the disk, from the TPM.
 
 Both databases are compared row by row before and after a refusal, the state directory byte by byte. Forged evidence
-has its own table (`tests/cloud/fabric/test_evidence.py`); here stands what goes through HTTP and through processes.
+has its own table (`tests/cloud/fabric/attestation/test_evidence.py`); here stands what goes through HTTP and through processes.
 """
 
 import json
@@ -23,14 +23,22 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from cloud.fabric.nonce import SALT_BYTES, make_nonce
-from protocol.activation import Challenge
+from lab.tpm import SoftTpm
 from protocol.codes import make_secret
 from protocol.limits import CHALLENGE_TRIES_MAX, REQUEST_BODY_BYTES_MAX
-from protocol.sessions import OpenSession, Session
+from protocol.messages.activation import Challenge
+from protocol.messages.sessions import (
+    OpenSession,
+    Session,
+)
 from tests.simulators.forged_evidence import Maker, PaperChip, request, request_with_bad_signature
-from tests.simulators.tpm import SoftTpm
-from tests.system.harness import Cloud, Machine, ended, wait_until
-from tests.system.raw import (
+from tests.system.support.harness import (
+    Cloud,
+    Machine,
+    ended,
+    wait_until,
+)
+from tests.system.support.raw import (
     SESSIONS,
     PaperNode,
     Wire,
@@ -41,7 +49,11 @@ from tests.system.raw import (
     secret_of,
     unchanged,
 )
-from tests.system.routes import World, all_routes, world_of
+from tests.system.support.routes import (
+    World,
+    all_routes,
+    world_of,
+)
 
 RUN_EXITS = frozenset({0, 2, 70, 80, 81, 87})
 

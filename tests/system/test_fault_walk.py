@@ -6,10 +6,19 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.simulators.tpm import SoftTpm
-from tests.system.fault_scenarios import PREPARE, SCENARIOS, Case, run_lanes
-from tests.system.points import ROOT, is_fault_point, points_in_code
-from tests.system.walk import Lane
+from lab.tpm import SoftTpm
+from tests.system.support.fault_scenarios import (
+    PREPARE,
+    SCENARIOS,
+    Case,
+    run_lanes,
+)
+from tests.system.support.points import (
+    ROOT,
+    is_fault_point,
+    points_in_code,
+)
+from tests.system.support.walk import Lane
 
 LANES = 3
 GROUP_CASES = 6
@@ -34,25 +43,25 @@ _EFFECTS = {
         *("self._store.reserve", "self._store.draw", "self._store.publish", "self._store.add", "self._store.end"),
         *("write_key", "write_secret"),
     },
-    "cloud/service_identity.py": {"write_key", "write_secret", "self._ask.reenroll", "sync_directory"},
+    "cloud/mtls/identity.py": {"write_key", "write_secret", "self._ask.reenroll", "sync_directory"},
 }
 """What writes durably or sends, by the text of the call."""
 _OTHERWISE = {
     "node/licensing/store.py:_set_tombstone_aside": "called inside node.statement.write",
     "cloud/fabric/bootstrap.py": "cascade init, before there is a cloud",
-    "cloud/fabric/service/codes.py": "an operator's command, one transaction and nothing after it",
-    "cloud/fabric/service/tenants.py": "the same",
-    "cloud/fabric/service/tokens.py": "the same",
-    "cloud/fabric/service/trust.py": "the same",
-    "cloud/fabric/service/adoption.py:write_told": "one transaction; a node tells again with its next question",
-    "cloud/fabric/service/follow.py:wake_due": "one transaction; whom it did not wake it wakes at the next beat",
+    "cloud/fabric/service/operators/codes.py": "an operator's command, one transaction and nothing after it",
+    "cloud/fabric/service/operators/tenants.py": "the same",
+    "cloud/fabric/service/operators/tokens.py": "the same",
+    "cloud/fabric/service/published_trust/publishing.py": "the same",
+    "cloud/fabric/service/published_trust/adoption.py:write_told": "one transaction; a node tells again with its next question",
+    "cloud/fabric/service/published_trust/follower.py:wake_due": "one transaction; whom it did not wake it wakes at the next beat",
     "cloud/fabric/app.py:_keep_fresh": "one transaction; done at the next start or in the next hour",
     "cloud/breakwater/bootstrap.py": "cascade init, before there is a cloud",
-    "cloud/breakwater/ceremony_run.py": "a ceremony's new files, staged beside their places; nothing uses them yet",
+    "cloud/breakwater/ceremony/run.py": "a ceremony's new files, staged beside their places; nothing uses them yet",
     "cloud/breakwater/authorities.py:load": "rows that are there stay; done at each start",
-    "cloud/breakwater/enrolment.py:create": "an operator's command, one transaction and nothing after it",
-    "cloud/breakwater/enrolment.py:revoke": "the same",
-    "cloud/breakwater/refusals.py:_write": "the audit of a refusal, which stands without it",
+    "cloud/breakwater/issuance/enrolment.py:create": "an operator's command, one transaction and nothing after it",
+    "cloud/breakwater/issuance/enrolment.py:revoke": "the same",
+    "cloud/breakwater/refusal_audit.py:_write": "the audit of a refusal, which stands without it",
 }
 """Where it stands outside of a fault point, and why it may."""
 

@@ -17,10 +17,24 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from cloud.guard import OPERATOR
-from tests.system.harness import Cloud, wait_until
-from tests.system.raw import PLAINTEXT, Answer, once
-from tests.system.routes import RECIPES, Caller, Route, World, all_routes, world_of
+from cloud.http.guard import OPERATOR
+from tests.system.support.harness import (
+    Cloud,
+    wait_until,
+)
+from tests.system.support.raw import (
+    PLAINTEXT,
+    Answer,
+    once,
+)
+from tests.system.support.routes import (
+    RECIPES,
+    Caller,
+    Route,
+    World,
+    all_routes,
+    world_of,
+)
 
 HEAD_BYTES = 12_000
 """Of forged headers in one request; the listeners take 16 kB of head."""
@@ -241,7 +255,7 @@ def _metric_names(answer: Answer) -> Any:
 class Observed:
     """What a request left behind in the audit of both services."""
 
-    # Breakwater's refusals leave a row each only so often an hour (tests/cloud/breakwater/test_refusals.py).
+    # Breakwater's refusals leave a row each only so often an hour (tests/cloud/breakwater/test_refusal_audit.py).
     _QUERIES = (
         ("fabric", "SELECT rowid, actor, action, object, tenant, outcome, detail FROM audit WHERE rowid > ?"),
         (

@@ -15,16 +15,38 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from cloud.issuing import PATH_DEVICE
+from cloud.contracts.breakwater import PATH_DEVICE
 from cloud.storage import PostgresLocation
-from protocol.est import PATH_SIMPLEREENROLL, decode_certs_only, encode_base64
-from tests.cloud.databases import cluster, postgres_copy
-from tests.system.harness import Cloud, Plan, wait_until
-from tests.system.issuer_checks import check, serials_of
-from tests.system.issuer_scenarios import SCENARIOS, Case, run_lanes
-from tests.system.issuer_walk import Interrupted, Mode, Site
-from tests.system.points import points_in_code
-from tests.system.raw import Identity
+from lab.postgres import (
+    cluster,
+    postgres_copy,
+)
+from protocol.messages.est import (
+    PATH_SIMPLEREENROLL,
+    decode_certs_only,
+    encode_base64,
+)
+from tests.system.support.harness import (
+    Cloud,
+    Plan,
+    wait_until,
+)
+from tests.system.support.issuer_checks import (
+    check,
+    serials_of,
+)
+from tests.system.support.issuer_scenarios import (
+    SCENARIOS,
+    Case,
+    run_lanes,
+)
+from tests.system.support.issuer_walk import (
+    Interrupted,
+    Mode,
+    Site,
+)
+from tests.system.support.points import points_in_code
+from tests.system.support.raw import Identity
 
 LANES = 2
 MODES: tuple[Mode, ...] = ("sqlite", "postgresql", "two replicas")

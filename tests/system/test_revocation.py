@@ -12,15 +12,37 @@ import msgspec
 import pytest
 from cryptography import x509
 
-from node import trust
+from lab.tpm import SoftTpm
+from node.trust import published as trust
+from protocol.messages.sessions import (
+    Ask,
+    Events,
+    Session,
+    StatementAnswer,
+)
 from protocol.problems import ProblemDocument
-from protocol.sessions import Ask, Events, Session, StatementAnswer
-from protocol.statements import Revocation, verify_statement
+from protocol.signed.statements import (
+    Revocation,
+    verify_statement,
+)
 from tests.simulators.forged_evidence import request
-from tests.simulators.tpm import SoftTpm
-from tests.system.harness import Cloud, Machine, ended, wait_until
-from tests.system.raw import SESSIONS, PaperNode, Wire, new_key, once, paper_tenant, renew_device, secret_of
-from tests.system.strangers import Stranger
+from tests.system.support.harness import (
+    Cloud,
+    Machine,
+    ended,
+    wait_until,
+)
+from tests.system.support.raw import (
+    SESSIONS,
+    PaperNode,
+    Wire,
+    new_key,
+    once,
+    paper_tenant,
+    renew_device,
+    secret_of,
+)
+from tests.system.support.strangers import Stranger
 
 ASK = Ask("n" * 32)
 SHORT_LEASE = "3,5,9,15"
@@ -56,7 +78,7 @@ def revocation_in(cloud: Cloud, problem: ProblemDocument, directory: Path) -> Re
 def _bootstrap(file: Path, directory: Path) -> trust.TrustSet:
     import trio
 
-    from node.licensing.activation import read_activation_file
+    from node.exchanges.activation import read_activation_file
 
     parsed, _ = read_activation_file(file)
     return trio.run(trust.bootstrap, parsed.repository_url, parsed.pin, directory)

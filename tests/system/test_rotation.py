@@ -16,16 +16,20 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from cloud.cli.errors import EXIT_REFUSED
-from cloud.issuing import PATH_REVOCATIONS
-from cloud.peer import key_id_of
-from node.identity import IdentityStore
+from cloud.contracts.breakwater import PATH_REVOCATIONS
+from cloud.mtls.peer import key_id_of
+from lab.tpm import SoftTpm
+from node.disk.identity import IdentityStore
 from protocol.encoding import sha256_hex
-from protocol.sessions import Ask
+from protocol.messages.sessions import Ask
 from tests.simulators.forged_evidence import request
-from tests.simulators.tpm import SoftTpm
-from tests.system.fleet import Fleet
-from tests.system.harness import Cloud, Machine, wait_until
-from tests.system.raw import (
+from tests.system.support.fleet import Fleet
+from tests.system.support.harness import (
+    Cloud,
+    Machine,
+    wait_until,
+)
+from tests.system.support.raw import (
     Answer,
     Closed,
     Identity,
@@ -37,7 +41,7 @@ from tests.system.raw import (
     renew_device,
     secret_of,
 )
-from tests.system.raw import service_identity as identity_of
+from tests.system.support.raw import service_identity as identity_of
 
 NODES = 50
 CLASSES = ("root", "nodes", "services")

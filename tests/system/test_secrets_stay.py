@@ -15,11 +15,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
-from cloud.keyfile import read_passphrase
+from cloud.crypto.keyfile import read_passphrase
 from tests.cloud.softhsm import SoftHsm, token_processes
-from tests.system.harness import Cloud, free_ports, wait_until
-from tests.system.on_token import move_a_key_to_a_token
-from tests.system.raw import PaperNode, paper_tenant, secret_of
+from tests.system.support.harness import (
+    Cloud,
+    free_ports,
+    wait_until,
+)
+from tests.system.support.on_token import move_a_key_to_a_token
+from tests.system.support.raw import (
+    PaperNode,
+    paper_tenant,
+    secret_of,
+)
 
 CASCADE = Path(sys.executable).with_name("cascade")
 START_SECONDS = 120
@@ -85,7 +93,7 @@ def test_passphrase_and_pin_are_in_no_process_list_log_or_file(tmp_path: Path) -
             watch.look()
     assert watch.saw(b"cascade", b"init")
     assert watch.saw(b"cascade", b"up")
-    assert watch.saw(b"cloud.breakwater.token_process")
+    assert watch.saw(b"cloud.breakwater.keys.token_process")
     assert not watch.found
     issued = cloud.rows("breakwater", "SELECT DISTINCT authority FROM certificate WHERE node = ?", node.node)
     assert issued == [("nodes-1",)]

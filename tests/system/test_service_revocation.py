@@ -18,11 +18,17 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from cloud.issuing import PATH_REVOCATIONS
-from protocol.sessions import Session
+from cloud.contracts.breakwater import PATH_REVOCATIONS
+from protocol.messages.sessions import Session
 from tests.simulators.forged_evidence import request
-from tests.system.harness import WAIT_SECONDS, Cloud, Process, free_ports, wait_until
-from tests.system.raw import (
+from tests.system.support.harness import (
+    WAIT_SECONDS,
+    Cloud,
+    Process,
+    free_ports,
+    wait_until,
+)
+from tests.system.support.raw import (
     PORTS,
     SESSIONS,
     Identity,
@@ -36,7 +42,7 @@ from tests.system.raw import (
     secret_of,
     service_identity,
 )
-from tests.system.strangers import Stranger
+from tests.system.support.strangers import Stranger
 
 FEED = f"{PATH_REVOCATIONS}?cursor=0&wait=0"
 

@@ -1,9 +1,13 @@
-"""The soak in small: `tests/system/soak.py` does the same with ten thousand."""
+"""The soak in small: `tests/system/support/soak.py` does the same with ten thousand."""
 
 from pathlib import Path
 
-from tests.system.harness import Cloud
-from tests.system.soak import REVOKED_OF, Soak, told
+from tests.system.support.harness import Cloud
+from tests.system.support.soak import (
+    REVOKED_OF,
+    Soak,
+    told,
+)
 
 CERTIFICATES = 200
 

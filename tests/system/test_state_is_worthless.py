@@ -29,16 +29,27 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from lab.tpm import SoftTpm
+from node.disk.identity import IdentityStore
 from node.hwbind import keys
 from node.hwbind.errors import TpmNotOurs
 from node.hwbind.tpm import Tpm
-from node.identity import IdentityStore
 from protocol.ids import EKU_DEVICE, NodeSpiffeId, parse_spiffe
 from tests.simulators.forged_evidence import request
-from tests.simulators.tpm import SoftTpm
-from tests.system.harness import WAIT_SECONDS, Cloud, Machine, ended, free_ports, wait_until
-from tests.system.key_search import Search, keys_in, public_bytes
-from tests.system.raw import (
+from tests.system.support.harness import (
+    WAIT_SECONDS,
+    Cloud,
+    Machine,
+    ended,
+    free_ports,
+    wait_until,
+)
+from tests.system.support.key_search import (
+    Search,
+    keys_in,
+    public_bytes,
+)
+from tests.system.support.raw import (
     SESSIONS,
     Closed,
     Identity,
@@ -78,7 +89,7 @@ class Watched:
         assert strace, "strace is missing: run make setup"
         with (machine.directory / "watched.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [strace, *self._OPTIONS, "-o", str(self._trace), sys.executable, "-m", "node.cli", *argv],
+                [strace, *self._OPTIONS, "-o", str(self._trace), sys.executable, "-m", "node.cli.main", *argv],
                 env={
                     **machine.env,
                     "PATH": "/usr/bin:/bin",

@@ -8,7 +8,7 @@ from cloud.breakwater.routes.problems import refuse
 
 
 def routes() -> list[Router]:
-    """All routes, for `cloud.web.make_app`; the issuer's refusals are answered by one table."""
+    """All routes, for `cloud.http.app.make_app`; the issuer's refusals are answered by one table."""
     handlers = [
         *generations.HANDLERS,
         *certificates.HANDLERS,

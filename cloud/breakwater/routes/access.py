@@ -5,9 +5,16 @@ from typing import Any
 
 from litestar import Request
 
-from cloud.breakwater.service import Issuing
-from cloud.guard import current_service
-from cloud.peer import NodePeer, Peer, PeerRefused, PeerTrust, ServicePeer, peer_of
+from cloud.breakwater.issuance.issuing import Issuing
+from cloud.http.guard import current_service
+from cloud.mtls.peer import (
+    NodePeer,
+    Peer,
+    PeerRefused,
+    PeerTrust,
+    ServicePeer,
+    peer_of,
+)
 
 ANONYMOUS = "anonymous"
 

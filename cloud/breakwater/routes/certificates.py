@@ -9,8 +9,13 @@ from litestar import Request, post
 from litestar.params import JSONBody
 
 from cloud.breakwater.routes.access import caller, issuing
-from cloud.breakwater.schemas import PATH_DEVICE, PATH_SESSION, Certificate, IssueNodeCertificate
-from cloud.guard import service
+from cloud.contracts.breakwater import (
+    PATH_DEVICE,
+    PATH_SESSION,
+    IssueNodeCertificate,
+)
+from cloud.http.guard import service
+from protocol.messages.sessions import Certificate
 
 
 @post(PATH_DEVICE, status_code=200, opt={"peers": (service("fabric"),)})

@@ -6,10 +6,22 @@ from litestar import Request, Response, get, post
 from litestar.exceptions import HTTPException
 
 from cloud.breakwater.errors import EnrolmentRefused
-from cloud.breakwater.est import Est
-from cloud.guard import ANONYMOUS, BASIC, ENROLLING, NODE, current_credentials, current_peer, service
-from cloud.problems import Refusal, refusal_of
-from protocol.est import (
+from cloud.breakwater.issuance.est import Est
+from cloud.http.guard import (
+    ANONYMOUS,
+    BASIC,
+    ENROLLING,
+    NODE,
+    current_credentials,
+    current_peer,
+    service,
+)
+from cloud.http.problems import (
+    Refusal,
+    refusal_of,
+)
+from protocol.ids import SERVICE_NAMES
+from protocol.messages.est import (
     CSRATTRS_DER,
     HEADER_REQUEST,
     PATH_CACERTS,
@@ -26,7 +38,6 @@ from protocol.est import (
     encode_certs_only,
     media_type,
 )
-from protocol.ids import SERVICE_NAMES
 
 AnyRequest = Request[Any, Any, Any]
 

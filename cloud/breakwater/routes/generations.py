@@ -6,18 +6,20 @@ from litestar import Request, post
 from litestar.params import JSONBody
 
 from cloud.breakwater.routes.access import caller, issuing
-from cloud.breakwater.schemas import (
+from cloud.contracts.breakwater import (
     PATH_CLOSE,
     PATH_CLOSE_ONE,
     PATH_OPEN,
+    PATH_SUPERSEDE_KEYS,
     CloseGeneration,
     CloseGenerations,
     GenerationOpened,
     GenerationsClosed,
+    KeysSuperseded,
     OpenGeneration,
+    SupersedeKeys,
 )
-from cloud.guard import service
-from cloud.issuing import PATH_SUPERSEDE_KEYS, KeysSuperseded, SupersedeKeys
+from cloud.http.guard import service
 
 
 @post(PATH_OPEN, status_code=200, opt={"peers": (service("fabric"),)})

@@ -6,8 +6,8 @@ from litestar import Request, get
 
 from cloud.breakwater.errors import IssuerError
 from cloud.breakwater.routes.access import issuing
-from cloud.guard import ANONYMOUS
-from cloud.problems import Refusal
+from cloud.http.guard import ANONYMOUS
+from cloud.http.problems import Refusal
 from cloud.storage import StorageError
 
 

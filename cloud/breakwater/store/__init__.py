@@ -4,8 +4,8 @@ from cloud.breakwater.store.audit import AuditEntry, AuditStore
 from cloud.breakwater.store.authorities import AuthorityRow, AuthorityState, AuthorityStore, CrossRow
 from cloud.breakwater.store.generations import GenerationStore
 from cloud.breakwater.store.issuance import Device, IssuanceStore, Order, ServiceHostName, Stored, serial_text
-from cloud.breakwater.store.purging import PurgeStore
-from cloud.breakwater.store.revoking import RevokingStore
+from cloud.breakwater.store.retention import PurgeStore
+from cloud.breakwater.store.revocation_writes import RevokingStore
 from cloud.storage import ServiceEngine
 
 __all__ = [

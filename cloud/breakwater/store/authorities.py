@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from cloud.breakwater.errors import Conflict
-from cloud.breakwater.profiles import CaName
+from cloud.breakwater.pkix.profiles import CaName
 from cloud.breakwater.store.audit import AuditEntry, AuditStore
 from cloud.storage import ServiceEngine, Statement
 

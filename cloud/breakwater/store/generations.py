@@ -6,7 +6,7 @@ a node and an issuance for it exclude each other, on every replica.
 
 from cloud.breakwater.errors import Conflict
 from cloud.breakwater.store.audit import AuditEntry, AuditStore
-from cloud.breakwater.store.revoking import announce
+from cloud.breakwater.store.revocation_writes import announce
 from cloud.storage import ServiceEngine, Statement
 
 _IS_OPEN = Statement(

@@ -18,9 +18,12 @@ from cloud.breakwater.errors import (
     NotAdmitted,
     StillRunning,
 )
-from cloud.breakwater.profiles import PROFILE_VERSION, Wanted
+from cloud.breakwater.pkix.profiles import (
+    PROFILE_VERSION,
+    Wanted,
+)
 from cloud.breakwater.store.generations import generation_id
-from cloud.breakwater.store.revoking import announce
+from cloud.breakwater.store.revocation_writes import announce
 from cloud.storage import Row, ServiceEngine, Statement
 
 State = Literal["recorded", "issued", "revoked", "orphaned"]

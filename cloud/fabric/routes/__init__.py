@@ -8,7 +8,7 @@ from cloud.fabric.routes.access import refuse
 
 
 def routes() -> list[Router]:
-    """All routes of the API, for `cloud.web.make_app`."""
+    """All routes of the API, for `cloud.http.app.make_app`."""
     handlers = [
         *activation.HANDLERS,
         *node.HANDLERS,

@@ -5,8 +5,8 @@ from typing import Any
 from litestar import Request, Response
 
 from cloud.fabric.errors import FabricError, NotFound, refusal
-from cloud.fabric.service.core import Core
-from cloud.problems import handle
+from cloud.fabric.service.context import Core
+from cloud.http.problems import handle
 from protocol.ids import (
     ActivationId,
     CodeId,

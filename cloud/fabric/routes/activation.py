@@ -6,10 +6,15 @@ from litestar import Request, post
 from litestar.params import FromPath, JSONBody
 
 from cloud.fabric.routes.access import activation_id, core_of
-from cloud.fabric.service import activation as service
-from cloud.guard import ANONYMOUS
-from protocol.activation import Activated, Challenge, ProveActivation, StartActivation
+from cloud.fabric.service.nodes import activation as service
+from cloud.http.guard import ANONYMOUS
 from protocol.encoding import sha256_hex
+from protocol.messages.activation import (
+    Activated,
+    Challenge,
+    ProveActivation,
+    StartActivation,
+)
 
 
 @post("/v1/activations", status_code=201, opt={"peers": (ANONYMOUS,)})

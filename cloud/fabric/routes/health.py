@@ -4,8 +4,8 @@ from litestar import get
 
 from cloud.fabric import schemas
 from cloud.fabric.service import health
-from cloud.guard import ANONYMOUS
-from cloud.problems import Refusal
+from cloud.http.guard import ANONYMOUS
+from cloud.http.problems import Refusal
 from cloud.storage import StorageError
 
 

@@ -6,11 +6,23 @@ from litestar import Request, get, post
 from litestar.params import JSONBody, QueryParameter
 
 from cloud.fabric.routes.access import core_of
-from cloud.fabric.service import confirm as service
-from cloud.fabric.service import sessions
-from cloud.guard import ANONYMOUS, NODE, current_node
+from cloud.fabric.service.nodes import confirm as service
+from cloud.fabric.service.nodes import sessions
+from cloud.fabric.service.nodes import statement as statements
+from cloud.http.guard import (
+    ANONYMOUS,
+    NODE,
+    current_node,
+)
 from protocol.limits import EVENT_WAIT_SECONDS_MAX, SEQ_MAX
-from protocol.sessions import Ask, Events, Nonce, OpenSession, Session, StatementAnswer
+from protocol.messages.sessions import (
+    Ask,
+    Events,
+    Nonce,
+    OpenSession,
+    Session,
+    StatementAnswer,
+)
 
 
 @post("/v1/node/nonces", status_code=200, opt={"peers": (ANONYMOUS,)})
@@ -34,7 +46,7 @@ async def confirm(data: JSONBody[Ask], request: Request[Any, Any, Any]) -> State
 @post("/v1/node/statement", status_code=200, opt={"peers": (NODE,)})
 async def statement(data: JSONBody[Ask], request: Request[Any, Any, Any]) -> StatementAnswer:
     """The node's current statement."""
-    return await service.statement(core_of(request), current_node(request), data)
+    return await statements.statement(core_of(request), current_node(request), data)
 
 
 @get("/v1/node/events", opt={"peers": (NODE,)})
@@ -44,7 +56,7 @@ async def events(
     wait: Annotated[int, QueryParameter(ge=0, le=EVENT_WAIT_SECONDS_MAX)] = 0,
 ) -> Events:
     """A hint that something changed since `cursor`: at once, after a change, or after `wait` seconds."""
-    return await service.events(core_of(request), current_node(request), cursor, wait)
+    return await statements.events(core_of(request), current_node(request), cursor, wait)
 
 
 HANDLERS = (nonce, open_session, confirm, statement, events)

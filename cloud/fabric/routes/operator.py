@@ -7,10 +7,19 @@ from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
 from cloud.fabric import schemas
 from cloud.fabric.routes.access import code_id, core_of, node_id, tenant_id, token_id
-from cloud.fabric.service import codes, nodes, standing, tenants, tokens
+from cloud.fabric.service.operators import (
+    codes,
+    node_lists,
+    standing,
+    tenants,
+    tokens,
+)
 from cloud.fabric.service.views import PAGE_ITEMS_DEFAULT
-from cloud.guard import OPERATOR, current_operator
-from cloud.guard import PEERS as OPT
+from cloud.http.guard import (
+    OPERATOR,
+    current_operator,
+)
+from cloud.http.guard import PEERS as OPT
 
 Asked = Request[Any, Any, Any]
 ADMITTED = {OPT: (OPERATOR,)}
@@ -90,13 +99,13 @@ async def list_nodes(
     limit: FromQuery[int] = PAGE_ITEMS_DEFAULT,
 ) -> schemas.Page[schemas.Node]:
     """Nodes, the oldest first."""
-    return await nodes.page(tenant, standing, cursor, limit)
+    return await node_lists.page(tenant, standing, cursor, limit)
 
 
 @get("/v1/nodes/{node:str}", opt=ADMITTED)
 async def show_node(node: FromPath[str]) -> schemas.NodeDetail:
     """One node with its newest generations."""
-    return await nodes.detail(node_id(node))
+    return await node_lists.detail(node_id(node))
 
 
 @post("/v1/nodes/{node:str}/suspend", status_code=200, opt=ADMITTED)
@@ -152,7 +161,7 @@ async def list_audit(
     limit: FromQuery[int] = PAGE_ITEMS_DEFAULT,
 ) -> schemas.Page[schemas.AuditEntry]:
     """Who did what, the newest first."""
-    return await nodes.audit(tenant, subject, action, cursor, limit)
+    return await node_lists.audit(tenant, subject, action, cursor, limit)
 
 
 HANDLERS = (

@@ -7,8 +7,13 @@ from litestar.params import FromPath
 
 from cloud.fabric.errors import NotFound
 from cloud.fabric.routes.health import healthz
-from cloud.fabric.trust.serving import METADATA_PREFIX, TARGETS_PREFIX, TrustStore, file_for
-from cloud.guard import ANONYMOUS
+from cloud.fabric.tuf.serving import (
+    METADATA_PREFIX,
+    TARGETS_PREFIX,
+    TrustStore,
+    file_for,
+)
+from cloud.http.guard import ANONYMOUS
 
 
 async def _answer(request: Request[Any, Any, Any], path: str) -> Response[bytes]:

@@ -7,10 +7,16 @@ from litestar.params import FromQuery, JSONBody
 
 from cloud.fabric import schemas
 from cloud.fabric.routes.access import core_of
-from cloud.fabric.service import adoption, trust
+from cloud.fabric.service.published_trust import (
+    adoption,
+    publishing,
+)
 from cloud.fabric.service.views import PAGE_ITEMS_DEFAULT
-from cloud.guard import OPERATOR, current_operator
-from cloud.guard import PEERS as OPT
+from cloud.http.guard import (
+    OPERATOR,
+    current_operator,
+)
+from cloud.http.guard import PEERS as OPT
 
 Asked = Request[Any, Any, Any]
 ADMITTED = {OPT: (OPERATOR,)}
@@ -19,13 +25,13 @@ ADMITTED = {OPT: (OPERATOR,)}
 @get("/v1/trust", opt=ADMITTED)
 async def show_published() -> schemas.Trust:
     """What is published now."""
-    return await trust.published()
+    return await publishing.published()
 
 
 @post("/v1/trust/targets", status_code=200, opt=ADMITTED)
 async def publish_targets(data: JSONBody[schemas.PublishTrust], request: Asked) -> schemas.Trust:
     """Publish what the offline holders have signed."""
-    return await trust.publish(core_of(request), current_operator(request), data)
+    return await publishing.publish(core_of(request), current_operator(request), data)
 
 
 @get("/v1/trust/adoption", opt=ADMITTED)
@@ -45,7 +51,7 @@ async def list_adoption(
 @post("/v1/trust/renew-devices", status_code=200, opt=ADMITTED)
 async def renew_devices(data: JSONBody[schemas.RenewDevices], request: Asked) -> schemas.RenewalOrder:
     """Have older device certificates renewed."""
-    return await trust.renew_devices(core_of(request), current_operator(request), data)
+    return await publishing.renew_devices(core_of(request), current_operator(request), data)
 
 
 HANDLERS = (show_published, publish_targets, show_adoption, list_adoption, renew_devices)

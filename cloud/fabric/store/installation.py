@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from cloud.fabric.tables import ENGINE
-from cloud.fabric.trust.belief import RenewalOrder
+from cloud.fabric.tuf.current_trust import RenewalOrder
 from cloud.storage import Statement
 
 RENEWAL = "renew_devices"

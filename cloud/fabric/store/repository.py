@@ -1,9 +1,13 @@
-"""Queries on the files of the TUF repository: the store that `cloud.fabric.trust.serving` asks for."""
+"""Queries on the files of the TUF repository: the store that `cloud.fabric.tuf.serving` asks for."""
 
 from typing import cast
 
 from cloud.fabric.tables import ENGINE
-from cloud.fabric.trust.repository import MetadataFile, Publication, RoleName
+from cloud.fabric.tuf.repository import (
+    MetadataFile,
+    Publication,
+    RoleName,
+)
 from cloud.storage import Statement
 
 _NEWEST = Statement("SELECT version FROM tuf_metadata WHERE role = {} ORDER BY version DESC LIMIT 1")

@@ -5,8 +5,8 @@ from datetime import datetime
 
 import msgspec
 
+from cloud.contracts.breakwater import RevokedSerial
 from cloud.fabric.tables import ENGINE
-from cloud.issuing import RevokedSerial
 from cloud.storage import Statement
 from protocol.faults import fault_point
 

@@ -7,7 +7,7 @@ import msgspec
 
 from cloud.fabric.schemas import EkType, LeaseTerms, Standing, StatementType
 from protocol.ids import ActivationId, CodeId, NodeId, RenewalId, TenantId, TokenId
-from protocol.statements import Tier
+from protocol.signed.statements import Tier
 
 ActivationState = Literal["challenged", "proved", "issued", "confirmed", "lapsing", "lapsed", "superseded", "failed"]
 RenewalState = Literal["challenged", "failed", "proved", "issued", "done"]

@@ -5,7 +5,7 @@ from cloud.fabric.store.rows import EkAllowedRow, EkRootRow, TenantRow
 from cloud.fabric.tables import ENGINE
 from cloud.storage import Statement
 from protocol.ids import TenantId
-from protocol.statements import Tier
+from protocol.signed.statements import Tier
 
 TRUST_ENTRIES_MAX = 256
 """EK roots, and allowed EKs, of one tenant."""

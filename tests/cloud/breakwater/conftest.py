@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 
 from cloud.breakwater.bootstrap import initialise
-from cloud.keyfile import write_secret
+from cloud.crypto.keyfile import write_secret
 from cloud.storage import Location
+from lab.postgres import (
+    ENGINES,
+    postgres_copy,
+)
 from tests.cloud.breakwater.support import PASSPHRASE, START, Clock, Issuer, issuer_at, plan_for
-from tests.cloud.databases import ENGINES, postgres_copy
 
 
 @pytest.fixture(scope="session")

@@ -10,13 +10,22 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from cloud.breakwater.app import Breakwater, wire
 from cloud.breakwater.settings import BreakwaterSettings
-from cloud.client import CheckedContext, CloudClient, ServerCheck, client_context, expected_service
 from cloud.clock import utc_now
-from cloud.peer import PeerTrust
-from cloud.server import running
-from cloud.service_identity import chain_to_pem, load_identity
-from cloud.settings import load_settings
-from protocol.sessions import Certificate
+from cloud.mtls.client import (
+    CheckedContext,
+    CloudClient,
+    ServerCheck,
+    client_context,
+    expected_service,
+)
+from cloud.mtls.identity import (
+    chain_to_pem,
+    load_identity,
+)
+from cloud.mtls.peer import PeerTrust
+from cloud.process.serve import running
+from cloud.process.settings import load_settings
+from protocol.messages.sessions import Certificate
 from tests.cloud.breakwater.support import TRUST_DOMAIN
 from tests.cloud.world import port_of
 

@@ -11,26 +11,35 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from cloud.breakwater import profiles
-from cloud.breakwater.csr import describe_key
 from cloud.breakwater.errors import SignerError
-from cloud.breakwater.feed import Feed
-from cloud.breakwater.keys_file import LocalKey
-from cloud.breakwater.lint import lint
-from cloud.breakwater.linted import Linted, assemble
-from cloud.breakwater.profiles import Issuer
-from cloud.breakwater.publisher import Publisher
-from cloud.breakwater.responder import Responder
+from cloud.breakwater.keys.file import LocalKey
+from cloud.breakwater.keys.signer import (
+    Signer,
+    issuer_of,
+)
+from cloud.breakwater.pkix import profiles
+from cloud.breakwater.pkix.csr import describe_key
+from cloud.breakwater.pkix.lint import lint
+from cloud.breakwater.pkix.linted import (
+    Linted,
+    assemble,
+)
+from cloud.breakwater.pkix.profiles import Issuer
+from cloud.breakwater.revocation.crl_publisher import Publisher
+from cloud.breakwater.revocation.crl_shards import (
+    Places,
+    distribution,
+)
+from cloud.breakwater.revocation.feed import Feed
+from cloud.breakwater.revocation.ocsp_responder import Responder
 from cloud.breakwater.settings import CrlSettings
-from cloud.breakwater.shards import Places, distribution
-from cloud.breakwater.signer import Signer, issuer_of
 from cloud.breakwater.store.authorities import AuthorityRow
 from cloud.breakwater.store.issuance import serial_text
-from cloud.breakwater.store.revocation import RevocationStore
+from cloud.breakwater.store.revocation_status import RevocationStore
 from cloud.breakwater.store.shards import ShardStore
 from cloud.storage import Location, ServiceEngine, Statement
 from protocol.ids import NodeId, NodeSpiffeId, ServiceSpiffeId, TenantId, make_id
-from protocol.sessions import Certificate
+from protocol.messages.sessions import Certificate
 
 TRUST_DOMAIN = "cascade.test"
 BASE_URL = "http://pki.cascade.test"

@@ -12,14 +12,23 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from cloud.breakwater.assembly import Assembly, Sources, assemble
 from cloud.breakwater.authorities import Authorities
 from cloud.breakwater.bootstrap import Plan
-from cloud.breakwater.linted import Linted
-from cloud.breakwater.service import Issuing
-from cloud.breakwater.signer import Signer
-from cloud.issuing import CloseGeneration, CloseGenerations, IssueNodeCertificate, OpenGeneration
-from cloud.service_identity import make_csr
+from cloud.breakwater.issuance.issuing import Issuing
+from cloud.breakwater.keys.signer import Signer
+from cloud.breakwater.parts import (
+    Assembly,
+    Sources,
+    assemble,
+)
+from cloud.breakwater.pkix.linted import Linted
+from cloud.contracts.breakwater import (
+    CloseGeneration,
+    CloseGenerations,
+    IssueNodeCertificate,
+    OpenGeneration,
+)
+from cloud.mtls.identity import make_csr
 from cloud.storage import Location, Row, ServiceEngine, Statement
 from protocol.ids import NodeId, NodeSpiffeId, TenantId, make_id
 

@@ -10,11 +10,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import NameOID
 
-from cloud.breakwater.assembly import assemble
 from cloud.breakwater.authorities import Authorities
 from cloud.breakwater.errors import Conflict, SignerError, ValueRefused
+from cloud.breakwater.parts import assemble
 from cloud.breakwater.store.authorities import AuthorityState
-from cloud.service_identity import make_csr
+from cloud.mtls.identity import make_csr
 from cloud.storage import Location, ServiceEngine, Statement
 from tests.cloud.breakwater.generations import make_authority, make_second_root, next_authority, offline_root
 from tests.cloud.breakwater.support import (

@@ -11,10 +11,10 @@ from cloud.cli import operate
 from cloud.cli.connection import Server
 from cloud.cli.main import main
 from cloud.clock import utc_now
+from cloud.crypto.keyfile import KeyFileError
 from cloud.fabric import schemas
-from cloud.keyfile import KeyFileError
-from protocol.activation import TrustPin
 from protocol.ids import CodeId, TenantId
+from protocol.messages.activation import TrustPin
 
 TENANT = "ten_01jd8xk3v5e2r9qz7w4m6n8p0a"
 NODE = "node_01jd8xk3v5e2r9qz7w4m6n8p0a"

@@ -8,10 +8,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from cloud.peer import key_id_of
+from cloud.mtls.peer import key_id_of
 from protocol.ids import EKU_DEVICE, NodeId, NodeSpiffeId, ServiceName, ServiceSpiffeId, TenantId
 from protocol.limits import CLOCK_SKEW, SESSION_LIFE_MAX
-from protocol.sessions import Certificate
+from protocol.messages.sessions import Certificate
 from tests.cloud.breakwater.support import START, TRUST_DOMAIN, Clock
 
 BEGAN = START - timedelta(days=1)

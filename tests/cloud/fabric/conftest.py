@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from cloud.breakwater.bootstrap import initialise as initialise_breakwater
+from cloud.crypto.keyfile import write_secret
 from cloud.fabric.bootstrap import initialise
-from cloud.keyfile import write_secret
+from lab.postgres import copy_database
 from tests.cloud.breakwater.support import PASSPHRASE, START, Clock
 from tests.cloud.breakwater.support import plan_for as breakwater_plan
-from tests.cloud.databases import copy_database
 from tests.cloud.fabric.support import World, plan_for, world_at
 
 

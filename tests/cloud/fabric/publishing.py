@@ -8,13 +8,29 @@ from pathlib import Path
 from tuf.api.metadata import Root
 
 from cloud.fabric import schemas, store
-from cloud.fabric.service import trust
+from cloud.fabric.service.published_trust import publishing
 from cloud.fabric.tables import ENGINE
-from cloud.fabric.trust.bootstrap import ROOT_KEY, TARGETS_KEY, read_signer
-from cloud.fabric.trust.checking import hashes_of, read_metadata
-from cloud.fabric.trust.offline import Changes, changed
-from cloud.fabric.trust.repository import MetadataFile, sign_targets
-from cloud.fabric.trust.targets import Content, read_content
+from cloud.fabric.tuf.bootstrap import (
+    ROOT_KEY,
+    TARGETS_KEY,
+    read_signer,
+)
+from cloud.fabric.tuf.checking import (
+    hashes_of,
+    read_metadata,
+)
+from cloud.fabric.tuf.offline import (
+    Changes,
+    changed,
+)
+from cloud.fabric.tuf.repository import (
+    MetadataFile,
+    sign_targets,
+)
+from cloud.fabric.tuf.targets import (
+    Content,
+    read_content,
+)
 from cloud.storage import Statement
 from tests.cloud.breakwater.support import PASSPHRASE
 from tests.cloud.fabric.support import ALICE, World
@@ -58,7 +74,7 @@ class Holders:
         """Sign, publish, and let Fabric follow."""
         body = await self.signed(changes)
         offered = schemas.PublishTrust(body.roots, body.targets, body.contents, bool(override), override)
-        published = await trust.publish(self.world.core, ALICE, offered)
+        published = await publishing.publish(self.world.core, ALICE, offered)
         await self.world.follower.turn(self.world.core)
         return published
 

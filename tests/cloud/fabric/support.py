@@ -16,34 +16,58 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from cloud.breakwater.errors import IssuerError
+from cloud.breakwater.issuance.issuing import Issuing
 from cloud.breakwater.routes.problems import _CODES as BREAKWATER_CODES
-from cloud.breakwater.service import Issuing
+from cloud.contracts.breakwater import (
+    CloseGeneration,
+    CloseGenerations,
+    IssueNodeCertificate,
+    OpenGeneration,
+    SupersedeKeys,
+)
 from cloud.fabric import schemas, store
 from cloud.fabric.app import Parts, make_core
+from cloud.fabric.background import Driver
 from cloud.fabric.bootstrap import Plan
-from cloud.fabric.driver import Driver
 from cloud.fabric.errors import IssuerRefused, IssuerUnavailable
-from cloud.fabric.service import activation, codes, confirm, sessions, standing, tenants
-from cloud.fabric.service.core import Core
-from cloud.fabric.service.follow import Follower
+from cloud.fabric.licensing.signing import read_signer
+from cloud.fabric.licensing.standing import Change
+from cloud.fabric.service.context import Core
+from cloud.fabric.service.nodes import (
+    activation,
+    confirm,
+    sessions,
+    statement,
+)
+from cloud.fabric.service.operators import (
+    codes,
+    standing,
+    tenants,
+)
+from cloud.fabric.service.published_trust.follower import Follower
 from cloud.fabric.settings import FabricSettings
-from cloud.fabric.signing import read_signer
-from cloud.fabric.standing import Change
 from cloud.fabric.store.rows import ActivationRow, GenerationRow, NodeRow
 from cloud.fabric.tables import ENGINE
-from cloud.fabric.trust.belief import Belief
-from cloud.fabric.trust.bootstrap import read_online_signers
-from cloud.guard import Operator
-from cloud.issuing import CloseGeneration, CloseGenerations, IssueNodeCertificate, OpenGeneration, SupersedeKeys
-from cloud.peer import NodePeer, PeerTrust, read_peer
-from cloud.service_identity import make_csr
-from protocol.activation import Activated, Challenge, ProveActivation, StartActivation
+from cloud.fabric.tuf.bootstrap import read_online_signers
+from cloud.fabric.tuf.current_trust import Belief
+from cloud.http.guard import Operator
+from cloud.mtls.identity import make_csr
+from cloud.mtls.peer import (
+    NodePeer,
+    PeerTrust,
+    read_peer,
+)
+from lab.postgres import located
 from protocol.encoding import json_encode, sha256_hex
-from protocol.envelope import KeyRing, key_id, seal
 from protocol.evidence import ClockInfo, EndorsementEvidence
-from protocol.freshness import verify_freshness
 from protocol.ids import NodeId, TenantId
-from protocol.sessions import (
+from protocol.messages.activation import (
+    Activated,
+    Challenge,
+    ProveActivation,
+    StartActivation,
+)
+from protocol.messages.sessions import (
     TYP_SESSION_PROOF,
     Ask,
     Certificate,
@@ -53,9 +77,17 @@ from protocol.sessions import (
     StatementAnswer,
     proof_payload,
 )
-from protocol.statements import Statement, verify_statement
+from protocol.signed.envelope import (
+    KeyRing,
+    key_id,
+    seal,
+)
+from protocol.signed.freshness import verify_freshness
+from protocol.signed.statements import (
+    Statement,
+    verify_statement,
+)
 from tests.cloud.breakwater.support import PASSPHRASE, START, TRUST_DOMAIN, Clock, issuer_at
-from tests.cloud.databases import located
 from tests.simulators.forged_evidence import (
     AK_ATTRIBUTES,
     PaperChip,
@@ -339,7 +371,7 @@ class Machine:
         return self.world.verified(answer, peer)
 
     async def refresh(self, peer: NodePeer) -> Statement:
-        answer = await confirm.statement(self.world.core, peer, Ask(NONCE, self.held))
+        answer = await statement.statement(self.world.core, peer, Ask(NONCE, self.held))
         self.held = answer.statement
         return self.world.verified(answer, peer)
 

@@ -17,27 +17,45 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from cloud.breakwater.app import breakwater_unit
 from cloud.breakwater.bootstrap import initialise as initialise_breakwater
-from cloud.client import AnswerUnusable, CloudClient, ProblemAnswer, ServerCheck, client_context, expected_service
 from cloud.clock import utc_now
+from cloud.crypto.keyfile import write_secret
 from cloud.fabric import schemas
 from cloud.fabric.app import Fabric
 from cloud.fabric.bootstrap import AlreadyInitialised, Initialised, initialise
 from cloud.fabric.settings import FabricSettings
 from cloud.fabric.tables import ENGINE
-from cloud.guard import ANONYMOUS, NODE, OPERATOR, routes_of
-from cloud.keyfile import write_secret
-from cloud.server import Stopping, running
-from cloud.service_identity import chain_to_pem, make_csr
-from cloud.settings import load_settings
+from cloud.http.guard import (
+    ANONYMOUS,
+    NODE,
+    OPERATOR,
+    routes_of,
+)
+from cloud.mtls.client import (
+    AnswerUnusable,
+    CloudClient,
+    ProblemAnswer,
+    ServerCheck,
+    client_context,
+    expected_service,
+)
+from cloud.mtls.identity import (
+    chain_to_pem,
+    make_csr,
+)
+from cloud.process.serve import running
+from cloud.process.settings import load_settings
 from cloud.storage import Statement
-from protocol.activation import Activated, Challenge, ProveActivation, StartActivation
+from cloud.tasks.stopping import Stopping
 from protocol.encoding import sha256_hex
-from protocol.envelope import KeyRing
 from protocol.evidence import ClockInfo
-from protocol.freshness import verify_freshness
-from protocol.problems import ProblemDocument
-from protocol.renewal import PATH_RENEWALS
-from protocol.sessions import (
+from protocol.messages.activation import (
+    Activated,
+    Challenge,
+    ProveActivation,
+    StartActivation,
+)
+from protocol.messages.renewal import PATH_RENEWALS
+from protocol.messages.sessions import (
     Ask,
     Certificate,
     Events,
@@ -47,9 +65,16 @@ from protocol.sessions import (
     Session,
     StatementAnswer,
 )
-from protocol.statements import Lease, Revocation, verify_statement
-from protocol.statements import Statement as Word
-from protocol.trust import SigningKeys
+from protocol.problems import ProblemDocument
+from protocol.signed.envelope import KeyRing
+from protocol.signed.freshness import verify_freshness
+from protocol.signed.statements import (
+    Lease,
+    Revocation,
+    verify_statement,
+)
+from protocol.signed.statements import Statement as Word
+from protocol.signed.trust import SigningKeys
 from tests.cloud.breakwater.support import PASSPHRASE, TRUST_DOMAIN
 from tests.cloud.breakwater.support import plan_for as breakwater_plan
 from tests.cloud.fabric.support import FINGERPRINT, NONCE, Entropy, Machine, plan_for

@@ -5,7 +5,7 @@ import inspect
 import pytest
 
 from cloud.fabric import errors
-from cloud.fabric.tpm_structures import EvidenceRefused
+from cloud.fabric.attestation.tpm_structures import EvidenceRefused
 from protocol.problems import KINDS
 
 

@@ -5,10 +5,16 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from cloud.client import Answer, CallError, CloudClient, ServerRefused, Unreachable
+from cloud.contracts.breakwater import GenerationOpened
 from cloud.fabric.errors import IssuerRefused, IssuerUnavailable
 from cloud.fabric.issuer import HttpIssuer
-from cloud.issuing import GenerationOpened
+from cloud.mtls.client import (
+    Answer,
+    CallError,
+    CloudClient,
+    ServerRefused,
+    Unreachable,
+)
 from protocol.ids import NodeId, TenantId, make_id
 from protocol.problems import CONTENT_TYPE, KINDS, document
 

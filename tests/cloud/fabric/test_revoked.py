@@ -3,10 +3,10 @@
 from datetime import timedelta
 from pathlib import Path
 
+from cloud.contracts.breakwater import RevokedSerial
 from cloud.fabric import store
 from cloud.fabric.app import Checks
-from cloud.issuing import RevokedSerial
-from cloud.revocation import RevokedSet
+from cloud.mtls.revoked import RevokedSet
 from tests.cloud.breakwater.support import Clock
 from tests.cloud.fabric.support import world_at
 

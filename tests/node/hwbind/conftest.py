@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from lab.tpm import (
+    SoftTpm,
+    shared_bus,
+)
 from node.hwbind.tpm import Tpm
-from tests.simulators.tpm import SoftTpm, shared_bus
 
 
 @pytest.fixture(scope="session")

@@ -9,10 +9,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from tpm2_pytss.types import TPMS_ATTEST, TPMT_PUBLIC, TPMT_SIGNATURE
 
+from lab.tpm import SoftTpm
 from node.hwbind import evidence, keys
 from node.hwbind.tpm import Tpm
 from protocol.evidence import qualifying_data
-from tests.simulators.tpm import SoftTpm
 
 pytestmark = pytest.mark.slow
 

@@ -10,9 +10,9 @@ import pytest
 import trio
 from tpm2_pytss import TSS2_Exception
 
+from lab.tpm import SoftTpm
 from node.hwbind import errors, keys
 from node.hwbind.tpm import COMMAND_SECONDS_MAX, DEVICE_TCTI, DeviceLink, Tpm, check_tcti, classify
-from tests.simulators.tpm import SoftTpm
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,19 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from node.licensing.acceptance import Holder
 from protocol import faults
-from protocol.envelope import KeyRing, VerificationKey, key_id, seal
 from protocol.ids import NodeId, TenantId
-from protocol.statements import (
+from protocol.signed.envelope import (
+    KeyRing,
+    VerificationKey,
+    key_id,
+    seal,
+)
+from protocol.signed.statements import (
     TYP_LEASE,
     TYP_REVOCATION,
     TYP_SUSPENSION,
+    Holder,
     Lease,
     Revocation,
     Statement,

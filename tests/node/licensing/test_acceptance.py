@@ -2,10 +2,18 @@
 
 import pytest
 
-from node.licensing.acceptance import Accept, Decision, Holder, Ignore, Refuse, StoredEvidence, believed, decide
+from node.licensing.acceptance import (
+    Accept,
+    Decision,
+    Ignore,
+    Refuse,
+    StoredEvidence,
+    believed,
+    decide,
+)
 from protocol.ids import TenantId
 from protocol.limits import SEQ_JUMP_MAX
-from protocol.statements import Verified
+from protocol.signed.statements import Holder, Verified
 from tests.node.licensing.samples import (
     DAY,
     HOLDER,

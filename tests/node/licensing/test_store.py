@@ -7,13 +7,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from node.disk.files import encode_state
 from node.errors import StateUnwritable
-from node.files import encode_state
 from node.licensing.acceptance import Accept, StoredEvidence, decide
 from node.licensing.store import LicenceStore, StatementFile, TombstoneFile
 from node.licensing.verdict import Evidence, Verdict, judge
-from protocol.envelope import KeyRing
-from protocol.statements import Verified
+from protocol.signed.envelope import KeyRing
+from protocol.signed.statements import Verified
 from tests.node.licensing.samples import (
     DAY,
     HOLDER,

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from node.exits import Exit
-from node.licensing.acceptance import Holder, StoredEvidence
+from node.licensing.acceptance import StoredEvidence
 from node.licensing.verdict import STATES, Evidence, Hardware, State, current_lease, entitled, judge
-from protocol.statements import Verified
+from protocol.signed.statements import Holder, Verified
 from tests.node.licensing.samples import (
     DAY,
     HOLDER,

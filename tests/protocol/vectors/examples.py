@@ -5,13 +5,29 @@ from datetime import UTC, datetime, timedelta
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from protocol import envelope
-from protocol.envelope import KeyRing, VerificationKey
 from protocol.evidence import ClockInfo
-from protocol.freshness import TYP_FRESHNESS, Freshness
 from protocol.ids import NodeId, TenantId
-from protocol.sessions import TYP_SESSION_PROOF, ProofClaims
-from protocol.statements import TYP_LEASE, TYP_REVOCATION, TYP_SUSPENSION, Lease, Revocation, Suspension
+from protocol.messages.sessions import (
+    TYP_SESSION_PROOF,
+    ProofClaims,
+)
+from protocol.signed import envelope
+from protocol.signed.envelope import (
+    KeyRing,
+    VerificationKey,
+)
+from protocol.signed.freshness import (
+    TYP_FRESHNESS,
+    Freshness,
+)
+from protocol.signed.statements import (
+    TYP_LEASE,
+    TYP_REVOCATION,
+    TYP_SUSPENSION,
+    Lease,
+    Revocation,
+    Suspension,
+)
 
 TRUST_DOMAIN = "cascade.example"
 TENANT = TenantId("ten_01jd7xq2vafw6b8tn4rz9k3mec")

@@ -1,0 +1,395 @@
+"""Holding a ceremony: read what its file names, sign, check, and only then write. No network, no database.
+
+A dry run does the same with a scratch key in the root's place and writes nothing, so that a file can be reviewed and
+tried where the root's key is not. Rules: nothing is written before everything is checked; an output that exists is
+never replaced; an output appears whole or not at all, and a fault takes away what appeared before it.
+"""
+
+import base64
+import binascii
+import os
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import msgspec
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from cloud.breakwater.ceremony.file import (
+    INPUT_BYTES_MAX,
+    REASON_NUMBERS,
+    REQUEST_BYTES_MAX,
+    Ceremony,
+    CrlCeremony,
+    CrossCeremony,
+    Input,
+    IntermediateCeremony,
+    OtherRoot,
+    Revoked,
+    Root,
+    RootCeremony,
+    read_bounded,
+    read_ceremony,
+)
+from cloud.breakwater.ceremony.signing import (
+    Identity,
+    make_cross,
+    make_issuing,
+    make_root,
+    make_root_crl,
+    require_room,
+)
+from cloud.breakwater.errors import CeremonyError
+from cloud.breakwater.keys.file import LocalKey
+from cloud.breakwater.keys.signer import (
+    DEVELOPMENT_MARK,
+    issuer_of,
+)
+from cloud.breakwater.pkix.crl import Entry
+from cloud.breakwater.pkix.csr import (
+    describe_key,
+    open_csr,
+)
+from cloud.breakwater.pkix.profiles import (
+    SERIAL_BYTES,
+    CaName,
+    Issuer,
+    make_serial,
+)
+from cloud.crypto.keyfile import (
+    read_key,
+    read_passphrase,
+    secret_path,
+    sync_directory,
+    write_key,
+    write_secret,
+)
+from protocol.encoding import sha256_hex
+
+CA_CURVES = ("secp256r1", "secp384r1")
+RECORD_SUFFIX = ".ceremony.json"
+_PEM_REQUEST = re.compile(
+    rb"-----BEGIN (NEW )?CERTIFICATE REQUEST-----\s+([A-Za-z0-9+/=\s]+)-----END (NEW )?CERTIFICATE REQUEST-----\s*"
+)
+
+
+class FileHash(msgspec.Struct, frozen=True):
+    """A file, as its path stands in the ceremony's file, and what its content hashes to."""
+
+    path: str
+    sha256: str
+
+
+class Held(msgspec.Struct, frozen=True, kw_only=True):
+    """What was done, or in a dry run would be. `signs` says each thing that is signed, in words, in order.
+
+    `key` says whether the root's key was opened: in a dry run it need not be there. The hashes of a dry run's outputs
+    are empty: what it made was signed with a scratch key and is gone.
+    """
+
+    type: str
+    dry_run: bool
+    at: datetime
+    key: str
+    signs: tuple[tuple[str, str], ...]
+    inputs: tuple[FileHash, ...]
+    outputs: tuple[FileHash, ...]
+    record: str
+
+
+class _Output(msgspec.Struct, frozen=True):
+    name: str
+    content: bytes
+    key: ec.EllipticCurvePrivateKey | None = None
+    passphrase: bytes = b""
+
+
+async def hold(file: Path, now: datetime, entropy: Callable[[int], bytes], dry_run: bool) -> Held:
+    """Hold the ceremony that `file` describes.
+
+    Raises CeremonyError, CsrRefused, LintError, SignerError, KeyFileError; nothing was written then.
+    """
+    ceremony, content = read_ceremony(file)
+    return await _Hall(file, content, now, entropy, dry_run).hold(ceremony)
+
+
+class _Hall:
+    """One ceremony being held: its folder, its time, and what it has read."""
+
+    def __init__(
+        self, file: Path, content: bytes, now: datetime, entropy: Callable[[int], bytes], dry_run: bool
+    ) -> None:
+        self._folder = file.parent
+        self._now = now.astimezone(UTC).replace(microsecond=0)
+        self._entropy = entropy
+        self._dry_run = dry_run
+        self._inputs = [FileHash(file.name, sha256_hex(content))]
+        self._key = "made here"
+        self._signs: list[tuple[str, str]] = []
+
+    async def hold(self, ceremony: Ceremony) -> Held:
+        outputs = await self._outputs(ceremony)
+        held = Held(
+            type=str(ceremony.__struct_config__.tag),
+            dry_run=self._dry_run,
+            at=self._now,
+            key=self._key,
+            signs=tuple(self._signs),
+            inputs=tuple(self._inputs),
+            outputs=tuple(FileHash(output.name, _hash(output, self._dry_run)) for output in outputs),
+            record=outputs[-1].name + RECORD_SUFFIX,
+        )
+        if self._dry_run:
+            return held
+        return self._write(outputs, held)
+
+    async def _outputs(self, ceremony: Ceremony) -> list[_Output]:
+        match ceremony:
+            case RootCeremony():
+                self._require_new(ceremony.certificate, ceremony.key)
+                return await self._root(ceremony)
+            case IntermediateCeremony():
+                self._require_new(ceremony.certificate)
+                return await self._intermediate(ceremony)
+            case CrossCeremony():
+                self._require_new(ceremony.certificate)
+                return await self._cross(ceremony)
+            case CrlCeremony():
+                self._require_new(ceremony.crl)
+                return await self._crl(ceremony)
+
+    def _require_new(self, *names: str) -> None:
+        """Refuse outputs that exist, that stand twice, or whose folder does not."""
+        for name in (*names, names[0] + RECORD_SUFFIX):
+            path = self._folder / name
+            if os.path.lexists(path):
+                raise CeremonyError(f"cannot write {path}: it exists, and no ceremony replaces a file")
+            if not path.parent.is_dir():
+                raise CeremonyError(f"cannot write {path}: there is no such folder")
+        if len(set(names)) != len(names):
+            raise CeremonyError("cannot write two outputs into one file")
+
+    async def _root(self, ceremony: RootCeremony) -> list[_Output]:
+        identity = _identity(ceremony.authority, ceremony.trust_domain, ceremony.development)
+        passphrase = read_passphrase(secret_path(ceremony.passphrase_file, self._folder))
+        key = ec.generate_private_key(ec.SECP384R1())
+        root = await make_root(identity, LocalKey(key), self._serial(), self._now)
+        self._tell_certificate("root certificate, by itself", root.certificate_der)
+        return [_Output(ceremony.key, b"", key, passphrase), _Output(ceremony.certificate, _pem(root.certificate_der))]
+
+    async def _intermediate(self, ceremony: IntermediateCeremony) -> list[_Output]:
+        identity = _identity(ceremony.authority, ceremony.trust_domain, ceremony.development)
+        root, key = self._open_root(ceremony.root)
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, identity.common_name)])
+        pem = self._read(ceremony.request, REQUEST_BYTES_MAX)
+        requested = open_csr(_request_der(pem, ceremony.request.path), CA_CURVES, subject=subject)
+        if requested.key_id == self._true_root(ceremony.root).key_id:
+            raise CeremonyError(f"cannot use {ceremony.request.path}: it is for the root's own key")
+        issuing = await make_issuing(identity, requested, root, key, self._serial(), self._now)
+        self._tell_certificate(f"issuing CA {identity.authority}, by {root.authority}", issuing.certificate_der)
+        return [_Output(ceremony.certificate, _pem(issuing.certificate_der))]
+
+    async def _cross(self, ceremony: CrossCeremony) -> list[_Output]:
+        require_room(self._true_root(ceremony.root))
+        root, key = self._open_root(ceremony.root)
+        subject, _ = self._read_root(ceremony.subject)
+        der = await make_cross(subject, root, key, self._serial(), self._now)
+        self._tell_certificate(f"cross-certificate of {subject.authority}, by {root.authority}", der)
+        return [_Output(ceremony.certificate, _pem(der))]
+
+    async def _crl(self, ceremony: CrlCeremony) -> list[_Output]:
+        root, key = self._open_root(ceremony.root)
+        signed_by = x509.load_der_x509_certificate(self._true_root(ceremony.root).certificate_der)
+        entries = [self._entry(revoked, signed_by) for revoked in ceremony.revoked]
+        if len({entry.serial for entry in entries}) != len(entries):
+            raise CeremonyError("cannot make the list: a certificate is revoked twice in it")
+        if ceremony.previous is not None:
+            self._continue(ceremony, ceremony.previous, entries, signed_by)
+        life = timedelta(days=ceremony.days)
+        der = await make_root_crl(ceremony.number, entries, root, key, self._now, life)
+        self._signs.append((f"revocation list {ceremony.number} of {root.authority}", f"{len(entries)} entries"))
+        self._signs.append(("  this update, next update", f"{_time(self._now)}, {_time(self._now + life)}"))
+        crl = x509.load_der_x509_crl(der)
+        return [_Output(ceremony.crl, crl.public_bytes(serialization.Encoding.PEM))]
+
+    def _entry(self, revoked: Revoked, root: x509.Certificate) -> Entry:
+        certificate = self._read_certificate(revoked.certificate)
+        try:
+            certificate.verify_directly_issued_by(root)
+        except (InvalidSignature, ValueError, TypeError) as error:
+            raise CeremonyError(f"cannot revoke {revoked.certificate.path}: this root did not sign it") from error
+        if certificate.subject == root.subject:
+            raise CeremonyError(f"cannot revoke {revoked.certificate.path}: it is the root itself")
+        at = revoked.at.astimezone(UTC).replace(microsecond=0)
+        if not certificate.not_valid_before_utc <= at <= self._now:
+            raise CeremonyError(
+                f"cannot revoke {revoked.certificate.path} from {_time(at)}: before it or in the future"
+            )
+        self._signs.append((f"revokes {_common_name(certificate)}", f"{certificate.serial_number:x} {revoked.reason}"))
+        return Entry(certificate.serial_number, at, REASON_NUMBERS[revoked.reason])
+
+    def _continue(self, ceremony: CrlCeremony, before: Input, entries: list[Entry], root: x509.Certificate) -> None:
+        """The number grows and nothing that was revoked comes back."""
+        pem = self._read(before, INPUT_BYTES_MAX)
+        try:
+            crl = x509.load_pem_x509_crl(pem)
+            number = crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+            public_key = root.public_key()
+            own = isinstance(public_key, ec.EllipticCurvePublicKey) and crl.is_signature_valid(public_key)
+        except (ValueError, TypeError, x509.ExtensionNotFound) as error:
+            raise CeremonyError(f"cannot use {before.path}: not a revocation list") from error
+        if not own:
+            raise CeremonyError(f"cannot use {before.path}: it is not a list of this root")
+        if ceremony.number <= number:
+            raise CeremonyError(f"cannot make list {ceremony.number}: the one before it has the number {number}")
+        if crl.last_update_utc >= self._now:
+            raise CeremonyError(f"cannot make the list: {before.path} is as new, or the clock is wrong")
+        forgotten = {entry.serial_number for entry in crl} - {entry.serial for entry in entries}
+        if forgotten:
+            raise CeremonyError(f"cannot make the list: it forgets the revoked serial {min(forgotten):x}")
+
+    def _open_root(self, described: Root) -> tuple[Issuer, LocalKey]:
+        """The root and its key; in a dry run the same root with a scratch key in its place."""
+        root = self._true_root(described)
+        path = self._folder / described.key
+        if self._dry_run and not path.exists():
+            self._key = "not here, not opened"
+        else:
+            key = read_key(path, read_passphrase(secret_path(described.passphrase_file, self._folder)))
+            own = x509.load_der_x509_certificate(root.certificate_der).public_key()
+            if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != own:
+                raise CeremonyError(f"cannot use {path}: it is not the key of {described.certificate.path}")
+            self._key = "opened, belongs to the root's certificate"
+            if not self._dry_run:
+                return root, LocalKey(key)
+        scratch = ec.generate_private_key(ec.SECP256R1() if root.curve == "secp256r1" else ec.SECP384R1())
+        key_id = describe_key(scratch.public_key()).key_id
+        return msgspec.structs.replace(root, key_id=key_id, certificate_der=b""), LocalKey(scratch)
+
+    def _true_root(self, described: Root) -> Issuer:
+        root, certificate = self._read_root(OtherRoot(authority=described.authority, certificate=described.certificate))
+        if not certificate.not_valid_before_utc <= self._now < certificate.not_valid_after_utc:
+            raise CeremonyError(f"cannot use {described.certificate.path}: it does not count at {_time(self._now)}")
+        return root
+
+    def _read_root(self, described: OtherRoot) -> tuple[Issuer, x509.Certificate]:
+        certificate = self._read_certificate(described.certificate)
+        try:
+            certificate.verify_directly_issued_by(certificate)
+        except (InvalidSignature, ValueError, TypeError) as error:
+            raise CeremonyError(
+                f"cannot use {described.certificate.path}: not a root, it did not sign itself"
+            ) from error
+        return issuer_of("root", described.authority, certificate), certificate
+
+    def _read_certificate(self, described: Input) -> x509.Certificate:
+        try:
+            (certificate,) = x509.load_pem_x509_certificates(self._read(described, INPUT_BYTES_MAX))
+        except ValueError as error:
+            raise CeremonyError(f"cannot use {described.path}: not one certificate in PEM") from error
+        return certificate
+
+    def _read(self, described: Input, bytes_max: int) -> bytes:
+        content = read_bounded(self._folder / described.path, bytes_max)
+        found = sha256_hex(content)
+        if found != described.sha256:
+            raise CeremonyError(f"cannot use {described.path}: its SHA-256 is {found}, not {described.sha256}")
+        if (entry := FileHash(described.path, found)) not in self._inputs:
+            self._inputs.append(entry)
+        return content
+
+    def _tell_certificate(self, what: str, der: bytes) -> None:
+        certificate = x509.load_der_x509_certificate(der)
+        public_key = certificate.public_key()
+        self._signs.append((what, _common_name(certificate)))
+        if isinstance(public_key, ec.EllipticCurvePublicKey):
+            self._signs.append(("  key", f"{public_key.curve.name}, SHA-256 {describe_key(public_key).spki_sha256}"))
+        self._signs.append(("  serial", f"{certificate.serial_number:x}"))
+        ends = (certificate.not_valid_before_utc, certificate.not_valid_after_utc)
+        self._signs.append(("  not before, not after", ", ".join(map(_time, ends))))
+        for extension in certificate.extensions:
+            if isinstance(extension.value, x509.BasicConstraints):
+                self._signs.append(("  path length", str(extension.value.path_length)))
+            if isinstance(extension.value, x509.NameConstraints):
+                subtrees = (extension.value.permitted_subtrees or [], extension.value.excluded_subtrees or [])
+                told = [
+                    ", ".join(f"{type(name).__name__} {name.value}".strip() for name in names) for names in subtrees
+                ]
+                self._signs.append(("  names permitted", told[0]))
+                self._signs.append(("  names excluded", told[1] or "none"))
+
+    def _serial(self) -> int:
+        return make_serial(self._entropy(SERIAL_BYTES))
+
+    def _write(self, outputs: list[_Output], held: Held) -> Held:
+        """Prepare every file beside its place, then let them appear: a key, the record, what was signed."""
+        staged: list[tuple[Path, Path]] = []
+        appeared: list[Path] = []
+        try:
+            hashes = [FileHash(output.name, sha256_hex(self._stage(output, staged))) for output in outputs]
+            held = msgspec.structs.replace(held, outputs=tuple(hashes))
+            self._stage(_Output(held.record, msgspec.json.format(msgspec.json.encode(held)) + b"\n"), staged)
+            staged.insert(-1, staged.pop())
+            for scratch, path in staged:
+                os.link(scratch, path)
+                appeared.append(path)
+            for folder in {path.parent for _, path in staged}:
+                sync_directory(folder)
+        except BaseException as error:
+            # Whatever it was, half a ceremony must not lie about.
+            for path in appeared:
+                path.unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                raise CeremonyError(f"cannot write the outputs, nothing was written: {error}") from error
+            raise
+        finally:
+            for scratch, _ in staged:
+                scratch.unlink(missing_ok=True)
+        return held
+
+    def _stage(self, output: _Output, staged: list[tuple[Path, Path]]) -> bytes:
+        path = self._folder / output.name
+        scratch = path.with_name(f".{path.name}.{os.getpid()}.staged")
+        staged.append((scratch, path))
+        if output.key is not None:
+            write_key(scratch, output.key, output.passphrase)
+            return scratch.read_bytes()
+        write_secret(scratch, output.content)
+        scratch.chmod(0o644)
+        return output.content
+
+
+def _hash(output: _Output, dry_run: bool) -> str:
+    return "" if dry_run or output.key is not None else sha256_hex(output.content)
+
+
+def _identity(authority: str, trust_domain: str, development: bool) -> Identity:
+    ca, _, number = authority.partition("-")
+    return Identity(trust_domain, msgspec.convert(ca, CaName), int(number), DEVELOPMENT_MARK if development else "")
+
+
+def _request_der(pem: bytes, name: str) -> bytes:
+    found = _PEM_REQUEST.fullmatch(pem)
+    try:
+        if found is None:
+            raise CeremonyError(f"cannot use {name}: not one certificate request in PEM")
+        return base64.b64decode(b"".join(found[2].split()), validate=True)
+    except binascii.Error as error:
+        raise CeremonyError(f"cannot use {name}: not base64") from error
+
+
+def _pem(der: bytes) -> bytes:
+    return x509.load_der_x509_certificate(der).public_bytes(serialization.Encoding.PEM)
+
+
+def _common_name(certificate: x509.Certificate) -> str:
+    return ", ".join(str(name.value) for name in certificate.subject)
+
+
+def _time(when: datetime) -> str:
+    return f"{when:%Y-%m-%dT%H:%M:%SZ}"

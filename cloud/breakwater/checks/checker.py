@@ -1,0 +1,389 @@
+"""The auditor of everything issued: `cascade pki check`. It trusts the records no more than the certificates.
+
+It reads a live database page by page and changes nothing. What it says is a finding with the name of the check, the
+object and what is wrong; a clean run has none. Rule: each check recomputes from the bytes what the record claims.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timedelta
+from itertools import pairwise
+from typing import Literal
+
+import msgspec
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from cloud.breakwater.authorities import AuthorityRow
+from cloud.breakwater.checks.pkilint import (
+    all_findings,
+    waiver_of,
+)
+from cloud.breakwater.errors import LintError, SignerError
+from cloud.breakwater.keys.signer import issuer_of
+from cloud.breakwater.pkix.lint import relint
+from cloud.breakwater.pkix.profiles import Issuer
+from cloud.breakwater.revocation.crl_shards import (
+    PLACES_MAX,
+    crl_path,
+)
+from cloud.breakwater.store.checker_reads import (
+    CheckedRecord,
+    CheckingStore,
+    ShardView,
+)
+from protocol.encoding import sha256_hex
+
+FINDINGS_MAX = 1000
+"""Findings that are told one by one; all are counted."""
+IN_FLIGHT = timedelta(seconds=60)
+"""A record younger than this may be at the signer, a revocation on its way into the CRL."""
+AUTHORITY_SOON = timedelta(days=180)
+"""A ceremony needs people, a date and adoption by every node."""
+SOON = {"device": timedelta(days=20), "service": timedelta(days=2)}
+"""Device certificates renew at half life, services' at half of seven days: what comes this near its end has failed."""
+
+Severity = Literal["error", "warning"]
+Progress = Callable[[str, int, int], None]
+"""Called with what is being walked, how much is done and how much there is."""
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """Something that must not be, or (`warning`) that will be a trouble soon."""
+
+    check: str
+    object: str
+    detail: str
+    severity: Severity = "error"
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What was walked and found. `counts` has every finding by check, `findings` the first of them, `waived` those of
+    pkilint that we do not follow, by their names (`cloud.breakwater.checks.pkilint.WAIVED` has the reasons)."""
+
+    at: datetime
+    certificates: int
+    crls: int
+    second_opinions: int
+    errors: int
+    warnings: int
+    counts: dict[str, int]
+    waived: dict[str, int]
+    findings: tuple[Finding, ...]
+
+    @property
+    def clean(self) -> bool:
+        """No finding at all."""
+        return not self.counts
+
+
+class Checker:
+    """One walk. `sample` certificates get a second opinion by pkilint; `choose` picks them."""
+
+    def __init__(
+        self,
+        store: CheckingStore,
+        authorities: Sequence[AuthorityRow],
+        clock: Callable[[], datetime],
+        *,
+        sample: int = 0,
+        choose: random.Random | None = None,
+        progress: Progress = lambda _what, _done, _all: None,
+    ) -> None:
+        self._store = store
+        self._rows = tuple(authorities)
+        self._clock = clock
+        self._now = clock()
+        self._sample = sample
+        # Which certificates are looked at twice is no secret.
+        self._choose = choose or random.Random()  # noqa: S311
+        self._progress = progress
+        self._issuers: dict[str, Issuer] = {}
+        self._certificates: dict[str, x509.Certificate] = {}
+        self._findings: list[Finding] = []
+        self._counts: Counter[str] = Counter()
+        self._severities: Counter[Severity] = Counter()
+        self._waived: Counter[str] = Counter()
+        self._chosen: list[tuple[str, bytes]] = []
+        self._named: dict[str, str] = {}
+
+    async def run(self, others: Iterable[tuple[str, bytes]] = ()) -> Report:
+        """Walk everything; `others` are certificates (name, DER) found elsewhere, which must be on record too."""
+        self._authorities()
+        certificates = await self._records()
+        crls = await self._shards()
+        for name, der in others:
+            await self._other(name, der)
+        for done, (serial, der) in enumerate(self._chosen, 1):
+            self._second_opinion(serial, der)
+            self._progress("pkilint", done, len(self._chosen))
+        return Report(
+            at=self._now,
+            certificates=certificates,
+            crls=crls,
+            second_opinions=len(self._chosen),
+            errors=self._severities["error"],
+            warnings=self._severities["warning"],
+            counts=dict(self._counts),
+            waived=dict(self._waived),
+            findings=tuple(self._findings),
+        )
+
+    def _find(self, check: str, name: str, detail: str, severity: Severity = "error") -> None:
+        self._counts[check] += 1
+        self._severities[severity] += 1
+        if len(self._findings) < FINDINGS_MAX:
+            self._findings.append(Finding(check, name, detail, severity))
+
+    def _second_opinion(self, serial: str, der: bytes) -> None:
+        for finding in all_findings(der, "certificate"):
+            waiver = waiver_of(finding)
+            if waiver is None:
+                self._find("pkilint", serial, str(finding))
+            else:
+                self._waived[waiver.code] += 1
+
+    # Authorities
+
+    def _authorities(self) -> None:
+        for row in self._rows:
+            try:
+                certificate = x509.load_der_x509_certificate(row.certificate)
+                self._issuers[row.id] = issuer_of(row.ca, row.id, certificate)
+            except (ValueError, SignerError) as error:
+                self._find("authority.unreadable", row.id, str(error))
+                continue
+            self._certificates[row.id] = certificate
+            if row.state in ("active", "old") and certificate.not_valid_after_utc - self._now < AUTHORITY_SOON:
+                self._find("authority.expiring", row.id, f"ends {certificate.not_valid_after_utc}", "warning")
+        roots = [self._certificates[row.id] for row in self._rows if row.ca == "root" and row.id in self._certificates]
+        for row in self._rows:
+            known = self._certificates.get(row.id)
+            if known is not None and not any(_signed_by(known, root) for root in roots):
+                self._find("authority.chain", row.id, "no root on record signed it")
+        active = Counter(row.ca for row in self._rows if row.state == "active")
+        for ca in ("nodes", "services"):
+            if active[ca] != 1:
+                self._find("authority.active", ca, f"{active[ca]} authorities of the class are active, not one")
+        for name, certificates in (
+            ("subject", [certificate.subject.rfc4514_string() for certificate in self._certificates.values()]),
+            ("key id", [issuer.key_id.hex() for issuer in self._issuers.values()]),
+        ):
+            for value, count in Counter(certificates).items():
+                if count > 1:
+                    self._find("authority.distinct", value, f"{count} authorities have this {name}")
+
+    # Certificates
+
+    async def _records(self) -> int:
+        seen, total, after = 0, await self._store.count(), ""
+        while page := await self._store.records(after):
+            # A running issuer goes on while this walks: what it made since then is not of the future.
+            self._now = self._clock()
+            for record in page:
+                seen += 1
+                self._record(record)
+                self._consider(record, seen)
+            after = page[-1].serial
+            self._progress("certificates", seen, max(total, seen))
+        return seen
+
+    def _consider(self, record: CheckedRecord, seen: int) -> None:
+        """Keep a fair sample of what is issued (reservoir sampling: each is as likely as any other)."""
+        if record.certificate is None or not self._sample:
+            return
+        if len(self._chosen) < self._sample:
+            self._chosen.append((record.serial, record.certificate))
+        elif (place := self._choose.randrange(seen)) < self._sample:
+            self._chosen[place] = (record.serial, record.certificate)
+
+    def _record(self, record: CheckedRecord) -> None:
+        if record.state == "recorded":
+            if self._now - record.recorded_at > IN_FLIGHT:
+                self._find("record.orphan", record.serial, "a record without a certificate was not given up")
+            return
+        if record.certificate is None:
+            if record.state not in ("orphaned", "revoked"):
+                self._find("record.empty", record.serial, f"it is {record.state} and has no certificate")
+        elif record.state == "orphaned":
+            self._find("record.signed_orphan", record.serial, "given up, and yet its certificate was stored")
+        else:
+            self._certificate(record, record.certificate)
+        if record.state in ("revoked", "orphaned") and record.revoked_at is None:
+            self._find("revocation.undated", record.serial, "revoked at no time")
+        if record.service and record.profile == "service" and record.state == "revoked" and not record.feed:
+            self._find("revocation.untold", record.serial, "revoked, and not in the feed that services follow")
+
+    def _certificate(self, record: CheckedRecord, der: bytes) -> None:
+        issuer = self._issuers.get(record.authority)
+        if issuer is None:
+            self._find("chain.authority", record.serial, f"of an authority that is not on record: {record.authority}")
+            return
+        try:
+            certificate = x509.load_der_x509_certificate(der)
+            certificate.verify_directly_issued_by(self._certificates[record.authority])
+        except (ValueError, TypeError, InvalidSignature) as error:
+            self._find("chain.signature", record.serial, f"{record.authority} did not sign it: {error}")
+            return
+        try:
+            relint(certificate, issuer, record.profile, record.profile_version, self._now)
+        except LintError as error:
+            self._find(f"lint.{error.rule}", record.serial, error.detail)
+        self._agreement(record, certificate)
+        if record.state != "issued":
+            return
+        closed = record.node and (record.generation <= record.closed_up_to or record.closed_alone)
+        if closed and record.profile == "device":
+            self._find("generation.closed", record.serial, "its generation is closed and it is not revoked")
+        soon = SOON.get(record.profile)
+        if soon and not closed and timedelta(0) < record.not_after - self._now < soon:
+            self._find("certificate.expiring", record.serial, f"ends {record.not_after}", "warning")
+
+    def _agreement(self, record: CheckedRecord, certificate: x509.Certificate) -> None:
+        """The certificate is the one that was recorded before it was signed."""
+        public_key = certificate.public_key()
+        if certificate.tbs_certificate_bytes != record.tbs:
+            self._find("record.bytes", record.serial, "other bytes were signed than were recorded")
+        if f"{certificate.serial_number:040x}" != record.serial:
+            self._find("record.serial", record.serial, "the certificate has another serial")
+        spki = public_key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+        if sha256_hex(spki) != record.spki_sha256:
+            self._find("record.key", record.serial, "the certificate has another key")
+        dates = (certificate.not_valid_before_utc, certificate.not_valid_after_utc)
+        if dates != (record.not_before, record.not_after):
+            self._find("record.dates", record.serial, "the certificate has other dates")
+        if record.shard:
+            self._named.setdefault(record.shard, record.serial)
+            if not any(url.endswith(crl_path(record.shard)) for url in _crl_urls(certificate)):
+                self._find("record.shard", record.serial, f"its distribution point is not the shard {record.shard}")
+        elif _crl_urls(certificate):
+            self._find("record.shard", record.serial, "it has a distribution point and no shard")
+
+    async def _other(self, name: str, der: bytes) -> None:
+        try:
+            certificate = x509.load_der_x509_certificate(der)
+        except ValueError as error:
+            self._find("certificate.unreadable", name, str(error))
+            return
+        if await self._store.state(f"{certificate.serial_number:040x}") is None:
+            self._find("certificate.unrecorded", name, f"no record of the serial {certificate.serial_number:x}")
+
+    # CRLs
+
+    async def _shards(self) -> int:
+        after, seen = "", 0
+        while page := await self._store.shards(after):
+            for identifier in page:
+                self._named.pop(identifier, None)
+                view = await self._store.view(identifier)
+                if view is None:
+                    self._find("crl.unsettled", identifier, "published too often to be looked at", "warning")
+                elif view.crls:
+                    self._shard(view)
+                else:
+                    await self._unpublished(identifier)
+            seen += len(page)
+            after = page[-1]
+        for identifier, serial in self._named.items():
+            self._find("shard.missing", identifier, f"named by {serial} at least, and not on record")
+        self._progress("CRLs", seen, seen)
+        return seen
+
+    async def _unpublished(self, identifier: str) -> None:
+        oldest = await self._store.oldest(identifier)
+        if oldest is not None and self._clock() - oldest > IN_FLIGHT:
+            self._find("crl.missing", identifier, "nothing was ever published")
+
+    def _shard(self, view: ShardView) -> None:
+        shard = view.shard
+        if max(shard.reserved, shard.certificates) > PLACES_MAX:
+            self._find("shard.size", shard.id, f"{shard.certificates} certificates, {shard.reserved} places")
+        elif shard.certificates > shard.reserved:
+            self._find("shard.places", shard.id, f"{shard.certificates} certificates, {shard.reserved} places")
+        authority = self._certificates.get(shard.authority)
+        if authority is None:
+            self._find("crl.authority", shard.id, f"of an authority that is not on record: {shard.authority}")
+            return
+        try:
+            crls = [x509.load_der_x509_crl(crl.data) for crl in view.crls]
+        except ValueError as error:
+            self._find("crl.unreadable", shard.id, str(error))
+            return
+        key = authority.public_key()
+        if not isinstance(key, ec.EllipticCurvePublicKey) or not all(crl.is_signature_valid(key) for crl in crls):
+            self._find("crl.signature", shard.id, f"not signed by {shard.authority}")
+        state = next((row.state for row in self._rows if row.id == shard.authority), "")
+        if state != "revoked" and view.crls[0].next_update <= self._clock():
+            self._find("crl.stale", shard.id, f"its next update was due {view.crls[0].next_update}")
+        self._numbers(view, crls)
+        self._contents(view, crls[0])
+        self._continuity(view, crls)
+
+    def _numbers(self, view: ShardView, crls: list[x509.CertificateRevocationList]) -> None:
+        shard, newest = view.shard, view.crls[0]
+        if newest.number != shard.published_number or shard.crl_number < shard.published_number:
+            self._find("crl.number", shard.id, f"{newest.number} is stored, {shard.published_number} on record")
+        for stored, crl in zip(view.crls, crls, strict=True):
+            if _number(crl) != stored.number:
+                self._find("crl.number", shard.id, f"{stored.number} on record, another number inside")
+            if (crl.last_update_utc, crl.next_update_utc) != (stored.this_update, stored.next_update):
+                self._find("crl.dates", shard.id, f"{stored.number} has other dates than are on record")
+            if len(crl) != stored.entries or len(crl) > PLACES_MAX:
+                self._find("crl.size", shard.id, f"{len(crl)} entries, {stored.entries} on record")
+
+    def _contents(self, view: ShardView, crl: x509.CertificateRevocationList) -> None:
+        """The newest CRL names all that is revoked and has not left it, and nothing that is not revoked."""
+        shard, before = view.shard, view.crls[1].this_update if len(view.crls) > 1 else None
+        # A revocation is published at once, which is not in the same moment.
+        settled = shard.revision == shard.published_revision
+        named = {f"{entry.serial_number:040x}" for entry in crl}
+        revoked = {entry.serial for entry in view.entries}
+        for serial in sorted(named - revoked):
+            self._find("crl.extra", serial, f"{shard.id} names it, and it is not revoked")
+        for entry in view.entries:
+            # What had expired before the CRL before this one has been shown long enough (RFC 5280 section 3.3).
+            left = before is not None and entry.not_after < before
+            waits = not settled and entry.revoked_at is not None and self._clock() - entry.revoked_at < IN_FLIGHT
+            if entry.serial not in named and not left and not waits:
+                self._find("crl.omits", entry.serial, f"revoked {entry.revoked_at}, and not named by {shard.id}")
+
+    def _continuity(self, view: ShardView, crls: list[x509.CertificateRevocationList]) -> None:
+        """What a CRL named may leave it only after its certificate has expired (RFC 5280 section 3.3)."""
+        ends = {entry.serial: entry.not_after for entry in view.entries}
+        for later, earlier in pairwise(zip(view.crls, crls, strict=True)):
+            (newer, newer_crl), (older, older_crl) = later, earlier
+            step = f"{view.shard.id} between {older.number} and {newer.number}"
+            if newer.this_update < older.this_update:
+                self._find("crl.continuity", view.shard.id, f"the time fell in {step}")
+            named = {entry.serial_number for entry in newer_crl}
+            for entry in older_crl:
+                serial = f"{entry.serial_number:040x}"
+                gone = entry.serial_number not in named
+                if gone and (serial not in ends or ends[serial] > older.this_update):
+                    self._find("crl.continuity", serial, f"left {step}")
+
+
+def _signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def _number(crl: x509.CertificateRevocationList) -> int:
+    try:
+        return crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+    except x509.ExtensionNotFound:
+        return -1
+
+
+def _crl_urls(certificate: x509.Certificate) -> list[str]:
+    try:
+        points = certificate.extensions.get_extension_for_class(x509.CRLDistributionPoints).value
+    except x509.ExtensionNotFound:
+        return []
+    return [name.value for point in points for name in point.full_name or () if isinstance(name.value, str)]

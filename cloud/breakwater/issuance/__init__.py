@@ -1,0 +1,1 @@
+"""From a request to a stored certificate: issuing, EST, one-time secrets."""

@@ -1,0 +1,188 @@
+"""The process that holds the PKCS#11 library: `python -m cloud.breakwater.keys.token_process`, started by `keys_pkcs11.py`.
+
+Vendors' libraries hang, crash, and remember tokens that are gone until they are loaded again (PKCS#11 knows no other
+cure than C_Finalize, which no other thread may be inside of). Here each can be ended from outside and begun anew, and
+none shares memory with the issuer. It does one command after the other and decides nothing; it ends with its input.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pkcs11
+from pkcs11.util.ec import encode_ec_public_key, encode_named_curve_parameters
+
+from cloud.breakwater.keys import token_messages as messages
+from cloud.breakwater.keys.token_messages import (
+    Command,
+    Connect,
+    Find,
+    Generate,
+    Outcome,
+    Reply,
+    Sign,
+)
+from cloud.crypto.keyfile import (
+    KeyFileError,
+    read_secret,
+)
+
+_PIN_ERRORS = (
+    pkcs11.PinIncorrect,
+    pkcs11.PinLocked,
+    pkcs11.PinExpired,
+    pkcs11.PinInvalid,
+    pkcs11.PinLenRange,
+    pkcs11.UserPinNotInitialized,
+)
+_REFUSALS = (
+    pkcs11.AttributeReadOnly,
+    pkcs11.AttributeTypeInvalid,
+    pkcs11.AttributeValueInvalid,
+    pkcs11.DataLenRange,
+    pkcs11.DomainParamsInvalid,
+    pkcs11.FunctionNotSupported,
+    pkcs11.KeyTypeInconsistent,
+    pkcs11.MechanismInvalid,
+    pkcs11.MultipleTokensReturned,
+    pkcs11.TemplateIncomplete,
+    pkcs11.TemplateInconsistent,
+    pkcs11.TokenWriteProtected,
+)
+
+
+class _Failed(Exception):
+    """A command came to nothing."""
+
+    def __init__(self, outcome: Outcome, text: str) -> None:
+        super().__init__(text)
+        self.outcome: Outcome = outcome
+
+
+class Token:
+    """A token, and a session in which its user is logged in."""
+
+    def __init__(self, token: pkcs11.Token, session: pkcs11.Session) -> None:
+        self._token = token
+        self._session = session
+        self._private: dict[str, Any] = {}
+
+    def answer(self, command: Command) -> bytes:
+        """Do one command. Raises PKCS11Error, _Failed."""
+        match command:
+            case Find(label):
+                return _spki(self._one(label, pkcs11.ObjectClass.PUBLIC_KEY))
+            case Generate(label):
+                return self._generate(label)
+            case Sign(label, digest):
+                return self._sign(label, digest)
+            case Connect():
+                raise _Failed("refused", "connected already")
+
+    def _sign(self, label: str, digest: bytes) -> bytes:
+        key = self._private.get(label)
+        if key is None:
+            key = self._private[label] = self._one(label, pkcs11.ObjectClass.PRIVATE_KEY)
+        return bytes(key.sign(digest, mechanism=pkcs11.Mechanism.ECDSA))
+
+    def _generate(self, label: str) -> bytes:
+        if self._found({pkcs11.Attribute.LABEL: label}):
+            raise _Failed("refused", f"the token has a key {label} already; it may have signed")
+        # Logged in by the other session: a token knows one user of a process, not of a session.
+        writing = self._token.open(rw=True)
+        try:
+            curve = {pkcs11.Attribute.EC_PARAMS: encode_named_curve_parameters("secp256r1")}
+            public, _ = writing.create_domain_parameters(pkcs11.KeyType.EC, curve, local=True).generate_keypair(
+                id=label.encode(),
+                label=label,
+                store=True,
+                capabilities=pkcs11.MechanismFlag.SIGN | pkcs11.MechanismFlag.VERIFY,
+                private_template={
+                    pkcs11.Attribute.PRIVATE: True,
+                    pkcs11.Attribute.SENSITIVE: True,
+                    pkcs11.Attribute.EXTRACTABLE: False,
+                },
+            )
+            return _spki(public)
+        finally:
+            writing.close()
+
+    def _one(self, label: str, kind: pkcs11.ObjectClass) -> Any:
+        found = self._found(
+            {
+                pkcs11.Attribute.CLASS: kind,
+                pkcs11.Attribute.KEY_TYPE: pkcs11.KeyType.EC,
+                pkcs11.Attribute.LABEL: label,
+            }
+        )
+        if not found:
+            name = "public" if kind is pkcs11.ObjectClass.PUBLIC_KEY else "private"
+            raise _Failed("absent", f"the token has no {name} EC key {label}")
+        if len(found) > 1:
+            raise _Failed("refused", f"the token has {len(found)} keys {label}; delete or rename all but one")
+        return found[0]
+
+    def _found(self, attributes: dict[pkcs11.Attribute, Any]) -> list[Any]:
+        return list(self._session.get_objects(attributes))
+
+
+def _spki(public: Any) -> bytes:
+    try:
+        return encode_ec_public_key(public)
+    except (ValueError, TypeError) as error:  # what asn1crypto says of a point or a curve in another spelling
+        raise _Failed("refused", f"the token's public key cannot be read: {error}") from error
+
+
+def connect(command: Connect) -> Token:
+    """Load the library, find the token, log in. Raises PKCS11Error, _Failed."""
+    if not Path(command.module).is_file():
+        raise _Failed("refused", f"there is no PKCS#11 library {command.module}")
+    try:
+        pin = read_secret(Path(command.pin_file)).strip().decode()
+    except (KeyFileError, UnicodeDecodeError) as error:
+        raise _Failed("refused", f"cannot use the PIN file {command.pin_file}: {error}") from error
+    try:
+        token = pkcs11.lib(command.module).get_token(token_label=command.token)
+    except pkcs11.NoSuchToken as error:
+        raise _Failed("lost", f"no token {command.token} is there") from error
+    except pkcs11.MultipleTokensReturned as error:
+        raise _Failed("refused", f"more than one token is labelled {command.token}") from error
+    return Token(token, token.open(user_pin=pin))
+
+
+def _attempt(token: Token | None, command: Command) -> tuple[Token | None, Reply]:
+    try:
+        if isinstance(command, Connect) and token is None:
+            return connect(command), Reply("done")
+        if token is None:
+            raise _Failed("refused", "not connected")
+        return token, Reply("done", token.answer(command))
+    except _Failed as failure:
+        return token, Reply(failure.outcome, text=str(failure))
+    except pkcs11.PKCS11Error as error:
+        said = f"the token answers {type(error).__name__} {error}".rstrip()
+        if isinstance(error, _PIN_ERRORS):
+            return token, Reply("pin", text=said)
+        return token, Reply("refused" if isinstance(error, _REFUSALS) else "lost", text=said)
+
+
+def serve(source: BinaryIO, sink: BinaryIO) -> None:
+    """Answer commands until the input ends. Raises ValueError for what is no frame."""
+    token: Token | None = None
+    while len(head := source.read(messages.SIZE_BYTES)) == messages.SIZE_BYTES:
+        command = messages.commands.decode(source.read(messages.size_of(head)))
+        token, reply = _attempt(token, command)
+        sink.write(messages.frame(reply))
+        sink.flush()
+
+
+def main() -> None:
+    """Standard output is for answers alone: what a library prints goes where errors go."""
+    with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as sink:
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+        serve(sys.stdin.buffer, sink)
+
+
+if __name__ == "__main__":
+    main()

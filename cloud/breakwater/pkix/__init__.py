@@ -1,0 +1,1 @@
+"""Pure: CSRs, profiles, lint, and the encodings of CRLs and OCSP."""

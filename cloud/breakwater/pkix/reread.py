@@ -1,0 +1,72 @@
+"""An issued certificate read back into what was wanted of it, so that the rules can be held against it again.
+
+Not a judge: it takes apart and believes everything; `lint.relint` then holds the bytes against what this read, in the
+one encoding, and the checker compares with the record.
+"""
+
+import re
+from ipaddress import IPv4Address, IPv6Address
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import AuthorityInformationAccessOID as Access
+from cryptography.x509.oid import NameOID
+
+from cloud.breakwater.pkix.csr import describe_key
+from cloud.breakwater.pkix.profiles import (
+    CaName,
+    Distribution,
+    ProfileName,
+    Wanted,
+)
+from protocol.ids import NodeSpiffeId, ServiceSpiffeId, parse_spiffe
+
+_CA_NAME = re.compile(r"(?P<domain>\S+) (?P<ca>nodes|services) CA .*")
+
+
+def read_back(certificate: x509.Certificate, profile: str, version: int) -> Wanted:
+    """What must have been wanted for this certificate to be made. Raises ValueError, TypeError, IdError."""
+    (name,) = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    common_name = str(name.value)
+    numbers = certificate.subject.get_attributes_for_oid(NameOID.SERIAL_NUMBER)
+    found = {type(extension.value): extension.value for extension in certificate.extensions}
+    names = found.get(x509.SubjectAlternativeName)
+    spiffe: NodeSpiffeId | ServiceSpiffeId | None = None
+    hosts = x509.SubjectAlternativeName([])
+    if isinstance(names, x509.SubjectAlternativeName):
+        hosts = names
+        (uri,) = names.get_values_for_type(x509.UniformResourceIdentifier)
+        spiffe = parse_spiffe(uri)
+    key = certificate.public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise ValueError("the key is not an EC key")
+    constrained = _CA_NAME.fullmatch(common_name) if profile == "issuing" and version > 1 else None
+    addresses = [ip for ip in hosts.get_values_for_type(x509.IPAddress) if isinstance(ip, IPv4Address | IPv6Address)]
+    return Wanted(
+        profile=msgspec.convert(profile, ProfileName),
+        serial=certificate.serial_number,
+        common_name=common_name,
+        key=describe_key(key),
+        not_before=certificate.not_valid_before_utc,
+        not_after=certificate.not_valid_after_utc,
+        generation=int(numbers[0].value) if numbers else 0,
+        spiffe=spiffe,
+        dns_names=tuple(hosts.get_values_for_type(x509.DNSName)),
+        addresses=tuple(addresses),
+        distribution=_read_distribution(found),
+        ca=msgspec.convert(constrained["ca"], CaName) if constrained else None,
+        trust_domain=constrained["domain"] if constrained else "",
+        version=version,
+    )
+
+
+def _read_distribution(found: dict[type[x509.ExtensionType], x509.ExtensionType]) -> Distribution | None:
+    points, access = found.get(x509.CRLDistributionPoints), found.get(x509.AuthorityInformationAccess)
+    if not isinstance(points, x509.CRLDistributionPoints) or not isinstance(access, x509.AuthorityInformationAccess):
+        return None
+    crl, *more = points[0].full_name or [None]
+    if crl is None or more:
+        raise ValueError("not one name of one CRL")
+    by_method = {description.access_method: description.access_location.value for description in access}
+    return Distribution(str(crl.value), str(by_method.get(Access.OCSP)), str(by_method.get(Access.CA_ISSUERS)))

@@ -1,0 +1,1 @@
+"""CRL shards and their publisher, the OCSP responder, the feed of revoked services."""

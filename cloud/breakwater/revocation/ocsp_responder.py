@@ -1,0 +1,271 @@
+"""The OCSP responder: answers from the rows, signed by delegates that renew themselves.
+
+A delegate is a key of this process, never written down, with a certificate of two days from the very authority whose
+certificates it answers for (RFC 6960 section 4.2.2.2). Rule: every answer is what the rows say at this moment; an
+answer that is used again was checked against the rows again. A refusal is an answer too, never an HTTP error.
+"""
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Protocol
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from cloud.breakwater.errors import IssuerError, Passing, SignerUnavailable
+from cloud.breakwater.pkix.ocsp import (
+    CertId,
+    OcspRefused,
+    Question,
+    Status,
+    answer,
+    cert_ids,
+    parse_request,
+    refusal,
+)
+from cloud.breakwater.pkix.profiles import Issuer
+from cloud.breakwater.store import serial_text
+from cloud.breakwater.store.authorities import AuthorityRow
+from cloud.breakwater.store.revocation_status import RevocationStore
+from cloud.storage import StorageError
+from protocol.messages.sessions import Certificate
+
+log = logging.getLogger("cascade.breakwater.responder")
+
+Now = Callable[[], datetime]
+
+ANSWER_LIFE = timedelta(hours=1)
+"""A revoked certificate is believed for as long by who has an answer of just before."""
+REUSE = timedelta(minutes=5)
+"""An answer without a nonce is given again for as long, while the rows say the same."""
+ANSWERS_KEPT = 4096
+"""Of 600 bytes each."""
+CACHE_SECONDS = 600
+"""What HTTP caches are told; well below `ANSWER_LIFE - REUSE`, so that no cache gives out what has ended."""
+LOOK_SECONDS = 1.0
+RETRY_SECONDS = 10.0
+REST_SECONDS = 1.0
+"""After a delegate could not be made, before whoever asks has it tried again: each try leaves a record for ever."""
+REST_SECONDS_MAX = 30.0
+"""The rests double to here."""
+ANSWERING = ("active", "old", "tainted")
+"""States of authorities that have a delegate standing by."""
+_SERIAL_MAX = 2**160
+
+
+class Authorities(Protocol):
+    """`cloud.breakwater.authorities.Authorities`, as far as it is needed here."""
+
+    def find(self, authority: str) -> Issuer | None: ...
+
+    def rows(self) -> Sequence[AuthorityRow]: ...
+
+
+class IssuesResponders(Protocol):
+    """`cloud.breakwater.issuance.issuing.Issuing`, as far as it is needed here."""
+
+    async def issue_responder(self, authority: str, public_key: ec.EllipticCurvePublicKey) -> Certificate: ...
+
+
+class Pauses(Protocol):
+    """`cloud.process.serve.Stopping`, as far as it is needed here."""
+
+    async def sleep(self, seconds: float) -> bool: ...
+
+
+class Delegate(msgspec.Struct, frozen=True):
+    """The key of this process for one authority, and its certificate."""
+
+    key: ec.EllipticCurvePrivateKey
+    certificate: x509.Certificate
+
+    @property
+    def renew_at(self) -> datetime:
+        """Half of its life."""
+        start, end = self.certificate.not_valid_before_utc, self.certificate.not_valid_after_utc
+        return start + (end - start) / 2
+
+    def may_sign(self, now: datetime) -> bool:
+        """Whether an answer of now is good for its whole life; not if it was made by a clock that ran ahead."""
+        return self.certificate.not_valid_before_utc <= now < self.certificate.not_valid_after_utc - ANSWER_LIFE
+
+
+class Answered(msgspec.Struct, frozen=True):
+    """An OCSP response in DER. `this_update` and `next_update` are None for one that no cache may keep."""
+
+    der: bytes
+    this_update: datetime | None = None
+    next_update: datetime | None = None
+
+
+class _Resting(SignerUnavailable):
+    """A delegate could not be made a moment ago; that was logged."""
+
+
+class _Failed(msgspec.Struct, frozen=True):
+    """Why a delegate could not be made, how often in a row, and when last, in the loop's seconds."""
+
+    why: str
+    times: int
+    at: float
+
+
+class _Kept(msgspec.Struct, frozen=True):
+    status: Status
+    delegate: x509.Certificate
+    answered: Answered
+    since: datetime
+    until: datetime
+
+
+class Responder:
+    """The responder of one process."""
+
+    def __init__(self, store: RevocationStore, authorities: Authorities, issuing: IssuesResponders, now: Now) -> None:
+        self._store = store
+        self._authorities = authorities
+        self._issuing = issuing
+        self._now = now
+        self._delegates: dict[str, Delegate] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._failed: dict[str, _Failed] = {}
+        self._kept: OrderedDict[tuple[str, CertId, int], _Kept] = OrderedDict()
+        self._ids: dict[str, tuple[bytes, tuple[CertId, ...]]] = {}
+
+    async def answer(self, der: bytes) -> Answered:
+        """Answer a request in DER. Raises nothing: trouble has its own answers (RFC 6960 section 2.3)."""
+        try:
+            question = parse_request(der)
+            return await self._answer(question)
+        except OcspRefused as refused:
+            return Answered(refusal(refused.trouble))
+        except _Resting:
+            return Answered(refusal("try_later"))
+        except (SignerUnavailable, Passing, StorageError) as error:
+            log.error("cannot answer for now", extra={"reason": f"{type(error).__name__}: {error}"})
+            return Answered(refusal("try_later"))
+        except IssuerError as error:
+            log.error("cannot answer", extra={"reason": f"{type(error).__name__}: {error}"})
+            return Answered(refusal("internal"))
+
+    async def _answer(self, question: Question) -> Answered:
+        authority = self._authority_of(question.issuer)
+        if authority is None:
+            raise OcspRefused("unauthorized", "no CA here has this name and key")
+        status = await self._status(authority, question.serial)
+        delegate = await self._delegate(authority)
+        now = self._now()
+        place = (authority, question.issuer, question.serial)
+        kept = self._kept.get(place) if question.nonce is None else None
+        same = kept is not None and (kept.status, kept.delegate) == (status, delegate.certificate)
+        if kept is not None and same and kept.since <= now < kept.until:
+            return kept.answered
+        this_update = now.replace(microsecond=0)
+        next_update = min(this_update + ANSWER_LIFE, delegate.certificate.not_valid_after_utc)
+        made = answer(question, status, delegate.certificate, delegate.key, this_update, next_update)
+        if question.nonce is not None:
+            return Answered(made)
+        answered = Answered(made, this_update, next_update)
+        self._kept[place] = _Kept(status, delegate.certificate, answered, this_update, now + REUSE)
+        self._kept.move_to_end(place)
+        if len(self._kept) > ANSWERS_KEPT:
+            self._kept.popitem(last=False)
+        return answered
+
+    def _authority_of(self, wanted: CertId) -> str | None:
+        """The authority that a request names. A root's key is not here, and a revoked CA speaks no more."""
+        for row in self._authorities.rows():
+            if row.ca == "root" or row.state == "revoked":
+                continue
+            known, ids = self._ids.get(row.id, (b"", ()))
+            if known != row.certificate:
+                issuer = self._authorities.find(row.id)
+                if issuer is None:
+                    continue
+                ids = cert_ids(issuer)
+                self._ids[row.id] = row.certificate, ids
+            if wanted in ids:
+                return row.id
+        return None
+
+    async def _status(self, authority: str, serial: int) -> Status:
+        if not 0 < serial < _SERIAL_MAX:
+            return Status("unknown")
+        found = await self._store.status(serial_text(serial))
+        if found is None or found.authority != authority or not found.shard or found.state == "recorded":
+            return Status("unknown")
+        if found.state == "issued":
+            return Status("good")
+        return Status("revoked", found.revoked_at, found.reason)
+
+    async def _delegate(self, authority: str) -> Delegate:
+        """The delegate of an authority, made now if there is none that lives. Raises IssuerError, StorageError."""
+        known = self._delegates.get(authority)
+        if known is not None and known.may_sign(self._now()):
+            return known
+        return await self._renew(authority)
+
+    def _require_rested(self, authority: str) -> None:
+        """Strangers ask, so what fails is not tried as often as they do. Raises _Resting."""
+        failed = self._failed.get(authority)
+        if failed is None:
+            return
+        rest = min(REST_SECONDS_MAX, REST_SECONDS * 2 ** min(failed.times - 1, 16))
+        if asyncio.get_running_loop().time() < failed.at + rest:
+            raise _Resting(f"a responder of {authority} could not be made a moment ago: {failed.why}")
+
+    async def _renew(self, authority: str) -> Delegate:
+        before = self._delegates.get(authority)
+        async with self._locks.setdefault(authority, asyncio.Lock()):
+            known = self._delegates.get(authority)
+            if known is not None and known is not before:
+                return known
+            self._require_rested(authority)
+            try:
+                made = await self._make(authority)
+            except IssuerError as error:
+                times = self._failed[authority].times + 1 if authority in self._failed else 1
+                self._failed[authority] = _Failed(str(error), times, asyncio.get_running_loop().time())
+                raise
+            self._failed.pop(authority, None)
+            self._delegates[authority] = made
+            return made
+
+    async def _make(self, authority: str) -> Delegate:
+        key = ec.generate_private_key(ec.SECP256R1())
+        issued = await self._issuing.issue_responder(authority, key.public_key())
+        certificate = x509.load_der_x509_certificate(issued.certificate_chain[0])
+        log.info("responder certificate", extra={"authority": authority, "not_after": certificate.not_valid_after_utc})
+        return Delegate(key, certificate)
+
+    async def turn(self) -> bool:
+        """Give every answering authority a delegate, renew what is at half its life; False if one could not be."""
+        standing = [row.id for row in self._authorities.rows() if row.ca != "root" and row.state in ANSWERING]
+        for gone in self._delegates.keys() - {row.id for row in self._authorities.rows() if row.state != "revoked"}:
+            del self._delegates[gone]
+        worked = True
+        for authority in standing:
+            known = self._delegates.get(authority)
+            now = self._now()
+            if known is not None and known.may_sign(now) and now < known.renew_at:
+                continue
+            try:
+                await self._renew(authority)
+            except (IssuerError, StorageError) as error:
+                worked = False
+                log.error("cannot renew a responder", extra={"authority": authority, "reason": str(error)})
+        return worked
+
+    async def keep(self, stopping: Pauses) -> None:
+        """The background task, until the process goes down."""
+        while True:
+            worked = await self.turn()
+            if await stopping.sleep(LOOK_SECONDS if worked else RETRY_SECONDS):
+                return
+
+
+__all__ = ["ANSWER_LIFE", "CACHE_SECONDS", "Answered", "Responder"]

@@ -1,0 +1,1 @@
+"""The commands of `cascade pki`; they run on the issuer's host."""

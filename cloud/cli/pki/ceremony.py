@@ -1,0 +1,43 @@
+"""`cascade pki ceremony FILE`: an act of the root's key, told in full before and after. Needs no server and no network."""
+
+import asyncio
+import os
+from argparse import Namespace
+
+from cloud.breakwater.ceremony.run import (
+    Held,
+    hold,
+)
+from cloud.breakwater.errors import IssuerError
+from cloud.cli.errors import EXIT_VERIFICATION, CliError
+from cloud.cli.show import emit, pairs
+from cloud.clock import utc_now
+from cloud.crypto.keyfile import KeyFileError
+
+
+def ceremony(args: Namespace) -> int:
+    """Hold the ceremony, or try it. Raises CliError; nothing was written then."""
+    try:
+        held = asyncio.run(hold(args.file, utc_now(), os.urandom, args.dry_run))
+    except (IssuerError, KeyFileError) as error:
+        raise CliError(
+            EXIT_VERIFICATION, "ceremony_refused", str(error), "Nothing was written. Correct it and try --dry-run."
+        ) from error
+    emit(held, args.json, _human)
+    return 0
+
+
+def _human(held: Held) -> str:
+    head = f"{held.type} ceremony" + (" (dry run: nothing is written)" if held.dry_run else "")
+    rows: list[tuple[str, object]] = [("at", held.at), ("key", held.key)]
+    signs = "would sign" if held.dry_run else "signed"
+    writes = "would write" if held.dry_run else "wrote"
+    return "\n\n".join(
+        (
+            f"{head}\n{pairs(rows)}",
+            f"{signs}\n{pairs(held.signs)}",
+            "read\n" + pairs([(file.sha256, file.path) for file in held.inputs]),
+            f"{writes}\n"
+            + pairs([(file.sha256 or "-", file.path) for file in held.outputs] + [("record", held.record)]),
+        )
+    )

@@ -1,0 +1,230 @@
+"""`cascade pki rotate`: the states of an authority, and the gates between them.
+
+    prepared -> active -> old -> tainted -> revoked
+
+An authority is activated when everybody knows it, and dropped when nobody needs it. Who knows what is counted by
+Fabric (nodes tell which trust they work by) and by the records here; an operator may override with a reason, which the
+audit keeps. Publishing a trust bundle is `cascade trust`, since it takes the offline keys.
+"""
+
+import asyncio
+from argparse import Namespace
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from cloud.breakwater.admin import Admin
+from cloud.breakwater.authorities import AuthorityRow
+from cloud.breakwater.errors import SignerError, SignerUnavailable
+from cloud.breakwater.keys.file import FileKeys
+from cloud.breakwater.keys.pkcs11 import Pkcs11Keys
+from cloud.breakwater.keys.signer import (
+    certificate_request,
+    is_for_development,
+)
+from cloud.cli.connection import Server
+from cloud.cli.errors import EXIT_REFUSED, EXIT_USAGE, CliError
+from cloud.cli.show import emit, pairs
+from cloud.fabric import schemas
+
+_GOAL = {"activate": "active", "taint": "tainted", "revoke": "revoked"}
+NEXT_IMPORT = "Have the ceremony sign it (docs/ceremonies.md), then: cascade pki rotate import ANSWER.pem --dir DIR"
+
+
+class Requested(msgspec.Struct, frozen=True):
+    """A key that was made, and the request for its certificate."""
+
+    authority: str
+    key: str
+    common_name: str
+    file: str
+
+
+class Moved(msgspec.Struct, frozen=True):
+    """An authority and the state it is in now; `changed` is False when it was in it already."""
+
+    authority: str
+    state: str
+    changed: bool
+
+
+async def rotate(admin: Admin, args: Namespace) -> int:
+    """One step. Raises CliError, IssuerError."""
+    match args.step:
+        case "request":
+            return await _request(admin, args)
+        case "import":
+            return await _import(admin, args)
+        case _:
+            return await _move(admin, args)
+
+
+async def _request(admin: Admin, args: Namespace) -> int:
+    if args.out.exists():
+        raise CliError(EXIT_USAGE, "file_in_use", f"cannot write {args.out}: it exists", "Nothing was made.")
+    authority = admin.authorities.next_id(args.ca)
+    active = admin.authorities.find(f"{args.ca}-1")
+    mark = ""
+    if active is not None and is_for_development(x509.load_der_x509_certificate(active.certificate_der)):
+        mark = " (development)"
+    common_name = f"{admin.settings.trust_domain} {args.ca} CA {authority.rpartition('-')[2]}{mark}"
+    # A request that was lost is made again, for the key that there is.
+    reference = next(iter(await _keys_of(admin, authority)), "") or await admin.assembly.keys.generate(authority)
+    der = await certificate_request(await admin.assembly.keys.open(reference), common_name)
+    args.out.write_bytes(x509.load_der_x509_csr(der).public_bytes(Encoding.PEM))
+    made = Requested(authority, reference, common_name, str(args.out))
+    emit(made, args.json, lambda it: f"{_fields(it)}\n\n{NEXT_IMPORT}")
+    return 0
+
+
+async def _import(admin: Admin, args: Namespace) -> int:
+    try:
+        certificate = x509.load_pem_x509_certificate(args.certificate.read_bytes())
+    except (OSError, ValueError) as error:
+        raise CliError(EXIT_USAGE, "certificate_unusable", f"cannot read {args.certificate}: {error}") from error
+    der = certificate.public_bytes(Encoding.DER)
+    roots = [row for row in admin.authorities.rows() if row.ca == "root"]
+    if any(_same_name(certificate, row) and row.certificate != der for row in roots):
+        changed = await admin.authorities.import_cross(admin.caller, der)
+        made = Moved(_common_name(certificate), "cross-certificate", changed)
+    elif certificate.subject == certificate.issuer:
+        identifier = next((row.id for row in roots if row.certificate == der), admin.authorities.next_id("root"))
+        changed = await admin.authorities.import_prepared(admin.caller, identifier, der)
+        made = Moved(identifier, _state(admin, identifier), changed)
+    else:
+        identifier, reference = await _owner(admin, certificate)
+        changed = await admin.authorities.import_prepared(admin.caller, identifier, der, reference)
+        made = Moved(identifier, _state(admin, identifier), changed)
+    emit(made, args.json, _fields)
+    return 0
+
+
+async def _owner(admin: Admin, certificate: x509.Certificate) -> tuple[str, str]:
+    """The authority whose key was made here for this certificate: its id and the key's reference."""
+    der = certificate.public_bytes(Encoding.DER)
+    known = next((row for row in admin.authorities.rows() if row.certificate == der), None)
+    if known is not None:
+        return known.id, known.key
+    for ca in ("nodes", "services"):
+        identifier = admin.authorities.next_id(ca)
+        for reference, public_key in (await _keys_of(admin, identifier)).items():
+            if public_key == certificate.public_key():
+                return identifier, reference
+    raise CliError(
+        EXIT_REFUSED,
+        "key_unknown",
+        "this certificate is for a key that was not made here",
+        "Make key and request with `cascade pki rotate request CLASS --out FILE` on this host.",
+    )
+
+
+async def _keys_of(admin: Admin, identifier: str) -> dict[str, ec.EllipticCurvePublicKey]:
+    """The keys that were made for an authority, by reference; on the token first. Raises SignerUnavailable."""
+    found = {}
+    for reference in (f"{Pkcs11Keys.PREFIX}{identifier}", f"{FileKeys.PREFIX}{identifier}.key.pem"):
+        try:
+            found[reference] = (await admin.assembly.keys.open(reference)).public_key
+        except SignerUnavailable:
+            raise
+        except SignerError:
+            continue  # none was made there
+    return found
+
+
+async def _move(admin: Admin, args: Namespace) -> int:
+    row = next((row for row in admin.authorities.rows() if row.id == args.authority), None)
+    if row is None:
+        names = ", ".join(row.id for row in admin.authorities.rows())
+        raise CliError(EXIT_USAGE, "authority_unknown", f"there is no authority {args.authority!r}", names)
+    if args.override and not args.reason.strip():
+        raise CliError(EXIT_USAGE, "reason_missing", "an override needs a --reason: it is kept in the audit")
+    if not args.override:
+        await _gate(admin, args, row)
+    reason = f"override: {args.reason}" if args.override else args.reason
+    if args.step == "activate":
+        changed = await admin.authorities.activate(admin.caller, row.id, reason)
+    elif args.step == "taint":
+        changed = await admin.authorities.taint(admin.caller, row.id, reason or "nobody needs it any more")
+    else:
+        changed = await admin.authorities.revoke(admin.caller, row.id, reason or "nobody needs it any more")
+    emit(Moved(row.id, _state(admin, row.id), changed), args.json, _fields)
+    return 0
+
+
+async def _gate(admin: Admin, args: Namespace, row: AuthorityRow) -> None:
+    """Refuse what would cut somebody off. Raises CliError."""
+    if row.state == _GOAL[args.step]:
+        return
+    if args.step == "activate":
+        await _everybody_knows(args, row)
+    elif row.ca == "root":
+        below = [each.id for each in admin.authorities.rows() if each.ca != "root" and _is_below(each, row)]
+        if live := [each for each in below if _state(admin, each) in ("prepared", "active", "old")]:
+            raise _still_needed(f"{', '.join(live)} stand below {row.id} and are believed")
+    elif left := await admin.checking.dependents(row.id, admin.now()):
+        raise _still_needed(f"{left} certificates that {row.id} issued are in force, and nothing has replaced them")
+
+
+async def _everybody_knows(args: Namespace, row: AuthorityRow) -> None:
+    """Every node and service works by a published trust that has this authority. Raises CliError."""
+    server = Server(args)
+    bundle, _ = await asyncio.to_thread(server.trust)
+    published = {"root": bundle.roots, "nodes": bundle.node_issuers, "services": bundle.service_issuers}[row.ca]
+    if row.certificate not in published:
+        place = "--add-root FILE" if row.ca == "root" else f"--add-issuer {row.ca}:FILE"
+        raise CliError(
+            EXIT_REFUSED,
+            "not_published",
+            f"refused: {row.id} is not in the published trust",
+            f"`cascade trust sign {place}`, then `cascade trust publish`; or give --override and a --reason.",
+        )
+    adoption = await asyncio.to_thread(server.call, "GET", "/v1/trust/adoption", schemas.Adoption)
+    if adoption.adopted < adoption.nodes:
+        raise _refused(f"{adoption.adopted} of {adoption.nodes} nodes work by the published trust")
+    for service in adoption.services:
+        if service.trust_version is not None and service.trust_version < adoption.trust_version:
+            raise _refused(f"{service.name} works by version {service.trust_version} of {adoption.trust_version}")
+
+
+def _refused(text: str) -> CliError:
+    return CliError(
+        EXIT_REFUSED,
+        "adoption_incomplete",
+        f"refused: {text}",
+        "Wait (`cascade trust adoption --missing` names the nodes), or give --override and a --reason.",
+    )
+
+
+def _still_needed(text: str) -> CliError:
+    return CliError(
+        EXIT_REFUSED,
+        "still_needed",
+        f"refused: {text}",
+        "Wait until they have renewed (`cascade trust renew-devices`), or give --override and a --reason.",
+    )
+
+
+def _state(admin: Admin, identifier: str) -> str:
+    return next((row.state for row in admin.authorities.rows() if row.id == identifier), "")
+
+
+def _is_below(row: AuthorityRow, root: AuthorityRow) -> bool:
+    certificate = x509.load_der_x509_certificate(row.certificate)
+    return certificate.issuer == x509.load_der_x509_certificate(root.certificate).subject
+
+
+def _same_name(certificate: x509.Certificate, row: AuthorityRow) -> bool:
+    return certificate.subject == x509.load_der_x509_certificate(row.certificate).subject
+
+
+def _common_name(certificate: x509.Certificate) -> str:
+    return certificate.subject.rfc4514_string()
+
+
+def _fields(value: msgspec.Struct) -> str:
+    return pairs([(name, getattr(value, name)) for name in value.__struct_fields__])
+
+
+__all__ = ["Moved", "Requested", "rotate"]

@@ -1,0 +1,1 @@
+"""Keys at rest, and a writer of DER."""

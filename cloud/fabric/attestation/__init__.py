@@ -1,0 +1,1 @@
+"""Pure: TPM evidence, and trust in endorsement keys."""

@@ -1,0 +1,1 @@
+"""Pure: what a statement says, who may sign it, which standing follows."""

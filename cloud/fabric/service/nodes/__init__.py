@@ -1,0 +1,1 @@
+"""What nodes do: activate, confirm, open sessions, fetch statements, renew; and lapses."""

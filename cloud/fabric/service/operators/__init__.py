@@ -1,0 +1,1 @@
+"""What operators do: tenants, codes, tokens, node lists, standing."""

@@ -1,0 +1,1 @@
+"""The published trust: publishing, following, and counting who has adopted it."""

@@ -1,0 +1,108 @@
+"""The Litestar application that every service is: one guard, one error mapping, strict bodies, no extra routes.
+
+Litestar itself reads a body whatever its content type says and coerces its values ("1" is taken for 1). Here a body
+is JSON, says so, and is decoded strictly into the handler's type in one step.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import msgspec
+from litestar import Litestar, Request, Response
+from litestar.exceptions import HTTPException
+from litestar.types import ControllerRouterHandler, Scope
+
+from cloud.http.guard import (
+    Guard,
+    judge_again,
+)
+from cloud.http.metrics import (
+    STATE,
+    Metrics,
+    measured,
+    metrics_route,
+)
+from cloud.http.problems import (
+    Refusal,
+    answer,
+    handle,
+)
+from cloud.storage.errors import DatabaseBusy, DatabaseUnavailable
+from protocol.limits import REQUEST_BODY_BYTES_MAX
+
+log = logging.getLogger("cascade.web")
+
+
+class StrictRequest(Request[Any, Any, Any]):
+    """A request whose JSON body is decoded strictly into the type of the handler's `data`."""
+
+    async def body(self) -> bytes:
+        """The body, from a caller who is still admitted when its last byte is there. Raises Refusal."""
+        body = await super().body()
+        await judge_again(self)
+        return body
+
+    async def json(self) -> Any:
+        """The body as the handler's type.
+
+        Raises:
+            Refusal: `unsupported_media_type`, `malformed` (not JSON), `invalid` (JSON of another shape).
+        """
+        media_type = self.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if media_type != "application/json":
+            raise Refusal("unsupported_media_type")
+        field = self.route_handler.parsed_data_field
+        body = await self.body()
+        try:
+            return msgspec.json.decode(body, type=field.annotation if field is not None else Any, strict=True)
+        except msgspec.ValidationError as error:
+            raise Refusal("invalid", str(error)) from error
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise Refusal("malformed", "the body is not JSON") from error
+
+
+Refused = Callable[[Exception, Scope], Awaitable[None]]
+"""Called with what a handler or the guard raised, before it is answered."""
+
+
+def _away(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    """A database that cannot be asked now: no fault of ours, and strangers must not fill the log with tracebacks."""
+    log.error("the database cannot be used", extra={"path": request.url.path, "error": str(error)})
+    return answer(Refusal("unavailable", "the database cannot be used just now", headers={"Retry-After": "1"}))
+
+
+def make_app(
+    handlers: Sequence[ControllerRouterHandler],
+    guard: Guard,
+    state: object,
+    *,
+    metrics: Metrics | None = None,
+    refused: Refused | None = None,
+) -> Litestar:
+    """The application of a service. Handlers find `state` (the service's own wired object) as `request.app.state.it`.
+
+    With `metrics` it has the route `/metrics` and times its requests.
+    """
+    app = Litestar(
+        route_handlers=[*handlers, *([metrics_route] if metrics is not None else [])],
+        guards=[guard],
+        middleware=[measured(metrics)] if metrics is not None else [],
+        after_exception=[refused] if refused is not None else [],
+        exception_handlers={
+            HTTPException: handle,
+            DatabaseUnavailable: _away,
+            DatabaseBusy: _away,
+            Exception: handle,
+        },
+        request_class=StrictRequest,
+        request_max_body_size=REQUEST_BODY_BYTES_MAX,
+        openapi_config=None,
+        logging_config=None,
+        debug=False,
+    )
+    app.state["it"] = state
+    app.state[STATE] = metrics
+    return app

@@ -1,0 +1,141 @@
+"""The HTTP/1.1 side of a listener: uvicorn's httptools protocol with the peer's certificate, bounds and one tongue.
+
+It puts the connection's `TlsSession` into every request's scope, once read; bounds the head of a request in bytes
+and a whole request in time, which uvicorn does not; never upgrades a connection (an upgrade would leave this class
+and the peer with it); and refuses in problem documents. It knows no route and judges no peer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from cloud.http.problems import (
+    Refusal,
+    plain_answer,
+)
+from cloud.mtls.peer import (
+    TLS_EXTENSION,
+    TlsSession,
+    tls_session,
+)
+from protocol.problems import CONTENT_TYPE
+
+HEAD_BYTES_MAX = 16 * 1024
+"""Request line and headers; a node's are under 1 kB, an operator's under 2 kB. One read (256 kB) may stand above."""
+REQUEST_SECONDS_MAX = 30
+"""From a connection's or request's first moment to the request's last byte: 64 kB at 20 kbit/s."""
+BACKLOG = 2048
+"""Connections the kernel keeps for us while the loop is busy."""
+
+AsgiApp = Callable[[Any, Any, Any], Awaitable[None]]
+
+
+class CloudHttpProtocol(HttpToolsProtocol):
+    """One connection."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._tls = TlsSession(None)
+        self._head_bytes = 0
+        self._in_head = True
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
+        super().connection_made(transport)
+        self._tls = tls_session(transport.get_extra_info)
+        self._arm()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._disarm()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._in_head:
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if self._in_head and self._head_bytes > HEAD_BYTES_MAX and not self.transport.is_closing():
+            self._refuse("too_large", f"request line and headers are limited to {HEAD_BYTES_MAX} bytes")
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope["extensions"] = {TLS_EXTENSION: self._tls}  # type: ignore[dict-item]  # uvicorn types known extensions only
+        self._arm()
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._head_bytes = 0
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._in_head = True
+        self._head_bytes = 0
+        self._disarm()
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """The hook of uvicorn for what is not HTTP."""
+        self._refuse("malformed", "this is not a valid HTTP/1.1 request")
+
+    def _refuse(self, code: Any, detail: str) -> None:
+        self.transport.write(plain_answer(code, detail))
+        self.transport.close()
+
+    def _arm(self) -> None:
+        self._disarm()
+        self._deadline = self.loop.call_later(REQUEST_SECONDS_MAX, self._expire)
+
+    def _disarm(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _expire(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.close()
+
+    def _should_upgrade(self) -> bool:
+        return False
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """An upgrade that is offered is not an event worth a line."""
+
+
+def plaintext_only(app: AsgiApp, posts: tuple[str, ...] = ()) -> AsgiApp:
+    """The application, for what a plaintext listener may answer: GET and HEAD, and POST to the paths in `posts`.
+
+    Those are for questions that are no commands and whose answers are signed (OCSP).
+    """
+
+    async def read_only(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http" or _may_be_plain(scope, posts):
+            await app(scope, receive, send)
+            return
+        refusal = Refusal("method_not_allowed", "this listener is read-only")
+        body = msgspec.json.encode(refusal.document())
+        allow = b"POST" if scope["path"] in posts else b"GET, HEAD"
+        headers = [
+            (b"content-type", CONTENT_TYPE.encode("ascii")),
+            (b"allow", allow),
+            (b"content-length", str(len(body)).encode("ascii")),
+        ]
+        await send({"type": "http.response.start", "status": 405, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    return read_only
+
+
+def _may_be_plain(scope: Any, posts: tuple[str, ...]) -> bool:
+    return scope["method"] in ("GET", "HEAD") or (scope["method"] == "POST" and scope["path"] in posts)

@@ -1,0 +1,149 @@
+"""A service's numbers for Prometheus: the only importer of its client library.
+
+Each service has a registry of its own, so that two of them in one process never share a number; nothing is registered
+at import. Rule: a label is one of a small, fixed set of words (a route's template, a code, a profile, an authority),
+never an id, a path as it came, or anything a caller chooses. That is why `/metrics` admits everyone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from time import perf_counter
+from typing import Any
+
+from litestar import Request, Response, get
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from cloud.http.guard import ANONYMOUS
+
+CONTENT_TYPE = "text/plain; version=0.0.4"  # the framework adds the charset
+LATENCY_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+"""An issuance takes some milliseconds, a long poll is not a latency and ends in the last bucket."""
+NO_ROUTE = "(none)"
+STATE = "metrics"
+"""Where a service's application keeps its `Metrics`."""
+
+Values = Callable[[], Mapping[str, float]]
+Reading = Callable[[], Awaitable[None]]
+
+
+class Count:
+    """A number that only grows, by the values of its labels."""
+
+    def __init__(self, counter: Counter) -> None:
+        self._counter = counter
+
+    def add(self, *labels: str, by: float = 1.0) -> None:
+        """Count, for these labels in their order."""
+        (self._counter.labels(*labels) if labels else self._counter).inc(by)
+
+
+class Level:
+    """A number that goes up and down."""
+
+    def __init__(self, gauge: Gauge) -> None:
+        self._gauge = gauge
+
+    def set(self, value: float, *labels: str) -> None:
+        """Say what it is now."""
+        (self._gauge.labels(*labels) if labels else self._gauge).set(value)
+
+
+class _Read(Collector):
+    """A gauge whose values are asked for when somebody looks."""
+
+    def __init__(self, name: str, text: str, label: str, values: Values) -> None:
+        self._name = name
+        self._text = text
+        self._label = label
+        self._values = values
+
+    def describe(self) -> Iterable[GaugeMetricFamily]:
+        """Its name, without asking for values: they may not be there yet."""
+        return [GaugeMetricFamily(self._name, self._text, labels=[self._label])]
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        family = GaugeMetricFamily(self._name, self._text, labels=[self._label])
+        for label, value in self._values().items():
+            family.add_metric([label], value)
+        return [family]
+
+
+class Metrics:
+    """The registry of one service. Names begin with `cascade_SERVICE_`."""
+
+    def __init__(self, service: str) -> None:
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._prefix = f"cascade_{service}_"
+        self._readings: list[Reading] = []
+        self._latency = Histogram(
+            f"{self._prefix}request_seconds",
+            "Time from a request's head to its answer's last byte",
+            ("method", "route", "status"),
+            registry=self._registry,
+            buckets=LATENCY_SECONDS,
+        )
+
+    def counter(self, name: str, text: str, *labels: str) -> Count:
+        """A new counter; its name gets `_total` at the end."""
+        return Count(Counter(self._prefix + name, text, labels, registry=self._registry))
+
+    def gauge(self, name: str, text: str, *labels: str) -> Level:
+        """A new gauge."""
+        return Level(Gauge(self._prefix + name, text, labels, registry=self._registry))
+
+    def read(self, name: str, text: str, label: str, values: Values) -> None:
+        """A gauge that asks `values` (label value to number) whenever somebody looks."""
+        self._registry.register(_Read(self._prefix + name, text, label, values))
+
+    def before_reading(self, reading: Reading) -> None:
+        """Await `reading` before numbers are given out: for what only a query knows."""
+        self._readings.append(reading)
+
+    def observe(self, method: str, route: str, status: int, seconds: float) -> None:
+        """A request was answered. `route` is the template of its path."""
+        self._latency.labels(method, route, str(status)).observe(seconds)
+
+    async def render(self) -> bytes:
+        """All numbers in Prometheus' text format."""
+        for reading in self._readings:
+            await reading()
+        return generate_latest(self._registry)
+
+
+def measured(metrics: Metrics) -> Callable[[ASGIApp], ASGIApp]:
+    """A middleware for Litestar that times requests by the template of their path."""
+
+    def wrap(app: ASGIApp) -> ASGIApp:
+        async def timed(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] != ScopeType.HTTP:
+                await app(scope, receive, send)
+                return
+            started, status = perf_counter(), 500
+
+            async def note(message: Message) -> None:
+                nonlocal status
+                if message["type"] == "http.response.start":
+                    status = message["status"]
+                await send(message)
+
+            try:
+                await app(scope, receive, note)
+            finally:
+                taken = perf_counter() - started
+                metrics.observe(scope["method"], scope.get("path_template") or NO_ROUTE, status, taken)
+
+        return timed
+
+    return wrap
+
+
+@get("/metrics", opt={"peers": (ANONYMOUS,)})
+async def metrics_route(request: Request[Any, Any, Any]) -> Response[bytes]:
+    """The service's numbers; no identifiers are among them."""
+    metrics: Metrics = request.app.state[STATE]
+    return Response(await metrics.render(), media_type=CONTENT_TYPE, headers={"Cache-Control": "no-store"})

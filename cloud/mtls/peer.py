@@ -1,0 +1,260 @@
+"""Who is at the other end: the only reader of the TLS session and of what it puts into the ASGI scope.
+
+A peer is its client certificate and nothing else; no header is looked at here. The certificate is parsed once a
+connection; what can change while a connection lives (the time, and through `PeerChecks` an open generation or a
+revoked serial) is judged at every request. OpenSSL has verified the chain and the purpose at the handshake; this
+file adds what OpenSSL does not know: that the issuer is the CA of the class that the SPIFFE path claims.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any, Literal, Protocol
+
+import msgspec
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from protocol.ids import (
+    IdError,
+    NodeId,
+    NodeSpiffeId,
+    ServiceSpiffeId,
+    SpiffeId,
+    TenantId,
+    parse_generation,
+    parse_spiffe,
+)
+
+TLS_EXTENSION = "tls"
+
+
+class AnonymousPeer(msgspec.Struct, frozen=True):
+    """No client certificate, or a route that does not ask for one."""
+
+    kind: Literal["anonymous"] = "anonymous"
+
+
+class ServicePeer(msgspec.Struct, frozen=True):
+    """Another service. `not_after` is the certificate's."""
+
+    spiffe: ServiceSpiffeId
+    serial: int
+    not_after: datetime
+    kind: Literal["service"] = "service"
+
+    @property
+    def name(self) -> str:
+        return self.spiffe.name
+
+
+class NodePeer(msgspec.Struct, frozen=True):
+    """A node, by a session certificate of one generation."""
+
+    spiffe: NodeSpiffeId
+    generation: int
+    serial: int
+    not_after: datetime
+    kind: Literal["node"] = "node"
+
+    @property
+    def tenant(self) -> TenantId:
+        return self.spiffe.tenant
+
+    @property
+    def node(self) -> NodeId:
+        return self.spiffe.node
+
+
+Peer = AnonymousPeer | ServicePeer | NodePeer
+ANONYMOUS_PEER = AnonymousPeer()
+
+
+class PeerRefused(Exception):
+    """The client certificate is not one that we take; `detail` says which rule it breaks."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+
+class PeerClosed(PeerRefused):
+    """A good certificate of a generation that is closed."""
+
+    def __init__(self, peer: NodePeer) -> None:
+        super().__init__("the generation of this certificate is closed")
+        self.peer = peer
+
+
+class PeerTrust(msgspec.Struct, frozen=True):
+    """The trust domain and, by class, the issuing CAs that may stand directly above a peer's certificate.
+
+    `roots`: those that are believed, where that is known (None: it is not).
+    """
+
+    trust_domain: str
+    node_issuers: tuple[x509.Certificate, ...]
+    service_issuers: tuple[x509.Certificate, ...]
+    roots: tuple[x509.Certificate, ...] | None = None
+
+
+class PeerChecks(Protocol):
+    """What a service knows of its peers; asked on every request, so it has to be quick."""
+
+    def generation_open(self, tenant: TenantId, node: NodeId, generation: int) -> Awaitable[bool]: ...
+
+    def service_revoked(self, serial: int) -> Awaitable[bool]: ...
+
+
+class TlsSession:
+    """What one connection's TLS session says of the client, with the parsed peer kept for the next requests."""
+
+    __slots__ = ("_peer", "_trust", "_valid_from", "certificate_der")
+
+    def __init__(self, certificate_der: bytes | None) -> None:
+        self.certificate_der = certificate_der
+        self._peer: ServicePeer | NodePeer | PeerRefused | None = None
+        self._trust: PeerTrust | None = None
+        self._valid_from: datetime | None = None
+
+    def peer(self, trust: PeerTrust, now: datetime) -> Peer:
+        """See `peer_of`."""
+        if self.certificate_der is None:
+            return ANONYMOUS_PEER
+        if self._trust is not trust or self._peer is None:
+            self._trust = trust
+            try:
+                certificate = x509.load_der_x509_certificate(self.certificate_der)
+                self._valid_from = certificate.not_valid_before_utc
+                self._peer = read_peer(certificate, trust)
+            except PeerRefused as refused:
+                self._peer = refused
+            except ValueError as error:
+                self._peer = PeerRefused(f"the certificate cannot be read: {error}")
+        if isinstance(self._peer, PeerRefused):
+            raise PeerRefused(self._peer.detail)
+        if self._valid_from is None or now < self._valid_from:
+            raise PeerRefused("the certificate is not valid yet")
+        if now >= self._peer.not_after:
+            raise PeerRefused("the certificate has expired")
+        return self._peer
+
+
+def peer_of(scope: Any, trust: PeerTrust, now: datetime) -> Peer:
+    """The peer of a request, from its connection's certificate.
+
+    `scope` is the ASGI scope (or Litestar's typed view of it).
+
+    Raises:
+        PeerRefused: the certificate breaks a rule of `read_peer`, or is out of its dates now.
+    """
+    session = (scope.get("extensions") or {}).get(TLS_EXTENSION)
+    if not isinstance(session, TlsSession):
+        return ANONYMOUS_PEER
+    return session.peer(trust, now)
+
+
+async def admit(peer: Peer, checks: PeerChecks) -> None:
+    """Ask the service whether the peer still stands.
+
+    Raises:
+        PeerClosed: the node's generation is closed.
+        PeerRefused: the service's serial is revoked.
+    """
+    if isinstance(peer, NodePeer) and not await checks.generation_open(peer.tenant, peer.node, peer.generation):
+        raise PeerClosed(peer)
+    if isinstance(peer, ServicePeer) and await checks.service_revoked(peer.serial):
+        raise PeerRefused("the certificate of this service is revoked")
+
+
+def read_peer(certificate: x509.Certificate, trust: PeerTrust) -> ServicePeer | NodePeer:
+    """Read a client certificate whose chain has been verified.
+
+    1. exactly one URI SAN, a SPIFFE id of our trust domain (SPIFFE X.509-SVID section 2);
+    2. an extended key usage with clientAuth (RFC 5280 section 4.2.1.12; no EKU at all is refused);
+    3. directly issued by an issuing CA of the class that the SPIFFE path claims;
+    4. for a node: subject CN is the node, serialNumber the generation, one of each.
+
+    Raises:
+        PeerRefused: naming the rule.
+    """
+    spiffe = spiffe_of(certificate)
+    if spiffe.trust_domain != trust.trust_domain:
+        raise PeerRefused("the SPIFFE id belongs to another trust domain")
+    require_usage(certificate, ExtendedKeyUsageOID.CLIENT_AUTH)
+    if isinstance(spiffe, ServiceSpiffeId):
+        require_issuer(certificate, trust.service_issuers)
+        return ServicePeer(spiffe, certificate.serial_number, certificate.not_valid_after_utc)
+    require_issuer(certificate, trust.node_issuers)
+    if _subject(certificate, NameOID.COMMON_NAME) != spiffe.node:
+        raise PeerRefused("the subject does not name the node")
+    try:
+        generation = parse_generation(_subject(certificate, NameOID.SERIAL_NUMBER))
+    except IdError as error:
+        raise PeerRefused(str(error)) from error
+    return NodePeer(spiffe, generation, certificate.serial_number, certificate.not_valid_after_utc)
+
+
+def spiffe_of(certificate: x509.Certificate) -> SpiffeId:
+    """The one SPIFFE id of a certificate. Raises PeerRefused."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound as error:
+        raise PeerRefused("the certificate has no subject alternative name") from error
+    except (ValueError, x509.DuplicateExtension) as error:
+        raise PeerRefused("the certificate's extensions cannot be read") from error
+    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    if len(uris) != 1:
+        raise PeerRefused(f"the certificate has {len(uris)} URI names, not one")
+    try:
+        return parse_spiffe(uris[0])
+    except IdError as error:
+        raise PeerRefused(str(error)) from error
+
+
+def require_usage(certificate: x509.Certificate, usage: x509.ObjectIdentifier) -> None:
+    """Raises PeerRefused unless the certificate states this extended key usage."""
+    try:
+        usages = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except x509.ExtensionNotFound as error:
+        raise PeerRefused("the certificate has no extended key usage") from error
+    if usage not in usages:
+        raise PeerRefused("the certificate is not for this use")
+
+
+def require_issuer(certificate: x509.Certificate, issuers: tuple[x509.Certificate, ...]) -> x509.Certificate:
+    """The one of `issuers` that signed the certificate itself. Raises PeerRefused when none did."""
+    for issuer in issuers:
+        try:
+            certificate.verify_directly_issued_by(issuer)
+        except (ValueError, TypeError, InvalidSignature):
+            continue
+        return issuer
+    raise PeerRefused("the certificate was not issued by the CA of its class")
+
+
+def key_id_of(certificate: x509.Certificate) -> str:
+    """The subject key id in lower-case hex: how a CA is named from outside, over all certificates of its key.
+
+    RFC 5280 section 4.2.1.2; where the certificate states none, the hash that method (1) there gives.
+    """
+    try:
+        stated = certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    except x509.ExtensionNotFound:
+        stated = x509.SubjectKeyIdentifier.from_public_key(certificate.public_key())
+    return stated.digest.hex()
+
+
+def _subject(certificate: x509.Certificate, name: x509.ObjectIdentifier) -> str:
+    values = certificate.subject.get_attributes_for_oid(name)
+    if len(values) != 1:
+        raise PeerRefused("the subject does not have exactly one CN and one serialNumber")
+    return str(values[0].value)
+
+
+def tls_session(transport_info: Callable[[str], Any]) -> TlsSession:
+    """The session of a new connection, from its transport's `get_extra_info`; no certificate on plaintext."""
+    ssl_object = transport_info("ssl_object")
+    return TlsSession(None if ssl_object is None else ssl_object.getpeercert(binary_form=True))

@@ -1,0 +1,159 @@
+"""The services' certificates that must not be believed, as this service knows them: one set, asked at every request.
+
+It is fed by Breakwater's long poll, within a second of a revocation, and kept in the service's own database, so that
+a restarted service refuses at once, whether Breakwater answers or not. Rules: what is in the set stays until it has
+expired, whatever the feed says later; after a failed call the whole feed is read again, so that an issuer whose
+database was put back can hide nothing behind a cursor.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Protocol
+
+from cloud.contracts.breakwater import (
+    PATH_REVOCATIONS,
+    Revocations,
+    RevokedSerial,
+)
+from cloud.mtls.client import (
+    CallError,
+    CloudClient,
+)
+from cloud.storage import StorageError
+
+log = logging.getLogger("cascade.revocation")
+
+WAIT_SECONDS = 60
+"""Of one long poll; short enough that a connection that died silently is noticed."""
+ANSWER_SECONDS = 10.0
+"""Beyond the wait, for the answer itself."""
+RETRY_SECONDS_FIRST = 0.25
+RETRY_SECONDS_MAX = 5.0
+"""Full jitter below it. A service that cannot hear of revocations must not be in that state for long."""
+PRUNE_SECONDS = 3600.0
+
+Load = Callable[[], Awaitable[Iterable[RevokedSerial]]]
+Save = Callable[[Sequence[RevokedSerial]], Awaitable[None]]
+Forget = Callable[[datetime], Awaitable[None]]
+Issuing = Callable[[str], None]
+
+
+class Pauses(Protocol):
+    """`cloud.process.serve.Stopping`, as far as it is needed here."""
+
+    async def wait(self) -> None: ...
+
+    async def sleep(self, seconds: float) -> bool: ...
+
+
+class RevokedSet:
+    """The set. `load` reads what was kept, `save` keeps entries (again is harmless), `forget` drops what has expired.
+
+    `issuing` is told, by key id, which CA Breakwater has its certificate of: at first, and when it is another.
+    """
+
+    def __init__(
+        self,
+        *,
+        load: Load,
+        save: Save,
+        forget: Forget,
+        now: Callable[[], datetime],
+        entropy: Callable[[int], bytes],
+        issuing: Issuing = lambda _: None,
+    ) -> None:
+        self._load = load
+        self._save = save
+        self._forget = forget
+        self._now = now
+        self._entropy = entropy
+        self._issuing = issuing
+        self._issuer = ""
+        self._ends: dict[int, datetime] = {}
+        self._cursor = 0
+        self._failures = 0
+        self._pruned_at = 0.0
+
+    def __contains__(self, serial: int) -> bool:
+        return serial in self._ends
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    async def load(self) -> None:
+        """Take in what was kept; before the service listens. Raises StorageError."""
+        self._add(await self._load())
+
+    def _add(self, entries: Iterable[RevokedSerial]) -> None:
+        for entry in entries:
+            self._ends[int(entry.serial, 16)] = entry.not_after.astimezone(UTC)
+
+    async def refresh(self, client: CloudClient, wait_seconds: int = 0) -> int:
+        """Ask for what is new, from where the last answer ended; returns how many entries came.
+
+        They count before they are kept. Raises CallError, StorageError, ValueError (no serial); then the next call
+        asks for everything again.
+        """
+        path = f"{PATH_REVOCATIONS}?cursor={self._cursor}&wait={wait_seconds}&issuer={self._issuer}"
+        self._cursor = 0
+        answer = (await client.call("GET", path, seconds=wait_seconds + ANSWER_SECONDS)).into(Revocations)
+        self._add(answer.entries)
+        if answer.entries:
+            await self._save(answer.entries)
+        self._cursor = answer.cursor
+        if answer.issuer != self._issuer:
+            self._issuer = answer.issuer
+            self._issuing(answer.issuer)
+        return len(answer.entries)
+
+    async def follow(self, client: Callable[[], CloudClient], stopping: Pauses) -> None:
+        """The background task: hear of every revocation until the process goes down, which ends a poll at once."""
+        end = asyncio.ensure_future(stopping.wait())
+        wait_seconds = 0
+        try:
+            while not end.done():
+                call = asyncio.ensure_future(self.refresh(client(), wait_seconds))
+                await asyncio.wait((call, end), return_when=asyncio.FIRST_COMPLETED)
+                if not call.done():
+                    call.cancel()
+                    await asyncio.gather(call, return_exceptions=True)
+                    return
+                try:
+                    call.result()
+                    await self._prune()
+                except (CallError, StorageError, ValueError) as error:
+                    wait_seconds = 0
+                    log.warning("cannot hear of revocations", extra={"reason": f"{type(error).__name__}: {error}"})
+                    if await stopping.sleep(self._pause()):
+                        return
+                else:
+                    wait_seconds = WAIT_SECONDS
+                    self._failures = 0
+        finally:
+            end.cancel()
+
+    def _pause(self) -> float:
+        """Full jitter: anything from nothing to a cap that doubles."""
+        cap: float = min(RETRY_SECONDS_MAX, RETRY_SECONDS_FIRST * 2 ** min(self._failures, 16))
+        self._failures += 1
+        return cap * (1 + int.from_bytes(self._entropy(2), "big")) / 65536
+
+    async def _prune(self) -> None:
+        """Once an hour, forget what has expired: such a certificate is refused for its date."""
+        at = asyncio.get_running_loop().time()
+        if self._pruned_at and at < self._pruned_at + PRUNE_SECONDS:
+            return
+        self._pruned_at = at
+        await self.prune()
+
+    async def prune(self) -> None:
+        """Forget what has expired, and ask for everything the next time: this clock may have been wrong.
+
+        Raises StorageError.
+        """
+        now = self._now()
+        self._cursor = 0
+        self._ends = {serial: end for serial, end in self._ends.items() if end > now}
+        await self._forget(now)

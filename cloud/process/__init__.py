@@ -1,0 +1,1 @@
+"""One operating-system process: settings and production gates, listeners, shutdown, logs."""

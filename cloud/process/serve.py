@@ -1,0 +1,216 @@
+"""Several services in one process: a TLS listener each, one owner of the signals, one way down.
+
+What a process runs is a list of `Unit`s. They are opened in order, serve until SIGTERM or SIGINT, and are closed in
+reverse order in under three seconds: listeners stop accepting, long polls end at once (`Stopping`), what runs gets
+`GRACE_SECONDS`. A background task that ends by itself brings the whole process down with exit status 70: half a
+service is worse than a restart. It knows no service and no route.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import msgspec
+import uvicorn
+
+from cloud.http.listener import (
+    BACKLOG,
+    CloudHttpProtocol,
+    plaintext_only,
+)
+from cloud.mtls.server import ServerTls
+from cloud.tasks.stopping import BackgroundTask, Stopping
+
+log = logging.getLogger("cascade.server")
+
+EXIT_OK = 0
+EXIT_INTERNAL = 70
+GRACE_SECONDS = 2
+"""How long a running request may take once the process is told to stop."""
+KEEP_ALIVE_SECONDS = 75
+"""Longer than the pause between a node's requests in an exchange, shorter than what firewalls forget."""
+HANDSHAKE_SECONDS = 10
+"""A TLS handshake over a satellite link takes 3 s."""
+
+
+class Listener(msgspec.Struct, frozen=True):
+    """An address and what answers on it.
+
+    Without `tls` it is plaintext and answers GET and HEAD only, and POST to the paths in `posts`.
+    """
+
+    app: Any
+    host: str
+    port: int
+    tls: ServerTls | None
+    posts: tuple[str, ...] = ()
+
+
+class Unit(msgspec.Struct, frozen=True, kw_only=True):
+    """A service as the process sees it: open, listen, work in the background, close.
+
+    Nothing listens before `open` has returned; a `close` runs after the last request. Applications get no ASGI
+    lifespan events: this is their lifespan.
+    """
+
+    name: str
+    open: Callable[[], Awaitable[None]]
+    close: Callable[[], Awaitable[None]]
+    listeners: tuple[Listener, ...]
+    tasks: tuple[BackgroundTask, ...] = ()
+
+
+class CloudServer(uvicorn.Server):
+    """uvicorn on a socket that is already bound; it never touches signals or exits the process."""
+
+    def __init__(self, listener: Listener, bound: socket.socket) -> None:
+        super().__init__(
+            uvicorn.Config(
+                listener.app if listener.tls is not None else plaintext_only(listener.app, listener.posts),
+                http=CloudHttpProtocol,
+                ws="none",
+                lifespan="off",
+                loop="asyncio",
+                interface="asgi3",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=GRACE_SECONDS,
+                backlog=BACKLOG,
+            )
+        )
+        self._bound = bound
+        self._tls = listener.tls
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept connections; replaces uvicorn's, which has no time limit on handshakes."""
+        await self.on_tick(0)  # the Date header, before the first answer
+        server = await asyncio.get_running_loop().create_server(
+            self._make_protocol,
+            sock=self._bound,
+            ssl=self._tls.context if self._tls is not None else None,
+            ssl_handshake_timeout=HANDSHAKE_SECONDS if self._tls is not None else None,
+            ssl_shutdown_timeout=1 if self._tls is not None else None,
+            backlog=BACKLOG,
+        )
+        self.servers = [server]
+        self.started = True
+
+    def _make_protocol(self) -> asyncio.Protocol:
+        return CloudHttpProtocol(self.config, self.server_state, {})
+
+    async def serve_until(self, stopping: Stopping) -> None:
+        """Serve until the process goes down, then let running requests end."""
+        while not await stopping.sleep(1.0):
+            await self.on_tick(0)
+        await self.shutdown()
+
+    async def start(self) -> None:
+        """Load the configuration and accept connections."""
+        self.config.load()
+        self.lifespan = self.config.lifespan_class(self.config)
+        await self.startup()
+
+
+def bind(listener: Listener) -> socket.socket:
+    """Bind a listener's address.
+
+    Raises:
+        OSError: the address is in use or not ours; the message names it.
+    """
+    family = socket.AF_INET6 if ":" in listener.host else socket.AF_INET
+    # The protocol is named because asyncio sets TCP_NODELAY only then; without it every answer waits 40 ms.
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((listener.host, listener.port))
+    except OSError as error:
+        bound.close()
+        raise OSError(error.errno, f"cannot listen on {listener.host}:{listener.port}: {error.strerror}") from error
+    bound.setblocking(False)
+    return bound
+
+
+@asynccontextmanager
+async def running(unit: Unit) -> AsyncIterator[list[CloudServer]]:
+    """Open a unit and accept on its listeners; close it at the end, whatever happened in between."""
+    async with AsyncExitStack() as stack:
+        await unit.open()
+        stack.push_async_callback(unit.close)
+        servers: list[CloudServer] = []
+        for listener in unit.listeners:
+            bound = bind(listener)
+            stack.callback(bound.close)
+            server = CloudServer(listener, bound)
+            await server.start()
+            servers.append(server)
+            host, port = bound.getsockname()[:2]
+            log.info(
+                "listening",
+                extra={"service": unit.name, "host": host, "port": port, "tls": listener.tls is not None},
+            )
+        yield servers
+
+
+async def serve(
+    units: Sequence[Unit], stopping: Stopping | None = None, ready: Callable[[], None] | None = None
+) -> int:
+    """Run units until a signal (or `stopping`); returns the exit status. `ready` is called when all of them listen."""
+    stopping = stopping or Stopping()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopping.request)
+    status = EXIT_OK
+    try:
+        async with AsyncExitStack() as stack:
+            servers = [server for unit in units for server in await stack.enter_async_context(running(unit))]
+            if ready is not None:
+                ready()
+            status = await _supervise(units, servers, stopping)
+    except OSError as error:
+        log.error("start failed", extra={"error": str(error)})
+        status = EXIT_INTERNAL
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+    log.info("stopped", extra={"status": status})
+    return status
+
+
+async def _supervise(units: Sequence[Unit], servers: Sequence[CloudServer], stopping: Stopping) -> int:
+    """Watch servers and background tasks until the end; 70 if one of them ended before it was told to."""
+    serving = [asyncio.create_task(server.serve_until(stopping), name="listener") for server in servers]
+    background = [
+        asyncio.create_task(_call(task, stopping), name=f"{unit.name}/{getattr(task, '__name__', 'task')}")
+        for unit in units
+        for task in unit.tasks
+    ]
+    stop = asyncio.create_task(stopping.wait(), name="stop")
+    status = EXIT_OK
+    done, _ = await asyncio.wait([*serving, *background, stop], return_when=asyncio.FIRST_COMPLETED)
+    if not stopping.requested:
+        for task in done:
+            status = EXIT_INTERNAL
+            error = None if task.cancelled() else task.exception()
+            log.error("background task ended", extra={"task": task.get_name()}, exc_info=error)
+    stopping.request()
+    await asyncio.wait([*serving, *background, stop], timeout=GRACE_SECONDS + 0.5)
+    for task in (*serving, *background, stop):
+        task.cancel()
+    for result in await asyncio.gather(*serving, *background, return_exceptions=True):
+        if isinstance(result, Exception) and status == EXIT_OK:
+            status = EXIT_INTERNAL
+            log.error("background task failed while stopping", exc_info=result)
+    return status
+
+
+async def _call(task: BackgroundTask, stopping: Stopping) -> None:
+    await task(stopping)

@@ -1,0 +1,1 @@
+"""Building blocks of background work: the stop signal and the back-off."""

@@ -1,0 +1,1 @@
+"""The `cascadia` command line."""

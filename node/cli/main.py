@@ -1,0 +1,301 @@
+"""`cascadia`: the agent's command line.
+
+With the agent up a question goes over its socket; without it the command reads the state itself, as the one owner.
+Exit codes are the design's and stable (`node/exits.py`); `--json` prints one document, errors included.
+"""
+
+import argparse
+import gc
+import logging
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from node.cli.show import fail, human_entitlement, human_license, human_status, print_document
+from node.config import AGENT_VERSION, Config, load_config
+from node.errors import NodeError
+from node.exits import Exit, run_exit
+
+EPILOG = """\
+exit codes: 0 done or granted, 2 usage, 3 entitlement denied, 65 verification failed, 69 cloud or agent unreachable,
+70 internal, 75 try again, 77 refused by the cloud, 80 not activated, 81 revoked, 82 suspended, 83 terminated,
+84 hardware mismatch, 85 no current statement, 87 TPM, 88 pending.
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="cascadia",
+        description="The Cascade agent: binds this machine to its licence and tells licensed software what it may do.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"cascadia {AGENT_VERSION}")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--config", metavar="FILE", help="settings file (default /etc/cascadia/cascadia.toml)")
+    common.add_argument("--state-dir", metavar="DIR", help="state directory (default /var/lib/cascadia)")
+    common.add_argument("--socket", metavar="PATH", help="the agent's socket (default /run/cascadia/cascadia.sock)")
+    common.add_argument("--tpm", metavar="TCTI", help="TPM connection (default device:/dev/tpmrm0)")
+    common.add_argument("--json", action="store_true", help="print one JSON document")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, summary: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=summary, description=text, parents=[common])
+
+    activate = add(
+        "activate",
+        "activate this machine with an activation file",
+        "Proves to the cloud which machine this is, by its TPM, and fetches its identity and licence. Repeating it "
+        "with the same file goes on where it was interrupted. The agent must not be running.",
+    )
+    activate.add_argument("file", type=Path, metavar="FILE", help="the file from `cascade code create`")
+    add(
+        "run",
+        "run the agent in the foreground",
+        "Settles hardware, licence and cloud, then serves the socket until it is stopped. Exits 81 without starting "
+        "when this machine is revoked.",
+    )
+    add("status", "show state, licence and what to do next", "Works in every state, with the agent running or not.")
+    license_command = add("license", "show the licence", "Shows the licence in force.")
+    license_command.add_argument("action", choices=["show"], help="what to do")
+    entitlement = add(
+        "entitlement",
+        "ask whether an entitlement is granted",
+        "Exits 0 when granted and 3 when denied, as the running agent says now.",
+    )
+    entitlement.add_argument("name", metavar="NAME", help="the entitlement's name")
+    renew = add(
+        "renew",
+        "refresh licence, session and device certificate now",
+        "Asks the cloud at once instead of at the licence's hour.",
+    )
+    renew.add_argument(
+        "--rekey", action="store_true", help="also make a new key in the TPM, and have it certified by fresh evidence"
+    )
+    return parser
+
+
+async def _with_state(
+    config: Config, work: Callable[..., Awaitable[Any]], *, creates: bool = False, owns: bool = True
+) -> Any:
+    """Run `work(state, tpm)` as the owner of the state, or as a reader of it."""
+    from node.hwbind.tpm import Tpm, check_tcti
+    from node.state import NotActivated, State
+    from node.system.hardening import no_core_dumps
+
+    # Every command that owns the state may hold a session key.
+    no_core_dumps()
+    check_tcti(config.tpm, config.mode)
+    if not creates and not config.state_dir.exists():
+        # Asking must not make the directory: it would belong to whoever asked.
+        raise NotActivated("cannot find an identity: this machine is not activated")
+    state = State(config.state_dir)
+    with state.owned() if owns else nullcontext():
+        tpm = Tpm(config.tpm)
+        try:
+            return await work(state, tpm)
+        finally:
+            await tpm.aclose()
+
+
+async def _activate(config: Config, args: argparse.Namespace) -> int:
+    from node.clock import utc_now
+    from node.exchanges.activation import activate
+    from node.local.documents import license_document
+
+    def say(text: str) -> None:
+        if not args.json:
+            print(f"  {text} ...", file=sys.stderr, flush=True)
+
+    async def work(state: Any, tpm: Any) -> Any:
+        return await activate(state, tpm, args.file, utc_now, say)
+
+    keeper = await _with_state(config, work, creates=True)
+    document = msgspec.to_builtins(license_document(keeper))
+    print_document(document, args.json, human_license)
+    return 0 if keeper.verdict().gate_open else int(keeper.verdict().exit)
+
+
+async def _run(config: Config, args: argparse.Namespace) -> int:
+    from node.agent import Agent
+    from node.clock import utc_now
+
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    # The HTTP client logs every request at INFO; the agent says what matters itself.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+
+    async def work(state: Any, tpm: Any) -> None:
+        await Agent(config, state, tpm, state.keeper(utc_now)).run(ready=_collect_garbage)
+
+    await _with_state(config, work)
+    return 0
+
+
+def _collect_garbage() -> None:
+    """After a start: once, and from here on as usual. What was loaded by then stays, and is not looked at again."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+
+
+async def _own_status(config: Config) -> dict[str, Any]:
+    """Status without an agent: stored evidence, and whether this TPM is the node's."""
+    from node.agent import Agent
+    from node.clock import utc_now
+    from node.hwbind.errors import TpmError
+
+    async def work(state: Any, tpm: Any) -> dict[str, Any]:
+        agent = Agent(config, state, tpm, state.keeper(utc_now))
+        try:
+            await agent.check_hardware()
+        except TpmError as error:
+            # Status is told in every state; the document's exit code is the TPM's.
+            logging.getLogger("cascadia").error("%s", error)
+            agent.keeper.hardware = "unavailable"
+        document = msgspec.structs.replace(agent.status(), agent_running=False)
+        return dict(msgspec.to_builtins(document))
+
+    # As a reader: an agent that starts at this moment must not find its state taken.
+    return dict(await _with_state(config, work, owns=False))
+
+
+async def _status_document(config: Config) -> dict[str, Any]:
+    from node.local.client import (
+        AgentAbsent,
+        ask,
+        expect,
+    )
+
+    try:
+        return expect(await ask(config.socket, "GET", "/v1/status"), {200})
+    except AgentAbsent:
+        return await _own_status(config)
+
+
+async def _status(config: Config, args: argparse.Namespace) -> int:
+    document = await _status_document(config)
+    print_document(document, args.json, human_status)
+    return int(document["license"]["exit_code"])
+
+
+async def _license(config: Config, args: argparse.Namespace) -> int:
+    document = (await _status_document(config))["license"]
+    print_document(document, args.json, human_license)
+    return int(document["exit_code"])
+
+
+async def _entitlement(config: Config, args: argparse.Namespace) -> int:
+    from urllib.parse import quote
+
+    from node.local.client import (
+        ask,
+        expect,
+    )
+
+    answer = expect(await ask(config.socket, "GET", f"/v1/entitlements/{quote(args.name, safe='')}"), {200, 403})
+    print_document(answer, args.json, human_entitlement)
+    return int(Exit.OK) if answer["granted"] else int(Exit.DENIED)
+
+
+async def _renew(config: Config, args: argparse.Namespace) -> int:
+    from node.local.client import (
+        AgentAbsent,
+        ask,
+        expect,
+    )
+
+    try:
+        path = "/v1/renew/rekey" if args.rekey else "/v1/renew"
+        document = expect(await ask(config.socket, "POST", path, seconds_max=130), {200})
+    except AgentAbsent:
+        document = await _own_renewal(config, rekey=args.rekey)
+    print_document(document, args.json, human_license)
+    return int(document["exit_code"])
+
+
+async def _own_renewal(config: Config, *, rekey: bool) -> dict[str, Any]:
+    from node.agent import Agent
+    from node.clock import utc_now
+    from node.link.api import CloudUnreachable
+    from node.local.documents import license_document
+
+    async def work(state: Any, tpm: Any) -> dict[str, Any]:
+        agent = Agent(config, state, tpm, state.keeper(utc_now))
+        await agent.check_hardware()
+        try:
+            # On another machine the proof cannot be made; the document says why.
+            if agent.keeper.hardware == "ours":
+                if not await agent.contact():
+                    raise CloudUnreachable("cannot renew: the cloud gave no usable answer; the licence is as it was")
+                if not agent.keeper.revoked:
+                    await agent.renew_device(rekey=rekey)
+        finally:
+            await agent.new_session()
+        return dict(msgspec.to_builtins(license_document(agent.keeper)))
+
+    return dict(await _with_state(config, work))
+
+
+_COMMANDS = {
+    "activate": _activate,
+    "run": _run,
+    "status": _status,
+    "license": _license,
+    "entitlement": _entitlement,
+    "renew": _renew,
+}
+
+
+def _node_error(error: BaseException) -> NodeError | None:
+    """The one error to tell of, out of nurseries' groups; TPM faults in the same form."""
+    from node.hwbind.errors import TpmError
+
+    if isinstance(error, NodeError):
+        return error
+    if isinstance(error, TpmError):
+        return NodeError.of(
+            str(error),
+            exit=next(member for member in Exit if member == error.exit_code),
+            code=error.code,
+            next=error.advice,
+        )
+    if isinstance(error, BaseExceptionGroup):
+        told = [_node_error(inner) for inner in error.exceptions]
+        return told[0] if len(told) == 1 else next((one for one in told if one is not None), None)
+    return None
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    args = _parser().parse_args(argv)
+    # A start makes objects to keep and hardly any garbage; looking for it would take 7 % of its time.
+    gc.disable()
+    try:
+        import trio
+
+        config = load_config(vars(args))
+        return trio.run(_COMMANDS[args.command], config, args)
+    except KeyboardInterrupt:
+        # The agent was asked to stop, only earlier than it listens for it.
+        return int(Exit.OK) if args.command == "run" else 130
+    except BaseException as error:
+        # The last stop of every fault: known ones are told, others are bugs and keep their traceback.
+        told = _node_error(error)
+        if told is None:
+            if isinstance(error, SystemExit):
+                raise
+            logging.getLogger("cascadia").critical("internal error", exc_info=error)
+            return int(Exit.INTERNAL)
+        if args.command == "run":
+            told.exit = run_exit(told.exit)
+        fail(told, args.json)
+    finally:
+        gc.enable()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,62 @@
+"""Human and JSON output of the command line."""
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from node.errors import NodeError
+
+
+def fail(error: NodeError, as_json: bool) -> NoReturn:
+    if as_json:
+        document = {"error": {"code": error.code, "text": error.text, "next": error.next, "exit_code": int(error.exit)}}
+        print(json.dumps(document))
+    else:
+        print(f"cascadia: {error.text}", file=sys.stderr)
+        if error.next:
+            print(f"  {error.next}", file=sys.stderr)
+    raise SystemExit(int(error.exit))
+
+
+def print_document(document: dict[str, Any], as_json: bool, human: Callable[[dict[str, Any]], str]) -> None:
+    print(json.dumps(document) if as_json else human(document))
+
+
+def human_license(document: dict[str, Any]) -> str:
+    rows = [
+        ("state", document["state"]),
+        ("gate", document["gate"]),
+        ("because", document["reason"]),
+        ("next", document["next"]),
+        ("node", document["node"]),
+        ("tenant", document["tenant"]),
+        ("generation", document["generation"]),
+    ]
+    lease = document["lease"]
+    if lease:
+        rows.append(("tier", lease["tier"]))
+        rows.append(("entitlements", ", ".join(lease["entitlements"]) or "none"))
+        rows += [(name, lease[name]) for name in ("refresh_after", "expires_at", "grace_until", "terminate_at")]
+    rows += [("flag", flag) for flag in document["flags"]]
+    return "\n".join(f"{name:<14} {value}" for name, value in rows if value != "")
+
+
+def human_status(document: dict[str, Any]) -> str:
+    rows = [
+        ("agent", "running" if document["agent_running"] else "not running"),
+        ("hardware", document["hardware"]),
+        ("last contact", document["last_contact_at"] or "none since start"),
+    ]
+    if document["mode"] != "production":
+        rows.append(("mode", f"{document['mode']}: not for production"))
+    if document["offline_bound_at"]:
+        rows.append(("offline bound", document["offline_bound_at"]))
+    rows += [("damaged", text) for text in document["damaged"]]
+    text = "\n".join(f"{name:<14} {value}" for name, value in rows)
+    return f"{human_license(document['license'])}\n{text}\n\n{document['limits']}"
+
+
+def human_entitlement(document: dict[str, Any]) -> str:
+    word = "granted" if document["granted"] else "denied"
+    return f"{document['name']}: {word} ({document['reason']}; until {document['valid_until']})"

@@ -1,0 +1,1 @@
+"""The disk: durable files, and the identity in them."""

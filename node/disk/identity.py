@@ -1,0 +1,351 @@
+"""The node's identity on disk, by generation: the TPM's wrapped keys, the device certificate, and whose they are.
+
+    STATE/identity/g-N/   ak.pub ak.priv node.pub node.priv   blobs that only this machine's TPM can load
+                          device.pem                          device certificate and its issuer's, leaf first
+                          identity.json                       ids, dates, digests of the blobs
+                          key-SPKI.json                       a later node key, from a rekey on
+    STATE/current.json                                        the confirmed generation
+    STATE/activation.json                                     an activation under way
+    STATE/renewal.json                                        a renewal with fresh evidence under way
+
+Not a place for plain keys: there are none. Rules: a generation appears in one durable step and is complete; one rename
+of `current.json` switches to it; the key in force is the one that `device.pem` is of, so that one rename changes both;
+what is torn, truncated or edited is StateDamaged, never a fresh start.
+"""
+
+import re
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from node.disk.files import (
+    StateFile,
+    encode_state,
+    ensure_private_dir,
+    read_bounded,
+    read_state,
+    remove_directory,
+    remove_file,
+    write_atomic,
+    write_directory,
+)
+from node.errors import StateDamaged
+from node.hwbind.keys import WrappedKey
+from protocol.encoding import sha256_hex
+from protocol.faults import fault_point
+from protocol.ids import ActivationId, IdError, NodeId, RenewalId, TenantId, parse_id, parse_trust_domain
+from protocol.signed.statements import Holder
+
+AwareTime = Annotated[datetime, msgspec.Meta(tz=True)]
+
+_GENERATION_DIR = re.compile(r"g-([1-9][0-9]{0,8})")
+_SEAL = re.compile(rb"# sha256 ([0-9a-f]{64})\n")
+_SEAL_BYTES = len(b"# sha256 \n") + 64
+_NEXT_CURRENT = (
+    "Nothing was changed. Move the file aside: the agent then confirms its newest generation with the cloud again."
+)
+_NEXT_ACTIVATION = (
+    "Nothing was changed. Remove the file and run `cascadia activate FILE` again: no second seat is used."
+)
+
+
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
+    """One generation of this node. `chain` is DER, leaf first; `fingerprint_salt` is the tenant's."""
+
+    trust_domain: str
+    tenant: TenantId
+    node: NodeId
+    generation: int
+    activated_at: datetime
+    confirm_by: datetime
+    fingerprint_salt: bytes
+    ak: WrappedKey
+    node_key: WrappedKey
+    chain: tuple[bytes, ...]
+
+    @property
+    def holder(self) -> Holder:
+        return Holder(self.trust_domain, self.tenant, self.node, self.generation)
+
+
+class _IdentityFile(StateFile, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    trust_domain: str
+    tenant: TenantId
+    node: NodeId
+    generation: int
+    activated_at: AwareTime
+    confirm_by: AwareTime
+    fingerprint_salt: bytes
+    ak_parent: bytes
+    node_parent: bytes
+    blobs_sha256: dict[str, str]
+
+
+class _CurrentFile(StateFile, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    generation: int
+
+
+class PendingActivation(StateFile, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An activation under way, so that a repeat with the same file carries it on.
+
+    `file_sha256` (hex) is of the activation file, never its content. `proof` is the body of the proof's request as it
+    will be sent: only a byte-identical repeat gets the stored answer. An exchange is kept from there on; one that was
+    cut off before starts anew.
+    """
+
+    file_sha256: str
+    activation: ActivationId
+    fingerprint_salt: bytes
+    ak: WrappedKey
+    node_key: WrappedKey
+    proof: bytes
+
+
+class PendingRenewal(StateFile, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A renewal with fresh evidence under way. `node_key` is the key it is for, perhaps a new one; `proof` is the body
+    of the proof's request as it will be sent: only a byte-identical repeat gets the stored answer."""
+
+    generation: int
+    renewal: RenewalId
+    node_key: WrappedKey
+    proof: bytes
+
+
+class _KeyFile(StateFile, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A node key that came after the activation's."""
+
+    node_key: WrappedKey
+
+
+def _key_name(public_key: ec.EllipticCurvePublicKey) -> str:
+    spki = public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return f"key-{sha256_hex(spki)[:16]}.json"
+
+
+def _blobs(identity: Identity) -> dict[str, bytes]:
+    return {
+        "ak.pub": identity.ak.public,
+        "ak.priv": identity.ak.private,
+        "node.pub": identity.node_key.public,
+        "node.priv": identity.node_key.private,
+    }
+
+
+def encode_chain(chain: tuple[bytes, ...]) -> bytes:
+    """PEM, leaf first, and a last line with the digest of what stands above it; PEM readers skip that line.
+
+    Raises ValueError for an empty chain or what is no certificate.
+    """
+    if not chain:
+        raise ValueError("a chain has at least the leaf")
+    body = b"".join(x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM) for der in chain)
+    return body + f"# sha256 {sha256_hex(body)}\n".encode()
+
+
+def decode_chain(path: Path, data: bytes) -> tuple[bytes, ...]:
+    """Inverse of `encode_chain`; `path` is for the message. Raises StateDamaged."""
+    body, seal = data[:-_SEAL_BYTES], _SEAL.fullmatch(data[-_SEAL_BYTES:])
+    if seal is None or sha256_hex(body).encode() != seal[1]:
+        raise StateDamaged(path, "it is torn or was edited (its checksum does not fit)")
+    try:
+        return tuple(certificate.public_bytes(Encoding.DER) for certificate in x509.load_pem_x509_certificates(body))
+    except ValueError as error:
+        raise StateDamaged(path, "it holds no certificates") from error
+
+
+class IdentityStore:
+    """The generations of a state directory. The caller holds its lock; one that does not may only read."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._state_dir = state_dir
+        self._identities = state_dir / "identity"
+        self._current_path = state_dir / "current.json"
+        self._activation_path = state_dir / "activation.json"
+        self._renewal_path = state_dir / "renewal.json"
+
+    def generation_dir(self, generation: int) -> Path:
+        return self._identities / f"g-{generation}"
+
+    def save_generation(self, identity: Identity) -> None:
+        """Store a generation beside the others, in one durable step. Repeating it is harmless.
+
+        What an earlier try left under the same number is replaced; the current generation never is (ValueError).
+        Raises StateDamaged (of `current.json`), DiskFull, StateUnwritable, StateUnsafe.
+        """
+        current = self.current_generation()
+        if current is not None and identity.generation <= current:
+            raise ValueError(f"generation {identity.generation} is not above the current one, {current}")
+        blobs = _blobs(identity)
+        record = _IdentityFile(
+            trust_domain=identity.trust_domain,
+            tenant=identity.tenant,
+            node=identity.node,
+            generation=identity.generation,
+            activated_at=identity.activated_at,
+            confirm_by=identity.confirm_by,
+            fingerprint_salt=identity.fingerprint_salt,
+            ak_parent=identity.ak.parent,
+            node_parent=identity.node_key.parent,
+            blobs_sha256={name: sha256_hex(data) for name, data in blobs.items()},
+        )
+        files = {
+            **blobs,
+            "device.pem": encode_chain(identity.chain),
+            "identity.json": encode_state(record),
+        }
+        for directory in (self._state_dir, self._identities):
+            ensure_private_dir(directory)
+        with fault_point("node.identity.save"):
+            write_directory(self.generation_dir(identity.generation), files)
+
+    def load(self, generation: int) -> Identity:
+        """A stored generation, whole. Raises StateDamaged (also when a file of it is missing), StateUnreadable."""
+        directory = self.generation_dir(generation)
+        path = directory / "identity.json"
+        record = read_state(path, _IdentityFile)
+        if record is None:
+            raise StateDamaged(path, "it is missing")
+        if record.generation != generation:
+            raise StateDamaged(path, f"it is of generation {record.generation}")
+        try:
+            parse_trust_domain(record.trust_domain)
+            parse_id("ten", record.tenant)
+            parse_id("node", record.node)
+        except IdError as error:
+            raise StateDamaged(path, str(error)) from error
+        blob = {name: _read_blob(directory / name, record) for name in ("ak.pub", "ak.priv", "node.pub", "node.priv")}
+        chain_path = directory / "device.pem"
+        chain = decode_chain(chain_path, _read(chain_path))
+        return Identity(
+            trust_domain=record.trust_domain,
+            tenant=record.tenant,
+            node=record.node,
+            generation=generation,
+            activated_at=record.activated_at,
+            confirm_by=record.confirm_by,
+            fingerprint_salt=record.fingerprint_salt,
+            ak=WrappedKey(blob["ak.pub"], blob["ak.priv"], record.ak_parent),
+            node_key=self._later_key(directory, chain)
+            or WrappedKey(blob["node.pub"], blob["node.priv"], record.node_parent),
+            chain=chain,
+        )
+
+    def current(self) -> Identity | None:
+        """The confirmed generation; None when none was ever confirmed. Raises as `load`."""
+        generation = self.current_generation()
+        return None if generation is None else self.load(generation)
+
+    def pending(self) -> Identity | None:
+        """The highest stored generation above the current one: it waits for its confirmation. Raises as `load`."""
+        above = [generation for generation in self.generations() if generation > (self.current_generation() or 0)]
+        return self.load(max(above)) if above else None
+
+    def generations(self) -> tuple[int, ...]:
+        """The numbers of what is stored, ascending; half-written and set-aside directories do not count."""
+        if not self._identities.is_dir():
+            return ()
+        matches = (_GENERATION_DIR.fullmatch(entry.name) for entry in self._identities.iterdir())
+        return tuple(sorted(int(match[1]) for match in matches if match))
+
+    def switch_to(self, generation: int) -> None:
+        """Make a stored generation the current one: one rename. Then those below its predecessor are removed.
+
+        Switching to the current one does nothing, to a lower one is a ValueError. Raises as `load` and `write_atomic`.
+        """
+        current = self.current_generation()
+        if current == generation:
+            return
+        if current is not None and generation < current:
+            raise ValueError(f"generation {generation} is below the current one, {current}")
+        self.load(generation)
+        with fault_point("node.identity.switch"):
+            write_atomic(self._current_path, encode_state(_CurrentFile(generation=generation)))
+        for old in self.generations():
+            if old < generation - 1:
+                with fault_point("node.identity.prune"):
+                    remove_directory(self.generation_dir(old))
+
+    def _later_key(self, directory: Path, chain: tuple[bytes, ...]) -> WrappedKey | None:
+        """The key that the certificate is of, if it came after the activation's. Raises StateDamaged."""
+        public_key = x509.load_der_x509_certificate(chain[0]).public_key() if chain else None
+        if not isinstance(public_key, ec.EllipticCurvePublicKey):
+            return None
+        stored = read_state(directory / _key_name(public_key), _KeyFile)
+        return None if stored is None else stored.node_key
+
+    def replace_device_chain(
+        self, generation: int, chain: tuple[bytes, ...], node_key: WrappedKey | None = None
+    ) -> None:
+        """Put a renewed device certificate, and the key it is of (None: the same), in the place of the old ones, by
+        one rename.
+
+        The caller has verified both. A crash leaves the old pair or the new one. Raises as `load` and `write_atomic`;
+        ValueError for what is no chain.
+        """
+        data = encode_chain(chain)
+        directory = self.generation_dir(generation)
+        new_key = node_key if node_key not in (None, self.load(generation).node_key) else None
+        if new_key is not None:
+            with fault_point("node.key.save"):
+                write_atomic(directory / _key_name(new_key.public_key()), encode_state(_KeyFile(node_key=new_key)))
+        with fault_point("node.device.replace"):
+            write_atomic(directory / "device.pem", data)
+        if new_key is not None:
+            kept = _key_name(new_key.public_key())
+            for path in directory.glob("key-*.json"):
+                if path.name != kept:
+                    with fault_point("node.key.prune"):
+                        remove_file(path)
+
+    def save_renewal(self, renewal: PendingRenewal) -> None:
+        """Keep a renewal under way, in the place of an earlier one. Raises as `write_atomic`."""
+        with fault_point("node.renewal.save"):
+            write_atomic(self._renewal_path, encode_state(renewal))
+
+    def load_renewal(self) -> PendingRenewal | None:
+        """The renewal under way, if there is one. Raises StateDamaged, StateUnreadable."""
+        return read_state(self._renewal_path, PendingRenewal)
+
+    def clear_renewal(self) -> None:
+        """Forget the renewal under way: it has ended. Raises StateUnwritable."""
+        with fault_point("node.renewal.clear"):
+            remove_file(self._renewal_path)
+
+    def save_activation(self, activation: PendingActivation) -> None:
+        """Keep an activation under way, in the place of an earlier one. Raises as `write_atomic`."""
+        ensure_private_dir(self._state_dir)
+        with fault_point("node.activation.save"):
+            write_atomic(self._activation_path, encode_state(activation))
+
+    def load_activation(self) -> PendingActivation | None:
+        """The activation under way, if there is one. Raises StateDamaged, StateUnreadable."""
+        return read_state(self._activation_path, PendingActivation, _NEXT_ACTIVATION)
+
+    def clear_activation(self) -> None:
+        """Forget the activation under way: it has ended. Raises StateUnwritable."""
+        with fault_point("node.activation.clear"):
+            remove_file(self._activation_path)
+
+    def current_generation(self) -> int | None:
+        """The confirmed generation's number, whole or not. Raises StateDamaged (of `current.json`), StateUnreadable."""
+        record = read_state(self._current_path, _CurrentFile, _NEXT_CURRENT)
+        return None if record is None else record.generation
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return read_bounded(path)
+    except FileNotFoundError as error:
+        raise StateDamaged(path, "it is missing") from error
+
+
+def _read_blob(path: Path, record: _IdentityFile) -> bytes:
+    data = _read(path)
+    if record.blobs_sha256.get(path.name) != sha256_hex(data):
+        raise StateDamaged(path, "it is torn or was edited (its checksum does not fit)")
+    return data

@@ -1,0 +1,1 @@
+"""Each conversation with the cloud, from the first byte to what is stored."""

@@ -1,0 +1,146 @@
+"""One exchange that is log-in and start-up settling: a session certificate for a proof by the TPM's node key.
+
+The TPM signs once here and never in a handshake. The session key lives in the returned object's TLS context and
+nowhere else. What the answer says of the licence comes back unverified, for `licensing.acceptance` to judge.
+"""
+
+import secrets
+from collections.abc import Callable
+from datetime import datetime
+
+import msgspec
+import trio
+
+from node.config import AGENT_VERSION
+from node.disk.identity import Identity
+from node.hwbind import fingerprint, keys
+from node.hwbind.tpm import Esys, Tpm
+from node.link import api
+from node.link.certificates import (
+    EKU_SESSION,
+    check_chain,
+)
+from node.link.transport import SessionKey
+from node.trust.published import TrustSet
+from protocol.encoding import b64url_encode, sha256_hex
+from protocol.faults import fault_point
+from protocol.ids import NodeSpiffeId
+from protocol.messages.sessions import (
+    TYP_SESSION_PROOF,
+    OpenSession,
+    ProofClaims,
+    StatementAnswer,
+    proof_payload,
+)
+from protocol.signed import envelope
+
+
+class Credentials(msgspec.Struct, frozen=True):
+    """A session key with its chain, and until when. In memory only: the key has no representation that is stored."""
+
+    key: SessionKey
+    chain: tuple[bytes, ...]
+    not_before: datetime
+    not_after: datetime
+
+    def connect(self, trust: TrustSet, name: str) -> api.Service:
+        """A service that is spoken to as this node."""
+        return api.connect(trust.bundle, trust.urls, name, (self.key, self.chain))
+
+
+class Opened(msgspec.Struct, frozen=True):
+    """An answered proof. `current` is the statement that came with it, over `answer_nonce`."""
+
+    credentials: Credentials
+    current: StatementAnswer
+    answer_nonce: str
+
+
+class SessionRefused(Exception):
+    """The cloud refused; `answer` holds the signed words that came with the refusal, if any, over `answer_nonce`."""
+
+    def __init__(self, refusal: api.CloudRefused, answer_nonce: str) -> None:
+        super().__init__(str(refusal))
+        self.refusal = refusal
+        self.answer_nonce = answer_nonce
+        self.answer = StatementAnswer(statement=refusal.problem.statement, freshness=refusal.problem.freshness)
+
+
+def fresh_nonce() -> str:
+    """A nonce of ours, for the cloud to be fresh over."""
+    return b64url_encode(secrets.token_bytes(24))
+
+
+async def _proof(
+    tpm: Tpm, identity: Identity, *, nonce: str, answer_nonce: str, url: str, csr_der: bytes, trust_version: int
+) -> str:
+    # A dying disk can hold a read of /sys for long: the settling time and a stop must not wait for it.
+    components = await trio.to_thread.run_sync(fingerprint.read_components, abandon_on_cancel=True)
+
+    def clock_and_sign(esys: Esys) -> tuple[bytes, bytes]:
+        claims = ProofClaims(
+            tenant=identity.tenant,
+            node=identity.node,
+            generation=identity.generation,
+            nonce=nonce,
+            method="POST",
+            url=url,
+            csr_sha256=sha256_hex(csr_der),
+            answer_nonce=answer_nonce,
+            fingerprint=fingerprint.fingerprint(identity.fingerprint_salt, components),
+            clock=keys.read_clock(esys),
+            agent_version=AGENT_VERSION,
+            trust_version=trust_version,
+        )
+        kid = envelope.key_id(identity.node_key.public_key())
+        signed = envelope.signing_input(TYP_SESSION_PROOF, kid, proof_payload(claims))
+        return signed, keys.sign(esys, identity.node_key, signed)
+
+    signed, signature = await tpm.run(clock_and_sign)
+    return envelope.assemble(signed, signature)
+
+
+async def open_session(
+    trust: TrustSet, identity: Identity, tpm: Tpm, clock: Callable[[], datetime], presented: str
+) -> Opened:
+    """Prove, get a session, check it. `presented` is the token of the last statement held, or "".
+
+    Raises SessionRefused, CloudUnreachable, ServerUnproven, CertificateRejected, TpmError.
+    """
+    session_key = SessionKey()
+    answer_nonce = fresh_nonce()
+    service = api.connect(trust.bundle, trust.urls, "fabric")
+    try:
+        with fault_point("node.nonce.send"):
+            nonce = await service.nonce()
+        proof = await _proof(
+            tpm,
+            identity,
+            nonce=nonce.nonce,
+            answer_nonce=answer_nonce,
+            url=service.base_url + api.SESSION_PATH,
+            csr_der=session_key.csr_der,
+            trust_version=trust.version,
+        )
+        request = OpenSession(
+            device_certificate=identity.chain[0], csr=session_key.csr_der, proof=proof, presented=presented
+        )
+        with fault_point("node.session.send"):
+            answer = await service.open_session(request)
+    except api.CloudRefused as refusal:
+        raise SessionRefused(refusal, answer_nonce) from refusal
+    finally:
+        await service.aclose()
+    leaf = check_chain(
+        answer.certificate_chain,
+        trust.bundle,
+        spiffe=NodeSpiffeId(trust.bundle.trust_domain, identity.tenant, identity.node),
+        generation=identity.generation,
+        usage=EKU_SESSION,
+        public_key=session_key.public_key,
+        now=clock(),
+    )
+    credentials = Credentials(
+        session_key, answer.certificate_chain, leaf.not_valid_before_utc, leaf.not_valid_after_utc
+    )
+    return Opened(credentials=credentials, current=answer.current, answer_nonce=answer_nonce)

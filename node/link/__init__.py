@@ -1,0 +1,1 @@
+"""The wire: TLS, HTTP calls, checks of issued certificates."""

@@ -1,0 +1,259 @@
+"""The cloud's HTTP API as the node uses it: one method a route, values in, values out.
+
+It decides nothing. What comes back is one of three: an answer of the expected form; `CloudRefused`, a problem
+document with a conclusive code; `CloudUnreachable`, everything else (network, TLS, 5xx, 429, an answer that cannot
+be read): by the design these never change a state.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+import httpx
+import msgspec
+import trio
+
+from node.errors import NodeError, Unreachable, VerificationFailed
+from node.exits import Exit
+from node.link.transport import (
+    ANSWER_SECONDS_MAX,
+    CONNECT_SECONDS_MAX,
+    NodeContext,
+    SessionKey,
+    client_context,
+    http_client,
+    verification_failure,
+)
+from protocol.encoding import json_decode, json_encode
+from protocol.ids import IdError, parse_id
+from protocol.limits import RESPONSE_BODY_BYTES_MAX
+from protocol.messages.activation import (
+    Activated,
+    Challenge,
+    ProveActivation,
+    StartActivation,
+)
+from protocol.messages.est import (
+    HEADER_REQUEST,
+    PATH_SIMPLEREENROLL,
+    TYPE_PKCS10,
+    EstError,
+    decode_certs_only,
+    encode_base64,
+)
+from protocol.messages.renewal import (
+    PATH_RENEWALS,
+    RenewalChallenge,
+    Renewed,
+    StartRenewal,
+    path_proof,
+)
+from protocol.messages.sessions import (
+    Ask,
+    Events,
+    Nonce,
+    OpenSession,
+    Session,
+    StatementAnswer,
+)
+from protocol.problems import KINDS, ProblemDocument
+from protocol.signed.trust import (
+    ServiceUrls,
+    X509Bundle,
+)
+
+T = TypeVar("T")
+
+SESSION_PATH = "/v1/node/sessions"
+EVENT_MARGIN_SECONDS = 20.0
+"""How long after the promised wait a long poll is given up as lost."""
+
+
+class CloudUnreachable(Unreachable):
+    """No usable answer. Says nothing of the node's standing."""
+
+    code = "cloud_unreachable"
+    next = "Check the network and the cloud's address; the agent asks again by itself."
+
+
+class ServerUnproven(VerificationFailed):
+    """The server could not prove to be the service that was asked."""
+
+    code = "server_unproven"
+    next = "Check that the activation file is of this cloud, and that nothing intercepts the connection."
+
+
+class CloudRefused(NodeError):
+    """A problem document with a conclusive code. `statement` and `freshness` are signed words that came with it."""
+
+    exit = Exit.REFUSED
+
+    def __init__(self, problem: ProblemDocument) -> None:
+        text = f"the cloud refused: {problem.title.lower()}" + (f" ({problem.detail})" if problem.detail else "")
+        super().__init__(text)
+        self.code = problem.code
+        self.next = problem.next
+        self.problem = problem
+
+
+def _refusal(response: httpx.Response, content: bytes) -> NodeError:
+    try:
+        problem = json_decode(content, ProblemDocument)
+    except msgspec.MsgspecError:
+        return CloudUnreachable(f"the cloud answered {response.status_code} without a reason")
+    kind = KINDS.get(problem.code)
+    if kind is None or not kind.conclusive:
+        return CloudUnreachable(f"the cloud answered: {problem.title.lower()}")
+    return CloudRefused(problem)
+
+
+class Service:
+    """One service over one client; with a session key it is the node that speaks, without it nobody in particular."""
+
+    def __init__(self, client: httpx.AsyncClient, base_url: str) -> None:
+        self._client = client
+        self._asking: set[trio.CancelScope] = set()
+        self._closed = False
+        self.base_url = base_url
+
+    async def aclose(self) -> None:
+        """End what is being asked, then the connections: one that is only being made would outlive its client."""
+        self._closed = True
+        for scope in self._asking:
+            scope.cancel()
+        await self._client.aclose()
+
+    async def _ask(
+        self, method: str, path: str, answer: type[T], body: bytes | None = None, wait_seconds: float | None = None
+    ) -> T:
+        """Send JSON and decode it. Raises CloudUnreachable (also when closed meanwhile), ServerUnproven, CloudRefused."""
+        headers = {"content-type": "application/json"} if body is not None else {}
+        content = await self._open(method, path, headers, body, wait_seconds)
+        return _read(lambda: json_decode(content, answer))
+
+    async def _open(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        body: bytes | None = None,
+        wait_seconds: float | None = None,
+    ) -> bytes:
+        """The body of an answer of success. Raises as `_ask`."""
+        if not self._closed:
+            with trio.CancelScope() as scope:
+                self._asking.add(scope)
+                try:
+                    return await self._exchange(method, path, headers, body, wait_seconds)
+                finally:
+                    self._asking.discard(scope)
+        raise CloudUnreachable(f"cannot ask {self.base_url}: the connection was given up")
+
+    async def _exchange(
+        self, method: str, path: str, headers: Mapping[str, str], body: bytes | None, wait_seconds: float | None
+    ) -> bytes:
+        """One request and its answer, within a bound of bytes and, all together, of time. Raises as `_ask`."""
+        # Compressed answers are not asked for, and not unpacked: a small one could unpack to any size.
+        sent = {"accept-encoding": "identity", **headers}
+        seconds_max = ANSWER_SECONDS_MAX if wait_seconds is None else wait_seconds + EVENT_MARGIN_SECONDS
+        timeout = httpx.Timeout(seconds_max, connect=CONNECT_SECONDS_MAX)
+        content = b""
+        try:
+            # The client's time-outs are per read: a server that sends a byte now and then would never meet one.
+            with trio.fail_after(CONNECT_SECONDS_MAX + seconds_max):
+                async with self._client.stream(method, path, content=body, headers=sent, timeout=timeout) as response:
+                    async for chunk in response.aiter_raw():
+                        content += chunk[: RESPONSE_BODY_BYTES_MAX + 1 - len(content)]
+                        if len(content) > RESPONSE_BODY_BYTES_MAX:
+                            # Ends the iteration with an error; leaving it would leave its generators to the collector.
+                            await response.aclose()
+        except trio.TooSlowError as error:
+            raise CloudUnreachable(f"cannot reach {self.base_url}: its answer did not come in time") from error
+        except (httpx.HTTPError, httpx.StreamError) as error:
+            if len(content) > RESPONSE_BODY_BYTES_MAX:
+                raise CloudUnreachable("the cloud's answer is too long") from error
+            reason = verification_failure(error)
+            if reason is not None:
+                raise ServerUnproven(f"cannot trust the server at {self.base_url}: {reason}") from error
+            raise CloudUnreachable(f"cannot reach {self.base_url}: {type(error).__name__}") from error
+        if len(content) > RESPONSE_BODY_BYTES_MAX:
+            raise CloudUnreachable("the cloud's answer is too long")
+        if not 200 <= response.status_code < 300:
+            raise _refusal(response, content)
+        return content
+
+    async def start_activation(self, request: StartActivation) -> Challenge:
+        challenge = await self._ask("POST", "/v1/activations", Challenge, json_encode(request))
+        try:
+            parse_id("act", challenge.activation)
+        except IdError as error:
+            raise CloudUnreachable(f"the cloud's answer cannot be used: {error}") from error
+        return challenge
+
+    async def prove_activation(self, activation: str, body: bytes) -> Activated:
+        """`body` is an encoded `ProveActivation`, byte for byte as stored: a repeat is answered alike."""
+        activated = await self._ask("POST", f"/v1/activations/{activation}/proof", Activated, body)
+        try:
+            parse_id("ten", activated.tenant)
+            parse_id("node", activated.node)
+        except IdError as error:
+            raise CloudUnreachable(f"the cloud's answer cannot be used: {error}") from error
+        return activated
+
+    async def nonce(self) -> Nonce:
+        return await self._ask("POST", "/v1/node/nonces", Nonce, b"{}")
+
+    async def open_session(self, request: OpenSession) -> Session:
+        return await self._ask("POST", SESSION_PATH, Session, json_encode(request))
+
+    async def confirm(self, request: Ask) -> StatementAnswer:
+        return await self._ask("POST", "/v1/node/confirm", StatementAnswer, json_encode(request))
+
+    async def statement(self, request: Ask) -> StatementAnswer:
+        return await self._ask("POST", "/v1/node/statement", StatementAnswer, json_encode(request))
+
+    async def events(self, cursor: int, wait_seconds: int) -> Events:
+        path = f"/v1/node/events?cursor={cursor}&wait={wait_seconds}"
+        return await self._ask("GET", path, Events, wait_seconds=wait_seconds)
+
+    async def reenroll(self, csr_der: bytes, request: str) -> bytes:
+        """EST `simplereenroll` (RFC 7030 section 4.2.2): the certificate (DER) alone; `request` names the repeat."""
+        headers = {"content-type": TYPE_PKCS10, HEADER_REQUEST: request}
+        content = await self._open("POST", PATH_SIMPLEREENROLL, headers, encode_base64(csr_der))
+        certificates = _read(lambda: decode_certs_only(content))
+        if len(certificates) != 1:
+            raise CloudUnreachable(f"the cloud's answer has {len(certificates)} certificates, not one")
+        return certificates[0]
+
+    async def start_renewal(self, request: StartRenewal) -> RenewalChallenge:
+        challenge = await self._ask("POST", PATH_RENEWALS, RenewalChallenge, json_encode(request))
+        try:
+            parse_id("ren", challenge.renewal)
+        except IdError as error:
+            raise CloudUnreachable(f"the cloud's answer cannot be used: {error}") from error
+        return challenge
+
+    async def prove_renewal(self, renewal: str, body: bytes) -> Renewed:
+        """`body` is an encoded `ProveRenewal`, byte for byte as stored: a repeat is answered alike."""
+        return await self._ask("POST", path_proof(renewal), Renewed, body)
+
+
+def _read(decode: Callable[[], T]) -> T:
+    try:
+        return decode()
+    except (msgspec.MsgspecError, EstError) as error:
+        raise CloudUnreachable(f"the cloud's answer cannot be read: {error}") from error
+
+
+def connect(
+    bundle: X509Bundle, urls: ServiceUrls, name: str, session: tuple[SessionKey, tuple[bytes, ...]] | None = None
+) -> Service:
+    """A `Service` of the published name; with `session` = (key, chain) as TLS client certificate."""
+    context: NodeContext = client_context(bundle, name)
+    if session is not None:
+        key, chain = session
+        key.use(context, chain)
+    base_url = urls.fabric if name == "fabric" else urls.breakwater
+    return Service(http_client(context, base_url), base_url)
+
+
+__all__ = ["CloudRefused", "CloudUnreachable", "ProveActivation", "ServerUnproven", "Service", "connect"]

@@ -1,0 +1,141 @@
+"""What a node checks of a certificate that was made for it, before it stores or uses it. Pure.
+
+Numbered steps, one reason each; it raises, never returns a bool. Dates are judged by the clock that is handed in.
+"""
+
+from datetime import datetime
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
+
+from node.errors import VerificationFailed
+from node.link.transport import (
+    UNREADABLE,
+    issued_by,
+)
+from protocol.ids import EKU_DEVICE, IdError, NodeSpiffeId, parse_generation
+from protocol.limits import CLOCK_SKEW
+from protocol.signed.trust import X509Bundle
+
+EKU_SESSION = ExtendedKeyUsageOID.CLIENT_AUTH.dotted_string
+
+CHAIN_CERTIFICATES_MAX = 4
+"""Leaf, issuer, and the cross certificates of a root that is changing, for servers that know only the one before."""
+STORED_CERTIFICATES = 2
+"""Of a device chain: what stands above the issuer is in the trust bundle."""
+STEP_ISSUER = 2
+
+__all__ = ["EKU_DEVICE", "EKU_SESSION", "CertificateRejected", "chain_of", "check_chain", "is_certificate_of"]
+
+
+class CertificateRejected(VerificationFailed):
+    """The certificate is not the one that was asked for; `step` is the check in `check_chain` that failed."""
+
+    code = "certificate_rejected"
+    next = "Nothing was stored. Try again; if it stays so, tell the operator of the cloud."
+
+    def __init__(self, step: int, reason: str) -> None:
+        super().__init__(f"cannot accept the certificate: {reason} (step {step})")
+        self.step = step
+
+
+def _usages(certificate: x509.Certificate) -> list[str]:
+    try:
+        extension = certificate.extensions.get_extension_for_oid(ExtensionOID.EXTENDED_KEY_USAGE).value
+    except x509.ExtensionNotFound:
+        return []
+    return [usage.dotted_string for usage in extension] if isinstance(extension, x509.ExtendedKeyUsage) else []
+
+
+def _generation(certificate: x509.Certificate) -> int:
+    values = certificate.subject.get_attributes_for_oid(NameOID.SERIAL_NUMBER)
+    if len(values) != 1:
+        raise CertificateRejected(4, "the subject has not exactly one serialNumber")
+    try:
+        return parse_generation(str(values[0].value))
+    except IdError as error:
+        raise CertificateRejected(4, "the serialNumber is not a generation") from error
+
+
+def is_certificate_of(
+    der: bytes, *, spiffe: NodeSpiffeId, generation: int, public_key: ec.EllipticCurvePublicKey
+) -> bool:
+    """Whether a stored device certificate is of this node, generation and key.
+
+    So the key that the TPM is asked for is the one that was certified, not one put in its place. Neither its issuer
+    nor its dates are judged again: what becomes of a certificate later never changes the licence.
+    """
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+        names = certificate.extensions.get_extension_for_oid(ExtensionOID.SUBJECT_ALTERNATIVE_NAME).value
+        same_generation = _generation(certificate) == generation
+        key = certificate.public_key()
+    except (*UNREADABLE, x509.ExtensionNotFound, CertificateRejected):
+        return False
+    return same_generation and key == public_key and _names_only(names, spiffe)
+
+
+def _names_only(names: x509.ExtensionType, spiffe: NodeSpiffeId) -> bool:
+    """Exactly one SAN, and it is the node's SPIFFE id."""
+    found = list(names) if isinstance(names, x509.SubjectAlternativeName) else []
+    return found == [x509.UniformResourceIdentifier(str(spiffe))]
+
+
+def chain_of(leaf: bytes, bundle: X509Bundle) -> tuple[bytes, ...]:
+    """A leaf (DER) with the published issuing CA of nodes that signed it. Raises CertificateRejected, steps 1 and 2."""
+    try:
+        certificate = x509.load_der_x509_certificate(leaf)
+        issuers = {der: x509.load_der_x509_certificate(der) for der in bundle.node_issuers}
+    except UNREADABLE as error:
+        raise CertificateRejected(1, "it cannot be read, or names nobody") from error
+    for der, issuer in issuers.items():
+        if issued_by(certificate, (issuer,)):
+            return leaf, der
+    raise CertificateRejected(STEP_ISSUER, "it is not by a published issuing CA of nodes")
+
+
+def check_chain(
+    chain: tuple[bytes, ...],
+    bundle: X509Bundle,
+    *,
+    spiffe: NodeSpiffeId,
+    generation: int,
+    usage: str,
+    public_key: ec.EllipticCurvePublicKey,
+    now: datetime,
+) -> x509.Certificate:
+    """The leaf of a device or session chain (DER, leaf first) that is all it should be.
+
+    Only leaf and issuer are judged; what follows them is for servers. 1 two to four certificates, of which the first
+    two parse; 2 the issuer is a published issuing CA of nodes, and signed the leaf (RFC 5280
+    section 6.1.3); 3 exactly one SAN, the node's SPIFFE id (X509-SVID section 2); 4 the generation; 5 exactly the one
+    EKU; 6 our public key; 7 not a CA; 8 in force now. Raises CertificateRejected.
+    """
+    if not 2 <= len(chain) <= CHAIN_CERTIFICATES_MAX:
+        raise CertificateRejected(1, "the chain does not have a leaf and its issuer")
+    try:
+        leaf, issuer = (x509.load_der_x509_certificate(der) for der in chain[:2])
+        leaf_key = leaf.public_key()
+        names = leaf.extensions.get_extension_for_oid(ExtensionOID.SUBJECT_ALTERNATIVE_NAME).value
+    except (*UNREADABLE, x509.ExtensionNotFound) as error:
+        raise CertificateRejected(1, "it cannot be read, or names nobody") from error
+    if chain[1] not in bundle.node_issuers or not issued_by(leaf, (issuer,)):
+        raise CertificateRejected(STEP_ISSUER, "it is not by a published issuing CA of nodes")
+    if not _names_only(names, spiffe):
+        raise CertificateRejected(3, f"it does not name {spiffe}, and nothing else")
+    if _generation(leaf) != generation:
+        raise CertificateRejected(4, f"it is not of generation {generation}")
+    if _usages(leaf) != [usage]:
+        raise CertificateRejected(5, "it has not exactly the expected key usage")
+    if leaf_key != public_key:
+        raise CertificateRejected(6, "it is for another key")
+    try:
+        constraints = leaf.extensions.get_extension_for_oid(ExtensionOID.BASIC_CONSTRAINTS).value
+    except x509.ExtensionNotFound:
+        constraints = None
+    if isinstance(constraints, x509.BasicConstraints) and constraints.ca:
+        raise CertificateRejected(7, "it is a CA's")
+    if not leaf.not_valid_before_utc - CLOCK_SKEW <= now < leaf.not_valid_after_utc:
+        raise CertificateRejected(8, "it is not in force at this machine's time")
+    return leaf

@@ -1,0 +1,1 @@
+"""The local socket: server, documents, routes, client."""

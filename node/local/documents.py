@@ -1,0 +1,134 @@
+"""What the local socket answers: licence, entitlement, status; and the one command, `renew`, with or without rekey.
+
+The documents are versioned (`format`): fields are added, never renamed. They are made at the time of asking.
+"""
+
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from node.config import AGENT_VERSION
+from node.licensing.licence import Keeper
+from node.licensing.verdict import Verdict, entitled
+from protocol.signed.statements import Lease
+
+if TYPE_CHECKING:
+    pass
+
+FORMAT = 1
+
+
+class LicenseDocument(msgspec.Struct, frozen=True):
+    """`GET /v1/license`. Software that is licensed keeps its last answer until `valid_until`, and no longer."""
+
+    format: int
+    state: str
+    gate: str
+    new_work: bool
+    reason: str
+    next: str
+    valid_until: datetime
+    exit_code: int
+    flags: tuple[str, ...]
+    tenant: str
+    node: str
+    generation: int
+    lease: Lease | None
+
+
+class EntitlementDocument(msgspec.Struct, frozen=True):
+    """`GET /v1/entitlements/NAME`; the HTTP status is 200 when granted and 403 when not."""
+
+    format: int
+    name: str
+    granted: bool
+    state: str
+    reason: str
+    valid_until: datetime
+
+
+class StatusDocument(msgspec.Struct, frozen=True):
+    """`GET /v1/status`. `offline_bound_at`: until when a copy of this state could run without the cloud."""
+
+    format: int
+    version: str
+    mode: str
+    license: LicenseDocument
+    hardware: str
+    agent_running: bool
+    last_contact_at: datetime | None
+    failures: int
+    offline_bound_at: datetime | None
+    limits: str
+    damaged: tuple[str, ...] = ()
+    """A text for each licence file that is there and cannot be believed."""
+
+
+LIMITS = (
+    "A revocation or suspension binds this machine once it was told of it. A whole state directory put back from "
+    "before the revocation, or the lease of before the suspension, with the cloud kept away, runs until "
+    "offline_bound_at of then; longer where the clock is held back."
+)
+
+
+def _flags(verdict: Verdict) -> tuple[str, ...]:
+    told = (
+        ("clock-suspect", verdict.clock_suspect),
+        ("tpm-failing", verdict.hardware_failing),
+        ("state-damaged", bool(verdict.damaged)),
+    )
+    return tuple(flag for flag, holds in told if holds)
+
+
+def license_document(keeper: Keeper) -> LicenseDocument:
+    verdict = keeper.verdict()
+    identity = keeper.identity
+    return LicenseDocument(
+        format=FORMAT,
+        state=verdict.state,
+        gate="open" if verdict.gate_open else "closed",
+        new_work=verdict.new_work,
+        reason=verdict.reason,
+        next=verdict.next,
+        valid_until=verdict.valid_until,
+        exit_code=int(verdict.exit),
+        flags=_flags(verdict),
+        tenant=identity.tenant,
+        node=identity.node,
+        generation=identity.generation,
+        lease=keeper.lease,
+    )
+
+
+def entitlement_document(keeper: Keeper, name: str) -> EntitlementDocument:
+    verdict = keeper.verdict()
+    granted = entitled(verdict, keeper.lease, name)
+    reason = verdict.reason if granted or not verdict.gate_open else f"the licence does not include {name!r}"
+    return EntitlementDocument(
+        format=FORMAT,
+        name=name,
+        granted=granted,
+        state=verdict.state,
+        reason=reason,
+        valid_until=verdict.valid_until,
+    )
+
+
+def status_document(
+    keeper: Keeper, mode: str, *, running: bool, last_contact_at: datetime | None, failures: int
+) -> StatusDocument:
+    lease = keeper.lease
+    return StatusDocument(
+        format=FORMAT,
+        version=AGENT_VERSION,
+        mode=mode,
+        license=license_document(keeper),
+        hardware=keeper.hardware,
+        agent_running=running,
+        last_contact_at=last_contact_at,
+        failures=failures,
+        offline_bound_at=lease.terminate_at if lease else None,
+        limits=LIMITS,
+        damaged=keeper.verdict().damaged,
+    )

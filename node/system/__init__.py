@@ -1,0 +1,1 @@
+"""The operating system: systemd and core dumps."""

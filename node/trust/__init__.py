@@ -1,0 +1,1 @@
+"""The published trust: update, verified files, values."""

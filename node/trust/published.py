@@ -1,0 +1,196 @@
+"""The trust that a node works with: signing keys, X.509 bundle and service URLs, all verified under one pin.
+
+`bootstrap` (only `activate` calls it) starts from a pin, `refresh` (only the agent) from what was published last,
+`load` reads that back. An update that does not verify, or does not come, changes nothing: a node that is offline
+longer than the timestamp's life keeps what it verified, since freshness is then the licence's business.
+Which document a key may sign and when is judged by `protocol.signed.envelope`, not here.
+"""
+
+import errno
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+import trio
+from cryptography import x509
+
+from node.clock import utc_now
+from node.errors import DiskFull, StateDamaged, StateUnwritable
+from node.link.transport import UNREADABLE
+from node.trust.errors import (
+    TrustError,
+    TrustUnreachable,
+)
+from node.trust.files import (
+    Generation,
+    publish,
+    read_current,
+    salvage,
+    scratch,
+)
+from protocol.encoding import json_decode
+from protocol.faults import fault_point
+from protocol.ids import IdError, parse_trust_domain
+from protocol.messages.activation import TrustPin
+from protocol.signed.envelope import KeyRing
+from protocol.signed.trust import (
+    TARGET_SERVICES,
+    TARGET_SIGNING_KEYS,
+    TARGET_X509_BUNDLE,
+    ServiceUrls,
+    SigningKeys,
+    X509Bundle,
+)
+
+__all__ = ["TrustError", "TrustSet", "TrustUnreachable", "bootstrap", "load", "refresh"]
+
+TARGET_FORMAT = 1
+UPDATE_SECONDS_MAX = 60.0
+"""All requests of one update together: about eight small files, generous on a satellite link."""
+LOOK_UP_SECONDS_MAX = 10.0
+"""What a name look-up may take on top: the resolver cannot be given a deadline, so its thread is left behind."""
+
+T = TypeVar("T")
+
+
+class TrustSet(msgspec.Struct, frozen=True):
+    """One published generation, parsed. `version` is that of the TUF targets: what the node says it works by."""
+
+    signing_keys: KeyRing
+    bundle: X509Bundle
+    urls: ServiceUrls
+    pin: TrustPin
+    repository_url: str
+    generation: int
+    version: int
+
+
+class _Signed(msgspec.Struct, frozen=True):
+    version: int
+
+
+class _Metadata(msgspec.Struct, frozen=True):
+    """What is read of verified metadata."""
+
+    signed: _Signed
+
+
+def load(state_dir: Path) -> TrustSet:
+    """What was verified and published last, from the disk alone, whatever its dates.
+
+    Raises StateDamaged, StateError; TrustError when another version of the agent published what this one cannot use.
+    """
+    return _parse(*read_current(_home(state_dir)))
+
+
+async def bootstrap(
+    repository_url: str,
+    pin: TrustPin,
+    state_dir: Path,
+    *,
+    admit: Callable[[TrustSet], None] = lambda _: None,
+    clock: Callable[[], datetime] = utc_now,
+    seconds_max: float = UPDATE_SECONDS_MAX,
+) -> TrustSet:
+    """Fetch the pinned root and all trust under it, and publish it.
+
+    Metadata that an earlier generation has stay the floor, if they verify under this pin. `admit` sees what was
+    verified before it takes the place of what is published, and may raise.
+    Raises TrustError, TrustUnreachable, StateError.
+    """
+    home = _home(state_dir)
+    known: Mapping[str, bytes]
+    try:
+        known = read_current(home)[1].files
+    except StateDamaged:
+        known = salvage(home)
+    return await _renew(repository_url, pin, known, home, clock, seconds_max, admit)
+
+
+async def refresh(
+    state_dir: Path, *, clock: Callable[[], datetime] = utc_now, seconds_max: float = UPDATE_SECONDS_MAX
+) -> TrustSet:
+    """Bring the published trust up to date, under its own pin and from its own repository.
+
+    Raises TrustError, TrustUnreachable, StateDamaged, StateError.
+    """
+    home = _home(state_dir)
+    _, stored = read_current(home)
+    return await _renew(stored.repository_url, stored.pin, stored.files, home, clock, seconds_max)
+
+
+async def _renew(
+    repository_url: str,
+    pin: TrustPin,
+    known: Mapping[str, bytes],
+    home: Path,
+    clock: Callable[[], datetime],
+    seconds_max: float,
+    admit: Callable[[TrustSet], None] = lambda _: None,
+) -> TrustSet:
+    def fetch() -> Generation:
+        # Imported when it is used: 150 ms and 3 MB that a start on published trust does not pay.
+        from node.trust.update import update
+
+        with scratch(home) as directory, fault_point("node.trust.fetch"):
+            return update(repository_url, pin, known, directory, clock(), seconds_max)
+
+    verified: Generation | None = None
+    with trio.move_on_after(seconds_max + LOOK_UP_SECONDS_MAX):
+        # Left behind when cancelled: it has a scratch directory of its own and publishes nothing.
+        try:
+            verified = await trio.to_thread.run_sync(fetch, abandon_on_cancel=True)
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            raise DiskFull(home) if full else StateUnwritable(home, error.strerror or str(error)) from error
+    if verified is None:
+        raise TrustUnreachable(f"cannot fetch the published trust from {repository_url}: it took too long")
+    admit(_parse(0, verified))
+    number = await trio.to_thread.run_sync(publish, home, verified)
+    return _parse(number, verified)
+
+
+def _home(state_dir: Path) -> Path:
+    return state_dir / "trust"
+
+
+def _parse(number: int, generation: Generation) -> TrustSet:
+    """The values in the verified targets. Raises TrustError: vouched for, and yet of no use to this agent."""
+    keys = _decode(generation, TARGET_SIGNING_KEYS, SigningKeys)
+    bundle = _decode(generation, TARGET_X509_BUNDLE, X509Bundle)
+    urls = _decode(generation, TARGET_SERVICES, ServiceUrls)
+    if any(target.format != TARGET_FORMAT for target in (keys, bundle, urls)):
+        raise TrustError("cannot use the published trust: it is of a format that this agent does not know; update it")
+    if len({key.kid for key in keys.keys}) != len(keys.keys):
+        raise TrustError("cannot use the published trust: it names a signing key twice")
+    try:
+        parse_trust_domain(bundle.trust_domain)
+        for der in (*bundle.roots, *bundle.node_issuers, *bundle.service_issuers):
+            x509.load_der_x509_certificate(der)
+    except (IdError, *UNREADABLE) as error:
+        raise TrustError("cannot use the published trust: its certificates cannot be read") from error
+    if not (bundle.roots and bundle.node_issuers and bundle.service_issuers):
+        raise TrustError("cannot use the published trust: it has no certificates for a class of peers")
+    for url in (urls.fabric, urls.breakwater):
+        parts = urlsplit(url)
+        if parts.scheme != "https" or not parts.hostname or url != f"https://{parts.netloc}":
+            raise TrustError("cannot use the published trust: a service's URL does not read https://host:port")
+    return TrustSet(
+        signing_keys=keys.ring(),
+        bundle=bundle,
+        urls=urls,
+        pin=generation.pin,
+        repository_url=generation.repository_url,
+        generation=number,
+        version=_decode(generation, "targets.json", _Metadata).signed.version,
+    )
+
+
+def _decode(generation: Generation, name: str, kind: type[T]) -> T:
+    try:
+        return json_decode(generation.files[name], kind)
+    except msgspec.MsgspecError as error:
+        raise TrustError(f"cannot use the published trust: {name} cannot be read: {error}") from error

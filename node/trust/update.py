@@ -1,0 +1,218 @@
+"""One update from the TUF repository: the library's client workflow over a fetcher of our own. Blocking, in a thread.
+
+The only file of the node that imports `tuf`; `node.trust.published` imports it when it updates. Everything fetched is either
+verified up to the pinned root or refused; nothing is stored here but in the scratch directory.
+The operators' command line has a smaller twin (`cloud/cli/published_trust.py`): node and cloud share `protocol` only, and
+that is pure, so the shell around the library exists on each side.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpcore
+from tuf.api.exceptions import (
+    DownloadError,
+    DownloadHTTPError,
+    DownloadLengthMismatchError,
+    RepositoryError,
+    SlowRetrievalError,
+)
+from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
+
+from node.clock import monotonic
+from node.trust.errors import (
+    TrustError,
+    TrustUnreachable,
+)
+from node.trust.files import (
+    METADATA,
+    Generation,
+    is_root_name,
+    root_name,
+)
+from protocol.encoding import sha256_hex
+from protocol.messages.activation import TrustPin
+from protocol.signed.trust import TARGETS
+
+STEP_SECONDS_MAX = 10.0
+"""One connect, read or write."""
+ROOT_BYTES_MAX = 64 * 1024
+"""A root with a dozen keys is 6 kB."""
+TIMESTAMP_BYTES_MAX = 16 * 1024
+SNAPSHOT_BYTES_MAX = 64 * 1024
+TARGETS_BYTES_MAX = 256 * 1024
+TARGET_BYTES_MAX = 256 * 1024
+"""A bundle of 100 certificates is 100 kB. Signed lengths bound each file too; this bounds the signer's blunders."""
+ROOT_ROTATIONS_MAX = 64
+"""Roots between the pin and today. With one rotation a year the pin's root has long expired before."""
+
+# The library logs at debug what is already in the error we raise.
+logging.getLogger("tuf").setLevel(logging.ERROR)
+
+
+def update(
+    repository_url: str, pin: TrustPin, known: Mapping[str, bytes], scratch: Path, now: datetime, seconds_max: float
+) -> Generation:
+    """Fetch and verify root, timestamp, snapshot, targets and the three target files, starting from `known`.
+
+    `known` are the files of the last published generation: older metadata than those are refused. Dates are judged
+    at `now`. Takes at most `seconds_max` and the time of a name look-up.
+    Raises TrustError (what came does not verify), TrustUnreachable (nothing usable came), OSError (scratch).
+    """
+    if urlsplit(repository_url).scheme != "http":
+        raise TrustError(
+            f"cannot use the repository {repository_url}: it is served over http:// (its files are signed)"
+        )
+    base = repository_url.rstrip("/")
+    _lay_out(known, scratch)
+    try:
+        with httpcore.ConnectionPool(
+            max_connections=1, network_backend=_DeadlineBackend(monotonic() + seconds_max)
+        ) as pool:
+            fetcher = _Fetcher(pool)
+            root = _pinned_root(fetcher, base, pin, known)
+            current = _verify(fetcher, base, root, scratch, now)
+    except DownloadLengthMismatchError as error:
+        raise TrustError(f"cannot verify the repository at {base}: a file is longer than it may be") from error
+    except DownloadError as error:
+        raise TrustUnreachable(f"cannot fetch the published trust from {base}: {error}") from error
+    except (RepositoryError, ValueError, KeyError, TypeError) as error:
+        # The library lets the last three through for metadata that are signed JSON but not of the form it expects.
+        raise TrustError(f"cannot verify the repository at {base}: {error}") from error
+    names = [*METADATA, *TARGETS, *(root_name(version) for version in range(pin.version, current + 1))]
+    return Generation(repository_url, pin, {name: (scratch / _place(name)).read_bytes() for name in names})
+
+
+def _lay_out(known: Mapping[str, bytes], scratch: Path) -> None:
+    for folder in ("metadata/root_history", "targets"):
+        (scratch / folder).mkdir(parents=True)
+    for name, content in known.items():
+        (scratch / _place(name)).write_bytes(content)
+
+
+def _place(name: str) -> Path:
+    """Where the library keeps a file of a generation."""
+    if is_root_name(name):
+        return Path("metadata/root_history", name)
+    return Path("metadata" if name in METADATA else "targets", name)
+
+
+def _pinned_root(fetcher: FetcherInterface, base: str, pin: TrustPin, known: Mapping[str, bytes]) -> bytes:
+    root = known.get(root_name(pin.version), b"")
+    if sha256_hex(root) == pin.sha256:
+        return root
+    try:
+        root = fetcher.download_bytes(f"{base}/tuf/metadata/{pin.version}.root.json", ROOT_BYTES_MAX)
+    except DownloadHTTPError as error:
+        if error.status_code != 404:
+            raise
+        raise TrustError(
+            f"cannot trust the repository at {base}: it has no root {pin.version}, the pinned one"
+        ) from error
+    if sha256_hex(root) != pin.sha256:
+        raise TrustError(f"cannot trust the repository at {base}: its root {pin.version} is not the pinned one")
+    return root
+
+
+def _verify(fetcher: FetcherInterface, base: str, root: bytes, scratch: Path, now: datetime) -> int:
+    """Bring `scratch` up to date and return the version of the newest root."""
+    updater = Updater(
+        metadata_dir=str(scratch / "metadata"),
+        metadata_base_url=f"{base}/tuf/metadata/",
+        target_dir=str(scratch / "targets"),
+        target_base_url=f"{base}/tuf/targets/",
+        fetcher=fetcher,
+        config=UpdaterConfig(
+            max_root_rotations=ROOT_ROTATIONS_MAX,
+            max_delegations=0,
+            root_max_length=ROOT_BYTES_MAX,
+            timestamp_max_length=TIMESTAMP_BYTES_MAX,
+            snapshot_max_length=SNAPSHOT_BYTES_MAX,
+            targets_max_length=TARGETS_BYTES_MAX,
+        ),
+        bootstrap=root,
+    )
+    # The library judges dates by the wall clock and has no public way to be told the time; the design asks for it.
+    trusted = updater._trusted_set  # noqa: SLF001
+    trusted.reference_time = now
+    updater.refresh()
+    for name in TARGETS:
+        target = updater.get_targetinfo(name)
+        if target is None:
+            raise TrustError(f"cannot use the repository at {base}: it has no {name}")
+        if target.length > TARGET_BYTES_MAX:
+            raise TrustError(f"cannot use the repository at {base}: {name} is larger than {TARGET_BYTES_MAX} bytes")
+        path = str(scratch / "targets" / name)
+        if updater.find_cached_target(target, path) is None:
+            updater.download_target(target, path)
+    return trusted.root.version
+
+
+class _Fetcher(FetcherInterface):
+    """GET over HTTP/1.1: no redirect, no proxy, no cookie, no decoding of the body, one deadline for all."""
+
+    def __init__(self, pool: httpcore.ConnectionPool) -> None:
+        self._pool = pool
+
+    def _fetch(self, url: str) -> Iterator[bytes]:
+        """The body in pieces; the library's `download_file` counts them against the bound of the file."""
+        limits = dict.fromkeys(("connect", "read", "write", "pool"), STEP_SECONDS_MAX)
+        try:
+            with self._pool.stream("GET", url, extensions={"timeout": limits}) as response:
+                if response.status != 200:
+                    raise DownloadHTTPError(f"{url} was answered with status {response.status}", response.status)
+                yield from response.iter_stream()
+        except httpcore.TimeoutException as error:
+            raise SlowRetrievalError(f"{url} took too long") from error
+        except (httpcore.NetworkError, httpcore.ProtocolError, OSError) as error:
+            raise DownloadError(f"{url} could not be fetched: {error}") from error
+
+
+class _DeadlineBackend(httpcore.NetworkBackend):
+    """Connections whose every wait also ends at one point in time.
+
+    Time-outs of single reads do not bound an exchange: a server that sends one byte of a header every few seconds
+    would hold the thread for days.
+    """
+
+    def __init__(self, ends_at: float) -> None:
+        self._ends_at = ends_at
+        self._inner = httpcore.SyncBackend()
+
+    def left(self, timeout: float | None) -> float:
+        left = self._ends_at - monotonic()
+        if left <= 0:
+            raise httpcore.ReadTimeout("the time for the whole update is over")
+        return min(left, STEP_SECONDS_MAX if timeout is None else timeout)
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.NetworkStream:
+        stream = self._inner.connect_tcp(host, port, self.left(timeout), local_address, socket_options)
+        return _DeadlineStream(stream, self)
+
+
+class _DeadlineStream(httpcore.NetworkStream):
+    def __init__(self, inner: httpcore.NetworkStream, backend: _DeadlineBackend) -> None:
+        self._inner = inner
+        self._backend = backend
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._inner.read(max_bytes, self._backend.left(timeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._inner.write(buffer, self._backend.left(timeout))
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def get_extra_info(self, info: str) -> object:
+        return self._inner.get_extra_info(info)

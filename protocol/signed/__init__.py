@@ -1,0 +1,1 @@
+"""Signed documents: the JWS envelope and each signed type."""

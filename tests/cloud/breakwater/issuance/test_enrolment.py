@@ -1,0 +1,166 @@
+"""One-time secrets: what they are good for, once, and how everything else is refused alike and counted."""
+
+import asyncio
+import os
+from datetime import timedelta
+
+import pytest
+
+from cloud.breakwater.errors import EnrolmentRefused, TriedTooOften, ValueRefused
+from cloud.breakwater.issuance.enrolment import (
+    LIFE_MAX,
+    SOURCES_MAX,
+    TRIES_MAX,
+    TRIES_WINDOW,
+    Attempts,
+    Enrolments,
+    caller_of,
+    source_of,
+)
+from cloud.breakwater.store.enrolments import EnrolmentStore
+from protocol.codes import parse_secret, secret_hash
+from tests.cloud.breakwater.support import START, Issuer
+
+HOUR = timedelta(hours=1)
+CSR = "a" * 64
+OTHER_CSR = "b" * 64
+HOST = "192.0.2.1"
+
+
+def enrolments(issuer: Issuer) -> Enrolments:
+    return Enrolments(EnrolmentStore(issuer.engine), issuer.clock, os.urandom)
+
+
+async def redeemed(it: Enrolments, secret: str, csr: str = CSR, service: str = "fabric", host: str = HOST) -> str:
+    row = await it.judge(service, secret, csr, host)
+    await it.bind(row, csr, host)
+    return row.id
+
+
+async def test_a_secret_is_good_for_one_request_and_its_repeats(issuer: Issuer) -> None:
+    it = enrolments(issuer)
+    secret = await it.create("fabric", "operator/alice", HOUR)
+    assert parse_secret("ces", secret) == secret
+    (row,) = await it.list()
+    assert (row.service, row.created_by, row.used_at, row.csr_sha256) == ("fabric", "operator/alice", None, "")
+    assert row.secret_hash == secret_hash(secret)
+    assert secret not in repr(row)
+    assert await redeemed(it, secret) == await redeemed(it, secret) == row.id
+    assert await redeemed(it, f" {secret.upper()}\n") == row.id
+    with pytest.raises(EnrolmentRefused):
+        await it.judge("fabric", secret, OTHER_CSR, HOST)
+    (row,) = await it.list()
+    assert (row.used_at, row.csr_sha256) == (START, CSR)
+
+
+async def test_of_two_requests_at_once_one_is_bound(issuer: Issuer) -> None:
+    it = enrolments(issuer)
+    secret = await it.create("fabric", "operator", HOUR)
+    rows = [await it.judge("fabric", secret, csr, HOST) for csr in (CSR, OTHER_CSR)]
+    tries = [it.bind(row, csr, HOST) for row, csr in zip(rows, (CSR, OTHER_CSR), strict=True)]
+    outcomes = await asyncio.gather(*tries, return_exceptions=True)
+    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["EnrolmentRefused", "NoneType"]
+    assert [row.csr_sha256 for row in await it.list()] == [CSR if outcomes[0] is None else OTHER_CSR]
+
+
+async def test_every_wrong_secret_is_refused_alike_and_audited(issuer: Issuer) -> None:
+    it = enrolments(issuer)
+    secret = await it.create("fabric", "operator", HOUR)
+    used, over, ended = [await it.create("fabric", "operator", life) for life in (HOUR, timedelta(minutes=1), HOUR)]
+    await redeemed(it, used, OTHER_CSR)
+    (identifier,) = [row.id for row in await it.list() if row.secret_hash == secret_hash(ended)]
+    assert await it.revoke(identifier, "operator/bob")
+    assert not await it.revoke(identifier, "operator/bob")
+    assert not await it.revoke("enr_unknown", "operator/bob")
+    issuer.clock.forward(timedelta(minutes=1))
+    other = await enrolments(issuer).create("breakwater", "operator", HOUR)
+    cases = {
+        "no secret": ("fabric", ""),
+        "not a secret": ("fabric", "swordfish"),
+        "a byte changed": ("fabric", secret[:-1] + ("0" if secret[-1] != "0" else "1")),
+        "unknown": ("fabric", "ces_" + secret_hash("x")[:38]),
+        "another service's": ("fabric", other),
+        "another service": ("breakwater", secret),
+        "no service": ("", secret),
+        "an odd service": ("fabric\x00é", secret),
+    }
+    messages = set()
+    for number, (service, shown) in enumerate(cases.values()):
+        with pytest.raises(EnrolmentRefused) as caught:
+            await it.judge(service, shown, CSR, f"192.0.2.{number}")
+        messages.add(str(caught.value))
+    for number, shown in enumerate((used, over, ended)):
+        with pytest.raises(EnrolmentRefused) as caught:
+            await it.judge("fabric", shown, CSR, f"198.51.100.{number}")
+        messages.add(str(caught.value))
+    assert len(messages) == 1
+    refused = [row for row in await issuer.audit() if row["outcome"] == "refused"]
+    assert len(refused) == len(cases) + 3
+    assert {row["action"] for row in refused} == {"enrolment.use"}
+    assert {row["object"] for row in refused} == {"service/fabric", "service/breakwater", "service/(unknown)"}
+    assert secret not in repr(await issuer.audit())
+    assert await redeemed(it, secret)
+
+
+async def test_a_refused_request_gives_the_secret_free_but_never_after_a_record(issuer: Issuer) -> None:
+    it = enrolments(issuer)
+    secret = await it.create("fabric", "operator", HOUR)
+    row = await it.judge("fabric", secret, CSR, HOST)
+    await it.bind(row, CSR, HOST)
+    await it.give_back(row, OTHER_CSR)
+    with pytest.raises(EnrolmentRefused):
+        await it.judge("fabric", secret, OTHER_CSR, HOST)
+    await it.give_back(row, CSR)
+    assert await redeemed(it, secret, OTHER_CSR) == row.id
+    assert caller_of(row.id) == f"enrolment/{row.id}"
+
+
+async def test_a_source_that_fails_too_often_waits(issuer: Issuer) -> None:
+    it = enrolments(issuer)
+    secret = await it.create("fabric", "operator", HOUR)
+    for _ in range(TRIES_MAX):
+        with pytest.raises(EnrolmentRefused):
+            await it.judge("fabric", "wrong", CSR, HOST)
+    with pytest.raises(TriedTooOften) as caught:
+        await it.judge("fabric", secret, CSR, HOST)
+    assert caught.value.wait == TRIES_WINDOW
+    await it.judge("fabric", secret, CSR, "192.0.2.2")
+    issuer.clock.forward(TRIES_WINDOW)
+    await it.judge("fabric", secret, CSR, HOST)
+
+
+@pytest.mark.parametrize(
+    ("service", "life"),
+    [("other", HOUR), ("", HOUR), ("fabric", timedelta(0)), ("fabric", LIFE_MAX + HOUR), ("fabric", -HOUR)],
+)
+async def test_secrets_are_for_services_and_for_days(issuer: Issuer, service: str, life: timedelta) -> None:
+    with pytest.raises(ValueRefused):
+        await enrolments(issuer).create(service, "operator", life)
+    assert await enrolments(issuer).list() == ()
+
+
+def test_attempts_are_bounded_and_forgotten() -> None:
+    it = Attempts(tries=2, window=HOUR, sources=3)
+    for source in ("a", "b", "c"):
+        assert it.wait(source, START) == timedelta(0)
+        it.failed(source, START)
+    assert it.wait("a", START) == timedelta(0)
+    assert it.wait("d", START + HOUR / 2) == HOUR / 2
+    it.failed("a", START + HOUR / 2)
+    assert it.wait("a", START + HOUR / 2) == HOUR / 2
+    assert it.wait("a", START + HOUR) == it.wait("d", START + HOUR) == timedelta(0)
+    assert SOURCES_MAX > 1000
+
+
+@pytest.mark.parametrize(
+    ("host", "source"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::1", "2001:db8:1:2::/64"),
+        ("", ""),
+        ("testclient", "testclient"),
+    ],
+)
+def test_a_source_is_an_address_or_a_network(host: str, source: str) -> None:
+    assert source_of(host) == source

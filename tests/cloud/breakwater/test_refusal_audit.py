@@ -1,0 +1,102 @@
+"""The audit of refusals: a row each, within bounds, and the rest counted."""
+
+from datetime import timedelta
+
+import pytest
+
+from cloud.breakwater import refusal_audit
+from cloud.breakwater.refusal_audit import (
+    PERIOD,
+    ROWS_MAX,
+    Refusals,
+)
+from cloud.storage import StorageError
+from cloud.tasks.stopping import Stopping
+from tests.cloud.breakwater.support import START, Issuer, entropy
+
+
+@pytest.fixture
+def told(issuer: Issuer) -> Refusals:
+    return Refusals(issuer.assembly.store.audit, issuer.clock, entropy)
+
+
+async def lines(issuer: Issuer) -> list[tuple[str, str]]:
+    return [(row["caller"], row["detail"]) for row in await issuer.audit() if row["outcome"] == "refused"]
+
+
+async def test_a_refusal_is_a_row(issuer: Issuer, told: Refusals) -> None:
+    await told.note("service/fabric", "csr_refused", "POST /v1/x", "the key is not an EC key")
+    (row,) = await issuer.audit()
+    assert (row["action"], row["caller"], row["object"], row["outcome"], row["detail"], row["at"]) == (
+        "request.refuse",
+        "service/fabric",
+        "POST /v1/x",
+        "refused",
+        "csr_refused: the key is not an EC key",
+        START,
+    )
+
+
+async def test_a_caller_gets_so_many_rows_an_hour_for_each_code_and_the_rest_are_counted(
+    issuer: Issuer, told: Refusals
+) -> None:
+    for _ in range(ROWS_MAX + 30):
+        await told.note("anonymous", "not_found", "GET /x", "")
+    await told.note("anonymous", "malformed", "GET /x", "")
+    await told.note("service/fabric", "not_found", "GET /x", "")
+    assert len(await lines(issuer)) == ROWS_MAX + 2
+    issuer.clock.forward(PERIOD - timedelta(seconds=1))
+    await told.flush()
+    assert len(await lines(issuer)) == ROWS_MAX + 2
+    issuer.clock.forward(timedelta(seconds=1))
+    await told.note("anonymous", "not_found", "GET /x", "")
+    assert ("anonymous", f"not_found: 30 more since {START.isoformat(timespec='seconds')}") in await lines(issuer)
+    assert len(await lines(issuer)) == ROWS_MAX + 4
+
+
+async def test_the_count_is_written_when_the_process_stops(issuer: Issuer, told: Refusals) -> None:
+    for _ in range(ROWS_MAX + 1):
+        await told.note("anonymous", "not_found", "GET /x", "")
+    await told.flush()
+    assert len(await lines(issuer)) == ROWS_MAX
+    for _ in range(2):
+        await told.flush(everything=True)
+        assert (await lines(issuer))[-1] == (
+            "anonymous",
+            f"not_found: 1 more since {START.isoformat(timespec='seconds')}",
+        )
+        assert len(await lines(issuer)) == ROWS_MAX + 1
+
+
+async def test_callers_beyond_a_number_are_counted_together(
+    issuer: Issuer, told: Refusals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refusal_audit, "PAIRS_MAX", 3)
+    for number in range(ROWS_MAX + 10):
+        await told.note(f"node/{number}", "conflict", "POST /x", "")
+    assert len(await lines(issuer)) == 3 + ROWS_MAX
+    await told.flush(everything=True)
+    assert (await lines(issuer))[-1][0] == "others"
+
+
+async def test_what_a_caller_chose_is_written_printable_and_short(issuer: Issuer, told: Refusals) -> None:
+    await told.note("anonymous", "not_found", "GET /\x00\x1b[2J" + "a" * 9000, "\x00" + "b" * 9000)
+    (row,) = await issuer.audit()
+    assert row["object"].startswith("GET /??[2Jaaa")
+    assert len(row["object"]) == 128
+    assert len(row["detail"]) == 1000
+    assert row["detail"].isprintable()
+
+
+async def test_a_database_that_is_away_changes_no_refusal(told: Refusals, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def away(_: object) -> None:
+        raise StorageError("away")
+
+    monkeypatch.setattr(told._store, "add", away)
+    await told.note("anonymous", "not_found", "GET /x", "")
+
+
+async def test_the_task_ends_with_the_process(told: Refusals) -> None:
+    stopping = Stopping()
+    stopping.request()
+    await told.keep(stopping)

@@ -1,0 +1,194 @@
+"""A crash before and after every durable write and every call to the issuer, then a restart and a repeat: one node, one
+seat, one open generation, on both sides.
+
+In this process, with the real database files and the real issuer: the crash is an exception that nothing handles, and
+the restart opens the same files anew. (Killing real processes is the business of the tests of the whole system.)
+"""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from cloud.fabric import errors, store
+from lab.postgres import ENGINES
+from protocol import faults
+from protocol.messages.activation import (
+    Challenge,
+    ProveActivation,
+)
+from tests.cloud.breakwater.support import Clock
+from tests.cloud.fabric.support import Machine, World, change, turn, world_at
+
+pytestmark = pytest.mark.slow
+
+Hit = tuple[str, str]
+
+NAMES = {
+    "fabric.activation.challenge",
+    "fabric.activation.prove",
+    "fabric.activation.purge",
+    "fabric.renewal.purge",
+    "fabric.activation.store",
+    "fabric.confirm.commit",
+    "fabric.generation.closed",
+    "fabric.revocation.tell",
+    "fabric.session.issuer",
+    "fabric.session.seen",
+    "fabric.standing.commit",
+    "issuer.open",
+    "issuer.device",
+    "issuer.session",
+    "issuer.close",
+}
+"""What this life passes; refresh, lapse and freed seats, which only time brings, have tests of their own."""
+
+
+class Crash(BaseException):
+    """The process is gone."""
+
+
+class Faults:
+    """The hook of this test file; it is installed once, and quiet unless a test arms it."""
+
+    def __init__(self) -> None:
+        self.hook: Callable[[str, str], None] | None = None
+        faults.install(self)
+
+    def __call__(self, name: str, stage: str) -> None:
+        if self.hook is not None and not name.startswith("breakwater"):
+            self.hook(name, stage)
+
+    @contextmanager
+    def armed(self, hook: Callable[[str, str], None]) -> Iterator[None]:
+        self.hook = hook
+        try:
+            yield
+        finally:
+            self.hook = None
+
+
+FAULTS = Faults()
+
+
+@dataclass
+class Run:
+    """One activation as the machine keeps it."""
+
+    machine: Machine
+    challenge: Challenge | None = None
+    body: ProveActivation | None = None
+    confirmed: bool = False
+
+
+@dataclass
+class Durable:
+    """What the machine and the operator keep over a crash of the cloud: requests that had no answer yet are repeated."""
+
+    code: str = ""
+    runs: list[Run] = field(default_factory=list)
+    activated_twice: bool = False
+    revoked: bool = False
+
+
+async def live(world: World, kept: Durable) -> None:
+    """Activate twice, revoke, hear of it; every step is skipped once it has been answered."""
+    while sum(run.confirmed for run in kept.runs) < 2:
+        if not kept.runs or kept.runs[-1].confirmed:
+            kept.runs.append(Run(Machine(world)))
+        run = kept.runs[-1]
+        run.machine.world = world
+        if run.challenge is None or run.body is None:
+            run.challenge = await run.machine.start(kept.code)
+            run.body = run.machine.proof(run.challenge)
+        if run.machine.activated is None:
+            await run.machine.prove(run.challenge, run.body)
+        await run.machine.confirm()
+        run.confirmed = True
+    machine = kept.runs[-1].machine
+    machine.world = world
+    await turn(world)
+    if not kept.activated_twice:
+        await check(world, machine, current=2, closed=1)
+        kept.activated_twice = True
+    if not kept.revoked:
+        await change(world, machine, "revoke")
+        kept.revoked = True
+    with pytest.raises(errors.GenerationClosed):
+        await machine.session()
+    await turn(world)
+    await check(world, machine, current=2, closed=2)
+
+
+async def check(world: World, machine: Machine, *, current: int, closed: int) -> None:
+    assert len(await store.nodes.page("", "", "", 10)) == 1
+    row = await world.node(machine.node)
+    assert (row.current_generation, row.last_generation) == (current, current)
+    assert (row.closed_up_to, row.closed_at_issuer, row.closing) == (closed, closed, False)
+    (code,) = await store.codes.page(world.tenant, "", 10)
+    assert code.seats_taken == 1
+    for number in range(1, current + 1):
+        is_open = number > closed
+        assert await store.nodes.generation_open(row.tenant, row.id, number) is is_open
+        assert await world.issuer.issuing.generation_open(row.tenant, row.id, number) is is_open
+
+
+def watch(world: World, hook: Callable[[str, str], None]) -> None:
+    world.issuer.before = lambda name: hook(f"issuer.{name}", "before")
+    world.issuer.after = lambda name: hook(f"issuer.{name}", "after")
+
+
+def left_behind(databases: Path, again: Path) -> Path:
+    """What a crash leaves is the files as they are; a copy proves that nothing else is needed. (On PostgreSQL they say
+    where the databases are, and the server has rolled back what was open.)
+    """
+    again.mkdir()
+    for file in databases.iterdir():
+        if file.is_file():
+            shutil.copy(file, again)
+    return again
+
+
+async def first_start(home: Path, databases: Path, clock: Clock, kept: Durable) -> None:
+    async with world_at(home, databases, clock) as world:
+        kept.code = (await world.code()).secret
+
+
+async def test_every_step_is_walked(home: Path, databases: Path) -> None:
+    clock, kept = Clock(), Durable()
+    await first_start(home, databases, clock, kept)
+    hits: list[Hit] = []
+    async with world_at(home, databases, clock, first=False) as world:
+        watch(world, lambda name, stage: hits.append((name, stage)))
+        with FAULTS.armed(lambda name, stage: hits.append((name, stage))):
+            await live(world, kept)
+    assert {name for name, _ in hits} == NAMES
+
+
+@pytest.mark.parametrize("stage", ["before", "after"])
+@pytest.mark.parametrize("name", sorted(NAMES))
+@pytest.mark.parametrize("nth", [1, 2])
+@pytest.mark.parametrize("databases", ENGINES, indirect=True)
+async def test_a_crash_anywhere(home: Path, databases: Path, tmp_path: Path, name: str, stage: str, nth: int) -> None:
+    clock, kept = Clock(), Durable()
+    await first_start(home, databases, clock, kept)
+    seen = 0
+
+    def hook(at: str, when: str) -> None:
+        nonlocal seen
+        if (at, when) == (name, stage):
+            seen += 1
+            if seen == nth:
+                raise Crash(f"{when} {at}")
+
+    try:
+        async with world_at(home, databases, clock, first=False) as world:
+            watch(world, hook)
+            with FAULTS.armed(hook):
+                await live(world, kept)
+    except Crash:
+        async with world_at(home, left_behind(databases, tmp_path / "again"), clock, first=False) as world:
+            await live(world, kept)

@@ -1,0 +1,104 @@
+"""`cloud.fabric.service.nodes.lapse`: half-done activations end, and seats come back exactly once."""
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from cloud.fabric import errors
+from cloud.fabric.service.nodes import (
+    confirm,
+    lapse,
+)
+from protocol.messages.sessions import Ask
+from protocol.signed.statements import Lease
+from tests.cloud.fabric.support import NONCE, Machine, World, change, turn
+
+
+async def test_an_unconfirmed_first_activation_lapses_and_frees_the_seat(world: World) -> None:
+    code = await world.code()
+    machine = Machine(world)
+    await machine.activate(code.secret)
+    peer = await machine.peer()
+    world.clock.forward(timedelta(hours=24))
+    world.issuer.down = True
+    await turn(world)
+    assert (await world.activation_of(machine.node, 1)).state == "lapsing"
+    assert await world.seats_taken(code) == 1
+    with pytest.raises(errors.GenerationClosed):
+        await confirm.confirm(world.core, peer, Ask(NONCE))
+    world.issuer.down = False
+    await turn(world)
+    assert (await world.activation_of(machine.node, 1)).state == "lapsed"
+    assert await world.seats_taken(code) == 0
+    again = Machine(world)
+    assert (await again.join(code.secret)).generation == 2
+    assert again.node == machine.node
+    assert await world.seats_taken(code) == 1
+
+
+async def test_a_lapsed_reactivation_leaves_node_and_seat_alone(world: World) -> None:
+    code = await world.code()
+    machine = Machine(world)
+    await machine.join(code.secret)
+    other = Machine(world)
+    await other.activate(code.secret)
+    world.clock.forward(timedelta(hours=24))
+    await turn(world)
+    assert (await world.activation_of(machine.node, 2)).state == "lapsed"
+    with pytest.raises(errors.GenerationClosed):
+        await other.session()
+    row = await world.node(machine.node)
+    assert (row.current_generation, row.closed_up_to, row.seat_held) == (1, 0, True)
+    assert isinstance(await machine.refresh(await machine.peer()), Lease)
+
+
+@pytest.mark.parametrize("first", ["confirm", "lapse"])
+async def test_lapse_and_confirm_race_to_one_end(world: World, first: str) -> None:
+    code = await world.code()
+    machine = Machine(world)
+    await machine.activate(code.secret)
+    peer = await machine.peer()
+    row = await world.activation_of(machine.node, 1)
+    runs = [confirm.confirm(world.core, peer, Ask(NONCE)), lapse.begin(world.core, row)]
+    results = await asyncio.gather(*(runs if first == "confirm" else reversed(runs)), return_exceptions=True)
+    state = (await world.activation_of(machine.node, 1)).state
+    node = await world.node(machine.node)
+    if state == "confirmed":
+        assert (node.current_generation, node.closed_up_to) == (1, 0)
+        assert False in results
+    else:
+        assert (state, node.current_generation, node.closed_up_to) == ("lapsing", 0, 1)
+        assert any(isinstance(result, errors.GenerationClosed) for result in results)
+    await turn(world)
+    assert await world.seats_taken(code) == node.current_generation
+
+
+async def test_a_lapsed_return_of_a_released_node_gives_its_seat_back(world: World) -> None:
+    code = await world.code()
+    machine = Machine(world)
+    await machine.join(code.secret)
+    await change(world, machine, "release")
+    await Machine(world).activate(code.secret)
+    assert await world.seats_taken(code) == 1
+    world.clock.forward(timedelta(hours=24))
+    await turn(world)
+    assert await world.seats_taken(code) == 0
+    row = await world.node(machine.node)
+    assert (row.standing, row.seat_held, row.closed_at_issuer) == ("released", False, 2)
+
+
+async def test_a_lapsed_readmission_leaves_the_seat_to_the_last_lease(world: World) -> None:
+    code = await world.code()
+    machine = Machine(world)
+    await machine.join(code.secret)
+    await change(world, machine, "revoke")
+    world.clock.forward(timedelta(seconds=1))
+    await Machine(world).activate((await world.code(readmit=machine.node)).secret)
+    world.clock.forward(timedelta(hours=24))
+    await turn(world)
+    assert (await world.activation_of(machine.node, 2)).state == "lapsed"
+    assert await world.seats_taken(code) == 1
+    world.clock.forward(timedelta(days=60))
+    await turn(world)
+    assert await world.seats_taken(code) == 0

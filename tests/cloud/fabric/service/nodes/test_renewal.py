@@ -1,0 +1,577 @@
+"""`cloud.fabric.service.nodes.renewal`: the chip of a generation gets a certificate for it, and nobody gets anything else."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from cloud.fabric import errors, store
+from cloud.fabric.attestation.tpm_structures import EvidenceRefused
+from cloud.fabric.background import FORGET_RENEWALS_AFTER
+from cloud.fabric.service.nodes import (
+    renewal,
+    sessions,
+)
+from cloud.fabric.store.rows import RenewalRow
+from cloud.fabric.tables import ENGINE
+from cloud.storage import Statement
+from protocol.encoding import json_encode, sha256_hex
+from protocol.evidence import EndorsementEvidence
+from protocol.ids import RenewalId, make_id
+from protocol.limits import CHALLENGE_LIFE
+from protocol.messages.renewal import (
+    ProveRenewal,
+    RenewalChallenge,
+    Renewed,
+    StartRenewal,
+)
+from protocol.signed.statements import (
+    Revocation,
+    Suspension,
+)
+from tests.cloud.fabric.support import NONCE, Machine, World, change, driver, turn
+from tests.simulators.forged_evidence import (
+    AK_ATTRIBUTES,
+    QUOTE,
+    PaperChip,
+    Proof,
+    ek_public,
+    maker,
+    p256,
+    request,
+    request_with_bad_signature,
+    rsa2048,
+    signing_public,
+)
+
+pytestmark = pytest.mark.slow
+
+ROWS = Statement("SELECT id FROM renewal WHERE node = {}")
+
+
+@pytest.fixture
+async def machine(world: World) -> Machine:
+    made = Machine(world)
+    await made.join((await world.code()).secret)
+    return made
+
+
+def expire(machine: Machine) -> None:
+    """Past the end of the device certificate."""
+    assert machine.activated is not None
+    leaf = x509.load_der_x509_certificate(machine.activated.certificate_chain[0])
+    machine.world.clock.forward(leaf.not_valid_after_utc - machine.world.clock() + timedelta(days=1))
+
+
+def starting(machine: Machine, **changes: Any) -> StartRenewal:
+    assert machine.activated is not None
+    body = StartRenewal(machine.activated.certificate_chain[0], machine.evidence(), "1.0")
+    return msgspec.structs.replace(body, **changes)
+
+
+async def start(machine: Machine, **changes: Any) -> RenewalChallenge:
+    challenge = await renewal.start(machine.world.core, starting(machine, **changes))
+    machine.secret = machine.world.entropy.last[32]
+    return challenge
+
+
+def paper(machine: Machine, challenge: RenewalChallenge, key: ec.EllipticCurvePrivateKey | None = None) -> PaperChip:
+    return PaperChip(
+        ak=machine.ak,
+        node_key=key or machine.node_key,
+        nonce_secret=machine.secret,
+        nonce_activation=challenge.renewal,
+    )
+
+
+def proof(machine: Machine, made: Proof) -> ProveRenewal:
+    return ProveRenewal(machine.secret, made.csr, made.key, NONCE)
+
+
+async def prove(machine: Machine, challenge: RenewalChallenge, body: ProveRenewal) -> Renewed:
+    return await renewal.prove(machine.world.core, challenge.renewal, body, sha256_hex(json_encode(body)))
+
+
+async def renew(machine: Machine, key: ec.EllipticCurvePrivateKey | None = None) -> Renewed:
+    challenge = await start(machine)
+    renewed = await prove(machine, challenge, proof(machine, paper(machine, challenge, key).prove()))
+    assert machine.activated is not None
+    machine.activated = msgspec.structs.replace(machine.activated, certificate_chain=renewed.certificate_chain)
+    machine.node_key = key or machine.node_key
+    return renewed
+
+
+def new_key() -> ec.EllipticCurvePrivateKey:
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def spki(key: ec.EllipticCurvePrivateKey) -> bytes:
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    return key.public_key().public_bytes(serialization.Encoding.DER, form)
+
+
+async def rows(machine: Machine) -> list[RenewalRow]:
+    found = [await store.renewals.find(row["id"]) for row in await ENGINE.fetch(ROWS, machine.node)]
+    return [row for row in found if row is not None]
+
+
+async def test_an_expired_certificate_comes_back_in_its_generation(world: World, machine: Machine) -> None:
+    expire(machine)
+    with pytest.raises(errors.CertificateRefused):
+        await machine.session()
+    renewed = await renew(machine)
+    leaf = x509.load_der_x509_certificate(renewed.certificate_chain[0])
+    assert leaf.not_valid_after_utc > world.clock() + timedelta(days=90)
+    assert leaf.public_key() == machine.node_key.public_key()
+    assert (await machine.peer()).generation == 1
+    generation = await world.generation(machine.node, 1)
+    assert generation.certificate_not_after == leaf.not_valid_after_utc
+    (row,) = await rows(machine)
+    assert (row.state, row.expired, row.generation) == ("done", True, 1)
+    assert (await world.actions(machine.node))[-3:] == ["renewal.challenged", "renewal.proved", "renewal.issued"]
+    assert (await world.node(machine.node)).last_generation == 1
+
+
+@pytest.mark.parametrize("expired", [False, True])
+async def test_another_key_takes_the_place_of_the_old_one(world: World, machine: Machine, expired: bool) -> None:
+    old_key, old = machine.node_key, machine.activated
+    assert old is not None
+    if expired:
+        expire(machine)
+    await renew(machine, new_key())
+    assert (await world.generation(machine.node, 1)).node_public_key == spki(machine.node_key) != spki(old_key)
+    assert (await machine.peer()).generation == 1
+    machine.activated, machine.node_key = old, old_key
+    with pytest.raises(errors.CertificateRefused):
+        await machine.session()
+    # A disk of before: the chip is what counts, so it can have its key back.
+    await renew(machine, old_key)
+    await machine.peer()
+
+
+async def test_the_certificates_of_the_old_key_are_revoked_at_the_issuer(world: World, machine: Machine) -> None:
+    for _ in range(2):
+        await renew(machine, new_key())
+    assert {row.state for row in await rows(machine)} == {"issued"}
+    assert len(world.kicks) >= 2
+    world.issuer.down = True
+    await turn(world)
+    assert {row.state for row in await rows(machine)} == {"issued"}
+    world.issuer.down = False
+    await turn(world)
+    assert {row.state for row in await rows(machine)} == {"done"}
+    assert (await world.actions(machine.node)).count("renewal.superseded") == 2
+    calls = world.issuer.calls.count("supersede")
+    await turn(world)
+    assert world.issuer.calls.count("supersede") == calls == 2
+    await machine.peer()
+
+
+async def test_the_same_key_is_renewed_in_the_last_third_only(world: World, machine: Machine) -> None:
+    assert machine.activated is not None
+    leaf = x509.load_der_x509_certificate(machine.activated.certificate_chain[0])
+    third = leaf.not_valid_before_utc + (leaf.not_valid_after_utc - leaf.not_valid_before_utc) * 2 / 3
+    world.clock.forward(third - world.clock() - timedelta(minutes=1))
+    with pytest.raises(errors.Conflict, match="not due"):
+        await renew(machine)
+    world.clock.forward(timedelta(minutes=1))
+    await renew(machine)
+
+
+async def test_a_certificate_by_a_ca_that_has_left_the_trust_is_due(world: World, machine: Machine) -> None:
+    """A node that slept through a rotation: its certificate opens no session, and its chip is the same."""
+    der = _reissued(machine)
+    assert machine.activated is not None
+    machine.activated = msgspec.structs.replace(machine.activated, certificate_chain=(der, b""))
+    await renew(machine)
+    await machine.peer()
+
+
+def _reissued(machine: Machine) -> bytes:
+    """The machine's certificate by a CA that nobody knows."""
+    assert machine.activated is not None
+    leaf = x509.load_der_x509_certificate(machine.activated.certificate_chain[0])
+    builder = x509.CertificateBuilder(
+        issuer_name=x509.Name([]),
+        subject_name=leaf.subject,
+        public_key=leaf.public_key(),
+        serial_number=leaf.serial_number,
+        not_valid_before=leaf.not_valid_before_utc,
+        not_valid_after=leaf.not_valid_after_utc,
+    )
+    for extension in leaf.extensions:
+        builder = builder.add_extension(extension.value, extension.critical)
+    return builder.sign(p256("nobody's CA"), hashes.SHA256()).public_bytes(serialization.Encoding.DER)
+
+
+async def test_a_byte_identical_proof_gets_the_stored_answer(world: World, machine: Machine) -> None:
+    expire(machine)
+    challenge = await start(machine)
+    body = proof(machine, paper(machine, challenge).prove())
+    world.issuer.down = True
+    with pytest.raises(errors.IssuerUnavailable):
+        await prove(machine, challenge, body)
+    world.clock.forward(CHALLENGE_LIFE * 2)
+    world.issuer.down = False
+    answers = await asyncio.gather(*(prove(machine, challenge, body) for _ in range(4)))
+    assert len({answer.certificate_chain for answer in answers}) == 1
+    with pytest.raises(errors.ActivationClosed):
+        await prove(machine, challenge, proof(machine, paper(machine, challenge).prove()))
+    await renew(machine, new_key())
+    with pytest.raises(errors.ActivationClosed, match="later renewal"):
+        await prove(machine, challenge, body)
+
+
+async def test_the_key_changes_with_the_certificate_and_not_before(world: World, machine: Machine) -> None:
+    challenge = await start(machine)
+    world.issuer.down = True
+    with pytest.raises(errors.IssuerUnavailable):
+        await prove(machine, challenge, proof(machine, paper(machine, challenge, new_key()).prove()))
+    world.issuer.down = False
+    assert (await world.generation(machine.node, 1)).node_public_key == spki(machine.node_key)
+    await machine.peer()
+
+
+async def test_a_closed_generation_is_told_why_and_gets_nothing_else(world: World, machine: Machine) -> None:
+    first = replace(machine)
+    await machine.join((await world.code()).secret)
+    expire(first)
+    challenge = await start(first)
+    with pytest.raises(errors.GenerationClosed) as refusal:
+        await prove(first, challenge, proof(first, paper(first, challenge).prove()))
+    told = world.statement(refusal.value.statement)
+    assert isinstance(told, Revocation)
+    assert (told.generation, told.reason) == (1, "superseded")
+    assert refusal.value.freshness
+    assert world.issuer.calls.count("device") == 2
+
+
+async def test_a_revoked_node_is_told_so_whenever_it_was_revoked(world: World, machine: Machine) -> None:
+    expire(machine)
+    challenge = await start(machine)
+    body = proof(machine, paper(machine, challenge).prove())
+
+    async def refused() -> str:
+        with pytest.raises(errors.GenerationClosed) as refusal:
+            await prove(machine, challenge, body)
+        told = world.statement(refusal.value.statement)
+        assert isinstance(told, Revocation)
+        return told.reason
+
+    await change(world, machine, "revoke", "stolen")
+    assert await refused() == "revoked"
+    assert await refused() == "revoked"
+    assert (await rows(machine))[0].state == "challenged"
+
+
+async def test_revoked_while_the_issuer_works(world: World, machine: Machine) -> None:
+    expire(machine)
+    challenge = await start(machine)
+    loop = asyncio.get_running_loop()
+    revoking: list[asyncio.Task[Any]] = []
+    world.issuer.after = lambda name: revoking.append(loop.create_task(change(world, machine, "revoke")))
+    with pytest.raises((errors.GenerationClosed, errors.ActivationClosed)):
+        await _slowly(world, machine, challenge, revoking)
+    assert (await world.node(machine.node)).standing == "revoked"
+
+
+async def _slowly(
+    world: World, machine: Machine, challenge: RenewalChallenge, revoking: list[asyncio.Task[Any]]
+) -> None:
+    body = proof(machine, paper(machine, challenge).prove())
+    first = await asyncio.gather(prove(machine, challenge, body), return_exceptions=True)
+    await asyncio.gather(*revoking)
+    for outcome in first:
+        if isinstance(outcome, Exception):
+            raise outcome
+    await prove(machine, challenge, body)
+
+
+async def test_a_suspended_node_may_renew(world: World, machine: Machine) -> None:
+    await change(world, machine, "suspend")
+    expire(machine)
+    await renew(machine)
+    assert isinstance(await machine.refresh(await machine.peer()), Suspension)
+
+
+STRANGERS: dict[str, Callable[[Machine], dict[str, Any]]] = {
+    "another chip": lambda machine: {"evidence": Machine(machine.world, "stranger").evidence()},
+    "another chip with this AK": lambda machine: {
+        "evidence": EndorsementEvidence(
+            ek_public(rsa2048("stranger").public_key()),
+            machine.evidence().ak_public,
+            maker().certify(rsa2048("stranger").public_key()),
+        )
+    },
+    "another AK of this chip": lambda machine: {
+        "evidence": msgspec.structs.replace(
+            machine.evidence(), ak_public=signing_public(p256("another").public_key(), AK_ATTRIBUTES)
+        )
+    },
+}
+
+
+@pytest.mark.parametrize("of", STRANGERS.values(), ids=STRANGERS)
+async def test_whatever_does_not_fit_is_answered_alike(
+    world: World, machine: Machine, of: Callable[[Machine], dict[str, Any]]
+) -> None:
+    expire(machine)
+    with pytest.raises(errors.CertificateRefused) as refusal:
+        await start(machine, **of(machine))
+    assert refusal.value.detail == renewal._UNKNOWN
+    assert await rows(machine) == []
+
+
+async def test_unknown_nodes_are_answered_like_the_wrong_chip(world: World, machine: Machine) -> None:
+    assert machine.activated is not None
+    expire(machine)
+    known = starting(machine)
+    await ENGINE.fetch(Statement("DELETE FROM generation WHERE node = {}"), machine.node)
+    with pytest.raises(errors.CertificateRefused) as one:
+        await renewal.start(world.core, known)
+    await ENGINE.fetch(Statement("DELETE FROM tenant WHERE id = {}"), world.tenant)
+    with pytest.raises(errors.CertificateRefused) as two:
+        await renewal.start(world.core, known)
+    assert one.value.detail == two.value.detail == renewal._UNKNOWN
+
+
+async def test_a_generation_that_was_never_confirmed_has_nothing_to_renew(world: World) -> None:
+    machine = Machine(world)
+    await machine.activate((await world.code()).secret)
+    with pytest.raises(errors.CertificateRefused, match="not of a machine"):
+        await start(machine)
+
+
+@pytest.mark.parametrize("der", [b"", b"0\x00", b"0\x82\xff\xff" + bytes(64)])
+async def test_what_is_no_certificate(world: World, machine: Machine, der: bytes) -> None:
+    with pytest.raises(errors.CertificateRefused, match="cannot be read"):
+        await start(machine, device_certificate=der)
+
+
+async def test_a_session_certificate_names_no_device(world: World, machine: Machine) -> None:
+    leaf = (await machine.session()).certificate_chain[0]
+    with pytest.raises(errors.CertificateRefused, match="extended key usage"):
+        await start(machine, device_certificate=leaf)
+
+
+FORGED: list[tuple[str, int, Callable[[PaperChip], Proof]]] = [
+    ("certified by another AK", 21, lambda chip: replace(chip, signer=p256("forger")).prove()),
+    ("not generated by a TPM", 22, lambda chip: replace(chip, magic=0xFF544348).prove()),
+    ("a quote", 23, lambda chip: replace(chip, kind=QUOTE).prove()),
+    ("over another secret", 24, lambda chip: replace(chip, nonce_secret=bytes(32)).prove()),
+    ("over another request", 24, lambda chip: replace(chip, nonce_csr=b"another").prove()),
+    ("of another key", 25, lambda chip: replace(chip, name=b"\x00\x0b" + bytes(32)).prove()),
+    ("a request for another key", 27, lambda chip: replace(chip, csr=request(p256("software"))).prove()),
+    (
+        "a request that its key did not sign",
+        28,
+        lambda chip: replace(chip, csr=request_with_bad_signature(chip.node_key)).prove(),
+    ),
+    ("an AK's attributes", 17, lambda chip: _public(chip, AK_ATTRIBUTES).prove()),
+    ("a key from outside", 17, lambda chip: _public(chip, 0x00040440).prove()),
+    ("no structure", 16, lambda chip: chip.prove().with_key(public=b"")),
+    ("attestation cut", 19, lambda chip: chip.prove().with_key(attestation=chip.prove().key.attestation[:-1])),
+    ("signature with a tail", 20, lambda chip: chip.prove().with_key(signature=chip.prove().key.signature + b"\0")),
+]
+
+
+def _public(chip: PaperChip, attributes: int) -> PaperChip:
+    return replace(chip, node_public=signing_public(chip.node_key.public_key(), attributes))
+
+
+@pytest.mark.parametrize(("step", "forge"), [row[1:] for row in FORGED], ids=[row[0] for row in FORGED])
+@pytest.mark.parametrize("rekey", [False, True])
+async def test_forged_evidence_renews_nothing(
+    world: World, machine: Machine, step: int, forge: Callable[[PaperChip], Proof], rekey: bool
+) -> None:
+    expire(machine)
+    challenge = await start(machine)
+    forged = forge(paper(machine, challenge, new_key() if rekey else None))
+    with pytest.raises((errors.EvidenceNotAccepted, errors.CsrRefused)) as refusal:
+        await prove(machine, challenge, proof(machine, forged))
+    assert isinstance(refusal.value.__cause__, EvidenceRefused)
+    assert refusal.value.__cause__.step == step
+    assert (await rows(machine))[0].state == "challenged"
+    assert (await world.generation(machine.node, 1)).node_public_key == spki(machine.node_key)
+    assert world.issuer.calls.count("device") == 1
+
+
+async def test_a_proof_of_another_renewal(world: World, machine: Machine) -> None:
+    expire(machine)
+    one, secret = await start(machine), machine.secret
+    two = await start(machine)
+    body = proof(machine, paper(machine, two).prove())
+    with pytest.raises(errors.ChallengeFailed):
+        await prove(machine, one, body)
+    machine.secret = secret
+    made = paper(machine, two).prove()
+    with pytest.raises(errors.EvidenceNotAccepted, match="another challenge"):
+        await prove(machine, one, proof(machine, made))
+
+
+async def test_three_wrong_secrets_end_it(world: World, machine: Machine) -> None:
+    expire(machine)
+    challenge = await start(machine)
+    body = proof(machine, paper(machine, challenge).prove())
+    wrong = msgspec.structs.replace(body, secret=bytes(32))
+    outcomes = await asyncio.gather(*(prove(machine, challenge, wrong) for _ in range(6)), return_exceptions=True)
+    assert sum(isinstance(outcome, errors.ChallengeFailed) for outcome in outcomes) == 3
+    with pytest.raises(errors.ActivationClosed):
+        await prove(machine, challenge, body)
+    assert (await world.actions(machine.node)).count("renewal.answered") == 3
+
+
+async def test_a_challenge_ends_and_an_unknown_one_is_none(world: World, machine: Machine) -> None:
+    expire(machine)
+    challenge = await start(machine)
+    body = proof(machine, paper(machine, challenge).prove())
+    world.clock.forward(CHALLENGE_LIFE)
+    with pytest.raises(errors.ChallengeExpired):
+        await prove(machine, challenge, body)
+    unknown = msgspec.structs.replace(challenge, renewal=RenewalId(make_id("ren", 1, bytes(10))))
+    with pytest.raises(errors.NotFound):
+        await prove(machine, unknown, body)
+    with pytest.raises(errors.Invalid):
+        await prove(machine, challenge, msgspec.structs.replace(body, answer_nonce="short"))
+
+
+async def test_challenges_of_a_machine_are_bounded(world: World, machine: Machine) -> None:
+    expire(machine)
+    for _ in range(renewal.OPEN_PER_NODE_MAX):
+        await start(machine)
+    with pytest.raises(errors.TooManyChallenges):
+        await start(machine)
+    world.clock.forward(CHALLENGE_LIFE)
+    await start(machine)
+
+
+async def test_renewals_of_a_day_are_bounded(world: World, machine: Machine) -> None:
+    expire(machine)
+    for _ in range(renewal.PROVED_PER_DAY_MAX):
+        await renew(machine, new_key())
+    with pytest.raises(errors.TooManyChallenges, match="day"):
+        await renew(machine, new_key())
+    world.clock.forward(timedelta(days=1))
+    await renew(machine, new_key())
+
+
+async def test_asking_is_bounded_before_the_database(
+    world: World, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expire(machine)
+    asked: list[str] = []
+    find = store.tenants.find
+
+    async def counted(tenant: Any) -> Any:
+        asked.append(tenant)
+        return await find(tenant)
+
+    monkeypatch.setattr(store.tenants, "find", counted)
+    stranger = Machine(world, "stranger").evidence()
+    for _ in range(renewal.STARTS_PER_CERTIFICATE_MAX + 5):
+        with pytest.raises((errors.CertificateRefused, errors.TooManyChallenges)):
+            await start(machine, evidence=stranger)
+    assert len(asked) == renewal.STARTS_PER_CERTIFICATE_MAX
+    world.clock.forward(renewal.STARTS_PERIOD)
+    await start(machine)
+    monkeypatch.setattr(renewal, "STARTS_MAX", 1)
+    with pytest.raises(errors.TooManyChallenges):
+        await start(machine)
+
+
+async def test_forged_certificates_take_no_place_of_the_nodes_they_name(
+    world: World, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node's id is no secret: whoever knows it must not be able to keep the node from renewing."""
+    monkeypatch.setattr(renewal, "STARTS_MAX", 30)
+    expire(machine)
+    forged, stranger = _reissued(machine), Machine(world, "stranger").evidence()
+    for number in range(35):
+        wanted = errors.CertificateRefused if number < 30 else errors.TooManyChallenges
+        with pytest.raises(wanted):
+            await start(machine, device_certificate=forged, evidence=stranger)
+    await start(machine)
+    for _ in range(renewal.STARTS_PER_CERTIFICATE_MAX + 30):
+        with pytest.raises((errors.CertificateRefused, errors.TooManyChallenges)):
+            await start(machine, evidence=stranger)
+    other = Machine(world, "other")
+    await other.join((await world.code()).secret)
+    await start(other)
+
+
+async def test_whom_a_tenant_admits_is_told_to_nobody(world: World, machine: Machine) -> None:
+    """The evidence of a chip that nobody here believes is answered like a wrong one, by a certificate out of thin air."""
+    expire(machine)
+    nobody = EndorsementEvidence(b"", Machine(world, "stranger").evidence().ak_public)
+    for der in (starting(machine).device_certificate, _reissued(machine)):
+        with pytest.raises(errors.CertificateRefused) as refusal:
+            await start(machine, device_certificate=der, evidence=nobody)
+        assert refusal.value.detail == renewal._UNKNOWN
+    with pytest.raises(errors.EvidenceNotAccepted):
+        await start(machine, evidence=msgspec.structs.replace(machine.evidence(), ek_public=b""))
+
+
+async def test_of_two_renewals_at_once_the_later_key_counts_and_the_other_is_revoked(
+    world: World, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one for the old key began before the other changed it, and must not think that nothing has changed."""
+    expire(machine)
+    old = await start(machine)
+    body = proof(machine, paper(machine, old).prove())
+    fresh = await start(machine)
+    other = proof(machine, paper(machine, fresh, new_key()).prove())
+    issue, between = world.issuer.issue_device, [fresh]
+
+    async def overtaken(*of: Any) -> Any:
+        if between:
+            await prove(machine, between.pop(), other)
+        return await issue(*of)
+
+    monkeypatch.setattr(world.issuer, "issue_device", overtaken)
+    await prove(machine, old, body)
+    assert (await world.generation(machine.node, 1)).node_public_key == spki(machine.node_key)
+    assert [row.state for row in await rows(machine)] == ["issued", "issued"], "the issuer has still to hear of both"
+
+
+async def test_a_request_that_the_issuer_refuses_leaves_the_old_key(world: World, machine: Machine) -> None:
+    challenge = await start(machine)
+    body = proof(machine, paper(machine, challenge, new_key()).prove())
+
+    def refuse(name: str) -> None:
+        if name == "device":
+            raise errors.IssuerRefused("csr_refused", "the key was revoked")
+
+    world.issuer.before = refuse
+    with pytest.raises(errors.CsrRefused):
+        await prove(machine, challenge, body)
+    world.issuer.before = lambda name: None
+    assert (await rows(machine))[0].state == "proved"
+    assert (await world.generation(machine.node, 1)).node_public_key == spki(machine.node_key)
+
+
+async def test_old_renewals_are_forgotten(world: World, machine: Machine) -> None:
+    expire(machine)
+    await renew(machine)
+    await driver(world)._purge()
+    assert len(await rows(machine)) == 1
+    world.clock.forward(FORGET_RENEWALS_AFTER + timedelta(seconds=1))
+    await driver(world)._purge()
+    assert await rows(machine) == []
+
+
+async def test_a_due_certificate_still_opens_sessions(world: World, machine: Machine) -> None:
+    """Renewing does not take the old certificate of the same key out of force."""
+    assert machine.activated is not None
+    leaf = x509.load_der_x509_certificate(machine.activated.certificate_chain[0])
+    world.clock.forward(leaf.not_valid_after_utc - world.clock() - timedelta(days=1))
+    old = machine.activated
+    await renew(machine)
+    machine.activated = old
+    assert (await sessions.open_session(world.core, machine.ask_for_session())).certificate_chain

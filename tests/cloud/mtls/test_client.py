@@ -1,0 +1,306 @@
+"""The outgoing client against real listeners: who is refused before a byte is sent, and what bounds an answer."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import pytest
+from cryptography.x509.oid import NameOID
+
+from cloud.mtls.client import (
+    AnswerUnusable,
+    CheckedContext,
+    CheckedHandshake,
+    CloudClient,
+    ProblemAnswer,
+    ServerCheck,
+    ServerRefused,
+    Unreachable,
+    client_context,
+    expected_service,
+)
+from cloud.mtls.server import ServerTls
+from protocol.ids import ServiceName
+from protocol.limits import RESPONSE_BODY_BYTES_MAX
+from tests.cloud.pki import CLIENT, SERVER, TRUST_DOMAIN, Leaf, Pki, service_uri
+from tests.cloud.world import Order, World
+
+
+def context_for(
+    world: World, service: ServiceName = "fabric", leaf: Leaf | None = None, revoked: frozenset[int] = frozenset()
+) -> CheckedContext:
+    check = ServerCheck(
+        expected_service(TRUST_DOMAIN, service), world.trust, world.now, lambda s: s in world.revoked | revoked
+    )
+    if leaf is None:
+        return client_context(world.pki.ca_pem, check)
+    return client_context(world.pki.ca_pem, check, leaf.chain_pem, leaf.key)
+
+
+def test_a_service_calls_a_service_over_one_connection() -> None:
+    async def test() -> None:
+        world = World()
+        leaf = world.pki.service("fabric")
+        async with (
+            world.serving() as port,
+            CloudClient(f"https://localhost:{port}", context_for(world, leaf=leaf)) as client,
+        ):
+            for _ in range(3):
+                assert (await client.call("GET", "/fabric")).body == b"fabric"
+            assert (await client.call("POST", "/orders", Order(3))).into(Order) == Order(3)
+            assert len(client._context.server_seen) == 1
+
+    asyncio.run(test())
+
+
+def test_an_operator_calls_with_a_token_and_no_certificate() -> None:
+    async def test() -> None:
+        world = World()
+        async with (
+            world.serving() as port,
+            CloudClient(f"https://localhost:{port}", context_for(world), token="good") as client,
+        ):
+            assert (await client.call("GET", "/operator")).body == b"alice"
+            with pytest.raises(ProblemAnswer) as caught:
+                (await client.call("GET", "/refuse")).into(Order)
+            assert caught.value.problem.code == "code_expired"
+            with pytest.raises(AnswerUnusable, match="cannot be read"):
+                (await client.call("GET", "/open")).into(Order)
+
+    asyncio.run(test())
+
+
+def impostor(kind: str, pki: Pki) -> Leaf:
+    subject = ((NameOID.COMMON_NAME, "x"),)
+    return {
+        "another service": lambda: pki.service("breakwater"),
+        "issued by the nodes' CA": lambda: pki.leaf(
+            pki.nodes, (service_uri("fabric"),), subject=subject, usages=(SERVER, CLIENT), dns=("localhost",)
+        ),
+        "another host name": lambda: pki.service("fabric", dns=("elsewhere.example",)),
+        "two URI names": lambda: pki.leaf(
+            pki.services, (service_uri("fabric"),) * 2, subject=subject, usages=(SERVER,), dns=("localhost",)
+        ),
+        "no EKU": lambda: pki.leaf(
+            pki.services, (service_uri("fabric"),), subject=subject, usages=(), dns=("localhost",)
+        ),
+        "for clients only": lambda: pki.leaf(
+            pki.services, (service_uri("fabric"),), subject=subject, usages=(CLIENT,), dns=("localhost",)
+        ),
+        "expired": lambda: pki.leaf(
+            pki.services,
+            (service_uri("fabric"),),
+            subject=subject,
+            usages=(SERVER,),
+            dns=("localhost",),
+            life=timedelta(minutes=-1),
+        ),
+        "another root": lambda: Pki().service("fabric"),
+    }[kind]()
+
+
+IMPOSTORS = (
+    "another service",
+    "issued by the nodes' CA",
+    "another host name",
+    "two URI names",
+    "no EKU",
+    "for clients only",
+    "expired",
+    "another root",
+)
+
+
+@asynccontextmanager
+async def counting(leaf: Leaf, ca_pem: bytes) -> AsyncIterator[tuple[int, list[bytes]]]:
+    """A TLS server that writes down every byte it gets after the handshake."""
+    got: list[bytes] = []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        got.append(await reader.read(1))
+        writer.transport.abort()
+
+    tls = ServerTls(leaf.chain_pem, leaf.key, ca_pem)
+    server = await asyncio.start_server(handle, "127.0.0.1", 0, ssl=tls.context)
+    try:
+        yield server.sockets[0].getsockname()[1], got
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize("kind", IMPOSTORS)
+def test_an_impostor_gets_no_byte(kind: str) -> None:
+    async def test() -> None:
+        world = World()
+        async with (
+            counting(impostor(kind, world.pki), world.pki.ca_pem) as (port, got),
+            CloudClient(f"https://localhost:{port}", context_for(world), token="good") as client,
+        ):
+            with pytest.raises(ServerRefused):
+                await client.call("GET", "/operator")
+            assert not any(got)
+
+    asyncio.run(test())
+
+
+def test_a_server_revoked_meanwhile_is_refused_at_the_next_call() -> None:
+    async def test() -> None:
+        world = World()
+        async with world.serving() as port, CloudClient(f"https://localhost:{port}", context_for(world)) as client:
+            await client.call("GET", "/open")
+            world.revoked.add(world.server_leaf.certificate.serial_number)
+            with pytest.raises(ServerRefused, match="revoked"):
+                await client.call("GET", "/open")
+            renewed = world.pki.service("fabric")
+            world.tls.reload(renewed.chain_pem, renewed.key)
+            assert (await client.call("GET", "/open")).status == 200
+
+    asyncio.run(test())
+
+
+def test_a_renewed_client_certificate() -> None:
+    async def test() -> None:
+        world = World()
+        old, new = world.pki.service("fabric"), world.pki.service("fabric")
+        world.revoked.add(old.certificate.serial_number)
+        async with (
+            world.serving() as port,
+            CloudClient(f"https://localhost:{port}", context_for(world, leaf=old)) as client,
+        ):
+            assert (await client.call("GET", "/fabric")).status == 403
+            await client.reconnect(context_for(world, leaf=new))
+            assert (await client.call("GET", "/fabric")).status == 200
+
+    asyncio.run(test())
+
+
+def test_a_call_on_its_way_outlives_another_trust() -> None:
+    async def test() -> None:
+        pki, asked, go = Pki(), asyncio.Event(), asyncio.Event()
+        leaf = pki.service("fabric")
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            asked.set()
+            await go.wait()
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+
+        world = World(pki)
+        server = await asyncio.start_server(
+            serve, "127.0.0.1", 0, ssl=ServerTls(leaf.chain_pem, leaf.key, pki.ca_pem).context
+        )
+        port = server.sockets[0].getsockname()[1]
+        async with server, CloudClient(f"https://localhost:{port}", context_for(world)) as client:
+            call = asyncio.create_task(client.call("GET", "/open"))
+            await asked.wait()
+            met = client.server
+            assert met == leaf.certificate
+            await client.reconnect(context_for(world))
+            forgotten = client.server
+            assert forgotten is None
+            go.set()
+            assert (await call).body == b"ok"
+            assert (await client.call("GET", "/open")).status == 200
+            await client.reconnect(client_context(b"", context_for(world).server_check))
+            with pytest.raises(ServerRefused):
+                await client.call("GET", "/open")
+
+    asyncio.run(test())
+
+
+async def _endless(writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 99999999\r\n\r\n" + b"x" * (RESPONSE_BODY_BYTES_MAX + 1))
+    await asyncio.sleep(5)
+
+
+async def _silent(writer: asyncio.StreamWriter) -> None:
+    await asyncio.sleep(5)
+
+
+async def _dripping(writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n")
+    for _ in range(100):
+        writer.write(b"x")
+        await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("behave", "error"),
+    [(_endless, AnswerUnusable), (_silent, Unreachable), (_dripping, Unreachable)],
+    ids=["endless", "silent", "dripping"],
+)
+def test_an_answer_is_bounded(behave: Callable[[asyncio.StreamWriter], object], error: type[Exception]) -> None:
+    async def test() -> None:
+        world = World()
+
+        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            try:
+                await behave(writer)  # type: ignore[misc]
+            finally:
+                writer.transport.abort()
+
+        server = await asyncio.start_server(handle, "127.0.0.1", 0, ssl=world.tls.context)
+        port = server.sockets[0].getsockname()[1]
+        async with CloudClient(f"https://localhost:{port}", context_for(world)) as client:
+            with pytest.raises(error):
+                await client.call("GET", "/", seconds=0.3)
+        server.close()
+
+    asyncio.run(test())
+
+
+def test_nobody_there() -> None:
+    async def test() -> None:
+        async with CloudClient("https://localhost:1", context_for(World())) as client:
+            with pytest.raises(Unreachable, match="cannot reach https://localhost:1"):
+                await client.call("GET", "/")
+
+    asyncio.run(test())
+
+
+def test_the_environment_s_proxies_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+
+    async def test() -> None:
+        world = World()
+        async with world.serving() as port, CloudClient(f"https://localhost:{port}", context_for(world)) as client:
+            assert (await client.call("GET", "/open")).status == 200
+
+    asyncio.run(test())
+
+
+def test_a_context_without_a_check_connects_nowhere() -> None:
+    async def test() -> None:
+        world = World()
+        context = world.client_context()
+        context.sslobject_class = CheckedHandshake
+        async with world.serving() as port:
+            with pytest.raises(ssl.SSLCertVerificationError, match="no server check"):
+                await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname="localhost")
+
+    asyncio.run(test())
+
+
+def test_a_handshake_that_is_given_up_leaves_no_connection_behind() -> None:
+    async def test() -> None:
+        ended = asyncio.Event()
+
+        async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while await reader.read(4096):
+                pass
+            ended.set()
+            writer.close()
+
+        server = await asyncio.start_server(silent, "127.0.0.1", 0)
+        async with server:
+            port = server.sockets[0].getsockname()[1]
+            async with CloudClient(f"https://127.0.0.1:{port}", context_for(World())) as client:
+                with pytest.raises(Unreachable):
+                    await client.call("GET", "/open", seconds=0.1)
+                async with asyncio.timeout(5):
+                    await ended.wait()
+
+    asyncio.run(test())

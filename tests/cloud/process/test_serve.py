@@ -1,0 +1,273 @@
+"""Whole processes: several listeners, one stop, long polls that end, tasks that bring all down, logs."""
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from litestar import Request, get
+
+from cloud.http.app import make_app
+from cloud.http.guard import (
+    ANONYMOUS,
+    Guard,
+)
+from cloud.process.logs import (
+    JsonLines,
+    configure_logging,
+)
+from cloud.process.serve import (
+    EXIT_INTERNAL,
+    Listener,
+    Unit,
+    bind,
+    serve,
+)
+from cloud.tasks.stopping import Stopping
+from tests.cloud.world import Connection, World, connected
+
+pytestmark = pytest.mark.slow
+
+PROGRAM = """
+import asyncio, sys
+from tests.cloud.test_server import process
+sys.exit(asyncio.run(process(*sys.argv[1:])))
+"""
+
+
+@get("/poll", opt={"peers": (ANONYMOUS,)})
+async def poll_route(request: Request[Any, Any, Any]) -> str:
+    stopping: Stopping = request.app.state["it"]
+    return "stopping" if await stopping.first(asyncio.Event(), 60) else "quiet"
+
+
+@get("/stuck", opt={"peers": (ANONYMOUS,)})
+async def stuck_route() -> None:
+    await asyncio.sleep(60)
+
+
+@get("/quick", opt={"peers": (ANONYMOUS,)})
+async def quick_route() -> str:
+    return "quick"
+
+
+async def process(behaviour: str) -> int:
+    """The child process: one TLS unit, one plaintext unit, and a background task that behaves as told."""
+    configure_logging()
+    world = World()
+    stopping = Stopping()
+    guard = Guard(trust=lambda: world.trust, checks=world, now=world.now)
+    app = make_app((poll_route, stuck_route, quick_route), guard, stopping)
+
+    async def opened() -> None:
+        logging.getLogger("test").info("opened")
+
+    async def closed() -> None:
+        logging.getLogger("test").info("closed")
+
+    async def background(stop: Stopping) -> None:
+        if behaviour == "crash":
+            await stop.sleep(0.2)
+            raise RuntimeError("the relay broke")
+        if behaviour == "return":
+            return
+        if behaviour == "deaf":
+            await asyncio.sleep(60)
+        await stop.wait()
+
+    units = [
+        Unit(
+            name="one",
+            open=opened,
+            close=closed,
+            listeners=(Listener(app, "127.0.0.1", 0, world.tls),),
+            tasks=(background,),
+        ),
+        Unit(name="two", open=opened, close=closed, listeners=(Listener(app, "127.0.0.1", 0, None),)),
+    ]
+    return await serve(units, stopping)
+
+
+@contextmanager
+def child(behaviour: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, behaviour],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(entry or "." for entry in sys.path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def ready(process: subprocess.Popen[str]) -> list[int]:
+    """Wait until it listens; the ports in order."""
+    assert process.stderr is not None
+    ports: list[int] = []
+    while len(ports) < 2:
+        line = json.loads(process.stderr.readline())
+        if line["message"] == "listening":
+            ports.append(line["port"])
+    return ports
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_long_polls_at_once_and_stuck_requests_soon(number: signal.Signals) -> None:
+    with child("good") as process:
+        ports = ready(process)
+
+        async def test() -> None:
+            async with connected(ports[1], None) as polling, connected(ports[1], None) as idle:
+                assert (await idle.ask("/quick")).body == b"quick"
+                asked = asyncio.create_task(polling.ask("/poll"))
+                while not asked.done() and not await _is_waiting(idle):
+                    pass
+                process.send_signal(number)
+                # It was told and answered; what is cut after the grace has no body.
+                assert (await asked).body == b"stopping"
+
+        asyncio.run(test())
+        _, errors = process.communicate(timeout=20)
+        assert process.returncode == 0, errors
+        messages = [json.loads(line)["message"] for line in errors.splitlines()]
+        assert messages[-3:] == ["closed", "closed", "stopped"]
+
+
+async def _is_waiting(idle: Connection) -> bool:
+    """Another answered request means that the poll, sent before it, has reached the application."""
+    return (await idle.ask("/quick")).status == 200
+
+
+def test_a_stuck_request_is_cut() -> None:
+    with child("deaf") as process:
+        ports = ready(process)
+
+        async def test() -> None:
+            async with connected(ports[1], None) as stuck, connected(ports[1], None) as idle:
+                asked = asyncio.create_task(stuck.ask("/stuck"))
+                await _is_waiting(idle)
+                process.send_signal(signal.SIGTERM)
+                await asyncio.to_thread(process.wait, 20)
+                with pytest.raises((ConnectionError, asyncio.IncompleteReadError, TimeoutError, AssertionError)):
+                    assert (await asked).status == 200
+
+        asyncio.run(test())
+        assert process.returncode == 0
+
+
+@pytest.mark.parametrize("behaviour", ["crash", "return"])
+def test_a_task_that_ends_brings_all_down(behaviour: str) -> None:
+    with child(behaviour) as process:
+        _, errors = process.communicate(timeout=10)
+    assert process.returncode == EXIT_INTERNAL
+    lines = [json.loads(line) for line in errors.splitlines()]
+    ended = [line for line in lines if line["message"] == "background task ended"]
+    assert [line["task"] for line in ended] == ["one/background"]
+    assert ("the relay broke" in ended[0].get("error", "")) == (behaviour == "crash")
+    assert [line["message"] for line in lines].count("closed") == 2
+
+
+def test_a_taken_port_is_named_and_everything_opened_is_closed() -> None:
+    async def test() -> None:
+        world = World()
+        taken = bind(Listener(world.app(), "127.0.0.1", 0, None))
+        taken.listen()
+        port = taken.getsockname()[1]
+        events: list[str] = []
+
+        async def opened() -> None:
+            events.append("open")
+
+        async def closed() -> None:
+            events.append("close")
+
+        unit = Unit(name="x", open=opened, close=closed, listeners=(Listener(world.app(), "127.0.0.1", port, None),))
+        assert await serve([unit]) == EXIT_INTERNAL
+        assert events == ["open", "close"]
+        with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{port}"):
+            bind(Listener(world.app(), "127.0.0.1", port, None))
+        taken.close()
+
+    asyncio.run(test())
+
+
+def test_a_plaintext_listener_only_reads() -> None:
+    async def test() -> None:
+        world = World()
+        async with world.serving(tls=False) as port, connected(port, None) as client:
+            assert (await client.ask("/open")).status == 200
+            refused = await client.ask("/orders", "POST", body=b'{"count": 1}')
+            assert (refused.status, refused.headers["allow"]) == (405, "GET, HEAD")
+            assert "server" not in refused.headers
+
+    asyncio.run(test())
+
+
+def test_answers_do_not_wait_for_the_kernel() -> None:
+    async def test() -> None:
+        world = World()
+        async with world.serving() as port, connected(port, world.client_context()) as client:
+            took: list[float] = []
+            for _ in range(50):
+                begun = time.monotonic()
+                await client.ask("/open")
+                took.append(time.monotonic() - begun)
+            # With Nagle's algorithm none is quicker than the peer's delayed acknowledgement, 40 ms.
+            assert min(took) < 0.03
+
+    asyncio.run(test())
+
+
+def test_a_connection_without_a_request_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cloud.http.listener.REQUEST_SECONDS_MAX", 0.2)
+
+    async def test() -> None:
+        world = World()
+        async with world.serving() as port:
+            async with connected(port, world.client_context()) as silent, asyncio.timeout(3):
+                assert await silent.reader.read() == b""
+            async with connected(port, world.client_context()) as slow, asyncio.timeout(3):
+                slow.writer.write(b"POST /orders HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+                assert b"200 OK" not in await slow.reader.read()
+            async with connected(port, world.client_context()) as good:
+                assert (await good.ask("/open")).status == 200
+                await asyncio.sleep(0.4)
+                assert (await good.ask("/open")).status == 200
+
+    asyncio.run(test())
+
+
+def test_logs_are_json_lines_without_secrets() -> None:
+    record = logging.makeLogRecord(
+        {"name": "x", "levelno": 20, "levelname": "INFO", "msg": "made", "token": "csc_abc", "node": "node_1"}
+    )
+    line = json.loads(JsonLines().format(record))
+    assert (line["message"], line["node"], line["token"], line["level"]) == ("made", "node_1", "(withheld)", "info")
+    assert line["at"].endswith("Z")
+    assert "\n" not in JsonLines().format(logging.makeLogRecord({"msg": "two\nlines"}))
+
+
+def test_stopping_waits_for_the_first() -> None:
+    async def test() -> None:
+        stopping, event = Stopping(), asyncio.Event()
+        assert not await stopping.sleep(0.01)
+        event.set()
+        assert not await stopping.first(event, 60)
+        stopping.request()
+        assert stopping.requested
+        assert await stopping.first(asyncio.Event(), 60)
+        assert await stopping.sleep(60)
+
+    asyncio.run(test())

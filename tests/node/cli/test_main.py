@@ -1,0 +1,262 @@
+"""The command line: exit codes, and one JSON document whatever happens."""
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from node.cli.main import main
+from node.disk.files import StateLock
+from node.local.server import (
+    Answer,
+    Request,
+    listen,
+    problem,
+    serve,
+)
+from node.state import State
+from tests.node.conftest import Machine
+from tests.node.shells import apply, install
+from tests.simulators.fabric import Fabric, always, utc_now
+
+pytestmark = pytest.mark.slow
+
+MISSING_TPM = "tabrmd:bus_name=io.cascade.nobody,bus_type=session"
+
+
+@pytest.fixture
+def cloud() -> Iterator[Fabric]:
+    with Fabric().in_thread() as fabric:
+        yield fabric
+
+
+class Cli:
+    """`cascadia` with settings of its own."""
+
+    def __init__(self, directory: Path, machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+        self.directory, self.state, self.socket = directory, directory / "state", directory / "s"
+        self._capsys = capsys
+        self.settings = directory / "cascadia.toml"
+        self.write(machine.chip.tcti)
+
+    def write(self, tpm: str, mode: str = "development") -> None:
+        self.settings.write_text(
+            f'state_dir = "{self.state}"\nsocket = "{self.socket}"\ntpm = "{tpm}"\nmode = "{mode}"\nsettle_seconds = 5\n'
+        )
+
+    def __call__(self, *arguments: str) -> tuple[int, str, str]:
+        """Exit code, standard output, standard error."""
+        self._capsys.readouterr()
+        try:
+            code = main([arguments[0], "--config", str(self.settings), *arguments[1:]])
+        except SystemExit as ended:
+            code = int(str(ended.code))
+        output = self._capsys.readouterr()
+        return code, output.out, output.err
+
+    def json(self, *arguments: str) -> tuple[int, dict[str, Any]]:
+        code, output, _ = self(*arguments, "--json")
+        assert output.count("\n") == 1
+        return code, json.loads(output)
+
+
+@pytest.fixture
+def cli(tmp_path: Path, machine: Machine, capsys: pytest.CaptureFixture[str]) -> Cli:
+    return Cli(tmp_path, machine, capsys)
+
+
+@pytest.fixture
+def installed(cli: Cli, cloud: Fabric, machine: Machine) -> State:
+    return install(cli.state, cloud, machine.ak, machine.node_key)
+
+
+def failure(cli: Cli, *arguments: str) -> tuple[int, str]:
+    """Exit code and error code, told alike in both forms."""
+    code, document = cli.json(*arguments)
+    error = document["error"]
+    assert list(error) == ["code", "text", "next", "exit_code"]
+    assert (error["exit_code"], bool(error["text"]), bool(error["next"])) == (code, True, True)
+    plain, output, told = cli(*arguments)
+    assert (plain, output) == (code, "")
+    assert told.startswith("cascadia: cannot ")
+    assert error["next"] in told
+    return code, error["code"]
+
+
+@pytest.mark.parametrize("command", [["status"], ["license", "show"], ["renew"], ["run"]])
+def test_not_activated(cli: Cli, command: list[str]) -> None:
+    assert failure(cli, *command) == (80, "unactivated")
+    assert not cli.state.exists()
+
+
+def test_no_agent(cli: Cli, installed: State) -> None:
+    assert failure(cli, "entitlement", "render") == (69, "agent_absent")
+
+
+def test_a_bad_activation_file(cli: Cli) -> None:
+    assert failure(cli, "activate", str(cli.directory / "missing")) == (2, "activation_file_invalid")
+
+
+@pytest.mark.parametrize(("command", "code"), [(["renew"], 75), (["activate", "file"], 75), (["run"], 70)])
+def test_the_state_is_anothers(cli: Cli, installed: State, command: list[str], code: int) -> None:
+    """`run` ends with the numbers that units match on, and no other."""
+    with StateLock(cli.state):
+        assert failure(cli, *command) == (code, "state_busy")
+
+
+def test_status_takes_the_state_from_nobody(cli: Cli, installed: State) -> None:
+    """It reads beside whoever owns the state, so that an agent which starts meanwhile finds it free."""
+    with StateLock(cli.state):
+        code, document = cli.json("status")
+    assert (code, document["license"]["state"], document["hardware"]) == (0, "active", "ours")
+
+
+@pytest.mark.parametrize("command", [["run"], ["renew"]])
+def test_no_tpm(cli: Cli, installed: State, command: list[str]) -> None:
+    cli.write(MISSING_TPM)
+    assert failure(cli, *command) == (87, "tpm-absent")
+
+
+def test_status_is_told_without_a_tpm_too(cli: Cli, installed: State) -> None:
+    cli.write(MISSING_TPM)
+    code, document = cli.json("status")
+    assert (code, document["hardware"], document["license"]["gate"]) == (87, "unavailable", "closed")
+
+
+def test_production_takes_no_other_tpm(cli: Cli, installed: State) -> None:
+    cli.write(MISSING_TPM, mode="production")
+    assert failure(cli, "status") == (2, "tpm-connection-refused")
+
+
+def test_bad_settings(cli: Cli) -> None:
+    cli.settings.write_text("sokcet = 1")
+    assert failure(cli, "status") == (2, "config_invalid")
+
+
+@pytest.mark.parametrize("arguments", [[], ["start"], ["activate"], ["license", "drop"], ["status", "--verbose"]])
+def test_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert "usage: cascadia" in capsys.readouterr().err
+
+
+def test_status_without_an_agent(cli: Cli, installed: State) -> None:
+    code, document = cli.json("status")
+    assert (code, document["agent_running"], document["license"]["state"]) == (0, False, "active")
+    assert document["hardware"] == "ours"
+    code, output, _ = cli("status")
+    assert code == 0
+    assert "not running" in output
+    assert "mode" in output
+    assert cli.json("license", "show")[1] | {"valid_until": ""} == document["license"] | {"valid_until": ""}
+
+
+@pytest.mark.parametrize(("word", "exit_code"), [("revocation", 81), ("suspension", 82)])
+def test_the_exit_code_tells_the_state(cli: Cli, installed: State, cloud: Fabric, word: str, exit_code: int) -> None:
+    apply(installed.keeper(utc_now), cloud, cloud.revocation() if word == "revocation" else cloud.suspension())
+    assert cli.json("status")[0] == cli.json("license", "show")[0] == exit_code
+
+
+def test_run_does_not_start_a_revoked_node(cli: Cli, installed: State, cloud: Fabric) -> None:
+    cloud.revoke()
+    assert failure(cli, "run") == (81, "revoked")
+    assert not cli.socket.exists()
+
+
+def test_renew_without_an_agent(cli: Cli, installed: State, cloud: Fabric) -> None:
+    before = installed.identities.load(1).chain
+    code, document = cli.json("renew")
+    assert (code, document["state"]) == (0, "active")
+    assert installed.identities.load(1).chain != before
+    cloud.answers["/v1/node/nonces"] = always(503)
+    assert failure(cli, "renew") == (69, "cloud_unreachable")
+    del cloud.answers["/v1/node/nonces"]
+    cloud.revoke()
+    assert cli.json("renew")[0] == 81
+
+
+def test_a_rekey_without_an_agent(cli: Cli, installed: State, cloud: Fabric) -> None:
+    before = installed.identities.load(1).node_key
+    assert cli.json("renew", "--rekey")[0] == 0
+    after = installed.identities.load(1).node_key
+    assert after != before
+    cloud.revoke()
+    assert cli.json("renew", "--rekey")[0] == 81
+    assert installed.identities.load(1).node_key == after
+
+
+def test_a_damaged_state_is_told_of(cli: Cli, installed: State) -> None:
+    (cli.state / "current.json").write_text("{}")
+    assert failure(cli, "status") == (70, "state_damaged")
+    assert failure(cli, "run") == (70, "state_damaged")
+
+
+def test_a_fault_of_our_own_keeps_its_traceback(
+    cli: Cli, installed: State, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("node.state.State.keeper", broken)
+    assert cli("status")[0] == 70
+    assert "TypeError" in caplog.text or "ZeroDivisionError" in caplog.text
+
+
+class FakeAgent:
+    """What answers on the socket, from a thread."""
+
+    def __init__(self, path: Path, answer: Answer) -> None:
+        self._path, self._answer = path, answer
+        self._scope = trio.CancelScope()
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=trio.run, args=(self._main,))
+
+    async def _main(self) -> None:
+        async def handler(_: Request) -> Answer:
+            return self._answer
+
+        self._token = trio.lowlevel.current_trio_token()
+        listener = listen(self._path)
+        self._started.set()
+        with self._scope:
+            await serve(listener, handler)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+        self._started.wait(5)
+
+    def __exit__(self, *_: object) -> None:
+        if self._token is not None:
+            self._token.run_sync_soon(self._scope.cancel)
+        self._thread.join()
+
+
+@pytest.mark.parametrize(
+    ("command", "answer", "expected"),
+    [
+        (["renew"], problem(503, "cloud_unreachable", "no answer"), (69, "cloud_unreachable")),
+        (["renew"], problem(403, "permission_denied", "not you"), (2, "permission_denied")),
+        (["status"], problem(408, "too_slow", "late"), (75, "too_slow")),
+        (["entitlement", "x" * 65], problem(400, "malformed", "too long"), (2, "malformed")),
+    ],
+)
+def test_what_the_agent_refuses(cli: Cli, command: list[str], answer: Answer, expected: tuple[int, str]) -> None:
+    with FakeAgent(cli.socket, answer):
+        code, document = cli.json(*command)
+        assert (code, document["error"]["code"]) == expected
+
+
+def test_entitlements_by_exit_code(cli: Cli) -> None:
+    from node.local.documents import EntitlementDocument
+
+    for granted, code in ((True, 0), (False, 3)):
+        document = EntitlementDocument(1, "render", granted, "active", "because", utc_now())
+        with FakeAgent(cli.socket, Answer(200 if granted else 403, document)):
+            assert cli("entitlement", "render")[0] == code
+            assert cli.json("entitlement", "render")[1]["granted"] is granted

@@ -1,0 +1,409 @@
+"""Atomic writes, bounded reads, the state file's form and the lock: on full disks, after crashes, beside others."""
+
+import hashlib
+import multiprocessing
+import os
+import resource
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from node.disk.files import (
+    StateFile,
+    StateLock,
+    decode_state,
+    encode_state,
+    ensure_private_dir,
+    read_bounded,
+    read_state,
+    remove_directory,
+    remove_file,
+    rename_file,
+    write_atomic,
+    write_directory,
+)
+from node.errors import (
+    DiskFull,
+    NodeError,
+    StateBusy,
+    StateDamaged,
+    StateError,
+    StateUnreadable,
+    StateUnsafe,
+    StateUnwritable,
+    VerificationFailed,
+)
+from node.exits import RUN_EXITS, Exit, run_exit
+from tests.node.licensing.samples import in_child
+
+
+class Sample(StateFile, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    text: str
+    data: bytes = b""
+
+
+PATH = Path("sample.json")
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(entry.name for entry in directory.iterdir())
+
+
+def test_write_and_replace(home: Path) -> None:
+    path = home / "file"
+    for data in (b"one", b"", b"three" * 100_000):
+        write_atomic(path, data)
+        assert path.read_bytes() == data
+    assert path.stat().st_mode & 0o7777 == 0o600
+    write_atomic(path, b"x", mode=0o644)
+    assert path.stat().st_mode & 0o7777 == 0o644
+    assert names(home) == ["file"]
+
+
+def test_what_a_crash_left_is_replaced(home: Path) -> None:
+    (home / ".file.tmp").write_bytes(b"half")
+    write_atomic(home / "file", b"whole")
+    assert names(home) == ["file"]
+
+
+def test_a_link_at_the_target_is_replaced_not_followed(home: Path) -> None:
+    (home / "victim").write_bytes(b"keep")
+    (home / "file").symlink_to(home / "victim")
+    (home / ".file.tmp").symlink_to(home / "victim")
+    write_atomic(home / "file", b"new")
+    assert (home / "victim").read_bytes() == b"keep"
+    assert not (home / "file").is_symlink()
+
+
+@pytest.mark.parametrize("failing", ["write", "fsync", "rename", "fchmod"])
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), KeyboardInterrupt()], ids=["EIO", "interrupt"])
+def test_any_error_keeps_the_old_file(
+    home: Path, monkeypatch: pytest.MonkeyPatch, failing: str, error: BaseException
+) -> None:
+    write_atomic(home / "file", b"old")
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, failing, fail)
+        with pytest.raises(KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else StateUnwritable):
+            write_atomic(home / "file", b"new")
+    assert (home / "file").read_bytes() == b"old"
+    assert names(home) == ["file"]
+
+
+def test_short_writes_are_carried_on(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: real(descriptor, bytes(data)[:3]))
+    write_atomic(home / "file", b"0123456789")
+    assert (home / "file").read_bytes() == b"0123456789"
+
+
+def test_a_size_limit_keeps_the_old_file(home: Path) -> None:
+    write_atomic(home / "file", b"old")
+    write_directory(home / "dir", {"a": b"old"})
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        with pytest.raises(DiskFull) as full:
+            write_atomic(home / "file", b"n" * 1001)
+        assert str(home / "file") in full.value.text
+        assert str(home) in full.value.next
+        with pytest.raises(DiskFull):
+            write_directory(home / "dir", {"a": b"new", "b": b"n" * 1001})
+
+    assert in_child(limited) == 0
+    assert (home / "file").read_bytes() == b"old"
+    assert (home / "dir" / "a").read_bytes() == b"old"
+    assert names(home) == ["dir", "file"]
+
+
+def fill(directory: Path) -> None:
+    """Leave not one block free."""
+    with pytest.raises(OSError, match="No space"), (directory / "ballast").open("wb", buffering=0) as ballast:
+        while True:
+            ballast.write(b"x" * 4096)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path | None]:
+    """A file system of 64 kB; None where this process may not mount one (the size limit above is then the proof)."""
+    directory = tmp_path / "small"
+    directory.mkdir()
+    mount = shutil.which("mount")
+    options = ["-t", "tmpfs", "-o", "size=64k,mode=0700", "tmpfs", str(directory)]
+    mounted = mount is not None and subprocess.run([mount, *options], check=False, capture_output=True).returncode == 0
+    yield directory if mounted else None
+    if mounted:
+        subprocess.run(["umount", str(directory)], check=True)
+
+
+def test_a_full_file_system_keeps_the_old_file(small_disk: Path | None) -> None:
+    if small_disk is None:
+        return
+    write_atomic(small_disk / "file", b"old")
+    write_directory(small_disk / "dir", {"a": b"old"})
+    fill(small_disk)
+    with pytest.raises(DiskFull):
+        write_atomic(small_disk / "file", b"new" * 5000)
+    with pytest.raises(DiskFull):
+        write_directory(small_disk / "dir", {"a": b"new" * 5000})
+    assert (small_disk / "file").read_bytes() == b"old"
+    assert (small_disk / "dir" / "a").read_bytes() == b"old"
+    assert names(small_disk) == ["ballast", "dir", "file"]
+    (small_disk / "ballast").unlink()
+    write_atomic(small_disk / "file", b"new")
+    assert (small_disk / "file").read_bytes() == b"new"
+
+
+def test_a_directory_is_written_whole_and_replaced(home: Path) -> None:
+    (home / ".dir.tmp").mkdir()
+    (home / ".dir.tmp" / "half").write_bytes(b"")
+    write_directory(home / "dir", {"a": b"1", "b": b"2"})
+    assert names(home / "dir") == ["a", "b"]
+    write_directory(home / "dir", {"c": b"3"})
+    assert names(home / "dir") == ["c"]
+    assert names(home) == ["dir"]
+    assert (home / "dir").stat().st_mode & 0o777 == 0o700
+    remove_directory(home / "dir")
+    remove_directory(home / "dir")
+    assert names(home) == []
+
+
+def test_a_directory_that_cannot_be_put_in_place_leaves_the_old(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_directory(home / "dir", {"a": b"1"})
+    real = Path.rename
+
+    def fail(self: Path, target: Path) -> Path:
+        if self.name == ".dir.tmp":
+            raise OSError(5, "Input/output error")
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(StateUnwritable):
+        write_directory(home / "dir", {"a": b"2"})
+    assert (home / "dir" / "a").read_bytes() == b"1"
+    assert names(home) == ["dir"]
+
+
+def test_remove_and_rename(home: Path) -> None:
+    write_atomic(home / "file", b"x")
+    rename_file(home / "file", "other")
+    rename_file(home / "file", "other")
+    assert names(home) == ["other"]
+    remove_file(home / "other")
+    remove_file(home / "other")
+    assert names(home) == []
+
+
+def test_reads_are_bounded(home: Path) -> None:
+    (home / "file").write_bytes(b"12345")
+    assert read_bounded(home / "file", 5) == b"12345"
+    with pytest.raises(StateDamaged, match="larger than 4"):
+        read_bounded(home / "file", 4)
+    with pytest.raises(FileNotFoundError):
+        read_bounded(home / "none", 4)
+    with pytest.raises(StateDamaged, match="regular"):
+        read_bounded(home, 4)
+    (home / "link").symlink_to(home / "file")
+    with pytest.raises(StateDamaged, match="symbolic"):
+        read_bounded(home / "link", 9)
+    with pytest.raises(StateUnreadable):
+        read_bounded(home / "file" / "below", 9)
+
+
+@given(st.text(), st.binary())
+def test_state_round_trip(text: str, data: bytes) -> None:
+    value = Sample(text=text, data=data)
+    assert decode_state(PATH, encode_state(value), Sample) == value
+
+
+def test_the_form_of_a_state_file_is_fixed() -> None:
+    assert encode_state(Sample(text="a", data=b"b")) == (
+        b'{"format":1,"text":"a","data":"Yg==",'
+        b'"sha256":"c5ed2eaaf0fe76c38720695af8f31e1e230e606cc5d571fd6248cb1d242059f9"}\n'
+    )
+
+
+def test_every_changed_byte_and_every_truncation_of_a_state_file() -> None:
+    sound = encode_state(Sample(text="abc", data=b"\0\1\2"))
+    for length in range(len(sound)):
+        with pytest.raises(StateDamaged):
+            decode_state(PATH, sound[:length], Sample)
+    for at in range(len(sound)):
+        for bit in range(8):
+            with pytest.raises(StateDamaged):
+                decode_state(PATH, sound[:at] + bytes([sound[at] ^ 1 << bit]) + sound[at + 1 :], Sample)
+
+
+def sealed(body: bytes) -> bytes:
+    """A state file with a checksum that fits, whatever it says."""
+    return body[:-1] + b',"sha256":"' + hashlib.sha256(body).hexdigest().encode() + b'"}\n'
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b'{"format":2,"text":"a","data":""}', "format is 2"),
+        (b'{"format":0,"text":"a","data":""}', "format is 0"),
+        (b'{"text":"a","data":""}', "not valid"),
+        (b'{"format":"1","text":"a","data":""}', "not valid"),
+        (b'{"format":1,"text":"a","data":"","more":1}', "not valid"),
+        (b'{"format":1,"text":7,"data":""}', "not valid"),
+        (b'{"format":1,"data":""}', "not valid"),
+        (b'{"format":1,"text":"a"}', "one spelling"),
+        (b'{"format":1,"data":"","text":"a"}', "one spelling"),
+        (b'{"format":1, "text":"a","data":""}', "one spelling"),
+        (b'{"format":1,"text":"b","text":"a","data":""}', "one spelling"),
+        (b"}", "not valid"),
+    ],
+)
+def test_a_fitting_checksum_is_not_enough(body: bytes, reason: str) -> None:
+    with pytest.raises(StateDamaged, match=reason) as caught:
+        decode_state(PATH, sealed(body), Sample, "do this")
+    assert "sample.json" in caught.value.text
+    assert caught.value.next
+
+
+def test_read_state(home: Path) -> None:
+    assert read_state(home / "none", Sample) is None
+    write_atomic(home / "file", encode_state(Sample(text="x")))
+    assert read_state(home / "file", Sample) == Sample(text="x")
+    (home / "file").write_bytes(b"")
+    with pytest.raises(StateDamaged) as caught:
+        read_state(home / "file", Sample, "do this")
+    assert caught.value.next == "do this"
+
+
+def test_private_directories(home: Path) -> None:
+    path = home / "a" / "b"
+    ensure_private_dir(path)
+    ensure_private_dir(path)
+    assert path.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o702, 0o777, 0o1777])
+def test_a_directory_that_others_may_write_is_refused(home: Path, mode: int) -> None:
+    path = home / "state"
+    path.mkdir()
+    path.chmod(mode)
+    uses: tuple[Callable[[], object], ...] = (
+        lambda: ensure_private_dir(path),
+        lambda: write_atomic(path / "file", b"x"),
+        lambda: write_directory(path / "dir", {}),
+        lambda: StateLock(path).acquire(),
+    )
+    for use in uses:
+        with pytest.raises(StateUnsafe, match="written by others"):
+            use()
+    assert names(path) == []
+
+
+def test_a_linked_or_wrong_directory_is_refused(home: Path) -> None:
+    (home / "real").mkdir(mode=0o700)
+    (home / "link").symlink_to(home / "real")
+    (home / "file").write_bytes(b"")
+    (home / "dangling").symlink_to(home / "nowhere")
+    for name in ("link", "file", "dangling"):
+        with pytest.raises(StateUnsafe):
+            ensure_private_dir(home / name)
+        with pytest.raises(StateError):
+            write_atomic(home / name / "x", b"x")
+    with pytest.raises(StateUnwritable):
+        write_atomic(home / "missing" / "x", b"x")
+
+
+def test_another_users_directory_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = home.stat().st_uid
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    if owner == 0:
+        ensure_private_dir(home)  # root's directory is as safe as root
+        os.chown(home, 12345, -1)
+    with pytest.raises(StateUnsafe, match="another user"):
+        ensure_private_dir(home)
+
+
+def test_the_lock_is_exclusive_and_ends_with_its_block(home: Path) -> None:
+    with StateLock(home):
+        with pytest.raises(StateBusy) as busy:
+            StateLock(home).acquire()
+        assert busy.value.exit is Exit.TRY_AGAIN
+    with StateLock(home):
+        pass
+    lock = StateLock(home)
+    lock.release()
+
+
+def _hold(home: Path, pipe: Connection) -> None:
+    with StateLock(home):
+        pipe.send("held")
+        pipe.recv()
+
+
+def test_the_lock_ends_with_the_process(home: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+    holder = context.Process(target=_hold, args=(home, theirs))
+    holder.start()
+    assert ours.recv() == "held"
+    with pytest.raises(StateBusy):
+        StateLock(home).acquire()
+    holder.kill()
+    holder.join()
+    with StateLock(home):
+        pass
+
+
+def test_a_linked_lock_is_refused(home: Path) -> None:
+    (home / "lock").symlink_to(home / "victim")
+    with pytest.raises(StateError):
+        StateLock(home).acquire()
+    assert not (home / "victim").exists()
+
+
+ERRORS: list[Callable[[], NodeError]] = [
+    lambda: VerificationFailed("cannot verify it"),
+    lambda: StateUnsafe(PATH, "is open"),
+    lambda: StateBusy(PATH),
+    lambda: StateDamaged(PATH, "torn"),
+    lambda: StateUnreadable(PATH, "EIO"),
+    lambda: StateUnwritable(PATH, "EROFS"),
+    lambda: DiskFull(PATH),
+    lambda: NodeError.of("cannot use the TPM", exit=Exit.TPM, code="tpm_absent"),
+    lambda: NodeError.of("cannot use the TPM", exit=Exit.TPM, code="tpm_absent", next="Look."),
+]
+
+
+@pytest.mark.parametrize("make", ERRORS)
+def test_errors_say_what_and_what_next(make: Callable[[], NodeError]) -> None:
+    error = make()
+    assert str(error) == error.text
+    assert error.text.startswith("cannot ")
+    assert error.code
+    assert error.next
+    assert isinstance(error.exit, Exit)
+
+
+def test_codes_are_distinct() -> None:
+    codes = [make().code for make in ERRORS[:-1]]
+    assert len(set(codes)) == len(codes)
+
+
+def test_exit_codes_are_the_designs() -> None:
+    assert [int(code) for code in Exit] == [0, 2, 3, 65, 69, 70, 75, 77, 80, 81, 82, 83, 84, 85, 87, 88]
+    assert all(code.text and (code.next or code is Exit.OK) for code in Exit)
+    assert {int(code) for code in RUN_EXITS} == {0, 2, 70, 80, 81, 87}
+    assert run_exit(Exit.REVOKED) is Exit.REVOKED
+    assert run_exit(Exit.TRY_AGAIN) is Exit.INTERNAL

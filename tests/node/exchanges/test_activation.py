@@ -1,0 +1,337 @@
+"""Activation from file to confirmed generation, on a real TPM, cut off at every point and carried on."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from cloud.fabric.tuf.targets import build_targets
+from node.errors import StateDamaged
+from node.exchanges.activation import (
+    ActivationFileInvalid,
+    OtherCloud,
+    OtherNode,
+    activate,
+    read_activation_file,
+)
+from node.exits import Exit
+from node.hwbind.tpm import Tpm
+from node.licensing.licence import (
+    Keeper,
+    StatementRejected,
+)
+from node.link.api import (
+    CloudRefused,
+    CloudUnreachable,
+)
+from node.link.certificates import CertificateRejected
+from node.state import State
+from node.trust import published
+from node.trust.published import TrustError
+from protocol import faults
+from protocol.codes import make_secret
+from protocol.encoding import json_encode
+from protocol.messages.activation import (
+    ActivationFile,
+    TrustPin,
+)
+from protocol.messages.sessions import StatementAnswer
+from tests.simulators.fabric import DOMAIN, Fabric, Reply, Request, always, refused, utc_now
+from tests.simulators.repository import Repository
+
+pytestmark = pytest.mark.slow
+
+CODE = make_secret("cac", b"c" * 20)
+CONFIRM = "/v1/node/confirm"
+
+
+def write_file(path: Path, url: str, pin: TrustPin, **changes: object) -> Path:
+    values = {"format": 1, "repository_url": url, "pin": pin, "code": CODE, "created_at": utc_now()} | changes
+    path.write_bytes(json_encode(ActivationFile(**values)))  # type: ignore[arg-type]
+    return path
+
+
+def repository_of(fabric: Fabric) -> Repository:
+    content = build_targets(
+        keys=fabric.verification_keys(),
+        trust_domain=DOMAIN,
+        roots=fabric.bundle.roots,
+        node_issuers=fabric.bundle.node_issuers,
+        service_issuers=fabric.bundle.service_issuers,
+        fabric_url=fabric.urls.fabric,
+        breakwater_url=fabric.urls.breakwater,
+    )
+    return Repository(content, utc_now() - timedelta(minutes=1))
+
+
+@pytest.fixture
+def repository(fabric: Fabric) -> Iterator[Repository]:
+    with repository_of(fabric).served() as served:
+        yield served
+
+
+@pytest.fixture
+def file(tmp_path: Path, repository: Repository) -> Path:
+    return write_file(tmp_path / "file.json", repository.url, repository.pin)
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> State:
+    state = State(tmp_path / "state")
+    state.directory.mkdir(mode=0o700)
+    return state
+
+
+async def run(state: State, tpm: Tpm, file: Path) -> Keeper:
+    return await activate(state, tpm, file, utc_now, lambda _: None)
+
+
+async def test_from_a_file_to_an_open_gate(state: State, tpm: Tpm, file: Path, fabric: Fabric) -> None:
+    keeper = await run(state, tpm, file)
+    assert (keeper.verdict().state, keeper.verdict().gate_open, keeper.confirmed) == ("active", True, True)
+    current = state.identities.current()
+    assert current is not None
+    assert (current.generation, state.identities.pending(), state.identities.load_activation()) == (1, None, None)
+    assert state.keeper(utc_now).lease == keeper.lease
+    assert [request.path.rpartition("/")[2] for request in fabric.requests] == [
+        "activations",
+        "proof",
+        "nonces",
+        "sessions",
+        "confirm",
+    ]
+
+
+async def test_again_is_the_next_generation(state: State, tpm: Tpm, file: Path, fabric: Fabric) -> None:
+    await run(state, tpm, file)
+    keeper = await run(state, tpm, file)
+    assert (keeper.identity.generation, fabric.confirmed) == (2, 2)
+
+
+class CutOffError(Exception):
+    """The process ended here."""
+
+
+@pytest.fixture
+def cut() -> Iterator[list[str]]:
+    """The fault points, as "before NAME" or "after NAME", at which the next run ends."""
+    at: list[str] = []
+
+    def hook(name: str, stage: faults.Stage) -> None:
+        if f"{stage} {name}" in at:
+            raise CutOffError(name)
+
+    faults.install(hook)
+    yield at
+    faults._hooks.remove(hook)
+
+
+POINTS = (
+    "node.activation.start",
+    "node.activation.save",
+    "node.activation.prove",
+    "node.identity.save",
+    "node.session.send",
+    "node.confirm.send",
+    "node.statement.write",
+    "node.identity.switch",
+    "node.activation.clear",
+)
+BEFORE_THE_PROOF_IS_KEPT = {
+    "before node.activation.start",
+    "after node.activation.start",
+    "before node.activation.save",
+}
+
+
+AFTER = ("node.activation.start", "node.activation.prove", "node.confirm.send", "node.activation.clear")
+"""Sends, whose answers are lost, and the end; after a write stands what stands before the next step."""
+
+
+@pytest.mark.parametrize("point", [f"before {name}" for name in POINTS] + [f"after {name}" for name in AFTER])
+async def test_cut_off_anywhere_it_goes_on_in_the_same_generation(
+    state: State, tpm: Tpm, file: Path, fabric: Fabric, cut: list[str], point: str
+) -> None:
+    cut.append(point)
+    with pytest.raises(CutOffError):
+        await run(state, tpm, file)
+    cut.clear()
+    keeper = await run(State(state.directory), tpm, file)
+    started = len([request for request in fabric.requests if request.path == "/v1/activations"])
+    # Cut off at its very end it was over: the repeat is an activation of its own.
+    again = point == "after node.activation.clear"
+    assert keeper.identity.generation == fabric.last_generation == fabric.confirmed == (2 if again else 1)
+    assert keeper.verdict().gate_open
+    assert started == (
+        1 + again if point not in BEFORE_THE_PROOF_IS_KEPT else 2 - (point == "before node.activation.start")
+    )
+    assert state.identities.load_activation() is None
+
+
+async def test_a_repeated_proof_is_the_same_bytes(
+    state: State, tpm: Tpm, file: Path, fabric: Fabric, cut: list[str]
+) -> None:
+    cut.append("after node.activation.prove")
+    with pytest.raises(CutOffError):
+        await run(state, tpm, file)
+    cut.clear()
+    await run(state, tpm, file)
+    first, second = [request.body for request in fabric.requests if request.path.endswith("/proof")]
+    assert first == second
+
+
+async def test_an_exchange_that_has_ended_is_begun_anew(
+    state: State, tpm: Tpm, file: Path, fabric: Fabric, cut: list[str]
+) -> None:
+    cut.append("before node.activation.prove")
+    with pytest.raises(CutOffError):
+        await run(state, tpm, file)
+    cut.clear()
+    fabric._exchanges.clear()
+    keeper = await run(state, tpm, file)
+    assert keeper.verdict().gate_open
+
+
+@pytest.mark.parametrize("code", ["code_refused", "seats_exhausted", "evidence_refused", "node_revoked"])
+async def test_a_refusal_leaves_everything_as_it_was(
+    state: State, tpm: Tpm, file: Path, fabric: Fabric, code: str
+) -> None:
+    await run(state, tpm, file)
+    fabric.answers["/v1/activations"] = refused(code)
+    with pytest.raises(CloudRefused) as caught:
+        await run(state, tpm, file)
+    assert (caught.value.code, caught.value.exit) == (code, Exit.REFUSED)
+    keeper = state.keeper(utc_now)
+    keeper.hardware = "ours"
+    assert (keeper.identity.generation, keeper.verdict().gate_open) == (1, True)
+
+
+@pytest.mark.parametrize("answer", ["none", "not fresh", "forged"])
+async def test_without_a_statement_to_believe_nothing_is_in_force(
+    state: State, tpm: Tpm, file: Path, fabric: Fabric, answer: str
+) -> None:
+    async def confirm(_: Request) -> Reply:
+        fabric.confirmed = 1
+        stranger = Fabric()
+        stranger.confirmed = 1
+        token = {"none": "", "not fresh": fabric.lease(), "forged": stranger.lease()}[answer]
+        return Reply(200, json_encode(StatementAnswer(token, "")))
+
+    fabric.answers[CONFIRM] = confirm
+    with pytest.raises(StatementRejected):
+        await run(state, tpm, file)
+    assert state.identities.current() is None
+    assert state.keeper(utc_now).verdict().state == "pending"
+
+
+async def test_a_suspended_node_is_activated_and_stays_suspended(
+    state: State, tpm: Tpm, file: Path, fabric: Fabric
+) -> None:
+    async def confirm(request: Request) -> Reply:
+        fabric.confirmed = 1
+        fabric.say(fabric.suspension())
+        return fabric._state(request)
+
+    fabric.answers[CONFIRM] = confirm
+    keeper = await run(state, tpm, file)
+    assert (keeper.verdict().state, keeper.verdict().exit) == ("suspended", Exit.SUSPENDED)
+
+
+async def test_a_generation_that_is_not_above_is_refused(state: State, tpm: Tpm, file: Path, fabric: Fabric) -> None:
+    await run(state, tpm, file)
+    fabric.last_generation = 0
+    with pytest.raises(CertificateRejected):
+        await run(state, tpm, file)
+
+
+async def test_the_state_of_another_node_is_not_built_upon(
+    state: State, tpm: Tpm, file: Path, fabric: Fabric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await run(state, tpm, file)
+    other = "node_0" + "2" * 25
+    fabric.last_generation = 0
+    monkeypatch.setattr("tests.simulators.fabric.NODE", other)
+    monkeypatch.setattr("tests.simulators.fabric.NODE_URI", f"spiffe://{DOMAIN}/tenant/ten_0{'1' * 25}/node/{other}")
+    with pytest.raises(OtherNode) as caught:
+        await run(state, tpm, file)
+    assert caught.value.exit is Exit.HARDWARE_MISMATCH
+
+
+async def test_a_file_of_another_cloud_leaves_the_licence_in_force(
+    state: State, tpm: Tpm, file: Path, tmp_path: Path
+) -> None:
+    await run(state, tpm, file)
+    before = published.load(state.directory)
+    other = Fabric()
+    with repository_of(other).served() as served, pytest.raises(OtherCloud) as caught:
+        await run(state, tpm, write_file(tmp_path / "other.json", served.url, served.pin))
+    assert (caught.value.exit, other.handshakes) == (Exit.VERIFICATION, [])
+    assert published.load(state.directory).pin == before.pin
+    keeper = state.keeper(utc_now)
+    keeper.hardware = "ours"
+    assert keeper.verdict().gate_open
+
+
+@pytest.mark.parametrize("name", ["identity.json", "device.pem", "node.priv"])
+async def test_a_damaged_generation_is_followed_by_a_new_one(state: State, tpm: Tpm, file: Path, name: str) -> None:
+    await run(state, tpm, file)
+    (state.identities.generation_dir(1) / name).write_bytes(b"torn")
+    with pytest.raises(StateDamaged):
+        state.keeper(utc_now)
+    keeper = await run(state, tpm, file)
+    assert (keeper.identity.generation, keeper.verdict().gate_open) == (2, True)
+
+
+async def test_cut_off_and_damaged_it_goes_on(
+    state: State, tpm: Tpm, file: Path, fabric: Fabric, cut: list[str]
+) -> None:
+    await run(state, tpm, file)
+    cut.append("after node.activation.prove")
+    with pytest.raises(CutOffError):
+        await run(state, tpm, file)
+    cut.clear()
+    (state.identities.generation_dir(1) / "identity.json").write_bytes(b"torn")
+    assert (await run(state, tpm, file)).identity.generation == fabric.confirmed == 2
+
+
+async def test_a_wrong_pin_opens_no_connection(
+    state: State, tpm: Tpm, tmp_path: Path, repository: Repository, fabric: Fabric
+) -> None:
+    file = write_file(tmp_path / "wrong.json", repository.url, TrustPin(1, "0" * 64))
+    with pytest.raises(TrustError) as caught:
+        await run(state, tpm, file)
+    assert (caught.value.exit, fabric.handshakes) == (Exit.VERIFICATION, [])
+
+
+async def test_a_cloud_that_is_not_there(state: State, tpm: Tpm, file: Path, fabric: Fabric) -> None:
+    fabric.answers["/v1/activations"] = always(503)
+    with pytest.raises(CloudUnreachable):
+        await run(state, tpm, file)
+    assert state.identities.load_activation() is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{}", b"x" * 20_000, b"\xff", b'{"format":1}', None],
+)
+def test_a_file_that_is_none(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "file"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ActivationFileInvalid) as caught:
+        read_activation_file(path)
+    assert caught.value.exit is Exit.USAGE
+
+
+def test_a_file_of_another_form(tmp_path: Path) -> None:
+    pin = TrustPin(1, "0" * 64)
+    forms: list[dict[str, object]] = [{"format": 2}, {"code": CODE[:-1] + "x"}, {"code": "cot_" + CODE[4:]}]
+    for number, changes in enumerate(forms):
+        with pytest.raises(ActivationFileInvalid) as caught:
+            read_activation_file(write_file(tmp_path / str(number), "http://x", pin, **changes))
+        assert CODE[4:20] not in caught.value.text
+    (tmp_path / "link").symlink_to(tmp_path / "0")
+    for path in (tmp_path, tmp_path / "link"):
+        with pytest.raises(ActivationFileInvalid):
+            read_activation_file(path)

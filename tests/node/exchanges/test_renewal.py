@@ -1,0 +1,251 @@
+"""Renewal on a real TPM: over a session, by fresh evidence, for another key; and what a crash or a lost answer leaves."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+from cryptography import x509
+
+from node.disk.identity import Identity
+from node.exchanges import renewal
+from node.exchanges.session import (
+    Credentials,
+    SessionRefused,
+    open_session,
+)
+from node.hwbind import keys
+from node.hwbind.tpm import Tpm
+from node.licensing.licence import Keeper
+from node.link import api
+from node.link.certificates import CertificateRejected
+from node.state import State
+from protocol.encoding import json_encode, sha256_hex
+from protocol.messages.est import (
+    HEADER_REQUEST,
+    PATH_SIMPLEREENROLL,
+    encode_certs_only,
+)
+from protocol.messages.renewal import (
+    PATH_RENEWALS,
+    Renewed,
+)
+from tests.node.conftest import Machine
+from tests.node.shells import install
+from tests.simulators.fabric import Answer, Fabric, Reply, Request, always, refused, utc_now
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def state(tmp_path: Path, fabric: Fabric, machine: Machine) -> State:
+    return install(tmp_path / "state", fabric, machine.ak, machine.node_key)
+
+
+@pytest.fixture
+def keeper(state: State) -> Keeper:
+    return state.keeper(utc_now)
+
+
+async def session(keeper: Keeper, tpm: Tpm) -> Credentials:
+    opened = await open_session(keeper.trust, keeper.identity, tpm, utc_now, "")
+    return opened.credentials
+
+
+def stored(state: State) -> Identity:
+    current = state.identities.current()
+    assert current is not None
+    return current
+
+
+def works(state: State, tpm: Tpm) -> None:
+    """Exactly one key is in force, it is the certificate's, and this TPM has it."""
+    identity = stored(state)
+    signature = tpm.call(lambda esys: keys.sign(esys, identity.node_key, b"x"))
+    assert signature
+    leaf = x509.load_der_x509_certificate(identity.chain[0])
+    assert leaf.public_key() == identity.node_key.public_key()
+
+
+async def over_session(state: State, keeper: Keeper, tpm: Tpm) -> None:
+    await renewal.over_session(state, keeper, await session(keeper, tpm), tpm, utc_now)
+
+
+async def test_over_a_session_the_repeat_gets_the_same_successor(
+    state: State, keeper: Keeper, tpm: Tpm, fabric: Fabric
+) -> None:
+    before = keeper.identity
+    fabric.answers[PATH_SIMPLEREENROLL] = lambda request: _lost(fabric, request)
+    with pytest.raises(api.CloudUnreachable):
+        await over_session(state, keeper, tpm)
+    assert stored(state) == before
+    del fabric.answers[PATH_SIMPLEREENROLL]
+    await over_session(state, keeper, tpm)
+    assert stored(state) == keeper.identity != before
+    assert keeper.identity.node_key == before.node_key
+    asked = [request for request in fabric.requests if request.path == PATH_SIMPLEREENROLL]
+    names = {request.headers[HEADER_REQUEST.lower()] for request in asked}
+    assert names == {f"renew-{sha256_hex(before.chain[0])}"}
+    assert list(fabric.renewals.values()) == [[keeper.identity.chain[0]]]
+    assert {request.generation for request in asked} == {1}
+
+
+async def _lost(fabric: Fabric, request: Request) -> bytes:
+    fabric._renew(request)
+    return b""
+
+
+ANSWERS: dict[str, Callable[[Fabric], bytes]] = {
+    "nothing": lambda fabric: b"",
+    "no base64": lambda fabric: b"!",
+    "no CMS": lambda fabric: b"MAA=",
+    "two certificates": lambda fabric: encode_certs_only((fabric.nodes.der, fabric.root.der)),
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
+async def test_an_answer_that_is_no_certificate_is_silence(
+    state: State, keeper: Keeper, tpm: Tpm, fabric: Fabric, answer: Callable[[Fabric], bytes]
+) -> None:
+    fabric.answers[PATH_SIMPLEREENROLL] = always(200, answer(fabric))
+    before = stored(state)
+    with pytest.raises(api.CloudUnreachable):
+        await over_session(state, keeper, tpm)
+    assert stored(state) == before == keeper.identity
+
+
+async def test_without_a_session_nothing_is_asked(state: State, keeper: Keeper, tpm: Tpm) -> None:
+    with pytest.raises(api.CloudUnreachable, match="no session"):
+        await renewal.over_session(state, keeper, None, tpm, utc_now)
+
+
+async def test_with_evidence_the_same_key_gets_a_certificate(
+    state: State, keeper: Keeper, tpm: Tpm, fabric: Fabric
+) -> None:
+    before = keeper.identity
+    await renewal.with_evidence(state, keeper, tpm, utc_now)
+    after = stored(state)
+    assert after == keeper.identity
+    assert (after.node_key, after.generation) == (before.node_key, before.generation)
+    assert after.chain != before.chain
+    assert state.identities.load_renewal() is None
+    works(state, tpm)
+
+
+async def test_a_rekey_changes_key_and_certificate_together(
+    state: State, keeper: Keeper, tpm: Tpm, fabric: Fabric
+) -> None:
+    known = {keeper.identity.node_key}
+    for _ in range(2):
+        await renewal.with_evidence(state, keeper, tpm, utc_now, rekey=True)
+        assert stored(state) == keeper.identity == state.keeper(utc_now).identity
+        known.add(keeper.identity.node_key)
+        works(state, tpm)
+    assert len(known) == 3
+    await session(keeper, tpm)
+
+
+async def test_a_lost_answer_is_asked_for_again_with_the_same_proof(
+    state: State, keeper: Keeper, tpm: Tpm, fabric: Fabric
+) -> None:
+    """The cloud has taken the new key, and the old one opens nothing: the stored proof is the way back."""
+    before = keeper.identity
+
+    async def lose(request: Request) -> bytes:
+        fabric._prove_renewal(request.path.split("/")[-2], request)
+        return b""
+
+    renewals = _by_prefix(fabric, lose)
+    with pytest.raises(api.CloudUnreachable):
+        await renewal.with_evidence(state, keeper, tpm, utc_now, rekey=True)
+    assert stored(state) == before
+    works(state, tpm)
+    with pytest.raises(SessionRefused):
+        await session(keeper, tpm)
+    renewals.clear()
+    restarted = state.keeper(utc_now)
+    assert await renewal.resume(state, restarted, utc_now)
+    assert stored(state).node_key != before.node_key
+    works(state, tpm)
+    await session(restarted, tpm)
+    proofs = [request.body for request in fabric.requests if request.path.endswith("/proof")]
+    assert len(proofs) == 2
+    assert len(set(proofs)) == 1
+    assert not await renewal.resume(state, restarted, utc_now)
+
+
+def _by_prefix(fabric: Fabric, answer: Answer) -> dict[str, Answer]:
+    """Answer every proof of a renewal with `answer` until the result is cleared."""
+
+    class ProofAnswers(dict[str, Answer]):
+        def get(self, path: str, default: Answer) -> Answer:  # type: ignore[override]  # as the simulator asks it
+            return answer if self and path.startswith(PATH_RENEWALS) and path.endswith("/proof") else default
+
+    fabric.answers = ProofAnswers({"armed": answer})
+    return fabric.answers
+
+
+@pytest.mark.parametrize("code", ["challenge_expired", "activation_closed", "not_found", "conflict", "csr_refused"])
+async def test_a_renewal_that_has_ended_is_forgotten_and_the_key_stays(
+    state: State, keeper: Keeper, tpm: Tpm, fabric: Fabric, code: str
+) -> None:
+    before = keeper.identity
+    _by_prefix(fabric, refused(code))
+    with pytest.raises(api.CloudRefused):
+        await renewal.with_evidence(state, keeper, tpm, utc_now, rekey=True)
+    assert stored(state) == before == keeper.identity
+    assert state.identities.load_renewal() is None
+    works(state, tpm)
+
+
+async def test_a_certificate_that_does_not_verify_changes_nothing(
+    state: State, keeper: Keeper, tpm: Tpm, fabric: Fabric, machine: Machine
+) -> None:
+    before = keeper.identity
+    wrong = Renewed(fabric.node_chain(machine.ak.public_key(), 1))
+
+    async def answer(_: Request) -> Reply:
+        return Reply(200, json_encode(wrong))
+
+    _by_prefix(fabric, answer)
+    with pytest.raises(CertificateRejected):
+        await renewal.with_evidence(state, keeper, tpm, utc_now, rekey=True)
+    assert stored(state) == before == keeper.identity
+    assert not list(state.identities.generation_dir(1).glob("key-*"))
+
+
+async def test_a_closed_generation_is_told_with_its_signed_word(
+    state: State, keeper: Keeper, tpm: Tpm, fabric: Fabric
+) -> None:
+    fabric.revoke("superseded")
+    with pytest.raises(SessionRefused) as refusal:
+        await renewal.with_evidence(state, keeper, tpm, utc_now)
+    keeper.apply(refusal.value.answer, refusal.value.answer_nonce)
+    assert keeper.revoked
+    assert state.identities.load_renewal() is None
+
+
+async def test_a_renewal_of_another_generation_or_a_torn_one_is_forgotten(
+    state: State, keeper: Keeper, tpm: Tpm, fabric: Fabric
+) -> None:
+    _by_prefix(fabric, always(503))
+    with pytest.raises(api.CloudUnreachable):
+        await renewal.with_evidence(state, keeper, tpm, utc_now)
+    pending = state.identities.load_renewal()
+    assert pending is not None
+    state.identities.save_renewal(msgspec.structs.replace(pending, generation=2))
+    assert not await renewal.resume(state, keeper, utc_now)
+    assert state.identities.load_renewal() is None
+    (state.directory / "renewal.json").write_bytes(b"torn")
+    assert not await renewal.resume(state, keeper, utc_now)
+    assert state.identities.load_renewal() is None
+
+
+async def test_a_challenge_with_a_false_id_is_silence(state: State, keeper: Keeper, tpm: Tpm, fabric: Fabric) -> None:
+    async def answer(request: Request) -> Reply:
+        good = fabric._start_renewal(request)
+        return Reply(good.status, good.body.replace(b"ren_", b"act_"))
+
+    fabric.answers[PATH_RENEWALS] = answer
+    with pytest.raises(api.CloudUnreachable, match="cannot be used"):
+        await renewal.with_evidence(state, keeper, tpm, utc_now)

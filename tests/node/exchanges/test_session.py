@@ -1,0 +1,138 @@
+"""Log-in by the TPM's key: what is sent, what is checked, what is kept."""
+
+from pathlib import Path
+
+import pytest
+import trio
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from node.exchanges.session import (
+    Opened,
+    SessionRefused,
+    open_session,
+)
+from node.hwbind.tpm import Tpm
+from node.link.api import (
+    CloudUnreachable,
+    ServerUnproven,
+)
+from node.link.certificates import CertificateRejected
+from protocol.encoding import json_decode, json_encode, sha256_hex
+from protocol.messages.sessions import (
+    Ask,
+    OpenSession,
+    Session,
+    StatementAnswer,
+    open_proof,
+)
+from tests.node.conftest import Machine
+from tests.node.shells import identity, trust_of
+from tests.simulators.fabric import CLIENT, Fabric, Reply, Request, always, hang, raw, utc_now
+
+SESSIONS = "/v1/node/sessions"
+
+
+async def log_in(fabric: Fabric, machine: Machine, tpm: Tpm, presented: str = "") -> Opened:
+    who = identity(fabric, machine.ak, machine.node_key)
+    return await open_session(trust_of(fabric), who, tpm, utc_now, presented)
+
+
+@pytest.fixture
+def cloud(fabric: Fabric) -> Fabric:
+    fabric.confirmed = 1
+    fabric.say(fabric.lease())
+    return fabric
+
+
+async def test_a_proof_by_the_tpm_gives_a_session_that_works(cloud: Fabric, machine: Machine, tpm: Tpm) -> None:
+    opened = await log_in(cloud, machine, tpm, "last token")
+    assert opened.current.statement == cloud.statement
+    sent = json_decode(cloud.requests[-1].body, OpenSession)
+    claims = open_proof(sent.proof, machine.node_key.public_key())
+    assert (sent.presented, claims.answer_nonce, claims.generation) == ("last token", opened.answer_nonce, 1)
+    assert claims.csr_sha256 == sha256_hex(sent.csr)
+    assert claims.clock.clock > 0
+    service = opened.credentials.connect(trust_of(cloud), "fabric")
+    await service.statement(Ask(nonce="n" * 32))
+    await service.aclose()
+    assert cloud.requests[-1].generation == 1
+
+
+async def test_every_session_has_a_key_of_its_own(cloud: Fabric, machine: Machine, tpm: Tpm) -> None:
+    first, second = [await log_in(cloud, machine, tpm) for _ in range(2)]
+    assert first.credentials.key.public_key != second.credentials.key.public_key
+    assert first.answer_nonce != second.answer_nonce
+
+
+async def test_nothing_of_a_session_is_on_the_disk(
+    cloud: Fabric, machine: Machine, tpm: Tpm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    opened = await log_in(cloud, machine, tpm)
+    cloud_leaf = x509.load_der_x509_certificate(opened.credentials.chain[0])
+    usage = cloud_leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert list(usage) == [ExtendedKeyUsageOID.CLIENT_AUTH]
+    assert [entry async for entry in aiter_of(trio.Path(tmp_path))] == []
+
+
+async def aiter_of(directory: trio.Path):  # type: ignore[no-untyped-def]
+    for entry in await directory.iterdir():
+        yield entry
+
+
+async def test_a_closed_generation_is_told_why(cloud: Fabric, machine: Machine, tpm: Tpm) -> None:
+    cloud.last_generation = 1
+    cloud.revoke()
+    with pytest.raises(SessionRefused) as caught:
+        await log_in(cloud, machine, tpm)
+    assert caught.value.answer.statement == cloud.closed[1]
+    assert caught.value.refusal.code == "generation_closed"
+
+
+def another(what: str, cloud: Fabric, machine: Machine) -> object:
+    """A session certificate that is not the one that was asked for."""
+    own = machine.node_key.public_key()
+
+    async def answer(request: Request) -> Reply:
+        csr = x509.load_der_x509_csr(json_decode(request.body, OpenSession).csr).public_key()
+        chains = {
+            "another key": cloud.node_chain(own, 1, CLIENT.dotted_string),
+            "another generation": cloud.node_chain(csr, 2, CLIENT.dotted_string),  # type: ignore[arg-type]
+            "a device certificate": cloud.node_chain(csr, 1),  # type: ignore[arg-type]
+            "no chain": (),
+        }
+        return Reply(200, json_encode(Session(chains[what], StatementAnswer(cloud.statement, ""))))
+
+    return answer
+
+
+@pytest.mark.parametrize("what", ["another key", "another generation", "a device certificate", "no chain"])
+async def test_a_wrong_session_certificate_is_refused(cloud: Fabric, machine: Machine, tpm: Tpm, what: str) -> None:
+    cloud.answers[SESSIONS] = another(what, cloud, machine)  # type: ignore[assignment]
+    with pytest.raises(CertificateRejected):
+        await log_in(cloud, machine, tpm)
+
+
+@pytest.mark.parametrize("answer", [always(401), always(404), always(429), always(500), raw(b"\0")])
+async def test_other_answers_are_silence(cloud: Fabric, machine: Machine, tpm: Tpm, answer: object) -> None:
+    cloud.answers[SESSIONS] = answer  # type: ignore[assignment]
+    with pytest.raises(CloudUnreachable):
+        await log_in(cloud, machine, tpm)
+
+
+async def test_no_proof_is_made_for_a_wrong_server(cloud: Fabric, machine: Machine, tpm: Tpm) -> None:
+    cloud.leaves["fabric"] = cloud.service_leaf("fabric", issuer=cloud.nodes)
+    with pytest.raises(ServerUnproven):
+        await log_in(cloud, machine, tpm)
+    assert cloud.received == 0
+
+
+async def test_cancelled_it_leaves_no_connection(cloud: Fabric, machine: Machine, tpm: Tpm) -> None:
+    cloud.answers[SESSIONS] = hang
+    with trio.move_on_after(1.0) as scope:
+        await log_in(cloud, machine, tpm)
+    assert scope.cancelled_caught
+    del cloud.answers[SESSIONS]
+    await log_in(cloud, machine, tpm)

@@ -1,0 +1,247 @@
+"""The three outcomes of every exchange: an answer, a conclusive refusal, or nothing that counts."""
+
+import gzip
+from collections.abc import Awaitable, Callable
+
+import pytest
+import trio
+import trio.testing
+
+from node.exits import Exit
+from node.link import api
+from node.link.api import (
+    CloudRefused,
+    CloudUnreachable,
+    ServerUnproven,
+    Service,
+)
+from node.link.transport import SessionKey
+from protocol.encoding import json_encode
+from protocol.evidence import EndorsementEvidence
+from protocol.limits import RESPONSE_BODY_BYTES_MAX
+from protocol.messages.activation import StartActivation
+from protocol.messages.sessions import Ask
+from protocol.problems import KINDS, document
+from tests.simulators.fabric import CLIENT, Answer, Fabric, always, hang, raw, refused
+
+NONCES = "/v1/node/nonces"
+PROBLEM = ("content-type", "application/problem+json")
+
+
+def connect(fabric: Fabric, name: str = "fabric") -> Service:
+    return api.connect(fabric.bundle, fabric.urls, name)
+
+
+async def nonce(fabric: Fabric) -> str:
+    service = connect(fabric)
+    try:
+        return (await service.nonce()).nonce
+    finally:
+        await service.aclose()
+
+
+async def test_an_answer_is_a_value(fabric: Fabric) -> None:
+    assert len(await nonce(fabric)) == 32
+    request = fabric.requests[0]
+    assert (request.service, request.method, request.path, request.body) == ("fabric", "POST", NONCES, b"{}")
+
+
+async def test_a_connection_is_kept_and_closed(fabric: Fabric) -> None:
+    service = connect(fabric)
+    first, second = await service.nonce(), await service.nonce()
+    assert first != second
+    assert fabric.handshakes == ["done"]
+    await service.aclose()
+
+
+@pytest.mark.parametrize("code", sorted(code for code, kind in KINDS.items() if kind.conclusive))
+async def test_conclusive_codes_are_refusals(fabric: Fabric, code: str) -> None:
+    fabric.answers[NONCES] = refused(code)
+    with pytest.raises(CloudRefused) as caught:
+        await nonce(fabric)
+    assert (caught.value.code, caught.value.exit) == (code, Exit.REFUSED)
+    assert caught.value.next == KINDS[code].next
+
+
+def problem_with(code: str) -> bytes:
+    return json_encode(document(KINDS["internal"])).replace(b'"code":"internal"', b'"code":"%s"' % code.encode())
+
+
+NOTHING_THAT_COUNTS: dict[str, Answer] = {
+    "401 without a document": always(401),
+    "403 in HTML": always(403, b"<html>blocked by the proxy</html>", ("content-type", "text/html")),
+    "404 in other JSON": always(404, b'{"error":"not found"}'),
+    "407": always(407),
+    "429 with its code": refused("rate_limited"),
+    "500 with its code": refused("internal"),
+    "503 with its code": refused("unavailable"),
+    "502 empty": always(502),
+    "a code nobody knows": always(403, problem_with("self_destruct"), PROBLEM),
+    "a document of wrong types": always(403, b'{"type":1,"title":"","status":403,"code":"node_revoked"}', PROBLEM),
+    "a document that is cut": always(403, json_encode(document(KINDS["node_revoked"]))[:-1], PROBLEM),
+    "a redirect": always(307, b"", ("location", "https://127.0.0.1:1/v1/node/nonces")),
+    "200 empty": always(200),
+    "204": always(204),
+    "200 in HTML": always(200, b"<html></html>"),
+    "200 of another form": always(200, b'{"nonce":5,"expires_at":"2026-11-22T12:00:00Z"}'),
+    "200 not UTF-8": always(200, b'{"\xff":1}'),
+    "200 nested deeply": always(200, b"[" * 100_000),
+    "packed": always(
+        200, gzip.compress(b'{"nonce":"x","expires_at":"2026-11-22T12:00:00Z"}'), ("content-encoding", "gzip")
+    ),
+    "no HTTP": raw(b"SSH-2.0-OpenSSH_9.2\r\n"),
+    "nothing": raw(b""),
+    "a head that is cut": raw(b"HTTP/1.1 200 OK\r\ncontent-le"),
+    "a body that is cut": raw(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{"),
+    "two lengths": raw(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n{}"),
+    "a head without end": raw(b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 100_000),
+    "too much": always(200, b'"' + b"x" * RESPONSE_BODY_BYTES_MAX + b'"'),
+    "too much of a refusal": always(403, b'"' + b"x" * RESPONSE_BODY_BYTES_MAX + b'"', PROBLEM),
+}
+
+
+@pytest.mark.parametrize("name", NOTHING_THAT_COUNTS)
+async def test_every_other_answer_counts_as_silence(fabric: Fabric, name: str) -> None:
+    fabric.answers[NONCES] = NOTHING_THAT_COUNTS[name]
+    with pytest.raises(CloudUnreachable) as caught:
+        await nonce(fabric)
+    assert caught.value.exit is Exit.UNREACHABLE
+    assert len([request for request in fabric.requests if request.path == NONCES]) == 1
+
+
+async def test_an_answer_is_read_to_the_bound_and_no_further(fabric: Fabric) -> None:
+    sent = 0
+
+    async def endless(stream: trio.SSLStream[trio.SocketStream]) -> None:
+        nonlocal sent
+        await stream.send_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n")
+        while True:
+            await stream.send_all(b" " * 65536)
+            sent += 65536
+
+    async def connection(_service: str, stream: trio.SSLStream[trio.SocketStream]) -> None:
+        await endless(stream)
+
+    fabric._connection = connection  # type: ignore[method-assign, assignment]
+    with pytest.raises(CloudUnreachable, match="too long"):
+        await nonce(fabric)
+    assert sent < 16 * RESPONSE_BODY_BYTES_MAX
+
+
+async def test_a_server_that_cannot_prove_itself_is_told_of(fabric: Fabric) -> None:
+    fabric.leaves["fabric"] = fabric.service_leaf("breakwater")
+    with pytest.raises(ServerUnproven, match="the server is not spiffe") as caught:
+        await nonce(fabric)
+    assert (caught.value.exit, fabric.received) == (Exit.VERIFICATION, 0)
+
+
+async def test_each_service_is_asked_at_its_own_address(fabric: Fabric) -> None:
+    service = connect(fabric, "breakwater")
+    await service.nonce()
+    await service.aclose()
+    assert fabric.requests[0].service == "breakwater"
+
+
+@pytest.mark.parametrize("activation", ["", "../../v1/tokens", "act_1?x", "act_0" + "1" * 24 + "\n", "x" * 70_000])
+async def test_ids_of_an_answer_are_ids(fabric: Fabric, activation: str) -> None:
+    """They stand in a path and in file names later."""
+    body = {
+        "activation": activation,
+        "credential_blob": "",
+        "encrypted_secret": "",
+        "fingerprint_salt": "",
+        "expires_at": "2026-11-22T12:00:00Z",
+        "tries_left": 3,
+    }
+    fabric.answers["/v1/activations"] = always(201, json_encode(body))
+    service = connect(fabric)
+    with pytest.raises(CloudUnreachable, match="cannot be used"):
+        await service.start_activation(StartActivation("cac", EndorsementEvidence(b"", b""), "1"))
+    await service.aclose()
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bounds as they are, but in hundredths of seconds."""
+    monkeypatch.setattr(api, "ANSWER_SECONDS_MAX", 0.2)
+    monkeypatch.setattr(api, "CONNECT_SECONDS_MAX", 0.2)
+    monkeypatch.setattr(api, "EVENT_MARGIN_SECONDS", 0.2)
+
+
+async def drip(stream: trio.SSLStream[trio.SocketStream]) -> None:
+    await stream.send_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n")
+    while True:
+        await stream.send_all(b" ")
+        await trio.sleep(0.05)
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("ask", [lambda s: s.nonce(), lambda s: s.events(0, 0)], ids=["nonce", "events"])
+async def test_a_silent_server_is_given_up(fabric: Fabric, ask: Callable[[Service], Awaitable[object]]) -> None:
+    fabric.answers |= {NONCES: hang, "/v1/node/events": hang}
+    service = connect(fabric)
+    with trio.fail_after(3), pytest.raises(CloudUnreachable):
+        await ask(service)
+    await service.aclose()
+
+
+@pytest.mark.usefixtures("soon")
+async def test_a_server_that_drips_is_given_up(fabric: Fabric) -> None:
+    """Each byte comes in time, the whole answer does not."""
+
+    async def connection(_service: str, stream: trio.SSLStream[trio.SocketStream]) -> None:
+        await drip(stream)
+
+    fabric._connection = connection  # type: ignore[method-assign, assignment]
+    with trio.fail_after(3), pytest.raises(CloudUnreachable, match="in time"):
+        await nonce(fabric)
+
+
+async def test_cancelled_asking_leaves_a_client_that_can_be_closed(fabric: Fabric) -> None:
+    fabric.answers[NONCES] = hang
+    service = connect(fabric)
+    with trio.move_on_after(0.1) as scope:
+        await service.nonce()
+    assert scope.cancelled_caught
+    del fabric.answers[NONCES]
+    await service.nonce()
+    await service.aclose()
+
+
+async def test_closing_under_a_waiting_call_ends_it_as_silence(fabric: Fabric) -> None:
+    key = SessionKey()
+    fabric.confirmed = 1
+    chain = fabric.node_chain(key.public_key, 1, CLIENT.dotted_string)
+    service = api.connect(fabric.bundle, fabric.urls, "fabric", (key, chain))
+    ended = trio.Event()
+
+    async def wait() -> None:
+        with pytest.raises(CloudUnreachable):
+            await service.events(0, 200)
+        ended.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked(0.2)
+        assert fabric.requests
+        await service.aclose()
+        with trio.fail_after(2):
+            await ended.wait()
+
+
+async def test_messages_go_to_their_routes(fabric: Fabric) -> None:
+    key = SessionKey()
+    fabric.confirmed = 1
+    fabric.say(fabric.lease())
+    chain = fabric.node_chain(key.public_key, 1, CLIENT.dotted_string)
+    service = api.connect(fabric.bundle, fabric.urls, "fabric", (key, chain))
+    assert (await service.statement(Ask(nonce="n" * 32))).statement == fabric.statement
+    assert (await service.confirm(Ask(nonce="n" * 32))).statement == fabric.statement
+    assert (await service.events(-1, 5)).cursor == fabric.cursor
+    await service.aclose()
+    assert [(request.method, request.path, request.generation) for request in fabric.requests] == [
+        ("POST", "/v1/node/statement", 1),
+        ("POST", "/v1/node/confirm", 1),
+        ("GET", "/v1/node/events", 1),
+    ]
+    assert fabric.requests[-1].query == {"cursor": ["-1"], "wait": ["5"]}

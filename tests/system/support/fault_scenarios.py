@@ -1,0 +1,379 @@
+"""The fault walk's table: prepared situations, scenarios from them, and the fault points that each is walked for.
+
+A scenario is a procedure that may be repeated: the first time it is cut off by the kill, the second time it is what a
+person or systemd retries, and has to succeed.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Literal
+
+import msgspec
+
+from protocol.faults import Stage
+from tests.system.support.walk import (
+    LEASE_SECONDS,
+    Interrupted,
+    Lane,
+    Prepared,
+    Site,
+)
+
+LEASE_OVER_SECONDS = "1,1,1,1"
+"""Terminated by the time that anybody looks."""
+
+Situation = Literal[
+    "new",
+    "active",
+    "revoked",
+    "overdue",
+    "overdue beside another",
+    "unproven",
+    "orphaned",
+    "unpublished trust",
+    "lease over",
+    "rekeyed",
+]
+
+
+def _cut_off(site: Site, point: str, stage: Stage = "before") -> None:
+    """Activate, and have a process die on the way."""
+    site.arm(point, stage)
+    if not point.startswith("node."):
+        site.cloud.down()
+    with suppress(Interrupted):
+        site.serve()
+        site.activate()
+    assert site.died(point, stage), f"{point} was not passed"
+    site.victim = None
+    site.record.unlink()
+
+
+def _new(lane: Lane) -> Prepared:
+    return lane.keep(lane.begin(LEASE_SECONDS))
+
+
+def _active(lane: Lane) -> Prepared:
+    """In its second generation, so that a third has one to supersede and one to remove."""
+    site = lane.site("new")
+    site.serve()
+    for _ in range(2):
+        site.activate()
+        generation, credentials = site.session()
+        site.sessions[generation] = credentials
+    site.closed()
+    return lane.keep(site)
+
+
+def _revoked(lane: Lane) -> Prepared:
+    """Revoked while it was off."""
+    site = lane.site("active")
+    site.serve()
+    site.operate("node", "revoke", site.node(), "--reason", "walk")
+    site.closed()
+    return lane.keep(site)
+
+
+def _overdue(before: Situation, lane: Lane) -> Prepared:
+    """Proved in a cloud that waits a second for the confirmation, which never came."""
+    site = lane.site(before)
+    settings = site.cloud.directory / "fabric" / "settings.toml"
+    written = settings.read_text()
+    settings.write_text(f"confirm_within_seconds = 1\n{written}")
+    _cut_off(site, "node.confirm.send")
+    site.end()
+    settings.write_text(written)
+    time.sleep(1)
+    return lane.keep(site)
+
+
+def _interrupted(point: str, lane: Lane) -> Prepared:
+    site = lane.site("new")
+    _cut_off(site, point)
+    return lane.keep(site)
+
+
+def _lease_over(lane: Lane) -> Prepared:
+    """Revoked, and its last lease has ended since: with no agent, nothing frees the seat but the date."""
+    site = lane.begin(LEASE_OVER_SECONDS)
+    site.command("activate", str(site.file), expect=(0, 83))
+    site.operate("node", "revoke", site.node(), "--reason", "walk")
+    site.closed()
+    return lane.keep(site)
+
+
+def _rekeyed(lane: Lane) -> Prepared:
+    """With a key of its own beside the activation's."""
+    site = lane.site("active")
+    _rekey(site)
+    return lane.keep(site)
+
+
+PREPARE: dict[str, Callable[[Lane], Prepared]] = {
+    "new": _new,
+    "active": _active,
+    "revoked": _revoked,
+    "overdue": partial(_overdue, "new"),
+    "overdue beside another": partial(_overdue, "active"),
+    "unproven": partial(_interrupted, "node.activation.prove"),
+    "orphaned": partial(_interrupted, "breakwater.certificate.store"),
+    "unpublished trust": partial(_interrupted, "node.trust.publish"),
+    "lease over": _lease_over,
+    "rekeyed": _rekeyed,
+}
+
+
+# Scenarios
+
+
+def _activate(site: Site) -> None:
+    site.serve()
+    site.activate()
+    site.closed()
+
+
+def _run(site: Site) -> None:
+    site.serve()
+    site.agent()
+
+
+def _renew(site: Site) -> None:
+    site.serve()
+    site.command("renew")
+
+
+def _rekey(site: Site) -> None:
+    """Until the certificates of the key before are revoked."""
+    site.serve()
+    site.command("renew", "--rekey")
+    site.see("the end of the old key", "SELECT NOT EXISTS (SELECT 1 FROM renewal WHERE state = 'issued')")
+
+
+def _answer_renewal_wrongly(site: Site) -> None:
+    site.serve()
+    site.answer_renewal_wrongly()
+
+
+def _stop_cloud(site: Site) -> None:
+    """What sessions showed is written when the cloud stops."""
+    site.serve()
+    site.agent()
+    process = site.cloud.process
+    if process is not None and process.stop() != 0:
+        raise Interrupted("the cloud did not end well")
+
+
+def _revoke(site: Site) -> None:
+    site.serve()
+    site.operate("node", "revoke", site.node(), "--reason", "walk")
+    site.closed()
+    _come_back(site)
+
+
+def _come_back(site: Site) -> None:
+    site.serve()
+    site.refused_start()
+    site.readmit()
+    site.closed()
+
+
+def _answer_wrongly(site: Site) -> None:
+    site.serve()
+    site.answer_wrongly()
+    site.activate()
+
+
+def _forge_session(site: Site) -> None:
+    site.serve()
+    site.forge_session()
+
+
+def _lapse(site: Site) -> None:
+    """Nobody waits for it: the same file activates again, in the seat that was freed or is still held."""
+    site.serve()
+    site.see("the lapse", "SELECT count(*) FROM activation WHERE state = 'lapsed'")
+    held = 1 if site.sessions else 0
+    assert site.cloud.rows("fabric", "SELECT sum(seats_taken) FROM code") == [(held,)]
+    site.activate()
+
+
+def _free_seat(site: Site) -> None:
+    site.serve()
+    site.see("the free seat", "SELECT count(*) FROM node WHERE seat_held = 0")
+    assert site.cloud.rows("fabric", "SELECT sum(seats_taken) FROM code") == [(0,)]
+    site.readmit()
+
+
+def _revoke_spare(site: Site) -> None:
+    """A service's certificate is revoked at the issuer: every service hears of it."""
+    site.serve()
+    site.operate("pki", "revoke", "--dir", str(site.cloud.directory), "--certificate", str(site.spare_certificate()))
+    site.see("the revoked certificate at Fabric", "SELECT count(*) FROM revoked_service")
+
+
+class Scenario(msgspec.Struct, frozen=True):
+    """A procedure from a situation, and the fault points that it is walked for."""
+
+    name: str
+    situation: Situation
+    attempt: Callable[[Site], None]
+    points: tuple[str, ...]
+    renewed: bool = False
+    """Whether the device certificate is renewed, which does not revoke the one before it, of the same key."""
+
+
+SCENARIOS = (
+    Scenario(
+        "first activation",
+        "new",
+        _activate,
+        (
+            "node.trust.fetch",
+            "node.trust.write",
+            "node.trust.publish",
+            "node.activation.start",
+            "node.activation.prove",
+            "fabric.activation.challenge",
+            "fabric.activation.prove",
+            "fabric.generation.open",
+            "fabric.certificate.request",
+            "fabric.activation.store",
+            "fabric.session.request",
+            "fabric.session.issuer",
+            "fabric.confirm.commit",
+        ),
+    ),
+    Scenario(
+        "next generation",
+        "active",
+        _activate,
+        (
+            "node.activation.save",
+            "node.identity.save",
+            "node.nonce.send",
+            "node.session.send",
+            "node.confirm.send",
+            "node.statement.write",
+            "node.identity.switch",
+            "node.identity.prune",
+            "node.activation.clear",
+            "fabric.confirm.commit",
+            "fabric.generation.close",
+            "fabric.generation.closed",
+        ),
+    ),
+    Scenario("trust left behind", "unpublished trust", _activate, ("node.trust.prune",)),
+    Scenario("record left behind", "orphaned", _activate, ("breakwater.certificate.orphan",)),
+    Scenario("wrong answer", "unproven", _answer_wrongly, ("fabric.activation.answer",)),
+    Scenario("lapse", "overdue", _lapse, ("fabric.activation.lapse", "fabric.activation.lapsed")),
+    Scenario(
+        "lapse beside a generation in force",
+        "overdue beside another",
+        _lapse,
+        ("fabric.generation.close_one",),
+    ),
+    Scenario(
+        "agent",
+        "active",
+        _run,
+        (
+            "node.statement.send",
+            "node.events.send",
+            "fabric.statement.refresh",
+            "fabric.activation.purge",
+            "fabric.renewal.purge",
+            "fabric.revoked.forget",
+        ),
+    ),
+    Scenario("revoked service", "active", _revoke_spare, ("fabric.revoked.store",)),
+    Scenario("forged session", "active", _forge_session, ("fabric.session.refuse",)),
+    Scenario("cloud stops", "active", _stop_cloud, ("fabric.session.seen",)),
+    Scenario("renewal", "active", _renew, ("node.device.send", "node.device.replace"), renewed=True),
+    Scenario(
+        "rekey",
+        "active",
+        _rekey,
+        (
+            "node.renewal.start",
+            "node.renewal.save",
+            "node.renewal.prove",
+            "node.renewal.clear",
+            "node.key.save",
+            "fabric.renewal.challenge",
+            "fabric.renewal.prove",
+            "fabric.renewal.store",
+            "fabric.keys.supersede",
+            "fabric.keys.superseded",
+        ),
+        renewed=True,
+    ),
+    Scenario("another rekey", "rekeyed", _rekey, ("node.key.prune",), renewed=True),
+    Scenario("wrong answer of a renewal", "active", _answer_renewal_wrongly, ("fabric.renewal.answer",)),
+    Scenario("revocation", "active", _revoke, ("fabric.standing.commit", "fabric.generation.close")),
+    Scenario("revoked while off", "revoked", _come_back, ("node.tombstone.write", "fabric.revocation.tell")),
+    Scenario("seat of a revoked node", "lease over", _free_seat, ("fabric.seat.free",)),
+)
+
+
+class Case(msgspec.Struct, frozen=True):
+    """A scenario, and where in it a process dies."""
+
+    scenario: Scenario
+    point: str
+    stage: Stage
+
+    def __str__(self) -> str:
+        return f"{self.scenario.name}: killed {self.stage} {self.point}"
+
+
+def walk(lane: Lane, case: Case) -> float:
+    """Kill, restart, retry, check. Returns the seconds from the death to the end; raises AssertionError."""
+    site = lane.site(case.scenario.situation)
+    try:
+        site.arm(case.point, case.stage)
+        interruption = ""
+        try:
+            case.scenario.attempt(site)
+        except Interrupted as error:
+            interruption = str(error)
+        assert site.died(case.point, case.stage), f"no process died there; {interruption}"
+        died_at = time.monotonic()
+        try:
+            case.scenario.attempt(site)
+            site.check_end(renewed=case.scenario.renewed)
+        except Interrupted as error:
+            raise AssertionError(str(error)) from error
+        return time.monotonic() - died_at
+    finally:
+        site.end()
+
+
+def run_lanes(lanes: list[Lane], cases: list[list[Case]]) -> dict[Case, float | BaseException]:
+    """All cases, in as many threads as there are lanes; a lane takes the next group of cases when it has none."""
+    waiting = list(cases)
+    results: dict[Case, float | BaseException] = {}
+    turn = threading.Lock()
+
+    def work(lane: Lane) -> None:
+        while True:
+            with turn:
+                if not waiting:
+                    return
+                # A situation that is prepared here already goes first: preparing costs as much as a case.
+                group = min(waiting, key=lambda group: not lane.has(group[0].scenario.situation))
+                waiting.remove(group)
+            for case in group:
+                try:
+                    results[case] = walk(lane, case)
+                except BaseException as error:  # noqa: BLE001  reported by the test, with the case that it belongs to
+                    results[case] = error
+
+    threads = [threading.Thread(target=work, args=(lane,)) for lane in lanes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results

@@ -1,0 +1,303 @@
+"""Nodes that never rest: each proves itself, asks for its statement and renews, over the real wire, in one process.
+
+What is real: the agent's transport and client (`node.link.api`), its update of the published trust (`node.trust.published`) and its
+checks of certificates and servers (`node.link.certificates`, `node.link.transport`); every node was activated through the API.
+What is not: the TPM's keys are in software, where an agent waits for hours these go round every second or so, and
+instead of each asking for the published trust once a day, one looks for all whether there is a newer one.
+Every request is counted. What is refused, unanswered or not believed is kept as a failure, and nothing is repeated.
+"""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Self, TypeVar
+
+import trio
+from cryptography import x509
+
+from node.clock import utc_now
+from node.errors import NodeError
+from node.exchanges import schedule
+from node.exchanges.session import (
+    Credentials,
+    fresh_nonce,
+)
+from node.link import api
+from node.link.certificates import (
+    EKU_DEVICE,
+    EKU_SESSION,
+    chain_of,
+    check_chain,
+)
+from node.link.transport import SessionKey
+from node.trust import published as trust
+from node.trust.published import TrustSet
+from protocol.encoding import sha256_hex
+from protocol.evidence import ClockInfo
+from protocol.ids import NodeId, NodeSpiffeId, TenantId
+from protocol.messages.activation import parse_pin
+from protocol.messages.sessions import (
+    TYP_SESSION_PROOF,
+    Ask,
+    OpenSession,
+    ProofClaims,
+    StatementAnswer,
+    proof_payload,
+)
+from protocol.signed.envelope import (
+    key_id,
+    seal,
+)
+from protocol.signed.statements import (
+    Lease,
+    is_for,
+    verify_statement,
+)
+from tests.simulators.forged_evidence import request
+from tests.system.support.harness import (
+    Cloud,
+    wait_until,
+)
+from tests.system.support.raw import (
+    PaperNode,
+    Wire,
+)
+
+T = TypeVar("T")
+
+PAUSE_SECONDS = 1.5
+SESSION_EVERY, RENEWAL_EVERY = 8, 12
+"""In turns, each node at another one; what is ordered or has changed comes at once."""
+LOOK_SECONDS = 0.2
+
+
+class FleetNode:
+    """One machine, from its device certificate on."""
+
+    def __init__(self, paper: PaperNode, state: Path, number: int, made: Counter[str]) -> None:
+        assert paper.activated is not None
+        self.id = paper.node
+        self.key = paper.node_key
+        self.chain = paper.activated.certificate_chain
+        self.generation = paper.activated.generation
+        self.tenant = paper.tenant
+        self.turns = 0
+        self._state = state
+        self._phase = number
+        self._made = made
+        self._csr = request(self.key)
+        self._snapshot = 0
+        self._trust: TrustSet | None = None
+        self._opened_under: TrustSet | None = None
+        self._credentials: Credentials | None = None
+        self._fabric: api.Service | None = None
+        self._statement = ""
+        self._lease: Lease | None = None
+
+    @property
+    def issuer(self) -> str:
+        """The name of the CA that its device certificate is of."""
+        return x509.load_der_x509_certificate(self.chain[0]).issuer.rfc4514_string()
+
+    @property
+    def trust(self) -> TrustSet:
+        assert self._trust is not None
+        return self._trust
+
+    def _due(self, every: int) -> bool:
+        return (self.turns + self._phase) % every == 0
+
+    async def _count(self, what: str, work: Awaitable[T]) -> T:
+        self._made[what] += 1
+        return await work
+
+    async def begin(self, cloud: Cloud) -> None:
+        """Take the published trust, under the installation's pin."""
+        pin = parse_pin(cloud.env["CASCADE_TRUST"])
+        self._trust = await self._count("trust", trust.bootstrap(cloud.env["CASCADE_URL"], pin, self._state))
+
+    @property
+    def version(self) -> int:
+        """Of the trust that it works by."""
+        return 0 if self._trust is None else self._trust.version
+
+    async def turn(self, published: int) -> None:
+        """What an agent does in hours; `published` is the snapshot that is. Raises NodeError."""
+        if published != self._snapshot:
+            self._snapshot = published
+            self._trust = await self._count("trust", trust.refresh(self._state))
+        stands = self._opened_under is not None and self._opened_under.bundle == self.trust.bundle
+        if self._fabric is None or not stands or self._due(SESSION_EVERY):
+            await self._open_session()
+        assert self._fabric is not None
+        nonce = fresh_nonce()
+        ask = Ask(nonce=nonce, presented=self._statement, trust_version=self.trust.version)
+        self._take(await self._count("statement", self._fabric.statement(ask)))
+        if self._due(RENEWAL_EVERY) or schedule.device_renewal_ordered(
+            self.chain[0], self._lease, utc_now(), self.id, heartbeat_seconds=0
+        ):
+            await self._renew()
+        self.turns += 1
+
+    async def _open_session(self) -> None:
+        key, nonce_of_ours, trusted = SessionKey(), fresh_nonce(), self.trust
+        service = api.connect(trusted.bundle, trusted.urls, "fabric")
+        try:
+            nonce = await self._count("nonce", service.nonce())
+            claims = ProofClaims(
+                tenant=TenantId(self.tenant),
+                node=NodeId(self.id),
+                generation=self.generation,
+                nonce=nonce.nonce,
+                method="POST",
+                url=service.base_url + api.SESSION_PATH,
+                csr_sha256=sha256_hex(key.csr_der),
+                answer_nonce=nonce_of_ours,
+                fingerprint={"board_serial": "ab" * 32},
+                clock=ClockInfo(1, 1, 1, True),
+                agent_version="1.0",
+                trust_version=trusted.version,
+            )
+            proof = seal(TYP_SESSION_PROOF, key_id(self.key.public_key()), proof_payload(claims), self.key)
+            body = OpenSession(self.chain[0], key.csr_der, proof, self._statement)
+            session = await self._count("session", service.open_session(body))
+        finally:
+            await service.aclose()
+        leaf = self._check(session.certificate_chain, EKU_SESSION, key)
+        await self.end()
+        dates = leaf.not_valid_before_utc, leaf.not_valid_after_utc
+        self._credentials = Credentials(key, session.certificate_chain, *dates)
+        self._opened_under = trusted
+        self._fabric = self._credentials.connect(trusted, "fabric")
+        self._take(session.current)
+
+    async def _renew(self) -> None:
+        """EST over the session; the next turn opens a session by the new certificate, as an agent's next contact does."""
+        assert self._credentials is not None
+        service = self._credentials.connect(self.trust, "breakwater")
+        try:
+            leaf = await self._count("renewal", service.reenroll(self._csr, f"renew-{sha256_hex(self.chain[0])}"))
+        finally:
+            await service.aclose()
+        chain = chain_of(leaf, self.trust.bundle)
+        self._check(chain, EKU_DEVICE)
+        assert chain[0] != self.chain[0]
+        self.chain = chain
+        self._opened_under = None
+
+    def _check(self, chain: tuple[bytes, ...], usage: str, session: SessionKey | None = None) -> x509.Certificate:
+        bundle = self.trust.bundle
+        return check_chain(
+            chain,
+            bundle,
+            spiffe=NodeSpiffeId(bundle.trust_domain, TenantId(self.tenant), NodeId(self.id)),
+            generation=self.generation,
+            usage=usage,
+            public_key=self.key.public_key() if session is None else session.public_key,
+            now=utc_now(),
+        )
+
+    def _take(self, answer: StatementAnswer) -> None:
+        verified = verify_statement(answer.statement, self.trust.signing_keys, self.trust.bundle.trust_domain)
+        assert is_for(verified.statement, self.tenant, self.id, self.generation)
+        assert isinstance(verified.statement, Lease)
+        self._statement, self._lease = answer.statement, verified.statement
+
+    async def end(self) -> None:
+        """Close the connection."""
+        if self._fabric is not None:
+            await self._fabric.aclose()
+            self._fabric = None
+
+
+class Fleet:
+    """The nodes at work, in a thread of their own while the context lasts."""
+
+    def __init__(self, cloud: Cloud, papers: Sequence[PaperNode], directory: Path) -> None:
+        self.made: Counter[str] = Counter()
+        self.failed: list[str] = []
+        self._cloud = cloud
+        self.nodes = [FleetNode(paper, directory / paper.node, i, self.made) for i, paper in enumerate(papers)]
+        self._thread = threading.Thread(target=self._work, name="fleet")
+        self._stopping = False
+        self._snapshot = 0
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self.round()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Each node ends its turn first."""
+        self._stopping = True
+        self._thread.join()
+
+    def round(self, times: int = 1) -> None:
+        """Wait until every node has gone round so often from now on."""
+        goal = {node.id: node.turns + times for node in self.nodes}
+        self.wait("a round of every node", lambda: all(node.turns >= goal[node.id] for node in self.nodes))
+
+    def wait(self, what: str, check: Callable[[], object]) -> None:
+        """Until it is so; a failure of any node is one of this."""
+
+        def done() -> bool:
+            assert not self.failed, self.failed[:5]
+            assert self._thread.is_alive(), "the fleet has ended"
+            return bool(check())
+
+        wait_until(what, done)
+
+    @property
+    def versions(self) -> set[int]:
+        """The versions of the published trust that nodes work by."""
+        return {node.version for node in self.nodes}
+
+    @property
+    def issuers(self) -> Counter[str]:
+        """How many nodes have a device certificate of which CA."""
+        return Counter(node.issuer for node in self.nodes)
+
+    def _work(self) -> None:
+        try:
+            trio.run(self._run)
+        except BaseException as error:  # the test must hear of it, whatever it is
+            self.failed.append(f"the fleet: {error!r}")
+            raise
+
+    async def _run(self) -> None:
+        self._look()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch)
+            for number, node in enumerate(self.nodes):
+                nursery.start_soon(self._live, node, PAUSE_SECONDS * number / len(self.nodes))
+
+    def _look(self) -> None:
+        with Wire(self._cloud, "repository") as wire:
+            timestamp = wire.ask("GET", "/tuf/metadata/timestamp.json").json()
+        self._snapshot = timestamp["signed"]["meta"]["snapshot.json"]["version"]
+        self.made["look"] += 1
+
+    async def _watch(self) -> None:
+        while not self._stopping:
+            await trio.to_thread.run_sync(self._look)
+            await trio.sleep(LOOK_SECONDS)
+
+    async def _live(self, node: FleetNode, wait_seconds: float) -> None:
+        await trio.sleep(wait_seconds)
+        await self._tolerate(node, "bootstrap", lambda: node.begin(self._cloud))
+        while not self._stopping:
+            began = time.monotonic()
+            await self._tolerate(node, "turn", lambda: node.turn(self._snapshot))
+            await trio.sleep(max(PAUSE_SECONDS - (time.monotonic() - began), 0))
+        await node.end()
+
+    async def _tolerate(self, node: FleetNode, what: str, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await work()
+        except NodeError as error:
+            self.failed.append(f"{node.id} {what} {node.turns}: {error!r} {error}")

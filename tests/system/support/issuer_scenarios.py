@@ -1,0 +1,414 @@
+"""The issuer walk's table: what is asked of Breakwater, and the fault points that each is walked for.
+
+A scenario is a procedure that may be repeated, at any replica: it is cut off by the kill, retried, and done once more.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Literal
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from cloud.contracts.breakwater import PATH_DEVICE
+from cloud.mtls.identity import (
+    IdentityError,
+    load_identity,
+)
+from lab.postgres import (
+    postgres_database,
+    sqlite_database,
+)
+from protocol.faults import Stage
+from protocol.messages.est import decode_certs_only
+from protocol.problems import ProblemDocument
+from tests.system.support import witness
+from tests.system.support.harness import (
+    WAIT_SECONDS,
+    wait_until,
+)
+from tests.system.support.issuer_checks import (
+    check,
+    serials_of,
+)
+from tests.system.support.issuer_walk import (
+    Interrupted,
+    Mode,
+    Replica,
+    Site,
+    copy_sqlite,
+    died,
+)
+from tests.system.support.raw import service_identity
+
+Step = Callable[[Site, Replica, str], None]
+
+RETRIES = 3
+BACKGROUND_SECONDS = 5.0
+"""For what happens behind an answer: a publication follows within a quarter of a second."""
+
+
+# What is there before
+
+
+def _nothing(_site: Site, _at: Replica, _tag: str) -> None:
+    """Every scenario makes what it needs."""
+
+
+def _a_device(site: Site, at: Replica, tag: str) -> None:
+    site.open(at, tag)
+    site.device(at, tag)
+
+
+def _a_session(site: Site, at: Replica, tag: str) -> None:
+    _a_device(site, at, tag)
+    site.session(at, tag)
+
+
+def _a_secret(site: Site, _at: Replica, tag: str) -> None:
+    site.secret(tag)
+
+
+def _an_enrolled_service(site: Site, at: Replica, tag: str) -> None:
+    _a_secret(site, at, tag)
+    _enroll(site, at, tag)
+
+
+def _a_service_certificate(site: Site, at: Replica, tag: str) -> None:
+    _renew_service(site, at, tag)
+
+
+def _a_dead_record(site: Site, at: Replica, tag: str) -> None:
+    """A process died between a record and its certificate, and so long ago that no other can be at work on it."""
+    site.open(at, tag)
+    witness.arm(at.control, "breakwater.certificate.store", "before")
+    with suppress(Interrupted):
+        site.device(at, tag)
+    assert died(at.process, at.control, "breakwater.certificate.store", "before", BACKGROUND_SECONDS)
+    witness.disarm(at.control)
+    if site.mode != "sqlite":
+        time.sleep(witness.FLIGHT_SECONDS)
+
+
+def _a_lost_database(site: Site, _at: Replica, _tag: str) -> None:
+    """Every process is down, the database is a new one; CRL numbers have to go on all the same."""
+    site.end()
+    site.forgotten = frozenset(each.tbs for control in site.controls for each in witness.signatures(control))
+    site.memory.certificates.clear()
+    site.memory.revoked.clear()
+    site.memory.closed.clear()
+    site.there_before = frozenset()
+    if site.mode == "sqlite":
+        copy_sqlite(sqlite_database("breakwater", site.files), site.a)
+    else:
+        site.use(postgres_database("breakwater"))
+
+
+def _next_services_ca(site: Site, _at: Replica, tag: str) -> None:
+    _, answer = site.requested("services", tag)
+    site.pki("rotate", "import", str(answer))
+
+
+# What is asked for
+
+
+def _issue(site: Site, at: Replica, tag: str) -> None:
+    site.open(at, tag)
+    site.device(at, tag)
+    site.session(at, tag)
+
+
+def _renew_device(site: Site, at: Replica, tag: str) -> None:
+    """A node's session asks for the next certificate of its device key."""
+    site.reenroll(at, f"{tag}.renewed", site.csr(f"{tag}.device"), site.session(at, tag))
+
+
+def _renew_service(site: Site, at: Replica, tag: str) -> None:
+    identity = service_identity(site.installation, "fabric")
+    site.reenroll(at, f"{tag}.fabric", site.csr(f"{tag}.fabric"), identity)
+
+
+def _enroll(site: Site, at: Replica, tag: str) -> None:
+    answer = site.enroll(at, site.csr(f"{tag}.ledger"), "ledger", site.secret(tag))
+    assert answer.status == 200, answer.body
+    site.memory.receive(f"{tag}.ledger", decode_certs_only(answer.body)[0])
+
+
+def _enroll_wrongly_first(site: Site, at: Replica, tag: str) -> None:
+    """A request that is refused for what it asks gives the secret back; once it was used nothing does."""
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName("elsewhere")]), critical=False)
+    wrong = site.kept(f"{tag}.wrong", lambda key: builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER))
+    site.enroll(at, wrong, "ledger", site.secret(tag)).refused("csr_refused", "enrolment_refused")
+    _enroll(site, at, tag)
+
+
+def _close(site: Site, at: Replica, tag: str) -> None:
+    site.close(at, tag, "device")
+    _closed_for_ever(site, at, tag)
+
+
+def _close_one(site: Site, at: Replica, tag: str) -> None:
+    site.close(at, tag, "device", one=True)
+    _closed_for_ever(site, at, tag)
+
+
+def _closed_for_ever(site: Site, at: Replica, tag: str) -> None:
+    problem: ProblemDocument = site.tell(at, PATH_DEVICE, site.order(tag, "late", 1)).refused("generation_closed")
+    assert problem.detail
+
+
+def _close_and_publish(site: Site, at: Replica, tag: str) -> None:
+    """Another node each time, since what was published once is not published again; but one that was begun is ended.
+
+    The publication follows the closing so closely that the kill may take its answer along: a client asks again.
+    """
+    begun = site.files / f"{tag}.closing"
+    new = begun.read_text() if begun.exists() else site.tag()
+    begun.write_text(new)
+    if f"{new}.device" not in site.memory.certificates:
+        _a_device(site, at, new)
+    site.close(at, new, "device")
+    begun.unlink()
+
+
+def _rekey(site: Site, at: Replica, tag: str) -> None:
+    site.device(at, tag, "rekeyed")
+    site.supersede(at, tag, "rekeyed", "device")
+
+
+def _issue_without_key(site: Site, at: Replica, tag: str) -> None:
+    """The first signature fails; whoever asks again gets a certificate of a new record."""
+    site.open(at, tag)
+    if f"{tag}.device" not in site.memory.certificates and not (site.files / f"{tag}.failed").exists():
+        (at.control / "fail").touch()
+        (site.files / f"{tag}.failed").touch()
+    site.device(at, tag)
+
+
+def _start(site: Site, at: Replica, tag: str) -> None:
+    at.up()
+    if not at.running:
+        raise Interrupted("it did not start")
+    site.open(at, tag)
+    site.device(at, tag)
+
+
+def _revoke_certificate(site: Site, _at: Replica, tag: str) -> None:
+    name = f"{tag}.fabric"
+    pem = site.files / f"{name}.pem"
+    pem.write_bytes(x509.load_der_x509_certificate(site.memory.certificates[name]).public_bytes(Encoding.PEM))
+    site.pki("revoke", "--certificate", str(pem), "--reason", "key_compromise")
+    site.memory.revoke(name)
+
+
+def _revoke_service(site: Site, _at: Replica, _tag: str) -> None:
+    site.pki("revoke", "--service", "ledger", "--reason", "cessation_of_operation")
+    for name in [name for name in site.memory.certificates if name.endswith(".ledger")]:
+        site.memory.revoke(name)
+
+
+def _publish(site: Site, _at: Replica, _tag: str) -> None:
+    site.pki("crl", "--publish")
+
+
+def _rotate(site: Site, at: Replica, tag: str) -> None:
+    """The next CA of nodes, and a certificate from it."""
+    authority, answer = site.requested("nodes", tag)
+    site.pki("rotate", "import", str(answer))
+    site.pki("rotate", "activate", authority, "--override", "--reason", "the walk")
+    site.open(at, tag)
+    device = x509.load_der_x509_certificate(site.device(at, tag))
+    device.verify_directly_issued_by(x509.load_pem_x509_certificate(answer.read_bytes()))
+
+
+def _cross(site: Site, _at: Replica, tag: str) -> None:
+    for answer in site.new_root(tag):
+        site.pki("rotate", "import", str(answer))
+
+
+def _follow(site: Site, at: Replica, tag: str) -> None:
+    """A new CA of services is activated: the issuer's own listener has a certificate of it within seconds."""
+    authority, answer = site.requested("services", tag)
+    site.pki("rotate", "activate", authority, "--override", "--reason", "the walk")
+    ca = x509.load_pem_x509_certificate(answer.read_bytes())
+    tls, passphrase = at.directory / "breakwater" / "tls", at.directory / "secrets" / "passphrase"
+
+    def followed() -> bool:
+        if not at.running:
+            raise Interrupted("it died")
+        with suppress(IdentityError):  # read between the renames of its writer; whoever starts reads what is settled
+            return load_identity(tls, passphrase).leaf.issuer == ca.subject
+        return False
+
+    wait_until("the issuer's own renewal", followed)
+
+
+class Scenario(msgspec.Struct, frozen=True):
+    """A procedure, what has to be there before it, and the fault points that it is walked for.
+
+    `dies` is who is killed; `fresh` begins with a process that has issued nothing yet; `tries` is how often it is begun
+    until the process has come there; `at_home` retries at the process that died.
+    """
+
+    name: str
+    prepare: Step
+    attempt: Step
+    points: tuple[str, ...]
+    dies: Literal["server", "command"] = "server"
+    fresh: bool = False
+    tries: int = 1
+    at_home: bool = False
+
+
+_ISSUANCE = ("breakwater.certificate.record", "breakwater.certificate.store")
+
+SCENARIOS = (
+    Scenario("first certificates", _nothing, _issue, ("breakwater.generation.open", *_ISSUANCE)),
+    Scenario("first certificate of a process", _nothing, _issue, ("breakwater.shard.reserve",), fresh=True),
+    Scenario("renewal by a node", _a_session, _renew_device, _ISSUANCE),
+    Scenario("renewal by a service", _nothing, _renew_service, _ISSUANCE),
+    Scenario("enrolment", _a_secret, _enroll, ("breakwater.enrolment.bind", *_ISSUANCE)),
+    Scenario("refused enrolment", _a_secret, _enroll_wrongly_first, ("breakwater.enrolment.release",)),
+    Scenario("close", _a_device, _close, ("breakwater.generation.close",)),
+    Scenario("close of one", _a_device, _close_one, ("breakwater.generation.close_one",)),
+    Scenario("publication", _nothing, _close_and_publish, ("breakwater.crl.draw", "breakwater.crl.store"), tries=5),
+    Scenario("rekey", _a_device, _rekey, ("breakwater.keys.supersede",)),
+    Scenario("key out of reach", _nothing, _issue_without_key, ("breakwater.certificate.give_up",)),
+    Scenario("record left behind", _a_dead_record, _start, ("breakwater.certificate.orphan",)),
+    Scenario("database lost", _a_lost_database, _start, ("breakwater.authority.adopt",)),
+    Scenario(
+        "pki revoke --certificate",
+        _a_service_certificate,
+        _revoke_certificate,
+        ("breakwater.certificate.revoke",),
+        dies="command",
+    ),
+    Scenario(
+        "pki revoke --service", _an_enrolled_service, _revoke_service, ("breakwater.service.revoke",), dies="command"
+    ),
+    Scenario("pki crl --publish", _nothing, _publish, ("breakwater.crl.draw", "breakwater.crl.store"), dies="command"),
+    Scenario(
+        "pki rotate", _nothing, _rotate, ("breakwater.authority.prepare", "breakwater.authority.move"), dies="command"
+    ),
+    Scenario("pki rotate of the root", _nothing, _cross, ("breakwater.authority.cross",), dies="command"),
+    Scenario(
+        "next CA of services",
+        _next_services_ca,
+        _follow,
+        (
+            "breakwater.identity.request",
+            "breakwater.identity.key",
+            "breakwater.identity.chain",
+            "breakwater.identity.swap",
+        ),
+        at_home=True,
+    ),
+)
+
+
+class Case(msgspec.Struct, frozen=True):
+    """A scenario, and where in it a process dies."""
+
+    mode: Mode
+    scenario: Scenario
+    point: str
+    stage: Stage
+
+    def __str__(self) -> str:
+        return f"{self.mode}, {self.scenario.name}: killed {self.stage} {self.point}"
+
+
+def walk(site: Site, case: Case) -> float:
+    """Kill, retry elsewhere or after a restart, check, repeat. Returns the seconds; raises AssertionError."""
+    begun, scenario, tag = time.monotonic(), case.scenario, site.tag()
+    try:
+        for replica in site.replicas:
+            site.up(replica)
+        scenario.prepare(site, site.a, tag)
+        if scenario.fresh:
+            site.a.end()
+            site.up(site.a)
+        _kill(site, case, tag)
+        retried = site.a if site.b is None or scenario.at_home else site.b
+        _retry(site, scenario, retried, tag)
+        if site.b is not None:
+            _retry(site, scenario, site.a, tag)
+    except Interrupted as error:
+        raise AssertionError(str(error)) from error
+    return time.monotonic() - begun
+
+
+def _retry(site: Site, scenario: Scenario, at: Replica, tag: str) -> None:
+    """As a client does who is told that the issuer cannot answer just now: again, a few times."""
+    site.up(at)
+    for left in reversed(range(RETRIES)):
+        try:
+            scenario.attempt(site, at, tag)
+            break
+        except Interrupted:
+            if not left or not at.running:
+                raise
+    check(site, at)
+
+
+def _kill(site: Site, case: Case, tag: str) -> None:
+    commanded = case.scenario.dies == "command"
+    control = site.commands if commanded else site.a.control
+    witness.arm(control, case.point, case.stage)
+    interruption = ""
+    for turn in range(case.scenario.tries):
+        try:
+            case.scenario.attempt(site, site.a, tag)
+        except Interrupted as error:
+            interruption = str(error)
+        process = site.command_process if commanded else site.a.process
+        seconds = WAIT_SECONDS if turn == case.scenario.tries - 1 else BACKGROUND_SECONDS
+        if died(process, control, case.point, case.stage, seconds):
+            witness.disarm(control)
+            return
+    raise AssertionError(f"no process died there; {interruption}")
+
+
+def run_lanes(groups: Iterable[tuple[Callable[[], Site], list[Case]]], lanes: int) -> dict[Case, float | BaseException]:
+    """All cases in so many threads; a group has one site, whose history grows from case to case."""
+    waiting = list(groups)
+    results: dict[Case, float | BaseException] = {}
+    turn = threading.Lock()
+
+    def work() -> None:
+        while True:
+            with turn:
+                if not waiting:
+                    return
+                make, cases = waiting.pop(0)
+            _group(make, cases, results)
+
+    threads = [threading.Thread(target=work) for _ in range(lanes)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+def _group(make: Callable[[], Site], cases: list[Case], results: dict[Case, float | BaseException]) -> None:
+    try:
+        site = make()
+    except BaseException as error:  # noqa: BLE001  reported by the test, with the cases that it belongs to
+        results.update(dict.fromkeys(cases, error))
+        return
+    try:
+        site.there_before = frozenset(serials_of(site))
+        for case in cases:
+            try:
+                results[case] = walk(site, case)
+            except BaseException as error:  # noqa: BLE001  as above; what comes after it would tell nothing
+                results[case] = error
+                return
+    finally:
+        site.end()

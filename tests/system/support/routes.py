@@ -1,0 +1,325 @@
+"""Every route of every service, out of the applications themselves, with a good request for each.
+
+`RECIPES` must name exactly the routes that the applications have: a new route without a recipe fails the tests that
+walk them.
+"""
+
+import base64
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+from urllib.parse import quote
+
+import msgspec
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import ocsp
+
+from cloud.breakwater.app import Breakwater
+from cloud.breakwater.settings import BreakwaterSettings
+from cloud.fabric.app import Fabric
+from cloud.fabric.schemas import PublishTrust
+from cloud.fabric.settings import FabricSettings
+from cloud.http.guard import (
+    NODE,
+    OPERATOR,
+    RouteEntry,
+    routes_of,
+)
+from cloud.process.settings import load_settings
+from protocol.messages.activation import (
+    Challenge,
+    StartActivation,
+)
+from protocol.messages.est import (
+    TYPE_PKCS10,
+    encode_base64,
+)
+from protocol.messages.renewal import (
+    PATH_RENEWALS,
+    RenewalChallenge,
+    Renewed,
+    StartRenewal,
+    path_proof,
+)
+from protocol.messages.sessions import Ask
+from tests.simulators.forged_evidence import maker, p256, request
+from tests.system.support.harness import (
+    Cloud,
+    ended,
+    wait_until,
+)
+from tests.system.support.raw import (
+    Answer,
+    Identity,
+    PaperNode,
+    Service,
+    Wire,
+    new_key,
+    once,
+    paper_tenant,
+    request_id,
+    secret_of,
+    service_identity,
+)
+
+OCSP_REQUEST = (
+    ocsp.OCSPRequestBuilder()
+    .add_certificate_by_hash(bytes(20), bytes(20), 1, hashes.SHA1())  # noqa: S303  what OCSP clients name issuers by
+    .build()
+    .public_bytes(Encoding.DER)
+)
+"""About a certificate of nobody."""
+
+Caller = Literal["nobody", "other", "operator", "fabric"]
+
+
+class Route(msgspec.Struct, frozen=True):
+    service: Service
+    entry: RouteEntry
+
+    @property
+    def name(self) -> str:
+        return f"{self.service} {self.entry.method} {self.entry.path}"
+
+    @property
+    def rightful(self) -> Caller:
+        """A caller that the route admits."""
+        if OPERATOR in self.entry.peers:
+            return "operator"
+        if NODE in self.entry.peers:
+            return "other"
+        return "fabric" if any(peer.kind == "service" for peer in self.entry.peers) else "nobody"
+
+
+def all_routes(cloud: Cloud) -> list[Route]:
+    """As the services' own wiring makes them."""
+    fabric = Fabric(load_settings(cloud.directory / "fabric" / "settings.toml", FabricSettings))
+    breakwater = Breakwater(load_settings(cloud.directory / "breakwater" / "settings.toml", BreakwaterSettings))
+    return [
+        *(Route("fabric", entry) for entry in routes_of(fabric.app)),
+        *(Route("repository", entry) for entry in routes_of(fabric.repository)),
+        *(Route("breakwater", entry) for entry in routes_of(breakwater.app)),
+        *(Route("pki", entry) for entry in routes_of(breakwater.public_app)),
+    ]
+
+
+class World:
+    """A running cloud with nodes and objects to ask for; connections are kept, one a caller and service."""
+
+    def __init__(self, cloud: Cloud, directory: Path) -> None:
+        self.cloud = cloud
+        self.tenant = paper_tenant(cloud, directory)
+        self.code = secret_of(cloud.code(self.tenant, "--seats", "50"))
+        self.victim, self.other, self.spare, self.condemned = (
+            PaperNode(cloud, label).join(self.code) for label in ("victim", "other", "spare", "condemned")
+        )
+        self.session = self.other.session()
+        self.victim_session = self.victim.session()
+        self.fabric = service_identity(cloud, "fabric")
+        self.token = (cloud.directory / "operator" / "token").read_text().strip()
+        self._code_id = str(cloud.run("code", "create", self.tenant, "--out", str(directory / "spare"))["code"]["id"])
+        self._token_id = str(cloud.run("token", "create", "spare", "--out", str(directory / "token"))["token"]["id"])
+        self._challenge = self.spare.start(self.code).into(Challenge)
+        self._proof = self.spare.proof(self._challenge)
+        body = StartRenewal(self.spare.device, self.spare.evidence(), "1.0")
+        self._renewing = once(cloud, "fabric", "POST", PATH_RENEWALS, body).into(RenewalChallenge)
+        self._renewal_proof = self.spare.prove_renewal(self._renewing, p256("renewed"))
+        once(cloud, "fabric", "POST", path_proof(self._renewing.renewal), self._renewal_proof).into(Renewed)
+        states = "SELECT state FROM renewal"
+        wait_until("the end of the old key", lambda: cloud.rows("fabric", states) == [("done",)])
+        self._renewal = encode_base64(request(self.other.node_key))
+        self._wires: dict[tuple[Service, Caller], Wire] = {}
+
+    def identity(self, caller: Caller) -> Identity | None:
+        return {"other": self.session, "fabric": self.fabric}.get(caller)
+
+    def wire(self, service: Service, caller: Caller) -> Wire:
+        if (service, caller) not in self._wires:
+            self._wires[service, caller] = Wire(self.cloud, service, self.identity(caller))
+        return self._wires[service, caller]
+
+    def close(self) -> None:
+        for connection in self._wires.values():
+            connection.__exit__()
+
+    def forget(self) -> None:
+        """The connections: the cloud was restarted."""
+        self._wires.clear()
+
+    def path(self, route: Route) -> str:
+        """The route's path about the victim (or about what may be ended, where it ends something)."""
+        path = route.entry.path
+        ends = path.endswith(("/revoke", "/release")) and "{node}" in path
+        values = {
+            "{tenant}": self.tenant,
+            "{node}": self.condemned.node if ends else self.victim.node,
+            "{code}": self._code_id,
+            "{token}": self._token_id,
+            "{activation}": self._challenge.activation,
+            "{renewal}": self._renewing.renewal,
+            "{authority}": "nodes-1",
+            "{file}": "1.crl" if "/crl/" in path else "nodes-1.cer",
+            "{encoded}": quote(base64.b64encode(OCSP_REQUEST).decode(), safe=""),
+            "{name}": "timestamp.json" if "metadata" in path else self._target(),
+        }
+        for name, value in values.items():
+            path = path.replace(name, value)
+        return path + ("?cursor=0&wait=0" if path.endswith("/events") else "")
+
+    def _target(self) -> str:
+        return str(self.cloud.rows("fabric", "SELECT id FROM tuf_target LIMIT 1")[0][0])
+
+    def body(self, route: Route) -> object:
+        return RECIPES[route.name](self)
+
+    def ask(
+        self,
+        route: Route,
+        caller: Caller,
+        headers: dict[str, str] | None = None,
+        body: object = None,
+        media_type: str = "",
+    ) -> Answer:
+        """The route's own request, or one with another body. A connection that was ended is made anew."""
+        media_type = media_type or _media_type(route)
+        sent = dict(headers or {})
+        if caller == "operator":
+            sent["authorization"] = f"Bearer {self.token}"
+        content = self.body(route) if body is None else body
+        answer = self.wire(route.service, caller).ask(route.entry.method, self.path(route), content, sent, media_type)
+        if answer.headers.get("connection") == "close":
+            self._wires.pop((route.service, caller)).__exit__()
+        return answer
+
+    def of_generation(self, **more: object) -> dict[str, object]:
+        return {"tenant": self.tenant, "node": self.victim.node, **more}
+
+    def order(self) -> dict[str, object]:
+        return self.of_generation(
+            request=request_id(), generation=1, csr=request(new_key()), not_after="2034-01-01T00:00:00Z"
+        )
+
+    def proof(self) -> object:
+        """One proof, which is repeated."""
+        return self._proof
+
+    def published_trust(self) -> object:
+        """What is published already: a repeat."""
+        newest = "SELECT data FROM tuf_metadata WHERE role = 'targets' ORDER BY version DESC LIMIT 1"
+        return PublishTrust(targets=bytes(self.cloud.rows("fabric", newest)[0][0]))
+
+    def start(self) -> object:
+        return StartActivation(self.code, self.spare.evidence(), "1.0")
+
+    def start_renewal(self) -> object:
+        """One that is refused: those that are not are bounded by minute and node."""
+        return StartRenewal(self.victim_session.chain[0], self.spare.evidence(), "1.0")
+
+    def renewal_proof(self) -> object:
+        """One proof, which is repeated."""
+        return self._renewal_proof
+
+    def renewal(self) -> object:
+        """One request, which is repeated: it gets one certificate."""
+        return self._renewal
+
+
+def _media_type(route: Route) -> str:
+    if route.service == "pki":
+        return "application/ocsp-request"
+    return TYPE_PKCS10 if "/est/" in route.entry.path else "application/json"
+
+
+def _nothing(_: World) -> object:
+    return None
+
+
+def _reason(_: World) -> object:
+    return {"reason": "a test"}
+
+
+def _code(_: World) -> object:
+    return {"profile": "p", "expires_at": "2034-01-01T00:00:00Z", "entitlements": ["vision"], "seats": 1}
+
+
+RECIPES: dict[str, Callable[[World], object]] = {
+    "fabric POST /v1/activations": World.start,
+    "fabric POST /v1/activations/{activation}/proof": World.proof,
+    "fabric POST /v1/node/nonces": _nothing,
+    "fabric POST /v1/node/sessions": lambda world: world.other.open_session(request(new_key())),
+    "fabric POST /v1/node/renewals": World.start_renewal,
+    "fabric POST /v1/node/renewals/{renewal}/proof": World.renewal_proof,
+    "fabric POST /v1/node/confirm": lambda _: Ask("n" * 32),
+    "fabric POST /v1/node/statement": lambda _: Ask("n" * 32),
+    "fabric GET /v1/node/events": _nothing,
+    "fabric POST /v1/tenants": lambda _: {"name": "another"},
+    "fabric GET /v1/tenants": _nothing,
+    "fabric GET /v1/tenants/{tenant}": _nothing,
+    "fabric GET /v1/tenants/{tenant}/trust": _nothing,
+    "fabric POST /v1/tenants/{tenant}/trust/ek-roots": lambda _: {"pem": maker().root.pem.decode()},
+    "fabric POST /v1/tenants/{tenant}/trust/ek-allowed": lambda _: {"ek_name": "000b" + "ab" * 32},
+    "fabric PUT /v1/tenants/{tenant}/trust/tiers": lambda _: {"tiers": ["attested"]},
+    "fabric POST /v1/tenants/{tenant}/codes": _code,
+    "fabric GET /v1/tenants/{tenant}/codes": _nothing,
+    "fabric POST /v1/codes/{code}/revoke": _nothing,
+    "fabric GET /v1/nodes": _nothing,
+    "fabric GET /v1/nodes/{node}": _nothing,
+    "fabric POST /v1/nodes/{node}/suspend": _reason,
+    "fabric POST /v1/nodes/{node}/resume": _reason,
+    "fabric POST /v1/nodes/{node}/revoke": _reason,
+    "fabric POST /v1/nodes/{node}/release": _reason,
+    "fabric POST /v1/tokens": lambda _: {"name": "another"},
+    "fabric GET /v1/tokens": _nothing,
+    "fabric POST /v1/tokens/{token}/revoke": _nothing,
+    "fabric GET /v1/audit": _nothing,
+    "fabric GET /v1/trust": _nothing,
+    "fabric POST /v1/trust/targets": World.published_trust,
+    "fabric GET /v1/trust/adoption": _nothing,
+    "fabric GET /v1/trust/adoption/nodes": _nothing,
+    "fabric POST /v1/trust/renew-devices": lambda _: {"after": "2026-01-01T00:00:00Z", "reason": "a test"},
+    "fabric GET /healthz": _nothing,
+    "fabric GET /readyz": _nothing,
+    "fabric GET /metrics": _nothing,
+    "repository GET /tuf/metadata/{name}": _nothing,
+    "repository GET /tuf/targets/{name}": _nothing,
+    "repository GET /healthz": _nothing,
+    "breakwater POST /v1/generations/open": lambda world: world.of_generation(generation=1),
+    "breakwater POST /v1/generations/close": lambda world: world.of_generation(up_to=1),
+    "breakwater POST /v1/generations/close-one": lambda world: world.of_generation(generation=9),
+    "breakwater POST /v1/generations/supersede-keys": lambda world: world.of_generation(
+        generation=1, spki_sha256="0" * 64
+    ),
+    "breakwater POST /v1/certificates/device": World.order,
+    "breakwater POST /v1/certificates/session": World.order,
+    "breakwater GET /.well-known/est/cacerts": _nothing,
+    "breakwater GET /.well-known/est/csrattrs": _nothing,
+    "breakwater POST /.well-known/est/simpleenroll": lambda _: encode_base64(request(new_key())),
+    "breakwater POST /.well-known/est/simplereenroll": World.renewal,
+    "breakwater GET /v1/revocations": _nothing,
+    "breakwater GET /healthz": _nothing,
+    "breakwater GET /readyz": _nothing,
+    "breakwater GET /metrics": _nothing,
+    "pki GET /crl/{authority}/{file}": _nothing,
+    "pki HEAD /crl/{authority}/{file}": _nothing,
+    "pki GET /ca/{file}": _nothing,
+    "pki HEAD /ca/{file}": _nothing,
+    "pki POST /ocsp": lambda _: OCSP_REQUEST,
+    "pki GET /ocsp/{encoded}": _nothing,
+    "pki HEAD /ocsp/{encoded}": _nothing,
+    "pki GET /healthz": _nothing,
+}
+
+
+@contextmanager
+def world_of(installation: Cloud, directory: Path) -> Iterator[World]:
+    """A cloud of one's own with its world, up until the end of the block."""
+    cloud = Cloud(directory).copy_from(installation)
+    with ended(cloud):
+        cloud.up()
+        world = World(cloud, directory)
+        try:
+            yield world
+        finally:
+            world.close()

@@ -1,0 +1,315 @@
+"""Thousands of node certificates through the API, and then everybody's opinion of them.
+
+    python -m tests.system.support.soak --certificates 10000
+
+A real installation runs as a process. Node certificates are issued over mTLS on several connections, as Fabric asks for
+them, and a part is revoked by closing generations. Then `cascade pki check` walks all of it with pkilint at a random
+few hundred, and openssl, which knows nothing of the database, must agree with it on a random part: `openssl verify`
+with the CRLs as they are served, `openssl ocsp` with the responder. Ends with 0 when everybody agrees.
+"""
+
+import argparse
+import asyncio
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import httpx
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from cloud.breakwater.checks.pkilint import WAIVED
+from cloud.clock import utc_now
+from cloud.fabric.issuer import HttpIssuer
+from cloud.mtls.client import (
+    CloudClient,
+    ServerCheck,
+    client_context,
+    expected_service,
+)
+from cloud.mtls.identity import (
+    load_identity,
+    make_csr,
+)
+from cloud.mtls.peer import PeerTrust
+from protocol.ids import NodeId, TenantId, make_id
+from tests.system.support.harness import (
+    Cloud,
+    Process,
+    ended,
+)
+
+TRUST_DOMAIN = "cascade.internal"
+CONNECTIONS = 8
+REVOKED_OF = 4
+"""Every fourth generation is closed."""
+LIFE = timedelta(days=90)
+CHECK_SECONDS = 1800.0
+
+
+Work = Callable[[HttpIssuer, NodeId], Awaitable[None]]
+
+
+class Figures(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run has seen. `disagreements` has a line for each answer that is not the database's."""
+
+    certificates: int
+    revoked: int
+    issue_seconds: float
+    close_seconds: float
+    check_seconds: float
+    checked: int
+    findings: tuple[str, ...]
+    second_opinions: int
+    waived: dict[str, int]
+    crls: dict[str, tuple[int, int]]
+    verified: int
+    verified_revoked: int
+    asked_ocsp: int
+    disagreements: tuple[str, ...]
+
+    @property
+    def good(self) -> bool:
+        """Whether the walk was clean and everybody agreed."""
+        return not self.findings and not self.disagreements
+
+
+class Soak:
+    """One run against a cloud that is up."""
+
+    def __init__(self, cloud: Cloud, scratch: Path, seed: int) -> None:
+        self._cloud = cloud
+        self._scratch = scratch
+        # Which certificates are looked at is no secret, and a run can be repeated.
+        self._choose = random.Random(seed)
+        self._tenant = TenantId(make_id("ten", 1, os.urandom(10)))
+        certs = cloud.directory / "breakwater" / "certs"
+        self._bundle = scratch / "believed.pem"
+        self._issuer = certs / "nodes-ca.pem"
+        self._bundle.write_bytes((certs / "root.pem").read_bytes() + self._issuer.read_bytes())
+        self._pki = f"http://127.0.0.1:{cloud.port + 3}"
+
+    def run(self, certificates: int, second_opinions: int, verified: int, asked: int) -> Figures:
+        """All of it, in order."""
+        begun = time.monotonic()
+        nodes = asyncio.run(self._issue(certificates))
+        issued = time.monotonic()
+        asyncio.run(self._close(nodes[::REVOKED_OF]))
+        closed = time.monotonic()
+        say(f"issued {certificates} in {issued - begun:.1f} s, closed every fourth in {closed - issued:.1f} s")
+        report = self._check(second_opinions)
+        checked = time.monotonic()
+        say(f"`cascade pki check` took {checked - closed:.1f} s")
+        crls = self._fetch()
+        chosen = self._sample(verified)
+        return Figures(
+            certificates=certificates,
+            revoked=len(nodes[::REVOKED_OF]),
+            issue_seconds=issued - begun,
+            close_seconds=closed - issued,
+            check_seconds=checked - closed,
+            checked=report.certificates,
+            findings=tuple(f"{each.severity} {each.check} {each.object}: {each.detail}" for each in report.findings),
+            second_opinions=report.second_opinions,
+            waived=report.waived,
+            crls=crls,
+            verified=len(chosen),
+            verified_revoked=sum(revoked for _, revoked in chosen),
+            asked_ocsp=min(asked, len(chosen)),
+            disagreements=(
+                *self._verify(chosen),
+                *self._ask(self._choose.sample(chosen, min(asked, len(chosen)))),
+            ),
+        )
+
+    def _client(self) -> CloudClient:
+        """As Fabric calls the issuer."""
+        home = self._cloud.directory
+        identity = load_identity(home / "fabric" / "tls", home / "secrets" / "passphrase")
+        certs = home / "breakwater" / "certs"
+        nodes, services = (
+            x509.load_pem_x509_certificate((certs / f"{name}-ca.pem").read_bytes()) for name in ("nodes", "services")
+        )
+        trust = PeerTrust(TRUST_DOMAIN, (nodes,), (services,))
+        check = ServerCheck(expected_service(TRUST_DOMAIN, "breakwater"), trust, utc_now, lambda _: False)
+        context = client_context((certs / "root.pem").read_bytes(), check, identity.chain_pem, identity.key)
+        return CloudClient(f"https://127.0.0.1:{self._cloud.port + 1}", context)
+
+    async def _issue(self, count: int) -> list[NodeId]:
+        nodes = [NodeId(make_id("node", number, os.urandom(10))) for number in range(1, count + 1)]
+        end = utc_now() + LIFE
+
+        async def issue(issuer: HttpIssuer, node: NodeId) -> None:
+            await issuer.open_generation(self._tenant, node, 1)
+            csr = make_csr(ec.generate_private_key(ec.SECP256R1()))
+            await issuer.issue_device(f"soak-{node}", self._tenant, node, 1, csr, end)
+
+        await self._spread(nodes, issue)
+        return nodes
+
+    async def _close(self, nodes: Sequence[NodeId]) -> None:
+        async def close(issuer: HttpIssuer, node: NodeId) -> None:
+            await issuer.close_generations(self._tenant, node, 1)
+
+        await self._spread(nodes, close)
+
+    async def _spread(self, nodes: Sequence[NodeId], work: Work) -> None:
+        """Do `work` for each node, on as many connections as `CONNECTIONS` says."""
+        left = iter(nodes)
+
+        async def one_line(client: CloudClient) -> None:
+            issuer = HttpIssuer(client)
+            for node in left:
+                await work(issuer, node)
+
+        async with self._client() as client:
+            await asyncio.gather(*(one_line(client) for _ in range(CONNECTIONS)))
+
+    def _check(self, second_opinions: int) -> "Walked":
+        """The real command, beside the running issuer."""
+        options = ("--dir", str(self._cloud.directory), "--pkilint", str(second_opinions), "--json")
+        process = Process(self._scratch, "cascade", "pki", "check", *options)
+        code = process.wait(CHECK_SECONDS)
+        report = msgspec.convert(process.out(), Walked)
+        if code != 0 and not report.findings:
+            raise RuntimeError(f"`cascade pki check` exited {code}: {process.tail()}")
+        return report
+
+    def _fetch(self) -> dict[str, tuple[int, int]]:
+        """Every shard's CRL by HTTP, as files; entries and bytes of each."""
+        found = {}
+        for (shard,) in self._cloud.rows("breakwater", "SELECT id FROM shard ORDER BY id"):
+            authority, number = shard.rsplit(".", 1)
+            der = httpx.get(f"{self._pki}/crl/{authority}/{number}.crl", trust_env=False).raise_for_status().content
+            crl = x509.load_der_x509_crl(der)
+            self._crl_file(shard).write_bytes(crl.public_bytes(Encoding.PEM))
+            found[shard] = (len(crl), len(der))
+        return found
+
+    def _crl_file(self, shard: str) -> Path:
+        return self._scratch / f"{shard}.crl.pem"
+
+    def _sample(self, count: int) -> list[tuple[Path, bool]]:
+        """Random certificates as files, half of them revoked, with the database's answer."""
+        chosen: list[tuple[Path, bool]] = []
+        for state in ("revoked", "issued"):
+            asked = "SELECT serial, certificate, shard FROM certificate WHERE profile = 'device' AND state = ?"
+            rows = self._cloud.rows("breakwater", asked, state)
+            for serial, der, shard in self._choose.sample(rows, min(count // 2, len(rows))):
+                file = self._scratch / f"{shard}-{serial}.pem"
+                file.write_bytes(x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM))
+                chosen.append((file, state == "revoked"))
+        return chosen
+
+    def _verify(self, chosen: Sequence[tuple[Path, bool]]) -> list[str]:
+        """`openssl verify` with the CRL of the certificate's own shard."""
+        wrong = []
+        for file, revoked in chosen:
+            crl = self._crl_file(file.name.rpartition("-")[0])
+            done = openssl("verify", "-crl_check", "-CAfile", self._bundle, "-CRLfile", crl, file)
+            says_good = done.returncode == 0
+            says_revoked = done.returncode != 0 and "certificate revoked" in done.stderr
+            if (says_good, says_revoked) != (not revoked, revoked):
+                wrong.append(f"openssl verify, revoked {revoked}: {file.name}: {done.stdout}{done.stderr}")
+        return wrong
+
+    def _ask(self, chosen: Sequence[tuple[Path, bool]]) -> list[str]:
+        """`openssl ocsp`, which checks the responder's certificate and the nonce too."""
+        wrong = []
+        for file, revoked in chosen:
+            where = ("-url", f"{self._pki}/ocsp", "-CAfile", self._bundle, "-issuer", self._issuer)
+            done = openssl("ocsp", *where, "-cert", file)
+            answer = f"{file}: {'revoked' if revoked else 'good'}"
+            if done.returncode != 0 or answer not in done.stdout or "Response verify OK" not in done.stderr:
+                wrong.append(f"openssl ocsp, revoked {revoked}: {file.name}: {done.stdout}{done.stderr}")
+        return wrong
+
+
+class Found(msgspec.Struct, frozen=True):
+    """A finding, as `cascade pki check --json` tells it."""
+
+    check: str
+    object: str
+    detail: str
+    severity: str
+
+
+class Walked(msgspec.Struct, frozen=True):
+    """What of the report of `cascade pki check --json` is looked at."""
+
+    certificates: int
+    second_opinions: int
+    waived: dict[str, int]
+    findings: tuple[Found, ...]
+
+
+def openssl(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """One command of a stranger."""
+    return subprocess.run(
+        ["openssl", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def say(text: str) -> None:
+    """Progress, for whoever watches."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"{text}\n")
+
+
+def told(figures: Figures) -> str:
+    """The figures for people."""
+    rate, closed = figures.certificates / figures.issue_seconds, figures.revoked / figures.close_seconds
+    walked = f"{figures.checked} certificates in {figures.check_seconds:.1f} s, {len(figures.findings)} findings"
+    lines = [
+        f"certificates issued   {figures.certificates}, {rate:.0f}/s: two requests each on {CONNECTIONS} connections",
+        f"generations closed    {figures.revoked}, {closed:.0f}/s",
+        f"cascade pki check     {walked}",
+        f"pkilint               {figures.second_opinions} certificates",
+        *(f"  waived {figures.waived.get(each.code, 0):>5}  {each.code}: {each.reason}" for each in WAIVED),
+        *(f"CRL {shard:<17} {entries} entries, {size} bytes" for shard, (entries, size) in figures.crls.items()),
+        f"openssl verify        {figures.verified} certificates, {figures.verified_revoked} of them revoked",
+        f"openssl ocsp          {figures.asked_ocsp} certificates",
+        *(f"FINDING {line}" for line in figures.findings),
+        *(f"DISAGREES {line}" for line in figures.disagreements),
+        "Clean, and everybody agrees." if figures.good else "NOT clean.",
+    ]
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit code."""
+    options = argparse.ArgumentParser(
+        prog="python -m tests.system.support.soak", description="Issue thousands, check all."
+    )
+    options.add_argument("--certificates", type=int, default=10_000)
+    options.add_argument("--pkilint", type=int, default=500)
+    options.add_argument("--verify", type=int, default=200)
+    options.add_argument("--ocsp", type=int, default=20)
+    options.add_argument("--seed", type=int, default=None, help="of the random choices; told at the end")
+    args = options.parse_args(argv)
+    seed = args.seed if args.seed is not None else int.from_bytes(os.urandom(4))
+    with tempfile.TemporaryDirectory(prefix="cascade-soak-") as folder:
+        cloud = Cloud(Path(folder)).init()
+        with ended(cloud):
+            cloud.up()
+            figures = Soak(cloud, Path(folder), seed).run(args.certificates, args.pkilint, args.verify, args.ocsp)
+            cloud.down()
+    sys.stdout.write(f"{told(figures)}\nseed {seed}\n")
+    return 0 if figures.good else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,69 @@
+"""What a stranger learns of a certificate with nothing but curl, openssl and the addresses that stand in it."""
+
+import subprocess
+from pathlib import Path
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import AuthorityInformationAccessOID
+
+from tests.system.support.harness import Cloud
+
+
+def _run(directory: Path, *command: str | Path) -> str:
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode == 0, (command, done.stdout, done.stderr)
+    return done.stdout + done.stderr
+
+
+class Verdicts(msgspec.Struct, frozen=True):
+    """By OCSP and by CRL, each verified; with the CRL's number."""
+
+    ocsp: str
+    on_crl: bool
+    crl_number: int
+
+
+class Stranger:
+    """Somebody with the root certificate and a folder."""
+
+    def __init__(self, cloud: Cloud, directory: Path) -> None:
+        self.directory = directory
+        directory.mkdir(parents=True, exist_ok=True)
+        self._root = cloud.directory / "breakwater" / "certs" / "root.pem"
+
+    def asks(self, certificate: x509.Certificate) -> Verdicts:
+        """Over HTTP, now. Both answers must verify."""
+        leaf = self._keep("leaf.pem", certificate)
+        about = certificate.extensions.get_extension_for_class(x509.AuthorityInformationAccess).value
+        urls = {each.access_method: str(each.access_location.value) for each in about}
+        issuer = x509.load_der_x509_certificate(self._fetch(urls[AuthorityInformationAccessOID.CA_ISSUERS], "ca.cer"))
+        (self.directory / "cas.pem").write_bytes(self._root.read_bytes() + issuer.public_bytes(Encoding.PEM))
+        self._keep("issuer.pem", issuer)
+        where = ("-url", urls[AuthorityInformationAccessOID.OCSP], "-CAfile", "cas.pem", "-issuer", "issuer.pem")
+        said = _run(self.directory, "openssl", "ocsp", *where, "-cert", leaf)
+        assert "Response verify OK" in said
+        crl = self.crl(certificate)
+        return Verdicts(
+            ocsp=next(line.split(" ")[1] for line in said.splitlines() if line.startswith(f"{leaf}: ")),
+            on_crl=crl.get_revoked_certificate_by_serial_number(certificate.serial_number) is not None,
+            crl_number=crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number,
+        )
+
+    def crl(self, certificate: x509.Certificate, address: str = "") -> x509.CertificateRevocationList:
+        """The certificate's CRL, from its own address or another replica's; `cas.pem` must be there."""
+        points = certificate.extensions.get_extension_for_class(x509.CRLDistributionPoints).value
+        assert points[0].full_name is not None
+        crl = self._fetch(address or str(points[0].full_name[0].value), "list.crl")
+        verified = ("openssl", "crl", "-inform", "DER", "-in", "list.crl", "-CAfile", "cas.pem", "-noout")
+        assert "verify OK" in _run(self.directory, *verified)
+        return x509.load_der_x509_crl(crl)
+
+    def _keep(self, name: str, certificate: x509.Certificate) -> str:
+        (self.directory / name).write_bytes(certificate.public_bytes(Encoding.PEM))
+        return name
+
+    def _fetch(self, url: str, name: str) -> bytes:
+        _run(self.directory, "curl", "--silent", "--show-error", "--fail", "--output", name, url)
+        return (self.directory / name).read_bytes()

@@ -1,0 +1,455 @@
+"""The fault walk's parts: a cloud and a machine of which one process is to die, and what has to hold in the end.
+
+A `Site` is one copy of a prepared situation, with the steps that a person or systemd would do there. A `Lane` owns an
+installation and a chip, prepares each situation once and copies it for every case. The installation's addresses are
+signed, so only one copy of it is up at a time.
+"""
+
+import shutil
+import signal
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import trio
+
+from lab.tpm import SoftTpm
+from node.clock import utc_now
+from node.config import AGENT_VERSION
+from node.disk.identity import (
+    IdentityStore,
+    PendingActivation,
+    decode_chain,
+)
+from node.exchanges.session import (
+    Credentials,
+    fresh_nonce,
+    open_session,
+)
+from node.hwbind import evidence
+from node.hwbind.tpm import Tpm
+from node.link import api
+from node.trust import published as trust
+from node.trust.published import TrustSet
+from protocol.encoding import json_decode, json_encode
+from protocol.evidence import KeyEvidence
+from protocol.faults import Stage
+from protocol.messages.activation import ProveActivation
+from protocol.messages.est import decode_certs_only
+from protocol.messages.renewal import (
+    ProveRenewal,
+    StartRenewal,
+)
+from protocol.messages.sessions import (
+    Ask,
+    OpenSession,
+)
+from tests.simulators.forged_evidence import request
+from tests.system.support.harness import (
+    WAIT_SECONDS,
+    Cloud,
+    Machine,
+    Plan,
+    Process,
+    wait_until,
+)
+from tests.system.support.raw import (
+    Closed,
+    Wire,
+    renew_device,
+    service_identity,
+)
+
+LEASE_SECONDS = "4,3600,7200,10800"
+"""Due for signing anew after two seconds, and running for hours: every exchange of a prepared node passes a refresh."""
+RUNNING = ("active", "refresh-due")
+REVOKED = 81
+
+
+class Interrupted(Exception):
+    """A step of a scenario did not succeed: expected while a process dies, a failure afterwards."""
+
+
+@dataclass
+class Prepared:
+    """A situation on disk, and the sessions of the generations that have been in force in it."""
+
+    directory: Path
+    sessions: dict[int, Credentials] = field(default_factory=dict)
+
+    @property
+    def file(self) -> Path:
+        """The activation file that was used, or is to be."""
+        return self.directory / "activation.json"
+
+
+class Site:
+    """One copy of a situation: a cloud, a machine, and at most one process that is to die."""
+
+    def __init__(self, lane: "Lane", directory: Path, sessions: dict[int, Credentials]) -> None:
+        self.lane = lane
+        self.directory = directory
+        self.sessions = sessions
+        self.cloud = Cloud(directory)
+        self.machine = Machine(directory, lane.chip, "m", heartbeat_seconds=2)
+        self.armed: Plan | None = None
+        self.victim: Process | None = None
+        self._readmission: Path | None = None
+
+    @property
+    def file(self) -> Path:
+        return self.directory / "activation.json"
+
+    @property
+    def record(self) -> Path:
+        return self.directory / "passed"
+
+    def end(self) -> None:
+        for process in (self.victim, self.machine.agent, self.cloud.process):
+            if process is not None:
+                process.kill()
+
+    # The process that is to die
+
+    def arm(self, point: str, stage: Stage) -> None:
+        self.armed = Plan(record=str(self.record), kill=(point, stage))
+
+    def _plan(self, side: Literal["node", "cloud"]) -> Plan | None:
+        """The plan, for the first process of its side."""
+        plan = self.armed
+        if plan is None or plan.kill is None or plan.kill[0].startswith("node.") != (side == "node"):
+            return None
+        self.armed = None
+        return plan
+
+    def _remember(self, process: Process, plan: Plan | None) -> Process:
+        if plan is not None:
+            self.victim = process
+        return process
+
+    def died(self, point: str, stage: Stage) -> bool:
+        """Whether the armed process was killed, and at that point as the last that it passed."""
+        victim = self.victim
+        if victim is None:
+            return False
+        with suppress(AssertionError):
+            wait_until("the death", lambda: not victim.running, WAIT_SECONDS / 2)
+        if victim.running or victim.wait() != -signal.SIGKILL:
+            return False
+        return self.record.read_text().splitlines()[-1] == f"{point} {stage}"
+
+    # Steps
+
+    def serve(self) -> None:
+        """The cloud is up."""
+        if self.cloud.process is None or not self.cloud.process.running:
+            plan = self._plan("cloud")
+            self._remember(self.cloud.up(plan), plan)
+        if self.cloud.process is None or not self.cloud.process.running:
+            raise Interrupted(f"the cloud did not start:\n{self.cloud.process.tail() if self.cloud.process else ''}")
+
+    def command(self, *argv: str, expect: tuple[int, ...] = (0,)) -> None:
+        """One `cascadia` command."""
+        plan = self._plan("node")
+        process = self._remember(self.machine.start(*argv, "--json", plan=plan), plan)
+        code = process.wait()
+        if code not in expect:
+            raise Interrupted(f"cascadia {argv[0]} ended with {code}, not {expect}:\n{process.tail()}")
+
+    def operate(self, *argv: str) -> None:
+        """One `cascade` command."""
+        try:
+            self.cloud.run(*argv)
+        except AssertionError as error:
+            raise Interrupted(str(error)) from error
+
+    def activate(self, file: Path | None = None) -> None:
+        self.command("activate", str(file or self.file))
+
+    def agent(self) -> None:
+        """The agent is up and has heard from the cloud."""
+        if self.machine.agent is None or not self.machine.agent.running:
+            plan = self._plan("node")
+            self._remember(self.machine.launch(plan), plan)
+        agent = self.machine.agent
+        if agent is None:
+            raise Interrupted("no agent")
+
+        cloud = self.cloud.process
+
+        def settled() -> bool:
+            if not agent.running or cloud is None or not cloud.running:
+                return True
+            status = self.machine.ask("/v1/status") or {"failures": 1}
+            return bool(status["failures"] == 0 and status["last_contact_at"] and status["license"]["state"] in RUNNING)
+
+        wait_until("the agent's contact with the cloud", settled)
+        if not agent.running:
+            raise Interrupted(f"the agent ended with {agent.wait()}:\n{agent.tail()}")
+        if cloud is None or not cloud.running:
+            raise Interrupted("the cloud died")
+
+    def refused_start(self) -> None:
+        """The agent hears of its revocation, and does not start from then on."""
+        agent = self.machine.agent
+        if agent is None or not agent.running:
+            plan = self._plan("node")
+            agent = self._remember(self.machine.launch(plan), plan)
+            running = agent
+            wait_until("the agent's end or answer", lambda: not running.running or self.machine.answers())
+        if agent.running:
+            if self.cloud.process is None or not self.cloud.process.running:
+                raise Interrupted("the cloud died; the agent runs on its lease")
+            self.machine.wait_state("revoked")
+            agent.stop()
+            agent = self.machine.launch()
+        code = agent.wait()
+        if code != REVOKED:
+            raise Interrupted(f"the agent of a revoked node ended with {code}:\n{agent.tail()}")
+
+    def node(self) -> str:
+        ((node,),) = self.cloud.rows("fabric", "SELECT id FROM node")
+        return str(node)
+
+    def closed(self) -> None:
+        """Breakwater has been told of every closed generation."""
+        self.see("the closing at Breakwater", "SELECT count(*) FROM node WHERE closing = 0")
+
+    def see(self, what: str, sql: str) -> None:
+        """Wait for a row of Fabric's database."""
+        cloud = self.cloud.process
+        wait_until(what, lambda: cloud is None or not cloud.running or self.cloud.rows("fabric", sql)[0][0])
+        if cloud is None or not cloud.running:
+            raise Interrupted("the cloud died")
+
+    def readmit(self) -> None:
+        """What a vendor does who wants a revoked machine back."""
+        (tenant,) = self.cloud.rows("fabric", "SELECT id FROM tenant")[0]
+        if self._readmission is None:
+            try:
+                self._readmission = self.cloud.code(
+                    str(tenant), "--readmit", self.node(), "--lease-seconds", LEASE_SECONDS
+                )
+            except AssertionError as error:
+                raise Interrupted(str(error)) from error
+        self.activate(self._readmission)
+
+    # As a stranger, and as an earlier generation
+
+    def anonymous(self) -> tuple[TrustSet, api.Service]:
+        published = trust.load(self.machine.state)
+        return published, api.connect(published.bundle, published.urls, "fabric")
+
+    def answer_wrongly(self) -> None:
+        """Send the stored proof with another secret: counted, and refused."""
+        pending = IdentityStore(self.machine.state).load_activation()
+        if pending is None:
+            raise Interrupted("no proof is stored")
+        _refused("challenge_failed", partial(self._wrong_answer, pending))
+
+    async def _wrong_answer(self, pending: PendingActivation) -> None:
+        proof = json_decode(pending.proof, ProveActivation)
+        body = json_encode(msgspec.structs.replace(proof, secret=bytes(len(proof.secret))))
+        _, service = self.anonymous()
+        try:
+            await service.prove_activation(pending.activation, body)
+        finally:
+            await service.aclose()
+
+    def answer_renewal_wrongly(self) -> None:
+        """Ask for a renewal with fresh evidence and prove it with a secret that nobody released."""
+        _refused("challenge_failed", self._wrong_renewal)
+
+    async def _wrong_renewal(self) -> None:
+        identity = IdentityStore(self.machine.state).current()
+        if identity is None:
+            raise Interrupted("no identity")
+        tpm = Tpm(self.lane.chip.tcti)
+        _, service = self.anonymous()
+        try:
+            endorsement = await tpm.run(lambda esys: evidence.endorsement_evidence(esys, identity.ak))
+            made = await service.start_renewal(StartRenewal(identity.chain[0], endorsement, AGENT_VERSION))
+            body = ProveRenewal(bytes(32), b"", KeyEvidence(b"", b"", b""), fresh_nonce())
+            await service.prove_renewal(made.renewal, json_encode(body))
+        finally:
+            await service.aclose()
+            await tpm.aclose()
+
+    def forge_session(self) -> None:
+        """Ask for a session with the device certificate and a proof that nobody signed."""
+        _refused("proof_refused", self._forged_session)
+
+    async def _forged_session(self) -> None:
+        identity = IdentityStore(self.machine.state).current()
+        if identity is None:
+            raise Interrupted("no identity")
+        _, service = self.anonymous()
+        try:
+            await service.open_session(OpenSession(device_certificate=identity.chain[0], csr=b"", proof="a.b.c"))
+        finally:
+            await service.aclose()
+
+    def session(self) -> tuple[int, Credentials]:
+        """A session of the generation in force, proven by this process with the machine's TPM."""
+        identity = IdentityStore(self.machine.state).current()
+        if identity is None:
+            raise Interrupted("no identity")
+
+        async def prove() -> Credentials:
+            tpm = Tpm(self.lane.chip.tcti)
+            try:
+                opened = await open_session(trust.load(self.machine.state), identity, tpm, utc_now, "")
+            finally:
+                await tpm.aclose()
+            await self._use(opened.credentials, "fabric")
+            return opened.credentials
+
+        return identity.generation, trio.run(prove)
+
+    async def _use(self, credentials: Credentials, name: str) -> None:
+        service = credentials.connect(trust.load(self.machine.state), name)
+        try:
+            if name == "fabric":
+                await service.statement(Ask(nonce=fresh_nonce()))
+            else:
+                await service.reenroll(b"", "of-an-earlier-generation")
+        finally:
+            await service.aclose()
+
+    def spare_certificate(self) -> Path:
+        """A file with a certificate of Fabric that it does not use."""
+        spare = self.directory / "spare.pem"
+        if not spare.exists():
+            identity = service_identity(self.cloud, "fabric")
+            try:
+                with Wire(self.cloud, "breakwater", identity) as wire:
+                    answer = renew_device(wire, request(identity.key))
+            except (OSError, Closed) as error:
+                raise Interrupted(repr(error)) from error
+            (leaf,) = decode_certs_only(answer.body)
+            spare.write_bytes(ssl.DER_cert_to_PEM_cert(leaf).encode())
+        return spare
+
+    # The end of every case
+
+    def check_end(self, *, renewed: bool = False) -> None:
+        """One node, one seat, one valid device certificate, and nothing of another generation is usable."""
+        self.serve()
+        self.agent()
+        self.closed()
+        status = self.machine.ask("/v1/status")
+        current = status["license"]["generation"]
+        assert self.machine.granted()
+        nodes = self.cloud.rows("fabric", "SELECT id, standing, seat_held, current_generation FROM node")
+        assert nodes == [(status["license"]["node"], "active", 1, current)], nodes
+        assert self.cloud.rows("fabric", "SELECT sum(seats_taken) FROM code") == [(1,)]
+        self._check_generations(current)
+        self._check_certificates(current, renewed=renewed)
+        for generation, credentials in self.sessions.items():
+            if generation != current:
+                for name in ("fabric", "breakwater"):
+                    _refused("generation_closed", partial(self._use, credentials, name))
+
+    def _check_generations(self, current: int) -> None:
+        """What every request is judged by, in both services."""
+        at_fabric = self.cloud.rows(
+            "fabric",
+            "SELECT g.number FROM generation g JOIN node n ON n.id = g.node "
+            "WHERE g.number > n.closed_up_to AND g.state != 'closed'",
+        )
+        at_issuer = self.cloud.rows(
+            "breakwater",
+            "SELECT g.generation FROM generation g LEFT JOIN closing c ON c.node = g.node "
+            "WHERE g.generation > coalesce(c.closed_up_to, 0) AND g.closed_at IS NULL",
+        )
+        assert (at_fabric, at_issuer) == ([(current,)], [(current,)])
+
+    def _check_certificates(self, current: int, *, renewed: bool) -> None:
+        """Those that are issued and not revoked; the one on the disk is the newest of them."""
+        valid = self.cloud.rows(
+            "breakwater",
+            "SELECT generation, certificate, spki_sha256 FROM certificate "
+            "WHERE profile = 'device' AND state = 'issued' ORDER BY not_after, recorded_at",
+        )
+        numbers = [row[0] for row in valid]
+        assert set(numbers) == {current}, numbers
+        assert renewed or len(numbers) == 1, numbers
+        assert len({row[2] for row in valid}) == 1
+        path = self.machine.state / "identity" / f"g-{current}" / "device.pem"
+        assert decode_chain(path, path.read_bytes())[0] == valid[-1][1]
+        # A responder's or a session's may be at the signer just now; what a kill left must have been given up.
+        recorded = "SELECT count(*) FROM certificate WHERE state = 'recorded'"
+        wait_until("the end of every issuance", lambda: self.cloud.rows("breakwater", recorded) == [(0,)])
+
+
+def _refused(code: str, work: Callable[[], Awaitable[None]]) -> None:
+    """The cloud has to refuse with this code."""
+    try:
+        trio.run(work)
+    except api.CloudRefused as refusal:
+        answered = refusal.code
+    except api.CloudUnreachable as error:
+        raise Interrupted(error.text) from error
+    else:
+        answered = "yes"
+    assert answered == code, f"answered {answered}, not {code}"
+
+
+class Lane:
+    """One installation with its prepared situations; a thread walks it, one case at a time."""
+
+    def __init__(self, directory: Path, chip: SoftTpm, prepare: Mapping[str, Callable[["Lane"], Prepared]]) -> None:
+        self.directory = directory
+        self.chip = chip
+        self.port = 0
+        self._prepare = prepare
+        self._prepared: dict[str, Prepared] = {}
+        self._count = 0
+
+    def site(self, situation: str) -> Site:
+        """A copy of a situation, which is prepared at its first use."""
+        if situation not in self._prepared:
+            self._prepared[situation] = self._prepare[situation](self)
+        return self.copy(self._prepared[situation])
+
+    def has(self, situation: str) -> bool:
+        return situation in self._prepared
+
+    def copy(self, prepared: Prepared) -> Site:
+        self._count += 1
+        directory = self.directory / f"{self._count}"
+        site = Site(self, directory, dict(prepared.sessions))
+        site.cloud.copy_from(self._cloud_in(prepared.directory))
+        state = prepared.directory / "m" / "state"
+        if state.exists():
+            shutil.copytree(state, site.machine.state)
+        shutil.copy2(prepared.file, site.file)
+        return site
+
+    def _cloud_in(self, directory: Path) -> Cloud:
+        cloud = Cloud(directory)
+        cloud.port = self.port
+        return cloud
+
+    def begin(self, *lease: str) -> Site:
+        """A new installation's copy with a tenant and an activation file; up."""
+        if not (self.directory / "installation").exists():
+            self.port = Cloud(self.directory / "installation").init().port
+        self._count += 1
+        directory = self.directory / f"{self._count}"
+        site = Site(self, directory, {})
+        site.cloud.copy_from(self._cloud_in(self.directory / "installation"))
+        site.serve()
+        tenant = site.cloud.tenant(self.chip)
+        site.cloud.code(tenant, "--seats", "1", "--lease-seconds", *lease).rename(site.file)
+        return site
+
+    def keep(self, site: Site) -> Prepared:
+        """The situation as it stands on the disk, with nothing running."""
+        site.end()
+        return Prepared(site.directory, site.sessions)
