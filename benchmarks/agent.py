@@ -15,10 +15,7 @@ from pathlib import Path
 
 from benchmarks.figures import Aim, Figure, median, progress
 from benchmarks.world import World, cpu_seconds, memory_kib
-from lab.processes import (
-    BIN,
-    StepFailed,
-)
+from lab.processes import BIN, StepFailed
 
 STARTS = 15
 MEMORY_RUNS = 3

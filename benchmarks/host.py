@@ -19,17 +19,8 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.world import World, cpu_seconds
-from lab.postgres import (
-    ROLE,
-    Cluster,
-)
-from lab.processes import (
-    BIN,
-    Process,
-    StepFailed,
-    free_ports,
-    wait_for,
-)
+from lab.postgres import ROLE, Cluster
+from lab.processes import BIN, Process, StepFailed, free_ports, wait_for
 
 TICKS = os.sysconf("SC_CLK_TCK")
 

@@ -21,32 +21,13 @@ from benchmarks.figures import Aim, Figure, median, progress
 from benchmarks.floor import FLOOR_NAME, TRUST_DOMAIN, BareIssuer, new_id, new_keys, per_cpu_second
 from benchmarks.host import Postgres, Server, breakwater, others_elsewhere
 from benchmarks.world import World
-from cloud.contracts.breakwater import (
-    PATH_DEVICE,
-    PATH_OPEN,
-    PATH_SESSION,
-    IssueNodeCertificate,
-    OpenGeneration,
-)
-from cloud.mtls.client import (
-    ServerCheck,
-    client_context,
-    expected_service,
-)
-from cloud.mtls.identity import (
-    chain_to_pem,
-    load_identity,
-    make_csr,
-)
+from cloud.contracts.breakwater import PATH_DEVICE, PATH_OPEN, PATH_SESSION, IssueNodeCertificate, OpenGeneration
+from cloud.mtls.client import ServerCheck, client_context, expected_service
+from cloud.mtls.identity import chain_to_pem, load_identity, make_csr
 from cloud.mtls.peer import PeerTrust
 from node.clock import utc_now
 from protocol.ids import NodeId, TenantId
-from protocol.messages.est import (
-    HEADER_REQUEST,
-    PATH_SIMPLEREENROLL,
-    TYPE_PKCS10,
-    encode_base64,
-)
+from protocol.messages.est import HEADER_REQUEST, PATH_SIMPLEREENROLL, TYPE_PKCS10, encode_base64
 from protocol.messages.sessions import Certificate
 
 COUNT = 1000

@@ -11,10 +11,7 @@ from datetime import UTC, datetime
 
 from benchmarks.figures import Aim, Figure, median, progress
 from benchmarks.world import ENTITLEMENT, World
-from lab.processes import (
-    BIN,
-    StepFailed,
-)
+from lab.processes import BIN, StepFailed
 
 ROUNDS = 20
 SETTLED_SECONDS = 1.5

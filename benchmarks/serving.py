@@ -23,26 +23,12 @@ from benchmarks.world import World, cpu_seconds
 from node.clock import utc_now
 from node.config import AGENT_VERSION
 from node.disk.identity import Identity
-from node.exchanges.session import (
-    Credentials,
-    fresh_nonce,
-    open_session,
-)
+from node.exchanges.session import Credentials, fresh_nonce, open_session
 from node.hwbind import fingerprint, keys
 from node.hwbind.tpm import Esys, Tpm
-from node.link import (
-    api,
-    transport,
-)
+from node.link import api, transport
 from protocol.encoding import sha256_hex
-from protocol.messages.sessions import (
-    TYP_SESSION_PROOF,
-    Ask,
-    Nonce,
-    OpenSession,
-    ProofClaims,
-    proof_payload,
-)
+from protocol.messages.sessions import TYP_SESSION_PROOF, Ask, Nonce, OpenSession, ProofClaims, proof_payload
 from protocol.signed import envelope
 
 ACTIVATIONS = 8

@@ -22,25 +22,13 @@ import trio
 from benchmarks.figures import progress
 from cloud.cli.main import main as cascade
 from demo.stage import Stage
-from lab.processes import (
-    BIN,
-    Process,
-    StepFailed,
-    free_ports,
-    wait_for,
-)
-from lab.tpm import (
-    SoftTpm,
-    shared_bus,
-)
+from lab.processes import BIN, Process, StepFailed, free_ports, wait_for
+from lab.tpm import SoftTpm, shared_bus
 from node.clock import utc_now
 from node.exchanges.activation import activate
 from node.hwbind.tpm import Tpm
 from node.state import State
-from node.trust.published import (
-    TrustSet,
-    load,
-)
+from node.trust.published import TrustSet, load
 
 ENTITLEMENT = "vision"
 

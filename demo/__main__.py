@@ -11,18 +11,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import AuthorityInformationAccessOID
 
-from demo.stage import (
-    Stage,
-    Story,
-)
-from lab.processes import (
-    BIN,
-    Process,
-    StepFailed,
-    accepts,
-    free_ports,
-    wait_for,
-)
+from demo.stage import Stage, Story
+from lab.processes import BIN, Process, StepFailed, accepts, free_ports, wait_for
 from lab.tpm import SoftTpm
 
 ENTITLEMENT = "vision"

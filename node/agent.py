@@ -27,14 +27,8 @@ from node.hwbind.tpm import Esys, Tpm
 from node.licensing.licence import Keeper
 from node.link import api
 from node.local import routes
-from node.local.documents import (
-    StatusDocument,
-    status_document,
-)
-from node.local.server import (
-    listen,
-    serve,
-)
+from node.local.documents import StatusDocument, status_document
+from node.local.server import listen, serve
 from node.state import Clock, State
 from node.system import notify
 from protocol.faults import fault_point

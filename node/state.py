@@ -12,14 +12,8 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from node.disk.files import (
-    StateLock,
-    ensure_private_dir,
-)
-from node.disk.identity import (
-    Identity,
-    IdentityStore,
-)
+from node.disk.files import StateLock, ensure_private_dir
+from node.disk.identity import Identity, IdentityStore
 from node.errors import NodeError, StateDamaged
 from node.exits import Exit
 from node.licensing.licence import Keeper

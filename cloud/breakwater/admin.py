@@ -14,11 +14,7 @@ from pathlib import Path
 from pwd import getpwuid
 
 from cloud.breakwater.issuance.enrolment import Enrolments
-from cloud.breakwater.parts import (
-    Assembly,
-    assemble,
-    sources_of,
-)
+from cloud.breakwater.parts import Assembly, assemble, sources_of
 from cloud.breakwater.revocation.crl_publisher import Publisher
 from cloud.breakwater.settings import BreakwaterSettings, check_rules
 from cloud.breakwater.store import AuthorityStore

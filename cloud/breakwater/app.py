@@ -15,16 +15,9 @@ from litestar.types import Scope
 from cloud.breakwater.authorities import BELIEVED, Authorities
 from cloud.breakwater.background import Chores
 from cloud.breakwater.issuance.enrolment import Enrolments
-from cloud.breakwater.issuance.est import (
-    Est,
-    Myself,
-)
+from cloud.breakwater.issuance.est import Est, Myself
 from cloud.breakwater.keys.signer import is_for_development
-from cloud.breakwater.parts import (
-    Assembly,
-    assemble,
-    sources_of,
-)
+from cloud.breakwater.parts import Assembly, assemble, sources_of
 from cloud.breakwater.refusal_audit import Refusals
 from cloud.breakwater.revocation.crl_publisher import Publisher
 from cloud.breakwater.revocation.crl_shards import OCSP_PATH
@@ -43,29 +36,12 @@ from cloud.breakwater.tables import ENGINE
 from cloud.clock import utc_now
 from cloud.http.app import make_app
 from cloud.http.guard import Guard
-from cloud.mtls.identity import (
-    Identity,
-    load_identity,
-)
-from cloud.mtls.peer import (
-    PeerRefused,
-    PeerTrust,
-    key_id_of,
-    require_issuer,
-)
-from cloud.mtls.renewal import (
-    IdentityKeeper,
-    Rekey,
-)
+from cloud.mtls.identity import Identity, load_identity
+from cloud.mtls.peer import PeerRefused, PeerTrust, key_id_of, require_issuer
+from cloud.mtls.renewal import IdentityKeeper, Rekey
 from cloud.mtls.server import ServerTls
-from cloud.process.serve import (
-    Listener,
-    Unit,
-)
-from cloud.process.settings import (
-    GateRefused,
-    load_settings,
-)
+from cloud.process.serve import Listener, Unit
+from cloud.process.settings import GateRefused, load_settings
 from cloud.storage import ServiceEngine, StorageError
 from cloud.storage.migrate import ensure_migrated
 

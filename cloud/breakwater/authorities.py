@@ -18,15 +18,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 
 from cloud.breakwater.errors import SignerError, SignerUnavailable, ValueRefused
-from cloud.breakwater.keys.signer import (
-    Keys,
-    Signer,
-    issuer_of,
-)
-from cloud.breakwater.pkix.profiles import (
-    CaName,
-    Issuer,
-)
+from cloud.breakwater.keys.signer import Keys, Signer, issuer_of
+from cloud.breakwater.pkix.profiles import CaName, Issuer
 from cloud.breakwater.store import AuditEntry, AuthorityRow, AuthorityState, AuthorityStore, CrossRow
 from cloud.mtls.peer import PeerTrust
 from protocol.faults import fault_point

@@ -17,35 +17,17 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from cloud.breakwater.ceremony.signing import (
-    Identity,
-    make_issuing,
-    make_root,
-)
+from cloud.breakwater.ceremony.signing import Identity, make_issuing, make_root
 from cloud.breakwater.errors import IssuerError
 from cloud.breakwater.keys.file import LocalKey
 from cloud.breakwater.keys.signer import DEVELOPMENT_MARK
-from cloud.breakwater.parts import (
-    Assembly,
-    Sources,
-    assemble,
-    sources_of,
-)
+from cloud.breakwater.parts import Assembly, Sources, assemble, sources_of
 from cloud.breakwater.pkix.csr import describe_key
-from cloud.breakwater.pkix.profiles import (
-    SERIAL_BYTES,
-    CaName,
-    make_serial,
-)
+from cloud.breakwater.pkix.profiles import SERIAL_BYTES, CaName, make_serial
 from cloud.breakwater.settings import BreakwaterSettings
 from cloud.breakwater.store import ServiceHostName
 from cloud.breakwater.tables import ENGINE
-from cloud.crypto.keyfile import (
-    read_passphrase,
-    sync_directory,
-    write_key,
-    write_secret,
-)
+from cloud.crypto.keyfile import read_passphrase, sync_directory, write_key, write_secret
 from cloud.mtls.identity import (
     CHAIN_FILE,
     KEY_FILE,
@@ -55,10 +37,7 @@ from cloud.mtls.identity import (
     load_identity,
     make_csr,
 )
-from cloud.process.settings import (
-    database_toml,
-    load_settings,
-)
+from cloud.process.settings import database_toml, load_settings
 from cloud.storage import Location, PostgresLocation
 from cloud.storage.migrate import ensure_migrated
 from protocol.encoding import json_encode

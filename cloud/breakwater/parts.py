@@ -12,21 +12,11 @@ from pathlib import Path
 import msgspec
 
 from cloud.breakwater.authorities import Authorities
-from cloud.breakwater.issuance.issuing import (
-    Issuing,
-    Parts,
-)
+from cloud.breakwater.issuance.issuing import Issuing, Parts
 from cloud.breakwater.keys.pkcs11 import TokenSettings
-from cloud.breakwater.keys.signer import (
-    Keys,
-    Signer,
-    open_keys,
-)
+from cloud.breakwater.keys.signer import Keys, Signer, open_keys
 from cloud.breakwater.metrics import IssuerMetrics
-from cloud.breakwater.revocation.crl_shards import (
-    Places,
-    distribution,
-)
+from cloud.breakwater.revocation.crl_shards import Places, distribution
 from cloud.breakwater.settings import BreakwaterSettings
 from cloud.breakwater.store import AuthorityStore, Store
 from cloud.breakwater.store.shards import ShardStore

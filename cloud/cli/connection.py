@@ -18,10 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cloud.cli import published_trust
 from cloud.cli.errors import EXIT_REFUSED, EXIT_TRY_AGAIN, EXIT_UNREACHABLE, EXIT_USAGE, EXIT_VERIFICATION, CliError
 from cloud.clock import utc_now
-from cloud.crypto.keyfile import (
-    KeyFileError,
-    check_private,
-)
+from cloud.crypto.keyfile import KeyFileError, check_private
 from cloud.mtls.client import (
     AnswerUnusable,
     CloudClient,
@@ -34,16 +31,9 @@ from cloud.mtls.client import (
 )
 from cloud.mtls.peer import PeerTrust
 from protocol.codes import SecretFormatError, parse_secret
-from protocol.messages.activation import (
-    PinError,
-    TrustPin,
-    parse_pin,
-)
+from protocol.messages.activation import PinError, TrustPin, parse_pin
 from protocol.problems import KINDS
-from protocol.signed.trust import (
-    ServiceUrls,
-    X509Bundle,
-)
+from protocol.signed.trust import ServiceUrls, X509Bundle
 
 T = TypeVar("T")
 

@@ -13,17 +13,11 @@ from cloud.cli.connection import Server
 from cloud.cli.errors import EXIT_INTERNAL, EXIT_USAGE, CliError
 from cloud.cli.show import emit, pairs, table
 from cloud.clock import utc_now
-from cloud.crypto.keyfile import (
-    KeyFileError,
-    write_secret,
-)
+from cloud.crypto.keyfile import KeyFileError, write_secret
 from cloud.fabric import schemas
 from protocol.encoding import json_encode
 from protocol.ids import IdError, NodeId, Prefix, parse_id
-from protocol.messages.activation import (
-    ACTIVATION_FILE_FORMAT,
-    ActivationFile,
-)
+from protocol.messages.activation import ACTIVATION_FILE_FORMAT, ActivationFile
 
 PAGE_SIZE = 200
 

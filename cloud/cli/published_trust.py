@@ -19,19 +19,10 @@ import httpcore
 import msgspec
 
 from cloud.clock import utc_now
-from cloud.crypto.keyfile import (
-    KeyFileError,
-    write_secret,
-)
+from cloud.crypto.keyfile import KeyFileError, write_secret
 from protocol.encoding import json_decode, json_encode, sha256_hex
 from protocol.messages.activation import TrustPin
-from protocol.signed.trust import (
-    TARGET_SERVICES,
-    TARGET_X509_BUNDLE,
-    TARGETS,
-    ServiceUrls,
-    X509Bundle,
-)
+from protocol.signed.trust import TARGET_SERVICES, TARGET_X509_BUNDLE, TARGETS, ServiceUrls, X509Bundle
 
 if TYPE_CHECKING:
     from tuf.ngclient import FetcherInterface

@@ -12,10 +12,7 @@ from cloud.clock import utc_now
 from cloud.crypto.keyfile import KeyFileError
 from cloud.mtls.identity import IdentityError
 from cloud.process.logs import configure_logging
-from cloud.process.serve import (
-    Unit,
-    serve,
-)
+from cloud.process.serve import Unit, serve
 from cloud.process.settings import SettingsError
 from cloud.storage import StorageError
 from protocol.ids import ServiceName

@@ -22,55 +22,18 @@ from cloud.cli.connection import Server, cache_directory, setting, trust_errors
 from cloud.cli.errors import EXIT_USAGE, EXIT_VERIFICATION, CliError
 from cloud.cli.show import emit, pairs, table
 from cloud.clock import utc_now
-from cloud.crypto.keyfile import (
-    KeyFileError,
-    read_passphrase,
-)
+from cloud.crypto.keyfile import KeyFileError, read_passphrase
 from cloud.fabric import schemas
-from cloud.fabric.tuf.bootstrap import (
-    read_or_make_signer,
-    read_signer,
-)
-from cloud.fabric.tuf.checking import (
-    PublicationRefused,
-    check_signed,
-    read_metadata,
-)
-from cloud.fabric.tuf.folder import (
-    TARGETS_FILE,
-    Folder,
-    FolderError,
-    check_own,
-    read_folder,
-    write_folder,
-)
-from cloud.fabric.tuf.offline import (
-    Authority,
-    Changes,
-    authorities,
-    changed,
-    der_of,
-    differences,
-)
-from cloud.fabric.tuf.repository import (
-    ROOT_LIFE,
-    TARGETS_LIFE,
-    MetadataFile,
-    sign_root,
-    sign_targets,
-)
-from cloud.fabric.tuf.targets import (
-    TargetsError,
-    check_content,
-    read_content,
-)
+from cloud.fabric.tuf.bootstrap import read_or_make_signer, read_signer
+from cloud.fabric.tuf.checking import PublicationRefused, check_signed, read_metadata
+from cloud.fabric.tuf.folder import TARGETS_FILE, Folder, FolderError, check_own, read_folder, write_folder
+from cloud.fabric.tuf.offline import Authority, Changes, authorities, changed, der_of, differences
+from cloud.fabric.tuf.repository import ROOT_LIFE, TARGETS_LIFE, MetadataFile, sign_root, sign_targets
+from cloud.fabric.tuf.targets import TargetsError, check_content, read_content
 from protocol.encoding import json_encode
 from protocol.ids import IdError
 from protocol.limits import REQUEST_BODY_BYTES_MAX
-from protocol.messages.activation import (
-    PinError,
-    parse_pin,
-)
+from protocol.messages.activation import PinError, parse_pin
 from protocol.signed.trust import TARGETS
 
 WARN_DAYS = 60

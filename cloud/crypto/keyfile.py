@@ -25,12 +25,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from cryptography.x509 import ObjectIdentifier
 
-from cloud.crypto.der import (
-    integer,
-    octet_string,
-    oid,
-    sequence,
-)
+from cloud.crypto.der import integer, octet_string, oid, sequence
 
 PrivateKey = EllipticCurvePrivateKey | Ed25519PrivateKey
 

@@ -13,29 +13,15 @@ from litestar import Litestar
 from cloud.clock import utc_now
 from cloud.crypto.keyfile import read_passphrase
 from cloud.fabric import store
-from cloud.fabric.background import (
-    HOUSEKEEPING_SECONDS,
-    Chore,
-    Driver,
-)
+from cloud.fabric.background import HOUSEKEEPING_SECONDS, Chore, Driver
 from cloud.fabric.entropy import Entropy, Ids, system_entropy
 from cloud.fabric.issuer import HttpIssuer, Issuer
-from cloud.fabric.licensing.signing import (
-    Signer,
-    read_signer,
-)
+from cloud.fabric.licensing.signing import Signer, read_signer
 from cloud.fabric.routes import repository_routes, routes
-from cloud.fabric.service.context import (
-    Core,
-    TpmVerifier,
-    Verifier,
-)
+from cloud.fabric.service.context import Core, TpmVerifier, Verifier
 from cloud.fabric.service.nodes import statement
 from cloud.fabric.service.operators import tokens
-from cloud.fabric.service.published_trust.follower import (
-    Follower,
-    warn_of_expiry,
-)
+from cloud.fabric.service.published_trust.follower import Follower, warn_of_expiry
 from cloud.fabric.settings import FabricSettings
 from cloud.fabric.tables import ENGINE
 from cloud.fabric.tuf.bootstrap import read_online_signers
@@ -44,42 +30,16 @@ from cloud.fabric.tuf.repository import OnlineSigners
 from cloud.fabric.tuf.serving import keep_fresh
 from cloud.fabric.tuf.targets import TargetsError
 from cloud.http.app import make_app
-from cloud.http.guard import (
-    ClosedAnswer,
-    Guard,
-    Operator,
-)
+from cloud.http.guard import ClosedAnswer, Guard, Operator
 from cloud.http.metrics import Metrics
-from cloud.mtls.client import (
-    CallError,
-    CheckedContext,
-    CloudClient,
-    ServerCheck,
-    client_context,
-    expected_service,
-)
-from cloud.mtls.identity import (
-    Identity,
-    load_identity,
-)
-from cloud.mtls.peer import (
-    NodePeer,
-    key_id_of,
-)
-from cloud.mtls.renewal import (
-    IdentityKeeper,
-    through,
-)
+from cloud.mtls.client import CallError, CheckedContext, CloudClient, ServerCheck, client_context, expected_service
+from cloud.mtls.identity import Identity, load_identity
+from cloud.mtls.peer import NodePeer, key_id_of
+from cloud.mtls.renewal import IdentityKeeper, through
 from cloud.mtls.revoked import RevokedSet
 from cloud.mtls.server import ServerTls
-from cloud.process.serve import (
-    Listener,
-    Unit,
-)
-from cloud.process.settings import (
-    check_gates,
-    load_settings,
-)
+from cloud.process.serve import Listener, Unit
+from cloud.process.settings import check_gates, load_settings
 from cloud.storage import StorageError
 from cloud.storage.errors import IntegrityError
 from cloud.storage.migrate import ensure_migrated

@@ -13,14 +13,8 @@ from typing import Protocol
 
 from cloud.fabric import store
 from cloud.fabric.errors import IssuerRefused, IssuerUnavailable
-from cloud.fabric.service.context import (
-    SYSTEM,
-    Core,
-)
-from cloud.fabric.service.nodes import (
-    lapse,
-    renewal,
-)
+from cloud.fabric.service.context import SYSTEM, Core
+from cloud.fabric.service.nodes import lapse, renewal
 from cloud.tasks.back_off import BackOff
 from protocol.faults import fault_point
 

@@ -16,20 +16,13 @@ from cryptography.hazmat.primitives import serialization
 from cloud.crypto.keyfile import write_secret
 from cloud.fabric import store
 from cloud.fabric.entropy import Ids, system_entropy
-from cloud.fabric.licensing.signing import (
-    TYPS,
-    key_path,
-    make_signer,
-)
+from cloud.fabric.licensing.signing import TYPS, key_path, make_signer
 from cloud.fabric.nonce import KEY_BYTES
 from cloud.fabric.service.context import SYSTEM
 from cloud.fabric.service.operators.tokens import new_token
 from cloud.fabric.store.rows import AuditRow
 from cloud.fabric.tables import ENGINE
-from cloud.fabric.tuf.bootstrap import (
-    SNAPSHOT_KEY,
-    TIMESTAMP_KEY,
-)
+from cloud.fabric.tuf.bootstrap import SNAPSHOT_KEY, TIMESTAMP_KEY
 from cloud.fabric.tuf.bootstrap import initialise as initialise_trust
 from cloud.fabric.tuf.repository import pin_of
 from cloud.fabric.tuf.targets import build_targets

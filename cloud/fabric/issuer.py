@@ -24,11 +24,7 @@ from cloud.contracts.breakwater import (
     SupersedeKeys,
 )
 from cloud.fabric.errors import IssuerRefused, IssuerUnavailable
-from cloud.mtls.client import (
-    CallError,
-    CloudClient,
-    ProblemAnswer,
-)
+from cloud.mtls.client import CallError, CloudClient, ProblemAnswer
 from protocol.faults import fault_point
 from protocol.ids import NodeId, TenantId
 from protocol.messages.sessions import Certificate

@@ -15,21 +15,9 @@ from litestar import Litestar, Request, Response
 from litestar.exceptions import HTTPException
 from litestar.types import ControllerRouterHandler, Scope
 
-from cloud.http.guard import (
-    Guard,
-    judge_again,
-)
-from cloud.http.metrics import (
-    STATE,
-    Metrics,
-    measured,
-    metrics_route,
-)
-from cloud.http.problems import (
-    Refusal,
-    answer,
-    handle,
-)
+from cloud.http.guard import Guard, judge_again
+from cloud.http.metrics import STATE, Metrics, measured, metrics_route
+from cloud.http.problems import Refusal, answer, handle
 from cloud.storage.errors import DatabaseBusy, DatabaseUnavailable
 from protocol.limits import REQUEST_BODY_BYTES_MAX
 

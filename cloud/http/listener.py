@@ -16,15 +16,8 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from cloud.http.problems import (
-    Refusal,
-    plain_answer,
-)
-from cloud.mtls.peer import (
-    TLS_EXTENSION,
-    TlsSession,
-    tls_session,
-)
+from cloud.http.problems import Refusal, plain_answer
+from cloud.mtls.peer import TLS_EXTENSION, TlsSession, tls_session
 from protocol.problems import CONTENT_TYPE
 
 HEAD_BYTES_MAX = 16 * 1024

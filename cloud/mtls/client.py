@@ -20,13 +20,7 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from cloud.crypto.keyfile import PrivateKey
-from cloud.mtls.peer import (
-    PeerRefused,
-    PeerTrust,
-    require_issuer,
-    require_usage,
-    spiffe_of,
-)
+from cloud.mtls.peer import PeerRefused, PeerTrust, require_issuer, require_usage, spiffe_of
 from cloud.mtls.server import load_key_pair
 from protocol.ids import ServiceName, ServiceSpiffeId
 from protocol.limits import RESPONSE_BODY_BYTES_MAX

@@ -17,14 +17,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from cloud.crypto.keyfile import (
-    KeyFileError,
-    read_key,
-    read_passphrase,
-)
-from cloud.mtls.peer import (
-    PeerTrust,
-)
+from cloud.crypto.keyfile import KeyFileError, read_key, read_passphrase
+from cloud.mtls.peer import PeerTrust
 from protocol.messages.sessions import Certificate
 
 log = logging.getLogger("cascade.identity")

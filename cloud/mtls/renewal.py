@@ -12,19 +12,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from cloud.crypto.keyfile import (
-    KeyFileError,
-    read_key,
-    read_passphrase,
-    sync_directory,
-    write_key,
-    write_secret,
-)
-from cloud.mtls.client import (
-    Answer,
-    AnswerUnusable,
-    CloudClient,
-)
+from cloud.crypto.keyfile import KeyFileError, read_key, read_passphrase, sync_directory, write_key, write_secret
+from cloud.mtls.client import Answer, AnswerUnusable, CloudClient
 from cloud.mtls.identity import (
     CHAIN_FILE,
     KEY_FILE,
@@ -38,11 +27,7 @@ from cloud.mtls.identity import (
     log,
     make_csr,
 )
-from cloud.mtls.peer import (
-    PeerRefused,
-    PeerTrust,
-    spiffe_of,
-)
+from cloud.mtls.peer import PeerRefused, PeerTrust, spiffe_of
 from cloud.mtls.server import ServerTls
 from protocol.faults import fault_point
 from protocol.messages.est import (

@@ -12,15 +12,8 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Protocol
 
-from cloud.contracts.breakwater import (
-    PATH_REVOCATIONS,
-    Revocations,
-    RevokedSerial,
-)
-from cloud.mtls.client import (
-    CallError,
-    CloudClient,
-)
+from cloud.contracts.breakwater import PATH_REVOCATIONS, Revocations, RevokedSerial
+from cloud.mtls.client import CallError, CloudClient
 from cloud.storage import StorageError
 
 log = logging.getLogger("cascade.revocation")

@@ -19,11 +19,7 @@ from typing import Any
 import msgspec
 import uvicorn
 
-from cloud.http.listener import (
-    BACKLOG,
-    CloudHttpProtocol,
-    plaintext_only,
-)
+from cloud.http.listener import BACKLOG, CloudHttpProtocol, plaintext_only
 from cloud.mtls.server import ServerTls
 from cloud.tasks.stopping import BackgroundTask, Stopping
 

@@ -12,12 +12,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeVar
 
 import msgspec
 
-from cloud.crypto.keyfile import (
-    KeyFileError,
-    check_private,
-    read_passphrase,
-    secret_path,
-)
+from cloud.crypto.keyfile import KeyFileError, check_private, read_passphrase, secret_path
 from protocol.encoding import json_encode
 
 if TYPE_CHECKING:

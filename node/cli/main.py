@@ -164,11 +164,7 @@ async def _own_status(config: Config) -> dict[str, Any]:
 
 
 async def _status_document(config: Config) -> dict[str, Any]:
-    from node.local.client import (
-        AgentAbsent,
-        ask,
-        expect,
-    )
+    from node.local.client import AgentAbsent, ask, expect
 
     try:
         return expect(await ask(config.socket, "GET", "/v1/status"), {200})
@@ -191,10 +187,7 @@ async def _license(config: Config, args: argparse.Namespace) -> int:
 async def _entitlement(config: Config, args: argparse.Namespace) -> int:
     from urllib.parse import quote
 
-    from node.local.client import (
-        ask,
-        expect,
-    )
+    from node.local.client import ask, expect
 
     answer = expect(await ask(config.socket, "GET", f"/v1/entitlements/{quote(args.name, safe='')}"), {200, 403})
     print_document(answer, args.json, human_entitlement)
@@ -202,11 +195,7 @@ async def _entitlement(config: Config, args: argparse.Namespace) -> int:
 
 
 async def _renew(config: Config, args: argparse.Namespace) -> int:
-    from node.local.client import (
-        AgentAbsent,
-        ask,
-        expect,
-    )
+    from node.local.client import AgentAbsent, ask, expect
 
     try:
         path = "/v1/renew/rekey" if args.rekey else "/v1/renew"

@@ -20,15 +20,7 @@ from typing import ClassVar, Self, TypeVar
 
 import msgspec
 
-from node.errors import (
-    DiskFull,
-    StateBusy,
-    StateDamaged,
-    StateError,
-    StateUnreadable,
-    StateUnsafe,
-    StateUnwritable,
-)
+from node.errors import DiskFull, StateBusy, StateDamaged, StateError, StateUnreadable, StateUnsafe, StateUnwritable
 from protocol.encoding import json_decode, json_encode, sha256_hex
 
 STATE_FILE_BYTES_MAX = 256 * 1024

@@ -14,28 +14,16 @@ import trio
 
 from node.config import AGENT_VERSION
 from node.disk.files import read_bounded
-from node.disk.identity import (
-    Identity,
-    PendingActivation,
-)
+from node.disk.identity import Identity, PendingActivation
 from node.errors import NodeError, StateDamaged, StateError
 from node.exchanges.challenge import answer
-from node.exchanges.session import (
-    SessionRefused,
-    fresh_nonce,
-    open_session,
-)
+from node.exchanges.session import SessionRefused, fresh_nonce, open_session
 from node.exits import Exit
 from node.hwbind import evidence, fingerprint, keys
 from node.hwbind.tpm import Tpm
 from node.licensing.licence import Keeper
 from node.link import api
-from node.link.certificates import (
-    EKU_DEVICE,
-    STORED_CERTIFICATES,
-    CertificateRejected,
-    check_chain,
-)
+from node.link.certificates import EKU_DEVICE, STORED_CERTIFICATES, CertificateRejected, check_chain
 from node.state import Clock, State
 from node.trust import published
 from node.trust.published import TrustSet

@@ -15,20 +15,12 @@ import trio
 from node.config import Config
 from node.errors import NodeError, StateError
 from node.exchanges import renewal, schedule
-from node.exchanges.session import (
-    Credentials,
-    SessionRefused,
-    fresh_nonce,
-    open_session,
-)
+from node.exchanges.session import Credentials, SessionRefused, fresh_nonce, open_session
 from node.hwbind.errors import TpmError, TpmNotOurs
 from node.hwbind.tpm import Tpm
 from node.licensing.licence import Keeper
 from node.link import api
-from node.link.certificates import (
-    STEP_ISSUER,
-    CertificateRejected,
-)
+from node.link.certificates import STEP_ISSUER, CertificateRejected
 from node.state import Clock, State
 from node.trust import published
 from node.trust.published import TrustSet

@@ -13,30 +13,18 @@ from node.config import AGENT_VERSION
 from node.disk.identity import PendingRenewal
 from node.errors import StateDamaged
 from node.exchanges import challenge
-from node.exchanges.session import (
-    Credentials,
-    SessionRefused,
-    fresh_nonce,
-)
+from node.exchanges.session import Credentials, SessionRefused, fresh_nonce
 from node.hwbind import evidence, keys
 from node.hwbind.keys import WrappedKey
 from node.hwbind.tpm import Tpm
 from node.licensing.licence import Keeper
 from node.link import api
-from node.link.certificates import (
-    EKU_DEVICE,
-    STORED_CERTIFICATES,
-    chain_of,
-    check_chain,
-)
+from node.link.certificates import EKU_DEVICE, STORED_CERTIFICATES, chain_of, check_chain
 from node.state import Clock, State
 from protocol.encoding import json_decode, json_encode, sha256_hex
 from protocol.faults import fault_point
 from protocol.ids import NodeSpiffeId
-from protocol.messages.renewal import (
-    ProveRenewal,
-    StartRenewal,
-)
+from protocol.messages.renewal import ProveRenewal, StartRenewal
 
 log = logging.getLogger("cascadia.renewal")
 

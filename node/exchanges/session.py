@@ -16,22 +16,13 @@ from node.disk.identity import Identity
 from node.hwbind import fingerprint, keys
 from node.hwbind.tpm import Esys, Tpm
 from node.link import api
-from node.link.certificates import (
-    EKU_SESSION,
-    check_chain,
-)
+from node.link.certificates import EKU_SESSION, check_chain
 from node.link.transport import SessionKey
 from node.trust.published import TrustSet
 from protocol.encoding import b64url_encode, sha256_hex
 from protocol.faults import fault_point
 from protocol.ids import NodeSpiffeId
-from protocol.messages.sessions import (
-    TYP_SESSION_PROOF,
-    OpenSession,
-    ProofClaims,
-    StatementAnswer,
-    proof_payload,
-)
+from protocol.messages.sessions import TYP_SESSION_PROOF, OpenSession, ProofClaims, StatementAnswer, proof_payload
 from protocol.signed import envelope
 
 

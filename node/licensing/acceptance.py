@@ -11,14 +11,7 @@ from typing import Literal
 import msgspec
 
 from protocol.limits import SEQ_JUMP_MAX
-from protocol.signed.statements import (
-    Holder,
-    Lease,
-    Revocation,
-    Suspension,
-    Verified,
-    position,
-)
+from protocol.signed.statements import Holder, Lease, Revocation, Suspension, Verified, position
 
 
 class StoredEvidence(msgspec.Struct, frozen=True):

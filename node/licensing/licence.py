@@ -17,17 +17,8 @@ from node.licensing.store import LicenceStore
 from node.licensing.verdict import Evidence, Hardware, Verdict, current_lease, judge
 from node.trust.published import TrustSet
 from protocol.messages.sessions import StatementAnswer
-from protocol.signed.freshness import (
-    FreshnessError,
-    verify_freshness,
-)
-from protocol.signed.statements import (
-    EnvelopeError,
-    Lease,
-    StatementError,
-    Verified,
-    verify_statement,
-)
+from protocol.signed.freshness import FreshnessError, verify_freshness
+from protocol.signed.statements import EnvelopeError, Lease, StatementError, Verified, verify_statement
 
 
 class StatementRejected(VerificationFailed):

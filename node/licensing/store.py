@@ -11,32 +11,13 @@ from typing import Annotated
 
 import msgspec
 
-from node.disk.files import (
-    StateFile,
-    encode_state,
-    ensure_private_dir,
-    read_state,
-    rename_file,
-    write_atomic,
-)
+from node.disk.files import StateFile, encode_state, ensure_private_dir, read_state, rename_file, write_atomic
 from node.errors import StateError, VerificationFailed
-from node.licensing.acceptance import (
-    Accept,
-    StoredEvidence,
-)
+from node.licensing.acceptance import Accept, StoredEvidence
 from protocol.faults import fault_point
 from protocol.ids import NodeId
-from protocol.signed.envelope import (
-    EnvelopeError,
-    KeyRing,
-)
-from protocol.signed.statements import (
-    Holder,
-    Revocation,
-    StatementError,
-    Verified,
-    verify_statement,
-)
+from protocol.signed.envelope import EnvelopeError, KeyRing
+from protocol.signed.statements import Holder, Revocation, StatementError, Verified, verify_statement
 
 AwareTime = Annotated[datetime, msgspec.Meta(tz=True)]
 

@@ -25,12 +25,7 @@ import msgspec
 from node.exits import Exit
 from node.licensing.acceptance import StoredEvidence
 from protocol.limits import CLOCK_SKEW, LICENSE_ANSWER_LIFE
-from protocol.signed.statements import (
-    Holder,
-    Lease,
-    Revocation,
-    Suspension,
-)
+from protocol.signed.statements import Holder, Lease, Revocation, Suspension
 
 State = Literal[
     "unactivated",

@@ -26,12 +26,7 @@ from node.link.transport import (
 from protocol.encoding import json_decode, json_encode
 from protocol.ids import IdError, parse_id
 from protocol.limits import RESPONSE_BODY_BYTES_MAX
-from protocol.messages.activation import (
-    Activated,
-    Challenge,
-    ProveActivation,
-    StartActivation,
-)
+from protocol.messages.activation import Activated, Challenge, ProveActivation, StartActivation
 from protocol.messages.est import (
     HEADER_REQUEST,
     PATH_SIMPLEREENROLL,
@@ -40,26 +35,10 @@ from protocol.messages.est import (
     decode_certs_only,
     encode_base64,
 )
-from protocol.messages.renewal import (
-    PATH_RENEWALS,
-    RenewalChallenge,
-    Renewed,
-    StartRenewal,
-    path_proof,
-)
-from protocol.messages.sessions import (
-    Ask,
-    Events,
-    Nonce,
-    OpenSession,
-    Session,
-    StatementAnswer,
-)
+from protocol.messages.renewal import PATH_RENEWALS, RenewalChallenge, Renewed, StartRenewal, path_proof
+from protocol.messages.sessions import Ask, Events, Nonce, OpenSession, Session, StatementAnswer
 from protocol.problems import KINDS, ProblemDocument
-from protocol.signed.trust import (
-    ServiceUrls,
-    X509Bundle,
-)
+from protocol.signed.trust import ServiceUrls, X509Bundle
 
 T = TypeVar("T")
 

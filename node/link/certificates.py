@@ -10,10 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 
 from node.errors import VerificationFailed
-from node.link.transport import (
-    UNREADABLE,
-    issued_by,
-)
+from node.link.transport import UNREADABLE, issued_by
 from protocol.ids import EKU_DEVICE, IdError, NodeSpiffeId, parse_generation
 from protocol.limits import CLOCK_SKEW
 from protocol.signed.trust import X509Bundle

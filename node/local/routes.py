@@ -5,12 +5,7 @@ from urllib.parse import unquote
 
 from node.errors import NodeError
 from node.hwbind.errors import TpmError
-from node.local.server import (
-    Answer,
-    Handler,
-    Request,
-    problem,
-)
+from node.local.server import Answer, Handler, Request, problem
 from protocol.limits import ENTITLEMENT_NAME_CHARS_MAX
 
 if TYPE_CHECKING:

@@ -23,16 +23,8 @@ from tuf.api.exceptions import (
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
 from node.clock import monotonic
-from node.trust.errors import (
-    TrustError,
-    TrustUnreachable,
-)
-from node.trust.files import (
-    METADATA,
-    Generation,
-    is_root_name,
-    root_name,
-)
+from node.trust.errors import TrustError, TrustUnreachable
+from node.trust.files import METADATA, Generation, is_root_name, root_name
 from protocol.encoding import sha256_hex
 from protocol.messages.activation import TrustPin
 from protocol.signed.trust import TARGETS

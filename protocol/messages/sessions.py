@@ -10,10 +10,7 @@ import msgspec
 from protocol.encoding import json_decode, json_encode
 from protocol.evidence import ClockInfo
 from protocol.ids import NodeId, TenantId
-from protocol.signed.envelope import (
-    EnvelopeError,
-    verify_signature,
-)
+from protocol.signed.envelope import EnvelopeError, verify_signature
 
 TYP_SESSION_PROOF = "cascade-session-proof+jws"
 

@@ -9,11 +9,7 @@ import msgspec
 
 from protocol.encoding import json_decode, json_encode, sha256_hex
 from protocol.ids import NodeId
-from protocol.signed.envelope import (
-    KeyRing,
-    covers,
-    open_envelope,
-)
+from protocol.signed.envelope import KeyRing, covers, open_envelope
 
 TYP_FRESHNESS = "cascade-freshness+jws"
 

@@ -17,13 +17,7 @@ import msgspec
 from protocol.encoding import json_decode, json_encode
 from protocol.ids import IdError, NodeId, TenantId, parse_id
 from protocol.limits import ENTITLEMENT_NAME_CHARS_MAX, ENTITLEMENTS_MAX, SEQ_MAX
-from protocol.signed.envelope import (
-    EnvelopeError,
-    KeyRing,
-    covers,
-    open_envelope,
-    peek_typ,
-)
+from protocol.signed.envelope import EnvelopeError, KeyRing, covers, open_envelope, peek_typ
 
 TYP_LEASE = "cascade-lease+jws"
 TYP_SUSPENSION = "cascade-suspension+jws"

@@ -5,10 +5,7 @@ What they say is believed only through the TUF metadata that name them; here sta
 
 import msgspec
 
-from protocol.signed.envelope import (
-    KeyRing,
-    VerificationKey,
-)
+from protocol.signed.envelope import KeyRing, VerificationKey
 
 TARGET_SIGNING_KEYS = "signing-keys.json"
 TARGET_X509_BUNDLE = "x509-bundle.json"

@@ -12,11 +12,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from cloud.breakwater.keys.pkcs11 import (
-    RETRY_SECONDS,
-    TIMEOUT_SECONDS,
-    Pkcs11Keys,
-)
+from cloud.breakwater.keys.pkcs11 import RETRY_SECONDS, TIMEOUT_SECONDS, Pkcs11Keys
 from cloud.crypto.keyfile import write_secret
 
 MODULE = Path("/usr/lib/softhsm/libsofthsm2.so")

@@ -17,10 +17,7 @@ import pytest
 from cloud.storage import Location, ServiceEngine, Statement, StorageNotOpen, TransactionMisuse
 from cloud.storage.errors import IntegrityError, StorageError, TransactionLost, ValueRefused
 from cloud.storage.location import parse_location
-from lab.postgres import (
-    ENGINES,
-    database_location,
-)
+from lab.postgres import ENGINES, database_location
 from tests.cloud.storage_sample.support import INSERT, NOW, SELECT, SERVICE, add, count, ids, on
 from tests.cloud.storage_sample.tables import ENGINE, Widget
 

@@ -9,10 +9,7 @@ from cloud.storage import PostgresLocation, ServiceEngine, Statement, StorageErr
 from cloud.storage.errors import DatabaseBusy, DatabaseInUse
 from cloud.storage.fresh import made_fresh
 from cloud.storage.migrate import applied_ids, ensure_migrated, known_ids
-from lab.postgres import (
-    cluster,
-    postgres_database,
-)
+from lab.postgres import cluster, postgres_database
 
 pytestmark = pytest.mark.slow
 

@@ -14,12 +14,7 @@ import pytest
 from cloud.storage import DatabaseUnavailable, PostgresLocation, ServiceEngine, Statement, StorageError
 from cloud.storage.errors import DatabaseBusy, OutcomeUnknown, StorageNotOpen, TransactionLost
 from cloud.storage.postgres import PostgresBackend, begin_sql, lock_id
-from lab.postgres import (
-    ROLE,
-    Cluster,
-    cluster,
-    postgres_database,
-)
+from lab.postgres import ROLE, Cluster, cluster, postgres_database
 from tests.cloud.storage_sample.support import INSERT, NOW, SERVICE, add, count, ids, on
 from tests.cloud.storage_sample.tables import ENGINE
 

@@ -29,16 +29,8 @@ from cloud.http.guard import (
 )
 from cloud.http.problems import Refusal
 from cloud.mtls.peer import NodePeer
-from cloud.mtls.server import (
-    ServerTls,
-    load_key_pair,
-)
-from cloud.process.serve import (
-    CloudServer,
-    Listener,
-    Unit,
-    running,
-)
+from cloud.mtls.server import ServerTls, load_key_pair
+from cloud.process.serve import CloudServer, Listener, Unit, running
 from cloud.storage.errors import OutcomeUnknown
 from protocol.ids import NodeId, TenantId
 from protocol.problems import ProblemDocument

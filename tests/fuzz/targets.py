@@ -16,15 +16,9 @@ from cryptography.x509 import ocsp as library_ocsp
 
 from cloud.breakwater.errors import CsrRefused
 from cloud.breakwater.pkix import ocsp
-from cloud.breakwater.pkix.csr import (
-    NODE_CURVES,
-    open_csr,
-)
+from cloud.breakwater.pkix.csr import NODE_CURVES, open_csr
 from cloud.fabric.attestation.ek_roots import trusted_roots
-from cloud.fabric.attestation.ek_trust import (
-    TenantTrust,
-    judge,
-)
+from cloud.fabric.attestation.ek_trust import TenantTrust, judge
 from cloud.fabric.attestation.evidence import verify_key
 from cloud.fabric.attestation.tpm_structures import EvidenceRefused
 from protocol.evidence import EndorsementEvidence, KeyEvidence

@@ -51,10 +51,7 @@ def test_no_input_ends_in_an_undocumented_error(name: str) -> None:
 def test_the_seeds_are_good_inputs() -> None:
     """A fuzzer that starts from refused inputs would only ever see the first check."""
     from cloud.breakwater.pkix import ocsp
-    from cloud.breakwater.pkix.csr import (
-        NODE_CURVES,
-        open_csr,
-    )
+    from cloud.breakwater.pkix.csr import NODE_CURVES, open_csr
 
     assert open_csr(next(TARGETS["csr"].seeds()), NODE_CURVES).spki_der
     for seed in TARGETS["ocsp"].seeds():

@@ -9,10 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.tpm import (
-    SoftTpm,
-    SoftTpmError,
-)
+from lab.tpm import SoftTpm, SoftTpmError
 
 pytestmark = pytest.mark.slow
 

@@ -7,10 +7,7 @@ from typing import NamedTuple
 import pytest
 import trio
 
-from lab.tpm import (
-    SoftTpm,
-    shared_bus,
-)
+from lab.tpm import SoftTpm, shared_bus
 from node.hwbind import keys
 from node.hwbind.keys import WrappedKey
 from node.hwbind.tpm import Tpm

@@ -7,21 +7,12 @@ from node.disk.identity import Identity
 from node.hwbind.keys import WrappedKey
 from node.licensing.licence import Keeper
 from node.state import State
-from node.trust.files import (
-    METADATA,
-    Generation,
-    publish,
-)
+from node.trust.files import METADATA, Generation, publish
 from node.trust.published import TrustSet
 from protocol.encoding import json_encode, sha256_hex
 from protocol.messages.activation import TrustPin
 from protocol.messages.sessions import StatementAnswer
-from protocol.signed.trust import (
-    TARGET_SERVICES,
-    TARGET_SIGNING_KEYS,
-    TARGET_X509_BUNDLE,
-    SigningKeys,
-)
+from protocol.signed.trust import TARGET_SERVICES, TARGET_SIGNING_KEYS, TARGET_X509_BUNDLE, SigningKeys
 from tests.simulators.fabric import DOMAIN, NODE, TENANT, Fabric, utc_now
 
 ROOT = b"{}"

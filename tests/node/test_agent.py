@@ -24,10 +24,7 @@ from node.link.certificates import CertificateRejected
 from node.local.client import ask
 from node.state import NotActivated, State
 from node.trust.published import TrustSet
-from protocol.messages.est import (
-    PATH_SIMPLEREENROLL,
-    encode_certs_only,
-)
+from protocol.messages.est import PATH_SIMPLEREENROLL, encode_certs_only
 from tests.node.conftest import Machine
 from tests.node.shells import apply, identity, install, trust_of
 from tests.simulators.fabric import DAY, Answer, Fabric, Reply, Request, always, hang, problem, raw, refused, utc_now
@@ -350,10 +347,7 @@ async def test_a_start_on_a_bad_tpm(
 async def test_on_another_machine_the_gate_stays_closed(
     config: Config, state: State, machine: Machine, tmp_path: Path
 ) -> None:
-    from lab.tpm import (
-        SoftTpm,
-        shared_bus,
-    )
+    from lab.tpm import SoftTpm, shared_bus
 
     with SoftTpm(tmp_path / "chip", ca=machine.chip.ca, bus=shared_bus()) as other:
         port = Tpm(other.tcti)

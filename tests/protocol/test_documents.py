@@ -11,21 +11,9 @@ from hypothesis import strategies as st
 
 from protocol.encoding import json_decode, json_encode, sha256_hex
 from protocol.limits import ENTITLEMENTS_MAX, ENVELOPE_BYTES_MAX
-from protocol.messages.sessions import (
-    TYP_SESSION_PROOF,
-    ProofClaims,
-    ProofError,
-    open_proof,
-)
+from protocol.messages.sessions import TYP_SESSION_PROOF, ProofClaims, ProofError, open_proof
 from protocol.signed import freshness as fresh
-from protocol.signed.envelope import (
-    EnvelopeError,
-    KeyRing,
-    covers,
-    open_envelope,
-    seal,
-    verify_signature,
-)
+from protocol.signed.envelope import EnvelopeError, KeyRing, covers, open_envelope, seal, verify_signature
 from protocol.signed.statements import (
     TYP_LEASE,
     TYP_SUSPENSION,

@@ -21,11 +21,7 @@ from protocol.ids import (
     parse_spiffe,
     parse_trust_domain,
 )
-from protocol.messages.activation import (
-    PinError,
-    TrustPin,
-    parse_pin,
-)
+from protocol.messages.activation import PinError, TrustPin, parse_pin
 from protocol.problems import KINDS, Code, document
 from tests.protocol.vectors import examples
 

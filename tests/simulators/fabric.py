@@ -32,38 +32,13 @@ from tpm2_pytss.utils import make_credential
 from protocol import problems
 from protocol.encoding import json_decode, json_encode, sha256, sha256_hex
 from protocol.ids import EKU_DEVICE, ActivationId, NodeId, RenewalId, TenantId, make_id
-from protocol.messages import (
-    est,
-    sessions,
-)
-from protocol.messages.activation import (
-    Activated,
-    Challenge,
-    ProveActivation,
-    StartActivation,
-)
-from protocol.messages.renewal import (
-    ProveRenewal,
-    RenewalChallenge,
-    Renewed,
-    StartRenewal,
-)
+from protocol.messages import est, sessions
+from protocol.messages.activation import Activated, Challenge, ProveActivation, StartActivation
+from protocol.messages.renewal import ProveRenewal, RenewalChallenge, Renewed, StartRenewal
 from protocol.signed import statements
-from protocol.signed.envelope import (
-    KeyRing,
-    VerificationKey,
-    key_id,
-    seal,
-)
-from protocol.signed.freshness import (
-    TYP_FRESHNESS,
-    Freshness,
-    payload_of,
-)
-from protocol.signed.trust import (
-    ServiceUrls,
-    X509Bundle,
-)
+from protocol.signed.envelope import KeyRing, VerificationKey, key_id, seal
+from protocol.signed.freshness import TYP_FRESHNESS, Freshness, payload_of
+from protocol.signed.trust import ServiceUrls, X509Bundle
 
 DOMAIN = "cascade.internal"
 TENANT = TenantId("ten_0" + "1" * 25)

@@ -27,10 +27,7 @@ from cloud.fabric.tuf.repository import (
 from cloud.fabric.tuf.serving import file_for
 from cloud.fabric.tuf.targets import build_targets
 from protocol.messages.activation import TrustPin
-from protocol.signed.envelope import (
-    VerificationKey,
-    key_id,
-)
+from protocol.signed.envelope import VerificationKey, key_id
 
 START = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 Answer = bytes | Callable[[BaseHTTPRequestHandler], None]

@@ -5,15 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from lab.tpm import (
-    SoftTpm,
-    shared_bus,
-)
-from tests.system.support.harness import (
-    Cloud,
-    Machine,
-    ended,
-)
+from lab.tpm import SoftTpm, shared_bus
+from tests.system.support.harness import Cloud, Machine, ended
 
 
 @pytest.fixture(scope="session")

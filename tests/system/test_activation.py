@@ -4,12 +4,7 @@ import shutil
 from pathlib import Path
 
 from lab.tpm import SoftTpm
-from tests.system.support.harness import (
-    Cloud,
-    Machine,
-    ended,
-    wait_until,
-)
+from tests.system.support.harness import Cloud, Machine, ended, wait_until
 
 
 def test_the_same_chip_is_the_same_node_in_the_same_seat(

@@ -27,17 +27,9 @@ from lab.tpm import SoftTpm
 from protocol.codes import make_secret
 from protocol.limits import CHALLENGE_TRIES_MAX, REQUEST_BODY_BYTES_MAX
 from protocol.messages.activation import Challenge
-from protocol.messages.sessions import (
-    OpenSession,
-    Session,
-)
+from protocol.messages.sessions import OpenSession, Session
 from tests.simulators.forged_evidence import Maker, PaperChip, request, request_with_bad_signature
-from tests.system.support.harness import (
-    Cloud,
-    Machine,
-    ended,
-    wait_until,
-)
+from tests.system.support.harness import Cloud, Machine, ended, wait_until
 from tests.system.support.raw import (
     SESSIONS,
     PaperNode,
@@ -49,11 +41,7 @@ from tests.system.support.raw import (
     secret_of,
     unchanged,
 )
-from tests.system.support.routes import (
-    World,
-    all_routes,
-    world_of,
-)
+from tests.system.support.routes import World, all_routes, world_of
 
 RUN_EXITS = frozenset({0, 2, 70, 80, 81, 87})
 

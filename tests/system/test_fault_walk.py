@@ -7,17 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lab.tpm import SoftTpm
-from tests.system.support.fault_scenarios import (
-    PREPARE,
-    SCENARIOS,
-    Case,
-    run_lanes,
-)
-from tests.system.support.points import (
-    ROOT,
-    is_fault_point,
-    points_in_code,
-)
+from tests.system.support.fault_scenarios import PREPARE, SCENARIOS, Case, run_lanes
+from tests.system.support.points import ROOT, is_fault_point, points_in_code
 from tests.system.support.walk import Lane
 
 LANES = 3

@@ -18,23 +18,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from cloud.http.guard import OPERATOR
-from tests.system.support.harness import (
-    Cloud,
-    wait_until,
-)
-from tests.system.support.raw import (
-    PLAINTEXT,
-    Answer,
-    once,
-)
-from tests.system.support.routes import (
-    RECIPES,
-    Caller,
-    Route,
-    World,
-    all_routes,
-    world_of,
-)
+from tests.system.support.harness import Cloud, wait_until
+from tests.system.support.raw import PLAINTEXT, Answer, once
+from tests.system.support.routes import RECIPES, Caller, Route, World, all_routes, world_of
 
 HEAD_BYTES = 12_000
 """Of forged headers in one request; the listeners take 16 kB of head."""

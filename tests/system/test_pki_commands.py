@@ -9,11 +9,7 @@ from cryptography import x509
 
 from lab.tpm import SoftTpm
 from protocol.encoding import sha256_hex
-from tests.system.support.harness import (
-    Cloud,
-    Machine,
-    wait_until,
-)
+from tests.system.support.harness import Cloud, Machine, wait_until
 
 
 def pki(cloud: Cloud, *command: str, expect: int = 0) -> Any:

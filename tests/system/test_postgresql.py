@@ -12,28 +12,11 @@ from cryptography import x509
 
 from cloud.storage.location import PostgresLocation
 from cloud.storage.migrate import applied_ids, known_ids
-from lab.postgres import (
-    ROLE,
-    cluster,
-)
+from lab.postgres import ROLE, cluster
 from lab.tpm import SoftTpm
 from tests.simulators.forged_evidence import request
-from tests.system.support.harness import (
-    Cloud,
-    Machine,
-    Process,
-    ended,
-    free_ports,
-    wait_until,
-)
-from tests.system.support.raw import (
-    PORTS,
-    PaperNode,
-    Wire,
-    paper_tenant,
-    renew_device,
-    secret_of,
-)
+from tests.system.support.harness import Cloud, Machine, Process, ended, free_ports, wait_until
+from tests.system.support.raw import PORTS, PaperNode, Wire, paper_tenant, renew_device, secret_of
 from tests.system.support.strangers import Stranger
 from tests.system.test_service_revocation import Pair, settings_of
 

@@ -10,35 +10,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from tpm2_pytss.types import TPMT_PUBLIC
 
-from cloud.crypto.keyfile import (
-    read_key,
-    read_passphrase,
-)
+from cloud.crypto.keyfile import read_key, read_passphrase
 from lab.tpm import SoftTpm
 from node.disk.identity import IdentityStore
-from protocol.messages.renewal import (
-    PATH_RENEWALS,
-    ProveRenewal,
-    RenewalChallenge,
-    Renewed,
-    StartRenewal,
-    path_proof,
-)
+from protocol.messages.renewal import PATH_RENEWALS, ProveRenewal, RenewalChallenge, Renewed, StartRenewal, path_proof
 from tests.simulators.forged_evidence import p256
-from tests.system.support.harness import (
-    Cloud,
-    Machine,
-    ended,
-    wait_until,
-)
-from tests.system.support.raw import (
-    PaperNode,
-    nodes_ca_pem,
-    once,
-    paper_tenant,
-    secret_of,
-    unchanged,
-)
+from tests.system.support.harness import Cloud, Machine, ended, wait_until
+from tests.system.support.raw import PaperNode, nodes_ca_pem, once, paper_tenant, secret_of, unchanged
 
 
 def device(machine: Machine) -> x509.Certificate:

@@ -14,34 +14,12 @@ from cryptography import x509
 
 from lab.tpm import SoftTpm
 from node.trust import published as trust
-from protocol.messages.sessions import (
-    Ask,
-    Events,
-    Session,
-    StatementAnswer,
-)
+from protocol.messages.sessions import Ask, Events, Session, StatementAnswer
 from protocol.problems import ProblemDocument
-from protocol.signed.statements import (
-    Revocation,
-    verify_statement,
-)
+from protocol.signed.statements import Revocation, verify_statement
 from tests.simulators.forged_evidence import request
-from tests.system.support.harness import (
-    Cloud,
-    Machine,
-    ended,
-    wait_until,
-)
-from tests.system.support.raw import (
-    SESSIONS,
-    PaperNode,
-    Wire,
-    new_key,
-    once,
-    paper_tenant,
-    renew_device,
-    secret_of,
-)
+from tests.system.support.harness import Cloud, Machine, ended, wait_until
+from tests.system.support.raw import SESSIONS, PaperNode, Wire, new_key, once, paper_tenant, renew_device, secret_of
 from tests.system.support.strangers import Stranger
 
 ASK = Ask("n" * 32)

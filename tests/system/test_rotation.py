@@ -24,11 +24,7 @@ from protocol.encoding import sha256_hex
 from protocol.messages.sessions import Ask
 from tests.simulators.forged_evidence import request
 from tests.system.support.fleet import Fleet
-from tests.system.support.harness import (
-    Cloud,
-    Machine,
-    wait_until,
-)
+from tests.system.support.harness import Cloud, Machine, wait_until
 from tests.system.support.raw import (
     Answer,
     Closed,

@@ -17,17 +17,9 @@ from typing import Self
 
 from cloud.crypto.keyfile import read_passphrase
 from tests.cloud.softhsm import SoftHsm, token_processes
-from tests.system.support.harness import (
-    Cloud,
-    free_ports,
-    wait_until,
-)
+from tests.system.support.harness import Cloud, free_ports, wait_until
 from tests.system.support.on_token import move_a_key_to_a_token
-from tests.system.support.raw import (
-    PaperNode,
-    paper_tenant,
-    secret_of,
-)
+from tests.system.support.raw import PaperNode, paper_tenant, secret_of
 
 CASCADE = Path(sys.executable).with_name("cascade")
 START_SECONDS = 120

@@ -21,13 +21,7 @@ from cryptography import x509
 from cloud.contracts.breakwater import PATH_REVOCATIONS
 from protocol.messages.sessions import Session
 from tests.simulators.forged_evidence import request
-from tests.system.support.harness import (
-    WAIT_SECONDS,
-    Cloud,
-    Process,
-    free_ports,
-    wait_until,
-)
+from tests.system.support.harness import WAIT_SECONDS, Cloud, Process, free_ports, wait_until
 from tests.system.support.raw import (
     PORTS,
     SESSIONS,

@@ -3,11 +3,7 @@
 from pathlib import Path
 
 from tests.system.support.harness import Cloud
-from tests.system.support.soak import (
-    REVOKED_OF,
-    Soak,
-    told,
-)
+from tests.system.support.soak import REVOKED_OF, Soak, told
 
 CERTIFICATES = 200
 

@@ -36,19 +36,8 @@ from node.hwbind.errors import TpmNotOurs
 from node.hwbind.tpm import Tpm
 from protocol.ids import EKU_DEVICE, NodeSpiffeId, parse_spiffe
 from tests.simulators.forged_evidence import request
-from tests.system.support.harness import (
-    WAIT_SECONDS,
-    Cloud,
-    Machine,
-    ended,
-    free_ports,
-    wait_until,
-)
-from tests.system.support.key_search import (
-    Search,
-    keys_in,
-    public_bytes,
-)
+from tests.system.support.harness import WAIT_SECONDS, Cloud, Machine, ended, free_ports, wait_until
+from tests.system.support.key_search import Search, keys_in, public_bytes
 from tests.system.support.raw import (
     SESSIONS,
     Closed,

@@ -5,21 +5,9 @@ from pathlib import Path
 
 from cloud.crypto.keyfile import read_passphrase
 from tests.simulators.forged_evidence import request
-from tests.system.support.harness import (
-    Cloud,
-    Process,
-    ended,
-    wait_until,
-)
+from tests.system.support.harness import Cloud, Process, ended, wait_until
 from tests.system.support.on_token import move_a_key_to_a_token
-from tests.system.support.raw import (
-    SESSIONS,
-    PaperNode,
-    new_key,
-    once,
-    paper_tenant,
-    secret_of,
-)
+from tests.system.support.raw import SESSIONS, PaperNode, new_key, once, paper_tenant, secret_of
 
 
 def test_a_token_that_vanishes_and_comes_back(tmp_path: Path, installation: Cloud) -> None:

@@ -36,39 +36,14 @@ from cloud.breakwater.ceremony.file import (
     read_bounded,
     read_ceremony,
 )
-from cloud.breakwater.ceremony.signing import (
-    Identity,
-    make_cross,
-    make_issuing,
-    make_root,
-    make_root_crl,
-    require_room,
-)
+from cloud.breakwater.ceremony.signing import Identity, make_cross, make_issuing, make_root, make_root_crl, require_room
 from cloud.breakwater.errors import CeremonyError
 from cloud.breakwater.keys.file import LocalKey
-from cloud.breakwater.keys.signer import (
-    DEVELOPMENT_MARK,
-    issuer_of,
-)
+from cloud.breakwater.keys.signer import DEVELOPMENT_MARK, issuer_of
 from cloud.breakwater.pkix.crl import Entry
-from cloud.breakwater.pkix.csr import (
-    describe_key,
-    open_csr,
-)
-from cloud.breakwater.pkix.profiles import (
-    SERIAL_BYTES,
-    CaName,
-    Issuer,
-    make_serial,
-)
-from cloud.crypto.keyfile import (
-    read_key,
-    read_passphrase,
-    secret_path,
-    sync_directory,
-    write_key,
-    write_secret,
-)
+from cloud.breakwater.pkix.csr import describe_key, open_csr
+from cloud.breakwater.pkix.profiles import SERIAL_BYTES, CaName, Issuer, make_serial
+from cloud.crypto.keyfile import read_key, read_passphrase, secret_path, sync_directory, write_key, write_secret
 from protocol.encoding import sha256_hex
 
 CA_CURVES = ("secp256r1", "secp384r1")

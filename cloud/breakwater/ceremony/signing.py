@@ -14,24 +14,10 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from cloud.breakwater.errors import CeremonyError, LintError
-from cloud.breakwater.keys.signer import (
-    CaKey,
-    Signer,
-    issuer_of,
-)
-from cloud.breakwater.pkix.crl import (
-    Entry,
-    make_crl,
-    want_crl,
-)
-from cloud.breakwater.pkix.csr import (
-    RequestedKey,
-    describe_key,
-)
-from cloud.breakwater.pkix.lint import (
-    lint,
-    relint,
-)
+from cloud.breakwater.keys.signer import CaKey, Signer, issuer_of
+from cloud.breakwater.pkix.crl import Entry, make_crl, want_crl
+from cloud.breakwater.pkix.csr import RequestedKey, describe_key
+from cloud.breakwater.pkix.lint import lint, relint
 from cloud.breakwater.pkix.profiles import (
     CaName,
     Issuer,

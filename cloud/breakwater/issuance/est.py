@@ -9,16 +9,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from cloud.breakwater.errors import CsrRefused, NotAdmitted, ValueRefused
-from cloud.breakwater.issuance.enrolment import (
-    Enrolments,
-    caller_of,
-)
+from cloud.breakwater.issuance.enrolment import Enrolments, caller_of
 from cloud.http.guard import Credentials
-from cloud.mtls.peer import (
-    NodePeer,
-    Peer,
-    ServicePeer,
-)
+from cloud.mtls.peer import NodePeer, Peer, ServicePeer
 from protocol.ids import NodeSpiffeId
 from protocol.messages.est import REQUEST_ID
 from protocol.messages.sessions import Certificate

@@ -28,21 +28,10 @@ from cloud.breakwater.errors import (
     StillRunning,
     ValueRefused,
 )
-from cloud.breakwater.issuance.requests import (
-    dns_of,
-    names_of,
-    node_key,
-    node_order,
-    request_key_of,
-)
+from cloud.breakwater.issuance.requests import dns_of, names_of, node_key, node_order, request_key_of
 from cloud.breakwater.keys.signer import Signer
 from cloud.breakwater.metrics import IssuerMetrics
-from cloud.breakwater.pkix.csr import (
-    SERVICE_CURVES,
-    RequestedKey,
-    describe_key,
-    open_csr,
-)
+from cloud.breakwater.pkix.csr import SERVICE_CURVES, RequestedKey, describe_key, open_csr
 from cloud.breakwater.pkix.lint import lint
 from cloud.breakwater.pkix.profiles import (
     SERIAL_BYTES,

@@ -9,15 +9,8 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from cloud.breakwater.errors import ValueRefused
-from cloud.breakwater.pkix.csr import (
-    NODE_CURVES,
-    RequestedKey,
-    open_csr,
-)
-from cloud.breakwater.pkix.profiles import (
-    Issuer,
-    Wanted,
-)
+from cloud.breakwater.pkix.csr import NODE_CURVES, RequestedKey, open_csr
+from cloud.breakwater.pkix.profiles import Issuer, Wanted
 from cloud.breakwater.store import Order, ServiceHostName
 from protocol.ids import NodeSpiffeId
 

@@ -12,11 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from cloud.breakwater.errors import SignerError
 from cloud.breakwater.pkix.profiles import hash_of
-from cloud.crypto.keyfile import (
-    KeyFileError,
-    read_key,
-    write_key,
-)
+from cloud.crypto.keyfile import KeyFileError, read_key, write_key
 
 CA_CURVES = ("secp256r1", "secp384r1")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")

@@ -25,14 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_ds
 from cloud.breakwater.errors import SignerError, SignerUnavailable
 from cloud.breakwater.keys import token_messages as messages
 from cloud.breakwater.keys.file import CA_CURVES
-from cloud.breakwater.keys.token_messages import (
-    Command,
-    Connect,
-    Find,
-    Generate,
-    Reply,
-    Sign,
-)
+from cloud.breakwater.keys.token_messages import Command, Connect, Find, Generate, Reply, Sign
 from cloud.breakwater.pkix.profiles import hash_of
 
 log = logging.getLogger("cascade.token")

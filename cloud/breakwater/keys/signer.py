@@ -16,26 +16,11 @@ from cryptography.x509.oid import NameOID
 
 from cloud.breakwater.errors import SignerError
 from cloud.breakwater.keys.file import FileKeys
-from cloud.breakwater.keys.pkcs11 import (
-    Pkcs11Keys,
-    TokenSettings,
-)
+from cloud.breakwater.keys.pkcs11 import Pkcs11Keys, TokenSettings
 from cloud.breakwater.pkix.csr import key_identifier
-from cloud.breakwater.pkix.linted import (
-    Linted,
-    algorithm_der,
-    assemble,
-)
-from cloud.breakwater.pkix.profiles import (
-    CaName,
-    Issuer,
-)
-from cloud.crypto.der import (
-    bit_string,
-    integer,
-    sequence,
-    tlv,
-)
+from cloud.breakwater.pkix.linted import Linted, algorithm_der, assemble
+from cloud.breakwater.pkix.profiles import CaName, Issuer
+from cloud.crypto.der import bit_string, integer, sequence, tlv
 from cloud.crypto.keyfile import secret_path
 
 DEVELOPMENT_MARK = "(development)"

@@ -14,19 +14,8 @@ import pkcs11
 from pkcs11.util.ec import encode_ec_public_key, encode_named_curve_parameters
 
 from cloud.breakwater.keys import token_messages as messages
-from cloud.breakwater.keys.token_messages import (
-    Command,
-    Connect,
-    Find,
-    Generate,
-    Outcome,
-    Reply,
-    Sign,
-)
-from cloud.crypto.keyfile import (
-    KeyFileError,
-    read_secret,
-)
+from cloud.breakwater.keys.token_messages import Command, Connect, Find, Generate, Outcome, Reply, Sign
+from cloud.crypto.keyfile import KeyFileError, read_secret
 
 _PIN_ERRORS = (
     pkcs11.PinIncorrect,

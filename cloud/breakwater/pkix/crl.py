@@ -15,21 +15,9 @@ import msgspec
 from cryptography import x509
 
 from cloud.breakwater.errors import LintError
-from cloud.breakwater.pkix.linted import (
-    Linted,
-    algorithm_der,
-    assemble,
-    passed,
-)
-from cloud.breakwater.pkix.profiles import (
-    SCRATCH_KEYS,
-    Issuer,
-    hash_of,
-)
-from cloud.crypto.der import (
-    integer,
-    tlv,
-)
+from cloud.breakwater.pkix.linted import Linted, algorithm_der, assemble, passed
+from cloud.breakwater.pkix.profiles import SCRATCH_KEYS, Issuer, hash_of
+from cloud.crypto.der import integer, tlv
 
 ENTRIES_MAX = 5000
 """As many as a shard has places."""

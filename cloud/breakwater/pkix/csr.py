@@ -17,14 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.x509.oid import ExtensionOID, SignatureAlgorithmOID
 
 from cloud.breakwater.errors import CsrRefused
-from cloud.crypto.der import (
-    bit_string,
-    integer,
-    octet_string,
-    oid,
-    sequence,
-    tlv,
-)
+from cloud.crypto.der import bit_string, integer, octet_string, oid, sequence, tlv
 from protocol.limits import CSR_BYTES_MAX
 
 NODE_CURVES: tuple[str, ...] = ("secp256r1",)

@@ -15,24 +15,10 @@ import msgspec
 from cryptography import x509
 
 from cloud.breakwater.errors import LintError
-from cloud.breakwater.pkix.linted import (
-    Linted,
-    algorithm_der,
-    assemble,
-    passed,
-)
-from cloud.breakwater.pkix.profiles import (
-    CaName,
-    Issuer,
-    Wanted,
-)
+from cloud.breakwater.pkix.linted import Linted, algorithm_der, assemble, passed
+from cloud.breakwater.pkix.profiles import CaName, Issuer, Wanted
 from cloud.breakwater.pkix.reread import read_back
-from cloud.crypto.der import (
-    integer,
-    octet_string,
-    sequence,
-    tlv,
-)
+from cloud.crypto.der import integer, octet_string, sequence, tlv
 from protocol.ids import IdError
 
 __all__ = ["RULES", "Linted", "assemble", "lint", "relint"]

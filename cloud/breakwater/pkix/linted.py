@@ -6,11 +6,7 @@ rules (`lint.py` for certificates, `crl.py` for revocation lists) and for nobody
 
 from cloud.breakwater.errors import LintError
 from cloud.breakwater.pkix.profiles import Issuer
-from cloud.crypto.der import (
-    bit_string,
-    oid,
-    sequence,
-)
+from cloud.crypto.der import bit_string, oid, sequence
 
 _SEAL = object()
 

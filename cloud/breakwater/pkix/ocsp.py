@@ -16,14 +16,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509 import ocsp
 
-from cloud.breakwater.pkix.crl import (
-    REASONS,
-    UNSPECIFIED,
-)
-from cloud.breakwater.pkix.profiles import (
-    Issuer,
-    hash_of,
-)
+from cloud.breakwater.pkix.crl import REASONS, UNSPECIFIED
+from cloud.breakwater.pkix.profiles import Issuer, hash_of
 
 REQUEST_BYTES_MAX = 2048
 """A request for one certificate is 70 to 250 bytes; with a signature and its certificate below 2 kB."""

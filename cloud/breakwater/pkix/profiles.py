@@ -17,13 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, NameOID
 
 from cloud.breakwater.pkix.csr import RequestedKey
-from cloud.crypto.der import (
-    integer,
-    octet_string,
-    oid,
-    sequence,
-    tlv,
-)
+from cloud.crypto.der import integer, octet_string, oid, sequence, tlv
 from protocol.ids import EKU_DEVICE, NodeSpiffeId, ServiceSpiffeId
 from protocol.limits import CLOCK_SKEW, SESSION_LIFE_MAX
 

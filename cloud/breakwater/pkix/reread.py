@@ -14,12 +14,7 @@ from cryptography.x509.oid import AuthorityInformationAccessOID as Access
 from cryptography.x509.oid import NameOID
 
 from cloud.breakwater.pkix.csr import describe_key
-from cloud.breakwater.pkix.profiles import (
-    CaName,
-    Distribution,
-    ProfileName,
-    Wanted,
-)
+from cloud.breakwater.pkix.profiles import CaName, Distribution, ProfileName, Wanted
 from protocol.ids import NodeSpiffeId, ServiceSpiffeId, parse_spiffe
 
 _CA_NAME = re.compile(r"(?P<domain>\S+) (?P<ca>nodes|services) CA .*")

@@ -15,13 +15,7 @@ from typing import Protocol
 import msgspec
 
 from cloud.breakwater.errors import IssuerError, SignerError
-from cloud.breakwater.pkix.crl import (
-    ENTRIES_MAX,
-    UNSPECIFIED,
-    Entry,
-    make_crl,
-    want_crl,
-)
+from cloud.breakwater.pkix.crl import ENTRIES_MAX, UNSPECIFIED, Entry, make_crl, want_crl
 from cloud.breakwater.pkix.linted import Linted
 from cloud.breakwater.pkix.profiles import Issuer
 from cloud.breakwater.revocation.crl_shards import crl_path

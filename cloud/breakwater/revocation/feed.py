@@ -12,10 +12,7 @@ from datetime import datetime
 from typing import Protocol
 
 from cloud.breakwater.store.revocation_status import RevocationStore
-from cloud.contracts.breakwater import (
-    Revocations,
-    RevokedSerial,
-)
+from cloud.contracts.breakwater import Revocations, RevokedSerial
 from cloud.storage import StorageError
 from protocol.limits import CLOCK_SKEW
 

@@ -17,16 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from cloud.breakwater.errors import IssuerError, Passing, SignerUnavailable
-from cloud.breakwater.pkix.ocsp import (
-    CertId,
-    OcspRefused,
-    Question,
-    Status,
-    answer,
-    cert_ids,
-    parse_request,
-    refusal,
-)
+from cloud.breakwater.pkix.ocsp import CertId, OcspRefused, Question, Status, answer, cert_ids, parse_request, refusal
 from cloud.breakwater.pkix.profiles import Issuer
 from cloud.breakwater.store import serial_text
 from cloud.breakwater.store.authorities import AuthorityRow

@@ -7,14 +7,7 @@ from litestar import Request
 
 from cloud.breakwater.issuance.issuing import Issuing
 from cloud.http.guard import current_service
-from cloud.mtls.peer import (
-    NodePeer,
-    Peer,
-    PeerRefused,
-    PeerTrust,
-    ServicePeer,
-    peer_of,
-)
+from cloud.mtls.peer import NodePeer, Peer, PeerRefused, PeerTrust, ServicePeer, peer_of
 
 ANONYMOUS = "anonymous"
 

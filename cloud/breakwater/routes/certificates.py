@@ -9,11 +9,7 @@ from litestar import Request, post
 from litestar.params import JSONBody
 
 from cloud.breakwater.routes.access import caller, issuing
-from cloud.contracts.breakwater import (
-    PATH_DEVICE,
-    PATH_SESSION,
-    IssueNodeCertificate,
-)
+from cloud.contracts.breakwater import PATH_DEVICE, PATH_SESSION, IssueNodeCertificate
 from cloud.http.guard import service
 from protocol.messages.sessions import Certificate
 

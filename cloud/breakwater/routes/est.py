@@ -7,19 +7,8 @@ from litestar.exceptions import HTTPException
 
 from cloud.breakwater.errors import EnrolmentRefused
 from cloud.breakwater.issuance.est import Est
-from cloud.http.guard import (
-    ANONYMOUS,
-    BASIC,
-    ENROLLING,
-    NODE,
-    current_credentials,
-    current_peer,
-    service,
-)
-from cloud.http.problems import (
-    Refusal,
-    refusal_of,
-)
+from cloud.http.guard import ANONYMOUS, BASIC, ENROLLING, NODE, current_credentials, current_peer, service
+from cloud.http.problems import Refusal, refusal_of
 from protocol.ids import SERVICE_NAMES
 from protocol.messages.est import (
     CSRATTRS_DER,

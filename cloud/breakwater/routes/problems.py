@@ -6,11 +6,7 @@ from typing import Any
 from litestar import Request, Response
 
 from cloud.breakwater import errors
-from cloud.http.problems import (
-    Refusal,
-    handle,
-    refusal_of,
-)
+from cloud.http.problems import Refusal, handle, refusal_of
 from protocol.problems import Code
 
 log = logging.getLogger("cascade.breakwater")

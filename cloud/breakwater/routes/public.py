@@ -21,25 +21,11 @@ from litestar.types import Method
 from cloud.breakwater.errors import IssuerError
 from cloud.breakwater.pkix.ocsp import REQUEST_BYTES_MAX
 from cloud.breakwater.revocation.crl_publisher import Publisher
-from cloud.breakwater.revocation.crl_shards import (
-    OCSP_PATH,
-    shard_of_path,
-)
-from cloud.breakwater.revocation.ocsp_responder import (
-    CACHE_SECONDS,
-    Answered,
-    Authorities,
-    Responder,
-)
+from cloud.breakwater.revocation.crl_shards import OCSP_PATH, shard_of_path
+from cloud.breakwater.revocation.ocsp_responder import CACHE_SECONDS, Answered, Authorities, Responder
 from cloud.breakwater.routes.health import healthz
-from cloud.http.app import (
-    Refused,
-    make_app,
-)
-from cloud.http.guard import (
-    ANONYMOUS,
-    Guard,
-)
+from cloud.http.app import Refused, make_app
+from cloud.http.guard import ANONYMOUS, Guard
 from cloud.http.problems import Refusal
 
 CRL_TYPE = "application/pkix-crl"

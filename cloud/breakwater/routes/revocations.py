@@ -6,10 +6,7 @@ from litestar import Request, get
 from litestar.params import QueryParameter
 
 from cloud.breakwater.revocation.feed import Feed
-from cloud.contracts.breakwater import (
-    PATH_REVOCATIONS,
-    Revocations,
-)
+from cloud.contracts.breakwater import PATH_REVOCATIONS, Revocations
 from cloud.http.guard import service
 from protocol.ids import SERVICE_NAMES
 from protocol.limits import EVENT_WAIT_SECONDS_MAX

@@ -10,18 +10,8 @@ from typing import Literal
 
 import msgspec
 
-from cloud.breakwater.errors import (
-    AuthorityRetired,
-    Conflict,
-    CsrRefused,
-    GenerationClosed,
-    NotAdmitted,
-    StillRunning,
-)
-from cloud.breakwater.pkix.profiles import (
-    PROFILE_VERSION,
-    Wanted,
-)
+from cloud.breakwater.errors import AuthorityRetired, Conflict, CsrRefused, GenerationClosed, NotAdmitted, StillRunning
+from cloud.breakwater.pkix.profiles import PROFILE_VERSION, Wanted
 from cloud.breakwater.store.generations import generation_id
 from cloud.breakwater.store.revocation_writes import announce
 from cloud.storage import Row, ServiceEngine, Statement

@@ -4,10 +4,7 @@ import asyncio
 import os
 from argparse import Namespace
 
-from cloud.breakwater.ceremony.run import (
-    Held,
-    hold,
-)
+from cloud.breakwater.ceremony.run import Held, hold
 from cloud.breakwater.errors import IssuerError
 from cloud.cli.errors import EXIT_VERIFICATION, CliError
 from cloud.cli.show import emit, pairs

@@ -17,11 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from cloud.breakwater.admin import Admin, opened
 from cloud.breakwater.bootstrap import host_names, renew_service
-from cloud.breakwater.checks.checker import (
-    Checker,
-    Progress,
-    Report,
-)
+from cloud.breakwater.checks.checker import Checker, Progress, Report
 from cloud.breakwater.checks.pkilint import WAIVED
 from cloud.breakwater.errors import IssuerError, Refused, SecondOpinionMissing, SignerUnavailable
 from cloud.breakwater.store.checker_reads import Tally
@@ -29,14 +25,8 @@ from cloud.cli.errors import EXIT_INTERNAL, EXIT_REFUSED, EXIT_TRY_AGAIN, EXIT_U
 from cloud.cli.pki.rotate import rotate
 from cloud.cli.show import emit, pairs, table
 from cloud.clock import utc_now
-from cloud.crypto.keyfile import (
-    KeyFileError,
-    write_secret,
-)
-from cloud.mtls.identity import (
-    CHAIN_FILE,
-    IdentityError,
-)
+from cloud.crypto.keyfile import KeyFileError, write_secret
+from cloud.mtls.identity import CHAIN_FILE, IdentityError
 from cloud.process.settings import SettingsError
 from cloud.storage import DatabaseUnavailable, StorageError
 from cloud.storage.errors import DatabaseBusy

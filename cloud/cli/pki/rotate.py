@@ -20,10 +20,7 @@ from cloud.breakwater.authorities import AuthorityRow
 from cloud.breakwater.errors import SignerError, SignerUnavailable
 from cloud.breakwater.keys.file import FileKeys
 from cloud.breakwater.keys.pkcs11 import Pkcs11Keys
-from cloud.breakwater.keys.signer import (
-    certificate_request,
-    is_for_development,
-)
+from cloud.breakwater.keys.signer import certificate_request, is_for_development
 from cloud.cli.connection import Server
 from cloud.cli.errors import EXIT_REFUSED, EXIT_USAGE, CliError
 from cloud.cli.show import emit, pairs

@@ -11,23 +11,9 @@ import msgspec
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from cloud.crypto.keyfile import (
-    KeyFileError,
-    PrivateKey,
-    read_keys,
-    write_keys,
-)
-from protocol.signed.envelope import (
-    EnvelopeError,
-    KeyRing,
-    VerificationKey,
-    key_id,
-    seal,
-)
-from protocol.signed.freshness import (
-    TYP_FRESHNESS,
-    Freshness,
-)
+from cloud.crypto.keyfile import KeyFileError, PrivateKey, read_keys, write_keys
+from protocol.signed.envelope import EnvelopeError, KeyRing, VerificationKey, key_id, seal
+from protocol.signed.freshness import TYP_FRESHNESS, Freshness
 from protocol.signed.freshness import payload_of as freshness_payload
 from protocol.signed.statements import (
     TYP_LEASE,

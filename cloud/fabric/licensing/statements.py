@@ -12,13 +12,7 @@ import msgspec
 from cloud.fabric.schemas import LeaseTerms
 from protocol.ids import NodeId, TenantId
 from protocol.limits import CLOCK_SKEW, DEVICE_LIFE_AFTER_TERMINATION, SEQ_JUMP_MAX, SEQ_MAX
-from protocol.signed.statements import (
-    Lease,
-    Revocation,
-    RevocationReason,
-    Suspension,
-    Tier,
-)
+from protocol.signed.statements import Lease, Revocation, RevocationReason, Suspension, Tier
 
 _HOUR = 3600
 _DAY = 24 * _HOUR

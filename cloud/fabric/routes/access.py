@@ -7,17 +7,7 @@ from litestar import Request, Response
 from cloud.fabric.errors import FabricError, NotFound, refusal
 from cloud.fabric.service.context import Core
 from cloud.http.problems import handle
-from protocol.ids import (
-    ActivationId,
-    CodeId,
-    IdError,
-    NodeId,
-    Prefix,
-    RenewalId,
-    TenantId,
-    TokenId,
-    parse_id,
-)
+from protocol.ids import ActivationId, CodeId, IdError, NodeId, Prefix, RenewalId, TenantId, TokenId, parse_id
 
 
 def core_of(request: Request[Any, Any, Any]) -> Core:

@@ -9,12 +9,7 @@ from cloud.fabric.routes.access import activation_id, core_of
 from cloud.fabric.service.nodes import activation as service
 from cloud.http.guard import ANONYMOUS
 from protocol.encoding import sha256_hex
-from protocol.messages.activation import (
-    Activated,
-    Challenge,
-    ProveActivation,
-    StartActivation,
-)
+from protocol.messages.activation import Activated, Challenge, ProveActivation, StartActivation
 
 
 @post("/v1/activations", status_code=201, opt={"peers": (ANONYMOUS,)})

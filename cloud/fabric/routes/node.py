@@ -9,20 +9,9 @@ from cloud.fabric.routes.access import core_of
 from cloud.fabric.service.nodes import confirm as service
 from cloud.fabric.service.nodes import sessions
 from cloud.fabric.service.nodes import statement as statements
-from cloud.http.guard import (
-    ANONYMOUS,
-    NODE,
-    current_node,
-)
+from cloud.http.guard import ANONYMOUS, NODE, current_node
 from protocol.limits import EVENT_WAIT_SECONDS_MAX, SEQ_MAX
-from protocol.messages.sessions import (
-    Ask,
-    Events,
-    Nonce,
-    OpenSession,
-    Session,
-    StatementAnswer,
-)
+from protocol.messages.sessions import Ask, Events, Nonce, OpenSession, Session, StatementAnswer
 
 
 @post("/v1/node/nonces", status_code=200, opt={"peers": (ANONYMOUS,)})

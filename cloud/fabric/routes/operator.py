@@ -7,18 +7,9 @@ from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
 from cloud.fabric import schemas
 from cloud.fabric.routes.access import code_id, core_of, node_id, tenant_id, token_id
-from cloud.fabric.service.operators import (
-    codes,
-    node_lists,
-    standing,
-    tenants,
-    tokens,
-)
+from cloud.fabric.service.operators import codes, node_lists, standing, tenants, tokens
 from cloud.fabric.service.views import PAGE_ITEMS_DEFAULT
-from cloud.http.guard import (
-    OPERATOR,
-    current_operator,
-)
+from cloud.http.guard import OPERATOR, current_operator
 from cloud.http.guard import PEERS as OPT
 
 Asked = Request[Any, Any, Any]

@@ -9,13 +9,7 @@ from cloud.fabric.routes.access import core_of, renewal_id
 from cloud.fabric.service.nodes import renewal as service
 from cloud.http.guard import ANONYMOUS
 from protocol.encoding import sha256_hex
-from protocol.messages.renewal import (
-    PATH_RENEWALS,
-    ProveRenewal,
-    RenewalChallenge,
-    Renewed,
-    StartRenewal,
-)
+from protocol.messages.renewal import PATH_RENEWALS, ProveRenewal, RenewalChallenge, Renewed, StartRenewal
 
 
 @post(PATH_RENEWALS, status_code=201, opt={"peers": (ANONYMOUS,)})

@@ -7,12 +7,7 @@ from litestar.params import FromPath
 
 from cloud.fabric.errors import NotFound
 from cloud.fabric.routes.health import healthz
-from cloud.fabric.tuf.serving import (
-    METADATA_PREFIX,
-    TARGETS_PREFIX,
-    TrustStore,
-    file_for,
-)
+from cloud.fabric.tuf.serving import METADATA_PREFIX, TARGETS_PREFIX, TrustStore, file_for
 from cloud.http.guard import ANONYMOUS
 
 

@@ -7,15 +7,9 @@ from litestar.params import FromQuery, JSONBody
 
 from cloud.fabric import schemas
 from cloud.fabric.routes.access import core_of
-from cloud.fabric.service.published_trust import (
-    adoption,
-    publishing,
-)
+from cloud.fabric.service.published_trust import adoption, publishing
 from cloud.fabric.service.views import PAGE_ITEMS_DEFAULT
-from cloud.http.guard import (
-    OPERATOR,
-    current_operator,
-)
+from cloud.http.guard import OPERATOR, current_operator
 from cloud.http.guard import PEERS as OPT
 
 Asked = Request[Any, Any, Any]

@@ -13,14 +13,8 @@ from typing import Literal, Protocol
 from cryptography import x509
 
 from cloud.fabric import store
-from cloud.fabric.attestation import (
-    ek_trust,
-    evidence,
-)
-from cloud.fabric.attestation.ek_trust import (
-    Chip,
-    TenantTrust,
-)
+from cloud.fabric.attestation import ek_trust, evidence
+from cloud.fabric.attestation.ek_trust import Chip, TenantTrust
 from cloud.fabric.attestation.evidence import NodeKey
 from cloud.fabric.entropy import Entropy, Ids
 from cloud.fabric.errors import Invalid

@@ -3,11 +3,7 @@
 from typing import cast
 
 from cloud.fabric.tables import ENGINE
-from cloud.fabric.tuf.repository import (
-    MetadataFile,
-    Publication,
-    RoleName,
-)
+from cloud.fabric.tuf.repository import MetadataFile, Publication, RoleName
 from cloud.storage import Statement
 
 _NEWEST = Statement("SELECT version FROM tuf_metadata WHERE role = {} ORDER BY version DESC LIMIT 1")

@@ -11,19 +11,8 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric import ec
 from securesystemslib.signer import CryptoSigner
 
-from cloud.crypto.keyfile import (
-    KeyFileError,
-    PrivateKey,
-    read_key,
-    read_keys,
-    write_keys,
-)
-from cloud.fabric.tuf.repository import (
-    OnlineSigners,
-    Publication,
-    create,
-    signer_of,
-)
+from cloud.crypto.keyfile import KeyFileError, PrivateKey, read_key, read_keys, write_keys
+from cloud.fabric.tuf.repository import OnlineSigners, Publication, create, signer_of
 
 ROOT_KEY = "tuf-root.key.pem"
 TARGETS_KEY = "tuf-targets.key.pem"

@@ -11,12 +11,7 @@ from typing import TypeVar
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets, Timestamp
 
-from cloud.fabric.tuf.repository import (
-    MetadataFile,
-    Publication,
-    Signed,
-    TargetContent,
-)
+from cloud.fabric.tuf.repository import MetadataFile, Publication, Signed, TargetContent
 from protocol.encoding import sha256_hex
 from protocol.signed.trust import TARGETS
 

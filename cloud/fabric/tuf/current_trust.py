@@ -12,10 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from cloud.fabric.tuf.targets import read_certificates
-from cloud.mtls.peer import (
-    PeerTrust,
-    key_id_of,
-)
+from cloud.mtls.peer import PeerTrust, key_id_of
 from protocol.signed.trust import X509Bundle
 
 

@@ -18,21 +18,10 @@ from securesystemslib.exceptions import UnverifiedSignatureError
 from securesystemslib.signer import Signer
 from tuf.api.metadata import Root, Targets
 
-from cloud.crypto.keyfile import (
-    KeyFileError,
-    write_secret,
-)
-from cloud.fabric.tuf.checking import (
-    PublicationRefused,
-    hashes_of,
-    read_metadata,
-    verify,
-)
+from cloud.crypto.keyfile import KeyFileError, write_secret
+from cloud.fabric.tuf.checking import PublicationRefused, hashes_of, read_metadata, verify
 from cloud.fabric.tuf.repository import MetadataFile
-from cloud.fabric.tuf.targets import (
-    Content,
-    read_content,
-)
+from cloud.fabric.tuf.targets import Content, read_content
 from protocol.encoding import sha256_hex
 from protocol.signed.trust import TARGETS
 

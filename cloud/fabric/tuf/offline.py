@@ -10,11 +10,7 @@ import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from cloud.fabric.tuf.targets import (
-    Content,
-    TargetsError,
-    read_certificates,
-)
+from cloud.fabric.tuf.targets import Content, TargetsError, read_certificates
 from cloud.mtls.peer import key_id_of
 from protocol.signed.trust import X509Bundle
 

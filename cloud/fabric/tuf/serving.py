@@ -10,14 +10,7 @@ from typing import Protocol, cast
 
 import msgspec
 
-from cloud.fabric.tuf.repository import (
-    Latest,
-    MetadataFile,
-    OnlineSigners,
-    Publication,
-    RoleName,
-    refresh_online,
-)
+from cloud.fabric.tuf.repository import Latest, MetadataFile, OnlineSigners, Publication, RoleName, refresh_online
 
 METADATA_PREFIX = "/tuf/metadata/"
 TARGETS_PREFIX = "/tuf/targets/"

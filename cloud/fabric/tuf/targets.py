@@ -17,10 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from protocol.encoding import json_decode, json_encode
 from protocol.ids import IdError, parse_trust_domain
-from protocol.signed.envelope import (
-    VerificationKey,
-    key_id,
-)
+from protocol.signed.envelope import VerificationKey, key_id
 from protocol.signed.trust import (
     TARGET_SERVICES,
     TARGET_SIGNING_KEYS,

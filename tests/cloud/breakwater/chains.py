@@ -8,25 +8,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from cloud.breakwater.ceremony.signing import (
-    Identity,
-    make_cross,
-    make_issuing,
-    make_root,
-)
+from cloud.breakwater.ceremony.signing import Identity, make_cross, make_issuing, make_root
 from cloud.breakwater.keys.file import LocalKey
 from cloud.breakwater.keys.signer import Signer
 from cloud.breakwater.pkix import profiles
-from cloud.breakwater.pkix.csr import (
-    RequestedKey,
-    describe_key,
-)
+from cloud.breakwater.pkix.csr import RequestedKey, describe_key
 from cloud.breakwater.pkix.lint import lint
-from cloud.breakwater.pkix.profiles import (
-    Distribution,
-    Issuer,
-    Wanted,
-)
+from cloud.breakwater.pkix.profiles import Distribution, Issuer, Wanted
 from protocol.ids import NodeId, NodeSpiffeId, ServiceSpiffeId, TenantId, make_id
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)

@@ -8,23 +8,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from cloud.breakwater.bootstrap import ROOT_KEY_FILE
-from cloud.breakwater.ceremony.signing import (
-    Identity,
-    make_cross,
-    make_issuing,
-    make_root,
-)
+from cloud.breakwater.ceremony.signing import Identity, make_cross, make_issuing, make_root
 from cloud.breakwater.keys.file import LocalKey
-from cloud.breakwater.keys.signer import (
-    Keys,
-    issuer_of,
-)
+from cloud.breakwater.keys.signer import Keys, issuer_of
 from cloud.breakwater.pkix.csr import describe_key
-from cloud.breakwater.pkix.profiles import (
-    SERIAL_BYTES,
-    CaName,
-    make_serial,
-)
+from cloud.breakwater.pkix.profiles import SERIAL_BYTES, CaName, make_serial
 from cloud.breakwater.pkix.profiles import Issuer as Ca
 from cloud.crypto.keyfile import read_key
 from tests.cloud.breakwater.support import PASSPHRASE, START, TRUST_DOMAIN, Issuer

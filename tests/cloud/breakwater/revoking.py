@@ -13,23 +13,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from cloud.breakwater.errors import SignerError
 from cloud.breakwater.keys.file import LocalKey
-from cloud.breakwater.keys.signer import (
-    Signer,
-    issuer_of,
-)
+from cloud.breakwater.keys.signer import Signer, issuer_of
 from cloud.breakwater.pkix import profiles
 from cloud.breakwater.pkix.csr import describe_key
 from cloud.breakwater.pkix.lint import lint
-from cloud.breakwater.pkix.linted import (
-    Linted,
-    assemble,
-)
+from cloud.breakwater.pkix.linted import Linted, assemble
 from cloud.breakwater.pkix.profiles import Issuer
 from cloud.breakwater.revocation.crl_publisher import Publisher
-from cloud.breakwater.revocation.crl_shards import (
-    Places,
-    distribution,
-)
+from cloud.breakwater.revocation.crl_shards import Places, distribution
 from cloud.breakwater.revocation.feed import Feed
 from cloud.breakwater.revocation.ocsp_responder import Responder
 from cloud.breakwater.settings import CrlSettings

@@ -16,18 +16,9 @@ from cloud.breakwater.authorities import Authorities
 from cloud.breakwater.bootstrap import Plan
 from cloud.breakwater.issuance.issuing import Issuing
 from cloud.breakwater.keys.signer import Signer
-from cloud.breakwater.parts import (
-    Assembly,
-    Sources,
-    assemble,
-)
+from cloud.breakwater.parts import Assembly, Sources, assemble
 from cloud.breakwater.pkix.linted import Linted
-from cloud.contracts.breakwater import (
-    CloseGeneration,
-    CloseGenerations,
-    IssueNodeCertificate,
-    OpenGeneration,
-)
+from cloud.contracts.breakwater import CloseGeneration, CloseGenerations, IssueNodeCertificate, OpenGeneration
 from cloud.mtls.identity import make_csr
 from cloud.storage import Location, Row, ServiceEngine, Statement
 from protocol.ids import NodeId, NodeSpiffeId, TenantId, make_id

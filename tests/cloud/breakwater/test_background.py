@@ -4,11 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from cloud.breakwater.background import (
-    SESSIONS_KEPT,
-    Chores,
-    every,
-)
+from cloud.breakwater.background import SESSIONS_KEPT, Chores, every
 from cloud.breakwater.errors import SignerError
 from cloud.breakwater.store.metrics_reads import MeasureStore
 from cloud.storage import StorageError

@@ -5,11 +5,7 @@ from datetime import timedelta
 import pytest
 
 from cloud.breakwater import refusal_audit
-from cloud.breakwater.refusal_audit import (
-    PERIOD,
-    ROWS_MAX,
-    Refusals,
-)
+from cloud.breakwater.refusal_audit import PERIOD, ROWS_MAX, Refusals
 from cloud.storage import StorageError
 from cloud.tasks.stopping import Stopping
 from tests.cloud.breakwater.support import START, Issuer, entropy

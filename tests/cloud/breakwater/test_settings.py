@@ -17,12 +17,7 @@ from cloud.breakwater.settings import (
     check_settings,
 )
 from cloud.crypto.keyfile import write_secret
-from cloud.process.settings import (
-    GateRefused,
-    ListenerSettings,
-    SettingsError,
-    load_settings,
-)
+from cloud.process.settings import GateRefused, ListenerSettings, SettingsError, load_settings
 
 PKI = ListenerSettings("127.0.0.1", 8443, tls=False, purpose="pki")
 

@@ -9,11 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cloud.cli.published_trust import (
-    TrustError,
-    TrustUnreachable,
-    fetch,
-)
+from cloud.cli.published_trust import TrustError, TrustUnreachable, fetch
 from protocol.messages.activation import TrustPin
 from protocol.signed.trust import TARGET_SERVICES
 from tests.simulators.repository import START, Answer, Repository, content, pieces, redirect_to, status

@@ -13,22 +13,11 @@ from tuf.api.metadata import Metadata, Root
 from cloud.cli import trust
 from cloud.cli.connection import Server
 from cloud.cli.main import main
-from cloud.crypto.keyfile import (
-    write_key,
-    write_secret,
-)
+from cloud.crypto.keyfile import write_key, write_secret
 from cloud.fabric import schemas
 from cloud.fabric.tuf.checking import check_signed
-from cloud.fabric.tuf.folder import (
-    read_folder,
-    write_folder,
-)
-from cloud.fabric.tuf.repository import (
-    MetadataFile,
-    publish_signed,
-    sign_targets,
-    signer_of,
-)
+from cloud.fabric.tuf.folder import read_folder, write_folder
+from cloud.fabric.tuf.repository import MetadataFile, publish_signed, sign_targets, signer_of
 from cloud.fabric.tuf.targets import build_targets
 from protocol.signed.trust import TARGETS
 from tests.cloud.fabric.authorities import Generation

@@ -4,15 +4,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 
-from cloud.crypto.der import (
-    NULL,
-    bit_string,
-    integer,
-    octet_string,
-    oid,
-    sequence,
-    tlv,
-)
+from cloud.crypto.der import NULL, bit_string, integer, octet_string, oid, sequence, tlv
 
 
 @pytest.mark.parametrize("value", [0, 1, 127, 128, 255, 256, 2**63, 2**159 - 1, 2**256 - 1])

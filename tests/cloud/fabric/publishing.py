@@ -10,27 +10,11 @@ from tuf.api.metadata import Root
 from cloud.fabric import schemas, store
 from cloud.fabric.service.published_trust import publishing
 from cloud.fabric.tables import ENGINE
-from cloud.fabric.tuf.bootstrap import (
-    ROOT_KEY,
-    TARGETS_KEY,
-    read_signer,
-)
-from cloud.fabric.tuf.checking import (
-    hashes_of,
-    read_metadata,
-)
-from cloud.fabric.tuf.offline import (
-    Changes,
-    changed,
-)
-from cloud.fabric.tuf.repository import (
-    MetadataFile,
-    sign_targets,
-)
-from cloud.fabric.tuf.targets import (
-    Content,
-    read_content,
-)
+from cloud.fabric.tuf.bootstrap import ROOT_KEY, TARGETS_KEY, read_signer
+from cloud.fabric.tuf.checking import hashes_of, read_metadata
+from cloud.fabric.tuf.offline import Changes, changed
+from cloud.fabric.tuf.repository import MetadataFile, sign_targets
+from cloud.fabric.tuf.targets import Content, read_content
 from cloud.storage import Statement
 from tests.cloud.breakwater.support import PASSPHRASE
 from tests.cloud.fabric.support import ALICE, World

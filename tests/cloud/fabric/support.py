@@ -33,17 +33,8 @@ from cloud.fabric.errors import IssuerRefused, IssuerUnavailable
 from cloud.fabric.licensing.signing import read_signer
 from cloud.fabric.licensing.standing import Change
 from cloud.fabric.service.context import Core
-from cloud.fabric.service.nodes import (
-    activation,
-    confirm,
-    sessions,
-    statement,
-)
-from cloud.fabric.service.operators import (
-    codes,
-    standing,
-    tenants,
-)
+from cloud.fabric.service.nodes import activation, confirm, sessions, statement
+from cloud.fabric.service.operators import codes, standing, tenants
 from cloud.fabric.service.published_trust.follower import Follower
 from cloud.fabric.settings import FabricSettings
 from cloud.fabric.store.rows import ActivationRow, GenerationRow, NodeRow
@@ -52,21 +43,12 @@ from cloud.fabric.tuf.bootstrap import read_online_signers
 from cloud.fabric.tuf.current_trust import Belief
 from cloud.http.guard import Operator
 from cloud.mtls.identity import make_csr
-from cloud.mtls.peer import (
-    NodePeer,
-    PeerTrust,
-    read_peer,
-)
+from cloud.mtls.peer import NodePeer, PeerTrust, read_peer
 from lab.postgres import located
 from protocol.encoding import json_encode, sha256_hex
 from protocol.evidence import ClockInfo, EndorsementEvidence
 from protocol.ids import NodeId, TenantId
-from protocol.messages.activation import (
-    Activated,
-    Challenge,
-    ProveActivation,
-    StartActivation,
-)
+from protocol.messages.activation import Activated, Challenge, ProveActivation, StartActivation
 from protocol.messages.sessions import (
     TYP_SESSION_PROOF,
     Ask,
@@ -77,26 +59,11 @@ from protocol.messages.sessions import (
     StatementAnswer,
     proof_payload,
 )
-from protocol.signed.envelope import (
-    KeyRing,
-    key_id,
-    seal,
-)
+from protocol.signed.envelope import KeyRing, key_id, seal
 from protocol.signed.freshness import verify_freshness
-from protocol.signed.statements import (
-    Statement,
-    verify_statement,
-)
+from protocol.signed.statements import Statement, verify_statement
 from tests.cloud.breakwater.support import PASSPHRASE, START, TRUST_DOMAIN, Clock, issuer_at
-from tests.simulators.forged_evidence import (
-    AK_ATTRIBUTES,
-    PaperChip,
-    ek_public,
-    maker,
-    p256,
-    rsa2048,
-    signing_public,
-)
+from tests.simulators.forged_evidence import AK_ATTRIBUTES, PaperChip, ek_public, maker, p256, rsa2048, signing_public
 
 URL = "https://fabric.cascade.test:8440"
 ALICE = Operator("tok_alice", "alice")

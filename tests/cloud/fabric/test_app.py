@@ -24,36 +24,16 @@ from cloud.fabric.app import Fabric
 from cloud.fabric.bootstrap import AlreadyInitialised, Initialised, initialise
 from cloud.fabric.settings import FabricSettings
 from cloud.fabric.tables import ENGINE
-from cloud.http.guard import (
-    ANONYMOUS,
-    NODE,
-    OPERATOR,
-    routes_of,
-)
-from cloud.mtls.client import (
-    AnswerUnusable,
-    CloudClient,
-    ProblemAnswer,
-    ServerCheck,
-    client_context,
-    expected_service,
-)
-from cloud.mtls.identity import (
-    chain_to_pem,
-    make_csr,
-)
+from cloud.http.guard import ANONYMOUS, NODE, OPERATOR, routes_of
+from cloud.mtls.client import AnswerUnusable, CloudClient, ProblemAnswer, ServerCheck, client_context, expected_service
+from cloud.mtls.identity import chain_to_pem, make_csr
 from cloud.process.serve import running
 from cloud.process.settings import load_settings
 from cloud.storage import Statement
 from cloud.tasks.stopping import Stopping
 from protocol.encoding import sha256_hex
 from protocol.evidence import ClockInfo
-from protocol.messages.activation import (
-    Activated,
-    Challenge,
-    ProveActivation,
-    StartActivation,
-)
+from protocol.messages.activation import Activated, Challenge, ProveActivation, StartActivation
 from protocol.messages.renewal import PATH_RENEWALS
 from protocol.messages.sessions import (
     Ask,
@@ -68,11 +48,7 @@ from protocol.messages.sessions import (
 from protocol.problems import ProblemDocument
 from protocol.signed.envelope import KeyRing
 from protocol.signed.freshness import verify_freshness
-from protocol.signed.statements import (
-    Lease,
-    Revocation,
-    verify_statement,
-)
+from protocol.signed.statements import Lease, Revocation, verify_statement
 from protocol.signed.statements import Statement as Word
 from protocol.signed.trust import SigningKeys
 from tests.cloud.breakwater.support import PASSPHRASE, TRUST_DOMAIN

@@ -8,13 +8,7 @@ import pytest
 from cloud.contracts.breakwater import GenerationOpened
 from cloud.fabric.errors import IssuerRefused, IssuerUnavailable
 from cloud.fabric.issuer import HttpIssuer
-from cloud.mtls.client import (
-    Answer,
-    CallError,
-    CloudClient,
-    ServerRefused,
-    Unreachable,
-)
+from cloud.mtls.client import Answer, CallError, CloudClient, ServerRefused, Unreachable
 from protocol.ids import NodeId, TenantId, make_id
 from protocol.problems import CONTENT_TYPE, KINDS, document
 

@@ -7,16 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cloud.http.guard import (
-    ANONYMOUS,
-    ENROLLING,
-    NODE,
-    OPERATOR,
-    Admitted,
-    Credentials,
-    routes_of,
-    service,
-)
+from cloud.http.guard import ANONYMOUS, ENROLLING, NODE, OPERATOR, Admitted, Credentials, routes_of, service
 from cloud.mtls.server import ServerTls
 from tests.cloud.pki import NODE_ID, NODE_URI, Leaf, Pki
 from tests.cloud.world import Connection, World, connected

@@ -6,10 +6,7 @@ from litestar.testing import AsyncTestClient
 
 from cloud.clock import utc_now
 from cloud.http.app import make_app
-from cloud.http.guard import (
-    ANONYMOUS,
-    Guard,
-)
+from cloud.http.guard import ANONYMOUS, Guard
 from cloud.http.metrics import Metrics
 from cloud.mtls.peer import PeerTrust
 from protocol.ids import NodeId, TenantId

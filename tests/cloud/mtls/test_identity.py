@@ -17,15 +17,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 
 from cloud.breakwater.bootstrap import initialise
 from cloud.clock import utc_now
-from cloud.crypto.keyfile import (
-    read_key,
-    write_key,
-    write_secret,
-)
-from cloud.mtls.client import (
-    ProblemAnswer,
-    Unreachable,
-)
+from cloud.crypto.keyfile import read_key, write_key, write_secret
+from cloud.mtls.client import ProblemAnswer, Unreachable
 from cloud.mtls.identity import (
     CHAIN_FILE,
     KEY_FILE,
@@ -37,18 +30,9 @@ from cloud.mtls.identity import (
     make_csr,
 )
 from cloud.mtls.peer import require_issuer
-from cloud.mtls.renewal import (
-    Ask,
-    IdentityKeeper,
-    Rekey,
-    through,
-)
+from cloud.mtls.renewal import Ask, IdentityKeeper, Rekey, through
 from cloud.mtls.server import ServerTls
-from cloud.process.serve import (
-    Listener,
-    Unit,
-    running,
-)
+from cloud.process.serve import Listener, Unit, running
 from protocol import faults
 from tests.cloud.breakwater.live import Live, live_at
 from tests.cloud.breakwater.support import PASSPHRASE, new_key, plan_for

@@ -8,14 +8,7 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from cloud.mtls.peer import (
-    NodePeer,
-    PeerRefused,
-    PeerTrust,
-    ServicePeer,
-    key_id_of,
-    read_peer,
-)
+from cloud.mtls.peer import NodePeer, PeerRefused, PeerTrust, ServicePeer, key_id_of, read_peer
 from protocol.ids import EKU_DEVICE
 from tests.cloud.pki import CLIENT, NODE_ID, NODE_URI, SERVER, TENANT, Leaf, Pki, authority, service_uri
 from tests.cloud.world import World, connected

@@ -10,10 +10,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from cloud.contracts.breakwater import (
-    Revocations,
-    RevokedSerial,
-)
+from cloud.contracts.breakwater import Revocations, RevokedSerial
 from cloud.mtls.client import (
     Answer,
     CallError,
@@ -24,12 +21,7 @@ from cloud.mtls.client import (
     client_context,
     expected_service,
 )
-from cloud.mtls.revoked import (
-    RETRY_SECONDS_FIRST,
-    RETRY_SECONDS_MAX,
-    WAIT_SECONDS,
-    RevokedSet,
-)
+from cloud.mtls.revoked import RETRY_SECONDS_FIRST, RETRY_SECONDS_MAX, WAIT_SECONDS, RevokedSet
 from cloud.storage import StorageError
 from cloud.tasks.stopping import Stopping
 from tests.cloud.pki import TRUST_DOMAIN, Leaf

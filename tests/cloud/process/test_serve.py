@@ -16,21 +16,9 @@ import pytest
 from litestar import Request, get
 
 from cloud.http.app import make_app
-from cloud.http.guard import (
-    ANONYMOUS,
-    Guard,
-)
-from cloud.process.logs import (
-    JsonLines,
-    configure_logging,
-)
-from cloud.process.serve import (
-    EXIT_INTERNAL,
-    Listener,
-    Unit,
-    bind,
-    serve,
-)
+from cloud.http.guard import ANONYMOUS, Guard
+from cloud.process.logs import JsonLines, configure_logging
+from cloud.process.serve import EXIT_INTERNAL, Listener, Unit, bind, serve
 from cloud.tasks.stopping import Stopping
 from tests.cloud.world import Connection, World, connected
 

@@ -5,14 +5,7 @@ from pathlib import Path
 import pytest
 
 from cloud.crypto.keyfile import write_secret
-from cloud.process.settings import (
-    GATES,
-    GateRefused,
-    ServiceSettings,
-    SettingsError,
-    check_gates,
-    load_settings,
-)
+from cloud.process.settings import GATES, GateRefused, ServiceSettings, SettingsError, check_gates, load_settings
 from cloud.storage import PostgresLocation
 
 GOOD = """

@@ -11,13 +11,7 @@ import trio
 
 from node.cli.main import main
 from node.disk.files import StateLock
-from node.local.server import (
-    Answer,
-    Request,
-    listen,
-    problem,
-    serve,
-)
+from node.local.server import Answer, Request, listen, problem, serve
 from node.state import State
 from tests.node.conftest import Machine
 from tests.node.shells import apply, install

@@ -14,14 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from node.disk.identity import (
-    Identity,
-    IdentityStore,
-    PendingActivation,
-    PendingRenewal,
-    decode_chain,
-    encode_chain,
-)
+from node.disk.identity import Identity, IdentityStore, PendingActivation, PendingRenewal, decode_chain, encode_chain
 from node.errors import DiskFull, StateDamaged
 from node.hwbind.keys import WrappedKey
 from protocol.faults import Stage

@@ -8,23 +8,11 @@ import pytest
 
 from cloud.fabric.tuf.targets import build_targets
 from node.errors import StateDamaged
-from node.exchanges.activation import (
-    ActivationFileInvalid,
-    OtherCloud,
-    OtherNode,
-    activate,
-    read_activation_file,
-)
+from node.exchanges.activation import ActivationFileInvalid, OtherCloud, OtherNode, activate, read_activation_file
 from node.exits import Exit
 from node.hwbind.tpm import Tpm
-from node.licensing.licence import (
-    Keeper,
-    StatementRejected,
-)
-from node.link.api import (
-    CloudRefused,
-    CloudUnreachable,
-)
+from node.licensing.licence import Keeper, StatementRejected
+from node.link.api import CloudRefused, CloudUnreachable
 from node.link.certificates import CertificateRejected
 from node.state import State
 from node.trust import published
@@ -32,10 +20,7 @@ from node.trust.published import TrustError
 from protocol import faults
 from protocol.codes import make_secret
 from protocol.encoding import json_encode
-from protocol.messages.activation import (
-    ActivationFile,
-    TrustPin,
-)
+from protocol.messages.activation import ActivationFile, TrustPin
 from protocol.messages.sessions import StatementAnswer
 from tests.simulators.fabric import DOMAIN, Fabric, Reply, Request, always, refused, utc_now
 from tests.simulators.repository import Repository

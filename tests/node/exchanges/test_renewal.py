@@ -9,11 +9,7 @@ from cryptography import x509
 
 from node.disk.identity import Identity
 from node.exchanges import renewal
-from node.exchanges.session import (
-    Credentials,
-    SessionRefused,
-    open_session,
-)
+from node.exchanges.session import Credentials, SessionRefused, open_session
 from node.hwbind import keys
 from node.hwbind.tpm import Tpm
 from node.licensing.licence import Keeper
@@ -21,15 +17,8 @@ from node.link import api
 from node.link.certificates import CertificateRejected
 from node.state import State
 from protocol.encoding import json_encode, sha256_hex
-from protocol.messages.est import (
-    HEADER_REQUEST,
-    PATH_SIMPLEREENROLL,
-    encode_certs_only,
-)
-from protocol.messages.renewal import (
-    PATH_RENEWALS,
-    Renewed,
-)
+from protocol.messages.est import HEADER_REQUEST, PATH_SIMPLEREENROLL, encode_certs_only
+from protocol.messages.renewal import PATH_RENEWALS, Renewed
 from tests.node.conftest import Machine
 from tests.node.shells import install
 from tests.simulators.fabric import Answer, Fabric, Reply, Request, always, refused, utc_now

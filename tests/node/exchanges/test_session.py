@@ -7,25 +7,12 @@ import trio
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from node.exchanges.session import (
-    Opened,
-    SessionRefused,
-    open_session,
-)
+from node.exchanges.session import Opened, SessionRefused, open_session
 from node.hwbind.tpm import Tpm
-from node.link.api import (
-    CloudUnreachable,
-    ServerUnproven,
-)
+from node.link.api import CloudUnreachable, ServerUnproven
 from node.link.certificates import CertificateRejected
 from protocol.encoding import json_decode, json_encode, sha256_hex
-from protocol.messages.sessions import (
-    Ask,
-    OpenSession,
-    Session,
-    StatementAnswer,
-    open_proof,
-)
+from protocol.messages.sessions import Ask, OpenSession, Session, StatementAnswer, open_proof
 from tests.node.conftest import Machine
 from tests.node.shells import identity, trust_of
 from tests.simulators.fabric import CLIENT, Fabric, Reply, Request, always, hang, raw, utc_now

@@ -5,10 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.tpm import (
-    SoftTpm,
-    shared_bus,
-)
+from lab.tpm import SoftTpm, shared_bus
 from node.hwbind.tpm import Tpm
 
 

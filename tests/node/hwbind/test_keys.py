@@ -13,10 +13,7 @@ from tpm2_pytss.constants import ESYS_TR, TPM2_CAP, TPMA_OBJECT
 from tpm2_pytss.types import TPMS_ATTEST, TPMT_PUBLIC
 from tpm2_pytss.utils import make_credential
 
-from lab.tpm import (
-    SoftTpm,
-    shared_bus,
-)
+from lab.tpm import SoftTpm, shared_bus
 from node.hwbind import errors, keys
 from node.hwbind.keys import EkType, WrappedKey
 from node.hwbind.tpm import Tpm

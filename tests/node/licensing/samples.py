@@ -11,12 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from protocol import faults
 from protocol.ids import NodeId, TenantId
-from protocol.signed.envelope import (
-    KeyRing,
-    VerificationKey,
-    key_id,
-    seal,
-)
+from protocol.signed.envelope import KeyRing, VerificationKey, key_id, seal
 from protocol.signed.statements import (
     TYP_LEASE,
     TYP_REVOCATION,

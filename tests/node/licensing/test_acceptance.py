@@ -2,15 +2,7 @@
 
 import pytest
 
-from node.licensing.acceptance import (
-    Accept,
-    Decision,
-    Ignore,
-    Refuse,
-    StoredEvidence,
-    believed,
-    decide,
-)
+from node.licensing.acceptance import Accept, Decision, Ignore, Refuse, StoredEvidence, believed, decide
 from protocol.ids import TenantId
 from protocol.limits import SEQ_JUMP_MAX
 from protocol.signed.statements import Holder, Verified

@@ -12,21 +12,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from node.errors import DiskFull
 from node.hwbind.keys import WrappedKey
-from node.licensing.licence import (
-    Keeper,
-    StatementRejected,
-)
+from node.licensing.licence import Keeper, StatementRejected
 from node.licensing.store import LicenceStore
 from protocol import faults
 from protocol.messages.sessions import StatementAnswer
-from protocol.signed.envelope import (
-    key_id,
-    seal,
-)
-from protocol.signed.statements import (
-    TYP_REVOCATION,
-    Revocation,
-)
+from protocol.signed.envelope import key_id, seal
+from protocol.signed.statements import TYP_REVOCATION, Revocation
 from tests.node.shells import answer, apply, identity, trust_of
 from tests.simulators.fabric import DOMAIN, NODE, TENANT, Fabric, utc_now
 

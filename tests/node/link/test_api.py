@@ -9,12 +9,7 @@ import trio.testing
 
 from node.exits import Exit
 from node.link import api
-from node.link.api import (
-    CloudRefused,
-    CloudUnreachable,
-    ServerUnproven,
-    Service,
-)
+from node.link.api import CloudRefused, CloudUnreachable, ServerUnproven, Service
 from node.link.transport import SessionKey
 from protocol.encoding import json_encode
 from protocol.evidence import EndorsementEvidence

@@ -7,21 +7,8 @@ import pytest
 import trio
 
 from node.exits import Exit
-from node.local.client import (
-    AgentAbsent,
-    AgentRefused,
-    Reply,
-    ask,
-    expect,
-)
-from node.local.server import (
-    Answer,
-    LocalProblem,
-    Request,
-    listen,
-    problem,
-    serve,
-)
+from node.local.client import AgentAbsent, AgentRefused, Reply, ask, expect
+from node.local.server import Answer, LocalProblem, Request, listen, problem, serve
 
 
 async def test_an_answer_and_its_status(tmp_path: Path, nursery: trio.Nursery) -> None:

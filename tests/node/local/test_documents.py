@@ -9,10 +9,7 @@ from node.agent import Agent
 from node.config import AGENT_VERSION, Config
 from node.hwbind.tpm import Tpm
 from node.local import routes
-from node.local.server import (
-    Answer,
-    Request,
-)
+from node.local.server import Answer, Request
 from node.state import State
 from protocol.encoding import json_encode
 from protocol.messages.est import PATH_SIMPLEREENROLL

@@ -17,14 +17,7 @@ import trio
 
 from node.exits import Exit
 from node.local import server
-from node.local.server import (
-    Answer,
-    Request,
-    SocketUnusable,
-    listen,
-    problem,
-    serve,
-)
+from node.local.server import Answer, Request, SocketUnusable, listen, problem, serve
 
 
 class Echo(msgspec.Struct):

@@ -16,38 +16,19 @@ import pytest
 import trio
 from tuf.api.metadata import Metadata, Root, Timestamp
 
-from cloud.fabric.tuf.repository import (
-    MetadataFile,
-    signer_of,
-)
+from cloud.fabric.tuf.repository import MetadataFile, signer_of
 from node.disk import files
 from node.errors import DiskFull, StateDamaged
 from node.exits import Exit
-from node.trust import (
-    files as trust_files,
-)
-from node.trust import (
-    published as trust,
-)
-from node.trust.published import (
-    TrustError,
-    TrustSet,
-    TrustUnreachable,
-)
+from node.trust import files as trust_files
+from node.trust import published as trust
+from node.trust.published import TrustError, TrustSet, TrustUnreachable
 from protocol import faults
 from protocol.encoding import json_encode, sha256_hex
 from protocol.faults import Hook, Stage
 from protocol.messages.activation import TrustPin
-from protocol.signed.envelope import (
-    EnvelopeError,
-    open_envelope,
-    seal,
-)
-from protocol.signed.trust import (
-    TARGET_SERVICES,
-    TARGET_SIGNING_KEYS,
-    TARGETS,
-)
+from protocol.signed.envelope import EnvelopeError, open_envelope, seal
+from protocol.signed.trust import TARGET_SERVICES, TARGET_SIGNING_KEYS, TARGETS
 from tests.simulators.repository import (
     START,
     Answer,

@@ -7,27 +7,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from protocol.evidence import ClockInfo
 from protocol.ids import NodeId, TenantId
-from protocol.messages.sessions import (
-    TYP_SESSION_PROOF,
-    ProofClaims,
-)
+from protocol.messages.sessions import TYP_SESSION_PROOF, ProofClaims
 from protocol.signed import envelope
-from protocol.signed.envelope import (
-    KeyRing,
-    VerificationKey,
-)
-from protocol.signed.freshness import (
-    TYP_FRESHNESS,
-    Freshness,
-)
-from protocol.signed.statements import (
-    TYP_LEASE,
-    TYP_REVOCATION,
-    TYP_SUSPENSION,
-    Lease,
-    Revocation,
-    Suspension,
-)
+from protocol.signed.envelope import KeyRing, VerificationKey
+from protocol.signed.freshness import TYP_FRESHNESS, Freshness
+from protocol.signed.statements import TYP_LEASE, TYP_REVOCATION, TYP_SUSPENSION, Lease, Revocation, Suspension
 
 TRUST_DOMAIN = "cascade.example"
 TENANT = TenantId("ten_01jd7xq2vafw6b8tn4rz9k3mec")

@@ -14,13 +14,7 @@ from typing import Literal
 import msgspec
 
 from protocol.faults import Stage
-from tests.system.support.walk import (
-    LEASE_SECONDS,
-    Interrupted,
-    Lane,
-    Prepared,
-    Site,
-)
+from tests.system.support.walk import LEASE_SECONDS, Interrupted, Lane, Prepared, Site
 
 LEASE_OVER_SECONDS = "1,1,1,1"
 """Terminated by the time that anybody looks."""

@@ -20,17 +20,9 @@ from cryptography import x509
 from node.clock import utc_now
 from node.errors import NodeError
 from node.exchanges import schedule
-from node.exchanges.session import (
-    Credentials,
-    fresh_nonce,
-)
+from node.exchanges.session import Credentials, fresh_nonce
 from node.link import api
-from node.link.certificates import (
-    EKU_DEVICE,
-    EKU_SESSION,
-    chain_of,
-    check_chain,
-)
+from node.link.certificates import EKU_DEVICE, EKU_SESSION, chain_of, check_chain
 from node.link.transport import SessionKey
 from node.trust import published as trust
 from node.trust.published import TrustSet
@@ -38,32 +30,12 @@ from protocol.encoding import sha256_hex
 from protocol.evidence import ClockInfo
 from protocol.ids import NodeId, NodeSpiffeId, TenantId
 from protocol.messages.activation import parse_pin
-from protocol.messages.sessions import (
-    TYP_SESSION_PROOF,
-    Ask,
-    OpenSession,
-    ProofClaims,
-    StatementAnswer,
-    proof_payload,
-)
-from protocol.signed.envelope import (
-    key_id,
-    seal,
-)
-from protocol.signed.statements import (
-    Lease,
-    is_for,
-    verify_statement,
-)
+from protocol.messages.sessions import TYP_SESSION_PROOF, Ask, OpenSession, ProofClaims, StatementAnswer, proof_payload
+from protocol.signed.envelope import key_id, seal
+from protocol.signed.statements import Lease, is_for, verify_statement
 from tests.simulators.forged_evidence import request
-from tests.system.support.harness import (
-    Cloud,
-    wait_until,
-)
-from tests.system.support.raw import (
-    PaperNode,
-    Wire,
-)
+from tests.system.support.harness import Cloud, wait_until
+from tests.system.support.raw import PaperNode, Wire
 
 T = TypeVar("T")
 

@@ -14,20 +14,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cloud.breakwater.checks.checker import Checker
 from cloud.breakwater.revocation.crl_shards import crl_path
 from cloud.breakwater.store.authorities import AuthorityRow, AuthorityStore
-from cloud.breakwater.store.checker_reads import (
-    CheckedRecord,
-    CheckingStore,
-)
+from cloud.breakwater.store.checker_reads import CheckedRecord, CheckingStore
 from cloud.clock import utc_now
 from cloud.storage import ServiceEngine, Statement
-from tests.system.support.issuer_walk import (
-    Replica,
-    Site,
-)
-from tests.system.support.witness import (
-    is_certificate,
-    signatures,
-)
+from tests.system.support.issuer_walk import Replica, Site
+from tests.system.support.witness import is_certificate, signatures
 
 Crl = x509.CertificateRevocationList
 _SHARDS = Statement("SELECT id, authority, crl_number FROM shard ORDER BY id LIMIT 1000")

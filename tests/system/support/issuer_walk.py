@@ -25,20 +25,11 @@ from cryptography.x509 import ocsp
 
 from cloud.breakwater.bootstrap import ROOT_KEY_FILE
 from cloud.breakwater.ceremony.signing import Identity as Name
-from cloud.breakwater.ceremony.signing import (
-    make_cross,
-    make_issuing,
-    make_root,
-)
+from cloud.breakwater.ceremony.signing import make_cross, make_issuing, make_root
 from cloud.breakwater.keys.file import LocalKey
 from cloud.breakwater.keys.signer import issuer_of
 from cloud.breakwater.pkix.csr import describe_key
-from cloud.breakwater.pkix.profiles import (
-    SERIAL_BYTES,
-    CaName,
-    Issuer,
-    make_serial,
-)
+from cloud.breakwater.pkix.profiles import SERIAL_BYTES, CaName, Issuer, make_serial
 from cloud.clock import utc_now
 from cloud.contracts.breakwater import (
     PATH_CLOSE,
@@ -48,10 +39,7 @@ from cloud.contracts.breakwater import (
     PATH_SESSION,
     PATH_SUPERSEDE_KEYS,
 )
-from cloud.crypto.keyfile import (
-    read_key,
-    read_passphrase,
-)
+from cloud.crypto.keyfile import read_key, read_passphrase
 from cloud.storage import Location, PostgresLocation
 from protocol.faults import Stage
 from protocol.ids import make_id
@@ -65,21 +53,8 @@ from protocol.messages.est import (
 )
 from protocol.messages.sessions import Certificate
 from tests.simulators.forged_evidence import request
-from tests.system.support.harness import (
-    Cloud,
-    Plan,
-    Process,
-    free_ports,
-    wait_until,
-)
-from tests.system.support.raw import (
-    Answer,
-    Closed,
-    Identity,
-    Wire,
-    new_key,
-    service_identity,
-)
+from tests.system.support.harness import Cloud, Plan, Process, free_ports, wait_until
+from tests.system.support.raw import Answer, Closed, Identity, Wire, new_key, service_identity
 
 Mode = Literal["sqlite", "postgresql", "two replicas"]
 

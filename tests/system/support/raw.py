@@ -23,32 +23,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from cloud.contracts.breakwater import (
-    PATH_DEVICE,
-    PATH_OPEN,
-    PATH_SESSION,
-)
-from cloud.crypto.keyfile import (
-    read_key,
-    read_passphrase,
-)
+from cloud.contracts.breakwater import PATH_DEVICE, PATH_OPEN, PATH_SESSION
+from cloud.crypto.keyfile import read_key, read_passphrase
 from protocol.encoding import b64url_encode, json_encode, sha256_hex
 from protocol.evidence import ClockInfo, EndorsementEvidence
-from protocol.messages.activation import (
-    Activated,
-    Challenge,
-    ProveActivation,
-    StartActivation,
-)
-from protocol.messages.est import (
-    PATH_SIMPLEREENROLL,
-    TYPE_PKCS10,
-    encode_base64,
-)
-from protocol.messages.renewal import (
-    ProveRenewal,
-    RenewalChallenge,
-)
+from protocol.messages.activation import Activated, Challenge, ProveActivation, StartActivation
+from protocol.messages.est import PATH_SIMPLEREENROLL, TYPE_PKCS10, encode_base64
+from protocol.messages.renewal import ProveRenewal, RenewalChallenge
 from protocol.messages.sessions import (
     TYP_SESSION_PROOF,
     Ask,
@@ -61,10 +42,7 @@ from protocol.messages.sessions import (
     proof_payload,
 )
 from protocol.problems import KINDS, ProblemDocument
-from protocol.signed.envelope import (
-    key_id,
-    seal,
-)
+from protocol.signed.envelope import key_id, seal
 from tests.simulators.forged_evidence import (
     AK_ATTRIBUTES,
     Maker,

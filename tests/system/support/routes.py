@@ -21,35 +21,14 @@ from cloud.breakwater.settings import BreakwaterSettings
 from cloud.fabric.app import Fabric
 from cloud.fabric.schemas import PublishTrust
 from cloud.fabric.settings import FabricSettings
-from cloud.http.guard import (
-    NODE,
-    OPERATOR,
-    RouteEntry,
-    routes_of,
-)
+from cloud.http.guard import NODE, OPERATOR, RouteEntry, routes_of
 from cloud.process.settings import load_settings
-from protocol.messages.activation import (
-    Challenge,
-    StartActivation,
-)
-from protocol.messages.est import (
-    TYPE_PKCS10,
-    encode_base64,
-)
-from protocol.messages.renewal import (
-    PATH_RENEWALS,
-    RenewalChallenge,
-    Renewed,
-    StartRenewal,
-    path_proof,
-)
+from protocol.messages.activation import Challenge, StartActivation
+from protocol.messages.est import TYPE_PKCS10, encode_base64
+from protocol.messages.renewal import PATH_RENEWALS, RenewalChallenge, Renewed, StartRenewal, path_proof
 from protocol.messages.sessions import Ask
 from tests.simulators.forged_evidence import maker, p256, request
-from tests.system.support.harness import (
-    Cloud,
-    ended,
-    wait_until,
-)
+from tests.system.support.harness import Cloud, ended, wait_until
 from tests.system.support.raw import (
     Answer,
     Identity,

@@ -29,23 +29,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cloud.breakwater.checks.pkilint import WAIVED
 from cloud.clock import utc_now
 from cloud.fabric.issuer import HttpIssuer
-from cloud.mtls.client import (
-    CloudClient,
-    ServerCheck,
-    client_context,
-    expected_service,
-)
-from cloud.mtls.identity import (
-    load_identity,
-    make_csr,
-)
+from cloud.mtls.client import CloudClient, ServerCheck, client_context, expected_service
+from cloud.mtls.identity import load_identity, make_csr
 from cloud.mtls.peer import PeerTrust
 from protocol.ids import NodeId, TenantId, make_id
-from tests.system.support.harness import (
-    Cloud,
-    Process,
-    ended,
-)
+from tests.system.support.harness import Cloud, Process, ended
 
 TRUST_DOMAIN = "cascade.internal"
 CONNECTIONS = 8

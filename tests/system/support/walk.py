@@ -21,16 +21,8 @@ import trio
 from lab.tpm import SoftTpm
 from node.clock import utc_now
 from node.config import AGENT_VERSION
-from node.disk.identity import (
-    IdentityStore,
-    PendingActivation,
-    decode_chain,
-)
-from node.exchanges.session import (
-    Credentials,
-    fresh_nonce,
-    open_session,
-)
+from node.disk.identity import IdentityStore, PendingActivation, decode_chain
+from node.exchanges.session import Credentials, fresh_nonce, open_session
 from node.hwbind import evidence
 from node.hwbind.tpm import Tpm
 from node.link import api
@@ -41,29 +33,11 @@ from protocol.evidence import KeyEvidence
 from protocol.faults import Stage
 from protocol.messages.activation import ProveActivation
 from protocol.messages.est import decode_certs_only
-from protocol.messages.renewal import (
-    ProveRenewal,
-    StartRenewal,
-)
-from protocol.messages.sessions import (
-    Ask,
-    OpenSession,
-)
+from protocol.messages.renewal import ProveRenewal, StartRenewal
+from protocol.messages.sessions import Ask, OpenSession
 from tests.simulators.forged_evidence import request
-from tests.system.support.harness import (
-    WAIT_SECONDS,
-    Cloud,
-    Machine,
-    Plan,
-    Process,
-    wait_until,
-)
-from tests.system.support.raw import (
-    Closed,
-    Wire,
-    renew_device,
-    service_identity,
-)
+from tests.system.support.harness import WAIT_SECONDS, Cloud, Machine, Plan, Process, wait_until
+from tests.system.support.raw import Closed, Wire, renew_device, service_identity
 
 LEASE_SECONDS = "4,3600,7200,10800"
 """Due for signing anew after two seconds, and running for hours: every exchange of a prepared node passes a refresh."""

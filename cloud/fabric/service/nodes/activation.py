@@ -12,10 +12,7 @@ from cryptography import x509
 from cloud.fabric import store
 from cloud.fabric.attestation.ek_roots import trusted_roots
 from cloud.fabric.attestation.ek_trust import TenantTrust
-from cloud.fabric.attestation.evidence import (
-    SECRET_BYTES,
-    NodeKey,
-)
+from cloud.fabric.attestation.evidence import SECRET_BYTES, NodeKey
 from cloud.fabric.attestation.tpm_structures import EvidenceRefused
 from cloud.fabric.errors import (
     ActivationClosed,
@@ -33,29 +30,15 @@ from cloud.fabric.errors import (
 )
 from cloud.fabric.licensing import statements
 from cloud.fabric.licensing.standing import check_admission
-from cloud.fabric.service.context import (
-    ANONYMOUS,
-    Core,
-    check_fingerprint,
-    check_text,
-)
+from cloud.fabric.service.context import ANONYMOUS, Core, check_fingerprint, check_text
 from cloud.fabric.service.nodes import lapse
 from cloud.fabric.store.rows import ActivationRow, CodeRow, GenerationRow, NodeRow, TenantRow, generation_id
 from protocol.codes import SecretFormatError, parse_secret, secret_hash
 from protocol.encoding import sha256_hex
 from protocol.faults import fault_point
 from protocol.ids import ActivationId, CodeId, NodeId
-from protocol.limits import (
-    CHALLENGE_LIFE,
-    CHALLENGE_TRIES_MAX,
-    CHALLENGES_OPEN_PER_CODE_MAX,
-)
-from protocol.messages.activation import (
-    Activated,
-    Challenge,
-    ProveActivation,
-    StartActivation,
-)
+from protocol.limits import CHALLENGE_LIFE, CHALLENGE_TRIES_MAX, CHALLENGES_OPEN_PER_CODE_MAX
+from protocol.messages.activation import Activated, Challenge, ProveActivation, StartActivation
 
 PENDING_PER_NODE_MAX = 16
 """Unconfirmed activations of one chip: who has a code cannot have generations made for it without end."""

@@ -11,19 +11,13 @@ import msgspec
 from cloud.fabric import store
 from cloud.fabric.errors import Conflict
 from cloud.fabric.licensing.standing import after_confirm
-from cloud.fabric.service.context import (
-    Core,
-    check_nonce_form,
-)
+from cloud.fabric.service.context import Core, check_nonce_form
 from cloud.fabric.service.nodes import statement_stream
 from cloud.fabric.service.nodes.statement import load, statement
 from cloud.fabric.store.rows import ActivationRow, CodeRow, GenerationRow, NodeRow
 from cloud.mtls.peer import NodePeer
 from protocol.faults import fault_point
-from protocol.messages.sessions import (
-    Ask,
-    StatementAnswer,
-)
+from protocol.messages.sessions import Ask, StatementAnswer
 
 
 async def confirm(core: Core, peer: NodePeer, ask: Ask) -> StatementAnswer:

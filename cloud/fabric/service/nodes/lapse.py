@@ -10,10 +10,7 @@ from datetime import datetime
 import msgspec
 
 from cloud.fabric import store
-from cloud.fabric.service.context import (
-    SYSTEM,
-    Core,
-)
+from cloud.fabric.service.context import SYSTEM, Core
 from cloud.fabric.service.nodes import statement_stream
 from cloud.fabric.store.rows import ActivationRow, NodeRow
 from protocol.faults import fault_point

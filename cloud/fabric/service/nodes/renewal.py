@@ -17,10 +17,7 @@ import msgspec
 from cryptography import x509
 
 from cloud.fabric import store
-from cloud.fabric.attestation.evidence import (
-    SECRET_BYTES,
-    NodeKey,
-)
+from cloud.fabric.attestation.evidence import SECRET_BYTES, NodeKey
 from cloud.fabric.attestation.tpm_structures import EvidenceRefused
 from cloud.fabric.errors import (
     ActivationClosed,
@@ -35,36 +32,17 @@ from cloud.fabric.errors import (
     evidence_error,
 )
 from cloud.fabric.licensing import statements
-from cloud.fabric.service.context import (
-    ANONYMOUS,
-    SYSTEM,
-    Core,
-    check_nonce_form,
-    check_text,
-)
+from cloud.fabric.service.context import ANONYMOUS, SYSTEM, Core, check_nonce_form, check_text
 from cloud.fabric.service.nodes import statement_stream
 from cloud.fabric.service.nodes.activation import tenant_trust
-from cloud.fabric.service.nodes.sessions import (
-    Device,
-    device_of,
-    read_device_certificate,
-)
+from cloud.fabric.service.nodes.sessions import Device, device_of, read_device_certificate
 from cloud.fabric.store.rows import GenerationRow, NodeRow, RenewalRow
-from cloud.mtls.peer import (
-    PeerRefused,
-    key_id_of,
-    require_issuer,
-)
+from cloud.mtls.peer import PeerRefused, key_id_of, require_issuer
 from protocol.encoding import sha256_hex
 from protocol.faults import fault_point
 from protocol.ids import RenewalId
 from protocol.limits import CHALLENGE_LIFE, CHALLENGE_TRIES_MAX
-from protocol.messages.renewal import (
-    ProveRenewal,
-    RenewalChallenge,
-    Renewed,
-    StartRenewal,
-)
+from protocol.messages.renewal import ProveRenewal, RenewalChallenge, Renewed, StartRenewal
 
 OPEN_PER_NODE_MAX = 3
 """Challenges of one node at a time: a machine needs one, and two are left for what was cut off."""

@@ -13,38 +13,17 @@ from cryptography.x509.oid import NameOID
 
 from cloud.fabric import nonce, store
 from cloud.fabric.errors import CertificateRefused, CsrRefused, IssuerRefused, IssuerUnavailable, ProofRefused, Refused
-from cloud.fabric.service.context import (
-    Core,
-    check_fingerprint,
-    check_nonce_form,
-    check_text,
-)
-from cloud.fabric.service.nodes import (
-    statement,
-    statement_stream,
-)
+from cloud.fabric.service.context import Core, check_fingerprint, check_nonce_form, check_text
+from cloud.fabric.service.nodes import statement, statement_stream
 from cloud.fabric.service.published_trust import adoption
 from cloud.fabric.store.nodes import Seen
 from cloud.fabric.store.rows import GenerationRow, NodeRow, generation_id
-from cloud.mtls.peer import (
-    PeerRefused,
-    key_id_of,
-    require_issuer,
-    spiffe_of,
-)
+from cloud.mtls.peer import PeerRefused, key_id_of, require_issuer, spiffe_of
 from protocol.encoding import sha256_hex
 from protocol.faults import fault_point
 from protocol.ids import EKU_DEVICE, IdError, NodeSpiffeId, parse_generation
 from protocol.limits import NONCE_LIFE
-from protocol.messages.sessions import (
-    Nonce,
-    OpenSession,
-    ProofClaims,
-    ProofError,
-    Session,
-    StatementAnswer,
-    open_proof,
-)
+from protocol.messages.sessions import Nonce, OpenSession, ProofClaims, ProofError, Session, StatementAnswer, open_proof
 
 PATH_SESSIONS = "/v1/node/sessions"
 REFUSALS_AUDITED_MAX = 20

@@ -4,10 +4,7 @@ from datetime import datetime
 
 from cloud.fabric import store
 from cloud.fabric.errors import CertificateRefused, Conflict
-from cloud.fabric.service.context import (
-    Core,
-    check_nonce_form,
-)
+from cloud.fabric.service.context import Core, check_nonce_form
 from cloud.fabric.service.nodes import statement_stream
 from cloud.fabric.service.published_trust import adoption
 from cloud.fabric.store.rows import GenerationRow, NodeRow
@@ -15,11 +12,7 @@ from cloud.http.guard import ClosedAnswer
 from cloud.mtls.peer import NodePeer
 from protocol.faults import fault_point
 from protocol.ids import NodeId
-from protocol.messages.sessions import (
-    Ask,
-    Events,
-    StatementAnswer,
-)
+from protocol.messages.sessions import Ask, Events, StatementAnswer
 
 
 async def load(peer: NodePeer) -> tuple[NodeRow, GenerationRow]:

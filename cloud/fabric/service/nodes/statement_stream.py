@@ -17,11 +17,7 @@ from cloud.fabric.tuf.current_trust import RenewalOrder
 from protocol.encoding import sha256_hex
 from protocol.messages.sessions import StatementAnswer
 from protocol.signed.freshness import Freshness
-from protocol.signed.statements import (
-    Lease,
-    RevocationReason,
-    Statement,
-)
+from protocol.signed.statements import Lease, RevocationReason, Statement
 
 
 def presented_seq(core: Core, token: str, node: NodeRow, generation: GenerationRow) -> int:

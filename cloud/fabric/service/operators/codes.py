@@ -2,18 +2,11 @@
 
 from datetime import UTC, timedelta
 
-from cloud.fabric import (
-    schemas,
-    store,
-)
+from cloud.fabric import schemas, store
 from cloud.fabric.errors import Invalid, NotFound
 from cloud.fabric.licensing import statements
 from cloud.fabric.service import views
-from cloud.fabric.service.context import (
-    Core,
-    check_text,
-    operator_actor,
-)
+from cloud.fabric.service.context import Core, check_text, operator_actor
 from cloud.fabric.service.operators import tenants
 from cloud.fabric.store.rows import CodeRow
 from cloud.http.guard import Operator

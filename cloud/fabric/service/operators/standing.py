@@ -4,17 +4,9 @@ import msgspec
 
 from cloud.fabric import schemas, store
 from cloud.fabric.errors import NotFound
-from cloud.fabric.licensing.standing import (
-    Change,
-    after,
-    closes,
-)
+from cloud.fabric.licensing.standing import Change, after, closes
 from cloud.fabric.service import views
-from cloud.fabric.service.context import (
-    Core,
-    check_text,
-    operator_actor,
-)
+from cloud.fabric.service.context import Core, check_text, operator_actor
 from cloud.fabric.service.nodes import statement_stream
 from cloud.fabric.store.rows import NodeRow
 from cloud.http.guard import Operator

@@ -3,17 +3,10 @@
 import re
 
 from cloud.fabric import schemas, store
-from cloud.fabric.attestation.ek_roots import (
-    TrustError,
-    parse_trust_pem,
-)
+from cloud.fabric.attestation.ek_roots import TrustError, parse_trust_pem
 from cloud.fabric.errors import Invalid, NotFound
 from cloud.fabric.service import views
-from cloud.fabric.service.context import (
-    Core,
-    check_text,
-    operator_actor,
-)
+from cloud.fabric.service.context import Core, check_text, operator_actor
 from cloud.fabric.store.rows import EkAllowedRow, EkRootRow, TenantRow
 from cloud.fabric.store.tenants import TRUST_ENTRIES_MAX
 from cloud.http.guard import Operator

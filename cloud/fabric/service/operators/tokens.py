@@ -6,11 +6,7 @@ from cloud.fabric import schemas, store
 from cloud.fabric.entropy import Entropy, Ids
 from cloud.fabric.errors import Conflict, Invalid, NotFound
 from cloud.fabric.service import views
-from cloud.fabric.service.context import (
-    Core,
-    check_text,
-    operator_actor,
-)
+from cloud.fabric.service.context import Core, check_text, operator_actor
 from cloud.fabric.store.rows import TokenRow
 from cloud.http.guard import Operator
 from protocol.codes import ENTROPY_BYTES, SecretFormatError, make_secret, parse_secret, secret_hash

@@ -16,11 +16,7 @@ from cloud.fabric.service.context import Core
 from cloud.fabric.store.adoption import NodeTrust, Told
 from cloud.fabric.store.rows import GenerationRow
 from cloud.fabric.tuf.current_trust import RenewalOrder
-from cloud.mtls.peer import (
-    PeerRefused,
-    key_id_of,
-    require_issuer,
-)
+from cloud.mtls.peer import PeerRefused, key_id_of, require_issuer
 from protocol.faults import fault_point
 from protocol.ids import NodeId
 from protocol.limits import SEQ_MAX, SESSION_LIFE_MAX

@@ -16,18 +16,9 @@ from tuf.api.metadata import Root, Targets
 from cloud.fabric import store
 from cloud.fabric.service.context import Core
 from cloud.fabric.service.published_trust import adoption
-from cloud.fabric.tuf.checking import (
-    hashes_of,
-    read_metadata,
-)
-from cloud.fabric.tuf.current_trust import (
-    Belief,
-    RenewalOrder,
-)
-from cloud.fabric.tuf.targets import (
-    TargetsError,
-    read_content,
-)
+from cloud.fabric.tuf.checking import hashes_of, read_metadata
+from cloud.fabric.tuf.current_trust import Belief, RenewalOrder
+from cloud.fabric.tuf.targets import TargetsError, read_content
 
 log = logging.getLogger("cascade.fabric.trust")
 

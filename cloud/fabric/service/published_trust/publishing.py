@@ -12,40 +12,14 @@ from tuf.api.metadata import Root, Targets
 
 from cloud.fabric import schemas, store
 from cloud.fabric.errors import AdoptionIncomplete, Conflict, Invalid, Refused, TrustRefused
-from cloud.fabric.service.context import (
-    Core,
-    check_text,
-    operator_actor,
-)
+from cloud.fabric.service.context import Core, check_text, operator_actor
 from cloud.fabric.service.published_trust import adoption
-from cloud.fabric.tuf.checking import (
-    PublicationRefused,
-    check_online,
-    check_signed,
-    hashes_of,
-    read_metadata,
-)
+from cloud.fabric.tuf.checking import PublicationRefused, check_online, check_signed, hashes_of, read_metadata
 from cloud.fabric.tuf.current_trust import RenewalOrder
-from cloud.fabric.tuf.repository import (
-    Latest,
-    MetadataFile,
-    Publication,
-    Signed,
-    publish_signed,
-)
-from cloud.fabric.tuf.targets import (
-    Content,
-    TargetsError,
-    check_content,
-    read_certificates,
-    read_content,
-)
+from cloud.fabric.tuf.repository import Latest, MetadataFile, Publication, Signed, publish_signed
+from cloud.fabric.tuf.targets import Content, TargetsError, check_content, read_certificates, read_content
 from cloud.http.guard import Operator
-from cloud.mtls.peer import (
-    PeerRefused,
-    key_id_of,
-    require_issuer,
-)
+from cloud.mtls.peer import PeerRefused, key_id_of, require_issuer
 from protocol.encoding import sha256_hex
 
 RENEWALS_PER_SECOND = 50

@@ -15,34 +15,15 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from cloud.breakwater.ceremony.file import (
-    Ceremony,
-    read_ceremony,
-)
-from cloud.breakwater.ceremony.run import (
-    Held,
-    hold,
-)
-from cloud.breakwater.ceremony.signing import (
-    Identity,
-    make_cross,
-    make_issuing,
-    make_root,
-    make_root_crl,
-)
+from cloud.breakwater.ceremony.file import Ceremony, read_ceremony
+from cloud.breakwater.ceremony.run import Held, hold
+from cloud.breakwater.ceremony.signing import Identity, make_cross, make_issuing, make_root, make_root_crl
 from cloud.breakwater.errors import CeremonyError, IssuerError
-from cloud.breakwater.keys.signer import (
-    certificate_request,
-    issuer_of,
-)
+from cloud.breakwater.keys.signer import certificate_request, issuer_of
 from cloud.breakwater.pkix.crl import Entry
 from cloud.breakwater.pkix.lint import relint
 from cloud.cli.main import main
-from cloud.crypto.keyfile import (
-    KeyFileError,
-    read_key,
-    write_secret,
-)
+from cloud.crypto.keyfile import KeyFileError, read_key, write_secret
 from protocol.encoding import sha256_hex
 from tests.cloud.breakwater.chains import NOW, SERIAL, TRUST_DOMAIN, local, make_chain, requested
 

@@ -16,15 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
-from cloud.breakwater.ceremony.signing import (
-    Identity,
-    make_root,
-)
-from cloud.breakwater.checks.checker import (
-    FINDINGS_MAX,
-    Checker,
-    Report,
-)
+from cloud.breakwater.ceremony.signing import Identity, make_root
+from cloud.breakwater.checks.checker import FINDINGS_MAX, Checker, Report
 from cloud.breakwater.keys.file import LocalKey
 from cloud.breakwater.pkix.linted import assemble
 from cloud.breakwater.pkix.profiles import build
@@ -32,18 +25,12 @@ from cloud.breakwater.pkix.reread import read_back
 from cloud.breakwater.revocation.crl_publisher import Publisher
 from cloud.breakwater.settings import CrlSettings
 from cloud.breakwater.store import AuthorityStore
-from cloud.breakwater.store.checker_reads import (
-    CheckingStore,
-    ShardView,
-)
+from cloud.breakwater.store.checker_reads import CheckingStore, ShardView
 from cloud.breakwater.store.shards import ShardStore
 from cloud.crypto.keyfile import read_key
 from cloud.mtls.identity import make_csr
 from cloud.storage import Location, Statement
-from lab.postgres import (
-    ENGINES,
-    postgres_copy,
-)
+from lab.postgres import ENGINES, postgres_copy
 from protocol.encoding import sha256_hex
 from tests.cloud.breakwater.generations import serial as new_serial
 from tests.cloud.breakwater.support import (

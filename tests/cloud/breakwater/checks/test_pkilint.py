@@ -7,26 +7,12 @@ import pytest
 
 from cloud.breakwater.ceremony.signing import make_root_crl
 from cloud.breakwater.checks import pkilint
-from cloud.breakwater.checks.pkilint import (
-    WAIVED,
-    all_findings,
-    pkilint_findings,
-    waiver_of,
-)
+from cloud.breakwater.checks.pkilint import WAIVED, all_findings, pkilint_findings, waiver_of
 from cloud.breakwater.errors import SecondOpinionMissing
 from cloud.breakwater.keys.signer import Signer
-from cloud.breakwater.pkix.crl import (
-    Entry,
-    make_crl,
-    want_crl,
-)
+from cloud.breakwater.pkix.crl import Entry, make_crl, want_crl
 from cloud.breakwater.pkix.linted import assemble
-from cloud.breakwater.pkix.ocsp import (
-    Question,
-    Status,
-    answer,
-    cert_ids,
-)
+from cloud.breakwater.pkix.ocsp import Question, Status, answer, cert_ids
 from cloud.breakwater.pkix.profiles import build
 from tests.cloud.breakwater.chains import NOW, load, local, make_chain, pem, specimens, where
 

@@ -18,22 +18,10 @@ from cloud.breakwater.bootstrap import initialise
 from cloud.breakwater.issuance.enrolment import TRIES_MAX
 from cloud.breakwater.tables import ENGINE
 from cloud.clock import utc_now
-from cloud.contracts.breakwater import (
-    PATH_CLOSE,
-    PATH_DEVICE,
-    PATH_OPEN,
-    PATH_SESSION,
-)
+from cloud.contracts.breakwater import PATH_CLOSE, PATH_DEVICE, PATH_OPEN, PATH_SESSION
 from cloud.crypto.keyfile import write_secret
-from cloud.mtls.client import (
-    Answer,
-    CloudClient,
-    ProblemAnswer,
-)
-from cloud.mtls.identity import (
-    load_identity,
-    make_csr,
-)
+from cloud.mtls.client import Answer, CloudClient, ProblemAnswer
+from cloud.mtls.identity import load_identity, make_csr
 from cloud.mtls.peer import spiffe_of
 from cloud.storage import Statement
 from protocol import faults

@@ -8,14 +8,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from cloud.breakwater.errors import SignerError, SignerUnavailable
-from cloud.breakwater.keys.file import (
-    FileKeys,
-    LocalKey,
-)
-from cloud.crypto.keyfile import (
-    write_key,
-    write_secret,
-)
+from cloud.breakwater.keys.file import FileKeys, LocalKey
+from cloud.crypto.keyfile import write_key, write_secret
 
 PASSPHRASE = b"a passphrase for tests only"
 

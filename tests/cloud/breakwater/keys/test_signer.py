@@ -14,10 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from cloud.breakwater.errors import LintError, SignerError
-from cloud.breakwater.keys.file import (
-    FileKeys,
-    LocalKey,
-)
+from cloud.breakwater.keys.file import FileKeys, LocalKey
 from cloud.breakwater.keys.pkcs11 import TokenSettings
 from cloud.breakwater.keys.signer import (
     CaKey,
@@ -29,12 +26,7 @@ from cloud.breakwater.keys.signer import (
     open_keys,
 )
 from cloud.breakwater.pkix import profiles
-from cloud.breakwater.pkix.crl import (
-    Entry,
-    build_crl,
-    lint_crl,
-    want_crl,
-)
+from cloud.breakwater.pkix.crl import Entry, build_crl, lint_crl, want_crl
 from cloud.breakwater.pkix.csr import describe_key
 from cloud.breakwater.pkix.lint import lint
 from cloud.breakwater.pkix.linted import Linted

@@ -20,16 +20,8 @@ from cloud.breakwater.pkix.crl import (
     make_crl,
     want_crl,
 )
-from cloud.breakwater.pkix.linted import (
-    algorithm_der,
-    assemble,
-)
-from cloud.breakwater.pkix.profiles import (
-    CaName,
-    Issuer,
-    hash_of,
-    make_serial,
-)
+from cloud.breakwater.pkix.linted import algorithm_der, assemble
+from cloud.breakwater.pkix.profiles import CaName, Issuer, hash_of, make_serial
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, 123456, tzinfo=UTC)
 LIFE = timedelta(days=4)

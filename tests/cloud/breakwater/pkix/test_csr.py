@@ -14,18 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloud.breakwater.errors import CsrRefused
-from cloud.breakwater.pkix.csr import (
-    NODE_CURVES,
-    SERVICE_CURVES,
-    open_csr,
-)
-from cloud.crypto.der import (
-    bit_string,
-    octet_string,
-    oid,
-    sequence,
-    tlv,
-)
+from cloud.breakwater.pkix.csr import NODE_CURVES, SERVICE_CURVES, open_csr
+from cloud.crypto.der import bit_string, octet_string, oid, sequence, tlv
 from cloud.mtls.identity import make_csr
 from protocol.limits import CSR_BYTES_MAX
 

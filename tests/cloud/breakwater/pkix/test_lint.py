@@ -21,31 +21,12 @@ from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsag
 from cloud.breakwater.errors import LintError
 from cloud.breakwater.pkix import lint as lint_module
 from cloud.breakwater.pkix import profiles
-from cloud.breakwater.pkix.csr import (
-    RequestedKey,
-    describe_key,
-)
-from cloud.breakwater.pkix.lint import (
-    RULES,
-    lint,
-    relint,
-)
-from cloud.breakwater.pkix.linted import (
-    Linted,
-    assemble,
-    passed,
-)
-from cloud.breakwater.pkix.profiles import (
-    Distribution,
-    Issuer,
-    Wanted,
-)
+from cloud.breakwater.pkix.csr import RequestedKey, describe_key
+from cloud.breakwater.pkix.lint import RULES, lint, relint
+from cloud.breakwater.pkix.linted import Linted, assemble, passed
+from cloud.breakwater.pkix.profiles import Distribution, Issuer, Wanted
 from cloud.breakwater.pkix.reread import read_back
-from cloud.crypto.der import (
-    octet_string,
-    oid,
-    tlv,
-)
+from cloud.crypto.der import octet_string, oid, tlv
 from protocol.ids import EKU_DEVICE, ServiceSpiffeId
 from tests.cloud.breakwater.chains import NOW as START
 from tests.cloud.breakwater.chains import SPIFFE, TRUST_DOMAIN

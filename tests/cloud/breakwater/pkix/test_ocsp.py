@@ -19,26 +19,12 @@ from cloud.breakwater.pkix import profiles
 from cloud.breakwater.pkix.crl import REASONS
 from cloud.breakwater.pkix.csr import describe_key
 from cloud.breakwater.pkix.linted import algorithm_der
-from cloud.breakwater.pkix.ocsp import (
-    REQUEST_BYTES_MAX,
-    OcspRefused,
-    parse_request,
-)
-from cloud.breakwater.revocation.ocsp_responder import (
-    ANSWER_LIFE,
-    REUSE,
-)
-from cloud.crypto.der import (
-    bit_string,
-    sequence,
-    tlv,
-)
+from cloud.breakwater.pkix.ocsp import REQUEST_BYTES_MAX, OcspRefused, parse_request
+from cloud.breakwater.revocation.ocsp_responder import ANSWER_LIFE, REUSE
+from cloud.crypto.der import bit_string, sequence, tlv
 from cloud.storage import Location
 from cloud.tasks.stopping import Stopping
-from lab.postgres import (
-    ENGINES,
-    database_location,
-)
+from lab.postgres import ENGINES, database_location
 from tests.cloud.breakwater.revoking import SPIFFE, Bench, Clock, Hierarchy, bench_at, new_public_key, serial
 
 Status = ocsp.OCSPResponseStatus

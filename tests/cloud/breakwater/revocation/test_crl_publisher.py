@@ -15,18 +15,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cloud.breakwater.errors import SignerError, SignerUnavailable
 from cloud.breakwater.pkix import profiles
 from cloud.breakwater.pkix.csr import describe_key
-from cloud.breakwater.revocation.crl_publisher import (
-    RETRY_SECONDS,
-    Publisher,
-)
+from cloud.breakwater.revocation.crl_publisher import RETRY_SECONDS, Publisher
 from cloud.breakwater.revocation.crl_shards import distribution
 from cloud.breakwater.store.shards import PublishedCrl
 from cloud.storage import Location, ServiceEngine, Statement
 from cloud.tasks.stopping import Stopping
-from lab.postgres import (
-    ENGINES,
-    database_location,
-)
+from lab.postgres import ENGINES, database_location
 from protocol import faults
 from tests.cloud.breakwater.revoking import (
     SCHEDULE,

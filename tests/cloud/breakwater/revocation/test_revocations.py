@@ -9,26 +9,16 @@ import pytest
 from cryptography import x509
 
 from cloud.breakwater.bootstrap import initialise
-from cloud.breakwater.revocation.feed import (
-    POLL_SECONDS,
-    Feed,
-)
+from cloud.breakwater.revocation.feed import POLL_SECONDS, Feed
 from cloud.breakwater.store import serial_text
 from cloud.clock import utc_now
-from cloud.contracts.breakwater import (
-    PATH_REVOCATIONS,
-    Revocations,
-    RevokedSerial,
-)
+from cloud.contracts.breakwater import PATH_REVOCATIONS, Revocations, RevokedSerial
 from cloud.crypto.keyfile import write_secret
 from cloud.mtls.client import ProblemAnswer
 from cloud.mtls.revoked import RevokedSet
 from cloud.storage import Location, ServiceEngine
 from cloud.tasks.stopping import Stopping
-from lab.postgres import (
-    ENGINES,
-    database_location,
-)
+from lab.postgres import ENGINES, database_location
 from protocol.limits import EVENT_WAIT_SECONDS_MAX
 from tests.cloud.breakwater.live import live_at
 from tests.cloud.breakwater.revoking import Bench, Clock, Hierarchy, bench_at

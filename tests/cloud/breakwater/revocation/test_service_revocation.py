@@ -10,13 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import NameOID
 
-from cloud.breakwater.errors import (
-    Conflict,
-    CsrRefused,
-    NotAdmitted,
-    SignerUnavailable,
-    ValueRefused,
-)
+from cloud.breakwater.errors import Conflict, CsrRefused, NotAdmitted, SignerUnavailable, ValueRefused
 from cloud.breakwater.issuance import issuing
 from cloud.breakwater.pkix.linted import Linted
 from cloud.breakwater.pkix.profiles import PROFILE_VERSION

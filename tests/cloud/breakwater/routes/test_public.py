@@ -24,27 +24,12 @@ from cloud.breakwater.revocation.ocsp_responder import CACHE_SECONDS
 from cloud.breakwater.routes.public import CRL_CACHE_SECONDS, Public, make_public_app
 from cloud.breakwater.settings import BreakwaterSettings
 from cloud.fabric.settings import FabricSettings
-from cloud.http.guard import (
-    ANONYMOUS,
-    Guard,
-    routes_of,
-)
+from cloud.http.guard import ANONYMOUS, Guard, routes_of
 from cloud.mtls.peer import PeerTrust
-from cloud.process.serve import (
-    Listener,
-    Unit,
-    running,
-)
-from cloud.process.settings import (
-    ServiceSettings,
-    SettingsError,
-    load_settings,
-)
+from cloud.process.serve import Listener, Unit, running
+from cloud.process.settings import ServiceSettings, SettingsError, load_settings
 from cloud.storage import Location
-from lab.postgres import (
-    ENGINES,
-    database_location,
-)
+from lab.postgres import ENGINES, database_location
 from protocol.ids import NodeId, TenantId
 from protocol.problems import CONTENT_TYPE
 from tests.cloud.breakwater.revoking import Bench, Clock, Hierarchy, bench_at, pem, serials_of

@@ -24,12 +24,7 @@ from cloud.contracts.breakwater import (
 )
 from cloud.crypto.keyfile import write_secret
 from cloud.http.guard import routes_of
-from cloud.mtls.client import (
-    Answer,
-    CloudClient,
-    ProblemAnswer,
-    Unreachable,
-)
+from cloud.mtls.client import Answer, CloudClient, ProblemAnswer, Unreachable
 from cloud.mtls.identity import make_csr
 from cloud.storage import Statement
 from protocol.messages.est import (

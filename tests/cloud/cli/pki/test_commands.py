@@ -18,17 +18,11 @@ from cloud.breakwater.admin import Admin, opened
 from cloud.breakwater.tables import ENGINE
 from cloud.cli.errors import EXIT_INTERNAL, EXIT_REFUSED, EXIT_TRY_AGAIN, EXIT_USAGE, EXIT_VERIFICATION
 from cloud.cli.main import main
-from cloud.cli.pki import (
-    commands,
-    rotate,
-)
+from cloud.cli.pki import commands, rotate
 from cloud.clock import utc_now
 from cloud.fabric import schemas
 from cloud.storage import PostgresLocation, Row, Statement
-from lab.postgres import (
-    ENGINES,
-    postgres_copy,
-)
+from lab.postgres import ENGINES, postgres_copy
 from protocol.encoding import sha256_hex
 from protocol.signed.trust import X509Bundle
 from tests.cloud.breakwater.support import FABRIC, ask, new_key, opening

@@ -2,12 +2,7 @@
 
 import pytest
 
-from cloud.fabric.attestation.ek_roots import (
-    TrustedRoot,
-    TrustError,
-    parse_trust_pem,
-    trusted_roots,
-)
+from cloud.fabric.attestation.ek_roots import TrustedRoot, TrustError, parse_trust_pem, trusted_roots
 from tests.simulators import forged_evidence as forged
 from tests.simulators.forged_evidence import maker
 

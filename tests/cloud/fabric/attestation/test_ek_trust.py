@@ -14,10 +14,7 @@ from tpm2_pytss.utils import NoSuchIndex, create_ek_template
 
 from cloud.fabric.attestation import ek_trust
 from cloud.fabric.attestation.ek_roots import TrustedRoot
-from cloud.fabric.attestation.ek_trust import (
-    TenantTrust,
-    judge,
-)
+from cloud.fabric.attestation.ek_trust import TenantTrust, judge
 from cloud.fabric.attestation.tpm_structures import EvidenceRefused
 from protocol.evidence import EndorsementEvidence
 from protocol.limits import EK_CERTIFICATE_BYTES_MAX, TPM_STRUCTURE_BYTES_MAX

@@ -28,24 +28,11 @@ from tpm2_pytss.types import (
 from tpm2_pytss.utils import NVReadEK, create_ek_template
 
 from cloud.clock import utc_now
-from cloud.fabric.attestation.ek_roots import (
-    parse_trust_pem,
-    trusted_roots,
-)
-from cloud.fabric.attestation.ek_trust import (
-    Chip,
-    TenantTrust,
-    judge,
-)
-from cloud.fabric.attestation.evidence import (
-    make_challenge,
-    verify_key,
-)
+from cloud.fabric.attestation.ek_roots import parse_trust_pem, trusted_roots
+from cloud.fabric.attestation.ek_trust import Chip, TenantTrust, judge
+from cloud.fabric.attestation.evidence import make_challenge, verify_key
 from cloud.fabric.attestation.tpm_structures import EvidenceRefused
-from lab.tpm import (
-    SoftTpm,
-    shared_bus,
-)
+from lab.tpm import SoftTpm, shared_bus
 from node.hwbind import evidence as node_evidence
 from node.hwbind import keys
 from node.hwbind.errors import TpmFailed, TpmIntegrity

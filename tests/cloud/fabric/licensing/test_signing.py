@@ -7,18 +7,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from cloud.crypto.keyfile import KeyFileError
-from cloud.fabric.licensing import (
-    signing,
-    statements,
-)
+from cloud.fabric.licensing import signing, statements
 from protocol.ids import NodeId, TenantId, make_id
 from protocol.signed.envelope import KeyRing
-from protocol.signed.statements import (
-    Lease,
-    Revocation,
-    Suspension,
-    verify_statement,
-)
+from protocol.signed.statements import Lease, Revocation, Suspension, verify_statement
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 DAY = timedelta(days=1)

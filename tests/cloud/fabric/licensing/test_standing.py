@@ -5,10 +5,7 @@ from typing import get_args
 
 import pytest
 
-from cloud.fabric import (
-    errors,
-    schemas,
-)
+from cloud.fabric import errors, schemas
 from cloud.fabric.licensing import standing
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)

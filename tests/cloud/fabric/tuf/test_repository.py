@@ -13,37 +13,13 @@ from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
 from tuf.ngclient.config import EnvelopeType
 
 from cloud.crypto.keyfile import KeyFileError
-from cloud.fabric.tuf.bootstrap import (
-    ROOT_KEY,
-    TARGETS_KEY,
-    initialise,
-    read_online_signers,
-    read_signer,
-)
-from cloud.fabric.tuf.repository import (
-    MetadataFile,
-    Publication,
-    pin_of,
-    refresh_online,
-    signer_of,
-)
-from cloud.fabric.tuf.serving import (
-    MetadataName,
-    TargetName,
-    file_for,
-    keep_fresh,
-    parse_path,
-)
-from cloud.fabric.tuf.targets import (
-    TargetsError,
-    build_targets,
-)
+from cloud.fabric.tuf.bootstrap import ROOT_KEY, TARGETS_KEY, initialise, read_online_signers, read_signer
+from cloud.fabric.tuf.repository import MetadataFile, Publication, pin_of, refresh_online, signer_of
+from cloud.fabric.tuf.serving import MetadataName, TargetName, file_for, keep_fresh, parse_path
+from cloud.fabric.tuf.targets import TargetsError, build_targets
 from protocol.encoding import sha256_hex
 from protocol.ids import IdError
-from protocol.signed.trust import (
-    TARGET_SERVICES,
-    TARGETS,
-)
+from protocol.signed.trust import TARGET_SERVICES, TARGETS
 from tests.simulators.repository import START, MemoryStore, Repository, certificate, content, p256, verification_key
 
 PASSPHRASE = b"sixteen bytes or more"

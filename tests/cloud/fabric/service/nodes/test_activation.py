@@ -15,10 +15,7 @@ from cloud.fabric.service.operators import codes
 from protocol.codes import make_secret
 from protocol.ids import EKU_DEVICE, ActivationId, make_id
 from protocol.limits import CHALLENGE_LIFE, CHALLENGE_TRIES_MAX, CHALLENGES_OPEN_PER_CODE_MAX
-from protocol.messages.activation import (
-    ProveActivation,
-    StartActivation,
-)
+from protocol.messages.activation import ProveActivation, StartActivation
 from protocol.signed.statements import Lease
 from tests.cloud.fabric.support import ALICE, Machine, World
 

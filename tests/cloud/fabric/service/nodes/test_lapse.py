@@ -6,10 +6,7 @@ from datetime import timedelta
 import pytest
 
 from cloud.fabric import errors
-from cloud.fabric.service.nodes import (
-    confirm,
-    lapse,
-)
+from cloud.fabric.service.nodes import confirm, lapse
 from protocol.messages.sessions import Ask
 from protocol.signed.statements import Lease
 from tests.cloud.fabric.support import NONCE, Machine, World, change, turn

@@ -15,10 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cloud.fabric import errors, store
 from cloud.fabric.attestation.tpm_structures import EvidenceRefused
 from cloud.fabric.background import FORGET_RENEWALS_AFTER
-from cloud.fabric.service.nodes import (
-    renewal,
-    sessions,
-)
+from cloud.fabric.service.nodes import renewal, sessions
 from cloud.fabric.store.rows import RenewalRow
 from cloud.fabric.tables import ENGINE
 from cloud.storage import Statement
@@ -26,16 +23,8 @@ from protocol.encoding import json_encode, sha256_hex
 from protocol.evidence import EndorsementEvidence
 from protocol.ids import RenewalId, make_id
 from protocol.limits import CHALLENGE_LIFE
-from protocol.messages.renewal import (
-    ProveRenewal,
-    RenewalChallenge,
-    Renewed,
-    StartRenewal,
-)
-from protocol.signed.statements import (
-    Revocation,
-    Suspension,
-)
+from protocol.messages.renewal import ProveRenewal, RenewalChallenge, Renewed, StartRenewal
+from protocol.signed.statements import Revocation, Suspension
 from tests.cloud.fabric.support import NONCE, Machine, World, change, driver, turn
 from tests.simulators.forged_evidence import (
     AK_ATTRIBUTES,

@@ -16,10 +16,7 @@ from cloud.fabric.service.nodes import sessions
 from protocol.ids import EKU_DEVICE
 from protocol.limits import NONCE_LIFE
 from protocol.messages.sessions import Certificate
-from protocol.signed.statements import (
-    Revocation,
-    Suspension,
-)
+from protocol.signed.statements import Revocation, Suspension
 from tests.cloud.fabric.support import URL, Machine, World, change
 from tests.cloud.pki import Pki
 

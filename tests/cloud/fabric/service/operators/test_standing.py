@@ -8,15 +8,8 @@ import pytest
 from cloud.fabric import errors, store
 from cloud.fabric.service.nodes import confirm, statement
 from cloud.fabric.service.operators import standing
-from protocol.messages.sessions import (
-    Ask,
-    StatementAnswer,
-)
-from protocol.signed.statements import (
-    Lease,
-    Revocation,
-    Suspension,
-)
+from protocol.messages.sessions import Ask, StatementAnswer
+from protocol.signed.statements import Lease, Revocation, Suspension
 from tests.cloud.fabric.support import ALICE, NONCE, Machine, World, change
 
 

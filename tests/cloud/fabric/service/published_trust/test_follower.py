@@ -20,15 +20,9 @@ from cloud.fabric.app import Fabric
 from cloud.fabric.service.operators import tokens
 from cloud.fabric.service.published_trust import publishing
 from cloud.fabric.settings import FabricSettings
-from cloud.fabric.tuf.bootstrap import (
-    TARGETS_KEY,
-    read_signer,
-)
+from cloud.fabric.tuf.bootstrap import TARGETS_KEY, read_signer
 from cloud.fabric.tuf.checking import hashes_of
-from cloud.fabric.tuf.offline import (
-    Changes,
-    changed,
-)
+from cloud.fabric.tuf.offline import Changes, changed
 from cloud.fabric.tuf.repository import sign_targets
 from cloud.fabric.tuf.targets import read_content
 from cloud.mtls.identity import load_identity

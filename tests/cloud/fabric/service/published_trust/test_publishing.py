@@ -18,24 +18,12 @@ from cloud.fabric.errors import Conflict, Invalid, TrustRefused
 from cloud.fabric.service.published_trust import publishing
 from cloud.fabric.service.published_trust.follower import warn_of_expiry
 from cloud.fabric.tuf.offline import Changes
-from cloud.fabric.tuf.repository import (
-    ROOT_LIFE,
-    pin_of,
-    sign_root,
-    sign_targets,
-    signer_of,
-)
-from cloud.fabric.tuf.targets import (
-    Content,
-    TargetsError,
-)
+from cloud.fabric.tuf.repository import ROOT_LIFE, pin_of, sign_root, sign_targets, signer_of
+from cloud.fabric.tuf.targets import Content, TargetsError
 from cloud.mtls.peer import key_id_of
 from protocol.encoding import sha256_hex
 from protocol.limits import REQUEST_BODY_BYTES_MAX
-from protocol.signed.trust import (
-    TARGET_SERVICES,
-    TARGET_X509_BUNDLE,
-)
+from protocol.signed.trust import TARGET_SERVICES, TARGET_X509_BUNDLE
 from tests.cloud.breakwater.support import START
 from tests.cloud.fabric.authorities import Authority, Generation
 from tests.cloud.fabric.publishing import Holders, mirrored

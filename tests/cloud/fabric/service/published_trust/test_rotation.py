@@ -12,24 +12,13 @@ from cryptography import x509
 from cloud.cli import published_trust
 from cloud.fabric import schemas, store
 from cloud.fabric.errors import AdoptionIncomplete, CertificateRefused, Invalid
-from cloud.fabric.service.nodes import (
-    sessions,
-    statement,
-)
-from cloud.fabric.service.published_trust import (
-    adoption,
-    publishing,
-)
+from cloud.fabric.service.nodes import sessions, statement
+from cloud.fabric.service.published_trust import adoption, publishing
 from cloud.fabric.service.published_trust.follower import wake_due
 from cloud.fabric.tuf.offline import Changes
 from cloud.fabric.tuf.repository import pin_of
 from cloud.mtls.identity import make_csr
-from cloud.mtls.peer import (
-    NodePeer,
-    PeerRefused,
-    key_id_of,
-    read_peer,
-)
+from cloud.mtls.peer import NodePeer, PeerRefused, key_id_of, read_peer
 from protocol.messages.sessions import Ask
 from protocol.signed.statements import Lease
 from tests.cloud.fabric.authorities import Generation, PaperIssuer
