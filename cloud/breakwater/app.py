@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ from cloud.mtls.identity import Identity, load_identity
 from cloud.mtls.peer import PeerRefused, PeerTrust, key_id_of, require_issuer
 from cloud.mtls.renewal import IdentityKeeper, Rekey
 from cloud.mtls.server import ServerTls
-from cloud.process.serve import Listener, Unit
+from cloud.process.serve import Listener, Served, Unit
 from cloud.process.settings import GateRefused, load_settings
 from cloud.storage import ServiceEngine, StorageError
 from cloud.storage.migrate import ensure_migrated
@@ -167,8 +168,20 @@ class Breakwater:
         await self.assembly.keys.aclose()
         await self.engine.close()
 
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[Served]:
+        """Open the service, and close it after the last request."""
+        await self.open()
+        try:
+            yield self._served()
+        finally:
+            await self.close()
+
     def unit(self) -> Unit:
         """The service as the process runs it."""
+        return Unit(name="breakwater", open=self.serving)
+
+    def _served(self) -> Served:
         listeners = tuple(
             Listener(
                 self.public_app if where.purpose == "pki" else self.app,
@@ -179,10 +192,7 @@ class Breakwater:
             )
             for where in self._settings.listeners
         )
-        return Unit(
-            name="breakwater",
-            open=self.open,
-            close=self.close,
+        return Served(
             listeners=listeners,
             tasks=(
                 self.identity.keep,

@@ -8,7 +8,6 @@ import logging
 import os
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
-from typing import Protocol
 
 from cloud.breakwater.authorities import SYSTEM
 from cloud.breakwater.errors import IssuerError
@@ -16,7 +15,7 @@ from cloud.breakwater.parts import Assembly
 from cloud.breakwater.store import AuditEntry
 from cloud.breakwater.store.metrics_reads import MeasureStore
 from cloud.storage import StorageError
-from cloud.tasks.stopping import BackgroundTask
+from cloud.tasks.stopping import BackgroundTask, Stopping
 from protocol.ids import make_id
 
 log = logging.getLogger("cascade.breakwater")
@@ -33,16 +32,10 @@ SESSIONS_KEPT = timedelta(days=30)
 each CA key was used (`authority.use`)."""
 
 
-class Sleeper(Protocol):
-    """`cloud.process.serve.Stopping`, as far as it is needed here."""
-
-    async def sleep(self, seconds: float) -> bool: ...
-
-
 def every(seconds: float, name: str, chore: Callable[[], Awaitable[object]]) -> BackgroundTask:
     """A background task that does `chore` again and again."""
 
-    async def repeat(stopping: Sleeper) -> None:
+    async def repeat(stopping: Stopping) -> None:
         while not await stopping.sleep(seconds):
             try:
                 await chore()

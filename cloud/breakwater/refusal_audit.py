@@ -7,10 +7,10 @@ the hour's end (or when the process stops) says how many there were. It refuses 
 import logging
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Protocol
 
 from cloud.breakwater.store import AuditEntry, AuditStore
 from cloud.storage import StorageError
+from cloud.tasks.stopping import Stopping
 from protocol.ids import make_id
 
 log = logging.getLogger("cascade.breakwater")
@@ -22,12 +22,6 @@ PAIRS_MAX = 10_000
 OTHERS = "others"
 LOOK_SECONDS = 60.0
 _ACTION = "request.refuse"
-
-
-class Sleeper(Protocol):
-    """`cloud.process.serve.Stopping`, as far as it is needed here."""
-
-    async def sleep(self, seconds: float) -> bool: ...
 
 
 class _Tally:
@@ -70,7 +64,7 @@ class Refusals:
             if everything or now >= tally.started + PERIOD:
                 await self._end(caller, code)
 
-    async def keep(self, stopping: Sleeper) -> None:
+    async def keep(self, stopping: Stopping) -> None:
         """The background task."""
         while not await stopping.sleep(LOOK_SECONDS):
             await self.flush()

@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -38,7 +39,7 @@ from cloud.mtls.peer import NodePeer, key_id_of
 from cloud.mtls.renewal import IdentityKeeper, through
 from cloud.mtls.revoked import RevokedSet
 from cloud.mtls.server import ServerTls
-from cloud.process.serve import Listener, Unit
+from cloud.process.serve import Listener, Served, Unit
 from cloud.process.settings import check_gates, load_settings
 from cloud.storage import StorageError
 from cloud.storage.errors import IntegrityError
@@ -283,8 +284,20 @@ class Fabric:
         await self._client.aclose()
         await ENGINE.close()
 
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[Served]:
+        """Open the service, and close it after the last request."""
+        await self.open()
+        try:
+            yield self._served()
+        finally:
+            await self.close()
+
     def unit(self) -> Unit:
         """The service as the process runs it."""
+        return Unit(name="fabric", open=self.serving)
+
+    def _served(self) -> Served:
         listeners = tuple(
             Listener(
                 self.repository if where.purpose == "tuf" else self.app,
@@ -294,10 +307,7 @@ class Fabric:
             )
             for where in self._settings.listeners
         )
-        return Unit(
-            name="fabric",
-            open=self.open,
-            close=self.close,
+        return Served(
             listeners=listeners,
             tasks=(
                 self.drive,

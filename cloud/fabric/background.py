@@ -9,13 +9,13 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import Protocol
 
 from cloud.fabric import store
 from cloud.fabric.errors import IssuerRefused, IssuerUnavailable
 from cloud.fabric.service.context import SYSTEM, Core
 from cloud.fabric.service.nodes import lapse, renewal
 from cloud.tasks.back_off import BackOff
+from cloud.tasks.stopping import Stopping
 from protocol.faults import fault_point
 
 log = logging.getLogger("cascade.fabric.driver")
@@ -32,12 +32,6 @@ FORGET_RENEWALS_AFTER = timedelta(days=7)
 Chore = Callable[[], Awaitable[object]]
 
 
-class Pauses(Protocol):
-    """`cloud.process.serve.Stopping`, as far as it is needed here."""
-
-    async def first(self, event: asyncio.Event | None, seconds: float) -> bool: ...
-
-
 class Driver:
     """One loop. `chores` are done every so many seconds beside it: (name, seconds, what)."""
 
@@ -48,7 +42,7 @@ class Driver:
         self._chores = (("seen", SEEN_SECONDS, self.write_seen), ("purge", HOUSEKEEPING_SECONDS, self._purge), *chores)
         self._due = dict.fromkeys((name for name, _, _ in self._chores), 0.0)
 
-    async def run(self, stopping: Pauses) -> None:
+    async def run(self, stopping: Stopping) -> None:
         """The background task, until the process goes down."""
         while True:
             self._kicked.clear()

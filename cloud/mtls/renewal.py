@@ -29,6 +29,7 @@ from cloud.mtls.identity import (
 )
 from cloud.mtls.peer import PeerRefused, PeerTrust, spiffe_of
 from cloud.mtls.server import ServerTls
+from cloud.tasks.stopping import Stopping
 from protocol.faults import fault_point
 from protocol.messages.est import (
     HEADER_REQUEST,
@@ -55,12 +56,6 @@ LOOK_SECONDS_MAX = 3600
 
 
 Renewed = Callable[["Identity"], Awaitable[None]]
-
-
-class Sleeper(Protocol):
-    """`cloud.process.serve.Stopping`, as far as it is needed here."""
-
-    async def first(self, event: asyncio.Event | None, seconds: float) -> bool: ...
 
 
 class Ask(Protocol):
@@ -176,7 +171,7 @@ class IdentityKeeper:
         crosses = x509.load_pem_x509_certificates(self.identity.chain_pem)[2:]
         return not all(_by_believed_root(cross, self._trust()) for cross in crosses)
 
-    async def keep(self, stopping: Sleeper) -> None:
+    async def keep(self, stopping: Stopping) -> None:
         """The background task: renews in time until the process goes down; a failure is logged and tried again."""
         due, wait = False, self._seconds_left()
         while not await stopping.first(self._told, min(wait, LOOK_SECONDS_MAX)):

@@ -10,11 +10,11 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Protocol
 
 from cloud.contracts.breakwater import PATH_REVOCATIONS, Revocations, RevokedSerial
 from cloud.mtls.client import CallError, CloudClient
 from cloud.storage import StorageError
+from cloud.tasks.stopping import Stopping
 
 log = logging.getLogger("cascade.revocation")
 
@@ -31,14 +31,6 @@ Load = Callable[[], Awaitable[Iterable[RevokedSerial]]]
 Save = Callable[[Sequence[RevokedSerial]], Awaitable[None]]
 Forget = Callable[[datetime], Awaitable[None]]
 Issuing = Callable[[str], None]
-
-
-class Pauses(Protocol):
-    """`cloud.process.serve.Stopping`, as far as it is needed here."""
-
-    async def wait(self) -> None: ...
-
-    async def sleep(self, seconds: float) -> bool: ...
 
 
 class RevokedSet:
@@ -101,7 +93,7 @@ class RevokedSet:
             self._issuing(answer.issuer)
         return len(answer.entries)
 
-    async def follow(self, client: Callable[[], CloudClient], stopping: Pauses) -> None:
+    async def follow(self, client: Callable[[], CloudClient], stopping: Stopping) -> None:
         """The background task: hear of every revocation until the process goes down, which ends a poll at once."""
         end = asyncio.ensure_future(stopping.wait())
         wait_seconds = 0

@@ -12,8 +12,8 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import msgspec
@@ -48,18 +48,22 @@ class Listener(msgspec.Struct, frozen=True):
     posts: tuple[str, ...] = ()
 
 
-class Unit(msgspec.Struct, frozen=True, kw_only=True):
-    """A service as the process sees it: open, listen, work in the background, close.
+class Served(msgspec.Struct, frozen=True):
+    """An open service: its listeners, and its background tasks."""
 
-    Nothing listens before `open` has returned; a `close` runs after the last request. Applications get no ASGI
-    lifespan events: this is their lifespan.
+    listeners: tuple[Listener, ...]
+    tasks: tuple[BackgroundTask, ...] = ()
+
+
+class Unit(msgspec.Struct, frozen=True, kw_only=True):
+    """A service as the process runs it.
+
+    `open` makes the parts of the service from its settings and its open database, and closes them after the last
+    request. Nothing listens before it has yielded. Applications get no ASGI lifespan events: this is their lifespan.
     """
 
     name: str
-    open: Callable[[], Awaitable[None]]
-    close: Callable[[], Awaitable[None]]
-    listeners: tuple[Listener, ...]
-    tasks: tuple[BackgroundTask, ...] = ()
+    open: Callable[[], AbstractAsyncContextManager[Served]]
 
 
 class CloudServer(uvicorn.Server):
@@ -135,14 +139,20 @@ def bind(listener: Listener) -> socket.socket:
     return bound
 
 
+class Running(msgspec.Struct, frozen=True):
+    """A unit that accepts connections."""
+
+    servers: list[CloudServer]
+    tasks: tuple[BackgroundTask, ...]
+
+
 @asynccontextmanager
-async def running(unit: Unit) -> AsyncIterator[list[CloudServer]]:
-    """Open a unit and accept on its listeners; close it at the end, whatever happened in between."""
+async def running(unit: Unit) -> AsyncIterator[Running]:
+    """Open a unit and accept connections on its listeners; close it at the end, whatever happened in between."""
     async with AsyncExitStack() as stack:
-        await unit.open()
-        stack.push_async_callback(unit.close)
+        served = await stack.enter_async_context(unit.open())
         servers: list[CloudServer] = []
-        for listener in unit.listeners:
+        for listener in served.listeners:
             bound = bind(listener)
             stack.callback(bound.close)
             server = CloudServer(listener, bound)
@@ -153,7 +163,7 @@ async def running(unit: Unit) -> AsyncIterator[list[CloudServer]]:
                 "listening",
                 extra={"service": unit.name, "host": host, "port": port, "tls": listener.tls is not None},
             )
-        yield servers
+        yield Running(servers, served.tasks)
 
 
 async def serve(
@@ -167,10 +177,10 @@ async def serve(
     status = EXIT_OK
     try:
         async with AsyncExitStack() as stack:
-            servers = [server for unit in units for server in await stack.enter_async_context(running(unit))]
+            opened = {unit.name: await stack.enter_async_context(running(unit)) for unit in units}
             if ready is not None:
                 ready()
-            status = await _supervise(units, servers, stopping)
+            status = await _supervise(opened, stopping)
     except OSError as error:
         log.error("start failed", extra={"error": str(error)})
         status = EXIT_INTERNAL
@@ -181,12 +191,16 @@ async def serve(
     return status
 
 
-async def _supervise(units: Sequence[Unit], servers: Sequence[CloudServer], stopping: Stopping) -> int:
+async def _supervise(opened: Mapping[str, Running], stopping: Stopping) -> int:
     """Watch servers and background tasks until the end; 70 if one of them ended before it was told to."""
-    serving = [asyncio.create_task(server.serve_until(stopping), name="listener") for server in servers]
+    serving = [
+        asyncio.create_task(server.serve_until(stopping), name="listener")
+        for unit in opened.values()
+        for server in unit.servers
+    ]
     background = [
-        asyncio.create_task(_call(task, stopping), name=f"{unit.name}/{getattr(task, '__name__', 'task')}")
-        for unit in units
+        asyncio.create_task(_call(task, stopping), name=f"{name}/{getattr(task, '__name__', 'task')}")
+        for name, unit in opened.items()
         for task in unit.tasks
     ]
     stop = asyncio.create_task(stopping.wait(), name="stop")

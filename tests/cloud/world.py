@@ -30,7 +30,7 @@ from cloud.http.guard import (
 from cloud.http.problems import Refusal
 from cloud.mtls.peer import NodePeer
 from cloud.mtls.server import ServerTls, load_key_pair
-from cloud.process.serve import CloudServer, Listener, Unit, running
+from cloud.process.serve import CloudServer, Listener, Served, Unit, running
 from cloud.storage.errors import OutcomeUnknown
 from protocol.ids import NodeId, TenantId
 from protocol.problems import ProblemDocument
@@ -177,18 +177,9 @@ class World:
     @asynccontextmanager
     async def serving(self, *, tls: bool = True) -> AsyncIterator[int]:
         """The port of a running listener."""
-
-        async def nothing() -> None:
-            return None
-
         listener = Listener(self.app(), "127.0.0.1", 0, self.tls if tls else None)
-        async with running(Unit(name="test", open=nothing, close=nothing, listeners=(listener,))) as servers:
-            try:
-                yield port_of(servers[0])
-            finally:
-                for connection in list(servers[0].server_state.connections):
-                    connection.transport.abort()
-                await servers[0].shutdown()
+        async with listening(unit_of(listener)) as servers:
+            yield port_of(servers[0])
 
     def client_context(self, leaf: Leaf | None = None) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -196,6 +187,29 @@ class World:
         if leaf is not None:
             load_key_pair(context, leaf.chain_pem, leaf.key)
         return context
+
+
+def unit_of(*listeners: Listener) -> Unit:
+    """A unit that only listens."""
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Served]:
+        yield Served(listeners)
+
+    return Unit(name="test", open=opened)
+
+
+@asynccontextmanager
+async def listening(unit: Unit) -> AsyncIterator[list[CloudServer]]:
+    """A unit that accepts connections; at the end its connections are cut and its listeners closed."""
+    async with running(unit) as opened:
+        try:
+            yield opened.servers
+        finally:
+            for server in opened.servers:
+                for connection in list(server.server_state.connections):
+                    connection.transport.abort()
+                await server.shutdown()
 
 
 def port_of(server: CloudServer) -> int:

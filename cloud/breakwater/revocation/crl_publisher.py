@@ -22,6 +22,7 @@ from cloud.breakwater.revocation.crl_shards import crl_path
 from cloud.breakwater.settings import CrlSettings
 from cloud.breakwater.store.shards import Draw, PublishedCrl, Shard, ShardStore
 from cloud.storage import StorageError
+from cloud.tasks.stopping import Stopping
 from protocol.faults import fault_point
 from protocol.limits import CLOCK_SKEW
 
@@ -51,12 +52,6 @@ class Signs(Protocol):
     """`cloud.breakwater.keys.signer.Signer`, as far as it is needed here."""
 
     async def sign(self, linted: Linted) -> bytes: ...
-
-
-class Pauses(Protocol):
-    """`cloud.process.serve.Stopping`, as far as it is needed here."""
-
-    async def first(self, event: asyncio.Event | None, seconds: float) -> bool: ...
 
 
 class _Failed(msgspec.Struct, frozen=True):
@@ -203,7 +198,7 @@ class Publisher:
         with suppress(StorageError):
             await self._renew(shard)
 
-    async def run(self, stopping: Pauses) -> None:
+    async def run(self, stopping: Stopping) -> None:
         """The background task, until the process goes down."""
         while True:
             self._kicked.clear()

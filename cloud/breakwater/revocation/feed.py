@@ -9,22 +9,16 @@ import asyncio
 import logging
 from collections.abc import Callable
 from datetime import datetime
-from typing import Protocol
 
 from cloud.breakwater.store.revocation_status import RevocationStore
 from cloud.contracts.breakwater import Revocations, RevokedSerial
 from cloud.storage import StorageError
+from cloud.tasks.stopping import Stopping
 from protocol.limits import CLOCK_SKEW
 
 log = logging.getLogger("cascade.breakwater.feed")
 
 POLL_SECONDS = 0.25
-
-
-class Pauses(Protocol):
-    """`cloud.process.serve.Stopping`, as far as it is needed here."""
-
-    async def first(self, event: asyncio.Event | None, seconds: float) -> bool: ...
 
 
 class Feed:
@@ -72,7 +66,7 @@ class Feed:
             except TimeoutError:
                 continue
 
-    async def run(self, stopping: Pauses) -> None:
+    async def run(self, stopping: Stopping) -> None:
         """The background task, until the process goes down; then every poll ends at once, and so do later ones."""
         known = -1
         while True:

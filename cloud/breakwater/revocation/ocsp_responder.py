@@ -23,6 +23,7 @@ from cloud.breakwater.store import serial_text
 from cloud.breakwater.store.authorities import AuthorityRow
 from cloud.breakwater.store.revocation_status import RevocationStore
 from cloud.storage import StorageError
+from cloud.tasks.stopping import Stopping
 from protocol.messages.sessions import Certificate
 
 log = logging.getLogger("cascade.breakwater.responder")
@@ -60,12 +61,6 @@ class IssuesResponders(Protocol):
     """`cloud.breakwater.issuance.issuing.Issuing`, as far as it is needed here."""
 
     async def issue_responder(self, authority: str, public_key: ec.EllipticCurvePublicKey) -> Certificate: ...
-
-
-class Pauses(Protocol):
-    """`cloud.process.serve.Stopping`, as far as it is needed here."""
-
-    async def sleep(self, seconds: float) -> bool: ...
 
 
 class Delegate(msgspec.Struct, frozen=True):
@@ -251,7 +246,7 @@ class Responder:
                 log.error("cannot renew a responder", extra={"authority": authority, "reason": str(error)})
         return worked
 
-    async def keep(self, stopping: Pauses) -> None:
+    async def keep(self, stopping: Stopping) -> None:
         """The background task, until the process goes down."""
         while True:
             worked = await self.turn()

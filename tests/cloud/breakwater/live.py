@@ -14,11 +14,10 @@ from cloud.clock import utc_now
 from cloud.mtls.client import CheckedContext, CloudClient, ServerCheck, client_context, expected_service
 from cloud.mtls.identity import chain_to_pem, load_identity
 from cloud.mtls.peer import PeerTrust
-from cloud.process.serve import running
 from cloud.process.settings import load_settings
 from protocol.messages.sessions import Certificate
 from tests.cloud.breakwater.support import TRUST_DOMAIN
-from tests.cloud.world import port_of
+from tests.cloud.world import listening, port_of
 
 
 @dataclass
@@ -65,11 +64,5 @@ class Live:
 async def live_at(home: Path) -> AsyncIterator[Live]:
     """Breakwater of an initialised directory, listening on a free port."""
     wired = wire(load_settings(home / "breakwater" / "settings.toml", BreakwaterSettings))
-    async with running(wired.unit()) as servers:
-        try:
-            yield Live(home, wired, port_of(servers[0]), port_of(servers[1]))
-        finally:
-            for server in servers:
-                for connection in list(server.server_state.connections):
-                    connection.transport.abort()
-                await server.shutdown()
+    async with listening(wired.unit()) as servers:
+        yield Live(home, wired, port_of(servers[0]), port_of(servers[1]))

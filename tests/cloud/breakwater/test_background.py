@@ -8,13 +8,15 @@ from cloud.breakwater.background import SESSIONS_KEPT, Chores, every
 from cloud.breakwater.errors import SignerError
 from cloud.breakwater.store.metrics_reads import MeasureStore
 from cloud.storage import StorageError
+from cloud.tasks.stopping import Stopping
 from tests.cloud.breakwater.support import FABRIC, Issuer, ask, load, new_key, opening
 
 
-class Turns:
+class Turns(Stopping):
     """Sleeps that end at once, so many of them."""
 
     def __init__(self, count: int) -> None:
+        super().__init__()
         self._left = count
 
     async def sleep(self, seconds: float) -> bool:

@@ -128,11 +128,14 @@ async def cloud(tmp_path: Path) -> AsyncIterator[Cloud]:
     it = Cloud(tmp_path, made, ports)
     it.fabric = Fabric(load_settings(tmp_path / "fabric" / "settings.toml", FabricSettings))
     unit = it.fabric.unit()
-    async with running(breakwater_unit(tmp_path / "breakwater" / "settings.toml")) as issuers, running(unit) as servers:
+    issuer = breakwater_unit(tmp_path / "breakwater" / "settings.toml")
+    async with running(issuer) as issuing, running(unit) as serving:
         core = dataclasses.replace(it.fabric.holder.get(), entropy=it.entropy)
         it.fabric.holder.core = it.fabric.app.state["it"] = core
-        serving = [asyncio.create_task(server.serve_until(it.stopping)) for server in (*issuers, *servers)]
-        background = [asyncio.ensure_future(task(it.stopping)) for task in unit.tasks]
+        listeners = [
+            asyncio.create_task(server.serve_until(it.stopping)) for server in (*issuing.servers, *serving.servers)
+        ]
+        background = [asyncio.ensure_future(task(it.stopping)) for task in serving.tasks]
         try:
             yield it
         finally:
@@ -140,7 +143,7 @@ async def cloud(tmp_path: Path) -> AsyncIterator[Cloud]:
                 await client.aclose()
             it.stopping.request()
             async with asyncio.timeout(5):
-                await asyncio.gather(*serving, *background)
+                await asyncio.gather(*listeners, *background)
 
 
 @dataclass

@@ -32,12 +32,13 @@ from cloud.mtls.identity import (
 from cloud.mtls.peer import require_issuer
 from cloud.mtls.renewal import Ask, IdentityKeeper, Rekey, through
 from cloud.mtls.server import ServerTls
-from cloud.process.serve import Listener, Unit, running
+from cloud.process.serve import Listener
+from cloud.tasks.stopping import Stopping
 from protocol import faults
 from tests.cloud.breakwater.live import Live, live_at
 from tests.cloud.breakwater.support import PASSPHRASE, new_key, plan_for
 from tests.cloud.pki import Authority, Pki, authority
-from tests.cloud.world import ROUTES, World, connected, port_of
+from tests.cloud.world import ROUTES, World, connected, listening, port_of, unit_of
 
 pytestmark = pytest.mark.slow
 
@@ -82,10 +83,11 @@ def keeper(live: Live, ask: Ask, tls: tuple[ServerTls, ...] = (), *, rekey: bool
     )
 
 
-class Once:
+class Once(Stopping):
     """Wakes the task `turns` times, then stops it."""
 
     def __init__(self, turns: int) -> None:
+        super().__init__()
         self.turns = turns
         self.asked: list[float] = []
         self.told: list[bool] = []
@@ -134,14 +136,11 @@ async def test_new_connections_get_the_new_certificate_and_old_ones_live_on(live
     root = (live.home / "breakwater" / "certs" / "root.pem").read_bytes()
     tls = ServerTls(old.chain_pem, old.key, root)
 
-    async def nothing() -> None:
-        return None
-
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(cadata=root.decode())
-    unit = Unit(name="t", open=nothing, close=nothing, listeners=(Listener(World().app(), "127.0.0.1", 0, tls),))
+    unit = unit_of(Listener(World().app(), "127.0.0.1", 0, tls))
     assert ROUTES
-    async with running(unit) as servers, live.fabric() as client:
+    async with listening(unit) as servers, live.fabric() as client:
         port = port_of(servers[0])
         async with connected(port, context) as before:
             assert serial_of(before.writer) == old.leaf.serial_number
@@ -155,9 +154,6 @@ async def test_new_connections_get_the_new_certificate_and_old_ones_live_on(live
                 assert serial_of(after.writer) == it.identity.leaf.serial_number
                 assert (await after.ask("/open")).status == 200
             assert (await before.ask("/open")).status == 200
-        for connection in list(servers[0].server_state.connections):
-            connection.transport.abort()
-        await servers[0].shutdown()
     assert identity(live).leaf == it.identity.leaf
     assert stop.asked[0] == 1.0
     assert stop.asked[1] == 3600

@@ -8,8 +8,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from litestar import Request, get
 from cloud.http.app import make_app
 from cloud.http.guard import ANONYMOUS, Guard
 from cloud.process.logs import JsonLines, configure_logging
-from cloud.process.serve import EXIT_INTERNAL, Listener, Unit, bind, serve
+from cloud.process.serve import EXIT_INTERNAL, Listener, Served, Unit, bind, serve
 from cloud.tasks.stopping import Stopping
 from tests.cloud.world import Connection, World, connected
 
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.slow
 
 PROGRAM = """
 import asyncio, sys
-from tests.cloud.test_server import process
+from tests.cloud.process.test_serve import process
 sys.exit(asyncio.run(process(*sys.argv[1:])))
 """
 
@@ -55,10 +56,10 @@ async def process(behaviour: str) -> int:
     guard = Guard(trust=lambda: world.trust, checks=world, now=world.now)
     app = make_app((poll_route, stuck_route, quick_route), guard, stopping)
 
-    async def opened() -> None:
+    @asynccontextmanager
+    async def opened(served: Served) -> AsyncIterator[Served]:
         logging.getLogger("test").info("opened")
-
-    async def closed() -> None:
+        yield served
         logging.getLogger("test").info("closed")
 
     async def background(stop: Stopping) -> None:
@@ -72,14 +73,8 @@ async def process(behaviour: str) -> int:
         await stop.wait()
 
     units = [
-        Unit(
-            name="one",
-            open=opened,
-            close=closed,
-            listeners=(Listener(app, "127.0.0.1", 0, world.tls),),
-            tasks=(background,),
-        ),
-        Unit(name="two", open=opened, close=closed, listeners=(Listener(app, "127.0.0.1", 0, None),)),
+        Unit(name="one", open=partial(opened, Served((Listener(app, "127.0.0.1", 0, world.tls),), (background,)))),
+        Unit(name="two", open=partial(opened, Served((Listener(app, "127.0.0.1", 0, None),)))),
     ]
     return await serve(units, stopping)
 
@@ -175,13 +170,15 @@ def test_a_taken_port_is_named_and_everything_opened_is_closed() -> None:
         port = taken.getsockname()[1]
         events: list[str] = []
 
-        async def opened() -> None:
+        @asynccontextmanager
+        async def opened() -> AsyncIterator[Served]:
             events.append("open")
+            try:
+                yield Served((Listener(world.app(), "127.0.0.1", port, None),))
+            finally:
+                events.append("close")
 
-        async def closed() -> None:
-            events.append("close")
-
-        unit = Unit(name="x", open=opened, close=closed, listeners=(Listener(world.app(), "127.0.0.1", port, None),))
+        unit = Unit(name="x", open=opened)
         assert await serve([unit]) == EXIT_INTERNAL
         assert events == ["open", "close"]
         with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{port}"):

@@ -8,7 +8,6 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
-from typing import Protocol
 
 import msgspec
 from tuf.api.metadata import Root, Targets
@@ -19,6 +18,7 @@ from cloud.fabric.service.published_trust import adoption
 from cloud.fabric.tuf.checking import hashes_of, read_metadata
 from cloud.fabric.tuf.current_trust import Belief, RenewalOrder
 from cloud.fabric.tuf.targets import TargetsError, read_content
+from cloud.tasks.stopping import Stopping
 
 log = logging.getLogger("cascade.fabric.trust")
 
@@ -30,12 +30,6 @@ EXPIRY_WARNING = timedelta(days=60)
 Changed = Callable[[], Awaitable[None]]
 
 
-class Pauses(Protocol):
-    """`cloud.process.serve.Stopping`, as far as it is needed here."""
-
-    async def sleep(self, seconds: float) -> bool: ...
-
-
 class Follower:
     """The one that changes a `Belief`. `changed` runs after each other bundle: TLS contexts are made anew there."""
 
@@ -44,7 +38,7 @@ class Follower:
         self._changed = changed
         self._owed = False
 
-    async def run(self, core: Core, stopping: Pauses) -> None:
+    async def run(self, core: Core, stopping: Stopping) -> None:
         """The background task, until the process goes down."""
         while not await stopping.sleep(BEAT_SECONDS):
             await self.turn(core)

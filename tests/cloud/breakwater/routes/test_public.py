@@ -26,14 +26,14 @@ from cloud.breakwater.settings import BreakwaterSettings
 from cloud.fabric.settings import FabricSettings
 from cloud.http.guard import ANONYMOUS, Guard, routes_of
 from cloud.mtls.peer import PeerTrust
-from cloud.process.serve import Listener, Unit, running
+from cloud.process.serve import Listener
 from cloud.process.settings import ServiceSettings, SettingsError, load_settings
 from cloud.storage import Location
 from lab.postgres import ENGINES, database_location
 from protocol.ids import NodeId, TenantId
 from protocol.problems import CONTENT_TYPE
 from tests.cloud.breakwater.revoking import Bench, Clock, Hierarchy, bench_at, pem, serials_of
-from tests.cloud.world import port_of
+from tests.cloud.world import listening, port_of, unit_of
 
 pytestmark = pytest.mark.slow
 
@@ -85,28 +85,21 @@ def location(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
     return database_location(request.param, "breakwater", tmp_path)
 
 
-async def nothing() -> None:
-    return None
-
-
 @asynccontextmanager
-async def listening(bench: Bench) -> AsyncIterator[str]:
+async def public_url(bench: Bench) -> AsyncIterator[str]:
     trust = PeerTrust("cascade.test", (), ())
     guard = Guard(trust=lambda: trust, checks=NoPeers(), now=bench.clock)
     app = make_public_app(Public(bench.publisher, bench.responder, bench.hierarchy, bench.clock), guard)
     listener = Listener(app, "127.0.0.1", 0, None, posts=(OCSP_PATH,))
-    async with running(Unit(name="pki", open=nothing, close=nothing, listeners=(listener,))) as servers:
-        try:
-            yield f"http://127.0.0.1:{port_of(servers[0])}"
-        finally:
-            await servers[0].shutdown()
+    async with listening(unit_of(listener)) as servers:
+        yield f"http://127.0.0.1:{port_of(servers[0])}"
 
 
 @pytest.fixture
 async def stranger(location: Location, hierarchy: Hierarchy, tmp_path: Path) -> AsyncIterator[Stranger]:
     async with (
         bench_at(location, hierarchy, Clock()) as bench,
-        listening(bench) as url,
+        public_url(bench) as url,
         httpx.AsyncClient(base_url=url, trust_env=False, timeout=10) as http,
     ):
         hierarchy.bundle(tmp_path)

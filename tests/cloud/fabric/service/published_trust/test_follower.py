@@ -27,7 +27,6 @@ from cloud.fabric.tuf.repository import sign_targets
 from cloud.fabric.tuf.targets import read_content
 from cloud.mtls.identity import load_identity
 from cloud.mtls.server import load_key_pair
-from cloud.process.serve import running
 from cloud.process.settings import load_settings
 from protocol.ids import ServiceSpiffeId
 from protocol.limits import REQUEST_BODY_BYTES_MAX
@@ -35,7 +34,7 @@ from tests.cloud.breakwater.support import PASSPHRASE, TRUST_DOMAIN, Clock
 from tests.cloud.fabric.authorities import BEGAN, ENDS, Generation
 from tests.cloud.fabric.publishing import YEAR
 from tests.cloud.fabric.support import ALICE
-from tests.cloud.world import connected, port_of
+from tests.cloud.world import connected, listening, port_of
 
 pytestmark = pytest.mark.slow
 
@@ -96,14 +95,8 @@ async def at_work(home: Path, tmp_path: Path) -> AsyncIterator[Running]:
     shutil.copytree(home, copy)
     clock = Clock(datetime.now(UTC))
     fabric = Fabric(load_settings(copy / "fabric" / "settings.toml", FabricSettings), clock)
-    async with running(fabric.unit()) as servers:
-        try:
-            yield Running(fabric, port_of(servers[0]), copy, clock)
-        finally:
-            for server in servers:
-                for connection in list(server.server_state.connections):
-                    connection.transport.abort()
-                await server.shutdown()
+    async with listening(fabric.unit()) as servers:
+        yield Running(fabric, port_of(servers[0]), copy, clock)
 
 
 async def test_a_new_root_is_taken_and_a_dropped_one_refused_while_the_listener_lives(at_work: Running) -> None:
