@@ -37,7 +37,7 @@ async def test_a_chore_outlives_its_failures() -> None:
 
     task = every(7.0, "a chore", chore)
     assert task.__name__ == "a chore"
-    await task(Turns(4))  # type: ignore[arg-type]  # all that is used of it
+    await task(Turns(4))
     assert len(done) == 4
 
 
