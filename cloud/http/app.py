@@ -7,12 +7,14 @@ is JSON, says so, and is decoded strictly into the handler's type in one step.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 from litestar import Litestar, Request, Response
+from litestar.di import NamedDependency, Provide
 from litestar.exceptions import HTTPException
+from litestar.params import SkipValidation
 from litestar.types import ControllerRouterHandler, Scope
 
 from cloud.http.guard import Guard, judge_again
@@ -52,8 +54,21 @@ class StrictRequest(Request[Any, Any, Any]):
             raise Refusal("malformed", "the body is not JSON") from error
 
 
+T = TypeVar("T")
+Wired = NamedDependency[SkipValidation[T]]
+"""A handler's parameter that takes the part of the service with the parameter's name."""
+
 Refused = Callable[[Exception, Scope], Awaitable[None]]
 """Called with what a handler or the guard raised, before it is answered."""
+
+
+def _provider(service: object) -> Provide:
+    """Without a parameter: Litestar would read one from the query."""
+
+    def provide() -> object:
+        return service
+
+    return Provide(provide, use_cache=True, sync_to_thread=False)
 
 
 def _away(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
@@ -65,19 +80,22 @@ def _away(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
 def make_app(
     handlers: Sequence[ControllerRouterHandler],
     guard: Guard,
-    state: object,
+    state: object = None,
     *,
+    services: Mapping[str, object] | None = None,
     metrics: Metrics | None = None,
     refused: Refused | None = None,
 ) -> Litestar:
-    """The application of a service. Handlers find `state` (the service's own wired object) as `request.app.state.it`.
+    """The application of a service.
 
+    Handlers take what they need of `services` by name, as a parameter of the type `Wired[X]`.
     With `metrics` it has the route `/metrics` and times its requests.
     """
     app = Litestar(
         route_handlers=[*handlers, *([metrics_route] if metrics is not None else [])],
         guards=[guard],
         middleware=[measured(metrics)] if metrics is not None else [],
+        dependencies={name: _provider(service) for name, service in (services or {}).items()},
         after_exception=[refused] if refused is not None else [],
         exception_handlers={
             HTTPException: handle,
