@@ -6,7 +6,7 @@ Times are aware UTC. No foreign keys: a row names others by id, and the transact
 from piccolo.columns import BigInt, Bytea, Integer, Text, Timestamptz, Varchar
 from piccolo.table import Table
 
-from cloud.storage import ServiceEngine
+from cloud.storage import UNBOUND, ServiceEngine
 
 ENGINE = ServiceEngine("breakwater")
 
@@ -14,7 +14,7 @@ ID = 64
 AUTHORITY = 32
 
 
-class Authority(Table, db=ENGINE, tablename="authority"):
+class Authority(Table, db=UNBOUND, tablename="authority"):
     """One generation of a CA; `id` is class and number (`nodes-2`), `ca` the class: root, nodes or services.
 
     `state`: prepared -> active -> old -> tainted -> revoked. At most one of a class is active. `key` names where its
@@ -31,7 +31,7 @@ class Authority(Table, db=ENGINE, tablename="authority"):
     reason = Text()
 
 
-class CrossCertificate(Table, db=ENGINE, tablename="cross_certificate"):
+class CrossCertificate(Table, db=UNBOUND, tablename="cross_certificate"):
     """A root's name and key signed by another root; `id` is `subject:issuer`."""
 
     id = Varchar(length=80, primary_key=True)
@@ -40,14 +40,14 @@ class CrossCertificate(Table, db=ENGINE, tablename="cross_certificate"):
     certificate = Bytea()
 
 
-class Counter(Table, db=ENGINE, tablename="counter"):
+class Counter(Table, db=UNBOUND, tablename="counter"):
     """A number that only grows, moved under its row's lock: `authorities` (changes), `revocation` (the feed)."""
 
     name = Varchar(length=32, primary_key=True)
     value = BigInt()
 
 
-class Generation(Table, db=ENGINE, tablename="generation"):
+class Generation(Table, db=UNBOUND, tablename="generation"):
     """A generation that was opened, or closed alone; `id` is node and number.
 
     It is open when neither `closed_at` nor `Closing` says otherwise.
@@ -61,7 +61,7 @@ class Generation(Table, db=ENGINE, tablename="generation"):
     closed_at = Timestamptz(default=None, null=True)
 
 
-class Closing(Table, db=ENGINE, tablename="closing"):
+class Closing(Table, db=UNBOUND, tablename="closing"):
     """Up to which generation a node is closed, opened ones or not; only ever grows."""
 
     node = Varchar(length=ID, primary_key=True)
@@ -70,7 +70,7 @@ class Closing(Table, db=ENGINE, tablename="closing"):
     closed_at = Timestamptz(default=None)
 
 
-class IssuedCertificate(Table, db=ENGINE, tablename="certificate"):
+class IssuedCertificate(Table, db=UNBOUND, tablename="certificate"):
     """The record of an issuance, made before the CA key is used, and then the certificate. It is the audit too.
 
     `state`: recorded -> issued -> revoked, or recorded -> orphaned; an orphan counts as revoked and is never signed.
@@ -102,7 +102,7 @@ class IssuedCertificate(Table, db=ENGINE, tablename="certificate"):
     profile_version = Integer(default=1)
 
 
-class CrlShard(Table, db=ENGINE, tablename="shard"):
+class CrlShard(Table, db=UNBOUND, tablename="shard"):
     """A part of an authority's certificates with a CRL of its own; `id` is `AUTHORITY.NUMBER`.
 
     `reserved` counts the places given to issuing processes, at most 5,000 ever, so no CRL can hold more. `revision`
@@ -121,7 +121,7 @@ class CrlShard(Table, db=ENGINE, tablename="shard"):
     next_publish_at = Timestamptz(null=True, default=None, index=True)
 
 
-class Crl(Table, db=ENGINE, tablename="crl"):
+class Crl(Table, db=UNBOUND, tablename="crl"):
     """A published CRL; `id` is `SHARD:NUMBER`. The newest and the ones before it, for the check of continuity."""
 
     id = Varchar(length=80, primary_key=True)
@@ -133,7 +133,7 @@ class Crl(Table, db=ENGINE, tablename="crl"):
     data = Bytea()
 
 
-class Enrolment(Table, db=ENGINE, tablename="enrolment"):
+class Enrolment(Table, db=UNBOUND, tablename="enrolment"):
     """A one-time secret for a service's first certificate over EST; only its hash is kept."""
 
     id = Varchar(length=ID, primary_key=True)
@@ -146,7 +146,7 @@ class Enrolment(Table, db=ENGINE, tablename="enrolment"):
     csr_sha256 = Varchar(length=ID)
 
 
-class ServiceHost(Table, db=ENGINE, tablename="service_host"):
+class ServiceHost(Table, db=UNBOUND, tablename="service_host"):
     """A DNS or IP name of a service's listener, set at `cascade init`. `position` keeps the order in certificates."""
 
     id = Varchar(length=320, primary_key=True)
@@ -156,7 +156,7 @@ class ServiceHost(Table, db=ENGINE, tablename="service_host"):
     position = Integer()
 
 
-class Audit(Table, db=ENGINE, tablename="audit"):
+class Audit(Table, db=UNBOUND, tablename="audit"):
     """Every decision and refusal, and by whom. Issuances are their own record."""
 
     id = Varchar(length=ID, primary_key=True)

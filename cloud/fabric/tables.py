@@ -7,21 +7,21 @@ id, and the transactions in the service keep them in step.
 from piccolo.columns import BigInt, Boolean, Bytea, Integer, Text, Timestamptz, Varchar
 from piccolo.table import Table
 
-from cloud.storage import ServiceEngine
+from cloud.storage import UNBOUND, ServiceEngine
 
 ENGINE = ServiceEngine("fabric")
 
 ID = 64
 
 
-class Installation(Table, db=ENGINE, tablename="installation"):
+class Installation(Table, db=UNBOUND, tablename="installation"):
     """What is true of the whole installation, by name: epoch, nonce key, key of the EK hashes."""
 
     name = Varchar(length=ID, primary_key=True)
     value = Bytea()
 
 
-class Tenant(Table, db=ENGINE, tablename="tenant"):
+class Tenant(Table, db=UNBOUND, tablename="tenant"):
     """A customer, its fingerprint salt and the tiers it admits."""
 
     id = Varchar(length=ID, primary_key=True)
@@ -31,7 +31,7 @@ class Tenant(Table, db=ENGINE, tablename="tenant"):
     created_at = Timestamptz(default=None)
 
 
-class EkRoot(Table, db=ENGINE, tablename="ek_root"):
+class EkRoot(Table, db=UNBOUND, tablename="ek_root"):
     """A manufacturer's CA that a tenant trusts."""
 
     id = Varchar(length=ID, primary_key=True)
@@ -42,7 +42,7 @@ class EkRoot(Table, db=ENGINE, tablename="ek_root"):
     added_at = Timestamptz(default=None)
 
 
-class EkAllowed(Table, db=ENGINE, tablename="ek_allowed"):
+class EkAllowed(Table, db=UNBOUND, tablename="ek_allowed"):
     """A chip that counts as attested without a certificate."""
 
     id = Varchar(length=ID, primary_key=True)
@@ -52,7 +52,7 @@ class EkAllowed(Table, db=ENGINE, tablename="ek_allowed"):
     added_at = Timestamptz(default=None)
 
 
-class Code(Table, db=ENGINE, tablename="code"):
+class Code(Table, db=UNBOUND, tablename="code"):
     """An activation code; the secret itself is not kept."""
 
     id = Varchar(length=ID, primary_key=True)
@@ -69,7 +69,7 @@ class Code(Table, db=ENGINE, tablename="code"):
     revoked_at = Timestamptz(null=True, default=None)
 
 
-class Activation(Table, db=ENGINE, tablename="activation"):
+class Activation(Table, db=UNBOUND, tablename="activation"):
     """One run of the activation exchange."""
 
     id = Varchar(length=ID, primary_key=True)
@@ -93,7 +93,7 @@ class Activation(Table, db=ENGINE, tablename="activation"):
     certificate_chain = Text()
 
 
-class Node(Table, db=ENGINE, tablename="node"):
+class Node(Table, db=UNBOUND, tablename="node"):
     """A machine, known by its chip."""
 
     id = Varchar(length=ID, primary_key=True)
@@ -121,7 +121,7 @@ class Node(Table, db=ENGINE, tablename="node"):
     confirmed_at = Timestamptz(null=True, default=None)
 
 
-class Generation(Table, db=ENGINE, tablename="generation"):
+class Generation(Table, db=UNBOUND, tablename="generation"):
     """A node's key of one activation, and the statement that stands for it."""
 
     id = Varchar(length=ID, primary_key=True)
@@ -148,7 +148,7 @@ class Generation(Table, db=ENGINE, tablename="generation"):
     device_issuer = Varchar(length=ID)
 
 
-class Renewal(Table, db=ENGINE, tablename="renewal"):
+class Renewal(Table, db=UNBOUND, tablename="renewal"):
     """One renewal of a device certificate with fresh evidence: after it expired, or for another key."""
 
     id = Varchar(length=ID, primary_key=True)
@@ -168,7 +168,7 @@ class Renewal(Table, db=ENGINE, tablename="renewal"):
     certificate_chain = Text()
 
 
-class RevokedService(Table, db=ENGINE, tablename="revoked_service"):
+class RevokedService(Table, db=UNBOUND, tablename="revoked_service"):
     """A service's certificate that Breakwater has revoked, as heard over its feed; kept until it expires."""
 
     serial = Varchar(length=40, primary_key=True)
@@ -176,7 +176,7 @@ class RevokedService(Table, db=ENGINE, tablename="revoked_service"):
     not_after = Timestamptz(default=None)
 
 
-class OperatorToken(Table, db=ENGINE, tablename="operator_token"):
+class OperatorToken(Table, db=UNBOUND, tablename="operator_token"):
     """A bearer token of an operator; the token itself is not kept."""
 
     id = Varchar(length=ID, primary_key=True)
@@ -187,7 +187,7 @@ class OperatorToken(Table, db=ENGINE, tablename="operator_token"):
     revoked_at = Timestamptz(null=True, default=None)
 
 
-class Audit(Table, db=ENGINE, tablename="audit"):
+class Audit(Table, db=UNBOUND, tablename="audit"):
     """Who did what, written in the transaction of the deed; rows are never changed."""
 
     id = Varchar(length=ID, primary_key=True)
@@ -200,7 +200,7 @@ class Audit(Table, db=ENGINE, tablename="audit"):
     detail = Text()
 
 
-class TufMetadata(Table, db=ENGINE, tablename="tuf_metadata"):
+class TufMetadata(Table, db=UNBOUND, tablename="tuf_metadata"):
     """One signed file of the TUF repository; rows are only added."""
 
     id = Varchar(length=ID, primary_key=True)
@@ -209,7 +209,7 @@ class TufMetadata(Table, db=ENGINE, tablename="tuf_metadata"):
     data = Bytea()
 
 
-class TufTarget(Table, db=ENGINE, tablename="tuf_target"):
+class TufTarget(Table, db=UNBOUND, tablename="tuf_target"):
     """The content of one version of a target."""
 
     id = Varchar(length=192, primary_key=True)

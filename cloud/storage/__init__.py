@@ -1,9 +1,12 @@
-"""The storage engine port: what a service's tables, stores and migrations stand on.
+"""The storage port: engine, statements and what tables are bound to.
 
-A service makes one `ServiceEngine` at import, in its `tables.py`, and configures it when it starts. Stores speak
-to the engine only; which database stands behind it, SQLite or PostgreSQL, is known in this package alone.
+Wiring makes one `ServiceEngine` for each service of a process and gives it to the stores. Tables are bound to `UNBOUND`,
+which names a dialect only. Stores compile their queries at import and run them with the engine; which database stands
+behind it, SQLite or PostgreSQL, is known in this package alone.
 """
 
+from cloud.storage.compiled import compiled, excluded, exists, literal, missing, param, params, sql, value_of
+from cloud.storage.dialect import UNBOUND
 from cloud.storage.engine import ServiceEngine
 from cloud.storage.errors import (
     DatabaseTooNew,
@@ -14,13 +17,16 @@ from cloud.storage.errors import (
     TransactionMisuse,
 )
 from cloud.storage.location import Location, PostgresLocation
+from cloud.storage.mapper import Mapper
 from cloud.storage.statement import Row, Statement
 
 __all__ = [
+    "UNBOUND",
     "DatabaseTooNew",
     "DatabaseUnavailable",
     "IntegrityError",
     "Location",
+    "Mapper",
     "PostgresLocation",
     "Row",
     "ServiceEngine",
@@ -28,4 +34,13 @@ __all__ = [
     "StorageError",
     "StorageNotOpen",
     "TransactionMisuse",
+    "compiled",
+    "excluded",
+    "exists",
+    "literal",
+    "missing",
+    "param",
+    "params",
+    "sql",
+    "value_of",
 ]

@@ -27,7 +27,7 @@ from piccolo.engine.sqlite import Atomic
 from cloud.storage.errors import StorageNotOpen, TransactionMisuse
 from cloud.storage.location import Location, PostgresLocation
 from cloud.storage.sqlite import SqliteBackend
-from cloud.storage.statement import Row, Statement, is_read
+from cloud.storage.statement import EngineType, Row, Statement, is_read
 
 if TYPE_CHECKING:
     from piccolo.engine.base import BaseBatch
@@ -48,7 +48,8 @@ class Session(Protocol):
 class Backend(Protocol):
     """A database: opens, begins transactions, and runs single statements outside of one."""
 
-    engine_type: str
+    @property
+    def engine_type(self) -> EngineType: ...
 
     async def open(self) -> None: ...
 
@@ -165,7 +166,7 @@ class ServiceEngine(Engine[Transaction]):
     def __init__(self, service: str) -> None:
         # Engine.__init__ is not called: it runs an event loop at import to ask a database that is not known yet.
         self.service = service
-        self.engine_type = "sqlite"
+        self.engine_type: EngineType = "sqlite"  # type: ignore[mutable-override]  # Piccolo knows more dialects
         self.log_queries = False
         self.log_responses = False
         self.min_version_number = 0
@@ -238,25 +239,37 @@ class ServiceEngine(Engine[Transaction]):
         current = self.current_transaction.get()
         return current if current is not None and current.is_open else None
 
-    async def fetch(self, statement: Statement, *args: Any) -> list[Row]:
-        """Run a compiled statement and return its rows, inside the task's transaction if there is one.
+    async def fetch(self, statement: Statement, /, *args: Any, **values: Any) -> list[Row]:
+        """Run a bounded statement and return its rows, inside the task's transaction if there is one.
 
-        A write outside a transaction is one of its own, durable when this returns.
+        `values` are the statement's parameters by name. A write outside a transaction is one of its own, durable when
+        this returns.
+
+        Raises:
+            TypeError: a parameter has no value, or a value has no parameter.
         """
-        if len(args) != statement.parameter_count:
-            raise ValueError(f"the statement takes {statement.parameter_count} values, {len(args)} were given")
+        bound = statement.positional(args) if args else statement.arguments(values)
         sql = statement.sql(self.engine_type)
         current = self._current()
         if current is not None:
-            return await current.run(sql, args)
+            return await current.run(sql, bound)
         if statement.reads:
-            return await self.backend.read(sql, args)
-        return await self.backend.write(sql, args)
+            return await self.backend.read(sql, bound)
+        return await self.backend.write(sql, bound)
 
-    async def fetch_one(self, statement: Statement, *args: Any) -> Row | None:
+    async def fetch_one(self, statement: Statement, /, *args: Any, **values: Any) -> Row | None:
         """The first row of `fetch`, or None."""
-        rows = await self.fetch(statement, *args)
+        rows = await self.fetch(statement, *args, **values)
         return rows[0] if rows else None
+
+    async def browse(self, statement: Statement, /, **values: Any) -> list[Row]:
+        """The rows of a SELECT of unknown length. On SQLite it runs in a thread, unless it is inside a transaction."""
+        bound = statement.arguments(values)
+        sql = statement.sql(self.engine_type)
+        current = self._current()
+        if current is not None:
+            return await current.run(sql, bound)
+        return await self.backend.browse(sql, bound)
 
     async def _run(self, sql: str, args: tuple[Any, ...]) -> list[Row]:
         current = self._current()

@@ -35,7 +35,7 @@ from cloud.storage.errors import (
 )
 from cloud.storage.location import PostgresLocation
 from cloud.storage.pool import DRIVER_ERRORS, Pool, rest
-from cloud.storage.statement import Row
+from cloud.storage.statement import EngineType, Row
 
 SERVER_VERSION_MIN = 15
 CONNECT_SECONDS = 5.0
@@ -157,7 +157,7 @@ class PostgresSession:
 class PostgresBackend:
     """One database of a server, used by one process or by many."""
 
-    engine_type = "postgres"
+    engine_type: EngineType = "postgres"
 
     def __init__(self, location: PostgresLocation, service: str, *, patient: bool = False) -> None:
         self._location = location

@@ -24,7 +24,7 @@ from typing import Any
 import piccolo.engine.sqlite  # noqa: F401  (registers the adapters and converters of the column types)
 
 from cloud.storage.errors import DatabaseBusy, IntegrityError, StorageError, TransactionLost, ValueRefused
-from cloud.storage.statement import Row
+from cloud.storage.statement import EngineType, Row
 from cloud.storage.worker import Worker, settled
 
 BUSY_WAIT_SECONDS = 5.0
@@ -127,7 +127,7 @@ class SqliteSession:
 class SqliteBackend:
     """One database file, opened by one process."""
 
-    engine_type = "sqlite"
+    engine_type: EngineType = "sqlite"
 
     def __init__(self, path: Path) -> None:
         self._path = path

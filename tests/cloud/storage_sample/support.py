@@ -5,15 +5,20 @@ from collections.abc import Coroutine
 from datetime import UTC, datetime
 from typing import Any
 
-from cloud.storage import Location, Statement
-from tests.cloud.storage_sample.tables import ENGINE
+from piccolo.query.functions import Count
+
+from cloud.storage import Location, ServiceEngine, Statement, compiled, param
+from tests.cloud.storage_sample.tables import Widget
+
+ENGINE = ServiceEngine("storage_sample")
 
 SERVICE = "tests.cloud.storage_sample"
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
-INSERT = Statement("INSERT INTO widget (id, label, made_at) VALUES ({}, {}, {})")
-SELECT = Statement("SELECT id, label, is_open, amount_minor, blob, made_at FROM widget WHERE id = {}")
-COUNT = Statement("SELECT COUNT(*) AS n FROM widget")
-IDS = Statement("SELECT id FROM widget ORDER BY id LIMIT 1000")
+# By hand: the columns that are left out get the database's own defaults.
+INSERT = Statement("INSERT INTO widget (id, label, made_at) VALUES ({id}, {label}, {made_at})")
+SELECT = compiled(Widget.select().where(Widget.id == param("id")))
+COUNT = compiled(Widget.select(Count(alias="n")))
+IDS = compiled(Widget.select(Widget.id).order_by(Widget.id).limit(1000))
 
 
 def on(database: Location, test: Coroutine[Any, Any, None]) -> None:
@@ -44,7 +49,7 @@ async def ids() -> list[str]:
 
 async def add(key: str, label: str = "") -> None:
     """One widget, in the task's transaction or in one of its own."""
-    await ENGINE.fetch(INSERT, key, label, NOW)
+    await ENGINE.fetch(INSERT, id=key, label=label, made_at=NOW)
 
 
 async def turns(number: int = 20) -> None:

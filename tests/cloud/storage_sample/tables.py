@@ -3,12 +3,10 @@
 from piccolo.columns import BigInt, Boolean, Bytea, Text, Timestamptz, Varchar
 from piccolo.table import Table
 
-from cloud.storage import ServiceEngine
-
-ENGINE = ServiceEngine("storage_sample")
+from cloud.storage import UNBOUND
 
 
-class Widget(Table, db=ENGINE, tablename="widget"):
+class Widget(Table, db=UNBOUND, tablename="widget"):
     """One of each column type that the services use."""
 
     id = Varchar(length=64, primary_key=True)
@@ -19,7 +17,7 @@ class Widget(Table, db=ENGINE, tablename="widget"):
     made_at = Timestamptz()
 
 
-class Part(Table, db=ENGINE, tablename="part"):
+class Part(Table, db=UNBOUND, tablename="part"):
     """A row that belongs to a widget."""
 
     id = Varchar(length=64, primary_key=True)

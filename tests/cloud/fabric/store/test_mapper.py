@@ -42,4 +42,4 @@ def test_a_row_comes_back_as_it_went(terms: schemas.LeaseTerms | None) -> None:
     assert all(value is None or isinstance(value, str | bytes | int | datetime) for value in row.values())
     assert mapper.read(row | {"flag": 1}) == thing
     assert mapper.read_one(None) is None
-    assert mapper.insert.parameter_count == 6
+    assert mapper.insert.sqlite.count("?") == 6

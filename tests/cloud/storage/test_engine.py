@@ -14,14 +14,30 @@ from typing import Any
 
 import pytest
 
-from cloud.storage import Location, ServiceEngine, Statement, StorageNotOpen, TransactionMisuse
+from cloud.storage import (
+    Location,
+    ServiceEngine,
+    Statement,
+    StorageNotOpen,
+    TransactionMisuse,
+    compiled,
+    param,
+    params,
+)
 from cloud.storage.errors import IntegrityError, StorageError, TransactionLost, ValueRefused
 from cloud.storage.location import parse_location
 from lab.postgres import ENGINES, database_location
-from tests.cloud.storage_sample.support import INSERT, NOW, SELECT, SERVICE, add, count, ids, on
-from tests.cloud.storage_sample.tables import ENGINE, Widget
+from tests.cloud.storage_sample.support import COUNT, ENGINE, IDS, INSERT, NOW, SELECT, SERVICE, add, count, ids, on
+from tests.cloud.storage_sample.tables import Widget
 
-INSERT_NEW = Statement("INSERT INTO widget (id, label, made_at) VALUES ({}, {}, {}) ON CONFLICT (id) DO NOTHING")
+LABELS = compiled(Widget.select(Widget.label))
+AMOUNT = compiled(Widget.select(Widget.amount_minor).where(Widget.id == param("id")))
+SET_AMOUNT = compiled(Widget.update(params(Widget.amount_minor)).where(Widget.id == param("id")))
+INSERT_NEW = compiled(
+    Widget.insert(Widget(params(Widget.id, Widget.blob, Widget.made_at))).on_conflict(
+        target=Widget.id, action="DO NOTHING"
+    )
+)
 
 
 @pytest.fixture(params=ENGINES)
@@ -30,31 +46,52 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
     return database_location(request.param, SERVICE, tmp_path)
 
 
-def test_statement_compiles_for_both_dialects() -> None:
-    statement = Statement("UPDATE t SET a = {}, b = '{{x}}' WHERE c = {} RETURNING a")
-    assert statement.sql("sqlite") == "UPDATE t SET a = ?, b = '{x}' WHERE c = ? RETURNING a"
-    assert statement.sql("postgres") == "UPDATE t SET a = $1, b = '{x}' WHERE c = $2 RETURNING a"
-    assert (statement.parameter_count, statement.reads, SELECT.reads) == (2, False, True)
-    with pytest.raises(ValueError, match=r"only \{\} is known"):
-        Statement("SELECT {name}")
-
-
 def test_rows_are_typed_and_both_ways_agree(database: Location) -> None:
+    insert = compiled(
+        Widget.insert(Widget(params(Widget.id, Widget.label, Widget.amount_minor, Widget.blob, Widget.made_at)))
+    )
+    row = {"id": "w1", "label": "one", "is_open": True, "amount_minor": 2**60, "blob": b"\x00\xff", "made_at": NOW}
+
     async def test() -> None:
         async with ENGINE.transaction():
-            await Widget.insert(Widget(id="w1", label="one", amount_minor=2**60, blob=b"\x00\xff", made_at=NOW)).run()
-        row = await ENGINE.fetch_one(SELECT, "w1")
-        assert row == {
-            "id": "w1",
-            "label": "one",
-            "is_open": True,
-            "amount_minor": 2**60,
-            "blob": b"\x00\xff",
-            "made_at": NOW,
-        }
-        assert await Widget.select().where(Widget.id == "w1").first().run() == row
-        with pytest.raises(ValueError, match="takes 1 values"):
-            await ENGINE.fetch(SELECT)
+            given = {name: value for name, value in row.items() if name != "is_open"}
+            assert await ENGINE.fetch(insert, **given) == [{"id": "w1"}]
+        assert await ENGINE.fetch(SELECT, id="w1") == await ENGINE.browse(SELECT, id="w1") == [row]
+        assert await ENGINE.fetch_one(SELECT, id="w1") == row
+        assert await ENGINE.fetch_one(SELECT, id="w2") is None
+
+    on(database, test())
+
+
+def test_each_parameter_is_given_once_by_its_name(database: Location) -> None:
+    async def test() -> None:
+        for wrong in {}, {"key": "w1"}, {"id": "w1", "label": ""}:
+            with pytest.raises(TypeError, match=r"takes the parameters \['id'\]"):
+                await ENGINE.fetch(SELECT, **wrong)
+            with pytest.raises(TypeError):
+                await ENGINE.browse(SELECT, **wrong)
+        with pytest.raises(TypeError, match="takes 1 values, 2 were given"):
+            await ENGINE.fetch(SELECT, "w1", "w2")
+
+    on(database, test())
+
+
+def test_two_engines_of_one_service_in_one_process(database: Location, tmp_path: Path) -> None:
+    """Tables and statements belong to no engine: each engine has its own rows and its own transaction."""
+    kind = "sqlite" if isinstance(database, Path) else "postgresql"
+    (tmp_path / "other").mkdir()
+    other = ServiceEngine("storage_sample")
+    other.configure(database_location(kind, SERVICE, tmp_path / "other"))
+
+    async def test() -> None:
+        await other.open()
+        async with ENGINE.transaction(), other.transaction():
+            await add("w1")
+            assert await other.fetch(SELECT, id="w1") == []
+            await other.fetch(INSERT, id="w2", label="", made_at=NOW)
+        assert await ids() == ["w1"]
+        assert await other.fetch(IDS) == [{"id": "w2"}]
+        await other.close()
 
     on(database, test())
 
@@ -65,16 +102,16 @@ def test_uncommitted_rows_are_seen_inside_only(database: Location) -> None:
 
         async def writer() -> None:
             async with ENGINE.transaction():
-                await ENGINE.fetch(INSERT, "w1", "one", NOW)
+                await add("w1", "one")
                 assert await count() == 1
-                assert await Widget.count().run() == 1
+                assert (await ENGINE.browse(COUNT))[0]["n"] == 1
                 written.set()
                 await looked.wait()
 
         async def reader() -> None:
             await written.wait()
             assert await count() == 0
-            assert await Widget.count().run() == 0
+            assert (await ENGINE.browse(COUNT))[0]["n"] == 0
             looked.set()
 
         await asyncio.gather(writer(), reader())
@@ -89,10 +126,10 @@ def test_transactions_serialise(database: Location) -> None:
             async with ENGINE.transaction():
                 before = await count()
                 await asyncio.sleep(0)
-                await ENGINE.fetch(INSERT, f"w{i}", str(before), NOW)
+                await add(f"w{i}", str(before))
 
         await asyncio.gather(*(add_one(i) for i in range(30)))
-        labels = {row["label"] for row in await Widget.select(Widget.label).run()}
+        labels = {row["label"] for row in await ENGINE.browse(LABELS)}
         assert labels == {str(i) for i in range(30)}
 
     on(database, test())
@@ -102,14 +139,14 @@ def test_exception_rolls_back_and_nested_joins(database: Location) -> None:
     async def test() -> None:
         with pytest.raises(KeyError):
             async with ENGINE.transaction():
-                await ENGINE.fetch(INSERT, "w1", "", NOW)
+                await add("w1")
                 raise KeyError
         assert await count() == 0
         async with ENGINE.transaction() as outer:
-            await ENGINE.fetch(INSERT, "w1", "", NOW)
+            await add("w1")
             async with ENGINE.transaction() as inner:
                 assert inner is outer
-                await ENGINE.fetch(INSERT, "w2", "", NOW)
+                await add("w2")
         assert await count() == 2
 
     on(database, test())
@@ -119,7 +156,7 @@ def test_a_failed_inner_block_dooms_the_whole(database: Location) -> None:
     async def test() -> None:
         with pytest.raises(TransactionMisuse, match="rolled back"):
             async with ENGINE.transaction():
-                await ENGINE.fetch(INSERT, "w1", "", NOW)
+                await add("w1")
                 with pytest.raises(KeyError):
                     async with ENGINE.transaction():
                         raise KeyError
@@ -134,11 +171,11 @@ def test_a_transaction_belongs_to_its_task(database: Location) -> None:
 
         async def later() -> None:
             await go.wait()
-            await ENGINE.fetch(INSERT, "w2", "", NOW)
+            await add("w2")
 
         async with ENGINE.transaction():
             with pytest.raises(TransactionMisuse, match="belongs to the task"):
-                await asyncio.create_task(ENGINE.fetch(INSERT, "w1", "", NOW))
+                await asyncio.create_task(add("w1"))
             task = asyncio.create_task(later())
         go.set()
         await task  # it started inside and runs after: it writes in a transaction of its own
@@ -176,7 +213,7 @@ def test_cancellation_at_every_await_leaves_the_writer_usable(database: Location
         async with ENGINE.transaction():
             await add(f"a{name}")
             await asyncio.sleep(0)
-            await Widget.insert(Widget(id=f"b{name}", made_at=NOW)).run()
+            await add(f"b{name}")
             await asyncio.sleep(0)
 
     async def cancelled(wait: int) -> bool:
@@ -202,14 +239,14 @@ def test_cancellation_at_every_await_leaves_the_writer_usable(database: Location
 def test_cancellation_while_waiting_for_the_writer(database: Location) -> None:
     async def test() -> None:
         async with ENGINE.transaction():
-            waiting = asyncio.create_task(ENGINE.fetch(INSERT, "w1", "", NOW))
+            waiting = asyncio.create_task(add("w1"))
             elsewhere = asyncio.get_running_loop().create_future()
             asyncio.get_running_loop().call_later(0.01, elsewhere.set_result, None)
             await elsewhere
             waiting.cancel()
         with pytest.raises((asyncio.CancelledError, TransactionMisuse)):
             await waiting
-        await ENGINE.fetch(INSERT, "w2", "", NOW)
+        await add("w2")
         assert await count() == 1
 
     on(database, test())
@@ -220,7 +257,7 @@ def test_a_lost_transaction_runs_no_statement_on_its_own(database: Location) -> 
         with pytest.raises(TransactionLost):
             async with ENGINE.transaction():
                 await ENGINE.fetch(Statement("ROLLBACK"))
-                await ENGINE.fetch(INSERT, "w1", "", NOW)
+                await add("w1")
         assert await count() == 0
 
     on(database, test())
@@ -251,7 +288,7 @@ def test_two_engines_do_not_know_of_each_other(database: Location, tmp_path: Pat
         await other.open()
         async with ENGINE.transaction(), other.transaction():
             await other.fetch(Statement("CREATE TABLE t (a TEXT)"))
-            await ENGINE.fetch(INSERT, "w1", "", NOW)
+            await add("w1")
         assert await other.fetch(Statement("SELECT * FROM t")) == []
         assert (tmp_path / "other.sqlite").stat().st_mode & 0o777 == 0o600
         await other.close()
@@ -272,7 +309,7 @@ def test_a_refused_statement_ends_its_transaction(database: Location) -> None:
                 with pytest.raises(TransactionMisuse, match="can only be rolled back"):
                     await count()
         async with ENGINE.transaction():
-            await ENGINE.fetch(INSERT_NEW, "w1", "", NOW)
+            assert await ENGINE.fetch(INSERT_NEW, id="w1", blob=b"", made_at=NOW) == []
             await add("w3")
         assert await ids() == ["w1", "w3"]
 
@@ -281,18 +318,16 @@ def test_a_refused_statement_ends_its_transaction(database: Location) -> None:
 
 @pytest.mark.parametrize("value", [2**63, -(2**63) - 1, 2**70])
 def test_a_value_beyond_its_column_is_refused_and_not_shown(database: Location, value: int) -> None:
-    update = Statement("UPDATE widget SET amount_minor = {} WHERE id = 'w1'")
-
     async def test() -> None:
         await add("w1")
         with pytest.raises(ValueRefused) as caught:
-            await ENGINE.fetch(update, value)
+            await ENGINE.fetch(SET_AMOUNT, id="w1", amount_minor=value)
         assert str(value) not in str(caught.value)
         with pytest.raises(ValueRefused):
             async with ENGINE.transaction():
-                await ENGINE.fetch(update, value)
-        await ENGINE.fetch(update, 2**63 - 1)
-        row = await ENGINE.fetch_one(SELECT, "w1")
+                await ENGINE.fetch(SET_AMOUNT, id="w1", amount_minor=value)
+        await ENGINE.fetch(SET_AMOUNT, id="w1", amount_minor=2**63 - 1)
+        row = await ENGINE.fetch_one(SELECT, id="w1")
         assert row is not None
         assert row["amount_minor"] == 2**63 - 1
 
@@ -319,8 +354,8 @@ def test_texts_sort_by_code_point_and_times_are_utc(database: Location) -> None:
         for name in reversed(names):
             await add(name)
         assert await ids() == sorted(names) == names
-        await ENGINE.fetch(INSERT, "later", "", NOW.astimezone(timezone(timedelta(hours=5))))
-        row = await ENGINE.fetch_one(SELECT, "later")
+        await ENGINE.fetch(INSERT, id="later", label="", made_at=NOW.astimezone(timezone(timedelta(hours=5))))
+        row = await ENGINE.fetch_one(SELECT, id="later")
         assert row is not None
         assert row["made_at"] == NOW
         assert row["made_at"].utcoffset() == timedelta(0)
@@ -348,15 +383,13 @@ def test_an_inner_block_cannot_rely_on_more_than_the_outer_holds(database: Locat
 
 def test_transactions_with_a_key_in_common_serialise(database: Location) -> None:
     """Counters by key, each read, awaited over and written; and all of them together without a key."""
-    read = Statement("SELECT amount_minor FROM widget WHERE id = {}")
-    write = Statement("UPDATE widget SET amount_minor = {} WHERE id = {}")
 
     async def count_up(*widgets: str) -> None:
         for widget in widgets:
-            row = await ENGINE.fetch_one(read, widget)
+            row = await ENGINE.fetch_one(AMOUNT, id=widget)
             await asyncio.sleep(0)
             assert row is not None
-            await ENGINE.fetch(write, row["amount_minor"] + 1, widget)
+            await ENGINE.fetch(SET_AMOUNT, id=widget, amount_minor=row["amount_minor"] + 1)
 
     async def keyed(*widgets: str) -> None:
         async with ENGINE.transaction(*widgets):
@@ -375,7 +408,7 @@ def test_transactions_with_a_key_in_common_serialise(database: Location) -> None
                     tasks.create_task(keyed(*widgets))
                 tasks.create_task(alone())
         for widget in "ab":
-            assert await ENGINE.fetch(read, widget) == [{"amount_minor": 32}]
+            assert await ENGINE.fetch(AMOUNT, id=widget) == [{"amount_minor": 32}]
 
     on(database, test())
 
@@ -422,7 +455,7 @@ def test_what_was_committed_survives_a_kill(database: Location) -> None:
     assert told.keys() == set("xyz")
 
     async def test() -> None:
-        rows = {row["id"] for row in await Widget.select(Widget.id).run()}
+        rows = {row["id"] for row in await ENGINE.browse(compiled(Widget.select(Widget.id)))}
         for name, last in told.items():
             assert {f"{name}{letter}{i}" for i in range(last + 1) for letter in "ab"} <= rows
         assert len(rows) % 2 == 0

@@ -13,8 +13,7 @@ from cloud.storage import Statement, StorageError
 from cloud.storage.errors import DatabaseBusy, TransactionLost
 from cloud.storage.sqlite import SqliteBackend
 from lab.postgres import sqlite_database
-from tests.cloud.storage_sample.support import SERVICE, add, count, ids, on, turns
-from tests.cloud.storage_sample.tables import ENGINE
+from tests.cloud.storage_sample.support import ENGINE, SERVICE, add, count, ids, on, turns
 
 
 @pytest.fixture

@@ -15,15 +15,14 @@ from cloud.storage import DatabaseUnavailable, PostgresLocation, ServiceEngine, 
 from cloud.storage.errors import DatabaseBusy, OutcomeUnknown, StorageNotOpen, TransactionLost
 from cloud.storage.postgres import PostgresBackend, begin_sql, lock_id
 from lab.postgres import ROLE, Cluster, cluster, postgres_database
-from tests.cloud.storage_sample.support import INSERT, NOW, SERVICE, add, count, ids, on
-from tests.cloud.storage_sample.tables import ENGINE
+from tests.cloud.storage_sample.support import ENGINE, INSERT, NOW, SERVICE, add, count, ids, on
 
 pytestmark = pytest.mark.slow
 
 T = TypeVar("T")
 
 SLEEP = Statement("SELECT pg_sleep(60)")
-RUNNING = Statement("SELECT COUNT(*) AS n FROM pg_stat_activity WHERE state = 'active' AND query LIKE {}")
+RUNNING = Statement("SELECT COUNT(*) AS n FROM pg_stat_activity WHERE state = 'active' AND query LIKE {pattern}")
 BACKENDS = Statement("SELECT COUNT(*) AS n FROM pg_stat_activity WHERE datname = current_database()")
 
 
@@ -47,15 +46,15 @@ def apart(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
     return asyncio.create_task(work, context=contextvars.Context())
 
 
-async def number(statement: Statement, *args: Any) -> int:
-    row = await ENGINE.fetch_one(statement, *args)
+async def number(statement: Statement, **values: Any) -> int:
+    row = await ENGINE.fetch_one(statement, **values)
     assert row is not None
     return int(row["n"])
 
 
-async def until(statement: Statement, wanted: int, *args: Any) -> None:
+async def until(statement: Statement, wanted: int, **values: Any) -> None:
     async with asyncio.timeout(10):
-        while await number(statement, *args) != wanted:  # noqa: ASYNC110  it happens at the server
+        while await number(statement, **values) != wanted:  # noqa: ASYNC110  it happens at the server
             await asyncio.sleep(0.01)
 
 
@@ -75,13 +74,13 @@ def test_two_replicas_exclude_each_other(database: PostgresLocation) -> None:
     """Two engines of one service, as in two processes: what one reads and then writes, the other cannot overtake."""
     others = [ServiceEngine(ENGINE.service) for _ in range(2)]
     read = Statement("SELECT amount_minor FROM widget WHERE id = 'w'")
-    write = Statement("UPDATE widget SET amount_minor = {} WHERE id = 'w'")
+    write = Statement("UPDATE widget SET amount_minor = {amount} WHERE id = 'w'")
 
     async def count_up(engine: ServiceEngine, *keys: str) -> None:
         async with engine.transaction(*keys):
             row = await engine.fetch_one(read)
             assert row is not None
-            await engine.fetch(write, row["amount_minor"] + 1)
+            await engine.fetch(write, amount=row["amount_minor"] + 1)
 
     async def test() -> None:
         for engine in others:
@@ -109,10 +108,10 @@ def test_other_keys_and_other_services_do_not_wait(database: PostgresLocation) -
             await engine.open()
         async with ENGINE.transaction("a"):
             async with asyncio.timeout(2), other.transaction("b"), stranger.transaction():
-                await other.fetch(INSERT, "w1", "", NOW)
-            await other.fetch(INSERT, "w2", "", NOW)  # a statement alone waits for nobody
+                await other.fetch(INSERT, id="w1", label="", made_at=NOW)
+            await other.fetch(INSERT, id="w2", label="", made_at=NOW)  # a statement alone waits for nobody
         async with ENGINE.transaction():
-            await other.fetch(INSERT, "w3", "", NOW)
+            await other.fetch(INSERT, id="w3", label="", made_at=NOW)
         assert await ids() == ["w1", "w2", "w3"]
         for engine in (other, stranger):
             await engine.close()
@@ -133,7 +132,7 @@ def test_a_lock_held_for_too_long_is_busy(database: PostgresLocation, monkeypatc
                     async with other.transaction(*keys):
                         raise AssertionError
             async with asyncio.timeout(2), other.transaction(*keys):  # its connection is at rest again
-                await other.fetch(INSERT, f"w{len(keys)}", "", NOW)
+                await other.fetch(INSERT, id=f"w{len(keys)}", label="", made_at=NOW)
         assert await count() == 3
         await other.close()
 
@@ -187,18 +186,18 @@ def test_a_cancelled_statement_has_ended_when_the_task_has(database: PostgresLoc
     async def test() -> None:
         for what in (alone, inside):
             task = asyncio.create_task(what())
-            await until(RUNNING, 1, "SELECT pg_sleep%")
+            await until(RUNNING, 1, pattern="SELECT pg_sleep%")
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            assert await number(RUNNING, "SELECT pg_sleep%") == 0
+            assert await number(RUNNING, pattern="SELECT pg_sleep%") == 0
         async with ENGINE.transaction("a"):
             waiting = apart(locked())
-            await apart(until(RUNNING, 1, "BEGIN%"))
+            await apart(until(RUNNING, 1, pattern="BEGIN%"))
             waiting.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await waiting
-            assert await apart(number(RUNNING, "BEGIN%")) == 0
+            assert await apart(number(RUNNING, pattern="BEGIN%")) == 0
         async with asyncio.timeout(2):
             await inside_fine()
         assert await ids() == ["fine"]
@@ -216,7 +215,7 @@ def test_a_cancelled_statement_has_ended_when_the_task_has(database: PostgresLoc
 
 
 def test_a_transaction_the_server_ended_is_lost(database: PostgresLocation) -> None:
-    ends = Statement("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = {}")
+    ends = Statement("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = {name}")
     killer = ServiceEngine("killer")
 
     async def test() -> None:
@@ -226,12 +225,12 @@ def test_a_transaction_the_server_ended_is_lost(database: PostgresLocation) -> N
         with pytest.raises((TransactionLost, DatabaseUnavailable)):
             async with ENGINE.transaction():
                 await add("gone")
-                await killer.fetch(ends, name)
+                await killer.fetch(ends, name=name)
                 await add("gone too")
         with pytest.raises((TransactionLost, OutcomeUnknown)):
             async with ENGINE.transaction():
                 await add("gone")
-                await killer.fetch(ends, name)
+                await killer.fetch(ends, name=name)
         with pytest.raises(TransactionLost):
             async with ENGINE.transaction():
                 await ENGINE.fetch(Statement("ROLLBACK"))
@@ -402,12 +401,12 @@ def test_closing_waits_for_those_that_have_begun(database: PostgresLocation) -> 
 
 def test_a_statement_is_prepared_once(database: PostgresLocation) -> None:
     """On a connection that is kept as it is: no reset of the session takes its prepared statements away."""
-    prepared = Statement("SELECT COUNT(*) AS n FROM pg_prepared_statements WHERE statement LIKE {}")
+    prepared = Statement("SELECT COUNT(*) AS n FROM pg_prepared_statements WHERE statement LIKE {pattern}")
 
     async def test() -> None:
         for i in range(100):
             await add(f"w{i}")
-        assert await number(prepared, "INSERT INTO widget%") == 1
+        assert await number(prepared, pattern="INSERT INTO widget%") == 1
         assert await number(BACKENDS) == 1
 
     on(database, test())

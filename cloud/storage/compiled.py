@@ -1,0 +1,128 @@
+"""Piccolo queries as statements: the query builder runs once, at import, and checks tables and columns by name.
+
+    _FIND = compiled(Node.select().where(Node.id == param("node")))
+    rows = await engine.fetch(_FIND, node=node)
+
+A store names each value with `param`; constants of a query become literals of the SQL. Building a query costs several
+times the query itself, so no query is built while a service runs.
+"""
+
+from typing import Any, TypeAlias
+
+from piccolo.columns import Column
+from piccolo.columns.combination import WhereRaw
+from piccolo.custom_types import Combinable
+from piccolo.query.base import Query
+from piccolo.query.methods.select import Select
+from piccolo.querystring import QueryString
+
+from cloud.storage.dialect import UNBOUND
+from cloud.storage.statement import Statement
+
+Part: TypeAlias = Query[Any, Any] | Combinable | Column | QueryString
+
+
+class _Marker:
+    """The place of a parameter in the arguments of a querystring. Piccolo passes it through as it is."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+def param(name: str) -> QueryString:
+    """A parameter of the statement, wherever Piccolo takes a value; `fetch` takes it by this name.
+
+    Piccolo adds numbers, not parameters, to a column: write `param("n") + Table.column`.
+    """
+    if not name.isidentifier():
+        raise ValueError(f"cannot name a parameter {name!r}")
+    return QueryString("{}", _Marker(name))
+
+
+def params(*columns: Column) -> dict[Any, Any]:
+    """Each column with a parameter of its name: for `Table.update(...)`, and for the row of an insert, `Table(...)`."""
+    return {column: param(column._meta.name) for column in columns}
+
+
+def literal(value: str | int | bool) -> QueryString:
+    """A constant of the query, where Piccolo would cast a bare value (`When`, `Case`)."""
+    return QueryString("{}", value)
+
+
+def excluded(column: Column) -> QueryString:
+    """The value that a row had which ON CONFLICT kept out."""
+    return QueryString(f'EXCLUDED."{column._meta.db_column_name}"')
+
+
+def sql(template: str, *parts: Part) -> QueryString:
+    """SQL written by hand with `{}` for queries, conditions, columns and parameters: what Piccolo can only say in parts."""
+    return QueryString(template, *(_querystring(part) for part in parts))
+
+
+def exists(query: Select[Any]) -> WhereRaw:
+    """True when the subquery finds a row. Its conditions may name columns of the query around it."""
+    return WhereRaw("EXISTS ({})", _querystring(query))
+
+
+def missing(query: Select[Any]) -> WhereRaw:
+    """True when the subquery finds no row."""
+    return WhereRaw("NOT EXISTS ({})", _querystring(query))
+
+
+def value_of(query: Select[Any]) -> QueryString:
+    """The one value that the subquery selects."""
+    return sql("({})", query)
+
+
+def compiled(query: Query[Any, Any] | QueryString, *, limit: QueryString | None = None) -> Statement:
+    """The statement of a query. `limit` is a parameter for LIMIT; Piccolo's own `limit()` takes numbers only.
+
+    Raises:
+        ValueError: a constant has a type without a literal that both dialects share (bytes, times): use a parameter.
+        UpdateError, DeletionError: no condition and no `force=True`.
+    """
+    querystring = _querystring(query)
+    if limit is not None:
+        querystring = QueryString("{} LIMIT {}", querystring, limit)
+    _, fragments, arguments = querystring.bundle(start_index=1, bundled=[], combined_args=[])
+    values = iter(arguments)
+    parts: list[str] = []
+    for fragment in fragments:
+        parts.append(_escaped(fragment.prefix))
+        if not fragment.no_arg:
+            parts.append(_placeholder(next(values)))
+    return Statement("".join(parts))
+
+
+def _querystring(part: Part) -> QueryString:
+    if isinstance(part, QueryString):
+        return part
+    if isinstance(part, Column):
+        return part.get_where_string(UNBOUND.engine_type)
+    if isinstance(part, Query):
+        part._validate()  # type: ignore[no-untyped-call]  # Piccolo's own check of a query before it runs
+        (querystring,) = part.querystrings
+        return querystring
+    return part.querystring
+
+
+def _placeholder(value: object) -> str:
+    """The placeholder of a marker, the literal of a constant."""
+    if isinstance(value, _Marker):
+        return f"{{{value.name}}}"
+    if value is None:
+        return "NULL"
+    if isinstance(value, bool):
+        return "TRUE" if value else "FALSE"
+    if isinstance(value, int):
+        return str(int(value))
+    if isinstance(value, str) and "\0" not in value:
+        quoted = value.replace("'", "''")
+        return _escaped(f"'{quoted}'")
+    raise ValueError(f"cannot write a constant of {type(value).__name__} into a statement: make it a parameter")
+
+
+def _escaped(text: str) -> str:
+    return text.replace("{", "{{").replace("}", "}}")

@@ -1,0 +1,62 @@
+"""What tables are bound to: a dialect, and no database. Piccolo asks it how to write SQL and DDL.
+
+    class Node(Table, db=UNBOUND, tablename="node"): ...
+
+Queries are compiled (`cloud.storage.compiled`) and run by the engine that a store was given, so one process may hold
+several engines of one service.
+"""
+
+from typing import Any, NoReturn
+
+from piccolo.engine.base import Engine
+
+from cloud.storage.errors import StorageError
+from cloud.storage.statement import EngineType
+
+
+class Dialect(Engine[Any]):
+    """Names a dialect to Piccolo. Running anything on it is refused."""
+
+    def __init__(self, engine_type: EngineType) -> None:
+        # Engine.__init__ is not called: it asks the database for its version.
+        self.engine_type = engine_type
+
+    def _refuse(self) -> NoReturn:
+        raise StorageError("cannot run a query on a table: compile the query and give it to an engine")
+
+    async def run_querystring(self, *_: Any, **__: Any) -> NoReturn:
+        """Refused."""
+        self._refuse()
+
+    async def run_ddl(self, *_: Any, **__: Any) -> NoReturn:
+        """Refused."""
+        self._refuse()
+
+    async def batch(self, *_: Any, **__: Any) -> NoReturn:
+        """Refused."""
+        self._refuse()
+
+    def transaction(self, *_: Any, **__: Any) -> NoReturn:
+        """Refused."""
+        self._refuse()
+
+    def atomic(self, *_: Any, **__: Any) -> NoReturn:
+        """Refused."""
+        self._refuse()
+
+    async def get_version(self) -> NoReturn:
+        """Refused."""
+        self._refuse()
+
+    def get_version_sync(self) -> NoReturn:
+        """Refused."""
+        self._refuse()
+
+    async def prep_database(self) -> NoReturn:
+        """Refused."""
+        self._refuse()
+
+
+UNBOUND = Dialect("postgres")
+"""For every table: Piccolo writes RETURNING and ON CONFLICT for PostgreSQL without asking a database, and SQLite reads
+the same text."""

@@ -1,0 +1,94 @@
+"""Between rows and frozen structs: each field of a struct is the column of its name.
+
+Fields of types that no column has (tuples, maps, structs) are JSON text in the database. A mapper has no query of its own
+but the insert; stores compile theirs from `select`.
+"""
+
+from datetime import datetime
+from functools import cached_property
+from types import NoneType, UnionType
+from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+from piccolo.query.methods.insert import Insert
+from piccolo.query.methods.select import Select
+from piccolo.table import Table
+
+from cloud.storage.compiled import compiled, params
+from cloud.storage.statement import Row, Statement
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+_PLAIN = frozenset({str, int, bool, bytes, datetime, NoneType})
+
+
+def _is_plain(kind: Any) -> bool:
+    """Whether a column holds values of this type as they are."""
+    while hasattr(kind, "__supertype__"):  # a NewType
+        kind = kind.__supertype__
+    if get_origin(kind) in (UnionType, Union):
+        return all(_is_plain(part) for part in get_args(kind))
+    if get_origin(kind) is Literal:
+        return all(_is_plain(type(part)) for part in get_args(kind))
+    return kind in _PLAIN
+
+
+class Mapper(Generic[T]):
+    """Reads and writes rows of one table as structs of one type. The struct may leave out columns that have defaults."""
+
+    def __init__(self, kind: type[T], table: type[Table]) -> None:
+        """Raises ValueError if a field is no column of the table."""
+        known = {column._meta.name: column for column in table._meta.columns}
+        unknown = [name for name in kind.__struct_fields__ if name not in known]
+        if unknown:
+            raise ValueError(
+                f"cannot map {kind.__name__}: the table {table._meta.tablename} has no column {unknown[0]}"
+            )
+        hints = get_type_hints(kind)
+        self._kind = kind
+        self._table = table
+        self._columns = [known[name] for name in kind.__struct_fields__]
+        self._decoders = {
+            name: msgspec.json.Decoder(hints[name]) for name in kind.__struct_fields__ if not _is_plain(hints[name])
+        }
+
+    def select(self) -> Select[Any]:
+        """A query of the struct's columns, to be narrowed and compiled."""
+        return self._table.select(*self._columns)
+
+    def _insert(self) -> Insert[Any]:
+        return self._table.insert(self._table(params(*self._columns)))
+
+    @cached_property
+    def insert(self) -> Statement:
+        """Insert a row; takes `values`."""
+        return compiled(self._insert())
+
+    @cached_property
+    def insert_new(self) -> Statement:
+        """Insert a row unless its key is taken; takes `values`, returns the key of a row that was inserted."""
+        key = self._table._meta.primary_key
+        return compiled(self._insert().on_conflict(target=key, action="DO NOTHING").returning(key))
+
+    def values(self, value: T) -> dict[str, Any]:
+        """The columns of a struct by name."""
+        values = msgspec.structs.asdict(value)
+        for name in self._decoders:
+            values[name] = msgspec.json.encode(values[name]).decode()
+        return values
+
+    def read(self, row: Row) -> T:
+        """The struct of a row.
+
+        Raises:
+            msgspec.ValidationError: the row has a value that the struct's type does not have.
+        """
+        if self._decoders:
+            row = dict(row)
+            for name, decoder in self._decoders.items():
+                row[name] = decoder.decode(row[name])
+        return msgspec.convert(row, self._kind)
+
+    def read_one(self, row: Row | None) -> T | None:
+        """The struct of a row, if there is one."""
+        return None if row is None else self.read(row)

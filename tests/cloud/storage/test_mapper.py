@@ -1,0 +1,83 @@
+"""`cloud.storage.mapper`: structs through rows of both engines and back."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Literal, NewType
+
+import msgspec
+import pytest
+
+from cloud.storage import Location, Mapper, compiled, param
+from lab.postgres import ENGINES, database_location
+from tests.cloud.storage_sample.support import ENGINE, NOW, SERVICE, on
+from tests.cloud.storage_sample.tables import Part, Widget
+
+WidgetId = NewType("WidgetId", str)
+
+
+class Size(msgspec.Struct, frozen=True):
+    width: int
+
+
+class Label(msgspec.Struct, frozen=True):
+    """A widget whose label is JSON text."""
+
+    id: WidgetId
+    label: tuple[Size, ...]
+    is_open: bool
+    blob: bytes
+    made_at: datetime | None
+    amount_minor: Literal[1, 2] | None = 1
+
+
+LABELS = Mapper(Label, Widget)
+BY_ID = compiled(LABELS.select().where(Widget.id == param("id")))
+LABEL = Label(id=WidgetId("w1"), label=(Size(3), Size(4)), is_open=False, blob=b"\x00\xff", made_at=NOW, amount_minor=2)
+
+
+@pytest.fixture(params=ENGINES)
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
+    """A migrated, empty database."""
+    return database_location(request.param, SERVICE, tmp_path)
+
+
+def test_a_struct_comes_back_as_it_went(database: Location) -> None:
+    async def test() -> None:
+        await ENGINE.fetch(LABELS.insert, **LABELS.values(LABEL))
+        assert LABELS.read_one(await ENGINE.fetch_one(BY_ID, id="w1")) == LABEL
+        assert LABELS.read_one(await ENGINE.fetch_one(BY_ID, id="w2")) is None
+
+    on(database, test())
+
+
+def test_insert_new_says_whether_the_row_is_new(database: Location) -> None:
+    async def test() -> None:
+        assert await ENGINE.fetch(LABELS.insert_new, **LABELS.values(LABEL)) == [{"id": "w1"}]
+        other = msgspec.structs.replace(LABEL, label=())
+        assert await ENGINE.fetch(LABELS.insert_new, **LABELS.values(other)) == []
+        assert LABELS.read_one(await ENGINE.fetch_one(BY_ID, id="w1")) == LABEL
+
+    on(database, test())
+
+
+def test_a_row_that_the_struct_cannot_hold_is_a_fault() -> None:
+    row = {**LABELS.values(LABEL), "amount_minor": 3}
+    with pytest.raises(msgspec.ValidationError, match="amount_minor"):
+        LABELS.read(row)
+    assert LABELS.read(LABELS.values(LABEL)) == LABEL
+
+
+def test_each_field_is_a_column() -> None:
+    with pytest.raises(ValueError, match="the table part has no column label"):
+        Mapper(Label, Part)
+
+
+def test_a_struct_may_leave_out_what_it_does_not_read() -> None:
+    class Brief(msgspec.Struct, frozen=True):
+        made_at: datetime
+        id: str
+
+    brief = Mapper(Brief, Widget)
+    assert compiled(brief.select()).sqlite == (
+        'SELECT ALL "widget"."made_at" AS "made_at", "widget"."id" AS "id" FROM "widget"'
+    )
