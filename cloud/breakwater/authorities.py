@@ -14,13 +14,13 @@ from pathlib import Path
 
 import msgspec
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 
 from cloud.breakwater.errors import SignerError, SignerUnavailable, ValueRefused
 from cloud.breakwater.keys.signer import Keys, Signer, issuer_of
 from cloud.breakwater.pkix.profiles import CaName, Issuer
 from cloud.breakwater.store import AuditEntry, AuthorityRow, AuthorityState, AuthorityStore, CrossRow
+from cloud.crypto.issued import is_issued_by
 from cloud.mtls.peer import PeerTrust
 from protocol.faults import fault_point
 from protocol.ids import make_id
@@ -221,7 +221,7 @@ class Authorities:
         parsed = _parse(certificate)
         roots = [row for row in self.rows() if row.ca == "root"]
         subject = next((row.id for row in roots if _same_identity(_parse(row.certificate), parsed)), "")
-        issuer = next((row.id for row in roots if _signed(parsed, _parse(row.certificate))), "")
+        issuer = next((row.id for row in roots if is_issued_by(parsed, _parse(row.certificate))), "")
         if not subject or not issuer or subject == issuer:
             raise ValueRefused("not a cross certificate between two roots of this installation")
         entry = self._entry(caller, "authority.cross", subject, f"signed by {issuer}")
@@ -308,15 +308,7 @@ def _draw(
 
 def _root_of(row: AuthorityRow, roots: Sequence[AuthorityRow]) -> AuthorityRow | None:
     certificate = _parse(row.certificate)
-    return next((root for root in roots if _signed(certificate, _parse(root.certificate))), None)
-
-
-def _signed(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-    try:
-        certificate.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True
+    return next((root for root in roots if is_issued_by(certificate, _parse(root.certificate))), None)
 
 
 def _same_identity(one: x509.Certificate, other: x509.Certificate) -> bool:

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import msgspec
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from cloud.crypto.issued import is_issued_by, issuer_among
 from cloud.crypto.keyfile import KeyFileError, read_key, read_passphrase
 from cloud.mtls.peer import PeerTrust
 from protocol.messages.sessions import Certificate
@@ -91,33 +91,26 @@ def build_chain(leaf: x509.Certificate, cas: tuple[bytes, ...], trust: PeerTrust
     nobody is led to a root that is believed no more. Raises IdentityError: not an issuing CA of services that we
     believe.
     """
-    issuing = next((ca for ca in trust.service_issuers if _issued(leaf, ca)), None)
+    issuing = issuer_among(leaf, trust.service_issuers)
     if issuing is None:
         raise IdentityError("the new certificate was not issued by a CA of services that is believed")
     try:
         offered = [x509.load_der_x509_certificate(der) for der in cas]
         crosses = [ca for ca in offered if ca.subject != ca.issuer and now < ca.not_valid_after_utc]
-        crosses = [ca for ca in crosses if _by_believed_root(ca, trust)]
+        crosses = [ca for ca in crosses if is_trusted_cross(ca, trust)]
     except ValueError as error:
         raise IdentityError("the issuer's answer is not a list of certificates") from error
     chain, below = [leaf, issuing], [issuing]
     while below and len(chain) < 2 + CROSSES_MAX:
         seen = {ca.subject for ca in chain}
-        below = [ca for ca in crosses if ca.issuer not in seen and any(_issued(one, ca) for one in below)]
+        below = [ca for ca in crosses if ca.issuer not in seen and any(is_issued_by(one, ca) for one in below)]
         chain += below
     return _to_pem(chain[: 2 + CROSSES_MAX])
 
 
-def _by_believed_root(cross: x509.Certificate, trust: PeerTrust) -> bool:
-    return trust.roots is None or any(_issued(cross, root) for root in trust.roots)
-
-
-def _issued(below: x509.Certificate, ca: x509.Certificate) -> bool:
-    try:
-        below.verify_directly_issued_by(ca)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True
+def is_trusted_cross(cross: x509.Certificate, trust: PeerTrust) -> bool:
+    """Whether a trusted root signed this cross-certificate; True where the trusted roots are not known."""
+    return trust.roots is None or issuer_among(cross, trust.roots) is not None
 
 
 def _to_pem(chain: list[x509.Certificate]) -> bytes:

@@ -14,9 +14,9 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from cloud.crypto.issued import issuer_among
 from protocol.ids import (
     IdError,
     NodeId,
@@ -226,13 +226,10 @@ def require_usage(certificate: x509.Certificate, usage: x509.ObjectIdentifier) -
 
 def require_issuer(certificate: x509.Certificate, issuers: tuple[x509.Certificate, ...]) -> x509.Certificate:
     """The one of `issuers` that signed the certificate itself. Raises PeerRefused when none did."""
-    for issuer in issuers:
-        try:
-            certificate.verify_directly_issued_by(issuer)
-        except (ValueError, TypeError, InvalidSignature):
-            continue
-        return issuer
-    raise PeerRefused("the certificate was not issued by the CA of its class")
+    issuer = issuer_among(certificate, issuers)
+    if issuer is None:
+        raise PeerRefused("the certificate was not issued by the CA of its class")
+    return issuer
 
 
 def key_id_of(certificate: x509.Certificate) -> str:

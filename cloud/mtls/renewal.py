@@ -12,6 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from cloud.crypto.issued import issuer_among
 from cloud.crypto.keyfile import KeyFileError, read_key, read_passphrase, sync_directory, write_key, write_secret
 from cloud.mtls.client import Answer, AnswerUnusable, CloudClient
 from cloud.mtls.identity import (
@@ -20,10 +21,9 @@ from cloud.mtls.identity import (
     NEXT_KEY_FILE,
     Identity,
     IdentityError,
-    _by_believed_root,
-    _issued,
     _spki,
     build_chain,
+    is_trusted_cross,
     log,
     make_csr,
 )
@@ -164,12 +164,12 @@ class IdentityKeeper:
         And if our chain leads to a root that is believed no more.
         """
         issuers = self._trust().service_issuers if active is None else active
-        if not any(_issued(self.identity.leaf, ca) for ca in issuers) or self._leads_astray():
+        if issuer_among(self.identity.leaf, issuers) is None or self._leads_astray():
             self.renew_now()
 
     def _leads_astray(self) -> bool:
         crosses = x509.load_pem_x509_certificates(self.identity.chain_pem)[2:]
-        return not all(_by_believed_root(cross, self._trust()) for cross in crosses)
+        return not all(is_trusted_cross(cross, self._trust()) for cross in crosses)
 
     async def keep(self, stopping: Stopping) -> None:
         """The background task: renews in time until the process goes down; a failure is logged and tried again."""

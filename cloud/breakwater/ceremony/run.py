@@ -15,7 +15,6 @@ from pathlib import Path
 
 import msgspec
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
@@ -43,6 +42,7 @@ from cloud.breakwater.keys.signer import DEVELOPMENT_MARK, issuer_of
 from cloud.breakwater.pkix.crl import Entry
 from cloud.breakwater.pkix.csr import describe_key, open_csr
 from cloud.breakwater.pkix.profiles import SERIAL_BYTES, CaName, Issuer, make_serial
+from cloud.crypto.issued import is_issued_by
 from cloud.crypto.keyfile import read_key, read_passphrase, secret_path, sync_directory, write_key, write_secret
 from protocol.encoding import sha256_hex
 
@@ -194,10 +194,8 @@ class _Hall:
 
     def _entry(self, revoked: Revoked, root: x509.Certificate) -> Entry:
         certificate = self._read_certificate(revoked.certificate)
-        try:
-            certificate.verify_directly_issued_by(root)
-        except (InvalidSignature, ValueError, TypeError) as error:
-            raise CeremonyError(f"cannot revoke {revoked.certificate.path}: this root did not sign it") from error
+        if not is_issued_by(certificate, root):
+            raise CeremonyError(f"cannot revoke {revoked.certificate.path}: this root did not sign it")
         if certificate.subject == root.subject:
             raise CeremonyError(f"cannot revoke {revoked.certificate.path}: it is the root itself")
         at = revoked.at.astimezone(UTC).replace(microsecond=0)
@@ -254,12 +252,8 @@ class _Hall:
 
     def _read_root(self, described: OtherRoot) -> tuple[Issuer, x509.Certificate]:
         certificate = self._read_certificate(described.certificate)
-        try:
-            certificate.verify_directly_issued_by(certificate)
-        except (InvalidSignature, ValueError, TypeError) as error:
-            raise CeremonyError(
-                f"cannot use {described.certificate.path}: not a root, it did not sign itself"
-            ) from error
+        if not is_issued_by(certificate, certificate):
+            raise CeremonyError(f"cannot use {described.certificate.path}: not a root, it did not sign itself")
         return issuer_of("root", described.authority, certificate), certificate
 
     def _read_certificate(self, described: Input) -> x509.Certificate:

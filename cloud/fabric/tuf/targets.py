@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 
 import msgspec
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from cloud.crypto.issued import issuer_among
 from protocol.encoding import json_decode, json_encode
 from protocol.ids import IdError, parse_trust_domain
 from protocol.signed.envelope import VerificationKey, key_id
@@ -109,16 +109,8 @@ def _check_ca(certificate: x509.Certificate, above: tuple[x509.Certificate, ...]
         raise TargetsError(f"{name} is not the certificate of a CA")
     if not certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc:
         raise TargetsError(f"the certificate {name} is not valid at this time")
-    if not any(_signed_by(certificate, root) for root in above):
+    if issuer_among(certificate, above) is None:
         raise TargetsError(f"the certificate {name} is signed by none of the bundle's roots")
-
-
-def _signed_by(certificate: x509.Certificate, above: x509.Certificate) -> bool:
-    try:
-        certificate.verify_directly_issued_by(above)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True
 
 
 def read_certificates(ders: Sequence[bytes]) -> tuple[x509.Certificate, ...]:
