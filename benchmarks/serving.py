@@ -44,28 +44,28 @@ class _Node:
         world.installed()
         self.pid = world.cloud_up()
         self.port = world.port
-        self.keeper = world.state.keeper(utc_now)
+        self.licence = world.state.load_licence(utc_now)
         self._tpm = Tpm(world.chip.tcti)
 
     @property
     def identity(self) -> Identity:
-        return self.keeper.identity
+        return self.licence.identity
 
     def anonymous(self) -> ssl.SSLContext:
         """A client context for Fabric, without a certificate."""
-        return transport.client_context(self.keeper.trust.bundle, "fabric")
+        return transport.client_context(self.licence.trust.bundle, "fabric")
 
     def with_session(self) -> Callable[[], ssl.SSLContext]:
         """Contexts with the certificate of one new session."""
 
         async def work() -> Credentials:
-            opened = await open_session(self.keeper.trust, self.identity, self._tpm, utc_now, self.keeper.presented)
+            opened = await open_session(self.licence.trust, self.identity, self._tpm, utc_now, self.licence.presented)
             return opened.credentials
 
         credentials = trio.run(work)
 
         def context() -> ssl.SSLContext:
-            made = transport.client_context(self.keeper.trust.bundle, "fabric")
+            made = transport.client_context(self.licence.trust.bundle, "fabric")
             credentials.key.use(made, credentials.chain)
             return made
 
@@ -78,7 +78,7 @@ class _Node:
         """For each nonce and CSR the bytes to sign and the TPM's signature of them."""
         components = fingerprint.fingerprint(self.identity.fingerprint_salt, fingerprint.read_components())
         kid = envelope.key_id(self.identity.node_key.public_key())
-        url = self.keeper.trust.urls.fabric + api.SESSION_PATH
+        url = self.licence.trust.urls.fabric + api.SESSION_PATH
 
         def sign(esys: Esys) -> list[tuple[bytes, bytes]]:
             clock = keys.read_clock(esys)
@@ -129,14 +129,14 @@ def sessions(world: World) -> list[Figure]:
         proofs = node.proofs(answers, csrs)
     finally:
         node.close()
-    device, presented = node.identity.chain[0], node.keeper.presented
+    device, presented = node.identity.chain[0], node.licence.presented
     requests = [
         wire.post(api.SESSION_PATH, OpenSession(device, csr, envelope.assemble(*proof), presented))
         for csr, proof in zip(csrs, proofs, strict=True)
     ]
     load = node.load(requests, node.anonymous)
     issuer = BareIssuer(world.cloud_directory)
-    ca = x509.load_der_x509_certificate(node.keeper.trust.bundle.node_issuers[0])
+    ca = x509.load_der_x509_certificate(node.licence.trust.bundle.node_issuers[0])
     signed, signature = proofs[0]
 
     def bare(csr: bytes) -> None:
@@ -168,7 +168,7 @@ def refreshes(world: World) -> list[Figure]:
     finally:
         node.close()
     count = REFRESHES + wire.WARM_UP
-    asks = [wire.post("/v1/node/statement", Ask(fresh_nonce(), node.keeper.presented)) for _ in range(count)]
+    asks = [wire.post("/v1/node/statement", Ask(fresh_nonce(), node.licence.presented)) for _ in range(count)]
     health = node.load([wire.get("/healthz")] * count, context)
     load = node.load(asks, context)
     new = wire.handshakes(

@@ -24,7 +24,7 @@ from node.exits import Exit
 from node.hwbind import keys
 from node.hwbind.errors import TpmError, TpmFailed, TpmIntegrity, TpmLockout, TpmNotOurs
 from node.hwbind.tpm import Esys, Tpm
-from node.licensing.licence import Keeper
+from node.licensing.licence import Licence
 from node.link import api
 from node.local import routes
 from node.local.documents import StatusDocument, status_document
@@ -54,8 +54,8 @@ class Revoked(NodeError):
 class Agent(Contact):
     """One running agent. Made with its parts; `run` is its life."""
 
-    def __init__(self, config: Config, state: State, tpm: Tpm, keeper: Keeper, clock: Clock = utc_now) -> None:
-        super().__init__(config, state, tpm, keeper, clock)
+    def __init__(self, config: Config, state: State, tpm: Tpm, licence: Licence, clock: Clock = utc_now) -> None:
+        super().__init__(config, state, tpm, licence, clock)
         # Spreads waits over a fleet; nothing secret hangs on it.
         self._random = random.Random(secrets.randbits(64))  # noqa: S311
         # Below every cursor of the cloud: the first poll is answered at once.
@@ -64,7 +64,7 @@ class Agent(Contact):
 
     def status(self) -> StatusDocument:
         return status_document(
-            self.keeper,
+            self.licence,
             self.config.mode,
             running=True,
             last_contact_at=self.last_contact_at,
@@ -79,7 +79,7 @@ class Agent(Contact):
         Raises TpmError as `check_hardware`.
         """
         await self.check_hardware()
-        if self.keeper.revoked or self.keeper.hardware != "ours":
+        if self.licence.revoked or self.licence.hardware != "ours":
             return
         with trio.move_on_after(self.config.settle_seconds) as scope:
             await self.contact()
@@ -92,7 +92,7 @@ class Agent(Contact):
         Raises TpmError when the TPM cannot be used at all; one that answers with a failure is borne while the lease
         needs no refresh (design, section 6, exit 87).
         """
-        node_key = self.keeper.identity.node_key
+        node_key = self.licence.identity.node_key
 
         def load(esys: Esys) -> None:
             with keys.loaded(esys, node_key):
@@ -102,15 +102,15 @@ class Agent(Contact):
             await self._tpm.run(load)
         except TpmNotOurs as error:
             log.error("%s", error)
-            self.keeper.hardware = "other"
+            self.licence.hardware = "other"
         except (TpmFailed, TpmLockout, TpmIntegrity) as error:
-            lease = self.keeper.lease
+            lease = self.licence.lease
             if lease is None or self._clock() >= lease.refresh_after:
                 raise
             log.error("%s; running on the lease until it needs a refresh", error)
-            self.keeper.hardware = "unavailable"
+            self.licence.hardware = "unavailable"
         else:
-            self.keeper.hardware = "ours"
+            self.licence.hardware = "ours"
             self._tpm_fault = None
 
     # Loops
@@ -138,7 +138,7 @@ class Agent(Contact):
                 nonlocal outcome
                 try:
                     await self.settle()
-                    outcome = Revoked("cannot start: this node is revoked") if self.keeper.revoked else True
+                    outcome = Revoked("cannot start: this node is revoked") if self.licence.revoked else True
                 except (NodeError, TpmError) as error:
                     outcome = error
                 nursery.cancel_scope.cancel()
@@ -162,16 +162,16 @@ class Agent(Contact):
             nursery.cancel_scope.cancel()
 
     def _headline(self) -> str:
-        verdict = self.keeper.verdict()
+        verdict = self.licence.verdict()
         return f"{verdict.state}, gate {'open' if verdict.gate_open else 'closed'}"
 
     async def _keep_current(self) -> None:
         """Refresh at the licence's hour, when woken, and in the node's slots while the cloud is silent."""
-        while not self.keeper.revoked:
+        while not self.licence.revoked:
             wait = schedule.next_contact_seconds(
                 now=self._clock(),
-                node=self.keeper.identity.node,
-                lease=self.keeper.lease,
+                node=self.licence.identity.node,
+                lease=self.licence.lease,
                 session_until=self._credentials.not_after if self._credentials else None,
                 failures=self.failures,
                 heartbeat_seconds=self.config.heartbeat_seconds,
@@ -179,7 +179,7 @@ class Agent(Contact):
             with trio.move_on_after(wait):
                 await self._wanted.wait()
             self._wanted = trio.Event()
-            if self.keeper.hardware != "ours":
+            if self.licence.hardware != "ours":
                 await self._look_for_hardware()
             # Without the TPM too: a session that is held still brings what the cloud has to say.
             await self.contact()
@@ -199,17 +199,17 @@ class Agent(Contact):
 
         Without a lease (suspended, say) nothing is at stake that a new start would bring back.
         """
-        lease = self.keeper.lease
+        lease = self.licence.lease
         if self._tpm_fault is not None and lease is not None and self._clock() >= lease.refresh_after:
             raise self._tpm_fault
 
     async def _renew_device_if_due(self) -> None:
         """At its hour or by the lease's order; what fails is tried again at the node's slots."""
-        identity, now = self.keeper.identity, self._clock()
+        identity, now = self.licence.identity, self._clock()
         if self._credentials is None or (self._renew_from is not None and now < self._renew_from):
             return
         heartbeat = self.config.heartbeat_seconds
-        ordered = schedule.device_renewal_ordered(identity.chain[0], self.keeper.lease, now, identity.node, heartbeat)
+        ordered = schedule.device_renewal_ordered(identity.chain[0], self.licence.lease, now, identity.node, heartbeat)
         if ordered:
             # The order may follow a rotation: the new certificate is by an issuer that is published by now.
             await self._tolerant(self._refresh_trust)
@@ -221,7 +221,7 @@ class Agent(Contact):
     async def _keep_awake(self) -> None:
         """The wake channel: one long poll; what it brings is a hint, losing it is harmless."""
         losses = 0
-        while not self.keeper.revoked:
+        while not self.licence.revoked:
             fabric = self._fabric
             if fabric is None:
                 await trio.sleep(SESSION_POLL_SECONDS)
@@ -254,7 +254,7 @@ class Agent(Contact):
         while True:
             # That the disk is full was told when the statement came.
             with suppress(StateError):
-                self.keeper.store_owed()
+                self.licence.store_owed()
             headline = self._headline()
             if headline != before:
                 log.info("state: %s", headline)
@@ -270,9 +270,9 @@ class Agent(Contact):
         wait = schedule.first_trust_refresh_seconds(self._random)
         while True:
             await trio.sleep(wait)
-            before = self.keeper.trust.version
+            before = self.licence.trust.version
             await self._tolerant(self._refresh_trust)
-            if self.keeper.trust.version != before:
+            if self.licence.trust.version != before:
                 # The cloud counts who has adopted it: it is told soon, over a session opened under the new trust.
                 await trio.sleep(schedule.adoption_seconds(self.config.heartbeat_seconds, self._random))
                 self.ask_soon()

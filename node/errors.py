@@ -10,7 +10,7 @@
     |   |-- StateUnreadable     the system refuses to read it                          70
     |   `-- StateUnwritable     the system refuses to write it                         70
     |       `-- DiskFull        no space, quota or size limit                          70
-    `-- those of one module, beside what raises them (api, ask, certificates, config, trust_errors, keeper, ...)
+    `-- those of one module, beside what raises them (api, ask, certificates, config, trust_errors, licence, ...)
 
 The TPM's errors stand in `node/hwbind`. Rule: `text` reads "cannot ..." and names the thing; `next` says what to do;
 `code` is never renamed. No secret, key or code stands in any of them.

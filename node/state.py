@@ -16,10 +16,10 @@ from node.disk.files import StateLock, ensure_private_dir
 from node.disk.identity import Identity, IdentityStore
 from node.errors import NodeError, StateDamaged
 from node.exits import Exit
-from node.licensing.licence import Keeper
+from node.licensing.licence import Licence
 from node.licensing.store import LicenceStore
 from node.link.certificates import is_certificate_of
-from node.trust import published as trust
+from node.trust import published
 from protocol.ids import NodeSpiffeId
 
 log = logging.getLogger("cascadia.state")
@@ -49,8 +49,8 @@ class State:
         with StateLock(self.directory):
             yield
 
-    def keeper_of(self, identity: Identity, clock: Clock, *, confirmed: bool) -> Keeper:
-        """A keeper over the trust that was last published.
+    def licence_of(self, identity: Identity, clock: Clock, *, confirmed: bool) -> Licence:
+        """A licence over the trust that was last published.
 
         Raises StateDamaged (also when the certificate is not this identity's), StateError, TrustError.
         """
@@ -61,8 +61,8 @@ class State:
         ):
             path = self.identities.generation_dir(identity.generation) / "device.pem"
             raise StateDamaged(path, "it is not the certificate of this node, generation and key")
-        published = trust.load(self.directory)
-        return Keeper(self.licences, identity, published, clock, confirmed=confirmed)
+        trust = published.load(self.directory)
+        return Licence(self.licences, identity, trust, clock, confirmed=confirmed)
 
     def pending(self, clock: Clock) -> Identity | None:
         """The generation that waits to be confirmed, if there is one; one that the cloud has ended waits for nothing.
@@ -71,7 +71,7 @@ class State:
         """
         try:
             stored = self.identities.pending()
-            if stored is None or self.keeper_of(stored, clock, confirmed=False).revoked:
+            if stored is None or self.licence_of(stored, clock, confirmed=False).revoked:
                 return None
         except StateDamaged as damage:
             if self.identities.current() is None:
@@ -80,16 +80,16 @@ class State:
             return None
         return stored
 
-    def keeper(self, clock: Clock) -> Keeper:
+    def load_licence(self, clock: Clock) -> Licence:
         """What to run as: the generation in force; where there is none, or it is revoked, one that waits to be confirmed.
 
         Raises NotActivated, StateError, TrustError.
         """
         current, pending = self.identities.current(), self.pending(clock)
         if current is not None:
-            keeper = self.keeper_of(current, clock, confirmed=True)
-            if pending is None or not keeper.revoked:
-                return keeper
+            licence = self.licence_of(current, clock, confirmed=True)
+            if pending is None or not licence.revoked:
+                return licence
         if pending is not None:
-            return self.keeper_of(pending, clock, confirmed=False)
+            return self.licence_of(pending, clock, confirmed=False)
         raise NotActivated("cannot find an identity: this machine is not activated")

@@ -114,10 +114,10 @@ async def _activate(config: Config, args: argparse.Namespace) -> int:
     async def work(state: Any, tpm: Any) -> Any:
         return await activate(state, tpm, args.file, utc_now, say)
 
-    keeper = await _with_state(config, work, creates=True)
-    document = msgspec.to_builtins(license_document(keeper))
+    licence = await _with_state(config, work, creates=True)
+    document = msgspec.to_builtins(license_document(licence))
     print_document(document, args.json, human_license)
-    return 0 if keeper.verdict().gate_open else int(keeper.verdict().exit)
+    return 0 if licence.verdict().gate_open else int(licence.verdict().exit)
 
 
 async def _run(config: Config, args: argparse.Namespace) -> int:
@@ -129,7 +129,7 @@ async def _run(config: Config, args: argparse.Namespace) -> int:
     logging.getLogger("httpx").setLevel(logging.WARNING)
 
     async def work(state: Any, tpm: Any) -> None:
-        await Agent(config, state, tpm, state.keeper(utc_now)).run(ready=_collect_garbage)
+        await Agent(config, state, tpm, state.load_licence(utc_now)).run(ready=_collect_garbage)
 
     await _with_state(config, work)
     return 0
@@ -149,13 +149,13 @@ async def _own_status(config: Config) -> dict[str, Any]:
     from node.hwbind.errors import TpmError
 
     async def work(state: Any, tpm: Any) -> dict[str, Any]:
-        agent = Agent(config, state, tpm, state.keeper(utc_now))
+        agent = Agent(config, state, tpm, state.load_licence(utc_now))
         try:
             await agent.check_hardware()
         except TpmError as error:
             # Status is told in every state; the document's exit code is the TPM's.
             logging.getLogger("cascadia").error("%s", error)
-            agent.keeper.hardware = "unavailable"
+            agent.licence.hardware = "unavailable"
         document = msgspec.structs.replace(agent.status(), agent_running=False)
         return dict(msgspec.to_builtins(document))
 
@@ -213,18 +213,18 @@ async def _own_renewal(config: Config, *, rekey: bool) -> dict[str, Any]:
     from node.local.documents import license_document
 
     async def work(state: Any, tpm: Any) -> dict[str, Any]:
-        agent = Agent(config, state, tpm, state.keeper(utc_now))
+        agent = Agent(config, state, tpm, state.load_licence(utc_now))
         await agent.check_hardware()
         try:
             # On another machine the proof cannot be made; the document says why.
-            if agent.keeper.hardware == "ours":
+            if agent.licence.hardware == "ours":
                 if not await agent.contact():
                     raise CloudUnreachable("cannot renew: the cloud gave no usable answer; the licence is as it was")
-                if not agent.keeper.revoked:
+                if not agent.licence.revoked:
                     await agent.renew_device(rekey=rekey)
         finally:
             await agent.new_session()
-        return dict(msgspec.to_builtins(license_document(agent.keeper)))
+        return dict(msgspec.to_builtins(license_document(agent.licence)))
 
     return dict(await _with_state(config, work))
 

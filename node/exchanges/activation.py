@@ -21,7 +21,7 @@ from node.exchanges.session import SessionRefused, fresh_nonce, open_session
 from node.exits import Exit
 from node.hwbind import evidence, fingerprint, keys
 from node.hwbind.tpm import Tpm
-from node.licensing.licence import Keeper
+from node.licensing.licence import Licence
 from node.link import api
 from node.link.certificates import EKU_DEVICE, STORED_CERTIFICATES, CertificateRejected, check_chain
 from node.state import Clock, State
@@ -88,7 +88,7 @@ def read_activation_file(path: Path) -> tuple[ActivationFile, str]:
     return parsed, sha256_hex(raw)
 
 
-async def activate(state: State, tpm: Tpm, path: Path, clock: Clock, say: Say) -> Keeper:
+async def activate(state: State, tpm: Tpm, path: Path, clock: Clock, say: Say) -> Licence:
     """Carry the activation to its end, from wherever it stands. The caller owns the state.
 
     Raises NodeError, TpmError. `say` is told each step for the person who waits.
@@ -98,17 +98,17 @@ async def activate(state: State, tpm: Tpm, path: Path, clock: Clock, say: Say) -
     trusted = await published.bootstrap(
         file.repository_url, file.pin, state.directory, admit=lambda verified: _check_cloud(state, verified)
     )
-    keeper = None
+    licence = None
     identity = await _resume(state, trusted, file_sha256, clock, say)
     if identity is not None:
-        keeper = await _confirm_resumed(state, trusted, identity, tpm, clock, say)
-    if keeper is None:
+        licence = await _confirm_resumed(state, trusted, identity, tpm, clock, say)
+    if licence is None:
         pending = await _prove(state, trusted, tpm, file, file_sha256, say)
         identity = await _fetch(state, trusted, pending, clock, say)
         say(f"confirming generation {identity.generation} of {identity.node}")
-        keeper = await confirm(state, trusted, identity, tpm, clock)
+        licence = await confirm(state, trusted, identity, tpm, clock)
     state.identities.clear_activation()
-    return keeper
+    return licence
 
 
 def _check_cloud(state: State, verified: TrustSet) -> None:
@@ -128,8 +128,8 @@ def _check_cloud(state: State, verified: TrustSet) -> None:
 
 async def _confirm_resumed(
     state: State, trusted: TrustSet, identity: Identity, tpm: Tpm, clock: Clock, say: Say
-) -> Keeper | None:
-    """The keeper; None when the activation has lapsed meanwhile, or its generation was closed. Raises as `confirm`."""
+) -> Licence | None:
+    """The licence; None when the activation has lapsed meanwhile, or its generation was closed. Raises as `confirm`."""
     say(f"confirming generation {identity.generation} of {identity.node}")
     try:
         return await confirm(state, trusted, identity, tpm, clock)
@@ -249,7 +249,7 @@ async def _fetch(state: State, trusted: TrustSet, pending: PendingActivation, cl
     return identity
 
 
-async def confirm(state: State, trusted: TrustSet, identity: Identity, tpm: Tpm, clock: Clock) -> Keeper:
+async def confirm(state: State, trusted: TrustSet, identity: Identity, tpm: Tpm, clock: Clock) -> Licence:
     """Confirm a stored generation over its first session, store its statement, switch to it by one rename.
 
     Raises CloudRefused when the cloud will not have it, CloudUnreachable, StatementRejected, TpmError.
@@ -259,9 +259,9 @@ async def confirm(state: State, trusted: TrustSet, identity: Identity, tpm: Tpm,
     except SessionRefused as refused:
         if refused.answer.statement:
             # The generation was ended before it was confirmed: kept, so that nobody asks for it again.
-            state.keeper_of(identity, clock, confirmed=False).apply(refused.answer, refused.answer_nonce)
+            state.licence_of(identity, clock, confirmed=False).apply(refused.answer, refused.answer_nonce)
         raise refused.refusal from refused
-    keeper = state.keeper_of(identity, clock, confirmed=False)
+    licence = state.licence_of(identity, clock, confirmed=False)
     service = opened.credentials.connect(trusted, "fabric")
     nonce = fresh_nonce()
     try:
@@ -269,8 +269,8 @@ async def confirm(state: State, trusted: TrustSet, identity: Identity, tpm: Tpm,
             answer = await service.confirm(Ask(nonce=nonce, trust_version=trusted.version))
     finally:
         await service.aclose()
-    keeper.apply(answer, nonce)
+    licence.apply(answer, nonce)
     state.identities.switch_to(identity.generation)
-    keeper.confirmed = True
-    keeper.hardware = "ours"
-    return keeper
+    licence.confirmed = True
+    licence.hardware = "ours"
+    return licence

@@ -18,7 +18,7 @@ from node.exchanges import renewal, schedule
 from node.exchanges.session import Credentials, SessionRefused, fresh_nonce, open_session
 from node.hwbind.errors import TpmError, TpmNotOurs
 from node.hwbind.tpm import Tpm
-from node.licensing.licence import Keeper
+from node.licensing.licence import Licence
 from node.link import api
 from node.link.certificates import STEP_ISSUER, CertificateRejected
 from node.state import Clock, State
@@ -36,9 +36,9 @@ FAILURES_PER_SESSION = 3
 class Contact:
     """The agent's side of the cloud: what it holds of it, and the one exchange that renews all of it."""
 
-    def __init__(self, config: Config, state: State, tpm: Tpm, keeper: Keeper, clock: Clock) -> None:
+    def __init__(self, config: Config, state: State, tpm: Tpm, licence: Licence, clock: Clock) -> None:
         self.config = config
-        self.keeper = keeper
+        self.licence = licence
         self._state = state
         self._tpm = tpm
         self._clock = clock
@@ -95,7 +95,7 @@ class Contact:
         """Session and statement; a device certificate that the cloud takes no more is renewed on the way."""
         await self._confirm_pending()
         try:
-            await renewal.resume(self._state, self.keeper, self._clock)
+            await renewal.resume(self._state, self.licence, self._clock)
         except (api.CloudUnreachable, CertificateRejected, StateError) as error:
             # What is in force may still open a session; if not, that is where this is told.
             log.warning("a renewal that was cut off waits: %s", error.text)
@@ -103,10 +103,10 @@ class Contact:
             await self._ensure_session()
         except SessionRefused as refused:
             told = bool(refused.answer.statement) or refused.refusal.code != "certificate_refused"
-            if told or not self.keeper.confirmed:
+            if told or not self.licence.confirmed:
                 raise
             log.warning("the device certificate opens no session any more: renewing it with fresh evidence")
-            await renewal.with_evidence(self._state, self.keeper, self._tpm, self._clock)
+            await renewal.with_evidence(self._state, self.licence, self._tpm, self._clock)
             await self._ensure_session()
         await self._refresh()
 
@@ -117,21 +117,21 @@ class Contact:
         """
         if isinstance(error, CertificateRejected) and error.step != STEP_ISSUER:
             return False
-        pause = schedule.trust_recovery_seconds(self.keeper.identity.node)
+        pause = schedule.trust_recovery_seconds(self.licence.identity.node)
         if self._recovered_at is not None and trio.current_time() < self._recovered_at + pause:
             return False
         log.warning("%s: looking for a newer trust", error.text)
-        before = self.keeper.trust
+        before = self.licence.trust
         await self._tolerant(self._refresh_trust)
         self._recovered_at = trio.current_time()
-        return not _same_peers(before, self.keeper.trust)
+        return not _same_peers(before, self.licence.trust)
 
     def _lost(self, error: TpmError) -> None:
         """The TPM failed while running. Another chip's key is no fault of the chip: it closes the gate."""
         if isinstance(error, TpmNotOurs):
-            self.keeper.hardware = "other"
+            self.licence.hardware = "other"
         else:
-            self.keeper.hardware = "unavailable"
+            self.licence.hardware = "unavailable"
             self._tpm_fault = error
 
     async def _confirm_pending(self) -> None:
@@ -146,28 +146,28 @@ class Contact:
         from node.exchanges.activation import confirm
 
         try:
-            keeper = await confirm(self._state, self.keeper.trust, pending, self._tpm, self._clock)
+            licence = await confirm(self._state, self.licence.trust, pending, self._tpm, self._clock)
         except (NodeError, TpmError) as error:
-            if not self.keeper.confirmed:
+            if not self.licence.confirmed:
                 raise
             log.warning("generation %d cannot be confirmed yet: %s", pending.generation, error)
             return
         # In this order: cancelled between the two, the agent must not go on with a generation that has ended.
-        self.keeper = keeper
+        self.licence = licence
         await self.new_session()
 
     async def _ensure_session(self) -> None:
         now = self._clock()
         held = self._credentials
-        current = self._opened_under is not None and _same_peers(self._opened_under, self.keeper.trust)
+        current = self._opened_under is not None and _same_peers(self._opened_under, self.licence.trust)
         if held is not None and current and now < schedule.session_renewal_at(held.not_before, held.not_after):
             return
         opened = await open_session(
-            self.keeper.trust, self.keeper.identity, self._tpm, self._clock, self.keeper.presented
+            self.licence.trust, self.licence.identity, self._tpm, self._clock, self.licence.presented
         )
         await self._use(opened.credentials)
         if opened.current.statement:
-            self.keeper.apply(opened.current, opened.answer_nonce)
+            self.licence.apply(opened.current, opened.answer_nonce)
 
     async def new_session(self) -> None:
         """Have the next contact prove anew."""
@@ -179,17 +179,17 @@ class Contact:
     async def _use(self, credentials: Credentials) -> None:
         await self.new_session()
         self._credentials = credentials
-        self._opened_under = self.keeper.trust
-        self._fabric = credentials.connect(self.keeper.trust, "fabric")
+        self._opened_under = self.licence.trust
+        self._fabric = credentials.connect(self.licence.trust, "fabric")
 
     async def _refresh(self) -> None:
         if self._fabric is None:
             raise api.CloudUnreachable("no session")
         nonce = fresh_nonce()
         with fault_point("node.statement.send"):
-            ask = Ask(nonce=nonce, presented=self.keeper.presented, trust_version=self.keeper.trust.version)
+            ask = Ask(nonce=nonce, presented=self.licence.presented, trust_version=self.licence.trust.version)
             answer = await self._fabric.statement(ask)
-        self.keeper.apply(answer, nonce)
+        self.licence.apply(answer, nonce)
 
     async def _refused(self, refusal: api.CloudRefused) -> bool:
         """A session that no longer counts: drop it, and hear why by a new proof."""
@@ -209,7 +209,7 @@ class Contact:
         if not refused.answer.statement:
             return self._silence(str(refused.refusal))
         try:
-            self.keeper.apply(refused.answer, refused.answer_nonce)
+            self.licence.apply(refused.answer, refused.answer_nonce)
         except NodeError as error:
             return self._silence(error.text)
         self._answered()
@@ -231,12 +231,12 @@ class Contact:
         The next contact opens a session by the new certificate. Raises NodeError, TpmError.
         """
         async with self._turn:
-            state, keeper = self._state, self.keeper
+            state, licence = self._state, self.licence
             try:
                 if rekey:
-                    await renewal.with_evidence(state, keeper, self._tpm, self._clock, rekey=True)
+                    await renewal.with_evidence(state, licence, self._tpm, self._clock, rekey=True)
                 else:
-                    await renewal.over_session(state, keeper, self._credentials, self._tpm, self._clock)
+                    await renewal.over_session(state, licence, self._credentials, self._tpm, self._clock)
             except SessionRefused as refused:
                 self._told(refused)
                 raise refused.refusal from refused
@@ -246,7 +246,7 @@ class Contact:
     async def _refresh_trust(self) -> None:
         # One at a time: of two, the one that was asked for first could be published last, and be the older.
         async with self._trusting:
-            self.keeper.trust = await published.refresh(self.config.state_dir)
+            self.licence.trust = await published.refresh(self.config.state_dir)
 
     async def _tolerant(self, work: Callable[[], Awaitable[None]]) -> None:
         try:

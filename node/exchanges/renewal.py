@@ -17,7 +17,7 @@ from node.exchanges.session import Credentials, SessionRefused, fresh_nonce
 from node.hwbind import evidence, keys
 from node.hwbind.keys import WrappedKey
 from node.hwbind.tpm import Tpm
-from node.licensing.licence import Keeper
+from node.licensing.licence import Licence
 from node.link import api
 from node.link.certificates import EKU_DEVICE, STORED_CERTIFICATES, chain_of, check_chain
 from node.state import Clock, State
@@ -29,49 +29,49 @@ from protocol.messages.renewal import ProveRenewal, StartRenewal
 log = logging.getLogger("cascadia.renewal")
 
 
-async def over_session(state: State, keeper: Keeper, credentials: Credentials | None, tpm: Tpm, clock: Clock) -> None:
+async def over_session(state: State, licence: Licence, credentials: Credentials | None, tpm: Tpm, clock: Clock) -> None:
     """A new device certificate for the same key. Raises NodeError, TpmError."""
-    identity = keeper.identity
+    identity = licence.identity
     node_key = identity.node_key
     if credentials is None:
         raise api.CloudUnreachable("cannot renew the device certificate: there is no session with the cloud")
     csr = await tpm.run(lambda esys: keys.certificate_request(esys, node_key))
-    service = credentials.connect(keeper.trust, "breakwater")
+    service = credentials.connect(licence.trust, "breakwater")
     try:
         # Named for the certificate that it follows: after a lost answer the repeat gets the same successor.
         with fault_point("node.device.send"):
             leaf = await service.reenroll(csr, f"renew-{sha256_hex(identity.chain[0])}")
     finally:
         await service.aclose()
-    _take(state, keeper, chain_of(leaf, keeper.trust.bundle), node_key, clock)
+    _take(state, licence, chain_of(leaf, licence.trust.bundle), node_key, clock)
 
 
-async def resume(state: State, keeper: Keeper, clock: Clock) -> bool:
+async def resume(state: State, licence: Licence, clock: Clock) -> bool:
     """Carry on a renewal with evidence whose proof was stored; False when there is none, or it has ended.
 
     Raises CloudUnreachable, ServerUnproven, CertificateRejected, SessionRefused, StateError.
     """
-    pending = _pending(state, keeper)
+    pending = _pending(state, licence)
     if pending is None:
         return False
     try:
-        await _finish(state, keeper, pending, clock)
+        await _finish(state, licence, pending, clock)
     except api.CloudRefused as refusal:
         log.warning("a renewal that was cut off has ended: %s", refusal.text)
         return False
     return True
 
 
-async def with_evidence(state: State, keeper: Keeper, tpm: Tpm, clock: Clock, *, rekey: bool = False) -> None:
+async def with_evidence(state: State, licence: Licence, tpm: Tpm, clock: Clock, *, rekey: bool = False) -> None:
     """A new device certificate by the chip itself, for the same key or with `rekey` for a new one.
 
     Raises SessionRefused (the generation is closed: with the signed word), CloudRefused, CloudUnreachable,
     ServerUnproven, CertificateRejected, StateError, TpmError.
     """
-    before = keeper.identity.node_key
-    if await resume(state, keeper, clock) and (not rekey or keeper.identity.node_key != before):
+    before = licence.identity.node_key
+    if await resume(state, licence, clock) and (not rekey or licence.identity.node_key != before):
         return
-    identity, trusted = keeper.identity, keeper.trust
+    identity, trusted = licence.identity, licence.trust
     node_key = await tpm.run(keys.create_node_key) if rekey else identity.node_key
     endorsement = await tpm.run(lambda esys: evidence.endorsement_evidence(esys, identity.ak))
     service = api.connect(trusted.bundle, trusted.urls, "fabric")
@@ -93,25 +93,25 @@ async def with_evidence(state: State, keeper: Keeper, tpm: Tpm, clock: Clock, *,
         generation=identity.generation, renewal=made.renewal, node_key=node_key, proof=json_encode(proof)
     )
     state.identities.save_renewal(pending)
-    await _finish(state, keeper, pending, clock)
+    await _finish(state, licence, pending, clock)
 
 
-def _pending(state: State, keeper: Keeper) -> PendingRenewal | None:
+def _pending(state: State, licence: Licence) -> PendingRenewal | None:
     """The renewal under way, if it is of this generation. One that cannot be read holds nothing that counts."""
     try:
         pending = state.identities.load_renewal()
     except StateDamaged as damage:
         log.warning("%s; a renewal begins anew", damage.text)
     else:
-        if pending is None or pending.generation == keeper.identity.generation:
+        if pending is None or pending.generation == licence.identity.generation:
             return pending
     state.identities.clear_renewal()
     return None
 
 
-async def _finish(state: State, keeper: Keeper, pending: PendingRenewal, clock: Clock) -> None:
+async def _finish(state: State, licence: Licence, pending: PendingRenewal, clock: Clock) -> None:
     """Send the stored proof; verify everything of the answer; only then does key or certificate change."""
-    service = api.connect(keeper.trust.bundle, keeper.trust.urls, "fabric")
+    service = api.connect(licence.trust.bundle, licence.trust.urls, "fabric")
     try:
         with fault_point("node.renewal.prove"):
             answer = await service.prove_renewal(pending.renewal, pending.proof)
@@ -123,13 +123,13 @@ async def _finish(state: State, keeper: Keeper, pending: PendingRenewal, clock: 
         raise
     finally:
         await service.aclose()
-    _take(state, keeper, answer.certificate_chain, pending.node_key, clock)
+    _take(state, licence, answer.certificate_chain, pending.node_key, clock)
     state.identities.clear_renewal()
 
 
-def _take(state: State, keeper: Keeper, chain: tuple[bytes, ...], node_key: WrappedKey, clock: Clock) -> None:
+def _take(state: State, licence: Licence, chain: tuple[bytes, ...], node_key: WrappedKey, clock: Clock) -> None:
     """Put a verified certificate, and its key where that is new, in the place of the one in force."""
-    identity, bundle = keeper.identity, keeper.trust.bundle
+    identity, bundle = licence.identity, licence.trust.bundle
     check_chain(
         chain,
         bundle,
@@ -141,4 +141,4 @@ def _take(state: State, keeper: Keeper, chain: tuple[bytes, ...], node_key: Wrap
     )
     stored = chain[:STORED_CERTIFICATES]
     state.identities.replace_device_chain(identity.generation, stored, node_key)
-    keeper.renewed(stored, node_key)
+    licence.renewed(stored, node_key)

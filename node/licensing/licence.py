@@ -28,7 +28,7 @@ class StatementRejected(VerificationFailed):
     next = "Nothing was changed. If it stays so, tell the operator of the cloud."
 
 
-class Keeper:
+class Licence:
     """The evidence for one generation of this node. One task changes it; reading the verdict is free at any time.
 
     `confirmed`: this generation is in force, else it waits to be.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from node.config import AGENT_VERSION
-from node.licensing.licence import Keeper
+from node.licensing.licence import Licence
 from node.licensing.verdict import Verdict, entitled
 from protocol.signed.statements import Lease
 
@@ -81,9 +81,9 @@ def _flags(verdict: Verdict) -> tuple[str, ...]:
     return tuple(flag for flag, holds in told if holds)
 
 
-def license_document(keeper: Keeper) -> LicenseDocument:
-    verdict = keeper.verdict()
-    identity = keeper.identity
+def license_document(licence: Licence) -> LicenseDocument:
+    verdict = licence.verdict()
+    identity = licence.identity
     return LicenseDocument(
         format=FORMAT,
         state=verdict.state,
@@ -97,13 +97,13 @@ def license_document(keeper: Keeper) -> LicenseDocument:
         tenant=identity.tenant,
         node=identity.node,
         generation=identity.generation,
-        lease=keeper.lease,
+        lease=licence.lease,
     )
 
 
-def entitlement_document(keeper: Keeper, name: str) -> EntitlementDocument:
-    verdict = keeper.verdict()
-    granted = entitled(verdict, keeper.lease, name)
+def entitlement_document(licence: Licence, name: str) -> EntitlementDocument:
+    verdict = licence.verdict()
+    granted = entitled(verdict, licence.lease, name)
     reason = verdict.reason if granted or not verdict.gate_open else f"the licence does not include {name!r}"
     return EntitlementDocument(
         format=FORMAT,
@@ -116,19 +116,19 @@ def entitlement_document(keeper: Keeper, name: str) -> EntitlementDocument:
 
 
 def status_document(
-    keeper: Keeper, mode: str, *, running: bool, last_contact_at: datetime | None, failures: int
+    licence: Licence, mode: str, *, running: bool, last_contact_at: datetime | None, failures: int
 ) -> StatusDocument:
-    lease = keeper.lease
+    lease = licence.lease
     return StatusDocument(
         format=FORMAT,
         version=AGENT_VERSION,
         mode=mode,
-        license=license_document(keeper),
-        hardware=keeper.hardware,
+        license=license_document(licence),
+        hardware=licence.hardware,
         agent_running=running,
         last_contact_at=last_contact_at,
         failures=failures,
         offline_bound_at=lease.terminate_at if lease else None,
         limits=LIMITS,
-        damaged=keeper.verdict().damaged,
+        damaged=licence.verdict().damaged,
     )

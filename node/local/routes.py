@@ -21,11 +21,11 @@ async def _renew(agent: "Agent", request: Request, *, rekey: bool = False) -> An
     if not await agent.contact(anew=True):
         return problem(503, "cloud_unreachable", "the cloud gave no usable answer; the licence is as it was")
     try:
-        if not agent.keeper.revoked:
+        if not agent.licence.revoked:
             await agent.renew_device(rekey=rekey)
     except (NodeError, TpmError) as error:
         return problem(503, getattr(error, "code", "failed"), str(error))
-    return Answer(200, license_document(agent.keeper))
+    return Answer(200, license_document(agent.licence))
 
 
 def handler(agent: "Agent") -> Handler:
@@ -34,12 +34,12 @@ def handler(agent: "Agent") -> Handler:
     async def handle(request: Request) -> Answer:
         match request.method, request.path.partition("?")[0].split("/"):
             case "GET", ["", "v1", "license"]:
-                return Answer(200, license_document(agent.keeper))
+                return Answer(200, license_document(agent.licence))
             case "GET", ["", "v1", "entitlements", encoded]:
                 name = unquote(encoded)
                 if not 0 < len(name) <= ENTITLEMENT_NAME_CHARS_MAX:
                     return problem(400, "malformed", "an entitlement's name is empty or too long")
-                document = entitlement_document(agent.keeper, name)
+                document = entitlement_document(agent.licence, name)
                 return Answer(200 if document.granted else 403, document)
             case "GET", ["", "v1", "status"]:
                 return Answer(200, agent.status())

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from node.disk.identity import Identity
 from node.hwbind.keys import WrappedKey
-from node.licensing.licence import Keeper
+from node.licensing.licence import Licence
 from node.state import State
 from node.trust.files import METADATA, Generation, publish
 from node.trust.published import TrustSet
@@ -65,7 +65,7 @@ def install(directory: Path, fabric: Fabric, ak: WrappedKey, node_key: WrappedKe
     state.identities.switch_to(1)
     fabric.confirmed = 1
     fabric.say(token or fabric.lease())
-    apply(state.keeper(utc_now), fabric, fabric.statement)
+    apply(state.load_licence(utc_now), fabric, fabric.statement)
     return state
 
 
@@ -73,5 +73,5 @@ def answer(fabric: Fabric, token: str, nonce: str = "n" * 32, generation: int = 
     return StatementAnswer(token, fabric.freshness(nonce, token, generation))
 
 
-def apply(keeper: Keeper, fabric: Fabric, token: str) -> bool:
-    return keeper.apply(answer(fabric, token, generation=keeper.identity.generation), "n" * 32)
+def apply(licence: Licence, fabric: Fabric, token: str) -> bool:
+    return licence.apply(answer(fabric, token, generation=licence.identity.generation), "n" * 32)

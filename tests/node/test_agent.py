@@ -51,7 +51,7 @@ def state(config: Config, fabric: Fabric, machine: Machine) -> State:
 
 @pytest.fixture
 def agent(config: Config, state: State, tpm: Tpm) -> Agent:
-    return Agent(config, state, tpm, state.keeper(utc_now))
+    return Agent(config, state, tpm, state.load_licence(utc_now))
 
 
 @asynccontextmanager
@@ -80,7 +80,7 @@ async def test_a_start_settles_before_it_is_ready(agent: Agent, fabric: Fabric) 
     async with running(agent):
         assert agent.last_contact_at is not None
         told = await document(agent)
-        assert (told["state"], told["gate"], agent.keeper.hardware) == ("active", "open", "ours")
+        assert (told["state"], told["gate"], agent.licence.hardware) == ("active", "open", "ours")
     paths = [request.path for request in fabric.requests]
     assert paths[:3] == ["/v1/node/nonces", SESSIONS, STATEMENT]
     assert agent._fabric is None
@@ -90,7 +90,7 @@ async def test_revoked_while_running_it_stays_up_with_the_gate_closed(agent: Age
     async with running(agent):
         await until(lambda: any(request.path == "/v1/node/events" for request in fabric.requests))
         fabric.revoke()
-        await until(lambda: agent.keeper.revoked)
+        await until(lambda: agent.licence.revoked)
         assert ((await document(agent))["state"], (await document(agent))["gate"]) == ("revoked", "closed")
         assert (await ask(agent.config.socket, "GET", "/v1/entitlements/render")).status == 403
         asked = len(fabric.requests)
@@ -107,7 +107,7 @@ async def test_revoked_it_does_not_start_again_with_or_without_the_cloud(
     assert caught.value.exit is Exit.REVOKED
     asked = len(fabric.requests)
     with pytest.raises(Revoked):
-        await Agent(config, state, tpm, state.keeper(utc_now)).run()
+        await Agent(config, state, tpm, state.load_licence(utc_now)).run()
     assert len(fabric.requests) == asked
     assert not config.socket.exists()
 
@@ -116,10 +116,10 @@ async def test_suspended_then_resumed(agent: Agent, fabric: Fabric) -> None:
     async with running(agent):
         await until(lambda: any(request.path == "/v1/node/events" for request in fabric.requests))
         fabric.say(fabric.suspension())
-        await until(lambda: agent.keeper.verdict().state == "suspended")
+        await until(lambda: agent.licence.verdict().state == "suspended")
         assert (await document(agent))["gate"] == "closed"
         fabric.say(fabric.lease())
-        await until(lambda: agent.keeper.verdict().state == "active")
+        await until(lambda: agent.licence.verdict().state == "active")
         assert (await document(agent))["gate"] == "open"
 
 
@@ -138,12 +138,12 @@ async def test_a_cloud_that_hangs_holds_a_start_up_for_the_settling_time_only(
         Config(**{**{f: getattr(config, f) for f in config.__struct_fields__}, "settle_seconds": 1}),
         state,
         tpm,
-        state.keeper(utc_now),
+        state.load_licence(utc_now),
     )
     started = trio.current_time()
     await agent.settle()
     assert trio.current_time() - started > 0.9
-    assert agent.keeper.verdict().gate_open
+    assert agent.licence.verdict().gate_open
     del fabric.answers[SESSIONS]
     assert await agent.contact()
     await agent.new_session()
@@ -167,12 +167,12 @@ BAD: dict[str, Answer] = {
 @pytest.mark.parametrize("path", [SESSIONS, STATEMENT])
 async def test_no_answer_without_a_signed_word_changes_a_state(agent: Agent, fabric: Fabric, path: str) -> None:
     await agent.check_hardware()
-    before = agent.keeper.presented
+    before = agent.licence.presented
     for number, (name, answer) in enumerate(BAD.items(), start=1):
         fabric.answers[path] = answer
         assert not await agent.contact(), name
-        assert (agent.keeper.verdict().state, agent.keeper.verdict().gate_open) == ("active", True), name
-        assert (agent.keeper.presented, agent.failures) == (before, number), name
+        assert (agent.licence.verdict().state, agent.licence.verdict().gate_open) == ("active", True), name
+        assert (agent.licence.presented, agent.failures) == (before, number), name
     del fabric.answers[path]
     assert await agent.contact()
     assert agent.failures == 0
@@ -189,7 +189,7 @@ async def test_no_failure_of_tls_changes_a_state(agent: Agent, fabric: Fabric, w
         "expired": lambda: fabric.service_leaf("fabric", not_before=utc_now() - 2 * DAY, not_after=utc_now() - DAY),
     }[wrong]()
     assert not await agent.contact()
-    assert agent.keeper.verdict().gate_open
+    assert agent.licence.verdict().gate_open
     assert fabric.received == 0
     fabric.leaves["fabric"] = good
     assert await agent.contact()
@@ -206,7 +206,7 @@ async def test_forged_and_replayed_statements_are_silence(agent: Agent, fabric: 
     for token in (stranger.revocation(), stranger.lease(), old, fabric.revocation(2), "", "x"):
         fabric.statement = token
         assert not await agent.contact()
-        assert agent.keeper.verdict().state == "active"
+        assert agent.licence.verdict().state == "active"
     await agent.new_session()
 
 
@@ -220,7 +220,7 @@ async def test_a_refusal_with_a_forged_statement_is_silence(agent: Agent, fabric
 
     fabric.answers[SESSIONS] = lie
     assert not await agent.contact()
-    assert agent.keeper.verdict().state == "active"
+    assert agent.licence.verdict().state == "active"
 
 
 async def test_a_revoked_session_is_asked_why_and_told(agent: Agent, fabric: Fabric) -> None:
@@ -228,18 +228,18 @@ async def test_a_revoked_session_is_asked_why_and_told(agent: Agent, fabric: Fab
     await agent.settle()
     fabric.revoke()
     assert await agent.contact()
-    assert agent.keeper.revoked
+    assert agent.licence.revoked
     assert agent._credentials is None
 
 
 async def test_a_pending_generation_is_confirmed_first(agent: Agent, fabric: Fabric, state: State, tpm: Tpm) -> None:
-    pending = identity(fabric, agent.keeper.identity.ak, agent.keeper.identity.node_key, 2)
+    pending = identity(fabric, agent.licence.identity.ak, agent.licence.identity.node_key, 2)
     state.identities.save_generation(pending)
     await agent.settle()
     current = state.identities.current()
     assert current is not None
-    assert (current.generation, agent.keeper.identity.generation, fabric.confirmed) == (2, 2, 2)
-    assert agent.keeper.verdict().gate_open
+    assert (current.generation, agent.licence.identity.generation, fabric.confirmed) == (2, 2, 2)
+    assert agent.licence.verdict().gate_open
     paths = [request.path for request in fabric.requests]
     assert paths.index(CONFIRM) < paths.index(STATEMENT)
     assert {request.generation for request in fabric.requests if request.path == STATEMENT} == {2}
@@ -249,22 +249,22 @@ async def test_a_pending_generation_is_confirmed_first(agent: Agent, fabric: Fab
 async def test_a_generation_that_cannot_be_confirmed_leaves_the_one_in_force(
     agent: Agent, fabric: Fabric, state: State
 ) -> None:
-    state.identities.save_generation(identity(fabric, agent.keeper.identity.ak, agent.keeper.identity.node_key, 2))
+    state.identities.save_generation(identity(fabric, agent.licence.identity.ak, agent.licence.identity.node_key, 2))
     fabric.answers[CONFIRM] = refused("activation_closed")
     await agent.settle()
-    assert (agent.keeper.identity.generation, agent.keeper.verdict().gate_open) == (1, True)
+    assert (agent.licence.identity.generation, agent.licence.verdict().gate_open) == (1, True)
     await agent.new_session()
 
 
 async def test_cancelled_at_its_end_a_confirmation_is_not_forgotten(
     agent: Agent, fabric: Fabric, state: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    state.identities.save_generation(identity(fabric, agent.keeper.identity.ak, agent.keeper.identity.node_key, 2))
+    state.identities.save_generation(identity(fabric, agent.licence.identity.ak, agent.licence.identity.node_key, 2))
     await agent.check_hardware()
     monkeypatch.setattr(agent, "new_session", trio.sleep_forever)
     with trio.move_on_after(1):
         await agent.contact()
-    assert agent.keeper.identity.generation == 2
+    assert agent.licence.identity.generation == 2
 
 
 class FailingTpm(Tpm):
@@ -288,17 +288,17 @@ async def failing(machine: Machine) -> AsyncIterator[FailingTpm]:
 async def test_a_tpm_lost_while_running_is_borne_while_the_lease_lasts(
     config: Config, state: State, failing: FailingTpm, fabric: Fabric
 ) -> None:
-    agent = Agent(config, state, failing, state.keeper(utc_now))
+    agent = Agent(config, state, failing, state.load_licence(utc_now))
     async with running(agent):
         await until(lambda: any(request.path == "/v1/node/events" for request in fabric.requests))
         failing.fault = TpmAbsent("unplugged")
         reply = await ask(config.socket, "POST", "/v1/renew")
         assert reply.status == 503
-        assert agent.keeper.hardware == "unavailable"
+        assert agent.licence.hardware == "unavailable"
         assert (await document(agent))["gate"] == "open"
         failing.fault = None
         agent.ask_soon()
-        await until(lambda: agent.keeper.hardware == "ours" and agent.failures == 0)
+        await until(lambda: agent.licence.hardware == "ours" and agent.failures == 0)
 
 
 async def test_a_tpm_lost_past_the_refresh_ends_the_agent(
@@ -306,8 +306,8 @@ async def test_a_tpm_lost_past_the_refresh_ends_the_agent(
 ) -> None:
     due = fabric.lease(issued_at=utc_now() - DAY, refresh_after=utc_now())
     fabric.say(due)
-    apply(state.keeper(utc_now), fabric, due)
-    agent = Agent(config, state, failing, state.keeper(utc_now))
+    apply(state.load_licence(utc_now), fabric, due)
+    agent = Agent(config, state, failing, state.load_licence(utc_now))
     with pytest.raises(ExceptionGroup) as caught:
         async with running(agent):
             failing.fault = TpmAbsent("unplugged")
@@ -320,20 +320,20 @@ async def test_a_tpm_lost_past_the_refresh_ends_the_agent(
 async def test_a_tpm_that_fails_still_hears_a_revocation_over_its_session(
     config: Config, state: State, failing: FailingTpm, fabric: Fabric
 ) -> None:
-    agent = Agent(config, state, failing, state.keeper(utc_now))
+    agent = Agent(config, state, failing, state.load_licence(utc_now))
     async with running(agent):
         await until(lambda: any(request.path == "/v1/node/events" for request in fabric.requests))
         failing.fault = TpmFailed("0x101")
-        agent.keeper.hardware = "unavailable"
+        agent.licence.hardware = "unavailable"
         fabric.say(fabric.suspension())
-        await until(lambda: agent.keeper.verdict().state == "suspended")
+        await until(lambda: agent.licence.verdict().state == "suspended")
 
 
 @pytest.mark.parametrize(("fault", "starts"), [(TpmFailed("0x101"), True), (TpmAbsent("no device"), False)])
 async def test_a_start_on_a_bad_tpm(
     config: Config, state: State, failing: FailingTpm, fault: Exception, starts: bool
 ) -> None:
-    agent = Agent(config, state, failing, state.keeper(utc_now))
+    agent = Agent(config, state, failing, state.load_licence(utc_now))
     failing.fault = fault
     if not starts:
         with pytest.raises(TpmAbsent):
@@ -351,7 +351,7 @@ async def test_on_another_machine_the_gate_stays_closed(
 
     with SoftTpm(tmp_path / "chip", ca=machine.chip.ca, bus=shared_bus()) as other:
         port = Tpm(other.tcti)
-        agent = Agent(config, state, port, state.keeper(utc_now))
+        agent = Agent(config, state, port, state.load_licence(utc_now))
         async with running(agent):
             told = await document(agent)
             assert (told["state"], told["gate"], told["exit_code"]) == ("hardware-mismatch", "closed", 84)
@@ -360,11 +360,11 @@ async def test_on_another_machine_the_gate_stays_closed(
 
 async def test_renewal_replaces_the_device_certificate(agent: Agent, fabric: Fabric, state: State) -> None:
     await agent.settle()
-    before = agent.keeper.identity.chain
+    before = agent.licence.identity.chain
     await agent.renew_device()
     stored = state.identities.current()
     assert stored is not None
-    assert stored.chain == agent.keeper.identity.chain != before
+    assert stored.chain == agent.licence.identity.chain != before
     assert fabric.requests[-1].service == "breakwater"
     await agent.new_session()
 
@@ -373,7 +373,7 @@ async def test_a_wrong_device_certificate_replaces_nothing(
     agent: Agent, fabric: Fabric, machine: Machine, state: State
 ) -> None:
     await agent.settle()
-    before = agent.keeper.identity.chain
+    before = agent.licence.identity.chain
 
     async def wrong(_: Request) -> Reply:
         return Reply(200, encode_certs_only(fabric.node_chain(machine.ak.public_key(), 1)[:1]))
@@ -383,7 +383,7 @@ async def test_a_wrong_device_certificate_replaces_nothing(
         await agent.renew_device()
     stored = state.identities.current()
     assert stored is not None
-    assert stored.chain == agent.keeper.identity.chain == before
+    assert stored.chain == agent.licence.identity.chain == before
     await agent.new_session()
 
 
@@ -423,10 +423,10 @@ async def test_a_wake_channel_that_is_refused_is_not_asked_in_a_loop(agent: Agen
     async with running(agent):
         await trio.sleep(0.7)
     assert len([request for request in fabric.requests if request.path == "/v1/node/events"]) <= 3
-    assert agent.keeper.verdict().gate_open
+    assert agent.licence.verdict().gate_open
 
 
-async def test_trust_is_refreshed_for_the_keeper_in_force(
+async def test_trust_is_refreshed_for_the_licence_in_force(
     agent: Agent, monkeypatch: pytest.MonkeyPatch, fabric: Fabric
 ) -> None:
     newer: TrustSet = trust_of(fabric)
@@ -436,7 +436,7 @@ async def test_trust_is_refreshed_for_the_keeper_in_force(
 
     monkeypatch.setattr("node.trust.published.refresh", refresh)
     await agent._refresh_trust()
-    assert agent.keeper.trust is newer
+    assert agent.licence.trust is newer
 
 
 async def test_trust_is_refreshed_soon_after_a_start(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -445,7 +445,7 @@ async def test_trust_is_refreshed_soon_after_a_start(agent: Agent, monkeypatch: 
 
     async def refresh(_: Path) -> TrustSet:
         refreshed.set()
-        return agent.keeper.trust
+        return agent.licence.trust
 
     monkeypatch.setattr("node.trust.published.refresh", refresh)
     monkeypatch.setattr("node.exchanges.schedule.TRUST_FIRST_SECONDS_MAX", 0.1)
@@ -497,7 +497,7 @@ async def test_another_key_beside_the_certificate_is_noticed(
     state.identities.save_generation(msgspec.structs.replace(stored, node_key=stranger))
     state.identities.switch_to(1)
     with pytest.raises(StateDamaged, match="not the certificate of this node"):
-        state.keeper(utc_now)
+        state.load_licence(utc_now)
 
 
 async def test_a_damaged_generation_that_waits_does_not_stop_the_one_in_force(
@@ -505,24 +505,24 @@ async def test_a_damaged_generation_that_waits_does_not_stop_the_one_in_force(
 ) -> None:
     state.identities.save_generation(identity(fabric, machine.ak, machine.node_key, 2))
     (state.identities.generation_dir(2) / "identity.json").write_bytes(b"torn")
-    agent = Agent(config, state, tpm, state.keeper(utc_now))
+    agent = Agent(config, state, tpm, state.load_licence(utc_now))
     await agent.settle()
-    assert (agent.failures, agent.keeper.verdict().gate_open) == (0, True)
+    assert (agent.failures, agent.licence.verdict().gate_open) == (0, True)
     await agent.new_session()
 
 
 def test_nothing_to_run_as(tmp_path: Path) -> None:
     with pytest.raises(NotActivated) as caught:
-        State(tmp_path).keeper(utc_now)
+        State(tmp_path).load_licence(utc_now)
     assert isinstance(caught.value, NodeError)
 
 
 async def test_a_revoked_generation_gives_way_to_one_that_waits(fabric: Fabric, state: State, machine: Machine) -> None:
-    apply(state.keeper(utc_now), fabric, fabric.revocation())
-    assert state.keeper(utc_now).revoked
+    apply(state.load_licence(utc_now), fabric, fabric.revocation())
+    assert state.load_licence(utc_now).revoked
     state.identities.save_generation(identity(fabric, machine.ak, machine.node_key, 2))
-    keeper = state.keeper(utc_now)
-    assert (keeper.identity.generation, keeper.confirmed, keeper.verdict().state) == (2, False, "pending")
+    licence = state.load_licence(utc_now)
+    assert (licence.identity.generation, licence.confirmed, licence.verdict().state) == (2, False, "pending")
 
 
 def test_the_keys_are_real(tpm: Tpm, machine: Machine) -> None:

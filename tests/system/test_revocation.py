@@ -13,7 +13,8 @@ import pytest
 from cryptography import x509
 
 from lab.tpm import SoftTpm
-from node.trust import published as trust
+from node.trust import published
+from node.trust.published import TrustSet
 from protocol.messages.sessions import Ask, Events, Session, StatementAnswer
 from protocol.problems import ProblemDocument
 from protocol.signed.statements import Revocation, verify_statement
@@ -47,19 +48,19 @@ def revocation_in(cloud: Cloud, problem: ProblemDocument, directory: Path) -> Re
     """The statement of a refusal, verified under the keys that the cloud has published."""
     machine = directory / "published"
     file = cloud.code(str(cloud.run("tenant", "list")[0]["id"]))
-    published = _bootstrap(file, machine)
-    statement = verify_statement(problem.statement, published.signing_keys, published.bundle.trust_domain).statement
+    trusted = _bootstrap(file, machine)
+    statement = verify_statement(problem.statement, trusted.signing_keys, trusted.bundle.trust_domain).statement
     assert isinstance(statement, Revocation)
     return statement
 
 
-def _bootstrap(file: Path, directory: Path) -> trust.TrustSet:
+def _bootstrap(file: Path, directory: Path) -> TrustSet:
     import trio
 
     from node.exchanges.activation import read_activation_file
 
     parsed, _ = read_activation_file(file)
-    return trio.run(trust.bootstrap, parsed.repository_url, parsed.pin, directory)
+    return trio.run(published.bootstrap, parsed.repository_url, parsed.pin, directory)
 
 
 # Of a connection that is open

@@ -152,7 +152,7 @@ def test_status_without_an_agent(cli: Cli, installed: State) -> None:
 
 @pytest.mark.parametrize(("word", "exit_code"), [("revocation", 81), ("suspension", 82)])
 def test_the_exit_code_tells_the_state(cli: Cli, installed: State, cloud: Fabric, word: str, exit_code: int) -> None:
-    apply(installed.keeper(utc_now), cloud, cloud.revocation() if word == "revocation" else cloud.suspension())
+    apply(installed.load_licence(utc_now), cloud, cloud.revocation() if word == "revocation" else cloud.suspension())
     assert cli.json("status")[0] == cli.json("license", "show")[0] == exit_code
 
 
@@ -196,7 +196,7 @@ def test_a_fault_of_our_own_keeps_its_traceback(
     def broken(_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("node.state.State.keeper", broken)
+    monkeypatch.setattr("node.state.State.load_licence", broken)
     assert cli("status")[0] == 70
     assert "TypeError" in caplog.text or "ZeroDivisionError" in caplog.text
 

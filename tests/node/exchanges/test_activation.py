@@ -11,7 +11,7 @@ from node.errors import StateDamaged
 from node.exchanges.activation import ActivationFileInvalid, OtherCloud, OtherNode, activate, read_activation_file
 from node.exits import Exit
 from node.hwbind.tpm import Tpm
-from node.licensing.licence import Keeper, StatementRejected
+from node.licensing.licence import Licence, StatementRejected
 from node.link.api import CloudRefused, CloudUnreachable
 from node.link.certificates import CertificateRejected
 from node.state import State
@@ -68,17 +68,17 @@ def state(tmp_path: Path) -> State:
     return state
 
 
-async def run(state: State, tpm: Tpm, file: Path) -> Keeper:
+async def run(state: State, tpm: Tpm, file: Path) -> Licence:
     return await activate(state, tpm, file, utc_now, lambda _: None)
 
 
 async def test_from_a_file_to_an_open_gate(state: State, tpm: Tpm, file: Path, fabric: Fabric) -> None:
-    keeper = await run(state, tpm, file)
-    assert (keeper.verdict().state, keeper.verdict().gate_open, keeper.confirmed) == ("active", True, True)
+    licence = await run(state, tpm, file)
+    assert (licence.verdict().state, licence.verdict().gate_open, licence.confirmed) == ("active", True, True)
     current = state.identities.current()
     assert current is not None
     assert (current.generation, state.identities.pending(), state.identities.load_activation()) == (1, None, None)
-    assert state.keeper(utc_now).lease == keeper.lease
+    assert state.load_licence(utc_now).lease == licence.lease
     assert [request.path.rpartition("/")[2] for request in fabric.requests] == [
         "activations",
         "proof",
@@ -90,8 +90,8 @@ async def test_from_a_file_to_an_open_gate(state: State, tpm: Tpm, file: Path, f
 
 async def test_again_is_the_next_generation(state: State, tpm: Tpm, file: Path, fabric: Fabric) -> None:
     await run(state, tpm, file)
-    keeper = await run(state, tpm, file)
-    assert (keeper.identity.generation, fabric.confirmed) == (2, 2)
+    licence = await run(state, tpm, file)
+    assert (licence.identity.generation, fabric.confirmed) == (2, 2)
 
 
 class CutOffError(Exception):
@@ -142,12 +142,12 @@ async def test_cut_off_anywhere_it_goes_on_in_the_same_generation(
     with pytest.raises(CutOffError):
         await run(state, tpm, file)
     cut.clear()
-    keeper = await run(State(state.directory), tpm, file)
+    licence = await run(State(state.directory), tpm, file)
     started = len([request for request in fabric.requests if request.path == "/v1/activations"])
     # Cut off at its very end it was over: the repeat is an activation of its own.
     again = point == "after node.activation.clear"
-    assert keeper.identity.generation == fabric.last_generation == fabric.confirmed == (2 if again else 1)
-    assert keeper.verdict().gate_open
+    assert licence.identity.generation == fabric.last_generation == fabric.confirmed == (2 if again else 1)
+    assert licence.verdict().gate_open
     assert started == (
         1 + again if point not in BEFORE_THE_PROOF_IS_KEPT else 2 - (point == "before node.activation.start")
     )
@@ -174,8 +174,8 @@ async def test_an_exchange_that_has_ended_is_begun_anew(
         await run(state, tpm, file)
     cut.clear()
     fabric._exchanges.clear()
-    keeper = await run(state, tpm, file)
-    assert keeper.verdict().gate_open
+    licence = await run(state, tpm, file)
+    assert licence.verdict().gate_open
 
 
 @pytest.mark.parametrize("code", ["code_refused", "seats_exhausted", "evidence_refused", "node_revoked"])
@@ -187,9 +187,9 @@ async def test_a_refusal_leaves_everything_as_it_was(
     with pytest.raises(CloudRefused) as caught:
         await run(state, tpm, file)
     assert (caught.value.code, caught.value.exit) == (code, Exit.REFUSED)
-    keeper = state.keeper(utc_now)
-    keeper.hardware = "ours"
-    assert (keeper.identity.generation, keeper.verdict().gate_open) == (1, True)
+    licence = state.load_licence(utc_now)
+    licence.hardware = "ours"
+    assert (licence.identity.generation, licence.verdict().gate_open) == (1, True)
 
 
 @pytest.mark.parametrize("answer", ["none", "not fresh", "forged"])
@@ -207,7 +207,7 @@ async def test_without_a_statement_to_believe_nothing_is_in_force(
     with pytest.raises(StatementRejected):
         await run(state, tpm, file)
     assert state.identities.current() is None
-    assert state.keeper(utc_now).verdict().state == "pending"
+    assert state.load_licence(utc_now).verdict().state == "pending"
 
 
 async def test_a_suspended_node_is_activated_and_stays_suspended(
@@ -219,8 +219,8 @@ async def test_a_suspended_node_is_activated_and_stays_suspended(
         return fabric._state(request)
 
     fabric.answers[CONFIRM] = confirm
-    keeper = await run(state, tpm, file)
-    assert (keeper.verdict().state, keeper.verdict().exit) == ("suspended", Exit.SUSPENDED)
+    licence = await run(state, tpm, file)
+    assert (licence.verdict().state, licence.verdict().exit) == ("suspended", Exit.SUSPENDED)
 
 
 async def test_a_generation_that_is_not_above_is_refused(state: State, tpm: Tpm, file: Path, fabric: Fabric) -> None:
@@ -253,9 +253,9 @@ async def test_a_file_of_another_cloud_leaves_the_licence_in_force(
         await run(state, tpm, write_file(tmp_path / "other.json", served.url, served.pin))
     assert (caught.value.exit, other.handshakes) == (Exit.VERIFICATION, [])
     assert published.load(state.directory).pin == before.pin
-    keeper = state.keeper(utc_now)
-    keeper.hardware = "ours"
-    assert keeper.verdict().gate_open
+    licence = state.load_licence(utc_now)
+    licence.hardware = "ours"
+    assert licence.verdict().gate_open
 
 
 @pytest.mark.parametrize("name", ["identity.json", "device.pem", "node.priv"])
@@ -263,9 +263,9 @@ async def test_a_damaged_generation_is_followed_by_a_new_one(state: State, tpm: 
     await run(state, tpm, file)
     (state.identities.generation_dir(1) / name).write_bytes(b"torn")
     with pytest.raises(StateDamaged):
-        state.keeper(utc_now)
-    keeper = await run(state, tpm, file)
-    assert (keeper.identity.generation, keeper.verdict().gate_open) == (2, True)
+        state.load_licence(utc_now)
+    licence = await run(state, tpm, file)
+    assert (licence.identity.generation, licence.verdict().gate_open) == (2, True)
 
 
 async def test_cut_off_and_damaged_it_goes_on(

@@ -16,7 +16,7 @@ from node.exchanges import schedule
 from node.hwbind.tpm import Tpm
 from node.link.api import CloudUnreachable
 from node.link.certificates import CertificateRejected
-from node.trust import published as trust
+from node.trust import published
 from node.trust.errors import TrustUnreachable
 from node.trust.published import TrustSet
 from protocol.messages.est import PATH_SIMPLEREENROLL
@@ -37,12 +37,12 @@ async def agent(tmp_path: Path, fabric: Fabric, machine: Machine, tpm: Tpm) -> A
     config = Config(
         state_dir=tmp_path / "state", socket=tmp_path / "s", tpm="tests", mode="development", heartbeat_seconds=2
     )
-    made = Agent(config, state, tpm, state.keeper(utc_now))
+    made = Agent(config, state, tpm, state.load_licence(utc_now))
     yield made
     await made.new_session()
 
 
-class Published:
+class Refreshes:
     """The trust that a refresh gives, and how often it was asked for."""
 
     def __init__(self, make: Callable[[], TrustSet]) -> None:
@@ -55,8 +55,8 @@ class Published:
 
 
 @pytest.fixture
-def published(monkeypatch: pytest.MonkeyPatch, fabric: Fabric) -> Published:
-    answers = Published(lambda: msgspec.structs.replace(trust_of(fabric), version=VERSION + 1))
+def refreshes(monkeypatch: pytest.MonkeyPatch, fabric: Fabric) -> Refreshes:
+    answers = Refreshes(lambda: msgspec.structs.replace(trust_of(fabric), version=VERSION + 1))
     monkeypatch.setattr("node.trust.published.refresh", answers.refresh)
     return answers
 
@@ -69,13 +69,13 @@ def rotate(fabric: Fabric) -> None:
 
 
 async def test_a_node_that_slept_through_a_rotation_recovers_while_it_settles(
-    agent: Agent, fabric: Fabric, published: Published
+    agent: Agent, fabric: Fabric, refreshes: Refreshes
 ) -> None:
     rotate(fabric)
     await agent.settle()
     assert agent.last_contact_at is not None
-    assert (published.asked, agent.failures) == (1, 0)
-    assert agent.keeper.trust.bundle == fabric.bundle
+    assert (refreshes.asked, agent.failures) == (1, 0)
+    assert agent.licence.trust.bundle == fabric.bundle
     assert set(fabric.told) == {VERSION + 1}
 
 
@@ -98,53 +98,53 @@ async def test_the_trust_on_the_disk_is_brought_up_to_date_from_the_repository(
     """All of it: the old trust as it was published, a real repository with the new one, and a cloud under it."""
     with Repository(targets_of(fabric), now=utc_now()).served() as repository:
         state = install(tmp_path / "state", fabric, machine.ak, machine.node_key)
-        await trust.bootstrap(repository.url, repository.pin, state.directory)
+        await published.bootstrap(repository.url, repository.pin, state.directory)
         rotate(fabric)
         repository.replace(targets_of(fabric), now=utc_now())
         config = Config(state_dir=state.directory, socket=tmp_path / "s", tpm="tests", mode="development")
-        agent = Agent(config, state, tpm, state.keeper(utc_now))
-        before = agent.keeper.trust
+        agent = Agent(config, state, tpm, state.load_licence(utc_now))
+        before = agent.licence.trust
         await agent.settle()
         await agent.new_session()
-    assert (agent.failures, agent.keeper.verdict().gate_open) == (0, True)
-    assert agent.keeper.trust.version > before.version
-    assert trust.load(state.directory).bundle == fabric.bundle != before.bundle
-    assert set(fabric.told) == {agent.keeper.trust.version}
+    assert (agent.failures, agent.licence.verdict().gate_open) == (0, True)
+    assert agent.licence.trust.version > before.version
+    assert published.load(state.directory).bundle == fabric.bundle != before.bundle
+    assert set(fabric.told) == {agent.licence.trust.version}
 
 
 async def test_a_session_by_an_unpublished_issuer_leads_to_the_trust(
-    agent: Agent, fabric: Fabric, published: Published
+    agent: Agent, fabric: Fabric, refreshes: Refreshes
 ) -> None:
     await agent.settle()
     fabric.nodes = authority("nodes 2", fabric.root)
     assert await agent.contact(anew=True)
-    assert published.asked == 1
+    assert refreshes.asked == 1
 
 
 async def test_a_server_that_nobody_vouches_for_is_looked_up_once_in_ten_minutes(
-    agent: Agent, fabric: Fabric, published: Published, monkeypatch: pytest.MonkeyPatch
+    agent: Agent, fabric: Fabric, refreshes: Refreshes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await agent.check_hardware()
-    published.make = lambda: agent.keeper.trust
+    refreshes.make = lambda: agent.licence.trust
     rotate(fabric)
     for _ in range(5):
         assert not await agent.contact()
-        assert agent.keeper.verdict().gate_open
-    assert published.asked == 1
+        assert agent.licence.verdict().gate_open
+    assert refreshes.asked == 1
     monkeypatch.setattr(schedule, "trust_recovery_seconds", lambda node: 0.0)
     assert not await agent.contact()
-    assert published.asked == 2
+    assert refreshes.asked == 2
 
 
-async def test_the_trust_is_refreshed_by_one_at_a_time(agent: Agent, fabric: Fabric, published: Published) -> None:
+async def test_the_trust_is_refreshed_by_one_at_a_time(agent: Agent, fabric: Fabric, refreshes: Refreshes) -> None:
     """The daily refresh and a recovery: the slower of two must not put the older trust in the place of the newer."""
     gates = [trio.Event(), trio.Event()]
     finish = iter(gates)
-    refresh = published.refresh
+    refresh = refreshes.refresh
 
     async def slow(path: Path) -> TrustSet:
         await next(finish).wait()
-        return msgspec.structs.replace(await refresh(path), version=VERSION + published.asked)
+        return msgspec.structs.replace(await refresh(path), version=VERSION + refreshes.asked)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("node.trust.published.refresh", slow)
@@ -154,15 +154,15 @@ async def test_the_trust_is_refreshed_by_one_at_a_time(agent: Agent, fabric: Fab
             await trio.testing.wait_all_tasks_blocked()
             gates[1].set()
             await trio.testing.wait_all_tasks_blocked()
-            assert published.asked == 0
+            assert refreshes.asked == 0
             gates[0].set()
-    assert agent.keeper.trust.version == VERSION + 2
+    assert agent.licence.trust.version == VERSION + 2
 
 
 async def test_a_repository_out_of_reach_leaves_the_trust_as_it_was(
     agent: Agent, fabric: Fabric, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = agent.keeper.trust
+    before = agent.licence.trust
 
     async def refresh(_: Path) -> TrustSet:
         raise TrustUnreachable("cannot fetch the published trust")
@@ -170,18 +170,18 @@ async def test_a_repository_out_of_reach_leaves_the_trust_as_it_was(
     monkeypatch.setattr("node.trust.published.refresh", refresh)
     rotate(fabric)
     await agent.settle()
-    assert agent.keeper.trust is before
-    assert agent.keeper.verdict().gate_open
+    assert agent.licence.trust is before
+    assert agent.licence.verdict().gate_open
 
 
 async def test_other_faults_of_a_certificate_do_not_lead_to_the_trust(
-    agent: Agent, fabric: Fabric, published: Published, machine: Machine
+    agent: Agent, fabric: Fabric, refreshes: Refreshes, machine: Machine
 ) -> None:
     assert not await agent._recover_trust(CertificateRejected(3, "it does not name us"))
-    assert published.asked == 0
+    assert refreshes.asked == 0
 
 
-async def test_a_session_is_opened_anew_under_another_trust(agent: Agent, fabric: Fabric, published: Published) -> None:
+async def test_a_session_is_opened_anew_under_another_trust(agent: Agent, fabric: Fabric, refreshes: Refreshes) -> None:
     await agent.settle()
     opened = agent._credentials
     await agent._refresh_trust()
@@ -189,13 +189,13 @@ async def test_a_session_is_opened_anew_under_another_trust(agent: Agent, fabric
     assert agent._credentials is opened
     other = authority("services 2", fabric.root)
     more = msgspec.structs.replace(fabric.bundle, service_issuers=(fabric.services.der, other.der))
-    published.make = lambda: msgspec.structs.replace(trust_of(fabric), bundle=more)
+    refreshes.make = lambda: msgspec.structs.replace(trust_of(fabric), bundle=more)
     await agent._refresh_trust()
     assert await agent.contact()
     assert agent._credentials is not opened
 
 
-async def test_it_tells_which_trust_it_works_by(agent: Agent, fabric: Fabric, published: Published) -> None:
+async def test_it_tells_which_trust_it_works_by(agent: Agent, fabric: Fabric, refreshes: Refreshes) -> None:
     await agent.settle()
     assert set(fabric.told) == {VERSION}
     await agent._refresh_trust()
@@ -209,37 +209,37 @@ async def test_a_chain_with_cross_certificates_opens_a_session(agent: Agent, fab
     assert agent._credentials is not None
     assert len(agent._credentials.chain) == 4
     await agent.renew_device()
-    assert len(agent.keeper.identity.chain) == 2
+    assert len(agent.licence.identity.chain) == 2
 
 
 async def test_a_certificate_that_opens_nothing_is_renewed_with_evidence(
-    agent: Agent, fabric: Fabric, published: Published
+    agent: Agent, fabric: Fabric, refreshes: Refreshes
 ) -> None:
-    before = agent.keeper.identity
+    before = agent.licence.identity
     fabric.taken = set()
     await agent.settle()
     assert agent.last_contact_at is not None
-    assert agent.keeper.identity.chain[0] in fabric.taken
-    assert agent.keeper.identity.node_key == before.node_key
-    assert agent.keeper.verdict().gate_open
+    assert agent.licence.identity.chain[0] in fabric.taken
+    assert agent.licence.identity.node_key == before.node_key
+    assert agent.licence.verdict().gate_open
 
 
 async def test_a_superseded_node_with_an_expired_certificate_is_told(agent: Agent, fabric: Fabric) -> None:
     fabric.taken = set()
     fabric.revoke("superseded")
     await agent.settle()
-    assert agent.keeper.revoked
+    assert agent.licence.revoked
 
 
 async def test_slept_through_the_rotation_and_past_the_certificate(
-    agent: Agent, fabric: Fabric, published: Published
+    agent: Agent, fabric: Fabric, refreshes: Refreshes
 ) -> None:
     """Neither the servers nor the issuer of its certificate are what it knew."""
     rotate(fabric)
     fabric.taken = set()
     await agent.settle()
-    assert (agent.last_contact_at is not None, published.asked) == (True, 1)
-    assert agent.keeper.identity.chain[1] == fabric.nodes.der
+    assert (agent.last_contact_at is not None, refreshes.asked) == (True, 1)
+    assert agent.licence.identity.chain[1] == fabric.nodes.der
 
 
 async def test_a_renewal_that_is_refused_is_silence(agent: Agent, fabric: Fabric) -> None:
@@ -247,7 +247,7 @@ async def test_a_renewal_that_is_refused_is_silence(agent: Agent, fabric: Fabric
     fabric.answers[PATH_RENEWALS] = refused("certificate_refused")
     await agent.settle()
     assert (agent.failures, agent.last_contact_at) == (1, None)
-    assert agent.keeper.verdict().gate_open
+    assert agent.licence.verdict().gate_open
 
 
 async def test_a_renewal_that_waits_holds_nothing_up(agent: Agent, fabric: Fabric) -> None:
@@ -264,16 +264,16 @@ async def test_a_renewal_that_waits_holds_nothing_up(agent: Agent, fabric: Fabri
     fabric._route = away  # type: ignore[method-assign]  # one route of it fails
     with pytest.raises(CloudUnreachable):
         await agent.renew_device(rekey=True)
-    before = agent.keeper.identity
+    before = agent.licence.identity
     assert await agent.contact()
-    assert (agent.keeper.identity, len(proofs)) == (before, 2)
+    assert (agent.licence.identity, len(proofs)) == (before, 2)
     fabric._route = route  # type: ignore[method-assign]
     assert await agent.contact()
-    assert agent.keeper.identity.node_key != before.node_key
+    assert agent.licence.identity.node_key != before.node_key
 
 
 async def test_a_renewal_whose_answer_is_not_believed_holds_nothing_up(
-    agent: Agent, fabric: Fabric, published: Published
+    agent: Agent, fabric: Fabric, refreshes: Refreshes
 ) -> None:
     """Stored at the cloud, it would come at every contact, and the lease would end over it."""
     await agent.settle()
@@ -286,37 +286,37 @@ async def test_a_renewal_whose_answer_is_not_believed_holds_nothing_up(
     fabric._route = unpublished  # type: ignore[method-assign]  # a CA that has not been published yet
     with pytest.raises(CertificateRejected):
         await agent.renew_device(rekey=True)
-    before = agent.keeper.identity
+    before = agent.licence.identity
     assert await agent.contact()
-    assert agent.keeper.identity == before
-    bundle = agent.keeper.trust.bundle
+    assert agent.licence.identity == before
+    bundle = agent.licence.trust.bundle
     both = msgspec.structs.replace(bundle, node_issuers=(*bundle.node_issuers, early.der))
-    agent.keeper.trust = msgspec.structs.replace(agent.keeper.trust, bundle=both)
+    agent.licence.trust = msgspec.structs.replace(agent.licence.trust, bundle=both)
     assert await agent.contact()
-    assert agent.keeper.identity.node_key != before.node_key
+    assert agent.licence.identity.node_key != before.node_key
 
 
 async def test_a_rekey_ends_in_a_session_by_the_new_key(agent: Agent, fabric: Fabric) -> None:
     await agent.settle()
-    before, session = agent.keeper.identity.node_key, agent._credentials
+    before, session = agent.licence.identity.node_key, agent._credentials
     await agent.renew_device(rekey=True)
     assert await agent.contact()
-    assert agent.keeper.identity.node_key != before
+    assert agent.licence.identity.node_key != before
     assert agent._credentials is not session
 
 
-async def test_an_order_of_the_lease_renews_once(agent: Agent, fabric: Fabric, published: Published) -> None:
+async def test_an_order_of_the_lease_renews_once(agent: Agent, fabric: Fabric, refreshes: Refreshes) -> None:
     def made_at(at: datetime) -> bytes:
-        return fabric.node_chain(agent.keeper.identity.node_key.public_key(), 1, not_before=at)[0]
+        return fabric.node_chain(agent.licence.identity.node_key.public_key(), 1, not_before=at)[0]
 
     await agent.settle()
     chain = (made_at(utc_now() - DAY), fabric.nodes.der)
-    agent.keeper.renewed(chain, agent.keeper.identity.node_key)
+    agent.licence.renewed(chain, agent.licence.identity.node_key)
     fabric.say(fabric.lease(renew_device_after=utc_now() - timedelta(seconds=10)))
     assert await agent.contact()
     await agent._renew_device_if_due()
-    assert agent.keeper.identity.chain != chain
-    assert published.asked == 1
+    assert agent.licence.identity.chain != chain
+    assert refreshes.asked == 1
     assert agent._wanted.is_set()
     assert await agent.contact()
     agent._renew_from = None
@@ -325,10 +325,10 @@ async def test_an_order_of_the_lease_renews_once(agent: Agent, fabric: Fabric, p
     assert len(renewals) == 1
 
 
-async def test_a_renewal_that_fails_waits_for_the_slot(agent: Agent, fabric: Fabric, published: Published) -> None:
+async def test_a_renewal_that_fails_waits_for_the_slot(agent: Agent, fabric: Fabric, refreshes: Refreshes) -> None:
     await agent.settle()
-    old = fabric.node_chain(agent.keeper.identity.node_key.public_key(), 1, life=DAY, not_before=utc_now() - 9 * DAY)
-    agent.keeper.renewed(old, agent.keeper.identity.node_key)
+    old = fabric.node_chain(agent.licence.identity.node_key.public_key(), 1, life=DAY, not_before=utc_now() - 9 * DAY)
+    agent.licence.renewed(old, agent.licence.identity.node_key)
     fabric.answers[PATH_SIMPLEREENROLL] = refused("unavailable")
     for _ in range(3):
         await agent._renew_device_if_due()
@@ -339,7 +339,7 @@ async def test_a_renewal_that_fails_waits_for_the_slot(agent: Agent, fabric: Fab
 
 
 async def test_a_new_trust_is_told_of_soon(
-    agent: Agent, fabric: Fabric, published: Published, monkeypatch: pytest.MonkeyPatch
+    agent: Agent, fabric: Fabric, refreshes: Refreshes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(schedule, "TRUST_FIRST_SECONDS_MAX", 0.05)
     await agent.settle()
@@ -349,4 +349,4 @@ async def test_a_new_trust_is_told_of_soon(
             await agent._wanted.wait()
             nursery.cancel_scope.cancel()
     assert agent._wanted.is_set()
-    assert agent.keeper.trust.version == VERSION + 1
+    assert agent.licence.trust.version == VERSION + 1

@@ -12,7 +12,7 @@ from node.exchanges import renewal
 from node.exchanges.session import Credentials, SessionRefused, open_session
 from node.hwbind import keys
 from node.hwbind.tpm import Tpm
-from node.licensing.licence import Keeper
+from node.licensing.licence import Licence
 from node.link import api
 from node.link.certificates import CertificateRejected
 from node.state import State
@@ -32,12 +32,12 @@ def state(tmp_path: Path, fabric: Fabric, machine: Machine) -> State:
 
 
 @pytest.fixture
-def keeper(state: State) -> Keeper:
-    return state.keeper(utc_now)
+def licence(state: State) -> Licence:
+    return state.load_licence(utc_now)
 
 
-async def session(keeper: Keeper, tpm: Tpm) -> Credentials:
-    opened = await open_session(keeper.trust, keeper.identity, tpm, utc_now, "")
+async def session(licence: Licence, tpm: Tpm) -> Credentials:
+    opened = await open_session(licence.trust, licence.identity, tpm, utc_now, "")
     return opened.credentials
 
 
@@ -56,26 +56,26 @@ def works(state: State, tpm: Tpm) -> None:
     assert leaf.public_key() == identity.node_key.public_key()
 
 
-async def over_session(state: State, keeper: Keeper, tpm: Tpm) -> None:
-    await renewal.over_session(state, keeper, await session(keeper, tpm), tpm, utc_now)
+async def over_session(state: State, licence: Licence, tpm: Tpm) -> None:
+    await renewal.over_session(state, licence, await session(licence, tpm), tpm, utc_now)
 
 
 async def test_over_a_session_the_repeat_gets_the_same_successor(
-    state: State, keeper: Keeper, tpm: Tpm, fabric: Fabric
+    state: State, licence: Licence, tpm: Tpm, fabric: Fabric
 ) -> None:
-    before = keeper.identity
+    before = licence.identity
     fabric.answers[PATH_SIMPLEREENROLL] = lambda request: _lost(fabric, request)
     with pytest.raises(api.CloudUnreachable):
-        await over_session(state, keeper, tpm)
+        await over_session(state, licence, tpm)
     assert stored(state) == before
     del fabric.answers[PATH_SIMPLEREENROLL]
-    await over_session(state, keeper, tpm)
-    assert stored(state) == keeper.identity != before
-    assert keeper.identity.node_key == before.node_key
+    await over_session(state, licence, tpm)
+    assert stored(state) == licence.identity != before
+    assert licence.identity.node_key == before.node_key
     asked = [request for request in fabric.requests if request.path == PATH_SIMPLEREENROLL]
     names = {request.headers[HEADER_REQUEST.lower()] for request in asked}
     assert names == {f"renew-{sha256_hex(before.chain[0])}"}
-    assert list(fabric.renewals.values()) == [[keeper.identity.chain[0]]]
+    assert list(fabric.renewals.values()) == [[licence.identity.chain[0]]]
     assert {request.generation for request in asked} == {1}
 
 
@@ -94,27 +94,27 @@ ANSWERS: dict[str, Callable[[Fabric], bytes]] = {
 
 @pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
 async def test_an_answer_that_is_no_certificate_is_silence(
-    state: State, keeper: Keeper, tpm: Tpm, fabric: Fabric, answer: Callable[[Fabric], bytes]
+    state: State, licence: Licence, tpm: Tpm, fabric: Fabric, answer: Callable[[Fabric], bytes]
 ) -> None:
     fabric.answers[PATH_SIMPLEREENROLL] = always(200, answer(fabric))
     before = stored(state)
     with pytest.raises(api.CloudUnreachable):
-        await over_session(state, keeper, tpm)
-    assert stored(state) == before == keeper.identity
+        await over_session(state, licence, tpm)
+    assert stored(state) == before == licence.identity
 
 
-async def test_without_a_session_nothing_is_asked(state: State, keeper: Keeper, tpm: Tpm) -> None:
+async def test_without_a_session_nothing_is_asked(state: State, licence: Licence, tpm: Tpm) -> None:
     with pytest.raises(api.CloudUnreachable, match="no session"):
-        await renewal.over_session(state, keeper, None, tpm, utc_now)
+        await renewal.over_session(state, licence, None, tpm, utc_now)
 
 
 async def test_with_evidence_the_same_key_gets_a_certificate(
-    state: State, keeper: Keeper, tpm: Tpm, fabric: Fabric
+    state: State, licence: Licence, tpm: Tpm, fabric: Fabric
 ) -> None:
-    before = keeper.identity
-    await renewal.with_evidence(state, keeper, tpm, utc_now)
+    before = licence.identity
+    await renewal.with_evidence(state, licence, tpm, utc_now)
     after = stored(state)
-    assert after == keeper.identity
+    assert after == licence.identity
     assert (after.node_key, after.generation) == (before.node_key, before.generation)
     assert after.chain != before.chain
     assert state.identities.load_renewal() is None
@@ -122,23 +122,23 @@ async def test_with_evidence_the_same_key_gets_a_certificate(
 
 
 async def test_a_rekey_changes_key_and_certificate_together(
-    state: State, keeper: Keeper, tpm: Tpm, fabric: Fabric
+    state: State, licence: Licence, tpm: Tpm, fabric: Fabric
 ) -> None:
-    known = {keeper.identity.node_key}
+    known = {licence.identity.node_key}
     for _ in range(2):
-        await renewal.with_evidence(state, keeper, tpm, utc_now, rekey=True)
-        assert stored(state) == keeper.identity == state.keeper(utc_now).identity
-        known.add(keeper.identity.node_key)
+        await renewal.with_evidence(state, licence, tpm, utc_now, rekey=True)
+        assert stored(state) == licence.identity == state.load_licence(utc_now).identity
+        known.add(licence.identity.node_key)
         works(state, tpm)
     assert len(known) == 3
-    await session(keeper, tpm)
+    await session(licence, tpm)
 
 
 async def test_a_lost_answer_is_asked_for_again_with_the_same_proof(
-    state: State, keeper: Keeper, tpm: Tpm, fabric: Fabric
+    state: State, licence: Licence, tpm: Tpm, fabric: Fabric
 ) -> None:
     """The cloud has taken the new key, and the old one opens nothing: the stored proof is the way back."""
-    before = keeper.identity
+    before = licence.identity
 
     async def lose(request: Request) -> bytes:
         fabric._prove_renewal(request.path.split("/")[-2], request)
@@ -146,13 +146,13 @@ async def test_a_lost_answer_is_asked_for_again_with_the_same_proof(
 
     renewals = _by_prefix(fabric, lose)
     with pytest.raises(api.CloudUnreachable):
-        await renewal.with_evidence(state, keeper, tpm, utc_now, rekey=True)
+        await renewal.with_evidence(state, licence, tpm, utc_now, rekey=True)
     assert stored(state) == before
     works(state, tpm)
     with pytest.raises(SessionRefused):
-        await session(keeper, tpm)
+        await session(licence, tpm)
     renewals.clear()
-    restarted = state.keeper(utc_now)
+    restarted = state.load_licence(utc_now)
     assert await renewal.resume(state, restarted, utc_now)
     assert stored(state).node_key != before.node_key
     works(state, tpm)
@@ -176,21 +176,21 @@ def _by_prefix(fabric: Fabric, answer: Answer) -> dict[str, Answer]:
 
 @pytest.mark.parametrize("code", ["challenge_expired", "activation_closed", "not_found", "conflict", "csr_refused"])
 async def test_a_renewal_that_has_ended_is_forgotten_and_the_key_stays(
-    state: State, keeper: Keeper, tpm: Tpm, fabric: Fabric, code: str
+    state: State, licence: Licence, tpm: Tpm, fabric: Fabric, code: str
 ) -> None:
-    before = keeper.identity
+    before = licence.identity
     _by_prefix(fabric, refused(code))
     with pytest.raises(api.CloudRefused):
-        await renewal.with_evidence(state, keeper, tpm, utc_now, rekey=True)
-    assert stored(state) == before == keeper.identity
+        await renewal.with_evidence(state, licence, tpm, utc_now, rekey=True)
+    assert stored(state) == before == licence.identity
     assert state.identities.load_renewal() is None
     works(state, tpm)
 
 
 async def test_a_certificate_that_does_not_verify_changes_nothing(
-    state: State, keeper: Keeper, tpm: Tpm, fabric: Fabric, machine: Machine
+    state: State, licence: Licence, tpm: Tpm, fabric: Fabric, machine: Machine
 ) -> None:
-    before = keeper.identity
+    before = licence.identity
     wrong = Renewed(fabric.node_chain(machine.ak.public_key(), 1))
 
     async def answer(_: Request) -> Reply:
@@ -198,43 +198,43 @@ async def test_a_certificate_that_does_not_verify_changes_nothing(
 
     _by_prefix(fabric, answer)
     with pytest.raises(CertificateRejected):
-        await renewal.with_evidence(state, keeper, tpm, utc_now, rekey=True)
-    assert stored(state) == before == keeper.identity
+        await renewal.with_evidence(state, licence, tpm, utc_now, rekey=True)
+    assert stored(state) == before == licence.identity
     assert not list(state.identities.generation_dir(1).glob("key-*"))
 
 
 async def test_a_closed_generation_is_told_with_its_signed_word(
-    state: State, keeper: Keeper, tpm: Tpm, fabric: Fabric
+    state: State, licence: Licence, tpm: Tpm, fabric: Fabric
 ) -> None:
     fabric.revoke("superseded")
     with pytest.raises(SessionRefused) as refusal:
-        await renewal.with_evidence(state, keeper, tpm, utc_now)
-    keeper.apply(refusal.value.answer, refusal.value.answer_nonce)
-    assert keeper.revoked
+        await renewal.with_evidence(state, licence, tpm, utc_now)
+    licence.apply(refusal.value.answer, refusal.value.answer_nonce)
+    assert licence.revoked
     assert state.identities.load_renewal() is None
 
 
 async def test_a_renewal_of_another_generation_or_a_torn_one_is_forgotten(
-    state: State, keeper: Keeper, tpm: Tpm, fabric: Fabric
+    state: State, licence: Licence, tpm: Tpm, fabric: Fabric
 ) -> None:
     _by_prefix(fabric, always(503))
     with pytest.raises(api.CloudUnreachable):
-        await renewal.with_evidence(state, keeper, tpm, utc_now)
+        await renewal.with_evidence(state, licence, tpm, utc_now)
     pending = state.identities.load_renewal()
     assert pending is not None
     state.identities.save_renewal(msgspec.structs.replace(pending, generation=2))
-    assert not await renewal.resume(state, keeper, utc_now)
+    assert not await renewal.resume(state, licence, utc_now)
     assert state.identities.load_renewal() is None
     (state.directory / "renewal.json").write_bytes(b"torn")
-    assert not await renewal.resume(state, keeper, utc_now)
+    assert not await renewal.resume(state, licence, utc_now)
     assert state.identities.load_renewal() is None
 
 
-async def test_a_challenge_with_a_false_id_is_silence(state: State, keeper: Keeper, tpm: Tpm, fabric: Fabric) -> None:
+async def test_a_challenge_with_a_false_id_is_silence(state: State, licence: Licence, tpm: Tpm, fabric: Fabric) -> None:
     async def answer(request: Request) -> Reply:
         good = fabric._start_renewal(request)
         return Reply(good.status, good.body.replace(b"ren_", b"act_"))
 
     fabric.answers[PATH_RENEWALS] = answer
     with pytest.raises(api.CloudUnreachable, match="cannot be used"):
-        await renewal.with_evidence(state, keeper, tpm, utc_now)
+        await renewal.with_evidence(state, licence, tpm, utc_now)

@@ -1,4 +1,4 @@
-"""The keeper's order, verify, store, believe, and what it makes of the cloud's words, good and bad."""
+"""The licence's order, verify, store, believe, and what it makes of the cloud's words, good and bad."""
 
 import errno
 import os
@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from node.errors import DiskFull
 from node.hwbind.keys import WrappedKey
-from node.licensing.licence import Keeper, StatementRejected
+from node.licensing.licence import Licence, StatementRejected
 from node.licensing.store import LicenceStore
 from protocol import faults
 from protocol.messages.sessions import StatementAnswer
@@ -33,16 +33,16 @@ def fabric() -> Fabric:
 
 
 @pytest.fixture
-def keeper(fabric: Fabric, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Keeper:
+def licence(fabric: Fabric, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Licence:
     monkeypatch.setattr(WrappedKey, "public_key", lambda _: ec.generate_private_key(ec.SECP256R1()).public_key())
-    keeper = Keeper(LicenceStore(tmp_path), identity(fabric, KEY, KEY), trust_of(fabric), utc_now)
-    keeper.hardware = "ours"
-    return keeper
+    licence = Licence(LicenceStore(tmp_path), identity(fabric, KEY, KEY), trust_of(fabric), utc_now)
+    licence.hardware = "ours"
+    return licence
 
 
-def again(keeper: Keeper, tmp_path: Path) -> Keeper:
-    """The keeper of the next start."""
-    other = Keeper(LicenceStore(tmp_path), keeper.identity, keeper.trust, utc_now)
+def again(licence: Licence, tmp_path: Path) -> Licence:
+    """The licence of the next start."""
+    other = Licence(LicenceStore(tmp_path), licence.identity, licence.trust, utc_now)
     other.hardware = "ours"
     return other
 
@@ -59,60 +59,60 @@ def points() -> Iterator[list[str]]:
     faults._hooks.remove(hook)
 
 
-def test_a_lease_opens_the_gate_and_lasts(keeper: Keeper, fabric: Fabric, tmp_path: Path) -> None:
-    assert (keeper.verdict().state, keeper.presented, keeper.lease) == ("stale", "", None)
+def test_a_lease_opens_the_gate_and_lasts(licence: Licence, fabric: Fabric, tmp_path: Path) -> None:
+    assert (licence.verdict().state, licence.presented, licence.lease) == ("stale", "", None)
     token = fabric.lease()
-    assert apply(keeper, fabric, token)
-    for one in (keeper, again(keeper, tmp_path)):
+    assert apply(licence, fabric, token)
+    for one in (licence, again(licence, tmp_path)):
         assert (one.verdict().state, one.verdict().gate_open, one.presented) == ("active", True, token)
         assert one.lease is not None
 
 
-def test_the_same_again_stores_nothing(keeper: Keeper, fabric: Fabric, points: list[str]) -> None:
+def test_the_same_again_stores_nothing(licence: Licence, fabric: Fabric, points: list[str]) -> None:
     token = fabric.lease()
-    apply(keeper, fabric, token)
+    apply(licence, fabric, token)
     points.clear()
-    assert not apply(keeper, fabric, token)
+    assert not apply(licence, fabric, token)
     assert points == []
 
 
 def test_a_revocation_is_a_tombstone_before_it_is_a_statement(
-    keeper: Keeper, fabric: Fabric, points: list[str], tmp_path: Path
+    licence: Licence, fabric: Fabric, points: list[str], tmp_path: Path
 ) -> None:
-    apply(keeper, fabric, fabric.lease())
+    apply(licence, fabric, fabric.lease())
     points.clear()
-    assert apply(keeper, fabric, fabric.revocation())
+    assert apply(licence, fabric, fabric.revocation())
     assert points == [
         "before node.tombstone.write",
         "after node.tombstone.write",
         "before node.statement.write",
         "after node.statement.write",
     ]
-    assert keeper.revoked
-    assert again(keeper, tmp_path).revoked
+    assert licence.revoked
+    assert again(licence, tmp_path).revoked
 
 
 def test_nothing_is_believed_before_it_is_stored(
-    keeper: Keeper, fabric: Fabric, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    licence: Licence, fabric: Fabric, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    apply(keeper, fabric, fabric.lease(entitlements=("old",)))
+    apply(licence, fabric, fabric.lease(entitlements=("old",)))
 
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "full")
 
     monkeypatch.setattr("os.rename", full)
     with pytest.raises(DiskFull):
-        apply(keeper, fabric, fabric.lease(entitlements=("new",)))
-    assert keeper.lease is not None
-    assert keeper.lease.entitlements == ("old",)
-    assert again(keeper, tmp_path).verdict().gate_open
+        apply(licence, fabric, fabric.lease(entitlements=("new",)))
+    assert licence.lease is not None
+    assert licence.lease.entitlements == ("old",)
+    assert again(licence, tmp_path).verdict().gate_open
 
 
 @pytest.mark.parametrize("word", ["revocation", "suspension"])
 def test_what_closes_the_gate_is_believed_on_a_full_disk(
-    keeper: Keeper, fabric: Fabric, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, word: str
+    licence: Licence, fabric: Fabric, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, word: str
 ) -> None:
-    apply(keeper, fabric, fabric.lease())
+    apply(licence, fabric, fabric.lease())
     rename = os.rename
 
     def full(*_: object, **__: object) -> None:
@@ -121,55 +121,55 @@ def test_what_closes_the_gate_is_believed_on_a_full_disk(
     monkeypatch.setattr("os.rename", full)
     token = fabric.revocation() if word == "revocation" else fabric.suspension()
     with pytest.raises(DiskFull):
-        apply(keeper, fabric, token)
-    assert not keeper.verdict().gate_open
+        apply(licence, fabric, token)
+    assert not licence.verdict().gate_open
     state = "revoked" if word == "revocation" else "suspended"
-    assert keeper.verdict().state == state
+    assert licence.verdict().state == state
     with pytest.raises(DiskFull):
-        keeper.store_owed()
-    assert again(keeper, tmp_path).verdict().gate_open
+        licence.store_owed()
+    assert again(licence, tmp_path).verdict().gate_open
     # As soon as there is room it is written down, so that a restart does not forget it.
     monkeypatch.setattr("os.rename", rename)
-    keeper.store_owed()
-    assert again(keeper, tmp_path).verdict().state == keeper.verdict().state == state
+    licence.store_owed()
+    assert again(licence, tmp_path).verdict().state == licence.verdict().state == state
 
 
-def test_a_revocation_is_final(keeper: Keeper, fabric: Fabric, tmp_path: Path) -> None:
-    apply(keeper, fabric, fabric.lease())
-    apply(keeper, fabric, fabric.revocation())
-    assert not apply(keeper, fabric, fabric.lease())
-    assert not apply(keeper, fabric, fabric.suspension())
-    assert not apply(keeper, fabric, fabric.revocation())
-    assert again(keeper, tmp_path).revoked
+def test_a_revocation_is_final(licence: Licence, fabric: Fabric, tmp_path: Path) -> None:
+    apply(licence, fabric, fabric.lease())
+    apply(licence, fabric, fabric.revocation())
+    assert not apply(licence, fabric, fabric.lease())
+    assert not apply(licence, fabric, fabric.suspension())
+    assert not apply(licence, fabric, fabric.revocation())
+    assert again(licence, tmp_path).revoked
 
 
-def test_a_revocation_needs_no_freshness(keeper: Keeper, fabric: Fabric) -> None:
-    assert keeper.apply(StatementAnswer(fabric.revocation(), ""), NONCE)
-    assert keeper.revoked
+def test_a_revocation_needs_no_freshness(licence: Licence, fabric: Fabric) -> None:
+    assert licence.apply(StatementAnswer(fabric.revocation(), ""), NONCE)
+    assert licence.revoked
 
 
-def test_suspension_and_resumption(keeper: Keeper, fabric: Fabric) -> None:
+def test_suspension_and_resumption(licence: Licence, fabric: Fabric) -> None:
     old = fabric.lease()
-    apply(keeper, fabric, old)
-    apply(keeper, fabric, fabric.suspension())
-    assert (keeper.verdict().state, keeper.lease) == ("suspended", None)
+    apply(licence, fabric, old)
+    apply(licence, fabric, fabric.suspension())
+    assert (licence.verdict().state, licence.lease) == ("suspended", None)
     with pytest.raises(StatementRejected, match="older"):
-        apply(keeper, fabric, old)
-    assert keeper.verdict().state == "suspended"
-    apply(keeper, fabric, fabric.lease())
-    assert keeper.verdict().state == "active"
+        apply(licence, fabric, old)
+    assert licence.verdict().state == "suspended"
+    apply(licence, fabric, fabric.lease())
+    assert licence.verdict().state == "active"
 
 
-def test_a_replayed_older_lease_is_refused(keeper: Keeper, fabric: Fabric) -> None:
+def test_a_replayed_older_lease_is_refused(licence: Licence, fabric: Fabric) -> None:
     old, new = fabric.lease(entitlements=("more",)), fabric.lease()
-    apply(keeper, fabric, new)
+    apply(licence, fabric, new)
     with pytest.raises(StatementRejected, match="older"):
-        apply(keeper, fabric, old)
-    assert keeper.presented == new
+        apply(licence, fabric, old)
+    assert licence.presented == new
 
 
 @pytest.mark.parametrize("freshness", ["none", "other nonce", "other statement", "other key"])
-def test_the_first_lease_must_be_fresh(keeper: Keeper, fabric: Fabric, freshness: str) -> None:
+def test_the_first_lease_must_be_fresh(licence: Licence, fabric: Fabric, freshness: str) -> None:
     token = fabric.lease()
     words = {
         "none": "",
@@ -178,8 +178,8 @@ def test_the_first_lease_must_be_fresh(keeper: Keeper, fabric: Fabric, freshness
         "other key": fabric.freshness(NONCE, token, 1)[:-6] + "AAAAAA",
     }
     with pytest.raises(StatementRejected, match="vouch"):
-        keeper.apply(StatementAnswer(token, words[freshness]), NONCE)
-    assert keeper.presented == ""
+        licence.apply(StatementAnswer(token, words[freshness]), NONCE)
+    assert licence.presented == ""
 
 
 def forged(fabric: Fabric, how: str) -> str:
@@ -236,30 +236,30 @@ def fabric_header(key: ec.EllipticCurvePrivateKey) -> str:
         "x" * 40_000,
     ],
 )
-def test_a_forged_statement_changes_nothing(keeper: Keeper, fabric: Fabric, points: list[str], how: str) -> None:
+def test_a_forged_statement_changes_nothing(licence: Licence, fabric: Fabric, points: list[str], how: str) -> None:
     token = fabric.lease()
-    apply(keeper, fabric, token)
+    apply(licence, fabric, token)
     points.clear()
     offered = forged(fabric, how)
     with pytest.raises(StatementRejected):
-        keeper.apply(answer(fabric, offered), NONCE)
-    assert (keeper.verdict().state, keeper.presented, points) == ("active", token, [])
+        licence.apply(answer(fabric, offered), NONCE)
+    assert (licence.verdict().state, licence.presented, points) == ("active", token, [])
 
 
-def test_a_withdrawn_key_voids_what_it_signed_until_it_is_signed_anew(keeper: Keeper, fabric: Fabric) -> None:
+def test_a_withdrawn_key_voids_what_it_signed_until_it_is_signed_anew(licence: Licence, fabric: Fabric) -> None:
     """What is held is kept until the re-signed statement is at hand."""
-    apply(keeper, fabric, fabric.lease())
+    apply(licence, fabric, fabric.lease())
     fabric.keys["lease"] = ec.generate_private_key(ec.SECP256R1())
-    keeper.trust = trust_of(fabric)
-    assert keeper.verdict().gate_open
+    licence.trust = trust_of(fabric)
+    assert licence.verdict().gate_open
     token = fabric.lease()
-    assert apply(keeper, fabric, token)
-    assert keeper.presented == token
+    assert apply(licence, fabric, token)
+    assert licence.presented == token
 
 
-def test_the_gate_needs_the_hardware_of_this_run(keeper: Keeper, fabric: Fabric, tmp_path: Path) -> None:
-    apply(keeper, fabric, fabric.lease())
-    fresh = Keeper(LicenceStore(tmp_path), keeper.identity, keeper.trust, utc_now)
+def test_the_gate_needs_the_hardware_of_this_run(licence: Licence, fabric: Fabric, tmp_path: Path) -> None:
+    apply(licence, fabric, fabric.lease())
+    fresh = Licence(LicenceStore(tmp_path), licence.identity, licence.trust, utc_now)
     assert not fresh.verdict().gate_open
     fresh.hardware = "ours"
     assert fresh.verdict().gate_open
@@ -269,16 +269,16 @@ def test_the_gate_needs_the_hardware_of_this_run(keeper: Keeper, fabric: Fabric,
     assert fresh.verdict().state == "hardware-mismatch"
 
 
-def test_dates_pass_by_themselves(keeper: Keeper, fabric: Fabric, tmp_path: Path) -> None:
-    apply(keeper, fabric, fabric.lease())
-    later = Keeper(LicenceStore(tmp_path), keeper.identity, keeper.trust, lambda: utc_now() + timedelta(days=61))
+def test_dates_pass_by_themselves(licence: Licence, fabric: Fabric, tmp_path: Path) -> None:
+    apply(licence, fabric, fabric.lease())
+    later = Licence(LicenceStore(tmp_path), licence.identity, licence.trust, lambda: utc_now() + timedelta(days=61))
     assert later.verdict().state == "terminated"
 
 
-def test_a_renewed_certificate_is_the_identitys(keeper: Keeper) -> None:
-    same = keeper.identity.node_key
-    keeper.renewed((b"new", b"issuer"), same)
-    assert (keeper.identity.chain, keeper.identity.node_key) == ((b"new", b"issuer"), same)
+def test_a_renewed_certificate_is_the_identitys(licence: Licence) -> None:
+    same = licence.identity.node_key
+    licence.renewed((b"new", b"issuer"), same)
+    assert (licence.identity.chain, licence.identity.node_key) == ((b"new", b"issuer"), same)
     other = WrappedKey(b"public", b"private", b"parent")
-    keeper.renewed((b"newer", b"issuer"), other)
-    assert (keeper.identity.chain, keeper.identity.node_key) == ((b"newer", b"issuer"), other)
+    licence.renewed((b"newer", b"issuer"), other)
+    assert (licence.identity.chain, licence.identity.node_key) == ((b"newer", b"issuer"), other)

@@ -57,8 +57,8 @@ def state(tmp_path: Path, fabric: Fabric, machine: Machine) -> State:
 
 @pytest.fixture
 def agent(tmp_path: Path, state: State, tpm: Tpm) -> Agent:
-    agent = Agent(Config(state_dir=tmp_path / "state", mode="development"), state, tpm, state.keeper(utc_now))
-    agent.keeper.hardware = "ours"
+    agent = Agent(Config(state_dir=tmp_path / "state", mode="development"), state, tpm, state.load_licence(utc_now))
+    agent.licence.hardware = "ours"
     return agent
 
 
@@ -85,7 +85,7 @@ async def test_license(agent: Agent) -> None:
 
 
 async def test_license_without_a_lease(agent: Agent, fabric: Fabric) -> None:
-    apply(agent.keeper, fabric, fabric.revocation())
+    apply(agent.licence, fabric, fabric.revocation())
     document = members(await ask(agent, "/v1/license"))
     assert (document["state"], document["gate"], document["exit_code"], document["lease"]) == (
         "revoked",
@@ -114,17 +114,17 @@ async def test_status(agent: Agent) -> None:
         ]
     )
     assert (document["version"], document["mode"], document["hardware"]) == (AGENT_VERSION, "development", "ours")
-    lease = agent.keeper.lease
+    lease = agent.licence.lease
     assert lease is not None
     assert document["offline_bound_at"] == lease.terminate_at.isoformat().replace("+00:00", "Z")
 
 
 async def test_damage_and_a_failing_tpm_are_told_of(agent: Agent, state: State) -> None:
-    agent.keeper.hardware = "unavailable"
+    agent.licence.hardware = "unavailable"
     assert members(await ask(agent, "/v1/license"))["flags"] == ["tpm-failing"]
     path = state.licences.statement_path(1)
     path.write_bytes(b"torn")
-    agent.keeper = state.keeper(utc_now)
+    agent.licence = state.load_licence(utc_now)
     document = members(await ask(agent, "/v1/status"))
     assert isinstance(document["license"], dict)
     assert document["license"]["flags"] == ["state-damaged"]
@@ -149,7 +149,7 @@ async def test_entitlement(agent: Agent, path: str, status: int, granted: bool, 
 
 
 async def test_no_entitlement_while_the_gate_is_closed(agent: Agent, fabric: Fabric) -> None:
-    apply(agent.keeper, fabric, fabric.suspension())
+    apply(agent.licence, fabric, fabric.suspension())
     answer = await ask(agent, "/v1/entitlements/render")
     assert (answer.status, members(answer)["reason"]) == (403, "the cloud has suspended the licence (unpaid)")
 
@@ -185,18 +185,18 @@ async def test_renew_is_for_root_and_the_agents_user(agent: Agent, fabric: Fabri
 
 
 async def test_renew(agent: Agent, fabric: Fabric) -> None:
-    chain = agent.keeper.identity.chain
+    chain = agent.licence.identity.chain
     answer = await ask(agent, "/v1/renew", "POST")
     assert (answer.status, members(answer)["state"]) == (200, "active")
-    assert agent.keeper.identity.chain != chain
+    assert agent.licence.identity.chain != chain
     await agent.new_session()
 
 
 async def test_rekey(agent: Agent, fabric: Fabric) -> None:
-    key = agent.keeper.identity.node_key
+    key = agent.licence.identity.node_key
     answer = await ask(agent, "/v1/renew/rekey", "POST")
     assert (answer.status, members(answer)["state"]) == (200, "active")
-    assert agent.keeper.identity.node_key != key
+    assert agent.licence.identity.node_key != key
     assert (await ask(agent, "/v1/renew/rekey")).status == 405
     await agent.new_session()
 

@@ -24,7 +24,7 @@ from node.exchanges.session import Credentials, fresh_nonce
 from node.link import api
 from node.link.certificates import EKU_DEVICE, EKU_SESSION, chain_of, check_chain
 from node.link.transport import SessionKey
-from node.trust import published as trust
+from node.trust import published
 from node.trust.published import TrustSet
 from protocol.encoding import sha256_hex
 from protocol.evidence import ClockInfo
@@ -88,18 +88,18 @@ class FleetNode:
     async def begin(self, cloud: Cloud) -> None:
         """Take the published trust, under the installation's pin."""
         pin = parse_pin(cloud.env["CASCADE_TRUST"])
-        self._trust = await self._count("trust", trust.bootstrap(cloud.env["CASCADE_URL"], pin, self._state))
+        self._trust = await self._count("trust", published.bootstrap(cloud.env["CASCADE_URL"], pin, self._state))
 
     @property
     def version(self) -> int:
         """Of the trust that it works by."""
         return 0 if self._trust is None else self._trust.version
 
-    async def turn(self, published: int) -> None:
-        """What an agent does in hours; `published` is the snapshot that is. Raises NodeError."""
-        if published != self._snapshot:
-            self._snapshot = published
-            self._trust = await self._count("trust", trust.refresh(self._state))
+    async def turn(self, snapshot: int) -> None:
+        """What an agent does in hours; `snapshot` is the published one. Raises NodeError."""
+        if snapshot != self._snapshot:
+            self._snapshot = snapshot
+            self._trust = await self._count("trust", published.refresh(self._state))
         stands = self._opened_under is not None and self._opened_under.bundle == self.trust.bundle
         if self._fabric is None or not stands or self._due(SESSION_EVERY):
             await self._open_session()

@@ -26,7 +26,7 @@ from node.exchanges.session import Credentials, fresh_nonce, open_session
 from node.hwbind import evidence
 from node.hwbind.tpm import Tpm
 from node.link import api
-from node.trust import published as trust
+from node.trust import published
 from node.trust.published import TrustSet
 from protocol.encoding import json_decode, json_encode
 from protocol.evidence import KeyEvidence
@@ -216,8 +216,8 @@ class Site:
     # As a stranger, and as an earlier generation
 
     def anonymous(self) -> tuple[TrustSet, api.Service]:
-        published = trust.load(self.machine.state)
-        return published, api.connect(published.bundle, published.urls, "fabric")
+        trusted = published.load(self.machine.state)
+        return trusted, api.connect(trusted.bundle, trusted.urls, "fabric")
 
     def answer_wrongly(self) -> None:
         """Send the stored proof with another secret: counted, and refused."""
@@ -277,7 +277,7 @@ class Site:
         async def prove() -> Credentials:
             tpm = Tpm(self.lane.chip.tcti)
             try:
-                opened = await open_session(trust.load(self.machine.state), identity, tpm, utc_now, "")
+                opened = await open_session(published.load(self.machine.state), identity, tpm, utc_now, "")
             finally:
                 await tpm.aclose()
             await self._use(opened.credentials, "fabric")
@@ -286,7 +286,7 @@ class Site:
         return identity.generation, trio.run(prove)
 
     async def _use(self, credentials: Credentials, name: str) -> None:
-        service = credentials.connect(trust.load(self.machine.state), name)
+        service = credentials.connect(published.load(self.machine.state), name)
         try:
             if name == "fabric":
                 await service.statement(Ask(nonce=fresh_nonce()))
