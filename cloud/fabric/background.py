@@ -25,6 +25,9 @@ IDLE_SECONDS = 5.0
 PAGE_ITEMS = 100
 SEEN_SECONDS = 30.0
 HOUSEKEEPING_SECONDS = 3600.0
+BACK_OFF_SECONDS_FIRST = 0.5
+BACK_OFF_SECONDS_MAX = 10.0
+"""After a failed call to Breakwater. Short, since one Fabric asks one Breakwater."""
 FORGET_CHALLENGES_AFTER = timedelta(days=1)
 FORGET_RENEWALS_AFTER = timedelta(days=7)
 """Longer than the day for which they are counted; a node that asks for its stored answer later begins anew."""
@@ -38,7 +41,7 @@ class Driver:
     def __init__(self, core: Core, kicked: asyncio.Event, chores: tuple[tuple[str, float, Chore], ...] = ()) -> None:
         self._core = core
         self._kicked = kicked
-        self._back_off = BackOff(core.entropy)
+        self._back_off = BackOff(BACK_OFF_SECONDS_FIRST, BACK_OFF_SECONDS_MAX, core.entropy)
         self._chores = (("seen", SEEN_SECONDS, self.write_seen), ("purge", HOUSEKEEPING_SECONDS, self._purge), *chores)
         self._due = dict.fromkeys((name for name, _, _ in self._chores), 0.0)
 

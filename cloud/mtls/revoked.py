@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from cloud.contracts.breakwater import PATH_REVOCATIONS, Revocations, RevokedSerial
 from cloud.mtls.client import CallError, CloudClient
 from cloud.storage import StorageError
+from cloud.tasks.back_off import BackOff
 from cloud.tasks.stopping import Stopping
 
 log = logging.getLogger("cascade.revocation")
@@ -53,12 +54,11 @@ class RevokedSet:
         self._save = save
         self._forget = forget
         self._now = now
-        self._entropy = entropy
         self._issuing = issuing
         self._issuer = ""
         self._ends: dict[int, datetime] = {}
         self._cursor = 0
-        self._failures = 0
+        self._back_off = BackOff(RETRY_SECONDS_FIRST, RETRY_SECONDS_MAX, entropy)
         self._pruned_at = 0.0
 
     def __contains__(self, serial: int) -> bool:
@@ -111,19 +111,13 @@ class RevokedSet:
                 except (CallError, StorageError, ValueError) as error:
                     wait_seconds = 0
                     log.warning("cannot hear of revocations", extra={"reason": f"{type(error).__name__}: {error}"})
-                    if await stopping.sleep(self._pause()):
+                    if await stopping.sleep(self._back_off.failed(asyncio.get_running_loop().time())):
                         return
                 else:
                     wait_seconds = WAIT_SECONDS
-                    self._failures = 0
+                    self._back_off.worked()
         finally:
             end.cancel()
-
-    def _pause(self) -> float:
-        """Full jitter: anything from nothing to a cap that doubles."""
-        cap: float = min(RETRY_SECONDS_MAX, RETRY_SECONDS_FIRST * 2 ** min(self._failures, 16))
-        self._failures += 1
-        return cap * (1 + int.from_bytes(self._entropy(2), "big")) / 65536
 
     async def _prune(self) -> None:
         """Once an hour, forget what has expired: such a certificate is refused for its date."""

@@ -1,1 +1,1 @@
-"""Building blocks of background work: the stop signal and the back-off."""
+"""Building blocks of background work: stop signal, periodic work, back-off, counts per caller and period."""

@@ -2,28 +2,40 @@
 
 from collections.abc import Callable
 
-BACK_OFF_SECONDS_FIRST = 0.5
-
-
-BACK_OFF_SECONDS_MAX = 10.0
-"""After a failed call to Breakwater; full jitter below it. Short, since one Fabric asks one Breakwater."""
+_DOUBLINGS_MAX = 16
 
 
 class BackOff:
-    """When Breakwater may be asked again, in seconds of a monotonic clock."""
+    """When something that failed may be tried again, in seconds of a monotonic clock.
 
-    def __init__(self, entropy: Callable[[int], bytes]) -> None:
+    The pause after the first failure is `seconds_first`; it doubles with each further failure, up to `seconds_max`.
+    With `entropy` it has full jitter: anything from nothing to that pause, so that many callers do not return at once.
+    """
+
+    def __init__(self, seconds_first: float, seconds_max: float, entropy: Callable[[int], bytes] | None = None) -> None:
+        self._seconds_first = seconds_first
+        self._seconds_max = seconds_max
         self._entropy = entropy
         self._failures = 0
+        self.failed_at = 0.0
         self.ready_at = 0.0
 
-    def failed(self, at: float) -> None:
-        """Wait longer, up to the cap, spread over the whole of it."""
-        cap = min(BACK_OFF_SECONDS_MAX, BACK_OFF_SECONDS_FIRST * 2 ** min(self._failures, 16))
+    @property
+    def failing(self) -> bool:
+        """Whether the last try failed."""
+        return self._failures > 0
+
+    def failed(self, at: float) -> float:
+        """Count a failure; returns the pause until the next try, in seconds."""
+        pause: float = min(self._seconds_max, self._seconds_first * 2 ** min(self._failures, _DOUBLINGS_MAX))
+        if self._entropy is not None:
+            pause *= (1 + int.from_bytes(self._entropy(2), "big")) / 65536
         self._failures += 1
-        self.ready_at = at + cap * (1 + int.from_bytes(self._entropy(2), "big")) / 65536
+        self.failed_at = at
+        self.ready_at = at + pause
+        return pause
 
     def worked(self) -> None:
-        """Ask at once the next time."""
+        """Try at once the next time."""
         self._failures = 0
-        self.ready_at = 0.0
+        self.failed_at = self.ready_at = 0.0

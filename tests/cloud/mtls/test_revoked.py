@@ -243,10 +243,10 @@ async def test_it_ends_in_the_middle_of_a_pause() -> None:
 
 def test_pauses_double_up_to_a_bound_and_are_spread() -> None:
     longest, shortest = revoked_set(Disk(), b"\xff\xff"), revoked_set(Disk(), b"\x00\x00")
-    pauses = [longest._pause() for _ in range(8)]
+    pauses = [longest._back_off.failed(0.0) for _ in range(8)]
     assert pauses[:2] == [RETRY_SECONDS_FIRST, RETRY_SECONDS_FIRST * 2]
     assert pauses[-1] == RETRY_SECONDS_MAX
-    assert all(shortest._pause() < 0.001 for _ in range(8))
+    assert all(shortest._back_off.failed(0.0) < 0.001 for _ in range(8))
 
 
 async def test_a_kept_connection_is_refused_at_its_next_request() -> None:
