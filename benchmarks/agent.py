@@ -89,8 +89,8 @@ class _Starts:
         return Started([sys.executable, "-c", _TELL_READY], self._shipped, self._world.directory)
 
     def agent(self) -> Started:
-        self._world.socket.unlink(missing_ok=True)
-        environment = self._shipped | self._world.agent_environment
+        self._world.machine.socket.unlink(missing_ok=True)
+        environment = self._shipped | self._world.machine.env
         started = Started([str(BIN / "cascadia"), "run"], environment | self.extra, self._world.directory)
         if not started.status.startswith("active"):
             started.stop()
@@ -107,7 +107,7 @@ def _times(start: Callable[[], Started]) -> tuple[float, float]:
 def start(world: World) -> list[Figure]:
     """From exec of `cascadia run` to READY=1, on a cached lease with the cloud gone."""
     starts = _Starts(world)
-    world.cloud_down()
+    world.cloud.down()
     progress(f"agent start: {STARTS} starts on a cached lease, the cloud gone, each beside its floor")
     _times(starts.floor), _times(starts.agent)  # the first of each fills the page cache
     floors, agents = [], []
@@ -147,7 +147,7 @@ def memory(world: World) -> list[Figure]:
                 started = begin()
                 try:
                     time.sleep(SETTLED_SECONDS)
-                    if name == "agent" and not world.ask("/v1/status")["last_contact_at"]:
+                    if name == "agent" and not world.machine.ask("/v1/status")["last_contact_at"]:
                         raise StepFailed("the agent has no contact with the cloud")
                     sizes[name].append(memory_kib(started.pid))
                 finally:

@@ -20,7 +20,7 @@ import msgspec
 
 from benchmarks.world import World, cpu_seconds
 from lab.postgres import ROLE, Cluster
-from lab.processes import BIN, Process, StepFailed, free_ports, wait_for
+from lab.processes import BIN, Process, StepFailed, free_ports, wait_until
 
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -128,7 +128,7 @@ def breakwater(world: World, postgres: Postgres | None = None) -> Iterator[Serve
         command = [sys.executable, "-m", "benchmarks.profiled", str(world.profiles / f"{name}.prof")]
     process = world.start(name, pinned([*command, "serve", "breakwater", "--dir", str(directory)]))
     try:
-        wait_for("Breakwater's answer", lambda: _healthy(process, port + 3))
+        wait_until("Breakwater's answer", lambda: _healthy(process, port + 3))
         yield Server(engine, directory, process.pid, port + 1, port + 3, postgres)
     finally:
         process.stop()
@@ -136,7 +136,7 @@ def breakwater(world: World, postgres: Postgres | None = None) -> Iterator[Serve
 
 
 def _healthy(process: Process, port: int) -> bool:
-    if not process.running():
+    if not process.running:
         raise StepFailed(f"{process.name} ended: {process.tail()}")
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     with contextlib.suppress(OSError), contextlib.closing(connection):
@@ -151,7 +151,7 @@ def other_server(world: World, name: str, command: list[str], port: int) -> Iter
     process = world.start(name, pinned(command))
 
     def listens() -> bool:
-        if not process.running():
+        if not process.running:
             raise StepFailed(f"{name} ended: {process.tail()}")
         with contextlib.suppress(OSError):
             socket.create_connection(("127.0.0.1", port), timeout=5).close()
@@ -159,7 +159,7 @@ def other_server(world: World, name: str, command: list[str], port: int) -> Iter
         return False
 
     try:
-        wait_for(f"{name}'s port", listens)
+        wait_until(f"{name}'s port", listens)
         time.sleep(0.2)
         yield process
     finally:

@@ -43,7 +43,7 @@ class _Node:
     def __init__(self, world: World) -> None:
         world.installed()
         self.pid = world.cloud_up()
-        self.port = world.port
+        self.port = world.cloud.port
         self.licence = world.state.load_licence(utc_now)
         self._tpm = Tpm(world.chip.tcti)
 
@@ -135,7 +135,7 @@ def sessions(world: World) -> list[Figure]:
         for csr, proof in zip(csrs, proofs, strict=True)
     ]
     load = node.load(requests, node.anonymous)
-    issuer = BareIssuer(world.cloud_directory)
+    issuer = BareIssuer(world.cloud.directory)
     ca = x509.load_der_x509_certificate(node.licence.trust.bundle.node_issuers[0])
     signed, signature = proofs[0]
 

@@ -11,8 +11,10 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Self
 
 import httpx
@@ -21,8 +23,9 @@ import trio
 
 from benchmarks.figures import progress
 from cloud.cli.main import main as cascade
-from demo.stage import Stage
-from lab.processes import BIN, Process, StepFailed, free_ports, wait_for
+from lab.cloud import Cloud
+from lab.machine import Machine
+from lab.processes import Process, StepFailed, ended, scratch_directory, start_program, wait_until
 from lab.tpm import SoftTpm, shared_bus
 from node.clock import utc_now
 from node.exchanges.activation import activate
@@ -47,25 +50,22 @@ class World:
     def __init__(self, profiles: Path | None = None) -> None:
         self.profiles = profiles
         """Where profiles of the issuer go, if any are wanted."""
-        self._stage = Stage()
-        self._cloud: Process | None = None
+        self._ends = ExitStack()
         self._installed: Installed | None = None
-        self.directory = self._stage.directory
-        self.cloud_directory = self.directory / "cloud"
-        self.state_directory = self.directory / "state"
-        self.socket = self.directory / "s.sock"
-        self.port = free_ports(4)
+        self.directory = self._ends.enter_context(scratch_directory("cascade-benchmarks-"))
         self.chip = SoftTpm(self.directory / "chip", bus=shared_bus())
+        self.cloud = Cloud(self.directory)
 
     def __enter__(self) -> Self:
-        self._stage.__enter__()
         # As installed: with compiled modules, which an environment for development may do without.
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         os.environ["PYTHONPYCACHEPREFIX"] = str(self.directory / "compiled")
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._stage.__exit__(kind)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ends.__exit__(kind, error, trace)
 
     def operate(self, *command: str) -> Any:
         """One `cascade` command, in this process; its document. Raises StepFailed."""
@@ -80,15 +80,14 @@ class World:
         """The cloud, initialised, and one node activated; made at the first call."""
         if self._installed is None:
             progress("making a cloud, a TPM and a node")
-            self._stage.adopt(self.chip.start())
-            self.operate("init", "--dir", str(self.cloud_directory), "--port-base", str(self.port))
-            lines = (self.cloud_directory / "operator" / "env").read_text().splitlines()
-            os.environ.update(dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#")))
-            os.environ["XDG_CACHE_HOME"] = str(self.directory / "cache")
+            self._ends.enter_context(ended(self.cloud))
+            self.cloud.init()
+            os.environ.update(self.cloud.env)
             self.cloud_up()
             tenant = str(self.operate("tenant", "create", "benchmark")["id"])
             roots = self.directory / "ek-roots.pem"
-            roots.write_text(self.chip.ek_roots_pem.read_text() + self.chip.ek_intermediates_pem.read_text())
+            chip = self.machine.chip
+            roots.write_text(chip.ek_roots_pem.read_text() + chip.ek_intermediates_pem.read_text())
             self.operate("tenant", "trust", tenant, "--ek-root", str(roots))
             file = self.new_code(tenant, "first")
             self._installed = Installed(tenant, self.activate(file), file)
@@ -114,75 +113,54 @@ class World:
 
     @property
     def state(self) -> State:
-        return State(self.state_directory)
+        return State(self.machine.state)
 
     @property
     def trust(self) -> TrustSet:
-        return load(self.state_directory)
+        return load(self.machine.state)
 
     def start(self, name: str, command: list[str]) -> Process:
         """Another process that ends with this world."""
-        return self._stage.start(name, command, {})
+        process = start_program(self.directory, name, command)
+        self._ends.enter_context(ended(process))
+        return process
 
     # The cloud
 
     def cloud_up(self) -> int:
         """The process id of `cascade up`, started if it does not run."""
-        if self._cloud is None or not self._cloud.running():
-            command = [str(BIN / "cascade"), "up", "--dir", str(self.cloud_directory)]
-            started = self._cloud = self._stage.start("cloud", command, {})
-            wait_for("the cloud's answer", lambda: self._answers(started))
-        return self._cloud.pid
-
-    def _answers(self, cloud: Process) -> bool:
-        if not cloud.running():
-            raise StepFailed(f"the cloud ended: {cloud.tail()}")
-        with contextlib.suppress(httpx.HTTPError):
-            return httpx.get(f"http://127.0.0.1:{self.port + 2}/healthz", trust_env=False).status_code == 200
-        return False
-
-    def cloud_down(self) -> None:
-        if self._cloud is not None:
-            self._cloud.stop()
-            self._cloud = None
+        process = self.cloud.process
+        if process is None or not process.running:
+            process = self.cloud.up()
+            if not process.running:
+                raise StepFailed(f"the cloud ended: {process.tail()}")
+        return process.pid
 
     # The agent
 
-    @property
-    def agent_environment(self) -> dict[str, str]:
-        """Everything at its default but the places."""
-        return {
-            **self.chip.env,
-            "CASCADIA_STATE_DIR": str(self.state_directory),
-            "CASCADIA_SOCKET": str(self.socket),
-            "CASCADIA_TPM": self.chip.tcti,
-            "CASCADIA_MODE": "development",
-        }
+    @cached_property
+    def machine(self) -> Machine:
+        """The machine, with its TPM running."""
+        self._ends.enter_context(self.chip)
+        machine = Machine(self.directory, self.chip, heartbeat_seconds=None)
+        self._ends.enter_context(ended(machine))
+        return machine
 
     @contextmanager
     def agent(self) -> Iterator[Process]:
         """A running agent whose socket answers and whose licence is open."""
-        self.socket.unlink(missing_ok=True)
-        process = self._stage.start("agent", [str(BIN / "cascadia"), "run"], self.agent_environment)
-
-        def answers() -> bool:
-            if not process.running():
-                raise StepFailed(f"the agent ended: {process.tail()}")
-            return self.socket.exists() and bool(self.ask(f"/v1/entitlements/{ENTITLEMENT}")["granted"])
-
+        process = self.machine.launch()
         try:
-            wait_for("the agent's answer", answers)
+            wait_until("the agent's answer", lambda: not process.running or self.machine.granted(ENTITLEMENT))
+            if not process.running:
+                raise StepFailed(f"the agent ended: {process.tail()}")
             yield process
         finally:
             process.stop()
 
-    def ask(self, path: str) -> Any:
-        """A document from the agent's socket."""
-        with self.socket_client() as client:
-            return client.get(path).json()
-
     def socket_client(self) -> httpx.Client:
-        transport = httpx.HTTPTransport(uds=str(self.socket))
+        """A client that keeps its connection to the agent's socket."""
+        transport = httpx.HTTPTransport(uds=str(self.machine.socket))
         return httpx.Client(transport=transport, base_url="http://cascadia", trust_env=False)
 
 

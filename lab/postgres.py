@@ -1,11 +1,7 @@
-"""Databases for tests, on both engines: SQLite files, and a private PostgreSQL that is real in all but its size.
+"""Databases of a developer's machine, on both engines: SQLite files, and a private PostgreSQL that is real in all but size.
 
-The server is started by the first test that wants one, once a test process, on a Unix socket alone, with durable
-commits; it ends with the process, however that ends. A database costs a copy of a template that was migrated once.
-
-    @pytest.fixture(params=ENGINES)
-    def database(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
-        return database_location(request.param, "fabric", tmp_path)
+The server starts with the first database that is wanted, once a process, on a Unix socket alone, with durable commits.
+It ends with the process, however that ends. A database costs a copy of a template that was migrated once.
 """
 
 from __future__ import annotations
@@ -25,14 +21,11 @@ from itertools import count
 from pathlib import Path
 
 import asyncpg
-import pytest
 
 from cloud.storage import Location, PostgresLocation, ServiceEngine, Statement
 from cloud.storage.location import parse_location
 from cloud.storage.migrate import ensure_migrated
 
-ENGINES = ("sqlite", pytest.param("postgresql", marks=pytest.mark.slow))
-"""For parametrising: the quick loop has the first."""
 START_SECONDS = 30.0
 ROLE = "cascade"
 SETTINGS = {

@@ -1,6 +1,6 @@
 """Rules of every test run: which event loop an async test gets, and that nothing is left out unseen.
 
-An async test under tests/node or tests/demo runs on trio (pytest-trio), any other one on asyncio (anyio's plugin). A
+An async test under tests/node runs on trio (pytest-trio), any other one on asyncio (anyio's plugin). A
 marker on the test or its module (`trio`, `anyio`) says otherwise where a test needs it. Fixtures follow their test.
 
 With CASCADE_NO_SKIPS=1 (`make test`) or CI=true a run that skipped, xfailed or deselected a test fails, with the
@@ -18,7 +18,7 @@ import pytest
 from tests.light_keys import use_light_keys
 
 TESTS = Path(__file__).parent
-TRIO_FOLDERS = (TESTS / "node", TESTS / "demo")
+TRIO_FOLDER = TESTS / "node"
 
 _left_out = pytest.StashKey[list[str]]()
 
@@ -39,7 +39,7 @@ def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, name: str
         return
     marked = {mark.name for mark in (*collector.iter_markers(), *getattr(obj, "pytestmark", ()))}
     if marked.isdisjoint({"trio", "anyio"}):
-        on_trio = any(collector.path.is_relative_to(folder) for folder in TRIO_FOLDERS)
+        on_trio = collector.path.is_relative_to(TRIO_FOLDER)
         (pytest.mark.trio if on_trio else pytest.mark.anyio)(obj)
 
 

@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from lab.cloud import Cloud
+from lab.machine import Machine
+from lab.processes import ended
 from lab.tpm import SoftTpm, shared_bus
-from tests.system.support.harness import Cloud, Machine, ended
+from tests.system.support.harness import new_cloud, new_machine
 
 
 @pytest.fixture(scope="session")
@@ -22,13 +25,13 @@ def chips(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SoftTpm, S
 @pytest.fixture(scope="session")
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Cloud:
     """A cloud as `cascade init` leaves it; never started, copied by `cloud`."""
-    return Cloud(tmp_path_factory.mktemp("installation")).init()
+    return new_cloud(tmp_path_factory.mktemp("installation")).init()
 
 
 @pytest.fixture
 def cloud(tmp_path: Path, installation: Cloud) -> Iterator[Cloud]:
     """A cloud of one's own, up."""
-    copy = Cloud(tmp_path).copy_from(installation)
+    copy = new_cloud(tmp_path).copy_from(installation)
     with ended(copy):
         copy.up()
         yield copy
@@ -37,6 +40,6 @@ def cloud(tmp_path: Path, installation: Cloud) -> Iterator[Cloud]:
 @pytest.fixture
 def machine(tmp_path: Path, chips: tuple[SoftTpm, SoftTpm]) -> Iterator[Machine]:
     """A bare machine with the first chip."""
-    bare = Machine(tmp_path, chips[0])
+    bare = new_machine(tmp_path, chips[0])
     with ended(bare):
         yield bare

@@ -3,8 +3,11 @@
 import shutil
 from pathlib import Path
 
+from lab.cloud import Cloud
+from lab.machine import Machine
+from lab.processes import ended, wait_until
 from lab.tpm import SoftTpm
-from tests.system.support.harness import Cloud, Machine, ended, wait_until
+from tests.system.support.harness import new_machine
 
 
 def test_the_same_chip_is_the_same_node_in_the_same_seat(
@@ -14,7 +17,7 @@ def test_the_same_chip_is_the_same_node_in_the_same_seat(
     file = cloud.code(tenant, "--seats", "1")
     first = machine.run("activate", str(file))
     again = machine.run("activate", str(file))
-    reinstalled = Machine(tmp_path, chips[0], "reinstalled").run("activate", str(cloud.code(tenant)))
+    reinstalled = new_machine(tmp_path, chips[0], "reinstalled").run("activate", str(cloud.code(tenant)))
     assert first["node"] == again["node"] == reinstalled["node"]
     assert (first["generation"], again["generation"], reinstalled["generation"]) == (1, 2, 3)
     (node,) = cloud.run("node", "list", "--tenant", tenant)
@@ -32,7 +35,7 @@ def test_a_state_that_another_activation_has_overtaken_is_told_so(
 ) -> None:
     tenant = cloud.tenant(chips[0])
     machine.run("activate", str(cloud.code(tenant)))
-    reinstalled = Machine(tmp_path, chips[0], "reinstalled")
+    reinstalled = new_machine(tmp_path, chips[0], "reinstalled")
     reinstalled.run("activate", str(cloud.code(tenant)))
     # The disk of before, in the same machine: its generation is over, by a signed word.
     assert machine.launch().wait() == 81
@@ -48,11 +51,11 @@ def test_two_chips_are_two_nodes_in_two_seats(
     tenant = cloud.tenant(chips[0])
     file = str(cloud.code(tenant, "--seats", "2"))
     first = machine.run("activate", file)
-    second = Machine(tmp_path, chips[1], "second").run("activate", file)
+    second = new_machine(tmp_path, chips[1], "second").run("activate", file)
     assert first["node"] != second["node"]
     assert [code["seats_taken"] for code in cloud.run("code", "list", tenant)] == [2]
     # A state directory that went with the disk to another machine opens no gate there, and gives nothing away.
-    moved = Machine(tmp_path, chips[1], "moved")
+    moved = new_machine(tmp_path, chips[1], "moved")
     shutil.copytree(machine.state, moved.state)
     with ended(moved):
         moved.up()
@@ -65,7 +68,7 @@ def test_the_same_chip_is_another_node_for_another_tenant(
     cloud: Cloud, machine: Machine, chips: tuple[SoftTpm, SoftTpm], tmp_path: Path
 ) -> None:
     first = machine.run("activate", str(cloud.code(cloud.tenant(chips[0], "one"))))
-    other = Machine(tmp_path, chips[0], "other")
+    other = new_machine(tmp_path, chips[0], "other")
     second = other.run("activate", str(cloud.code(cloud.tenant(chips[0], "two"))))
     assert first["node"] != second["node"]
     assert first["tenant"] != second["tenant"]

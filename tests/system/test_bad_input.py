@@ -23,13 +23,16 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from cloud.fabric.nonce import SALT_BYTES, make_nonce
+from lab.cloud import Cloud
+from lab.machine import Machine
+from lab.processes import ended, wait_until
 from lab.tpm import SoftTpm
 from protocol.codes import make_secret
 from protocol.limits import CHALLENGE_TRIES_MAX, REQUEST_BODY_BYTES_MAX
 from protocol.messages.activation import Challenge
 from protocol.messages.sessions import OpenSession, Session
 from tests.simulators.forged_evidence import Maker, PaperChip, request, request_with_bad_signature
-from tests.system.support.harness import Cloud, Machine, ended, wait_until
+from tests.system.support.harness import new_machine
 from tests.system.support.raw import (
     SESSIONS,
     PaperNode,
@@ -152,7 +155,7 @@ def test_codes_that_are_not_accepted(cloud: Cloud, world: World, stranger: Paper
 
 
 def test_the_agent_says_what_is_wrong_with_a_code(cloud: Cloud, chips: tuple[SoftTpm, SoftTpm], tmp_path: Path) -> None:
-    machine = Machine(tmp_path, chips[0])
+    machine = new_machine(tmp_path, chips[0])
     tenant = cloud.tenant(chips[0], "codes")
     expired = cloud.code(tenant, "--days", "0.00001")
     out = tmp_path / "revoked.json"
@@ -197,7 +200,7 @@ def test_chips_that_nobody_vouches_for(world: World, cloud: Cloud) -> None:
 def test_a_real_chip_of_an_untrusted_maker(
     cloud: Cloud, world: World, chips: tuple[SoftTpm, SoftTpm], tmp_path: Path
 ) -> None:
-    machine = Machine(tmp_path, chips[0])
+    machine = new_machine(tmp_path, chips[0])
     file = str(cloud.code(world.tenant))  # of a tenant that trusts paper only
     with unchanged(cloud):
         error = machine.run("activate", file, expect=77)["error"]
@@ -420,7 +423,7 @@ class Copies:
         self.directory, self.chip, self.saved = directory, chip, saved
 
     def machine(self, name: str) -> Machine:
-        machine = Machine(self.directory, self.chip, name, heartbeat_seconds=600)
+        machine = new_machine(self.directory, self.chip, name, heartbeat_seconds=600)
         shutil.copytree(self.saved, machine.state)
         return machine
 
@@ -428,7 +431,7 @@ class Copies:
 @pytest.fixture(scope="module")
 def copies(cloud: Cloud, chips: tuple[SoftTpm, SoftTpm], tmp_path_factory: pytest.TempPathFactory) -> Copies:
     directory = tmp_path_factory.mktemp("copies")
-    machine = Machine(directory, chips[0], "original")
+    machine = new_machine(directory, chips[0], "original")
     tenant = cloud.tenant(chips[0], "copies")
     assert machine.run("activate", str(cloud.code(tenant)))["state"] == "active"
     (machine.state / "lock").unlink()
@@ -501,7 +504,7 @@ def test_state_of_another_node_or_generation(
     copies: Copies, cloud: Cloud, chips: tuple[SoftTpm, SoftTpm], tmp_path: Path, world: World
 ) -> None:
     """A statement that is sound, but somebody else's."""
-    other = Machine(tmp_path, chips[1], "other")
+    other = new_machine(tmp_path, chips[1], "other")
     other.run("activate", str(cloud.code(cloud.tenant(chips[1], "other"))))
     mine = copies.machine("with another's statement")
     (theirs,) = (other.state / "licence").glob("g-*/statement.json")
@@ -536,7 +539,7 @@ def test_no_tpm(copies: Copies, tmp_path: Path, cloud: Cloud) -> None:
     status = machine.run("status", expect=87)
     assert (status["hardware"], status["license"]["gate"]) == ("unavailable", "closed")
     assert status["license"]["next"]
-    bare = Machine(tmp_path, copies.chip, "bare")
+    bare = new_machine(tmp_path, copies.chip, "bare")
     bare.env = machine.env
     error = bare.run("activate", str(cloud.code(str(cloud.run("tenant", "list")[0]["id"]))), expect=87)["error"]
     assert error["code"] == "tpm-absent"
@@ -594,7 +597,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_leaves_the_old_state_intact(
     copies: Copies, cloud: Cloud, chips: tuple[SoftTpm, SoftTpm], small_disk: Path, tmp_path: Path
 ) -> None:
-    machine = Machine(tmp_path, chips[0])
+    machine = new_machine(tmp_path, chips[0])
     machine.env = {**machine.env, "CASCADIA_STATE_DIR": str(small_disk / "state")}
     shutil.copytree(copies.saved, small_disk / "state")
     filler = small_disk / "filler"

@@ -18,7 +18,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from cloud.http.guard import OPERATOR
-from tests.system.support.harness import Cloud, wait_until
+from lab.cloud import Cloud
+from lab.processes import wait_until
 from tests.system.support.raw import PLAINTEXT, Answer, once
 from tests.system.support.routes import RECIPES, Caller, Route, World, all_routes, world_of
 

@@ -17,9 +17,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from cloud.contracts.breakwater import PATH_DEVICE
 from cloud.storage import PostgresLocation
+from lab.cloud import Cloud
 from lab.postgres import cluster, postgres_copy
+from lab.processes import wait_until
 from protocol.messages.est import PATH_SIMPLEREENROLL, decode_certs_only, encode_base64
-from tests.system.support.harness import Cloud, Plan, wait_until
+from tests.system.support.harness import Plan
 from tests.system.support.issuer_checks import check, serials_of
 from tests.system.support.issuer_scenarios import SCENARIOS, Case, run_lanes
 from tests.system.support.issuer_walk import Interrupted, Mode, Site

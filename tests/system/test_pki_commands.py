@@ -7,9 +7,11 @@ from typing import Any
 import httpx
 from cryptography import x509
 
+from lab.cloud import Cloud
+from lab.machine import Machine
+from lab.processes import wait_until
 from lab.tpm import SoftTpm
 from protocol.encoding import sha256_hex
-from tests.system.support.harness import Cloud, Machine, wait_until
 
 
 def pki(cloud: Cloud, *command: str, expect: int = 0) -> Any:

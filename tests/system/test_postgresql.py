@@ -12,12 +12,14 @@ from cryptography import x509
 
 from cloud.storage.location import PostgresLocation
 from cloud.storage.migrate import applied_ids, known_ids
+from lab.cloud import Cloud
 from lab.postgres import ROLE, cluster
+from lab.processes import ended, free_ports, wait_until
+from lab.stranger import Stranger
 from lab.tpm import SoftTpm
 from tests.simulators.forged_evidence import request
-from tests.system.support.harness import Cloud, Machine, Process, ended, free_ports, wait_until
+from tests.system.support.harness import forked, new_cloud, new_machine
 from tests.system.support.raw import PORTS, PaperNode, Wire, paper_tenant, renew_device, secret_of
-from tests.system.support.strangers import Stranger
 from tests.system.test_service_revocation import Pair, settings_of
 
 
@@ -40,7 +42,7 @@ def databases() -> Iterator[tuple[PostgresLocation, PostgresLocation]]:
 
 def replica_of(cloud: Cloud, directory: Path) -> Cloud:
     """The same installation's Breakwater on another host: its files, on ports of its own."""
-    other = Cloud(directory).copy_from(cloud)
+    other = new_cloud(directory).copy_from(cloud)
     other.port = free_ports()
     settings = settings_of(other, "breakwater")
     text = settings.read_text()
@@ -54,7 +56,7 @@ def replica_of(cloud: Cloud, directory: Path) -> Cloud:
 def test_an_installation_on_postgresql_and_a_second_issuer(
     databases: tuple[PostgresLocation, PostgresLocation], chips: tuple[SoftTpm, SoftTpm], tmp_path: Path
 ) -> None:
-    cloud, machine = Cloud(tmp_path).init(*options(*databases)), Machine(tmp_path, chips[0])
+    cloud, machine = new_cloud(tmp_path).init(*options(*databases)), new_machine(tmp_path, chips[0])
     assert not list(cloud.directory.rglob("*.sqlite*"))
     with ended(cloud, machine):
         cloud.up()
@@ -105,7 +107,7 @@ def test_an_installation_on_postgresql_and_a_second_issuer(
 def refused(tmp_path: Path, *arguments: str) -> str:
     """The code of the refusal of `cascade init`, which left nothing on the disk."""
     place = tmp_path / "refused" / "cloud"
-    process = Process(tmp_path, "cascade", "init", "--dir", str(place), "--json", *arguments)
+    process = forked(tmp_path, "cascade", "init", "--dir", str(place), "--json", *arguments)
     assert process.wait() != 0
     assert not place.exists()
     assert not place.parent.exists() or not list(place.parent.iterdir())
@@ -123,7 +125,7 @@ def test_a_database_that_has_tables_is_refused_and_nothing_is_left(
     assert refused(tmp_path, *unable) == "init_failed"
     assert applied_ids(breakwater) == applied_ids(fabric) == set()
     # So the same again succeeds, and once more is one too many.
-    Cloud(tmp_path).init(*options(breakwater, fabric))
+    new_cloud(tmp_path).init(*options(breakwater, fabric))
     assert refused(tmp_path, *options(breakwater, fabric)) == "database_in_use"
     assert applied_ids(breakwater) == known_ids("breakwater")
     assert applied_ids(fabric) == known_ids("fabric")
@@ -151,7 +153,7 @@ def test_a_password_stays_in_its_file(databases: tuple[PostgresLocation, Postgre
     password = tmp_path / "password"
     password.touch(mode=0o600)
     password.write_text("never-anywhere-else\n")
-    cloud = Cloud(tmp_path).init(*options(*databases), "--database-password-file", os.path.relpath(password))
+    cloud = new_cloud(tmp_path).init(*options(*databases), "--database-password-file", os.path.relpath(password))
     for service in ("breakwater", "fabric"):
         named = tomllib.loads(settings_of(cloud, service).read_text())["database"]["password_file"]
         assert Path(named).is_absolute()

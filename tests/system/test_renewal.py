@@ -11,11 +11,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tpm2_pytss.types import TPMT_PUBLIC
 
 from cloud.crypto.keyfile import read_key, read_passphrase
+from lab.cloud import Cloud
+from lab.machine import Machine
+from lab.processes import ended, wait_until
 from lab.tpm import SoftTpm
 from node.disk.identity import IdentityStore
 from protocol.messages.renewal import PATH_RENEWALS, ProveRenewal, RenewalChallenge, Renewed, StartRenewal, path_proof
 from tests.simulators.forged_evidence import p256
-from tests.system.support.harness import Cloud, Machine, ended, wait_until
+from tests.system.support.harness import new_machine
 from tests.system.support.raw import PaperNode, nodes_ca_pem, once, paper_tenant, secret_of, unchanged
 
 
@@ -118,7 +121,7 @@ def test_an_expired_machine_that_was_superseded_is_told_so(
     cloud: Cloud, machine: Machine, chips: tuple[SoftTpm, SoftTpm], tmp_path: Path
 ) -> None:
     tenant = activated(cloud, machine, chips[0])
-    Machine(tmp_path, chips[0], "reinstalled").run("activate", str(cloud.code(tenant)))
+    new_machine(tmp_path, chips[0], "reinstalled").run("activate", str(cloud.code(tenant)))
     expire(cloud, machine)
     assert machine.launch().wait() == 81
     assert "superseded" in machine.run("status", expect=81)["license"]["reason"]
@@ -141,7 +144,7 @@ def test_an_expired_state_in_another_machine_gets_nothing(
 ) -> None:
     activated(cloud, machine, chips[0])
     expire(cloud, machine)
-    moved = Machine(tmp_path, chips[1], "moved")
+    moved = new_machine(tmp_path, chips[1], "moved")
     shutil.copytree(machine.state, moved.state)
     with ended(moved), unchanged(cloud):
         moved.up()

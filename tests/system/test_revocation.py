@@ -12,6 +12,9 @@ import msgspec
 import pytest
 from cryptography import x509
 
+from lab.cloud import Cloud
+from lab.processes import ended, wait_until
+from lab.stranger import Stranger
 from lab.tpm import SoftTpm
 from node.trust import published
 from node.trust.published import TrustSet
@@ -19,9 +22,8 @@ from protocol.messages.sessions import Ask, Events, Session, StatementAnswer
 from protocol.problems import ProblemDocument
 from protocol.signed.statements import Revocation, verify_statement
 from tests.simulators.forged_evidence import request
-from tests.system.support.harness import Cloud, Machine, ended, wait_until
+from tests.system.support.harness import new_cloud, new_machine
 from tests.system.support.raw import SESSIONS, PaperNode, Wire, new_key, once, paper_tenant, renew_device, secret_of
-from tests.system.support.strangers import Stranger
 
 ASK = Ask("n" * 32)
 SHORT_LEASE = "3,5,9,15"
@@ -31,7 +33,7 @@ SHORT_LEASE = "3,5,9,15"
 @pytest.fixture(scope="module")
 def cloud(tmp_path_factory: pytest.TempPathFactory, installation: Cloud) -> Iterator[Cloud]:
     """One cloud for this module; every test makes nodes of its own."""
-    copy = Cloud(tmp_path_factory.mktemp("revocation")).copy_from(installation)
+    copy = new_cloud(tmp_path_factory.mktemp("revocation")).copy_from(installation)
     with ended(copy):
         copy.up()
         yield copy
@@ -134,7 +136,7 @@ def test_a_suspended_node_keeps_its_session_and_is_resumed(
     cloud: Cloud, chips: tuple[SoftTpm, SoftTpm], tmp_path: Path
 ) -> None:
     # Ten minutes between heartbeats: what the agent hears in this test, it hears on the wake channel.
-    machine = Machine(tmp_path, chips[0], heartbeat_seconds=600)
+    machine = new_machine(tmp_path, chips[0], heartbeat_seconds=600)
     with ended(machine):
         tenant = cloud.tenant(chips[0], "suspended")
         node = machine.run("activate", str(cloud.code(tenant)))["node"]
@@ -169,7 +171,7 @@ def test_a_suspended_node_keeps_its_session_and_is_resumed(
 def test_a_node_that_was_revoked_while_it_was_off_does_not_start(
     cloud: Cloud, chips: tuple[SoftTpm, SoftTpm], tmp_path: Path
 ) -> None:
-    machine = Machine(tmp_path, chips[0])
+    machine = new_machine(tmp_path, chips[0])
     saved = tmp_path / "saved"
     with ended(machine):
         tenant = cloud.tenant(chips[0], "revoked")
@@ -208,7 +210,7 @@ def test_a_whole_directory_of_before_without_the_cloud_runs_to_the_dates_of_its_
     cloud: Cloud, chips: tuple[SoftTpm, SoftTpm], tmp_path: Path
 ) -> None:
     """What is not enforced yet, and is said so: floors in the TPM will close it."""
-    machine = Machine(tmp_path, chips[0])
+    machine = new_machine(tmp_path, chips[0])
     saved = tmp_path / "saved"
     with ended(machine):
         tenant = cloud.tenant(chips[0], "rolled back")
@@ -244,7 +246,7 @@ def test_a_whole_directory_of_before_without_the_cloud_runs_to_the_dates_of_its_
 def test_a_node_that_is_revoked_while_it_runs_closes_the_gate_and_stays_up(
     cloud: Cloud, chips: tuple[SoftTpm, SoftTpm], tmp_path: Path
 ) -> None:
-    machine = Machine(tmp_path, chips[0])
+    machine = new_machine(tmp_path, chips[0])
     with ended(machine):
         tenant = cloud.tenant(chips[0], "running")
         node = machine.run("activate", str(cloud.code(tenant)))["node"]
@@ -266,7 +268,7 @@ def test_a_node_that_is_revoked_while_it_runs_closes_the_gate_and_stays_up(
 def test_a_release_frees_the_seat_at_once_and_a_new_chip_takes_it(
     cloud: Cloud, chips: tuple[SoftTpm, SoftTpm], tmp_path: Path
 ) -> None:
-    first, second = Machine(tmp_path, chips[0], "first"), Machine(tmp_path, chips[1], "second")
+    first, second = new_machine(tmp_path, chips[0], "first"), new_machine(tmp_path, chips[1], "second")
     with ended(first, second):
         tenant = cloud.tenant(chips[0], "one seat")
         file = str(cloud.code(tenant, "--seats", "1"))
@@ -287,7 +289,7 @@ def test_a_release_frees_the_seat_at_once_and_a_new_chip_takes_it(
 def test_only_a_code_made_for_it_readmits_a_revoked_node(
     cloud: Cloud, chips: tuple[SoftTpm, SoftTpm], tmp_path: Path
 ) -> None:
-    machine, other = Machine(tmp_path, chips[0], "revoked"), Machine(tmp_path, chips[1], "other")
+    machine, other = new_machine(tmp_path, chips[0], "revoked"), new_machine(tmp_path, chips[1], "other")
     with ended(machine, other):
         tenant = cloud.tenant(chips[0], "readmitted")
         old = str(cloud.code(tenant, "--seats", "9"))

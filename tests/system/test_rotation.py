@@ -18,13 +18,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cloud.cli.errors import EXIT_REFUSED
 from cloud.contracts.breakwater import PATH_REVOCATIONS
 from cloud.mtls.peer import key_id_of
+from lab.cloud import Cloud
+from lab.machine import Machine
+from lab.processes import wait_until
 from lab.tpm import SoftTpm
 from node.disk.identity import IdentityStore
 from protocol.encoding import sha256_hex
 from protocol.messages.sessions import Ask
 from tests.simulators.forged_evidence import request
 from tests.system.support.fleet import Fleet
-from tests.system.support.harness import Cloud, Machine, wait_until
 from tests.system.support.raw import (
     Answer,
     Closed,

@@ -6,7 +6,6 @@ node is activated; all the while the process list is read as everybody on the ma
 
 import os
 import secrets
-import socket
 import subprocess
 import sys
 import threading
@@ -16,8 +15,10 @@ from pathlib import Path
 from typing import Self
 
 from cloud.crypto.keyfile import read_passphrase
-from tests.cloud.softhsm import SoftHsm, token_processes
-from tests.system.support.harness import Cloud, free_ports, wait_until
+from lab.cloud import Cloud
+from lab.processes import accepts, free_ports, wait_until
+from lab.softhsm import SoftHsm, token_processes
+from tests.system.support.harness import new_cloud
 from tests.system.support.on_token import move_a_key_to_a_token
 from tests.system.support.raw import PaperNode, paper_tenant, secret_of
 
@@ -66,7 +67,7 @@ class Watch:
 
 
 def test_passphrase_and_pin_are_in_no_process_list_log_or_file(tmp_path: Path) -> None:
-    cloud = Cloud(tmp_path)
+    cloud = new_cloud(tmp_path)
     cloud.port = free_ports(4)
     pin = secrets.token_hex(12)
     log = tmp_path / "real.log"
@@ -113,8 +114,7 @@ def _up(cloud: Cloud, log: Path, hsm: SoftHsm) -> Iterator[subprocess.Popen[byte
 
     def answers() -> bool:
         assert process.poll() is None, log.read_text()
-        with socket.socket() as api, socket.socket() as issuer:
-            return not (api.connect_ex(("127.0.0.1", cloud.port)) or issuer.connect_ex(("127.0.0.1", cloud.port + 1)))
+        return accepts(cloud.port) and accepts(cloud.port + 1)
 
     try:
         wait_until("the start of the cloud", answers, START_SECONDS)

@@ -19,9 +19,12 @@ import pytest
 from cryptography import x509
 
 from cloud.contracts.breakwater import PATH_REVOCATIONS
+from lab.cloud import Cloud
+from lab.processes import WAIT_SECONDS, Process, accepts, free_ports, wait_until
+from lab.stranger import Stranger
 from protocol.messages.sessions import Session
 from tests.simulators.forged_evidence import request
-from tests.system.support.harness import WAIT_SECONDS, Cloud, Process, free_ports, wait_until
+from tests.system.support.harness import forked, new_cloud
 from tests.system.support.raw import (
     PORTS,
     SESSIONS,
@@ -36,7 +39,6 @@ from tests.system.support.raw import (
     secret_of,
     service_identity,
 )
-from tests.system.support.strangers import Stranger
 
 FEED = f"{PATH_REVOCATIONS}?cursor=0&wait=0"
 
@@ -51,7 +53,7 @@ class Pair:
 
     def serve(self, *services: str) -> None:
         for name in services:
-            self._running[name] = Process(
+            self._running[name] = forked(
                 self._scratch / name, "cascade", "serve", name, "--dir", str(self.cloud.directory)
             )
         for name in services:
@@ -78,11 +80,6 @@ class Pair:
             process.kill()
 
 
-def accepts(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
 def settings_of(cloud: Cloud, service: str) -> Path:
     return cloud.directory / service / "settings.toml"
 
@@ -102,7 +99,7 @@ def move_breakwater(cloud: Cloud, port: int, to: int) -> None:
 @pytest.fixture
 def pair(installation: Cloud, tmp_path: Path) -> Iterator[Pair]:
     """Not started yet."""
-    it = Pair(Cloud(tmp_path).copy_from(installation), tmp_path)
+    it = Pair(new_cloud(tmp_path).copy_from(installation), tmp_path)
     try:
         yield it
     finally:

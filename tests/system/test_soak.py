@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.system.support.harness import Cloud
+from lab.cloud import Cloud
 from tests.system.support.soak import REVOKED_OF, Soak, told
 
 CERTIFICATES = 200

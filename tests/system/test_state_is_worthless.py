@@ -29,6 +29,9 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from lab.cloud import Cloud
+from lab.machine import Machine
+from lab.processes import WAIT_SECONDS, ended, free_ports, wait_until
 from lab.tpm import SoftTpm
 from node.disk.identity import IdentityStore
 from node.hwbind import keys
@@ -36,7 +39,7 @@ from node.hwbind.errors import TpmNotOurs
 from node.hwbind.tpm import Tpm
 from protocol.ids import EKU_DEVICE, NodeSpiffeId, parse_spiffe
 from tests.simulators.forged_evidence import request
-from tests.system.support.harness import WAIT_SECONDS, Cloud, Machine, ended, free_ports, wait_until
+from tests.system.support.harness import new_cloud, new_machine
 from tests.system.support.key_search import Search, keys_in, public_bytes
 from tests.system.support.raw import (
     SESSIONS,
@@ -152,8 +155,8 @@ class Run(msgspec.Struct, frozen=True):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, installation: Cloud, chips: tuple[SoftTpm, SoftTpm]) -> Iterator[Run]:
     directory = tmp_path_factory.mktemp("worthless")
-    cloud = Cloud(directory).copy_from(installation)
-    machine = Machine(directory, chips[0])
+    cloud = new_cloud(directory).copy_from(installation)
+    machine = new_machine(directory, chips[0])
     with ended(cloud):
         cloud.up()
         file = cloud.code(cloud.tenant(chips[0]))

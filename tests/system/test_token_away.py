@@ -4,18 +4,20 @@ import secrets
 from pathlib import Path
 
 from cloud.crypto.keyfile import read_passphrase
+from lab.cloud import Cloud
+from lab.processes import ended, wait_until
 from tests.simulators.forged_evidence import request
-from tests.system.support.harness import Cloud, Process, ended, wait_until
+from tests.system.support.harness import forked, new_cloud
 from tests.system.support.on_token import move_a_key_to_a_token
 from tests.system.support.raw import SESSIONS, PaperNode, new_key, once, paper_tenant, secret_of
 
 
 def test_a_token_that_vanishes_and_comes_back(tmp_path: Path, installation: Cloud) -> None:
-    cloud = Cloud(tmp_path).copy_from(installation)
+    cloud = new_cloud(tmp_path).copy_from(installation)
     passphrase = read_passphrase(cloud.directory / "secrets" / "passphrase")
     hsm = move_a_key_to_a_token(cloud, tmp_path / "hsm", secrets.token_hex(12), passphrase)
     with ended(cloud):
-        up = Process(tmp_path, "cascade", "up", "--dir", str(cloud.directory), env=hsm.environment)
+        up = forked(tmp_path, "cascade", "up", "--dir", str(cloud.directory), env=hsm.environment)
         cloud.process = up
         cloud.wait_up()
         code = secret_of(cloud.code(paper_tenant(cloud, tmp_path)))

@@ -10,8 +10,9 @@ import pytest
 from cloud.breakwater.bootstrap import initialise
 from cloud.crypto.keyfile import write_secret
 from cloud.storage import Location
-from lab.postgres import ENGINES, postgres_copy
+from lab.postgres import postgres_copy
 from tests.cloud.breakwater.support import PASSPHRASE, START, Clock, Issuer, issuer_at, plan_for
+from tests.cloud.engines import ENGINES
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,8 @@ from cloud.storage import (
     sql,
     value_of,
 )
-from lab.postgres import ENGINES, cluster
+from lab.postgres import cluster
+from tests.cloud.engines import ENGINES
 from tests.cloud.storage_sample.support import NOW
 
 

@@ -26,7 +26,8 @@ from cloud.storage import (
 )
 from cloud.storage.errors import IntegrityError, StorageError, TransactionLost, ValueRefused
 from cloud.storage.location import parse_location
-from lab.postgres import ENGINES, database_location
+from lab.postgres import database_location
+from tests.cloud.engines import ENGINES
 from tests.cloud.storage_sample.support import COUNT, ENGINE, IDS, INSERT, NOW, SELECT, SERVICE, add, count, ids, on
 from tests.cloud.storage_sample.tables import Widget
 

@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from cloud.storage import Location, Mapper, compiled, param
-from lab.postgres import ENGINES, database_location
+from lab.postgres import database_location
+from tests.cloud.engines import ENGINES
 from tests.cloud.storage_sample.support import ENGINE, NOW, SERVICE, on
 from tests.cloud.storage_sample.tables import Part, Widget
 

@@ -14,7 +14,8 @@ from cloud.storage import migrate as migrate_module
 from cloud.storage.errors import DatabaseTooNew, DatabaseUnavailable, MigrationFailed, StorageError
 from cloud.storage.location import parse_location
 from cloud.storage.migrate import applied_ids, ensure_migrated, known_ids, missing_ids
-from lab.postgres import ENGINES, cluster, database_location
+from lab.postgres import cluster, database_location
+from tests.cloud.engines import ENGINES
 from tests.cloud.storage_sample.support import SERVICE
 
 pytestmark = pytest.mark.slow

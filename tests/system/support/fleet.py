@@ -17,6 +17,8 @@ from typing import Self, TypeVar
 import trio
 from cryptography import x509
 
+from lab.cloud import Cloud
+from lab.processes import wait_until
 from node.clock import utc_now
 from node.errors import NodeError
 from node.exchanges import schedule
@@ -34,7 +36,6 @@ from protocol.messages.sessions import TYP_SESSION_PROOF, Ask, OpenSession, Proo
 from protocol.signed.envelope import key_id, seal
 from protocol.signed.statements import Lease, is_for, verify_statement
 from tests.simulators.forged_evidence import request
-from tests.system.support.harness import Cloud, wait_until
 from tests.system.support.raw import PaperNode, Wire
 
 T = TypeVar("T")

@@ -17,11 +17,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cloud.contracts.breakwater import PATH_DEVICE
 from cloud.mtls.identity import IdentityError, load_identity
 from lab.postgres import postgres_database, sqlite_database
+from lab.processes import WAIT_SECONDS, wait_until
 from protocol.faults import Stage
 from protocol.messages.est import decode_certs_only
 from protocol.problems import ProblemDocument
 from tests.system.support import witness
-from tests.system.support.harness import WAIT_SECONDS, wait_until
 from tests.system.support.issuer_checks import check, serials_of
 from tests.system.support.issuer_walk import Interrupted, Mode, Replica, Site, copy_sqlite, died
 from tests.system.support.raw import service_identity
@@ -312,7 +312,7 @@ def walk(site: Site, case: Case) -> float:
             site.up(replica)
         scenario.prepare(site, site.a, tag)
         if scenario.fresh:
-            site.a.end()
+            site.a.kill()
             site.up(site.a)
         _kill(site, case, tag)
         retried = site.a if site.b is None or scenario.at_home else site.b

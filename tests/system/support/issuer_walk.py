@@ -10,7 +10,6 @@ import base64
 import os
 import shutil
 import signal
-import socket
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -41,6 +40,8 @@ from cloud.contracts.breakwater import (
 )
 from cloud.crypto.keyfile import read_key, read_passphrase
 from cloud.storage import Location, PostgresLocation
+from lab.cloud import Cloud
+from lab.processes import Process, Start, accepts, free_ports, wait_until
 from protocol.faults import Stage
 from protocol.ids import make_id
 from protocol.messages.est import (
@@ -53,7 +54,7 @@ from protocol.messages.est import (
 )
 from protocol.messages.sessions import Certificate
 from tests.simulators.forged_evidence import request
-from tests.system.support.harness import Cloud, Plan, Process, free_ports, wait_until
+from tests.system.support.harness import Plan, forked
 from tests.system.support.raw import Answer, Closed, Identity, Wire, new_key, service_identity
 
 Mode = Literal["sqlite", "postgresql", "two replicas"]
@@ -71,7 +72,7 @@ class Replica(Cloud):
     """One process of Breakwater, with its own folder, ports and identity."""
 
     def __init__(self, directory: Path, installation: Cloud) -> None:
-        super().__init__(directory)
+        super().__init__(directory, start=forked)
         self.copy_from(installation)
         self.port = free_ports()
         self.control = directory / "control"
@@ -100,25 +101,20 @@ class Replica(Cloud):
     def running(self) -> bool:
         return self.process is not None and self.process.running
 
-    def up(self, plan: Plan | None = None, wait: bool = True) -> Process:
+    def up(self, start: Start | None = None, wait: bool = True) -> Process:
         """Up, unless it is; it may die on the way."""
         if self.process is None or not self.running:
-            plan = plan or Plan(control=str(self.control))
-            argv = ("serve", "breakwater", "--dir", str(self.directory))
-            self.process = Process(self._scratch, "cascade", *argv, plan=plan)
+            start = start or Plan(control=str(self.control))
+            self.process = start(self._scratch, "cascade", "serve", "breakwater", "--dir", str(self.directory))
         if wait:
             self.wait_up()
         return self.process
 
     def wait_up(self) -> None:
         def up() -> bool:
-            return not self.running or all(_listens(self.port + offset) for offset in (1, 3))
+            return not self.running or all(accepts(self.port + offset) for offset in (1, 3))
 
         wait_until("the start of the issuer", up)
-
-    def end(self) -> None:
-        if self.process is not None:
-            self.process.kill()
 
 
 def died(process: Process | None, control: Path, point: str, stage: Stage, seconds: float) -> bool:
@@ -130,11 +126,6 @@ def died(process: Process | None, control: Path, point: str, stage: Stage, secon
     if process.running or process.wait() != -signal.SIGKILL or not (control / "died").exists():
         return False
     return (control / "died").read_text() == f"{point} {stage}"
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @dataclass
@@ -316,8 +307,7 @@ class Site:
     def pki(self, action: str, *argv: str) -> Any:
         """One `cascade pki` command; its document. Raises Interrupted when it did not end well."""
         line = ("pki", action, "--dir", str(self.a.directory), "--json", *argv)
-        plan = Plan(control=str(self.commands))
-        self.command_process = process = Process(self.commands, "cascade", *line, plan=plan)
+        self.command_process = process = Plan(control=str(self.commands))(self.commands, "cascade", *line)
         if (code := process.wait()) != 0:
             raise Interrupted(f"cascade pki {action} ended with {code}:\n{process.tail()}")
         return process.out()

@@ -6,8 +6,8 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from cloud.crypto.keyfile import read_key
-from tests.cloud.softhsm import LABEL, MODULE, SoftHsm
-from tests.system.support.harness import Cloud
+from lab.cloud import Cloud
+from lab.softhsm import LABEL, MODULE, SoftHsm
 
 
 def move_a_key_to_a_token(cloud: Cloud, directory: Path, pin: str, passphrase: bytes) -> SoftHsm:

@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from cloud.contracts.breakwater import PATH_DEVICE, PATH_OPEN, PATH_SESSION
 from cloud.crypto.keyfile import read_key, read_passphrase
+from lab.cloud import Cloud
 from protocol.encoding import b64url_encode, json_encode, sha256_hex
 from protocol.evidence import ClockInfo, EndorsementEvidence
 from protocol.messages.activation import Activated, Challenge, ProveActivation, StartActivation
@@ -55,7 +56,6 @@ from tests.simulators.forged_evidence import (
     rsa2048,
     signing_public,
 )
-from tests.system.support.harness import Cloud
 
 Service = Literal["fabric", "breakwater", "repository", "pki"]
 PORTS: dict[Service, int] = {"fabric": 0, "breakwater": 1, "repository": 2, "pki": 3}

@@ -23,12 +23,14 @@ from cloud.fabric.schemas import PublishTrust
 from cloud.fabric.settings import FabricSettings
 from cloud.http.guard import NODE, OPERATOR, RouteEntry, routes_of
 from cloud.process.settings import load_settings
+from lab.cloud import Cloud
+from lab.processes import ended, wait_until
 from protocol.messages.activation import Challenge, StartActivation
 from protocol.messages.est import TYPE_PKCS10, encode_base64
 from protocol.messages.renewal import PATH_RENEWALS, RenewalChallenge, Renewed, StartRenewal, path_proof
 from protocol.messages.sessions import Ask
 from tests.simulators.forged_evidence import maker, p256, request
-from tests.system.support.harness import Cloud, ended, wait_until
+from tests.system.support.harness import new_cloud
 from tests.system.support.raw import (
     Answer,
     Identity,
@@ -294,7 +296,7 @@ RECIPES: dict[str, Callable[[World], object]] = {
 @contextmanager
 def world_of(installation: Cloud, directory: Path) -> Iterator[World]:
     """A cloud of one's own with its world, up until the end of the block."""
-    cloud = Cloud(directory).copy_from(installation)
+    cloud = new_cloud(directory).copy_from(installation)
     with ended(cloud):
         cloud.up()
         world = World(cloud, directory)

@@ -32,8 +32,10 @@ from cloud.fabric.issuer import HttpIssuer
 from cloud.mtls.client import CloudClient, ServerCheck, client_context, expected_service
 from cloud.mtls.identity import load_identity, make_csr
 from cloud.mtls.peer import PeerTrust
+from lab.cloud import Cloud
+from lab.processes import ended
 from protocol.ids import NodeId, TenantId, make_id
-from tests.system.support.harness import Cloud, Process, ended
+from tests.system.support.harness import forked, new_cloud
 
 TRUST_DOMAIN = "cascade.internal"
 CONNECTIONS = 8
@@ -164,7 +166,7 @@ class Soak:
     def _check(self, second_opinions: int) -> "Walked":
         """The real command, beside the running issuer."""
         options = ("--dir", str(self._cloud.directory), "--pkilint", str(second_opinions), "--json")
-        process = Process(self._scratch, "cascade", "pki", "check", *options)
+        process = forked(self._scratch, "cascade", "pki", "check", *options)
         code = process.wait(CHECK_SECONDS)
         report = msgspec.convert(process.out(), Walked)
         if code != 0 and not report.findings:
@@ -290,7 +292,7 @@ def main(argv: list[str] | None = None) -> int:
     args = options.parse_args(argv)
     seed = args.seed if args.seed is not None else int.from_bytes(os.urandom(4))
     with tempfile.TemporaryDirectory(prefix="cascade-soak-") as folder:
-        cloud = Cloud(Path(folder)).init()
+        cloud = new_cloud(Path(folder)).init()
         with ended(cloud):
             cloud.up()
             figures = Soak(cloud, Path(folder), seed).run(args.certificates, args.pkilint, args.verify, args.ocsp)

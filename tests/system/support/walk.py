@@ -18,6 +18,8 @@ from typing import Literal
 import msgspec
 import trio
 
+from lab.cloud import Cloud
+from lab.processes import WAIT_SECONDS, Process, wait_until
 from lab.tpm import SoftTpm
 from node.clock import utc_now
 from node.config import AGENT_VERSION
@@ -36,7 +38,7 @@ from protocol.messages.est import decode_certs_only
 from protocol.messages.renewal import ProveRenewal, StartRenewal
 from protocol.messages.sessions import Ask, OpenSession
 from tests.simulators.forged_evidence import request
-from tests.system.support.harness import WAIT_SECONDS, Cloud, Machine, Plan, Process, wait_until
+from tests.system.support.harness import Plan, new_cloud, new_machine
 from tests.system.support.raw import Closed, Wire, renew_device, service_identity
 
 LEASE_SECONDS = "4,3600,7200,10800"
@@ -69,8 +71,8 @@ class Site:
         self.lane = lane
         self.directory = directory
         self.sessions = sessions
-        self.cloud = Cloud(directory)
-        self.machine = Machine(directory, lane.chip, "m", heartbeat_seconds=2)
+        self.cloud = new_cloud(directory)
+        self.machine = new_machine(directory, lane.chip, "m", heartbeat_seconds=2)
         self.armed: Plan | None = None
         self.victim: Process | None = None
         self._readmission: Path | None = None
@@ -130,7 +132,7 @@ class Site:
     def command(self, *argv: str, expect: tuple[int, ...] = (0,)) -> None:
         """One `cascadia` command."""
         plan = self._plan("node")
-        process = self._remember(self.machine.start(*argv, "--json", plan=plan), plan)
+        process = self._remember(self.machine.start(*argv, "--json", start=plan), plan)
         code = process.wait()
         if code not in expect:
             raise Interrupted(f"cascadia {argv[0]} ended with {code}, not {expect}:\n{process.tail()}")
@@ -406,14 +408,14 @@ class Lane:
         return site
 
     def _cloud_in(self, directory: Path) -> Cloud:
-        cloud = Cloud(directory)
+        cloud = new_cloud(directory)
         cloud.port = self.port
         return cloud
 
     def begin(self, *lease: str) -> Site:
         """A new installation's copy with a tenant and an activation file; up."""
         if not (self.directory / "installation").exists():
-            self.port = Cloud(self.directory / "installation").init().port
+            self.port = new_cloud(self.directory / "installation").init().port
         self._count += 1
         directory = self.directory / f"{self._count}"
         site = Site(self, directory, {})

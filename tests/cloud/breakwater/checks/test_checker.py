@@ -30,7 +30,7 @@ from cloud.breakwater.store.shards import ShardStore
 from cloud.crypto.keyfile import read_key
 from cloud.mtls.identity import make_csr
 from cloud.storage import Location, Statement
-from lab.postgres import ENGINES, postgres_copy
+from lab.postgres import postgres_copy
 from protocol.encoding import sha256_hex
 from tests.cloud.breakwater.generations import serial as new_serial
 from tests.cloud.breakwater.support import (
@@ -48,6 +48,7 @@ from tests.cloud.breakwater.support import (
     new_key,
     opening,
 )
+from tests.cloud.engines import ENGINES
 
 MINUTES = timedelta(minutes=5)
 NODES, SERVICES = "nodes-1.1", "services-1.1"

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cloud.breakwater.errors import SignerError, SignerUnavailable
 from cloud.breakwater.keys.pkcs11 import Pkcs11Keys, TokenKey, TokenSettings
 from cloud.crypto.keyfile import write_secret
-from tests.cloud.softhsm import LABEL, MODULE, PIN, SoftHsm, token_processes
+from lab.softhsm import LABEL, MODULE, PIN, SoftHsm, token_processes
 
 pytestmark = pytest.mark.slow
 

@@ -31,8 +31,8 @@ from cloud.breakwater.pkix.csr import describe_key
 from cloud.breakwater.pkix.lint import lint
 from cloud.breakwater.pkix.linted import Linted
 from cloud.breakwater.pkix.profiles import Issuer
+from lab.softhsm import LABEL, MODULE, SoftHsm
 from protocol.ids import NodeId, NodeSpiffeId, TenantId, make_id
-from tests.cloud.softhsm import LABEL, MODULE, SoftHsm
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from cloud.breakwater.keys import token_messages as messages
 from cloud.breakwater.keys.token_messages import Command, Connect, Find, Generate, Reply, Sign
-from tests.cloud.softhsm import LABEL, MODULE, PIN, SoftHsm
+from lab.softhsm import LABEL, MODULE, PIN, SoftHsm
 
 pytestmark = pytest.mark.slow
 

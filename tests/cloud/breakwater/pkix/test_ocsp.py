@@ -24,8 +24,9 @@ from cloud.breakwater.revocation.ocsp_responder import ANSWER_LIFE, REUSE
 from cloud.crypto.der import bit_string, sequence, tlv
 from cloud.storage import Location
 from cloud.tasks.stopping import Stopping
-from lab.postgres import ENGINES, database_location
+from lab.postgres import database_location
 from tests.cloud.breakwater.revoking import SPIFFE, Bench, Clock, Hierarchy, bench_at, new_public_key, serial
+from tests.cloud.engines import ENGINES
 
 Status = ocsp.OCSPResponseStatus
 SHA1, SHA256, SHA512 = hashes.SHA1(), hashes.SHA256(), hashes.SHA512()  # noqa: S303  what OCSP clients name issuers by

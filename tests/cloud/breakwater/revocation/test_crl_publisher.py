@@ -20,7 +20,7 @@ from cloud.breakwater.revocation.crl_shards import distribution
 from cloud.breakwater.store.shards import PublishedCrl
 from cloud.storage import Location, ServiceEngine, Statement
 from cloud.tasks.stopping import Stopping
-from lab.postgres import ENGINES, database_location
+from lab.postgres import database_location
 from protocol import faults
 from tests.cloud.breakwater.revoking import (
     SCHEDULE,
@@ -36,6 +36,7 @@ from tests.cloud.breakwater.revoking import (
     serial,
     serials_of,
 )
+from tests.cloud.engines import ENGINES
 
 SHARD = "nodes-1.1"
 DER, PEM = Encoding.DER, Encoding.PEM

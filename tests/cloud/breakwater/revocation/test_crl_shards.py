@@ -18,7 +18,8 @@ from cloud.breakwater.revocation.crl_shards import (
 )
 from cloud.breakwater.store.shards import ShardStore
 from cloud.storage import Location, ServiceEngine, Statement
-from lab.postgres import ENGINES, database_location
+from lab.postgres import database_location
+from tests.cloud.engines import ENGINES
 
 _RESERVED = Statement("SELECT id, reserved FROM shard ORDER BY authority, number LIMIT 100")
 

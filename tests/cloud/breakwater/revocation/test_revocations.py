@@ -18,11 +18,12 @@ from cloud.mtls.client import ProblemAnswer
 from cloud.mtls.revoked import RevokedSet
 from cloud.storage import Location, ServiceEngine
 from cloud.tasks.stopping import Stopping
-from lab.postgres import ENGINES, database_location
+from lab.postgres import database_location
 from protocol.limits import EVENT_WAIT_SECONDS_MAX
 from tests.cloud.breakwater.live import live_at
 from tests.cloud.breakwater.revoking import Bench, Clock, Hierarchy, bench_at
 from tests.cloud.breakwater.support import PASSPHRASE, plan_for
+from tests.cloud.engines import ENGINES
 
 pytestmark = pytest.mark.slow
 

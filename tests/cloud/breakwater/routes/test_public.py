@@ -29,10 +29,11 @@ from cloud.mtls.peer import PeerTrust
 from cloud.process.serve import Listener
 from cloud.process.settings import ServiceSettings, SettingsError, load_settings
 from cloud.storage import Location
-from lab.postgres import ENGINES, database_location
+from lab.postgres import database_location
 from protocol.ids import NodeId, TenantId
 from protocol.problems import CONTENT_TYPE
 from tests.cloud.breakwater.revoking import Bench, Clock, Hierarchy, bench_at, pem, serials_of
+from tests.cloud.engines import ENGINES
 from tests.cloud.world import listening, port_of, unit_of
 
 pytestmark = pytest.mark.slow

@@ -22,10 +22,11 @@ from cloud.cli.pki import commands, rotate
 from cloud.clock import utc_now
 from cloud.fabric import schemas
 from cloud.storage import PostgresLocation, Row, Statement
-from lab.postgres import ENGINES, postgres_copy
+from lab.postgres import postgres_copy
 from protocol.encoding import sha256_hex
 from protocol.signed.trust import X509Bundle
 from tests.cloud.breakwater.support import FABRIC, ask, new_key, opening
+from tests.cloud.engines import ENGINES
 
 pytestmark = pytest.mark.slow
 

@@ -11,8 +11,9 @@ from cloud.fabric.store.adoption import Told
 from cloud.fabric.tables import ENGINE
 from cloud.fabric.tuf.current_trust import RenewalOrder
 from cloud.storage import Location, Statement
-from lab.postgres import ENGINES, database_location
+from lab.postgres import database_location
 from protocol.ids import NodeId, make_id
+from tests.cloud.engines import ENGINES
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 TENANT = make_id("ten", 1, bytes(10))

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from cloud.fabric import errors, store
-from lab.postgres import ENGINES
 from protocol import faults
 from protocol.messages.activation import Challenge, ProveActivation
 from tests.cloud.breakwater.support import Clock
+from tests.cloud.engines import ENGINES
 from tests.cloud.fabric.support import Machine, World, change, turn, world_at
 
 pytestmark = pytest.mark.slow

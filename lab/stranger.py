@@ -1,4 +1,4 @@
-"""What a stranger learns of a certificate with nothing but curl, openssl and the addresses that stand in it."""
+"""A stranger: asks about a certificate with curl, openssl and the addresses in the certificate alone."""
 
 import subprocess
 from pathlib import Path
@@ -8,12 +8,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import AuthorityInformationAccessOID
 
-from tests.system.support.harness import Cloud
+from lab.cloud import Cloud
+from lab.processes import WAIT_SECONDS, StepFailed
 
 
 def _run(directory: Path, *command: str | Path) -> str:
-    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False, timeout=30)
-    assert done.returncode == 0, (command, done.stdout, done.stderr)
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False, timeout=WAIT_SECONDS)
+    if done.returncode != 0:
+        raise StepFailed(f"{command} exited {done.returncode}:\n{done.stdout}{done.stderr}")
     return done.stdout + done.stderr
 
 
@@ -26,7 +28,7 @@ class Verdicts(msgspec.Struct, frozen=True):
 
 
 class Stranger:
-    """Somebody with the root certificate and a folder."""
+    """Somebody who has the root certificate and a folder."""
 
     def __init__(self, cloud: Cloud, directory: Path) -> None:
         self.directory = directory
@@ -34,7 +36,7 @@ class Stranger:
         self._root = cloud.directory / "breakwater" / "certs" / "root.pem"
 
     def asks(self, certificate: x509.Certificate) -> Verdicts:
-        """Over HTTP, now. Both answers must verify."""
+        """Ask over HTTP, now. Raises StepFailed if one of the answers does not verify."""
         leaf = self._keep("leaf.pem", certificate)
         about = certificate.extensions.get_extension_for_class(x509.AuthorityInformationAccess).value
         urls = {each.access_method: str(each.access_location.value) for each in about}
@@ -43,7 +45,8 @@ class Stranger:
         self._keep("issuer.pem", issuer)
         where = ("-url", urls[AuthorityInformationAccessOID.OCSP], "-CAfile", "cas.pem", "-issuer", "issuer.pem")
         said = _run(self.directory, "openssl", "ocsp", *where, "-cert", leaf)
-        assert "Response verify OK" in said
+        if "Response verify OK" not in said:
+            raise StepFailed(f"OCSP said: {said}")
         crl = self.crl(certificate)
         return Verdicts(
             ocsp=next(line.split(" ")[1] for line in said.splitlines() if line.startswith(f"{leaf}: ")),
@@ -54,10 +57,12 @@ class Stranger:
     def crl(self, certificate: x509.Certificate, address: str = "") -> x509.CertificateRevocationList:
         """The certificate's CRL, from its own address or another replica's; `cas.pem` must be there."""
         points = certificate.extensions.get_extension_for_class(x509.CRLDistributionPoints).value
-        assert points[0].full_name is not None
+        if points[0].full_name is None:
+            raise StepFailed("the certificate does not say where its CRL is")
         crl = self._fetch(address or str(points[0].full_name[0].value), "list.crl")
         verified = ("openssl", "crl", "-inform", "DER", "-in", "list.crl", "-CAfile", "cas.pem", "-noout")
-        assert "verify OK" in _run(self.directory, *verified)
+        if "verify OK" not in (said := _run(self.directory, *verified)):
+            raise StepFailed(f"openssl said of the CRL: {said}")
         return x509.load_der_x509_crl(crl)
 
     def _keep(self, name: str, certificate: x509.Certificate) -> str:

@@ -1,0 +1,114 @@
+"""The two command lines, forked from a process that has everything imported: real processes without a second's import.
+
+What runs is `main` of `cascade` or `cascadia`, with sockets, databases and a TPM as in any other start.
+"""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from multiprocessing.connection import wait as wait_ready
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from pathlib import Path
+
+from lab.processes import Process, Side, new_files
+
+Prepare = Callable[[Side], None]
+"""Called in the new process before its command line; it is pickled on its way there."""
+
+_PRELOAD = [
+    "cloud.cli.main", "cloud.cli.run", "cloud.cli.operate", "cloud.breakwater.app", "cloud.fabric.app",
+    "cloud.cli.init", "cloud.cli.published_trust", "node.cli.main", "node.agent", "node.exchanges.activation", "node.trust.update",
+    "node.local.client", "cloud.cli.pki.commands", "lab.forks",
+    # What these import when it is first used.
+    "litestar._kwargs.kwargs_model", "litestar.plugins.pydantic", "anyio._backends._asyncio", "uvicorn.lifespan.off",
+    "cryptography.hazmat.backends.openssl.backend", "tuf.api.serialization.json", "tpm2_pytss.cryptography", "pyudev",
+    "node.system.hardening", "encodings.idna", "_strptime", "asyncpg",
+]  # fmt: skip
+
+_turn = threading.Lock()
+"""The library reads an exit status once, and in whichever thread starts or asks first."""
+
+
+class ForkServer:
+    """Starts the command lines. The library has one fork server a process, so one of these is enough."""
+
+    def __init__(self, *preload: str) -> None:
+        """`preload`: further modules that the server imports, where `prepare` is, say."""
+        self._preload = [*_PRELOAD, *preload]
+
+    @cached_property
+    def _context(self) -> ForkServerContext:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(self._preload)
+        return context
+
+    def start(
+        self,
+        directory: Path,
+        side: Side,
+        arguments: Sequence[str],
+        env: Mapping[str, str] | None = None,
+        prepare: Prepare | None = None,
+    ) -> Process:
+        """Fork a command line. Its standard error goes to SIDE.log in `directory`."""
+        log, out = new_files(directory, side)
+        with _turn:
+            child = self._context.Process(
+                target=_become, args=(side, list(arguments), dict(env or {}), str(log), str(out), prepare), daemon=True
+            )
+            child.start()
+        return Process(side, _Forked(child), log, out)
+
+
+class _Forked:
+    """A forked child, with the methods of `subprocess.Popen` that `Process` uses."""
+
+    def __init__(self, child: ForkServerProcess) -> None:
+        if child.pid is None:
+            raise RuntimeError("the process was not started")
+        self.pid = child.pid
+        self._child = child
+
+    def poll(self) -> int | None:
+        with _turn:
+            return self._child.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        wait_ready([self._child.sentinel], timeout)
+        code = self.poll()
+        if code is None:
+            raise subprocess.TimeoutExpired(self._child.name, timeout or 0.0)
+        return code
+
+    def terminate(self) -> None:
+        self._child.terminate()
+
+    def kill(self) -> None:
+        self._child.kill()
+
+
+def _become(
+    side: Side, argv: list[str], environment: dict[str, str], log: str, out: str, prepare: Prepare | None
+) -> None:
+    """In the forked process: become the command line."""
+    for stream, path in ((1, out), (2, log)):
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.dup2(fd, stream)
+        os.close(fd)
+    os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if prepare is not None:
+        prepare(side)
+    if side == "cascade":
+        from cloud.cli.main import main
+    else:
+        from node.cli.main import main
+    code = main(argv)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
