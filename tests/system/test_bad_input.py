@@ -33,18 +33,10 @@ from protocol.messages.activation import Challenge
 from protocol.messages.sessions import OpenSession, Session
 from tests.simulators.forged_evidence import Maker, PaperChip, request, request_with_bad_signature
 from tests.system.support.harness import new_machine
-from tests.system.support.raw import (
-    SESSIONS,
-    PaperNode,
-    Wire,
-    files_of,
-    new_key,
-    once,
-    renew_device,
-    secret_of,
-    unchanged,
-)
+from tests.system.support.paper_node import SESSIONS, PaperNode, secret_of
 from tests.system.support.routes import World, all_routes, world_of
+from tests.system.support.snapshots import files_of, unchanged
+from tests.system.support.wire import Wire, new_key, once, renew_device
 
 RUN_EXITS = frozenset({0, 2, 70, 80, 81, 87})
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lab.tpm import SoftTpm
-from tests.system.support.fault_scenarios import PREPARE, SCENARIOS, Case, run_lanes
-from tests.system.support.points import ROOT, is_fault_point, points_in_code
-from tests.system.support.walk import Lane
+from tests.system.support.fault_points import ROOT, is_fault_point, points_in_code
+from tests.system.support.fault_walk.scenarios import PREPARE, SCENARIOS, Case, run_lanes
+from tests.system.support.fault_walk.site import Lane
 
 LANES = 3
 GROUP_CASES = 6

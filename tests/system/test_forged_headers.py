@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cloud.http.guard import OPERATOR
 from lab.cloud import Cloud
 from lab.processes import wait_until
-from tests.system.support.raw import PLAINTEXT, Answer, once
 from tests.system.support.routes import RECIPES, Caller, Route, World, all_routes, world_of
+from tests.system.support.wire import PLAINTEXT, Answer, once
 
 HEAD_BYTES = 12_000
 """Of forged headers in one request; the listeners take 16 kB of head."""

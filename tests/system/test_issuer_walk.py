@@ -21,12 +21,12 @@ from lab.cloud import Cloud
 from lab.postgres import cluster, postgres_copy
 from lab.processes import wait_until
 from protocol.messages.est import PATH_SIMPLEREENROLL, decode_certs_only, encode_base64
+from tests.system.support.fault_points import points_in_code
 from tests.system.support.harness import Plan
-from tests.system.support.issuer_checks import check, serials_of
-from tests.system.support.issuer_scenarios import SCENARIOS, Case, run_lanes
-from tests.system.support.issuer_walk import Interrupted, Mode, Site
-from tests.system.support.points import points_in_code
-from tests.system.support.raw import Identity
+from tests.system.support.issuer_walk.checks import check, serials_of
+from tests.system.support.issuer_walk.scenarios import SCENARIOS, Case, run_lanes
+from tests.system.support.issuer_walk.site import Interrupted, Mode, Site
+from tests.system.support.wire import Identity
 
 LANES = 2
 MODES: tuple[Mode, ...] = ("sqlite", "postgresql", "two replicas")

@@ -19,7 +19,8 @@ from lab.stranger import Stranger
 from lab.tpm import SoftTpm
 from tests.simulators.forged_evidence import request
 from tests.system.support.harness import forked, new_cloud, new_machine
-from tests.system.support.raw import PORTS, PaperNode, Wire, paper_tenant, renew_device, secret_of
+from tests.system.support.paper_node import PaperNode, paper_tenant, secret_of
+from tests.system.support.wire import PORTS, Wire, renew_device
 from tests.system.test_service_revocation import Pair, settings_of
 
 

@@ -19,7 +19,9 @@ from node.disk.identity import IdentityStore
 from protocol.messages.renewal import PATH_RENEWALS, ProveRenewal, RenewalChallenge, Renewed, StartRenewal, path_proof
 from tests.simulators.forged_evidence import p256
 from tests.system.support.harness import new_machine
-from tests.system.support.raw import PaperNode, nodes_ca_pem, once, paper_tenant, secret_of, unchanged
+from tests.system.support.paper_node import PaperNode, paper_tenant, secret_of
+from tests.system.support.snapshots import unchanged
+from tests.system.support.wire import nodes_ca_pem, once
 
 
 def device(machine: Machine) -> x509.Certificate:

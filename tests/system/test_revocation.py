@@ -23,7 +23,8 @@ from protocol.problems import ProblemDocument
 from protocol.signed.statements import Revocation, verify_statement
 from tests.simulators.forged_evidence import request
 from tests.system.support.harness import new_cloud, new_machine
-from tests.system.support.raw import SESSIONS, PaperNode, Wire, new_key, once, paper_tenant, renew_device, secret_of
+from tests.system.support.paper_node import SESSIONS, PaperNode, paper_tenant, secret_of
+from tests.system.support.wire import Wire, new_key, once, renew_device
 
 ASK = Ask("n" * 32)
 SHORT_LEASE = "3,5,9,15"

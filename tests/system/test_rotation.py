@@ -27,19 +27,9 @@ from protocol.encoding import sha256_hex
 from protocol.messages.sessions import Ask
 from tests.simulators.forged_evidence import request
 from tests.system.support.fleet import Fleet
-from tests.system.support.raw import (
-    Answer,
-    Closed,
-    Identity,
-    PaperNode,
-    Service,
-    Wire,
-    once,
-    paper_tenant,
-    renew_device,
-    secret_of,
-)
-from tests.system.support.raw import service_identity as identity_of
+from tests.system.support.paper_node import PaperNode, paper_tenant, secret_of
+from tests.system.support.wire import Answer, Closed, Identity, Service, Wire, once, renew_device
+from tests.system.support.wire import service_identity as identity_of
 
 NODES = 50
 CLASSES = ("root", "nodes", "services")

@@ -19,8 +19,8 @@ from lab.cloud import Cloud
 from lab.processes import accepts, free_ports, wait_until
 from lab.softhsm import SoftHsm, token_processes
 from tests.system.support.harness import new_cloud
-from tests.system.support.on_token import move_a_key_to_a_token
-from tests.system.support.raw import PaperNode, paper_tenant, secret_of
+from tests.system.support.paper_node import PaperNode, paper_tenant, secret_of
+from tests.system.support.token import move_a_key_to_a_token
 
 CASCADE = Path(sys.executable).with_name("cascade")
 START_SECONDS = 120

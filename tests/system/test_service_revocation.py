@@ -25,20 +25,8 @@ from lab.stranger import Stranger
 from protocol.messages.sessions import Session
 from tests.simulators.forged_evidence import request
 from tests.system.support.harness import forked, new_cloud
-from tests.system.support.raw import (
-    PORTS,
-    SESSIONS,
-    Identity,
-    PaperNode,
-    Wire,
-    new_key,
-    once,
-    paper_tenant,
-    renew_device,
-    root_pem,
-    secret_of,
-    service_identity,
-)
+from tests.system.support.paper_node import SESSIONS, PaperNode, paper_tenant, secret_of
+from tests.system.support.wire import PORTS, Identity, Wire, new_key, once, renew_device, root_pem, service_identity
 
 FEED = f"{PATH_REVOCATIONS}?cursor=0&wait=0"
 

@@ -41,18 +41,9 @@ from protocol.ids import EKU_DEVICE, NodeSpiffeId, parse_spiffe
 from tests.simulators.forged_evidence import request
 from tests.system.support.harness import new_cloud, new_machine
 from tests.system.support.key_search import Search, keys_in, public_bytes
-from tests.system.support.raw import (
-    SESSIONS,
-    Closed,
-    Identity,
-    Wire,
-    files_of,
-    made_by_the_issuer,
-    new_key,
-    nodes_ca_pem,
-    root_pem,
-    service_identity,
-)
+from tests.system.support.paper_node import SESSIONS, made_by_the_issuer
+from tests.system.support.snapshots import files_of
+from tests.system.support.wire import Closed, Identity, Wire, new_key, nodes_ca_pem, root_pem, service_identity
 
 UNKNOWN_NODE = "node_01jd8xk3v5e2r9qz7w4m6n8p0a"
 MEMORY_FILE = b"/memfd:cascadia-session"

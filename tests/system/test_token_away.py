@@ -8,8 +8,9 @@ from lab.cloud import Cloud
 from lab.processes import ended, wait_until
 from tests.simulators.forged_evidence import request
 from tests.system.support.harness import forked, new_cloud
-from tests.system.support.on_token import move_a_key_to_a_token
-from tests.system.support.raw import SESSIONS, PaperNode, new_key, once, paper_tenant, secret_of
+from tests.system.support.paper_node import SESSIONS, PaperNode, paper_tenant, secret_of
+from tests.system.support.token import move_a_key_to_a_token
+from tests.system.support.wire import new_key, once
 
 
 def test_a_token_that_vanishes_and_comes_back(tmp_path: Path, installation: Cloud) -> None:

@@ -1,10 +1,10 @@
-"""Nodes that never rest: each proves itself, asks for its statement and renews, over the real wire, in one process.
+"""Fleet of nodes under load: each opens sessions, asks for its statement and renews, over the real wire, in one process.
 
-What is real: the agent's transport and client (`node.link.api`), its update of the published trust (`node.trust.published`) and its
-checks of certificates and servers (`node.link.certificates`, `node.link.transport`); every node was activated through the API.
-What is not: the TPM's keys are in software, where an agent waits for hours these go round every second or so, and
-instead of each asking for the published trust once a day, one looks for all whether there is a newer one.
-Every request is counted. What is refused, unanswered or not believed is kept as a failure, and nothing is repeated.
+Real are the agent's transport and client (`node.link.api`), its update of the published trust (`node.trust.published`),
+its checks of certificates and servers (`node.link.certificates`, `node.link.transport`), and each node's activation.
+Not real are the keys, which are in software, and the pace: a node repeats every second or so what an agent does every
+few hours, and one task asks for new published trust on behalf of all. Every request is counted. What is refused,
+unanswered or does not verify is kept as a failure, and nothing is repeated.
 """
 
 import threading
@@ -36,7 +36,8 @@ from protocol.messages.sessions import TYP_SESSION_PROOF, Ask, OpenSession, Proo
 from protocol.signed.envelope import key_id, seal
 from protocol.signed.statements import Lease, is_for, verify_statement
 from tests.simulators.forged_evidence import request
-from tests.system.support.raw import PaperNode, Wire
+from tests.system.support.paper_node import PaperNode
+from tests.system.support.wire import Wire
 
 T = TypeVar("T")
 

@@ -1,4 +1,4 @@
-"""Looks for a private key in bytes: is any of it, in any usual spelling, the private half of a known public key?
+"""Search for a private key in bytes: is any part of them, in any usual encoding, the private half of a known public key?
 
 Tried are the bytes as they are, and every run of base64, base64url or hex in them decoded, as PEM (PKCS#8, traditional,
 OpenSSH), as DER from every offset, as PKCS#12, and as a raw scalar at every offset, big and little endian. A window of

@@ -1,7 +1,7 @@
-"""Every route of every service, out of the applications themselves, with a good request for each.
+"""Every route of every service, read from the applications themselves, with a valid request for each.
 
-`RECIPES` must name exactly the routes that the applications have: a new route without a recipe fails the tests that
-walk them.
+`RECIPES` names exactly the routes that the applications have. A new route without a recipe fails the tests that walk
+them.
 """
 
 import base64
@@ -31,19 +31,8 @@ from protocol.messages.renewal import PATH_RENEWALS, RenewalChallenge, Renewed, 
 from protocol.messages.sessions import Ask
 from tests.simulators.forged_evidence import maker, p256, request
 from tests.system.support.harness import new_cloud
-from tests.system.support.raw import (
-    Answer,
-    Identity,
-    PaperNode,
-    Service,
-    Wire,
-    new_key,
-    once,
-    paper_tenant,
-    request_id,
-    secret_of,
-    service_identity,
-)
+from tests.system.support.paper_node import PaperNode, paper_tenant, secret_of
+from tests.system.support.wire import Answer, Identity, Service, Wire, new_key, once, request_id, service_identity
 
 OCSP_REQUEST = (
     ocsp.OCSPRequestBuilder()

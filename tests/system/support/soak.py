@@ -1,11 +1,11 @@
-"""Thousands of node certificates through the API, and then everybody's opinion of them.
+"""Soak: thousands of node certificates through the API, and then every checker's verdict on them.
 
     python -m tests.system.support.soak --certificates 10000
 
 A real installation runs as a process. Node certificates are issued over mTLS on several connections, as Fabric asks for
-them, and a part is revoked by closing generations. Then `cascade pki check` walks all of it with pkilint at a random
-few hundred, and openssl, which knows nothing of the database, must agree with it on a random part: `openssl verify`
-with the CRLs as they are served, `openssl ocsp` with the responder. Ends with 0 when everybody agrees.
+them, and a part is revoked by closing generations. Then `cascade pki check` walks all of it with pkilint on a random
+few hundred. openssl, which knows nothing of the database, must agree on a random part: `openssl verify` with the CRLs
+as they are served, `openssl ocsp` with the responder. The exit code is 0 when every checker agrees.
 """
 
 import argparse

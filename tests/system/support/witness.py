@@ -1,8 +1,8 @@
-"""Inside a process that is to die: a witness beside its CA keys, and how a test reaches it while it runs.
+"""Witness in a process that is to be killed: records what its CA keys sign, and takes orders from a test while it runs.
 
-A control folder holds files. The process looks at `armed` ("POINT STAGE": kill yourself there, by SIGKILL), `fail` (the
-next signature fails) and `hold` (a certificate that is signed waits, until the file is gone), and it writes
-`signatures`: what is given to a key before it is, and what came back, each durable before the work goes on.
+A control folder holds files. The process reads `armed` ("POINT STAGE": kill yourself there, by SIGKILL), `fail` (the
+next signature fails) and `hold` (a signed certificate waits until the file is gone). It writes `signatures`: what is
+given to a key before it signs, and what the key returned; each is durable before the work goes on.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
-"""The fault walk's table: prepared situations, scenarios from them, and the fault points that each is walked for.
+"""Table of the fault walk: prepared situations, scenarios from them, and the fault points each scenario is walked for.
 
-A scenario is a procedure that may be repeated: the first time it is cut off by the kill, the second time it is what a
-person or systemd retries, and has to succeed.
+A scenario is a procedure that may be repeated. The kill cuts off its first run; its second run is what a person or
+systemd retries, and has to succeed.
 """
 
 import threading
@@ -14,7 +14,7 @@ from typing import Literal
 import msgspec
 
 from protocol.faults import Stage
-from tests.system.support.walk import LEASE_SECONDS, Interrupted, Lane, Prepared, Site
+from tests.system.support.fault_walk.site import LEASE_SECONDS, Interrupted, Lane, Prepared, Site
 
 LEASE_OVER_SECONDS = "1,1,1,1"
 """Terminated by the time that anybody looks."""

@@ -1,8 +1,8 @@
-"""The issuer walk's parts: Breakwater alone, as real processes of which one is to die, and a client that forgets nothing.
+"""Site of the issuer walk: Breakwater alone as real processes, of which one is killed, and a client that keeps every answer.
 
 A `Site` is one issuer: a process on SQLite or PostgreSQL, or two replicas on one PostgreSQL, with folders of their own.
-What a client asks there may be repeated: the first time it is cut off, the second time it has to succeed, wherever it
-is asked. What was received is kept in a `Memory`, and `issuer_checks` holds it against records, CRLs and signatures.
+A client's request may be repeated at any replica. The kill cuts off the first request; a later one has to succeed.
+A `Memory` keeps what the client received, and `checks` compares it with records, CRLs and signatures.
 """
 
 import asyncio
@@ -55,7 +55,7 @@ from protocol.messages.est import (
 from protocol.messages.sessions import Certificate
 from tests.simulators.forged_evidence import request
 from tests.system.support.harness import Plan, forked
-from tests.system.support.raw import Answer, Closed, Identity, Wire, new_key, service_identity
+from tests.system.support.wire import Answer, Closed, Identity, Wire, new_key, service_identity
 
 Mode = Literal["sqlite", "postgresql", "two replicas"]
 

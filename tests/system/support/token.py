@@ -1,4 +1,4 @@
-"""An installation whose key for nodes lies in a token of SoftHSM2."""
+"""An installation whose CA key for nodes is in a token of SoftHSM2."""
 
 import sqlite3
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""The fault walk's parts: a cloud and a machine of which one process is to die, and what has to hold in the end.
+"""Site of the fault walk: a cloud and a machine, of which one process is killed; and what holds in the end.
 
-A `Site` is one copy of a prepared situation, with the steps that a person or systemd would do there. A `Lane` owns an
-installation and a chip, prepares each situation once and copies it for every case. The installation's addresses are
+A `Site` is one copy of a prepared situation, with the steps that a person or systemd takes there. A `Lane` owns an
+installation and a chip. It prepares each situation once and copies it for every case. The installation's addresses are
 signed, so only one copy of it is up at a time.
 """
 
@@ -39,7 +39,7 @@ from protocol.messages.renewal import ProveRenewal, StartRenewal
 from protocol.messages.sessions import Ask, OpenSession
 from tests.simulators.forged_evidence import request
 from tests.system.support.harness import Plan, new_cloud, new_machine
-from tests.system.support.raw import Closed, Wire, renew_device, service_identity
+from tests.system.support.wire import Closed, Wire, renew_device, service_identity
 
 LEASE_SECONDS = "4,3600,7200,10800"
 """Due for signing anew after two seconds, and running for hours: every exchange of a prepared node passes a refresh."""

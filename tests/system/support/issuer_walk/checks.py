@@ -1,7 +1,7 @@
-"""What has to hold at the issuer at every moment after a start, seen from outside, in its database, and by its keys.
+"""Checks of the issuer walk: what holds after every start, seen from outside, in the database and by the CA keys.
 
 No signature without its durable record, no serial twice, no two certificates for one request, no CRL number that
-repeats or falls, no revoked serial missing from its shard, no certificate in force of a closed generation.
+repeats or falls, no revoked serial missing from its shard, no valid certificate of a closed generation.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from cloud.breakwater.store.authorities import AuthorityRow, AuthorityStore
 from cloud.breakwater.store.checker_reads import CheckedRecord, CheckingStore
 from cloud.clock import utc_now
 from cloud.storage import ServiceEngine, Statement
-from tests.system.support.issuer_walk import Replica, Site
+from tests.system.support.issuer_walk.site import Replica, Site
 from tests.system.support.witness import is_certificate, signatures
 
 Crl = x509.CertificateRevocationList

@@ -1,6 +1,6 @@
-"""The issuer walk's table: what is asked of Breakwater, and the fault points that each is walked for.
+"""Table of the issuer walk: what a client asks of Breakwater, and the fault points each scenario is walked for.
 
-A scenario is a procedure that may be repeated, at any replica: it is cut off by the kill, retried, and done once more.
+A scenario is a procedure that may be repeated at any replica. The kill cuts it off; then it is retried, and run once more.
 """
 
 import threading
@@ -22,9 +22,9 @@ from protocol.faults import Stage
 from protocol.messages.est import decode_certs_only
 from protocol.problems import ProblemDocument
 from tests.system.support import witness
-from tests.system.support.issuer_checks import check, serials_of
-from tests.system.support.issuer_walk import Interrupted, Mode, Replica, Site, copy_sqlite, died
-from tests.system.support.raw import service_identity
+from tests.system.support.issuer_walk.checks import check, serials_of
+from tests.system.support.issuer_walk.site import Interrupted, Mode, Replica, Site, copy_sqlite, died
+from tests.system.support.wire import service_identity
 
 Step = Callable[[Site, Replica, str], None]
 

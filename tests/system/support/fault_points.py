@@ -1,4 +1,4 @@
-"""The fault points of the code, out of its syntax trees."""
+"""Fault points of the code, read from its syntax trees."""
 
 import ast
 from pathlib import Path

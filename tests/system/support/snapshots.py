@@ -1,0 +1,62 @@
+"""Snapshots of what a test must leave as it was: the rows of both databases, the files of a directory."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lab.cloud import Cloud
+
+_MOVING: dict[str, frozenset[str]] = {
+    # Written by the background work, whatever callers do.
+    "fabric.tuf_metadata": frozenset({"*"}),
+    "fabric.tuf_target": frozenset({"*"}),
+    "fabric.generation": frozenset({"seen_at", "seen_fingerprint", "trust_version", "device_issuer"}),
+    "breakwater.crl": frozenset({"*"}),
+    "breakwater.shard": frozenset({"published_revision", "crl_number", "published_number", "next_publish_at"}),
+    # A refusal may be written down; that is no change of anything.
+    "fabric.audit": frozenset({"*"}),
+    "breakwater.audit": frozenset({"*"}),
+}
+
+
+def dump(cloud: Cloud, *aside: str) -> dict[str, list[str]]:
+    """Every row of both databases. `aside`: columns (service.table.column) that the caller allows to move."""
+    rows: dict[str, list[str]] = {}
+    for service in ("fabric", "breakwater"):
+        connection = sqlite3.connect(f"file:{cloud.directory / service / 'database.sqlite'}?mode=ro", uri=True)
+        try:
+            for (table,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+                moving = _MOVING.get(f"{service}.{table}", frozenset())
+                if "*" in moving:
+                    continue
+                cursor = connection.execute(f'SELECT * FROM "{table}"')  # noqa: S608  (a name out of the schema)
+                names = [column[0] for column in cursor.description]
+                rows[f"{service}.{table}"] = sorted(
+                    repr([
+                        (name, value)
+                        for name, value in zip(names, row, strict=True)
+                        if name not in moving and f"{service}.{table}.{name}" not in aside
+                    ])
+                    for row in cursor
+                )  # fmt: skip
+        finally:
+            connection.close()
+    return rows
+
+
+@contextmanager
+def unchanged(cloud: Cloud, *aside: str) -> Iterator[None]:
+    """Nothing in the databases has changed at the end of the block."""
+    before = dump(cloud, *aside)
+    yield
+    assert dump(cloud, *aside) == before
+
+
+def files_of(directory: Path) -> dict[str, bytes]:
+    """Every file below a directory, but the empty lock."""
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file() and path.name != "lock"
+    }

@@ -1,0 +1,185 @@
+"""The wire: one TLS connection to a listener of the running cloud, which sends exactly the bytes it is given."""
+
+import json
+import os
+import secrets
+import socket
+import ssl
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from cloud.crypto.keyfile import read_key, read_passphrase
+from lab.cloud import Cloud
+from protocol.encoding import b64url_encode, json_encode
+from protocol.messages.est import PATH_SIMPLEREENROLL, TYPE_PKCS10, encode_base64
+from protocol.problems import KINDS, ProblemDocument
+
+Service = Literal["fabric", "breakwater", "repository", "pki"]
+PORTS: dict[Service, int] = {"fabric": 0, "breakwater": 1, "repository": 2, "pki": 3}
+PLAINTEXT: tuple[Service, ...] = ("repository", "pki")
+T = TypeVar("T")
+
+
+class Closed(Exception):
+    """The other side ended the connection without an answer."""
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """Header names are in lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    def into(self, kind: type[T]) -> T:
+        assert self.status < 300, f"{self.status}: {self.body.decode(errors='replace')[:500]}"
+        return msgspec.json.decode(self.body, type=kind)
+
+    def refused(self, *codes: str) -> ProblemDocument:
+        """The problem document, which has one of `codes`, the status of that code, and says what to do next."""
+        assert self.headers.get("content-type") == "application/problem+json", (self.status, self.body[:300])
+        problem = msgspec.json.decode(self.body, type=ProblemDocument)
+        assert problem.code in codes, problem
+        assert (self.status, problem.status) == (KINDS[problem.code].status,) * 2
+        assert problem.next
+        return problem
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """A TLS client: key, and chain in DER, leaf first."""
+
+    key: ec.EllipticCurvePrivateKey
+    chain: tuple[bytes, ...]
+
+    @property
+    def pem(self) -> bytes:
+        chain = "".join(ssl.DER_cert_to_PEM_cert(der) for der in self.chain)
+        return chain.encode() + self.key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+
+
+def root_pem(cloud: Cloud) -> Path:
+    return cloud.directory / "breakwater" / "certs" / "root.pem"
+
+
+def nodes_ca_pem(cloud: Cloud) -> Path:
+    return cloud.directory / "breakwater" / "certs" / "nodes-ca.pem"
+
+
+class Wire:
+    """One kept-alive connection to a listener of the cloud. A context manager. `root`: believed instead of the first."""
+
+    def __init__(
+        self, cloud: Cloud, service: Service = "fabric", identity: Identity | None = None, root: Path | None = None
+    ) -> None:
+        plain = socket.create_connection(("127.0.0.1", cloud.port + PORTS[service]), timeout=30)
+        self._host = f"127.0.0.1:{cloud.port + PORTS[service]}"
+        self._socket: socket.socket = plain
+        if service not in PLAINTEXT:
+            try:
+                self._socket = _context(root or root_pem(cloud), identity).wrap_socket(
+                    plain, server_hostname="127.0.0.1"
+                )
+            except BaseException:
+                plain.close()
+                raise
+        self._left = b""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def send(self, raw: bytes) -> None:
+        self._socket.sendall(raw)
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+        media_type: str = "application/json",
+    ) -> Answer:
+        """One request: `body` is bytes as they are, or a value to encode. Raises Closed, ssl.SSLError."""
+        content = b"" if body is None else body if isinstance(body, bytes) else json_encode(body)
+        lines = [f"{method} {path} HTTP/1.1", f"host: {self._host}"]
+        lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
+        if body is not None or method in ("POST", "PUT"):
+            lines += [f"content-type: {media_type}", f"content-length: {len(content)}"]
+        self.send(("\r\n".join(lines) + "\r\n\r\n").encode() + content)
+        return self.answer(has_body=method != "HEAD")
+
+    def answer(self, *, has_body: bool = True) -> Answer:
+        while b"\r\n\r\n" not in self._left:
+            self._left += self._receive()
+        head, _, self._left = self._left.partition(b"\r\n\r\n")
+        first, *rest = head.decode("latin-1").split("\r\n")
+        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in rest)}
+        size = int(headers["content-length"]) if has_body else 0
+        while len(self._left) < size:
+            self._left += self._receive()
+        body, self._left = self._left[:size], self._left[size:]
+        return Answer(int(first.split(" ")[1]), headers, body)
+
+    def _receive(self) -> bytes:
+        try:
+            data = self._socket.recv(65536)
+        except (ConnectionError, ssl.SSLEOFError) as error:
+            raise Closed from error
+        if not data:
+            raise Closed
+        return data
+
+
+def _context(root: Path, identity: Identity | None) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(root))
+    if identity is not None:
+        descriptor = os.memfd_create("identity", os.MFD_CLOEXEC)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(identity.pem)
+            file.flush()
+            context.load_cert_chain(f"/proc/self/fd/{descriptor}")
+    return context
+
+
+def renew_device(wire: Wire, csr: bytes) -> Answer:
+    """The renewal of a device certificate (EST), over a connection with a session's certificate."""
+    return wire.ask("POST", PATH_SIMPLEREENROLL, encode_base64(csr), media_type=TYPE_PKCS10)
+
+
+def once(
+    cloud: Cloud, service: Service, method: str, path: str, body: object = None, identity: Identity | None = None
+) -> Answer:
+    """One request on a connection of its own."""
+    with Wire(cloud, service, identity) as wire:
+        return wire.ask(method, path, body)
+
+
+def service_identity(cloud: Cloud, name: str) -> Identity:
+    """The identity of one of the cloud's own services."""
+    key = read_key(
+        cloud.directory / name / "tls" / "key.pem", read_passphrase(cloud.directory / "secrets" / "passphrase")
+    )
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    chain = x509.load_pem_x509_certificates((cloud.directory / name / "tls" / "chain.pem").read_bytes())
+    return Identity(key, tuple(certificate.public_bytes(serialization.Encoding.DER) for certificate in chain))
+
+
+def new_key() -> ec.EllipticCurvePrivateKey:
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def request_id() -> str:
+    return b64url_encode(secrets.token_bytes(18))
