@@ -13,7 +13,6 @@ from litestar import Litestar
 
 from cloud.clock import utc_now
 from cloud.crypto.keyfile import read_passphrase
-from cloud.fabric import store
 from cloud.fabric.background import HOUSEKEEPING_SECONDS, Chore, Driver
 from cloud.fabric.entropy import Entropy, Ids, system_entropy
 from cloud.fabric.issuer import HttpIssuer, Issuer
@@ -24,7 +23,7 @@ from cloud.fabric.service.nodes import statement
 from cloud.fabric.service.operators import tokens
 from cloud.fabric.service.published_trust.follower import Follower, warn_of_expiry
 from cloud.fabric.settings import FabricSettings
-from cloud.fabric.tables import ENGINE
+from cloud.fabric.store import Stores, stores_over
 from cloud.fabric.tuf.bootstrap import read_online_signers
 from cloud.fabric.tuf.current_trust import Belief
 from cloud.fabric.tuf.repository import OnlineSigners
@@ -41,7 +40,7 @@ from cloud.mtls.revoked import RevokedSet
 from cloud.mtls.server import ServerTls
 from cloud.process.serve import Listener, Served, Unit
 from cloud.process.settings import check_gates, load_settings
-from cloud.storage import StorageError
+from cloud.storage import ServiceEngine, StorageError
 from cloud.storage.errors import IntegrityError
 from cloud.storage.migrate import ensure_migrated
 from cloud.tasks.stopping import Stopping
@@ -57,12 +56,13 @@ MEET_SECONDS = 1.0
 class Checks:
     """What Fabric knows of its peers, for the guard."""
 
-    def __init__(self, revoked: RevokedSet) -> None:
+    def __init__(self, revoked: RevokedSet, stores: Stores) -> None:
         self._revoked = revoked
+        self._nodes = stores.nodes
 
     async def generation_open(self, tenant: TenantId, node: NodeId, generation: int) -> bool:
         """One query by key at each request: a revocation counts from the next one on."""
-        return await store.nodes.generation_open(tenant, node, generation)
+        return await self._nodes.generation_open(tenant, node, generation)
 
     async def service_revoked(self, serial: int) -> bool:
         return serial in self._revoked
@@ -80,7 +80,7 @@ class Holder:
         return self.core
 
 
-def make_guard(belief: Belief, revoked: RevokedSet, holder: Holder, now: Now) -> Guard:
+def make_guard(belief: Belief, revoked: RevokedSet, stores: Stores, holder: Holder, now: Now) -> Guard:
     """The guard of both listeners."""
 
     async def operator_of(token: str) -> Operator | None:
@@ -89,19 +89,22 @@ def make_guard(belief: Belief, revoked: RevokedSet, holder: Holder, now: Now) ->
     async def closed(peer: NodePeer) -> ClosedAnswer:
         return await statement.closed_answer(holder.get(), peer)
 
-    return Guard(trust=lambda: belief.trust, checks=Checks(revoked), now=now, operator_of=operator_of, closed=closed)
+    return Guard(
+        trust=lambda: belief.trust, checks=Checks(revoked, stores), now=now, operator_of=operator_of, closed=closed
+    )
 
 
-def make_fabric_apps(guard: Guard) -> tuple[Litestar, Litestar]:
+def make_fabric_apps(guard: Guard, stores: Stores) -> tuple[Litestar, Litestar]:
     """The API and the read-only repository. `state["it"]` of the API is set when the core is there."""
     api = make_app(routes(), guard, None, metrics=Metrics("fabric"))
-    return api, make_app(repository_routes(), guard, store.RepositoryStore())
+    return api, make_app(repository_routes(), guard, stores.repository)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
     """What a core is made of beside its database."""
 
+    stores: Stores
     signer: Signer
     online: OnlineSigners
     issuer: Issuer
@@ -119,10 +122,11 @@ async def make_core(
     entropy: Entropy = system_entropy,
 ) -> Core:
     """The core over the open database. Raises StorageError when `cascade init` has not been here."""
-    secrets = await store.installation.read_all()
+    secrets = await parts.stores.installation.read_all()
     if not {"nonce_key", "ek_key", "epoch"} <= set(secrets):
         raise StorageError("this database has no server secrets: it was not made by `cascade init`")
     return Core(
+        stores=parts.stores,
         trust_domain=settings.trust_domain,
         public_url=settings.public_url.rstrip("/"),
         epoch=int(secrets["epoch"]),
@@ -158,11 +162,13 @@ class Fabric:
         self._signer = read_signer(keys, passphrase, settings.trust_domain)
         self._online = read_online_signers(keys, passphrase)
         self.belief = Belief(settings.trust_domain)
-        self._follower = Follower(self.belief, self._retrusted)
+        self._engine = ServiceEngine("fabric")
+        self._stores = stores_over(self._engine)
+        self._follower = Follower(self.belief, self._stores, self._retrusted)
         self._revoked = RevokedSet(
-            load=store.revoked.read_all,
-            save=store.revoked.add,
-            forget=store.revoked.forget,
+            load=self._stores.revoked.read_all,
+            save=self._stores.revoked.add,
+            forget=self._stores.revoked.forget,
             now=now,
             entropy=system_entropy,
             issuing=self._issuing,
@@ -184,8 +190,10 @@ class Fabric:
         self._kicked = asyncio.Event()
         self._driver: Driver | None = None
         self._database = settings.database_location()
-        ENGINE.configure(self._database)
-        self.app, self.repository = make_fabric_apps(make_guard(self.belief, self._revoked, self.holder, now))
+        self._engine.configure(self._database)
+        self.app, self.repository = make_fabric_apps(
+            make_guard(self.belief, self._revoked, self._stores, self.holder, now), self._stores
+        )
 
     def _context(self, identity: Identity) -> CheckedContext:
         check = ServerCheck(
@@ -237,24 +245,25 @@ class Fabric:
         await self._revoked.follow(lambda: self._client, stopping)
 
     async def _keep_fresh(self) -> None:
-        await warn_of_expiry(self._now())
+        await warn_of_expiry(self._stores.repository, self._now())
         try:
             # One transaction: between its reading and its writing nobody may publish, or older targets were named again.
-            async with store.transaction():
-                await keep_fresh(store.RepositoryStore(), self._now(), self._online)
+            async with self._stores.transaction():
+                await keep_fresh(self._stores.repository, self._now(), self._online)
         except IntegrityError:
             return  # another replica was first
 
     async def open(self) -> None:
         """Migrate, open the database, wire the core. Raises StorageError."""
         await asyncio.to_thread(ensure_migrated, "fabric", self._database)
-        await ENGINE.open()
+        await self._engine.open()
         await self._revoked.load()
         try:
             await self._follower.look()
         except TargetsError as error:
             raise StorageError(f"the published trust cannot be used: {error}") from error
         parts = Parts(
+            stores=self._stores,
             signer=self._signer,
             online=self._online,
             issuer=HttpIssuer(self._client),
@@ -282,7 +291,7 @@ class Fabric:
     async def close(self) -> None:
         """After the last request."""
         await self._client.aclose()
-        await ENGINE.close()
+        await self._engine.close()
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[Served]:

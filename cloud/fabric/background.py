@@ -10,7 +10,6 @@ import logging
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
-from cloud.fabric import store
 from cloud.fabric.errors import IssuerRefused, IssuerUnavailable
 from cloud.fabric.service.context import SYSTEM, Core
 from cloud.fabric.service.nodes import lapse, renewal
@@ -83,7 +82,7 @@ class Driver:
         Raises IssuerUnavailable at the first call that fails; IssuerRefused at the end, for one node holds up no other.
         """
         after, refused = "", None
-        while rows := await store.nodes.closing(after, PAGE_ITEMS):
+        while rows := await self._core.stores.nodes.closing(after, PAGE_ITEMS):
             for node in rows:
                 try:
                     await self._core.issuer.close_generations(node.tenant, node.id, node.closed_up_to)
@@ -95,8 +94,8 @@ class Driver:
                     raise
                 self._back_off.worked()
                 with fault_point("fabric.generation.closed"):
-                    async with store.transaction():
-                        await store.nodes.set_closed_at_issuer(node.id, node.closed_up_to)
+                    async with self._core.stores.transaction():
+                        await self._core.stores.nodes.set_closed_at_issuer(node.id, node.closed_up_to)
                         await self._core.audit(
                             SYSTEM, "generation.closed_at_issuer", node.id, node.tenant, up_to=node.closed_up_to
                         )
@@ -107,13 +106,13 @@ class Driver:
 
     async def lapse_overdue(self) -> None:
         """Begin to end what was not confirmed in time."""
-        for row in await store.activations.overdue(self._core.now(), PAGE_ITEMS):
+        for row in await self._core.stores.activations.overdue(self._core.now(), PAGE_ITEMS):
             await lapse.begin(self._core, row)
 
     async def finish_lapsing(self) -> None:
         """End what lapses, once the issuer knows. Raises as `close_at_issuer`."""
         refused = None
-        for row in await store.activations.lapsing(PAGE_ITEMS):
+        for row in await self._core.stores.activations.lapsing(PAGE_ITEMS):
             try:
                 await lapse.finish(self._core, row)
             except IssuerRefused as error:
@@ -124,7 +123,7 @@ class Driver:
     async def supersede_keys(self) -> None:
         """Have the certificates of changed keys revoked. Raises as `close_at_issuer`."""
         refused = None
-        for row in await store.renewals.rekeyed(PAGE_ITEMS):
+        for row in await self._core.stores.renewals.rekeyed(PAGE_ITEMS):
             try:
                 await renewal.supersede(self._core, row)
             except IssuerRefused as error:
@@ -135,7 +134,7 @@ class Driver:
     async def free_seats(self) -> None:
         """Give back the seats of revoked nodes whose last lease has terminated."""
         now = self._core.now()
-        for node in await store.nodes.seats_due(now, PAGE_ITEMS):
+        for node in await self._core.stores.nodes.seats_due(now, PAGE_ITEMS):
             await lapse.free_seat_of_revoked(self._core, node, now)
 
     async def write_seen(self) -> None:
@@ -144,15 +143,15 @@ class Driver:
         if not seen:
             return
         with fault_point("fabric.session.seen"):
-            async with store.transaction():
+            async with self._core.stores.transaction():
                 for key, entry in seen.items():
-                    await store.nodes.set_seen(key, entry)
+                    await self._core.stores.nodes.set_seen(key, entry)
         for key, entry in seen.items():
             if self._core.seen.get(key) is entry:
                 del self._core.seen[key]
 
     async def _purge(self) -> None:
         with fault_point("fabric.activation.purge"):
-            await store.activations.purge(self._core.now() - FORGET_CHALLENGES_AFTER)
+            await self._core.stores.activations.purge(self._core.now() - FORGET_CHALLENGES_AFTER)
         with fault_point("fabric.renewal.purge"):
-            await store.renewals.purge(self._core.now() - FORGET_RENEWALS_AFTER)
+            await self._core.stores.renewals.purge(self._core.now() - FORGET_RENEWALS_AFTER)

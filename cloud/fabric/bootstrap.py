@@ -14,21 +14,20 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from cloud.crypto.keyfile import write_secret
-from cloud.fabric import store
 from cloud.fabric.entropy import Ids, system_entropy
 from cloud.fabric.licensing.signing import TYPS, key_path, make_signer
 from cloud.fabric.nonce import KEY_BYTES
 from cloud.fabric.service.context import SYSTEM
 from cloud.fabric.service.operators.tokens import new_token
+from cloud.fabric.store import Stores, stores_over
 from cloud.fabric.store.rows import AuditRow
-from cloud.fabric.tables import ENGINE
 from cloud.fabric.tuf.bootstrap import SNAPSHOT_KEY, TIMESTAMP_KEY
 from cloud.fabric.tuf.bootstrap import initialise as initialise_trust
 from cloud.fabric.tuf.repository import pin_of
 from cloud.fabric.tuf.targets import build_targets
 from cloud.mtls.identity import KEY_FILE
 from cloud.process.settings import database_toml
-from cloud.storage import Location, PostgresLocation
+from cloud.storage import Location, PostgresLocation, ServiceEngine
 from cloud.storage.migrate import ensure_migrated
 from protocol.encoding import json_encode
 from protocol.limits import CLOCK_SKEW
@@ -105,30 +104,32 @@ async def initialise(plan: Plan, now: Callable[[], datetime]) -> Initialised:
     publication = initialise_trust(started, plan.offline, keys, plan.passphrase, targets)
     database = plan.database if isinstance(plan.database, PostgresLocation) else plan.directory / plan.database
     await asyncio.to_thread(ensure_migrated, "fabric", database)
-    ENGINE.configure(database)
-    await ENGINE.open()
+    engine = ServiceEngine("fabric")
+    engine.configure(database)
+    await engine.open()
     try:
-        async with store.transaction():
-            await store.RepositoryStore().publish(publication)
-            token = await _first_rows(started)
+        stores = stores_over(engine)
+        async with stores.transaction():
+            await stores.repository.publish(publication)
+            token = await _first_rows(stores, started)
     finally:
-        await ENGINE.close()
+        await engine.close()
     # The settings come last: without them there is no Fabric here.
     write_secret(plan.directory / "settings.toml", _settings(plan))
     return Initialised(pin_of(publication.metadata[0]), token)
 
 
-async def _first_rows(now: datetime) -> str:
+async def _first_rows(stores: Stores, now: datetime) -> str:
     """Server secrets and the first token, in the caller's transaction; returns the token's text."""
-    await store.installation.insert("epoch", str(FIRST_EPOCH).encode())
-    await store.installation.insert("nonce_key", system_entropy(KEY_BYTES))
-    await store.installation.insert("ek_key", system_entropy(KEY_BYTES))
+    await stores.installation.insert("epoch", str(FIRST_EPOCH).encode())
+    await stores.installation.insert("nonce_key", system_entropy(KEY_BYTES))
+    await stores.installation.insert("ek_key", system_entropy(KEY_BYTES))
     ids = Ids(system_entropy)
     row, secret = new_token(ids, system_entropy, now, FIRST_TOKEN_NAME, None)
-    await store.tokens.insert(row)
+    await stores.tokens.insert(row)
     detail = {"name": row.name}
     entry = AuditRow(ids.make("aud", now), now, SYSTEM, "token.created", row.id, "", "done", detail)
-    await store.audit.insert(entry)
+    await stores.audit.insert(entry)
     return secret
 
 

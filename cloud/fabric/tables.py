@@ -7,9 +7,7 @@ id, and the transactions in the service keep them in step.
 from piccolo.columns import BigInt, Boolean, Bytea, Integer, Text, Timestamptz, Varchar
 from piccolo.table import Table
 
-from cloud.storage import UNBOUND, ServiceEngine
-
-ENGINE = ServiceEngine("fabric")
+from cloud.storage import UNBOUND
 
 ID = 64
 

@@ -1,8 +1,11 @@
 """Whether the process lives, and whether it can serve."""
 
-from litestar import get
+from typing import Any
+
+from litestar import Request, get
 
 from cloud.fabric import schemas
+from cloud.fabric.routes.access import core_of
 from cloud.fabric.service import health
 from cloud.http.guard import ANONYMOUS
 from cloud.http.problems import Refusal
@@ -16,10 +19,10 @@ async def healthz() -> schemas.Health:
 
 
 @get("/readyz", opt={"peers": (ANONYMOUS,)})
-async def readyz() -> schemas.Health:
+async def readyz(request: Request[Any, Any, Any]) -> schemas.Health:
     """Fabric can serve."""
     try:
-        await health.ready()
+        await health.ready(core_of(request))
     except StorageError as error:
         raise Refusal("unavailable", "the database cannot be used") from error
     return schemas.Health("ok")

@@ -24,22 +24,22 @@ async def create_tenant(data: JSONBody[schemas.CreateTenant], request: Asked) ->
 
 @get("/v1/tenants", opt=ADMITTED)
 async def list_tenants(
-    cursor: FromQuery[str] = "", limit: FromQuery[int] = PAGE_ITEMS_DEFAULT
+    request: Asked, cursor: FromQuery[str] = "", limit: FromQuery[int] = PAGE_ITEMS_DEFAULT
 ) -> schemas.Page[schemas.Tenant]:
     """All tenants, the oldest first."""
-    return await tenants.page(cursor, limit)
+    return await tenants.page(core_of(request), cursor, limit)
 
 
 @get("/v1/tenants/{tenant:str}", opt=ADMITTED)
-async def show_tenant(tenant: FromPath[str]) -> schemas.Tenant:
+async def show_tenant(tenant: FromPath[str], request: Asked) -> schemas.Tenant:
     """One tenant."""
-    return await tenants.show(tenant_id(tenant))
+    return await tenants.show(core_of(request), tenant_id(tenant))
 
 
 @get("/v1/tenants/{tenant:str}/trust", opt=ADMITTED)
-async def show_trust(tenant: FromPath[str]) -> schemas.TenantTrust:
+async def show_trust(tenant: FromPath[str], request: Asked) -> schemas.TenantTrust:
     """Which hardware a tenant trusts."""
-    return await tenants.trust(tenant_id(tenant))
+    return await tenants.trust(core_of(request), tenant_id(tenant))
 
 
 @post("/v1/tenants/{tenant:str}/trust/ek-roots", status_code=200, opt=ADMITTED)
@@ -84,19 +84,20 @@ async def revoke_code(code: FromPath[str], request: Asked) -> schemas.Code:
 
 @get("/v1/nodes", opt=ADMITTED)
 async def list_nodes(
+    request: Asked,
     tenant: FromQuery[str] = "",
     standing: FromQuery[str] = "",
     cursor: FromQuery[str] = "",
     limit: FromQuery[int] = PAGE_ITEMS_DEFAULT,
 ) -> schemas.Page[schemas.Node]:
     """Nodes, the oldest first."""
-    return await node_lists.page(tenant, standing, cursor, limit)
+    return await node_lists.page(core_of(request), tenant, standing, cursor, limit)
 
 
 @get("/v1/nodes/{node:str}", opt=ADMITTED)
-async def show_node(node: FromPath[str]) -> schemas.NodeDetail:
+async def show_node(node: FromPath[str], request: Asked) -> schemas.NodeDetail:
     """One node with its newest generations."""
-    return await node_lists.detail(node_id(node))
+    return await node_lists.detail(core_of(request), node_id(node))
 
 
 @post("/v1/nodes/{node:str}/suspend", status_code=200, opt=ADMITTED)
@@ -131,10 +132,10 @@ async def create_token(data: JSONBody[schemas.CreateToken], request: Asked) -> s
 
 @get("/v1/tokens", opt=ADMITTED)
 async def list_tokens(
-    cursor: FromQuery[str] = "", limit: FromQuery[int] = PAGE_ITEMS_DEFAULT
+    request: Asked, cursor: FromQuery[str] = "", limit: FromQuery[int] = PAGE_ITEMS_DEFAULT
 ) -> schemas.Page[schemas.Token]:
     """All tokens, the oldest first."""
-    return await tokens.page(cursor, limit)
+    return await tokens.page(core_of(request), cursor, limit)
 
 
 @post("/v1/tokens/{token:str}/revoke", status_code=200, opt=ADMITTED)
@@ -145,6 +146,7 @@ async def revoke_token(token: FromPath[str], request: Asked) -> schemas.Token:
 
 @get("/v1/audit", opt=ADMITTED)
 async def list_audit(
+    request: Asked,
     tenant: FromQuery[str] = "",
     subject: Annotated[str, QueryParameter(name="object")] = "",
     action: FromQuery[str] = "",
@@ -152,7 +154,7 @@ async def list_audit(
     limit: FromQuery[int] = PAGE_ITEMS_DEFAULT,
 ) -> schemas.Page[schemas.AuditEntry]:
     """Who did what, the newest first."""
-    return await node_lists.audit(tenant, subject, action, cursor, limit)
+    return await node_lists.audit(core_of(request), tenant, subject, action, cursor, limit)
 
 
 HANDLERS = (

@@ -17,9 +17,9 @@ ADMITTED = {OPT: (OPERATOR,)}
 
 
 @get("/v1/trust", opt=ADMITTED)
-async def show_published() -> schemas.Trust:
+async def show_published(request: Asked) -> schemas.Trust:
     """What is published now."""
-    return await publishing.published()
+    return await publishing.published(core_of(request))
 
 
 @post("/v1/trust/targets", status_code=200, opt=ADMITTED)

@@ -12,7 +12,6 @@ from typing import Literal, Protocol
 
 from cryptography import x509
 
-from cloud.fabric import store
 from cloud.fabric.attestation import ek_trust, evidence
 from cloud.fabric.attestation.ek_trust import Chip, TenantTrust
 from cloud.fabric.attestation.evidence import NodeKey
@@ -20,6 +19,7 @@ from cloud.fabric.entropy import Entropy, Ids
 from cloud.fabric.errors import Invalid
 from cloud.fabric.issuer import Issuer
 from cloud.fabric.licensing.signing import Signer
+from cloud.fabric.store import Stores
 from cloud.fabric.store.adoption import Told
 from cloud.fabric.store.nodes import Seen
 from cloud.fabric.store.rows import AuditRow
@@ -75,6 +75,7 @@ def nothing() -> None:
 class Core:
     """Wiring. `public_url` is this Fabric's own URL, the one that session proofs must name; `kick` wakes the driver."""
 
+    stores: Stores = field(repr=False)
     trust_domain: str
     public_url: str
     epoch: int
@@ -125,7 +126,7 @@ class Core:
         now = self.now()
         texts = {name: str(value)[:AUDIT_DETAIL_CHARS_MAX] for name, value in detail.items() if value not in ("", None)}
         row = AuditRow(self.ids.make("aud", now), now, actor, action, subject, tenant, outcome, texts)
-        await store.audit.insert(row)
+        await self.stores.audit.insert(row)
 
 
 def operator_actor(operator: Operator) -> str:

@@ -1,8 +1,8 @@
 """Whether Fabric can serve."""
 
-from cloud.fabric import store
+from cloud.fabric.service.context import Core
 
 
-async def ready() -> None:
+async def ready(core: Core) -> None:
     """The database answers. Breakwater is not asked: refresh and operators work without it. Raises StorageError."""
-    await store.installation.read_all()
+    await core.stores.installation.read_all()

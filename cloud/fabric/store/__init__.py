@@ -1,42 +1,61 @@
-"""All queries of Fabric, one module a subject, and the transaction they share.
+"""Stores: all queries of Fabric, one class a subject, over an engine that the wiring opens.
 
 Rule: no other module of Fabric knows a table. A query that changes a state by compare-and-set answers whether it
 held; deciding is the service's business.
 """
 
-from cloud.fabric.store import (
-    activations,
-    adoption,
-    audit,
-    codes,
-    installation,
-    nodes,
-    renewals,
-    revoked,
-    tenants,
-    tokens,
-)
+from dataclasses import dataclass
+
+from cloud.fabric.store.activations import ActivationStore
+from cloud.fabric.store.adoption import AdoptionStore
+from cloud.fabric.store.audit import AuditStore
+from cloud.fabric.store.codes import CodeStore
+from cloud.fabric.store.installation import InstallationStore
+from cloud.fabric.store.nodes import NodeStore
+from cloud.fabric.store.renewals import RenewalStore
 from cloud.fabric.store.repository import RepositoryStore
-from cloud.fabric.tables import ENGINE
+from cloud.fabric.store.revoked import RevokedStore
+from cloud.fabric.store.tenants import TenantStore
+from cloud.fabric.store.tokens import TokenStore
+from cloud.storage import ServiceEngine
 from cloud.storage.engine import Transaction
 
 
-def transaction() -> Transaction:
-    """One transaction over everything here: durable when its block ends."""
-    return ENGINE.transaction()
+@dataclass(frozen=True, kw_only=True)
+class Stores:
+    """The stores of one Fabric, by name, and the transaction that they share."""
+
+    engine: ServiceEngine
+    activations: ActivationStore
+    adoption: AdoptionStore
+    audit: AuditStore
+    codes: CodeStore
+    installation: InstallationStore
+    nodes: NodeStore
+    renewals: RenewalStore
+    repository: RepositoryStore
+    revoked: RevokedStore
+    tenants: TenantStore
+    tokens: TokenStore
+
+    def transaction(self) -> Transaction:
+        """One transaction over all stores: durable when its block ends."""
+        return self.engine.transaction()
 
 
-__all__ = [
-    "RepositoryStore",
-    "activations",
-    "adoption",
-    "audit",
-    "codes",
-    "installation",
-    "nodes",
-    "renewals",
-    "revoked",
-    "tenants",
-    "tokens",
-    "transaction",
-]
+def stores_over(engine: ServiceEngine) -> Stores:
+    """The stores over an engine, open or not."""
+    return Stores(
+        engine=engine,
+        activations=ActivationStore(engine),
+        adoption=AdoptionStore(engine),
+        audit=AuditStore(engine),
+        codes=CodeStore(engine),
+        installation=InstallationStore(engine),
+        nodes=NodeStore(engine),
+        renewals=RenewalStore(engine),
+        repository=RepositoryStore(engine),
+        revoked=RevokedStore(engine),
+        tenants=TenantStore(engine),
+        tokens=TokenStore(engine),
+    )

@@ -6,8 +6,7 @@ import msgspec
 
 from cloud.fabric.store.mapper import Mapper
 from cloud.fabric.store.rows import ActivationRow
-from cloud.fabric.tables import ENGINE
-from cloud.storage import Statement
+from cloud.storage import ServiceEngine, Statement
 from protocol.ids import ActivationId, CodeId, NodeId
 from protocol.limits import CHALLENGE_TRIES_MAX
 
@@ -43,73 +42,65 @@ _SUPERSEDE = Statement(
 _PURGE = Statement("DELETE FROM activation WHERE state IN ('challenged', 'failed') AND expires_at < {}")
 
 
-async def insert(row: ActivationRow) -> None:
-    await ENGINE.fetch(_ACTIVATION.insert, *_ACTIVATION.args(row))
+class ActivationStore:
+    """Runs of the activation exchange."""
 
+    def __init__(self, engine: ServiceEngine) -> None:
+        self._engine = engine
 
-async def find(activation: ActivationId) -> ActivationRow | None:
-    return _ACTIVATION.read_one(await ENGINE.fetch_one(_BY_ID, activation))
+    async def insert(self, row: ActivationRow) -> None:
+        await self._engine.fetch(_ACTIVATION.insert, *_ACTIVATION.args(row))
 
+    async def find(self, activation: ActivationId) -> ActivationRow | None:
+        return _ACTIVATION.read_one(await self._engine.fetch_one(_BY_ID, activation))
 
-async def find_by_generation(node: NodeId, generation: int) -> ActivationRow | None:
-    return _ACTIVATION.read_one(await ENGINE.fetch_one(_BY_GENERATION, node, generation))
+    async def find_by_generation(self, node: NodeId, generation: int) -> ActivationRow | None:
+        return _ACTIVATION.read_one(await self._engine.fetch_one(_BY_GENERATION, node, generation))
 
+    async def count_open(self, code: CodeId, now: datetime) -> int:
+        """Challenges of a code whose time is not over: those that failed early count, or failing would make room."""
+        row = await self._engine.fetch_one(_OPEN, code, now, code, now)
+        return 0 if row is None else int(row["n"])
 
-async def count_open(code: CodeId, now: datetime) -> int:
-    """Challenges of a code whose time is not over: those that failed early count, or failing would make room."""
-    row = await ENGINE.fetch_one(_OPEN, code, now, code, now)
-    return 0 if row is None else int(row["n"])
+    async def count_live(self, node: NodeId) -> int:
+        """Activations of a node that may still be confirmed."""
+        row = await self._engine.fetch_one(_LIVE, node)
+        return 0 if row is None else int(row["n"])
 
+    async def count_wrong_answer(self, activation: ActivationId) -> int | None:
+        """Count a wrong answer; the last one closes the activation. None: it was not open any more."""
+        row = await self._engine.fetch_one(_WRONG, CHALLENGE_TRIES_MAX, activation)
+        return None if row is None else int(row["tries"])
 
-async def count_live(node: NodeId) -> int:
-    """Activations of a node that may still be confirmed."""
-    row = await ENGINE.fetch_one(_LIVE, node)
-    return 0 if row is None else int(row["n"])
-
-
-async def count_wrong_answer(activation: ActivationId) -> int | None:
-    """Count a wrong answer; the last one closes the activation. None: it was not open any more."""
-    row = await ENGINE.fetch_one(_WRONG, CHALLENGE_TRIES_MAX, activation)
-    return None if row is None else int(row["tries"])
-
-
-async def set_proved(row: ActivationRow) -> bool:
-    return bool(
-        await ENGINE.fetch(
-            _PROVED, row.node, row.generation, row.proof_hash, row.csr, row.not_after, row.confirm_by, row.id
+    async def set_proved(self, row: ActivationRow) -> bool:
+        return bool(
+            await self._engine.fetch(
+                _PROVED, row.node, row.generation, row.proof_hash, row.csr, row.not_after, row.confirm_by, row.id
+            )
         )
-    )
 
+    async def set_issued(self, activation: ActivationId, chain: tuple[bytes, ...]) -> bool:
+        return bool(await self._engine.fetch(_ISSUED, msgspec.json.encode(chain).decode(), activation))
 
-async def set_issued(activation: ActivationId, chain: tuple[bytes, ...]) -> bool:
-    return bool(await ENGINE.fetch(_ISSUED, msgspec.json.encode(chain).decode(), activation))
+    async def set_confirmed(self, activation: ActivationId) -> bool:
+        return bool(await self._engine.fetch(_CONFIRMED, activation))
 
+    async def set_lapsing(self, activation: ActivationId) -> bool:
+        return bool(await self._engine.fetch(_TO_LAPSING, activation))
 
-async def set_confirmed(activation: ActivationId) -> bool:
-    return bool(await ENGINE.fetch(_CONFIRMED, activation))
+    async def set_lapsed(self, activation: ActivationId) -> bool:
+        return bool(await self._engine.fetch(_LAPSED, activation))
 
+    async def supersede(self, node: NodeId, up_to: int) -> None:
+        """End every unconfirmed activation of generations up to `up_to`."""
+        await self._engine.fetch(_SUPERSEDE, node, up_to)
 
-async def set_lapsing(activation: ActivationId) -> bool:
-    return bool(await ENGINE.fetch(_TO_LAPSING, activation))
+    async def overdue(self, now: datetime, limit: int) -> list[ActivationRow]:
+        return [_ACTIVATION.read(row) for row in await self._engine.fetch(_OVERDUE, now, limit)]
 
+    async def lapsing(self, limit: int) -> list[ActivationRow]:
+        return [_ACTIVATION.read(row) for row in await self._engine.fetch(_LAPSING, limit)]
 
-async def set_lapsed(activation: ActivationId) -> bool:
-    return bool(await ENGINE.fetch(_LAPSED, activation))
-
-
-async def supersede(node: NodeId, up_to: int) -> None:
-    """End every unconfirmed activation of generations up to `up_to`."""
-    await ENGINE.fetch(_SUPERSEDE, node, up_to)
-
-
-async def overdue(now: datetime, limit: int) -> list[ActivationRow]:
-    return [_ACTIVATION.read(row) for row in await ENGINE.fetch(_OVERDUE, now, limit)]
-
-
-async def lapsing(limit: int) -> list[ActivationRow]:
-    return [_ACTIVATION.read(row) for row in await ENGINE.fetch(_LAPSING, limit)]
-
-
-async def purge(before: datetime) -> None:
-    """Forget challenges that nobody answered."""
-    await ENGINE.fetch(_PURGE, before)
+    async def purge(self, before: datetime) -> None:
+        """Forget challenges that nobody answered."""
+        await self._engine.fetch(_PURGE, before)

@@ -9,8 +9,7 @@ from datetime import datetime
 
 import msgspec
 
-from cloud.fabric.tables import ENGINE
-from cloud.storage import Statement
+from cloud.storage import ServiceEngine, Statement
 from protocol.ids import NodeId, TenantId
 
 STRETCH_NODES = 2000
@@ -57,51 +56,51 @@ class Told(msgspec.Struct, frozen=True):
     device_issuer: str = ""
 
 
-async def counts() -> AsyncIterator[tuple[int, str, int]]:
-    """(trust version, key id of the device certificate's issuer, nodes); the same pair may come several times."""
-    after = ""
-    while last := await _end_of_stretch(after):
-        for row in await ENGINE.fetch(_COUNTS, after, last):
-            yield int(row["trust_version"]), str(row["device_issuer"]), int(row["nodes"])
-        after = last
+class AdoptionStore:
+    """Which node works by which trust."""
 
+    def __init__(self, engine: ServiceEngine) -> None:
+        self._engine = engine
 
-async def behind(version: int, after: str, limit: int) -> list[NodeTrust]:
-    """Nodes after `after` that work by a trust before `version`, by id."""
-    return await _walk(_BEHIND, version, after, limit)
+    async def counts(self) -> AsyncIterator[tuple[int, str, int]]:
+        """(trust version, key id of the device certificate's issuer, nodes); the same pair may come several times."""
+        after = ""
+        while last := await self._end_of_stretch(after):
+            for row in await self._engine.fetch(_COUNTS, after, last):
+                yield int(row["trust_version"]), str(row["device_issuer"]), int(row["nodes"])
+            after = last
 
+    async def behind(self, version: int, after: str, limit: int) -> list[NodeTrust]:
+        """Nodes after `after` that work by a trust before `version`, by id."""
+        return await self._walk(_BEHIND, version, after, limit)
 
-async def of_issuer(key_id: str, after: str, limit: int) -> list[NodeTrust]:
-    """Nodes after `after` whose last shown device certificate is of that issuer, by id; empty: none was shown."""
-    return await _walk(_OF_ISSUER, key_id, after, limit)
+    async def of_issuer(self, key_id: str, after: str, limit: int) -> list[NodeTrust]:
+        """Nodes after `after` whose last shown device certificate is of that issuer, by id; empty: none was shown."""
+        return await self._walk(_OF_ISSUER, key_id, after, limit)
 
+    async def write(self, told: dict[str, Told], version_max: int) -> None:
+        """By generation id. A version that was never published here is not believed, and a lower one is no news."""
+        for generation, entry in told.items():
+            if 0 < entry.trust_version <= version_max:
+                await self._engine.fetch(_TOLD, entry.trust_version, generation, entry.trust_version)
+            if entry.device_issuer:
+                await self._engine.fetch(_SHOWN, entry.device_issuer, generation, entry.device_issuer)
 
-async def write(told: dict[str, Told], version_max: int) -> None:
-    """By generation id. A version that was never published here is not believed, and a lower one is no news."""
-    for generation, entry in told.items():
-        if 0 < entry.trust_version <= version_max:
-            await ENGINE.fetch(_TOLD, entry.trust_version, generation, entry.trust_version)
-        if entry.device_issuer:
-            await ENGINE.fetch(_SHOWN, entry.device_issuer, generation, entry.device_issuer)
+    async def wake(self, after: str, limit: int) -> list[NodeId]:
+        """Move the cursors of the next active nodes by id, and name them."""
+        nodes = [NodeId(row["id"]) for row in await self._engine.fetch(_TO_WAKE, after, limit)]
+        for node in nodes:
+            await self._engine.fetch(_WAKE, node)
+        return nodes
 
+    async def _walk(self, statement: Statement, wanted: int | str, after: str, limit: int) -> list[NodeTrust]:
+        found: list[NodeTrust] = []
+        while len(found) < limit and (last := await self._end_of_stretch(after)):
+            rows = await self._engine.fetch(statement, after, last, wanted, limit - len(found))
+            found += [NodeTrust(**row) for row in rows]
+            after = last
+        return found
 
-async def wake(after: str, limit: int) -> list[NodeId]:
-    """Move the cursors of the next active nodes by id, and name them."""
-    nodes = [NodeId(row["id"]) for row in await ENGINE.fetch(_TO_WAKE, after, limit)]
-    for node in nodes:
-        await ENGINE.fetch(_WAKE, node)
-    return nodes
-
-
-async def _walk(statement: Statement, wanted: int | str, after: str, limit: int) -> list[NodeTrust]:
-    found: list[NodeTrust] = []
-    while len(found) < limit and (last := await _end_of_stretch(after)):
-        rows = await ENGINE.fetch(statement, after, last, wanted, limit - len(found))
-        found += [NodeTrust(**row) for row in rows]
-        after = last
-    return found
-
-
-async def _end_of_stretch(after: str) -> str:
-    row = await ENGINE.fetch_one(_STRETCH, after, STRETCH_NODES)
-    return "" if row is None or row["last"] is None else str(row["last"])
+    async def _end_of_stretch(self, after: str) -> str:
+        row = await self._engine.fetch_one(_STRETCH, after, STRETCH_NODES)
+        return "" if row is None or row["last"] is None else str(row["last"])

@@ -2,7 +2,7 @@
 
 from cloud.fabric.store.mapper import Mapper
 from cloud.fabric.store.rows import AuditRow
-from cloud.fabric.tables import ENGINE
+from cloud.storage import ServiceEngine
 
 _AUDIT = Mapper(AuditRow, "audit")
 _PAGE = _AUDIT.select(
@@ -11,11 +11,16 @@ _PAGE = _AUDIT.select(
 )
 
 
-async def insert(row: AuditRow) -> None:
-    await ENGINE.fetch(_AUDIT.insert, *_AUDIT.args(row))
+class AuditStore:
+    """The audit."""
 
+    def __init__(self, engine: ServiceEngine) -> None:
+        self._engine = engine
 
-async def page(tenant: str, subject: str, action: str, before: str, limit: int) -> list[AuditRow]:
-    """The newest first; empty filters match all."""
-    rows = await ENGINE.fetch(_PAGE, before, tenant, tenant, subject, subject, action, action, limit)
-    return [_AUDIT.read(row) for row in rows]
+    async def insert(self, row: AuditRow) -> None:
+        await self._engine.fetch(_AUDIT.insert, *_AUDIT.args(row))
+
+    async def page(self, tenant: str, subject: str, action: str, before: str, limit: int) -> list[AuditRow]:
+        """The newest first; empty filters match all."""
+        rows = await self._engine.fetch(_PAGE, before, tenant, tenant, subject, subject, action, action, limit)
+        return [_AUDIT.read(row) for row in rows]

@@ -5,9 +5,8 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from cloud.fabric.tables import ENGINE
 from cloud.fabric.tuf.current_trust import RenewalOrder
-from cloud.storage import Statement
+from cloud.storage import ServiceEngine, Statement
 
 RENEWAL = "renew_devices"
 SESSIONS = "sessions_until."
@@ -25,34 +24,35 @@ _RAISE = Statement(
 _REPLACE = Statement("UPDATE installation SET value = {} WHERE name = {} AND value = {} RETURNING name")
 
 
-async def read_all() -> dict[str, bytes]:
-    return {str(row["name"]): bytes(row["value"]) for row in await ENGINE.fetch(_ALL)}
+class InstallationStore:
+    """Values of the whole installation, by name."""
 
+    def __init__(self, engine: ServiceEngine) -> None:
+        self._engine = engine
 
-async def insert(name: str, value: bytes) -> None:
-    await ENGINE.fetch(_INSERT, name, value)
+    async def read_all(self) -> dict[str, bytes]:
+        return {str(row["name"]): bytes(row["value"]) for row in await self._engine.fetch(_ALL)}
 
+    async def insert(self, name: str, value: bytes) -> None:
+        await self._engine.fetch(_INSERT, name, value)
 
-async def renewal_order() -> RenewalOrder | None:
-    """The order to renew device certificates that counts, if one was ever given."""
-    row = await ENGINE.fetch_one(_FIND, RENEWAL)
-    return None if row is None else msgspec.json.decode(bytes(row["value"]), type=RenewalOrder)
+    async def renewal_order(self) -> RenewalOrder | None:
+        """The order to renew device certificates that counts, if one was ever given."""
+        row = await self._engine.fetch_one(_FIND, RENEWAL)
+        return None if row is None else msgspec.json.decode(bytes(row["value"]), type=RenewalOrder)
 
+    async def set_renewal_order(self, order: RenewalOrder) -> None:
+        await self._engine.fetch(_SET, RENEWAL, msgspec.json.encode(order))
 
-async def set_renewal_order(order: RenewalOrder) -> None:
-    await ENGINE.fetch(_SET, RENEWAL, msgspec.json.encode(order))
+    async def advance_renewal_order(self, old: RenewalOrder, new: RenewalOrder) -> bool:
+        """Compare-and-set: False if another replica was first, or another order was given."""
+        values = msgspec.json.encode(new), RENEWAL, msgspec.json.encode(old)
+        return bool(await self._engine.fetch(_REPLACE, *values))
 
-
-async def advance_renewal_order(old: RenewalOrder, new: RenewalOrder) -> bool:
-    """Compare-and-set: False if another replica was first, or another order was given."""
-    values = msgspec.json.encode(new), RENEWAL, msgspec.json.encode(old)
-    return bool(await ENGINE.fetch(_REPLACE, *values))
-
-
-async def raise_sessions_until(key_id: str, until: datetime) -> None:
-    """Session certificates of this issuing CA count until then; the time only grows."""
-    # One spelling of fixed length, so that the order of the bytes is the order of the times.
-    await ENGINE.fetch(_RAISE, SESSIONS + key_id, f"{until.astimezone(UTC):%Y-%m-%dT%H:%M:%S+00:00}".encode())
+    async def raise_sessions_until(self, key_id: str, until: datetime) -> None:
+        """Session certificates of this issuing CA count until then; the time only grows."""
+        # One spelling of fixed length, so that the order of the bytes is the order of the times.
+        await self._engine.fetch(_RAISE, SESSIONS + key_id, f"{until.astimezone(UTC):%Y-%m-%dT%H:%M:%S+00:00}".encode())
 
 
 def sessions_until(rows: dict[str, bytes]) -> dict[str, datetime]:

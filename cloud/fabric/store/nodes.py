@@ -6,8 +6,7 @@ import msgspec
 
 from cloud.fabric.store.mapper import Mapper
 from cloud.fabric.store.rows import GenerationRow, NodeRow, generation_id
-from cloud.fabric.tables import ENGINE
-from cloud.storage import Statement
+from cloud.storage import ServiceEngine, Statement
 from protocol.ids import NodeId
 
 GENERATIONS_SHOWN_MAX = 20
@@ -63,123 +62,111 @@ class Seen(msgspec.Struct, frozen=True):
     certificate_not_after: datetime
 
 
-async def insert(row: NodeRow) -> None:
-    await ENGINE.fetch(_NODE.insert, *_NODE.args(row))
+class NodeStore:
+    """Nodes and their generations."""
 
+    def __init__(self, engine: ServiceEngine) -> None:
+        self._engine = engine
 
-async def find(node: NodeId) -> NodeRow | None:
-    return _NODE.read_one(await ENGINE.fetch_one(_BY_ID, node))
+    async def insert(self, row: NodeRow) -> None:
+        await self._engine.fetch(_NODE.insert, *_NODE.args(row))
 
+    async def find(self, node: NodeId) -> NodeRow | None:
+        return _NODE.read_one(await self._engine.fetch_one(_BY_ID, node))
 
-async def find_by_ek(ek_hash: str) -> NodeRow | None:
-    return _NODE.read_one(await ENGINE.fetch_one(_BY_EK, ek_hash))
+    async def find_by_ek(self, ek_hash: str) -> NodeRow | None:
+        return _NODE.read_one(await self._engine.fetch_one(_BY_EK, ek_hash))
 
+    async def page(self, tenant: str, standing: str, after: str, limit: int) -> list[NodeRow]:
+        """Empty `tenant` or `standing`: any."""
+        rows = await self._engine.fetch(_PAGE, after, tenant, tenant, standing, standing, limit)
+        return [_NODE.read(row) for row in rows]
 
-async def page(tenant: str, standing: str, after: str, limit: int) -> list[NodeRow]:
-    """Empty `tenant` or `standing`: any."""
-    rows = await ENGINE.fetch(_PAGE, after, tenant, tenant, standing, standing, limit)
-    return [_NODE.read(row) for row in rows]
+    async def closing(self, after: str, limit: int) -> list[NodeRow]:
+        """Nodes with generations that Breakwater has still to be told of."""
+        return [_NODE.read(row) for row in await self._engine.fetch(_CLOSING, True, after, limit)]
 
+    async def seats_due(self, now: datetime, limit: int) -> list[NodeRow]:
+        """Revoked nodes whose last lease has terminated, with no readmission on its way, that still hold a seat."""
+        return [_NODE.read(row) for row in await self._engine.fetch(_SEATS_DUE, True, now, limit)]
 
-async def closing(after: str, limit: int) -> list[NodeRow]:
-    """Nodes with generations that Breakwater has still to be told of."""
-    return [_NODE.read(row) for row in await ENGINE.fetch(_CLOSING, True, after, limit)]
+    async def cursor(self, node: NodeId) -> int | None:
+        row = await self._engine.fetch_one(_CURSOR, node)
+        return None if row is None else int(row["wake_cursor"])
 
+    async def generation_open(self, tenant: str, node: NodeId, number: int) -> bool:
+        return await self._engine.fetch_one(_OPEN, generation_id(node, number), tenant) is not None
 
-async def seats_due(now: datetime, limit: int) -> list[NodeRow]:
-    """Revoked nodes whose last lease has terminated, with no readmission on its way, that still hold a seat."""
-    return [_NODE.read(row) for row in await ENGINE.fetch(_SEATS_DUE, True, now, limit)]
+    async def update(self, row: NodeRow) -> None:
+        """Write all that changes in a node's life, inside the transaction that read it. `closed_at_issuer` has its own."""
+        lease, entitlements = (msgspec.json.encode(value).decode() for value in (row.lease, row.entitlements))
+        await self._engine.fetch(
+            _UPDATE,
+            row.standing,
+            row.standing_reason,
+            row.standing_at,
+            row.current_generation,
+            row.last_generation,
+            row.closed_up_to,
+            row.closed_up_to > row.closed_at_issuer,
+            row.epoch,
+            row.seq,
+            row.code,
+            row.seat_held,
+            row.tier,
+            row.profile,
+            entitlements,
+            lease,
+            row.lease_until,
+            row.wake_cursor,
+            row.confirmed_at,
+            row.id,
+        )
 
+    async def set_closed_at_issuer(self, node: NodeId, up_to: int) -> None:
+        await self._engine.fetch(_CLOSED, up_to, up_to, node, up_to)
 
-async def cursor(node: NodeId) -> int | None:
-    row = await ENGINE.fetch_one(_CURSOR, node)
-    return None if row is None else int(row["wake_cursor"])
+    async def free_seat(self, node: NodeId) -> bool:
+        """Compare-and-set: True if the node held its seat until now."""
+        return bool(await self._engine.fetch(_SEAT_FREED, False, node, True))
 
+    async def insert_generation(self, row: GenerationRow) -> None:
+        await self._engine.fetch(_GENERATION.insert, *_GENERATION.args(row))
 
-async def generation_open(tenant: str, node: NodeId, number: int) -> bool:
-    return await ENGINE.fetch_one(_OPEN, generation_id(node, number), tenant) is not None
+    async def find_generation(self, node: NodeId, number: int) -> GenerationRow | None:
+        return _GENERATION.read_one(await self._engine.fetch_one(_GENERATION_BY_ID, generation_id(node, number)))
 
+    async def generations(self, node: NodeId) -> list[GenerationRow]:
+        """The newest first."""
+        return [_GENERATION.read(row) for row in await self._engine.fetch(_GENERATIONS, node)]
 
-async def update(row: NodeRow) -> None:
-    """Write all that changes in a node's life, inside the transaction that read it. `closed_at_issuer` has its own."""
-    lease, entitlements = (msgspec.json.encode(value).decode() for value in (row.lease, row.entitlements))
-    await ENGINE.fetch(
-        _UPDATE,
-        row.standing,
-        row.standing_reason,
-        row.standing_at,
-        row.current_generation,
-        row.last_generation,
-        row.closed_up_to,
-        row.closed_up_to > row.closed_at_issuer,
-        row.epoch,
-        row.seq,
-        row.code,
-        row.seat_held,
-        row.tier,
-        row.profile,
-        entitlements,
-        lease,
-        row.lease_until,
-        row.wake_cursor,
-        row.confirmed_at,
-        row.id,
-    )
+    async def open_generations(self, node: NodeId, up_to: int) -> list[GenerationRow]:
+        """Those not closed yet; few, since a confirm closes all before it."""
+        return [_GENERATION.read(row) for row in await self._engine.fetch(_OPEN_GENERATIONS, node, up_to)]
 
+    async def update_generation(self, row: GenerationRow) -> None:
+        """Write state and statement."""
+        await self._engine.fetch(
+            _UPDATE_GENERATION,
+            row.state,
+            row.confirmed_at,
+            row.statement,
+            row.statement_type,
+            row.seq,
+            row.issued_at,
+            row.refresh_after,
+            row.terminate_at,
+            row.id,
+        )
 
-async def set_closed_at_issuer(node: NodeId, up_to: int) -> None:
-    await ENGINE.fetch(_CLOSED, up_to, up_to, node, up_to)
+    async def set_certificate_end(self, node: NodeId, number: int, not_after: datetime) -> None:
+        await self._engine.fetch(_SET_CERTIFICATE, not_after, generation_id(node, number))
 
+    async def set_told(self, node: NodeId, number: int, at: datetime) -> bool:
+        """Whether this is the first time."""
+        return bool(await self._engine.fetch(_SET_TOLD, at, generation_id(node, number)))
 
-async def free_seat(node: NodeId) -> bool:
-    """Compare-and-set: True if the node held its seat until now."""
-    return bool(await ENGINE.fetch(_SEAT_FREED, False, node, True))
-
-
-async def insert_generation(row: GenerationRow) -> None:
-    await ENGINE.fetch(_GENERATION.insert, *_GENERATION.args(row))
-
-
-async def find_generation(node: NodeId, number: int) -> GenerationRow | None:
-    return _GENERATION.read_one(await ENGINE.fetch_one(_GENERATION_BY_ID, generation_id(node, number)))
-
-
-async def generations(node: NodeId) -> list[GenerationRow]:
-    """The newest first."""
-    return [_GENERATION.read(row) for row in await ENGINE.fetch(_GENERATIONS, node)]
-
-
-async def open_generations(node: NodeId, up_to: int) -> list[GenerationRow]:
-    """Those not closed yet; few, since a confirm closes all before it."""
-    return [_GENERATION.read(row) for row in await ENGINE.fetch(_OPEN_GENERATIONS, node, up_to)]
-
-
-async def update_generation(row: GenerationRow) -> None:
-    """Write state and statement."""
-    await ENGINE.fetch(
-        _UPDATE_GENERATION,
-        row.state,
-        row.confirmed_at,
-        row.statement,
-        row.statement_type,
-        row.seq,
-        row.issued_at,
-        row.refresh_after,
-        row.terminate_at,
-        row.id,
-    )
-
-
-async def set_certificate_end(node: NodeId, number: int, not_after: datetime) -> None:
-    await ENGINE.fetch(_SET_CERTIFICATE, not_after, generation_id(node, number))
-
-
-async def set_told(node: NodeId, number: int, at: datetime) -> bool:
-    """Whether this is the first time."""
-    return bool(await ENGINE.fetch(_SET_TOLD, at, generation_id(node, number)))
-
-
-async def set_seen(key: str, seen: Seen) -> None:
-    """`key` is the generation's id."""
-    fingerprint = msgspec.json.encode(seen.fingerprint).decode()
-    await ENGINE.fetch(_SEEN, seen.at, fingerprint, seen.agent_version, seen.certificate_not_after, key)
+    async def set_seen(self, key: str, seen: Seen) -> None:
+        """`key` is the generation's id."""
+        fingerprint = msgspec.json.encode(seen.fingerprint).decode()
+        await self._engine.fetch(_SEEN, seen.at, fingerprint, seen.agent_version, seen.certificate_not_after, key)

@@ -6,8 +6,7 @@ import msgspec
 
 from cloud.fabric.store.mapper import Mapper
 from cloud.fabric.store.rows import RenewalRow, generation_id
-from cloud.fabric.tables import ENGINE
-from cloud.storage import Statement
+from cloud.storage import ServiceEngine, Statement
 from protocol.ids import NodeId, RenewalId
 from protocol.limits import CHALLENGE_TRIES_MAX
 
@@ -36,57 +35,53 @@ _SET_KEY = Statement("UPDATE generation SET node_public_key = {}, certificate_no
 _PURGE = Statement("DELETE FROM renewal WHERE created_at < {} AND state <> 'issued'")
 
 
-async def insert(row: RenewalRow) -> None:
-    await ENGINE.fetch(_RENEWAL.insert, *_RENEWAL.args(row))
+class RenewalStore:
+    """Renewals with fresh evidence."""
 
+    def __init__(self, engine: ServiceEngine) -> None:
+        self._engine = engine
 
-async def find(renewal: RenewalId) -> RenewalRow | None:
-    return _RENEWAL.read_one(await ENGINE.fetch_one(_BY_ID, renewal))
+    async def insert(self, row: RenewalRow) -> None:
+        await self._engine.fetch(_RENEWAL.insert, *_RENEWAL.args(row))
 
+    async def find(self, renewal: RenewalId) -> RenewalRow | None:
+        return _RENEWAL.read_one(await self._engine.fetch_one(_BY_ID, renewal))
 
-async def count_open(node: NodeId, now: datetime) -> int:
-    """Challenges of a node whose time is not over: those that failed early count, or failing would make room."""
-    row = await ENGINE.fetch_one(_OPEN, node, now)
-    return 0 if row is None else int(row["n"])
+    async def count_open(self, node: NodeId, now: datetime) -> int:
+        """Challenges of a node whose time is not over: those that failed early count, or failing would make room."""
+        row = await self._engine.fetch_one(_OPEN, node, now)
+        return 0 if row is None else int(row["n"])
 
+    async def count_proved(self, node: NodeId, since: datetime) -> int:
+        """Renewals of a node that were begun after `since` and proved."""
+        row = await self._engine.fetch_one(_PROVED_SINCE, node, since)
+        return 0 if row is None else int(row["n"])
 
-async def count_proved(node: NodeId, since: datetime) -> int:
-    """Renewals of a node that were begun after `since` and proved."""
-    row = await ENGINE.fetch_one(_PROVED_SINCE, node, since)
-    return 0 if row is None else int(row["n"])
+    async def count_wrong_answer(self, renewal: RenewalId) -> int | None:
+        """Count a wrong answer; the last one closes the renewal. None: it was not open any more."""
+        row = await self._engine.fetch_one(_WRONG, CHALLENGE_TRIES_MAX, renewal)
+        return None if row is None else int(row["tries"])
 
+    async def set_proved(self, row: RenewalRow) -> bool:
+        return bool(
+            await self._engine.fetch(_PROVED, row.proof_hash, row.csr, row.node_public_key, row.not_after, row.id),
+        )
 
-async def count_wrong_answer(renewal: RenewalId) -> int | None:
-    """Count a wrong answer; the last one closes the renewal. None: it was not open any more."""
-    row = await ENGINE.fetch_one(_WRONG, CHALLENGE_TRIES_MAX, renewal)
-    return None if row is None else int(row["tries"])
+    async def set_issued(self, renewal: RenewalId, chain: tuple[bytes, ...], *, rekeyed: bool) -> bool:
+        state = "issued" if rekeyed else "done"
+        return bool(await self._engine.fetch(_ISSUED, state, msgspec.json.encode(chain).decode(), renewal))
 
+    async def rekeyed(self, limit: int) -> list[RenewalRow]:
+        """Those for another key of which the issuer has still to hear."""
+        return [_RENEWAL.read(row) for row in await self._engine.fetch(_REKEYED, limit)]
 
-async def set_proved(row: RenewalRow) -> bool:
-    return bool(
-        await ENGINE.fetch(_PROVED, row.proof_hash, row.csr, row.node_public_key, row.not_after, row.id),
-    )
+    async def set_done(self, renewal: RenewalId) -> bool:
+        return bool(await self._engine.fetch(_DONE, renewal))
 
+    async def set_key(self, node: NodeId, number: int, spki: bytes, not_after: datetime) -> None:
+        """The key that the generation's certificate is of from now on, and until when that counts."""
+        await self._engine.fetch(_SET_KEY, spki, not_after, generation_id(node, number))
 
-async def set_issued(renewal: RenewalId, chain: tuple[bytes, ...], *, rekeyed: bool) -> bool:
-    state = "issued" if rekeyed else "done"
-    return bool(await ENGINE.fetch(_ISSUED, state, msgspec.json.encode(chain).decode(), renewal))
-
-
-async def rekeyed(limit: int) -> list[RenewalRow]:
-    """Those for another key of which the issuer has still to hear."""
-    return [_RENEWAL.read(row) for row in await ENGINE.fetch(_REKEYED, limit)]
-
-
-async def set_done(renewal: RenewalId) -> bool:
-    return bool(await ENGINE.fetch(_DONE, renewal))
-
-
-async def set_key(node: NodeId, number: int, spki: bytes, not_after: datetime) -> None:
-    """The key that the generation's certificate is of from now on, and until when that counts."""
-    await ENGINE.fetch(_SET_KEY, spki, not_after, generation_id(node, number))
-
-
-async def purge(before: datetime) -> None:
-    """Forget renewals that were begun before a time; what became of them stands in the audit."""
-    await ENGINE.fetch(_PURGE, before)
+    async def purge(self, before: datetime) -> None:
+        """Forget renewals that were begun before a time; what became of them stands in the audit."""
+        await self._engine.fetch(_PURGE, before)

@@ -2,9 +2,8 @@
 
 from typing import cast
 
-from cloud.fabric.tables import ENGINE
 from cloud.fabric.tuf.repository import MetadataFile, Publication, RoleName
-from cloud.storage import Statement
+from cloud.storage import ServiceEngine, Statement
 
 _NEWEST = Statement("SELECT version FROM tuf_metadata WHERE role = {} ORDER BY version DESC LIMIT 1")
 _METADATA = Statement("SELECT data FROM tuf_metadata WHERE id = {}")
@@ -17,32 +16,37 @@ _ADD_TARGET = Statement("INSERT INTO tuf_target (id, data) VALUES ({}, {}) ON CO
 class RepositoryStore:
     """The TUF repository as rows. Files are only ever added."""
 
+    def __init__(self, engine: ServiceEngine) -> None:
+        self._engine = engine
+
     async def metadata(self, role: RoleName, version: int) -> bytes | None:
         """The file of that role and version."""
-        row = await ENGINE.fetch_one(_METADATA, f"{role}.{version}")
+        row = await self._engine.fetch_one(_METADATA, f"{role}.{version}")
         return None if row is None else bytes(row["data"])
 
     async def latest(self, role: RoleName) -> MetadataFile | None:
         """The highest version of a role."""
-        row = await ENGINE.fetch_one(_LATEST, role)
+        row = await self._engine.fetch_one(_LATEST, role)
         if row is None:
             return None
         return MetadataFile(role=cast(RoleName, row["role"]), version=int(row["version"]), data=bytes(row["data"]))
 
     async def newest(self, role: RoleName) -> int:
         """The highest version of a role; 0 before the first."""
-        row = await ENGINE.fetch_one(_NEWEST, role)
+        row = await self._engine.fetch_one(_NEWEST, role)
         return 0 if row is None else int(row["version"])
 
     async def target(self, name: str, sha256: str) -> bytes | None:
         """The content of a target by name and hash."""
-        row = await ENGINE.fetch_one(_TARGET, f"{sha256}.{name}")
+        row = await self._engine.fetch_one(_TARGET, f"{sha256}.{name}")
         return None if row is None else bytes(row["data"])
 
     async def publish(self, publication: Publication) -> None:
         """Add all files, or none. Raises IntegrityError when a version is there already."""
-        async with ENGINE.transaction():
+        async with self._engine.transaction():
             for target in publication.targets:
-                await ENGINE.fetch(_ADD_TARGET, f"{target.sha256}.{target.name}", target.data)
+                await self._engine.fetch(_ADD_TARGET, f"{target.sha256}.{target.name}", target.data)
             for file in publication.metadata:
-                await ENGINE.fetch(_ADD_METADATA, f"{file.role}.{file.version}", file.role, file.version, file.data)
+                await self._engine.fetch(
+                    _ADD_METADATA, f"{file.role}.{file.version}", file.role, file.version, file.data
+                )

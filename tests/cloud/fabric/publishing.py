@@ -7,9 +7,8 @@ from pathlib import Path
 
 from tuf.api.metadata import Root
 
-from cloud.fabric import schemas, store
+from cloud.fabric import schemas
 from cloud.fabric.service.published_trust import publishing
-from cloud.fabric.tables import ENGINE
 from cloud.fabric.tuf.bootstrap import ROOT_KEY, TARGETS_KEY, read_signer
 from cloud.fabric.tuf.checking import hashes_of, read_metadata
 from cloud.fabric.tuf.offline import Changes, changed
@@ -35,14 +34,14 @@ class Holders:
         self.targets = read_signer(self.offline / TARGETS_KEY, PASSPHRASE)
 
     async def newest(self, role: str) -> MetadataFile:
-        file = await store.RepositoryStore().latest(role)  # type: ignore[arg-type]  # one of the four
+        file = await self.world.stores.repository.latest(role)  # type: ignore[arg-type]  # one of the four
         assert file is not None
         return file
 
     async def content(self) -> Content:
         files = {}
         for name, sha256 in hashes_of((await self.newest("targets")).data).items():
-            data = await store.RepositoryStore().target(name, sha256)
+            data = await self.world.stores.repository.target(name, sha256)
             assert data is not None
             files[name] = data
         return read_content(files)
@@ -66,13 +65,13 @@ class Holders:
         return read_metadata((await self.newest("root")).data, Root).signed
 
 
-async def mirrored() -> MemoryStore:
+async def mirrored(world: World) -> MemoryStore:
     """All that Fabric has published, for a server of its own."""
     copy = MemoryStore()
-    for row in await ENGINE.fetch(Statement("SELECT role, version, data FROM tuf_metadata LIMIT 1000")):
+    for row in await world.stores.engine.fetch(Statement("SELECT role, version, data FROM tuf_metadata LIMIT 1000")):
         file = MetadataFile(role=row["role"], version=row["version"], data=bytes(row["data"]))
         copy.files[file.role, file.version] = file
-    for row in await ENGINE.fetch(Statement("SELECT id, data FROM tuf_target LIMIT 1000")):
+    for row in await world.stores.engine.fetch(Statement("SELECT id, data FROM tuf_target LIMIT 1000")):
         sha256, _, name = str(row["id"]).partition(".")
         copy.contents[name, sha256] = bytes(row["data"])
     return copy

@@ -25,7 +25,7 @@ from cloud.contracts.breakwater import (
     OpenGeneration,
     SupersedeKeys,
 )
-from cloud.fabric import schemas, store
+from cloud.fabric import schemas
 from cloud.fabric.app import Parts, make_core
 from cloud.fabric.background import Driver
 from cloud.fabric.bootstrap import Plan
@@ -37,13 +37,14 @@ from cloud.fabric.service.nodes import activation, confirm, sessions, statement
 from cloud.fabric.service.operators import codes, standing, tenants
 from cloud.fabric.service.published_trust.follower import Follower
 from cloud.fabric.settings import FabricSettings
+from cloud.fabric.store import Stores, stores_over
 from cloud.fabric.store.rows import ActivationRow, GenerationRow, NodeRow
-from cloud.fabric.tables import ENGINE
 from cloud.fabric.tuf.bootstrap import read_online_signers
 from cloud.fabric.tuf.current_trust import Belief
 from cloud.http.guard import Operator
 from cloud.mtls.identity import make_csr
 from cloud.mtls.peer import NodePeer, PeerTrust, read_peer
+from cloud.storage import ServiceEngine
 from lab.postgres import located
 from protocol.encoding import json_encode, sha256_hex
 from protocol.evidence import ClockInfo, EndorsementEvidence
@@ -170,6 +171,7 @@ class World:
     """A Fabric at work."""
 
     core: Core
+    stores: Stores
     issuer: DirectIssuer
     clock: Clock
     entropy: Entropy
@@ -200,27 +202,27 @@ class World:
         return await codes.create(self.core, ALICE, self.tenant, body)
 
     async def node(self, node: NodeId) -> NodeRow:
-        row = await store.nodes.find(node)
+        row = await self.stores.nodes.find(node)
         assert row is not None
         return row
 
     async def generation(self, node: NodeId, number: int) -> GenerationRow:
-        row = await store.nodes.find_generation(node, number)
+        row = await self.stores.nodes.find_generation(node, number)
         assert row is not None
         return row
 
     async def activation_of(self, node: NodeId, generation: int) -> ActivationRow:
-        row = await store.activations.find_by_generation(node, generation)
+        row = await self.stores.activations.find_by_generation(node, generation)
         assert row is not None
         return row
 
     async def seats_taken(self, code: schemas.CreatedCode) -> int:
-        row = await store.codes.find(code.code.id)
+        row = await self.stores.codes.find(code.code.id)
         assert row is not None
         return row.seats_taken
 
     async def actions(self, subject: str) -> list[str]:
-        return [row.action for row in reversed(await store.audit.page("", subject, "", "aud_8", 200))]
+        return [row.action for row in reversed(await self.stores.audit.page("", subject, "", "aud_8", 200))]
 
     def verified(self, answer: StatementAnswer, peer: NodePeer, nonce: str = NONCE) -> Statement:
         """The statement of an answer, held to every promise of the protocol."""
@@ -348,16 +350,19 @@ async def world_at(home: Path, databases: Path, clock: Clock, *, first: bool = T
     """A Fabric and a Breakwater over the databases in `databases`; `first` makes the tenant that trusts the maker."""
     entropy, kicks = Entropy(), list[None]()
     belief = Belief(TRUST_DOMAIN)
-    follower = Follower(belief, unheard)
+    engine = ServiceEngine("fabric")
+    stores = stores_over(engine)
+    follower = Follower(belief, stores, unheard)
     settings = FabricSettings(trust_domain=TRUST_DOMAIN, public_url=URL, breakwater_url="https://unused:1")
     signer = read_signer(home / "fabric" / "keys", PASSPHRASE, TRUST_DOMAIN)
     async with issuer_at(home, located(databases, "breakwater"), clock) as breakwater:
-        ENGINE.configure(located(databases, "fabric"))
-        await ENGINE.open()
+        engine.configure(located(databases, "fabric"))
+        await engine.open()
         try:
             issuer = DirectIssuer(breakwater.issuing)
             await follower.look()
             parts = Parts(
+                stores=stores,
                 signer=signer,
                 online=read_online_signers(home / "fabric" / "keys", PASSPHRASE),
                 issuer=issuer,
@@ -365,10 +370,10 @@ async def world_at(home: Path, databases: Path, clock: Clock, *, first: bool = T
                 kick=lambda: kicks.append(None),
             )
             core = await make_core(settings, parts, now=clock, entropy=entropy)
-            tenant = await _tenant(core) if first else (await store.tenants.page("", 1))[0].id
-            yield World(core, issuer, clock, entropy, tenant, kicks, follower)
+            tenant = await _tenant(core) if first else (await stores.tenants.page("", 1))[0].id
+            yield World(core, stores, issuer, clock, entropy, tenant, kicks, follower)
         finally:
-            await ENGINE.close()
+            await engine.close()
 
 
 async def unheard() -> None:

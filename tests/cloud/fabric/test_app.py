@@ -23,7 +23,6 @@ from cloud.fabric import schemas
 from cloud.fabric.app import Fabric
 from cloud.fabric.bootstrap import AlreadyInitialised, Initialised, initialise
 from cloud.fabric.settings import FabricSettings
-from cloud.fabric.tables import ENGINE
 from cloud.http.guard import ANONYMOUS, NODE, OPERATOR, routes_of
 from cloud.mtls.client import AnswerUnusable, CloudClient, ProblemAnswer, ServerCheck, client_context, expected_service
 from cloud.mtls.identity import chain_to_pem, make_csr
@@ -104,7 +103,7 @@ class Cloud:
     async def ring(self) -> KeyRing:
         """The signing keys as they are published."""
         query = Statement("SELECT data FROM tuf_target WHERE id LIKE '%.signing-keys.json'")
-        row = await ENGINE.fetch_one(query)
+        row = await self.fabric.holder.get().stores.engine.fetch_one(query)
         assert row is not None
         return msgspec.json.decode(row["data"], type=SigningKeys).ring()
 

@@ -4,7 +4,7 @@ import asyncio
 from datetime import timedelta
 from pathlib import Path
 
-from cloud.fabric import schemas, store
+from cloud.fabric import schemas
 from cloud.fabric.background import Driver
 from cloud.fabric.errors import IssuerRefused
 from cloud.tasks.stopping import Stopping
@@ -114,4 +114,4 @@ async def test_old_challenges_are_forgotten(world: World) -> None:
     challenge = await Machine(world).start((await world.code()).secret)
     world.clock.forward(timedelta(days=2))
     await turn(world)
-    assert await store.activations.find(challenge.activation) is None
+    assert await world.stores.activations.find(challenge.activation) is None

@@ -9,7 +9,6 @@ import hmac
 import msgspec
 from cryptography import x509
 
-from cloud.fabric import store
 from cloud.fabric.attestation.ek_roots import trusted_roots
 from cloud.fabric.attestation.ek_trust import TenantTrust
 from cloud.fabric.attestation.evidence import SECRET_BYTES, NodeKey
@@ -48,11 +47,11 @@ async def start(core: Core, body: StartActivation) -> Challenge:
     """A challenge to the chip. Raises Invalid, Code*, TooManyChallenges, EvidenceNotAccepted, TierNotAllowed."""
     check_text("agent_version", body.agent_version)
     code = await _open_code(core, body.code)
-    tenant = await store.tenants.find(code.tenant)
+    tenant = await core.stores.tenants.find(code.tenant)
     if tenant is None:
         raise CodeRefused
     now = core.now()
-    trust = await tenant_trust(tenant)
+    trust = await tenant_trust(core, tenant)
     secret = core.entropy(SECRET_BYTES)
     try:
         chip = core.verifier.judge(body.evidence, trust, now)
@@ -81,18 +80,18 @@ async def start(core: Core, body: StartActivation) -> Challenge:
         certificate_chain=(),
     )
     with fault_point("fabric.activation.challenge"):
-        async with store.transaction():
-            if await store.activations.count_open(code.id, now) >= CHALLENGES_OPEN_PER_CODE_MAX:
+        async with core.stores.transaction():
+            if await core.stores.activations.count_open(code.id, now) >= CHALLENGES_OPEN_PER_CODE_MAX:
                 raise TooManyChallenges("too many challenges of this code are open")
-            await store.activations.insert(row)
+            await core.stores.activations.insert(row)
             await core.audit(ANONYMOUS, "activation.challenged", row.id, tenant.id, code=code.id, tier=chip.tier)
     return Challenge(row.id, blob, encrypted, tenant.fingerprint_salt, row.expires_at, CHALLENGE_TRIES_MAX)
 
 
-async def tenant_trust(tenant: TenantRow) -> TenantTrust:
+async def tenant_trust(core: Core, tenant: TenantRow) -> TenantTrust:
     """Whom the tenant believes, as the verifier wants it."""
-    roots = await store.tenants.roots(tenant.id)
-    allowed = await store.tenants.allowed(tenant.id)
+    roots = await core.stores.tenants.roots(tenant.id)
+    allowed = await core.stores.tenants.allowed(tenant.id)
     return TenantTrust(
         roots=trusted_roots((root.certificate, root.ek_type) for root in roots),
         allowed_ek_names=frozenset(entry.ek_name for entry in allowed),
@@ -106,7 +105,7 @@ async def _open_code(core: Core, text: str) -> CodeRow:
         secret = parse_secret("cac", text)
     except SecretFormatError as error:
         raise CodeRefused from error
-    code = await store.codes.find_by_hash(secret_hash(secret))
+    code = await core.stores.codes.find_by_hash(secret_hash(secret))
     if code is None:
         raise CodeRefused
     _check_usable(core, code)
@@ -126,7 +125,7 @@ async def prove(core: Core, activation: ActivationId, body: ProveActivation, bod
     Raises NotFound, Invalid, Challenge*, ActivationClosed, EvidenceNotAccepted, CsrRefused, Code*, SeatsExhausted,
     NodeRevoked, TooManyChallenges, IssuerUnavailable.
     """
-    row = await store.activations.find(activation)
+    row = await core.stores.activations.find(activation)
     if row is None:
         raise NotFound("no such activation")
     if row.state == "challenged":
@@ -148,8 +147,8 @@ async def _check_answer(core: Core, row: ActivationRow, body: ProveActivation) -
     if hmac.compare_digest(sha256_hex(body.secret), row.secret_hash):
         return
     with fault_point("fabric.activation.answer"):
-        async with store.transaction():
-            tries = await store.activations.count_wrong_answer(row.id)
+        async with core.stores.transaction():
+            tries = await core.stores.activations.count_wrong_answer(row.id)
             if tries is None:
                 raise ActivationClosed("this activation has ended")
             left = max(0, CHALLENGE_TRIES_MAX - tries)
@@ -173,25 +172,25 @@ async def _reserve(
 ) -> ActivationRow:
     """One transaction: the node found or made, its seat, its next generation, and the proof that claims them."""
     with fault_point("fabric.activation.prove"):
-        async with store.transaction():
-            fresh = await store.activations.find(row.id)
-            code = await store.codes.find(row.code)
+        async with core.stores.transaction():
+            fresh = await core.stores.activations.find(row.id)
+            code = await core.stores.codes.find(row.code)
             if fresh is None or code is None:
                 raise NotFound("no such activation")
             if fresh.state != "challenged":
                 return fresh
             _check_usable(core, code)
             node, is_new = await _node_for(core, fresh, code)
-            if await store.activations.count_live(node.id) >= PENDING_PER_NODE_MAX:
+            if await core.stores.activations.count_live(node.id) >= PENDING_PER_NODE_MAX:
                 raise TooManyChallenges("too many activations of this machine wait to be confirmed")
             if not node.seat_held:
-                if not await store.codes.take_seat(code.id):
+                if not await core.stores.codes.take_seat(code.id):
                     raise SeatsExhausted(f"all {code.seats} seats of this code are taken")
                 node = msgspec.structs.replace(node, seat_held=True, code=code.id)
             number = node.last_generation + 1
             node = msgspec.structs.replace(node, last_generation=number)
-            await (store.nodes.insert(node) if is_new else store.nodes.update(node))
-            await store.nodes.insert_generation(_offered(core, fresh, body, key, node.id, number))
+            await (core.stores.nodes.insert(node) if is_new else core.stores.nodes.update(node))
+            await core.stores.nodes.insert_generation(_offered(core, fresh, body, key, node.id, number))
             now = core.now()
             terms = statements.terms_of(fresh.tier, code.lease)
             proved = msgspec.structs.replace(
@@ -204,7 +203,7 @@ async def _reserve(
                 not_after=statements.device_not_after(terms, now),
                 confirm_by=now + core.confirm_within,
             )
-            if not await store.activations.set_proved(proved):
+            if not await core.stores.activations.set_proved(proved):
                 raise ActivationClosed("this activation has ended")
             await core.audit(
                 ANONYMOUS, "activation.proved", node.id, node.tenant, activation=row.id, code=code.id, generation=number
@@ -214,7 +213,7 @@ async def _reserve(
 
 async def _node_for(core: Core, row: ActivationRow, code: CodeRow) -> tuple[NodeRow, bool]:
     """The node of this chip, admitted, or a new one. Raises CodeRefused, NodeRevoked."""
-    node = await store.nodes.find_by_ek(row.ek_hash)
+    node = await core.stores.nodes.find_by_ek(row.ek_hash)
     made_for_it = code.readmit_node is not None and node is not None and code.readmit_node == node.id
     if code.readmit_node is not None and not made_for_it:
         raise CodeRefused
@@ -291,13 +290,13 @@ async def _issue(core: Core, row: ActivationRow) -> ActivationRow:
             raise ActivationClosed("the generation of this activation was closed meanwhile") from error
         raise
     with fault_point("fabric.activation.store"):
-        async with store.transaction():
-            if await store.activations.set_issued(row.id, certificate.certificate_chain):
-                await store.nodes.set_certificate_end(row.node, row.generation, row.not_after)
+        async with core.stores.transaction():
+            if await core.stores.activations.set_issued(row.id, certificate.certificate_chain):
+                await core.stores.nodes.set_certificate_end(row.node, row.generation, row.not_after)
                 await core.audit(
                     ANONYMOUS, "activation.issued", row.node, row.tenant, activation=row.id, generation=row.generation
                 )
-    fresh = await store.activations.find(row.id)
+    fresh = await core.stores.activations.find(row.id)
     if fresh is None or fresh.state not in ("issued", "confirmed"):
         raise ActivationClosed("this activation has ended meanwhile")
     return fresh

@@ -8,7 +8,6 @@ from datetime import datetime
 
 import msgspec
 
-from cloud.fabric import store
 from cloud.fabric.errors import Conflict
 from cloud.fabric.licensing.standing import after_confirm
 from cloud.fabric.service.context import Core, check_nonce_form
@@ -23,7 +22,7 @@ from protocol.messages.sessions import Ask, StatementAnswer
 async def confirm(core: Core, peer: NodePeer, ask: Ask) -> StatementAnswer:
     """Make the caller's generation the node's; idempotent. Raises Invalid, GenerationClosed, Conflict."""
     check_nonce_form(ask.nonce)
-    _, generation = await load(peer)
+    _, generation = await load(core, peer)
     if generation.state == "offered":
         generation = await _commit(core, peer, ask)
     if generation.state == "offered":
@@ -33,21 +32,21 @@ async def confirm(core: Core, peer: NodePeer, ask: Ask) -> StatementAnswer:
 
 async def _commit(core: Core, peer: NodePeer, ask: Ask) -> GenerationRow:
     with fault_point("fabric.confirm.commit"):
-        async with store.transaction():
-            node, generation = await load(peer)
+        async with core.stores.transaction():
+            node, generation = await load(core, peer)
             now = core.now()
             if statement_stream.is_closed(node, generation) or generation.state == "confirmed":
                 return generation
-            activation = await store.activations.find_by_generation(node.id, generation.number)
-            code = None if activation is None else await store.codes.find(activation.code)
-            if activation is None or code is None or not await store.activations.set_confirmed(activation.id):
+            activation = await core.stores.activations.find_by_generation(node.id, generation.number)
+            code = None if activation is None else await core.stores.codes.find(activation.code)
+            if activation is None or code is None or not await core.stores.activations.set_confirmed(activation.id):
                 raise Conflict("the activation of this generation has ended or lapses")
             presented = statement_stream.presented_seq(core, ask.presented, node, generation)
             node = await statement_stream.end_open_generations(core, node, generation.number - 1, now, "superseded")
             node = _taken_over(node, activation, code, generation.number, now)
             generation = msgspec.structs.replace(generation, state="confirmed", confirmed_at=now)
             node, generation = await statement_stream.write_current(core, node, generation, now, presented)
-            await store.nodes.update(node)
+            await core.stores.nodes.update(node)
             await core.audit(
                 str(peer.spiffe),
                 "activation.confirmed",

@@ -9,7 +9,6 @@ from datetime import datetime
 
 import msgspec
 
-from cloud.fabric import store
 from cloud.fabric.service.context import SYSTEM, Core
 from cloud.fabric.service.nodes import statement_stream
 from cloud.fabric.store.rows import ActivationRow, NodeRow
@@ -24,18 +23,18 @@ async def begin(core: Core, row: ActivationRow) -> bool:
     """
     now = core.now()
     with fault_point("fabric.activation.lapse"):
-        async with store.transaction():
-            if not await store.activations.set_lapsing(row.id):
+        async with core.stores.transaction():
+            if not await core.stores.activations.set_lapsing(row.id):
                 return False
-            node = await store.nodes.find(row.node)
-            generation = await store.nodes.find_generation(row.node, row.generation)
+            node = await core.stores.nodes.find(row.node)
+            generation = await core.stores.nodes.find_generation(row.node, row.generation)
             if node is None or generation is None:
                 return False
             if not _has_live_generation(node):
                 node = await statement_stream.end_open_generations(core, node, row.generation, now, "superseded")
             elif not statement_stream.is_closed(node, generation):
                 node = await statement_stream.write_end(core, node, generation, now, "superseded")
-            await store.nodes.update(msgspec.structs.replace(node, wake_cursor=node.wake_cursor + 1))
+            await core.stores.nodes.update(msgspec.structs.replace(node, wake_cursor=node.wake_cursor + 1))
             await core.audit(
                 SYSTEM, "activation.lapsing", node.id, node.tenant, activation=row.id, generation=row.generation
             )
@@ -46,18 +45,18 @@ async def begin(core: Core, row: ActivationRow) -> bool:
 
 async def finish(core: Core, row: ActivationRow) -> bool:
     """The end of a lapse, once the issuer has closed the generation. Raises IssuerUnavailable, IssuerRefused."""
-    node = await store.nodes.find(row.node)
+    node = await core.stores.nodes.find(row.node)
     if node is None:
         return False
     if node.closed_at_issuer < row.generation:
         await core.issuer.close_generation(row.tenant, row.node, row.generation)
     with fault_point("fabric.activation.lapsed"):
-        async with store.transaction():
-            node = await store.nodes.find(row.node)
-            if node is None or not await store.activations.set_lapsed(row.id):
+        async with core.stores.transaction():
+            node = await core.stores.nodes.find(row.node)
+            if node is None or not await core.stores.activations.set_lapsed(row.id):
                 return False
-            idle = not _has_live_generation(node) and await store.activations.count_live(node.id) == 0
-            freed = idle and node.standing != "revoked" and await _free(node)
+            idle = not _has_live_generation(node) and await core.stores.activations.count_live(node.id) == 0
+            freed = idle and node.standing != "revoked" and await _free(core, node)
             await core.audit(
                 SYSTEM,
                 "activation.lapsed",
@@ -73,13 +72,13 @@ async def finish(core: Core, row: ActivationRow) -> bool:
 async def free_seat_of_revoked(core: Core, node: NodeRow, now: datetime) -> bool:
     """Give back the seat of a revoked node whose last lease has terminated."""
     with fault_point("fabric.seat.free"):
-        async with store.transaction():
-            fresh = await store.nodes.find(node.id)
+        async with core.stores.transaction():
+            fresh = await core.stores.nodes.find(node.id)
             if fresh is None or fresh.standing != "revoked" or fresh.closed_up_to != fresh.last_generation:
                 return False
             if fresh.lease_until is not None and fresh.lease_until > now:
                 return False
-            if not await _free(fresh):
+            if not await _free(core, fresh):
                 return False
             await core.audit(SYSTEM, "seat.freed", fresh.id, fresh.tenant, code=fresh.code)
     return True
@@ -90,8 +89,8 @@ def _has_live_generation(node: NodeRow) -> bool:
     return node.closed_up_to < node.current_generation
 
 
-async def _free(node: NodeRow) -> bool:
-    if not await store.nodes.free_seat(node.id):
+async def _free(core: Core, node: NodeRow) -> bool:
+    if not await core.stores.nodes.free_seat(node.id):
         return False
-    await store.codes.free_seat(node.code)
+    await core.stores.codes.free_seat(node.code)
     return True

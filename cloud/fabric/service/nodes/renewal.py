@@ -16,7 +16,6 @@ from datetime import datetime, timedelta
 import msgspec
 from cryptography import x509
 
-from cloud.fabric import store
 from cloud.fabric.attestation.evidence import SECRET_BYTES, NodeKey
 from cloud.fabric.attestation.tpm_structures import EvidenceRefused
 from cloud.fabric.errors import (
@@ -84,11 +83,11 @@ async def start(core: Core, body: StartRenewal) -> RenewalChallenge:
     claim = _claim(core, body.device_certificate, now)
     spiffe = claim.device.spiffe
     _count_start(core, claim.proven, now)
-    tenant = await store.tenants.find(spiffe.tenant)
+    tenant = await core.stores.tenants.find(spiffe.tenant)
     if tenant is None:
         raise CertificateRefused(_UNKNOWN)
-    node = await _known(claim.device, body.evidence.ak_public)
-    trust = await tenant_trust(tenant)
+    node = await _known(core, claim.device, body.evidence.ak_public)
+    trust = await tenant_trust(core, tenant)
     secret = core.entropy(SECRET_BYTES)
     try:
         chip = core.verifier.judge(body.evidence, trust, now)
@@ -115,10 +114,10 @@ async def start(core: Core, body: StartRenewal) -> RenewalChallenge:
         certificate_chain=(),
     )
     with fault_point("fabric.renewal.challenge"):
-        async with store.transaction():
-            if await store.renewals.count_open(row.node, now) >= OPEN_PER_NODE_MAX:
+        async with core.stores.transaction():
+            if await core.stores.renewals.count_open(row.node, now) >= OPEN_PER_NODE_MAX:
                 raise TooManyChallenges("too many renewals of this machine are open")
-            await store.renewals.insert(row)
+            await core.stores.renewals.insert(row)
             await core.audit(
                 ANONYMOUS, "renewal.challenged", row.node, row.tenant, renewal=row.id, generation=row.generation
             )
@@ -158,10 +157,10 @@ def _count_start(core: Core, proven: str, now: datetime) -> None:
     starts.update({key: (now, count + 1) for key, count in counts.items()})
 
 
-async def _known(device: Device, ak_public: bytes) -> NodeRow:
+async def _known(core: Core, device: Device, ak_public: bytes) -> NodeRow:
     """Step 3; one answer for whatever does not fit. Raises CertificateRefused."""
-    node = await store.nodes.find(device.spiffe.node)
-    generation = await store.nodes.find_generation(device.spiffe.node, device.generation)
+    node = await core.stores.nodes.find(device.spiffe.node)
+    generation = await core.stores.nodes.find_generation(device.spiffe.node, device.generation)
     if (
         node is None
         or generation is None
@@ -179,7 +178,7 @@ async def prove(core: Core, renewal: RenewalId, body: ProveRenewal, body_sha256:
     Raises NotFound, Invalid, Challenge*, GenerationClosed, EvidenceNotAccepted, CsrRefused, Conflict, ActivationClosed,
     TooManyChallenges, IssuerUnavailable.
     """
-    row = await store.renewals.find(renewal)
+    row = await core.stores.renewals.find(renewal)
     if row is None:
         raise NotFound("no such renewal")
     check_nonce_form(body.answer_nonce)
@@ -207,8 +206,8 @@ async def _check_answer(core: Core, row: RenewalRow, body: ProveRenewal) -> None
     if hmac.compare_digest(sha256_hex(body.secret), row.secret_hash):
         return
     with fault_point("fabric.renewal.answer"):
-        async with store.transaction():
-            tries = await store.renewals.count_wrong_answer(row.id)
+        async with core.stores.transaction():
+            tries = await core.stores.renewals.count_wrong_answer(row.id)
             if tries is None:
                 raise ActivationClosed("this renewal has ended")
             left = max(0, CHALLENGE_TRIES_MAX - tries)
@@ -218,9 +217,9 @@ async def _check_answer(core: Core, row: RenewalRow, body: ProveRenewal) -> None
     raise ChallengeFailed(f"this is not the secret of the challenge; tries left: {left}")
 
 
-async def _rows(row: RenewalRow) -> tuple[NodeRow, GenerationRow]:
-    node = await store.nodes.find(row.node)
-    generation = await store.nodes.find_generation(row.node, row.generation)
+async def _rows(core: Core, row: RenewalRow) -> tuple[NodeRow, GenerationRow]:
+    node = await core.stores.nodes.find(row.node)
+    generation = await core.stores.nodes.find_generation(row.node, row.generation)
     if node is None or generation is None:
         raise NotFound("no such renewal")
     return node, generation
@@ -228,7 +227,7 @@ async def _rows(row: RenewalRow) -> tuple[NodeRow, GenerationRow]:
 
 async def _open(core: Core, row: RenewalRow, answer_nonce: str) -> GenerationRow:
     """The generation, unless it is closed: that is told with the signed revocation. Raises GenerationClosed."""
-    node, generation = await _rows(row)
+    node, generation = await _rows(core, row)
     if statement_stream.is_closed(node, generation):
         raise statement_stream.closed(core, generation, answer_nonce, core.now())
     return generation
@@ -250,17 +249,17 @@ def _verified_key(core: Core, row: RenewalRow, generation: GenerationRow, body: 
 async def _reserve(core: Core, row: RenewalRow, body: ProveRenewal, key: NodeKey, body_sha256: str) -> RenewalRow:
     """One transaction: the proof that claims the renewal, while the generation is open and the day's bound holds."""
     with fault_point("fabric.renewal.prove"):
-        async with store.transaction():
-            fresh = await store.renewals.find(row.id)
+        async with core.stores.transaction():
+            fresh = await core.stores.renewals.find(row.id)
             if fresh is None:
                 raise NotFound("no such renewal")
             if fresh.state != "challenged":
                 return fresh
-            node, generation = await _rows(fresh)
+            node, generation = await _rows(core, fresh)
             if statement_stream.is_closed(node, generation):
                 raise statement_stream.closed(core, generation, body.answer_nonce, core.now())
             now = core.now()
-            if await store.renewals.count_proved(node.id, now - _DAY) >= PROVED_PER_DAY_MAX:
+            if await core.stores.renewals.count_proved(node.id, now - _DAY) >= PROVED_PER_DAY_MAX:
                 raise TooManyChallenges("this machine was renewed too often in a day")
             proved = msgspec.structs.replace(
                 fresh,
@@ -270,7 +269,7 @@ async def _reserve(core: Core, row: RenewalRow, body: ProveRenewal, key: NodeKey
                 node_public_key=key.spki,
                 not_after=statements.device_not_after(statements.terms_of(node.tier, node.lease), now),
             )
-            if not await store.renewals.set_proved(proved):
+            if not await core.stores.renewals.set_proved(proved):
                 raise ActivationClosed("this renewal has ended")
             await core.audit(
                 ANONYMOUS,
@@ -299,12 +298,12 @@ async def _issue(core: Core, row: RenewalRow) -> RenewalRow:
             raise ActivationClosed("the generation of this renewal was closed meanwhile") from error
         raise
     with fault_point("fabric.renewal.store"):
-        async with store.transaction():
+        async with core.stores.transaction():
             # The key as it is now: another renewal may have changed it while the issuer worked.
-            _, generation = await _rows(row)
+            _, generation = await _rows(core, row)
             rekeyed = row.node_public_key != generation.node_public_key
-            if await store.renewals.set_issued(row.id, certificate.certificate_chain, rekeyed=rekeyed):
-                await store.renewals.set_key(row.node, row.generation, row.node_public_key, row.not_after)
+            if await core.stores.renewals.set_issued(row.id, certificate.certificate_chain, rekeyed=rekeyed):
+                await core.stores.renewals.set_key(row.node, row.generation, row.node_public_key, row.not_after)
                 await core.audit(
                     ANONYMOUS,
                     "renewal.issued",
@@ -315,7 +314,7 @@ async def _issue(core: Core, row: RenewalRow) -> RenewalRow:
                     key="changed" if rekeyed else "same",
                 )
     core.kick()
-    fresh = await store.renewals.find(row.id)
+    fresh = await core.stores.renewals.find(row.id)
     if fresh is None or fresh.state not in ("issued", "done"):
         raise ActivationClosed("this renewal has ended meanwhile")
     return fresh
@@ -323,11 +322,11 @@ async def _issue(core: Core, row: RenewalRow) -> RenewalRow:
 
 async def supersede(core: Core, row: RenewalRow) -> None:
     """Have the issuer revoke what it made for the keys before the one in force. Raises IssuerUnavailable, IssuerRefused."""
-    _, generation = await _rows(row)
+    _, generation = await _rows(core, row)
     await core.issuer.supersede_keys(row.tenant, row.node, row.generation, sha256_hex(generation.node_public_key))
     with fault_point("fabric.keys.superseded"):
-        async with store.transaction():
-            if await store.renewals.set_done(row.id):
+        async with core.stores.transaction():
+            if await core.stores.renewals.set_done(row.id):
                 await core.audit(
                     SYSTEM, "renewal.superseded", row.node, row.tenant, renewal=row.id, generation=row.generation
                 )

@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import NameOID
 
-from cloud.fabric import nonce, store
+from cloud.fabric import nonce
 from cloud.fabric.errors import CertificateRefused, CsrRefused, IssuerRefused, IssuerUnavailable, ProofRefused, Refused
 from cloud.fabric.service.context import Core, check_fingerprint, check_nonce_form, check_text
 from cloud.fabric.service.nodes import statement, statement_stream
@@ -108,7 +108,7 @@ async def open_session(core: Core, body: OpenSession) -> Session:
     """
     now = core.now()
     device = read_device_certificate(body.device_certificate, core.node_issuers, core.trust_domain, now)
-    node, generation = await _known(device)
+    node, generation = await _known(core, device)
     try:
         claims = _check_proof(core, body, device, now)
     except Refused as error:
@@ -119,7 +119,7 @@ async def open_session(core: Core, body: OpenSession) -> Session:
     await adoption.note_session(core, chain)
     # The issuer may have taken seconds: what was changed meanwhile counts, or an old lease would be called fresh.
     now = core.now()
-    node, generation = await _known(device)
+    node, generation = await _known(core, device)
     await _refuse_closed(core, node, generation, claims.answer_nonce)
     core.seen[generation.id] = Seen(now, claims.fingerprint, claims.agent_version, device.not_after)
     adoption.note(core, generation, claims.trust_version, device.issuer)
@@ -137,9 +137,9 @@ async def _refuse_closed(core: Core, node: NodeRow, generation: GenerationRow, a
         raise statement_stream.closed(core, generation, answer_nonce, now)
 
 
-async def _known(device: Device) -> tuple[NodeRow, GenerationRow]:
-    node = await store.nodes.find(device.spiffe.node)
-    generation = await store.nodes.find_generation(device.spiffe.node, device.generation)
+async def _known(core: Core, device: Device) -> tuple[NodeRow, GenerationRow]:
+    node = await core.stores.nodes.find(device.spiffe.node)
+    generation = await core.stores.nodes.find_generation(device.spiffe.node, device.generation)
     if node is None or generation is None or node.tenant != device.spiffe.tenant:
         raise CertificateRefused("this node or generation is not known here")
     if generation.node_public_key != device.spki:
@@ -186,7 +186,7 @@ async def _audit_refusal(core: Core, device: Device, error: Refused) -> None:
     if count >= REFUSALS_AUDITED_MAX:
         return
     with fault_point("fabric.session.refuse"):
-        async with store.transaction():
+        async with core.stores.transaction():
             await core.audit(
                 str(device.spiffe),
                 "session.refused",
@@ -203,8 +203,8 @@ async def _tell(core: Core, node: NodeRow, generation: GenerationRow, now: datet
     if generation.told_at is not None:
         return
     with fault_point("fabric.revocation.tell"):
-        async with store.transaction():
-            if await store.nodes.set_told(node.id, generation.number, now):
+        async with core.stores.transaction():
+            if await core.stores.nodes.set_told(node.id, generation.number, now):
                 await core.audit(
                     f"spiffe://{core.trust_domain}/tenant/{node.tenant}/node/{node.id}",
                     "revocation.told",

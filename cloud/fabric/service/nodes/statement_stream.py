@@ -8,7 +8,6 @@ from datetime import datetime
 
 import msgspec
 
-from cloud.fabric import store
 from cloud.fabric.errors import GenerationClosed
 from cloud.fabric.licensing import statements
 from cloud.fabric.service.context import Core
@@ -73,9 +72,9 @@ async def end_open_generations(
     core: Core, node: NodeRow, up_to: int, now: datetime, reason: RevocationReason
 ) -> NodeRow:
     """Close every generation up to `up_to`, with a revocation each, and end the activations that led there."""
-    for generation in await store.nodes.open_generations(node.id, up_to):
+    for generation in await core.stores.nodes.open_generations(node.id, up_to):
         node = await write_end(core, node, generation, now, reason)
-    await store.activations.supersede(node.id, up_to)
+    await core.stores.activations.supersede(node.id, up_to)
     return msgspec.structs.replace(node, closed_up_to=max(node.closed_up_to, up_to))
 
 
@@ -92,7 +91,7 @@ async def _write(
         refresh_after=lease.refresh_after if lease else None,
         terminate_at=lease.terminate_at if lease else None,
     )
-    await store.nodes.update_generation(generation)
+    await core.stores.nodes.update_generation(generation)
     node = msgspec.structs.replace(node, seq=statement.seq)
     if lease and (node.lease_until is None or lease.terminate_at > node.lease_until):
         node = msgspec.structs.replace(node, lease_until=lease.terminate_at)

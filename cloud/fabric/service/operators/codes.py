@@ -2,7 +2,7 @@
 
 from datetime import UTC, timedelta
 
-from cloud.fabric import schemas, store
+from cloud.fabric import schemas
 from cloud.fabric.errors import Invalid, NotFound
 from cloud.fabric.licensing import statements
 from cloud.fabric.service import views
@@ -19,7 +19,7 @@ CODE_LIFE_MAX = timedelta(days=3652)
 
 async def create(core: Core, operator: Operator, tenant: TenantId, body: schemas.CreateCode) -> schemas.CreatedCode:
     """Raises NotFound, Invalid."""
-    await tenants.find(tenant)
+    await tenants.find(core, tenant)
     await _check(core, tenant, body)
     now = core.now()
     secret = make_secret("cac", core.entropy(ENTROPY_BYTES))
@@ -37,8 +37,8 @@ async def create(core: Core, operator: Operator, tenant: TenantId, body: schemas
         expires_at=body.expires_at.astimezone(UTC),
         revoked_at=None,
     )
-    async with store.transaction():
-        await store.codes.insert(row)
+    async with core.stores.transaction():
+        await core.stores.codes.insert(row)
         await core.audit(
             operator_actor(operator),
             "code.created",
@@ -68,27 +68,27 @@ async def _check(core: Core, tenant: TenantId, body: schemas.CreateCode) -> None
         except statements.TermsError as error:
             raise Invalid(f"lease: {error}") from error
     if body.readmit_node is not None:
-        node = await store.nodes.find(body.readmit_node)
+        node = await core.stores.nodes.find(body.readmit_node)
         if node is None or node.tenant != tenant:
             raise Invalid("readmit_node: no such node of this tenant")
 
 
 async def page(core: Core, tenant: TenantId, cursor: str, limit: int) -> schemas.Page[schemas.Code]:
     """Raises NotFound, Invalid."""
-    await tenants.find(tenant)
-    rows = await store.codes.page(tenant, views.read_cursor(cursor), views.read_limit(limit) + 1)
+    await tenants.find(core, tenant)
+    rows = await core.stores.codes.page(tenant, views.read_cursor(cursor), views.read_limit(limit) + 1)
     now = core.now()
     return views.page([views.code(row, now) for row in rows], [row.id for row in rows], limit)
 
 
 async def revoke(core: Core, operator: Operator, code: CodeId) -> schemas.Code:
     """No machine activates by it from now on; those that have stay. A repeat is harmless. Raises NotFound."""
-    async with store.transaction():
-        row = await store.codes.find(code)
+    async with core.stores.transaction():
+        row = await core.stores.codes.find(code)
         if row is None:
             raise NotFound("no such code")
         if row.revoked_at is None:
-            await store.codes.revoke(code, core.now())
+            await core.stores.codes.revoke(code, core.now())
             await core.audit(operator_actor(operator), "code.revoked", code, row.tenant)
-            row = await store.codes.find(code) or row
+            row = await core.stores.codes.find(code) or row
     return views.code(row, core.now())

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from cloud.fabric import schemas, store
+from cloud.fabric import schemas
 from cloud.fabric.errors import NotFound
 from cloud.fabric.licensing.standing import Change, after, closes
 from cloud.fabric.service import views
@@ -18,12 +18,12 @@ from protocol.signed.statements import RevocationReason
 async def change(core: Core, operator: Operator, node_id: NodeId, what: Change, reason: str) -> schemas.Node:
     """Suspend, resume, revoke or release; a repeat changes nothing. Raises NotFound, Conflict, Invalid."""
     check_text("reason", reason)
-    node = await _find(node_id)
+    node = await _find(core, node_id)
     if _is_done(node, what):
         return views.node(node)
     with fault_point("fabric.standing.commit"):
-        async with store.transaction():
-            node = await _find(node_id)
+        async with core.stores.transaction():
+            node = await _find(core, node_id)
             if _is_done(node, what):
                 return views.node(node)
             node = await _changed(core, node, what, reason)
@@ -41,8 +41,8 @@ async def change(core: Core, operator: Operator, node_id: NodeId, what: Change, 
     return views.node(node)
 
 
-async def _find(node_id: NodeId) -> NodeRow:
-    node = await store.nodes.find(node_id)
+async def _find(core: Core, node_id: NodeId) -> NodeRow:
+    node = await core.stores.nodes.find(node_id)
     if node is None:
         raise NotFound("no such node")
     return node
@@ -67,12 +67,12 @@ async def _changed(core: Core, node: NodeRow, what: Change, reason: str) -> Node
     if what in ("revoke", "release"):
         why: RevocationReason = "released" if what == "release" else "revoked"
         node = await statement_stream.end_open_generations(core, node, node.last_generation, now, why)
-        if what == "release" and await store.nodes.free_seat(node.id):
-            await store.codes.free_seat(node.code)
+        if what == "release" and await core.stores.nodes.free_seat(node.id):
+            await core.stores.codes.free_seat(node.code)
             node = msgspec.structs.replace(node, seat_held=False)
     else:
-        for generation in await store.nodes.open_generations(node.id, node.last_generation):
+        for generation in await core.stores.nodes.open_generations(node.id, node.last_generation):
             if generation.state == "confirmed":
                 node, _ = await statement_stream.write_current(core, node, generation, now)
-    await store.nodes.update(node)
+    await core.stores.nodes.update(node)
     return node

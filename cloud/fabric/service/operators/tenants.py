@@ -2,7 +2,7 @@
 
 import re
 
-from cloud.fabric import schemas, store
+from cloud.fabric import schemas
 from cloud.fabric.attestation.ek_roots import TrustError, parse_trust_pem
 from cloud.fabric.errors import Invalid, NotFound
 from cloud.fabric.service import views
@@ -31,39 +31,39 @@ async def create(core: Core, operator: Operator, body: schemas.CreateTenant) -> 
         tiers=("attested",),
         created_at=now,
     )
-    async with store.transaction():
-        await store.tenants.insert(row)
+    async with core.stores.transaction():
+        await core.stores.tenants.insert(row)
         await core.audit(operator_actor(operator), "tenant.created", row.id, row.id, name=row.name)
     return views.tenant(row)
 
 
-async def find(tenant: TenantId) -> TenantRow:
+async def find(core: Core, tenant: TenantId) -> TenantRow:
     """Raises NotFound."""
-    row = await store.tenants.find(tenant)
+    row = await core.stores.tenants.find(tenant)
     if row is None:
         raise NotFound("no such tenant")
     return row
 
 
-async def show(tenant: TenantId) -> schemas.Tenant:
+async def show(core: Core, tenant: TenantId) -> schemas.Tenant:
     """Raises NotFound."""
-    return views.tenant(await find(tenant))
+    return views.tenant(await find(core, tenant))
 
 
-async def page(cursor: str, limit: int) -> schemas.Page[schemas.Tenant]:
+async def page(core: Core, cursor: str, limit: int) -> schemas.Page[schemas.Tenant]:
     """Raises Invalid."""
-    rows = await store.tenants.page(views.read_cursor(cursor), views.read_limit(limit) + 1)
+    rows = await core.stores.tenants.page(views.read_cursor(cursor), views.read_limit(limit) + 1)
     return views.page([views.tenant(row) for row in rows], [row.id for row in rows], limit)
 
 
-async def trust(tenant: TenantId) -> schemas.TenantTrust:
+async def trust(core: Core, tenant: TenantId) -> schemas.TenantTrust:
     """Raises NotFound."""
-    row = await find(tenant)
+    row = await find(core, tenant)
     return schemas.TenantTrust(
         tenant=row.id,
         tiers=row.tiers,
-        ek_roots=tuple(views.ek_root(root) for root in await store.tenants.roots(tenant)),
-        ek_allowed=tuple(views.ek_allowed(entry) for entry in await store.tenants.allowed(tenant)),
+        ek_roots=tuple(views.ek_root(root) for root in await core.stores.tenants.roots(tenant)),
+        ek_allowed=tuple(views.ek_allowed(entry) for entry in await core.stores.tenants.allowed(tenant)),
     )
 
 
@@ -71,7 +71,7 @@ async def add_ek_roots(
     core: Core, operator: Operator, tenant: TenantId, body: schemas.AddEkRoots
 ) -> schemas.TenantTrust:
     """Trust a maker's CAs; those that are there are left alone. Raises NotFound, Invalid."""
-    await find(tenant)
+    await find(core, tenant)
     try:
         file = parse_trust_pem(body.pem.encode())
     except TrustError as error:
@@ -88,45 +88,45 @@ async def add_ek_roots(
         )
         for der in (*file.roots, *file.intermediates)
     ]
-    async with store.transaction():
-        there = {root.id for root in await store.tenants.roots(tenant)}
+    async with core.stores.transaction():
+        there = {root.id for root in await core.stores.tenants.roots(tenant)}
         new = [row for row in rows if row.id not in there]
         if len(there) + len(new) > TRUST_ENTRIES_MAX:
             raise Invalid(f"a tenant trusts at most {TRUST_ENTRIES_MAX} CA certificates")
         for row in new:
-            await store.tenants.add_root(row)
+            await core.stores.tenants.add_root(row)
             await core.audit(
                 operator_actor(operator), "trust.root_added", tenant, tenant, sha256=row.sha256, ek_type=row.ek_type
             )
-    return await trust(tenant)
+    return await trust(core, tenant)
 
 
 async def allow_ek(core: Core, operator: Operator, tenant: TenantId, body: schemas.AllowEk) -> schemas.TenantTrust:
     """Count one chip as attested. Raises NotFound, Invalid."""
-    await find(tenant)
+    await find(core, tenant)
     name = body.ek_name.strip().lower()
     if not _EK_NAME.fullmatch(name):
         raise Invalid("ek_name: 68 hex digits, 000b and the SHA-256 of the EK's public area")
     now = core.now()
     key = sha256_hex(f"{tenant}\n{name}".encode())
     row = EkAllowedRow(key, tenant, name, check_text("note", body.note), now)
-    async with store.transaction():
-        there = {entry.id for entry in await store.tenants.allowed(tenant)}
+    async with core.stores.transaction():
+        there = {entry.id for entry in await core.stores.tenants.allowed(tenant)}
         if key not in there:
             if len(there) >= TRUST_ENTRIES_MAX:
                 raise Invalid(f"a tenant allows at most {TRUST_ENTRIES_MAX} chips by name")
-            await store.tenants.add_allowed(row)
+            await core.stores.tenants.add_allowed(row)
             await core.audit(operator_actor(operator), "trust.ek_allowed", tenant, tenant, note=row.note)
-    return await trust(tenant)
+    return await trust(core, tenant)
 
 
 async def set_tiers(core: Core, operator: Operator, tenant: TenantId, body: schemas.SetTiers) -> schemas.TenantTrust:
     """Which tiers the tenant admits from now on; leases of activated nodes stay. Raises NotFound, Invalid."""
-    await find(tenant)
+    await find(core, tenant)
     if not body.tiers or set(body.tiers) - set(_TIERS):
         raise Invalid(f"tiers: at least one of {', '.join(_TIERS)}")
     tiers = tuple(tier for tier in _TIERS if tier in body.tiers)
-    async with store.transaction():
-        await store.tenants.set_tiers(tenant, tiers)
+    async with core.stores.transaction():
+        await core.stores.tenants.set_tiers(tenant, tiers)
         await core.audit(operator_actor(operator), "trust.tiers_set", tenant, tenant, tiers=",".join(tiers))
-    return await trust(tenant)
+    return await trust(core, tenant)

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from cloud.fabric import schemas, store
+from cloud.fabric import schemas
 from cloud.fabric.entropy import Entropy, Ids
 from cloud.fabric.errors import Conflict, Invalid, NotFound
 from cloud.fabric.service import views
@@ -20,7 +20,7 @@ async def authenticate(core: Core, text: str) -> Operator | None:
         secret = parse_secret("cot", text)
     except SecretFormatError:
         return None
-    row = await store.tokens.find_by_hash(secret_hash(secret))
+    row = await core.stores.tokens.find_by_hash(secret_hash(secret))
     if row is None or row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= core.now()):
         return None
     return Operator(row.id, row.name)
@@ -44,15 +44,15 @@ async def create(core: Core, operator: Operator, body: schemas.CreateToken) -> s
     name = check_text("name", body.name, NAME_CHARS_MAX, empty=False)
     utc = None if expires_at is None else expires_at.astimezone(UTC)
     row, secret = new_token(core.ids, core.entropy, now, name, utc)
-    async with store.transaction():
-        await store.tokens.insert(row)
+    async with core.stores.transaction():
+        await core.stores.tokens.insert(row)
         await core.audit(operator_actor(operator), "token.created", row.id, "", name=row.name)
     return schemas.CreatedToken(views.token(row), secret)
 
 
-async def page(cursor: str, limit: int) -> schemas.Page[schemas.Token]:
+async def page(core: Core, cursor: str, limit: int) -> schemas.Page[schemas.Token]:
     """Raises Invalid."""
-    rows = await store.tokens.page(views.read_cursor(cursor), views.read_limit(limit) + 1)
+    rows = await core.stores.tokens.page(views.read_cursor(cursor), views.read_limit(limit) + 1)
     return views.page([views.token(row) for row in rows], [row.id for row in rows], limit)
 
 
@@ -63,12 +63,12 @@ async def revoke(core: Core, operator: Operator, token: TokenId) -> schemas.Toke
     """
     if token == operator.id:
         raise Conflict("a token cannot revoke itself; use another one for it")
-    async with store.transaction():
-        row = await store.tokens.find(token)
+    async with core.stores.transaction():
+        row = await core.stores.tokens.find(token)
         if row is None:
             raise NotFound("no such token")
         if row.revoked_at is None:
-            await store.tokens.revoke(token, core.now())
+            await core.stores.tokens.revoke(token, core.now())
             await core.audit(operator_actor(operator), "token.revoked", token, "", name=row.name)
-            row = await store.tokens.find(token) or row
+            row = await core.stores.tokens.find(token) or row
     return views.token(row)

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from cloud.fabric import schemas, store
+from cloud.fabric import schemas
 from cloud.fabric.service import views
 from cloud.fabric.service.context import Core
 from cloud.fabric.store.adoption import NodeTrust, Told
@@ -53,8 +53,8 @@ async def write_told(core: Core) -> None:
     told = dict(core.told)
     if not told:
         return
-    async with store.transaction():
-        await store.adoption.write(told, core.belief.version)
+    async with core.stores.transaction():
+        await core.stores.adoption.write(told, core.belief.version)
     for key, entry in told.items():
         if core.told.get(key) is entry:
             del core.told[key]
@@ -70,8 +70,8 @@ async def note_session(core: Core, chain: tuple[bytes, ...]) -> None:
     if known is not None and known >= until:
         return
     with fault_point("fabric.session.issuer"):
-        async with store.transaction():
-            await store.installation.raise_sessions_until(key_id, until)
+        async with core.stores.transaction():
+            await core.stores.installation.raise_sessions_until(key_id, until)
     core.belief.sessions_until[key_id] = until
 
 
@@ -81,14 +81,14 @@ def _next_step(at: datetime) -> datetime:
 
 async def published_version(core: Core) -> int:
     """What is published now, which this process may work by a second later: who has told another has not adopted it."""
-    return max(await store.RepositoryStore().newest("targets") or 0, core.belief.version)
+    return max(await core.stores.repository.newest("targets") or 0, core.belief.version)
 
 
 async def count(core: Core, version: int) -> Count:
     """The whole fleet, in stretches."""
     nodes = behind = 0
     by_issuer: dict[str, int] = {}
-    async for told, issuer, number in store.adoption.counts():
+    async for told, issuer, number in core.stores.adoption.counts():
         nodes += number
         behind += number if told < version else 0
         by_issuer[issuer] = by_issuer.get(issuer, 0) + number
@@ -128,17 +128,17 @@ async def nodes(core: Core, issuer: str, cursor: str, limit: int) -> schemas.Pag
     after, wanted = views.read_cursor(cursor), views.read_limit(limit) + 1
     if issuer:
         key_id = "" if issuer == UNKNOWN_ISSUER else issuer
-        rows = await store.adoption.of_issuer(key_id, after, wanted)
+        rows = await core.stores.adoption.of_issuer(key_id, after, wanted)
     else:
-        rows = await store.adoption.behind(await published_version(core), after, wanted)
+        rows = await core.stores.adoption.behind(await published_version(core), after, wanted)
     return views.page([_view(row) for row in rows], [row.node for row in rows], limit)
 
 
-async def named(version: int, issuers: tuple[str, ...]) -> list[NodeId]:
+async def named(core: Core, version: int, issuers: tuple[str, ...]) -> list[NodeId]:
     """Some of the nodes that stand in the way of dropping these issuers."""
-    found = [row.node for row in await store.adoption.behind(version, "", NAMED_MAX)]
+    found = [row.node for row in await core.stores.adoption.behind(version, "", NAMED_MAX)]
     for issuer in ("", *issuers) if issuers else ():
-        found += [row.node for row in await store.adoption.of_issuer(issuer, "", NAMED_MAX)]
+        found += [row.node for row in await core.stores.adoption.of_issuer(issuer, "", NAMED_MAX)]
     return sorted(set(found))[:NAMED_MAX]
 
 

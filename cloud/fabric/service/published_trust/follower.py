@@ -12,9 +12,11 @@ from datetime import datetime, timedelta
 import msgspec
 from tuf.api.metadata import Root, Targets
 
-from cloud.fabric import store
 from cloud.fabric.service.context import Core
 from cloud.fabric.service.published_trust import adoption
+from cloud.fabric.store import Stores
+from cloud.fabric.store.installation import sessions_until
+from cloud.fabric.store.repository import RepositoryStore
 from cloud.fabric.tuf.checking import hashes_of, read_metadata
 from cloud.fabric.tuf.current_trust import Belief, RenewalOrder
 from cloud.fabric.tuf.targets import TargetsError, read_content
@@ -33,8 +35,9 @@ Changed = Callable[[], Awaitable[None]]
 class Follower:
     """The one that changes a `Belief`. `changed` runs after each other bundle: TLS contexts are made anew there."""
 
-    def __init__(self, belief: Belief, changed: Changed) -> None:
+    def __init__(self, belief: Belief, stores: Stores, changed: Changed) -> None:
         self._belief = belief
+        self._stores = stores
         self._changed = changed
         self._owed = False
 
@@ -52,9 +55,9 @@ class Follower:
 
     async def look(self) -> bool:
         """Read what is published and ordered now; whether the bundle is another one. Raises TargetsError."""
-        belief, files = self._belief, store.RepositoryStore()
-        belief.order = await store.installation.renewal_order()
-        stored = store.installation.sessions_until(await store.installation.read_all())
+        belief, files = self._belief, self._stores.repository
+        belief.order = await self._stores.installation.renewal_order()
+        stored = sessions_until(await self._stores.installation.read_all())
         for key_id, until in stored.items():
             belief.sessions_until[key_id] = max(until, belief.sessions_until.get(key_id, until))
         if await files.newest("targets") == belief.version:
@@ -95,15 +98,15 @@ async def wake_due(core: Core) -> int:
     wanted = _due(order, core.now())
     if not wanted:
         return 0
-    async with store.transaction():
-        nodes = await store.adoption.wake(order.woken_up_to, wanted)
+    async with core.stores.transaction():
+        nodes = await core.stores.adoption.wake(order.woken_up_to, wanted)
         advanced = msgspec.structs.replace(
             order,
             woken=order.woken + len(nodes),
             woken_up_to=nodes[-1] if nodes else order.woken_up_to,
             done=len(nodes) < wanted,
         )
-        if not await store.installation.advance_renewal_order(order, advanced):
+        if not await core.stores.installation.advance_renewal_order(order, advanced):
             raise _Overtaken
     core.belief.order = advanced
     for node in nodes:
@@ -126,9 +129,9 @@ def _due(order: RenewalOrder, now: datetime) -> int:
     return max(0, min(wanted, WOKEN_PER_BEAT_MAX))
 
 
-async def warn_of_expiry(now: datetime) -> tuple[str, ...]:
+async def warn_of_expiry(files: RepositoryStore, now: datetime) -> tuple[str, ...]:
     """Log what of the offline roles ends within `EXPIRY_WARNING`; the roles."""
-    files, found = store.RepositoryStore(), []
+    found = []
     root, targets = await files.latest("root"), await files.latest("targets")
     ends = {} if root is None else {"root": read_metadata(root.data, Root).signed.expires}
     if targets is not None:

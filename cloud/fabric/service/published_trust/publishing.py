@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from cryptography import x509
 from tuf.api.metadata import Root, Targets
 
-from cloud.fabric import schemas, store
+from cloud.fabric import schemas
 from cloud.fabric.errors import AdoptionIncomplete, Conflict, Invalid, Refused, TrustRefused
 from cloud.fabric.service.context import Core, check_text, operator_actor
 from cloud.fabric.service.published_trust import adoption
@@ -41,9 +41,9 @@ class _Stored:
         return (self.root.version, self.latest.targets.version) == (other.root.version, other.latest.targets.version)
 
 
-async def published() -> schemas.Trust:
+async def published(core: Core) -> schemas.Trust:
     """Versions and ends of what is published."""
-    return _view(await _stored())
+    return _view(await _stored(core))
 
 
 async def publish(core: Core, operator: Operator, body: schemas.PublishTrust) -> schemas.Trust:
@@ -51,8 +51,8 @@ async def publish(core: Core, operator: Operator, body: schemas.PublishTrust) ->
     check_text("reason", body.reason)
     if body.override and not body.reason.strip():
         raise Invalid("an override is given a reason")
-    before = await _stored()
-    if await _is_repeat(before, body):
+    before = await _stored(core)
+    if await _is_repeat(core, before, body):
         return _view(before)
     overridden = ""
     try:
@@ -66,13 +66,13 @@ async def publish(core: Core, operator: Operator, body: schemas.PublishTrust) ->
     except Refused as error:
         await _audit_refusal(core, operator, body, error)
         raise
-    async with store.transaction():
-        stored = await _stored()
+    async with core.stores.transaction():
+        stored = await _stored(core)
         if not stored.same(before):
             raise Conflict("something else was published meanwhile")
         publication = publish_signed(core.now(), stored.latest, signed, core.online)
         _check_online(signed.roots[-1] if signed.roots else stored.root, publication)
-        await store.RepositoryStore().publish(publication)
+        await core.stores.repository.publish(publication)
         await core.audit(
             operator_actor(operator),
             "trust.published",
@@ -85,7 +85,7 @@ async def publish(core: Core, operator: Operator, body: schemas.PublishTrust) ->
             dropped=",".join(sorted(_ids(old) - _ids(new))),
             added=",".join(sorted(_ids(new) - _ids(old))),
         )
-    return _view(await _stored())
+    return _view(await _stored(core))
 
 
 def publication_version(publication: Publication, stored: _Stored) -> int:
@@ -116,8 +116,8 @@ async def renew_devices(core: Core, operator: Operator, body: schemas.RenewDevic
         spread_seconds=spread,
         nodes=counted.nodes,
     )
-    async with store.transaction():
-        await store.installation.set_renewal_order(order)
+    async with core.stores.transaction():
+        await core.stores.installation.set_renewal_order(order)
         await core.audit(
             operator_actor(operator),
             "trust.renew_devices",
@@ -132,8 +132,8 @@ async def renew_devices(core: Core, operator: Operator, body: schemas.RenewDevic
     return adoption.order_view(order)
 
 
-async def _stored() -> _Stored:
-    files = store.RepositoryStore()
+async def _stored(core: Core) -> _Stored:
+    files = core.stores.repository
     found = [await files.latest(role) for role in ("root", "targets", "snapshot", "timestamp")]
     root, targets, snapshot, timestamp = found
     if root is None or targets is None or snapshot is None or timestamp is None:
@@ -141,20 +141,20 @@ async def _stored() -> _Stored:
     return _Stored(root, Latest(targets=targets, snapshot=snapshot, timestamp=timestamp))
 
 
-async def _is_repeat(stored: _Stored, body: schemas.PublishTrust) -> bool:
+async def _is_repeat(core: Core, stored: _Stored, body: schemas.PublishTrust) -> bool:
     if body.targets and body.targets != stored.latest.targets.data:
         return False
     if not (body.targets or body.roots):
         return False
     try:
-        return all([await _is_stored(data) for data in body.roots])
+        return all([await _is_stored(core, data) for data in body.roots])
     except PublicationRefused as error:
         raise TrustRefused(str(error)) from error
 
 
-async def _is_stored(root: bytes) -> bool:
+async def _is_stored(core: Core, root: bytes) -> bool:
     """Whether this very root is published. Raises PublicationRefused for what is none."""
-    return await store.RepositoryStore().metadata("root", int(read_metadata(root, Root).signed.version)) == root
+    return await core.stores.repository.metadata("root", int(read_metadata(root, Root).signed.version)) == root
 
 
 async def _checked(core: Core, stored: _Stored, body: schemas.PublishTrust) -> tuple[Signed, Content, Content]:
@@ -162,9 +162,9 @@ async def _checked(core: Core, stored: _Stored, body: schemas.PublishTrust) -> t
     now = core.now()
     targets = b"" if body.targets == stored.latest.targets.data else body.targets
     try:
-        old = read_content(await _contents(stored.latest.targets.data, {}))
-        contents = await _contents(targets, body.contents) if targets else {}
-        roots = [data for data in body.roots if not await _is_stored(data)]
+        old = read_content(await _contents(core, stored.latest.targets.data, {}))
+        contents = await _contents(core, targets, body.contents) if targets else {}
+        roots = [data for data in body.roots if not await _is_stored(core, data)]
         signed = check_signed(stored.root, stored.latest.targets, roots, targets, contents, now)
         if signed.targets is None:
             return signed, old, old
@@ -176,9 +176,9 @@ async def _checked(core: Core, stored: _Stored, body: schemas.PublishTrust) -> t
     return signed, old, new
 
 
-async def _contents(targets: bytes, offered: dict[str, bytes]) -> dict[str, bytes]:
+async def _contents(core: Core, targets: bytes, offered: dict[str, bytes]) -> dict[str, bytes]:
     """What the targets name, from the offer or from what is stored already. Raises PublicationRefused."""
-    files, found = store.RepositoryStore(), {}
+    files, found = core.stores.repository, {}
     for name, sha256 in hashes_of(targets).items():
         data = offered.get(name)
         if data is None or sha256_hex(data) != sha256:
@@ -254,12 +254,12 @@ async def _refuse_early_drop(core: Core, version: int, old: Content, new: Conten
     if services and core.services() and "breakwater" not in core.services():
         reasons.append("Breakwater has not been met yet, or does not answer: what it serves by is not known")
     if reasons:
-        some = await adoption.named(version, tuple(nodes))
+        some = await adoption.named(core, version, tuple(nodes))
         raise AdoptionIncomplete("; ".join(reasons) + (f"; of them: {', '.join(some)}" if some else ""))
 
 
 async def _audit_refusal(core: Core, operator: Operator, body: schemas.PublishTrust, error: Refused) -> None:
-    async with store.transaction():
+    async with core.stores.transaction():
         await core.audit(
             operator_actor(operator),
             "trust.refused",

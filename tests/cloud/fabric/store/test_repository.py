@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from cloud.fabric import store
+from cloud.fabric.store import Stores, stores_over
 from cloud.fabric.store.adoption import Told
-from cloud.fabric.tables import ENGINE
+from cloud.fabric.store.installation import sessions_until
 from cloud.fabric.tuf.current_trust import RenewalOrder
-from cloud.storage import Location, Statement
+from cloud.storage import Location, ServiceEngine, Statement
 from lab.postgres import database_location
 from protocol.ids import NodeId, make_id
 from tests.cloud.engines import ENGINES
@@ -31,36 +31,36 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
 
 
 @pytest.fixture
-async def opened(database: Location) -> AsyncIterator[None]:
+async def stores(database: Location) -> AsyncIterator[Stores]:
     """Four nodes, each in its first generation; the last one is revoked, the third suspended."""
-    ENGINE.configure(database)
-    await ENGINE.open()
+    engine = ServiceEngine("fabric")
+    engine.configure(database)
+    await engine.open()
     try:
         for node, standing in zip(NODES, ("active", "active", "suspended", "revoked"), strict=True):
-            await ENGINE.fetch(_NODE, node, TENANT, node, standing, 1, 1, NOW, NOW)
-            await ENGINE.fetch(_GENERATION, f"{node}.1", node, 1, NOW)
-        yield
+            await engine.fetch(_NODE, node, TENANT, node, standing, 1, 1, NOW, NOW)
+            await engine.fetch(_GENERATION, f"{node}.1", node, 1, NOW)
+        yield stores_over(engine)
     finally:
-        await ENGINE.close()
+        await engine.close()
 
 
-async def counts() -> set[tuple[int, str, int]]:
-    return {entry async for entry in store.adoption.counts()}
+async def counts(stores: Stores) -> set[tuple[int, str, int]]:
+    return {entry async for entry in stores.adoption.counts()}
 
 
-@pytest.mark.usefixtures("opened")
-async def test_adoption_is_counted_and_named() -> None:
-    assert await counts() == {(0, "", 3)}
-    async with store.transaction():
-        await store.adoption.write({f"{NODES[0]}.1": Told(2, "aa"), f"{NODES[1]}.1": Told(3, "")}, 2)
-    assert await counts() == {(2, "aa", 1), (0, "", 2)}
-    async with store.transaction():
-        await store.adoption.write({f"{NODES[0]}.1": Told(1, "bb")}, 2)
-    assert await counts() == {(2, "bb", 1), (0, "", 2)}
-    assert [row.node for row in await store.adoption.behind(2, "", 10)] == NODES[1:3]
-    assert [row.node for row in await store.adoption.behind(2, "", 1)] == NODES[1:2]
-    assert [row.node for row in await store.adoption.behind(2, NODES[1], 10)] == NODES[2:3]
-    (row,) = await store.adoption.of_issuer("bb", "", 10)
+async def test_adoption_is_counted_and_named(stores: Stores) -> None:
+    assert await counts(stores) == {(0, "", 3)}
+    async with stores.transaction():
+        await stores.adoption.write({f"{NODES[0]}.1": Told(2, "aa"), f"{NODES[1]}.1": Told(3, "")}, 2)
+    assert await counts(stores) == {(2, "aa", 1), (0, "", 2)}
+    async with stores.transaction():
+        await stores.adoption.write({f"{NODES[0]}.1": Told(1, "bb")}, 2)
+    assert await counts(stores) == {(2, "bb", 1), (0, "", 2)}
+    assert [row.node for row in await stores.adoption.behind(2, "", 10)] == NODES[1:3]
+    assert [row.node for row in await stores.adoption.behind(2, "", 1)] == NODES[1:2]
+    assert [row.node for row in await stores.adoption.behind(2, NODES[1], 10)] == NODES[2:3]
+    (row,) = await stores.adoption.of_issuer("bb", "", 10)
     assert (row.node, row.tenant, row.trust_version, row.device_issuer, row.seen_at) == (
         NODES[0],
         TENANT,
@@ -70,37 +70,33 @@ async def test_adoption_is_counted_and_named() -> None:
     )
 
 
-@pytest.mark.usefixtures("opened")
-async def test_only_active_nodes_are_woken_and_each_once() -> None:
-    async with store.transaction():
-        assert await store.adoption.wake("", 1) == NODES[:1]
-        assert await store.adoption.wake(NODES[0], 10) == NODES[1:2]
-        assert await store.adoption.wake(NODES[1], 10) == []
-    assert [await store.nodes.cursor(node) for node in NODES] == [1, 1, 0, 0]
+async def test_only_active_nodes_are_woken_and_each_once(stores: Stores) -> None:
+    async with stores.transaction():
+        assert await stores.adoption.wake("", 1) == NODES[:1]
+        assert await stores.adoption.wake(NODES[0], 10) == NODES[1:2]
+        assert await stores.adoption.wake(NODES[1], 10) == []
+    assert [await stores.nodes.cursor(node) for node in NODES] == [1, 1, 0, 0]
 
 
-@pytest.mark.usefixtures("opened")
-async def test_an_order_is_replaced_and_advanced_by_compare_and_set() -> None:
-    assert await store.installation.renewal_order() is None
+async def test_an_order_is_replaced_and_advanced_by_compare_and_set(stores: Stores) -> None:
+    assert await stores.installation.renewal_order() is None
     order = RenewalOrder(after=NOW, reason="é", set_at=NOW, starts_at=NOW, spread_seconds=1, nodes=2)
     other = RenewalOrder(after=NOW, reason="other", set_at=NOW, starts_at=NOW, spread_seconds=1, nodes=2)
-    await store.installation.set_renewal_order(other)
-    await store.installation.set_renewal_order(order)
-    assert await store.installation.renewal_order() == order
-    assert not await store.installation.advance_renewal_order(other, order)
-    assert await store.installation.advance_renewal_order(order, other)
-    assert await store.installation.renewal_order() == other
+    await stores.installation.set_renewal_order(other)
+    await stores.installation.set_renewal_order(order)
+    assert await stores.installation.renewal_order() == order
+    assert not await stores.installation.advance_renewal_order(other, order)
+    assert await stores.installation.advance_renewal_order(order, other)
+    assert await stores.installation.renewal_order() == other
 
 
-@pytest.mark.usefixtures("opened")
-async def test_the_end_of_an_issuers_sessions_only_moves_on() -> None:
+async def test_the_end_of_an_issuers_sessions_only_moves_on(stores: Stores) -> None:
     for hours in (2, 1, 3, 0):
-        await store.installation.raise_sessions_until("aa", NOW + timedelta(hours=hours))
-    await store.installation.raise_sessions_until("bb", NOW)
-    kept = store.installation.sessions_until(await store.installation.read_all())
+        await stores.installation.raise_sessions_until("aa", NOW + timedelta(hours=hours))
+    await stores.installation.raise_sessions_until("bb", NOW)
+    kept = sessions_until(await stores.installation.read_all())
     assert kept == {"aa": NOW + timedelta(hours=3), "bb": NOW}
 
 
-@pytest.mark.usefixtures("opened")
-async def test_an_empty_repository_has_no_version() -> None:
-    assert await store.RepositoryStore().newest("targets") == 0
+async def test_an_empty_repository_has_no_version(stores: Stores) -> None:
+    assert await stores.repository.newest("targets") == 0

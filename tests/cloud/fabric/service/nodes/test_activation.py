@@ -9,7 +9,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from cloud.fabric import errors, store
+from cloud.fabric import errors
 from cloud.fabric.service.nodes import activation
 from cloud.fabric.service.operators import codes
 from protocol.codes import make_secret
@@ -89,7 +89,7 @@ async def test_three_wrong_secrets_end_it(world: World) -> None:
     for again in (wrong, body):
         with pytest.raises(errors.ActivationClosed):
             await machine.prove(challenge, again)
-    assert await store.nodes.page("", "", "", 10) == []
+    assert await world.stores.nodes.page("", "", "", 10) == []
     assert await world.seats_taken(code) == 0
 
 
@@ -113,7 +113,7 @@ async def test_the_last_seat_goes_to_one(world: World, machines: int) -> None:
     results = await asyncio.gather(*(m.prove(c, p) for m, c, p in proofs), return_exceptions=True)
     assert sum(isinstance(result, errors.SeatsExhausted) for result in results) == machines - 1
     assert await world.seats_taken(code) == 1
-    assert len(await store.nodes.page("", "", "", 10)) == 1
+    assert len(await world.stores.nodes.page("", "", "", 10)) == 1
 
 
 async def test_the_same_chip_keeps_node_and_seat(world: World) -> None:
@@ -151,7 +151,7 @@ async def test_two_activations_of_one_chip_the_later_confirm_wins(world: World) 
     assert await world.seats_taken(code) == 1
     with pytest.raises(errors.GenerationClosed):
         await one.session()
-    assert not await store.nodes.generation_open(peer.tenant, peer.node, 1)
+    assert not await world.stores.nodes.generation_open(peer.tenant, peer.node, 1)
     assert (await world.activation_of(one.node, 1)).state == "superseded"
 
 
@@ -182,7 +182,7 @@ async def test_a_code_revoked_between_challenge_and_proof(world: World) -> None:
     await codes.revoke(world.core, ALICE, code.code.id)
     with pytest.raises(errors.CodeRevoked):
         await machine.prove(challenge, machine.proof(challenge))
-    assert await store.nodes.page("", "", "", 10) == []
+    assert await world.stores.nodes.page("", "", "", 10) == []
 
 
 async def test_open_challenges_of_a_code_are_bounded(world: World) -> None:

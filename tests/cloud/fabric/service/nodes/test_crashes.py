@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from cloud.fabric import errors, store
+from cloud.fabric import errors
 from protocol import faults
 from protocol.messages.activation import Challenge, ProveActivation
 from tests.cloud.breakwater.support import Clock
@@ -121,15 +121,15 @@ async def live(world: World, kept: Durable) -> None:
 
 
 async def check(world: World, machine: Machine, *, current: int, closed: int) -> None:
-    assert len(await store.nodes.page("", "", "", 10)) == 1
+    assert len(await world.stores.nodes.page("", "", "", 10)) == 1
     row = await world.node(machine.node)
     assert (row.current_generation, row.last_generation) == (current, current)
     assert (row.closed_up_to, row.closed_at_issuer, row.closing) == (closed, closed, False)
-    (code,) = await store.codes.page(world.tenant, "", 10)
+    (code,) = await world.stores.codes.page(world.tenant, "", 10)
     assert code.seats_taken == 1
     for number in range(1, current + 1):
         is_open = number > closed
-        assert await store.nodes.generation_open(row.tenant, row.id, number) is is_open
+        assert await world.stores.nodes.generation_open(row.tenant, row.id, number) is is_open
         assert await world.issuer.issuing.generation_open(row.tenant, row.id, number) is is_open
 
 

@@ -10,7 +10,7 @@ from datetime import timedelta
 
 import pytest
 
-from cloud.fabric import errors, schemas, store
+from cloud.fabric import errors, schemas
 from cloud.fabric.licensing.standing import Change
 from cloud.fabric.store.rows import NodeRow
 from tests.cloud.fabric.support import Machine, World, change, turn
@@ -83,18 +83,18 @@ class Run:
 
     async def check(self) -> list[NodeRow]:
         """What holds at every moment."""
-        nodes = await store.nodes.page("", "", "", 10)
+        nodes = await self.world.stores.nodes.page("", "", "", 10)
         for code in self.codes:
             held = [node for node in nodes if node.seat_held and node.code == code.code.id]
             assert await self.world.seats_taken(code) == len(held) <= code.code.seats
         for node in nodes:
-            rows = await store.nodes.open_generations(node.id, node.last_generation)
+            rows = await self.world.stores.nodes.open_generations(node.id, node.last_generation)
             confirmed = [row.number for row in rows if row.state == "confirmed"]
             assert confirmed in ([], [node.current_generation])
             assert all(row.number > node.closed_up_to for row in rows)
             assert node.seat_held or not rows
             assert not (confirmed and node.standing in ("revoked", "released"))
-            assert await store.activations.count_live(node.id) == len(rows) - len(confirmed)
+            assert await self.world.stores.activations.count_live(node.id) == len(rows) - len(confirmed)
         return nodes
 
 
@@ -109,8 +109,8 @@ async def test_no_seat_leaks_and_no_generation_lives_twice(world: World, seed: i
         world.clock.forward(timedelta(hours=25))
         await turn(world)
     for node in await run.check():
-        alive = await store.nodes.open_generations(node.id, node.last_generation)
+        alive = await world.stores.nodes.open_generations(node.id, node.last_generation)
         assert node.seat_held == bool(alive)
-        for row in await store.nodes.generations(node.id):
+        for row in await world.stores.nodes.generations(node.id):
             is_open = await world.issuer.issuing.generation_open(node.tenant, node.id, row.number)
             assert is_open == (row in alive)

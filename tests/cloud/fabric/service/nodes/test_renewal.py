@@ -12,12 +12,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from cloud.fabric import errors, store
+from cloud.fabric import errors
 from cloud.fabric.attestation.tpm_structures import EvidenceRefused
 from cloud.fabric.background import FORGET_RENEWALS_AFTER
 from cloud.fabric.service.nodes import renewal, sessions
 from cloud.fabric.store.rows import RenewalRow
-from cloud.fabric.tables import ENGINE
 from cloud.storage import Statement
 from protocol.encoding import json_encode, sha256_hex
 from protocol.evidence import EndorsementEvidence
@@ -107,7 +106,8 @@ def spki(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 async def rows(machine: Machine) -> list[RenewalRow]:
-    found = [await store.renewals.find(row["id"]) for row in await ENGINE.fetch(ROWS, machine.node)]
+    stores = machine.world.stores
+    found = [await stores.renewals.find(row["id"]) for row in await stores.engine.fetch(ROWS, machine.node)]
     return [row for row in found if row is not None]
 
 
@@ -322,10 +322,10 @@ async def test_unknown_nodes_are_answered_like_the_wrong_chip(world: World, mach
     assert machine.activated is not None
     expire(machine)
     known = starting(machine)
-    await ENGINE.fetch(Statement("DELETE FROM generation WHERE node = {}"), machine.node)
+    await world.stores.engine.fetch(Statement("DELETE FROM generation WHERE node = {}"), machine.node)
     with pytest.raises(errors.CertificateRefused) as one:
         await renewal.start(world.core, known)
-    await ENGINE.fetch(Statement("DELETE FROM tenant WHERE id = {}"), world.tenant)
+    await world.stores.engine.fetch(Statement("DELETE FROM tenant WHERE id = {}"), world.tenant)
     with pytest.raises(errors.CertificateRefused) as two:
         await renewal.start(world.core, known)
     assert one.value.detail == two.value.detail == renewal._UNKNOWN
@@ -456,13 +456,13 @@ async def test_asking_is_bounded_before_the_database(
 ) -> None:
     expire(machine)
     asked: list[str] = []
-    find = store.tenants.find
+    find = world.stores.tenants.find
 
     async def counted(tenant: Any) -> Any:
         asked.append(tenant)
         return await find(tenant)
 
-    monkeypatch.setattr(store.tenants, "find", counted)
+    monkeypatch.setattr(world.stores.tenants, "find", counted)
     stranger = Machine(world, "stranger").evidence()
     for _ in range(renewal.STARTS_PER_CERTIFICATE_MAX + 5):
         with pytest.raises((errors.CertificateRefused, errors.TooManyChallenges)):

@@ -5,7 +5,7 @@ from datetime import timedelta
 import msgspec
 import pytest
 
-from cloud.fabric import errors, store
+from cloud.fabric import errors
 from cloud.fabric.service.nodes import confirm, statement
 from cloud.fabric.service.operators import standing
 from protocol.messages.sessions import Ask, StatementAnswer
@@ -49,10 +49,10 @@ async def test_revoked_is_told_and_stays(world: World) -> None:
     machine = Machine(world)
     await machine.join(code.secret)
     peer = await machine.peer()
-    assert await store.nodes.generation_open(peer.tenant, peer.node, peer.generation)
+    assert await world.stores.nodes.generation_open(peer.tenant, peer.node, peer.generation)
     view = await change(world, machine, "revoke", "stolen")
     assert (view.standing, view.closing, view.seat_held) == ("revoked", True, True)
-    assert not await store.nodes.generation_open(peer.tenant, peer.node, peer.generation)
+    assert not await world.stores.nodes.generation_open(peer.tenant, peer.node, peer.generation)
     with pytest.raises(errors.GenerationClosed) as refused:
         await machine.session()
     answer = StatementAnswer(refused.value.statement, refused.value.freshness)

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from cloud.fabric import schemas, store
+from cloud.fabric import schemas
 from cloud.fabric.app import Fabric
 from cloud.fabric.service.operators import tokens
 from cloud.fabric.service.published_trust import publishing
@@ -52,7 +52,7 @@ class Running:
     clock: Clock
 
     async def publish(self, changes: Changes) -> None:
-        files, repository = {}, store.RepositoryStore()
+        files, repository = {}, self.fabric.holder.get().stores.repository
         newest = await repository.latest("targets")
         assert newest is not None
         for name, sha256 in hashes_of(newest.data).items():
@@ -138,7 +138,7 @@ async def test_the_routes_are_the_operators(at_work: Running) -> None:
     core = at_work.fabric.holder.get()
     made = await tokens.create(core, ALICE, schemas.CreateToken("of the test"))
     admitted = {"authorization": f"Bearer {made.secret}"}
-    newest = await store.RepositoryStore().latest("targets")
+    newest = await core.stores.repository.latest("targets")
     assert newest is not None
     repeat = msgspec.json.encode(schemas.PublishTrust(targets=newest.data))
     async with connected(at_work.port, at_work.client(None)) as client:

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tuf.api.metadata import Metadata, Root, Timestamp
 
 from cloud.cli import published_trust
-from cloud.fabric import schemas, store
+from cloud.fabric import schemas
 from cloud.fabric.errors import Conflict, Invalid, TrustRefused
 from cloud.fabric.service.published_trust import publishing
 from cloud.fabric.service.published_trust.follower import warn_of_expiry
@@ -42,8 +42,8 @@ async def publish(world: World, body: schemas.PublishTrust) -> schemas.Trust:
     return await publishing.publish(world.core, ALICE, body)
 
 
-async def rows() -> int:
-    return len((await mirrored()).files)
+async def rows(world: World) -> int:
+    return len((await mirrored(world)).files)
 
 
 async def test_targets_are_signed_again_and_a_repeat_changes_nothing(world: World, holders: Holders) -> None:
@@ -52,9 +52,9 @@ async def test_targets_are_signed_again_and_a_repeat_changes_nothing(world: Worl
     published = await publish(world, body)
     assert (published.targets_version, published.targets_expire_at) == (2, START + 665 * DAY)
     assert (published.root_version, published.root_expires_at) == (1, START + ROOT_LIFE)
-    before = await rows()
-    assert await publish(world, body) == published == await publishing.published()
-    assert await rows() == before
+    before = await rows(world)
+    assert await publish(world, body) == published == await publishing.published(world.core)
+    assert await rows(world) == before
     assert await world.actions("targets.2") == ["trust.published"]
 
 
@@ -122,10 +122,10 @@ def altered(change: Callable[[dict[str, object]], None]) -> Callable[[bytes], by
 async def test_metadata_that_do_not_hold(
     world: World, holders: Holders, bend: Callable[[bytes], bytes], error: str
 ) -> None:
-    body, before = await holders.signed(), await rows()
+    body, before = await holders.signed(), await rows(world)
     with pytest.raises(TrustRefused, match=error):
         await publish(world, msgspec.structs.replace(body, targets=bend(body.targets)))
-    assert await rows() == before
+    assert await rows(world) == before
 
 
 async def test_the_rules_of_tuf(world: World, holders: Holders) -> None:
@@ -226,13 +226,13 @@ async def test_what_was_published_meanwhile_is_not_overwritten(
     monkeypatch.setattr(publishing, "_checked", overtaken)
     with pytest.raises(Conflict):
         await publish(world, mine)
-    assert (await publishing.published()).targets_expire_at == START + 20 * DAY
+    assert (await publishing.published(world.core)).targets_expire_at == START + 20 * DAY
 
 
 async def fetched(world: World, pin_version: int, cache: Path) -> str:
     """The URL of Fabric, as a client of the library comes to believe it from the pin of that root."""
     with Repository().served() as repository:
-        repository.store = await mirrored()
+        repository.store = await mirrored(world)
         pin = pin_of(repository.store.files["root", pin_version])
         return published_trust.fetch(repository.url, pin, cache, world.clock)[1].fabric
 
@@ -302,10 +302,10 @@ async def test_a_root_with_other_online_keys_is_refused(world: World, holders: H
     root.version = 2
     metadata = Metadata(root)
     metadata.sign(holders.root)
-    before = await rows()
+    before = await rows(world)
     with pytest.raises(TrustRefused, match="signs with others"):
         await publish(world, schemas.PublishTrust(roots=(metadata.to_bytes(),)))
-    assert await rows() == before
+    assert await rows(world) == before
 
 
 async def test_a_drop_is_refused_by_key_id(world: World, holders: Holders) -> None:
@@ -331,7 +331,7 @@ async def test_an_empty_fleet_may_drop_at_once(world: World, holders: Holders) -
 
 
 async def test_the_end_of_targets_is_told_sixty_days_before(world: World, holders: Holders) -> None:
-    assert await warn_of_expiry(START + 305 * DAY) == ()
-    assert await warn_of_expiry(START + 306 * DAY) == ("targets",)
-    assert await warn_of_expiry(START + 4000 * DAY) == ("root", "targets")
-    assert await store.RepositoryStore().newest("root") == 1
+    assert await warn_of_expiry(world.stores.repository, START + 305 * DAY) == ()
+    assert await warn_of_expiry(world.stores.repository, START + 306 * DAY) == ("targets",)
+    assert await warn_of_expiry(world.stores.repository, START + 4000 * DAY) == ("root", "targets")
+    assert await world.stores.repository.newest("root") == 1

@@ -10,11 +10,13 @@ import pytest
 from cryptography import x509
 
 from cloud.cli import published_trust
-from cloud.fabric import schemas, store
+from cloud.fabric import schemas
 from cloud.fabric.errors import AdoptionIncomplete, CertificateRefused, Invalid
 from cloud.fabric.service.nodes import sessions, statement
 from cloud.fabric.service.published_trust import adoption, publishing
 from cloud.fabric.service.published_trust.follower import wake_due
+from cloud.fabric.store import adoption as adoption_store
+from cloud.fabric.store.installation import sessions_until
 from cloud.fabric.tuf.offline import Changes
 from cloud.fabric.tuf.repository import pin_of
 from cloud.mtls.identity import make_csr
@@ -143,7 +145,7 @@ async def test_a_generation_of_cas_is_rotated_without_a_refused_session(
     with pytest.raises(CertificateRefused, match="not issued by the CA"):
         await session(sleeper, 1)
     with Repository().served() as repository:
-        repository.store = await mirrored()
+        repository.store = await mirrored(world)
         pin = pin_of(repository.store.files["root", 1])
         bundle, _ = published_trust.fetch(repository.url, pin, tmp_path / "sleeper", world.clock)
     assert bundle.roots == (second.root.der,)
@@ -163,14 +165,14 @@ async def test_the_old_device_certificate_is_refused_after_the_drop(world: World
         await session(machine)
     with pytest.raises(PeerRefused):
         read_peer(x509.load_der_x509_certificate(peer_certificate), world.trust)
-    entry = (await store.audit.page("", "targets.3", "", "aud_8", 1))[0]
+    entry = (await world.stores.audit.page("", "targets.3", "", "aud_8", 1))[0]
     assert (entry.detail["override"], entry.detail["reason"], entry.detail["dropped"]) == (
         "yes",
         "the key was stolen",
         old,
     )
     assert entry.detail["overridden"].startswith("1 of 1 nodes do not work by version 2 yet")
-    refusals = await store.audit.page("", "", "trust.refused", "aud_8", 10)
+    refusals = await world.stores.audit.page("", "", "trust.refused", "aud_8", 10)
     assert [entry.outcome for entry in refusals] == ["refused"]
 
 
@@ -234,25 +236,25 @@ async def test_only_open_confirmed_generations_count(world: World) -> None:
 
 async def test_a_fleet_is_walked_in_stretches(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     machines = await fleet(world, 3)
-    monkeypatch.setattr(store.adoption, "STRETCH_NODES", 1)
+    monkeypatch.setattr(adoption_store, "STRETCH_NODES", 1)
     shown = await counted(world)
     assert (shown.nodes, shown.adopted) == (3, 0)
     missing = await adoption.nodes(world.core, "", "", 50)
     assert [entry.node for entry in missing.items] == sorted(machine.node for machine in machines)
-    assert await adoption.named(1, ()) == sorted(machine.node for machine in machines)
+    assert await adoption.named(world.core, 1, ()) == sorted(machine.node for machine in machines)
 
 
 async def test_until_when_sessions_of_an_issuer_count_is_durable_before_one_is_given(world: World) -> None:
     (machine,) = await fleet(world, 1)
     issuer = key_id_of(world.trust.node_issuers[0])
-    until = store.installation.sessions_until(await store.installation.read_all())[issuer]
+    until = sessions_until(await world.stores.installation.read_all())[issuer]
     assert world.clock() + 12 * HOUR <= until <= world.clock() + 13 * HOUR
     world.clock.forward(2 * HOUR)
     await session(machine)
-    later = store.installation.sessions_until(await store.installation.read_all())[issuer]
+    later = sessions_until(await world.stores.installation.read_all())[issuer]
     assert later == until + 2 * HOUR
-    await store.installation.raise_sessions_until(issuer, until)
-    assert store.installation.sessions_until(await store.installation.read_all())[issuer] == later
+    await world.stores.installation.raise_sessions_until(issuer, until)
+    assert sessions_until(await world.stores.installation.read_all())[issuer] == later
 
 
 async def order(world: World, **body: object) -> schemas.RenewalOrder:
@@ -378,4 +380,4 @@ async def test_a_suspended_node_is_left_asleep(world: World) -> None:
 async def test_an_order_that_cannot_be(world: World, body: dict[str, object]) -> None:
     with pytest.raises(Invalid):
         await order(world, **body)
-    assert await store.installation.renewal_order() is None
+    assert await world.stores.installation.renewal_order() is None
