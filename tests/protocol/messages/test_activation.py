@@ -1,0 +1,13 @@
+"""Messages of an activation: the trust pin."""
+
+import pytest
+
+from protocol.messages.activation import PinError, TrustPin, parse_pin
+
+
+def test_pins() -> None:
+    pin = TrustPin(version=3, sha256="ab" * 32)
+    assert parse_pin(str(pin)) == pin
+    for text in ("", "1", "1:ab", f"x:{'ab' * 32}", f"1:{'AB' * 32}"):
+        with pytest.raises(PinError):
+            parse_pin(text)

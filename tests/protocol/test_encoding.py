@@ -1,0 +1,18 @@
+"""Base64url: one spelling for each value."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol.encoding import EncodingError, b64url_decode, b64url_encode
+
+
+@given(st.binary(max_size=100))
+def test_base64url_round_trips(data: bytes) -> None:
+    assert b64url_decode(b64url_encode(data)) == data
+
+
+@pytest.mark.parametrize("text", ["A", "AB==", "AB", "A+", "A/", "AA\n", " AA", "ä"])
+def test_base64url_has_one_spelling(text: str) -> None:
+    with pytest.raises(EncodingError):
+        b64url_decode(text)
