@@ -24,7 +24,10 @@ _EFFECTS = {
         *("service.start_renewal", "service.prove_renewal"),
         *("fabric.events", "fabric.statement", "self._fabric.statement", "self._fabric.events"),
     },
-    "cloud/fabric": {"store.transaction", "store.activations.purge", "store.renewals.purge", "self._post"},
+    "cloud/fabric": {
+        *("stores.transaction", "core.stores.transaction", "self._stores.transaction", "self._core.stores.transaction"),
+        *("self._core.stores.activations.purge", "self._core.stores.renewals.purge", "self._post"),
+    },
     "cloud/breakwater": {
         *("self._store.generations.open", "self._store.generations.close_up_to", "self._store.generations.close_one"),
         *("self._store.generations.supersede_keys", "self._store.issuance.record", "self._store.issuance.keep"),
