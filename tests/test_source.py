@@ -1,6 +1,7 @@
-"""Rules about the source text that no linter knows: sizes, and where the inside of TLS may be touched."""
+"""Rules about the source text that no linter knows: sizes, where the inside of TLS is touched, files that pages name."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,13 +11,16 @@ ROOT = Path(__file__).parent.parent
 FUNCTION_LINES_MAX = 70
 MODULE_LINES_MAX = 450
 
+PAGES = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/*.md", "docs/adr/*.md")
+_FILE = re.compile(r"`((?:protocol|node|cloud|lab|demo|benchmarks|tests|tools|docs|packaging)/[\w./-]+)`")
+
 TLS_INSIDES = {"sslobject_class", "getpeercert"}
 TLS_FILES = {"node/link/transport.py", "cloud/mtls/peer.py", "cloud/mtls/client.py"}
 
 
 def _modules() -> Iterator[Path]:
-    """Every module that ships, but for migrations, which Piccolo writes."""
-    for package in ("protocol", "node", "cloud"):
+    """Every module that ships, and those of lab; without migrations, which Piccolo writes."""
+    for package in ("protocol", "node", "cloud", "lab"):
         found = sorted(path.relative_to(ROOT) for path in (ROOT / package).rglob("*.py"))
         yield from (path for path in found if "piccolo_migrations" not in path.parts)
 
@@ -57,3 +61,14 @@ def test_the_folder_of_packages_is_not_a_python_package() -> None:
     """It would shadow the `packaging` library for everything that runs from the repository's root."""
     assert (ROOT / "packaging").is_dir()
     assert not list((ROOT / "packaging").rglob("__init__.py"))
+
+
+def test_the_files_that_pages_name_are_there() -> None:
+    named = {
+        (str(page.relative_to(ROOT)), path)
+        for pattern in PAGES
+        for page in ROOT.glob(pattern)
+        for path in _FILE.findall(page.read_text())
+    }
+    assert named
+    assert not [f"{page} names {path}" for page, path in sorted(named) if not (ROOT / path).exists()]

@@ -1,0 +1,51 @@
+"""Forked command lines: they are the real ones, in processes of their own, prepared by who starts them."""
+
+import os
+import signal
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from lab.forks import ForkServer
+from lab.processes import Side
+
+pytestmark = pytest.mark.slow
+
+SERVER = ForkServer("tests.lab.test_forks")
+
+
+class Note(msgspec.Struct, frozen=True):
+    """Something to do in the new process: leave a note, and end there if told so."""
+
+    path: str
+    deadly: bool = False
+
+    def __call__(self, side: Side) -> None:
+        Path(self.path).write_text(f"{side} {os.getpid()} {os.environ['SAMPLE']}")
+        if self.deadly:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("side", ["cascade", "cascadia"])
+def test_a_command_line_is_forked_and_prepared(side: Side, tmp_path: Path) -> None:
+    note = tmp_path / "note"
+    process = SERVER.start(tmp_path, side, ["--help"], env={"SAMPLE": "x"}, prepare=Note(str(note)))
+    assert process.wait() == 0, process.tail()
+    assert f"usage: {side}" in process.printed()
+    assert note.read_text() == f"{side} {process.pid} x"
+    assert process.pid != os.getpid()
+    assert not process.running
+
+
+def test_its_exit_status_is_the_command_lines(tmp_path: Path) -> None:
+    process = SERVER.start(tmp_path, "cascade", ["no-such-command"])
+    assert process.wait() == 2
+    assert "no-such-command" in process.log.read_text()
+
+
+def test_a_killed_one_says_which_signal(tmp_path: Path) -> None:
+    prepare = Note(str(tmp_path / "note"), deadly=True)
+    process = SERVER.start(tmp_path, "cascadia", ["--help"], env={"SAMPLE": "x"}, prepare=prepare)
+    assert process.wait() == -signal.SIGKILL
+    assert process.out() is None
