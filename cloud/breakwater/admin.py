@@ -39,7 +39,7 @@ class Admin:
         self.rows = AuthorityStore(ENGINE).rows
         self.checking = CheckingStore(ENGINE)
         self.shards = ShardStore(ENGINE)
-        self.enrolments = Enrolments(EnrolmentStore(ENGINE), now, os.urandom)
+        self.enrolments = Enrolments(EnrolmentStore(ENGINE), assembly.entries, now, os.urandom)
         self.publisher = Publisher(self.shards, self.authorities, assembly.signer, settings.pki_url, settings.crl, now)
 
 

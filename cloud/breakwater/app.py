@@ -19,7 +19,7 @@ from cloud.breakwater.issuance.enrolment import Enrolments
 from cloud.breakwater.issuance.est import Est, Myself
 from cloud.breakwater.keys.signer import is_for_development
 from cloud.breakwater.parts import Assembly, assemble, sources_of
-from cloud.breakwater.refusal_audit import Refusals
+from cloud.breakwater.refusal_audit import LOOK_SECONDS, Refusals
 from cloud.breakwater.revocation.crl_publisher import Publisher
 from cloud.breakwater.revocation.crl_shards import OCSP_PATH
 from cloud.breakwater.revocation.feed import Feed
@@ -45,6 +45,7 @@ from cloud.process.serve import Listener, Served, Unit
 from cloud.process.settings import GateRefused, load_settings
 from cloud.storage import ServiceEngine, StorageError
 from cloud.storage.migrate import ensure_migrated
+from cloud.tasks.periodic import every
 
 log = logging.getLogger("cascade.breakwater")
 
@@ -75,11 +76,11 @@ class Breakwater:
         )
         self.responder = Responder(revocations, authorities, self.issuing, now)
         self.feed = Feed(revocations, now, self._services_issuer)
-        self.refusals = Refusals(self.assembly.store.audit, now, os.urandom)
+        self.refusals = Refusals(self.assembly.store.audit, self.assembly.entries, now)
         self._chores = Chores(self.assembly, MeasureStore(engine), now, settings.crl.period)
         self.issuing.on_revocation(self.publisher.kick)
         self.issuing.on_revocation(self.feed.kick)
-        self.enrolments = Enrolments(EnrolmentStore(engine), now, os.urandom)
+        self.enrolments = Enrolments(EnrolmentStore(engine), self.assembly.entries, now, os.urandom)
         guard = Guard(trust=self.trust, checks=self.issuing, now=now)
         self.app = self._make_app(guard)
         public = Public(self.publisher, self.responder, authorities, now)
@@ -199,7 +200,7 @@ class Breakwater:
                 self.publisher.run,
                 self.feed.run,
                 self.responder.keep,
-                self.refusals.keep,
+                every(LOOK_SECONDS, "refusals", self.refusals.flush),
                 *self._chores.tasks(),
             ),
         )

@@ -16,14 +16,14 @@ import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from cloud.audit import SYSTEM, AuditEntries
 from cloud.breakwater.errors import SignerError, SignerUnavailable, ValueRefused
 from cloud.breakwater.keys.signer import Keys, Signer, issuer_of
 from cloud.breakwater.pkix.profiles import CaName, Issuer
-from cloud.breakwater.store import AuditEntry, AuthorityRow, AuthorityState, AuthorityStore, CrossRow
+from cloud.breakwater.store import AuditRow, AuthorityRow, AuthorityState, AuthorityStore, CrossRow
 from cloud.crypto.issued import is_issued_by
 from cloud.mtls.peer import PeerTrust
 from protocol.faults import fault_point
-from protocol.ids import make_id
 
 log = logging.getLogger("cascade.breakwater")
 
@@ -38,7 +38,6 @@ ADOPTED: tuple[tuple[CaName, str, str], ...] = (
     ("services", "services-ca.pem", "services-ca.key.pem"),
 )
 """The files of a first generation: class, certificate in `certs/`, key in `keys/`."""
-SYSTEM = "system"
 KEY_RETRY_SECONDS = 5.0
 """A key that is not at hand is asked for again this often: deriving a file's key takes a tenth of a second of CPU."""
 _ID = re.compile(r"(root|nodes|services)-([1-9][0-9]{0,8})")
@@ -70,7 +69,7 @@ class Authorities:
         signer: Signer,
         trust_domain: str,
         now: Callable[[], datetime],
-        entropy: Callable[[int], bytes],
+        entries: AuditEntries[AuditRow],
         adopt_from: Path | None = None,
     ) -> None:
         self._store = store
@@ -78,7 +77,7 @@ class Authorities:
         self._signer = signer
         self._trust_domain = trust_domain
         self._now = now
-        self._entropy = entropy
+        self._entries = entries
         self._adopt_from = adopt_from
         self._picture: _Picture | None = None
         self._lock = asyncio.Lock()
@@ -93,7 +92,7 @@ class Authorities:
         await self._store.make_counters()
         if not await self._store.rows() and self._adopt_from is not None:
             rows = _adopted(self._adopt_from, self._now())
-            entries = [self._entry(SYSTEM, "authority.adopt", row.id) for row in rows]
+            entries = [self._entries.make(SYSTEM, "authority.adopt", row.id) for row in rows]
             with fault_point("breakwater.authority.adopt"):
                 await self._store.adopt(rows, entries)
         await self._read()
@@ -202,7 +201,7 @@ class Authorities:
         if key:
             Signer().add(issuer, await self._keys.open(key))
         with fault_point("breakwater.authority.prepare"):
-            added = await self._store.prepare(row, self._entry(caller, "authority.prepare", authority))
+            added = await self._store.prepare(row, self._entries.make(caller, "authority.prepare", authority))
         await self.refresh()
         return added
 
@@ -224,7 +223,7 @@ class Authorities:
         issuer = next((row.id for row in roots if is_issued_by(parsed, _parse(row.certificate))), "")
         if not subject or not issuer or subject == issuer:
             raise ValueRefused("not a cross certificate between two roots of this installation")
-        entry = self._entry(caller, "authority.cross", subject, f"signed by {issuer}")
+        entry = self._entries.make(caller, "authority.cross", subject, detail=f"signed by {issuer}")
         with fault_point("breakwater.authority.cross"):
             added = await self._store.add_cross(CrossRow(subject, issuer, certificate), entry)
         await self.refresh()
@@ -247,14 +246,11 @@ class Authorities:
 
     async def _move(self, caller: str, authority: str, state: AuthorityState, reason: str, action: str) -> bool:
         with fault_point("breakwater.authority.move"):
-            moved = await self._store.move(authority, state, reason, self._entry(caller, action, authority, reason))
+            moved = await self._store.move(
+                authority, state, reason, self._entries.make(caller, action, authority, detail=reason)
+            )
         await self.refresh()
         return moved
-
-    def _entry(self, caller: str, action: str, authority: str, detail: str = "") -> AuditEntry:
-        now = self._now()
-        unique = make_id("aud", int(now.timestamp() * 1000), self._entropy(10))
-        return AuditEntry(id=unique, at=now, caller=caller, action=action, object=authority, detail=detail)
 
 
 def _given(reason: str) -> str:

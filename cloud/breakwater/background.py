@@ -4,22 +4,19 @@ ended long ago, reads its own numbers.
 Each chore outlives a database or key that is away: it is logged and done the next time.
 """
 
-import logging
-import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from cloud.breakwater.authorities import SYSTEM
+from cloud.audit import SYSTEM
 from cloud.breakwater.errors import IssuerError
 from cloud.breakwater.parts import Assembly
-from cloud.breakwater.store import AuditEntry
 from cloud.breakwater.store.metrics_reads import MeasureStore
 from cloud.storage import StorageError
-from cloud.tasks.stopping import BackgroundTask, Stopping
-from protocol.ids import make_id
+from cloud.tasks.periodic import every
+from cloud.tasks.stopping import BackgroundTask
 
-log = logging.getLogger("cascade.breakwater")
-
+OUTLIVED = (StorageError, IssuerError)
+"""A database or a key that is away: the work is done the next time."""
 REFRESH_SECONDS = 1.0
 """An activation or a taint at one replica is seen by the others within this."""
 SWEEP_SECONDS = 30.0
@@ -30,20 +27,6 @@ PURGE_SECONDS = 5.0
 SESSIONS_KEPT = timedelta(days=30)
 """After the end of a certificate that lived for hours: time to look into an incident. What is left then is how often
 each CA key was used (`authority.use`)."""
-
-
-def every(seconds: float, name: str, chore: Callable[[], Awaitable[object]]) -> BackgroundTask:
-    """A background task that does `chore` again and again."""
-
-    async def repeat(stopping: Stopping) -> None:
-        while not await stopping.sleep(seconds):
-            try:
-                await chore()
-            except (StorageError, IssuerError) as error:
-                log.error("a chore failed", extra={"chore": name, "error": str(error)})
-
-    repeat.__name__ = name
-    return repeat
 
 
 class Chores:
@@ -76,19 +59,19 @@ class Chores:
     def tasks(self) -> tuple[BackgroundTask, ...]:
         """For the unit."""
         return (
-            every(REFRESH_SECONDS, "authorities", self.refresh),
-            every(SWEEP_SECONDS, "sweep", self._assembly.issuing.sweep),
-            every(USAGE_SECONDS, "usage", self.tell_usage),
-            every(PURGE_SECONDS, "purge", self.purge),
+            every(REFRESH_SECONDS, "authorities", self.refresh, OUTLIVED),
+            every(SWEEP_SECONDS, "sweep", self._assembly.issuing.sweep, OUTLIVED),
+            every(USAGE_SECONDS, "usage", self.tell_usage, OUTLIVED),
+            every(PURGE_SECONDS, "purge", self.purge, OUTLIVED),
         )
 
     async def tell_usage(self) -> None:
         """A line of the audit for each CA key that was used since the last one: how often."""
         for authority, uses in self._assembly.signer.usage().items():
-            new, now = uses - self._told_usage.get(authority, 0), self._now()
+            new = uses - self._told_usage.get(authority, 0)
             if not new:
                 continue
-            await self._assembly.store.audit.add(_entry(now, "authority.use", authority, f"{new} signatures"))
+            await self._write("authority.use", authority, f"{new} signatures")
             self._told_usage[authority] = uses
 
     async def purge(self) -> None:
@@ -99,8 +82,12 @@ class Chores:
         self._purged += step.deleted
         if not step.cursor and self._purged:
             detail = f"{self._purged} that ended before {(now - SESSIONS_KEPT).isoformat(timespec='seconds')}"
-            await self._assembly.store.audit.add(_entry(now, "record.purge", "sessions and responders", detail))
+            await self._write("record.purge", "sessions and responders", detail)
             self._purged = 0
+
+    async def _write(self, action: str, what: str, detail: str) -> None:
+        entry = self._assembly.entries.make(SYSTEM, action, what, detail=detail)
+        await self._assembly.store.audit.add(entry)
 
     def _until_end(self) -> dict[str, float]:
         now, authorities = self._now(), self._assembly.authorities
@@ -121,8 +108,3 @@ class Chores:
             metrics.database_up.set(0)
             return
         metrics.database_up.set(1)
-
-
-def _entry(now: datetime, action: str, what: str, detail: str) -> AuditEntry:
-    unique = make_id("aud", int(now.timestamp() * 1000), os.urandom(10))
-    return AuditEntry(id=unique, at=now, caller=SYSTEM, action=action, object=what, detail=detail)

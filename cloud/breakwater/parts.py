@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from cloud.audit import AuditEntries
 from cloud.breakwater.authorities import Authorities
 from cloud.breakwater.issuance.issuing import Issuing, Parts
 from cloud.breakwater.keys.pkcs11 import TokenSettings
@@ -18,7 +19,7 @@ from cloud.breakwater.keys.signer import Keys, Signer, open_keys
 from cloud.breakwater.metrics import IssuerMetrics
 from cloud.breakwater.revocation.crl_shards import Places, distribution
 from cloud.breakwater.settings import BreakwaterSettings
-from cloud.breakwater.store import AuthorityStore, Store
+from cloud.breakwater.store import AuditRow, AuthorityStore, Store
 from cloud.breakwater.store.shards import ShardStore
 from cloud.crypto.keyfile import read_passphrase
 from cloud.http.metrics import Metrics
@@ -57,6 +58,7 @@ class Assembly(msgspec.Struct, frozen=True):
     authorities: Authorities
     issuing: Issuing
     metrics: IssuerMetrics
+    entries: AuditEntries[AuditRow]
 
     async def load(self) -> None:
         """Read the authorities and open their keys, once the engine is open. Raises SignerError, StorageError."""
@@ -74,8 +76,9 @@ def assemble(
     keys = open_keys(sources.directory / "keys", sources.passphrase, sources.token, sources.base)
     signer = signer or Signer()
     store = Store(engine)
+    entries = AuditEntries(AuditRow, now, entropy)
     authorities = Authorities(
-        AuthorityStore(engine), keys, signer, sources.trust_domain, now, entropy, adopt_from=sources.directory
+        AuthorityStore(engine), keys, signer, sources.trust_domain, now, entries, adopt_from=sources.directory
     )
     metrics = IssuerMetrics(Metrics("breakwater"))
     issuing = Issuing(
@@ -88,7 +91,8 @@ def assemble(
             trust_domain=sources.trust_domain,
             now=now,
             entropy=entropy,
+            entries=entries,
             metrics=metrics,
         )
     )
-    return Assembly(store, keys, signer, authorities, issuing, metrics)
+    return Assembly(store, keys, signer, authorities, issuing, metrics, entries)

@@ -8,10 +8,10 @@ import logging
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from cloud.breakwater.store import AuditEntry, AuditStore
+from cloud.audit import AuditEntries
+from cloud.breakwater.store import AuditRow, AuditStore
 from cloud.storage import StorageError
-from cloud.tasks.stopping import Stopping
-from protocol.ids import make_id
+from cloud.tasks.tally import Counted, Tally
 
 log = logging.getLogger("cascade.breakwater")
 
@@ -24,68 +24,43 @@ LOOK_SECONDS = 60.0
 _ACTION = "request.refuse"
 
 
-class _Tally:
-    """What one caller was refused with one code in the running hour."""
-
-    __slots__ = ("count", "started")
-
-    def __init__(self, started: datetime) -> None:
-        self.started = started
-        self.count = 0
-
-
 class Refusals:
     """The refusals of one process."""
 
-    def __init__(self, store: AuditStore, now: Callable[[], datetime], entropy: Callable[[int], bytes]) -> None:
+    def __init__(
+        self,
+        store: AuditStore,
+        entries: AuditEntries[AuditRow],
+        now: Callable[[], datetime],
+        pairs_max: int = PAIRS_MAX,
+    ) -> None:
         self._store = store
+        self._entries = entries
         self._now = now
-        self._entropy = entropy
-        self._tallies: dict[tuple[str, str], _Tally] = {}
+        self._refused: Tally[tuple[str, str]] = Tally(PERIOD, pairs_max)
 
     async def note(self, caller: str, code: str, what: str, detail: str) -> None:
         """A request was refused. A database that cannot take the row is logged: the refusal stands anyway."""
         now = self._now()
-        known = caller if (caller, code) in self._tallies or len(self._tallies) < PAIRS_MAX else OTHERS
-        tally = self._tallies.get((known, code))
-        if tally is not None and now >= tally.started + PERIOD:
-            await self._end(known, code)
-            tally = None
-        if tally is None:
-            tally = self._tallies[known, code] = _Tally(now)
-        tally.count += 1
-        if tally.count <= ROWS_MAX:
+        pair = (caller if self._refused.has_room((caller, code)) else OTHERS, code)
+        if (ended := self._refused.end(pair, now)) is not None:
+            await self._write_count(pair, ended)
+        if self._refused.add(pair, now) <= ROWS_MAX:
             await self._write(caller, what, f"{code}: {detail}")
 
     async def flush(self, everything: bool = False) -> None:
         """End the hours that are over; at the process's end all of them."""
-        now = self._now()
-        for (caller, code), tally in list(self._tallies.items()):
-            if everything or now >= tally.started + PERIOD:
-                await self._end(caller, code)
+        for pair, ended in self._refused.end_all(None if everything else self._now()):
+            await self._write_count(pair, ended)
 
-    async def keep(self, stopping: Stopping) -> None:
-        """The background task."""
-        while not await stopping.sleep(LOOK_SECONDS):
-            await self.flush()
-
-    async def _end(self, caller: str, code: str) -> None:
-        tally = self._tallies.pop((caller, code), None)
-        if tally is not None and tally.count > ROWS_MAX:
-            left_out, since = tally.count - ROWS_MAX, tally.started.isoformat(timespec="seconds")
+    async def _write_count(self, pair: tuple[str, str], ended: Counted) -> None:
+        caller, code = pair
+        if ended.count > ROWS_MAX:
+            left_out, since = ended.count - ROWS_MAX, ended.since.isoformat(timespec="seconds")
             await self._write(caller, "", f"{code}: {left_out} more since {since}")
 
     async def _write(self, caller: str, what: str, detail: str) -> None:
-        now = self._now()
-        entry = AuditEntry(
-            id=make_id("aud", int(now.timestamp() * 1000), self._entropy(10)),
-            at=now,
-            caller=_plain(caller),
-            action=_ACTION,
-            object=_plain(what),
-            outcome="refused",
-            detail=_plain(detail),
-        )
+        entry = self._entries.make(_plain(caller), _ACTION, _plain(what), outcome="refused", detail=_plain(detail))
         try:
             await self._store.add(entry)
         except StorageError as error:

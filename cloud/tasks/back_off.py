@@ -20,11 +20,6 @@ class BackOff:
         self.failed_at = 0.0
         self.ready_at = 0.0
 
-    @property
-    def failing(self) -> bool:
-        """Whether the last try failed."""
-        return self._failures > 0
-
     def failed(self, at: float) -> float:
         """Count a failure; returns the pause until the next try, in seconds."""
         pause: float = min(self._seconds_max, self._seconds_first * 2 ** min(self._failures, _DOUBLINGS_MAX))

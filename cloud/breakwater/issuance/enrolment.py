@@ -6,16 +6,15 @@ the same work. It issues nothing.
 """
 
 import hmac
-from collections import OrderedDict
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from ipaddress import IPv6Address, ip_address, ip_network
 
-import msgspec
-
+from cloud.audit import AuditEntries
 from cloud.breakwater.errors import EnrolmentRefused, TriedTooOften, ValueRefused
-from cloud.breakwater.store.audit import AuditEntry
+from cloud.breakwater.store.audit import AuditRow
 from cloud.breakwater.store.enrolments import EnrolmentRow, EnrolmentStore
+from cloud.tasks.tally import Tally
 from protocol.codes import ENTROPY_BYTES, SecretFormatError, make_secret, parse_secret, secret_hash
 from protocol.ids import SERVICE_NAMES, make_id
 
@@ -35,32 +34,18 @@ class Attempts:
 
     def __init__(self, tries: int = TRIES_MAX, window: timedelta = TRIES_WINDOW, sources: int = SOURCES_MAX) -> None:
         self._tries = tries
-        self._window = window
-        self._sources = sources
-        self._failed: OrderedDict[str, tuple[datetime, int]] = OrderedDict()
+        self._failures: Tally[str] = Tally(window, sources)
 
     def wait(self, source: str, now: datetime) -> timedelta:
         """How long a source has to wait before its next try; zero if it may try now."""
-        self._forget(now)
-        started, count = self._failed.get(source, (now, 0))
-        if count >= self._tries:
-            return started + self._window - now
-        if count == 0 and len(self._failed) >= self._sources:
-            oldest, _ = next(iter(self._failed.values()))
-            return oldest + self._window - now
-        return timedelta(0)
+        self._failures.end_all(now)
+        if self._failures.count(source, now) >= self._tries:
+            return self._failures.time_left(source, now)
+        return timedelta(0) if self._failures.has_room(source) else self._failures.time_until_room(now)
 
     def failed(self, source: str, now: datetime) -> None:
         """Count a failure; the window starts with a source's first one."""
-        started, count = self._failed.get(source, (now, 0))
-        self._failed[source] = (started, count + 1)
-
-    def _forget(self, now: datetime) -> None:
-        while self._failed:
-            source, (started, _) = next(iter(self._failed.items()))
-            if now < started + self._window:
-                return
-            del self._failed[source]
+        self._failures.add(source, now)
 
 
 def source_of(host: str) -> str:
@@ -80,8 +65,15 @@ def caller_of(enrolment: str) -> str:
 class Enrolments:
     """The secrets of services that enrol."""
 
-    def __init__(self, store: EnrolmentStore, now: Callable[[], datetime], entropy: Callable[[int], bytes]) -> None:
+    def __init__(
+        self,
+        store: EnrolmentStore,
+        entries: AuditEntries[AuditRow],
+        now: Callable[[], datetime],
+        entropy: Callable[[int], bytes],
+    ) -> None:
         self._store = store
+        self._entries = entries
         self._now = now
         self._entropy = entropy
         self._attempts = Attempts()
@@ -94,10 +86,10 @@ class Enrolments:
             raise ValueRefused(f"a secret lives between {LIFE_MIN} and {LIFE_MAX}")
         secret = make_secret("ces", self._entropy(ENTROPY_BYTES))
         now = self._now()
-        identifier = make_id("enr", _milliseconds(now), self._entropy(10))
+        identifier = make_id("enr", int(now.timestamp() * 1000), self._entropy(10))
         row = EnrolmentRow(identifier, service, secret_hash(secret), caller, now, now + life, None, "")
         detail = f"until {row.expires_at.isoformat(timespec='seconds')}"
-        await self._store.add(row, self._entry(caller, "enrolment.create", identifier, detail))
+        await self._store.add(row, self._entries.make(caller, "enrolment.create", identifier, detail=detail))
         return secret
 
     async def list(self) -> tuple[EnrolmentRow, ...]:
@@ -106,7 +98,7 @@ class Enrolments:
 
     async def revoke(self, enrolment: str, caller: str) -> bool:
         """Let a secret expire now, for repeats too. False if it had expired, or there is none of this id."""
-        return await self._store.end(enrolment, self._entry(caller, "enrolment.revoke", enrolment))
+        return await self._store.end(enrolment, self._entries.make(caller, "enrolment.revoke", enrolment))
 
     async def judge(self, service: str, secret: str, csr_sha256: str, host: str) -> EnrolmentRow:
         """The record of a secret that is good for this service and request; nothing is changed yet.
@@ -133,7 +125,7 @@ class Enrolments:
     async def bind(self, row: EnrolmentRow, csr_sha256: str, host: str) -> None:
         """Bind the secret to its request, for ever. Raises EnrolmentRefused: another one was first."""
         caller = caller_of(row.id)
-        entry = self._entry(caller, "enrolment.use", f"service/{row.service}", f"request {csr_sha256}")
+        entry = self._entries.make(caller, "enrolment.use", f"service/{row.service}", detail=f"request {csr_sha256}")
         if not await self._store.bind(row.id, csr_sha256, entry):
             raise await self._refused(source_of(host), row.service)
 
@@ -144,14 +136,11 @@ class Enrolments:
     async def _refused(self, source: str, service: str) -> EnrolmentRefused:
         self._attempts.failed(source, self._now())
         name = service if service in SERVICE_NAMES else "(unknown)"
-        entry = self._entry(f"anonymous/{source}", "enrolment.use", f"service/{name}", "the secret is not accepted")
-        await self._store.audit(msgspec.structs.replace(entry, outcome="refused"))
+        caller, why = f"anonymous/{source}", "the secret is not accepted"
+        await self._store.audit(
+            self._entries.make(caller, "enrolment.use", f"service/{name}", outcome="refused", detail=why)
+        )
         return EnrolmentRefused("the service's name and the secret are not accepted together, for this request")
-
-    def _entry(self, caller: str, action: str, what: str, detail: str = "") -> AuditEntry:
-        now = self._now()
-        unique = make_id("aud", _milliseconds(now), self._entropy(10))
-        return AuditEntry(id=unique, at=now, caller=caller, action=action, object=what, detail=detail)
 
 
 def _spelled(secret: str) -> str:
@@ -160,7 +149,3 @@ def _spelled(secret: str) -> str:
         return parse_secret("ces", secret)
     except SecretFormatError:
         return secret
-
-
-def _milliseconds(at: datetime) -> int:
-    return int(at.timestamp() * 1000)

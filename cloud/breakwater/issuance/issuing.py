@@ -16,6 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from cloud.audit import AuditEntries
 from cloud.breakwater.authorities import Authorities
 from cloud.breakwater.errors import (
     AuthorityRetired,
@@ -46,7 +47,7 @@ from cloud.breakwater.pkix.profiles import (
     want_session,
 )
 from cloud.breakwater.revocation.crl_shards import Places
-from cloud.breakwater.store import AuditEntry, Order, Store, serial_text
+from cloud.breakwater.store import AuditRow, Order, Store, serial_text
 from cloud.breakwater.store.issuance import IN_FLIGHT
 from cloud.contracts.breakwater import (
     REASON_NUMBERS,
@@ -59,7 +60,7 @@ from cloud.contracts.breakwater import (
 )
 from cloud.storage import StorageError
 from protocol.faults import fault_point
-from protocol.ids import SERVICE_NAMES, IdError, NodeId, NodeSpiffeId, ServiceSpiffeId, TenantId, make_id, parse_id
+from protocol.ids import SERVICE_NAMES, IdError, NodeId, NodeSpiffeId, ServiceSpiffeId, TenantId, parse_id
 from protocol.limits import CLOCK_SKEW
 from protocol.messages.sessions import Certificate
 
@@ -93,6 +94,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     trust_domain: str
     now: Now
     entropy: Entropy
+    entries: AuditEntries[AuditRow]
     metrics: IssuerMetrics
 
 
@@ -108,6 +110,7 @@ class Issuing:
         self._trust_domain = parts.trust_domain
         self._now = parts.now
         self._entropy = parts.entropy
+        self._entries = parts.entries
         self._metrics = parts.metrics
         self._running: dict[str, asyncio.Future[None]] = {}
         self._on_revocation: list[Callable[[], None]] = []
@@ -391,14 +394,12 @@ class Issuing:
             del self._running[request_key]
             mine.set_result(None)
 
-    def _entry(self, caller: str, action: str, what: str, detail: str = "") -> AuditEntry:
-        now = self._now()
-        unique = make_id("aud", int(now.timestamp() * 1000), self._entropy(10))
-        return AuditEntry(id=unique, at=now, caller=caller, action=action, object=what, detail=detail)
+    def _entry(self, caller: str, action: str, what: str, detail: str = "") -> AuditRow:
+        return self._entries.make(caller, action, what, detail=detail)
 
     def _node_entry(
         self, caller: str, action: str, tenant: str, node: str, generation: int, detail: str = ""
-    ) -> AuditEntry:
+    ) -> AuditRow:
         self._node(tenant, node, generation)
         entry = self._entry(caller, action, f"{node}.{generation}", detail)
         return msgspec.structs.replace(entry, tenant=tenant, node=node, generation=generation)

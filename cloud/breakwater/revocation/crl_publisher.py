@@ -22,6 +22,7 @@ from cloud.breakwater.revocation.crl_shards import crl_path
 from cloud.breakwater.settings import CrlSettings
 from cloud.breakwater.store.shards import Draw, PublishedCrl, Shard, ShardStore
 from cloud.storage import StorageError
+from cloud.tasks.back_off import BackOff
 from cloud.tasks.stopping import Stopping
 from protocol.faults import fault_point
 from protocol.limits import CLOCK_SKEW
@@ -54,13 +55,6 @@ class Signs(Protocol):
     async def sign(self, linted: Linted) -> bytes: ...
 
 
-class _Failed(msgspec.Struct, frozen=True):
-    """How often in a row a shard could not be published, and when last, in the loop's seconds."""
-
-    times: int
-    at: float
-
-
 class Publisher:
     """The publications of one process. `base_url` is where the world finds the CRLs; no slash at its end."""
 
@@ -76,7 +70,8 @@ class Publisher:
         self._locks: dict[str, asyncio.Lock] = {}
         self._places = asyncio.Semaphore(AT_ONCE_MAX)
         self._kicked = asyncio.Event()
-        self._failed: dict[str, _Failed] = {}
+        self._failed: dict[str, BackOff] = {}
+        """By shard, of those whose last publication failed."""
 
     def kick(self) -> None:
         """Something was revoked by this process: look at the rows now."""
@@ -134,7 +129,8 @@ class Publisher:
         if not self.is_due(found):
             return await self._store.published(found)
         failed: IssuerError | None = None
-        if not self._waits(shard, RETRY_SECONDS):
+        before, at = self._failed.get(shard), asyncio.get_running_loop().time()
+        if before is None or at >= before.failed_at + RETRY_SECONDS:
             failed = await self._renew(shard)
         last = await self._last(shard)
         if last is None:
@@ -165,22 +161,14 @@ class Publisher:
                 if found is not None and self.is_due(found):
                     await self._publish(shard)
         except (IssuerError, StorageError) as error:
-            before = self._failed.get(shard)
-            times = 1 if before is None else before.times + 1
-            self._failed[shard] = _Failed(times, asyncio.get_running_loop().time())
+            back_off = self._failed.setdefault(shard, BackOff(RETRY_SECONDS, RETRY_SECONDS_MAX))
+            back_off.failed(asyncio.get_running_loop().time())
             log.error("publication failed", extra={"shard": shard, "reason": f"{type(error).__name__}: {error}"})
             if isinstance(error, StorageError):
                 raise
             return error
         self._failed.pop(shard, None)
         return None
-
-    def _waits(self, shard: str, seconds_max: float) -> bool:
-        failed = self._failed.get(shard)
-        if failed is None:
-            return False
-        pause: float = min(seconds_max, RETRY_SECONDS * 2 ** min(failed.times - 1, 16))
-        return failed.at + pause > asyncio.get_running_loop().time()
 
     async def turn(self) -> int:
         """Publish what is due; returns how many shards were tried. Failures are logged and tried again later."""
@@ -189,7 +177,8 @@ class Publisher:
         except StorageError as error:
             log.error("cannot look for due CRLs", extra={"reason": str(error)})
             return 0
-        tried = [shard for shard in due if not self._waits(shard, RETRY_SECONDS_MAX)]
+        at = asyncio.get_running_loop().time()
+        tried = [shard for shard in due if shard not in self._failed or at >= self._failed[shard].ready_at]
         await asyncio.gather(*(self._try(shard) for shard in tried))
         return len(tried)
 

@@ -23,6 +23,7 @@ from cloud.breakwater.store import serial_text
 from cloud.breakwater.store.authorities import AuthorityRow
 from cloud.breakwater.store.revocation_status import RevocationStore
 from cloud.storage import StorageError
+from cloud.tasks.back_off import BackOff
 from cloud.tasks.stopping import Stopping
 from protocol.messages.sessions import Certificate
 
@@ -93,11 +94,10 @@ class _Resting(SignerUnavailable):
 
 
 class _Failed(msgspec.Struct, frozen=True):
-    """Why a delegate could not be made, how often in a row, and when last, in the loop's seconds."""
+    """Why a delegate could not be made, and when it may be tried again, in the loop's seconds."""
 
     why: str
-    times: int
-    at: float
+    back_off: BackOff
 
 
 class _Kept(msgspec.Struct, frozen=True):
@@ -200,8 +200,7 @@ class Responder:
         failed = self._failed.get(authority)
         if failed is None:
             return
-        rest = min(REST_SECONDS_MAX, REST_SECONDS * 2 ** min(failed.times - 1, 16))
-        if asyncio.get_running_loop().time() < failed.at + rest:
+        if asyncio.get_running_loop().time() < failed.back_off.ready_at:
             raise _Resting(f"a responder of {authority} could not be made a moment ago: {failed.why}")
 
     async def _renew(self, authority: str) -> Delegate:
@@ -214,8 +213,10 @@ class Responder:
             try:
                 made = await self._make(authority)
             except IssuerError as error:
-                times = self._failed[authority].times + 1 if authority in self._failed else 1
-                self._failed[authority] = _Failed(str(error), times, asyncio.get_running_loop().time())
+                earlier = self._failed.get(authority)
+                back_off = earlier.back_off if earlier is not None else BackOff(REST_SECONDS, REST_SECONDS_MAX)
+                back_off.failed(asyncio.get_running_loop().time())
+                self._failed[authority] = _Failed(str(error), back_off)
                 raise
             self._failed.pop(authority, None)
             self._delegates[authority] = made

@@ -1,6 +1,6 @@
 """All queries of Breakwater, one module a subject. Rule: no other module of Breakwater knows a table."""
 
-from cloud.breakwater.store.audit import AuditEntry, AuditStore
+from cloud.breakwater.store.audit import AuditRow, AuditStore
 from cloud.breakwater.store.authorities import AuthorityRow, AuthorityState, AuthorityStore, CrossRow
 from cloud.breakwater.store.generations import GenerationStore
 from cloud.breakwater.store.issuance import Device, IssuanceStore, Order, ServiceHostName, Stored, serial_text
@@ -9,7 +9,7 @@ from cloud.breakwater.store.revocation_writes import RevokingStore
 from cloud.storage import ServiceEngine
 
 __all__ = [
-    "AuditEntry",
+    "AuditRow",
     "AuditStore",
     "AuthorityRow",
     "AuthorityState",

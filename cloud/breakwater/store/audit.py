@@ -1,10 +1,6 @@
 """The audit: one row a decision or refusal. Rule: a decision's row is written in the decision's own transaction."""
 
-from datetime import datetime
-from typing import Literal
-
-import msgspec
-
+from cloud.audit import AuditEntry
 from cloud.storage import ServiceEngine, Statement
 
 CALLER_CHARS_MAX = 128
@@ -12,21 +8,12 @@ OBJECT_CHARS_MAX = 128
 DETAIL_CHARS_MAX = 1000
 """A refusal's text names a check, not its input; PostgreSQL refuses what is longer than its column."""
 
-Outcome = Literal["done", "refused"]
 
+class AuditRow(AuditEntry, frozen=True, kw_only=True):
+    """An entry of the issuer's audit; `node` and `generation` where it is about one. The table calls the actor caller."""
 
-class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One line. `object` is what was decided on: a node, a serial, an authority, a path."""
-
-    id: str
-    at: datetime
-    caller: str
-    action: str
-    tenant: str = ""
     node: str = ""
     generation: int = 0
-    object: str = ""
-    outcome: Outcome = "done"
     detail: str = ""
 
 
@@ -42,13 +29,13 @@ class AuditStore:
     def __init__(self, engine: ServiceEngine) -> None:
         self._engine = engine
 
-    async def add(self, entry: AuditEntry) -> None:
+    async def add(self, entry: AuditRow) -> None:
         """Write a line, in the caller's transaction if there is one."""
         await self._engine.fetch(
             _ADD,
             entry.id,
             entry.at,
-            entry.caller[:CALLER_CHARS_MAX],
+            entry.actor[:CALLER_CHARS_MAX],
             entry.action,
             entry.tenant,
             entry.node,

@@ -13,7 +13,7 @@ import msgspec
 
 from cloud.breakwater.errors import Conflict
 from cloud.breakwater.pkix.profiles import CaName
-from cloud.breakwater.store.audit import AuditEntry, AuditStore
+from cloud.breakwater.store.audit import AuditRow, AuditStore
 from cloud.storage import ServiceEngine, Statement
 
 AuthorityState = Literal["prepared", "active", "old", "tainted", "revoked"]
@@ -98,7 +98,7 @@ class AuthorityStore:
         """Every cross certificate."""
         return tuple(msgspec.convert(row, CrossRow) for row in await self._engine.fetch(_CROSSES))
 
-    async def adopt(self, rows: Iterable[AuthorityRow], entries: Iterable[AuditEntry]) -> bool:
+    async def adopt(self, rows: Iterable[AuthorityRow], entries: Iterable[AuditRow]) -> bool:
         """Fill an empty table; False (and nothing changed) if it is not empty."""
         async with self._engine.transaction():
             if await self._engine.fetch(_ROWS):
@@ -109,7 +109,7 @@ class AuthorityStore:
             await self._engine.fetch(_MOVE)
         return True
 
-    async def prepare(self, row: AuthorityRow, entry: AuditEntry) -> bool:
+    async def prepare(self, row: AuthorityRow, entry: AuditRow) -> bool:
         """Add a prepared authority; False if this very one is there already.
 
         Raises:
@@ -124,7 +124,7 @@ class AuthorityStore:
             await self._changed(entry)
         return True
 
-    async def add_cross(self, row: CrossRow, entry: AuditEntry) -> bool:
+    async def add_cross(self, row: CrossRow, entry: AuditRow) -> bool:
         """Keep a cross certificate; False if there is one between these roots already."""
         async with self._engine.transaction():
             name = f"{row.subject}:{row.issuer}"
@@ -133,7 +133,7 @@ class AuthorityStore:
             await self._changed(entry)
         return True
 
-    async def move(self, authority: str, state: AuthorityState, reason: str, entry: AuditEntry) -> bool:
+    async def move(self, authority: str, state: AuthorityState, reason: str, entry: AuditRow) -> bool:
         """Change a state; the active authority of a class becomes old when another is activated. False: it was so.
 
         Raises:
@@ -166,6 +166,6 @@ class AuthorityStore:
             )
         )
 
-    async def _changed(self, entry: AuditEntry) -> None:
+    async def _changed(self, entry: AuditRow) -> None:
         await self._engine.fetch(_MOVE)
         await self._audit.add(entry)

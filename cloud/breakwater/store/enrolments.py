@@ -8,7 +8,7 @@ from datetime import datetime
 
 import msgspec
 
-from cloud.breakwater.store.audit import AuditEntry, AuditStore
+from cloud.breakwater.store.audit import AuditRow, AuditStore
 from cloud.storage import ServiceEngine, Statement
 from protocol.faults import fault_point
 
@@ -56,7 +56,7 @@ class EnrolmentStore:
         self._engine = engine
         self._audit = AuditStore(engine)
 
-    async def add(self, row: EnrolmentRow, entry: AuditEntry) -> None:
+    async def add(self, row: EnrolmentRow, entry: AuditRow) -> None:
         """Keep a new secret's record."""
         async with self._engine.transaction(row.id):
             await self._engine.fetch(
@@ -73,7 +73,7 @@ class EnrolmentStore:
         """The newest records, newest first."""
         return tuple(msgspec.convert(row, EnrolmentRow) for row in await self._engine.fetch(_NEWEST, count))
 
-    async def bind(self, enrolment: str, csr_sha256: str, entry: AuditEntry) -> bool:
+    async def bind(self, enrolment: str, csr_sha256: str, entry: AuditRow) -> bool:
         """Bind a secret to a request; True also for the request that it is bound to. False: expired, or another's."""
         with fault_point("breakwater.enrolment.bind"):
             async with self._engine.transaction(enrolment):
@@ -88,7 +88,7 @@ class EnrolmentStore:
         with fault_point("breakwater.enrolment.release"):
             await self._engine.fetch(_GIVE_BACK, enrolment, csr_sha256, caller)
 
-    async def end(self, enrolment: str, entry: AuditEntry) -> bool:
+    async def end(self, enrolment: str, entry: AuditRow) -> bool:
         """Let a secret expire now; False if it had, or there is none."""
         async with self._engine.transaction(enrolment):
             ended = bool(await self._engine.fetch(_END, entry.at, enrolment, entry.at))
@@ -96,6 +96,6 @@ class EnrolmentStore:
                 await self._audit.add(entry)
         return ended
 
-    async def audit(self, entry: AuditEntry) -> None:
+    async def audit(self, entry: AuditRow) -> None:
         """Write down a refusal."""
         await self._audit.add(entry)

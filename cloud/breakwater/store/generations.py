@@ -5,7 +5,7 @@ a node and an issuance for it exclude each other, on every replica.
 """
 
 from cloud.breakwater.errors import Conflict
-from cloud.breakwater.store.audit import AuditEntry, AuditStore
+from cloud.breakwater.store.audit import AuditRow, AuditStore
 from cloud.breakwater.store.revocation_writes import announce
 from cloud.storage import ServiceEngine, Statement
 
@@ -66,7 +66,7 @@ class GenerationStore:
         """Whether a generation was opened, for this tenant, and not closed since."""
         return bool(await self._engine.fetch(_IS_OPEN, generation_id(node, generation), tenant))
 
-    async def open(self, entry: AuditEntry) -> None:
+    async def open(self, entry: AuditRow) -> None:
         """Open; nothing changes when it is open already.
 
         Raises:
@@ -83,7 +83,7 @@ class GenerationStore:
             if opened:
                 await self._audit.add(entry)
 
-    async def close_up_to(self, entry: AuditEntry, reason: int) -> int:
+    async def close_up_to(self, entry: AuditRow, reason: int) -> int:
         """Close every generation up to the entry's; returns how many device serials of them are revoked by now.
 
         Raises:
@@ -95,7 +95,7 @@ class GenerationStore:
                 await self._audit.add(entry)
             return await self._revoke(entry, reason, first=1)
 
-    async def close_one(self, entry: AuditEntry, reason: int) -> int:
+    async def close_one(self, entry: AuditRow, reason: int) -> int:
         """Close the entry's generation alone; returns how many of its device serials are revoked by now.
 
         Raises:
@@ -110,7 +110,7 @@ class GenerationStore:
                 await self._audit.add(entry)
             return await self._revoke(entry, reason, first=entry.generation)
 
-    async def supersede_keys(self, entry: AuditEntry, spki_sha256: str, reason: int) -> int:
+    async def supersede_keys(self, entry: AuditRow, spki_sha256: str, reason: int) -> int:
         """Revoke the device certificates of the entry's generation for other keys that came before the newest one of
         this key; returns how many were not revoked yet.
 
@@ -126,7 +126,7 @@ class GenerationStore:
                 await self._audit.add(entry)
             return len(rows)
 
-    async def _revoke(self, entry: AuditEntry, reason: int, first: int) -> int:
+    async def _revoke(self, entry: AuditRow, reason: int, first: int) -> int:
         """Revoke what generations `first` to the entry's have; returns how many device serials are revoked."""
         await announce(
             self._engine,
@@ -135,7 +135,7 @@ class GenerationStore:
         row = await self._engine.fetch_one(_COUNT_REVOKED, entry.node, first, entry.generation)
         return 0 if row is None else int(row["revoked"])
 
-    async def _require_owner(self, entry: AuditEntry) -> None:
+    async def _require_owner(self, entry: AuditRow) -> None:
         owners = await self._engine.fetch(_OWNER, entry.node, entry.node)
         if any(row["tenant"] != entry.tenant for row in owners):
             raise Conflict("this node belongs to another tenant")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from cloud.breakwater.errors import NotAdmitted, ValueRefused
-from cloud.breakwater.store.audit import AuditEntry, AuditStore
+from cloud.breakwater.store.audit import AuditRow, AuditStore
 from cloud.storage import Row, ServiceEngine, Statement
 
 _MOVE_SHARD = Statement("UPDATE shard SET revision = revision + 1 WHERE id = {}")
@@ -44,7 +44,7 @@ class RevokingStore:
         self._engine = engine
         self._audit = AuditStore(engine)
 
-    async def revoke(self, serial: str, reason: int, at: datetime, entry: AuditEntry) -> bool:
+    async def revoke(self, serial: str, reason: int, at: datetime, entry: AuditRow) -> bool:
         """Revoke one service certificate; False if it was revoked before.
 
         Raises:
@@ -58,13 +58,13 @@ class RevokingStore:
                 raise ValueRefused(f"a {row['profile']} certificate is not revoked by its serial: close its generation")
             return bool(await self._settle(await self._engine.fetch(_REVOKE_ONE, reason, at, serial), entry))
 
-    async def revoke_service(self, service: str, reason: int, at: datetime, entry: AuditEntry) -> tuple[str, ...]:
+    async def revoke_service(self, service: str, reason: int, at: datetime, entry: AuditRow) -> tuple[str, ...]:
         """Revoke every certificate of a service that has not expired; returns the serials that were not yet."""
         async with self._engine.transaction():
             rows = await self._engine.fetch(_REVOKE_SERVICE, reason, at, service, at)
             return await self._settle(rows, entry)
 
-    async def _settle(self, rows: list[Row], entry: AuditEntry) -> tuple[str, ...]:
+    async def _settle(self, rows: list[Row], entry: AuditRow) -> tuple[str, ...]:
         if rows:
             await announce(self._engine, rows)
             await self._audit.add(entry)

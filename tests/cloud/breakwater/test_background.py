@@ -4,41 +4,9 @@ from datetime import timedelta
 
 import pytest
 
-from cloud.breakwater.background import SESSIONS_KEPT, Chores, every
-from cloud.breakwater.errors import SignerError
+from cloud.breakwater.background import SESSIONS_KEPT, Chores
 from cloud.breakwater.store.metrics_reads import MeasureStore
-from cloud.storage import StorageError
-from cloud.tasks.stopping import Stopping
 from tests.cloud.breakwater.support import FABRIC, Issuer, ask, load, new_key, opening
-
-
-class Turns(Stopping):
-    """Sleeps that end at once, so many of them."""
-
-    def __init__(self, count: int) -> None:
-        super().__init__()
-        self._left = count
-
-    async def sleep(self, seconds: float) -> bool:
-        assert seconds == 7.0
-        self._left -= 1
-        return self._left < 0
-
-
-async def test_a_chore_outlives_its_failures() -> None:
-    done: list[int] = []
-
-    async def chore() -> None:
-        done.append(1)
-        if len(done) == 1:
-            raise StorageError("away")
-        if len(done) == 2:
-            raise SignerError("no key")
-
-    task = every(7.0, "a chore", chore)
-    assert task.__name__ == "a chore"
-    await task(Turns(4))
-    assert len(done) == 4
 
 
 async def test_the_numbers_that_a_query_knows(issuer: Issuer) -> None:

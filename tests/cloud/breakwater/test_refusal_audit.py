@@ -4,16 +4,14 @@ from datetime import timedelta
 
 import pytest
 
-from cloud.breakwater import refusal_audit
 from cloud.breakwater.refusal_audit import PERIOD, ROWS_MAX, Refusals
 from cloud.storage import StorageError
-from cloud.tasks.stopping import Stopping
-from tests.cloud.breakwater.support import START, Issuer, entropy
+from tests.cloud.breakwater.support import START, Issuer
 
 
 @pytest.fixture
 def told(issuer: Issuer) -> Refusals:
-    return Refusals(issuer.assembly.store.audit, issuer.clock, entropy)
+    return Refusals(issuer.assembly.store.audit, issuer.assembly.entries, issuer.clock)
 
 
 async def lines(issuer: Issuer) -> list[tuple[str, str]]:
@@ -65,9 +63,9 @@ async def test_the_count_is_written_when_the_process_stops(issuer: Issuer, told:
 
 
 async def test_callers_beyond_a_number_are_counted_together(
-    issuer: Issuer, told: Refusals, monkeypatch: pytest.MonkeyPatch
+    issuer: Issuer,
 ) -> None:
-    monkeypatch.setattr(refusal_audit, "PAIRS_MAX", 3)
+    told = Refusals(issuer.assembly.store.audit, issuer.assembly.entries, issuer.clock, pairs_max=3)
     for number in range(ROWS_MAX + 10):
         await told.note(f"node/{number}", "conflict", "POST /x", "")
     assert len(await lines(issuer)) == 3 + ROWS_MAX
@@ -90,9 +88,3 @@ async def test_a_database_that_is_away_changes_no_refusal(told: Refusals, monkey
 
     monkeypatch.setattr(told._store, "add", away)
     await told.note("anonymous", "not_found", "GET /x", "")
-
-
-async def test_the_task_ends_with_the_process(told: Refusals) -> None:
-    stopping = Stopping()
-    stopping.request()
-    await told.keep(stopping)
