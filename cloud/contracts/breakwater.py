@@ -23,22 +23,22 @@ PATH_REVOCATIONS = "/v1/revocations"
 
 RevocationReason = Literal[
     "unspecified",
-    "key_compromise",
-    "ca_compromise",
-    "affiliation_changed",
+    "keyCompromise",
+    "cACompromise",
+    "affiliationChanged",
     "superseded",
-    "cessation_of_operation",
-    "privilege_withdrawn",
+    "cessationOfOperation",
+    "privilegeWithdrawn",
 ]
-"""Why a certificate is revoked (RFC 5280 section 5.3.1). Not offered: a hold, since what is revoked stays so."""
+"""Why a certificate is revoked, as RFC 5280 section 5.3.1 spells it. There is no certificateHold: a revocation is final."""
 REASON_NUMBERS: dict[RevocationReason, int] = {
     "unspecified": 0,
-    "key_compromise": 1,
-    "ca_compromise": 2,
-    "affiliation_changed": 3,
+    "keyCompromise": 1,
+    "cACompromise": 2,
+    "affiliationChanged": 3,
     "superseded": 4,
-    "cessation_of_operation": 5,
-    "privilege_withdrawn": 9,
+    "cessationOfOperation": 5,
+    "privilegeWithdrawn": 9,
 }
 """Name to CRLReason. A key is never certified again unless its certificates were revoked as superseded."""
 

@@ -111,7 +111,7 @@ def test_what_is_closed_while_it_is_signed_is_given_to_nobody(mode: Mode, tmp_pa
         ledger = Identity(site.key(f"{third}.ledger"), (leaf, *services_ca(site)))
         next_csr = site.csr(f"{third}.next")
         with held(site, lambda: site.reenroll(site.a, f"{third}.next", next_csr, ledger)):
-            site.pki("revoke", "--service", "ledger", "--reason", "key_compromise")
+            site.pki("revoke", "--service", "ledger", "--reason", "keyCompromise")
             site.memory.revoke(f"{third}.ledger")
         site.ask(site.a, "POST", PATH_SIMPLEREENROLL, encode_base64(next_csr), identity=ledger).refused("peer_refused")
 

@@ -103,7 +103,7 @@ def copied(cloud: Cloud, name: str, to: Path) -> Path:
     return Path(shutil.copy(cloud.directory / name / "tls" / "chain.pem", to))
 
 
-def revoke(cloud: Cloud, chain: Path, reason: str = "key_compromise") -> float:
+def revoke(cloud: Cloud, chain: Path, reason: str = "keyCompromise") -> float:
     """By the command line, in a process of its own; when it returned."""
     serial = x509.load_pem_x509_certificate(chain.read_bytes()).serial_number
     place = ("--dir", str(cloud.directory), "--certificate", str(chain), "--reason", reason)

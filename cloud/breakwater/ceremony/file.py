@@ -7,11 +7,12 @@ Paths are relative to the file's folder. A passphrase is never in it, only the n
 
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 
 from cloud.breakwater.errors import CeremonyError
+from cloud.contracts.breakwater import RevocationReason
 from protocol.limits import CSR_BYTES_MAX
 
 CEREMONY_BYTES_MAX = 64 * 1024
@@ -24,18 +25,6 @@ Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 Authority = Annotated[str, msgspec.Meta(pattern="^(nodes|services)-[1-9][0-9]{0,5}$")]
 RootAuthority = Annotated[str, msgspec.Meta(pattern="^root-[1-9][0-9]{0,5}$")]
 TrustDomain = Annotated[str, msgspec.Meta(pattern="^[a-z0-9]([a-z0-9.-]{0,252}[a-z0-9])?$")]
-Reason = Literal[
-    "unspecified", "keyCompromise", "cACompromise", "affiliationChanged", "superseded", "cessationOfOperation"
-]
-REASON_NUMBERS: dict[Reason, int] = {
-    "unspecified": 0,
-    "keyCompromise": 1,
-    "cACompromise": 2,
-    "affiliationChanged": 3,
-    "superseded": 4,
-    "cessationOfOperation": 5,
-}
-"""RFC 5280 section 5.3.1, in its spelling."""
 
 
 class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -70,7 +59,7 @@ class Revoked(_Part, frozen=True):
 
     certificate: Input
     at: datetime
-    reason: Reason
+    reason: RevocationReason
 
 
 class RootCeremony(_Part, frozen=True, tag_field="type", tag="root"):

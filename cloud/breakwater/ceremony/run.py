@@ -21,7 +21,6 @@ from cryptography.x509.oid import NameOID
 
 from cloud.breakwater.ceremony.file import (
     INPUT_BYTES_MAX,
-    REASON_NUMBERS,
     REQUEST_BYTES_MAX,
     Ceremony,
     CrlCeremony,
@@ -42,6 +41,7 @@ from cloud.breakwater.keys.signer import DEVELOPMENT_MARK, issuer_of
 from cloud.breakwater.pkix.crl import Entry
 from cloud.breakwater.pkix.csr import describe_key, open_csr
 from cloud.breakwater.pkix.profiles import SERIAL_BYTES, CaName, Issuer, make_serial
+from cloud.contracts.breakwater import REASON_NUMBERS
 from cloud.crypto.issued import is_issued_by
 from cloud.crypto.keyfile import read_key, read_passphrase, secret_path, sync_directory, write_key, write_secret
 from protocol.encoding import sha256_hex

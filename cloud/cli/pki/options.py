@@ -3,16 +3,9 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
-REASONS = (
-    "unspecified",
-    "key_compromise",
-    "ca_compromise",
-    "affiliation_changed",
-    "superseded",
-    "cessation_of_operation",
-    "privilege_withdrawn",
-)
+from cloud.contracts.breakwater import RevocationReason
 
 Add = Callable[..., argparse.ArgumentParser]
 
@@ -43,7 +36,9 @@ def add_pki_commands(add: Add) -> None:
     which.add_argument("--serial", metavar="HEX", help="one certificate")
     which.add_argument("--certificate", type=Path, metavar="PEM", help="the certificate in this file")
     which.add_argument("--service", metavar="SERVICE", help="every certificate of this service")
-    revoke.add_argument("--reason", choices=REASONS, default="unspecified", help="RFC 5280 section 5.3.1")
+    revoke.add_argument(
+        "--reason", choices=get_args(RevocationReason), default="unspecified", help="RFC 5280 section 5.3.1"
+    )
     renew = _place(
         add(
             "renew",

@@ -229,7 +229,7 @@ async def test_a_service_that_was_revoked_while_its_request_came_in_gets_nothing
 
     monkeypatch.setattr(live.wired.issuing, "service_revoked", believed)
     async with live.fabric() as fabric:
-        await live.wired.issuing.revoke_service("operator/anna", "fabric", "key_compromise")
+        await live.wired.issuing.revoke_service("operator/anna", "fabric", "keyCompromise")
         before = await ENGINE.fetch(_CERTIFICATES)
         assert problem_of(await send(fabric, PATH_SIMPLEREENROLL, make_csr(new_key()))).code == "peer_refused"
         assert await ENGINE.fetch(_CERTIFICATES) == before

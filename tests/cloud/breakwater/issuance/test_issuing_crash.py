@@ -72,7 +72,7 @@ async def story(home: Path, database: Location, key: ec.EllipticCurvePrivateKey)
         await issuer.issuing.supersede_keys(FABRIC, SupersedeKeys(TENANT, NODE, 1, digest))
         service = await issuer.issuing.issue_service("fabric", make_csr(new_key()), "story", FABRIC)
         serial = load(service.certificate_chain[0]).serial_number
-        await issuer.issuing.revoke(FABRIC, serial, "key_compromise")
+        await issuer.issuing.revoke(FABRIC, serial, "keyCompromise")
         await issuer.issuing.revoke_service(FABRIC, "fabric", "superseded")
         await issuer.issuing.close_generations(FABRIC, closing())
         await issuer.issuing.close_generation(FABRIC, closing_one())

@@ -184,7 +184,7 @@ async def test_the_feed_has_one_place_for_each_revocation_at_either(pair: Pair) 
         issued = await one.issuing.issue_service("fabric", make_csr(new_key()), f"s{number}", FABRIC)
         serials.append(load(issued.certificate_chain[0]).serial_number)
     done = await asyncio.gather(
-        *(each.issuing.revoke(FABRIC, serial, "key_compromise") for serial in serials for each in pair)
+        *(each.issuing.revoke(FABRIC, serial, "keyCompromise") for serial in serials for each in pair)
     )
     assert sum(done) == 10
     rows = [row for row in await other.records() if row["state"] == "revoked"]

@@ -179,7 +179,7 @@ async def test_the_route_and_the_set_at_the_other_end(live_home: Path) -> None:
         identity = x509.load_pem_x509_certificate((live_home / "breakwater" / "tls" / "chain.pem").read_bytes())
         assert identity.serial_number not in follower
         begun = asyncio.get_running_loop().time()
-        await live.wired.issuing.revoke("test", identity.serial_number, "key_compromise")
+        await live.wired.issuing.revoke("test", identity.serial_number, "keyCompromise")
         for _ in range(400):
             if identity.serial_number in follower:
                 break

@@ -51,7 +51,7 @@ async def test_a_key_of_another_generation_or_node_is_refused(issuer: Issuer) ->
     assert len(await issuer.node_rows()) == 2
 
 
-REUSE: dict[RevocationReason, bool] = {"superseded": True, "key_compromise": False, "unspecified": False}
+REUSE: dict[RevocationReason, bool] = {"superseded": True, "keyCompromise": False, "unspecified": False}
 
 
 @pytest.mark.parametrize("reason", REUSE)
@@ -89,7 +89,7 @@ async def test_a_close_gives_its_reason_to_each_serial_and_moves_the_shard_once(
         await issuer.issuing.issue_device(FABRIC, ask(new_key(), request=f"r{generation}", generation=generation))
     told: list[bool] = []
     issuer.issuing.on_revocation(lambda: told.append(True))
-    compromised = msgspec.structs.replace(closing_one(1), reason="key_compromise")
+    compromised = msgspec.structs.replace(closing_one(1), reason="keyCompromise")
     assert await issuer.issuing.close_generation(FABRIC, compromised) == 1
     assert [row["revision"] for row in await issuer.shards() if row["authority"] == "nodes-1"] == [1]
     for _ in range(2):
@@ -100,7 +100,7 @@ async def test_a_close_gives_its_reason_to_each_serial_and_moves_the_shard_once(
     assert {row["feed"] for row in rows.values()} == {0}
     assert told
     assert [(row["action"], row["detail"]) for row in await issuer.audit()][-2:] == [
-        ("generation.close_one", "key_compromise"),
+        ("generation.close_one", "keyCompromise"),
         ("generation.close", "superseded"),
     ]
 
@@ -109,14 +109,14 @@ async def test_a_service_certificate_is_revoked_once_for_ever(issuer: Issuer) ->
     key = new_key()
     issued = await issuer.issuing.issue_service("fabric", make_csr(key), "a", FABRIC)
     serial = load(issued.certificate_chain[0]).serial_number
-    assert await issuer.issuing.revoke("operator/anna", serial, "key_compromise")
+    assert await issuer.issuing.revoke("operator/anna", serial, "keyCompromise")
     assert not await issuer.issuing.revoke("operator/anna", serial, "superseded")
     assert await issuer.issuing.service_revoked(serial)
     (row,) = [row for row in await issuer.records() if int(row["serial"], 16) == serial]
     assert (row["state"], row["reason"], row["feed"], row["revoked_at"]) == ("revoked", 1, 1, START)
     assert [each["revision"] for each in await issuer.shards() if each["id"] == row["shard"]] == [1]
     lines = [(each["caller"], each["action"], each["object"], each["detail"]) for each in await issuer.audit()]
-    assert lines == [("operator/anna", "certificate.revoke", row["serial"], "key_compromise")]
+    assert lines == [("operator/anna", "certificate.revoke", row["serial"], "keyCompromise")]
     with pytest.raises(Conflict, match="revoked"):
         await issuer.issuing.issue_service("fabric", make_csr(key), "a", FABRIC)
 
@@ -124,7 +124,7 @@ async def test_a_service_certificate_is_revoked_once_for_ever(issuer: Issuer) ->
 async def test_a_whole_service_is_revoked(issuer: Issuer) -> None:
     for number in range(3):
         await issuer.issuing.issue_service("fabric", make_csr(new_key()), f"s{number}", FABRIC)
-    revoked = await issuer.issuing.revoke_service(FABRIC, "fabric", "cessation_of_operation")
+    revoked = await issuer.issuing.revoke_service(FABRIC, "fabric", "cessationOfOperation")
     assert len(revoked) == 4  # and the one of `cascade init`
     assert await issuer.issuing.revoke_service(FABRIC, "fabric", "superseded") == ()
     rows = {row["serial"]: row for row in await issuer.records() if row["service"] == "fabric"}
@@ -140,7 +140,7 @@ async def test_a_request_that_was_on_its_way_when_its_certificate_was_revoked_ge
     issued = await issuer.issuing.issue_service("fabric", make_csr(new_key()), "a", FABRIC)
     shown = load(issued.certificate_chain[0]).serial_number
     await issuer.issuing.issue_service("fabric", make_csr(new_key()), "b", FABRIC, shown)
-    await issuer.issuing.revoke_service("operator/anna", "fabric", "key_compromise")
+    await issuer.issuing.revoke_service("operator/anna", "fabric", "keyCompromise")
     before = len(await issuer.records())
     with pytest.raises(NotAdmitted, match="shown"):
         await issuer.issuing.issue_service("fabric", make_csr(new_key()), "c", FABRIC, shown)

@@ -163,12 +163,12 @@ def test_a_service_is_renewed_and_revoked(host: Host) -> None:
     host.refused(EXIT_USAGE, "service_unknown", "renew", "headwaters")
     serial = f"{before.serial_number:040x}"
     colons = ":".join(serial[place : place + 2] for place in range(0, 40, 2))
-    assert host.pki("revoke", "--serial", colons, "--reason", "key_compromise")["serials"] == [serial]
+    assert host.pki("revoke", "--serial", colons, "--reason", "keyCompromise")["serials"] == [serial]
     assert host.pki("revoke", "--serial", serial)["serials"] == []
     (shard,) = host.pki("crl")
     assert shard["entries"] == 1
     (line,) = host.audit("certificate.revoke")
-    assert (line["object"], line["detail"]) == (serial, "key_compromise")
+    assert (line["object"], line["detail"]) == (serial, "keyCompromise")
     assert line["caller"].startswith("operator/")
     assert host.pki("revoke", "--certificate", str(chain), "--reason", "superseded")["serials"] == [renewed["serial"]]
     (other,) = host.pki("revoke", "--service", "breakwater", "--reason", "superseded")["serials"]

@@ -183,12 +183,12 @@ def _revoke_certificate(site: Site, _at: Replica, tag: str) -> None:
     name = f"{tag}.fabric"
     pem = site.files / f"{name}.pem"
     pem.write_bytes(x509.load_der_x509_certificate(site.memory.certificates[name]).public_bytes(Encoding.PEM))
-    site.pki("revoke", "--certificate", str(pem), "--reason", "key_compromise")
+    site.pki("revoke", "--certificate", str(pem), "--reason", "keyCompromise")
     site.memory.revoke(name)
 
 
 def _revoke_service(site: Site, _at: Replica, _tag: str) -> None:
-    site.pki("revoke", "--service", "ledger", "--reason", "cessation_of_operation")
+    site.pki("revoke", "--service", "ledger", "--reason", "cessationOfOperation")
     for name in [name for name in site.memory.certificates if name.endswith(".ledger")]:
         site.memory.revoke(name)
 
