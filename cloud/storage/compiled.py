@@ -47,7 +47,7 @@ def params(*columns: Column) -> dict[Any, Any]:
 
 
 def literal(value: str | int | bool) -> QueryString:
-    """A constant of the query, where Piccolo would cast a bare value (`When`, `Case`)."""
+    """A constant of the query, where a bare value would be cast by Piccolo (`When`, `Case`) or misread (`is_open == True`)."""
     return QueryString("{}", value)
 
 

@@ -96,7 +96,9 @@ async def engine(database: Location) -> Any:
 
 
 def test_one_query_becomes_two_dialects() -> None:
-    query = Item.select(Item.id).where(Item.small > param("low"), Item.is_open == True, Item.note == "it's {x}")  # noqa: E712  a column
+    query = Item.select(Item.id).where(
+        Item.small > param("low"), Item.is_open == literal(True), Item.note == "it's {x}"
+    )
     statement = compiled(query.order_by(Item.id, ascending=False), limit=param("count"))
     text = (
         'SELECT ALL "item"."id" AS "id" FROM "item" WHERE (("item"."small" > {} AND "item"."is_open" = TRUE) '
@@ -187,7 +189,9 @@ async def test_updates_return_what_they_changed(engine: ServiceEngine) -> None:
             Item.note: Case(When(Item.small >= param("high"), then=literal("high")), default=literal("low")),
         }
     )
-    change = compiled(update.where(Item.id == param("id"), Item.is_open == True).returning(Item.small, Item.note))  # noqa: E712  a column
+    change = compiled(
+        update.where(Item.id == param("id"), Item.is_open == literal(True)).returning(Item.small, Item.note)
+    )
     assert await engine.fetch(change, id="b", more=-1, now=NOW, high=1) == [{"small": 2, "note": "high"}]
     assert await engine.fetch(change, id="b", more=-1, now=NOW, high=1) == []
     row = await engine.fetch_one(ONE, id="b")
