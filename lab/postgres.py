@@ -16,6 +16,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -159,16 +160,22 @@ def cluster() -> Cluster:
     return Cluster()
 
 
+def migrate(service: str, location: Location) -> None:
+    """Migrate a database, in a thread of its own: the caller may be in an event loop."""
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(lambda: asyncio.run(ensure_migrated(service, location))).result()
+
+
 def postgres_database(service: str) -> PostgresLocation:
     """A new, migrated, empty database of a service."""
-    return cluster().copy_of(service, lambda location: ensure_migrated(service, location))
+    return cluster().copy_of(service, lambda location: migrate(service, location))
 
 
 @cache
 def _migrated_file(service: str) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "database.sqlite"
-        ensure_migrated(service, path)
+        migrate(service, path)
         return path.read_bytes()
 
 
@@ -188,7 +195,7 @@ def postgres_copy(service: str, path: Path) -> PostgresLocation:
     """A new database with the rows of a migrated SQLite file, which must not change between calls."""
 
     def fill(location: PostgresLocation) -> None:
-        ensure_migrated(service, location)
+        migrate(service, location)
         asyncio.run(_copy_rows(path, location))
 
     return cluster().copy_of(f"{service} {path}", fill)
@@ -221,10 +228,9 @@ async def _copy_rows(path: Path, location: PostgresLocation) -> None:
                 continue
             async with target.transaction():
                 for row in await source.fetch(Statement(f"SELECT * FROM {table}")):  # noqa: S608  a name of our schema
-                    places = ", ".join("{}" for _ in row)
+                    places = ", ".join(f"{{{name}}}" for name in row)
                     into = f"INSERT INTO {table} ({', '.join(row)}) VALUES ({places})"  # noqa: S608  as above
-                    insert = Statement(into)
-                    await target.fetch(insert, *row.values())
+                    await target.fetch(Statement(into), **row)
     finally:
         await source.close()
         await target.close()

@@ -19,10 +19,9 @@ TLS_FILES = {"node/link/transport.py", "cloud/mtls/peer.py", "cloud/mtls/client.
 
 
 def _modules() -> Iterator[Path]:
-    """Every module that ships, and those of lab; without migrations, which Piccolo writes."""
+    """Every module that ships, and those of lab."""
     for package in ("protocol", "node", "cloud", "lab"):
-        found = sorted(path.relative_to(ROOT) for path in (ROOT / package).rglob("*.py"))
-        yield from (path for path in found if "piccolo_migrations" not in path.parts)
+        yield from sorted(path.relative_to(ROOT) for path in (ROOT / package).rglob("*.py"))
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ what it changes is seen by every replica within a second. Rule: who may read key
 cannot.
 """
 
-import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -52,7 +51,7 @@ async def opened(settings_file: Path, now: Callable[[], datetime], *, with_keys:
     settings = load_settings(settings_file, BreakwaterSettings)
     check_rules(settings)
     database = settings.database_location()
-    await asyncio.to_thread(ensure_migrated, "breakwater", database)
+    await ensure_migrated("breakwater", database)
     ENGINE.configure(database)
     await ENGINE.open()
     try:

@@ -1,6 +1,5 @@
 """The wiring of Breakwater: settings in, a `Unit` of the process out. Decides nothing."""
 
-import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Callable
@@ -141,7 +140,7 @@ class Breakwater:
 
     async def open(self) -> None:
         """Migrate, open the database, read the authorities. Raises StorageError, SignerError, GateRefused."""
-        await asyncio.to_thread(ensure_migrated, "breakwater", self._database)
+        await ensure_migrated("breakwater", self._database)
         await self.engine.open()
         try:
             await self.assembly.load()

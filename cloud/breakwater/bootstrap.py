@@ -4,7 +4,6 @@ The first service certificates take the very path of all later ones (record, lin
 used here and nowhere else; it lies in the offline folder, encrypted, to be taken away.
 """
 
-import asyncio
 import os
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -117,7 +116,7 @@ async def initialise(plan: Plan, now: Callable[[], datetime]) -> Initialised:
     await _make_cas(plan, now())
     write_secret(plan.directory / "settings.toml", _settings(plan))
     database = plan.database if isinstance(plan.database, PostgresLocation) else plan.directory / plan.database
-    await asyncio.to_thread(ensure_migrated, "breakwater", database)
+    await ensure_migrated("breakwater", database)
     ENGINE.configure(database)
     await ENGINE.open()
     try:
@@ -153,7 +152,7 @@ async def replace_expired(
     settings = load_settings(settings_file, BreakwaterSettings)
     passphrase_file = settings.path(settings.passphrase_file)
     database = settings.database_location()
-    await asyncio.to_thread(ensure_migrated, "breakwater", database)
+    await ensure_migrated("breakwater", database)
     ENGINE.configure(database)
     await ENGINE.open()
     try:

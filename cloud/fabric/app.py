@@ -255,7 +255,7 @@ class Fabric:
 
     async def open(self) -> None:
         """Migrate, open the database, wire the core. Raises StorageError."""
-        await asyncio.to_thread(ensure_migrated, "fabric", self._database)
+        await ensure_migrated("fabric", self._database)
         await self._engine.open()
         await self._revoked.load()
         try:

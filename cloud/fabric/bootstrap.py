@@ -4,7 +4,6 @@ The certificates come from Breakwater's part of `cascade init`, which runs befor
 repository go to the offline folder, to be taken away.
 """
 
-import asyncio
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -103,7 +102,7 @@ async def initialise(plan: Plan, now: Callable[[], datetime]) -> Initialised:
     )
     publication = initialise_trust(started, plan.offline, keys, plan.passphrase, targets)
     database = plan.database if isinstance(plan.database, PostgresLocation) else plan.directory / plan.database
-    await asyncio.to_thread(ensure_migrated, "fabric", database)
+    await ensure_migrated("fabric", database)
     engine = ServiceEngine("fabric")
     engine.configure(database)
     await engine.open()

@@ -1,8 +1,8 @@
-"""The engine object of a service: Piccolo's engine on one side, a database backend on the other.
+"""The engine of a service: runs statements and transactions on a database backend.
 
-It is created at import, configured at start and opened in the event loop; several live in one process without
-knowing of each other. It knows no SQL dialect and holds no connection. It keeps the rules of transactions, the same
-for every backend:
+Wiring makes it, configures it and opens it in the event loop; several engines live in one process without knowing of
+each other. It knows no SQL dialect and holds no connection. It keeps the rules of transactions, the same for every
+backend:
 
 - A transaction belongs to the task that opened it; an inner one joins the outer.
 - It is durable when its block ends; any failure or cancellation inside leaves nothing behind. A statement that fails
@@ -19,20 +19,12 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
-
-from piccolo.engine.base import BaseTransaction, Engine
-from piccolo.engine.sqlite import Atomic
+from typing import Any, Literal, Protocol, Self
 
 from cloud.storage.errors import StorageNotOpen, TransactionMisuse
 from cloud.storage.location import Location, PostgresLocation
 from cloud.storage.sqlite import SqliteBackend
-from cloud.storage.statement import EngineType, Row, Statement, is_read
-
-if TYPE_CHECKING:
-    from piccolo.engine.base import BaseBatch
-    from piccolo.query.base import Query
-    from piccolo.querystring import QueryString
+from cloud.storage.statement import EngineType, Row, Statement
 
 
 class Session(Protocol):
@@ -70,7 +62,7 @@ class Backend(Protocol):
         ...
 
 
-class Transaction(BaseTransaction):
+class Transaction:
     """`async with engine.transaction():` durable on exit, nothing kept on an exception or a cancellation.
 
     Nested blocks join the outermost. If a statement or an inner block fails, the whole is rolled back, even where the
@@ -126,7 +118,7 @@ class Transaction(BaseTransaction):
             raise TransactionMisuse("a part of this transaction failed: it can only be rolled back")
         return self._session
 
-    async def __aenter__(self, *_: Any, **__: Any) -> Self:
+    async def __aenter__(self) -> Self:
         if self._depth == 0:
             self._session = await self._engine.backend.begin(self._keys)
             self._owner = asyncio.current_task()
@@ -160,18 +152,13 @@ class Transaction(BaseTransaction):
         return False
 
 
-class ServiceEngine(Engine[Transaction]):
-    """The engine of one service: `ENGINE = ServiceEngine("fabric")` in its tables.py, given to every table."""
+class ServiceEngine:
+    """The engine of one service. Tables do not know it: stores are given the engine and run statements with it."""
 
     def __init__(self, service: str) -> None:
-        # Engine.__init__ is not called: it runs an event loop at import to ask a database that is not known yet.
         self.service = service
-        self.engine_type: EngineType = "sqlite"  # type: ignore[mutable-override]  # Piccolo knows more dialects
-        self.log_queries = False
-        self.log_responses = False
-        self.min_version_number = 0
-        self.query_id = 0
-        self.current_transaction = contextvars.ContextVar(f"transaction_{service}", default=None)
+        self.engine_type: EngineType = "sqlite"
+        self.current_transaction = contextvars.ContextVar[Transaction | None](f"transaction_{service}", default=None)
         self._backend: Backend | None = None
         self._is_open = False
 
@@ -222,11 +209,11 @@ class ServiceEngine(Engine[Transaction]):
             raise StorageNotOpen(f"the engine of {self.service} is not open")
         return self._backend
 
-    def transaction(self, *keys: str, **_: Any) -> Transaction:
+    def transaction(self, *keys: str) -> Transaction:
         """A new transaction, or the task's own one to join.
 
         `keys` name what it reads, decides on and writes ("node:ID"); without any it is alone in the service. On
-        SQLite, with its one writer, keys change nothing. Piccolo's options (type, nesting) have no meaning here.
+        SQLite, with its one writer, keys change nothing.
 
         Raises:
             TransactionMisuse: the task's own one does not hold the keys.
@@ -271,38 +258,10 @@ class ServiceEngine(Engine[Transaction]):
             return await current.run(sql, bound)
         return await self.backend.browse(sql, bound)
 
-    async def _run(self, sql: str, args: tuple[Any, ...]) -> list[Row]:
+    async def run_ddl(self, ddl: str) -> None:
+        """Run a change of the schema, inside the task's transaction if there is one."""
         current = self._current()
         if current is not None:
-            return await current.run(sql, args)
-        if is_read(sql):
-            return await self.backend.browse(sql, args)
-        return await self.backend.write(sql, args)
-
-    async def run_querystring(self, querystring: QueryString, in_pool: bool = True) -> list[Row]:
-        """Piccolo's entry for queries."""
-        sql, args = querystring.compile_string(engine_type=self.engine_type)
-        return await self._run(sql, tuple(args))
-
-    async def run_ddl(self, ddl: str, in_pool: bool = True) -> list[Row]:
-        """Piccolo's entry for changes of the schema."""
-        return await self._run(ddl, ())
-
-    def atomic(self, *_: Any, **__: Any) -> Atomic:
-        """Piccolo's list of queries in one transaction."""
-        return Atomic(engine=self)  # type: ignore[arg-type]  # it calls nothing but our transaction()
-
-    async def batch(self, query: Query[Any, Any], batch_size: int = 100, node: str | None = None) -> BaseBatch:
-        """Not offered: a cursor held open between awaits would hold back the log's checkpoint. Use pages."""
-        raise NotImplementedError("batches are not offered: read in pages")
-
-    async def get_version(self) -> float:
-        """Piccolo warns of old servers by this; the backends check for themselves."""
-        return 0.0
-
-    def get_version_sync(self) -> float:
-        """As `get_version`."""
-        return 0.0
-
-    async def prep_database(self) -> None:
-        """Nothing to prepare: no extension of the database is used."""
+            await current.run(ddl, ())
+        else:
+            await self.backend.write(ddl, ())

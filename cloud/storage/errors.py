@@ -10,6 +10,7 @@
     │   └── OutcomeUnknown   it went away while it committed: the whole change is kept, or nothing of it
     ├── DatabaseInUse        a database that was to be a new installation's has tables already
     ├── DatabaseTooNew       the database has migrations that this code does not know
+    ├── DatabaseTooOld       the database was made before the first migration that this code has
     ├── MigrationFailed      a migration did not run; the database is as it was
     └── ValueRefused         a value does not fit its column
 
@@ -53,6 +54,10 @@ class DatabaseInUse(StorageError):
 
 class DatabaseTooNew(StorageError):
     """The database was written by a newer version of this code."""
+
+
+class DatabaseTooOld(StorageError):
+    """The database was made before the first release; no migration leads from it to this code."""
 
 
 class MigrationFailed(StorageError):

@@ -1,5 +1,6 @@
 """A whole installation on PostgreSQL: made, used, revoked; then two Breakwaters on its database. And what is refused."""
 
+import asyncio
 import os
 import shutil
 import tomllib
@@ -116,6 +117,10 @@ def refused(tmp_path: Path, *arguments: str) -> str:
     return str(process.out()["error"]["code"])
 
 
+def applied(location: PostgresLocation) -> set[str]:
+    return asyncio.run(applied_ids(location))
+
+
 def test_a_database_that_has_tables_is_refused_and_nothing_is_left(
     databases: tuple[PostgresLocation, PostgresLocation], tmp_path: Path
 ) -> None:
@@ -124,12 +129,12 @@ def test_a_database_that_has_tables_is_refused_and_nothing_is_left(
     # Fabric's part fails when Breakwater's is done: this role may make no tables.
     unable = (*options(breakwater, fabric)[:2], "--fabric-database", address(fabric, "limited"))
     assert refused(tmp_path, *unable) == "init_failed"
-    assert applied_ids(breakwater) == applied_ids(fabric) == set()
+    assert applied(breakwater) == applied(fabric) == set()
     # So the same again succeeds, and once more is one too many.
     new_cloud(tmp_path).init(*options(breakwater, fabric))
     assert refused(tmp_path, *options(breakwater, fabric)) == "database_in_use"
-    assert applied_ids(breakwater) == known_ids("breakwater")
-    assert applied_ids(fabric) == known_ids("fabric")
+    assert applied(breakwater) == known_ids("breakwater")
+    assert applied(fabric) == known_ids("fabric")
 
 
 def test_addresses_that_are_refused(tmp_path: Path) -> None:

@@ -55,8 +55,8 @@ async def test_the_first_service_certificates_have_records_like_all_others(home:
         assert row["tbs"] == leaf.tbs_certificate_bytes
 
 
-def test_the_migrations_ran(home: Path) -> None:
-    assert applied_ids(home / "breakwater" / "database.sqlite") == known_ids("breakwater") != set()
+async def test_the_migrations_ran(home: Path) -> None:
+    assert await applied_ids(home / "breakwater" / "database.sqlite") == known_ids("breakwater") != set()
 
 
 def test_the_settings_load_and_wire(home: Path) -> None:

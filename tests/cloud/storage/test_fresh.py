@@ -33,14 +33,14 @@ async def tables(location: PostgresLocation) -> int:
 
 async def test_what_was_made_stays(empty: PostgresLocation) -> None:
     async with made_fresh(empty):
-        await asyncio.to_thread(ensure_migrated, "fabric", empty)
-    assert await asyncio.to_thread(applied_ids, empty) == known_ids("fabric") != set()
+        await ensure_migrated("fabric", empty)
+    assert await applied_ids(empty) == known_ids("fabric") != set()
 
 
 async def test_a_failure_leaves_the_database_as_empty_as_it_was(empty: PostgresLocation) -> None:
     with pytest.raises(StorageError, match="disk"):
         async with made_fresh(empty):
-            await asyncio.to_thread(ensure_migrated, "fabric", empty)
+            await ensure_migrated("fabric", empty)
             assert await tables(empty) > 1
             raise StorageError("disk full")
     assert await tables(empty) == 0
@@ -60,11 +60,11 @@ async def test_a_database_that_has_tables_is_refused_and_left_alone() -> None:
 async def test_two_makers_of_one_database(empty: PostgresLocation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cloud.storage.postgres.LOCK_SECONDS", 0.2)
     async with made_fresh(empty):
-        await asyncio.to_thread(ensure_migrated, "fabric", empty)
+        await ensure_migrated("fabric", empty)
         with pytest.raises(DatabaseBusy):
             async with made_fresh(empty):
                 raise AssertionError("it was entered")
-    assert await asyncio.to_thread(applied_ids, empty) == known_ids("fabric")
+    assert await applied_ids(empty) == known_ids("fabric")
 
 
 def test_a_file_needs_none_of_it(tmp_path: Path) -> None:

@@ -1,24 +1,30 @@
-"""Migrations on both engines: run once, whole or not at all, by one of many starters, and with the password unseen."""
+"""Migrations on both engines: run once, whole or not at all, by one of many starters."""
 
 import asyncio
-import sqlite3
-import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+import types
 from pathlib import Path
 
 import pytest
+from piccolo.columns import Text, Varchar
 
 from cloud.storage import Location, PostgresLocation, ServiceEngine, Statement
-from cloud.storage import migrate as migrate_module
-from cloud.storage.errors import DatabaseTooNew, DatabaseUnavailable, MigrationFailed, StorageError
-from cloud.storage.location import parse_location
-from cloud.storage.migrate import applied_ids, ensure_migrated, known_ids, missing_ids
+from cloud.storage.errors import (
+    DatabaseTooNew,
+    DatabaseTooOld,
+    DatabaseUnavailable,
+    MigrationFailed,
+    StorageError,
+)
+from cloud.storage.migrate import applied_ids, ensure_migrated, known_ids
+from cloud.storage.schema import add_column, add_table
 from lab.postgres import cluster, database_location
 from tests.cloud.engines import ENGINES
+from tests.cloud.storage.picture import picture
 from tests.cloud.storage_sample.support import SERVICE
 
-pytestmark = pytest.mark.slow
+LATER = "tests_later"
+"""A service of which the tests make the migrations."""
 
 
 @pytest.fixture(params=ENGINES)
@@ -37,161 +43,154 @@ def empty(engine: str, tmp_path: Path) -> Location:
     return cluster().create() if engine == "postgresql" else tmp_path / "empty.sqlite"
 
 
-def run(location: Location, *statements: str) -> list[list[dict[str, object]]]:
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[object, ...]]:
+    """Steps by migration, to be filled by a test."""
+    made: dict[str, tuple[object, ...]] = {}
+
+    class Steps(types.ModuleType):
+        STEPS = property(lambda module: made[module.__name__.rpartition(".")[2]])
+
+    for name in "m0001_first", "m0002_second":
+        monkeypatch.setitem(
+            sys.modules, f"{LATER}.service.migrations.{name}", Steps(f"{LATER}.service.migrations.{name}")
+        )
+    monkeypatch.setattr("cloud.storage.migrate.known_ids", lambda _: set(made))
+    return made
+
+
+async def run(location: Location, *statements: str) -> list[list[dict[str, object]]]:
     """Run statements as an administrator would."""
-
-    async def body() -> list[list[dict[str, object]]]:
-        engine = ServiceEngine("administrator")
-        engine.configure(location)
-        await engine.open()
-        try:
-            return [await engine.fetch(Statement(statement)) for statement in statements]
-        finally:
-            await engine.close()
-
-    return asyncio.run(body())
+    engine = ServiceEngine("administrator")
+    engine.configure(location)
+    await engine.open()
+    try:
+        return [await engine.fetch(Statement(statement)) for statement in statements]
+    finally:
+        await engine.close()
 
 
-def tables(location: Location) -> set[str]:
-    if isinstance(location, PostgresLocation):
-        listed = "SELECT tablename AS name FROM pg_tables WHERE schemaname = 'public'"
-    else:
-        listed = "SELECT name FROM sqlite_master WHERE type = 'table'"
-    return {str(row["name"]) for row in run(location, listed)[0]}
+async def lines(location: Location) -> set[str]:
+    engine = ServiceEngine("administrator")
+    engine.configure(location)
+    await engine.open()
+    try:
+        return await picture(engine)
+    finally:
+        await engine.close()
 
 
-def test_an_empty_database_gets_all_and_then_nothing(empty: Location) -> None:
-    assert applied_ids(empty) == set()
-    assert missing_ids(SERVICE, empty) == known_ids(SERVICE)
-    assert ensure_migrated(SERVICE, empty)
-    assert tables(empty) == {"migration", "widget", "part"}
-    assert missing_ids(SERVICE, empty) == set()
-    assert not ensure_migrated(SERVICE, empty)
+async def test_an_empty_database_gets_all_and_then_nothing(empty: Location) -> None:
+    assert await applied_ids(empty) == set()
+    assert await ensure_migrated(SERVICE, empty)
+    assert await applied_ids(empty) == known_ids(SERVICE) == {"m0001_tables"}
+    assert {line.partition(".")[0] for line in await lines(empty) if "." in line} == {"widget", "part"}
+    assert not await ensure_migrated(SERVICE, empty)
+    rows = await run(empty, "SELECT name, ran_at FROM migration")
+    assert [row["name"] for row in rows[0]] == ["m0001_tables"]
 
 
-def test_a_newer_database_is_refused(database: Location) -> None:
-    run(database, "INSERT INTO migration (name, app_name) VALUES ('2099-01-01T00:00:00:000000', 'x')")
-    with pytest.raises(DatabaseTooNew, match="2099"):
-        ensure_migrated(SERVICE, database)
+async def test_to_look_makes_no_file(tmp_path: Path) -> None:
+    absent = tmp_path / "absent.sqlite"
+    assert await applied_ids(absent) == set()
+    assert not await asyncio.to_thread(absent.exists)
 
 
-def test_a_failed_migration_changes_nothing(database: Location) -> None:
-    """Forget that the migration ran: it runs again, fails on the existing table, and leaves all as it was."""
-    run(database, "DELETE FROM migration", "DROP TABLE part")
-    assert missing_ids(SERVICE, database) == known_ids(SERVICE)
-    with pytest.raises(MigrationFailed, match="widget"):
-        ensure_migrated(SERVICE, database)
-    assert tables(database) == {"widget", "migration"}
-    assert applied_ids(database) == set()
+async def test_a_newer_database_is_refused(database: Location) -> None:
+    await run(database, "INSERT INTO migration (name) VALUES ('m0099_later')")
+    before = await lines(database)
+    with pytest.raises(DatabaseTooNew, match="m0099_later"):
+        await ensure_migrated(SERVICE, database)
+    assert await lines(database) == before
 
 
-def test_replicas_that_start_together_migrate_once() -> None:
-    empty = cluster().create()
-    with ThreadPoolExecutor(4) as threads:
-        done = list(threads.map(lambda _: ensure_migrated(SERVICE, empty), range(4)))
-    assert any(done)
-    names = [row["name"] for row in run(empty, "SELECT name FROM migration")[0]]
-    assert sorted(map(str, names)) == sorted(known_ids(SERVICE))
-
-
-@pytest.mark.parametrize("service", ["breakwater", "fabric"])
-def test_the_schema_of_a_service_is_the_same_on_both_engines(service: str, tmp_path: Path) -> None:
-    """By name: tables, columns, what may be NULL, primary keys, and indexes with their columns."""
-    path = database_location("sqlite", service, tmp_path)
-    assert isinstance(path, Path)
-    connection = sqlite3.connect(path)
-    names = [str(row[0]) for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-    columns, indexes = set(), set()
-    for table in set(names) - {"sqlite_sequence"}:
-        info = connection.execute(f"PRAGMA table_info({table})").fetchall()
-        columns |= {(table, str(row[1]), bool(row[3] or row[5]), bool(row[5])) for row in info}
-        for index in connection.execute(f"PRAGMA index_list({table})").fetchall():
-            over = [str(row[2]) for row in connection.execute(f"PRAGMA index_info({index[1]})").fetchall()]
-            indexes.add((table, bool(index[2]), *over))
-    connection.close()
-    postgres_columns, postgres_indexes = run(
-        database_location("postgresql", service, tmp_path),
-        "SELECT c.table_name AS t, c.column_name AS name, c.is_nullable = 'NO' AS filled, EXISTS (SELECT 1 FROM "
-        "information_schema.key_column_usage k JOIN information_schema.table_constraints x "
-        "ON x.constraint_name = k.constraint_name AND x.constraint_type = 'PRIMARY KEY' "
-        "WHERE k.table_name = c.table_name AND k.column_name = c.column_name) AS is_key "
-        "FROM information_schema.columns c WHERE c.table_schema = 'public'",
-        "SELECT t.relname AS t, i.indisunique AS is_unique, a.attname AS name FROM pg_index i "
-        "JOIN pg_class t ON t.oid = i.indrelid JOIN pg_namespace n ON n.oid = t.relnamespace "
-        "JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = i.indkey[0] "
-        "WHERE n.nspname = 'public' AND i.indnatts = 1",
+async def test_a_database_of_before_the_first_release_is_refused(empty: Location) -> None:
+    """With the record that Piccolo's own migrations made."""
+    await run(
+        empty,
+        "CREATE TABLE migration (id INTEGER PRIMARY KEY, name VARCHAR(200), app_name VARCHAR(200), ran_on TIMESTAMP)",
+        "INSERT INTO migration (id, name, app_name) VALUES (1, '2026-11-22T13:19:58:774448', 'fabric')",
+        "CREATE TABLE widget (id TEXT)",
     )
-    assert {tuple(row.values()) for row in postgres_columns} == columns
-    ours = {tuple(row.values()) for row in postgres_indexes} - {("migration", True, "id")}
-    assert ours == indexes
+    before = await lines(empty)
+    with pytest.raises(DatabaseTooOld, match=r"before the first release.*make a new installation with `cascade init`"):
+        await ensure_migrated(SERVICE, empty)
+    assert await lines(empty) == before
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "postgresql://u:secret@h/n",
-        "postgresql://u@h/n?sslmode=disable",
-        "postgresql://u@h/",
-        "postgresql://h/n",
-        "postgresql://u@/n",
-        "postgresql://u@h/n?pool=0",
-        "postgresql://u@h/n?pool",
-        "postgresql://u@h:port/n",
-    ],
-)
-def test_an_address_that_is_none_or_shows_a_password(text: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r".") as caught:
-        parse_location(text)
-    assert "secret" not in str(caught.value)
-    program = [sys.executable, "-m", "cloud.storage.migrate", SERVICE, text]
-    if "secret" in text:
-        done = subprocess.run(program, capture_output=True, text=True, check=False)
-        assert done.returncode == 2
-        assert "secret" not in done.stderr
+async def test_a_failed_migration_changes_nothing(database: Location) -> None:
+    """Forget that the migration ran: it runs again, fails on the existing table, and leaves all as it was."""
+    await run(database, "DELETE FROM migration", "DROP TABLE part")
+    before = await lines(database)
+    with pytest.raises(MigrationFailed, match=r"m0001_tables.*widget"):
+        await ensure_migrated(SERVICE, database)
+    assert await lines(database) == before
+    assert await applied_ids(database) == set()
 
 
-@pytest.mark.parametrize(
-    "location",
-    [
-        PostgresLocation(host="db.example", name="fabric", user="fabric"),
-        PostgresLocation(
-            host="/run/post gres",
-            port=5433,
-            name="a/b?c",
-            user="ü@x",
-            password_file="/etc/p&w",
-            tls_ca_file="/c",
-            pool=3,
-            needs_fsync=False,
-        ),
-        Path("/var/lib/x.sqlite"),
-    ],
-)
-def test_an_address_comes_back_as_it_went(location: Location) -> None:
-    assert parse_location(str(location)) == location
+async def test_later_migrations_run_in_order_with_steps_for_rows(
+    empty: Location, later: dict[str, tuple[object, ...]]
+) -> None:
+    async def fill(engine: ServiceEngine) -> None:
+        await engine.fetch(Statement("UPDATE item SET note = id || {tail}"), tail="!")
+
+    later["m0001_first"] = (add_table("item", id=Varchar(length=8, primary_key=True)),)
+    assert await ensure_migrated(f"{LATER}.service", empty)
+    await run(empty, "INSERT INTO item (id) VALUES ('a')")
+    later["m0002_second"] = (add_column("item", note=Text()), fill)
+    assert await ensure_migrated(f"{LATER}.service", empty)
+    assert await run(empty, "SELECT id, note FROM item") == [[{"id": "a", "note": "a!"}]]
+    assert await applied_ids(empty) == {"m0001_first", "m0002_second"}
 
 
-def test_the_password_is_in_no_argument_and_no_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the subprocess is given: the name of the password's file. What it says when it fails: no more."""
-    file = tmp_path / "password"
-    file.write_text("the-password\n")
-    location = PostgresLocation(host=str(tmp_path), name="n", user="u", password_file=str(file))
-    seen: list[str] = []
+async def test_one_that_fails_takes_those_before_it_back(empty: Location, later: dict[str, tuple[object, ...]]) -> None:
+    async def fail(_: ServiceEngine) -> None:
+        raise KeyError("a mistake in a step")
 
-    def look(program: list[str], **options: object) -> subprocess.CompletedProcess[str]:
-        seen.extend([*program, str(options)])
-        return subprocess.CompletedProcess(program, 70, "", "it failed")
-
-    monkeypatch.setattr(migrate_module, "missing_ids", lambda *_: {"1"})
-    monkeypatch.setattr(subprocess, "run", look)
-    with pytest.raises(MigrationFailed, match="it failed"):
-        ensure_migrated(SERVICE, location)
-    assert any("password_file" in argument for argument in seen)
-    assert not any("the-password" in argument for argument in seen)
+    later["m0001_first"] = (add_table("item", id=Varchar(length=8, primary_key=True)),)
+    later["m0002_second"] = (add_column("item", note=Text()), fail)
+    with pytest.raises(KeyError):
+        await ensure_migrated(f"{LATER}.service", empty)
+    assert await lines(empty) == set()
+    assert await applied_ids(empty) == set()
 
 
-def test_no_service_and_no_server(tmp_path: Path) -> None:
-    with pytest.raises((StorageError, ModuleNotFoundError)):
-        ensure_migrated("nobody", tmp_path / "x.sqlite")
+@pytest.mark.slow
+async def test_replicas_that_start_together_migrate_once() -> None:
+    empty = await asyncio.to_thread(cluster().create)
+    done = await asyncio.gather(*(ensure_migrated(SERVICE, empty) for _ in range(4)))
+    assert sorted(done) == [False, False, False, True]
+    names = [row["name"] for row in (await run(empty, "SELECT name FROM migration"))[0]]
+    assert names == sorted(known_ids(SERVICE))
+
+
+@pytest.mark.slow
+async def test_a_table_in_use_does_not_hold_a_migration_up(
+    later: dict[str, tuple[object, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cloud.storage.migrate.TABLE_LOCK_SECONDS", 0.2)
+    database = await asyncio.to_thread(cluster().create)
+    later["m0001_first"] = (add_table("item", id=Varchar(length=8, primary_key=True)),)
+    await ensure_migrated(f"{LATER}.service", database)
+    later["m0002_second"] = (add_column("item", note=Text()),)
+    reader = ServiceEngine("reader")
+    reader.configure(database)
+    await reader.open()
+    try:
+        async with reader.transaction("a"):
+            await reader.fetch(Statement("SELECT id FROM item LIMIT 1"))
+            with pytest.raises(MigrationFailed, match="busy"):
+                await ensure_migrated(f"{LATER}.service", database)
+        assert await ensure_migrated(f"{LATER}.service", database)
+    finally:
+        await reader.close()
+
+
+async def test_no_service_and_no_server(tmp_path: Path) -> None:
+    with pytest.raises(ModuleNotFoundError):
+        await ensure_migrated("nobody", tmp_path / "x.sqlite")
     with pytest.raises(DatabaseUnavailable):
-        ensure_migrated(SERVICE, PostgresLocation(host=str(tmp_path), name="n", user="u"))
+        await ensure_migrated(SERVICE, PostgresLocation(host=str(tmp_path), name="n", user="u"))
+    (tmp_path / "none.sqlite").write_text("this is no database" * 100)
+    with pytest.raises(StorageError):
+        await ensure_migrated(SERVICE, tmp_path / "none.sqlite")

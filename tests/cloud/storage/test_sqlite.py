@@ -13,7 +13,7 @@ from cloud.storage import Statement, StorageError
 from cloud.storage.errors import DatabaseBusy, TransactionLost
 from cloud.storage.sqlite import SqliteBackend
 from lab.postgres import sqlite_database
-from tests.cloud.storage_sample.support import ENGINE, SERVICE, add, count, ids, on, turns
+from tests.cloud.storage_sample.support import COUNT, ENGINE, SERVICE, add, count, ids, on, turns
 
 
 @pytest.fixture
@@ -349,6 +349,6 @@ def test_a_reader_that_fails_is_a_storage_error(database: Path) -> None:
         with pytest.raises(StorageError, match="refused"):
             await count()
         with pytest.raises(StorageError, match="refused"):
-            await ENGINE.run_ddl("SELECT * FROM widget")
+            await ENGINE.browse(COUNT)
 
     on(database, test())

@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 import pytest
 
-from cloud.fabric import schemas, statements
+from cloud.fabric import schemas
+from cloud.fabric.licensing import statements
 from cloud.fabric.store.mapper import Mapper
 from protocol.ids import NodeId, TenantId, make_id
 

@@ -1,1 +1,0 @@
-"""The migrations of Breakwater, in order of their ids."""

@@ -1,1 +1,0 @@
-"""The migrations of Fabric, in order of their ids."""

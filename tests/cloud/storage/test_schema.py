@@ -1,0 +1,104 @@
+"""`cloud.storage.schema`: each step on both engines; and the migrations of every service make what its tables say."""
+
+import asyncio
+import importlib
+from pathlib import Path
+
+import pytest
+from piccolo.columns import BigInt, Column, Integer, Text, Varchar
+from piccolo.table import create_table_class
+
+from cloud.storage import UNBOUND, Location, ServiceEngine, Statement, StorageError
+from cloud.storage.schema import add_column, add_index, add_table, drop_column
+from lab.postgres import cluster, database_location
+from tests.cloud.engines import ENGINES
+from tests.cloud.storage.picture import differences, picture, tables_of
+from tests.cloud.storage_sample.support import SERVICE
+
+
+@pytest.fixture(params=ENGINES)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def empty(kind: str, tmp_path: Path) -> Location:
+    """A database without a table; on SQLite, no file."""
+    return cluster().create() if kind == "postgresql" else tmp_path / "empty.sqlite"
+
+
+@pytest.mark.parametrize("package", ["cloud.breakwater", "cloud.fabric", SERVICE])
+async def test_migrations_make_what_tables_say(package: str, kind: str, empty: Location, tmp_path: Path) -> None:
+    """A change of tables.py needs a migration in the same commit."""
+    tables = tables_of(importlib.import_module(f"{package}.tables"))
+    migrated = await asyncio.to_thread(database_location, kind, package.removeprefix("cloud."), tmp_path)
+    assert await differences(tables, empty, migrated) == []
+
+
+async def test_each_difference_is_named(kind: str, empty: Location, tmp_path: Path) -> None:
+    columns: dict[str, Column] = {
+        "id": Varchar(length=64, primary_key=True),
+        "widget": Varchar(length=32, index=True),
+        "number": Integer(null=True, default=5, unique=True),
+    }
+    part = create_table_class("Part", class_kwargs={"tablename": "part", "db": UNBOUND}, class_members=columns)
+    widget = tables_of(importlib.import_module(f"{SERVICE}.tables"))[0]
+    migrated = await asyncio.to_thread(database_location, kind, SERVICE, tmp_path)
+    found = await differences([widget, part], empty, migrated)
+    text, default = ("VARCHAR", "''") if kind == "sqlite" else ("CHARACTER VARYING", "''::character varying")
+    assert found == [
+        "only in tables.py: part.number: INTEGER, NULL, DEFAULT 5",
+        f"only in tables.py: part.widget: {text}(32), NOT NULL, DEFAULT {default}",
+        "only in tables.py: part: INDEX (widget)",
+        "only in tables.py: part: UNIQUE INDEX (number)",
+        f"only in the migrations: part.widget: {text}(64), NOT NULL, DEFAULT {default}",
+    ]
+
+
+async def test_steps_change_a_table_with_rows(empty: Location) -> None:
+    engine = ServiceEngine("steps")
+    engine.configure(empty)
+    await engine.open()
+    try:
+        await add_table("item", id=Varchar(length=8, primary_key=True), old=Text(index=True))(engine)
+        await engine.fetch(Statement("INSERT INTO item (id, old) VALUES ({id}, {old})"), id="a", old="x")
+        async with engine.transaction():
+            await add_column("item", size=BigInt(default=3, index=True), note=Text(null=True, default=None))(engine)
+            await add_index("item", "note", "size")(engine)
+            await drop_column("item", "old")(engine)
+        assert await engine.fetch(Statement("SELECT * FROM item")) == [{"id": "a", "size": 3, "note": None}]
+        lines = await picture(engine)
+        assert {line for line in lines if "INDEX" in line} == {
+            "item: UNIQUE INDEX (id)",
+            "item: INDEX (size)",
+            "item: INDEX (note, size)",
+        }
+        assert any(
+            line.startswith("item.size: BIGINT" if engine.engine_type == "postgres" else "item.size: INTEGER")
+            for line in lines
+        )
+        with pytest.raises(StorageError):
+            await drop_column("item", "size")(engine)
+            await drop_column("item", "nothing")(engine)
+    finally:
+        await engine.close()
+
+
+async def test_a_step_leaves_its_columns_as_they_are(empty: Location, tmp_path: Path) -> None:
+    """A migration runs on any number of databases of one process."""
+    step = add_table("item", id=Varchar(length=8, primary_key=True), note=Text(index=True))
+    pictures = []
+    for location in empty, tmp_path / "another.sqlite", tmp_path / "third.sqlite":
+        engine = ServiceEngine("steps")
+        engine.configure(location)
+        await engine.open()
+        await step(engine)
+        pictures.append(await picture(engine))
+        await engine.close()
+    assert pictures[1] == pictures[2]
+    assert len(pictures[0]) == len(pictures[1]) == 4
+
+
+def test_a_table_has_a_key() -> None:
+    with pytest.raises(ValueError, match="no primary key"):
+        add_table("item", note=Text())
