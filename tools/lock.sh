@@ -13,6 +13,9 @@ echo 'lock: build tools'
 echo 'lock: libraries (a few minutes: every published file of each is hashed)'
 .venv/bin/pip-compile "${OPTIONS[@]}" "$@" --all-extras --constraint=requirements-build.lock \
     --output-file=requirements.lock pyproject.toml
+# What Piccolo's command line alone needs is not installed: docs/dependencies.md.
+mapfile -t unused <tools/unused.txt
+.venv/bin/python -m tools.prune_lock requirements.lock "${unused[@]}"
 
 if grep -nE '://|file:/|^--(index|extra|find|trusted)|(^|[ =])/' requirements.lock requirements-build.lock; then
     echo 'lock: cannot keep these locks: the lines above name an address or a path' >&2
