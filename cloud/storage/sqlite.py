@@ -1,9 +1,9 @@
 """SQLite behind the storage port.
 
 One persistent writer (WAL, synchronous=FULL: what is committed survives a power cut) whose transactions run one
-after the other, and two readers that never see uncommitted rows. Compiled statements run where they are called, in
-the event loop's thread: a bounded statement takes 5-20 us, a hop to a thread and back 35-80 us. What waits for the
-disk, COMMIT with its sync, and what may be long, the query builder's SELECTs, run in one worker thread.
+after the other, and two readers that never see uncommitted rows. Bounded statements run where they are called, in
+the event loop's thread: one takes 5-20 us, a hop to a thread and back 35-80 us. What waits for the disk (COMMIT with
+its sync) and what may be long (`browse`) runs in one worker thread.
 
 Commits are grouped. A transaction that ends while others wait for the writer does not sync: the next one goes on
 in the same database transaction, behind a savepoint, and the last of the group commits for all. Each member is told
