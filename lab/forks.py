@@ -21,9 +21,9 @@ Prepare = Callable[[Side], None]
 """Called in the new process before its command line; it is pickled on its way there."""
 
 _PRELOAD = [
-    "cloud.cli.main", "cloud.cli.run", "cloud.cli.operate", "cloud.breakwater.app", "cloud.fabric.app",
-    "cloud.cli.init", "cloud.cli.published_trust", "node.cli.main", "node.agent", "node.exchanges.activation", "node.trust.update",
-    "node.local.client", "cloud.cli.pki.commands", "lab.forks",
+    "cloud.cli.main", "cloud.cli.run", "cloud.cli.connection", "cloud.breakwater.app", "cloud.fabric.app",
+    "cloud.cli.init", "cloud.cli.tuf_client", "node.cli.main", "node.agent", "node.exchanges.activation", "node.trust.update",
+    "node.local.client", "cloud.cli.pki.host", "lab.forks",
     # What these import when it is first used.
     "litestar._kwargs.kwargs_model", "litestar.plugins.pydantic", "anyio._backends._asyncio", "uvicorn.lifespan.off",
     "cryptography.hazmat.backends.openssl.backend", "tuf.api.serialization.json", "tpm2_pytss.cryptography", "pyudev",

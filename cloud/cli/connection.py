@@ -11,12 +11,22 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlencode
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from cloud.cli import published_trust
-from cloud.cli.errors import EXIT_REFUSED, EXIT_TRY_AGAIN, EXIT_UNREACHABLE, EXIT_USAGE, EXIT_VERIFICATION, CliError
+from cloud.cli.errors import (
+    EXIT_REFUSED,
+    EXIT_TRY_AGAIN,
+    EXIT_UNREACHABLE,
+    EXIT_USAGE,
+    EXIT_VERIFICATION,
+    CliError,
+    TrustError,
+    TrustUnreachable,
+)
 from cloud.clock import utc_now
 from cloud.crypto.keyfile import KeyFileError, check_private
 from cloud.mtls.client import (
@@ -38,6 +48,10 @@ from protocol.signed.trust import ServiceUrls, X509Bundle
 T = TypeVar("T")
 
 TOKEN_FILE_BYTES_MAX = 1024
+PAGE_ITEMS = 200
+"""How many items one request for a list asks for."""
+LIST_ITEMS_MAX = 10_000
+"""How many items of a list a command prints unless told otherwise."""
 
 
 class Server:
@@ -45,10 +59,7 @@ class Server:
 
     def __init__(self, args: Namespace) -> None:
         self.url: str = setting(args.url, "CASCADE_URL", "--url").rstrip("/")
-        try:
-            self.pin: TrustPin = parse_pin(setting(args.trust, "CASCADE_TRUST", "--trust"))
-        except PinError as error:
-            raise CliError(EXIT_USAGE, "trust_pin_invalid", f"cannot use the trust pin: {error}") from error
+        self.pin = trust_pin(args)
         self._judge_dates = not getattr(args, "accept_expired", False)
         self._token_file = Path(setting(args.token_file, "CASCADE_TOKEN_FILE", "--token-file"))
 
@@ -56,17 +67,31 @@ class Server:
         """One call as the operator. Raises CliError."""
         return asyncio.run(self._call(method, path, kind, body))
 
+    def pages(self, path: str, kind: Any, limit: int = LIST_ITEMS_MAX, **query: str) -> tuple[Any, ...]:
+        """All items of a list, up to `limit`; `kind` is the type of a page. Raises CliError."""
+        items: list[Any] = []
+        cursor = ""
+        while len(items) < limit:
+            wanted = {name: value for name, value in {**query, "cursor": cursor}.items() if value}
+            wanted["limit"] = str(min(PAGE_ITEMS, limit - len(items)))
+            page = self.call("GET", f"{path}?{urlencode(wanted)}", kind)
+            items.extend(page.items)
+            cursor = page.next_cursor
+            if not cursor:
+                break
+        return tuple(items)
+
     async def _call(self, method: str, path: str, kind: type[T], body: Any) -> T:
         trust = self.trust(published_trust.FRESH_FOR)
         try:
             try:
-                return await self._ask(trust, method, path, kind, body)
+                return await self._request(trust, method, path, kind, body)
             except ServerRefused:
                 # Another trust may have been published since it was kept. Nothing was sent to that server.
                 fresh = self.trust()
                 if fresh == trust:
                     raise
-                return await self._ask(fresh, method, path, kind, body)
+                return await self._request(fresh, method, path, kind, body)
         except ProblemAnswer as error:
             raise _refused(error) from error
         except ServerRefused as error:
@@ -81,7 +106,9 @@ class Server:
                 self.url, self.pin, cache_directory(self.pin), fresh_for=fresh_for, judge_dates=self._judge_dates
             )
 
-    async def _ask(self, trust: tuple[X509Bundle, ServiceUrls], method: str, path: str, kind: type[T], body: Any) -> T:
+    async def _request(
+        self, trust: tuple[X509Bundle, ServiceUrls], method: str, path: str, kind: type[T], body: Any
+    ) -> T:
         bundle, urls = trust
         async with CloudClient(urls.fabric, _context(bundle), token=_read_token(self._token_file)) as client:
             return (await client.call(method, path, body)).into(kind)
@@ -92,9 +119,9 @@ def trust_errors() -> Iterator[None]:
     """What the trust client cannot do, as the command line says it."""
     try:
         yield
-    except published_trust.TrustUnreachable as error:
+    except TrustUnreachable as error:
         raise _unreachable(str(error)) from error
-    except published_trust.TrustError as error:
+    except TrustError as error:
         raise CliError(
             EXIT_VERIFICATION,
             "trust_not_verified",
@@ -110,7 +137,16 @@ def cache_directory(pin: TrustPin) -> Path:
     return Path(base) / "cascade" / pin.sha256[:16]
 
 
+def trust_pin(args: Namespace) -> TrustPin:
+    """The trust pin that the options or the environment name. Raises CliError."""
+    try:
+        return parse_pin(setting(args.trust, "CASCADE_TRUST", "--trust"))
+    except PinError as error:
+        raise CliError(EXIT_USAGE, "trust_pin_invalid", f"cannot use the trust pin: {error}") from error
+
+
 def setting(option: object, variable: str, name: str) -> str:
+    """The value of an option, or else of its environment variable. Raises CliError."""
     value = str(option) if option else os.environ.get(variable, "")
     if not value:
         raise CliError(

@@ -1,4 +1,9 @@
-"""What `cascade` can fail with: an exit code of the design, a stable code, a text, and what to do next."""
+"""Errors of `cascade`.
+
+CliError             a command failed: an exit code of the design, a stable code, a text, what to do next
+TrustError           the published trust cannot be used; `cloud.cli.connection` makes a CliError of it
+  TrustUnreachable   the repository gave no answer
+"""
 
 EXIT_USAGE = 2
 EXIT_VERIFICATION = 65
@@ -9,7 +14,7 @@ EXIT_REFUSED = 77
 
 
 class CliError(Exception):
-    """Told to the person and turned into the exit code."""
+    """A command failed. `cloud.cli.main` prints the texts and exits with the code."""
 
     def __init__(self, exit_code: int, code: str, text: str, next_step: str = "") -> None:
         super().__init__(text)
@@ -17,3 +22,11 @@ class CliError(Exception):
         self.code = code
         self.text = text
         self.next_step = next_step
+
+
+class TrustError(Exception):
+    """What the repository serves does not verify under the pin, or cannot be kept."""
+
+
+class TrustUnreachable(TrustError):
+    """The repository gave no usable answer, and nothing recent enough was kept."""

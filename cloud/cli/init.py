@@ -1,5 +1,6 @@
-"""`cascade init`: makes an installation in one piece. It is built beside its place and renamed at the end, so that a
-fault in between leaves nothing that looks like one.
+"""Command: `cascade init`, a new installation in one piece.
+
+The installation is built beside its place and renamed at the end. A fault in between leaves nothing that looks like one.
 """
 
 import asyncio
@@ -7,7 +8,7 @@ import os
 import re
 import secrets
 import shutil
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import msgspec
 
 from cloud.breakwater import bootstrap as breakwater
 from cloud.cli.errors import EXIT_INTERNAL, EXIT_USAGE, CliError
+from cloud.cli.options import directory_option, json_option
 from cloud.cli.show import emit
 from cloud.clock import utc_now
 from cloud.crypto.keyfile import KeyFileError, sync_directory, write_secret
@@ -34,6 +36,32 @@ HOST_CHARS_MAX = 253
 _LABEL = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _HOST = re.compile(rf"{_LABEL}(\.{_LABEL})*", re.ASCII | re.IGNORECASE)
 """RFC 1123 section 2.1: what stands in URLs and certificates for ever."""
+
+
+def add_options(parser: ArgumentParser) -> None:
+    parser.description = (
+        "Makes keys, certificates, databases and the first operator token below DIR, then names what to back up and "
+        "which keys to take offline. DIR must not exist, or be empty."
+    )
+    json_option(parser)
+    directory_option(parser)
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="name or address that nodes reach it by (default 127.0.0.1)"
+    )
+    parser.add_argument("--bind", default="", help="address to listen on (default: the host, if it is an address)")
+    parser.add_argument("--port-base", type=int, default=8440, help="first of four ports (default 8440)")
+    parser.add_argument("--trust-domain", default="cascade.internal", help="SPIFFE trust domain; never changes")
+    parser.add_argument(
+        "--breakwater-database",
+        metavar="ADDRESS",
+        help="postgresql://USER@HOST:PORT/NAME, or ...@/NAME?host=DIRECTORY for a socket; tls_ca_file=FILE for another "
+        "machine's (default: a file below DIR)",
+    )
+    parser.add_argument("--fabric-database", metavar="ADDRESS", help="the same for Fabric, which has one of its own")
+    parser.add_argument(
+        "--database-password-file", type=Path, metavar="FILE", help="file with the databases' password; it stays there"
+    )
+    parser.set_defaults(run=initialise)
 
 
 class Made(msgspec.Struct, frozen=True):
@@ -146,8 +174,8 @@ def _check_target(directory: Path) -> None:
         )
 
 
-def initialise(args: Namespace) -> int:
-    """Make the installation and say what to do next. Raises CliError."""
+def initialise(args: Namespace) -> None:
+    """Make the installation and print what to do next. Raises CliError."""
     directory: Path = args.dir.absolute()
     place = _place(args)
     databases = _databases(args)
@@ -171,7 +199,6 @@ def initialise(args: Namespace) -> int:
     finally:
         shutil.rmtree(building, ignore_errors=True)
     emit(made, args.json, _human)
-    return 0
 
 
 async def _install(building: Path, directory: Path, place: Place, trust_domain: str, databases: Databases) -> Made:

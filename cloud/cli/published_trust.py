@@ -1,31 +1,23 @@
-"""The X.509 bundle and the service URLs, under the trust pin: how an operator's command line comes to trust Fabric.
+"""The operator's verified copy of the published trust: the X.509 bundle and the services' URLs, under the trust pin.
 
-The client workflow of the TUF library, over HTTP without redirects, proxies or unbounded answers. What was verified
-is kept in one file of the caller's cache directory, which the next update starts from, so that older metadata are
-refused; within `FRESH_FOR` it is used as it is, and the library is not even imported.
-The node has a twin with generations on disk and a deadline for a hostile network (`node/trust/published.py`): the two sides
-share `protocol` only, and that is pure, so each has its own shell around the library.
+The copy is one file in the caller's cache directory. The next update starts from it, so that older metadata are
+refused. Within `FRESH_FOR` it is used as it is, and the TUF library is not imported (`cloud/cli/tuf_client.py`).
 """
 
 import re
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
-import httpcore
 import msgspec
 
+from cloud.cli.errors import TrustError, TrustUnreachable
 from cloud.clock import utc_now
 from cloud.crypto.keyfile import KeyFileError, write_secret
-from protocol.encoding import json_decode, json_encode, sha256_hex
+from protocol.encoding import json_decode, json_encode
 from protocol.messages.activation import TrustPin
-from protocol.signed.trust import TARGET_SERVICES, TARGET_X509_BUNDLE, TARGETS, ServiceUrls, X509Bundle
-
-if TYPE_CHECKING:
-    from tuf.ngclient import FetcherInterface
+from protocol.signed.trust import TARGET_SERVICES, TARGET_X509_BUNDLE, ServiceUrls, X509Bundle
 
 T = TypeVar("T")
 
@@ -35,28 +27,12 @@ FRESH_FOR = timedelta(hours=1)
 """How long verified trust is used without asking again; nodes ask once a day."""
 USABLE_FOR = timedelta(days=7)
 """How long it is used when the repository does not answer: as long as a timestamp lives."""
-STEP_SECONDS_MAX = 10.0
-UPDATE_SECONDS_MAX = 60.0
-ROOT_BYTES_MAX = 64 * 1024
-TIMESTAMP_BYTES_MAX = 16 * 1024
-SNAPSHOT_BYTES_MAX = 64 * 1024
-TARGETS_BYTES_MAX = 256 * 1024
-"""Of targets.json, and of each target."""
-ROOT_ROTATIONS_MAX = 64
 CACHE_BYTES_MAX = 8 * 1024 * 1024
-"""All of the above, in base64, with every root since the pin."""
+"""All metadata and targets at their largest, in base64, with every root since the pin."""
 
 _BEFORE_ALL = datetime(1970, 1, 1, tzinfo=UTC)
 """A time at which nothing has expired."""
 _NAME = re.compile(r"(metadata(/root_history)?|targets)/[a-z0-9.-]{1,64}\.json", re.ASCII)
-
-
-class TrustError(Exception):
-    """What the repository serves does not verify under the pin, or cannot be kept."""
-
-
-class TrustUnreachable(TrustError):
-    """The repository gave no usable answer, and nothing recent enough was kept."""
 
 
 class _Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -109,9 +85,11 @@ def read(
     Without `judge_dates` metadata that have expired are taken too, which only somebody wants who signs them again:
     signatures and versions are held to all the same. Raises TrustError, TrustUnreachable.
     """
+    from cloud.cli.tuf_client import update  # 150 ms that a command with a fresh copy does not pay
+
     at = now()
     kept = _read(directory / "trust.json", pin)
-    files = _update(repository_url.rstrip("/"), pin, kept.files if kept else {}, at if judge_dates else _BEFORE_ALL)
+    files = update(repository_url.rstrip("/"), pin, kept.files if kept else {}, at if judge_dates else _BEFORE_ALL)
     _parse(files)
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -130,105 +108,6 @@ def _read(path: Path, pin: TrustPin) -> _Kept | None:
         return None
     known = all(map(_NAME.fullmatch, kept.files))
     return kept if kept.format == FORMAT and kept.pin == pin and known else None
-
-
-def _update(base: str, pin: TrustPin, known: Mapping[str, bytes], now: datetime) -> dict[str, bytes]:
-    """Fetch and verify, starting from `known`; the library lays the files out in a directory for the while."""
-    # 150 ms that a command with fresh trust does not pay.
-    from tuf.api.exceptions import DownloadError, DownloadLengthMismatchError, RepositoryError
-
-    if not base.startswith("http://"):
-        raise TrustError(f"cannot use the repository {base}: it is served over http:// (its files are signed)")
-    with TemporaryDirectory() as name:
-        scratch = Path(name)
-        for folder in ("metadata/root_history", "targets"):
-            (scratch / folder).mkdir(parents=True)
-        for file, content in known.items():
-            (scratch / file).write_bytes(content)
-        try:
-            with httpcore.ConnectionPool(max_connections=1) as pool:
-                _verify(_make_fetcher(pool), base, pin, scratch, now)
-        except DownloadLengthMismatchError as error:
-            raise TrustError(f"cannot verify the repository at {base}: a file is longer than it may be") from error
-        except DownloadError as error:
-            raise TrustUnreachable(f"cannot fetch the published trust from {base}: {error}") from error
-        except (RepositoryError, ValueError, KeyError, TypeError) as error:
-            # The library lets the last three through for metadata that are signed JSON but not of the form it expects.
-            raise TrustError(f"cannot verify the repository at {base}: {error}") from error
-        return {
-            str(path.relative_to(scratch)): path.read_bytes()
-            for path in sorted(scratch.rglob("*.json"))
-            if not path.is_symlink()
-        }
-
-
-def _verify(fetcher: "FetcherInterface", base: str, pin: TrustPin, scratch: Path, now: datetime) -> None:
-    from tuf.api.exceptions import DownloadHTTPError, RepositoryError
-    from tuf.ngclient import Updater, UpdaterConfig
-
-    root_path = scratch / f"metadata/root_history/{pin.version}.root.json"
-    root = root_path.read_bytes() if root_path.exists() else b""
-    if sha256_hex(root) != pin.sha256:
-        try:
-            root = fetcher.download_bytes(f"{base}/tuf/metadata/{pin.version}.root.json", ROOT_BYTES_MAX)
-        except DownloadHTTPError as error:
-            if error.status_code != 404:
-                raise
-            raise RepositoryError(f"it has no root {pin.version}, the pinned one") from error
-    if sha256_hex(root) != pin.sha256:
-        raise TrustError(f"cannot trust the repository at {base}: its root {pin.version} is not the pinned one")
-    config = UpdaterConfig(
-        max_root_rotations=ROOT_ROTATIONS_MAX,
-        max_delegations=0,
-        root_max_length=ROOT_BYTES_MAX,
-        timestamp_max_length=TIMESTAMP_BYTES_MAX,
-        snapshot_max_length=SNAPSHOT_BYTES_MAX,
-        targets_max_length=TARGETS_BYTES_MAX,
-    )
-    updater = Updater(
-        metadata_dir=str(scratch / "metadata"),
-        metadata_base_url=f"{base}/tuf/metadata/",
-        target_dir=str(scratch / "targets"),
-        target_base_url=f"{base}/tuf/targets/",
-        fetcher=fetcher,
-        config=config,
-        bootstrap=root,
-    )
-    # The library judges dates by the wall clock and has no public way to be told the time.
-    updater._trusted_set.reference_time = now  # noqa: SLF001
-    updater.refresh()
-    for name in TARGETS:
-        target = updater.get_targetinfo(name)
-        if target is None or target.length > TARGETS_BYTES_MAX:
-            raise RepositoryError(f"it has no {name} of at most {TARGETS_BYTES_MAX} bytes")
-        path = str(scratch / "targets" / name)
-        if updater.find_cached_target(target, path) is None:
-            updater.download_target(target, path)
-
-
-def _make_fetcher(pool: httpcore.ConnectionPool) -> "FetcherInterface":
-    from tuf.api.exceptions import DownloadError, DownloadHTTPError, SlowRetrievalError
-    from tuf.ngclient import FetcherInterface
-
-    ends_at = time.monotonic() + UPDATE_SECONDS_MAX
-    limits = dict.fromkeys(("connect", "read", "write", "pool"), STEP_SECONDS_MAX)
-
-    class Fetcher(FetcherInterface):
-        """GET without redirect, proxy or decoding; the library's `download_file` counts the body against its bound."""
-
-        def _fetch(self, url: str) -> Iterator[bytes]:
-            try:
-                with pool.stream("GET", url, extensions={"timeout": limits}) as response:
-                    if response.status != 200:
-                        raise DownloadHTTPError(f"{url} was answered with status {response.status}", response.status)
-                    for piece in response.iter_stream():
-                        if time.monotonic() > ends_at:
-                            raise SlowRetrievalError(f"{url} took too long")
-                        yield piece
-            except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError, OSError) as error:
-                raise DownloadError(f"{url} could not be fetched: {error}") from error
-
-    return Fetcher()
 
 
 def _parse(files: Mapping[str, bytes]) -> tuple[X509Bundle, ServiceUrls]:

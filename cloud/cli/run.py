@@ -1,13 +1,14 @@
-"""`cascade up` and `cascade serve`: which services this process runs. Each has its own listener and its own database."""
+"""Commands: `cascade up` and `cascade serve`, which run services in this process."""
 
 import asyncio
 import logging
-from argparse import Namespace
+from argparse import ArgumentParser
 from collections.abc import Callable
 from pathlib import Path
 
 from cloud.breakwater.errors import IssuerError
 from cloud.cli.errors import EXIT_INTERNAL, EXIT_USAGE, CliError
+from cloud.cli.options import directory_option, json_option
 from cloud.clock import utc_now
 from cloud.crypto.keyfile import KeyFileError
 from cloud.mtls.identity import IdentityError
@@ -36,12 +37,26 @@ SERVICES: dict[ServiceName, Callable[[Path], Unit]] = {"breakwater": _breakwater
 """In the order of their start: the issuer first, since the others ask it."""
 
 
-def run(args: Namespace, ready: Callable[[], None] | None = None) -> int:
-    """Run until told to stop; the exit status. Raises CliError when it cannot start."""
-    names = list(SERVICES) if args.command == "up" else [args.service]
+def add_up_options(parser: ArgumentParser) -> None:
+    parser.description = "Runs until SIGTERM or SIGINT."
+    json_option(parser)
+    directory_option(parser)
+    parser.set_defaults(run=lambda args: run(args.dir, list(SERVICES)))
+
+
+def add_serve_options(parser: ArgumentParser) -> None:
+    parser.description = "Runs one service until SIGTERM or SIGINT."
+    json_option(parser)
+    parser.add_argument("service", choices=["fabric", "breakwater"], metavar="SERVICE", help="fabric or breakwater")
+    directory_option(parser)
+    parser.set_defaults(run=lambda args: run(args.dir, [args.service]))
+
+
+def run(directory: Path, names: list[ServiceName], ready: Callable[[], None] | None = None) -> int:
+    """Run services until a signal stops them; the exit status. Raises CliError when they cannot start."""
     configure_logging()
     try:
-        return asyncio.run(_run(args.dir, names, ready))
+        return asyncio.run(_run(directory, names, ready))
     except SettingsError as error:
         raise CliError(
             EXIT_USAGE, "settings_refused", str(error), "Correct the settings file and start again."

@@ -1,7 +1,7 @@
 """Printing: one JSON document, or columns for people. The same values either way."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -27,6 +27,16 @@ def pairs(rows: Sequence[tuple[str, object]]) -> str:
     """Name and value a line."""
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {_cell(value)}" for name, value in rows)
+
+
+def fields(value: msgspec.Struct) -> str:
+    """A Struct's fields by their names, one a line."""
+    return pairs([(name.replace("_", " "), getattr(value, name)) for name in value.__struct_fields__])
+
+
+def columns(headings: Sequence[str], *names: str) -> Callable[[Iterable[Any]], str]:
+    """A function that prints items in columns, one for each of their fields `names`."""
+    return lambda items: table(headings, [[getattr(item, name) for name in names] for item in items])
 
 
 def _cell(value: object) -> str:

@@ -1,8 +1,9 @@
-"""`cascade pki ceremony FILE`: an act of the root's key, told in full before and after. Needs no server and no network."""
+"""Command: `cascade pki ceremony`, a use of the root's key as one reviewed file says. Needs no server and no network."""
 
 import asyncio
 import os
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
 
 from cloud.breakwater.ceremony.run import Held, hold
 from cloud.breakwater.errors import IssuerError
@@ -12,7 +13,17 @@ from cloud.clock import utc_now
 from cloud.crypto.keyfile import KeyFileError
 
 
-def ceremony(args: Namespace) -> int:
+def add_options(parser: ArgumentParser) -> None:
+    parser.description = (
+        "Makes a root, an issuing CA, a cross-certificate or the root's revocation list. Everything is checked before "
+        "anything is written, and no file is ever replaced. Needs no network. Try --dry-run first: it needs no root key."
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="TOML file that describes the ceremony")
+    parser.add_argument("--dry-run", action="store_true", help="do everything but write, with a scratch key")
+    parser.set_defaults(run=ceremony)
+
+
+def ceremony(args: Namespace) -> None:
     """Hold the ceremony, or try it. Raises CliError; nothing was written then."""
     try:
         held = asyncio.run(hold(args.file, utc_now(), os.urandom, args.dry_run))
@@ -21,7 +32,6 @@ def ceremony(args: Namespace) -> int:
             EXIT_VERIFICATION, "ceremony_refused", str(error), "Nothing was written. Correct it and try --dry-run."
         ) from error
     emit(held, args.json, _human)
-    return 0
 
 
 def _human(held: Held) -> str:

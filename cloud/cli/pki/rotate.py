@@ -1,4 +1,4 @@
-"""`cascade pki rotate`: the states of an authority, and the gates between them.
+"""Command: `cascade pki rotate`, moves an authority from state to state, through the gates between them.
 
     prepared -> active -> old -> tainted -> revoked
 
@@ -8,7 +8,8 @@ audit keeps. Publishing a trust bundle is `cascade trust`, since it takes the of
 """
 
 import asyncio
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
 
 import msgspec
 from cryptography import x509
@@ -23,9 +24,17 @@ from cloud.breakwater.keys.pkcs11 import Pkcs11Keys
 from cloud.breakwater.keys.signer import certificate_request, is_for_development
 from cloud.cli.connection import Server
 from cloud.cli.errors import EXIT_REFUSED, EXIT_USAGE, CliError
-from cloud.cli.show import emit, pairs
+from cloud.cli.options import Commands, repeated_options, server_options
+from cloud.cli.pki.host import on_host
+from cloud.cli.show import emit, fields
 from cloud.fabric import schemas
 
+MOVES = {
+    "activate": "issue from this authority; the one before becomes old",
+    "taint": "believe an old authority no more; it still signs its CRLs",
+    "revoke": "end an authority: it signs nothing any more",
+}
+"""The steps that change the state of an authority: name -> summary."""
 _GOAL = {"activate": "active", "taint": "tainted", "revoke": "revoked"}
 NEXT_IMPORT = "Have the ceremony sign it (docs/ceremonies.md), then: cascade pki rotate import ANSWER.pem --dir DIR"
 
@@ -47,18 +56,35 @@ class Moved(msgspec.Struct, frozen=True):
     changed: bool
 
 
-async def rotate(admin: Admin, args: Namespace) -> int:
-    """One step. Raises CliError, IssuerError."""
-    match args.step:
-        case "request":
-            return await _request(admin, args)
-        case "import":
-            return await _import(admin, args)
-        case _:
-            return await _move(admin, args)
+def add_options(parser: ArgumentParser) -> None:
+    parser.description = (
+        "request -> (ceremony) -> import -> `cascade trust sign` and `publish` -> activate -> (adoption) -> taint or "
+        "revoke. docs/pki.md has the whole with its commands."
+    )
+    parser.add_argument("--dir", type=Path, metavar="DIR", help="directory of the installation; after the step too")
+    steps = Commands(parser, "step", repeated_options)
+    requesting = steps.add(
+        "request", "make the next key of a class, and a request for the ceremony", run=on_host(request)
+    )
+    requesting.add_argument("ca", choices=["nodes", "services"], metavar="CLASS", help="nodes or services")
+    requesting.add_argument("--out", type=Path, required=True, metavar="FILE", help="PKCS#10 request to write")
+    importing = steps.add(
+        "import",
+        "take in what the ceremony made: a root, an issuing CA, a cross-certificate",
+        run=on_host(import_certificate),
+    )
+    importing.add_argument("certificate", type=Path, metavar="PEM")
+    for name, summary in MOVES.items():
+        moving = steps.add(name, summary, run=on_host(move))
+        moving.add_argument("authority", metavar="AUTHORITY", help="for example nodes-2")
+        moving.add_argument("--reason", default="", help="kept in the audit")
+        moving.add_argument(
+            "--override", action="store_true", help="although not everybody has adopted; needs a --reason"
+        )
+        server_options(moving)
 
 
-async def _request(admin: Admin, args: Namespace) -> int:
+async def request(admin: Admin, args: Namespace) -> None:
     if args.out.exists():
         raise CliError(EXIT_USAGE, "file_in_use", f"cannot write {args.out}: it exists", "Nothing was made.")
     authority = admin.authorities.next_id(args.ca)
@@ -72,11 +98,10 @@ async def _request(admin: Admin, args: Namespace) -> int:
     der = await certificate_request(await admin.assembly.keys.open(reference), common_name)
     args.out.write_bytes(x509.load_der_x509_csr(der).public_bytes(Encoding.PEM))
     made = Requested(authority, reference, common_name, str(args.out))
-    emit(made, args.json, lambda it: f"{_fields(it)}\n\n{NEXT_IMPORT}")
-    return 0
+    emit(made, args.json, lambda it: f"{fields(it)}\n\n{NEXT_IMPORT}")
 
 
-async def _import(admin: Admin, args: Namespace) -> int:
+async def import_certificate(admin: Admin, args: Namespace) -> None:
     try:
         certificate = x509.load_pem_x509_certificate(args.certificate.read_bytes())
     except (OSError, ValueError) as error:
@@ -94,8 +119,7 @@ async def _import(admin: Admin, args: Namespace) -> int:
         identifier, reference = await _owner(admin, certificate)
         changed = await admin.authorities.import_prepared(admin.caller, identifier, der, reference)
         made = Moved(identifier, _state(admin, identifier), changed)
-    emit(made, args.json, _fields)
-    return 0
+    emit(made, args.json, fields)
 
 
 async def _owner(admin: Admin, certificate: x509.Certificate) -> tuple[str, str]:
@@ -130,7 +154,7 @@ async def _keys_of(admin: Admin, identifier: str) -> dict[str, ec.EllipticCurveP
     return found
 
 
-async def _move(admin: Admin, args: Namespace) -> int:
+async def move(admin: Admin, args: Namespace) -> None:
     row = next((row for row in admin.authorities.rows() if row.id == args.authority), None)
     if row is None:
         names = ", ".join(row.id for row in admin.authorities.rows())
@@ -146,8 +170,7 @@ async def _move(admin: Admin, args: Namespace) -> int:
         changed = await admin.authorities.taint(admin.caller, row.id, reason or "nobody needs it any more")
     else:
         changed = await admin.authorities.revoke(admin.caller, row.id, reason or "nobody needs it any more")
-    emit(Moved(row.id, _state(admin, row.id), changed), args.json, _fields)
-    return 0
+    emit(Moved(row.id, _state(admin, row.id), changed), args.json, fields)
 
 
 async def _gate(admin: Admin, args: Namespace, row: AuthorityRow) -> None:
@@ -218,10 +241,3 @@ def _same_name(certificate: x509.Certificate, row: AuthorityRow) -> bool:
 
 def _common_name(certificate: x509.Certificate) -> str:
     return certificate.subject.rfc4514_string()
-
-
-def _fields(value: msgspec.Struct) -> str:
-    return pairs([(name, getattr(value, name)) for name in value.__struct_fields__])
-
-
-__all__ = ["Moved", "Requested", "rotate"]

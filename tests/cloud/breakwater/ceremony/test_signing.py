@@ -22,7 +22,6 @@ from cloud.breakwater.errors import CeremonyError, IssuerError
 from cloud.breakwater.keys.signer import certificate_request, issuer_of
 from cloud.breakwater.pkix.crl import Entry
 from cloud.breakwater.pkix.lint import relint
-from cloud.cli.main import main
 from cloud.crypto.keyfile import KeyFileError, read_key, write_secret
 from protocol.encoding import sha256_hex
 from tests.cloud.breakwater.chains import NOW, SERIAL, TRUST_DOMAIN, local, make_chain, requested
@@ -383,32 +382,6 @@ async def test_the_functions_that_init_uses_refuse_what_is_beside_the_mark() -> 
         await make_root_crl(1, [], chain.root, chain.root_key, chain.root.not_after, timedelta(days=1))
     with pytest.raises(IssuerError):
         await make_root_crl(1, [Entry(0, NOW)], chain.root, chain.root_key, NOW, timedelta(days=1))
-
-
-def test_the_command_tells_what_it_signs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    room = Room(tmp_path)
-    file = tmp_path / "root.toml"
-    file.write_text(room.new_root(1))
-    assert main(["pki", "ceremony", str(file), "--dry-run"]) == 0
-    said = capsys.readouterr().out
-    for part in (
-        "dry run: nothing is written",
-        "would sign",
-        "cascade.test root CA 1",
-        "would write",
-        "root-1.key.pem",
-    ):
-        assert part in said
-    assert main(["pki", "ceremony", str(file), "--json"]) == 0
-    document = json.loads(capsys.readouterr().out)
-    assert document == json.loads((tmp_path / document["record"]).read_bytes())
-    assert (document["type"], document["dry_run"]) == ("root", False)
-    assert main(["pki", "ceremony", str(file)]) == 65
-    refused = capsys.readouterr().err
-    assert "no ceremony replaces a file" in refused
-    assert "Nothing was written" in refused
-    assert main(["pki", "ceremony", str(tmp_path / "gone.toml"), "--json"]) == 65
-    assert json.loads(capsys.readouterr().out)["error"]["code"] == "ceremony_refused"
 
 
 def test_a_room_works_without_a_loop_of_its_own(tmp_path: Path) -> None:

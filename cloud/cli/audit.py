@@ -1,0 +1,24 @@
+"""Command group: `cascade audit`, what was done, by whom."""
+
+from argparse import ArgumentParser, Namespace
+
+from cloud.cli.connection import Server
+from cloud.cli.options import Commands, json_option, server_options
+from cloud.cli.show import columns, emit
+from cloud.fabric import schemas
+
+
+def add_options(group: ArgumentParser) -> None:
+    actions = Commands(group, "action", json_option, server_options)
+    listing = actions.add("list", "list audit entries, newest first", run=list_newest)
+    listing.add_argument("--tenant", default="", metavar="TENANT", help="only this tenant's")
+    listing.add_argument("--object", default="", metavar="ID", help="only of this object")
+    listing.add_argument("--limit", type=int, default=50, help="how many at the most (default 50)")
+
+
+def list_newest(args: Namespace) -> None:
+    entries = Server(args).pages(
+        "/v1/audit", schemas.Page[schemas.AuditEntry], limit=args.limit, tenant=args.tenant, object=args.object
+    )
+    names = ("at", "actor", "action", "object", "outcome")
+    emit(entries, args.json, columns(names, *names))

@@ -1,0 +1,63 @@
+"""Command: `cascade pki check`, walks everything issued."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from cloud.breakwater.admin import Admin
+from cloud.breakwater.checks.checker import Checker, Report
+from cloud.breakwater.checks.pkilint import WAIVED
+from cloud.cli.errors import EXIT_USAGE, EXIT_VERIFICATION, CliError
+from cloud.cli.options import directory_option
+from cloud.cli.pki.host import SERVICES_HERE, on_host
+from cloud.cli.pki.progress import watcher
+from cloud.cli.show import emit, table
+from cloud.mtls.identity import CHAIN_FILE
+
+
+def add_options(parser: ArgumentParser) -> None:
+    parser.description = "Exit code 65 when something is wrong. Reads a running issuer's database and changes nothing."
+    directory_option(parser)
+    parser.add_argument(
+        "--pkilint", type=int, default=0, metavar="N", help="have pkilint look at N random certificates"
+    )
+    parser.add_argument(
+        "--certificates", type=Path, action="append", default=[], metavar="PEM", help="these must be on record too"
+    )
+    # Without keys: the check must work when nothing else does.
+    parser.set_defaults(run=on_host(check, with_keys=False))
+
+
+async def check(admin: Admin, args: Namespace) -> int:
+    others: list[tuple[str, bytes]] = []
+    chains = [args.dir / service / "tls" / CHAIN_FILE for service in SERVICES_HERE]
+    for path in [*(chain for chain in chains if chain.exists()), *args.certificates]:
+        try:
+            leaf = x509.load_pem_x509_certificate(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise CliError(EXIT_USAGE, "certificate_unusable", f"cannot read {path}: {error}") from error
+        others.append((str(path), leaf.public_bytes(Encoding.DER)))
+    rows = await admin.rows()
+    checker = Checker(admin.checking, rows, admin.now, sample=args.pkilint, progress=watcher(args))
+    report = await checker.run(others)
+    emit(report, args.json, _human_report)
+    return EXIT_VERIFICATION if report.errors else 0
+
+
+def _human_report(report: Report) -> str:
+    lines = [
+        f"{report.certificates} certificates and {report.crls} CRLs walked, {report.second_opinions} seen by pkilint."
+    ]
+    lines += [
+        f"Waived {report.waived[waiver.code]} times: {waiver.code}. {waiver.reason}"
+        for waiver in WAIVED
+        if waiver.code in report.waived
+    ]
+    if report.clean:
+        return "\n".join((*lines, "Clean: nothing was found."))
+    rows = [(finding.severity, finding.check, finding.object, finding.detail) for finding in report.findings]
+    counted = ", ".join(f"{name} {count}" for name, count in sorted(report.counts.items()))
+    lines += [table(("severity", "check", "object", "what"), rows), f"Counted: {counted}"]
+    return "\n".join((*lines, "What each check means, and what to do: docs/pki.md."))

@@ -1,0 +1,23 @@
+"""Progress of a long command, on a terminal."""
+
+import sys
+from argparse import Namespace
+
+from cloud.breakwater.checks.checker import Progress
+
+PROGRESS_EVERY = 2_000
+"""How many certificates between two lines of progress."""
+
+
+def watcher(args: Namespace) -> Progress:
+    """What prints progress: on a terminal, to nobody else."""
+    return _progress if sys.stderr.isatty() and not args.json else _silent
+
+
+def _silent(_what: str, _done: int, _all: int) -> None:
+    """Nobody watches."""
+
+
+def _progress(what: str, done: int, total: int) -> None:
+    if done % PROGRESS_EVERY == 0 or done == total or what != "certificates":
+        print(f"\r{what}: {done} of {total}", end="\n" if done == total else "", file=sys.stderr)

@@ -1,0 +1,45 @@
+"""Command: `cascade pki renew`, a new certificate for a service of this installation."""
+
+from argparse import ArgumentParser, Namespace
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+
+from cloud.breakwater.admin import Admin
+from cloud.breakwater.bootstrap import renew_service
+from cloud.cli.errors import EXIT_USAGE, CliError
+from cloud.cli.options import directory_option
+from cloud.cli.pki.host import SERVICES_HERE, on_host
+from cloud.cli.show import emit, fields
+from cloud.mtls.identity import CHAIN_FILE
+
+
+class Renewed(msgspec.Struct, frozen=True):
+    """A new certificate of a service, and the file it stands in."""
+
+    service: str
+    serial: str
+    not_after: datetime
+    file: str
+
+
+def add_options(parser: ArgumentParser) -> None:
+    parser.description = (
+        "For a new key: for a service that was off for longer than its certificate lives, or whose certificate was "
+        "revoked. A running one renews by itself, and takes this one at its next start."
+    )
+    directory_option(parser)
+    parser.add_argument("service", metavar="SERVICE", help="fabric or breakwater")
+    parser.set_defaults(run=on_host(renew))
+
+
+async def renew(admin: Admin, args: Namespace) -> None:
+    if args.service not in SERVICES_HERE:
+        names = ", ".join(SERVICES_HERE)
+        raise CliError(EXIT_USAGE, "service_unknown", f"no service {args.service!r} in this installation", names)
+    folder: Path = args.dir / args.service / "tls"
+    passphrase_file = admin.settings.path(admin.settings.passphrase_file)
+    leaf = await renew_service(admin.assembly, args.service, folder, passphrase_file, admin.caller)
+    made = Renewed(args.service, f"{leaf.serial_number:040x}", leaf.not_valid_after_utc, str(folder / CHAIN_FILE))
+    emit(made, args.json, fields)

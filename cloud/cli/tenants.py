@@ -1,0 +1,83 @@
+"""Command group: `cascade tenant`, tenants and the hardware they trust."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any
+
+from cloud.cli.arguments import id_argument
+from cloud.cli.connection import Server
+from cloud.cli.errors import EXIT_USAGE, CliError
+from cloud.cli.options import Commands, json_option, server_options
+from cloud.cli.show import columns, emit, fields
+from cloud.fabric import schemas
+
+
+def add_options(group: ArgumentParser) -> None:
+    actions = Commands(group, "action", json_option, server_options)
+    making = actions.add(
+        "create", "make a tenant", "A tenant admits only `attested` hardware until told otherwise.", run=create
+    )
+    making.add_argument("name", metavar="NAME")
+    actions.add("list", "list tenants", run=list_all)
+    actions.add("show", "show a tenant", run=show).add_argument("tenant", metavar="TENANT", help="id")
+    trusting = actions.add(
+        "trust",
+        "show or extend what a tenant trusts",
+        "Without an option: shows it. A node is `attested` when its EK certificate chains to a trusted root, or its "
+        "EK is allowed by name.",
+        run=trust,
+    )
+    trusting.add_argument("tenant", metavar="TENANT", help="id")
+    trusting.add_argument(
+        "--ek-root", type=Path, metavar="PEM", help="trust a TPM maker's root (and its intermediates)"
+    )
+    trusting.add_argument(
+        "--ek-type", choices=["rsa2048", "ecc_p256"], default="rsa2048", help="EK that identifies a chip"
+    )
+    trusting.add_argument("--allow-ek", metavar="NAME", help="allow one EK by its TPM name (hex)")
+    trusting.add_argument("--note", default="", help="why this EK is allowed")
+    trusting.add_argument("--tiers", metavar="TIERS", help="admitted tiers, comma separated: attested,tpm")
+
+
+def create(args: Namespace) -> None:
+    tenant = Server(args).call("POST", "/v1/tenants", schemas.Tenant, schemas.CreateTenant(name=args.name))
+    emit(tenant, args.json, fields)
+
+
+def list_all(args: Namespace) -> None:
+    tenants = Server(args).pages("/v1/tenants", schemas.Page[schemas.Tenant])
+    emit(tenants, args.json, columns(("id", "name", "tiers", "created"), "id", "name", "tiers", "created_at"))
+
+
+def show(args: Namespace) -> None:
+    server = Server(args)
+    emit(server.call("GET", f"/v1/tenants/{id_argument('ten', args.tenant)}", schemas.Tenant), args.json, fields)
+
+
+def trust(args: Namespace) -> None:
+    server = Server(args)
+    path = f"/v1/tenants/{id_argument('ten', args.tenant)}/trust"
+    changes: list[tuple[str, str, Any]] = []
+    if args.ek_root:
+        body = schemas.AddEkRoots(pem=_read_text(args.ek_root), ek_type=args.ek_type)
+        changes.append(("POST", "/ek-roots", body))
+    if args.allow_ek:
+        changes.append(("POST", "/ek-allowed", schemas.AllowEk(ek_name=args.allow_ek, note=args.note)))
+    if args.tiers:
+        changes.append(("PUT", "/tiers", {"tiers": [tier.strip() for tier in args.tiers.split(",")]}))
+    for method, suffix, body in changes:
+        server.call(method, path + suffix, schemas.TenantTrust, body)
+    emit(server.call("GET", path, schemas.TenantTrust), args.json, _human_trust)
+
+
+def _human_trust(found: schemas.TenantTrust) -> str:
+    roots = columns(("root", "ek type", "until"), "subject", "ek_type", "not_after")(found.ek_roots)
+    allowed = columns(("allowed ek", "note"), "ek_name", "note")(found.ek_allowed)
+    return f"tiers: {', '.join(found.tiers)}\n\n{roots}\n\n{allowed}"
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text("ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CliError(EXIT_USAGE, "file_unreadable", f"cannot read {path}: {error}") from error

@@ -1,0 +1,52 @@
+"""Command group: `cascade token`, the tokens of operators."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from cloud.cli.arguments import days_from, id_argument
+from cloud.cli.connection import Server
+from cloud.cli.options import Commands, json_option, server_options
+from cloud.cli.secret_files import refuse_existing, write_secret_file
+from cloud.cli.show import columns, emit, fields, pairs
+from cloud.clock import utc_now
+from cloud.fabric import schemas
+
+
+def add_options(group: ArgumentParser) -> None:
+    actions = Commands(group, "action", json_option, server_options)
+    making = actions.add("create", "make a token and write it to a file (mode 0600)", run=create)
+    making.add_argument("name", metavar="NAME", help="whose or what for")
+    making.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write")
+    making.add_argument("--days", type=float, default=0.0, help="how long it counts (default: until revoked)")
+    actions.add("list", "list tokens", run=list_all)
+    closing = actions.add("revoke", "close a token at once", run=revoke)
+    closing.add_argument("token", metavar="TOKEN", help="id, not the secret")
+
+
+def create(args: Namespace) -> None:
+    server = Server(args)
+    refuse_existing(args.out)
+    expires_at = days_from(utc_now(), args.days) if args.days else None
+    body = schemas.CreateToken(name=args.name, expires_at=expires_at)
+    created = server.call("POST", "/v1/tokens", schemas.CreatedToken, body)
+    write_secret_file(args.out, created.secret.encode() + b"\n", f"The token {created.token.id} was made: revoke it.")
+    emit({"token": msgspec.to_builtins(created.token), "file": str(args.out)}, args.json, _human_created)
+
+
+def _human_created(document: dict[str, Any]) -> str:
+    return pairs([("token", document["token"]["id"]), ("name", document["token"]["name"]), ("file", document["file"])])
+
+
+def list_all(args: Namespace) -> None:
+    tokens = Server(args).pages("/v1/tokens", schemas.Page[schemas.Token])
+    headings = ("id", "name", "created", "expires", "revoked")
+    emit(tokens, args.json, columns(headings, "id", "name", "created_at", "expires_at", "revoked_at"))
+
+
+def revoke(args: Namespace) -> None:
+    server = Server(args)
+    path = f"/v1/tokens/{id_argument('tok', args.token)}/revoke"
+    emit(server.call("POST", path, schemas.Token, {}), args.json, fields)

@@ -1,0 +1,1 @@
+"""`cascade trust`: commands on the published trust."""

@@ -1,0 +1,44 @@
+"""Command: `cascade trust publish`, hands Fabric what was signed."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from cloud.cli.connection import Server
+from cloud.cli.errors import EXIT_USAGE, CliError
+from cloud.cli.show import emit, fields
+from cloud.cli.trust.commands import accept_expired_option
+from cloud.cli.trust.published import folder_errors
+from cloud.fabric import schemas
+from cloud.fabric.tuf.folder import read_folder
+from protocol.encoding import json_encode
+from protocol.limits import REQUEST_BODY_BYTES_MAX
+
+
+def add_options(parser: ArgumentParser) -> None:
+    parser.description = "A root or issuer that somebody still works by is not dropped: see `cascade trust adoption`."
+    parser.add_argument("folder", type=Path, metavar="DIR", help="what `cascade trust sign --out` wrote")
+    parser.add_argument("--override", action="store_true", help="drop it all the same; whoever works by it is cut off")
+    parser.add_argument("--reason", default="", help="kept in the audit; an override needs one")
+    accept_expired_option(parser)
+    parser.set_defaults(run=publish)
+
+
+@folder_errors()
+def publish(args: Namespace) -> None:
+    folder = read_folder(args.folder)
+    body = schemas.PublishTrust(
+        roots=tuple(root.data for root in folder.roots),
+        targets=folder.targets.data,
+        contents=folder.files,
+        override=args.override,
+        reason=args.reason,
+    )
+    size = len(json_encode(body))
+    if size > REQUEST_BODY_BYTES_MAX:
+        raise CliError(
+            EXIT_USAGE,
+            "trust_too_large",
+            f"cannot publish {args.folder}: {size} bytes in one request, {REQUEST_BODY_BYTES_MAX} are taken",
+            "Drop roots and issuers that nobody works by any more.",
+        )
+    emit(Server(args).call("POST", "/v1/trust/targets", schemas.Trust, body), args.json, fields)

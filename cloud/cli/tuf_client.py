@@ -1,0 +1,128 @@
+"""Adapter: the client workflow of the TUF library, over HTTP without redirects, proxies or unbounded answers.
+
+It holds nothing between updates. The node has an adapter of its own, with a deadline for a hostile network
+(`node/trust/update.py`): the two sides share `protocol` only, which is pure.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import httpcore
+from tuf.api.exceptions import (
+    DownloadError,
+    DownloadHTTPError,
+    DownloadLengthMismatchError,
+    RepositoryError,
+    SlowRetrievalError,
+)
+from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
+
+from cloud.cli.errors import TrustError, TrustUnreachable
+from protocol.encoding import sha256_hex
+from protocol.messages.activation import TrustPin
+from protocol.signed.trust import TARGETS
+
+STEP_SECONDS_MAX = 10.0
+UPDATE_SECONDS_MAX = 60.0
+ROOT_BYTES_MAX = 64 * 1024
+TIMESTAMP_BYTES_MAX = 16 * 1024
+SNAPSHOT_BYTES_MAX = 64 * 1024
+TARGETS_BYTES_MAX = 256 * 1024
+"""Of targets.json, and of each target."""
+ROOT_ROTATIONS_MAX = 64
+_TIMEOUTS = dict.fromkeys(("connect", "read", "write", "pool"), STEP_SECONDS_MAX)
+_CONFIG = UpdaterConfig(
+    max_root_rotations=ROOT_ROTATIONS_MAX,
+    max_delegations=0,
+    root_max_length=ROOT_BYTES_MAX,
+    timestamp_max_length=TIMESTAMP_BYTES_MAX,
+    snapshot_max_length=SNAPSHOT_BYTES_MAX,
+    targets_max_length=TARGETS_BYTES_MAX,
+)
+
+
+def update(base: str, pin: TrustPin, known: Mapping[str, bytes], now: datetime) -> dict[str, bytes]:
+    """Fetch and verify what is published at `base`, starting from the files of an earlier update. Blocking.
+
+    `known` and the result: path as the library lays it out -> content; the library works in a directory that lives as
+    long as the update. `now` is the time by which metadata expire. Raises TrustError, TrustUnreachable.
+    """
+    if not base.startswith("http://"):
+        raise TrustError(f"cannot use the repository {base}: it is served over http:// (its files are signed)")
+    with TemporaryDirectory() as name:
+        scratch = Path(name)
+        for folder in ("metadata/root_history", "targets"):
+            (scratch / folder).mkdir(parents=True)
+        for file, content in known.items():
+            (scratch / file).write_bytes(content)
+        try:
+            with httpcore.ConnectionPool(max_connections=1) as pool:
+                _verify(_Fetcher(pool), base, pin, scratch, now)
+        except DownloadLengthMismatchError as error:
+            raise TrustError(f"cannot verify the repository at {base}: a file is longer than it may be") from error
+        except DownloadError as error:
+            raise TrustUnreachable(f"cannot fetch the published trust from {base}: {error}") from error
+        except (RepositoryError, ValueError, KeyError, TypeError) as error:
+            # The library lets the last three through for metadata that are signed JSON but not of the form it expects.
+            raise TrustError(f"cannot verify the repository at {base}: {error}") from error
+        return {
+            str(path.relative_to(scratch)): path.read_bytes()
+            for path in sorted(scratch.rglob("*.json"))
+            if not path.is_symlink()
+        }
+
+
+def _verify(fetcher: FetcherInterface, base: str, pin: TrustPin, scratch: Path, now: datetime) -> None:
+    root_path = scratch / f"metadata/root_history/{pin.version}.root.json"
+    root = root_path.read_bytes() if root_path.exists() else b""
+    if sha256_hex(root) != pin.sha256:
+        try:
+            root = fetcher.download_bytes(f"{base}/tuf/metadata/{pin.version}.root.json", ROOT_BYTES_MAX)
+        except DownloadHTTPError as error:
+            if error.status_code != 404:
+                raise
+            raise RepositoryError(f"it has no root {pin.version}, the pinned one") from error
+    if sha256_hex(root) != pin.sha256:
+        raise TrustError(f"cannot trust the repository at {base}: its root {pin.version} is not the pinned one")
+    updater = Updater(
+        metadata_dir=str(scratch / "metadata"),
+        metadata_base_url=f"{base}/tuf/metadata/",
+        target_dir=str(scratch / "targets"),
+        target_base_url=f"{base}/tuf/targets/",
+        fetcher=fetcher,
+        config=_CONFIG,
+        bootstrap=root,
+    )
+    # The library judges dates by the wall clock and has no public way to be told the time.
+    updater._trusted_set.reference_time = now  # noqa: SLF001
+    updater.refresh()
+    for name in TARGETS:
+        target = updater.get_targetinfo(name)
+        if target is None or target.length > TARGETS_BYTES_MAX:
+            raise RepositoryError(f"it has no {name} of at most {TARGETS_BYTES_MAX} bytes")
+        path = str(scratch / "targets" / name)
+        if updater.find_cached_target(target, path) is None:
+            updater.download_target(target, path)
+
+
+class _Fetcher(FetcherInterface):
+    """GET without redirect, proxy or decoding; the library's `download_file` counts the body against its bound."""
+
+    def __init__(self, pool: httpcore.ConnectionPool) -> None:
+        self._pool = pool
+        self._ends_at = time.monotonic() + UPDATE_SECONDS_MAX
+
+    def _fetch(self, url: str) -> Iterator[bytes]:
+        try:
+            with self._pool.stream("GET", url, extensions={"timeout": _TIMEOUTS}) as response:
+                if response.status != 200:
+                    raise DownloadHTTPError(f"{url} was answered with status {response.status}", response.status)
+                for piece in response.iter_stream():
+                    if time.monotonic() > self._ends_at:
+                        raise SlowRetrievalError(f"{url} took too long")
+                    yield piece
+        except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError, OSError) as error:
+            raise DownloadError(f"{url} could not be fetched: {error}") from error

@@ -1,0 +1,45 @@
+"""Fixtures of the operators' commands: a server that answers without a network, and a repository over HTTP."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from cloud.cli.connection import Server
+from protocol.messages.activation import TrustPin
+from tests.simulators.repository import Repository
+
+
+class Calls:
+    """What the commands asked for, and what they get for an answer, by method and path without its query."""
+
+    def __init__(self) -> None:
+        self.made: list[tuple[str, str, Any]] = []
+        self.answers: dict[tuple[str, str], list[object]] = {}
+
+    def answer(self, method: str, path: str, *answers: object) -> None:
+        """The answers to a call, one after the other; the last one again and again."""
+        self.answers[method, path] = list(answers)
+
+    def __call__(self, method: str, path: str, kind: Any, body: Any = None) -> Any:
+        self.made.append((method, path, body))
+        answers = self.answers[method, path.partition("?")[0]]
+        return msgspec.convert(answers.pop(0) if len(answers) > 1 else answers[0], kind, from_attributes=True)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    found = Calls()
+    monkeypatch.setattr(Server, "call", lambda _, *call: found(*call))
+    monkeypatch.setenv("CASCADE_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("CASCADE_TRUST", str(TrustPin(1, "ab" * 32)))
+    monkeypatch.setenv("CASCADE_TOKEN_FILE", "/nonexistent")
+    return found
+
+
+@pytest.fixture
+def repository() -> Iterator[Repository]:
+    """A repository of published trust, over HTTP."""
+    with Repository().served() as served:
+        yield served

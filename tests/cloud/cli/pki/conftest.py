@@ -1,0 +1,37 @@
+"""Fixtures of `cascade pki`: an installation's own files, on both engines."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cloud.cli.main import main
+from cloud.storage import PostgresLocation
+from lab.postgres import postgres_copy
+from tests.cloud.cli.pki.support import Host
+from tests.cloud.engines import ENGINES
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An installation as `cascade init` leaves it."""
+    directory = tmp_path_factory.mktemp("installation") / "cloud"
+    assert main(["init", "--dir", str(directory)]) == 0
+    return directory
+
+
+@pytest.fixture(params=ENGINES)
+def host(request: pytest.FixtureRequest, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Host:
+    directory = tmp_path / "cloud"
+    shutil.copytree(made, directory)
+    if request.param == "postgresql":
+        location = postgres_copy("breakwater", made / "breakwater" / "database.sqlite")
+        (directory / "breakwater" / "database.sqlite").unlink()
+        _use(directory / "breakwater" / "settings.toml", location)
+    return Host(directory, capsys)
+
+
+def _use(settings: Path, location: PostgresLocation) -> None:
+    text, _, _ = settings.read_text().partition("[database]")
+    lines = (f'engine = "postgresql"\nhost = "{location.host}"\nname = "{location.name}"\nuser = "{location.user}"\n',)
+    settings.write_text(f"{text}[database]\n{lines[0]}")

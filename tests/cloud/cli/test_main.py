@@ -1,0 +1,106 @@
+"""The entry point: every command has its page, and every failure its exit code."""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+
+from cloud.cli import main as entry
+from cloud.cli.errors import EXIT_REFUSED, CliError
+from cloud.cli.main import main, parser
+from cloud.cli.options import Run
+
+
+def commands_of(found: argparse.ArgumentParser, *before: str) -> Iterator[tuple[str, ...]]:
+    """Every command below a parser, loaded."""
+    for action in found._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, below in action.choices.items():
+                yield (*before, name)
+                if below.add_options is not None:
+                    below.add_options(below)
+                yield from commands_of(below, *before, name)
+
+
+COMMANDS = sorted(commands_of(parser()))
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_has_a_page(capsys: pytest.CaptureFixture[str], command: tuple[str, ...]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([*command, "--help"])
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"usage: cascade {' '.join(command)}")
+    assert "--json" in printed or "ACTION ..." in printed
+
+
+def test_the_groups() -> None:
+    groups = {command[0] for command in COMMANDS}
+    assert groups == {"init", "up", "serve", "pki", "tenant", "code", "node", "trust", "token", "audit"}
+    assert {command[1] for command in COMMANDS if command[0] == "pki" and len(command) == 2} == {
+        *("ceremony", "status", "issue", "revoke", "renew", "rotate", "crl", "check", "export"),
+    }
+
+
+def ends_with(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
+    """Put a command in place of all others."""
+
+    def one() -> argparse.ArgumentParser:
+        made = argparse.ArgumentParser()
+        made.add_argument("--json", action="store_true")
+        made.set_defaults(run=run)
+        return made
+
+    monkeypatch.setattr(entry, "parser", one)
+
+
+def answering(found: int | None, _: argparse.Namespace) -> int | None:
+    return found
+
+
+def raising(error: BaseException) -> Run:
+    def run(_: argparse.Namespace) -> int:
+        raise error
+
+    return run
+
+
+def test_a_command_says_how_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    for found, code in ((None, 0), (0, 0), (65, 65)):
+        ends_with(monkeypatch, partial(answering, found))
+        assert main([]) == code
+
+
+def test_an_error_is_printed_for_people_or_programs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ends_with(monkeypatch, raising(CliError(EXIT_REFUSED, "still_needed", "refused: in use", "Wait.")))
+    assert main([]) == 77
+    assert capsys.readouterr().err == "cascade: refused: in use\n  Wait.\n"
+    assert main(["--json"]) == 77
+    assert json.loads(capsys.readouterr().out) == {
+        "error": {"code": "still_needed", "text": "refused: in use", "next": "Wait.", "exit_code": 77}
+    }
+    ends_with(monkeypatch, raising(CliError(EXIT_REFUSED, "refused", "no")))
+    assert main([]) == 77
+    assert capsys.readouterr().err == "cascade: no\n"
+
+
+def test_what_nobody_expected(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    ends_with(monkeypatch, raising(KeyboardInterrupt()))
+    assert main([]) == 130
+    ends_with(monkeypatch, raising(RuntimeError("a bug")))
+    with caplog.at_level(logging.CRITICAL, "cascade"):
+        assert main([]) == 70
+    assert caplog.records[-1].exc_info
+    ends_with(monkeypatch, raising(BrokenPipeError()))
+    monkeypatch.setattr(sys, "stderr", sys.stdout)
+    monkeypatch.setattr(sys.stdout, "close", lambda: None)
+    assert main([]) == 0
+    assert capsys.readouterr().out == ""

@@ -1,0 +1,57 @@
+"""`cascade node`: lists, one node, and the changes of its standing."""
+
+import json
+
+import pytest
+
+from cloud.cli.main import main
+from cloud.cli.nodes import CHANGES
+from cloud.fabric import schemas
+from tests.cloud.cli.conftest import Calls
+from tests.cloud.cli.support import AT, CODE, NODE, TENANT, error_of
+
+SHOWN: dict[str, object] = {
+    "id": NODE,
+    "tenant": TENANT,
+    "standing": "active",
+    "standing_reason": "",
+    "standing_at": AT,
+    "tier": "attested",
+    "profile": "p",
+    "entitlements": [],
+    "generation": 1,
+    "last_generation": 1,
+    "closing": False,
+    "seat_held": True,
+    "code": CODE,
+    "created_at": AT,
+    "confirmed_at": AT,
+    "lease_until": None,
+}
+
+
+def test_list_and_show(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
+    calls.answer("GET", "/v1/nodes", {"items": [SHOWN], "next_cursor": ""})
+    calls.answer("GET", f"/v1/nodes/{NODE}", {"node": SHOWN, "generations": []})
+    assert main(["node", "list", "--tenant", TENANT]) == 0
+    assert NODE in capsys.readouterr().out
+    assert f"tenant={TENANT}" in calls.made[0][1]
+    assert main(["node", "show", NODE]) == 0
+    assert "(none)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("action", CHANGES)
+def test_a_change_is_the_route_of_its_name(calls: Calls, capsys: pytest.CaptureFixture[str], action: str) -> None:
+    calls.answer("POST", f"/v1/nodes/{NODE}/{action}", SHOWN)
+    assert main(["node", action, NODE, "--reason", "why", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["id"] == NODE
+    assert calls.made[0][2] == schemas.ChangeStanding(reason="why")
+
+
+@pytest.mark.parametrize("command", [("show", "a\nb"), ("suspend", f"{NODE}/revoke?"), ("revoke", CODE)])
+def test_what_is_no_id_is_not_asked_for(
+    calls: Calls, capsys: pytest.CaptureFixture[str], command: tuple[str, ...]
+) -> None:
+    assert main(["node", *command, "--json"]) == 2
+    assert error_of(capsys.readouterr().out)["code"] == "id_invalid"
+    assert calls.made == []

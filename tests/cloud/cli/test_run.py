@@ -1,0 +1,31 @@
+"""`cascade up` and `cascade serve`: what keeps a service from starting."""
+
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from cloud.cli.main import main
+from tests.cloud.cli.support import error_of
+
+
+@pytest.mark.slow
+def test_a_ca_that_cannot_be_used_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = tmp_path / "cloud"
+    assert main(["init", "--dir", str(directory)]) == 0
+    with sqlite3.connect(directory / "breakwater" / "database.sqlite") as database:
+        database.execute("UPDATE authority SET certificate = ? WHERE id = 'nodes-1'", (b"no certificate",))
+    assert main(["serve", "breakwater", "--dir", str(directory), "--json"]) == 70
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["error"]["code"] == "cannot_start"
+
+
+@pytest.mark.parametrize("service", ["fabric", "breakwater"])
+def test_settings_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str], service: str) -> None:
+    assert main(["serve", service, "--dir", str(tmp_path), "--json"]) == 2
+    assert error_of(capsys.readouterr().out)["code"] == "settings_refused"
+
+
+def test_an_installation_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["up", "--dir", str(tmp_path), "--json"]) == 70
+    assert error_of(capsys.readouterr().out)["code"] == "cannot_start"

@@ -1,0 +1,67 @@
+"""`cascade tenant`: the calls it makes, what it prints, and ids that are none."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloud.cli.main import main
+from cloud.fabric import schemas
+from tests.cloud.cli.conftest import Calls
+from tests.cloud.cli.support import AT, TENANT, error_of
+
+TENANT_SHOWN: dict[str, Any] = {"id": TENANT, "name": "acme", "tiers": ["attested"], "created_at": AT}
+TRUST = {"tenant": TENANT, "tiers": ["attested", "tpm"], "ek_roots": [], "ek_allowed": []}
+
+
+def test_create_list_and_show(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
+    calls.answer("POST", "/v1/tenants", TENANT_SHOWN)
+    calls.answer("GET", "/v1/tenants", {"items": [TENANT_SHOWN], "next_cursor": ""})
+    calls.answer("GET", f"/v1/tenants/{TENANT}", TENANT_SHOWN)
+    assert main(["tenant", "create", "acme", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["id"] == TENANT
+    assert main(["tenant", "list"]) == 0
+    assert main(["tenant", "show", TENANT]) == 0
+    assert capsys.readouterr().out.count("acme") == 2
+    assert calls.made[0] == ("POST", "/v1/tenants", schemas.CreateTenant(name="acme"))
+
+
+def test_trust_is_extended_and_then_shown(calls: Calls, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = f"/v1/tenants/{TENANT}/trust"
+    for method, suffix in (("POST", "/ek-roots"), ("POST", "/ek-allowed"), ("PUT", "/tiers"), ("GET", "")):
+        calls.answer(method, path + suffix, TRUST)
+    (tmp_path / "root.pem").write_text("a root")
+    options = (
+        "--ek-root",
+        str(tmp_path / "root.pem"),
+        "--allow-ek",
+        "000b",
+        "--note",
+        "why",
+        "--tiers",
+        "attested, tpm",
+    )
+    assert main(["tenant", "trust", TENANT, *options]) == 0
+    assert "tiers: attested, tpm" in capsys.readouterr().out
+    assert [call[2] for call in calls.made] == [
+        schemas.AddEkRoots(pem="a root", ek_type="rsa2048"),
+        schemas.AllowEk(ek_name="000b", note="why"),
+        {"tiers": ["attested", "tpm"]},
+        None,
+    ]
+
+
+def test_a_root_that_cannot_be_read(calls: Calls, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tenant", "trust", TENANT, "--ek-root", str(tmp_path / "none.pem"), "--json"]) == 2
+    assert error_of(capsys.readouterr().out)["code"] == "file_unreadable"
+    assert calls.made == []
+
+
+@pytest.mark.parametrize("command", [("show", ""), ("show", "../nodes"), ("trust", "ten_x")])
+def test_what_is_no_id_is_not_asked_for(
+    calls: Calls, capsys: pytest.CaptureFixture[str], command: tuple[str, ...]
+) -> None:
+    assert main(["tenant", *command, "--json"]) == 2
+    assert error_of(capsys.readouterr().out)["code"] == "id_invalid"
+    assert calls.made == []
