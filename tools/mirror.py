@@ -16,8 +16,8 @@ ROOTS = ("protocol", "node", "cloud", "lab")
 SHARE_MIN = 0.95
 """What is left for modules whose code runs in other processes only, or against a part that few tests start."""
 
-UNCOUNTED_FILES = {"__init__.py", "tables.py", "piccolo_app.py"}
-UNCOUNTED_FOLDERS = {"migrations", "piccolo_migrations"}
+UNCOUNTED_FILES = {"__init__.py", "tables.py"}
+UNCOUNTED_FOLDERS = {"migrations"}
 
 
 def counted(root: Path) -> list[Path]:
