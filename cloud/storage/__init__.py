@@ -5,7 +5,7 @@ which names a dialect only. Stores compile their queries at import and run them 
 behind it, SQLite or PostgreSQL, is known in this package alone.
 """
 
-from cloud.storage.compiled import compiled, excluded, exists, literal, missing, param, params, sql, value_of
+from cloud.storage.compiled import compiled, excluded, exists, insert_if, literal, missing, param, params, sql, value_of
 from cloud.storage.dialect import UNBOUND
 from cloud.storage.engine import ServiceEngine
 from cloud.storage.errors import (
@@ -37,6 +37,7 @@ __all__ = [
     "compiled",
     "excluded",
     "exists",
+    "insert_if",
     "literal",
     "missing",
     "param",

@@ -7,6 +7,7 @@ A store names each value with `param`; constants of a query become literals of t
 times the query itself, so no query is built while a service runs.
 """
 
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from piccolo.columns import Column
@@ -15,6 +16,7 @@ from piccolo.custom_types import Combinable
 from piccolo.query.base import Query
 from piccolo.query.methods.select import Select
 from piccolo.querystring import QueryString
+from piccolo.table import Table
 
 from cloud.storage.dialect import UNBOUND
 from cloud.storage.statement import Statement
@@ -59,6 +61,19 @@ def excluded(column: Column) -> QueryString:
 def sql(template: str, *parts: Part) -> QueryString:
     """SQL written by hand with `{}` for queries, conditions, columns and parameters: what Piccolo can only say in parts."""
     return QueryString(template, *(_querystring(part) for part in parts))
+
+
+def insert_if(table: type[Table], row: Mapping[Column, Any], condition: Combinable) -> QueryString:
+    """INSERT of one row that inserts nothing unless the condition holds, in one statement. Piccolo has none.
+
+    `row` has a parameter or a constant for each column. What is to follow (ON CONFLICT, RETURNING) is added with `sql`.
+    """
+    return QueryString(
+        f"INSERT INTO {table._meta.get_formatted_tablename()} ({{}}) SELECT {{}} WHERE {{}}",
+        QueryString(", ".join(f'"{column._meta.db_column_name}"' for column in row)),
+        QueryString(", ".join("{}" for _ in row), *row.values()),
+        condition.querystring,
+    )
 
 
 def exists(query: Select[Any]) -> WhereRaw:

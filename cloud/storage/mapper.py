@@ -1,4 +1,4 @@
-"""Between rows and frozen structs: each field of a struct is the column of its name.
+"""Between rows and frozen structs: each field of a struct is the column of its name, or a computed value.
 
 Fields of types that no column has (tuples, maps, structs) are JSON text in the database. A mapper has no query of its own
 but the insert; stores compile theirs from `select`.
@@ -12,6 +12,7 @@ from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin, 
 import msgspec
 from piccolo.query.methods.insert import Insert
 from piccolo.query.methods.select import Select
+from piccolo.querystring import QueryString
 from piccolo.table import Table
 
 from cloud.storage.compiled import compiled, params
@@ -36,10 +37,13 @@ def _is_plain(kind: Any) -> bool:
 class Mapper(Generic[T]):
     """Reads and writes rows of one table as structs of one type. The struct may leave out columns that have defaults."""
 
-    def __init__(self, kind: type[T], table: type[Table]) -> None:
-        """Raises ValueError if a field is no column of the table."""
+    def __init__(self, kind: type[T], table: type[Table], **computed: QueryString) -> None:
+        """`computed`: fields that are no columns, each with the SQL expression of its value. They are read only.
+
+        Raises ValueError if a field is neither a column of the table nor computed.
+        """
         known = {column._meta.name: column for column in table._meta.columns}
-        unknown = [name for name in kind.__struct_fields__ if name not in known]
+        unknown = [name for name in kind.__struct_fields__ if name not in known and name not in computed]
         if unknown:
             raise ValueError(
                 f"cannot map {kind.__name__}: the table {table._meta.tablename} has no column {unknown[0]}"
@@ -47,14 +51,17 @@ class Mapper(Generic[T]):
         hints = get_type_hints(kind)
         self._kind = kind
         self._table = table
-        self._columns = [known[name] for name in kind.__struct_fields__]
+        self._columns = [known[name] for name in kind.__struct_fields__ if name not in computed]
+        self._selected = [
+            computed[name].as_alias(name) if name in computed else known[name] for name in kind.__struct_fields__
+        ]
         self._decoders = {
             name: msgspec.json.Decoder(hints[name]) for name in kind.__struct_fields__ if not _is_plain(hints[name])
         }
 
     def select(self) -> Select[Any]:
-        """A query of the struct's columns, to be narrowed and compiled."""
-        return self._table.select(*self._columns)
+        """A query of the struct's fields, to be narrowed and compiled."""
+        return self._table.select(*self._selected)
 
     def _insert(self) -> Insert[Any]:
         return self._table.insert(self._table(params(*self._columns)))

@@ -1,7 +1,10 @@
 """The audit: one row a decision or refusal. Rule: a decision's row is written in the decision's own transaction."""
 
+import msgspec
+
 from cloud.audit import AuditEntry
-from cloud.storage import ServiceEngine, Statement
+from cloud.breakwater.tables import Audit
+from cloud.storage import ServiceEngine, compiled, params
 
 CALLER_CHARS_MAX = 128
 OBJECT_CHARS_MAX = 128
@@ -17,10 +20,7 @@ class AuditRow(AuditEntry, frozen=True, kw_only=True):
     detail: str = ""
 
 
-_ADD = Statement(
-    "INSERT INTO audit (id, at, caller, action, tenant, node, generation, object, outcome, detail) "
-    "VALUES ({}, {}, {}, {}, {}, {}, {}, {}, {}, {})"
-)
+_ADD = compiled(Audit.insert(Audit(params(*Audit.all_columns()))))
 
 
 class AuditStore:
@@ -31,16 +31,8 @@ class AuditStore:
 
     async def add(self, entry: AuditRow) -> None:
         """Write a line, in the caller's transaction if there is one."""
-        await self._engine.fetch(
-            _ADD,
-            entry.id,
-            entry.at,
-            entry.actor[:CALLER_CHARS_MAX],
-            entry.action,
-            entry.tenant,
-            entry.node,
-            entry.generation,
-            entry.object[:OBJECT_CHARS_MAX],
-            entry.outcome,
-            entry.detail[:DETAIL_CHARS_MAX],
-        )
+        values = msgspec.structs.asdict(entry)
+        values["caller"] = values.pop("actor")[:CALLER_CHARS_MAX]
+        values["object"] = entry.object[:OBJECT_CHARS_MAX]
+        values["detail"] = entry.detail[:DETAIL_CHARS_MAX]
+        await self._engine.fetch(_ADD, **values)

@@ -14,7 +14,8 @@ import msgspec
 from cloud.breakwater.errors import Conflict
 from cloud.breakwater.pkix.profiles import CaName
 from cloud.breakwater.store.audit import AuditRow, AuditStore
-from cloud.storage import ServiceEngine, Statement
+from cloud.breakwater.tables import Authority, Counter, CrossCertificate
+from cloud.storage import Mapper, ServiceEngine, compiled, param, params
 
 AuthorityState = Literal["prepared", "active", "old", "tainted", "revoked"]
 
@@ -50,26 +51,30 @@ class CrossRow(msgspec.Struct, frozen=True):
     certificate: bytes
 
 
-_ROWS = Statement(
-    "SELECT id, ca, number, state, certificate, key, changed_at, reason FROM authority ORDER BY ca, number LIMIT 1000"
+_AUTHORITY = Mapper(AuthorityRow, Authority)
+_CROSS = Mapper(CrossRow, CrossCertificate)
+
+_ROWS = compiled(_AUTHORITY.select().order_by(Authority.ca, Authority.number).limit(1000))
+_CROSSES = compiled(_CROSS.select().order_by(CrossCertificate.id).limit(1000))
+_ONE = compiled(_AUTHORITY.select().where(Authority.id == param("id")))
+_ADD_CROSS = compiled(
+    CrossCertificate.insert(CrossCertificate(params(*CrossCertificate.all_columns()))).on_conflict(
+        target=CrossCertificate.id, action="DO NOTHING"
+    )
 )
-_CROSSES = Statement("SELECT subject, issuer, certificate FROM cross_certificate ORDER BY id LIMIT 1000")
-_REVISION = Statement("SELECT value FROM counter WHERE name = 'authorities'")
-_MAKE_COUNTER = Statement("INSERT INTO counter (name, value) VALUES ({}, 0) ON CONFLICT (name) DO NOTHING")
-_MOVE = Statement("UPDATE counter SET value = value + 1 WHERE name = 'authorities'")
-_ADD = Statement(
-    "INSERT INTO authority (id, ca, number, state, certificate, key, changed_at, reason) "
-    "VALUES ({}, {}, {}, {}, {}, {}, {}, {}) ON CONFLICT (id) DO NOTHING RETURNING id"
+_RETIRE_ACTIVE = compiled(
+    Authority.update({Authority.state: "old", **params(Authority.changed_at, Authority.reason)}).where(
+        Authority.ca == param("ca"), Authority.state == "active"
+    )
 )
-_ADD_CROSS = Statement(
-    "INSERT INTO cross_certificate (id, subject, issuer, certificate) VALUES ({}, {}, {}, {}) "
-    "ON CONFLICT (id) DO NOTHING RETURNING id"
+_SET_STATE = compiled(
+    Authority.update(params(Authority.state, Authority.changed_at, Authority.reason)).where(Authority.id == param("id"))
 )
-_ONE = Statement("SELECT id, ca, number, state, certificate, key, changed_at, reason FROM authority WHERE id = {}")
-_RETIRE_ACTIVE = Statement(
-    "UPDATE authority SET state = 'old', changed_at = {}, reason = {} WHERE ca = {} AND state = 'active' RETURNING id"
+_MAKE_COUNTER = compiled(
+    Counter.insert(Counter(name=param("name"), value=0)).on_conflict(target=Counter.name, action="DO NOTHING")
 )
-_SET_STATE = Statement("UPDATE authority SET state = {}, changed_at = {}, reason = {} WHERE id = {}")
+_REVISION = compiled(Counter.select(Counter.value).where(Counter.name == "authorities"))
+_MOVE = compiled(Counter.update({Counter.value: Counter.value + 1}).where(Counter.name == "authorities"))
 
 
 class AuthorityStore:
@@ -83,7 +88,7 @@ class AuthorityStore:
         """The rows of the counters; those that are there stay."""
         async with self._engine.transaction():
             for name in ("authorities", "revocation"):
-                await self._engine.fetch(_MAKE_COUNTER, name)
+                await self._engine.fetch(_MAKE_COUNTER, name=name)
 
     async def revision(self) -> int:
         """Moves with every change; -1 before `make_counters`."""
@@ -92,11 +97,11 @@ class AuthorityStore:
 
     async def rows(self) -> tuple[AuthorityRow, ...]:
         """Every authority, by class and number."""
-        return tuple(msgspec.convert(row, AuthorityRow) for row in await self._engine.fetch(_ROWS))
+        return tuple(_AUTHORITY.read(row) for row in await self._engine.fetch(_ROWS))
 
     async def crosses(self) -> tuple[CrossRow, ...]:
         """Every cross certificate."""
-        return tuple(msgspec.convert(row, CrossRow) for row in await self._engine.fetch(_CROSSES))
+        return tuple(_CROSS.read(row) for row in await self._engine.fetch(_CROSSES))
 
     async def adopt(self, rows: Iterable[AuthorityRow], entries: Iterable[AuditRow]) -> bool:
         """Fill an empty table; False (and nothing changed) if it is not empty."""
@@ -128,7 +133,7 @@ class AuthorityStore:
         """Keep a cross certificate; False if there is one between these roots already."""
         async with self._engine.transaction():
             name = f"{row.subject}:{row.issuer}"
-            if not await self._engine.fetch(_ADD_CROSS, name, row.subject, row.issuer, row.certificate):
+            if not await self._engine.fetch(_ADD_CROSS, id=name, **_CROSS.values(row)):
                 return False
             await self._changed(entry)
         return True
@@ -149,22 +154,18 @@ class AuthorityStore:
                 hint = ": activate another one first" if row.state == "active" else ""
                 raise Conflict(f"{authority} is {row.state} and cannot become {state}{hint}")
             if state == "active":
-                await self._engine.fetch(_RETIRE_ACTIVE, entry.at, f"replaced by {authority}", row.ca)
-            await self._engine.fetch(_SET_STATE, state, entry.at, reason, authority)
+                replaced = f"replaced by {authority}"
+                await self._engine.fetch(_RETIRE_ACTIVE, ca=row.ca, changed_at=entry.at, reason=replaced)
+            await self._engine.fetch(_SET_STATE, id=authority, state=state, changed_at=entry.at, reason=reason)
             await self._changed(entry)
         return True
 
     async def find(self, authority: str) -> AuthorityRow | None:
         """One authority."""
-        row = await self._engine.fetch_one(_ONE, authority)
-        return None if row is None else msgspec.convert(row, AuthorityRow)
+        return _AUTHORITY.read_one(await self._engine.fetch_one(_ONE, id=authority))
 
     async def _insert(self, row: AuthorityRow) -> bool:
-        return bool(
-            await self._engine.fetch(
-                _ADD, row.id, row.ca, row.number, row.state, row.certificate, row.key, row.changed_at, row.reason
-            )
-        )
+        return bool(await self._engine.fetch(_AUTHORITY.insert_new, **_AUTHORITY.values(row)))
 
     async def _changed(self, entry: AuditRow) -> None:
         await self._engine.fetch(_MOVE)

@@ -1,13 +1,15 @@
 """What the checker reads: everything, in pages by key. It changes nothing."""
 
 from datetime import datetime
-from typing import TypeVar
 
 import msgspec
+from piccolo.columns.combination import WhereRaw
+from piccolo.query.functions import Case, Coalesce, Count, Sum, When
 
-from cloud.storage import ServiceEngine, Statement
-
-T = TypeVar("T")
+from cloud.breakwater.store.generations import GENERATION_NOT_CLOSED
+from cloud.breakwater.tables import Closing, Crl, CrlShard, Generation
+from cloud.breakwater.tables import IssuedCertificate as Certificate
+from cloud.storage import Mapper, ServiceEngine, compiled, literal, param, sql, value_of
 
 VIEW_TRIES = 20
 
@@ -71,10 +73,6 @@ class ShardEntry(msgspec.Struct, frozen=True):
     not_after: datetime
 
 
-class _Oldest(msgspec.Struct, frozen=True):
-    recorded_at: datetime
-
-
 class ShardView(msgspec.Struct, frozen=True):
     """A shard, its stored CRLs (the newest first) and what is revoked in it, all of one moment."""
 
@@ -93,46 +91,76 @@ class Tally(msgspec.Struct, frozen=True):
     valid: int
 
 
-_TALLY = Statement(
-    "SELECT authority, profile, state, COUNT(*) AS count, "
-    "SUM(CASE WHEN not_after > {} THEN 1 ELSE 0 END) AS valid FROM certificate "
-    "GROUP BY authority, profile, state ORDER BY authority, profile, state LIMIT 1000"
+_RECORD = Mapper(
+    CheckedRecord,
+    Certificate,
+    closed_up_to=Coalesce(
+        value_of(Closing.select(Closing.closed_up_to).where(Closing.node == Certificate.node)), literal(0)
+    ),
+    closed_alone=value_of(
+        Generation.select(Count()).where(
+            Generation.node == Certificate.node,
+            Generation.generation == Certificate.generation,
+            Generation.closed_at.is_not_null(),
+        )
+    ),
 )
-_DEPENDENTS = Statement(
-    "SELECT COUNT(*) AS n FROM certificate c LEFT JOIN closing l ON l.node = c.node "
-    "LEFT JOIN generation g ON g.node = c.node AND g.generation = c.generation "
-    "WHERE c.authority = {} AND c.state = 'issued' AND c.not_after > {} "
-    "AND (c.node = '' OR (c.generation > COALESCE(l.closed_up_to, 0) AND g.closed_at IS NULL)) "
-    "AND (c.profile = 'session' OR (c.profile IN ('device', 'service') AND NOT EXISTS "
-    "(SELECT 1 FROM certificate n WHERE n.node = c.node AND n.service = c.service AND n.generation = c.generation "
-    "AND n.profile = c.profile AND n.state = 'issued' AND n.authority <> c.authority "
-    "AND n.recorded_at > c.recorded_at)))"
+_SHARD = Mapper(
+    CheckedShard,
+    CrlShard,
+    certificates=value_of(Certificate.select(Count()).where(Certificate.shard == CrlShard.id)),
 )
-_RECORDS = Statement(
-    "SELECT c.serial, c.request_key, c.profile, c.state, c.tenant, c.node, c.generation, c.service, c.spki_sha256, "
-    "c.tbs, c.certificate, c.not_before, c.not_after, c.recorded_at, c.revoked_at, c.authority, c.shard, c.reason, "
-    "c.feed, c.profile_version, COALESCE(l.closed_up_to, 0) AS closed_up_to, "
-    "CASE WHEN g.closed_at IS NULL THEN 0 ELSE 1 END AS closed_alone FROM certificate c "
-    "LEFT JOIN closing l ON l.node = c.node "
-    "LEFT JOIN generation g ON g.node = c.node AND g.generation = c.generation "
-    "WHERE c.serial > {} ORDER BY c.serial LIMIT 500"
+_CRL = Mapper(CheckedCrl, Crl)
+_ENTRY = Mapper(ShardEntry, Certificate)
+_TALLY_ROW = Mapper(
+    Tally,
+    Certificate,
+    count=Count(),
+    valid=Sum(Case(When(Certificate.not_after > param("now"), then=literal(1)), default=literal(0))),
 )
-_COUNT = Statement("SELECT COUNT(*) AS n FROM certificate")
-_SHARDS = Statement("SELECT id FROM shard WHERE id > {} ORDER BY id LIMIT 500")
-_SHARD = Statement(
-    "SELECT s.id, s.authority, s.reserved, s.revision, s.published_revision, s.crl_number, "
-    "s.published_number, (SELECT COUNT(*) FROM certificate c WHERE c.shard = s.id) AS certificates "
-    "FROM shard s WHERE s.id = {}"
+
+_TALLIED = (Certificate.authority, Certificate.profile, Certificate.state)
+_TALLY = compiled(_TALLY_ROW.select().group_by(*_TALLIED).order_by(*_TALLIED).limit(1000))
+# Piccolo has no alias for a table, and no second use of one in a subquery: a newer certificate of the same subject.
+_IS_REPLACED = sql(
+    "EXISTS (SELECT 1 FROM certificate n WHERE n.node = {} AND n.service = {} AND n.generation = {} "
+    "AND n.profile = {} AND n.state = 'issued' AND n.authority <> {} AND n.recorded_at > {})",
+    Certificate.node,
+    Certificate.service,
+    Certificate.generation,
+    Certificate.profile,
+    Certificate.authority,
+    Certificate.recorded_at,
 )
-_CRLS = Statement(
-    "SELECT number, this_update, next_update, entries, data FROM crl WHERE shard = {} ORDER BY number DESC LIMIT 5"
+_DEPENDENTS = compiled(
+    Certificate.select(Count(alias="n")).where(
+        Certificate.authority == param("authority"),
+        Certificate.state == "issued",
+        Certificate.not_after > param("now"),
+        (Certificate.node == "") | GENERATION_NOT_CLOSED,
+        (Certificate.profile == "session")
+        | (Certificate.profile.is_in(["device", "service"]) & WhereRaw("NOT {}", _IS_REPLACED)),
+    )
 )
-_ENTRIES = Statement(
-    "SELECT serial, revoked_at, reason, not_after FROM certificate WHERE shard = {} "
-    "AND state IN ('revoked', 'orphaned') ORDER BY serial LIMIT 5001"
+_COUNT = compiled(Certificate.select(Count(alias="n")))
+_RECORDS = compiled(_RECORD.select().where(Certificate.serial > param("after")).order_by(Certificate.serial).limit(500))
+_KNOWN = compiled(Certificate.select(Certificate.state).where(Certificate.serial == param("serial")))
+
+_SHARDS = compiled(CrlShard.select(CrlShard.id).where(CrlShard.id > param("after")).order_by(CrlShard.id).limit(500))
+_ONE_SHARD = compiled(_SHARD.select().where(CrlShard.id == param("id")))
+_CRLS = compiled(_CRL.select().where(Crl.shard == param("shard")).order_by(Crl.number, ascending=False).limit(5))
+_ENTRIES = compiled(
+    _ENTRY.select()
+    .where(Certificate.shard == param("shard"), Certificate.state.is_in(["revoked", "orphaned"]))
+    .order_by(Certificate.serial)
+    .limit(5001)
 )
-_OLDEST = Statement("SELECT recorded_at FROM certificate WHERE shard = {} ORDER BY recorded_at LIMIT 1")
-_KNOWN = Statement("SELECT state FROM certificate WHERE serial = {}")
+_OLDEST = compiled(
+    Certificate.select(Certificate.recorded_at)
+    .where(Certificate.shard == param("shard"))
+    .order_by(Certificate.recorded_at)
+    .limit(1)
+)
 
 
 class CheckingStore:
@@ -143,16 +171,16 @@ class CheckingStore:
 
     async def count(self) -> int:
         """How many records there are."""
-        row = await self._engine.fetch_one(_COUNT)
-        return 0 if row is None else int(row["n"])
+        (row,) = await self._engine.browse(_COUNT)
+        return int(row["n"])
 
     async def records(self, after: str) -> list[CheckedRecord]:
         """A page of records, by serial."""
-        return _rows(await self._engine.fetch(_RECORDS, after), CheckedRecord)
+        return [_RECORD.read(row) for row in await self._engine.fetch(_RECORDS, after=after)]
 
     async def shards(self, after: str) -> list[str]:
         """A page of shards' ids."""
-        return [str(row["id"]) for row in await self._engine.fetch(_SHARDS, after)]
+        return [str(row["id"]) for row in await self._engine.fetch(_SHARDS, after=after)]
 
     async def view(self, identifier: str) -> ShardView | None:
         """A shard and what belongs to it, read again until no publication or revocation fell in between.
@@ -160,33 +188,33 @@ class CheckingStore:
         A lock would make a running issuer wait. None when it never stood still, or there is none of this id.
         """
         for _ in range(VIEW_TRIES):
-            before = await self._engine.fetch_one(_SHARD, identifier)
-            crls = _rows(await self._engine.fetch(_CRLS, identifier), CheckedCrl)
-            entries = _rows(await self._engine.fetch(_ENTRIES, identifier), ShardEntry)
-            after = await self._engine.fetch_one(_SHARD, identifier)
+            before = await self._engine.fetch_one(_ONE_SHARD, id=identifier)
+            crls = await self._engine.fetch(_CRLS, shard=identifier)
+            entries = await self._engine.fetch(_ENTRIES, shard=identifier)
+            after = await self._engine.fetch_one(_ONE_SHARD, id=identifier)
             if before is not None and before == after:
-                return ShardView(msgspec.convert(before, CheckedShard), tuple(crls), tuple(entries))
+                return ShardView(
+                    _SHARD.read(before),
+                    tuple(_CRL.read(row) for row in crls),
+                    tuple(_ENTRY.read(row) for row in entries),
+                )
         return None
 
     async def oldest(self, shard: str) -> datetime | None:
         """When the first certificate of a shard was recorded; None when it has none."""
-        found = _rows(await self._engine.fetch(_OLDEST, shard), _Oldest)
-        return found[0].recorded_at if found else None
+        row = await self._engine.fetch_one(_OLDEST, shard=shard)
+        return None if row is None else msgspec.convert(row["recorded_at"], datetime)
 
     async def tally(self, now: datetime) -> tuple[Tally, ...]:
         """Certificates by authority, profile and state."""
-        return tuple(_rows(await self._engine.fetch(_TALLY, now), Tally))
+        return tuple(_TALLY_ROW.read(row) for row in await self._engine.browse(_TALLY, now=now))
 
     async def dependents(self, authority: str, now: datetime) -> int:
         """Certificates of an authority that somebody still works by: sessions, and what nothing newer replaced."""
-        row = await self._engine.fetch_one(_DEPENDENTS, authority, now)
-        return 0 if row is None else int(row["n"])
+        (row,) = await self._engine.browse(_DEPENDENTS, authority=authority, now=now)
+        return int(row["n"])
 
     async def state(self, serial: str) -> str | None:
         """The state of a record; None when there is none."""
-        row = await self._engine.fetch_one(_KNOWN, serial)
+        row = await self._engine.fetch_one(_KNOWN, serial=serial)
         return None if row is None else str(row["state"])
-
-
-def _rows(rows: list[dict[str, object]], kind: type[T]) -> list[T]:
-    return [msgspec.convert(row, kind) for row in rows]

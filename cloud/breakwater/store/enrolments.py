@@ -7,9 +7,11 @@ that of two requests at once, on whichever replicas, one is bound and the other 
 from datetime import datetime
 
 import msgspec
+from piccolo.query.functions import Coalesce
 
 from cloud.breakwater.store.audit import AuditRow, AuditStore
-from cloud.storage import ServiceEngine, Statement
+from cloud.breakwater.tables import Enrolment, IssuedCertificate
+from cloud.storage import Mapper, ServiceEngine, compiled, missing, param
 from protocol.faults import fault_point
 
 
@@ -26,27 +28,37 @@ class EnrolmentRow(msgspec.Struct, frozen=True):
     csr_sha256: str
 
 
-_ADD = Statement(
-    "INSERT INTO enrolment (id, service, secret_hash, created_by, created_at, expires_at, csr_sha256) "
-    "VALUES ({}, {}, {}, {}, {}, {}, '')"
+_ENROLMENT = Mapper(EnrolmentRow, Enrolment)
+
+_BY_HASH = compiled(_ENROLMENT.select().where(Enrolment.secret_hash == param("secret_hash")))
+_NEWEST = compiled(_ENROLMENT.select().order_by(Enrolment.id, ascending=False), limit=param("count"))
+_BIND = compiled(
+    Enrolment.update(
+        {Enrolment.used_at: Coalesce(Enrolment.used_at, param("now")), Enrolment.csr_sha256: param("csr_sha256")}
+    )
+    .where(
+        Enrolment.id == param("id"),
+        Enrolment.expires_at > param("now"),
+        (Enrolment.csr_sha256 == "") | (Enrolment.csr_sha256 == param("csr_sha256")),
+    )
+    .returning(Enrolment.id)
 )
-_BY_HASH = Statement(
-    "SELECT id, service, secret_hash, created_by, created_at, expires_at, used_at, csr_sha256 "
-    "FROM enrolment WHERE secret_hash = {}"
+_GIVE_BACK = compiled(
+    Enrolment.update({Enrolment.used_at: None, Enrolment.csr_sha256: ""}).where(
+        Enrolment.id == param("id"),
+        Enrolment.csr_sha256 == param("csr_sha256"),
+        missing(
+            IssuedCertificate.select(IssuedCertificate.serial).where(
+                IssuedCertificate.caller == param("caller"), IssuedCertificate.service == Enrolment.service
+            )
+        ),
+    )
 )
-_NEWEST = Statement(
-    "SELECT id, service, secret_hash, created_by, created_at, expires_at, used_at, csr_sha256 "
-    "FROM enrolment ORDER BY id DESC LIMIT {}"
+_END = compiled(
+    Enrolment.update({Enrolment.expires_at: param("now")})
+    .where(Enrolment.id == param("id"), Enrolment.expires_at > param("now"))
+    .returning(Enrolment.id)
 )
-_BIND = Statement(
-    "UPDATE enrolment SET used_at = COALESCE(used_at, {}), csr_sha256 = {} WHERE id = {} AND expires_at > {} "
-    "AND (csr_sha256 = '' OR csr_sha256 = {}) RETURNING id"
-)
-_GIVE_BACK = Statement(
-    "UPDATE enrolment SET used_at = NULL, csr_sha256 = '' WHERE id = {} AND csr_sha256 = {} "
-    "AND NOT EXISTS (SELECT 1 FROM certificate WHERE caller = {} AND service = enrolment.service)"
-)
-_END = Statement("UPDATE enrolment SET expires_at = {} WHERE id = {} AND expires_at > {} RETURNING id")
 
 
 class EnrolmentStore:
@@ -59,26 +71,22 @@ class EnrolmentStore:
     async def add(self, row: EnrolmentRow, entry: AuditRow) -> None:
         """Keep a new secret's record."""
         async with self._engine.transaction(row.id):
-            await self._engine.fetch(
-                _ADD, row.id, row.service, row.secret_hash, row.created_by, row.created_at, row.expires_at
-            )
+            await self._engine.fetch(_ENROLMENT.insert, **_ENROLMENT.values(row))
             await self._audit.add(entry)
 
     async def find(self, secret_hash: str) -> EnrolmentRow | None:
         """The record of a secret."""
-        row = await self._engine.fetch_one(_BY_HASH, secret_hash)
-        return None if row is None else msgspec.convert(row, EnrolmentRow)
+        return _ENROLMENT.read_one(await self._engine.fetch_one(_BY_HASH, secret_hash=secret_hash))
 
     async def newest(self, count: int) -> tuple[EnrolmentRow, ...]:
         """The newest records, newest first."""
-        return tuple(msgspec.convert(row, EnrolmentRow) for row in await self._engine.fetch(_NEWEST, count))
+        return tuple(_ENROLMENT.read(row) for row in await self._engine.fetch(_NEWEST, count=count))
 
     async def bind(self, enrolment: str, csr_sha256: str, entry: AuditRow) -> bool:
         """Bind a secret to a request; True also for the request that it is bound to. False: expired, or another's."""
         with fault_point("breakwater.enrolment.bind"):
             async with self._engine.transaction(enrolment):
-                now = entry.at
-                bound = await self._engine.fetch(_BIND, now, csr_sha256, enrolment, now, csr_sha256)
+                bound = await self._engine.fetch(_BIND, id=enrolment, csr_sha256=csr_sha256, now=entry.at)
                 if bound:
                     await self._audit.add(entry)
         return bool(bound)
@@ -86,12 +94,12 @@ class EnrolmentStore:
     async def give_back(self, enrolment: str, csr_sha256: str, caller: str) -> None:
         """Undo a binding whose request was refused. Nothing changes once `caller` has a record of an issuance."""
         with fault_point("breakwater.enrolment.release"):
-            await self._engine.fetch(_GIVE_BACK, enrolment, csr_sha256, caller)
+            await self._engine.fetch(_GIVE_BACK, id=enrolment, csr_sha256=csr_sha256, caller=caller)
 
     async def end(self, enrolment: str, entry: AuditRow) -> bool:
         """Let a secret expire now; False if it had, or there is none."""
         async with self._engine.transaction(enrolment):
-            ended = bool(await self._engine.fetch(_END, entry.at, enrolment, entry.at))
+            ended = bool(await self._engine.fetch(_END, id=enrolment, now=entry.at))
             if ended:
                 await self._audit.add(entry)
         return ended

@@ -4,55 +4,128 @@ Rules kept here: closing blocks first, then revokes, in one transaction; what wa
 a node and an issuance for it exclude each other, on every replica.
 """
 
+from typing import Any
+
+from piccolo.query.functions import Count, Max
+
 from cloud.breakwater.errors import Conflict
 from cloud.breakwater.store.audit import AuditRow, AuditStore
-from cloud.breakwater.store.revocation_writes import announce
-from cloud.storage import ServiceEngine, Statement
+from cloud.breakwater.store.revocation_writes import ANNOUNCED, REVOKED, announce
+from cloud.breakwater.tables import Closing, Generation
+from cloud.breakwater.tables import IssuedCertificate as Certificate
+from cloud.storage import ServiceEngine, compiled, excluded, missing, param, params, sql, value_of
 
-_IS_OPEN = Statement(
-    "SELECT 1 AS open FROM generation g WHERE g.id = {} AND g.tenant = {} AND g.closed_at IS NULL "
-    "AND NOT EXISTS (SELECT 1 FROM closing c WHERE c.node = g.node AND c.closed_up_to >= g.generation)"
+GENERATION_NOT_CLOSED = missing(
+    Closing.select(Closing.node).where(Closing.node == Certificate.node, Closing.closed_up_to >= Certificate.generation)
+) & missing(
+    Generation.select(Generation.id).where(
+        Generation.node == Certificate.node,
+        Generation.generation == Certificate.generation,
+        Generation.closed_at.is_not_null(),
+    )
 )
-_OPEN = Statement(
-    "INSERT INTO generation (id, tenant, node, generation, opened_at) VALUES ({}, {}, {}, {}, {}) "
-    "ON CONFLICT (id) DO NOTHING RETURNING id"
+"""Condition on certificates: nothing has closed the generation."""
+DEVICE_OF_GENERATION = (
+    (Certificate.node == param("node"))
+    & (Certificate.generation == param("generation"))
+    & (Certificate.profile == "device")
 )
-_OWNER = Statement(
-    "SELECT tenant FROM generation WHERE node = {} UNION SELECT tenant FROM closing WHERE node = {} LIMIT 2"
+"""Condition on certificates: the device certificates of one generation."""
+
+_IS_OPEN = compiled(
+    Generation.select(Generation.id).where(
+        Generation.id == param("id"),
+        Generation.tenant == param("tenant"),
+        Generation.closed_at.is_null(),
+        missing(
+            Closing.select(Closing.node).where(
+                Closing.node == Generation.node, Closing.closed_up_to >= Generation.generation
+            )
+        ),
+    )
 )
-_CLOSED_ALONE = Statement("SELECT id FROM generation WHERE id = {} AND closed_at IS NOT NULL")
-_CLOSE_ALONE = Statement(
-    "INSERT INTO generation (id, tenant, node, generation, opened_at, closed_at) VALUES ({}, {}, {}, {}, {}, {}) "
-    "ON CONFLICT (id) DO UPDATE SET closed_at = excluded.closed_at WHERE generation.closed_at IS NULL RETURNING id"
+_OPEN = compiled(
+    Generation.insert(Generation(params(*Generation.all_columns()))).on_conflict(
+        target=Generation.id, action="DO NOTHING"
+    )
 )
-_CLOSED_UP_TO = Statement("SELECT closed_up_to FROM closing WHERE node = {}")
-_CLOSE = Statement(
-    "INSERT INTO closing (node, tenant, closed_up_to, closed_at) VALUES ({}, {}, {}, {}) "
-    "ON CONFLICT (node) DO UPDATE SET closed_up_to = excluded.closed_up_to, closed_at = excluded.closed_at "
-    "WHERE closing.closed_up_to < excluded.closed_up_to RETURNING node"
+# Piccolo has no UNION.
+_OWNER = compiled(
+    sql(
+        "{} UNION {} LIMIT 2",
+        Generation.select(Generation.tenant).where(Generation.node == param("node")),
+        Closing.select(Closing.tenant).where(Closing.node == param("node")),
+    )
 )
-_REVOKE = Statement(
-    "UPDATE certificate SET state = 'revoked', reason = {}, revoked_at = COALESCE(revoked_at, {}) WHERE node = {} "
-    "AND generation BETWEEN {} AND {} "
-    "AND (state = 'recorded' OR (profile = 'device' AND state IN ('issued', 'orphaned'))) "
-    "RETURNING serial, shard, service, feed"
+_CLOSED_ALONE = compiled(
+    Generation.select(Generation.id).where(Generation.id == param("id"), Generation.closed_at.is_not_null())
 )
-_SUPERSEDE = Statement(
-    "UPDATE certificate SET state = 'revoked', reason = {}, revoked_at = COALESCE(revoked_at, {}) WHERE node = {} "
-    "AND generation = {} AND profile = 'device' AND state IN ('issued', 'orphaned') AND spki_sha256 <> {} "
-    "AND recorded_at <= (SELECT MAX(k.recorded_at) FROM certificate k WHERE k.node = {} AND k.generation = {} "
-    "AND k.profile = 'device' AND k.state = 'issued' AND k.spki_sha256 = {}) "
-    "RETURNING serial, shard, service, feed"
+_CLOSE_ALONE = compiled(
+    Generation.insert(Generation(params(*Generation.all_columns()))).on_conflict(
+        target=Generation.id,
+        action="DO UPDATE",
+        values=[Generation.closed_at],
+        where=Generation.closed_at.is_null(),
+    )
 )
-_COUNT_REVOKED = Statement(
-    "SELECT COUNT(*) AS revoked FROM certificate WHERE node = {} AND generation BETWEEN {} AND {} AND profile = 'device' "
-    "AND state = 'revoked'"
+_CLOSED_UP_TO = compiled(Closing.select(Closing.closed_up_to).where(Closing.node == param("node")))
+_CLOSE = compiled(
+    Closing.insert(Closing(params(*Closing.all_columns()))).on_conflict(
+        target=Closing.node,
+        action="DO UPDATE",
+        values=[Closing.closed_up_to, Closing.closed_at],
+        where=Closing.closed_up_to < excluded(Closing.closed_up_to),
+    )
+)
+
+_OF_GENERATIONS = (
+    (Certificate.node == param("node"))
+    & (Certificate.generation >= param("first"))
+    & (Certificate.generation <= param("last"))
+)
+_REVOKE = compiled(
+    Certificate.update(REVOKED)
+    .where(
+        _OF_GENERATIONS,
+        (Certificate.state == "recorded")
+        | ((Certificate.profile == "device") & Certificate.state.is_in(["issued", "orphaned"])),
+    )
+    .returning(*ANNOUNCED)
+)
+_COUNT_REVOKED = compiled(
+    Certificate.select(Count(alias="revoked")).where(
+        _OF_GENERATIONS, Certificate.profile == "device", Certificate.state == "revoked"
+    )
+)
+_NEWEST_OF_KEY = Certificate.select(Max(Certificate.recorded_at)).where(
+    DEVICE_OF_GENERATION, Certificate.state == "issued", Certificate.spki_sha256 == param("spki_sha256")
+)
+_SUPERSEDE = compiled(
+    Certificate.update(REVOKED)
+    .where(
+        DEVICE_OF_GENERATION,
+        Certificate.state.is_in(["issued", "orphaned"]),
+        Certificate.spki_sha256 != param("spki_sha256"),
+        Certificate.recorded_at <= value_of(_NEWEST_OF_KEY),
+    )
+    .returning(*ANNOUNCED)
 )
 
 
 def generation_id(node: str, generation: int) -> str:
     """The key of a generation's row."""
     return f"{node}.{generation}"
+
+
+def _generation(entry: AuditRow) -> dict[str, Any]:
+    """The columns of the entry's generation, without `closed_at`."""
+    return {
+        "id": generation_id(entry.node, entry.generation),
+        "tenant": entry.tenant,
+        "node": entry.node,
+        "generation": entry.generation,
+        "opened_at": entry.at,
+    }
 
 
 class GenerationStore:
@@ -64,7 +137,7 @@ class GenerationStore:
 
     async def is_open(self, tenant: str, node: str, generation: int) -> bool:
         """Whether a generation was opened, for this tenant, and not closed since."""
-        return bool(await self._engine.fetch(_IS_OPEN, generation_id(node, generation), tenant))
+        return bool(await self._engine.fetch(_IS_OPEN, id=generation_id(node, generation), tenant=tenant))
 
     async def open(self, entry: AuditRow) -> None:
         """Open; nothing changes when it is open already.
@@ -74,13 +147,12 @@ class GenerationStore:
         """
         async with self._engine.transaction(f"node:{entry.node}"):
             await self._require_owner(entry)
-            closed = await self._engine.fetch_one(_CLOSED_UP_TO, entry.node)
+            closed = await self._engine.fetch_one(_CLOSED_UP_TO, node=entry.node)
             identifier = generation_id(entry.node, entry.generation)
-            alone = await self._engine.fetch_one(_CLOSED_ALONE, identifier)
+            alone = await self._engine.fetch_one(_CLOSED_ALONE, id=identifier)
             if alone is not None or (closed is not None and closed["closed_up_to"] >= entry.generation):
                 raise Conflict(f"generation {entry.generation} of this node is closed for ever")
-            opened = await self._engine.fetch(_OPEN, identifier, entry.tenant, entry.node, entry.generation, entry.at)
-            if opened:
+            if await self._engine.fetch(_OPEN, **_generation(entry), closed_at=None):
                 await self._audit.add(entry)
 
     async def close_up_to(self, entry: AuditRow, reason: int) -> int:
@@ -91,7 +163,9 @@ class GenerationStore:
         """
         async with self._engine.transaction(f"node:{entry.node}"):
             await self._require_owner(entry)
-            if await self._engine.fetch(_CLOSE, entry.node, entry.tenant, entry.generation, entry.at):
+            if await self._engine.fetch(
+                _CLOSE, node=entry.node, tenant=entry.tenant, closed_up_to=entry.generation, closed_at=entry.at
+            ):
                 await self._audit.add(entry)
             return await self._revoke(entry, reason, first=1)
 
@@ -103,10 +177,7 @@ class GenerationStore:
         """
         async with self._engine.transaction(f"node:{entry.node}"):
             await self._require_owner(entry)
-            identifier = generation_id(entry.node, entry.generation)
-            if await self._engine.fetch(
-                _CLOSE_ALONE, identifier, entry.tenant, entry.node, entry.generation, entry.at, entry.at
-            ):
+            if await self._engine.fetch(_CLOSE_ALONE, **_generation(entry), closed_at=entry.at):
                 await self._audit.add(entry)
             return await self._revoke(entry, reason, first=entry.generation)
 
@@ -117,10 +188,16 @@ class GenerationStore:
         Raises:
             Conflict: the node belongs to another tenant.
         """
-        key = (entry.node, entry.generation, spki_sha256)
         async with self._engine.transaction(f"node:{entry.node}"):
             await self._require_owner(entry)
-            rows = await self._engine.fetch(_SUPERSEDE, reason, entry.at, *key, *key)
+            rows = await self._engine.fetch(
+                _SUPERSEDE,
+                node=entry.node,
+                generation=entry.generation,
+                spki_sha256=spki_sha256,
+                reason=reason,
+                at=entry.at,
+            )
             if rows:
                 await announce(self._engine, rows)
                 await self._audit.add(entry)
@@ -128,14 +205,12 @@ class GenerationStore:
 
     async def _revoke(self, entry: AuditRow, reason: int, first: int) -> int:
         """Revoke what generations `first` to the entry's have; returns how many device serials are revoked."""
-        await announce(
-            self._engine,
-            await self._engine.fetch(_REVOKE, reason, entry.at, entry.node, first, entry.generation),
-        )
-        row = await self._engine.fetch_one(_COUNT_REVOKED, entry.node, first, entry.generation)
+        generations = {"node": entry.node, "first": first, "last": entry.generation}
+        await announce(self._engine, await self._engine.fetch(_REVOKE, **generations, reason=reason, at=entry.at))
+        row = await self._engine.fetch_one(_COUNT_REVOKED, **generations)
         return 0 if row is None else int(row["revoked"])
 
     async def _require_owner(self, entry: AuditRow) -> None:
-        owners = await self._engine.fetch(_OWNER, entry.node, entry.node)
+        owners = await self._engine.fetch(_OWNER, node=entry.node)
         if any(row["tenant"] != entry.tenant for row in owners):
             raise Conflict("this node belongs to another tenant")

@@ -6,15 +6,33 @@ ever gets its certificate; a record that may be another process's work in progre
 """
 
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
+from piccolo.columns import Column
+from piccolo.custom_types import Combinable
+from piccolo.query.functions import Count
 
 from cloud.breakwater.errors import AuthorityRetired, Conflict, CsrRefused, GenerationClosed, NotAdmitted, StillRunning
 from cloud.breakwater.pkix.profiles import PROFILE_VERSION, Wanted
-from cloud.breakwater.store.generations import generation_id
-from cloud.breakwater.store.revocation_writes import announce
-from cloud.storage import Row, ServiceEngine, Statement
+from cloud.breakwater.store.generations import DEVICE_OF_GENERATION, GENERATION_NOT_CLOSED, generation_id
+from cloud.breakwater.store.revocation_writes import ANNOUNCED, announce
+from cloud.breakwater.tables import Authority, Closing, Generation, ServiceHost
+from cloud.breakwater.tables import IssuedCertificate as Certificate
+from cloud.contracts.breakwater import REASON_NUMBERS
+from cloud.storage import (
+    Mapper,
+    ServiceEngine,
+    Statement,
+    compiled,
+    exists,
+    insert_if,
+    missing,
+    param,
+    params,
+    sql,
+    value_of,
+)
 
 State = Literal["recorded", "issued", "revoked", "orphaned"]
 HostKind = Literal["dns", "ip"]
@@ -53,6 +71,23 @@ class Stored(msgspec.Struct, frozen=True):
     authority: str
 
 
+class _Earlier(msgspec.Struct, frozen=True):
+    """The record that a request made before, and the state of its authority."""
+
+    serial: str
+    profile: str
+    state: State
+    node: str
+    generation: int
+    service: str
+    spki_sha256: str
+    certificate: bytes | None
+    authority: str
+    recorded_at: datetime
+    not_after: datetime
+    authority_state: str | None
+
+
 class Device(msgspec.Struct, frozen=True):
     """The newest device certificate of a generation: its key and dates."""
 
@@ -68,66 +103,117 @@ class ServiceHostName(msgspec.Struct, frozen=True):
     value: str
 
 
-_COLUMNS = (
-    "INSERT INTO certificate (serial, request_key, profile, state, tenant, node, generation, service, spki_sha256, "
-    "tbs, not_before, not_after, caller, recorded_at, authority, shard, reason, feed, profile_version) "
-    "SELECT {}, {}, {}, 'recorded', {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, 0, 0, {} "
+_AUTHORITY_STATE = value_of(Authority.select(Authority.state).where(Authority.id == Certificate.authority))
+_EARLIER = Mapper(_Earlier, Certificate, authority_state=_AUTHORITY_STATE)
+_DEVICE = Mapper(Device, Certificate)
+_HOST = Mapper(ServiceHostName, ServiceHost)
+
+_KEY_IS_FREE = missing(
+    Certificate.select(Certificate.serial).where(
+        Certificate.spki_sha256 == param("spki_sha256"),
+        (Certificate.node != param("node"))
+        | (Certificate.generation != param("generation"))
+        | (Certificate.service != param("service"))
+        | ((Certificate.state == "revoked") & (Certificate.reason != REASON_NUMBERS["superseded"])),
+    )
 )
-_KEY_IS_FREE = (
-    "NOT EXISTS (SELECT 1 FROM certificate k WHERE k.spki_sha256 = {} AND (k.node <> {} OR k.generation <> {} "
-    "OR k.service <> {} OR (k.state = 'revoked' AND k.reason <> 4))) "
+_IS_OPEN = exists(
+    Generation.select(Generation.id).where(
+        Generation.id == param("generation_id"), Generation.tenant == param("tenant"), Generation.closed_at.is_null()
+    )
+) & missing(
+    Closing.select(Closing.node).where(Closing.node == param("node"), Closing.closed_up_to >= param("generation"))
 )
-_IS_OPEN = (
-    "EXISTS (SELECT 1 FROM generation g WHERE g.id = {} AND g.tenant = {} AND g.closed_at IS NULL) "
-    "AND NOT EXISTS (SELECT 1 FROM closing c WHERE c.node = {} AND c.closed_up_to >= {}) "
+
+
+def _authority_is(*states: str) -> Combinable:
+    return exists(
+        Authority.select(Authority.id).where(Authority.id == param("authority"), Authority.state.is_in(list(states)))
+    )
+
+
+def _record(condition: Combinable) -> Statement:
+    """Insert a record if the condition holds and the request has none; returns its serial, or no row.
+
+    One statement keeps issuance fast; `_WHY_OPEN` and `_WHY_KEY` find out what forbade a record. ON CONFLICT is text,
+    because Piccolo has no INSERT with a condition to add it to.
+    """
+    row: dict[Column, Any] = {
+        **params(*Certificate.all_columns()),
+        Certificate.state: "recorded",
+        Certificate.certificate: None,
+        Certificate.revoked_at: None,
+        Certificate.reason: 0,
+        Certificate.feed: 0,
+    }
+    return compiled(
+        sql(
+            "{} ON CONFLICT (request_key) DO NOTHING RETURNING serial",
+            insert_if(Certificate, row, condition),
+        )
+    )
+
+
+_RECORD_NODE = _record(_KEY_IS_FREE & _authority_is("active") & _IS_OPEN)
+_RECORD_SERVICE = _record(_KEY_IS_FREE & _authority_is("active"))
+_RECORD_RESPONDER = _record(_KEY_IS_FREE & _authority_is("active", "old", "tainted"))
+_BY_REQUEST = compiled(_EARLIER.select().where(Certificate.request_key == param("request_key")))
+# Piccolo has no SELECT without a table.
+_WHY_OPEN = compiled(sql("SELECT 1 AS open WHERE {}", _IS_OPEN))
+_WHY_KEY = compiled(sql("SELECT 1 AS free WHERE {}", _KEY_IS_FREE))
+_RELEASE = compiled(Certificate.update({Certificate.request_key: None}).where(Certificate.serial == param("serial")))
+_STORE = compiled(
+    Certificate.update({**params(Certificate.certificate), Certificate.state: "issued"})
+    .where(Certificate.serial == param("serial"), Certificate.state == "recorded", GENERATION_NOT_CLOSED)
+    .returning(Certificate.serial)
 )
-_IS_ACTIVE = "EXISTS (SELECT 1 FROM authority a WHERE a.id = {} AND a.state = 'active') "
-_ONCE = "ON CONFLICT (request_key) DO NOTHING RETURNING serial"
-_RECORD_NODE = Statement(f"{_COLUMNS}WHERE {_KEY_IS_FREE}AND {_IS_ACTIVE}AND {_IS_OPEN}{_ONCE}")
-_RECORD_SERVICE = Statement(f"{_COLUMNS}WHERE {_KEY_IS_FREE}AND {_IS_ACTIVE}{_ONCE}")
-_SIGNS = "EXISTS (SELECT 1 FROM authority a WHERE a.id = {} AND a.state IN ('active', 'old', 'tainted')) "
-_RECORD_RESPONDER = Statement(f"{_COLUMNS}WHERE {_KEY_IS_FREE}AND {_SIGNS}{_ONCE}")
-"""One statement a record: it inserts, or says by no row that something forbids it (`_WHY_...` find out what)."""
-_BY_REQUEST = Statement(
-    "SELECT serial, profile, state, node, generation, service, spki_sha256, certificate, authority, recorded_at, "
-    "not_after, shard, feed, (SELECT a.state FROM authority a WHERE a.id = certificate.authority) AS authority_state "
-    "FROM certificate WHERE request_key = {}"
+_ORPHANED: dict[Column | str, Any] = {
+    Certificate.state: "orphaned",
+    Certificate.request_key: None,
+    Certificate.revoked_at: param("now"),
+}
+_ORPHAN = compiled(
+    Certificate.update(_ORPHANED)
+    .where(Certificate.serial == param("serial"), Certificate.state == "recorded")
+    .returning(*ANNOUNCED)
 )
-_WHY_OPEN = Statement(f"SELECT 1 AS open WHERE {_IS_OPEN}")
-_WHY_KEY = Statement(f"SELECT 1 AS free WHERE {_KEY_IS_FREE}")
-_RELEASE = Statement("UPDATE certificate SET request_key = NULL WHERE serial = {}")
-_STORE = Statement(
-    "UPDATE certificate SET certificate = {}, state = 'issued' WHERE serial = {} AND state = 'recorded' "
-    "AND NOT EXISTS (SELECT 1 FROM closing c WHERE c.node = certificate.node "
-    "AND c.closed_up_to >= certificate.generation) "
-    "AND NOT EXISTS (SELECT 1 FROM generation g WHERE g.node = certificate.node "
-    "AND g.generation = certificate.generation AND g.closed_at IS NOT NULL) RETURNING serial"
+_IS_STALE = (Certificate.state == "recorded") & (Certificate.recorded_at <= param("before"))
+_STALE = compiled(Certificate.select(Certificate.serial).where(_IS_STALE).limit(1))
+_STALE_SERIALS = Certificate.select(Certificate.serial).where(_IS_STALE).order_by(Certificate.serial).limit(SWEEP_ROWS)
+_ORPHAN_STALE = compiled(
+    Certificate.update(_ORPHANED)
+    .where(Certificate.state == "recorded", Certificate.serial.is_in(_STALE_SERIALS))
+    .returning(*ANNOUNCED)
 )
-_ORPHAN = Statement(
-    "UPDATE certificate SET state = 'orphaned', request_key = NULL, revoked_at = {} WHERE serial = {} "
-    "AND state = 'recorded' RETURNING serial, shard, service, feed"
+_STATE = compiled(Certificate.select(Certificate.state).where(Certificate.serial == param("serial")))
+_NEWEST_DEVICE = compiled(
+    _DEVICE.select()
+    .where(DEVICE_OF_GENERATION, Certificate.state == "issued")
+    .order_by(Certificate.recorded_at, Certificate.not_after, ascending=False)
+    .limit(1)
 )
-_ORPHAN_STALE = Statement(
-    "UPDATE certificate SET state = 'orphaned', request_key = NULL, revoked_at = {} WHERE state = 'recorded' "
-    "AND serial IN (SELECT serial FROM certificate WHERE state = 'recorded' AND recorded_at <= {} "
-    "ORDER BY serial LIMIT {}) RETURNING serial, shard, service, feed"
+# Piccolo has no FROM (subquery).
+_RENEWALS = compiled(
+    sql(
+        "SELECT COUNT(*) AS n FROM ({} LIMIT {}) AS few",
+        Certificate.select(Certificate.serial).where(
+            DEVICE_OF_GENERATION,
+            Certificate.caller == param("caller"),
+            Certificate.recorded_at > param("since"),
+            Certificate.request_key.is_null() | (Certificate.request_key != param("but")),
+        ),
+        param("limit"),
+    )
 )
-_STALE = Statement("SELECT 1 AS stale FROM certificate WHERE state = 'recorded' AND recorded_at <= {} LIMIT 1")
-_STATE = Statement("SELECT state FROM certificate WHERE serial = {}")
-_DEVICE = Statement(
-    "SELECT spki_sha256, not_before, not_after FROM certificate WHERE node = {} AND generation = {} "
-    "AND profile = 'device' AND state = 'issued' ORDER BY recorded_at DESC, not_after DESC LIMIT 1"
+_HOSTS = compiled(
+    _HOST.select().where(ServiceHost.service == param("service")).order_by(ServiceHost.position).limit(100)
 )
-_RENEWALS = Statement(
-    "SELECT COUNT(*) AS n FROM (SELECT 1 FROM certificate WHERE node = {} AND generation = {} AND profile = 'device' "
-    "AND caller = {} AND recorded_at > {} AND (request_key IS NULL OR request_key <> {}) LIMIT {}) AS few"
+_ADD_HOST = compiled(
+    ServiceHost.insert(ServiceHost(params(*ServiceHost.all_columns()))).on_conflict(
+        target=ServiceHost.id, action="DO NOTHING"
+    )
 )
-_HOSTS = Statement("SELECT kind, value FROM service_host WHERE service = {} ORDER BY position LIMIT 100")
-_ADD_HOST = Statement(
-    "INSERT INTO service_host (id, service, kind, value, position) VALUES ({}, {}, {}, {}, {}) "
-    "ON CONFLICT (id) DO NOTHING"
-)
-_PING = Statement("SELECT COUNT(*) AS rows FROM closing WHERE node = {}")
+_PING = compiled(Closing.select(Count(alias="rows")).where(Closing.node == param("node")))
 
 
 def serial_text(serial: int) -> str:
@@ -167,7 +253,7 @@ class IssuanceStore:
             if await self._insert(order, tbs, now):
                 return None
             await self._require_open(order)
-            earlier = await self._engine.fetch_one(_BY_REQUEST, order.request_key)
+            earlier = _EARLIER.read_one(await self._engine.fetch_one(_BY_REQUEST, request_key=order.request_key))
             if earlier is not None:
                 stored = self._repeated(earlier, order, now)
                 if stored is not None:
@@ -180,48 +266,56 @@ class IssuanceStore:
 
     async def _insert(self, order: Order, tbs: bytes, now: datetime) -> bool:
         wanted = order.wanted
-        key = wanted.key.spki_sha256
-        values = (
-            serial_text(wanted.serial),
-            order.request_key,
-            wanted.profile,
-            order.tenant,
-            order.node,
-            wanted.generation,
-            order.service,
-            key,
-            tbs,
-            wanted.not_before,
-            wanted.not_after,
-            order.caller,
-            now,
-            order.authority,
-            order.shard,
-            PROFILE_VERSION,
-            key,
-            order.node,
-            wanted.generation,
-            order.service,
-            order.authority,
-        )
+        values = {
+            "serial": serial_text(wanted.serial),
+            "request_key": order.request_key,
+            "profile": wanted.profile,
+            "tenant": order.tenant,
+            "node": order.node,
+            "generation": wanted.generation,
+            "service": order.service,
+            "spki_sha256": wanted.key.spki_sha256,
+            "tbs": tbs,
+            "not_before": wanted.not_before,
+            "not_after": wanted.not_after,
+            "caller": order.caller,
+            "recorded_at": now,
+            "authority": order.authority,
+            "shard": order.shard,
+            "profile_version": PROFILE_VERSION,
+        }
         if order.node:
-            return bool(await self._engine.fetch(_RECORD_NODE, *values, *_open_values(order)))
+            identifier = generation_id(order.node, wanted.generation)
+            return bool(await self._engine.fetch(_RECORD_NODE, **values, generation_id=identifier))
         statement = _RECORD_RESPONDER if wanted.profile == "responder" else _RECORD_SERVICE
-        return bool(await self._engine.fetch(statement, *values))
+        return bool(await self._engine.fetch(statement, **values))
 
     async def _require_open(self, order: Order) -> None:
-        if order.node and not await self._engine.fetch(_WHY_OPEN, *_open_values(order)):
-            raise GenerationClosed(f"generation {order.wanted.generation} of this node is not open")
+        generation = order.wanted.generation
+        if order.node and not await self._engine.fetch(
+            _WHY_OPEN,
+            generation_id=generation_id(order.node, generation),
+            tenant=order.tenant,
+            node=order.node,
+            generation=generation,
+        ):
+            raise GenerationClosed(f"generation {generation} of this node is not open")
 
     async def _require_free_key(self, order: Order) -> None:
         wanted = order.wanted
-        if not await self._engine.fetch(_WHY_KEY, wanted.key.spki_sha256, order.node, wanted.generation, order.service):
+        if not await self._engine.fetch(
+            _WHY_KEY,
+            spki_sha256=wanted.key.spki_sha256,
+            node=order.node,
+            generation=wanted.generation,
+            service=order.service,
+        ):
             raise CsrRefused("the key is not new: it belongs to another subject or generation, or was revoked")
 
-    def _repeated(self, row: Row, order: Order, now: datetime) -> Stored | None:
+    def _repeated(self, earlier: _Earlier, order: Order, now: datetime) -> Stored | None:
         """The certificate of an earlier record under the same request; None if a new one is to be made."""
         wanted = order.wanted
-        same = (row["profile"], row["node"], row["service"], row["generation"], row["spki_sha256"]) == (
+        same = (earlier.profile, earlier.node, earlier.service, earlier.generation, earlier.spki_sha256) == (
             wanted.profile,
             order.node,
             order.service,
@@ -230,20 +324,22 @@ class IssuanceStore:
         )
         if not same:
             raise Conflict("this request id was used for another key, generation or kind of certificate")
-        if row["state"] == "revoked":
+        if earlier.state == "revoked":
             raise Conflict("the certificate of this request is revoked")
-        if row["state"] == "issued":
-            useful = row["not_after"] > now and row["authority_state"] not in ("tainted", "revoked")
-            return Stored(bytes(row["certificate"]), row["authority"]) if useful else None
-        if self.shared and row["recorded_at"] > now - IN_FLIGHT:
+        if earlier.state == "issued":
+            if earlier.certificate is None or earlier.not_after <= now:
+                return None
+            trusted = earlier.authority_state not in ("tainted", "revoked")
+            return Stored(earlier.certificate, earlier.authority) if trusted else None
+        if self.shared and earlier.recorded_at > now - IN_FLIGHT:
             raise StillRunning("the same request is being answered by another process")
         return None
 
-    async def _give_up(self, row: Row, now: datetime) -> None:
-        if row["state"] == "issued":
-            await self._engine.fetch(_RELEASE, row["serial"])
+    async def _give_up(self, earlier: _Earlier, now: datetime) -> None:
+        if earlier.state == "issued":
+            await self._engine.fetch(_RELEASE, serial=earlier.serial)
         else:
-            await announce(self._engine, await self._engine.fetch(_ORPHAN, now, row["serial"]))
+            await announce(self._engine, await self._engine.fetch(_ORPHAN, serial=earlier.serial, now=now))
 
     async def keep(self, order: Order, certificate: bytes) -> bool:
         """Store the certificate of a record; False if the record was orphaned or its generation closed meanwhile.
@@ -251,12 +347,13 @@ class IssuanceStore:
         One statement is enough: a close that does not see the record has committed before it was made, and one that
         does changes this very row.
         """
-        return bool(await self._engine.fetch(_STORE, certificate, serial_text(order.wanted.serial)))
+        serial = serial_text(order.wanted.serial)
+        return bool(await self._engine.fetch(_STORE, serial=serial, certificate=certificate))
 
     async def orphan(self, order: Order, now: datetime) -> bool:
         """Give up one record of this process; False if it is not `recorded` any more."""
         async with self._engine.transaction(order.subject):
-            rows = await self._engine.fetch(_ORPHAN, now, serial_text(order.wanted.serial))
+            rows = await self._engine.fetch(_ORPHAN, serial=serial_text(order.wanted.serial), now=now)
             await announce(self._engine, rows)
         return bool(rows)
 
@@ -266,9 +363,9 @@ class IssuanceStore:
         It looks first: nearly always there is none, and the transaction would make every issuance wait.
         """
         found: list[str] = []
-        while await self._engine.fetch(_STALE, now - age):
+        while await self._engine.fetch(_STALE, before=now - age):
             async with self._engine.transaction():
-                rows = await self._engine.fetch(_ORPHAN_STALE, now, now - age, SWEEP_ROWS)
+                rows = await self._engine.fetch(_ORPHAN_STALE, before=now - age, now=now)
                 await announce(self._engine, rows)
             found += [row["serial"] for row in rows]
         return found
@@ -278,35 +375,31 @@ class IssuanceStore:
         return await self._is_revoked(serial_text(serial))
 
     async def _is_revoked(self, serial: str) -> bool:
-        row = await self._engine.fetch_one(_STATE, serial)
+        row = await self._engine.fetch_one(_STATE, serial=serial)
         return row is not None and row["state"] in ("revoked", "orphaned")
 
     async def device(self, node: str, generation: int) -> Device | None:
         """The newest device certificate of a generation."""
-        row = await self._engine.fetch_one(_DEVICE, node, generation)
-        return None if row is None else msgspec.convert(row, Device)
+        return _DEVICE.read_one(await self._engine.fetch_one(_NEWEST_DEVICE, node=node, generation=generation))
 
     async def renewals(self, caller: str, node: str, generation: int, since: datetime, but: str, count_max: int) -> int:
         """How many device certificates `caller` has asked for since then, under another request key than `but`."""
-        row = await self._engine.fetch_one(_RENEWALS, node, generation, caller, since, but, count_max)
-        return 0 if row is None else int(row["n"])
+        (row,) = await self._engine.fetch(
+            _RENEWALS, node=node, generation=generation, caller=caller, since=since, but=but, limit=count_max
+        )
+        return int(row["n"])
 
     async def hosts(self, service: str) -> tuple[ServiceHostName, ...]:
         """The host names recorded for a service, in order."""
-        return tuple(msgspec.convert(row, ServiceHostName) for row in await self._engine.fetch(_HOSTS, service))
+        return tuple(_HOST.read(row) for row in await self._engine.fetch(_HOSTS, service=service))
 
     async def add_hosts(self, service: str, hosts: tuple[ServiceHostName, ...]) -> None:
         """Record host names; those that are there stay."""
         async with self._engine.transaction():
             for position, host in enumerate(hosts):
                 name = f"{service}:{host.kind}:{host.value}"
-                await self._engine.fetch(_ADD_HOST, name, service, host.kind, host.value, position)
+                await self._engine.fetch(_ADD_HOST, id=name, service=service, position=position, **_HOST.values(host))
 
     async def ping(self) -> None:
         """A query that fails when the database cannot answer."""
-        await self._engine.fetch(_PING, "")
-
-
-def _open_values(order: Order) -> tuple[str, str, str, int]:
-    generation = order.wanted.generation
-    return generation_id(order.node, generation), order.tenant, order.node, generation
+        await self._engine.fetch(_PING, node="")

@@ -8,7 +8,8 @@ from datetime import datetime
 
 import msgspec
 
-from cloud.storage import ServiceEngine, Statement
+from cloud.breakwater.tables import IssuedCertificate as Certificate
+from cloud.storage import ServiceEngine, compiled, param
 
 ROWS_LOOKED_AT = 500
 """In one step: a few milliseconds of the event loop, on SQLite, and one short statement."""
@@ -22,10 +23,22 @@ class Step(msgspec.Struct, frozen=True):
 
 
 # The walk goes by the key: a search by date would read the whole table whenever nothing is left to delete.
-_PAGE = Statement("SELECT serial, profile, not_after FROM certificate WHERE serial > {} ORDER BY serial LIMIT {}")
-_DELETE = Statement(
-    "DELETE FROM certificate WHERE serial > {} AND serial <= {} AND profile IN ('session', 'responder') "
-    "AND state IN ('issued', 'orphaned') AND not_after < {} RETURNING serial"
+_PAGE = compiled(
+    Certificate.select(Certificate.serial, Certificate.profile, Certificate.not_after)
+    .where(Certificate.serial > param("after"))
+    .order_by(Certificate.serial),
+    limit=param("limit"),
+)
+_DELETE = compiled(
+    Certificate.delete()
+    .where(
+        Certificate.serial > param("after"),
+        Certificate.serial <= param("last"),
+        Certificate.profile.is_in(["session", "responder"]),
+        Certificate.state.is_in(["issued", "orphaned"]),
+        Certificate.not_after < param("before"),
+    )
+    .returning(Certificate.serial)
 )
 
 
@@ -37,11 +50,11 @@ class PurgeStore:
 
     async def step(self, cursor: str, before: datetime) -> Step:
         """Look at the next records after `cursor`, and delete what may go and ended before that time."""
-        page = await self._engine.fetch(_PAGE, cursor, ROWS_LOOKED_AT)
+        page = await self._engine.fetch(_PAGE, after=cursor, limit=ROWS_LOOKED_AT)
         if not page:
             return Step("", 0)
         last = str(page[-1]["serial"])
         deleted = 0
         if any(row["profile"] in ("session", "responder") and row["not_after"] < before for row in page):
-            deleted = len(await self._engine.fetch(_DELETE, cursor, last, before))
+            deleted = len(await self._engine.fetch(_DELETE, after=cursor, last=last, before=before))
         return Step(last if len(page) == ROWS_LOOKED_AT else "", deleted)

@@ -8,7 +8,8 @@ from typing import Literal
 
 import msgspec
 
-from cloud.storage import ServiceEngine, Statement
+from cloud.breakwater.tables import Counter, IssuedCertificate
+from cloud.storage import Mapper, ServiceEngine, compiled, param
 
 FEED_PAGE = 500
 """Entries of one answer: 60 kB."""
@@ -33,11 +34,17 @@ class FeedRow(msgspec.Struct, frozen=True):
     reason: int
 
 
-_STATUS = Statement("SELECT state, authority, shard, revoked_at, reason FROM certificate WHERE serial = {}")
-_FEED = Statement(
-    "SELECT feed, serial, not_after, reason FROM certificate WHERE feed > {} AND not_after > {} ORDER BY feed LIMIT {}"
+_STATUS_OF = Mapper(SerialStatus, IssuedCertificate)
+_FEED_ROW = Mapper(FeedRow, IssuedCertificate)
+
+_STATUS = compiled(_STATUS_OF.select().where(IssuedCertificate.serial == param("serial")))
+_FEED = compiled(
+    _FEED_ROW.select()
+    .where(IssuedCertificate.feed > param("after"), IssuedCertificate.not_after > param("now"))
+    .order_by(IssuedCertificate.feed)
+    .limit(FEED_PAGE)
 )
-_HEAD = Statement("SELECT value FROM counter WHERE name = 'revocation'")
+_HEAD = compiled(Counter.select(Counter.value).where(Counter.name == "revocation"))
 
 
 class RevocationStore:
@@ -48,13 +55,11 @@ class RevocationStore:
 
     async def status(self, serial: str) -> SerialStatus | None:
         """What is on record of a serial; None for one that was never drawn here."""
-        row = await self._engine.fetch_one(_STATUS, serial)
-        return None if row is None else msgspec.convert(row, SerialStatus)
+        return _STATUS_OF.read_one(await self._engine.fetch_one(_STATUS, serial=serial))
 
     async def feed(self, after: int, now: datetime) -> tuple[FeedRow, ...]:
         """The next entries after a place that have not expired, at most `FEED_PAGE`."""
-        found = await self._engine.fetch(_FEED, after, now, FEED_PAGE)
-        return tuple(msgspec.convert(row, FeedRow) for row in found)
+        return tuple(_FEED_ROW.read(row) for row in await self._engine.fetch(_FEED, after=after, now=now))
 
     async def head(self) -> int:
         """The newest place of the feed."""

@@ -5,36 +5,58 @@ Rule: all of it in the one transaction of the decision, so that no CRL and no fe
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
+
+from piccolo.columns import Column
+from piccolo.query.functions import Coalesce
 
 from cloud.breakwater.errors import NotAdmitted, ValueRefused
 from cloud.breakwater.store.audit import AuditRow, AuditStore
-from cloud.storage import Row, ServiceEngine, Statement
+from cloud.breakwater.tables import Counter, CrlShard
+from cloud.breakwater.tables import IssuedCertificate as Certificate
+from cloud.storage import Row, ServiceEngine, compiled, param, params
 
-_MOVE_SHARD = Statement("UPDATE shard SET revision = revision + 1 WHERE id = {}")
-_NEXT_FEED = Statement("UPDATE counter SET value = value + 1 WHERE name = 'revocation' RETURNING value")
-_SET_FEED = Statement("UPDATE certificate SET feed = {} WHERE serial = {}")
-_ONE = Statement("SELECT profile, state, service FROM certificate WHERE serial = {}")
-_REVOKE_ONE = Statement(
-    "UPDATE certificate SET state = 'revoked', reason = {}, revoked_at = COALESCE(revoked_at, {}) WHERE serial = {} "
-    "AND profile = 'service' AND state IN ('recorded', 'issued', 'orphaned') RETURNING serial, shard, service, feed"
+REVOKED: dict[Column | str, Any] = {
+    Certificate.state: "revoked",
+    Certificate.reason: param("reason"),
+    Certificate.revoked_at: Coalesce(Certificate.revoked_at, param("at")),
+}
+"""What an UPDATE sets that revokes certificates: an orphan keeps the time at which it was given up."""
+ANNOUNCED = (Certificate.serial, Certificate.shard, Certificate.service, Certificate.feed)
+"""What it returns, for `announce`."""
+
+_MOVE_SHARD = compiled(CrlShard.update({CrlShard.revision: CrlShard.revision + 1}).where(CrlShard.id == param("id")))
+_NEXT_FEED = compiled(
+    Counter.update({Counter.value: Counter.value + 1}).where(Counter.name == "revocation").returning(Counter.value)
 )
-_REVOKE_SERVICE = Statement(
-    "UPDATE certificate SET state = 'revoked', reason = {}, revoked_at = COALESCE(revoked_at, {}) WHERE service = {} "
-    "AND profile = 'service' AND not_after > {} AND state IN ('recorded', 'issued', 'orphaned') "
-    "RETURNING serial, shard, service, feed"
+_SET_FEED = compiled(Certificate.update(params(Certificate.feed)).where(Certificate.serial == param("serial")))
+
+_ONE = compiled(
+    Certificate.select(Certificate.profile, Certificate.state, Certificate.service).where(
+        Certificate.serial == param("serial")
+    )
+)
+_IS_OF_A_SERVICE = (Certificate.profile == "service") & Certificate.state.is_in(["recorded", "issued", "orphaned"])
+_REVOKE_ONE = compiled(
+    Certificate.update(REVOKED).where(Certificate.serial == param("serial"), _IS_OF_A_SERVICE).returning(*ANNOUNCED)
+)
+_REVOKE_SERVICE = compiled(
+    Certificate.update(REVOKED)
+    .where(Certificate.service == param("service"), Certificate.not_after > param("at"), _IS_OF_A_SERVICE)
+    .returning(*ANNOUNCED)
 )
 
 
 async def announce(engine: ServiceEngine, rows: Sequence[Row]) -> None:
     """In the transaction that made these certificates revoked or orphaned: tell their shards and the feed.
 
-    `rows` have serial, shard, service and feed. A serial that stands in the feed already keeps its place.
+    `rows` have the columns `ANNOUNCED`. A serial that stands in the feed already keeps its place.
     """
     for shard in sorted({row["shard"] for row in rows if row["shard"]}):
-        await engine.fetch(_MOVE_SHARD, shard)
+        await engine.fetch(_MOVE_SHARD, id=shard)
     for serial in sorted(row["serial"] for row in rows if row["service"] and not row["feed"]):
         (moved,) = await engine.fetch(_NEXT_FEED)
-        await engine.fetch(_SET_FEED, moved["value"], serial)
+        await engine.fetch(_SET_FEED, serial=serial, feed=moved["value"])
 
 
 class RevokingStore:
@@ -51,17 +73,18 @@ class RevokingStore:
             NotAdmitted: no such serial. ValueRefused: not a service's.
         """
         async with self._engine.transaction():
-            row = await self._engine.fetch_one(_ONE, serial)
+            row = await self._engine.fetch_one(_ONE, serial=serial)
             if row is None:
                 raise NotAdmitted("no certificate with this serial was issued here")
             if row["profile"] != "service":
                 raise ValueRefused(f"a {row['profile']} certificate is not revoked by its serial: close its generation")
-            return bool(await self._settle(await self._engine.fetch(_REVOKE_ONE, reason, at, serial), entry))
+            rows = await self._engine.fetch(_REVOKE_ONE, serial=serial, reason=reason, at=at)
+            return bool(await self._settle(rows, entry))
 
     async def revoke_service(self, service: str, reason: int, at: datetime, entry: AuditRow) -> tuple[str, ...]:
         """Revoke every certificate of a service that has not expired; returns the serials that were not yet."""
         async with self._engine.transaction():
-            rows = await self._engine.fetch(_REVOKE_SERVICE, reason, at, service, at)
+            rows = await self._engine.fetch(_REVOKE_SERVICE, service=service, reason=reason, at=at)
             return await self._settle(rows, entry)
 
     async def _settle(self, rows: list[Row], entry: AuditRow) -> tuple[str, ...]:

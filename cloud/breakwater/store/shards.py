@@ -8,8 +8,10 @@ never shows less; a CRL is stored only over a lower number.
 from datetime import datetime
 
 import msgspec
+from piccolo.query.functions import Case, Count, When
 
-from cloud.storage import ServiceEngine, Statement
+from cloud.breakwater.tables import Authority, Crl, CrlShard, IssuedCertificate
+from cloud.storage import Mapper, ServiceEngine, compiled, param, params, value_of
 
 SHARDS_MAX = 100_000
 """Bounds a list of shards: five hundred million certificates."""
@@ -73,55 +75,106 @@ class PublishedCrl(msgspec.Struct, frozen=True):
     data: bytes
 
 
-_NEWEST = Statement("SELECT id, number, reserved FROM shard WHERE authority = {} ORDER BY number DESC LIMIT 1")
-_RESERVE = Statement("UPDATE shard SET reserved = reserved + {} WHERE id = {} RETURNING id")
-_ADD = Statement(
-    "INSERT INTO shard (id, authority, number, reserved, revision, published_revision, crl_number, published_number) "
-    "VALUES ({}, {}, {}, {}, 0, -1, 0, 0)"
+_REVOKED_AUTHORITY = Authority.state == "revoked"
+_ENDED = value_of(Authority.select(Count()).where(Authority.id == CrlShard.authority, _REVOKED_AUTHORITY))
+_SHARD = Mapper(Shard, CrlShard, ended=_ENDED)
+_REVOKED_ROW = Mapper(RevokedRow, IssuedCertificate)
+_CRL = Mapper(PublishedCrl, Crl)
+
+_NEWEST = compiled(
+    CrlShard.select(CrlShard.id, CrlShard.number, CrlShard.reserved)
+    .where(CrlShard.authority == param("authority"))
+    .order_by(CrlShard.number, ascending=False)
+    .limit(1)
 )
-_COLUMNS = (
-    "id, authority, revision, published_revision, published_number, next_publish_at, "
-    "(SELECT COUNT(*) FROM authority a WHERE a.id = shard.authority AND a.state = 'revoked') AS ended"
+_RESERVE = compiled(
+    CrlShard.update({CrlShard.reserved: param("places") + CrlShard.reserved}).where(CrlShard.id == param("id"))
 )
-_SHARD = Statement(f"SELECT {_COLUMNS} FROM shard WHERE id = {{}}")  # noqa: S608  (column names)
-_ALL = Statement(f"SELECT {_COLUMNS} FROM shard ORDER BY id LIMIT {SHARDS_MAX}")  # noqa: S608  (column names)
-_DUE = Statement(
-    "SELECT id FROM shard WHERE (revision > published_revision OR next_publish_at <= {} OR next_publish_at > {}) "
-    "AND authority NOT IN (SELECT id FROM authority WHERE state = 'revoked') ORDER BY next_publish_at LIMIT {}"
+_ADD = compiled(
+    CrlShard.insert(
+        CrlShard(
+            {
+                **params(CrlShard.id, CrlShard.authority, CrlShard.number, CrlShard.reserved),
+                CrlShard.revision: 0,
+                CrlShard.published_revision: -1,
+                CrlShard.crl_number: 0,
+                CrlShard.published_number: 0,
+            }
+        )
+    )
 )
-_DRAW = Statement(
-    "UPDATE shard SET crl_number = CASE WHEN crl_number + 1 > {} THEN crl_number + 1 ELSE {} END WHERE id = {} "
-    "RETURNING authority, crl_number, revision, published_number"
+_ONE = compiled(_SHARD.select().where(CrlShard.id == param("id")))
+_ALL = compiled(_SHARD.select().order_by(CrlShard.id).limit(SHARDS_MAX))
+_DUE = compiled(
+    CrlShard.select(CrlShard.id)
+    .where(
+        (CrlShard.revision > CrlShard.published_revision)
+        | (CrlShard.next_publish_at <= param("now"))
+        | (CrlShard.next_publish_at > param("latest")),
+        CrlShard.authority.not_in(Authority.select(Authority.id).where(_REVOKED_AUTHORITY)),
+    )
+    .order_by(CrlShard.next_publish_at),
+    limit=param("limit"),
 )
-_THIS_UPDATE = Statement("SELECT this_update FROM crl WHERE id = {}")
-_REVOKED = Statement(
-    "SELECT serial, revoked_at, reason FROM certificate WHERE shard = {} AND state IN ('revoked', 'orphaned') "
-    "AND (not_after >= {} OR revoked_at >= {}) ORDER BY serial LIMIT {}"
+
+_DRAW = compiled(
+    CrlShard.update(
+        {
+            CrlShard.crl_number: Case(
+                When(CrlShard.crl_number + 1 > param("unix"), then=CrlShard.crl_number + 1), default=param("unix")
+            )
+        }
+    )
+    .where(CrlShard.id == param("id"))
+    .returning(CrlShard.authority, CrlShard.crl_number, CrlShard.revision, CrlShard.published_number)
 )
-_REVOKED_EVER = Statement(
-    "SELECT serial, revoked_at, reason FROM certificate WHERE shard = {} AND state IN ('revoked', 'orphaned') "
-    "ORDER BY serial LIMIT {}"
+_THIS_UPDATE = compiled(Crl.select(Crl.this_update).where(Crl.id == param("id")))
+_IS_REVOKED_IN_SHARD = (IssuedCertificate.shard == param("shard")) & IssuedCertificate.state.is_in(
+    ["revoked", "orphaned"]
 )
-_PUBLISH = Statement(
-    "UPDATE shard SET published_number = {}, published_revision = {}, next_publish_at = {} "
-    "WHERE id = {} AND published_number < {} RETURNING id"
+_REVOKED_EVER = compiled(
+    _REVOKED_ROW.select().where(_IS_REVOKED_IN_SHARD).order_by(IssuedCertificate.serial), limit=param("limit")
 )
-_ADD_CRL = Statement(
-    "INSERT INTO crl (id, shard, number, this_update, next_update, entries, data) VALUES ({}, {}, {}, {}, {}, {}, {})"
+_REVOKED = compiled(
+    _REVOKED_ROW.select()
+    .where(
+        _IS_REVOKED_IN_SHARD,
+        (IssuedCertificate.not_after >= param("since")) | (IssuedCertificate.revoked_at >= param("since")),
+    )
+    .order_by(IssuedCertificate.serial),
+    limit=param("limit"),
 )
-_DROP_OLD = Statement(
-    "DELETE FROM crl WHERE shard = {} AND number NOT IN "
-    "(SELECT number FROM crl WHERE shard = {} ORDER BY number DESC LIMIT {})"
+
+_PUBLISH = compiled(
+    CrlShard.update(
+        {
+            CrlShard.published_number: param("number"),
+            CrlShard.published_revision: param("revision"),
+            **params(CrlShard.next_publish_at),
+        }
+    )
+    .where(CrlShard.id == param("id"), CrlShard.published_number < param("number"))
+    .returning(CrlShard.id)
 )
-_CRL = Statement("SELECT shard, number, this_update, next_update, entries, data FROM crl WHERE id = {}")
-_KEPT = Statement(
-    "SELECT shard, number, this_update, next_update, entries, data FROM crl WHERE shard = {} ORDER BY number DESC LIMIT {}"
+_ADD_CRL = compiled(Crl.insert(Crl(params(*Crl.all_columns()))))
+_NEWEST_CRLS = (
+    Crl.select(Crl.number).where(Crl.shard == param("shard")).order_by(Crl.number, ascending=False).limit(CRLS_KEPT)
+)
+_DROP_OLD = compiled(Crl.delete().where(Crl.shard == param("shard"), Crl.number.not_in(_NEWEST_CRLS)))
+_ONE_CRL = compiled(_CRL.select().where(Crl.id == param("id")))
+_KEPT = compiled(
+    _CRL.select().where(Crl.shard == param("shard")).order_by(Crl.number, ascending=False).limit(CRLS_KEPT)
 )
 
 
 def shard_id(authority: str, number: int) -> str:
     """The one spelling of a shard's id."""
     return f"{authority}.{number}"
+
+
+def crl_id(shard: str, number: int) -> str:
+    """The key of a published CRL's row."""
+    return f"{shard}:{number}"
 
 
 class ShardStore:
@@ -133,27 +186,26 @@ class ShardStore:
     async def reserve(self, authority: str, places: int, places_max: int) -> str:
         """Take `places` of the authority's newest shard, or of a new one when they do not fit. Returns its id."""
         async with self._engine.transaction(f"shards {authority}"):
-            newest = await self._engine.fetch_one(_NEWEST, authority)
+            newest = await self._engine.fetch_one(_NEWEST, authority=authority)
             if newest is not None and newest["reserved"] + places <= places_max:
-                await self._engine.fetch(_RESERVE, places, newest["id"])
+                await self._engine.fetch(_RESERVE, id=newest["id"], places=places)
                 return str(newest["id"])
             number = 1 if newest is None else int(newest["number"]) + 1
             identifier = shard_id(authority, number)
-            await self._engine.fetch(_ADD, identifier, authority, number, places)
+            await self._engine.fetch(_ADD, id=identifier, authority=authority, number=number, reserved=places)
             return identifier
 
     async def find(self, identifier: str) -> Shard | None:
         """One shard."""
-        row = await self._engine.fetch_one(_SHARD, identifier)
-        return None if row is None else msgspec.convert(row, Shard)
+        return _SHARD.read_one(await self._engine.fetch_one(_ONE, id=identifier))
 
     async def all(self) -> list[Shard]:
         """Every shard, by id."""
-        return [msgspec.convert(row, Shard) for row in await self._engine.fetch(_ALL)]
+        return [_SHARD.read(row) for row in await self._engine.fetch(_ALL)]
 
     async def due(self, now: datetime, latest: datetime, count_max: int) -> list[str]:
         """Shards that want a new CRL, as `Shard.due` judges each."""
-        return [str(row["id"]) for row in await self._engine.fetch(_DUE, now, latest, count_max)]
+        return [str(row["id"]) for row in await self._engine.fetch(_DUE, now=now, latest=latest, limit=count_max)]
 
     async def draw(self, identifier: str, now: datetime, entries_max: int) -> Draw | None:
         """Draw the next CRL number, max(drawn + 1, unix time in ms), and read what that CRL has to show.
@@ -168,47 +220,40 @@ class ShardStore:
         """
         unix = int(now.timestamp() * 1000)
         async with self._engine.transaction(f"shard {identifier}"):
-            row = await self._engine.fetch_one(_DRAW, unix, unix, identifier)
+            row = await self._engine.fetch_one(_DRAW, id=identifier, unix=unix)
             if row is None:
                 return None
-            before = await self._engine.fetch_one(_THIS_UPDATE, f"{identifier}:{row['published_number']}")
+            before = await self._engine.fetch_one(_THIS_UPDATE, id=crl_id(identifier, row["published_number"]))
+            of_shard = {"shard": identifier, "limit": entries_max + 1}
             if before is None:
-                found = await self._engine.fetch(_REVOKED_EVER, identifier, entries_max + 1)
+                found = await self._engine.fetch(_REVOKED_EVER, **of_shard)
             else:
-                since = min(before["this_update"], now)
-                found = await self._engine.fetch(_REVOKED, identifier, since, since, entries_max + 1)
+                found = await self._engine.fetch(_REVOKED, **of_shard, since=min(before["this_update"], now))
         return Draw(
             shard=identifier,
             authority=str(row["authority"]),
             number=int(row["crl_number"]),
             revision=int(row["revision"]),
             published_number=int(row["published_number"]),
-            revoked=tuple(msgspec.convert(each, RevokedRow) for each in found),
+            revoked=tuple(_REVOKED_ROW.read(each) for each in found),
         )
 
     async def publish(self, crl: PublishedCrl, revision: int, next_publish_at: datetime) -> bool:
         """Store a CRL over a lower number; False if an equal or higher one was published meanwhile."""
         async with self._engine.transaction(f"shard {crl.shard}"):
-            if not await self._engine.fetch(_PUBLISH, crl.number, revision, next_publish_at, crl.shard, crl.number):
+            if not await self._engine.fetch(
+                _PUBLISH, id=crl.shard, number=crl.number, revision=revision, next_publish_at=next_publish_at
+            ):
                 return False
-            await self._engine.fetch(
-                _ADD_CRL,
-                f"{crl.shard}:{crl.number}",
-                crl.shard,
-                crl.number,
-                crl.this_update,
-                crl.next_update,
-                crl.entries,
-                crl.data,
-            )
-            await self._engine.fetch(_DROP_OLD, crl.shard, crl.shard, CRLS_KEPT)
+            await self._engine.fetch(_ADD_CRL, id=crl_id(crl.shard, crl.number), **_CRL.values(crl))
+            await self._engine.fetch(_DROP_OLD, shard=crl.shard)
             return True
 
     async def published(self, shard: Shard) -> PublishedCrl | None:
         """The CRL that is published for a shard; None before the first."""
-        row = await self._engine.fetch_one(_CRL, f"{shard.id}:{shard.published_number}")
-        return None if row is None else msgspec.convert(row, PublishedCrl)
+        identifier = crl_id(shard.id, shard.published_number)
+        return _CRL.read_one(await self._engine.fetch_one(_ONE_CRL, id=identifier))
 
     async def kept(self, identifier: str) -> list[PublishedCrl]:
         """The CRLs of a shard that are kept, newest first."""
-        return [msgspec.convert(row, PublishedCrl) for row in await self._engine.fetch(_KEPT, identifier, CRLS_KEPT)]
+        return [_CRL.read(row) for row in await self._engine.fetch(_KEPT, shard=identifier)]

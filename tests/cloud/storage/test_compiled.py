@@ -19,6 +19,7 @@ from cloud.storage import (
     compiled,
     excluded,
     exists,
+    insert_if,
     literal,
     missing,
     param,
@@ -216,6 +217,21 @@ async def test_inserts_and_what_they_do_on_a_conflict(engine: ServiceEngine) -> 
     row = await engine.fetch_one(ONE, id="a")
     assert row is not None
     assert (row["small"], row["note"]) == (9, "raised")
+
+
+async def test_an_insert_with_a_condition(engine: ServiceEngine) -> None:
+    """The parameters of the row are typed by its columns, on PostgreSQL too; constants are literals."""
+    row = {**params(*(column for column in EVERY._meta.columns if column._meta.name != "note")), Item.note: "it's {}"}
+    unless_open = missing(Item.select(Item.id).where(Item.small == param("small"), Item.is_open == literal(True)))
+    statement = compiled(
+        sql("{} ON CONFLICT (id) DO NOTHING RETURNING id", insert_if(Item, row, unless_open)),
+    )
+    values = {name: value for name, value in ITEM.items() if name != "note"}
+    assert await engine.fetch(statement, **{**values, "id": "d"}) == [{"id": "d"}]
+    assert await engine.fetch(statement, **{**values, "id": "e"}) == []
+    assert await engine.fetch(statement, **{**values, "small": 8}) == []
+    found = await engine.fetch_one(ONE, id="d")
+    assert found == {**ITEM, "id": "d", "note": "it's {}"}
 
 
 async def test_deletes_and_counts(engine: ServiceEngine) -> None:

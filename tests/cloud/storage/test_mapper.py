@@ -6,8 +6,9 @@ from typing import Literal, NewType
 
 import msgspec
 import pytest
+from piccolo.query.functions import Count
 
-from cloud.storage import Location, Mapper, compiled, param
+from cloud.storage import Location, Mapper, compiled, param, value_of
 from lab.postgres import database_location
 from tests.cloud.engines import ENGINES
 from tests.cloud.storage_sample.support import ENGINE, NOW, SERVICE, on
@@ -71,6 +72,24 @@ def test_a_row_that_the_struct_cannot_hold_is_a_fault() -> None:
 def test_each_field_is_a_column() -> None:
     with pytest.raises(ValueError, match="the table part has no column label"):
         Mapper(Label, Part)
+
+
+def test_a_field_may_be_computed(database: Location) -> None:
+    class Counted(msgspec.Struct, frozen=True):
+        id: str
+        widgets: int
+        amount_minor: int
+
+    counted = Mapper(Counted, Widget, widgets=value_of(Widget.select(Count())))
+    read = compiled(counted.select().where(Widget.id == param("id")))
+
+    async def test() -> None:
+        for number in (1, 2):
+            label = msgspec.structs.replace(LABEL, id=WidgetId(f"w{number}"), amount_minor=number)
+            await ENGINE.fetch(LABELS.insert, **LABELS.values(label))
+        assert counted.read_one(await ENGINE.fetch_one(read, id="w1")) == Counted("w1", 2, 1)
+
+    on(database, test())
 
 
 def test_a_struct_may_leave_out_what_it_does_not_read() -> None:
