@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -152,6 +153,7 @@ async def promises_hold(issuer: Issuer) -> None:
 
 @pytest.mark.parametrize(("point", "stage"), EXPECTED)
 async def test_killed(home: Path, database: Location, tmp_path: Path, point: str, stage: str) -> None:
+    home = Path(shutil.copytree(home, tmp_path / "home"))  # the story makes a CA key there
     key = new_key()
     key_file = tmp_path / "key.pem"
     key_file.write_bytes(
