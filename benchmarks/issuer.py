@@ -22,8 +22,9 @@ from benchmarks.floor import FLOOR_NAME, TRUST_DOMAIN, BareIssuer, new_id, new_k
 from benchmarks.host import Postgres, Server, breakwater, others_elsewhere
 from benchmarks.world import World
 from cloud.contracts.breakwater import PATH_DEVICE, PATH_OPEN, PATH_SESSION, IssueNodeCertificate, OpenGeneration
+from cloud.mtls.chain import chain_to_pem
 from cloud.mtls.client import ServerCheck, client_context, expected_service
-from cloud.mtls.identity import chain_to_pem, load_identity, make_csr
+from cloud.mtls.identity import load_identity, make_csr
 from cloud.mtls.peer import PeerTrust
 from node.clock import utc_now
 from protocol.ids import NodeId, TenantId

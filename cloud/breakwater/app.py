@@ -38,7 +38,7 @@ from cloud.http.app import make_app
 from cloud.http.guard import Guard
 from cloud.mtls.identity import Identity, load_identity
 from cloud.mtls.peer import PeerRefused, PeerTrust, key_id_of, require_issuer
-from cloud.mtls.renewal import IdentityKeeper, Rekey
+from cloud.mtls.renewal import IdentityRenewal, Rekey
 from cloud.mtls.server import ServerTls
 from cloud.process.serve import Listener, Served, Unit
 from cloud.process.settings import GateRefused, load_settings
@@ -87,14 +87,14 @@ class Breakwater:
         passphrase_file = settings.path(settings.passphrase_file)
         identity = load_identity(settings.path(settings.tls), passphrase_file)
         self._tls = ServerTls(identity.chain_pem, identity.key, b"")
-        self.identity = IdentityKeeper(
+        self.identity = IdentityRenewal(
             identity,
             settings.path(settings.tls),
             trust=self.trust,
-            ask=Myself(self.issuing, authorities.ca_certificates),
+            issuer=Myself(self.issuing, authorities.ca_certificates),
             now=now,
             server_tls=(self._tls,),
-            renewed=(self._renewed,),
+            on_renewed=(self._renewed,),
             rekey=Rekey(passphrase_file),
         )
         authorities.on_change(self._authorities_changed)
@@ -195,7 +195,7 @@ class Breakwater:
         return Served(
             listeners=listeners,
             tasks=(
-                self.identity.keep,
+                self.identity.run,
                 self.publisher.run,
                 self.feed.run,
                 self.responder.keep,

@@ -27,12 +27,12 @@ from cloud.breakwater.settings import BreakwaterSettings
 from cloud.breakwater.store import ServiceHostName
 from cloud.breakwater.tables import ENGINE
 from cloud.crypto.keyfile import read_passphrase, sync_directory, write_key, write_secret
+from cloud.mtls.chain import chain_to_pem
 from cloud.mtls.identity import (
     CHAIN_FILE,
     KEY_FILE,
     NEXT_KEY_FILE,
     IdentityError,
-    chain_to_pem,
     load_identity,
     make_csr,
 )

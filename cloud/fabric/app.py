@@ -33,9 +33,10 @@ from cloud.http.app import make_app
 from cloud.http.guard import ClosedAnswer, Guard, Operator
 from cloud.http.metrics import Metrics
 from cloud.mtls.client import CallError, CheckedContext, CloudClient, ServerCheck, client_context, expected_service
+from cloud.mtls.est_client import EstClient
 from cloud.mtls.identity import Identity, load_identity
 from cloud.mtls.peer import NodePeer, key_id_of
-from cloud.mtls.renewal import IdentityKeeper, through
+from cloud.mtls.renewal import IdentityRenewal
 from cloud.mtls.revoked import RevokedSet
 from cloud.mtls.server import ServerTls
 from cloud.process.serve import Listener, Served, Unit
@@ -177,14 +178,14 @@ class Fabric:
         identity = load_identity(settings.path(settings.tls), passphrase_file)
         self._client = CloudClient(settings.breakwater_url, self._context(identity))
         self._tls = ServerTls(identity.chain_pem, identity.key, self.belief.ca_pem)
-        self._keeper = IdentityKeeper(
+        self._keeper = IdentityRenewal(
             identity,
             settings.path(settings.tls),
             trust=lambda: self.belief.trust,
-            ask=through(self._client),
+            issuer=EstClient(self._client),
             now=now,
             server_tls=(self._tls,),
-            renewed=(self._renewed,),
+            on_renewed=(self._renewed,),
         )
         self.holder = Holder()
         self._kicked = asyncio.Event()
@@ -324,7 +325,7 @@ class Fabric:
                 self.follow_trust,
                 self.follow_revocations,
                 self.meet_breakwater,
-                self._keeper.keep,
+                self._keeper.run,
             ),
         )
 

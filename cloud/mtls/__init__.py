@@ -1,1 +1,1 @@
-"""Mutual TLS between services: the peer, server and client contexts, the own certificate and its renewal, the revoked set."""
+"""Mutual TLS between services: peer, server, client, own certificate and its renewal, revoked set."""

@@ -1,11 +1,9 @@
-"""Outgoing HTTP over TLS 1.3: a service calling a service, and an operator's command line calling Fabric.
+"""Adapter: outgoing HTTP over TLS 1.3. A service calls a service with it, an operator's command line calls Fabric.
 
-The server's host name (OpenSSL) and its SPIFFE id, issuing CA and revocation (here) are checked inside the
-handshake, before the first byte of a request can leave. Time and size of an exchange are bounded. It retries
-nothing: whether a repeat is safe is known to the caller alone.
+The server is checked inside the handshake, before the first byte of a request can leave: its host name by OpenSSL, its
+SPIFFE id, issuing CA and revocation here. Time and size of an exchange are bounded. It retries nothing: only the caller
+knows whether a repeat is safe.
 """
-
-from __future__ import annotations
 
 import asyncio
 import ssl
@@ -20,8 +18,8 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from cloud.crypto.keyfile import PrivateKey
+from cloud.mtls.key_pair import load_key_pair
 from cloud.mtls.peer import PeerRefused, PeerTrust, require_issuer, require_usage, spiffe_of
-from cloud.mtls.server import load_key_pair
 from protocol.ids import ServiceName, ServiceSpiffeId
 from protocol.limits import RESPONSE_BODY_BYTES_MAX
 from protocol.problems import CONTENT_TYPE, ProblemDocument
@@ -37,7 +35,7 @@ KEEP_ALIVE_SECONDS = 60.0
 
 
 class CallError(Exception):
-    """A call did not come to an answer."""
+    """A call got no usable answer."""
 
 
 class Unreachable(CallError):
@@ -159,11 +157,11 @@ def expected_service(trust_domain: str, name: ServiceName) -> ServiceSpiffeId:
     return ServiceSpiffeId(trust_domain, name)
 
 
-class _Bare(httpcore.AsyncNetworkStream):
-    """A TCP connection that is to become a TLS one; closed if it does not, whatever the reason.
+class ClosingStream(httpcore.AsyncNetworkStream):
+    """A TCP connection before its TLS handshake. It is closed if the handshake does not succeed, whatever the reason.
 
-    The library closes it after an error and forgets it after a time-out or a cancellation: the event loop then keeps
-    the socket for as long as the process lives.
+    The library closes it after an error, but not after a time-out or a cancellation: the event loop would then keep the
+    socket for as long as the process lives.
     """
 
     def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
@@ -182,27 +180,27 @@ class _Bare(httpcore.AsyncNetworkStream):
         await self._stream.aclose()
 
 
-class _Network(httpcore.AnyIOBackend):
-    """How connections are made: as the library does, but none is forgotten."""
+class _ClosingBackend(httpcore.AnyIOBackend):
+    """Makes connections as the library does, as `ClosingStream`s."""
 
     async def connect_tcp(self, *args: Any, **kwargs: Any) -> httpcore.AsyncNetworkStream:
-        return _Bare(await super().connect_tcp(*args, **kwargs))
+        return ClosingStream(await super().connect_tcp(*args, **kwargs))
 
 
 class _Transport(httpx.AsyncHTTPTransport):
-    """The library's transport, with a pool over our network: it has no parameter for one."""
+    """The library's transport with a pool over our backend, for which the library has no parameter."""
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=context,
             max_connections=CONNECTIONS_MAX,
             keepalive_expiry=KEEP_ALIVE_SECONDS,
-            network_backend=_Network(),
+            network_backend=_ClosingBackend(),
         )
 
 
-class _Line:
-    """The connections made under one context, and how many calls are on them: closed when the last of them ends."""
+class ConnectionSet:
+    """The connections made with one TLS context. A retired set is closed when its last call ends."""
 
     def __init__(self, http: httpx.AsyncClient) -> None:
         self.http = http
@@ -210,7 +208,7 @@ class _Line:
         self._retired = False
 
     async def retire(self) -> None:
-        """No new calls come; close now, or when the last one has ended."""
+        """Close the connections now, or when the last call ends. No new call may begin."""
         self._retired = True
         if self._calls == 0:
             await self.http.aclose()
@@ -225,10 +223,10 @@ class _Line:
 
 
 class CloudClient:
-    """Calls one server. Connections are kept alive; `token` makes it an operator's client.
+    """Calls one server. Connections are kept alive. With `token` the client is an operator's.
 
-    A connection outlives its handshake, so before each call the servers met so far are looked at again: if one has
-    expired or been revoked since, all connections are dropped first and the next handshake decides.
+    A connection outlives its handshake. So before each call the certificates that the server has shown are checked
+    again: if one has expired or been revoked since, all connections are dropped and the next handshake decides.
     """
 
     def __init__(self, base_url: str, context: CheckedContext, *, token: str = "") -> None:
@@ -237,9 +235,9 @@ class CloudClient:
         self._headers = {"Accept-Encoding": "identity", "User-Agent": "cascade"}
         if token:
             self._headers["Authorization"] = f"Bearer {token}"
-        self._line = self._connect()
+        self._connections = self._connect()
 
-    def _connect(self) -> _Line:
+    def _connect(self) -> ConnectionSet:
         http = httpx.AsyncClient(
             base_url=self._base_url,
             headers=self._headers,
@@ -248,17 +246,17 @@ class CloudClient:
             follow_redirects=False,
             timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
         )
-        return _Line(http)
+        return ConnectionSet(http)
 
     async def reconnect(self, context: CheckedContext) -> None:
-        """Use another certificate or trust from the next call on (a renewal); calls on their way end as they began."""
-        old, self._context = self._line, context
-        self._line = self._connect()
+        """Use another certificate or trust from the next call on. Calls that run end on their old connections."""
+        old, self._context = self._connections, context
+        self._connections = self._connect()
         await old.retire()
 
     @property
     def server(self) -> x509.Certificate | None:
-        """The certificate of the server that was met last, since the last `reconnect`."""
+        """The certificate that the server has shown last, since the last `reconnect`."""
         return self._context.server_seen[-1] if self._context.server_seen else None
 
     async def call(
@@ -285,12 +283,12 @@ class CloudClient:
         if body is not None and content is None:
             content = msgspec.json.encode(body)
             sent["Content-Type"] = "application/json"
-        line = self._line
+        connections = self._connections
         try:
             async with (
                 asyncio.timeout(seconds),
-                line,
-                line.http.stream(
+                connections,
+                connections.http.stream(
                     method, path, content=content, headers=sent, timeout=httpx.Timeout(seconds, connect=CONNECT_SECONDS)
                 ) as response,
             ):
@@ -303,19 +301,20 @@ class CloudClient:
             raise Unreachable(f"cannot reach {self._base_url}: {str(error) or type(error).__name__}") from error
 
     async def _drop_stale(self) -> None:
+        """Drop all connections if one of the server's certificates is no longer trusted."""
         check = self._context.server_check
         for certificate in self._context.server_seen:
             try:
                 check.check_still(certificate)
             except PeerRefused:
                 self._context.server_seen.clear()
-                old, self._line = self._line, self._connect()
+                old, self._connections = self._connections, self._connect()
                 await old.retire()
                 return
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await self._line.http.aclose()
+        await self._connections.http.aclose()
 
     async def __aenter__(self) -> Self:
         return self

@@ -1,12 +1,11 @@
-"""Who is at the other end: the only reader of the TLS session and of what it puts into the ASGI scope.
+"""The peer of a request: what its client certificate says, and whether it is trusted.
 
-A peer is its client certificate and nothing else; no header is looked at here. The certificate is parsed once a
-connection; what can change while a connection lives (the time, and through `PeerChecks` an open generation or a
-revoked serial) is judged at every request. OpenSSL has verified the chain and the purpose at the handshake; this
-file adds what OpenSSL does not know: that the issuer is the CA of the class that the SPIFFE path claims.
+This module is the only reader of a listener's TLS sessions, and of the TLS entry in the ASGI scope. A peer is its client
+certificate and nothing else; no header is read here. The certificate is parsed once a connection. What can change while
+a connection lives is checked at every request: the time, and through `PeerChecks` an open generation and a revoked
+serial. OpenSSL has verified the chain and the purpose at the handshake. This module adds what OpenSSL does not know:
+that the issuer is the CA of the class that the SPIFFE path claims.
 """
-
-from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from datetime import datetime
@@ -73,7 +72,7 @@ ANONYMOUS_PEER = AnonymousPeer()
 
 
 class PeerRefused(Exception):
-    """The client certificate is not one that we take; `detail` says which rule it breaks."""
+    """The certificate is not accepted; `detail` says which rule it breaks."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
@@ -81,7 +80,7 @@ class PeerRefused(Exception):
 
 
 class PeerClosed(PeerRefused):
-    """A good certificate of a generation that is closed."""
+    """The certificate is valid, and its generation is closed."""
 
     def __init__(self, peer: NodePeer) -> None:
         super().__init__("the generation of this certificate is closed")
@@ -89,9 +88,9 @@ class PeerClosed(PeerRefused):
 
 
 class PeerTrust(msgspec.Struct, frozen=True):
-    """The trust domain and, by class, the issuing CAs that may stand directly above a peer's certificate.
+    """The trust domain and, by class, the issuing CAs of which a peer's certificate must be.
 
-    `roots`: those that are believed, where that is known (None: it is not).
+    `roots`: the trusted roots, or None where they are not known.
     """
 
     trust_domain: str
@@ -101,7 +100,7 @@ class PeerTrust(msgspec.Struct, frozen=True):
 
 
 class PeerChecks(Protocol):
-    """What a service knows of its peers; asked on every request, so it has to be quick."""
+    """Port: what a service knows of its peers. It is called on every request, so it has to be quick."""
 
     def generation_open(self, tenant: TenantId, node: NodeId, generation: int) -> Awaitable[bool]: ...
 
@@ -109,7 +108,7 @@ class PeerChecks(Protocol):
 
 
 class TlsSession:
-    """What one connection's TLS session says of the client, with the parsed peer kept for the next requests."""
+    """The client certificate of one connection, with the parsed peer kept for the next requests."""
 
     __slots__ = ("_peer", "_trust", "_valid_from", "certificate_der")
 
@@ -142,6 +141,12 @@ class TlsSession:
         return self._peer
 
 
+def tls_session(transport_info: Callable[[str], Any]) -> TlsSession:
+    """The session of a new connection, from its transport's `get_extra_info`; no certificate on plaintext."""
+    ssl_object = transport_info("ssl_object")
+    return TlsSession(None if ssl_object is None else ssl_object.getpeercert(binary_form=True))
+
+
 def peer_of(scope: Any, trust: PeerTrust, now: datetime) -> Peer:
     """The peer of a request, from its connection's certificate.
 
@@ -157,7 +162,7 @@ def peer_of(scope: Any, trust: PeerTrust, now: datetime) -> Peer:
 
 
 async def admit(peer: Peer, checks: PeerChecks) -> None:
-    """Ask the service whether the peer still stands.
+    """Check with the service that the peer is still admitted.
 
     Raises:
         PeerClosed: the node's generation is closed.
@@ -249,9 +254,3 @@ def _subject(certificate: x509.Certificate, name: x509.ObjectIdentifier) -> str:
     if len(values) != 1:
         raise PeerRefused("the subject does not have exactly one CN and one serialNumber")
     return str(values[0].value)
-
-
-def tls_session(transport_info: Callable[[str], Any]) -> TlsSession:
-    """The session of a new connection, from its transport's `get_extra_info`; no certificate on plaintext."""
-    ssl_object = transport_info("ssl_object")
-    return TlsSession(None if ssl_object is None else ssl_object.getpeercert(binary_form=True))

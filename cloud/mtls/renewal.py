@@ -1,7 +1,13 @@
-"""Background task: renewal of a service's own certificate over EST."""
+"""Background task: renews a service's own certificate while connections live on.
+
+At half of the certificate's life, or when `renew_now` is called, it asks the issuer for the next certificate, checks
+it, replaces the files and reloads the TLS contexts. New connections get the new certificate; open ones keep theirs. It
+decides nothing about names: the issuer has them on record.
+"""
 
 import asyncio
 import hashlib
+import logging
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -9,111 +15,42 @@ from typing import Protocol
 
 import msgspec
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from cloud.crypto.issued import issuer_among
 from cloud.crypto.keyfile import KeyFileError, read_key, read_passphrase, sync_directory, write_key, write_secret
-from cloud.mtls.client import Answer, AnswerUnusable, CloudClient
-from cloud.mtls.identity import (
-    CHAIN_FILE,
-    KEY_FILE,
-    NEXT_KEY_FILE,
-    Identity,
-    IdentityError,
-    _spki,
-    build_chain,
-    is_trusted_cross,
-    log,
-    make_csr,
-)
+from cloud.crypto.spki import spki_of
+from cloud.mtls.chain import build_chain, is_trusted_cross
+from cloud.mtls.identity import CHAIN_FILE, KEY_FILE, NEXT_KEY_FILE, Identity, IdentityError, make_csr
 from cloud.mtls.peer import PeerRefused, PeerTrust, spiffe_of
 from cloud.mtls.server import ServerTls
 from cloud.tasks.stopping import Stopping
 from protocol.faults import fault_point
-from protocol.messages.est import (
-    HEADER_REQUEST,
-    PATH_CACERTS,
-    PATH_SIMPLEREENROLL,
-    TYPE_PKCS10,
-    EstError,
-    decode_certs_only,
-    encode_base64,
-    leaf_first,
-    media_type,
-)
+
+log = logging.getLogger("cascade.identity")
 
 RETRY_SECONDS = 600
-"""A failed renewal is tried again this often; half of a week remains, so 500 times."""
-
-
+"""Pause after a failed renewal. Half of a week remains, so there are 500 tries."""
 RENEWED_SECONDS_MIN = 60
-"""Rest after a renewal: a certificate that the end of its CA cut short is past its half already."""
+"""Pause after a renewal: a certificate that the end of its CA cut short is past its half already."""
+CLOCK_SECONDS_MAX = 3600
+"""Longest wait before the clock is read again: a machine may have slept, or its clock been set."""
+
+OnRenewed = Callable[[Identity], Awaitable[None]]
 
 
-LOOK_SECONDS_MAX = 3600
-"""Longest sleep before the clock is read again: a machine may have slept, or its clock been set."""
+class IssuerClient(Protocol):
+    """Port of the issuer of services' certificates.
 
-
-Renewed = Callable[["Identity"], Awaitable[None]]
-
-
-class Ask(Protocol):
-    """What is asked of the issuer. Raises CallError, or what the issuer raises in its own process."""
+    Adapters: `cloud.mtls.est_client.EstClient`, and Breakwater's own, in its process. Raises CallError, or what the
+    issuer raises in its own process.
+    """
 
     async def reenroll(self, csr: bytes, request: str) -> bytes:
         """The next certificate (DER) for a CSR; a repeat of `request` gets the same one."""
 
     async def ca_certificates(self) -> tuple[bytes, ...]:
-        """All CAs that are believed, in DER and in no order."""
-
-
-class EstClient:
-    """Breakwater over mTLS and EST (RFC 7030)."""
-
-    def __init__(self, client: CloudClient) -> None:
-        self._client = client
-
-    async def reenroll(self, csr: bytes, request: str) -> bytes:
-        """The next certificate of the service that the connection is of. Raises CallError."""
-        headers = {"Content-Type": TYPE_PKCS10, HEADER_REQUEST: request}
-        answer = await self._client.call("POST", PATH_SIMPLEREENROLL, encode_base64(csr), headers=headers)
-        key = x509.load_der_x509_csr(csr).public_key()
-        spki = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-        try:
-            return leaf_first(_certificates(answer), spki)[0]
-        except EstError as error:
-            raise AnswerUnusable(f"the issuer's answer cannot be used: {error}") from error
-
-    async def ca_certificates(self) -> tuple[bytes, ...]:
-        """All CAs that Breakwater believes. Raises CallError."""
-        try:
-            return _certificates(await self._client.call("GET", PATH_CACERTS))
-        except EstError as error:
-            raise AnswerUnusable(f"the issuer's answer cannot be used: {error}") from error
-
-
-def _certificates(answer: Answer) -> tuple[bytes, ...]:
-    """Raises ProblemAnswer, AnswerUnusable, EstError."""
-    if answer.status >= 400:
-        answer.into(msgspec.Raw)
-    if answer.status != 200 or media_type(answer.headers.get("content-type", "")) != "application/pkcs7-mime":
-        raise EstError(f"status {answer.status} with another content")
-    return decode_certs_only(answer.body)
-
-
-def _kept_key(path: Path, passphrase: bytes) -> ec.EllipticCurvePrivateKey | None:
-    """A key that an earlier renewal left; None if there is none that can be used, which loses nothing."""
-    try:
-        key = read_key(path, passphrase)
-    except KeyFileError:
-        return None
-    return key if isinstance(key, ec.EllipticCurvePrivateKey) else None
-
-
-def through(client: CloudClient) -> Ask:
-    """Ask Breakwater over mTLS."""
-    return EstClient(client)
+        """The CAs that the issuer trusts, in DER and in no order."""
 
 
 def new_p256_key() -> ec.EllipticCurvePrivateKey:
@@ -122,14 +59,14 @@ def new_p256_key() -> ec.EllipticCurvePrivateKey:
 
 
 class Rekey(msgspec.Struct, frozen=True):
-    """Take a new key at each renewal; kept encrypted with the passphrase in this file."""
+    """A new key at each renewal, encrypted at rest with the passphrase in this file."""
 
     passphrase_file: Path
     new_key: Callable[[], ec.EllipticCurvePrivateKey] = new_p256_key
 
 
-class IdentityKeeper:
-    """Keeps one service's identity fresh. `renewed` hooks run after the listener serves the new certificate."""
+class IdentityRenewal:
+    """Renews one service's identity. `on_renewed` is called after the listeners serve the new certificate."""
 
     def __init__(
         self,
@@ -137,89 +74,89 @@ class IdentityKeeper:
         directory: Path,
         *,
         trust: Callable[[], PeerTrust],
-        ask: Ask,
+        issuer: IssuerClient,
         now: Callable[[], datetime],
         server_tls: tuple[ServerTls, ...] = (),
-        renewed: tuple[Renewed, ...] = (),
+        on_renewed: tuple[OnRenewed, ...] = (),
         rekey: Rekey | None = None,
     ) -> None:
         self.identity = identity
         self._directory = directory
         self._trust = trust
-        self._ask = ask
+        self._issuer = issuer
         self._now = now
         self._server_tls = server_tls
-        self._renewed = renewed
+        self._on_renewed = on_renewed
         self._rekey = rekey
-        self._told = asyncio.Event()
-        self._turn = asyncio.Lock()
+        self._wanted = asyncio.Event()
+        self._renewing = asyncio.Lock()
 
     def renew_now(self) -> None:
-        """Have the background task renew at once, whatever the certificate's age (a rotation, an incident)."""
-        self._told.set()
+        """Wake the background task to renew at once, whatever the certificate's age (a rotation, an incident)."""
+        self._wanted.set()
 
     def trust_changed(self, active: tuple[x509.Certificate, ...] | None = None) -> None:
-        """Renew at once if our issuing CA is none of those that issue now (None: of those that are believed).
+        """Renew at once if our issuing CA is none of those that issue now (None: of those that are trusted).
 
-        And if our chain leads to a root that is believed no more.
+        Renew as well if our chain leads to a root that is no longer trusted.
         """
         issuers = self._trust().service_issuers if active is None else active
-        if issuer_among(self.identity.leaf, issuers) is None or self._leads_astray():
+        if issuer_among(self.identity.leaf, issuers) is None or self._has_untrusted_cross():
             self.renew_now()
 
-    def _leads_astray(self) -> bool:
+    def _has_untrusted_cross(self) -> bool:
         crosses = x509.load_pem_x509_certificates(self.identity.chain_pem)[2:]
-        return not all(is_trusted_cross(cross, self._trust()) for cross in crosses)
+        return any(not is_trusted_cross(cross, self._trust()) for cross in crosses)
 
-    async def keep(self, stopping: Stopping) -> None:
-        """The background task: renews in time until the process goes down; a failure is logged and tried again."""
-        due, wait = False, self._seconds_left()
-        while not await stopping.first(self._told, min(wait, LOOK_SECONDS_MAX)):
-            due = due or self._told.is_set()
-            self._told.clear()
+    async def run(self, stopping: Stopping) -> None:
+        """The background task: renews in time until the process goes down. A failure is logged and retried."""
+        due, wait = False, self._seconds_until_due()
+        while not await stopping.first(self._wanted, min(wait, CLOCK_SECONDS_MAX)):
+            due = due or self._wanted.is_set()
+            self._wanted.clear()
             if not due and self._now() < self.identity.renew_at:
-                wait = self._seconds_left()
+                wait = self._seconds_until_due()
                 continue
             try:
                 await self.renew()
-                due, wait = False, max(self._seconds_left(), RENEWED_SECONDS_MIN)
+                due, wait = False, max(self._seconds_until_due(), RENEWED_SECONDS_MIN)
             except Exception as error:  # noqa: BLE001  whatever is wrong with one renewal, the next try must come
                 due, wait = True, RETRY_SECONDS
                 log.error("renewal failed", extra={"error": str(error), "not_after": self._not_after()})
 
     async def renew(self) -> None:
-        """Renew now. A repeat after a lost answer gets the same certificate.
+        """Renew now. A retry after a lost answer gets the same certificate.
 
         Raises:
             IdentityError: the answer is not for this service and key; nothing was changed.
-            KeyFileError: the files cannot be written; what they were or what they were to be can be loaded.
+            KeyFileError: the files cannot be written; either the old identity or the new one can be loaded.
             CallError: no answer, or a refusal.
         """
-        async with self._turn:
+        async with self._renewing:
             old = self.identity
             key = old.key if self._rekey is None else await asyncio.to_thread(self._next_key, self._rekey)
-            digest = hashlib.sha256(_spki(key)).hexdigest()[:16]
+            digest = hashlib.sha256(spki_of(key.public_key())).hexdigest()[:16]
             with fault_point("breakwater.identity.request"):
-                answer = await self._ask.reenroll(make_csr(key), f"renew-{old.leaf.serial_number:x}-{digest}")
-                cas = await self._ask.ca_certificates()
+                answer = await self._issuer.reenroll(make_csr(key), f"renew-{old.leaf.serial_number:x}-{digest}")
+                cas = await self._issuer.ca_certificates()
             fresh = self._checked(old, key, answer, cas)
             await asyncio.to_thread(self._write, old, fresh)
             self.identity = fresh
             for tls in self._server_tls:
                 tls.reload(fresh.chain_pem, fresh.key)
-            for hook in self._renewed:
-                await hook(fresh)
+            for call in self._on_renewed:
+                await call(fresh)
         log.info("renewed", extra={"serial": f"{fresh.leaf.serial_number:x}", "not_after": self._not_after()})
 
     def _next_key(self, rekey: Rekey) -> ec.EllipticCurvePrivateKey:
-        """The key of a renewal that did not come to its end, or a new one, durable before anything is asked for it."""
+        """The key of an unfinished renewal, or a new one. It is on disk before a certificate is requested for it."""
         passphrase = read_passphrase(rekey.passphrase_file)
         path = self._directory / NEXT_KEY_FILE
         kept = _kept_key(path, passphrase)
         if kept is not None and kept.public_key() != self.identity.key.public_key():
             return kept
         if kept is not None:
-            self._swap()  # a crash came between the two renames: the chain on disk is of this key already
+            self._swap()  # a crash came between the two renames: the chain on disk is for this key already
         key = rekey.new_key()
         with fault_point("breakwater.identity.key"):
             write_key(path, key, passphrase)
@@ -250,11 +187,20 @@ class IdentityKeeper:
         if not same_name or leaf.public_key() != key.public_key():
             raise IdentityError("the new certificate is for another name or key")
         if leaf.serial_number == old.leaf.serial_number or leaf.not_valid_after_utc <= self._now():
-            raise IdentityError("the new certificate is the old one, or over")
+            raise IdentityError("the new certificate is the old one, or has expired")
         return Identity(key, chain_pem, leaf)
 
-    def _seconds_left(self) -> float:
+    def _seconds_until_due(self) -> float:
         return max((self.identity.renew_at - self._now()) / timedelta(seconds=1), 1.0)
 
     def _not_after(self) -> str:
         return self.identity.leaf.not_valid_after_utc.isoformat()
+
+
+def _kept_key(path: Path, passphrase: bytes) -> ec.EllipticCurvePrivateKey | None:
+    """The key that an unfinished renewal left, or None if there is none that can be used: nothing is lost then."""
+    try:
+        key = read_key(path, passphrase)
+    except KeyFileError:
+        return None
+    return key if isinstance(key, ec.EllipticCurvePrivateKey) else None

@@ -1,9 +1,9 @@
-"""The services' certificates that must not be believed, as this service knows them: one set, asked at every request.
+"""The set of revoked service certificates, and the background task that follows Breakwater's feed of them.
 
-It is fed by Breakwater's long poll, within a second of a revocation, and kept in the service's own database, so that
-a restarted service refuses at once, whether Breakwater answers or not. Rules: what is in the set stays until it has
-expired, whatever the feed says later; after a failed call the whole feed is read again, so that an issuer whose
-database was put back can hide nothing behind a cursor.
+The set is read at every request. The feed is a long poll that answers within a second of a revocation. The set is also
+stored in the service's own database, so that a restarted service refuses at once, whether Breakwater answers or not.
+Rules: an entry stays until its certificate has expired, whatever the feed says later; after a failed call the whole
+feed is read again, so that an issuer whose database was restored from a backup can hide nothing behind a cursor.
 """
 
 import asyncio
@@ -25,8 +25,9 @@ ANSWER_SECONDS = 10.0
 """Beyond the wait, for the answer itself."""
 RETRY_SECONDS_FIRST = 0.25
 RETRY_SECONDS_MAX = 5.0
-"""Full jitter below it. A service that cannot hear of revocations must not be in that state for long."""
+"""The pause after failed calls; full jitter below it. A service without the feed must not stay so for long."""
 PRUNE_SECONDS = 3600.0
+"""Between two times of dropping expired entries."""
 
 Load = Callable[[], Awaitable[Iterable[RevokedSerial]]]
 Save = Callable[[Sequence[RevokedSerial]], Awaitable[None]]
@@ -35,9 +36,9 @@ Issuing = Callable[[str], None]
 
 
 class RevokedSet:
-    """The set. `load` reads what was kept, `save` keeps entries (again is harmless), `forget` drops what has expired.
+    """The set. `load` reads stored entries, `save` stores entries (a repeat is harmless), `forget` deletes expired ones.
 
-    `issuing` is told, by key id, which CA Breakwater has its certificate of: at first, and when it is another.
+    `issuing` is called with the key id of the CA that issued Breakwater's own certificate: at first, and when it changes.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class RevokedSet:
         return len(self._ends)
 
     async def load(self) -> None:
-        """Take in what was kept; before the service listens. Raises StorageError."""
+        """Add the stored entries; called before the service listens. Raises StorageError."""
         self._add(await self._load())
 
     def _add(self, entries: Iterable[RevokedSerial]) -> None:
@@ -76,10 +77,10 @@ class RevokedSet:
             self._ends[int(entry.serial, 16)] = entry.not_after.astimezone(UTC)
 
     async def refresh(self, client: CloudClient, wait_seconds: int = 0) -> int:
-        """Ask for what is new, from where the last answer ended; returns how many entries came.
+        """Fetch new entries, from where the last answer ended; returns how many came.
 
-        They count before they are kept. Raises CallError, StorageError, ValueError (no serial); then the next call
-        asks for everything again.
+        Entries are in force before they are stored. After an exception the next call fetches everything again.
+        Raises CallError, StorageError, ValueError (an entry has no serial).
         """
         path = f"{PATH_REVOCATIONS}?cursor={self._cursor}&wait={wait_seconds}&issuer={self._issuer}"
         self._cursor = 0
@@ -94,33 +95,24 @@ class RevokedSet:
         return len(answer.entries)
 
     async def follow(self, client: Callable[[], CloudClient], stopping: Stopping) -> None:
-        """The background task: hear of every revocation until the process goes down, which ends a poll at once."""
-        end = asyncio.ensure_future(stopping.wait())
+        """The background task: follows the feed until the process goes down, which ends a poll at once."""
         wait_seconds = 0
-        try:
-            while not end.done():
-                call = asyncio.ensure_future(self.refresh(client(), wait_seconds))
-                await asyncio.wait((call, end), return_when=asyncio.FIRST_COMPLETED)
-                if not call.done():
-                    call.cancel()
-                    await asyncio.gather(call, return_exceptions=True)
+        while not stopping.requested:
+            try:
+                if await stopping.cancels(self.refresh(client(), wait_seconds)):
                     return
-                try:
-                    call.result()
-                    await self._prune()
-                except (CallError, StorageError, ValueError) as error:
-                    wait_seconds = 0
-                    log.warning("cannot hear of revocations", extra={"reason": f"{type(error).__name__}: {error}"})
-                    if await stopping.sleep(self._back_off.failed(asyncio.get_running_loop().time())):
-                        return
-                else:
-                    wait_seconds = WAIT_SECONDS
-                    self._back_off.worked()
-        finally:
-            end.cancel()
+                await self._prune()
+            except (CallError, StorageError, ValueError) as error:
+                wait_seconds = 0
+                log.warning("cannot hear of revocations", extra={"reason": f"{type(error).__name__}: {error}"})
+                if await stopping.sleep(self._back_off.failed(asyncio.get_running_loop().time())):
+                    return
+            else:
+                wait_seconds = WAIT_SECONDS
+                self._back_off.worked()
 
     async def _prune(self) -> None:
-        """Once an hour, forget what has expired: such a certificate is refused for its date."""
+        """Drop expired entries once an hour: such a certificate is refused for its date."""
         at = asyncio.get_running_loop().time()
         if self._pruned_at and at < self._pruned_at + PRUNE_SECONDS:
             return
@@ -128,7 +120,7 @@ class RevokedSet:
         await self.prune()
 
     async def prune(self) -> None:
-        """Forget what has expired, and ask for everything the next time: this clock may have been wrong.
+        """Drop expired entries, and fetch everything the next time: this clock may have been wrong.
 
         Raises StorageError.
         """

@@ -1,40 +1,22 @@
-"""Adapter: the TLS context of our listeners, reloaded while connections live on."""
+"""Adapter: the TLS side of a listener. Certificate and CAs change while connections live on.
 
-from __future__ import annotations
+It decides nothing about a client: `cloud/mtls/peer.py` does, at each request.
+"""
 
-import os
 import ssl
 from typing import TypeVar
 
-from cryptography.hazmat.primitives import serialization
-
 from cloud.crypto.keyfile import PrivateKey
+from cloud.mtls.key_pair import load_key_pair
 
-
-def load_key_pair(context: ssl.SSLContext, chain_pem: bytes, key: PrivateKey) -> None:
-    """Give a context its certificate and key; the key passes through memory only.
-
-    Raises:
-        ssl.SSLError: they do not belong together.
-    """
-    key_pem = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    descriptor = os.memfd_create("tls", os.MFD_CLOEXEC)
-    try:
-        with os.fdopen(os.dup(descriptor), "wb") as file:
-            file.write(chain_pem.rstrip() + b"\n" + key_pem)
-        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
-    finally:
-        os.ftruncate(descriptor, 0)
-        os.close(descriptor)
+_Context = TypeVar("_Context", bound=ssl.SSLContext)
 
 
 class _SwitchedContext(ssl.SSLContext):
-    """What a listener holds for its whole life: every new connection is begun with the context that is current then.
+    """The context that a listener holds for its whole life. A new connection begins with the one in `current`.
 
-    OpenSSL cannot take a CA out of a live context, so another set of CAs is another context; asyncio asks the one
-    that it was given once a connection, through `wrap_bio`.
+    OpenSSL cannot take a CA out of a live context, so another set of CAs is another context. asyncio calls `wrap_bio`
+    of the context that it was given, once a connection.
     """
 
     current: ssl.SSLContext
@@ -50,10 +32,8 @@ class _SwitchedContext(ssl.SSLContext):
         return self.current.wrap_bio(incoming, outgoing, server_side, server_hostname, session)
 
 
-Context = TypeVar("Context", bound=ssl.SSLContext)
-
-
-def _strict(context: Context) -> Context:
+def _strict(context: _Context) -> _Context:
+    """TLS 1.3, no session tickets, client certificates verified where a client shows one."""
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.num_tickets = 0
     context.verify_mode = ssl.CERT_OPTIONAL
@@ -61,11 +41,11 @@ def _strict(context: Context) -> Context:
 
 
 class ServerTls:
-    """The TLS side of a listener: TLS 1.3, client certificates welcome but not required, no session tickets.
+    """The TLS side of a listener: TLS 1.3, client certificates optional, no session tickets.
 
-    A ticket would carry a client's identity past the end of its connection; without tickets every connection
-    proves it anew. Certificate and CAs change for the connections to come; open ones keep theirs, and whether their
-    client is still believed is `PeerTrust`'s word at the next request. An empty `client_ca_pem` takes no client.
+    A ticket would carry a client's identity past the end of its connection; without tickets every connection proves
+    it. New connections get a changed certificate and changed CAs. Open ones keep theirs; `PeerTrust` decides at their
+    next request whether their client is still trusted. With an empty `client_ca_pem` no client certificate is accepted.
     """
 
     def __init__(self, chain_pem: bytes, key: PrivateKey, client_ca_pem: bytes) -> None:
@@ -88,10 +68,10 @@ class ServerTls:
         self._change((chain_pem, key), self._client_ca_pem)
 
     def retrust(self, client_ca_pem: bytes) -> None:
-        """Take clients below these CAs, and no others, from the next connection on.
+        """Accept clients below these CAs, and no others, from the next connection on.
 
         Raises:
-            ssl.SSLError: the text holds no certificate; the old set still counts.
+            ssl.SSLError: the text holds no certificate; the old set stays in force.
         """
         self._change(self._pair, client_ca_pem)
 

@@ -28,8 +28,9 @@ from cloud.http.guard import (
     service,
 )
 from cloud.http.problems import Refusal
+from cloud.mtls.key_pair import load_key_pair
 from cloud.mtls.peer import NodePeer
-from cloud.mtls.server import ServerTls, load_key_pair
+from cloud.mtls.server import ServerTls
 from cloud.process.serve import CloudServer, Listener, Served, Unit, running
 from cloud.storage.errors import OutcomeUnknown
 from protocol.ids import NodeId, TenantId

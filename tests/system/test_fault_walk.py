@@ -37,7 +37,7 @@ _EFFECTS = {
         *("self._store.reserve", "self._store.draw", "self._store.publish", "self._store.add", "self._store.end"),
         *("write_key", "write_secret"),
     },
-    "cloud/mtls/identity.py": {"write_key", "write_secret", "self._ask.reenroll", "sync_directory"},
+    "cloud/mtls": {"write_key", "write_secret", "self._issuer.reenroll", "sync_directory"},
 }
 """What writes durably or sends, by the text of the call."""
 _OTHERWISE = {

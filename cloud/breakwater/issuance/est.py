@@ -87,7 +87,7 @@ class Est:
 
 
 class Myself:
-    """Breakwater asks itself, as every other service asks it over EST (`cloud.mtls.identity.Ask`)."""
+    """Breakwater asks itself, as every other service asks it over EST (`cloud.mtls.renewal.IssuerClient`)."""
 
     def __init__(self, issuing: Issues, ca_certificates: CaCertificates) -> None:
         self._issuing = issuing

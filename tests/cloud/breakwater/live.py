@@ -11,8 +11,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cloud.breakwater.app import Breakwater, wire
 from cloud.breakwater.settings import BreakwaterSettings
 from cloud.clock import utc_now
+from cloud.mtls.chain import chain_to_pem
 from cloud.mtls.client import CheckedContext, CloudClient, ServerCheck, client_context, expected_service
-from cloud.mtls.identity import chain_to_pem, load_identity
+from cloud.mtls.identity import load_identity
 from cloud.mtls.peer import PeerTrust
 from cloud.process.settings import load_settings
 from protocol.messages.sessions import Certificate

@@ -24,8 +24,9 @@ from cloud.fabric.app import Fabric
 from cloud.fabric.bootstrap import AlreadyInitialised, Initialised, initialise
 from cloud.fabric.settings import FabricSettings
 from cloud.http.guard import ANONYMOUS, NODE, OPERATOR, routes_of
+from cloud.mtls.chain import chain_to_pem
 from cloud.mtls.client import AnswerUnusable, CloudClient, ProblemAnswer, ServerCheck, client_context, expected_service
-from cloud.mtls.identity import chain_to_pem, make_csr
+from cloud.mtls.identity import make_csr
 from cloud.process.serve import running
 from cloud.process.settings import load_settings
 from cloud.storage import Statement

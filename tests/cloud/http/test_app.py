@@ -1,11 +1,33 @@
-"""`cloud.http.app`: handlers take the parts of their service by name."""
+"""The application of a service: strict bodies, and handlers that take the parts of their service by name."""
 
+import asyncio
+import json
+
+import pytest
 from litestar import Litestar, get
 
 from cloud.http.app import Wired, make_app
 from cloud.http.guard import ANONYMOUS, Guard
 from cloud.process.serve import Listener
-from tests.cloud.world import World, connected, listening, port_of, unit_of
+from protocol.limits import REQUEST_BODY_BYTES_MAX
+from tests.cloud.world import Answer, World, connected, listening, port_of, unit_of
+
+BODIES: list[tuple[bytes, dict[str, str], int, str]] = [
+    (b'{"count": 3}', {}, 200, ""),
+    (b'{"count": 3}', {"Content-Type": "application/json; charset=utf-8"}, 200, ""),
+    (b'{"count": 3', {}, 400, "malformed"),
+    (b"", {}, 400, "malformed"),
+    (b"\xff\xfe", {}, 400, "malformed"),
+    (b'{"count": 3, "label": ' + b"[" * 20_000, {}, 422, "invalid"),
+    (b'{"count": "3"}', {}, 422, "invalid"),
+    (b'{"count": 3.5}', {}, 422, "invalid"),
+    (b'{"count": 3, "extra": 1}', {}, 422, "invalid"),
+    (b'{"label": "x"}', {}, 422, "invalid"),
+    (b"[]", {}, 422, "invalid"),
+    (b'{"count": 3}', {"Content-Type": "text/plain"}, 415, "unsupported_media_type"),
+    (b"count=3", {"Content-Type": "application/x-www-form-urlencoded"}, 415, "unsupported_media_type"),
+    (b"{" + b" " * REQUEST_BODY_BYTES_MAX + b"}", {}, 413, "too_large"),
+]
 
 
 class Greeter:
@@ -38,3 +60,51 @@ async def test_two_applications_of_one_process_have_parts_of_their_own() -> None
 async def test_a_part_is_never_taken_from_the_request() -> None:
     app = make_app((greeting,), guard(), services={"greeter": Greeter("mine")})
     assert await asked(app, "/greeting?greeter=theirs") == b'{"greeting":"mine"}'
+
+
+def ask(path: str, method: str = "GET", headers: dict[str, str] | None = None, body: bytes | None = None) -> Answer:
+    async def test() -> Answer:
+        world = World()
+        async with world.serving() as port, connected(port, world.client_context()) as client:
+            return await client.ask(path, method, headers, body)
+
+    return asyncio.run(test())
+
+
+@pytest.mark.parametrize(("body", "headers", "status", "code"), BODIES)
+def test_bodies(body: bytes, headers: dict[str, str], status: int, code: str) -> None:
+    answer = ask("/orders", "POST", headers, body)
+    assert answer.status == status, answer.body
+    if code:
+        assert answer.problem.code == code
+        assert answer.problem.next
+        assert answer.headers["cache-control"] == "no-store"
+    else:
+        assert json.loads(answer.body) == {"count": 3, "label": ""}
+
+
+def test_invalid_names_the_field() -> None:
+    assert "$.count" in ask("/orders", "POST", body=b'{"count": "3"}').problem.detail
+
+
+def test_an_endless_chunked_body_is_cut() -> None:
+    async def test() -> None:
+        world = World()
+        async with world.serving() as port, connected(port, world.client_context()) as client:
+            client.writer.write(
+                b"POST /orders HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                b"Transfer-Encoding: chunked\r\n\r\n"
+            )
+            for _ in range(3):
+                client.writer.write(b"%x\r\n" % REQUEST_BODY_BYTES_MAX + b" " * REQUEST_BODY_BYTES_MAX + b"\r\n")
+            assert (await client.answer()).problem.code == "too_large"
+
+    asyncio.run(test())
+
+
+def test_a_database_that_is_away_is_no_fault_and_tells_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    answer = ask("/away")
+    assert (answer.status, answer.problem.code, answer.headers["retry-after"]) == (503, "unavailable", "1")
+    assert b"10.0.0.9" not in answer.body
+    (record,) = [record for record in caplog.records if record.name == "cascade.web"]
+    assert record.exc_info is None

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from cloud.http.guard import ANONYMOUS, ENROLLING, NODE, OPERATOR, Admitted, Credentials, routes_of, service
-from cloud.mtls.server import ServerTls
 from tests.cloud.pki import NODE_ID, NODE_URI, Leaf, Pki
 from tests.cloud.world import Connection, World, connected
 
@@ -202,10 +201,3 @@ def test_without_tls_everyone_is_anonymous() -> None:
             assert (await client.ask("/node", headers=FORGED)).problem.code == "peer_required"
 
     asyncio.run(test())
-
-
-def test_tls_settings_are_real() -> None:
-    pki = Pki()
-    leaf = pki.service("fabric")
-    context = ServerTls(leaf.chain_pem, leaf.key, pki.ca_pem).context
-    assert (context.num_tickets, context.minimum_version.name) == (0, "TLSv1_3")

@@ -16,7 +16,7 @@ from cloud.breakwater.keys.file import LocalKey
 from cloud.breakwater.pkix import profiles
 from cloud.breakwater.pkix.linted import assemble
 from cloud.breakwater.pkix.profiles import Issuer
-from cloud.mtls.server import load_key_pair
+from cloud.mtls.key_pair import load_key_pair
 from protocol.ids import EKU_DEVICE, parse_spiffe
 from tests.cloud.breakwater.chains import (
     NOW,

@@ -26,7 +26,7 @@ from cloud.fabric.tuf.offline import Changes, changed
 from cloud.fabric.tuf.repository import sign_targets
 from cloud.fabric.tuf.targets import read_content
 from cloud.mtls.identity import load_identity
-from cloud.mtls.server import load_key_pair
+from cloud.mtls.key_pair import load_key_pair
 from cloud.process.settings import load_settings
 from protocol.ids import ServiceSpiffeId
 from protocol.limits import REQUEST_BODY_BYTES_MAX
