@@ -26,6 +26,7 @@ from node.disk.identity import Identity
 from node.exchanges.session import Credentials, fresh_nonce, open_session
 from node.hwbind import fingerprint, keys
 from node.hwbind.tpm import Esys, Tpm
+from node.licensing.hardware import HardwareCheck
 from node.link import api, transport
 from protocol.encoding import sha256_hex
 from protocol.messages.sessions import TYP_SESSION_PROOF, Ask, Nonce, OpenSession, ProofClaims, proof_payload
@@ -44,8 +45,9 @@ class _Node:
         world.installed()
         self.pid = world.cloud_up()
         self.port = world.cloud.port
-        self.licence = world.state.load_licence(utc_now)
         self._tpm = Tpm(world.chip.tcti)
+        self.licence = world.state.load_licence(HardwareCheck(self._tpm), utc_now)
+        self.trust = self.licence.trust.value
 
     @property
     def identity(self) -> Identity:
@@ -53,19 +55,19 @@ class _Node:
 
     def anonymous(self) -> ssl.SSLContext:
         """A client context for Fabric, without a certificate."""
-        return transport.client_context(self.licence.trust.bundle, "fabric")
+        return transport.client_context(self.trust.bundle, "fabric")
 
     def with_session(self) -> Callable[[], ssl.SSLContext]:
         """Contexts with the certificate of one new session."""
 
         async def work() -> Credentials:
-            opened = await open_session(self.licence.trust, self.identity, self._tpm, utc_now, self.licence.presented)
+            opened = await open_session(self.trust, self.identity, self._tpm, utc_now, self.licence.presented)
             return opened.credentials
 
         credentials = trio.run(work)
 
         def context() -> ssl.SSLContext:
-            made = transport.client_context(self.licence.trust.bundle, "fabric")
+            made = transport.client_context(self.trust.bundle, "fabric")
             credentials.key.use(made, credentials.chain)
             return made
 
@@ -78,7 +80,7 @@ class _Node:
         """For each nonce and CSR the bytes to sign and the TPM's signature of them."""
         components = fingerprint.fingerprint(self.identity.fingerprint_salt, fingerprint.read_components())
         kid = envelope.key_id(self.identity.node_key.public_key())
-        url = self.licence.trust.urls.fabric + api.SESSION_PATH
+        url = self.trust.urls.fabric + api.SESSION_PATH
 
         def sign(esys: Esys) -> list[tuple[bytes, bytes]]:
             clock = keys.read_clock(esys)
@@ -136,7 +138,7 @@ def sessions(world: World) -> list[Figure]:
     ]
     load = node.load(requests, node.anonymous)
     issuer = BareIssuer(world.cloud.directory)
-    ca = x509.load_der_x509_certificate(node.licence.trust.bundle.node_issuers[0])
+    ca = x509.load_der_x509_certificate(node.trust.bundle.node_issuers[0])
     signed, signature = proofs[0]
 
     def bare(csr: bytes) -> None:

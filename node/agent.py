@@ -1,8 +1,8 @@
-"""The agent: start-up settling, the loops that keep session, licence and certificate current, the local socket.
+"""The agent: wiring of its parts, settling at the start, and the loops that say when each exchange happens.
 
-It decides nothing about the licence (`licensing.verdict` does) and holds no key (the TPM does). The rules it keeps:
-before READY everything that can be known is settled; a revoked node does not come up; after READY it stays up in
-every state and only the gate opens and closes; losing the cloud changes nothing but dates.
+`node.exchanges` says how, `node.licensing.verdict` decides about the licence, and the TPM holds the key. Before READY
+everything that can be known is settled. A revoked node does not start. After READY the agent stays up in every state,
+and only the gate opens and closes. Losing the cloud changes nothing but dates.
 """
 
 import logging
@@ -12,24 +12,26 @@ import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from datetime import datetime
+from typing import Self
 
 import trio
 
-from node.clock import utc_now
+from node.clock import Clock, utc_now
 from node.config import Config
 from node.errors import NodeError, StateError
 from node.exchanges import schedule
-from node.exchanges.contact import Contact
+from node.exchanges.contact import Contact, faults_logged
 from node.exits import Exit
-from node.hwbind import keys
-from node.hwbind.errors import TpmError, TpmFailed, TpmIntegrity, TpmLockout, TpmNotOurs
-from node.hwbind.tpm import Esys, Tpm
+from node.hwbind.errors import TpmError
+from node.hwbind.tpm import Tpm
+from node.licensing.hardware import HardwareCheck
 from node.licensing.licence import Licence
+from node.licensing.verdict import Snapshot
 from node.link import api
 from node.local import routes
 from node.local.documents import StatusDocument, status_document
 from node.local.server import listen, serve
-from node.state import Clock, State
+from node.state import State
 from node.system import notify
 from protocol.faults import fault_point
 
@@ -51,67 +53,74 @@ class Revoked(NodeError):
     next = "Ask the operator for a code made to readmit this node, then run `cascadia activate FILE`."
 
 
-class Agent(Contact):
+class Agent:
     """One running agent. Made with its parts; `run` is its life."""
 
-    def __init__(self, config: Config, state: State, tpm: Tpm, licence: Licence, clock: Clock = utc_now) -> None:
-        super().__init__(config, state, tpm, licence, clock)
+    def __init__(self, config: Config, contact: Contact, hardware: HardwareCheck, clock: Clock) -> None:
+        self.config = config
+        self.contact = contact
+        self._hardware = hardware
+        self._clock = clock
+        self._trust = contact.licence.trust
+        self._wake = trio.Event()
         # Spreads waits over a fleet; nothing secret hangs on it.
         self._random = random.Random(secrets.randbits(64))  # noqa: S311
         # Below every cursor of the cloud: the first poll is answered at once.
         self._cursor = 0
         self._renew_from: datetime | None = None
 
+    @classmethod
+    def load(cls, config: Config, state: State, tpm: Tpm, clock: Clock = utc_now) -> Self:
+        """The agent over a state directory and its TPM. Raises NotActivated, StateError, TrustError."""
+        hardware = HardwareCheck(tpm)
+        licence = state.load_licence(hardware, clock)
+        return cls(config, Contact(state, tpm, hardware, licence, clock), hardware, clock)
+
+    @property
+    def licence(self) -> Licence:
+        """The licence in force."""
+        return self.contact.licence
+
+    # What local programs ask
+
+    def snapshot(self) -> Snapshot:
+        return self.licence.snapshot()
+
     def status(self) -> StatusDocument:
         return status_document(
-            self.licence,
+            self.snapshot(),
             self.config.mode,
             running=True,
-            last_contact_at=self.last_contact_at,
-            failures=self.failures,
+            last_contact_at=self.contact.last_contact_at,
+            failures=self.contact.failures,
         )
+
+    async def renew(self, *, rekey: bool) -> None:
+        """Refresh licence, session and device certificate now. Raises NodeError, TpmError."""
+        await self.contact.renew(rekey=rekey)
+        self.wake()
+
+    def wake(self) -> None:
+        """Have the licence refreshed now, not at its hour."""
+        self._wake.set()
 
     # Settling
 
     async def settle(self) -> None:
-        """Hardware, then the cloud within the deadline; what it says decides, else the stored evidence does.
+        """Hardware, then the cloud within the deadline; its answer decides, else the stored evidence does.
 
-        Raises TpmError as `check_hardware`.
+        Raises TpmError as `HardwareCheck.check`.
         """
-        await self.check_hardware()
-        if self.licence.revoked or self.licence.hardware != "ours":
+        await self._check_hardware()
+        if self.licence.revoked or self._hardware.status != "ours":
             return
         with trio.move_on_after(self.config.settle_seconds) as scope:
-            await self.contact()
+            await self.contact.attempt()
         if scope.cancelled_caught:
             log.warning("cloud not reached within %d s; stored evidence decides", self.config.settle_seconds)
 
-    async def check_hardware(self) -> None:
-        """Whether this TPM holds the node's key.
-
-        Raises TpmError when the TPM cannot be used at all; one that answers with a failure is borne while the lease
-        needs no refresh (design, section 6, exit 87).
-        """
-        node_key = self.licence.identity.node_key
-
-        def load(esys: Esys) -> None:
-            with keys.loaded(esys, node_key):
-                pass
-
-        try:
-            await self._tpm.run(load)
-        except TpmNotOurs as error:
-            log.error("%s", error)
-            self.licence.hardware = "other"
-        except (TpmFailed, TpmLockout, TpmIntegrity) as error:
-            lease = self.licence.lease
-            if lease is None or self._clock() >= lease.refresh_after:
-                raise
-            log.error("%s; running on the lease until it needs a refresh", error)
-            self.licence.hardware = "unavailable"
-        else:
-            self.licence.hardware = "ours"
-            self._tpm_fault = None
+    async def _check_hardware(self) -> None:
+        await self._hardware.check(self.licence.identity.node_key, self.licence.lease, self._clock())
 
     # Loops
 
@@ -127,7 +136,7 @@ class Agent(Contact):
             notify.stopping()
         finally:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + STOP_SECONDS_MAX):
-                await self.new_session()
+                await self.contact.connection.close()
 
     async def _settled(self, signals: AsyncIterator[int]) -> bool:
         """Settle; False when a signal came first. Raises Revoked, TpmError, by themselves and not in a group."""
@@ -152,9 +161,10 @@ class Agent(Contact):
 
     async def _serve(self, signals: AsyncIterator[int], ready: Callable[[], None]) -> None:
         listener = listen(self.config.socket)
+        loops = (self._keep_current, self._keep_wake_channel, self._keep_reported, self._keep_trust)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(serve, listener, routes.handler(self))
-            for loop in (self._keep_current, self._keep_awake, self._keep_told, self._keep_trust, notify.keep_watched):
+            for loop in (*loops, notify.keep_watched):
                 nursery.start_soon(loop)
             notify.ready(self._headline())
             ready()
@@ -172,57 +182,61 @@ class Agent(Contact):
                 now=self._clock(),
                 node=self.licence.identity.node,
                 lease=self.licence.lease,
-                session_until=self._credentials.not_after if self._credentials else None,
-                failures=self.failures,
+                session_until=self.contact.connection.session_until,
+                failures=self.contact.failures,
                 heartbeat_seconds=self.config.heartbeat_seconds,
             )
             with trio.move_on_after(wait):
-                await self._wanted.wait()
-            self._wanted = trio.Event()
-            if self.licence.hardware != "ours":
+                await self._wake.wait()
+            self._wake = trio.Event()
+            if self._hardware.status != "ours":
                 await self._look_for_hardware()
-            # Without the TPM too: a session that is held still brings what the cloud has to say.
-            await self.contact()
+            # Without the TPM too: a session that is held still brings the cloud's statement.
+            await self.contact.attempt()
             self._raise_lasting_fault()
             await self._renew_device_if_due()
         log.error("this node was revoked while running: the gate is closed until it is activated again")
 
     async def _look_for_hardware(self) -> None:
-        """`check_hardware` after READY: no fault ends the agent before `refresh_after`."""
+        """The hardware check after READY: no fault ends the agent before `refresh_after`."""
         try:
-            await self.check_hardware()
+            await self._check_hardware()
         except TpmError as error:
-            self._lost(error)
+            self._hardware.report_fault(error)
 
     def _raise_lasting_fault(self) -> None:
-        """A TPM that fails past `refresh_after` ends the agent, for its manager to start it anew (exit 87).
+        """A TPM that fails past `refresh_after` ends the agent, for its manager to restart it (exit 87).
 
-        Without a lease (suspended, say) nothing is at stake that a new start would bring back.
+        Without a lease (suspended, say) nothing is at stake that a restart would bring back.
         """
-        lease = self.licence.lease
-        if self._tpm_fault is not None and lease is not None and self._clock() >= lease.refresh_after:
-            raise self._tpm_fault
+        fault, lease = self._hardware.fault, self.licence.lease
+        if fault is not None and lease is not None and self._clock() >= lease.refresh_after:
+            raise fault
 
     async def _renew_device_if_due(self) -> None:
-        """At its hour or by the lease's order; what fails is tried again at the node's slots."""
+        """At its hour or by the lease's order. A renewal that fails is tried again at the node's slots."""
         identity, now = self.licence.identity, self._clock()
-        if self._credentials is None or (self._renew_from is not None and now < self._renew_from):
+        if self.contact.connection.credentials is None or (self._renew_from is not None and now < self._renew_from):
             return
         heartbeat = self.config.heartbeat_seconds
-        ordered = schedule.device_renewal_ordered(identity.chain[0], self.licence.lease, now, identity.node, heartbeat)
+        certificate = identity.chain[0]
+        ordered = schedule.device_renewal_ordered(certificate, self.licence.lease, now, identity.node, heartbeat)
         if ordered:
             # The order may follow a rotation: the new certificate is by an issuer that is published by now.
-            await self._tolerant(self._refresh_trust)
-        elif not schedule.device_renewal_due(identity.chain[0], now, identity.node):
+            with faults_logged():
+                await self._trust.refresh()
+        elif not schedule.device_renewal_due(certificate, now, identity.node):
             return
         self._renew_from = schedule.next_slot(identity.node, now, heartbeat)
-        await self._tolerant(self.renew_device)
+        with faults_logged():
+            await self.contact.renew_device()
+            self.wake()
 
-    async def _keep_awake(self) -> None:
-        """The wake channel: one long poll; what it brings is a hint, losing it is harmless."""
+    async def _keep_wake_channel(self) -> None:
+        """One long poll at a time. An answer is a hint to ask for the statement; losing the channel is harmless."""
         losses = 0
         while not self.licence.revoked:
-            fabric = self._fabric
+            fabric = self.contact.connection.fabric
             if fabric is None:
                 await trio.sleep(SESSION_POLL_SECONDS)
                 continue
@@ -231,15 +245,15 @@ class Agent(Contact):
                     events = await fabric.events(self._cursor, schedule.event_wait_seconds(self._random))
             except api.CloudRefused:
                 # The session may not count any more: the next contact learns why, signed.
-                self.ask_soon()
+                self.wake()
                 losses += 1
             except NodeError:
-                losses += fabric is self._fabric
+                losses += fabric is self.contact.connection.fabric
             else:
                 losses = 0
                 if events.cursor != self._cursor:
                     self._cursor = events.cursor
-                    self.ask_soon()
+                    self.wake()
             if losses:
                 await trio.sleep(
                     schedule.WAKE_RETRY_SECONDS
@@ -248,13 +262,13 @@ class Agent(Contact):
             else:
                 await trio.sleep(POLL_PAUSE_SECONDS)
 
-    async def _keep_told(self) -> None:
-        """Tell systemd and the log when the verdict changes, and the disk what it would not take at first."""
+    async def _keep_reported(self) -> None:
+        """Report a changed verdict to systemd and the log, and store what the disk refused at first."""
         before = ""
         while True:
-            # That the disk is full was told when the statement came.
+            # That the disk is full was logged when the statement came.
             with suppress(StateError):
-                self.licence.store_owed()
+                self.licence.retry_storing()
             headline = self._headline()
             if headline != before:
                 log.info("state: %s", headline)
@@ -263,17 +277,18 @@ class Agent(Contact):
             await trio.sleep(1)
 
     async def _keep_trust(self) -> None:
-        """Refresh the published trust; what was verified stays until a newer one verifies.
+        """Refresh the published trust; what has verified stays until something newer verifies.
 
         First soon after the start: a machine that is switched off every night must learn new keys too.
         """
         wait = schedule.first_trust_refresh_seconds(self._random)
         while True:
             await trio.sleep(wait)
-            before = self.licence.trust.version
-            await self._tolerant(self._refresh_trust)
-            if self.licence.trust.version != before:
-                # The cloud counts who has adopted it: it is told soon, over a session opened under the new trust.
+            before = self._trust.value.version
+            with faults_logged():
+                await self._trust.refresh()
+            if self._trust.value.version != before:
+                # The cloud counts the nodes that work by it: a contact soon, over a session under the new trust.
                 await trio.sleep(schedule.adoption_seconds(self.config.heartbeat_seconds, self._random))
-                self.ask_soon()
+                self.wake()
             wait = schedule.trust_refresh_seconds(self._random)

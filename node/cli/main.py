@@ -1,7 +1,7 @@
-"""`cascadia`: the agent's command line.
+"""Command line `cascadia`: parses a command, runs it, and exits with the outcome's number.
 
-With the agent up a question goes over its socket; without it the command reads the state itself, as the one owner.
-Exit codes are the design's and stable (`node/exits.py`); `--json` prints one document, errors included.
+While the agent runs, a command asks it over its socket. Without the agent, the command reads the state itself. Exit codes
+are stable (`node/exits.py`). With `--json` the output is one document, for errors too.
 """
 
 import argparse
@@ -114,22 +114,21 @@ async def _activate(config: Config, args: argparse.Namespace) -> int:
     async def work(state: Any, tpm: Any) -> Any:
         return await activate(state, tpm, args.file, utc_now, say)
 
-    licence = await _with_state(config, work, creates=True)
-    document = msgspec.to_builtins(license_document(licence))
+    snapshot = (await _with_state(config, work, creates=True)).snapshot()
+    document = msgspec.to_builtins(license_document(snapshot))
     print_document(document, args.json, human_license)
-    return 0 if licence.verdict().gate_open else int(licence.verdict().exit)
+    return 0 if snapshot.verdict.gate_open else int(snapshot.verdict.exit)
 
 
 async def _run(config: Config, args: argparse.Namespace) -> int:
     from node.agent import Agent
-    from node.clock import utc_now
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     # The HTTP client logs every request at INFO; the agent says what matters itself.
     logging.getLogger("httpx").setLevel(logging.WARNING)
 
     async def work(state: Any, tpm: Any) -> None:
-        await Agent(config, state, tpm, state.load_licence(utc_now)).run(ready=_collect_garbage)
+        await Agent.load(config, state, tpm).run(ready=_collect_garbage)
 
     await _with_state(config, work)
     return 0
@@ -144,30 +143,31 @@ def _collect_garbage() -> None:
 
 async def _own_status(config: Config) -> dict[str, Any]:
     """Status without an agent: stored evidence, and whether this TPM is the node's."""
-    from node.agent import Agent
     from node.clock import utc_now
     from node.hwbind.errors import TpmError
+    from node.licensing.hardware import HardwareCheck
+    from node.local.documents import status_document
 
-    async def work(state: Any, tpm: Any) -> dict[str, Any]:
-        agent = Agent(config, state, tpm, state.load_licence(utc_now))
+    async def work(state: Any, tpm: Any) -> Any:
+        hardware = HardwareCheck(tpm)
+        licence = state.load_licence(hardware, utc_now)
         try:
-            await agent.check_hardware()
+            await hardware.check(licence.identity.node_key, licence.lease, utc_now())
         except TpmError as error:
             # Status is told in every state; the document's exit code is the TPM's.
             logging.getLogger("cascadia").error("%s", error)
-            agent.licence.hardware = "unavailable"
-        document = msgspec.structs.replace(agent.status(), agent_running=False)
-        return dict(msgspec.to_builtins(document))
+            hardware.report_fault(error)
+        return status_document(licence.snapshot(), config.mode, running=False, last_contact_at=None, failures=0)
 
     # As a reader: an agent that starts at this moment must not find its state taken.
-    return dict(await _with_state(config, work, owns=False))
+    return dict(msgspec.to_builtins(await _with_state(config, work, owns=False)))
 
 
 async def _status_document(config: Config) -> dict[str, Any]:
-    from node.local.client import AgentAbsent, ask, expect
+    from node.local.client import AgentAbsent, expect, request
 
     try:
-        return expect(await ask(config.socket, "GET", "/v1/status"), {200})
+        return expect(await request(config.socket, "GET", "/v1/status"), {200})
     except AgentAbsent:
         return await _own_status(config)
 
@@ -187,19 +187,19 @@ async def _license(config: Config, args: argparse.Namespace) -> int:
 async def _entitlement(config: Config, args: argparse.Namespace) -> int:
     from urllib.parse import quote
 
-    from node.local.client import ask, expect
+    from node.local.client import expect, request
 
-    answer = expect(await ask(config.socket, "GET", f"/v1/entitlements/{quote(args.name, safe='')}"), {200, 403})
+    answer = expect(await request(config.socket, "GET", f"/v1/entitlements/{quote(args.name, safe='')}"), {200, 403})
     print_document(answer, args.json, human_entitlement)
     return int(Exit.OK) if answer["granted"] else int(Exit.DENIED)
 
 
 async def _renew(config: Config, args: argparse.Namespace) -> int:
-    from node.local.client import AgentAbsent, ask, expect
+    from node.local.client import AgentAbsent, expect, request
 
     try:
         path = "/v1/renew/rekey" if args.rekey else "/v1/renew"
-        document = expect(await ask(config.socket, "POST", path, seconds_max=130), {200})
+        document = expect(await request(config.socket, "POST", path, seconds_max=130), {200})
     except AgentAbsent:
         document = await _own_renewal(config, rekey=args.rekey)
     print_document(document, args.json, human_license)
@@ -207,26 +207,25 @@ async def _renew(config: Config, args: argparse.Namespace) -> int:
 
 
 async def _own_renewal(config: Config, *, rekey: bool) -> dict[str, Any]:
-    from node.agent import Agent
     from node.clock import utc_now
-    from node.link.api import CloudUnreachable
+    from node.exchanges.contact import Contact
+    from node.licensing.hardware import HardwareCheck
     from node.local.documents import license_document
 
-    async def work(state: Any, tpm: Any) -> dict[str, Any]:
-        agent = Agent(config, state, tpm, state.load_licence(utc_now))
-        await agent.check_hardware()
+    async def work(state: Any, tpm: Any) -> Any:
+        hardware = HardwareCheck(tpm)
+        licence = state.load_licence(hardware, utc_now)
+        await hardware.check(licence.identity.node_key, licence.lease, utc_now())
+        contact = Contact(state, tpm, hardware, licence, utc_now)
         try:
             # On another machine the proof cannot be made; the document says why.
-            if agent.licence.hardware == "ours":
-                if not await agent.contact():
-                    raise CloudUnreachable("cannot renew: the cloud gave no usable answer; the licence is as it was")
-                if not agent.licence.revoked:
-                    await agent.renew_device(rekey=rekey)
+            if hardware.status == "ours":
+                await contact.renew(rekey=rekey)
         finally:
-            await agent.new_session()
-        return dict(msgspec.to_builtins(license_document(agent.licence)))
+            await contact.connection.close()
+        return license_document(contact.licence.snapshot())
 
-    return dict(await _with_state(config, work))
+    return dict(msgspec.to_builtins(await _with_state(config, work)))
 
 
 _COMMANDS = {
@@ -240,7 +239,7 @@ _COMMANDS = {
 
 
 def _node_error(error: BaseException) -> NodeError | None:
-    """The one error to tell of, out of nurseries' groups; TPM faults in the same form."""
+    """The one error to report, out of nurseries' groups; a TPM fault in the same form."""
     from node.hwbind.errors import TpmError
 
     if isinstance(error, NodeError):
@@ -253,8 +252,8 @@ def _node_error(error: BaseException) -> NodeError | None:
             next=error.advice,
         )
     if isinstance(error, BaseExceptionGroup):
-        told = [_node_error(inner) for inner in error.exceptions]
-        return told[0] if len(told) == 1 else next((one for one in told if one is not None), None)
+        known = [_node_error(inner) for inner in error.exceptions]
+        return known[0] if len(known) == 1 else next((one for one in known if one is not None), None)
     return None
 
 
@@ -272,16 +271,16 @@ def main(argv: list[str] | None = None) -> int:
         # The agent was asked to stop, only earlier than it listens for it.
         return int(Exit.OK) if args.command == "run" else 130
     except BaseException as error:
-        # The last stop of every fault: known ones are told, others are bugs and keep their traceback.
-        told = _node_error(error)
-        if told is None:
+        # The last stop of every fault: a known one is reported, any other is a bug and keeps its traceback.
+        known = _node_error(error)
+        if known is None:
             if isinstance(error, SystemExit):
                 raise
             logging.getLogger("cascadia").critical("internal error", exc_info=error)
             return int(Exit.INTERNAL)
         if args.command == "run":
-            told.exit = run_exit(told.exit)
-        fail(told, args.json)
+            known.exit = run_exit(known.exit)
+        fail(known, args.json)
     finally:
         gc.enable()
 

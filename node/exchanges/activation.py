@@ -1,36 +1,39 @@
-"""Activation of this machine: from an activation file to a confirmed generation (design, section 5).
+"""Use case: activate this machine, from an activation file to a confirmed generation (design, section 5).
 
-It is repeatable at every point: what was proven is stored before it is sent, a repeat with the same file sends the
-same bytes, and the same chip stays the same node. Nothing of the cloud is stored before it was verified, and the
-generation in force stays in force until the new one is confirmed.
+It is repeatable at every point. The proof is stored before it is sent, a repeat with the same file sends the same bytes,
+and the same chip stays the same node. Nothing from the cloud is stored before it has verified. The generation in force
+stays in force until the new one is confirmed.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import trio
 
+from node.clock import Clock
 from node.config import AGENT_VERSION
 from node.disk.files import read_bounded
 from node.disk.identity import Identity, PendingActivation
 from node.errors import NodeError, StateDamaged, StateError
-from node.exchanges.challenge import answer
-from node.exchanges.session import SessionRefused, fresh_nonce, open_session
+from node.exchanges import challenge
+from node.exchanges.confirmation import confirm
 from node.exits import Exit
-from node.hwbind import evidence, fingerprint, keys
+from node.hwbind import fingerprint, keys
 from node.hwbind.tpm import Tpm
+from node.licensing.hardware import HardwareCheck
 from node.licensing.licence import Licence
 from node.link import api
-from node.link.certificates import EKU_DEVICE, STORED_CERTIFICATES, CertificateRejected, check_chain
-from node.state import Clock, State
+from node.link.certificates import CertificateRejected, check_device_chain
+from node.state import State
 from node.trust import published
+from node.trust.current import CurrentTrust
 from node.trust.published import TrustSet
 from protocol.codes import SecretFormatError, parse_secret
 from protocol.encoding import json_decode, json_encode, sha256_hex
 from protocol.faults import fault_point
-from protocol.ids import NodeSpiffeId
 from protocol.messages.activation import (
     ACTIVATION_FILE_FORMAT,
     Activated,
@@ -38,8 +41,8 @@ from protocol.messages.activation import (
     ProveActivation,
     StartActivation,
 )
-from protocol.messages.sessions import Ask
 
+T = TypeVar("T")
 Say = Callable[[str], None]
 
 ACTIVATION_FILE_BYTES_MAX = 16 * 1024
@@ -89,32 +92,26 @@ def read_activation_file(path: Path) -> tuple[ActivationFile, str]:
 
 
 async def activate(state: State, tpm: Tpm, path: Path, clock: Clock, say: Say) -> Licence:
-    """Carry the activation to its end, from wherever it stands. The caller owns the state.
+    """Carry the activation to its end, from wherever it was interrupted. The caller owns the state.
 
-    Raises NodeError, TpmError. `say` is told each step for the person who waits.
+    Returns the licence of the confirmed generation. `say` gets each step, for the person who waits.
+    Raises NodeError, TpmError.
     """
     file, file_sha256 = read_activation_file(path)
     say("fetching the published trust under the file's pin")
     trusted = await published.bootstrap(
         file.repository_url, file.pin, state.directory, admit=lambda verified: _check_cloud(state, verified)
     )
-    licence = None
-    identity = await _resume(state, trusted, file_sha256, clock, say)
-    if identity is not None:
-        licence = await _confirm_resumed(state, trusted, identity, tpm, clock, say)
-    if licence is None:
-        pending = await _prove(state, trusted, tpm, file, file_sha256, say)
-        identity = await _fetch(state, trusted, pending, clock, say)
-        say(f"confirming generation {identity.generation} of {identity.node}")
-        licence = await confirm(state, trusted, identity, tpm, clock)
+    trust = CurrentTrust(state.directory, trusted)
+    licence = await _Activation(state, trust, tpm, clock, say).carry_out(file, file_sha256)
     state.identities.clear_activation()
     return licence
 
 
 def _check_cloud(state: State, verified: TrustSet) -> None:
-    """What is in force stays in force until its successor is: trust that knows nothing of it is refused.
+    """The generation in force must belong to the file's cloud, or its licence would end with the new trust.
 
-    A root in common is enough, for they rotate one by one. Damaged trust vouches for nothing, so nothing is lost.
+    One root in common is enough, since roots rotate one by one. Damaged trust is no obstacle: nothing is lost with it.
     Raises OtherCloud, StateError.
     """
     if state.identities.current_generation() is None:
@@ -126,151 +123,135 @@ def _check_cloud(state: State, verified: TrustSet) -> None:
             raise OtherCloud(f"cannot use this file: it is of another cloud than the licence in {state.directory}")
 
 
-async def _confirm_resumed(
-    state: State, trusted: TrustSet, identity: Identity, tpm: Tpm, clock: Clock, say: Say
-) -> Licence | None:
-    """The licence; None when the activation has lapsed meanwhile, or its generation was closed. Raises as `confirm`."""
-    say(f"confirming generation {identity.generation} of {identity.node}")
-    try:
-        return await confirm(state, trusted, identity, tpm, clock)
-    except api.CloudRefused as refusal:
-        if refusal.code not in _LAPSED:
-            raise
-        say("that activation has ended; starting anew")
-        return None
+class _Activation:
+    """One activation under the trust that its file names."""
 
+    def __init__(self, state: State, trust: CurrentTrust, tpm: Tpm, clock: Clock, say: Say) -> None:
+        self._state = state
+        self._trust = trust
+        self._tpm = tpm
+        self._clock = clock
+        self._say = say
+        self._hardware = HardwareCheck(tpm)
 
-async def _resume(state: State, trusted: TrustSet, file_sha256: str, clock: Clock, say: Say) -> Identity | None:
-    """The identity of an exchange that was interrupted, if there is one of this file and it can go on."""
-    pending = state.identities.load_activation()
-    if pending is None or pending.file_sha256 != file_sha256:
-        return None
-    # The current one: when it was cut off between the switch and the end, confirming again is harmless.
-    reads: tuple[Callable[[], Identity | None], ...] = (lambda: state.pending(clock), state.identities.current)
-    for read in reads:
-        with suppress(StateDamaged):  # activating is the way out of it
-            stored = read()
-            if stored is not None and stored.node_key == pending.node_key:
-                say("going on with the activation that was interrupted at its confirmation")
-                return stored
-    say("going on with the activation that was interrupted: sending its proof again")
-    try:
-        return await _fetch(state, trusted, pending, clock, say)
-    except api.CloudRefused as refusal:
-        if refusal.code not in _OVER:
-            raise
-        say("that activation has ended; starting anew")
-        return None
+    async def carry_out(self, file: ActivationFile, file_sha256: str) -> Licence:
+        """Resume the activation that this file began, or begin one. Raises NodeError, TpmError."""
+        identity = await self._resume(file_sha256)
+        if identity is not None:
+            licence = await self._unless_ended(_LAPSED, self._confirm(identity))
+            if licence is not None:
+                return licence
+        pending = await self._prove(file, file_sha256)
+        return await self._confirm(await self._fetch(pending))
 
+    async def _unless_ended(self, codes: frozenset[str], work: Awaitable[T]) -> T | None:
+        """The result of `work`; None when the cloud refuses it with one of `codes`: the activation has ended."""
+        try:
+            return await work
+        except api.CloudRefused as refusal:
+            if refusal.code not in codes:
+                raise
+            self._say("that activation has ended; starting again")
+            return None
 
-async def _prove(
-    state: State, trusted: TrustSet, tpm: Tpm, file: ActivationFile, file_sha256: str, say: Say
-) -> PendingActivation:
-    """Challenge and proof, up to a proof that is stored and not yet sent."""
-    say("making keys in the TPM and reading its endorsement certificate")
-    ak = await tpm.run(keys.create_ak)
-    node_key = await tpm.run(keys.create_node_key)
-    endorsement = await tpm.run(lambda esys: evidence.endorsement_evidence(esys, ak))
-    service = api.connect(trusted.bundle, trusted.urls, "fabric")
-    try:
-        request = StartActivation(code=file.code, evidence=endorsement, agent_version=AGENT_VERSION)
-        with fault_point("node.activation.start"):
-            challenge = await service.start_activation(request)
-    finally:
-        await service.aclose()
-    say("answering the challenge with the TPM")
-    answered = await answer(
-        tpm,
-        ak,
-        node_key,
-        exchange=challenge.activation,
-        credential_blob=challenge.credential_blob,
-        encrypted_secret=challenge.encrypted_secret,
-    )
-    components = await trio.to_thread.run_sync(fingerprint.read_components, abandon_on_cancel=True)
-    proof = ProveActivation(
-        secret=answered.secret,
-        csr=answered.csr,
-        key=answered.key,
-        fingerprint=fingerprint.fingerprint(challenge.fingerprint_salt, components),
-    )
-    pending = PendingActivation(
-        file_sha256=file_sha256,
-        activation=challenge.activation,
-        ak=ak,
-        node_key=node_key,
-        fingerprint_salt=challenge.fingerprint_salt,
-        proof=json_encode(proof),
-    )
-    state.identities.save_activation(pending)
-    return pending
+    async def _resume(self, file_sha256: str) -> Identity | None:
+        """The generation of an interrupted activation, if there is one of this file and it can go on."""
+        identities = self._state.identities
+        pending = identities.load_activation()
+        if pending is None or pending.file_sha256 != file_sha256:
+            return None
+        # Also the current one: after a cut between the switch and the end, confirming again is harmless.
+        reads: tuple[Callable[[], Identity | None], ...] = (
+            lambda: self._state.pending(self._trust.value),
+            identities.current,
+        )
+        for read in reads:
+            with suppress(StateDamaged):  # activating is the way out of it
+                stored = read()
+                if stored is not None and stored.node_key == pending.node_key:
+                    self._say("going on with the activation that was interrupted at its confirmation")
+                    return stored
+        self._say("going on with the activation that was interrupted: sending its proof again")
+        return await self._unless_ended(_OVER, self._fetch(pending))
 
+    async def _prove(self, file: ActivationFile, file_sha256: str) -> PendingActivation:
+        """Challenge and proof, up to a proof that is stored and not yet sent."""
+        tpm, trusted = self._tpm, self._trust.value
+        self._say("making keys in the TPM and reading its endorsement certificate")
+        ak = await tpm.run(keys.create_ak)
+        node_key = await tpm.run(keys.create_node_key)
+        endorsement = await challenge.endorse(tpm, ak)
+        async with api.connect(trusted.bundle, trusted.urls, "fabric") as service:
+            request = StartActivation(code=file.code, evidence=endorsement, agent_version=AGENT_VERSION)
+            with fault_point("node.activation.start"):
+                made = await service.start_activation(request)
+        self._say("answering the challenge with the TPM")
+        answered = await challenge.answer(tpm, ak, node_key, made)
+        components = await trio.to_thread.run_sync(fingerprint.read_components, abandon_on_cancel=True)
+        proof = ProveActivation(
+            secret=answered.secret,
+            csr=answered.csr,
+            key=answered.key,
+            fingerprint=fingerprint.fingerprint(made.fingerprint_salt, components),
+        )
+        pending = PendingActivation(
+            file_sha256=file_sha256,
+            activation=made.activation,
+            ak=ak,
+            node_key=node_key,
+            fingerprint_salt=made.fingerprint_salt,
+            proof=json_encode(proof),
+        )
+        self._state.identities.save_activation(pending)
+        return pending
 
-async def _fetch(state: State, trusted: TrustSet, pending: PendingActivation, clock: Clock, say: Say) -> Identity:
-    """Send the stored proof; verify everything of the answer; keep the new generation beside the old."""
-    say("proving that the key is in this TPM")
-    service = api.connect(trusted.bundle, trusted.urls, "fabric")
-    try:
-        with fault_point("node.activation.prove"):
-            answer: Activated = await service.prove_activation(pending.activation, pending.proof)
-    finally:
-        await service.aclose()
-    check_chain(
-        answer.certificate_chain,
-        trusted.bundle,
-        spiffe=NodeSpiffeId(trusted.bundle.trust_domain, answer.tenant, answer.node),
-        generation=answer.generation,
-        usage=EKU_DEVICE,
-        public_key=pending.node_key.public_key(),
-        now=clock(),
-    )
-    in_force = state.identities.current_generation()
-    if in_force is not None and answer.generation <= in_force:
-        # Read only here: a damaged generation is what an activation must be able to follow.
-        current = state.identities.current()
+    async def _fetch(self, pending: PendingActivation) -> Identity:
+        """Send the stored proof; verify everything of the answer; store the new generation beside the old."""
+        identities, trusted = self._state.identities, self._trust.value
+        self._say("proving that the key is in this TPM")
+        async with api.connect(trusted.bundle, trusted.urls, "fabric") as service:
+            with fault_point("node.activation.prove"):
+                answer = await service.prove_activation(pending.activation, pending.proof)
+        stored = check_device_chain(
+            answer.certificate_chain,
+            trusted.bundle,
+            tenant=answer.tenant,
+            node=answer.node,
+            generation=answer.generation,
+            public_key=pending.node_key.public_key(),
+            now=self._clock(),
+        )
+        self._check_generation(answer)
+        identity = Identity(
+            trust_domain=trusted.bundle.trust_domain,
+            tenant=answer.tenant,
+            node=answer.node,
+            generation=answer.generation,
+            ak=pending.ak,
+            node_key=pending.node_key,
+            chain=stored,
+            fingerprint_salt=pending.fingerprint_salt,
+            activated_at=self._clock(),
+            confirm_by=answer.confirm_by,
+        )
+        identities.save_generation(identity)
+        return identity
+
+    def _check_generation(self, answer: Activated) -> None:
+        """The new generation must be above the one in force. Raises OtherNode, CertificateRejected, StateError."""
+        identities = self._state.identities
+        in_force = identities.current_generation()
+        if in_force is None or answer.generation > in_force:
+            return
+        # Read only here: an activation must be able to follow a damaged generation.
+        current = identities.current()
         if current is not None and current.node != answer.node:
             raise OtherNode(
-                f"cannot keep the identity of {answer.node} beside that of {current.node}, which {state.directory} holds"
+                f"cannot keep the identity of {answer.node} beside that of {current.node}, "
+                f"which {self._state.directory} holds"
             )
         raise CertificateRejected(4, f"generation {answer.generation} is not above the one in force")
-    identity = Identity(
-        trust_domain=trusted.bundle.trust_domain,
-        tenant=answer.tenant,
-        node=answer.node,
-        generation=answer.generation,
-        ak=pending.ak,
-        node_key=pending.node_key,
-        chain=answer.certificate_chain[:STORED_CERTIFICATES],
-        fingerprint_salt=pending.fingerprint_salt,
-        activated_at=clock(),
-        confirm_by=answer.confirm_by,
-    )
-    state.identities.save_generation(identity)
-    return identity
 
-
-async def confirm(state: State, trusted: TrustSet, identity: Identity, tpm: Tpm, clock: Clock) -> Licence:
-    """Confirm a stored generation over its first session, store its statement, switch to it by one rename.
-
-    Raises CloudRefused when the cloud will not have it, CloudUnreachable, StatementRejected, TpmError.
-    """
-    try:
-        opened = await open_session(trusted, identity, tpm, clock, "")
-    except SessionRefused as refused:
-        if refused.answer.statement:
-            # The generation was ended before it was confirmed: kept, so that nobody asks for it again.
-            state.licence_of(identity, clock, confirmed=False).apply(refused.answer, refused.answer_nonce)
-        raise refused.refusal from refused
-    licence = state.licence_of(identity, clock, confirmed=False)
-    service = opened.credentials.connect(trusted, "fabric")
-    nonce = fresh_nonce()
-    try:
-        with fault_point("node.confirm.send"):
-            answer = await service.confirm(Ask(nonce=nonce, trust_version=trusted.version))
-    finally:
-        await service.aclose()
-    licence.apply(answer, nonce)
-    state.identities.switch_to(identity.generation)
-    licence.confirmed = True
-    licence.hardware = "ours"
-    return licence
+    async def _confirm(self, identity: Identity) -> Licence:
+        self._say(f"confirming generation {identity.generation} of {identity.node}")
+        return await confirm(self._state, identity, self._trust, self._tpm, self._hardware, self._clock)

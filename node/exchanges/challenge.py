@@ -1,6 +1,6 @@
-"""The answer to a credential challenge: the secret that the TPM releases, and a key that it certifies over it.
+"""The TPM's part of an exchange with evidence: the chip's identity, and the answer to a credential challenge.
 
-Shared by activation and by renewal with fresh evidence. It makes no key, stores nothing and judges nothing.
+Activation and renewal with fresh evidence share it. It makes no key, stores nothing and judges nothing.
 """
 
 import msgspec
@@ -9,7 +9,9 @@ from node.hwbind import evidence, keys
 from node.hwbind.keys import WrappedKey
 from node.hwbind.tpm import Tpm
 from node.link import api
-from protocol.evidence import KeyEvidence, qualifying_data
+from protocol.evidence import EndorsementEvidence, KeyEvidence, qualifying_data
+from protocol.messages.activation import Challenge
+from protocol.messages.renewal import RenewalChallenge
 
 
 class Answered(msgspec.Struct, frozen=True):
@@ -20,14 +22,20 @@ class Answered(msgspec.Struct, frozen=True):
     key: KeyEvidence
 
 
-async def answer(
-    tpm: Tpm, ak: WrappedKey, node_key: WrappedKey, *, exchange: str, credential_blob: bytes, encrypted_secret: bytes
-) -> Answered:
-    """Answer the challenge of the activation or renewal with the id `exchange`, for `node_key`.
+async def endorse(tpm: Tpm, ak: WrappedKey) -> EndorsementEvidence:
+    """Which chip this is, and the key that it attests with. Raises TpmError."""
+    return await tpm.run(lambda esys: evidence.endorsement_evidence(esys, ak))
+
+
+async def answer(tpm: Tpm, ak: WrappedKey, node_key: WrappedKey, challenge: Challenge | RenewalChallenge) -> Answered:
+    """Answer the challenge for `node_key`: the secret that the TPM releases, and the key certified over it.
 
     Raises CloudUnreachable when the challenge is not of the form it must have, TpmError.
     """
-    secret = await tpm.run(lambda esys: keys.activate_credential(esys, ak, credential_blob, encrypted_secret))
+    exchange = challenge.activation if isinstance(challenge, Challenge) else challenge.renewal
+    secret = await tpm.run(
+        lambda esys: keys.activate_credential(esys, ak, challenge.credential_blob, challenge.encrypted_secret)
+    )
     csr = await tpm.run(lambda esys: keys.certificate_request(esys, node_key))
     try:
         qualifying = qualifying_data(secret, exchange, csr)

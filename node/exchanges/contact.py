@@ -1,87 +1,125 @@
-"""Asking the cloud: one attempt at a session, the current statement, and what has to be renewed or recovered for it.
+"""Use case: one contact with the cloud, with whatever must be confirmed, renewed or recovered on the way.
 
-The agent's loops (`node.agent`) say when; here stands how, and what counts as an answer. The rules it keeps: only a
-verified statement changes a state, all else is silence; what the cloud does is logged and never raised; a server or
-certificate that is not believed leads to the published trust once, and a device certificate that opens no session to
-fresh evidence, so that a node that slept through a rotation or past its certificate comes back by itself.
+`node.agent` decides when; this module decides how, and what counts as an answer. Only a verified statement changes a
+state; everything else is silence. What the cloud does is logged and never raised. A server or certificate that does not
+verify leads to the published trust once, and a device certificate that opens no session leads to fresh evidence: a node
+that slept through a rotation, or past its certificate, recovers by itself.
 """
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 
 import trio
 
-from node.config import Config
+from node.clock import Clock
 from node.errors import NodeError, StateError
-from node.exchanges import renewal, schedule
-from node.exchanges.session import Credentials, SessionRefused, fresh_nonce, open_session
-from node.hwbind.errors import TpmError, TpmNotOurs
+from node.exchanges import schedule
+from node.exchanges.confirmation import confirm
+from node.exchanges.connection import Connection, same_peers
+from node.exchanges.renewal import DeviceRenewal
+from node.exchanges.session import SessionRefused, fresh_nonce, open_session
+from node.hwbind.errors import TpmError
 from node.hwbind.tpm import Tpm
+from node.licensing.hardware import HardwareCheck
 from node.licensing.licence import Licence
 from node.link import api
 from node.link.certificates import STEP_ISSUER, CertificateRejected
-from node.state import Clock, State
-from node.trust import published
-from node.trust.published import TrustSet
+from node.state import State
 from protocol.faults import fault_point
 from protocol.messages.sessions import Ask
 
 log = logging.getLogger("cascadia.agent")
 
 FAILURES_PER_SESSION = 3
-"""After so many failures in a row a session is given up for a new proof: the cloud may not take it any more."""
+"""After so many failures in a row a session is closed for a new proof: the cloud may not accept it any more."""
+
+
+@contextmanager
+def faults_logged() -> Iterator[None]:
+    """A NodeError or TpmError ends the block with a line in the log."""
+    try:
+        yield
+    except (NodeError, TpmError) as error:
+        log.warning("%s", error)
 
 
 class Contact:
-    """The agent's side of the cloud: what it holds of it, and the one exchange that renews all of it."""
+    """The agent's side of the cloud. It owns the licence in force, and counts what the cloud answered.
 
-    def __init__(self, config: Config, state: State, tpm: Tpm, licence: Licence, clock: Clock) -> None:
-        self.config = config
-        self.licence = licence
+    `failures` counts contacts without an answer since the last one with an answer.
+    """
+
+    def __init__(self, state: State, tpm: Tpm, hardware: HardwareCheck, licence: Licence, clock: Clock) -> None:
         self._state = state
         self._tpm = tpm
+        self._hardware = hardware
+        self._licence = licence
         self._clock = clock
-        self._credentials: Credentials | None = None
-        # The trust that the session stands on; None: the next contact opens another.
-        self._opened_under: TrustSet | None = None
-        self._fabric: api.Service | None = None
+        self._trust = licence.trust
+        self._renewal = DeviceRenewal(state, licence.trust, tpm, clock)
         self._recovered_at: float | None = None
-        self._wanted = trio.Event()
-        self._turn = trio.Lock()
-        self._trusting = trio.Lock()
-        self._tpm_fault: TpmError | None = None
+        self._one_at_a_time = trio.Lock()
+        self.connection = Connection()
         self.failures = 0
         self.last_contact_at: datetime | None = None
 
-    def ask_soon(self) -> None:
-        """Have the licence refreshed now, not at its hour."""
-        self._wanted.set()
+    @property
+    def licence(self) -> Licence:
+        """The licence in force; a contact that confirms a newer generation replaces it."""
+        return self._licence
 
-    async def contact(self, *, anew: bool = False) -> bool:
-        """One attempt at a session and the current statement; True when the cloud answered with signed words.
+    async def attempt(self, *, new_session: bool = False) -> bool:
+        """One attempt at a session and the current statement; True when the cloud answered with a signed statement.
 
-        With `anew` a session that is held is given up for a new proof. Never raises for what the cloud or the network
-        does: that is logged and counts as silence.
+        With `new_session` the session that is held is closed for a new proof. Never raises for what the cloud or the
+        network does: that is logged and counts as silence.
         """
-        async with self._turn:
-            if anew:
-                await self.new_session()
+        async with self._one_at_a_time:
+            if new_session:
+                await self.connection.close()
             try:
                 await self._exchange_or_recover()
             except SessionRefused as refused:
-                return self._told(refused)
+                return self._take_refusal(refused)
             except api.CloudRefused as refusal:
-                return await self._refused(refusal)
+                return await self._ask_why(refusal)
             except TpmError as error:
-                self._lost(error)
-                return self._silence(str(error))
+                self._hardware.report_fault(error)
+                return self._count_silence(str(error))
             except NodeError as error:
                 if self.failures >= FAILURES_PER_SESSION:
-                    await self.new_session()
-                return self._silence(error.text)
-            self._answered()
+                    await self.connection.close()
+                return self._count_silence(error.text)
+            self._count_answer()
             return True
+
+    async def renew(self, *, rekey: bool = False) -> None:
+        """Everything now, at somebody's request: licence, session and, unless revoked, the device certificate.
+
+        Raises NodeError, TpmError.
+        """
+        if not await self.attempt(new_session=True):
+            raise api.CloudUnreachable("cannot renew: the cloud gave no usable answer; the licence is as it was")
+        if not self._licence.revoked:
+            await self.renew_device(rekey=rekey)
+
+    async def renew_device(self, *, rekey: bool = False) -> None:
+        """A new device certificate over the session, or with `rekey` by fresh evidence for a new key.
+
+        The next contact opens a session by the new certificate. Raises NodeError, TpmError.
+        """
+        async with self._one_at_a_time:
+            try:
+                if rekey:
+                    await self._renewal.with_evidence(self._licence, rekey=True)
+                else:
+                    await self._renewal.over_session(self._licence, self.connection.credentials)
+            except SessionRefused as refused:
+                self._take_refusal(refused)
+                raise refused.refusal from refused
+            self.connection.outdate()
 
     async def _exchange_or_recover(self) -> None:
         try:
@@ -92,169 +130,112 @@ class Contact:
             await self._exchange()
 
     async def _exchange(self) -> None:
-        """Session and statement; a device certificate that the cloud takes no more is renewed on the way."""
+        """Session and statement; a device certificate that opens no session any more is renewed on the way."""
         await self._confirm_pending()
         try:
-            await renewal.resume(self._state, self.licence, self._clock)
+            await self._renewal.resume(self._licence)
         except (api.CloudUnreachable, CertificateRejected, StateError) as error:
-            # What is in force may still open a session; if not, that is where this is told.
-            log.warning("a renewal that was cut off waits: %s", error.text)
+            # The certificate in force may still open a session; if not, that is where it shows.
+            log.warning("an interrupted renewal waits: %s", error.text)
         try:
-            await self._ensure_session()
+            await self._refresh()
         except SessionRefused as refused:
-            told = bool(refused.answer.statement) or refused.refusal.code != "certificate_refused"
-            if told or not self.licence.confirmed:
+            answered = bool(refused.answer.statement) or refused.refusal.code != "certificate_refused"
+            if answered or not self._licence.confirmed:
                 raise
             log.warning("the device certificate opens no session any more: renewing it with fresh evidence")
-            await renewal.with_evidence(self._state, self.licence, self._tpm, self._clock)
-            await self._ensure_session()
-        await self._refresh()
+            await self._renewal.with_evidence(self._licence)
+            await self._refresh()
 
     async def _recover_trust(self, error: NodeError) -> bool:
-        """Whether another trust was published meanwhile; asked when what came is not believed under the one at hand.
+        """Refresh the trust when a server or certificate does not verify; True when other peers are trusted now.
 
-        A node that slept through a rotation recovers by this. At once, and then not again for ten minutes and more.
+        At once, and then not again for ten minutes and more.
         """
         if isinstance(error, CertificateRejected) and error.step != STEP_ISSUER:
             return False
-        pause = schedule.trust_recovery_seconds(self.licence.identity.node)
+        pause = schedule.trust_recovery_seconds(self._licence.identity.node)
         if self._recovered_at is not None and trio.current_time() < self._recovered_at + pause:
             return False
         log.warning("%s: looking for a newer trust", error.text)
-        before = self.licence.trust
-        await self._tolerant(self._refresh_trust)
+        before = self._trust.value
+        with faults_logged():
+            await self._trust.refresh()
         self._recovered_at = trio.current_time()
-        return not _same_peers(before, self.licence.trust)
-
-    def _lost(self, error: TpmError) -> None:
-        """The TPM failed while running. Another chip's key is no fault of the chip: it closes the gate."""
-        if isinstance(error, TpmNotOurs):
-            self.licence.hardware = "other"
-        else:
-            self.licence.hardware = "unavailable"
-            self._tpm_fault = error
+        return not same_peers(before, self._trust.value)
 
     async def _confirm_pending(self) -> None:
-        """A generation that was activated but not confirmed comes first; without it the one in force goes on.
+        """Confirm a generation that was activated and not confirmed; if that fails, the one in force goes on.
 
-        Raises what `confirm` raises, only when there is no generation in force to go on with.
+        Raises as `confirm`, only when there is no generation in force to go on with.
         """
-        pending = self._state.pending(self._clock)
+        pending = self._state.pending(self._trust.value)
         if pending is None:
             return
-        # Seldom needed: a start does not wait for it to load.
-        from node.exchanges.activation import confirm
-
         try:
-            licence = await confirm(self._state, self.licence.trust, pending, self._tpm, self._clock)
+            licence = await confirm(self._state, pending, self._trust, self._tpm, self._hardware, self._clock)
         except (NodeError, TpmError) as error:
-            if not self.licence.confirmed:
+            if not self._licence.confirmed:
                 raise
             log.warning("generation %d cannot be confirmed yet: %s", pending.generation, error)
             return
         # In this order: cancelled between the two, the agent must not go on with a generation that has ended.
-        self.licence = licence
-        await self.new_session()
-
-    async def _ensure_session(self) -> None:
-        now = self._clock()
-        held = self._credentials
-        current = self._opened_under is not None and _same_peers(self._opened_under, self.licence.trust)
-        if held is not None and current and now < schedule.session_renewal_at(held.not_before, held.not_after):
-            return
-        opened = await open_session(
-            self.licence.trust, self.licence.identity, self._tpm, self._clock, self.licence.presented
-        )
-        await self._use(opened.credentials)
-        if opened.current.statement:
-            self.licence.apply(opened.current, opened.answer_nonce)
-
-    async def new_session(self) -> None:
-        """Have the next contact prove anew."""
-        # Forgotten before it is closed: closing waits, and others must not meet a closed client meanwhile.
-        fabric, self._fabric, self._credentials = self._fabric, None, None
-        if fabric is not None:
-            await fabric.aclose()
-
-    async def _use(self, credentials: Credentials) -> None:
-        await self.new_session()
-        self._credentials = credentials
-        self._opened_under = self.licence.trust
-        self._fabric = credentials.connect(self.licence.trust, "fabric")
+        self._licence = licence
+        await self.connection.close()
 
     async def _refresh(self) -> None:
-        if self._fabric is None:
-            raise api.CloudUnreachable("no session")
+        """The current statement: with a new session where one is due, else over the session that is held."""
+        if self.connection.serves(self._trust.value, self._clock()) or not await self._open_session():
+            await self._ask_statement()
+
+    async def _open_session(self) -> bool:
+        """Open a session, and take the statement that came with it; True when the cloud vouches that it is current."""
+        trusted, licence = self._trust.value, self._licence
+        opened = await open_session(trusted, licence.identity, self._tpm, self._clock, licence.presented)
+        await self.connection.replace(opened.credentials, trusted)
+        # A generation that is not confirmed has no statement yet.
+        return bool(opened.current.statement) and licence.apply(opened.current, opened.answer_nonce).fresh
+
+    async def _ask_statement(self) -> None:
+        fabric = self.connection.fabric
+        if fabric is None:
+            raise api.CloudUnreachable("cannot ask for the statement: there is no session with the cloud")
         nonce = fresh_nonce()
+        ask = Ask(nonce=nonce, presented=self._licence.presented, trust_version=self._trust.value.version)
         with fault_point("node.statement.send"):
-            ask = Ask(nonce=nonce, presented=self.licence.presented, trust_version=self.licence.trust.version)
-            answer = await self._fabric.statement(ask)
-        self.licence.apply(answer, nonce)
+            answer = await fabric.statement(ask)
+        self._licence.apply(answer, nonce)
 
-    async def _refused(self, refusal: api.CloudRefused) -> bool:
-        """A session that no longer counts: drop it, and hear why by a new proof."""
-        await self.new_session()
+    async def _ask_why(self, refusal: api.CloudRefused) -> bool:
+        """The cloud refused the session: close it, and learn the reason, signed, by a new proof."""
+        await self.connection.close()
         if refusal.code != "generation_closed":
-            return self._silence(refusal.text)
+            return self._count_silence(refusal.text)
         try:
-            await self._ensure_session()
+            await self._open_session()
         except SessionRefused as refused:
-            return self._told(refused)
+            return self._take_refusal(refused)
         except (NodeError, TpmError) as error:
-            return self._silence(str(error))
-        return self._silence(refusal.text)
+            return self._count_silence(str(error))
+        return self._count_silence(refusal.text)
 
-    def _told(self, refused: SessionRefused) -> bool:
+    def _take_refusal(self, refused: SessionRefused) -> bool:
         """A refusal counts only by the signed statement that came with it."""
         if not refused.answer.statement:
-            return self._silence(str(refused.refusal))
+            return self._count_silence(str(refused.refusal))
         try:
-            self.licence.apply(refused.answer, refused.answer_nonce)
+            self._licence.apply(refused.answer, refused.answer_nonce)
         except NodeError as error:
-            return self._silence(error.text)
-        self._answered()
+            return self._count_silence(error.text)
+        self._count_answer()
         return True
 
-    def _answered(self) -> None:
+    def _count_answer(self) -> None:
         self.failures = 0
-        self._tpm_fault = None
+        self._hardware.clear_fault()
         self.last_contact_at = self._clock()
 
-    def _silence(self, reason: str) -> bool:
+    def _count_silence(self, reason: str) -> bool:
         self.failures += 1
         log.warning("no usable answer from the cloud (%d in a row): %s", self.failures, reason)
         return False
-
-    async def renew_device(self, *, rekey: bool = False) -> None:
-        """A new device certificate over the session, or with `rekey` by fresh evidence for a new key.
-
-        The next contact opens a session by the new certificate. Raises NodeError, TpmError.
-        """
-        async with self._turn:
-            state, licence = self._state, self.licence
-            try:
-                if rekey:
-                    await renewal.with_evidence(state, licence, self._tpm, self._clock, rekey=True)
-                else:
-                    await renewal.over_session(state, licence, self._credentials, self._tpm, self._clock)
-            except SessionRefused as refused:
-                self._told(refused)
-                raise refused.refusal from refused
-            self._opened_under = None
-        self.ask_soon()
-
-    async def _refresh_trust(self) -> None:
-        # One at a time: of two, the one that was asked for first could be published last, and be the older.
-        async with self._trusting:
-            self.licence.trust = await published.refresh(self.config.state_dir)
-
-    async def _tolerant(self, work: Callable[[], Awaitable[None]]) -> None:
-        try:
-            await work()
-        except (NodeError, TpmError) as error:
-            log.warning("%s", error)
-
-
-def _same_peers(one: TrustSet, other: TrustSet) -> bool:
-    """Whether both believe the same servers and issuers."""
-    return (one.bundle, one.urls) == (other.bundle, other.urls)

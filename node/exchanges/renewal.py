@@ -1,144 +1,134 @@
-"""Renewal of the device certificate: over a session while it counts, with fresh evidence once it does not.
+"""Use case: renewal of the device certificate, over a session or with fresh evidence.
 
-`over_session` is EST at the issuer with the same key. `with_evidence` is the exchange of `protocol.messages.renewal`: for a
-certificate that opens no session any more, and for a new key. Its proof is stored before it is sent, with the key
-that it is for, so that a repeat after a crash or a lost answer gets the same certificate. A new key stands beside the
-one in force until the cloud's answer has verified; the certificate that is stored then says which of them counts.
-Nothing here decides when to renew (`licensing.schedule`), and no renewal changes the licence.
+`over_session` is EST at the issuer with the same key. `with_evidence` is the exchange of `protocol.messages.renewal`,
+for a certificate that opens no session any more and for a new key. Its proof is stored before it is sent, together with
+the key that it is for: a repeat after a crash or a lost answer gets the same certificate. A new key is stored beside the
+old one until the cloud's answer has verified; the stored certificate then decides which key is in force.
+`node.exchanges.schedule` decides when to renew. No renewal changes the licence.
 """
 
 import logging
 
+from node.clock import Clock
 from node.config import AGENT_VERSION
 from node.disk.identity import PendingRenewal
 from node.errors import StateDamaged
 from node.exchanges import challenge
 from node.exchanges.session import Credentials, SessionRefused, fresh_nonce
-from node.hwbind import evidence, keys
+from node.hwbind import keys
 from node.hwbind.keys import WrappedKey
 from node.hwbind.tpm import Tpm
 from node.licensing.licence import Licence
 from node.link import api
-from node.link.certificates import EKU_DEVICE, STORED_CERTIFICATES, chain_of, check_chain
-from node.state import Clock, State
+from node.link.certificates import chain_of, check_device_chain
+from node.state import State
+from node.trust.current import CurrentTrust
 from protocol.encoding import json_decode, json_encode, sha256_hex
 from protocol.faults import fault_point
-from protocol.ids import NodeSpiffeId
 from protocol.messages.renewal import ProveRenewal, StartRenewal
 
 log = logging.getLogger("cascadia.renewal")
 
 
-async def over_session(state: State, licence: Licence, credentials: Credentials | None, tpm: Tpm, clock: Clock) -> None:
-    """A new device certificate for the same key. Raises NodeError, TpmError."""
-    identity = licence.identity
-    node_key = identity.node_key
-    if credentials is None:
-        raise api.CloudUnreachable("cannot renew the device certificate: there is no session with the cloud")
-    csr = await tpm.run(lambda esys: keys.certificate_request(esys, node_key))
-    service = credentials.connect(licence.trust, "breakwater")
-    try:
-        # Named for the certificate that it follows: after a lost answer the repeat gets the same successor.
-        with fault_point("node.device.send"):
-            leaf = await service.reenroll(csr, f"renew-{sha256_hex(identity.chain[0])}")
-    finally:
-        await service.aclose()
-    _take(state, licence, chain_of(leaf, licence.trust.bundle), node_key, clock)
+class DeviceRenewal:
+    """Renews the device certificate of whichever licence it is given."""
 
+    def __init__(self, state: State, trust: CurrentTrust, tpm: Tpm, clock: Clock) -> None:
+        self._state = state
+        self._trust = trust
+        self._tpm = tpm
+        self._clock = clock
 
-async def resume(state: State, licence: Licence, clock: Clock) -> bool:
-    """Carry on a renewal with evidence whose proof was stored; False when there is none, or it has ended.
+    async def over_session(self, licence: Licence, credentials: Credentials | None) -> None:
+        """A new device certificate for the same key. Raises NodeError, TpmError."""
+        identity, trusted = licence.identity, self._trust.value
+        if credentials is None:
+            raise api.CloudUnreachable("cannot renew the device certificate: there is no session with the cloud")
+        csr = await self._tpm.run(lambda esys: keys.certificate_request(esys, identity.node_key))
+        async with credentials.connect(trusted, "breakwater") as service:
+            # Named for the certificate that it follows: after a lost answer the repeat gets the same successor.
+            with fault_point("node.device.send"):
+                leaf = await service.reenroll(csr, f"renew-{sha256_hex(identity.chain[0])}")
+        self._take(licence, chain_of(leaf, self._trust.value.bundle), identity.node_key)
 
-    Raises CloudUnreachable, ServerUnproven, CertificateRejected, SessionRefused, StateError.
-    """
-    pending = _pending(state, licence)
-    if pending is None:
-        return False
-    try:
-        await _finish(state, licence, pending, clock)
-    except api.CloudRefused as refusal:
-        log.warning("a renewal that was cut off has ended: %s", refusal.text)
-        return False
-    return True
+    async def resume(self, licence: Licence) -> bool:
+        """Carry on a renewal with evidence whose proof was stored; False when there is none, or it has ended.
 
+        Raises CloudUnreachable, ServerUnproven, CertificateRejected, SessionRefused, StateError.
+        """
+        pending = self._pending(licence)
+        if pending is None:
+            return False
+        try:
+            await self._finish(licence, pending)
+        except api.CloudRefused as refusal:
+            log.warning("an interrupted renewal has ended: %s", refusal.text)
+            return False
+        return True
 
-async def with_evidence(state: State, licence: Licence, tpm: Tpm, clock: Clock, *, rekey: bool = False) -> None:
-    """A new device certificate by the chip itself, for the same key or with `rekey` for a new one.
+    async def with_evidence(self, licence: Licence, *, rekey: bool = False) -> None:
+        """A new device certificate by the chip itself, for the same key or with `rekey` for a new one.
 
-    Raises SessionRefused (the generation is closed: with the signed word), CloudRefused, CloudUnreachable,
-    ServerUnproven, CertificateRejected, StateError, TpmError.
-    """
-    before = licence.identity.node_key
-    if await resume(state, licence, clock) and (not rekey or licence.identity.node_key != before):
-        return
-    identity, trusted = licence.identity, licence.trust
-    node_key = await tpm.run(keys.create_node_key) if rekey else identity.node_key
-    endorsement = await tpm.run(lambda esys: evidence.endorsement_evidence(esys, identity.ak))
-    service = api.connect(trusted.bundle, trusted.urls, "fabric")
-    try:
-        with fault_point("node.renewal.start"):
-            made = await service.start_renewal(StartRenewal(identity.chain[0], endorsement, AGENT_VERSION))
-    finally:
-        await service.aclose()
-    answered = await challenge.answer(
-        tpm,
-        identity.ak,
-        node_key,
-        exchange=made.renewal,
-        credential_blob=made.credential_blob,
-        encrypted_secret=made.encrypted_secret,
-    )
-    proof = ProveRenewal(answered.secret, answered.csr, answered.key, fresh_nonce())
-    pending = PendingRenewal(
-        generation=identity.generation, renewal=made.renewal, node_key=node_key, proof=json_encode(proof)
-    )
-    state.identities.save_renewal(pending)
-    await _finish(state, licence, pending, clock)
+        Raises SessionRefused (the generation is closed: with the signed statement), CloudRefused, CloudUnreachable,
+        ServerUnproven, CertificateRejected, StateError, TpmError.
+        """
+        before = licence.identity.node_key
+        if await self.resume(licence) and (not rekey or licence.identity.node_key != before):
+            return
+        identity, trusted = licence.identity, self._trust.value
+        node_key = await self._tpm.run(keys.create_node_key) if rekey else identity.node_key
+        endorsement = await challenge.endorse(self._tpm, identity.ak)
+        async with api.connect(trusted.bundle, trusted.urls, "fabric") as service:
+            with fault_point("node.renewal.start"):
+                made = await service.start_renewal(StartRenewal(identity.chain[0], endorsement, AGENT_VERSION))
+        answered = await challenge.answer(self._tpm, identity.ak, node_key, made)
+        proof = ProveRenewal(answered.secret, answered.csr, answered.key, fresh_nonce())
+        pending = PendingRenewal(
+            generation=identity.generation, renewal=made.renewal, node_key=node_key, proof=json_encode(proof)
+        )
+        self._state.identities.save_renewal(pending)
+        await self._finish(licence, pending)
 
+    def _pending(self, licence: Licence) -> PendingRenewal | None:
+        """The stored renewal, if it is of this generation. An unreadable one holds nothing that counts."""
+        identities = self._state.identities
+        try:
+            pending = identities.load_renewal()
+        except StateDamaged as damage:
+            log.warning("%s; the renewal starts again", damage.text)
+        else:
+            if pending is None or pending.generation == licence.identity.generation:
+                return pending
+        identities.clear_renewal()
+        return None
 
-def _pending(state: State, licence: Licence) -> PendingRenewal | None:
-    """The renewal under way, if it is of this generation. One that cannot be read holds nothing that counts."""
-    try:
-        pending = state.identities.load_renewal()
-    except StateDamaged as damage:
-        log.warning("%s; a renewal begins anew", damage.text)
-    else:
-        if pending is None or pending.generation == licence.identity.generation:
-            return pending
-    state.identities.clear_renewal()
-    return None
+    async def _finish(self, licence: Licence, pending: PendingRenewal) -> None:
+        """Send the stored proof; verify everything of the answer; only then does key or certificate change."""
+        trusted = self._trust.value
+        try:
+            async with api.connect(trusted.bundle, trusted.urls, "fabric") as service:
+                with fault_point("node.renewal.prove"):
+                    answer = await service.prove_renewal(pending.renewal, pending.proof)
+        except api.CloudRefused as refusal:
+            # Whatever the reason, this proof gets nothing any more.
+            self._state.identities.clear_renewal()
+            if refusal.problem.statement:
+                raise SessionRefused(refusal, json_decode(pending.proof, ProveRenewal).answer_nonce) from refusal
+            raise
+        self._take(licence, answer.certificate_chain, pending.node_key)
+        self._state.identities.clear_renewal()
 
-
-async def _finish(state: State, licence: Licence, pending: PendingRenewal, clock: Clock) -> None:
-    """Send the stored proof; verify everything of the answer; only then does key or certificate change."""
-    service = api.connect(licence.trust.bundle, licence.trust.urls, "fabric")
-    try:
-        with fault_point("node.renewal.prove"):
-            answer = await service.prove_renewal(pending.renewal, pending.proof)
-    except api.CloudRefused as refusal:
-        # Whatever the reason, this proof gets nothing any more.
-        state.identities.clear_renewal()
-        if refusal.problem.statement:
-            raise SessionRefused(refusal, json_decode(pending.proof, ProveRenewal).answer_nonce) from refusal
-        raise
-    finally:
-        await service.aclose()
-    _take(state, licence, answer.certificate_chain, pending.node_key, clock)
-    state.identities.clear_renewal()
-
-
-def _take(state: State, licence: Licence, chain: tuple[bytes, ...], node_key: WrappedKey, clock: Clock) -> None:
-    """Put a verified certificate, and its key where that is new, in the place of the one in force."""
-    identity, bundle = licence.identity, licence.trust.bundle
-    check_chain(
-        chain,
-        bundle,
-        spiffe=NodeSpiffeId(bundle.trust_domain, identity.tenant, identity.node),
-        generation=identity.generation,
-        usage=EKU_DEVICE,
-        public_key=node_key.public_key(),
-        now=clock(),
-    )
-    stored = chain[:STORED_CERTIFICATES]
-    state.identities.replace_device_chain(identity.generation, stored, node_key)
-    licence.renewed(stored, node_key)
+    def _take(self, licence: Licence, chain: tuple[bytes, ...], node_key: WrappedKey) -> None:
+        """Check a certificate, and put it, with its key where that is new, in the place of the one in force."""
+        identity = licence.identity
+        stored = check_device_chain(
+            chain,
+            self._trust.value.bundle,
+            tenant=identity.tenant,
+            node=identity.node,
+            generation=identity.generation,
+            public_key=node_key.public_key(),
+            now=self._clock(),
+        )
+        self._state.identities.replace_device_chain(identity.generation, stored, node_key)
+        licence.replace_certificate(stored, node_key)

@@ -1,16 +1,16 @@
-"""One exchange that is log-in and start-up settling: a session certificate for a proof by the TPM's node key.
+"""Use case: open a session. The cloud gives a session certificate, and the current statement, for a proof by the TPM.
 
-The TPM signs once here and never in a handshake. The session key lives in the returned object's TLS context and
-nowhere else. What the answer says of the licence comes back unverified, for `licensing.acceptance` to judge.
+The TPM signs once here and never in a handshake. The session key is in the TLS context of the returned object and
+nowhere else. The statement comes back unverified; `node.licensing.licence` verifies it.
 """
 
 import secrets
-from collections.abc import Callable
 from datetime import datetime
 
 import msgspec
 import trio
 
+from node.clock import Clock
 from node.config import AGENT_VERSION
 from node.disk.identity import Identity
 from node.hwbind import fingerprint, keys
@@ -35,7 +35,7 @@ class Credentials(msgspec.Struct, frozen=True):
     not_after: datetime
 
     def connect(self, trust: TrustSet, name: str) -> api.Service:
-        """A service that is spoken to as this node."""
+        """A service, with this node as the TLS client."""
         return api.connect(trust.bundle, trust.urls, name, (self.key, self.chain))
 
 
@@ -91,37 +91,33 @@ async def _proof(
     return envelope.assemble(signed, signature)
 
 
-async def open_session(
-    trust: TrustSet, identity: Identity, tpm: Tpm, clock: Callable[[], datetime], presented: str
-) -> Opened:
+async def open_session(trust: TrustSet, identity: Identity, tpm: Tpm, clock: Clock, presented: str) -> Opened:
     """Prove, get a session, check it. `presented` is the token of the last statement held, or "".
 
     Raises SessionRefused, CloudUnreachable, ServerUnproven, CertificateRejected, TpmError.
     """
     session_key = SessionKey()
     answer_nonce = fresh_nonce()
-    service = api.connect(trust.bundle, trust.urls, "fabric")
     try:
-        with fault_point("node.nonce.send"):
-            nonce = await service.nonce()
-        proof = await _proof(
-            tpm,
-            identity,
-            nonce=nonce.nonce,
-            answer_nonce=answer_nonce,
-            url=service.base_url + api.SESSION_PATH,
-            csr_der=session_key.csr_der,
-            trust_version=trust.version,
-        )
-        request = OpenSession(
-            device_certificate=identity.chain[0], csr=session_key.csr_der, proof=proof, presented=presented
-        )
-        with fault_point("node.session.send"):
-            answer = await service.open_session(request)
+        async with api.connect(trust.bundle, trust.urls, "fabric") as service:
+            with fault_point("node.nonce.send"):
+                nonce = await service.nonce()
+            proof = await _proof(
+                tpm,
+                identity,
+                nonce=nonce.nonce,
+                answer_nonce=answer_nonce,
+                url=service.base_url + api.SESSION_PATH,
+                csr_der=session_key.csr_der,
+                trust_version=trust.version,
+            )
+            request = OpenSession(
+                device_certificate=identity.chain[0], csr=session_key.csr_der, proof=proof, presented=presented
+            )
+            with fault_point("node.session.send"):
+                answer = await service.open_session(request)
     except api.CloudRefused as refusal:
         raise SessionRefused(refusal, answer_nonce) from refusal
-    finally:
-        await service.aclose()
     leaf = check_chain(
         answer.certificate_chain,
         trust.bundle,

@@ -1,8 +1,8 @@
-"""Whether a verified statement is to be stored: the node's side of the statement stream, as one pure function.
+"""Pure functions: whether a verified statement is stored, and which evidence then counts.
 
-Not verification (`protocol.signed.statements`) and not storing (`node.licensing.store`). Rules: a later statement wins; a
-revocation is final in its generation and needs neither order nor freshness; where nothing at hand can be compared
-with, only what the cloud says *now* is believed, or a replayed old lease would pass for the current one.
+Verification is `protocol.signed.statements`; storing is `node.licensing.store`. A later statement replaces an earlier
+one. A revocation is final in its generation and needs neither order nor freshness. Without sound stored evidence to
+compare with, a statement must be fresh: a replayed old lease would pass for the current one.
 """
 
 from datetime import datetime
@@ -15,11 +15,11 @@ from protocol.signed.statements import Holder, Lease, Revocation, Suspension, Ve
 
 
 class StoredEvidence(msgspec.Struct, frozen=True):
-    """What the disk holds of one generation, verified again when it was read.
+    """The verified evidence of one generation.
 
-    `received_at` is the wall clock at which the statement came. `damaged` has a text for each file that is there and
-    could not be believed. `tombstone_doubtful`: a tombstone is one of them; the node cannot know that it is *not*
-    revoked, so the gate stays closed until the cloud answers.
+    `received_at` is the wall clock at which the statement came. `damaged` has a text for each stored file that did not
+    verify. `tombstone_doubtful`: a tombstone is one of them. The node cannot rule out that it is revoked, so the gate
+    stays closed until the cloud answers.
     """
 
     statement: Verified | None = None
@@ -43,7 +43,7 @@ class Ignore(msgspec.Struct, frozen=True, tag=True):
 
 
 class Refuse(msgspec.Struct, frozen=True, tag=True):
-    """Not to be believed; worth a line in the journal. Changes no state."""
+    """The statement is refused, and the journal gets a line. No state changes."""
 
     code: Literal["other_node", "not_fresh", "conflict", "too_far"]
     reason: str
@@ -85,11 +85,22 @@ def decide(stored: StoredEvidence, offered: Verified, holder: Holder, *, fresh: 
     return Accept(offered, settles=stored.tombstone_doubtful)
 
 
-def believed(stored: StoredEvidence, accepted: Accept, at: datetime) -> StoredEvidence:
-    """The evidence with `accepted` in it, for the verdict of this process.
+def after_storing(accepted: Accept, at: datetime) -> StoredEvidence:
+    """The evidence once the disk holds `accepted`: what the next start reads.
 
-    For the statement that the disk would not take: a revocation or suspension closes the gate all the same, and the
-    journal says that it could not be kept. A lease is believed only once it is stored.
+    Nothing else of the earlier evidence remains. A revocation writes the tombstone too. A statement that is no
+    revocation is accepted without a tombstone, or with a doubtful one, which the store sets aside.
+    """
+    new = accepted.statement
+    return StoredEvidence(
+        statement=new, tombstone=new if isinstance(new.statement, Revocation) else None, received_at=at
+    )
+
+
+def without_storing(stored: StoredEvidence, accepted: Accept, at: datetime) -> StoredEvidence:
+    """The evidence of this process when the disk refused `accepted`.
+
+    A revocation or suspension closes the gate all the same. A lease counts only once it is stored.
     """
     new = accepted.statement
     match new.statement:

@@ -1,7 +1,7 @@
-"""The agent's licence in one place: stored evidence and what the cloud says, judged at every asking.
+"""In-memory state: the licence of one generation, made of stored evidence and the cloud's answers.
 
-It ties the pure parts together (verify, decide, store, judge) and keeps this order: verify, then store durably,
-then believe. It opens no connection and asks no TPM.
+It calls the pure parts (verify, decide, store, judge) in this order: verify once, store durably, then use the value
+that was verified. It opens no connection and asks no TPM.
 """
 
 from collections.abc import Callable
@@ -13,54 +13,60 @@ from node.disk.identity import Identity
 from node.errors import StateError, VerificationFailed
 from node.hwbind.keys import WrappedKey
 from node.licensing import acceptance
+from node.licensing.hardware import HardwareCheck
 from node.licensing.store import LicenceStore
-from node.licensing.verdict import Evidence, Hardware, Verdict, current_lease, judge
-from node.trust.published import TrustSet
+from node.licensing.verdict import Evidence, Snapshot, Verdict, current_lease, current_revocation, judge
+from node.trust.current import CurrentTrust
 from protocol.messages.sessions import StatementAnswer
 from protocol.signed.freshness import FreshnessError, verify_freshness
 from protocol.signed.statements import EnvelopeError, Lease, StatementError, Verified, verify_statement
 
 
 class StatementRejected(VerificationFailed):
-    """The cloud's answer holds no statement that may be believed: it counts as no answer."""
+    """The cloud's answer holds no statement that can be accepted: it counts as no answer."""
 
     code = "statement_rejected"
     next = "Nothing was changed. If it stays so, tell the operator of the cloud."
 
 
-class Licence:
-    """The evidence for one generation of this node. One task changes it; reading the verdict is free at any time.
+class Applied(msgspec.Struct, frozen=True):
+    """An answer that was taken. `stored`: the statement is new. `fresh`: the cloud vouches that it is current."""
 
-    `confirmed`: this generation is in force, else it waits to be.
-    """
+    stored: bool
+    fresh: bool
+
+
+class Licence:
+    """The licence of one generation of this node. One task changes it; reading is free at any time."""
 
     def __init__(
         self,
         store: LicenceStore,
         identity: Identity,
-        trust: TrustSet,
+        trust: CurrentTrust,
+        hardware: HardwareCheck,
         clock: Callable[[], datetime],
         *,
         confirmed: bool = True,
     ) -> None:
+        """What the disk holds is verified here, once for this start."""
         self._store = store
+        self._hardware = hardware
         self._clock = clock
-        self._hardware: Hardware = "unchecked"
-        self._proven = False
-        self.identity = identity
+        self._identity = identity
+        self._confirmed = confirmed
+        self._stored = store.load(identity.holder, trust.value.signing_keys)
+        self._unstored: acceptance.Accept | None = None
         self.trust = trust
-        self.confirmed = confirmed
-        self._stored = store.load(identity.holder, trust.signing_keys)
-        self._owed: acceptance.Accept | None = None
 
     @property
-    def hardware(self) -> Hardware:
-        return self._hardware
+    def identity(self) -> Identity:
+        return self._identity
 
-    @hardware.setter
-    def hardware(self, value: Hardware) -> None:
-        self._hardware = value
-        self._proven = self._proven or value == "ours"
+    @property
+    def confirmed(self) -> bool:
+        """Whether this generation is in force; else it waits for its confirmation."""
+        return self._confirmed
 
     @property
     def presented(self) -> str:
@@ -70,82 +76,89 @@ class Licence:
 
     @property
     def lease(self) -> Lease | None:
-        return current_lease(self._evidence())
+        return current_lease(self._stored, self._identity.holder)
 
     @property
     def revoked(self) -> bool:
-        """Whether this generation has ended for good, by a signed word."""
-        return self.verdict().state == "revoked"
+        """Whether a signed revocation has ended this generation for good."""
+        return current_revocation(self._stored, self._identity.holder) is not None
 
     def verdict(self) -> Verdict:
-        """What holds now."""
+        """The verdict now."""
         return judge(self._evidence())
+
+    def snapshot(self) -> Snapshot:
+        """The licence now, by one reading of the clock."""
+        evidence = self._evidence()
+        return Snapshot(
+            holder=self._identity.holder, hardware=evidence.hardware, lease=self.lease, verdict=judge(evidence)
+        )
 
     def _evidence(self) -> Evidence:
         return Evidence(
-            holder=self.identity.holder,
+            holder=self._identity.holder,
             stored=self._stored,
-            hardware=self._hardware,
+            hardware=self._hardware.status,
             now=self._clock(),
-            unconfirmed=not self.confirmed,
-            proven=self._proven,
+            unconfirmed=not self._confirmed,
+            proven=self._hardware.proven,
         )
 
-    def apply(self, answer: StatementAnswer, nonce: str) -> bool:
-        """Take an answer over our `nonce`; True when something was stored. Raises StatementRejected, StateError (disk).
+    def apply(self, answer: StatementAnswer, nonce: str) -> Applied:
+        """Take an answer over our `nonce`. Raises StatementRejected, StateError (disk).
 
         A revocation is stored as tombstone first: whatever is lost after that, it is not forgotten.
         """
-        holder = self.identity.holder
-        verified = self._verified(answer.statement)
-        decision = acceptance.decide(self._stored, verified, holder, fresh=self._is_fresh(answer, nonce))
+        verified, fresh = self._verified(answer.statement), self._is_fresh(answer, nonce)
+        decision = acceptance.decide(self._stored, verified, self._identity.holder, fresh=fresh)
         match decision:
             case acceptance.Refuse(reason=reason):
                 raise StatementRejected(f"cannot use the cloud's statement: {reason}")
             case acceptance.Ignore(reason="same" | "final"):
-                return False
+                return Applied(stored=False, fresh=fresh)
             case acceptance.Ignore():
                 raise StatementRejected("cannot use the cloud's statement: it is older than the one at hand")
             case acceptance.Accept():
                 self._record(decision)
-        self._stored = self._store.load(holder, self.trust.signing_keys)
-        return True
+        return Applied(stored=True, fresh=fresh)
 
     def _record(self, accepted: acceptance.Accept) -> None:
-        """Store, then believe; what closes the gate is believed even where the disk refuses it. Raises StateError."""
+        """Store it, then use it. What closes the gate is used even where the disk refuses it. Raises StateError."""
         now = self._clock()
         try:
             self._store.record(accepted, now)
         except StateError:
-            self._stored = acceptance.believed(self._stored, accepted, now)
+            self._stored = acceptance.without_storing(self._stored, accepted, now)
             if not isinstance(accepted.statement.statement, Lease):
-                self._owed = accepted
+                self._unstored = accepted
             raise
-        self._owed = None
+        self._stored = acceptance.after_storing(accepted, now)
+        self._unstored = None
 
-    def store_owed(self) -> None:
-        """Try again to store what is believed and the disk would not take, or a restart would forget it.
+    def retry_storing(self) -> None:
+        """Store what the disk refused and the verdict uses all the same: a restart would forget it.
 
         Raises StateError.
         """
-        if self._owed is not None:
-            self._record(self._owed)
-            self._stored = self._store.load(self.identity.holder, self.trust.signing_keys)
+        if self._unstored is not None:
+            self._record(self._unstored)
 
     def _verified(self, token: str) -> Verified:
+        trust = self.trust.value
         try:
-            return verify_statement(token, self.trust.signing_keys, self.trust.bundle.trust_domain)
+            return verify_statement(token, trust.signing_keys, trust.bundle.trust_domain)
         except (EnvelopeError, StatementError) as error:
             raise StatementRejected(f"cannot use the cloud's statement: {error}") from error
 
     def _is_fresh(self, answer: StatementAnswer, nonce: str) -> bool:
+        trust = self.trust.value
         try:
             verify_freshness(
                 answer.freshness,
-                self.trust.signing_keys,
-                trust_domain=self.trust.bundle.trust_domain,
-                node=self.identity.node,
-                generation=self.identity.generation,
+                trust.signing_keys,
+                trust_domain=trust.bundle.trust_domain,
+                node=self._identity.node,
+                generation=self._identity.generation,
                 nonce=nonce,
                 statement=answer.statement,
             )
@@ -153,6 +166,10 @@ class Licence:
             return False
         return True
 
-    def renewed(self, chain: tuple[bytes, ...], node_key: WrappedKey) -> None:
-        """The device certificate was replaced on the disk, with its key where that has changed."""
-        self.identity = msgspec.structs.replace(self.identity, chain=chain, node_key=node_key)
+    def replace_certificate(self, chain: tuple[bytes, ...], node_key: WrappedKey) -> None:
+        """The disk holds a new device certificate, with its key where the key has changed."""
+        self._identity = msgspec.structs.replace(self._identity, chain=chain, node_key=node_key)
+
+    def put_in_force(self) -> None:
+        """The cloud has confirmed this generation, and the identity on the disk has switched to it."""
+        self._confirmed = True

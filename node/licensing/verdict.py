@@ -103,16 +103,26 @@ _TABLE: dict[State, _Row] = {
 STATES: tuple[State, ...] = tuple(_TABLE)
 
 
-def current_lease(evidence: Evidence) -> Lease | None:
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """The licence of a generation at one instant: what one answer to a local program is made of."""
+
+    holder: Holder
+    hardware: Hardware
+    lease: Lease | None
+    verdict: Verdict
+
+
+def current_lease(stored: StoredEvidence, holder: Holder | None) -> Lease | None:
     """The lease that counts for the holder, if its current statement is one."""
-    verified = evidence.stored.statement
-    if verified is None or evidence.holder is None or not isinstance(verified.statement, Lease):
+    verified = stored.statement
+    if verified is None or holder is None or not isinstance(verified.statement, Lease):
         return None
-    return verified.statement if evidence.holder.holds(verified.statement) else None
+    return verified.statement if holder.holds(verified.statement) else None
 
 
-def _revocation(evidence: Evidence, holder: Holder) -> Revocation | None:
-    for verified in (evidence.stored.tombstone, evidence.stored.statement):
+def current_revocation(stored: StoredEvidence, holder: Holder) -> Revocation | None:
+    """The revocation that has ended the holder's generation, if there is one."""
+    for verified in (stored.tombstone, stored.statement):
         if verified is not None and isinstance(verified.statement, Revocation) and holder.holds(verified.statement):
             return verified.statement
     return None
@@ -140,7 +150,7 @@ def _judge(evidence: Evidence) -> tuple[State, str]:
     holder, stored = evidence.holder, evidence.stored
     if holder is None:
         return "unactivated", ""
-    if revocation := _revocation(evidence, holder):
+    if revocation := current_revocation(stored, holder):
         return "revoked", revocation.reason
     if evidence.unconfirmed:
         return "pending", ""
@@ -151,7 +161,7 @@ def _judge(evidence: Evidence) -> tuple[State, str]:
     # A tombstone that is there but is not this holder's revocation is as doubtful as one that does not verify.
     if stored.tombstone_doubtful or stored.tombstone is not None:
         return "stale", "a tombstone is there and cannot be verified"
-    lease = current_lease(evidence)
+    lease = current_lease(stored, holder)
     if lease is None:
         return "stale", "the stored statement is damaged" if stored.damaged else "none is stored"
     return _by_dates(lease, _at(lease, evidence.now)), ""
@@ -170,7 +180,11 @@ def judge(evidence: Evidence) -> Verdict:
     """The verdict at `evidence.now` (aware). Total: every evidence has one."""
     state, detail = _judge(evidence)
     row, now = _TABLE[state], evidence.now
-    lease = current_lease(evidence) if state in ("terminated", "restricted", "grace", "refresh-due", "active") else None
+    lease = (
+        current_lease(evidence.stored, evidence.holder)
+        if state in ("terminated", "restricted", "grace", "refresh-due", "active")
+        else None
+    )
     reason, code = f"{row.reason} ({detail})" if detail else row.reason, row.exit
     gate_open, life, deadline, clock_suspect = row.gate_open, LICENSE_ANSWER_LIFE, None, False
     if lease is not None:

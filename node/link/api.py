@@ -1,12 +1,12 @@
-"""The cloud's HTTP API as the node uses it: one method a route, values in, values out.
+"""Adapter: the cloud's HTTP API, one method a route, values in, values out. It decides nothing.
 
-It decides nothing. What comes back is one of three: an answer of the expected form; `CloudRefused`, a problem
-document with a conclusive code; `CloudUnreachable`, everything else (network, TLS, 5xx, 429, an answer that cannot
-be read): by the design these never change a state.
+A call has one of three outcomes: an answer of the expected form; `CloudRefused`, a problem document with a conclusive
+code; `CloudUnreachable`, everything else (network, TLS, 5xx, 429, an unreadable answer), which never changes a state.
 """
 
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from types import TracebackType
+from typing import Self, TypeVar
 
 import httpx
 import msgspec
@@ -24,9 +24,9 @@ from node.link.transport import (
     verification_failure,
 )
 from protocol.encoding import json_decode, json_encode
-from protocol.ids import IdError, parse_id
+from protocol.ids import IdError, Prefix, parse_id
 from protocol.limits import RESPONSE_BODY_BYTES_MAX
-from protocol.messages.activation import Activated, Challenge, ProveActivation, StartActivation
+from protocol.messages.activation import Activated, Challenge, StartActivation
 from protocol.messages.est import (
     HEADER_REQUEST,
     PATH_SIMPLEREENROLL,
@@ -90,26 +90,34 @@ class Service:
 
     def __init__(self, client: httpx.AsyncClient, base_url: str) -> None:
         self._client = client
-        self._asking: set[trio.CancelScope] = set()
+        self._scopes: set[trio.CancelScope] = set()
         self._closed = False
         self.base_url = base_url
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
 
     async def aclose(self) -> None:
         """End what is being asked, then the connections: one that is only being made would outlive its client."""
         self._closed = True
-        for scope in self._asking:
+        for scope in self._scopes:
             scope.cancel()
         await self._client.aclose()
 
-    async def _ask(
+    async def _request_json(
         self, method: str, path: str, answer: type[T], body: bytes | None = None, wait_seconds: float | None = None
     ) -> T:
         """Send JSON and decode it. Raises CloudUnreachable (also when closed meanwhile), ServerUnproven, CloudRefused."""
         headers = {"content-type": "application/json"} if body is not None else {}
-        content = await self._open(method, path, headers, body, wait_seconds)
+        content = await self._request(method, path, headers, body, wait_seconds)
         return _read(lambda: json_decode(content, answer))
 
-    async def _open(
+    async def _request(
         self,
         method: str,
         path: str,
@@ -117,20 +125,20 @@ class Service:
         body: bytes | None = None,
         wait_seconds: float | None = None,
     ) -> bytes:
-        """The body of an answer of success. Raises as `_ask`."""
+        """The body of an answer of success. Raises as `_request_json`."""
         if not self._closed:
             with trio.CancelScope() as scope:
-                self._asking.add(scope)
+                self._scopes.add(scope)
                 try:
                     return await self._exchange(method, path, headers, body, wait_seconds)
                 finally:
-                    self._asking.discard(scope)
+                    self._scopes.discard(scope)
         raise CloudUnreachable(f"cannot ask {self.base_url}: the connection was given up")
 
     async def _exchange(
         self, method: str, path: str, headers: Mapping[str, str], body: bytes | None, wait_seconds: float | None
     ) -> bytes:
-        """One request and its answer, within a bound of bytes and, all together, of time. Raises as `_ask`."""
+        """One request and its answer, within a bound of bytes and, all together, of time. Raises as `_request_json`."""
         # Compressed answers are not asked for, and not unpacked: a small one could unpack to any size.
         sent = {"accept-encoding": "identity", **headers}
         seconds_max = ANSWER_SECONDS_MAX if wait_seconds is None else wait_seconds + EVENT_MARGIN_SECONDS
@@ -161,59 +169,58 @@ class Service:
         return content
 
     async def start_activation(self, request: StartActivation) -> Challenge:
-        challenge = await self._ask("POST", "/v1/activations", Challenge, json_encode(request))
-        try:
-            parse_id("act", challenge.activation)
-        except IdError as error:
-            raise CloudUnreachable(f"the cloud's answer cannot be used: {error}") from error
+        challenge = await self._request_json("POST", "/v1/activations", Challenge, json_encode(request))
+        _check_ids(("act", challenge.activation))
         return challenge
 
     async def prove_activation(self, activation: str, body: bytes) -> Activated:
         """`body` is an encoded `ProveActivation`, byte for byte as stored: a repeat is answered alike."""
-        activated = await self._ask("POST", f"/v1/activations/{activation}/proof", Activated, body)
-        try:
-            parse_id("ten", activated.tenant)
-            parse_id("node", activated.node)
-        except IdError as error:
-            raise CloudUnreachable(f"the cloud's answer cannot be used: {error}") from error
+        activated = await self._request_json("POST", f"/v1/activations/{activation}/proof", Activated, body)
+        _check_ids(("ten", activated.tenant), ("node", activated.node))
         return activated
 
     async def nonce(self) -> Nonce:
-        return await self._ask("POST", "/v1/node/nonces", Nonce, b"{}")
+        return await self._request_json("POST", "/v1/node/nonces", Nonce, b"{}")
 
     async def open_session(self, request: OpenSession) -> Session:
-        return await self._ask("POST", SESSION_PATH, Session, json_encode(request))
+        return await self._request_json("POST", SESSION_PATH, Session, json_encode(request))
 
     async def confirm(self, request: Ask) -> StatementAnswer:
-        return await self._ask("POST", "/v1/node/confirm", StatementAnswer, json_encode(request))
+        return await self._request_json("POST", "/v1/node/confirm", StatementAnswer, json_encode(request))
 
     async def statement(self, request: Ask) -> StatementAnswer:
-        return await self._ask("POST", "/v1/node/statement", StatementAnswer, json_encode(request))
+        return await self._request_json("POST", "/v1/node/statement", StatementAnswer, json_encode(request))
 
     async def events(self, cursor: int, wait_seconds: int) -> Events:
         path = f"/v1/node/events?cursor={cursor}&wait={wait_seconds}"
-        return await self._ask("GET", path, Events, wait_seconds=wait_seconds)
+        return await self._request_json("GET", path, Events, wait_seconds=wait_seconds)
 
     async def reenroll(self, csr_der: bytes, request: str) -> bytes:
         """EST `simplereenroll` (RFC 7030 section 4.2.2): the certificate (DER) alone; `request` names the repeat."""
         headers = {"content-type": TYPE_PKCS10, HEADER_REQUEST: request}
-        content = await self._open("POST", PATH_SIMPLEREENROLL, headers, encode_base64(csr_der))
+        content = await self._request("POST", PATH_SIMPLEREENROLL, headers, encode_base64(csr_der))
         certificates = _read(lambda: decode_certs_only(content))
         if len(certificates) != 1:
             raise CloudUnreachable(f"the cloud's answer has {len(certificates)} certificates, not one")
         return certificates[0]
 
     async def start_renewal(self, request: StartRenewal) -> RenewalChallenge:
-        challenge = await self._ask("POST", PATH_RENEWALS, RenewalChallenge, json_encode(request))
-        try:
-            parse_id("ren", challenge.renewal)
-        except IdError as error:
-            raise CloudUnreachable(f"the cloud's answer cannot be used: {error}") from error
+        challenge = await self._request_json("POST", PATH_RENEWALS, RenewalChallenge, json_encode(request))
+        _check_ids(("ren", challenge.renewal))
         return challenge
 
     async def prove_renewal(self, renewal: str, body: bytes) -> Renewed:
         """`body` is an encoded `ProveRenewal`, byte for byte as stored: a repeat is answered alike."""
-        return await self._ask("POST", path_proof(renewal), Renewed, body)
+        return await self._request_json("POST", path_proof(renewal), Renewed, body)
+
+
+def _check_ids(*ids: tuple[Prefix, str]) -> None:
+    """Ids of an answer, each with its prefix. Raises CloudUnreachable."""
+    for prefix, value in ids:
+        try:
+            parse_id(prefix, value)
+        except IdError as error:
+            raise CloudUnreachable(f"the cloud's answer cannot be used: {error}") from error
 
 
 def _read(decode: Callable[[], T]) -> T:
@@ -233,6 +240,3 @@ def connect(
         key.use(context, chain)
     base_url = urls.fabric if name == "fabric" else urls.breakwater
     return Service(http_client(context, base_url), base_url)
-
-
-__all__ = ["CloudRefused", "CloudUnreachable", "ProveActivation", "ServerUnproven", "Service", "connect"]

@@ -1,6 +1,6 @@
-"""What a node checks of a certificate that was made for it, before it stores or uses it. Pure.
+"""Pure functions: checks of a certificate that was made for this node, before it is stored or used.
 
-Numbered steps, one reason each; it raises, never returns a bool. Dates are judged by the clock that is handed in.
+Numbered steps, one reason each. A check raises and never returns a bool. The time is an argument.
 """
 
 from datetime import datetime
@@ -11,7 +11,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 
 from node.errors import VerificationFailed
 from node.link.transport import UNREADABLE, issued_by
-from protocol.ids import EKU_DEVICE, IdError, NodeSpiffeId, parse_generation
+from protocol.ids import EKU_DEVICE, IdError, NodeId, NodeSpiffeId, TenantId, parse_generation
 from protocol.limits import CLOCK_SKEW
 from protocol.signed.trust import X509Bundle
 
@@ -20,10 +20,8 @@ EKU_SESSION = ExtendedKeyUsageOID.CLIENT_AUTH.dotted_string
 CHAIN_CERTIFICATES_MAX = 4
 """Leaf, issuer, and the cross certificates of a root that is changing, for servers that know only the one before."""
 STORED_CERTIFICATES = 2
-"""Of a device chain: what stands above the issuer is in the trust bundle."""
+"""Leaf and issuer of a device chain. The certificates above the issuer are in the trust bundle."""
 STEP_ISSUER = 2
-
-__all__ = ["EKU_DEVICE", "EKU_SESSION", "CertificateRejected", "chain_of", "check_chain", "is_certificate_of"]
 
 
 class CertificateRejected(VerificationFailed):
@@ -136,3 +134,26 @@ def check_chain(
     if not leaf.not_valid_before_utc - CLOCK_SKEW <= now < leaf.not_valid_after_utc:
         raise CertificateRejected(8, "it is not in force at this machine's time")
     return leaf
+
+
+def check_device_chain(
+    chain: tuple[bytes, ...],
+    bundle: X509Bundle,
+    *,
+    tenant: TenantId,
+    node: NodeId,
+    generation: int,
+    public_key: ec.EllipticCurvePublicKey,
+    now: datetime,
+) -> tuple[bytes, ...]:
+    """The part of a device chain that is stored, once the chain has passed `check_chain`. Raises CertificateRejected."""
+    check_chain(
+        chain,
+        bundle,
+        spiffe=NodeSpiffeId(bundle.trust_domain, tenant, node),
+        generation=generation,
+        usage=EKU_DEVICE,
+        public_key=public_key,
+        now=now,
+    )
+    return chain[:STORED_CERTIFICATES]

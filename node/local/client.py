@@ -1,4 +1,4 @@
-"""Asking a running agent over its socket: the command line's side of `local_api`."""
+"""Adapter: HTTP client of the local socket, for the command line."""
 
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ class Reply(msgspec.Struct, frozen=True):
     document: dict[str, Any]
 
 
-async def ask(socket: Path, method: str, path: str, seconds_max: float = 10.0) -> Reply:
+async def request(socket: Path, method: str, path: str, seconds_max: float = 10.0) -> Reply:
     """One exchange with the agent. Raises AgentAbsent."""
     transport = httpx.AsyncHTTPTransport(uds=str(socket))
     try:

@@ -1,20 +1,15 @@
-"""What the local socket answers: licence, entitlement, status; and the one command, `renew`, with or without rekey.
+"""Pure functions: the documents of the local socket (licence, entitlement, status), made of one snapshot each.
 
-The documents are versioned (`format`): fields are added, never renamed. They are made at the time of asking.
+The documents are versioned (`format`): fields are added, never renamed.
 """
 
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from node.config import AGENT_VERSION
-from node.licensing.licence import Licence
-from node.licensing.verdict import Verdict, entitled
+from node.licensing.verdict import Snapshot, Verdict, entitled
 from protocol.signed.statements import Lease
-
-if TYPE_CHECKING:
-    pass
 
 FORMAT = 1
 
@@ -62,7 +57,7 @@ class StatusDocument(msgspec.Struct, frozen=True):
     offline_bound_at: datetime | None
     limits: str
     damaged: tuple[str, ...] = ()
-    """A text for each licence file that is there and cannot be believed."""
+    """A text for each licence file that is there and does not verify."""
 
 
 LIMITS = (
@@ -73,17 +68,16 @@ LIMITS = (
 
 
 def _flags(verdict: Verdict) -> tuple[str, ...]:
-    told = (
+    flags = (
         ("clock-suspect", verdict.clock_suspect),
         ("tpm-failing", verdict.hardware_failing),
         ("state-damaged", bool(verdict.damaged)),
     )
-    return tuple(flag for flag, holds in told if holds)
+    return tuple(flag for flag, holds in flags if holds)
 
 
-def license_document(licence: Licence) -> LicenseDocument:
-    verdict = licence.verdict()
-    identity = licence.identity
+def license_document(snapshot: Snapshot) -> LicenseDocument:
+    verdict, holder = snapshot.verdict, snapshot.holder
     return LicenseDocument(
         format=FORMAT,
         state=verdict.state,
@@ -94,16 +88,16 @@ def license_document(licence: Licence) -> LicenseDocument:
         valid_until=verdict.valid_until,
         exit_code=int(verdict.exit),
         flags=_flags(verdict),
-        tenant=identity.tenant,
-        node=identity.node,
-        generation=identity.generation,
-        lease=licence.lease,
+        tenant=holder.tenant,
+        node=holder.node,
+        generation=holder.generation,
+        lease=snapshot.lease,
     )
 
 
-def entitlement_document(licence: Licence, name: str) -> EntitlementDocument:
-    verdict = licence.verdict()
-    granted = entitled(verdict, licence.lease, name)
+def entitlement_document(snapshot: Snapshot, name: str) -> EntitlementDocument:
+    verdict = snapshot.verdict
+    granted = entitled(verdict, snapshot.lease, name)
     reason = verdict.reason if granted or not verdict.gate_open else f"the licence does not include {name!r}"
     return EntitlementDocument(
         format=FORMAT,
@@ -116,19 +110,19 @@ def entitlement_document(licence: Licence, name: str) -> EntitlementDocument:
 
 
 def status_document(
-    licence: Licence, mode: str, *, running: bool, last_contact_at: datetime | None, failures: int
+    snapshot: Snapshot, mode: str, *, running: bool, last_contact_at: datetime | None, failures: int
 ) -> StatusDocument:
-    lease = licence.lease
+    lease = snapshot.lease
     return StatusDocument(
         format=FORMAT,
         version=AGENT_VERSION,
         mode=mode,
-        license=license_document(licence),
-        hardware=licence.hardware,
+        license=license_document(snapshot),
+        hardware=snapshot.hardware,
         agent_running=running,
         last_contact_at=last_contact_at,
         failures=failures,
         offline_bound_at=lease.terminate_at if lease else None,
         limits=LIMITS,
-        damaged=licence.verdict().damaged,
+        damaged=snapshot.verdict.damaged,
     )

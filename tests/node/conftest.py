@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import pytest
 import trio
 
@@ -11,6 +12,7 @@ from lab.tpm import SoftTpm, shared_bus
 from node.hwbind import keys
 from node.hwbind.keys import WrappedKey
 from node.hwbind.tpm import Tpm
+from tests.node.shells import VERSION, Refreshes, trust_of
 from tests.simulators.fabric import Fabric
 
 
@@ -37,6 +39,14 @@ def tpm(machine: Machine) -> Iterator[Tpm]:
     port = Tpm(machine.chip.tcti, command_seconds_max=10.0)
     yield port
     port.close()
+
+
+@pytest.fixture
+def refreshes(monkeypatch: pytest.MonkeyPatch, fabric: Fabric) -> Refreshes:
+    """Every refresh of the trust gives a newer version of the same trust."""
+    answers = Refreshes(lambda: msgspec.structs.replace(trust_of(fabric), version=VERSION + 1))
+    monkeypatch.setattr("node.trust.published.refresh", answers.refresh)
+    return answers
 
 
 @pytest.fixture

@@ -1,10 +1,14 @@
 """What the tests of the agent's shells share: an activated state directory, and the parts over it."""
 
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
 from node.disk.identity import Identity
+from node.exchanges.contact import Contact
 from node.hwbind.keys import WrappedKey
+from node.hwbind.tpm import Tpm
+from node.licensing.hardware import HardwareCheck
 from node.licensing.licence import Licence
 from node.state import State
 from node.trust.files import METADATA, Generation, publish
@@ -65,8 +69,27 @@ def install(directory: Path, fabric: Fabric, ak: WrappedKey, node_key: WrappedKe
     state.identities.switch_to(1)
     fabric.confirmed = 1
     fabric.say(token or fabric.lease())
-    apply(state.load_licence(utc_now), fabric, fabric.statement)
+    apply(load_licence(state), fabric, fabric.statement)
     return state
+
+
+def hardware(*, ours: bool = False) -> HardwareCheck:
+    """A check whose TPM cannot be reached; with `ours` it has answered before."""
+    check = HardwareCheck(Tpm("none"))
+    if ours:
+        check.report_ours()
+    return check
+
+
+def load_licence(state: State, *, ours: bool = False) -> Licence:
+    """The licence of a start; with `ours` the TPM has answered."""
+    return state.load_licence(hardware(ours=ours), utc_now)
+
+
+def contact_of(state: State, tpm: Tpm) -> Contact:
+    """The agent's side of the cloud, on a TPM that has not been asked."""
+    check = HardwareCheck(tpm)
+    return Contact(state, tpm, check, state.load_licence(check, utc_now), utc_now)
 
 
 def answer(fabric: Fabric, token: str, nonce: str = "n" * 32, generation: int = 1) -> StatementAnswer:
@@ -74,4 +97,17 @@ def answer(fabric: Fabric, token: str, nonce: str = "n" * 32, generation: int = 
 
 
 def apply(licence: Licence, fabric: Fabric, token: str) -> bool:
-    return licence.apply(answer(fabric, token, generation=licence.identity.generation), "n" * 32)
+    """Whether something was stored."""
+    return licence.apply(answer(fabric, token, generation=licence.identity.generation), "n" * 32).stored
+
+
+class Refreshes:
+    """The trust that a refresh gives, and how often it was asked for."""
+
+    def __init__(self, make: Callable[[], TrustSet]) -> None:
+        self.make = make
+        self.asked = 0
+
+    async def refresh(self, _: Path) -> TrustSet:
+        self.asked += 1
+        return self.make()

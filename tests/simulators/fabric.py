@@ -187,8 +187,8 @@ class Fabric:
         self.last_generation = 0
         self.closed: dict[int, str] = {}
         self.statement = ""
-        self.told: list[int | msgspec.UnsetType] = []
-        """Versions of the trust that proofs and questions have named."""
+        self.trust_versions: list[int | msgspec.UnsetType] = []
+        """Versions of the trust that proofs and requests for the statement have named."""
         self.session_life = timedelta(hours=12)
         self.taken: set[bytes] | None = None
         """Device certificates that open a session; None: all. A renewal with evidence makes it the new one alone."""
@@ -554,7 +554,7 @@ class Fabric:
         if self.taken is not None and asked.device_certificate not in self.taken:
             return problem("certificate_refused")
         device = x509.load_der_x509_certificate(asked.device_certificate)
-        self.told.append(_trust_version(asked.proof))
+        self.trust_versions.append(_trust_version(asked.proof))
         claims = sessions.open_proof(asked.proof, device.public_key())
         if claims.nonce not in self._nonces:
             return problem("proof_refused")
@@ -582,7 +582,7 @@ class Fabric:
 
     def _state(self, request: Request) -> Reply:
         asked = json_decode(request.body, sessions.Ask)
-        self.told.append(asked.trust_version)
+        self.trust_versions.append(asked.trust_version)
         fresh = self.freshness(asked.nonce, self.statement, request.generation)
         return _ok(sessions.StatementAnswer(self.statement, fresh))
 

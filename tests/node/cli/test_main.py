@@ -14,7 +14,7 @@ from node.disk.files import StateLock
 from node.local.server import Answer, Request, listen, problem, serve
 from node.state import State
 from tests.node.conftest import Machine
-from tests.node.shells import apply, install
+from tests.node.shells import apply, install, load_licence
 from tests.simulators.fabric import Fabric, always, utc_now
 
 pytestmark = pytest.mark.slow
@@ -152,7 +152,7 @@ def test_status_without_an_agent(cli: Cli, installed: State) -> None:
 
 @pytest.mark.parametrize(("word", "exit_code"), [("revocation", 81), ("suspension", 82)])
 def test_the_exit_code_tells_the_state(cli: Cli, installed: State, cloud: Fabric, word: str, exit_code: int) -> None:
-    apply(installed.load_licence(utc_now), cloud, cloud.revocation() if word == "revocation" else cloud.suspension())
+    apply(load_licence(installed), cloud, cloud.revocation() if word == "revocation" else cloud.suspension())
     assert cli.json("status")[0] == cli.json("license", "show")[0] == exit_code
 
 

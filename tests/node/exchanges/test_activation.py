@@ -22,6 +22,7 @@ from protocol.codes import make_secret
 from protocol.encoding import json_encode
 from protocol.messages.activation import ActivationFile, TrustPin
 from protocol.messages.sessions import StatementAnswer
+from tests.node.shells import load_licence
 from tests.simulators.fabric import DOMAIN, Fabric, Reply, Request, always, refused, utc_now
 from tests.simulators.repository import Repository
 
@@ -78,7 +79,7 @@ async def test_from_a_file_to_an_open_gate(state: State, tpm: Tpm, file: Path, f
     current = state.identities.current()
     assert current is not None
     assert (current.generation, state.identities.pending(), state.identities.load_activation()) == (1, None, None)
-    assert state.load_licence(utc_now).lease == licence.lease
+    assert load_licence(state).lease == licence.lease
     assert [request.path.rpartition("/")[2] for request in fabric.requests] == [
         "activations",
         "proof",
@@ -187,8 +188,7 @@ async def test_a_refusal_leaves_everything_as_it_was(
     with pytest.raises(CloudRefused) as caught:
         await run(state, tpm, file)
     assert (caught.value.code, caught.value.exit) == (code, Exit.REFUSED)
-    licence = state.load_licence(utc_now)
-    licence.hardware = "ours"
+    licence = load_licence(state, ours=True)
     assert (licence.identity.generation, licence.verdict().gate_open) == (1, True)
 
 
@@ -207,7 +207,7 @@ async def test_without_a_statement_to_believe_nothing_is_in_force(
     with pytest.raises(StatementRejected):
         await run(state, tpm, file)
     assert state.identities.current() is None
-    assert state.load_licence(utc_now).verdict().state == "pending"
+    assert load_licence(state).verdict().state == "pending"
 
 
 async def test_a_suspended_node_is_activated_and_stays_suspended(
@@ -253,8 +253,7 @@ async def test_a_file_of_another_cloud_leaves_the_licence_in_force(
         await run(state, tpm, write_file(tmp_path / "other.json", served.url, served.pin))
     assert (caught.value.exit, other.handshakes) == (Exit.VERIFICATION, [])
     assert published.load(state.directory).pin == before.pin
-    licence = state.load_licence(utc_now)
-    licence.hardware = "ours"
+    licence = load_licence(state, ours=True)
     assert licence.verdict().gate_open
 
 
@@ -263,7 +262,7 @@ async def test_a_damaged_generation_is_followed_by_a_new_one(state: State, tpm: 
     await run(state, tpm, file)
     (state.identities.generation_dir(1) / name).write_bytes(b"torn")
     with pytest.raises(StateDamaged):
-        state.load_licence(utc_now)
+        load_licence(state)
     licence = await run(state, tpm, file)
     assert (licence.identity.generation, licence.verdict().gate_open) == (2, True)
 

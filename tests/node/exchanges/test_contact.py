@@ -1,7 +1,6 @@
-"""Asking the cloud: what a node that slept through a rotation, or past its certificate, does about it by itself."""
+"""One contact with the cloud: what it asks, what counts as an answer, and how it recovers from a rotation or an expired certificate."""
 
-from collections.abc import AsyncIterator, Callable
-from datetime import datetime, timedelta
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
@@ -10,55 +9,107 @@ import trio
 import trio.testing
 
 from cloud.fabric.tuf.targets import build_targets
-from node.agent import Agent
-from node.config import Config
 from node.exchanges import schedule
+from node.exchanges.contact import Contact
 from node.hwbind.tpm import Tpm
 from node.link.api import CloudUnreachable
 from node.link.certificates import CertificateRejected
+from node.state import State
 from node.trust import published
 from node.trust.errors import TrustUnreachable
 from node.trust.published import TrustSet
-from protocol.messages.est import PATH_SIMPLEREENROLL
+from protocol.encoding import json_decode, json_encode
+from protocol.messages.est import PATH_SIMPLEREENROLL, encode_certs_only
 from protocol.messages.renewal import PATH_RENEWALS
+from protocol.messages.sessions import Session, StatementAnswer
 from tests.node.conftest import Machine
-from tests.node.shells import VERSION, install, trust_of
-from tests.simulators.fabric import DAY, Fabric, Reply, Request, authority, problem, refused, utc_now
+from tests.node.shells import VERSION, Refreshes, contact_of, identity, install, trust_of
+from tests.simulators.fabric import (
+    DAY,
+    Answer,
+    Fabric,
+    Reply,
+    Request,
+    always,
+    authority,
+    problem,
+    raw,
+    refused,
+    utc_now,
+)
 from tests.simulators.repository import Repository
 
 pytestmark = pytest.mark.slow
 
-SESSIONS = "/v1/node/sessions"
+NONCES, SESSIONS = "/v1/node/nonces", "/v1/node/sessions"
+STATEMENT, CONFIRM = "/v1/node/statement", "/v1/node/confirm"
 
 
 @pytest.fixture
-async def agent(tmp_path: Path, fabric: Fabric, machine: Machine, tpm: Tpm) -> AsyncIterator[Agent]:
-    state = install(tmp_path / "state", fabric, machine.ak, machine.node_key)
-    config = Config(
-        state_dir=tmp_path / "state", socket=tmp_path / "s", tpm="tests", mode="development", heartbeat_seconds=2
-    )
-    made = Agent(config, state, tpm, state.load_licence(utc_now))
+def state(tmp_path: Path, fabric: Fabric, machine: Machine) -> State:
+    return install(tmp_path / "state", fabric, machine.ak, machine.node_key)
+
+
+@pytest.fixture
+async def contact(state: State, tpm: Tpm) -> AsyncIterator[Contact]:
+    made = contact_of(state, tpm)
+    made._hardware.report_ours()
     yield made
-    await made.new_session()
+    await made.connection.close()
 
 
-class Refreshes:
-    """The trust that a refresh gives, and how often it was asked for."""
-
-    def __init__(self, make: Callable[[], TrustSet]) -> None:
-        self.make = make
-        self.asked = 0
-
-    async def refresh(self, _: Path) -> TrustSet:
-        self.asked += 1
-        return self.make()
+def asked(fabric: Fabric) -> list[str]:
+    """The paths that were asked for, in order."""
+    return [request.path for request in fabric.requests]
 
 
-@pytest.fixture
-def refreshes(monkeypatch: pytest.MonkeyPatch, fabric: Fabric) -> Refreshes:
-    answers = Refreshes(lambda: msgspec.structs.replace(trust_of(fabric), version=VERSION + 1))
-    monkeypatch.setattr("node.trust.published.refresh", answers.refresh)
-    return answers
+async def test_a_new_session_brings_the_statement_and_nothing_else_is_asked(contact: Contact, fabric: Fabric) -> None:
+    fabric.say(fabric.lease(entitlements=("new",)))
+    assert await contact.attempt()
+    assert asked(fabric) == [NONCES, SESSIONS]
+    assert contact.licence.presented == fabric.statement
+    assert contact.last_contact_at is not None
+
+
+async def test_the_same_statement_again_is_an_answer(contact: Contact, fabric: Fabric) -> None:
+    assert contact.licence.presented == fabric.statement
+    assert await contact.attempt()
+    assert asked(fabric) == [NONCES, SESSIONS]
+
+
+async def test_over_a_session_that_is_held_the_statement_is_asked_for(contact: Contact, fabric: Fabric) -> None:
+    assert await contact.attempt()
+    fabric.requests.clear()
+    fabric.say(fabric.lease(entitlements=("new",)))
+    assert await contact.attempt()
+    assert asked(fabric) == [STATEMENT]
+    assert contact.licence.presented == fabric.statement
+
+
+@pytest.mark.parametrize("freshness", ["none", "of another question"])
+async def test_a_session_whose_statement_is_not_fresh_asks_for_it(
+    contact: Contact, fabric: Fabric, freshness: str
+) -> None:
+    fabric.say(fabric.lease(entitlements=("new",)))
+    word = "" if freshness == "none" else fabric.freshness("m" * 32, fabric.statement, 1)
+
+    async def not_fresh(request: Request) -> Reply:
+        session = json_decode(fabric._open_session(request).body, Session)
+        return Reply(200, json_encode(Session(session.certificate_chain, StatementAnswer(fabric.statement, word))))
+
+    fabric.answers[SESSIONS] = not_fresh
+    assert await contact.attempt()
+    assert asked(fabric) == [NONCES, SESSIONS, STATEMENT]
+
+
+async def test_a_session_without_a_statement_asks_for_it(contact: Contact, fabric: Fabric) -> None:
+    async def none(request: Request) -> Reply:
+        session = json_decode(fabric._open_session(request).body, Session)
+        return Reply(200, json_encode(Session(session.certificate_chain, StatementAnswer("", ""))))
+
+    fabric.answers[SESSIONS] = none
+    assert await contact.attempt()
+    assert asked(fabric) == [NONCES, SESSIONS, STATEMENT]
 
 
 def rotate(fabric: Fabric) -> None:
@@ -69,14 +120,14 @@ def rotate(fabric: Fabric) -> None:
 
 
 async def test_a_node_that_slept_through_a_rotation_recovers_while_it_settles(
-    agent: Agent, fabric: Fabric, refreshes: Refreshes
+    contact: Contact, fabric: Fabric, refreshes: Refreshes
 ) -> None:
     rotate(fabric)
-    await agent.settle()
-    assert agent.last_contact_at is not None
-    assert (refreshes.asked, agent.failures) == (1, 0)
-    assert agent.licence.trust.bundle == fabric.bundle
-    assert set(fabric.told) == {VERSION + 1}
+    await contact.attempt()
+    assert contact.last_contact_at is not None
+    assert (refreshes.asked, contact.failures) == (1, 0)
+    assert contact._trust.value.bundle == fabric.bundle
+    assert set(fabric.trust_versions) == {VERSION + 1}
 
 
 def targets_of(fabric: Fabric) -> dict[str, bytes]:
@@ -101,157 +152,135 @@ async def test_the_trust_on_the_disk_is_brought_up_to_date_from_the_repository(
         await published.bootstrap(repository.url, repository.pin, state.directory)
         rotate(fabric)
         repository.replace(targets_of(fabric), now=utc_now())
-        config = Config(state_dir=state.directory, socket=tmp_path / "s", tpm="tests", mode="development")
-        agent = Agent(config, state, tpm, state.load_licence(utc_now))
-        before = agent.licence.trust
-        await agent.settle()
-        await agent.new_session()
-    assert (agent.failures, agent.licence.verdict().gate_open) == (0, True)
-    assert agent.licence.trust.version > before.version
+        contact = contact_of(state, tpm)
+        contact._hardware.report_ours()
+        before = contact._trust.value
+        await contact.attempt()
+        await contact.connection.close()
+    assert (contact.failures, contact.licence.verdict().gate_open) == (0, True)
+    assert contact._trust.value.version > before.version
     assert published.load(state.directory).bundle == fabric.bundle != before.bundle
-    assert set(fabric.told) == {agent.licence.trust.version}
+    assert set(fabric.trust_versions) == {contact._trust.value.version}
 
 
 async def test_a_session_by_an_unpublished_issuer_leads_to_the_trust(
-    agent: Agent, fabric: Fabric, refreshes: Refreshes
+    contact: Contact, fabric: Fabric, refreshes: Refreshes
 ) -> None:
-    await agent.settle()
+    await contact.attempt()
     fabric.nodes = authority("nodes 2", fabric.root)
-    assert await agent.contact(anew=True)
+    assert await contact.attempt(new_session=True)
     assert refreshes.asked == 1
 
 
 async def test_a_server_that_nobody_vouches_for_is_looked_up_once_in_ten_minutes(
-    agent: Agent, fabric: Fabric, refreshes: Refreshes, monkeypatch: pytest.MonkeyPatch
+    contact: Contact, fabric: Fabric, refreshes: Refreshes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await agent.check_hardware()
-    refreshes.make = lambda: agent.licence.trust
+    refreshes.make = lambda: contact._trust.value
     rotate(fabric)
     for _ in range(5):
-        assert not await agent.contact()
-        assert agent.licence.verdict().gate_open
+        assert not await contact.attempt()
+        assert contact.licence.verdict().gate_open
     assert refreshes.asked == 1
     monkeypatch.setattr(schedule, "trust_recovery_seconds", lambda node: 0.0)
-    assert not await agent.contact()
+    assert not await contact.attempt()
     assert refreshes.asked == 2
 
 
-async def test_the_trust_is_refreshed_by_one_at_a_time(agent: Agent, fabric: Fabric, refreshes: Refreshes) -> None:
-    """The daily refresh and a recovery: the slower of two must not put the older trust in the place of the newer."""
-    gates = [trio.Event(), trio.Event()]
-    finish = iter(gates)
-    refresh = refreshes.refresh
-
-    async def slow(path: Path) -> TrustSet:
-        await next(finish).wait()
-        return msgspec.structs.replace(await refresh(path), version=VERSION + refreshes.asked)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("node.trust.published.refresh", slow)
-        async with trio.open_nursery() as nursery:
-            for _ in gates:
-                nursery.start_soon(agent._refresh_trust)
-            await trio.testing.wait_all_tasks_blocked()
-            gates[1].set()
-            await trio.testing.wait_all_tasks_blocked()
-            assert refreshes.asked == 0
-            gates[0].set()
-    assert agent.licence.trust.version == VERSION + 2
-
-
 async def test_a_repository_out_of_reach_leaves_the_trust_as_it_was(
-    agent: Agent, fabric: Fabric, monkeypatch: pytest.MonkeyPatch
+    contact: Contact, fabric: Fabric, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = agent.licence.trust
+    before = contact._trust.value
 
     async def refresh(_: Path) -> TrustSet:
         raise TrustUnreachable("cannot fetch the published trust")
 
     monkeypatch.setattr("node.trust.published.refresh", refresh)
     rotate(fabric)
-    await agent.settle()
-    assert agent.licence.trust is before
-    assert agent.licence.verdict().gate_open
+    await contact.attempt()
+    assert contact._trust.value is before
+    assert contact.licence.verdict().gate_open
 
 
 async def test_other_faults_of_a_certificate_do_not_lead_to_the_trust(
-    agent: Agent, fabric: Fabric, refreshes: Refreshes, machine: Machine
+    contact: Contact, fabric: Fabric, refreshes: Refreshes, machine: Machine
 ) -> None:
-    assert not await agent._recover_trust(CertificateRejected(3, "it does not name us"))
+    assert not await contact._recover_trust(CertificateRejected(3, "it does not name us"))
     assert refreshes.asked == 0
 
 
-async def test_a_session_is_opened_anew_under_another_trust(agent: Agent, fabric: Fabric, refreshes: Refreshes) -> None:
-    await agent.settle()
-    opened = agent._credentials
-    await agent._refresh_trust()
-    assert await agent.contact()
-    assert agent._credentials is opened
+async def test_a_session_is_opened_anew_under_another_trust(
+    contact: Contact, fabric: Fabric, refreshes: Refreshes
+) -> None:
+    await contact.attempt()
+    opened = contact.connection.credentials
+    await contact._trust.refresh()
+    assert await contact.attempt()
+    assert contact.connection.credentials is opened
     other = authority("services 2", fabric.root)
     more = msgspec.structs.replace(fabric.bundle, service_issuers=(fabric.services.der, other.der))
     refreshes.make = lambda: msgspec.structs.replace(trust_of(fabric), bundle=more)
-    await agent._refresh_trust()
-    assert await agent.contact()
-    assert agent._credentials is not opened
+    await contact._trust.refresh()
+    assert await contact.attempt()
+    assert contact.connection.credentials is not opened
 
 
-async def test_it_tells_which_trust_it_works_by(agent: Agent, fabric: Fabric, refreshes: Refreshes) -> None:
-    await agent.settle()
-    assert set(fabric.told) == {VERSION}
-    await agent._refresh_trust()
-    assert await agent.contact()
-    assert fabric.told[-1] == VERSION + 1
+async def test_it_tells_which_trust_it_works_by(contact: Contact, fabric: Fabric, refreshes: Refreshes) -> None:
+    await contact.attempt()
+    assert set(fabric.trust_versions) == {VERSION}
+    await contact._trust.refresh()
+    assert await contact.attempt()
+    assert fabric.trust_versions[-1] == VERSION + 1
 
 
-async def test_a_chain_with_cross_certificates_opens_a_session(agent: Agent, fabric: Fabric) -> None:
+async def test_a_chain_with_cross_certificates_opens_a_session(contact: Contact, fabric: Fabric) -> None:
     fabric.chain_above = (fabric.root.der, fabric.root.der)
-    await agent.settle()
-    assert agent._credentials is not None
-    assert len(agent._credentials.chain) == 4
-    await agent.renew_device()
-    assert len(agent.licence.identity.chain) == 2
+    await contact.attempt()
+    assert contact.connection.credentials is not None
+    assert len(contact.connection.credentials.chain) == 4
+    await contact.renew_device()
+    assert len(contact.licence.identity.chain) == 2
 
 
 async def test_a_certificate_that_opens_nothing_is_renewed_with_evidence(
-    agent: Agent, fabric: Fabric, refreshes: Refreshes
+    contact: Contact, fabric: Fabric, refreshes: Refreshes
 ) -> None:
-    before = agent.licence.identity
+    before = contact.licence.identity
     fabric.taken = set()
-    await agent.settle()
-    assert agent.last_contact_at is not None
-    assert agent.licence.identity.chain[0] in fabric.taken
-    assert agent.licence.identity.node_key == before.node_key
-    assert agent.licence.verdict().gate_open
+    await contact.attempt()
+    assert contact.last_contact_at is not None
+    assert contact.licence.identity.chain[0] in fabric.taken
+    assert contact.licence.identity.node_key == before.node_key
+    assert contact.licence.verdict().gate_open
 
 
-async def test_a_superseded_node_with_an_expired_certificate_is_told(agent: Agent, fabric: Fabric) -> None:
+async def test_a_superseded_node_with_an_expired_certificate_is_told(contact: Contact, fabric: Fabric) -> None:
     fabric.taken = set()
     fabric.revoke("superseded")
-    await agent.settle()
-    assert agent.licence.revoked
+    await contact.attempt()
+    assert contact.licence.revoked
 
 
 async def test_slept_through_the_rotation_and_past_the_certificate(
-    agent: Agent, fabric: Fabric, refreshes: Refreshes
+    contact: Contact, fabric: Fabric, refreshes: Refreshes
 ) -> None:
     """Neither the servers nor the issuer of its certificate are what it knew."""
     rotate(fabric)
     fabric.taken = set()
-    await agent.settle()
-    assert (agent.last_contact_at is not None, refreshes.asked) == (True, 1)
-    assert agent.licence.identity.chain[1] == fabric.nodes.der
+    await contact.attempt()
+    assert (contact.last_contact_at is not None, refreshes.asked) == (True, 1)
+    assert contact.licence.identity.chain[1] == fabric.nodes.der
 
 
-async def test_a_renewal_that_is_refused_is_silence(agent: Agent, fabric: Fabric) -> None:
+async def test_a_renewal_that_is_refused_is_silence(contact: Contact, fabric: Fabric) -> None:
     fabric.taken = set()
     fabric.answers[PATH_RENEWALS] = refused("certificate_refused")
-    await agent.settle()
-    assert (agent.failures, agent.last_contact_at) == (1, None)
-    assert agent.licence.verdict().gate_open
+    await contact.attempt()
+    assert (contact.failures, contact.last_contact_at) == (1, None)
+    assert contact.licence.verdict().gate_open
 
 
-async def test_a_renewal_that_waits_holds_nothing_up(agent: Agent, fabric: Fabric) -> None:
-    await agent.settle()
+async def test_a_renewal_that_waits_holds_nothing_up(contact: Contact, fabric: Fabric) -> None:
+    await contact.attempt()
     proofs: list[str] = []
     route = fabric._route
 
@@ -263,20 +292,20 @@ async def test_a_renewal_that_waits_holds_nothing_up(agent: Agent, fabric: Fabri
 
     fabric._route = away  # type: ignore[method-assign]  # one route of it fails
     with pytest.raises(CloudUnreachable):
-        await agent.renew_device(rekey=True)
-    before = agent.licence.identity
-    assert await agent.contact()
-    assert (agent.licence.identity, len(proofs)) == (before, 2)
+        await contact.renew_device(rekey=True)
+    before = contact.licence.identity
+    assert await contact.attempt()
+    assert (contact.licence.identity, len(proofs)) == (before, 2)
     fabric._route = route  # type: ignore[method-assign]
-    assert await agent.contact()
-    assert agent.licence.identity.node_key != before.node_key
+    assert await contact.attempt()
+    assert contact.licence.identity.node_key != before.node_key
 
 
 async def test_a_renewal_whose_answer_is_not_believed_holds_nothing_up(
-    agent: Agent, fabric: Fabric, refreshes: Refreshes
+    contact: Contact, fabric: Fabric, refreshes: Refreshes
 ) -> None:
     """Stored at the cloud, it would come at every contact, and the lease would end over it."""
-    await agent.settle()
+    await contact.attempt()
     route, issuing, early = fabric._route, fabric.nodes, authority("nodes 2", fabric.root)
 
     async def unpublished(request: Request) -> Reply:
@@ -285,68 +314,179 @@ async def test_a_renewal_whose_answer_is_not_believed_holds_nothing_up(
 
     fabric._route = unpublished  # type: ignore[method-assign]  # a CA that has not been published yet
     with pytest.raises(CertificateRejected):
-        await agent.renew_device(rekey=True)
-    before = agent.licence.identity
-    assert await agent.contact()
-    assert agent.licence.identity == before
-    bundle = agent.licence.trust.bundle
+        await contact.renew_device(rekey=True)
+    before = contact.licence.identity
+    assert await contact.attempt()
+    assert contact.licence.identity == before
+    bundle = contact._trust.value.bundle
     both = msgspec.structs.replace(bundle, node_issuers=(*bundle.node_issuers, early.der))
-    agent.licence.trust = msgspec.structs.replace(agent.licence.trust, bundle=both)
-    assert await agent.contact()
-    assert agent.licence.identity.node_key != before.node_key
+    contact._trust._value = msgspec.structs.replace(contact._trust.value, bundle=both)
+    assert await contact.attempt()
+    assert contact.licence.identity.node_key != before.node_key
 
 
-async def test_a_rekey_ends_in_a_session_by_the_new_key(agent: Agent, fabric: Fabric) -> None:
-    await agent.settle()
-    before, session = agent.licence.identity.node_key, agent._credentials
-    await agent.renew_device(rekey=True)
-    assert await agent.contact()
-    assert agent.licence.identity.node_key != before
-    assert agent._credentials is not session
+async def test_a_rekey_ends_in_a_session_by_the_new_key(contact: Contact, fabric: Fabric) -> None:
+    await contact.attempt()
+    before, session = contact.licence.identity.node_key, contact.connection.credentials
+    await contact.renew_device(rekey=True)
+    assert await contact.attempt()
+    assert contact.licence.identity.node_key != before
+    assert contact.connection.credentials is not session
 
 
-async def test_an_order_of_the_lease_renews_once(agent: Agent, fabric: Fabric, refreshes: Refreshes) -> None:
-    def made_at(at: datetime) -> bytes:
-        return fabric.node_chain(agent.licence.identity.node_key.public_key(), 1, not_before=at)[0]
-
-    await agent.settle()
-    chain = (made_at(utc_now() - DAY), fabric.nodes.der)
-    agent.licence.renewed(chain, agent.licence.identity.node_key)
-    fabric.say(fabric.lease(renew_device_after=utc_now() - timedelta(seconds=10)))
-    assert await agent.contact()
-    await agent._renew_device_if_due()
-    assert agent.licence.identity.chain != chain
-    assert refreshes.asked == 1
-    assert agent._wanted.is_set()
-    assert await agent.contact()
-    agent._renew_from = None
-    await agent._renew_device_if_due()
-    renewals = [request for request in fabric.requests if request.path == PATH_SIMPLEREENROLL]
-    assert len(renewals) == 1
+BAD: dict[str, Answer] = {
+    "401": always(401),
+    "403": always(403),
+    "404": always(404),
+    "429": refused("rate_limited"),
+    "500": refused("internal"),
+    "503": always(503),
+    "hung up": raw(b""),
+    "node_revoked unsigned": refused("node_revoked"),
+    "peer_refused": refused("peer_refused"),
+    "generation_closed unsigned": refused("generation_closed"),
+    "certificate_refused": refused("certificate_refused"),
+}
 
 
-async def test_a_renewal_that_fails_waits_for_the_slot(agent: Agent, fabric: Fabric, refreshes: Refreshes) -> None:
-    await agent.settle()
-    old = fabric.node_chain(agent.licence.identity.node_key.public_key(), 1, life=DAY, not_before=utc_now() - 9 * DAY)
-    agent.licence.renewed(old, agent.licence.identity.node_key)
-    fabric.answers[PATH_SIMPLEREENROLL] = refused("unavailable")
-    for _ in range(3):
-        await agent._renew_device_if_due()
-    renewals = [request for request in fabric.requests if request.path == PATH_SIMPLEREENROLL]
-    assert len(renewals) == 1
-    assert agent._renew_from is not None
-    assert utc_now() < agent._renew_from <= utc_now() + timedelta(seconds=2)
+@pytest.mark.parametrize("path", [SESSIONS, STATEMENT])
+async def test_no_answer_without_a_signed_word_changes_a_state(contact: Contact, fabric: Fabric, path: str) -> None:
+    before = contact.licence.presented
+    for number, (name, answer) in enumerate(BAD.items(), start=1):
+        if path == STATEMENT:
+            # Asked for over a session that is held.
+            assert await contact.attempt()
+        fabric.answers[path] = answer
+        assert not await contact.attempt(), name
+        assert (contact.licence.verdict().state, contact.licence.verdict().gate_open) == ("active", True), name
+        failures = 1 if path == STATEMENT else number
+        assert (contact.licence.presented, contact.failures) == (before, failures), name
+        if path == STATEMENT:
+            del fabric.answers[path]
+    fabric.answers.clear()
+    assert await contact.attempt()
+    assert contact.failures == 0
+    await contact.connection.close()
 
 
-async def test_a_new_trust_is_told_of_soon(
-    agent: Agent, fabric: Fabric, refreshes: Refreshes, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("wrong", ["spiffe", "issuer", "expired"])
+async def test_no_failure_of_tls_changes_a_state(contact: Contact, fabric: Fabric, wrong: str) -> None:
+    good = fabric.leaves["fabric"]
+    fabric.leaves["fabric"] = {
+        "spiffe": lambda: fabric.service_leaf("breakwater"),
+        "issuer": lambda: fabric.service_leaf("fabric", issuer=fabric.nodes),
+        "expired": lambda: fabric.service_leaf("fabric", not_before=utc_now() - 2 * DAY, not_after=utc_now() - DAY),
+    }[wrong]()
+    assert not await contact.attempt()
+    assert contact.licence.verdict().gate_open
+    assert fabric.received == 0
+    fabric.leaves["fabric"] = good
+    assert await contact.attempt()
+    await contact.connection.close()
+
+
+async def test_forged_and_replayed_statements_are_silence(contact: Contact, fabric: Fabric) -> None:
+    stranger = Fabric()
+    stranger.confirmed, stranger.seq = 1, 50
+    old = fabric.statement
+    fabric.say(fabric.lease())
+    assert await contact.attempt()
+    for token in (stranger.revocation(), stranger.lease(), old, fabric.revocation(2), "", "x"):
+        fabric.statement = token
+        assert not await contact.attempt()
+        assert contact.licence.verdict().state == "active"
+    await contact.connection.close()
+
+
+async def test_a_refusal_with_a_forged_statement_is_silence(contact: Contact, fabric: Fabric) -> None:
+    stranger = Fabric()
+    stranger.confirmed = 1
+
+    async def lie(_: Request) -> Reply:
+        return problem("generation_closed", stranger.revocation(), "")
+
+    fabric.answers[SESSIONS] = lie
+    assert not await contact.attempt()
+    assert contact.licence.verdict().state == "active"
+
+
+async def test_a_revoked_session_is_asked_why_and_told(contact: Contact, fabric: Fabric) -> None:
+    """The refusal of a kept-alive connection says nothing; the new proof brings the signed word."""
+    await contact.attempt()
+    fabric.revoke()
+    assert await contact.attempt()
+    assert contact.licence.revoked
+    assert contact.connection.credentials is None
+
+
+async def test_a_pending_generation_is_confirmed_first(
+    contact: Contact, fabric: Fabric, state: State, tpm: Tpm
 ) -> None:
-    monkeypatch.setattr(schedule, "TRUST_FIRST_SECONDS_MAX", 0.05)
-    await agent.settle()
-    with trio.move_on_after(3):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(agent._keep_trust)
-            await agent._wanted.wait()
-            nursery.cancel_scope.cancel()
-    assert agent._wanted.is_set()
-    assert agent.licence.trust.version == VERSION + 1
+    pending = identity(fabric, contact.licence.identity.ak, contact.licence.identity.node_key, 2)
+    state.identities.save_generation(pending)
+    await contact.attempt()
+    current = state.identities.current()
+    assert current is not None
+    assert (current.generation, contact.licence.identity.generation, fabric.confirmed) == (2, 2, 2)
+    assert contact.licence.verdict().gate_open
+    assert asked(fabric) == [NONCES, SESSIONS, CONFIRM, NONCES, SESSIONS]
+    assert {request.generation for request in fabric.requests if request.path == CONFIRM} == {2}
+    await contact.connection.close()
+
+
+async def test_a_generation_that_cannot_be_confirmed_leaves_the_one_in_force(
+    contact: Contact, fabric: Fabric, state: State
+) -> None:
+    state.identities.save_generation(
+        identity(fabric, contact.licence.identity.ak, contact.licence.identity.node_key, 2)
+    )
+    fabric.answers[CONFIRM] = refused("activation_closed")
+    await contact.attempt()
+    assert (contact.licence.identity.generation, contact.licence.verdict().gate_open) == (1, True)
+    await contact.connection.close()
+
+
+async def test_cancelled_at_its_end_a_confirmation_is_not_forgotten(
+    contact: Contact, fabric: Fabric, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state.identities.save_generation(
+        identity(fabric, contact.licence.identity.ak, contact.licence.identity.node_key, 2)
+    )
+    with monkeypatch.context() as patch, trio.move_on_after(1):
+        patch.setattr(contact.connection, "close", trio.sleep_forever)
+        await contact.attempt()
+    assert contact.licence.identity.generation == 2
+
+
+async def test_renewal_replaces_the_device_certificate(contact: Contact, fabric: Fabric, state: State) -> None:
+    await contact.attempt()
+    before = contact.licence.identity.chain
+    await contact.renew_device()
+    stored = state.identities.current()
+    assert stored is not None
+    assert stored.chain == contact.licence.identity.chain != before
+    assert fabric.requests[-1].service == "breakwater"
+    await contact.connection.close()
+
+
+async def test_a_wrong_device_certificate_replaces_nothing(
+    contact: Contact, fabric: Fabric, machine: Machine, state: State
+) -> None:
+    await contact.attempt()
+    before = contact.licence.identity.chain
+
+    async def wrong(_: Request) -> Reply:
+        return Reply(200, encode_certs_only(fabric.node_chain(machine.ak.public_key(), 1)[:1]))
+
+    fabric.answers[PATH_SIMPLEREENROLL] = wrong
+    with pytest.raises(CertificateRejected):
+        await contact.renew_device()
+    stored = state.identities.current()
+    assert stored is not None
+    assert stored.chain == contact.licence.identity.chain == before
+    await contact.connection.close()
+
+
+async def test_renewal_needs_a_session(contact: Contact) -> None:
+    with pytest.raises(CloudUnreachable):
+        await contact.renew_device()

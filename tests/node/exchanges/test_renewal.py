@@ -8,7 +8,7 @@ import pytest
 from cryptography import x509
 
 from node.disk.identity import Identity
-from node.exchanges import renewal
+from node.exchanges.renewal import DeviceRenewal
 from node.exchanges.session import Credentials, SessionRefused, open_session
 from node.hwbind import keys
 from node.hwbind.tpm import Tpm
@@ -20,7 +20,7 @@ from protocol.encoding import json_encode, sha256_hex
 from protocol.messages.est import HEADER_REQUEST, PATH_SIMPLEREENROLL, encode_certs_only
 from protocol.messages.renewal import PATH_RENEWALS, Renewed
 from tests.node.conftest import Machine
-from tests.node.shells import install
+from tests.node.shells import install, load_licence
 from tests.simulators.fabric import Answer, Fabric, Reply, Request, always, refused, utc_now
 
 pytestmark = pytest.mark.slow
@@ -33,11 +33,11 @@ def state(tmp_path: Path, fabric: Fabric, machine: Machine) -> State:
 
 @pytest.fixture
 def licence(state: State) -> Licence:
-    return state.load_licence(utc_now)
+    return load_licence(state)
 
 
 async def session(licence: Licence, tpm: Tpm) -> Credentials:
-    opened = await open_session(licence.trust, licence.identity, tpm, utc_now, "")
+    opened = await open_session(licence.trust.value, licence.identity, tpm, utc_now, "")
     return opened.credentials
 
 
@@ -56,20 +56,25 @@ def works(state: State, tpm: Tpm) -> None:
     assert leaf.public_key() == identity.node_key.public_key()
 
 
-async def over_session(state: State, licence: Licence, tpm: Tpm) -> None:
-    await renewal.over_session(state, licence, await session(licence, tpm), tpm, utc_now)
+@pytest.fixture
+def renewal(state: State, licence: Licence, tpm: Tpm) -> DeviceRenewal:
+    return DeviceRenewal(state, licence.trust, tpm, utc_now)
+
+
+async def over_session(renewal: DeviceRenewal, licence: Licence, tpm: Tpm) -> None:
+    await renewal.over_session(licence, await session(licence, tpm))
 
 
 async def test_over_a_session_the_repeat_gets_the_same_successor(
-    state: State, licence: Licence, tpm: Tpm, fabric: Fabric
+    state: State, licence: Licence, renewal: DeviceRenewal, tpm: Tpm, fabric: Fabric
 ) -> None:
     before = licence.identity
     fabric.answers[PATH_SIMPLEREENROLL] = lambda request: _lost(fabric, request)
     with pytest.raises(api.CloudUnreachable):
-        await over_session(state, licence, tpm)
+        await over_session(renewal, licence, tpm)
     assert stored(state) == before
     del fabric.answers[PATH_SIMPLEREENROLL]
-    await over_session(state, licence, tpm)
+    await over_session(renewal, licence, tpm)
     assert stored(state) == licence.identity != before
     assert licence.identity.node_key == before.node_key
     asked = [request for request in fabric.requests if request.path == PATH_SIMPLEREENROLL]
@@ -94,25 +99,27 @@ ANSWERS: dict[str, Callable[[Fabric], bytes]] = {
 
 @pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
 async def test_an_answer_that_is_no_certificate_is_silence(
-    state: State, licence: Licence, tpm: Tpm, fabric: Fabric, answer: Callable[[Fabric], bytes]
+    state: State, licence: Licence, renewal: DeviceRenewal, tpm: Tpm, fabric: Fabric, answer: Callable[[Fabric], bytes]
 ) -> None:
     fabric.answers[PATH_SIMPLEREENROLL] = always(200, answer(fabric))
     before = stored(state)
     with pytest.raises(api.CloudUnreachable):
-        await over_session(state, licence, tpm)
+        await over_session(renewal, licence, tpm)
     assert stored(state) == before == licence.identity
 
 
-async def test_without_a_session_nothing_is_asked(state: State, licence: Licence, tpm: Tpm) -> None:
+async def test_without_a_session_nothing_is_asked(
+    state: State, licence: Licence, renewal: DeviceRenewal, tpm: Tpm
+) -> None:
     with pytest.raises(api.CloudUnreachable, match="no session"):
-        await renewal.over_session(state, licence, None, tpm, utc_now)
+        await renewal.over_session(licence, None)
 
 
 async def test_with_evidence_the_same_key_gets_a_certificate(
-    state: State, licence: Licence, tpm: Tpm, fabric: Fabric
+    state: State, licence: Licence, renewal: DeviceRenewal, tpm: Tpm, fabric: Fabric
 ) -> None:
     before = licence.identity
-    await renewal.with_evidence(state, licence, tpm, utc_now)
+    await renewal.with_evidence(licence)
     after = stored(state)
     assert after == licence.identity
     assert (after.node_key, after.generation) == (before.node_key, before.generation)
@@ -122,12 +129,12 @@ async def test_with_evidence_the_same_key_gets_a_certificate(
 
 
 async def test_a_rekey_changes_key_and_certificate_together(
-    state: State, licence: Licence, tpm: Tpm, fabric: Fabric
+    state: State, licence: Licence, renewal: DeviceRenewal, tpm: Tpm, fabric: Fabric
 ) -> None:
     known = {licence.identity.node_key}
     for _ in range(2):
-        await renewal.with_evidence(state, licence, tpm, utc_now, rekey=True)
-        assert stored(state) == licence.identity == state.load_licence(utc_now).identity
+        await renewal.with_evidence(licence, rekey=True)
+        assert stored(state) == licence.identity == load_licence(state).identity
         known.add(licence.identity.node_key)
         works(state, tpm)
     assert len(known) == 3
@@ -135,7 +142,7 @@ async def test_a_rekey_changes_key_and_certificate_together(
 
 
 async def test_a_lost_answer_is_asked_for_again_with_the_same_proof(
-    state: State, licence: Licence, tpm: Tpm, fabric: Fabric
+    state: State, licence: Licence, renewal: DeviceRenewal, tpm: Tpm, fabric: Fabric
 ) -> None:
     """The cloud has taken the new key, and the old one opens nothing: the stored proof is the way back."""
     before = licence.identity
@@ -146,21 +153,21 @@ async def test_a_lost_answer_is_asked_for_again_with_the_same_proof(
 
     renewals = _by_prefix(fabric, lose)
     with pytest.raises(api.CloudUnreachable):
-        await renewal.with_evidence(state, licence, tpm, utc_now, rekey=True)
+        await renewal.with_evidence(licence, rekey=True)
     assert stored(state) == before
     works(state, tpm)
     with pytest.raises(SessionRefused):
         await session(licence, tpm)
     renewals.clear()
-    restarted = state.load_licence(utc_now)
-    assert await renewal.resume(state, restarted, utc_now)
+    restarted = load_licence(state)
+    assert await renewal.resume(restarted)
     assert stored(state).node_key != before.node_key
     works(state, tpm)
     await session(restarted, tpm)
     proofs = [request.body for request in fabric.requests if request.path.endswith("/proof")]
     assert len(proofs) == 2
     assert len(set(proofs)) == 1
-    assert not await renewal.resume(state, restarted, utc_now)
+    assert not await renewal.resume(restarted)
 
 
 def _by_prefix(fabric: Fabric, answer: Answer) -> dict[str, Answer]:
@@ -176,19 +183,19 @@ def _by_prefix(fabric: Fabric, answer: Answer) -> dict[str, Answer]:
 
 @pytest.mark.parametrize("code", ["challenge_expired", "activation_closed", "not_found", "conflict", "csr_refused"])
 async def test_a_renewal_that_has_ended_is_forgotten_and_the_key_stays(
-    state: State, licence: Licence, tpm: Tpm, fabric: Fabric, code: str
+    state: State, licence: Licence, renewal: DeviceRenewal, tpm: Tpm, fabric: Fabric, code: str
 ) -> None:
     before = licence.identity
     _by_prefix(fabric, refused(code))
     with pytest.raises(api.CloudRefused):
-        await renewal.with_evidence(state, licence, tpm, utc_now, rekey=True)
+        await renewal.with_evidence(licence, rekey=True)
     assert stored(state) == before == licence.identity
     assert state.identities.load_renewal() is None
     works(state, tpm)
 
 
 async def test_a_certificate_that_does_not_verify_changes_nothing(
-    state: State, licence: Licence, tpm: Tpm, fabric: Fabric, machine: Machine
+    state: State, licence: Licence, renewal: DeviceRenewal, tpm: Tpm, fabric: Fabric, machine: Machine
 ) -> None:
     before = licence.identity
     wrong = Renewed(fabric.node_chain(machine.ak.public_key(), 1))
@@ -198,43 +205,45 @@ async def test_a_certificate_that_does_not_verify_changes_nothing(
 
     _by_prefix(fabric, answer)
     with pytest.raises(CertificateRejected):
-        await renewal.with_evidence(state, licence, tpm, utc_now, rekey=True)
+        await renewal.with_evidence(licence, rekey=True)
     assert stored(state) == before == licence.identity
     assert not list(state.identities.generation_dir(1).glob("key-*"))
 
 
 async def test_a_closed_generation_is_told_with_its_signed_word(
-    state: State, licence: Licence, tpm: Tpm, fabric: Fabric
+    state: State, licence: Licence, renewal: DeviceRenewal, tpm: Tpm, fabric: Fabric
 ) -> None:
     fabric.revoke("superseded")
     with pytest.raises(SessionRefused) as refusal:
-        await renewal.with_evidence(state, licence, tpm, utc_now)
+        await renewal.with_evidence(licence)
     licence.apply(refusal.value.answer, refusal.value.answer_nonce)
     assert licence.revoked
     assert state.identities.load_renewal() is None
 
 
 async def test_a_renewal_of_another_generation_or_a_torn_one_is_forgotten(
-    state: State, licence: Licence, tpm: Tpm, fabric: Fabric
+    state: State, licence: Licence, renewal: DeviceRenewal, tpm: Tpm, fabric: Fabric
 ) -> None:
     _by_prefix(fabric, always(503))
     with pytest.raises(api.CloudUnreachable):
-        await renewal.with_evidence(state, licence, tpm, utc_now)
+        await renewal.with_evidence(licence)
     pending = state.identities.load_renewal()
     assert pending is not None
     state.identities.save_renewal(msgspec.structs.replace(pending, generation=2))
-    assert not await renewal.resume(state, licence, utc_now)
+    assert not await renewal.resume(licence)
     assert state.identities.load_renewal() is None
     (state.directory / "renewal.json").write_bytes(b"torn")
-    assert not await renewal.resume(state, licence, utc_now)
+    assert not await renewal.resume(licence)
     assert state.identities.load_renewal() is None
 
 
-async def test_a_challenge_with_a_false_id_is_silence(state: State, licence: Licence, tpm: Tpm, fabric: Fabric) -> None:
+async def test_a_challenge_with_a_false_id_is_silence(
+    state: State, licence: Licence, renewal: DeviceRenewal, tpm: Tpm, fabric: Fabric
+) -> None:
     async def answer(request: Request) -> Reply:
         good = fabric._start_renewal(request)
         return Reply(good.status, good.body.replace(b"ren_", b"act_"))
 
     fabric.answers[PATH_RENEWALS] = answer
     with pytest.raises(api.CloudUnreachable, match="cannot be used"):
-        await renewal.with_evidence(state, licence, tpm, utc_now)
+        await renewal.with_evidence(licence)

@@ -2,7 +2,16 @@
 
 import pytest
 
-from node.licensing.acceptance import Accept, Decision, Ignore, Refuse, StoredEvidence, believed, decide
+from node.licensing.acceptance import (
+    Accept,
+    Decision,
+    Ignore,
+    Refuse,
+    StoredEvidence,
+    after_storing,
+    decide,
+    without_storing,
+)
 from protocol.ids import TenantId
 from protocol.limits import SEQ_JUMP_MAX
 from protocol.signed.statements import Holder, Verified
@@ -126,8 +135,14 @@ def test_a_holder_is_all_four() -> None:
     assert not Holder(HOLDER.trust_domain, HOLDER.tenant, HOLDER.node, 2).holds(lease)
 
 
+def test_what_was_stored_replaces_all_earlier_evidence() -> None:
+    for statement in (verified(make_lease(seq=9)), SUSPENSION):
+        assert after_storing(Accept(statement), T0) == StoredEvidence(statement=statement, received_at=T0)
+    assert after_storing(Accept(REVOCATION), T0) == StoredEvidence(REVOCATION, REVOCATION, T0)
+
+
 def test_what_the_disk_would_not_take_closes_the_gate_all_the_same() -> None:
-    assert believed(TORN, Accept(REVOCATION), T0).tombstone == REVOCATION
-    assert not believed(TORN, Accept(REVOCATION), T0).tombstone_doubtful
-    assert believed(HELD, Accept(SUSPENSION), T0) == StoredEvidence(statement=SUSPENSION, received_at=T0)
-    assert believed(HELD, Accept(verified(make_lease(seq=9))), T0) == HELD
+    assert without_storing(TORN, Accept(REVOCATION), T0).tombstone == REVOCATION
+    assert not without_storing(TORN, Accept(REVOCATION), T0).tombstone_doubtful
+    assert without_storing(HELD, Accept(SUSPENSION), T0) == StoredEvidence(statement=SUSPENSION, received_at=T0)
+    assert without_storing(HELD, Accept(verified(make_lease(seq=9))), T0) == HELD

@@ -1,24 +1,27 @@
-"""The licence's order, verify, store, believe, and what it makes of the cloud's words, good and bad."""
+"""The licence's order (verify, store, use), and what it makes of the cloud's statements, good and bad."""
 
 import errno
 import os
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from node.errors import DiskFull
+from node.hwbind.errors import TpmFailed, TpmNotOurs
 from node.hwbind.keys import WrappedKey
-from node.licensing.licence import Licence, StatementRejected
+from node.licensing.licence import Applied, Licence, StatementRejected
 from node.licensing.store import LicenceStore
+from node.trust.current import CurrentTrust
 from protocol import faults
 from protocol.messages.sessions import StatementAnswer
 from protocol.signed.envelope import key_id, seal
-from protocol.signed.statements import TYP_REVOCATION, Revocation
-from tests.node.shells import answer, apply, identity, trust_of
+from protocol.signed.statements import TYP_REVOCATION, Revocation, Verified, verify_statement
+from tests.node.shells import answer, apply, hardware, identity, trust_of
 from tests.simulators.fabric import DOMAIN, NODE, TENANT, Fabric, utc_now
 
 KEY = WrappedKey(public=b"", private=b"", parent=b"")
@@ -35,16 +38,13 @@ def fabric() -> Fabric:
 @pytest.fixture
 def licence(fabric: Fabric, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Licence:
     monkeypatch.setattr(WrappedKey, "public_key", lambda _: ec.generate_private_key(ec.SECP256R1()).public_key())
-    licence = Licence(LicenceStore(tmp_path), identity(fabric, KEY, KEY), trust_of(fabric), utc_now)
-    licence.hardware = "ours"
-    return licence
+    trust = CurrentTrust(tmp_path, trust_of(fabric))
+    return Licence(LicenceStore(tmp_path), identity(fabric, KEY, KEY), trust, hardware(ours=True), utc_now)
 
 
 def again(licence: Licence, tmp_path: Path) -> Licence:
     """The licence of the next start."""
-    other = Licence(LicenceStore(tmp_path), licence.identity, licence.trust, utc_now)
-    other.hardware = "ours"
-    return other
+    return Licence(LicenceStore(tmp_path), licence.identity, licence.trust, hardware(ours=True), utc_now)
 
 
 @pytest.fixture
@@ -92,7 +92,67 @@ def test_a_revocation_is_a_tombstone_before_it_is_a_statement(
     assert again(licence, tmp_path).revoked
 
 
-def test_nothing_is_believed_before_it_is_stored(
+def test_what_was_verified_is_used_and_not_read_again(
+    licence: Licence, fabric: Fabric, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verified: list[str] = []
+
+    def count(token: str, *arguments: Any) -> Verified:
+        verified.append(token)
+        return verify_statement(token, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("node.licensing.licence.verify_statement", count)
+        patch.setattr(LicenceStore, "load", None)
+        lease, suspension = fabric.lease(), fabric.suspension()
+        for token in (lease, suspension):
+            assert apply(licence, fabric, token)
+    assert verified == [lease, suspension]
+
+
+@pytest.mark.parametrize("damage", ["", "statement", "tombstone"])
+@pytest.mark.parametrize("word", ["lease", "suspension", "revocation"])
+def test_what_is_used_after_an_answer_is_what_the_next_start_reads(
+    licence: Licence, fabric: Fabric, tmp_path: Path, word: str, damage: str
+) -> None:
+    apply(licence, fabric, fabric.lease())
+    store = LicenceStore(tmp_path)
+    if damage:
+        path = store.statement_path(1) if damage == "statement" else store.tombstone_path(1)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        path.write_bytes(b"torn")
+        licence = again(licence, tmp_path)
+        assert licence.verdict().damaged
+    assert apply(
+        licence, fabric, {"lease": fabric.lease, "suspension": fabric.suspension}.get(word, fabric.revocation)()
+    )
+    assert licence._stored == again(licence, tmp_path)._stored
+    assert not licence.verdict().damaged
+
+
+def test_a_snapshot_is_one_reading_of_the_clock(licence: Licence, fabric: Fabric, tmp_path: Path) -> None:
+    """A lease that ends between two readings would be current in one half of an answer and over in the other."""
+    apply(licence, fabric, fabric.lease())
+    assert licence.lease is not None
+    end = licence.lease.terminate_at
+    times = iter([end - timedelta(microseconds=1), end])
+    racing = Licence(LicenceStore(tmp_path), licence.identity, licence.trust, hardware(ours=True), lambda: next(times))
+    snapshot = racing.snapshot()
+    assert (snapshot.verdict.gate_open, snapshot.lease, snapshot.hardware) == (True, licence.lease, "ours")
+    assert next(times) == end
+
+
+def test_put_in_force_once_the_cloud_has_confirmed(licence: Licence, fabric: Fabric, tmp_path: Path) -> None:
+    waiting = Licence(
+        LicenceStore(tmp_path), licence.identity, licence.trust, hardware(ours=True), utc_now, confirmed=False
+    )
+    apply(waiting, fabric, fabric.lease())
+    assert (waiting.confirmed, waiting.verdict().state) == (False, "pending")
+    waiting.put_in_force()
+    assert (waiting.confirmed, waiting.verdict().state) == (True, "active")
+
+
+def test_nothing_is_used_before_it_is_stored(
     licence: Licence, fabric: Fabric, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     apply(licence, fabric, fabric.lease(entitlements=("old",)))
@@ -109,7 +169,7 @@ def test_nothing_is_believed_before_it_is_stored(
 
 
 @pytest.mark.parametrize("word", ["revocation", "suspension"])
-def test_what_closes_the_gate_is_believed_on_a_full_disk(
+def test_what_closes_the_gate_is_used_on_a_full_disk(
     licence: Licence, fabric: Fabric, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, word: str
 ) -> None:
     apply(licence, fabric, fabric.lease())
@@ -126,11 +186,11 @@ def test_what_closes_the_gate_is_believed_on_a_full_disk(
     state = "revoked" if word == "revocation" else "suspended"
     assert licence.verdict().state == state
     with pytest.raises(DiskFull):
-        licence.store_owed()
+        licence.retry_storing()
     assert again(licence, tmp_path).verdict().gate_open
     # As soon as there is room it is written down, so that a restart does not forget it.
     monkeypatch.setattr("os.rename", rename)
-    licence.store_owed()
+    licence.retry_storing()
     assert again(licence, tmp_path).verdict().state == licence.verdict().state == state
 
 
@@ -144,7 +204,7 @@ def test_a_revocation_is_final(licence: Licence, fabric: Fabric, tmp_path: Path)
 
 
 def test_a_revocation_needs_no_freshness(licence: Licence, fabric: Fabric) -> None:
-    assert licence.apply(StatementAnswer(fabric.revocation(), ""), NONCE)
+    assert licence.apply(StatementAnswer(fabric.revocation(), ""), NONCE) == Applied(stored=True, fresh=False)
     assert licence.revoked
 
 
@@ -250,7 +310,7 @@ def test_a_withdrawn_key_voids_what_it_signed_until_it_is_signed_anew(licence: L
     """What is held is kept until the re-signed statement is at hand."""
     apply(licence, fabric, fabric.lease())
     fabric.keys["lease"] = ec.generate_private_key(ec.SECP256R1())
-    licence.trust = trust_of(fabric)
+    licence.trust._value = trust_of(fabric)
     assert licence.verdict().gate_open
     token = fabric.lease()
     assert apply(licence, fabric, token)
@@ -259,26 +319,29 @@ def test_a_withdrawn_key_voids_what_it_signed_until_it_is_signed_anew(licence: L
 
 def test_the_gate_needs_the_hardware_of_this_run(licence: Licence, fabric: Fabric, tmp_path: Path) -> None:
     apply(licence, fabric, fabric.lease())
-    fresh = Licence(LicenceStore(tmp_path), licence.identity, licence.trust, utc_now)
+    check = hardware()
+    fresh = Licence(LicenceStore(tmp_path), licence.identity, licence.trust, check, utc_now)
     assert not fresh.verdict().gate_open
-    fresh.hardware = "ours"
+    check.report_ours()
     assert fresh.verdict().gate_open
-    fresh.hardware = "unavailable"
+    check.report_fault(TpmFailed("0x101"))
     assert fresh.verdict().gate_open
-    fresh.hardware = "other"
+    check.report_fault(TpmNotOurs("another chip"))
     assert fresh.verdict().state == "hardware-mismatch"
 
 
 def test_dates_pass_by_themselves(licence: Licence, fabric: Fabric, tmp_path: Path) -> None:
     apply(licence, fabric, fabric.lease())
-    later = Licence(LicenceStore(tmp_path), licence.identity, licence.trust, lambda: utc_now() + timedelta(days=61))
+    later = Licence(
+        LicenceStore(tmp_path), licence.identity, licence.trust, hardware(), lambda: utc_now() + timedelta(days=61)
+    )
     assert later.verdict().state == "terminated"
 
 
 def test_a_renewed_certificate_is_the_identitys(licence: Licence) -> None:
     same = licence.identity.node_key
-    licence.renewed((b"new", b"issuer"), same)
+    licence.replace_certificate((b"new", b"issuer"), same)
     assert (licence.identity.chain, licence.identity.node_key) == ((b"new", b"issuer"), same)
     other = WrappedKey(b"public", b"private", b"parent")
-    licence.renewed((b"newer", b"issuer"), other)
+    licence.replace_certificate((b"newer", b"issuer"), other)
     assert (licence.identity.chain, licence.identity.node_key) == ((b"newer", b"issuer"), other)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from node.exits import Exit
 from node.licensing.acceptance import StoredEvidence
-from node.licensing.verdict import STATES, Evidence, Hardware, State, current_lease, entitled, judge
+from node.licensing.verdict import STATES, Evidence, Hardware, State, current_lease, current_revocation, entitled, judge
 from protocol.signed.statements import Holder, Verified
 from tests.node.licensing.samples import (
     DAY,
@@ -214,9 +214,17 @@ def test_entitled_needs_gate_and_name() -> None:
 
 
 def test_only_the_holders_lease_is_the_lease() -> None:
-    assert current_lease(evidence()) == LEASE
-    assert current_lease(evidence(holder=NEWER)) is None
-    assert current_lease(evidence(SUSPENDED)) is None
+    assert current_lease(LEASED, HOLDER) == LEASE
+    assert current_lease(LEASED, NEWER) is None
+    assert current_lease(LEASED, None) is None
+    assert current_lease(SUSPENDED, HOLDER) is None
+
+
+def test_only_the_holders_revocation_ends_its_generation() -> None:
+    for stored in (StoredEvidence(tombstone=TOMB), StoredEvidence(statement=TOMB)):
+        assert current_revocation(stored, HOLDER) == TOMB.statement
+        assert current_revocation(stored, NEWER) is None
+    assert current_revocation(LEASED, HOLDER) is None
 
 
 def test_a_verdict_can_be_sent() -> None:
@@ -247,7 +255,7 @@ any_evidence = st.builds(
 def test_what_an_open_gate_means(one: Evidence) -> None:
     verdict = judge(one)
     if verdict.gate_open:
-        lease = current_lease(one)
+        lease = current_lease(one.stored, one.holder)
         assert lease is not None
         assert one.now < lease.terminate_at
         assert verdict.valid_until <= lease.terminate_at

@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from node.exits import Exit
-from node.link.certificates import EKU_DEVICE, EKU_SESSION, CertificateRejected, chain_of, check_chain
-from protocol.ids import NodeId, NodeSpiffeId
+from node.link.certificates import EKU_SESSION, CertificateRejected, chain_of, check_chain
+from protocol.ids import EKU_DEVICE, NodeId, NodeSpiffeId
 from protocol.limits import CLOCK_SKEW
 from tests.simulators.fabric import (
     DOMAIN,

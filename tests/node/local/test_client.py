@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from node.exits import Exit
-from node.local.client import AgentAbsent, AgentRefused, Reply, ask, expect
+from node.local.client import AgentAbsent, AgentRefused, Reply, expect, request
 from node.local.server import Answer, LocalProblem, Request, listen, problem, serve
 
 
@@ -16,7 +16,9 @@ async def test_an_answer_and_its_status(tmp_path: Path, nursery: trio.Nursery) -
         return problem(404, request.method, request.path)
 
     nursery.start_soon(serve, listen(tmp_path / "s"), handler)
-    assert await ask(tmp_path / "s", "POST", "/v1/x") == Reply(404, {"title": "/v1/x", "status": 404, "code": "POST"})
+    assert await request(tmp_path / "s", "POST", "/v1/x") == Reply(
+        404, {"title": "/v1/x", "status": 404, "code": "POST"}
+    )
 
 
 async def test_nobody_there(tmp_path: Path) -> None:
@@ -25,7 +27,7 @@ async def test_nobody_there(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for name in ("missing", "stale", "file", "x" * 200):
         with pytest.raises(AgentAbsent) as caught:
-            await ask(tmp_path / name, "GET", "/")
+            await request(tmp_path / name, "GET", "/")
         assert caught.value.exit is Exit.UNREACHABLE
 
 
@@ -38,20 +40,20 @@ async def test_something_else_there(tmp_path: Path, nursery: trio.Nursery, answe
 
     nursery.start_soon(trio.serve_listeners, other, [listen(tmp_path / "s")])
     with pytest.raises(AgentAbsent):
-        await ask(tmp_path / "s", "GET", "/")
+        await request(tmp_path / "s", "GET", "/")
 
 
 async def test_one_that_does_not_answer_is_given_up(tmp_path: Path) -> None:
     listener = listen(tmp_path / "s")
     with trio.fail_after(3), pytest.raises(AgentAbsent):
-        await ask(tmp_path / "s", "GET", "/", seconds_max=0.2)
+        await request(tmp_path / "s", "GET", "/", seconds_max=0.2)
     await listener.aclose()
 
 
 async def test_an_environment_with_proxies_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     with pytest.raises(AgentAbsent):
-        await ask(tmp_path / "s", "GET", "/")
+        await request(tmp_path / "s", "GET", "/")
 
 
 @pytest.mark.parametrize(

@@ -1,21 +1,22 @@
 """The socket's documents, member by member: licensed software is built on them."""
 
+import json
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
-import trio
 
-from node.agent import Agent
-from node.config import AGENT_VERSION, Config
-from node.hwbind.tpm import Tpm
-from node.local import routes
-from node.local.server import Answer, Request
+from node.config import AGENT_VERSION
+from node.hwbind.errors import TpmFailed
+from node.licensing.licence import Licence
+from node.local.documents import StatusDocument, entitlement_document, license_document, status_document
 from node.state import State
 from protocol.encoding import json_encode
-from protocol.messages.est import PATH_SIMPLEREENROLL
 from tests.node.conftest import Machine
-from tests.node.shells import apply, install
-from tests.simulators.fabric import NODE, TENANT, Fabric, always, utc_now
+from tests.node.shells import apply, hardware, install, load_licence
+from tests.simulators.fabric import NODE, TENANT, Fabric, utc_now
 
 LICENSE = {
     "format": 1,
@@ -30,6 +31,7 @@ LICENSE = {
     "node": NODE,
     "generation": 1,
 }
+
 LEASE_MEMBERS = [
     "trust_domain",
     "tenant",
@@ -51,42 +53,40 @@ LEASE_MEMBERS = [
 
 
 @pytest.fixture
+def fabric() -> Fabric:
+    return Fabric()
+
+
+@pytest.fixture
 def state(tmp_path: Path, fabric: Fabric, machine: Machine) -> State:
     return install(tmp_path / "state", fabric, machine.ak, machine.node_key)
 
 
 @pytest.fixture
-def agent(tmp_path: Path, state: State, tpm: Tpm) -> Agent:
-    agent = Agent(Config(state_dir=tmp_path / "state", mode="development"), state, tpm, state.load_licence(utc_now))
-    agent.licence.hardware = "ours"
-    return agent
+def licence(state: State) -> Licence:
+    return load_licence(state, ours=True)
 
 
-async def ask(agent: Agent, path: str, method: str = "GET", *, privileged: bool = True) -> Answer:
-    return await routes.handler(agent)(Request(method, path, privileged))
+def members(document: msgspec.Struct) -> dict[str, Any]:
+    """A document as it is sent."""
+    return dict(json.loads(json_encode(document)))
 
 
-def members(answer: Answer) -> dict[str, object]:
-    import json
-
-    document: dict[str, object] = json.loads(json_encode(answer.body))
-    return document
+def status(licence: Licence) -> StatusDocument:
+    return status_document(licence.snapshot(), "development", running=True, last_contact_at=None, failures=0)
 
 
-async def test_license(agent: Agent) -> None:
-    answer = await ask(agent, "/v1/license?ignored=1")
-    document = members(answer)
+def test_license(licence: Licence) -> None:
+    document = members(license_document(licence.snapshot()))
     lease, valid_until = document.pop("lease"), document.pop("valid_until")
-    assert (answer.status, document) == (200, LICENSE)
-    assert isinstance(lease, dict)
+    assert document == LICENSE
     assert list(lease) == LEASE_MEMBERS
-    assert isinstance(valid_until, str)
     assert valid_until.endswith("Z")
 
 
-async def test_license_without_a_lease(agent: Agent, fabric: Fabric) -> None:
-    apply(agent.licence, fabric, fabric.revocation())
-    document = members(await ask(agent, "/v1/license"))
+def test_license_without_a_lease(licence: Licence, fabric: Fabric) -> None:
+    apply(licence, fabric, fabric.revocation())
+    document = members(license_document(licence.snapshot()))
     assert (document["state"], document["gate"], document["exit_code"], document["lease"]) == (
         "revoked",
         "closed",
@@ -96,8 +96,8 @@ async def test_license_without_a_lease(agent: Agent, fabric: Fabric) -> None:
     assert document["next"]
 
 
-async def test_status(agent: Agent) -> None:
-    document = members(await ask(agent, "/v1/status"))
+def test_status(licence: Licence) -> None:
+    document = members(status(licence))
     assert list(document) == (
         [
             "format",
@@ -114,108 +114,45 @@ async def test_status(agent: Agent) -> None:
         ]
     )
     assert (document["version"], document["mode"], document["hardware"]) == (AGENT_VERSION, "development", "ours")
-    lease = agent.licence.lease
-    assert lease is not None
-    assert document["offline_bound_at"] == lease.terminate_at.isoformat().replace("+00:00", "Z")
+    assert licence.lease is not None
+    assert document["offline_bound_at"] == licence.lease.terminate_at.isoformat().replace("+00:00", "Z")
 
 
-async def test_damage_and_a_failing_tpm_are_told_of(agent: Agent, state: State) -> None:
-    agent.licence.hardware = "unavailable"
-    assert members(await ask(agent, "/v1/license"))["flags"] == ["tpm-failing"]
+def test_damage_and_a_failing_tpm_are_reported(state: State) -> None:
+    check = hardware(ours=True)
+    check.report_fault(TpmFailed("0x101"))
+    licence = state.load_licence(check, utc_now)
+    assert members(license_document(licence.snapshot()))["flags"] == ["tpm-failing"]
     path = state.licences.statement_path(1)
     path.write_bytes(b"torn")
-    agent.licence = state.load_licence(utc_now)
-    document = members(await ask(agent, "/v1/status"))
-    assert isinstance(document["license"], dict)
+    document = members(status(load_licence(state, ours=True)))
     assert document["license"]["flags"] == ["state-damaged"]
-    assert isinstance(document["damaged"], list)
     assert str(path) in document["damaged"][0]
 
 
-@pytest.mark.parametrize(
-    ("path", "status", "granted", "reason"),
-    [
-        ("render", 200, True, "the lease is current"),
-        ("r%65nder", 200, True, "the lease is current"),
-        ("export", 403, False, "the licence does not include 'export'"),
-        ("a%2Fb", 403, False, "the licence does not include 'a/b'"),
-    ],
-)
-async def test_entitlement(agent: Agent, path: str, status: int, granted: bool, reason: str) -> None:
-    answer = await ask(agent, f"/v1/entitlements/{path}", privileged=False)
-    document = members(answer)
+def test_entitlement(licence: Licence) -> None:
+    document = members(entitlement_document(licence.snapshot(), "export"))
     assert list(document) == ["format", "name", "granted", "state", "reason", "valid_until"]
-    assert (answer.status, document["granted"], document["reason"]) == (status, granted, reason)
+    assert (document["granted"], document["reason"]) == (False, "the licence does not include 'export'")
 
 
-async def test_no_entitlement_while_the_gate_is_closed(agent: Agent, fabric: Fabric) -> None:
-    apply(agent.licence, fabric, fabric.suspension())
-    answer = await ask(agent, "/v1/entitlements/render")
-    assert (answer.status, members(answer)["reason"]) == (403, "the cloud has suspended the licence (unpaid)")
+def test_no_entitlement_while_the_gate_is_closed(licence: Licence, fabric: Fabric) -> None:
+    apply(licence, fabric, fabric.suspension())
+    document = entitlement_document(licence.snapshot(), "render")
+    assert (document.granted, document.reason) == (False, "the cloud has suspended the licence (unpaid)")
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "status", "code"),
-    [
-        ("GET", "/", 404, "not_found"),
-        ("GET", "/v1/licenses", 404, "not_found"),
-        ("GET", "/v1/license/", 404, "not_found"),
-        ("GET", "//v1/license", 404, "not_found"),
-        ("GET", "http://cascadia/v1/license", 404, "not_found"),
-        ("GET", "/v1/entitlements/a/b", 404, "not_found"),
-        ("GET", "/v1/entitlements/", 400, "malformed"),
-        ("GET", "/v1/entitlements/" + "x" * 65, 400, "malformed"),
-        ("POST", "/v1/license", 405, "method_not_allowed"),
-        ("HEAD", "/v1/status", 405, "method_not_allowed"),
-        ("DELETE", "/v1/entitlements/render", 405, "method_not_allowed"),
-        ("GET", "/v1/renew", 405, "method_not_allowed"),
-    ],
-)
-async def test_everything_else(agent: Agent, method: str, path: str, status: int, code: str) -> None:
-    answer = await ask(agent, path, method)
-    document = members(answer)
-    assert (answer.status, document["status"], document["code"]) == (status, status, code)
-    assert list(document) == ["title", "status", "code"]
-
-
-async def test_renew_is_for_root_and_the_agents_user(agent: Agent, fabric: Fabric) -> None:
-    answer = await ask(agent, "/v1/renew", "POST", privileged=False)
-    assert (answer.status, members(answer)["code"]) == (403, "permission_denied")
-    assert fabric.handshakes == []
-
-
-async def test_renew(agent: Agent, fabric: Fabric) -> None:
-    chain = agent.licence.identity.chain
-    answer = await ask(agent, "/v1/renew", "POST")
-    assert (answer.status, members(answer)["state"]) == (200, "active")
-    assert agent.licence.identity.chain != chain
-    await agent.new_session()
-
-
-async def test_rekey(agent: Agent, fabric: Fabric) -> None:
-    key = agent.licence.identity.node_key
-    answer = await ask(agent, "/v1/renew/rekey", "POST")
-    assert (answer.status, members(answer)["state"]) == (200, "active")
-    assert agent.licence.identity.node_key != key
-    assert (await ask(agent, "/v1/renew/rekey")).status == 405
-    await agent.new_session()
-
-
-async def test_renew_without_the_cloud(agent: Agent, fabric: Fabric) -> None:
-    fabric.answers["/v1/node/nonces"] = always(503)
-    answer = await ask(agent, "/v1/renew", "POST")
-    assert (answer.status, members(answer)["code"]) == (503, "cloud_unreachable")
-
-
-async def test_renew_when_only_the_certificate_fails(agent: Agent, fabric: Fabric) -> None:
-    fabric.answers[PATH_SIMPLEREENROLL] = always(500)
-    answer = await ask(agent, "/v1/renew", "POST")
-    assert (answer.status, members(answer)["code"]) == (503, "cloud_unreachable")
-    await agent.new_session()
-
-
-async def test_renew_of_a_revoked_node_tells_so(agent: Agent, fabric: Fabric) -> None:
-    fabric.revoke()
-    with trio.fail_after(5):
-        answer = await ask(agent, "/v1/renew", "POST")
-    assert (answer.status, members(answer)["state"]) == (200, "revoked")
+def test_the_parts_of_one_answer_agree(state: State, licence: Licence) -> None:
+    """The lease ends while a program asks: each answer is of one instant."""
+    assert licence.lease is not None
+    end = licence.lease.terminate_at
+    for times, expected in (
+        ([end - timedelta(microseconds=1), end], ("restricted", "open", True)),
+        ([end, end - timedelta(microseconds=1)], ("terminated", "closed", False)),
+    ):
+        clock = iter(times)
+        racing = state.load_licence(hardware(ours=True), lambda clock=clock: next(clock))  # type: ignore[misc]
+        snapshot = racing.snapshot()
+        document = status_document(snapshot, "production", running=True, last_contact_at=None, failures=0)
+        granted = entitlement_document(snapshot, "render").granted
+        assert (document.license.state, document.license.gate, granted) == expected

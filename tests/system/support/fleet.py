@@ -24,13 +24,13 @@ from node.errors import NodeError
 from node.exchanges import schedule
 from node.exchanges.session import Credentials, fresh_nonce
 from node.link import api
-from node.link.certificates import EKU_DEVICE, EKU_SESSION, chain_of, check_chain
+from node.link.certificates import EKU_SESSION, chain_of, check_chain
 from node.link.transport import SessionKey
 from node.trust import published
 from node.trust.published import TrustSet
 from protocol.encoding import sha256_hex
 from protocol.evidence import ClockInfo
-from protocol.ids import NodeId, NodeSpiffeId, TenantId
+from protocol.ids import EKU_DEVICE, NodeId, NodeSpiffeId, TenantId
 from protocol.messages.activation import parse_pin
 from protocol.messages.sessions import TYP_SESSION_PROOF, Ask, OpenSession, ProofClaims, StatementAnswer, proof_payload
 from protocol.signed.envelope import key_id, seal

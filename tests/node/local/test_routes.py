@@ -1,0 +1,135 @@
+"""The routes of the socket over an agent: who may ask what, and what a command does."""
+
+import json
+from pathlib import Path
+
+import pytest
+import trio
+
+from node.agent import Agent
+from node.config import Config
+from node.hwbind.tpm import Tpm
+from node.local import routes
+from node.local.documents import license_document
+from node.local.server import Answer, Request
+from node.state import State
+from protocol.encoding import json_encode
+from protocol.messages.est import PATH_SIMPLEREENROLL
+from tests.node.conftest import Machine
+from tests.node.shells import install
+from tests.simulators.fabric import Fabric, always, utc_now
+
+
+@pytest.fixture
+def state(tmp_path: Path, fabric: Fabric, machine: Machine) -> State:
+    return install(tmp_path / "state", fabric, machine.ak, machine.node_key)
+
+
+@pytest.fixture
+def agent(tmp_path: Path, state: State, tpm: Tpm) -> Agent:
+    now = utc_now()
+    agent = Agent.load(Config(state_dir=tmp_path / "state", mode="development"), state, tpm, lambda: now)
+    agent._hardware.report_ours()
+    return agent
+
+
+async def request(agent: Agent, path: str, method: str = "GET", *, privileged: bool = True) -> Answer:
+    return await routes.handler(agent)(Request(method, path, privileged))
+
+
+def members(answer: Answer) -> dict[str, object]:
+    document: dict[str, object] = json.loads(json_encode(answer.body))
+    return document
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "granted", "reason"),
+    [
+        ("render", 200, True, "the lease is current"),
+        ("r%65nder", 200, True, "the lease is current"),
+        ("export", 403, False, "the licence does not include 'export'"),
+        ("a%2Fb", 403, False, "the licence does not include 'a/b'"),
+    ],
+)
+async def test_entitlement(agent: Agent, path: str, status: int, granted: bool, reason: str) -> None:
+    answer = await request(agent, f"/v1/entitlements/{path}", privileged=False)
+    document = members(answer)
+    assert list(document) == ["format", "name", "granted", "state", "reason", "valid_until"]
+    assert (answer.status, document["granted"], document["reason"]) == (status, granted, reason)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/", 404, "not_found"),
+        ("GET", "/v1/licenses", 404, "not_found"),
+        ("GET", "/v1/license/", 404, "not_found"),
+        ("GET", "//v1/license", 404, "not_found"),
+        ("GET", "http://cascadia/v1/license", 404, "not_found"),
+        ("GET", "/v1/entitlements/a/b", 404, "not_found"),
+        ("GET", "/v1/entitlements/", 400, "malformed"),
+        ("GET", "/v1/entitlements/" + "x" * 65, 400, "malformed"),
+        ("POST", "/v1/license", 405, "method_not_allowed"),
+        ("HEAD", "/v1/status", 405, "method_not_allowed"),
+        ("DELETE", "/v1/entitlements/render", 405, "method_not_allowed"),
+        ("GET", "/v1/renew", 405, "method_not_allowed"),
+    ],
+)
+async def test_everything_else(agent: Agent, method: str, path: str, status: int, code: str) -> None:
+    answer = await request(agent, path, method)
+    document = members(answer)
+    assert (answer.status, document["status"], document["code"]) == (status, status, code)
+    assert list(document) == ["title", "status", "code"]
+
+
+async def test_license(agent: Agent) -> None:
+    answer = await request(agent, "/v1/license?ignored=1", privileged=False)
+    assert (answer.status, answer.body) == (200, license_document(agent.snapshot()))
+
+
+async def test_status(agent: Agent) -> None:
+    answer = await request(agent, "/v1/status", privileged=False)
+    assert (answer.status, answer.body) == (200, agent.status())
+
+
+async def test_renew_is_for_root_and_the_agents_user(agent: Agent, fabric: Fabric) -> None:
+    answer = await request(agent, "/v1/renew", "POST", privileged=False)
+    assert (answer.status, members(answer)["code"]) == (403, "permission_denied")
+    assert fabric.handshakes == []
+
+
+async def test_renew(agent: Agent, fabric: Fabric) -> None:
+    chain = agent.licence.identity.chain
+    answer = await request(agent, "/v1/renew", "POST")
+    assert (answer.status, members(answer)["state"]) == (200, "active")
+    assert agent.licence.identity.chain != chain
+    await agent.contact.connection.close()
+
+
+async def test_rekey(agent: Agent, fabric: Fabric) -> None:
+    key = agent.licence.identity.node_key
+    answer = await request(agent, "/v1/renew/rekey", "POST")
+    assert (answer.status, members(answer)["state"]) == (200, "active")
+    assert agent.licence.identity.node_key != key
+    assert (await request(agent, "/v1/renew/rekey")).status == 405
+    await agent.contact.connection.close()
+
+
+async def test_renew_without_the_cloud(agent: Agent, fabric: Fabric) -> None:
+    fabric.answers["/v1/node/nonces"] = always(503)
+    answer = await request(agent, "/v1/renew", "POST")
+    assert (answer.status, members(answer)["code"]) == (503, "cloud_unreachable")
+
+
+async def test_renew_when_only_the_certificate_fails(agent: Agent, fabric: Fabric) -> None:
+    fabric.answers[PATH_SIMPLEREENROLL] = always(500)
+    answer = await request(agent, "/v1/renew", "POST")
+    assert (answer.status, members(answer)["code"]) == (503, "cloud_unreachable")
+    await agent.contact.connection.close()
+
+
+async def test_renew_of_a_revoked_node_says_so(agent: Agent, fabric: Fabric) -> None:
+    fabric.revoke()
+    with trio.fail_after(5):
+        answer = await request(agent, "/v1/renew", "POST")
+    assert (answer.status, members(answer)["state"]) == (200, "revoked")

@@ -1,0 +1,48 @@
+"""The state directory as one thing: which generation a start runs on, and what stops it."""
+
+import shutil
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from node.errors import NodeError, StateDamaged
+from node.hwbind import keys
+from node.hwbind.tpm import Tpm
+from node.state import NotActivated, State
+from tests.node.conftest import Machine
+from tests.node.shells import apply, identity, install, load_licence
+from tests.simulators.fabric import Fabric
+
+
+@pytest.fixture
+def state(tmp_path: Path, fabric: Fabric, machine: Machine) -> State:
+    return install(tmp_path / "state", fabric, machine.ak, machine.node_key)
+
+
+async def test_another_key_beside_the_certificate_is_noticed(
+    fabric: Fabric, state: State, tpm: Tpm, machine: Machine
+) -> None:
+    """A key that this TPM can load is not enough: it must be the one that was certified."""
+    stored = state.identities.load(1)
+    stranger = await tpm.run(keys.create_node_key)
+    shutil.rmtree(state.identities.generation_dir(1))
+    (state.directory / "current.json").unlink()
+    state.identities.save_generation(msgspec.structs.replace(stored, node_key=stranger))
+    state.identities.switch_to(1)
+    with pytest.raises(StateDamaged, match="not the certificate of this node"):
+        load_licence(state)
+
+
+def test_nothing_to_run_as(tmp_path: Path) -> None:
+    with pytest.raises(NotActivated) as caught:
+        load_licence(State(tmp_path))
+    assert isinstance(caught.value, NodeError)
+
+
+async def test_a_revoked_generation_gives_way_to_one_that_waits(fabric: Fabric, state: State, machine: Machine) -> None:
+    apply(load_licence(state), fabric, fabric.revocation())
+    assert load_licence(state).revoked
+    state.identities.save_generation(identity(fabric, machine.ak, machine.node_key, 2))
+    licence = load_licence(state)
+    assert (licence.identity.generation, licence.confirmed, licence.verdict().state) == (2, False, "pending")

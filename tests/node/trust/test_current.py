@@ -1,0 +1,69 @@
+"""The trust in use: every part sees a refresh, and refreshes run one at a time."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+import trio
+import trio.testing
+
+from node.errors import StateDamaged
+from node.trust.current import CurrentTrust
+from node.trust.errors import TrustUnreachable
+from node.trust.published import TrustSet
+from tests.node.shells import VERSION, Refreshes, publish_trust, trust_of
+from tests.simulators.fabric import Fabric
+
+
+@pytest.fixture
+def trust(tmp_path: Path, fabric: Fabric) -> CurrentTrust:
+    return CurrentTrust(tmp_path, trust_of(fabric))
+
+
+def test_it_starts_as_what_was_published_last(tmp_path: Path) -> None:
+    fabric = Fabric()
+    with pytest.raises(StateDamaged):
+        CurrentTrust.load(tmp_path)
+    publish_trust(tmp_path, fabric)
+    assert CurrentTrust.load(tmp_path).value.bundle == fabric.bundle
+
+
+async def test_a_refresh_replaces_the_value(trust: CurrentTrust, refreshes: Refreshes) -> None:
+    before = trust.value
+    await trust.refresh()
+    assert (trust.value.version, before.version, refreshes.asked) == (VERSION + 1, VERSION, 1)
+
+
+async def test_a_repository_out_of_reach_leaves_the_value(trust: CurrentTrust, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refresh(_: Path) -> TrustSet:
+        raise TrustUnreachable("cannot fetch the published trust")
+
+    monkeypatch.setattr("node.trust.published.refresh", refresh)
+    before = trust.value
+    with pytest.raises(TrustUnreachable):
+        await trust.refresh()
+    assert trust.value is before
+
+
+async def test_the_trust_is_refreshed_by_one_at_a_time(
+    trust: CurrentTrust, refreshes: Refreshes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daily refresh and a recovery: the slower of two must not put the older trust in the place of the newer."""
+    gates = [trio.Event(), trio.Event()]
+    finish = iter(gates)
+    refresh = refreshes.refresh
+
+    async def slow(path: Path) -> TrustSet:
+        await next(finish).wait()
+        return msgspec.structs.replace(await refresh(path), version=VERSION + refreshes.asked)
+
+    monkeypatch.setattr("node.trust.published.refresh", slow)
+    async with trio.open_nursery() as nursery:
+        for _ in gates:
+            nursery.start_soon(trust.refresh)
+        await trio.testing.wait_all_tasks_blocked()
+        gates[1].set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert refreshes.asked == 0
+        gates[0].set()
+    assert trust.value.version == VERSION + 2
