@@ -40,8 +40,9 @@ from cloud.mtls.identity import Identity, load_identity
 from cloud.mtls.peer import PeerRefused, PeerTrust, key_id_of, require_issuer
 from cloud.mtls.renewal import IdentityRenewal, Rekey
 from cloud.mtls.server import ServerTls
+from cloud.process.gates import GateRefused
 from cloud.process.serve import Listener, Served, Unit
-from cloud.process.settings import GateRefused, load_settings
+from cloud.process.settings import load_settings
 from cloud.storage import ServiceEngine, StorageError
 from cloud.storage.migrate import ensure_migrated
 from cloud.tasks.periodic import every

@@ -10,7 +10,8 @@ from typing import Annotated, ClassVar
 import msgspec
 
 from cloud.breakwater.keys.pkcs11 import TokenSettings
-from cloud.process.settings import GateRefused, ServiceSettings, SettingsError, check_gates
+from cloud.process.gates import GateRefused, check_gates
+from cloud.process.settings import ServiceSettings, SettingsError
 
 NO_ADDRESS = "http://pki.invalid"
 """What certificates name when nobody said where CRLs are: RFC 2606 keeps it free of hosts. Development only."""

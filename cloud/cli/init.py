@@ -21,7 +21,8 @@ from cloud.cli.show import emit
 from cloud.clock import utc_now
 from cloud.crypto.keyfile import KeyFileError, sync_directory, write_secret
 from cloud.fabric import bootstrap as fabric
-from cloud.process.settings import DATABASE_GATES, GateRefused, ServiceSettings, check_gates, describe_database
+from cloud.process.gates import DATABASE_GATES, GateRefused, check_gates
+from cloud.process.settings import ServiceSettings, describe_database
 from cloud.storage import Location, PostgresLocation, StorageError
 from cloud.storage.errors import DatabaseInUse
 from cloud.storage.fresh import made_fresh

@@ -39,8 +39,9 @@ from cloud.mtls.peer import NodePeer, key_id_of
 from cloud.mtls.renewal import IdentityRenewal
 from cloud.mtls.revoked import RevokedSet
 from cloud.mtls.server import ServerTls
+from cloud.process.gates import check_gates
 from cloud.process.serve import Listener, Served, Unit
-from cloud.process.settings import check_gates, load_settings
+from cloud.process.settings import load_settings
 from cloud.storage import ServiceEngine, StorageError
 from cloud.storage.errors import IntegrityError
 from cloud.storage.migrate import ensure_migrated

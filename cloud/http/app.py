@@ -1,10 +1,8 @@
-"""The Litestar application that every service is: one guard, one error mapping, strict bodies, no extra routes.
+"""Factory of a service's Litestar application: one guard, one mapping of errors, strict bodies, no extra routes.
 
-Litestar itself reads a body whatever its content type says and coerces its values ("1" is taken for 1). Here a body
-is JSON, says so, and is decoded strictly into the handler's type in one step.
+Litestar itself reads a body of any content type and coerces its values ("1" becomes 1). Here a body has the content type
+of JSON and is decoded strictly into the handler's type, in one step.
 """
-
-from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -18,7 +16,7 @@ from litestar.params import SkipValidation
 from litestar.types import ControllerRouterHandler, Scope
 
 from cloud.http.guard import Guard, judge_again
-from cloud.http.metrics import STATE, Metrics, measured, metrics_route
+from cloud.http.metrics import Metrics, measured, metrics_route
 from cloud.http.problems import Refusal, answer, handle
 from cloud.storage.errors import DatabaseBusy, DatabaseUnavailable
 from protocol.limits import REQUEST_BODY_BYTES_MAX
@@ -30,7 +28,7 @@ class StrictRequest(Request[Any, Any, Any]):
     """A request whose JSON body is decoded strictly into the type of the handler's `data`."""
 
     async def body(self) -> bytes:
-        """The body, from a caller who is still admitted when its last byte is there. Raises Refusal."""
+        """The body, if the caller is still admitted when its last byte has arrived. Raises Refusal."""
         body = await super().body()
         await judge_again(self)
         return body
@@ -72,7 +70,7 @@ def _provider(service: object) -> Provide:
 
 
 def _away(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-    """A database that cannot be asked now: no fault of ours, and strangers must not fill the log with tracebacks."""
+    """The database cannot be used now. That is no bug, and strangers must not fill the log with tracebacks."""
     log.error("the database cannot be used", extra={"path": request.url.path, "error": str(error)})
     return answer(Refusal("unavailable", "the database cannot be used just now", headers={"Retry-After": "1"}))
 
@@ -91,11 +89,14 @@ def make_app(
     Handlers take what they need of `services` by name, as a parameter of the type `Wired[X]`.
     With `metrics` it has the route `/metrics` and times its requests.
     """
+    parts = dict(services or {})
+    if metrics is not None:
+        parts["service_metrics"] = metrics
     app = Litestar(
         route_handlers=[*handlers, *([metrics_route] if metrics is not None else [])],
         guards=[guard],
         middleware=[measured(metrics)] if metrics is not None else [],
-        dependencies={name: _provider(service) for name, service in (services or {}).items()},
+        dependencies={name: _provider(service) for name, service in parts.items()},
         after_exception=[refused] if refused is not None else [],
         exception_handlers={
             HTTPException: handle,
@@ -110,5 +111,4 @@ def make_app(
         debug=False,
     )
     app.state["it"] = state
-    app.state[STATE] = metrics
     return app

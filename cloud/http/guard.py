@@ -1,4 +1,4 @@
-"""Who may call a route: one guard for the whole application, reading the list that stands beside each route.
+"""The guard of an application: admits callers by the list that stands beside each route.
 
     @get("/v1/things", opt={"peers": (NODE, service("fabric"))})
 
@@ -8,8 +8,6 @@ service that enrols: it has no certificate yet and shows a one-time secret (HTTP
 only ANONYMOUS is listed a client certificate is not looked at; where ENROLLING is, whoever has one is refused. The
 guard runs before the body is read, and once more after one that took its time.
 """
-
-from __future__ import annotations
 
 import asyncio
 import base64

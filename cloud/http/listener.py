@@ -1,11 +1,9 @@
-"""The HTTP/1.1 side of a listener: uvicorn's httptools protocol with the peer's certificate, bounds and one tongue.
+"""Adapter: the HTTP/1.1 side of a listener, over uvicorn's httptools protocol.
 
-It puts the connection's `TlsSession` into every request's scope, once read; bounds the head of a request in bytes
-and a whole request in time, which uvicorn does not; never upgrades a connection (an upgrade would leave this class
-and the peer with it); and refuses in problem documents. It knows no route and judges no peer.
+It reads the connection's `TlsSession` once and puts it into every request's scope. It bounds the head of a request in
+bytes and a whole request in time, which uvicorn does not. It never upgrades a connection, since an upgraded connection
+would leave this class and lose its peer. Its refusals are problem documents. It knows no route and admits no peer.
 """
-
-from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -79,7 +77,7 @@ class CloudHttpProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
-        """The hook of uvicorn for what is not HTTP."""
+        """uvicorn calls this for bytes that are not HTTP."""
         self._refuse("malformed", "this is not a valid HTTP/1.1 request")
 
     def _refuse(self, code: Any, detail: str) -> None:
@@ -103,13 +101,13 @@ class CloudHttpProtocol(HttpToolsProtocol):
         return False
 
     def _unsupported_upgrade_warning(self) -> None:
-        """An upgrade that is offered is not an event worth a line."""
+        """An offered upgrade is not logged."""
 
 
 def plaintext_only(app: AsgiApp, posts: tuple[str, ...] = ()) -> AsgiApp:
-    """The application, for what a plaintext listener may answer: GET and HEAD, and POST to the paths in `posts`.
+    """The application behind a plaintext listener: it gets GET and HEAD, and POST to the paths in `posts`.
 
-    Those are for questions that are no commands and whose answers are signed (OCSP).
+    Those paths answer questions with signed documents (OCSP) and take no command.
     """
 
     async def read_only(scope: Any, receive: Any, send: Any) -> None:

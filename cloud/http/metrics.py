@@ -1,18 +1,18 @@
-"""A service's numbers for Prometheus: the only importer of its client library.
+"""Adapter: a service's metrics for Prometheus, and the route that returns them.
 
-Each service has a registry of its own, so that two of them in one process never share a number; nothing is registered
-at import. Rule: a label is one of a small, fixed set of words (a route's template, a code, a profile, an authority),
-never an id, a path as it came, or anything a caller chooses. That is why `/metrics` admits everyone.
+This module alone imports the client library. Each service has a registry of its own, so that two services in one process
+share no number; nothing is registered at import. Rule: a label is one of a small, fixed set of words (the template of a
+route, a code, a profile, an authority), never an id, a path of a request, or anything that a caller chooses. So
+`/metrics` can admit everyone.
 """
-
-from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from time import perf_counter
-from typing import Any
 
-from litestar import Request, Response, get
+from litestar import Response, get
+from litestar.di import NamedDependency
 from litestar.enums import ScopeType
+from litestar.params import SkipValidation
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
@@ -24,8 +24,6 @@ CONTENT_TYPE = "text/plain; version=0.0.4"  # the framework adds the charset
 LATENCY_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 """An issuance takes some milliseconds, a long poll is not a latency and ends in the last bucket."""
 NO_ROUTE = "(none)"
-STATE = "metrics"
-"""Where a service's application keeps its `Metrics`."""
 
 Values = Callable[[], Mapping[str, float]]
 Reading = Callable[[], Awaitable[None]]
@@ -49,12 +47,12 @@ class Level:
         self._gauge = gauge
 
     def set(self, value: float, *labels: str) -> None:
-        """Say what it is now."""
+        """Set the number."""
         (self._gauge.labels(*labels) if labels else self._gauge).set(value)
 
 
 class _Read(Collector):
-    """A gauge whose values are asked for when somebody looks."""
+    """A gauge whose values are read when the metrics are."""
 
     def __init__(self, name: str, text: str, label: str, values: Values) -> None:
         self._name = name
@@ -63,7 +61,7 @@ class _Read(Collector):
         self._values = values
 
     def describe(self) -> Iterable[GaugeMetricFamily]:
-        """Its name, without asking for values: they may not be there yet."""
+        """The name, without reading values: they may not be there yet."""
         return [GaugeMetricFamily(self._name, self._text, labels=[self._label])]
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
@@ -97,11 +95,11 @@ class Metrics:
         return Level(Gauge(self._prefix + name, text, labels, registry=self._registry))
 
     def read(self, name: str, text: str, label: str, values: Values) -> None:
-        """A gauge that asks `values` (label value to number) whenever somebody looks."""
+        """A gauge that calls `values` (label value -> number) whenever the metrics are read."""
         self._registry.register(_Read(self._prefix + name, text, label, values))
 
     def before_reading(self, reading: Reading) -> None:
-        """Await `reading` before numbers are given out: for what only a query knows."""
+        """Await `reading` before the metrics are read: for numbers that only a query knows."""
         self._readings.append(reading)
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
@@ -143,7 +141,6 @@ def measured(metrics: Metrics) -> Callable[[ASGIApp], ASGIApp]:
 
 
 @get("/metrics", opt={"peers": (ANONYMOUS,)})
-async def metrics_route(request: Request[Any, Any, Any]) -> Response[bytes]:
+async def metrics_route(service_metrics: NamedDependency[SkipValidation[Metrics]]) -> Response[bytes]:
     """The service's numbers; no identifiers are among them."""
-    metrics: Metrics = request.app.state[STATE]
-    return Response(await metrics.render(), media_type=CONTENT_TYPE, headers={"Cache-Control": "no-store"})
+    return Response(await service_metrics.render(), media_type=CONTENT_TYPE, headers={"Cache-Control": "no-store"})

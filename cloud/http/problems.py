@@ -1,11 +1,8 @@
-"""Refusals and faults as RFC 9457 problem documents: the one mapping from exceptions to answers.
+"""Mapping of exceptions to answers: refusals and faults as problem documents (RFC 9457).
 
-A service raises `Refusal("code_refused", "...")`; everything else that can leave a handler (Litestar's own
-exceptions, a fault) is translated here to a kind of `protocol.problems`. A fault's text goes to
-the log, never to the caller.
+A service raises `Refusal("code_refused", "...")`. Every other exception that leaves a handler (Litestar's own, a fault)
+becomes a kind of `protocol.problems` here. The text of a fault goes to the log, never to the caller.
 """
-
-from __future__ import annotations
 
 import logging
 from collections.abc import Mapping

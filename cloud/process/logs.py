@@ -1,6 +1,4 @@
-"""Logs as JSON lines on stderr."""
-
-from __future__ import annotations
+"""Adapter: the process's logs as JSON lines on stderr."""
 
 import json
 import logging

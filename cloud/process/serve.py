@@ -1,12 +1,10 @@
-"""Several services in one process: a TLS listener each, one owner of the signals, one way down.
+"""The life of one process that runs services: start, listeners, background tasks, signals, stop.
 
-What a process runs is a list of `Unit`s. They are opened in order, serve until SIGTERM or SIGINT, and are closed in
-reverse order in under three seconds: listeners stop accepting, long polls end at once (`Stopping`), what runs gets
-`GRACE_SECONDS`. A background task that ends by itself brings the whole process down with exit status 70: half a
-service is worse than a restart. It knows no service and no route.
+A process runs a list of `Unit`s, one a service. It opens them in order, serves until SIGTERM or SIGINT, and closes them
+in reverse order in under three seconds: listeners stop accepting, long polls end at once (`Stopping`), running requests
+get `GRACE_SECONDS`. A background task that ends by itself ends the whole process with exit status 70: half a service is
+worse than a restart. This module imports no service and no route.
 """
-
-from __future__ import annotations
 
 import asyncio
 import logging
@@ -28,15 +26,15 @@ log = logging.getLogger("cascade.server")
 EXIT_OK = 0
 EXIT_INTERNAL = 70
 GRACE_SECONDS = 2
-"""How long a running request may take once the process is told to stop."""
+"""How long a running request may take once the process goes down."""
 KEEP_ALIVE_SECONDS = 75
-"""Longer than the pause between a node's requests in an exchange, shorter than what firewalls forget."""
+"""Longer than the pause between a node's requests in an exchange, shorter than firewalls keep idle connections."""
 HANDSHAKE_SECONDS = 10
 """A TLS handshake over a satellite link takes 3 s."""
 
 
 class Listener(msgspec.Struct, frozen=True):
-    """An address and what answers on it.
+    """An address and the application that answers on it.
 
     Without `tls` it is plaintext and answers GET and HEAD only, and POST to the paths in `posts`.
     """
@@ -192,14 +190,14 @@ async def serve(
 
 
 async def _supervise(opened: Mapping[str, Running], stopping: Stopping) -> int:
-    """Watch servers and background tasks until the end; 70 if one of them ended before it was told to."""
+    """Wait for servers and background tasks until the stop; 70 if one of them ended before it."""
     serving = [
         asyncio.create_task(server.serve_until(stopping), name="listener")
         for unit in opened.values()
         for server in unit.servers
     ]
     background = [
-        asyncio.create_task(_call(task, stopping), name=f"{name}/{getattr(task, '__name__', 'task')}")
+        asyncio.create_task(_call(task, stopping), name=f"{name}/{_name(task)}")
         for name, unit in opened.items()
         for task in unit.tasks
     ]
@@ -220,6 +218,13 @@ async def _supervise(opened: Mapping[str, Running], stopping: Stopping) -> int:
             status = EXIT_INTERNAL
             log.error("background task failed while stopping", exc_info=result)
     return status
+
+
+def _name(task: BackgroundTask) -> str:
+    """What logs call a task: the class and the method, or the function."""
+    owner = getattr(task, "__self__", None)
+    name = getattr(task, "__name__", "task")
+    return name if owner is None else f"{type(owner).__name__}.{name}"
 
 
 async def _call(task: BackgroundTask, stopping: Stopping) -> None:

@@ -173,7 +173,7 @@ class World:
             operator_of=self.operator_of,
             closed=self.statement_of,
         )
-        return make_app(ROUTES, guard, self)
+        return make_app(ROUTES, guard)
 
     @asynccontextmanager
     async def serving(self, *, tls: bool = True) -> AsyncIterator[int]:

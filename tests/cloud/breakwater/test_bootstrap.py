@@ -17,7 +17,8 @@ from cloud.breakwater.store import ServiceHostName
 from cloud.clock import utc_now
 from cloud.crypto.keyfile import read_key, write_secret
 from cloud.mtls.identity import load_identity
-from cloud.process.settings import GateRefused, load_settings
+from cloud.process.gates import GateRefused
+from cloud.process.settings import load_settings
 from cloud.storage import Location
 from cloud.storage.migrate import applied_ids, known_ids
 from protocol.ids import IdError, ServiceName

@@ -17,7 +17,8 @@ from cloud.breakwater.settings import (
     check_settings,
 )
 from cloud.crypto.keyfile import write_secret
-from cloud.process.settings import GateRefused, ListenerSettings, SettingsError, load_settings
+from cloud.process.gates import GateRefused
+from cloud.process.settings import ListenerSettings, SettingsError, load_settings
 
 PKI = ListenerSettings("127.0.0.1", 8443, tls=False, purpose="pki")
 

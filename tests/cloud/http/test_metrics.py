@@ -56,7 +56,7 @@ async def thing(name: FromPath[str]) -> str:
 async def test_requests_are_timed_by_route_and_never_by_path() -> None:
     metrics = Metrics("test")
     guard = Guard(trust=lambda: PeerTrust("cascade.test", (), ()), checks=OpenChecks(), now=utc_now)
-    app = make_app([thing], guard, None, metrics=metrics)
+    app = make_app([thing], guard, metrics=metrics)
     async with AsyncTestClient(app) as client:
         for name in ("alpha", "beta"):
             assert (await client.get(f"/things/{name}")).status_code == 200
@@ -70,5 +70,5 @@ async def test_requests_are_timed_by_route_and_never_by_path() -> None:
 
 async def test_an_application_without_metrics_has_no_such_route() -> None:
     guard = Guard(trust=lambda: PeerTrust("cascade.test", (), ()), checks=OpenChecks(), now=utc_now)
-    async with AsyncTestClient(make_app([thing], guard, None)) as client:
+    async with AsyncTestClient(make_app([thing], guard)) as client:
         assert (await client.get("/metrics")).status_code == 404

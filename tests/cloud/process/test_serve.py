@@ -18,7 +18,8 @@ from litestar import get
 from cloud.http.app import Wired, make_app
 from cloud.http.guard import ANONYMOUS, Guard
 from cloud.process.logs import configure_logging
-from cloud.process.serve import EXIT_INTERNAL, Listener, Served, Unit, bind, serve
+from cloud.process.serve import EXIT_INTERNAL, Listener, Served, Unit, _name, bind, serve
+from cloud.tasks.periodic import every
 from cloud.tasks.stopping import Stopping
 from tests.cloud.world import Connection, World, connected
 
@@ -199,3 +200,13 @@ def test_answers_do_not_wait_for_the_kernel() -> None:
             assert min(took) < 0.03
 
     asyncio.run(test())
+
+
+class Follower:
+    async def run(self, stopping: Stopping) -> None:
+        await stopping.wait()
+
+
+def test_a_task_is_logged_by_its_class_and_method() -> None:
+    assert _name(Follower().run) == "Follower.run"
+    assert _name(every(1, "purge", Follower)) == "purge"  # type: ignore[arg-type]  # never called
