@@ -44,6 +44,21 @@ class _Absent(Exception):
     """A component cannot be read; inside this module only."""
 
 
+class _DiskSource(msgspec.Struct, frozen=True):
+    """Where a component of a disk stands: properties of udev first, then files below the disk in /sys."""
+
+    properties: tuple[str, ...]
+    files: tuple[str, ...]
+
+    def readers(self, disk: Path, properties: Mapping[str, str]) -> Iterator[Callable[[], str]]:
+        yield from (partial(_property, properties, name) for name in self.properties)
+        yield from (partial(_text, disk / file) for file in self.files)
+
+
+_SERIAL = _DiskSource(("ID_SERIAL_SHORT", "ID_SCSI_SERIAL"), ("device/serial", "serial"))
+_WWN = _DiskSource(("ID_WWN_WITH_EXTENSION", "ID_WWN"), ("wwid", "device/wwid"))
+
+
 def read_components(root: Path = Path("/"), udev: Udev | None = None) -> Components:
     """All components of the machine whose /sys and /proc stand under `root`."""
     properties = udev or _udev_properties
@@ -64,8 +79,8 @@ def read_components(root: Path = Path("/"), udev: Udev | None = None) -> Compone
     for name in _DMI:
         take(name, partial(_text, root / "sys/class/dmi/id" / name))
     disks = [(disk, properties(disk)) for disk in _system_disks(root)]
-    take("disk_serial", partial(_of_disks, disks, _disk_serial))
-    take("disk_wwn", partial(_of_disks, disks, _disk_wwn))
+    take("disk_serial", partial(_of_disks, disks, _SERIAL))
+    take("disk_wwn", partial(_of_disks, disks, _WWN))
     interfaces = _physical_interfaces(root)
     if not interfaces:
         absent["mac"] = "no network card"
@@ -123,36 +138,18 @@ def _property(properties: Mapping[str, str], name: str) -> str:
     return value
 
 
-def _of_disks(disks: list[tuple[Path, Mapping[str, str]]], read: Callable[[Path, Mapping[str, str]], str]) -> str:
+def _of_disks(disks: list[tuple[Path, Mapping[str, str]]], source: _DiskSource) -> str:
     """The value of the system disk; of several under one file system the lowest, so that their order does not count."""
     found = []
     fault = _Absent("the root file system is on no disk")
     for disk, properties in disks:
         try:
-            found.append(read(disk, properties))
+            found.append(_first(*source.readers(disk, properties)))
         except _Absent as error:
             fault = error
     if not found:
         raise fault
     return min(found)
-
-
-def _disk_serial(disk: Path, properties: Mapping[str, str]) -> str:
-    return _first(
-        lambda: _property(properties, "ID_SERIAL_SHORT"),
-        lambda: _property(properties, "ID_SCSI_SERIAL"),
-        lambda: _text(disk / "device/serial"),
-        lambda: _text(disk / "serial"),
-    )
-
-
-def _disk_wwn(disk: Path, properties: Mapping[str, str]) -> str:
-    return _first(
-        lambda: _property(properties, "ID_WWN_WITH_EXTENSION"),
-        lambda: _property(properties, "ID_WWN"),
-        lambda: _text(disk / "wwid"),
-        lambda: _text(disk / "device/wwid"),
-    )
 
 
 def _system_disks(root: Path) -> list[Path]:

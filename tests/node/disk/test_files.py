@@ -30,16 +30,14 @@ from node.disk.files import (
 )
 from node.errors import (
     DiskFull,
-    NodeError,
     StateBusy,
     StateDamaged,
     StateError,
     StateUnreadable,
     StateUnsafe,
     StateUnwritable,
-    VerificationFailed,
 )
-from node.exits import RUN_EXITS, Exit, run_exit
+from node.exits import Exit
 from tests.node.licensing.samples import in_child
 
 
@@ -371,39 +369,3 @@ def test_a_linked_lock_is_refused(home: Path) -> None:
     with pytest.raises(StateError):
         StateLock(home).acquire()
     assert not (home / "victim").exists()
-
-
-ERRORS: list[Callable[[], NodeError]] = [
-    lambda: VerificationFailed("cannot verify it"),
-    lambda: StateUnsafe(PATH, "is open"),
-    lambda: StateBusy(PATH),
-    lambda: StateDamaged(PATH, "torn"),
-    lambda: StateUnreadable(PATH, "EIO"),
-    lambda: StateUnwritable(PATH, "EROFS"),
-    lambda: DiskFull(PATH),
-    lambda: NodeError.of("cannot use the TPM", exit=Exit.TPM, code="tpm_absent"),
-    lambda: NodeError.of("cannot use the TPM", exit=Exit.TPM, code="tpm_absent", next="Look."),
-]
-
-
-@pytest.mark.parametrize("make", ERRORS)
-def test_errors_say_what_and_what_next(make: Callable[[], NodeError]) -> None:
-    error = make()
-    assert str(error) == error.text
-    assert error.text.startswith("cannot ")
-    assert error.code
-    assert error.next
-    assert isinstance(error.exit, Exit)
-
-
-def test_codes_are_distinct() -> None:
-    codes = [make().code for make in ERRORS[:-1]]
-    assert len(set(codes)) == len(codes)
-
-
-def test_exit_codes_are_the_designs() -> None:
-    assert [int(code) for code in Exit] == [0, 2, 3, 65, 69, 70, 75, 77, 80, 81, 82, 83, 84, 85, 87, 88]
-    assert all(code.text and (code.next or code is Exit.OK) for code in Exit)
-    assert {int(code) for code in RUN_EXITS} == {0, 2, 70, 80, 81, 87}
-    assert run_exit(Exit.REVOKED) is Exit.REVOKED
-    assert run_exit(Exit.TRY_AGAIN) is Exit.INTERNAL

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -52,15 +53,22 @@ def verification_key(key: ec.EllipticCurvePrivateKey, *, withdrawn: bool = False
 RING = KeyRing([verification_key(KEY), verification_key(OTHER_KEY)])
 
 
+def _head(node: NodeId, generation: int, seq: int, issued_at: datetime = T0) -> dict[str, Any]:
+    """What every statement begins with."""
+    return {
+        "trust_domain": HOLDER.trust_domain,
+        "tenant": TENANT,
+        "node": node,
+        "generation": generation,
+        "epoch": 1,
+        "seq": seq,
+        "issued_at": issued_at,
+    }
+
+
 def make_lease(*, generation: int = 1, seq: int = 1, issued_at: datetime = T0, node: NodeId = NODE) -> Lease:
     return Lease(
-        trust_domain=HOLDER.trust_domain,
-        tenant=TENANT,
-        node=node,
-        generation=generation,
-        epoch=1,
-        seq=seq,
-        issued_at=issued_at,
+        **_head(node, generation, seq, issued_at),
         tier="attested",
         profile="standard",
         entitlements=("render",),
@@ -73,29 +81,11 @@ def make_lease(*, generation: int = 1, seq: int = 1, issued_at: datetime = T0, n
 
 
 def make_suspension(*, seq: int = 2, generation: int = 1) -> Suspension:
-    return Suspension(
-        trust_domain=HOLDER.trust_domain,
-        tenant=TENANT,
-        node=NODE,
-        generation=generation,
-        epoch=1,
-        seq=seq,
-        issued_at=T0,
-        reason="unpaid",
-    )
+    return Suspension(**_head(NODE, generation, seq), reason="unpaid")
 
 
 def make_revocation(*, seq: int = 3, generation: int = 1, node: NodeId = NODE) -> Revocation:
-    return Revocation(
-        trust_domain=HOLDER.trust_domain,
-        tenant=TENANT,
-        node=node,
-        generation=generation,
-        epoch=1,
-        seq=seq,
-        issued_at=T0,
-        reason="revoked",
-    )
+    return Revocation(**_head(node, generation, seq), reason="revoked")
 
 
 def verified(statement: Statement, key: ec.EllipticCurvePrivateKey = KEY) -> Verified:

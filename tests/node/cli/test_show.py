@@ -1,0 +1,100 @@
+"""Output of the command line: what a person reads, and the one JSON document that a program reads."""
+
+import json
+from typing import Any
+
+import pytest
+
+from node.cli.show import fail, human_entitlement, human_license, human_status, print_document
+from node.errors import NodeError
+from node.exits import Exit
+
+LEASE = {
+    "tier": "attested",
+    "entitlements": ["render", "export"],
+    "refresh_after": "2026-11-23T12:00:00Z",
+    "expires_at": "2026-12-22T12:00:00Z",
+    "grace_until": "2027-01-06T12:00:00Z",
+    "terminate_at": "2027-01-21T12:00:00Z",
+}
+LICENSE: dict[str, Any] = {
+    "state": "active",
+    "gate": "open",
+    "reason": "the lease is current",
+    "next": "",
+    "node": "node_1",
+    "tenant": "ten_1",
+    "generation": 2,
+    "lease": LEASE,
+    "flags": ["clock-suspect"],
+}
+STATUS: dict[str, Any] = {
+    "license": LICENSE,
+    "agent_running": False,
+    "hardware": "ours",
+    "last_contact_at": None,
+    "mode": "production",
+    "offline_bound_at": None,
+    "damaged": [],
+    "limits": "LIMITS",
+}
+
+
+def rows(text: str) -> list[tuple[str, str]]:
+    return [(line[:14].rstrip(), line[15:]) for line in text.splitlines()]
+
+
+def test_a_license_is_a_row_a_fact_and_says_nothing_empty() -> None:
+    shown = rows(human_license(LICENSE))
+    assert ("entitlements", "render, export") in shown
+    assert ("terminate_at", LEASE["terminate_at"]) in shown
+    assert ("flag", "clock-suspect") in shown
+    assert "next" not in dict(shown)
+    assert "tier" not in dict(rows(human_license(LICENSE | {"lease": None})))
+    assert dict(rows(human_license(LICENSE | {"lease": LEASE | {"entitlements": []}})))["entitlements"] == "none"
+
+
+def test_a_status_begins_with_the_license_and_ends_with_the_limits() -> None:
+    text = human_status(STATUS)
+    assert text.startswith(human_license(LICENSE))
+    assert text.endswith("\n\nLIMITS")
+    assert dict(rows(text))["agent"] == "not running"
+    assert dict(rows(text))["last contact"] == "none since start"
+    assert {"mode", "offline bound", "damaged"}.isdisjoint(dict(rows(text)))
+
+
+def test_a_status_names_what_is_unusual() -> None:
+    unusual = {"mode": "development", "offline_bound_at": "2027-01-21T12:00:00Z", "damaged": ["one", "two"]}
+    shown = rows(human_status(STATUS | unusual | {"agent_running": True}))
+    assert ("agent", "running") in shown
+    assert ("mode", "development: not for production") in shown
+    assert ("offline bound", "2027-01-21T12:00:00Z") in shown
+    assert [value for name, value in shown if name == "damaged"] == ["one", "two"]
+
+
+@pytest.mark.parametrize(("granted", "word"), [(True, "granted"), (False, "denied")])
+def test_an_entitlement_is_one_line(granted: bool, word: str) -> None:
+    document = {"name": "render", "granted": granted, "reason": "because", "valid_until": "2026-11-22T12:00:00Z"}
+    assert human_entitlement(document) == f"render: {word} (because; until 2026-11-22T12:00:00Z)"
+
+
+def test_a_document_is_printed_for_a_person_or_a_program(capsys: pytest.CaptureFixture[str]) -> None:
+    print_document(LICENSE, True, human_license)
+    assert json.loads(capsys.readouterr().out) == LICENSE
+    print_document(LICENSE, False, human_license)
+    assert capsys.readouterr().out == human_license(LICENSE) + "\n"
+
+
+def test_a_failure_exits_with_its_number(capsys: pytest.CaptureFixture[str]) -> None:
+    error = NodeError.of("cannot do it", exit=Exit.TRY_AGAIN, code="busy", next="Wait.")
+    with pytest.raises(SystemExit) as ended:
+        fail(error, as_json=False)
+    output = capsys.readouterr()
+    assert (ended.value.code, output.out, output.err) == (75, "", "cascadia: cannot do it\n  Wait.\n")
+    with pytest.raises(SystemExit) as ended:
+        fail(error, as_json=True)
+    output = capsys.readouterr()
+    assert (ended.value.code, output.err) == (75, "")
+    assert json.loads(output.out) == {
+        "error": {"code": "busy", "text": "cannot do it", "next": "Wait.", "exit_code": 75}
+    }
