@@ -1,1 +1,1 @@
-"""`cascade`: the command line of operators and of whoever runs the cloud."""
+"""Command line `cascade`: for operators of a cloud, and on the hosts of its services."""

@@ -7,7 +7,7 @@ from protocol.ids import IdError, Prefix, parse_id
 
 
 def id_argument(prefix: Prefix, text: str) -> str:
-    """An id that may stand in a path of the API: anything else could make it another path. Raises CliError."""
+    """An id for a path of the API. Any other text could make it another path. Raises CliError."""
     try:
         return parse_id(prefix, text)
     except IdError as error:

@@ -1,6 +1,6 @@
-"""How `cascade` reaches the installation it operates: trust pin -> TUF -> X.509 bundle -> Fabric, with a token.
+"""Adapter: the connection to the installation that `cascade` operates: trust pin -> TUF -> X.509 bundle -> Fabric.
 
-No system CA counts, and the token leaves only after the server has proven to be Fabric.
+No CA of the system is trusted. The token is sent only after the server has proven to be Fabric.
 """
 
 import asyncio
@@ -51,7 +51,7 @@ TOKEN_FILE_BYTES_MAX = 1024
 PAGE_ITEMS = 200
 """How many items one request for a list asks for."""
 LIST_ITEMS_MAX = 10_000
-"""How many items of a list a command prints unless told otherwise."""
+"""How many items of a list a command prints unless a command sets a limit."""
 
 
 class Server:
@@ -87,7 +87,7 @@ class Server:
             try:
                 return await self._request(trust, method, path, kind, body)
             except ServerRefused:
-                # Another trust may have been published since it was kept. Nothing was sent to that server.
+                # Another trust may have been published since the copy was made. Nothing was sent to that server.
                 fresh = self.trust()
                 if fresh == trust:
                     raise
@@ -100,7 +100,7 @@ class Server:
             raise _unreachable(str(error)) from error
 
     def trust(self, fresh_for: timedelta = timedelta(0)) -> tuple[X509Bundle, ServiceUrls]:
-        """What is published, verified under the pin; kept from before if it is younger. Raises CliError."""
+        """The published trust, verified under the pin; the copy, if it is younger than `fresh_for`. Raises CliError."""
         with trust_errors():
             return published_trust.fetch(
                 self.url, self.pin, cache_directory(self.pin), fresh_for=fresh_for, judge_dates=self._judge_dates
@@ -116,7 +116,7 @@ class Server:
 
 @contextmanager
 def trust_errors() -> Iterator[None]:
-    """What the trust client cannot do, as the command line says it."""
+    """Turn TrustError into CliError."""
     try:
         yield
     except TrustUnreachable as error:
@@ -132,7 +132,7 @@ def trust_errors() -> Iterator[None]:
 
 
 def cache_directory(pin: TrustPin) -> Path:
-    """Where verified trust is kept between calls, so that it cannot be rolled back; one per pin."""
+    """The folder of the verified copy, one per pin. The copy outlives a command, so that trust cannot be rolled back."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base) / "cascade" / pin.sha256[:16]
 

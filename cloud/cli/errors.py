@@ -25,8 +25,8 @@ class CliError(Exception):
 
 
 class TrustError(Exception):
-    """What the repository serves does not verify under the pin, or cannot be kept."""
+    """What the repository serves does not verify under the pin, or cannot be stored."""
 
 
 class TrustUnreachable(TrustError):
-    """The repository gave no usable answer, and nothing recent enough was kept."""
+    """The repository gave no usable answer, and there is no recent copy."""

@@ -36,7 +36,7 @@ PORTS = 4
 HOST_CHARS_MAX = 253
 _LABEL = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _HOST = re.compile(rf"{_LABEL}(\.{_LABEL})*", re.ASCII | re.IGNORECASE)
-"""RFC 1123 section 2.1: what stands in URLs and certificates for ever."""
+"""A DNS name (RFC 1123 section 2.1). It goes into URLs and certificates and never changes."""
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -66,7 +66,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 class Made(msgspec.Struct, frozen=True):
-    """What `cascade init` says at its end."""
+    """What `cascade init` prints at its end."""
 
     directory: str
     trust_pin: str
@@ -77,7 +77,7 @@ class Made(msgspec.Struct, frozen=True):
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Where the services will stand: `host` in URLs and certificates, `bind` for listeners, four ports from `port`."""
+    """Addresses of the services: `host` in URLs and certificates, `bind` for listeners, four ports from `port`."""
 
     host: str
     bind: str
@@ -119,7 +119,7 @@ def _place(args: Namespace) -> Place:
 
 
 class Databases(msgspec.Struct, frozen=True):
-    """Each service's own. A file's path is relative to the service's folder."""
+    """The databases of the services, one each. A file's path is relative to the service's folder."""
 
     breakwater: Location
     fabric: Location
@@ -203,7 +203,7 @@ def initialise(args: Namespace) -> None:
 
 
 async def _install(building: Path, directory: Path, place: Place, trust_domain: str, databases: Databases) -> Made:
-    """The whole, or nothing of it."""
+    """Make the whole installation, or nothing of it."""
     async with made_fresh(databases.breakwater), made_fresh(databases.fabric):
         made = await _build(building, directory, place, trust_domain, databases)
         _put_in_place(building, directory)

@@ -35,7 +35,7 @@ _BEFORE_ALL = datetime(1970, 1, 1, tzinfo=UTC)
 _NAME = re.compile(r"(metadata(/root_history)?|targets)/[a-z0-9.-]{1,64}\.json", re.ASCII)
 
 
-class _Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _Copy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The cache file. `files`: path as the library lays it out -> content."""
 
     format: int
@@ -56,19 +56,19 @@ def fetch(
 ) -> tuple[X509Bundle, ServiceUrls]:
     """The verified bundle and URLs. `directory` is made when it is missing. Blocking.
 
-    What was kept is used without asking for `fresh_for`. `judge_dates` as in `read`.
+    A copy younger than `fresh_for` is used without a request. `judge_dates` as in `read`.
     Raises TrustError, TrustUnreachable.
     """
     at = now()
-    kept = _read(directory / "trust.json", pin)
-    age = at - kept.verified_at if kept else None
-    if kept and age is not None and timedelta(0) <= age < fresh_for and kept.repository_url == repository_url:
-        return _parse(kept.files)
+    copy = _read(directory / "trust.json", pin)
+    age = at - copy.verified_at if copy else None
+    if copy and age is not None and timedelta(0) <= age < fresh_for and copy.repository_url == repository_url:
+        return _parse(copy.files)
     try:
         return _parse(read(repository_url, pin, directory, lambda: at, judge_dates=judge_dates))
     except TrustUnreachable:
-        if kept and age is not None and timedelta(0) <= age < USABLE_FOR:
-            return _parse(kept.files)
+        if copy and age is not None and timedelta(0) <= age < USABLE_FOR:
+            return _parse(copy.files)
         raise
 
 
@@ -80,34 +80,34 @@ def read(
     *,
     judge_dates: bool = True,
 ) -> dict[str, bytes]:
-    """All that is published, asked for and verified now: path as the library lays it out -> content. Blocking.
+    """Everything that is published, fetched and verified now: path as the library lays it out -> content. Blocking.
 
-    Without `judge_dates` metadata that have expired are taken too, which only somebody wants who signs them again:
-    signatures and versions are held to all the same. Raises TrustError, TrustUnreachable.
+    Without `judge_dates` expired metadata are accepted, for a caller that signs them again; signatures and versions are
+    checked as ever. Raises TrustError, TrustUnreachable.
     """
     from cloud.cli.tuf_client import update  # 150 ms that a command with a fresh copy does not pay
 
     at = now()
-    kept = _read(directory / "trust.json", pin)
-    files = update(repository_url.rstrip("/"), pin, kept.files if kept else {}, at if judge_dates else _BEFORE_ALL)
+    copy = _read(directory / "trust.json", pin)
+    files = update(repository_url.rstrip("/"), pin, copy.files if copy else {}, at if judge_dates else _BEFORE_ALL)
     _parse(files)
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_secret(directory / "trust.json", json_encode(_Kept(FORMAT, pin, repository_url, at, files)))
+        write_secret(directory / "trust.json", json_encode(_Copy(FORMAT, pin, repository_url, at, files)))
     except (OSError, KeyFileError) as error:
         raise TrustError(f"cannot keep the verified trust in {directory}: {error}") from error
     return files
 
 
-def _read(path: Path, pin: TrustPin) -> _Kept | None:
-    """What was kept under this pin; a file that cannot be read is as good as none, since nothing else is lost."""
+def _read(path: Path, pin: TrustPin) -> _Copy | None:
+    """The copy under this pin. A file that cannot be read counts as none: it can be fetched again."""
     try:
         with path.open("rb") as file:
-            kept = json_decode(file.read(CACHE_BYTES_MAX), _Kept)
+            copy = json_decode(file.read(CACHE_BYTES_MAX), _Copy)
     except (OSError, msgspec.MsgspecError):
         return None
-    known = all(map(_NAME.fullmatch, kept.files))
-    return kept if kept.format == FORMAT and kept.pin == pin and known else None
+    known = all(map(_NAME.fullmatch, copy.files))
+    return copy if copy.format == FORMAT and copy.pin == pin and known else None
 
 
 def _parse(files: Mapping[str, bytes]) -> tuple[X509Bundle, ServiceUrls]:

@@ -1,4 +1,4 @@
-"""Adapter: the files that commands write secrets to."""
+"""Store of the files that commands write secrets to."""
 
 from pathlib import Path
 

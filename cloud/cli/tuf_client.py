@@ -96,7 +96,7 @@ def _verify(fetcher: FetcherInterface, base: str, pin: TrustPin, scratch: Path, 
         config=_CONFIG,
         bootstrap=root,
     )
-    # The library judges dates by the wall clock and has no public way to be told the time.
+    # The library judges dates by the wall clock and has no public parameter for the time.
     updater._trusted_set.reference_time = now  # noqa: SLF001
     updater.refresh()
     for name in TARGETS:

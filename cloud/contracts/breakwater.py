@@ -1,7 +1,7 @@
-"""What is said to Breakwater over mTLS: the bodies of its routes, and their paths.
+"""Pure: the contract of Breakwater's API over mutual TLS, which is the paths of its routes and the bodies.
 
-Shared by the issuer and by those who ask it; holds no rule of issuing. `protocol.messages.sessions` has the answer that nodes
-get too (`Certificate`); what services and nodes renew for themselves is EST (`protocol.messages.est`).
+The issuer and its callers share it; it has no rule of issuing. `protocol.messages.sessions` has the answer that nodes
+get as well (`Certificate`). Services and nodes renew their certificates by EST (`protocol.messages.est`).
 
 Evolution: requests refuse unknown fields; a field is added with a default, at the end.
 """
@@ -96,7 +96,7 @@ class IssueNodeCertificate(msgspec.Struct, frozen=True, forbid_unknown_fields=Tr
 
 
 class RevokedSerial(msgspec.Struct, frozen=True):
-    """A service's certificate that must not be believed: its place in the feed, serial (lower-case hex), end, reason."""
+    """A revoked certificate of a service: its place in the feed, serial (lower-case hex), end, reason."""
 
     feed: int
     serial: str

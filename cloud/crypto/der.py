@@ -1,6 +1,6 @@
-"""The few DER elements (X.690) that are written by hand, where no library writes exactly these bytes.
+"""Pure: writer of the few DER elements (X.690) that no library writes with exactly these bytes.
 
-A writer only: nothing here reads DER. Rule: definite lengths, in the fewest bytes.
+It reads no DER. Rule: definite lengths, in the fewest bytes.
 """
 
 from functools import lru_cache

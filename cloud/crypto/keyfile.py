@@ -1,4 +1,4 @@
-"""Private keys at rest: PKCS#8, encrypted, in files of mode 0600 that appear whole or not at all.
+"""Store of private keys at rest: PKCS#8, encrypted, in files of mode 0600 that appear whole or not at all.
 
 A passphrase comes from a file of its own or from a systemd credential, never from an argument or an environment value,
 which other processes can read. What the group or the world can read is refused, not warned about. It is not a key
@@ -174,7 +174,7 @@ def read_passphrase(path: Path) -> bytes:
 
 
 def write_key(path: Path, key: PrivateKey, passphrase: bytes, cost: ScryptCost | None = None) -> None:
-    """Write a private key, encrypted, at `COST` unless told otherwise. Raises KeyFileError."""
+    """Write a private key, encrypted, at `COST` unless `cost` is given. Raises KeyFileError."""
     if len(passphrase) < PASSPHRASE_BYTES_MIN:
         raise KeyFileError(f"cannot write {path}: the passphrase is shorter than {PASSPHRASE_BYTES_MIN} bytes")
     write_secret(path, encrypt_key(key, passphrase, cost or COST, os.urandom(16), os.urandom(16)))

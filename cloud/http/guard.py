@@ -1,12 +1,12 @@
-"""The guard of an application: admits callers by the list that stands beside each route.
+"""Guard of an application: it admits callers by the list beside each route.
 
     @get("/v1/things", opt={"peers": (NODE, service("fabric"))})
 
 A route without a list refuses everyone. A caller is a TLS peer (`cloud.mtls.peer`), an operator with a bearer token, or a
 service that enrols: it has no certificate yet and shows a one-time secret (HTTP Basic, RFC 7030 section 3.2.3).
-`Authorization` is read in this file only, where OPERATOR or ENROLLING is listed, and no other header ever is. Where
-only ANONYMOUS is listed a client certificate is not looked at; where ENROLLING is, whoever has one is refused. The
-guard runs before the body is read, and once more after one that took its time.
+`Authorization` is read in this module only, where OPERATOR or ENROLLING is listed; no other header is read. Where only
+ANONYMOUS is listed the client certificate is not read; where ENROLLING is, a caller with a certificate is refused. The
+guard runs before the body is read, and once more after a body that took long to arrive.
 """
 
 import asyncio
@@ -111,7 +111,7 @@ class Guard:
     """The guard of one service's application.
 
     `trust` is asked at every request, so that a rotated CA counts at once; it should return the same object while
-    nothing has changed, because parsed certificates are kept by it.
+    nothing has changed: parsed certificates are cached by it.
     """
 
     def __init__(
@@ -181,7 +181,7 @@ async def judge_again(connection: ASGIConnection[Any, Any, Any, Any]) -> None:
 
 
 def peers_of(handler: BaseRouteHandler) -> tuple[Admitted, ...]:
-    """The list that stands beside a route; empty if there is none or it holds anything but entries."""
+    """The list beside a route; empty if there is none, or if it has anything but entries."""
     listed = handler.opt.get(PEERS, ())
     if not isinstance(listed, tuple) or not all(isinstance(entry, Admitted) for entry in listed):
         return ()

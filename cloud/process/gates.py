@@ -10,7 +10,7 @@ from cloud.crypto.keyfile import KeyFileError, check_private, read_passphrase
 from cloud.process.settings import ServiceSettings, SettingsError
 
 DEFAULT_PASSPHRASES = frozenset({"changeme", "password", "passphrase", "secret", "cascade", "development"})
-"""Words that stand in examples; repeated or padded they are no better."""
+"""Words of examples. A passphrase of one of them, repeated or padded, is refused."""
 SINGLE_REPLICA_ENGINES = frozenset({"sqlite"})
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 

@@ -1,6 +1,6 @@
 """Settings of a service: the types of a `settings.toml`, and its strict reader.
 
-A service's own settings are a subclass of `ServiceSettings`. What production refuses stands in `cloud/process/gates.py`.
+A service's own settings are a subclass of `ServiceSettings`. `cloud/process/gates.py` has what production refuses.
 """
 
 from pathlib import Path

@@ -10,12 +10,12 @@ PROGRESS_EVERY = 2_000
 
 
 def watcher(args: Namespace) -> Progress:
-    """What prints progress: on a terminal, to nobody else."""
+    """The function that prints progress; it prints on a terminal only."""
     return _progress if sys.stderr.isatty() and not args.json else _silent
 
 
 def _silent(_what: str, _done: int, _all: int) -> None:
-    """Nobody watches."""
+    """Print nothing."""
 
 
 def _progress(what: str, done: int, total: int) -> None:

@@ -16,7 +16,7 @@ from cloud.mtls.identity import CHAIN_FILE
 
 
 class Renewed(msgspec.Struct, frozen=True):
-    """A new certificate of a service, and the file it stands in."""
+    """A new certificate of a service, and the file it is in."""
 
     service: str
     serial: str

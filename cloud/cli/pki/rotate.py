@@ -2,9 +2,10 @@
 
     prepared -> active -> old -> tainted -> revoked
 
-An authority is activated when everybody knows it, and dropped when nobody needs it. Who knows what is counted by
-Fabric (nodes tell which trust they work by) and by the records here; an operator may override with a reason, which the
-audit keeps. Publishing a trust bundle is `cascade trust`, since it takes the offline keys.
+An authority may be activated once every node and service works by a published trust that has it. It may be dropped once
+no certificate in force needs it. Fabric counts the first (nodes report the trust that they work by), the records here
+the second. An operator may override a gate with a reason, which goes into the audit. A trust bundle is published with
+`cascade trust`, since that needs the offline keys.
 """
 
 import asyncio
@@ -174,7 +175,7 @@ async def move(admin: Admin, args: Namespace) -> None:
 
 
 async def _gate(admin: Admin, args: Namespace, row: AuthorityRow) -> None:
-    """Refuse what would cut somebody off. Raises CliError."""
+    """Refuse a step that would cut nodes or services off. Raises CliError."""
     if row.state == _GOAL[args.step]:
         return
     if args.step == "activate":

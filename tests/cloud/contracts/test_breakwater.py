@@ -1,0 +1,45 @@
+"""Bodies of Breakwater's API: strict requests, answers that may grow, and CRL reasons as RFC 5280 numbers them."""
+
+from datetime import UTC, datetime
+from typing import get_args
+
+import msgspec
+import pytest
+from cryptography import x509
+
+from cloud.contracts import breakwater
+from cloud.contracts.breakwater import REASON_NUMBERS, CloseGenerations, RevocationReason, Revocations, RevokedSerial
+from protocol.ids import NodeId, TenantId, make_id
+
+ENTRY = RevokedSerial(7, "0abc", datetime(2026, 11, 22, tzinfo=UTC), 1)
+REQUESTS = ("OpenGeneration", "CloseGenerations", "CloseGeneration", "IssueNodeCertificate", "SupersedeKeys")
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_a_request_with_a_field_too_many_is_refused(name: str) -> None:
+    kind = getattr(breakwater, name)
+    with pytest.raises(msgspec.ValidationError, match="unknown field"):
+        msgspec.json.decode(b'{"extra": 1}', type=kind, strict=True)
+
+
+def test_a_request_in_json() -> None:
+    made = CloseGenerations(TenantId(make_id("ten", 1, b"0123456789")), NodeId(make_id("node", 1, b"0123456789")), 3)
+    assert msgspec.json.decode(msgspec.json.encode(made), type=CloseGenerations, strict=True) == made
+    assert made.reason == "superseded"
+
+
+def test_an_answer_may_grow() -> None:
+    answer = msgspec.to_builtins(Revocations(1, (ENTRY,), "ab"))
+    found = msgspec.convert({**answer, "later": 1}, Revocations)
+    assert found == Revocations(1, (ENTRY,), "ab")
+    assert msgspec.convert({"cursor": 1, "entries": []}, Revocations).issuer == ""
+
+
+def test_reasons_are_those_of_the_rfc() -> None:
+    assert tuple(REASON_NUMBERS) == get_args(RevocationReason)
+    for reason, number in REASON_NUMBERS.items():
+        entry = x509.RevokedCertificateBuilder().serial_number(1).revocation_date(datetime(2026, 11, 22, tzinfo=UTC))
+        flag = x509.ReasonFlags(reason)
+        found = entry.add_extension(x509.CRLReason(flag), critical=False).build()
+        encoded = found.extensions.get_extension_for_class(x509.CRLReason).value.public_bytes()
+        assert encoded == bytes((0x0A, 0x01, number))
