@@ -5,7 +5,19 @@ which names a dialect only. Stores compile their queries at import and run them 
 behind it, SQLite or PostgreSQL, is known in this package alone.
 """
 
-from cloud.storage.compiled import compiled, excluded, exists, insert_if, literal, missing, param, params, sql, value_of
+from cloud.storage.compiled import (
+    compiled,
+    excluded,
+    exists,
+    insert_if,
+    insert_into,
+    literal,
+    missing,
+    param,
+    params,
+    sql,
+    value_of,
+)
 from cloud.storage.dialect import UNBOUND
 from cloud.storage.engine import ServiceEngine
 from cloud.storage.errors import (
@@ -38,6 +50,7 @@ __all__ = [
     "excluded",
     "exists",
     "insert_if",
+    "insert_into",
     "literal",
     "missing",
     "param",

@@ -14,6 +14,7 @@ from piccolo.columns import Column
 from piccolo.columns.combination import WhereRaw
 from piccolo.custom_types import Combinable
 from piccolo.query.base import Query
+from piccolo.query.methods.insert import Insert
 from piccolo.query.methods.select import Select
 from piccolo.querystring import QueryString
 from piccolo.table import Table
@@ -44,7 +45,7 @@ def param(name: str) -> QueryString:
 
 
 def params(*columns: Column) -> dict[Any, Any]:
-    """Each column with a parameter of its name: for `Table.update(...)`, and for the row of an insert, `Table(...)`."""
+    """Each column with a parameter of its name, for `Table.update(...)`."""
     return {column: param(column._meta.name) for column in columns}
 
 
@@ -63,17 +64,31 @@ def sql(template: str, *parts: Part) -> QueryString:
     return QueryString(template, *(_querystring(part) for part in parts))
 
 
-def insert_if(table: type[Table], row: Mapping[Column, Any], condition: Combinable) -> QueryString:
-    """INSERT of one row that inserts nothing unless the condition holds, in one statement. Piccolo has none.
+def insert_into(table: type[Table], constants: Mapping[Column, Any] | None = None) -> Insert[Any]:
+    """INSERT of one row: a parameter of its name for every column that has no constant.
 
-    `row` has a parameter or a constant for each column. What is to follow (ON CONFLICT, RETURNING) is added with `sql`.
+    Piccolo's own `Table.insert` returns the key of the row. This one returns nothing unless `.returning(...)` asks for
+    it: RETURNING makes an insert on SQLite a third slower.
     """
+    return Insert(table=table).add(table(_row(table, constants)))
+
+
+def insert_if(table: type[Table], condition: Combinable, constants: Mapping[Column, Any] | None = None) -> QueryString:
+    """`insert_into` that inserts nothing unless the condition holds, in one statement. Piccolo has none.
+
+    What is to follow (ON CONFLICT, RETURNING) is added with `sql`.
+    """
+    row = _row(table, constants)
     return QueryString(
         f"INSERT INTO {table._meta.get_formatted_tablename()} ({{}}) SELECT {{}} WHERE {{}}",
         QueryString(", ".join(f'"{column._meta.db_column_name}"' for column in row)),
         QueryString(", ".join("{}" for _ in row), *row.values()),
         condition.querystring,
     )
+
+
+def _row(table: type[Table], constants: Mapping[Column, Any] | None) -> dict[Any, Any]:
+    return {**params(*table.all_columns()), **(constants or {})}
 
 
 def exists(query: Select[Any]) -> WhereRaw:

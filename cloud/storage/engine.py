@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self
 
@@ -226,7 +227,7 @@ class ServiceEngine:
         current = self.current_transaction.get()
         return current if current is not None and current.is_open else None
 
-    async def fetch(self, statement: Statement, /, *args: Any, **values: Any) -> list[Row]:
+    def fetch(self, statement: Statement, /, *args: Any, **values: Any) -> Coroutine[Any, Any, list[Row]]:
         """Run a bounded statement and return its rows, inside the task's transaction if there is one.
 
         `values` are the statement's parameters by name. A write outside a transaction is one of its own, durable when
@@ -235,19 +236,21 @@ class ServiceEngine:
         Raises:
             TypeError: a parameter has no value, or a value has no parameter.
         """
-        bound = statement.positional(args) if args else statement.arguments(values)
-        sql = statement.sql(self.engine_type)
-        current = self._current()
-        if current is not None:
-            return await current.run(sql, bound)
-        if statement.reads:
-            return await self.backend.read(sql, bound)
-        return await self.backend.write(sql, bound)
+        return self._start(statement, statement.positional(args) if args else statement.arguments(values))
 
     async def fetch_one(self, statement: Statement, /, *args: Any, **values: Any) -> Row | None:
         """The first row of `fetch`, or None."""
-        rows = await self.fetch(statement, *args, **values)
+        bound = statement.positional(args) if args else statement.arguments(values)
+        rows = await self._start(statement, bound)
         return rows[0] if rows else None
+
+    def _start(self, statement: Statement, bound: tuple[Any, ...]) -> Coroutine[Any, Any, list[Row]]:
+        """The backend's own coroutine: each call and each coroutine around it shows in a query by key, of 7 us."""
+        sql = statement.sqlite if self.engine_type == "sqlite" else statement.postgres
+        current = self.current_transaction.get()
+        if current is not None and current.is_open:
+            return current.run(sql, bound)
+        return self.backend.read(sql, bound) if statement.reads else self.backend.write(sql, bound)
 
     async def browse(self, statement: Statement, /, **values: Any) -> list[Row]:
         """The rows of a SELECT of unknown length. On SQLite it runs in a thread, unless it is inside a transaction."""

@@ -64,7 +64,7 @@ class Mapper(Generic[T]):
         return self._table.select(*self._selected)
 
     def _insert(self) -> Insert[Any]:
-        return self._table.insert(self._table(params(*self._columns)))
+        return Insert(table=self._table).add(self._table(params(*self._columns)))
 
     @cached_property
     def insert(self) -> Statement:

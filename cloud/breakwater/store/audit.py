@@ -4,7 +4,7 @@ import msgspec
 
 from cloud.audit import AuditEntry
 from cloud.breakwater.tables import Audit
-from cloud.storage import ServiceEngine, compiled, params
+from cloud.storage import ServiceEngine, compiled, insert_into
 
 CALLER_CHARS_MAX = 128
 OBJECT_CHARS_MAX = 128
@@ -20,7 +20,7 @@ class AuditRow(AuditEntry, frozen=True, kw_only=True):
     detail: str = ""
 
 
-_ADD = compiled(Audit.insert(Audit(params(*Audit.all_columns()))))
+_ADD = compiled(insert_into(Audit))
 
 
 class AuditStore:

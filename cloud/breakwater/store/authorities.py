@@ -15,7 +15,7 @@ from cloud.breakwater.errors import Conflict
 from cloud.breakwater.pkix.profiles import CaName
 from cloud.breakwater.store.audit import AuditRow, AuditStore
 from cloud.breakwater.tables import Authority, Counter, CrossCertificate
-from cloud.storage import Mapper, ServiceEngine, compiled, param, params
+from cloud.storage import Mapper, ServiceEngine, compiled, insert_into, param, params
 
 AuthorityState = Literal["prepared", "active", "old", "tainted", "revoked"]
 
@@ -54,13 +54,14 @@ class CrossRow(msgspec.Struct, frozen=True):
 _AUTHORITY = Mapper(AuthorityRow, Authority)
 _CROSS = Mapper(CrossRow, CrossCertificate)
 
+_ADD = _AUTHORITY.insert_new
 _ROWS = compiled(_AUTHORITY.select().order_by(Authority.ca, Authority.number).limit(1000))
 _CROSSES = compiled(_CROSS.select().order_by(CrossCertificate.id).limit(1000))
 _ONE = compiled(_AUTHORITY.select().where(Authority.id == param("id")))
 _ADD_CROSS = compiled(
-    CrossCertificate.insert(CrossCertificate(params(*CrossCertificate.all_columns()))).on_conflict(
-        target=CrossCertificate.id, action="DO NOTHING"
-    )
+    insert_into(CrossCertificate)
+    .on_conflict(target=CrossCertificate.id, action="DO NOTHING")
+    .returning(CrossCertificate.id)
 )
 _RETIRE_ACTIVE = compiled(
     Authority.update({Authority.state: "old", **params(Authority.changed_at, Authority.reason)}).where(
@@ -70,9 +71,7 @@ _RETIRE_ACTIVE = compiled(
 _SET_STATE = compiled(
     Authority.update(params(Authority.state, Authority.changed_at, Authority.reason)).where(Authority.id == param("id"))
 )
-_MAKE_COUNTER = compiled(
-    Counter.insert(Counter(name=param("name"), value=0)).on_conflict(target=Counter.name, action="DO NOTHING")
-)
+_MAKE_COUNTER = compiled(insert_into(Counter, {Counter.value: 0}).on_conflict(target=Counter.name, action="DO NOTHING"))
 _REVISION = compiled(Counter.select(Counter.value).where(Counter.name == "authorities"))
 _MOVE = compiled(Counter.update({Counter.value: Counter.value + 1}).where(Counter.name == "authorities"))
 
@@ -165,7 +164,7 @@ class AuthorityStore:
         return _AUTHORITY.read_one(await self._engine.fetch_one(_ONE, id=authority))
 
     async def _insert(self, row: AuthorityRow) -> bool:
-        return bool(await self._engine.fetch(_AUTHORITY.insert_new, **_AUTHORITY.values(row)))
+        return bool(await self._engine.fetch(_ADD, **_AUTHORITY.values(row)))
 
     async def _changed(self, entry: AuditRow) -> None:
         await self._engine.fetch(_MOVE)

@@ -30,6 +30,7 @@ class EnrolmentRow(msgspec.Struct, frozen=True):
 
 _ENROLMENT = Mapper(EnrolmentRow, Enrolment)
 
+_ADD = _ENROLMENT.insert
 _BY_HASH = compiled(_ENROLMENT.select().where(Enrolment.secret_hash == param("secret_hash")))
 _NEWEST = compiled(_ENROLMENT.select().order_by(Enrolment.id, ascending=False), limit=param("count"))
 _BIND = compiled(
@@ -71,7 +72,7 @@ class EnrolmentStore:
     async def add(self, row: EnrolmentRow, entry: AuditRow) -> None:
         """Keep a new secret's record."""
         async with self._engine.transaction(row.id):
-            await self._engine.fetch(_ENROLMENT.insert, **_ENROLMENT.values(row))
+            await self._engine.fetch(_ADD, **_ENROLMENT.values(row))
             await self._audit.add(entry)
 
     async def find(self, secret_hash: str) -> EnrolmentRow | None:

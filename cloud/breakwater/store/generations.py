@@ -13,7 +13,7 @@ from cloud.breakwater.store.audit import AuditRow, AuditStore
 from cloud.breakwater.store.revocation_writes import ANNOUNCED, REVOKED, announce
 from cloud.breakwater.tables import Closing, Generation
 from cloud.breakwater.tables import IssuedCertificate as Certificate
-from cloud.storage import ServiceEngine, compiled, excluded, missing, param, params, sql, value_of
+from cloud.storage import ServiceEngine, compiled, excluded, insert_into, missing, param, sql, value_of
 
 GENERATION_NOT_CLOSED = missing(
     Closing.select(Closing.node).where(Closing.node == Certificate.node, Closing.closed_up_to >= Certificate.generation)
@@ -45,9 +45,7 @@ _IS_OPEN = compiled(
     )
 )
 _OPEN = compiled(
-    Generation.insert(Generation(params(*Generation.all_columns()))).on_conflict(
-        target=Generation.id, action="DO NOTHING"
-    )
+    insert_into(Generation).on_conflict(target=Generation.id, action="DO NOTHING").returning(Generation.id)
 )
 # Piccolo has no UNION.
 _OWNER = compiled(
@@ -61,21 +59,25 @@ _CLOSED_ALONE = compiled(
     Generation.select(Generation.id).where(Generation.id == param("id"), Generation.closed_at.is_not_null())
 )
 _CLOSE_ALONE = compiled(
-    Generation.insert(Generation(params(*Generation.all_columns()))).on_conflict(
+    insert_into(Generation)
+    .on_conflict(
         target=Generation.id,
         action="DO UPDATE",
         values=[Generation.closed_at],
         where=Generation.closed_at.is_null(),
     )
+    .returning(Generation.id)
 )
 _CLOSED_UP_TO = compiled(Closing.select(Closing.closed_up_to).where(Closing.node == param("node")))
 _CLOSE = compiled(
-    Closing.insert(Closing(params(*Closing.all_columns()))).on_conflict(
+    insert_into(Closing)
+    .on_conflict(
         target=Closing.node,
         action="DO UPDATE",
         values=[Closing.closed_up_to, Closing.closed_at],
         where=Closing.closed_up_to < excluded(Closing.closed_up_to),
     )
+    .returning(Closing.node)
 )
 
 _OF_GENERATIONS = (

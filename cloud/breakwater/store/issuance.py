@@ -27,6 +27,7 @@ from cloud.storage import (
     compiled,
     exists,
     insert_if,
+    insert_into,
     missing,
     param,
     params,
@@ -138,20 +139,15 @@ def _record(condition: Combinable) -> Statement:
     One statement keeps issuance fast; `_WHY_OPEN` and `_WHY_KEY` find out what forbade a record. ON CONFLICT is text,
     because Piccolo has no INSERT with a condition to add it to.
     """
-    row: dict[Column, Any] = {
-        **params(*Certificate.all_columns()),
+    constants: dict[Column, Any] = {
         Certificate.state: "recorded",
         Certificate.certificate: None,
         Certificate.revoked_at: None,
         Certificate.reason: 0,
         Certificate.feed: 0,
     }
-    return compiled(
-        sql(
-            "{} ON CONFLICT (request_key) DO NOTHING RETURNING serial",
-            insert_if(Certificate, row, condition),
-        )
-    )
+    insert = insert_if(Certificate, condition, constants)
+    return compiled(sql("{} ON CONFLICT (request_key) DO NOTHING RETURNING serial", insert))
 
 
 _RECORD_NODE = _record(_KEY_IS_FREE & _authority_is("active") & _IS_OPEN)
@@ -208,11 +204,7 @@ _RENEWALS = compiled(
 _HOSTS = compiled(
     _HOST.select().where(ServiceHost.service == param("service")).order_by(ServiceHost.position).limit(100)
 )
-_ADD_HOST = compiled(
-    ServiceHost.insert(ServiceHost(params(*ServiceHost.all_columns()))).on_conflict(
-        target=ServiceHost.id, action="DO NOTHING"
-    )
-)
+_ADD_HOST = compiled(insert_into(ServiceHost).on_conflict(target=ServiceHost.id, action="DO NOTHING"))
 _PING = compiled(Closing.select(Count(alias="rows")).where(Closing.node == param("node")))
 
 

@@ -11,7 +11,7 @@ import msgspec
 from piccolo.query.functions import Case, Count, When
 
 from cloud.breakwater.tables import Authority, Crl, CrlShard, IssuedCertificate
-from cloud.storage import Mapper, ServiceEngine, compiled, param, params, value_of
+from cloud.storage import Mapper, ServiceEngine, compiled, insert_into, param, params, value_of
 
 SHARDS_MAX = 100_000
 """Bounds a list of shards: five hundred million certificates."""
@@ -91,16 +91,15 @@ _RESERVE = compiled(
     CrlShard.update({CrlShard.reserved: param("places") + CrlShard.reserved}).where(CrlShard.id == param("id"))
 )
 _ADD = compiled(
-    CrlShard.insert(
-        CrlShard(
-            {
-                **params(CrlShard.id, CrlShard.authority, CrlShard.number, CrlShard.reserved),
-                CrlShard.revision: 0,
-                CrlShard.published_revision: -1,
-                CrlShard.crl_number: 0,
-                CrlShard.published_number: 0,
-            }
-        )
+    insert_into(
+        CrlShard,
+        {
+            CrlShard.revision: 0,
+            CrlShard.published_revision: -1,
+            CrlShard.crl_number: 0,
+            CrlShard.published_number: 0,
+            CrlShard.next_publish_at: None,
+        },
     )
 )
 _ONE = compiled(_SHARD.select().where(CrlShard.id == param("id")))
@@ -156,7 +155,7 @@ _PUBLISH = compiled(
     .where(CrlShard.id == param("id"), CrlShard.published_number < param("number"))
     .returning(CrlShard.id)
 )
-_ADD_CRL = compiled(Crl.insert(Crl(params(*Crl.all_columns()))))
+_ADD_CRL = compiled(insert_into(Crl))
 _NEWEST_CRLS = (
     Crl.select(Crl.number).where(Crl.shard == param("shard")).order_by(Crl.number, ascending=False).limit(CRLS_KEPT)
 )

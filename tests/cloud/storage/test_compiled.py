@@ -20,6 +20,7 @@ from cloud.storage import (
     excluded,
     exists,
     insert_if,
+    insert_into,
     literal,
     missing,
     param,
@@ -219,19 +220,28 @@ async def test_inserts_and_what_they_do_on_a_conflict(engine: ServiceEngine) -> 
     assert (row["small"], row["note"]) == (9, "raised")
 
 
+async def test_an_insert_of_every_column(engine: ServiceEngine) -> None:
+    """Constants are literals, and nothing is returned that was not asked for."""
+    plain = insert_into(Item, {Item.note: "it's {}", Item.ended_at: None})
+    values = {name: value for name, value in ITEM.items() if name not in ("note", "ended_at")}
+    assert await engine.fetch(compiled(plain), **{**values, "id": "d"}) == []
+    new = compiled(plain.on_conflict(target=Item.id, action="DO NOTHING").returning(Item.id))
+    assert await engine.fetch(new, **{**values, "id": "d"}) == []
+    assert await engine.fetch(new, **{**values, "id": "e"}) == [{"id": "e"}]
+    for key in "de":
+        assert await engine.fetch_one(ONE, id=key) == {**ITEM, "id": key, "note": "it's {}"}
+
+
 async def test_an_insert_with_a_condition(engine: ServiceEngine) -> None:
-    """The parameters of the row are typed by its columns, on PostgreSQL too; constants are literals."""
-    row = {**params(*(column for column in EVERY._meta.columns if column._meta.name != "note")), Item.note: "it's {}"}
+    """The parameters of the row are typed by its columns, on PostgreSQL too."""
     unless_open = missing(Item.select(Item.id).where(Item.small == param("small"), Item.is_open == literal(True)))
-    statement = compiled(
-        sql("{} ON CONFLICT (id) DO NOTHING RETURNING id", insert_if(Item, row, unless_open)),
-    )
+    insert = insert_if(Item, unless_open, {Item.note: "it's {}"})
+    statement = compiled(sql("{} ON CONFLICT (id) DO NOTHING RETURNING id", insert))
     values = {name: value for name, value in ITEM.items() if name != "note"}
     assert await engine.fetch(statement, **{**values, "id": "d"}) == [{"id": "d"}]
     assert await engine.fetch(statement, **{**values, "id": "e"}) == []
     assert await engine.fetch(statement, **{**values, "small": 8}) == []
-    found = await engine.fetch_one(ONE, id="d")
-    assert found == {**ITEM, "id": "d", "note": "it's {}"}
+    assert await engine.fetch_one(ONE, id="d") == {**ITEM, "id": "d", "note": "it's {}"}
 
 
 async def test_deletes_and_counts(engine: ServiceEngine) -> None:
