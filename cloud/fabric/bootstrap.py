@@ -1,4 +1,4 @@
-"""What `cascade init` does for Fabric: signing keys, TUF repository, database, server secrets, the first token.
+"""Use case of `cascade init`: signing keys, TUF repository, database, server secrets, the first token.
 
 The certificates come from Breakwater's part of `cascade init`, which runs before; the root and targets keys of the
 repository go to the offline folder, to be taken away.
@@ -12,11 +12,11 @@ import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from cloud.audit import SYSTEM, AuditEntries
 from cloud.crypto.keyfile import write_secret
-from cloud.fabric.entropy import Ids, system_entropy
+from cloud.fabric.entropy import system_entropy
 from cloud.fabric.licensing.signing import TYPS, key_path, make_signer
 from cloud.fabric.nonce import KEY_BYTES
-from cloud.fabric.service.context import SYSTEM
 from cloud.fabric.service.operators.tokens import new_token
 from cloud.fabric.store import Stores, stores_over
 from cloud.fabric.store.rows import AuditRow
@@ -123,12 +123,10 @@ async def _first_rows(stores: Stores, now: datetime) -> str:
     await stores.installation.insert("epoch", str(FIRST_EPOCH).encode())
     await stores.installation.insert("nonce_key", system_entropy(KEY_BYTES))
     await stores.installation.insert("ek_key", system_entropy(KEY_BYTES))
-    ids = Ids(system_entropy)
-    row, secret = new_token(ids, system_entropy, now, FIRST_TOKEN_NAME, None)
+    row, secret = new_token(system_entropy, now, FIRST_TOKEN_NAME, None)
     await stores.tokens.insert(row)
-    detail = {"name": row.name}
-    entry = AuditRow(ids.make("aud", now), now, SYSTEM, "token.created", row.id, "", "done", detail)
-    await stores.audit.insert(entry)
+    entries = AuditEntries(AuditRow, lambda: now, system_entropy)
+    await stores.audit.insert(entries.make(SYSTEM, "token.created", row.id, detail={"name": row.name}))
     return secret
 
 

@@ -71,11 +71,11 @@ def terms_of(tier: Tier, override: LeaseTerms | None) -> LeaseTerms:
 
 
 def next_seq(stored: int, presented: int) -> int:
-    """The number of the next statement. A presented one too far ahead is not believed."""
-    return (presented if believable(stored, presented) else stored) + 1
+    """The number of the next statement. A presented one that is too far ahead is ignored."""
+    return (presented if is_plausible(stored, presented) else stored) + 1
 
 
-def believable(stored: int, presented: int) -> bool:
+def is_plausible(stored: int, presented: int) -> bool:
     """Whether a presented number is ahead of ours and close enough to count."""
     return stored < presented <= min(stored + SEQ_JUMP_MAX, SEQ_MAX - 1)
 

@@ -1,19 +1,12 @@
-"""What every route of this service needs: the wired core, ids out of paths, and the answer to a refusal."""
+"""What the routes of this service share: ids out of paths, and the answer to a refusal."""
 
 from typing import Any
 
 from litestar import Request, Response
 
 from cloud.fabric.errors import FabricError, NotFound, refusal
-from cloud.fabric.service.context import Core
 from cloud.http.problems import handle
 from protocol.ids import ActivationId, CodeId, IdError, NodeId, Prefix, RenewalId, TenantId, TokenId, parse_id
-
-
-def core_of(request: Request[Any, Any, Any]) -> Core:
-    """The wired core of this application."""
-    it: Core = request.app.state["it"]
-    return it
 
 
 def refuse(request: Request[Any, Any, Any], error: FabricError) -> Response[bytes]:

@@ -1,15 +1,17 @@
-"""Whether the process lives, and whether it can serve."""
+"""Routes: whether the process lives, and whether it can serve."""
 
-from typing import Any
+from collections.abc import Awaitable, Callable
 
-from litestar import Request, get
+from litestar import get
 
 from cloud.fabric import schemas
-from cloud.fabric.routes.access import core_of
-from cloud.fabric.service import health
+from cloud.http.app import Wired
 from cloud.http.guard import ANONYMOUS
 from cloud.http.problems import Refusal
 from cloud.storage import StorageError
+
+Ready = Callable[[], Awaitable[object]]
+"""Asks the database for something small. Raises StorageError."""
 
 
 @get("/healthz", opt={"peers": (ANONYMOUS,)})
@@ -19,10 +21,10 @@ async def healthz() -> schemas.Health:
 
 
 @get("/readyz", opt={"peers": (ANONYMOUS,)})
-async def readyz(request: Request[Any, Any, Any]) -> schemas.Health:
-    """Fabric can serve."""
+async def readyz(ready: Wired[Ready]) -> schemas.Health:
+    """The database answers. Breakwater is not asked: refresh and operators work without it."""
     try:
-        await health.ready(core_of(request))
+        await ready()
     except StorageError as error:
         raise Refusal("unavailable", "the database cannot be used") from error
     return schemas.Health("ok")

@@ -1,19 +1,17 @@
-"""The TUF repository, read-only, on a listener of its own without TLS: its files are signed."""
+"""Routes: the TUF repository, read-only, on a listener of its own without TLS, since its files are signed."""
 
-from typing import Any
-
-from litestar import Request, Response, get
+from litestar import Response, get
 from litestar.params import FromPath
 
 from cloud.fabric.errors import NotFound
 from cloud.fabric.routes.health import healthz
 from cloud.fabric.tuf.serving import METADATA_PREFIX, TARGETS_PREFIX, TrustStore, file_for
+from cloud.http.app import Wired
 from cloud.http.guard import ANONYMOUS
 
 
-async def _answer(request: Request[Any, Any, Any], path: str) -> Response[bytes]:
-    files: TrustStore = request.app.state["it"]
-    content = await file_for(path, files)
+async def _answer(repository: TrustStore, path: str) -> Response[bytes]:
+    content = await file_for(path, repository)
     if content is None:
         raise NotFound("no such file")
     # Every name but one stands for the same bytes for ever.
@@ -22,15 +20,15 @@ async def _answer(request: Request[Any, Any, Any], path: str) -> Response[bytes]
 
 
 @get("/tuf/metadata/{name:str}", opt={"peers": (ANONYMOUS,)})
-async def metadata(name: FromPath[str], request: Request[Any, Any, Any]) -> Response[bytes]:
+async def metadata(name: FromPath[str], repository: Wired[TrustStore]) -> Response[bytes]:
     """A signed metadata file."""
-    return await _answer(request, METADATA_PREFIX + name)
+    return await _answer(repository, METADATA_PREFIX + name)
 
 
 @get("/tuf/targets/{name:str}", opt={"peers": (ANONYMOUS,)})
-async def target(name: FromPath[str], request: Request[Any, Any, Any]) -> Response[bytes]:
+async def target(name: FromPath[str], repository: Wired[TrustStore]) -> Response[bytes]:
     """The content of a target."""
-    return await _answer(request, TARGETS_PREFIX + name)
+    return await _answer(repository, TARGETS_PREFIX + name)
 
 
 HANDLERS = (metadata, target, healthz)

@@ -1,4 +1,4 @@
-"""Rows as operators see them, and pages of them."""
+"""Pure: rows as operators see them, and pages of them."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -18,6 +18,7 @@ from cloud.fabric.store.rows import (
     TenantRow,
     TokenRow,
 )
+from cloud.fabric.tuf.current_trust import RenewalOrder
 from protocol.encoding import EncodingError, b64url_decode, b64url_encode
 
 PAGE_ITEMS_DEFAULT = 50
@@ -129,6 +130,12 @@ def generation(row: GenerationRow) -> schemas.Generation:
 
 def token(row: TokenRow) -> schemas.Token:
     return schemas.Token(row.id, row.name, row.created_at, row.expires_at, row.revoked_at)
+
+
+def renewal_order(order: RenewalOrder) -> schemas.RenewalOrder:
+    return schemas.RenewalOrder(
+        order.after, order.reason, order.set_at, order.spread_seconds, order.nodes, order.woken, order.done
+    )
 
 
 def audit(row: AuditRow) -> schemas.AuditEntry:

@@ -31,7 +31,7 @@ _OF_ISSUER = Statement(
     f"{_COLUMNS} {_JOINED} WHERE n.id > {{}} AND n.id <= {{}} AND {_COUNTED} AND g.device_issuer = {{}} "
     "ORDER BY n.id LIMIT {}"
 )
-_TOLD = Statement("UPDATE generation SET trust_version = {} WHERE id = {} AND trust_version < {}")
+_REPORTED = Statement("UPDATE generation SET trust_version = {} WHERE id = {} AND trust_version < {}")
 _SHOWN = Statement("UPDATE generation SET device_issuer = {} WHERE id = {} AND device_issuer <> {}")
 _TO_WAKE = Statement(
     f"SELECT n.id FROM node n WHERE n.id > {{}} AND {_COUNTED} AND n.standing = 'active' ORDER BY n.id LIMIT {{}}"  # noqa: S608  no value stands in it
@@ -40,7 +40,7 @@ _WAKE = Statement("UPDATE node SET wake_cursor = wake_cursor + 1 WHERE id = {}")
 
 
 class NodeTrust(msgspec.Struct, frozen=True):
-    """What one node works by, as far as it has told."""
+    """What one node works by, as far as it has reported."""
 
     node: NodeId
     tenant: TenantId
@@ -49,8 +49,8 @@ class NodeTrust(msgspec.Struct, frozen=True):
     seen_at: datetime | None
 
 
-class Told(msgspec.Struct, frozen=True):
-    """What a session or a question told of a generation; 0 and empty for nothing."""
+class TrustReport(msgspec.Struct, frozen=True):
+    """What a session or a question reported of a generation; 0 and empty for nothing."""
 
     trust_version: int = 0
     device_issuer: str = ""
@@ -78,11 +78,11 @@ class AdoptionStore:
         """Nodes after `after` whose last shown device certificate is of that issuer, by id; empty: none was shown."""
         return await self._walk(_OF_ISSUER, key_id, after, limit)
 
-    async def write(self, told: dict[str, Told], version_max: int) -> None:
-        """By generation id. A version that was never published here is not believed, and a lower one is no news."""
-        for generation, entry in told.items():
+    async def write(self, reports: dict[str, TrustReport], version_max: int) -> None:
+        """By generation id. A version that was never published here is ignored, and so is a lower one."""
+        for generation, entry in reports.items():
             if 0 < entry.trust_version <= version_max:
-                await self._engine.fetch(_TOLD, entry.trust_version, generation, entry.trust_version)
+                await self._engine.fetch(_REPORTED, entry.trust_version, generation, entry.trust_version)
             if entry.device_issuer:
                 await self._engine.fetch(_SHOWN, entry.device_issuer, generation, entry.device_issuer)
 

@@ -5,6 +5,7 @@ from typing import Literal
 
 import msgspec
 
+from cloud.audit import AuditEntry
 from cloud.fabric.schemas import EkType, LeaseTerms, Standing, StatementType
 from protocol.ids import ActivationId, CodeId, NodeId, RenewalId, TenantId, TokenId
 from protocol.signed.statements import Tier
@@ -190,16 +191,9 @@ class TokenRow(msgspec.Struct, frozen=True):
     revoked_at: datetime | None
 
 
-class AuditRow(msgspec.Struct, frozen=True):
-    """Who did what."""
+class AuditRow(AuditEntry, frozen=True, kw_only=True):
+    """Who did what, with ids, numbers and reasons by name."""
 
-    id: str
-    at: datetime
-    actor: str
-    action: str
-    object: str
-    tenant: str
-    outcome: Literal["done", "refused"]
     detail: dict[str, str]
 
 

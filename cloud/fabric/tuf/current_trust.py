@@ -1,8 +1,8 @@
-"""What this Fabric believes at the moment: the newest published bundle, and what follows from it.
+"""The trust that this Fabric works by now: the newest published bundle, and what follows from it.
 
-One object, made empty before the database is open (it believes nobody then) and changed by `service.follow` alone;
-everybody else reads. The published bundle is the only source: the certificates that `cascade init` lays into a folder
-are the seed of the first publication and are not read again.
+One object, made empty before the database is open (it trusts nobody then) and changed by the follower alone; everybody
+else reads. The published bundle is the only source: the certificates that `cascade init` lays into a folder are the seed
+of the first publication and are not read again.
 """
 
 from datetime import datetime
@@ -17,11 +17,11 @@ from protocol.signed.trust import X509Bundle
 
 
 class RenewalOrder(msgspec.Struct, frozen=True, kw_only=True):
-    """An operator's word that device certificates made before `after` are renewed once that time has come.
+    """An operator's order that device certificates made before `after` are renewed once that time has come.
 
-    Leases signed before `starts_at`, when that time has come and everybody has heard, lack it: a fleet that held the
-    order before would act on it in one heartbeat. The nodes are woken one after the other, by id, over
-    `spread_seconds` from there: `woken` of about `nodes`, up to the id `woken_up_to`. Whose turn has come gets its
+    Leases signed before `starts_at`, when that time has come and every replica knows the order, lack it: a fleet that
+    held the order before would act on it in one heartbeat. The nodes are woken one after the other, by id, over
+    `spread_seconds` from there: `woken` of about `nodes`, up to the id `woken_up_to`. A node whose turn has come gets its
     lease signed anew when it asks; a lease that is due from there on has the order too.
     """
 
@@ -40,10 +40,10 @@ class RenewalOrder(msgspec.Struct, frozen=True, kw_only=True):
         return self.done or node <= self.woken_up_to
 
 
-class Belief:
+class CurrentTrust:
     """Roots and issuers by the published bundle of `version` (0: none yet), and the order to renew, if there is one.
 
-    `sessions_until`: by key id of an issuing CA, the time after which no session certificate of its counts any more.
+    `sessions_until`: by key id of an issuing CA, the time after which no session certificate of that CA counts.
     """
 
     def __init__(self, trust_domain: str) -> None:
@@ -59,8 +59,8 @@ class Belief:
         """The roots, for TLS contexts."""
         return b"".join(root.public_bytes(Encoding.PEM) for root in self.roots)
 
-    def take(self, version: int, bundle: X509Bundle) -> None:
-        """Believe another bundle from now on. Raises TargetsError, and nothing is changed."""
+    def replace(self, version: int, bundle: X509Bundle) -> None:
+        """Trust another bundle from now on. Raises TargetsError, and nothing is changed."""
         roots, nodes, services = (
             read_certificates(ders) for ders in (bundle.roots, bundle.node_issuers, bundle.service_issuers)
         )

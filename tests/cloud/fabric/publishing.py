@@ -8,7 +8,6 @@ from pathlib import Path
 from tuf.api.metadata import Root
 
 from cloud.fabric import schemas
-from cloud.fabric.service.published_trust import publishing
 from cloud.fabric.tuf.bootstrap import ROOT_KEY, TARGETS_KEY, read_signer
 from cloud.fabric.tuf.checking import hashes_of, read_metadata
 from cloud.fabric.tuf.offline import Changes, changed
@@ -57,8 +56,8 @@ class Holders:
         """Sign, publish, and let Fabric follow."""
         body = await self.signed(changes)
         offered = schemas.PublishTrust(body.roots, body.targets, body.contents, bool(override), override)
-        published = await publishing.publish(self.world.core, ALICE, offered)
-        await self.world.follower.turn(self.world.core)
+        published = await self.world.parts.trust.publishing.publish(ALICE, offered)
+        await self.world.follower.run_once()
         return published
 
     async def root_metadata(self) -> Root:

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from cryptography import x509
@@ -26,21 +26,19 @@ from cloud.contracts.breakwater import (
     SupersedeKeys,
 )
 from cloud.fabric import schemas
-from cloud.fabric.app import Parts, make_core
-from cloud.fabric.background import Driver
+from cloud.fabric.background import Background
 from cloud.fabric.bootstrap import Plan
 from cloud.fabric.errors import IssuerRefused, IssuerUnavailable
-from cloud.fabric.licensing.signing import read_signer
+from cloud.fabric.issuer import Issuer
+from cloud.fabric.licensing.signing import Signer, read_signer
 from cloud.fabric.licensing.standing import Change
-from cloud.fabric.service.context import Core
-from cloud.fabric.service.nodes import activation, confirm, sessions, statement
-from cloud.fabric.service.operators import codes, standing, tenants
+from cloud.fabric.parts import Parts, Ports, make_background, make_parts, read_secrets
+from cloud.fabric.service.nodes.sessions import PATH_SESSIONS
 from cloud.fabric.service.published_trust.follower import Follower
-from cloud.fabric.settings import FabricSettings
 from cloud.fabric.store import Stores, stores_over
 from cloud.fabric.store.rows import ActivationRow, GenerationRow, NodeRow
 from cloud.fabric.tuf.bootstrap import read_online_signers
-from cloud.fabric.tuf.current_trust import Belief
+from cloud.fabric.tuf.current_trust import CurrentTrust
 from cloud.http.guard import Operator
 from cloud.mtls.identity import make_csr
 from cloud.mtls.peer import NodePeer, PeerTrust, read_peer
@@ -49,6 +47,7 @@ from lab.postgres import located
 from protocol.encoding import json_encode, sha256_hex
 from protocol.evidence import ClockInfo, EndorsementEvidence
 from protocol.ids import NodeId, TenantId
+from protocol.limits import CONFIRM_WITHIN
 from protocol.messages.activation import Activated, Challenge, ProveActivation, StartActivation
 from protocol.messages.sessions import (
     TYP_SESSION_PROOF,
@@ -170,23 +169,33 @@ class _Mapped:
 class World:
     """A Fabric at work."""
 
-    core: Core
-    stores: Stores
+    parts: Parts
+    outside: "Outside"
     issuer: DirectIssuer
     clock: Clock
     entropy: Entropy
     tenant: TenantId
-    kicks: list[None]
-    follower: Follower
+
+    @property
+    def stores(self) -> Stores:
+        return self.parts.stores
+
+    @property
+    def follower(self) -> Follower:
+        return self.parts.trust.follower
+
+    @property
+    def signer(self) -> Signer:
+        return self.parts.shared.statement_stream.signer
 
     @property
     def trust(self) -> PeerTrust:
-        """As it is believed now."""
-        return self.core.belief.trust
+        """The trust that counts now."""
+        return self.parts.current_trust.trust
 
     @property
     def ring(self) -> KeyRing:
-        return KeyRing(self.core.signer.published(START - timedelta(days=1), START + timedelta(days=3650)))
+        return KeyRing(self.signer.published(START - timedelta(days=1), START + timedelta(days=3650)))
 
     async def code(
         self,
@@ -199,7 +208,7 @@ class World:
         life: timedelta = timedelta(days=30),
     ) -> schemas.CreatedCode:
         body = schemas.CreateCode(profile, self.clock() + life, entitlements, seats, readmit, lease)
-        return await codes.create(self.core, ALICE, self.tenant, body)
+        return await self.parts.operators.codes.create(ALICE, self.tenant, body)
 
     async def node(self, node: NodeId) -> NodeRow:
         row = await self.stores.nodes.find(node)
@@ -267,7 +276,7 @@ class Machine:
         return EndorsementEvidence(ek_public(public), ak_public, maker().certify(public))
 
     async def start(self, code: str) -> Challenge:
-        challenge = await activation.start(self.world.core, StartActivation(code, self.evidence(), "1.0"))
+        challenge = await self.world.parts.nodes.activations.start(StartActivation(code, self.evidence(), "1.0"))
         self.secret = self.world.entropy.last[32]
         return challenge
 
@@ -281,7 +290,7 @@ class Machine:
 
     async def prove(self, challenge: Challenge, body: ProveActivation) -> Activated:
         digest = sha256_hex(json_encode(body))
-        self.activated = await activation.prove(self.world.core, challenge.activation, body, digest)
+        self.activated = await self.world.parts.nodes.activations.prove(challenge.activation, body, digest)
         return self.activated
 
     async def activate(self, code: str) -> Activated:
@@ -301,9 +310,9 @@ class Machine:
                 tenant=self.activated.tenant,
                 node=self.activated.node,
                 generation=self.activated.generation,
-                nonce=sessions.make_nonce(self.world.core).nonce,
+                nonce=self.world.parts.nodes.sessions.make_nonce().nonce,
                 method="POST",
-                url=URL + sessions.PATH_SESSIONS,
+                url=URL + PATH_SESSIONS,
                 csr_sha256=sha256_hex(csr),
                 answer_nonce=NONCE,
                 fingerprint=FINGERPRINT,
@@ -324,7 +333,7 @@ class Machine:
         return OpenSession(self.activated.certificate_chain[0], csr, proof, self.held)
 
     async def session(self) -> Session:
-        return await sessions.open_session(self.world.core, self.ask_for_session())
+        return await self.world.parts.nodes.sessions.open_session(self.ask_for_session())
 
     async def peer(self) -> NodePeer:
         """The node as the guard sees it, by a session certificate."""
@@ -335,43 +344,65 @@ class Machine:
 
     async def confirm(self) -> Statement:
         peer = await self.peer()
-        answer = await confirm.confirm(self.world.core, peer, Ask(NONCE, self.held))
+        answer = await self.world.parts.nodes.confirmations.confirm(peer, Ask(NONCE, self.held))
         self.held = answer.statement
         return self.world.verified(answer, peer)
 
     async def refresh(self, peer: NodePeer) -> Statement:
-        answer = await statement.statement(self.world.core, peer, Ask(NONCE, self.held))
+        answer = await self.world.parts.nodes.statements.statement(peer, Ask(NONCE, self.held))
         self.held = answer.statement
         return self.world.verified(answer, peer)
+
+
+@dataclass
+class Outside:
+    """Ports that a test may change while Fabric is at work."""
+
+    issuer: Issuer
+    certificates: dict[str, x509.Certificate] = field(default_factory=dict)
+
+    def ports(self, home: Path, clock: Clock, entropy: Entropy) -> Ports:
+        keys = home / "fabric" / "keys"
+        return Ports(
+            trust_domain=TRUST_DOMAIN,
+            public_url=URL,
+            confirm_within=CONFIRM_WITHIN,
+            now=clock,
+            entropy=entropy,
+            signer=read_signer(keys, PASSPHRASE, TRUST_DOMAIN),
+            online=read_online_signers(keys, PASSPHRASE),
+            issuer=cast(Issuer, _IssuerOf(self)),
+            current_trust=CurrentTrust(TRUST_DOMAIN),
+            service_certificates=lambda: self.certificates,
+            trust_changed=unheard,
+        )
+
+
+class _IssuerOf:
+    """The issuer that stands outside at the moment of a call."""
+
+    def __init__(self, outside: Outside) -> None:
+        self._outside = outside
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._outside.issuer, name)
 
 
 @asynccontextmanager
 async def world_at(home: Path, databases: Path, clock: Clock, *, first: bool = True) -> AsyncIterator[World]:
     """A Fabric and a Breakwater over the databases in `databases`; `first` makes the tenant that trusts the maker."""
-    entropy, kicks = Entropy(), list[None]()
-    belief = Belief(TRUST_DOMAIN)
-    engine = ServiceEngine("fabric")
-    stores = stores_over(engine)
-    follower = Follower(belief, stores, unheard)
-    settings = FabricSettings(trust_domain=TRUST_DOMAIN, public_url=URL, breakwater_url="https://unused:1")
-    signer = read_signer(home / "fabric" / "keys", PASSPHRASE, TRUST_DOMAIN)
+    engine, entropy = ServiceEngine("fabric"), Entropy()
     async with issuer_at(home, located(databases, "breakwater"), clock) as breakwater:
         engine.configure(located(databases, "fabric"))
         await engine.open()
         try:
-            issuer = DirectIssuer(breakwater.issuing)
-            await follower.look()
-            parts = Parts(
-                stores=stores,
-                signer=signer,
-                online=read_online_signers(home / "fabric" / "keys", PASSPHRASE),
-                issuer=issuer,
-                belief=belief,
-                kick=lambda: kicks.append(None),
-            )
-            core = await make_core(settings, parts, now=clock, entropy=entropy)
-            tenant = await _tenant(core) if first else (await stores.tenants.page("", 1))[0].id
-            yield World(core, stores, issuer, clock, entropy, tenant, kicks, follower)
+            stores, issuer = stores_over(engine), DirectIssuer(breakwater.issuing)
+            outside = Outside(issuer)
+            secrets = await read_secrets(stores.installation)
+            parts = make_parts(stores, outside.ports(home, clock, entropy), secrets)
+            await parts.trust.follower.look()
+            tenant = await _tenant(parts) if first else (await stores.tenants.page("", 1))[0].id
+            yield World(parts, outside, issuer, clock, entropy, tenant)
         finally:
             await engine.close()
 
@@ -380,23 +411,25 @@ async def unheard() -> None:
     """Nobody has to be told of another trust."""
 
 
-async def _tenant(core: Core) -> TenantId:
-    made = await tenants.create(core, ALICE, schemas.CreateTenant("Presses Ltd"))
+async def _tenant(parts: Parts) -> TenantId:
+    tenants = parts.operators.tenants
+    made = await tenants.create(ALICE, schemas.CreateTenant("Presses Ltd"))
     pem = b"".join(c.certificate.public_bytes(Encoding.PEM) for c in (maker().root, maker().intermediate))
-    await tenants.add_ek_roots(core, ALICE, made.id, schemas.AddEkRoots(pem.decode()))
+    await tenants.add_ek_roots(ALICE, made.id, schemas.AddEkRoots(pem.decode()))
     return made.id
 
 
 async def change(world: World, machine: Machine, what: Change, reason: str = "") -> schemas.Node:
     """An operator changes the machine's standing."""
-    return await standing.change(world.core, ALICE, machine.node, what, reason)
+    return await world.parts.operators.standings.change(ALICE, machine.node, what, reason)
 
 
-def driver(world: World) -> Driver:
-    """A driver as after a restart."""
-    return Driver(world.core, asyncio.Event())
+def background(world: World) -> Background:
+    """The background work as after a restart."""
+    parts = world.parts
+    return make_background(world.entropy, parts.shared, parts.nodes, parts.trust)
 
 
-async def turn(world: World, made: Driver | None = None) -> None:
+async def run_once(world: World, made: Background | None = None) -> None:
     """One look at the rows."""
-    await (made or driver(world)).turn(asyncio.get_running_loop().time())
+    await (made or background(world)).run_once(asyncio.get_running_loop().time())

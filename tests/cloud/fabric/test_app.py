@@ -1,9 +1,9 @@
 """Fabric and Breakwater in one process over real mTLS: routes, guard, wiring, driver, the way down."""
 
 import asyncio
-import dataclasses
 import socket
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -20,14 +20,14 @@ from cloud.breakwater.bootstrap import initialise as initialise_breakwater
 from cloud.clock import utc_now
 from cloud.crypto.keyfile import write_secret
 from cloud.fabric import schemas
-from cloud.fabric.app import Fabric
+from cloud.fabric.app import Fabric, opened
 from cloud.fabric.bootstrap import AlreadyInitialised, Initialised, initialise
 from cloud.fabric.settings import FabricSettings
 from cloud.http.guard import ANONYMOUS, NODE, OPERATOR, routes_of
 from cloud.mtls.chain import chain_to_pem
 from cloud.mtls.client import AnswerUnusable, CloudClient, ProblemAnswer, ServerCheck, client_context, expected_service
 from cloud.mtls.identity import make_csr
-from cloud.process.serve import running
+from cloud.process.serve import Served, Unit, running
 from cloud.process.settings import load_settings
 from cloud.storage import Statement
 from cloud.tasks.stopping import Stopping
@@ -91,7 +91,7 @@ class Cloud:
     def client(
         self, *, token: str = "", chain: bytes = b"", key: ec.EllipticCurvePrivateKey | None = None
     ) -> CloudClient:
-        trust = self.fabric.belief.trust
+        trust = self.fabric.parts.current_trust.trust
         check = ServerCheck(expected_service(TRUST_DOMAIN, "fabric"), trust, utc_now, lambda serial: False)
         root = (self.directory / "fabric" / "certs" / "root.pem").read_bytes()
         made = CloudClient(self.url, client_context(root, check, chain, key), token=token)
@@ -104,7 +104,7 @@ class Cloud:
     async def ring(self) -> KeyRing:
         """The signing keys as they are published."""
         query = Statement("SELECT data FROM tuf_target WHERE id LIKE '%.signing-keys.json'")
-        row = await self.fabric.holder.get().stores.engine.fetch_one(query)
+        row = await self.fabric.parts.stores.engine.fetch_one(query)
         assert row is not None
         return msgspec.json.decode(row["data"], type=SigningKeys).ring()
 
@@ -126,12 +126,15 @@ async def cloud(tmp_path: Path) -> AsyncIterator[Cloud]:
     with pytest.raises(AlreadyInitialised):
         await initialise(plan, utc_now)
     it = Cloud(tmp_path, made, ports)
-    it.fabric = Fabric(load_settings(tmp_path / "fabric" / "settings.toml", FabricSettings))
-    unit = it.fabric.unit()
+    settings = load_settings(tmp_path / "fabric" / "settings.toml", FabricSettings)
+
+    @asynccontextmanager
+    async def fabric() -> AsyncIterator[Served]:
+        async with opened(settings, entropy=it.entropy) as it.fabric:
+            yield it.fabric.served
+
     issuer = breakwater_unit(tmp_path / "breakwater" / "settings.toml")
-    async with running(issuer) as issuing, running(unit) as serving:
-        core = dataclasses.replace(it.fabric.holder.get(), entropy=it.entropy)
-        it.fabric.holder.core = it.fabric.app.state["it"] = core
+    async with running(issuer) as issuing, running(Unit(name="fabric", open=fabric)) as serving:
         listeners = [
             asyncio.create_task(server.serve_until(it.stopping)) for server in (*issuing.servers, *serving.servers)
         ]
@@ -383,7 +386,7 @@ async def test_health(cloud: Cloud) -> None:
 
 
 async def test_every_route_says_whom_it_admits(cloud: Cloud) -> None:
-    routes = list(routes_of(cloud.fabric.app))
+    routes = list(routes_of(cloud.fabric.api))
     for route in routes:
         wanted = (OPERATOR,)
         if (

@@ -24,7 +24,7 @@ async def test_a_restarted_fabric_refuses_at_once(home: Path, databases: Path) -
         await world.stores.revoked.add([entry])
     async with world_at(home, databases, clock, first=False) as world:
         serials = revoked_set(world.stores, clock)
-        checks = Checks(serials, world.stores)
+        checks = Checks(revoked=serials, nodes=world.stores.nodes)
         assert not await checks.service_revoked(0xBAD)
         await serials.load()
         assert await checks.service_revoked(0xBAD)

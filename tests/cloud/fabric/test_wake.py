@@ -2,7 +2,6 @@
 
 import asyncio
 
-from cloud.fabric.service.nodes import statement
 from cloud.mtls.peer import NodePeer
 from tests.cloud.fabric.support import Machine, World, change
 
@@ -11,8 +10,8 @@ async def test_a_waiting_node_is_woken_by_a_change(world: World) -> None:
     machine = Machine(world)
     await machine.join((await world.code()).secret)
     peer = await machine.peer()
-    cursor = (await statement.events(world.core, peer, 0, 30)).cursor
-    poll = asyncio.create_task(statement.events(world.core, peer, cursor, 30))
+    cursor = (await world.parts.nodes.statements.events(peer, 0, 30)).cursor
+    poll = asyncio.create_task(world.parts.nodes.statements.events(peer, cursor, 30))
     await asyncio.sleep(0.05)
     assert not poll.done()
     await change(world, machine, "revoke")
@@ -24,11 +23,11 @@ async def test_a_poll_ends_after_its_time_and_at_shutdown(world: World) -> None:
     machine = Machine(world)
     await machine.join((await world.code()).secret)
     peer: NodePeer = await machine.peer()
-    cursor = (await statement.events(world.core, peer, 0, 0)).cursor
-    assert (await statement.events(world.core, peer, cursor, 0.05)).cursor == cursor
-    poll = asyncio.create_task(statement.events(world.core, peer, cursor, 30))
+    cursor = (await world.parts.nodes.statements.events(peer, 0, 0)).cursor
+    assert (await world.parts.nodes.statements.events(peer, cursor, 0.05)).cursor == cursor
+    poll = asyncio.create_task(world.parts.nodes.statements.events(peer, cursor, 30))
     await asyncio.sleep(0.05)
-    world.core.wake.close()
+    world.parts.shared.wake_room.close()
     async with asyncio.timeout(1):
         await poll
-        await statement.events(world.core, peer, cursor, 30)
+        await world.parts.nodes.statements.events(peer, cursor, 30)

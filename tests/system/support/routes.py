@@ -8,7 +8,7 @@ import base64
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 from urllib.parse import quote
 
 import msgspec
@@ -18,10 +18,12 @@ from cryptography.x509 import ocsp
 
 from cloud.breakwater.app import Breakwater
 from cloud.breakwater.settings import BreakwaterSettings
-from cloud.fabric.app import Fabric
+from cloud.clock import utc_now
+from cloud.fabric.app import make_api, make_repository
+from cloud.fabric.parts import SERVICES
 from cloud.fabric.schemas import PublishTrust
-from cloud.fabric.settings import FabricSettings
-from cloud.http.guard import NODE, OPERATOR, RouteEntry, routes_of
+from cloud.http.guard import NODE, OPERATOR, Guard, RouteEntry, routes_of
+from cloud.mtls.peer import PeerChecks, PeerTrust
 from cloud.process.settings import load_settings
 from lab.cloud import Cloud
 from lab.processes import ended, wait_until
@@ -65,11 +67,13 @@ class Route(msgspec.Struct, frozen=True):
 
 def all_routes(cloud: Cloud) -> list[Route]:
     """As the services' own wiring makes them."""
-    fabric = Fabric(load_settings(cloud.directory / "fabric" / "settings.toml", FabricSettings))
+    # Nobody asks these: they have the routes, and no parts.
+    guard = Guard(trust=lambda: PeerTrust("", (), ()), checks=cast(PeerChecks, None), now=utc_now)
+    services = dict.fromkeys(SERVICES)
     breakwater = Breakwater(load_settings(cloud.directory / "breakwater" / "settings.toml", BreakwaterSettings))
     return [
-        *(Route("fabric", entry) for entry in routes_of(fabric.app)),
-        *(Route("repository", entry) for entry in routes_of(fabric.repository)),
+        *(Route("fabric", entry) for entry in routes_of(make_api(guard, services))),
+        *(Route("repository", entry) for entry in routes_of(make_repository(guard, services))),
         *(Route("breakwater", entry) for entry in routes_of(breakwater.app)),
         *(Route("pki", entry) for entry in routes_of(breakwater.public_app)),
     ]

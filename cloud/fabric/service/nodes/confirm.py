@@ -1,66 +1,88 @@
-"""Confirm and refresh: what a node gets over its session (sections 5 and 6 of the design).
+"""Use case: a node confirms its activation over its first session (section 5 of the design).
 
 Confirming is one transaction: activation, generation, standing and statement of the new one, revocations of all
-before it. A refresh usually writes nothing; the stored statement is the answer and the freshness is made anew.
+before it.
 """
 
+from dataclasses import dataclass
 from datetime import datetime
 
 import msgspec
 
 from cloud.fabric.errors import Conflict
 from cloud.fabric.licensing.standing import after_confirm
-from cloud.fabric.service.context import Core, check_nonce_form
-from cloud.fabric.service.nodes import statement_stream
-from cloud.fabric.service.nodes.statement import load, statement
+from cloud.fabric.service.audit_log import AuditLog
+from cloud.fabric.service.input_checks import check_nonce_form
+from cloud.fabric.service.nodes.known import load
+from cloud.fabric.service.nodes.statement import Statements
+from cloud.fabric.service.nodes.statement_stream import StatementStream, is_closed
+from cloud.fabric.service.ports import Now, Transaction, WakeBackground
+from cloud.fabric.store.activations import ActivationStore
+from cloud.fabric.store.codes import CodeStore
+from cloud.fabric.store.nodes import NodeStore
 from cloud.fabric.store.rows import ActivationRow, CodeRow, GenerationRow, NodeRow
+from cloud.fabric.wake import WakeRoom
 from cloud.mtls.peer import NodePeer
 from protocol.faults import fault_point
 from protocol.messages.sessions import Ask, StatementAnswer
 
 
-async def confirm(core: Core, peer: NodePeer, ask: Ask) -> StatementAnswer:
-    """Make the caller's generation the node's; idempotent. Raises Invalid, GenerationClosed, Conflict."""
-    check_nonce_form(ask.nonce)
-    _, generation = await load(core, peer)
-    if generation.state == "offered":
-        generation = await _commit(core, peer, ask)
-    if generation.state == "offered":
-        raise Conflict("the activation of this generation has ended")
-    return await statement(core, peer, ask)
+@dataclass(frozen=True, kw_only=True)
+class Confirmations:
+    """Makes the generation of an activation the node's current one."""
 
+    now: Now
+    transaction: Transaction
+    audit: AuditLog
+    activations: ActivationStore
+    codes: CodeStore
+    nodes: NodeStore
+    statements: Statements
+    statement_stream: StatementStream
+    wake_room: WakeRoom
+    wake_background: WakeBackground
 
-async def _commit(core: Core, peer: NodePeer, ask: Ask) -> GenerationRow:
-    with fault_point("fabric.confirm.commit"):
-        async with core.stores.transaction():
-            node, generation = await load(core, peer)
-            now = core.now()
-            if statement_stream.is_closed(node, generation) or generation.state == "confirmed":
-                return generation
-            activation = await core.stores.activations.find_by_generation(node.id, generation.number)
-            code = None if activation is None else await core.stores.codes.find(activation.code)
-            if activation is None or code is None or not await core.stores.activations.set_confirmed(activation.id):
-                raise Conflict("the activation of this generation has ended or lapses")
-            presented = statement_stream.presented_seq(core, ask.presented, node, generation)
-            node = await statement_stream.end_open_generations(core, node, generation.number - 1, now, "superseded")
-            node = _taken_over(node, activation, code, generation.number, now)
-            generation = msgspec.structs.replace(generation, state="confirmed", confirmed_at=now)
-            node, generation = await statement_stream.write_current(core, node, generation, now, presented)
-            await core.stores.nodes.update(node)
-            await core.audit(
-                str(peer.spiffe),
-                "activation.confirmed",
-                node.id,
-                node.tenant,
-                activation=activation.id,
-                code=code.id,
-                generation=generation.number,
-                standing=node.standing,
-                seq=node.seq,
-            )
-    core.wake.wake(node.id)
-    core.kick()
-    return generation
+    async def confirm(self, peer: NodePeer, ask: Ask) -> StatementAnswer:
+        """Make the caller's generation the node's; idempotent. Raises Invalid, GenerationClosed, Conflict."""
+        check_nonce_form(ask.nonce)
+        _, generation = await load(self.nodes, peer.tenant, peer.node, peer.generation)
+        if generation.state == "offered":
+            generation = await self._commit(peer, ask)
+        if generation.state == "offered":
+            raise Conflict("the activation of this generation has ended")
+        return await self.statements.statement(peer, ask)
+
+    async def _commit(self, peer: NodePeer, ask: Ask) -> GenerationRow:
+        with fault_point("fabric.confirm.commit"):
+            async with self.transaction():
+                node, generation = await load(self.nodes, peer.tenant, peer.node, peer.generation)
+                now = self.now()
+                if is_closed(node, generation) or generation.state == "confirmed":
+                    return generation
+                activation = await self.activations.find_by_generation(node.id, generation.number)
+                code = None if activation is None else await self.codes.find(activation.code)
+                if activation is None or code is None or not await self.activations.set_confirmed(activation.id):
+                    raise Conflict("the activation of this generation has ended or lapses")
+                presented = self.statement_stream.presented_seq(ask.presented, node, generation)
+                node = await self.statement_stream.end_open_generations(node, generation.number - 1, now, "superseded")
+                node = _taken_over(node, activation, code, generation.number, now)
+                generation = msgspec.structs.replace(generation, state="confirmed", confirmed_at=now)
+                node, generation = await self.statement_stream.write_current(node, generation, now, presented)
+                await self.nodes.update(node)
+                await self.audit.write(
+                    str(peer.spiffe),
+                    "activation.confirmed",
+                    node.id,
+                    node.tenant,
+                    activation=activation.id,
+                    code=code.id,
+                    generation=generation.number,
+                    standing=node.standing,
+                    seq=node.seq,
+                )
+        self.wake_room.wake(node.id)
+        self.wake_background()
+        return generation
 
 
 def _taken_over(node: NodeRow, activation: ActivationRow, code: CodeRow, number: int, now: datetime) -> NodeRow:

@@ -1,96 +1,145 @@
-"""Ends what was left half done: activations that nobody confirmed, and seats of revoked nodes.
+"""Use case: ends what was left half done, activations that nobody confirmed and seats of revoked nodes.
 
-Driven from rows alone, in two steps with Breakwater between them: `begin` refuses the confirm from there on and
-closes the generation here, `finish` frees the seat when the issuer has closed it too. A seat is given back only if
+Rows alone say what is to be done, in two steps with Breakwater between them: `begin` refuses the confirm from there on
+and closes the generation here, `finish` frees the seat when the issuer has closed it too. A seat is given back only if
 no confirmed generation of the node is alive; that of a revoked node waits for its last lease.
 """
 
+from dataclasses import dataclass
 from datetime import datetime
 
 import msgspec
 
-from cloud.fabric.service.context import SYSTEM, Core
-from cloud.fabric.service.nodes import statement_stream
+from cloud.audit import SYSTEM
+from cloud.fabric.errors import IssuerRefused
+from cloud.fabric.issuer import Issuer
+from cloud.fabric.service.audit_log import AuditLog
+from cloud.fabric.service.nodes.statement_stream import StatementStream, is_closed
+from cloud.fabric.service.ports import Now, Transaction, WakeBackground
+from cloud.fabric.store.activations import ActivationStore
+from cloud.fabric.store.codes import CodeStore
+from cloud.fabric.store.nodes import NodeStore
 from cloud.fabric.store.rows import ActivationRow, NodeRow
+from cloud.fabric.wake import WakeRoom
 from protocol.faults import fault_point
 
-
-async def begin(core: Core, row: ActivationRow) -> bool:
-    """Compare-and-set to `lapsing`; False if the activation was confirmed or ended first.
-
-    Unless a confirmed generation is alive, all up to this one are closed. Otherwise that one must live on, and this
-    one is closed alone.
-    """
-    now = core.now()
-    with fault_point("fabric.activation.lapse"):
-        async with core.stores.transaction():
-            if not await core.stores.activations.set_lapsing(row.id):
-                return False
-            node = await core.stores.nodes.find(row.node)
-            generation = await core.stores.nodes.find_generation(row.node, row.generation)
-            if node is None or generation is None:
-                return False
-            if not _has_live_generation(node):
-                node = await statement_stream.end_open_generations(core, node, row.generation, now, "superseded")
-            elif not statement_stream.is_closed(node, generation):
-                node = await statement_stream.write_end(core, node, generation, now, "superseded")
-            await core.stores.nodes.update(msgspec.structs.replace(node, wake_cursor=node.wake_cursor + 1))
-            await core.audit(
-                SYSTEM, "activation.lapsing", node.id, node.tenant, activation=row.id, generation=row.generation
-            )
-    core.wake.wake(row.node)
-    core.kick()
-    return True
+ROWS_MAX = 100
+"""Of one pass; what is left over is done in the next."""
 
 
-async def finish(core: Core, row: ActivationRow) -> bool:
-    """The end of a lapse, once the issuer has closed the generation. Raises IssuerUnavailable, IssuerRefused."""
-    node = await core.stores.nodes.find(row.node)
-    if node is None:
-        return False
-    if node.closed_at_issuer < row.generation:
-        await core.issuer.close_generation(row.tenant, row.node, row.generation)
-    with fault_point("fabric.activation.lapsed"):
-        async with core.stores.transaction():
-            node = await core.stores.nodes.find(row.node)
-            if node is None or not await core.stores.activations.set_lapsed(row.id):
-                return False
-            idle = not _has_live_generation(node) and await core.stores.activations.count_live(node.id) == 0
-            freed = idle and node.standing != "revoked" and await _free(core, node)
-            await core.audit(
-                SYSTEM,
-                "activation.lapsed",
-                node.id,
-                node.tenant,
-                activation=row.id,
-                generation=row.generation,
-                seat_freed=freed,
-            )
-    return True
+@dataclass(frozen=True, kw_only=True)
+class Lapses:
+    """Ends activations that nobody confirmed in time, and gives seats back."""
 
+    now: Now
+    transaction: Transaction
+    audit: AuditLog
+    activations: ActivationStore
+    codes: CodeStore
+    nodes: NodeStore
+    issuer: Issuer
+    statement_stream: StatementStream
+    wake_room: WakeRoom
+    wake_background: WakeBackground
 
-async def free_seat_of_revoked(core: Core, node: NodeRow, now: datetime) -> bool:
-    """Give back the seat of a revoked node whose last lease has terminated."""
-    with fault_point("fabric.seat.free"):
-        async with core.stores.transaction():
-            fresh = await core.stores.nodes.find(node.id)
-            if fresh is None or fresh.standing != "revoked" or fresh.closed_up_to != fresh.last_generation:
-                return False
-            if fresh.lease_until is not None and fresh.lease_until > now:
-                return False
-            if not await _free(core, fresh):
-                return False
-            await core.audit(SYSTEM, "seat.freed", fresh.id, fresh.tenant, code=fresh.code)
-    return True
+    async def begin_overdue(self) -> None:
+        """Begin the lapse of every activation that was not confirmed in time."""
+        for row in await self.activations.overdue(self.now(), ROWS_MAX):
+            await self.begin(row)
+
+    async def begin(self, row: ActivationRow) -> bool:
+        """Compare-and-set to `lapsing`; False if the activation was confirmed or ended first.
+
+        Unless a confirmed generation is alive, all up to this one are closed. Otherwise that one must live on, and this
+        one is closed alone.
+        """
+        now = self.now()
+        with fault_point("fabric.activation.lapse"):
+            async with self.transaction():
+                if not await self.activations.set_lapsing(row.id):
+                    return False
+                node = await self.nodes.find(row.node)
+                generation = await self.nodes.find_generation(row.node, row.generation)
+                if node is None or generation is None:
+                    return False
+                if not _has_live_generation(node):
+                    node = await self.statement_stream.end_open_generations(node, row.generation, now, "superseded")
+                elif not is_closed(node, generation):
+                    node = await self.statement_stream.write_end(node, generation, now, "superseded")
+                await self.nodes.update(msgspec.structs.replace(node, wake_cursor=node.wake_cursor + 1))
+                await self.audit.write(
+                    SYSTEM, "activation.lapsing", node.id, node.tenant, activation=row.id, generation=row.generation
+                )
+        self.wake_room.wake(row.node)
+        self.wake_background()
+        return True
+
+    async def finish_all(self) -> None:
+        """Finish every lapse that was begun.
+
+        Raises IssuerUnavailable at the first call that fails; IssuerRefused at the end, for one node holds up no other.
+        """
+        refused = None
+        for row in await self.activations.lapsing(ROWS_MAX):
+            try:
+                await self.finish(row)
+            except IssuerRefused as error:
+                refused = error
+        if refused is not None:
+            raise refused
+
+    async def finish(self, row: ActivationRow) -> bool:
+        """The end of a lapse, once the issuer has closed the generation. Raises IssuerUnavailable, IssuerRefused."""
+        node = await self.nodes.find(row.node)
+        if node is None:
+            return False
+        if node.closed_at_issuer < row.generation:
+            await self.issuer.close_generation(row.tenant, row.node, row.generation)
+        with fault_point("fabric.activation.lapsed"):
+            async with self.transaction():
+                node = await self.nodes.find(row.node)
+                if node is None or not await self.activations.set_lapsed(row.id):
+                    return False
+                idle = not _has_live_generation(node) and await self.activations.count_live(node.id) == 0
+                freed = idle and node.standing != "revoked" and await self._free(node)
+                await self.audit.write(
+                    SYSTEM,
+                    "activation.lapsed",
+                    node.id,
+                    node.tenant,
+                    activation=row.id,
+                    generation=row.generation,
+                    seat_freed=freed,
+                )
+        return True
+
+    async def free_seats(self) -> None:
+        """Give back the seats of revoked nodes whose last lease has terminated."""
+        now = self.now()
+        for node in await self.nodes.seats_due(now, ROWS_MAX):
+            await self.free_seat_of_revoked(node, now)
+
+    async def free_seat_of_revoked(self, node: NodeRow, now: datetime) -> bool:
+        """Give back the seat of a revoked node whose last lease has terminated."""
+        with fault_point("fabric.seat.free"):
+            async with self.transaction():
+                fresh = await self.nodes.find(node.id)
+                if fresh is None or fresh.standing != "revoked" or fresh.closed_up_to != fresh.last_generation:
+                    return False
+                if fresh.lease_until is not None and fresh.lease_until > now:
+                    return False
+                if not await self._free(fresh):
+                    return False
+                await self.audit.write(SYSTEM, "seat.freed", fresh.id, fresh.tenant, code=fresh.code)
+        return True
+
+    async def _free(self, node: NodeRow) -> bool:
+        if not await self.nodes.free_seat(node.id):
+            return False
+        await self.codes.free_seat(node.code)
+        return True
 
 
 def _has_live_generation(node: NodeRow) -> bool:
     """Whether the confirmed generation, if there ever was one, is open."""
     return node.closed_up_to < node.current_generation
-
-
-async def _free(core: Core, node: NodeRow) -> bool:
-    if not await core.stores.nodes.free_seat(node.id):
-        return False
-    await core.stores.codes.free_seat(node.code)
-    return True

@@ -1,13 +1,19 @@
-"""Activation codes: made, listed, taken back. The secret is answered once and kept as a hash."""
+"""Use case: activation codes are made, listed and revoked. The secret is answered once and kept as a hash."""
 
+from dataclasses import dataclass
 from datetime import UTC, timedelta
 
 from cloud.fabric import schemas
+from cloud.fabric.entropy import Entropy, new_id
 from cloud.fabric.errors import Invalid, NotFound
 from cloud.fabric.licensing import statements
 from cloud.fabric.service import views
-from cloud.fabric.service.context import Core, check_text, operator_actor
-from cloud.fabric.service.operators import tenants
+from cloud.fabric.service.audit_log import AuditLog, operator_actor
+from cloud.fabric.service.input_checks import check_text
+from cloud.fabric.service.operators.tenants import Tenants
+from cloud.fabric.service.ports import Now, Transaction
+from cloud.fabric.store.codes import CodeStore
+from cloud.fabric.store.nodes import NodeStore
 from cloud.fabric.store.rows import CodeRow
 from cloud.http.guard import Operator
 from protocol.codes import ENTROPY_BYTES, make_secret, secret_hash
@@ -17,78 +23,88 @@ from protocol.limits import ENTITLEMENT_NAME_CHARS_MAX, ENTITLEMENTS_MAX, NAME_C
 CODE_LIFE_MAX = timedelta(days=3652)
 
 
-async def create(core: Core, operator: Operator, tenant: TenantId, body: schemas.CreateCode) -> schemas.CreatedCode:
-    """Raises NotFound, Invalid."""
-    await tenants.find(core, tenant)
-    await _check(core, tenant, body)
-    now = core.now()
-    secret = make_secret("cac", core.entropy(ENTROPY_BYTES))
-    row = CodeRow(
-        id=CodeId(core.ids.make("code", now)),
-        tenant=tenant,
-        secret_hash=secret_hash(secret),
-        profile=body.profile,
-        entitlements=body.entitlements,
-        lease=body.lease,
-        seats=body.seats,
-        seats_taken=0,
-        readmit_node=body.readmit_node,
-        created_at=now,
-        expires_at=body.expires_at.astimezone(UTC),
-        revoked_at=None,
-    )
-    async with core.stores.transaction():
-        await core.stores.codes.insert(row)
-        await core.audit(
-            operator_actor(operator),
-            "code.created",
-            row.id,
-            tenant,
-            profile=row.profile,
-            seats=row.seats,
-            readmit_node=row.readmit_node,
+@dataclass(frozen=True, kw_only=True)
+class Codes:
+    """Makes activation codes, shows and revokes them."""
+
+    now: Now
+    entropy: Entropy
+    transaction: Transaction
+    audit: AuditLog
+    codes: CodeStore
+    nodes: NodeStore
+    tenants: Tenants
+
+    async def create(self, operator: Operator, tenant: TenantId, body: schemas.CreateCode) -> schemas.CreatedCode:
+        """Raises NotFound, Invalid."""
+        await self.tenants.find(tenant)
+        await self._check(tenant, body)
+        now = self.now()
+        secret = make_secret("cac", self.entropy(ENTROPY_BYTES))
+        row = CodeRow(
+            id=CodeId(new_id("code", now, self.entropy)),
+            tenant=tenant,
+            secret_hash=secret_hash(secret),
+            profile=body.profile,
+            entitlements=body.entitlements,
+            lease=body.lease,
+            seats=body.seats,
+            seats_taken=0,
+            readmit_node=body.readmit_node,
+            created_at=now,
+            expires_at=body.expires_at.astimezone(UTC),
+            revoked_at=None,
         )
-    return schemas.CreatedCode(views.code(row, now), secret)
+        async with self.transaction():
+            await self.codes.insert(row)
+            await self.audit.write(
+                operator_actor(operator),
+                "code.created",
+                row.id,
+                tenant,
+                profile=row.profile,
+                seats=row.seats,
+                readmit_node=row.readmit_node,
+            )
+        return schemas.CreatedCode(views.code(row, now), secret)
 
+    async def _check(self, tenant: TenantId, body: schemas.CreateCode) -> None:
+        check_text("profile", body.profile, NAME_CHARS_MAX, empty=False)
+        names = body.entitlements
+        if len(names) > ENTITLEMENTS_MAX or len(set(names)) != len(names):
+            raise Invalid(f"entitlements: at most {ENTITLEMENTS_MAX}, each once")
+        for name in names:
+            check_text("entitlements", name, ENTITLEMENT_NAME_CHARS_MAX, empty=False)
+        if not 1 <= body.seats <= SEATS_MAX:
+            raise Invalid(f"seats: 1 to {SEATS_MAX}")
+        now = self.now()
+        if body.expires_at.tzinfo is None or not now < body.expires_at <= now + CODE_LIFE_MAX:
+            raise Invalid("expires_at: a time with zone, in the future, at most ten years away")
+        if body.lease is not None:
+            try:
+                statements.check_terms(body.lease)
+            except statements.TermsError as error:
+                raise Invalid(f"lease: {error}") from error
+        if body.readmit_node is not None:
+            node = await self.nodes.find(body.readmit_node)
+            if node is None or node.tenant != tenant:
+                raise Invalid("readmit_node: no such node of this tenant")
 
-async def _check(core: Core, tenant: TenantId, body: schemas.CreateCode) -> None:
-    check_text("profile", body.profile, NAME_CHARS_MAX, empty=False)
-    names = body.entitlements
-    if len(names) > ENTITLEMENTS_MAX or len(set(names)) != len(names):
-        raise Invalid(f"entitlements: at most {ENTITLEMENTS_MAX}, each once")
-    for name in names:
-        check_text("entitlements", name, ENTITLEMENT_NAME_CHARS_MAX, empty=False)
-    if not 1 <= body.seats <= SEATS_MAX:
-        raise Invalid(f"seats: 1 to {SEATS_MAX}")
-    if body.expires_at.tzinfo is None or not core.now() < body.expires_at <= core.now() + CODE_LIFE_MAX:
-        raise Invalid("expires_at: a time with zone, in the future, at most ten years away")
-    if body.lease is not None:
-        try:
-            statements.check_terms(body.lease)
-        except statements.TermsError as error:
-            raise Invalid(f"lease: {error}") from error
-    if body.readmit_node is not None:
-        node = await core.stores.nodes.find(body.readmit_node)
-        if node is None or node.tenant != tenant:
-            raise Invalid("readmit_node: no such node of this tenant")
+    async def page(self, tenant: TenantId, cursor: str, limit: int) -> schemas.Page[schemas.Code]:
+        """Raises NotFound, Invalid."""
+        await self.tenants.find(tenant)
+        rows = await self.codes.page(tenant, views.read_cursor(cursor), views.read_limit(limit) + 1)
+        now = self.now()
+        return views.page([views.code(row, now) for row in rows], [row.id for row in rows], limit)
 
-
-async def page(core: Core, tenant: TenantId, cursor: str, limit: int) -> schemas.Page[schemas.Code]:
-    """Raises NotFound, Invalid."""
-    await tenants.find(core, tenant)
-    rows = await core.stores.codes.page(tenant, views.read_cursor(cursor), views.read_limit(limit) + 1)
-    now = core.now()
-    return views.page([views.code(row, now) for row in rows], [row.id for row in rows], limit)
-
-
-async def revoke(core: Core, operator: Operator, code: CodeId) -> schemas.Code:
-    """No machine activates by it from now on; those that have stay. A repeat is harmless. Raises NotFound."""
-    async with core.stores.transaction():
-        row = await core.stores.codes.find(code)
-        if row is None:
-            raise NotFound("no such code")
-        if row.revoked_at is None:
-            await core.stores.codes.revoke(code, core.now())
-            await core.audit(operator_actor(operator), "code.revoked", code, row.tenant)
-            row = await core.stores.codes.find(code) or row
-    return views.code(row, core.now())
+    async def revoke(self, operator: Operator, code: CodeId) -> schemas.Code:
+        """No machine activates by it from now on; activated ones stay. A repeat is harmless. Raises NotFound."""
+        async with self.transaction():
+            row = await self.codes.find(code)
+            if row is None:
+                raise NotFound("no such code")
+            if row.revoked_at is None:
+                await self.codes.revoke(code, self.now())
+                await self.audit.write(operator_actor(operator), "code.revoked", code, row.tenant)
+                row = await self.codes.find(code) or row
+        return views.code(row, self.now())

@@ -1,14 +1,18 @@
-"""Tenants and the hardware they trust."""
+"""Use case: tenants and the hardware they trust."""
 
 import re
+from dataclasses import dataclass
 
 from cloud.fabric import schemas
 from cloud.fabric.attestation.ek_roots import TrustError, parse_trust_pem
+from cloud.fabric.entropy import Entropy, new_id
 from cloud.fabric.errors import Invalid, NotFound
 from cloud.fabric.service import views
-from cloud.fabric.service.context import Core, check_text, operator_actor
+from cloud.fabric.service.audit_log import AuditLog, operator_actor
+from cloud.fabric.service.input_checks import check_text
+from cloud.fabric.service.ports import Now, Transaction
 from cloud.fabric.store.rows import EkAllowedRow, EkRootRow, TenantRow
-from cloud.fabric.store.tenants import TRUST_ENTRIES_MAX
+from cloud.fabric.store.tenants import TRUST_ENTRIES_MAX, TenantStore
 from cloud.http.guard import Operator
 from protocol.encoding import sha256_hex
 from protocol.hardware import SALT_BYTES
@@ -21,112 +25,113 @@ _TIERS: tuple[Tier, ...] = ("attested", "tpm")
 """Those that can be admitted; `software` comes with the judge of fingerprints."""
 
 
-async def create(core: Core, operator: Operator, body: schemas.CreateTenant) -> schemas.Tenant:
-    """A tenant that admits `attested` machines. Raises Invalid."""
-    now = core.now()
-    row = TenantRow(
-        id=TenantId(core.ids.make("ten", now)),
-        name=check_text("name", body.name, NAME_CHARS_MAX, empty=False),
-        fingerprint_salt=core.entropy(SALT_BYTES),
-        tiers=("attested",),
-        created_at=now,
-    )
-    async with core.stores.transaction():
-        await core.stores.tenants.insert(row)
-        await core.audit(operator_actor(operator), "tenant.created", row.id, row.id, name=row.name)
-    return views.tenant(row)
+@dataclass(frozen=True, kw_only=True)
+class Tenants:
+    """Makes tenants, shows them, and sets which hardware they trust."""
 
+    now: Now
+    entropy: Entropy
+    transaction: Transaction
+    audit: AuditLog
+    tenants: TenantStore
 
-async def find(core: Core, tenant: TenantId) -> TenantRow:
-    """Raises NotFound."""
-    row = await core.stores.tenants.find(tenant)
-    if row is None:
-        raise NotFound("no such tenant")
-    return row
-
-
-async def show(core: Core, tenant: TenantId) -> schemas.Tenant:
-    """Raises NotFound."""
-    return views.tenant(await find(core, tenant))
-
-
-async def page(core: Core, cursor: str, limit: int) -> schemas.Page[schemas.Tenant]:
-    """Raises Invalid."""
-    rows = await core.stores.tenants.page(views.read_cursor(cursor), views.read_limit(limit) + 1)
-    return views.page([views.tenant(row) for row in rows], [row.id for row in rows], limit)
-
-
-async def trust(core: Core, tenant: TenantId) -> schemas.TenantTrust:
-    """Raises NotFound."""
-    row = await find(core, tenant)
-    return schemas.TenantTrust(
-        tenant=row.id,
-        tiers=row.tiers,
-        ek_roots=tuple(views.ek_root(root) for root in await core.stores.tenants.roots(tenant)),
-        ek_allowed=tuple(views.ek_allowed(entry) for entry in await core.stores.tenants.allowed(tenant)),
-    )
-
-
-async def add_ek_roots(
-    core: Core, operator: Operator, tenant: TenantId, body: schemas.AddEkRoots
-) -> schemas.TenantTrust:
-    """Trust a maker's CAs; those that are there are left alone. Raises NotFound, Invalid."""
-    await find(core, tenant)
-    try:
-        file = parse_trust_pem(body.pem.encode())
-    except TrustError as error:
-        raise Invalid(f"pem: {error}") from error
-    now = core.now()
-    rows = [
-        EkRootRow(
-            id=sha256_hex(f"{tenant}\n{body.ek_type}\n".encode() + der),
-            tenant=tenant,
-            sha256=sha256_hex(der),
-            certificate=der,
-            ek_type=body.ek_type,
-            added_at=now,
+    async def create(self, operator: Operator, body: schemas.CreateTenant) -> schemas.Tenant:
+        """A tenant that admits `attested` machines. Raises Invalid."""
+        now = self.now()
+        row = TenantRow(
+            id=TenantId(new_id("ten", now, self.entropy)),
+            name=check_text("name", body.name, NAME_CHARS_MAX, empty=False),
+            fingerprint_salt=self.entropy(SALT_BYTES),
+            tiers=("attested",),
+            created_at=now,
         )
-        for der in (*file.roots, *file.intermediates)
-    ]
-    async with core.stores.transaction():
-        there = {root.id for root in await core.stores.tenants.roots(tenant)}
-        new = [row for row in rows if row.id not in there]
-        if len(there) + len(new) > TRUST_ENTRIES_MAX:
-            raise Invalid(f"a tenant trusts at most {TRUST_ENTRIES_MAX} CA certificates")
-        for row in new:
-            await core.stores.tenants.add_root(row)
-            await core.audit(
-                operator_actor(operator), "trust.root_added", tenant, tenant, sha256=row.sha256, ek_type=row.ek_type
+        async with self.transaction():
+            await self.tenants.insert(row)
+            await self.audit.write(operator_actor(operator), "tenant.created", row.id, row.id, name=row.name)
+        return views.tenant(row)
+
+    async def find(self, tenant: TenantId) -> TenantRow:
+        """Raises NotFound."""
+        row = await self.tenants.find(tenant)
+        if row is None:
+            raise NotFound("no such tenant")
+        return row
+
+    async def show(self, tenant: TenantId) -> schemas.Tenant:
+        """Raises NotFound."""
+        return views.tenant(await self.find(tenant))
+
+    async def page(self, cursor: str, limit: int) -> schemas.Page[schemas.Tenant]:
+        """Raises Invalid."""
+        rows = await self.tenants.page(views.read_cursor(cursor), views.read_limit(limit) + 1)
+        return views.page([views.tenant(row) for row in rows], [row.id for row in rows], limit)
+
+    async def trust(self, tenant: TenantId) -> schemas.TenantTrust:
+        """Raises NotFound."""
+        row = await self.find(tenant)
+        return schemas.TenantTrust(
+            tenant=row.id,
+            tiers=row.tiers,
+            ek_roots=tuple(views.ek_root(root) for root in await self.tenants.roots(tenant)),
+            ek_allowed=tuple(views.ek_allowed(entry) for entry in await self.tenants.allowed(tenant)),
+        )
+
+    async def add_ek_roots(self, operator: Operator, tenant: TenantId, body: schemas.AddEkRoots) -> schemas.TenantTrust:
+        """Trust a maker's CAs; those that are there are left alone. Raises NotFound, Invalid."""
+        await self.find(tenant)
+        try:
+            file = parse_trust_pem(body.pem.encode())
+        except TrustError as error:
+            raise Invalid(f"pem: {error}") from error
+        now = self.now()
+        rows = [
+            EkRootRow(
+                id=sha256_hex(f"{tenant}\n{body.ek_type}\n".encode() + der),
+                tenant=tenant,
+                sha256=sha256_hex(der),
+                certificate=der,
+                ek_type=body.ek_type,
+                added_at=now,
             )
-    return await trust(core, tenant)
+            for der in (*file.roots, *file.intermediates)
+        ]
+        async with self.transaction():
+            there = {root.id for root in await self.tenants.roots(tenant)}
+            new = [row for row in rows if row.id not in there]
+            if len(there) + len(new) > TRUST_ENTRIES_MAX:
+                raise Invalid(f"a tenant trusts at most {TRUST_ENTRIES_MAX} CA certificates")
+            for row in new:
+                await self.tenants.add_root(row)
+                await self.audit.write(
+                    operator_actor(operator), "trust.root_added", tenant, tenant, sha256=row.sha256, ek_type=row.ek_type
+                )
+        return await self.trust(tenant)
 
+    async def allow_ek(self, operator: Operator, tenant: TenantId, body: schemas.AllowEk) -> schemas.TenantTrust:
+        """Count one chip as attested. Raises NotFound, Invalid."""
+        await self.find(tenant)
+        name = body.ek_name.strip().lower()
+        if not _EK_NAME.fullmatch(name):
+            raise Invalid("ek_name: 68 hex digits, 000b and the SHA-256 of the EK's public area")
+        now = self.now()
+        key = sha256_hex(f"{tenant}\n{name}".encode())
+        row = EkAllowedRow(key, tenant, name, check_text("note", body.note), now)
+        async with self.transaction():
+            there = {entry.id for entry in await self.tenants.allowed(tenant)}
+            if key not in there:
+                if len(there) >= TRUST_ENTRIES_MAX:
+                    raise Invalid(f"a tenant allows at most {TRUST_ENTRIES_MAX} chips by name")
+                await self.tenants.add_allowed(row)
+                await self.audit.write(operator_actor(operator), "trust.ek_allowed", tenant, tenant, note=row.note)
+        return await self.trust(tenant)
 
-async def allow_ek(core: Core, operator: Operator, tenant: TenantId, body: schemas.AllowEk) -> schemas.TenantTrust:
-    """Count one chip as attested. Raises NotFound, Invalid."""
-    await find(core, tenant)
-    name = body.ek_name.strip().lower()
-    if not _EK_NAME.fullmatch(name):
-        raise Invalid("ek_name: 68 hex digits, 000b and the SHA-256 of the EK's public area")
-    now = core.now()
-    key = sha256_hex(f"{tenant}\n{name}".encode())
-    row = EkAllowedRow(key, tenant, name, check_text("note", body.note), now)
-    async with core.stores.transaction():
-        there = {entry.id for entry in await core.stores.tenants.allowed(tenant)}
-        if key not in there:
-            if len(there) >= TRUST_ENTRIES_MAX:
-                raise Invalid(f"a tenant allows at most {TRUST_ENTRIES_MAX} chips by name")
-            await core.stores.tenants.add_allowed(row)
-            await core.audit(operator_actor(operator), "trust.ek_allowed", tenant, tenant, note=row.note)
-    return await trust(core, tenant)
-
-
-async def set_tiers(core: Core, operator: Operator, tenant: TenantId, body: schemas.SetTiers) -> schemas.TenantTrust:
-    """Which tiers the tenant admits from now on; leases of activated nodes stay. Raises NotFound, Invalid."""
-    await find(core, tenant)
-    if not body.tiers or set(body.tiers) - set(_TIERS):
-        raise Invalid(f"tiers: at least one of {', '.join(_TIERS)}")
-    tiers = tuple(tier for tier in _TIERS if tier in body.tiers)
-    async with core.stores.transaction():
-        await core.stores.tenants.set_tiers(tenant, tiers)
-        await core.audit(operator_actor(operator), "trust.tiers_set", tenant, tenant, tiers=",".join(tiers))
-    return await trust(core, tenant)
+    async def set_tiers(self, operator: Operator, tenant: TenantId, body: schemas.SetTiers) -> schemas.TenantTrust:
+        """Which tiers the tenant admits from now on; leases of activated nodes stay. Raises NotFound, Invalid."""
+        await self.find(tenant)
+        if not body.tiers or set(body.tiers) - set(_TIERS):
+            raise Invalid(f"tiers: at least one of {', '.join(_TIERS)}")
+        tiers = tuple(tier for tier in _TIERS if tier in body.tiers)
+        async with self.transaction():
+            await self.tenants.set_tiers(tenant, tiers)
+            await self.audit.write(operator_actor(operator), "trust.tiers_set", tenant, tenant, tiers=",".join(tiers))
+        return await self.trust(tenant)

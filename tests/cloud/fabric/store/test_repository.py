@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cloud.fabric.store import Stores, stores_over
-from cloud.fabric.store.adoption import Told
+from cloud.fabric.store.adoption import TrustReport
 from cloud.fabric.store.installation import sessions_until
 from cloud.fabric.tuf.current_trust import RenewalOrder
 from cloud.storage import Location, ServiceEngine, Statement
@@ -52,10 +52,10 @@ async def counts(stores: Stores) -> set[tuple[int, str, int]]:
 async def test_adoption_is_counted_and_named(stores: Stores) -> None:
     assert await counts(stores) == {(0, "", 3)}
     async with stores.transaction():
-        await stores.adoption.write({f"{NODES[0]}.1": Told(2, "aa"), f"{NODES[1]}.1": Told(3, "")}, 2)
+        await stores.adoption.write({f"{NODES[0]}.1": TrustReport(2, "aa"), f"{NODES[1]}.1": TrustReport(3, "")}, 2)
     assert await counts(stores) == {(2, "aa", 1), (0, "", 2)}
     async with stores.transaction():
-        await stores.adoption.write({f"{NODES[0]}.1": Told(1, "bb")}, 2)
+        await stores.adoption.write({f"{NODES[0]}.1": TrustReport(1, "bb")}, 2)
     assert await counts(stores) == {(2, "bb", 1), (0, "", 2)}
     assert [row.node for row in await stores.adoption.behind(2, "", 10)] == NODES[1:3]
     assert [row.node for row in await stores.adoption.behind(2, "", 1)] == NODES[1:2]

@@ -11,9 +11,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from cloud.fabric import errors
 from cloud.fabric.service.nodes import activation
-from cloud.fabric.service.operators import codes
 from protocol.codes import make_secret
-from protocol.ids import EKU_DEVICE, ActivationId, make_id
+from protocol.ids import EKU_DEVICE, ActivationId, TenantId, make_id
 from protocol.limits import CHALLENGE_LIFE, CHALLENGE_TRIES_MAX, CHALLENGES_OPEN_PER_CODE_MAX
 from protocol.messages.activation import ProveActivation, StartActivation
 from protocol.signed.statements import Lease
@@ -136,7 +135,10 @@ async def test_the_same_chip_keeps_node_and_seat(world: World) -> None:
 
 
 async def test_a_chip_is_another_node_for_another_tenant(world: World) -> None:
-    names = {world.core.ek_hash(world.tenant, b"name"), world.core.ek_hash(make_id("ten", 9, bytes(10)), b"name")}  # type: ignore[arg-type]
+    names = {
+        world.parts.nodes.chip_challenges.ek_hash(tenant, b"name")
+        for tenant in (world.tenant, TenantId(make_id("ten", 9, bytes(10))))
+    }
     assert len(names) == 2
 
 
@@ -163,7 +165,7 @@ async def test_codes_are_refused(world: World) -> None:
             await machine.start(text)
     old = await world.code(life=timedelta(hours=1))
     taken_back = await world.code()
-    await codes.revoke(world.core, ALICE, taken_back.code.id)
+    await world.parts.operators.codes.revoke(ALICE, taken_back.code.id)
     with pytest.raises(errors.CodeRevoked):
         await machine.start(taken_back.secret)
     challenge = await machine.start(old.secret)
@@ -179,7 +181,7 @@ async def test_a_code_revoked_between_challenge_and_proof(world: World) -> None:
     code = await world.code()
     machine = Machine(world)
     challenge = await machine.start(code.secret)
-    await codes.revoke(world.core, ALICE, code.code.id)
+    await world.parts.operators.codes.revoke(ALICE, code.code.id)
     with pytest.raises(errors.CodeRevoked):
         await machine.prove(challenge, machine.proof(challenge))
     assert await world.stores.nodes.page("", "", "", 10) == []
@@ -231,10 +233,10 @@ async def test_evidence_is_judged(world: World) -> None:
     machine = Machine(world)
     evidence = msgspec.structs.replace(machine.evidence(), ek_certificate=None)
     with pytest.raises(errors.TierNotAllowed):
-        await activation.start(world.core, StartActivation(code.secret, evidence, "1.0"))
+        await world.parts.nodes.activations.start(StartActivation(code.secret, evidence, "1.0"))
     evidence = msgspec.structs.replace(machine.evidence(), ek_public=b"no public")
     with pytest.raises(errors.EvidenceNotAccepted):
-        await activation.start(world.core, StartActivation(code.secret, evidence, "1.0"))
+        await world.parts.nodes.activations.start(StartActivation(code.secret, evidence, "1.0"))
     challenge = await machine.start(code.secret)
     body = machine.proof(challenge)
     forged = msgspec.structs.replace(body, key=msgspec.structs.replace(body.key, signature=b"forged"))
@@ -276,7 +278,7 @@ async def test_an_unknown_activation(world: World) -> None:
     challenge = await machine.start((await world.code()).secret)
     body = machine.proof(challenge)
     with pytest.raises(errors.NotFound):
-        await activation.prove(world.core, ActivationId(make_id("act", 1, bytes(10))), body, "00")
+        await world.parts.nodes.activations.prove(ActivationId(make_id("act", 1, bytes(10))), body, "00")
 
 
 async def test_components_are_bounded(world: World) -> None:

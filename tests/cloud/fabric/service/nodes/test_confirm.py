@@ -6,7 +6,6 @@ import msgspec
 import pytest
 
 from cloud.fabric import errors
-from cloud.fabric.service.nodes import confirm, statement
 from protocol.limits import SEQ_JUMP_MAX
 from protocol.messages.sessions import Ask
 from protocol.signed.statements import Lease
@@ -17,7 +16,7 @@ async def test_confirm_is_idempotent(world: World) -> None:
     machine = Machine(world)
     first = await machine.join((await world.code()).secret)
     peer = await machine.peer()
-    again = await confirm.confirm(world.core, peer, Ask(NONCE, machine.held))
+    again = await world.parts.nodes.confirmations.confirm(peer, Ask(NONCE, machine.held))
     assert world.verified(again, peer) == first
     assert (await world.node(machine.node)).seq == first.seq
 
@@ -27,9 +26,9 @@ async def test_an_unconfirmed_generation_can_only_confirm(world: World) -> None:
     await machine.activate((await world.code()).secret)
     peer = await machine.peer()
     with pytest.raises(errors.Conflict):
-        await statement.statement(world.core, peer, Ask(NONCE))
+        await world.parts.nodes.statements.statement(peer, Ask(NONCE))
     with pytest.raises(errors.Conflict):
-        await statement.events(world.core, peer, 0, 0)
+        await world.parts.nodes.statements.events(peer, 0, 0)
     assert (await machine.confirm()).generation == 1
 
 
@@ -61,11 +60,11 @@ async def test_a_presented_statement_ahead_is_outbid(world: World) -> None:
     first = await machine.join((await world.code()).secret)
     peer = await machine.peer()
     ahead = msgspec.structs.replace(first, seq=first.seq + 10)
-    machine.held = world.core.signer.statement(ahead)
+    machine.held = world.signer.statement(ahead)
     assert (await machine.refresh(peer)).seq == first.seq + 11
     for ignored in (
-        world.core.signer.statement(msgspec.structs.replace(first, seq=first.seq + 12 + SEQ_JUMP_MAX)),
-        world.core.signer.statement(
+        world.signer.statement(msgspec.structs.replace(first, seq=first.seq + 12 + SEQ_JUMP_MAX)),
+        world.signer.statement(
             msgspec.structs.replace(first, seq=500, node=first.node[:-1] + ("1" if first.node.endswith("0") else "0"))
         ),
         machine.held[:-4] + "AAAA",
@@ -80,4 +79,4 @@ async def test_nonces_of_the_asker_are_bounded(world: World, nonce: str) -> None
     machine = Machine(world)
     await machine.join((await world.code()).secret)
     with pytest.raises(errors.Invalid):
-        await statement.statement(world.core, await machine.peer(), Ask(nonce))
+        await world.parts.nodes.statements.statement(await machine.peer(), Ask(nonce))

@@ -18,7 +18,7 @@ from protocol import faults
 from protocol.messages.activation import Challenge, ProveActivation
 from tests.cloud.breakwater.support import Clock
 from tests.cloud.engines import ENGINES
-from tests.cloud.fabric.support import Machine, World, change, turn, world_at
+from tests.cloud.fabric.support import Machine, World, change, run_once, world_at
 
 pytestmark = pytest.mark.slow
 
@@ -107,7 +107,7 @@ async def live(world: World, kept: Durable) -> None:
         run.confirmed = True
     machine = kept.runs[-1].machine
     machine.world = world
-    await turn(world)
+    await run_once(world)
     if not kept.activated_twice:
         await check(world, machine, current=2, closed=1)
         kept.activated_twice = True
@@ -116,7 +116,7 @@ async def live(world: World, kept: Durable) -> None:
         kept.revoked = True
     with pytest.raises(errors.GenerationClosed):
         await machine.session()
-    await turn(world)
+    await run_once(world)
     await check(world, machine, current=2, closed=2)
 
 

@@ -13,7 +13,7 @@ import pytest
 from cloud.fabric import errors, schemas
 from cloud.fabric.licensing.standing import Change
 from cloud.fabric.store.rows import NodeRow
-from tests.cloud.fabric.support import Machine, World, change, turn
+from tests.cloud.fabric.support import Machine, World, change, run_once
 
 pytestmark = pytest.mark.slow
 
@@ -58,7 +58,7 @@ class Run:
         await change(self.world, self.dice.choice(self.machines), self.dice.choice(CHANGES))
 
     async def race(self) -> None:
-        await asyncio.gather(self.confirm(), self.change(), turn(self.world), return_exceptions=True)
+        await asyncio.gather(self.confirm(), self.change(), run_once(self.world), return_exceptions=True)
 
     async def readmit(self) -> None:
         node = self.dice.choice(self.machines).node
@@ -66,7 +66,7 @@ class Run:
 
     async def drive(self) -> None:
         self.world.issuer.down = self.dice.random() < 0.3
-        await turn(self.world)
+        await run_once(self.world)
         self.world.issuer.down = False
 
     async def wait(self) -> None:
@@ -107,7 +107,7 @@ async def test_no_seat_leaks_and_no_generation_lives_twice(world: World, seed: i
         await run.check()
     for _ in range(4):
         world.clock.forward(timedelta(hours=25))
-        await turn(world)
+        await run_once(world)
     for node in await run.check():
         alive = await world.stores.nodes.open_generations(node.id, node.last_generation)
         assert node.seat_held == bool(alive)

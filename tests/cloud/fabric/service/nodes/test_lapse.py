@@ -6,10 +6,9 @@ from datetime import timedelta
 import pytest
 
 from cloud.fabric import errors
-from cloud.fabric.service.nodes import confirm, lapse
 from protocol.messages.sessions import Ask
 from protocol.signed.statements import Lease
-from tests.cloud.fabric.support import NONCE, Machine, World, change, turn
+from tests.cloud.fabric.support import NONCE, Machine, World, change, run_once
 
 
 async def test_an_unconfirmed_first_activation_lapses_and_frees_the_seat(world: World) -> None:
@@ -19,13 +18,13 @@ async def test_an_unconfirmed_first_activation_lapses_and_frees_the_seat(world: 
     peer = await machine.peer()
     world.clock.forward(timedelta(hours=24))
     world.issuer.down = True
-    await turn(world)
+    await run_once(world)
     assert (await world.activation_of(machine.node, 1)).state == "lapsing"
     assert await world.seats_taken(code) == 1
     with pytest.raises(errors.GenerationClosed):
-        await confirm.confirm(world.core, peer, Ask(NONCE))
+        await world.parts.nodes.confirmations.confirm(peer, Ask(NONCE))
     world.issuer.down = False
-    await turn(world)
+    await run_once(world)
     assert (await world.activation_of(machine.node, 1)).state == "lapsed"
     assert await world.seats_taken(code) == 0
     again = Machine(world)
@@ -41,7 +40,7 @@ async def test_a_lapsed_reactivation_leaves_node_and_seat_alone(world: World) ->
     other = Machine(world)
     await other.activate(code.secret)
     world.clock.forward(timedelta(hours=24))
-    await turn(world)
+    await run_once(world)
     assert (await world.activation_of(machine.node, 2)).state == "lapsed"
     with pytest.raises(errors.GenerationClosed):
         await other.session()
@@ -57,7 +56,7 @@ async def test_lapse_and_confirm_race_to_one_end(world: World, first: str) -> No
     await machine.activate(code.secret)
     peer = await machine.peer()
     row = await world.activation_of(machine.node, 1)
-    runs = [confirm.confirm(world.core, peer, Ask(NONCE)), lapse.begin(world.core, row)]
+    runs = [world.parts.nodes.confirmations.confirm(peer, Ask(NONCE)), world.parts.nodes.lapses.begin(row)]
     results = await asyncio.gather(*(runs if first == "confirm" else reversed(runs)), return_exceptions=True)
     state = (await world.activation_of(machine.node, 1)).state
     node = await world.node(machine.node)
@@ -67,7 +66,7 @@ async def test_lapse_and_confirm_race_to_one_end(world: World, first: str) -> No
     else:
         assert (state, node.current_generation, node.closed_up_to) == ("lapsing", 0, 1)
         assert any(isinstance(result, errors.GenerationClosed) for result in results)
-    await turn(world)
+    await run_once(world)
     assert await world.seats_taken(code) == node.current_generation
 
 
@@ -79,7 +78,7 @@ async def test_a_lapsed_return_of_a_released_node_gives_its_seat_back(world: Wor
     await Machine(world).activate(code.secret)
     assert await world.seats_taken(code) == 1
     world.clock.forward(timedelta(hours=24))
-    await turn(world)
+    await run_once(world)
     assert await world.seats_taken(code) == 0
     row = await world.node(machine.node)
     assert (row.standing, row.seat_held, row.closed_at_issuer) == ("released", False, 2)
@@ -93,9 +92,9 @@ async def test_a_lapsed_readmission_leaves_the_seat_to_the_last_lease(world: Wor
     world.clock.forward(timedelta(seconds=1))
     await Machine(world).activate((await world.code(readmit=machine.node)).secret)
     world.clock.forward(timedelta(hours=24))
-    await turn(world)
+    await run_once(world)
     assert (await world.activation_of(machine.node, 2)).state == "lapsed"
     assert await world.seats_taken(code) == 1
     world.clock.forward(timedelta(days=60))
-    await turn(world)
+    await run_once(world)
     assert await world.seats_taken(code) == 0

@@ -14,8 +14,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from cloud.fabric import errors
 from cloud.fabric.attestation.tpm_structures import EvidenceRefused
-from cloud.fabric.background import FORGET_RENEWALS_AFTER
-from cloud.fabric.service.nodes import renewal, sessions
+from cloud.fabric.service.nodes import renewal_starts
+from cloud.fabric.service.nodes.renewal import (
+    FORGET_RENEWALS_AFTER,
+    OPEN_PER_NODE_MAX,
+    PROVED_PER_DAY_MAX,
+    UNKNOWN_MACHINE,
+)
 from cloud.fabric.store.rows import RenewalRow
 from cloud.storage import Statement
 from protocol.encoding import json_encode, sha256_hex
@@ -24,7 +29,7 @@ from protocol.ids import RenewalId, make_id
 from protocol.limits import CHALLENGE_LIFE
 from protocol.messages.renewal import ProveRenewal, RenewalChallenge, Renewed, StartRenewal
 from protocol.signed.statements import Revocation, Suspension
-from tests.cloud.fabric.support import NONCE, Machine, World, change, driver, turn
+from tests.cloud.fabric.support import NONCE, Machine, World, change, run_once
 from tests.simulators.forged_evidence import (
     AK_ATTRIBUTES,
     QUOTE,
@@ -65,7 +70,7 @@ def starting(machine: Machine, **changes: Any) -> StartRenewal:
 
 
 async def start(machine: Machine, **changes: Any) -> RenewalChallenge:
-    challenge = await renewal.start(machine.world.core, starting(machine, **changes))
+    challenge = await machine.world.parts.nodes.renewals.start(starting(machine, **changes))
     machine.secret = machine.world.entropy.last[32]
     return challenge
 
@@ -84,7 +89,7 @@ def proof(machine: Machine, made: Proof) -> ProveRenewal:
 
 
 async def prove(machine: Machine, challenge: RenewalChallenge, body: ProveRenewal) -> Renewed:
-    return await renewal.prove(machine.world.core, challenge.renewal, body, sha256_hex(json_encode(body)))
+    return await machine.world.parts.nodes.renewals.prove(challenge.renewal, body, sha256_hex(json_encode(body)))
 
 
 async def renew(machine: Machine, key: ec.EllipticCurvePrivateKey | None = None) -> Renewed:
@@ -149,16 +154,16 @@ async def test_the_certificates_of_the_old_key_are_revoked_at_the_issuer(world: 
     for _ in range(2):
         await renew(machine, new_key())
     assert {row.state for row in await rows(machine)} == {"issued"}
-    assert len(world.kicks) >= 2
+    assert world.parts.shared.woken.is_set()
     world.issuer.down = True
-    await turn(world)
+    await run_once(world)
     assert {row.state for row in await rows(machine)} == {"issued"}
     world.issuer.down = False
-    await turn(world)
+    await run_once(world)
     assert {row.state for row in await rows(machine)} == {"done"}
     assert (await world.actions(machine.node)).count("renewal.superseded") == 2
     calls = world.issuer.calls.count("supersede")
-    await turn(world)
+    await run_once(world)
     assert world.issuer.calls.count("supersede") == calls == 2
     await machine.peer()
 
@@ -314,7 +319,7 @@ async def test_whatever_does_not_fit_is_answered_alike(
     expire(machine)
     with pytest.raises(errors.CertificateRefused) as refusal:
         await start(machine, **of(machine))
-    assert refusal.value.detail == renewal._UNKNOWN
+    assert refusal.value.detail == UNKNOWN_MACHINE
     assert await rows(machine) == []
 
 
@@ -324,11 +329,11 @@ async def test_unknown_nodes_are_answered_like_the_wrong_chip(world: World, mach
     known = starting(machine)
     await world.stores.engine.fetch(Statement("DELETE FROM generation WHERE node = {}"), machine.node)
     with pytest.raises(errors.CertificateRefused) as one:
-        await renewal.start(world.core, known)
+        await world.parts.nodes.renewals.start(known)
     await world.stores.engine.fetch(Statement("DELETE FROM tenant WHERE id = {}"), world.tenant)
     with pytest.raises(errors.CertificateRefused) as two:
-        await renewal.start(world.core, known)
-    assert one.value.detail == two.value.detail == renewal._UNKNOWN
+        await world.parts.nodes.renewals.start(known)
+    assert one.value.detail == two.value.detail == UNKNOWN_MACHINE
 
 
 async def test_a_generation_that_was_never_confirmed_has_nothing_to_renew(world: World) -> None:
@@ -433,7 +438,7 @@ async def test_a_challenge_ends_and_an_unknown_one_is_none(world: World, machine
 
 async def test_challenges_of_a_machine_are_bounded(world: World, machine: Machine) -> None:
     expire(machine)
-    for _ in range(renewal.OPEN_PER_NODE_MAX):
+    for _ in range(OPEN_PER_NODE_MAX):
         await start(machine)
     with pytest.raises(errors.TooManyChallenges):
         await start(machine)
@@ -443,7 +448,7 @@ async def test_challenges_of_a_machine_are_bounded(world: World, machine: Machin
 
 async def test_renewals_of_a_day_are_bounded(world: World, machine: Machine) -> None:
     expire(machine)
-    for _ in range(renewal.PROVED_PER_DAY_MAX):
+    for _ in range(PROVED_PER_DAY_MAX):
         await renew(machine, new_key())
     with pytest.raises(errors.TooManyChallenges, match="day"):
         await renew(machine, new_key())
@@ -464,13 +469,13 @@ async def test_asking_is_bounded_before_the_database(
 
     monkeypatch.setattr(world.stores.tenants, "find", counted)
     stranger = Machine(world, "stranger").evidence()
-    for _ in range(renewal.STARTS_PER_CERTIFICATE_MAX + 5):
+    for _ in range(renewal_starts.STARTS_PER_CERTIFICATE_MAX + 5):
         with pytest.raises((errors.CertificateRefused, errors.TooManyChallenges)):
             await start(machine, evidence=stranger)
-    assert len(asked) == renewal.STARTS_PER_CERTIFICATE_MAX
-    world.clock.forward(renewal.STARTS_PERIOD)
+    assert len(asked) == renewal_starts.STARTS_PER_CERTIFICATE_MAX
+    world.clock.forward(renewal_starts.STARTS_PERIOD)
     await start(machine)
-    monkeypatch.setattr(renewal, "STARTS_MAX", 1)
+    monkeypatch.setattr(renewal_starts, "STARTS_MAX", 1)
     with pytest.raises(errors.TooManyChallenges):
         await start(machine)
 
@@ -479,7 +484,7 @@ async def test_forged_certificates_take_no_place_of_the_nodes_they_name(
     world: World, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A node's id is no secret: whoever knows it must not be able to keep the node from renewing."""
-    monkeypatch.setattr(renewal, "STARTS_MAX", 30)
+    monkeypatch.setattr(renewal_starts, "STARTS_MAX", 30)
     expire(machine)
     forged, stranger = _reissued(machine), Machine(world, "stranger").evidence()
     for number in range(35):
@@ -487,7 +492,7 @@ async def test_forged_certificates_take_no_place_of_the_nodes_they_name(
         with pytest.raises(wanted):
             await start(machine, device_certificate=forged, evidence=stranger)
     await start(machine)
-    for _ in range(renewal.STARTS_PER_CERTIFICATE_MAX + 30):
+    for _ in range(renewal_starts.STARTS_PER_CERTIFICATE_MAX + 30):
         with pytest.raises((errors.CertificateRefused, errors.TooManyChallenges)):
             await start(machine, evidence=stranger)
     other = Machine(world, "other")
@@ -502,7 +507,7 @@ async def test_whom_a_tenant_admits_is_told_to_nobody(world: World, machine: Mac
     for der in (starting(machine).device_certificate, _reissued(machine)):
         with pytest.raises(errors.CertificateRefused) as refusal:
             await start(machine, device_certificate=der, evidence=nobody)
-        assert refusal.value.detail == renewal._UNKNOWN
+        assert refusal.value.detail == UNKNOWN_MACHINE
     with pytest.raises(errors.EvidenceNotAccepted):
         await start(machine, evidence=msgspec.structs.replace(machine.evidence(), ek_public=b""))
 
@@ -548,10 +553,10 @@ async def test_a_request_that_the_issuer_refuses_leaves_the_old_key(world: World
 async def test_old_renewals_are_forgotten(world: World, machine: Machine) -> None:
     expire(machine)
     await renew(machine)
-    await driver(world)._purge()
+    await world.parts.nodes.renewals.forget_old()
     assert len(await rows(machine)) == 1
     world.clock.forward(FORGET_RENEWALS_AFTER + timedelta(seconds=1))
-    await driver(world)._purge()
+    await world.parts.nodes.renewals.forget_old()
     assert await rows(machine) == []
 
 
@@ -563,4 +568,4 @@ async def test_a_due_certificate_still_opens_sessions(world: World, machine: Mac
     old = machine.activated
     await renew(machine)
     machine.activated = old
-    assert (await sessions.open_session(world.core, machine.ask_for_session())).certificate_chain
+    assert (await world.parts.nodes.sessions.open_session(machine.ask_for_session())).certificate_chain

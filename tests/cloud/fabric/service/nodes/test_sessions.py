@@ -12,7 +12,8 @@ from cryptography.x509.oid import NameOID
 
 from cloud.fabric import errors
 from cloud.fabric.licensing.standing import Change
-from cloud.fabric.service.nodes import sessions
+from cloud.fabric.service.nodes import session_refusals
+from cloud.fabric.service.nodes.device_certificate import Device, read_device_certificate
 from protocol.ids import EKU_DEVICE
 from protocol.limits import NONCE_LIFE
 from protocol.messages.sessions import Certificate
@@ -37,8 +38,8 @@ async def test_a_session_never_outlives_twelve_hours(world: World, machine: Mach
 
 async def test_a_repeated_proof_gets_the_same_certificate(world: World, machine: Machine) -> None:
     body = machine.ask_for_session()
-    first = await sessions.open_session(world.core, body)
-    again = await sessions.open_session(world.core, body)
+    first = await world.parts.nodes.sessions.open_session(body)
+    again = await world.parts.nodes.sessions.open_session(body)
     assert again.certificate_chain == first.certificate_chain
 
 
@@ -57,38 +58,40 @@ async def test_a_repeated_proof_gets_the_same_certificate(world: World, machine:
 )
 async def test_a_proof_for_something_else(world: World, machine: Machine, changes: dict[str, Any], why: str) -> None:
     with pytest.raises(errors.ProofRefused, match=why):
-        await sessions.open_session(world.core, machine.ask_for_session(None, **changes))
+        await world.parts.nodes.sessions.open_session(machine.ask_for_session(None, **changes))
     assert (await world.actions(machine.node))[-1] == "session.refused"
 
 
 async def test_the_nonce_ages(world: World, machine: Machine) -> None:
     body = machine.ask_for_session()
     world.clock.forward(NONCE_LIFE)
-    await sessions.open_session(world.core, body)
+    await world.parts.nodes.sessions.open_session(body)
     world.clock.forward(timedelta(seconds=1))
     with pytest.raises(errors.ProofRefused, match="too old"):
-        await sessions.open_session(world.core, body)
+        await world.parts.nodes.sessions.open_session(body)
 
 
 async def test_a_proof_by_another_key(world: World, machine: Machine) -> None:
     with pytest.raises(errors.ProofRefused, match="key"):
-        await sessions.open_session(world.core, machine.ask_for_session(key=ec.generate_private_key(ec.SECP256R1())))
+        await world.parts.nodes.sessions.open_session(
+            machine.ask_for_session(key=ec.generate_private_key(ec.SECP256R1()))
+        )
     body = machine.ask_for_session()
     with pytest.raises(errors.ProofRefused):
-        await sessions.open_session(world.core, msgspec.structs.replace(body, proof=body.proof[:-4] + "AAAA"))
+        await world.parts.nodes.sessions.open_session(msgspec.structs.replace(body, proof=body.proof[:-4] + "AAAA"))
 
 
 async def test_a_session_certificate_is_no_device_certificate(world: World, machine: Machine) -> None:
     chain = (await machine.session()).certificate_chain
     body = msgspec.structs.replace(machine.ask_for_session(), device_certificate=chain[0])
     with pytest.raises(errors.CertificateRefused, match="extended key usage"):
-        await sessions.open_session(world.core, body)
+        await world.parts.nodes.sessions.open_session(body)
 
 
 async def test_an_expired_device_certificate(world: World, machine: Machine) -> None:
     world.clock.forward(timedelta(days=800))
     with pytest.raises(errors.CertificateRefused, match="not valid at this time"):
-        await sessions.open_session(world.core, machine.ask_for_session())
+        await world.parts.nodes.sessions.open_session(machine.ask_for_session())
 
 
 async def test_certificates_of_another_kind(world: World, machine: Machine) -> None:
@@ -97,7 +100,7 @@ async def test_certificates_of_another_kind(world: World, machine: Machine) -> N
     for der in (b"", b"no certificate", foreign, machine.activated.certificate_chain[1]):
         body = msgspec.structs.replace(machine.ask_for_session(), device_certificate=der)
         with pytest.raises(errors.CertificateRefused):
-            await sessions.open_session(world.core, body)
+            await world.parts.nodes.sessions.open_session(body)
 
 
 def test_each_rule_of_device_certificates() -> None:
@@ -120,9 +123,9 @@ def test_each_rule_of_device_certificates() -> None:
         ),
     }
 
-    def read(leaf: paper.Leaf) -> sessions.Device:
+    def read(leaf: paper.Leaf) -> Device:
         der = leaf.certificate.public_bytes(serialization.Encoding.DER)
-        return sessions.read_device_certificate(der, made.trust.node_issuers, paper.TRUST_DOMAIN, now)
+        return read_device_certificate(der, made.trust.node_issuers, paper.TRUST_DOMAIN, now)
 
     assert (read(good).generation, read(good).spiffe.node) == (1, paper.NODE_ID)
     for why, leaf in bad.items():
@@ -137,7 +140,7 @@ async def test_the_key_must_be_the_generations_own(world: World, machine: Machin
     assert other.activated is not None
     mixed = msgspec.structs.replace(other.ask_for_session(), device_certificate=machine.activated.certificate_chain[0])
     with pytest.raises(errors.ProofRefused):
-        await sessions.open_session(world.core, mixed)
+        await world.parts.nodes.sessions.open_session(mixed)
 
 
 async def test_a_session_csr_that_wishes_for_extensions(world: World, machine: Machine) -> None:
@@ -147,7 +150,7 @@ async def test_a_session_csr_that_wishes_for_extensions(world: World, machine: M
     csr = builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
     body = msgspec.structs.replace(machine.ask_for_session(), csr=csr, proof=machine.sealed(machine.claims(csr)))
     with pytest.raises(errors.CsrRefused):
-        await sessions.open_session(world.core, body)
+        await world.parts.nodes.sessions.open_session(body)
 
 
 async def test_no_session_without_the_issuer(world: World, machine: Machine) -> None:
@@ -177,15 +180,15 @@ async def test_a_stolen_device_certificate_cannot_fill_the_audit(world: World, m
     async def refusals(count: int) -> int:
         for _ in range(count):
             with pytest.raises(errors.ProofRefused):
-                await sessions.open_session(world.core, machine.ask_for_session(None, method="PUT"))
+                await world.parts.nodes.sessions.open_session(machine.ask_for_session(None, method="PUT"))
         return (await world.actions(machine.node)).count("session.refused")
 
-    assert await refusals(sessions.REFUSALS_AUDITED_MAX + 5) == sessions.REFUSALS_AUDITED_MAX
-    world.clock.forward(sessions.REFUSALS_PERIOD)
-    assert await refusals(2) == sessions.REFUSALS_AUDITED_MAX + 2
+    assert await refusals(session_refusals.REFUSALS_AUDITED_MAX + 5) == session_refusals.REFUSALS_AUDITED_MAX
+    world.clock.forward(session_refusals.REFUSALS_PERIOD)
+    assert await refusals(2) == session_refusals.REFUSALS_AUDITED_MAX + 2
 
 
 @pytest.mark.parametrize("fingerprint", [{"a" * 65: "b"}, {"a": "b" * 65}, {str(n): "b" for n in range(33)}])
 async def test_a_fingerprint_is_bounded(world: World, machine: Machine, fingerprint: dict[str, str]) -> None:
     with pytest.raises(errors.Invalid, match="fingerprint"):
-        await sessions.open_session(world.core, machine.ask_for_session(None, fingerprint=fingerprint))
+        await world.parts.nodes.sessions.open_session(machine.ask_for_session(None, fingerprint=fingerprint))

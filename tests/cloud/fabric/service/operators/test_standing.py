@@ -6,8 +6,6 @@ import msgspec
 import pytest
 
 from cloud.fabric import errors
-from cloud.fabric.service.nodes import confirm, statement
-from cloud.fabric.service.operators import standing
 from protocol.messages.sessions import Ask, StatementAnswer
 from protocol.signed.statements import Lease, Revocation, Suspension
 from tests.cloud.fabric.support import ALICE, NONCE, Machine, World, change
@@ -60,8 +58,8 @@ async def test_revoked_is_told_and_stays(world: World) -> None:
     assert isinstance(told, Revocation)
     assert told.reason == "revoked"
     with pytest.raises(errors.GenerationClosed):
-        await statement.statement(world.core, peer, Ask(NONCE))
-    assert world.statement((await statement.closed_answer(world.core, peer)).statement) == told
+        await world.parts.nodes.statements.statement(peer, Ask(NONCE))
+    assert world.statement((await world.parts.nodes.statements.closed_answer(peer)).statement) == told
     with pytest.raises(errors.GenerationClosed):
         await machine.session()
     assert (await world.actions(machine.node)).count("revocation.told") == 1
@@ -105,7 +103,7 @@ async def test_revoking_again_ends_a_readmission_on_its_way(world: World) -> Non
     peer = await again.peer()
     await change(world, machine, "revoke", "no, really")
     with pytest.raises(errors.GenerationClosed):
-        await confirm.confirm(world.core, peer, Ask(NONCE))
+        await world.parts.nodes.confirmations.confirm(peer, Ask(NONCE))
     assert (await world.activation_of(machine.node, 2)).state == "superseded"
 
 
@@ -132,4 +130,4 @@ async def test_a_change_of_nothing_is_not_found(world: World) -> None:
         machine.activated, node=machine.node[:-1] + ("1" if machine.node.endswith("0") else "0")
     )  # type: ignore[type-var]
     with pytest.raises(errors.NotFound):
-        await standing.change(world.core, ALICE, ghost.node, "revoke", "")  # type: ignore[union-attr]
+        await world.parts.operators.standings.change(ALICE, ghost.node, "revoke", "")  # type: ignore[union-attr]

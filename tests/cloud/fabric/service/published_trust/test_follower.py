@@ -16,9 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from cloud.fabric import schemas
-from cloud.fabric.app import Fabric
-from cloud.fabric.service.operators import tokens
-from cloud.fabric.service.published_trust import publishing
+from cloud.fabric.app import Fabric, opened
 from cloud.fabric.settings import FabricSettings
 from cloud.fabric.tuf.bootstrap import TARGETS_KEY, read_signer
 from cloud.fabric.tuf.checking import hashes_of
@@ -34,7 +32,7 @@ from tests.cloud.breakwater.support import PASSPHRASE, TRUST_DOMAIN, Clock
 from tests.cloud.fabric.authorities import BEGAN, ENDS, Generation
 from tests.cloud.fabric.publishing import YEAR
 from tests.cloud.fabric.support import ALICE
-from tests.cloud.world import connected, listening, port_of
+from tests.cloud.world import connected, listening, port_of, unit_of
 
 pytestmark = pytest.mark.slow
 
@@ -52,7 +50,7 @@ class Running:
     clock: Clock
 
     async def publish(self, changes: Changes) -> None:
-        files, repository = {}, self.fabric.holder.get().stores.repository
+        files, repository = {}, self.fabric.parts.stores.repository
         newest = await repository.latest("targets")
         assert newest is not None
         for name, sha256 in hashes_of(newest.data).items():
@@ -61,8 +59,8 @@ class Running:
         signer = read_signer(self.home / "offline" / TARGETS_KEY, PASSPHRASE)
         targets = sign_targets(self.clock() + YEAR, newest.version + 1, signer, files)
         body = schemas.PublishTrust(targets=targets.data, contents=files, override=True, reason="a test")
-        await publishing.publish(self.fabric.holder.get(), ALICE, body)
-        await self.fabric._follower.turn(self.fabric.holder.get())
+        await self.fabric.parts.trust.publishing.publish(ALICE, body)
+        await self.fabric.parts.trust.follower.run_once()
 
     def client(self, by: Generation | None) -> ssl.SSLContext:
         """Who takes the server for what it is (its certificate is the first generation's)."""
@@ -94,8 +92,8 @@ async def at_work(home: Path, tmp_path: Path) -> AsyncIterator[Running]:
     copy = tmp_path / "cloud"
     shutil.copytree(home, copy)
     clock = Clock(datetime.now(UTC))
-    fabric = Fabric(load_settings(copy / "fabric" / "settings.toml", FabricSettings), clock)
-    async with listening(fabric.unit()) as servers:
+    settings = load_settings(copy / "fabric" / "settings.toml", FabricSettings)
+    async with opened(settings, clock) as fabric, listening(unit_of(*fabric.served.listeners)) as servers:
         yield Running(fabric, port_of(servers[0]), copy, clock)
 
 
@@ -117,28 +115,28 @@ async def test_a_new_root_is_taken_and_a_dropped_one_refused_while_the_listener_
 
 
 async def test_it_starts_from_what_is_published_not_from_the_folder(at_work: Running) -> None:
-    belief = at_work.fabric.belief
-    assert belief.version == 1
+    current_trust = at_work.fabric.parts.current_trust
+    assert current_trust.version == 1
     seed = x509.load_pem_x509_certificate((at_work.home / "fabric" / "certs" / "root.pem").read_bytes())
-    assert belief.roots == (seed,)
+    assert current_trust.roots == (seed,)
     identity = load_identity(at_work.home / "fabric" / "tls", at_work.home / "passphrase")
-    assert at_work.fabric._services() == {"fabric": identity.leaf}
+    assert at_work.fabric.connections.service_certificates() == {"fabric": identity.leaf}
 
 
 async def test_calls_go_out_under_the_new_trust(at_work: Running) -> None:
-    before = at_work.fabric._client._context
+    before = at_work.fabric.connections.client._context
     await at_work.publish(Changes(add_roots=(Generation(2).root.der,)))
-    after = at_work.fabric._client._context
+    after = at_work.fabric.connections.client._context
     assert after is not before
-    assert after.server_check.trust is at_work.fabric.belief.trust
+    assert after.server_check.trust is at_work.fabric.parts.current_trust.trust
     assert len(after.get_ca_certs()) == 2
 
 
 async def test_the_routes_are_the_operators(at_work: Running) -> None:
-    core = at_work.fabric.holder.get()
-    made = await tokens.create(core, ALICE, schemas.CreateToken("of the test"))
+    parts = at_work.fabric.parts
+    made = await parts.operators.tokens.create(ALICE, schemas.CreateToken("of the test"))
     admitted = {"authorization": f"Bearer {made.secret}"}
-    newest = await core.stores.repository.latest("targets")
+    newest = await parts.stores.repository.latest("targets")
     assert newest is not None
     repeat = msgspec.json.encode(schemas.PublishTrust(targets=newest.data))
     async with connected(at_work.port, at_work.client(None)) as client:

@@ -1,6 +1,5 @@
 """Publishing what was signed offline: what is taken, what is refused with no row written, and what clients make of it."""
 
-import dataclasses
 import json
 import ssl
 from collections.abc import Callable
@@ -15,8 +14,8 @@ from tuf.api.metadata import Metadata, Root, Timestamp
 from cloud.cli import published_trust
 from cloud.fabric import schemas
 from cloud.fabric.errors import Conflict, Invalid, TrustRefused
-from cloud.fabric.service.published_trust import publishing
-from cloud.fabric.service.published_trust.follower import warn_of_expiry
+from cloud.fabric.service.published_trust.online_roles import warn_of_expiry
+from cloud.fabric.service.published_trust.publishing import Publishing
 from cloud.fabric.tuf.offline import Changes
 from cloud.fabric.tuf.repository import ROOT_LIFE, pin_of, sign_root, sign_targets, signer_of
 from cloud.fabric.tuf.targets import Content, TargetsError
@@ -27,7 +26,7 @@ from protocol.signed.trust import TARGET_SERVICES, TARGET_X509_BUNDLE
 from tests.cloud.breakwater.support import START
 from tests.cloud.fabric.authorities import Authority, Generation
 from tests.cloud.fabric.publishing import Holders, mirrored
-from tests.cloud.fabric.support import ALICE, World
+from tests.cloud.fabric.support import ALICE, URL, World
 from tests.simulators.repository import Repository
 
 DAY = timedelta(days=1)
@@ -39,7 +38,7 @@ def holders(world: World, home: Path) -> Holders:
 
 
 async def publish(world: World, body: schemas.PublishTrust) -> schemas.Trust:
-    return await publishing.publish(world.core, ALICE, body)
+    return await world.parts.trust.publishing.publish(ALICE, body)
 
 
 async def rows(world: World) -> int:
@@ -53,7 +52,7 @@ async def test_targets_are_signed_again_and_a_repeat_changes_nothing(world: Worl
     assert (published.targets_version, published.targets_expire_at) == (2, START + 665 * DAY)
     assert (published.root_version, published.root_expires_at) == (1, START + ROOT_LIFE)
     before = await rows(world)
-    assert await publish(world, body) == published == await publishing.published(world.core)
+    assert await publish(world, body) == published == await world.parts.trust.publishing.published()
     assert await rows(world) == before
     assert await world.actions("targets.2") == ["trust.published"]
 
@@ -71,32 +70,34 @@ async def test_contents_that_are_stored_need_not_be_sent_and_the_request_is_smal
 
 async def test_fabric_follows_at_its_next_beat(world: World, holders: Holders) -> None:
     second = Generation()
-    before = world.core.belief.trust
+    before = world.parts.current_trust.trust
     await holders.publish(Changes(add_roots=(second.root.der,), add_nodes=(second.nodes.der,)))
-    belief = world.core.belief
-    assert belief.version == 2
-    assert belief.trust.node_issuers == (*before.node_issuers, second.nodes.certificate)
-    assert world.core.node_issuers == belief.trust.node_issuers
-    assert second.root.pem in belief.ca_pem
-    kept = belief.trust
-    await world.follower.turn(world.core)
-    assert belief.trust is kept, "the same object while nothing has changed: connections keep what they parsed by it"
+    current_trust = world.parts.current_trust
+    assert current_trust.version == 2
+    assert current_trust.trust.node_issuers == (*before.node_issuers, second.nodes.certificate)
+    assert world.parts.current_trust.trust.node_issuers == current_trust.trust.node_issuers
+    assert second.root.pem in current_trust.ca_pem
+    kept = current_trust.trust
+    await world.follower.run_once()
+    assert current_trust.trust is kept, (
+        "the same object while nothing has changed: connections keep what they parsed by it"
+    )
 
 
 async def test_whoever_was_to_hear_of_it_and_failed_hears_again(world: World, holders: Holders) -> None:
     """Else the listeners would take clients by the trust before until the next publication."""
     heard: list[int] = []
-    belief = world.core.belief
+    current_trust = world.parts.current_trust
 
     async def changed() -> None:
-        heard.append(belief.version)
+        heard.append(current_trust.version)
         if len(heard) == 1:
             raise ssl.SSLError("no such curve")
 
-    world.follower._changed = changed
+    world.follower._trust_changed = changed
     await holders.publish(Changes(add_roots=(Generation().root.der,)))
     for _ in range(3):
-        await world.follower.turn(world.core)
+        await world.follower.run_once()
     assert heard == [2, 2]
 
 
@@ -200,9 +201,9 @@ async def test_content_that_no_node_could_use(
 
 async def test_fabrics_own_certificate_must_stay_believed(world: World, holders: Holders) -> None:
     stranger = Generation(7).services.service("fabric")
-    core = dataclasses.replace(world.core, services=lambda: {"fabric": stranger})
+    world.outside.certificates = {"fabric": stranger}
     with pytest.raises(TrustRefused, match="own TLS certificate"):
-        await publishing.publish(core, ALICE, await holders.signed())
+        await publish(world, await holders.signed())
 
 
 async def test_an_override_has_a_reason(world: World, holders: Holders) -> None:
@@ -215,18 +216,18 @@ async def test_what_was_published_meanwhile_is_not_overwritten(
     world: World, holders: Holders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mine, theirs = await holders.signed(life=10 * DAY), await holders.signed(life=20 * DAY)
-    checked = publishing._checked
+    checked = Publishing._checked
 
     async def overtaken(*arguments: object) -> object:
         result = await checked(*arguments)  # type: ignore[arg-type]
-        monkeypatch.setattr(publishing, "_checked", checked)
+        monkeypatch.setattr(Publishing, "_checked", checked)
         await publish(world, theirs)
         return result
 
-    monkeypatch.setattr(publishing, "_checked", overtaken)
+    monkeypatch.setattr(Publishing, "_checked", overtaken)
     with pytest.raises(Conflict):
         await publish(world, mine)
-    assert (await publishing.published(world.core)).targets_expire_at == START + 20 * DAY
+    assert (await world.parts.trust.publishing.published()).targets_expire_at == START + 20 * DAY
 
 
 async def fetched(world: World, pin_version: int, cache: Path) -> str:
@@ -247,7 +248,7 @@ async def test_the_root_is_renewed_alone(world: World, holders: Holders, tmp_pat
     assert await publish(world, body) == published
     world.clock.forward(DAY)
     for cache, version in (("old", 1), ("new", 1), ("pinned to it", 2)):
-        assert await fetched(world, version, tmp_path / cache) == world.core.public_url
+        assert await fetched(world, version, tmp_path / cache) == URL
 
 
 async def test_root_and_targets_keys_are_replaced_together(world: World, holders: Holders, tmp_path: Path) -> None:
@@ -264,7 +265,7 @@ async def test_root_and_targets_keys_are_replaced_together(world: World, holders
     assert (await publish(world, body)).root_version == 2
     world.clock.forward(DAY)
     for cache, version in (("old", 1), ("new", 2)):
-        assert await fetched(world, version, tmp_path / cache) == world.core.public_url
+        assert await fetched(world, version, tmp_path / cache) == URL
     # The old keys are worth nothing now, whoever has them.
     with pytest.raises(TrustRefused, match="not signed by the keys"):
         await publish(world, await holders.signed())

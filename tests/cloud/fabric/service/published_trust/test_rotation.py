@@ -12,9 +12,7 @@ from cryptography import x509
 from cloud.cli import published_trust
 from cloud.fabric import schemas
 from cloud.fabric.errors import AdoptionIncomplete, CertificateRefused, Invalid
-from cloud.fabric.service.nodes import sessions, statement
-from cloud.fabric.service.published_trust import adoption, publishing
-from cloud.fabric.service.published_trust.follower import wake_due
+from cloud.fabric.service.published_trust import adoption
 from cloud.fabric.store import adoption as adoption_store
 from cloud.fabric.store.installation import sessions_until
 from cloud.fabric.tuf.offline import Changes
@@ -51,7 +49,7 @@ async def fleet(world: World, count: int) -> list[Machine]:
 async def session(machine: Machine, version: int | None = None) -> NodePeer:
     """A new session by the machine's device certificate, telling a trust version."""
     told: Any = {} if version is None else {"trust_version": version}
-    answer = await sessions.open_session(machine.world.core, machine.ask_for_session(**told))
+    answer = await machine.world.parts.nodes.sessions.open_session(machine.ask_for_session(**told))
     peer = read_peer(x509.load_der_x509_certificate(answer.certificate_chain[0]), machine.world.trust)
     assert isinstance(peer, NodePeer)
     return peer
@@ -68,8 +66,8 @@ async def renewed(machine: Machine, issuer: PaperIssuer) -> None:
 
 
 async def counted(world: World) -> schemas.Adoption:
-    await world.follower.turn(world.core)
-    return await adoption.show(world.core)
+    await world.follower.run_once()
+    return await world.parts.trust.adoption.show()
 
 
 async def test_a_generation_of_cas_is_rotated_without_a_refused_session(
@@ -95,10 +93,10 @@ async def test_a_generation_of_cas_is_rotated_without_a_refused_session(
     # 1 the new generation is published beside the old; nodes take it, by a session or by a question
     await holders.publish(adding)
     # What is published counts at once, also in a process that has not looked yet.
-    world.core.belief.version = 1
-    shown = await adoption.show(world.core)
+    world.parts.current_trust.version = 1
+    shown = await world.parts.trust.adoption.show()
     assert (shown.trust_version, shown.adopted) == (2, 0)
-    assert len((await adoption.nodes(world.core, "", "", 50)).items) == 5
+    assert len((await world.parts.trust.adoption.nodes("", "", 50)).items) == 5
     assert (await counted(world)).adopted == 0
     for machine in machines[:3]:
         await session(machine, 2)
@@ -107,14 +105,14 @@ async def test_a_generation_of_cas_is_rotated_without_a_refused_session(
         await holders.publish(dropping)
     assert all(machine.node in refused.value.detail for machine in machines)
     for machine in machines[3:]:
-        await statement.statement(world.core, await session(machine), Ask(NONCE, machine.held, 2))
+        await world.parts.nodes.statements.statement(await session(machine), Ask(NONCE, machine.held, 2))
     shown = await counted(world)
     assert (shown.adopted, shown.nodes) == (5, 5)
-    assert (await adoption.nodes(world.core, "", "", 50)).items == ()
+    assert (await world.parts.trust.adoption.nodes("", "", 50)).items == ()
 
     # 2 the new CA issues; nodes renew their device certificates one after the other, sessions go on meanwhile
     issuer = PaperIssuer(second.nodes, world.clock)
-    world.core = dataclasses.replace(world.core, issuer=issuer)
+    world.outside.issuer = issuer
     for number, machine in enumerate(machines):
         for other in machines:
             await session(other, 2)
@@ -128,15 +126,15 @@ async def test_a_generation_of_cas_is_rotated_without_a_refused_session(
     world.clock.forward(13 * HOUR)
     for machine in machines:
         await session(machine, 2)
-    await world.follower.turn(world.core)
-    world.core = dataclasses.replace(world.core, services=lambda: {"fabric": second.services.service("fabric")})
+    await world.follower.run_once()
+    world.outside.certificates = {"fabric": second.services.service("fabric")}
     with pytest.raises(AdoptionIncomplete, match="Breakwater has not been met yet"):
         await holders.publish(dropping)
     both = {name: second.services.service(name) for name in ("fabric", "breakwater")}
-    world.core = dataclasses.replace(world.core, services=lambda: both)
+    world.outside.certificates = dict(both)
     published = await holders.publish(dropping)
     assert published.targets_version == 3
-    assert [key_id_of(root) for root in world.core.belief.roots] == [second.root.key_id]
+    assert [key_id_of(root) for root in world.parts.current_trust.roots] == [second.root.key_id]
     for machine in machines:
         await session(machine, 3)
     assert (await counted(world)).adopted == 5
@@ -182,7 +180,7 @@ async def test_services_stand_in_the_way_of_their_issuer(world: World, holders: 
         Changes(add_roots=(second.root.der, third.root.der), add_services=(second.services.der, third.services.der))
     )
     met = {"fabric": second.services.service("fabric"), "breakwater": third.services.service("breakwater")}
-    world.core = dataclasses.replace(world.core, services=lambda: met)
+    world.outside.certificates = met
     shown = await counted(world)
     assert [(entry.name, entry.issuer, entry.trust_version) for entry in shown.services] == [
         ("fabric", second.services.key_id, 2),
@@ -199,7 +197,7 @@ async def test_what_nodes_tell_only_grows_and_is_bounded_by_what_was_published(w
 
     async def told(version: int) -> int:
         await session(machine, version)
-        await world.follower.turn(world.core)
+        await world.follower.run_once()
         return (await world.generation(machine.node, 1)).trust_version
 
     assert await told(2**53) == 0
@@ -210,7 +208,7 @@ async def test_what_nodes_tell_only_grows_and_is_bounded_by_what_was_published(w
     assert await told(3) == 3
     assert await told(2) == 3
     assert await told(-1) == 3
-    assert world.core.told == {}
+    assert len(world.parts.trust.trust_reports) == 0
 
 
 async def test_only_open_confirmed_generations_count(world: World) -> None:
@@ -223,15 +221,15 @@ async def test_only_open_confirmed_generations_count(world: World) -> None:
     await change(world, revoked, "revoke")
     shown = await counted(world)
     assert (shown.nodes, shown.adopted) == (2, 0)
-    first = await adoption.nodes(world.core, "", "", 1)
-    rest = await adoption.nodes(world.core, "", first.next_cursor, 1)
+    first = await world.parts.trust.adoption.nodes("", "", 1)
+    rest = await world.parts.trust.adoption.nodes("", first.next_cursor, 1)
     assert [entry.node for entry in (*first.items, *rest.items)] == sorted((active.node, suspended.node))
     assert rest.next_cursor == ""
     issuer = key_id_of(world.trust.node_issuers[0])
-    assert len((await adoption.nodes(world.core, issuer, "", 50)).items) == 2
-    assert (await adoption.nodes(world.core, adoption.UNKNOWN_ISSUER, "", 50)).items == ()
+    assert len((await world.parts.trust.adoption.nodes(issuer, "", 50)).items) == 2
+    assert (await world.parts.trust.adoption.nodes(adoption.UNKNOWN_ISSUER, "", 50)).items == ()
     with pytest.raises(Invalid):
-        await adoption.nodes(world.core, "", "!", 50)
+        await world.parts.trust.adoption.nodes("", "!", 50)
 
 
 async def test_a_fleet_is_walked_in_stretches(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,9 +237,9 @@ async def test_a_fleet_is_walked_in_stretches(world: World, monkeypatch: pytest.
     monkeypatch.setattr(adoption_store, "STRETCH_NODES", 1)
     shown = await counted(world)
     assert (shown.nodes, shown.adopted) == (3, 0)
-    missing = await adoption.nodes(world.core, "", "", 50)
+    missing = await world.parts.trust.adoption.nodes("", "", 50)
     assert [entry.node for entry in missing.items] == sorted(machine.node for machine in machines)
-    assert await adoption.named(world.core, 1, ()) == sorted(machine.node for machine in machines)
+    assert await world.parts.trust.adoption.named(1, ()) == sorted(machine.node for machine in machines)
 
 
 async def test_until_when_sessions_of_an_issuer_count_is_durable_before_one_is_given(world: World) -> None:
@@ -258,7 +256,7 @@ async def test_until_when_sessions_of_an_issuer_count_is_durable_before_one_is_g
 
 
 async def order(world: World, **body: object) -> schemas.RenewalOrder:
-    return await publishing.renew_devices(world.core, ALICE, schemas.RenewDevices(**body))  # type: ignore[arg-type]
+    return await world.parts.trust.renewal_orders.give(ALICE, schemas.RenewDevices(**body))  # type: ignore[arg-type]
 
 
 async def test_an_order_to_renew_reaches_every_lease(world: World) -> None:
@@ -272,15 +270,15 @@ async def test_an_order_to_renew_reaches_every_lease(world: World) -> None:
     cursors = {machine.node: (await world.node(machine.node)).wake_cursor for machine in (one, two)}
     assert await one.refresh(peers[one.node]) == before, "until every replica has heard of it"
     world.clock.forward(timedelta(seconds=5))
-    await world.follower.turn(world.core)
+    await world.follower.run_once()
     for machine in (one, two):
         assert (await world.node(machine.node)).wake_cursor == cursors[machine.node] + 1
         lease = await machine.refresh(peers[machine.node])
         assert isinstance(lease, Lease)
         assert lease.renew_device_after == made.after
         assert await machine.refresh(peers[machine.node]) == lease, "signed once"
-    await world.follower.turn(world.core)
-    shown = await adoption.show(world.core)
+    await world.follower.run_once()
+    shown = await world.parts.trust.adoption.show()
     assert shown.renewal is not None
     assert (shown.renewal.woken, shown.renewal.done) == (2, True)
     assert await world.actions("renew_devices") == ["trust.renew_devices"]
@@ -293,13 +291,13 @@ async def test_waking_is_spread_and_survives_a_restart(world: World) -> None:
     world.clock.forward(DAY + timedelta(seconds=5))
     woken: list[int] = []
     for _ in range(6):
-        woken.append(await wake_due(world.core))
-        world.core.belief.order = None  # as after a restart
+        woken.append(await world.parts.trust.renewal_orders.wake_due())
+        world.parts.current_trust.order = None  # as after a restart
         await world.follower.look()
         world.clock.forward(timedelta(seconds=10))
     assert woken == [0, 1, 1, 1, 1, 0]
-    assert world.core.belief.order is not None
-    assert world.core.belief.order.done
+    assert world.parts.current_trust.order is not None
+    assert world.parts.current_trust.order.done
     for node, cursor in cursors.items():
         assert (await world.node(node)).wake_cursor == cursor + 1
 
@@ -313,7 +311,7 @@ async def test_a_lease_is_signed_anew_only_when_the_turn_of_its_node_has_come(wo
     after, changed = before, []
     world.clock.forward(timedelta(seconds=5))
     for _ in range(4):
-        await wake_due(world.core)
+        await world.parts.trust.renewal_orders.wake_due()
         after = [await machine.refresh(peer) for machine, peer in zip(machines, peers, strict=True)]
         changed.append([one != other for one, other in zip(before, after, strict=True)])
         world.clock.forward(timedelta(seconds=10))
@@ -326,13 +324,13 @@ async def test_an_order_for_a_later_time_starts_then(world: World) -> None:
     (machine,) = await fleet(world, 1)
     made = await order(world, after=world.clock() + DAY)
     world.clock.forward(DAY)
-    assert await wake_due(world.core) == 0
+    assert await world.parts.trust.renewal_orders.wake_due() == 0
     lease = await machine.refresh(await session(machine))
     assert isinstance(lease, Lease)
     assert lease.issued_at == world.clock()
     assert lease.renew_device_after is msgspec.UNSET
     world.clock.forward(timedelta(seconds=5))
-    assert await wake_due(world.core) == 1
+    assert await world.parts.trust.renewal_orders.wake_due() == 1
     lease = await machine.refresh(await session(machine))
     assert isinstance(lease, Lease)
     assert lease.renew_device_after == made.after
@@ -342,22 +340,22 @@ async def test_a_clock_that_goes_back_wakes_nobody(world: World) -> None:
     await fleet(world, 3)
     await order(world, spread_seconds=30)
     world.clock.forward(timedelta(seconds=25))
-    assert await wake_due(world.core) == 2
+    assert await world.parts.trust.renewal_orders.wake_due() == 2
     world.clock.forward(timedelta(seconds=-15))
-    assert await wake_due(world.core) == 0
-    assert world.core.belief.order is not None
-    assert (world.core.belief.order.woken, world.core.belief.order.done) == (2, False)
+    assert await world.parts.trust.renewal_orders.wake_due() == 0
+    assert world.parts.current_trust.order is not None
+    assert (world.parts.current_trust.order.woken, world.parts.current_trust.order.done) == (2, False)
 
 
 async def test_of_two_replicas_one_wakes(world: World) -> None:
     (machine,) = await fleet(world, 1)
     await order(world)
     world.clock.forward(timedelta(seconds=5))
-    held = world.core.belief.order
+    held = world.parts.current_trust.order
     cursor = (await world.node(machine.node)).wake_cursor
-    assert await wake_due(world.core) == 1
-    world.core.belief.order = held  # the other replica has not looked yet
-    await world.follower._try("wake", lambda: wake_due(world.core))
+    assert await world.parts.trust.renewal_orders.wake_due() == 1
+    world.parts.current_trust.order = held  # the other replica has not looked yet
+    await world.follower._try("wake", world.parts.trust.renewal_orders.wake_due)
     assert (await world.node(machine.node)).wake_cursor == cursor + 1
 
 
@@ -368,7 +366,7 @@ async def test_a_suspended_node_is_left_asleep(world: World) -> None:
     before = await machine.refresh(peer)
     await order(world)
     world.clock.forward(timedelta(seconds=5))
-    assert await wake_due(world.core) == 0
+    assert await world.parts.trust.renewal_orders.wake_due() == 0
     assert await machine.refresh(peer) == before
     await change(world, machine, "resume")
     lease = await machine.refresh(peer)

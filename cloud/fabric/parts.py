@@ -1,0 +1,404 @@
+"""Wiring: the parts of Fabric by name, made over an open database. Decides nothing."""
+
+import asyncio
+from dataclasses import dataclass, field, fields
+from datetime import timedelta
+
+import msgspec
+
+from cloud.audit import AuditEntries
+from cloud.fabric.attestation.verifier import TpmVerifier, Verifier
+from cloud.fabric.background import Background
+from cloud.fabric.entropy import Entropy
+from cloud.fabric.issuer import Issuer
+from cloud.fabric.licensing.signing import Signer
+from cloud.fabric.service.audit_log import AuditLog
+from cloud.fabric.service.nodes.activation import Activations
+from cloud.fabric.service.nodes.chip_challenge import ChipChallenges
+from cloud.fabric.service.nodes.closing import Closings
+from cloud.fabric.service.nodes.confirm import Confirmations
+from cloud.fabric.service.nodes.lapse import Lapses
+from cloud.fabric.service.nodes.renewal import Renewals
+from cloud.fabric.service.nodes.renewal_starts import RenewalStarts
+from cloud.fabric.service.nodes.seen import SeenSessions
+from cloud.fabric.service.nodes.session_refusals import SessionRefusals
+from cloud.fabric.service.nodes.sessions import Sessions
+from cloud.fabric.service.nodes.statement import Statements
+from cloud.fabric.service.nodes.statement_stream import StatementStream
+from cloud.fabric.service.operators.audit_lists import AuditLists
+from cloud.fabric.service.operators.codes import Codes
+from cloud.fabric.service.operators.node_lists import NodeLists
+from cloud.fabric.service.operators.standing import Standings
+from cloud.fabric.service.operators.tenants import Tenants
+from cloud.fabric.service.operators.tokens import Tokens
+from cloud.fabric.service.ports import Now, ServiceCertificates
+from cloud.fabric.service.published_trust.adoption import Adoption
+from cloud.fabric.service.published_trust.follower import Follower, TrustChanged
+from cloud.fabric.service.published_trust.online_roles import OnlineRoles
+from cloud.fabric.service.published_trust.publishing import Publishing
+from cloud.fabric.service.published_trust.renewal_orders import RenewalOrders
+from cloud.fabric.service.published_trust.session_ends import SessionEnds
+from cloud.fabric.service.published_trust.trust_reports import TrustReports
+from cloud.fabric.store import Stores
+from cloud.fabric.store.installation import InstallationStore
+from cloud.fabric.store.rows import AuditRow
+from cloud.fabric.tuf.current_trust import CurrentTrust
+from cloud.fabric.tuf.repository import OnlineSigners
+from cloud.fabric.wake import WakeRoom
+from cloud.storage import StorageError
+
+
+class Secrets(msgspec.Struct, frozen=True, kw_only=True):
+    """What `cascade init` left in the database: the epoch of statements, the keys of nonces and of EK hashes."""
+
+    epoch: int
+    nonce_key: bytes
+    ek_key: bytes
+
+    def __repr__(self) -> str:
+        return f"Secrets(epoch={self.epoch})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ports:
+    """What Fabric takes from outside: settings, keys, clock, entropy, the issuer, and its TLS."""
+
+    trust_domain: str
+    public_url: str
+    confirm_within: timedelta
+    now: Now
+    entropy: Entropy
+    signer: Signer
+    online: OnlineSigners = field(repr=False)
+    issuer: Issuer
+    current_trust: CurrentTrust
+    service_certificates: ServiceCertificates = dict
+    trust_changed: TrustChanged
+    verifier: Verifier = field(default_factory=TpmVerifier)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shared:
+    """What the use cases of all subjects share."""
+
+    audit: AuditLog
+    statement_stream: StatementStream
+    wake_room: WakeRoom
+    woken: asyncio.Event
+    """Set to wake the background work."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperatorParts:
+    """What operators do."""
+
+    tenants: Tenants
+    codes: Codes
+    tokens: Tokens
+    standings: Standings
+    node_lists: NodeLists
+    audit_lists: AuditLists
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrustParts:
+    """The published trust."""
+
+    adoption: Adoption
+    publishing: Publishing
+    renewal_orders: RenewalOrders
+    online_roles: OnlineRoles
+    session_ends: SessionEnds
+    trust_reports: TrustReports
+    follower: Follower
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeParts:
+    """What nodes do, and what is done about them."""
+
+    activations: Activations
+    confirmations: Confirmations
+    sessions: Sessions
+    statements: Statements
+    renewals: Renewals
+    lapses: Lapses
+    closings: Closings
+    chip_challenges: ChipChallenges
+    seen: SeenSessions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """All parts of one Fabric."""
+
+    stores: Stores
+    current_trust: CurrentTrust
+    shared: Shared
+    operators: OperatorParts
+    nodes: NodeParts
+    trust: TrustParts
+    background: Background
+
+    def services(self) -> dict[str, object]:
+        """What handlers take, by the name of their parameter."""
+        groups = (self.operators, self.nodes, self.trust)
+        parts = {each.name: getattr(group, each.name) for group in groups for each in fields(group)}
+        return {**parts, "repository": self.stores.repository, "ready": self.stores.installation.read_all}
+
+
+SERVICES = (
+    *(each.name for group in (OperatorParts, NodeParts, TrustParts) for each in fields(group)),
+    *("repository", "ready"),
+)
+"""The names in `Parts.services`, known before there is a database."""
+
+
+async def read_secrets(installation: InstallationStore) -> Secrets:
+    """Raises StorageError when `cascade init` has not been here."""
+    rows = await installation.read_all()
+    if not {"nonce_key", "ek_key", "epoch"} <= set(rows):
+        raise StorageError("this database has no server secrets: it was not made by `cascade init`")
+    return Secrets(epoch=int(rows["epoch"]), nonce_key=rows["nonce_key"], ek_key=rows["ek_key"])
+
+
+def make_parts(stores: Stores, ports: Ports, secrets: Secrets) -> Parts:
+    """Wire everything; nothing runs yet."""
+    shared = Shared(
+        audit=AuditLog(entries=AuditEntries(AuditRow, ports.now, ports.entropy), store=stores.audit),
+        statement_stream=StatementStream(
+            trust_domain=ports.trust_domain,
+            signer=ports.signer,
+            current_trust=ports.current_trust,
+            nodes=stores.nodes,
+            activations=stores.activations,
+        ),
+        wake_room=WakeRoom(),
+        woken=asyncio.Event(),
+    )
+    trust = _trust_parts(stores, ports, shared)
+    nodes = _node_parts(stores, ports, secrets, shared, trust)
+    return Parts(
+        stores=stores,
+        current_trust=ports.current_trust,
+        shared=shared,
+        operators=_operator_parts(stores, ports, shared),
+        nodes=nodes,
+        trust=trust,
+        background=make_background(ports.entropy, shared, nodes, trust),
+    )
+
+
+def make_background(entropy: Entropy, shared: Shared, nodes: NodeParts, trust: TrustParts) -> Background:
+    """The background work, as after a start: it holds nothing but when it is to do what."""
+    return Background(
+        woken=shared.woken,
+        entropy=entropy,
+        activations=nodes.activations,
+        closings=nodes.closings,
+        lapses=nodes.lapses,
+        renewals=nodes.renewals,
+        seen=nodes.seen,
+        online_roles=trust.online_roles,
+    )
+
+
+def _operator_parts(stores: Stores, ports: Ports, shared: Shared) -> OperatorParts:
+    now, entropy, transaction, audit = ports.now, ports.entropy, stores.transaction, shared.audit
+    tenants = Tenants(now=now, entropy=entropy, transaction=transaction, audit=audit, tenants=stores.tenants)
+    return OperatorParts(
+        tenants=tenants,
+        codes=Codes(
+            now=now,
+            entropy=entropy,
+            transaction=transaction,
+            audit=audit,
+            codes=stores.codes,
+            nodes=stores.nodes,
+            tenants=tenants,
+        ),
+        tokens=Tokens(now=now, entropy=entropy, transaction=transaction, audit=audit, tokens=stores.tokens),
+        standings=Standings(
+            now=now,
+            transaction=transaction,
+            audit=audit,
+            codes=stores.codes,
+            nodes=stores.nodes,
+            statement_stream=shared.statement_stream,
+            wake_room=shared.wake_room,
+            wake_background=shared.woken.set,
+        ),
+        node_lists=NodeLists(nodes=stores.nodes),
+        audit_lists=AuditLists(audit=stores.audit),
+    )
+
+
+def _trust_parts(stores: Stores, ports: Ports, shared: Shared) -> TrustParts:
+    now, transaction, current_trust = ports.now, stores.transaction, ports.current_trust
+    adoption = Adoption(
+        now=now,
+        adoption=stores.adoption,
+        repository=stores.repository,
+        current_trust=current_trust,
+        service_certificates=ports.service_certificates,
+    )
+    renewal_orders = RenewalOrders(
+        now=now,
+        transaction=transaction,
+        audit=shared.audit,
+        installation=stores.installation,
+        nodes=stores.adoption,
+        adoption=adoption,
+        current_trust=current_trust,
+        wake_room=shared.wake_room,
+    )
+    trust_reports = TrustReports(transaction=transaction, adoption=stores.adoption, current_trust=current_trust)
+    return TrustParts(
+        adoption=adoption,
+        publishing=Publishing(
+            trust_domain=ports.trust_domain,
+            public_url=ports.public_url,
+            now=now,
+            transaction=transaction,
+            audit=shared.audit,
+            repository=stores.repository,
+            adoption=adoption,
+            current_trust=current_trust,
+            signer=ports.signer,
+            online=ports.online,
+            service_certificates=ports.service_certificates,
+        ),
+        renewal_orders=renewal_orders,
+        online_roles=OnlineRoles(now=now, transaction=transaction, repository=stores.repository, online=ports.online),
+        session_ends=SessionEnds(
+            now=now, transaction=transaction, installation=stores.installation, current_trust=current_trust
+        ),
+        trust_reports=trust_reports,
+        follower=Follower(
+            current_trust=current_trust,
+            installation=stores.installation,
+            repository=stores.repository,
+            renewal_orders=renewal_orders,
+            trust_reports=trust_reports,
+            trust_changed=ports.trust_changed,
+        ),
+    )
+
+
+def _node_parts(stores: Stores, ports: Ports, secrets: Secrets, shared: Shared, trust: TrustParts) -> NodeParts:
+    now, transaction, audit, stream = ports.now, stores.transaction, shared.audit, shared.statement_stream
+    chip_challenges = ChipChallenges(
+        ek_key=secrets.ek_key, entropy=ports.entropy, verifier=ports.verifier, tenants=stores.tenants
+    )
+    lapses = Lapses(
+        now=now,
+        transaction=transaction,
+        audit=audit,
+        activations=stores.activations,
+        codes=stores.codes,
+        nodes=stores.nodes,
+        issuer=ports.issuer,
+        statement_stream=stream,
+        wake_room=shared.wake_room,
+        wake_background=shared.woken.set,
+    )
+    statements = Statements(
+        now=now,
+        transaction=transaction,
+        nodes=stores.nodes,
+        current_trust=ports.current_trust,
+        statement_stream=stream,
+        trust_reports=trust.trust_reports,
+        wake_room=shared.wake_room,
+    )
+    seen = SeenSessions(transaction=transaction, nodes=stores.nodes)
+    return NodeParts(
+        activations=_activations(stores, ports, secrets, shared, chip_challenges, lapses),
+        confirmations=Confirmations(
+            now=now,
+            transaction=transaction,
+            audit=audit,
+            activations=stores.activations,
+            codes=stores.codes,
+            nodes=stores.nodes,
+            statements=statements,
+            statement_stream=stream,
+            wake_room=shared.wake_room,
+            wake_background=shared.woken.set,
+        ),
+        sessions=_sessions(stores, ports, secrets, shared, trust, statements, seen),
+        statements=statements,
+        renewals=_renewals(stores, ports, shared, chip_challenges),
+        lapses=lapses,
+        closings=Closings(transaction=transaction, audit=audit, nodes=stores.nodes, issuer=ports.issuer),
+        chip_challenges=chip_challenges,
+        seen=seen,
+    )
+
+
+def _activations(
+    stores: Stores, ports: Ports, secrets: Secrets, shared: Shared, chip_challenges: ChipChallenges, lapses: Lapses
+) -> Activations:
+    return Activations(
+        epoch=secrets.epoch,
+        confirm_within=ports.confirm_within,
+        now=ports.now,
+        entropy=ports.entropy,
+        transaction=stores.transaction,
+        audit=shared.audit,
+        activations=stores.activations,
+        codes=stores.codes,
+        nodes=stores.nodes,
+        tenants=stores.tenants,
+        issuer=ports.issuer,
+        chip_challenges=chip_challenges,
+        lapses=lapses,
+    )
+
+
+def _sessions(
+    stores: Stores,
+    ports: Ports,
+    secrets: Secrets,
+    shared: Shared,
+    trust: TrustParts,
+    statements: Statements,
+    seen: SeenSessions,
+) -> Sessions:
+    return Sessions(
+        trust_domain=ports.trust_domain,
+        public_url=ports.public_url,
+        nonce_key=secrets.nonce_key,
+        now=ports.now,
+        entropy=ports.entropy,
+        transaction=stores.transaction,
+        audit=shared.audit,
+        nodes=stores.nodes,
+        issuer=ports.issuer,
+        current_trust=ports.current_trust,
+        statements=statements,
+        statement_stream=shared.statement_stream,
+        seen=seen,
+        refusals=SessionRefusals(now=ports.now, transaction=stores.transaction, audit=shared.audit),
+        session_ends=trust.session_ends,
+        trust_reports=trust.trust_reports,
+    )
+
+
+def _renewals(stores: Stores, ports: Ports, shared: Shared, chip_challenges: ChipChallenges) -> Renewals:
+    return Renewals(
+        trust_domain=ports.trust_domain,
+        now=ports.now,
+        entropy=ports.entropy,
+        transaction=stores.transaction,
+        audit=shared.audit,
+        nodes=stores.nodes,
+        renewals=stores.renewals,
+        tenants=stores.tenants,
+        issuer=ports.issuer,
+        current_trust=ports.current_trust,
+        chip_challenges=chip_challenges,
+        statement_stream=shared.statement_stream,
+        starts=RenewalStarts(),
+        wake_background=shared.woken.set,
+    )

@@ -1,0 +1,73 @@
+"""Pure: what a device certificate says, and whether it opens sessions now."""
+
+from datetime import datetime
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.x509.oid import NameOID
+
+from cloud.fabric.errors import CertificateRefused
+from cloud.mtls.peer import PeerRefused, key_id_of, require_issuer, spiffe_of
+from protocol.ids import EKU_DEVICE, IdError, NodeSpiffeId, parse_generation
+
+_EKU_DEVICE = x509.ObjectIdentifier(EKU_DEVICE)
+
+
+class Device(msgspec.Struct, frozen=True):
+    """What a device certificate says."""
+
+    spiffe: NodeSpiffeId
+    generation: int
+    spki: bytes
+    not_after: datetime
+    issuer: str = ""
+    """The key id of the CA that issued it; empty where the issuer was not checked."""
+
+
+def read_device_certificate(
+    der: bytes, issuers: tuple[x509.Certificate, ...], trust_domain: str, now: datetime
+) -> Device:
+    """Verify a device certificate.
+
+    1 it reads; 2 issued by a nodes' CA of ours, itself within its dates (RFC 5280 section 6.1); 3 within its own
+    dates; 4 its one extended key usage is the device OID, so a session certificate does not pass; 5 one SPIFFE id,
+    of a node of our trust domain; 6 the subject names that node and a generation. Raises CertificateRefused.
+    """
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+        issuer = require_issuer(certificate, tuple(ca for ca in issuers if _covers(ca, now)))
+    except PeerRefused as error:
+        raise CertificateRefused(error.detail) from error
+    except ValueError as error:
+        raise CertificateRefused("the device certificate cannot be read") from error
+    if not _covers(certificate, now):
+        raise CertificateRefused("the device certificate is not valid at this time")
+    return msgspec.structs.replace(device_of(certificate, trust_domain), issuer=key_id_of(issuer))
+
+
+def device_of(certificate: x509.Certificate, trust_domain: str) -> Device:
+    """What a device certificate says, steps 4 to 6; neither issuer nor dates are checked. Raises CertificateRefused."""
+    try:
+        usages = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+        if list(usages) != [_EKU_DEVICE]:
+            raise CertificateRefused("this is not a device certificate (extended key usage)")
+        spiffe = spiffe_of(certificate)
+        if not isinstance(spiffe, NodeSpiffeId) or spiffe.trust_domain != trust_domain:
+            raise CertificateRefused("the SPIFFE id is not one of a node here")
+        names = [str(attribute.value) for attribute in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+        numbers = [str(item.value) for item in certificate.subject.get_attributes_for_oid(NameOID.SERIAL_NUMBER)]
+        if names != [spiffe.node] or len(numbers) != 1:
+            raise CertificateRefused("the subject does not name the node and its generation")
+        spki = certificate.public_key().public_bytes(
+            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+        return Device(spiffe, parse_generation(numbers[0]), spki, certificate.not_valid_after_utc)
+    except PeerRefused as error:
+        raise CertificateRefused(error.detail) from error
+    except (ValueError, IdError, x509.ExtensionNotFound, x509.DuplicateExtension) as error:
+        raise CertificateRefused("the device certificate cannot be read") from error
+
+
+def _covers(certificate: x509.Certificate, now: datetime) -> bool:
+    return certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc

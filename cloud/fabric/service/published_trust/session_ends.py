@@ -1,0 +1,44 @@
+"""Use case: until when session certificates of each issuing CA count.
+
+The time is written before the certificate is handed out, an hour at a time. Once it has passed, the CA has no live
+sessions and can be dropped from the trust.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from cloud.fabric.service.ports import Now, Transaction
+from cloud.fabric.store.installation import InstallationStore
+from cloud.fabric.tuf.current_trust import CurrentTrust
+from protocol.faults import fault_point
+from protocol.limits import SESSION_LIFE_MAX
+
+_STEP = timedelta(hours=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionEnds:
+    """Raises the time until which the sessions of an issuing CA count."""
+
+    now: Now
+    transaction: Transaction
+    installation: InstallationStore
+    current_trust: CurrentTrust
+
+    async def note(self, chain: tuple[bytes, ...]) -> None:
+        """Before a session certificate is handed out: its issuer has sessions for as long as one may live."""
+        if len(chain) < 2:
+            return
+        key_id = self.current_trust.key_id(chain[1])
+        until = _next_step(self.now() + SESSION_LIFE_MAX)
+        known = self.current_trust.sessions_until.get(key_id)
+        if known is not None and known >= until:
+            return
+        with fault_point("fabric.session.issuer"):
+            async with self.transaction():
+                await self.installation.raise_sessions_until(key_id, until)
+        self.current_trust.sessions_until[key_id] = until
+
+
+def _next_step(at: datetime) -> datetime:
+    return at.replace(minute=0, second=0, microsecond=0) + _STEP
