@@ -3,9 +3,11 @@
 import argparse
 import json
 import logging
+import re
 import sys
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +28,9 @@ def commands_of(found: argparse.ArgumentParser, *before: str) -> Iterator[tuple[
                 yield from commands_of(below, *before, name)
 
 
+ROOT = Path(__file__).parents[3]
+_NAMED = re.compile(r"(?:`|^|: )cascade ([a-z]+(?: [a-z]+(?:-[a-z]+)*)?)", re.MULTILINE)
+"""A command, in a page's text or on a line of its own."""
 COMMANDS = sorted(commands_of(parser()))
 
 
@@ -44,6 +49,17 @@ def test_the_groups() -> None:
     assert {command[1] for command in COMMANDS if command[0] == "pki" and len(command) == 2} == {
         *("ceremony", "status", "issue", "revoke", "renew", "rotate", "crl", "check", "export"),
     }
+
+
+def test_pages_name_commands_that_are_there() -> None:
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
+    named = {command for page in pages for command in _NAMED.findall(page.read_text())}
+    assert len(named) > 10
+    groups = {command[0] for command in COMMANDS if len(command) > 1}
+    for words in named:
+        group, _, action = words.partition(" ")
+        assert (group,) in COMMANDS, words
+        assert not action or group not in groups or (group, action) in COMMANDS, words
 
 
 def ends_with(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
