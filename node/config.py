@@ -1,8 +1,7 @@
 """Settings of the agent: built-in value < `cascadia.toml` < `CASCADIA_*` < command-line option.
 
-Every setting has one meaning and a bound; an unknown key is refused, since a mistyped one would be a silent default.
-A TPM other than the kernel's own needs `mode = "development"` said aloud (see `node.hwbind.tpm.check_tcti`), which
-`status` and every session proof then repeat.
+Every setting has one meaning and a bound. An unknown key is refused, since a mistyped key would be a silent default. A TPM
+other than the kernel's own needs `mode = "development"` (`node.hwbind.tpm.check_tcti`), which `status` then shows.
 """
 
 import os

@@ -1,8 +1,8 @@
-"""What can go wrong on the node, as the user sees it: exit code, stable slug, text and next step.
+"""Errors of the node, as the user sees them: exit code, stable code, text and next step.
 
     NodeError
-    |-- VerificationFailed      stored words that do not verify                         65
-    |-- Unreachable             no answer that counts as one                           69
+    |-- VerificationFailed      a signed document that does not verify                  65
+    |-- Unreachable             no answer, or none that proves anything                69
     |-- StateError              the state directory
     |   |-- StateUnsafe         others could change it, or it is not what it seems      2
     |   |-- StateBusy           another process owns it                                75
@@ -22,7 +22,7 @@ from node.exits import Exit
 
 
 class NodeError(Exception):
-    """Raised instead of any outcome that the user must be told of. Not raised for what the caller decides on.
+    """An outcome that the user must hear of. What the caller decides on is a value instead.
 
     A subclass sets `exit`, `code` and, where its exit code's next step does not fit, `next`.
     """
@@ -38,7 +38,7 @@ class NodeError(Exception):
 
     @classmethod
     def of(cls, text: str, *, exit: Exit, code: str, next: str = "") -> "NodeError":  # noqa: A002 (as the attributes)
-        """An error that was told in another tree (the TPM's), in this form."""
+        """An error of another tree (the TPM's) in this form."""
         error = cls(text, next_step=next or exit.next)
         error.exit, error.code = exit, code
         return error

@@ -1,6 +1,6 @@
 """The exit codes of `cascadia`: one stable number for each outcome, with its text and the next step.
 
-A number is never changed or given to another outcome. Clock (86) and clone (89) come with the states they tell of.
+A number is never changed or given to another outcome. Clock (86) and clone (89) come with their states.
 """
 
 from enum import IntEnum

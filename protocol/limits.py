@@ -17,6 +17,13 @@ EK_CERTIFICATE_BYTES_MAX = 4096
 TPM_STRUCTURE_BYTES_MAX = 2048
 """A TPM2B_PUBLIC of RSA-2048 is 316 bytes; nothing marshalled by a TPM here exceeds its 4 kB buffer."""
 CSR_BYTES_MAX = 4096
+TRUST_ROOT_BYTES_MAX = 64 * 1024
+"""Of a root of the trust repository; one with a dozen keys is 6 kB."""
+TRUST_TIMESTAMP_BYTES_MAX = 16 * 1024
+TRUST_SNAPSHOT_BYTES_MAX = 64 * 1024
+TRUST_TARGETS_BYTES_MAX = 256 * 1024
+"""Of the repository's targets metadata, and of each target: a bundle of 100 certificates is 100 kB. Signed lengths bound
+each file too; this bounds what a signer may sign by mistake."""
 NONCE_BYTES_MIN = 16
 NONCE_BYTES_MAX = 128
 
@@ -27,6 +34,8 @@ COMPONENTS_MAX = 32
 """Components of a fingerprint; a server with more than 24 network cards sends the first by name."""
 NAME_CHARS_MAX = 128
 """Names that people give to tenants, codes and tokens."""
+TRUST_ROOT_ROTATIONS_MAX = 64
+"""Roots between the pin and today. With one rotation a year the pin's root has long expired before."""
 SEATS_MAX = 1_000_000
 SEQ_MAX = 2**53 - 1
 """Largest `epoch` or `seq`: exact in every JSON reader."""
@@ -51,3 +60,7 @@ EVENT_WAIT_SECONDS_MAX = 250
 """Longest long poll; below the 300 s at which common proxies cut an idle exchange."""
 LICENSE_ANSWER_LIFE = timedelta(seconds=60)
 """Licensed software keeps the socket's last answer this long: a restarted agent is no outage."""
+TRUST_STEP_SECONDS_MAX = 10.0
+"""One connect, read or write of an update from the trust repository."""
+TRUST_UPDATE_SECONDS_MAX = 60.0
+"""All requests of one update together: about eight small files, generous on a satellite link."""

@@ -17,12 +17,11 @@ from cloud.clock import utc_now
 from cloud.crypto.keyfile import KeyFileError, write_secret
 from protocol.encoding import json_decode, json_encode
 from protocol.messages.activation import TrustPin
-from protocol.signed.trust import TARGET_SERVICES, TARGET_X509_BUNDLE, ServiceUrls, X509Bundle
+from protocol.signed.trust import TARGET_FORMAT, TARGET_SERVICES, TARGET_X509_BUNDLE, ServiceUrls, X509Bundle
 
 T = TypeVar("T")
 
 FORMAT = 1
-TARGET_FORMAT = 1
 FRESH_FOR = timedelta(hours=1)
 """How long verified trust is used without asking again; nodes ask once a day."""
 USABLE_FOR = timedelta(days=7)

@@ -22,25 +22,26 @@ from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
 from cloud.cli.errors import TrustError, TrustUnreachable
 from protocol.encoding import sha256_hex
+from protocol.limits import (
+    TRUST_ROOT_BYTES_MAX,
+    TRUST_ROOT_ROTATIONS_MAX,
+    TRUST_SNAPSHOT_BYTES_MAX,
+    TRUST_STEP_SECONDS_MAX,
+    TRUST_TARGETS_BYTES_MAX,
+    TRUST_TIMESTAMP_BYTES_MAX,
+    TRUST_UPDATE_SECONDS_MAX,
+)
 from protocol.messages.activation import TrustPin
 from protocol.signed.trust import TARGETS
 
-STEP_SECONDS_MAX = 10.0
-UPDATE_SECONDS_MAX = 60.0
-ROOT_BYTES_MAX = 64 * 1024
-TIMESTAMP_BYTES_MAX = 16 * 1024
-SNAPSHOT_BYTES_MAX = 64 * 1024
-TARGETS_BYTES_MAX = 256 * 1024
-"""Of targets.json, and of each target."""
-ROOT_ROTATIONS_MAX = 64
-_TIMEOUTS = dict.fromkeys(("connect", "read", "write", "pool"), STEP_SECONDS_MAX)
+_TIMEOUTS = dict.fromkeys(("connect", "read", "write", "pool"), TRUST_STEP_SECONDS_MAX)
 _CONFIG = UpdaterConfig(
-    max_root_rotations=ROOT_ROTATIONS_MAX,
+    max_root_rotations=TRUST_ROOT_ROTATIONS_MAX,
     max_delegations=0,
-    root_max_length=ROOT_BYTES_MAX,
-    timestamp_max_length=TIMESTAMP_BYTES_MAX,
-    snapshot_max_length=SNAPSHOT_BYTES_MAX,
-    targets_max_length=TARGETS_BYTES_MAX,
+    root_max_length=TRUST_ROOT_BYTES_MAX,
+    timestamp_max_length=TRUST_TIMESTAMP_BYTES_MAX,
+    snapshot_max_length=TRUST_SNAPSHOT_BYTES_MAX,
+    targets_max_length=TRUST_TARGETS_BYTES_MAX,
 )
 
 
@@ -80,7 +81,7 @@ def _verify(fetcher: FetcherInterface, base: str, pin: TrustPin, scratch: Path, 
     root = root_path.read_bytes() if root_path.exists() else b""
     if sha256_hex(root) != pin.sha256:
         try:
-            root = fetcher.download_bytes(f"{base}/tuf/metadata/{pin.version}.root.json", ROOT_BYTES_MAX)
+            root = fetcher.download_bytes(f"{base}/tuf/metadata/{pin.version}.root.json", TRUST_ROOT_BYTES_MAX)
         except DownloadHTTPError as error:
             if error.status_code != 404:
                 raise
@@ -101,8 +102,8 @@ def _verify(fetcher: FetcherInterface, base: str, pin: TrustPin, scratch: Path, 
     updater.refresh()
     for name in TARGETS:
         target = updater.get_targetinfo(name)
-        if target is None or target.length > TARGETS_BYTES_MAX:
-            raise RepositoryError(f"it has no {name} of at most {TARGETS_BYTES_MAX} bytes")
+        if target is None or target.length > TRUST_TARGETS_BYTES_MAX:
+            raise RepositoryError(f"it has no {name} of at most {TRUST_TARGETS_BYTES_MAX} bytes")
         path = str(scratch / "targets" / name)
         if updater.find_cached_target(target, path) is None:
             updater.download_target(target, path)
@@ -113,7 +114,7 @@ class _Fetcher(FetcherInterface):
 
     def __init__(self, pool: httpcore.ConnectionPool) -> None:
         self._pool = pool
-        self._ends_at = time.monotonic() + UPDATE_SECONDS_MAX
+        self._ends_at = time.monotonic() + TRUST_UPDATE_SECONDS_MAX
 
     def _fetch(self, url: str) -> Iterator[bytes]:
         try:

@@ -1,4 +1,4 @@
-"""Human and JSON output of the command line."""
+"""Pure formatting, and printing, of the command line's output: for people, or as one JSON document."""
 
 import json
 import sys

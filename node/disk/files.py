@@ -1,9 +1,8 @@
-"""Files of the state directory: written as one durable step, read within bounds, owned by one process.
+"""Adapter: files of the state directory, written in one durable step, read within bounds, owned by one process.
 
-Not a place for what the files say. Rules: after a crash or an error a path holds the old bytes or the new ones, never
-a mixture; no symbolic link is followed at the last component; a directory that others may write is refused. Every
-JSON state file carries its format's version and a SHA-256 over itself: that finds torn and edited files, and is no
-protection against root (section 6 of the design, limits).
+After a crash or an error a path holds the old bytes or the new ones, never a mixture. No symbolic link is followed at the
+last component. A directory that others may write is refused. Every JSON state file carries its format's version and a
+SHA-256 over itself: that finds torn and edited files, and is no protection against root (section 6 of the design, limits).
 """
 
 import errno

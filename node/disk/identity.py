@@ -1,4 +1,4 @@
-"""The node's identity on disk, by generation: the TPM's wrapped keys, the device certificate, and whose they are.
+"""Store: the node's identity on disk, by generation (the TPM's wrapped keys, the device certificate, whose they are).
 
     STATE/identity/g-N/   ak.pub ak.priv node.pub node.priv   blobs that only this machine's TPM can load
                           device.pem                          device certificate and its issuer's, leaf first
@@ -8,9 +8,9 @@
     STATE/activation.json                                     an activation under way
     STATE/renewal.json                                        a renewal with fresh evidence under way
 
-Not a place for plain keys: there are none. Rules: a generation appears in one durable step and is complete; one rename
-of `current.json` switches to it; the key in force is the one that `device.pem` is of, so that one rename changes both;
-what is torn, truncated or edited is StateDamaged, never a fresh start.
+No plain key is stored. A generation appears in one durable step and is complete. One rename of `current.json` switches to
+it. The key in force is the key of `device.pem`, so one rename changes both. A torn, truncated or edited file is
+StateDamaged, never a fresh start.
 """
 
 import re

@@ -1,9 +1,8 @@
-"""When the agent asks next. Pure: the time and the randomness are arguments, the answers are times and seconds.
+"""Pure functions: when the agent asks next. Time and randomness are arguments; results are times and seconds.
 
-Rules (section 10 of the design): a million nodes that lose the cloud at once must not return at once. What is
-regular, and what it retries, runs on a phase slot fixed by the node's id; other retries wait a random time up to a
-width that is drawn from after the cap, the first already as wide as the fleet needs. A server's `Retry-After` needs
-no obeying while every retry waits for a slot; it will, with the intervals that servers set.
+A million nodes that lose the cloud at once must not return at once (section 10 of the design). Regular contacts and their
+retries run on a phase slot that the node's id fixes. Other retries wait a random time within a capped width, and the first
+width is already as wide as the fleet needs. Every retry waits for a slot, so a server's `Retry-After` is not read yet.
 """
 
 from datetime import datetime, timedelta

@@ -1,4 +1,4 @@
-"""What can go wrong between the agent and its TPM, classified by what a person can do about it.
+"""Errors between the agent and its TPM, classified by what a person can do about them.
 
     TpmError                 exit code 87 unless stated
       TctiRefused            (2)

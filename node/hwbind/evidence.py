@@ -1,6 +1,6 @@
-"""The evidence of one chip in the form of the wire (RFC 9334: what the attester says of itself).
+"""Adapter: the evidence of one chip in the form of the wire (RFC 9334: the attester's claims about itself).
 
-Makes no judgement: every check is the verifier's. Functions run inside `Tpm.call`, like those of `keys.py`.
+It makes no judgement: every check is the verifier's. Its functions run inside `Tpm.call`, like those of `keys.py`.
 """
 
 from tpm2_pytss import ESAPI

@@ -1,7 +1,7 @@
-"""The machine's fingerprint components: DMI serials, the system disk, permanent MAC addresses.
+"""Adapter: the machine's fingerprint components (DMI serials, the system disk, permanent MAC addresses).
 
-Reads, never judges, and never fails: what cannot be read is absent, with the reason. Raw values stay in memory and out
-of logs; what is sent is the HMAC of each under the tenant's salt (`protocol.hardware`). Blocking reads of /sys: call
+It reads, never judges and never fails: a component that cannot be read is absent, with the reason. Raw values stay in
+memory and out of logs; the HMAC of each under the tenant's salt is sent (`protocol.hardware`). Reads of /sys block: call
 it from a worker thread.
 
 DMI serials are readable by root only, unless the package's tmpfiles rule gives them to the agent's group.

@@ -1,4 +1,4 @@
-"""The keys in the TPM and what is done with them. Functions take a live ESAPI context and run inside `Tpm.call`.
+"""Adapter: the keys in the TPM and their uses. Functions take a live ESAPI context and run inside `Tpm.call`.
 
 - EK: identifies the chip; its certificate comes from NV memory, its key is decryption only.
 - SRK: the parent of our keys, the persistent one where there is one.

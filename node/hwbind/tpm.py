@@ -1,6 +1,6 @@
-"""The TPM port: one ESAPI context, used by one thread at a time, with a bound on every command.
+"""Port of the TPM: one ESAPI context, used by one thread at a time, with a bound on every command.
 
-It is not the keys (`keys.py`) and knows nothing of licences. The rules it keeps:
+`keys.py` has the keys. The rules of the port:
 
 - No command blocks without limit. The TSS libraries wait for ever, and their device library ignores time-outs, so
   a TCTI of our own stands between ESAPI and the TPM, and `/dev/tpmrm0` is opened by us. While a command that

@@ -1,8 +1,8 @@
-"""Statements and tombstones on disk, by generation. A statement's file is replaced by later ones; a tombstone stays.
+"""Store: statements and tombstones on disk, by generation. A later statement replaces the file; a tombstone stays.
 
-Not the decision what to store (`acceptance`) nor what follows from it (`verdict`). Rules: nothing is believed because
-it lies here, every token is verified again under the keys given; a file that cannot be believed is told of, never
-deleted, never treated as if it were not there; at a revocation the tombstone is durable before the statement.
+`node.licensing.acceptance` decides what is stored, `node.licensing.verdict` what follows from it. `load` verifies every
+token under the keys it is given. A file that does not verify is reported; it is never deleted and never treated as
+missing. At a revocation the tombstone is durable before the statement.
 """
 
 from datetime import datetime

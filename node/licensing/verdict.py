@@ -1,14 +1,14 @@
-"""May this machine's licensed software run, and why: the table of section 6 of the design as one pure function.
+"""Pure function: may this machine's licensed software run, and why (the table of section 6 of the design).
 
-Evidence in, verdict out; no I/O, no clock. Rules: only signed statements move a node towards suspended or revoked,
-silence moves it along its lease's dates; whatever is missing, damaged or unproven never opens the gate.
+Evidence in, verdict out; no I/O, no clock. Only signed statements move a node to suspended or revoked. Silence moves it
+along its lease's dates. Evidence that is missing, damaged or unproven never opens the gate.
 
 Choices where the design leaves room:
 - "Past" a date begins at that instant: a lease that terminates at t is terminated at t.
 - One generation is judged. While a newer one waits for its confirmation the confirmed one is judged and runs on; a
   revoked one is not judged when a newer one waits, or the node could never come to confirm it. (The caller chooses.)
-- No statement, one that cannot be believed, or a tombstone that cannot be verified is `stale`: the node asks the
-  cloud. Such a tombstone is no signed word, so it does not revoke; but a torn disk must not undo a revocation either.
+- No statement, a statement that does not verify, or a tombstone that does not verify is `stale`: the node asks the
+  cloud. Such a tombstone does not revoke, since nobody signed it; a torn disk must not undo a revocation either.
 - Leases are judged at the later of the wall clock and the lease's `issued_at`, which is a signed time and has surely
   passed. So a clock that fell back (an empty coin cell) locks no site; it is flagged. Trusted time will raise this
   bound; until then a clock held back stretches a lease.

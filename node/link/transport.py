@@ -1,8 +1,8 @@
-"""TLS of the agent: the only file of the node that touches `ssl`.
+"""Adapter: TLS of the agent. It is the only module of the node that imports `ssl`.
 
-The rules it keeps: TLS 1.3 only; the trust is the X.509 bundle of the TUF repository and never a system CA; before
-the first byte of a request the server must be, besides the host it was asked for, the service it was asked for, by
-SPIFFE id and by an issuing CA of services; the session key is in memory only and reaches OpenSSL through a memfd.
+TLS 1.3 only. Trust is the X.509 bundle of the TUF repository, never a system CA. Before the first byte of a request the
+server must prove its host and its service, by SPIFFE id and by an issuing CA of services. The session key is in memory
+only and reaches OpenSSL through a memfd.
 """
 
 import os

@@ -1,8 +1,8 @@
-"""The local HTTP socket: what licensed software and the command line ask the agent.
+"""Adapter: HTTP server on the unix socket that licensed software and the command line use.
 
-Reading is for everyone who can reach the socket: a licence's terms are no secret to the software they license.
-Commands (`POST`) are for root and the agent's own user, by the kernel's word (SO_PEERCRED), not the caller's.
-One request a connection keeps the server small; answers are computed at the time of asking, never stored.
+Reading is for everyone who reaches the socket: a licence's terms are no secret to the software they license. Commands
+(`POST`) are for root and the agent's own user, as the kernel names the caller (SO_PEERCRED). One connection carries one
+request. Answers are computed when they are asked for, never stored.
 """
 
 import errno

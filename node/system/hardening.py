@@ -1,6 +1,6 @@
-"""What the process takes from itself before it works: core dumps, and being read by its own user's other processes.
+"""Adapter: forbids core dumps of this process, and reads of its memory by other processes of the same user.
 
-A session key lives in this memory; `PR_SET_DUMPABLE = 0` also bars ptrace by all but root.
+A session key is in this memory; `PR_SET_DUMPABLE = 0` also bars ptrace by all but root.
 """
 
 import ctypes

@@ -1,7 +1,7 @@
-"""Telling systemd how the agent does (sd_notify(3)): one datagram a message.
+"""Adapter: reports the agent's state to systemd (sd_notify(3)), one datagram a message.
 
-Not a dependency on systemd: without `NOTIFY_SOCKET` every call does nothing. A message that cannot be sent changes
-nothing else: the agent's work matters more than who watches it. The environment is left as it is.
+Without `NOTIFY_SOCKET` every call does nothing. A message that cannot be sent changes nothing else: the agent's work
+matters more than who watches it. The environment is left as it is.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""What can go wrong when trust is fetched. What was published before is intact in both cases.
+"""Errors of fetching trust. What was published before is intact in both cases.
 
     VerificationFailed
     └── TrustError         what was fetched does not verify: pin, signature, version, hash, date, size or form

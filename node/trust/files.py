@@ -1,13 +1,12 @@
-"""Verified trust on the node's disk: generations that are published whole or not at all.
+"""Store: verified trust on the node's disk, in generations that are published whole or not at all.
 
     trust/gen-N/{V.root,timestamp,snapshot,targets}.json          metadata, every root from the pinned one on
     trust/gen-N/{signing-keys,x509-bundle,services}.json          the three targets
     trust/current.json      which generation counts, where it came from, under which pin, the SHA-256 of every file
 
-What is read back was verified when it was published. The hashes find torn, truncated and edited files without the
-150 ms that the TUF library takes to import; they are no defence against somebody who may write here and makes
-`current.json` anew: that is root or the agent's own user, who can replace the agent as well.
-It is neither the verification (`node.trust.update`) nor what the files say (`node.trust.published`).
+A generation was verified when it was published. The hashes find torn, truncated and edited files without the 150 ms that
+the TUF library takes to import. They do not stop somebody who may write here and writes `current.json` too: that is root or
+the agent's own user, who can replace the agent as well. `node.trust.update` verifies; `node.trust.published` parses.
 """
 
 import re

@@ -1,9 +1,9 @@
-"""The trust that a node works with: signing keys, X.509 bundle and service URLs, all verified under one pin.
+"""Use case: publish verified trust on this machine (signing keys, X.509 bundle, service URLs), all under one pin.
 
-`bootstrap` (only `activate` calls it) starts from a pin, `refresh` (only the agent) from what was published last,
-`load` reads that back. An update that does not verify, or does not come, changes nothing: a node that is offline
-longer than the timestamp's life keeps what it verified, since freshness is then the licence's business.
-Which document a key may sign and when is judged by `protocol.signed.envelope`, not here.
+`bootstrap` starts from a pin; only `activate` calls it. `refresh` starts from what was published last; only the agent
+calls it. `load` reads what was published. An update that does not verify, or does not come, changes nothing: a node that
+is offline for longer than the timestamp lives keeps what has verified. `protocol.signed.envelope` decides which document a
+key may sign, and when.
 """
 
 import errno
@@ -25,9 +25,11 @@ from node.trust.files import Generation, publish, read_current, salvage, scratch
 from protocol.encoding import json_decode
 from protocol.faults import fault_point
 from protocol.ids import IdError, parse_trust_domain
+from protocol.limits import TRUST_UPDATE_SECONDS_MAX
 from protocol.messages.activation import TrustPin
 from protocol.signed.envelope import KeyRing
 from protocol.signed.trust import (
+    TARGET_FORMAT,
     TARGET_SERVICES,
     TARGET_SIGNING_KEYS,
     TARGET_X509_BUNDLE,
@@ -38,9 +40,6 @@ from protocol.signed.trust import (
 
 __all__ = ["TrustError", "TrustSet", "TrustUnreachable", "bootstrap", "load", "refresh"]
 
-TARGET_FORMAT = 1
-UPDATE_SECONDS_MAX = 60.0
-"""All requests of one update together: about eight small files, generous on a satellite link."""
 LOOK_UP_SECONDS_MAX = 10.0
 """What a name look-up may take on top: the resolver cannot be given a deadline, so its thread is left behind."""
 
@@ -84,7 +83,7 @@ async def bootstrap(
     *,
     admit: Callable[[TrustSet], None] = lambda _: None,
     clock: Callable[[], datetime] = utc_now,
-    seconds_max: float = UPDATE_SECONDS_MAX,
+    seconds_max: float = TRUST_UPDATE_SECONDS_MAX,
 ) -> TrustSet:
     """Fetch the pinned root and all trust under it, and publish it.
 
@@ -102,7 +101,7 @@ async def bootstrap(
 
 
 async def refresh(
-    state_dir: Path, *, clock: Callable[[], datetime] = utc_now, seconds_max: float = UPDATE_SECONDS_MAX
+    state_dir: Path, *, clock: Callable[[], datetime] = utc_now, seconds_max: float = TRUST_UPDATE_SECONDS_MAX
 ) -> TrustSet:
     """Bring the published trust up to date, under its own pin and from its own repository.
 

@@ -1,9 +1,8 @@
-"""One update from the TUF repository: the library's client workflow over a fetcher of our own. Blocking, in a thread.
+"""Adapter: one update from the TUF repository, by the library's client workflow over a fetcher of our own. Blocking.
 
-The only file of the node that imports `tuf`; `node.trust.published` imports it when it updates. Everything fetched is either
-verified up to the pinned root or refused; nothing is stored here but in the scratch directory.
-The operators' command line has a smaller twin (`cloud/cli/published_trust.py`): node and cloud share `protocol` only, and
-that is pure, so the shell around the library exists on each side.
+It is the only module of the node that imports `tuf`; `node.trust.published` imports it when it updates. Everything fetched
+is verified up to the pinned root, or refused. It writes to the scratch directory only. The operators' command line has an
+adapter of its own (docs/adr/0010).
 """
 
 import logging
@@ -26,20 +25,16 @@ from node.clock import monotonic
 from node.trust.errors import TrustError, TrustUnreachable
 from node.trust.files import METADATA, Generation, is_root_name, root_name
 from protocol.encoding import sha256_hex
+from protocol.limits import (
+    TRUST_ROOT_BYTES_MAX,
+    TRUST_ROOT_ROTATIONS_MAX,
+    TRUST_SNAPSHOT_BYTES_MAX,
+    TRUST_STEP_SECONDS_MAX,
+    TRUST_TARGETS_BYTES_MAX,
+    TRUST_TIMESTAMP_BYTES_MAX,
+)
 from protocol.messages.activation import TrustPin
 from protocol.signed.trust import TARGETS
-
-STEP_SECONDS_MAX = 10.0
-"""One connect, read or write."""
-ROOT_BYTES_MAX = 64 * 1024
-"""A root with a dozen keys is 6 kB."""
-TIMESTAMP_BYTES_MAX = 16 * 1024
-SNAPSHOT_BYTES_MAX = 64 * 1024
-TARGETS_BYTES_MAX = 256 * 1024
-TARGET_BYTES_MAX = 256 * 1024
-"""A bundle of 100 certificates is 100 kB. Signed lengths bound each file too; this bounds the signer's blunders."""
-ROOT_ROTATIONS_MAX = 64
-"""Roots between the pin and today. With one rotation a year the pin's root has long expired before."""
 
 # The library logs at debug what is already in the error we raise.
 logging.getLogger("tuf").setLevel(logging.ERROR)
@@ -97,7 +92,7 @@ def _pinned_root(fetcher: FetcherInterface, base: str, pin: TrustPin, known: Map
     if sha256_hex(root) == pin.sha256:
         return root
     try:
-        root = fetcher.download_bytes(f"{base}/tuf/metadata/{pin.version}.root.json", ROOT_BYTES_MAX)
+        root = fetcher.download_bytes(f"{base}/tuf/metadata/{pin.version}.root.json", TRUST_ROOT_BYTES_MAX)
     except DownloadHTTPError as error:
         if error.status_code != 404:
             raise
@@ -118,12 +113,12 @@ def _verify(fetcher: FetcherInterface, base: str, root: bytes, scratch: Path, no
         target_base_url=f"{base}/tuf/targets/",
         fetcher=fetcher,
         config=UpdaterConfig(
-            max_root_rotations=ROOT_ROTATIONS_MAX,
+            max_root_rotations=TRUST_ROOT_ROTATIONS_MAX,
             max_delegations=0,
-            root_max_length=ROOT_BYTES_MAX,
-            timestamp_max_length=TIMESTAMP_BYTES_MAX,
-            snapshot_max_length=SNAPSHOT_BYTES_MAX,
-            targets_max_length=TARGETS_BYTES_MAX,
+            root_max_length=TRUST_ROOT_BYTES_MAX,
+            timestamp_max_length=TRUST_TIMESTAMP_BYTES_MAX,
+            snapshot_max_length=TRUST_SNAPSHOT_BYTES_MAX,
+            targets_max_length=TRUST_TARGETS_BYTES_MAX,
         ),
         bootstrap=root,
     )
@@ -135,8 +130,10 @@ def _verify(fetcher: FetcherInterface, base: str, root: bytes, scratch: Path, no
         target = updater.get_targetinfo(name)
         if target is None:
             raise TrustError(f"cannot use the repository at {base}: it has no {name}")
-        if target.length > TARGET_BYTES_MAX:
-            raise TrustError(f"cannot use the repository at {base}: {name} is larger than {TARGET_BYTES_MAX} bytes")
+        if target.length > TRUST_TARGETS_BYTES_MAX:
+            raise TrustError(
+                f"cannot use the repository at {base}: {name} is larger than {TRUST_TARGETS_BYTES_MAX} bytes"
+            )
         path = str(scratch / "targets" / name)
         if updater.find_cached_target(target, path) is None:
             updater.download_target(target, path)
@@ -151,7 +148,7 @@ class _Fetcher(FetcherInterface):
 
     def _fetch(self, url: str) -> Iterator[bytes]:
         """The body in pieces; the library's `download_file` counts them against the bound of the file."""
-        limits = dict.fromkeys(("connect", "read", "write", "pool"), STEP_SECONDS_MAX)
+        limits = dict.fromkeys(("connect", "read", "write", "pool"), TRUST_STEP_SECONDS_MAX)
         try:
             with self._pool.stream("GET", url, extensions={"timeout": limits}) as response:
                 if response.status != 200:
@@ -178,7 +175,7 @@ class _DeadlineBackend(httpcore.NetworkBackend):
         left = self._ends_at - monotonic()
         if left <= 0:
             raise httpcore.ReadTimeout("the time for the whole update is over")
-        return min(left, STEP_SECONDS_MAX if timeout is None else timeout)
+        return min(left, TRUST_STEP_SECONDS_MAX if timeout is None else timeout)
 
     def connect_tcp(
         self,

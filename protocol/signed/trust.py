@@ -1,6 +1,6 @@
-"""The top-level TUF targets: signing keys, X.509 trust bundle, service URLs.
+"""Value types: the targets of the trust repository (signing keys, X.509 trust bundle, service URLs).
 
-What they say is believed only through the TUF metadata that name them; here stands only their form.
+A target is trusted only through the TUF metadata that name it. This module has its form, and verifies nothing.
 """
 
 import msgspec
@@ -11,6 +11,8 @@ TARGET_SIGNING_KEYS = "signing-keys.json"
 TARGET_X509_BUNDLE = "x509-bundle.json"
 TARGET_SERVICES = "services.json"
 TARGETS = (TARGET_SIGNING_KEYS, TARGET_X509_BUNDLE, TARGET_SERVICES)
+TARGET_FORMAT = 1
+"""The `format` of every target that both sides write and read."""
 
 
 class SigningKeys(msgspec.Struct, frozen=True):
