@@ -23,7 +23,7 @@ HEARTBEAT_SECONDS_MAX = 3600
 
 
 class ConfigError(NodeError):
-    """The settings cannot be used; the text names the key and where it stands."""
+    """The settings cannot be used; the text names the key and its source."""
 
     exit = Exit.USAGE
     code = "config_invalid"

@@ -10,10 +10,10 @@
     |   |-- StateUnreadable     the system refuses to read it                          70
     |   `-- StateUnwritable     the system refuses to write it                         70
     |       `-- DiskFull        no space, quota or size limit                          70
-    `-- those of one module, beside what raises them (api, ask, certificates, config, trust_errors, licence, ...)
+    `-- those of one module, beside what raises them (link.api, config, licence, local.client, trust.errors, ...)
 
-The TPM's errors stand in `node/hwbind`. Rule: `text` reads "cannot ..." and names the thing; `next` says what to do;
-`code` is never renamed. No secret, key or code stands in any of them.
+The TPM's errors are in `node/hwbind`. Rule: `text` reads "cannot ..." and names the thing; `next` says what to do;
+`code` is never renamed. No secret, key or activation code is in any of them.
 """
 
 from pathlib import Path

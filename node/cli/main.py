@@ -154,7 +154,7 @@ async def _own_status(config: Config) -> dict[str, Any]:
         try:
             await hardware.check(licence.identity.node_key, licence.lease, utc_now())
         except TpmError as error:
-            # Status is told in every state; the document's exit code is the TPM's.
+            # Status is shown in every state; the document's exit code is the TPM's.
             logging.getLogger("cascadia").error("%s", error)
             hardware.report_fault(error)
         return status_document(licence.snapshot(), config.mode, running=False, last_contact_at=None, failures=0)

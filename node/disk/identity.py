@@ -95,7 +95,7 @@ class PendingActivation(StateFile, frozen=True, kw_only=True, forbid_unknown_fie
 
     `file_sha256` (hex) is of the activation file, never its content. `proof` is the body of the proof's request as it
     will be sent: only a byte-identical repeat gets the stored answer. An exchange is kept from there on; one that was
-    cut off before starts anew.
+    cut off before starts again.
     """
 
     file_sha256: str
@@ -137,7 +137,7 @@ def _blobs(identity: Identity) -> dict[str, bytes]:
 
 
 def encode_chain(chain: tuple[bytes, ...]) -> bytes:
-    """PEM, leaf first, and a last line with the digest of what stands above it; PEM readers skip that line.
+    """PEM, leaf first, and a last line with the digest of the lines above it; PEM readers skip that line.
 
     Raises ValueError for an empty chain or what is no certificate.
     """

@@ -84,7 +84,7 @@ class Contact:
             except SessionRefused as refused:
                 return self._take_refusal(refused)
             except api.CloudRefused as refusal:
-                return await self._ask_why(refusal)
+                return await self._learn_reason(refusal)
             except TpmError as error:
                 self._hardware.report_fault(error)
                 return self._count_silence(str(error))
@@ -186,17 +186,17 @@ class Contact:
     async def _refresh(self) -> None:
         """The current statement: with a new session where one is due, else over the session that is held."""
         if self.connection.serves(self._trust.value, self._clock()) or not await self._open_session():
-            await self._ask_statement()
+            await self._fetch_statement()
 
     async def _open_session(self) -> bool:
-        """Open a session, and take the statement that came with it; True when the cloud vouches that it is current."""
+        """Open a session, and take the statement that came with it; True when it is fresh."""
         trusted, licence = self._trust.value, self._licence
         opened = await open_session(trusted, licence.identity, self._tpm, self._clock, licence.presented)
         await self.connection.replace(opened.credentials, trusted)
         # A generation that is not confirmed has no statement yet.
         return bool(opened.current.statement) and licence.apply(opened.current, opened.answer_nonce).fresh
 
-    async def _ask_statement(self) -> None:
+    async def _fetch_statement(self) -> None:
         fabric = self.connection.fabric
         if fabric is None:
             raise api.CloudUnreachable("cannot ask for the statement: there is no session with the cloud")
@@ -206,7 +206,7 @@ class Contact:
             answer = await fabric.statement(ask)
         self._licence.apply(answer, nonce)
 
-    async def _ask_why(self, refusal: api.CloudRefused) -> bool:
+    async def _learn_reason(self, refusal: api.CloudRefused) -> bool:
         """The cloud refused the session: close it, and learn the reason, signed, by a new proof."""
         await self.connection.close()
         if refusal.code != "generation_closed":

@@ -18,7 +18,7 @@ from protocol.signed.statements import Lease
 HEARTBEAT_SECONDS = 600.0
 """The period of the phase slots; the design's simulation of a million nodes rests on it."""
 REFRESH_EARLY_SHARE = 4
-"""A lease is refreshed in the last 1/4 before `refresh_after`; the cloud signs anew from half way on."""
+"""A lease is refreshed in the last 1/4 before `refresh_after`; the cloud signs a new one from half way on."""
 RETRY_WIDTHS_MAX = 4
 """Retries spread over at most this many heartbeats."""
 EVENT_WAIT_SECONDS_MIN = 200
@@ -33,10 +33,10 @@ TRUST_FIRST_SECONDS_MAX = 3600.0
 DEVICE_RENEWAL_SPREAD = 0.1
 """Share of a device certificate's life by which its renewal lies before or after the half of it."""
 ADOPTION_SHARE = 0.1
-"""A new trust is told of within this share of a heartbeat: a minute."""
+"""A new trust is reported within this share of a heartbeat: a minute."""
 TRUST_RECOVERY_SECONDS = 600.0
-"""A cloud that nobody believes is not believed by a whole fleet: its repository is asked by each node once in this
-time, spread over as much again."""
+"""A server that does not verify fails for a whole fleet at once: each node asks the repository once in this time, spread
+over as much again."""
 
 
 def node_fraction(node: str, purpose: str) -> float:
@@ -144,10 +144,10 @@ def device_renewal_due(certificate_der: bytes, now: datetime, node: str) -> bool
 
 
 def adoption_seconds(heartbeat_seconds: float, random: Random) -> float:
-    """Wait between a new trust and the statement that tells of it: soon, and not all at once."""
+    """Wait between a new trust and the contact that reports it: soon, and not all at once."""
     return random.random() * heartbeat_seconds * ADOPTION_SHARE
 
 
 def trust_recovery_seconds(node: str) -> float:
-    """The least time between two refreshes of the trust because a server or certificate was not believed."""
+    """The least time between two refreshes of the trust because a server or certificate did not verify."""
     return TRUST_RECOVERY_SECONDS * (1 + node_fraction(node, "trust"))

@@ -48,7 +48,7 @@ class Opened(msgspec.Struct, frozen=True):
 
 
 class SessionRefused(Exception):
-    """The cloud refused; `answer` holds the signed words that came with the refusal, if any, over `answer_nonce`."""
+    """The cloud refused; `answer` holds the signed statement that came with the refusal, if any, over `answer_nonce`."""
 
     def __init__(self, refusal: api.CloudRefused, answer_nonce: str) -> None:
         super().__init__(str(refusal))

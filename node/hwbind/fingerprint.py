@@ -45,7 +45,7 @@ class _Absent(Exception):
 
 
 class _DiskSource(msgspec.Struct, frozen=True):
-    """Where a component of a disk stands: properties of udev first, then files below the disk in /sys."""
+    """The sources of a component of a disk: properties of udev first, then files below the disk in /sys."""
 
     properties: tuple[str, ...]
     files: tuple[str, ...]
@@ -60,7 +60,7 @@ _WWN = _DiskSource(("ID_WWN_WITH_EXTENSION", "ID_WWN"), ("wwid", "device/wwid"))
 
 
 def read_components(root: Path = Path("/"), udev: Udev | None = None) -> Components:
-    """All components of the machine whose /sys and /proc stand under `root`."""
+    """All components of the machine whose /sys and /proc are under `root`."""
     properties = udev or _udev_properties
     values: dict[str, str] = {}
     absent: dict[str, str] = {}

@@ -264,7 +264,7 @@ def _storage_parent(esys: ESAPI, wanted: set[bytes] | None) -> Iterator[tuple[ES
 
 @contextlib.contextmanager
 def _endorsement_key(esys: ESAPI, ek_type: EkType) -> Iterator[tuple[ESYS_TR, TPMT_PUBLIC, bytes | None]]:
-    """Handle, public part and certificate of the EK: the persistent one if it is the certificate's, else made anew."""
+    """Handle, public part and certificate of the EK: the persistent one if it is the certificate's, else a new one."""
     # Here and above: for an activation or a renewal; a start does not wait for them to load.
     from tpm2_pytss.utils import NVReadEK, create_ek_template
 

@@ -3,9 +3,9 @@
 `keys.py` has the keys. The rules of the port:
 
 - No command blocks without limit. The TSS libraries wait for ever, and their device library ignores time-outs, so
-  a TCTI of our own stands between ESAPI and the TPM, and `/dev/tpmrm0` is opened by us. While a command that
+  a TCTI of our own is between ESAPI and the TPM, and `/dev/tpmrm0` is opened by us. While a command that
   timed out is still under way in the driver, later work is refused at once: nothing piles up.
-- A context dies with its connection and is made anew. Work that lost its connection is done once more, from its
+- A context dies with its connection and is then replaced. Work that lost its connection is done once more, from its
   beginning, never in a loop; work that timed out is not repeated. So work must be harmless to repeat, keep no
   handle beyond its end, and return values.
 - Every fault leaves here as a `TpmError`.

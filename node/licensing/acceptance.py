@@ -57,7 +57,7 @@ def decide(stored: StoredEvidence, offered: Verified, holder: Holder, *, fresh: 
 
     1 it is for this node and generation; 2 a revocation is stored unless one is; 3 nothing follows a revocation;
     4 with nothing sound to compare with, it must be fresh; 5 earlier in the stream is stale; 6 at the same place it
-    is the same statement, perhaps signed anew; 7 it is not absurdly far ahead. Section 6 of the design.
+    is the same statement, perhaps with another signature; 7 it is not absurdly far ahead. Section 6 of the design.
     """
     new, current = offered.statement, stored.statement
     if not holder.holds(new):

@@ -30,7 +30,7 @@ class StatementRejected(VerificationFailed):
 
 
 class Applied(msgspec.Struct, frozen=True):
-    """An answer that was taken. `stored`: the statement is new. `fresh`: the cloud vouches that it is current."""
+    """An answer that was taken. `stored`: the statement is new. `fresh`: a signed freshness over our nonce says that it is current."""
 
     stored: bool
     fresh: bool

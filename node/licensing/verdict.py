@@ -40,7 +40,7 @@ State = Literal[
     "refresh-due",
     "active",
 ]
-"""In the order of the table; `recovery-pending` will stand before `stale`."""
+"""In the order of the table; `recovery-pending` will come before `stale`."""
 
 Hardware = Literal["ours", "other", "unavailable", "unchecked"]
 """What the TPM's last answer was: this node's key; another TPM's; no answer, or an error; not asked yet."""

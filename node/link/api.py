@@ -62,7 +62,7 @@ class ServerUnproven(VerificationFailed):
 
 
 class CloudRefused(NodeError):
-    """A problem document with a conclusive code. `statement` and `freshness` are signed words that came with it."""
+    """A problem document with a conclusive code. `statement` and `freshness` are the signed documents that came with it."""
 
     exit = Exit.REFUSED
 

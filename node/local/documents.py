@@ -61,9 +61,9 @@ class StatusDocument(msgspec.Struct, frozen=True):
 
 
 LIMITS = (
-    "A revocation or suspension binds this machine once it was told of it. A whole state directory put back from "
-    "before the revocation, or the lease of before the suspension, with the cloud kept away, runs until "
-    "offline_bound_at of then; longer where the clock is held back."
+    "A revocation or suspension takes effect when it reaches this machine. If someone restores an old copy of the state "
+    "directory and keeps the machine offline, the old licence stays usable until the date recorded in that copy "
+    "(offline_bound_at); longer if the clock is set back."
 )
 
 

@@ -148,7 +148,7 @@ def _home(state_dir: Path) -> Path:
 
 
 def _parse(number: int, generation: Generation) -> TrustSet:
-    """The values in the verified targets. Raises TrustError: vouched for, and yet of no use to this agent."""
+    """The values in the verified targets. Raises TrustError: verified, and yet of no use to this agent."""
     keys = _decode(generation, TARGET_SIGNING_KEYS, SigningKeys)
     bundle = _decode(generation, TARGET_X509_BUNDLE, X509Bundle)
     urls = _decode(generation, TARGET_SERVICES, ServiceUrls)

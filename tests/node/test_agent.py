@@ -143,7 +143,7 @@ async def test_a_cloud_that_hangs_holds_a_start_up_for_the_settling_time_only(
 
 
 class FailingTpm(Tpm):
-    """The real one, until it is told to fail."""
+    """The real one, until a test gives it a fault."""
 
     fault: Exception | None = None
 
@@ -292,26 +292,24 @@ async def test_a_signal_ends_it_while_it_settles(agent: Agent, fabric: Fabric, c
     assert not config.socket.exists()
 
 
-async def test_systemd_is_told_that_the_loop_turns(
-    agent: Agent, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+async def test_systemd_hears_that_the_loop_runs(agent: Agent, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         receiver.bind(str(tmp_path / "notify"))
         receiver.setblocking(False)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
         monkeypatch.setenv("WATCHDOG_USEC", "100000")
-        told: list[bytes] = []
+        received: list[bytes] = []
 
         def heard(message: bytes, times: int) -> bool:
             with suppress(BlockingIOError):
                 while True:
-                    told.append(receiver.recv(1000))
-            return told.count(message) >= times
+                    received.append(receiver.recv(1000))
+            return received.count(message) >= times
 
         async with running(agent):
             await until(lambda: heard(b"WATCHDOG=1", 3))
         assert heard(b"STOPPING=1", 1)
-    assert told[-1] == b"STOPPING=1"
+    assert received[-1] == b"STOPPING=1"
 
 
 async def test_a_damaged_generation_that_waits_does_not_stop_the_one_in_force(

@@ -69,15 +69,15 @@ def installed(cli: Cli, cloud: Fabric, machine: Machine) -> State:
 
 
 def failure(cli: Cli, *arguments: str) -> tuple[int, str]:
-    """Exit code and error code, told alike in both forms."""
+    """Exit code and error code, the same in both forms."""
     code, document = cli.json(*arguments)
     error = document["error"]
     assert list(error) == ["code", "text", "next", "exit_code"]
     assert (error["exit_code"], bool(error["text"]), bool(error["next"])) == (code, True, True)
-    plain, output, told = cli(*arguments)
+    plain, output, shown = cli(*arguments)
     assert (plain, output) == (code, "")
-    assert told.startswith("cascadia: cannot ")
-    assert error["next"] in told
+    assert shown.startswith("cascadia: cannot ")
+    assert error["next"] in shown
     return code, error["code"]
 
 
@@ -115,7 +115,7 @@ def test_no_tpm(cli: Cli, installed: State, command: list[str]) -> None:
     assert failure(cli, *command) == (87, "tpm-absent")
 
 
-def test_status_is_told_without_a_tpm_too(cli: Cli, installed: State) -> None:
+def test_status_is_shown_without_a_tpm_too(cli: Cli, installed: State) -> None:
     cli.write(MISSING_TPM)
     code, document = cli.json("status")
     assert (code, document["hardware"], document["license"]["gate"]) == (87, "unavailable", "closed")
@@ -184,7 +184,7 @@ def test_a_rekey_without_an_agent(cli: Cli, installed: State, cloud: Fabric) -> 
     assert installed.identities.load(1).node_key == after
 
 
-def test_a_damaged_state_is_told_of(cli: Cli, installed: State) -> None:
+def test_a_damaged_state_is_reported(cli: Cli, installed: State) -> None:
     (cli.state / "current.json").write_text("{}")
     assert failure(cli, "status") == (70, "state_damaged")
     assert failure(cli, "run") == (70, "state_damaged")

@@ -328,7 +328,7 @@ def test_blobs_of_another_generation_are_noticed(store: IdentityStore) -> None:
 
 
 @pytest.mark.parametrize("sound", [b"x" * 300_000, b'{"format":1}\n', b""])
-def test_a_damaged_activation_is_told_of(store: IdentityStore, state: Path, sound: bytes) -> None:
+def test_a_damaged_activation_is_reported(store: IdentityStore, state: Path, sound: bytes) -> None:
     store.save_activation(ACTIVATION)
     (state / "activation.json").write_bytes(sound)
     with pytest.raises(StateDamaged, match=r"activation\.json"):

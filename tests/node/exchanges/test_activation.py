@@ -167,7 +167,7 @@ async def test_a_repeated_proof_is_the_same_bytes(
     assert first == second
 
 
-async def test_an_exchange_that_has_ended_is_begun_anew(
+async def test_an_exchange_that_has_ended_is_begun_again(
     state: State, tpm: Tpm, file: Path, fabric: Fabric, cut: list[str]
 ) -> None:
     cut.append("before node.activation.prove")
@@ -193,7 +193,7 @@ async def test_a_refusal_leaves_everything_as_it_was(
 
 
 @pytest.mark.parametrize("answer", ["none", "not fresh", "forged"])
-async def test_without_a_statement_to_believe_nothing_is_in_force(
+async def test_without_a_valid_statement_nothing_is_in_force(
     state: State, tpm: Tpm, file: Path, fabric: Fabric, answer: str
 ) -> None:
     async def confirm(_: Request) -> Reply:

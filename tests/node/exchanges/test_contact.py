@@ -208,7 +208,7 @@ async def test_other_faults_of_a_certificate_do_not_lead_to_the_trust(
     assert refreshes.asked == 0
 
 
-async def test_a_session_is_opened_anew_under_another_trust(
+async def test_a_session_is_replaced_under_another_trust(
     contact: Contact, fabric: Fabric, refreshes: Refreshes
 ) -> None:
     await contact.attempt()
@@ -253,7 +253,7 @@ async def test_a_certificate_that_opens_nothing_is_renewed_with_evidence(
     assert contact.licence.verdict().gate_open
 
 
-async def test_a_superseded_node_with_an_expired_certificate_is_told(contact: Contact, fabric: Fabric) -> None:
+async def test_a_superseded_node_with_an_expired_certificate_learns_it(contact: Contact, fabric: Fabric) -> None:
     fabric.taken = set()
     fabric.revoke("superseded")
     await contact.attempt()
@@ -301,7 +301,7 @@ async def test_a_renewal_that_waits_holds_nothing_up(contact: Contact, fabric: F
     assert contact.licence.identity.node_key != before.node_key
 
 
-async def test_a_renewal_whose_answer_is_not_believed_holds_nothing_up(
+async def test_a_renewal_whose_answer_does_not_verify_holds_nothing_up(
     contact: Contact, fabric: Fabric, refreshes: Refreshes
 ) -> None:
     """Stored at the cloud, it would come at every contact, and the lease would end over it."""
@@ -410,7 +410,7 @@ async def test_a_refusal_with_a_forged_statement_is_silence(contact: Contact, fa
     assert contact.licence.verdict().state == "active"
 
 
-async def test_a_revoked_session_is_asked_why_and_told(contact: Contact, fabric: Fabric) -> None:
+async def test_a_revoked_session_learns_why_by_a_new_proof(contact: Contact, fabric: Fabric) -> None:
     """The refusal of a kept-alive connection says nothing; the new proof brings the signed word."""
     await contact.attempt()
     fabric.revoke()

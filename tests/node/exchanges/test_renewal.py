@@ -210,7 +210,7 @@ async def test_a_certificate_that_does_not_verify_changes_nothing(
     assert not list(state.identities.generation_dir(1).glob("key-*"))
 
 
-async def test_a_closed_generation_is_told_with_its_signed_word(
+async def test_a_closed_generation_comes_with_its_signed_statement(
     state: State, licence: Licence, renewal: DeviceRenewal, tpm: Tpm, fabric: Fabric
 ) -> None:
     fabric.revoke("superseded")

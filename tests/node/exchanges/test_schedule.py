@@ -166,7 +166,7 @@ def test_an_order_is_followed_within_a_heartbeat_and_not_at_once() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_new_trust_is_told_of_within_a_tenth_of_a_heartbeat(seed: int) -> None:
+def test_a_new_trust_is_reported_within_a_tenth_of_a_heartbeat(seed: int) -> None:
     assert 0 <= schedule.adoption_seconds(600, Random(seed)) <= 60
 
 

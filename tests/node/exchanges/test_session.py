@@ -69,7 +69,7 @@ async def aiter_of(directory: trio.Path):  # type: ignore[no-untyped-def]
         yield entry
 
 
-async def test_a_closed_generation_is_told_why(cloud: Fabric, machine: Machine, tpm: Tpm) -> None:
+async def test_a_closed_generation_learns_why(cloud: Fabric, machine: Machine, tpm: Tpm) -> None:
     cloud.last_generation = 1
     cloud.revoke()
     with pytest.raises(SessionRefused) as caught:

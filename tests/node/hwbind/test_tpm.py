@@ -187,7 +187,7 @@ def test_a_restarted_resource_manager_is_not_noticed(chip: SoftTpm, tpm: Tpm) ->
         assert tpm.call(lambda esys: keys.sign(esys, key, b"message"))
 
 
-def test_a_missing_resource_manager_is_told_and_its_return_found(chip: SoftTpm, tpm: Tpm) -> None:
+def test_a_missing_resource_manager_is_reported_and_its_return_found(chip: SoftTpm, tpm: Tpm) -> None:
     tpm.call(keys.read_clock)
     chip.stop_resource_manager()
     try:

@@ -306,7 +306,7 @@ def test_a_forged_statement_changes_nothing(licence: Licence, fabric: Fabric, po
     assert (licence.verdict().state, licence.presented, points) == ("active", token, [])
 
 
-def test_a_withdrawn_key_voids_what_it_signed_until_it_is_signed_anew(licence: Licence, fabric: Fabric) -> None:
+def test_a_withdrawn_key_voids_what_it_signed_until_it_is_signed_again(licence: Licence, fabric: Fabric) -> None:
     """What is held is kept until the re-signed statement is at hand."""
     apply(licence, fabric, fabric.lease())
     fabric.keys["lease"] = ec.generate_private_key(ec.SECP256R1())

@@ -195,12 +195,12 @@ def test_a_clock_behind_the_signed_time_is_flagged_and_locks_nothing(behind: tim
     assert (verdict.clock_suspect, verdict.gate_open, verdict.deadline) == (suspect, True, LEASE.refresh_after)
 
 
-def test_flags_and_details_are_told() -> None:
-    told = judge(
+def test_flags_and_details_are_reported() -> None:
+    verdict = judge(
         evidence(StoredEvidence(statement=verified(LEASE), damaged=("cannot trust X",)), hardware="unavailable")
     )
-    assert told.hardware_failing
-    assert told.damaged == ("cannot trust X",)
+    assert verdict.hardware_failing
+    assert verdict.damaged == ("cannot trust X",)
     assert "unpaid" in judge(evidence(SUSPENDED)).reason
 
 

@@ -123,7 +123,7 @@ async def test_an_answer_is_read_to_the_bound_and_no_further(fabric: Fabric) -> 
     assert sent < 16 * RESPONSE_BODY_BYTES_MAX
 
 
-async def test_a_server_that_cannot_prove_itself_is_told_of(fabric: Fabric) -> None:
+async def test_a_server_that_cannot_prove_itself_is_reported(fabric: Fabric) -> None:
     fabric.leaves["fabric"] = fabric.service_leaf("breakwater")
     with pytest.raises(ServerUnproven, match="the server is not spiffe") as caught:
         await nonce(fabric)

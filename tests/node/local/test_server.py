@@ -122,7 +122,7 @@ async def test_a_slow_request_is_given_up(path: Path, monkeypatch: pytest.Monkey
     assert body(answer)["code"] == "too_slow"
 
 
-async def test_a_command_that_takes_too_long_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_command_that_takes_too_long_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "COMMAND_SECONDS_MAX", 0.1)
 
     async def never(_: Request) -> Answer:
@@ -255,7 +255,7 @@ async def test_what_a_crash_left_behind_is_replaced(tmp_path: Path, nursery: tri
     assert body(await exchange(path, get("/")))["path"] == "/"
 
 
-def test_a_place_that_cannot_hold_a_socket_is_told_of(tmp_path: Path) -> None:
+def test_a_place_that_cannot_hold_a_socket_is_reported(tmp_path: Path) -> None:
     (tmp_path / "directory").mkdir()
     (tmp_path / "file").touch()
     for path in (tmp_path / "directory", tmp_path / "file" / "s", tmp_path / ("x" * 120)):

@@ -158,6 +158,6 @@ async def test_a_pointer_that_is_consistent_and_wrong_is_refused(repository: Rep
             load(tmp_path)
 
 
-def test_nothing_published_is_told_apart_from_damage(tmp_path: Path) -> None:
+def test_nothing_published_is_reported_as_such(tmp_path: Path) -> None:
     with pytest.raises(StateDamaged, match="no trust was published here"):
         load(tmp_path)
