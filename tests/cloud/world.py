@@ -262,3 +262,14 @@ async def connected(port: int, context: ssl.SSLContext | None) -> AsyncIterator[
         yield Connection(reader, writer)
     finally:
         writer.transport.abort()
+
+
+def ask(path: str, method: str = "GET", headers: dict[str, str] | None = None, body: bytes | None = None) -> Answer:
+    """The answer to one request of a client without a certificate."""
+
+    async def asked() -> Answer:
+        world = World()
+        async with world.serving() as port, connected(port, world.client_context()) as client:
+            return await client.ask(path, method, headers, body)
+
+    return asyncio.run(asked())

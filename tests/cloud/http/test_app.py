@@ -10,7 +10,7 @@ from cloud.http.app import Wired, make_app
 from cloud.http.guard import ANONYMOUS, Guard
 from cloud.process.serve import Listener
 from protocol.limits import REQUEST_BODY_BYTES_MAX
-from tests.cloud.world import Answer, World, connected, listening, port_of, unit_of
+from tests.cloud.world import World, ask, connected, listening, port_of, unit_of
 
 BODIES: list[tuple[bytes, dict[str, str], int, str]] = [
     (b'{"count": 3}', {}, 200, ""),
@@ -60,15 +60,6 @@ async def test_two_applications_of_one_process_have_parts_of_their_own() -> None
 async def test_a_part_is_never_taken_from_the_request() -> None:
     app = make_app((greeting,), guard(), services={"greeter": Greeter("mine")})
     assert await asked(app, "/greeting?greeter=theirs") == b'{"greeting":"mine"}'
-
-
-def ask(path: str, method: str = "GET", headers: dict[str, str] | None = None, body: bytes | None = None) -> Answer:
-    async def test() -> Answer:
-        world = World()
-        async with world.serving() as port, connected(port, world.client_context()) as client:
-            return await client.ask(path, method, headers, body)
-
-    return asyncio.run(test())
 
 
 @pytest.mark.parametrize(("body", "headers", "status", "code"), BODIES)

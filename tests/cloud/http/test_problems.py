@@ -1,19 +1,8 @@
 """Refusals and faults over a real listener: a problem document with a stable code each."""
 
-import asyncio
-
 import pytest
 
-from tests.cloud.world import Answer, World, connected
-
-
-def ask(path: str, method: str = "GET", headers: dict[str, str] | None = None, body: bytes | None = None) -> Answer:
-    async def test() -> Answer:
-        world = World()
-        async with world.serving() as port, connected(port, world.client_context()) as client:
-            return await client.ask(path, method, headers, body)
-
-    return asyncio.run(test())
+from tests.cloud.world import ask
 
 
 def test_unknown_paths_methods_and_parameters() -> None:

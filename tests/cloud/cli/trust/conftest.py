@@ -7,22 +7,12 @@ import pytest
 
 from cloud.cli.connection import Server
 from cloud.cli.trust import published, sign
-from cloud.fabric.tuf.targets import build_targets
-from tests.cloud.cli.trust.support import FIRST, Installation
-from tests.simulators.repository import p256, verification_key
+from tests.cloud.cli.trust.support import FIRST, Installation, content_of
 
 
 @pytest.fixture
 def installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Installation]:
-    content = build_targets(
-        keys=(verification_key(p256(), "lease"),),
-        trust_domain="cascade.test",
-        roots=[FIRST.root.der],
-        node_issuers=[FIRST.nodes.der],
-        service_issuers=[FIRST.services.der],
-        fabric_url="https://fabric.test:8440",
-        breakwater_url="https://breakwater.test:8441",
-    )
+    content = content_of(FIRST)
     made = Installation(tmp_path, content)
     for module in (published, sign):
         monkeypatch.setattr(module, "utc_now", lambda: made.now)

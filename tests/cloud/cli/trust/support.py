@@ -12,12 +12,26 @@ from cloud.crypto.keyfile import write_key, write_secret
 from cloud.fabric import schemas
 from cloud.fabric.tuf.checking import check_signed
 from cloud.fabric.tuf.repository import publish_signed
+from cloud.fabric.tuf.targets import build_targets
 from tests.cloud.fabric.authorities import Generation
-from tests.simulators.repository import START, Repository, p256
+from tests.simulators.repository import START, Repository, p256, verification_key
 
 PASSPHRASE = b"sixteen bytes or more"
 DAY = timedelta(days=1)
 FIRST, SECOND = Generation(1), Generation(2)
+
+
+def content_of(authorities: Generation) -> dict[str, bytes]:
+    """The targets that publish these authorities."""
+    return build_targets(
+        keys=(verification_key(p256(), "lease"),),
+        trust_domain="cascade.test",
+        roots=[authorities.root.der],
+        node_issuers=[authorities.nodes.der],
+        service_issuers=[authorities.services.der],
+        fabric_url="https://fabric.test:8440",
+        breakwater_url="https://breakwater.test:8441",
+    )
 
 
 class Installation:

@@ -9,9 +9,8 @@ from tuf.api.metadata import Metadata, Root
 from cloud.cli.main import main
 from cloud.fabric.tuf.folder import read_folder, write_folder
 from cloud.fabric.tuf.repository import MetadataFile, sign_targets, signer_of
-from cloud.fabric.tuf.targets import build_targets
-from tests.cloud.cli.trust.support import DAY, FIRST, SECOND, Installation, shown
-from tests.simulators.repository import p256, verification_key
+from tests.cloud.cli.trust.support import DAY, FIRST, SECOND, Installation, content_of, shown
+from tests.simulators.repository import p256
 
 pytestmark = pytest.mark.slow
 
@@ -171,15 +170,7 @@ def test_a_folder_that_was_forged_as_a_whole(
         root.signed.revoke_key(root.signed.roles["root"].keyids[0], "root")
         root.signed.add_key(signer_of(ours).public_key, "root")
     root.sign(signer_of(ours))
-    bundle = build_targets(
-        keys=(verification_key(p256(), "lease"),),
-        trust_domain="cascade.test",
-        roots=[SECOND.root.der],
-        node_issuers=[SECOND.nodes.der],
-        service_issuers=[SECOND.services.der],
-        fabric_url="https://fabric.test:8440",
-        breakwater_url="https://breakwater.test:8441",
-    )
+    bundle = content_of(SECOND)
     targets = sign_targets(installation.now + DAY, 1, signer_of(ours), bundle)
     forged = MetadataFile(role="root", version=1, data=root.to_bytes())
     write_folder(installation.directory / "now", (forged,), targets.data, bundle)
