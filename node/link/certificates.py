@@ -6,11 +6,11 @@ Numbered steps, one reason each. A check raises and never returns a bool. The ti
 from datetime import datetime
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 
 from node.errors import VerificationFailed
-from node.link.transport import UNREADABLE, issued_by
 from protocol.ids import EKU_DEVICE, IdError, NodeId, NodeSpiffeId, TenantId, parse_generation
 from protocol.limits import CLOCK_SKEW
 from protocol.signed.trust import X509Bundle
@@ -22,6 +22,14 @@ CHAIN_CERTIFICATES_MAX = 4
 STORED_CERTIFICATES = 2
 """Leaf and issuer of a device chain. The certificates above the issuer are in the trust bundle."""
 STEP_ISSUER = 2
+UNREADABLE = (
+    ValueError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+"""What the library raises for certificates that are none."""
 
 
 class CertificateRejected(VerificationFailed):
@@ -33,6 +41,17 @@ class CertificateRejected(VerificationFailed):
     def __init__(self, step: int, reason: str) -> None:
         super().__init__(f"cannot accept the certificate: {reason} (step {step})")
         self.step = step
+
+
+def issued_by(certificate: x509.Certificate, issuers: tuple[x509.Certificate, ...]) -> bool:
+    """Whether one of `issuers` signed the certificate under its own name."""
+    for issuer in issuers:
+        try:
+            certificate.verify_directly_issued_by(issuer)
+        except (*UNREADABLE, TypeError, InvalidSignature):
+            continue
+        return True
+    return False
 
 
 def _usages(certificate: x509.Certificate) -> list[str]:

@@ -14,11 +14,11 @@ import httpcore
 import httpx
 import trio
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtensionOID
 
+from node.link.certificates import UNREADABLE, issued_by
 from protocol.ids import ServiceSpiffeId
 from protocol.signed.trust import X509Bundle
 
@@ -26,16 +26,6 @@ CONNECT_SECONDS_MAX = 10.0
 """A site behind a satellite link needs 2 s for a handshake; five times that."""
 ANSWER_SECONDS_MAX = 30.0
 """An activation proof waits for two commits and a certificate; a second is usual."""
-
-
-UNREADABLE = (
-    ValueError,
-    UnsupportedAlgorithm,
-    x509.DuplicateExtension,
-    x509.InvalidVersion,
-    x509.UnsupportedGeneralNameType,
-)
-"""What the library raises for certificates that are none."""
 
 
 KEEPALIVE_SECONDS = 5.0
@@ -61,17 +51,6 @@ def _uris(certificate: x509.Certificate) -> list[str]:
     if not isinstance(names, x509.SubjectAlternativeName):
         return []
     return names.get_values_for_type(x509.UniformResourceIdentifier)
-
-
-def issued_by(certificate: x509.Certificate, issuers: tuple[x509.Certificate, ...]) -> bool:
-    """Whether one of `issuers` signed the certificate under its own name."""
-    for issuer in issuers:
-        try:
-            certificate.verify_directly_issued_by(issuer)
-        except (*UNREADABLE, TypeError, InvalidSignature):
-            continue
-        return True
-    return False
 
 
 def check_server(der: bytes | None, expected: str, issuers: tuple[x509.Certificate, ...]) -> None:

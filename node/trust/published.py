@@ -19,7 +19,7 @@ from cryptography import x509
 
 from node.clock import utc_now
 from node.errors import DiskFull, StateDamaged, StateUnwritable
-from node.link.transport import UNREADABLE
+from node.link.certificates import UNREADABLE
 from node.trust.errors import TrustError, TrustUnreachable
 from node.trust.files import Generation, publish, read_current, salvage, scratch
 from protocol.encoding import json_decode
