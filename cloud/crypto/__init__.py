@@ -1,1 +1,1 @@
-"""Keys at rest, and a writer of DER."""
+"""Keys at rest, who signed a certificate, and a writer of DER."""

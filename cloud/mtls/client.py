@@ -9,9 +9,8 @@ import asyncio
 import ssl
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
-import httpcore
 import httpx
 import msgspec
 from cryptography import x509
@@ -20,6 +19,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from cloud.crypto.keyfile import PrivateKey
 from cloud.mtls.key_pair import load_key_pair
 from cloud.mtls.peer import PeerRefused, PeerTrust, require_issuer, require_usage, spiffe_of
+from cloud.mtls.transport import ClosingTransport, ConnectionSet
 from protocol.ids import ServiceName, ServiceSpiffeId
 from protocol.limits import RESPONSE_BODY_BYTES_MAX
 from protocol.problems import CONTENT_TYPE, ProblemDocument
@@ -29,9 +29,6 @@ T = TypeVar("T")
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 30.0
 """Issuing takes milliseconds; half a minute covers a database that waits for another writer."""
-CONNECTIONS_MAX = 32
-KEEP_ALIVE_SECONDS = 60.0
-"""Below the servers' 75 s, so that it is the client that closes an idle connection."""
 
 
 class CallError(Exception):
@@ -157,71 +154,6 @@ def expected_service(trust_domain: str, name: ServiceName) -> ServiceSpiffeId:
     return ServiceSpiffeId(trust_domain, name)
 
 
-class ClosingStream(httpcore.AsyncNetworkStream):
-    """A TCP connection before its TLS handshake. It is closed if the handshake does not succeed, whatever the reason.
-
-    The library closes it after an error, but not after a time-out or a cancellation: the event loop would then keep the
-    socket for as long as the process lives.
-    """
-
-    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
-        self._stream = stream
-
-    async def start_tls(
-        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
-    ) -> httpcore.AsyncNetworkStream:
-        try:
-            return await self._stream.start_tls(ssl_context, server_hostname, timeout)
-        except BaseException:  # a cancellation above all
-            await self._stream.aclose()
-            raise
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-
-class _ClosingBackend(httpcore.AnyIOBackend):
-    """Makes connections as the library does, as `ClosingStream`s."""
-
-    async def connect_tcp(self, *args: Any, **kwargs: Any) -> httpcore.AsyncNetworkStream:
-        return ClosingStream(await super().connect_tcp(*args, **kwargs))
-
-
-class _Transport(httpx.AsyncHTTPTransport):
-    """The library's transport with a pool over our backend, for which the library has no parameter."""
-
-    def __init__(self, context: ssl.SSLContext) -> None:
-        self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=context,
-            max_connections=CONNECTIONS_MAX,
-            keepalive_expiry=KEEP_ALIVE_SECONDS,
-            network_backend=_ClosingBackend(),
-        )
-
-
-class ConnectionSet:
-    """The connections made with one TLS context. A retired set is closed when its last call ends."""
-
-    def __init__(self, http: httpx.AsyncClient) -> None:
-        self.http = http
-        self._calls = 0
-        self._retired = False
-
-    async def retire(self) -> None:
-        """Close the connections now, or when the last call ends. No new call may begin."""
-        self._retired = True
-        if self._calls == 0:
-            await self.http.aclose()
-
-    async def __aenter__(self) -> None:
-        self._calls += 1
-
-    async def __aexit__(self, *_: object) -> None:
-        self._calls -= 1
-        if self._retired and self._calls == 0:
-            await self.http.aclose()
-
-
 class CloudClient:
     """Calls one server. Connections are kept alive. With `token` the client is an operator's.
 
@@ -241,7 +173,7 @@ class CloudClient:
         http = httpx.AsyncClient(
             base_url=self._base_url,
             headers=self._headers,
-            transport=_Transport(self._context),
+            transport=ClosingTransport(self._context),
             trust_env=False,
             follow_redirects=False,
             timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),

@@ -11,32 +11,17 @@ from cryptography.x509.oid import NameOID
 
 from cloud.mtls.client import (
     AnswerUnusable,
-    CheckedContext,
     CheckedHandshake,
     CloudClient,
     ProblemAnswer,
-    ServerCheck,
     ServerRefused,
     Unreachable,
-    client_context,
-    expected_service,
 )
 from cloud.mtls.server import ServerTls
-from protocol.ids import ServiceName
 from protocol.limits import RESPONSE_BODY_BYTES_MAX
-from tests.cloud.pki import CLIENT, SERVER, TRUST_DOMAIN, Leaf, Pki, service_uri
+from tests.cloud.mtls.contexts import context_for
+from tests.cloud.pki import CLIENT, SERVER, Leaf, Pki, service_uri
 from tests.cloud.world import Order, World
-
-
-def context_for(
-    world: World, service: ServiceName = "fabric", leaf: Leaf | None = None, revoked: frozenset[int] = frozenset()
-) -> CheckedContext:
-    check = ServerCheck(
-        expected_service(TRUST_DOMAIN, service), world.trust, world.now, lambda s: s in world.revoked | revoked
-    )
-    if leaf is None:
-        return client_context(world.pki.ca_pem, check)
-    return client_context(world.pki.ca_pem, check, leaf.chain_pem, leaf.key)
 
 
 def test_a_service_calls_a_service_over_one_connection() -> None:
@@ -176,40 +161,6 @@ def test_a_renewed_client_certificate() -> None:
     asyncio.run(test())
 
 
-def test_a_call_on_its_way_outlives_another_trust() -> None:
-    async def test() -> None:
-        pki, asked, go = Pki(), asyncio.Event(), asyncio.Event()
-        leaf = pki.service("fabric")
-
-        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await reader.readuntil(b"\r\n\r\n")
-            asked.set()
-            await go.wait()
-            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
-
-        world = World(pki)
-        server = await asyncio.start_server(
-            serve, "127.0.0.1", 0, ssl=ServerTls(leaf.chain_pem, leaf.key, pki.ca_pem).context
-        )
-        port = server.sockets[0].getsockname()[1]
-        async with server, CloudClient(f"https://localhost:{port}", context_for(world)) as client:
-            call = asyncio.create_task(client.call("GET", "/open"))
-            await asked.wait()
-            met = client.server
-            assert met == leaf.certificate
-            await client.reconnect(context_for(world))
-            forgotten = client.server
-            assert forgotten is None
-            go.set()
-            assert (await call).body == b"ok"
-            assert (await client.call("GET", "/open")).status == 200
-            await client.reconnect(client_context(b"", context_for(world).server_check))
-            with pytest.raises(ServerRefused):
-                await client.call("GET", "/open")
-
-    asyncio.run(test())
-
-
 async def _endless(writer: asyncio.StreamWriter) -> None:
     writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 99999999\r\n\r\n" + b"x" * (RESPONSE_BODY_BYTES_MAX + 1))
     await asyncio.sleep(5)
@@ -280,27 +231,5 @@ def test_a_context_without_a_check_connects_nowhere() -> None:
         async with world.serving() as port:
             with pytest.raises(ssl.SSLCertVerificationError, match="no server check"):
                 await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname="localhost")
-
-    asyncio.run(test())
-
-
-def test_a_handshake_that_is_given_up_leaves_no_connection_behind() -> None:
-    async def test() -> None:
-        ended = asyncio.Event()
-
-        async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            while await reader.read(4096):
-                pass
-            ended.set()
-            writer.close()
-
-        server = await asyncio.start_server(silent, "127.0.0.1", 0)
-        async with server:
-            port = server.sockets[0].getsockname()[1]
-            async with CloudClient(f"https://127.0.0.1:{port}", context_for(World())) as client:
-                with pytest.raises(Unreachable):
-                    await client.call("GET", "/open", seconds=0.1)
-                async with asyncio.timeout(5):
-                    await ended.wait()
 
     asyncio.run(test())
