@@ -9,6 +9,7 @@ from cloud.storage.compiled import (
     compiled,
     excluded,
     exists,
+    filtered,
     insert_if,
     insert_into,
     literal,
@@ -29,7 +30,7 @@ from cloud.storage.errors import (
     TransactionMisuse,
 )
 from cloud.storage.location import Location, PostgresLocation
-from cloud.storage.mapper import Mapper
+from cloud.storage.mapper import Mapper, json_text
 from cloud.storage.statement import Row, Statement
 
 __all__ = [
@@ -49,8 +50,10 @@ __all__ = [
     "compiled",
     "excluded",
     "exists",
+    "filtered",
     "insert_if",
     "insert_into",
+    "json_text",
     "literal",
     "missing",
     "param",

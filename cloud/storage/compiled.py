@@ -106,6 +106,15 @@ def value_of(query: Select[Any]) -> QueryString:
     return sql("({})", query)
 
 
+def filtered(column: Column) -> Combinable:
+    """Condition for an optional filter: the parameter of the column's name equals it, or is empty.
+
+    The comparison with the empty text is text, because Piccolo compares columns only.
+    """
+    value = param(column._meta.name)
+    return WhereRaw("{} = ''", value) | (column == value)
+
+
 def compiled(query: Query[Any, Any] | QueryString, *, limit: QueryString | None = None) -> Statement:
     """The statement of a query. `limit` is a parameter for LIMIT; Piccolo's own `limit()` takes numbers only.
 

@@ -12,7 +12,7 @@ from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin, 
 import msgspec
 from piccolo.query.methods.insert import Insert
 from piccolo.query.methods.select import Select
-from piccolo.querystring import QueryString
+from piccolo.querystring import Selectable
 from piccolo.table import Table
 
 from cloud.storage.compiled import compiled, params
@@ -21,6 +21,11 @@ from cloud.storage.statement import Row, Statement
 T = TypeVar("T", bound=msgspec.Struct)
 
 _PLAIN = frozenset({str, int, bool, bytes, datetime, NoneType})
+
+
+def json_text(value: Any) -> str:
+    """A value of a type that no column has, as a mapper writes it."""
+    return msgspec.json.encode(value).decode()
 
 
 def _is_plain(kind: Any) -> bool:
@@ -37,7 +42,7 @@ def _is_plain(kind: Any) -> bool:
 class Mapper(Generic[T]):
     """Reads and writes rows of one table as structs of one type. The struct may leave out columns that have defaults."""
 
-    def __init__(self, kind: type[T], table: type[Table], **computed: QueryString) -> None:
+    def __init__(self, kind: type[T], table: type[Table], **computed: Selectable) -> None:
         """`computed`: fields that are no columns, each with the SQL expression of its value. They are read only.
 
         Raises ValueError if a field is neither a column of the table nor computed.
@@ -51,6 +56,7 @@ class Mapper(Generic[T]):
         hints = get_type_hints(kind)
         self._kind = kind
         self._table = table
+        self._names = kind.__struct_fields__
         self._columns = [known[name] for name in kind.__struct_fields__ if name not in computed]
         self._selected = [
             computed[name].as_alias(name) if name in computed else known[name] for name in kind.__struct_fields__
@@ -77,12 +83,12 @@ class Mapper(Generic[T]):
         key = self._table._meta.primary_key
         return compiled(self._insert().on_conflict(target=key, action="DO NOTHING").returning(key))
 
-    def values(self, value: T) -> dict[str, Any]:
-        """The columns of a struct by name."""
-        values = msgspec.structs.asdict(value)
-        for name in self._decoders:
-            values[name] = msgspec.json.encode(values[name]).decode()
-        return values
+    def values(self, value: T, statement: Statement | None = None) -> dict[str, Any]:
+        """The columns of a struct by name: all of them, or those that are parameters of the statement."""
+        names = self._names if statement is None else statement.names
+        return {
+            name: json_text(getattr(value, name)) if name in self._decoders else getattr(value, name) for name in names
+        }
 
     def read(self, row: Row) -> T:
         """The struct of a row.

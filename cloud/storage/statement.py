@@ -37,7 +37,7 @@ class Statement:
     Rule: a statement for `fetch` is bounded (by key or by LIMIT), because SQLite runs it in the event loop's own thread.
     """
 
-    __slots__ = ("_names", "_names_count", "_order", "_pick", "postgres", "reads", "sqlite")
+    __slots__ = ("_names_count", "_order", "_pick", "names", "postgres", "reads", "sqlite")
 
     def __init__(self, template: str) -> None:
         sqlite: list[str] = []
@@ -61,8 +61,8 @@ class Statement:
         self.reads = is_read(template)
         self._order = tuple(order)
         self._pick = _picker(self._order)
-        self._names = frozenset(order)
-        self._names_count = len(self._names)
+        self.names = frozenset(order)
+        self._names_count = len(self.names)
 
     def sql(self, engine_type: EngineType) -> str:
         """The text in the dialect of `engine_type`."""
@@ -80,7 +80,7 @@ class Statement:
             except KeyError:
                 pass
         raise TypeError(
-            f"the statement takes the parameters {sorted(self._names)}, not {sorted(values)}: {self.sqlite[:60]}"
+            f"the statement takes the parameters {sorted(self.names)}, not {sorted(values)}: {self.sqlite[:60]}"
         )
 
     def positional(self, values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -89,7 +89,7 @@ class Statement:
         Raises:
             TypeError: another number of values, or the placeholders have names.
         """
-        if len(values) != len(self._order) or "" not in self._names:
+        if len(values) != len(self._order) or "" not in self.names:
             raise TypeError(
                 f"the statement takes {len(self._order)} values, {len(values)} were given: {self.sqlite[:60]}"
             )

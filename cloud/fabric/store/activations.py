@@ -2,44 +2,100 @@
 
 from datetime import datetime
 
-import msgspec
+from piccolo.query.functions import Case, Count, When
+from piccolo.querystring import QueryString
 
-from cloud.fabric.store.mapper import Mapper
-from cloud.fabric.store.rows import ActivationRow
-from cloud.storage import ServiceEngine, Statement
+from cloud.fabric.store.rows import ActivationRow, ActivationState
+from cloud.fabric.tables import Activation
+from cloud.storage import Mapper, ServiceEngine, compiled, json_text, literal, param, params, sql, value_of
 from protocol.ids import ActivationId, CodeId, NodeId
 from protocol.limits import CHALLENGE_TRIES_MAX
 
-_ACTIVATION = Mapper(ActivationRow, "activation")
-_BY_ID = _ACTIVATION.select("WHERE id = {}")
-_BY_GENERATION = _ACTIVATION.select("WHERE node = {} AND generation = {}")
-_OVERDUE = _ACTIVATION.select("WHERE state IN ('proved', 'issued') AND confirm_by <= {} ORDER BY id LIMIT {}")
-_LAPSING = _ACTIVATION.select("WHERE state = 'lapsing' ORDER BY id LIMIT {}")
-_OPEN = Statement(
-    "SELECT (SELECT COUNT(*) FROM activation WHERE state = 'challenged' AND code = {} AND expires_at > {}) "
-    "+ (SELECT COUNT(*) FROM activation WHERE state = 'failed' AND code = {} AND expires_at > {}) AS n"
+_ACTIVATION = Mapper(ActivationRow, Activation)
+_IS_LIVE = Activation.state.is_in(["proved", "issued"])
+
+_ADD = _ACTIVATION.insert
+_BY_ID = compiled(_ACTIVATION.select().where(Activation.id == param("id")))
+_BY_GENERATION = compiled(
+    _ACTIVATION.select().where(Activation.node == param("node"), Activation.generation == param("generation"))
 )
-_LIVE = Statement("SELECT COUNT(*) AS n FROM activation WHERE node = {} AND state IN ('proved', 'issued')")
-_WRONG = Statement(
-    "UPDATE activation SET tries = tries + 1, state = CASE WHEN tries + 1 >= {} THEN 'failed' ELSE 'challenged' END "
-    "WHERE id = {} AND state = 'challenged' RETURNING tries"
+_OVERDUE = compiled(
+    _ACTIVATION.select().where(_IS_LIVE, Activation.confirm_by <= param("now")).order_by(Activation.id),
+    limit=param("limit"),
 )
-_PROVED = Statement(
-    "UPDATE activation SET state = 'proved', node = {}, generation = {}, proof_hash = {}, csr = {}, not_after = {}, "
-    "confirm_by = {} WHERE id = {} AND state = 'challenged' RETURNING id"
+_LAPSING = compiled(
+    _ACTIVATION.select().where(Activation.state == "lapsing").order_by(Activation.id), limit=param("limit")
 )
-_ISSUED = Statement(
-    "UPDATE activation SET state = 'issued', certificate_chain = {} WHERE id = {} AND state = 'proved' RETURNING id"
+
+
+def _count_of(state: ActivationState) -> QueryString:
+    return value_of(
+        Activation.select(Count()).where(
+            Activation.state == state, Activation.code == param("code"), Activation.expires_at > param("now")
+        )
+    )
+
+
+# Two counts by the index of the state; Piccolo has no SELECT without a table.
+_OPEN = compiled(sql("SELECT {} + {} AS n", _count_of("challenged"), _count_of("failed")))
+_LIVE = compiled(Activation.select(Count(alias="n")).where(Activation.node == param("node"), _IS_LIVE))
+_WRONG = compiled(
+    Activation.update(
+        {
+            Activation.tries: Activation.tries + 1,
+            Activation.state: Case(
+                When(Activation.tries + 1 >= CHALLENGE_TRIES_MAX, then=literal("failed")), default=literal("challenged")
+            ),
+        }
+    )
+    .where(Activation.id == param("id"), Activation.state == "challenged")
+    .returning(Activation.tries)
 )
-_CONFIRMED = Statement("UPDATE activation SET state = 'confirmed' WHERE id = {} AND state = 'issued' RETURNING id")
-_TO_LAPSING = Statement(
-    "UPDATE activation SET state = 'lapsing' WHERE id = {} AND state IN ('proved', 'issued') RETURNING id"
+_PROVED = compiled(
+    Activation.update(
+        {
+            Activation.state: "proved",
+            **params(
+                Activation.node,
+                Activation.generation,
+                Activation.proof_hash,
+                Activation.csr,
+                Activation.not_after,
+                Activation.confirm_by,
+            ),
+        }
+    )
+    .where(Activation.id == param("id"), Activation.state == "challenged")
+    .returning(Activation.id)
 )
-_LAPSED = Statement("UPDATE activation SET state = 'lapsed' WHERE id = {} AND state = 'lapsing' RETURNING id")
-_SUPERSEDE = Statement(
-    "UPDATE activation SET state = 'superseded' WHERE node = {} AND generation <= {} AND state IN ('proved', 'issued')"
+_ISSUED = compiled(
+    Activation.update({Activation.state: "issued", **params(Activation.certificate_chain)})
+    .where(Activation.id == param("id"), Activation.state == "proved")
+    .returning(Activation.id)
 )
-_PURGE = Statement("DELETE FROM activation WHERE state IN ('challenged', 'failed') AND expires_at < {}")
+_CONFIRMED = compiled(
+    Activation.update({Activation.state: "confirmed"})
+    .where(Activation.id == param("id"), Activation.state == "issued")
+    .returning(Activation.id)
+)
+_TO_LAPSING = compiled(
+    Activation.update({Activation.state: "lapsing"})
+    .where(Activation.id == param("id"), _IS_LIVE)
+    .returning(Activation.id)
+)
+_LAPSED = compiled(
+    Activation.update({Activation.state: "lapsed"})
+    .where(Activation.id == param("id"), Activation.state == "lapsing")
+    .returning(Activation.id)
+)
+_SUPERSEDE = compiled(
+    Activation.update({Activation.state: "superseded"}).where(
+        Activation.node == param("node"), Activation.generation <= param("up_to"), _IS_LIVE
+    )
+)
+_PURGE = compiled(
+    Activation.delete().where(Activation.state.is_in(["challenged", "failed"]), Activation.expires_at < param("before"))
+)
 
 
 class ActivationStore:
@@ -49,58 +105,56 @@ class ActivationStore:
         self._engine = engine
 
     async def insert(self, row: ActivationRow) -> None:
-        await self._engine.fetch(_ACTIVATION.insert, *_ACTIVATION.args(row))
+        await self._engine.fetch(_ADD, **_ACTIVATION.values(row))
 
     async def find(self, activation: ActivationId) -> ActivationRow | None:
-        return _ACTIVATION.read_one(await self._engine.fetch_one(_BY_ID, activation))
+        return _ACTIVATION.read_one(await self._engine.fetch_one(_BY_ID, id=activation))
 
     async def find_by_generation(self, node: NodeId, generation: int) -> ActivationRow | None:
-        return _ACTIVATION.read_one(await self._engine.fetch_one(_BY_GENERATION, node, generation))
+        row = await self._engine.fetch_one(_BY_GENERATION, node=node, generation=generation)
+        return _ACTIVATION.read_one(row)
 
     async def count_open(self, code: CodeId, now: datetime) -> int:
         """Challenges of a code whose time is not over: those that failed early count, or failing would make room."""
-        row = await self._engine.fetch_one(_OPEN, code, now, code, now)
-        return 0 if row is None else int(row["n"])
+        (row,) = await self._engine.fetch(_OPEN, code=code, now=now)
+        return int(row["n"])
 
     async def count_live(self, node: NodeId) -> int:
         """Activations of a node that may still be confirmed."""
-        row = await self._engine.fetch_one(_LIVE, node)
-        return 0 if row is None else int(row["n"])
+        (row,) = await self._engine.fetch(_LIVE, node=node)
+        return int(row["n"])
 
     async def count_wrong_answer(self, activation: ActivationId) -> int | None:
         """Count a wrong answer; the last one closes the activation. None: it was not open any more."""
-        row = await self._engine.fetch_one(_WRONG, CHALLENGE_TRIES_MAX, activation)
+        row = await self._engine.fetch_one(_WRONG, id=activation)
         return None if row is None else int(row["tries"])
 
     async def set_proved(self, row: ActivationRow) -> bool:
-        return bool(
-            await self._engine.fetch(
-                _PROVED, row.node, row.generation, row.proof_hash, row.csr, row.not_after, row.confirm_by, row.id
-            )
-        )
+        """The state and what the proof gave; False if the activation was not open any more."""
+        return bool(await self._engine.fetch(_PROVED, **_ACTIVATION.values(row, _PROVED)))
 
     async def set_issued(self, activation: ActivationId, chain: tuple[bytes, ...]) -> bool:
-        return bool(await self._engine.fetch(_ISSUED, msgspec.json.encode(chain).decode(), activation))
+        return bool(await self._engine.fetch(_ISSUED, id=activation, certificate_chain=json_text(chain)))
 
     async def set_confirmed(self, activation: ActivationId) -> bool:
-        return bool(await self._engine.fetch(_CONFIRMED, activation))
+        return bool(await self._engine.fetch(_CONFIRMED, id=activation))
 
     async def set_lapsing(self, activation: ActivationId) -> bool:
-        return bool(await self._engine.fetch(_TO_LAPSING, activation))
+        return bool(await self._engine.fetch(_TO_LAPSING, id=activation))
 
     async def set_lapsed(self, activation: ActivationId) -> bool:
-        return bool(await self._engine.fetch(_LAPSED, activation))
+        return bool(await self._engine.fetch(_LAPSED, id=activation))
 
     async def supersede(self, node: NodeId, up_to: int) -> None:
         """End every unconfirmed activation of generations up to `up_to`."""
-        await self._engine.fetch(_SUPERSEDE, node, up_to)
+        await self._engine.fetch(_SUPERSEDE, node=node, up_to=up_to)
 
     async def overdue(self, now: datetime, limit: int) -> list[ActivationRow]:
-        return [_ACTIVATION.read(row) for row in await self._engine.fetch(_OVERDUE, now, limit)]
+        return [_ACTIVATION.read(row) for row in await self._engine.fetch(_OVERDUE, now=now, limit=limit)]
 
     async def lapsing(self, limit: int) -> list[ActivationRow]:
-        return [_ACTIVATION.read(row) for row in await self._engine.fetch(_LAPSING, limit)]
+        return [_ACTIVATION.read(row) for row in await self._engine.fetch(_LAPSING, limit=limit)]
 
     async def purge(self, before: datetime) -> None:
         """Forget challenges that nobody answered."""
-        await self._engine.fetch(_PURGE, before)
+        await self._engine.fetch(_PURGE, before=before)

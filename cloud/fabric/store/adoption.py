@@ -6,37 +6,19 @@ that no statement takes long; what is counted is as of the moment each stretch w
 
 from collections.abc import AsyncIterator
 from datetime import datetime
+from typing import Any
 
 import msgspec
+from piccolo.columns import ForeignKey
+from piccolo.columns.combination import And
+from piccolo.query.functions import Count
 
-from cloud.storage import ServiceEngine, Statement
+from cloud.fabric.tables import Generation, Node
+from cloud.storage import Mapper, ServiceEngine, Statement, compiled, param, params, sql
 from protocol.ids import NodeId, TenantId
 
 STRETCH_NODES = 2000
 """About 10 ms of a database's time."""
-
-_COUNTED = "n.standing IN ('active', 'suspended') AND n.current_generation > n.closed_up_to"
-_JOINED = "FROM node n JOIN generation g ON g.node = n.id AND g.number = n.current_generation"
-_STRETCH = Statement("SELECT max(id) AS last FROM (SELECT id FROM node WHERE id > {} ORDER BY id LIMIT {}) AS stretch")
-_COUNTS = Statement(
-    f"SELECT g.trust_version, g.device_issuer, count(*) AS nodes {_JOINED} WHERE n.id > {{}} AND n.id <= {{}} "
-    f"AND {_COUNTED} GROUP BY g.trust_version, g.device_issuer"
-)
-_COLUMNS = "SELECT n.id AS node, n.tenant, g.trust_version, g.device_issuer, g.seen_at"
-_BEHIND = Statement(
-    f"{_COLUMNS} {_JOINED} WHERE n.id > {{}} AND n.id <= {{}} AND {_COUNTED} AND g.trust_version < {{}} "
-    "ORDER BY n.id LIMIT {}"
-)
-_OF_ISSUER = Statement(
-    f"{_COLUMNS} {_JOINED} WHERE n.id > {{}} AND n.id <= {{}} AND {_COUNTED} AND g.device_issuer = {{}} "
-    "ORDER BY n.id LIMIT {}"
-)
-_REPORTED = Statement("UPDATE generation SET trust_version = {} WHERE id = {} AND trust_version < {}")
-_SHOWN = Statement("UPDATE generation SET device_issuer = {} WHERE id = {} AND device_issuer <> {}")
-_TO_WAKE = Statement(
-    f"SELECT n.id FROM node n WHERE n.id > {{}} AND {_COUNTED} AND n.standing = 'active' ORDER BY n.id LIMIT {{}}"  # noqa: S608  no value stands in it
-)
-_WAKE = Statement("UPDATE node SET wake_cursor = wake_cursor + 1 WHERE id = {}")
 
 
 class NodeTrust(msgspec.Struct, frozen=True):
@@ -56,6 +38,55 @@ class TrustReport(msgspec.Struct, frozen=True):
     device_issuer: str = ""
 
 
+_NODE = Generation.node.join_on(Node.id)
+_NODE_TRUST = Mapper(NodeTrust, Generation, node=_NODE.id, tenant=_NODE.tenant)
+
+
+def _counts(node: type[Node] | ForeignKey[Any]) -> And:
+    """Condition: the node has an open confirmed generation."""
+    return node.standing.is_in(["active", "suspended"]) & (node.current_generation > node.closed_up_to)
+
+
+_STRETCH_IDS = Node.select(Node.id).where(Node.id > param("after")).order_by(Node.id)
+# Piccolo has no FROM (subquery).
+_STRETCH = compiled(sql("SELECT MAX(id) AS last FROM ({} LIMIT {}) AS stretch", _STRETCH_IDS, param("limit")))
+_IN_STRETCH = (
+    (_NODE.id > param("after"))
+    & (_NODE.id <= param("last"))
+    & (Generation.number == _NODE.current_generation)
+    & _counts(_NODE)
+)
+"""Condition on generations: the current one of a node that counts, in a stretch of ids."""
+_COUNTS = compiled(
+    Generation.select(Generation.trust_version, Generation.device_issuer, Count(alias="nodes"))
+    .where(_IN_STRETCH)
+    .group_by(Generation.trust_version, Generation.device_issuer)
+)
+_BEHIND = compiled(
+    _NODE_TRUST.select().where(_IN_STRETCH, Generation.trust_version < param("wanted")).order_by(_NODE.id),
+    limit=param("limit"),
+)
+_OF_ISSUER = compiled(
+    _NODE_TRUST.select().where(_IN_STRETCH, Generation.device_issuer == param("wanted")).order_by(_NODE.id),
+    limit=param("limit"),
+)
+_REPORTED = compiled(
+    Generation.update(params(Generation.trust_version)).where(
+        Generation.id == param("id"), Generation.trust_version < param("trust_version")
+    )
+)
+_SHOWN = compiled(
+    Generation.update(params(Generation.device_issuer)).where(
+        Generation.id == param("id"), Generation.device_issuer != param("device_issuer")
+    )
+)
+_TO_WAKE = compiled(
+    Node.select(Node.id).where(Node.id > param("after"), _counts(Node), Node.standing == "active").order_by(Node.id),
+    limit=param("limit"),
+)
+_WAKE = compiled(Node.update({Node.wake_cursor: Node.wake_cursor + 1}).where(Node.id == param("id")))
+
+
 class AdoptionStore:
     """Which node works by which trust."""
 
@@ -66,7 +97,7 @@ class AdoptionStore:
         """(trust version, key id of the device certificate's issuer, nodes); the same pair may come several times."""
         after = ""
         while last := await self._end_of_stretch(after):
-            for row in await self._engine.fetch(_COUNTS, after, last):
+            for row in await self._engine.fetch(_COUNTS, after=after, last=last):
                 yield int(row["trust_version"]), str(row["device_issuer"]), int(row["nodes"])
             after = last
 
@@ -82,25 +113,25 @@ class AdoptionStore:
         """By generation id. A version that was never published here is ignored, and so is a lower one."""
         for generation, entry in reports.items():
             if 0 < entry.trust_version <= version_max:
-                await self._engine.fetch(_REPORTED, entry.trust_version, generation, entry.trust_version)
+                await self._engine.fetch(_REPORTED, id=generation, trust_version=entry.trust_version)
             if entry.device_issuer:
-                await self._engine.fetch(_SHOWN, entry.device_issuer, generation, entry.device_issuer)
+                await self._engine.fetch(_SHOWN, id=generation, device_issuer=entry.device_issuer)
 
     async def wake(self, after: str, limit: int) -> list[NodeId]:
         """Move the cursors of the next active nodes by id, and name them."""
-        nodes = [NodeId(row["id"]) for row in await self._engine.fetch(_TO_WAKE, after, limit)]
+        nodes = [NodeId(row["id"]) for row in await self._engine.fetch(_TO_WAKE, after=after, limit=limit)]
         for node in nodes:
-            await self._engine.fetch(_WAKE, node)
+            await self._engine.fetch(_WAKE, id=node)
         return nodes
 
     async def _walk(self, statement: Statement, wanted: int | str, after: str, limit: int) -> list[NodeTrust]:
         found: list[NodeTrust] = []
         while len(found) < limit and (last := await self._end_of_stretch(after)):
-            rows = await self._engine.fetch(statement, after, last, wanted, limit - len(found))
-            found += [NodeTrust(**row) for row in rows]
+            rows = await self._engine.fetch(statement, after=after, last=last, wanted=wanted, limit=limit - len(found))
+            found += [_NODE_TRUST.read(row) for row in rows]
             after = last
         return found
 
     async def _end_of_stretch(self, after: str) -> str:
-        row = await self._engine.fetch_one(_STRETCH, after, STRETCH_NODES)
+        row = await self._engine.fetch_one(_STRETCH, after=after, limit=STRETCH_NODES)
         return "" if row is None or row["last"] is None else str(row["last"])

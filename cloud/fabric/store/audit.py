@@ -1,13 +1,17 @@
 """Queries on the audit. Rows are added in the transaction of the deed and never changed."""
 
-from cloud.fabric.store.mapper import Mapper
 from cloud.fabric.store.rows import AuditRow
-from cloud.storage import ServiceEngine
+from cloud.fabric.tables import Audit
+from cloud.storage import Mapper, ServiceEngine, compiled, filtered, param
 
-_AUDIT = Mapper(AuditRow, "audit")
-_PAGE = _AUDIT.select(
-    "WHERE id < {} AND ({} = '' OR tenant = {}) AND ({} = '' OR object = {}) AND ({} = '' OR action = {}) "
-    "ORDER BY id DESC LIMIT {}"
+_AUDIT = Mapper(AuditRow, Audit)
+
+_ADD = _AUDIT.insert
+_PAGE = compiled(
+    _AUDIT.select()
+    .where(Audit.id < param("before"), filtered(Audit.tenant), filtered(Audit.object), filtered(Audit.action))
+    .order_by(Audit.id, ascending=False),
+    limit=param("limit"),
 )
 
 
@@ -18,9 +22,9 @@ class AuditStore:
         self._engine = engine
 
     async def insert(self, row: AuditRow) -> None:
-        await self._engine.fetch(_AUDIT.insert, *_AUDIT.args(row))
+        await self._engine.fetch(_ADD, **_AUDIT.values(row))
 
     async def page(self, tenant: str, subject: str, action: str, before: str, limit: int) -> list[AuditRow]:
         """The newest first; empty filters match all."""
-        rows = await self._engine.fetch(_PAGE, before, tenant, tenant, subject, subject, action, action, limit)
+        rows = await self._engine.fetch(_PAGE, before=before, tenant=tenant, object=subject, action=action, limit=limit)
         return [_AUDIT.read(row) for row in rows]

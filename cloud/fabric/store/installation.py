@@ -5,23 +5,32 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from cloud.fabric.tables import Installation
 from cloud.fabric.tuf.current_trust import RenewalOrder
-from cloud.storage import ServiceEngine, Statement
+from cloud.storage import ServiceEngine, compiled, excluded, insert_into, param
 
 RENEWAL = "renew_devices"
 SESSIONS = "sessions_until."
 
-_ALL = Statement("SELECT name, value FROM installation ORDER BY name LIMIT 100")
-_INSERT = Statement("INSERT INTO installation (name, value) VALUES ({}, {})")
-_FIND = Statement("SELECT value FROM installation WHERE name = {}")
-_SET = Statement(
-    "INSERT INTO installation (name, value) VALUES ({}, {}) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+_ALL = compiled(Installation.select().order_by(Installation.name).limit(100))
+_INSERT = compiled(insert_into(Installation))
+_FIND = compiled(Installation.select(Installation.value).where(Installation.name == param("name")))
+_SET = compiled(
+    insert_into(Installation).on_conflict(target=Installation.name, action="DO UPDATE", values=[Installation.value])
 )
-_RAISE = Statement(
-    "INSERT INTO installation (name, value) VALUES ({}, {}) ON CONFLICT (name) DO UPDATE SET value = excluded.value "
-    "WHERE installation.value < excluded.value"
+_RAISE = compiled(
+    insert_into(Installation).on_conflict(
+        target=Installation.name,
+        action="DO UPDATE",
+        values=[Installation.value],
+        where=Installation.value < excluded(Installation.value),
+    )
 )
-_REPLACE = Statement("UPDATE installation SET value = {} WHERE name = {} AND value = {} RETURNING name")
+_REPLACE = compiled(
+    Installation.update({Installation.value: param("new")})
+    .where(Installation.name == param("name"), Installation.value == param("old"))
+    .returning(Installation.name)
+)
 
 
 class InstallationStore:
@@ -34,25 +43,26 @@ class InstallationStore:
         return {str(row["name"]): bytes(row["value"]) for row in await self._engine.fetch(_ALL)}
 
     async def insert(self, name: str, value: bytes) -> None:
-        await self._engine.fetch(_INSERT, name, value)
+        await self._engine.fetch(_INSERT, name=name, value=value)
 
     async def renewal_order(self) -> RenewalOrder | None:
         """The order to renew device certificates that counts, if one was ever given."""
-        row = await self._engine.fetch_one(_FIND, RENEWAL)
+        row = await self._engine.fetch_one(_FIND, name=RENEWAL)
         return None if row is None else msgspec.json.decode(bytes(row["value"]), type=RenewalOrder)
 
     async def set_renewal_order(self, order: RenewalOrder) -> None:
-        await self._engine.fetch(_SET, RENEWAL, msgspec.json.encode(order))
+        await self._engine.fetch(_SET, name=RENEWAL, value=msgspec.json.encode(order))
 
     async def advance_renewal_order(self, old: RenewalOrder, new: RenewalOrder) -> bool:
         """Compare-and-set: False if another replica was first, or another order was given."""
-        values = msgspec.json.encode(new), RENEWAL, msgspec.json.encode(old)
-        return bool(await self._engine.fetch(_REPLACE, *values))
+        values = {"old": msgspec.json.encode(old), "new": msgspec.json.encode(new)}
+        return bool(await self._engine.fetch(_REPLACE, name=RENEWAL, **values))
 
     async def raise_sessions_until(self, key_id: str, until: datetime) -> None:
         """Session certificates of this issuing CA count until then; the time only grows."""
         # One spelling of fixed length, so that the order of the bytes is the order of the times.
-        await self._engine.fetch(_RAISE, SESSIONS + key_id, f"{until.astimezone(UTC):%Y-%m-%dT%H:%M:%S+00:00}".encode())
+        value = f"{until.astimezone(UTC):%Y-%m-%dT%H:%M:%S+00:00}".encode()
+        await self._engine.fetch(_RAISE, name=SESSIONS + key_id, value=value)
 
 
 def sessions_until(rows: dict[str, bytes]) -> dict[str, datetime]:

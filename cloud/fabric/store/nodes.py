@@ -4,52 +4,130 @@ from datetime import datetime
 
 import msgspec
 
-from cloud.fabric.store.mapper import Mapper
 from cloud.fabric.store.rows import GenerationRow, NodeRow, generation_id
-from cloud.storage import ServiceEngine, Statement
+from cloud.fabric.tables import Generation, Node
+from cloud.storage import Mapper, ServiceEngine, compiled, filtered, json_text, literal, param, params, sql
 from protocol.ids import NodeId
 
 GENERATIONS_SHOWN_MAX = 20
 
-_NODE = Mapper(NodeRow, "node")
-_GENERATION = Mapper(GenerationRow, "generation")
+_NODE = Mapper(NodeRow, Node)
+_GENERATION = Mapper(GenerationRow, Generation)
 
-_BY_ID = _NODE.select("WHERE id = {}")
-_BY_EK = _NODE.select("WHERE ek_hash = {}")
-_PAGE = _NODE.select("WHERE id > {} AND ({} = '' OR tenant = {}) AND ({} = '' OR standing = {}) ORDER BY id LIMIT {}")
-_CLOSING = _NODE.select("WHERE closing = {} AND id > {} ORDER BY id LIMIT {}")
-_SEATS_DUE = _NODE.select(
-    "WHERE standing = 'revoked' AND seat_held = {} AND closed_up_to = last_generation "
-    "AND (lease_until IS NULL OR lease_until <= {}) ORDER BY id LIMIT {}"
+_ADD = _NODE.insert
+_BY_ID = compiled(_NODE.select().where(Node.id == param("id")))
+_BY_EK = compiled(_NODE.select().where(Node.ek_hash == param("ek_hash")))
+_PAGE = compiled(
+    _NODE.select().where(Node.id > param("after"), filtered(Node.tenant), filtered(Node.standing)).order_by(Node.id),
+    limit=param("limit"),
 )
-_CURSOR = Statement("SELECT wake_cursor FROM node WHERE id = {}")
-_OPEN = Statement(
-    "SELECT 1 AS yes FROM generation g JOIN node n ON n.id = g.node "
-    "WHERE g.id = {} AND g.state <> 'closed' AND n.tenant = {} AND g.number > n.closed_up_to"
+_CLOSING = compiled(
+    _NODE.select().where(Node.closing == literal(True), Node.id > param("after")).order_by(Node.id),
+    limit=param("limit"),
 )
-_UPDATE = Statement(
-    "UPDATE node SET standing = {}, standing_reason = {}, standing_at = {}, current_generation = {}, "
-    "last_generation = {}, closed_up_to = {}, closing = {}, epoch = {}, seq = {}, code = {}, seat_held = {}, "
-    "tier = {}, profile = {}, entitlements = {}, lease = {}, lease_until = {}, wake_cursor = {}, confirmed_at = {} "
-    "WHERE id = {}"
+_SEATS_DUE = compiled(
+    _NODE.select()
+    .where(
+        Node.standing == "revoked",
+        Node.seat_held == literal(True),
+        Node.closed_up_to == Node.last_generation,
+        Node.lease_until.is_null() | (Node.lease_until <= param("now")),
+    )
+    .order_by(Node.id),
+    limit=param("limit"),
 )
-_CLOSED = Statement(
-    "UPDATE node SET closed_at_issuer = {}, closing = (closed_up_to > {}) WHERE id = {} AND closed_at_issuer < {}"
+_CURSOR = compiled(Node.select(Node.wake_cursor).where(Node.id == param("id")))
+_NODE_OF = Generation.node.join_on(Node.id)
+_OPEN = compiled(
+    Generation.select(Generation.id).where(
+        Generation.id == param("id"),
+        Generation.state != "closed",
+        _NODE_OF.tenant == param("tenant"),
+        Generation.number > _NODE_OF.closed_up_to,
+    )
 )
-_SEAT_FREED = Statement("UPDATE node SET seat_held = {} WHERE id = {} AND seat_held = {} RETURNING id")
+_UPDATE = compiled(
+    Node.update(
+        params(
+            Node.standing,
+            Node.standing_reason,
+            Node.standing_at,
+            Node.current_generation,
+            Node.last_generation,
+            Node.closed_up_to,
+            Node.closing,
+            Node.epoch,
+            Node.seq,
+            Node.code,
+            Node.seat_held,
+            Node.tier,
+            Node.profile,
+            Node.entitlements,
+            Node.lease,
+            Node.lease_until,
+            Node.wake_cursor,
+            Node.confirmed_at,
+        )
+    ).where(Node.id == param("id"))
+)
+_CLOSED = compiled(
+    Node.update(
+        {
+            Node.closed_at_issuer: param("up_to"),
+            Node.closing: sql("{}", Node.closed_up_to > param("up_to")),  # Piccolo takes no condition as a value
+        }
+    ).where(Node.id == param("id"), Node.closed_at_issuer < param("up_to"))
+)
+_SEAT_FREED = compiled(
+    Node.update({Node.seat_held: False})
+    .where(Node.id == param("id"), Node.seat_held == literal(True))
+    .returning(Node.id)
+)
 
-_GENERATION_BY_ID = _GENERATION.select("WHERE id = {}")
-_GENERATIONS = _GENERATION.select(f"WHERE node = {{}} ORDER BY number DESC LIMIT {GENERATIONS_SHOWN_MAX}")
-_OPEN_GENERATIONS = _GENERATION.select("WHERE node = {} AND state <> 'closed' AND number <= {} ORDER BY number")
-_UPDATE_GENERATION = Statement(
-    "UPDATE generation SET state = {}, confirmed_at = {}, statement = {}, statement_type = {}, seq = {}, "
-    "issued_at = {}, refresh_after = {}, terminate_at = {} WHERE id = {}"
+_ADD_GENERATION = _GENERATION.insert
+_GENERATION_BY_ID = compiled(_GENERATION.select().where(Generation.id == param("id")))
+_GENERATIONS = compiled(
+    _GENERATION.select()
+    .where(Generation.node == param("node"))
+    .order_by(Generation.number, ascending=False)
+    .limit(GENERATIONS_SHOWN_MAX)
 )
-_SET_CERTIFICATE = Statement("UPDATE generation SET certificate_not_after = {} WHERE id = {}")
-_SET_TOLD = Statement("UPDATE generation SET told_at = {} WHERE id = {} AND told_at IS NULL RETURNING id")
-_SEEN = Statement(
-    "UPDATE generation SET seen_at = {}, seen_fingerprint = {}, agent_version = {}, certificate_not_after = {} "
-    "WHERE id = {}"
+_OPEN_GENERATIONS = compiled(
+    _GENERATION.select()
+    .where(Generation.node == param("node"), Generation.state != "closed", Generation.number <= param("up_to"))
+    .order_by(Generation.number)
+)
+_UPDATE_GENERATION = compiled(
+    Generation.update(
+        params(
+            Generation.state,
+            Generation.confirmed_at,
+            Generation.statement,
+            Generation.statement_type,
+            Generation.seq,
+            Generation.issued_at,
+            Generation.refresh_after,
+            Generation.terminate_at,
+        )
+    ).where(Generation.id == param("id"))
+)
+_SET_CERTIFICATE = compiled(
+    Generation.update(params(Generation.certificate_not_after)).where(Generation.id == param("id"))
+)
+_SET_TOLD = compiled(
+    Generation.update(params(Generation.told_at))
+    .where(Generation.id == param("id"), Generation.told_at.is_null())
+    .returning(Generation.id)
+)
+_SEEN = compiled(
+    Generation.update(
+        params(
+            Generation.seen_at,
+            Generation.seen_fingerprint,
+            Generation.agent_version,
+            Generation.certificate_not_after,
+        )
+    ).where(Generation.id == param("id"))
 )
 
 
@@ -69,104 +147,81 @@ class NodeStore:
         self._engine = engine
 
     async def insert(self, row: NodeRow) -> None:
-        await self._engine.fetch(_NODE.insert, *_NODE.args(row))
+        await self._engine.fetch(_ADD, **_NODE.values(row))
 
     async def find(self, node: NodeId) -> NodeRow | None:
-        return _NODE.read_one(await self._engine.fetch_one(_BY_ID, node))
+        return _NODE.read_one(await self._engine.fetch_one(_BY_ID, id=node))
 
     async def find_by_ek(self, ek_hash: str) -> NodeRow | None:
-        return _NODE.read_one(await self._engine.fetch_one(_BY_EK, ek_hash))
+        return _NODE.read_one(await self._engine.fetch_one(_BY_EK, ek_hash=ek_hash))
 
     async def page(self, tenant: str, standing: str, after: str, limit: int) -> list[NodeRow]:
         """Empty `tenant` or `standing`: any."""
-        rows = await self._engine.fetch(_PAGE, after, tenant, tenant, standing, standing, limit)
+        rows = await self._engine.fetch(_PAGE, after=after, tenant=tenant, standing=standing, limit=limit)
         return [_NODE.read(row) for row in rows]
 
     async def closing(self, after: str, limit: int) -> list[NodeRow]:
         """Nodes with generations that Breakwater has still to be told of."""
-        return [_NODE.read(row) for row in await self._engine.fetch(_CLOSING, True, after, limit)]
+        return [_NODE.read(row) for row in await self._engine.fetch(_CLOSING, after=after, limit=limit)]
 
     async def seats_due(self, now: datetime, limit: int) -> list[NodeRow]:
         """Revoked nodes whose last lease has terminated, with no readmission on its way, that still hold a seat."""
-        return [_NODE.read(row) for row in await self._engine.fetch(_SEATS_DUE, True, now, limit)]
+        return [_NODE.read(row) for row in await self._engine.fetch(_SEATS_DUE, now=now, limit=limit)]
 
     async def cursor(self, node: NodeId) -> int | None:
-        row = await self._engine.fetch_one(_CURSOR, node)
+        row = await self._engine.fetch_one(_CURSOR, id=node)
         return None if row is None else int(row["wake_cursor"])
 
     async def generation_open(self, tenant: str, node: NodeId, number: int) -> bool:
-        return await self._engine.fetch_one(_OPEN, generation_id(node, number), tenant) is not None
+        return await self._engine.fetch_one(_OPEN, id=generation_id(node, number), tenant=tenant) is not None
 
     async def update(self, row: NodeRow) -> None:
         """Write all that changes in a node's life, inside the transaction that read it. `closed_at_issuer` has its own."""
-        lease, entitlements = (msgspec.json.encode(value).decode() for value in (row.lease, row.entitlements))
-        await self._engine.fetch(
-            _UPDATE,
-            row.standing,
-            row.standing_reason,
-            row.standing_at,
-            row.current_generation,
-            row.last_generation,
-            row.closed_up_to,
-            row.closed_up_to > row.closed_at_issuer,
-            row.epoch,
-            row.seq,
-            row.code,
-            row.seat_held,
-            row.tier,
-            row.profile,
-            entitlements,
-            lease,
-            row.lease_until,
-            row.wake_cursor,
-            row.confirmed_at,
-            row.id,
-        )
+        values = _NODE.values(row, _UPDATE)
+        values["closing"] = row.closed_up_to > row.closed_at_issuer
+        await self._engine.fetch(_UPDATE, **values)
 
     async def set_closed_at_issuer(self, node: NodeId, up_to: int) -> None:
-        await self._engine.fetch(_CLOSED, up_to, up_to, node, up_to)
+        await self._engine.fetch(_CLOSED, id=node, up_to=up_to)
 
     async def free_seat(self, node: NodeId) -> bool:
         """Compare-and-set: True if the node held its seat until now."""
-        return bool(await self._engine.fetch(_SEAT_FREED, False, node, True))
+        return bool(await self._engine.fetch(_SEAT_FREED, id=node))
 
     async def insert_generation(self, row: GenerationRow) -> None:
-        await self._engine.fetch(_GENERATION.insert, *_GENERATION.args(row))
+        await self._engine.fetch(_ADD_GENERATION, **_GENERATION.values(row))
 
     async def find_generation(self, node: NodeId, number: int) -> GenerationRow | None:
-        return _GENERATION.read_one(await self._engine.fetch_one(_GENERATION_BY_ID, generation_id(node, number)))
+        row = await self._engine.fetch_one(_GENERATION_BY_ID, id=generation_id(node, number))
+        return _GENERATION.read_one(row)
 
     async def generations(self, node: NodeId) -> list[GenerationRow]:
         """The newest first."""
-        return [_GENERATION.read(row) for row in await self._engine.fetch(_GENERATIONS, node)]
+        return [_GENERATION.read(row) for row in await self._engine.fetch(_GENERATIONS, node=node)]
 
     async def open_generations(self, node: NodeId, up_to: int) -> list[GenerationRow]:
         """Those not closed yet; few, since a confirm closes all before it."""
-        return [_GENERATION.read(row) for row in await self._engine.fetch(_OPEN_GENERATIONS, node, up_to)]
+        rows = await self._engine.fetch(_OPEN_GENERATIONS, node=node, up_to=up_to)
+        return [_GENERATION.read(row) for row in rows]
 
     async def update_generation(self, row: GenerationRow) -> None:
         """Write state and statement."""
-        await self._engine.fetch(
-            _UPDATE_GENERATION,
-            row.state,
-            row.confirmed_at,
-            row.statement,
-            row.statement_type,
-            row.seq,
-            row.issued_at,
-            row.refresh_after,
-            row.terminate_at,
-            row.id,
-        )
+        await self._engine.fetch(_UPDATE_GENERATION, **_GENERATION.values(row, _UPDATE_GENERATION))
 
     async def set_certificate_end(self, node: NodeId, number: int, not_after: datetime) -> None:
-        await self._engine.fetch(_SET_CERTIFICATE, not_after, generation_id(node, number))
+        await self._engine.fetch(_SET_CERTIFICATE, id=generation_id(node, number), certificate_not_after=not_after)
 
     async def set_told(self, node: NodeId, number: int, at: datetime) -> bool:
         """Whether this is the first time."""
-        return bool(await self._engine.fetch(_SET_TOLD, at, generation_id(node, number)))
+        return bool(await self._engine.fetch(_SET_TOLD, id=generation_id(node, number), told_at=at))
 
     async def set_seen(self, key: str, seen: Seen) -> None:
         """`key` is the generation's id."""
-        fingerprint = msgspec.json.encode(seen.fingerprint).decode()
-        await self._engine.fetch(_SEEN, seen.at, fingerprint, seen.agent_version, seen.certificate_not_after, key)
+        await self._engine.fetch(
+            _SEEN,
+            id=key,
+            seen_at=seen.at,
+            seen_fingerprint=json_text(seen.fingerprint),
+            agent_version=seen.agent_version,
+            certificate_not_after=seen.certificate_not_after,
+        )

@@ -2,37 +2,71 @@
 
 from datetime import datetime
 
-import msgspec
+from piccolo.query.functions import Case, Count, When
 
-from cloud.fabric.store.mapper import Mapper
 from cloud.fabric.store.rows import RenewalRow, generation_id
-from cloud.storage import ServiceEngine, Statement
+from cloud.fabric.tables import Generation, Renewal
+from cloud.storage import Mapper, ServiceEngine, compiled, json_text, literal, param, params
 from protocol.ids import NodeId, RenewalId
 from protocol.limits import CHALLENGE_TRIES_MAX
 
-_RENEWAL = Mapper(RenewalRow, "renewal")
-_BY_ID = _RENEWAL.select("WHERE id = {}")
-_OPEN = Statement(
-    "SELECT COUNT(*) AS n FROM renewal WHERE node = {} AND state IN ('challenged', 'failed') AND expires_at > {}"
+_RENEWAL = Mapper(RenewalRow, Renewal)
+
+_ADD = _RENEWAL.insert
+_BY_ID = compiled(_RENEWAL.select().where(Renewal.id == param("id")))
+_OPEN = compiled(
+    Renewal.select(Count(alias="n")).where(
+        Renewal.node == param("node"),
+        Renewal.state.is_in(["challenged", "failed"]),
+        Renewal.expires_at > param("now"),
+    )
 )
-_PROVED_SINCE = Statement(
-    "SELECT COUNT(*) AS n FROM renewal WHERE node = {} AND state IN ('proved', 'issued', 'done') AND created_at > {}"
+_PROVED_SINCE = compiled(
+    Renewal.select(Count(alias="n")).where(
+        Renewal.node == param("node"),
+        Renewal.state.is_in(["proved", "issued", "done"]),
+        Renewal.created_at > param("since"),
+    )
 )
-_WRONG = Statement(
-    "UPDATE renewal SET tries = tries + 1, state = CASE WHEN tries + 1 >= {} THEN 'failed' ELSE 'challenged' END "
-    "WHERE id = {} AND state = 'challenged' RETURNING tries"
+_WRONG = compiled(
+    Renewal.update(
+        {
+            Renewal.tries: Renewal.tries + 1,
+            Renewal.state: Case(
+                When(Renewal.tries + 1 >= CHALLENGE_TRIES_MAX, then=literal("failed")), default=literal("challenged")
+            ),
+        }
+    )
+    .where(Renewal.id == param("id"), Renewal.state == "challenged")
+    .returning(Renewal.tries)
 )
-_PROVED = Statement(
-    "UPDATE renewal SET state = 'proved', proof_hash = {}, csr = {}, node_public_key = {}, not_after = {} "
-    "WHERE id = {} AND state = 'challenged' RETURNING id"
+_PROVED = compiled(
+    Renewal.update(
+        {
+            Renewal.state: "proved",
+            **params(Renewal.proof_hash, Renewal.csr, Renewal.node_public_key, Renewal.not_after),
+        }
+    )
+    .where(Renewal.id == param("id"), Renewal.state == "challenged")
+    .returning(Renewal.id)
 )
-_ISSUED = Statement(
-    "UPDATE renewal SET state = {}, certificate_chain = {} WHERE id = {} AND state = 'proved' RETURNING id"
+_ISSUED = compiled(
+    Renewal.update(params(Renewal.state, Renewal.certificate_chain))
+    .where(Renewal.id == param("id"), Renewal.state == "proved")
+    .returning(Renewal.id)
 )
-_REKEYED = _RENEWAL.select("WHERE state = 'issued' ORDER BY id LIMIT {}")
-_DONE = Statement("UPDATE renewal SET state = 'done' WHERE id = {} AND state = 'issued' RETURNING id")
-_SET_KEY = Statement("UPDATE generation SET node_public_key = {}, certificate_not_after = {} WHERE id = {}")
-_PURGE = Statement("DELETE FROM renewal WHERE created_at < {} AND state <> 'issued'")
+_REKEYED = compiled(_RENEWAL.select().where(Renewal.state == "issued").order_by(Renewal.id), limit=param("limit"))
+_DONE = compiled(
+    Renewal.update({Renewal.state: "done"})
+    .where(Renewal.id == param("id"), Renewal.state == "issued")
+    .returning(Renewal.id)
+)
+_SET_KEY = compiled(
+    Generation.update(params(Generation.node_public_key, Generation.certificate_not_after)).where(
+        Generation.id == param("id")
+    )
+)
+_PURGE = compiled(Renewal.delete().where(Renewal.created_at < param("before"), Renewal.state != "issued"))
 
 
 class RenewalStore:
@@ -42,46 +76,46 @@ class RenewalStore:
         self._engine = engine
 
     async def insert(self, row: RenewalRow) -> None:
-        await self._engine.fetch(_RENEWAL.insert, *_RENEWAL.args(row))
+        await self._engine.fetch(_ADD, **_RENEWAL.values(row))
 
     async def find(self, renewal: RenewalId) -> RenewalRow | None:
-        return _RENEWAL.read_one(await self._engine.fetch_one(_BY_ID, renewal))
+        return _RENEWAL.read_one(await self._engine.fetch_one(_BY_ID, id=renewal))
 
     async def count_open(self, node: NodeId, now: datetime) -> int:
         """Challenges of a node whose time is not over: those that failed early count, or failing would make room."""
-        row = await self._engine.fetch_one(_OPEN, node, now)
-        return 0 if row is None else int(row["n"])
+        (row,) = await self._engine.fetch(_OPEN, node=node, now=now)
+        return int(row["n"])
 
     async def count_proved(self, node: NodeId, since: datetime) -> int:
         """Renewals of a node that were begun after `since` and proved."""
-        row = await self._engine.fetch_one(_PROVED_SINCE, node, since)
-        return 0 if row is None else int(row["n"])
+        (row,) = await self._engine.fetch(_PROVED_SINCE, node=node, since=since)
+        return int(row["n"])
 
     async def count_wrong_answer(self, renewal: RenewalId) -> int | None:
         """Count a wrong answer; the last one closes the renewal. None: it was not open any more."""
-        row = await self._engine.fetch_one(_WRONG, CHALLENGE_TRIES_MAX, renewal)
+        row = await self._engine.fetch_one(_WRONG, id=renewal)
         return None if row is None else int(row["tries"])
 
     async def set_proved(self, row: RenewalRow) -> bool:
-        return bool(
-            await self._engine.fetch(_PROVED, row.proof_hash, row.csr, row.node_public_key, row.not_after, row.id),
-        )
+        """The state and what the proof gave; False if the renewal was not open any more."""
+        return bool(await self._engine.fetch(_PROVED, **_RENEWAL.values(row, _PROVED)))
 
     async def set_issued(self, renewal: RenewalId, chain: tuple[bytes, ...], *, rekeyed: bool) -> bool:
         state = "issued" if rekeyed else "done"
-        return bool(await self._engine.fetch(_ISSUED, state, msgspec.json.encode(chain).decode(), renewal))
+        return bool(await self._engine.fetch(_ISSUED, id=renewal, state=state, certificate_chain=json_text(chain)))
 
     async def rekeyed(self, limit: int) -> list[RenewalRow]:
         """Those for another key of which the issuer has still to hear."""
-        return [_RENEWAL.read(row) for row in await self._engine.fetch(_REKEYED, limit)]
+        return [_RENEWAL.read(row) for row in await self._engine.fetch(_REKEYED, limit=limit)]
 
     async def set_done(self, renewal: RenewalId) -> bool:
-        return bool(await self._engine.fetch(_DONE, renewal))
+        return bool(await self._engine.fetch(_DONE, id=renewal))
 
     async def set_key(self, node: NodeId, number: int, spki: bytes, not_after: datetime) -> None:
         """The key that the generation's certificate is of from now on, and until when that counts."""
-        await self._engine.fetch(_SET_KEY, spki, not_after, generation_id(node, number))
+        identifier = generation_id(node, number)
+        await self._engine.fetch(_SET_KEY, id=identifier, node_public_key=spki, certificate_not_after=not_after)
 
     async def purge(self, before: datetime) -> None:
         """Forget renewals that were begun before a time; what became of them stands in the audit."""
-        await self._engine.fetch(_PURGE, before)
+        await self._engine.fetch(_PURGE, before=before)

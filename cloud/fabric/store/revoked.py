@@ -6,15 +6,17 @@ from datetime import datetime
 import msgspec
 
 from cloud.contracts.breakwater import RevokedSerial
-from cloud.storage import ServiceEngine, Statement
+from cloud.fabric.tables import RevokedService
+from cloud.storage import ServiceEngine, compiled, insert_into, param
 from protocol.faults import fault_point
 
-_ALL = Statement("SELECT serial, feed, not_after FROM revoked_service ORDER BY not_after DESC LIMIT 100000")
-_ADD = Statement(
-    "INSERT INTO revoked_service (serial, feed, not_after) VALUES ({}, {}, {}) "
-    "ON CONFLICT (serial) DO UPDATE SET feed = excluded.feed"
+_ALL = compiled(RevokedService.select().order_by(RevokedService.not_after, ascending=False).limit(100_000))
+_ADD = compiled(
+    insert_into(RevokedService).on_conflict(
+        target=RevokedService.serial, action="DO UPDATE", values=[RevokedService.feed]
+    )
 )
-_FORGET = Statement("DELETE FROM revoked_service WHERE not_after <= {}")
+_FORGET = compiled(RevokedService.delete().where(RevokedService.not_after <= param("now")))
 
 
 class RevokedStore:
@@ -32,9 +34,9 @@ class RevokedStore:
         with fault_point("fabric.revoked.store"):
             async with self._engine.transaction():
                 for entry in entries:
-                    await self._engine.fetch(_ADD, entry.serial, entry.feed, entry.not_after)
+                    await self._engine.fetch(_ADD, serial=entry.serial, feed=entry.feed, not_after=entry.not_after)
 
     async def forget(self, now: datetime) -> None:
         """Drop what has expired."""
         with fault_point("fabric.revoked.forget"):
-            await self._engine.fetch(_FORGET, now)
+            await self._engine.fetch(_FORGET, now=now)

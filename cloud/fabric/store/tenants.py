@@ -1,23 +1,33 @@
 """Queries on tenants and the hardware they trust."""
 
-from cloud.fabric.store.mapper import Mapper
 from cloud.fabric.store.rows import EkAllowedRow, EkRootRow, TenantRow
-from cloud.storage import ServiceEngine, Statement
+from cloud.fabric.tables import EkAllowed, EkRoot, Tenant
+from cloud.storage import Mapper, ServiceEngine, compiled, json_text, param, params
 from protocol.ids import TenantId
 from protocol.signed.statements import Tier
 
 TRUST_ENTRIES_MAX = 256
 """EK roots, and allowed EKs, of one tenant."""
 
-_TENANT = Mapper(TenantRow, "tenant")
-_ROOT = Mapper(EkRootRow, "ek_root")
-_ALLOWED = Mapper(EkAllowedRow, "ek_allowed")
+_TENANT = Mapper(TenantRow, Tenant)
+_ROOT = Mapper(EkRootRow, EkRoot)
+_ALLOWED = Mapper(EkAllowedRow, EkAllowed)
 
-_BY_ID = _TENANT.select("WHERE id = {}")
-_PAGE = _TENANT.select("WHERE id > {} ORDER BY id LIMIT {}")
-_SET_TIERS = Statement("UPDATE tenant SET tiers = {} WHERE id = {}")
-_ROOTS = _ROOT.select(f"WHERE tenant = {{}} ORDER BY added_at, id LIMIT {TRUST_ENTRIES_MAX}")
-_ALLOWEDS = _ALLOWED.select(f"WHERE tenant = {{}} ORDER BY added_at, id LIMIT {TRUST_ENTRIES_MAX}")
+_ADD = _TENANT.insert
+_BY_ID = compiled(_TENANT.select().where(Tenant.id == param("id")))
+_PAGE = compiled(_TENANT.select().where(Tenant.id > param("after")).order_by(Tenant.id), limit=param("limit"))
+_SET_TIERS = compiled(Tenant.update(params(Tenant.tiers)).where(Tenant.id == param("id")))
+_ADD_ROOT = _ROOT.insert_new
+_ROOTS = compiled(
+    _ROOT.select().where(EkRoot.tenant == param("tenant")).order_by(EkRoot.added_at, EkRoot.id).limit(TRUST_ENTRIES_MAX)
+)
+_ADD_ALLOWED = _ALLOWED.insert_new
+_ALLOWEDS = compiled(
+    _ALLOWED.select()
+    .where(EkAllowed.tenant == param("tenant"))
+    .order_by(EkAllowed.added_at, EkAllowed.id)
+    .limit(TRUST_ENTRIES_MAX)
+)
 
 
 class TenantStore:
@@ -27,28 +37,27 @@ class TenantStore:
         self._engine = engine
 
     async def insert(self, row: TenantRow) -> None:
-        await self._engine.fetch(_TENANT.insert, *_TENANT.args(row))
+        await self._engine.fetch(_ADD, **_TENANT.values(row))
 
     async def find(self, tenant: TenantId) -> TenantRow | None:
-        return _TENANT.read_one(await self._engine.fetch_one(_BY_ID, tenant))
+        return _TENANT.read_one(await self._engine.fetch_one(_BY_ID, id=tenant))
 
     async def page(self, after: str, limit: int) -> list[TenantRow]:
-        return [_TENANT.read(row) for row in await self._engine.fetch(_PAGE, after, limit)]
+        return [_TENANT.read(row) for row in await self._engine.fetch(_PAGE, after=after, limit=limit)]
 
     async def set_tiers(self, tenant: TenantId, tiers: tuple[Tier, ...]) -> None:
-        text = "[" + ",".join(f'"{tier}"' for tier in tiers) + "]"
-        await self._engine.fetch(_SET_TIERS, text, tenant)
+        await self._engine.fetch(_SET_TIERS, id=tenant, tiers=json_text(tiers))
 
     async def roots(self, tenant: TenantId) -> list[EkRootRow]:
-        return [_ROOT.read(row) for row in await self._engine.fetch(_ROOTS, tenant)]
+        return [_ROOT.read(row) for row in await self._engine.fetch(_ROOTS, tenant=tenant)]
 
     async def add_root(self, row: EkRootRow) -> None:
         """Nothing happens if it is there."""
-        await self._engine.fetch(_ROOT.insert_new, *_ROOT.args(row))
+        await self._engine.fetch(_ADD_ROOT, **_ROOT.values(row))
 
     async def allowed(self, tenant: TenantId) -> list[EkAllowedRow]:
-        return [_ALLOWED.read(row) for row in await self._engine.fetch(_ALLOWEDS, tenant)]
+        return [_ALLOWED.read(row) for row in await self._engine.fetch(_ALLOWEDS, tenant=tenant)]
 
     async def add_allowed(self, row: EkAllowedRow) -> None:
         """Nothing happens if it is there."""
-        await self._engine.fetch(_ALLOWED.insert_new, *_ALLOWED.args(row))
+        await self._engine.fetch(_ADD_ALLOWED, **_ALLOWED.values(row))

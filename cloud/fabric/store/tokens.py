@@ -2,16 +2,24 @@
 
 from datetime import datetime
 
-from cloud.fabric.store.mapper import Mapper
 from cloud.fabric.store.rows import TokenRow
-from cloud.storage import ServiceEngine, Statement
+from cloud.fabric.tables import OperatorToken
+from cloud.storage import Mapper, ServiceEngine, compiled, param
 from protocol.ids import TokenId
 
-_TOKEN = Mapper(TokenRow, "operator_token")
-_BY_ID = _TOKEN.select("WHERE id = {}")
-_BY_HASH = _TOKEN.select("WHERE secret_hash = {}")
-_PAGE = _TOKEN.select("WHERE id > {} ORDER BY id LIMIT {}")
-_REVOKE = Statement("UPDATE operator_token SET revoked_at = {} WHERE id = {} AND revoked_at IS NULL")
+_TOKEN = Mapper(TokenRow, OperatorToken)
+
+_ADD = _TOKEN.insert
+_BY_ID = compiled(_TOKEN.select().where(OperatorToken.id == param("id")))
+_BY_HASH = compiled(_TOKEN.select().where(OperatorToken.secret_hash == param("secret_hash")))
+_PAGE = compiled(
+    _TOKEN.select().where(OperatorToken.id > param("after")).order_by(OperatorToken.id), limit=param("limit")
+)
+_REVOKE = compiled(
+    OperatorToken.update({OperatorToken.revoked_at: param("at")}).where(
+        OperatorToken.id == param("id"), OperatorToken.revoked_at.is_null()
+    )
+)
 
 
 class TokenStore:
@@ -21,16 +29,16 @@ class TokenStore:
         self._engine = engine
 
     async def insert(self, row: TokenRow) -> None:
-        await self._engine.fetch(_TOKEN.insert, *_TOKEN.args(row))
+        await self._engine.fetch(_ADD, **_TOKEN.values(row))
 
     async def find(self, token: TokenId) -> TokenRow | None:
-        return _TOKEN.read_one(await self._engine.fetch_one(_BY_ID, token))
+        return _TOKEN.read_one(await self._engine.fetch_one(_BY_ID, id=token))
 
     async def find_by_hash(self, secret_hash: str) -> TokenRow | None:
-        return _TOKEN.read_one(await self._engine.fetch_one(_BY_HASH, secret_hash))
+        return _TOKEN.read_one(await self._engine.fetch_one(_BY_HASH, secret_hash=secret_hash))
 
     async def page(self, after: str, limit: int) -> list[TokenRow]:
-        return [_TOKEN.read(row) for row in await self._engine.fetch(_PAGE, after, limit)]
+        return [_TOKEN.read(row) for row in await self._engine.fetch(_PAGE, after=after, limit=limit)]
 
     async def revoke(self, token: TokenId, at: datetime) -> None:
-        await self._engine.fetch(_REVOKE, at, token)
+        await self._engine.fetch(_REVOKE, id=token, at=at)

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from piccolo.query.functions import Count
 
-from cloud.storage import Location, Mapper, compiled, param, value_of
+from cloud.storage import Location, Mapper, compiled, json_text, param, params, value_of
 from lab.postgres import database_location
 from tests.cloud.engines import ENGINES
 from tests.cloud.storage_sample.support import ENGINE, NOW, SERVICE, on
@@ -50,6 +50,40 @@ def test_a_struct_comes_back_as_it_went(database: Location) -> None:
         assert LABELS.read_one(await ENGINE.fetch_one(BY_ID, id="w2")) is None
 
     on(database, test())
+
+
+class Optional(msgspec.Struct, frozen=True):
+    """A widget whose label is a list of byte strings, or a struct, or nothing, as JSON text."""
+
+    id: WidgetId
+    label: tuple[bytes, ...] | Size | None
+    is_open: bool
+    blob: bytes
+    made_at: datetime
+
+
+@pytest.mark.parametrize("label", [None, Size(3), (b"\x00\xff", b"")])
+def test_values_of_types_that_no_column_has_come_back(
+    database: Location, label: tuple[bytes, ...] | Size | None
+) -> None:
+    optional = Mapper(Optional, Widget)
+    read = compiled(optional.select().where(Widget.id == param("id")))
+    value = Optional(WidgetId("w1"), label, True, b"", NOW)
+    values = optional.values(value)
+    assert values["label"] == json_text(label)
+
+    async def test() -> None:
+        await ENGINE.fetch(optional.insert, **values)
+        assert optional.read_one(await ENGINE.fetch_one(read, id="w1")) == value
+
+    on(database, test())
+
+
+def test_values_of_a_statement_are_those_that_it_names() -> None:
+    update = compiled(Widget.update(params(Widget.label, Widget.blob)).where(Widget.id == param("id")))
+    values = {"id": "w1", "label": '[{"width":3},{"width":4}]', "blob": b"\x00\xff"}
+    assert LABELS.values(LABEL, update) == values
+    assert update.arguments(values) == tuple(values[name] for name in ("label", "blob", "id"))
 
 
 def test_insert_new_says_whether_the_row_is_new(database: Location) -> None:
