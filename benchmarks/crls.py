@@ -22,7 +22,7 @@ from benchmarks.figures import Figure, progress
 from benchmarks.floor import new_id
 from benchmarks.host import install, others_elsewhere, pinned
 from benchmarks.world import World
-from cloud.breakwater.app import wire
+from cloud.breakwater.app import opened
 from cloud.breakwater.revocation.crl_shards import PLACES_MAX
 from cloud.breakwater.settings import BreakwaterSettings
 from cloud.process.settings import load_settings
@@ -91,17 +91,14 @@ def _forget_peak() -> None:
 
 
 async def _publish(settings_file: Path) -> Published:
-    parts = wire(load_settings(settings_file, BreakwaterSettings))
-    await parts.open()
-    try:
+    async with opened(load_settings(settings_file, BreakwaterSettings)) as breakwater:
+        publisher = breakwater.parts.crl_publisher
         _forget_peak()
         before, cpu, began = _memory("VmRSS"), time.process_time(), time.perf_counter()
-        await parts.publisher.turn()
+        await publisher.run_once()
         taken, spent = time.perf_counter() - began, time.process_time() - cpu
         peak = _memory("VmHWM")
-        published = [await parts.publisher.ensure_fresh(shard.id) for shard in await parts.publisher.shards()]
-    finally:
-        await parts.close()
+        published = [await publisher.ensure_fresh(shard.id) for shard in await publisher.shards()]
     made = [crl for crl in published if crl is not None and crl.entries == PLACES_MAX]
     return Published(len(made), sum(len(crl.data) for crl in made), taken, spent, before, peak)
 

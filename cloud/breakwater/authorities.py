@@ -1,37 +1,35 @@
-"""The authorities of this issuer as one process sees them: who issues, who is believed, what stands above whom.
+"""Use cases: CA generations ("authorities"), their states and their keys, as one process sees them.
 
-The table is the truth; this is a picture of it, taken anew when the counter `authorities` has moved. It knows no
-profile and signs nothing. Rules: an authority whose key is not at hand here issues nothing here, and no other one
-issues in its place; only a state says who is believed, never the age of a certificate.
+The table decides; a process keeps the hierarchy that it last read, and reads it again when the counter `authorities`
+has moved. It knows no profile and signs nothing. Rule: an authority whose key is not open in this process issues
+nothing here, and no other authority issues in its place.
 """
 
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
-import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from cloud.audit import SYSTEM, AuditEntries
 from cloud.breakwater.errors import SignerError, SignerUnavailable, ValueRefused
+from cloud.breakwater.hierarchy import TRUSTED, Hierarchy, hierarchy_of, parse_ca, root_of
 from cloud.breakwater.keys.signer import Keys, Signer, issuer_of
 from cloud.breakwater.pkix.profiles import CaName, Issuer
-from cloud.breakwater.store import AuditRow, AuthorityRow, AuthorityState, AuthorityStore, CrossRow
+from cloud.breakwater.store.audit import AuditRow
+from cloud.breakwater.store.authorities import AuthorityRow, AuthorityState, AuthorityStore, CrossRow
 from cloud.crypto.issued import is_issued_by
 from cloud.mtls.peer import PeerTrust
 from protocol.faults import fault_point
 
 log = logging.getLogger("cascade.breakwater")
 
-BELIEVED: tuple[AuthorityState, ...] = ("prepared", "active", "old")
-"""Whose certificates are believed. Of a prepared authority there are none yet, so that it may be believed early: when it
-is activated, a replica that has not looked yet must not refuse the first of them."""
-SIGNING: tuple[AuthorityState, ...] = (*BELIEVED, "tainted")
-"""Whose keys are opened: a tainted authority still says what is revoked."""
+SIGNING: tuple[AuthorityState, ...] = (*TRUSTED, "tainted")
+"""States whose keys are opened: a tainted authority still signs its CRLs."""
 ADOPTED: tuple[tuple[CaName, str, str], ...] = (
     ("root", "root.pem", ""),
     ("nodes", "nodes-ca.pem", "nodes-ca.key.pem"),
@@ -45,90 +43,62 @@ _ID = re.compile(r"(root|nodes|services)-([1-9][0-9]{0,8})")
 Changed = Callable[["Authorities"], None]
 
 
-class _Picture(msgspec.Struct, frozen=True):
-    """What was last read."""
-
-    revision: int
-    rows: tuple[AuthorityRow, ...]
-    crosses: tuple[CrossRow, ...]
-    issuers: dict[str, Issuer]
-    active: dict[CaName, Issuer]
-    above: dict[str, tuple[bytes, ...]]
-    trust: PeerTrust
-    roots_pem: bytes
-    believed: tuple[bytes, ...]
-
-
 class Authorities:
-    """The picture, and what operators do to it. `adopt_from` has `certs/` of an installation made before the table."""
+    """The authorities of one process, and what operators do to them. `load_authorities` makes it."""
 
     def __init__(
         self,
         store: AuthorityStore,
+        hierarchy: Hierarchy,
         keys: Keys,
         signer: Signer,
         trust_domain: str,
         now: Callable[[], datetime],
         entries: AuditEntries[AuditRow],
-        adopt_from: Path | None = None,
     ) -> None:
         self._store = store
+        self._hierarchy = hierarchy
         self._keys = keys
         self._signer = signer
         self._trust_domain = trust_domain
         self._now = now
         self._entries = entries
-        self._adopt_from = adopt_from
-        self._picture: _Picture | None = None
         self._lock = asyncio.Lock()
         self._changed: list[Changed] = []
         self._retry_at = 0.0
 
-    async def load(self) -> None:
-        """Read for the first time; an installation without rows gets those of its files.
-
-        Raises SignerError when there is none, when one is not of a root's making, or when no root is there.
-        """
-        await self._store.make_counters()
-        if not await self._store.rows() and self._adopt_from is not None:
-            rows = _adopted(self._adopt_from, self._now())
-            entries = [self._entries.make(SYSTEM, "authority.adopt", row.id) for row in rows]
-            with fault_point("breakwater.authority.adopt"):
-                await self._store.adopt(rows, entries)
-        await self._read()
-
     def on_change(self, hook: Changed) -> None:
-        """Call `hook` after every change of the picture."""
+        """Call `hook` after every change of the hierarchy."""
         self._changed.append(hook)
 
     async def refresh(self) -> bool:
         """Read again if something changed, and try again to open keys that are missing. True if it changed."""
-        picture = self._current()
-        if await self._store.revision() == picture.revision:
+        if await self._store.revision() == self._hierarchy.revision:
             if asyncio.get_running_loop().time() >= self._retry_at:
-                await self._open_keys(picture.rows, picture.issuers)
+                await self.open_keys()
             return False
-        await self._read()
-        return True
-
-    async def _read(self) -> None:
         async with self._lock:
-            revision = await self._store.revision()
-            picture = _draw(
-                revision, await self._store.rows(), await self._store.crosses(), self._trust_domain, self._picture
-            )
-            await self._open_keys(picture.rows, picture.issuers)
-            self._picture = picture
+            fresh = await _read(self._store, self._trust_domain, self._hierarchy)
+            await self._open_keys(fresh)
+            self._hierarchy = fresh
         for hook in self._changed:
             hook(self)
+        return True
 
-    async def _open_keys(self, rows: Sequence[AuthorityRow], issuers: dict[str, Issuer]) -> None:
+    async def open_keys(self) -> None:
+        """Open the keys that may sign and are not open, close those that may not sign any more.
+
+        A key that cannot be opened is logged; `refresh` tries again after `KEY_RETRY_SECONDS`.
+        """
+        await self._open_keys(self._hierarchy)
+
+    async def _open_keys(self, hierarchy: Hierarchy) -> None:
         self._retry_at = asyncio.get_running_loop().time() + KEY_RETRY_SECONDS
-        for row in rows:
+        for row in hierarchy.rows:
             if row.state not in SIGNING:
                 self._signer.remove(row.id)
-        wanted = [row for row in rows if row.state in SIGNING and row.key and not self._signer.holds(row.id)]
-        await asyncio.gather(*(self._open_key(row, issuers[row.id]) for row in wanted))
+        wanted = [row for row in hierarchy.rows if row.state in SIGNING and row.key and not self._signer.holds(row.id)]
+        await asyncio.gather(*(self._open_key(row, hierarchy.issuers[row.id]) for row in wanted))
 
     async def _open_key(self, row: AuthorityRow, issuer: Issuer) -> None:
         try:
@@ -136,47 +106,46 @@ class Authorities:
         except SignerError as error:
             log.error("cannot use the key of an authority", extra={"authority": row.id, "error": str(error)})
 
-    def _current(self) -> _Picture:
-        if self._picture is None:
-            raise SignerError("cannot issue: the authorities were not loaded")
-        return self._picture
-
     def active(self, ca: CaName) -> Issuer:
         """The one that issues. Raises SignerError if there is none, SignerUnavailable if its key is not at hand."""
-        issuer = self._current().active.get(ca)
+        issuer = self._hierarchy.active.get(ca)
         if issuer is None:
             raise SignerError(f"cannot issue: no {ca} CA is active")
         if not self._signer.holds(issuer.authority):
             raise SignerUnavailable(f"cannot issue: the key of {issuer.authority} is not at hand")
         return issuer
 
+    def can_sign(self, authority: str) -> bool:
+        """Whether the key of an authority is open in this process."""
+        return self._signer.holds(authority)
+
     def find(self, authority: str) -> Issuer | None:
         """An authority in any state."""
-        return self._current().issuers.get(authority)
+        return self._hierarchy.issuers.get(authority)
 
     def rows(self) -> tuple[AuthorityRow, ...]:
         """Every authority, by class and number."""
-        return self._current().rows
+        return self._hierarchy.rows
 
     def crosses(self) -> tuple[CrossRow, ...]:
         """Every cross certificate."""
-        return self._current().crosses
+        return self._hierarchy.crosses
 
     def peer_trust(self) -> PeerTrust:
         """Whose certificates callers may show; the same object until that changes."""
-        return self._current().trust
+        return self._hierarchy.trust
 
     def roots_pem(self) -> bytes:
-        """The believed roots: whom a TLS stack starts from."""
-        return self._current().roots_pem
+        """The trusted roots: where a TLS stack begins."""
+        return self._hierarchy.roots_pem
 
     def chain_above(self, issuer: Issuer) -> tuple[bytes, ...]:
         """What is sent after a certificate of this issuer: the issuer (DER), then what crosses its root."""
-        return self._current().above[issuer.authority]
+        return self._hierarchy.above[issuer.authority]
 
     def ca_certificates(self) -> tuple[bytes, ...]:
-        """Every believed CA (DER): roots, issuing CAs, cross certificates."""
-        return self._current().believed
+        """Every trusted CA (DER): roots, issuing CAs, cross certificates."""
+        return self._hierarchy.trusted
 
     def next_id(self, ca: CaName) -> str:
         """The name of the next generation of a class."""
@@ -195,7 +164,7 @@ class Authorities:
         ca: CaName = match[1]  # type: ignore[assignment]  # the pattern admits nothing else
         if (ca == "root") == bool(key):
             raise ValueRefused("an issuing CA has a key here, a root has none")
-        issuer = issuer_of(ca, authority, _parse(certificate))
+        issuer = issuer_of(ca, authority, parse_ca(certificate))
         row = AuthorityRow(authority, ca, int(match[2]), "prepared", certificate, key, self._now())
         self._require_new(row, issuer)
         if key:
@@ -208,19 +177,19 @@ class Authorities:
     def _require_new(self, row: AuthorityRow, issuer: Issuer) -> None:
         others = [each for each in self.rows() if each.id != row.id]
         for other in others:
-            known = self._current().issuers[other.id]
+            known = self._hierarchy.issuers[other.id]
             if known.subject == issuer.subject or known.key_id == issuer.key_id:
                 raise ValueRefused(f"{other.id} has this name or key: each generation has its own")
         below = (row, *(each for each in others if each.ca == "root"))
-        if _root_of(row, [each for each in below if each.ca == "root"]) is None:
+        if root_of(row, [each for each in below if each.ca == "root"]) is None:
             raise ValueRefused("the certificate was not signed by a root of this installation")
 
     async def import_cross(self, caller: str, certificate: bytes) -> bool:
         """Take in a root's name and key signed by another root (DER). Raises ValueRefused: these are not ours."""
-        parsed = _parse(certificate)
+        parsed = parse_ca(certificate)
         roots = [row for row in self.rows() if row.ca == "root"]
-        subject = next((row.id for row in roots if _same_identity(_parse(row.certificate), parsed)), "")
-        issuer = next((row.id for row in roots if is_issued_by(parsed, _parse(row.certificate))), "")
+        subject = next((row.id for row in roots if _same_identity(parse_ca(row.certificate), parsed)), "")
+        issuer = next((row.id for row in roots if is_issued_by(parsed, parse_ca(row.certificate))), "")
         if not subject or not issuer or subject == issuer:
             raise ValueRefused("not a cross certificate between two roots of this installation")
         entry = self._entries.make(caller, "authority.cross", subject, detail=f"signed by {issuer}")
@@ -237,7 +206,7 @@ class Authorities:
         return await self._move(caller, authority, "active", reason, "authority.activate")
 
     async def taint(self, caller: str, authority: str, reason: str) -> bool:
-        """Believe it no more; it still signs what is revoked. Raises Conflict."""
+        """Trust it no more; it still signs its CRLs. Raises Conflict."""
         return await self._move(caller, authority, "tainted", _given(reason), "authority.taint")
 
     async def revoke(self, caller: str, authority: str, reason: str) -> bool:
@@ -259,67 +228,39 @@ def _given(reason: str) -> str:
     return reason
 
 
-def _draw(
-    revision: int,
-    rows: tuple[AuthorityRow, ...],
-    crosses: tuple[CrossRow, ...],
-    trust_domain: str,
-    before: _Picture | None,
-) -> _Picture:
-    """The picture of these rows. Raises SignerError when one of them is not of a root's making."""
-    roots = [row for row in rows if row.ca == "root"]
-    if not roots:
-        raise SignerError("there is no root CA here: this database was not made by `cascade init`")
-    parsed = {row.id: _parse(row.certificate) for row in rows}
-    known = {} if before is None else before.issuers
-    issuers = {row.id: known.get(row.id) or issuer_of(row.ca, row.id, parsed[row.id]) for row in rows}
-    above: dict[str, tuple[bytes, ...]] = {}
-    for row in rows:
-        root = _root_of(row, roots)
-        if root is None:
-            raise SignerError(f"cannot use the CA certificate of {row.id}: no root of this installation signed it")
-        bridges = tuple(each.certificate for each in crosses if each.subject == root.id)
-        above[row.id] = (row.certificate, *bridges)
-    believed = [row for row in rows if row.state in BELIEVED]
-    trust = PeerTrust(
-        trust_domain,
-        tuple(parsed[row.id] for row in believed if row.ca == "nodes"),
-        tuple(parsed[row.id] for row in believed if row.ca == "services"),
-        tuple(parsed[row.id] for row in believed if row.ca == "root"),
-    )
-    states = {row.id: row.state for row in rows}
-    bridges = tuple(each.certificate for each in crosses if states.get(each.issuer) in BELIEVED)
-    return _Picture(
-        revision=revision,
-        rows=rows,
-        crosses=crosses,
-        issuers=issuers,
-        active={row.ca: issuers[row.id] for row in rows if row.state == "active"},
-        above=above,
-        trust=before.trust if before is not None and before.trust == trust else trust,
-        roots_pem=b"".join(_pem(parsed[row.id]) for row in believed if row.ca == "root"),
-        believed=(*(row.certificate for row in believed), *bridges),
-    )
-
-
-def _root_of(row: AuthorityRow, roots: Sequence[AuthorityRow]) -> AuthorityRow | None:
-    certificate = _parse(row.certificate)
-    return next((root for root in roots if is_issued_by(certificate, _parse(root.certificate))), None)
-
-
 def _same_identity(one: x509.Certificate, other: x509.Certificate) -> bool:
     return one.subject == other.subject and one.public_key() == other.public_key() and one != other
 
 
-def _parse(der: bytes) -> x509.Certificate:
-    try:
-        return x509.load_der_x509_certificate(der)
-    except ValueError as error:
-        raise SignerError("not a certificate in DER") from error
+async def load_authorities(
+    store: AuthorityStore,
+    keys: Keys,
+    signer: Signer,
+    trust_domain: str,
+    now: Callable[[], datetime],
+    entries: AuditEntries[AuditRow],
+    adopt_from: Path | None = None,
+) -> Authorities:
+    """Read the authorities and open their keys. A table without rows gets those of the files in `adopt_from`/certs.
+
+    Raises:
+        SignerError: there is no root, or a CA certificate is not signed by one.
+        StorageError: the database cannot be used.
+    """
+    await store.make_counters()
+    if adopt_from is not None and not await store.rows():
+        rows = _adopted(adopt_from, now())
+        with fault_point("breakwater.authority.adopt"):
+            await store.adopt(rows, [entries.make(SYSTEM, "authority.adopt", row.id) for row in rows])
+    authorities = Authorities(store, await _read(store, trust_domain), keys, signer, trust_domain, now, entries)
+    await authorities.open_keys()
+    return authorities
 
 
-def _pem(certificate: x509.Certificate) -> bytes:
-    return certificate.public_bytes(serialization.Encoding.PEM)
+async def _read(store: AuthorityStore, trust_domain: str, before: Hierarchy | None = None) -> Hierarchy:
+    """The hierarchy of the rows. The revision is read first: rows that are newer than it are read again."""
+    revision = await store.revision()
+    return hierarchy_of(revision, await store.rows(), await store.crosses(), trust_domain, before)
 
 
 def _adopted(directory: Path, now: datetime) -> list[AuthorityRow]:
@@ -333,6 +274,3 @@ def _adopted(directory: Path, now: datetime) -> list[AuthorityRow]:
         der = certificate.public_bytes(serialization.Encoding.DER)
         rows.append(AuthorityRow(f"{ca}-1", ca, 1, "active", der, f"file:{key}" if key else "", now))
     return rows
-
-
-__all__ = ["ADOPTED", "BELIEVED", "SIGNING", "Authorities", "AuthorityRow", "AuthorityState", "CrossRow"]

@@ -1,7 +1,7 @@
-"""What the issuer does without being asked: follows the authorities, sweeps what crashes left, forgets sessions that
-ended long ago, reads its own numbers.
+"""Background tasks of the issuer's records: follow the authorities, sweep what crashes left, write down how much each CA
+key was used, forget sessions that ended long ago.
 
-Each chore outlives a database or key that is away: it is logged and done the next time.
+Each outlives a database or a key that is away: that is logged, and the work is done the next time.
 """
 
 from collections.abc import Callable
@@ -9,14 +9,12 @@ from datetime import datetime, timedelta
 
 from cloud.audit import SYSTEM
 from cloud.breakwater.errors import IssuerError
-from cloud.breakwater.parts import Assembly
-from cloud.breakwater.store.metrics_reads import MeasureStore
+from cloud.breakwater.parts import Parts
 from cloud.storage import StorageError
 from cloud.tasks.periodic import every
 from cloud.tasks.stopping import BackgroundTask
 
 OUTLIVED = (StorageError, IssuerError)
-"""A database or a key that is away: the work is done the next time."""
 REFRESH_SECONDS = 1.0
 """An activation or a taint at one replica is seen by the others within this."""
 SWEEP_SECONDS = 30.0
@@ -29,82 +27,54 @@ SESSIONS_KEPT = timedelta(days=30)
 each CA key was used (`authority.use`)."""
 
 
-class Chores:
-    """The chores of one issuer."""
+class Background:
+    """The background work on the records of one issuer."""
 
-    def __init__(
-        self, assembly: Assembly, measures: MeasureStore, now: Callable[[], datetime], crl_period: timedelta
-    ) -> None:
-        self._assembly = assembly
-        self._measures = measures
+    def __init__(self, parts: Parts, now: Callable[[], datetime]) -> None:
+        self._parts = parts
         self._now = now
-        self._crl_period = crl_period
-        self._crl_ages: dict[str, float] = {}
-        self._told_usage: dict[str, int] = {}
+        self._reported_uses: dict[str, int] = {}
         self._purge_cursor = ""
         self._purged = 0
-        metrics = assembly.metrics
-        metrics.watch(assembly.signer.usage, self._until_end, lambda: self._crl_ages)
-        metrics.registry.before_reading(self._read)
-
-    async def refresh(self) -> None:
-        """Follow the authorities; whether the database answered is a number of its own."""
-        try:
-            await self._assembly.authorities.refresh()
-        except StorageError:
-            self._assembly.metrics.database_up.set(0)
-            raise
-        self._assembly.metrics.database_up.set(1)
 
     def tasks(self) -> tuple[BackgroundTask, ...]:
-        """For the unit."""
+        """For the process."""
         return (
-            every(REFRESH_SECONDS, "authorities", self.refresh, OUTLIVED),
-            every(SWEEP_SECONDS, "sweep", self._assembly.issuing.sweep, OUTLIVED),
-            every(USAGE_SECONDS, "usage", self.tell_usage, OUTLIVED),
+            every(REFRESH_SECONDS, "authorities", self.refresh_authorities, OUTLIVED),
+            every(SWEEP_SECONDS, "sweep", self._parts.executor.sweep, OUTLIVED),
+            every(USAGE_SECONDS, "usage", self.record_key_use, OUTLIVED),
             every(PURGE_SECONDS, "purge", self.purge, OUTLIVED),
         )
 
-    async def tell_usage(self) -> None:
-        """A line of the audit for each CA key that was used since the last one: how often."""
-        for authority, uses in self._assembly.signer.usage().items():
-            new = uses - self._told_usage.get(authority, 0)
+    async def refresh_authorities(self) -> None:
+        """Follow the authorities; whether the database answered is a number of its own."""
+        database_up = self._parts.metrics.database_up
+        try:
+            await self._parts.authorities.refresh()
+        except StorageError:
+            database_up.set(0)
+            raise
+        database_up.set(1)
+
+    async def record_key_use(self) -> None:
+        """An audit row for each CA key that was used since its last row: how often."""
+        for authority, uses in self._parts.signer.usage().items():
+            new = uses - self._reported_uses.get(authority, 0)
             if not new:
                 continue
-            await self._write("authority.use", authority, f"{new} signatures")
-            self._told_usage[authority] = uses
+            await self._audit("authority.use", authority, f"{new} signatures")
+            self._reported_uses[authority] = uses
 
     async def purge(self) -> None:
-        """One step of a walk over all records; a walk that deleted something leaves a line of the audit at its end."""
-        now = self._now()
-        step = await self._assembly.store.purging.step(self._purge_cursor, now - SESSIONS_KEPT)
+        """One step of a walk over all records; a walk that deleted something leaves an audit row at its end."""
+        before = self._now() - SESSIONS_KEPT
+        step = await self._parts.stores.retention.step(self._purge_cursor, before)
         self._purge_cursor = step.cursor
         self._purged += step.deleted
         if not step.cursor and self._purged:
-            detail = f"{self._purged} that ended before {(now - SESSIONS_KEPT).isoformat(timespec='seconds')}"
-            await self._write("record.purge", "sessions and responders", detail)
+            detail = f"{self._purged} that ended before {before.isoformat(timespec='seconds')}"
+            await self._audit("record.purge", "sessions and responders", detail)
             self._purged = 0
 
-    async def _write(self, action: str, what: str, detail: str) -> None:
-        entry = self._assembly.entries.make(SYSTEM, action, what, detail=detail)
-        await self._assembly.store.audit.add(entry)
-
-    def _until_end(self) -> dict[str, float]:
-        now, authorities = self._now(), self._assembly.authorities
-        active = [row.id for row in authorities.rows() if row.state == "active"]
-        ends = [(each, authorities.find(each)) for each in active]
-        return {each: (issuer.not_after - now).total_seconds() for each, issuer in ends if issuer is not None}
-
-    async def _read(self) -> None:
-        metrics, now = self._assembly.metrics, self._now()
-        try:
-            for state, count in (await self._measures.states()).items():
-                metrics.records.set(count, state)
-            for row in self._assembly.authorities.rows():
-                due = await self._measures.next_publication(row.id)
-                if due is not None:
-                    self._crl_ages[row.id] = (now - due + self._crl_period).total_seconds()
-        except StorageError:
-            metrics.database_up.set(0)
-            return
-        metrics.database_up.set(1)
+    async def _audit(self, action: str, what: str, detail: str) -> None:
+        await self._parts.stores.audit.add(self._parts.entries.make(SYSTEM, action, what, detail=detail))

@@ -18,14 +18,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from cloud.breakwater.ceremony.signing import Identity, make_issuing, make_root
 from cloud.breakwater.errors import IssuerError
+from cloud.breakwater.issuance.issuing import Issuing
 from cloud.breakwater.keys.file import LocalKey
 from cloud.breakwater.keys.signer import DEVELOPMENT_MARK
-from cloud.breakwater.parts import Assembly, Sources, assemble, sources_of
+from cloud.breakwater.parts import Sources, open_parts, sources_of
 from cloud.breakwater.pkix.csr import describe_key
 from cloud.breakwater.pkix.profiles import SERIAL_BYTES, CaName, make_serial
 from cloud.breakwater.settings import BreakwaterSettings
-from cloud.breakwater.store import ServiceHostName
-from cloud.breakwater.tables import ENGINE
+from cloud.breakwater.store.issuance import ServiceHostName
 from cloud.crypto.keyfile import read_passphrase, sync_directory, write_key, write_secret
 from cloud.mtls.chain import chain_to_pem
 from cloud.mtls.identity import (
@@ -38,7 +38,7 @@ from cloud.mtls.identity import (
 )
 from cloud.process.settings import database_toml, load_settings
 from cloud.storage import Location, PostgresLocation
-from cloud.storage.migrate import ensure_migrated
+from cloud.storage.database import open_database
 from protocol.encoding import json_encode
 from protocol.ids import ServiceName, parse_trust_domain
 
@@ -116,25 +116,18 @@ async def initialise(plan: Plan, now: Callable[[], datetime]) -> Initialised:
     await _make_cas(plan, now())
     write_secret(plan.directory / "settings.toml", _settings(plan))
     database = plan.database if isinstance(plan.database, PostgresLocation) else plan.directory / plan.database
-    await ensure_migrated("breakwater", database)
-    ENGINE.configure(database)
-    await ENGINE.open()
-    try:
-        sources = Sources(
-            directory=plan.directory,
-            passphrase=plan.passphrase,
-            trust_domain=plan.trust_domain,
-            pki_url=plan.public_url,
-        )
-        made = assemble(ENGINE, sources, now)
-        await made.load()
+    sources = Sources(
+        directory=plan.directory,
+        passphrase=plan.passphrase,
+        trust_domain=plan.trust_domain,
+        pki_url=plan.public_url,
+    )
+    async with open_database("breakwater", database) as engine, open_parts(engine, sources, now) as parts:
         for service, folder in plan.tls.items():
-            await made.store.issuance.add_hosts(service, host_names(plan.hosts))
-            await _first_identity(made, service, folder, plan.passphrase)
-        believed = {row.id: row.certificate for row in made.authorities.rows()}
-    finally:
-        await ENGINE.close()
-    return Initialised(root=believed["root-1"], nodes_ca=believed["nodes-1"], services_ca=believed["services-1"])
+            await parts.stores.issuance.add_hosts(service, host_names(plan.hosts))
+            await _first_identity(parts.issuing, service, folder, plan.passphrase)
+        made = {row.id: row.certificate for row in parts.authorities.rows()}
+    return Initialised(root=made["root-1"], nodes_ca=made["nodes-1"], services_ca=made["services-1"])
 
 
 async def replace_expired(
@@ -150,26 +143,18 @@ async def replace_expired(
     if not expired:
         return []
     settings = load_settings(settings_file, BreakwaterSettings)
-    passphrase_file = settings.path(settings.passphrase_file)
-    database = settings.database_location()
-    await ensure_migrated("breakwater", database)
-    ENGINE.configure(database)
-    await ENGINE.open()
-    try:
-        made = assemble(ENGINE, sources_of(settings), now)
-        try:
-            await made.load()
-            for service, folder in expired:
-                await renew_service(made, service, folder, passphrase_file, _caller(service))
-        finally:
-            await made.keys.aclose()
-    finally:
-        await ENGINE.close()
+    sources, passphrase_file = sources_of(settings), settings.path(settings.passphrase_file)
+    async with (
+        open_database("breakwater", settings.database_location()) as engine,
+        open_parts(engine, sources, now) as parts,
+    ):
+        for service, folder in expired:
+            await renew_service(parts.issuing, service, folder, passphrase_file, _caller(service))
     return [service for service, _ in expired]
 
 
 async def renew_service(
-    made: Assembly, service: ServiceName, folder: Path, passphrase_file: Path, caller: str
+    issuing: Issuing, service: ServiceName, folder: Path, passphrase_file: Path, caller: str
 ) -> x509.Certificate:
     """A new certificate for a new key (the old one may be revoked, which is for good), both written to a `tls/` folder.
 
@@ -181,7 +166,7 @@ async def renew_service(
     key = ec.generate_private_key(ec.SECP256R1())
     write_key(folder / NEXT_KEY_FILE, key, passphrase)
     request = f"renew-{before.leaf.serial_number:x}-{describe_key(key.public_key()).spki_sha256[:16]}"
-    issued = await made.issuing.issue_service(service, make_csr(key), request, caller)
+    issued = await issuing.issue_service(service, make_csr(key), request, caller)
     write_secret(folder / CHAIN_FILE, chain_to_pem(issued))
     (folder / NEXT_KEY_FILE).replace(folder / KEY_FILE)
     sync_directory(folder)
@@ -199,10 +184,10 @@ def _ended(chain: Path, now: datetime) -> bool:
         raise IdentityError(f"cannot read the certificate {chain}: {error}") from error
 
 
-async def _first_identity(made: Assembly, service: ServiceName, folder: Path, passphrase: bytes) -> None:
+async def _first_identity(issuing: Issuing, service: ServiceName, folder: Path, passphrase: bytes) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     write_key(folder / KEY_FILE, key, passphrase)
-    certificate = await made.issuing.issue_service(service, make_csr(key), "init", _caller(service))
+    certificate = await issuing.issue_service(service, make_csr(key), "init", _caller(service))
     write_secret(folder / CHAIN_FILE, chain_to_pem(certificate))
 
 

@@ -1,26 +1,36 @@
-"""The issuer put together over a database and keys, for whoever needs one: the service, `cascade init`, `cascade pki`.
+"""Wiring: what Breakwater is made of, over an open database and open keys. For the service, `cascade init`, `cascade pki`.
 
-Decides nothing, opens nothing, listens nowhere. The engine is the caller's; `Assembly.load` is called when it is open.
+Decides nothing and listens nowhere. Every part is whole when `open_parts` yields it.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from cloud.audit import AuditEntries
-from cloud.breakwater.authorities import Authorities
-from cloud.breakwater.issuance.issuing import Issuing, Parts
+from cloud.breakwater.authorities import Authorities, load_authorities
+from cloud.breakwater.generations import Generations
+from cloud.breakwater.issuance.enrolment import Enrolments
+from cloud.breakwater.issuance.est import Est
+from cloud.breakwater.issuance.executor import OrderExecutor
+from cloud.breakwater.issuance.issuing import Issuing
 from cloud.breakwater.keys.pkcs11 import TokenSettings
 from cloud.breakwater.keys.signer import Keys, Signer, open_keys
 from cloud.breakwater.metrics import IssuerMetrics
-from cloud.breakwater.revocation.crl_shards import Places, distribution
-from cloud.breakwater.settings import BreakwaterSettings
-from cloud.breakwater.store import AuditRow, AuthorityStore, Store
-from cloud.breakwater.store.shards import ShardStore
+from cloud.breakwater.revocation.crl_publisher import CrlPublisher
+from cloud.breakwater.revocation.crl_shards import Places
+from cloud.breakwater.revocation.feed import RevocationFeed
+from cloud.breakwater.revocation.notifier import RevocationNotifier
+from cloud.breakwater.revocation.ocsp_responder import OcspResponder
+from cloud.breakwater.revocation.service_certificates import ServiceCertificates
+from cloud.breakwater.settings import BreakwaterSettings, CrlSettings
+from cloud.breakwater.store import Stores, stores_over
+from cloud.breakwater.store.audit import AuditRow
 from cloud.crypto.keyfile import read_passphrase
 from cloud.http.metrics import Metrics
 from cloud.storage import ServiceEngine
@@ -35,6 +45,7 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
     pki_url: str
     token: TokenSettings | None = None
     base: Path = Path()
+    crl: CrlSettings = CrlSettings()
 
 
 def sources_of(settings: BreakwaterSettings) -> Sources:
@@ -46,53 +57,103 @@ def sources_of(settings: BreakwaterSettings) -> Sources:
         pki_url=settings.pki_url,
         token=settings.token,
         base=Path(settings.base),
+        crl=settings.crl,
     )
 
 
-class Assembly(msgspec.Struct, frozen=True):
-    """An issuer and its parts."""
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """All parts of one Breakwater."""
 
-    store: Store
+    stores: Stores
+    entries: AuditEntries[AuditRow]
+    metrics: IssuerMetrics
     keys: Keys
     signer: Signer
     authorities: Authorities
+    executor: OrderExecutor
     issuing: Issuing
-    metrics: IssuerMetrics
-    entries: AuditEntries[AuditRow]
+    generations: Generations
+    service_certificates: ServiceCertificates
+    enrolments: Enrolments
+    est: Est
+    crl_publisher: CrlPublisher
+    ocsp_responder: OcspResponder
+    feed: RevocationFeed
+    now: Callable[[], datetime]
 
-    async def load(self) -> None:
-        """Read the authorities and open their keys, once the engine is open. Raises SignerError, StorageError."""
-        await self.authorities.load()
+    def services(self) -> dict[str, object]:
+        """What handlers take, by the name of their parameter."""
+        return {name: getattr(self, name) for name in SERVICES}
 
 
-def assemble(
+SERVICES = (
+    "authorities",
+    "crl_publisher",
+    "est",
+    "feed",
+    "generations",
+    "issuing",
+    "now",
+    "ocsp_responder",
+)
+"""The names in `Parts.services`, known before there is a database."""
+
+
+@asynccontextmanager
+async def open_parts(
     engine: ServiceEngine,
     sources: Sources,
     now: Callable[[], datetime],
     entropy: Callable[[int], bytes] = os.urandom,
     signer: Signer | None = None,
-) -> Assembly:
-    """Put an issuer together; nothing is read yet but the place of a PIN. Raises KeyFileError."""
+) -> AsyncIterator[Parts]:
+    """Open the keys, read the authorities, make the parts over an open engine; close the keys at the end.
+
+    Raises:
+        KeyFileError: naming the file. SignerError: there is no root, or a CA certificate cannot be used.
+        StorageError: the database cannot be used.
+    """
     keys = open_keys(sources.directory / "keys", sources.passphrase, sources.token, sources.base)
-    signer = signer or Signer()
-    store = Store(engine)
-    entries = AuditEntries(AuditRow, now, entropy)
-    authorities = Authorities(
-        AuthorityStore(engine), keys, signer, sources.trust_domain, now, entries, adopt_from=sources.directory
-    )
-    metrics = IssuerMetrics(Metrics("breakwater"))
-    issuing = Issuing(
-        Parts(
-            store=store,
+    try:
+        signer = signer or Signer()
+        stores = stores_over(engine)
+        entries = AuditEntries(AuditRow, now, entropy)
+        authorities = await load_authorities(
+            stores.authorities, keys, signer, sources.trust_domain, now, entries, adopt_from=sources.directory
+        )
+        metrics = IssuerMetrics(Metrics("breakwater"))
+        executor = OrderExecutor(stores.issuance, authorities, signer, metrics, now)
+        issuing = Issuing(
+            store=stores.issuance,
             authorities=authorities,
-            signer=signer,
-            places=Places(ShardStore(engine)),
-            distribute=partial(distribution, sources.pki_url),
+            places=Places(stores.shards, sources.pki_url),
+            executor=executor,
             trust_domain=sources.trust_domain,
             now=now,
             entropy=entropy,
+        )
+        crl_publisher = CrlPublisher(stores.shards, authorities, signer, sources.pki_url, sources.crl, now)
+        feed = RevocationFeed(stores.revocation_status, now)
+        revoked = RevocationNotifier(metrics, crl_publisher, feed)
+        enrolments = Enrolments(stores.enrolments, entries, now, entropy)
+        yield Parts(
+            stores=stores,
             entries=entries,
             metrics=metrics,
+            keys=keys,
+            signer=signer,
+            authorities=authorities,
+            executor=executor,
+            issuing=issuing,
+            generations=Generations(stores.generations, sources.trust_domain, entries, revoked),
+            service_certificates=ServiceCertificates(stores.revocation_writes, entries, revoked),
+            enrolments=enrolments,
+            est=Est(issuing, enrolments, authorities.ca_certificates),
+            crl_publisher=crl_publisher,
+            ocsp_responder=OcspResponder(stores.revocation_status, authorities, issuing, now),
+            feed=feed,
+            now=now,
         )
-    )
-    return Assembly(store, keys, signer, authorities, issuing, metrics, entries)
+    finally:
+        await keys.aclose()

@@ -1,4 +1,4 @@
-"""The audit of refusals: each leaves a row, but no caller fills the database with them.
+"""Use case: refusals are audited. Each leaves a row, but no caller fills the database with them.
 
 A caller gets `ROWS_MAX` rows an hour for each code; what is refused beyond them is counted in memory, and one row at
 the hour's end (or when the process stops) says how many there were. It refuses nothing itself.
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from cloud.audit import AuditEntries
-from cloud.breakwater.store import AuditRow, AuditStore
+from cloud.breakwater.store.audit import AuditRow, AuditStore
 from cloud.storage import StorageError
 from cloud.tasks.tally import Counted, Tally
 
@@ -20,11 +20,11 @@ PERIOD = timedelta(hours=1)
 PAIRS_MAX = 10_000
 """Callers and codes remembered at once; beyond them callers are counted together."""
 OTHERS = "others"
-LOOK_SECONDS = 60.0
+FLUSH_SECONDS = 60.0
 _ACTION = "request.refuse"
 
 
-class Refusals:
+class RefusalAudit:
     """The refusals of one process."""
 
     def __init__(
@@ -39,7 +39,7 @@ class Refusals:
         self._now = now
         self._refused: Tally[tuple[str, str]] = Tally(PERIOD, pairs_max)
 
-    async def note(self, caller: str, code: str, what: str, detail: str) -> None:
+    async def record(self, caller: str, code: str, what: str, detail: str) -> None:
         """A request was refused. A database that cannot take the row is logged: the refusal stands anyway."""
         now = self._now()
         pair = (caller if self._refused.has_room((caller, code)) else OTHERS, code)

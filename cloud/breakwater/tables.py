@@ -6,9 +6,7 @@ Times are aware UTC. No foreign keys: a row names others by id, and the transact
 from piccolo.columns import BigInt, Bytea, Integer, Text, Timestamptz, Varchar
 from piccolo.table import Table
 
-from cloud.storage import UNBOUND, ServiceEngine
-
-ENGINE = ServiceEngine("breakwater")
+from cloud.storage import UNBOUND
 
 ID = 64
 AUTHORITY = 32

@@ -17,13 +17,13 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from cloud.breakwater.authorities import AuthorityRow
 from cloud.breakwater.checks.pkilint import all_findings, waiver_of
 from cloud.breakwater.errors import LintError, SignerError
 from cloud.breakwater.keys.signer import issuer_of
 from cloud.breakwater.pkix.lint import relint
 from cloud.breakwater.pkix.profiles import Issuer
 from cloud.breakwater.revocation.crl_shards import PLACES_MAX, crl_path
+from cloud.breakwater.store.authorities import AuthorityRow
 from cloud.breakwater.store.checker_reads import CheckedRecord, CheckingStore, ShardView
 from cloud.crypto.issued import issuer_among
 from protocol.encoding import sha256_hex

@@ -1,4 +1,4 @@
-"""One-time secrets for a service's first certificate over EST: made on the issuer's host, shown once, kept as hashes.
+"""Use cases: one-time secrets for a service's first certificate over EST: made on the issuer's host, shown once, kept as hashes.
 
 A secret stands for one service, until a time, for one certificate request: the first that shows it. A repeat of that
 request gets the same certificate; whatever else is shown, wrong, unknown, expired or used, is refused in one way, after

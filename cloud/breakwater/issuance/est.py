@@ -1,4 +1,4 @@
-"""What EST (RFC 7030) asks of the issuer: the CAs, a service's first certificate, and the renewal of those who have one.
+"""Use cases of EST (RFC 7030): the CA certificates, a service's first certificate, renewals.
 
 No HTTP and no SQL. Rule: a name never comes out of a request. A service that enrols is whom its secret was made for,
 one that renews is whom its TLS certificate names, and a node renews the device certificate of its session's generation.
@@ -20,7 +20,7 @@ CaCertificates = Callable[[], tuple[bytes, ...]]
 
 
 class Issues(Protocol):
-    """What `service.Issuing` does for EST."""
+    """`cloud.breakwater.issuance.issuing.Issuing`, as far as EST needs it."""
 
     async def issue_service(
         self, name: str, csr_der: bytes, request_id: str, caller: str, shown: int = 0
@@ -32,7 +32,7 @@ class Issues(Protocol):
 
 
 class Est:
-    """EST over an issuer. `ca_certificates` are all CAs that are believed, in DER."""
+    """EST over an issuer. `ca_certificates` are all trusted CAs, in DER."""
 
     def __init__(self, issuing: Issues, enrolments: Enrolments, ca_certificates: CaCertificates) -> None:
         self._issuing = issuing
@@ -84,20 +84,3 @@ class Est:
         else:
             raise NotAdmitted("there is no certificate to renew")
         return issued.certificate_chain[0]
-
-
-class Myself:
-    """Breakwater asks itself, as every other service asks it over EST (`cloud.mtls.renewal.IssuerClient`)."""
-
-    def __init__(self, issuing: Issues, ca_certificates: CaCertificates) -> None:
-        self._issuing = issuing
-        self._ca_certificates = ca_certificates
-
-    async def reenroll(self, csr: bytes, request: str) -> bytes:
-        """The next certificate of Breakwater's own listener."""
-        issued = await self._issuing.issue_service("breakwater", csr, request, "service/breakwater")
-        return issued.certificate_chain[0]
-
-    async def ca_certificates(self) -> tuple[bytes, ...]:
-        """All CAs that are believed."""
-        return self._ca_certificates()

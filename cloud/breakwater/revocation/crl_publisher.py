@@ -1,4 +1,4 @@
-"""Publishes the CRLs of shards: on a schedule, at once when something was revoked, and before one is given out.
+"""Use case and background task: CRLs are published on a schedule, after a revocation, and before one is given out.
 
 Decides nothing about revocation: it shows what the rows say. The order is fixed: draw a number and read the rows (one
 transaction, durable), build and lint, sign, store over a lower number only, so that replicas may race and numbers
@@ -40,7 +40,7 @@ RETRY_SECONDS_MAX = 30.0
 AT_ONCE_MAX = 4
 """Publications at a time; each is 0.1 s of one core at 5,000 entries."""
 DUE_MAX = 500
-"""Shards looked at in one turn; the next turn follows at once when there are as many."""
+"""Shards looked at in one run; the next run follows at once when there are as many."""
 
 
 class Issuers(Protocol):
@@ -55,7 +55,7 @@ class Signs(Protocol):
     async def sign(self, linted: Linted) -> bytes: ...
 
 
-class Publisher:
+class CrlPublisher:
     """The publications of one process. `base_url` is where the world finds the CRLs; no slash at its end."""
 
     def __init__(
@@ -69,13 +69,13 @@ class Publisher:
         self._now = now
         self._locks: dict[str, asyncio.Lock] = {}
         self._places = asyncio.Semaphore(AT_ONCE_MAX)
-        self._kicked = asyncio.Event()
+        self._woken = asyncio.Event()
         self._failed: dict[str, BackOff] = {}
         """By shard, of those whose last publication failed."""
 
-    def kick(self) -> None:
-        """Something was revoked by this process: look at the rows now."""
-        self._kicked.set()
+    def wake(self) -> None:
+        """This process revoked something: look at the rows now."""
+        self._woken.set()
 
     async def publish(self, shard: str) -> PublishedCrl | None:
         """Make and store a CRL of what the rows say now; None for an unknown shard, or when another was faster.
@@ -170,7 +170,7 @@ class Publisher:
         self._failed.pop(shard, None)
         return None
 
-    async def turn(self) -> int:
+    async def run_once(self) -> int:
         """Publish what is due; returns how many shards were tried. Failures are logged and tried again later."""
         try:
             due = await self._store.due(self._now(), self._latest(), DUE_MAX)
@@ -190,14 +190,11 @@ class Publisher:
     async def run(self, stopping: Stopping) -> None:
         """The background task, until the process goes down."""
         while True:
-            self._kicked.clear()
-            tried = await self.turn()
-            if await stopping.first(self._kicked, 0.0 if tried == DUE_MAX else POLL_SECONDS):
+            self._woken.clear()
+            tried = await self.run_once()
+            if await stopping.first(self._woken, 0.0 if tried == DUE_MAX else POLL_SECONDS):
                 return
 
     async def shards(self) -> list[Shard]:
         """Every shard as it stands."""
         return await self._store.all()
-
-
-__all__ = ["PublishedCrl", "Publisher", "Shard"]

@@ -8,6 +8,8 @@ processes issue.
 import asyncio
 import re
 
+import msgspec
+
 from cloud.breakwater.pkix.profiles import Distribution
 from cloud.breakwater.store.shards import ShardStore, shard_id
 from protocol.faults import fault_point
@@ -22,16 +24,27 @@ OCSP_PATH = "/ocsp"
 _SHARD = re.compile(r"((?:root|nodes|services)-[1-9][0-9]{0,8})\.([1-9][0-9]{0,8})")
 
 
-class Places:
-    """The places that this process has reserved. `take` is called outside of any transaction."""
+class Place(msgspec.Struct, frozen=True):
+    """A place for one certificate: the id of its shard, and the addresses that stand in the certificate."""
 
-    def __init__(self, store: ShardStore) -> None:
+    shard: str
+    distribution: Distribution
+
+
+class Places:
+    """The places that this process has reserved. `take` is called outside of any transaction.
+
+    `base_url` is where the world finds CRLs, OCSP responder and CA certificates.
+    """
+
+    def __init__(self, store: ShardStore, base_url: str) -> None:
         self._store = store
+        self._base_url = base_url
         self._locks: dict[str, asyncio.Lock] = {}
         self._left: dict[str, tuple[str, int]] = {}
 
-    async def take(self, authority: str) -> str:
-        """A place for one certificate of `authority`: its shard's id."""
+    async def take(self, authority: str) -> Place:
+        """A place for one certificate of `authority`."""
         async with self._locks.setdefault(authority, asyncio.Lock()):
             shard, left = self._left.get(authority, ("", 0))
             if not left:
@@ -39,7 +52,7 @@ class Places:
                     shard = await self._store.reserve(authority, PLACES_RESERVED, PLACES_MAX)
                 left = PLACES_RESERVED
             self._left[authority] = shard, left - 1
-            return shard
+            return Place(shard, distribution(self._base_url, authority, shard))
 
 
 def crl_path(shard: str) -> str:
@@ -83,6 +96,7 @@ __all__ = [
     "OCSP_PATH",
     "PLACES_MAX",
     "PLACES_RESERVED",
+    "Place",
     "Places",
     "ca_path",
     "crl_path",

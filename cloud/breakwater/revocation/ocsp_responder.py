@@ -1,4 +1,4 @@
-"""The OCSP responder: answers from the rows, signed by delegates that renew themselves.
+"""Use case and background task: OCSP answers from the rows, signed by delegates that renew themselves.
 
 A delegate is a key of this process, never written down, with a certificate of two days from the very authority whose
 certificates it answers for (RFC 6960 section 4.2.2.2). Rule: every answer is what the rows say at this moment; an
@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cloud.breakwater.errors import IssuerError, Passing, SignerUnavailable
 from cloud.breakwater.pkix.ocsp import CertId, OcspRefused, Question, Status, answer, cert_ids, parse_request, refusal
 from cloud.breakwater.pkix.profiles import Issuer
-from cloud.breakwater.store import serial_text
 from cloud.breakwater.store.authorities import AuthorityRow
+from cloud.breakwater.store.issuance import serial_text
 from cloud.breakwater.store.revocation_status import RevocationStore
 from cloud.storage import StorageError
 from cloud.tasks.back_off import BackOff
@@ -32,10 +32,10 @@ log = logging.getLogger("cascade.breakwater.responder")
 Now = Callable[[], datetime]
 
 ANSWER_LIFE = timedelta(hours=1)
-"""A revoked certificate is believed for as long by who has an answer of just before."""
+"""Whoever holds an answer of just before a revocation trusts the certificate for as long."""
 REUSE = timedelta(minutes=5)
 """An answer without a nonce is given again for as long, while the rows say the same."""
-ANSWERS_KEPT = 4096
+ANSWERS_MAX = 4096
 """Of 600 bytes each."""
 CACHE_SECONDS = 600
 """What HTTP caches are told; well below `ANSWER_LIFE - REUSE`, so that no cache gives out what has ended."""
@@ -50,7 +50,7 @@ ANSWERING = ("active", "old", "tainted")
 _SERIAL_MAX = 2**160
 
 
-class Authorities(Protocol):
+class KnownAuthorities(Protocol):
     """`cloud.breakwater.authorities.Authorities`, as far as it is needed here."""
 
     def find(self, authority: str) -> Issuer | None: ...
@@ -100,7 +100,7 @@ class _Failed(msgspec.Struct, frozen=True):
     back_off: BackOff
 
 
-class _Kept(msgspec.Struct, frozen=True):
+class _Reusable(msgspec.Struct, frozen=True):
     status: Status
     delegate: x509.Certificate
     answered: Answered
@@ -108,10 +108,12 @@ class _Kept(msgspec.Struct, frozen=True):
     until: datetime
 
 
-class Responder:
+class OcspResponder:
     """The responder of one process."""
 
-    def __init__(self, store: RevocationStore, authorities: Authorities, issuing: IssuesResponders, now: Now) -> None:
+    def __init__(
+        self, store: RevocationStore, authorities: KnownAuthorities, issuing: IssuesResponders, now: Now
+    ) -> None:
         self._store = store
         self._authorities = authorities
         self._issuing = issuing
@@ -119,7 +121,7 @@ class Responder:
         self._delegates: dict[str, Delegate] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._failed: dict[str, _Failed] = {}
-        self._kept: OrderedDict[tuple[str, CertId, int], _Kept] = OrderedDict()
+        self._answers: OrderedDict[tuple[str, CertId, int], _Reusable] = OrderedDict()
         self._ids: dict[str, tuple[bytes, tuple[CertId, ...]]] = {}
 
     async def answer(self, der: bytes) -> Answered:
@@ -146,20 +148,20 @@ class Responder:
         delegate = await self._delegate(authority)
         now = self._now()
         place = (authority, question.issuer, question.serial)
-        kept = self._kept.get(place) if question.nonce is None else None
-        same = kept is not None and (kept.status, kept.delegate) == (status, delegate.certificate)
-        if kept is not None and same and kept.since <= now < kept.until:
-            return kept.answered
+        known = self._answers.get(place) if question.nonce is None else None
+        same = known is not None and (known.status, known.delegate) == (status, delegate.certificate)
+        if known is not None and same and known.since <= now < known.until:
+            return known.answered
         this_update = now.replace(microsecond=0)
         next_update = min(this_update + ANSWER_LIFE, delegate.certificate.not_valid_after_utc)
         made = answer(question, status, delegate.certificate, delegate.key, this_update, next_update)
         if question.nonce is not None:
             return Answered(made)
         answered = Answered(made, this_update, next_update)
-        self._kept[place] = _Kept(status, delegate.certificate, answered, this_update, now + REUSE)
-        self._kept.move_to_end(place)
-        if len(self._kept) > ANSWERS_KEPT:
-            self._kept.popitem(last=False)
+        self._answers[place] = _Reusable(status, delegate.certificate, answered, this_update, now + REUSE)
+        self._answers.move_to_end(place)
+        if len(self._answers) > ANSWERS_MAX:
+            self._answers.popitem(last=False)
         return answered
 
     def _authority_of(self, wanted: CertId) -> str | None:
@@ -229,7 +231,7 @@ class Responder:
         log.info("responder certificate", extra={"authority": authority, "not_after": certificate.not_valid_after_utc})
         return Delegate(key, certificate)
 
-    async def turn(self) -> bool:
+    async def run_once(self) -> bool:
         """Give every answering authority a delegate, renew what is at half its life; False if one could not be."""
         standing = [row.id for row in self._authorities.rows() if row.ca != "root" and row.state in ANSWERING]
         for gone in self._delegates.keys() - {row.id for row in self._authorities.rows() if row.state != "revoked"}:
@@ -247,12 +249,9 @@ class Responder:
                 log.error("cannot renew a responder", extra={"authority": authority, "reason": str(error)})
         return worked
 
-    async def keep(self, stopping: Stopping) -> None:
+    async def run(self, stopping: Stopping) -> None:
         """The background task, until the process goes down."""
         while True:
-            worked = await self.turn()
+            worked = await self.run_once()
             if await stopping.sleep(LOOK_SECONDS if worked else RETRY_SECONDS):
                 return
-
-
-__all__ = ["ANSWER_LIFE", "CACHE_SECONDS", "Answered", "Responder"]

@@ -3,7 +3,7 @@
 from litestar import Router
 
 from cloud.breakwater.errors import IssuerError
-from cloud.breakwater.routes import certificates, est, generations, health, revocations
+from cloud.breakwater.routes import certificates, est, generations, health, public, revocations
 from cloud.breakwater.routes.problems import refuse
 
 
@@ -17,3 +17,8 @@ def routes() -> list[Router]:
         *health.HANDLERS,
     ]
     return [Router(path="/", route_handlers=handlers, exception_handlers={IssuerError: refuse})]
+
+
+def public_routes() -> list[Router]:
+    """All routes of the plaintext listener with the purpose "pki"."""
+    return [Router(path="/", route_handlers=[*public.HANDLERS], exception_handlers={IssuerError: refuse})]

@@ -1,21 +1,14 @@
-"""What every route of this service needs: the issuer behind it and the caller in front of it."""
+"""Names of callers, as records and audit have them."""
 
 from datetime import datetime
 from typing import Any
 
 from litestar import Request
 
-from cloud.breakwater.issuance.issuing import Issuing
 from cloud.http.guard import current_service
 from cloud.mtls.peer import NodePeer, Peer, PeerRefused, PeerTrust, ServicePeer, peer_of
 
 ANONYMOUS = "anonymous"
-
-
-def issuing(request: Request[Any, Any, Any]) -> Issuing:
-    """The wired issuer of this application."""
-    it: Issuing = request.app.state["it"]
-    return it
 
 
 def caller(request: Request[Any, Any, Any]) -> str:

@@ -8,22 +8,28 @@ from typing import Any
 from litestar import Request, post
 from litestar.params import JSONBody
 
-from cloud.breakwater.routes.access import caller, issuing
+from cloud.breakwater.issuance.issuing import Issuing
+from cloud.breakwater.routes.access import caller
 from cloud.contracts.breakwater import PATH_DEVICE, PATH_SESSION, IssueNodeCertificate
+from cloud.http.app import Wired
 from cloud.http.guard import service
 from protocol.messages.sessions import Certificate
 
 
 @post(PATH_DEVICE, status_code=200, opt={"peers": (service("fabric"),)})
-async def issue_device(data: JSONBody[IssueNodeCertificate], request: Request[Any, Any, Any]) -> Certificate:
+async def issue_device(
+    data: JSONBody[IssueNodeCertificate], request: Request[Any, Any, Any], issuing: Wired[Issuing]
+) -> Certificate:
     """A device certificate for an open generation."""
-    return await issuing(request).issue_device(caller(request), data)
+    return await issuing.issue_device(caller(request), data)
 
 
 @post(PATH_SESSION, status_code=200, opt={"peers": (service("fabric"),)})
-async def issue_session(data: JSONBody[IssueNodeCertificate], request: Request[Any, Any, Any]) -> Certificate:
+async def issue_session(
+    data: JSONBody[IssueNodeCertificate], request: Request[Any, Any, Any], issuing: Wired[Issuing]
+) -> Certificate:
     """A session certificate for an open generation."""
-    return await issuing(request).issue_session(caller(request), data)
+    return await issuing.issue_session(caller(request), data)
 
 
 HANDLERS = (issue_device, issue_session)

@@ -1,4 +1,4 @@
-"""EST (RFC 7030): the bodies of its requests and answers, and who may send them. What is issued is decided in `est.py`."""
+"""EST (RFC 7030): the bodies of its requests and answers, and who may send them. `issuance/est.py` decides."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ from litestar.exceptions import HTTPException
 
 from cloud.breakwater.errors import EnrolmentRefused
 from cloud.breakwater.issuance.est import Est
+from cloud.http.app import Wired
 from cloud.http.guard import ANONYMOUS, BASIC, ENROLLING, NODE, current_credentials, current_peer, service
 from cloud.http.problems import Refusal, refusal_of
 from protocol.ids import SERVICE_NAMES
@@ -33,11 +34,6 @@ AnyRequest = Request[Any, Any, Any]
 ANY_SERVICE = tuple(service(name) for name in SERVICE_NAMES)
 
 
-def _est(request: AnyRequest) -> Est:
-    it: Est = request.app.state["est"]
-    return it
-
-
 def _answer(body: bytes, content_type: str, *, cache: str = "no-store") -> Response[bytes]:
     # RFC 8951 takes the meaning out of this header; there are clients that refuse an answer without it.
     headers = {"Content-Transfer-Encoding": "base64", "Cache-Control": cache}
@@ -57,9 +53,9 @@ async def _csr(request: AnyRequest) -> bytes:
 
 
 @get(PATH_CACERTS, opt={"peers": (ANONYMOUS,)})
-async def cacerts(request: AnyRequest) -> Response[bytes]:
-    """The CAs that are believed now (RFC 7030 section 4.1): over TLS that the asker has checked by another way."""
-    return _answer(encode_certs_only(_est(request).ca_certificates()), TYPE_CACERTS, cache="no-cache")
+async def cacerts(est: Wired[Est]) -> Response[bytes]:
+    """The trusted CAs (RFC 7030 section 4.1): over TLS that the asker has checked by another way."""
+    return _answer(encode_certs_only(est.ca_certificates()), TYPE_CACERTS, cache="no-cache")
 
 
 @get(PATH_CSRATTRS, opt={"peers": (ANONYMOUS,)})
@@ -69,27 +65,27 @@ async def csrattrs() -> Response[bytes]:
 
 
 @post(PATH_SIMPLEENROLL, status_code=200, opt={"peers": (ENROLLING,)})
-async def simpleenroll(request: AnyRequest) -> Response[bytes]:
+async def simpleenroll(request: AnyRequest, est: Wired[Est]) -> Response[bytes]:
     """A service's first certificate, for its one-time secret (RFC 7030 section 4.2.1)."""
     credentials = current_credentials(request)
     csr = await _csr(request)
     host = request.client.host if request.client is not None else ""
     try:
-        leaf = await _est(request).enrol(credentials, csr, host)
+        leaf = await est.enrol(credentials, csr, host)
     except EnrolmentRefused as error:
         raise Refusal("enrolment_refused", str(error), headers=BASIC) from error
     return _answer(encode_certs_only((leaf,)), TYPE_PKCS7)
 
 
 @post(PATH_SIMPLEREENROLL, status_code=200, opt={"peers": (*ANY_SERVICE, NODE)})
-async def simplereenroll(request: AnyRequest) -> Response[bytes]:
+async def simplereenroll(request: AnyRequest, est: Wired[Est]) -> Response[bytes]:
     """The next certificate of the peer (RFC 7030 section 4.2.2): a service's own, or a node's device certificate."""
     peer = current_peer(request)
     csr = await _csr(request)
     names = request.headers.getall(HEADER_REQUEST.lower(), [])
     if len(names) > 1 or names == [""]:
         raise Refusal("malformed", f"send one {HEADER_REQUEST}, or none")
-    leaf = await _est(request).reenrol(peer, csr, names[0] if names else "")
+    leaf = await est.reenrol(peer, csr, names[0] if names else "")
     return _answer(encode_certs_only((leaf,)), TYPE_PKCS7)
 
 

@@ -1,11 +1,10 @@
 """Whether the process lives, and whether it can issue."""
 
-from typing import Any
-
-from litestar import Request, get
+from litestar import get
 
 from cloud.breakwater.errors import IssuerError
-from cloud.breakwater.routes.access import issuing
+from cloud.breakwater.issuance.issuing import Issuing
+from cloud.http.app import Wired
 from cloud.http.guard import ANONYMOUS
 from cloud.http.problems import Refusal
 from cloud.storage import StorageError
@@ -18,10 +17,10 @@ async def healthz() -> dict[str, str]:
 
 
 @get("/readyz", opt={"peers": (ANONYMOUS,)})
-async def readyz(request: Request[Any, Any, Any]) -> dict[str, str]:
+async def readyz(issuing: Wired[Issuing]) -> dict[str, str]:
     """Database and CA keys can be used."""
     try:
-        await issuing(request).ready()
+        await issuing.ready()
     except (StorageError, IssuerError) as error:
         raise Refusal("unavailable", "the database or a CA cannot be used") from error
     return {"status": "ready"}

@@ -13,19 +13,18 @@ from email.utils import format_datetime
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-import msgspec
-from litestar import Litestar, Request, Response, post, route
+from litestar import Request, Response, post, route
 from litestar.params import FromPath
 from litestar.types import Method
 
 from cloud.breakwater.errors import IssuerError
 from cloud.breakwater.pkix.ocsp import REQUEST_BYTES_MAX
-from cloud.breakwater.revocation.crl_publisher import Publisher
+from cloud.breakwater.revocation.crl_publisher import CrlPublisher
 from cloud.breakwater.revocation.crl_shards import OCSP_PATH, shard_of_path
-from cloud.breakwater.revocation.ocsp_responder import CACHE_SECONDS, Answered, Authorities, Responder
+from cloud.breakwater.revocation.ocsp_responder import CACHE_SECONDS, Answered, KnownAuthorities, OcspResponder
 from cloud.breakwater.routes.health import healthz
-from cloud.http.app import Refused, make_app
-from cloud.http.guard import ANONYMOUS, Guard
+from cloud.http.app import Wired
+from cloud.http.guard import ANONYMOUS
 from cloud.http.problems import Refusal
 
 CRL_TYPE = "application/pkix-crl"
@@ -39,23 +38,8 @@ CA_CACHE_SECONDS = 86400
 BASE64_CHARS_MAX = (REQUEST_BYTES_MAX + 2) // 3 * 4
 
 
-class Public(msgspec.Struct, frozen=True):
-    """What stands behind these routes."""
-
-    publisher: Publisher
-    responder: Responder
-    authorities: Authorities
-    now: Callable[[], datetime]
-
-
-def make_public_app(public: Public, guard: Guard, refused: Refused | None = None) -> Litestar:
-    """The application of the plaintext listener with the purpose "pki"."""
-    return make_app(HANDLERS, guard, public, refused=refused)
-
-
-def _public(request: Request[Any, Any, Any]) -> Public:
-    it: Public = request.app.state["it"]
-    return it
+AnyRequest = Request[Any, Any, Any]
+Now = Callable[[], datetime]
 
 
 def http_date(at: datetime) -> str:
@@ -63,9 +47,7 @@ def http_date(at: datetime) -> str:
     return format_datetime(at, usegmt=True)
 
 
-def _conditional(
-    request: Request[Any, Any, Any], content: bytes, media_type: str, headers: dict[str, str]
-) -> Response[bytes]:
+def _conditional(request: AnyRequest, content: bytes, media_type: str, headers: dict[str, str]) -> Response[bytes]:
     """The content, or 304 if the caller's copy has the same ETag (RFC 9110 section 13.1.2)."""
     tag = f'"{hashlib.sha256(content).hexdigest()[:40]}"'
     headers["ETag"] = tag
@@ -76,14 +58,16 @@ def _conditional(
 
 
 @route("/crl/{authority:str}/{file:str}", http_method=READS, opt={"peers": (ANONYMOUS,)})
-async def crl(authority: FromPath[str], file: FromPath[str], request: Request[Any, Any, Any]) -> Response[bytes]:
+async def crl(
+    authority: FromPath[str], file: FromPath[str], request: AnyRequest, crl_publisher: Wired[CrlPublisher]
+) -> Response[bytes]:
     """The CRL of a shard, with all in it that was revoked before this request."""
     try:
         shard = shard_of_path(authority, file)
     except ValueError as error:
         raise Refusal("not_found", "no such CRL") from error
     try:
-        published = await _public(request).publisher.ensure_fresh(shard)
+        published = await crl_publisher.ensure_fresh(shard)
     except IssuerError as error:
         raise Refusal("unavailable", "this CRL cannot be made now", headers={"Retry-After": "1"}) from error
     if published is None:
@@ -101,10 +85,10 @@ async def crl(authority: FromPath[str], file: FromPath[str], request: Request[An
 
 
 @route("/ca/{file:str}", http_method=READS, opt={"peers": (ANONYMOUS,)})
-async def ca(file: FromPath[str], request: Request[Any, Any, Any]) -> Response[bytes]:
+async def ca(file: FromPath[str], request: AnyRequest, authorities: Wired[KnownAuthorities]) -> Response[bytes]:
     """The certificate of an authority, where certificates say that their issuer's is."""
     authority = file.removesuffix(".cer")
-    issuer = _public(request).authorities.find(authority) if authority != file else None
+    issuer = authorities.find(authority) if authority != file else None
     if issuer is None:
         raise Refusal("not_found", "no such CA")
     headers = {"Cache-Control": f"public, max-age={CA_CACHE_SECONDS}"}
@@ -112,27 +96,29 @@ async def ca(file: FromPath[str], request: Request[Any, Any, Any]) -> Response[b
 
 
 @post(OCSP_PATH, status_code=200, opt={"peers": (ANONYMOUS,)})
-async def ask(request: Request[Any, Any, Any]) -> Response[bytes]:
+async def ocsp(request: AnyRequest, ocsp_responder: Wired[OcspResponder]) -> Response[bytes]:
     """OCSP with the request in the body; no cache keeps the answer."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != REQUEST_TYPE:
         raise Refusal("unsupported_media_type", f"send {REQUEST_TYPE}")
     body = await request.body()
     if len(body) > REQUEST_BYTES_MAX:
         raise Refusal("too_large", f"at most {REQUEST_BYTES_MAX} bytes are read")
-    answered = await _public(request).responder.answer(body)
+    answered = await ocsp_responder.answer(body)
     return Response(answered.der, media_type=RESPONSE_TYPE, headers={"Cache-Control": "no-store"})
 
 
 @route(OCSP_PATH + "/{encoded:path}", http_method=READS, opt={"peers": (ANONYMOUS,)})
-async def ask_by_path(encoded: FromPath[str], request: Request[Any, Any, Any]) -> Response[bytes]:
+async def ocsp_by_path(
+    encoded: FromPath[str], request: AnyRequest, ocsp_responder: Wired[OcspResponder], now: Wired[Now]
+) -> Response[bytes]:
     """OCSP with the request in the path, base64 and then percent-encoded."""
-    answered = await _public(request).responder.answer(_from_path(request, encoded))
+    answered = await ocsp_responder.answer(_from_path(request, encoded))
     if answered.this_update is None or answered.next_update is None:
         return Response(answered.der, media_type=RESPONSE_TYPE, headers={"Cache-Control": "no-store"})
-    return _conditional(request, answered.der, RESPONSE_TYPE, _cached(answered, _public(request).now()))
+    return _conditional(request, answered.der, RESPONSE_TYPE, _cached(answered, now()))
 
 
-def _from_path(request: Request[Any, Any, Any], encoded: str) -> bytes:
+def _from_path(request: AnyRequest, encoded: str) -> bytes:
     """The bytes of the request; nothing for what is no base64, which is answered as malformed.
 
     The undecoded path is read: base64 has slashes, and a router takes two of them for one.
@@ -159,4 +145,4 @@ def _cached(answered: Answered, now: datetime) -> dict[str, str]:
     }
 
 
-HANDLERS = (crl, ca, ask, ask_by_path, healthz)
+HANDLERS = (crl, ca, ocsp, ocsp_by_path, healthz)

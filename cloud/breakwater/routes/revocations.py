@@ -1,12 +1,13 @@
 """The feed of revoked services' certificates, for every service."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
-from litestar import Request, get
+from litestar import get
 from litestar.params import QueryParameter
 
-from cloud.breakwater.revocation.feed import Feed
+from cloud.breakwater.revocation.feed import RevocationFeed
 from cloud.contracts.breakwater import PATH_REVOCATIONS, Revocations
+from cloud.http.app import Wired
 from cloud.http.guard import service
 from protocol.ids import SERVICE_NAMES
 from protocol.limits import EVENT_WAIT_SECONDS_MAX
@@ -17,7 +18,7 @@ KEY_ID_CHARS_MAX = 128
 
 @get(PATH_REVOCATIONS, opt={"peers": tuple(service(name) for name in SERVICE_NAMES)})
 async def revocations(
-    request: Request[Any, Any, Any],
+    feed: Wired[RevocationFeed],
     cursor: Annotated[int, QueryParameter(ge=0, le=CURSOR_MAX)] = 0,
     wait: Annotated[int, QueryParameter(ge=0, le=EVENT_WAIT_SECONDS_MAX)] = 0,
     issuer: Annotated[str | None, QueryParameter(max_length=KEY_ID_CHARS_MAX)] = None,
@@ -26,7 +27,6 @@ async def revocations(
 
     With `issuer` also at once when Breakwater has its own certificate of another CA than that one.
     """
-    feed: Feed = request.app.state["feed"]
     return await feed.after(cursor, wait, issuer)
 
 

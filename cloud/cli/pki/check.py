@@ -6,14 +6,15 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from cloud.breakwater.admin import Admin
 from cloud.breakwater.checks.checker import Checker, Report
 from cloud.breakwater.checks.pkilint import WAIVED
+from cloud.breakwater.store import Stores
 from cloud.cli.errors import EXIT_USAGE, EXIT_VERIFICATION, CliError
 from cloud.cli.options import directory_option
-from cloud.cli.pki.host import SERVICES_HERE, on_host
+from cloud.cli.pki.host import SERVICES_HERE, on_records
 from cloud.cli.pki.progress import watcher
 from cloud.cli.show import emit, table
+from cloud.clock import utc_now
 from cloud.mtls.identity import CHAIN_FILE
 
 
@@ -27,10 +28,10 @@ def add_options(parser: ArgumentParser) -> None:
         "--certificates", type=Path, action="append", default=[], metavar="PEM", help="these must be on record too"
     )
     # Without keys: the check must work when nothing else does.
-    parser.set_defaults(run=on_host(check, with_keys=False))
+    parser.set_defaults(run=on_records(check))
 
 
-async def check(admin: Admin, args: Namespace) -> int:
+async def check(stores: Stores, args: Namespace) -> int:
     others: list[tuple[str, bytes]] = []
     chains = [args.dir / service / "tls" / CHAIN_FILE for service in SERVICES_HERE]
     for path in [*(chain for chain in chains if chain.exists()), *args.certificates]:
@@ -39,8 +40,8 @@ async def check(admin: Admin, args: Namespace) -> int:
         except (OSError, ValueError) as error:
             raise CliError(EXIT_USAGE, "certificate_unusable", f"cannot read {path}: {error}") from error
         others.append((str(path), leaf.public_bytes(Encoding.DER)))
-    rows = await admin.rows()
-    checker = Checker(admin.checking, rows, admin.now, sample=args.pkilint, progress=watcher(args))
+    rows = await stores.authorities.rows()
+    checker = Checker(stores.checker_reads, rows, utc_now, sample=args.pkilint, progress=watcher(args))
     report = await checker.run(others)
     emit(report, args.json, _human_report)
     return EXIT_VERIFICATION if report.errors else 0

@@ -33,9 +33,9 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 async def crl(admin: Admin, args: Namespace) -> None:
-    rows, shards, progress = [], await admin.shards.all(), watcher(args)
+    rows, shards, progress = [], await admin.parts.stores.shards.all(), watcher(args)
     for done, shard in enumerate(shards, 1):
-        publish = admin.publisher.publish if args.publish else admin.publisher.ensure_fresh
+        publish = admin.parts.crl_publisher.publish if args.publish else admin.parts.crl_publisher.ensure_fresh
         current = await publish(shard.id)
         file = ""
         if args.out and current is not None:

@@ -33,14 +33,14 @@ def add_options(parser: ArgumentParser) -> None:
 
 async def export(admin: Admin, args: Namespace) -> None:
     out = _new_folder(args.out, ("ca", "crl", *(("certificates",) if args.certificates else ())))
-    rows = admin.authorities.rows()
+    rows = admin.parts.authorities.rows()
     for row in rows:
         (out / "ca" / f"{row.id}.pem").write_bytes(_pem(row.certificate))
-    for cross in admin.authorities.crosses():
+    for cross in admin.parts.authorities.crosses():
         (out / "ca" / f"{cross.subject}-by-{cross.issuer}.pem").write_bytes(_pem(cross.certificate))
     crls = 0
-    for shard in await admin.shards.all():
-        crl = await admin.publisher.ensure_fresh(shard.id)
+    for shard in await admin.parts.stores.shards.all():
+        crl = await admin.parts.crl_publisher.ensure_fresh(shard.id)
         if crl is not None:
             (out / "crl" / f"{shard.id}.crl").write_bytes(crl.data)
             crls += 1
@@ -59,9 +59,9 @@ def _new_folder(out: Path, folders: tuple[str, ...]) -> Path:
 
 async def _inventory(admin: Admin, out: Path, args: Namespace) -> int:
     """One JSON line a certificate; what was given up is in it, since its serial is revoked."""
-    after, count, progress, total = "", 0, watcher(args), await admin.checking.count()
+    after, count, progress, total = "", 0, watcher(args), await admin.parts.stores.checker_reads.count()
     with (out / "inventory.jsonl").open("wb") as lines:
-        while page := await admin.checking.records(after):
+        while page := await admin.parts.stores.checker_reads.records(after):
             for record in page:
                 count += 1
                 line = msgspec.to_builtins(record)

@@ -5,10 +5,13 @@ A running issuer sees within a second what a command has changed.
 
 import asyncio
 from argparse import Namespace
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import Any
 
-from cloud.breakwater.admin import Admin, opened
+from cloud.breakwater.admin import Admin, opened, opened_stores
 from cloud.breakwater.errors import IssuerError, Refused, SecondOpinionMissing, SignerUnavailable
+from cloud.breakwater.store import Stores
 from cloud.cli.errors import EXIT_INTERNAL, EXIT_REFUSED, EXIT_TRY_AGAIN, EXIT_USAGE, CliError
 from cloud.cli.options import Run
 from cloud.clock import utc_now
@@ -24,10 +27,36 @@ SERVICES_HERE: tuple[ServiceName, ...] = ("breakwater", "fabric")
 
 Command = Callable[[Admin, Namespace], Awaitable[int | None]]
 """What a command does on the open issuer; the exit code, None for 0."""
+ReadingCommand = Callable[[Stores, Namespace], Awaitable[int | None]]
 
 
-def on_host(command: Command, *, with_keys: bool = True) -> Run:
-    """A command that opens the issuer below `--dir` first. Without `with_keys` it opens the database alone."""
+def on_host(command: Command) -> Run:
+    """A command that opens the issuer below `--dir` first, its database and its keys."""
+
+    async def work(args: Namespace) -> int | None:
+        async with opened(_settings(args), utc_now) as admin:
+            return await command(admin, args)
+
+    return _reported(work)
+
+
+def on_records(command: ReadingCommand) -> Run:
+    """A command that opens the database of the issuer below `--dir` first, and no key."""
+
+    async def work(args: Namespace) -> int | None:
+        async with opened_stores(_settings(args)) as stores:
+            return await command(stores, args)
+
+    return _reported(work)
+
+
+def _settings(args: Namespace) -> Path:
+    directory: Path = args.dir
+    return directory / "breakwater" / "settings.toml"
+
+
+def _reported(work: Callable[[Namespace], Coroutine[Any, Any, int | None]]) -> Run:
+    """What the issuer raises becomes a CliError."""
 
     def run(args: Namespace) -> int | None:
         if args.dir is None:
@@ -35,7 +64,7 @@ def on_host(command: Command, *, with_keys: bool = True) -> Run:
                 EXIT_USAGE, "directory_missing", "cannot find the issuer: --dir is missing", "Name its directory."
             )
         try:
-            return asyncio.run(_run(command, args, with_keys))
+            return asyncio.run(work(args))
         except SettingsError as error:
             raise CliError(EXIT_USAGE, "settings_refused", str(error), "Name the installation with --dir.") from error
         except Refused as error:
@@ -48,8 +77,3 @@ def on_host(command: Command, *, with_keys: bool = True) -> Run:
             raise CliError(EXIT_INTERNAL, "issuer_unusable", str(error)) from error
 
     return run
-
-
-async def _run(command: Command, args: Namespace, with_keys: bool) -> int | None:
-    async with opened(args.dir / "breakwater" / "settings.toml", utc_now, with_keys=with_keys) as admin:
-        return await command(admin, args)

@@ -42,9 +42,9 @@ async def issue(admin: Admin, args: Namespace) -> None:
     if args.service not in SERVICE_NAMES:
         raise CliError(EXIT_USAGE, "service_unknown", f"there is no service {args.service!r}", ", ".join(SERVICE_NAMES))
     if args.host:
-        await admin.assembly.store.issuance.add_hosts(args.service, host_names(tuple(args.host)))
+        await admin.parts.stores.issuance.add_hosts(args.service, host_names(tuple(args.host)))
     life = timedelta(hours=args.hours)
-    secret = await admin.enrolments.create(args.service, admin.caller, life)
+    secret = await admin.parts.enrolments.create(args.service, admin.caller, life)
     write_secret(args.out, secret.encode() + b"\n")
     made = IssuedSecret(args.service, str(args.out), admin.now() + life)
     emit(made, args.json, fields)

@@ -40,6 +40,6 @@ async def renew(admin: Admin, args: Namespace) -> None:
         raise CliError(EXIT_USAGE, "service_unknown", f"no service {args.service!r} in this installation", names)
     folder: Path = args.dir / args.service / "tls"
     passphrase_file = admin.settings.path(admin.settings.passphrase_file)
-    leaf = await renew_service(admin.assembly, args.service, folder, passphrase_file, admin.caller)
+    leaf = await renew_service(admin.parts.issuing, args.service, folder, passphrase_file, admin.caller)
     made = Renewed(args.service, f"{leaf.serial_number:040x}", leaf.not_valid_after_utc, str(folder / CHAIN_FILE))
     emit(made, args.json, fields)

@@ -37,12 +37,12 @@ def add_options(parser: ArgumentParser) -> None:
 
 async def revoke(admin: Admin, args: Namespace) -> None:
     if args.service:
-        serials = await admin.issuing.revoke_service(admin.caller, args.service, args.reason)
+        serials = await admin.parts.service_certificates.revoke_all(admin.caller, args.service, args.reason)
     else:
         serial = _serial(args)
-        revoked = await admin.issuing.revoke(admin.caller, serial, args.reason)
+        revoked = await admin.parts.service_certificates.revoke(admin.caller, serial, args.reason)
         serials = (f"{serial:040x}",) if revoked else ()
-    await admin.publisher.turn()
+    await admin.parts.crl_publisher.run_once()
     emit(Revoked(serials, args.reason), args.json, _human_revoked)
 
 

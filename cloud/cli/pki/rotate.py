@@ -18,11 +18,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from cloud.breakwater.admin import Admin
-from cloud.breakwater.authorities import AuthorityRow
 from cloud.breakwater.errors import SignerError, SignerUnavailable
 from cloud.breakwater.keys.file import FileKeys
 from cloud.breakwater.keys.pkcs11 import Pkcs11Keys
 from cloud.breakwater.keys.signer import certificate_request, is_for_development
+from cloud.breakwater.store.authorities import AuthorityRow
 from cloud.cli.connection import Server
 from cloud.cli.errors import EXIT_REFUSED, EXIT_USAGE, CliError
 from cloud.cli.options import Commands, repeated_options, server_options
@@ -88,15 +88,15 @@ def add_options(parser: ArgumentParser) -> None:
 async def request(admin: Admin, args: Namespace) -> None:
     if args.out.exists():
         raise CliError(EXIT_USAGE, "file_in_use", f"cannot write {args.out}: it exists", "Nothing was made.")
-    authority = admin.authorities.next_id(args.ca)
-    active = admin.authorities.find(f"{args.ca}-1")
+    authority = admin.parts.authorities.next_id(args.ca)
+    active = admin.parts.authorities.find(f"{args.ca}-1")
     mark = ""
     if active is not None and is_for_development(x509.load_der_x509_certificate(active.certificate_der)):
         mark = " (development)"
     common_name = f"{admin.settings.trust_domain} {args.ca} CA {authority.rpartition('-')[2]}{mark}"
     # A request that was lost is made again, for the key that there is.
-    reference = next(iter(await _keys_of(admin, authority)), "") or await admin.assembly.keys.generate(authority)
-    der = await certificate_request(await admin.assembly.keys.open(reference), common_name)
+    reference = next(iter(await _keys_of(admin, authority)), "") or await admin.parts.keys.generate(authority)
+    der = await certificate_request(await admin.parts.keys.open(reference), common_name)
     args.out.write_bytes(x509.load_der_x509_csr(der).public_bytes(Encoding.PEM))
     made = Requested(authority, reference, common_name, str(args.out))
     emit(made, args.json, lambda it: f"{fields(it)}\n\n{NEXT_IMPORT}")
@@ -108,17 +108,17 @@ async def import_certificate(admin: Admin, args: Namespace) -> None:
     except (OSError, ValueError) as error:
         raise CliError(EXIT_USAGE, "certificate_unusable", f"cannot read {args.certificate}: {error}") from error
     der = certificate.public_bytes(Encoding.DER)
-    roots = [row for row in admin.authorities.rows() if row.ca == "root"]
+    roots = [row for row in admin.parts.authorities.rows() if row.ca == "root"]
     if any(_same_name(certificate, row) and row.certificate != der for row in roots):
-        changed = await admin.authorities.import_cross(admin.caller, der)
+        changed = await admin.parts.authorities.import_cross(admin.caller, der)
         made = Moved(_common_name(certificate), "cross-certificate", changed)
     elif certificate.subject == certificate.issuer:
-        identifier = next((row.id for row in roots if row.certificate == der), admin.authorities.next_id("root"))
-        changed = await admin.authorities.import_prepared(admin.caller, identifier, der)
+        identifier = next((row.id for row in roots if row.certificate == der), admin.parts.authorities.next_id("root"))
+        changed = await admin.parts.authorities.import_prepared(admin.caller, identifier, der)
         made = Moved(identifier, _state(admin, identifier), changed)
     else:
         identifier, reference = await _owner(admin, certificate)
-        changed = await admin.authorities.import_prepared(admin.caller, identifier, der, reference)
+        changed = await admin.parts.authorities.import_prepared(admin.caller, identifier, der, reference)
         made = Moved(identifier, _state(admin, identifier), changed)
     emit(made, args.json, fields)
 
@@ -126,11 +126,11 @@ async def import_certificate(admin: Admin, args: Namespace) -> None:
 async def _owner(admin: Admin, certificate: x509.Certificate) -> tuple[str, str]:
     """The authority whose key was made here for this certificate: its id and the key's reference."""
     der = certificate.public_bytes(Encoding.DER)
-    known = next((row for row in admin.authorities.rows() if row.certificate == der), None)
+    known = next((row for row in admin.parts.authorities.rows() if row.certificate == der), None)
     if known is not None:
         return known.id, known.key
     for ca in ("nodes", "services"):
-        identifier = admin.authorities.next_id(ca)
+        identifier = admin.parts.authorities.next_id(ca)
         for reference, public_key in (await _keys_of(admin, identifier)).items():
             if public_key == certificate.public_key():
                 return identifier, reference
@@ -147,7 +147,7 @@ async def _keys_of(admin: Admin, identifier: str) -> dict[str, ec.EllipticCurveP
     found = {}
     for reference in (f"{Pkcs11Keys.PREFIX}{identifier}", f"{FileKeys.PREFIX}{identifier}.key.pem"):
         try:
-            found[reference] = (await admin.assembly.keys.open(reference)).public_key
+            found[reference] = (await admin.parts.keys.open(reference)).public_key
         except SignerUnavailable:
             raise
         except SignerError:
@@ -156,9 +156,9 @@ async def _keys_of(admin: Admin, identifier: str) -> dict[str, ec.EllipticCurveP
 
 
 async def move(admin: Admin, args: Namespace) -> None:
-    row = next((row for row in admin.authorities.rows() if row.id == args.authority), None)
+    row = next((row for row in admin.parts.authorities.rows() if row.id == args.authority), None)
     if row is None:
-        names = ", ".join(row.id for row in admin.authorities.rows())
+        names = ", ".join(row.id for row in admin.parts.authorities.rows())
         raise CliError(EXIT_USAGE, "authority_unknown", f"there is no authority {args.authority!r}", names)
     if args.override and not args.reason.strip():
         raise CliError(EXIT_USAGE, "reason_missing", "an override needs a --reason: it is kept in the audit")
@@ -166,11 +166,11 @@ async def move(admin: Admin, args: Namespace) -> None:
         await _gate(admin, args, row)
     reason = f"override: {args.reason}" if args.override else args.reason
     if args.step == "activate":
-        changed = await admin.authorities.activate(admin.caller, row.id, reason)
+        changed = await admin.parts.authorities.activate(admin.caller, row.id, reason)
     elif args.step == "taint":
-        changed = await admin.authorities.taint(admin.caller, row.id, reason or "nobody needs it any more")
+        changed = await admin.parts.authorities.taint(admin.caller, row.id, reason or "nobody needs it any more")
     else:
-        changed = await admin.authorities.revoke(admin.caller, row.id, reason or "nobody needs it any more")
+        changed = await admin.parts.authorities.revoke(admin.caller, row.id, reason or "nobody needs it any more")
     emit(Moved(row.id, _state(admin, row.id), changed), args.json, fields)
 
 
@@ -181,10 +181,10 @@ async def _gate(admin: Admin, args: Namespace, row: AuthorityRow) -> None:
     if args.step == "activate":
         await _everybody_knows(args, row)
     elif row.ca == "root":
-        below = [each.id for each in admin.authorities.rows() if each.ca != "root" and _is_below(each, row)]
+        below = [each.id for each in admin.parts.authorities.rows() if each.ca != "root" and _is_below(each, row)]
         if live := [each for each in below if _state(admin, each) in ("prepared", "active", "old")]:
             raise _still_needed(f"{', '.join(live)} stand below {row.id} and are believed")
-    elif left := await admin.checking.dependents(row.id, admin.now()):
+    elif left := await admin.parts.stores.checker_reads.dependents(row.id, admin.now()):
         raise _still_needed(f"{left} certificates that {row.id} issued are in force, and nothing has replaced them")
 
 
@@ -228,7 +228,7 @@ def _still_needed(text: str) -> CliError:
 
 
 def _state(admin: Admin, identifier: str) -> str:
-    return next((row.state for row in admin.authorities.rows() if row.id == identifier), "")
+    return next((row.state for row in admin.parts.authorities.rows() if row.id == identifier), "")
 
 
 def _is_below(row: AuthorityRow, root: AuthorityRow) -> bool:

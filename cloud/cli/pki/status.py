@@ -46,27 +46,27 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 async def status(admin: Admin, args: Namespace) -> None:
-    tallies = await admin.checking.tally(admin.now())
-    shards = await admin.shards.all()
-    newest = [await admin.shards.published(shard) for shard in shards]
+    tallies = await admin.parts.stores.checker_reads.tally(admin.now())
+    shards = await admin.parts.stores.shards.all()
+    newest = [await admin.parts.stores.shards.published(shard) for shard in shards]
     status = Status(
         trust_domain=admin.settings.trust_domain,
         pki_url=admin.settings.pki_url,
-        authorities=tuple(_authority(admin, row.id, tallies) for row in admin.authorities.rows()),
+        authorities=tuple(_authority(admin, row.id, tallies) for row in admin.parts.authorities.rows()),
         certificates=tallies,
         crls=len(shards),
-        crls_due=sum(admin.publisher.is_due(shard) for shard in shards),
+        crls_due=sum(admin.parts.crl_publisher.is_due(shard) for shard in shards),
         oldest_crl_ends=min((crl.next_update for crl in newest if crl), default=None),
         secrets_open=sum(
-            1 for row in await admin.enrolments.list() if row.used_at is None and row.expires_at > admin.now()
+            1 for row in await admin.parts.enrolments.list() if row.used_at is None and row.expires_at > admin.now()
         ),
     )
     emit(status, args.json, _human_status)
 
 
 def _authority(admin: Admin, identifier: str, tallies: tuple[Tally, ...]) -> AuthorityStatus:
-    row = next(row for row in admin.authorities.rows() if row.id == identifier)
-    issuer = admin.authorities.find(identifier)
+    row = next(row for row in admin.parts.authorities.rows() if row.id == identifier)
+    issuer = admin.parts.authorities.find(identifier)
     certificate = x509.load_der_x509_certificate(row.certificate)
     mine = [tally for tally in tallies if tally.authority == identifier]
     return AuthorityStatus(
@@ -76,7 +76,7 @@ def _authority(admin: Admin, identifier: str, tallies: tuple[Tally, ...]) -> Aut
         key_id="" if issuer is None else issuer.key_id.hex(),
         not_after=certificate.not_valid_after_utc,
         key=row.key or "offline",
-        has_key=admin.assembly.signer.holds(identifier),
+        has_key=admin.parts.authorities.can_sign(identifier),
         valid=sum(tally.valid for tally in mine if tally.state == "issued"),
         revoked=sum(tally.count for tally in mine if tally.state in ("revoked", "orphaned")),
     )

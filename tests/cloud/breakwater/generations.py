@@ -45,7 +45,7 @@ async def make_authority(
 
 async def next_authority(home: Path, issuer: Issuer, ca: CaName, number: int = 2) -> str:
     """A prepared authority at an issuer."""
-    made = await make_authority(home, issuer.assembly.keys, ca, number)
+    made = await make_authority(home, issuer.parts.keys, ca, number)
     await issuer.authorities.import_prepared("operator/test", *made)
     return made[0]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from cloud.breakwater.app import Breakwater, wire
+from cloud.breakwater.app import Breakwater, opened
 from cloud.breakwater.settings import BreakwaterSettings
 from cloud.clock import utc_now
 from cloud.mtls.chain import chain_to_pem
@@ -16,9 +16,10 @@ from cloud.mtls.client import CheckedContext, CloudClient, ServerCheck, client_c
 from cloud.mtls.identity import load_identity
 from cloud.mtls.peer import PeerTrust
 from cloud.process.settings import load_settings
+from cloud.storage import Row, Statement
 from protocol.messages.sessions import Certificate
 from tests.cloud.breakwater.support import TRUST_DOMAIN
-from tests.cloud.world import listening, port_of
+from tests.cloud.world import listening, port_of, unit_of
 
 
 @dataclass
@@ -26,13 +27,17 @@ class Live:
     """The running service, its ports, and contexts to call it."""
 
     home: Path
-    wired: Breakwater
+    running: Breakwater
     port: int
     pki_port: int
 
     @property
     def url(self) -> str:
         return f"https://127.0.0.1:{self.port}"
+
+    async def fetch(self, statement: Statement) -> list[Row]:
+        """A query on the running service's database."""
+        return await self.running.parts.stores.engine.fetch(statement)
 
     def trust(self) -> PeerTrust:
         nodes, services = (
@@ -64,6 +69,6 @@ class Live:
 @asynccontextmanager
 async def live_at(home: Path) -> AsyncIterator[Live]:
     """Breakwater of an initialised directory, listening on a free port."""
-    wired = wire(load_settings(home / "breakwater" / "settings.toml", BreakwaterSettings))
-    async with listening(wired.unit()) as servers:
-        yield Live(home, wired, port_of(servers[0]), port_of(servers[1]))
+    settings = load_settings(home / "breakwater" / "settings.toml", BreakwaterSettings)
+    async with opened(settings) as breakwater, listening(unit_of(*breakwater.served.listeners)) as servers:
+        yield Live(home, breakwater, port_of(servers[0]), port_of(servers[1]))

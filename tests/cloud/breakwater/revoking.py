@@ -19,10 +19,10 @@ from cloud.breakwater.pkix.csr import describe_key
 from cloud.breakwater.pkix.lint import lint
 from cloud.breakwater.pkix.linted import Linted, assemble
 from cloud.breakwater.pkix.profiles import Issuer
-from cloud.breakwater.revocation.crl_publisher import Publisher
+from cloud.breakwater.revocation.crl_publisher import CrlPublisher
 from cloud.breakwater.revocation.crl_shards import Places, distribution
-from cloud.breakwater.revocation.feed import Feed
-from cloud.breakwater.revocation.ocsp_responder import Responder
+from cloud.breakwater.revocation.feed import RevocationFeed
+from cloud.breakwater.revocation.ocsp_responder import OcspResponder
 from cloud.breakwater.settings import CrlSettings
 from cloud.breakwater.store.authorities import AuthorityRow
 from cloud.breakwater.store.issuance import serial_text
@@ -196,23 +196,23 @@ class Bench:
     def __post_init__(self) -> None:
         self.shards = ShardStore(self.engine)
         self.revocations = RevocationStore(self.engine)
-        self.places = Places(self.shards)
+        self.places = Places(self.shards, self.base_url)
         self.signer = BrokenSigner(self.hierarchy.signer)
         self.responders = Responders(self.hierarchy, self.clock)
         self.publisher = self.another_publisher()
-        self.responder = Responder(self.revocations, self.hierarchy, self.responders, self.clock)
-        self.feed = Feed(self.revocations, self.clock)
+        self.responder = OcspResponder(self.revocations, self.hierarchy, self.responders, self.clock)
+        self.feed = RevocationFeed(self.revocations, self.clock)
 
-    def another_publisher(self) -> Publisher:
+    def another_publisher(self) -> CrlPublisher:
         """As another replica has one."""
-        return Publisher(self.shards, self.hierarchy, self.signer, self.base_url, SCHEDULE, self.clock)
+        return CrlPublisher(self.shards, self.hierarchy, self.signer, self.base_url, SCHEDULE, self.clock)
 
     async def issue(
         self, authority: str = "nodes-1", life: timedelta = timedelta(days=90), shard: str | None = None
     ) -> x509.Certificate:
         """A device or service certificate, on record."""
         issuer = self.hierarchy.issuers[authority]
-        place = await self.places.take(authority) if shard is None else shard
+        place = (await self.places.take(authority)).shard if shard is None else shard
         key = describe_key(new_public_key())
         where = distribution(self.base_url, authority, place)
         if authority.startswith("services"):

@@ -14,10 +14,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from cloud.breakwater.authorities import Authorities
 from cloud.breakwater.bootstrap import Plan
+from cloud.breakwater.generations import Generations
+from cloud.breakwater.issuance.executor import OrderExecutor
 from cloud.breakwater.issuance.issuing import Issuing
 from cloud.breakwater.keys.signer import Signer
-from cloud.breakwater.parts import Assembly, Sources, assemble
+from cloud.breakwater.parts import Parts, Sources, open_parts
 from cloud.breakwater.pkix.linted import Linted
+from cloud.breakwater.revocation.service_certificates import ServiceCertificates
 from cloud.contracts.breakwater import CloseGeneration, CloseGenerations, IssueNodeCertificate, OpenGeneration
 from cloud.mtls.identity import make_csr
 from cloud.storage import Location, Row, ServiceEngine, Statement
@@ -106,19 +109,29 @@ def entropy(size: int) -> bytes:
 class Issuer:
     """An issuer at work, and its database open beside it."""
 
-    assembly: Assembly
+    parts: Parts
     engine: ServiceEngine
     clock: Clock
     issuing: Issuing = field(init=False)
+    executor: OrderExecutor = field(init=False)
+    generations: Generations = field(init=False)
+    service_certificates: ServiceCertificates = field(init=False)
     authorities: Authorities = field(init=False)
     signer: Signer = field(init=False)
     now: Callable[[], datetime] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.issuing = self.assembly.issuing
-        self.authorities = self.assembly.authorities
-        self.signer = self.assembly.signer
+        self.issuing = self.parts.issuing
+        self.executor = self.parts.executor
+        self.generations = self.parts.generations
+        self.service_certificates = self.parts.service_certificates
+        self.authorities = self.parts.authorities
+        self.signer = self.parts.signer
         self.now = self.clock
+
+    async def is_revoked(self, serial: int) -> bool:
+        """As the guard of the listener asks it."""
+        return await self.parts.stores.issuance.is_revoked(serial)
 
     async def records(self) -> list[Row]:
         """Every record, oldest first; of one moment, what was given up before what took its place."""
@@ -152,9 +165,8 @@ async def issuer_at(
     engine.configure(database)
     await engine.open()
     try:
-        assembly = assemble(engine, sources_at(home), clock, entropy, signer)
-        await assembly.load()
-        yield Issuer(assembly, engine, clock)
+        async with open_parts(engine, sources_at(home), clock, entropy, signer) as parts:
+            yield Issuer(parts, engine, clock)
     finally:
         await engine.close()
 

@@ -12,7 +12,7 @@ from cryptography.x509.oid import NameOID
 
 from cloud.breakwater.authorities import Authorities
 from cloud.breakwater.errors import Conflict, SignerError, ValueRefused
-from cloud.breakwater.parts import assemble
+from cloud.breakwater.parts import open_parts
 from cloud.breakwater.store.authorities import AuthorityState
 from cloud.mtls.identity import make_csr
 from cloud.storage import Location, ServiceEngine, Statement
@@ -56,7 +56,7 @@ def names(certificates: tuple[x509.Certificate, ...]) -> list[str]:
 
 
 async def device(issuer: Issuer, request: str) -> tuple[bytes, ...]:
-    await issuer.issuing.open_generation(FABRIC, opening())
+    await issuer.generations.open(FABRIC, opening())
     return (await issuer.issuing.issue_device(FABRIC, ask(new_key(), request=request))).certificate_chain
 
 
@@ -64,15 +64,14 @@ async def test_an_installation_from_before_the_table_is_adopted_once(place: Path
     async with issuer_at(place, database, Clock()) as issuer:
         adopted = issuer.authorities.rows()
         await issuer.engine.fetch(_EMPTY)
-        again = assemble(issuer.engine, sources_at(place), issuer.clock, entropy)
         for _ in range(2):
-            await again.load()
-            rows = again.authorities.rows()
-            assert [(row.id, row.state, row.key, row.certificate) for row in rows] == [
-                (row.id, row.state, row.key, row.certificate) for row in adopted
-            ]
-            assert again.authorities.active("nodes").authority == "nodes-1"
-    assert states(again.authorities) == {"nodes-1": "active", "root-1": "active", "services-1": "active"}
+            async with open_parts(issuer.engine, sources_at(place), issuer.clock, entropy) as again:
+                rows = again.authorities.rows()
+                assert [(row.id, row.state, row.key, row.certificate) for row in rows] == [
+                    (row.id, row.state, row.key, row.certificate) for row in adopted
+                ]
+                assert again.authorities.active("nodes").authority == "nodes-1"
+                assert states(again.authorities) == {"nodes-1": "active", "root-1": "active", "services-1": "active"}
     assert [row.key for row in adopted] == ["file:nodes-ca.key.pem", "", "file:services-ca.key.pem"]
 
 
@@ -118,7 +117,7 @@ async def test_activation_makes_the_other_one_old_and_both_are_believed(issuer: 
 async def test_a_repeat_gets_its_certificate_with_the_chain_of_the_authority_that_signed_it(
     issuer: Issuer, place: Path
 ) -> None:
-    await issuer.issuing.open_generation(FABRIC, opening())
+    await issuer.generations.open(FABRIC, opening())
     asked = ask(new_key())
     first = await issuer.issuing.issue_device(FABRIC, asked)
     await next_authority(place, issuer, "nodes")
@@ -179,7 +178,7 @@ async def test_nothing_goes_back(issuer: Issuer, place: Path) -> None:
 
 
 async def test_what_is_taken_in_is_of_ours_and_new(issuer: Issuer, place: Path, home: Path) -> None:
-    authority, der, key = await make_authority(place, issuer.assembly.keys, "nodes", 2)
+    authority, der, key = await make_authority(place, issuer.parts.keys, "nodes", 2)
     take = issuer.authorities.import_prepared
     for name, reference in (("nodes", key), ("people-2", key), ("nodes-2", ""), ("root-2", key)):
         with pytest.raises(ValueRefused):
@@ -236,7 +235,7 @@ async def test_a_replica_without_the_key_is_not_ready_and_issues_nothing(
     async with issuer_at(place, database, Clock()) as one, issuer_at(keyless, database, Clock()) as other:
         await next_authority(place, one, "nodes")
         await one.authorities.activate(OPERATOR, "nodes-2")
-        await other.issuing.open_generation(FABRIC, opening())
+        await other.generations.open(FABRIC, opening())
         with pytest.raises(SignerError):
             await other.issuing.issue_device(FABRIC, ask(new_key()))
         with pytest.raises(SignerError, match="not at hand"):
@@ -257,7 +256,8 @@ async def test_an_empty_database_without_files_is_refused(tmp_path: Path, databa
         await engine.fetch(_EMPTY)
         shutil.rmtree(place / "breakwater" / "certs")
         with pytest.raises(SignerError, match="CA certificate"):
-            await assemble(engine, sources_at(place), Clock(), entropy).load()
+            async with open_parts(engine, sources_at(place), Clock(), entropy):
+                pass
     finally:
         await engine.close()
 
@@ -278,4 +278,5 @@ async def test_a_ca_of_another_root_is_refused_at_the_start(place: Path, databas
         )
         (place / "breakwater" / "certs" / "root.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
         with pytest.raises(SignerError, match="no root of this installation"):
-            await assemble(issuer.engine, sources_at(place), issuer.clock, entropy).load()
+            async with open_parts(issuer.engine, sources_at(place), issuer.clock, entropy):
+                pass

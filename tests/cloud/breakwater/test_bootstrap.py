@@ -10,10 +10,10 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from cloud.breakwater.app import wire
+from cloud.breakwater.app import breakwater_unit, opened
 from cloud.breakwater.bootstrap import ROOT_KEY_FILE, AlreadyInitialised, host_names, initialise, replace_expired
 from cloud.breakwater.settings import BreakwaterSettings
-from cloud.breakwater.store import ServiceHostName
+from cloud.breakwater.store.issuance import ServiceHostName
 from cloud.clock import utc_now
 from cloud.crypto.keyfile import read_key, write_secret
 from cloud.mtls.identity import load_identity
@@ -67,7 +67,7 @@ def test_the_settings_load_and_wire(home: Path) -> None:
         ("127.0.0.1", False, "pki"),
     ]
     assert settings.pki_url == PKI_URL
-    assert wire(settings).unit().name == "breakwater"
+    assert breakwater_unit(home / "breakwater" / "settings.toml").name == "breakwater"
 
 
 def content(directory: Path) -> dict[Path, bytes]:
@@ -100,15 +100,15 @@ def test_hosts() -> None:
 async def test_production_does_not_start_on_a_development_ca(home: Path, tmp_path: Path) -> None:
     settings = load_settings(home / "breakwater" / "settings.toml", BreakwaterSettings)
     with pytest.raises(GateRefused) as caught:
-        await wire(msgspec.structs.replace(settings, mode="production")).open()
+        async with opened(msgspec.structs.replace(settings, mode="production")):
+            pass
     assert caught.value.rule == "ca-is-not-for-development"
     write_secret(tmp_path / "passphrase", PASSPHRASE)
     await initialise(msgspec.structs.replace(plan_for(tmp_path), mode="production"), utc_now)
     settings = load_settings(tmp_path / "breakwater" / "settings.toml", BreakwaterSettings)
     assert settings.mode == "production"
-    issuer = wire(settings)
-    await issuer.open()
-    await issuer.close()
+    async with opened(settings) as issuer:
+        assert issuer.served.listeners
 
 
 async def test_a_service_that_was_off_for_too_long_gets_a_new_certificate_and_key(home: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from cloud.breakwater.errors import IssuerError
+from cloud.breakwater.generations import Generations
 from cloud.breakwater.issuance.issuing import Issuing
 from cloud.breakwater.routes.problems import _CODES as BREAKWATER_CODES
 from cloud.contracts.breakwater import (
@@ -106,6 +107,7 @@ class DirectIssuer:
     """Breakwater without HTTP between: the real service, with a switch for outages and a log of calls."""
 
     issuing: Issuing
+    generations: Generations
     down: bool = False
     calls: list[str] = field(default_factory=list)
     before: Callable[[str], object] = field(default=lambda name: None)
@@ -113,19 +115,21 @@ class DirectIssuer:
 
     async def open_generation(self, tenant: TenantId, node: NodeId, generation: int) -> None:
         with self._call("open"):
-            await self.issuing.open_generation("service/fabric", OpenGeneration(tenant, node, generation))
+            await self.generations.open("service/fabric", OpenGeneration(tenant, node, generation))
 
     async def close_generations(self, tenant: TenantId, node: NodeId, up_to: int) -> None:
         with self._call("close"):
-            await self.issuing.close_generations("service/fabric", CloseGenerations(tenant, node, up_to))
+            await self.generations.close_up_to("service/fabric", CloseGenerations(tenant, node, up_to))
 
     async def close_generation(self, tenant: TenantId, node: NodeId, generation: int) -> None:
         with self._call("close_one"):
-            await self.issuing.close_generation("service/fabric", CloseGeneration(tenant, node, generation))
+            await self.generations.close_one("service/fabric", CloseGeneration(tenant, node, generation))
 
     async def supersede_keys(self, tenant: TenantId, node: NodeId, generation: int, spki_sha256: str) -> None:
         with self._call("supersede"):
-            await self.issuing.supersede_keys("service/fabric", SupersedeKeys(tenant, node, generation, spki_sha256))
+            await self.generations.supersede_keys(
+                "service/fabric", SupersedeKeys(tenant, node, generation, spki_sha256)
+            )
 
     async def issue_device(
         self, request: str, tenant: TenantId, node: NodeId, generation: int, csr: bytes, not_after: datetime
@@ -396,7 +400,7 @@ async def world_at(home: Path, databases: Path, clock: Clock, *, first: bool = T
         engine.configure(located(databases, "fabric"))
         await engine.open()
         try:
-            stores, issuer = stores_over(engine), DirectIssuer(breakwater.issuing)
+            stores, issuer = stores_over(engine), DirectIssuer(breakwater.issuing, breakwater.generations)
             outside = Outside(issuer)
             secrets = await read_secrets(stores.installation)
             parts = make_parts(stores, outside.ports(home, clock, entropy), secrets)

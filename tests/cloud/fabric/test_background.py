@@ -29,11 +29,11 @@ async def test_closing_is_driven_until_it_is_done(home: Path, databases: Path) -
     # A restart: nothing is remembered but the rows.
     clock.forward(timedelta(seconds=1))
     async with world_at(home, databases, clock, first=False) as world:
-        assert await world.issuer.issuing.generation_open(tenant, node, 1)
+        assert await world.issuer.generations.is_open(tenant, node, 1)
         await run_once(world)
         row = await world.node(node)
         assert (row.closing, row.closed_at_issuer) == (False, 1)
-        assert not await world.issuer.issuing.generation_open(tenant, node, 1)
+        assert not await world.issuer.generations.is_open(tenant, node, 1)
         assert (await world.actions(node))[-1] == "generation.closed_at_issuer"
         calls = list(world.issuer.calls)
         await run_once(world)

@@ -118,7 +118,7 @@ async def test_new_connections_get_the_new_certificate_and_old_ones_live_on(live
 
 
 async def test_breakwater_renews_its_own(live: Live) -> None:
-    it = live.wired.identity
+    it = live.running.identity.renewal
     old = it.identity.leaf.serial_number
     await it.run(StopAfter(1))
     assert it.identity.leaf.serial_number != old
@@ -141,10 +141,10 @@ async def test_a_lost_answer_gets_the_same_certificate(live: Live, rekey: bool) 
 
 
 async def test_nothing_is_done_before_the_half(live: Live) -> None:
-    await live.wired.identity.renew()
-    never = ScriptedIssuer(live.wired.identity._issuer, leaf=b"")
+    await live.running.identity.renewal.renew()
+    never = ScriptedIssuer(live.running.identity.renewal._issuer, leaf=b"")
     fresh = renewal_of(live, never)
-    fresh.identity = live.wired.identity.identity
+    fresh.identity = live.running.identity.renewal.identity
     stop = StopAfter(3)
     await fresh.run(stop)
     assert stop.asked == [3600] * 4
@@ -185,7 +185,7 @@ async def test_a_change_of_trust_renews_only_what_it_ends(live: Live) -> None:
 async def test_an_answer_that_is_not_ours_changes_nothing(live: Live) -> None:
     mine = identity(live)
     files = {path.name: path.read_bytes() for path in folder(live).iterdir()}
-    issuing, pki = live.wired.issuing, Pki()
+    issuing, pki = live.running.parts.issuing, Pki()
     caller = "service/fabric"
     other_key = await issuing.issue_service("fabric", make_csr(new_key()), "k", caller)
     other_name = await issuing.issue_service("breakwater", make_csr(new_key()), "n", caller)

@@ -16,15 +16,15 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 
-from cloud.breakwater.app import Breakwater
-from cloud.breakwater.settings import BreakwaterSettings
+from cloud.breakwater import app as breakwater_app
+from cloud.breakwater import parts as breakwater_parts
 from cloud.clock import utc_now
-from cloud.fabric.app import make_api, make_repository
-from cloud.fabric.parts import SERVICES
+from cloud.fabric import app as fabric_app
+from cloud.fabric import parts as fabric_parts
 from cloud.fabric.schemas import PublishTrust
 from cloud.http.guard import NODE, OPERATOR, Guard, RouteEntry, routes_of
+from cloud.http.metrics import Metrics
 from cloud.mtls.peer import PeerChecks, PeerTrust
-from cloud.process.settings import load_settings
 from lab.cloud import Cloud
 from lab.processes import ended, wait_until
 from protocol.messages.activation import Challenge, StartActivation
@@ -69,13 +69,15 @@ def all_routes(cloud: Cloud) -> list[Route]:
     """As the services' own wiring makes them."""
     # Nobody asks these: they have the routes, and no parts.
     guard = Guard(trust=lambda: PeerTrust("", (), ()), checks=cast(PeerChecks, None), now=utc_now)
-    services = dict.fromkeys(SERVICES)
-    breakwater = Breakwater(load_settings(cloud.directory / "breakwater" / "settings.toml", BreakwaterSettings))
+    fabric, breakwater = dict.fromkeys(fabric_parts.SERVICES), dict.fromkeys(breakwater_parts.SERVICES)
     return [
-        *(Route("fabric", entry) for entry in routes_of(make_api(guard, services))),
-        *(Route("repository", entry) for entry in routes_of(make_repository(guard, services))),
-        *(Route("breakwater", entry) for entry in routes_of(breakwater.app)),
-        *(Route("pki", entry) for entry in routes_of(breakwater.public_app)),
+        *(Route("fabric", entry) for entry in routes_of(fabric_app.make_api(guard, fabric))),
+        *(Route("repository", entry) for entry in routes_of(fabric_app.make_repository(guard, fabric))),
+        *(
+            Route("breakwater", entry)
+            for entry in routes_of(breakwater_app.make_api(guard, breakwater, Metrics("breakwater")))
+        ),
+        *(Route("pki", entry) for entry in routes_of(breakwater_app.make_public(guard, breakwater))),
     ]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from cloud.breakwater.errors import SignerUnavailable
-from cloud.breakwater.issuance import issuing
+from cloud.breakwater.issuance import executor
 from cloud.breakwater.keys.signer import Signer
 from cloud.breakwater.pkix.linted import Linted
 from cloud.breakwater.store import issuance
@@ -64,8 +64,9 @@ def install(control: Path, *, patient: bool) -> None:
     faults.install(lambda name, stage: _die(control, f"{name} {stage}"))
     if not patient:
         flight = timedelta(seconds=FLIGHT_SECONDS)
-        issuance.IN_FLIGHT = issuing.IN_FLIGHT = flight
-        issuing.SIGN_SECONDS_MAX = FLIGHT_SECONDS / 2
+        issuance.IN_FLIGHT = flight
+        executor.IN_FLIGHT = flight  # type: ignore[attr-defined]  # its own name for it
+        executor.SIGN_SECONDS_MAX = FLIGHT_SECONDS / 2
     _watch(control)
 
 

@@ -22,9 +22,9 @@ from cloud.breakwater.keys.file import LocalKey
 from cloud.breakwater.pkix.linted import assemble
 from cloud.breakwater.pkix.profiles import build
 from cloud.breakwater.pkix.reread import read_back
-from cloud.breakwater.revocation.crl_publisher import Publisher
+from cloud.breakwater.revocation.crl_publisher import CrlPublisher
 from cloud.breakwater.settings import CrlSettings
-from cloud.breakwater.store import AuthorityStore
+from cloud.breakwater.store.authorities import AuthorityStore
 from cloud.breakwater.store.checker_reads import CheckingStore, ShardView
 from cloud.breakwater.store.shards import ShardStore
 from cloud.crypto.keyfile import read_key
@@ -65,7 +65,7 @@ class Bed:
 
     home: Path
     issuer: Issuer
-    publisher: Publisher
+    publisher: CrlPublisher
     clock: Clock
     device: str
     device_der: bytes
@@ -98,24 +98,26 @@ class Bed:
         return {str(row["serial"]) for row in await self.issuer.engine.fetch(_SERVING)}
 
 
-async def _fill(issuer: Issuer, publisher: Publisher, clock: Clock) -> None:
+async def _fill(issuer: Issuer, publisher: CrlPublisher, clock: Clock) -> None:
     issuing = issuer.issuing
     for generation in (1, 2):
-        await issuing.open_generation(FABRIC, opening(generation))
+        await issuer.generations.open(FABRIC, opening(generation))
         key = new_key()
         await issuing.issue_device(FABRIC, ask(key, request=f"d{generation}", generation=generation))
         await issuing.issue_session(FABRIC, ask(key, request=f"s{generation}", generation=generation))
     await issuing.issue_responder("nodes-1", new_key().public_key())
     made = await issuing.issue_service("fabric", make_csr(new_key()), "more", FABRIC)
-    assert await publisher.turn() == 2
-    await issuing.close_generations(FABRIC, closing(1))
-    await issuing.revoke("operator/test", load(made.certificate_chain[0]).serial_number, "superseded")
+    assert await publisher.run_once() == 2
+    await issuer.generations.close_up_to(FABRIC, closing(1))
+    await issuer.service_certificates.revoke(
+        "operator/test", load(made.certificate_chain[0]).serial_number, "superseded"
+    )
     clock.forward(MINUTES)
-    assert await publisher.turn() == 2
+    assert await publisher.run_once() == 2
 
 
-def _publisher(issuer: Issuer, clock: Clock) -> Publisher:
-    return Publisher(ShardStore(issuer.engine), issuer.authorities, issuer.signer, PKI_URL, CrlSettings(), clock)
+def _publisher(issuer: Issuer, clock: Clock) -> CrlPublisher:
+    return CrlPublisher(ShardStore(issuer.engine), issuer.authorities, issuer.signer, PKI_URL, CrlSettings(), clock)
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ HOST = "192.0.2.1"
 
 
 def enrolments(issuer: Issuer) -> Enrolments:
-    return Enrolments(EnrolmentStore(issuer.engine), issuer.assembly.entries, issuer.clock, os.urandom)
+    return Enrolments(EnrolmentStore(issuer.engine), issuer.parts.entries, issuer.clock, os.urandom)
 
 
 async def redeemed(it: Enrolments, secret: str, csr: str = CSR, service: str = "fabric", host: str = HOST) -> str:

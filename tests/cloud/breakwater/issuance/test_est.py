@@ -16,7 +16,7 @@ from cryptography.x509.oid import NameOID
 
 from cloud.breakwater.bootstrap import initialise
 from cloud.breakwater.issuance.enrolment import TRIES_MAX
-from cloud.breakwater.tables import ENGINE
+from cloud.breakwater.peer_records import PeerRecords
 from cloud.clock import utc_now
 from cloud.contracts.breakwater import PATH_CLOSE, PATH_DEVICE, PATH_OPEN, PATH_SESSION
 from cloud.crypto.keyfile import write_secret
@@ -101,13 +101,13 @@ def problem_of(answer: Answer) -> ProblemDocument:
     return caught.value.problem
 
 
-async def refusals(code: str) -> int:
+async def refusals(live: Live, code: str) -> int:
     """How many lines of the audit say that a request was refused with this code."""
-    return sum(row["detail"].startswith(f"{code}:") for row in await ENGINE.fetch(_REFUSALS))
+    return sum(row["detail"].startswith(f"{code}:") for row in await live.fetch(_REFUSALS))
 
 
 async def secret_for(live: Live, service: str = "fabric") -> str:
-    return await live.wired.enrolments.create(service, "operator/test", HOUR)
+    return await live.running.parts.enrolments.create(service, "operator/test", HOUR)
 
 
 @asynccontextmanager
@@ -149,7 +149,7 @@ async def test_a_service_enrols_once_and_a_repeat_gets_the_same(live: Live) -> N
         other = await send(client, PATH_SIMPLEENROLL, make_csr(key), basic("fabric", secret))
         assert problem_of(other).code == "enrolment_refused"
     assert str(spiffe_of(first)) == FABRIC
-    rows = [row for row in await ENGINE.fetch(_CERTIFICATES) if row["caller"].startswith("enrolment/")]
+    rows = [row for row in await live.fetch(_CERTIFICATES) if row["caller"].startswith("enrolment/")]
     assert [(row["service"], row["profile"]) for row in rows] == [("fabric", "service")]
 
 
@@ -216,7 +216,7 @@ async def test_too_many_renewals_of_a_node_have_to_wait(live: Live, monkeypatch:
         refused = await send(node, PATH_SIMPLEREENROLL, make_csr(key), {"Idempotency-Key": "n2"})
         assert (refused.status, problem_of(refused).code) == (429, "rate_limited")
         assert refused.headers["retry-after"] == "3601"
-    assert await refusals("rate_limited") == 1
+    assert await refusals(live, "rate_limited") == 1
 
 
 async def test_a_service_that_was_revoked_while_its_request_came_in_gets_nothing(
@@ -224,15 +224,15 @@ async def test_a_service_that_was_revoked_while_its_request_came_in_gets_nothing
 ) -> None:
     """The guard's look comes before the body's last byte; what counts is the look beside the record."""
 
-    async def believed(_: int) -> bool:
+    async def not_yet(_self: PeerRecords, _serial: int) -> bool:
         return False
 
-    monkeypatch.setattr(live.wired.issuing, "service_revoked", believed)
+    monkeypatch.setattr(PeerRecords, "service_revoked", not_yet)
     async with live.fabric() as fabric:
-        await live.wired.issuing.revoke_service("operator/anna", "fabric", "keyCompromise")
-        before = await ENGINE.fetch(_CERTIFICATES)
+        await live.running.parts.service_certificates.revoke_all("operator/anna", "fabric", "keyCompromise")
+        before = await live.fetch(_CERTIFICATES)
         assert problem_of(await send(fabric, PATH_SIMPLEREENROLL, make_csr(new_key()))).code == "peer_refused"
-        assert await ENGINE.fetch(_CERTIFICATES) == before
+        assert await live.fetch(_CERTIFICATES) == before
 
 
 def built(
@@ -295,7 +295,7 @@ async def test_bad_requests_are_refused_and_audited_and_nothing_is_signed(live: 
     secret = await secret_for(live)
     cases = bad_requests()
     async with live.fabric() as fabric, live.anonymous() as anonymous, node_of(live, fabric, new_key()) as node:
-        before = await ENGINE.fetch(_CERTIFICATES)
+        before = await live.fetch(_CERTIFICATES)
         for name, csr in cases.items():
             for client, path, headers in (
                 (fabric, PATH_SIMPLEREENROLL, {}),
@@ -304,8 +304,8 @@ async def test_bad_requests_are_refused_and_audited_and_nothing_is_signed(live: 
             ):
                 refused = problem_of(await send(client, path, csr, headers))
                 assert (refused.code, bool(refused.detail)) == ("csr_refused", True), (name, path)
-        assert await ENGINE.fetch(_CERTIFICATES) == before
-        assert await refusals("csr_refused") == 3 * len(cases)
+        assert await live.fetch(_CERTIFICATES) == before
+        assert await refusals(live, "csr_refused") == 3 * len(cases)
         # None of them has used the secret up.
         key = new_key()
         leaf_of(await send(anonymous, PATH_SIMPLEENROLL, make_csr(key), basic("fabric", secret)), key)
@@ -334,15 +334,15 @@ async def test_bodies_that_are_no_request(live: Live, name: str) -> None:
     body, content_type, code = BAD_BODIES[name]
     secret = await secret_for(live)
     async with live.fabric() as fabric, live.anonymous() as anonymous:
-        before = await ENGINE.fetch(_CERTIFICATES)
+        before = await live.fetch(_CERTIFICATES)
         for client, path, shown in (
             (fabric, PATH_SIMPLEREENROLL, {}),
             (anonymous, PATH_SIMPLEENROLL, basic("fabric", secret)),
         ):
             headers = {"Content-Type": content_type, **shown}
             assert problem_of(await send(client, path, None, headers, body)).code == code
-        assert await ENGINE.fetch(_CERTIFICATES) == before
-        assert await refusals(code) == 2
+        assert await live.fetch(_CERTIFICATES) == before
+        assert await refusals(live, code) == 2
 
 
 async def test_wrong_secrets_are_answered_alike(live: Live) -> None:
@@ -371,9 +371,9 @@ async def test_wrong_secrets_are_answered_alike(live: Live) -> None:
         waits = await send(client, PATH_SIMPLEENROLL, csr, basic("fabric", good))
         assert problem_of(waits).code == "rate_limited"
         assert 0 < int(waits.headers["retry-after"]) <= 601
-    tried = [row for row in await ENGINE.fetch(_REFUSALS) if row["action"] == "enrolment.use"]
+    tried = [row for row in await live.fetch(_REFUSALS) if row["action"] == "enrolment.use"]
     assert len(tried) == TRIES_MAX
-    assert good not in repr(await ENGINE.fetch(_REFUSALS))
+    assert good not in repr(await live.fetch(_REFUSALS))
 
 
 async def test_nobody_enrols_without_credentials_or_with_a_certificate(live: Live) -> None:

@@ -74,7 +74,7 @@ async def test_a_stranger_enrols_and_renews_by_the_recipe(tmp_path: Path) -> Non
     await initialise(plan_for(home), utc_now)
     async with live_at(home) as live:
         shutil.copy(home / "breakwater" / "certs" / "root.pem", place / "root.pem")
-        secret = await live.wired.enrolments.create("fabric", "operator/test", HOUR)
+        secret = await live.running.parts.enrolments.create("fabric", "operator/test", HOUR)
         write_secret(place / "secret", secret.encode() + b"\n")
         said = await run(commands(), live, place)
     assert [said.count(f"{name}.pem: OK") for name in ("cert", "renewed", "rekeyed")] == [1, 1, 1]

@@ -55,7 +55,7 @@ async def test_the_record_is_durable_before_the_key_is_used_and_equals_what_is_s
         assert row["tbs"] == linted.tbs
 
     async with issuer_at(home, database, Clock(), Watched(look)) as issuer:
-        await issuer.issuing.open_generation(FABRIC, opening())
+        await issuer.generations.open(FABRIC, opening())
         answer = await issuer.issuing.issue_device(FABRIC, ask(new_key()))
         certificate = load(answer.certificate_chain[0])
         assert seen == [(certificate.tbs_certificate_bytes, "recorded")]
@@ -69,7 +69,7 @@ async def test_the_record_is_durable_before_the_key_is_used_and_equals_what_is_s
 
 
 async def test_a_repeat_gets_the_stored_certificate(issuer: Issuer) -> None:
-    await issuer.issuing.open_generation(FABRIC, opening())
+    await issuer.generations.open(FABRIC, opening())
     asked = ask(new_key())
     first = await issuer.issuing.issue_device(FABRIC, asked)
     issuer.clock.forward(timedelta(hours=1))
@@ -80,7 +80,7 @@ async def test_a_repeat_gets_the_stored_certificate(issuer: Issuer) -> None:
 async def test_the_same_request_id_for_something_else_is_a_conflict(issuer: Issuer) -> None:
     key = new_key()
     for generation in (1, 2):
-        await issuer.issuing.open_generation(FABRIC, opening(generation))
+        await issuer.generations.open(FABRIC, opening(generation))
     await issuer.issuing.issue_device(FABRIC, ask(key))
     for other in (ask(new_key()), ask(key, generation=2)):
         with pytest.raises(Conflict, match="another key, generation or kind"):
@@ -92,7 +92,7 @@ async def test_the_same_request_id_for_something_else_is_a_conflict(issuer: Issu
 
 
 async def test_ten_at_once_with_one_request_id_get_one_certificate(issuer: Issuer) -> None:
-    await issuer.issuing.open_generation(FABRIC, opening())
+    await issuer.generations.open(FABRIC, opening())
     asked = ask(new_key())
     answers = await asyncio.gather(*(issuer.issuing.issue_session(FABRIC, asked) for _ in range(10)))
     assert len(set(answers)) == 1
@@ -102,7 +102,7 @@ async def test_ten_at_once_with_one_request_id_get_one_certificate(issuer: Issue
 async def test_only_open_generations_are_issued_for(issuer: Issuer) -> None:
     with pytest.raises(GenerationClosed):
         await issuer.issuing.issue_device(FABRIC, ask(new_key()))
-    await issuer.issuing.open_generation(FABRIC, opening())
+    await issuer.generations.open(FABRIC, opening())
     for wrong in (ask(new_key(), generation=2), ask(new_key(), tenant=OTHER_TENANT)):
         with pytest.raises(GenerationClosed):
             await issuer.issuing.issue_device(FABRIC, wrong)
@@ -111,62 +111,62 @@ async def test_only_open_generations_are_issued_for(issuer: Issuer) -> None:
 
 async def test_closing_is_final_and_revokes(issuer: Issuer) -> None:
     for generation in (1, 2):
-        await issuer.issuing.open_generation(FABRIC, opening(generation))
+        await issuer.generations.open(FABRIC, opening(generation))
     asked = ask(new_key())
     device = await issuer.issuing.issue_device(FABRIC, asked)
-    assert await issuer.issuing.close_generations(FABRIC, closing(1)) == 1
-    assert await issuer.issuing.close_generations(FABRIC, closing(1)) == 1
-    assert await issuer.issuing.service_revoked(load(device.certificate_chain[0]).serial_number)
+    assert await issuer.generations.close_up_to(FABRIC, closing(1)) == 1
+    assert await issuer.generations.close_up_to(FABRIC, closing(1)) == 1
+    assert await issuer.is_revoked(load(device.certificate_chain[0]).serial_number)
     for attempt in (asked, ask(new_key(), request="r2")):
         with pytest.raises(GenerationClosed):
             await issuer.issuing.issue_device(FABRIC, attempt)
         with pytest.raises(GenerationClosed):
             await issuer.issuing.issue_session(FABRIC, attempt)
     with pytest.raises(Conflict, match="closed for ever"):
-        await issuer.issuing.open_generation(FABRIC, opening(1))
-    assert not await issuer.issuing.generation_open(SPIFFE.tenant, NODE, 1)
-    assert await issuer.issuing.generation_open(SPIFFE.tenant, NODE, 2)
+        await issuer.generations.open(FABRIC, opening(1))
+    assert not await issuer.generations.is_open(SPIFFE.tenant, NODE, 1)
+    assert await issuer.generations.is_open(SPIFFE.tenant, NODE, 2)
 
 
 async def test_closing_covers_generations_that_were_never_opened(issuer: Issuer) -> None:
-    assert await issuer.issuing.close_generations(FABRIC, closing(5)) == 0
-    assert await issuer.issuing.close_generations(FABRIC, closing(3)) == 0
+    assert await issuer.generations.close_up_to(FABRIC, closing(5)) == 0
+    assert await issuer.generations.close_up_to(FABRIC, closing(3)) == 0
     for generation in (3, 5):
         with pytest.raises(Conflict):
-            await issuer.issuing.open_generation(FABRIC, opening(generation))
-    await issuer.issuing.open_generation(FABRIC, opening(6))
+            await issuer.generations.open(FABRIC, opening(generation))
+    await issuer.generations.open(FABRIC, opening(6))
     with pytest.raises(Conflict, match="another tenant"):
-        await issuer.issuing.open_generation(FABRIC, opening(7, OTHER_TENANT))
+        await issuer.generations.open(FABRIC, opening(7, OTHER_TENANT))
     with pytest.raises(Conflict, match="another tenant"):
-        await issuer.issuing.close_generations(FABRIC, closing(7, OTHER_TENANT))
+        await issuer.generations.close_up_to(FABRIC, closing(7, OTHER_TENANT))
 
 
 async def test_a_generation_closed_alone_leaves_the_one_before_it(issuer: Issuer) -> None:
     for generation in (1, 2):
-        await issuer.issuing.open_generation(FABRIC, opening(generation))
+        await issuer.generations.open(FABRIC, opening(generation))
         await issuer.issuing.issue_device(FABRIC, ask(new_key(), generation=generation, request=f"r{generation}"))
     for _ in range(2):
-        assert await issuer.issuing.close_generation(FABRIC, closing_one(2)) == 1
-    assert await issuer.issuing.close_generation(FABRIC, closing_one(3)) == 0
+        assert await issuer.generations.close_one(FABRIC, closing_one(2)) == 1
+    assert await issuer.generations.close_one(FABRIC, closing_one(3)) == 0
     assert [row["state"] for row in await issuer.node_rows()] == ["issued", "revoked"]
-    assert await issuer.issuing.generation_open(SPIFFE.tenant, NODE, 1)
+    assert await issuer.generations.is_open(SPIFFE.tenant, NODE, 1)
     for closed in (2, 3):
-        assert not await issuer.issuing.generation_open(SPIFFE.tenant, NODE, closed)
+        assert not await issuer.generations.is_open(SPIFFE.tenant, NODE, closed)
         with pytest.raises(GenerationClosed):
             await issuer.issuing.issue_session(FABRIC, ask(new_key(), generation=closed, request=f"s{closed}"))
         with pytest.raises(Conflict, match="closed for ever"):
-            await issuer.issuing.open_generation(FABRIC, opening(closed))
+            await issuer.generations.open(FABRIC, opening(closed))
     with pytest.raises(Conflict, match="another tenant"):
-        await issuer.issuing.close_generation(FABRIC, closing_one(1, OTHER_TENANT))
+        await issuer.generations.close_one(FABRIC, closing_one(1, OTHER_TENANT))
     actions = [(row["action"], row["generation"]) for row in await issuer.audit()]
     assert actions.count(("generation.close_one", 2)) == 1
 
 
 async def test_opening_and_closing_are_audited_once(issuer: Issuer) -> None:
     for _ in range(2):
-        await issuer.issuing.open_generation(FABRIC, opening())
+        await issuer.generations.open(FABRIC, opening())
     for _ in range(2):
-        await issuer.issuing.close_generations(FABRIC, closing())
+        await issuer.generations.close_up_to(FABRIC, closing())
     rows = await issuer.audit()
     assert [(r["action"], r["caller"], r["node"], r["generation"], r["at"]) for r in rows] == [
         ("generation.open", FABRIC, NODE, 1, START),
@@ -178,11 +178,11 @@ async def test_a_close_between_record_and_signature_wins(home: Path, database: L
     closed: list[int] = []
 
     async def close(_: Linted) -> None:
-        closed.append(await issuer.issuing.close_generations(FABRIC, closing(len(closed) + 1)))
+        closed.append(await issuer.generations.close_up_to(FABRIC, closing(len(closed) + 1)))
 
     async with issuer_at(home, database, Clock(), Watched(close)) as issuer:
         for generation, issue in ((1, issuer.issuing.issue_device), (2, issuer.issuing.issue_session)):
-            await issuer.issuing.open_generation(FABRIC, opening(generation))
+            await issuer.generations.open(FABRIC, opening(generation))
             with pytest.raises(IssuanceLost):
                 await issue(FABRIC, ask(new_key(), request=f"r{generation}", generation=generation))
         rows = await issuer.node_rows()
@@ -197,10 +197,10 @@ async def test_issue_and_close_raced_a_hundred_times(issuer: Issuer) -> None:
     async def delayed(turns: int, generation: int) -> None:
         for _ in range(turns):
             await asyncio.sleep(0)
-        await issuer.issuing.close_generations(FABRIC, closing(generation))
+        await issuer.generations.close_up_to(FABRIC, closing(generation))
 
     for generation in range(1, 101):
-        await issuer.issuing.open_generation(FABRIC, opening(generation))
+        await issuer.generations.open(FABRIC, opening(generation))
         asked = ask(new_key(), request=f"r{generation}", generation=generation)
         answer, _ = await asyncio.gather(
             issuer.issuing.issue_device(FABRIC, asked), delayed(generation % 12, generation), return_exceptions=True
@@ -210,7 +210,7 @@ async def test_issue_and_close_raced_a_hundred_times(issuer: Issuer) -> None:
             refused += 1
         else:
             given += 1
-            assert await issuer.issuing.service_revoked(load(answer.certificate_chain[0]).serial_number)
+            assert await issuer.is_revoked(load(answer.certificate_chain[0]).serial_number)
     states = {row["state"] for row in await issuer.node_rows()}
     assert states <= {"revoked"}
     assert given + refused == 100
@@ -224,7 +224,7 @@ async def test_a_failed_signature_leaves_an_orphan_and_the_repeat_a_new_record(h
             raise OSError("the key is gone")
 
     async with issuer_at(home, database, Clock(), Watched(broken)) as issuer:
-        await issuer.issuing.open_generation(FABRIC, opening())
+        await issuer.generations.open(FABRIC, opening())
         asked = ask(new_key())
         with pytest.raises(OSError, match="the key is gone"):
             await issuer.issuing.issue_device(FABRIC, asked)
@@ -234,9 +234,9 @@ async def test_a_failed_signature_leaves_an_orphan_and_the_repeat_a_new_record(h
         assert [row["state"] for row in rows] == ["orphaned", "issued"]
         assert rows[0]["request_key"] is None
         assert rows[0]["revoked_at"] == START
-        assert await issuer.issuing.service_revoked(int(rows[0]["serial"], 16))
+        assert await issuer.is_revoked(int(rows[0]["serial"], 16))
         assert int(rows[1]["serial"], 16) == load(answer.certificate_chain[0]).serial_number
-        assert await issuer.issuing.close_generations(FABRIC, closing()) == 2
+        assert await issuer.generations.close_up_to(FABRIC, closing()) == 2
 
 
 async def test_an_orphan_of_a_start_gets_no_certificate_later(home: Path, database: Location) -> None:
@@ -244,11 +244,11 @@ async def test_an_orphan_of_a_start_gets_no_certificate_later(home: Path, databa
 
     async def restart(_: Linted) -> None:
         async with issuer_at(home, database, Clock(START + IN_FLIGHT)) as other:
-            assert await other.issuing.recover() == 1
-            assert await other.issuing.recover() == 0
+            assert await other.executor.recover() == 1
+            assert await other.executor.recover() == 0
 
     async with issuer_at(home, database, Clock(), Watched(restart)) as issuer:
-        await issuer.issuing.open_generation(FABRIC, opening())
+        await issuer.generations.open(FABRIC, opening())
         with pytest.raises(IssuanceLost):
             await issuer.issuing.issue_device(FABRIC, ask(new_key()))
         rows = await issuer.node_rows()
@@ -259,21 +259,21 @@ async def test_a_restart_keeps_everything(home: Path, database: Location) -> Non
     asked, session = ask(new_key()), ask(new_key(), request="s")
     async with issuer_at(home, database, Clock()) as issuer:
         for generation in (1, 2):
-            await issuer.issuing.open_generation(FABRIC, opening(generation))
+            await issuer.generations.open(FABRIC, opening(generation))
         first = await issuer.issuing.issue_device(FABRIC, asked)
         second = await issuer.issuing.issue_session(FABRIC, session)
-        await issuer.issuing.close_generations(FABRIC, closing(1))
+        await issuer.generations.close_up_to(FABRIC, closing(1))
     async with issuer_at(home, database, Clock()) as issuer:
-        assert await issuer.issuing.recover() == 0
-        assert await issuer.issuing.service_revoked(load(first.certificate_chain[0]).serial_number)
-        assert not await issuer.issuing.service_revoked(load(second.certificate_chain[0]).serial_number)
+        assert await issuer.executor.recover() == 0
+        assert await issuer.is_revoked(load(first.certificate_chain[0]).serial_number)
+        assert not await issuer.is_revoked(load(second.certificate_chain[0]).serial_number)
         with pytest.raises(GenerationClosed):
             await issuer.issuing.issue_device(FABRIC, asked)
-        assert await issuer.issuing.generation_open(SPIFFE.tenant, NODE, 2)
+        assert await issuer.generations.is_open(SPIFFE.tenant, NODE, 2)
 
 
 async def test_renewal_keeps_key_and_length(issuer: Issuer) -> None:
-    await issuer.issuing.open_generation(FABRIC, opening())
+    await issuer.generations.open(FABRIC, opening())
     key = new_key()
     first = load((await issuer.issuing.issue_device(FABRIC, ask(key))).certificate_chain[0])
     issuer.clock.forward(timedelta(days=60))
@@ -288,14 +288,14 @@ async def test_renewal_keeps_key_and_length(issuer: Issuer) -> None:
 
 
 async def test_renewal_refuses_another_key_and_a_generation_without_certificate(issuer: Issuer) -> None:
-    await issuer.issuing.open_generation(FABRIC, opening())
+    await issuer.generations.open(FABRIC, opening())
     with pytest.raises(NotAdmitted):
         await issuer.issuing.renew_device(SPIFFE, 1, make_csr(new_key()), "n1")
     key = new_key()
     await issuer.issuing.issue_device(FABRIC, ask(key))
     with pytest.raises(CsrRefused, match="not the key of this generation"):
         await issuer.issuing.renew_device(SPIFFE, 1, make_csr(new_key()), "n1")
-    await issuer.issuing.close_generations(FABRIC, closing())
+    await issuer.generations.close_up_to(FABRIC, closing())
     with pytest.raises(NotAdmitted):
         await issuer.issuing.renew_device(SPIFFE, 1, make_csr(key), "n1")
 
@@ -304,7 +304,7 @@ async def test_a_generation_renews_so_often_and_no_more(issuer: Issuer, monkeypa
     monkeypatch.setattr("cloud.breakwater.issuance.issuing.RENEWALS_MAX", 3)
     key = new_key()
     for generation in (1, 2):
-        await issuer.issuing.open_generation(FABRIC, opening(generation))
+        await issuer.generations.open(FABRIC, opening(generation))
     await issuer.issuing.issue_device(FABRIC, ask(key))
     asked = [issuer.issuing.renew_device(SPIFFE, 1, make_csr(key), f"n{number}") for number in range(6)]
     answers = await asyncio.gather(*asked, return_exceptions=True)
@@ -320,7 +320,7 @@ async def test_a_generation_renews_so_often_and_no_more(issuer: Issuer, monkeypa
 
 
 async def test_the_key_of_the_newest_device_certificate_renews_not_that_of_the_longest(issuer: Issuer) -> None:
-    await issuer.issuing.open_generation(FABRIC, opening())
+    await issuer.generations.open(FABRIC, opening())
     older, newer = new_key(), new_key()
     await issuer.issuing.issue_device(FABRIC, ask(older, request="a"))
     issuer.clock.forward(timedelta(seconds=1))
@@ -339,7 +339,7 @@ async def test_a_responder_whose_key_is_away_leaves_no_record(issuer: Issuer) ->
 
 
 async def test_two_callers_may_use_the_same_request_id(issuer: Issuer) -> None:
-    await issuer.issuing.open_generation(FABRIC, opening())
+    await issuer.generations.open(FABRIC, opening())
     key = new_key()
     await issuer.issuing.issue_device(FABRIC, ask(key, request="same"))
     await issuer.issuing.renew_device(SPIFFE, 1, make_csr(key), "same")
@@ -374,14 +374,14 @@ BAD_VALUES = {
 
 @pytest.mark.parametrize("name", BAD_VALUES)
 async def test_bad_values_change_nothing(issuer: Issuer, name: str) -> None:
-    await issuer.issuing.open_generation(FABRIC, opening())
+    await issuer.generations.open(FABRIC, opening())
     with pytest.raises(ValueRefused):
         await issuer.issuing.issue_device(FABRIC, BAD_VALUES[name]())
     assert await issuer.node_rows() == []
 
 
 async def test_another_time_zone_is_the_same_time(issuer: Issuer) -> None:
-    await issuer.issuing.open_generation(FABRIC, opening())
+    await issuer.generations.open(FABRIC, opening())
     end = START + timedelta(days=3)
     body: IssueNodeCertificate = ask(new_key(), not_after=end.astimezone(timezone(timedelta(hours=9))))
     leaf = load((await issuer.issuing.issue_device(FABRIC, body)).certificate_chain[0])
@@ -390,4 +390,4 @@ async def test_another_time_zone_is_the_same_time(issuer: Issuer) -> None:
 
 async def test_ready(issuer: Issuer) -> None:
     await issuer.issuing.ready()
-    assert not await issuer.issuing.generation_open(SPIFFE.tenant, NodeId(NODE), 9)
+    assert not await issuer.generations.is_open(SPIFFE.tenant, NodeId(NODE), 9)

@@ -43,7 +43,13 @@ pytestmark = pytest.mark.slow
 
 KILLED = 77
 ROOT = Path(__file__).parents[4]
-SOURCES = ("issuance/issuing.py", "authorities.py", "revocation/crl_shards.py")
+SOURCES = (
+    "authorities.py",
+    "generations.py",
+    "issuance/executor.py",
+    "revocation/crl_shards.py",
+    "revocation/service_certificates.py",
+)
 
 
 class Failing(Signer):
@@ -61,8 +67,8 @@ async def story(home: Path, database: Location, key: ec.EllipticCurvePrivateKey)
     """Fail to issue, issue, revoke, close, and change the authority."""
     signer = Failing()
     async with issuer_at(home, database, Clock(), signer) as issuer:
-        await issuer.issuing.recover()
-        await issuer.issuing.open_generation(FABRIC, opening())
+        await issuer.executor.recover()
+        await issuer.generations.open(FABRIC, opening())
         signer.broken = True
         try:
             await issuer.issuing.issue_device(FABRIC, ask(key, request="fails"))
@@ -70,13 +76,13 @@ async def story(home: Path, database: Location, key: ec.EllipticCurvePrivateKey)
             signer.broken = False
         await issuer.issuing.issue_device(FABRIC, ask(key))
         digest = describe_key(key.public_key()).spki_sha256
-        await issuer.issuing.supersede_keys(FABRIC, SupersedeKeys(TENANT, NODE, 1, digest))
+        await issuer.generations.supersede_keys(FABRIC, SupersedeKeys(TENANT, NODE, 1, digest))
         service = await issuer.issuing.issue_service("fabric", make_csr(new_key()), "story", FABRIC)
         serial = load(service.certificate_chain[0]).serial_number
-        await issuer.issuing.revoke(FABRIC, serial, "keyCompromise")
-        await issuer.issuing.revoke_service(FABRIC, "fabric", "superseded")
-        await issuer.issuing.close_generations(FABRIC, closing())
-        await issuer.issuing.close_generation(FABRIC, closing_one())
+        await issuer.service_certificates.revoke(FABRIC, serial, "keyCompromise")
+        await issuer.service_certificates.revoke_all(FABRIC, "fabric", "superseded")
+        await issuer.generations.close_up_to(FABRIC, closing())
+        await issuer.generations.close_one(FABRIC, closing_one())
         await next_authority(home, issuer, "nodes")
         await issuer.authorities.activate(FABRIC, "nodes-2")
 
@@ -166,19 +172,19 @@ async def test_killed(home: Path, database: Location, tmp_path: Path, point: str
     expected = EXPECTED[point, stage]
     async with issuer_at(home, database, Clock(START + IN_FLIGHT)) as issuer:
         assert [row["state"] for row in await issuer.node_rows()] == expected
-        assert await issuer.issuing.recover() == expected.count("recorded")
+        assert await issuer.executor.recover() == expected.count("recorded")
         await promises_hold(issuer)
         if "revoked" in expected:
             with pytest.raises(GenerationClosed):
                 await issuer.issuing.issue_device(FABRIC, ask(key))
             return
-        await issuer.issuing.open_generation(FABRIC, opening())
+        await issuer.generations.open(FABRIC, opening())
         answer = await issuer.issuing.issue_device(FABRIC, ask(key))
         assert await issuer.issuing.issue_device(FABRIC, ask(key)) == answer
         await promises_hold(issuer)
         rows = await issuer.node_rows()
         assert [row["state"] for row in rows].count("issued") == 1
         assert all(row["certificate"] is None for row in rows if row["state"] == "orphaned")
-        assert await issuer.issuing.close_generations(FABRIC, closing()) == len(rows)
+        assert await issuer.generations.close_up_to(FABRIC, closing()) == len(rows)
         await promises_hold(issuer)
-        assert not await issuer.issuing.generation_open(SPIFFE.tenant, SPIFFE.node, 1)
+        assert not await issuer.generations.is_open(SPIFFE.tenant, SPIFFE.node, 1)

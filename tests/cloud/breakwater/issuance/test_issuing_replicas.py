@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cloud.breakwater.errors import GenerationClosed, IssuanceLost, StillRunning
-from cloud.breakwater.issuance import issuing
+from cloud.breakwater.issuance import executor
 from cloud.breakwater.keys.signer import Signer
 from cloud.breakwater.pkix.linted import Linted
 from cloud.breakwater.store.issuance import IN_FLIGHT
@@ -65,7 +65,7 @@ class Held(Signer):
 async def test_the_same_request_at_both_at_once_gets_one_certificate(pair: Pair) -> None:
     one, other = pair
     for number in range(1, 11):
-        await one.issuing.open_generation(FABRIC, opening(number))
+        await one.generations.open(FABRIC, opening(number))
         asked = ask(new_key(), request=f"r{number}", generation=number)
         answers = await asyncio.gather(*(each.issuing.issue_device(FABRIC, asked) for each in (one, other) * 3))
         assert len(set(answers)) == 1
@@ -74,7 +74,7 @@ async def test_the_same_request_at_both_at_once_gets_one_certificate(pair: Pair)
 
 async def test_many_requests_at_both_share_no_serial_and_overfill_no_shard(pair: Pair) -> None:
     one, other = pair
-    await one.issuing.open_generation(FABRIC, opening())
+    await one.generations.open(FABRIC, opening())
     asked = [ask(new_key(), request=f"r{number}") for number in range(60)]
     answers = await asyncio.gather(
         *((one, other)[number % 2].issuing.issue_device(FABRIC, body) for number, body in enumerate(asked))
@@ -88,11 +88,11 @@ async def test_many_requests_at_both_share_no_serial_and_overfill_no_shard(pair:
 
 async def test_a_close_at_one_refuses_at_the_other_at_once(pair: Pair) -> None:
     one, other = pair
-    await one.issuing.open_generation(FABRIC, opening())
-    assert await other.issuing.generation_open(TENANT, SPIFFE.node, 1)
+    await one.generations.open(FABRIC, opening())
+    assert await other.generations.is_open(TENANT, SPIFFE.node, 1)
     await other.issuing.issue_device(FABRIC, ask(new_key()))
-    assert await one.issuing.close_generations(FABRIC, closing()) == 1
-    assert not await other.issuing.generation_open(TENANT, SPIFFE.node, 1)
+    assert await one.generations.close_up_to(FABRIC, closing()) == 1
+    assert not await other.generations.is_open(TENANT, SPIFFE.node, 1)
     with pytest.raises(GenerationClosed):
         await other.issuing.issue_session(FABRIC, ask(new_key(), request="s"))
 
@@ -103,18 +103,18 @@ async def test_issuance_and_close_raced_at_two_replicas(pair: Pair) -> None:
 
     async def race(number: int) -> None:
         node = NodeId(make_id("node", number, b"9876543210"))
-        await one.issuing.open_generation(FABRIC, OpenGeneration(TENANT, node, 1))
+        await one.generations.open(FABRIC, OpenGeneration(TENANT, node, 1))
         body = ask(new_key(), request=f"r{number}")
         issue = type(body)(body.request, TENANT, node, 1, body.csr, body.not_after)
         answer, _ = await asyncio.gather(
             one.issuing.issue_device(FABRIC, issue),
-            other.issuing.close_generations(FABRIC, type(closing())(TENANT, node, 1)),
+            other.generations.close_up_to(FABRIC, type(closing())(TENANT, node, 1)),
             return_exceptions=True,
         )
         if isinstance(answer, BaseException):
             assert isinstance(answer, GenerationClosed | IssuanceLost)
         else:
-            assert await one.issuing.service_revoked(load(answer.certificate_chain[0]).serial_number)
+            assert await one.is_revoked(load(answer.certificate_chain[0]).serial_number)
 
     await asyncio.gather(*(race(number) for number in range(1, 41)))
     rows = [row for row in await one.records() if row["node"]]
@@ -126,29 +126,29 @@ async def test_issuance_and_close_raced_at_two_replicas(pair: Pair) -> None:
 async def test_a_record_in_flight_is_no_orphan_of_another_start_until_it_is_old(home: Path, database: Location) -> None:
     held = Held()
     async with issuer_at(home, database, Clock(), held) as one, issuer_at(home, database, Clock()) as other:
-        await one.issuing.open_generation(FABRIC, opening())
+        await one.generations.open(FABRIC, opening())
         running = asyncio.create_task(one.issuing.issue_device(FABRIC, ask(new_key())))
         await held.reached.wait()
-        assert await other.issuing.recover() == 0
-        assert await other.issuing.sweep() == 0
+        assert await other.executor.recover() == 0
+        assert await other.executor.sweep() == 0
         held.go_on.set()
         answer = await running
         other.clock.forward(IN_FLIGHT)
-        assert await other.issuing.recover() == 0
-        assert await other.issuing.sweep() == 0
-        assert not await other.issuing.service_revoked(load(answer.certificate_chain[0]).serial_number)
+        assert await other.executor.recover() == 0
+        assert await other.executor.sweep() == 0
+        assert not await other.is_revoked(load(answer.certificate_chain[0]).serial_number)
 
 
 async def test_a_record_of_a_dead_replica_is_swept_and_never_signed(home: Path, database: Location) -> None:
     held = Held()
     async with issuer_at(home, database, Clock(), held) as one, issuer_at(home, database, Clock()) as other:
-        await one.issuing.open_generation(FABRIC, opening())
+        await one.generations.open(FABRIC, opening())
         running = asyncio.create_task(one.issuing.issue_device(FABRIC, ask(new_key())))
         await held.reached.wait()
         other.clock.forward(IN_FLIGHT - timedelta(seconds=1))
-        assert await other.issuing.sweep() == 0
+        assert await other.executor.sweep() == 0
         other.clock.forward(timedelta(seconds=1))
-        assert await other.issuing.sweep() == 1
+        assert await other.executor.sweep() == 1
         held.go_on.set()
         with pytest.raises(IssuanceLost):
             await running
@@ -163,14 +163,14 @@ async def test_a_repeat_waits_for_the_replica_at_work_and_then_gives_up(
 ) -> None:
     held = Held()
     async with issuer_at(home, database, Clock(), held) as one, issuer_at(home, database, Clock()) as other:
-        await one.issuing.open_generation(FABRIC, opening())
+        await one.generations.open(FABRIC, opening())
         asked = ask(new_key())
         running = asyncio.create_task(one.issuing.issue_device(FABRIC, asked))
         await held.reached.wait()
-        monkeypatch.setattr(issuing, "ELSEWHERE_SECONDS_MAX", 0.1)
+        monkeypatch.setattr(executor, "ELSEWHERE_SECONDS_MAX", 0.1)
         with pytest.raises(StillRunning):
             await other.issuing.issue_device(FABRIC, asked)
-        monkeypatch.setattr(issuing, "ELSEWHERE_SECONDS_MAX", 30.0)
+        monkeypatch.setattr(executor, "ELSEWHERE_SECONDS_MAX", 30.0)
         repeat = asyncio.create_task(other.issuing.issue_device(FABRIC, asked))
         held.go_on.set()
         assert await repeat == await running
@@ -184,7 +184,7 @@ async def test_the_feed_has_one_place_for_each_revocation_at_either(pair: Pair) 
         issued = await one.issuing.issue_service("fabric", make_csr(new_key()), f"s{number}", FABRIC)
         serials.append(load(issued.certificate_chain[0]).serial_number)
     done = await asyncio.gather(
-        *(each.issuing.revoke(FABRIC, serial, "keyCompromise") for serial in serials for each in pair)
+        *(each.service_certificates.revoke(FABRIC, serial, "keyCompromise") for serial in serials for each in pair)
     )
     assert sum(done) == 10
     rows = [row for row in await other.records() if row["state"] == "revoked"]

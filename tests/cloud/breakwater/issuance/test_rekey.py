@@ -40,38 +40,38 @@ async def states(issuer: Issuer) -> dict[int, tuple[str, int]]:
 
 
 async def test_the_keys_before_are_superseded(issuer: Issuer) -> None:
-    await issuer.issuing.open_generation(FABRIC, opening())
+    await issuer.generations.open(FABRIC, opening())
     old, new, newer = new_key(), new_key(), new_key()
     first = [await device(issuer, old, "1"), await device(issuer, old, "2")]
     second = await device(issuer, new, "3")
     # The next change is on its way already.
     third = await device(issuer, newer, "4")
     order = SupersedeKeys(TENANT, NODE, 1, digest(new))
-    assert await issuer.issuing.supersede_keys(FABRIC, order) == 2
+    assert await issuer.generations.supersede_keys(FABRIC, order) == 2
     found = await states(issuer)
     assert [found[serial] for serial in first] == [("revoked", 4)] * 2
     assert [found[serial] for serial in (second, third)] == [("issued", 0)] * 2
-    assert await issuer.issuing.supersede_keys(FABRIC, order) == 0
+    assert await issuer.generations.supersede_keys(FABRIC, order) == 0
     # From here on the new key is renewed over a session, and the old one may come back.
-    await issuer.issuing.supersede_keys(FABRIC, SupersedeKeys(TENANT, NODE, 1, digest(newer)))
+    await issuer.generations.supersede_keys(FABRIC, SupersedeKeys(TENANT, NODE, 1, digest(newer)))
     await issuer.issuing.renew_device(SPIFFE, 1, make_csr(newer), "5")
     assert await device(issuer, old, "6")
 
 
 async def test_a_key_without_a_certificate_supersedes_nothing(issuer: Issuer) -> None:
-    await issuer.issuing.open_generation(FABRIC, opening())
+    await issuer.generations.open(FABRIC, opening())
     serial = await device(issuer, new_key(), "1")
     for named in (digest(new_key()), "", "x" * 100):
-        assert await issuer.issuing.supersede_keys(FABRIC, SupersedeKeys(TENANT, NODE, 1, named)) == 0
+        assert await issuer.generations.supersede_keys(FABRIC, SupersedeKeys(TENANT, NODE, 1, named)) == 0
     assert await states(issuer) == {serial: ("issued", 0)}
 
 
 async def test_of_this_tenant_and_generation_only(issuer: Issuer) -> None:
-    await issuer.issuing.open_generation(FABRIC, opening())
+    await issuer.generations.open(FABRIC, opening())
     key = new_key()
     await device(issuer, key, "1")
     with pytest.raises(Conflict):
-        await issuer.issuing.supersede_keys(FABRIC, SupersedeKeys(OTHER_TENANT, NODE, 1, digest(key)))
+        await issuer.generations.supersede_keys(FABRIC, SupersedeKeys(OTHER_TENANT, NODE, 1, digest(key)))
     with pytest.raises(ValueRefused):
-        await issuer.issuing.supersede_keys(FABRIC, SupersedeKeys(TENANT, NODE, 0, digest(key)))
-    assert await issuer.issuing.supersede_keys(FABRIC, SupersedeKeys(TENANT, NODE, 2, digest(key))) == 0
+        await issuer.generations.supersede_keys(FABRIC, SupersedeKeys(TENANT, NODE, 0, digest(key)))
+    assert await issuer.generations.supersede_keys(FABRIC, SupersedeKeys(TENANT, NODE, 2, digest(key))) == 0

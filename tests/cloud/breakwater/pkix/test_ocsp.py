@@ -164,13 +164,13 @@ async def test_the_same_answer_is_given_again_while_it_holds(bench: Bench, hiera
 async def test_delegates_renew_themselves(bench: Bench, hierarchy: Hierarchy) -> None:
     certificate = await bench.issue()
     der = request_for(certificate, hierarchy)
-    assert await bench.responder.turn()
+    assert await bench.responder.run_once()
     assert sorted(bench.responders.issued) == ["nodes-1", "nodes-2", "services-1"]
     before = check_signature(await ask(bench, der), hierarchy)
-    assert await bench.responder.turn()
+    assert await bench.responder.run_once()
     assert len(bench.responders.issued) == 3
     bench.clock.forward(timedelta(hours=25))
-    assert await bench.responder.turn()
+    assert await bench.responder.run_once()
     after = check_signature(await ask(bench, der), hierarchy)
     assert len(bench.responders.issued) == 6
     assert (after.public_key() == before.public_key(), after == before) == (False, False)
@@ -187,20 +187,20 @@ async def test_no_answer_outlives_its_delegate(bench: Bench, hierarchy: Hierarch
 async def test_authorities_that_come_and_go(bench: Bench, hierarchy: Hierarchy) -> None:
     old, tainted = await bench.issue("nodes-1"), await bench.issue("nodes-2")
     hierarchy.states |= {"nodes-1": "old", "nodes-2": "tainted", "services-1": "prepared"}
-    await bench.responder.turn()
+    await bench.responder.run_once()
     assert sorted(bench.responders.issued) == ["nodes-1", "nodes-2"]
     for certificate, authority in ((old, "nodes-1"), (tainted, "nodes-2")):
         response = await ask(bench, request_for(certificate, hierarchy, authority))
         assert response.certificate_status == ocsp.OCSPCertStatus.GOOD
         check_signature(response, hierarchy, authority)
     hierarchy.states["nodes-1"] = "revoked"
-    await bench.responder.turn()
+    await bench.responder.run_once()
     assert (await ask(bench, request_for(old, hierarchy))).response_status == Status.UNAUTHORIZED
 
 
 async def test_the_task_ends_with_the_process(bench: Bench) -> None:
     stopping = Stopping()
-    task = asyncio.create_task(bench.responder.keep(stopping))
+    task = asyncio.create_task(bench.responder.run(stopping))
     async with asyncio.timeout(5):
         for _ in range(400):
             if len(bench.responders.issued) == 3:
@@ -227,7 +227,7 @@ async def test_trouble_with_the_key(
     certificate = await bench.issue()
     bench.responders.error = error
     assert (await ask(bench, request_for(certificate, hierarchy))).response_status == status
-    assert not await bench.responder.turn()
+    assert not await bench.responder.run_once()
     bench.responders.error = None
     assert (await ask(bench, request_for(certificate, hierarchy))).response_status == Status.SUCCESSFUL
 

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cloud.breakwater.errors import SignerError, SignerUnavailable
 from cloud.breakwater.pkix import profiles
 from cloud.breakwater.pkix.csr import describe_key
-from cloud.breakwater.revocation.crl_publisher import RETRY_SECONDS, Publisher
+from cloud.breakwater.revocation.crl_publisher import RETRY_SECONDS, CrlPublisher
 from cloud.breakwater.revocation.crl_shards import distribution
 from cloud.breakwater.store.shards import PublishedCrl
 from cloud.storage import Location, ServiceEngine, Statement
@@ -61,7 +61,7 @@ async def bench(location: Location, hierarchy: Hierarchy) -> AsyncIterator[Bench
         yield made
 
 
-async def fresh(bench: Bench, publisher: Publisher | None = None, shard: str = SHARD) -> PublishedCrl:
+async def fresh(bench: Bench, publisher: CrlPublisher | None = None, shard: str = SHARD) -> PublishedCrl:
     crl = await (publisher or bench.publisher).ensure_fresh(shard)
     assert crl is not None
     return crl
@@ -69,14 +69,14 @@ async def fresh(bench: Bench, publisher: Publisher | None = None, shard: str = S
 
 async def test_an_empty_shard_has_a_list_from_its_first_place_on(bench: Bench) -> None:
     await bench.places.take("nodes-1")
-    assert await bench.publisher.turn() == 1
+    assert await bench.publisher.run_once() == 1
     found = await bench.shards.find(SHARD)
     assert found is not None
     crl = await bench.shards.published(found)
     assert crl is not None
     assert (crl.entries, serials_of(crl.data)) == (0, set())
     assert number_of(crl.data) == crl.number >= int(bench.clock().timestamp())
-    assert await bench.publisher.turn() == 0
+    assert await bench.publisher.run_once() == 0
 
 
 async def test_an_unknown_shard_has_none(bench: Bench) -> None:
@@ -114,9 +114,9 @@ async def test_it_is_made_anew_on_schedule(bench: Bench) -> None:
     schedule = SCHEDULE
     assert first.next_update - first.this_update == schedule.life
     bench.clock.forward(schedule.period - timedelta(seconds=1))
-    assert await bench.publisher.turn() == 0
+    assert await bench.publisher.run_once() == 0
     bench.clock.forward(timedelta(seconds=1))
-    assert await bench.publisher.turn() == 1
+    assert await bench.publisher.run_once() == 1
     second = await fresh(bench)
     assert second.this_update == first.this_update + schedule.period
     assert second.number > first.number
@@ -175,11 +175,11 @@ async def test_a_clock_that_ran_ahead_hides_no_revocation_and_stops_no_schedule(
     bench.clock.forward(timedelta(days=60))
     ahead = await fresh(bench)
     bench.clock.at = start
-    assert await bench.publisher.turn() == 1
+    assert await bench.publisher.run_once() == 1
     present = await fresh(bench)
     assert present.number > ahead.number
     assert (present.this_update, serials_of(present.data)) == (start, {certificate.serial_number})
-    assert await bench.publisher.turn() == 0
+    assert await bench.publisher.run_once() == 0
 
 
 async def test_three_lists_are_kept(bench: Bench) -> None:
@@ -193,7 +193,7 @@ async def test_replicas_that_race_publish_growing_numbers_and_lose_nothing(bench
     certificates = [await bench.issue() for _ in range(6)]
     seen: list[PublishedCrl] = []
 
-    async def revoke_and_look(certificate: int, publisher: Publisher) -> None:
+    async def revoke_and_look(certificate: int, publisher: CrlPublisher) -> None:
         await bench.revoke(certificate)
         crl = await fresh(bench, publisher)
         assert certificate in serials_of(crl.data)
@@ -229,7 +229,7 @@ async def test_while_the_key_is_away_the_last_list_is_served(bench: Bench, caplo
     with caplog.at_level(logging.ERROR):
         assert await fresh(bench) == first
         assert await fresh(bench) == first
-        assert await bench.publisher.turn() == 0
+        assert await bench.publisher.run_once() == 0
     assert bench.signer.asked == asked + 1
     assert "publication failed" in caplog.text
     bench.signer.error = None
@@ -245,7 +245,7 @@ async def test_it_is_tried_again_when_the_key_is_back(bench: Bench, monkeypatch:
     task = asyncio.create_task(bench.publisher.run(stopping))
     async with asyncio.timeout(10):
         while bench.signer.asked < 2:
-            bench.publisher.kick()
+            bench.publisher.wake()
             await asyncio.sleep(0.01)
     bench.signer.error = None
     await until_published(bench)
@@ -281,7 +281,7 @@ async def test_a_revoked_authority_publishes_no_more(bench: Bench, hierarchy: Hi
     first = await fresh(bench)
     await bench.engine.fetch(add, hierarchy.issuers["nodes-1"].certificate_der, bench.clock())
     bench.clock.forward(timedelta(days=2))
-    assert await bench.publisher.turn() == 0
+    assert await bench.publisher.run_once() == 0
     asked = bench.signer.asked
     assert await fresh(bench) == first
     assert bench.signer.asked == asked

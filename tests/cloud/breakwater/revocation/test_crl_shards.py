@@ -11,8 +11,10 @@ from cloud.breakwater.revocation import crl_shards as module
 from cloud.breakwater.revocation.crl_shards import (
     PLACES_MAX,
     PLACES_RESERVED,
+    Place,
     Places,
     crl_path,
+    distribution,
     shard_of_path,
     split_shard,
 )
@@ -21,6 +23,7 @@ from cloud.storage import Location, ServiceEngine, Statement
 from lab.postgres import database_location
 from tests.cloud.engines import ENGINES
 
+BASE_URL = "http://pki.cascade.test"
 _RESERVED = Statement("SELECT id, reserved FROM shard ORDER BY authority, number LIMIT 100")
 
 
@@ -43,8 +46,8 @@ async def reserved(engine: ServiceEngine) -> dict[str, int]:
 
 
 async def test_one_write_reserves_many_places(engine: ServiceEngine) -> None:
-    places = Places(ShardStore(engine))
-    taken = {await places.take("nodes-1") for _ in range(PLACES_RESERVED)}
+    places = Places(ShardStore(engine), BASE_URL)
+    taken = {(await places.take("nodes-1")).shard for _ in range(PLACES_RESERVED)}
     assert taken == {"nodes-1.1"}
     assert await reserved(engine) == {"nodes-1.1": PLACES_RESERVED}
     await places.take("nodes-1")
@@ -52,10 +55,10 @@ async def test_one_write_reserves_many_places(engine: ServiceEngine) -> None:
 
 
 async def test_authorities_share_no_shard(engine: ServiceEngine) -> None:
-    places = Places(ShardStore(engine))
-    assert await places.take("nodes-1") == "nodes-1.1"
-    assert await places.take("nodes-2") == "nodes-2.1"
-    assert await places.take("services-1") == "services-1.1"
+    places = Places(ShardStore(engine), BASE_URL)
+    assert await places.take("nodes-1") == Place("nodes-1.1", distribution(BASE_URL, "nodes-1", "nodes-1.1"))
+    assert (await places.take("nodes-2")).shard == "nodes-2.1"
+    assert (await places.take("services-1")).shard == "services-1.1"
 
 
 async def test_a_restart_loses_places_and_never_gives_one_twice(
@@ -65,8 +68,8 @@ async def test_a_restart_loses_places_and_never_gives_one_twice(
     monkeypatch.setattr(module, "PLACES_MAX", 12)
     given: Counter[str] = Counter()
     for _ in range(5):
-        places = Places(ShardStore(engine))
-        given[await places.take("nodes-1")] += 1
+        places = Places(ShardStore(engine), BASE_URL)
+        given[(await places.take("nodes-1")).shard] += 1
     assert await reserved(engine) == {"nodes-1.1": 12, "nodes-1.2": 8}
     assert given == {"nodes-1.1": 3, "nodes-1.2": 2}
 
@@ -74,9 +77,9 @@ async def test_a_restart_loses_places_and_never_gives_one_twice(
 async def test_replicas_that_race_overfill_nothing(engine: ServiceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PLACES_RESERVED", 3)
     monkeypatch.setattr(module, "PLACES_MAX", 9)
-    replicas = [Places(ShardStore(engine)) for _ in range(4)]
+    replicas = [Places(ShardStore(engine), BASE_URL) for _ in range(4)]
     taken = await asyncio.gather(*(replica.take("nodes-1") for replica in replicas for _ in range(10)))
-    given = Counter(taken)
+    given = Counter(place.shard for place in taken)
     found = await reserved(engine)
     assert max(given.values()) <= 9
     assert all(given[shard] <= count <= 9 for shard, count in found.items())

@@ -9,8 +9,8 @@ import pytest
 from cryptography import x509
 
 from cloud.breakwater.bootstrap import initialise
-from cloud.breakwater.revocation.feed import POLL_SECONDS, Feed
-from cloud.breakwater.store import serial_text
+from cloud.breakwater.revocation.feed import POLL_SECONDS, RevocationFeed
+from cloud.breakwater.store.issuance import serial_text
 from cloud.clock import utc_now
 from cloud.contracts.breakwater import PATH_REVOCATIONS, Revocations, RevokedSerial
 from cloud.crypto.keyfile import write_secret
@@ -120,15 +120,14 @@ async def test_a_poll_ends_with_its_time_and_with_the_process(bench: Bench) -> N
 
 
 async def test_whoever_follows_is_told_at_once_which_ca_breakwater_has_its_certificate_of(bench: Bench) -> None:
-    serves_by = ["one"]
-    feed = Feed(bench.revocations, bench.clock, lambda: serves_by[0])
+    feed = RevocationFeed(bench.revocations, bench.clock)
+    feed.report_issuer("one")
     async with asyncio.timeout(5):
         assert await feed.after(0, 30, "") == Revocations(0, (), "one")
     assert await feed.after(0, 0.01, "one") == Revocations(0, (), "one")
     poll, other = (asyncio.create_task(feed.after(0, 30, known)) for known in ("one", None))
     await asyncio.sleep(0.02)
-    serves_by[0] = "two"
-    feed.wake()
+    feed.report_issuer("two")
     async with asyncio.timeout(5):
         assert await poll == Revocations(0, (), "two")
     await asyncio.sleep(0.02)
@@ -136,13 +135,13 @@ async def test_whoever_follows_is_told_at_once_which_ca_breakwater_has_its_certi
     other.cancel()
 
 
-async def test_a_kick_is_heard_at_once(bench: Bench) -> None:
-    feed = Feed(bench.revocations, bench.clock)
+async def test_a_wake_is_heard_at_once(bench: Bench) -> None:
+    feed = RevocationFeed(bench.revocations, bench.clock)
     stopping = Stopping()
     task = asyncio.create_task(feed.run(stopping))
     poll = asyncio.create_task(feed.after(0, 30))
     await revoked_service(bench)
-    feed.kick()
+    feed.wake()
     async with asyncio.timeout(1):
         assert (await poll).cursor == 1
     stopping.request()
@@ -173,13 +172,13 @@ async def test_the_route_and_the_set_at_the_other_end(live_home: Path) -> None:
         start = (await client.call("GET", f"{PATH_REVOCATIONS}?cursor=0&wait=0")).into(Revocations)
         stopping = Stopping()
         tasks = [
-            asyncio.create_task(live.wired.feed.run(stopping)),
+            asyncio.create_task(live.running.parts.feed.run(stopping)),
             asyncio.create_task(follower.follow(lambda: client, stopping)),
         ]
         identity = x509.load_pem_x509_certificate((live_home / "breakwater" / "tls" / "chain.pem").read_bytes())
         assert identity.serial_number not in follower
         begun = asyncio.get_running_loop().time()
-        await live.wired.issuing.revoke("test", identity.serial_number, "keyCompromise")
+        await live.running.parts.service_certificates.revoke("test", identity.serial_number, "keyCompromise")
         for _ in range(400):
             if identity.serial_number in follower:
                 break

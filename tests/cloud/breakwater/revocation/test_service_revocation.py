@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import NameOID
 
 from cloud.breakwater.errors import Conflict, CsrRefused, NotAdmitted, SignerUnavailable, ValueRefused
-from cloud.breakwater.issuance import issuing
+from cloud.breakwater.issuance import executor
 from cloud.breakwater.pkix.linted import Linted
 from cloud.breakwater.pkix.profiles import PROFILE_VERSION
 from cloud.contracts.breakwater import RevocationReason
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.slow
 async def test_a_key_of_another_generation_or_node_is_refused(issuer: Issuer) -> None:
     key = new_key()
     for generation in (1, 2):
-        await issuer.issuing.open_generation(FABRIC, opening(generation))
+        await issuer.generations.open(FABRIC, opening(generation))
     await issuer.issuing.issue_device(FABRIC, ask(key))
     await issuer.issuing.issue_device(FABRIC, ask(key, request="again"))
     for issue in (issuer.issuing.issue_device, issuer.issuing.issue_session):
@@ -60,7 +60,7 @@ async def test_a_revoked_key_is_certified_again_only_if_it_was_superseded(
 ) -> None:
     key = new_key()
     issued = await issuer.issuing.issue_service("fabric", make_csr(key), "a", FABRIC)
-    await issuer.issuing.revoke(FABRIC, load(issued.certificate_chain[0]).serial_number, reason)
+    await issuer.service_certificates.revoke(FABRIC, load(issued.certificate_chain[0]).serial_number, reason)
     again = issuer.issuing.issue_service("fabric", make_csr(key), "b", FABRIC)
     if REUSE[reason]:
         await again
@@ -72,7 +72,7 @@ async def test_a_revoked_key_is_certified_again_only_if_it_was_superseded(
 
 
 async def test_the_record_names_authority_shard_and_version(issuer: Issuer) -> None:
-    await issuer.issuing.open_generation(FABRIC, opening())
+    await issuer.generations.open(FABRIC, opening())
     device = await issuer.issuing.issue_device(FABRIC, ask(new_key()))
     await issuer.issuing.issue_session(FABRIC, ask(new_key(), request="s"))
     rows = {row["profile"]: row for row in await issuer.node_rows()}
@@ -85,20 +85,19 @@ async def test_the_record_names_authority_shard_and_version(issuer: Issuer) -> N
 
 async def test_a_close_gives_its_reason_to_each_serial_and_moves_the_shard_once(issuer: Issuer) -> None:
     for generation in (1, 2):
-        await issuer.issuing.open_generation(FABRIC, opening(generation))
+        await issuer.generations.open(FABRIC, opening(generation))
         await issuer.issuing.issue_device(FABRIC, ask(new_key(), request=f"r{generation}", generation=generation))
-    told: list[bool] = []
-    issuer.issuing.on_revocation(lambda: told.append(True))
     compromised = msgspec.structs.replace(closing_one(1), reason="keyCompromise")
-    assert await issuer.issuing.close_generation(FABRIC, compromised) == 1
+    assert await issuer.generations.close_one(FABRIC, compromised) == 1
     assert [row["revision"] for row in await issuer.shards() if row["authority"] == "nodes-1"] == [1]
     for _ in range(2):
-        assert await issuer.issuing.close_generations(FABRIC, closing(2)) == 2
+        assert await issuer.generations.close_up_to(FABRIC, closing(2)) == 2
         assert [row["revision"] for row in await issuer.shards() if row["authority"] == "nodes-1"] == [2]
     rows = {row["generation"]: row for row in await issuer.node_rows()}
     assert (rows[1]["reason"], rows[2]["reason"]) == (1, 4)
     assert {row["feed"] for row in rows.values()} == {0}
-    assert told
+    assert issuer.parts.crl_publisher._woken.is_set()
+    assert issuer.parts.feed._woken.is_set()
     assert [(row["action"], row["detail"]) for row in await issuer.audit()][-2:] == [
         ("generation.close_one", "keyCompromise"),
         ("generation.close", "superseded"),
@@ -109,9 +108,9 @@ async def test_a_service_certificate_is_revoked_once_for_ever(issuer: Issuer) ->
     key = new_key()
     issued = await issuer.issuing.issue_service("fabric", make_csr(key), "a", FABRIC)
     serial = load(issued.certificate_chain[0]).serial_number
-    assert await issuer.issuing.revoke("operator/anna", serial, "keyCompromise")
-    assert not await issuer.issuing.revoke("operator/anna", serial, "superseded")
-    assert await issuer.issuing.service_revoked(serial)
+    assert await issuer.service_certificates.revoke("operator/anna", serial, "keyCompromise")
+    assert not await issuer.service_certificates.revoke("operator/anna", serial, "superseded")
+    assert await issuer.is_revoked(serial)
     (row,) = [row for row in await issuer.records() if int(row["serial"], 16) == serial]
     assert (row["state"], row["reason"], row["feed"], row["revoked_at"]) == ("revoked", 1, 1, START)
     assert [each["revision"] for each in await issuer.shards() if each["id"] == row["shard"]] == [1]
@@ -124,15 +123,15 @@ async def test_a_service_certificate_is_revoked_once_for_ever(issuer: Issuer) ->
 async def test_a_whole_service_is_revoked(issuer: Issuer) -> None:
     for number in range(3):
         await issuer.issuing.issue_service("fabric", make_csr(new_key()), f"s{number}", FABRIC)
-    revoked = await issuer.issuing.revoke_service(FABRIC, "fabric", "cessationOfOperation")
+    revoked = await issuer.service_certificates.revoke_all(FABRIC, "fabric", "cessationOfOperation")
     assert len(revoked) == 4  # and the one of `cascade init`
-    assert await issuer.issuing.revoke_service(FABRIC, "fabric", "superseded") == ()
+    assert await issuer.service_certificates.revoke_all(FABRIC, "fabric", "superseded") == ()
     rows = {row["serial"]: row for row in await issuer.records() if row["service"] == "fabric"}
     assert sorted(rows[serial]["feed"] for serial in revoked) == [1, 2, 3, 4]
     assert {row["reason"] for row in rows.values()} == {5}
     assert {row["state"] for row in await issuer.records() if row["service"] == "breakwater"} == {"issued"}
     with pytest.raises(ValueRefused):
-        await issuer.issuing.revoke_service(FABRIC, "strangers", "superseded")
+        await issuer.service_certificates.revoke_all(FABRIC, "strangers", "superseded")
 
 
 async def test_a_request_that_was_on_its_way_when_its_certificate_was_revoked_gets_nothing(issuer: Issuer) -> None:
@@ -140,7 +139,7 @@ async def test_a_request_that_was_on_its_way_when_its_certificate_was_revoked_ge
     issued = await issuer.issuing.issue_service("fabric", make_csr(new_key()), "a", FABRIC)
     shown = load(issued.certificate_chain[0]).serial_number
     await issuer.issuing.issue_service("fabric", make_csr(new_key()), "b", FABRIC, shown)
-    await issuer.issuing.revoke_service("operator/anna", "fabric", "keyCompromise")
+    await issuer.service_certificates.revoke_all("operator/anna", "fabric", "keyCompromise")
     before = len(await issuer.records())
     with pytest.raises(NotAdmitted, match="shown"):
         await issuer.issuing.issue_service("fabric", make_csr(new_key()), "c", FABRIC, shown)
@@ -148,12 +147,12 @@ async def test_a_request_that_was_on_its_way_when_its_certificate_was_revoked_ge
 
 
 async def test_a_nodes_certificate_or_an_unknown_serial_is_not_revoked_by_serial(issuer: Issuer) -> None:
-    await issuer.issuing.open_generation(FABRIC, opening())
+    await issuer.generations.open(FABRIC, opening())
     issued = await issuer.issuing.issue_device(FABRIC, ask(new_key()))
     with pytest.raises(ValueRefused, match="close its generation"):
-        await issuer.issuing.revoke(FABRIC, load(issued.certificate_chain[0]).serial_number, "superseded")
+        await issuer.service_certificates.revoke(FABRIC, load(issued.certificate_chain[0]).serial_number, "superseded")
     with pytest.raises(NotAdmitted):
-        await issuer.issuing.revoke(FABRIC, 12345, "superseded")
+        await issuer.service_certificates.revoke(FABRIC, 12345, "superseded")
 
 
 async def test_an_expired_certificate_is_no_answer_to_a_repeat(issuer: Issuer) -> None:
@@ -171,9 +170,9 @@ async def test_a_signature_that_takes_too_long_is_given_up(
     async def forever(_: Linted) -> None:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(issuing, "SIGN_SECONDS_MAX", 0.05)
+    monkeypatch.setattr(executor, "SIGN_SECONDS_MAX", 0.05)
     async with issuer_at(home, database, Clock(), Watched(forever)) as issuer:
-        await issuer.issuing.open_generation(FABRIC, opening())
+        await issuer.generations.open(FABRIC, opening())
         with pytest.raises(SignerUnavailable):
             await issuer.issuing.issue_device(FABRIC, ask(new_key()))
         assert [row["state"] for row in await issuer.node_rows()] == ["orphaned"]
@@ -187,7 +186,7 @@ async def test_a_cancelled_issuance_leaves_an_orphan_that_its_shard_knows(home: 
         await asyncio.Event().wait()
 
     async with issuer_at(home, database, Clock(), Watched(wait)) as issuer:
-        await issuer.issuing.open_generation(FABRIC, opening())
+        await issuer.generations.open(FABRIC, opening())
         running = asyncio.create_task(issuer.issuing.issue_device(FABRIC, ask(new_key())))
         await reached.wait()
         running.cancel()
@@ -199,7 +198,7 @@ async def test_a_cancelled_issuance_leaves_an_orphan_that_its_shard_knows(home: 
 
 
 async def test_the_own_names_may_stand_in_a_request_and_no_others(issuer: Issuer) -> None:
-    await issuer.issuing.open_generation(FABRIC, opening())
+    await issuer.generations.open(FABRIC, opening())
 
     def wishing(uri: str, common_name: str) -> bytes:
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])

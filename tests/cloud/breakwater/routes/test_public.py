@@ -16,12 +16,14 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 from cryptography.x509.oid import AuthorityInformationAccessOID
+from litestar import Litestar
 
+from cloud.breakwater.app import make_public
 from cloud.breakwater.errors import SignerUnavailable
 from cloud.breakwater.pkix.ocsp import REQUEST_BYTES_MAX
 from cloud.breakwater.revocation.crl_shards import OCSP_PATH
 from cloud.breakwater.revocation.ocsp_responder import CACHE_SECONDS
-from cloud.breakwater.routes.public import CRL_CACHE_SECONDS, Public, make_public_app
+from cloud.breakwater.routes.public import CRL_CACHE_SECONDS
 from cloud.breakwater.settings import BreakwaterSettings
 from cloud.fabric.settings import FabricSettings
 from cloud.http.guard import ANONYMOUS, Guard, routes_of
@@ -86,12 +88,20 @@ def location(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
     return database_location(request.param, "breakwater", tmp_path)
 
 
+def app_of(bench: Bench) -> Litestar:
+    trust = PeerTrust("cascade.test", (), ())
+    services = {
+        "crl_publisher": bench.publisher,
+        "ocsp_responder": bench.responder,
+        "authorities": bench.hierarchy,
+        "now": bench.clock,
+    }
+    return make_public(Guard(trust=lambda: trust, checks=NoPeers(), now=bench.clock), services)
+
+
 @asynccontextmanager
 async def public_url(bench: Bench) -> AsyncIterator[str]:
-    trust = PeerTrust("cascade.test", (), ())
-    guard = Guard(trust=lambda: trust, checks=NoPeers(), now=bench.clock)
-    app = make_public_app(Public(bench.publisher, bench.responder, bench.hierarchy, bench.clock), guard)
-    listener = Listener(app, "127.0.0.1", 0, None, posts=(OCSP_PATH,))
+    listener = Listener(app_of(bench), "127.0.0.1", 0, None, posts=(OCSP_PATH,))
     async with listening(unit_of(listener)) as servers:
         yield f"http://127.0.0.1:{port_of(servers[0])}"
 
@@ -134,9 +144,7 @@ def test_no_service_opens_the_listener_of_another(tmp_path: Path, kind: type[Ser
 
 
 async def test_every_route_is_for_anybody_and_reads(stranger: Stranger) -> None:
-    guard = Guard(trust=lambda: PeerTrust("x", (), ()), checks=NoPeers(), now=stranger.bench.clock)
-    public = Public(stranger.bench.publisher, stranger.bench.responder, stranger.hierarchy, stranger.bench.clock)
-    entries = list(routes_of(make_public_app(public, guard)))
+    entries = list(routes_of(app_of(stranger.bench)))
     assert {entry.peers for entry in entries} == {(ANONYMOUS,)}
     assert {entry.path for entry in entries if entry.method not in ("GET", "HEAD")} == {OCSP_PATH}
 

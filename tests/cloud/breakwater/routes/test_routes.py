@@ -91,7 +91,7 @@ async def refused(client: CloudClient, method: str, path: str, body: object = No
 
 
 async def test_every_route_lists_its_peers(live: Live) -> None:
-    found = {(r.method, r.path): " ".join(map(str, r.peers)) for r in routes_of(live.wired.app) if r.method != "HEAD"}
+    found = {(r.method, r.path): " ".join(map(str, r.peers)) for r in routes_of(live.running.api) if r.method != "HEAD"}
     assert found == PEERS
 
 
@@ -202,7 +202,7 @@ _REFUSALS = Statement("SELECT caller, object, detail FROM audit WHERE outcome = 
 
 
 async def refusals(live: Live) -> list[tuple[str, str, str]]:
-    rows = await live.wired.engine.fetch(_REFUSALS)
+    rows = await live.fetch(_REFUSALS)
     return [(row["caller"], row["object"], row["detail"].partition(":")[0]) for row in rows]
 
 
@@ -258,11 +258,12 @@ async def test_metrics_say_what_the_issuer_did(live: Live) -> None:
 
 
 async def test_a_new_authority_issues_without_a_restart(live: Live) -> None:
-    before, assembly = live.wired.trust(), live.wired.assembly
-    made = await make_authority(live.home, assembly.keys, "nodes", 2, utc_now())
-    await assembly.authorities.import_prepared("operator/test", *made)
-    await assembly.authorities.activate("operator/test", made[0])
-    assert live.wired.trust() is not before
+    authorities = live.running.parts.authorities
+    before = authorities.peer_trust()
+    made = await make_authority(live.home, live.running.parts.keys, "nodes", 2, utc_now())
+    await authorities.import_prepared("operator/test", *made)
+    await authorities.activate("operator/test", made[0])
+    assert authorities.peer_trust() is not before
     async with live.fabric() as fabric:
         await fabric.call("POST", PATH_OPEN, opening())
         answer = await fabric.call("POST", PATH_DEVICE, ask(new_key(), not_after=utc_now() + DAYS_90))

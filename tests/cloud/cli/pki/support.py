@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 import pytest
 
 from cloud.breakwater.admin import Admin, opened
-from cloud.breakwater.tables import ENGINE
 from cloud.cli.main import main
 from cloud.clock import utc_now
 from cloud.storage import Row, Statement
@@ -60,8 +59,8 @@ class Host:
         return asyncio.run(run())
 
     def audit(self, action: str) -> list[Row]:
-        async def read(_: Admin) -> list[Row]:
-            return await ENGINE.fetch(_AUDIT, action)
+        async def read(admin: Admin) -> list[Row]:
+            return await admin.parts.stores.engine.fetch(_AUDIT, action)
 
         return self.open(read)
 

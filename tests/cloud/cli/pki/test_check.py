@@ -5,7 +5,6 @@ import shutil
 import pytest
 
 from cloud.breakwater.admin import Admin
-from cloud.breakwater.tables import ENGINE
 from cloud.cli.errors import EXIT_TRY_AGAIN, EXIT_USAGE, EXIT_VERIFICATION
 from cloud.storage import Statement
 from tests.cloud.cli.pki.support import Host
@@ -15,7 +14,9 @@ pytestmark = pytest.mark.slow
 
 def test_damage_ends_with_65(host: Host) -> None:
     async def spoil(admin: Admin) -> None:
-        await ENGINE.fetch(Statement("UPDATE certificate SET spki_sha256 = '' WHERE service = 'fabric'"))
+        await admin.parts.stores.engine.fetch(
+            Statement("UPDATE certificate SET spki_sha256 = '' WHERE service = 'fabric'")
+        )
 
     host.open(spoil)
     report = host.pki("check", expect=EXIT_VERIFICATION)

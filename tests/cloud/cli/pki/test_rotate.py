@@ -103,13 +103,13 @@ def der_of(path: Path) -> bytes:
 
 
 async def _a_node(admin: Admin) -> None:
-    await admin.issuing.open_generation(FABRIC, opening())
-    await admin.issuing.issue_device(FABRIC, ask(new_key(), not_after=utc_now() + timedelta(days=90)))
+    await admin.parts.generations.open(FABRIC, opening())
+    await admin.parts.issuing.issue_device(FABRIC, ask(new_key(), not_after=utc_now() + timedelta(days=90)))
 
 
 async def _renewed_node(admin: Admin) -> None:
     again = ask(new_key(), request="r2", not_after=utc_now() + timedelta(days=90))
-    await admin.issuing.issue_device(FABRIC, again)
+    await admin.parts.issuing.issue_device(FABRIC, again)
 
 
 def test_everything_is_rotated_to_a_second_generation(host: Host, fleet: Fleet) -> None:

@@ -130,7 +130,7 @@ async def check(world: World, machine: Machine, *, current: int, closed: int) ->
     for number in range(1, current + 1):
         is_open = number > closed
         assert await world.stores.nodes.generation_open(row.tenant, row.id, number) is is_open
-        assert await world.issuer.issuing.generation_open(row.tenant, row.id, number) is is_open
+        assert await world.issuer.generations.is_open(row.tenant, row.id, number) is is_open
 
 
 def watch(world: World, hook: Callable[[str, str], None]) -> None:

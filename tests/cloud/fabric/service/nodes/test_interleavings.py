@@ -112,5 +112,5 @@ async def test_no_seat_leaks_and_no_generation_lives_twice(world: World, seed: i
         alive = await world.stores.nodes.open_generations(node.id, node.last_generation)
         assert node.seat_held == bool(alive)
         for row in await world.stores.nodes.generations(node.id):
-            is_open = await world.issuer.issuing.generation_open(node.tenant, node.id, row.number)
+            is_open = await world.issuer.generations.is_open(node.tenant, node.id, row.number)
             assert is_open == (row in alive)

@@ -1,0 +1,100 @@
+"""Pure: the CA hierarchy as it follows from the rows: who issues, whom to trust, what stands above whom.
+
+Rule: only the state of an authority says whether it is trusted, never the age of its certificate.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+
+from cloud.breakwater.errors import SignerError
+from cloud.breakwater.keys.signer import issuer_of
+from cloud.breakwater.pkix.profiles import CaName, Issuer
+from cloud.breakwater.store.authorities import AuthorityRow, AuthorityState, CrossRow
+from cloud.crypto.issued import is_issued_by
+from cloud.mtls.peer import PeerTrust
+
+TRUSTED: tuple[AuthorityState, ...] = ("prepared", "active", "old")
+"""States whose certificates are trusted. A prepared authority has issued none yet, so it may be trusted early: when it
+is activated, a replica that has not looked yet must not refuse the first of them."""
+
+
+class Hierarchy(msgspec.Struct, frozen=True):
+    """The hierarchy at one revision of the rows. `above` has what is sent after a certificate of each authority."""
+
+    revision: int
+    rows: tuple[AuthorityRow, ...]
+    crosses: tuple[CrossRow, ...]
+    issuers: dict[str, Issuer]
+    active: dict[CaName, Issuer]
+    above: dict[str, tuple[bytes, ...]]
+    trust: PeerTrust
+    roots_pem: bytes
+    trusted: tuple[bytes, ...]
+
+
+def hierarchy_of(
+    revision: int,
+    rows: tuple[AuthorityRow, ...],
+    crosses: tuple[CrossRow, ...],
+    trust_domain: str,
+    before: Hierarchy | None = None,
+) -> Hierarchy:
+    """The hierarchy of these rows; what did not change is the same object as in `before`.
+
+    Raises:
+        SignerError: there is no root, or a certificate is not signed by one.
+    """
+    roots = [row for row in rows if row.ca == "root"]
+    if not roots:
+        raise SignerError("there is no root CA here: this database was not made by `cascade init`")
+    parsed = {row.id: parse_ca(row.certificate) for row in rows}
+    known = {} if before is None else before.issuers
+    issuers = {row.id: known.get(row.id) or issuer_of(row.ca, row.id, parsed[row.id]) for row in rows}
+    above: dict[str, tuple[bytes, ...]] = {}
+    for row in rows:
+        root = root_of(row, roots)
+        if root is None:
+            raise SignerError(f"cannot use the CA certificate of {row.id}: no root of this installation signed it")
+        bridges = tuple(each.certificate for each in crosses if each.subject == root.id)
+        above[row.id] = (row.certificate, *bridges)
+    trusted = [row for row in rows if row.state in TRUSTED]
+    trust = PeerTrust(
+        trust_domain,
+        tuple(parsed[row.id] for row in trusted if row.ca == "nodes"),
+        tuple(parsed[row.id] for row in trusted if row.ca == "services"),
+        tuple(parsed[row.id] for row in trusted if row.ca == "root"),
+    )
+    states = {row.id: row.state for row in rows}
+    bridges = tuple(each.certificate for each in crosses if states.get(each.issuer) in TRUSTED)
+    return Hierarchy(
+        revision=revision,
+        rows=rows,
+        crosses=crosses,
+        issuers=issuers,
+        active={row.ca: issuers[row.id] for row in rows if row.state == "active"},
+        above=above,
+        trust=before.trust if before is not None and before.trust == trust else trust,
+        roots_pem=b"".join(_pem(parsed[row.id]) for row in trusted if row.ca == "root"),
+        trusted=(*(row.certificate for row in trusted), *bridges),
+    )
+
+
+def root_of(row: AuthorityRow, roots: Sequence[AuthorityRow]) -> AuthorityRow | None:
+    """The first of `roots` that signed the authority's certificate. Raises SignerError."""
+    certificate = parse_ca(row.certificate)
+    return next((root for root in roots if is_issued_by(certificate, parse_ca(root.certificate))), None)
+
+
+def parse_ca(der: bytes) -> x509.Certificate:
+    """A certificate. Raises SignerError."""
+    try:
+        return x509.load_der_x509_certificate(der)
+    except ValueError as error:
+        raise SignerError("not a certificate in DER") from error
+
+
+def _pem(certificate: x509.Certificate) -> bytes:
+    return certificate.public_bytes(serialization.Encoding.PEM)

@@ -1,0 +1,29 @@
+"""`cloud.breakwater.gauges`: numbers that are read at a scrape."""
+
+from datetime import timedelta
+
+from cloud.breakwater.gauges import Gauges
+from tests.cloud.breakwater.support import FABRIC, Issuer, ask, new_key, opening
+
+
+def attached(issuer: Issuer) -> None:
+    parts = issuer.parts
+    reads, period = parts.stores.metrics_reads, timedelta(hours=24)
+    Gauges(parts.metrics, reads, parts.authorities, parts.signer, issuer.clock, period).attach()
+
+
+async def test_the_numbers_that_a_query_knows(issuer: Issuer) -> None:
+    attached(issuer)
+    await issuer.generations.open(FABRIC, opening())
+    await issuer.issuing.issue_device(FABRIC, ask(new_key()))
+    text = (await issuer.parts.metrics.registry.render()).decode()
+    assert 'cascade_breakwater_records{state="issued"} 3.0' in text
+    assert "cascade_breakwater_database_up 1.0" in text
+    assert 'cascade_breakwater_authority_expires_seconds{authority="nodes-1"}' in text
+
+
+async def test_a_database_that_is_away_is_a_number(issuer: Issuer) -> None:
+    attached(issuer)
+    await issuer.engine.close()
+    text = (await issuer.parts.metrics.registry.render()).decode()
+    assert "cascade_breakwater_database_up 0.0" in text
