@@ -24,7 +24,7 @@ from cloud.breakwater.routes.refusals import RefusalRecorder
 from cloud.breakwater.settings import BreakwaterSettings, check_settings
 from cloud.breakwater.store.authorities import AuthorityRow
 from cloud.clock import utc_now
-from cloud.http.app import Refused, make_app
+from cloud.http.app import OnError, make_app
 from cloud.http.guard import Guard
 from cloud.http.metrics import Metrics
 from cloud.mtls.identity import Identity, load_identity
@@ -41,15 +41,15 @@ Now = Callable[[], datetime]
 
 
 def make_api(
-    guard: Guard, services: Mapping[str, object], metrics: Metrics, refused: Refused | None = None
+    guard: Guard, services: Mapping[str, object], metrics: Metrics, on_error: OnError | None = None
 ) -> Litestar:
     """The application of the mTLS listener; handlers take their part of `services` by name."""
-    return make_app(routes(), guard, services=services, metrics=metrics, refused=refused)
+    return make_app(routes(), guard, services=services, metrics=metrics, on_error=on_error)
 
 
-def make_public(guard: Guard, services: Mapping[str, object], refused: Refused | None = None) -> Litestar:
+def make_public(guard: Guard, services: Mapping[str, object], on_error: OnError | None = None) -> Litestar:
     """The application of the plaintext listener with the purpose "pki"."""
-    return make_app(public_routes(), guard, services=services, refused=refused)
+    return make_app(public_routes(), guard, services=services, on_error=on_error)
 
 
 @dataclass(frozen=True, kw_only=True)

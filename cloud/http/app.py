@@ -56,7 +56,7 @@ T = TypeVar("T")
 Wired = NamedDependency[SkipValidation[T]]
 """A handler's parameter that takes the part of the service with the parameter's name."""
 
-Refused = Callable[[Exception, Scope], Awaitable[None]]
+OnError = Callable[[Exception, Scope], Awaitable[None]]
 """Called with what a handler or the guard raised, before it is answered."""
 
 
@@ -78,11 +78,10 @@ def _away(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
 def make_app(
     handlers: Sequence[ControllerRouterHandler],
     guard: Guard,
-    state: object = None,
     *,
     services: Mapping[str, object] | None = None,
     metrics: Metrics | None = None,
-    refused: Refused | None = None,
+    on_error: OnError | None = None,
 ) -> Litestar:
     """The application of a service.
 
@@ -92,12 +91,12 @@ def make_app(
     parts = dict(services or {})
     if metrics is not None:
         parts["service_metrics"] = metrics
-    app = Litestar(
+    return Litestar(
         route_handlers=[*handlers, *([metrics_route] if metrics is not None else [])],
         guards=[guard],
         middleware=[measured(metrics)] if metrics is not None else [],
         dependencies={name: _provider(service) for name, service in parts.items()},
-        after_exception=[refused] if refused is not None else [],
+        after_exception=[on_error] if on_error is not None else [],
         exception_handlers={
             HTTPException: handle,
             DatabaseUnavailable: _away,
@@ -110,5 +109,3 @@ def make_app(
         logging_config=None,
         debug=False,
     )
-    app.state["it"] = state
-    return app

@@ -17,7 +17,7 @@ UNAUDITED_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
 class RefusalRecorder:
-    """Called with what a handler or the guard raised, before it is answered (`cloud.http.app.Refused`)."""
+    """Called with what a handler or the guard raised, before it is answered (`cloud.http.app.OnError`)."""
 
     def __init__(
         self,
