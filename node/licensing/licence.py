@@ -55,13 +55,18 @@ class Licence:
         self._clock = clock
         self._identity = identity
         self._confirmed = confirmed
+        self._trust = trust
         self._stored = store.load(identity.holder, trust.value.signing_keys)
         self._unstored: acceptance.Accept | None = None
-        self.trust = trust
 
     @property
     def identity(self) -> Identity:
         return self._identity
+
+    @property
+    def trust(self) -> CurrentTrust:
+        """The trust that statements are verified under."""
+        return self._trust
 
     @property
     def confirmed(self) -> bool:
@@ -144,14 +149,14 @@ class Licence:
             self._record(self._unstored)
 
     def _verified(self, token: str) -> Verified:
-        trust = self.trust.value
+        trust = self._trust.value
         try:
             return verify_statement(token, trust.signing_keys, trust.bundle.trust_domain)
         except (EnvelopeError, StatementError) as error:
             raise StatementRejected(f"cannot use the cloud's statement: {error}") from error
 
     def _is_fresh(self, answer: StatementAnswer, nonce: str) -> bool:
-        trust = self.trust.value
+        trust = self._trust.value
         try:
             verify_freshness(
                 answer.freshness,
