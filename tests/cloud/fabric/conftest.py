@@ -9,10 +9,9 @@ import pytest
 from cloud.breakwater.bootstrap import initialise as initialise_breakwater
 from cloud.crypto.keyfile import write_secret
 from cloud.fabric.bootstrap import initialise
-from lab.postgres import copy_database
 from tests.cloud.breakwater.support import PASSPHRASE, START, Clock
 from tests.cloud.breakwater.support import plan_for as breakwater_plan
-from tests.cloud.fabric.support import World, plan_for, world_at
+from tests.cloud.fabric.support import World, copied, plan_for, world_at
 
 
 async def _initialise(directory: Path) -> None:
@@ -35,9 +34,7 @@ def databases(home: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Pat
 
     On SQLite, or as `pytest.mark.parametrize("databases", ENGINES, indirect=True)` says.
     """
-    for service in ("fabric", "breakwater"):
-        copy_database(getattr(request, "param", "sqlite"), service, home / service / "database.sqlite", tmp_path)
-    return tmp_path
+    return copied(home, tmp_path, getattr(request, "param", "sqlite"))
 
 
 @pytest.fixture

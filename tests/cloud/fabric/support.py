@@ -44,7 +44,7 @@ from cloud.http.guard import Operator
 from cloud.mtls.identity import make_csr
 from cloud.mtls.peer import NodePeer, PeerTrust, read_peer
 from cloud.storage import ServiceEngine
-from lab.postgres import located
+from lab.postgres import copy_database, located
 from protocol.encoding import json_encode, sha256_hex
 from protocol.evidence import ClockInfo, EndorsementEvidence
 from protocol.ids import NodeId, TenantId
@@ -409,6 +409,13 @@ async def world_at(home: Path, databases: Path, clock: Clock, *, first: bool = T
             yield World(parts, outside, issuer, clock, entropy, tenant)
         finally:
             await engine.close()
+
+
+def copied(home: Path, folder: Path, engine: str = "sqlite") -> Path:
+    """Copies of both databases of after `cascade init` in a folder, to be found with `located`."""
+    for service in ("fabric", "breakwater"):
+        copy_database(engine, service, home / service / "database.sqlite", folder)
+    return folder
 
 
 async def unheard() -> None:

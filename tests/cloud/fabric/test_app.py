@@ -1,9 +1,11 @@
 """Fabric and Breakwater in one process over real mTLS: routes, guard, wiring, driver, the way down."""
 
 import asyncio
+import shutil
 import socket
+import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -53,10 +55,14 @@ from protocol.signed.statements import Statement as Word
 from protocol.signed.trust import SigningKeys
 from tests.cloud.breakwater.support import PASSPHRASE, TRUST_DOMAIN
 from tests.cloud.breakwater.support import plan_for as breakwater_plan
-from tests.cloud.fabric.support import FINGERPRINT, NONCE, Entropy, Machine, plan_for
+from tests.cloud.fabric.support import ALICE, FINGERPRINT, NONCE, Entropy, Machine, plan_for
+from tests.cloud.world import connected, listening, port_of, unit_of
 from tests.simulators.forged_evidence import PaperChip, maker
 
 pytestmark = pytest.mark.slow
+
+NO_CHECK_TIME = 0x200000
+"""X509_V_FLAG_NO_CHECK_TIME: the certificates of `home` are of the tests' own day."""
 
 
 def free_ports(count: int) -> list[int]:
@@ -400,6 +406,29 @@ async def test_every_route_says_whom_it_admits(cloud: Cloud) -> None:
         assert route.peers == wanted, route.path
     assert len(routes) == 37
     assert {route.peers for route in routes_of(cloud.fabric.repository)} == {(ANONYMOUS,)}
+
+
+async def test_two_fabrics_listen_in_one_process_each_with_its_own_database(home: Path, tmp_path: Path) -> None:
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.load_verify_locations(str(home / "fabric" / "certs" / "root.pem"))
+    client.verify_flags |= NO_CHECK_TIME
+    async with AsyncExitStack() as stack:
+        clients, tokens = [], []
+        for name in ("one", "other"):
+            shutil.copytree(home, tmp_path / name)
+            settings = load_settings(tmp_path / name / "fabric" / "settings.toml", FabricSettings)
+            fabric = await stack.enter_async_context(opened(settings))
+            servers = await stack.enter_async_context(listening(unit_of(*fabric.served.listeners)))
+            clients.append(await stack.enter_async_context(connected(port_of(servers[0]), client)))
+            made = await fabric.parts.operators.tokens.create(ALICE, schemas.CreateToken(name))
+            await fabric.parts.operators.tenants.create(ALICE, schemas.CreateTenant(f"of {name}"))
+            tokens.append({"authorization": f"Bearer {made.secret}"})
+        asked = [each.ask("/v1/tenants", headers=token) for each, token in zip(clients, tokens, strict=True)]
+        for answer, name in zip(await asyncio.gather(*asked), ("one", "other"), strict=True):
+            page = msgspec.json.decode(answer.body, type=schemas.Page[schemas.Tenant])
+            assert [tenant.name for tenant in page.items] == [f"of {name}"]
+        for each, token in zip(clients, reversed(tokens), strict=True):
+            assert (await each.ask("/v1/tenants", headers=token)).problem.code == "operator_required"
 
 
 async def test_init_leaves_no_key_readable(cloud: Cloud) -> None:
