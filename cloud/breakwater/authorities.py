@@ -37,7 +37,7 @@ ADOPTED: tuple[tuple[CaName, str, str], ...] = (
 )
 """The files of a first generation: class, certificate in `certs/`, key in `keys/`."""
 KEY_RETRY_SECONDS = 5.0
-"""A key that is not at hand is asked for again this often: deriving a file's key takes a tenth of a second of CPU."""
+"""Between tries to open a key that could not be opened: deriving a file's key takes a tenth of a second of CPU."""
 _ID = re.compile(r"(root|nodes|services)-([1-9][0-9]{0,8})")
 
 Changed = Callable[["Authorities"], None]
@@ -107,7 +107,7 @@ class Authorities:
             log.error("cannot use the key of an authority", extra={"authority": row.id, "error": str(error)})
 
     def active(self, ca: CaName) -> Issuer:
-        """The one that issues. Raises SignerError if there is none, SignerUnavailable if its key is not at hand."""
+        """The one that issues. Raises SignerError if there is none, SignerUnavailable if its key is not open."""
         issuer = self._hierarchy.active.get(ca)
         if issuer is None:
             raise SignerError(f"cannot issue: no {ca} CA is active")

@@ -19,7 +19,7 @@ REFRESH_SECONDS = 1.0
 """An activation or a taint at one replica is seen by the others within this."""
 SWEEP_SECONDS = 30.0
 USAGE_SECONDS = 3600.0
-"""How often the audit is told how much each CA key was used; a key that is used without a record shows in it."""
+"""How often the use of each CA key is written into the audit; a key that is used without a record shows in it."""
 PURGE_SECONDS = 5.0
 """Between two steps of the walk over all records: 100 records a second, eight million a day."""
 SESSIONS_KEPT = timedelta(days=30)

@@ -1,7 +1,7 @@
-"""What `cascade init` does for the issuer: root and issuing CAs, database, host names, first service certificates.
+"""Use cases of `cascade init` and of expired services: root and issuing CAs, database, host names, certificates.
 
-The first service certificates take the very path of all later ones (record, lint, sign, store). The root's key is
-used here and nowhere else; it lies in the offline folder, encrypted, to be taken away.
+The first service certificates go the way of all later ones (record, lint, sign, store). The root's key is used here and
+in ceremonies only; it lies encrypted in the offline folder, to be taken away.
 """
 
 import os
@@ -16,7 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from cloud.breakwater.ceremony.signing import Identity, make_issuing, make_root
+from cloud.breakwater.ceremony.signing import CaIdentity, make_issuing, make_root
 from cloud.breakwater.errors import IssuerError
 from cloud.breakwater.issuance.issuing import Issuing
 from cloud.breakwater.keys.file import LocalKey
@@ -136,7 +136,7 @@ async def replace_expired(
     """Give services whose certificate has expired a new one; returns their names.
 
     A service renews over mTLS, which it cannot do any more after being off for longer than its certificate lives.
-    Whoever holds the issuer's keys may still issue, so the process that runs both does, before anything listens.
+    The process that holds the issuer's keys issues it, before anything listens.
     Raises SettingsError, KeyFileError, IdentityError, IssuerError, StorageError, naming the file.
     """
     expired = [(service, folder) for service, folder in tls.items() if _ended(folder / CHAIN_FILE, now())]
@@ -199,11 +199,11 @@ async def _make_cas(plan: Plan, now: datetime) -> None:
     mark = DEVELOPMENT_MARK if plan.mode == "development" else ""
     certs = plan.directory / "certs"
     root_key = ec.generate_private_key(ec.SECP384R1())
-    root = await make_root(Identity(plan.trust_domain, "root", 1, mark), LocalKey(root_key), _serial(), now)
+    root = await make_root(CaIdentity(plan.trust_domain, "root", 1, mark), LocalKey(root_key), _serial(), now)
     write_key(plan.offline / ROOT_KEY_FILE, root_key, plan.passphrase)
     for name in _ISSUING:
         key = ec.generate_private_key(ec.SECP256R1())
-        identity = Identity(plan.trust_domain, name, 1, mark)
+        identity = CaIdentity(plan.trust_domain, name, 1, mark)
         asked = describe_key(key.public_key())
         issuing = await make_issuing(identity, asked, root, LocalKey(root_key), _serial(), now)
         write_key(plan.directory / "keys" / f"{name}-ca.key.pem", key, plan.passphrase)

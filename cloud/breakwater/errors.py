@@ -4,7 +4,7 @@
     ├── Refused            the request is wrong; nothing was changed
     │   ├── CsrRefused         proof of possession, key, or anything wished for
     │   ├── GenerationClosed   the generation is closed, or was never opened
-    │   ├── Conflict           the request id or the generation is in another state than the caller believes
+    │   ├── Conflict           the request id or the generation is in another state than the caller expects
     │   ├── NotAdmitted        the caller may not have this certificate
     │   ├── EnrolmentRefused   a one-time secret is not accepted, for whatever reason
     │   ├── TriedTooOften      this source has shown wrong secrets too often; wait
@@ -15,7 +15,7 @@
     │   ├── StillRunning       another process may be at work on the same request
     │   └── AuthorityRetired   the authority stopped issuing between look and record
     ├── LintError          our own builder made something the rules forbid: a fault, never the caller's
-    ├── SecondOpinionMissing   pkilint is not installed
+    ├── PkilintMissing   pkilint is not installed
     ├── CeremonyError      a ceremony cannot be held; nothing was written
     └── SignerError        the CA key cannot be used
         └── SignerUnavailable  it cannot be used now: try again
@@ -99,7 +99,7 @@ class LintError(IssuerError):
         self.detail = detail
 
 
-class SecondOpinionMissing(IssuerError):
+class PkilintMissing(IssuerError):
     """pkilint, which only the checker and the tests need, is not installed."""
 
 

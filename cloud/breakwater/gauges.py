@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from cloud.breakwater.authorities import Authorities
 from cloud.breakwater.keys.signer import Signer
 from cloud.breakwater.metrics import IssuerMetrics
-from cloud.breakwater.store.metrics_reads import MeasureStore
+from cloud.breakwater.store.metrics_reads import MetricsStore
 from cloud.storage import StorageError
 
 
@@ -16,7 +16,7 @@ class Gauges:
     def __init__(
         self,
         metrics: IssuerMetrics,
-        reads: MeasureStore,
+        reads: MetricsStore,
         authorities: Authorities,
         signer: Signer,
         now: Callable[[], datetime],

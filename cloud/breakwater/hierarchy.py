@@ -1,4 +1,4 @@
-"""Pure: the CA hierarchy as it follows from the rows: who issues, whom to trust, what stands above whom.
+"""Pure: the CA hierarchy that follows from the rows: who issues, who is trusted, which certificates complete a chain.
 
 Rule: only the state of an authority says whether it is trusted, never the age of its certificate.
 """

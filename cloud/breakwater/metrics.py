@@ -1,4 +1,4 @@
-"""What the issuer counts, under the names that its dashboards know. No identifiers: profiles, codes and authorities."""
+"""Metrics: what the issuer counts. Labels are profiles, codes and authorities; never an id of a tenant or node."""
 
 from collections.abc import Callable, Mapping
 

@@ -1,6 +1,6 @@
 """Breakwater's own certificate: renewed by the issuer in its own process, and kept in step with the authorities.
 
-Other services renew over EST and hear of a change of CA by the feed; Breakwater does neither, since it makes both.
+Other services renew over EST, and the feed reports a change of CA to them.
 """
 
 from collections.abc import Callable
@@ -87,7 +87,7 @@ class OwnIdentity:
         self._report_issuer()
 
     def _report_issuer(self) -> None:
-        """Tell the feed which CA the certificate is of, or nothing while that CA is not trusted.
+        """Report to the feed which CA the certificate is of; empty while that CA is not trusted.
 
         Breakwater is the first to have a certificate of an activated CA: who hears of it here and connects again gets
         that certificate shown.

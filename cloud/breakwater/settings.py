@@ -1,4 +1,4 @@
-"""Breakwater's settings: where its CAs, certificates and identity lie, and what the world is told of revocation.
+"""Settings of Breakwater: where its CAs, certificates and identity lie, and what it publishes about revocation.
 
 Unsafe lives of CRLs refuse to start, in every mode; each rule has a name, as the gates of production have.
 """

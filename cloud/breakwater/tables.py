@@ -1,4 +1,4 @@
-"""The tables of Breakwater. Only `store.py` reads and writes them.
+"""Tables of Breakwater. Only the stores read and write them.
 
 Times are aware UTC. No foreign keys: a row names others by id, and the transactions in the store keep them in step.
 """

@@ -1,8 +1,9 @@
-"""The file that describes one ceremony: what is signed, by which root, from which inputs, into which files. TOML.
+"""Pure values and their reader: the TOML file that describes one ceremony of the root's key.
 
-Not the ceremony (`ceremony_run.py`). Rules: the file says everything, so that it can be reviewed before and kept after;
-an input that is not secret is named with the SHA-256 of its content; a key that is not known is refused by its name.
-Paths are relative to the file's folder. A passphrase is never in it, only the name of the file that has it.
+The file says everything: what is signed, by which root, from which inputs, into which files. So it can be reviewed
+before the ceremony and kept after it. `run.py` holds the ceremony. Rules: an input that is not secret is named with the
+SHA-256 of its content; an unknown key of the file is refused by its name. Paths are relative to the file's folder. A
+passphrase never stands in the file, only the name of the file that has it.
 """
 
 from datetime import datetime

@@ -1,8 +1,8 @@
-"""Holding a ceremony: read what its file names, sign, check, and only then write. No network, no database.
+"""Use case: a ceremony is held. It reads what its file names, signs, checks, and only then writes.
 
-A dry run does the same with a scratch key in the root's place and writes nothing, so that a file can be reviewed and
-tried where the root's key is not. Rules: nothing is written before everything is checked; an output that exists is
-never replaced; an output appears whole or not at all, and a fault takes away what appeared before it.
+It uses no network and no database. A dry run takes a scratch key in the root's place and writes nothing, so that a
+ceremony's file can be tried where the root's key is not. Rules: nothing is written before everything is checked; an
+output that exists is never replaced; an output appears whole or not at all; a fault removes what had appeared.
 """
 
 import base64
@@ -34,7 +34,14 @@ from cloud.breakwater.ceremony.file import (
     read_bounded,
     read_ceremony,
 )
-from cloud.breakwater.ceremony.signing import Identity, make_cross, make_issuing, make_root, make_root_crl, require_room
+from cloud.breakwater.ceremony.signing import (
+    CaIdentity,
+    make_cross,
+    make_issuing,
+    make_root,
+    make_root_crl,
+    require_room,
+)
 from cloud.breakwater.errors import CeremonyError
 from cloud.breakwater.keys.file import LocalKey
 from cloud.breakwater.keys.signer import DEVELOPMENT_MARK, issuer_of
@@ -60,7 +67,7 @@ class FileHash(msgspec.Struct, frozen=True):
     sha256: str
 
 
-class Held(msgspec.Struct, frozen=True, kw_only=True):
+class CeremonyRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What was done, or in a dry run would be. `signs` says each thing that is signed, in words, in order.
 
     `key` says whether the root's key was opened: in a dry run it need not be there. The hashes of a dry run's outputs
@@ -84,16 +91,16 @@ class _Output(msgspec.Struct, frozen=True):
     passphrase: bytes = b""
 
 
-async def hold(file: Path, now: datetime, entropy: Callable[[int], bytes], dry_run: bool) -> Held:
+async def hold(file: Path, now: datetime, entropy: Callable[[int], bytes], dry_run: bool) -> CeremonyRecord:
     """Hold the ceremony that `file` describes.
 
     Raises CeremonyError, CsrRefused, LintError, SignerError, KeyFileError; nothing was written then.
     """
     ceremony, content = read_ceremony(file)
-    return await _Hall(file, content, now, entropy, dry_run).hold(ceremony)
+    return await CeremonyRun(file, content, now, entropy, dry_run).run(ceremony)
 
 
-class _Hall:
+class CeremonyRun:
     """One ceremony being held: its folder, its time, and what it has read."""
 
     def __init__(
@@ -107,9 +114,9 @@ class _Hall:
         self._key = "made here"
         self._signs: list[tuple[str, str]] = []
 
-    async def hold(self, ceremony: Ceremony) -> Held:
+    async def run(self, ceremony: Ceremony) -> CeremonyRecord:
         outputs = await self._outputs(ceremony)
-        held = Held(
+        record = CeremonyRecord(
             type=str(ceremony.__struct_config__.tag),
             dry_run=self._dry_run,
             at=self._now,
@@ -120,8 +127,8 @@ class _Hall:
             record=outputs[-1].name + RECORD_SUFFIX,
         )
         if self._dry_run:
-            return held
-        return self._write(outputs, held)
+            return record
+        return self._write(outputs, record)
 
     async def _outputs(self, ceremony: Ceremony) -> list[_Output]:
         match ceremony:
@@ -154,7 +161,7 @@ class _Hall:
         passphrase = read_passphrase(secret_path(ceremony.passphrase_file, self._folder))
         key = ec.generate_private_key(ec.SECP384R1())
         root = await make_root(identity, LocalKey(key), self._serial(), self._now)
-        self._tell_certificate("root certificate, by itself", root.certificate_der)
+        self._report_certificate("root certificate, by itself", root.certificate_der)
         return [_Output(ceremony.key, b"", key, passphrase), _Output(ceremony.certificate, _pem(root.certificate_der))]
 
     async def _intermediate(self, ceremony: IntermediateCeremony) -> list[_Output]:
@@ -166,7 +173,7 @@ class _Hall:
         if requested.key_id == self._true_root(ceremony.root).key_id:
             raise CeremonyError(f"cannot use {ceremony.request.path}: it is for the root's own key")
         issuing = await make_issuing(identity, requested, root, key, self._serial(), self._now)
-        self._tell_certificate(f"issuing CA {identity.authority}, by {root.authority}", issuing.certificate_der)
+        self._report_certificate(f"issuing CA {identity.authority}, by {root.authority}", issuing.certificate_der)
         return [_Output(ceremony.certificate, _pem(issuing.certificate_der))]
 
     async def _cross(self, ceremony: CrossCeremony) -> list[_Output]:
@@ -174,7 +181,7 @@ class _Hall:
         root, key = self._open_root(ceremony.root)
         subject, _ = self._read_root(ceremony.subject)
         der = await make_cross(subject, root, key, self._serial(), self._now)
-        self._tell_certificate(f"cross-certificate of {subject.authority}, by {root.authority}", der)
+        self._report_certificate(f"cross-certificate of {subject.authority}, by {root.authority}", der)
         return [_Output(ceremony.certificate, _pem(der))]
 
     async def _crl(self, ceremony: CrlCeremony) -> list[_Output]:
@@ -272,7 +279,7 @@ class _Hall:
             self._inputs.append(entry)
         return content
 
-    def _tell_certificate(self, what: str, der: bytes) -> None:
+    def _report_certificate(self, what: str, der: bytes) -> None:
         certificate = x509.load_der_x509_certificate(der)
         public_key = certificate.public_key()
         self._signs.append((what, _common_name(certificate)))
@@ -286,23 +293,23 @@ class _Hall:
                 self._signs.append(("  path length", str(extension.value.path_length)))
             if isinstance(extension.value, x509.NameConstraints):
                 subtrees = (extension.value.permitted_subtrees or [], extension.value.excluded_subtrees or [])
-                told = [
-                    ", ".join(f"{type(name).__name__} {name.value}".strip() for name in names) for names in subtrees
+                names = [
+                    ", ".join(f"{type(name).__name__} {name.value}".strip() for name in subtree) for subtree in subtrees
                 ]
-                self._signs.append(("  names permitted", told[0]))
-                self._signs.append(("  names excluded", told[1] or "none"))
+                self._signs.append(("  names permitted", names[0]))
+                self._signs.append(("  names excluded", names[1] or "none"))
 
     def _serial(self) -> int:
         return make_serial(self._entropy(SERIAL_BYTES))
 
-    def _write(self, outputs: list[_Output], held: Held) -> Held:
+    def _write(self, outputs: list[_Output], record: CeremonyRecord) -> CeremonyRecord:
         """Prepare every file beside its place, then let them appear: a key, the record, what was signed."""
         staged: list[tuple[Path, Path]] = []
         appeared: list[Path] = []
         try:
             hashes = [FileHash(output.name, sha256_hex(self._stage(output, staged))) for output in outputs]
-            held = msgspec.structs.replace(held, outputs=tuple(hashes))
-            self._stage(_Output(held.record, msgspec.json.format(msgspec.json.encode(held)) + b"\n"), staged)
+            record = msgspec.structs.replace(record, outputs=tuple(hashes))
+            self._stage(_Output(record.record, msgspec.json.format(msgspec.json.encode(record)) + b"\n"), staged)
             staged.insert(-1, staged.pop())
             for scratch, path in staged:
                 os.link(scratch, path)
@@ -319,7 +326,7 @@ class _Hall:
         finally:
             for scratch, _ in staged:
                 scratch.unlink(missing_ok=True)
-        return held
+        return record
 
     def _stage(self, output: _Output, staged: list[tuple[Path, Path]]) -> bytes:
         path = self._folder / output.name
@@ -337,9 +344,9 @@ def _hash(output: _Output, dry_run: bool) -> str:
     return "" if dry_run or output.key is not None else sha256_hex(output.content)
 
 
-def _identity(authority: str, trust_domain: str, development: bool) -> Identity:
+def _identity(authority: str, trust_domain: str, development: bool) -> CaIdentity:
     ca, _, number = authority.partition("-")
-    return Identity(trust_domain, msgspec.convert(ca, CaName), int(number), DEVELOPMENT_MARK if development else "")
+    return CaIdentity(trust_domain, msgspec.convert(ca, CaName), int(number), DEVELOPMENT_MARK if development else "")
 
 
 def _request_der(pem: bytes, name: str) -> bytes:

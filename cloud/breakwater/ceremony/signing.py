@@ -1,8 +1,8 @@
-"""The acts of the root's key: a root, an issuing CA below it, a cross-certificate, the root's revocation list.
+"""Use cases of the root's key: a root, an issuing CA below it, a cross-certificate, the root's revocation list.
 
-Pure: keys, serials and times are arguments; no file is read or written (`ceremony_run.py`), none is described
-(`ceremony_file.py`). `cascade init` and a ceremony take the same functions. Rule: every signature goes through the
-lint and the signer, and what came back is checked by another way than it was made before anybody gets it.
+Keys, serials and times are arguments; no file is read or written here. `cascade init` and every ceremony use these
+functions. Rule: every signature goes through the lint and the signer, and every output is checked from its bytes, by
+other code than made it, before it is returned.
 """
 
 from collections.abc import Sequence
@@ -32,8 +32,8 @@ from cloud.breakwater.pkix.profiles import (
 )
 
 
-class Identity(msgspec.Struct, frozen=True):
-    """Which generation of which CA: `Identity("cascade.test", "nodes", 2)` is `nodes-2`, "cascade.test nodes CA 2"."""
+class CaIdentity(msgspec.Struct, frozen=True):
+    """Which generation of which CA: `CaIdentity("cascade.test", "nodes", 2)` is `nodes-2`, "cascade.test nodes CA 2"."""
 
     trust_domain: str
     ca: CaName
@@ -53,7 +53,7 @@ class Identity(msgspec.Struct, frozen=True):
         return name
 
 
-async def make_root(identity: Identity, key: CaKey, serial: int, now: datetime) -> Issuer:
+async def make_root(identity: CaIdentity, key: CaKey, serial: int, now: datetime) -> Issuer:
     """A root that signs itself. Raises LintError, SignerError, CeremonyError."""
     wanted = want_root(identity.common_name, describe_key(key.public_key), serial, now)
     der = await _signed(wanted, self_issuer(wanted, identity.authority), key, now)
@@ -61,7 +61,7 @@ async def make_root(identity: Identity, key: CaKey, serial: int, now: datetime) 
 
 
 async def make_issuing(
-    identity: Identity, key: RequestedKey, root: Issuer, root_key: CaKey, serial: int, now: datetime
+    identity: CaIdentity, key: RequestedKey, root: Issuer, root_key: CaKey, serial: int, now: datetime
 ) -> Issuer:
     """An issuing CA whose host proved possession of `key`. Raises LintError, SignerError, CeremonyError."""
     wanted = want_issuing(identity.common_name, key, serial, now, root, identity.ca, identity.trust_domain)

@@ -1,7 +1,7 @@
-"""The auditor of everything issued: `cascade pki check`. It trusts the records no more than the certificates.
+"""Use case: everything issued is checked (`cascade pki check`). The records are trusted no more than the certificates.
 
-It reads a live database page by page and changes nothing. What it says is a finding with the name of the check, the
-object and what is wrong; a clean run has none. Rule: each check recomputes from the bytes what the record claims.
+The checker reads a live database page by page and changes nothing. It reports findings: the name of the check, the
+object, and what is wrong. Rule: each check recomputes from the bytes what the record claims.
 """
 
 import random
@@ -24,12 +24,12 @@ from cloud.breakwater.pkix.lint import relint
 from cloud.breakwater.pkix.profiles import Issuer
 from cloud.breakwater.revocation.crl_shards import PLACES_MAX, crl_path
 from cloud.breakwater.store.authorities import AuthorityRow
-from cloud.breakwater.store.checker_reads import CheckedRecord, CheckingStore, ShardView
+from cloud.breakwater.store.checker_reads import CheckedRecord, CheckerStore, ShardView
 from cloud.crypto.issued import issuer_among
 from protocol.encoding import sha256_hex
 
 FINDINGS_MAX = 1000
-"""Findings that are told one by one; all are counted."""
+"""Findings that are reported one by one; all are counted."""
 IN_FLIGHT = timedelta(seconds=60)
 """A record younger than this may be at the signer, a revocation on its way into the CRL."""
 AUTHORITY_SOON = timedelta(days=180)
@@ -72,11 +72,11 @@ class Report(msgspec.Struct, frozen=True):
 
 
 class Checker:
-    """One walk. `sample` certificates get a second opinion by pkilint; `choose` picks them."""
+    """One walk. `sample` certificates are also checked by pkilint; `choose` picks them."""
 
     def __init__(
         self,
-        store: CheckingStore,
+        store: CheckerStore,
         authorities: Sequence[AuthorityRow],
         clock: Callable[[], datetime],
         *,
@@ -109,7 +109,7 @@ class Checker:
         for name, der in others:
             await self._other(name, der)
         for done, (serial, der) in enumerate(self._chosen, 1):
-            self._second_opinion(serial, der)
+            self._pkilint(serial, der)
             self._progress("pkilint", done, len(self._chosen))
         return Report(
             at=self._now,
@@ -129,7 +129,7 @@ class Checker:
         if len(self._findings) < FINDINGS_MAX:
             self._findings.append(Finding(check, name, detail, severity))
 
-    def _second_opinion(self, serial: str, der: bytes) -> None:
+    def _pkilint(self, serial: str, der: bytes) -> None:
         for finding in all_findings(der, "certificate"):
             waiver = waiver_of(finding)
             if waiver is None:

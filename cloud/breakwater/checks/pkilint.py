@@ -1,8 +1,8 @@
-"""What pkilint, the linter of others, says of a certificate, a CRL or an OCSP response.
+"""Adapter: what pkilint, a general linter, finds in a certificate, a CRL or an OCSP response.
 
-For the checker and the tests only: it takes milliseconds a document and a good part of a second to import, so it never
-stands before a signature. Rule: a finding that we do not follow is waived by name, with its reason, in `WAIVED`; every
-other one is given.
+Only the checker and the tests use it: it takes milliseconds a document and a good part of a second to import, so no
+signature waits for it. Rule: a finding that does not apply here is waived by name, with its reason, in `WAIVED`; every
+other finding is reported.
 """
 
 import re
@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from cloud.breakwater.errors import SecondOpinionMissing
+from cloud.breakwater.errors import PkilintMissing
 
 Kind = Literal["certificate", "crl", "ocsp"]
 
@@ -61,7 +61,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 def pkilint_findings(der: bytes, kind: Kind) -> list[Finding]:
-    """Every finding that is not waived. Raises SecondOpinionMissing without the extra `check`; ValueError for no DER."""
+    """Every finding that is not waived. Raises PkilintMissing without the extra `check`; ValueError for no DER."""
     return [finding for finding in all_findings(der, kind) if waiver_of(finding) is None]
 
 
@@ -94,7 +94,7 @@ def _linter(kind: Kind) -> tuple[Any, Any]:
         from pkilint import loader, pkix
         from pkilint.pkix import certificate, crl, extension, name, ocsp
     except ImportError as error:
-        raise SecondOpinionMissing("pkilint is not installed; install the extra `check`") from error
+        raise PkilintMissing("pkilint is not installed; install the extra `check`") from error
     decoders = [
         pkix.create_attribute_decoder(name.ATTRIBUTE_TYPE_MAPPINGS),
         pkix.create_extension_decoder(extension.EXTENSION_MAPPINGS),

@@ -1,8 +1,8 @@
-"""Use cases: one-time secrets for a service's first certificate over EST: made on the issuer's host, shown once, kept as hashes.
+"""Use cases: one-time secrets for a service's first certificate over EST. Only their hashes are kept.
 
-A secret stands for one service, until a time, for one certificate request: the first that shows it. A repeat of that
-request gets the same certificate; whatever else is shown, wrong, unknown, expired or used, is refused in one way, after
-the same work. It issues nothing.
+A secret is for one service, has an end, and is good for one certificate request: the first that shows it. A repeat of
+that request gets the same certificate. A wrong, unknown, expired or used secret is refused in one way, after the same
+work. Nothing is issued here.
 """
 
 import hmac

@@ -1,7 +1,8 @@
 """Use cases of EST (RFC 7030): the CA certificates, a service's first certificate, renewals.
 
-No HTTP and no SQL. Rule: a name never comes out of a request. A service that enrols is whom its secret was made for,
-one that renews is whom its TLS certificate names, and a node renews the device certificate of its session's generation.
+No HTTP and no SQL. Rule: a name never comes out of a request. An enrolling service is the one that its secret was made
+for; a renewing service is the one that its TLS certificate names; a node renews the device certificate of its
+session's generation.
 """
 
 import hashlib

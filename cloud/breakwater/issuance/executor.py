@@ -1,7 +1,7 @@
-"""Carries certificate orders out: build, lint, record (durable), sign, store (durable), answer.
+"""Use case: a certificate order is carried out: build, lint, record (durable), sign, store (durable), answer.
 
-A crash leaves at most a record without a certificate, which is never signed later: it is given up, at once, by the
-sweep, or at the next start. It decides nothing about the order.
+A crash leaves at most a record without a certificate, which is never signed later: it becomes an orphan at once, in
+the sweep, or at the next start. The order itself is decided elsewhere.
 """
 
 import asyncio
@@ -67,13 +67,13 @@ class OrderExecutor:
                 async with asyncio.timeout(SIGN_SECONDS_MAX):
                     issued = await self._signer.sign(linted)
                     with fault_point("breakwater.certificate.store"):
-                        kept = await self._store.keep(order, issued)
+                        stored_now = await self._store.store_certificate(order, issued)
             except BaseException as error:  # a cancelled or failed issuance must not wait for the sweep
                 await self._give_up(order)
                 if isinstance(error, TimeoutError):
                     raise SignerUnavailable("the signature took too long") from error
                 raise
-            if not kept:
+            if not stored_now:
                 raise IssuanceLost("the generation was closed, or the record given up, while it was signed")
         self._metrics.issued.add(wanted.profile, order.authority)
         return Certificate((issued, *self._authorities.chain_above(issuer)))

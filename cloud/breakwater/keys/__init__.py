@@ -1,1 +1,1 @@
-"""The port for CA keys, and its file and PKCS#11 adapters."""
+"""The port of the CA keys, and its adapters: file and PKCS#11."""

@@ -1,7 +1,6 @@
-"""CA keys in encrypted files: the adapter of small installations, and of the root's ceremony.
+"""Adapter: CA keys in encrypted files, for small installations and for the root's ceremony.
 
-References are `file:NAME`, a file's name in the one folder this adapter knows. A key in use lies in this process's
-memory; who can read that has it. `keys_pkcs11.py` is for those whom this does not suit.
+References are `file:NAME`, the name of a file in the adapter's one folder. A key in use lies in this process's memory.
 """
 
 import asyncio

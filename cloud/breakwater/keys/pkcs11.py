@@ -1,9 +1,9 @@
-"""CA keys in a PKCS#11 token: the adapter for hardware. No key is ever in this process, nor is the PIN.
+"""Adapter: CA keys in a PKCS#11 token. Neither a key nor the PIN is ever in this process.
 
-References are `pkcs11:LABEL`. The library runs in a process of its own (`token_process.py`): one that hangs is ended
-after the time-out, one that crashes or lost its token is begun anew, so that a token that comes back is used again
-without a restart of the issuer. Rule: no signature leaves here that does not verify under the key that was opened.
-Nothing here knows what is signed.
+References are `pkcs11:LABEL`. The library runs in a process of its own (`token_process.py`). A process that hangs is
+killed after the time-out; one that crashed or lost its token is started again, so that a token that comes back is used
+without a restart of the issuer. Rule: every signature is verified under the opened key before it is returned. The
+adapter does not know what is signed.
 """
 
 import asyncio
@@ -61,7 +61,7 @@ class _Process:
         self._waiting: deque[asyncio.Future[Reply]] = deque()
         self._started_at = self.heard_at = time.monotonic()
         self.alive = True
-        """Whether it can be asked; `gone` tells that nothing is left of it."""
+        """Whether it can be asked; `gone` says that the process has ended."""
         self.gone = False
         self._reader = asyncio.create_task(self._read())
 
@@ -239,7 +239,7 @@ class Pkcs11Keys:
         return failure
 
     async def _connected(self) -> _Process:
-        """The process, begun anew if need be. Raises SignerUnavailable, SignerError."""
+        """The process, started if need be. Raises SignerUnavailable, SignerError."""
         async with self._starting:
             if self._process is not None and self._process.alive:
                 return self._process

@@ -1,8 +1,8 @@
-"""The one port to CA keys: who signs is an authority, what is signed was linted, how is the business of an adapter.
+"""Port for CA signing keys, and the signer. Adapters (`file.py`, `pkcs11.py`) hold the keys; the signer accepts only
+linted bytes.
 
-A signer knows nothing of profiles, records or callers. Rule: it takes a `Linted`, once, and only for the very issuer
-it was linted for, whose key it was shown. `keys_file.py` and `keys_pkcs11.py` are the adapters: they open and make
-keys, and change nothing above this port.
+The signer knows no profiles, records or callers. Rule: it takes a `Linted` once, and only for the issuer that the
+bytes were linted for and whose key was added.
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""What the issuer and its token process say to each other over the process's standard input and output.
+"""Pure values: the messages between issuer and token process, over the process's standard input and output.
 
-Commands go one way and are answered in their order. Rule: neither PIN nor key is in any of them.
+Commands are answered in their order. Rule: no message holds the PIN or a key.
 """
 
 from typing import Final, Literal
@@ -45,7 +45,7 @@ Command = Connect | Find | Generate | Sign
 Outcome = Literal["done", "absent", "refused", "pin", "lost"]
 """`absent`: no such key. `refused`: this cannot work, whenever it is tried. `pin`: the token refuses the PIN.
 
-`lost`: the token, its session or the library is away; whoever asks may start another process and try again.
+`lost`: the token, its session or the library is away; the issuer may start another process and try again.
 """
 
 

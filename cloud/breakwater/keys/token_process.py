@@ -1,8 +1,8 @@
-"""The process that holds the PKCS#11 library: `python -m cloud.breakwater.keys.token_process`, started by `keys_pkcs11.py`.
+"""Process that holds the PKCS#11 library: `python -m cloud.breakwater.keys.token_process`, started by `pkcs11.py`.
 
-Vendors' libraries hang, crash, and remember tokens that are gone until they are loaded again (PKCS#11 knows no other
-cure than C_Finalize, which no other thread may be inside of). Here each can be ended from outside and begun anew, and
-none shares memory with the issuer. It does one command after the other and decides nothing; it ends with its input.
+Vendors' libraries hang, crash, and remember removed tokens until they are loaded again (PKCS#11 knows no other cure
+than C_Finalize, during which no other thread may be inside the library). This process can be killed and started again,
+and shares no memory with the issuer. It runs one command after the other, decides nothing, and ends with its input.
 """
 
 import os

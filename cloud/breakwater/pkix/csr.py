@@ -1,8 +1,8 @@
-"""A PKCS#10 request (RFC 2986) taken apart: all that is kept of it is the public key.
+"""Pure: a PKCS#10 request (RFC 2986) is taken apart; only its public key is kept.
 
-Not here: who may have a certificate, and what stands in it (`profiles.py`). Rule: subject and attributes of a request
-are never copied; a request that wishes for anything is refused rather than quietly given something else. A wish for
-exactly what the profile gives is let through, because other people's clients cannot leave it out.
+`profiles.py` decides what stands in a certificate. Rule: subject and attributes of a request are never copied. One
+that wishes for anything else than the profile gives is refused, not quietly answered with something else. A wish for
+exactly what the profile gives is allowed, since common clients cannot leave it out.
 """
 
 import hashlib

@@ -1,9 +1,9 @@
-"""The last look at a to-be-signed certificate before a CA key is used: every rule of the profiles, a second time.
+"""Pure: the lint of a to-be-signed certificate before a CA key is used. It holds every rule of the profiles again.
 
-Pure, and written apart from `profiles.py`: it reads only the bytes and what was wanted, so a mistake must be made
-twice to be signed. Only a clean lint makes a `Linted`, and the signer takes nothing else. Every version of a profile
-keeps its rules: `lint` signs the newest alone, `relint` looks again at what was issued under any. pkilint, the general
-linter, takes milliseconds for a certificate and knows no profile; this takes a tenth of one.
+It is written apart from `profiles.py` and reads only the bytes and what was wanted, so a mistake must be made twice to
+be signed. Only a clean lint makes a `Linted`, the only thing that the signer accepts. Each version of a profile keeps
+its rules: `lint` accepts the newest version alone, `relint` checks what was issued under any. pkilint, a general linter,
+takes milliseconds a certificate and knows no profile; this lint takes a tenth of a millisecond.
 """
 
 import re
@@ -17,7 +17,7 @@ from cryptography import x509
 from cloud.breakwater.errors import LintError
 from cloud.breakwater.pkix.linted import Linted, algorithm_der, assemble, passed
 from cloud.breakwater.pkix.profiles import CaName, Issuer, Wanted
-from cloud.breakwater.pkix.reread import read_back
+from cloud.breakwater.pkix.reread import reread
 from cloud.crypto.der import integer, octet_string, sequence, tlv
 from protocol.ids import IdError
 
@@ -158,7 +158,7 @@ def relint(certificate: x509.Certificate, issuer: Issuer, profile: str, version:
         raise LintError("profile_version", f"there never was a version {version} of the profile {profile}")
     _require("validity_future", certificate.not_valid_before_utc <= now, "begins in the future")
     try:
-        wanted = read_back(certificate, profile, version)
+        wanted = reread(certificate, profile, version)
     except (ValueError, TypeError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, IdError) as error:
         raise LintError("der", f"cannot be read back: {error}") from error
     _look_at(certificate, certificate.tbs_certificate_bytes, wanted, issuer)

@@ -1,7 +1,7 @@
-"""The one thing that a signer takes: to-be-signed bytes that passed every rule, good for one signature.
+"""Pure: to-be-signed bytes that passed every rule, good for one signature. The signer accepts nothing else.
 
-It knows no rules. Rule kept here: a `Linted` is made by `passed` alone, which is for the two modules that hold the
-rules (`lint.py` for certificates, `crl.py` for revocation lists) and for nobody else; a test reads every module for it.
+Rule: only the two modules that hold the rules (`lint.py` for certificates, `crl.py` for revocation lists) make a
+`Linted`, by `passed`; a test reads every module for it.
 """
 
 from cloud.breakwater.errors import LintError
@@ -48,6 +48,6 @@ def algorithm_der(curve: str) -> bytes:
 def assemble(tbs: bytes, curve: str, signature: bytes) -> bytes:
     """A Certificate or CertificateList (RFC 5280 section 4.1.1, 5.1.1) of these very bytes and an ECDSA signature.
 
-    Done by hand because no library signs bytes that were recorded before: it would build them anew.
+    Done by hand because no library signs bytes that were recorded before: it would build them again.
     """
     return sequence(tbs, algorithm_der(curve), bit_string(signature))

@@ -1,8 +1,8 @@
-"""OCSP (RFC 6960): a request taken apart, and an answer put together. Pure but for one field.
+"""Pure but for one field: OCSP requests are taken apart and responses put together (RFC 6960).
 
-Rule: a request is bounded, asks about one certificate, and is either understood in full or refused with the status
-that the standard has for it. A signature on a request is not looked at (RFC 6960 section 4.1.2 leaves it to the
-responder; nobody is told more for signing). `producedAt` is the library's own clock; no verifier decides by it.
+Rule: a request is bounded, asks about one certificate, and is either understood in full or refused with the standard's
+status. A signature on a request is not verified (RFC 6960 section 4.1.2 leaves it to the responder); a signed request
+gets no more. `producedAt` is read from the machine's clock by the library; no verifier decides by it.
 """
 
 import hashlib
@@ -128,7 +128,7 @@ def _nonce(extensions: x509.Extensions) -> bytes | None:
 
 
 def refusal(trouble: Trouble) -> bytes:
-    """An answer that tells no status (RFC 6960 section 2.3), DER; it is not signed."""
+    """An answer without a status (RFC 6960 section 2.3), DER; it is not signed."""
     made = ocsp.OCSPResponseBuilder.build_unsuccessful(_TROUBLES[trouble])
     return made.public_bytes(serialization.Encoding.DER)
 

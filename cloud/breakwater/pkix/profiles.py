@@ -1,9 +1,9 @@
-"""The certificate profiles: what stands in a certificate of each kind, field by field (RFC 5280).
+"""Pure: the certificate profiles, what stands in a certificate of each kind, field by field (RFC 5280).
 
-Pure: takes names, key, serial and time, gives the to-be-signed bytes. Rule: the profile decides every field and
-extension; of a request nothing comes in but the public key. `lint.py` has the same rules a second time, written
-apart from these, and neither file imports the other's tables. A change to what a profile gives is a new
-`PROFILE_VERSION`: every record names the version it was made by, and the checker keeps the rules of all of them.
+Takes names, key, serial and time; gives the to-be-signed bytes. Rule: the profile decides every field and extension;
+only the public key comes out of a request. `lint.py` holds the same rules again, written apart from these; neither file
+imports the other's tables. A change to what a profile gives is a new `PROFILE_VERSION`: every record names the version
+it was made by, and the checker keeps the rules of all versions.
 """
 
 from datetime import datetime, timedelta
@@ -209,7 +209,7 @@ def want_root(common_name: str, key: RequestedKey, serial: int, now: datetime) -
 
 
 def want_cross(root: Issuer, key: RequestedKey, serial: int, now: datetime, issuer: Issuer) -> Wanted:
-    """The name and key of `root` signed by another root, so that whoever believes only that one believes both.
+    """The name and key of `root` signed by another root, so that verifiers that trust only the other one trust both.
 
     Raises ValueError when the key is not the root's, or its name is not of our form.
     """

@@ -1,7 +1,7 @@
-"""An issued certificate read back into what was wanted of it, so that the rules can be held against it again.
+"""Pure: an issued certificate is read back into what was wanted of it, so that the rules can be applied to it again.
 
-Not a judge: it takes apart and believes everything; `lint.relint` then holds the bytes against what this read, in the
-one encoding, and the checker compares with the record.
+It judges nothing: `lint.relint` compares the bytes with what this read, in the one encoding, and the checker compares
+with the record.
 """
 
 import re
@@ -20,7 +20,7 @@ from protocol.ids import NodeSpiffeId, ServiceSpiffeId, parse_spiffe
 _CA_NAME = re.compile(r"(?P<domain>\S+) (?P<ca>nodes|services) CA .*")
 
 
-def read_back(certificate: x509.Certificate, profile: str, version: int) -> Wanted:
+def reread(certificate: x509.Certificate, profile: str, version: int) -> Wanted:
     """What must have been wanted for this certificate to be made. Raises ValueError, TypeError, IdError."""
     (name,) = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     common_name = str(name.value)

@@ -34,7 +34,7 @@ Now = Callable[[], datetime]
 POLL_SECONDS = 0.25
 """Revocations by other processes (replicas, the local command line) are found in the rows within this time."""
 RETRY_SECONDS = 1.0
-"""After a failed publication of a shard, before whoever asks for it has it tried again."""
+"""After a failed publication of a shard, before a request for its CRL tries it again."""
 RETRY_SECONDS_MAX = 30.0
 """Between the tries of the background task; they double. A token that is away is not hammered."""
 AT_ONCE_MAX = 4

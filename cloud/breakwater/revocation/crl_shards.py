@@ -1,8 +1,8 @@
-"""Where the certificates of an authority find their CRL: shards of bounded size, fixed at issuance.
+"""Use case: certificates get places in CRL shards, of bounded size and fixed at issuance; and the paths of all that
+is published.
 
-Knows no certificate and no key. Rule: a place is reserved in the database before it is given away, and places are
-never given back, so that a shard never has more certificates than `PLACES_MAX`, whatever crashes and however many
-processes issue.
+It knows no certificate and no key. Rule: a place is reserved in the database before it is used and never given back, so
+that a shard never has more certificates than `PLACES_MAX`, whatever crashes and however many processes issue.
 """
 
 import asyncio

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from datetime import datetime
 
-from cloud.breakwater.store.revocation_status import RevocationStore
+from cloud.breakwater.store.revocation_status import RevocationStatusStore
 from cloud.contracts.breakwater import Revocations, RevokedSerial
 from cloud.storage import StorageError
 from cloud.tasks.stopping import Stopping
@@ -24,7 +24,7 @@ POLL_SECONDS = 0.25
 class RevocationFeed:
     """The polls of one process."""
 
-    def __init__(self, store: RevocationStore, now: Callable[[], datetime]) -> None:
+    def __init__(self, store: RevocationStatusStore, now: Callable[[], datetime]) -> None:
         self._store = store
         self._now = now
         self._issuer = ""

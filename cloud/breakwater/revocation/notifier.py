@@ -1,4 +1,4 @@
-"""Says in this process that something may have been revoked: counts it, wakes the CRL publisher and the feed.
+"""Hook: this process may have revoked something. Counts it, wakes the CRL publisher and the feed.
 
 Other processes find revocations in the rows.
 """

@@ -21,7 +21,7 @@ from cloud.breakwater.pkix.ocsp import CertId, OcspRefused, Question, Status, an
 from cloud.breakwater.pkix.profiles import Issuer
 from cloud.breakwater.store.authorities import AuthorityRow
 from cloud.breakwater.store.issuance import serial_text
-from cloud.breakwater.store.revocation_status import RevocationStore
+from cloud.breakwater.store.revocation_status import RevocationStatusStore
 from cloud.storage import StorageError
 from cloud.tasks.back_off import BackOff
 from cloud.tasks.stopping import Stopping
@@ -32,17 +32,17 @@ log = logging.getLogger("cascade.breakwater.responder")
 Now = Callable[[], datetime]
 
 ANSWER_LIFE = timedelta(hours=1)
-"""Whoever holds an answer of just before a revocation trusts the certificate for as long."""
+"""A client with an answer from just before a revocation trusts the certificate for as long."""
 REUSE = timedelta(minutes=5)
 """An answer without a nonce is given again for as long, while the rows say the same."""
 ANSWERS_MAX = 4096
 """Of 600 bytes each."""
 CACHE_SECONDS = 600
-"""What HTTP caches are told; well below `ANSWER_LIFE - REUSE`, so that no cache gives out what has ended."""
+"""How long HTTP caches may keep an answer; well below `ANSWER_LIFE - REUSE`, so that no cache gives out what has ended."""
 LOOK_SECONDS = 1.0
 RETRY_SECONDS = 10.0
 REST_SECONDS = 1.0
-"""After a delegate could not be made, before whoever asks has it tried again: each try leaves a record for ever."""
+"""After a delegate could not be made, before the next try: each try leaves a record for ever."""
 REST_SECONDS_MAX = 30.0
 """The rests double to here."""
 ANSWERING = ("active", "old", "tainted")
@@ -112,7 +112,7 @@ class OcspResponder:
     """The responder of one process."""
 
     def __init__(
-        self, store: RevocationStore, authorities: KnownAuthorities, issuing: IssuesResponders, now: Now
+        self, store: RevocationStatusStore, authorities: KnownAuthorities, issuing: IssuesResponders, now: Now
     ) -> None:
         self._store = store
         self._authorities = authorities

@@ -9,7 +9,7 @@ from cloud.audit import AuditEntries
 from cloud.breakwater.errors import ValueRefused
 from cloud.breakwater.store.audit import AuditRow
 from cloud.breakwater.store.issuance import serial_text
-from cloud.breakwater.store.revocation_writes import RevokingStore
+from cloud.breakwater.store.revocation_writes import RevocationWriteStore
 from cloud.contracts.breakwater import REASON_NUMBERS, RevocationReason
 from protocol.faults import fault_point
 from protocol.ids import SERVICE_NAMES
@@ -20,7 +20,7 @@ Revoked = Callable[[str, RevocationReason], None]
 class ServiceCertificates:
     """Revokes certificates of services. `revoked` is called after every revocation."""
 
-    def __init__(self, store: RevokingStore, entries: AuditEntries[AuditRow], revoked: Revoked) -> None:
+    def __init__(self, store: RevocationWriteStore, entries: AuditEntries[AuditRow], revoked: Revoked) -> None:
         self._store = store
         self._entries = entries
         self._revoked = revoked

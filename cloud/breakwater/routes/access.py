@@ -17,7 +17,7 @@ def caller(request: Request[Any, Any, Any]) -> str:
 
 
 def caller_of(scope: Any, trust: PeerTrust, now: datetime) -> str:
-    """Whoever calls, as the audit of refusals names them; one whose certificate is refused is nobody."""
+    """The name of a caller in the audit of refusals; anonymous when its certificate is refused."""
     try:
         return _named(peer_of(scope, trust, now))
     except PeerRefused:

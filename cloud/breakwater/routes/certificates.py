@@ -1,4 +1,4 @@
-"""Issuing for nodes, on Fabric's word: who a certificate is for comes from Fabric, never from the request's CSR.
+"""Routes: Fabric has certificates issued for nodes. Who a certificate is for comes from Fabric, never from the CSR.
 
 Renewals, and all that services ask for themselves, are EST (`est.py`).
 """

@@ -1,4 +1,4 @@
-"""EST (RFC 7030): the bodies of its requests and answers, and who may send them. `issuance/est.py` decides."""
+"""Routes of EST (RFC 7030): bodies of requests and answers, and who may send them. `issuance/est.py` decides."""
 
 from typing import Any
 

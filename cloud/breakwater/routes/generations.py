@@ -1,4 +1,4 @@
-"""Opening and closing of generations: Fabric's commands, both idempotent."""
+"""Routes: Fabric opens and closes generations; every command is idempotent."""
 
 from typing import Any
 

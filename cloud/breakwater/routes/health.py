@@ -1,4 +1,4 @@
-"""Whether the process lives, and whether it can issue."""
+"""Routes: whether the process lives, and whether it can issue."""
 
 from litestar import get
 

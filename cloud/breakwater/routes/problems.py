@@ -1,4 +1,4 @@
-"""From the issuer's refusals to problem documents: the one table of this service."""
+"""Mapping: the issuer's refusals to problem documents, the one such table of this service."""
 
 import logging
 from typing import Any

@@ -1,7 +1,7 @@
-"""What strangers ask without TLS: CRLs, OCSP, CA certificates (RFC 5280 section 8, RFC 6960 appendix A).
+"""Routes without TLS, for anybody: CRLs, OCSP, CA certificates (RFC 5280 section 8, RFC 6960 appendix A).
 
-On a listener of its own and on nothing else; all that it gives out is signed. Rule: whatever is not one of these
-paths, methods and content types is refused before anything is looked up.
+They have a listener of their own; everything that it sends is signed. Rule: other paths, methods and content types are
+refused before anything is looked up.
 """
 
 import base64
@@ -33,7 +33,7 @@ REQUEST_TYPE = "application/ocsp-request"
 RESPONSE_TYPE = "application/ocsp-response"
 READS: list[Method] = ["GET", "HEAD"]
 CRL_CACHE_SECONDS = 60
-"""A CRL is made anew at a revocation, so caches may keep one for a minute; it says itself how long it is good."""
+"""A revocation makes a new CRL, so caches keep one for a minute only; the CRL itself says how long it is valid."""
 CA_CACHE_SECONDS = 86400
 BASE64_CHARS_MAX = (REQUEST_BYTES_MAX + 2) // 3 * 4
 

@@ -1,4 +1,4 @@
-"""Records what the routes refuse: counted by code, and written into the audit with the caller's name."""
+"""Hook of the application: what the routes refuse is counted by code, and audited with the caller's name."""
 
 from collections.abc import Callable
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""The feed of revoked services' certificates, for every service."""
+"""Route: the feed of revoked services' certificates, for every service."""
 
 from typing import Annotated
 

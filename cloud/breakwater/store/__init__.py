@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from cloud.breakwater.store.audit import AuditStore
 from cloud.breakwater.store.authorities import AuthorityStore
-from cloud.breakwater.store.checker_reads import CheckingStore
+from cloud.breakwater.store.checker_reads import CheckerStore
 from cloud.breakwater.store.enrolments import EnrolmentStore
 from cloud.breakwater.store.generations import GenerationStore
 from cloud.breakwater.store.issuance import IssuanceStore
-from cloud.breakwater.store.metrics_reads import MeasureStore
-from cloud.breakwater.store.retention import PurgeStore
-from cloud.breakwater.store.revocation_status import RevocationStore
-from cloud.breakwater.store.revocation_writes import RevokingStore
+from cloud.breakwater.store.metrics_reads import MetricsStore
+from cloud.breakwater.store.retention import RetentionStore
+from cloud.breakwater.store.revocation_status import RevocationStatusStore
+from cloud.breakwater.store.revocation_writes import RevocationWriteStore
 from cloud.breakwater.store.shards import ShardStore
 from cloud.storage import ServiceEngine
 
@@ -26,14 +26,14 @@ class Stores:
     engine: ServiceEngine
     audit: AuditStore
     authorities: AuthorityStore
-    checker_reads: CheckingStore
+    checker_reads: CheckerStore
     enrolments: EnrolmentStore
     generations: GenerationStore
     issuance: IssuanceStore
-    metrics_reads: MeasureStore
-    retention: PurgeStore
-    revocation_status: RevocationStore
-    revocation_writes: RevokingStore
+    metrics_reads: MetricsStore
+    retention: RetentionStore
+    revocation_status: RevocationStatusStore
+    revocation_writes: RevocationWriteStore
     shards: ShardStore
 
 
@@ -43,13 +43,13 @@ def stores_over(engine: ServiceEngine) -> Stores:
         engine=engine,
         audit=AuditStore(engine),
         authorities=AuthorityStore(engine),
-        checker_reads=CheckingStore(engine),
+        checker_reads=CheckerStore(engine),
         enrolments=EnrolmentStore(engine),
         generations=GenerationStore(engine),
         issuance=IssuanceStore(engine),
-        metrics_reads=MeasureStore(engine),
-        retention=PurgeStore(engine),
-        revocation_status=RevocationStore(engine),
-        revocation_writes=RevokingStore(engine),
+        metrics_reads=MetricsStore(engine),
+        retention=RetentionStore(engine),
+        revocation_status=RevocationStatusStore(engine),
+        revocation_writes=RevocationWriteStore(engine),
         shards=ShardStore(engine),
     )

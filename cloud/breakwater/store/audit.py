@@ -1,4 +1,4 @@
-"""The audit: one row a decision or refusal. Rule: a decision's row is written in the decision's own transaction."""
+"""Store: the audit, one row a decision or refusal. Rule: a row is written in the transaction of its decision."""
 
 import msgspec
 

@@ -1,7 +1,7 @@
-"""The authorities: rows, cross certificates, and the transitions between their states.
+"""Store: authorities, cross certificates, and the transitions between states.
 
-Rules kept here: at most one authority of a class is active; states only move forward; each change moves the counter
-`authorities`, by which every replica sees it, and leaves its audit row, all in one transaction that excludes every
+Rules: at most one authority of a class is active; states only move forward; each change moves the counter
+`authorities`, by which every replica sees it, and writes its audit row, all in one transaction that excludes every
 issuance.
 """
 

@@ -1,4 +1,4 @@
-"""What the checker reads: everything, in pages by key. It changes nothing."""
+"""Store: what the checker reads, everything, in pages by key. It changes nothing."""
 
 from datetime import datetime
 
@@ -163,7 +163,7 @@ _OLDEST = compiled(
 )
 
 
-class CheckingStore:
+class CheckerStore:
     """The checker's queries over one engine."""
 
     def __init__(self, engine: ServiceEngine) -> None:

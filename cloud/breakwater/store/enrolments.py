@@ -1,7 +1,7 @@
-"""The one-time secrets of services that enrol: rows in, rows out, and the one statement that makes a secret single-use.
+"""Store: the one-time secrets of services that enrol, and the one statement that makes a secret single-use.
 
-Knows hashes only, never a secret. Rule: a secret is bound to the first request that shows it, in one statement, so
-that of two requests at once, on whichever replicas, one is bound and the other is not.
+It knows hashes only, never a secret. Rule: one statement binds a secret to the first request that shows it, so that of
+two requests at once, on whichever replicas, exactly one is bound.
 """
 
 from datetime import datetime

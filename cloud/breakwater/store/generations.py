@@ -1,7 +1,7 @@
-"""Generations: open ones are issued for, closed ones never again.
+"""Store: generations of nodes. Certificates are issued for open ones; a closed one never opens again.
 
-Rules kept here: closing blocks first, then revokes, in one transaction; what was closed never opens again; a close of
-a node and an issuance for it exclude each other, on every replica.
+Rules: closing blocks first, then revokes, in one transaction; a close of a node and an issuance for it exclude each
+other, on every replica.
 """
 
 from typing import Any

@@ -1,8 +1,8 @@
-"""Records of issuances: made before the key is used, completed afterwards, or given up as orphans.
+"""Store: records of issuances, made before the key is used, completed afterwards, or orphaned.
 
-Knows no keys and signs nothing. Rules kept here: a record is durable before `record` returns, and everything that
-could forbid it is judged in its own transaction; only a record that is neither orphaned nor of a closed generation
-ever gets its certificate; a record that may be another process's work in progress is left alone.
+Rules: a record is durable before `record` returns, and everything that could forbid it is judged in its own
+transaction; only a record that is neither orphaned nor of a closed generation gets its certificate; a record that may
+be another process's work in progress is left alone.
 """
 
 from datetime import datetime, timedelta
@@ -333,7 +333,7 @@ class IssuanceStore:
         else:
             await announce(self._engine, await self._engine.fetch(_ORPHAN, serial=earlier.serial, now=now))
 
-    async def keep(self, order: Order, certificate: bytes) -> bool:
+    async def store_certificate(self, order: Order, certificate: bytes) -> bool:
         """Store the certificate of a record; False if the record was orphaned or its generation closed meanwhile.
 
         One statement is enough: a close that does not see the record has committed before it was made, and one that

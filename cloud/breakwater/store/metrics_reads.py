@@ -1,4 +1,4 @@
-"""The few numbers that only the database knows. Every query here is bounded: numbers must not slow what they count."""
+"""Store: the few numbers that only the database knows. Every query is bounded: a number must not slow what it counts."""
 
 from datetime import datetime
 
@@ -25,7 +25,7 @@ _OLDEST = compiled(
 )
 
 
-class MeasureStore:
+class MetricsStore:
     """The queries over one engine."""
 
     def __init__(self, engine: ServiceEngine) -> None:

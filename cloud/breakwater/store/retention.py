@@ -1,7 +1,7 @@
-"""What need not be kept for ever: the records of certificates that lived for hours. Deletes nothing else.
+"""Store: records of sessions and responders are deleted long after their certificates ended. Nothing else is deleted.
 
 A node has two sessions a day, so their records outgrow all others; no CRL and no OCSP answer ever names one. Rule: a
-record goes long after its certificate ended, and never while it says that a key must not come back.
+record is never deleted while it says that a key must not come back.
 """
 
 from datetime import datetime
@@ -42,7 +42,7 @@ _DELETE = compiled(
 )
 
 
-class PurgeStore:
+class RetentionStore:
     """The queries over one engine."""
 
     def __init__(self, engine: ServiceEngine) -> None:

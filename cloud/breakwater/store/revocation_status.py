@@ -1,6 +1,6 @@
-"""Queries on what is revoked: one serial's status, and the feed of services' serials. Writes nothing.
+"""Store: what is revoked: the status of one serial, and the feed of services' serials. It writes nothing.
 
-A place in the feed is drawn under its counter's lock, so whoever reads up to a place misses none before it.
+A place in the feed is drawn under its counter's lock, so a reader who has read up to a place misses none before it.
 """
 
 from datetime import datetime
@@ -47,7 +47,7 @@ _FEED = compiled(
 _HEAD = compiled(Counter.select(Counter.value).where(Counter.name == "revocation"))
 
 
-class RevocationStore:
+class RevocationStatusStore:
     """The queries over one engine."""
 
     def __init__(self, engine: ServiceEngine) -> None:

@@ -1,4 +1,4 @@
-"""What a revocation writes, whoever decides it: reason and time, the shard's revision, the place in the feed, the audit.
+"""Store: what every revocation writes: reason and time, the shard's revision, the place in the feed, the audit row.
 
 Rule: all of it in the one transaction of the decision, so that no CRL and no feed can miss what is revoked.
 """
@@ -48,7 +48,7 @@ _REVOKE_SERVICE = compiled(
 
 
 async def announce(engine: ServiceEngine, rows: Sequence[Row]) -> None:
-    """In the transaction that made these certificates revoked or orphaned: tell their shards and the feed.
+    """In the transaction that made these certificates revoked or orphaned: move their shards and the feed.
 
     `rows` have the columns `ANNOUNCED`. A serial that stands in the feed already keeps its place.
     """
@@ -59,7 +59,7 @@ async def announce(engine: ServiceEngine, rows: Sequence[Row]) -> None:
         await engine.fetch(_SET_FEED, serial=serial, feed=moved["value"])
 
 
-class RevokingStore:
+class RevocationWriteStore:
     """Revocation of services' certificates; nodes' are revoked by closing their generations."""
 
     def __init__(self, engine: ServiceEngine) -> None:

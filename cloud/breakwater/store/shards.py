@@ -1,8 +1,8 @@
-"""Queries on CRL shards and on the CRLs published for them.
+"""Store: CRL shards and the CRLs published for them.
 
-Rules kept here: a place is reserved durably before it is given away, and a shard never has more than its places; a
-CRL number is drawn and what is revoked is read in one transaction that holds the shard's row, so that a higher number
-never shows less; a CRL is stored only over a lower number.
+Rules: a place is reserved durably before it is used, and a shard never has more certificates than places; a CRL number
+is drawn and what is revoked is read in one transaction that holds the shard's row, so that a higher number never shows
+less; a CRL is stored only over a lower number.
 """
 
 from datetime import datetime

@@ -5,7 +5,7 @@ import os
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from cloud.breakwater.ceremony.run import Held, hold
+from cloud.breakwater.ceremony.run import CeremonyRecord, hold
 from cloud.breakwater.errors import IssuerError
 from cloud.cli.errors import EXIT_VERIFICATION, CliError
 from cloud.cli.show import emit, pairs
@@ -26,25 +26,25 @@ def add_options(parser: ArgumentParser) -> None:
 def ceremony(args: Namespace) -> None:
     """Hold the ceremony, or try it. Raises CliError; nothing was written then."""
     try:
-        held = asyncio.run(hold(args.file, utc_now(), os.urandom, args.dry_run))
+        record = asyncio.run(hold(args.file, utc_now(), os.urandom, args.dry_run))
     except (IssuerError, KeyFileError) as error:
         raise CliError(
             EXIT_VERIFICATION, "ceremony_refused", str(error), "Nothing was written. Correct it and try --dry-run."
         ) from error
-    emit(held, args.json, _human)
+    emit(record, args.json, _human)
 
 
-def _human(held: Held) -> str:
-    head = f"{held.type} ceremony" + (" (dry run: nothing is written)" if held.dry_run else "")
-    rows: list[tuple[str, object]] = [("at", held.at), ("key", held.key)]
-    signs = "would sign" if held.dry_run else "signed"
-    writes = "would write" if held.dry_run else "wrote"
+def _human(record: CeremonyRecord) -> str:
+    head = f"{record.type} ceremony" + (" (dry run: nothing is written)" if record.dry_run else "")
+    rows: list[tuple[str, object]] = [("at", record.at), ("key", record.key)]
+    signs = "would sign" if record.dry_run else "signed"
+    writes = "would write" if record.dry_run else "wrote"
     return "\n\n".join(
         (
             f"{head}\n{pairs(rows)}",
-            f"{signs}\n{pairs(held.signs)}",
-            "read\n" + pairs([(file.sha256, file.path) for file in held.inputs]),
+            f"{signs}\n{pairs(record.signs)}",
+            "read\n" + pairs([(file.sha256, file.path) for file in record.inputs]),
             f"{writes}\n"
-            + pairs([(file.sha256 or "-", file.path) for file in held.outputs] + [("record", held.record)]),
+            + pairs([(file.sha256 or "-", file.path) for file in record.outputs] + [("record", record.record)]),
         )
     )

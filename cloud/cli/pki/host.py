@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cloud.breakwater.admin import Admin, opened, opened_stores
-from cloud.breakwater.errors import IssuerError, Refused, SecondOpinionMissing, SignerUnavailable
+from cloud.breakwater.errors import IssuerError, PkilintMissing, Refused, SignerUnavailable
 from cloud.breakwater.store import Stores
 from cloud.cli.errors import EXIT_INTERNAL, EXIT_REFUSED, EXIT_TRY_AGAIN, EXIT_USAGE, CliError
 from cloud.cli.options import Run
@@ -71,7 +71,7 @@ def _reported(work: Callable[[Namespace], Coroutine[Any, Any, int | None]]) -> R
             raise CliError(EXIT_REFUSED, "refused", f"refused: {error}", "Nothing was changed.") from error
         except (SignerUnavailable, DatabaseBusy, DatabaseUnavailable) as error:
             raise CliError(EXIT_TRY_AGAIN, "unavailable", str(error), "Try again when it is back.") from error
-        except SecondOpinionMissing as error:
+        except PkilintMissing as error:
             raise CliError(EXIT_USAGE, "pkilint_missing", str(error), "Leave out --pkilint, or install it.") from error
         except (KeyFileError, IdentityError, IssuerError, StorageError, OSError) as error:
             raise CliError(EXIT_INTERNAL, "issuer_unusable", str(error)) from error

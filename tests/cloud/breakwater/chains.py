@@ -8,7 +8,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from cloud.breakwater.ceremony.signing import Identity, make_cross, make_issuing, make_root
+from cloud.breakwater.ceremony.signing import CaIdentity, make_cross, make_issuing, make_root
 from cloud.breakwater.keys.file import LocalKey
 from cloud.breakwater.keys.signer import Signer
 from cloud.breakwater.pkix import profiles
@@ -83,12 +83,12 @@ async def make_chain(number: int = 1, trust_domain: str = TRUST_DOMAIN) -> Chain
     """Generation `number` of all three."""
     root_key = local(100 * number + 1, ec.SECP384R1())
     nodes_key, services_key = local(100 * number + 2), local(100 * number + 3)
-    root = await make_root(Identity(trust_domain, "root", number), root_key, SERIAL + number, NOW)
+    root = await make_root(CaIdentity(trust_domain, "root", number), root_key, SERIAL + number, NOW)
     nodes = await make_issuing(
-        Identity(trust_domain, "nodes", number), requested(nodes_key), root, root_key, SERIAL + number + 20, NOW
+        CaIdentity(trust_domain, "nodes", number), requested(nodes_key), root, root_key, SERIAL + number + 20, NOW
     )
     services = await make_issuing(
-        Identity(trust_domain, "services", number), requested(services_key), root, root_key, SERIAL + number + 40, NOW
+        CaIdentity(trust_domain, "services", number), requested(services_key), root, root_key, SERIAL + number + 40, NOW
     )
     return Chain(root, root_key, nodes, nodes_key, services, services_key)
 

@@ -8,7 +8,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from cloud.breakwater.bootstrap import ROOT_KEY_FILE
-from cloud.breakwater.ceremony.signing import Identity, make_cross, make_issuing, make_root
+from cloud.breakwater.ceremony.signing import CaIdentity, make_cross, make_issuing, make_root
 from cloud.breakwater.keys.file import LocalKey
 from cloud.breakwater.keys.signer import Keys, issuer_of
 from cloud.breakwater.pkix.csr import describe_key
@@ -35,7 +35,7 @@ async def make_authority(
 ) -> tuple[str, bytes, str]:
     """Its id, certificate and key reference, as `import_prepared` takes them; the key is made where keys are."""
     root, root_key = offline_root(home)
-    identity = Identity(TRUST_DOMAIN, ca, number)
+    identity = CaIdentity(TRUST_DOMAIN, ca, number)
     file = home / "breakwater" / "keys" / f"{identity.authority}.key.pem"
     reference = f"file:{file.name}" if file.exists() else await keys.generate(identity.authority)
     asked = describe_key((await keys.open(reference)).public_key)
@@ -54,5 +54,5 @@ async def make_second_root(home: Path) -> tuple[Ca, LocalKey, bytes]:
     """Another root, its key, and its cross certificate by the first."""
     root, root_key = offline_root(home)
     key = LocalKey(ec.generate_private_key(ec.SECP384R1()))
-    second = await make_root(Identity(TRUST_DOMAIN, "root", 2), key, serial(), START)
+    second = await make_root(CaIdentity(TRUST_DOMAIN, "root", 2), key, serial(), START)
     return second, key, await make_cross(second, root, root_key, serial(), START)

@@ -26,7 +26,7 @@ from cloud.breakwater.revocation.ocsp_responder import OcspResponder
 from cloud.breakwater.settings import CrlSettings
 from cloud.breakwater.store.authorities import AuthorityRow
 from cloud.breakwater.store.issuance import serial_text
-from cloud.breakwater.store.revocation_status import RevocationStore
+from cloud.breakwater.store.revocation_status import RevocationStatusStore
 from cloud.breakwater.store.shards import ShardStore
 from cloud.storage import Location, ServiceEngine, Statement
 from protocol.ids import NodeId, NodeSpiffeId, ServiceSpiffeId, TenantId, make_id
@@ -195,7 +195,7 @@ class Bench:
 
     def __post_init__(self) -> None:
         self.shards = ShardStore(self.engine)
-        self.revocations = RevocationStore(self.engine)
+        self.revocations = RevocationStatusStore(self.engine)
         self.places = Places(self.shards, self.base_url)
         self.signer = BrokenSigner(self.hierarchy.signer)
         self.responders = Responders(self.hierarchy, self.clock)

@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from cloud.breakwater.ceremony.file import Ceremony, read_ceremony
-from cloud.breakwater.ceremony.run import Held, hold
-from cloud.breakwater.ceremony.signing import Identity, make_cross, make_issuing, make_root, make_root_crl
+from cloud.breakwater.ceremony.run import CeremonyRecord, hold
+from cloud.breakwater.ceremony.signing import CaIdentity, make_cross, make_issuing, make_root, make_root_crl
 from cloud.breakwater.errors import CeremonyError, IssuerError
 from cloud.breakwater.keys.signer import certificate_request, issuer_of
 from cloud.breakwater.pkix.crl import Entry
@@ -79,7 +79,7 @@ class Room:
         request = x509.load_der_x509_csr(der).public_bytes(serialization.Encoding.PEM)
         (self.folder / f"{authority}.csr.pem").write_bytes(request)
 
-    async def hold(self, text: str, *, dry: bool = False, after: timedelta = timedelta()) -> Held:
+    async def hold(self, text: str, *, dry: bool = False, after: timedelta = timedelta()) -> CeremonyRecord:
         file = self.folder / "ceremony.toml"
         file.write_text(text)
         return await hold(file, NOW + after, os.urandom, dry)
@@ -373,10 +373,10 @@ async def test_an_old_root_has_no_room_for_a_cross_certificate() -> None:
 async def test_the_functions_that_init_uses_refuse_what_is_beside_the_mark() -> None:
     chain = await make_chain()
     with pytest.raises(CeremonyError, match="64 letters"):
-        await make_root(Identity("x" * 60, "root", 1), chain.root_key, SERIAL, NOW)
+        await make_root(CaIdentity("x" * 60, "root", 1), chain.root_key, SERIAL, NOW)
     with pytest.raises(IssuerError):  # the signer has another key than the root's
         await make_issuing(
-            Identity(TRUST_DOMAIN, "nodes", 2), requested(local(5)), chain.root, local(6, ec.SECP384R1()), SERIAL, NOW
+            CaIdentity(TRUST_DOMAIN, "nodes", 2), requested(local(5)), chain.root, local(6, ec.SECP384R1()), SERIAL, NOW
         )
     with pytest.raises(CeremonyError, match="outlive the root"):
         await make_root_crl(1, [], chain.root, chain.root_key, chain.root.not_after, timedelta(days=1))

@@ -16,16 +16,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
-from cloud.breakwater.ceremony.signing import Identity, make_root
+from cloud.breakwater.ceremony.signing import CaIdentity, make_root
 from cloud.breakwater.checks.checker import FINDINGS_MAX, Checker, Report
 from cloud.breakwater.keys.file import LocalKey
 from cloud.breakwater.pkix.linted import assemble
 from cloud.breakwater.pkix.profiles import build
-from cloud.breakwater.pkix.reread import read_back
+from cloud.breakwater.pkix.reread import reread
 from cloud.breakwater.revocation.crl_publisher import CrlPublisher
 from cloud.breakwater.settings import CrlSettings
 from cloud.breakwater.store.authorities import AuthorityStore
-from cloud.breakwater.store.checker_reads import CheckingStore, ShardView
+from cloud.breakwater.store.checker_reads import CheckerStore, ShardView
 from cloud.breakwater.store.shards import ShardStore
 from cloud.crypto.keyfile import read_key
 from cloud.mtls.identity import make_csr
@@ -79,7 +79,7 @@ class Bed:
 
     async def report(self, sample: int = 0, others: tuple[tuple[str, bytes], ...] = ()) -> Report:
         rows = await AuthorityStore(self.issuer.engine).rows()
-        checker = Checker(CheckingStore(self.issuer.engine), rows, self.clock, sample=sample, choose=random.Random(1))
+        checker = Checker(CheckerStore(self.issuer.engine), rows, self.clock, sample=sample, choose=random.Random(1))
         return await checker.run(others)
 
     async def found(self) -> Found:
@@ -282,7 +282,7 @@ async def certificate_unreadable(bed: Bed) -> Found:
 
 @damage
 async def outside_the_profile(bed: Bed) -> Found:
-    wanted = read_back(load(bed.device_der), "device", 2)
+    wanted = reread(load(bed.device_der), "device", 2)
     issuer = bed.issuer.authorities.find("nodes-1")
     assert issuer is not None
     end = START + timedelta(days=1200)
@@ -456,7 +456,7 @@ async def places_not_reserved(bed: Bed) -> Found:
 @damage
 async def no_root_signed_them(bed: Bed) -> Found:
     key = LocalKey(ec.generate_private_key(ec.SECP384R1()))
-    other = await make_root(Identity(TRUST_DOMAIN, "root", 1), key, new_serial(), START)
+    other = await make_root(CaIdentity(TRUST_DOMAIN, "root", 1), key, new_serial(), START)
     await bed.run("UPDATE authority SET certificate = {} WHERE id = 'root-1'", other.certificate_der)
     return {("authority.chain", "nodes-1"), ("authority.chain", "services-1")}
 
@@ -565,7 +565,7 @@ async def test_the_sample_is_as_large_as_asked_and_fair(bed: Bed) -> None:
 
 
 async def test_a_shard_that_never_stands_still_is_told(bed: Bed) -> None:
-    class Restless(CheckingStore):
+    class Restless(CheckerStore):
         async def view(self, identifier: str) -> ShardView | None:
             return None
 
@@ -576,11 +576,11 @@ async def test_a_shard_that_never_stands_still_is_told(bed: Bed) -> None:
 
 
 async def test_a_view_is_of_one_moment(bed: Bed) -> None:
-    view = await CheckingStore(bed.issuer.engine).view(NODES)
+    view = await CheckerStore(bed.issuer.engine).view(NODES)
     assert view is not None
     assert [crl.number for crl in view.crls] == sorted((crl.number for crl in view.crls), reverse=True)
     assert view.crls[0].number == view.shard.published_number
-    assert await CheckingStore(bed.issuer.engine).view("nodes-1.9") is None
+    assert await CheckerStore(bed.issuer.engine).view("nodes-1.9") is None
 
 
 async def test_findings_beyond_the_bound_are_counted(bed: Bed) -> None:
@@ -594,6 +594,6 @@ async def test_findings_beyond_the_bound_are_counted(bed: Bed) -> None:
 async def test_progress_is_told(bed: Bed) -> None:
     told: list[tuple[str, int, int]] = []
     rows = await AuthorityStore(bed.issuer.engine).rows()
-    store = CheckingStore(bed.issuer.engine)
+    store = CheckerStore(bed.issuer.engine)
     await Checker(store, rows, bed.clock, sample=1, progress=lambda *step: told.append(step)).run()
     assert told == [("certificates", 8, 8), ("CRLs", 2, 2), ("pkilint", 1, 1)]

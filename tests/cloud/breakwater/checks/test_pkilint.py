@@ -8,7 +8,7 @@ import pytest
 from cloud.breakwater.ceremony.signing import make_root_crl
 from cloud.breakwater.checks import pkilint
 from cloud.breakwater.checks.pkilint import WAIVED, all_findings, pkilint_findings, waiver_of
-from cloud.breakwater.errors import SecondOpinionMissing
+from cloud.breakwater.errors import PkilintMissing
 from cloud.breakwater.keys.signer import Signer
 from cloud.breakwater.pkix.crl import Entry, make_crl, want_crl
 from cloud.breakwater.pkix.linted import assemble
@@ -82,7 +82,7 @@ def test_every_waiver_has_its_reason_and_fits_only_what_it_is_for() -> None:
 def test_without_pkilint_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     pkilint._linter.cache_clear()
     monkeypatch.setitem(sys.modules, "pkilint", None)
-    with pytest.raises(SecondOpinionMissing, match="extra `check`"):
+    with pytest.raises(PkilintMissing, match="extra `check`"):
         pkilint_findings(b"\x30\x00", "certificate")
 
 

@@ -25,7 +25,7 @@ from cloud.breakwater.pkix.csr import RequestedKey, describe_key
 from cloud.breakwater.pkix.lint import RULES, lint, relint
 from cloud.breakwater.pkix.linted import Linted, assemble, passed
 from cloud.breakwater.pkix.profiles import Distribution, Issuer, Wanted
-from cloud.breakwater.pkix.reread import read_back
+from cloud.breakwater.pkix.reread import reread
 from cloud.crypto.der import octet_string, oid, tlv
 from protocol.ids import EKU_DEVICE, ServiceSpiffeId
 from tests.cloud.breakwater.chains import NOW as START
@@ -411,7 +411,7 @@ def issued(wanted: Wanted, issuer: Issuer) -> x509.Certificate:
 def test_what_was_issued_is_clean_when_looked_at_again(name: str) -> None:
     wanted, issuer = CLEAN[name]
     certificate = issued(wanted, issuer)
-    assert read_back(certificate, wanted.profile, 2) == wanted
+    assert reread(certificate, wanted.profile, 2) == wanted
     relint(certificate, issuer, wanted.profile, 2, START)
 
 

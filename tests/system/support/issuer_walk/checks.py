@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cloud.breakwater.checks.checker import Checker
 from cloud.breakwater.revocation.crl_shards import crl_path
 from cloud.breakwater.store.authorities import AuthorityRow, AuthorityStore
-from cloud.breakwater.store.checker_reads import CheckedRecord, CheckingStore
+from cloud.breakwater.store.checker_reads import CheckedRecord, CheckerStore
 from cloud.clock import utc_now
 from cloud.storage import ServiceEngine, Statement
 from tests.system.support.issuer_walk.site import Replica, Site
@@ -47,7 +47,7 @@ async def _records_at(site: Site) -> list[CheckedRecord]:
     engine.configure(site.location)
     await engine.open()
     try:
-        return await _records(CheckingStore(engine))
+        return await _records(CheckerStore(engine))
     finally:
         await engine.close()
 
@@ -57,7 +57,7 @@ async def _check(site: Site, at: Replica) -> None:
     engine.configure(site.location)
     await engine.open()
     try:
-        store = CheckingStore(engine)
+        store = CheckerStore(engine)
         authorities = await AuthorityStore(engine).rows()
         shards = await _drawn(engine)
         records = {record.serial: record for record in await _records(store)}
@@ -74,7 +74,7 @@ async def _check(site: Site, at: Replica) -> None:
     _signed(site, records, shards)
 
 
-async def _records(store: CheckingStore) -> list[CheckedRecord]:
+async def _records(store: CheckerStore) -> list[CheckedRecord]:
     found: list[CheckedRecord] = []
     while page := await store.records(found[-1].serial if found else ""):
         found += page

@@ -23,8 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 
 from cloud.breakwater.bootstrap import ROOT_KEY_FILE
-from cloud.breakwater.ceremony.signing import Identity as Name
-from cloud.breakwater.ceremony.signing import make_cross, make_issuing, make_root
+from cloud.breakwater.ceremony.signing import CaIdentity, make_cross, make_issuing, make_root
 from cloud.breakwater.keys.file import LocalKey
 from cloud.breakwater.keys.signer import issuer_of
 from cloud.breakwater.pkix.csr import describe_key
@@ -337,7 +336,7 @@ class Site:
             public_key = csr.public_key()
             assert isinstance(public_key, ec.EllipticCurvePublicKey)
             root, root_key = self.offline_root()
-            name = Name(TRUST_DOMAIN, ca, int(authority.rpartition("-")[2]))
+            name = CaIdentity(TRUST_DOMAIN, ca, int(authority.rpartition("-")[2]))
             made = asyncio.run(make_issuing(name, describe_key(public_key), root, root_key, _serial(), utc_now()))
             known.write_text(authority)
             answer.write_bytes(_pem(made.certificate_der))
@@ -350,7 +349,7 @@ class Site:
             self._roots += 1
             root, root_key = self.offline_root()
             key = LocalKey(ec.generate_private_key(ec.SECP384R1()))
-            second = asyncio.run(make_root(Name(TRUST_DOMAIN, "root", self._roots), key, _serial(), utc_now()))
+            second = asyncio.run(make_root(CaIdentity(TRUST_DOMAIN, "root", self._roots), key, _serial(), utc_now()))
             made.write_bytes(_pem(second.certificate_der))
             crossed.write_bytes(_pem(asyncio.run(make_cross(second, root, root_key, _serial(), utc_now()))))
         return made, crossed
