@@ -39,7 +39,7 @@ class Credentials(msgspec.Struct, frozen=True):
         return api.connect(trust.bundle, trust.urls, name, (self.key, self.chain))
 
 
-class Opened(msgspec.Struct, frozen=True):
+class OpenedSession(msgspec.Struct, frozen=True):
     """An answered proof. `current` is the statement that came with it, over `answer_nonce`."""
 
     credentials: Credentials
@@ -91,7 +91,7 @@ async def _proof(
     return envelope.assemble(signed, signature)
 
 
-async def open_session(trust: TrustSet, identity: Identity, tpm: Tpm, clock: Clock, presented: str) -> Opened:
+async def open_session(trust: TrustSet, identity: Identity, tpm: Tpm, clock: Clock, presented: str) -> OpenedSession:
     """Prove, get a session, check it. `presented` is the token of the last statement held, or "".
 
     Raises SessionRefused, CloudUnreachable, ServerUnproven, CertificateRejected, TpmError.
@@ -130,4 +130,4 @@ async def open_session(trust: TrustSet, identity: Identity, tpm: Tpm, clock: Clo
     credentials = Credentials(
         session_key, answer.certificate_chain, leaf.not_valid_before_utc, leaf.not_valid_after_utc
     )
-    return Opened(credentials=credentials, current=answer.current, answer_nonce=answer_nonce)
+    return OpenedSession(credentials=credentials, current=answer.current, answer_nonce=answer_nonce)

@@ -27,7 +27,7 @@ from node.licensing.acceptance import StoredEvidence
 from protocol.limits import CLOCK_SKEW, LICENSE_ANSWER_LIFE
 from protocol.signed.statements import Holder, Lease, Revocation, Suspension
 
-State = Literal[
+LicenceState = Literal[
     "unactivated",
     "revoked",
     "pending",
@@ -63,7 +63,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """`deadline` is the next date at which the state changes by itself; `exit` is what `cascadia status` exits with."""
 
-    state: State
+    state: LicenceState
     gate_open: bool
     new_work: bool
     reason: str
@@ -86,7 +86,7 @@ class _Row(msgspec.Struct, frozen=True):
 
 _ASKING = "Connect the machine to the cloud; the agent asks for a new lease by itself."
 
-_TABLE: dict[State, _Row] = {
+_TABLE: dict[LicenceState, _Row] = {
     "unactivated": _Row(False, False, Exit.UNACTIVATED, "this machine is not activated"),
     "revoked": _Row(False, False, Exit.REVOKED, "the cloud has ended this machine's licence"),
     "pending": _Row(False, False, Exit.PENDING, "the activation is not confirmed yet"),
@@ -100,7 +100,7 @@ _TABLE: dict[State, _Row] = {
     "active": _Row(True, True, Exit.OK, "the lease is current"),
 }
 
-STATES: tuple[State, ...] = tuple(_TABLE)
+STATES: tuple[LicenceState, ...] = tuple(_TABLE)
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
@@ -135,7 +135,7 @@ def _suspension(evidence: Evidence, holder: Holder) -> Suspension | None:
     return verified.statement
 
 
-def _by_dates(lease: Lease, at: datetime) -> State:
+def _by_dates(lease: Lease, at: datetime) -> LicenceState:
     if at >= lease.terminate_at:
         return "terminated"
     if at >= lease.grace_until:
@@ -145,7 +145,7 @@ def _by_dates(lease: Lease, at: datetime) -> State:
     return "refresh-due" if at >= lease.refresh_after else "active"
 
 
-def _judge(evidence: Evidence) -> tuple[State, str]:
+def _judge(evidence: Evidence) -> tuple[LicenceState, str]:
     """The first row that matches, from the top, and what is to be said beside its reason."""
     holder, stored = evidence.holder, evidence.stored
     if holder is None:

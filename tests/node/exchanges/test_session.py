@@ -7,7 +7,7 @@ import trio
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from node.exchanges.session import Opened, SessionRefused, open_session
+from node.exchanges.session import OpenedSession, SessionRefused, open_session
 from node.hwbind.tpm import Tpm
 from node.link.api import CloudUnreachable, ServerUnproven
 from node.link.certificates import CertificateRejected
@@ -20,7 +20,7 @@ from tests.simulators.fabric import CLIENT, Fabric, Reply, Request, always, hang
 SESSIONS = "/v1/node/sessions"
 
 
-async def log_in(fabric: Fabric, machine: Machine, tpm: Tpm, presented: str = "") -> Opened:
+async def log_in(fabric: Fabric, machine: Machine, tpm: Tpm, presented: str = "") -> OpenedSession:
     who = identity(fabric, machine.ak, machine.node_key)
     return await open_session(trust_of(fabric), who, tpm, utc_now, presented)
 

@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 
 from node.exits import Exit
 from node.licensing.acceptance import StoredEvidence
-from node.licensing.verdict import STATES, Evidence, Hardware, State, current_lease, current_revocation, entitled, judge
+from node.licensing.verdict import (
+    STATES,
+    Evidence,
+    Hardware,
+    LicenceState,
+    current_lease,
+    current_revocation,
+    entitled,
+    judge,
+)
 from protocol.signed.statements import Holder, Verified
 from tests.node.licensing.samples import (
     DAY,
@@ -50,7 +59,7 @@ def evidence(
 class Case:
     name: str
     evidence: Evidence
-    state: State
+    state: LicenceState
     gate_open: bool
     exit: Exit
     new_work: bool = field(default=False)
@@ -154,10 +163,10 @@ def test_table(case: Case) -> None:
 
 def test_the_cases_and_the_dates_reach_every_state() -> None:
     reached = {judge(case.evidence).state for case in CASES} | {state for _, state, *_ in BOUNDARIES}
-    assert reached == set(STATES) == set(get_args(State))
+    assert reached == set(STATES) == set(get_args(LicenceState))
 
 
-BOUNDARIES: list[tuple[datetime, State, bool, bool, datetime | None]] = [
+BOUNDARIES: list[tuple[datetime, LicenceState, bool, bool, datetime | None]] = [
     (T0, "active", True, True, LEASE.refresh_after),
     (LEASE.refresh_after - US, "active", True, True, LEASE.refresh_after),
     (LEASE.refresh_after, "refresh-due", True, True, LEASE.expires_at),
@@ -172,7 +181,7 @@ BOUNDARIES: list[tuple[datetime, State, bool, bool, datetime | None]] = [
 
 
 @pytest.mark.parametrize(("now", "state", "gate_open", "new_work", "deadline"), BOUNDARIES)
-def test_dates(now: datetime, state: State, gate_open: bool, new_work: bool, deadline: datetime | None) -> None:
+def test_dates(now: datetime, state: LicenceState, gate_open: bool, new_work: bool, deadline: datetime | None) -> None:
     verdict = judge(evidence(now=now))
     assert (verdict.state, verdict.gate_open, verdict.new_work, verdict.deadline) == (
         state,
