@@ -90,9 +90,3 @@ def test_a_digest_of_no_length(hsm: SoftHsm) -> None:
     found = ask(hsm, connect, Generate("nodes-1"), Sign("nodes-1", b""), Find("nodes-1"))
     assert [reply.outcome for reply in found][:2] == ["done", "done"]
     assert found[2].outcome != "absent"
-
-
-def test_frames_are_bounded() -> None:
-    assert messages.size_of(messages.FRAME_BYTES_MAX.to_bytes(4, "big")) == messages.FRAME_BYTES_MAX
-    with pytest.raises(ValueError, match="is the most"):
-        messages.size_of((messages.FRAME_BYTES_MAX + 1).to_bytes(4, "big"))

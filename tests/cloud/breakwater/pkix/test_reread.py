@@ -1,0 +1,41 @@
+"""`cloud.breakwater.pkix.reread`: an issued certificate is read back into what was wanted of it."""
+
+import msgspec
+import pytest
+from cryptography import x509
+
+from cloud.breakwater.pkix import profiles
+from cloud.breakwater.pkix.linted import assemble
+from cloud.breakwater.pkix.profiles import PROFILE_VERSION, Issuer, Wanted
+from cloud.breakwater.pkix.reread import reread
+from tests.cloud.breakwater.wishes import CLEAN, DEVICE, NODES, SESSION
+
+
+def issued(wanted: Wanted, issuer: Issuer) -> x509.Certificate:
+    """The certificate, with a signature that nobody verifies here."""
+    return x509.load_der_x509_certificate(assemble(profiles.build(wanted, issuer), issuer.curve, b"\x30\x00"))
+
+
+@pytest.mark.parametrize("name", CLEAN)
+def test_what_was_wanted_is_read_back(name: str) -> None:
+    wanted, issuer = CLEAN[name]
+    assert reread(issued(wanted, issuer), wanted.profile, PROFILE_VERSION) == wanted
+
+
+def test_a_ca_of_the_first_version_says_no_class() -> None:
+    wanted, issuer = CLEAN["nodes CA"]
+    assert (wanted.ca, wanted.trust_domain) == ("nodes", "cascade.test")
+    found = reread(issued(wanted, issuer), "issuing", 1)
+    assert (found.ca, found.trust_domain, found.version) == (None, "", 1)
+
+
+def test_what_is_missing_is_empty() -> None:
+    found = reread(issued(SESSION, NODES), "session", PROFILE_VERSION)
+    assert (found.distribution, found.dns_names, found.addresses) == (None, (), ())
+
+
+def test_another_profile_is_read_as_it_is_named() -> None:
+    found = reread(issued(DEVICE, NODES), "session", PROFILE_VERSION)
+    assert found == msgspec.structs.replace(DEVICE, profile="session")
+    with pytest.raises(msgspec.ValidationError):
+        reread(issued(DEVICE, NODES), "person", PROFILE_VERSION)
