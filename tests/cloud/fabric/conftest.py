@@ -11,6 +11,7 @@ from cloud.crypto.keyfile import write_secret
 from cloud.fabric.bootstrap import initialise
 from tests.cloud.breakwater.support import PASSPHRASE, START, Clock
 from tests.cloud.breakwater.support import plan_for as breakwater_plan
+from tests.cloud.fabric.publishing import Holders
 from tests.cloud.fabric.support import World, copied, plan_for, world_at
 
 
@@ -42,3 +43,9 @@ async def world(home: Path, databases: Path) -> AsyncIterator[World]:
     """A Fabric at work, with a tenant that trusts the paper chips' maker."""
     async with world_at(home, databases, Clock()) as running:
         yield running
+
+
+@pytest.fixture
+def holders(world: World, home: Path) -> Holders:
+    """The offline holders of the keys of root and targets."""
+    return Holders(world, home / "offline")

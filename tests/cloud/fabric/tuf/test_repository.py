@@ -1,28 +1,22 @@
-"""The publisher of the TUF repository: what it signs, when it signs again, what it serves and what it refuses."""
+"""`cloud.fabric.tuf.repository`: what is signed, when it is signed again, and what a client makes of it."""
 
-import stat
 from datetime import datetime, timedelta
-from pathlib import Path
 
-import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from tuf.api.exceptions import RepositoryError
-from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
+from tuf.api.metadata import Metadata, Targets
 from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
 from tuf.ngclient.config import EnvelopeType
 
-from cloud.crypto.keyfile import KeyFileError
-from cloud.fabric.tuf.bootstrap import ROOT_KEY, TARGETS_KEY, initialise, read_online_signers, read_signer
 from cloud.fabric.tuf.repository import MetadataFile, Publication, pin_of, refresh_online, signer_of
-from cloud.fabric.tuf.serving import MetadataName, TargetName, file_for, keep_fresh, parse_path
-from cloud.fabric.tuf.targets import TargetsError, build_targets
 from protocol.encoding import sha256_hex
-from protocol.ids import IdError
-from protocol.signed.trust import TARGET_SERVICES, TARGETS
-from tests.simulators.repository import START, MemoryStore, Repository, certificate, content, p256, verification_key
+from protocol.signed.trust import TARGETS
+from tests.simulators.repository import START, Repository, content
 
 PASSPHRASE = b"sixteen bytes or more"
+
+
 DAY = timedelta(days=1)
 
 
@@ -121,136 +115,9 @@ def test_signers_are_p256_only() -> None:
         signer_of(ec.generate_private_key(ec.SECP384R1()))
 
 
-def test_initialise_puts_four_encrypted_keys_in_two_places(tmp_path: Path) -> None:
-    offline, online = tmp_path / "offline", tmp_path / "keys"
-    offline.mkdir()
-    online.mkdir()
-    publication = initialise(START, offline, online, PASSPHRASE, content())
-    assert sorted(path.name for path in offline.iterdir()) == [ROOT_KEY, TARGETS_KEY]
-    assert sorted(path.name for path in online.iterdir()) == ["tuf-snapshot.key.pem", "tuf-timestamp.key.pem"]
-    for path in (*offline.iterdir(), *online.iterdir()):
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600
-        assert path.read_bytes().startswith(b"-----BEGIN ENCRYPTED PRIVATE KEY-----")
-    assert [file.role for file in publication.metadata] == ["root", "targets", "snapshot", "timestamp"]
-    root = Metadata[Root].from_bytes(publication.metadata[0].data).signed
-    signers = read_online_signers(online, PASSPHRASE)
-    assert root.roles[Snapshot.type].keyids == [signers.snapshot.public_key.keyid]
-    assert root.roles[Timestamp.type].keyids == [signers.timestamp.public_key.keyid]
-    assert root.roles[Targets.type].keyids == [read_signer(offline / TARGETS_KEY, PASSPHRASE).public_key.keyid]
-    with pytest.raises(KeyFileError, match="there is a key already"):
-        initialise(START, offline, online, PASSPHRASE, content())
-    with pytest.raises(KeyFileError, match="wrong passphrase"):
-        read_online_signers(online, b"another one of 16 bytes")
-
-
-@pytest.mark.parametrize(
-    ("path", "named"),
-    [
-        ("/tuf/metadata/timestamp.json", MetadataName(role="timestamp", version=None)),
-        ("/tuf/metadata/1.root.json", MetadataName(role="root", version=1)),
-        ("/tuf/metadata/1795348800.snapshot.json", MetadataName(role="snapshot", version=1795348800)),
-        ("/tuf/metadata/12.targets.json", MetadataName(role="targets", version=12)),
-        (f"/tuf/targets/{'a' * 64}.services.json", TargetName(name="services.json", sha256="a" * 64)),
-        ("/tuf/metadata/root.json", None),
-        ("/tuf/metadata/0.root.json", None),
-        ("/tuf/metadata/01.root.json", None),
-        ("/tuf/metadata/1.timestamp.json", None),
-        ("/tuf/metadata/٣.root.json", None),
-        ("/tuf/metadata/1.root.json\n", None),
-        ("/tuf/metadata/../metadata/1.root.json", None),
-        ("/tuf/metadata/1.delegated.json", None),
-        ("/tuf/metadata/" + "9" * 400 + ".root.json", None),
-        ("/tuf/targets/services.json", None),
-        (f"/tuf/targets/{'A' * 64}.services.json", None),
-        (f"/tuf/targets/{'a' * 64}.../secrets.json", None),
-        ("/tuf/", None),
-        ("", None),
-    ],
-)
-def test_paths_name_files_by_the_rules_of_consistent_snapshots(
-    path: str, named: MetadataName | TargetName | None
-) -> None:
-    assert parse_path(path) == named
-
-
-async def test_files_are_served_from_the_store_and_older_ones_stay() -> None:
-    repository = Repository()
-    store = repository.store
-    old = repository.latest
-    services = repository.target_path(TARGET_SERVICES)
-    repository.replace(content(port=9000))
-    assert await file_for("/tuf/metadata/timestamp.json", store) == repository.latest.timestamp.data
-    assert await file_for("/tuf/metadata/1.targets.json", store) == old.targets.data
-    assert await file_for("/tuf/metadata/2.targets.json", store) == repository.latest.targets.data
-    assert await file_for("/tuf/metadata/2.root.json", store) is None
-    assert b":8440" in (await file_for(services, store) or b"")
-    assert b":9000" in (await file_for(repository.target_path(TARGET_SERVICES), store) or b"")
-    assert await file_for("/tuf/metadata/timestamp.json", MemoryStore()) is None
-    assert await file_for("/etc/passwd", store) is None
-
-
-async def test_the_loop_publishes_when_it_is_due() -> None:
-    repository = Repository()
-    assert await keep_fresh(repository.store, START, repository.online) is False
-    assert await keep_fresh(repository.store, START + 4 * DAY, repository.online) is True
-    assert await keep_fresh(repository.store, START + 4 * DAY, repository.online) is False
-    with pytest.raises(LookupError, match="cascade init"):
-        await keep_fresh(MemoryStore(), START, repository.online)
-
-
 def test_a_publication_is_one_value() -> None:
     repository = Repository()
     assert refresh_online(repository.latest, START, repository.online) is None
     due = refresh_online(repository.latest, START + 16 * DAY, repository.online)
     assert isinstance(due, Publication)
     assert due.targets == ()
-
-
-KEY = verification_key(p256(), "lease")
-OTHER = verification_key(p256(), "lease")
-
-
-@pytest.mark.parametrize(
-    ("change", "error"),
-    [
-        ({"keys": []}, "at least one"),
-        ({"keys": [KEY, KEY]}, "each once"),
-        ({"keys": [msgspec.structs.replace(KEY, kid=OTHER.kid)]}, "its own name"),
-        ({"keys": [msgspec.structs.replace(KEY, public_key_der=b"no key")]}, "cannot be read"),
-        ({"keys": [msgspec.structs.replace(KEY, typs=())]}, "may sign nothing"),
-        ({"keys": [msgspec.structs.replace(KEY, not_after=KEY.not_before)]}, "may sign nothing"),
-        ({"roots": []}, "at least one certificate"),
-        ({"node_issuers": [b"no certificate"]}, "cannot be read"),
-        ({"fabric_url": "http://fabric:8440"}, "https://host:port"),
-        ({"fabric_url": "https://fabric"}, "https://host:port"),
-        ({"fabric_url": "https://fabric:8440/"}, "https://host:port"),
-        ({"fabric_url": "https://user@fabric:8440"}, "https://host:port"),
-        ({"breakwater_url": "https://fabric:port"}, "not a number"),
-    ],
-)
-def test_content_that_no_node_could_use_is_not_published(change: dict[str, object], error: str) -> None:
-    good = {
-        "keys": [KEY, OTHER],
-        "trust_domain": "cascade.internal",
-        "roots": [certificate("root")],
-        "node_issuers": [certificate("nodes")],
-        "service_issuers": [certificate("services")],
-        "fabric_url": "https://fabric:8440",
-        "breakwater_url": "https://[::1]:8441",
-    }
-    assert set(build_targets(**good)) == set(TARGETS)  # type: ignore[arg-type]
-    with pytest.raises(TargetsError, match=error):
-        build_targets(**(good | change))  # type: ignore[arg-type]
-
-
-def test_a_malformed_trust_domain_is_not_published() -> None:
-    with pytest.raises(IdError):
-        build_targets(
-            keys=[KEY],
-            trust_domain="Not A Domain",
-            roots=[certificate("root")],
-            node_issuers=[certificate("nodes")],
-            service_issuers=[certificate("services")],
-            fabric_url="https://fabric:8440",
-            breakwater_url="https://fabric:8441",
-        )

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cloud.fabric import errors
 from cloud.fabric.service.nodes import activation
 from protocol.codes import make_secret
-from protocol.ids import EKU_DEVICE, ActivationId, TenantId, make_id
+from protocol.ids import EKU_DEVICE, ActivationId, make_id
 from protocol.limits import CHALLENGE_LIFE, CHALLENGE_TRIES_MAX, CHALLENGES_OPEN_PER_CODE_MAX
 from protocol.messages.activation import ProveActivation, StartActivation
 from protocol.signed.statements import Lease
@@ -132,14 +132,6 @@ async def test_the_same_chip_keeps_node_and_seat(world: World) -> None:
     old = await world.generation(node, 1)
     assert (old.state, old.statement_type) == ("closed", "revocation")
     assert world.statement(old.statement).reason == "superseded"  # type: ignore[union-attr]
-
-
-async def test_a_chip_is_another_node_for_another_tenant(world: World) -> None:
-    names = {
-        world.parts.nodes.chip_challenges.ek_hash(tenant, b"name")
-        for tenant in (world.tenant, TenantId(make_id("ten", 9, bytes(10))))
-    }
-    assert len(names) == 2
 
 
 async def test_two_activations_of_one_chip_the_later_confirm_wins(world: World) -> None:

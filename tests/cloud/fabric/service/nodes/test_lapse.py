@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from cloud.fabric import errors
+from cloud.fabric import errors, schemas
 from protocol.messages.sessions import Ask
 from protocol.signed.statements import Lease
 from tests.cloud.fabric.support import NONCE, Machine, World, change, run_once
@@ -98,3 +98,22 @@ async def test_a_lapsed_readmission_leaves_the_seat_to_the_last_lease(world: Wor
     world.clock.forward(timedelta(days=60))
     await run_once(world)
     assert await world.seats_taken(code) == 0
+
+
+SHORT = schemas.LeaseTerms(60, 120, 180, 240)
+
+
+async def test_the_seat_of_a_revoked_node_is_free_when_its_last_lease_terminated(world: World) -> None:
+    code = await world.code(lease=SHORT)
+    machine = Machine(world)
+    await machine.join(code.secret)
+    await change(world, machine, "revoke")
+    world.clock.forward(timedelta(seconds=239))
+    await run_once(world)
+    assert await world.seats_taken(code) == 1
+    world.clock.forward(timedelta(seconds=1))
+    await run_once(world)
+    await run_once(world)
+    assert await world.seats_taken(code) == 0
+    assert (await world.node(machine.node)).seat_held is False
+    assert (await world.actions(machine.node)).count("seat.freed") == 1

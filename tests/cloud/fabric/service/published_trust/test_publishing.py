@@ -1,7 +1,6 @@
 """Publishing what was signed offline: what is taken, what is refused with no row written, and what clients make of it."""
 
 import json
-import ssl
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -14,11 +13,10 @@ from tuf.api.metadata import Metadata, Root, Timestamp
 from cloud.cli import published_trust
 from cloud.fabric import schemas
 from cloud.fabric.errors import Conflict, Invalid, TrustRefused
-from cloud.fabric.service.published_trust.online_roles import warn_of_expiry
 from cloud.fabric.service.published_trust.publishing import Publishing
 from cloud.fabric.tuf.offline import Changes
 from cloud.fabric.tuf.repository import ROOT_LIFE, pin_of, sign_root, sign_targets, signer_of
-from cloud.fabric.tuf.targets import Content, TargetsError
+from cloud.fabric.tuf.targets import Content
 from cloud.mtls.peer import key_id_of
 from protocol.encoding import sha256_hex
 from protocol.limits import REQUEST_BODY_BYTES_MAX
@@ -30,11 +28,6 @@ from tests.cloud.fabric.support import ALICE, URL, World
 from tests.simulators.repository import Repository
 
 DAY = timedelta(days=1)
-
-
-@pytest.fixture
-def holders(world: World, home: Path) -> Holders:
-    return Holders(world, home / "offline")
 
 
 async def publish(world: World, body: schemas.PublishTrust) -> schemas.Trust:
@@ -66,39 +59,6 @@ async def test_contents_that_are_stored_need_not_be_sent_and_the_request_is_smal
     assert len(msgspec.json.encode(body)) < REQUEST_BODY_BYTES_MAX / 4
     only_new = {TARGET_X509_BUNDLE: body.contents[TARGET_X509_BUNDLE]}
     assert (await publish(world, msgspec.structs.replace(body, contents=only_new))).targets_version == 2
-
-
-async def test_fabric_follows_at_its_next_beat(world: World, holders: Holders) -> None:
-    second = Generation()
-    before = world.parts.current_trust.trust
-    await holders.publish(Changes(add_roots=(second.root.der,), add_nodes=(second.nodes.der,)))
-    current_trust = world.parts.current_trust
-    assert current_trust.version == 2
-    assert current_trust.trust.node_issuers == (*before.node_issuers, second.nodes.certificate)
-    assert world.parts.current_trust.trust.node_issuers == current_trust.trust.node_issuers
-    assert second.root.pem in current_trust.ca_pem
-    kept = current_trust.trust
-    await world.follower.run_once()
-    assert current_trust.trust is kept, (
-        "the same object while nothing has changed: connections keep what they parsed by it"
-    )
-
-
-async def test_whoever_was_to_hear_of_it_and_failed_hears_again(world: World, holders: Holders) -> None:
-    """Else the listeners would take clients by the trust before until the next publication."""
-    heard: list[int] = []
-    current_trust = world.parts.current_trust
-
-    async def changed() -> None:
-        heard.append(current_trust.version)
-        if len(heard) == 1:
-            raise ssl.SSLError("no such curve")
-
-    world.follower._trust_changed = changed
-    await holders.publish(Changes(add_roots=(Generation().root.der,)))
-    for _ in range(3):
-        await world.follower.run_once()
-    assert heard == [2, 2]
 
 
 def altered(change: Callable[[dict[str, object]], None]) -> Callable[[bytes], bytes]:
@@ -158,7 +118,11 @@ def with_bundle(**changes: object) -> Callable[[Content], Content]:
 
 
 SECOND = Generation()
+
+
 NO_CA = Authority("no CA", SECOND.root, ca=False)
+
+
 OVER = Authority("root over", not_after=START - timedelta(hours=1))
 
 
@@ -309,18 +273,6 @@ async def test_a_root_with_other_online_keys_is_refused(world: World, holders: H
     assert await rows(world) == before
 
 
-async def test_a_drop_is_refused_by_key_id(world: World, holders: Holders) -> None:
-    with pytest.raises(TargetsError, match="names nothing"):
-        await holders.signed(Changes(drop_roots=("00000000",)))
-    with pytest.raises(TargetsError, match="no issuer"):
-        await holders.signed(Changes(drop_issuers=("00000000",)))
-    with pytest.raises(TargetsError, match="8 characters"):
-        await holders.signed(Changes(drop_roots=("00",)))
-    content = await holders.content()
-    with pytest.raises(TargetsError, match="already"):
-        await holders.signed(Changes(add_roots=content.bundle.roots))
-
-
 async def test_an_empty_fleet_may_drop_at_once(world: World, holders: Holders) -> None:
     second = Generation()
     await holders.publish(
@@ -329,10 +281,3 @@ async def test_an_empty_fleet_may_drop_at_once(world: World, holders: Holders) -
     old = world.trust.node_issuers[0]
     await holders.publish(Changes(drop_issuers=(key_id_of(old),)))
     assert world.trust.node_issuers == (second.nodes.certificate,)
-
-
-async def test_the_end_of_targets_is_told_sixty_days_before(world: World, holders: Holders) -> None:
-    assert await warn_of_expiry(world.stores.repository, START + 305 * DAY) == ()
-    assert await warn_of_expiry(world.stores.repository, START + 306 * DAY) == ("targets",)
-    assert await warn_of_expiry(world.stores.repository, START + 4000 * DAY) == ("root", "targets")
-    assert await world.stores.repository.newest("root") == 1

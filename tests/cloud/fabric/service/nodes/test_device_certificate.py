@@ -1,0 +1,67 @@
+"""`cloud.fabric.service.nodes.device_certificate`: a good one is read, one mutation of it is refused at its step."""
+
+from datetime import timedelta
+
+import msgspec
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.x509.oid import NameOID
+
+from cloud.fabric import errors
+from cloud.fabric.service.nodes.device_certificate import Device, read_device_certificate
+from protocol.ids import EKU_DEVICE
+from tests.cloud.fabric.support import Machine, World
+from tests.cloud.pki import Pki
+
+
+async def test_a_session_certificate_is_no_device_certificate(world: World, machine: Machine) -> None:
+    chain = (await machine.session()).certificate_chain
+    body = msgspec.structs.replace(machine.ask_for_session(), device_certificate=chain[0])
+    with pytest.raises(errors.CertificateRefused, match="extended key usage"):
+        await world.parts.nodes.sessions.open_session(body)
+
+
+async def test_an_expired_device_certificate(world: World, machine: Machine) -> None:
+    world.clock.forward(timedelta(days=800))
+    with pytest.raises(errors.CertificateRefused, match="not valid at this time"):
+        await world.parts.nodes.sessions.open_session(machine.ask_for_session())
+
+
+async def test_certificates_of_another_kind(world: World, machine: Machine) -> None:
+    assert machine.activated is not None
+    foreign = Pki().node().certificate.public_bytes(serialization.Encoding.DER)
+    for der in (b"", b"no certificate", foreign, machine.activated.certificate_chain[1]):
+        body = msgspec.structs.replace(machine.ask_for_session(), device_certificate=der)
+        with pytest.raises(errors.CertificateRefused):
+            await world.parts.nodes.sessions.open_session(body)
+
+
+def test_each_rule_of_device_certificates() -> None:
+    """Certificates by the right CA, each wrong in one thing."""
+    from tests.cloud import pki as paper
+
+    made = Pki()
+    device = (x509.ObjectIdentifier(EKU_DEVICE),)
+    subject = ((NameOID.COMMON_NAME, str(paper.NODE_ID)), (NameOID.SERIAL_NUMBER, "1"))
+    good = made.leaf(made.nodes, (paper.NODE_URI,), subject=subject, usages=device)
+    now = good.certificate.not_valid_before_utc + timedelta(minutes=6)
+    bad = {
+        "CA of its class": made.leaf(made.services, (paper.NODE_URI,), subject=subject, usages=device),
+        "extended key usage": made.leaf(made.nodes, (paper.NODE_URI,), subject=subject, usages=(*device, paper.CLIENT)),
+        "not one of a node": made.leaf(made.nodes, (paper.service_uri("fabric"),), subject=subject, usages=device),
+        "2 URI names": made.leaf(made.nodes, (paper.NODE_URI, paper.NODE_URI), subject=subject, usages=device),
+        "does not name": made.leaf(made.nodes, (paper.NODE_URI,), subject=subject[1:], usages=device),
+        "cannot be read": made.leaf(
+            made.nodes, (paper.NODE_URI,), subject=(subject[0], (NameOID.SERIAL_NUMBER, "01")), usages=device
+        ),
+    }
+
+    def read(leaf: paper.Leaf) -> Device:
+        der = leaf.certificate.public_bytes(serialization.Encoding.DER)
+        return read_device_certificate(der, made.trust.node_issuers, paper.TRUST_DOMAIN, now)
+
+    assert (read(good).generation, read(good).spiffe.node) == (1, paper.NODE_ID)
+    for why, leaf in bad.items():
+        with pytest.raises(errors.CertificateRefused, match=why):
+            read(leaf)

@@ -1,0 +1,28 @@
+"""The stores of Fabric over an empty database, on both engines."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from cloud.fabric.store import Stores, stores_over
+from cloud.storage import Location, ServiceEngine
+from lab.postgres import database_location
+from tests.cloud.engines import ENGINES
+
+
+@pytest.fixture(params=ENGINES)
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
+    """Not an async fixture: the server of PostgreSQL is started outside of an event loop."""
+    return database_location(request.param, "fabric", tmp_path)
+
+
+@pytest.fixture
+async def stores(database: Location) -> AsyncIterator[Stores]:
+    engine = ServiceEngine("fabric")
+    engine.configure(database)
+    await engine.open()
+    try:
+        yield stores_over(engine)
+    finally:
+        await engine.close()
