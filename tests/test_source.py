@@ -14,6 +14,8 @@ MODULE_LINES_MAX = 450
 PAGES = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/*.md", "docs/adr/*.md")
 _FILE = re.compile(r"`((?:protocol|node|cloud|lab|demo|benchmarks|tests|tools|docs|packaging)/[\w./-]+)`")
 
+HTTP_DECORATORS = {"get", "post", "put", "patch", "delete", "head", "route"}
+
 TLS_INSIDES = {"sslobject_class", "getpeercert"}
 TLS_FILES = {"node/link/transport.py", "cloud/mtls/peer.py", "cloud/mtls/client.py"}
 
@@ -71,3 +73,32 @@ def test_the_files_that_pages_name_are_there() -> None:
     }
     assert named
     assert not [f"{page} names {path}" for page, path in sorted(named) if not (ROOT / path).exists()]
+
+
+def _handlers(tree: ast.Module) -> set[str]:
+    """The functions of a module that Litestar's decorators make handlers of."""
+    return {
+        node.name
+        for node in tree.body
+        if isinstance(node, ast.AsyncFunctionDef)
+        for decorator in node.decorator_list
+        if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) in HTTP_DECORATORS
+    }
+
+
+def test_every_handler_is_in_the_handlers_of_its_module(trees: dict[Path, ast.Module]) -> None:
+    """A service's routes are its modules' HANDLERS: a handler that is left out of them answers nothing."""
+    seen = set()
+    for path, tree in trees.items():
+        if path.parent.name != "routes" or not (made := _handlers(tree)):
+            continue
+        listed = {
+            name.id
+            for node in tree.body
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).endswith("HANDLERS")
+            for name in ast.walk(node.value)
+            if isinstance(name, ast.Name)
+        }
+        assert made - listed == set(), path
+        seen |= made
+    assert seen

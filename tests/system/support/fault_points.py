@@ -1,7 +1,10 @@
-"""Fault points of the code, read from its syntax trees."""
+"""Fault points and durable writes of the code, read from its syntax trees."""
 
 import ast
+import importlib
 from pathlib import Path
+
+from cloud.storage import Statement
 
 ROOT = Path(__file__).parents[3]
 
@@ -24,3 +27,33 @@ def points_in_code(*sides: str) -> list[str]:
                         case _:
                             names.append(ast.unparse(call))
     return [name for name in names if not sides or name.partition(".")[0] in sides]
+
+
+def writes_of_stores(service: str) -> set[str]:
+    """The public methods of a service's store classes that run a statement which writes, by their names."""
+    found: set[str] = set()
+    for path in sorted((ROOT / "cloud" / service / "store").glob("*.py")):
+        module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+        writing = {name for name, value in vars(module).items() if isinstance(value, Statement) and not value.reads}
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef):
+                found |= _writing_methods(node, writing)
+    return {name for name in found if not name.startswith("_")}
+
+
+def _writing_methods(store: ast.ClassDef, statements: set[str]) -> set[str]:
+    """The methods that name one of these statements, or call a method that does."""
+    named: dict[str, set[str]] = {
+        method.name: {
+            node.id if isinstance(node, ast.Name) else node.attr
+            for node in ast.walk(method)
+            if isinstance(node, ast.Name)
+            or (isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self")
+        }
+        for method in store.body
+        if isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    writing: set[str] = set()
+    while more := {name for name, names in named.items() if names & (statements | writing)} - writing:
+        writing |= more
+    return writing
