@@ -12,7 +12,7 @@ from cloud.fabric.bootstrap import initialise
 from tests.cloud.breakwater.support import PASSPHRASE, START, Clock
 from tests.cloud.breakwater.support import plan_for as breakwater_plan
 from tests.cloud.fabric.publishing import Holders
-from tests.cloud.fabric.support import World, copied, plan_for, world_at
+from tests.cloud.fabric.support import Machine, World, copied, plan_for, world_at
 
 
 async def _initialise(directory: Path) -> None:
@@ -43,6 +43,14 @@ async def world(home: Path, databases: Path) -> AsyncIterator[World]:
     """A Fabric at work, with a tenant that trusts the paper chips' maker."""
     async with world_at(home, databases, Clock()) as running:
         yield running
+
+
+@pytest.fixture
+async def machine(world: World) -> Machine:
+    """A machine that has joined."""
+    made = Machine(world)
+    await made.join((await world.code()).secret)
+    return made
 
 
 @pytest.fixture
