@@ -227,7 +227,7 @@ class ServiceEngine:
         current = self.current_transaction.get()
         return current if current is not None and current.is_open else None
 
-    def fetch(self, statement: Statement, /, *args: Any, **values: Any) -> Coroutine[Any, Any, list[Row]]:
+    def fetch(self, statement: Statement, /, **values: Any) -> Coroutine[Any, Any, list[Row]]:
         """Run a bounded statement and return its rows, inside the task's transaction if there is one.
 
         `values` are the statement's parameters by name. A write outside a transaction is one of its own, durable when
@@ -236,12 +236,11 @@ class ServiceEngine:
         Raises:
             TypeError: a parameter has no value, or a value has no parameter.
         """
-        return self._start(statement, statement.positional(args) if args else statement.arguments(values))
+        return self._start(statement, statement.arguments(values))
 
-    async def fetch_one(self, statement: Statement, /, *args: Any, **values: Any) -> Row | None:
+    async def fetch_one(self, statement: Statement, /, **values: Any) -> Row | None:
         """The first row of `fetch`, or None."""
-        bound = statement.positional(args) if args else statement.arguments(values)
-        rows = await self._start(statement, bound)
+        rows = await self._start(statement, statement.arguments(values))
         return rows[0] if rows else None
 
     def _start(self, statement: Statement, bound: tuple[Any, ...]) -> Coroutine[Any, Any, list[Row]]:

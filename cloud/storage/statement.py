@@ -32,8 +32,6 @@ def _picker(order: tuple[str, ...]) -> Callable[[dict[str, Any]], tuple[Any, ...
 class Statement:
     """One SQL statement with `{name}` for each value; a name may stand in it several times.
 
-    A template with `{}` takes positional values instead; one template has one kind of placeholder.
-
     Rule: a statement for `fetch` is bounded (by key or by LIMIT), because SQLite runs it in the event loop's own thread.
     """
 
@@ -48,14 +46,12 @@ class Statement:
             postgres.append(literal)
             if field is None:
                 continue
-            if spec or conversion or (field and not field.isidentifier()):
+            if spec or conversion or not field.isidentifier():
                 raise ValueError(f"cannot compile the placeholder {{{field}}}: it is no name")
             order.append(field)
             # A name that occurs twice gets two numbers: PostgreSQL derives the type of each from its own place.
             sqlite.append("?")
             postgres.append(f"${len(order)}")
-        if "" in order and set(order) != {""}:
-            raise ValueError("cannot compile a statement with both {} and named placeholders")
         self.sqlite = "".join(sqlite)
         self.postgres = "".join(postgres)
         self.reads = is_read(template)
@@ -82,15 +78,3 @@ class Statement:
         raise TypeError(
             f"the statement takes the parameters {sorted(self.names)}, not {sorted(values)}: {self.sqlite[:60]}"
         )
-
-    def positional(self, values: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The values of a template with `{}`, checked.
-
-        Raises:
-            TypeError: another number of values, or the placeholders have names.
-        """
-        if len(values) != len(self._order) or "" not in self.names:
-            raise TypeError(
-                f"the statement takes {len(self._order)} values, {len(values)} were given: {self.sqlite[:60]}"
-            )
-        return values

@@ -41,14 +41,16 @@ SPIFFE = NodeSpiffeId(TRUST_DOMAIN, TenantId(make_id("ten", 1, bytes(10))), Node
 _RECORD = Statement(
     "INSERT INTO certificate (serial, request_key, profile, state, tenant, node, generation, service, spki_sha256, tbs, "
     "certificate, not_before, not_after, caller, recorded_at, authority, shard, reason, feed, profile_version) "
-    "VALUES ({}, {}, {}, {}, '', '', 0, {}, '', {}, {}, {}, {}, 'test', {}, {}, {}, 0, 0, 2)"
+    "VALUES ({serial}, {serial}, {profile}, {state}, '', '', 0, {service}, '', {tbs}, {certificate}, {not_before}, "
+    "{not_after}, 'test', {recorded_at}, {authority}, {shard}, 0, 0, 2)"
 )
 _REVOKE = Statement(
-    "UPDATE certificate SET state = {}, revoked_at = {}, reason = {} WHERE serial = {} RETURNING shard, service"
+    "UPDATE certificate SET state = {state}, revoked_at = {revoked_at}, reason = {reason} WHERE serial = {serial} "
+    "RETURNING shard, service"
 )
-_MOVE = Statement("UPDATE shard SET revision = revision + 1 WHERE id = {}")
+_MOVE = Statement("UPDATE shard SET revision = revision + 1 WHERE id = {id}")
 _NEXT = Statement("UPDATE counter SET value = value + 1 WHERE name = 'revocation' RETURNING value")
-_FEED = Statement("UPDATE certificate SET feed = {} WHERE serial = {}")
+_FEED = Statement("UPDATE certificate SET feed = {feed} WHERE serial = {serial}")
 _COUNTER = Statement("INSERT INTO counter (name, value) VALUES ('revocation', 0) ON CONFLICT (name) DO NOTHING")
 
 
@@ -231,32 +233,31 @@ class Bench:
     async def record(
         self, wanted: profiles.Wanted, authority: str, shard: str, der: bytes | None, state: str = "issued"
     ) -> None:
-        name = serial_text(wanted.serial)
         await self.engine.fetch(
             _RECORD,
-            name,
-            name,
-            wanted.profile,
-            state,
-            "fabric" if wanted.profile == "service" else "",
-            b"",
-            der,
-            wanted.not_before,
-            wanted.not_after,
-            self.clock(),
-            authority,
-            shard,
+            serial=serial_text(wanted.serial),
+            profile=wanted.profile,
+            state=state,
+            service="fabric" if wanted.profile == "service" else "",
+            tbs=b"",
+            certificate=der,
+            not_before=wanted.not_before,
+            not_after=wanted.not_after,
+            recorded_at=self.clock(),
+            authority=authority,
+            shard=shard,
         )
 
     async def revoke(self, number: int, reason: int = 4, state: str = "revoked") -> None:
         """As the issuer's transaction does it."""
         async with self.engine.transaction():
             await self.engine.fetch(_COUNTER)
-            (row,) = await self.engine.fetch(_REVOKE, state, self.clock(), reason, serial_text(number))
-            await self.engine.fetch(_MOVE, row["shard"])
+            values = {"state": state, "revoked_at": self.clock(), "reason": reason}
+            (row,) = await self.engine.fetch(_REVOKE, serial=serial_text(number), **values)
+            await self.engine.fetch(_MOVE, id=row["shard"])
             if row["service"]:
                 (moved,) = await self.engine.fetch(_NEXT)
-                await self.engine.fetch(_FEED, moved["value"], serial_text(number))
+                await self.engine.fetch(_FEED, feed=moved["value"], serial=serial_text(number))
 
 
 @asynccontextmanager

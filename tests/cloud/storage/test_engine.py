@@ -71,8 +71,6 @@ def test_each_parameter_is_given_once_by_its_name(database: Location) -> None:
                 await ENGINE.fetch(SELECT, **wrong)
             with pytest.raises(TypeError):
                 await ENGINE.browse(SELECT, **wrong)
-        with pytest.raises(TypeError, match="takes 1 values, 2 were given"):
-            await ENGINE.fetch(SELECT, "w1", "w2")
 
     on(database, test())
 

@@ -71,11 +71,12 @@ class Bed:
     device_der: bytes
     service: str
 
-    async def run(self, sql: str, *arguments: object) -> None:
-        await self.issuer.engine.fetch(Statement(sql), *arguments)
+    async def run(self, sql: str, **values: object) -> None:
+        await self.issuer.engine.fetch(Statement(sql), **values)
 
-    async def spoil(self, serial: str, change: str, *arguments: object) -> None:
-        await self.run(f"UPDATE certificate SET {change} WHERE serial = {{}}", *arguments, serial)  # noqa: S608  a test's
+    async def spoil(self, spoilt: str, change: str, **values: object) -> None:
+        sql = f"UPDATE certificate SET {change} WHERE serial = {{spoilt}}"  # noqa: S608  a test's
+        await self.run(sql, spoilt=spoilt, **values)
 
     async def report(self, sample: int = 0, others: tuple[tuple[str, bytes], ...] = ()) -> Report:
         rows = await AuthorityStore(self.issuer.engine).rows()
@@ -91,7 +92,7 @@ class Bed:
         return LocalKey(key)
 
     async def publish(self, shard: str) -> None:
-        await self.run("UPDATE shard SET revision = revision + 1 WHERE id = {}", shard)
+        await self.run("UPDATE shard SET revision = revision + 1 WHERE id = {id}", id=shard)
         assert await self.publisher.publish(shard)
 
     async def serving(self) -> set[str]:
@@ -197,7 +198,9 @@ async def orphan_left(bed: Bed) -> Found:
 
 @damage
 async def a_record_at_the_signer(bed: Bed) -> Found:
-    await bed.spoil(bed.device, "state = 'recorded', certificate = NULL, recorded_at = {}", bed.clock())
+    await bed.spoil(
+        bed.device, "state = 'recorded', certificate = NULL, recorded_at = {recorded_at}", recorded_at=bed.clock()
+    )
     return set()
 
 
@@ -209,39 +212,39 @@ async def empty_record(bed: Bed) -> Found:
 
 @damage
 async def signed_orphan(bed: Bed) -> Found:
-    await bed.spoil(bed.device, "state = 'orphaned', revoked_at = {}", bed.clock())
+    await bed.spoil(bed.device, "state = 'orphaned', revoked_at = {revoked_at}", revoked_at=bed.clock())
     await bed.publish(NODES)
     return {("record.signed_orphan", bed.device)}
 
 
 @damage
 async def other_bytes(bed: Bed) -> Found:
-    await bed.spoil(bed.device, "tbs = {}", b"other bytes")
+    await bed.spoil(bed.device, "tbs = {tbs}", tbs=b"other bytes")
     return {("record.bytes", bed.device)}
 
 
 @damage
 async def other_serial(bed: Bed) -> Found:
     other = f"{new_serial():040x}"
-    await bed.spoil(bed.device, "serial = {}", other)
+    await bed.spoil(bed.device, "serial = {serial}", serial=other)
     return {("record.serial", other)}
 
 
 @damage
 async def other_key(bed: Bed) -> Found:
-    await bed.spoil(bed.device, "spki_sha256 = {}", "0" * 64)
+    await bed.spoil(bed.device, "spki_sha256 = {spki_sha256}", spki_sha256="0" * 64)
     return {("record.key", bed.device)}
 
 
 @damage
 async def other_dates(bed: Bed) -> Found:
-    await bed.spoil(bed.device, "not_after = {}", START + timedelta(days=89))
+    await bed.spoil(bed.device, "not_after = {not_after}", not_after=START + timedelta(days=89))
     return {("record.dates", bed.device)}
 
 
 @damage
 async def other_shard(bed: Bed) -> Found:
-    await bed.spoil(bed.device, "shard = {}", SERVICES)
+    await bed.spoil(bed.device, "shard = {shard}", shard=SERVICES)
     return {("record.shard", bed.device)}
 
 
@@ -253,7 +256,7 @@ async def no_shard(bed: Bed) -> Found:
 
 @damage
 async def shard_lost(bed: Bed) -> Found:
-    await bed.run("DELETE FROM shard WHERE id = {}", NODES)
+    await bed.run("DELETE FROM shard WHERE id = {id}", id=NODES)
     return {("shard.missing", NODES)}
 
 
@@ -270,13 +273,13 @@ async def unknown_authority(bed: Bed) -> Found:
 async def signed_by_another(bed: Bed) -> Found:
     tbs = load(bed.device_der).tbs_certificate_bytes
     forged = assemble(tbs, "secp256r1", await bed.key("services").sign(tbs))
-    await bed.spoil(bed.device, "certificate = {}", forged)
+    await bed.spoil(bed.device, "certificate = {certificate}", certificate=forged)
     return {("chain.signature", bed.device)}
 
 
 @damage
 async def certificate_unreadable(bed: Bed) -> Found:
-    await bed.spoil(bed.device, "certificate = {}", b"no certificate")
+    await bed.spoil(bed.device, "certificate = {certificate}", certificate=b"no certificate")
     return {("chain.signature", bed.device)}
 
 
@@ -289,7 +292,13 @@ async def outside_the_profile(bed: Bed) -> Found:
     long = type(wanted)(**{**{name: getattr(wanted, name) for name in wanted.__struct_fields__}, "not_after": end})
     tbs = build(long, issuer)
     der = assemble(tbs, "secp256r1", await bed.key("nodes").sign(tbs))
-    await bed.spoil(bed.device, "tbs = {}, certificate = {}, not_after = {}", tbs, der, end)
+    await bed.spoil(
+        bed.device,
+        "tbs = {tbs}, certificate = {certificate}, not_after = {not_after}",
+        tbs=tbs,
+        certificate=der,
+        not_after=end,
+    )
     return {("lint.validity_life", bed.device)}
 
 
@@ -310,7 +319,7 @@ async def closed_and_not_revoked(bed: Bed) -> Found:
 
 @damage
 async def closed_alone_and_not_revoked(bed: Bed) -> Found:
-    await bed.run("UPDATE generation SET closed_at = {} WHERE generation = 2", bed.clock())
+    await bed.run("UPDATE generation SET closed_at = {closed_at} WHERE generation = 2", closed_at=bed.clock())
     return {("generation.closed", bed.device)}
 
 
@@ -331,21 +340,21 @@ async def revoked_and_untold(bed: Bed) -> Found:
 
 @damage
 async def revoked_and_not_named(bed: Bed) -> Found:
-    await bed.spoil(bed.device, "state = 'revoked', revoked_at = {}", bed.clock())
+    await bed.spoil(bed.device, "state = 'revoked', revoked_at = {revoked_at}", revoked_at=bed.clock())
     return {("crl.omits", bed.device)}
 
 
 @damage
 async def revoked_long_ago_and_not_published(bed: Bed) -> Found:
-    await bed.spoil(bed.device, "state = 'revoked', revoked_at = {}", START)
-    await bed.run("UPDATE shard SET revision = revision + 1 WHERE id = {}", NODES)
+    await bed.spoil(bed.device, "state = 'revoked', revoked_at = {revoked_at}", revoked_at=START)
+    await bed.run("UPDATE shard SET revision = revision + 1 WHERE id = {id}", id=NODES)
     return {("crl.omits", bed.device)}
 
 
 @damage
 async def revoked_just_now(bed: Bed) -> Found:
-    await bed.spoil(bed.device, "state = 'revoked', revoked_at = {}", bed.clock())
-    await bed.run("UPDATE shard SET revision = revision + 1 WHERE id = {}", NODES)
+    await bed.spoil(bed.device, "state = 'revoked', revoked_at = {revoked_at}", revoked_at=bed.clock())
+    await bed.run("UPDATE shard SET revision = revision + 1 WHERE id = {id}", id=NODES)
     return set()
 
 
@@ -384,69 +393,74 @@ async def other_number(bed: Bed) -> Found:
 
 @damage
 async def number_drawn_fell(bed: Bed) -> Found:
-    await bed.run("UPDATE shard SET crl_number = 1 WHERE id = {}", NODES)
+    await bed.run("UPDATE shard SET crl_number = 1 WHERE id = {id}", id=NODES)
     return {("crl.number", NODES)}
 
 
 @damage
 async def other_number_inside(bed: Bed) -> Found:
-    await bed.run("UPDATE crl SET number = number + 1 WHERE shard = {}", NODES)
+    await bed.run("UPDATE crl SET number = number + 1 WHERE shard = {shard}", shard=NODES)
     await bed.run(
-        "UPDATE shard SET published_number = published_number + 1, crl_number = crl_number + 1 WHERE id = {}", NODES
+        "UPDATE shard SET published_number = published_number + 1, crl_number = crl_number + 1 WHERE id = {id}",
+        id=NODES,
     )
     return {("crl.number", NODES)}
 
 
 @damage
 async def other_dates_of_a_list(bed: Bed) -> Found:
-    await bed.run("UPDATE crl SET next_update = {} WHERE shard = {}", START + timedelta(days=30), NODES)
+    await bed.run(
+        "UPDATE crl SET next_update = {next_update} WHERE shard = {shard}",
+        next_update=START + timedelta(days=30),
+        shard=NODES,
+    )
     return {("crl.dates", NODES)}
 
 
 @damage
 async def other_count_of_a_list(bed: Bed) -> Found:
-    await bed.run("UPDATE crl SET entries = entries + 1 WHERE shard = {}", NODES)
+    await bed.run("UPDATE crl SET entries = entries + 1 WHERE shard = {shard}", shard=NODES)
     return {("crl.size", NODES)}
 
 
 @damage
 async def list_signed_by_another(bed: Bed) -> Found:
     (row,) = await bed.issuer.engine.fetch(
-        Statement("SELECT id, data FROM crl WHERE shard = {} ORDER BY number DESC LIMIT 1"), NODES
+        Statement("SELECT id, data FROM crl WHERE shard = {shard} ORDER BY number DESC LIMIT 1"), shard=NODES
     )
     tbs = x509.load_der_x509_crl(bytes(row["data"])).tbs_certlist_bytes
     forged = assemble(tbs, "secp256r1", await bed.key("services").sign(tbs))
-    await bed.run("UPDATE crl SET data = {} WHERE id = {}", forged, row["id"])
+    await bed.run("UPDATE crl SET data = {data} WHERE id = {id}", data=forged, id=row["id"])
     return {("crl.signature", NODES)}
 
 
 @damage
 async def list_unreadable(bed: Bed) -> Found:
-    await bed.run("UPDATE crl SET data = {} WHERE shard = {}", b"no list", NODES)
+    await bed.run("UPDATE crl SET data = {data} WHERE shard = {shard}", data=b"no list", shard=NODES)
     return {("crl.unreadable", NODES)}
 
 
 @damage
 async def never_published(bed: Bed) -> Found:
-    await bed.run("DELETE FROM crl WHERE shard = {}", NODES)
+    await bed.run("DELETE FROM crl WHERE shard = {shard}", shard=NODES)
     return {("crl.missing", NODES)}
 
 
 @damage
 async def list_of_an_unknown_authority(bed: Bed) -> Found:
-    await bed.run("UPDATE shard SET authority = 'nodes-9' WHERE id = {}", NODES)
+    await bed.run("UPDATE shard SET authority = 'nodes-9' WHERE id = {id}", id=NODES)
     return {("crl.authority", NODES)}
 
 
 @damage
 async def too_many_places(bed: Bed) -> Found:
-    await bed.run("UPDATE shard SET reserved = 5500 WHERE id = {}", NODES)
+    await bed.run("UPDATE shard SET reserved = 5500 WHERE id = {id}", id=NODES)
     return {("shard.size", NODES)}
 
 
 @damage
 async def places_not_reserved(bed: Bed) -> Found:
-    await bed.run("UPDATE shard SET reserved = 1 WHERE id = {}", NODES)
+    await bed.run("UPDATE shard SET reserved = 1 WHERE id = {id}", id=NODES)
     return {("shard.places", NODES)}
 
 
@@ -457,7 +471,9 @@ async def places_not_reserved(bed: Bed) -> Found:
 async def no_root_signed_them(bed: Bed) -> Found:
     key = LocalKey(ec.generate_private_key(ec.SECP384R1()))
     other = await make_root(CaIdentity(TRUST_DOMAIN, "root", 1), key, new_serial(), START)
-    await bed.run("UPDATE authority SET certificate = {} WHERE id = 'root-1'", other.certificate_der)
+    await bed.run(
+        "UPDATE authority SET certificate = {certificate} WHERE id = 'root-1'", certificate=other.certificate_der
+    )
     return {("authority.chain", "nodes-1"), ("authority.chain", "services-1")}
 
 
@@ -471,9 +487,9 @@ async def none_is_active(bed: Bed) -> Found:
 async def not_a_certificate(bed: Bed) -> Found:
     await bed.run(
         "INSERT INTO authority (id, ca, number, state, certificate, key, changed_at, reason) "
-        "VALUES ('nodes-2', 'nodes', 2, 'prepared', {}, '', {}, '')",
-        b"no certificate",
-        START,
+        "VALUES ('nodes-2', 'nodes', 2, 'prepared', {certificate}, '', {changed_at}, '')",
+        certificate=b"no certificate",
+        changed_at=START,
     )
     return {("authority.unreadable", "nodes-2")}
 
@@ -484,9 +500,9 @@ async def two_of_one_name_and_key(bed: Bed) -> Found:
     assert issuer is not None
     await bed.run(
         "INSERT INTO authority (id, ca, number, state, certificate, key, changed_at, reason) "
-        "VALUES ('nodes-2', 'nodes', 2, 'prepared', {}, '', {}, '')",
-        issuer.certificate_der,
-        START,
+        "VALUES ('nodes-2', 'nodes', 2, 'prepared', {certificate}, '', {changed_at}, '')",
+        certificate=issuer.certificate_der,
+        changed_at=START,
     )
     return {("authority.distinct", issuer.subject.rfc4514_string()), ("authority.distinct", issuer.key_id.hex())}
 
@@ -518,7 +534,7 @@ async def test_a_retired_authority_need_not_renew_its_lists(bed: Bed) -> None:
 
 
 async def test_certificates_from_elsewhere_must_be_on_record(bed: Bed) -> None:
-    await bed.run("DELETE FROM certificate WHERE serial = {}", bed.device)
+    await bed.run("DELETE FROM certificate WHERE serial = {serial}", serial=bed.device)
     report = await bed.report(others=(("found.pem", bed.device_der), ("garbage.pem", b"garbage")))
     assert {(finding.check, finding.object) for finding in report.findings} == {
         ("certificate.unrecorded", "found.pem"),
@@ -545,13 +561,14 @@ async def test_pkilint_sees_what_breaks_rfc_5280(bed: Bed) -> None:
     spki = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     await bed.spoil(
         bed.device,
-        "serial = {}, tbs = {}, certificate = {}, spki_sha256 = {}, not_before = {}, not_after = {}",
-        f"{number:040x}",
-        bare.tbs_certificate_bytes,
-        bare.public_bytes(Encoding.DER),
-        sha256_hex(spki),
-        bare.not_valid_before_utc,
-        bare.not_valid_after_utc,
+        "serial = {serial}, tbs = {tbs}, certificate = {certificate}, spki_sha256 = {spki_sha256}, "
+        "not_before = {not_before}, not_after = {not_after}",
+        serial=f"{number:040x}",
+        tbs=bare.tbs_certificate_bytes,
+        certificate=bare.public_bytes(Encoding.DER),
+        spki_sha256=sha256_hex(spki),
+        not_before=bare.not_valid_before_utc,
+        not_after=bare.not_valid_after_utc,
     )
     report = await bed.report(sample=100)
     assert {finding.object for finding in report.findings} == {f"{number:040x}"}

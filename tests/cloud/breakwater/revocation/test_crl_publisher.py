@@ -40,9 +40,9 @@ from tests.cloud.engines import ENGINES
 
 SHARD = "nodes-1.1"
 DER, PEM = Encoding.DER, Encoding.PEM
-_SHARD = Statement("SELECT * FROM shard WHERE id = {}")
-_PUT_BACK = Statement("UPDATE shard SET crl_number = 5, published_number = 0, published_revision = -1 WHERE id = {}")
-_NO_CRLS = Statement("DELETE FROM crl WHERE shard = {}")
+_SHARD = Statement("SELECT * FROM shard WHERE id = {id}")
+_PUT_BACK = Statement("UPDATE shard SET crl_number = 5, published_number = 0, published_revision = -1 WHERE id = {id}")
+_NO_CRLS = Statement("DELETE FROM crl WHERE shard = {shard}")
 
 
 @pytest.fixture(scope="module")
@@ -149,8 +149,8 @@ async def test_numbers_grow_over_a_restored_database(bench: Bench) -> None:
     await bench.revoke(certificate.serial_number)
     before = await fresh(bench)
     bench.clock.forward(timedelta(seconds=10))
-    await bench.engine.fetch(_PUT_BACK, SHARD)
-    await bench.engine.fetch(_NO_CRLS, SHARD)
+    await bench.engine.fetch(_PUT_BACK, id=SHARD)
+    await bench.engine.fetch(_NO_CRLS, shard=SHARD)
     after = await fresh(bench)
     assert after.number > before.number
     assert serials_of(after.data) == {certificate.serial_number}
@@ -276,10 +276,11 @@ async def test_a_revoked_authority_publishes_no_more(bench: Bench, hierarchy: Hi
     await bench.issue()
     add = Statement(
         "INSERT INTO authority (id, ca, number, state, certificate, key, changed_at, reason) "
-        "VALUES ('nodes-1', 'nodes', 1, 'revoked', {}, '', {}, '')"
+        "VALUES ('nodes-1', 'nodes', 1, 'revoked', {certificate}, '', {changed_at}, '')"
     )
     first = await fresh(bench)
-    await bench.engine.fetch(add, hierarchy.issuers["nodes-1"].certificate_der, bench.clock())
+    certificate = hierarchy.issuers["nodes-1"].certificate_der
+    await bench.engine.fetch(add, certificate=certificate, changed_at=bench.clock())
     bench.clock.forward(timedelta(days=2))
     assert await bench.publisher.run_once() == 0
     asked = bench.signer.asked
@@ -334,7 +335,7 @@ async def test_a_crash_at_any_point_leaves_numbers_growing(
     after = await fresh(bench, bench.another_publisher())
     assert after.number > first.number
     assert serials_of(after.data) == {certificate.serial_number}
-    row = await bench.engine.fetch_one(_SHARD, SHARD)
+    row = await bench.engine.fetch_one(_SHARD, id=SHARD)
     assert row is not None
     assert row["published_number"] == after.number <= row["crl_number"]
 

@@ -14,7 +14,7 @@ from cloud.clock import utc_now
 from cloud.storage import Row, Statement
 
 T = TypeVar("T")
-_AUDIT = Statement("SELECT caller, action, object, detail FROM audit WHERE action = {} ORDER BY id LIMIT 100")
+_AUDIT = Statement("SELECT caller, action, object, detail FROM audit WHERE action = {action} ORDER BY id LIMIT 100")
 
 
 class Host:
@@ -60,7 +60,7 @@ class Host:
 
     def audit(self, action: str) -> list[Row]:
         async def read(admin: Admin) -> list[Row]:
-            return await admin.parts.stores.engine.fetch(_AUDIT, action)
+            return await admin.parts.stores.engine.fetch(_AUDIT, action=action)
 
         return self.open(read)
 

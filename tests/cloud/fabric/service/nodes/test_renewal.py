@@ -46,7 +46,7 @@ from tests.simulators.forged_evidence import (
 
 pytestmark = pytest.mark.slow
 
-ROWS = Statement("SELECT id FROM renewal WHERE node = {}")
+ROWS = Statement("SELECT id FROM renewal WHERE node = {node}")
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def spki(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 async def rows(machine: Machine) -> list[RenewalRow]:
     stores = machine.world.stores
-    found = [await stores.renewals.find(row["id"]) for row in await stores.engine.fetch(ROWS, machine.node)]
+    found = [await stores.renewals.find(row["id"]) for row in await stores.engine.fetch(ROWS, node=machine.node)]
     return [row for row in found if row is not None]
 
 
@@ -327,10 +327,10 @@ async def test_unknown_nodes_are_answered_like_the_wrong_chip(world: World, mach
     assert machine.activated is not None
     expire(machine)
     known = starting(machine)
-    await world.stores.engine.fetch(Statement("DELETE FROM generation WHERE node = {}"), machine.node)
+    await world.stores.engine.fetch(Statement("DELETE FROM generation WHERE node = {node}"), node=machine.node)
     with pytest.raises(errors.CertificateRefused) as one:
         await world.parts.nodes.renewals.start(known)
-    await world.stores.engine.fetch(Statement("DELETE FROM tenant WHERE id = {}"), world.tenant)
+    await world.stores.engine.fetch(Statement("DELETE FROM tenant WHERE id = {id}"), id=world.tenant)
     with pytest.raises(errors.CertificateRefused) as two:
         await world.parts.nodes.renewals.start(known)
     assert one.value.detail == two.value.detail == UNKNOWN_MACHINE
