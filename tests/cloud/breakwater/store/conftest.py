@@ -1,0 +1,31 @@
+"""The stores of a Breakwater over a migrated, empty database, on both engines."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from cloud.breakwater.store import Stores, stores_over
+from cloud.storage import Location, ServiceEngine
+from lab.postgres import database_location
+from tests.cloud.engines import ENGINES
+
+
+@pytest.fixture(params=ENGINES)
+def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
+    """Not an async fixture: the server of PostgreSQL is started outside of an event loop."""
+    return database_location(request.param, "breakwater", tmp_path)
+
+
+@pytest.fixture
+async def stores(empty_database: Location) -> AsyncIterator[Stores]:
+    """Stores over an open engine; the counters are made, nothing else."""
+    engine = ServiceEngine("breakwater")
+    engine.configure(empty_database)
+    await engine.open()
+    try:
+        made = stores_over(engine)
+        await made.authorities.make_counters()
+        yield made
+    finally:
+        await engine.close()
