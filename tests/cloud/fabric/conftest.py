@@ -11,8 +11,11 @@ from cloud.crypto.keyfile import write_secret
 from cloud.fabric.bootstrap import initialise
 from tests.cloud.breakwater.support import PASSPHRASE, START, Clock
 from tests.cloud.breakwater.support import plan_for as breakwater_plan
+from tests.cloud.fabric.asgi import Api, api_of
+from tests.cloud.fabric.at_work import Running, running_at
 from tests.cloud.fabric.publishing import Holders
 from tests.cloud.fabric.support import Machine, World, copied, plan_for, world_at
+from tests.cloud.fabric.wire import Cloud, cloud_at
 
 
 async def _initialise(directory: Path) -> None:
@@ -57,3 +60,23 @@ async def machine(world: World) -> Machine:
 def holders(world: World, home: Path) -> Holders:
     """The offline holders of the keys of root and targets."""
     return Holders(world, home / "offline")
+
+
+@pytest.fixture
+async def cloud(tmp_path: Path) -> AsyncIterator[Cloud]:
+    """Both services at work over real mTLS, from an installation of their own."""
+    async with cloud_at(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+async def at_work(home: Path, tmp_path: Path) -> AsyncIterator[Running]:
+    """A Fabric that listens."""
+    async with running_at(home, tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def api(world: World) -> Api:
+    """Fabric's API, asked without a socket."""
+    return api_of(world)

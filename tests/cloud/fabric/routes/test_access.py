@@ -1,0 +1,46 @@
+"""`cloud.fabric.routes.access`: what a request may not hold, over real mTLS."""
+
+from datetime import timedelta
+
+import pytest
+
+from cloud.clock import utc_now
+from cloud.fabric import schemas
+from protocol.messages.activation import StartActivation
+from tests.cloud.fabric.support import Machine
+from tests.cloud.fabric.wire import Cloud, make_code, problem
+
+pytestmark = pytest.mark.slow
+
+
+async def test_bad_requests(cloud: Cloud) -> None:
+    tenant, _ = await make_code(cloud)
+    operator = cloud.operator()
+    codes = f"/v1/tenants/{tenant.id}/codes"
+    tomorrow = utc_now() + timedelta(days=1)
+    for path, body in (
+        ("/v1/tenants", schemas.CreateTenant(" ")),
+        ("/v1/tenants", schemas.CreateTenant("x" * 129)),
+        ("/v1/tenants", {"name": "x", "colour": "red"}),
+        ("/v1/tenants", {"name": 1}),
+        (codes, schemas.CreateCode("p", utc_now() - timedelta(days=1))),
+        (codes, schemas.CreateCode("p", tomorrow, ("a", "a"))),
+        (codes, schemas.CreateCode("p", tomorrow, seats=0)),
+        (codes, schemas.CreateCode("p", tomorrow, lease=schemas.LeaseTerms(9, 8, 7, 6))),
+        (codes, schemas.CreateCode("p", tomorrow, readmit_node=tenant.id)),  # type: ignore[arg-type]
+        (f"/v1/tenants/{tenant.id}/trust/ek-roots", schemas.AddEkRoots("no certificate")),
+        (f"/v1/tenants/{tenant.id}/trust/ek-allowed", schemas.AllowEk("000b12")),
+        ("/v1/tokens", schemas.CreateToken("old", utc_now() - timedelta(days=1))),
+    ):
+        assert (await problem(operator, "POST", path, body)).code == "invalid", path
+    for path in ("/v1/tenants/ten_x", f"/v1/tenants/{tenant.id[:-1]}z", "/v1/nodes/node_x", f"/v1/nodes/{tenant.id}"):
+        assert (await problem(operator, "GET", path)).code == "not_found"
+    for path in ("/v1/tenants?cursor=!", "/v1/tenants?limit=0", "/v1/tenants?limit=x", "/v1/nodes?standing=odd"):
+        assert (await problem(operator, "GET", path)).code == "invalid"
+    missing = await problem(
+        operator, "POST", "/v1/nodes/node_01jd8xk3v5e2r9qz7w4m6n8p0a/revoke", schemas.ChangeStanding()
+    )
+    assert missing.code == "not_found"
+    assert (await problem(cloud.client(), "GET", "/v1/node/events")).code == "peer_required"
+    unknown = StartActivation("cac_nonsense", Machine(None).evidence(), "1.0")  # type: ignore[arg-type]
+    assert (await problem(cloud.client(), "POST", "/v1/activations", unknown)).code == "code_refused"

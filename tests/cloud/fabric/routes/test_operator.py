@@ -1,0 +1,48 @@
+"""`cloud.fabric.routes.operator`: what operators ask and command, over real mTLS."""
+
+import pytest
+
+from cloud.fabric import schemas
+from tests.cloud.fabric.wire import Cloud, make_code, problem
+
+pytestmark = pytest.mark.slow
+
+
+async def test_operators(cloud: Cloud) -> None:
+    tenant, code = await make_code(cloud)
+    operator = cloud.operator()
+    for client in (cloud.client(), cloud.client(token="cot_wrong"), cloud.client(token=code.secret)):
+        assert (await problem(client, "GET", "/v1/tenants")).code == "operator_required"
+    made = (await operator.call("POST", "/v1/tokens", schemas.CreateToken("ci"))).into(schemas.CreatedToken)
+    other = cloud.client(token=made.secret)
+    assert (await other.call("GET", f"/v1/tenants/{tenant.id}")).into(schemas.Tenant) == tenant
+    revoked = (await operator.call("POST", f"/v1/tokens/{made.token.id}/revoke")).into(schemas.Token)
+    assert revoked.revoked_at is not None
+    assert (await problem(other, "GET", "/v1/tenants")).code == "operator_required"
+    tokens = (await operator.call("GET", "/v1/tokens")).into(schemas.Page[schemas.Token])
+    assert [token.name for token in tokens.items] == ["init", "ci"]
+    # No token revokes itself, so a valid one is always left.
+    assert (await problem(operator, "POST", f"/v1/tokens/{tokens.items[0].id}/revoke")).code == "conflict"
+    for number in range(4):
+        await operator.call("POST", "/v1/tenants", schemas.CreateTenant(f"tenant {number}"))
+    seen, cursor = [], ""
+    while True:
+        page = (await operator.call("GET", f"/v1/tenants?limit=2&cursor={cursor}")).into(schemas.Page[schemas.Tenant])
+        seen += [item.name for item in page.items]
+        if not (cursor := page.next_cursor):
+            break
+    assert seen == ["Presses", "tenant 0", "tenant 1", "tenant 2", "tenant 3"]
+    tiers = await operator.call("PUT", f"/v1/tenants/{tenant.id}/trust/tiers", schemas.SetTiers(("tpm", "attested")))
+    assert tiers.into(schemas.TenantTrust).tiers == ("attested", "tpm")
+    allowed = schemas.AllowEk("000B" + "aB" * 32, "the one in the hall")
+    for _ in range(2):
+        answer = await operator.call("POST", f"/v1/tenants/{tenant.id}/trust/ek-allowed", allowed)
+        assert [entry.note for entry in answer.into(schemas.TenantTrust).ek_allowed] == ["the one in the hall"]
+    codes = (await operator.call("GET", f"/v1/tenants/{tenant.id}/codes")).into(schemas.Page[schemas.Code])
+    assert [(item.id, item.state) for item in codes.items] == [(code.code.id, "open")]
+    back = (await operator.call("POST", f"/v1/codes/{code.code.id}/revoke")).into(schemas.Code)
+    assert back.state == "revoked"
+    assert (await operator.call("GET", "/v1/nodes")).into(schemas.Page[schemas.Node]).items == ()
+    audit = (await operator.call("GET", "/v1/audit?action=code.revoked")).into(schemas.Page[schemas.AuditEntry])
+    first = tokens.items[0]
+    assert [(entry.actor, entry.object) for entry in audit.items] == [(f"operator:{first.id}", code.code.id)]

@@ -1,0 +1,28 @@
+"""`cloud.fabric.service.nodes.device_issuance`: what the issuer's refusal means to an exchange."""
+
+import pytest
+
+from cloud.fabric.errors import ActivationClosed, CsrRefused, IssuerRefused, IssuerUnavailable, Refused
+from cloud.fabric.service.nodes.device_issuance import issuer_refusals_of
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "detail"),
+    [
+        ("csr_refused", CsrRefused, "why"),
+        ("conflict", ActivationClosed, "the generation of this renewal was closed meanwhile"),
+        ("generation_closed", ActivationClosed, "the generation of this renewal was closed meanwhile"),
+    ],
+)
+def test_expected_refusals_become_the_exchanges_own(code: str, kind: type[Refused], detail: str) -> None:
+    with pytest.raises(kind) as caught, issuer_refusals_of("renewal"):
+        raise IssuerRefused(code, "why")
+    assert caught.value.detail == detail
+    assert isinstance(caught.value.__cause__, IssuerRefused)
+
+
+@pytest.mark.parametrize("error", [IssuerRefused("peer_refused", "who are you"), IssuerUnavailable("away")])
+def test_what_no_exchange_expects_stays_as_it_is(error: Exception) -> None:
+    with pytest.raises(type(error)) as caught, issuer_refusals_of("activation"):
+        raise error
+    assert caught.value is error

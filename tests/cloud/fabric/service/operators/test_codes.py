@@ -1,0 +1,71 @@
+"""`cloud.fabric.service.operators.codes`: codes are made, shown without their secret, and revoked."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+import pytest
+
+from cloud.fabric import schemas
+from cloud.fabric.errors import CodeRevoked, Invalid, NotFound
+from protocol.codes import secret_hash
+from protocol.ids import CodeId, NodeId, TenantId, make_id
+from protocol.limits import ENTITLEMENTS_MAX, SEATS_MAX
+from tests.cloud.fabric.support import ALICE, Machine, World
+
+NOBODY = TenantId(make_id("ten", 9, bytes(10)))
+
+
+async def test_the_secret_is_answered_once_and_kept_as_a_hash(world: World) -> None:
+    made = await world.code(seats=3)
+    row = await world.stores.codes.find(made.code.id)
+    assert row is not None
+    assert row.secret_hash == secret_hash(made.secret)
+    assert made.secret not in str(row)
+    page = await world.parts.operators.codes.page(world.tenant, "", 10)
+    assert page.items == (made.code,)
+    assert (made.code.state, made.code.seats, made.code.entitlements) == ("open", 3, ("press",))
+    assert await world.actions(made.code.id) == ["code.created"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"profile": " "},
+        {"entitlements": ("a", "a")},
+        {"entitlements": tuple(str(number) for number in range(ENTITLEMENTS_MAX + 1))},
+        {"entitlements": ("",)},
+        {"seats": 0},
+        {"seats": SEATS_MAX + 1},
+        {"expires_at": datetime(2020, 1, 1, tzinfo=UTC)},
+        {"expires_at": datetime(2026, 12, 1)},  # noqa: DTZ001  a time without a zone is what is refused
+        {"expires_at": datetime(2040, 1, 1, tzinfo=UTC)},
+        {"lease": schemas.LeaseTerms(9, 8, 7, 6)},
+        {"readmit_node": NodeId(make_id("node", 9, bytes(10)))},
+    ],
+)
+async def test_each_bound_of_a_code(world: World, changes: dict[str, Any]) -> None:
+    body = schemas.CreateCode("standard", world.clock() + timedelta(days=1))
+    with pytest.raises(Invalid):
+        await world.parts.operators.codes.create(ALICE, world.tenant, msgspec.structs.replace(body, **changes))
+    assert (await world.parts.operators.codes.page(world.tenant, "", 10)).items == ()
+
+
+async def test_a_code_is_of_a_tenant_that_exists(world: World) -> None:
+    body = schemas.CreateCode("standard", world.clock() + timedelta(days=1))
+    with pytest.raises(NotFound):
+        await world.parts.operators.codes.create(ALICE, NOBODY, body)
+    with pytest.raises(NotFound):
+        await world.parts.operators.codes.page(NOBODY, "", 10)
+
+
+async def test_a_revoked_code_activates_nobody_and_a_repeat_is_harmless(world: World) -> None:
+    made = await world.code()
+    revoked = [await world.parts.operators.codes.revoke(ALICE, made.code.id) for _ in range(2)]
+    assert revoked[0] == revoked[1]
+    assert (revoked[0].state, revoked[0].revoked_at) == ("revoked", world.clock())
+    assert await world.actions(made.code.id) == ["code.created", "code.revoked"]
+    with pytest.raises(CodeRevoked):
+        await Machine(world).start(made.secret)
+    with pytest.raises(NotFound):
+        await world.parts.operators.codes.revoke(ALICE, CodeId(make_id("code", 9, bytes(10))))

@@ -1,0 +1,56 @@
+"""`cloud.fabric.service.operators.tokens`: who a token stands for, until it expires or is revoked."""
+
+from datetime import datetime, timedelta
+
+import pytest
+
+from cloud.fabric import schemas
+from cloud.fabric.errors import Conflict, Invalid, NotFound
+from cloud.http.guard import Operator
+from protocol.ids import TokenId, make_id
+from tests.cloud.fabric.support import ALICE, World
+
+HOUR = timedelta(hours=1)
+
+
+async def test_a_token_stands_for_an_operator_until_it_expires(world: World) -> None:
+    tokens = world.parts.operators.tokens
+    made = await tokens.create(ALICE, schemas.CreateToken("ci", world.clock() + HOUR))
+    assert await tokens.authenticate(made.secret) == Operator(made.token.id, "ci")
+    for text in ("", "cot_wrong", made.secret[:-1], made.secret.replace("cot_", "cac_")):
+        assert await tokens.authenticate(text) is None
+    row = await world.stores.tokens.find(made.token.id)
+    assert made.secret not in str(row)
+    world.clock.forward(HOUR)
+    assert await tokens.authenticate(made.secret) is None
+
+
+async def test_a_revoked_token_counts_no_more_and_a_repeat_is_harmless(world: World) -> None:
+    tokens = world.parts.operators.tokens
+    world.clock.forward(timedelta(seconds=1))  # ids of one millisecond are in no order
+    made = await tokens.create(ALICE, schemas.CreateToken("ci"))
+    revoked = [await tokens.revoke(ALICE, made.token.id) for _ in range(2)]
+    assert revoked[0] == revoked[1]
+    assert await tokens.authenticate(made.secret) is None
+    assert await world.actions(made.token.id) == ["token.created", "token.revoked"]
+    page = await tokens.page("", 10)
+    assert [(token.name, token.revoked_at is None) for token in page.items] == [("init", True), ("ci", False)]
+
+
+async def test_no_token_revokes_itself(world: World) -> None:
+    tokens = world.parts.operators.tokens
+    made = await tokens.create(ALICE, schemas.CreateToken("ci"))
+    with pytest.raises(Conflict):
+        await tokens.revoke(Operator(made.token.id, "ci"), made.token.id)
+    assert await tokens.authenticate(made.secret) is not None
+    with pytest.raises(NotFound):
+        await tokens.revoke(ALICE, TokenId(make_id("tok", 9, bytes(10))))
+
+
+async def test_an_end_lies_in_the_future_and_has_a_zone(world: World) -> None:
+    naive = datetime(2030, 1, 1)  # noqa: DTZ001  a time without a zone is what is refused
+    for end in (world.clock(), naive):
+        with pytest.raises(Invalid, match="expires_at"):
+            await world.parts.operators.tokens.create(ALICE, schemas.CreateToken("ci", end))
+    with pytest.raises(Invalid, match="name"):
+        await world.parts.operators.tokens.create(ALICE, schemas.CreateToken(" "))
