@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from cloud.breakwater.bootstrap import initialise
+from cloud.clock import utc_now
 from cloud.crypto.keyfile import write_secret
 from cloud.storage import Location
 from lab.postgres import postgres_copy
+from tests.cloud.breakwater.live import Live, live_at
 from tests.cloud.breakwater.support import PASSPHRASE, START, Clock, Issuer, issuer_at, plan_for
 from tests.cloud.engines import ENGINES
 
@@ -37,4 +39,22 @@ def database(request: pytest.FixtureRequest, home: Path, tmp_path: Path) -> Loca
 async def issuer(home: Path, database: Location) -> AsyncIterator[Issuer]:
     """An issuer at work."""
     async with issuer_at(home, database, Clock()) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def live_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `cascade init` leaves behind today: a listener has the machine's clock."""
+    directory = tmp_path_factory.mktemp("live")
+    write_secret(directory / "passphrase", PASSPHRASE)
+    asyncio.run(initialise(plan_for(directory), utc_now))
+    shutil.copy(directory / "breakwater" / "database.sqlite", directory / "pristine.sqlite")
+    return directory
+
+
+@pytest.fixture
+async def live(live_home: Path) -> AsyncIterator[Live]:
+    """A Breakwater that listens, over the database of after `cascade init`."""
+    shutil.copy(live_home / "pristine.sqlite", live_home / "breakwater" / "database.sqlite")
+    async with live_at(live_home) as running:
         yield running

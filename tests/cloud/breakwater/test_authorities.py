@@ -167,16 +167,6 @@ async def test_transitions_that_are_not_allowed_change_nothing(issuer: Issuer, p
     assert (states(issuer.authorities), len(await issuer.audit())) == (before, lines)
 
 
-async def test_nothing_goes_back(issuer: Issuer, place: Path) -> None:
-    await next_authority(place, issuer, "nodes")
-    await issuer.authorities.activate(OPERATOR, "nodes-2")
-    with pytest.raises(Conflict, match="is old and cannot become active"):
-        await issuer.authorities.activate(OPERATOR, "nodes-1")
-    for act in (issuer.authorities.taint, issuer.authorities.revoke):
-        with pytest.raises(ValueRefused, match="reason"):
-            await act(OPERATOR, "nodes-1", " ")
-
-
 async def test_what_is_taken_in_is_of_ours_and_new(issuer: Issuer, place: Path, home: Path) -> None:
     authority, der, key = await make_authority(place, issuer.parts.keys, "nodes", 2)
     take = issuer.authorities.import_prepared
@@ -280,3 +270,13 @@ async def test_a_ca_of_another_root_is_refused_at_the_start(place: Path, databas
         with pytest.raises(SignerError, match="no root of this installation"):
             async with open_parts(issuer.engine, sources_at(place), issuer.clock, entropy):
                 pass
+
+
+async def test_nothing_goes_back(issuer: Issuer, place: Path) -> None:
+    await next_authority(place, issuer, "nodes")
+    await issuer.authorities.activate(OPERATOR, "nodes-2")
+    with pytest.raises(Conflict, match="is old and cannot become active"):
+        await issuer.authorities.activate(OPERATOR, "nodes-1")
+    for act in (issuer.authorities.taint, issuer.authorities.revoke):
+        with pytest.raises(ValueRefused, match="reason"):
+            await act(OPERATOR, "nodes-1", " ")

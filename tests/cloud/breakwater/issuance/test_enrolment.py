@@ -53,16 +53,6 @@ async def test_a_secret_is_good_for_one_request_and_its_repeats(issuer: Issuer) 
     assert (row.used_at, row.csr_sha256) == (START, CSR)
 
 
-async def test_of_two_requests_at_once_one_is_bound(issuer: Issuer) -> None:
-    it = enrolments(issuer)
-    secret = await it.create("fabric", "operator", HOUR)
-    rows = [await it.judge("fabric", secret, csr, HOST) for csr in (CSR, OTHER_CSR)]
-    tries = [it.bind(row, csr, HOST) for row, csr in zip(rows, (CSR, OTHER_CSR), strict=True)]
-    outcomes = await asyncio.gather(*tries, return_exceptions=True)
-    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["EnrolmentRefused", "NoneType"]
-    assert [row.csr_sha256 for row in await it.list()] == [CSR if outcomes[0] is None else OTHER_CSR]
-
-
 async def test_every_wrong_secret_is_refused_alike_and_audited(issuer: Issuer) -> None:
     it = enrolments(issuer)
     secret = await it.create("fabric", "operator", HOUR)
@@ -100,19 +90,6 @@ async def test_every_wrong_secret_is_refused_alike_and_audited(issuer: Issuer) -
     assert {row["object"] for row in refused} == {"service/fabric", "service/breakwater", "service/(unknown)"}
     assert secret not in repr(await issuer.audit())
     assert await redeemed(it, secret)
-
-
-async def test_a_refused_request_gives_the_secret_free_but_never_after_a_record(issuer: Issuer) -> None:
-    it = enrolments(issuer)
-    secret = await it.create("fabric", "operator", HOUR)
-    row = await it.judge("fabric", secret, CSR, HOST)
-    await it.bind(row, CSR, HOST)
-    await it.give_back(row, OTHER_CSR)
-    with pytest.raises(EnrolmentRefused):
-        await it.judge("fabric", secret, OTHER_CSR, HOST)
-    await it.give_back(row, CSR)
-    assert await redeemed(it, secret, OTHER_CSR) == row.id
-    assert caller_of(row.id) == f"enrolment/{row.id}"
 
 
 async def test_a_source_that_fails_too_often_waits(issuer: Issuer) -> None:
@@ -164,3 +141,26 @@ def test_attempts_are_bounded_and_forgotten() -> None:
 )
 def test_a_source_is_an_address_or_a_network(host: str, source: str) -> None:
     assert source_of(host) == source
+
+
+async def test_of_two_requests_at_once_one_is_bound(issuer: Issuer) -> None:
+    it = enrolments(issuer)
+    secret = await it.create("fabric", "operator", HOUR)
+    rows = [await it.judge("fabric", secret, csr, HOST) for csr in (CSR, OTHER_CSR)]
+    tries = [it.bind(row, csr, HOST) for row, csr in zip(rows, (CSR, OTHER_CSR), strict=True)]
+    outcomes = await asyncio.gather(*tries, return_exceptions=True)
+    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["EnrolmentRefused", "NoneType"]
+    assert [row.csr_sha256 for row in await it.list()] == [CSR if outcomes[0] is None else OTHER_CSR]
+
+
+async def test_a_refused_request_gives_the_secret_free_but_never_after_a_record(issuer: Issuer) -> None:
+    it = enrolments(issuer)
+    secret = await it.create("fabric", "operator", HOUR)
+    row = await it.judge("fabric", secret, CSR, HOST)
+    await it.bind(row, CSR, HOST)
+    await it.give_back(row, OTHER_CSR)
+    with pytest.raises(EnrolmentRefused):
+        await it.judge("fabric", secret, OTHER_CSR, HOST)
+    await it.give_back(row, CSR)
+    assert await redeemed(it, secret, OTHER_CSR) == row.id
+    assert caller_of(row.id) == f"enrolment/{row.id}"

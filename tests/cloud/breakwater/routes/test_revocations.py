@@ -3,32 +3,19 @@
 import asyncio
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from pathlib import Path
 
 import pytest
 from cryptography import x509
 
-from cloud.breakwater.bootstrap import initialise
 from cloud.clock import utc_now
 from cloud.contracts.breakwater import PATH_REVOCATIONS, Revocations, RevokedSerial
-from cloud.crypto.keyfile import write_secret
 from cloud.mtls.client import ProblemAnswer
 from cloud.mtls.revoked import RevokedSet
 from cloud.tasks.stopping import Stopping
 from protocol.limits import EVENT_WAIT_SECONDS_MAX
-from tests.cloud.breakwater.live import live_at
-from tests.cloud.breakwater.support import PASSPHRASE, plan_for
+from tests.cloud.breakwater.live import Live
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def live_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An issuer of today, since its listener has the machine's clock."""
-    directory = tmp_path_factory.mktemp("live")
-    write_secret(directory / "passphrase", PASSPHRASE)
-    asyncio.run(initialise(plan_for(directory), utc_now))
-    return directory
 
 
 class Disk:
@@ -48,17 +35,17 @@ class Disk:
         self.entries = {serial: entry for serial, entry in self.entries.items() if entry.not_after > now}
 
 
-async def test_the_route_and_the_set_at_the_other_end(live_home: Path) -> None:
+async def test_the_route_and_the_set_at_the_other_end(live: Live) -> None:
     disk = Disk()
     follower = RevokedSet(load=disk.load, save=disk.save, forget=disk.forget, now=utc_now, entropy=bytes)
-    async with live_at(live_home) as live, live.fabric() as client:
+    async with live.fabric() as client:
         start = (await client.call("GET", f"{PATH_REVOCATIONS}?cursor=0&wait=0")).into(Revocations)
         stopping = Stopping()
         tasks = [
             asyncio.create_task(live.running.parts.feed.run(stopping)),
             asyncio.create_task(follower.follow(lambda: client, stopping)),
         ]
-        identity = x509.load_pem_x509_certificate((live_home / "breakwater" / "tls" / "chain.pem").read_bytes())
+        identity = x509.load_pem_x509_certificate((live.home / "breakwater" / "tls" / "chain.pem").read_bytes())
         assert identity.serial_number not in follower
         begun = asyncio.get_running_loop().time()
         await live.running.parts.service_certificates.revoke("test", identity.serial_number, "keyCompromise")
@@ -77,15 +64,15 @@ async def test_the_route_and_the_set_at_the_other_end(live_home: Path) -> None:
 @pytest.mark.parametrize(
     "query", ["cursor=-1", "cursor=x", f"cursor={2**63}", "wait=-1", f"wait={EVENT_WAIT_SECONDS_MAX + 1}", "wait=1.5"]
 )
-async def test_a_query_out_of_bounds(live_home: Path, query: str) -> None:
-    async with live_at(live_home) as live, live.fabric() as client:
+async def test_a_query_out_of_bounds(live: Live, query: str) -> None:
+    async with live.fabric() as client:
         with pytest.raises(ProblemAnswer) as refused:
             (await client.call("GET", f"{PATH_REVOCATIONS}?{query}")).into(Revocations)
         assert refused.value.problem.code == "invalid"
 
 
-async def test_nobody_but_services_may_ask(live_home: Path) -> None:
-    async with live_at(live_home) as live, live.anonymous() as client:
+async def test_nobody_but_services_may_ask(live: Live) -> None:
+    async with live.anonymous() as client:
         with pytest.raises(ProblemAnswer) as refused:
             (await client.call("GET", PATH_REVOCATIONS)).into(Revocations)
         assert refused.value.problem.code == "peer_required"

@@ -5,12 +5,13 @@ from msgspec.structs import replace
 
 from cloud.breakwater.errors import Conflict
 from cloud.breakwater.store import Stores
-from cloud.breakwater.store.authorities import AuthorityState, CrossRow
+from cloud.breakwater.store.authorities import ALLOWED, AuthorityState, CrossRow
 from cloud.breakwater.tables import Counter
-from cloud.storage import compiled
+from cloud.storage import Statement, compiled
 from tests.cloud.breakwater.store.samples import HOUR, NODES_1, NOW, SERVICES_1, entry
 
 NODES_2 = replace(NODES_1, id="nodes-2", number=2, state="prepared", key="file:nodes-2")
+STATES: tuple[AuthorityState, ...] = ("prepared", "active", "old", "tainted", "revoked")
 
 
 async def test_an_empty_table_is_filled_once(stores: Stores) -> None:
@@ -62,3 +63,25 @@ async def test_an_activation_retires_the_active_one_of_its_class(stores: Stores)
         with pytest.raises(Conflict):
             await stores.authorities.move(authority, state, "", entry())
     assert await stores.authorities.revision() == 2
+
+
+_FORCE = Statement("UPDATE authority SET state = {state} WHERE id = 'nodes-2'")
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("goal", STATES)
+async def test_states_move_forward_only(stores: Stores, state: AuthorityState, goal: AuthorityState) -> None:
+    await stores.authorities.adopt([NODES_1], [entry()])
+    await stores.authorities.prepare(NODES_2, entry())
+    await stores.engine.fetch(_FORCE, state=state)
+    revision = await stores.authorities.revision()
+    if state == goal or goal in ALLOWED[state]:
+        assert await stores.authorities.move("nodes-2", goal, "why", entry()) is (state != goal)
+        found = await stores.authorities.find("nodes-2")
+        assert found is not None
+        assert found.state == goal
+        assert await stores.authorities.revision() == revision + (state != goal)
+    else:
+        with pytest.raises(Conflict, match=f"is {state} and cannot become {goal}"):
+            await stores.authorities.move("nodes-2", goal, "why", entry())
+        assert await stores.authorities.revision() == revision

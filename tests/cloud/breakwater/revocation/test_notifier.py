@@ -1,0 +1,19 @@
+"""`cloud.breakwater.revocation.notifier`: a revocation by this process is counted, and noticed at once."""
+
+from tests.cloud.breakwater.support import FABRIC, Issuer, closing
+
+
+async def test_it_counts_and_wakes(issuer: Issuer) -> None:
+    parts = issuer.parts
+    for woken in (parts.crl_publisher._woken, parts.feed._woken):
+        assert not woken.is_set()
+    await issuer.generations.close_up_to(FABRIC, closing())
+    for woken in (parts.crl_publisher._woken, parts.feed._woken):
+        assert woken.is_set()
+    text = (await parts.metrics.registry.render()).decode()
+    assert 'cascade_breakwater_revoked_total{kind="generation",reason="superseded"} 1.0' in text
+
+
+async def test_what_revoked_nothing_is_no_revocation_of_a_service(issuer: Issuer) -> None:
+    assert await issuer.service_certificates.revoke_all(FABRIC, "ledger", "superseded") == ()
+    assert not issuer.parts.feed._woken.is_set()
