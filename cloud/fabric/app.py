@@ -1,7 +1,7 @@
 """Wiring: settings in, a `Unit` of the process out. Decides nothing."""
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -15,11 +15,11 @@ from cloud.fabric.entropy import Entropy, system_entropy
 from cloud.fabric.issuer import HttpIssuer
 from cloud.fabric.licensing.signing import read_signer
 from cloud.fabric.parts import Parts, Ports, make_parts, read_secrets
+from cloud.fabric.peer_records import PeerRecords
 from cloud.fabric.routes import repository_routes, routes
 from cloud.fabric.service.ports import Now
 from cloud.fabric.settings import FabricSettings
 from cloud.fabric.store import stores_over
-from cloud.fabric.store.nodes import NodeStore
 from cloud.fabric.tuf.bootstrap import read_online_signers
 from cloud.fabric.tuf.current_trust import CurrentTrust
 from cloud.fabric.tuf.targets import TargetsError
@@ -27,29 +27,12 @@ from cloud.http.app import make_app
 from cloud.http.guard import Guard
 from cloud.http.metrics import Metrics
 from cloud.mtls.identity import load_identity
-from cloud.mtls.revoked import RevokedSet
 from cloud.process.gates import check_gates
 from cloud.process.serve import Listener, Served, Unit
 from cloud.process.settings import load_settings
-from cloud.storage import ServiceEngine, StorageError
-from cloud.storage.migrate import ensure_migrated
+from cloud.storage import StorageError
+from cloud.storage.database import open_database
 from cloud.tasks.stopping import Stopping
-from protocol.ids import NodeId, TenantId
-
-
-class Checks:
-    """What Fabric knows of its peers, for the guard."""
-
-    def __init__(self, *, revoked: RevokedSet, nodes: NodeStore) -> None:
-        self._revoked = revoked
-        self._nodes = nodes
-
-    async def generation_open(self, tenant: TenantId, node: NodeId, generation: int) -> bool:
-        """One query by key at each request: a revocation counts from the next one on."""
-        return await self._nodes.generation_open(tenant, node, generation)
-
-    async def service_revoked(self, serial: int) -> bool:
-        return serial in self._revoked
 
 
 def make_api(guard: Guard, services: Mapping[str, object]) -> Litestar:
@@ -87,13 +70,7 @@ async def opened(
     signer, online = read_signer(keys, passphrase, settings.trust_domain), read_online_signers(keys, passphrase)
     identity = load_identity(settings.path(settings.tls), passphrase_file)
     current_trust = CurrentTrust(settings.trust_domain)
-    async with AsyncExitStack() as stack:
-        engine = ServiceEngine("fabric")
-        database = settings.database_location()
-        await ensure_migrated("fabric", database)
-        engine.configure(database)
-        await engine.open()
-        stack.push_async_callback(engine.close)
+    async with open_database("fabric", settings.database_location()) as engine:
         stores = stores_over(engine)
         connections = Connections(
             breakwater_url=settings.breakwater_url,
@@ -104,7 +81,6 @@ async def opened(
             now=now,
             entropy=entropy,
         )
-        stack.push_async_callback(connections.aclose)
         ports = Ports(
             trust_domain=settings.trust_domain,
             public_url=settings.public_url.rstrip("/"),
@@ -118,20 +94,21 @@ async def opened(
             service_certificates=connections.service_certificates,
             trust_changed=connections.trust_changed,
         )
-        parts = make_parts(stores, ports, await read_secrets(stores.installation))
-        await connections.revoked.load()
-        try:
-            await parts.trust.follower.look()
-        except TargetsError as error:
-            raise StorageError(f"the published trust cannot be used: {error}") from error
-        yield _fabric(settings, parts, connections, now)
+        async with aclosing(connections):
+            parts = make_parts(stores, ports, await read_secrets(stores.installation))
+            await connections.revoked.load()
+            try:
+                await parts.trust.follower.look()
+            except TargetsError as error:
+                raise StorageError(f"the published trust cannot be used: {error}") from error
+            yield _fabric(settings, parts, connections, now)
 
 
 def _fabric(settings: FabricSettings, parts: Parts, connections: Connections, now: Now) -> Fabric:
     """The applications over the parts, and what the process serves."""
     guard = Guard(
         trust=lambda: parts.current_trust.trust,
-        checks=Checks(revoked=connections.revoked, nodes=parts.stores.nodes),
+        checks=PeerRecords(is_revoked=connections.revoked.__contains__, nodes=parts.stores.nodes),
         now=now,
         operator_of=parts.operators.tokens.authenticate,
         closed=parts.nodes.statements.closed_answer,
@@ -167,8 +144,9 @@ def _fabric(settings: FabricSettings, parts: Parts, connections: Connections, no
 
 
 def fabric_unit(settings_file: Path, now: Now = utc_now) -> Unit:
-    """Fabric as `cascade up` and `cascade serve` run it. Raises SettingsError."""
+    """Fabric as `cascade up` and `cascade serve` run it. Raises SettingsError, GateRefused."""
     settings = load_settings(settings_file, FabricSettings)
+    check_gates(settings)
 
     @asynccontextmanager
     async def serving() -> AsyncIterator[Served]:

@@ -1,6 +1,6 @@
 """Background task: finds in the rows what a request began and did not end, and carries it on.
 
-It tells Breakwater of closed generations until that is done, ends activations that nobody confirmed, frees the seats
+It has Breakwater close the generations that are closed here, ends activations that nobody confirmed, frees the seats
 of revoked nodes, stores what sessions showed, and keeps the TUF repository's online roles fresh. After a restart the
 rows say the same.
 """

@@ -26,8 +26,8 @@ from cloud.fabric.tuf.repository import pin_of
 from cloud.fabric.tuf.targets import build_targets
 from cloud.mtls.identity import KEY_FILE
 from cloud.process.settings import database_toml
-from cloud.storage import Location, PostgresLocation, ServiceEngine
-from cloud.storage.migrate import ensure_migrated
+from cloud.storage import Location, PostgresLocation
+from cloud.storage.database import open_database
 from protocol.encoding import json_encode
 from protocol.limits import CLOCK_SKEW
 from protocol.messages.activation import TrustPin
@@ -102,17 +102,11 @@ async def initialise(plan: Plan, now: Callable[[], datetime]) -> Initialised:
     )
     publication = initialise_trust(started, plan.offline, keys, plan.passphrase, targets)
     database = plan.database if isinstance(plan.database, PostgresLocation) else plan.directory / plan.database
-    await ensure_migrated("fabric", database)
-    engine = ServiceEngine("fabric")
-    engine.configure(database)
-    await engine.open()
-    try:
+    async with open_database("fabric", database) as engine:
         stores = stores_over(engine)
         async with stores.transaction():
             await stores.repository.publish(publication)
             token = await _first_rows(stores, started)
-    finally:
-        await engine.close()
     # The settings come last: without them there is no Fabric here.
     write_secret(plan.directory / "settings.toml", _settings(plan))
     return Initialised(pin_of(publication.metadata[0]), token)

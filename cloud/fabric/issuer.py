@@ -1,6 +1,6 @@
-"""Fabric's way to Breakwater: generations opened and closed, certificates issued, over mTLS.
+"""Port for Breakwater, and its adapter over mTLS: generations are opened and closed, certificates issued.
 
-A port (`Issuer`) and its one adapter. Every command is idempotent there, so whoever is in doubt asks again; nothing
+Every command is idempotent there, so whoever is in doubt asks again; nothing
 is retried here. What Breakwater answers for good is `IssuerRefused`, all else `IssuerUnavailable`.
 """
 

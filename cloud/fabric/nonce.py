@@ -1,8 +1,8 @@
-"""The server's nonces for session proofs: a time and a MAC, so that no row is kept for them.
+"""Pure: the server's nonces for session proofs, a time and a MAC, so that no row is kept for them.
 
 A nonce says only "made by this cloud, not long ago". It may be used again within its life: what must not happen
-twice is bound to the whole proof (the issuer answers a repeated proof with the same certificate). Pure: key, time
-and entropy are arguments.
+twice is bound to the whole proof (the issuer answers a repeated proof with the same certificate). Key, time and
+entropy are arguments.
 """
 
 import hashlib

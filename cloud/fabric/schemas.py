@@ -1,4 +1,4 @@
-"""The operators' API of Fabric: bodies of requests and answers.
+"""Bodies of requests and answers of the operators' API of Fabric.
 
 Not the nodes' messages, which stand in `protocol`. Requests refuse unknown fields. Evolution: fields are added at
 the end with defaults, never renamed or reused. Times are RFC 3339 UTC, durations carry their unit in the name.
@@ -164,7 +164,7 @@ class ChangeStanding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Node(msgspec.Struct, frozen=True):
     """`GET /v1/nodes?tenant=&standing=` -> Page[Node].
 
-    `generation` is the confirmed one, 0 before the first. `closing` says that the issuer has still to be told of
+    `generation` is the confirmed one, 0 before the first. `closing` says that the issuer has not closed yet
     generations that are closed here.
     """
 
@@ -273,7 +273,7 @@ class RenewDevices(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RenewalOrder(msgspec.Struct, frozen=True):
-    """Device certificates made before `after` are renewed; `woken` of about `nodes` have been told to ask."""
+    """Device certificates made before `after` are renewed; `woken` of about `nodes` have been woken."""
 
     after: datetime
     reason: str

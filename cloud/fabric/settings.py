@@ -1,4 +1,4 @@
-"""Fabric's settings: its own URL, where Breakwater is, and where keys lie."""
+"""Settings of Fabric: its own URL, where Breakwater is, and where keys lie."""
 
 from typing import Annotated, ClassVar
 

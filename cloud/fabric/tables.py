@@ -120,7 +120,7 @@ class Node(Table, db=UNBOUND, tablename="node"):
 
 
 class Generation(Table, db=UNBOUND, tablename="generation"):
-    """A node's key of one activation, and the statement that stands for it."""
+    """A node's key of one activation, and its current statement."""
 
     id = Varchar(length=ID, primary_key=True)
     node = Varchar(length=ID, index=True)
@@ -167,7 +167,7 @@ class Renewal(Table, db=UNBOUND, tablename="renewal"):
 
 
 class RevokedService(Table, db=UNBOUND, tablename="revoked_service"):
-    """A service's certificate that Breakwater has revoked, as heard over its feed; kept until it expires."""
+    """A service's certificate that Breakwater has revoked, as its feed reported; kept until it expires."""
 
     serial = Varchar(length=40, primary_key=True)
     feed = BigInt()
@@ -186,7 +186,7 @@ class OperatorToken(Table, db=UNBOUND, tablename="operator_token"):
 
 
 class Audit(Table, db=UNBOUND, tablename="audit"):
-    """Who did what, written in the transaction of the deed; rows are never changed."""
+    """Who did what, written in the transaction of what it is about; rows are never changed."""
 
     id = Varchar(length=ID, primary_key=True)
     at = Timestamptz(default=None)

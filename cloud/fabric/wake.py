@@ -1,4 +1,4 @@
-"""The wake channel's waiting room: long polls of this process, woken when a change was committed.
+"""Waiting room of the wake channel: long polls of this process, woken when a change was committed.
 
 It holds no facts: the cursor in the node's row is the truth, and what a poll brings is a hint. With several replicas
 a change made by another one is found when the poll ends and the node asks again; nothing is lost but time.
@@ -13,7 +13,7 @@ Cursor = Callable[[], Awaitable[int]]
 
 
 class WakeRoom:
-    """Who waits for news of which node."""
+    """The polls that wait for a change of a node, by node."""
 
     def __init__(self) -> None:
         self._waiting: dict[NodeId, set[asyncio.Event]] = {}

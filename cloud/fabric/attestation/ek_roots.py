@@ -1,4 +1,4 @@
-"""Makers' CA certificates as an operator gives them and a tenant trusts them: read, bounded, told apart.
+"""Pure: makers' CA certificates, as an operator gives them and a tenant trusts them. Reads, bounds and sorts them.
 
 Pure, and no judgement of a chip (`ek_trust`). Rule: certificates are kept as the bytes that came, never re-encoded.
 """

@@ -1,4 +1,4 @@
-"""Who vouches for a chip: the judgement of an endorsement key (EK) and its certificate under a tenant's trust.
+"""Pure: which maker vouches for a chip, the check of an endorsement key (EK) and its certificate under a tenant's trust.
 
 Pure: no I/O, the time is an argument. It proves nothing of who is asking: that the asker holds the chip is shown only
 by the challenge that `evidence.make_challenge` makes to the key judged here.
@@ -124,7 +124,7 @@ class _Certificate(msgspec.Struct, frozen=True):
 
 
 class TenantTrust(msgspec.Struct, frozen=True):
-    """Whom a tenant believes. `allowed_ek_names`: lower-case hex of an EK's TPM name (000b and SHA-256)."""
+    """The hardware that a tenant trusts. `allowed_ek_names`: lower-case hex of an EK's TPM name (000b and SHA-256)."""
 
     roots: tuple[TrustedRoot, ...]
     allowed_ek_names: frozenset[str]

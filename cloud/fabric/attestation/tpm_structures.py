@@ -227,7 +227,7 @@ def p256_key(unique: tuple[bytes, ...]) -> ec.EllipticCurvePublicKey:
 
 
 def attribute_fault(attributes: int, wanted: int) -> str | None:
-    """What tells `attributes` from `wanted`, by the names of Part 2, 8.3; None when they are equal."""
+    """The difference of `attributes` from `wanted`, by the names of Part 2, 8.3; None when they are equal."""
     faults = [f"{name} is missing" for bit, name in _ATTRIBUTES.items() if wanted & ~attributes & bit]
     faults += [f"{name} is set" for bit, name in _ATTRIBUTES.items() if attributes & ~wanted & bit]
     if attributes & ~sum(_ATTRIBUTES):

@@ -1,4 +1,4 @@
-"""Fabric's signing keys: leases, revocations (and suspensions), freshness. One key a purpose, none of them for TLS.
+"""Adapter: Fabric's signing keys, for leases, revocations (and suspensions), freshness. One key a purpose, none of them for TLS.
 
 The adapter between key files and statements. Which `kid` may sign which `typ` is published through TUF; what is
 verified here is only what these same keys signed (a statement that a node presents).

@@ -1,4 +1,4 @@
-"""The standing of a node: which change leads where. Pure; it signs nothing and frees no seat.
+"""Pure: the standing of a node, and which change leads where. It signs nothing and frees no seat.
 
     active     -suspend-> suspended   -revoke-> revoked   -release-> released
     suspended  -resume->  active      -revoke-> revoked   -release-> released

@@ -1,7 +1,7 @@
-"""Builds the next statement of a node's stream. Pure: node, change and time in, statement out; it signs nothing.
+"""Pure: builds the next statement of a node's stream, out of node, change and time. It signs nothing.
 
 Rules: `seq` is max(stored, presented) + 1; the dates come from the terms, the tier's unless the code brought its
-own; a stored lease is signed anew when it is half way to its `refresh_after`, so that a refresh usually writes
+own; a stored lease is signed again when it is half way to its `refresh_after`, so that a refresh usually writes
 nothing. (`protocol.signed.statements` is the form, and the node's side of the rules.)
 """
 
@@ -30,7 +30,7 @@ TERM_SECONDS_MAX = 790 * _DAY
 """With headroom and tail the 1,095 days that the issuer gives a device certificate at the most: a longer lease would
 outlive the identity."""
 NOTIFY_BEFORE = (timedelta(days=7), timedelta(days=1))
-"""When, before `expires_at`, the machine's owner is told."""
+"""When, before `expires_at`, the machine's owner is notified."""
 
 
 class Subject(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,5 +141,5 @@ def revocation(subject: Subject, seq: int, now: datetime, reason: RevocationReas
 
 
 def lease_is_due(issued_at: datetime, refresh_after: datetime, now: datetime) -> bool:
-    """Whether a stored lease is signed anew at a refresh: half way to its `refresh_after`, or past it."""
+    """Whether a stored lease is signed again at a refresh: half way to its `refresh_after`, or past it."""
     return now >= issued_at + (refresh_after - issued_at) / 2

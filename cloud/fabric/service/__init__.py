@@ -1,1 +1,1 @@
-"""What Fabric does, one module an area. No HTTP, no SQL: it decides over `store`, pure files and ports."""
+"""Use cases of Fabric, one module a subject. They have no HTTP and no SQL: stores, ports and pure modules are given."""

@@ -161,7 +161,7 @@ class NodeStore:
         return [_NODE.read(row) for row in rows]
 
     async def closing(self, after: str, limit: int) -> list[NodeRow]:
-        """Nodes with generations that Breakwater has still to be told of."""
+        """Nodes with closed generations that Breakwater has not closed yet."""
         return [_NODE.read(row) for row in await self._engine.fetch(_CLOSING, after=after, limit=limit)]
 
     async def seats_due(self, now: datetime, limit: int) -> list[NodeRow]:
@@ -211,7 +211,7 @@ class NodeStore:
     async def set_certificate_end(self, node: NodeId, number: int, not_after: datetime) -> None:
         await self._engine.fetch(_SET_CERTIFICATE, id=generation_id(node, number), certificate_not_after=not_after)
 
-    async def set_told(self, node: NodeId, number: int, at: datetime) -> bool:
+    async def set_revocation_delivered(self, node: NodeId, number: int, at: datetime) -> bool:
         """Whether this is the first time."""
         return bool(await self._engine.fetch(_SET_TOLD, id=generation_id(node, number), told_at=at))
 

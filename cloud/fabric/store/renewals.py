@@ -105,7 +105,7 @@ class RenewalStore:
         return bool(await self._engine.fetch(_ISSUED, id=renewal, state=state, certificate_chain=json_text(chain)))
 
     async def rekeyed(self, limit: int) -> list[RenewalRow]:
-        """Those for another key of which the issuer has still to hear."""
+        """Renewals that changed the key, whose old certificates the issuer has not revoked yet."""
         return [_RENEWAL.read(row) for row in await self._engine.fetch(_REKEYED, limit=limit)]
 
     async def set_done(self, renewal: RenewalId) -> bool:
@@ -117,5 +117,5 @@ class RenewalStore:
         await self._engine.fetch(_SET_KEY, id=identifier, node_public_key=spki, certificate_not_after=not_after)
 
     async def purge(self, before: datetime) -> None:
-        """Forget renewals that were begun before a time; what became of them stands in the audit."""
+        """Forget renewals that were begun before a time; the audit has their outcome."""
         await self._engine.fetch(_PURGE, before=before)

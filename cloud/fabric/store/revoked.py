@@ -1,4 +1,4 @@
-"""Queries on the services' certificates that must not be believed, as heard from Breakwater."""
+"""Queries on revoked certificates of services, as Breakwater's feed reported them."""
 
 from collections.abc import Sequence
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""What the rows of Fabric's tables are, one frozen struct a table."""
+"""Rows of Fabric's tables, one frozen struct a table."""
 
 from datetime import datetime
 from typing import Literal
@@ -95,7 +95,7 @@ class NodeRow(msgspec.Struct, frozen=True):
     """A machine. `current_generation` is 0 before the first confirm; generations up to `closed_up_to` are closed
     here, up to `closed_at_issuer` also at Breakwater, and `closing` says that these differ. `code` is the one that
     gave the seat. `lease_until` is the latest `terminate_at` of any lease ever signed for it. `wake_cursor` moves
-    with every change the node should hear of.
+    with every change that the node should fetch.
     """
 
     id: NodeId
@@ -124,10 +124,10 @@ class NodeRow(msgspec.Struct, frozen=True):
 
 
 class GenerationRow(msgspec.Struct, frozen=True):
-    """One activation's key in the chip. `statement` is the token that stands for this generation, empty before the
+    """One activation's key in the chip. `statement` is the signed token of this generation, empty before the
     first; `told_at` is when a session was first refused with the revocation in it. `fingerprint` is the one of the
-    activation, `seen_fingerprint` the last one seen with a session (both wait for the judge of a later day).
-    `trust_version` is the highest version of the published targets that the node said to work by, `device_issuer` the
+    activation, `seen_fingerprint` the last one seen with a session (nothing compares them yet).
+    `trust_version` is the highest version of the published targets that the node reported, `device_issuer` the
     key id of the CA of the device certificate that its last session showed."""
 
     id: str
@@ -158,8 +158,8 @@ class RenewalRow(msgspec.Struct, frozen=True):
     """A renewal of a generation's device certificate with fresh evidence. `expired`: the certificate that was shown
     was due, or is past what a session takes, so the same key may be renewed; another key always may.
 
-    challenged -> proved -> issued -> done; challenged -> failed after the last wrong answer. `issued` waits for the
-    issuer to hear of another key, so the same key goes to `done` at once. What follows `expires_at` is empty until the
+    challenged -> proved -> issued -> done; challenged -> failed after the last wrong answer. `issued` waits until the
+    issuer has revoked the certificates of the key before; the same key goes to `done` at once. What follows `expires_at` is empty until the
     proof.
     """
 

@@ -1,4 +1,4 @@
-"""What `cascade init` does for the trust of documents: four keys and the first files of the repository.
+"""Adapter: the key files of the published trust, and the use case of `cascade init` for it: four keys and the first files of the repository.
 
 The keys of root and targets go to a directory of their own, to be taken offline; those of snapshot and timestamp to
 Fabric's keys. It writes key files only; the files of the repository are handed back for the caller to store.

@@ -1,6 +1,6 @@
-"""Whether metadata that were signed offline may be published: the rules of TUF 1.0, applied before a client would.
+"""Pure: whether metadata that were signed offline may be published, by the rules of TUF 1.0.
 
-Pure: files, keys and time are arguments. What was refused here can strand no node; what is accepted is verified once
+Files, keys and time are arguments. What was refused here can strand no node; what is accepted is verified once
 more by every client. Whether it is *wise* (who has adopted what is dropped) is the service's business.
 """
 

@@ -22,7 +22,7 @@ class RenewalOrder(msgspec.Struct, frozen=True, kw_only=True):
     Leases signed before `starts_at`, when that time has come and every replica knows the order, lack it: a fleet that
     held the order before would act on it in one heartbeat. The nodes are woken one after the other, by id, over
     `spread_seconds` from there: `woken` of about `nodes`, up to the id `woken_up_to`. A node whose turn has come gets its
-    lease signed anew when it asks; a lease that is due from there on has the order too.
+    lease signed again when it asks; a lease that is due from there on has the order too.
     """
 
     after: datetime

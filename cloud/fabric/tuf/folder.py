@@ -1,4 +1,4 @@
-"""The published trust as files in a folder: how it is carried to the offline keys and back.
+"""Adapter: the published trust as files in a folder, in which it is carried to the offline keys and back.
 
     N.root.json         roots, the newest or those that are new
     targets.json        the targets metadata

@@ -1,4 +1,4 @@
-"""What the offline holders change in the published trust, and what they see of it before they sign. Pure.
+"""Pure: what the offline holders change in the published trust, and what they see of it before they sign.
 
 A change is made upon the content that is published, never upon an empty one; roots and issuers are dropped by key id.
 """

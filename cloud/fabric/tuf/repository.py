@@ -1,4 +1,4 @@
-"""Makes and signs the metadata of the TUF repository. Pure: keys and time are arguments, files are values.
+"""Pure: makes and signs the metadata of the TUF repository. Keys and time are arguments, files are values.
 
 Rules it keeps (section 3 of the design): root and targets are signed by keys that live offline, snapshot and
 timestamp by keys that are online; the versions of snapshot and timestamp are `max(stored + 1, unix time)`, so that a

@@ -1,4 +1,4 @@
-"""Which stored file a path of the repository names, and keeping the online roles fresh.
+"""Use case: which stored file a path of the repository names, and keeping the online roles fresh.
 
 It never touches a table: Fabric's store implements `TrustStore`. A path that names no file is answered like a file
 that is not there; nothing of a path reaches the store but a role, a number, a name and a hash.
@@ -78,7 +78,7 @@ async def file_for(path: str, store: TrustStore) -> bytes | None:
 
 
 async def keep_fresh(store: TrustStore, now: datetime, online: OnlineSigners) -> bool:
-    """One turn of the loop that re-signs the online roles (hourly is often enough); whether it published.
+    """Sign the online roles again if they are due (hourly is often enough); whether something was published.
 
     Raises LookupError when the repository was never initialised; the store's IntegrityError when another replica was
     first, which the loop ignores.

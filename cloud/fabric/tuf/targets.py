@@ -1,4 +1,4 @@
-"""The content of the three top-level targets, from values. Pure; `protocol.signed.trust` has their form.
+"""Pure: the content of the three top-level targets, from values. `protocol.signed.trust` has their form.
 
 It refuses what no node could use, since targets are signed offline and a blunder would be vouched for: a key under
 another key's name, an unreadable certificate, a URL with a path.

@@ -7,7 +7,8 @@ from typing import Any, TypeVar, cast
 import msgspec
 from litestar import Litestar
 
-from cloud.fabric.app import Checks, make_api
+from cloud.fabric.app import make_api
+from cloud.fabric.peer_records import PeerRecords
 from cloud.http.guard import Guard
 from cloud.mtls.peer import TLS_EXTENSION, TlsSession
 from protocol.problems import ProblemDocument
@@ -79,7 +80,7 @@ def api_of(world: World) -> Api:
     parts = world.parts
     guard = Guard(
         trust=lambda: parts.current_trust.trust,
-        checks=Checks(revoked=cast(Any, frozenset()), nodes=parts.stores.nodes),
+        checks=PeerRecords(is_revoked=frozenset[int]().__contains__, nodes=parts.stores.nodes),
         now=world.clock,
         operator_of=parts.operators.tokens.authenticate,
         closed=parts.nodes.statements.closed_answer,

@@ -118,7 +118,7 @@ class Activations:
         )
 
     async def _open_code(self, text: str) -> CodeRow:
-        """Unknown and malformed codes are answered alike; the checksum stands before the database."""
+        """Unknown and malformed codes are answered alike; the checksum is checked before the database is asked."""
         try:
             secret = parse_secret("cac", text)
         except SecretFormatError as error:

@@ -1,4 +1,4 @@
-"""Use case: tells Breakwater of every closed generation until Breakwater has closed it too."""
+"""Use case: has Breakwater close every generation that is closed here."""
 
 import asyncio
 from dataclasses import dataclass

@@ -63,7 +63,7 @@ OPEN_PER_NODE_MAX = 3
 PROVED_PER_DAY_MAX = 4
 """Renewals of one node that a day may bring to the issuer; a healthy one needs one in months."""
 FORGET_RENEWALS_AFTER = timedelta(days=7)
-"""Longer than the day for which they are counted; a node that asks for its stored answer later begins anew."""
+"""Longer than the day for which they are counted; a node that asks for its stored answer later starts again."""
 ROWS_MAX = 100
 UNKNOWN_MACHINE = "the device certificate and the evidence are not of a machine and generation here"
 """The one answer to whatever does not fit."""
@@ -336,7 +336,7 @@ class Renewals:
                     )
 
     async def forget_old(self) -> None:
-        """Forget renewals that were begun long ago; what became of them stands in the audit."""
+        """Forget renewals that were begun long ago; the audit has their outcome."""
         with fault_point("fabric.renewal.purge"):
             await self.renewals.purge(self.now() - FORGET_RENEWALS_AFTER)
 

@@ -1,4 +1,4 @@
-"""Pure: bounds of how many renewals may be asked for. They stand before the database.
+"""Pure: bounds of how many renewals may be asked for, checked before the database is.
 
 A process counts for one certificate and in all. Certificates that no published CA signed, which anybody can make in any
 node's name, have a count in all of their own: they take nobody else's place.
@@ -19,7 +19,7 @@ _PROVEN, _CLAIMED = "proven", "claimed"
 
 
 class RenewalStarts:
-    """Counts the renewals that were asked for. A restart begins anew, which is harmless."""
+    """Counts the renewals that were asked for. A restart starts at zero, which is harmless."""
 
     def __init__(self) -> None:
         # A certificate is counted together with the count in all, whose period may begin in the middle of another.

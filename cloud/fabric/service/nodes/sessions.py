@@ -138,7 +138,7 @@ class Sessions:
             return
         with fault_point("fabric.revocation.tell"):
             async with self.transaction():
-                if await self.nodes.set_told(node.id, generation.number, now):
+                if await self.nodes.set_revocation_delivered(node.id, generation.number, now):
                     await self.audit.write(
                         f"spiffe://{self.trust_domain}/tenant/{node.tenant}/node/{node.id}",
                         "revocation.told",

@@ -1,6 +1,6 @@
 """Use case: the node's current statement, and the long poll that says when it changes.
 
-A refresh usually writes nothing: the stored statement is the answer, and only its freshness is signed anew.
+A refresh usually writes nothing: the stored statement is the answer, and only its freshness is signed for each answer.
 """
 
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class Statements:
     wake_room: WakeRoom
 
     async def statement(self, peer: NodePeer, ask: Ask) -> StatementAnswer:
-        """The node's current statement; a due lease is signed anew. Raises Invalid, GenerationClosed, Conflict."""
+        """The node's current statement; a due lease is signed again. Raises Invalid, GenerationClosed, Conflict."""
         check_nonce_form(ask.nonce)
         node, generation = await load(self.nodes, peer.tenant, peer.node, peer.generation)
         now = self.now()

@@ -1,4 +1,4 @@
-"""Use case: operators change a node's standing. It is durable here first; the background work then tells Breakwater."""
+"""Use case: operators change a node's standing. It is durable here first; the background work then has Breakwater close its generations."""
 
 from dataclasses import dataclass
 

@@ -21,7 +21,7 @@ log = logging.getLogger("cascade.fabric.trust")
 BEAT_SECONDS = 1.0
 
 TrustChanged = Callable[[], Awaitable[None]]
-"""Called after another bundle became current: TLS contexts are made anew there."""
+"""Called after another bundle became current: the TLS contexts are replaced there."""
 
 
 class Follower:

@@ -21,7 +21,7 @@ EXPIRY_WARNING = timedelta(days=60)
 
 @dataclass(frozen=True, kw_only=True)
 class OnlineRoles:
-    """Signs the online roles anew before they expire."""
+    """Signs the online roles again before they expire."""
 
     now: Now
     transaction: Transaction

@@ -23,7 +23,7 @@ RENEWALS_PER_SECOND = 50
 """How fast an order wakes a fleet unless the operator says otherwise: a fraction of what one issuer signs."""
 SPREAD_SECONDS_MAX = 30 * 24 * 3600
 TAKES = timedelta(seconds=5)
-"""Until every replica has read an order; leases signed before that lack it and are signed anew."""
+"""Until every replica has read an order; leases signed before that lack it and are signed again."""
 WOKEN_PER_BEAT_MAX = 500
 
 

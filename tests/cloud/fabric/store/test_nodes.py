@@ -114,7 +114,10 @@ async def test_what_a_session_showed_replaces_what_the_last_one_did(stores: Stor
 
 async def test_the_first_delivery_of_a_revocation_is_written_down(stores: Stores) -> None:
     await stores.nodes.insert_generation(generation(state="closed"))
-    assert [await stores.nodes.set_told(NODES[0], 1, NOW + hours * HOUR) for hours in (0, 1)] == [True, False]
+    assert [await stores.nodes.set_revocation_delivered(NODES[0], 1, NOW + hours * HOUR) for hours in (0, 1)] == [
+        True,
+        False,
+    ]
     row = await stores.nodes.find_generation(NODES[0], 1)
     assert row is not None
     assert row.told_at == NOW

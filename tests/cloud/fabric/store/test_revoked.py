@@ -4,7 +4,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from cloud.contracts.breakwater import RevokedSerial
-from cloud.fabric.app import Checks
+from cloud.fabric.peer_records import PeerRecords
 from cloud.fabric.store import Stores
 from cloud.mtls.revoked import RevokedSet
 from tests.cloud.breakwater.support import Clock
@@ -24,7 +24,7 @@ async def test_a_restarted_fabric_refuses_at_once(home: Path, databases: Path) -
         await world.stores.revoked.add([entry])
     async with world_at(home, databases, clock, first=False) as world:
         serials = revoked_set(world.stores, clock)
-        checks = Checks(revoked=serials, nodes=world.stores.nodes)
+        checks = PeerRecords(is_revoked=serials.__contains__, nodes=world.stores.nodes)
         assert not await checks.service_revoked(0xBAD)
         await serials.load()
         assert await checks.service_revoked(0xBAD)
