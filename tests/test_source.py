@@ -102,3 +102,14 @@ def test_every_handler_is_in_the_handlers_of_its_module(trees: dict[Path, ast.Mo
         assert made - listed == set(), path
         seen |= made
     assert seen
+
+
+def test_a_handler_takes_one_part_of_its_service(trees: dict[Path, ast.Module]) -> None:
+    """Litestar resolves two dependencies in a task group: 0.1 ms a request, three times what the rest of it costs."""
+    for path, tree in trees.items():
+        for node in ast.walk(tree):
+            if path.match("cloud/*/routes/*.py") and isinstance(node, ast.AsyncFunctionDef):
+                taken = [
+                    each.arg for each in node.args.args if each.annotation and "Wired" in ast.unparse(each.annotation)
+                ]
+                assert len(taken) <= 1, f"{path}:{node.lineno}: {node.name} takes {taken}"

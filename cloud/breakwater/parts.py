@@ -80,7 +80,6 @@ class Parts:
     crl_publisher: CrlPublisher
     ocsp_responder: OcspResponder
     feed: RevocationFeed
-    now: Callable[[], datetime]
 
     def services(self) -> dict[str, object]:
         """What handlers take, by the name of their parameter."""
@@ -94,7 +93,6 @@ SERVICES = (
     "feed",
     "generations",
     "issuing",
-    "now",
     "ocsp_responder",
 )
 """The names in `Parts.services`, known before there is a database."""
@@ -153,7 +151,6 @@ async def open_parts(
             crl_publisher=crl_publisher,
             ocsp_responder=OcspResponder(stores.revocation_status, authorities, issuing, now),
             feed=feed,
-            now=now,
         )
     finally:
         await keys.aclose()

@@ -140,6 +140,12 @@ class OcspResponder:
             log.error("cannot answer", extra={"reason": f"{type(error).__name__}: {error}"})
             return Answered(refusal("internal"))
 
+    def cache_seconds(self, answered: Answered) -> int:
+        """How long HTTP caches may keep an answer (RFC 5019 section 6.2): less than it is valid."""
+        if answered.next_update is None:
+            return 0
+        return max(0, min(CACHE_SECONDS, int((answered.next_update - self._now()).total_seconds())))
+
     async def _answer(self, question: Question) -> Answered:
         authority = self._authority_of(question.issuer)
         if authority is None:

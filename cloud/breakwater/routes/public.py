@@ -7,7 +7,6 @@ refused before anything is looked up.
 import base64
 import binascii
 import hashlib
-from collections.abc import Callable
 from datetime import datetime
 from email.utils import format_datetime
 from typing import Any
@@ -21,7 +20,7 @@ from cloud.breakwater.errors import IssuerError
 from cloud.breakwater.pkix.ocsp import REQUEST_BYTES_MAX
 from cloud.breakwater.revocation.crl_publisher import CrlPublisher
 from cloud.breakwater.revocation.crl_shards import OCSP_PATH, shard_of_path
-from cloud.breakwater.revocation.ocsp_responder import CACHE_SECONDS, Answered, KnownAuthorities, OcspResponder
+from cloud.breakwater.revocation.ocsp_responder import KnownAuthorities, OcspResponder
 from cloud.breakwater.routes.health import healthz
 from cloud.http.app import Wired
 from cloud.http.guard import ANONYMOUS
@@ -39,7 +38,6 @@ BASE64_CHARS_MAX = (REQUEST_BYTES_MAX + 2) // 3 * 4
 
 
 AnyRequest = Request[Any, Any, Any]
-Now = Callable[[], datetime]
 
 
 def http_date(at: datetime) -> str:
@@ -109,13 +107,18 @@ async def ocsp(request: AnyRequest, ocsp_responder: Wired[OcspResponder]) -> Res
 
 @route(OCSP_PATH + "/{encoded:path}", http_method=READS, opt={"peers": (ANONYMOUS,)})
 async def ocsp_by_path(
-    encoded: FromPath[str], request: AnyRequest, ocsp_responder: Wired[OcspResponder], now: Wired[Now]
+    encoded: FromPath[str], request: AnyRequest, ocsp_responder: Wired[OcspResponder]
 ) -> Response[bytes]:
     """OCSP with the request in the path, base64 and then percent-encoded."""
     answered = await ocsp_responder.answer(_from_path(request, encoded))
     if answered.this_update is None or answered.next_update is None:
         return Response(answered.der, media_type=RESPONSE_TYPE, headers={"Cache-Control": "no-store"})
-    return _conditional(request, answered.der, RESPONSE_TYPE, _cached(answered, now()))
+    headers = {
+        "Cache-Control": f"public, no-transform, must-revalidate, max-age={ocsp_responder.cache_seconds(answered)}",
+        "Last-Modified": http_date(answered.this_update),
+        "Expires": http_date(answered.next_update),
+    }
+    return _conditional(request, answered.der, RESPONSE_TYPE, headers)
 
 
 def _from_path(request: AnyRequest, encoded: str) -> bytes:
@@ -131,18 +134,6 @@ def _from_path(request: AnyRequest, encoded: str) -> bytes:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         return b""
-
-
-def _cached(answered: Answered, now: datetime) -> dict[str, str]:
-    """RFC 5019 section 6.2: kept for less than the answer is good."""
-    if answered.this_update is None or answered.next_update is None:
-        return {"Cache-Control": "no-store"}
-    seconds = min(CACHE_SECONDS, int((answered.next_update - now).total_seconds()))
-    return {
-        "Cache-Control": f"public, no-transform, must-revalidate, max-age={max(seconds, 0)}",
-        "Last-Modified": http_date(answered.this_update),
-        "Expires": http_date(answered.next_update),
-    }
 
 
 HANDLERS = (crl, ca, ocsp, ocsp_by_path, healthz)

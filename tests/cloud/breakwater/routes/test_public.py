@@ -94,7 +94,6 @@ def app_of(bench: Bench) -> Litestar:
         "crl_publisher": bench.publisher,
         "ocsp_responder": bench.responder,
         "authorities": bench.hierarchy,
-        "now": bench.clock,
     }
     return make_public(Guard(trust=lambda: trust, checks=NoPeers(), now=bench.clock), services)
 
