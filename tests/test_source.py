@@ -1,9 +1,11 @@
-"""Rules about the source text that no linter knows: sizes, where the inside of TLS is touched, files that pages name."""
+"""Rules about the source text that no linter knows: sizes, files that pages name, where TLS and SQL may be touched."""
 
 import ast
 import re
 from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
+from tokenize import COMMENT, generate_tokens
 
 import pytest
 
@@ -13,6 +15,11 @@ MODULE_LINES_MAX = 450
 
 PAGES = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/*.md", "docs/adr/*.md")
 _FILE = re.compile(r"`((?:protocol|node|cloud|lab|demo|benchmarks|tests|tools|docs|packaging)/[\w./-]+)`")
+
+SQL = re.compile(r"\s*(?:\{\} )?(?:SELECT|INSERT|UPDATE|DELETE|WITH|EXISTS|NOT EXISTS|UNION|WHERE|ON CONFLICT)\b")
+SQL_CALLS = {"sql", "Statement", "WhereRaw", "QueryString"}
+SQL_CALLS_MAX = 7
+"""As many as there are. Before one more, look whether Piccolo can say it."""
 
 HTTP_DECORATORS = {"get", "post", "put", "patch", "delete", "head", "route"}
 
@@ -73,6 +80,46 @@ def test_the_files_that_pages_name_are_there() -> None:
     }
     assert named
     assert not [f"{page} names {path}" for page, path in sorted(named) if not (ROOT / path).exists()]
+
+
+def _comments(text: str) -> set[int]:
+    """The lines that have a comment."""
+    return {token.start[0] for token in generate_tokens(StringIO(text).readline) if token.type == COMMENT}
+
+
+def _sql_calls(tree: ast.Module) -> Iterator[tuple[ast.Assign | ast.Return, ast.Call]]:
+    """The calls that take SQL as text, each with its statement of Python."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign | ast.Return):
+            yield from (
+                (node, call)
+                for call in ast.walk(node)
+                if isinstance(call, ast.Call) and ast.unparse(call.func) in SQL_CALLS
+            )
+
+
+def test_sql_text_in_stores_has_its_reason_beside_it(trees: dict[Path, ast.Module]) -> None:
+    """Queries are Piccolo's. Where Piccolo has no words, text stands in a call of `sql`, and a comment says why."""
+    calls, bare, unexplained = 0, [], []
+    for path, tree in trees.items():
+        if path.parent.name != "store":
+            continue
+        comments = _comments((ROOT / path).read_text())
+        in_calls: set[ast.AST] = set()
+        for statement, call in _sql_calls(tree):
+            calls += 1
+            in_calls.update(ast.walk(call))
+            if not comments & {*range(statement.lineno - 1, (statement.end_lineno or statement.lineno) + 1)}:
+                unexplained.append(f"{path}:{statement.lineno}")
+        bare += [
+            f"{path}:{node.lineno} {node.value}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and SQL.match(node.value)
+            if node not in in_calls
+        ]
+    assert not bare
+    assert not unexplained
+    assert 0 < calls <= SQL_CALLS_MAX
 
 
 def _handlers(tree: ast.Module) -> set[str]:

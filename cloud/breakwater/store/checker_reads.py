@@ -121,25 +121,28 @@ _TALLY_ROW = Mapper(
 
 _TALLIED = (Certificate.authority, Certificate.profile, Certificate.state)
 _TALLY = compiled(_TALLY_ROW.select().group_by(*_TALLIED).order_by(*_TALLIED).limit(1000))
-# Piccolo has no alias for a table, and no second use of one in a subquery: a newer certificate of the same subject.
-_IS_REPLACED = sql(
-    "EXISTS (SELECT 1 FROM certificate n WHERE n.node = {} AND n.service = {} AND n.generation = {} "
-    "AND n.profile = {} AND n.state = 'issued' AND n.authority <> {} AND n.recorded_at > {})",
-    Certificate.node,
-    Certificate.service,
-    Certificate.generation,
-    Certificate.profile,
-    Certificate.authority,
-    Certificate.recorded_at,
+# Piccolo has no alias for a table, which a subquery needs that looks for other rows of the same one.
+_IS_NOT_REPLACED = WhereRaw(
+    "{}",
+    sql(
+        "NOT EXISTS (SELECT 1 FROM certificate n WHERE n.node = {} AND n.service = {} AND n.generation = {} "
+        "AND n.profile = {} AND n.state = 'issued' AND n.authority <> {} AND n.recorded_at > {})",
+        Certificate.node,
+        Certificate.service,
+        Certificate.generation,
+        Certificate.profile,
+        Certificate.authority,
+        Certificate.recorded_at,
+    ),
 )
+"""Condition: no other authority has issued a newer certificate of the kind for the same subject."""
 _DEPENDENTS = compiled(
     Certificate.select(Count(alias="n")).where(
         Certificate.authority == param("authority"),
         Certificate.state == "issued",
         Certificate.not_after > param("now"),
         (Certificate.node == "") | GENERATION_NOT_CLOSED,
-        (Certificate.profile == "session")
-        | (Certificate.profile.is_in(["device", "service"]) & WhereRaw("NOT {}", _IS_REPLACED)),
+        (Certificate.profile == "session") | (Certificate.profile.is_in(["device", "service"]) & _IS_NOT_REPLACED),
     )
 )
 _COUNT = compiled(Certificate.select(Count(alias="n")))

@@ -15,7 +15,12 @@ from piccolo.query.functions import Count
 
 from cloud.breakwater.errors import AuthorityRetired, Conflict, CsrRefused, GenerationClosed, NotAdmitted, StillRunning
 from cloud.breakwater.pkix.profiles import PROFILE_VERSION, Wanted
-from cloud.breakwater.store.generations import DEVICE_OF_GENERATION, GENERATION_NOT_CLOSED, generation_id
+from cloud.breakwater.store.generations import (
+    DEVICE_OF_GENERATION,
+    GENERATION_NOT_CLOSED,
+    GenerationStore,
+    generation_id,
+)
 from cloud.breakwater.store.revocation_writes import ANNOUNCED, announce
 from cloud.breakwater.tables import Authority, Closing, Generation, ServiceHost
 from cloud.breakwater.tables import IssuedCertificate as Certificate
@@ -28,6 +33,7 @@ from cloud.storage import (
     exists,
     insert_if,
     insert_into,
+    literal,
     missing,
     param,
     params,
@@ -109,15 +115,15 @@ _EARLIER = Mapper(_Earlier, Certificate, authority_state=_AUTHORITY_STATE)
 _DEVICE = Mapper(Device, Certificate)
 _HOST = Mapper(ServiceHostName, ServiceHost)
 
-_KEY_IS_FREE = missing(
-    Certificate.select(Certificate.serial).where(
-        Certificate.spki_sha256 == param("spki_sha256"),
-        (Certificate.node != param("node"))
-        | (Certificate.generation != param("generation"))
-        | (Certificate.service != param("service"))
-        | ((Certificate.state == "revoked") & (Certificate.reason != REASON_NUMBERS["superseded"])),
-    )
+_KEY_TAKEN_BY = Certificate.select(Certificate.serial).where(
+    Certificate.spki_sha256 == param("spki_sha256"),
+    (Certificate.node != param("node"))
+    | (Certificate.generation != param("generation"))
+    | (Certificate.service != param("service"))
+    | ((Certificate.state == "revoked") & (Certificate.reason != REASON_NUMBERS["superseded"])),
 )
+_KEY_TAKEN = compiled(_KEY_TAKEN_BY, limit=literal(1))
+_KEY_IS_FREE = missing(_KEY_TAKEN_BY)
 _IS_OPEN = exists(
     Generation.select(Generation.id).where(
         Generation.id == param("generation_id"), Generation.tenant == param("tenant"), Generation.closed_at.is_null()
@@ -136,8 +142,7 @@ def _authority_is(*states: str) -> Combinable:
 def _record(condition: Combinable) -> Statement:
     """Insert a record if the condition holds and the request has none; returns its serial, or no row.
 
-    One statement keeps issuance fast; `_WHY_OPEN` and `_WHY_KEY` find out what forbade a record. ON CONFLICT is text,
-    because Piccolo has no INSERT with a condition to add it to.
+    One statement keeps issuance fast; what forbade a record is found out by others.
     """
     constants: dict[Column, Any] = {
         Certificate.state: "recorded",
@@ -147,6 +152,7 @@ def _record(condition: Combinable) -> Statement:
         Certificate.feed: 0,
     }
     insert = insert_if(Certificate, condition, constants)
+    # Piccolo adds ON CONFLICT and RETURNING to its own INSERT only, which has no condition.
     return compiled(sql("{} ON CONFLICT (request_key) DO NOTHING RETURNING serial", insert))
 
 
@@ -154,9 +160,6 @@ _RECORD_NODE = _record(_KEY_IS_FREE & _authority_is("active") & _IS_OPEN)
 _RECORD_SERVICE = _record(_KEY_IS_FREE & _authority_is("active"))
 _RECORD_RESPONDER = _record(_KEY_IS_FREE & _authority_is("active", "old", "tainted"))
 _BY_REQUEST = compiled(_EARLIER.select().where(Certificate.request_key == param("request_key")))
-# Piccolo has no SELECT without a table.
-_WHY_OPEN = compiled(sql("SELECT 1 AS open WHERE {}", _IS_OPEN))
-_WHY_KEY = compiled(sql("SELECT 1 AS free WHERE {}", _KEY_IS_FREE))
 _RELEASE = compiled(Certificate.update({Certificate.request_key: None}).where(Certificate.serial == param("serial")))
 _STORE = compiled(
     Certificate.update({**params(Certificate.certificate), Certificate.state: "issued"})
@@ -188,18 +191,14 @@ _NEWEST_DEVICE = compiled(
     .order_by(Certificate.recorded_at, Certificate.not_after, ascending=False)
     .limit(1)
 )
-# Piccolo has no FROM (subquery).
 _RENEWALS = compiled(
-    sql(
-        "SELECT COUNT(*) AS n FROM ({} LIMIT {}) AS few",
-        Certificate.select(Certificate.serial).where(
-            DEVICE_OF_GENERATION,
-            Certificate.caller == param("caller"),
-            Certificate.recorded_at > param("since"),
-            Certificate.request_key.is_null() | (Certificate.request_key != param("but")),
-        ),
-        param("limit"),
-    )
+    Certificate.select(Certificate.serial).where(
+        DEVICE_OF_GENERATION,
+        Certificate.caller == param("caller"),
+        Certificate.recorded_at > param("since"),
+        Certificate.request_key.is_null() | (Certificate.request_key != param("but")),
+    ),
+    limit=param("limit"),
 )
 _HOSTS = compiled(
     _HOST.select().where(ServiceHost.service == param("service")).order_by(ServiceHost.position).limit(100)
@@ -218,6 +217,7 @@ class IssuanceStore:
 
     def __init__(self, engine: ServiceEngine) -> None:
         self._engine = engine
+        self._generations = GenerationStore(engine)
 
     @property
     def shared(self) -> bool:
@@ -284,19 +284,13 @@ class IssuanceStore:
 
     async def _require_open(self, order: Order) -> None:
         generation = order.wanted.generation
-        if order.node and not await self._engine.fetch(
-            _WHY_OPEN,
-            generation_id=generation_id(order.node, generation),
-            tenant=order.tenant,
-            node=order.node,
-            generation=generation,
-        ):
+        if order.node and not await self._generations.is_open(order.tenant, order.node, generation):
             raise GenerationClosed(f"generation {generation} of this node is not open")
 
     async def _require_free_key(self, order: Order) -> None:
         wanted = order.wanted
-        if not await self._engine.fetch(
-            _WHY_KEY,
+        if await self._engine.fetch(
+            _KEY_TAKEN,
             spki_sha256=wanted.key.spki_sha256,
             node=order.node,
             generation=wanted.generation,
@@ -376,10 +370,10 @@ class IssuanceStore:
 
     async def renewals(self, caller: str, node: str, generation: int, since: datetime, but: str, count_max: int) -> int:
         """How many device certificates `caller` has asked for since then, under another request key than `but`."""
-        (row,) = await self._engine.fetch(
+        rows = await self._engine.fetch(
             _RENEWALS, node=node, generation=generation, caller=caller, since=since, but=but, limit=count_max
         )
-        return int(row["n"])
+        return len(rows)
 
     async def hosts(self, service: str) -> tuple[ServiceHostName, ...]:
         """The host names recorded for a service, in order."""

@@ -3,10 +3,11 @@
 from datetime import datetime
 
 import msgspec
+from piccolo.query.functions import Case, When
 
 from cloud.fabric.store.rows import GenerationRow, NodeRow, generation_id
 from cloud.fabric.tables import Generation, Node
-from cloud.storage import Mapper, ServiceEngine, compiled, filtered, json_text, literal, param, params, sql
+from cloud.storage import Mapper, ServiceEngine, compiled, filtered, json_text, literal, param, params
 from protocol.ids import NodeId
 
 GENERATIONS_SHOWN_MAX = 20
@@ -74,7 +75,7 @@ _CLOSED = compiled(
     Node.update(
         {
             Node.closed_at_issuer: param("up_to"),
-            Node.closing: sql("{}", Node.closed_up_to > param("up_to")),  # Piccolo takes no condition as a value
+            Node.closing: Case(When(Node.closed_up_to > param("up_to"), then=literal(True)), default=literal(False)),
         }
     ).where(Node.id == param("id"), Node.closed_at_issuer < param("up_to"))
 )

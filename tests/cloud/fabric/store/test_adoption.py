@@ -47,3 +47,18 @@ async def test_only_active_nodes_are_woken_and_each_once(fleet: Stores) -> None:
         assert await fleet.adoption.wake(NODES[0], 10) == NODES[1:2]
         assert await fleet.adoption.wake(NODES[1], 10) == []
     assert [await fleet.nodes.cursor(each) for each in NODES] == [1, 1, 0, 0]
+
+
+async def test_a_fleet_is_walked_in_stretches(fleet: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cloud.fabric.store.adoption.STRETCH_NODES", 1)
+    assert [entry async for entry in fleet.adoption.counts()] == 3 * [(0, "", 1)]
+    assert [row.node for row in await fleet.adoption.behind(1, "", 2)] == NODES[:2]
+    assert [row.node for row in await fleet.adoption.of_issuer("", "", 10)] == NODES[:3]
+
+
+async def test_neither_an_earlier_generation_nor_a_closed_one_counts(fleet: Stores) -> None:
+    await fleet.nodes.insert_generation(generation(1, id=f"{NODES[0]}.2", number=2))
+    await fleet.nodes.update(node(1, current_generation=2, last_generation=2, closed_up_to=1))
+    await fleet.nodes.update(node(2, closed_up_to=1))
+    await fleet.adoption.write({f"{NODES[0]}.2": TrustReport(2, "aa")}, 2)
+    assert await counts(fleet) == {(2, "aa", 1), (0, "", 1)}

@@ -1,8 +1,37 @@
-"""`cloud.fabric.store.rows`: keys made of several values."""
+"""`cloud.fabric.store.rows`: keys made of several values, and rows that leave no column to a default."""
 
+import msgspec
+import pytest
+from piccolo.table import Table
+
+from cloud.fabric import tables
+from cloud.fabric.store import rows
 from cloud.fabric.store.rows import generation_id
 from tests.cloud.fabric.store.support import NODES
 
 
 def test_the_key_of_a_generation_names_node_and_number() -> None:
     assert generation_id(NODES[0], 12) == f"{NODES[0]}.12"
+
+
+TABLES: dict[type[msgspec.Struct], type[Table]] = {
+    rows.TenantRow: tables.Tenant,
+    rows.EkRootRow: tables.EkRoot,
+    rows.EkAllowedRow: tables.EkAllowed,
+    rows.CodeRow: tables.Code,
+    rows.ActivationRow: tables.Activation,
+    rows.NodeRow: tables.Node,
+    rows.GenerationRow: tables.Generation,
+    rows.RenewalRow: tables.Renewal,
+    rows.TokenRow: tables.OperatorToken,
+    rows.AuditRow: tables.Audit,
+}
+
+
+@pytest.mark.parametrize("row", TABLES, ids=lambda row: row.__name__)
+def test_a_row_has_the_columns_of_its_table(row: type[msgspec.Struct]) -> None:
+    assert set(row.__struct_fields__) == {column._meta.name for column in TABLES[row].all_columns()}
+
+
+def test_every_row_has_its_table() -> None:
+    assert set(TABLES) == {kind for name, kind in vars(rows).items() if name.endswith("Row")}
