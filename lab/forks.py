@@ -21,13 +21,15 @@ Prepare = Callable[[Side], None]
 """Called in the new process before its command line; it is pickled on its way there."""
 
 _PRELOAD = [
-    "cloud.cli.main", "cloud.cli.run", "cloud.cli.connection", "cloud.breakwater.app", "cloud.fabric.app",
-    "cloud.cli.init", "cloud.cli.tuf_client", "node.cli.main", "node.agent", "node.exchanges.activation", "node.trust.update",
-    "node.local.client", "cloud.cli.pki.host", "lab.forks",
+    "lab.forks", "cloud.breakwater.app", "cloud.fabric.app", "cloud.cli.main", "cloud.cli.run", "cloud.cli.init",
+    "cloud.cli.connection", "cloud.cli.tuf_client", "cloud.cli.tenants", "cloud.cli.codes", "cloud.cli.nodes",
+    "cloud.cli.tokens", "cloud.cli.audit", "cloud.cli.trust.commands", "cloud.cli.pki.commands", "cloud.cli.pki.host",
+    "node.cli.main", "node.agent", "node.exchanges.activation", "node.trust.update", "node.local.client",
+    "node.system.hardening",
     # What these import when it is first used.
-    "litestar._kwargs.kwargs_model", "litestar.plugins.pydantic", "anyio._backends._asyncio", "uvicorn.lifespan.off",
+    "litestar._kwargs.kwargs_model", "anyio._backends._asyncio", "uvicorn.lifespan.off", "asyncpg", "encodings.idna",
     "cryptography.hazmat.backends.openssl.backend", "tuf.api.serialization.json", "tpm2_pytss.cryptography", "pyudev",
-    "node.system.hardening", "encodings.idna", "_strptime", "asyncpg",
+    "_strptime",
 ]  # fmt: skip
 
 _turn = threading.Lock()

@@ -1,5 +1,6 @@
 """Forked command lines: they are the real ones, in processes of their own, prepared by who starts them."""
 
+import importlib.util
 import os
 import signal
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from lab.forks import ForkServer
+from lab.forks import _PRELOAD, ForkServer
 from lab.processes import Side
 
 pytestmark = pytest.mark.slow
@@ -25,6 +26,12 @@ class Note(msgspec.Struct, frozen=True):
         Path(self.path).write_text(f"{side} {os.getpid()} {os.environ['SAMPLE']}")
         if self.deadly:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("module", _PRELOAD)
+def test_what_is_imported_before_forking_is_there(module: str) -> None:
+    """The library passes over a module that it does not find, and every start is slower by it."""
+    assert importlib.util.find_spec(module) is not None
 
 
 @pytest.mark.parametrize("side", ["cascade", "cascadia"])
