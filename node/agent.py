@@ -65,8 +65,6 @@ class Agent:
         self._wake = trio.Event()
         # Spreads waits over a fleet; nothing secret hangs on it.
         self._random = random.Random(secrets.randbits(64))  # noqa: S311
-        # Below every cursor of the cloud: the first poll is answered at once.
-        self._cursor = 0
         self._renew_from: datetime | None = None
 
     @classmethod
@@ -98,7 +96,8 @@ class Agent:
     async def renew(self, *, rekey: bool) -> None:
         """Refresh licence, session and device certificate now. Raises NodeError, TpmError."""
         await self.contact.renew(rekey=rekey)
-        self.wake()
+        if not self.licence.revoked:
+            self.wake()
 
     def wake(self) -> None:
         """Have the licence refreshed now, not at its hour."""
@@ -120,7 +119,7 @@ class Agent:
             log.warning("cloud not reached within %d s; stored evidence decides", self.config.settle_seconds)
 
     async def _check_hardware(self) -> None:
-        await self._hardware.check(self.licence.identity.node_key, self.licence.lease, self._clock())
+        await self._hardware.check(self.licence.identity.node_key, self.licence.lease_serves)
 
     # Loops
 
@@ -236,23 +235,24 @@ class Agent:
         """One long poll at a time. An answer is a hint to ask for the statement; losing the channel is harmless."""
         losses = 0
         while not self.licence.revoked:
-            fabric = self.contact.connection.fabric
+            connection = self.contact.connection
+            fabric = connection.fabric
             if fabric is None:
                 await trio.sleep(SESSION_POLL_SECONDS)
                 continue
             try:
                 with fault_point("node.events.send"):
-                    events = await fabric.events(self._cursor, schedule.event_wait_seconds(self._random))
+                    events = await fabric.events(connection.cursor, schedule.event_wait_seconds(self._random))
             except api.CloudRefused:
                 # The session may not count any more: the next contact learns why, signed.
                 self.wake()
                 losses += 1
             except NodeError:
-                losses += fabric is self.contact.connection.fabric
+                losses += fabric is connection.fabric
             else:
                 losses = 0
-                if events.cursor != self._cursor:
-                    self._cursor = events.cursor
+                if events.cursor != connection.cursor:
+                    connection.cursor = events.cursor
                     self.wake()
             if losses:
                 await trio.sleep(

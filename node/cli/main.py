@@ -152,7 +152,7 @@ async def _own_status(config: Config) -> dict[str, Any]:
         hardware = HardwareCheck(tpm)
         licence = state.load_licence(hardware, utc_now)
         try:
-            await hardware.check(licence.identity.node_key, licence.lease, utc_now())
+            await hardware.check(licence.identity.node_key, licence.lease_serves)
         except TpmError as error:
             # Status is shown in every state; the document's exit code is the TPM's.
             logging.getLogger("cascadia").error("%s", error)
@@ -215,7 +215,7 @@ async def _own_renewal(config: Config, *, rekey: bool) -> dict[str, Any]:
     async def work(state: Any, tpm: Any) -> Any:
         hardware = HardwareCheck(tpm)
         licence = state.load_licence(hardware, utc_now)
-        await hardware.check(licence.identity.node_key, licence.lease, utc_now())
+        await hardware.check(licence.identity.node_key, licence.lease_serves)
         contact = Contact(state, tpm, hardware, licence, utc_now)
         try:
             # On another machine the proof cannot be made; the document says why.

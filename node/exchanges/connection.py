@@ -18,6 +18,8 @@ class Connection:
         self._credentials: Credentials | None = None
         self._fabric: api.Service | None = None
         self._opened_under: TrustSet | None = None
+        self.cursor = 0
+        """The wake channel's position that the held statement reflects; at 0 the first poll is answered at once."""
 
     @property
     def credentials(self) -> Credentials | None:

@@ -194,7 +194,10 @@ class Contact:
         opened = await open_session(trusted, licence.identity, self._tpm, self._clock, licence.presented)
         await self.connection.replace(opened.credentials, trusted)
         # A generation that is not confirmed has no statement yet.
-        return bool(opened.current.statement) and licence.apply(opened.current, opened.answer_nonce).fresh
+        if not opened.current.statement or not licence.apply(opened.current, opened.answer_nonce).fresh:
+            return False
+        self.connection.cursor = opened.cursor
+        return True
 
     async def _fetch_statement(self) -> None:
         fabric = self.connection.fabric

@@ -45,6 +45,7 @@ class OpenedSession(msgspec.Struct, frozen=True):
     credentials: Credentials
     current: StatementAnswer
     answer_nonce: str
+    cursor: int
 
 
 class SessionRefused(Exception):
@@ -130,4 +131,6 @@ async def open_session(trust: TrustSet, identity: Identity, tpm: Tpm, clock: Clo
     credentials = Credentials(
         session_key, answer.certificate_chain, leaf.not_valid_before_utc, leaf.not_valid_after_utc
     )
-    return OpenedSession(credentials=credentials, current=answer.current, answer_nonce=answer_nonce)
+    return OpenedSession(
+        credentials=credentials, current=answer.current, answer_nonce=answer_nonce, cursor=answer.cursor
+    )

@@ -1,17 +1,16 @@
-"""In-memory state: the last answer of this machine's TPM in the present run, as evidence for the verdict.
+"""In-memory state: what the TPM of this machine last showed in the present run, as evidence for the verdict.
 
-`HardwareCheck` is its only owner. An exchange that has used the TPM reports the outcome; everything else reads it.
+`HardwareCheck` is its only owner. It holds the result of the last check, or of a contact that failed at the TPM.
 """
 
 import logging
-from datetime import datetime
+from collections.abc import Callable
 
 from node.hwbind import keys
 from node.hwbind.errors import TpmError, TpmFailed, TpmIntegrity, TpmLockout, TpmNotOurs
 from node.hwbind.keys import WrappedKey
 from node.hwbind.tpm import Esys, Tpm
 from node.licensing.verdict import Hardware
-from protocol.signed.statements import Lease
 
 log = logging.getLogger("cascadia.hardware")
 
@@ -27,7 +26,7 @@ class HardwareCheck:
 
     @property
     def status(self) -> Hardware:
-        """The TPM's last answer."""
+        """The result of the last check, or of a later contact that failed at the TPM."""
         return self._status
 
     @property
@@ -37,14 +36,15 @@ class HardwareCheck:
 
     @property
     def fault(self) -> TpmError | None:
-        """The fault that the TPM reported since it, or the cloud, last answered."""
+        """The last fault of the TPM; None once the TPM has passed a check or the cloud has answered."""
         return self._fault
 
-    async def check(self, node_key: WrappedKey, lease: Lease | None, now: datetime) -> None:
+    async def check(self, node_key: WrappedKey, lease_serves: Callable[[], bool]) -> None:
         """Have the TPM load the node's key, and record its answer.
 
-        Another chip's key is an answer. A TPM that answers with an error is tolerated until the lease needs a refresh
-        (design, section 6, exit 87). Raises TpmError for every other fault.
+        Another chip's key is an answer. A TPM that answers with an error is tolerated while `lease_serves`: until the
+        lease needs a refresh (design, section 6, exit 87). It is asked once the TPM has failed, since a slow TPM takes
+        seconds. Raises TpmError for every other fault.
         """
 
         def load(esys: Esys) -> None:
@@ -57,7 +57,7 @@ class HardwareCheck:
             log.error("%s", error)
             self._status = "other"
         except (TpmFailed, TpmLockout, TpmIntegrity) as error:
-            if lease is None or now >= lease.refresh_after:
+            if not lease_serves():
                 raise
             log.error("%s; running on the lease until it needs a refresh", error)
             self._status = "unavailable"

@@ -37,7 +37,7 @@ class Applied(msgspec.Struct, frozen=True):
 
 
 class Licence:
-    """The licence of one generation of this node. One task changes it; reading is free at any time."""
+    """The licence of one generation of this node. Its changes never wait, so tasks see whole ones; reading is free at any time."""
 
     def __init__(
         self,
@@ -82,6 +82,11 @@ class Licence:
     @property
     def lease(self) -> Lease | None:
         return current_lease(self._stored, self._identity.holder)
+
+    def lease_serves(self) -> bool:
+        """Whether there is a lease that needs no refresh yet."""
+        lease = self.lease
+        return lease is not None and self._clock() < lease.refresh_after
 
     @property
     def revoked(self) -> bool:
@@ -147,6 +152,8 @@ class Licence:
         """
         if self._unstored is not None:
             self._record(self._unstored)
+            # The trust may have changed since the statement was verified.
+            self._stored = self._store.load(self._identity.holder, self.trust.value.signing_keys)
 
     def _verified(self, token: str) -> Verified:
         trust = self._trust.value

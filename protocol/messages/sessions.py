@@ -62,10 +62,14 @@ class StatementAnswer(msgspec.Struct, frozen=True):
 
 
 class Session(msgspec.Struct, frozen=True):
-    """A session certificate with its issuing CA's (DER, leaf first), and the current statement."""
+    """A session certificate with its issuing CA's (DER, leaf first), and the current statement.
+
+    `cursor` is the position of the wake channel that this answer already reflects, 0 where it reflects none.
+    """
 
     certificate_chain: tuple[bytes, ...]
     current: StatementAnswer
+    cursor: int = 0
 
 
 class Ask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -28,6 +28,7 @@ from tests.node.shells import VERSION, Refreshes, apply, identity, install, load
 from tests.simulators.fabric import DAY, Fabric, Reply, Request, always, hang, refused, utc_now
 
 SESSIONS = "/v1/node/sessions"
+EVENTS = "/v1/node/events"
 
 
 @pytest.fixture
@@ -82,6 +83,26 @@ async def test_a_start_settles_before_it_is_ready(agent: Agent, fabric: Fabric) 
     paths = [request.path for request in fabric.requests]
     assert paths[:2] == ["/v1/node/nonces", SESSIONS]
     assert agent.contact.connection.fabric is None
+
+
+async def test_a_start_asks_for_the_statement_once(agent: Agent, fabric: Fabric) -> None:
+    """The session brings it, and the wake channel goes on from where the session's answer stood."""
+    async with running(agent):
+        await until(lambda: any(request.path == EVENTS for request in fabric.requests))
+        await trio.sleep(0.3)
+        paths = [request.path for request in fabric.requests]
+    assert paths == ["/v1/node/nonces", SESSIONS, EVENTS]
+
+
+async def test_a_change_between_session_and_wake_channel_is_heard(agent: Agent, fabric: Fabric) -> None:
+    async def changed(asked: Request) -> Reply:
+        answer = fabric._open_session(asked)
+        fabric.say(fabric.lease(entitlements=("new",)))
+        return answer
+
+    fabric.answers[SESSIONS] = changed
+    async with running(agent):
+        await until(lambda: agent.licence.presented == fabric.statement)
 
 
 async def test_revoked_while_running_it_stays_up_with_the_gate_closed(agent: Agent, fabric: Fabric) -> None:

@@ -182,7 +182,7 @@ class Fabric:
         self.received = 0
         self.handshakes: list[str] = []
         self.urls = ServiceUrls(format=1, fabric="https://127.0.0.1:1", breakwater="https://127.0.0.1:1")
-        self.epoch, self.seq, self.cursor = 1, 0, 0
+        self.epoch, self.seq, self.cursor = 1, 0, 1
         self.confirmed = 0
         self.last_generation = 0
         self.closed: dict[int, str] = {}
@@ -570,7 +570,7 @@ class Fabric:
         fresh = self.freshness(claims.answer_nonce, statement, generation) if statement else ""
         chain = self.node_chain(_csr_key(asked.csr), generation, CLIENT.dotted_string, self.session_life)
         chain += self.chain_above
-        return _ok(sessions.Session(chain, sessions.StatementAnswer(statement, fresh)))
+        return _ok(sessions.Session(chain, sessions.StatementAnswer(statement, fresh), self.cursor))
 
     def _confirm(self, request: Request) -> Reply:
         if request.generation != self.confirmed:

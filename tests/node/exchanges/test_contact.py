@@ -10,9 +10,9 @@ import trio.testing
 
 from cloud.fabric.tuf.targets import build_targets
 from node.exchanges import schedule
-from node.exchanges.contact import Contact
+from node.exchanges.contact import FAILURES_PER_SESSION, Contact
 from node.hwbind.tpm import Tpm
-from node.link.api import CloudUnreachable
+from node.link.api import CloudRefused, CloudUnreachable
 from node.link.certificates import CertificateRejected
 from node.state import State
 from node.trust import published
@@ -221,7 +221,29 @@ async def test_a_session_is_replaced_under_another_trust(
     refreshes.make = lambda: msgspec.structs.replace(trust_of(fabric), bundle=more)
     await contact._trust.refresh()
     assert await contact.attempt()
+    replaced = contact.connection.credentials
+    assert replaced is not opened
+    assert await contact.attempt()
+    assert contact.connection.credentials is replaced
+
+
+async def test_a_session_that_only_fails_is_replaced(contact: Contact, fabric: Fabric) -> None:
+    assert await contact.attempt()
+    opened = contact.connection.credentials
+    fabric.answers[STATEMENT] = refused("unavailable")
+    for _ in range(FAILURES_PER_SESSION + 1):
+        assert not await contact.attempt()
+    del fabric.answers[STATEMENT]
+    assert await contact.attempt()
     assert contact.connection.credentials is not opened
+
+
+async def test_a_renewal_that_is_refused_says_so(contact: Contact, fabric: Fabric) -> None:
+    assert await contact.attempt()
+    fabric.revoke()
+    with pytest.raises(CloudRefused):
+        await contact.renew_device(rekey=True)
+    assert contact.licence.revoked
 
 
 async def test_it_tells_which_trust_it_works_by(contact: Contact, fabric: Fabric, refreshes: Refreshes) -> None:

@@ -16,7 +16,7 @@ from node.hwbind.errors import (
 from node.hwbind.tpm import Tpm
 from node.licensing.hardware import HardwareCheck
 from tests.node.conftest import Machine
-from tests.node.licensing.samples import T0, make_lease
+from tests.node.licensing.samples import make_lease
 
 LEASE = make_lease()
 DUE = LEASE.refresh_after
@@ -34,16 +34,24 @@ class FailingTpm(Tpm):
         raise self._fault
 
 
+def always() -> bool:
+    return True
+
+
+def never() -> bool:
+    return False
+
+
 async def test_the_chip_of_the_key_is_ours(machine: Machine, tpm: Tpm) -> None:
     check = HardwareCheck(tpm)
     assert (check.status, check.proven, check.fault) == ("unchecked", False, None)
-    await check.check(machine.node_key, None, T0)
+    await check.check(machine.node_key, never)
     assert (check.status, check.proven, check.fault) == ("ours", True, None)
 
 
 async def test_another_chip_is_an_answer_and_no_fault(machine: Machine) -> None:
     check = HardwareCheck(FailingTpm(TpmNotOurs("another chip")))
-    await check.check(machine.node_key, None, T0)
+    await check.check(machine.node_key, never)
     assert (check.status, check.proven, check.fault) == ("other", False, None)
 
 
@@ -52,18 +60,34 @@ async def test_a_chip_that_answers_with_an_error_is_tolerated_until_the_lease_ne
     machine: Machine, fault: TpmError
 ) -> None:
     check = HardwareCheck(FailingTpm(fault))
-    await check.check(machine.node_key, LEASE, BEFORE)
+    await check.check(machine.node_key, always)
     assert (check.status, check.proven) == ("unavailable", False)
-    for lease, now in ((LEASE, DUE), (None, BEFORE)):
-        with pytest.raises(type(fault)):
-            await check.check(machine.node_key, lease, now)
+    with pytest.raises(type(fault)):
+        await check.check(machine.node_key, never)
+
+
+async def test_the_lease_is_looked_at_once_the_chip_has_failed(machine: Machine) -> None:
+    """A slow chip takes seconds, and the lease may have come to its refresh meanwhile."""
+    events: list[str] = []
+
+    class Slow(FailingTpm):
+        def call(self, work):  # type: ignore[no-untyped-def]
+            events.append("failed")
+            raise TpmFailed("x")
+
+    def lease_serves() -> bool:
+        events.append("lease")
+        return True
+
+    await HardwareCheck(Slow(TpmFailed("x"))).check(machine.node_key, lease_serves)
+    assert events == ["failed", "lease"]
 
 
 @pytest.mark.parametrize("fault", [TpmAbsent("x"), TpmTimeout("x")])
 async def test_a_chip_that_does_not_answer_is_never_tolerated(machine: Machine, fault: TpmError) -> None:
     check = HardwareCheck(FailingTpm(fault))
     with pytest.raises(type(fault)):
-        await check.check(machine.node_key, LEASE, BEFORE)
+        await check.check(machine.node_key, always)
     assert check.status == "unchecked"
 
 

@@ -91,7 +91,8 @@ class Sessions:
         if generation.state == "offered":
             return Session(chain, StatementAnswer("", ""))
         generation = await self.statements.refreshed(node, generation, body.presented, now)
-        return Session(chain, self.statement_stream.answer(generation, claims.answer_nonce, now))
+        # The cursor was read before the statement: a change in between is answered at once by the wake channel.
+        return Session(chain, self.statement_stream.answer(generation, claims.answer_nonce, now), node.wake_cursor)
 
     async def _known(self, device: Device) -> tuple[NodeRow, GenerationRow]:
         """Step 7."""
