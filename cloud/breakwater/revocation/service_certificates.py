@@ -3,18 +3,15 @@
 Certificates of nodes are revoked by closing their generations (`cloud.breakwater.generations`).
 """
 
-from collections.abc import Callable
-
 from cloud.audit import AuditEntries
 from cloud.breakwater.errors import ValueRefused
+from cloud.breakwater.generations import Revoked
 from cloud.breakwater.store.audit import AuditRow
 from cloud.breakwater.store.issuance import serial_text
 from cloud.breakwater.store.revocation_writes import RevocationWriteStore
 from cloud.contracts.breakwater import REASON_NUMBERS, RevocationReason
 from protocol.faults import fault_point
 from protocol.ids import SERVICE_NAMES
-
-Revoked = Callable[[str, RevocationReason], None]
 
 
 class ServiceCertificates:
