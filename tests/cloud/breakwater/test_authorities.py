@@ -1,4 +1,4 @@
-"""The states of authorities, whom they make believed, and what a replica without a key does."""
+"""The states of authorities, whom they make trusted, and what a replica without a key does."""
 
 import shutil
 from collections.abc import AsyncIterator
@@ -75,7 +75,7 @@ async def test_an_installation_from_before_the_table_is_adopted_once(place: Path
     assert [row.key for row in adopted] == ["file:nodes-ca.key.pem", "", "file:services-ca.key.pem"]
 
 
-async def test_a_prepared_authority_is_believed_and_does_not_issue(issuer: Issuer, place: Path) -> None:
+async def test_a_prepared_authority_is_trusted_and_does_not_issue(issuer: Issuer, place: Path) -> None:
     before = issuer.authorities.peer_trust()
     await next_authority(place, issuer, "nodes")
     assert states(issuer.authorities)["nodes-2"] == "prepared"
@@ -89,7 +89,7 @@ async def test_a_prepared_authority_is_believed_and_does_not_issue(issuer: Issue
     assert issuer.authorities.peer_trust() is after
 
 
-async def test_activation_makes_the_other_one_old_and_both_are_believed(issuer: Issuer, place: Path) -> None:
+async def test_activation_makes_the_other_one_old_and_both_are_trusted(issuer: Issuer, place: Path) -> None:
     first = await device(issuer, "r1")
     await next_authority(place, issuer, "nodes")
     assert await issuer.authorities.activate(OPERATOR, "nodes-2", "rotation")
@@ -129,7 +129,7 @@ async def test_a_repeat_gets_its_certificate_with_the_chain_of_the_authority_tha
     assert replaced.certificate_chain[1] != first.certificate_chain[1]
 
 
-async def test_a_tainted_authority_is_not_believed_and_a_revoked_one_signs_nothing(issuer: Issuer, place: Path) -> None:
+async def test_a_tainted_authority_is_not_trusted_and_a_revoked_one_signs_nothing(issuer: Issuer, place: Path) -> None:
     await next_authority(place, issuer, "nodes")
     await issuer.authorities.activate(OPERATOR, "nodes-2")
     await issuer.authorities.taint(OPERATOR, "nodes-1", "its key was stolen")
@@ -195,9 +195,9 @@ async def test_a_second_root_is_bridged_by_its_cross_certificate(issuer: Issuer,
     assert not await issuer.authorities.import_cross(OPERATOR, cross)
     roots = x509.load_pem_x509_certificates(issuer.authorities.roots_pem())
     assert names(tuple(roots)) == ["cascade.test root CA 1 (development)", "cascade.test root CA 2"]
-    believed = issuer.authorities.ca_certificates()
-    assert {second.certificate_der, cross} <= set(believed)
-    assert len(believed) == 5
+    trusted = issuer.authorities.ca_certificates()
+    assert {second.certificate_der, cross} <= set(trusted)
+    assert len(trusted) == 5
     assert issuer.authorities.chain_above(second) == (second.certificate_der, cross)
     await issuer.authorities.activate(OPERATOR, "root-2")
     assert states(issuer.authorities)["root-1"] == "old"

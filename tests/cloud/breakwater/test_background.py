@@ -18,7 +18,7 @@ class Once(Stopping):
         return went_down
 
 
-async def test_the_use_of_each_key_is_a_line_of_the_audit(issuer: Issuer) -> None:
+async def test_the_use_of_each_key_is_a_row_of_the_audit(issuer: Issuer) -> None:
     background = Background(issuer.parts, issuer.clock)
     await issuer.generations.open(FABRIC, opening())
     for request in ("a", "b"):

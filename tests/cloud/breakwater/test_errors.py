@@ -27,7 +27,7 @@ def test_the_drawn_tree_is_the_real_one() -> None:
 
 
 @pytest.mark.parametrize("error", [errors.TriedTooOften, errors.RenewedTooOften])
-def test_whoever_has_to_wait_is_told_how_long(error: type[errors.TriedTooOften | errors.RenewedTooOften]) -> None:
+def test_a_wait_says_how_long(error: type[errors.TriedTooOften | errors.RenewedTooOften]) -> None:
     assert error(timedelta(minutes=5)).wait == timedelta(minutes=5)
 
 

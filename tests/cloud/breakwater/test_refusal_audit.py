@@ -10,7 +10,7 @@ from tests.cloud.breakwater.support import START, Issuer
 
 
 @pytest.fixture
-def told(issuer: Issuer) -> RefusalAudit:
+def refusals(issuer: Issuer) -> RefusalAudit:
     return RefusalAudit(issuer.parts.stores.audit, issuer.parts.entries, issuer.clock)
 
 
@@ -18,8 +18,8 @@ async def lines(issuer: Issuer) -> list[tuple[str, str]]:
     return [(row["caller"], row["detail"]) for row in await issuer.audit() if row["outcome"] == "refused"]
 
 
-async def test_a_refusal_is_a_row(issuer: Issuer, told: RefusalAudit) -> None:
-    await told.record("service/fabric", "csr_refused", "POST /v1/x", "the key is not an EC key")
+async def test_a_refusal_is_a_row(issuer: Issuer, refusals: RefusalAudit) -> None:
+    await refusals.record("service/fabric", "csr_refused", "POST /v1/x", "the key is not an EC key")
     (row,) = await issuer.audit()
     assert (row["action"], row["caller"], row["object"], row["outcome"], row["detail"], row["at"]) == (
         "request.refuse",
@@ -32,29 +32,29 @@ async def test_a_refusal_is_a_row(issuer: Issuer, told: RefusalAudit) -> None:
 
 
 async def test_a_caller_gets_so_many_rows_an_hour_for_each_code_and_the_rest_are_counted(
-    issuer: Issuer, told: RefusalAudit
+    issuer: Issuer, refusals: RefusalAudit
 ) -> None:
     for _ in range(ROWS_MAX + 30):
-        await told.record("anonymous", "not_found", "GET /x", "")
-    await told.record("anonymous", "malformed", "GET /x", "")
-    await told.record("service/fabric", "not_found", "GET /x", "")
+        await refusals.record("anonymous", "not_found", "GET /x", "")
+    await refusals.record("anonymous", "malformed", "GET /x", "")
+    await refusals.record("service/fabric", "not_found", "GET /x", "")
     assert len(await lines(issuer)) == ROWS_MAX + 2
     issuer.clock.forward(PERIOD - timedelta(seconds=1))
-    await told.flush()
+    await refusals.flush()
     assert len(await lines(issuer)) == ROWS_MAX + 2
     issuer.clock.forward(timedelta(seconds=1))
-    await told.record("anonymous", "not_found", "GET /x", "")
+    await refusals.record("anonymous", "not_found", "GET /x", "")
     assert ("anonymous", f"not_found: 30 more since {START.isoformat(timespec='seconds')}") in await lines(issuer)
     assert len(await lines(issuer)) == ROWS_MAX + 4
 
 
-async def test_the_count_is_written_when_the_process_stops(issuer: Issuer, told: RefusalAudit) -> None:
+async def test_the_count_is_written_when_the_process_stops(issuer: Issuer, refusals: RefusalAudit) -> None:
     for _ in range(ROWS_MAX + 1):
-        await told.record("anonymous", "not_found", "GET /x", "")
-    await told.flush()
+        await refusals.record("anonymous", "not_found", "GET /x", "")
+    await refusals.flush()
     assert len(await lines(issuer)) == ROWS_MAX
     for _ in range(2):
-        await told.flush(everything=True)
+        await refusals.flush(everything=True)
         assert (await lines(issuer))[-1] == (
             "anonymous",
             f"not_found: 1 more since {START.isoformat(timespec='seconds')}",
@@ -65,16 +65,16 @@ async def test_the_count_is_written_when_the_process_stops(issuer: Issuer, told:
 async def test_callers_beyond_a_number_are_counted_together(
     issuer: Issuer,
 ) -> None:
-    told = RefusalAudit(issuer.parts.stores.audit, issuer.parts.entries, issuer.clock, pairs_max=3)
+    refusals = RefusalAudit(issuer.parts.stores.audit, issuer.parts.entries, issuer.clock, pairs_max=3)
     for number in range(ROWS_MAX + 10):
-        await told.record(f"node/{number}", "conflict", "POST /x", "")
+        await refusals.record(f"node/{number}", "conflict", "POST /x", "")
     assert len(await lines(issuer)) == 3 + ROWS_MAX
-    await told.flush(everything=True)
+    await refusals.flush(everything=True)
     assert (await lines(issuer))[-1][0] == "others"
 
 
-async def test_what_a_caller_chose_is_written_printable_and_short(issuer: Issuer, told: RefusalAudit) -> None:
-    await told.record("anonymous", "not_found", "GET /\x00\x1b[2J" + "a" * 9000, "\x00" + "b" * 9000)
+async def test_what_a_caller_chose_is_written_printable_and_short(issuer: Issuer, refusals: RefusalAudit) -> None:
+    await refusals.record("anonymous", "not_found", "GET /\x00\x1b[2J" + "a" * 9000, "\x00" + "b" * 9000)
     (row,) = await issuer.audit()
     assert row["object"].startswith("GET /??[2Jaaa")
     assert len(row["object"]) == 128
@@ -82,9 +82,11 @@ async def test_what_a_caller_chose_is_written_printable_and_short(issuer: Issuer
     assert row["detail"].isprintable()
 
 
-async def test_a_database_that_is_away_changes_no_refusal(told: RefusalAudit, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_database_that_is_away_changes_no_refusal(
+    refusals: RefusalAudit, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def away(_: object) -> None:
         raise StorageError("away")
 
-    monkeypatch.setattr(told._store, "add", away)
-    await told.record("anonymous", "not_found", "GET /x", "")
+    monkeypatch.setattr(refusals._store, "add", away)
+    await refusals.record("anonymous", "not_found", "GET /x", "")

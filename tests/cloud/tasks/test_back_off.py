@@ -15,7 +15,7 @@ def highest(count: int) -> bytes:
     return b"\xff" * count
 
 
-def test_the_pause_doubles_up_to_its_bound_and_begins_anew_after_a_success() -> None:
+def test_the_pause_doubles_up_to_its_bound_and_begins_again_after_a_success() -> None:
     back_off = BackOff(0.5, 3.0)
     assert [back_off.failed(at) for at in (10.0, 20.0, 30.0, 40.0, 50.0)] == [0.5, 1.0, 2.0, 3.0, 3.0]
     assert (back_off.failed_at, back_off.ready_at) == (50.0, 53.0)

@@ -61,7 +61,7 @@ def test_all_ended_periods_are_dropped_and_no_running_one() -> None:
     assert tally.end_all() == []
 
 
-def test_a_key_whose_period_began_anew_ends_after_the_others() -> None:
+def test_a_key_whose_period_began_again_ends_after_the_others() -> None:
     tally: Tally[str] = Tally(HOUR, 10)
     tally.add("a", NOW)
     tally.add("b", NOW + SECOND)

@@ -1,4 +1,4 @@
-"""Ceremonies as people hold them: one file each, tried dry, then held; and all the ways one must be refused."""
+"""Ceremonies as people hold them: one file each, tried dry, then record; and all the ways one must be refused."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ LATER = NOW + timedelta(days=30)
 
 
 class Room:
-    """A folder where ceremonies are held."""
+    """A folder where ceremonies are record."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -98,35 +98,35 @@ async def room(tmp_path: Path) -> Room:
 
 async def test_a_root(tmp_path: Path) -> None:
     room = Room(tmp_path)
-    held = await room.hold(room.new_root(1))
+    record = await room.hold(room.new_root(1))
     assert room.names() == {"passphrase", "root-1.pem", "root-1.key.pem", "root-1.pem.ceremony.json"}
     root, key = room.load("root-1.pem"), read_key(tmp_path / "root-1.key.pem", PASSPHRASE)
     assert isinstance(key, ec.EllipticCurvePrivateKey)
     assert (root.public_key(), key.curve.name) == (key.public_key(), "secp384r1")
     relint(root, issuer_of("root", "root-1", root), "root", 2, NOW)
     assert (tmp_path / "root-1.key.pem").stat().st_mode & 0o777 == 0o600
-    record = json.loads((tmp_path / held.record).read_bytes())
+    record = json.loads((tmp_path / record.record).read_bytes())
     for file in [*record["inputs"], *record["outputs"]]:
         assert sha256_hex((tmp_path / file["path"]).read_bytes()) == file["sha256"]
     assert [file["path"] for file in record["outputs"]] == ["root-1.key.pem", "root-1.pem"]
     assert record["at"] == "2026-11-22T12:00:00Z"
-    assert ("root certificate, by itself", f"{TRUST_DOMAIN} root CA 1") in held.signs
+    assert ("root certificate, by itself", f"{TRUST_DOMAIN} root CA 1") in record.signs
     assert PASSPHRASE.decode() not in str(record)
 
 
 @pytest.mark.parametrize("class_", ["nodes", "services"])
 async def test_an_issuing_ca(room: Room, class_: str) -> None:
-    held = await room.hold(room.intermediate(f"{class_}-2"))
+    record = await room.hold(room.intermediate(f"{class_}-2"))
     root = issuer_of("root", "root-1", room.load("root-1.pem"))
     made = room.load(f"{class_}-2.pem")
     relint(made, root, "issuing", 2, NOW)
     made.verify_directly_issued_by(room.load("root-1.pem"))
     assert made.public_key() == local(31 if class_ == "nodes" else 32).public_key
-    told = dict(held.signs)
-    assert told[f"issuing CA {class_}-2, by root-1"] == f"{TRUST_DOMAIN} {class_} CA 2"
-    assert told["  names permitted"] == f"UniformResourceIdentifier {TRUST_DOMAIN}"
-    assert ("IPAddress ::/0" in told["  names excluded"]) == (class_ == "nodes")
-    assert {file.path for file in held.inputs} == {"ceremony.toml", "root-1.pem", f"{class_}-2.csr.pem"}
+    signs = dict(record.signs)
+    assert signs[f"issuing CA {class_}-2, by root-1"] == f"{TRUST_DOMAIN} {class_} CA 2"
+    assert signs["  names permitted"] == f"UniformResourceIdentifier {TRUST_DOMAIN}"
+    assert ("IPAddress ::/0" in signs["  names excluded"]) == (class_ == "nodes")
+    assert {file.path for file in record.inputs} == {"ceremony.toml", "root-1.pem", f"{class_}-2.csr.pem"}
 
 
 async def test_a_cross_certificate(room: Room) -> None:
@@ -141,13 +141,13 @@ async def test_the_roots_lists_grow(room: Room) -> None:
     await room.hold(room.intermediate("nodes-2"))
     await room.hold(room.crl(1))
     before = f"previous = {room.input('root-1.crl')}"
-    held = await room.hold(room.crl(7, before, ("nodes-2.pem",)), after=timedelta(days=1))
+    record = await room.hold(room.crl(7, before, ("nodes-2.pem",)), after=timedelta(days=1))
     crl = x509.load_pem_x509_crl((room.folder / "root-7.crl").read_bytes())
     (entry,) = crl
     assert entry.serial_number == room.load("nodes-2.pem").serial_number
     assert crl.next_update_utc == NOW + timedelta(days=181)
     assert not any(isinstance(e.value, x509.IssuingDistributionPoint) for e in crl.extensions)
-    assert (f"revokes {TRUST_DOMAIN} nodes CA 2", f"{entry.serial_number:x} cACompromise") in held.signs
+    assert (f"revokes {TRUST_DOMAIN} nodes CA 2", f"{entry.serial_number:x} cACompromise") in record.signs
     assert "verify OK" in openssl(room, "crl", "-in", "root-7.crl", "-CAfile", "root-1.pem", "-noout")
     at = str(int((NOW + timedelta(days=2)).timestamp()))
     verify = ["verify", "-crl_check", "-CAfile", "root-1.pem", "-CRLfile", "root-7.crl", "-attime", at]
@@ -164,24 +164,24 @@ async def test_a_dry_run_needs_no_key_and_writes_nothing(room: Room) -> None:
     await room.hold(room.new_root(2))
     (room.folder / "root-1.key.pem").rename(room.folder / "away")
     before = room.names()
-    told = {}
+    signs = {}
     for text in (
         room.intermediate("nodes-2"), room.cross(), room.crl(1, revoked=("services-2.pem",)), room.new_root(3)
     ):  # fmt: skip
-        held = await room.hold(text, dry=True)
-        told[held.type] = held.key
-        assert held.dry_run
-        assert {file.sha256 for file in held.outputs} == {""}
+        record = await room.hold(text, dry=True)
+        signs[record.type] = record.key
+        assert record.dry_run
+        assert {file.sha256 for file in record.outputs} == {""}
     absent = "not here, not opened"
-    assert told == {"intermediate": absent, "cross-certificate": absent, "crl": absent, "root": "made here"}
+    assert signs == {"intermediate": absent, "cross-certificate": absent, "crl": absent, "root": "made here"}
     assert room.names() == before
     with pytest.raises(KeyFileError, match=r"root-1\.key\.pem"):
         await room.hold(room.intermediate("nodes-2"))
 
 
 async def test_a_dry_run_tries_the_key_that_is_there(room: Room) -> None:
-    held = await room.hold(room.intermediate("nodes-2"), dry=True)
-    assert held.key == "opened, belongs to the root's certificate"
+    record = await room.hold(room.intermediate("nodes-2"), dry=True)
+    assert record.key == "opened, belongs to the root's certificate"
     await room.hold(room.new_root(2))
     (room.folder / "root-2.key.pem").replace(room.folder / "root-1.key.pem")
     for dry in (True, False):

@@ -581,7 +581,7 @@ async def test_the_sample_is_as_large_as_asked_and_fair(bed: Bed) -> None:
     assert (report.clean, report.second_opinions) == (True, 3)
 
 
-async def test_a_shard_that_never_stands_still_is_told(bed: Bed) -> None:
+async def test_a_shard_that_never_stands_still_is_reported(bed: Bed) -> None:
     class Restless(CheckerStore):
         async def view(self, identifier: str) -> ShardView | None:
             return None
@@ -608,9 +608,9 @@ async def test_findings_beyond_the_bound_are_counted(bed: Bed) -> None:
     assert report.errors == FINDINGS_MAX + 5
 
 
-async def test_progress_is_told(bed: Bed) -> None:
-    told: list[tuple[str, int, int]] = []
+async def test_progress_is_reported(bed: Bed) -> None:
+    reported: list[tuple[str, int, int]] = []
     rows = await AuthorityStore(bed.issuer.engine).rows()
     store = CheckerStore(bed.issuer.engine)
-    await Checker(store, rows, bed.clock, sample=1, progress=lambda *step: told.append(step)).run()
-    assert told == [("certificates", 8, 8), ("CRLs", 2, 2), ("pkilint", 1, 1)]
+    await Checker(store, rows, bed.clock, sample=1, progress=lambda *step: reported.append(step)).run()
+    assert reported == [("certificates", 8, 8), ("CRLs", 2, 2), ("pkilint", 1, 1)]

@@ -53,7 +53,7 @@ SOURCES = (
 
 
 class Failing(Signer):
-    """A signer that fails while it is told to."""
+    """A signer that fails while `broken` is set."""
 
     broken = False
 

@@ -207,7 +207,7 @@ def wish(wanted: Wanted, issuer: Issuer, **changes: object) -> tuple[Wanted, Iss
     return msgspec.structs.replace(wanted, **changes), issuer
 
 
-def told(**urls: str) -> tuple[Wanted, Issuer]:
+def at_urls(**urls: str) -> tuple[Wanted, Issuer]:
     return wish(DEVICE, NODES, distribution=msgspec.structs.replace(WHERE, **urls))
 
 
@@ -234,15 +234,15 @@ WISHES: dict[str, tuple[tuple[Wanted, Issuer], str]] = {
     "a session with a CRL": (wish(SESSION, NODES, distribution=WHERE), "extension_set"),
     "a device without a CRL": (wish(DEVICE, NODES, distribution=None), "extension_set"),
     "a service without a CRL": (wish(SERVICE, SERVICES, distribution=None), "extension_set"),
-    "a CRL over https": (told(crl_url="https://pki.test/crl/nodes-1/0.crl"), "distribution_url"),
-    "a CRL in LDAP": (told(crl_url="ldap://pki.test/crl/nodes-1/0.crl"), "distribution_url"),
-    "a CRL with a query": (told(crl_url="http://pki.test/crl/nodes-1/0.crl?x"), "distribution_url"),
-    "a CRL with a user": (told(crl_url="http://me@pki.test/crl/nodes-1/0.crl"), "distribution_url"),
-    "a CRL nowhere": (told(crl_url="/crl/nodes-1/0.crl"), "distribution_url"),
-    "a responder without a path": (told(ocsp_url="http://pki.test"), "distribution_url"),
-    "a responder of 300 letters": (told(ocsp_url="http://pki.test/" + "o" * 300), "distribution_url"),
-    "the CRL of another authority": (told(crl_url="http://pki.test/crl/nodes-2/0.crl"), "distribution_authority"),
-    "another authority's certificate": (told(ca_url="http://pki.test/ca/nodes-11.cer"), "distribution_authority"),
+    "a CRL over https": (at_urls(crl_url="https://pki.test/crl/nodes-1/0.crl"), "distribution_url"),
+    "a CRL in LDAP": (at_urls(crl_url="ldap://pki.test/crl/nodes-1/0.crl"), "distribution_url"),
+    "a CRL with a query": (at_urls(crl_url="http://pki.test/crl/nodes-1/0.crl?x"), "distribution_url"),
+    "a CRL with a user": (at_urls(crl_url="http://me@pki.test/crl/nodes-1/0.crl"), "distribution_url"),
+    "a CRL nowhere": (at_urls(crl_url="/crl/nodes-1/0.crl"), "distribution_url"),
+    "a responder without a path": (at_urls(ocsp_url="http://pki.test"), "distribution_url"),
+    "a responder of 300 letters": (at_urls(ocsp_url="http://pki.test/" + "o" * 300), "distribution_url"),
+    "the CRL of another authority": (at_urls(crl_url="http://pki.test/crl/nodes-2/0.crl"), "distribution_authority"),
+    "another authority's certificate": (at_urls(ca_url="http://pki.test/ca/nodes-11.cer"), "distribution_authority"),
     "a cross-certificate by a CA": ((CROSS, NODES), "issuer_class"),
     "a root for 21 years": (wish(ROOT_WANTED, LONG, not_after=START + timedelta(days=7301)), "validity_life"),
     "an issuing CA for a root": (wish(issuing("nodes"), ROOT, ca="root"), "constrained_class"),
@@ -287,7 +287,7 @@ NODES_CA, SERVICES_CA = issuing("nodes", KEY), issuing("services", KEY)
 
 
 def elsewhere(**urls: str) -> Bent:
-    other, _ = told(**urls)
+    other, _ = at_urls(**urls)
     return Bent(other, DEVICE, NODES)
 
 

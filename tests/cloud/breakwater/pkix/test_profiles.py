@@ -119,9 +119,9 @@ async def test_who_says_where_its_revocation_is_found_and_who_that_there_is_none
     chain = await make_chain()
     for name, issuer in (("device", chain.nodes), ("service", chain.services)):
         (point,) = found[name].extensions.get_extension_for_class(x509.CRLDistributionPoints).value
-        told = [uri.value for uri in point.full_name or []]
+        urls = [uri.value for uri in point.full_name or []]
         access = found[name].extensions.get_extension_for_class(x509.AuthorityInformationAccess).value
-        assert told == [where(issuer).crl_url]
+        assert urls == [where(issuer).crl_url]
         assert [(entry.access_method, entry.access_location.value) for entry in access] == [
             (AuthorityInformationAccessOID.OCSP, where(issuer).ocsp_url),
             (AuthorityInformationAccessOID.CA_ISSUERS, where(issuer).ca_url),

@@ -108,7 +108,7 @@ async def test_shards_are_apart(bench: Bench) -> None:
     assert node.serial_number != service.serial_number
 
 
-async def test_it_is_made_anew_on_schedule(bench: Bench) -> None:
+async def test_it_is_made_again_on_schedule(bench: Bench) -> None:
     await bench.issue()
     first = await fresh(bench)
     schedule = SCHEDULE
@@ -264,7 +264,7 @@ async def until_published(bench: Bench) -> PublishedCrl:
             await asyncio.sleep(0.01)
 
 
-async def test_without_any_list_the_failure_is_told(bench: Bench) -> None:
+async def test_without_any_list_the_failure_is_raised(bench: Bench) -> None:
     await bench.issue()
     bench.signer.error = SignerUnavailable("the token is away")
     for _ in range(2):
@@ -340,7 +340,7 @@ async def test_a_crash_at_any_point_leaves_numbers_growing(
     assert row["published_number"] == after.number <= row["crl_number"]
 
 
-async def test_openssl_believes_every_shard(bench: Bench, hierarchy: Hierarchy, tmp_path: Path) -> None:
+async def test_openssl_accepts_every_shard(bench: Bench, hierarchy: Hierarchy, tmp_path: Path) -> None:
     bundle = hierarchy.bundle(tmp_path)
     good, bad = await bench.issue(), await bench.issue()
     service = await bench.issue("services-1")

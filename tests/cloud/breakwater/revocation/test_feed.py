@@ -102,7 +102,7 @@ async def test_a_poll_ends_with_its_time_and_with_the_process(bench: Bench) -> N
         assert await bench.feed.after(5, 30) == Revocations(5, ())
 
 
-async def test_whoever_follows_is_told_at_once_which_ca_breakwater_has_its_certificate_of(bench: Bench) -> None:
+async def test_a_change_of_the_ca_that_breakwater_has_its_certificate_of_ends_a_poll(bench: Bench) -> None:
     feed = RevocationFeed(bench.revocations, bench.clock)
     feed.report_issuer("one")
     async with asyncio.timeout(5):
