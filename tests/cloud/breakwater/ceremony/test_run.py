@@ -105,13 +105,13 @@ async def test_a_root(tmp_path: Path) -> None:
     assert (root.public_key(), key.curve.name) == (key.public_key(), "secp384r1")
     relint(root, issuer_of("root", "root-1", root), "root", 2, NOW)
     assert (tmp_path / "root-1.key.pem").stat().st_mode & 0o777 == 0o600
-    record = json.loads((tmp_path / record.record).read_bytes())
-    for file in [*record["inputs"], *record["outputs"]]:
+    written = json.loads((tmp_path / record.record).read_bytes())
+    for file in [*written["inputs"], *written["outputs"]]:
         assert sha256_hex((tmp_path / file["path"]).read_bytes()) == file["sha256"]
-    assert [file["path"] for file in record["outputs"]] == ["root-1.key.pem", "root-1.pem"]
-    assert record["at"] == "2026-11-22T12:00:00Z"
+    assert [file["path"] for file in written["outputs"]] == ["root-1.key.pem", "root-1.pem"]
+    assert written["at"] == "2026-11-22T12:00:00Z"
     assert ("root certificate, by itself", f"{TRUST_DOMAIN} root CA 1") in record.signs
-    assert PASSPHRASE.decode() not in str(record)
+    assert PASSPHRASE.decode() not in str(written)
 
 
 @pytest.mark.parametrize("class_", ["nodes", "services"])
