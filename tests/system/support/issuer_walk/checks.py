@@ -18,7 +18,7 @@ from cloud.breakwater.store.checker_reads import CheckedRecord, CheckerStore
 from cloud.clock import utc_now
 from cloud.storage import ServiceEngine, Statement
 from tests.system.support.issuer_walk.site import Replica, Site
-from tests.system.support.witness import is_certificate, signatures
+from tests.system.support.witness import Signature, is_certificate, signatures
 
 Crl = x509.CertificateRevocationList
 _SHARDS = Statement("SELECT id, authority, crl_number FROM shard ORDER BY id LIMIT 1000")
@@ -66,12 +66,14 @@ async def _check(site: Site, at: Replica) -> None:
         others = list(site.memory.certificates.items())
         report = await Checker(store, authorities, utc_now).run(others)
         assert [finding for finding in report.findings if finding.severity == "error"] == []
+        # In this order: what was signed by now is on record; the process goes on signing for itself meanwhile.
+        signed = [each for control in site.controls for each in signatures(control)]
         records = {record.serial: record for record in await _records(store)}
         shards = await _drawn(engine)
     finally:
         await engine.close()
     _received(site, records)
-    _signed(site, records, shards)
+    _signed(site, signed, records, shards)
 
 
 async def _records(store: CheckerStore) -> list[CheckedRecord]:
@@ -148,24 +150,23 @@ def _received(site: Site, records: dict[str, CheckedRecord]) -> None:
             assert record.profile == "session" or record.state in ("revoked", "orphaned"), record.serial
 
 
-def _signed(site: Site, records: dict[str, CheckedRecord], shards: list[Shard]) -> None:
+def _signed(site: Site, signed: list[Signature], records: dict[str, CheckedRecord], shards: list[Shard]) -> None:
     """The witnesses of every process: what a CA key was given was on record, and no CRL number was used twice."""
     on_record = {record.tbs.hex() for record in records.values()} | site.forgotten
     drawn = {shard.id: shard.crl_number for shard in shards}
     certificates: dict[int, str] = {}
     numbers: dict[tuple[str, int], str] = {}
-    for control in site.controls:
-        for each in signatures(control):
-            if is_certificate(bytes.fromhex(each.tbs)):
-                assert each.tbs in on_record, f"{each.authority} signed what is not on record"
-                if each.der:
-                    serial = x509.load_der_x509_certificate(bytes.fromhex(each.der)).serial_number
-                    assert certificates.setdefault(serial, each.der) == each.der, f"{serial:x} was signed twice"
-            elif each.der:
-                crl = x509.load_der_x509_crl(bytes.fromhex(each.der))
-                shard, number = _shard_at(_issuing_point(crl)), _number(crl)
-                assert numbers.setdefault((shard, number), each.der) == each.der, f"{shard} has two CRLs {number}"
-                assert each.tbs in site.forgotten or number <= drawn[shard], f"{shard} signed {number}, not drawn"
+    for each in signed:
+        if is_certificate(bytes.fromhex(each.tbs)):
+            assert each.tbs in on_record, f"{each.authority} signed what is not on record"
+            if each.der:
+                serial = x509.load_der_x509_certificate(bytes.fromhex(each.der)).serial_number
+                assert certificates.setdefault(serial, each.der) == each.der, f"{serial:x} was signed twice"
+        elif each.der:
+            crl = x509.load_der_x509_crl(bytes.fromhex(each.der))
+            shard, number = _shard_at(_issuing_point(crl)), _number(crl)
+            assert numbers.setdefault((shard, number), each.der) == each.der, f"{shard} has two CRLs {number}"
+            assert each.tbs in site.forgotten or number <= drawn[shard], f"{shard} signed {number}, not drawn"
 
 
 def _issuing_point(crl: Crl) -> str:
