@@ -322,6 +322,12 @@ def test_every_route_answers_a_forged_header_as_if_it_were_not_there(
         print(f"\n  {len(routes)} routes, {len(headers)} forged headers, {sent} requests", end="")  # noqa: T201  (the count is asked for)
 
 
+def woken(world: World) -> bool:
+    """Whether no order to renew has nodes left to wake."""
+    orders = world.cloud.rows("fabric", "SELECT value FROM installation WHERE name = 'renew_devices'")
+    return all(json.loads(order)["done"] for (order,) in orders)
+
+
 @pytest.mark.parametrize("name", [
     "fabric GET /v1/node/events",
     "fabric POST /v1/node/statement",
@@ -330,6 +336,8 @@ def test_every_route_answers_a_forged_header_as_if_it_were_not_there(
     "breakwater POST /v1/generations/open",
 ])  # fmt: skip
 def test_each_header_by_itself(world: World, name: str) -> None:
+    # An order to renew, given by the test before, moves the nodes' cursors some seconds later.
+    wait_until("the order to renew has woken its nodes", lambda: woken(world))
     (route,) = (route for route in all_routes(world.cloud) if route.name == name)
     plain = Plain(world)
     callers: tuple[Caller, Caller] = ("nobody", "other")
