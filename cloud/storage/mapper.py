@@ -56,7 +56,7 @@ class Mapper(Generic[T]):
         hints = get_type_hints(kind)
         self._kind = kind
         self._table = table
-        self._names = kind.__struct_fields__
+        self._names = frozenset(kind.__struct_fields__)
         self._columns = [known[name] for name in kind.__struct_fields__ if name not in computed]
         self._selected = [
             computed[name].as_alias(name) if name in computed else known[name] for name in kind.__struct_fields__
@@ -64,6 +64,7 @@ class Mapper(Generic[T]):
         self._decoders = {
             name: msgspec.json.Decoder(hints[name]) for name in kind.__struct_fields__ if not _is_plain(hints[name])
         }
+        self._encoded = tuple(self._decoders)
 
     def select(self) -> Select[Any]:
         """A query of the struct's fields, to be narrowed and compiled."""
@@ -85,10 +86,14 @@ class Mapper(Generic[T]):
 
     def values(self, value: T, statement: Statement | None = None) -> dict[str, Any]:
         """The columns of a struct by name: all of them, or those that are parameters of the statement."""
-        names = self._names if statement is None else statement.names
-        return {
-            name: json_text(getattr(value, name)) if name in self._decoders else getattr(value, name) for name in names
-        }
+        values = msgspec.structs.asdict(value)
+        if statement is not None:
+            for name in self._names - statement.names:
+                del values[name]
+        for name in self._encoded:
+            if name in values:
+                values[name] = msgspec.json.encode(values[name]).decode()
+        return values
 
     def read(self, row: Row) -> T:
         """The struct of a row.
