@@ -1,4 +1,4 @@
-"""Queries on runs of the activation exchange. States change by compare-and-set; the answer says whether it held."""
+"""Store: runs of the activation exchange. States change by compare-and-set; the answer says whether it held."""
 
 from datetime import datetime
 

@@ -1,4 +1,4 @@
-"""Queries on who works by which trust, and on waking the nodes that an order to renew is for.
+"""Store: which node works by which trust, and waking the nodes that an order to renew is for.
 
 Only nodes with an open confirmed generation count, active or suspended. A fleet is walked in stretches of its ids, so
 that no statement takes long; what is counted is as of the moment each stretch was read.

@@ -1,4 +1,4 @@
-"""Queries on the audit. Rows are added in the transaction of what they are about, and never changed."""
+"""Store: the audit. Rows are added in the transaction of what they are about, and never changed."""
 
 from cloud.fabric.store.rows import AuditRow
 from cloud.fabric.tables import Audit

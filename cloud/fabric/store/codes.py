@@ -1,4 +1,4 @@
-"""Queries on activation codes and their seats."""
+"""Store: activation codes and their seats."""
 
 from datetime import datetime
 

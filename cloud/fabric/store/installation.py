@@ -1,5 +1,7 @@
-"""Queries on what is true of the whole installation: epoch and server secrets, the order to renew, and until when the
-session certificates of each issuing CA count."""
+"""Store: values of the whole installation, by name.
+
+They are its epoch, its secrets, the order to renew, and until when the session certificates of each issuing CA count.
+"""
 
 from datetime import UTC, datetime
 

@@ -1,4 +1,4 @@
-"""Queries on nodes and their generations. Sessions and refresh run these; all are bounded by a key or a limit."""
+"""Store: nodes and their generations. Sessions and refresh run its queries; each is bounded by a key or a limit."""
 
 from datetime import datetime
 

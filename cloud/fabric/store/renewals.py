@@ -1,4 +1,4 @@
-"""Queries on renewals with fresh evidence. States change by compare-and-set; the answer says whether it held."""
+"""Store: renewals with fresh evidence. States change by compare-and-set; the answer says whether it held."""
 
 from datetime import datetime
 

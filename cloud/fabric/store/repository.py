@@ -1,4 +1,4 @@
-"""Queries on the files of the TUF repository: the store that `cloud.fabric.tuf.serving` asks for."""
+"""Store: the files of the TUF repository, as `cloud.fabric.tuf.serving` asks for them."""
 
 from typing import cast
 

@@ -1,4 +1,4 @@
-"""Queries on revoked certificates of services, as Breakwater's feed reported them."""
+"""Store: revoked certificates of services, as Breakwater's feed reported them."""
 
 from collections.abc import Sequence
 from datetime import datetime

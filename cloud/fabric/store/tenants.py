@@ -1,4 +1,4 @@
-"""Queries on tenants and the hardware they trust."""
+"""Store: tenants and the hardware they trust."""
 
 from cloud.fabric.store.rows import EkAllowedRow, EkRootRow, TenantRow
 from cloud.fabric.tables import EkAllowed, EkRoot, Tenant

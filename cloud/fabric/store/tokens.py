@@ -1,4 +1,4 @@
-"""Queries on operators' tokens."""
+"""Store: operators' tokens."""
 
 from datetime import datetime
 
