@@ -186,7 +186,7 @@ def _context(bundle: X509Bundle) -> Any:
         spiffe=expected_service(bundle.trust_domain, "fabric"),
         trust=trust,
         now=utc_now,
-        # An operator's call lasts a second and holds no revoked set; services do (cloud/mtls/identity.py).
+        # An operator's call lasts a second and holds no revoked set; services do (cloud/mtls/revoked.py).
         revoked=lambda _: False,
     )
     return client_context(ca_pem, check)

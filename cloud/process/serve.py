@@ -10,7 +10,7 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -175,7 +175,7 @@ async def serve(
     status = EXIT_OK
     try:
         async with AsyncExitStack() as stack:
-            opened = {unit.name: await stack.enter_async_context(running(unit)) for unit in units}
+            opened = [(unit.name, await stack.enter_async_context(running(unit))) for unit in units]
             if ready is not None:
                 ready()
             status = await _supervise(opened, stopping)
@@ -189,16 +189,16 @@ async def serve(
     return status
 
 
-async def _supervise(opened: Mapping[str, Running], stopping: Stopping) -> int:
+async def _supervise(opened: Sequence[tuple[str, Running]], stopping: Stopping) -> int:
     """Wait for servers and background tasks until the stop; 70 if one of them ended before it."""
     serving = [
         asyncio.create_task(server.serve_until(stopping), name="listener")
-        for unit in opened.values()
+        for _, unit in opened
         for server in unit.servers
     ]
     background = [
-        asyncio.create_task(_call(task, stopping), name=f"{name}/{_name(task)}")
-        for name, unit in opened.items()
+        asyncio.create_task(_call(task, stopping), name=f"{name}/{task_name(task)}")
+        for name, unit in opened
         for task in unit.tasks
     ]
     stop = asyncio.create_task(stopping.wait(), name="stop")
@@ -220,7 +220,7 @@ async def _supervise(opened: Mapping[str, Running], stopping: Stopping) -> int:
     return status
 
 
-def _name(task: BackgroundTask) -> str:
+def task_name(task: BackgroundTask) -> str:
     """What logs call a task: the class and the method, or the function."""
     owner = getattr(task, "__self__", None)
     name = getattr(task, "__name__", "task")

@@ -157,7 +157,8 @@ def _placeholder(value: object) -> str:
         return "TRUE" if value else "FALSE"
     if isinstance(value, int):
         return str(int(value))
-    if isinstance(value, str) and "\0" not in value:
+    # A backslash means different things to servers with different settings.
+    if isinstance(value, str) and not set("\0\\") & set(value):
         quoted = value.replace("'", "''")
         return _escaped(f"'{quoted}'")
     raise ValueError(f"cannot write a constant of {type(value).__name__} into a statement: make it a parameter")

@@ -18,7 +18,7 @@ from pathlib import Path
 from piccolo.columns import Timestamptz, Varchar
 
 from cloud.storage.engine import ServiceEngine
-from cloud.storage.errors import DatabaseTooNew, DatabaseTooOld, IntegrityError, MigrationFailed, StorageError
+from cloud.storage.errors import DatabaseTooNew, DatabaseTooOld, MigrationFailed
 from cloud.storage.location import Location
 from cloud.storage.schema import Step, add_table
 from cloud.storage.statement import Statement
@@ -111,12 +111,12 @@ def _missing(service: str, applied: set[str], location: Location) -> list[str]:
 
 async def _migrate(service: str, name: str, engine: ServiceEngine) -> None:
     """Run one migration and record it, in the task's transaction."""
-    steps: tuple[Step, ...] = importlib.import_module(f"{package_of(service)}.migrations.{name}").STEPS
     try:
+        steps: tuple[Step, ...] = importlib.import_module(f"{package_of(service)}.migrations.{name}").STEPS
         if not await engine.fetch(_HAS_RECORDS[engine.engine_type]):
             await _ADD_RECORDS(engine)
         for step in steps:
             await step(engine)
         await engine.fetch(_RECORD, name=name)
-    except (StorageError, IntegrityError) as error:
+    except Exception as error:  # a mistake in a step too must name the migration
         raise MigrationFailed(f"cannot migrate the database of {service} ({name}): {error}") from error

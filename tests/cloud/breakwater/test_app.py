@@ -13,6 +13,7 @@ from cloud.clock import utc_now
 from cloud.contracts.breakwater import PATH_DEVICE, PATH_OPEN, PATH_REVOCATIONS, Revocations
 from cloud.crypto.keyfile import write_secret
 from cloud.mtls.client import ProblemAnswer
+from cloud.process.serve import task_name
 from cloud.process.settings import load_settings
 from cloud.storage import Statement, StorageError
 from protocol.messages.sessions import Certificate
@@ -79,4 +80,14 @@ async def test_the_unit_yields_both_listeners_and_every_background_task(homes: t
             (True, ()),
             (False, ("/ocsp",)),
         ]
-        assert len(served.tasks) == 9
+        assert [task_name(task) for task in served.tasks] == [
+            "IdentityRenewal.run",
+            "CrlPublisher.run",
+            "Feed.run",
+            "OcspResponder.run",
+            "refusals",
+            "authorities",
+            "sweep",
+            "usage",
+            "purge",
+        ]

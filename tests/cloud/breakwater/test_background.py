@@ -5,6 +5,8 @@ from datetime import timedelta
 import pytest
 
 from cloud.breakwater.background import SESSIONS_KEPT, Background
+from cloud.breakwater.errors import SignerUnavailable
+from cloud.storage import StorageError
 from cloud.tasks.stopping import Stopping
 from tests.cloud.breakwater.support import FABRIC, Issuer, ask, load, new_key, opening
 
@@ -16,6 +18,23 @@ class Once(Stopping):
         went_down = self.requested
         self.request()
         return went_down
+
+
+@pytest.mark.parametrize("fault", [StorageError("the database is away"), SignerUnavailable("the token is away")])
+async def test_a_database_or_a_key_that_is_away_ends_no_task(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    async def away() -> None:
+        raise fault
+
+    monkeypatch.setattr(issuer.parts.executor, "sweep", away)
+    background = Background(issuer.parts, issuer.clock)
+    for method in ("refresh_authorities", "record_key_use", "purge"):
+        monkeypatch.setattr(background, method, away)
+    tasks = background.tasks()
+    assert [task.__name__ for task in tasks] == ["authorities", "sweep", "usage", "purge"]
+    for task in tasks:
+        await task(Once())
 
 
 async def test_the_use_of_each_key_is_a_row_of_the_audit(issuer: Issuer) -> None:

@@ -13,6 +13,7 @@ from cloud.fabric import schemas
 from cloud.fabric.app import opened
 from cloud.fabric.settings import FabricSettings
 from cloud.http.guard import ANONYMOUS, NODE, OPERATOR, routes_of
+from cloud.process.serve import task_name
 from cloud.process.settings import load_settings
 from protocol.messages.renewal import PATH_RENEWALS
 from protocol.messages.sessions import (
@@ -109,6 +110,17 @@ async def test_every_route_says_whom_it_admits(cloud: Cloud) -> None:
     assert {route.peers for route in routes_of(cloud.fabric.repository)} == {(ANONYMOUS,)}
 
 
+TASKS = [
+    "Background.run",
+    "end_polls",
+    "Follower.run",
+    "Connections.follow_revocations",
+    "Connections.meet_breakwater",
+    "IdentityRenewal.run",
+]
+"""Without one of them Fabric serves, and goes stale without a word."""
+
+
 async def test_two_fabrics_listen_in_one_process_each_with_its_own_database(home: Path, tmp_path: Path) -> None:
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.load_verify_locations(str(home / "fabric" / "certs" / "root.pem"))
@@ -119,6 +131,7 @@ async def test_two_fabrics_listen_in_one_process_each_with_its_own_database(home
             shutil.copytree(home, tmp_path / name)
             settings = load_settings(tmp_path / name / "fabric" / "settings.toml", FabricSettings)
             fabric = await stack.enter_async_context(opened(settings))
+            assert [task_name(task) for task in fabric.served.tasks] == TASKS
             servers = await stack.enter_async_context(listening(unit_of(*fabric.served.listeners)))
             clients.append(await stack.enter_async_context(connected(port_of(servers[0]), client)))
             made = await fabric.parts.operators.tokens.create(ALICE, schemas.CreateToken(name))

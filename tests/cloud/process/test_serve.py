@@ -18,7 +18,7 @@ from litestar import get
 from cloud.http.app import Wired, make_app
 from cloud.http.guard import ANONYMOUS, Guard
 from cloud.process.logs import configure_logging
-from cloud.process.serve import EXIT_INTERNAL, Listener, Served, Unit, _name, bind, serve
+from cloud.process.serve import EXIT_INTERNAL, EXIT_OK, Listener, Served, Unit, bind, serve, task_name
 from cloud.tasks.periodic import every
 from cloud.tasks.stopping import Stopping
 from tests.cloud.world import Connection, World, connected
@@ -161,6 +161,32 @@ def test_a_task_that_ends_brings_all_down(behaviour: str) -> None:
     assert [line["message"] for line in lines].count("closed") == 2
 
 
+def test_two_units_of_one_name_both_run() -> None:
+    """Two replicas of a service may share a process."""
+
+    async def test() -> None:
+        stopping, ran = Stopping(), set[int]()
+
+        def unit(number: int) -> Unit:
+            async def task(stop: Stopping) -> None:
+                ran.add(number)
+                if len(ran) == 2:
+                    stop.request()
+                await stop.wait()
+
+            @asynccontextmanager
+            async def opened() -> AsyncIterator[Served]:
+                yield Served((), (task,))
+
+            return Unit(name="fabric", open=opened)
+
+        async with asyncio.timeout(5):
+            assert await serve([unit(1), unit(2)], stopping) == EXIT_OK
+        assert ran == {1, 2}
+
+    asyncio.run(test())
+
+
 def test_a_taken_port_is_named_and_everything_opened_is_closed() -> None:
     async def test() -> None:
         world = World()
@@ -208,5 +234,5 @@ class Follower:
 
 
 def test_a_task_is_logged_by_its_class_and_method() -> None:
-    assert _name(Follower().run) == "Follower.run"
-    assert _name(every(1, "purge", Follower)) == "purge"  # type: ignore[arg-type]  # never called
+    assert task_name(Follower().run) == "Follower.run"
+    assert task_name(every(1, "purge", Follower)) == "purge"  # type: ignore[arg-type]  # never called

@@ -143,7 +143,7 @@ def test_a_constant_is_a_literal(value: Any, text: str) -> None:
     assert statement.arguments({"id": "a"}) == ("a",)
 
 
-@pytest.mark.parametrize("value", [b"x", NOW, 1.5, "\0"])
+@pytest.mark.parametrize("value", [b"x", NOW, 1.5, "\0", "\\"])
 def test_a_constant_without_a_common_literal_is_refused(value: Any) -> None:
     with pytest.raises(ValueError, match="make it a parameter"):
         compiled(Item.select().where(Item.note == value))

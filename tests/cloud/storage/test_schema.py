@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib
+import re
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,45 @@ async def test_migrations_make_what_tables_say(package: str, kind: str, empty: L
     tables = tables_of(importlib.import_module(f"{package}.tables"))
     migrated = await asyncio.to_thread(database_location, kind, package.removeprefix("cloud."), tmp_path)
     assert await differences(tables, empty, migrated) == []
+
+
+_SAME = {
+    "CHARACTER VARYING": "VARCHAR",
+    "TIMESTAMP WITH TIME ZONE": "TIMESTAMPTZ",
+    "BIGINT": "INTEGER",
+    "BYTEA": "BLOB",
+    "DEFAULT current_timestamp": "DEFAULT CURRENT_TIMESTAMP",
+    "DEFAULT null": "DEFAULT NULL",
+    "DEFAULT None": "DEFAULT NULL",
+    "'-1'": "-1",
+    "'\\x'": "''",
+}
+
+
+def _common(line: str) -> str:
+    """A line of a picture in the words of both engines: PostgreSQL has long names of types and two sizes of integers, and casts defaults."""
+    line = re.sub(r"::[a-z ]+", "", line)
+    for name, same in _SAME.items():
+        line = line.replace(name, same)
+    return line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("package", ["cloud.breakwater", "cloud.fabric", SERVICE])
+async def test_the_schema_of_a_service_is_the_same_on_both_engines(package: str, tmp_path: Path) -> None:
+    cluster()  # started by this thread, with which it ends
+    pictures = []
+    for kind in ("sqlite", "postgresql"):
+        engine = ServiceEngine(kind)
+        location = await asyncio.to_thread(database_location, kind, package.removeprefix("cloud."), tmp_path)
+        engine.configure(location)
+        await engine.open()
+        try:
+            pictures.append({_common(line) for line in await picture(engine)})
+        finally:
+            await engine.close()
+    assert pictures[0] == pictures[1]
+    assert len(pictures[0]) > 5
 
 
 async def test_each_difference_is_named(kind: str, empty: Location, tmp_path: Path) -> None:
