@@ -83,7 +83,7 @@ async def test_the_unit_yields_both_listeners_and_every_background_task(homes: t
         assert [task_name(task) for task in served.tasks] == [
             "IdentityRenewal.run",
             "CrlPublisher.run",
-            "Feed.run",
+            "RevocationFeed.run",
             "OcspResponder.run",
             "refusals",
             "authorities",
