@@ -84,7 +84,8 @@ def _outside(node: ast.AST, is_effect: Callable[[str], bool], function: str = ""
 
 def test_fault_points_are_named_once_each_by_a_literal() -> None:
     names = points_in_code()
-    assert [name for name in names if not _NAME.fullmatch(name)] == []
+    wrong = [name for name in names if not _NAME.fullmatch(name)]
+    assert not wrong, f"a name is <service>.<noun>.<verb>; the noun has letters only: {wrong}"
     assert sorted(names) == sorted(set(names))
 
 
@@ -117,12 +118,16 @@ def test_every_durable_write_and_send_stands_in_a_fault_point() -> None:
             for function, call in _outside(ast.parse(path.read_text()), is_effect):
                 where = name if name in _OTHERWISE else f"{name}:{function}"
                 found.add(where if where in _OTHERWISE else f"{where}: {call}")
-    assert found == set(_OTHERWISE)
+    outside = sorted(found - set(_OTHERWISE))
+    assert not outside, f"put each inside a `with fault_point(...)`, or into _OTHERWISE with the reason: {outside}"
+    unused = sorted(set(_OTHERWISE) - found)
+    assert not unused, f"take what is no longer there out of _OTHERWISE: {unused}"
 
 
 def test_every_fault_point_of_node_and_fabric_has_a_scenario() -> None:
     walked = {point for scenario in SCENARIOS for point in scenario.points}
-    assert set(points_in_code("node", "fabric")) - walked == set()
+    unwalked = set(points_in_code("node", "fabric")) - walked
+    assert not unwalked, f"add a scenario to tests/system/support/fault_walk/scenarios.py: {sorted(unwalked)}"
 
 
 def test_every_fault_point_survives_a_kill_before_and_after_it(

@@ -291,7 +291,9 @@ def test_every_route_answers_a_forged_header_as_if_it_were_not_there(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     routes = all_routes(world.cloud)
-    assert {route.name for route in routes} == set(RECIPES)
+    assert {route.name for route in routes} == set(RECIPES), (
+        "RECIPES of tests/system/support/routes.py names every route"
+    )
     assert len(routes) == len(RECIPES)
     headers = forgeries(world)
     plain = Plain(world)

