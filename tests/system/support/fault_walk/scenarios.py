@@ -134,6 +134,17 @@ def _run(site: Site) -> None:
     site.agent()
 
 
+def _suspend_and_resume(site: Site) -> None:
+    """The wake channel is answered when something changes. A repeat starts from an active node as well."""
+    site.serve()
+    site.operate("node", "resume", site.node(), "--reason", "walk")
+    site.agent()
+    site.operate("node", "suspend", site.node(), "--reason", "walk")
+    site.hears("suspended")
+    site.operate("node", "resume", site.node(), "--reason", "walk")
+    site.agent()
+
+
 def _renew(site: Site) -> None:
     site.serve()
     site.command("renew")
@@ -275,13 +286,13 @@ SCENARIOS = (
         _run,
         (
             "node.statement.send",
-            "node.events.send",
             "fabric.statement.refresh",
             "fabric.activation.purge",
             "fabric.renewal.purge",
             "fabric.revoked.forget",
         ),
     ),
+    Scenario("suspended and resumed", "active", _suspend_and_resume, ("node.events.send",)),
     Scenario("revoked service", "active", _revoke_spare, ("fabric.revoked.store",)),
     Scenario("forged session", "active", _forge_session, ("fabric.session.refuse",)),
     Scenario("cloud stops", "active", _stop_cloud, ("fabric.session.seen",)),

@@ -170,6 +170,20 @@ class Site:
         if cloud is None or not cloud.running:
             raise Interrupted("the cloud died")
 
+    def hears(self, state: str) -> None:
+        """The running agent has heard from the cloud that its licence is in this state."""
+        agent = self.machine.agent
+        if agent is None:
+            raise Interrupted("no agent")
+
+        def heard() -> bool:
+            status = self.machine.ask("/v1/status") if agent.running else None
+            return not agent.running or (status is not None and status["license"]["state"] == state)
+
+        wait_until(f"the agent to hear that it is {state}", heard)
+        if not agent.running:
+            raise Interrupted(f"the agent ended with {agent.wait()}:\n{agent.tail()}")
+
     def refused_start(self) -> None:
         """The agent hears of its revocation, and does not start from then on."""
         agent = self.machine.agent
