@@ -85,6 +85,13 @@ async def test_a_start_settles_before_it_is_ready(agent: Agent, fabric: Fabric) 
     assert agent.contact.connection.fabric is None
 
 
+@pytest.fixture
+def no_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No contact by the clock while the test runs."""
+    monkeypatch.setattr(schedule, "next_contact_seconds", lambda **_: 3600.0)
+
+
+@pytest.mark.usefixtures("no_heartbeat")
 async def test_a_start_asks_for_the_statement_once(agent: Agent, fabric: Fabric) -> None:
     """The session brings it, and the wake channel goes on from where the session's answer stood."""
     async with running(agent):
@@ -94,6 +101,7 @@ async def test_a_start_asks_for_the_statement_once(agent: Agent, fabric: Fabric)
     assert paths == ["/v1/node/nonces", SESSIONS, EVENTS]
 
 
+@pytest.mark.usefixtures("no_heartbeat")
 async def test_a_change_between_session_and_wake_channel_is_heard(agent: Agent, fabric: Fabric) -> None:
     async def changed(asked: Request) -> Reply:
         answer = fabric._open_session(asked)

@@ -212,7 +212,7 @@ async def test_closing_under_a_waiting_call_ends_it_as_silence(fabric: Fabric) -
 
     async def wait() -> None:
         with pytest.raises(CloudUnreachable):
-            await service.events(0, 200)
+            await service.events(fabric.cursor, 200)
         ended.set()
 
     async with trio.open_nursery() as nursery:
