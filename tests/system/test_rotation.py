@@ -279,7 +279,8 @@ def test_a_whole_rotation_under_load(
         assert device_issuer(machine) == nodes_2
         fleet.wait("the last trust", lambda: fleet.versions == {3})
         fleet.round()
-        assert rotation.adopted() == (NODES + 1, NODES + 1)
+        # Fabric writes down what nodes reported a second later.
+        fleet.wait("the count of every node", lambda: rotation.adopted() == (NODES + 1, NODES + 1))
     assert fleet.failed == []
     assert rotation.states() == {f"{ca}-1": "revoked" for ca in CLASSES} | {f"{ca}-2": "active" for ca in CLASSES}
     assert cloud.run("pki", "check", "--dir", str(cloud.directory))["errors"] == 0
