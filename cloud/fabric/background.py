@@ -102,6 +102,7 @@ class Background:
         except (IssuerUnavailable, IssuerRefused) as error:
             log.warning("put off", extra={"work": name, "error": str(error)})
         except Exception as error:
+            # One piece of work that fails holds up no other, and is done again at the next look.
             log.error("background work failed", extra={"work": name}, exc_info=error)
 
     async def _close_at_issuer(self) -> None:
