@@ -7,9 +7,9 @@ MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 SOURCES := protocol node cloud lab demo benchmarks tests tools
 ARGS ?=
-MINUTES ?= 10
+PART ?=
 
-.PHONY: help setup demo test unit check bench fuzz soak fmt up lock clean
+.PHONY: help setup demo test unit check bench drills fmt up lock clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,11 +37,8 @@ check: setup ## ruff, mypy --strict, import contracts, the tree, its tests
 bench: setup ## benchmarks, each as a ratio to a floor measured in the same run
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-fuzz: setup ## coverage-guided fuzzing of every input from strangers, MINUTES=10 each
-	@for target in csr est ocsp evidence; do $(BIN)/python -m tests.fuzz $$target --minutes $(MINUTES); done
-
-soak: setup ## 10,000 node certificates through the API; then the checker, pkilint and openssl must agree
-	@$(BIN)/python -m tests.system.support.soak $(ARGS)
+drills: setup ## what is long, loud or needs root: PART=name runs one, no PART lists them
+	@$(BIN)/python -m tests.drills $(PART) $(ARGS)
 
 fmt: setup ## format, and fix what ruff can fix
 	@$(BIN)/ruff check --fix-only --exit-zero $(SOURCES)

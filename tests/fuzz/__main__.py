@@ -1,4 +1,6 @@
-"""`python -m tests.fuzz TARGET [--minutes N]`: coverage-guided fuzzing of one target (`make fuzz` runs them all).
+"""`python -m tests.fuzz TARGET [--minutes N]`: coverage-guided fuzzing of one target.
+
+`make drills PART=fuzz` runs all targets.
 
 What it finds worth keeping is added to the corpus, which is in the repository; a finding is written beside it as
 `TARGET.crash-...` and ends the run with an error.

@@ -1,6 +1,6 @@
 """The corpus and a short run of seeded mutations of it: no input ends in an error that is not documented.
 
-The long run is `make fuzz`; this one is blind to coverage and takes a second.
+The long run is `make drills PART=fuzz`; this one is blind to coverage and takes a second.
 """
 
 import random

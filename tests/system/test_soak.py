@@ -1,9 +1,9 @@
-"""The soak in small: `tests/system/support/soak.py` does the same with ten thousand."""
+"""The drill `soak` with 200 certificates: `make drills PART=soak` issues 10,000."""
 
 from pathlib import Path
 
 from lab.cloud import Cloud
-from tests.system.support.soak import REVOKED_OF, Soak, told
+from tests.drills.soak import REVOKED_OF, Soak, outcome
 
 CERTIFICATES = 200
 
@@ -11,8 +11,8 @@ CERTIFICATES = 200
 def test_everybody_agrees_on_what_was_issued_and_revoked(cloud: Cloud, tmp_path: Path) -> None:
     scratch = tmp_path / "soak"
     scratch.mkdir()
-    figures = Soak(cloud, scratch, seed=1).run(CERTIFICATES, second_opinions=10, verified=20, asked=6)
-    assert figures.good, told(figures)
+    figures = Soak(cloud, scratch, seed=1, say=print).run(CERTIFICATES, second_opinions=10, verified=20, asked=6)
+    assert figures.good, outcome(figures, seed=1).findings
     assert figures.checked >= CERTIFICATES
     assert figures.second_opinions == 10
     assert (figures.verified, figures.verified_revoked, figures.asked_ocsp) == (20, 10, 6)

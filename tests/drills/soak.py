@@ -1,11 +1,9 @@
-"""Soak: thousands of node certificates through the API, and then every checker's verdict on them.
-
-    python -m tests.system.support.soak --certificates 10000
+"""10,000 node certificates through the API, then the verdict of the checker, pkilint and openssl on them.
 
 A real installation runs as a process. Node certificates are issued over mTLS on several connections, as Fabric asks for
 them, and a part is revoked by closing generations. Then `cascade pki check` walks all of it with pkilint on a random
 few hundred. openssl, which knows nothing of the database, must agree on a random part: `openssl verify` with the CRLs
-as they are served, `openssl ocsp` with the responder. The exit code is 0 when every checker agrees.
+as they are served, `openssl ocsp` with the responder.
 """
 
 import argparse
@@ -13,7 +11,6 @@ import asyncio
 import os
 import random
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -35,7 +32,11 @@ from cloud.mtls.peer import PeerTrust
 from lab.cloud import Cloud
 from lab.processes import ended
 from protocol.ids import NodeId, TenantId, make_id
+from tests.drills.frame import Figure, Outcome, Say
 from tests.system.support.harness import forked, new_cloud
+
+USUAL_TIME = "10 min"
+MINUTES_MAX = 45.0
 
 TRUST_DOMAIN = "cascade.internal"
 CONNECTIONS = 8
@@ -43,7 +44,6 @@ REVOKED_OF = 4
 """Every fourth generation is closed."""
 LIFE = timedelta(days=90)
 CHECK_SECONDS = 1800.0
-
 
 Work = Callable[[HttpIssuer, NodeId], Awaitable[None]]
 
@@ -75,8 +75,9 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
 class Soak:
     """One run against a cloud that is up."""
 
-    def __init__(self, cloud: Cloud, scratch: Path, seed: int) -> None:
+    def __init__(self, cloud: Cloud, scratch: Path, seed: int, say: Say) -> None:
         self._cloud = cloud
+        self._say = say
         self._scratch = scratch
         # Which certificates are looked at is no secret, and a run can be repeated.
         self._choose = random.Random(seed)
@@ -94,10 +95,10 @@ class Soak:
         issued = time.monotonic()
         asyncio.run(self._close(nodes[::REVOKED_OF]))
         closed = time.monotonic()
-        say(f"issued {certificates} in {issued - begun:.1f} s, closed every fourth in {closed - issued:.1f} s")
+        self._say(f"issued {certificates} in {issued - begun:.1f} s, closed every fourth in {closed - issued:.1f} s")
         report = self._check(second_opinions)
         checked = time.monotonic()
-        say(f"`cascade pki check` took {checked - closed:.1f} s")
+        self._say(f"`cascade pki check` took {checked - closed:.1f} s")
         crls = self._fetch()
         chosen = self._sample(verified)
         return Figures(
@@ -253,53 +254,53 @@ def openssl(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def say(text: str) -> None:
-    """Progress, for whoever watches."""
-    if sys.stderr.isatty():
-        sys.stderr.write(f"{text}\n")
-
-
-def told(figures: Figures) -> str:
-    """The figures for people."""
-    rate, closed = figures.certificates / figures.issue_seconds, figures.revoked / figures.close_seconds
-    walked = f"{figures.checked} certificates in {figures.check_seconds:.1f} s, {len(figures.findings)} findings"
-    lines = [
-        f"certificates issued   {figures.certificates}, {rate:.0f}/s: two requests each on {CONNECTIONS} connections",
-        f"generations closed    {figures.revoked}, {closed:.0f}/s",
-        f"cascade pki check     {walked}",
-        f"pkilint               {figures.second_opinions} certificates",
-        *(f"  waived {figures.waived.get(each.code, 0):>5}  {each.code}: {each.reason}" for each in WAIVED),
-        *(f"CRL {shard:<17} {entries} entries, {size} bytes" for shard, (entries, size) in figures.crls.items()),
-        f"openssl verify        {figures.verified} certificates, {figures.verified_revoked} of them revoked",
-        f"openssl ocsp          {figures.asked_ocsp} certificates",
-        *(f"FINDING {line}" for line in figures.findings),
-        *(f"DISAGREES {line}" for line in figures.disagreements),
-        "Clean, and everybody agrees." if figures.good else "NOT clean.",
-    ]
-    return "\n".join(lines)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Returns the exit code."""
-    options = argparse.ArgumentParser(
-        prog="python -m tests.system.support.soak", description="Issue thousands, check all."
+def outcome(figures: Figures, seed: int) -> Outcome:
+    """The result for the frame."""
+    named: dict[str, Figure] = {
+        "certificates issued": figures.certificates,
+        "issued per second": figures.certificates / figures.issue_seconds,
+        "connections": CONNECTIONS,
+        "generations closed": figures.revoked,
+        "closed per second": figures.revoked / figures.close_seconds,
+        "certificates checked": figures.checked,
+        "check seconds": figures.check_seconds,
+        "certificates through pkilint": figures.second_opinions,
+    }
+    for each in WAIVED:
+        named[f"waived {each.code} ({each.reason})"] = figures.waived.get(each.code, 0)
+    for shard, (entries, size) in figures.crls.items():
+        named[f"CRL {shard} entries"] = entries
+        named[f"CRL {shard} bytes"] = size
+    named["openssl verify"] = figures.verified
+    named["openssl verify, revoked ones"] = figures.verified_revoked
+    named["openssl ocsp"] = figures.asked_ocsp
+    named["seed"] = seed
+    return Outcome(
+        named,
+        (
+            *(f"by `cascade pki check`: {line}" for line in figures.findings),
+            *(f"disagreement: {line}" for line in figures.disagreements),
+        ),
     )
-    options.add_argument("--certificates", type=int, default=10_000)
-    options.add_argument("--pkilint", type=int, default=500)
-    options.add_argument("--verify", type=int, default=200)
-    options.add_argument("--ocsp", type=int, default=20)
-    options.add_argument("--seed", type=int, default=None, help="of the random choices; told at the end")
-    args = options.parse_args(argv)
-    seed = args.seed if args.seed is not None else int.from_bytes(os.urandom(4))
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Sizes, and the seed to repeat a run."""
+    parser.add_argument("--certificates", type=int, default=10_000)
+    parser.add_argument("--pkilint", type=int, default=500, help="certificates for pkilint (default: %(default)s)")
+    parser.add_argument("--verify", type=int, default=200, help="for `openssl verify` (default: %(default)s)")
+    parser.add_argument("--ocsp", type=int, default=20, help="for `openssl ocsp` (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=None, help="of the random choices; a figure of each run")
+
+
+def run(options: argparse.Namespace, say: Say) -> Outcome:
+    """A new cloud, the certificates, the checks."""
+    seed = options.seed if options.seed is not None else int.from_bytes(os.urandom(4))
     with tempfile.TemporaryDirectory(prefix="cascade-soak-") as folder:
         cloud = new_cloud(Path(folder)).init()
         with ended(cloud):
             cloud.up()
-            figures = Soak(cloud, Path(folder), seed).run(args.certificates, args.pkilint, args.verify, args.ocsp)
+            soak = Soak(cloud, Path(folder), seed, say)
+            figures = soak.run(options.certificates, options.pkilint, options.verify, options.ocsp)
             cloud.down()
-    sys.stdout.write(f"{told(figures)}\nseed {seed}\n")
-    return 0 if figures.good else 1
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+    return outcome(figures, seed)

@@ -1,0 +1,143 @@
+"""The frame of the drills: list, options, result, exit codes, time. What a drill finds is tested where its subject is."""
+
+import argparse
+import time
+from collections.abc import Callable
+
+import msgspec
+import pytest
+
+from tests.drills import frame, fuzz, soak
+from tests.drills.frame import EXIT_CANNOT, EXIT_FOUND, EXIT_GOOD, EXIT_TIME, CannotRun, Outcome, Say
+from tests.fuzz.targets import TARGETS
+
+
+class Sample:
+    """A part that does as a test says."""
+
+    USUAL_TIME = "1 s"
+    MINUTES_MAX = 1.0
+
+    def __init__(self, work: Callable[[], Outcome]) -> None:
+        self._work = work
+
+    def add_options(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--size", type=int, default=3)
+
+    def run(self, options: argparse.Namespace, say: Say) -> Outcome:
+        say(f"size {options.size}")
+        return self._work()
+
+
+def _options(**changed: object) -> argparse.Namespace:
+    return argparse.Namespace(**{"json": False, "minutes_max": 1.0, "size": 3, **changed})
+
+
+def test_without_a_part_the_parts_are_listed_with_their_times(capsys: pytest.CaptureFixture[str]) -> None:
+    assert frame.main([]) == EXIT_GOOD
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert [line.split()[0] for line in lines] == frame.part_names()
+    assert {"fuzz", "soak"} <= set(frame.part_names())
+    assert next(line for line in lines if line.startswith("  soak")).split(maxsplit=3)[1:3] == ["10", "min"]
+
+
+@pytest.mark.parametrize("name", frame.part_names())
+def test_each_part_has_what_the_frame_needs(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    part = frame.load_part(name)
+    assert frame.description(part).endswith(".")
+    assert part.USUAL_TIME.endswith((" s", " min", " h"))
+    assert part.MINUTES_MAX > 0
+    with pytest.raises(SystemExit) as ended:
+        frame.main([name, "--help"])
+    assert ended.value.code == 0
+    assert "--minutes-max" in capsys.readouterr().out
+
+
+def test_an_unknown_part_is_a_wrong_use(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        frame.main(["nothing"])
+    assert ended.value.code == frame.EXIT_USAGE
+    assert "nothing" in capsys.readouterr().err
+
+
+def test_a_good_drill_prints_progress_and_figures(capsys: pytest.CaptureFixture[str]) -> None:
+    part = Sample(lambda: Outcome({"certificates": 3, "per second": 1234.56}))
+    assert frame.run_part("sample", part, _options()) == EXIT_GOOD
+    printed = capsys.readouterr()
+    assert printed.err.endswith("size 3\n")
+    assert printed.out.splitlines() == ["certificates  3", "per second    1,234.6", "nothing wrong, 0 s"]
+
+
+def test_a_finding_is_an_exit_code_and_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    part = Sample(lambda: Outcome({}, ("one is missing",)))
+    assert frame.run_part("sample", part, _options()) == EXIT_FOUND
+    assert capsys.readouterr().out.splitlines() == ["FOUND one is missing", "1 findings, 0 s"]
+
+
+def test_the_result_as_json_is_one_document(capsys: pytest.CaptureFixture[str]) -> None:
+    part = Sample(lambda: Outcome({"certificates": 3}, ("one is missing",)))
+    assert frame.run_part("sample", part, _options(json=True)) == EXIT_FOUND
+    document = msgspec.json.decode(capsys.readouterr().out)
+    assert document.pop("seconds") >= 0
+    assert document == {
+        "drill": "sample",
+        "good": False,
+        "figures": {"certificates": 3},
+        "findings": ["one is missing"],
+    }
+
+
+def test_a_drill_that_takes_too_long_is_stopped(capsys: pytest.CaptureFixture[str]) -> None:
+    cleaned_up = []
+
+    def busy() -> Outcome:
+        try:
+            until = time.monotonic() + 30
+            while time.monotonic() < until:
+                pass
+        finally:
+            cleaned_up.append(True)
+        return Outcome({})
+
+    assert frame.run_part("sample", Sample(busy), _options(minutes_max=0.05 / 60)) == EXIT_TIME
+    assert cleaned_up == [True]
+    assert "cannot finish the drill sample" in capsys.readouterr().err
+
+
+def test_a_drill_that_cannot_run_here_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse() -> Outcome:
+        raise CannotRun("it needs root. Run it as root")
+
+    assert frame.run_part("sample", Sample(refuse), _options()) == EXIT_CANNOT
+    assert "cannot run the drill sample: it needs root" in capsys.readouterr().err
+
+
+def test_the_fuzz_drill_knows_every_target() -> None:
+    assert set(fuzz.TARGETS) == set(TARGETS)
+
+
+def test_the_soak_reports_each_finding_and_each_disagreement() -> None:
+    figures = soak.Figures(
+        certificates=8,
+        revoked=2,
+        issue_seconds=2.0,
+        close_seconds=1.0,
+        check_seconds=3.0,
+        checked=9,
+        findings=("error lint c1: wrong",),
+        second_opinions=1,
+        waived={},
+        crls={"nodes-1.1": (2, 300)},
+        verified=4,
+        verified_revoked=2,
+        asked_ocsp=1,
+        disagreements=("openssl says good",),
+    )
+    outcome = soak.outcome(figures, seed=5)
+    assert outcome.findings == (
+        "by `cascade pki check`: error lint c1: wrong",
+        "disagreement: openssl says good",
+    )
+    assert outcome.figures["issued per second"] == 4.0
+    assert outcome.figures["CRL nodes-1.1 entries"] == 2
+    assert outcome.figures["seed"] == 5
