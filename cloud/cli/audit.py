@@ -1,4 +1,4 @@
-"""Command group: `cascade audit`, what was done, by whom."""
+"""Command group: `cascade audit`, which lists Fabric's audit entries."""
 
 from argparse import ArgumentParser, Namespace
 
@@ -10,10 +10,10 @@ from cloud.fabric import schemas
 
 def add_options(group: ArgumentParser) -> None:
     actions = Commands(group, "action", json_option, server_options)
-    listing = actions.add("list", "list audit entries, newest first", run=list_newest)
-    listing.add_argument("--tenant", default="", metavar="TENANT", help="only this tenant's")
-    listing.add_argument("--object", default="", metavar="ID", help="only of this object")
-    listing.add_argument("--limit", type=int, default=50, help="how many at the most (default 50)")
+    listing = actions.add("list", "list Fabric's audit entries, newest first", run=list_newest)
+    listing.add_argument("--tenant", default="", metavar="TENANT", help="only entries of this tenant (id)")
+    listing.add_argument("--object", default="", metavar="ID", help="only entries about this object (id)")
+    listing.add_argument("--limit", type=int, default=50, metavar="N", help="print at most N entries (default 50)")
 
 
 def list_newest(args: Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Command group: `cascade code`, activation codes."""
+"""Command group: `cascade code`, which makes, lists and revokes activation codes."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -23,27 +23,47 @@ def add_options(group: ArgumentParser) -> None:
     actions = Commands(group, "action", json_option, server_options)
     making = actions.add(
         "create",
-        "make an activation code and its file",
-        "Writes the activation file (mode 0600) that `cascadia activate FILE` takes. The code is a secret; it is "
-        "stored here as a hash only.",
+        "make an activation code and write its activation file",
+        "Writes the activation file (mode 0600). `cascadia activate FILE` on the machine uses it. The file contains "
+        "the code, which is a secret. Fabric stores only a hash of it, so a lost file cannot be written again.",
         run=create,
     )
-    making.add_argument("tenant", metavar="TENANT", help="id")
-    making.add_argument("--out", type=Path, required=True, metavar="FILE", help="activation file to write")
-    making.add_argument("--profile", default="default", help="name of the profile (default: default)")
-    making.add_argument("--entitlement", action="append", default=[], metavar="NAME", help="may be given repeatedly")
-    making.add_argument("--seats", type=int, default=1, help="machines that may hold a seat (default 1)")
-    making.add_argument("--days", type=float, default=30.0, help="how long the code is open (default 30)")
-    making.add_argument("--readmit", metavar="NODE", help="readmit this revoked node, and no other machine")
+    making.add_argument("tenant", metavar="TENANT", help="id of the tenant")
+    making.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="activation file to write; must not exist"
+    )
+    making.add_argument("--profile", default="default", metavar="NAME", help="name of the profile (default: default)")
+    making.add_argument(
+        "--entitlement",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="entitlement of the nodes; repeat the option for more (default: none)",
+    )
+    making.add_argument(
+        "--seats", type=int, default=1, metavar="N", help="number of machines that can hold a seat (default 1)"
+    )
+    making.add_argument(
+        "--days", type=float, default=30.0, metavar="DAYS", help="days until the code expires (default 30)"
+    )
+    making.add_argument(
+        "--readmit", metavar="NODE", help="id of a revoked node; only the machine of this node can use the code"
+    )
     making.add_argument(
         "--lease-seconds",
         metavar="R,E,G,T",
-        help="refresh after, expires, grace, terminates; seconds from issue (default: by tier)",
+        help="dates of each lease in seconds after its issue: refresh after, expires, grace until, terminates; each at "
+        "least as large as the one before (default: by the node's tier)",
     )
-    listing = actions.add("list", "list a tenant's codes", run=list_all)
-    listing.add_argument("tenant", metavar="TENANT", help="id")
-    closing = actions.add("revoke", "close a code for good", run=revoke)
-    closing.add_argument("code", metavar="CODE", help="id, not the secret")
+    listing = actions.add("list", "list the codes of a tenant", run=list_all)
+    listing.add_argument("tenant", metavar="TENANT", help="id of the tenant")
+    closing = actions.add(
+        "revoke",
+        "revoke a code for good",
+        "No further machine can activate with the code. Nodes that were activated with it keep their licences.",
+        run=revoke,
+    )
+    closing.add_argument("code", metavar="CODE", help="id of the code (not the secret)")
 
 
 def create(args: Namespace) -> None:
@@ -66,8 +86,12 @@ def create(args: Namespace) -> None:
         code=created.secret,
         created_at=utc_now(),
     )
-    write_secret_file(args.out, json_encode(file) + b"\n", f"The code {created.code.id} was made: revoke it.")
-    # The secret is in the file and nowhere else: not on the screen, not in a log.
+    write_secret_file(
+        args.out,
+        json_encode(file) + b"\n",
+        f"The code {created.code.id} exists, but its secret is lost: revoke it with `cascade code revoke`.",
+    )
+    # Only the file has the secret. It is neither printed nor logged.
     emit({"code": msgspec.to_builtins(created.code), "file": str(args.out)}, args.json, _human_created)
 
 
@@ -91,7 +115,10 @@ def _lease_terms(text: str | None) -> schemas.LeaseTerms | None:
         refresh, expires, grace, terminate = (int(part) for part in text.split(","))
     except ValueError as error:
         raise CliError(
-            EXIT_USAGE, "lease_invalid", "cannot read --lease-seconds: four whole numbers R,E,G,T"
+            EXIT_USAGE,
+            "lease_invalid",
+            f"cannot read --lease-seconds {text}: it is not four whole numbers R,E,G,T",
+            "For example: --lease-seconds 86400,604800,1209600,1814400",
         ) from error
     return schemas.LeaseTerms(
         refresh_after_seconds=refresh, expires_seconds=expires, grace_seconds=grace, terminate_seconds=terminate

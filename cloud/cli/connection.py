@@ -1,6 +1,8 @@
-"""Adapter: the connection to the installation that `cascade` operates: trust pin -> TUF -> X.509 bundle -> Fabric.
+"""Adapter: calls Fabric as an operator.
 
-No CA of the system is trusted. The token is sent only after the server has proven to be Fabric.
+The trust pin verifies the TUF repository. The repository gives the X.509 bundle and the services' URLs. The bundle
+verifies Fabric's certificate. The system's CAs are not used. The token is sent only after the server has proven that it
+is Fabric.
 """
 
 import asyncio
@@ -49,13 +51,13 @@ T = TypeVar("T")
 
 TOKEN_FILE_BYTES_MAX = 1024
 PAGE_ITEMS = 200
-"""How many items one request for a list asks for."""
+"""Items that one request for a list asks for."""
 LIST_ITEMS_MAX = 10_000
-"""How many items of a list a command prints unless a command sets a limit."""
+"""Items of a list that a command prints at most, unless the command has a limit of its own."""
 
 
 class Server:
-    """The installation that the options and the environment name."""
+    """The installation that the options and the environment name. Raises CliError if a value is missing or invalid."""
 
     def __init__(self, args: Namespace) -> None:
         self.url: str = setting(args.url, "CASCADE_URL", "--url").rstrip("/")
@@ -64,11 +66,14 @@ class Server:
         self._token_file = Path(setting(args.token_file, "CASCADE_TOKEN_FILE", "--token-file"))
 
     def call(self, method: str, path: str, kind: type[T], body: Any = None) -> T:
-        """One call as the operator. Raises CliError."""
+        """Make one call as the operator and return the answer's body as a `kind`. Raises CliError."""
         return asyncio.run(self._call(method, path, kind, body))
 
     def pages(self, path: str, kind: Any, limit: int = LIST_ITEMS_MAX, **query: str) -> tuple[Any, ...]:
-        """All items of a list, up to `limit`; `kind` is the type of a page. Raises CliError."""
+        """Return the items of a list, at most `limit` of them.
+
+        `kind` is the type of one page. Values of `query` that are empty are not sent. Raises CliError.
+        """
         items: list[Any] = []
         cursor = ""
         while len(items) < limit:
@@ -87,7 +92,7 @@ class Server:
             try:
                 return await self._request(trust, method, path, kind, body)
             except ServerRefused:
-                # Another trust may have been published since the copy was made. Nothing was sent to that server.
+                # New trust may have been published since the copy was made. The refused server has received nothing.
                 fresh = self.trust()
                 if fresh == trust:
                     raise
@@ -100,7 +105,10 @@ class Server:
             raise _unreachable(str(error)) from error
 
     def trust(self, fresh_for: timedelta = timedelta(0)) -> tuple[X509Bundle, ServiceUrls]:
-        """The published trust, verified under the pin; the copy, if it is younger than `fresh_for`. Raises CliError."""
+        """Return the published trust, verified under the pin.
+
+        A copy younger than `fresh_for` is used without a request. Raises CliError.
+        """
         with trust_errors():
             return published_trust.fetch(
                 self.url, self.pin, cache_directory(self.pin), fresh_for=fresh_for, judge_dates=self._judge_dates
@@ -116,7 +124,7 @@ class Server:
 
 @contextmanager
 def trust_errors() -> Iterator[None]:
-    """Turn TrustError into CliError."""
+    """Turn a TrustError of the block into a CliError with a next step."""
     try:
         yield
     except TrustUnreachable as error:
@@ -126,19 +134,22 @@ def trust_errors() -> Iterator[None]:
             EXIT_VERIFICATION,
             "trust_not_verified",
             str(error),
-            "Check the trust pin against the one that `cascade init` printed. Published trust that has expired is "
-            "signed again with `cascade trust sign` (see --accept-expired).",
+            "Compare the trust pin with the pin that `cascade init` printed. If the published trust has expired, sign "
+            "it again with `cascade trust sign --accept-expired`.",
         ) from error
 
 
 def cache_directory(pin: TrustPin) -> Path:
-    """The folder of the verified copy, one per pin. The copy outlives a command, so that trust cannot be rolled back."""
+    """Return the folder of the verified copy. Each pin has its own.
+
+    The copy stays after the command, so that a later command refuses older trust.
+    """
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base) / "cascade" / pin.sha256[:16]
 
 
 def trust_pin(args: Namespace) -> TrustPin:
-    """The trust pin that the options or the environment name. Raises CliError."""
+    """Return the trust pin of `--trust` or CASCADE_TRUST. Raises CliError."""
     try:
         return parse_pin(setting(args.trust, "CASCADE_TRUST", "--trust"))
     except PinError as error:
@@ -146,14 +157,17 @@ def trust_pin(args: Namespace) -> TrustPin:
 
 
 def setting(option: object, variable: str, name: str) -> str:
-    """The value of an option, or else of its environment variable. Raises CliError."""
+    """Return the value of an option, or of its environment variable if the option is missing.
+
+    Raises CliError (`server_not_named`) when both are missing.
+    """
     value = str(option) if option else os.environ.get(variable, "")
     if not value:
         raise CliError(
             EXIT_USAGE,
             "server_not_named",
-            f"cannot find the server: {name} or {variable} is missing",
-            "Load DIR/operator/env of the installation: `set -a; . DIR/operator/env; set +a`.",
+            f"cannot find the server: both {name} and {variable} are missing",
+            "Load the installation's values into the environment: `set -a; . DIR/operator/env; set +a`.",
         )
     return value
 
@@ -168,7 +182,8 @@ def _read_token(path: Path) -> str:
             EXIT_USAGE,
             "token_unusable",
             f"cannot use the token in {path}: {error}",
-            "Have `cascade token create` make one.",
+            "Name a token file that only you can read (mode 0600). With another operator's token, `cascade token "
+            "create` makes a new one.",
         ) from error
 
 
@@ -186,19 +201,21 @@ def _context(bundle: X509Bundle) -> Any:
         spiffe=expected_service(bundle.trust_domain, "fabric"),
         trust=trust,
         now=utc_now,
-        # An operator's call lasts a second and holds no revoked set; services do (cloud/mtls/revoked.py).
+        # A command lasts about a second, so it keeps no set of revoked services. Services do (cloud/mtls/revoked.py).
         revoked=lambda _: False,
     )
     return client_context(ca_pem, check)
 
 
 def _unreachable(text: str) -> CliError:
-    return CliError(EXIT_UNREACHABLE, "unreachable", text, "Check that the cloud is up and CASCADE_URL is right.")
+    return CliError(
+        EXIT_UNREACHABLE, "unreachable", text, "Check that the cloud is running and that CASCADE_URL is right."
+    )
 
 
 def _refused(error: ProblemAnswer) -> CliError:
     problem = error.problem
     kind = KINDS.get(problem.code)
-    text = f"refused: {problem.title}" + (f" ({problem.detail})" if problem.detail else "")
+    text = f"cannot do this: Fabric refused it: {problem.title}" + (f" ({problem.detail})" if problem.detail else "")
     exit_code = EXIT_REFUSED if kind is None or kind.conclusive else EXIT_TRY_AGAIN
     return CliError(exit_code, problem.code, text, problem.next)

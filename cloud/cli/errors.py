@@ -1,8 +1,8 @@
 """Errors of `cascade`.
 
-CliError             a command failed: an exit code of the design, a stable code, a text, what to do next
-TrustError           the published trust cannot be used; `cloud.cli.connection` makes a CliError of it
-  TrustUnreachable   the repository gave no answer
+CliError             a command failed: exit code, stable code, text, next step
+TrustError           the published trust cannot be used; `cloud.cli.connection` turns it into a CliError
+  TrustUnreachable   the repository gave no usable answer
 """
 
 EXIT_USAGE = 2
@@ -14,7 +14,10 @@ EXIT_REFUSED = 77
 
 
 class CliError(Exception):
-    """A command failed. `cloud.cli.main` prints the texts and exits with the code."""
+    """A command failed. `cloud.cli.main` prints the text and the next step, and exits with `exit_code`.
+
+    `code` is stable and for programs. `text` begins with "cannot". `next_step` is a whole sentence, or empty.
+    """
 
     def __init__(self, exit_code: int, code: str, text: str, next_step: str = "") -> None:
         super().__init__(text)
@@ -25,8 +28,8 @@ class CliError(Exception):
 
 
 class TrustError(Exception):
-    """What the repository serves does not verify under the pin, or cannot be stored."""
+    """The repository's content does not verify under the pin, cannot be used, or cannot be stored."""
 
 
 class TrustUnreachable(TrustError):
-    """The repository gave no usable answer, and there is no recent copy."""
+    """The repository gave no usable answer, and there is no recent verified copy."""

@@ -1,6 +1,7 @@
-"""Command: `cascade init`, a new installation in one piece.
+"""Command: `cascade init`, which makes a new installation.
 
-The installation is built beside its place and renamed at the end. A fault in between leaves nothing that looks like one.
+The installation is built in a temporary directory beside its target, and renamed at the end. A fault before the rename
+leaves nothing that looks like an installation.
 """
 
 import asyncio
@@ -30,43 +31,70 @@ from cloud.storage.location import parse_location
 from protocol.ids import IdError, parse_trust_domain
 
 PASSPHRASE_BYTES = 24
-PASSPHRASE_FILE = "../secrets/passphrase"  # noqa: S105  (where it lies, as a service's settings see it)
+PASSPHRASE_FILE = "../secrets/passphrase"  # noqa: S105  (a path, relative to the service's settings file)
 PORT_MAX = 65535
 PORTS = 4
+"""Ports of one installation: Fabric, Breakwater, the trust repository, and CRLs with OCSP, in this order."""
 HOST_CHARS_MAX = 253
 _LABEL = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _HOST = re.compile(rf"{_LABEL}(\.{_LABEL})*", re.ASCII | re.IGNORECASE)
-"""A DNS name (RFC 1123 section 2.1). It goes into URLs and certificates and never changes."""
+"""A DNS name (RFC 1123 section 2.1). It becomes part of URLs and certificates and never changes."""
 
 
 def add_options(parser: ArgumentParser) -> None:
     parser.description = (
-        "Makes keys, certificates, databases and the first operator token below DIR, then names what to back up and "
-        "which keys to take offline. DIR must not exist, or be empty."
+        "Makes keys, certificates, databases and the first operator token below DIR. At the end it prints what to back "
+        "up and which keys to take offline. DIR must be empty, or must not exist. A failure leaves nothing behind."
     )
     json_option(parser)
     directory_option(parser)
     parser.add_argument(
-        "--host", default="127.0.0.1", help="name or address that nodes reach it by (default 127.0.0.1)"
+        "--host",
+        default="127.0.0.1",
+        metavar="HOST",
+        help="DNS name or address by which nodes reach the services; it never changes (default 127.0.0.1)",
     )
-    parser.add_argument("--bind", default="", help="address to listen on (default: the host, if it is an address)")
-    parser.add_argument("--port-base", type=int, default=8440, help="first of four ports (default 8440)")
-    parser.add_argument("--trust-domain", default="cascade.internal", help="SPIFFE trust domain; never changes")
+    parser.add_argument(
+        "--bind",
+        default="",
+        metavar="ADDRESS",
+        help="address to listen on; 0.0.0.0 means all (default: --host; required if --host is a name)",
+    )
+    parser.add_argument(
+        "--port-base",
+        type=int,
+        default=8440,
+        metavar="PORT",
+        help="first of four ports in a row: Fabric, Breakwater, trust repository, CRLs and OCSP (default 8440)",
+    )
+    parser.add_argument(
+        "--trust-domain",
+        default="cascade.internal",
+        metavar="DOMAIN",
+        help="SPIFFE trust domain; it never changes (default cascade.internal)",
+    )
     parser.add_argument(
         "--breakwater-database",
         metavar="ADDRESS",
-        help="postgresql://USER@HOST:PORT/NAME, or ...@/NAME?host=DIRECTORY for a socket; tls_ca_file=FILE for another "
-        "machine's (default: a file below DIR)",
+        help="empty PostgreSQL database: postgresql://USER@HOST:PORT/NAME, or postgresql://USER@/NAME?host=DIRECTORY "
+        "for a socket; add tls_ca_file=FILE to the query for a server on another machine (default: SQLite below DIR)",
     )
-    parser.add_argument("--fabric-database", metavar="ADDRESS", help="the same for Fabric, which has one of its own")
     parser.add_argument(
-        "--database-password-file", type=Path, metavar="FILE", help="file with the databases' password; it stays there"
+        "--fabric-database",
+        metavar="ADDRESS",
+        help="the same for Fabric; it must be another database (default: SQLite below DIR)",
+    )
+    parser.add_argument(
+        "--database-password-file",
+        type=Path,
+        metavar="FILE",
+        help="file with the password of both databases; the services read it from there, so keep it in its place",
     )
     parser.set_defaults(run=initialise)
 
 
 class Made(msgspec.Struct, frozen=True):
-    """What `cascade init` prints at its end."""
+    """The report that `cascade init` prints at its end. All values but the pin and the URL are absolute paths."""
 
     directory: str
     trust_pin: str
@@ -77,7 +105,7 @@ class Made(msgspec.Struct, frozen=True):
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Addresses of the services: `host` in URLs and certificates, `bind` for listeners, four ports from `port`."""
+    """Addresses of the services: `host` for URLs and certificates, `bind` for listeners, `PORTS` ports from `port`."""
 
     host: str
     bind: str
@@ -98,13 +126,17 @@ def _is_address(host: str) -> bool:
 
 def _place(args: Namespace) -> Place:
     if not 0 < args.port_base <= PORT_MAX - PORTS:
-        raise CliError(EXIT_USAGE, "port_invalid", f"cannot use --port-base {args.port_base}: 1 to {PORT_MAX - PORTS}")
+        raise CliError(
+            EXIT_USAGE,
+            "port_invalid",
+            f"cannot use --port-base {args.port_base}: it is not between 1 and {PORT_MAX - PORTS}",
+        )
     if not _is_address(args.host) and not (len(args.host) <= HOST_CHARS_MAX and _HOST.fullmatch(args.host)):
         raise CliError(
             EXIT_USAGE,
             "host_invalid",
-            f"cannot use --host {args.host!r}: it is no DNS name and no address",
-            "Give a name without scheme and port, in its ASCII form, or an address without brackets.",
+            f"cannot use --host {args.host!r}: it is neither a DNS name nor an address",
+            "Give a DNS name in ASCII without scheme and port, or an address without brackets.",
         )
     try:
         bind = str(ip_address(args.bind or args.host))
@@ -113,13 +145,13 @@ def _place(args: Namespace) -> Place:
             EXIT_USAGE,
             "bind_missing",
             f"cannot listen on {args.bind or args.host!r}: it is not an address",
-            "Give the address to listen on with --bind; 0.0.0.0 means all.",
+            "Name an address of this machine with --bind. 0.0.0.0 means all its addresses.",
         ) from error
     return Place(host=args.host, bind=bind, port=args.port_base)
 
 
 class Databases(msgspec.Struct, frozen=True):
-    """The databases of the services, one each. A file's path is relative to the service's folder."""
+    """The services' databases, one each. The path of an SQLite file is relative to the service's folder."""
 
     breakwater: Location
     fabric: Location
@@ -132,10 +164,18 @@ def _databases(args: Namespace) -> Databases:
     )
     servers = [each for each in (found.breakwater, found.fabric) if isinstance(each, PostgresLocation)]
     if len({(each.host, each.port, each.name) for each in servers}) < len(servers):
-        raise CliError(EXIT_USAGE, "database_shared", "cannot give both services one database: each has its own")
+        raise CliError(
+            EXIT_USAGE,
+            "database_shared",
+            "cannot use one database for both services: each needs its own",
+            "Name another database for one of them.",
+        )
     if args.database_password_file and not servers:
         raise CliError(
-            EXIT_USAGE, "database_missing", "cannot use --database-password-file: no address of a database is given"
+            EXIT_USAGE,
+            "database_missing",
+            "cannot use --database-password-file: no PostgreSQL database is named",
+            "Add --breakwater-database or --fabric-database, or leave out --database-password-file.",
         )
     return found
 
@@ -149,7 +189,9 @@ def _database(args: Namespace, option: str, address: str | None, usual: Path) ->
         raise CliError(EXIT_USAGE, "database_invalid", f"cannot use {option}: {error}") from error
     if not isinstance(location, PostgresLocation):
         raise CliError(
-            EXIT_USAGE, "database_invalid", f"cannot use {option}: not an address postgresql://USER@HOST/NAME"
+            EXIT_USAGE,
+            "database_invalid",
+            f"cannot use {option} {address}: it is not of the form postgresql://USER@HOST/NAME",
         )
     password_file = args.database_password_file or location.password_file
     location = msgspec.structs.replace(
@@ -171,7 +213,7 @@ def _check_target(directory: Path) -> None:
             EXIT_USAGE,
             "directory_in_use",
             f"cannot make an installation in {directory}: it exists and is not empty",
-            "Name another directory; nothing was changed.",
+            "Name another directory. Nothing was changed.",
         )
 
 
@@ -191,7 +233,7 @@ def initialise(args: Namespace) -> None:
         made = asyncio.run(_install(building, directory, place, args.trust_domain, databases))
     except DatabaseInUse as error:
         raise CliError(
-            EXIT_USAGE, "database_in_use", str(error), "Name an empty database; nothing was changed."
+            EXIT_USAGE, "database_in_use", str(error), "Name an empty database. Nothing was changed."
         ) from error
     except (OSError, KeyFileError, StorageError) as error:
         raise CliError(
@@ -203,7 +245,7 @@ def initialise(args: Namespace) -> None:
 
 
 async def _install(building: Path, directory: Path, place: Place, trust_domain: str, databases: Databases) -> Made:
-    """Make the whole installation, or nothing of it."""
+    """Make the whole installation, or leave nothing behind."""
     async with made_fresh(databases.breakwater), made_fresh(databases.fabric):
         made = await _build(building, directory, place, trust_domain, databases)
         _put_in_place(building, directory)
@@ -218,7 +260,7 @@ def _put_in_place(building: Path, directory: Path) -> None:
 
 
 async def _build(building: Path, directory: Path, place: Place, trust_domain: str, databases: Databases) -> Made:
-    """Everything below `building`, which will be `directory`."""
+    """Make everything below `building`, which `_put_in_place` later renames to `directory`."""
     for name in ("secrets", "operator", "breakwater", "fabric", "offline"):
         (building / name).mkdir(mode=0o700)
     passphrase = secrets.token_urlsafe(PASSPHRASE_BYTES).encode()
@@ -279,16 +321,16 @@ async def _build(building: Path, directory: Path, place: Place, trust_domain: st
 
 def _human(made: Made) -> str:
     return f"""\
-A new installation is in {made.directory}.
+The new installation is in {made.directory}.
 
-Trust pin (in every activation file; compare it when you hand one out):
+Trust pin (every activation file contains it; compare it when you hand out a file):
   {made.trust_pin}
 
 Back up, with the services stopped:
   {chr(10).join(made.back_up).replace(chr(10), chr(10) + "  ")}
 
-Take offline: move these keys to a medium that is not connected, with a copy of the passphrase
-in {made.directory}/secrets. The services never read them:
+Take offline: move these keys to a medium that is not connected to a computer, together with a
+copy of the passphrase in {made.directory}/secrets. The services never read these keys:
   {chr(10).join(made.take_offline).replace(chr(10), chr(10) + "  ")}
 
 Next:

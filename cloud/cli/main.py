@@ -1,4 +1,4 @@
-"""Entry point of `cascade`: the table of commands, and the one place that turns failures into texts and exit codes."""
+"""Wiring: the entry point of `cascade`. It lists the commands and turns failures into texts and exit codes."""
 
 import json
 import logging
@@ -11,17 +11,24 @@ from cloud.cli.options import Commands, Run
 VERSION = "0.1.0"
 
 EPILOG = """\
-The server is found by three things, from options or the environment; `cascade init` writes them to DIR/operator/env:
-  CASCADE_URL         URL of the installation's repository (--url)
+Commands that talk to the cloud need three values, from options or from the environment.
+`cascade init` writes all three to DIR/operator/env:
+  CASCADE_URL         http:// URL of the installation's trust repository (--url)
   CASCADE_TRUST       trust pin, VERSION:SHA256 (--trust)
-  CASCADE_TOKEN_FILE  file with the operator's token (--token-file)
+  CASCADE_TOKEN_FILE  file with the operator's token, mode 0600 (--token-file)
 
-exit codes: 0 done, 2 usage, 65 verification failed, 69 unreachable, 70 internal, 75 try again, 77 refused.
+Every command has its own page: cascade COMMAND --help, cascade COMMAND ACTION --help.
+
+exit codes:
+  0   done                        70  internal error: please report it
+  2   wrong usage                 75  not possible just now: try again
+  65  verification failed         77  refused
+  69  the cloud did not answer    130 interrupted
 """
 
 
 def parser() -> ArgumentParser:
-    """The whole command line. A command's options are added when the command is named."""
+    """The parser of the whole command line. A command's options are added once the command line names the command."""
     root = ArgumentParser(
         prog="cascade",
         description="Run a Cascade cloud and operate it: tenants, activation codes, nodes, tokens, audit.",
@@ -31,17 +38,17 @@ def parser() -> ArgumentParser:
     root.add_argument("--version", action="version", version=f"cascade {VERSION}")
     commands = Commands(root, "command")
     commands.load("init", "make a new installation", "cloud.cli.init")
-    commands.load("up", "run every service in one process", "cloud.cli.run", "add_up_options")
+    commands.load("up", "run all services in one process", "cloud.cli.run", "add_up_options")
     commands.load("serve", "run one service", "cloud.cli.run", "add_serve_options")
-    commands.load("pki", "the certificate authorities, on the issuer's own host", "cloud.cli.pki.commands")
-    commands.load("tenant", "tenants and the hardware they trust", "cloud.cli.tenants")
-    commands.load("code", "activation codes", "cloud.cli.codes")
-    commands.load("node", "nodes and their standing", "cloud.cli.nodes")
+    commands.load("pki", "manage the certificate authorities, on Breakwater's host", "cloud.cli.pki.commands")
+    commands.load("tenant", "manage tenants and the hardware that they trust", "cloud.cli.tenants")
+    commands.load("code", "make, list and revoke activation codes", "cloud.cli.codes")
+    commands.load("node", "show nodes and change their standing", "cloud.cli.nodes")
     commands.load(
-        "trust", "the published trust: roots, issuers, signing keys, and who works by them", "cloud.cli.trust.commands"
+        "trust", "show, sign and publish the installation's trust, and count its adoption", "cloud.cli.trust.commands"
     )
-    commands.load("token", "operators' tokens", "cloud.cli.tokens")
-    commands.load("audit", "what was done, by whom", "cloud.cli.audit")
+    commands.load("token", "make, list and revoke operators' tokens", "cloud.cli.tokens")
+    commands.load("audit", "list the audit entries: who did what, and when", "cloud.cli.audit")
     return root
 
 
@@ -57,7 +64,10 @@ def _report(error: CliError, as_json: bool) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; the exit code."""
+    """Run one command and return its exit code. `argv` replaces the arguments of the process.
+
+    Raises SystemExit where argparse ends the process: after `--help` or `--version`, and on wrong usage (code 2).
+    """
     try:
         args = parser().parse_args(argv)
         run: Run = args.run
@@ -68,11 +78,11 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # The reader of a pipe has gone; nobody is left to tell.
+        # The reader of the pipe has gone, so there is nowhere to print. Closing stderr avoids a warning at exit.
         sys.stderr.close()
         return 0
     except Exception as error:
-        # The last stop of every fault: what arrives here is a bug and keeps its traceback.
+        # Every expected failure is a CliError. Any other exception is a bug, so its traceback is kept.
         logging.getLogger("cascade").critical("internal error", exc_info=error)
         return EXIT_INTERNAL
 

@@ -1,4 +1,4 @@
-"""Command group: `cascade node`, nodes and their standing."""
+"""Command group: `cascade node`, which shows nodes and changes their standing."""
 
 from argparse import ArgumentParser, Namespace
 
@@ -9,24 +9,32 @@ from cloud.cli.show import columns, emit, fields
 from cloud.fabric import schemas
 
 CHANGES = {
-    "suspend": "stop the workloads until resumed; nothing is deleted",
-    "resume": "end a suspension: a new lease",
-    "revoke": "end this machine's licence for good; only a code made with --readmit brings it back",
-    "release": "revoke, and free the seat at once",
+    "suspend": "suspend the node's licence until `resume`; nothing is deleted",
+    "resume": "end a suspension; the node gets a new lease",
+    "revoke": "end the node's licence for good; its seat becomes free once its last lease has terminated",
+    "release": "revoke the node and free its seat at once",
 }
-"""The changes of a node's standing: action of the command and last part of the route's path -> summary."""
+"""The changes of a node's standing: name -> summary. The name is the command's action and the last part of the path."""
+READMISSION = "Only an activation code made with `cascade code create --readmit NODE` brings a revoked node back."
+"""A sentence for the pages of the changes that revoke."""
 
 
 def add_options(group: ArgumentParser) -> None:
     actions = Commands(group, "action", json_option, server_options)
     listing = actions.add("list", "list nodes", run=list_all)
-    listing.add_argument("--tenant", default="", metavar="TENANT", help="only this tenant's")
+    listing.add_argument("--tenant", default="", metavar="TENANT", help="only nodes of this tenant (id)")
     showing = actions.add("show", "show a node and its generations", run=show)
-    showing.add_argument("node", metavar="NODE", help="id")
+    showing.add_argument("node", metavar="NODE", help="id of the node")
     for name, summary in CHANGES.items():
-        changing = actions.add(name, summary, run=change)
-        changing.add_argument("node", metavar="NODE", help="id")
-        changing.add_argument("--reason", default="", help="kept in the audit; a suspension's goes to the node")
+        text = f"{summary.capitalize()}. {READMISSION}" if name in ("revoke", "release") else ""
+        changing = actions.add(name, summary, text, run=change)
+        changing.add_argument("node", metavar="NODE", help="id of the node")
+        changing.add_argument(
+            "--reason",
+            default="",
+            metavar="TEXT",
+            help="recorded in the audit; the reason of a suspension is also sent to the node",
+        )
 
 
 def list_all(args: Namespace) -> None:
@@ -48,7 +56,7 @@ def _human(detail: schemas.NodeDetail) -> str:
 
 
 def change(args: Namespace) -> None:
-    """One of `CHANGES`."""
+    """Make the change of `CHANGES` that `args.action` names."""
     server = Server(args)
     body = schemas.ChangeStanding(reason=args.reason)
     path = f"/v1/nodes/{id_argument('node', args.node)}/{args.action}"

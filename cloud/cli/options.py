@@ -1,4 +1,4 @@
-"""Building blocks of the command line: commands that load late, and the options that several of them have."""
+"""Building blocks of the command line: commands whose module is imported on demand, and options that commands share."""
 
 import argparse
 from argparse import ArgumentParser, Namespace
@@ -7,13 +7,17 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+JSON_HELP = "print one JSON document instead of text"
+DIR_HELP = "directory of the installation"
+
 Run = Callable[[Namespace], int | None]
-"""What a command does; the exit code, None for 0. Raises CliError."""
+"""Runs a command and returns its exit code; None means 0. Raises CliError."""
 AddOptions = Callable[[ArgumentParser], object]
+"""Adds options to a command's parser. The result is ignored."""
 
 
 class _LateParser(ArgumentParser):
-    """A parser that gets its options when the command line names its command."""
+    """A parser that gets its options once the command line names its command."""
 
     add_options: AddOptions | None = None
 
@@ -25,20 +29,28 @@ class _LateParser(ArgumentParser):
 
 
 class Commands:
-    """The sub-commands of a parser. Each has the options that `shared` adds, before its own."""
+    """The sub-commands of a parser. Each sub-command has the options of `shared`, and then its own.
+
+    `dest` is the attribute of the parsed arguments that holds the sub-command's name.
+    """
 
     def __init__(self, parser: ArgumentParser, dest: str, *shared: AddOptions) -> None:
         self._parsers = parser.add_subparsers(dest=dest, required=True, metavar=dest.upper(), parser_class=_LateParser)
         self._shared = shared
 
     def add(self, name: str, summary: str, text: str = "", *, run: Run | None = None) -> ArgumentParser:
-        """A command. `summary` stands in the list of commands, `text` (or else `summary`) on the command's own page."""
+        """Add a command and return its parser.
+
+        The list of commands shows `summary`. The command's own page shows `text`, or `summary` as a
+        sentence if `text` is empty.
+        """
         return self._add(name, summary, text, run)
 
     def load(self, name: str, summary: str, module: str, add_options: str = "add_options") -> None:
-        """A command whose module is imported when the command line names it, and then adds its options.
+        """Add a command whose `module` is imported once the command line names the command.
 
-        The servers' libraries take most of a second to import; a command that does not need them must not wait.
+        The function `add_options` of the module then adds the options. The servers' libraries take most of a second to
+        import, and a command that does not need them must not wait for them.
         """
 
         def load(parser: ArgumentParser) -> None:
@@ -47,7 +59,8 @@ class Commands:
         self._add(name, summary).add_options = load
 
     def _add(self, name: str, summary: str, text: str = "", run: Run | None = None) -> _LateParser:
-        made = self._parsers.add_parser(name, help=summary, description=text or summary)
+        page = text or f"{summary[0].upper()}{summary[1:]}."
+        made = self._parsers.add_parser(name, help=summary, description=page)
         for add_options in self._shared:
             add_options(made)
         if run is not None:
@@ -56,25 +69,30 @@ class Commands:
 
 
 def json_option(parser: ArgumentParser) -> None:
-    """`--json`, which every command has."""
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    """Add `--json`, which every command has."""
+    parser.add_argument("--json", action="store_true", help=JSON_HELP)
 
 
 def server_options(parser: ArgumentParser) -> None:
-    """The three things that the server is found by; `cloud.cli.connection` takes them from the environment too."""
-    parser.add_argument("--url", metavar="URL", help="repository of the installation (CASCADE_URL)")
-    parser.add_argument("--trust", metavar="PIN", help="trust pin (CASCADE_TRUST)")
-    parser.add_argument("--token-file", type=Path, metavar="FILE", help="operator's token (CASCADE_TOKEN_FILE)")
+    """Add the three options that name the installation. `cloud.cli.connection` also reads them from the environment."""
+    parser.add_argument(
+        "--url", metavar="URL", help="http:// URL of the installation's trust repository (default: CASCADE_URL)"
+    )
+    parser.add_argument("--trust", metavar="PIN", help="trust pin, VERSION:SHA256 (default: CASCADE_TRUST)")
+    parser.add_argument(
+        "--token-file", type=Path, metavar="FILE", help="file with the operator's token (default: CASCADE_TOKEN_FILE)"
+    )
 
 
 def directory_option(parser: ArgumentParser) -> None:
-    """`--dir`, for commands on the services' own host."""
-    parser.add_argument("--dir", type=Path, required=True, metavar="DIR", help="directory of the installation")
+    """Add `--dir`, for commands that run on the services' own host."""
+    parser.add_argument("--dir", type=Path, required=True, metavar="DIR", help=DIR_HELP)
 
 
 def repeated_options(parser: ArgumentParser) -> None:
-    """`--json` and `--dir` after a command's step as well as before it: not given, they leave what stood before."""
-    parser.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON document")
-    parser.add_argument(
-        "--dir", type=Path, default=argparse.SUPPRESS, metavar="DIR", help="directory of the installation"
-    )
+    """Add `--json` and `--dir` to a step, whose command has the same options.
+
+    An option that is given before the step keeps its value unless the step repeats the option.
+    """
+    parser.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=JSON_HELP)
+    parser.add_argument("--dir", type=Path, default=argparse.SUPPRESS, metavar="DIR", help=DIR_HELP)

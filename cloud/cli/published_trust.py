@@ -1,7 +1,8 @@
-"""The operator's verified copy of the published trust: the X.509 bundle and the services' URLs, under the trust pin.
+"""Store: the operator's verified copy of the published trust.
 
-The copy is one file in the caller's cache directory. The next update starts from it, so that older metadata are
-refused. Within `FRESH_FOR` it is used as it is, and the TUF library is not imported (`cloud/cli/tuf_client.py`).
+The copy is one file in the operator's cache directory, one for each trust pin. Each update starts from the copy, so
+that older metadata are refused. A copy younger than `FRESH_FOR` is used without a request; the TUF library
+(`cloud/cli/tuf_client.py`) is then not imported.
 """
 
 import re
@@ -23,11 +24,11 @@ T = TypeVar("T")
 
 FORMAT = 1
 FRESH_FOR = timedelta(hours=1)
-"""How long verified trust is used without asking again; nodes ask once a day."""
+"""How long a verified copy is used without a request to the repository. Nodes ask the repository once a day."""
 USABLE_FOR = timedelta(days=7)
-"""How long it is used when the repository does not answer: as long as a timestamp lives."""
+"""How long a verified copy is used when the repository does not answer. A TUF timestamp is valid equally long."""
 CACHE_BYTES_MAX = 8 * 1024 * 1024
-"""All metadata and targets at their largest, in base64, with every root since the pin."""
+"""Room for all metadata and targets at their largest, in base64, with every root since the pin."""
 
 _BEFORE_ALL = datetime(1970, 1, 1, tzinfo=UTC)
 """A time at which nothing has expired."""
@@ -35,7 +36,7 @@ _NAME = re.compile(r"(metadata(/root_history)?|targets)/[a-z0-9.-]{1,64}\.json",
 
 
 class _Copy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The cache file. `files`: path as the library lays it out -> content."""
+    """Content of the cache file. `files` maps the TUF library's path of each file to its content."""
 
     format: int
     pin: TrustPin
@@ -53,9 +54,10 @@ def fetch(
     fresh_for: timedelta = FRESH_FOR,
     judge_dates: bool = True,
 ) -> tuple[X509Bundle, ServiceUrls]:
-    """The verified bundle and URLs. `directory` is made when it is missing. Blocking.
+    """Return the verified X.509 bundle and the services' URLs. Blocking.
 
-    A copy younger than `fresh_for` is used without a request. `judge_dates` as in `read`.
+    A copy younger than `fresh_for` is used without a request. When the repository does not answer, a copy younger than
+    `USABLE_FOR` is used. `directory` holds the copy and is made if it is missing. `read` describes `judge_dates`.
     Raises TrustError, TrustUnreachable.
     """
     at = now()
@@ -79,12 +81,13 @@ def read(
     *,
     judge_dates: bool = True,
 ) -> dict[str, bytes]:
-    """Everything that is published, fetched and verified now: path as the library lays it out -> content. Blocking.
+    """Fetch and verify everything that is published now, and store the copy. Blocking.
 
-    Without `judge_dates` expired metadata are accepted, for a caller that signs them again; signatures and versions are
-    checked as ever. Raises TrustError, TrustUnreachable.
+    Returns the TUF library's path of each file -> content. If `judge_dates` is False, expired metadata are accepted, so
+    that an operator can sign them again. Signatures and versions are always checked. Raises TrustError,
+    TrustUnreachable.
     """
-    from cloud.cli.tuf_client import update  # 150 ms that a command with a fresh copy does not pay
+    from cloud.cli.tuf_client import update  # The import takes 150 ms. A command with a fresh copy saves them.
 
     at = now()
     copy = _read(directory / "trust.json", pin)
@@ -94,12 +97,12 @@ def read(
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_secret(directory / "trust.json", json_encode(_Copy(FORMAT, pin, repository_url, at, files)))
     except (OSError, KeyFileError) as error:
-        raise TrustError(f"cannot keep the verified trust in {directory}: {error}") from error
+        raise TrustError(f"cannot store the verified trust in {directory}: {error}") from error
     return files
 
 
 def _read(path: Path, pin: TrustPin) -> _Copy | None:
-    """The copy under this pin. A file that cannot be read counts as none: it can be fetched again."""
+    """Return the copy for this pin. Returns None for a file that is missing or invalid: it can be fetched again."""
     try:
         with path.open("rb") as file:
             copy = json_decode(file.read(CACHE_BYTES_MAX), _Copy)
@@ -112,11 +115,11 @@ def _read(path: Path, pin: TrustPin) -> _Copy | None:
 def _parse(files: Mapping[str, bytes]) -> tuple[X509Bundle, ServiceUrls]:
     bundle, urls = _decode(files, TARGET_X509_BUNDLE, X509Bundle), _decode(files, TARGET_SERVICES, ServiceUrls)
     if bundle.format != TARGET_FORMAT or urls.format != TARGET_FORMAT:
-        raise TrustError("cannot use the published trust: it is of a format that this command does not know; update it")
+        raise TrustError("cannot use the published trust: its format is newer than this command; update `cascade`")
     if not (bundle.roots and bundle.service_issuers):
-        raise TrustError("cannot use the published trust: it has no certificates of services")
+        raise TrustError("cannot use the published trust: it has no root or no issuer of services")
     if not (urls.fabric.startswith("https://") and urls.breakwater.startswith("https://")):
-        raise TrustError("cannot use the published trust: a service's URL is not https://")
+        raise TrustError("cannot use the published trust: the URL of a service does not begin with https://")
     return bundle, urls
 
 
@@ -124,4 +127,4 @@ def _decode(files: Mapping[str, bytes], name: str, kind: type[T]) -> T:
     try:
         return json_decode(files[f"targets/{name}"], kind)
     except (KeyError, msgspec.MsgspecError) as error:
-        raise TrustError(f"cannot use the published trust: {name} cannot be read") from error
+        raise TrustError(f"cannot use the published trust: its file {name} is missing or invalid") from error

@@ -1,4 +1,4 @@
-"""Commands: `cascade up` and `cascade serve`, which run services in this process."""
+"""Commands: `cascade up` and `cascade serve`, which run services in the command's own process."""
 
 import asyncio
 import logging
@@ -34,18 +34,21 @@ def _fabric(directory: Path) -> Unit:
 
 
 SERVICES: dict[ServiceName, Callable[[Path], Unit]] = {"breakwater": _breakwater, "fabric": _fabric}
-"""In the order of their start: the issuer first, since the others ask it."""
+"""The services in the order of their start. Breakwater starts first because the other services call it."""
 
 
 def add_up_options(parser: ArgumentParser) -> None:
-    parser.description = "Runs until SIGTERM or SIGINT."
+    parser.description = (
+        "Runs all services in one process until SIGTERM or SIGINT. First replaces certificates of these services that "
+        "have expired. Logs one JSON object a line to stderr."
+    )
     json_option(parser)
     directory_option(parser)
     parser.set_defaults(run=lambda args: run(args.dir, list(SERVICES)))
 
 
 def add_serve_options(parser: ArgumentParser) -> None:
-    parser.description = "Runs one service until SIGTERM or SIGINT."
+    parser.description = "Runs one service until SIGTERM or SIGINT. Logs one JSON object a line to stderr."
     json_option(parser)
     parser.add_argument("service", choices=["fabric", "breakwater"], metavar="SERVICE", help="fabric or breakwater")
     directory_option(parser)
@@ -53,13 +56,17 @@ def add_serve_options(parser: ArgumentParser) -> None:
 
 
 def run(directory: Path, names: list[ServiceName], ready: Callable[[], None] | None = None) -> int:
-    """Run services until a signal stops them; the exit status. Raises CliError when they cannot start."""
+    """Run services until a signal stops them, and return the exit code.
+
+    `directory` is that of the installation. `ready` is called once all services accept connections. Raises CliError
+    when a service cannot start.
+    """
     configure_logging()
     try:
         return asyncio.run(_run(directory, names, ready))
     except SettingsError as error:
         raise CliError(
-            EXIT_USAGE, "settings_refused", str(error), "Correct the settings file and start again."
+            EXIT_USAGE, "settings_refused", str(error), "Correct the settings file, then start the service again."
         ) from error
     except (KeyFileError, IdentityError, IssuerError, StorageError) as error:
         raise CliError(EXIT_INTERNAL, "cannot_start", str(error)) from error

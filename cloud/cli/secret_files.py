@@ -1,4 +1,4 @@
-"""Store of the files that commands write secrets to."""
+"""Store: the files to which commands write secrets."""
 
 from pathlib import Path
 
@@ -7,18 +7,24 @@ from cloud.crypto.keyfile import KeyFileError, write_secret
 
 
 def refuse_existing(path: Path) -> None:
-    """Check that `path` can be written, before the secret is made: afterwards it would be lost. Raises CliError."""
+    """Check that `path` is free and that its folder exists. Raises CliError (`file_in_the_way`).
+
+    Commands call this before they make a secret. A secret that cannot be written would be lost.
+    """
     if path.exists() or not path.parent.is_dir():
         raise CliError(
             EXIT_USAGE,
             "file_in_the_way",
-            f"cannot write {path}: it exists, or its directory does not",
+            f"cannot write {path}: the file exists already, or its directory does not exist",
             "Name another file.",
         )
 
 
 def write_secret_file(path: Path, content: bytes, consequence: str) -> None:
-    """Write a secret with mode 0600; `consequence` says what to do if that fails. Raises CliError."""
+    """Write a secret to a new file of mode 0600.
+
+    `consequence` is the next step to print if the write fails. Raises CliError (`file_not_written`).
+    """
     try:
         write_secret(path, content)
     except KeyFileError as error:

@@ -1,4 +1,4 @@
-"""Printing: one JSON document, or columns for people. The same values either way."""
+"""Printing: one JSON document for programs, or columns for people. Both forms have the same values."""
 
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -8,12 +8,12 @@ import msgspec
 
 
 def emit(value: Any, as_json: bool, human: Callable[[Any], str]) -> None:
-    """Print `value` (a Struct or plain data) as JSON, or as `human` says it."""
+    """Print `value`, which is a Struct or plain data: as one line of JSON, or as the text that `human` makes of it."""
     print(json.dumps(msgspec.to_builtins(value)) if as_json else human(value))
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Left-aligned columns; an empty table says so."""
+    """Return left-aligned columns under upper-case headings. Without rows, return "(none)"."""
     if not rows:
         return "(none)"
     cells = [[str(heading).upper() for heading in headings], *([_cell(value) for value in row] for row in rows)]
@@ -24,18 +24,18 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def pairs(rows: Sequence[tuple[str, object]]) -> str:
-    """Name and value a line."""
+    """Return one line for each pair: the name, then the value."""
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {_cell(value)}" for name, value in rows)
 
 
 def fields(value: msgspec.Struct) -> str:
-    """A Struct's fields by their names, one a line."""
+    """Return one line for each field of a Struct: the field's name with spaces, then its value."""
     return pairs([(name.replace("_", " "), getattr(value, name)) for name in value.__struct_fields__])
 
 
 def columns(headings: Sequence[str], *names: str) -> Callable[[Iterable[Any]], str]:
-    """A function that prints items in columns, one for each of their fields `names`."""
+    """Return a function that turns items into a table. Each of `names` is a field of the items and gives a column."""
     return lambda items: table(headings, [[getattr(item, name) for name in names] for item in items])
 
 

@@ -1,4 +1,4 @@
-"""Command group: `cascade tenant`, tenants and the hardware they trust."""
+"""Command group: `cascade tenant`, which manages tenants and the hardware that they trust."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -15,28 +15,43 @@ from cloud.fabric import schemas
 def add_options(group: ArgumentParser) -> None:
     actions = Commands(group, "action", json_option, server_options)
     making = actions.add(
-        "create", "make a tenant", "A tenant admits only `attested` hardware until told otherwise.", run=create
+        "create",
+        "make a tenant",
+        "A new tenant admits `attested` hardware only. `cascade tenant trust TENANT --tiers` changes this.",
+        run=create,
     )
-    making.add_argument("name", metavar="NAME")
+    making.add_argument("name", metavar="NAME", help="name of the tenant, for people")
     actions.add("list", "list tenants", run=list_all)
-    actions.add("show", "show a tenant", run=show).add_argument("tenant", metavar="TENANT", help="id")
+    actions.add("show", "show a tenant", run=show).add_argument("tenant", metavar="TENANT", help="id of the tenant")
     trusting = actions.add(
         "trust",
-        "show or extend what a tenant trusts",
-        "Without an option: shows it. A node is `attested` when its EK certificate chains to a trusted root, or its "
-        "EK is allowed by name.",
+        "show or change which hardware a tenant trusts",
+        "Makes the changes that the options name, then shows what the tenant trusts. A node is `attested` if its EK "
+        "certificate chains to a trusted root, or if its EK is allowed by name.",
         run=trust,
     )
-    trusting.add_argument("tenant", metavar="TENANT", help="id")
+    trusting.add_argument("tenant", metavar="TENANT", help="id of the tenant")
     trusting.add_argument(
-        "--ek-root", type=Path, metavar="PEM", help="trust a TPM maker's root (and its intermediates)"
+        "--ek-root",
+        type=Path,
+        metavar="PEM",
+        help="trust the root of a TPM maker: file with the root and, if needed, its intermediates",
     )
     trusting.add_argument(
-        "--ek-type", choices=["rsa2048", "ecc_p256"], default="rsa2048", help="EK that identifies a chip"
+        "--ek-type",
+        choices=["rsa2048", "ecc_p256"],
+        default="rsa2048",
+        help="type of the EK that identifies the chips below --ek-root (default rsa2048)",
     )
-    trusting.add_argument("--allow-ek", metavar="NAME", help="allow one EK by its TPM name (hex)")
-    trusting.add_argument("--note", default="", help="why this EK is allowed")
-    trusting.add_argument("--tiers", metavar="TIERS", help="admitted tiers, comma separated: attested,tpm")
+    trusting.add_argument(
+        "--allow-ek", metavar="NAME", help="allow one RSA-2048 EK without a certificate, by its TPM name (hex)"
+    )
+    trusting.add_argument(
+        "--note", default="", metavar="TEXT", help="reason why --allow-ek is allowed; shown with the tenant's trust"
+    )
+    trusting.add_argument(
+        "--tiers", metavar="TIERS", help="admit exactly these tiers, separated by commas: attested,tpm"
+    )
 
 
 def create(args: Namespace) -> None:

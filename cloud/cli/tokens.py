@@ -1,4 +1,4 @@
-"""Command group: `cascade token`, the tokens of operators."""
+"""Command group: `cascade token`, which makes, lists and revokes operators' tokens."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -17,13 +17,20 @@ from cloud.fabric import schemas
 
 def add_options(group: ArgumentParser) -> None:
     actions = Commands(group, "action", json_option, server_options)
-    making = actions.add("create", "make a token and write it to a file (mode 0600)", run=create)
-    making.add_argument("name", metavar="NAME", help="whose or what for")
-    making.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write")
-    making.add_argument("--days", type=float, default=0.0, help="how long it counts (default: until revoked)")
+    making = actions.add(
+        "create",
+        "make a token and write it to a file (mode 0600)",
+        "The token is a secret. Fabric stores only a hash of it, so a lost file cannot be written again.",
+        run=create,
+    )
+    making.add_argument("name", metavar="NAME", help="the token's holder or purpose; shown in the list and the audit")
+    making.add_argument("--out", type=Path, required=True, metavar="FILE", help="token file to write; must not exist")
+    making.add_argument(
+        "--days", type=float, default=0.0, metavar="DAYS", help="days until the token expires (default: never)"
+    )
     actions.add("list", "list tokens", run=list_all)
-    closing = actions.add("revoke", "close a token at once", run=revoke)
-    closing.add_argument("token", metavar="TOKEN", help="id, not the secret")
+    closing = actions.add("revoke", "revoke a token at once and for good", run=revoke)
+    closing.add_argument("token", metavar="TOKEN", help="id of the token (not the secret)")
 
 
 def create(args: Namespace) -> None:
@@ -32,7 +39,11 @@ def create(args: Namespace) -> None:
     expires_at = days_from(utc_now(), args.days) if args.days else None
     body = schemas.CreateToken(name=args.name, expires_at=expires_at)
     created = server.call("POST", "/v1/tokens", schemas.CreatedToken, body)
-    write_secret_file(args.out, created.secret.encode() + b"\n", f"The token {created.token.id} was made: revoke it.")
+    write_secret_file(
+        args.out,
+        created.secret.encode() + b"\n",
+        f"The token {created.token.id} exists, but its secret is lost: revoke it with `cascade token revoke`.",
+    )
     emit({"token": msgspec.to_builtins(created.token), "file": str(args.out)}, args.json, _human_created)
 
 

@@ -1,7 +1,7 @@
-"""Adapter: the client workflow of the TUF library, over HTTP without redirects, proxies or unbounded answers.
+"""Adapter: updates trust with the TUF library, over HTTP without redirects, proxies or unbounded answers.
 
-It holds nothing between updates. The node has an adapter of its own, with a deadline for a hostile network
-(`node/trust/update.py`): the two sides share `protocol` only, which is pure.
+The adapter keeps no state between updates. The node has its own adapter, with a deadline for a hostile network
+(`node/trust/update.py`). Cloud and node share only the package `protocol`, which does no I/O.
 """
 
 import time
@@ -46,13 +46,17 @@ _CONFIG = UpdaterConfig(
 
 
 def update(base: str, pin: TrustPin, known: Mapping[str, bytes], now: datetime) -> dict[str, bytes]:
-    """Fetch and verify what is published at `base`, starting from the files of an earlier update. Blocking.
+    """Fetch and verify the files that are published at the URL `base`. Blocking.
 
-    `known` and the result: path as the library lays it out -> content; the library works in a directory that lives as
-    long as the update. `now` is the time by which metadata expire. Raises TrustError, TrustUnreachable.
+    `known` has the files of an earlier update; the update starts from them and refuses older ones. `known` and the
+    result map the TUF library's path of each file to its content. `now` decides which metadata have expired. The
+    library works in a temporary directory that is removed after the update. Raises TrustError, TrustUnreachable.
     """
     if not base.startswith("http://"):
-        raise TrustError(f"cannot use the repository {base}: it is served over http:// (its files are signed)")
+        raise TrustError(
+            f"cannot use the repository {base}: its URL does not begin with http:// "
+            "(the repository is served over http; its files are signed)"
+        )
     with TemporaryDirectory() as name:
         scratch = Path(name)
         for folder in ("metadata/root_history", "targets"):
@@ -63,11 +67,11 @@ def update(base: str, pin: TrustPin, known: Mapping[str, bytes], now: datetime) 
             with httpcore.ConnectionPool(max_connections=1) as pool:
                 _verify(_Fetcher(pool), base, pin, scratch, now)
         except DownloadLengthMismatchError as error:
-            raise TrustError(f"cannot verify the repository at {base}: a file is longer than it may be") from error
+            raise TrustError(f"cannot verify the repository at {base}: a file exceeds its maximum length") from error
         except DownloadError as error:
             raise TrustUnreachable(f"cannot fetch the published trust from {base}: {error}") from error
         except (RepositoryError, ValueError, KeyError, TypeError) as error:
-            # The library lets the last three through for metadata that are signed JSON but not of the form it expects.
+            # The library raises the last three for metadata that are signed JSON but have an unexpected form.
             raise TrustError(f"cannot verify the repository at {base}: {error}") from error
         return {
             str(path.relative_to(scratch)): path.read_bytes()
@@ -85,9 +89,9 @@ def _verify(fetcher: FetcherInterface, base: str, pin: TrustPin, scratch: Path, 
         except DownloadHTTPError as error:
             if error.status_code != 404:
                 raise
-            raise RepositoryError(f"it has no root {pin.version}, the pinned one") from error
+            raise RepositoryError(f"the repository lacks the pinned root, version {pin.version}") from error
     if sha256_hex(root) != pin.sha256:
-        raise TrustError(f"cannot trust the repository at {base}: its root {pin.version} is not the pinned one")
+        raise TrustError(f"cannot trust the repository at {base}: its root {pin.version} differs from the pinned root")
     updater = Updater(
         metadata_dir=str(scratch / "metadata"),
         metadata_base_url=f"{base}/tuf/metadata/",
@@ -97,20 +101,20 @@ def _verify(fetcher: FetcherInterface, base: str, pin: TrustPin, scratch: Path, 
         config=_CONFIG,
         bootstrap=root,
     )
-    # The library judges dates by the wall clock and has no public parameter for the time.
+    # The library compares dates with the wall clock and has no public parameter for the time.
     updater._trusted_set.reference_time = now  # noqa: SLF001
     updater.refresh()
     for name in TARGETS:
         target = updater.get_targetinfo(name)
         if target is None or target.length > TRUST_TARGETS_BYTES_MAX:
-            raise RepositoryError(f"it has no {name} of at most {TRUST_TARGETS_BYTES_MAX} bytes")
+            raise RepositoryError(f"the target {name} is missing or longer than {TRUST_TARGETS_BYTES_MAX} bytes")
         path = str(scratch / "targets" / name)
         if updater.find_cached_target(target, path) is None:
             updater.download_target(target, path)
 
 
 class _Fetcher(FetcherInterface):
-    """GET without redirect, proxy or decoding; the library's `download_file` counts the body against its bound."""
+    """Sends GET requests without redirect, proxy or decoding. The library's `download_file` limits the length."""
 
     def __init__(self, pool: httpcore.ConnectionPool) -> None:
         self._pool = pool
@@ -123,7 +127,7 @@ class _Fetcher(FetcherInterface):
                     raise DownloadHTTPError(f"{url} was answered with status {response.status}", response.status)
                 for piece in response.iter_stream():
                     if time.monotonic() > self._ends_at:
-                        raise SlowRetrievalError(f"{url} took too long")
+                        raise SlowRetrievalError(f"{url} took longer than {TRUST_UPDATE_SECONDS_MAX:.0f} s")
                     yield piece
         except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError, OSError) as error:
             raise DownloadError(f"{url} could not be fetched: {error}") from error

@@ -1,1 +1,1 @@
-"""The commands of `cascade pki`; they run on the issuer's host."""
+"""Command group: `cascade pki`, whose commands run on Breakwater's host."""

@@ -1,4 +1,4 @@
-"""Command: `cascade pki ceremony`, a use of the root's key as one reviewed file says. Needs no server and no network."""
+"""Command: `cascade pki ceremony`, which uses the root's key as one reviewed file describes. It needs no network."""
 
 import asyncio
 import os
@@ -15,21 +15,29 @@ from cloud.crypto.keyfile import KeyFileError
 
 def add_options(parser: ArgumentParser) -> None:
     parser.description = (
-        "Makes a root, an issuing CA, a cross-certificate or the root's revocation list. Everything is checked before "
-        "anything is written, and no file is ever replaced. Needs no network. Try --dry-run first: it needs no root key."
+        "Makes a root, an issuing CA, a cross-certificate or the root's CRL. Checks everything before it writes "
+        "anything, and never replaces a file. Needs no network. Run it with --dry-run first. docs/ceremonies.md "
+        "describes FILE."
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="TOML file that describes the ceremony")
-    parser.add_argument("--dry-run", action="store_true", help="do everything but write, with a scratch key")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check and sign with a temporary key instead of the root's key, and write nothing",
+    )
     parser.set_defaults(run=ceremony)
 
 
 def ceremony(args: Namespace) -> None:
-    """Hold the ceremony, or try it. Raises CliError; nothing was written then."""
+    """Hold the ceremony, or try it with `--dry-run`. Raises CliError; no file was written then."""
     try:
         record = asyncio.run(hold(args.file, utc_now(), os.urandom, args.dry_run))
     except (IssuerError, KeyFileError) as error:
         raise CliError(
-            EXIT_VERIFICATION, "ceremony_refused", str(error), "Nothing was written. Correct it and try --dry-run."
+            EXIT_VERIFICATION,
+            "ceremony_refused",
+            str(error),
+            "Nothing was written. Correct the ceremony's file and try it with --dry-run.",
         ) from error
     emit(record, args.json, _human)
 

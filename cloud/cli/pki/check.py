@@ -1,4 +1,4 @@
-"""Command: `cascade pki check`, walks everything issued."""
+"""Command: `cascade pki check`, which checks all certificates, CRLs and records of the issuer."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -19,15 +19,28 @@ from cloud.mtls.identity import CHAIN_FILE
 
 
 def add_options(parser: ArgumentParser) -> None:
-    parser.description = "Exit code 65 when something is wrong. Reads a running issuer's database and changes nothing."
+    parser.description = (
+        "Checks every certificate that was issued, and every CRL: form, chain, record. Changes nothing and needs no "
+        "key, and can run beside a running Breakwater. Exit code 65 if something is wrong, 0 if there are only "
+        "warnings. docs/pki.md says what each finding means."
+    )
     directory_option(parser)
     parser.add_argument(
-        "--pkilint", type=int, default=0, metavar="N", help="have pkilint look at N random certificates"
+        "--pkilint",
+        type=int,
+        default=0,
+        metavar="N",
+        help="let pkilint check N random certificates as well (default 0; pkilint must be installed)",
     )
     parser.add_argument(
-        "--certificates", type=Path, action="append", default=[], metavar="PEM", help="these must be on record too"
+        "--certificates",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="PEM",
+        help="report this certificate if the issuer has no record of it; repeat the option for more",
     )
-    # Without keys: the check must work when nothing else does.
+    # The command opens no key, so that it also works when the keys cannot be used.
     parser.set_defaults(run=on_records(check))
 
 
@@ -49,7 +62,7 @@ async def check(stores: Stores, args: Namespace) -> int:
 
 def _human_report(report: Report) -> str:
     lines = [
-        f"{report.certificates} certificates and {report.crls} CRLs walked, {report.second_opinions} seen by pkilint."
+        f"{report.certificates} certificates and {report.crls} CRLs checked, {report.second_opinions} also by pkilint."
     ]
     lines += [
         f"Waived {report.waived[waiver.code]} times: {waiver.code}. {waiver.reason}"
@@ -57,8 +70,8 @@ def _human_report(report: Report) -> str:
         if waiver.code in report.waived
     ]
     if report.clean:
-        return "\n".join((*lines, "Clean: nothing was found."))
+        return "\n".join((*lines, "Clean: nothing is wrong."))
     rows = [(finding.severity, finding.check, finding.object, finding.detail) for finding in report.findings]
     counted = ", ".join(f"{name} {count}" for name, count in sorted(report.counts.items()))
-    lines += [table(("severity", "check", "object", "what"), rows), f"Counted: {counted}"]
-    return "\n".join((*lines, "What each check means, and what to do: docs/pki.md."))
+    lines += [table(("severity", "check", "object", "what"), rows), f"Findings by check: {counted}"]
+    return "\n".join((*lines, "docs/pki.md says what each check means and what to do."))

@@ -1,4 +1,4 @@
-"""Command: `cascade pki crl`, the CRLs as published."""
+"""Command: `cascade pki crl`, which shows the published CRLs, makes new ones and writes them to files."""
 
 from argparse import ArgumentParser, Namespace
 from datetime import datetime
@@ -14,7 +14,11 @@ from cloud.cli.show import columns, emit
 
 
 class CrlStatus(msgspec.Struct, frozen=True):
-    """A shard and its published CRL."""
+    """A CRL shard and its published CRL.
+
+    `number` and `entries` are 0 while the shard has no CRL. `behind` means that the shard has no CRL, or that
+    `next_update` has passed. `file` is empty unless the CRL was written.
+    """
 
     shard: str
     number: int
@@ -26,9 +30,10 @@ class CrlStatus(msgspec.Struct, frozen=True):
 
 
 def add_options(parser: ArgumentParser) -> None:
+    parser.description = "Shows the CRL of every shard. A CRL that is due is made first."
     directory_option(parser)
-    parser.add_argument("--out", type=Path, metavar="DIR", help="also write them as files")
-    parser.add_argument("--publish", action="store_true", help="make new ones first")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="also write each CRL to DIR/SHARD.crl (DER)")
+    parser.add_argument("--publish", action="store_true", help="first make a new CRL for every shard, due or not")
     parser.set_defaults(run=on_host(crl))
 
 

@@ -1,4 +1,4 @@
-"""Command: `cascade pki export`, authorities, CRLs and an inventory as files."""
+"""Command: `cascade pki export`, which writes authorities, CRLs and an inventory to files."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -16,7 +16,7 @@ from cloud.cli.show import emit, fields
 
 
 class Exported(msgspec.Struct, frozen=True):
-    """What was written."""
+    """The folder that was written, and the number of objects in it."""
 
     directory: str
     authorities: int
@@ -25,9 +25,15 @@ class Exported(msgspec.Struct, frozen=True):
 
 
 def add_options(parser: ArgumentParser) -> None:
+    parser.description = (
+        "Writes ca/AUTHORITY.pem, crl/SHARD.crl (DER) and inventory.jsonl, which has one JSON object for each "
+        "certificate that was issued. No private key is written."
+    )
     directory_option(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write; must be new or empty")
-    parser.add_argument("--certificates", action="store_true", help="every certificate too")
+    parser.add_argument(
+        "--certificates", action="store_true", help="also write every certificate to certificates/SERIAL.pem"
+    )
     parser.set_defaults(run=on_host(export))
 
 
@@ -51,14 +57,19 @@ async def export(admin: Admin, args: Namespace) -> None:
 
 def _new_folder(out: Path, folders: tuple[str, ...]) -> Path:
     if out.exists() and any(out.iterdir()):
-        raise CliError(EXIT_USAGE, "directory_in_use", f"cannot export to {out}: it is not empty")
+        raise CliError(
+            EXIT_USAGE, "directory_in_use", f"cannot export to {out}: it is not empty", "Name another folder."
+        )
     for folder in folders:
         (out / folder).mkdir(parents=True, exist_ok=True)
     return out
 
 
 async def _inventory(admin: Admin, out: Path, args: Namespace) -> int:
-    """One JSON line a certificate; what was given up is in it, since its serial is revoked."""
+    """Write one JSON line for each record and return the number of records.
+
+    Issuances that were given up are included, because their serials are revoked.
+    """
     after, count, progress, total = "", 0, watcher(args), await admin.parts.stores.checker_reads.count()
     with (out / "inventory.jsonl").open("wb") as lines:
         while page := await admin.parts.stores.checker_reads.records(after):

@@ -1,6 +1,6 @@
-"""Commands on the issuer's host: they open the issuer's database and keys, do their work and close them.
+"""Wiring for commands on Breakwater's host. It opens the issuer's database and keys, runs a command and closes both.
 
-A running issuer sees within a second what a command has changed.
+A running Breakwater sees within a second what a command has changed.
 """
 
 import asyncio
@@ -23,15 +23,16 @@ from cloud.storage.errors import DatabaseBusy
 from protocol.ids import ServiceName
 
 SERVICES_HERE: tuple[ServiceName, ...] = ("breakwater", "fabric")
-"""The services of an installation, each with a folder of its name."""
+"""The services of an installation. Each has a folder with its name below the installation's directory."""
 
 Command = Callable[[Admin, Namespace], Awaitable[int | None]]
-"""What a command does on the open issuer; the exit code, None for 0."""
+"""Runs a command on the open issuer and returns its exit code; None means 0."""
 ReadingCommand = Callable[[Stores, Namespace], Awaitable[int | None]]
+"""Runs a command that needs the issuer's records and no key. Returns as `Command` does."""
 
 
 def on_host(command: Command) -> Run:
-    """A command that opens the issuer below `--dir` first, its database and its keys."""
+    """Make a command that first opens the database and the keys of the issuer below `--dir`."""
 
     async def work(args: Namespace) -> int | None:
         async with opened(_settings(args), utc_now) as admin:
@@ -41,7 +42,7 @@ def on_host(command: Command) -> Run:
 
 
 def on_records(command: ReadingCommand) -> Run:
-    """A command that opens the database of the issuer below `--dir` first, and no key."""
+    """Make a command that first opens the database of the issuer below `--dir`. It opens no key."""
 
     async def work(args: Namespace) -> int | None:
         async with opened_stores(_settings(args)) as stores:
@@ -56,23 +57,34 @@ def _settings(args: Namespace) -> Path:
 
 
 def _reported(work: Callable[[Namespace], Coroutine[Any, Any, int | None]]) -> Run:
-    """What the issuer raises becomes a CliError."""
+    """Make a command out of `work` that turns the issuer's errors into CliError."""
 
     def run(args: Namespace) -> int | None:
         if args.dir is None:
             raise CliError(
-                EXIT_USAGE, "directory_missing", "cannot find the issuer: --dir is missing", "Name its directory."
+                EXIT_USAGE,
+                "directory_missing",
+                "cannot find the issuer: --dir is missing",
+                "Name the directory of the installation with --dir.",
             )
         try:
             return asyncio.run(work(args))
         except SettingsError as error:
-            raise CliError(EXIT_USAGE, "settings_refused", str(error), "Name the installation with --dir.") from error
+            raise CliError(
+                EXIT_USAGE,
+                "settings_refused",
+                str(error),
+                "Check that --dir names an installation and that its settings file is right.",
+            ) from error
         except Refused as error:
-            raise CliError(EXIT_REFUSED, "refused", f"refused: {error}", "Nothing was changed.") from error
+            text = f"cannot do this: the issuer refused it: {error}"
+            raise CliError(EXIT_REFUSED, "refused", text, "Nothing was changed.") from error
         except (SignerUnavailable, DatabaseBusy, DatabaseUnavailable) as error:
-            raise CliError(EXIT_TRY_AGAIN, "unavailable", str(error), "Try again when it is back.") from error
+            text = "Try again when the token or the database is available."
+            raise CliError(EXIT_TRY_AGAIN, "unavailable", str(error), text) from error
         except PkilintMissing as error:
-            raise CliError(EXIT_USAGE, "pkilint_missing", str(error), "Leave out --pkilint, or install it.") from error
+            text = "Install pkilint, or leave out --pkilint."
+            raise CliError(EXIT_USAGE, "pkilint_missing", str(error), text) from error
         except (KeyFileError, IdentityError, IssuerError, StorageError, OSError) as error:
             raise CliError(EXIT_INTERNAL, "issuer_unusable", str(error)) from error
 

@@ -1,4 +1,4 @@
-"""Progress of a long command, on a terminal."""
+"""Prints the progress of a long command to stderr, if stderr is a terminal."""
 
 import sys
 from argparse import Namespace
@@ -6,11 +6,11 @@ from argparse import Namespace
 from cloud.breakwater.checks.checker import Progress
 
 PROGRESS_EVERY = 2_000
-"""How many certificates between two lines of progress."""
+"""Certificates between two updates of the progress."""
 
 
 def watcher(args: Namespace) -> Progress:
-    """The function that prints progress; it prints on a terminal only."""
+    """Return the function that prints progress. It prints nothing with `--json`, or if stderr is not a terminal."""
     return _progress if sys.stderr.isatty() and not args.json else _silent
 
 

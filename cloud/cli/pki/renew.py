@@ -1,4 +1,4 @@
-"""Command: `cascade pki renew`, a new certificate for a service of this installation."""
+"""Command: `cascade pki renew`, which replaces the key and certificate of a service of this installation."""
 
 from argparse import ArgumentParser, Namespace
 from datetime import datetime
@@ -16,7 +16,7 @@ from cloud.mtls.identity import CHAIN_FILE
 
 
 class Renewed(msgspec.Struct, frozen=True):
-    """A new certificate of a service, and the file it is in."""
+    """A new certificate of a service, and the file that contains it. `serial` is hexadecimal."""
 
     service: str
     serial: str
@@ -26,18 +26,23 @@ class Renewed(msgspec.Struct, frozen=True):
 
 def add_options(parser: ArgumentParser) -> None:
     parser.description = (
-        "For a new key: for a service that was off for longer than its certificate lives, or whose certificate was "
-        "revoked. A running one renews by itself, and takes this one at its next start."
+        "Makes a new key and a certificate for it. Use it when a service's certificate has expired or was revoked. A "
+        "running service renews its certificate by itself; it uses the new one after its next start."
     )
     directory_option(parser)
-    parser.add_argument("service", metavar="SERVICE", help="fabric or breakwater")
+    parser.add_argument("service", metavar="SERVICE", help="the service: fabric or breakwater")
     parser.set_defaults(run=on_host(renew))
 
 
 async def renew(admin: Admin, args: Namespace) -> None:
     if args.service not in SERVICES_HERE:
         names = ", ".join(SERVICES_HERE)
-        raise CliError(EXIT_USAGE, "service_unknown", f"no service {args.service!r} in this installation", names)
+        raise CliError(
+            EXIT_USAGE,
+            "service_unknown",
+            f"cannot renew {args.service!r}: this installation has no service of this name",
+            f"Its services are {names}.",
+        )
     folder: Path = args.dir / args.service / "tls"
     passphrase_file = admin.settings.path(admin.settings.passphrase_file)
     leaf = await renew_service(admin.parts.issuing, args.service, folder, passphrase_file, admin.caller)

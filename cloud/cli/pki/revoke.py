@@ -1,4 +1,4 @@
-"""Command: `cascade pki revoke`, certificates of services that end for good."""
+"""Command: `cascade pki revoke`, which revokes certificates of services for good."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -15,7 +15,7 @@ from cloud.contracts.breakwater import REASON_NUMBERS
 
 
 class Revoked(msgspec.Struct, frozen=True):
-    """Serials (hex) that this command has revoked; those that were revoked before are not among them."""
+    """The serials (hexadecimal) that this command has revoked. Serials that were revoked before are not included."""
 
     serials: tuple[str, ...]
     reason: str
@@ -23,15 +23,21 @@ class Revoked(msgspec.Struct, frozen=True):
 
 def add_options(parser: ArgumentParser) -> None:
     parser.description = (
-        "Peers refuse them from their next request on, OCSP and CRL show them at once. Nodes are revoked with "
+        "Revokes certificates of services, and publishes their CRLs. OCSP and CRLs show the revocation at once; the "
+        "other services refuse the certificate as soon as they have read the revocation feed. A node is revoked with "
         "`cascade node revoke`."
     )
     directory_option(parser)
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--serial", metavar="HEX", help="one certificate")
-    which.add_argument("--certificate", type=Path, metavar="PEM", help="the certificate in this file")
-    which.add_argument("--service", metavar="SERVICE", help="every certificate of this service")
-    parser.add_argument("--reason", choices=tuple(REASON_NUMBERS), default="unspecified", help="RFC 5280 section 5.3.1")
+    which.add_argument("--serial", metavar="HEX", help="revoke the certificate with this serial (hexadecimal)")
+    which.add_argument("--certificate", type=Path, metavar="PEM", help="revoke the certificate in this file")
+    which.add_argument("--service", metavar="SERVICE", help="revoke every certificate of this service")
+    parser.add_argument(
+        "--reason",
+        choices=tuple(REASON_NUMBERS),
+        default="unspecified",
+        help="reason in CRL and OCSP, RFC 5280 section 5.3.1 (default unspecified)",
+    )
     parser.set_defaults(run=on_host(revoke))
 
 
@@ -56,12 +62,13 @@ def _serial(args: Namespace) -> int:
         raise CliError(
             EXIT_USAGE,
             "serial_invalid",
-            f"cannot read a serial from {named}",
-            "--serial takes hexadecimal digits (`openssl x509 -serial`), --certificate a PEM file. Nothing was changed.",
+            f"cannot read a serial number from {named}",
+            "Give --serial hexadecimal digits, as `openssl x509 -serial` prints them, or --certificate a PEM file. "
+            "Nothing was changed.",
         ) from error
 
 
 def _human_revoked(made: Revoked) -> str:
     if not made.serials:
-        return "Nothing to revoke: what was named is revoked already."
+        return "Nothing to revoke: all these certificates are revoked already."
     return f"Revoked ({made.reason}):\n" + "\n".join(f"  {serial}" for serial in made.serials)

@@ -1,11 +1,11 @@
-"""Command: `cascade pki rotate`, moves an authority from state to state, through the gates between them.
+"""Command: `cascade pki rotate`, which moves an authority from state to state. A gate guards each move.
 
     prepared -> active -> old -> tainted -> revoked
 
-An authority may be activated once every node and service works by a published trust that has it. It may be dropped once
-no certificate in force needs it. Fabric counts the first (nodes report the trust that they work by), the records here
-the second. An operator may override a gate with a reason, which goes into the audit. A trust bundle is published with
-`cascade trust`, since that needs the offline keys.
+Activation needs adoption: every node and service must use a published trust that contains the authority. Fabric counts
+adoption from the nodes' reports. Tainting and revoking need that no valid certificate depends on the authority. The
+issuer's records tell how many do. An operator can override a gate with a reason, which the audit records. `cascade
+trust` publishes the authority, because this needs the offline keys.
 """
 
 import asyncio
@@ -25,23 +25,27 @@ from cloud.breakwater.keys.signer import certificate_request, is_for_development
 from cloud.breakwater.store.authorities import AuthorityRow
 from cloud.cli.connection import Server
 from cloud.cli.errors import EXIT_REFUSED, EXIT_USAGE, CliError
-from cloud.cli.options import Commands, repeated_options, server_options
+from cloud.cli.options import DIR_HELP, Commands, repeated_options, server_options
 from cloud.cli.pki.host import on_host
 from cloud.cli.show import emit, fields
 from cloud.fabric import schemas
 
 MOVES = {
-    "activate": "issue from this authority; the one before becomes old",
-    "taint": "believe an old authority no more; it still signs its CRLs",
-    "revoke": "end an authority: it signs nothing any more",
+    "activate": "issue from a prepared authority; the active authority of its class becomes old",
+    "taint": "stop trusting an old authority; it still signs its CRLs",
+    "revoke": "end an authority; it signs nothing any more",
 }
 """The steps that change the state of an authority: name -> summary."""
 _GOAL = {"activate": "active", "taint": "tainted", "revoke": "revoked"}
-NEXT_IMPORT = "Have the ceremony sign it (docs/ceremonies.md), then: cascade pki rotate import ANSWER.pem --dir DIR"
+NOT_NEEDED = "no longer needed"
+"""The reason in the audit of a step that no gate refused, if the operator gives none."""
+NEXT_IMPORT = (
+    "Next: sign this request in a ceremony (docs/ceremonies.md), then: cascade pki rotate import ANSWER.pem --dir DIR"
+)
 
 
 class Requested(msgspec.Struct, frozen=True):
-    """A key that was made, and the request for its certificate."""
+    """A CA key that was made, and the file with the request for its certificate."""
 
     authority: str
     key: str
@@ -50,7 +54,7 @@ class Requested(msgspec.Struct, frozen=True):
 
 
 class Moved(msgspec.Struct, frozen=True):
-    """An authority and the state it is in now; `changed` is False when it was in it already."""
+    """An authority and its state after the command. `changed` is False if the authority had this state before."""
 
     authority: str
     state: str
@@ -59,42 +63,51 @@ class Moved(msgspec.Struct, frozen=True):
 
 def add_options(parser: ArgumentParser) -> None:
     parser.description = (
-        "request -> (ceremony) -> import -> `cascade trust sign` and `publish` -> activate -> (adoption) -> taint or "
-        "revoke. docs/pki.md has the whole with its commands."
+        "The steps in order: request, a ceremony, import, `cascade trust sign` and `cascade trust publish`, wait for "
+        "adoption, activate, wait for renewals, taint, revoke. docs/rotation.md has every command."
     )
-    parser.add_argument("--dir", type=Path, metavar="DIR", help="directory of the installation; after the step too")
+    parser.add_argument("--dir", type=Path, metavar="DIR", help=f"{DIR_HELP} (required, before or after the step)")
     steps = Commands(parser, "step", repeated_options)
     requesting = steps.add(
-        "request", "make the next key of a class, and a request for the ceremony", run=on_host(request)
+        "request", "make the next key of a class and a request for its certificate", run=on_host(request)
     )
-    requesting.add_argument("ca", choices=["nodes", "services"], metavar="CLASS", help="nodes or services")
-    requesting.add_argument("--out", type=Path, required=True, metavar="FILE", help="PKCS#10 request to write")
+    requesting.add_argument("ca", choices=["nodes", "services"], metavar="CLASS", help="class: nodes or services")
+    requesting.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="PKCS#10 request to write (PEM); must not exist"
+    )
     importing = steps.add(
         "import",
-        "take in what the ceremony made: a root, an issuing CA, a cross-certificate",
+        "import a root, an issuing CA or a cross-certificate that a ceremony made",
         run=on_host(import_certificate),
     )
-    importing.add_argument("certificate", type=Path, metavar="PEM")
+    importing.add_argument("certificate", type=Path, metavar="PEM", help="file with the certificate")
     for name, summary in MOVES.items():
         moving = steps.add(name, summary, run=on_host(move))
-        moving.add_argument("authority", metavar="AUTHORITY", help="for example nodes-2")
-        moving.add_argument("--reason", default="", help="kept in the audit")
+        moving.add_argument("authority", metavar="AUTHORITY", help="id of the authority, for example nodes-2")
+        moving.add_argument("--reason", default="", metavar="TEXT", help="recorded in the audit")
         moving.add_argument(
-            "--override", action="store_true", help="although not everybody has adopted; needs a --reason"
+            "--override",
+            action="store_true",
+            help="skip the gate: nodes or services that still need the old trust are cut off; needs a --reason",
         )
         server_options(moving)
 
 
 async def request(admin: Admin, args: Namespace) -> None:
     if args.out.exists():
-        raise CliError(EXIT_USAGE, "file_in_use", f"cannot write {args.out}: it exists", "Nothing was made.")
+        raise CliError(
+            EXIT_USAGE,
+            "file_in_use",
+            f"cannot write {args.out}: the file exists already",
+            "Name another file. No key was made.",
+        )
     authority = admin.parts.authorities.next_id(args.ca)
     active = admin.parts.authorities.find(f"{args.ca}-1")
     mark = ""
     if active is not None and is_for_development(x509.load_der_x509_certificate(active.certificate_der)):
         mark = " (development)"
     common_name = f"{admin.settings.trust_domain} {args.ca} CA {authority.rpartition('-')[2]}{mark}"
-    # A request that was lost is made again, for the key that there is.
+    # If the key exists because an earlier request was lost, the new request is for the same key.
     reference = next(iter(await _keys_of(admin, authority)), "") or await admin.parts.keys.generate(authority)
     der = await certificate_request(await admin.parts.keys.open(reference), common_name)
     args.out.write_bytes(x509.load_der_x509_csr(der).public_bytes(Encoding.PEM))
@@ -124,7 +137,10 @@ async def import_certificate(admin: Admin, args: Namespace) -> None:
 
 
 async def _owner(admin: Admin, certificate: x509.Certificate) -> tuple[str, str]:
-    """The authority whose key was made here for this certificate: its id and the key's reference."""
+    """Return the id of the authority that this certificate is for, and the reference of its key on this host.
+
+    Raises CliError (`key_unknown`) when the certificate's key was not made on this host.
+    """
     der = certificate.public_bytes(Encoding.DER)
     known = next((row for row in admin.parts.authorities.rows() if row.certificate == der), None)
     if known is not None:
@@ -137,13 +153,16 @@ async def _owner(admin: Admin, certificate: x509.Certificate) -> tuple[str, str]
     raise CliError(
         EXIT_REFUSED,
         "key_unknown",
-        "this certificate is for a key that was not made here",
-        "Make key and request with `cascade pki rotate request CLASS --out FILE` on this host.",
+        "cannot import this certificate: its key was not made on this host",
+        "Make the key and the request with `cascade pki rotate request CLASS --out FILE` on this host.",
     )
 
 
 async def _keys_of(admin: Admin, identifier: str) -> dict[str, ec.EllipticCurvePublicKey]:
-    """The keys that were made for an authority, by reference; on the token first. Raises SignerUnavailable."""
+    """Return the keys that were made for an authority, by reference. A key on the token comes first.
+
+    Raises SignerUnavailable.
+    """
     found = {}
     for reference in (f"{Pkcs11Keys.PREFIX}{identifier}", f"{FileKeys.PREFIX}{identifier}.key.pem"):
         try:
@@ -151,7 +170,7 @@ async def _keys_of(admin: Admin, identifier: str) -> dict[str, ec.EllipticCurveP
         except SignerUnavailable:
             raise
         except SignerError:
-            continue  # none was made there
+            continue  # there is no key under this reference
     return found
 
 
@@ -159,37 +178,47 @@ async def move(admin: Admin, args: Namespace) -> None:
     row = next((row for row in admin.parts.authorities.rows() if row.id == args.authority), None)
     if row is None:
         names = ", ".join(row.id for row in admin.parts.authorities.rows())
-        raise CliError(EXIT_USAGE, "authority_unknown", f"there is no authority {args.authority!r}", names)
+        raise CliError(
+            EXIT_USAGE,
+            "authority_unknown",
+            f"cannot {args.step} {args.authority!r}: there is no authority of this id",
+            f"The authorities are {names}.",
+        )
     if args.override and not args.reason.strip():
-        raise CliError(EXIT_USAGE, "reason_missing", "an override needs a --reason: it is kept in the audit")
+        raise CliError(
+            EXIT_USAGE,
+            "reason_missing",
+            f"cannot {args.step} {row.id} with --override: --reason is missing",
+            "Add a --reason. The audit records it.",
+        )
     if not args.override:
         await _gate(admin, args, row)
     reason = f"override: {args.reason}" if args.override else args.reason
     if args.step == "activate":
         changed = await admin.parts.authorities.activate(admin.caller, row.id, reason)
     elif args.step == "taint":
-        changed = await admin.parts.authorities.taint(admin.caller, row.id, reason or "nobody needs it any more")
+        changed = await admin.parts.authorities.taint(admin.caller, row.id, reason or NOT_NEEDED)
     else:
-        changed = await admin.parts.authorities.revoke(admin.caller, row.id, reason or "nobody needs it any more")
+        changed = await admin.parts.authorities.revoke(admin.caller, row.id, reason or NOT_NEEDED)
     emit(Moved(row.id, _state(admin, row.id), changed), args.json, fields)
 
 
 async def _gate(admin: Admin, args: Namespace, row: AuthorityRow) -> None:
-    """Refuse a step that would cut nodes or services off. Raises CliError."""
+    """Refuse a step that would cut nodes or services off from the cloud. Raises CliError."""
     if row.state == _GOAL[args.step]:
         return
     if args.step == "activate":
-        await _everybody_knows(args, row)
+        await _check_adopted(args, row)
     elif row.ca == "root":
         below = [each.id for each in admin.parts.authorities.rows() if each.ca != "root" and _is_below(each, row)]
         if live := [each for each in below if _state(admin, each) in ("prepared", "active", "old")]:
-            raise _still_needed(f"{', '.join(live)} stand below {row.id} and are believed")
+            raise _still_needed(args, row, f"it has signed {', '.join(live)}, and these are still trusted")
     elif left := await admin.parts.stores.checker_reads.dependents(row.id, admin.now()):
-        raise _still_needed(f"{left} certificates that {row.id} issued are in force, and nothing has replaced them")
+        raise _still_needed(args, row, f"{left} certificates that it issued are valid and not replaced")
 
 
-async def _everybody_knows(args: Namespace, row: AuthorityRow) -> None:
-    """Every node and service works by a published trust that has this authority. Raises CliError."""
+async def _check_adopted(args: Namespace, row: AuthorityRow) -> None:
+    """Check that every node and service uses a published trust that contains this authority. Raises CliError."""
     server = Server(args)
     bundle, _ = await asyncio.to_thread(server.trust)
     published = {"root": bundle.roots, "nodes": bundle.node_issuers, "services": bundle.service_issuers}[row.ca]
@@ -198,32 +227,33 @@ async def _everybody_knows(args: Namespace, row: AuthorityRow) -> None:
         raise CliError(
             EXIT_REFUSED,
             "not_published",
-            f"refused: {row.id} is not in the published trust",
-            f"`cascade trust sign {place}`, then `cascade trust publish`; or give --override and a --reason.",
+            f"cannot activate {row.id}: the published trust does not contain it",
+            f"Run `cascade trust sign {place}`, then `cascade trust publish`. Or give --override and a --reason.",
         )
     adoption = await asyncio.to_thread(server.call, "GET", "/v1/trust/adoption", schemas.Adoption)
     if adoption.adopted < adoption.nodes:
-        raise _refused(f"{adoption.adopted} of {adoption.nodes} nodes work by the published trust")
+        raise _not_adopted(row, f"{adoption.adopted} of {adoption.nodes} nodes use the published trust")
     for service in adoption.services:
         if service.trust_version is not None and service.trust_version < adoption.trust_version:
-            raise _refused(f"{service.name} works by version {service.trust_version} of {adoption.trust_version}")
+            text = f"{service.name} uses trust version {service.trust_version}, published is {adoption.trust_version}"
+            raise _not_adopted(row, text)
 
 
-def _refused(text: str) -> CliError:
+def _not_adopted(row: AuthorityRow, cause: str) -> CliError:
     return CliError(
         EXIT_REFUSED,
         "adoption_incomplete",
-        f"refused: {text}",
-        "Wait (`cascade trust adoption --missing` names the nodes), or give --override and a --reason.",
+        f"cannot activate {row.id}: {cause}",
+        "Wait for the others (`cascade trust adoption --missing` names the nodes), or give --override and a --reason.",
     )
 
 
-def _still_needed(text: str) -> CliError:
+def _still_needed(args: Namespace, row: AuthorityRow, cause: str) -> CliError:
     return CliError(
         EXIT_REFUSED,
         "still_needed",
-        f"refused: {text}",
-        "Wait until they have renewed (`cascade trust renew-devices`), or give --override and a --reason.",
+        f"cannot {args.step} {row.id}: {cause}",
+        "Wait until they are replaced (`cascade trust renew-devices` orders it), or give --override and a --reason.",
     )
 
 

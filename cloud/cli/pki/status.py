@@ -1,4 +1,4 @@
-"""Command: `cascade pki status`, authorities, certificates and CRLs."""
+"""Command: `cascade pki status`, which shows authorities, counts of certificates, and the state of the CRLs."""
 
 from argparse import ArgumentParser, Namespace
 from datetime import datetime
@@ -14,7 +14,7 @@ from cloud.cli.show import emit, pairs, table
 
 
 class AuthorityStatus(msgspec.Struct, frozen=True):
-    """One authority. `has_key`: its key can be used on this host."""
+    """One authority. `has_key` says that its key can be used on this host. `valid` and `revoked` count certificates."""
 
     id: str
     state: str
@@ -28,7 +28,11 @@ class AuthorityStatus(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """What `cascade pki status` says."""
+    """The report of `cascade pki status`.
+
+    `crls_due` counts the CRLs that must be made again. `secrets_open` counts the one-time secrets that are neither used
+    nor expired.
+    """
 
     trust_domain: str
     pki_url: str
@@ -41,6 +45,10 @@ class Status(msgspec.Struct, frozen=True):
 
 
 def add_options(parser: ArgumentParser) -> None:
+    parser.description = (
+        "Shows each authority with its state, key and end, the number of certificates by authority, profile and state, "
+        "and how many CRLs are due. Changes nothing."
+    )
     directory_option(parser)
     parser.set_defaults(run=on_host(status))
 
@@ -89,7 +97,7 @@ def _human_status(status: Status) -> str:
             ("CRLs and OCSP at", status.pki_url),
             ("CRLs", f"{status.crls}, {status.crls_due} due"),
             ("oldest CRL ends", status.oldest_crl_ends),
-            ("open secrets", status.secrets_open),
+            ("unused secrets", status.secrets_open),
         ]
     )
     authorities = table(

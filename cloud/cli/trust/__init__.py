@@ -1,1 +1,1 @@
-"""`cascade trust`: commands on the published trust."""
+"""Command group: `cascade trust`, which shows, signs and publishes the installation's trust."""

@@ -1,4 +1,4 @@
-"""Command: `cascade trust adoption`, which nodes and services work by the published trust."""
+"""Command: `cascade trust adoption`, which counts the nodes and services that use the published trust."""
 
 from argparse import ArgumentParser, Namespace
 
@@ -9,9 +9,21 @@ from cloud.fabric import schemas
 
 
 def add_options(parser: ArgumentParser) -> None:
-    parser.add_argument("--missing", action="store_true", help="name the nodes that do not")
-    parser.add_argument("--issuer", default="", metavar="KEYID", help="name the nodes of this issuer; none: unknown")
-    parser.add_argument("--limit", type=int, default=1000, help="how many at the most (default 1000)")
+    parser.description = (
+        "Shows how many nodes have reported that they use the published trust version, which CA issued their device "
+        "certificates, and the progress of a renewal order. Counted are nodes with a confirmed, open generation."
+    )
+    parser.add_argument(
+        "--missing", action="store_true", help="list the nodes that have not reported the published version"
+    )
+    parser.add_argument(
+        "--issuer",
+        default="",
+        metavar="KEYID",
+        help="list the nodes whose device certificate is from the CA with this key id; `none` lists the nodes that "
+        "have not shown a device certificate yet",
+    )
+    parser.add_argument("--limit", type=int, default=1000, metavar="N", help="list at most N nodes (default 1000)")
     accept_expired_option(parser)
     parser.set_defaults(run=adoption)
 

@@ -1,4 +1,4 @@
-"""Command: `cascade trust publish`, hands Fabric what was signed."""
+"""Command: `cascade trust publish`, which sends the trust that `cascade trust sign` wrote to Fabric."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -15,10 +15,17 @@ from protocol.limits import REQUEST_BODY_BYTES_MAX
 
 
 def add_options(parser: ArgumentParser) -> None:
-    parser.description = "A root or issuer that somebody still works by is not dropped: see `cascade trust adoption`."
-    parser.add_argument("folder", type=Path, metavar="DIR", help="what `cascade trust sign --out` wrote")
-    parser.add_argument("--override", action="store_true", help="drop it all the same; whoever works by it is cut off")
-    parser.add_argument("--reason", default="", help="kept in the audit; an override needs one")
+    parser.description = (
+        "Sends signed trust to Fabric. Fabric checks it again, then publishes it. Fabric refuses to drop a root or an "
+        "issuer while nodes or services still need it; `cascade trust adoption` shows them."
+    )
+    parser.add_argument("folder", type=Path, metavar="DIR", help="folder that `cascade trust sign --out` wrote")
+    parser.add_argument(
+        "--override",
+        action="store_true",
+        help="drop it anyway: nodes and services that still need it are cut off; needs a --reason",
+    )
+    parser.add_argument("--reason", default="", metavar="TEXT", help="recorded in the audit")
     accept_expired_option(parser)
     parser.set_defaults(run=publish)
 
@@ -38,7 +45,7 @@ def publish(args: Namespace) -> None:
         raise CliError(
             EXIT_USAGE,
             "trust_too_large",
-            f"cannot publish {args.folder}: {size} bytes in one request, {REQUEST_BODY_BYTES_MAX} are taken",
-            "Drop roots and issuers that nobody works by any more.",
+            f"cannot publish {args.folder}: the request has {size} bytes, Fabric accepts {REQUEST_BODY_BYTES_MAX}",
+            "Drop roots and issuers that no node and no service needs any more.",
         )
     emit(Server(args).call("POST", "/v1/trust/targets", schemas.Trust, body), args.json, fields)

@@ -1,4 +1,4 @@
-"""What is published, as the commands of `cascade trust` read and report it."""
+"""Reads and reports the published trust, for the commands of `cascade trust`."""
 
 from argparse import Namespace
 from collections.abc import Iterator
@@ -22,10 +22,11 @@ from protocol.ids import IdError
 from protocol.signed.trust import TARGETS
 
 WARN_DAYS = 60
+"""Days before an end from which on reports warn about it."""
 
 
 class Shown(msgspec.Struct, frozen=True):
-    """What is published now, as verified under the pin."""
+    """Report on the published trust. All dates are UTC. `warnings` names what has ended or ends within `WARN_DAYS`."""
 
     targets_version: int
     targets_expire_at: datetime
@@ -40,7 +41,7 @@ class Shown(msgspec.Struct, frozen=True):
 
 @contextmanager
 def folder_errors() -> Iterator[None]:
-    """Turn what is wrong with a folder or its content into CliError."""
+    """Turn errors about a folder or its content into CliError: exit code 65 if it does not verify, otherwise 2."""
     try:
         yield
     except PublicationRefused as error:
@@ -48,14 +49,14 @@ def folder_errors() -> Iterator[None]:
     except (TargetsError, IdError, FolderError, KeyFileError) as error:
         text = str(error)
         raise CliError(
-            EXIT_USAGE, "trust_unusable", text if text.startswith("cannot") else f"cannot sign this: {text}"
+            EXIT_USAGE, "trust_unusable", text if text.startswith("cannot") else f"cannot use this trust: {text}"
         ) from error
 
 
 def fetch_folder(args: Namespace, source: str = "") -> Folder:
-    """What is published at `source`, or else at the installation's URL, fetched now and verified under the pin.
+    """Fetch the trust that is published now, verified under the pin. The newest root is the only one in the result.
 
-    Raises CliError.
+    `source` is the URL of a repository; if it is empty, `--url` or CASCADE_URL names the repository. Raises CliError.
     """
     url = (source or setting(args.url, "CASCADE_URL", "--url")).rstrip("/")
     pin = trust_pin(args)
@@ -71,7 +72,7 @@ def fetch_folder(args: Namespace, source: str = "") -> Folder:
 
 
 def describe(folder: Folder) -> Shown:
-    """The report on a folder. Raises TargetsError."""
+    """Return the report on a folder. Raises TargetsError."""
     targets, root = read_metadata(folder.targets.data, Targets).signed, read_metadata(folder.root.data, Root).signed
     content, now = read_content(folder.files), utc_now()
     ends = [("the targets", targets.expires), (f"root {root.version}", root.expires)]

@@ -1,4 +1,4 @@
-"""Command: `cascade trust renew-devices`, orders every node to renew an older device certificate."""
+"""Command: `cascade trust renew-devices`, which orders nodes to renew device certificates made before a time."""
 
 from argparse import ArgumentParser, Namespace
 from datetime import UTC, datetime
@@ -12,11 +12,22 @@ from cloud.fabric import schemas
 
 def add_options(parser: ArgumentParser) -> None:
     parser.description = (
-        "From that time on every lease that is signed carries the order; nodes are woken one after the other."
+        "Orders every node to renew its device certificate if it was made before TIME. Every lease that Fabric signs "
+        "from now on carries the order. Fabric wakes the nodes one after the other. A new order replaces the last one."
     )
-    parser.add_argument("--after", required=True, metavar="TIME", help="RFC 3339, or now")
-    parser.add_argument("--reason", default="", help="kept in the audit")
-    parser.add_argument("--spread", type=int, metavar="SECONDS", help="wake them over this time (default: 50 a second)")
+    parser.add_argument(
+        "--after",
+        required=True,
+        metavar="TIME",
+        help="RFC 3339, for example 2026-01-31T12:00:00Z (UTC if there is no offset), or `now`",
+    )
+    parser.add_argument("--reason", default="", metavar="TEXT", help="recorded in the audit")
+    parser.add_argument(
+        "--spread",
+        type=int,
+        metavar="SECONDS",
+        help="seconds over which the nodes are woken, at most 2592000 (default: 50 nodes a second)",
+    )
     accept_expired_option(parser)
     parser.set_defaults(run=renew_devices)
 
@@ -33,5 +44,10 @@ def _time(text: str) -> datetime | None:
     try:
         at = datetime.fromisoformat(text)
     except ValueError as error:
-        raise CliError(EXIT_USAGE, "time_invalid", f"cannot read --after {text}: RFC 3339, or now") from error
+        raise CliError(
+            EXIT_USAGE,
+            "time_invalid",
+            f"cannot read --after {text}: it is neither an RFC 3339 time nor `now`",
+            "For example: --after 2026-01-31T12:00:00Z",
+        ) from error
     return at if at.tzinfo is not None else at.replace(tzinfo=UTC)

@@ -1,16 +1,22 @@
-"""Command: `cascade trust show`, what is published now."""
+"""Command: `cascade trust show`, which shows the published trust and exports it for signing."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from cloud.cli.show import columns, emit, pairs, table
 from cloud.cli.trust.commands import accept_expired_option
-from cloud.cli.trust.published import Shown, describe, fetch_folder, folder_errors
+from cloud.cli.trust.published import WARN_DAYS, Shown, describe, fetch_folder, folder_errors
 from cloud.fabric.tuf.folder import write_folder
 
 
 def add_options(parser: ArgumentParser) -> None:
-    parser.add_argument("--export", type=Path, metavar="DIR", help="also write it as files, to be signed again offline")
+    parser.description = (
+        "Fetches the published trust, verifies it under the trust pin, and shows versions, ends, roots, issuers and "
+        f"signing keys. Warns about what ends within {WARN_DAYS} days."
+    )
+    parser.add_argument(
+        "--export", type=Path, metavar="DIR", help="also write it to this folder, for `cascade trust sign --from`"
+    )
     accept_expired_option(parser)
     parser.set_defaults(run=show)
 
@@ -29,5 +35,5 @@ def _human(shown: Shown) -> str:
     parts = ("place", "key_id", "subject", "not_before", "not_after")
     cas = columns(("place", "key id", "subject", "from", "until"), *parts)(shown.authorities)
     keys = table(("signing key", "signs", "until"), [list(key.values()) for key in shown.signing_keys])
-    warnings = "".join(f"\n\nWarning: {text}: `cascade trust sign`" for text in shown.warnings)
+    warnings = "".join(f"\n\nWarning: {text}. Renew with `cascade trust sign`." for text in shown.warnings)
     return f"{head}\n\n{cas}\n\n{keys}{warnings}"

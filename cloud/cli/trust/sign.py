@@ -1,7 +1,8 @@
-"""Command: `cascade trust sign`, changes the published trust or renews its end, with the offline keys.
+"""Command: `cascade trust sign`, which changes the published trust or extends its validity, with the offline keys.
 
-It shows what changes, with `--dry-run` before anything is signed, and checks everything before it writes. Of the
-folder it trusts what the holder's own key has signed. Fabric checks again whatever this command has decided.
+The command shows every change. `--dry-run` shows the changes without signing. Everything is checked before it is
+written. The command accepts a folder only if the signing key has also signed the folder's present targets. Fabric
+repeats all checks when the result is published.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -26,7 +27,7 @@ from cloud.fabric.tuf.targets import TargetsError, check_content
 
 
 class Signed(msgspec.Struct, frozen=True):
-    """What `sign` has made, or would make."""
+    """Report of `sign`: the result, or with `--dry-run` the result that it would have. `out` is then empty."""
 
     targets_version: int
     targets_expire_at: datetime
@@ -38,31 +39,84 @@ class Signed(msgspec.Struct, frozen=True):
 
 def add_options(parser: ArgumentParser) -> None:
     parser.description = (
-        "Shows what changes, checks the whole as Fabric will, and writes files for `cascade trust publish`. With "
-        "--from DIR it needs no network. Without a change it only signs again, which renews the end."
+        "Shows every change, checks the result as Fabric will, and writes files for `cascade trust publish`. With "
+        "--from DIR it needs no network. Without a change it signs the same content again, which extends its validity. "
+        "docs/rotation.md has the steps of each change."
     )
     parser.add_argument(
-        "--from", dest="source", required=True, metavar="DIR|URL", help="of `show --export`, or its URL"
+        "--from",
+        dest="source",
+        required=True,
+        metavar="DIR|URL",
+        help="the trust to start from: a folder of `cascade trust show --export`, or the http:// URL of the repository",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write; must be new or empty")
-    parser.add_argument("--passphrase-file", type=Path, required=True, metavar="FILE", help="of the offline keys")
-    parser.add_argument("--key", type=Path, metavar="FILE", help="tuf-targets.key.pem: sign the targets")
-    parser.add_argument("--days", type=float, metavar="DAYS", help="how long the targets count (default 365)")
-    parser.add_argument("--add-root", type=Path, action="append", default=[], metavar="PEM", help="may be repeated")
-    parser.add_argument("--drop-root", action="append", default=[], metavar="KEYID", help="may be repeated")
     parser.add_argument(
-        "--add-issuer", action="append", default=[], metavar="CLASS:PEM", help="class nodes or services"
+        "--passphrase-file", type=Path, required=True, metavar="FILE", help="file with the offline keys' passphrase"
     )
-    parser.add_argument("--drop-issuer", action="append", default=[], metavar="KEYID", help="may be repeated")
-    parser.add_argument("--fabric-url", default="", metavar="URL", help="another URL of Fabric")
-    parser.add_argument("--breakwater-url", default="", metavar="URL", help="another URL of Breakwater")
-    parser.add_argument("--root-key", type=Path, metavar="FILE", help="tuf-root.key.pem: sign the next TUF root")
-    parser.add_argument("--root-days", type=float, metavar="DAYS", help="how long the root counts (default 3652)")
-    parser.add_argument("--new-targets-key", type=Path, metavar="FILE", help="replace the targets key; made if missing")
-    parser.add_argument("--new-root-key", type=Path, metavar="FILE", help="replace the root key; made if missing")
-    parser.add_argument("--dry-run", action="store_true", help="show what changes; no key is read, nothing is written")
+    parser.add_argument(
+        "--key", type=Path, metavar="FILE", help="sign the targets with this key: offline/tuf-targets.key.pem"
+    )
+    parser.add_argument(
+        "--days", type=float, metavar="DAYS", help="days until the signed targets expire, at most 3652 (default 365)"
+    )
+    _change_options(parser)
+    _root_options(parser)
+    parser.add_argument(
+        "--dry-run", action="store_true", help="show the changes only; no key is read and nothing is written"
+    )
     accept_expired_option(parser)
     parser.set_defaults(run=sign)
+
+
+def _change_options(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--add-root", type=Path, action="append", default=[], metavar="PEM", help="add this root CA; repeat for more"
+    )
+    parser.add_argument(
+        "--drop-root",
+        action="append",
+        default=[],
+        metavar="KEYID",
+        help="drop the root CA with this key id; repeat for more",
+    )
+    parser.add_argument(
+        "--add-issuer",
+        action="append",
+        default=[],
+        metavar="CLASS:PEM",
+        help="add this issuing CA to the class `nodes` or `services`, for example nodes:nodes-2.pem; repeat for more",
+    )
+    parser.add_argument(
+        "--drop-issuer",
+        action="append",
+        default=[],
+        metavar="KEYID",
+        help="drop the issuing CA with this key id (`cascade trust show` prints the key ids); repeat for more",
+    )
+    parser.add_argument("--fabric-url", default="", metavar="URL", help="new https:// URL of Fabric")
+    parser.add_argument("--breakwater-url", default="", metavar="URL", help="new https:// URL of Breakwater")
+
+
+def _root_options(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--root-key", type=Path, metavar="FILE", help="sign the next TUF root with this key: offline/tuf-root.key.pem"
+    )
+    parser.add_argument(
+        "--root-days", type=float, metavar="DAYS", help="days until the signed root expires (at most and default 3652)"
+    )
+    parser.add_argument(
+        "--new-targets-key",
+        type=Path,
+        metavar="FILE",
+        help="replace the targets key by this key, which is made if FILE is missing; needs --root-key",
+    )
+    parser.add_argument(
+        "--new-root-key",
+        type=Path,
+        metavar="FILE",
+        help="replace the root key by this key, which is made if FILE is missing; needs --root-key",
+    )
 
 
 @folder_errors()
@@ -73,11 +127,16 @@ def sign(args: Namespace) -> None:
         raise CliError(
             EXIT_USAGE,
             "key_missing",
-            "cannot sign: --key signs the targets and their changes, --root-key the root",
+            "cannot sign: the key is missing (--key signs the targets and their changes, --root-key the root)",
             "Name the key file on its offline medium.",
         )
     if (args.new_targets_key or args.new_root_key) and not args.root_key:
-        raise CliError(EXIT_USAGE, "key_missing", "cannot replace a key: that is signed by the root's, --root-key")
+        raise CliError(
+            EXIT_USAGE,
+            "key_missing",
+            "cannot replace a key: --root-key is missing",
+            "The root's key signs every replacement of a key. Name it with --root-key.",
+        )
     now, old = utc_now(), folder.content
     new = changed(old, changes)
     check_content(new, old.bundle.trust_domain, now)
@@ -101,7 +160,7 @@ def sign(args: Namespace) -> None:
 def _sign_all(
     args: Namespace, folder: Folder, files: dict[str, bytes], root_ends: datetime, targets_end: datetime
 ) -> None:
-    """Sign, check the whole as Fabric will, and only then write."""
+    """Sign, check the result as Fabric will, and only then write it to `--out`."""
     passphrase = read_passphrase(args.passphrase_file)
     new_targets = _signer(args.new_targets_key, passphrase, make=True)
     new_root = _signer(args.new_root_key, passphrase, make=True)
@@ -132,7 +191,9 @@ def _changes(args: Namespace) -> Changes:
     for text in args.add_issuer:
         kind, _, path = text.partition(":")
         if kind not in added or not path:
-            raise CliError(EXIT_USAGE, "issuer_invalid", f"cannot read --add-issuer {text}: nodes:PEM or services:PEM")
+            raise CliError(
+                EXIT_USAGE, "issuer_invalid", f"cannot read --add-issuer {text}: it is not nodes:PEM or services:PEM"
+            )
         added[kind].append(_der(Path(path)))
     return Changes(
         add_roots=tuple(_der(path) for path in args.add_root),
@@ -160,13 +221,15 @@ def _days(days: float | None, default: timedelta) -> timedelta:
     if days is None:
         return default
     if not 0 < days <= ROOT_LIFE.days:
-        raise CliError(EXIT_USAGE, "days_invalid", f"cannot sign for {days} days: up to {ROOT_LIFE.days}")
+        raise CliError(
+            EXIT_USAGE, "days_invalid", f"cannot sign for {days} days: it is not between 0 and {ROOT_LIFE.days}"
+        )
     return timedelta(days=days)
 
 
 def _human(signed: Signed) -> str:
     names = ("targets_version", "targets_expire_at", "root_version", "root_expires_at")
     head = pairs([(name.replace("_", " "), getattr(signed, name)) for name in names])
-    lines = "\n".join(signed.changes) or "(only signed again)"
-    end = f"cascade trust publish {signed.out}" if signed.out else "nothing was signed or written (--dry-run)"
-    return f"{head}\n\n{lines}\n\nNext: {end}"
+    lines = "\n".join(signed.changes) or "(no change, only signed again)"
+    end = f"Next: cascade trust publish {signed.out}" if signed.out else "Nothing was signed or written (--dry-run)."
+    return f"{head}\n\n{lines}\n\n{end}"

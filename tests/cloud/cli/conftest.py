@@ -1,4 +1,4 @@
-"""Fixtures of the operators' commands: a server that answers without a network, and a repository over HTTP."""
+"""Fixtures of the operators' commands: a server that answers without a network, and a trust repository over HTTP."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,14 +12,14 @@ from tests.simulators.repository import Repository
 
 
 class Calls:
-    """What the commands asked for, and what they get for an answer, by method and path without its query."""
+    """Records the requests of commands and answers them, by method and path without the query."""
 
     def __init__(self) -> None:
         self.made: list[tuple[str, str, Any]] = []
         self.answers: dict[tuple[str, str], list[object]] = {}
 
     def answer(self, method: str, path: str, *answers: object) -> None:
-        """The answers to a call, one after the other; the last one again and again."""
+        """Set the answers to a call. They are used in order; the last one is repeated."""
         self.answers[method, path] = list(answers)
 
     def __call__(self, method: str, path: str, kind: Any, body: Any = None) -> Any:

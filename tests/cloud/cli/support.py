@@ -1,4 +1,4 @@
-"""Ids and times for the operators' commands, and how a failure is read."""
+"""Ids and times for the operators' commands, and a reader of their errors."""
 
 import json
 from datetime import timedelta
@@ -16,13 +16,13 @@ AT = "2026-11-22T12:00:00Z"
 
 
 def error_of(printed: str) -> dict[str, object]:
-    """What a command with `--json` says when it fails."""
+    """Return the error that a command with `--json` printed."""
     error: dict[str, object] = json.loads(printed)["error"]
     return error
 
 
 def fabric_url(repository: Repository, directory: Path, after: timedelta = timedelta(0)) -> str:
-    """The URL of Fabric, as fetched at `after` the start."""
+    """Return the URL of Fabric, as fetched `after` the start."""
     bundle, urls = fetch(repository.url, repository.pin, directory, lambda: START + after)
     assert bundle.trust_domain == "cascade.internal"
     return urls.fabric

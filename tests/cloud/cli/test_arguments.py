@@ -1,4 +1,4 @@
-"""Arguments as values: ids that may stand in a path, times that the calendar has."""
+"""Arguments become values: ids for a path, and times that the calendar has."""
 
 from datetime import UTC, datetime, timedelta
 

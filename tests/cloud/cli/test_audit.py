@@ -1,4 +1,4 @@
-"""`cascade audit`: the newest entries, page by page up to the limit."""
+"""`cascade audit` prints the newest entries, page by page, up to the limit."""
 
 from typing import Any
 

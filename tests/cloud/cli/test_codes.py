@@ -1,4 +1,4 @@
-"""`cascade code`: the activation file, its secret, and what an operator mistypes."""
+"""`cascade code`: the activation file, its secret, and mistyped options."""
 
 import json
 import stat

@@ -1,4 +1,4 @@
-"""The way to the server: what names it, the token's file, pages of a list, and trust that was replaced meanwhile."""
+"""The connection to Fabric: the three values, the token's file, lists in pages, and trust that was replaced."""
 
 from argparse import Namespace
 from pathlib import Path
@@ -67,7 +67,7 @@ def test_trust_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch, error: Except
 
 
 class Fabric:
-    """Stands for the server behind the trust: `trusts` are handed out one after the other, `answers` by trust."""
+    """Plays the server: the copies of the trust are `trusts`, in order; `answers` has the answer under each of them."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, trusts: list[str], answers: dict[str, object]) -> None:
         self.asked: list[str] = []

@@ -1,4 +1,4 @@
-"""Errors of the command line: their fields, and which of them is a kind of which."""
+"""Errors of the command line: their fields and their class tree."""
 
 from cloud.cli.errors import EXIT_REFUSED, CliError, TrustError, TrustUnreachable
 

@@ -1,4 +1,4 @@
-"""`cascade init`: what it is given and refuses, and that a refusal leaves nothing."""
+"""`cascade init` refuses invalid options, and a refusal leaves nothing behind."""
 
 import json
 import stat

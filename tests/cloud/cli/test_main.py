@@ -1,4 +1,4 @@
-"""The entry point: every command has its page, and every failure its exit code."""
+"""The entry point: every command has a help page, and every failure has its exit code."""
 
 import argparse
 import json
@@ -18,7 +18,7 @@ from cloud.cli.options import Run
 
 
 def commands_of(found: argparse.ArgumentParser, *before: str) -> Iterator[tuple[str, ...]]:
-    """Every command below a parser, loaded."""
+    """All commands below a parser, with their options loaded."""
     for action in found._actions:
         if isinstance(action, argparse._SubParsersAction):
             for name, below in action.choices.items():
@@ -30,7 +30,7 @@ def commands_of(found: argparse.ArgumentParser, *before: str) -> Iterator[tuple[
 
 ROOT = Path(__file__).parents[3]
 _NAMED = re.compile(r"(?:`|^|: )cascade ([a-z]+(?: [a-z]+(?:-[a-z]+)*)?)", re.MULTILINE)
-"""A command, in a page's text or on a line of its own."""
+"""Finds a command in a page's text, or on a line by itself."""
 COMMANDS = sorted(commands_of(parser()))
 
 
@@ -63,7 +63,7 @@ def test_pages_name_commands_that_are_there() -> None:
 
 
 def ends_with(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
-    """Put a command in place of all others."""
+    """Replace all commands by one."""
 
     def one() -> argparse.ArgumentParser:
         made = argparse.ArgumentParser()

@@ -1,4 +1,4 @@
-"""`cascade node`: lists, one node, and the changes of its standing."""
+"""`cascade node`: the list, one node, and the changes of its standing."""
 
 import json
 

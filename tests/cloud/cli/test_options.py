@@ -1,4 +1,4 @@
-"""Commands that load late: their options come from their module, and from no other."""
+"""Commands that are imported on demand get their options from their own module only."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ from cloud.cli.options import Commands, directory_option, json_option, repeated_
 
 
 def run(_: Namespace) -> None:
-    """Stands for a command."""
+    """A command that does nothing."""
 
 
 def parser_with(*shared: object) -> tuple[ArgumentParser, Commands]:

@@ -1,4 +1,4 @@
-"""The operator's copy of the published trust: fetched once an hour, kept for a week, damaged, not to be written."""
+"""The copy of the published trust is fresh for an hour, usable for a week, replaced if damaged, and must be stored."""
 
 import stat
 import subprocess
@@ -59,5 +59,5 @@ def test_a_damaged_cache_is_fetched_anew(repository: Repository, tmp_path: Path,
 
 def test_trust_that_cannot_be_kept_is_not_used(repository: Repository, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(TrustError, match="cannot keep"):
+    with pytest.raises(TrustError, match="cannot store"):
         fabric_url(repository, tmp_path / "file")

@@ -1,4 +1,4 @@
-"""`cascade up` and `cascade serve`: what keeps a service from starting."""
+"""`cascade up` and `cascade serve` report why a service cannot start."""
 
 import json
 import sqlite3

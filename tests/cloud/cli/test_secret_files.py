@@ -1,4 +1,4 @@
-"""Files of secrets: never over another file, and what to do when the disk refuses."""
+"""Files of secrets never replace another file; a disk that refuses the write gives a next step."""
 
 import stat
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Printing: the same values as one JSON document or in columns."""
+"""Printing gives the same values as one JSON document or in columns."""
 
 import json
 from datetime import UTC, datetime

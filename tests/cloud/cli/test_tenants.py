@@ -1,4 +1,4 @@
-"""`cascade tenant`: the calls it makes, what it prints, and ids that are none."""
+"""`cascade tenant`: its calls, its output, and invalid ids."""
 
 import json
 from pathlib import Path

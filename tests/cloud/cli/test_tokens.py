@@ -1,4 +1,4 @@
-"""`cascade token`: the token's file, and what an operator mistypes."""
+"""`cascade token`: the token's file, and mistyped options."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Fixtures of `cascade pki`: an installation's own files, on both engines."""
+"""Fixtures of `cascade pki`: an installation's real files, on both database engines."""
 
 import shutil
 from pathlib import Path
@@ -14,7 +14,7 @@ from tests.cloud.engines import ENGINES
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An installation as `cascade init` leaves it."""
+    """An installation, as `cascade init` makes it."""
     directory = tmp_path_factory.mktemp("installation") / "cloud"
     assert main(["init", "--dir", str(directory)]) == 0
     return directory

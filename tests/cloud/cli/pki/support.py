@@ -1,4 +1,4 @@
-"""The issuer's host for `cascade pki`, and whoever sits at it."""
+"""Breakwater's host, on which the operator runs `cascade pki`."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ _AUDIT = Statement("SELECT caller, action, object, detail FROM audit WHERE actio
 
 
 class Host:
-    """The issuer's host, and whoever sits at it."""
+    """Breakwater's host, on which the operator runs `cascade pki`."""
 
     def __init__(self, directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.directory = directory
@@ -26,19 +26,19 @@ class Host:
         self._capsys = capsys
 
     def pki(self, *command: str, expect: int = 0) -> Any:
-        """One command with `--json`; its document."""
+        """Run one command with `--json` and return its document."""
         self._capsys.readouterr()
         assert main(["pki", *command, "--dir", str(self.directory), "--json"]) == expect, self._capsys.readouterr()
         return json.loads(self._capsys.readouterr().out)
 
     def refused(self, code: int, name: str, *command: str) -> str:
-        """One command that must fail; what it says to do next."""
+        """Run one command that must fail, and return its next step."""
         error = self.pki(*command, expect=code)["error"]
         assert (error["code"], error["exit_code"]) == (name, code), error
         return str(error["next"])
 
     def printed(self, *command: str) -> str:
-        """One command for people."""
+        """Run one command without `--json` and return its output."""
         self._capsys.readouterr()
         assert main(["pki", *command, "--dir", str(self.directory)]) == 0
         return self._capsys.readouterr().out
@@ -50,7 +50,7 @@ class Host:
         assert main(["pki", "ceremony", str(file)]) == 0, self._capsys.readouterr()
 
     def open(self, work: Callable[[Admin], Awaitable[T]]) -> T:
-        """Something on the issuer itself."""
+        """Run a function on the opened issuer."""
 
         async def run() -> T:
             async with opened(self.directory / "breakwater" / "settings.toml", utc_now) as admin:

@@ -1,4 +1,4 @@
-"""`cascade pki ceremony`: what it prints of a ceremony, and what it says when one is refused."""
+"""`cascade pki ceremony`: its report, and its message when a ceremony is refused."""
 
 import json
 from pathlib import Path

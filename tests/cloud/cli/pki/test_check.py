@@ -1,4 +1,4 @@
-"""`cascade pki check`: damage, strangers, and an issuer without keys."""
+"""`cascade pki check` finds damage and certificates without a record, and works for an issuer without keys."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""The group `cascade pki`: each command is a module of its name."""
+"""The group `cascade pki`: each command has a module of its name."""
 
 from argparse import ArgumentParser
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""`cascade pki crl`: CRLs shown, written and made."""
+"""`cascade pki crl` shows, writes and publishes CRLs."""
 
 from pathlib import Path
 

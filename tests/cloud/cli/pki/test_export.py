@@ -1,4 +1,4 @@
-"""`cascade pki export`: what is written where."""
+"""`cascade pki export` writes each kind of file to its place."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Commands on the host: what is missing is named with its exit code."""
+"""Commands on the host: a missing directory or settings file is named, with its exit code."""
 
 import json
 from pathlib import Path

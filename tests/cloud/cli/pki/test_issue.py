@@ -1,4 +1,4 @@
-"""`cascade pki issue`: one-time secrets."""
+"""`cascade pki issue` makes one-time secrets."""
 
 import json
 import stat

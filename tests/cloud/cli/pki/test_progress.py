@@ -1,4 +1,4 @@
-"""Progress: on a terminal, now and then; nowhere else."""
+"""Progress is printed now and then, on a terminal only."""
 
 import sys
 from argparse import Namespace

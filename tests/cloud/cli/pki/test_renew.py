@@ -1,4 +1,4 @@
-"""`cascade pki renew`: a new certificate, and services that are not of this installation."""
+"""`cascade pki renew` replaces a certificate, and refuses services that the installation does not have."""
 
 import pytest
 from cryptography import x509

@@ -1,4 +1,4 @@
-"""`cascade pki revoke`: by serial, certificate and service, with its refusals."""
+"""`cascade pki revoke` revokes by serial, certificate and service, and refuses what it cannot find."""
 
 import pytest
 from cryptography import x509

@@ -1,4 +1,4 @@
-"""`cascade pki rotate`: a whole rotation on both engines, and steps that are refused."""
+"""`cascade pki rotate`: a whole rotation on both engines, and the steps that its gates refuse."""
 
 from argparse import Namespace
 from datetime import timedelta
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 
 class Fleet:
-    """What Fabric would say: the published bundle, and how many have adopted it."""
+    """Plays Fabric: the published bundle, and the number of nodes that have adopted it."""
 
     def __init__(self) -> None:
         self.published: dict[str, list[bytes]] = {"root": [], "nodes": [], "services": []}
@@ -53,7 +53,7 @@ def fleet(monkeypatch: pytest.MonkeyPatch) -> Fleet:
 
 
 class Room:
-    """Where the root's keys are used, by files alone."""
+    """The machine with the root's keys. It exchanges files with the host and nothing else."""
 
     def __init__(self, host: Host) -> None:
         self.host = host
@@ -166,7 +166,7 @@ def _states(first: str, second: str) -> dict[str, str]:
 
 
 def _old_ones_go(host: Host) -> None:
-    """Tainted and revoked when nobody needs them any more, and not before."""
+    """An old authority is tainted and revoked once no certificate needs it, and not before."""
     assert "renew-devices" in host.refused(EXIT_REFUSED, "still_needed", "rotate", "taint", "nodes-1")
     host.refused(EXIT_REFUSED, "still_needed", "rotate", "taint", "services-1")
     host.refused(EXIT_REFUSED, "still_needed", "rotate", "taint", "root-1")

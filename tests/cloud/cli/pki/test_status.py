@@ -1,4 +1,4 @@
-"""`cascade pki status`: a new installation, for people and as JSON."""
+"""`cascade pki status` and `check` of a new installation, as text and as JSON."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Stand-ins for `cascade trust`: a repository over HTTP, its offline keys, and a Fabric that publishes by the rules."""
+"""Parts for `cascade trust`: a repository over HTTP, its offline keys, and a simulated Fabric that publishes."""
 
 import json
 from datetime import timedelta
@@ -22,7 +22,7 @@ FIRST, SECOND = Generation(1), Generation(2)
 
 
 def content_of(authorities: Generation) -> dict[str, bytes]:
-    """The targets that publish these authorities."""
+    """Targets that publish these authorities."""
     return build_targets(
         keys=(verification_key(p256(), "lease"),),
         trust_domain="cascade.test",
@@ -35,7 +35,7 @@ def content_of(authorities: Generation) -> dict[str, bytes]:
 
 
 class Installation:
-    """An installation's repository over HTTP, its offline keys as files, and a Fabric that publishes by the rules."""
+    """A trust repository over HTTP, its offline keys as files, and a simulated Fabric that checks and publishes."""
 
     def __init__(self, directory: Path, content: dict[str, bytes]) -> None:
         self.directory = directory
@@ -58,7 +58,7 @@ class Installation:
         return main(["trust", "sign", *fixed, *options, *(["--json"] if as_json else [])])
 
     def call(self, method: str, path: str, kind: Any, body: Any) -> Any:
-        """What Fabric's route does, without a fleet."""
+        """Do what Fabric's route does, without nodes."""
         self.calls.append((method, path, body))
         assert isinstance(body, schemas.PublishTrust)
         newest = self.repository.store.newest

@@ -1,4 +1,4 @@
-"""`cascade trust adoption`: the count, and the nodes behind it."""
+"""`cascade trust adoption` prints the count and lists the nodes behind it."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The group `cascade trust`: every command takes trust that has expired, and says what it is for."""
+"""The group `cascade trust`: every command has `--accept-expired` and a description."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""`cascade trust publish`: what goes to Fabric, and what is too large for it."""
+"""`cascade trust publish`: the request to Fabric, and trust that is too large for one request."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What is published as a report: warnings before and after an end, and errors as exit codes."""
+"""Reports on published trust: warnings before and after an end, and errors as exit codes."""
 
 from datetime import timedelta
 
@@ -26,7 +26,7 @@ def test_a_warning_names_the_end() -> None:
             "cannot use this trust: root 2 is missing",
         ),
         (FolderError("cannot read it"), EXIT_USAGE, "trust_unusable", "cannot read it"),
-        (FolderError("no such CA"), EXIT_USAGE, "trust_unusable", "cannot sign this: no such CA"),
+        (FolderError("no such CA"), EXIT_USAGE, "trust_unusable", "cannot use this trust: no such CA"),
     ],
 )
 def test_errors_have_exit_codes(error: Exception, exit_code: int, code: str, text: str) -> None:

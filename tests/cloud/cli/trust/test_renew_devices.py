@@ -1,4 +1,4 @@
-"""`cascade trust renew-devices`: the order, and times that cannot be read."""
+"""`cascade trust renew-devices`: the order, and invalid times."""
 
 from datetime import UTC, datetime
 

@@ -1,4 +1,4 @@
-"""`cascade trust show`: what is published, on the screen and as files."""
+"""`cascade trust show` prints the published trust and exports it to files."""
 
 import pytest
 

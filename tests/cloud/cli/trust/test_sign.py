@@ -1,4 +1,4 @@
-"""`cascade trust sign`: from what is published, through the offline keys, back to Fabric."""
+"""`cascade trust sign`: from the published trust, over the offline keys, back to Fabric."""
 
 import stat
 from typing import Any
@@ -36,7 +36,7 @@ def test_a_root_is_added_and_dropped_by_files(installation: Installation, capsys
     assert main(["trust", "publish", installation.path("next"), "--json"]) == 0
     assert shown(capsys)["targets_version"] == 2
     dropped = ("--key", installation.path("targets.pem"), "--drop-root", FIRST.root.key_id[:12])
-    # An issuer would stay behind its root.
+    # The root goes, but an issuer that it signed would stay.
     assert installation.sign(*dropped, source="next", out="third") == 2
     issuers = ("--drop-issuer", FIRST.nodes.key_id, "--drop-issuer", FIRST.services.key_id)
     assert installation.sign(*dropped, *issuers, source="next", out="third") == 0
@@ -63,7 +63,7 @@ def test_trust_that_has_expired_is_signed_again(installation: Installation, caps
     assert main(["trust", "show", "--accept-expired", "--export", installation.path("now")]) == 0
     assert "Warning: the targets ended" in capsys.readouterr().out
     assert installation.sign("--key", installation.path("targets.pem"), "--days", "100") == 0
-    assert "(only signed again)" in capsys.readouterr().out
+    assert "(no change, only signed again)" in capsys.readouterr().out
     assert main(["trust", "publish", installation.path("next"), "--accept-expired"]) == 0
     assert main(["trust", "show", "--json"]) == 0
     capsys.readouterr()
@@ -162,7 +162,7 @@ def test_a_folder_that_was_tampered_with(
 def test_a_folder_that_was_forged_as_a_whole(
     installation: Installation, capsys: pytest.CaptureFixture[str], option: str, reason: str
 ) -> None:
-    """Who carries the folder makes a root that names a key of theirs beside the holders', and trusts a CA of theirs."""
+    """Somebody who carries the folder replaces the root: it names a key of theirs as well, and trusts their CA."""
     newest, ours = installation.repository.store.newest, p256()
     root: Metadata[Root] = Metadata.from_bytes(newest("root").data)
     root.signed.add_key(signer_of(ours).public_key, "targets")
