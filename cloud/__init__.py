@@ -1,1 +1,1 @@
-"""The cloud side of Cascade: the services and what they share. It never imports the node side."""
+"""The cloud side of Cascade: the services, and the code that they share. The package never imports `node`."""

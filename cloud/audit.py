@@ -1,7 +1,7 @@
-"""Audit entries: what a service writes down of each decision and refusal, and the maker of them.
+"""Values: audit entries, which record each decision and refusal of a service, and the maker of the entries.
 
-`AuditEntry` has what every audit has. A service declares a subclass with the columns that only its own audit has. The
-maker gives an entry its id and its time; the service's store writes it, in the transaction of the decision.
+`AuditEntry` has the columns of every audit. A service declares a subclass with its further columns. `AuditEntries`
+gives an entry its id and its time. The service's store writes the entry in the transaction of the decision.
 """
 
 from collections.abc import Callable
@@ -13,14 +13,14 @@ import msgspec
 from protocol.ids import make_id
 
 SYSTEM = "system"
-"""The actor of what a service does by itself."""
+"""Actor of actions that a service takes without a request."""
 ID_ENTROPY_BYTES = 10
 
 Outcome = Literal["done", "refused"]
 
 
 class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One entry. `actor` is who acted, `object` what was decided on: a node, a serial, an authority, a path."""
+    """One audit entry. `actor` is the caller. `object` is the node, serial, authority or path of the decision."""
 
     id: str
     at: datetime
@@ -35,10 +35,10 @@ Entry = TypeVar("Entry", bound=AuditEntry)
 
 
 class AuditEntries(Generic[Entry]):
-    """Makes the audit entries of one process of a service; `kind` is the service's own entry.
+    """Makes the audit entries of one process of a service. `kind` is the service's subclass of `AuditEntry`.
 
-    The ids rise within this process, also within a millisecond and when the clock falls back: pages of the audit are
-    ordered by them.
+    Pages of the audit are ordered by id. So ids rise within the process, also within one millisecond and when the clock
+    is set back.
     """
 
     def __init__(self, kind: type[Entry], now: Callable[[], datetime], entropy: Callable[[int], bytes]) -> None:
@@ -49,13 +49,16 @@ class AuditEntries(Generic[Entry]):
         self._last_bits = 0
 
     def make(self, actor: str, action: str, object: str = "", **columns: Any) -> Entry:  # noqa: A002  (the audit's word)
-        """An entry of now. `columns` are further fields of `kind`; the kind refuses names that it does not have."""
+        """Return an entry with the current time. `columns` are further fields of `kind`.
+
+        Raises TypeError for a field that `kind` does not have.
+        """
         now = self._now()
         return self._kind(id=self._id(now), at=now, actor=actor, action=action, object=object, **columns)
 
     def _id(self, now: datetime) -> str:
         unix_ms = int(now.timestamp() * 1000)
-        # The top bit of the 62 that make_id puts last stays free, so that counting up never wraps.
+        # `make_id` uses the last 62 bits. Their top bit is cleared, so that counting up never overflows.
         bits = int.from_bytes(self._entropy(ID_ENTROPY_BYTES), "big") & ~(0x3FFFF << 61)
         if unix_ms <= self._last_ms:
             unix_ms, bits = self._last_ms, self._last_bits + 1

@@ -1,8 +1,8 @@
-"""The cloud's clock: the only place that reads the wall clock. Everything else takes `now` as an argument."""
+"""The clock of the cloud: the only module that reads the wall clock. All other code takes `now` as an argument."""
 
 from datetime import UTC, datetime
 
 
 def utc_now() -> datetime:
-    """The time, aware and in UTC."""
+    """Return the current time, aware and in UTC."""
     return datetime.now(UTC)

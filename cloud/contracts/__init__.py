@@ -1,1 +1,1 @@
-"""What services say to each other over mTLS, one module a service."""
+"""Contracts of the APIs between services, over mutual TLS: one module for each service."""

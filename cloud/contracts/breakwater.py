@@ -1,9 +1,9 @@
-"""Pure: the contract of Breakwater's API over mutual TLS, which is the paths of its routes and the bodies.
+"""Values: the contract of Breakwater's API over mutual TLS, which is the paths of its routes and their bodies.
 
-The issuer and its callers share it; it has no rule of issuing. `protocol.messages.sessions` has the answer that nodes
-get as well (`Certificate`). Services and nodes renew their certificates by EST (`protocol.messages.est`).
+Breakwater and its callers share this module. It has no rule of issuing. `protocol.messages.sessions` has the answer
+that nodes get as well (`Certificate`). Services and nodes renew their certificates by EST (`protocol.messages.est`).
 
-Evolution: requests refuse unknown fields; a field is added with a default, at the end.
+Evolution: requests refuse unknown fields. A new field has a default and is added at the end.
 """
 
 from datetime import datetime
@@ -30,7 +30,8 @@ RevocationReason = Literal[
     "cessationOfOperation",
     "privilegeWithdrawn",
 ]
-"""Why a certificate is revoked, as RFC 5280 section 5.3.1 spells it. There is no certificateHold: a revocation is final."""
+"""Reason of a revocation, spelled as in RFC 5280 section 5.3.1. certificateHold is missing because a revocation is
+final."""
 REASON_NUMBERS: dict[RevocationReason, int] = {
     "unspecified": 0,
     "keyCompromise": 1,
@@ -40,11 +41,12 @@ REASON_NUMBERS: dict[RevocationReason, int] = {
     "cessationOfOperation": 5,
     "privilegeWithdrawn": 9,
 }
-"""Name to CRLReason. A key is never certified again unless its certificates were revoked as superseded."""
+"""Reason -> number of the CRLReason (RFC 5280 section 5.3.1). A key is certified again only if its revoked certificates
+were revoked as superseded."""
 
 
 class OpenGeneration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`POST /v1/generations/open`. Idempotent; 409 `conflict` when the generation is closed already."""
+    """`POST /v1/generations/open`. Idempotent. 409 `conflict` if the generation is closed already."""
 
     tenant: TenantId
     node: NodeId
@@ -52,13 +54,16 @@ class OpenGeneration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class GenerationOpened(msgspec.Struct, frozen=True):
-    """The answer: the generation is open, by this command or by an earlier one like it."""
+    """The answer: the generation is open, through this request or an earlier one."""
 
     generation: int
 
 
 class CloseGenerations(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`POST /v1/generations/close`. Final: every generation up to `up_to`, opened or not. The first reason counts."""
+    """`POST /v1/generations/close`. Closes every generation up to `up_to`, opened or not, for good.
+
+    The reason of the first request that closes a generation stays.
+    """
 
     tenant: TenantId
     node: NodeId
@@ -67,7 +72,10 @@ class CloseGenerations(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CloseGeneration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`POST /v1/generations/close-one`. Final: this generation alone, opened or not; those before it live on."""
+    """`POST /v1/generations/close-one`. Closes this generation alone, opened or not, for good.
+
+    Earlier generations stay open.
+    """
 
     tenant: TenantId
     node: NodeId
@@ -76,15 +84,17 @@ class CloseGeneration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class GenerationsClosed(msgspec.Struct, frozen=True):
-    """The answer: how many device serials of these generations are revoked by now (also by earlier commands)."""
+    """The answer: the number of device serials of these generations that are revoked now, also by earlier requests."""
 
     revoked: int
 
 
 class IssueNodeCertificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`POST /v1/certificates/device` and `.../session`. `csr` is DER, `request` makes a repeat harmless.
+    """`POST /v1/certificates/device` and `POST /v1/certificates/session`.
 
-    `not_after`: for a device certificate the wanted end, for a session certificate the end of the device certificate.
+    `request` identifies the request: a repeat with the same value gets the same certificate. `csr` is DER. For a device
+    certificate, `not_after` is the wanted end. For a session certificate, `not_after` is the end of the device
+    certificate.
     """
 
     request: str
@@ -96,7 +106,11 @@ class IssueNodeCertificate(msgspec.Struct, frozen=True, forbid_unknown_fields=Tr
 
 
 class RevokedSerial(msgspec.Struct, frozen=True):
-    """A revoked certificate of a service: its place in the feed, serial (lower-case hex), end, reason."""
+    """A revoked certificate of a service.
+
+    `feed` is its place in the feed, `serial` lower-case hexadecimal, `not_after` the end of the certificate, `reason`
+    the number of the CRLReason.
+    """
 
     feed: int
     serial: str
@@ -105,11 +119,11 @@ class RevokedSerial(msgspec.Struct, frozen=True):
 
 
 class Revocations(msgspec.Struct, frozen=True):
-    """`GET /v1/revocations?cursor=&wait=`: what was revoked after `cursor` and has not expired, oldest first.
+    """`GET /v1/revocations?cursor=&wait=&issuer=`: unexpired certificates revoked after `cursor`, oldest first.
 
-    `cursor` is where to go on. An answer without entries says that nothing was revoked in the time waited, or that
-    `issuer` is another than the one named by `&issuer=`: the key id of the CA that Breakwater has its own certificate
-    of, so that a service renews when its own is of another.
+    `cursor` is the start of the next request. The answer has no entries if no certificate was revoked within `wait`
+    seconds, or if `issuer` differs from the `issuer` of the request. `issuer` is the key id of the CA that issued
+    Breakwater's own certificate. A service whose own certificate is from another CA renews it.
     """
 
     cursor: int
@@ -118,10 +132,11 @@ class Revocations(msgspec.Struct, frozen=True):
 
 
 class SupersedeKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`POST /v1/generations/supersede-keys`. Final and idempotent, for a generation whose node key was changed.
+    """`POST /v1/generations/supersede-keys`. Final and idempotent. For a generation whose node key was changed.
 
-    `spki_sha256` (hex) is of the key in force: device certificates of the generation for other keys that were recorded
-    before its newest one are revoked as superseded. What is recorded later belongs to the next change.
+    `spki_sha256` (hexadecimal) identifies the current key. Breakwater revokes, as superseded, the generation's device
+    certificates for other keys that were recorded before the newest certificate of the current key. Certificates that
+    are recorded later are left for the next change of the key.
     """
 
     tenant: TenantId
@@ -131,6 +146,6 @@ class SupersedeKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class KeysSuperseded(msgspec.Struct, frozen=True):
-    """The answer: how many device serials this command revoked."""
+    """The answer: the number of device serials that this request revoked."""
 
     revoked: int

@@ -1,1 +1,1 @@
-"""Keys at rest, who signed a certificate, and a writer of DER."""
+"""Keys at rest, checks of a certificate's issuer, and a writer of DER."""

@@ -1,6 +1,6 @@
-"""Pure: writer of the few DER elements (X.690) that no library writes with exactly these bytes.
+"""Pure functions: write the DER elements (X.690) that no library writes with exactly the bytes that we need.
 
-It reads no DER. Rule: definite lengths, in the fewest bytes.
+The module reads no DER. Lengths are definite and use the fewest bytes.
 """
 
 from functools import lru_cache
@@ -11,7 +11,7 @@ NULL = b"\x05\x00"
 
 
 def tlv(tag: int, content: bytes) -> bytes:
-    """One element with a tag of one byte (X.690 section 8.1)."""
+    """Return one element with a tag of one byte (X.690 section 8.1)."""
     size = len(content)
     if size < 0x80:
         return bytes((tag, size)) + content
@@ -20,31 +20,31 @@ def tlv(tag: int, content: bytes) -> bytes:
 
 
 def sequence(*elements: bytes) -> bytes:
-    """A SEQUENCE of elements that are DER already."""
+    """Return a SEQUENCE (X.690 section 8.9). `elements` are DER already."""
     return tlv(0x30, b"".join(elements))
 
 
 def integer(value: int) -> bytes:
-    """An INTEGER, zero or positive (X.690 section 8.3)."""
+    """Return an INTEGER (X.690 section 8.3). Raises ValueError for a negative value."""
     if value < 0:
-        raise ValueError("no integer below zero is written here")
+        raise ValueError(f"cannot write {value} as an INTEGER: it is below zero")
     return tlv(0x02, value.to_bytes(value.bit_length() // 8 + 1, "big"))
 
 
 def octet_string(value: bytes) -> bytes:
-    """An OCTET STRING."""
+    """Return an OCTET STRING (X.690 section 8.7)."""
     return tlv(0x04, value)
 
 
 def bit_string(value: bytes) -> bytes:
-    """A BIT STRING of whole bytes."""
+    """Return a BIT STRING of whole bytes (X.690 section 8.6)."""
     return tlv(0x03, b"\x00" + value)
 
 
 @lru_cache(256)
 def oid(dotted: str) -> bytes:
-    """An OBJECT IDENTIFIER (X.690 section 8.19). Raises ValueError for what is none."""
-    ObjectIdentifier(dotted)  # raises: too short, or the first two numbers out of bounds
+    """Return an OBJECT IDENTIFIER (X.690 section 8.19). Raises ValueError if `dotted` is not an object identifier."""
+    ObjectIdentifier(dotted)  # Raises ValueError: `dotted` is too short, or its first two numbers are too large.
     first, second, *rest = (int(number) for number in dotted.split("."))
     return tlv(0x06, b"".join(_base128(number) for number in (first * 40 + second, *rest)))
 

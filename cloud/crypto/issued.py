@@ -1,4 +1,4 @@
-"""Pure: whether a CA signed a certificate."""
+"""Pure functions: tell whether a CA signed a certificate."""
 
 from collections.abc import Iterable
 
@@ -7,10 +7,10 @@ from cryptography.exceptions import InvalidSignature
 
 
 def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-    """Whether `issuer` signed `certificate`, under the name that `certificate` gives as its issuer.
+    """Return True if `issuer` signed `certificate` and has the name that `certificate` gives as its issuer.
 
-    False as well where the signature's algorithm or the issuer's key is of a kind that the library does not know.
-    Dates, extensions and the chain above `issuer` are not checked.
+    Returns False if the library does not know the signature's algorithm or the kind of the issuer's key. Dates,
+    extensions and the chain above `issuer` are not checked.
     """
     try:
         certificate.verify_directly_issued_by(issuer)
@@ -20,5 +20,5 @@ def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> boo
 
 
 def issuer_among(certificate: x509.Certificate, issuers: Iterable[x509.Certificate]) -> x509.Certificate | None:
-    """The first of `issuers` that signed `certificate`, or None."""
+    """Return the first of `issuers` that signed `certificate`, or None."""
     return next((issuer for issuer in issuers if is_issued_by(certificate, issuer)), None)

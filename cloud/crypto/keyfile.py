@@ -1,9 +1,9 @@
-"""Store of private keys at rest: PKCS#8, encrypted, in files of mode 0600 that appear whole or not at all.
+"""Store: private keys at rest, as encrypted PKCS#8 in files of mode 0600. A file is written whole or not at all.
 
-A passphrase comes from a file of its own or from a systemd credential, never from an argument or an environment value,
-which other processes can read. What the group or the world can read is refused, not warned about. It is not a key
-store: which key is for what is the business of its caller. Nothing is promised about memory: Python copies what it
-reads, so neither a key nor a passphrase can be wiped.
+A passphrase comes from its own file or from a systemd credential. It never comes from an argument or an environment
+variable, which other processes can read. A secret file that the group or other users can read is refused. Callers
+decide what each key is for. Secrets in memory are not protected: Python copies what it reads, so neither a key nor a
+passphrase can be erased.
 """
 
 import os
@@ -31,7 +31,7 @@ PrivateKey = EllipticCurvePrivateKey | Ed25519PrivateKey
 
 
 class ScryptCost(msgspec.Struct, frozen=True):
-    """The parameters of scrypt (RFC 7914 section 2): it takes 128 * n * r bytes of memory, p times over."""
+    """Parameters of scrypt (RFC 7914 section 2). It needs 128 * n * r bytes of memory and p rounds over them."""
 
     n: int
     r: int
@@ -39,58 +39,63 @@ class ScryptCost(msgspec.Struct, frozen=True):
 
 
 COST = ScryptCost(n=2**14, r=8, p=5)
-"""One of the equal settings of OWASP's Password Storage Cheat Sheet, that of 16 MiB: a third of a second a key.
+"""The setting with 16 MiB of OWASP's Password Storage Cheat Sheet, which lists several equally strong ones. It takes a
+third of a second a key.
 
-A passphrase of `cascade init` (192 random bits) needs none of it; one that a person typed does. More memory and fewer
-rounds would be as good, but `openssl pkey` reads no file that takes 32 MiB or more, and must read ours in a disaster.
-"""
+A passphrase of `cascade init` (192 random bits) does not need this cost. A passphrase that a person chose does. More
+memory and fewer rounds would be as strong, but `openssl pkey` cannot read a file that needs 32 MiB or more, and it must
+be able to read our files in a disaster."""
 
 SECRET_FILE_BYTES_MAX = 64 * 1024
-"""Keys and passphrases are far below; more is another file named by mistake."""
+"""Keys and passphrases are far smaller. A larger file was named by mistake."""
 PASSPHRASE_BYTES_MIN = 16
-"""`cascade init` makes passphrases of 24 random bytes (32 letters); a shorter one was typed by a person in a hurry."""
+"""`cascade init` makes passphrases of 24 random bytes (32 characters). A passphrase below this length was chosen by a
+person and is too easy to guess."""
 CREDENTIAL = "credential:"
-"""Begins the name of a secret that systemd hands over (`LoadCredential=`, systemd.exec(5)) instead of a path."""
+"""Prefix of a secret's name in the settings: systemd passes the secret to the service (`LoadCredential=`,
+systemd.exec(5))."""
 _CREDENTIAL_NAME = re.compile(r"(?!\.{1,2}$)[\x21-\x2e\x30-\x39\x3b-\x7e]{1,255}")
 _KEY_BYTES = 32
 _OURS = ("1.2.840.113549.1.5.13", "1.3.6.1.4.1.11591.4.11", "2.16.840.1.101.3.4.1.42")
 _PBES2, _SCRYPT, _AES_256_CBC = map(oid, _OURS)
 _MEMORY_MAX = 32 * 1024 * 1024
-"""What OpenSSL takes; a file that asks for more is not ours."""
+"""Memory for scrypt that OpenSSL allows. A file that needs more was not written by this module."""
 
 
 class KeyFileError(Exception):
-    """A key or passphrase file cannot be used; the message names the file and what to do, never its content."""
+    """A key or passphrase file cannot be used. The message names the file and the next step, but never its content."""
 
 
 def secret_path(name: str, base: Path) -> Path:
-    """Where a secret of the settings lies: a path, relative to `base` or absolute, or `credential:NAME`.
+    """Return the path of a secret that the settings name: a path, absolute or relative to `base`, or `credential:NAME`.
 
     Raises:
-        KeyFileError: not the name of a credential, or this process was given none.
+        KeyFileError: NAME is not the name of a credential, or systemd has passed no credentials to this process.
     """
     if not name.startswith(CREDENTIAL):
         return base / name
     credential = name.removeprefix(CREDENTIAL)
     if not _CREDENTIAL_NAME.fullmatch(credential):
-        raise KeyFileError(f"cannot use {name}: not the name of a credential")
+        raise KeyFileError(f"cannot use {name}: {credential!r} is not the name of a credential")
     directory = _credentials()
     if directory is None:
-        raise KeyFileError(f"cannot use {name}: no credentials here; set LoadCredential={credential}:FILE in the unit")
+        raise KeyFileError(
+            f"cannot use {name}: systemd has passed no credentials; set LoadCredential={credential}:FILE in the unit"
+        )
     return directory / credential
 
 
 def _credentials() -> Path | None:
-    """The folder in which systemd lays this service's credentials."""
+    """Return the folder with the credentials that systemd has passed to this service, or None."""
     directory = os.environ.get("CREDENTIALS_DIRECTORY", "")
     return Path(directory) if directory else None
 
 
 def write_secret(path: Path, content: bytes) -> None:
-    """Write a file of mode 0600 atomically: the old content or the new one, durable when this returns.
+    """Write a file of mode 0600 atomically. The content is durable when the function returns.
 
     Raises:
-        KeyFileError: the file cannot be written; an old one is intact.
+        KeyFileError: the file cannot be written; an old file is unchanged.
     """
     scratch = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
@@ -110,7 +115,7 @@ def write_secret(path: Path, content: bytes) -> None:
 
 
 def sync_directory(directory: Path) -> None:
-    """Make the names in a directory durable."""
+    """Make the names in a directory durable. Raises OSError."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -119,10 +124,11 @@ def sync_directory(directory: Path) -> None:
 
 
 def check_private(path: Path) -> None:
-    """Refuse a secret that others can read.
+    """Check that no other user can read a secret file.
 
     Raises:
-        KeyFileError: missing, not a regular file, another user's, or open to group or world.
+        KeyFileError: the file is missing, is not a regular file, belongs to another user, or is readable by its group
+            or by all users.
     """
     try:
         _check_private(path, path.stat())
@@ -136,19 +142,21 @@ def _check_private(path: Path, status: os.stat_result) -> None:
     if status.st_uid not in (os.geteuid(), 0):
         raise KeyFileError(f"cannot use {path}: it belongs to another user (uid {status.st_uid})")
     if path.parent == _credentials():
-        # systemd gives its user read access by an ACL on a file 0400 of root's, whose mask stands in the group's bits
-        # (src/core/exec-credential.c); the group itself has no access. Without ACLs it gives the file to the user.
+        # systemd stores a credential as a file of root with mode 0400 and gives the service's user read access by an
+        # ACL. The ACL's mask appears in the group's mode bits (src/core/exec-credential.c), but the group has no
+        # access. Without ACLs, systemd makes the service's user the owner.
         if status.st_mode & 0o337:
-            raise KeyFileError(f"cannot use {path}: a credential of mode {stat.S_IMODE(status.st_mode):o}, not 400")
+            mode = stat.S_IMODE(status.st_mode)
+            raise KeyFileError(f"cannot use {path}: the mode of the credential is {mode:o}, not 400")
     elif status.st_mode & 0o077:
         raise KeyFileError(f"cannot use {path}: others can read it; run: chmod 600 {path}")
 
 
 def read_secret(path: Path) -> bytes:
-    """The content of a secret file, checked through the open file so that none can be swapped in between.
+    """Return the content of a secret file. The checks use the open file, so that it cannot be exchanged in between.
 
     Raises:
-        KeyFileError: see `check_private`; or larger than `SECRET_FILE_BYTES_MAX`.
+        KeyFileError: as for `check_private`; or the file is larger than `SECRET_FILE_BYTES_MAX`.
     """
     try:
         with path.open("rb") as file:
@@ -162,10 +170,10 @@ def read_secret(path: Path) -> bytes:
 
 
 def read_passphrase(path: Path) -> bytes:
-    """The passphrase in a file, without its line end.
+    """Return the passphrase in a file, without white space around it.
 
     Raises:
-        KeyFileError: as `read_secret`; or shorter than `PASSPHRASE_BYTES_MIN`.
+        KeyFileError: as for `read_secret`; or the passphrase is shorter than `PASSPHRASE_BYTES_MIN`.
     """
     passphrase = read_secret(path).strip()
     if len(passphrase) < PASSPHRASE_BYTES_MIN:
@@ -174,16 +182,21 @@ def read_passphrase(path: Path) -> bytes:
 
 
 def write_key(path: Path, key: PrivateKey, passphrase: bytes, cost: ScryptCost | None = None) -> None:
-    """Write a private key, encrypted, at `COST` unless `cost` is given. Raises KeyFileError."""
+    """Write a private key, encrypted with `passphrase` at `cost` (default `COST`).
+
+    Raises:
+        KeyFileError: the passphrase is shorter than `PASSPHRASE_BYTES_MIN`, or the file cannot be written.
+    """
     if len(passphrase) < PASSPHRASE_BYTES_MIN:
         raise KeyFileError(f"cannot write {path}: the passphrase is shorter than {PASSPHRASE_BYTES_MIN} bytes")
     write_secret(path, encrypt_key(key, passphrase, cost or COST, os.urandom(16), os.urandom(16)))
 
 
 def encrypt_key(key: PrivateKey, passphrase: bytes, cost: ScryptCost, salt: bytes, iv: bytes) -> bytes:
-    """PKCS#8 EncryptedPrivateKeyInfo in PEM: PBES2 (RFC 8018 section 6.2), scrypt (RFC 7914 section 7), AES-256-CBC.
+    """Return a PKCS#8 EncryptedPrivateKeyInfo in PEM: PBES2 (RFC 8018 section 6.2) with scrypt and AES-256-CBC.
 
-    Done by hand because the library reads such files and writes PBKDF2 alone. Salt and IV are 16 random bytes each.
+    RFC 7914 section 7 defines scrypt in PBES2. `salt` and `iv` are 16 random bytes each. The library reads such files
+    but writes PBKDF2 only, so this function builds the structure itself.
     """
     plain = key.private_bytes(
         serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -201,7 +214,7 @@ def encrypt_key(key: PrivateKey, passphrase: bytes, cost: ScryptCost, salt: byte
 
 @asn1.sequence
 class _ScryptParameters:
-    """RFC 7914 section 7.1."""
+    """RFC 7914 section 7.1, scrypt-params."""
 
     salt: bytes
     n: int
@@ -236,17 +249,17 @@ class _Pbes2:
 
 @asn1.sequence
 class _EncryptedPrivateKeyInfo:
-    """RFC 5208 section 6, with the one scheme that is written here."""
+    """RFC 5208 section 6, EncryptedPrivateKeyInfo, with the one encryption scheme that this module writes."""
 
     algorithm: _Pbes2
     content: bytes
 
 
 def _decrypt(content: bytes, passphrase: bytes) -> PrivateKeyTypes:
-    """A key out of its file. Raises ValueError.
+    """Decrypt the content of a key file. Raises ValueError.
 
-    The library would do all of it, but holds the interpreter while scrypt runs: no other key would be read meanwhile,
-    and no request answered.
+    The library can do all of this, but holds the interpreter's lock while scrypt runs. Meanwhile no other key could be
+    read and no request answered. So this function runs scrypt itself, and leaves files of other forms to the library.
     """
     try:
         found = asn1.decode_der(
@@ -269,24 +282,31 @@ def _decrypt(content: bytes, passphrase: bytes) -> PrivateKeyTypes:
 
 
 def write_keys(keys: Mapping[Path, PrivateKey], passphrase: bytes) -> None:
-    """New keys, side by side. Raises KeyFileError, also for a file that is there already: its key may have signed."""
+    """Write new keys, several at the same time.
+
+    Raises:
+        KeyFileError: as for `write_key`; or a file exists already, because its key may have signed something.
+    """
     if used := [path for path in keys if path.exists()]:
-        raise KeyFileError(f"cannot write {used[0]}: there is a key already")
+        raise KeyFileError(f"cannot write {used[0]}: the file exists already, and its key may have been used")
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as threads:
         list(threads.map(lambda path: write_key(path, keys[path], passphrase), keys))
 
 
 def read_keys(paths: Sequence[Path], passphrase: bytes) -> list[PrivateKey]:
-    """Several keys, side by side: as many at a time as there are processors. Raises KeyFileError."""
+    """Read several keys, as many at the same time as there are processors. Raises KeyFileError."""
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as threads:
         return list(threads.map(lambda path: read_key(path, passphrase), paths))
 
 
 def read_key(path: Path, passphrase: bytes) -> PrivateKey:
-    """Read a private key that `write_key` wrote, or an earlier release with PBKDF2. A third of a second at `COST`.
+    """Read a private key from a file of `write_key`, or from a PBKDF2 file of an earlier version.
+
+    Takes 0.3 s at `COST`.
 
     Raises:
-        KeyFileError: as `read_secret`; not encrypted; wrong passphrase; not a key of a kind we use.
+        KeyFileError: as for `read_secret`; or the file is not encrypted, the passphrase is wrong, or the key is neither
+            an elliptic-curve key nor an Ed25519 key.
     """
     content = read_secret(path)
     if b"-----BEGIN ENCRYPTED PRIVATE KEY-----" not in content:
@@ -295,8 +315,9 @@ def read_key(path: Path, passphrase: bytes) -> PrivateKey:
         key = _decrypt(content, passphrase)
     except ValueError as error:
         raise KeyFileError(
-            f"cannot decrypt {path}: wrong passphrase or damaged file; check which passphrase file the settings name"
+            f"cannot decrypt {path}: the passphrase is wrong or the file is damaged; "
+            "check which passphrase file the settings name"
         ) from error
     if not isinstance(key, EllipticCurvePrivateKey | Ed25519PrivateKey):
-        raise KeyFileError(f"cannot use {path}: not an elliptic-curve key")
+        raise KeyFileError(f"cannot use {path}: its key is neither an elliptic-curve key nor an Ed25519 key")
     return key

@@ -1,1 +1,1 @@
-"""Ledger, the billing authority: nothing stands here yet."""
+"""Service: Ledger, the billing authority. It is not built yet."""

@@ -80,10 +80,10 @@ def test_errors_name_the_file_and_no_secret(tmp_path: Path) -> None:
     write_secret(tmp_path / "torn", path.read_bytes()[:120])
     write_secret(tmp_path / "large", b"x" * 70_000)
     cases = {
-        "ca.key": (b"a wrong passphrase", "wrong passphrase or damaged"),
+        "ca.key": (b"a wrong passphrase", "passphrase is wrong or the file is damaged"),
         "plain": (PASSPHRASE, "not an encrypted private key"),
-        "rsa": (PASSPHRASE, "not an elliptic-curve key"),
-        "torn": (PASSPHRASE, "wrong passphrase or damaged"),
+        "rsa": (PASSPHRASE, "neither an elliptic-curve key nor an Ed25519 key"),
+        "torn": (PASSPHRASE, "passphrase is wrong or the file is damaged"),
         "large": (PASSPHRASE, "larger than"),
         "absent": (PASSPHRASE, "No such file"),
     }
@@ -210,7 +210,7 @@ def test_the_modes_of_a_credential(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert read_passphrase(path) == PASSPHRASE
         check_private(path)
     else:
-        with pytest.raises(KeyFileError, match=f"a credential of mode {mode:o}, not 400"):
+        with pytest.raises(KeyFileError, match=f"the mode of the credential is {mode:o}, not 400"):
             read_passphrase(path)
 
 
@@ -232,7 +232,7 @@ def test_several_keys_side_by_side_keep_their_places(tmp_path: Path) -> None:
     write_keys(made, PASSPHRASE)
     read = read_keys(list(made), PASSPHRASE)
     assert [key.public_key() for key in read] == [key.public_key() for key in made.values()]
-    with pytest.raises(KeyFileError, match="there is a key already"):
+    with pytest.raises(KeyFileError, match="exists already"):
         write_keys({tmp_path / "new.pem": read[0], tmp_path / "4.pem": read[0]}, PASSPHRASE)
     assert not (tmp_path / "new.pem").exists()
     with pytest.raises(KeyFileError, match=r"4\.pem"):

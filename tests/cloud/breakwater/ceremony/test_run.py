@@ -277,7 +277,7 @@ async def test_a_root_that_is_over_or_did_not_sign_itself(room: Room) -> None:
 
 async def test_a_wrong_passphrase(room: Room) -> None:
     write_secret(room.folder / "passphrase", b"another passphrase, a wrong one")
-    with pytest.raises(KeyFileError, match="wrong passphrase"):
+    with pytest.raises(KeyFileError, match="passphrase is wrong"):
         await room.hold(room.intermediate("nodes-2"))
 
 

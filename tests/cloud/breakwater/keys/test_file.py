@@ -19,7 +19,7 @@ async def test_a_wrong_passphrase(tmp_path: Path) -> None:
     path = tmp_path / "nodes-1.key.pem"
     assert reference == "file:nodes-1.key.pem"
     assert path.stat().st_mode & 0o777 == 0o600
-    with pytest.raises(SignerError, match=f"{re.escape(str(path))}: wrong passphrase.*check which") as caught:
+    with pytest.raises(SignerError, match=f"{re.escape(str(path))}: the passphrase is wrong.*check which") as caught:
         await FileKeys(tmp_path, b"another passphrase, also long").open(reference)
     assert not isinstance(caught.value, SignerUnavailable)
     assert "another" not in str(caught.value)

@@ -29,7 +29,7 @@ def test_initialise_puts_four_encrypted_keys_in_two_places(tmp_path: Path) -> No
     assert root.roles[Snapshot.type].keyids == [signers.snapshot.public_key.keyid]
     assert root.roles[Timestamp.type].keyids == [signers.timestamp.public_key.keyid]
     assert root.roles[Targets.type].keyids == [read_signer(offline / TARGETS_KEY, PASSPHRASE).public_key.keyid]
-    with pytest.raises(KeyFileError, match="there is a key already"):
+    with pytest.raises(KeyFileError, match="exists already"):
         initialise(START, offline, online, PASSPHRASE, content())
-    with pytest.raises(KeyFileError, match="wrong passphrase"):
+    with pytest.raises(KeyFileError, match="passphrase is wrong"):
         read_online_signers(online, b"another one of 16 bytes")
