@@ -1,1 +1,1 @@
-"""HTTP in: who may call, problem documents, the application factory, metrics, limits of the protocol."""
+"""HTTP for services: admission of callers, problem documents, the application factory, metrics, protocol limits."""

@@ -1,7 +1,7 @@
-"""Factory of a service's Litestar application: one guard, one mapping of errors, strict bodies, no extra routes.
+"""Wiring: makes a service's Litestar application, with one guard, one mapping of errors and strictly decoded bodies.
 
-Litestar itself reads a body of any content type and coerces its values ("1" becomes 1). Here a body has the content type
-of JSON and is decoded strictly into the handler's type, in one step.
+Litestar itself reads a body of any content type and converts its values ("1" becomes 1). Applications made here accept
+JSON only, and decode it strictly into the handler's type, in one step. They have no routes but those of the service.
 """
 
 import logging
@@ -28,16 +28,16 @@ class StrictRequest(Request[Any, Any, Any]):
     """A request whose JSON body is decoded strictly into the type of the handler's `data`."""
 
     async def body(self) -> bytes:
-        """The body, if the caller is still admitted when its last byte has arrived. Raises Refusal."""
+        """Return the body, if the caller is still admitted when the last byte has arrived. Raises Refusal."""
         body = await super().body()
         await judge_again(self)
         return body
 
     async def json(self) -> Any:
-        """The body as the handler's type.
+        """Return the body as the handler's type.
 
         Raises:
-            Refusal: `unsupported_media_type`, `malformed` (not JSON), `invalid` (JSON of another shape).
+            Refusal: `unsupported_media_type`, `malformed` (not JSON) or `invalid` (JSON of another shape).
         """
         media_type = self.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media_type != "application/json":
@@ -54,14 +54,14 @@ class StrictRequest(Request[Any, Any, Any]):
 
 T = TypeVar("T")
 Wired = NamedDependency[SkipValidation[T]]
-"""A handler's parameter that takes the part of the service with the parameter's name."""
+"""Type of a handler's parameter. Its value is the part of the service that has the parameter's name."""
 
 OnError = Callable[[Exception, Scope], Awaitable[None]]
-"""Called with what a handler or the guard raised, before it is answered."""
+"""Called with the exception of a handler or of the guard, before the answer is sent."""
 
 
 def _provider(service: object) -> Provide:
-    """Without a parameter: Litestar would read one from the query."""
+    """Return a provider without parameters. Litestar would read a parameter's value from the query."""
 
     def provide() -> object:
         return service
@@ -70,9 +70,12 @@ def _provider(service: object) -> Provide:
 
 
 def _away(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-    """The database cannot be used now. That is no bug, and strangers must not fill the log with tracebacks."""
+    """Answer 503 when the database cannot be used.
+
+    This is not a bug, so no traceback is logged: callers could fill the log with tracebacks.
+    """
     log.error("the database cannot be used", extra={"path": request.url.path, "error": str(error)})
-    return answer(Refusal("unavailable", "the database cannot be used just now", headers={"Retry-After": "1"}))
+    return answer(Refusal("unavailable", "the database is not available", headers={"Retry-After": "1"}))
 
 
 def make_app(
@@ -83,10 +86,11 @@ def make_app(
     metrics: Metrics | None = None,
     on_error: OnError | None = None,
 ) -> Litestar:
-    """The application of a service.
+    """Make the application of a service.
 
-    Handlers take what they need of `services` by name, as a parameter of the type `Wired[X]`.
-    With `metrics` it has the route `/metrics` and times its requests.
+    A handler takes a part of `services` by name, as a parameter of the type `Wired[X]`. With `metrics`, the application
+    has the route `/metrics` and measures the time of its requests. `on_error` sees every exception before it is
+    answered.
     """
     parts = dict(services or {})
     if metrics is not None:

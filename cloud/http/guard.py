@@ -1,12 +1,14 @@
-"""Guard of an application: it admits callers by the list beside each route.
+"""The guard of an application. It admits callers by the list of peers beside each route.
 
     @get("/v1/things", opt={"peers": (NODE, service("fabric"))})
 
-A route without a list refuses everyone. A caller is a TLS peer (`cloud.mtls.peer`), an operator with a bearer token, or a
-service that enrols: it has no certificate yet and shows a one-time secret (HTTP Basic, RFC 7030 section 3.2.3).
-`Authorization` is read in this module only, where OPERATOR or ENROLLING is listed; no other header is read. Where only
-ANONYMOUS is listed the client certificate is not read; where ENROLLING is, a caller with a certificate is refused. The
-guard runs before the body is read, and once more after a body that took long to arrive.
+A route without a list refuses every caller. A caller is a TLS peer (`cloud.mtls.peer`), an operator with a bearer
+token, or an enrolling service. An enrolling service has no certificate yet and sends a one-time secret (HTTP Basic, RFC
+7030 section 3.2.3).
+
+Only this module reads `Authorization`, and only if the list has OPERATOR or ENROLLING. The guard reads no other header.
+If the list has ANONYMOUS only, the guard does not read the client certificate. If the list has ENROLLING, the guard
+refuses a caller with a certificate. The guard runs before the body is read, and again if the body took long to arrive.
 """
 
 import asyncio
@@ -38,15 +40,15 @@ from cloud.mtls.peer import (
 from protocol.ids import ServiceName
 
 PEERS = "peers"
-"""The key of the list in a route's `opt`."""
+"""Key of the list in a route's `opt`."""
 _JUDGED = "judged"
 JUDGED_SECONDS = 0.5
-"""How old a judgement may be when the body is there. A caller may dribble a body for half a minute, in which it may
-have been revoked."""
+"""Age from which the guard's decision is repeated when the body has arrived. A caller can send a body slowly, over half
+a minute, and can be revoked in this time."""
 
 
 class Admitted(msgspec.Struct, frozen=True):
-    """One entry of a route's list."""
+    """One entry of a route's list of peers. `name` is the service's name for the kind `service`, otherwise empty."""
 
     kind: Literal["anonymous", "node", "service", "operator", "enrolling"]
     name: str = ""
@@ -60,24 +62,28 @@ NODE = Admitted("node")
 OPERATOR = Admitted("operator")
 ENROLLING = Admitted("enrolling")
 CREDENTIALS_CHARS_MAX = 512
-"""Of a whole `Authorization: Basic`: a service's name and a secret are below 100."""
+"""Maximum length of the value in an `Authorization: Basic` header. A service's name and a secret have less than 100
+characters."""
 BASIC = {"WWW-Authenticate": 'Basic realm="est"'}
 
 
 def service(name: ServiceName) -> Admitted:
-    """The entry that admits one service."""
+    """Return the entry that admits one service."""
     return Admitted("service", name)
 
 
 class Operator(msgspec.Struct, frozen=True):
-    """A person or program that operates the cloud; `id` is the token's, `name` what the audit shows."""
+    """A person or program that operates the cloud. `id` is the id of the token.
+
+    `name` is its name, which the audit shows.
+    """
 
     id: str
     name: str
 
 
 class Credentials(msgspec.Struct, frozen=True):
-    """What a service that enrols has shown; the route judges it, for only the request's body completes it."""
+    """Credentials of an enrolling service. The route checks them, because it also needs the request's body for it."""
 
     service: str
     secret: str
@@ -87,7 +93,7 @@ class Credentials(msgspec.Struct, frozen=True):
 
 
 class ClosedAnswer(msgspec.Struct, frozen=True):
-    """What a node of a closed generation gets with the refusal: signed documents, or nothing."""
+    """Signed documents for a node of a closed generation, sent with the refusal. Both are empty if there are none."""
 
     statement: str = ""
     freshness: str = ""
@@ -98,20 +104,21 @@ ClosedHook = Callable[[NodePeer], Awaitable[ClosedAnswer]]
 
 
 async def no_operators(_token: str) -> Operator | None:
-    """For a service that has no operators' routes."""
+    """Refuse every token. For a service without operators' routes."""
     return None
 
 
 async def no_statement(_peer: NodePeer) -> ClosedAnswer:
-    """For a service that signs no statements."""
+    """Return no documents. For a service that signs no statements."""
     return ClosedAnswer()
 
 
 class Guard:
     """The guard of one service's application.
 
-    `trust` is asked at every request, so that a rotated CA counts at once; it should return the same object while
-    nothing has changed: parsed certificates are cached by it.
+    `trust` is called for every request, so that a rotated CA is used at once. It should return the same object until
+    the trust changes, because parsed certificates are cached by this object. `operator_of` returns the operator of a
+    token, or None. `closed` returns the documents for a node of a closed generation.
     """
 
     def __init__(
@@ -130,14 +137,14 @@ class Guard:
         self._closed = closed
 
     async def __call__(self, connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
-        """Admit the caller or raise `Refusal`; the peer or operator is left in the request's state."""
+        """Admit the caller, and store the peer or operator in the request's state. Raises Refusal."""
         await self._judge(connection, handler)
         connection.scope["state"][_JUDGED] = (self, handler, asyncio.get_running_loop().time())
 
     async def _judge(self, connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
         admitted = peers_of(handler)
         if not admitted:
-            raise Refusal("peer_refused", "this route admits nobody")
+            raise Refusal("peer_refused", "this route admits no caller")
         state = connection.scope["state"]
         if OPERATOR in admitted and (token := _bearer(connection)):
             operator = await self._operator_of(token)
@@ -171,7 +178,10 @@ class Guard:
 
 
 async def judge_again(connection: ASGIConnection[Any, Any, Any, Any]) -> None:
-    """Once the body is there: the guard's look again, if the first is old. Raises Refusal."""
+    """Repeat the guard's check after the body has arrived, if the first check is older than `JUDGED_SECONDS`.
+
+    Raises Refusal.
+    """
     judged = connection.scope["state"].get(_JUDGED)
     if judged is None:
         return
@@ -181,7 +191,7 @@ async def judge_again(connection: ASGIConnection[Any, Any, Any, Any]) -> None:
 
 
 def peers_of(handler: BaseRouteHandler) -> tuple[Admitted, ...]:
-    """The list beside a route; empty if there is none, or if it has anything but entries."""
+    """Return the list of peers of a route. It is empty if there is none, or if it has anything but entries."""
     listed = handler.opt.get(PEERS, ())
     if not isinstance(listed, tuple) or not all(isinstance(entry, Admitted) for entry in listed):
         return ()
@@ -194,7 +204,7 @@ def _bearer(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
 
 
 def _basic(connection: ASGIConnection[Any, Any, Any, Any]) -> Credentials:
-    """User and password of HTTP Basic (RFC 7617). Raises Refusal when there are none that can be read."""
+    """Return user and password of HTTP Basic (RFC 7617). Raises Refusal if they are missing or malformed."""
     scheme, _, encoded = connection.headers.get("authorization", "").partition(" ")
     missing = Refusal("enrolment_refused", "send HTTP Basic: the service's name and its one-time secret", headers=BASIC)
     if scheme.lower() != "basic" or len(encoded) > CREDENTIALS_CHARS_MAX:
@@ -225,13 +235,13 @@ def _not_listed(peer: Peer, kinds: Collection[str]) -> Refusal:
 
 
 def current_peer(connection: ASGIConnection[Any, Any, Any, Any]) -> Peer:
-    """The peer that the guard admitted; anonymous where an operator called."""
+    """Return the peer that the guard admitted. It is anonymous if an operator called."""
     peer: Peer = connection.scope["state"].get("peer", ANONYMOUS_PEER)
     return peer
 
 
 def current_node(connection: ASGIConnection[Any, Any, Any, Any]) -> NodePeer:
-    """The node that calls. Raises Refusal for any other caller."""
+    """Return the node that calls. Raises Refusal for any other caller."""
     peer = current_peer(connection)
     if not isinstance(peer, NodePeer):
         raise Refusal("peer_required")
@@ -239,7 +249,7 @@ def current_node(connection: ASGIConnection[Any, Any, Any, Any]) -> NodePeer:
 
 
 def current_service(connection: ASGIConnection[Any, Any, Any, Any]) -> ServicePeer:
-    """The service that calls. Raises Refusal for any other caller."""
+    """Return the service that calls. Raises Refusal for any other caller."""
     peer = current_peer(connection)
     if not isinstance(peer, ServicePeer):
         raise Refusal("peer_required")
@@ -247,7 +257,7 @@ def current_service(connection: ASGIConnection[Any, Any, Any, Any]) -> ServicePe
 
 
 def current_operator(connection: ASGIConnection[Any, Any, Any, Any]) -> Operator:
-    """The operator who calls. Raises Refusal for any other caller."""
+    """Return the operator who calls. Raises Refusal for any other caller."""
     operator = connection.scope["state"].get("operator")
     if not isinstance(operator, Operator):
         raise Refusal("operator_required")
@@ -255,7 +265,7 @@ def current_operator(connection: ASGIConnection[Any, Any, Any, Any]) -> Operator
 
 
 def current_credentials(connection: ASGIConnection[Any, Any, Any, Any]) -> Credentials:
-    """What the enrolling service that calls has shown. Raises Refusal for any other caller."""
+    """Return the credentials of the enrolling service that calls. Raises Refusal for any other caller."""
     credentials = connection.scope["state"].get("credentials")
     if not isinstance(credentials, Credentials):
         raise Refusal("enrolment_refused", headers=BASIC)
@@ -263,7 +273,7 @@ def current_credentials(connection: ASGIConnection[Any, Any, Any, Any]) -> Crede
 
 
 class RouteEntry(msgspec.Struct, frozen=True):
-    """One method of one path, and whom it admits (nobody: the guard refuses everyone)."""
+    """One method of one path, and the callers that it admits. Without an entry the guard refuses every caller."""
 
     method: str
     path: str
@@ -272,9 +282,9 @@ class RouteEntry(msgspec.Struct, frozen=True):
 
 
 def routes_of(app: Litestar) -> Iterator[RouteEntry]:
-    """Every route of an application, mounted ASGI applications included (method `*`).
+    """Yield every route of an application, mounted ASGI applications included (method `*`).
 
-    Litestar's own OPTIONS answers are left out: they have no list, so the guard refuses them.
+    Litestar's own OPTIONS answers are not included. They have no list, so the guard refuses them.
     """
     for route in app.routes:
         if not isinstance(route, HTTPRoute):

@@ -1,8 +1,9 @@
 """Adapter: the HTTP/1.1 side of a listener, over uvicorn's httptools protocol.
 
-It reads the connection's `TlsSession` once and puts it into every request's scope. It bounds the head of a request in
-bytes and a whole request in time, which uvicorn does not. It never upgrades a connection, since an upgraded connection
-would leave this class and lose its peer. Its refusals are problem documents. It knows no route and admits no peer.
+It reads the connection's `TlsSession` once and puts it into the scope of every request. It limits the bytes of a
+request's head and the time of a whole request; uvicorn does neither. It never upgrades a connection, because an
+upgraded connection would leave this class and lose its peer. Its refusals are problem documents. It has no routes and
+admits no peers.
 """
 
 import asyncio
@@ -19,17 +20,18 @@ from cloud.mtls.peer import TLS_EXTENSION, TlsSession, tls_session
 from protocol.problems import CONTENT_TYPE
 
 HEAD_BYTES_MAX = 16 * 1024
-"""Request line and headers; a node's are under 1 kB, an operator's under 2 kB. One read (256 kB) may stand above."""
+"""Bytes of request line and headers. A node's are below 1 kB, an operator's below 2 kB. One read (256 kB) can exceed
+the limit before it is checked."""
 REQUEST_SECONDS_MAX = 30
-"""From a connection's or request's first moment to the request's last byte: 64 kB at 20 kbit/s."""
+"""Seconds from the start of the connection or request to the request's last byte. Enough for 64 kB at 20 kbit/s."""
 BACKLOG = 2048
-"""Connections the kernel keeps for us while the loop is busy."""
+"""Connections that the kernel queues while the event loop is busy."""
 
 AsgiApp = Callable[[Any, Any, Any], Awaitable[None]]
 
 
 class CloudHttpProtocol(HttpToolsProtocol):
-    """One connection."""
+    """The HTTP protocol of one connection."""
 
     def __init__(
         self,
@@ -77,7 +79,7 @@ class CloudHttpProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
-        """uvicorn calls this for bytes that are not HTTP."""
+        """Refuse bytes that are not HTTP. uvicorn calls this method."""
         self._refuse("malformed", "this is not a valid HTTP/1.1 request")
 
     def _refuse(self, code: Any, detail: str) -> None:
@@ -101,13 +103,13 @@ class CloudHttpProtocol(HttpToolsProtocol):
         return False
 
     def _unsupported_upgrade_warning(self) -> None:
-        """An offered upgrade is not logged."""
+        """Log nothing when a client offers an upgrade."""
 
 
 def plaintext_only(app: AsgiApp, posts: tuple[str, ...] = ()) -> AsgiApp:
-    """The application behind a plaintext listener: it gets GET and HEAD, and POST to the paths in `posts`.
+    """Restrict an application for a plaintext listener: it gets GET and HEAD, and POST to the paths in `posts`.
 
-    Those paths answer questions with signed documents (OCSP) and take no command.
+    Those paths answer with signed documents (OCSP) and carry out no command. Any other request is answered 405.
     """
 
     async def read_only(scope: Any, receive: Any, send: Any) -> None:

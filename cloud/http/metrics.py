@@ -1,9 +1,9 @@
 """Adapter: a service's metrics for Prometheus, and the route that returns them.
 
-This module alone imports the client library. Each service has a registry of its own, so that two services in one process
-share no number; nothing is registered at import. Rule: a label is one of a small, fixed set of words (the template of a
-route, a code, a profile, an authority), never an id, a path of a request, or anything that a caller chooses. So
-`/metrics` can admit everyone.
+Only this module imports the client library. Each service has its own registry, so that two services in one process
+share no metric. Nothing is registered at import. Rule: the value of a label comes from a small, fixed set: the template
+of a route, a code, a profile, an authority. It is never an id, a request's path, or another value that a caller
+chooses. So `/metrics` can admit every caller.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -22,7 +22,7 @@ from cloud.http.guard import ANONYMOUS
 
 CONTENT_TYPE = "text/plain; version=0.0.4"  # the framework adds the charset
 LATENCY_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
-"""An issuance takes some milliseconds, a long poll is not a latency and ends in the last bucket."""
+"""Upper bounds of the histogram's buckets. An issuance takes some milliseconds. Long polls end in the last bucket."""
 NO_ROUTE = "(none)"
 
 Values = Callable[[], Mapping[str, float]]
@@ -30,29 +30,29 @@ Reading = Callable[[], Awaitable[None]]
 
 
 class Count:
-    """A number that only grows, by the values of its labels."""
+    """A counter, with a value for each combination of labels."""
 
     def __init__(self, counter: Counter) -> None:
         self._counter = counter
 
     def add(self, *labels: str, by: float = 1.0) -> None:
-        """Count, for these labels in their order."""
+        """Add `by` to the value for these labels, in the order in which the labels were declared."""
         (self._counter.labels(*labels) if labels else self._counter).inc(by)
 
 
 class Level:
-    """A number that goes up and down."""
+    """A gauge: a number that rises and falls."""
 
     def __init__(self, gauge: Gauge) -> None:
         self._gauge = gauge
 
     def set(self, value: float, *labels: str) -> None:
-        """Set the number."""
+        """Set the value for these labels."""
         (self._gauge.labels(*labels) if labels else self._gauge).set(value)
 
 
 class _Read(Collector):
-    """A gauge whose values are read when the metrics are."""
+    """A gauge whose values are read when the metrics are read."""
 
     def __init__(self, name: str, text: str, label: str, values: Values) -> None:
         self._name = name
@@ -61,7 +61,7 @@ class _Read(Collector):
         self._values = values
 
     def describe(self) -> Iterable[GaugeMetricFamily]:
-        """The name, without reading values: they may not be there yet."""
+        """Return the name only. The values may not be available yet."""
         return [GaugeMetricFamily(self._name, self._text, labels=[self._label])]
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
@@ -72,7 +72,7 @@ class _Read(Collector):
 
 
 class Metrics:
-    """The registry of one service. Names begin with `cascade_SERVICE_`."""
+    """The metrics of one service. Names begin with `cascade_SERVICE_`."""
 
     def __init__(self, service: str) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
@@ -87,34 +87,34 @@ class Metrics:
         )
 
     def counter(self, name: str, text: str, *labels: str) -> Count:
-        """A new counter; its name gets `_total` at the end."""
+        """Make a counter. `_total` is appended to its name."""
         return Count(Counter(self._prefix + name, text, labels, registry=self._registry))
 
     def gauge(self, name: str, text: str, *labels: str) -> Level:
-        """A new gauge."""
+        """Make a gauge."""
         return Level(Gauge(self._prefix + name, text, labels, registry=self._registry))
 
     def read(self, name: str, text: str, label: str, values: Values) -> None:
-        """A gauge that calls `values` (label value -> number) whenever the metrics are read."""
+        """Make a gauge that calls `values` (label value -> number) whenever the metrics are read."""
         self._registry.register(_Read(self._prefix + name, text, label, values))
 
     def before_reading(self, reading: Reading) -> None:
-        """Await `reading` before the metrics are read: for numbers that only a query knows."""
+        """Await `reading` whenever the metrics are read, for numbers that need a query."""
         self._readings.append(reading)
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
-        """A request was answered. `route` is the template of its path."""
+        """Record an answered request. `route` is the template of its path."""
         self._latency.labels(method, route, str(status)).observe(seconds)
 
     async def render(self) -> bytes:
-        """All numbers in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         for reading in self._readings:
             await reading()
         return generate_latest(self._registry)
 
 
 def measured(metrics: Metrics) -> Callable[[ASGIApp], ASGIApp]:
-    """A middleware for Litestar that times requests by the template of their path."""
+    """Make a middleware for Litestar that measures the time of requests, by the template of their path."""
 
     def wrap(app: ASGIApp) -> ASGIApp:
         async def timed(scope: Scope, receive: Receive, send: Send) -> None:
@@ -142,5 +142,5 @@ def measured(metrics: Metrics) -> Callable[[ASGIApp], ASGIApp]:
 
 @get("/metrics", opt={"peers": (ANONYMOUS,)})
 async def metrics_route(service_metrics: NamedDependency[SkipValidation[Metrics]]) -> Response[bytes]:
-    """The service's numbers; no identifiers are among them."""
+    """Return the service's metrics. They contain no ids."""
     return Response(await service_metrics.render(), media_type=CONTENT_TYPE, headers={"Cache-Control": "no-store"})

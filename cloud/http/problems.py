@@ -1,7 +1,8 @@
-"""Mapping of exceptions to answers: refusals and faults as problem documents (RFC 9457).
+"""Maps exceptions to answers: refusals and faults become problem documents (RFC 9457).
 
-A service raises `Refusal("code_refused", "...")`. Every other exception that leaves a handler (Litestar's own, a fault)
-becomes a kind of `protocol.problems` here. The text of a fault goes to the log, never to the caller.
+A service raises `Refusal("code_refused", "...")`. Every other exception of a handler, such as an exception of Litestar
+or a fault, becomes a problem of a kind of `protocol.problems`. The text of a fault is logged and never sent to the
+caller.
 """
 
 import logging
@@ -35,7 +36,7 @@ _METHODS: tuple[Method, ...] = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
 class Refusal(Exception):
-    """A request is refused for a reason that the caller may know. `statement` and `freshness` are signed documents."""
+    """A request is refused, and the caller may know the reason. `statement` and `freshness` are signed documents."""
 
     def __init__(
         self,
@@ -54,19 +55,19 @@ class Refusal(Exception):
         self.headers = dict(headers or {})
 
     def document(self) -> ProblemDocument:
-        """The body of the answer."""
+        """Return the body of the answer."""
         return document(KINDS[self.code], self.detail, self.statement, self.freshness)
 
 
 class _ValidationDetail(msgspec.Struct):
-    """One entry of Litestar's list of what is wrong with a request's parameters."""
+    """One entry of Litestar's list of errors in a request's parameters."""
 
     message: str = ""
     key: str = ""
 
 
 def _validation_detail(error: HTTPException) -> str:
-    """What is wrong and where, from Litestar's list; the values themselves are not repeated."""
+    """Return a text with the first errors of Litestar's list and their places. It does not repeat the values."""
     try:
         entries = msgspec.convert(error.extra or [], list[_ValidationDetail])
     except msgspec.ValidationError:
@@ -75,7 +76,7 @@ def _validation_detail(error: HTTPException) -> str:
 
 
 def refusal_of(error: Exception) -> Refusal:
-    """The refusal that answers an exception. Everything unknown is `internal`."""
+    """Return the refusal that answers an exception. An unknown exception becomes `internal`."""
     if isinstance(error, Refusal):
         return error
     if not isinstance(error, HTTPException) or error.status_code not in _CODE_OF_STATUS:
@@ -85,22 +86,25 @@ def refusal_of(error: Exception) -> Refusal:
         detail = _validation_detail(error)
         return Refusal("malformed", "the body is empty") if detail == "data: 'data'" else Refusal("invalid", detail)
     if code == "too_large":
-        return Refusal(code, f"at most {REQUEST_BODY_BYTES_MAX} bytes are read")
+        return Refusal(code, f"a body has at most {REQUEST_BODY_BYTES_MAX} bytes")
     return Refusal(code)
 
 
 def handle(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-    """Litestar's exception handler for everything: `Litestar(exception_handlers={Exception: handle, ...})`."""
+    """Answer any exception.
+
+    This is Litestar's exception handler: `Litestar(exception_handlers={Exception: handle, ...})`.
+    """
     refusal = refusal_of(error)
     if refusal.code == "internal":
-        log.error("internal", exc_info=error, extra={"method": request.method, "path": request.url.path})
+        log.error("internal error", exc_info=error, extra={"method": request.method, "path": request.url.path})
     if refusal.code == "method_not_allowed":
         refusal.headers["Allow"] = ", ".join(_methods_of(request))
     return answer(refusal)
 
 
 def _methods_of(request: Request[Any, Any, Any]) -> list[str]:
-    """What a path does answer to (RFC 9110 section 15.5.6 wants it said)."""
+    """Return the methods that a path answers to. RFC 9110 section 15.5.6 requires them in the answer."""
     methods: list[str] = []
     for method in _METHODS:
         try:
@@ -112,7 +116,7 @@ def _methods_of(request: Request[Any, Any, Any]) -> list[str]:
 
 
 def answer(refusal: Refusal) -> Response[bytes]:
-    """The HTTP answer of a refusal."""
+    """Return the HTTP answer of a refusal."""
     return Response(
         content=msgspec.json.encode(refusal.document()),
         status_code=KINDS[refusal.code].status,
@@ -122,7 +126,7 @@ def answer(refusal: Refusal) -> Response[bytes]:
 
 
 def plain_answer(code: Code, detail: str = "") -> bytes:
-    """A whole HTTP/1.1 answer that ends the connection, for what never reaches the application."""
+    """Return a whole HTTP/1.1 answer that ends the connection, for requests that never reach the application."""
     refusal = Refusal(code, detail)
     kind = KINDS[code]
     body = msgspec.json.encode(refusal.document())

@@ -1,1 +1,1 @@
-"""Mutual TLS between services: peer, server, client, own certificate and its renewal, revoked set."""
+"""Mutual TLS between services: peer, server, client, a service's own certificate and its renewal, the revoked set."""

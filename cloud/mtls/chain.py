@@ -1,4 +1,4 @@
-"""Pure: certificate chains of services, built from what the issuer answered and what is trusted."""
+"""Pure functions: build the certificate chain of a service from the issuer's answer and the current trust."""
 
 from datetime import datetime
 
@@ -11,11 +11,11 @@ from cloud.mtls.peer import PeerTrust
 from protocol.messages.sessions import Certificate
 
 CROSSES_MAX = 4
-"""Cross-certificates in a chain; two roots that sign each other are two."""
+"""Cross-certificates in a chain. Two roots that sign each other make two."""
 
 
 def chain_to_pem(certificate: Certificate) -> bytes:
-    """The chain as PEM, leaf first. Raises IdentityError."""
+    """Return the chain of an issuer's answer as PEM, leaf first. Raises IdentityError."""
     try:
         loaded = [x509.load_der_x509_certificate(der) for der in certificate.certificate_chain]
     except ValueError as error:
@@ -24,18 +24,18 @@ def chain_to_pem(certificate: Certificate) -> bytes:
 
 
 def build_chain(leaf: x509.Certificate, cas: tuple[bytes, ...], trust: PeerTrust, now: datetime) -> bytes:
-    """The chain to serve, PEM: the leaf, its issuing CA, and the cross-certificates above that.
+    """Return the chain that a listener sends, as PEM: the leaf, its issuing CA, and the cross-certificates above it.
 
-    The issuing CA is one of `trust`. From `cas`, which the issuer's answer names, only cross-certificates that a
-    trusted root signed are taken: a chain must not lead a peer to a root that is no longer trusted. Roots are left
-    out, since a peer that trusts one has it.
+    The issuing CA is from `trust`. From `cas` (DER), the CAs in the issuer's answer, only unexpired cross-certificates
+    that a trusted root signed are taken. Otherwise a chain could lead a peer to a root that is no longer trusted. Roots
+    are not included, because a peer that trusts a root has it.
 
     Raises:
         IdentityError: no trusted CA of services issued the leaf, or `cas` are not certificates.
     """
     issuing = issuer_among(leaf, trust.service_issuers)
     if issuing is None:
-        raise IdentityError("the new certificate was not issued by a CA of services that is trusted")
+        raise IdentityError("the new certificate was not issued by a CA of services in the current trust")
     try:
         offered = [x509.load_der_x509_certificate(der) for der in cas]
         crosses = [ca for ca in offered if ca.subject != ca.issuer and now < ca.not_valid_after_utc]
@@ -51,7 +51,7 @@ def build_chain(leaf: x509.Certificate, cas: tuple[bytes, ...], trust: PeerTrust
 
 
 def is_trusted_cross(cross: x509.Certificate, trust: PeerTrust) -> bool:
-    """Whether a trusted root signed this cross-certificate; True where the trusted roots are not known."""
+    """Return True if a trusted root signed this cross-certificate, or if the trusted roots are not known."""
     return trust.roots is None or issuer_among(cross, trust.roots) is not None
 
 

@@ -1,8 +1,8 @@
-"""Adapter: outgoing HTTP over TLS 1.3. A service calls a service with it, an operator's command line calls Fabric.
+"""Adapter: an HTTP client over TLS 1.3. Services use it to call services, and `cascade` uses it to call Fabric.
 
-The server is checked inside the handshake, before the first byte of a request can leave: its host name by OpenSSL, its
-SPIFFE id, issuing CA and revocation here. Time and size of an exchange are bounded. It retries nothing: only the caller
-knows whether a repeat is safe.
+The server is checked inside the handshake, before the first byte of a request is sent. OpenSSL checks the host name.
+This module checks the SPIFFE id, the issuing CA and the revocation. Time and size of an exchange are limited. The
+client never retries, because only the caller knows whether a repeat is safe.
 """
 
 import asyncio
@@ -28,27 +28,31 @@ T = TypeVar("T")
 
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 30.0
-"""Issuing takes milliseconds; half a minute covers a database that waits for another writer."""
+"""Seconds for a whole exchange. Issuing takes milliseconds. Half a minute covers a database that waits for another
+writer."""
 
 
 class CallError(Exception):
-    """A call got no usable answer."""
+    """A call has no usable answer."""
 
 
 class Unreachable(CallError):
-    """No connection, a broken one, or no answer in time. The call may or may not have had its effect."""
+    """No connection, a broken connection, or no answer in time.
+
+    The server may or may not have carried out the request.
+    """
 
 
 class ServerRefused(CallError):
-    """The server is not who it should be; nothing was sent to it."""
+    """The server did not prove its identity. No request was sent to it."""
 
 
 class AnswerUnusable(CallError):
-    """The answer is too large or not what the API promises."""
+    """The answer is too large, or does not have the form that the API specifies."""
 
 
 class ProblemAnswer(CallError):
-    """The server refused with a problem document."""
+    """The server refused the request with a problem document."""
 
     def __init__(self, problem: ProblemDocument) -> None:
         super().__init__(f"{problem.code}: {problem.detail or problem.title}")
@@ -63,26 +67,29 @@ class Answer(msgspec.Struct, frozen=True):
     body: bytes
 
     def into(self, kind: type[T]) -> T:
-        """The body of a successful answer, strictly decoded.
+        """Return the body of a successful answer, strictly decoded into a `kind`.
 
         Raises:
             ProblemAnswer: the status is 400 or above.
-            AnswerUnusable: the body is not a `kind`, or a refusal is no problem document.
+            AnswerUnusable: the body is not a `kind`, or a refusal has no problem document.
         """
         media_type = self.headers.get("content-type", "").partition(";")[0]
         try:
             if self.status < 400:
                 return msgspec.json.decode(self.body, type=kind, strict=True)
             if media_type != CONTENT_TYPE:
-                raise AnswerUnusable(f"the server answered {self.status} without a problem document")
+                raise AnswerUnusable(f"cannot use the server's answer: status {self.status} without a problem document")
             problem = msgspec.json.decode(self.body, type=ProblemDocument)
         except msgspec.DecodeError as error:
-            raise AnswerUnusable(f"the server's answer cannot be read: {error}") from error
+            raise AnswerUnusable(f"cannot use the server's answer: its body cannot be read: {error}") from error
         raise ProblemAnswer(problem)
 
 
 class ServerCheck(msgspec.Struct, frozen=True):
-    """Who the server has to be. `revoked` says whether a service serial is in the revoked set."""
+    """The identity that the server must prove.
+
+    `revoked` tells whether the serial of a service is in the revoked set.
+    """
 
     spiffe: ServiceSpiffeId
     trust: PeerTrust
@@ -90,15 +97,18 @@ class ServerCheck(msgspec.Struct, frozen=True):
     revoked: Callable[[int], bool]
 
     def check(self, certificate: x509.Certificate) -> None:
-        """Raises PeerRefused, naming the rule."""
+        """Check the server's certificate. Raises PeerRefused, whose detail names the broken rule."""
         if spiffe_of(certificate) != self.spiffe:
-            raise PeerRefused(f"the server is not {self.spiffe}")
+            raise PeerRefused(f"the certificate of the server is not for {self.spiffe}")
         require_usage(certificate, ExtendedKeyUsageOID.SERVER_AUTH)
         require_issuer(certificate, self.trust.service_issuers)
         self.check_still(certificate)
 
     def check_still(self, certificate: x509.Certificate) -> None:
-        """What can change while a connection lives. Raises PeerRefused."""
+        """Check the properties that can change while a connection is open: expiry and revocation.
+
+        Raises PeerRefused.
+        """
         if self.now() >= certificate.not_valid_after_utc:
             raise PeerRefused("the server's certificate has expired")
         if self.revoked(certificate.serial_number):
@@ -106,14 +116,14 @@ class ServerCheck(msgspec.Struct, frozen=True):
 
 
 class CheckedContext(ssl.SSLContext):
-    """A client context whose handshakes end only at the expected server."""
+    """A client context whose handshakes succeed with the expected server only. `server_seen` has its certificates."""
 
     server_check: ServerCheck
     server_seen: list[x509.Certificate]
 
 
 class CheckedHandshake(ssl.SSLObject):
-    """The TLS session of one connection; `do_handshake` succeeds after the check and never without."""
+    """The TLS session of one connection. `do_handshake` succeeds only after the check of the server."""
 
     def do_handshake(self) -> None:
         super().do_handshake()
@@ -133,9 +143,9 @@ class CheckedHandshake(ssl.SSLObject):
 def client_context(
     ca_pem: bytes, server_check: ServerCheck, chain_pem: bytes = b"", key: PrivateKey | None = None
 ) -> CheckedContext:
-    """A context that trusts `ca_pem` only; with certificate and key for a service, without for an operator.
+    """Make a context that trusts the CAs of `ca_pem` only. An empty `ca_pem` trusts no server.
 
-    An empty `ca_pem` trusts no server.
+    A service gives its chain and key. An operator gives none, and sends a token instead.
     """
     context = CheckedContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -150,15 +160,16 @@ def client_context(
 
 
 def expected_service(trust_domain: str, name: ServiceName) -> ServiceSpiffeId:
-    """The SPIFFE id of a service."""
+    """Return the SPIFFE id of a service."""
     return ServiceSpiffeId(trust_domain, name)
 
 
 class CloudClient:
-    """Calls one server. Connections are kept alive. With `token` the client is an operator's.
+    """Calls one server over connections that are kept alive. With `token`, the client acts as an operator.
 
-    A connection outlives its handshake. So before each call the certificates that the server has shown are checked
-    again: if one has expired or been revoked since, all connections are dropped and the next handshake decides.
+    Before each call, the client checks again the certificates that the server has shown, because a connection outlives
+    its handshake. If a certificate has expired or has been revoked, the client drops all connections, and the next
+    handshake decides.
     """
 
     def __init__(self, base_url: str, context: CheckedContext, *, token: str = "") -> None:
@@ -181,14 +192,14 @@ class CloudClient:
         return ConnectionSet(http)
 
     async def reconnect(self, context: CheckedContext) -> None:
-        """Use another certificate or trust from the next call on. Calls that run end on their old connections."""
+        """Use another certificate or trust from the next call on. Running calls end on their old connections."""
         old, self._context = self._connections, context
         self._connections = self._connect()
         await old.retire()
 
     @property
     def server(self) -> x509.Certificate | None:
-        """The certificate that the server has shown last, since the last `reconnect`."""
+        """The last certificate that the server has shown since the last `reconnect`, or None."""
         return self._context.server_seen[-1] if self._context.server_seen else None
 
     async def call(
@@ -202,12 +213,13 @@ class CloudClient:
     ) -> Answer:
         """Send one request and return the whole answer.
 
-        `body` is encoded as JSON; bytes go as they are, under the Content-Type in `headers`; None is no body.
+        `body` is encoded as JSON, unless it is bytes: those are sent unchanged, with the Content-Type in `headers`.
+        None means that there is no body. `seconds` limits the whole exchange.
 
         Raises:
-            ServerRefused: the server is not who it should be; nothing was sent.
+            ServerRefused: the server did not prove its identity; no request was sent.
             Unreachable: no answer within `seconds`.
-            AnswerUnusable: more than `RESPONSE_BODY_BYTES_MAX`.
+            AnswerUnusable: the answer is larger than `RESPONSE_BODY_BYTES_MAX`.
         """
         await self._drop_stale()
         sent = dict(headers or {})
@@ -226,14 +238,14 @@ class CloudClient:
             ):
                 return Answer(response.status_code, dict(response.headers), await _bounded(response))
         except TimeoutError as error:
-            raise Unreachable(f"no answer from {self._base_url} in time") from error
+            raise Unreachable(f"cannot reach {self._base_url}: no answer within {seconds:g} s") from error
         except httpx.HTTPError as error:
             if refused := _verification_error(error):
                 raise ServerRefused(f"cannot trust {self._base_url}: {refused}") from error
             raise Unreachable(f"cannot reach {self._base_url}: {str(error) or type(error).__name__}") from error
 
     async def _drop_stale(self) -> None:
-        """Drop all connections if one of the server's certificates is no longer trusted."""
+        """Drop all connections if a certificate that the server has shown has expired or is revoked."""
         check = self._context.server_check
         for certificate in self._context.server_seen:
             try:
@@ -256,17 +268,17 @@ class CloudClient:
 
 
 async def _bounded(response: httpx.Response) -> bytes:
-    """The body, or AnswerUnusable as soon as it is too long."""
+    """Return the body. Raises AnswerUnusable as soon as the body is too long."""
     body = bytearray()
     async for chunk in response.aiter_raw():
         body += chunk
         if len(body) > RESPONSE_BODY_BYTES_MAX:
-            raise AnswerUnusable(f"the answer is larger than {RESPONSE_BODY_BYTES_MAX} bytes")
+            raise AnswerUnusable(f"cannot use the server's answer: it is larger than {RESPONSE_BODY_BYTES_MAX} bytes")
     return bytes(body)
 
 
 def _verification_error(error: BaseException) -> str:
-    """The reason of a failed server check somewhere below an HTTP error, or nothing."""
+    """Return the reason of a failed server check that caused an HTTP error, or an empty text."""
     below: BaseException | None = error
     while below is not None:
         if isinstance(below, ssl.SSLCertVerificationError):

@@ -1,4 +1,4 @@
-"""Adapter: EST (RFC 7030) over mutual TLS, by which a service gets its next certificate from Breakwater."""
+"""Adapter: EST (RFC 7030) over mutual TLS. A service gets its next certificate from Breakwater."""
 
 import msgspec
 from cryptography import x509
@@ -19,32 +19,35 @@ from protocol.messages.est import (
 
 
 class EstClient:
-    """The issuer of services' certificates, over the connection of the service that asks (`renewal.IssuerClient`)."""
+    """Adapter of the port `renewal.IssuerClient`. Calls are made over the connection of the service that renews."""
 
     def __init__(self, client: CloudClient) -> None:
         self._client = client
 
     async def reenroll(self, csr: bytes, request: str) -> bytes:
-        """The next certificate (DER) of the service whose connection this is. Raises CallError."""
+        """Return the next certificate (DER) of the service that owns the connection.
+
+        A repeat with the same `request` gets the same certificate. Raises CallError.
+        """
         headers = {"Content-Type": TYPE_PKCS10, HEADER_REQUEST: request}
         answer = await self._client.call("POST", PATH_SIMPLEREENROLL, encode_base64(csr), headers=headers)
         try:
             return leaf_first(_certificates(answer), spki_of(x509.load_der_x509_csr(csr).public_key()))[0]
         except EstError as error:
-            raise AnswerUnusable(f"the issuer's answer cannot be used: {error}") from error
+            raise AnswerUnusable(f"cannot use the issuer's answer: {error}") from error
 
     async def ca_certificates(self) -> tuple[bytes, ...]:
-        """The CAs that Breakwater trusts, in DER and in no order. Raises CallError."""
+        """Return the CAs that Breakwater trusts, in DER and in no order. Raises CallError."""
         try:
             return _certificates(await self._client.call("GET", PATH_CACERTS))
         except EstError as error:
-            raise AnswerUnusable(f"the issuer's answer cannot be used: {error}") from error
+            raise AnswerUnusable(f"cannot use the issuer's answer: {error}") from error
 
 
 def _certificates(answer: Answer) -> tuple[bytes, ...]:
-    """Raises ProblemAnswer, AnswerUnusable, EstError."""
+    """Return the certificates in an answer. Raises ProblemAnswer, AnswerUnusable, EstError."""
     if answer.status >= 400:
         answer.into(msgspec.Raw)
     if answer.status != 200 or media_type(answer.headers.get("content-type", "")) != "application/pkcs7-mime":
-        raise EstError(f"status {answer.status} with another content")
+        raise EstError(f"it is not application/pkcs7-mime with status 200 (status {answer.status})")
     return decode_certs_only(answer.body)

@@ -1,8 +1,8 @@
 """Store: a service's own TLS identity, which is a key and a certificate chain in a `tls/` folder.
 
-Rule: at every moment the chain on disk has its key on disk. A renewal with the same key is one rename. For a new key,
-the key is written beside the old one first, then the chain is renamed, and then the key (`cloud/mtls/renewal.py`).
-Whoever loads in between finds the key that fits the chain.
+Rule: at every moment, the key of the chain on disk is on disk too. A renewal with the same key is one rename. A renewal
+with a new key takes three steps (`cloud/mtls/renewal.py`): write the new key beside the old one, rename the chain,
+rename the key. A process that loads the identity between two steps finds the key that fits the chain.
 """
 
 from datetime import datetime
@@ -17,10 +17,11 @@ from cloud.crypto.keyfile import KeyFileError, read_key, read_passphrase
 
 KEY_FILE = "key.pem"
 NEXT_KEY_FILE = "next-key.pem"
-"""The key of a renewal under way. It becomes `KEY_FILE` once the chain is that of this key."""
+"""The key of an unfinished renewal. It becomes `KEY_FILE` once the chain is for this key."""
 CHAIN_FILE = "chain.pem"
 JITTER = 0.1
-"""Of half a life, to both sides: replicas and services that were made together do not renew together."""
+"""Share of half a life by which a renewal is made earlier or later. So replicas and services that were made together
+renew at different times."""
 
 
 class IdentityError(Exception):
@@ -28,7 +29,7 @@ class IdentityError(Exception):
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """Key, chain (leaf first) and the leaf itself."""
+    """A key, its chain (leaf first), and the chain's leaf."""
 
     key: ec.EllipticCurvePrivateKey
     chain_pem: bytes
@@ -36,14 +37,17 @@ class Identity(msgspec.Struct, frozen=True):
 
     @property
     def renew_at(self) -> datetime:
-        """Half of the leaf's life, up to a tenth of that earlier or later. The serial decides, so it is always the same."""
+        """The time of renewal: half of the leaf's life, up to a tenth of that earlier or later.
+
+        The leaf's serial decides how much, so the time never changes for a leaf.
+        """
         start, end = self.leaf.not_valid_before_utc, self.leaf.not_valid_after_utc
         shift = (self.leaf.serial_number % 2001 - 1000) / 1000 * JITTER
         return start + (end - start) / 2 * (1 + shift)
 
 
 def load_identity(directory: Path, passphrase_file: Path) -> Identity:
-    """Key and chain of a `tls/` folder. Raises IdentityError."""
+    """Load key and chain of a `tls/` folder. Raises IdentityError."""
     try:
         passphrase = read_passphrase(passphrase_file)
         key = read_key(directory / KEY_FILE, passphrase)
@@ -59,6 +63,6 @@ def load_identity(directory: Path, passphrase_file: Path) -> Identity:
 
 
 def make_csr(key: ec.EllipticCurvePrivateKey) -> bytes:
-    """A request that proves possession and asks for nothing, DER."""
+    """Return a CSR (DER) that proves possession of the key. It names no subject and requests no extension."""
     request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
     return request.public_bytes(serialization.Encoding.DER)

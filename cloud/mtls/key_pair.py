@@ -1,4 +1,4 @@
-"""Adapter: a certificate and its key for a TLS context, without a file on disk."""
+"""Adapter: gives a TLS context a certificate and its key without writing the key to a disk."""
 
 import os
 import ssl
@@ -9,10 +9,10 @@ from cloud.crypto.keyfile import PrivateKey
 
 
 def load_key_pair(context: ssl.SSLContext, chain_pem: bytes, key: PrivateKey) -> None:
-    """Give a context its certificate chain (leaf first) and key. The key passes through memory only.
+    """Give a context its certificate chain (leaf first) and key. The key is passed through a file in memory.
 
     Raises:
-        ssl.SSLError: they do not belong together.
+        ssl.SSLError: key and certificate do not belong together.
     """
     key_pem = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()

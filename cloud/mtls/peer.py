@@ -1,10 +1,11 @@
-"""The peer of a request: what its client certificate says, and whether it is trusted.
+"""Reads the peer of a request from its client certificate, and decides whether the peer is trusted.
 
-This module is the only reader of a listener's TLS sessions, and of the TLS entry in the ASGI scope. A peer is its client
-certificate and nothing else; no header is read here. The certificate is parsed once a connection. What can change while
-a connection lives is checked at every request: the time, and through `PeerChecks` an open generation and a revoked
-serial. OpenSSL has verified the chain and the purpose at the handshake. This module adds what OpenSSL does not know:
-that the issuer is the CA of the class that the SPIFFE path claims.
+Only this module reads the TLS sessions of listeners, and the TLS entry in the ASGI scope. A peer is identified by its
+client certificate alone; this module reads no header. The certificate is parsed once for each connection. Properties
+that can change while a connection is open are checked at every request: the dates, and through `PeerChecks` whether the
+generation is open and whether the serial is revoked. OpenSSL has verified the chain and the purpose in the handshake.
+This module adds one check that OpenSSL does not know: the issuer must be the CA of the class that the SPIFFE path
+claims.
 """
 
 from collections.abc import Awaitable, Callable
@@ -31,13 +32,13 @@ TLS_EXTENSION = "tls"
 
 
 class AnonymousPeer(msgspec.Struct, frozen=True):
-    """No client certificate, or a route that does not ask for one."""
+    """A caller without a client certificate, or a caller of a route that does not read the certificate."""
 
     kind: Literal["anonymous"] = "anonymous"
 
 
 class ServicePeer(msgspec.Struct, frozen=True):
-    """Another service. `not_after` is the certificate's."""
+    """Another service. `not_after` is the end of its certificate."""
 
     spiffe: ServiceSpiffeId
     serial: int
@@ -50,7 +51,7 @@ class ServicePeer(msgspec.Struct, frozen=True):
 
 
 class NodePeer(msgspec.Struct, frozen=True):
-    """A node, by a session certificate of one generation."""
+    """A node, identified by a session certificate of one generation."""
 
     spiffe: NodeSpiffeId
     generation: int
@@ -72,7 +73,7 @@ ANONYMOUS_PEER = AnonymousPeer()
 
 
 class PeerRefused(Exception):
-    """The certificate is not accepted; `detail` says which rule it breaks."""
+    """The certificate is not accepted. `detail` names the rule that it breaks."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
@@ -80,7 +81,7 @@ class PeerRefused(Exception):
 
 
 class PeerClosed(PeerRefused):
-    """The certificate is valid, and its generation is closed."""
+    """The certificate is valid, but its generation is closed."""
 
     def __init__(self, peer: NodePeer) -> None:
         super().__init__("the generation of this certificate is closed")
@@ -88,9 +89,9 @@ class PeerClosed(PeerRefused):
 
 
 class PeerTrust(msgspec.Struct, frozen=True):
-    """The trust domain and, by class, the issuing CAs of which a peer's certificate must be.
+    """The trust domain, and the issuing CAs of peers' certificates by class.
 
-    `roots`: the trusted roots, or None where they are not known.
+    `roots` are the trusted roots, or None if they are not known.
     """
 
     trust_domain: str
@@ -100,7 +101,7 @@ class PeerTrust(msgspec.Struct, frozen=True):
 
 
 class PeerChecks(Protocol):
-    """Port: what a service knows of its peers. It is called on every request, so it has to be quick."""
+    """Port: a service's knowledge about its peers. It is called on every request, so it must be quick."""
 
     def generation_open(self, tenant: TenantId, node: NodeId, generation: int) -> Awaitable[bool]: ...
 
@@ -108,7 +109,7 @@ class PeerChecks(Protocol):
 
 
 class TlsSession:
-    """The client certificate of one connection, with the parsed peer kept for the next requests."""
+    """The client certificate of one connection. The parsed peer is kept for the next requests."""
 
     __slots__ = ("_peer", "_trust", "_valid_from", "certificate_der")
 
@@ -119,7 +120,7 @@ class TlsSession:
         self._valid_from: datetime | None = None
 
     def peer(self, trust: PeerTrust, now: datetime) -> Peer:
-        """See `peer_of`."""
+        """Return the peer; see `peer_of`."""
         if self.certificate_der is None:
             return ANONYMOUS_PEER
         if self._trust is not trust or self._peer is None:
@@ -142,18 +143,21 @@ class TlsSession:
 
 
 def tls_session(transport_info: Callable[[str], Any]) -> TlsSession:
-    """The session of a new connection, from its transport's `get_extra_info`; no certificate on plaintext."""
+    """Return the session of a new connection. `transport_info` is `get_extra_info` of its transport.
+
+    On a plaintext connection the session has no certificate.
+    """
     ssl_object = transport_info("ssl_object")
     return TlsSession(None if ssl_object is None else ssl_object.getpeercert(binary_form=True))
 
 
 def peer_of(scope: Any, trust: PeerTrust, now: datetime) -> Peer:
-    """The peer of a request, from its connection's certificate.
+    """Return the peer of a request, from the certificate of its connection.
 
     `scope` is the ASGI scope (or Litestar's typed view of it).
 
     Raises:
-        PeerRefused: the certificate breaks a rule of `read_peer`, or is out of its dates now.
+        PeerRefused: the certificate breaks a rule of `read_peer`, is not valid yet, or has expired.
     """
     session = (scope.get("extensions") or {}).get(TLS_EXTENSION)
     if not isinstance(session, TlsSession):
@@ -175,15 +179,15 @@ async def admit(peer: Peer, checks: PeerChecks) -> None:
 
 
 def read_peer(certificate: x509.Certificate, trust: PeerTrust) -> ServicePeer | NodePeer:
-    """Read a client certificate whose chain has been verified.
+    """Read a client certificate whose chain has been verified. The checks are:
 
-    1. exactly one URI SAN, a SPIFFE id of our trust domain (SPIFFE X.509-SVID section 2);
-    2. an extended key usage with clientAuth (RFC 5280 section 4.2.1.12; no EKU at all is refused);
-    3. directly issued by an issuing CA of the class that the SPIFFE path claims;
-    4. for a node: subject CN is the node, serialNumber the generation, one of each.
+    1. The certificate has exactly one URI SAN, a SPIFFE id of our trust domain (SPIFFE X.509-SVID section 2).
+    2. It has an extended key usage with clientAuth (RFC 5280 section 4.2.1.12). A certificate without EKU is refused.
+    3. An issuing CA of the class that the SPIFFE path claims has issued it directly.
+    4. For a node: the subject has one CN, the node, and one serialNumber, the generation.
 
     Raises:
-        PeerRefused: naming the rule.
+        PeerRefused: the detail names the broken rule.
     """
     spiffe = spiffe_of(certificate)
     if spiffe.trust_domain != trust.trust_domain:
@@ -203,7 +207,7 @@ def read_peer(certificate: x509.Certificate, trust: PeerTrust) -> ServicePeer | 
 
 
 def spiffe_of(certificate: x509.Certificate) -> SpiffeId:
-    """The one SPIFFE id of a certificate. Raises PeerRefused."""
+    """Return the one SPIFFE id of a certificate. Raises PeerRefused."""
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound as error:
@@ -220,7 +224,7 @@ def spiffe_of(certificate: x509.Certificate) -> SpiffeId:
 
 
 def require_usage(certificate: x509.Certificate, usage: x509.ObjectIdentifier) -> None:
-    """Raises PeerRefused unless the certificate states this extended key usage."""
+    """Check that the certificate has this extended key usage. Raises PeerRefused."""
     try:
         usages = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     except x509.ExtensionNotFound as error:
@@ -230,7 +234,7 @@ def require_usage(certificate: x509.Certificate, usage: x509.ObjectIdentifier) -
 
 
 def require_issuer(certificate: x509.Certificate, issuers: tuple[x509.Certificate, ...]) -> x509.Certificate:
-    """The one of `issuers` that signed the certificate itself. Raises PeerRefused when none did."""
+    """Return the CA of `issuers` that signed the certificate. Raises PeerRefused if there is none."""
     issuer = issuer_among(certificate, issuers)
     if issuer is None:
         raise PeerRefused("the certificate was not issued by the CA of its class")
@@ -238,9 +242,9 @@ def require_issuer(certificate: x509.Certificate, issuers: tuple[x509.Certificat
 
 
 def key_id_of(certificate: x509.Certificate) -> str:
-    """The subject key id in lower-case hex: how a CA is named from outside, over all certificates of its key.
+    """Return the subject key id in lower-case hexadecimal. It names a CA, over all certificates of its key.
 
-    RFC 5280 section 4.2.1.2; where the certificate states none, the hash that method (1) there gives.
+    RFC 5280 section 4.2.1.2. If the certificate has none, the id is the hash that method (1) of that section gives.
     """
     try:
         stated = certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value

@@ -1,8 +1,8 @@
-"""Background task: renews a service's own certificate while connections live on.
+"""Background task: renews a service's own certificate while connections stay open.
 
-At half of the certificate's life, or when `renew_now` is called, it asks the issuer for the next certificate, checks
-it, replaces the files and reloads the TLS contexts. New connections get the new certificate; open ones keep theirs. It
-decides nothing about names: the issuer has them on record.
+At half of the certificate's life (`Identity.renew_at`), or after `renew_now`, it requests the next certificate from the
+issuer, checks it, replaces the files and reloads the TLS contexts. New connections use the new certificate; open
+connections keep theirs. The issuer decides which names the certificate has.
 """
 
 import asyncio
@@ -30,43 +30,49 @@ from protocol.faults import fault_point
 log = logging.getLogger("cascade.identity")
 
 RETRY_SECONDS = 600
-"""Pause after a failed renewal. Half of a week remains, so there are 500 tries."""
+"""Pause after a failed renewal. When half of a certificate's life is left, which is three and a half days, this allows
+500 tries."""
 RENEWED_SECONDS_MIN = 60
-"""Pause after a renewal: a certificate that the end of its CA cut short is past its half already."""
+"""Pause after a renewal. The end of its CA can shorten a certificate so much that half of its life has passed
+already."""
 CLOCK_SECONDS_MAX = 3600
-"""Longest wait before the clock is read again: a machine may have slept, or its clock been set."""
+"""Longest wait before the clock is read again. In the meantime the machine may have slept, or its clock may have been
+set."""
 
 OnRenewed = Callable[[Identity], Awaitable[None]]
 
 
 class IssuerClient(Protocol):
-    """Port of the issuer of services' certificates.
+    """Port: the issuer of services' certificates.
 
-    Adapters: `cloud.mtls.est_client.EstClient`, and Breakwater's own, in its process. Raises CallError, or what the
-    issuer raises in its own process.
+    Adapters: `cloud.mtls.est_client.EstClient`, and Breakwater's own adapter in its process. Methods raise CallError,
+    or in Breakwater's process the errors of the issuer.
     """
 
     async def reenroll(self, csr: bytes, request: str) -> bytes:
-        """The next certificate (DER) for a CSR; a repeat of `request` gets the same one."""
+        """Return the next certificate (DER) for a CSR (DER).
+
+        A repeat with the same `request` gets the same certificate.
+        """
 
     async def ca_certificates(self) -> tuple[bytes, ...]:
-        """The CAs that the issuer trusts, in DER and in no order."""
+        """Return the CAs that the issuer trusts, in DER and in no order."""
 
 
 def new_p256_key() -> ec.EllipticCurvePrivateKey:
-    """A key for the next certificate."""
+    """Make a key for the next certificate."""
     return ec.generate_private_key(ec.SECP256R1())
 
 
 class Rekey(msgspec.Struct, frozen=True):
-    """A new key at each renewal, encrypted at rest with the passphrase in this file."""
+    """Makes a new key at each renewal. The key is encrypted at rest with the passphrase in this file."""
 
     passphrase_file: Path
     new_key: Callable[[], ec.EllipticCurvePrivateKey] = new_p256_key
 
 
 class IdentityRenewal:
-    """Renews one service's identity. `on_renewed` is called after the listeners serve the new certificate."""
+    """Renews one service's identity. `on_renewed` is called once the listeners use the new certificate."""
 
     def __init__(
         self,
@@ -92,11 +98,11 @@ class IdentityRenewal:
         self._renewing = asyncio.Lock()
 
     def renew_now(self) -> None:
-        """Wake the background task to renew at once, whatever the certificate's age (a rotation, an incident)."""
+        """Let the background task renew at once, at any age of the certificate. For a rotation or an incident."""
         self._wanted.set()
 
     def trust_changed(self, active: tuple[x509.Certificate, ...] | None = None) -> None:
-        """Renew at once if our issuing CA is none of those that issue now (None: of those that are trusted).
+        """Renew at once if our issuing CA is not in `active`. If `active` is None, it must be in the current trust.
 
         Renew as well if our chain leads to a root that is no longer trusted.
         """
@@ -109,7 +115,7 @@ class IdentityRenewal:
         return any(not is_trusted_cross(cross, self._trust()) for cross in crosses)
 
     async def run(self, stopping: Stopping) -> None:
-        """The background task: renews in time until the process goes down. A failure is logged and retried."""
+        """Renew in time until the process stops. A failure is logged and retried. This is the background task."""
         due, wait = False, self._seconds_until_due()
         while not await stopping.first(self._wanted, min(wait, CLOCK_SECONDS_MAX)):
             due = due or self._wanted.is_set()
@@ -120,7 +126,7 @@ class IdentityRenewal:
             try:
                 await self.renew()
                 due, wait = False, max(self._seconds_until_due(), RENEWED_SECONDS_MIN)
-            except Exception as error:  # noqa: BLE001  whatever is wrong with one renewal, the next try must come
+            except Exception as error:  # noqa: BLE001  after any failure the next try must come
                 due, wait = True, RETRY_SECONDS
                 log.error("renewal failed", extra={"error": str(error), "not_after": self._not_after()})
 
@@ -129,7 +135,7 @@ class IdentityRenewal:
 
         Raises:
             IdentityError: the answer is not for this service and key; nothing was changed.
-            KeyFileError: the files cannot be written; either the old identity or the new one can be loaded.
+            KeyFileError: the files cannot be written; either the old or the new identity can be loaded.
             CallError: no answer, or a refusal.
         """
         async with self._renewing:
@@ -149,14 +155,17 @@ class IdentityRenewal:
         log.info("renewed", extra={"serial": f"{fresh.leaf.serial_number:x}", "not_after": self._not_after()})
 
     def _next_key(self, rekey: Rekey) -> ec.EllipticCurvePrivateKey:
-        """The key of an unfinished renewal, or a new one. It is on disk before a certificate is requested for it."""
+        """Return the key of an unfinished renewal, or a new one.
+
+        The key is on disk before a certificate is requested for it.
+        """
         passphrase = read_passphrase(rekey.passphrase_file)
         path = self._directory / NEXT_KEY_FILE
         kept = _kept_key(path, passphrase)
         if kept is not None and kept.public_key() != self.identity.key.public_key():
             return kept
         if kept is not None:
-            self._swap()  # a crash came between the two renames: the chain on disk is for this key already
+            self._swap()  # a crash between the two renames: the chain on disk is for this key already
         key = rekey.new_key()
         with fault_point("breakwater.identity.key"):
             write_key(path, key, passphrase)
@@ -198,7 +207,7 @@ class IdentityRenewal:
 
 
 def _kept_key(path: Path, passphrase: bytes) -> ec.EllipticCurvePrivateKey | None:
-    """The key that an unfinished renewal left, or None if there is none that can be used: nothing is lost then."""
+    """Return the key of an unfinished renewal. Returns None if it is missing or unusable: a new key can be made."""
     try:
         key = read_key(path, passphrase)
     except KeyFileError:

@@ -1,9 +1,11 @@
-"""The set of revoked service certificates, and the background task that follows Breakwater's feed of them.
+"""The set of revoked service certificates, and the background task that follows Breakwater's revocation feed.
 
-The set is read at every request. The feed is a long poll that answers within a second of a revocation. The set is also
-stored in the service's own database, so that a restarted service refuses at once, whether Breakwater answers or not.
-Rules: an entry stays until its certificate has expired, whatever the feed says later; after a failed call the whole
-feed is read again, so that an issuer whose database was restored from a backup can hide nothing behind a cursor.
+The set is read at every request. The feed is a long poll that answers within a second of a revocation. The service's
+own database stores the set, so that a restarted service refuses revoked peers before Breakwater answers. Rules:
+
+- An entry stays until its certificate has expired, whatever the feed returns later.
+- After a failed call the whole feed is read again. So no revocation is missed if Breakwater's database was restored
+from a backup and its cursor went back.
 """
 
 import asyncio
@@ -20,14 +22,15 @@ from cloud.tasks.stopping import Stopping
 log = logging.getLogger("cascade.revocation")
 
 WAIT_SECONDS = 60
-"""Of one long poll; short enough that a connection that died silently is noticed."""
+"""Seconds of one long poll. It is short enough to notice a connection that broke without a sign."""
 ANSWER_SECONDS = 10.0
-"""Beyond the wait, for the answer itself."""
+"""Seconds for the answer, in addition to the wait."""
 RETRY_SECONDS_FIRST = 0.25
 RETRY_SECONDS_MAX = 5.0
-"""The pause after failed calls; full jitter below it. A service without the feed must not stay so for long."""
+"""Longest pause after failed calls; each pause is random up to the limit. A service must not be without the feed for
+long."""
 PRUNE_SECONDS = 3600.0
-"""Between two times of dropping expired entries."""
+"""Seconds between two removals of expired entries."""
 
 Load = Callable[[], Awaitable[Iterable[RevokedSerial]]]
 Save = Callable[[Sequence[RevokedSerial]], Awaitable[None]]
@@ -36,9 +39,11 @@ Issuing = Callable[[str], None]
 
 
 class RevokedSet:
-    """The set. `load` reads stored entries, `save` stores entries (a repeat is harmless), `forget` deletes expired ones.
+    """The set of revoked service certificates.
 
-    `issuing` is called with the key id of the CA that issued Breakwater's own certificate: at first, and when it changes.
+    `load` returns the stored entries. `save` stores entries; a repeat has no effect. `forget` deletes entries that have
+    expired at a time. `issuing` is called with the key id of the CA that issued Breakwater's own certificate, with the
+    first answer and whenever it changes.
     """
 
     def __init__(
@@ -69,7 +74,7 @@ class RevokedSet:
         return len(self._ends)
 
     async def load(self) -> None:
-        """Add the stored entries; called before the service listens. Raises StorageError."""
+        """Add the stored entries. Called before the service listens. Raises StorageError."""
         self._add(await self._load())
 
     def _add(self, entries: Iterable[RevokedSerial]) -> None:
@@ -77,10 +82,10 @@ class RevokedSet:
             self._ends[int(entry.serial, 16)] = entry.not_after.astimezone(UTC)
 
     async def refresh(self, client: CloudClient, wait_seconds: int = 0) -> int:
-        """Fetch new entries, from where the last answer ended; returns how many came.
+        """Fetch the entries since the last answer, and return their number. Waits up to `wait_seconds` for an entry.
 
-        Entries are in force before they are stored. After an exception the next call fetches everything again.
-        Raises CallError, StorageError, ValueError (an entry has no serial).
+        New entries take effect before they are stored. After an exception, the next call fetches everything again.
+        Raises CallError, StorageError, and ValueError if the serial of an entry is not hexadecimal.
         """
         path = f"{PATH_REVOCATIONS}?cursor={self._cursor}&wait={wait_seconds}&issuer={self._issuer}"
         self._cursor = 0
@@ -95,7 +100,7 @@ class RevokedSet:
         return len(answer.entries)
 
     async def follow(self, client: Callable[[], CloudClient], stopping: Stopping) -> None:
-        """The background task: follows the feed until the process goes down, which ends a poll at once."""
+        """Follow the feed until the process stops; a running poll then ends at once. This is the background task."""
         wait_seconds = 0
         while not stopping.requested:
             try:
@@ -104,7 +109,7 @@ class RevokedSet:
                 await self._prune()
             except (CallError, StorageError, ValueError) as error:
                 wait_seconds = 0
-                log.warning("cannot hear of revocations", extra={"reason": f"{type(error).__name__}: {error}"})
+                log.warning("cannot fetch revocations", extra={"reason": f"{type(error).__name__}: {error}"})
                 if await stopping.sleep(self._back_off.failed(asyncio.get_running_loop().time())):
                     return
             else:
@@ -112,7 +117,7 @@ class RevokedSet:
                 self._back_off.worked()
 
     async def _prune(self) -> None:
-        """Drop expired entries once an hour: such a certificate is refused for its date."""
+        """Remove expired entries once an hour. Their certificates are refused because they have expired."""
         at = asyncio.get_running_loop().time()
         if self._pruned_at and at < self._pruned_at + PRUNE_SECONDS:
             return
@@ -120,7 +125,7 @@ class RevokedSet:
         await self.prune()
 
     async def prune(self) -> None:
-        """Drop expired entries, and fetch everything the next time: this clock may have been wrong.
+        """Remove expired entries, and fetch everything the next time, because this clock may have been wrong.
 
         Raises StorageError.
         """

@@ -1,6 +1,6 @@
-"""Adapter: the TLS side of a listener. Certificate and CAs change while connections live on.
+"""Adapter: the TLS side of a listener. Its certificate and CAs can be changed while connections stay open.
 
-It decides nothing about a client: `cloud/mtls/peer.py` does, at each request.
+It does not decide whether a client is admitted. `cloud/mtls/peer.py` does, at each request.
 """
 
 import ssl
@@ -13,10 +13,10 @@ _Context = TypeVar("_Context", bound=ssl.SSLContext)
 
 
 class _SwitchedContext(ssl.SSLContext):
-    """The context that a listener holds for its whole life. A new connection begins with the one in `current`.
+    """The context that a listener keeps. Each new connection uses the context in `current`.
 
-    OpenSSL cannot take a CA out of a live context, so another set of CAs is another context. asyncio calls `wrap_bio`
-    of the context that it was given, once a connection.
+    OpenSSL cannot remove a CA from a context, so a changed set of CAs needs a new context. asyncio calls `wrap_bio` of
+    the context that it was given, once for each connection.
     """
 
     current: ssl.SSLContext
@@ -33,7 +33,7 @@ class _SwitchedContext(ssl.SSLContext):
 
 
 def _strict(context: _Context) -> _Context:
-    """TLS 1.3, no session tickets, client certificates verified where a client shows one."""
+    """Set TLS 1.3, no session tickets, and verification of a client certificate if the client sends one."""
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.num_tickets = 0
     context.verify_mode = ssl.CERT_OPTIONAL
@@ -43,9 +43,10 @@ def _strict(context: _Context) -> _Context:
 class ServerTls:
     """The TLS side of a listener: TLS 1.3, client certificates optional, no session tickets.
 
-    A ticket would carry a client's identity past the end of its connection; without tickets every connection proves
-    it. New connections get a changed certificate and changed CAs. Open ones keep theirs; `PeerTrust` decides at their
-    next request whether their client is still trusted. With an empty `client_ca_pem` no client certificate is accepted.
+    A session ticket would keep a client's identity valid after the end of its connection. Without tickets every
+    connection proves the identity. New connections use a changed certificate and changed CAs. Open connections keep
+    theirs; `PeerTrust` decides at their next request whether the client is still trusted. With an empty
+    `client_ca_pem`, no client certificate is accepted.
     """
 
     def __init__(self, chain_pem: bytes, key: PrivateKey, client_ca_pem: bytes) -> None:
@@ -56,22 +57,22 @@ class ServerTls:
 
     @property
     def context(self) -> ssl.SSLContext:
-        """The context to listen with; it stays the same one."""
+        """The context for the listener. It is always the same object."""
         return self._switched
 
     def reload(self, chain_pem: bytes, key: PrivateKey) -> None:
-        """Serve another certificate from the next connection on; open connections keep theirs.
+        """Use another certificate from the next connection on. Open connections keep theirs.
 
         Raises:
-            ssl.SSLError: key and certificate do not belong together; the old pair is still served.
+            ssl.SSLError: key and certificate do not belong together; the old pair is still used.
         """
         self._change((chain_pem, key), self._client_ca_pem)
 
     def retrust(self, client_ca_pem: bytes) -> None:
-        """Accept clients below these CAs, and no others, from the next connection on.
+        """Accept clients of these CAs, and no others, from the next connection on.
 
         Raises:
-            ssl.SSLError: the text holds no certificate; the old set stays in force.
+            ssl.SSLError: the text has no certificate; the old CAs are still used.
         """
         self._change(self._pair, client_ca_pem)
 

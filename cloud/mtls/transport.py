@@ -1,4 +1,4 @@
-"""Adapter: connections of the client, over httpx and httpcore. None is left open, whatever ends it."""
+"""Adapter: the client's connections, over httpx and httpcore. Every connection is closed, also after a cancellation."""
 
 import ssl
 from typing import Any
@@ -8,14 +8,15 @@ import httpx
 
 CONNECTIONS_MAX = 32
 KEEP_ALIVE_SECONDS = 60.0
-"""Below the servers' 75 s, so that it is the client that closes an idle connection."""
+"""Seconds for which the client keeps an idle connection. The servers keep it for 75 s, so the client closes it
+first."""
 
 
 class ClosingStream(httpcore.AsyncNetworkStream):
-    """A TCP connection before its TLS handshake. It is closed if the handshake does not succeed, whatever the reason.
+    """A TCP connection before its TLS handshake. It is closed if the handshake fails for any reason.
 
-    The library closes it after an error, but not after a time-out or a cancellation: the event loop would then keep the
-    socket for as long as the process lives.
+    The library closes it after an error, but not after a time-out or a cancellation. The event loop would then keep the
+    socket until the process ends.
     """
 
     def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
@@ -26,7 +27,7 @@ class ClosingStream(httpcore.AsyncNetworkStream):
     ) -> httpcore.AsyncNetworkStream:
         try:
             return await self._stream.start_tls(ssl_context, server_hostname, timeout)
-        except BaseException:  # a cancellation above all
+        except BaseException:  # also for a cancellation
             await self._stream.aclose()
             raise
 
@@ -35,14 +36,14 @@ class ClosingStream(httpcore.AsyncNetworkStream):
 
 
 class _ClosingBackend(httpcore.AnyIOBackend):
-    """Makes connections as the library does, as `ClosingStream`s."""
+    """Makes connections as the library does, but as `ClosingStream`s."""
 
     async def connect_tcp(self, *args: Any, **kwargs: Any) -> httpcore.AsyncNetworkStream:
         return ClosingStream(await super().connect_tcp(*args, **kwargs))
 
 
 class ClosingTransport(httpx.AsyncHTTPTransport):
-    """The library's transport with a pool over our backend, for which the library has no parameter."""
+    """The library's transport, with a pool over our backend. The library has no parameter for the backend."""
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._pool = httpcore.AsyncConnectionPool(
@@ -54,7 +55,7 @@ class ClosingTransport(httpx.AsyncHTTPTransport):
 
 
 class ConnectionSet:
-    """The connections made with one TLS context. A retired set is closed when its last call ends."""
+    """The connections of one TLS context. A retired set is closed when its last call ends."""
 
     def __init__(self, http: httpx.AsyncClient) -> None:
         self.http = http
@@ -62,7 +63,7 @@ class ConnectionSet:
         self._retired = False
 
     async def retire(self) -> None:
-        """Close the connections now, or when the last call ends. No new call may begin."""
+        """Close the connections now, or when the last call ends. No new call may begin afterwards."""
         self._retired = True
         if self._calls == 0:
             await self.http.aclose()

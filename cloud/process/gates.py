@@ -1,7 +1,7 @@
-"""Gates of production: rules that production settings must satisfy before a service starts.
+"""Production gates: rules that the settings must satisfy before a service starts in production.
 
-Production does not start with what is only good for development. Each gate has a name, so that a refusal can be looked
-up, and a test. Development starts with all of it.
+The gates refuse settings that are good for development only. Each gate has a name, which the refusal shows, and a test.
+In development no gate is checked.
 """
 
 from collections.abc import Callable, Iterable
@@ -10,7 +10,8 @@ from cloud.crypto.keyfile import KeyFileError, check_private, read_passphrase
 from cloud.process.settings import ServiceSettings, SettingsError
 
 DEFAULT_PASSPHRASES = frozenset({"changeme", "password", "passphrase", "secret", "cascade", "development"})
-"""Words of examples. A passphrase of one of them, repeated or padded, is refused."""
+"""Passphrases of examples. A passphrase that consists of one of these words, repeated or with digits added, is
+refused."""
 SINGLE_REPLICA_ENGINES = frozenset({"sqlite"})
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -18,16 +19,16 @@ Gate = Callable[[ServiceSettings], str]
 
 
 class GateRefused(SettingsError):
-    """Production refuses to start; `rule` is the gate's name."""
+    """A service refuses to start in production. `rule` is the name of the gate."""
 
     def __init__(self, rule: str, detail: str) -> None:
-        super().__init__(f"production refuses to start ({rule}): {detail}")
+        super().__init__(f"cannot start in production (gate {rule}): {detail}")
         self.rule = rule
 
 
 def _sqlite_is_not_shared(settings: ServiceSettings) -> str:
     if settings.database.engine in SINGLE_REPLICA_ENGINES and settings.replicas > 1:
-        return f"SQLite serves one replica, {settings.replicas} are set"
+        return f"SQLite supports one replica, but the settings have replicas = {settings.replicas}"
     return ""
 
 
@@ -47,7 +48,7 @@ def _database_is_not_in_the_clear(settings: ServiceSettings) -> str:
         return ""
     if database.host in LOOPBACK_HOSTS:
         return ""
-    return f"the database on {database.host} is another machine's, and no tls_ca_file says how to know it"
+    return f"the database is on another machine, {database.host}, and tls_ca_file is missing"
 
 
 def _plaintext_is_for_signed_files(settings: ServiceSettings) -> str:
@@ -58,7 +59,7 @@ def _plaintext_is_for_signed_files(settings: ServiceSettings) -> str:
 
 
 def _debug_is_off(settings: ServiceSettings) -> str:
-    return "debug is on" if settings.debug else ""
+    return "debug is switched on" if settings.debug else ""
 
 
 def _secrets_are_private(settings: ServiceSettings) -> str:
@@ -77,9 +78,9 @@ def _passphrase_is_real(settings: ServiceSettings) -> str:
     except KeyFileError as error:
         return str(error)
     if any(not passphrase.replace(word, "").strip("0123456789-_ !") for word in DEFAULT_PASSPHRASES):
-        return f"the passphrase in {path} is a default"
+        return f"the passphrase in {path} is one of an example"
     if len(set(passphrase)) < 6:
-        return f"the passphrase in {path} is made of too few characters"
+        return f"the passphrase in {path} has fewer than 6 different characters"
     return ""
 
 
@@ -92,16 +93,17 @@ GATES: dict[str, Gate] = {
     "secrets-are-private": _secrets_are_private,
     "passphrase-is-real": _passphrase_is_real,
 }
-"""Name -> rule. A rule returns what is wrong, or an empty text. Where CAs are read, Breakwater refuses a development CA."""
+"""Name -> gate. A gate returns the reason of its refusal, or an empty text. Breakwater has one more gate: it refuses a
+development CA when it reads its CAs."""
 DATABASE_GATES = ("database-password-is-private", "database-is-not-in-the-clear")
-"""The gates that can be checked before an installation is made."""
+"""The gates that `cascade init` checks before it makes an installation."""
 
 
 def check_gates(settings: ServiceSettings, rules: Iterable[str] = tuple(GATES)) -> None:
-    """Refuse to start in production on anything that one of `rules` finds.
+    """Check the gates `rules`. Outside production nothing is checked.
 
     Raises:
-        GateRefused: the first rule that is broken.
+        GateRefused: the first gate that refuses.
     """
     if settings.mode != "production":
         return

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a record: time, level, logger, message, and what the caller gave as `extra`.
+    """Formats a record as one JSON object: time, level, logger, message, and the fields of `extra`.
 
-    Callers give ids, never tokens, codes, keys or bodies; a field whose name says otherwise is not written.
+    Callers log ids, and never tokens, codes, keys or bodies. The value of a field with such a name is withheld.
     """
 
     _standard = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
@@ -32,7 +32,7 @@ class JsonLines(logging.Formatter):
 
 
 def configure_logging(level: str = "info") -> None:
-    """Send every logger's records to stderr as JSON lines."""
+    """Write the records of all loggers to stderr as JSON lines. `level` is a level's name of `logging`."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

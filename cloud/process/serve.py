@@ -1,9 +1,10 @@
-"""The life of one process that runs services: start, listeners, background tasks, signals, stop.
+"""Runs services in one process: start, listeners, background tasks, signals, stop.
 
-A process runs a list of `Unit`s, one a service. It opens them in order, serves until SIGTERM or SIGINT, and closes them
-in reverse order in under three seconds: listeners stop accepting, long polls end at once (`Stopping`), running requests
-get `GRACE_SECONDS`. A background task that ends by itself ends the whole process with exit status 70: half a service is
-worse than a restart. This module imports no service and no route.
+A process runs a list of `Unit`s, one for each service. It opens them in order, serves until SIGTERM or SIGINT, and
+closes them in reverse order within three seconds. On a stop, listeners accept no more connections, long polls end at
+once (`Stopping`), and running requests get `GRACE_SECONDS`. If a background task ends before the stop, the process ends
+with exit code 70, because a restart is better than a service without its background work. This module imports no
+service and no route.
 """
 
 import asyncio
@@ -26,17 +27,18 @@ log = logging.getLogger("cascade.server")
 EXIT_OK = 0
 EXIT_INTERNAL = 70
 GRACE_SECONDS = 2
-"""How long a running request may take once the process goes down."""
+"""Seconds that a running request gets after the stop signal."""
 KEEP_ALIVE_SECONDS = 75
-"""Longer than the pause between a node's requests in an exchange, shorter than firewalls keep idle connections."""
+"""Seconds for which an idle connection is kept. It is longer than the pause between a node's requests in an exchange,
+and shorter than the time after which firewalls drop idle connections."""
 HANDSHAKE_SECONDS = 10
-"""A TLS handshake over a satellite link takes 3 s."""
+"""Seconds for a TLS handshake. Over a satellite link it takes 3 s."""
 
 
 class Listener(msgspec.Struct, frozen=True):
-    """An address and the application that answers on it.
+    """An address, and the application that answers on it.
 
-    Without `tls` it is plaintext and answers GET and HEAD only, and POST to the paths in `posts`.
+    Without `tls` the listener is plaintext. It then answers GET and HEAD, and POST to the paths in `posts` only.
     """
 
     app: Any
@@ -47,17 +49,17 @@ class Listener(msgspec.Struct, frozen=True):
 
 
 class Served(msgspec.Struct, frozen=True):
-    """An open service: its listeners, and its background tasks."""
+    """An open service: its listeners and its background tasks."""
 
     listeners: tuple[Listener, ...]
     tasks: tuple[BackgroundTask, ...] = ()
 
 
 class Unit(msgspec.Struct, frozen=True, kw_only=True):
-    """A service as the process runs it.
+    """A service that a process can run.
 
-    `open` makes the parts of the service from its settings and its open database, and closes them after the last
-    request. Nothing listens before it has yielded. Applications get no ASGI lifespan events: this is their lifespan.
+    `open` opens the settings and the database and makes the service's parts. It closes them after the last request. The
+    listeners start after it has yielded. Applications get no ASGI lifespan events, because `open` takes their place.
     """
 
     name: str
@@ -65,7 +67,7 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CloudServer(uvicorn.Server):
-    """uvicorn on a socket that is already bound; it never touches signals or exits the process."""
+    """uvicorn on a bound socket. It handles no signals and never ends the process."""
 
     def __init__(self, listener: Listener, bound: socket.socket) -> None:
         super().__init__(
@@ -89,8 +91,8 @@ class CloudServer(uvicorn.Server):
         self._tls = listener.tls
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accept connections; replaces uvicorn's, which has no time limit on handshakes."""
-        await self.on_tick(0)  # the Date header, before the first answer
+        """Accept connections. Replaces uvicorn's method, which has no time limit for handshakes."""
+        await self.on_tick(0)  # sets the Date header before the first answer
         server = await asyncio.get_running_loop().create_server(
             self._make_protocol,
             sock=self._bound,
@@ -106,7 +108,7 @@ class CloudServer(uvicorn.Server):
         return CloudHttpProtocol(self.config, self.server_state, {})
 
     async def serve_until(self, stopping: Stopping) -> None:
-        """Serve until the process goes down, then let running requests end."""
+        """Serve until the process stops, then let running requests end."""
         while not await stopping.sleep(1.0):
             await self.on_tick(0)
         await self.shutdown()
@@ -119,13 +121,13 @@ class CloudServer(uvicorn.Server):
 
 
 def bind(listener: Listener) -> socket.socket:
-    """Bind a listener's address.
+    """Bind a listener's address and return the socket.
 
     Raises:
-        OSError: the address is in use or not ours; the message names it.
+        OSError: the address is in use or does not belong to this machine; the message names it.
     """
     family = socket.AF_INET6 if ":" in listener.host else socket.AF_INET
-    # The protocol is named because asyncio sets TCP_NODELAY only then; without it every answer waits 40 ms.
+    # asyncio sets TCP_NODELAY only if the socket names the protocol. Without TCP_NODELAY every answer waits 40 ms.
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -138,7 +140,7 @@ def bind(listener: Listener) -> socket.socket:
 
 
 class Running(msgspec.Struct, frozen=True):
-    """A unit that accepts connections."""
+    """An open unit whose listeners accept connections."""
 
     servers: list[CloudServer]
     tasks: tuple[BackgroundTask, ...]
@@ -146,7 +148,7 @@ class Running(msgspec.Struct, frozen=True):
 
 @asynccontextmanager
 async def running(unit: Unit) -> AsyncIterator[Running]:
-    """Open a unit and accept connections on its listeners; close it at the end, whatever happened in between."""
+    """Open a unit and accept connections on its listeners. The unit is closed at the end, also after an exception."""
     async with AsyncExitStack() as stack:
         served = await stack.enter_async_context(unit.open())
         servers: list[CloudServer] = []
@@ -167,7 +169,10 @@ async def running(unit: Unit) -> AsyncIterator[Running]:
 async def serve(
     units: Sequence[Unit], stopping: Stopping | None = None, ready: Callable[[], None] | None = None
 ) -> int:
-    """Run units until a signal (or `stopping`); returns the exit status. `ready` is called when all of them listen."""
+    """Run units until SIGTERM, SIGINT or `stopping`, and return the exit code: 0, or 70 after a failure.
+
+    `ready` is called once all units accept connections.
+    """
     stopping = stopping or Stopping()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -190,7 +195,7 @@ async def serve(
 
 
 async def _supervise(opened: Sequence[tuple[str, Running]], stopping: Stopping) -> int:
-    """Wait for servers and background tasks until the stop; 70 if one of them ended before it."""
+    """Wait for the stop, and return the exit code. It is 70 if a server or a background task ended before the stop."""
     serving = [
         asyncio.create_task(server.serve_until(stopping), name="listener")
         for _, unit in opened
@@ -221,7 +226,7 @@ async def _supervise(opened: Sequence[tuple[str, Running]], stopping: Stopping) 
 
 
 def task_name(task: BackgroundTask) -> str:
-    """What logs call a task: the class and the method, or the function."""
+    """Return a task's name for logs: the class and the method, or the function."""
     owner = getattr(task, "__self__", None)
     name = getattr(task, "__name__", "task")
     return name if owner is None else f"{type(owner).__name__}.{name}"

@@ -1,6 +1,6 @@
 """Settings of a service: the types of a `settings.toml`, and its strict reader.
 
-A service's own settings are a subclass of `ServiceSettings`. `cloud/process/gates.py` has what production refuses.
+A service's own settings are a subclass of `ServiceSettings`. `cloud/process/gates.py` has the rules for production.
 """
 
 from pathlib import Path
@@ -13,19 +13,21 @@ from cloud.storage.location import Location, PostgresLocation
 from protocol.encoding import json_encode
 
 SETTINGS_BYTES_MAX = 64 * 1024
-"""A settings file is below 2 kB; more is another file named by mistake."""
+"""A settings file is smaller than 2 kB. A larger file was named by mistake."""
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
 
 class SettingsError(Exception):
-    """The settings file cannot be used; the message names the file and what is wrong."""
+    """The settings file cannot be used. The message names the file and the reason."""
 
 
 class ListenerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Address of a listener. `purpose` "tuf" is the read-only repository, "pki" CRLs, OCSP and CA certificates.
+    """Address of a listener, and its purpose.
 
-    These two may be plaintext, and no other: everything they answer is signed.
+    `purpose` is "api" for the service's API, "tuf" for the read-only trust repository, or "pki" for CRLs, OCSP and CA
+    certificates. In production, listeners with the purpose "tuf" or "pki" may be plaintext, because their answers are
+    signed. An "api" listener needs TLS there.
     """
 
     host: str = "127.0.0.1"
@@ -35,11 +37,12 @@ class ListenerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DatabaseSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The database of a service: with `engine` "sqlite" a file at `path`, with "postgresql" all the others.
+    """The database of a service. `engine` "sqlite" uses the file `path`; "postgresql" uses all other fields.
 
-    `host` is a name, an address, or the absolute path of a socket's directory. `password_file` has the password
-    alone, on one line; without it the server must know us otherwise (a socket's peer). `tls_ca_file` has the CAs that
-    the server's certificate must come from. `pool` bounds the connections of one process.
+    `host` is a name, an address, or the absolute path of a socket's directory. The file `password_file` has the
+    password alone, on one line. Without it, the server must authenticate us in another way, such as by the socket's
+    peer. The server's certificate must be from a CA in `tls_ca_file`. `pool` is the maximum number of connections of
+    one process.
     """
 
     engine: Literal["sqlite", "postgresql"] = "sqlite"
@@ -54,7 +57,7 @@ class DatabaseSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def describe_database(location: Location) -> DatabaseSettings:
-    """The settings that name `location`. The password and the CAs stay in their files."""
+    """Return the settings for `location`. Passwords and CAs stay in their files."""
     if isinstance(location, Path):
         return DatabaseSettings(path=str(location))
     return DatabaseSettings(
@@ -70,39 +73,46 @@ def describe_database(location: Location) -> DatabaseSettings:
 
 
 def database_toml(location: Location) -> str:
-    """The `[database]` table of a settings file: what differs from the defaults."""
+    """Return the `[database]` table of a settings file.
+
+    It has the engine's own fields, and those that differ from the defaults.
+    """
     given, usual = describe_database(location), DatabaseSettings()
     named = ("path",) if given.engine == "sqlite" else ("engine", "host", "port", "name", "user")
     fields = [name for name in given.__struct_fields__ if name in named or getattr(given, name) != getattr(usual, name)]
-    # A JSON string or number is one of TOML too.
+    # JSON strings and numbers are valid TOML.
     return "\n".join(["[database]", *(f"{name} = {json_encode(getattr(given, name)).decode()}" for name in fields)])
 
 
 class ServiceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What the settings of every service have. Relative paths are relative to the file."""
+    """Settings that every service has. Relative paths are relative to the settings file."""
 
     PURPOSES: ClassVar[tuple[str, ...]] = ("api", "tuf", "pki")
-    """The purposes of listeners that this service has routes for."""
+    """The purposes of listeners for which this service has routes."""
     mode: Literal["production", "development"] = "production"
     trust_domain: str
     replicas: Annotated[int, msgspec.Meta(ge=1)] = 1
     debug: bool = False
     listeners: tuple[ListenerSettings, ...] = (ListenerSettings(),)
     database: DatabaseSettings = DatabaseSettings()
-    passphrase_file: str = "passphrase"  # noqa: S105  (a name, not a passphrase)
+    passphrase_file: str = "passphrase"  # noqa: S105  (a file's name)
     key_files: tuple[str, ...] = ()
     base: str = ""
-    """The folder of the file; filled in by `load_settings`."""
+    """The folder of the settings file. `load_settings` sets it."""
 
     def path(self, name: str) -> Path:
-        """A path of the settings, made absolute; a secret's may be `credential:NAME`, which raises KeyFileError."""
+        """Return a path of the settings as an absolute path. A secret's name may be `credential:NAME`.
+
+        Raises:
+            KeyFileError: systemd has not passed this credential.
+        """
         return secret_path(name, Path(self.base))
 
     def database_location(self) -> Location:
-        """The location that the storage engine opens. A password stays in its file.
+        """Return the location that the storage engine opens. A password stays in its file.
 
         Raises:
-            KeyFileError: a credential is named that systemd has not given.
+            KeyFileError: a credential is named that systemd has not passed.
         """
         database = self.database
         if database.engine == "sqlite":
@@ -123,10 +133,11 @@ T = TypeVar("T", bound=ServiceSettings)
 
 
 def load_settings(path: Path, kind: type[T]) -> T:
-    """Read a settings file into `kind`.
+    """Read a settings file into a `kind`.
 
     Raises:
-        SettingsError: missing, too large, not TOML, an unknown or ill-typed key (named).
+        SettingsError: the file is missing, too large, or not TOML, or has an unknown key or a value of the wrong type.
+            The message names the key.
     """
     try:
         content = path.read_bytes()
@@ -140,5 +151,5 @@ def load_settings(path: Path, kind: type[T]) -> T:
         raise SettingsError(f"cannot use {path}: {error}") from error
     for listener in settings.listeners:
         if listener.purpose not in kind.PURPOSES:
-            raise SettingsError(f'cannot use {path}: this service has nothing for a "{listener.purpose}" listener')
+            raise SettingsError(f'cannot use {path}: this service has no routes for a "{listener.purpose}" listener')
     return msgspec.structs.replace(settings, base=str(path.parent.resolve()))

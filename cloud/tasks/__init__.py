@@ -1,1 +1,1 @@
-"""Building blocks of background work: stop signal, periodic work, back-off, locks by key, counts per caller and period."""
+"""Background work: stop signal, periodic work, back-off, locks by key, counts per caller and period."""

@@ -1,4 +1,4 @@
-"""Pure: how long to wait after failures."""
+"""Pure functions: the pause after a failure."""
 
 from collections.abc import Callable
 
@@ -6,10 +6,11 @@ _DOUBLINGS_MAX = 16
 
 
 class BackOff:
-    """When something that failed may be tried again, in seconds of a monotonic clock.
+    """Computes when failed work may be tried again, in seconds of a monotonic clock.
 
-    The pause after the first failure is `seconds_first`; it doubles with each further failure, up to `seconds_max`.
-    With `entropy` it has full jitter: anything from nothing to that pause, so that many callers do not return at once.
+    The pause after the first failure is `seconds_first`. It doubles with each further failure, up to `seconds_max`.
+    With `entropy`, each pause is chosen at random between zero and this value, so that many callers do not return at
+    once.
     """
 
     def __init__(self, seconds_first: float, seconds_max: float, entropy: Callable[[int], bytes] | None = None) -> None:
@@ -21,7 +22,7 @@ class BackOff:
         self.ready_at = 0.0
 
     def failed(self, at: float) -> float:
-        """Count a failure; returns the pause until the next try, in seconds."""
+        """Count a failure at the time `at`, and return the pause until the next try, in seconds."""
         pause: float = min(self._seconds_max, self._seconds_first * 2 ** min(self._failures, _DOUBLINGS_MAX))
         if self._entropy is not None:
             pause *= (1 + int.from_bytes(self._entropy(2), "big")) / 65536
@@ -31,6 +32,6 @@ class BackOff:
         return pause
 
     def worked(self) -> None:
-        """Try at once the next time."""
+        """Forget the failures: the next try may be made at once."""
         self._failures = 0
         self.failed_at = self.ready_at = 0.0

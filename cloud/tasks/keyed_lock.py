@@ -1,4 +1,4 @@
-"""Locks by key: one holder a key at a time, any number of keys, and nothing kept of a key that nobody holds."""
+"""Locks by key: each key has one holder at a time. A key without a holder takes no memory."""
 
 import asyncio
 from collections.abc import AsyncIterator, Hashable
@@ -9,7 +9,7 @@ K = TypeVar("K", bound=Hashable)
 
 
 class KeyedLock(Generic[K]):
-    """The locks of one process."""
+    """The locks of one process, for any number of keys."""
 
     def __init__(self) -> None:
         self._held: dict[K, asyncio.Future[None]] = {}
@@ -19,7 +19,7 @@ class KeyedLock(Generic[K]):
 
     @asynccontextmanager
     async def holding(self, key: K) -> AsyncIterator[None]:
-        """Hold the lock of `key`, once whoever holds it now has let it go."""
+        """Hold the lock of `key`. Waits until its present holder has released it."""
         while (held := self._held.get(key)) is not None:
             await asyncio.wait([held])
         mine = self._held[key] = asyncio.get_running_loop().create_future()

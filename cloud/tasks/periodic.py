@@ -1,4 +1,4 @@
-"""Background tasks that do one piece of work again and again."""
+"""Background tasks that repeat one piece of work."""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -11,9 +11,10 @@ log = logging.getLogger("cascade.tasks")
 def every(
     seconds: float, name: str, work: Callable[[], Awaitable[object]], outlives: tuple[type[Exception], ...] = ()
 ) -> BackgroundTask:
-    """A background task that waits `seconds`, does `work`, and so on until the process goes down.
+    """Make a background task that waits `seconds`, does `work`, and repeats both until the process stops.
 
-    It logs the exceptions in `outlives`, and does the work again at its next time. Any other exception ends the task.
+    The task logs exceptions of the types `outlives` and continues. Any other exception ends the task. `name` is the
+    task's name in logs.
     """
 
     async def repeat(stopping: Stopping) -> None:

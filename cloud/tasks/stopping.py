@@ -1,37 +1,40 @@
-"""Building block of background tasks: the stop signal of a process, and waits that end with it."""
+"""The stop signal of a process, and waits that end with it."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 
 BackgroundTask = Callable[["Stopping"], Awaitable[None]]
-"""What a service does by itself while the process runs. It ends when the process goes down, and never before."""
+"""Work that a service does without a request. The task ends when the process stops, and not before."""
 
 
 class Stopping:
-    """The stop signal of one process. Background tasks and long polls wait for it beside their own event."""
+    """The stop signal of one process. Background tasks and long polls wait for it together with their own event."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
 
     @property
     def requested(self) -> bool:
-        """Whether the process is going down."""
+        """Whether the process is stopping."""
         return self._event.is_set()
 
     def request(self) -> None:
-        """Have the process go down. A repeat is harmless."""
+        """Stop the process. Repeated calls have no effect."""
         self._event.set()
 
     async def wait(self) -> None:
-        """Wait until the process goes down."""
+        """Wait until the process stops."""
         await self._event.wait()
 
     async def sleep(self, seconds: float) -> bool:
-        """Sleep, but no longer than the process lives. True if it is going down."""
+        """Sleep for `seconds`, or until the process stops. Return True if it is stopping."""
         return await self.first(None, seconds)
 
     async def first(self, event: asyncio.Event | None, seconds: float) -> bool:
-        """Wait for `event`, the end of the process or the time, whichever is first. True if it is going down."""
+        """Wait for `event`, the stop of the process, or `seconds`, whichever comes first.
+
+        Return True if it is stopping.
+        """
         waits = [asyncio.ensure_future(self._event.wait())]
         if event is not None:
             waits.append(asyncio.ensure_future(event.wait()))
@@ -43,7 +46,10 @@ class Stopping:
         return self._event.is_set()
 
     async def cancels(self, work: Awaitable[object]) -> bool:
-        """Await `work`, but cancel it when the process goes down. True if it was cancelled. Raises what `work` raises."""
+        """Await `work`, but cancel it when the process stops. Return True if it was cancelled.
+
+        Raises the exceptions of `work`.
+        """
         task = asyncio.ensure_future(work)
         stop = asyncio.ensure_future(self._event.wait())
         try:

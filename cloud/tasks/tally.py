@@ -1,6 +1,7 @@
-"""Pure: counts of events by key, each within a period of its own. For bounds per caller that a process keeps in memory.
+"""Pure functions: count events by key and period, for limits per caller that a process keeps in memory.
 
-It refuses nothing: whoever counts compares the count with a bound. Losing it at a restart gives every key a new period.
+The module refuses nothing: its callers compare the counts with their limits. After a restart of the process, every key
+begins a new period.
 """
 
 from collections import OrderedDict
@@ -14,35 +15,35 @@ K = TypeVar("K", bound=Hashable)
 
 
 class Counted(msgspec.Struct, frozen=True):
-    """How many events of a key there were since its period began."""
+    """The number of events of a key since its period began."""
 
     since: datetime
     count: int
 
 
 class Tally(Generic[K]):
-    """Counts events. The period of a key begins with the key's first event, and the count ends with the period.
+    """Counts events by key. The period of a key begins with its first event. The count ends with the period.
 
-    It has room for `keys_max` keys. `add` counts beyond that; `has_room` says whether a key would be one too many.
-    A period that would begin in the future is over: the clock has been set back.
+    There is room for `keys_max` keys. `add` counts beyond that; callers ask `has_room` first. If the clock is set back
+    to before the beginning of a period, the period is over.
     """
 
     def __init__(self, period: timedelta, keys_max: int) -> None:
         self._period = period
         self._keys_max = keys_max
         self._counts: OrderedDict[K, Counted] = OrderedDict()
-        """By the beginning of the period, so that the first key is the first to end."""
+        """In the order in which the periods began, so that the first key's period ends first."""
 
     def __len__(self) -> int:
         return len(self._counts)
 
     def count(self, key: K, now: datetime) -> int:
-        """The events of the running period."""
+        """Return the number of events of the key in its current period."""
         counted = self._running(key, now)
         return 0 if counted is None else counted.count
 
     def add(self, key: K, now: datetime) -> int:
-        """Count an event; returns how many there are in the running period, this one included."""
+        """Count an event, and return the number of events in the key's current period, including this event."""
         counted = self._running(key, now)
         if counted is None:
             self._counts.pop(key, None)
@@ -51,29 +52,32 @@ class Tally(Generic[K]):
         return counted.count + 1
 
     def time_left(self, key: K, now: datetime) -> timedelta:
-        """Until the running period of the key ends; zero if none is running."""
+        """Return the time until the key's current period ends. It is zero if the key has no current period."""
         counted = self._running(key, now)
         return timedelta(0) if counted is None else counted.since + self._period - now
 
     def has_room(self, key: K) -> bool:
-        """Whether the key is counted already, or there is room for it; `end_all` makes room."""
+        """Return True if the key is counted already, or if there is room for it. `end_all` makes room."""
         return key in self._counts or len(self._counts) < self._keys_max
 
     def time_until_room(self, now: datetime) -> timedelta:
-        """Until `end_all` makes room for one more key; zero if there is room."""
+        """Return the time until `end_all` makes room for one more key. It is zero if there is room."""
         if len(self._counts) < self._keys_max:
             return timedelta(0)
         return self.time_left(next(iter(self._counts)), now)
 
     def end(self, key: K, now: datetime | None = None) -> Counted | None:
-        """Drop the key if its period is over, or in any case without `now`; returns what was dropped."""
+        """Remove the key if its period is over, and return its count. Without `now`, remove it in any case.
+
+        Returns None if no key was removed.
+        """
         counted = self._counts.get(key)
         if counted is None or (now is not None and self._runs(counted, now)):
             return None
         return self._counts.pop(key)
 
     def end_all(self, now: datetime | None = None) -> list[tuple[K, Counted]]:
-        """Drop the keys whose period is over, or all without `now`; returns what was dropped."""
+        """Remove the keys whose period is over, and return their counts. Without `now`, remove all keys."""
         ended: list[tuple[K, Counted]] = []
         while self._counts:
             key = next(iter(self._counts))

@@ -30,7 +30,7 @@ device and service certificates, services for days."""
 DEVICE_LIFE_MAX = timedelta(days=1095)
 """A device certificate renews over any session; three years is the longest lease we would sign plus its tail."""
 SERVICE_LIFE = timedelta(days=7)
-"""Services renew themselves at two thirds of this: two days to notice that one cannot."""
+"""Services renew at half of this: three and a half days are left to notice that a service cannot renew."""
 RESPONDER_LIFE = timedelta(days=2)
 """Nothing revokes a responder certificate (id-pkix-ocsp-nocheck), so it lives shortly; renewed at half of this."""
 ROOT_LIFE = timedelta(days=20 * 365)

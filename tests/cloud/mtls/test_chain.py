@@ -35,5 +35,5 @@ def test_the_chain_is_the_leaf_its_issuer_and_what_crosses_its_root() -> None:
         trust = msgspec.structs.replace(pki.trust, roots=tuple(root.certificate for root in roots))
         pem = build_chain(leaf, tuple(map(der, offered)), trust, utc_now())
         assert x509.load_pem_x509_certificates(pem)[2:] == [new_by_older, older_by_oldest][:led]
-    with pytest.raises(IdentityError, match="not issued by a CA of services"):
+    with pytest.raises(IdentityError, match="not issued by a CA of services in the current trust"):
         build_chain(pki.node().certificate, (), pki.trust, utc_now())

@@ -138,7 +138,7 @@ def test_no_service_opens_the_listener_of_another(tmp_path: Path, kind: type[Ser
     path = tmp_path / "settings.toml"
     listener = f'[[listeners]]\ntls = false\npurpose = "{purpose}"\n'
     path.write_text(f'trust_domain = "cascade.test"\n{urls}{listener}')
-    with pytest.raises(SettingsError, match=f'nothing for a "{purpose}" listener'):
+    with pytest.raises(SettingsError, match=f'no routes for a "{purpose}" listener'):
         load_settings(path, kind)
 
 
