@@ -1,8 +1,8 @@
-"""The storage port: engine, statements and what tables are bound to.
+"""Port: the database of a service. It has the engine, the statements, and the object that tables are bound to.
 
-Wiring makes one `ServiceEngine` for each service of a process and gives it to the stores. Tables are bound to `UNBOUND`,
-which names a dialect only. Stores compile their queries at import and run them with the engine; which database stands
-behind it, SQLite or PostgreSQL, is known in this package alone.
+Wiring makes one `ServiceEngine` for each service of a process and gives it to the stores. Tables are bound to
+`UNBOUND`, which names a dialect and no database. Stores compile their queries at import and run them with the engine.
+Only this package knows whether the database is SQLite or PostgreSQL.
 """
 
 from cloud.storage.compiled import (

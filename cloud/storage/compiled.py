@@ -1,10 +1,10 @@
-"""Piccolo queries as statements: the query builder runs once, at import, and checks tables and columns by name.
+"""Turns Piccolo queries into statements. The query builder runs once, at import, and checks tables and columns by name.
 
     _FIND = compiled(Node.select().where(Node.id == param("node")))
     rows = await engine.fetch(_FIND, node=node)
 
-A store names each value with `param`; constants of a query become literals of the SQL. Building a query costs several
-times the query itself, so no query is built while a service runs.
+A store names each value with `param`. Constants of a query become literals of the SQL. Building a query takes several
+times as long as running it, so no query is built while a service runs.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ Part: TypeAlias = Query[Any, Any] | Combinable | Column | QueryString
 
 
 class _Marker:
-    """The place of a parameter in the arguments of a querystring. Piccolo passes it through as it is."""
+    """Marks the place of a parameter in the arguments of a querystring. Piccolo passes it through unchanged."""
 
     __slots__ = ("name",)
 
@@ -35,9 +35,10 @@ class _Marker:
 
 
 def param(name: str) -> QueryString:
-    """A parameter of the statement, wherever Piccolo takes a value; `fetch` takes it by this name.
+    """Return a parameter for any place where Piccolo takes a value. `fetch` takes its value under this name.
 
-    Piccolo adds numbers, not parameters, to a column: write `param("n") + Table.column`.
+    Piccolo adds numbers to a column, but not parameters: write `param("n") + Table.column`. Raises ValueError if `name`
+    is not an identifier.
     """
     if not name.isidentifier():
         raise ValueError(f"cannot name a parameter {name!r}")
@@ -45,38 +46,44 @@ def param(name: str) -> QueryString:
 
 
 def params(*columns: Column) -> dict[Any, Any]:
-    """Each column with a parameter of its name, for `Table.update(...)`."""
+    """Return column -> parameter of the column's name, for `Table.update(...)`."""
     return {column: param(column._meta.name) for column in columns}
 
 
 def literal(value: str | int | bool) -> QueryString:
-    """A constant of the query, where a bare value would be cast by Piccolo (`When`, `Case`) or misread (`is_open == True`)."""
+    """Return a constant of the query.
+
+    Use it where Piccolo would cast a bare value (`When`, `Case`) or misread it (`is_open == True`).
+    """
     return QueryString("{}", value)
 
 
 def excluded(column: Column) -> QueryString:
-    """The value that a row had which ON CONFLICT kept out."""
+    """Return the value that the new row would have had, for ON CONFLICT DO UPDATE."""
     return QueryString(f'EXCLUDED."{column._meta.db_column_name}"')
 
 
 def sql(template: str, *parts: Part) -> QueryString:
-    """SQL written by hand with `{}` for queries, conditions, columns and parameters: what Piccolo can only say in parts."""
+    """Return SQL written by hand, with `{}` for queries, conditions, columns and parameters.
+
+    For statements of which Piccolo can make only the parts.
+    """
     return QueryString(template, *(_querystring(part) for part in parts))
 
 
 def insert_into(table: type[Table], constants: Mapping[Column, Any] | None = None) -> Insert[Any]:
-    """INSERT of one row: a parameter of its name for every column that has no constant.
+    """Return an INSERT of one row. Each column without a constant has a parameter of its name.
 
-    Piccolo's own `Table.insert` returns the key of the row. This one returns nothing unless `.returning(...)` asks for
-    it: RETURNING makes an insert on SQLite a third slower.
+    Piccolo's own `Table.insert` returns the key of the row. This function returns nothing unless `.returning(...)` is
+    added, because RETURNING makes an insert on SQLite a third slower.
     """
     return Insert(table=table).add(table(_row(table, constants)))
 
 
 def insert_if(table: type[Table], condition: Combinable, constants: Mapping[Column, Any] | None = None) -> QueryString:
-    """`insert_into` that inserts nothing unless the condition holds, in one statement. Piccolo has none.
+    """Return an INSERT of one row, in one statement, that inserts only if the condition holds.
 
-    What is to follow (ON CONFLICT, RETURNING) is added with `sql`.
+    Piccolo cannot express it. Add ON CONFLICT or RETURNING with `sql`.
     """
     row = _row(table, constants)
     return QueryString(
@@ -92,34 +99,35 @@ def _row(table: type[Table], constants: Mapping[Column, Any] | None) -> dict[Any
 
 
 def exists(query: Select[Any]) -> WhereRaw:
-    """True when the subquery finds a row. Its conditions may name columns of the query around it."""
+    """Return a condition that is true if the subquery finds a row. The subquery may name columns of the outer query."""
     return WhereRaw("EXISTS ({})", _querystring(query))
 
 
 def missing(query: Select[Any]) -> WhereRaw:
-    """True when the subquery finds no row."""
+    """Return a condition that is true if the subquery finds no row."""
     return WhereRaw("NOT EXISTS ({})", _querystring(query))
 
 
 def value_of(query: Select[Any]) -> QueryString:
-    """The one value that the subquery selects."""
+    """Return the single value that the subquery selects."""
     return sql("({})", query)
 
 
 def filtered(column: Column) -> Combinable:
-    """Condition for an optional filter: the parameter of the column's name equals it, or is empty.
+    """Return a condition for an optional filter: the parameter of the column's name is empty, or equals the column.
 
-    The comparison with the empty text is text, because Piccolo compares columns only.
+    The comparison with the empty text is SQL by hand, because Piccolo compares columns only.
     """
     value = param(column._meta.name)
     return WhereRaw("{} = ''", value) | (column == value)
 
 
 def compiled(query: Query[Any, Any] | QueryString, *, limit: QueryString | None = None) -> Statement:
-    """The statement of a query. `limit` is a parameter for LIMIT; Piccolo's own `limit()` takes numbers only.
+    """Return the statement of a query. `limit` is a parameter for LIMIT; Piccolo's own `limit()` takes numbers only.
 
     Raises:
-        ValueError: a constant has a type without a literal that both dialects share (bytes, times): use a parameter.
+        ValueError: a constant has a type without a literal that both dialects share (bytes, times); make it a
+            parameter.
         UpdateError, DeletionError: no condition and no `force=True`.
     """
     querystring = _querystring(query)
@@ -148,7 +156,7 @@ def _querystring(part: Part) -> QueryString:
 
 
 def _placeholder(value: object) -> str:
-    """The placeholder of a marker, the literal of a constant."""
+    """Return the placeholder of a parameter, or the literal of a constant."""
     if isinstance(value, _Marker):
         return f"{{{value.name}}}"
     if value is None:
@@ -157,7 +165,7 @@ def _placeholder(value: object) -> str:
         return "TRUE" if value else "FALSE"
     if isinstance(value, int):
         return str(int(value))
-    # A backslash means different things to servers with different settings.
+    # Servers with different settings read a backslash differently, so a text with a backslash is refused.
     if isinstance(value, str) and not set("\0\\") & set(value):
         quoted = value.replace("'", "''")
         return _escaped(f"'{quoted}'")

@@ -1,4 +1,4 @@
-"""The open database of a service: migrated, opened, and closed at the end. For wiring."""
+"""Wiring: opens a service's database after its migrations, and closes it at the end."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,7 +10,7 @@ from cloud.storage.migrate import ensure_migrated
 
 @asynccontextmanager
 async def open_database(service: str, location: Location) -> AsyncIterator[ServiceEngine]:
-    """An engine of `service` over its migrated database. Each call makes an engine of its own.
+    """Open an engine of `service` over its migrated database. Each call makes its own engine.
 
     Raises:
         StorageError: see `cloud.storage.migrate.ensure_migrated`.

@@ -1,8 +1,8 @@
-"""What tables are bound to: a dialect, and no database. Piccolo asks it how to write SQL and DDL.
+"""The object that tables are bound to. It names a dialect and no database; Piccolo uses it to write SQL and DDL.
 
     class Node(Table, db=UNBOUND, tablename="node"): ...
 
-Queries are compiled (`cloud.storage.compiled`) and run by the engine that a store was given, so one process may hold
+`cloud.storage.compiled` compiles the queries, and the engine that a store was given runs them. So one process can have
 several engines of one service.
 """
 
@@ -15,14 +15,14 @@ from cloud.storage.statement import EngineType
 
 
 class Dialect(Engine[Any]):
-    """Names a dialect to Piccolo. Running anything on it is refused."""
+    """Names a dialect to Piccolo. Every method that would run something is refused."""
 
     def __init__(self, engine_type: EngineType) -> None:
-        # Engine.__init__ is not called: it asks the database for its version.
+        # Engine.__init__ is not called, because it asks the database for its version.
         self.engine_type = engine_type
 
     def _refuse(self) -> NoReturn:
-        raise StorageError("cannot run a query on a table: compile the query and give it to an engine")
+        raise StorageError("cannot run a query on a table: compile the query and run it with an engine")
 
     async def run_querystring(self, *_: Any, **__: Any) -> NoReturn:
         """Refused."""
@@ -58,5 +58,5 @@ class Dialect(Engine[Any]):
 
 
 UNBOUND = Dialect("postgres")
-"""For every table: Piccolo writes RETURNING and ON CONFLICT for PostgreSQL without asking a database, and SQLite reads
-the same text."""
+"""The dialect of every table. For PostgreSQL, Piccolo writes RETURNING and ON CONFLICT without asking a database.
+SQLite reads the same text."""

@@ -1,17 +1,20 @@
 """The engine of a service: runs statements and transactions on a database backend.
 
-Wiring makes it, configures it and opens it in the event loop; several engines live in one process without knowing of
-each other. It knows no SQL dialect and holds no connection. It keeps the rules of transactions, the same for every
-backend:
+Wiring makes the engine, configures it and opens it in the event loop. One process can have several engines; they are
+independent. The engine knows no SQL dialect and holds no connection. It keeps the rules of transactions, which are the
+same for every backend:
 
-- A transaction belongs to the task that opened it; an inner one joins the outer.
-- It is durable when its block ends; any failure or cancellation inside leaves nothing behind. A statement that fails
-  ends its transaction: what may be refused says `ON CONFLICT DO NOTHING`, or stands alone.
-- A transaction without keys excludes every other one of the service, in all replicas. One with keys excludes those
-  with a key in common, and those without: so it may read, decide and write only what its keys stand for.
-- A single write outside a transaction is one of its own and excludes nothing: it must be right by itself
-  (compare-and-set), and leave alone what a transaction reads, decides on and writes.
-- Inside a transaction one waits for nothing but the database: others wait for it, on SQLite even some that are done.
+- A transaction belongs to the task that opened it. An inner transaction joins the outer one.
+- A transaction is durable when its block ends. After a failure or cancellation inside, none of its changes stay. A
+statement that fails ends its transaction. A write that may meet an existing row uses `ON CONFLICT DO NOTHING`, or runs
+outside a transaction.
+- A transaction without keys excludes every other transaction of the service, in all replicas. A transaction with keys
+excludes transactions that share a key, and transactions without keys. So it may read, decide on and write only the data
+that its keys cover.
+- A single write outside a transaction is its own transaction and excludes no other. It must be right by itself
+(compare-and-set), and must not write data that a transaction reads, decides on or writes.
+- Inside a transaction, wait for the database only. Other transactions wait for this one. On SQLite, even transactions
+whose block has ended can wait for it.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ from cloud.storage.statement import EngineType, Row, Statement
 
 
 class Session(Protocol):
-    """The one open transaction of a connection, held by one task."""
+    """The open transaction of a connection. One task holds it."""
 
     async def run(self, sql: str, args: tuple[Any, ...]) -> list[Row]: ...
 
@@ -39,7 +42,7 @@ class Session(Protocol):
 
 
 class Backend(Protocol):
-    """A database: opens, begins transactions, and runs single statements outside of one."""
+    """Port: a database. It begins transactions, and runs single statements outside of transactions."""
 
     @property
     def engine_type(self) -> EngineType: ...
@@ -51,23 +54,23 @@ class Backend(Protocol):
     async def begin(self, keys: tuple[str, ...]) -> Session: ...
 
     async def read(self, sql: str, args: tuple[Any, ...]) -> list[Row]:
-        """A query bounded by a key or a LIMIT."""
+        """Run a query that is bounded by a key or a LIMIT."""
         ...
 
     async def browse(self, sql: str, args: tuple[Any, ...]) -> list[Row]:
-        """A query of unknown length."""
+        """Run a query of unknown length."""
         ...
 
     async def write(self, sql: str, args: tuple[Any, ...]) -> list[Row]:
-        """One statement, durable when this returns."""
+        """Run one statement. Its changes are durable when the method returns."""
         ...
 
 
 class Transaction:
-    """`async with engine.transaction():` durable on exit, nothing kept on an exception or a cancellation.
+    """`async with engine.transaction():` is durable on exit. An exception or a cancellation undoes all its changes.
 
-    Nested blocks join the outermost. If a statement or an inner block fails, the whole is rolled back, even where the
-    exception is caught: half a change is never committed.
+    Nested blocks join the outermost block. If a statement or an inner block fails, the whole transaction is rolled
+    back, even if the exception is caught. So half a change is never committed.
     """
 
     __slots__ = ("_depth", "_doomed", "_engine", "_keys", "_owner", "_session", "_token")
@@ -83,33 +86,33 @@ class Transaction:
 
     @property
     def is_open(self) -> bool:
-        """True between the begin and the end of the outermost block."""
+        """True from the begin to the end of the outermost block."""
         return self._session is not None
 
     def joined(self, keys: tuple[str, ...]) -> Transaction:
-        """This transaction, for an inner block that asks for `keys`.
+        """Return this transaction, for an inner block that asks for `keys`.
 
         Raises:
-            TransactionMisuse: the outer block excludes less than the inner one relies on.
+            TransactionMisuse: the outer block holds only some of the keys that the inner block needs.
         """
         if self._keys and not (keys and set(keys) <= set(self._keys)):
             raise TransactionMisuse(f"a transaction for {self._keys} cannot be joined by one for {keys or 'all'}")
         return self
 
     async def run(self, sql: str, args: tuple[Any, ...]) -> list[Row]:
-        """Run a statement; after one that failed, or was cancelled, the transaction can only be rolled back."""
+        """Run a statement. After a failed or cancelled statement, the transaction can only be rolled back."""
         session = self._checked()
         try:
             return await session.run(sql, args)
-        except BaseException:  # a cancellation too: the statement may have run
+        except BaseException:  # also for a cancellation: the statement may have run
             self._doomed = True
             raise
 
     def _checked(self) -> Session:
-        """The session, for the task that owns the transaction.
+        """Return the session, if the calling task owns the transaction.
 
         Raises:
-            TransactionMisuse: another task asks, the transaction is over, or something in it has failed.
+            TransactionMisuse: another task calls, the transaction is over, or a part of it has failed.
         """
         if self._session is None:
             raise TransactionMisuse("the transaction is over")
@@ -154,7 +157,7 @@ class Transaction:
 
 
 class ServiceEngine:
-    """The engine of one service. Tables do not know it: stores are given the engine and run statements with it."""
+    """The engine of one service. Tables do not know it: stores get the engine and run statements with it."""
 
     def __init__(self, service: str) -> None:
         self.service = service
@@ -164,7 +167,9 @@ class ServiceEngine:
         self._is_open = False
 
     def configure(self, location: Location, *, patient: bool = False) -> None:
-        """Name the database; nothing is opened or made yet. `patient`: for migrations, which may wait and take long.
+        """Name the database. Nothing is opened or made yet.
+
+        `patient` is for migrations: statements and locks may then take much longer.
 
         Raises:
             TransactionMisuse: the engine is open.
@@ -180,21 +185,24 @@ class ServiceEngine:
         self.engine_type = self._backend.engine_type
 
     async def open(self) -> None:
-        """Open the connections, in the running event loop."""
+        """Open the connections, in the running event loop.
+
+        Raises StorageNotOpen before `configure`, and StorageError.
+        """
         if self._backend is None:
             raise StorageNotOpen(f"the engine of {self.service} has not been configured")
         await self._backend.open()
         self._is_open = True
 
     async def close(self) -> None:
-        """Wait for the running transaction and close; harmless when closed already."""
+        """Wait for running transactions, then close the connections. A repeat has no effect."""
         if self._is_open:
             self._is_open = False
             await self.backend_configured.close()
 
     @property
     def backend_configured(self) -> Backend:
-        """The backend, open or not."""
+        """The backend, open or not. Raises StorageNotOpen before `configure`."""
         if self._backend is None:
             raise StorageNotOpen(f"the engine of {self.service} has not been configured")
         return self._backend
@@ -211,27 +219,31 @@ class ServiceEngine:
         return self._backend
 
     def transaction(self, *keys: str) -> Transaction:
-        """A new transaction, or the task's own one to join.
+        """Return a new transaction, or the task's own open transaction, which the block then joins.
 
-        `keys` name what it reads, decides on and writes ("node:ID"); without any it is alone in the service. On
-        SQLite, with its one writer, keys change nothing.
+        `keys` name the data that the transaction reads, decides on and writes ("node:ID"). Without keys it excludes all
+        other transactions of the service. SQLite has one writer, so keys have no effect there.
 
         Raises:
-            TransactionMisuse: the task's own one does not hold the keys.
+            TransactionMisuse: the task's open transaction does not hold the keys.
         """
         current = self._current()
         return Transaction(self, keys) if current is None else current.joined(keys)
 
     def _current(self) -> Transaction | None:
-        """The open transaction of this context. One that has ended (a task started inside it lives on) is none."""
+        """Return the open transaction of this context, or None.
+
+        A task that was started inside a transaction may still see it after its end, so a transaction that has ended is
+        ignored.
+        """
         current = self.current_transaction.get()
         return current if current is not None and current.is_open else None
 
     def fetch(self, statement: Statement, /, **values: Any) -> Coroutine[Any, Any, list[Row]]:
         """Run a bounded statement and return its rows, inside the task's transaction if there is one.
 
-        `values` are the statement's parameters by name. A write outside a transaction is one of its own, durable when
-        this returns.
+        `values` are the statement's parameters by name. A write outside a transaction is its own transaction, and
+        durable when the method returns.
 
         Raises:
             TypeError: a parameter has no value, or a value has no parameter.
@@ -239,12 +251,15 @@ class ServiceEngine:
         return self._start(statement, statement.arguments(values))
 
     async def fetch_one(self, statement: Statement, /, **values: Any) -> Row | None:
-        """The first row of `fetch`, or None."""
+        """Return the first row of `fetch`, or None."""
         rows = await self._start(statement, statement.arguments(values))
         return rows[0] if rows else None
 
     def _start(self, statement: Statement, bound: tuple[Any, ...]) -> Coroutine[Any, Any, list[Row]]:
-        """The backend's own coroutine: each call and each coroutine around it shows in a query by key, of 7 us."""
+        """Return the backend's own coroutine.
+
+        A query by key takes 7 us, so every further call and coroutine would show.
+        """
         sql = statement.sqlite if self.engine_type == "sqlite" else statement.postgres
         current = self.current_transaction.get()
         if current is not None and current.is_open:
@@ -252,7 +267,10 @@ class ServiceEngine:
         return self.backend.read(sql, bound) if statement.reads else self.backend.write(sql, bound)
 
     async def browse(self, statement: Statement, /, **values: Any) -> list[Row]:
-        """The rows of a SELECT of unknown length. On SQLite it runs in a thread, unless it is inside a transaction."""
+        """Return the rows of a SELECT of unknown length.
+
+        On SQLite it runs in a thread, unless it is inside a transaction.
+        """
         bound = statement.arguments(values)
         sql = statement.sql(self.engine_type)
         current = self._current()

@@ -1,27 +1,27 @@
-"""Faults of the storage port.
+"""Errors of the storage port.
 
     StorageError
     ├── StorageNotOpen       the engine was used before `open` or after `close`
-    ├── TransactionMisuse    a transaction was used outside its task, after its end, after a failure, or for a key it
-    │                        does not hold
+    ├── TransactionMisuse    a transaction was used outside its task, after its end, after a failure, or for a key that
+    │                        it does not hold
     ├── TransactionLost      the database ended the transaction by itself (disk full, I/O error, idle for too long)
-    ├── DatabaseBusy         the lock, or a connection, was held by others for longer than we wait
-    ├── DatabaseUnavailable  the database server is away, is going down, or does not let us in
-    │   └── OutcomeUnknown   it went away while it committed: the whole change is kept, or nothing of it
-    ├── DatabaseInUse        a database that was to be a new installation's has tables already
+    ├── DatabaseBusy         other transactions held the lock, or all connections, for longer than we wait
+    ├── DatabaseUnavailable  the database server does not answer, is starting or stopping, or refuses the connection
+    │   └── OutcomeUnknown   the connection broke during a commit: the whole change was made, or nothing of it
+    ├── DatabaseInUse        the database for a new installation has tables already
     ├── DatabaseTooNew       the database has migrations that this code does not know
     ├── DatabaseTooOld       the database was made before the first migration that this code has
-    ├── MigrationFailed      a migration did not run; the database is as it was
+    ├── MigrationFailed      a migration failed; the database is unchanged
     └── ValueRefused         a value does not fit its column
 
-    IntegrityError           a constraint was violated: no fault of the database, and a store may expect it
+    IntegrityError           a constraint was violated: not a fault of the database; a store may expect it
 
 The drivers' own exceptions do not leave this package.
 """
 
 
 class StorageError(Exception):
-    """The database cannot do what was asked; nothing half done is kept."""
+    """The database cannot do what was requested. No half of a change is kept."""
 
 
 class StorageNotOpen(StorageError):
@@ -29,7 +29,7 @@ class StorageNotOpen(StorageError):
 
 
 class TransactionMisuse(StorageError):
-    """A transaction was used by another task, after its end, after something in it had failed, or beyond its keys."""
+    """A transaction was used by another task, after its end, after a failure, or for a key that it does not hold."""
 
 
 class TransactionLost(StorageError):
@@ -37,7 +37,7 @@ class TransactionLost(StorageError):
 
 
 class DatabaseBusy(StorageError):
-    """Others held the lock, or every connection, for too long."""
+    """Other transactions held the lock, or every connection, for too long."""
 
 
 class DatabaseUnavailable(StorageError):
@@ -45,11 +45,11 @@ class DatabaseUnavailable(StorageError):
 
 
 class OutcomeUnknown(DatabaseUnavailable):
-    """The connection was lost while a change was being committed: it is kept whole, or not at all."""
+    """The connection broke during a commit. The whole change was made, or nothing of it."""
 
 
 class DatabaseInUse(StorageError):
-    """The database is not empty; nothing in it was changed."""
+    """The database is not empty. Nothing in it was changed."""
 
 
 class DatabaseTooNew(StorageError):
@@ -57,16 +57,16 @@ class DatabaseTooNew(StorageError):
 
 
 class DatabaseTooOld(StorageError):
-    """The database was made before the first release; no migration leads from it to this code."""
+    """The database was made before the first release. No migration leads from it to this code."""
 
 
 class MigrationFailed(StorageError):
-    """A migration did not run; it was rolled back."""
+    """A migration failed and was rolled back."""
 
 
 class ValueRefused(StorageError):
-    """A value does not fit its column: too large a number, too long a text, a type that the column does not have."""
+    """A value does not fit its column: the number is too large, the text too long, or the type wrong."""
 
 
 class IntegrityError(Exception):
-    """A constraint was violated. The statement did nothing; inside a transaction, it ends the transaction."""
+    """A constraint was violated. The statement changed nothing. Inside a transaction, it ends the transaction."""

@@ -1,7 +1,7 @@
-"""A database that is made for the first time: empty before, one maker's alone meanwhile, empty again if it fails.
+"""Holds an empty database while `cascade init` makes its content, and empties it again if that fails.
 
-For `cascade init`. A file needs none of it: it lies in the folder that is being built, and goes with that. What is in a
-server's database already is never touched: it is refused.
+On PostgreSQL, a lock excludes other makers meanwhile. A database that has tables is refused and never changed. An
+SQLite file needs none of this: it is in the folder that `cascade init` builds, and is removed with the folder.
 """
 
 from collections.abc import AsyncIterator
@@ -15,19 +15,20 @@ if TYPE_CHECKING:
     from cloud.storage.postgres import PostgresSession
 
 _MAKER = "init"
-"""Names the lock that two makers of one database would both want."""
+"""Name of the lock that excludes a second maker of the same database."""
 _TABLES = "SELECT quote_ident(tablename) AS name FROM pg_tables WHERE schemaname = current_schema()"
 
 
 @asynccontextmanager
 async def made_fresh(location: Location) -> AsyncIterator[None]:
-    """Hold an empty database while its first content is made; what a failed block has made in it is dropped.
+    """Hold an empty database while its first content is made. If the block fails, all tables are dropped.
 
-    Other connections make it, with commits of their own: only the death of this process leaves something behind.
+    Other connections make the content, with their own commits. So tables stay behind only if this process is killed.
 
     Raises:
-        DatabaseInUse: it has tables; nothing was changed. DatabaseBusy: another maker is at it.
-        StorageError: it cannot be reached, or is not fit for use.
+        DatabaseInUse: the database has tables; nothing was changed.
+        DatabaseBusy: another maker holds the database.
+        StorageError: the database cannot be reached, or does not meet our requirements.
     """
     if not isinstance(location, PostgresLocation):
         yield
@@ -42,12 +43,12 @@ async def made_fresh(location: Location) -> AsyncIterator[None]:
             found = await session.run(_TABLES, ())
             if found:
                 raise DatabaseInUse(f"cannot use {location} for a new installation: it has tables already")
-        except BaseException:  # a cancellation too gives the connection back
+        except BaseException:  # also for a cancellation: give the connection back
             await session.rollback()
             raise
         try:
             yield
-        except BaseException:  # a cancellation too leaves nothing behind
+        except BaseException:  # also for a cancellation: leave nothing behind
             await _empty(session)
             raise
         await session.rollback()
@@ -59,7 +60,7 @@ async def _empty(session: "PostgresSession") -> None:
     try:
         for row in await session.run(_TABLES, ()):
             await session.run(f"DROP TABLE {row['name']} CASCADE", ())
-    except BaseException:  # as above
+    except BaseException:  # also for a cancellation
         await session.rollback()
         raise
     await session.commit()

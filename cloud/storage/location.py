@@ -1,7 +1,7 @@
-"""Where a service's database is: a path (SQLite) or a PostgreSQL server's address.
+"""Values: where a service's database is, as a path (SQLite) or the address of a PostgreSQL database.
 
-A location is a value without a secret: the password stays in its file and is read for each connection, so that it
-stands in no argument list, log or memory dump of ours, and can be changed while the service runs.
+A location contains no secret. The password stays in its file and is read for each connection. So it appears in no
+argument list or log, and can be changed while the service runs.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import msgspec
 
 POSTGRES_PORT = 5432
 POOL_DEFAULT = 10
-"""Connections a process; a transaction holds one from its begin to its end."""
+"""Connections of one process. A transaction holds a connection from its begin to its end."""
 SCHEME = "postgresql"
 
 
 class PostgresLocation(msgspec.Struct, frozen=True, kw_only=True):
     """One database of a PostgreSQL server.
 
-    `host` is a name, an address, or the directory of a socket. `tls_ca_file` names the CAs that the server's
-    certificate must come from; without it the connection is in the clear. `needs_fsync` refuses a server that does
-    not write through to the disk.
+    `host` is a name, an address, or the directory of a socket. The server's certificate must be from a CA in the file
+    `tls_ca_file`; without this file the connection is not encrypted. `pool` is the maximum number of connections.
+    `needs_fsync` refuses a server that does not write through to the disk.
     """
 
     host: str
@@ -36,11 +36,11 @@ class PostgresLocation(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_local(self) -> bool:
-        """True for a socket in the file system."""
+        """True if `host` is the directory of a socket."""
         return self.host.startswith("/")
 
     def __str__(self) -> str:
-        """The address as `parse_location` reads it; it holds no secret."""
+        """Return the address in the form that `parse_location` reads. It contains no secret."""
         options = {"host": self.host, "password_file": self.password_file, "tls_ca_file": self.tls_ca_file}
         given = {name: value for name, value in options.items() if value}
         given["pool"] = str(self.pool)
@@ -52,20 +52,23 @@ Location = Path | PostgresLocation
 
 
 def parse_location(text: str) -> Location:
-    """A path, or `postgresql://USER@HOST:PORT/NAME`, with `?host=DIRECTORY` for a socket and `password_file=FILE`.
+    """Parse a path, or an address `postgresql://USER@HOST:PORT/NAME`.
+
+    Options of the address's query: `host` (the directory of a socket), `password_file`, `tls_ca_file`, `pool`,
+    `needs_fsync`.
 
     Raises:
-        ValueError: not such an address, or one with a password in it, where other processes could read it.
+        ValueError: the address is not of this form, or contains a password, which other processes could read.
     """
     if not text.startswith(f"{SCHEME}://"):
         return Path(text)
     parts = urlsplit(text)
     if parts.password is not None:
-        raise ValueError("cannot take a password in an address: name its file with ?password_file=FILE")
+        raise ValueError("an address must not contain a password; name its file with ?password_file=FILE")
     options = dict(parse_qsl(parts.query, strict_parsing=True)) if parts.query else {}
     unknown = options.keys() - {"host", "password_file", "tls_ca_file", "pool", "needs_fsync"}
     if unknown:
-        raise ValueError(f"cannot use the address: unknown option {min(unknown)}")
+        raise ValueError(f"the address has the unknown option {min(unknown)}")
     location = PostgresLocation(
         host=options.get("host") or parts.hostname or "",
         port=parts.port or POSTGRES_PORT,
@@ -77,5 +80,5 @@ def parse_location(text: str) -> Location:
         needs_fsync=options.get("needs_fsync", "yes") != "no",
     )
     if not (location.host and location.name and location.user and location.pool > 0):
-        raise ValueError("cannot use the address: it needs a user, a host and the database's name")
+        raise ValueError("the address needs a user, a host and the name of the database")
     return location

@@ -1,7 +1,7 @@
-"""Between rows and frozen structs: each field of a struct is the column of its name, or a computed value.
+"""Maps rows to frozen structs and back. Each field of a struct is the column of its name, or a computed value.
 
-Fields of types that no column has (tuples, maps, structs) are JSON text in the database. A mapper has no query of its own
-but the insert; stores compile theirs from `select`.
+Fields of types that no column has (tuples, maps, structs) are stored as JSON text. The only queries of a mapper are its
+inserts; stores compile the others from `select`.
 """
 
 from datetime import datetime
@@ -24,13 +24,13 @@ _PLAIN = frozenset({str, int, bool, bytes, datetime, NoneType})
 
 
 def json_text(value: Any) -> str:
-    """A value of a type that no column has, as a mapper writes it."""
+    """Return a value of a type that no column has, as the JSON text that a mapper stores."""
     return msgspec.json.encode(value).decode()
 
 
 def _is_plain(kind: Any) -> bool:
-    """Whether a column holds values of this type as they are."""
-    while hasattr(kind, "__supertype__"):  # a NewType
+    """Return True if a column stores values of this type unchanged."""
+    while hasattr(kind, "__supertype__"):  # unwraps a NewType
         kind = kind.__supertype__
     if get_origin(kind) in (UnionType, Union):
         return all(_is_plain(part) for part in get_args(kind))
@@ -40,12 +40,12 @@ def _is_plain(kind: Any) -> bool:
 
 
 class Mapper(Generic[T]):
-    """Reads and writes rows of one table as structs of one type. The struct may leave out columns that have defaults."""
+    """Reads and writes rows of one table as structs of one type. The struct may omit columns that have defaults."""
 
     def __init__(self, kind: type[T], table: type[Table], **computed: Selectable) -> None:
-        """`computed`: fields that are no columns, each with the SQL expression of its value. They are read only.
+        """Make a mapper. `computed` has the fields that are not columns, each with the SQL expression of its value.
 
-        Raises ValueError if a field is neither a column of the table nor computed.
+        Computed fields are read only. Raises ValueError if a field is neither a column of the table nor computed.
         """
         known = {column._meta.name: column for column in table._meta.columns}
         unknown = [name for name in kind.__struct_fields__ if name not in known and name not in computed]
@@ -67,7 +67,7 @@ class Mapper(Generic[T]):
         self._encoded = tuple(self._decoders)
 
     def select(self) -> Select[Any]:
-        """A query of the struct's fields, to be narrowed and compiled."""
+        """Return a query of the struct's fields. The store adds conditions and compiles it."""
         return self._table.select(*self._selected)
 
     def _insert(self) -> Insert[Any]:
@@ -75,17 +75,20 @@ class Mapper(Generic[T]):
 
     @cached_property
     def insert(self) -> Statement:
-        """Insert a row; takes `values`."""
+        """Statement that inserts a row. Its parameters are those of `values`."""
         return compiled(self._insert())
 
     @cached_property
     def insert_new(self) -> Statement:
-        """Insert a row unless its key is taken; takes `values`, returns the key of a row that was inserted."""
+        """Statement that inserts a row unless its key exists. Its parameters are those of `values`.
+
+        It returns the key of an inserted row, and no row otherwise.
+        """
         key = self._table._meta.primary_key
         return compiled(self._insert().on_conflict(target=key, action="DO NOTHING").returning(key))
 
     def values(self, value: T, statement: Statement | None = None) -> dict[str, Any]:
-        """The columns of a struct by name: all of them, or those that are parameters of the statement."""
+        """Return the columns of a struct by name: all of them, or those that are parameters of `statement`."""
         values = msgspec.structs.asdict(value)
         if statement is not None:
             for name in self._names - statement.names:
@@ -96,10 +99,10 @@ class Mapper(Generic[T]):
         return values
 
     def read(self, row: Row) -> T:
-        """The struct of a row.
+        """Return the struct of a row.
 
         Raises:
-            msgspec.ValidationError: the row has a value that the struct's type does not have.
+            msgspec.ValidationError: the row has a value that does not fit the struct's type.
         """
         if self._decoders:
             row = dict(row)
@@ -108,5 +111,5 @@ class Mapper(Generic[T]):
         return msgspec.convert(row, self._kind)
 
     def read_one(self, row: Row | None) -> T | None:
-        """The struct of a row, if there is one."""
+        """Return the struct of a row, or None for None."""
         return None if row is None else self.read(row)

@@ -1,10 +1,11 @@
-"""Migrations of a service's database: run in process, by the start that finds one missing.
+"""Migrations of a service's database. A service runs the missing migrations when it starts.
 
-A migration is a module `m0001_name.py` in the package `migrations` of its service, with `STEPS` (`cloud.storage.schema`);
-its module name is its id, which is why it begins with a letter. The table `migration` records the ids that have run.
+A migration is a module `m0001_name.py` in the package `migrations` of its service, with `STEPS`
+(`cloud.storage.schema`). Its id is the module name, which begins with a letter for this reason. The table `migration`
+records the ids of the migrations that have run.
 
-All missing migrations run in one transaction together with the record that they ran: a crash leaves the old schema.
-Replicas that start together on one PostgreSQL run them one after the other: the second finds nothing left to do.
+All missing migrations run in one transaction, together with their records, so a crash leaves the old schema. Replicas
+that start at the same time on one PostgreSQL database take turns: the second one finds nothing to do.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ from cloud.storage.schema import Step, add_table
 from cloud.storage.statement import Statement
 
 TABLE_LOCK_SECONDS = 5
-"""How long a migration waits for a table in use: whoever wants the table meanwhile waits behind it."""
+"""Seconds for which a migration waits for a table in use. Other users of the table queue behind the migration
+meanwhile."""
 
 _ADD_RECORDS = add_table("migration", name=Varchar(length=64, primary_key=True), ran_at=Timestamptz())
-# By hand: the engine's catalog is no table of ours, and `ran_at` is the database's own time.
+# SQL by hand, because the catalog is not a table of ours, and the database itself sets `ran_at`.
 _HAS_RECORDS = {
     "sqlite": Statement("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'migration'"),
     "postgres": Statement("SELECT 1 FROM pg_tables WHERE tablename = 'migration' AND schemaname = current_schema()"),
@@ -37,18 +39,18 @@ _RECORD = Statement("INSERT INTO migration (name) VALUES ({name})")
 
 
 def package_of(service: str) -> str:
-    """The package of a service: `fabric` is `cloud.fabric`; a dotted name is taken as it is."""
+    """Return the package of a service: `fabric` is `cloud.fabric`. A dotted name is returned unchanged."""
     return service if "." in service else f"cloud.{service}"
 
 
 def known_ids(service: str) -> set[str]:
-    """The ids of the migrations that the code has."""
+    """Return the ids of the migrations that the code has."""
     package = importlib.import_module(f"{package_of(service)}.migrations")
     return {module.name for module in pkgutil.iter_modules(package.__path__)}
 
 
 async def applied_ids(location: Location) -> set[str]:
-    """The ids that the database says have run; none for a file that does not exist."""
+    """Return the ids that the database has recorded. Without a file there are none. Raises StorageError."""
     if isinstance(location, Path) and not location.exists():
         return set()
     async with _opened("migrate", location) as engine:
@@ -56,17 +58,18 @@ async def applied_ids(location: Location) -> set[str]:
 
 
 async def ensure_migrated(service: str, location: Location) -> bool:
-    """Bring the database to the schema of the code; True if there was something to do.
+    """Bring the database to the schema of the code. Return True if a migration ran.
 
     Raises:
-        DatabaseTooNew: the database is ahead of the code. DatabaseTooOld: no migration leads from it to the code.
-        MigrationFailed: a migration did not run; nothing was changed.
-        StorageError: the database cannot be used, or others kept it busy for too long.
+        DatabaseTooNew: the database has migrations that the code does not know.
+        DatabaseTooOld: no migration leads from the database to the code.
+        MigrationFailed: a migration failed; nothing was changed.
+        StorageError: the database cannot be used, or was busy for too long.
     """
     async with _opened(f"migrate_{service}", location) as engine:
         if not _missing(service, await _applied(engine), location):
             return False
-        async with engine.transaction():  # alone: another starter waits here
+        async with engine.transaction():  # excludes other replicas that start
             if engine.engine_type == "postgres":
                 await engine.run_ddl(f"SET LOCAL lock_timeout = '{TABLE_LOCK_SECONDS}s'")
             missing = _missing(service, await _applied(engine), location)
@@ -93,10 +96,10 @@ async def _applied(engine: ServiceEngine) -> set[str]:
 
 
 def _missing(service: str, applied: set[str], location: Location) -> list[str]:
-    """The migrations that have not run yet, in order."""
+    """Return the migrations that have not run yet, in order. Raises DatabaseTooOld, DatabaseTooNew."""
     known = known_ids(service)
     unknown = applied - known
-    if any(not name.isidentifier() for name in unknown):  # the dates by which Piccolo named its migrations
+    if any(not name.isidentifier() for name in unknown):  # before the first release, Piccolo named migrations by dates
         raise DatabaseTooOld(
             f"cannot use {location}: it was made before the first release, and no migration leads from there to this "
             "version; make a new installation with `cascade init`, in an empty directory and with empty databases"
@@ -110,7 +113,7 @@ def _missing(service: str, applied: set[str], location: Location) -> list[str]:
 
 
 async def _migrate(service: str, name: str, engine: ServiceEngine) -> None:
-    """Run one migration and record it, in the task's transaction."""
+    """Run one migration and record it, in the task's transaction. Raises MigrationFailed."""
     try:
         steps: tuple[Step, ...] = importlib.import_module(f"{package_of(service)}.migrations.{name}").STEPS
         if not await engine.fetch(_HAS_RECORDS[engine.engine_type]):
@@ -118,5 +121,5 @@ async def _migrate(service: str, name: str, engine: ServiceEngine) -> None:
         for step in steps:
             await step(engine)
         await engine.fetch(_RECORD, name=name)
-    except Exception as error:  # a mistake in a step too must name the migration
+    except Exception as error:  # also for a mistake in a step: the error must name the migration
         raise MigrationFailed(f"cannot migrate the database of {service} ({name}): {error}") from error

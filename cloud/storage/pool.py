@@ -1,8 +1,8 @@
-"""Connections to one PostgreSQL server: made when needed, kept, and dropped when anything about them is in doubt.
+"""Adapter: a pool of connections to one PostgreSQL server. A connection in a doubtful state is dropped.
 
-asyncpg's own pool is not used: it asks the server to reset each connection that comes back, a round trip a statement,
-to guard against what no code here does. Rule: a connection that comes back open has no transaction and no running
-statement.
+asyncpg's own pool is not used. It asks the server to reset each connection that is returned, which costs a round trip
+for each statement. Our code needs no reset, because of this rule: an open connection that is returned has no
+transaction and no running statement.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from cloud.storage.errors import DatabaseBusy, StorageNotOpen
 from cloud.storage.worker import settled
 
 WAIT_SECONDS = 5.0
-"""How long a caller waits for a connection while all are in use."""
+"""Seconds for which a caller waits for a connection while all are in use."""
 REST_SECONDS = 5.0
-"""How long a statement that was cut off may take to end before its connection is dropped."""
+"""Seconds that a cancelled statement may take to end before its connection is dropped."""
 CLOSE_SECONDS = 5.0
 
 DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
-"""All that asyncpg raises; a TimeoutError is an OSError."""
+"""All exceptions of asyncpg. A TimeoutError is an OSError."""
 
 Slot: TypeAlias = "asyncpg.Connection | None"
-"""A place in the pool: its connection, or none yet."""
+"""A place in the pool: its connection, or None before one is made."""
 
 
 class Pool:
-    """At most `size` connections, the last used first."""
+    """At most `size` connections. The last used one is taken first."""
 
     def __init__(self, size: int, connect: Callable[[], Awaitable[asyncpg.Connection]]) -> None:
         self._size = size
@@ -42,17 +42,19 @@ class Pool:
         self._all_back = asyncio.Event()
 
     async def take(self) -> asyncpg.Connection:
-        """An open connection, for the caller alone until it gives it back.
+        """Return an open connection. The caller alone uses it until it gives it back.
 
         Raises:
-            DatabaseBusy: all are in use for too long. StorageNotOpen: the pool is closing. And what `connect` raises.
+            DatabaseBusy: all connections are in use for too long.
+            StorageNotOpen: the pool is closing.
+            Exception: any exception of `connect`.
         """
         slot = self._free.pop() if self._free else await self._wait()
         if slot is not None and not slot.is_closed():
             return slot
         try:
             return await self._connect()
-        except BaseException:  # a cancellation too must give the place back
+        except BaseException:  # also for a cancellation: the place must be given back
             self._put(None)
             raise
 
@@ -65,14 +67,14 @@ class Pool:
             async with asyncio.timeout(WAIT_SECONDS):
                 return await turn
         except (TimeoutError, asyncio.CancelledError) as error:
-            if turn.done() and not turn.cancelled():  # it was our turn already
+            if turn.done() and not turn.cancelled():  # the place had been given to us already
                 self._put(turn.result())
             if isinstance(error, TimeoutError):
                 raise DatabaseBusy(f"all {self._size} connections to the database are in use") from error
             raise
 
     def give(self, connection: asyncpg.Connection) -> None:
-        """Take a connection back; one in doubt is dropped."""
+        """Take a connection back. A connection with an open transaction is dropped."""
         if connection.is_closed():
             self._put(None)
         elif connection.is_in_transaction():
@@ -88,14 +90,14 @@ class Pool:
                 turn.set_result(slot)
                 return
         if slot is None:
-            self._free.insert(0, None)  # below the open ones, which are used first
+            self._free.insert(0, None)  # below the open connections, which are used first
         else:
             self._free.append(slot)
         if len(self._free) == self._size:
             self._all_back.set()
 
     async def close(self) -> None:
-        """Wait for the connections in use, then close all."""
+        """Wait until all connections are given back, then close them."""
         self._is_closing = True
         while len(self._free) < self._size:
             self._all_back.clear()
@@ -110,9 +112,9 @@ class Pool:
 
 
 async def rest(connection: asyncpg.Connection) -> None:
-    """Bring a connection to rest: no statement runs, no transaction is open. What cannot be brought there is dropped.
+    """Bring a connection to rest: no statement runs and no transaction is open. If that fails, drop the connection.
 
-    A cancellation does not cut it short; it is raised afterwards.
+    A cancellation does not interrupt this. It is raised afterwards.
     """
     if not connection.is_closed():
         await settled(asyncio.ensure_future(_roll_back(connection)))
@@ -121,7 +123,7 @@ async def rest(connection: asyncpg.Connection) -> None:
 async def _roll_back(connection: asyncpg.Connection) -> None:
     try:
         async with asyncio.timeout(REST_SECONDS):
-            # asyncpg first waits until the server has ended the statement that was cut off.
+            # asyncpg first waits until the server has ended the cancelled statement.
             await connection.execute("ROLLBACK")
     except DRIVER_ERRORS:
         connection.terminate()

@@ -1,17 +1,18 @@
-"""PostgreSQL behind the storage port.
+"""Adapter: PostgreSQL behind the storage port.
 
-A transaction holds one connection from its begin to its end and runs READ COMMITTED behind advisory locks, taken in
-the round trip of its BEGIN: without keys the service's lock, alone; with keys the service's lock, shared, and each
-key's, alone. So what reads and then writes is as safe as with SQLite's one writer, in all replicas. A single
-statement outside a transaction is one round trip: it commits by itself and takes none of these locks.
+A transaction holds one connection from its begin to its end. It runs READ COMMITTED behind advisory locks, which it
+takes in the round trip of its BEGIN. Without keys, it takes the service's lock exclusively. With keys, it takes the
+service's lock shared and each key's lock exclusively. So a transaction that reads and then writes is as safe as with
+SQLite's one writer, in all replicas. A single statement outside a transaction is one round trip. It commits by itself
+and takes no advisory lock.
 
-A COMMIT is durable when the server answers it: each new connection is refused unless the server has
-`synchronous_commit` on, and `fsync` and `full_page_writes` too where the location needs them. The database sorts by
-code point (LOCALE 'C'), as SQLite does, so that pages by key are the same on both.
+A COMMIT is durable when the server answers it. Each new connection is refused unless the server has
+`synchronous_commit` on, and also `fsync` and `full_page_writes` if the location needs them. The database sorts by code
+point (LOCALE 'C') like SQLite, so that pages by key are the same on both.
 
-A statement that was cut off, by a cancellation or by time, has ended before the connection is used again; where the
-server does not say so, the connection is dropped. When the server is away, each call fails as `DatabaseUnavailable`;
-when it is back, connections are made anew.
+A statement that was interrupted, by a cancellation or a time-out, has ended before its connection is used again. If the
+server does not confirm the end, the connection is dropped. While the server is away, each call raises
+`DatabaseUnavailable`. Once it is back, new connections are made.
 """
 
 from __future__ import annotations
@@ -40,11 +41,12 @@ from cloud.storage.statement import EngineType, Row
 SERVER_VERSION_MIN = 15
 CONNECT_SECONDS = 5.0
 STATEMENT_SECONDS = 30
-"""Far beyond any bounded statement: what takes longer is a server that does not answer."""
+"""Seconds for one statement. Bounded statements take far less, so after this time the server is considered hung."""
 LOCK_SECONDS = 5
-"""As SQLite's BUSY_WAIT_SECONDS: how long a transaction waits for those that exclude it."""
+"""Seconds for which a transaction waits for transactions that exclude it. Equal to SQLite's BUSY_WAIT_SECONDS."""
 IDLE_SECONDS = 60
-"""A transaction that does nothing for so long belongs to a process that hangs; it would keep out all the others."""
+"""Seconds after which the server ends an idle transaction. Its process hangs, and it would block all other
+transactions."""
 PATIENT_SECONDS = 300
 CACHED_STATEMENTS = 512
 PASSWORD_BYTES_MAX = 1024
@@ -67,36 +69,42 @@ _AWAY = (
     asyncpg.InvalidCatalogNameError,
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.InterfaceError,
-    asyncpg.InternalClientError,  # the driver has lost track of a connection, as when it was ended between statements
+    asyncpg.InternalClientError,  # after a connection was ended between statements, for example
     OSError,
 )
 _BUSY = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 
 
 def fault(error: BaseException) -> Exception:
-    """A driver's exception as one of ours. Messages carry the server's first line, which holds no value of a row."""
+    """Turn a driver's exception into an exception of this package.
+
+    Messages contain the first line of the server's message, which has no value of a row.
+    """
     first = str(error.args[0]) if error.args else type(error).__name__
     if isinstance(error, asyncpg.IntegrityConstraintViolationError):
         return IntegrityError(first)
-    if isinstance(error, asyncpg.DataError | ValueError):  # the client's DataError is a ValueError
+    if isinstance(error, asyncpg.DataError | ValueError):  # asyncpg's client-side DataError is a ValueError
         return ValueRefused("a value does not fit its column")
     if isinstance(error, _BUSY):
         return DatabaseBusy(f"the database is busy: {first}")
     if isinstance(error, asyncpg.IdleInTransactionSessionTimeoutError):
-        return TransactionLost("the database ended a transaction that stood still for too long")
+        return TransactionLost("the database ended a transaction that was idle for too long")
     if isinstance(error, _AWAY):
         return DatabaseUnavailable(f"the database is not available: {first}")
     return StorageError(f"the database refused a statement: {first}")
 
 
 def lock_id(service: str, key: str = "") -> int:
-    """The number of an advisory lock; without a key the service's own."""
+    """Return the number of an advisory lock. Without a key it is the service's own lock."""
     name = f"{service}\0{key}" if key else service
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
 
 
 def begin_sql(service: str, keys: tuple[str, ...]) -> str:
-    """BEGIN and the locks, one message to the server. Keys are locked in the order of their numbers: no deadlock."""
+    """Return BEGIN and the locks, as one message to the server.
+
+    Locks are taken in the order of their numbers, so that no deadlock can occur.
+    """
     begin = "BEGIN ISOLATION LEVEL READ COMMITTED"
     if not keys:
         return f"{begin}; SELECT pg_advisory_xact_lock({lock_id(service)})"
@@ -105,7 +113,7 @@ def begin_sql(service: str, keys: tuple[str, ...]) -> str:
 
 
 class PostgresSession:
-    """A connection inside a transaction, held by one task until commit or rollback gives it back."""
+    """A connection inside a transaction. One task holds it until commit or rollback gives it back."""
 
     __slots__ = ("_backend", "_connection", "_is_alone")
 
@@ -118,7 +126,7 @@ class PostgresSession:
         """Run a statement inside the transaction.
 
         Raises:
-            TransactionLost: the transaction is over; the statement would have run on its own.
+            TransactionLost: the transaction is over. Otherwise the statement would commit by itself.
         """
         if not self._connection.is_in_transaction():
             raise TransactionLost("the database ended the transaction before its end")
@@ -128,9 +136,10 @@ class PostgresSession:
             raise fault(error) from _cause(error)
 
     async def commit(self) -> None:
-        """Durable when this returns. On an error nothing is kept, except that OutcomeUnknown leaves it open.
+        """Commit. The changes are durable when the method returns.
 
-        A cancellation leaves all or nothing, and has settled which when it is raised.
+        On an error nothing is kept. Only after OutcomeUnknown is it open whether all or nothing is kept. A cancellation
+        leaves all or nothing; the method first waits until that is decided.
         """
         connection = self._connection
         try:
@@ -147,7 +156,7 @@ class PostgresSession:
             self._backend.release(connection, is_alone=self._is_alone)
 
     async def rollback(self) -> None:
-        """Forget all. The connection is at rest when this returns, or dropped."""
+        """Roll back. When the method returns, the connection is at rest or dropped."""
         try:
             await rest(self._connection)
         finally:
@@ -155,7 +164,7 @@ class PostgresSession:
 
 
 class PostgresBackend:
-    """One database of a server, used by one process or by many."""
+    """One PostgreSQL database. One or several processes use it."""
 
     engine_type: EngineType = "postgres"
 
@@ -165,23 +174,23 @@ class PostgresBackend:
         self._patient = patient
 
     async def open(self) -> None:
-        """Make the first connection, which proves that the server can be used."""
+        """Make the first connection, which checks that the server can be used. Raises StorageError."""
         self._pool = Pool(self._location.pool, self._connect)
         self._alone = asyncio.Lock()
-        """Transactions without keys queue here first, so that those that wait hold no connection."""
+        """Transactions without keys queue here, so that they hold no connection while they wait."""
         try:
             self._pool.give(await self._pool.take())
         except StorageError as error:
             raise type(error)(f"cannot open the database {self._location}: {error}") from error
 
     async def close(self) -> None:
-        """Wait for the running transactions, then close."""
+        """Wait for running transactions, then close the connections."""
         await self._pool.close()
 
     def _password(self) -> str:
         name = self._location.password_file
         if not name:
-            return ""  # not None: the driver would look for one in the environment and in home directories
+            return ""  # None would make the driver look for a password in the environment and in home directories
         try:
             with Path(name).open("rb") as file:
                 return file.read(PASSWORD_BYTES_MAX).decode("utf-8").strip("\r\n")
@@ -193,7 +202,7 @@ class PostgresBackend:
         if not name or self._location.is_local:
             return False
         try:
-            return ssl.create_default_context(cafile=name)  # verifies the chain and the host name
+            return ssl.create_default_context(cafile=name)  # verifies chain and host name
         except (OSError, ssl.SSLError) as error:
             raise StorageError(f"cannot read the database's CA file {name}") from error
 
@@ -226,7 +235,7 @@ class PostgresBackend:
             raise fault(error) from error
         try:
             await self._check(connection)
-        except BaseException as error:  # a cancellation too
+        except BaseException as error:  # also for a cancellation
             connection.terminate()
             if isinstance(error, DRIVER_ERRORS):
                 raise fault(error) from error
@@ -234,10 +243,10 @@ class PostgresBackend:
         return connection
 
     async def _check(self, connection: asyncpg.Connection) -> None:
-        """Refuse a server on which a commit is not durable, or that would sort or store otherwise than we rely on."""
+        """Refuse a server on which a commit is not durable, or that sorts or stores text in another way."""
         version = connection.get_server_version().major
         if version < SERVER_VERSION_MIN:
-            raise StorageError(f"cannot use PostgreSQL {version}: {SERVER_VERSION_MIN} or later is needed")
+            raise StorageError(f"cannot use PostgreSQL {version}: version {SERVER_VERSION_MIN} or later is needed")
         server = await connection.fetchrow(_SERVER)
         if server["is_standby"]:
             raise DatabaseUnavailable("the database server is a standby")
@@ -245,7 +254,7 @@ class PostgresBackend:
             raise StorageError("cannot use a database with synchronous_commit off: a commit would not be durable")
         for name in ("fsync", "full_page_writes"):
             if self._location.needs_fsync and server[name] != "on":
-                raise StorageError(f"cannot use a database server with {name} off: a power cut would ruin it")
+                raise StorageError(f"cannot use a database server with {name} off: a power cut could destroy it")
         if server["encoding"] != "UTF8" or server["provider"] == "i" or server["collation"] not in COLLATIONS:
             raise StorageError(
                 "cannot use this database: make it with ENCODING 'UTF8' LOCALE 'C' TEMPLATE template0 "
@@ -253,17 +262,17 @@ class PostgresBackend:
             )
 
     async def begin(self, keys: tuple[str, ...] = ()) -> PostgresSession:
-        """Take a connection, begin, and take the locks.
+        """Take a connection, begin a transaction, and take its locks.
 
         Raises:
-            DatabaseBusy: those that exclude this one, or hold all connections, took longer than we wait.
+            DatabaseBusy: transactions that exclude this one, or hold all connections, took longer than we wait.
         """
         is_alone = not keys
         if is_alone:
             await self._alone.acquire()
         try:
             connection = await self._pool.take()
-        except BaseException:  # a cancellation too must let the next one try
+        except BaseException:  # also for a cancellation: the next transaction must get its turn
             if is_alone:
                 self._alone.release()
             raise
@@ -280,21 +289,21 @@ class PostgresBackend:
         return PostgresSession(self, connection, is_alone=is_alone)
 
     def release(self, connection: asyncpg.Connection, *, is_alone: bool) -> None:
-        """Give a session's connection back."""
+        """Give the connection of a session back."""
         self._pool.give(connection)
         if is_alone:
             self._alone.release()
 
     async def write(self, sql: str, args: tuple[Any, ...]) -> list[Row]:
-        """One statement that commits by itself, durable when this returns.
+        """Run one statement that commits by itself. Its changes are durable when the method returns.
 
         Raises:
-            OutcomeUnknown: the connection was lost meanwhile; the statement has done all of it or nothing.
+            OutcomeUnknown: the connection broke meanwhile; all changes of the statement were made, or none.
         """
         return await self._fetch(sql, args, writes=True)
 
     async def read(self, sql: str, args: tuple[Any, ...]) -> list[Row]:
-        """A query; it sees what is committed."""
+        """Run a query. It sees what is committed."""
         return await self._fetch(sql, args, writes=False)
 
     browse = read
@@ -316,10 +325,13 @@ class PostgresBackend:
 
 def _unknown(error: Exception) -> Exception:
     if type(error) is DatabaseUnavailable:
-        return OutcomeUnknown(f"{error}; what was being committed is kept whole or not at all")
+        return OutcomeUnknown(f"{error}; the change was made as a whole or not at all")
     return error
 
 
 def _cause(error: BaseException) -> BaseException | None:
-    """None where the driver's message shows the value that was refused: values may be secrets."""
+    """Return None if the driver's message shows the refused value, which may be a secret.
+
+    Otherwise return the error.
+    """
     return None if isinstance(error, ValueError | asyncpg.DataError) else error

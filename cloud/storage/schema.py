@@ -1,4 +1,4 @@
-"""Steps of a migration: changes of the schema in Piccolo's columns, one line a column.
+"""The steps of migrations. A step changes the schema with Piccolo's columns, one line for each column.
 
     STEPS = (
         add_table("node", id=Varchar(length=64, primary_key=True), tenant=Varchar(length=64, index=True)),
@@ -7,8 +7,8 @@
         fill_notes,  # async def fill_notes(engine: ServiceEngine) -> None
     )
 
-A step is an async function of the engine, and Piccolo writes its DDL for the engine in use. A migration is frozen: it
-imports nothing of its service, and its steps that change rows use statements of their own.
+A step is an async function of the engine. Piccolo writes its DDL for the dialect of the engine. A migration is frozen:
+it imports nothing of its service, and steps that change rows have their own statements.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -27,7 +27,10 @@ Step: TypeAlias = Callable[[ServiceEngine], Awaitable[None]]
 
 
 def add_table(table: str, /, **columns: Column) -> Step:
-    """Create a table, with an index for each column that has `index=True`. One column is the primary key."""
+    """Create a table, with an index for each column that has `index=True`. One column is the primary key.
+
+    Raises ValueError if no column is the primary key.
+    """
     if not any(column._meta.primary_key for column in columns.values()):
         raise ValueError(f"cannot add the table {table}: it has no primary key")
 
@@ -38,7 +41,7 @@ def add_table(table: str, /, **columns: Column) -> Step:
 
 
 def add_column(table: str, /, **columns: Column) -> Step:
-    """Add columns to a table that exists. Its rows get the default, so a column without one has `null=True`."""
+    """Add columns to an existing table. Its rows get the default, so a column without a default needs `null=True`."""
 
     async def step(engine: ServiceEngine) -> None:
         picture = _picture(engine, table, columns)
@@ -52,7 +55,7 @@ def add_column(table: str, /, **columns: Column) -> Step:
 
 
 def add_index(table: str, /, *columns: str) -> Step:
-    """Add an index over columns of a table that exists."""
+    """Add an index over columns of an existing table."""
 
     async def step(engine: ServiceEngine) -> None:
         await _run(engine, CreateIndex(_picture(engine, table, {}), list(columns)).ddl)
@@ -61,7 +64,10 @@ def add_index(table: str, /, *columns: str) -> Step:
 
 
 def drop_column(table: str, column: str) -> Step:
-    """Drop a column with its values and its own index. SQLite drops no column that is unique or part of another index."""
+    """Drop a column with its values and its own index.
+
+    SQLite cannot drop a column that is unique or part of another index.
+    """
 
     async def step(engine: ServiceEngine) -> None:
         await _run(engine, [f"DROP INDEX IF EXISTS {table}_{column}", f'ALTER TABLE "{table}" DROP COLUMN "{column}"'])
@@ -70,7 +76,7 @@ def drop_column(table: str, column: str) -> Step:
 
 
 def _picture(engine: ServiceEngine, table: str, columns: dict[str, Column]) -> type[Table]:
-    """A Piccolo table with copies of these columns, for DDL in the dialect of the engine."""
+    """Return a Piccolo table with copies of these columns, for DDL in the dialect of the engine."""
     return create_table_class(
         table.title(), class_kwargs={"tablename": table, "db": Dialect(engine.engine_type)}, class_members=dict(columns)
     )

@@ -1,14 +1,15 @@
-"""SQLite behind the storage port.
+"""Adapter: SQLite behind the storage port.
 
-One persistent writer (WAL, synchronous=FULL: what is committed survives a power cut) whose transactions run one
-after the other, and two readers that never see uncommitted rows. Bounded statements run where they are called, in
-the event loop's thread: one takes 5-20 us, a hop to a thread and back 35-80 us. What waits for the disk (COMMIT with
-its sync) and what may be long (`browse`) runs in one worker thread.
+There is one persistent writer, whose transactions run one after the other, and two readers, which never see uncommitted
+rows. The writer uses WAL and synchronous=FULL, so committed changes survive a power cut. Bounded statements run where
+they are called, in the thread of the event loop: a statement takes 5-20 us, passing it to a thread and back 35-80 us.
+Work that waits for the disk (COMMIT with its sync) and queries that may be long (`browse`) run in one worker thread.
 
-Commits are grouped. A transaction that ends while others wait for the writer does not sync: the next one goes on
-in the same database transaction, behind a savepoint, and the last of the group commits for all. Each member is told
-only after that COMMIT, one that failed as well, since it has seen what the others wrote; its own failure takes back
-its own changes, a failed COMMIT those of all. When nobody waits, a transaction commits at once, as if it were alone.
+Commits are grouped. If a transaction ends while others wait for the writer, it does not sync. The next transaction
+continues in the same database transaction, behind a savepoint, and the last one of the group commits for all. Each
+member gets its result only after this COMMIT, also a member that failed, because it has seen the changes of the others.
+The failure of a member undoes its own changes. A failed COMMIT undoes the changes of all. If no other transaction
+waits, a transaction commits at once.
 """
 
 from __future__ import annotations
@@ -28,22 +29,25 @@ from cloud.storage.statement import EngineType, Row
 from cloud.storage.worker import Worker, settled
 
 BUSY_WAIT_SECONDS = 5.0
-"""How long a write waits for another process; ours is the only one in service, so this covers an operator's shell."""
+"""Seconds for which a write waits for another process. A service is the only process that writes, so this covers an
+operator's shell."""
 BUSY_POLL_SECONDS = 0.02
 READER_BUSY_MS = 2_000
-"""In WAL mode a reader waits only while another process recovers or closes the log."""
+"""In WAL mode, a reader waits only while another process recovers or closes the log."""
 CACHED_STATEMENTS = 512
 WAL_CHECKPOINT_PAGES = 4_000
-"""16 MiB of log between checkpoints: a page that many transactions change is copied once. They run inside COMMIT, in
-the worker thread."""
+"""Pages of log between checkpoints, 16 MiB. A page that many transactions change is then copied once. Checkpoints run
+inside COMMIT, in the worker thread."""
 CACHE_KIB = 32 * 1024
-"""Of the writer: keys are random, so an insert into a table with eight indexes touches a page of each."""
+"""Cache of the writer, in KiB. Keys are random, so an insert into a table with eight indexes touches a page of each
+index."""
 GROUP_MAX = 32
-"""Transactions that share a COMMIT. The first of them waits for the others, about 0.2 ms each, less than a sync."""
+"""Maximum number of transactions that share a COMMIT. The first one waits about 0.2 ms for each of the others, which is
+less than a sync."""
 
 
 def connect(path: Path, *, writes: bool) -> sqlite3.Connection:
-    """Open one connection with our settings. A writer makes the file (0600) if it is missing."""
+    """Open one connection with our settings. A writer makes the file (mode 0600) if it is missing."""
     if writes:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     connection = sqlite3.connect(
@@ -88,7 +92,7 @@ def run(connection: sqlite3.Connection, sql: str, args: tuple[Any, ...]) -> list
 
 
 class SqliteSession:
-    """The writer, held by one task until commit or rollback gives it on."""
+    """The writer inside a transaction. One task holds it until commit or rollback passes it on."""
 
     __slots__ = ("_backend", "_writer")
 
@@ -97,27 +101,30 @@ class SqliteSession:
         self._writer = writer
 
     async def run(self, sql: str, args: tuple[Any, ...]) -> list[Row]:
-        """Run a statement inside the transaction, here and now.
+        """Run a statement inside the transaction, in the calling thread.
 
         Raises:
-            TransactionLost: the database has rolled back by itself; the statement would have run on its own.
+            TransactionLost: the database has rolled back by itself. Otherwise the statement would commit by itself.
         """
         if not self._writer.in_transaction:
             raise TransactionLost("the database ended the transaction before its end")
         return run(self._writer, sql, args)
 
     async def commit(self) -> None:
-        """Durable when this returns. On an error, or if the database has lost the transaction, nothing is kept."""
+        """Commit. The changes are durable when the method returns.
+
+        On an error, or if the database has ended the transaction, nothing is kept.
+        """
         if not self._writer.in_transaction:
             await self.rollback()
             raise TransactionLost("the database ended the transaction before its end")
         await settled(self._backend.finish())
 
     async def rollback(self) -> None:
-        """Forget all. The changes are gone before any wait; then it waits for those whose changes it may have seen.
+        """Undo the changes at once, then wait for the transactions whose changes this one may have seen.
 
         Raises:
-            StorageError: what it may have seen was not kept.
+            StorageError: the changes that it may have seen were not kept.
         """
         shared = self._backend.take_back()
         if shared is not None:
@@ -125,7 +132,7 @@ class SqliteSession:
 
 
 class SqliteBackend:
-    """One database file, opened by one process."""
+    """One database file. One process opens it."""
 
     engine_type: EngineType = "sqlite"
 
@@ -133,7 +140,7 @@ class SqliteBackend:
         self._path = path
 
     async def open(self) -> None:
-        """Open the writer first (it makes the file), then the readers."""
+        """Open the writer, which makes the file, then the readers. Raises StorageError."""
         try:
             self._writer = connect(self._path, writes=True)
             self._reader = connect(self._path, writes=False)
@@ -149,15 +156,16 @@ class SqliteBackend:
         self._worker = Worker(f"storage-{self._path.stem}")
 
     async def close(self) -> None:
-        """Wait for the running transactions and the running query, then close; the log is folded into the file."""
-        self._is_closing = True  # from here on every transaction commits by itself
+        """Wait for running transactions and the running query, then close. SQLite then merges the log into the file."""
+        self._is_closing = True  # from now on every transaction commits by itself
         await self._take()
         async with self._browse_lock:
             self._worker.stop()
             for connection in (self._browser, self._reader, self._writer):
                 connection.close()
 
-    # The writer is held by one task, or by a COMMIT. It is handed on, never let go while anyone waits or is owed one.
+    # One task or one COMMIT holds the writer. The holder passes it on as long as a task waits for it or a group must be
+    # committed.
 
     async def _take(self) -> None:
         if not self._is_held:
@@ -168,12 +176,15 @@ class SqliteBackend:
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():  # it was our turn already
+            if turn.done() and not turn.cancelled():  # the writer had been passed to us already
                 self._hand_on()
             raise
 
     def _hand_on(self) -> None:
-        """Let the next task write, in the open group while it has room; otherwise commit the group first."""
+        """Pass the writer to the next task.
+
+        The task joins the open group while the group has room. Otherwise the group is committed first.
+        """
         while self._waiting and self._waiting[0].done():
             self._waiting.popleft()
         if self._members and (not self._waiting or len(self._members) >= GROUP_MAX or self._is_closing):
@@ -184,28 +195,37 @@ class SqliteBackend:
             self._is_held = False
 
     def finish(self) -> asyncio.Future[None]:
-        """End the holder's transaction; the future is done when it is durable, or has an error and nothing is kept."""
+        """End the holder's transaction.
+
+        The future is done when the changes are durable, or has an error if nothing is kept.
+        """
         mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._members.append(mine)
         self._hand_on()
         return mine
 
     def take_back(self) -> asyncio.Future[None] | None:
-        """Undo the holder's transaction; if it stood behind others, the future is done when theirs is durable."""
+        """Undo the holder's transaction.
+
+        Return a future if it ran behind others: it is done when theirs are durable.
+        """
         shared: asyncio.Future[None] | None = None
         if not self._members:
             self._undo("ROLLBACK")
         elif self._writer.in_transaction and self._undo("ROLLBACK TO member"):
             shared = asyncio.get_running_loop().create_future()
             self._members.append(shared)
-        else:  # the whole group went with it; its members are told, and so is this one
+        else:  # the whole group was rolled back: all its members get the error, including this one
             self._undo("ROLLBACK")
             self._tell(TransactionLost("the database ended a transaction that was committed together with this one"))
         self._hand_on()
         return shared
 
     def _undo(self, sql: str) -> bool:
-        """False: the connection could not do it and was opened anew, which rolls back all it had."""
+        """Run a rollback.
+
+        Return False if it failed; the connection was then opened again, which rolls back everything.
+        """
         try:
             if self._writer.in_transaction:
                 self._writer.execute(sql)
@@ -217,12 +237,12 @@ class SqliteBackend:
     def _reopen(self) -> None:
         with contextlib.suppress(sqlite3.Error):
             self._writer.close()
-        # A failure here shows at the next BEGIN, which tries again.
+        # A failure here is seen at the next BEGIN, which tries again.
         with contextlib.suppress(OSError, sqlite3.Error):
             self._writer = connect(self._path, writes=True)
 
     def _commit(self) -> None:
-        """In the worker thread: COMMIT with its sync."""
+        """Run COMMIT with its sync, in the worker thread."""
         try:
             if not self._writer.in_transaction:
                 raise TransactionLost("the database ended the transaction before its end")
@@ -236,7 +256,10 @@ class SqliteBackend:
         self._hand_on()
 
     def _tell(self, error: BaseException | None) -> None:
-        """End the group. Each member gets an exception of its own: one that is raised twice mixes up tracebacks."""
+        """End the group.
+
+        Each member gets its own exception, because an exception that is raised twice mixes tracebacks.
+        """
         members, self._members = self._members, []
         for member in members:
             if error is None:
@@ -248,10 +271,12 @@ class SqliteBackend:
                 member.set_exception(fault)
 
     async def begin(self, keys: tuple[str, ...] = ()) -> SqliteSession:
-        """Take the writer and begin, alone or behind the others of the open group. There is one writer: keys do nothing.
+        """Take the writer and begin a transaction, alone or behind the others of the open group.
+
+        There is one writer, so `keys` have no effect.
 
         Raises:
-            DatabaseBusy: another process kept the write lock for longer than `BUSY_WAIT_SECONDS`.
+            DatabaseBusy: another process held the write lock for longer than `BUSY_WAIT_SECONDS`.
         """
         await self._take()
         try:
@@ -259,7 +284,7 @@ class SqliteBackend:
                 run(self._writer, "SAVEPOINT member", ())
             else:
                 await self._begin()
-        except BaseException:  # a cancellation too must give the writer on
+        except BaseException:  # also for a cancellation: the writer must be passed on
             self._hand_on()
             raise
         return SqliteSession(self, self._writer)
@@ -271,7 +296,7 @@ class SqliteBackend:
             try:
                 self._writer.execute("BEGIN IMMEDIATE")
                 return
-            except sqlite3.ProgrammingError as error:  # closed: it could not be opened anew
+            except sqlite3.ProgrammingError as error:  # the connection is closed because it could not be opened again
                 self._reopen()
                 raise StorageError(f"cannot begin: {error}") from error
             except sqlite3.Error as error:
@@ -283,7 +308,7 @@ class SqliteBackend:
             await asyncio.sleep(BUSY_POLL_SECONDS)
 
     async def write(self, sql: str, args: tuple[Any, ...]) -> list[Row]:
-        """One statement in a transaction of its own, durable when this returns."""
+        """Run one statement in its own transaction. Its changes are durable when the method returns."""
         session = await self.begin()
         try:
             rows = await session.run(sql, args)
@@ -294,10 +319,10 @@ class SqliteBackend:
         return rows
 
     async def browse(self, sql: str, args: tuple[Any, ...]) -> list[Row]:
-        """A query of unknown length, in the worker thread, on a connection of its own."""
+        """Run a query of unknown length, in the worker thread, on its own connection."""
         async with self._browse_lock:
             return await self._worker.settle(lambda: run(self._browser, sql, args))
 
     async def read(self, sql: str, args: tuple[Any, ...]) -> list[Row]:
-        """A bounded query, here and now."""
+        """Run a bounded query in the calling thread."""
         return run(self._reader, sql, args)

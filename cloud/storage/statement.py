@@ -1,7 +1,7 @@
-"""SQL text with named parameters, made once for both dialects; it holds no values.
+"""SQL statements with named parameters, in the texts of both dialects. A statement holds no values.
 
-`cloud.storage.compiled` makes statements from Piccolo queries. A `Statement` is written by hand only where Piccolo cannot
-say the query; the reason then stands beside it.
+`cloud.storage.compiled` makes statements from Piccolo queries. A `Statement` is written by hand only if Piccolo cannot
+express the query. A comment beside it then gives the reason.
 """
 
 from collections.abc import Callable
@@ -11,16 +11,16 @@ from typing import Any, Literal
 
 EngineType = Literal["sqlite", "postgres"]
 Row = dict[str, Any]
-"""One row as the driver gives it, column name to typed value; a store turns it into a struct at once."""
+"""One row as the driver returns it, column name -> typed value. A store turns it into a struct at once."""
 
 
 def is_read(sql: str) -> bool:
-    """True for a plain SELECT. Anything else, a CTE that may write included, counts as a write."""
+    """Return True for a plain SELECT. Everything else counts as a write, also a CTE, because it may write."""
     return sql.lstrip()[:6].upper() == "SELECT"
 
 
 def _picker(order: tuple[str, ...]) -> Callable[[dict[str, Any]], tuple[Any, ...]]:
-    """The function that takes values by name and returns them in order; every query pays for it."""
+    """Return the function that puts values by name into order. It runs for every query, so it must be fast."""
     if len(order) > 1:
         return itemgetter(*order)
     if order:
@@ -30,9 +30,9 @@ def _picker(order: tuple[str, ...]) -> Callable[[dict[str, Any]], tuple[Any, ...
 
 
 class Statement:
-    """One SQL statement with `{name}` for each value; a name may stand in it several times.
+    """One SQL statement with `{name}` for each value. A name may occur several times.
 
-    Rule: a statement for `fetch` is bounded (by key or by LIMIT), because SQLite runs it in the event loop's own thread.
+    Rule: a statement for `fetch` is bounded by a key or a LIMIT, because SQLite runs it in the event loop's own thread.
     """
 
     __slots__ = ("_names_count", "_order", "_pick", "names", "postgres", "reads", "sqlite")
@@ -47,9 +47,10 @@ class Statement:
             if field is None:
                 continue
             if spec or conversion or not field.isidentifier():
-                raise ValueError(f"cannot compile the placeholder {{{field}}}: it is no name")
+                raise ValueError(f"cannot compile the placeholder {{{field}}}: it is not a name")
             order.append(field)
-            # A name that occurs twice gets two numbers: PostgreSQL derives the type of each from its own place.
+            # A name that occurs twice gets two numbers, because PostgreSQL derives the type of each parameter from its
+            # place.
             sqlite.append("?")
             postgres.append(f"${len(order)}")
         self.sqlite = "".join(sqlite)
@@ -61,11 +62,11 @@ class Statement:
         self._names_count = len(self.names)
 
     def sql(self, engine_type: EngineType) -> str:
-        """The text in the dialect of `engine_type`."""
+        """Return the text in the dialect of `engine_type`."""
         return self.sqlite if engine_type == "sqlite" else self.postgres
 
     def arguments(self, values: dict[str, Any]) -> tuple[Any, ...]:
-        """The values in the order of the placeholders.
+        """Return the values in the order of the placeholders.
 
         Raises:
             TypeError: a parameter has no value, or a value has no parameter.

@@ -1,4 +1,4 @@
-"""Waiting that a cancellation cannot cut short, and the thread that waits for the disk."""
+"""A wait that a cancellation cannot interrupt, and the thread that waits for the disk."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ T = TypeVar("T")
 
 
 async def settled(outcome: asyncio.Future[T]) -> T:
-    """The outcome, once it is there, even if this task is cancelled meanwhile; the cancellation is raised afterwards."""
+    """Wait for the outcome and return it, even if this task is cancelled meanwhile.
+
+    A cancellation is raised afterwards.
+    """
     cancelled: asyncio.CancelledError | None = None
     while not outcome.done():
         try:
@@ -27,7 +30,7 @@ async def settled(outcome: asyncio.Future[T]) -> T:
 
 
 class Job:
-    """A call on its way through the worker, and what becomes of its end, in the event loop."""
+    """A call for the worker's thread, with its result and the function that takes it in the event loop."""
 
     __slots__ = ("call", "error", "result", "then")
 
@@ -38,12 +41,15 @@ class Job:
         self.error: BaseException | None = None
 
     def answer(self) -> None:
-        """Hand over the end; runs in the event loop."""
+        """Pass the result on. Runs in the event loop."""
         self.then(self.result, self.error)
 
 
 class Worker:
-    """One thread that runs calls in order and answers in the event loop: half the cost of an executor."""
+    """One thread that runs calls in order and passes their results to the event loop.
+
+    It costs half as much as an executor.
+    """
 
     def __init__(self, name: str) -> None:
         self._loop = asyncio.get_running_loop()
@@ -61,11 +67,11 @@ class Worker:
             del job
 
     def submit(self, call: Callable[[], T], then: Callable[[T, BaseException | None], None]) -> None:
-        """Run `call` in the thread, then `then` in the event loop; belongs to no task and cannot be cancelled."""
+        """Run `call` in the thread, then `then` in the event loop. The call belongs to no task and cannot be cancelled."""
         self._jobs.put(Job(call, then))
 
     async def settle(self, call: Callable[[], T]) -> T:
-        """Run `call` to its end even if this task is cancelled meanwhile; the cancellation is raised afterwards."""
+        """Run `call` to its end, even if this task is cancelled meanwhile. A cancellation is raised afterwards."""
         outcome: asyncio.Future[T] = self._loop.create_future()
 
         def then(result: T, error: BaseException | None) -> None:
@@ -78,6 +84,6 @@ class Worker:
         return await settled(outcome)
 
     def stop(self) -> None:
-        """End the thread after the jobs that are queued."""
+        """End the thread after the queued calls."""
         self._jobs.put(None)
         self._thread.join()
