@@ -1,6 +1,6 @@
-"""The database engines, for parametrising: `@pytest.mark.parametrize("engine", ENGINES)`."""
+"""The database engines, for `@pytest.mark.parametrize("engine", ENGINES)`."""
 
 import pytest
 
 ENGINES = ("sqlite", pytest.param("postgresql", marks=pytest.mark.slow))
-"""The quick loop has the first."""
+"""`make unit` runs the first one only."""

@@ -1,4 +1,4 @@
-"""A throw-away PKI in the shape of Breakwater's: a root, an issuing CA a class, and end certificates bent at will."""
+"""A temporary PKI in the shape of Breakwater's: a root, an issuing CA for each class, and any certificates."""
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""`cloud.audit`: what every audit entry has, and ids that rise."""
+"""`cloud.audit`: the columns of every audit entry, and ids that rise."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -15,7 +15,7 @@ NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
 
 class TextEntry(AuditEntry, frozen=True, kw_only=True):
-    """The entry of a service with a column of its own."""
+    """The audit entry of a service with a column of its own."""
 
     detail: str = ""
 

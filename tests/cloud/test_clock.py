@@ -1,4 +1,4 @@
-"""The wall clock: aware, and in UTC."""
+"""The wall clock is aware and in UTC."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -1,4 +1,4 @@
-"""Every statement of every store: both databases take it, and none reads a whole table that grows."""
+"""Every statement of every store: both databases accept it, and none reads a whole table that grows."""
 
 import asyncio
 import importlib
@@ -16,13 +16,13 @@ from lab.postgres import postgres_database, sqlite_database
 ROOT = Path(__file__).parents[2]
 SERVICES = ("breakwater", "fabric")
 SMALL = {"authority", "revoked_service", "few"}
-"""Tables of a few rows, and a subquery that a LIMIT bounds."""
+"""Tables with few rows, and a subquery with a LIMIT."""
 BROWSED = {"checker_reads._COUNT", "checker_reads._TALLY"}
-"""Run by `browse`: the checker counts all records."""
+"""Runs with `browse`: the checker counts all records."""
 
 
 def statements(service: str) -> Iterator[tuple[str, Statement]]:
-    """The statements of a service's stores, by module and name."""
+    """Return the statements of a service's stores, by module and name."""
     for path in sorted((ROOT / "cloud" / service / "store").glob("*.py")):
         module = importlib.import_module(f"cloud.{service}.store.{path.stem}")
         yield from (
@@ -50,7 +50,7 @@ def test_sqlite_takes_every_statement_and_finds_rows_by_an_index(service: str, t
 @pytest.mark.slow
 @pytest.mark.parametrize("service", SERVICES)
 def test_postgresql_takes_every_statement(service: str) -> None:
-    """It derives the type of each parameter from its place."""
+    """PostgreSQL derives the type of each parameter from its place."""
     location = postgres_database(service)
 
     async def prepare() -> None:

@@ -1,4 +1,4 @@
-"""A real listener with a small application behind it, and a raw HTTP/1.1 client that keeps its connection."""
+"""A real listener with a small application, and a raw HTTP/1.1 client that keeps its connection."""
 
 import asyncio
 import ssl
@@ -136,7 +136,7 @@ ROUTES = (
 
 @dataclass
 class World:
-    """The state that the tests turn: open generations, revoked serials, and the clock."""
+    """The state that tests change: open generations, revoked serials, and the clock."""
 
     pki: Pki = field(default_factory=Pki)
     closed: set[int] = field(default_factory=set)
@@ -177,7 +177,7 @@ class World:
 
     @asynccontextmanager
     async def serving(self, *, tls: bool = True) -> AsyncIterator[int]:
-        """The port of a running listener."""
+        """Return the port of a running listener."""
         listener = Listener(self.app(), "127.0.0.1", 0, self.tls if tls else None)
         async with listening(unit_of(listener)) as servers:
             yield port_of(servers[0])
@@ -202,7 +202,7 @@ def unit_of(*listeners: Listener) -> Unit:
 
 @asynccontextmanager
 async def listening(unit: Unit) -> AsyncIterator[list[CloudServer]]:
-    """A unit that accepts connections; at the end its connections are cut and its listeners closed."""
+    """A unit that accepts connections. At the end its connections are cut and its listeners closed."""
     async with running(unit) as opened:
         try:
             yield opened.servers
@@ -229,7 +229,7 @@ class Answer(msgspec.Struct):
 
 
 class Connection:
-    """One kept-alive connection."""
+    """One connection that is kept alive."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
@@ -265,7 +265,7 @@ async def connected(port: int, context: ssl.SSLContext | None) -> AsyncIterator[
 
 
 def ask(path: str, method: str = "GET", headers: dict[str, str] | None = None, body: bytes | None = None) -> Answer:
-    """The answer to one request of a client without a certificate."""
+    """Return the answer to one request of a client without a certificate."""
 
     async def asked() -> Answer:
         world = World()

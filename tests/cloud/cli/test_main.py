@@ -106,7 +106,7 @@ def test_an_error_is_printed_for_people_or_programs(
     assert capsys.readouterr().err == "cascade: no\n"
 
 
-def test_what_nobody_expected(
+def test_an_unexpected_exception_is_an_internal_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     ends_with(monkeypatch, raising(KeyboardInterrupt()))

@@ -52,7 +52,7 @@ def test_without_an_answer_what_was_verified_serves_for_a_week(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}", b"no json", b'{"format":1,"files":{"../../x.json":""}}'])
-def test_a_damaged_cache_is_fetched_anew(repository: Repository, tmp_path: Path, damage: bytes) -> None:
+def test_a_damaged_copy_is_fetched_again(repository: Repository, tmp_path: Path, damage: bytes) -> None:
     (tmp_path / "trust.json").write_bytes(damage)
     assert fabric_url(repository, tmp_path) == "https://127.0.0.1:8440"
 

@@ -11,7 +11,7 @@ from tests.cloud.cli.support import error_of
 
 
 @pytest.mark.slow
-def test_a_ca_that_cannot_be_used_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unusable_ca_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     directory = tmp_path / "cloud"
     assert main(["init", "--dir", str(directory)]) == 0
     with sqlite3.connect(directory / "breakwater" / "database.sqlite") as database:

@@ -1,4 +1,4 @@
-"""Bodies of Breakwater's API: strict requests, answers that may grow, and CRL reasons as RFC 5280 numbers them."""
+"""Bodies of Breakwater's API: strict requests, answers that may get new fields, and the numbers of CRL reasons."""
 
 from datetime import UTC, datetime
 from typing import get_args

@@ -1,4 +1,4 @@
-"""The DER that is written by hand, beside what other writers make."""
+"""Our DER writer against other DER writers."""
 
 import pytest
 from cryptography import x509

@@ -1,4 +1,4 @@
-"""Who signed a certificate: its issuer and nobody else, whatever keys and names the others have."""
+"""A certificate was signed by its issuer and by no other CA, whatever keys and names the others have."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -24,7 +24,7 @@ def test_the_ca_that_signed_it(pki: Pki) -> None:
 
 
 def with_a_key_that_signs_nothing(pki: Pki) -> x509.Certificate:
-    """A certificate under the name of the services' CA, for a key of a kind that makes no signatures."""
+    """A certificate with the name of the services' CA, for a key of a kind that cannot sign."""
     now = datetime.now(UTC)
     builder = (
         x509.CertificateBuilder()
@@ -38,7 +38,7 @@ def with_a_key_that_signs_nothing(pki: Pki) -> x509.Certificate:
     return builder.sign(pki.root.key, hashes.SHA256())
 
 
-def test_nobody_else(pki: Pki) -> None:
+def test_no_other_ca_is_the_issuer(pki: Pki) -> None:
     leaf = pki.service("fabric").certificate
     assert not is_issued_by(leaf, pki.nodes.certificate), "another name"
     assert not is_issued_by(leaf, authority("services", pki.root).certificate), "another key under the same name"

@@ -1,4 +1,4 @@
-"""Keys at rest: encrypted, private, whole or not there, and named in every error."""
+"""Keys at rest: encrypted, private, written whole or not at all, and named in every error."""
 
 import os
 import subprocess
@@ -125,7 +125,7 @@ def test_a_failed_write_keeps_the_old_content(tmp_path: Path, monkeypatch: pytes
 
 
 def openssl(path: Path, *arguments: str, passphrase: bytes = PASSPHRASE) -> subprocess.CompletedProcess[str]:
-    """openssl, the passphrase on its standard input."""
+    """Run openssl with the passphrase on its standard input."""
     return subprocess.run(
         ["openssl", *arguments, "-in", str(path)],
         input=passphrase.decode() + "\n",
@@ -206,7 +206,7 @@ def test_the_modes_of_a_credential(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     path = secret_path("credential:ca-passphrase", tmp_path)
     write_secret(path, PASSPHRASE)
     path.chmod(mode)
-    if mode in (0o400, 0o440):  # what systemd makes, without and with an ACL
+    if mode in (0o400, 0o440):  # as systemd makes it, without and with an ACL
         assert read_passphrase(path) == PASSPHRASE
         check_private(path)
     else:

@@ -1,4 +1,4 @@
-"""The application of a service: strict bodies, and handlers that take the parts of their service by name."""
+"""The application of a service decodes bodies strictly, and gives handlers the parts of the service by name."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""The guard over real TLS: lists, operators, and headers that change nothing."""
+"""The guard over real TLS: lists of peers, operators, and headers that have no effect."""
 
 import ast
 import asyncio
@@ -139,7 +139,7 @@ def test_no_other_route_reads_authorization() -> None:
         }
         if "authorization" in texts:
             readers.add(str(path.relative_to(ROOT)))
-    # The client sends it, and the log withholds it.
+    # The client sends the token, and the log withholds it.
     assert readers == {"cloud/http/guard.py", "cloud/mtls/client.py", "cloud/process/logs.py"}
 
 

@@ -1,4 +1,4 @@
-"""HTTP/1.1 as it comes from strangers: bounded in time and size, read-only without TLS."""
+"""HTTP/1.1 from unknown callers: limited in time and size, and read-only without TLS."""
 
 import asyncio
 

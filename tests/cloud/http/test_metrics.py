@@ -1,4 +1,4 @@
-"""A registry a service, numbers in the text format, requests timed by the template of their path."""
+"""Each service has its registry; metrics are in the text format; requests are timed by the template of their path."""
 
 from litestar import get
 from litestar.params import FromPath
@@ -13,7 +13,7 @@ from protocol.ids import NodeId, TenantId
 
 
 class OpenChecks:
-    """Refuses nobody."""
+    """A guard that admits every caller."""
 
     async def generation_open(self, _tenant: TenantId, _node: NodeId, _generation: int) -> bool:
         return True

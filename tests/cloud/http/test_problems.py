@@ -1,4 +1,4 @@
-"""Refusals and faults over a real listener: a problem document with a stable code each."""
+"""Refusals and faults over a real listener: each answer is a problem document with a stable code."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Fixtures of a service's identity: a Breakwater whose certificates are due."""
+"""Fixtures of a service's identity: a Breakwater whose certificates are due for renewal."""
 
 import asyncio
 import shutil
@@ -15,12 +15,12 @@ from tests.cloud.breakwater.live import Live, live_at
 from tests.cloud.breakwater.support import PASSPHRASE, plan_for
 
 DAYS_BEFORE = timedelta(days=4)
-"""Past the half of seven days, whatever the jitter."""
+"""More than half of seven days, whatever the jitter."""
 
 
 @pytest.fixture(scope="module")
 def due(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What an installation of some days ago has on disk."""
+    """The files of an installation that is some days old."""
     home = tmp_path_factory.mktemp("due")
     write_secret(home / "passphrase", PASSPHRASE)
     asyncio.run(initialise(plan_for(home), lambda: utc_now() - DAYS_BEFORE))
@@ -29,7 +29,7 @@ def due(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 async def live(due: Path, tmp_path: Path) -> AsyncIterator[Live]:
-    """A Breakwater that was initialised some days ago: certificates are due."""
+    """A Breakwater that was initialised some days ago, so that certificates are due for renewal."""
     home = shutil.copytree(due, tmp_path / "cloud")
     async with live_at(home) as running_service:
         yield running_service

@@ -1,4 +1,4 @@
-"""The context of a client that expects a service of the test's world."""
+"""The TLS context of a client that expects a service of the test's PKI."""
 
 from cloud.mtls.client import (
     CheckedContext,

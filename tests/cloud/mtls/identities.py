@@ -1,4 +1,4 @@
-"""The identity of Fabric on the disk of a running Breakwater, and cross-certificates."""
+"""Fabric's identity on the disk of a running Breakwater's host, and cross-certificates."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Chains of services: the leaf, its issuer, and the cross-certificates that lead to trusted roots."""
+"""Chains of services: the leaf, its issuer, and the cross-certificates up to trusted roots."""
 
 from datetime import timedelta
 
@@ -30,7 +30,7 @@ def test_the_chain_is_the_leaf_its_issuer_and_what_crosses_its_root() -> None:
     alone = build_chain(leaf, (der(pki.root.certificate),), pki.trust, utc_now())
     assert x509.load_pem_x509_certificates(alone) == [leaf, pki.services.certificate]
     require_issuer(leaf, pki.trust.service_issuers)
-    # Only up to roots that are believed, where that is known.
+    # Only up to trusted roots, if the trusted roots are known.
     for roots, led in (((pki.root, older, oldest), 2), ((pki.root, older), 1), ((pki.root, oldest), 0), ((), 0)):
         trust = msgspec.structs.replace(pki.trust, roots=tuple(root.certificate for root in roots))
         pem = build_chain(leaf, tuple(map(der, offered)), trust, utc_now())

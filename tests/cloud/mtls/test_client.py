@@ -1,4 +1,4 @@
-"""The outgoing client against real listeners: who is refused before a byte is sent, and what bounds an answer."""
+"""The client against real listeners: servers that are refused before a byte is sent, and limits of an answer."""
 
 import asyncio
 import ssl
@@ -100,7 +100,7 @@ IMPOSTORS = (
 
 @asynccontextmanager
 async def counting(leaf: Leaf, ca_pem: bytes) -> AsyncIterator[tuple[int, list[bytes]]]:
-    """A TLS server that writes down every byte it gets after the handshake."""
+    """A TLS server that records every byte after the handshake."""
     got: list[bytes] = []
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -203,7 +203,7 @@ def test_an_answer_is_bounded(behave: Callable[[asyncio.StreamWriter], object], 
     asyncio.run(test())
 
 
-def test_nobody_there() -> None:
+def test_no_server_listens() -> None:
     async def test() -> None:
         async with CloudClient("https://localhost:1", context_for(World())) as client:
             with pytest.raises(Unreachable, match="cannot reach https://localhost:1"):

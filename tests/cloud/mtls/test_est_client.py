@@ -1,4 +1,4 @@
-"""EST over mutual TLS, asked of a real Breakwater."""
+"""EST over mutual TLS with a real Breakwater."""
 
 import pytest
 from cryptography import x509
@@ -12,7 +12,7 @@ from tests.cloud.breakwater.support import new_key
 pytestmark = pytest.mark.slow
 
 
-async def test_refusals_and_other_answers_are_told_apart(live: Live) -> None:
+async def test_refusals_differ_from_other_answers(live: Live) -> None:
     async with live.fabric() as fabric, live.anonymous() as anonymous:
         with pytest.raises(ProblemAnswer) as caught:
             await EstClient(anonymous).reenroll(make_csr(new_key()), "r")

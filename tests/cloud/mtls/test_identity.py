@@ -1,4 +1,4 @@
-"""Key and chain on disk: which of two keys fits, and when a certificate is renewed."""
+"""Key and chain on disk: the right one of two keys is loaded, and the time of renewal."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A certificate and its key for a context: they belong together, and nothing is left behind."""
+"""A certificate and its key for a TLS context: they must belong together, and no file stays behind."""
 
 import ssl
 from pathlib import Path

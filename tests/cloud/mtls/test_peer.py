@@ -1,4 +1,4 @@
-"""Peers over real TLS: what is taken, what is refused, and what is judged anew at every request."""
+"""Peers over real TLS: certificates that are accepted or refused, and checks that every request repeats."""
 
 import asyncio
 import ssl

@@ -1,4 +1,4 @@
-"""Renewal of a service's certificate while it serves, asked of a real Breakwater."""
+"""Renewal of the certificate of a running service, with a real Breakwater."""
 
 import asyncio
 import copy
@@ -46,7 +46,7 @@ def renewal_of(
 
 
 class StopAfter(Stopping):
-    """Ends each wait of the task at once, and stops the task after `waits` of them."""
+    """Ends each wait of the task at once, and stops the task after `waits` waits."""
 
     def __init__(self, waits: int) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class StopAfter(Stopping):
 
 
 class ScriptedIssuer:
-    """An issuer that gives the answers it was made with, or else a real one's."""
+    """An issuer that returns prepared answers, or else those of a real issuer."""
 
     def __init__(self, issuer: IssuerClient, leaf: bytes | None = None, cas: tuple[bytes, ...] | None = None) -> None:
         self._issuer = issuer
@@ -151,7 +151,7 @@ async def test_nothing_is_done_before_the_half(live: Live) -> None:
     assert never.requests == []
 
 
-async def test_it_renews_when_told_and_until_it_has(live: Live) -> None:
+async def test_it_renews_on_demand_and_retries_until_it_has(live: Live) -> None:
     async with live.fabric() as client:
         it = renewal_of(live, EstClient(client))
         await it.renew()
@@ -213,7 +213,7 @@ STEPS = [(step, stage) for step in ("request", "key", "chain", "swap") for stage
 
 
 class Killed(BaseException):
-    """Stands for the end of the process."""
+    """Plays the sudden end of the process."""
 
 
 @pytest.mark.parametrize(("step", "stage"), STEPS)
@@ -257,6 +257,6 @@ def test_a_chain_that_leads_to_a_root_that_left_is_renewed(tmp_path: Path) -> No
     for roots in (trust.roots, None, (pki.root.certificate,)):
         trust = msgspec.structs.replace(trust, roots=roots)
         it = IdentityRenewal(mine, tmp_path, trust=partial(copy.copy, trust), issuer=issuer, now=utc_now)
-        it.renew_now = partial(seen.append, roots)  # type: ignore[method-assign]  # seen from outside
+        it.renew_now = partial(seen.append, roots)  # type: ignore[method-assign]  # records the calls
         it.trust_changed()
     assert seen == [(pki.root.certificate,)]

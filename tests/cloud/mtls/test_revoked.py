@@ -1,4 +1,4 @@
-"""`cloud.mtls.revoked`: the set of what must not be believed: quick to hear, slow to forget, never stuck."""
+"""`cloud.mtls.revoked`: a revocation is known quickly, forgotten late, and the feed never hangs."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -32,7 +32,7 @@ LATER = NOW + timedelta(days=7)
 
 
 class Disk:
-    """What the service's database keeps."""
+    """The entries that the service's database stores."""
 
     def __init__(self) -> None:
         self.entries: dict[str, RevokedSerial] = {}
@@ -52,7 +52,7 @@ class Disk:
 
 
 class Issuer:
-    """Breakwater's feed, with a wait that a test ends."""
+    """Breakwater's feed, with a long poll that the test ends."""
 
     def __init__(self) -> None:
         self.serves_by = ""
@@ -91,20 +91,20 @@ def revoked_set(disk: Disk, entropy: bytes = b"\x00\x00") -> RevokedSet:
     return RevokedSet(load=disk.load, save=disk.save, forget=disk.forget, now=lambda: NOW, entropy=lambda _: entropy)
 
 
-async def test_it_is_told_once_of_each_ca_that_breakwater_has_its_certificate_of() -> None:
-    disk, issuer, told = Disk(), Issuer(), list[str]()
+async def test_each_ca_of_breakwaters_certificate_is_reported_once() -> None:
+    disk, issuer, reported = Disk(), Issuer(), list[str]()
     it = RevokedSet(
-        load=disk.load, save=disk.save, forget=disk.forget, now=lambda: NOW, entropy=bytes, issuing=told.append
+        load=disk.load, save=disk.save, forget=disk.forget, now=lambda: NOW, entropy=bytes, issuing=reported.append
     )
     for serves_by in ("", "one", "one", "two"):
         issuer.serves_by = serves_by
         await it.refresh(issuer.client())
-    assert told == ["one", "two"]
+    assert reported == ["one", "two"]
     assert issuer.known == ["", "", "one", "one"]
 
 
 async def until(condition: Any) -> None:
-    """Until it holds; a second at most."""
+    """Wait until the condition holds, for a second at most."""
     for _ in range(200):
         if condition():
             return
@@ -135,7 +135,7 @@ async def test_what_was_heard_stays_while_the_issuer_is_away() -> None:
 
 
 async def test_after_a_failure_everything_is_asked_for_again() -> None:
-    """An issuer whose database was put back has given places of its feed a second time."""
+    """An issuer whose database was restored has used places of its feed for a second time."""
     disk, issuer = Disk(), Issuer()
     serials = revoked_set(disk)
     for serial in (1, 2, 3):

@@ -1,4 +1,4 @@
-"""The TLS side of a listener: certificates and CAs change under it, old versions and tickets are refused."""
+"""The TLS side of a listener: certificates and CAs are changed in use; old TLS versions and tickets are refused."""
 
 import asyncio
 import ssl
@@ -53,14 +53,14 @@ def test_another_set_of_cas_counts_for_new_connections_while_the_listener_lives(
             listened_with = world.tls.context
             world.tls.retrust(old.root.pem + new.root.pem)
             assert await asked(of_old) == 200
-            assert await asked(of_new) == 403  # OpenSSL takes it now; the issuer is not believed yet
+            assert await asked(of_new) == 403  # OpenSSL accepts the certificate now; its issuer is not trusted yet
             world.trust = PeerTrust(world.trust.trust_domain, (), (old.services.certificate, new.services.certificate))
             assert await asked(of_new) == 200
             world.tls.retrust(new.root.pem)
             with pytest.raises((ssl.SSLError, ConnectionError, asyncio.IncompleteReadError)):
                 await asked(of_old)
             assert await asked(of_new) == 200
-            # The open connection lives, and its client counts for as long as its issuer is believed.
+            # The open connection stays open, and its client is admitted as long as its issuer is trusted.
             assert (await kept.ask("/fabric")).status == 200
             world.trust = PeerTrust(world.trust.trust_domain, (), (new.services.certificate,))
             assert (await kept.ask("/fabric")).problem.code == "peer_refused"
@@ -69,7 +69,7 @@ def test_another_set_of_cas_counts_for_new_connections_while_the_listener_lives(
     asyncio.run(test())
 
 
-def test_cas_that_cannot_be_used_change_nothing_and_none_at_all_take_nobody() -> None:
+def test_unusable_cas_change_nothing_and_no_cas_accept_no_client() -> None:
     async def test() -> None:
         world = World()
         leaf = world.pki.service("fabric")

@@ -1,4 +1,4 @@
-"""Connections of the client: old ones end with their last call, given-up handshakes leave none."""
+"""Connections of the client: retired ones end with their last call, and cancelled handshakes leave none open."""
 
 import asyncio
 

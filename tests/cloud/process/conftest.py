@@ -1,4 +1,4 @@
-"""Fixture of settings: a folder with a good file and its secrets."""
+"""Fixture of settings: a folder with a valid settings file and its secrets."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A settings file that passes every gate, and its changes."""
+"""A settings file that passes every gate, and changes of it."""
 
 from pathlib import Path
 

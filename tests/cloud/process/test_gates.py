@@ -1,4 +1,4 @@
-"""The gates of production, one test a gate."""
+"""The production gates: each gate has a test."""
 
 from pathlib import Path
 

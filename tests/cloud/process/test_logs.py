@@ -1,4 +1,4 @@
-"""Logs: JSON lines, without secrets."""
+"""Logs are JSON lines and contain no secrets."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""Whole processes: several listeners, one stop, long polls that end, tasks that bring all down."""
+"""Whole processes: several listeners, one stop, long polls that end, and background tasks that must not end."""
 
 import asyncio
 import json
@@ -48,7 +48,7 @@ async def quick_route() -> str:
 
 
 async def process(behaviour: str) -> int:
-    """The child process: one TLS unit, one plaintext unit, and a background task that behaves as told."""
+    """The child process: a TLS unit, a plaintext unit, and a background task that does what the test asks for."""
     configure_logging()
     world = World()
     stopping = Stopping()
@@ -95,7 +95,7 @@ def child(behaviour: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def ready(process: subprocess.Popen[str]) -> list[int]:
-    """Wait until it listens; the ports in order."""
+    """Wait until the process listens, and return the ports in order."""
     assert process.stderr is not None
     ports: list[int] = []
     while len(ports) < 2:
@@ -117,7 +117,7 @@ def test_a_signal_ends_long_polls_at_once_and_stuck_requests_soon(number: signal
                 while not asked.done() and not await _is_waiting(idle):
                     pass
                 process.send_signal(number)
-                # It was told and answered; what is cut after the grace has no body.
+                # The poll was ended and answered. A poll that is cut after the grace period has no body.
                 assert (await asked).body == b"stopping"
 
         asyncio.run(test())
@@ -128,7 +128,7 @@ def test_a_signal_ends_long_polls_at_once_and_stuck_requests_soon(number: signal
 
 
 async def _is_waiting(idle: Connection) -> bool:
-    """Another answered request means that the poll, sent before it, has reached the application."""
+    """A later request that was answered shows that the poll before it has reached the application."""
     return (await idle.ask("/quick")).status == 200
 
 
@@ -162,7 +162,7 @@ def test_a_task_that_ends_brings_all_down(behaviour: str) -> None:
 
 
 def test_two_units_of_one_name_both_run() -> None:
-    """Two replicas of a service may share a process."""
+    """Two replicas of a service can run in one process."""
 
     async def test() -> None:
         stopping, ran = Stopping(), set[int]()
@@ -222,7 +222,7 @@ def test_answers_do_not_wait_for_the_kernel() -> None:
                 begun = time.monotonic()
                 await client.ask("/open")
                 took.append(time.monotonic() - begun)
-            # With Nagle's algorithm none is quicker than the peer's delayed acknowledgement, 40 ms.
+            # With Nagle's algorithm, every answer waits for the peer's delayed acknowledgement, 40 ms.
             assert min(took) < 0.03
 
     asyncio.run(test())

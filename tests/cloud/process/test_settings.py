@@ -1,4 +1,4 @@
-"""Settings files: where the database is, and files that are refused."""
+"""Settings files: the location of the database, and files that are refused."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a database is made of, one line a fact, and how that differs from the tables of a `tables.py`."""
+"""Describes a database, one line for each fact, and compares it with the tables of a `tables.py`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from piccolo.table import Table
 from cloud.storage import Location, ServiceEngine, Statement
 from cloud.storage.schema import add_table
 
-# By hand: catalogs of the engines.
+# SQL by hand, because it reads the engines' catalogs.
 _SQLITE_COLUMNS = Statement(
     """SELECT t.name AS "table", c.name, c.type, c."notnull" AS is_filled, c.dflt_value AS "default", c.pk AS is_key
     FROM sqlite_master t, pragma_table_info(t.name) c WHERE t.type = 'table' AND t.name NOT LIKE 'sqlite_%'"""
@@ -36,7 +36,7 @@ _POSTGRES_INDEXES = Statement(
 
 
 async def picture(engine: ServiceEngine) -> set[str]:
-    """Every column with its type, NULL, default and key, and every index; without the record of migrations."""
+    """Return every column with type, NULL, default and key, and every index, without the record of migrations."""
     is_file = engine.engine_type == "sqlite"
     lines: set[str] = set()
     for row in await engine.browse(_SQLITE_COLUMNS if is_file else _POSTGRES_COLUMNS):
@@ -49,7 +49,7 @@ async def picture(engine: ServiceEngine) -> set[str]:
 
 
 def tables_of(module: ModuleType) -> list[type[Table]]:
-    """The tables that a module defines."""
+    """Return the tables that a module defines."""
     return [
         value
         for value in vars(module).values()
@@ -58,7 +58,7 @@ def tables_of(module: ModuleType) -> list[type[Table]]:
 
 
 async def differences(tables: list[type[Table]], empty: Location, migrated: Location) -> list[str]:
-    """What tables and a migrated database do not have in common; the tables are made in `empty`."""
+    """Return the differences between tables and a migrated database. The tables are made in the database `empty`."""
     expected, found = ServiceEngine("expected"), ServiceEngine("found")
     expected.configure(empty)
     found.configure(migrated)

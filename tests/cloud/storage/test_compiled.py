@@ -1,4 +1,4 @@
-"""`cloud.storage.compiled`: what Piccolo says, as SQL of both dialects, and as rows on both engines."""
+"""`cloud.storage.compiled`: Piccolo queries become SQL of both dialects, and return the same rows on both engines."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -35,7 +35,7 @@ from tests.cloud.storage_sample.support import NOW
 
 
 class Item(Table, db=UNBOUND, tablename="item"):
-    """One of each column type that the services use."""
+    """A table with each column type that the services use."""
 
     id = Varchar(length=8, primary_key=True)
     note = Text()
@@ -48,7 +48,7 @@ class Item(Table, db=UNBOUND, tablename="item"):
 
 
 class Tag(Table, db=UNBOUND, tablename="tag"):
-    """Rows that name items."""
+    """Rows that refer to items."""
 
     id = Varchar(length=8, primary_key=True)
     item = Varchar(length=8)
@@ -114,7 +114,7 @@ def test_one_query_becomes_two_dialects() -> None:
 
 
 def test_a_parameter_passes_unchanged_through_every_column_type() -> None:
-    """As a value, in a comparison, in a list, and in an insert."""
+    """A parameter as a value, in a comparison, in a list, and in an insert."""
     columns = Item.id, Item.note, Item.small, Item.large, Item.is_open, Item.data, Item.at, Item.ended_at
     assert INSERT.arguments(ITEM) == tuple(ITEM.values())
     for column in columns:
@@ -222,7 +222,7 @@ async def test_inserts_and_what_they_do_on_a_conflict(engine: ServiceEngine) -> 
 
 
 async def test_an_insert_of_every_column(engine: ServiceEngine) -> None:
-    """Constants are literals, and nothing is returned that was not asked for."""
+    """Constants are literals, and an insert returns nothing unless asked to."""
     plain = insert_into(Item, {Item.note: "it's {}", Item.ended_at: None})
     values = {name: value for name, value in ITEM.items() if name not in ("note", "ended_at")}
     assert await engine.fetch(compiled(plain), **{**values, "id": "d"}) == []
@@ -234,7 +234,7 @@ async def test_an_insert_of_every_column(engine: ServiceEngine) -> None:
 
 
 async def test_an_insert_with_a_condition(engine: ServiceEngine) -> None:
-    """The parameters of the row are typed by its columns, on PostgreSQL too."""
+    """The columns give the row's parameters their types, on PostgreSQL too."""
     unless_open = missing(Item.select(Item.id).where(Item.small == param("small"), Item.is_open == literal(True)))
     insert = insert_if(Item, unless_open, {Item.note: "it's {}"})
     statement = compiled(sql("{} ON CONFLICT (id) DO NOTHING RETURNING id", insert))
@@ -268,7 +268,7 @@ async def test_subqueries_and_joins(engine: ServiceEngine) -> None:
 
 
 async def test_an_optional_filter(engine: ServiceEngine) -> None:
-    """An empty value matches every row; the condition stands beside others."""
+    """An empty value matches every row. The condition can be combined with others."""
     page = compiled(Item.select(Item.id).where(filtered(Item.id), Item.small < 2).order_by(Item.id))
     assert await engine.fetch(page, id="") == [{"id": "a"}, {"id": "b"}]
     assert await engine.fetch(page, id="b") == [{"id": "b"}]
@@ -276,7 +276,7 @@ async def test_an_optional_filter(engine: ServiceEngine) -> None:
 
 
 async def test_what_piccolo_says_in_parts(engine: ServiceEngine) -> None:
-    """A part is a query, a condition, a column or a parameter; one parameter may stand in several parts."""
+    """A part is a query, a condition, a column or a parameter. One parameter can occur in several parts."""
     few = Item.select(Item.id).where(Item.small >= param("low"))
     counted = compiled(sql("SELECT COUNT(*) AS n FROM ({} LIMIT {}) AS few", few, param("count")))
     assert await engine.fetch(counted, low=0, count=2) == [{"n": 2}]

@@ -1,4 +1,4 @@
-"""`cloud.storage.database`: open, migrated, and closed at the end."""
+"""`cloud.storage.database`: the database is migrated, opened, and closed at the end."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`cloud.storage.dialect`: a table that belongs to no engine runs nothing."""
+"""`cloud.storage.dialect`: a table that is bound to no engine runs nothing."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The storage port on real databases of both engines: values, transactions, cancellation, crash."""
+"""The storage port on real databases of both engines: values, transactions, cancellations, crashes."""
 
 import asyncio
 import os
@@ -76,7 +76,7 @@ def test_each_parameter_is_given_once_by_its_name(database: Location) -> None:
 
 
 def test_two_engines_of_one_service_in_one_process(database: Location, tmp_path: Path) -> None:
-    """Tables and statements belong to no engine: each engine has its own rows and its own transaction."""
+    """Tables and statements belong to no engine. Each engine has its own rows and its own transaction."""
     kind = "sqlite" if isinstance(database, Path) else "postgresql"
     (tmp_path / "other").mkdir()
     other = ServiceEngine("storage_sample")
@@ -177,7 +177,7 @@ def test_a_transaction_belongs_to_its_task(database: Location) -> None:
                 await asyncio.create_task(add("w1"))
             task = asyncio.create_task(later())
         go.set()
-        await task  # it started inside and runs after: it writes in a transaction of its own
+        await task  # it was started inside and runs after: it writes in its own transaction
         assert await count() == 1
 
     on(database, test())
@@ -185,7 +185,7 @@ def test_a_transaction_belongs_to_its_task(database: Location) -> None:
 
 @types.coroutine
 def cancelled_at(wait: int, work: Coroutine[Any, Any, None]) -> Generator[Any, None, bool]:
-    """Run `work`, and cancel its task when it waits for that time; False if it never did."""
+    """Run `work`, and cancel its task at its wait number `wait`. Return False if it waited fewer times."""
     error: BaseException | None = None
     waits = 0
     while True:
@@ -201,12 +201,12 @@ def cancelled_at(wait: int, work: Coroutine[Any, Any, None]) -> Generator[Any, N
             task.cancel()
         try:
             yield waited
-        except BaseException as caught:  # noqa: BLE001  it is handed on to the work
+        except BaseException as caught:  # noqa: BLE001  the work gets it
             error = caught
 
 
 def test_cancellation_at_every_await_leaves_the_writer_usable(database: Location) -> None:
-    """Cancel a transaction the first, second, third ... time it waits; each time it is whole or not there."""
+    """Cancel a transaction at its first, second, third ... wait. Each time all its changes are there, or none."""
 
     async def change(name: str) -> None:
         async with ENGINE.transaction():
@@ -299,7 +299,7 @@ def test_a_refused_statement_ends_its_transaction(database: Location) -> None:
     async def test() -> None:
         await add("w1")
         with pytest.raises(IntegrityError):
-            await add("w1")  # alone: nothing but itself is lost
+            await add("w1")  # alone: only its own change is lost
         with pytest.raises(TransactionMisuse, match="rolled back"):
             async with ENGINE.transaction():
                 await add("w2")
@@ -381,7 +381,10 @@ def test_an_inner_block_cannot_rely_on_more_than_the_outer_holds(database: Locat
 
 
 def test_transactions_with_a_key_in_common_serialise(database: Location) -> None:
-    """Counters by key, each read, awaited over and written; and all of them together without a key."""
+    """Counters by key: each is read, awaited over and written.
+
+    One transaction without a key does the same with all of them.
+    """
 
     async def count_up(*widgets: str) -> None:
         for widget in widgets:
@@ -435,7 +438,7 @@ asyncio.run(main())
 
 
 def test_what_was_committed_survives_a_kill(database: Location) -> None:
-    """Three writers at once, in groups on SQLite; what one was told of is there, whole."""
+    """Three writers at the same time, in groups on SQLite. Every reported change is there as a whole."""
     child = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(CHILD), str(database)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(entry or "." for entry in sys.path)},
@@ -443,19 +446,19 @@ def test_what_was_committed_survives_a_kill(database: Location) -> None:
         text=True,
     )
     assert child.stdout is not None
-    told: dict[str, int] = {}
+    reported: dict[str, int] = {}
     for line in child.stdout:
         name, number = line.split()
-        told[name] = int(number)
+        reported[name] = int(number)
         if number == "30" and not child.poll():
             child.send_signal(signal.SIGKILL)
     child.stdout.close()
     child.wait()
-    assert told.keys() == set("xyz")
+    assert reported.keys() == set("xyz")
 
     async def test() -> None:
         rows = {row["id"] for row in await ENGINE.browse(compiled(Widget.select(Widget.id)))}
-        for name, last in told.items():
+        for name, last in reported.items():
             assert {f"{name}{letter}{i}" for i in range(last + 1) for letter in "ab"} <= rows
         assert len(rows) % 2 == 0
 

@@ -1,4 +1,4 @@
-"""`cloud.storage.fresh`: what a failed making leaves behind, and what it never touches."""
+"""`cloud.storage.fresh`: a failed making leaves nothing behind, and existing tables are never touched."""
 
 import asyncio
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`cloud.storage.location`: addresses of databases, never with a password in them."""
+"""`cloud.storage.location`: addresses of databases, which never contain a password."""
 
 from pathlib import Path
 

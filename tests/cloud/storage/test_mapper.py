@@ -1,4 +1,4 @@
-"""`cloud.storage.mapper`: structs through rows of both engines and back."""
+"""`cloud.storage.mapper`: structs become rows on both engines, and structs again."""
 
 from datetime import datetime
 from pathlib import Path
@@ -53,7 +53,7 @@ def test_a_struct_comes_back_as_it_went(database: Location) -> None:
 
 
 class Optional(msgspec.Struct, frozen=True):
-    """A widget whose label is a list of byte strings, or a struct, or nothing, as JSON text."""
+    """A widget whose label is a list of byte strings, a struct, or None, as JSON text."""
 
     id: WidgetId
     label: tuple[bytes, ...] | Size | None

@@ -1,4 +1,4 @@
-"""Migrations on both engines: run once, whole or not at all, by one of many starters."""
+"""Migrations on both engines: each runs once, as a whole or not at all, also when several replicas start together."""
 
 import asyncio
 import sys
@@ -24,7 +24,7 @@ from tests.cloud.storage.picture import picture
 from tests.cloud.storage_sample.support import SERVICE
 
 LATER = "tests_later"
-"""A service of which the tests make the migrations."""
+"""A service whose migrations the tests make."""
 
 
 @pytest.fixture(params=ENGINES)
@@ -39,13 +39,13 @@ def database(engine: str, tmp_path: Path) -> Location:
 
 @pytest.fixture
 def empty(engine: str, tmp_path: Path) -> Location:
-    """A database without a table; on SQLite, no file."""
+    """A database without tables. On SQLite there is no file."""
     return cluster().create() if engine == "postgresql" else tmp_path / "empty.sqlite"
 
 
 @pytest.fixture
 def later(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[object, ...]]:
-    """Steps by migration, to be filled by a test."""
+    """The steps of each migration. The test fills them."""
     made: dict[str, tuple[object, ...]] = {}
 
     class Steps(types.ModuleType):
@@ -119,7 +119,7 @@ async def test_a_database_of_before_the_first_release_is_refused(empty: Location
 
 
 async def test_a_failed_migration_changes_nothing(database: Location) -> None:
-    """Forget that the migration ran: it runs again, fails on the existing table, and leaves all as it was."""
+    """Remove the record of the migration. It runs again, fails on the existing table, and changes nothing."""
     await run(database, "DELETE FROM migration", "DROP TABLE part")
     before = await lines(database)
     with pytest.raises(MigrationFailed, match=r"m0001_tables.*widget"):

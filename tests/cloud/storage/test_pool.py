@@ -1,6 +1,6 @@
-"""The pool, over connections that only count: who gets one, who waits, and which are dropped.
+"""The pool, over simulated connections: callers that get one, callers that wait, and connections that are dropped.
 
-With a real server it is tested in tests/cloud/storage/test_postgres.py.
+tests/cloud/storage/test_postgres.py tests the pool with a real server.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from cloud.storage.pool import Pool
 
 
 class Connection:
-    """What the pool asks of asyncpg's."""
+    """The methods of asyncpg's connection that the pool calls."""
 
     def __init__(self, number: int) -> None:
         self.number = number

@@ -1,4 +1,4 @@
-"""PostgreSQL behind the storage port: locks, replicas, connections in doubt, and servers that are away or unfit."""
+"""PostgreSQL behind the storage port: locks, replicas, doubtful connections, servers away or unsuitable."""
 
 import asyncio
 import contextvars
@@ -33,7 +33,7 @@ def database() -> PostgresLocation:
 
 @contextmanager
 def another_server() -> Iterator[Cluster]:
-    """A server of its own, to be stopped."""
+    """A server that the test can stop."""
     server = Cluster()
     try:
         yield server
@@ -42,7 +42,7 @@ def another_server() -> Iterator[Cluster]:
 
 
 def apart(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-    """A task that knows of no transaction of the one that starts it."""
+    """A task that does not inherit the transaction of the task that starts it."""
     return asyncio.create_task(work, context=contextvars.Context())
 
 
@@ -54,7 +54,7 @@ async def number(statement: Statement, **values: Any) -> int:
 
 async def until(statement: Statement, wanted: int, **values: Any) -> None:
     async with asyncio.timeout(10):
-        while await number(statement, **values) != wanted:  # noqa: ASYNC110  it happens at the server
+        while await number(statement, **values) != wanted:  # noqa: ASYNC110  the server has no event for it
             await asyncio.sleep(0.01)
 
 
@@ -71,7 +71,7 @@ def test_locks_are_numbers_of_service_and_key() -> None:
 
 
 def test_two_replicas_exclude_each_other(database: PostgresLocation) -> None:
-    """Two engines of one service, as in two processes: what one reads and then writes, the other cannot overtake."""
+    """Two engines of one service, as in two processes: a read and the write that follows are never interleaved."""
     others = [ServiceEngine(ENGINE.service) for _ in range(2)]
     read = Statement("SELECT amount_minor FROM widget WHERE id = 'w'")
     write = Statement("UPDATE widget SET amount_minor = {amount} WHERE id = 'w'")
@@ -109,7 +109,7 @@ def test_other_keys_and_other_services_do_not_wait(database: PostgresLocation) -
         async with ENGINE.transaction("a"):
             async with asyncio.timeout(2), other.transaction("b"), stranger.transaction():
                 await other.fetch(INSERT, id="w1", label="", made_at=NOW)
-            await other.fetch(INSERT, id="w2", label="", made_at=NOW)  # a statement alone waits for nobody
+            await other.fetch(INSERT, id="w2", label="", made_at=NOW)  # a single statement waits for no transaction
         async with ENGINE.transaction():
             await other.fetch(INSERT, id="w3", label="", made_at=NOW)
         assert await ids() == ["w1", "w2", "w3"]
@@ -173,7 +173,10 @@ def test_many_at_once_share_few_connections(database: PostgresLocation) -> None:
 
 
 def test_a_cancelled_statement_has_ended_when_the_task_has(database: PostgresLocation) -> None:
-    """Alone, in a transaction, and waiting for a lock: nothing runs on at the server, and every connection is kept."""
+    """Alone, in a transaction, and in a wait for a lock: a cancelled statement ends at the server.
+
+    Every connection is kept.
+    """
 
     async def alone() -> None:
         await ENGINE.fetch(SLEEP)
@@ -201,7 +204,7 @@ def test_a_cancelled_statement_has_ended_when_the_task_has(database: PostgresLoc
         async with asyncio.timeout(2):
             await inside_fine()
         assert await ids() == ["fine"]
-        assert await number(BACKENDS) == 3  # the most that were in use at once
+        assert await number(BACKENDS) == 3  # the largest number in use at the same time
 
     async def locked() -> None:
         async with ENGINE.transaction("a"):
@@ -241,7 +244,7 @@ def test_a_transaction_the_server_ended_is_lost(database: PostgresLocation) -> N
     on(database, test())
 
 
-def test_a_transaction_that_stands_still_is_ended(database: PostgresLocation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_idle_transaction_is_ended(database: PostgresLocation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cloud.storage.postgres.IDLE_SECONDS", 0.3)
     idle = Statement("SELECT COUNT(*) AS n FROM pg_stat_activity WHERE state = 'idle in transaction'")
     watch = ServiceEngine("watch")
@@ -253,7 +256,7 @@ def test_a_transaction_that_stands_still_is_ended(database: PostgresLocation, mo
             async with ENGINE.transaction():
                 await add("gone")
                 async with asyncio.timeout(10):
-                    while (await watch.fetch(idle))[0]["n"]:  # noqa: ASYNC110  it happens at the server
+                    while (await watch.fetch(idle))[0]["n"]:  # noqa: ASYNC110  the server has no event for it
                         await asyncio.sleep(0.05)
                 await add("gone too")
         assert await count() == 0
@@ -352,7 +355,10 @@ def test_a_password_is_read_from_its_file_and_nowhere_else(tmp_path: Path, monke
 
 @pytest.mark.slow
 def test_the_server_asks_for_the_password_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read for each connection: a new password holds without a restart. The environment's is not tried."""
+    """The password is read for each connection, so a new one is used without a restart.
+
+    The environment's is not tried.
+    """
     file = tmp_path / "password"
     with another_server() as server:
         rules = server.folder / "hba"
@@ -400,7 +406,7 @@ def test_closing_waits_for_those_that_have_begun(database: PostgresLocation) -> 
 
 
 def test_a_statement_is_prepared_once(database: PostgresLocation) -> None:
-    """On a connection that is kept as it is: no reset of the session takes its prepared statements away."""
+    """On a connection that was given back: no reset of the session removes its prepared statements."""
     prepared = Statement("SELECT COUNT(*) AS n FROM pg_prepared_statements WHERE statement LIKE {pattern}")
 
     async def test() -> None:

@@ -1,4 +1,4 @@
-"""`cloud.storage.schema`: each step on both engines; and the migrations of every service make what its tables say."""
+"""`cloud.storage.schema`: each step on both engines, and migrations that make the same tables as `tables.py`."""
 
 import asyncio
 import importlib
@@ -24,7 +24,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def empty(kind: str, tmp_path: Path) -> Location:
-    """A database without a table; on SQLite, no file."""
+    """A database without tables. On SQLite there is no file."""
     return cluster().create() if kind == "postgresql" else tmp_path / "empty.sqlite"
 
 
@@ -50,7 +50,10 @@ _SAME = {
 
 
 def _common(line: str) -> str:
-    """A line of a picture in the words of both engines: PostgreSQL has long names of types and two sizes of integers, and casts defaults."""
+    """A line of a description in the words of both engines.
+
+    PostgreSQL has long names of types and two sizes of integers, and casts defaults.
+    """
     line = re.sub(r"::[a-z ]+", "", line)
     for name, same in _SAME.items():
         line = line.replace(name, same)
@@ -60,7 +63,7 @@ def _common(line: str) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("package", ["cloud.breakwater", "cloud.fabric", SERVICE])
 async def test_the_schema_of_a_service_is_the_same_on_both_engines(package: str, tmp_path: Path) -> None:
-    cluster()  # started by this thread, with which it ends
+    cluster()  # started by this thread, and ends with it
     pictures = []
     for kind in ("sqlite", "postgresql"):
         engine = ServiceEngine(kind)

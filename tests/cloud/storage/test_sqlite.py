@@ -1,4 +1,4 @@
-"""SQLite behind the storage port: grouped commits, what fails in them, and a writer that is never lost."""
+"""SQLite behind the storage port: grouped commits, failures in them, and a writer that is always passed on."""
 
 import asyncio
 import resource
@@ -28,7 +28,7 @@ def writer() -> sqlite3.Connection:
 
 @contextmanager
 def traced() -> Iterator[list[str]]:
-    """The first words of what the writer runs."""
+    """The first words of the writer's statements."""
     lines: list[str] = []
     writer().set_trace_callback(lambda sql: lines.append(sql.split("(")[0].strip()))
     yield lines
@@ -37,7 +37,7 @@ def traced() -> Iterator[list[str]]:
 
 @contextmanager
 def refused(kind: int, word: str) -> Iterator[None]:
-    """The database refuses `word` (COMMIT, ROLLBACK), as it would after an I/O error."""
+    """The database refuses `word` (COMMIT, ROLLBACK), as after an I/O error."""
 
     def allow(action: int, argument: str | None, *_: object) -> int:
         return sqlite3.SQLITE_DENY if action == kind and argument == word else sqlite3.SQLITE_OK
@@ -48,7 +48,7 @@ def refused(kind: int, word: str) -> Iterator[None]:
 
 
 class Crowd:
-    """Tasks that wait for the writer while the first of them holds it until `go`."""
+    """Tasks that wait for the writer, while the first task holds it until `go`."""
 
     def __init__(self) -> None:
         self._gate = asyncio.Event()
@@ -66,7 +66,7 @@ class Crowd:
                 then()
 
     async def gather(self, names: str, then: dict[str, Callable[[], object]] | None = None) -> None:
-        """One task holds the writer, and one a letter waits for it, in order."""
+        """One task holds the writer. One task for each letter waits for it, in order."""
         self.tasks["first"] = asyncio.create_task(self._hold())
         for name in names:
             await turns(2)
@@ -74,7 +74,7 @@ class Crowd:
         await turns()
 
     async def go(self) -> dict[str, BaseException | None]:
-        """Let them run; how each ended."""
+        """Let the tasks run, and return the end of each."""
         self._gate.set()
         async with asyncio.timeout(10):
             ended = await asyncio.gather(*self.tasks.values(), return_exceptions=True)
@@ -90,7 +90,7 @@ def test_writers_that_wait_share_a_commit(database: Path) -> None:
         with traced() as lines:
             await asyncio.gather(*(add(f"w{i}") for i in range(33)))
         assert await count() == 33
-        assert lines.count("COMMIT") == 2  # the first alone; all that waited while it synced, together
+        assert lines.count("COMMIT") == 2  # the first alone, then together all that waited during its sync
         assert lines.count("BEGIN IMMEDIATE") == 2
 
     on(database, test())
@@ -119,12 +119,12 @@ def test_a_transaction_alone_commits_at_once(database: Path) -> None:
     on(database, test())
 
 
-def test_nobody_is_told_before_the_commit(database: Path) -> None:
+def test_no_member_gets_its_result_before_the_commit(database: Path) -> None:
     async def test() -> None:
         crowd = Crowd()
 
         def look() -> None:
-            """The last one runs: the others have ended their blocks, and none may have returned."""
+            """Runs in the last task: the others have ended their blocks, and none may have returned."""
             assert not any(task.done() for task in crowd.tasks.values())
             seen.append(True)
 
@@ -155,7 +155,7 @@ def test_a_member_that_fails_takes_back_its_own(database: Path) -> None:
 
 @contextmanager
 def a_full_disk(database: Path) -> Iterator[None]:
-    """No file may grow beyond the log's present size: the real answer of a real system, as on a full disk."""
+    """No file may grow beyond the log's present size, as on a full disk. The error is a real one of the system."""
     size = Path(f"{database}-wal").stat().st_size
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
@@ -166,7 +166,10 @@ def a_full_disk(database: Path) -> Iterator[None]:
 
 
 def test_a_commit_that_fails_fails_all_and_keeps_nothing(database: Path) -> None:
-    """A refusal that stood on what was then lost is no answer either: the member `b` gets the fault, not its own."""
+    """A member's refusal is not valid if the changes that it has seen were lost.
+
+    The member `b` gets the group's error.
+    """
 
     async def test() -> None:
         await add("kept")
@@ -185,13 +188,13 @@ def test_a_commit_that_fails_fails_all_and_keeps_nothing(database: Path) -> None
     on(database, test())
 
 
-def test_a_group_that_the_database_ended_is_told_so(database: Path) -> None:
+def test_members_of_a_group_that_the_database_ended_get_the_error(database: Path) -> None:
     async def test() -> None:
         crowd = Crowd()
         await crowd.gather("abc", {"b": lambda: writer().execute("ROLLBACK")})
         ended = await crowd.go()
         assert {name for name, error in ended.items() if isinstance(error, TransactionLost)} == {"first", "a", "b"}
-        assert ended["c"] is None  # it came after, in a group of its own
+        assert ended["c"] is None  # it came later, in its own group
         assert await ids() == ["c"]
 
     on(database, test())
@@ -213,7 +216,7 @@ def test_cancelled_while_it_waits_for_the_writer(database: Path) -> None:
 
 
 def test_cancelled_when_its_turn_has_come(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The writer was handed to it, and it is cancelled before it runs: the group before it is committed all the same."""
+    """A task is cancelled after it got the writer and before it runs. The group before it is still committed."""
 
     async def test() -> None:
         assert isinstance(ENGINE.backend, SqliteBackend)
@@ -242,11 +245,11 @@ def test_cancelled_when_its_turn_has_come(database: Path, monkeypatch: pytest.Mo
 
 
 def test_cancelled_while_it_waits_for_the_group_s_commit(database: Path) -> None:
-    """Its change is kept, as that of a lone transaction that is cancelled in COMMIT; nobody else notices."""
+    """A member that is cancelled in COMMIT keeps its change, like a single transaction. The others are not affected."""
 
     async def test() -> None:
         crowd = Crowd()
-        await crowd.gather("ab", {"b": lambda: crowd.tasks["a"].cancel()})  # noqa: PLW0108  there is no task yet
+        await crowd.gather("ab", {"b": lambda: crowd.tasks["a"].cancel()})  # noqa: PLW0108  the task does not exist yet
         ended = await crowd.go()
         assert isinstance(ended["a"], asyncio.CancelledError)
         assert ended["b"] is ended["first"] is None
@@ -255,7 +258,7 @@ def test_cancelled_while_it_waits_for_the_group_s_commit(database: Path) -> None
     on(database, test())
 
 
-def test_a_rollback_that_fails_opens_the_writer_anew(database: Path) -> None:
+def test_a_rollback_that_fails_opens_the_writer_again(database: Path) -> None:
     async def test() -> None:
         await add("kept")
         with pytest.raises(KeyError), refused(sqlite3.SQLITE_TRANSACTION, "ROLLBACK"):
@@ -339,7 +342,7 @@ def test_closing_waits_for_those_that_have_begun(database: Path) -> None:
 
 
 def test_a_reader_that_fails_is_a_storage_error(database: Path) -> None:
-    """What /readyz asks for: a database that cannot be read is said to be so, not an unknown failure."""
+    """The query of /readyz: a database that cannot be read is reported as such, not as an unknown failure."""
 
     async def test() -> None:
         await add("w1")

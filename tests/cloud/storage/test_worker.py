@@ -1,4 +1,4 @@
-"""The worker thread: calls run in order, their ends come back to the loop, and a cancellation cuts none of them short."""
+"""The worker thread: calls run in order, results return to the loop, and a cancellation interrupts no call."""
 
 import asyncio
 import threading

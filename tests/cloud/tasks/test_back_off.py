@@ -1,4 +1,4 @@
-"""`cloud.tasks.back_off`: pauses that double up to a bound, with and without jitter."""
+"""`cloud.tasks.back_off`: pauses double up to a limit, with and without jitter."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""`cloud.tasks.keyed_lock`: one holder a key at a time."""
+"""`cloud.tasks.keyed_lock`: each key has one holder at a time."""
 
 import asyncio
 
@@ -27,7 +27,7 @@ async def test_a_key_has_one_holder_at_a_time_and_other_keys_do_not_wait() -> No
     assert most == {"a": 1, "b": 1}
 
 
-async def test_nothing_is_kept_of_a_key_that_nobody_holds() -> None:
+async def test_a_key_without_a_holder_takes_no_memory() -> None:
     lock: KeyedLock[str] = KeyedLock()
     with pytest.raises(ValueError, match="a fault"):
         async with lock.holding("a"):
@@ -37,7 +37,7 @@ async def test_nothing_is_kept_of_a_key_that_nobody_holds() -> None:
         assert len(lock) == 1
 
 
-async def test_whoever_is_cancelled_while_waiting_holds_up_nobody() -> None:
+async def test_a_cancelled_waiter_delays_no_other() -> None:
     lock: KeyedLock[str] = KeyedLock()
 
     async def hold() -> None:

@@ -1,4 +1,4 @@
-"""`cloud.tasks.periodic`: work that is done again, whatever fails once."""
+"""`cloud.tasks.periodic`: work is repeated, also after a failure."""
 
 import logging
 
@@ -9,7 +9,7 @@ from cloud.tasks.stopping import Stopping
 
 
 class Turns(Stopping):
-    """Sleeps that end at once, so many of them."""
+    """Sleeps that end at once, for a given number of times."""
 
     def __init__(self, count: int) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class Turns(Stopping):
 
 
 class Away(Exception):
-    """A failure that passes."""
+    """A temporary failure."""
 
 
 async def test_the_work_outlives_the_failures_that_it_names(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,4 +1,4 @@
-"""The stop signal: waits end with it, whichever is first."""
+"""The stop signal ends waits, unless their own event comes first."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""`cloud.tasks.tally`: counts within a period of their own, for a bounded number of keys."""
+"""`cloud.tasks.tally`: counts within each key's period, for a limited number of keys."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -69,7 +69,7 @@ def test_a_key_whose_period_began_again_ends_after_the_others() -> None:
     assert [key for key, _ in tally.end_all(NOW + HOUR + SECOND)] == ["b"]
 
 
-def test_keys_are_bounded_by_whoever_asks_for_room() -> None:
+def test_callers_that_ask_for_room_bound_the_keys() -> None:
     tally: Tally[str] = Tally(HOUR, 2)
     assert tally.time_until_room(NOW) == timedelta(0)
     tally.add("a", NOW)

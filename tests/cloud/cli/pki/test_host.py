@@ -12,7 +12,9 @@ from tests.cloud.cli.pki.support import Host
 pytestmark = pytest.mark.slow
 
 
-def test_what_is_missing_is_told(host: Host, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_directory_or_settings_file_is_named(
+    host: Host, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["pki", "status", "--dir", str(tmp_path / "nowhere"), "--json"]) == EXIT_USAGE
     assert json.loads(capsys.readouterr().out)["error"]["code"] == "settings_refused"
     assert main(["pki", "rotate", "taint", "nodes-1", "--json"]) == EXIT_USAGE

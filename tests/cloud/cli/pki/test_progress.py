@@ -8,7 +8,7 @@ import pytest
 from cloud.cli.pki.progress import watcher
 
 
-def test_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_printed_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     watcher(Namespace(json=False))("certificates", 1, 1)
     assert capsys.readouterr().err == ""
 
