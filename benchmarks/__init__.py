@@ -1,1 +1,1 @@
-"""What Cascade costs, each figure beside a floor that was measured in the same run. `python -m benchmarks --help`."""
+"""Benchmarks: each figure has a floor that is measured in the same run. See `python -m benchmarks --help`."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks [NAME ...]`: run benchmarks and print a table, or with `--json` one document."""
+"""Command `python -m benchmarks [NAME ...]`: runs benchmarks and prints a table, or with `--json` one document."""
 
 import argparse
 import json

@@ -1,7 +1,7 @@
-"""The agent's start and its memory, beside an interpreter that imports its four largest libraries and nothing else.
+"""Benchmarks: start and memory of the agent. The floor is an interpreter that imports only its four largest libraries.
 
-Both run as on a customer's machine: the development tools in this environment bring `click` and `rich`, which `httpx`
-would import if it could (a tenth of a second for both sides), so they are hidden from both.
+Both run as on a customer's machine. The development tools of this environment bring `click` and `rich`. `httpx` imports
+them if they are installed, which costs a tenth of a second. So both are hidden from agent and floor.
 """
 
 import os
@@ -20,7 +20,7 @@ from lab.processes import BIN, StepFailed
 STARTS = 15
 MEMORY_RUNS = 3
 SETTLED_SECONDS = 3.0
-"""How long after its first contact an agent is given to come to rest."""
+"""Wait after the agent's first contact, until its memory is stable."""
 READY_SECONDS_MAX = 60.0
 FLOOR_IMPORTS = "trio, httpx, cryptography, tpm2_pytss"
 FLOOR_NAME = "an interpreter that imports trio, httpx, cryptography and tpm2-pytss"
@@ -32,7 +32,7 @@ _TELL_READY = (
 
 
 class Started:
-    """A process that has told READY: seconds since it was started, and of its CPU."""
+    """Seconds from the start of a process until READY=1: by the wall clock, and of its CPU time."""
 
     def __init__(self, command: list[str], environment: dict[str, str], directory: Path) -> None:
         address = directory / "notify.sock"
@@ -77,7 +77,7 @@ def _as_shipped(directory: Path) -> dict[str, str]:
 
 
 class _Starts:
-    """How floor and agent are started."""
+    """Starts the floor and the agent."""
 
     def __init__(self, world: World) -> None:
         world.installed()
@@ -105,14 +105,14 @@ def _times(start: Callable[[], Started]) -> tuple[float, float]:
 
 
 def start(world: World) -> list[Figure]:
-    """From exec of `cascadia run` to READY=1, on a cached lease with the cloud gone."""
+    """Measure from the exec of `cascadia run` to READY=1, with a stored lease and without a cloud."""
     starts = _Starts(world)
     world.cloud.down()
     progress(f"agent start: {STARTS} starts on a cached lease, the cloud gone, each beside its floor")
     _times(starts.floor), _times(starts.agent)  # the first of each fills the page cache
     floors, agents = [], []
     for _ in range(STARTS):
-        # In turns, so that whatever else loads the machine loads both alike.
+        # In turns, so that other load on the machine affects both alike.
         floors.append(_times(starts.floor))
         agents.append(_times(starts.agent))
     wall = [median([times[0] for times in side]) * 1000 for side in (agents, floors)]
@@ -130,10 +130,10 @@ def start(world: World) -> list[Figure]:
 
 
 def memory(world: World) -> list[Figure]:
-    """RSS and PSS of an agent that has a session and an open wake channel.
+    """Measure RSS and PSS of an agent with a session and an open wake channel.
 
-    It talks to the chip without the resource manager, as in production it talks to the kernel's by a file descriptor:
-    the client library of the other one would bring GLib and D-Bus, 4 MiB that no customer's machine loads.
+    The agent uses the chip without tpm2-abrmd. In production it has a file descriptor of the kernel's resource manager.
+    The client library of tpm2-abrmd loads GLib and D-Bus, 4 MiB that no customer's machine loads.
     """
     starts = _Starts(world)
     world.cloud_up()

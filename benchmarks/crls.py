@@ -1,7 +1,7 @@
-"""The CRLs of 100,000 revoked certificates: 20 full shards, read, built, linted, signed and stored by a real publisher.
+"""Benchmark: the CRLs of 100,000 revoked certificates in 20 full shards.
 
-`python -m benchmarks.crls DIRECTORY` is the process that is measured: it opens an installation and publishes all that
-is due. The rows are put into its database beforehand, as large as real ones.
+`python -m benchmarks.crls DIRECTORY` is the measured process. It opens an installation, and the real publisher reads,
+builds, lints, signs and stores all CRLs that are due. The rows are written before; they are as large as real rows.
 """
 
 import asyncio
@@ -48,7 +48,7 @@ _SHARD = (
 
 
 class Published(msgspec.Struct, frozen=True):
-    """What the measured process says of itself. Memory is in KiB: before, and at its highest."""
+    """The figures that the measured process prints. Memory is in KiB: before the work, and at its highest."""
 
     crls: int
     content: int
@@ -63,7 +63,7 @@ def _serial() -> str:
 
 
 def _fill(database: Path) -> None:
-    """Full shards of revoked device certificates."""
+    """Write full shards of revoked device certificates."""
     now = utc_now()
     tenant, end = new_id("ten"), now + timedelta(days=90)
     connection = connect(database, writes=True)
@@ -86,7 +86,7 @@ def _memory(what: str) -> int:
 
 
 def _forget_peak() -> None:
-    """proc(5): opening the CA keys took more memory than anything after it (scrypt)."""
+    """Reset the peak of the memory (proc(5)). Opening the CA keys (scrypt) takes more than the measured work."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
@@ -104,7 +104,7 @@ async def _publish(settings_file: Path) -> Published:
 
 
 def _bare(key: ec.EllipticCurvePrivateKey, issuer: x509.Name, rows: list[tuple[int, datetime]]) -> bytes:
-    """One CRL of these rows."""
+    """Build one CRL of these rows with the library's builder."""
     reason = x509.CRLReason(x509.ReasonFlags.superseded)
     entries = [
         x509.RevokedCertificateBuilder(serial, at.replace(tzinfo=None), [_extension(reason)]).build()
@@ -121,7 +121,7 @@ def _extension(value: x509.ExtensionType) -> x509.Extension[x509.ExtensionType]:
 
 
 def _floor() -> float:
-    """Seconds of CPU for all of them."""
+    """Seconds of CPU time for the CRLs of all shards."""
     key = ec.generate_private_key(ec.SECP256R1())
     issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a CA")])
     now = utc_now()
@@ -133,7 +133,7 @@ def _floor() -> float:
 
 
 def crls(world: World) -> list[Figure]:
-    """Seconds, bytes and memory of all shards at once."""
+    """Measure time, bytes and memory for the CRLs of all shards."""
     progress(f"CRLs: {SHARDS} shards of {PLACES_MAX} revoked certificates")
     with others_elsewhere():
         directory, _ = install(world, "crls", None)

@@ -1,7 +1,7 @@
-"""A measured figure beside its floor and its aim, and the table of them. Measures nothing itself.
+"""Values: a figure with its floor and its aim, and the table of figures. This module measures nothing.
 
-A floor is what the same machine needs, in the same run, for the part of the work that nobody can leave out. Only the
-ratio of the two is worth comparing over machines and days.
+A floor is the cost of the part of the work that every implementation has to do, on the same machine in the same run.
+Only the ratio figure / floor is comparable over machines and days.
 """
 
 import statistics
@@ -12,7 +12,7 @@ import msgspec
 
 
 class Aim(msgspec.Struct, frozen=True):
-    """A bound on a figure's ratio, or on its value where it has no floor to be measured by."""
+    """A bound on a figure's ratio, or on its value if it has no floor."""
 
     bound: float
     of: str = "ratio"
@@ -59,7 +59,7 @@ def median(values: Sequence[float]) -> float:
 
 
 def progress(text: str) -> None:
-    """Say what is being measured, on stderr: stdout is for the result."""
+    """Print the running measurement on stderr. stdout is for the result."""
     print(f"  {text}", file=sys.stderr, flush=True)
 
 
@@ -70,7 +70,7 @@ def _number(value: float | None, unit: str) -> str:
 
 
 def table(figures: Sequence[Figure]) -> str:
-    """Figure, measured, floor, ratio, aim, met or missed; the floors and notes are named below."""
+    """The table: figure, measured, floor, ratio, aim, met or missed. The lines below name the floors and the notes."""
     head = ("figure", "measured", "floor", "ratio", "aim", "")
     words = {True: "met", False: "missed", None: ""}
     rows = [
@@ -87,9 +87,9 @@ def table(figures: Sequence[Figure]) -> str:
     widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows)]
     lines.insert(1, "-" * len(lines[0]))
-    told = [(figure.name, figure.floor_name, figure.note) for figure in figures if figure.floor_name or figure.note]
+    named = [(figure.name, figure.floor_name, figure.note) for figure in figures if figure.floor_name or figure.note]
     notes = [
         f"{name}: " + "; ".join(part for part in (floor and f"floor: {floor}", note) if part)
-        for name, floor, note in told
+        for name, floor, note in named
     ]
     return "\n".join([*(line.rstrip() for line in lines), "", *notes])

@@ -1,7 +1,7 @@
-"""The floor of an issuance: what no issuer can leave out, in a bare loop, with the library's own builders.
+"""Floor of an issuance: the work that every issuer has to do, in a bare loop with the library's builders.
 
-Parse the request, check its proof of possession, build the certificate, sign it. The service does that and more: TLS,
-HTTP, the guard, the lint, a record before the signature and the certificate after it, both on disk before the answer.
+The loop parses the request, checks its proof of possession, and builds and signs the certificate. The service does
+more: TLS, HTTP, guard, lint, and two writes: a record before the signature and the certificate after it.
 """
 
 import os
@@ -34,12 +34,12 @@ def new_keys(count: int) -> list[ec.EllipticCurvePrivateKey]:
 
 
 def requests_for_keys(count: int) -> list[bytes]:
-    """CSRs of as many new keys."""
+    """CSRs, each for a new key."""
     return [make_csr(key) for key in new_keys(count)]
 
 
 class BareIssuer:
-    """An issuing CA's name, a key like its own, and `cryptography`. `directory` is an installation's."""
+    """The name of an installation's issuing CA, a key of the same kind, and `cryptography`."""
 
     def __init__(self, directory: Path) -> None:
         path = directory / "breakwater" / "certs" / "nodes-ca.pem"
@@ -50,7 +50,7 @@ class BareIssuer:
         self._spiffe = str(NodeSpiffeId(TRUST_DOMAIN, TenantId(new_id("ten")), NodeId(new_id("node"))))
 
     def issue(self, csr: bytes) -> bytes:
-        """A certificate with the fields and extensions of a session certificate."""
+        """Make a certificate with the fields and extensions of a session certificate."""
         request = x509.load_der_x509_csr(csr)
         if not request.is_signature_valid:
             raise ValueError("the request does not prove possession")
@@ -85,7 +85,7 @@ class BareIssuer:
 
 
 def per_cpu_second(work: Callable[[bytes], object], inputs: list[bytes], seconds: float = FLOOR_SECONDS) -> float:
-    """How often `work` is done in a second of CPU time, over `inputs` in turn for about so long."""
+    """How often `work` runs in a second of CPU time. The inputs are used in turn, for about the given seconds."""
     count, began = 0, time.process_time()
     while time.process_time() - began < seconds:
         for one in inputs:

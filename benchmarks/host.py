@@ -1,7 +1,7 @@
-"""Servers on a core of their own, on either database engine, and what each of their processes costs.
+"""Real parts: servers that are pinned to a core, on either database engine, and the CPU time of their processes.
 
-The server that is measured has one core for itself; what drives it, and PostgreSQL, have the others, so that its rate
-on the wall is its own limit and not the client's. On a machine with one core nothing is pinned.
+The measured server has one core for itself. The client and PostgreSQL have the others. So the rate on the wall is the
+limit of the server and not of the client. On a machine with one core no process is pinned.
 """
 
 import contextlib
@@ -29,13 +29,13 @@ CORES = tuple(sorted(os.sched_getaffinity(0)))
 
 
 def pinned(command: list[str]) -> list[str]:
-    """The command on the first core."""
+    """The command, pinned to the first core."""
     return command if len(CORES) < 2 else ["taskset", "--cpu-list", str(CORES[0]), *command]
 
 
 @contextmanager
 def others_elsewhere() -> Iterator[None]:
-    """This process, and those it starts without `pinned`, stay off the first core."""
+    """Keep this process off the first core, and the processes that it starts without `pinned`."""
     os.sched_setaffinity(0, CORES[1:] or CORES)
     try:
         yield
@@ -44,7 +44,7 @@ def others_elsewhere() -> Iterator[None]:
 
 
 class Postgres:
-    """A PostgreSQL of this run, with durable commits, on a Unix socket alone."""
+    """The PostgreSQL of this run, with durable commits. It listens only on a Unix socket."""
 
     def __init__(self) -> None:
         self._cluster = Cluster()
@@ -54,7 +54,7 @@ class Postgres:
         self._postmaster = next(pid for pid, name in _children(os.getpid()) if name == "postgres")
 
     def create(self) -> str:
-        """A new database's name."""
+        """Make a database; return its name."""
         return self._cluster.create("template0", "ENCODING 'UTF8'", "LOCALE 'C'").name
 
     def execute(self, database: str, *statements: str) -> None:
@@ -63,7 +63,7 @@ class Postgres:
         subprocess.run([*command, *(part for sql in statements for part in ("-c", sql))], check=True)
 
     def cpu_seconds(self) -> float:
-        """CPU time of the server with all its children, also of those that ended."""
+        """CPU time of the server with all its children, including those that have ended."""
         living = sum(_cpu_seconds_of(pid) for pid, _ in _children(self._postmaster))
         fields = Path(f"/proc/{self._postmaster}/stat").read_text().rpartition(")")[2].split()
         return living + cpu_seconds(self._postmaster) + (int(fields[13]) + int(fields[14])) / TICKS
@@ -90,7 +90,7 @@ def _children(parent: int) -> list[tuple[int, str]]:
 
 
 class Server(msgspec.Struct, frozen=True):
-    """A Breakwater that answers: its installation, its process, its ports, and its database's server if it has one."""
+    """A running Breakwater: installation, process, ports, and the server of its database if it has one."""
 
     engine: str
     directory: Path
@@ -100,18 +100,18 @@ class Server(msgspec.Struct, frozen=True):
     postgres: Postgres | None = None
 
     def database_seconds(self) -> float:
-        """CPU time of the database's processes so far."""
+        """CPU time of the database's processes until now."""
         return 0.0 if self.postgres is None else self.postgres.cpu_seconds()
 
 
 def install(world: World, name: str, postgres: Postgres | None) -> tuple[Path, int]:
-    """A new installation and the first of its ports."""
+    """Make an installation; return its directory and its first port."""
     directory, port = world.directory / name, free_ports(4)
     world.operate("init", "--dir", str(directory), "--port-base", str(port))
     if postgres is not None:
         settings = directory / "breakwater" / "settings.toml"
         kept = settings.read_text().partition("[database]")[0]
-        # All that a new database needs lies in the folder: it takes the CAs from there.
+        # The folder has all files that a new database needs: it takes the CAs from there.
         database = f'engine = "postgresql"\nhost = "{postgres.socket}"\nname = "{postgres.create()}"\nuser = "{ROLE}"\n'
         settings.write_text(f"{kept}[database]\n{database}")
     return directory, port
@@ -119,7 +119,7 @@ def install(world: World, name: str, postgres: Postgres | None) -> tuple[Path, i
 
 @contextmanager
 def breakwater(world: World, postgres: Postgres | None = None) -> Iterator[Server]:
-    """`cascade serve breakwater` of a new installation, on the first core."""
+    """Run `cascade serve breakwater` for a new installation, on the first core."""
     engine = "sqlite" if postgres is None else "postgresql"
     name = f"issuer-{engine}"
     directory, port = install(world, name, postgres)
@@ -147,7 +147,7 @@ def _healthy(process: Process, port: int) -> bool:
 
 @contextmanager
 def other_server(world: World, name: str, command: list[str], port: int) -> Iterator[Process]:
-    """Another program's server, on the first core, once its port takes connections."""
+    """Run the server of another program on the first core; yield when its port accepts connections."""
     process = world.start(name, pinned(command))
 
     def listens() -> bool:

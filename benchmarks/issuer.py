@@ -1,8 +1,9 @@
-"""Breakwater as a process of its own on one core: sessions, devices, renewals and OCSP, on SQLite and on PostgreSQL.
+"""Benchmarks: Breakwater as one process on one core: sessions, devices, renewals, OCSP; on SQLite and on PostgreSQL.
 
-One request a certificate over kept-alive mTLS, each linted, recorded before it is signed and stored before the answer.
-Sessions and devices are asked for as Fabric asks, renewals as nodes ask, over EST with their session certificates; the
-generations are opened beforehand. Beside it stands the floor, and on PostgreSQL `cfssl serve` (`benchmarks.rival`).
+Each request is for one certificate, over kept-alive mTLS. The certificate is linted, recorded before the signature and
+stored before the answer. Sessions and devices are requested with Fabric's certificate. Renewals are requested over EST
+with session certificates. The generations are opened before. The floor runs beside, and on PostgreSQL `cfssl serve`
+(`benchmarks.rival`).
 """
 
 import base64
@@ -32,7 +33,7 @@ from protocol.messages.est import HEADER_REQUEST, PATH_SIMPLEREENROLL, TYPE_PKCS
 from protocol.messages.sessions import Certificate
 
 COUNT = 1000
-"""Certificates a run, after the warm-up, each for a node of its own."""
+"""Certificates a run after the warm-up, each for a different node."""
 CONNECTIONS = (1, 8, 32)
 USUAL = 8
 RENEWING_NODES = 32
@@ -44,7 +45,7 @@ RIVAL_NAME = "cfssl serve, its database on the same PostgreSQL; plain HTTP where
 
 
 class _Trust(msgspec.Struct, frozen=True):
-    """What a client of an installation believes."""
+    """A TLS context that trusts the CAs of an installation."""
 
     root: bytes
     peers: PeerTrust
@@ -77,7 +78,7 @@ class Node(msgspec.Struct, frozen=True):
 
 
 class Client:
-    """The load on one server: as Fabric, as nodes, and as strangers."""
+    """The load on one server, from Fabric, nodes and strangers."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -87,7 +88,7 @@ class Client:
         self._fleet: list[Node] = []
 
     def as_fabric(self, requests: list[bytes], connections: int) -> wire.Load:
-        """Requests of the service Fabric, over so many connections."""
+        """Send requests with Fabric's certificate, over `connections` connections."""
         server = self._server
         return wire.run(
             requests, pid=server.pid, port=server.port, context=lambda: self._fabric, connections=connections,
@@ -95,18 +96,18 @@ class Client:
         )  # fmt: skip
 
     def open_fleet(self) -> None:
-        """So many nodes that each certificate of a run is another one's."""
+        """Enough nodes for a run: each certificate is for a different node."""
         tenant = TenantId(new_id("ten"))
         self._fleet = [Node(tenant, NodeId(new_id("node")), key) for key in new_keys(COUNT + wire.WARM_UP)]
         self.as_fabric([wire.post(PATH_OPEN, OpenGeneration(node.tenant, node.id, 1)) for node in self._fleet], USUAL)
 
     def devices(self, connections: int) -> wire.Load:
-        """Device certificates, the first of each node."""
+        """Request the first device certificate of each node."""
         asks = [wire.post(PATH_DEVICE, node.asks(f"device-{node.id}", node.key)) for node in self._fleet]
         return self.as_fabric(asks, connections)
 
     def sessions(self, connections: int) -> wire.Load:
-        """Session certificates, each for a new key."""
+        """Request session certificates, each for a new key."""
         keys = new_keys(len(self._fleet))
         asks = [
             wire.post(PATH_SESSION, node.asks(f"session-{connections}-{node.id}", key))
@@ -115,7 +116,7 @@ class Client:
         return self.as_fabric(asks, connections)
 
     def renewals(self) -> wire.Load:
-        """Renewals of device certificates over EST: a connection a node, by its session certificate."""
+        """Renew device certificates over EST: one connection a node, with its session certificate."""
         lanes, warm_up = [], []
         for node in self._fleet[:RENEWING_NODES]:
             key = ec.generate_private_key(ec.SECP256R1())
@@ -136,7 +137,7 @@ class Client:
         return wire.run_lanes(lanes, warm_up, pid=server.pid, port=server.port, behind=server.database_seconds)
 
     def statuses(self, devices: wire.Load, *, by_get: bool) -> wire.Load:
-        """OCSP for certificates that were issued, without nonces, in plaintext as the world asks."""
+        """Ask OCSP about issued certificates, without nonces, in plaintext."""
         chains = [msgspec.json.decode(answer, type=Certificate).certificate_chain for answer in devices.answers]
         asks = [_ocsp_request(chain, by_get=by_get) for chain in chains]
         again = (asks * (OCSP_COUNT // len(asks) + 2))[: OCSP_COUNT + wire.WARM_UP]
@@ -157,7 +158,7 @@ def _ocsp_request(chain: tuple[bytes, ...], *, by_get: bool) -> bytes:
 
 
 class _Floor:
-    """The bare loop, a slice of it beside each run: what else loads the machine loads both."""
+    """The floor's loop. A part of it runs beside each run, so that other load affects both alike."""
 
     def __init__(self, directory: Path) -> None:
         self._issuer = BareIssuer(directory)
@@ -196,7 +197,7 @@ def _figures(server: Server, floor: float, runs: list[_Run]) -> list[Figure]:
 
 
 def cost_of(load: wire.Load) -> str:
-    """What a request cost whom, and the rate that the client saw."""
+    """CPU time of a request for server and database, and the rate that the client saw."""
     behind = f", {load.behind_ms:.2f} ms of its database's" if load.behind_seconds else ""
     return f"{load.server_ms:.2f} ms of the server's CPU time each{behind}; {load.per_second:,.0f} /s on the wall"
 
@@ -231,14 +232,14 @@ def _measure(server: Server) -> tuple[list[Figure], dict[int, wire.Load]]:
 
 
 def on_sqlite(world: World) -> list[Figure]:
-    """The issuer on SQLite."""
+    """Measure the issuer on SQLite."""
     progress(f"issuer on SQLite: {COUNT} certificates a run, and the bare loop")
     with others_elsewhere(), breakwater(world) as server:
         return _measure(server)[0]
 
 
 def on_postgresql(world: World) -> list[Figure]:
-    """The issuer on PostgreSQL, and cfssl on the same server."""
+    """Measure the issuer on PostgreSQL, and cfssl on the same PostgreSQL."""
     progress(f"issuer on PostgreSQL: {COUNT} certificates a run, the bare loop, and cfssl")
     with others_elsewhere():
         postgres = Postgres()
@@ -254,20 +255,20 @@ def on_postgresql(world: World) -> list[Figure]:
 
 
 def _beside(connections: int, ours: wire.Load, theirs: wire.Load) -> list[Figure]:
-    """Ours over theirs: the server's CPU time alone, the database's with it, and the rate that a client sees."""
-    told = _connections(connections)
+    """The ratios to cfssl: CPU time of the server, CPU time of server and database, and the client's rate."""
+    over = _connections(connections)
     aim = Aim(1.0, at_least=True) if connections == USUAL else None
     return [
         Figure(
-            name=f"sessions by CPU of server, beside cfssl, {told}", value=ours.per_server_second, unit="/s",
+            name=f"sessions by CPU of server, beside cfssl, {over}", value=ours.per_server_second, unit="/s",
             floor=theirs.per_server_second, note=f"cfssl: {cost_of(theirs)}",
         ),
         Figure(
-            name=f"sessions by CPU of server and database, beside cfssl, {told}", value=ours.per_cpu_second, unit="/s",
+            name=f"sessions by CPU of server and database, beside cfssl, {over}", value=ours.per_cpu_second, unit="/s",
             floor=theirs.per_cpu_second, floor_name=RIVAL_NAME if aim else "", aim=aim,
         ),
         Figure(
-            name=f"sessions on the wall, beside cfssl, {told}", value=ours.per_second, unit="/s",
+            name=f"sessions on the wall, beside cfssl, {over}", value=ours.per_second, unit="/s",
             floor=theirs.per_second, floor_name=RIVAL_NAME if aim else "", aim=aim,
         ),
     ]  # fmt: skip

@@ -1,7 +1,7 @@
-"""`python -m benchmarks.profiled FILE COMMAND ...`: `cascade COMMAND ...` under cProfile, its profile in FILE at the end.
+"""Command `python -m benchmarks.profiled FILE COMMAND ...`: runs `cascade COMMAND ...` under cProfile; writes FILE.
 
-What `python -m benchmarks --profile FOLDER` runs in place of `cascade`. A profile shows where time goes, not how much:
-it makes every call dearer, and calls in C most of all.
+`python -m benchmarks --profile FOLDER` runs this command in the place of `cascade`. A profile shows which calls take
+time, not how much they take: it makes every call slower, and calls of C functions most.
 """
 
 import cProfile

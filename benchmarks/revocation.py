@@ -1,8 +1,8 @@
-"""From `cascade node revoke` to the entitlement being denied on the socket of an agent in its own process.
+"""Benchmark: from `cascade node revoke` until the socket of a running agent denies the entitlement.
 
-Each round is whole: a readmission code, an activation, an agent that settles (every setting at its default, so only
-the wake channel can be this quick), then the command as a process of its own. Two clocks: from the start of the
-command, and from the cloud's decision, by the time in its audit row.
+Each round has a readmission code, an activation, an agent that settles, and the command as a new process. The agent has
+its default settings, so only the wake channel can be quick enough. Two times are measured: from the start of the
+command, and from the cloud's decision, which is the time in its audit row.
 """
 
 import subprocess
@@ -15,7 +15,7 @@ from lab.processes import BIN, StepFailed
 
 ROUNDS = 20
 SETTLED_SECONDS = 1.5
-"""An agent asks twice at its start: once to settle, once when its wake channel opens."""
+"""An agent asks twice after its start: once to settle, once when its wake channel opens."""
 DENIED_SECONDS_MAX = 30.0
 POLL_SECONDS = 0.005
 READS = 5
@@ -28,7 +28,7 @@ def _decided_at(world: World, node: str) -> datetime:
 
 
 def _revoke(world: World, node: str) -> tuple[float, datetime]:
-    """Seconds from the start of the command until the socket denies, and when that was."""
+    """Seconds from the start of the command until the socket denies, and the time of the denial."""
     with world.socket_client() as client:
         began = time.perf_counter()
         command = [str(BIN / "cascade"), "node", "revoke", node, "--reason", "benchmark", "--json"]
@@ -54,7 +54,7 @@ def _read_only_command(node: str) -> float:
 
 
 def revocation(world: World) -> list[Figure]:
-    """Twenty revocations; the machine is left activated."""
+    """Measure twenty revocations. The machine is activated afterwards."""
     installed = world.installed()
     world.cloud_up()
     progress(f"revocation: {ROUNDS} rounds of an activation, a running agent and a revocation")

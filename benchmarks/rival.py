@@ -1,6 +1,6 @@
-"""`cfssl serve` (Debian's golang-cfssl) with its certificate database on the same PostgreSQL: another issuer's cost.
+"""Benchmark: the cost of another issuer, `cfssl serve` (Debian's golang-cfssl), with a database on the same PostgreSQL.
 
-It does less: it speaks plain HTTP here, asks for no caller, and writes once, after it has signed.
+cfssl does less: it uses plain HTTP here, checks no caller, and writes once, after the signature.
 """
 
 import json
@@ -43,7 +43,7 @@ def _request(name: str) -> bytes:
 
 
 def _files(directory: Path, postgres: Postgres) -> list[str]:
-    """The command's arguments: a CA of its own with a key like ours, and a database of its own."""
+    """Make a CA with a key of the same kind and a database for cfssl; return the arguments of `cfssl serve`."""
     directory.mkdir()
     database = postgres.create()
     postgres.execute(database, TABLE)
@@ -79,7 +79,7 @@ def _files(directory: Path, postgres: Postgres) -> list[str]:
 
 
 def measure(world: World, postgres: Postgres, connections: Sequence[int], count: int) -> dict[int, wire.Load]:
-    """Certificates for as many new keys, by number of connections."""
+    """Request certificates, each for a new key; the runs by number of connections."""
     port = free_ports(1)
     command = ["cfssl", "serve", "-loglevel", "3", "-address", "127.0.0.1", "-port", str(port)]
     command += _files(world.directory / "cfssl", postgres)

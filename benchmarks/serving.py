@@ -1,8 +1,8 @@
-"""What activations, sessions and refreshes cost the cloud, in CPU time of its process and on the wall.
+"""Benchmarks: what activations, sessions and refreshes cost the cloud, in CPU time and on the wall.
 
-Both services run in that one process, so a session's cost is Fabric's and Breakwater's together, with the mTLS between
-them. The TPM signs session proofs before the clock starts (their nonces live for five minutes), so that the server
-alone is measured. An activation is done whole, one after the other, and there the software TPM is the limit.
+Both services run in one process. So the cost of a session is that of Fabric and Breakwater, with the mTLS between them.
+The TPM signs session proofs before the clock starts, so only the server is measured. (Their nonces live for five
+minutes.) Activations run whole, one after the other; the software TPM is their limit.
 """
 
 import ssl
@@ -39,7 +39,7 @@ HANDSHAKES = 150
 
 
 class _Node:
-    """The activated node, asked for by this process instead of its agent."""
+    """The activated node. This process calls the cloud in the place of the agent."""
 
     def __init__(self, world: World) -> None:
         world.installed()
@@ -54,11 +54,11 @@ class _Node:
         return self.licence.identity
 
     def anonymous(self) -> ssl.SSLContext:
-        """A client context for Fabric, without a certificate."""
+        """A TLS client context for Fabric, without a certificate."""
         return transport.client_context(self.trust.bundle, "fabric")
 
     def with_session(self) -> Callable[[], ssl.SSLContext]:
-        """Contexts with the certificate of one new session."""
+        """TLS client contexts with the certificate of one new session."""
 
         async def work() -> Credentials:
             opened = await open_session(self.trust, self.identity, self._tpm, utc_now, self.licence.presented)
@@ -77,7 +77,7 @@ class _Node:
         return wire.run(requests, pid=self.pid, port=self.port, context=context)
 
     def proofs(self, nonces: list[str], csrs: list[bytes]) -> list[tuple[bytes, bytes]]:
-        """For each nonce and CSR the bytes to sign and the TPM's signature of them."""
+        """For each nonce and CSR: the bytes to sign, and the TPM's signature of them."""
         components = fingerprint.fingerprint(self.identity.fingerprint_salt, fingerprint.read_components())
         kid = envelope.key_id(self.identity.node_key.public_key())
         url = self.trust.urls.fabric + api.SESSION_PATH
@@ -104,7 +104,7 @@ class _Node:
 
 
 def activations(world: World) -> list[Figure]:
-    """Whole activations of one machine by the same file, one after the other."""
+    """Measure whole activations of one machine with the same file, one after the other."""
     installed = world.installed()
     pid = world.cloud_up()
     progress(f"activations: {ACTIVATIONS} in sequence, with a software TPM")
@@ -120,7 +120,7 @@ def activations(world: World) -> list[Figure]:
 
 
 def sessions(world: World) -> list[Figure]:
-    """Sessions for ready-made proofs, beside the same cryptography in a bare loop."""
+    """Measure sessions for prepared proofs. The floor is the same cryptography in a bare loop."""
     node = _Node(world)
     count = SESSIONS + wire.WARM_UP
     progress(f"sessions: {count} nonces, {count} proofs by the TPM, then {SESSIONS} sessions, and the bare loop")
@@ -162,7 +162,7 @@ def sessions(world: World) -> list[Figure]:
 
 
 def refreshes(world: World) -> list[Figure]:
-    """Refreshes over a session's mTLS, beside the cheapest request over the same connections."""
+    """Measure refreshes over a session's mTLS. The floor is the cheapest request over the same connections."""
     node = _Node(world)
     progress(f"refreshes: {REFRESHES}, as many GET /healthz, and {HANDSHAKES} new connections")
     try:

@@ -1,7 +1,7 @@
-"""A small HTTP/1.1 client over kept-alive connections, with TLS or without, and a run of ready-made requests.
+"""Adapter: a small HTTP/1.1 client over kept-alive connections, with or without TLS, that sends prepared requests.
 
-Not a client for anything else: it reads only what these servers answer. It is cheap, so that on two cores the
-server is the limit. Every answer is read whole and must be a 200.
+It is no general client: it reads only the answers of these servers. It is cheap, so the server is the limit on two
+cores. It reads every answer whole, and each must have the status 200.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ def _nothing() -> float:
 
 
 class Load(msgspec.Struct, frozen=True):
-    """A run of requests: how many, how long, and what they cost the server's process and those behind it."""
+    """A run of requests: their number, the seconds, and the CPU time of the server and of its database."""
 
     count: int
     wall_seconds: float
@@ -57,7 +57,7 @@ class Load(msgspec.Struct, frozen=True):
 
 
 class Lane(msgspec.Struct, frozen=True):
-    """A connection's context, and the requests for it, which it may share with others: each takes the next."""
+    """The TLS context of a connection and the queue of its requests. Connections may share a queue."""
 
     context: Context
     requests: list[bytes]
@@ -112,7 +112,7 @@ class _Connection:
         try:
             await self._writer.wait_closed()
         except OSError:
-            return  # closed by the other side first; every answer was read by then
+            return  # the server closed first; every answer was read before
 
 
 def run(
@@ -125,7 +125,7 @@ def run(
     warm_up: int = WARM_UP,
     behind: Meter = _nothing,
 ) -> Load:
-    """Send all over `connections` kept-alive connections. The first `warm_up` requests are not counted."""
+    """Send all requests over `connections` kept-alive connections. The first `warm_up` are not counted."""
     contexts = [context() for _ in range(connections)]
     first, rest = list(reversed(requests[:warm_up])), list(reversed(requests[warm_up:]))
     return run_lanes(
@@ -138,7 +138,7 @@ def run(
 
 
 def run_lanes(lanes: Sequence[Lane], warm_up: Sequence[Lane], *, pid: int, port: int, behind: Meter = _nothing) -> Load:
-    """Empty each lane over one kept-alive connection, those of `warm_up` uncounted before, over the same ones."""
+    """Send each lane's requests over one kept-alive connection. Those of `warm_up` go first and are not counted."""
 
     async def work() -> Load:
         pool = [await _Connection.open(port, lane.context) for lane in lanes]
@@ -169,7 +169,7 @@ def run_lanes(lanes: Sequence[Lane], warm_up: Sequence[Lane], *, pid: int, port:
 
 
 def handshakes(count: int, *, pid: int, port: int, context: Callable[[], Context], request: bytes) -> Load:
-    """One request on a new connection each time, one after the other."""
+    """Send each request on a new connection, one after the other."""
 
     async def work() -> Load:
         shared = context()

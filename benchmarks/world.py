@@ -1,8 +1,8 @@
-"""The real parts that are measured: a cloud process, a software TPM behind its resource manager, one activated node.
+"""Real parts: the measured cloud process, a software TPM behind its resource manager, and one activated node.
 
-Made once a run, when the first benchmark wants it, and ended with it. Everything listens on loopback. The operator's
-commands and the activation run in this process (their own start is not what is measured); cloud and agent are
-processes of their own, started as anyone would start them.
+The first benchmark that needs them makes them; they end with the run. All listen on loopback. The operator's commands
+and the activation run in this process, because their start is not measured. Cloud and agent are separate processes,
+started by the installed command lines.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ ENTITLEMENT = "vision"
 
 
 class Installed(msgspec.Struct, frozen=True):
-    """The tenant, the activation file and the node it made."""
+    """The tenant, the activation file, and the node that was activated with it."""
 
     tenant: str
     node: str
@@ -45,11 +45,11 @@ class Installed(msgspec.Struct, frozen=True):
 
 
 class World:
-    """A context manager; leaving it ends all that was started."""
+    """A context manager. Its exit ends all started processes."""
 
     def __init__(self, profiles: Path | None = None) -> None:
         self.profiles = profiles
-        """Where profiles of the issuer go, if any are wanted."""
+        """The folder for profiles of the issuer; None for no profiles."""
         self._ends = ExitStack()
         self._installed: Installed | None = None
         self.directory = self._ends.enter_context(scratch_directory("cascade-benchmarks-"))
@@ -57,7 +57,7 @@ class World:
         self.cloud = Cloud(self.directory)
 
     def __enter__(self) -> Self:
-        # As installed: with compiled modules, which an environment for development may do without.
+        # As installed: with compiled modules. An environment for development may lack them.
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         os.environ["PYTHONPYCACHEPREFIX"] = str(self.directory / "compiled")
         return self
@@ -68,7 +68,7 @@ class World:
         self._ends.__exit__(kind, error, trace)
 
     def operate(self, *command: str) -> Any:
-        """One `cascade` command, in this process; its document. Raises StepFailed."""
+        """Run a `cascade` command in this process; return its document. Raises StepFailed."""
         said = io.StringIO()
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             code = cascade([*command, "--json"])
@@ -77,7 +77,7 @@ class World:
         return json.loads(said.getvalue())
 
     def installed(self) -> Installed:
-        """The cloud, initialised, and one node activated; made at the first call."""
+        """An initialised cloud and one activated node, made at the first call."""
         if self._installed is None:
             progress("making a cloud, a TPM and a node")
             self._ends.enter_context(ended(self.cloud))
@@ -99,7 +99,7 @@ class World:
         return file
 
     def activate(self, file: Path) -> str:
-        """Activate the machine, or activate it again; the node's id."""
+        """Activate the machine, also repeatedly; return the node's id."""
 
         async def work() -> str:
             tpm = Tpm(self.chip.tcti)
@@ -120,7 +120,7 @@ class World:
         return load(self.machine.state)
 
     def start(self, name: str, command: list[str]) -> Process:
-        """Another process that ends with this world."""
+        """Register another process that ends with this world."""
         process = start_program(self.directory, name, command)
         self._ends.enter_context(ended(process))
         return process
@@ -128,7 +128,7 @@ class World:
     # The cloud
 
     def cloud_up(self) -> int:
-        """The process id of `cascade up`, started if it does not run."""
+        """The process id of `cascade up`. Starts it if it does not run."""
         process = self.cloud.process
         if process is None or not process.running:
             process = self.cloud.up()
@@ -148,7 +148,7 @@ class World:
 
     @contextmanager
     def agent(self) -> Iterator[Process]:
-        """A running agent whose socket answers and whose licence is open."""
+        """A running agent whose socket answers and whose gate is open."""
         process = self.machine.launch()
         try:
             wait_until("the agent's answer", lambda: not process.running or self.machine.granted(ENTITLEMENT))
@@ -159,7 +159,7 @@ class World:
             process.stop()
 
     def socket_client(self) -> httpx.Client:
-        """A client that keeps its connection to the agent's socket."""
+        """An HTTP client with a kept-alive connection to the agent's socket."""
         transport = httpx.HTTPTransport(uds=str(self.machine.socket))
         return httpx.Client(transport=transport, base_url="http://cascadia", trust_env=False)
 

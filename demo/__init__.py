@@ -1,1 +1,1 @@
-"""The product's main job, end to end, on real parts: `make demo`. Every step checks its own outcome."""
+"""Command `make demo`: the product's main job, end to end, on real parts. Each step checks its own result."""

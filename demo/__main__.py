@@ -1,4 +1,4 @@
-"""The story of one machine: from bare hardware to licensed, offline, suspended and revoked."""
+"""Command `make demo`: one machine from bare hardware to licensed, offline, suspended and revoked."""
 
 import shutil
 import sys
@@ -30,7 +30,7 @@ def words(program: Process) -> list[str]:
 
 
 def begin(story: Story, directory: Path, ends: ExitStack) -> tuple[Cloud, Machine, Machine]:
-    """A cloud that is up, and two bare machines."""
+    """Start a cloud; make two machines without an identity."""
     with story.step("two machines with a TPM each, behind a resource manager") as say:
         chips = [SoftTpm(directory / f"chip-{name}", ca=directory / "tpm-maker") for name in "ab"]
         machine, other = (
@@ -50,7 +50,7 @@ def begin(story: Story, directory: Path, ends: ExitStack) -> tuple[Cloud, Machin
 
 
 def activate(story: Story, cloud: Cloud, machine: Machine) -> tuple[str, Path]:
-    """Tenant, trust, code; the machine becomes a node. Its id and the activation file."""
+    """Make tenant, trust and code, and activate the machine. Returns the node's id and the activation file."""
     with story.step("a tenant trusts the TPM maker's root and gets an activation file") as say:
         tenant = cloud.tenant(machine.chip)
         file = cloud.code(tenant, "--seats", "1", entitlement=ENTITLEMENT)
@@ -68,7 +68,7 @@ def activate(story: Story, cloud: Cloud, machine: Machine) -> tuple[str, Path]:
 def work(
     story: Story, directory: Path, ends: ExitStack, cloud: Cloud, machine: Machine, node: str, file: Path
 ) -> Process:
-    """The agent runs and licensed software works; activating again changes nothing of node and seat."""
+    """Run the agent and a licensed program. Activate again: node and seat stay the same."""
     with story.step("the agent runs and a licensed program is granted its entitlement") as say:
         machine.up()
         machine.run("entitlement", ENTITLEMENT)
@@ -92,11 +92,11 @@ def work(
 
 
 def offline(story: Story, cloud: Cloud, machine: Machine, other: Machine) -> None:
-    """The cloud goes away; the cached lease carries on, but only beside its own TPM."""
+    """Stop the cloud. The stored lease keeps the machine running, but no machine with another TPM."""
     with story.step("the cloud goes away; the restarted agent runs on its cached lease") as say:
         cloud.down()
         machine.down()
-        # What a thief of the disk would have: a licence in force.
+        # A thief of the disk has this copy: a valid licence.
         shutil.copytree(machine.state, other.state)
         machine.up()
         machine.run("entitlement", ENTITLEMENT)
@@ -112,7 +112,7 @@ def offline(story: Story, cloud: Cloud, machine: Machine, other: Machine) -> Non
 
 
 def standing(story: Story, cloud: Cloud, machine: Machine, node: str, program: Process) -> None:
-    """Back online: suspended, resumed, revoked."""
+    """Start the cloud again; suspend, resume and revoke the node."""
     with story.step("the cloud comes back; the operator suspends the node, then resumes it") as say:
         cloud.up()
         wait_until("the agent's contact", lambda: machine.ask("/v1/status")["last_contact_at"])
@@ -135,7 +135,7 @@ def standing(story: Story, cloud: Cloud, machine: Machine, node: str, program: P
 
 
 def strangers(story: Story, directory: Path, cloud: Cloud, machine: Machine) -> None:
-    """What anybody learns of the revoked machine, with its certificate, the root, openssl and curl."""
+    """Check the revocation with only the certificate, the root, openssl and curl."""
     with story.step("a stranger asks by OCSP and reads the CRL, with openssl and curl") as say:
         newest = max(machine.state.glob("identity/g-*/device.pem"))
         verdicts = Stranger(cloud, directory / "stranger").asks(x509.load_pem_x509_certificate(newest.read_bytes()))
@@ -145,7 +145,7 @@ def strangers(story: Story, directory: Path, cloud: Cloud, machine: Machine) -> 
 
 
 def aftermath(story: Story, cloud: Cloud, machine: Machine, file: Path) -> None:
-    """A revoked node stays revoked."""
+    """Show that the node stays revoked."""
     with story.step("restarted with the cloud up, it refuses to start") as say:
         machine.down()
         code = machine.launch().wait()

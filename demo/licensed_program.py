@@ -1,7 +1,7 @@
-"""A sample of licensed software: works while the agent grants its entitlement, and says so. Nothing but `httpx`.
+"""A sample of licensed software: it works while the agent grants its entitlement. It needs only `httpx`.
 
-This is all that a vendor's program does: ask the socket, keep the last answer until its `valid_until`, stop when it
-is denied. It prints one line whenever the answer changes: `granted` or `denied`.
+A vendor's program asks the socket, keeps the last answer until its `valid_until`, and stops when it is denied. This
+program prints a line when the answer changes: `granted` or `denied`.
 """
 
 import sys
@@ -12,7 +12,7 @@ import httpx
 
 
 def ask(socket: str, entitlement: str) -> tuple[bool, datetime] | None:
-    """Whether it is granted and until when that counts; None when no agent answers."""
+    """Whether the entitlement is granted, and until when the answer is valid. None if no agent answers."""
     try:
         with httpx.Client(transport=httpx.HTTPTransport(uds=socket), trust_env=False) as client:
             answer = client.get(f"http://cascadia/v1/entitlements/{entitlement}").json()
@@ -22,17 +22,17 @@ def ask(socket: str, entitlement: str) -> tuple[bool, datetime] | None:
 
 
 def main(socket: str, entitlement: str) -> None:
-    granted, until, told = False, datetime.now(UTC), ""
+    granted, until, printed = False, datetime.now(UTC), ""
     while True:
         answer = ask(socket, entitlement)
         if answer is not None:
             granted, until = answer
         elif datetime.now(UTC) >= until:
             granted = False
-        word = "granted" if granted else "denied"
-        if word != told:
-            print(word, flush=True)
-            told = word
+        answered = "granted" if granted else "denied"
+        if answered != printed:
+            print(answered, flush=True)
+            printed = answered
         time.sleep(0.2)
 
 

@@ -1,4 +1,4 @@
-"""The story as it is told: a line when a step begins, a line for its outcome, and a table of all at the end.
+"""Output of the demo: a line when a step begins, a line for its result, and a table of all steps at the end.
 
 A step checks its own outcome and raises `StepFailed`.
 """
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 
 class Story:
-    """Tells each step as it happens and keeps the table."""
+    """Prints each step while it runs, and collects the table."""
 
     def __init__(self) -> None:
         self._rows: list[tuple[str, str, float]] = []
@@ -17,7 +17,7 @@ class Story:
 
     @contextmanager
     def step(self, title: str) -> Iterator[Callable[[str], None]]:
-        """Run a step: the yielded function says its outcome. A failure is printed and raised again."""
+        """Run a step. The yielded function prints and records its result. A failure is recorded and raised again."""
         outcome = ["done"]
         print(f"\n▸ {title}", flush=True)
         began = time.monotonic()

@@ -1,1 +1,1 @@
-"""Real parts for a developer's machine: software TPM, private PostgreSQL, processes. Used by demo, benchmarks and tests."""
+"""Real parts of a developer's machine, for demo, benchmarks and tests: software TPM, private PostgreSQL, processes."""

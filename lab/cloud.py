@@ -1,4 +1,4 @@
-"""A cloud on a developer's machine: an installation in a directory of its own, `cascade up` on it, and `cascade` commands."""
+"""Real part: a cloud on a developer's machine. It has its own installation, `cascade up`, and `cascade` commands."""
 
 import shutil
 import sqlite3
@@ -10,37 +10,37 @@ from lab.processes import Process, Start, accepts, free_ports, installed, wait_u
 from lab.tpm import SoftTpm
 
 PORTS = 4
-"""Fabric, Breakwater, and two that are open to strangers: the TUF repository, CRLs and OCSP."""
+"""Fabric; Breakwater; the TUF repository; CRLs and OCSP. The last two are open to everybody."""
 
 
 class Cloud:
-    """An installation in `directory`/cloud. `start` starts its processes, unless a call names another."""
+    """An installation in `directory`/cloud. `start` starts its processes; a call may give another `start`."""
 
     def __init__(self, directory: Path, start: Start = installed) -> None:
         self.directory = directory / "cloud"
         self.process: Process | None = None
         self.port = 0
-        """The first of its ports; Fabric's."""
+        """The first of the four ports, which is Fabric's."""
         self.made: Any = None
         self._scratch = directory
         self._start = start
 
     @property
     def env(self) -> dict[str, str]:
-        """What an operator's commands need in their environment."""
+        """The environment variables for an operator's commands."""
         lines = (self.directory / "operator" / "env").read_text().splitlines()
         variables = dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
         return {**variables, "XDG_CACHE_HOME": str(self._scratch / "cache")}
 
     def init(self, *options: str) -> Self:
-        """`cascade init`; `made` is its document."""
+        """Run `cascade init`. `made` is then the document that the command printed."""
         self.port = free_ports(PORTS)
         place = ("--dir", str(self.directory), "--port-base", str(self.port))
         self.made = self._start(self._scratch, "cascade", "init", *place, *options, "--json").document()
         return self
 
     def copy_from(self, other: "Cloud") -> Self:
-        """The same installation with its keys, databases and addresses: only one of the copies can be up."""
+        """Copy an installation with its keys, databases and addresses. Only one of the copies can run at a time."""
         shutil.copytree(other.directory, self.directory)
         path = self.directory / "operator" / "env"
         path.write_text(path.read_text().replace(str(other.directory), str(self.directory)))
@@ -48,14 +48,14 @@ class Cloud:
         return self
 
     def up(self, start: Start | None = None, wait: bool = True) -> Process:
-        """`cascade up`."""
+        """Start `cascade up`; with `wait`, return when every listener accepts connections."""
         self.process = (start or self._start)(self._scratch, "cascade", "up", "--dir", str(self.directory))
         if wait:
             self.wait_up()
         return self.process
 
     def wait_up(self) -> None:
-        """Until every listener accepts, or the process has ended."""
+        """Return when every listener accepts connections, or when the process has ended."""
 
         def up() -> bool:
             if self.process is None or not self.process.running:
@@ -70,16 +70,16 @@ class Cloud:
             self.process.stop()
 
     def kill(self) -> None:
-        """End `cascade up` at once."""
+        """Kill `cascade up`."""
         if self.process is not None:
             self.process.kill()
 
     def run(self, *argv: str, expect: int | None = 0) -> Any:
-        """One `cascade` command with `--json`; its document. Raises StepFailed on another exit code than `expect`."""
+        """Run a `cascade` command with `--json`; return its document. StepFailed if the exit is not `expect`."""
         return self._start(self._scratch, "cascade", *argv, "--json", env=self.env).document(expect)
 
     def rows(self, service: str, sql: str, *arguments: object) -> list[tuple[Any, ...]]:
-        """A look into a service's SQLite database, beside the running service."""
+        """Rows of a service's SQLite database, read while the service runs."""
         uri = f"file:{self.directory / service / 'database.sqlite'}?mode=ro"
         connection = sqlite3.connect(uri, uri=True, timeout=10)
         try:
@@ -88,7 +88,7 @@ class Cloud:
             connection.close()
 
     def tenant(self, chip: SoftTpm, name: str = "acme") -> str:
-        """A tenant that trusts the chip's maker; its id."""
+        """Make a tenant that trusts the maker of `chip`; return its id."""
         tenant = str(self.run("tenant", "create", name)["id"])
         chain = self._scratch / "ek-roots.pem"
         chain.write_text(chip.ek_roots_pem.read_text() + chip.ek_intermediates_pem.read_text())
@@ -96,7 +96,7 @@ class Cloud:
         return tenant
 
     def code(self, tenant: str, *options: str, entitlement: str = "vision") -> Path:
-        """A new activation file."""
+        """Make an activation code; return its activation file."""
         path = self._scratch / f"activation-{time.monotonic_ns()}.json"
         self.run("code", "create", tenant, "--entitlement", entitlement, "--out", str(path), *options)
         return path

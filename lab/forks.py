@@ -1,6 +1,6 @@
-"""The two command lines, forked from a process that has everything imported: real processes without a second's import.
+"""Real part: forks the two command lines from a process that has imported everything. A fork saves a second of imports.
 
-What runs is `main` of `cascade` or `cascadia`, with sockets, databases and a TPM as in any other start.
+The forked process runs `main` of `cascade` or `cascadia`, with sockets, databases and a TPM as in any other start.
 """
 
 import multiprocessing
@@ -18,7 +18,7 @@ from pathlib import Path
 from lab.processes import Process, Side, new_files
 
 Prepare = Callable[[Side], None]
-"""Called in the new process before its command line; it is pickled on its way there."""
+"""Called in the new process before its command line runs. It is pickled, so it has to be importable."""
 
 _PRELOAD = [
     "lab.forks", "cloud.breakwater.app", "cloud.fabric.app", "cloud.cli.main", "cloud.cli.run", "cloud.cli.init",
@@ -26,21 +26,21 @@ _PRELOAD = [
     "cloud.cli.tokens", "cloud.cli.audit", "cloud.cli.trust.commands", "cloud.cli.pki.commands", "cloud.cli.pki.host",
     "node.cli.main", "node.agent", "node.exchanges.activation", "node.trust.update", "node.local.client",
     "node.system.hardening",
-    # What these import when it is first used.
+    # The modules above import these at their first use.
     "litestar._kwargs.kwargs_model", "anyio._backends._asyncio", "uvicorn.lifespan.off", "asyncpg", "encodings.idna",
     "cryptography.hazmat.backends.openssl.backend", "tuf.api.serialization.json", "tpm2_pytss.cryptography", "pyudev",
     "_strptime",
 ]  # fmt: skip
 
 _turn = threading.Lock()
-"""The library reads an exit status once, and in whichever thread starts or asks first."""
+"""The library reads an exit status once, in the first thread that starts or polls. So one thread does so at a time."""
 
 
 class ForkServer:
-    """Starts the command lines. The library has one fork server a process, so one of these is enough."""
+    """Starts the command lines. The library has one fork server for each process, so make one instance."""
 
     def __init__(self, *preload: str) -> None:
-        """`preload`: further modules that the server imports, where `prepare` is, say."""
+        """`preload`: more modules that the server imports, such as the module of `prepare`."""
         self._preload = [*_PRELOAD, *preload]
 
     @cached_property

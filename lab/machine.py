@@ -1,4 +1,4 @@
-"""A machine on a developer's machine: a software TPM, a state directory, and `cascadia` on them."""
+"""Real part: a machine with a software TPM, a state directory, and `cascadia`."""
 
 import http.client
 import json
@@ -14,7 +14,7 @@ ASK_SECONDS = 10.0
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    """HTTP over the unix socket at `path`. Polled often, so nothing heavier."""
+    """HTTP over the unix socket at `path`. Tests poll it often, so it has to be light."""
 
     path = ""
 
@@ -25,9 +25,9 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 class Machine:
-    """A machine in `directory`/`name`. `start` starts its processes, unless a call names another.
+    """A machine in `directory`/`name`. `start` starts its processes; a call may give another `start`.
 
-    Its agent looks for the cloud every `heartbeat_seconds`; None leaves every setting but the places at its default.
+    The agent contacts the cloud every `heartbeat_seconds`. With None every setting except paths keeps its default.
     """
 
     def __init__(
@@ -54,21 +54,21 @@ class Machine:
         self.env = {**chip.env, "CASCADIA_CONFIG": str(config)}
 
     def start(self, *argv: str, start: Start | None = None) -> Process:
-        """A `cascadia` command, not waited for."""
+        """Start a `cascadia` command, and return at once."""
         return (start or self._start)(self.directory, "cascadia", *argv, env=self.env)
 
     def run(self, *argv: str, expect: int | None = 0) -> Any:
-        """A `cascadia` command with `--json`; its document. Raises StepFailed on another exit code than `expect`."""
+        """Run a `cascadia` command with `--json`; return its document. StepFailed if the exit is not `expect`."""
         return self.start(*argv, "--json").document(expect)
 
     def launch(self, start: Start | None = None) -> Process:
-        """`cascadia run`, not waited for."""
+        """Start `cascadia run`, and return at once."""
         self.socket.unlink(missing_ok=True)
         self.agent = self.start("run", start=start)
         return self.agent
 
     def up(self, start: Start | None = None) -> Process:
-        """`cascadia run`, until its socket answers."""
+        """Start `cascadia run`, and return when its socket answers. Raises StepFailed if the agent ends."""
         agent = self.launch(start)
         wait_until("the agent's answer", lambda: not agent.running or self.answers())
         if not agent.running:
@@ -76,11 +76,11 @@ class Machine:
         return agent
 
     def down(self) -> int:
-        """Stop `cascadia run`; its exit status."""
+        """Stop `cascadia run`; return its exit status."""
         return self.agent.stop() if self.agent is not None else 0
 
     def kill(self) -> None:
-        """End `cascadia run` at once."""
+        """Kill `cascadia run`."""
         if self.agent is not None:
             self.agent.kill()
 
@@ -89,7 +89,7 @@ class Machine:
         return self.ask("/v1/status") is not None
 
     def ask(self, path: str) -> Any:
-        """A document from the agent's socket; None when nobody answers."""
+        """A document from the agent's socket. None if no agent answers."""
         connection = _UnixConnection("cascadia", timeout=ASK_SECONDS)
         connection.path = str(self.socket)
         try:
@@ -102,7 +102,7 @@ class Machine:
 
     @property
     def licence(self) -> str:
-        """The state of the licence, as the agent says it."""
+        """The state of the licence that the agent reports."""
         document = self.ask("/v1/license")
         return str(document["state"]) if document else "no agent"
 
@@ -112,7 +112,7 @@ class Machine:
         return bool(document and document["granted"])
 
     def wait_state(self, *states: str, seconds: float = WAIT_SECONDS) -> float:
-        """Seconds until the licence is in one of `states`."""
+        """Wait until the licence is in one of `states`; return the seconds that it took."""
         began = time.monotonic()
         wait_until(f"state {states} (now {self.licence})", lambda: self.licence in states, seconds)
         return time.monotonic() - began

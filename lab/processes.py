@@ -1,7 +1,7 @@
-"""Processes of a developer's machine: started, waited for, stopped; and free ports for them to listen on.
+"""Real parts: child processes on a developer's machine, and free ports for them.
 
-`Process` is one child, whatever started it. `start_program` starts any program; a `Start` starts one of the two command
-lines: `installed` runs the one beside this interpreter, `lab.forks` forks it from a process that has everything imported.
+`Process` is one child. `start_program` starts any program. A `Start` starts one of the two command lines: `installed`
+runs the program beside this interpreter; `lab.forks` forks it from a process that has imported everything.
 """
 
 import itertools
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 WAIT_SECONDS = 30.0
-"""How long a process may take to start, to answer or to end, unless the caller says otherwise."""
+"""How long a process may take to start, to answer or to end. Callers may give another time."""
 
 POLL_SECONDS = 0.02
 TAIL_CHARACTERS = 3000
@@ -32,11 +32,11 @@ Side = Literal["cascade", "cascadia"]
 
 
 class StepFailed(AssertionError):
-    """What was started or waited for does not do what it should."""
+    """A process or an awaited event did not do what the step needs."""
 
 
 def wait_until(what: str, check: Callable[[], Any], seconds: float = WAIT_SECONDS) -> Any:
-    """The first true value of `check`. Raises StepFailed after `seconds`."""
+    """Poll `check` and return its first true value. Raises StepFailed after `seconds`; `what` names the event."""
     until = time.monotonic() + seconds
     while True:
         value = check()
@@ -48,12 +48,12 @@ def wait_until(what: str, check: Callable[[], Any], seconds: float = WAIT_SECOND
 
 
 _FIRST_PORT, _PORTS_EACH, _SLOTS = 10_000, 4, 5_600
-"""Below 32768, where Linux takes the ports of outgoing connections from."""
+"""Below 32768, because Linux takes the ports of outgoing connections from there up."""
 _slots = itertools.count(os.getpid() * 16)
 
 
 def free_ports(count: int = 4) -> int:
-    """The first of `count` neighbouring free ports on loopback; each call in a process returns others."""
+    """The first of `count` neighbouring free ports on loopback. Each call in a process returns other ports."""
     for slot in itertools.islice(_slots, 200):
         base = _FIRST_PORT + slot % _SLOTS * _PORTS_EACH
         try:
@@ -67,13 +67,13 @@ def free_ports(count: int = 4) -> int:
 
 
 def accepts(port: int) -> bool:
-    """Whether something listens on a port of loopback."""
+    """Whether a process listens on a port of loopback."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 class Child(Protocol):
-    """What `Process` needs of the library that started a child; `subprocess.Popen` has it."""
+    """The methods of a child that `Process` calls; `subprocess.Popen` has them."""
 
     @property
     def pid(self) -> int: ...
@@ -84,7 +84,7 @@ class Child(Protocol):
 
 
 class Process:
-    """A child process. `log` holds its standard error, a file beside it what it prints."""
+    """A child process. `log` has its standard error; a file beside it has its standard output."""
 
     def __init__(self, name: str, child: Child, log: Path, out: Path) -> None:
         self.name = name
@@ -101,14 +101,14 @@ class Process:
         return self._child.poll() is None
 
     def wait(self, seconds: float = WAIT_SECONDS) -> int:
-        """The exit status (negative: killed by that signal). Raises StepFailed after `seconds`."""
+        """Wait for the exit status (negative: killed by that signal). Raises StepFailed after `seconds`."""
         try:
             return self._child.wait(seconds)
         except subprocess.TimeoutExpired:
             raise StepFailed(f"{self.name} is still running after {seconds:.0f} s:\n{self.tail()}") from None
 
     def stop(self) -> int:
-        """SIGTERM, then the exit status. What does not end in time is killed, and StepFailed raised."""
+        """Send SIGTERM; return the exit status. Kills a process that does not end in time, and raises StepFailed."""
         if self.running:
             self._child.terminate()
         try:
@@ -118,35 +118,35 @@ class Process:
             raise
 
     def kill(self) -> None:
-        """SIGKILL, if it still runs."""
+        """Send SIGKILL if the process still runs."""
         if self.running:
             self._child.kill()
         self.wait()
 
     def printed(self) -> str:
-        """What it printed so far."""
+        """The standard output so far."""
         return self._out.read_text(errors="replace") if self._out.exists() else ""
 
     def out(self) -> Any:
-        """What it printed, as JSON; None if it printed nothing."""
+        """The standard output so far, decoded from JSON. None if it is empty."""
         text = self.printed()
         return json.loads(text) if text.strip() else None
 
     def document(self, expect: int | None = 0) -> Any:
-        """What it printed, as JSON, once it has ended. Raises StepFailed on another exit status than `expect`."""
+        """Wait for the end; return the standard output, decoded from JSON. StepFailed if the status is not `expect`."""
         code = self.wait()
         if expect is not None and code != expect:
             raise StepFailed(f"{self.name} exited {code}, not {expect}:\n{self.tail()}")
         return self.out()
 
     def tail(self) -> str:
-        """The end of its log, and of what it printed."""
+        """The last characters of the log and the standard output."""
         text = self.log.read_text(errors="replace") if self.log.exists() else ""
         return (text + self.printed())[-TAIL_CHARACTERS:]
 
 
 class Start(Protocol):
-    """How a command line becomes a process: logs go to `directory`, `env` is added to this process's environment."""
+    """Starts a command line as a process. Logs go to `directory`; `env` is added to this process's environment."""
 
     def __call__(
         self, directory: Path, side: Side, *arguments: str, env: Mapping[str, str] | None = None
@@ -164,25 +164,25 @@ def start_program(directory: Path, name: str, command: Sequence[str], env: Mappi
 
 
 def installed(directory: Path, side: Side, *arguments: str, env: Mapping[str, str] | None = None) -> Process:
-    """A `Start`: runs the installed command line."""
+    """A `Start` that runs the installed command line."""
     return start_program(directory, side, [str(BIN / side), *arguments], env)
 
 
 def new_files(directory: Path, name: str) -> tuple[Path, Path]:
-    """The log that all processes of a name in `directory` share, and a new file for what one of them prints."""
+    """The log of all processes named `name` in `directory`, and a new file for the standard output of one process."""
     directory.mkdir(parents=True, exist_ok=True)
     return directory / f"{name}.log", directory / f"{name}-{time.monotonic_ns()}.out"
 
 
 class Killable(Protocol):
-    """A process, or what owns one."""
+    """A process, or an owner of a process."""
 
     def kill(self) -> None: ...
 
 
 @contextmanager
 def ended(*things: Killable) -> Iterator[None]:
-    """Kill what is still running of these at the end."""
+    """Kill those of `things` that still run at the end of the block."""
     try:
         yield
     finally:
@@ -193,11 +193,11 @@ def ended(*things: Killable) -> Iterator[None]:
 
 @contextmanager
 def scratch_directory(prefix: str) -> Iterator[Path]:
-    """A temporary directory: removed at the end, kept for a look after an error."""
+    """A temporary directory. It is removed at the end of the block, and kept after an error."""
     directory = Path(tempfile.mkdtemp(prefix=prefix))
     try:
         yield directory
     except BaseException:
-        print(f"  kept for a look: {directory}", file=sys.stderr)
+        print(f"  the files of this run are kept in {directory}", file=sys.stderr)
         raise
     shutil.rmtree(directory, ignore_errors=True)

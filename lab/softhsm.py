@@ -1,7 +1,7 @@
-"""A token of SoftHSM2 in a folder, that can be taken away and put back.
+"""Real part: a SoftHSM2 token in a folder. The token can be taken away and put back.
 
-The library reads SOFTHSM2_CONF when it is loaded, which is in a token process of its own; so a test (and a worker of
-pytest-xdist) sets it in its own environment and never meets another's token.
+The library reads SOFTHSM2_CONF when it is loaded, and it is loaded in a token process. So each test, and each worker of
+pytest-xdist, sets the variable in its own environment and uses only its own token.
 """
 
 import os
@@ -22,7 +22,7 @@ _SO_PIN = "an-officer-of-tests-1113"
 
 
 class SoftHsm:
-    """One token, `LABEL`, initialised. Set `environment` before anything loads the library."""
+    """One initialised token with the label `LABEL`. Set `environment` before a process loads the library."""
 
     def __init__(self, directory: Path, pin: str = PIN) -> None:
         self.directory = directory
@@ -42,15 +42,15 @@ class SoftHsm:
         return Pkcs11Keys(MODULE, LABEL, self.pin_file, timeout_seconds, retry_seconds)
 
     def make(self) -> None:
-        """An empty token."""
+        """Make an empty token."""
         self._util("--init-token", "--free", "--label", LABEL, "--pin", self._pin, "--so-pin", _SO_PIN)
 
     def delete(self) -> None:
-        """The token and its keys are gone."""
+        """Delete the token and its keys."""
         self._util("--delete-token", "--token", LABEL)
 
     def bring(self, label: str, key: ec.EllipticCurvePrivateKey) -> None:
-        """Import a key that was made elsewhere."""
+        """Import a key that was not made on the token."""
         path = self.directory / "import.pem"
         path.write_bytes(
             key.private_bytes(
@@ -61,7 +61,7 @@ class SoftHsm:
         self._util("--import", str(path), "--force", *names, "--pin", self._pin)
 
     def take_away(self) -> None:
-        """As pulled out of its reader."""
+        """Make the token unavailable, as when it is pulled out of its reader."""
         self._tokens.rename(self._away)
 
     def put_back(self) -> None:
@@ -77,7 +77,7 @@ class SoftHsm:
 
 
 def token_processes(parent: int | None = None) -> list[int]:
-    """The token processes that a process (this one, unless told otherwise) has started and that still run."""
+    """The pids of the running token processes whose parent is `parent`; the default is this process."""
     found = []
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:

@@ -1,4 +1,4 @@
-"""A stranger: asks about a certificate with curl, openssl and the addresses in the certificate alone."""
+"""Real part: a stranger, who checks a certificate with curl, openssl and the addresses in the certificate alone."""
 
 import subprocess
 from pathlib import Path
@@ -20,7 +20,7 @@ def _run(directory: Path, *command: str | Path) -> str:
 
 
 class Verdicts(msgspec.Struct, frozen=True):
-    """By OCSP and by CRL, each verified; with the CRL's number."""
+    """The answers of OCSP and of the CRL about one certificate, both verified, and the number of the CRL."""
 
     ocsp: str
     on_crl: bool
@@ -28,7 +28,7 @@ class Verdicts(msgspec.Struct, frozen=True):
 
 
 class Stranger:
-    """Somebody who has the root certificate and a folder."""
+    """A client that has only the root certificate and a folder."""
 
     def __init__(self, cloud: Cloud, directory: Path) -> None:
         self.directory = directory
@@ -36,7 +36,7 @@ class Stranger:
         self._root = cloud.directory / "breakwater" / "certs" / "root.pem"
 
     def asks(self, certificate: x509.Certificate) -> Verdicts:
-        """Ask over HTTP, now. Raises StepFailed if one of the answers does not verify."""
+        """Ask over HTTP. Raises StepFailed if an answer does not verify."""
         leaf = self._keep("leaf.pem", certificate)
         about = certificate.extensions.get_extension_for_class(x509.AuthorityInformationAccess).value
         urls = {each.access_method: str(each.access_location.value) for each in about}
@@ -55,10 +55,10 @@ class Stranger:
         )
 
     def crl(self, certificate: x509.Certificate, address: str = "") -> x509.CertificateRevocationList:
-        """The certificate's CRL, from its own address or another replica's; `cas.pem` must be there."""
+        """Fetch the CRL of a certificate, from its own address or from `address`. Call `asks` first."""
         points = certificate.extensions.get_extension_for_class(x509.CRLDistributionPoints).value
         if points[0].full_name is None:
-            raise StepFailed("the certificate does not say where its CRL is")
+            raise StepFailed("the certificate has no address of a CRL")
         crl = self._fetch(address or str(points[0].full_name[0].value), "list.crl")
         verified = ("openssl", "crl", "-inform", "DER", "-in", "list.crl", "-CAfile", "cas.pem", "-noout")
         if "verify OK" not in (said := _run(self.directory, *verified)):

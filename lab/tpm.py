@@ -1,19 +1,18 @@
-"""A software TPM behind a resource manager: what a machine's ``/dev/tpmrm0`` is, for tests, demo and benchmarks.
+"""Real part: a software TPM behind a resource manager. It takes the place of a machine's ``/dev/tpmrm0``.
 
-`SoftTpm` runs ``swtpm`` (the chip), ``tpm2-abrmd`` (the resource manager) and, unless it is given one, a private
-D-Bus session (how a client reaches the resource manager). The chip has an RSA-2048 endorsement certificate at
-its standard NV index, issued by a certificate authority in a directory of the caller's: nothing outside the given
-directories and one short-lived directory for sockets is touched.
+`SoftTpm` runs ``swtpm`` (the chip) and ``tpm2-abrmd`` (the resource manager). Clients reach the resource manager over a
+private D-Bus session. The caller gives the session, or `SoftTpm` starts one. The chip has an RSA-2048 endorsement
+certificate at its standard NV index. A certificate authority in a directory of the caller issues it. `SoftTpm` writes
+only to the given directories and to one temporary directory for sockets.
 
-It is not a mock: keys, certificates, time-outs and errors are those of the TPM 2.0 reference code.
+It is not a mock: keys, certificates, time-outs and errors come from the TPM 2.0 reference code.
 
-Rules it keeps:
+Rules:
 
-- It ends only processes it started. A watchdog per instance ends them when the starting process dies, however it dies.
-- A TCTI string cannot carry the address of a bus (``tabrmd`` knows ``bus_type`` and ``bus_name`` only), so a client
-  needs `SoftTpm.env` in its environment. Several chips on one bus are told apart by the ``bus_name`` in `SoftTpm.tcti`;
-  that is how one process talks to several. A process can use one bus only: GLib keeps the first that it meets, even
-  when that one has gone. So test processes use `shared_bus`.
+- It ends only processes that it started. A watchdog ends them when the starting process dies, even by SIGKILL.
+- A TCTI string cannot have the address of a bus (``tabrmd`` knows only ``bus_type`` and ``bus_name``). So a client
+  needs `SoftTpm.env` in its environment. The ``bus_name`` in `SoftTpm.tcti` selects one of several chips on a bus. A
+  process can use only one bus: GLib keeps the first bus, even after it has ended. So test processes use `shared_bus`.
 """
 
 import functools
@@ -30,13 +29,13 @@ from types import TracebackType
 from typing import Self
 
 START_SECONDS_MAX = 20.0
-"""How long one of the daemons may take to answer. They take 20 ms; a loaded build machine takes longer."""
+"""How long a daemon may take to answer. It takes 20 ms; a loaded build machine takes longer."""
 
 STOP_SECONDS_MAX = 5.0
 """How long a daemon may take to end after SIGTERM, before it is killed."""
 
 SETUP_SECONDS_MAX = 120.0
-"""How long making a chip may take. It takes 1-2 s, most of it for three RSA keys."""
+"""How long it may take to make a chip. It takes 1-2 s, mostly for three RSA keys."""
 
 UNIX_PATH_BYTES_MAX = 107
 """Longest path of a unix socket on Linux (sun_path less its final zero)."""
@@ -60,7 +59,7 @@ _BUS_CONFIG = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Confi
 """
 
 _WATCHDOG = 'while read -r pids; do set -- $pids; done; [ $# -eq 0 ] || kill -KILL "$@"; rm -rf -- "$0"'
-"""Keeps the last line it read, and acts on it when its input ends, which is when the starting process has gone."""
+"""Stores the last line of its input: the pids. Its input ends with the starting process; then it kills these pids."""
 
 
 class SoftTpmError(Exception):
@@ -68,7 +67,7 @@ class SoftTpmError(Exception):
 
 
 class _Daemons:
-    """Child processes of one owner, and the watchdog that outlives the owner just long enough to end them.
+    """Child processes of one owner, and the watchdog that ends them after the owner has died.
 
     ``PR_SET_PDEATHSIG`` is not used: it fires when the starting *thread* ends, and worker threads do.
     """
@@ -85,7 +84,7 @@ class _Daemons:
         )
 
     def start(self, name: str, command: list[str], environment: Mapping[str, str] | None = None) -> None:
-        """Start `command` in a session of its own (so that Ctrl-C reaches the owner only), logging to NAME.log."""
+        """Start `command` in a new session, so that Ctrl-C reaches only the owner. Its output goes to NAME.log."""
         with (self._runtime / f"{name}.log").open("ab") as log:
             self._children[name] = subprocess.Popen(
                 command,
@@ -107,7 +106,7 @@ class _Daemons:
         return (self._runtime / f"{name}.log").read_text(errors="replace")[-2000:]
 
     def stop(self, name: str) -> None:
-        """End one child; SIGCONT first, for a stopped process does not see SIGTERM."""
+        """End one child. SIGCONT comes first, because a stopped process does not handle SIGTERM."""
         child = self._children.pop(name, None)
         if child is None:
             return
@@ -138,7 +137,7 @@ class _Daemons:
 
 
 class PrivateBus:
-    """A D-Bus session bus that nobody else uses."""
+    """A private D-Bus session bus."""
 
     def __init__(self) -> None:
         self._runtime = _runtime_directory()
@@ -155,7 +154,7 @@ class PrivateBus:
         return {"DBUS_SESSION_BUS_ADDRESS": self.address}
 
     def has(self, name: str) -> bool:
-        """Whether somebody owns `name` on the bus."""
+        """Whether a process owns `name` on the bus."""
         answer = subprocess.run(
             [
                 _program("dbus-send"),
@@ -178,18 +177,18 @@ class PrivateBus:
 
 @functools.cache
 def shared_bus() -> PrivateBus:
-    """The one bus of this process, exported into its environment; the watchdog ends it after the process."""
+    """The bus of this process. Its address is in the environment. The watchdog ends the bus after the process."""
     bus = PrivateBus()
     os.environ.update(bus.env)
     return bus
 
 
 class SoftTpm:
-    """One software TPM. A context manager, or `start` and `stop`; started again, it is the same chip after a power cut.
+    """One software TPM. Use it as a context manager, or with `start` and `stop`. A second start is a power cycle.
 
-    `directory` holds the chip (made when it has none), `ca` the certificate authority of its maker: chips
-    made with one `ca` are of one manufacturer. A copy of a stopped chip's directory is a copy of the chip, same EK
-    and all (`copy_to`): the quick way to a prepared chip, and the input of clone tests.
+    `directory` has the chip; it is made if it is missing. `ca` has the certificate authority of the maker: chips with
+    the same `ca` have the same maker. A copy of a stopped chip's directory is a copy of the chip with the same EK
+    (`copy_to`). Tests use copies because they are quick to make, and because they are clones.
     """
 
     def __init__(self, directory: Path, *, ca: Path | None = None, bus: PrivateBus | None = None) -> None:
@@ -208,26 +207,26 @@ class SoftTpm:
 
     @property
     def env(self) -> dict[str, str]:
-        """What a process must have in its environment for `tcti` to work."""
+        """The environment variables that a process needs to use `tcti`."""
         return self._running()[0].env
 
     @property
     def raw_socket(self) -> Path:
-        """Where the chip itself listens, for one client at a time: only without a resource manager."""
+        """The socket of the chip itself. Use it only while no resource manager runs, one client at a time."""
         return self._socket_path()
 
     @property
     def ek_roots_pem(self) -> Path:
-        """The manufacturer's root certificate: what a tenant trusts."""
+        """The maker's root certificate, for a tenant to trust."""
         return self.ca / "swtpm-localca-rootca-cert.pem"
 
     @property
     def ek_intermediates_pem(self) -> Path:
-        """The certificate under the root that signs endorsement certificates; a chip does not carry it."""
+        """The maker's intermediate certificate, which signs endorsement certificates. The chip does not have it."""
         return self.ca / "issuercert.pem"
 
     def manufacture(self) -> None:
-        """Make the chip: seeds, EK, EK certificate. About 2 s; does nothing if it is there."""
+        """Make the chip: seeds, EK, EK certificate. Takes about 2 s; does nothing if the chip exists."""
         if (self.directory / STATE_FILE).exists():
             return
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -267,7 +266,7 @@ class SoftTpm:
             raise SoftTpmError(f"swtpm_setup failed: {(made.stdout + made.stderr).decode(errors='replace')[-2000:]}")
 
     def copy_to(self, directory: Path) -> "SoftTpm":
-        """A copy of this stopped chip, of the same manufacturer, in `directory`."""
+        """Copy this stopped chip to `directory`; return the copy, which has the same maker."""
         if self._daemons is not None:
             raise SoftTpmError("only a stopped chip can be copied")
         self.manufacture()
@@ -276,7 +275,7 @@ class SoftTpm:
         return SoftTpm(directory, ca=self.ca, bus=self._given_bus)
 
     def start(self) -> Self:
-        """Power on. The chip is made first if it is not there."""
+        """Power on. Makes the chip first if it is missing."""
         if self._daemons is not None:
             raise SoftTpmError("already started")
         self.manufacture()
@@ -287,7 +286,7 @@ class SoftTpm:
         try:
             self._start_chip()
             self._start_manager()
-        except BaseException:  # whatever it is, the processes started so far must not stay behind
+        except BaseException:  # after any error, also a cancellation, no started process may stay behind
             self.stop()
             raise
         return self
@@ -302,7 +301,7 @@ class SoftTpm:
             bus.stop()
 
     def reset(self) -> None:
-        """Power cycle: transient objects and sessions are gone, the reset count rises."""
+        """Power cycle: transient objects and sessions are lost, and the reset count rises."""
         _, daemons = self._running()
         daemons.stop("abrmd")
         daemons.stop("swtpm")
@@ -310,24 +309,24 @@ class SoftTpm:
         self._start_manager()
 
     def restart_resource_manager(self) -> None:
-        """What an update of the resource manager does: every connection is lost, the chip stays on."""
+        """Restart the resource manager, as its update does: every connection is lost, the chip stays on."""
         _, daemons = self._running()
         daemons.stop("abrmd")
         self._start_manager()
 
     def stop_resource_manager(self) -> None:
-        """No resource manager at all, until `restart_resource_manager`."""
+        """Stop the resource manager until `restart_resource_manager`."""
         self._running()[1].stop("abrmd")
 
     def freeze(self) -> None:
-        """The chip stops answering; it neither fails nor goes away."""
+        """Make the chip stop answering. Connections stay open and commands wait."""
         os.kill(self._running()[1].pid("swtpm"), signal.SIGSTOP)
 
     def thaw(self) -> None:
         os.kill(self._running()[1].pid("swtpm"), signal.SIGCONT)
 
     def clear(self) -> None:
-        """``TPM2_Clear``, as from the firmware's menu: storage keys are gone, EK and its certificate stay."""
+        """``TPM2_Clear``, as from the firmware's menu: storage keys are lost; EK and its certificate stay."""
         cleared = subprocess.run(
             [_program("tpm2_clear"), "-T", self.tcti, "-c", "p"],
             capture_output=True,
@@ -408,7 +407,7 @@ class SoftTpm:
 
 
 def _runtime_directory() -> Path:
-    """A short path of our own for sockets and logs, whatever TMPDIR is."""
+    """A new directory for sockets and logs, whose path is short enough even if TMPDIR is long."""
     path = Path(tempfile.mkdtemp(prefix="softtpm-"))
     if len(os.fsencode(path / "data.ctrl")) > UNIX_PATH_BYTES_MAX:
         path.rmdir()
@@ -417,7 +416,7 @@ def _runtime_directory() -> Path:
 
 
 def _program(name: str) -> str:
-    """The path of a daemon; system directories are searched too, for they are often not in a user's PATH."""
+    """The path of a daemon. System directories are searched too, because a user's PATH often lacks them."""
     found = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin:/usr/bin")
     if found is None:
         raise SoftTpmError(f"{name} is not installed (Debian packages: swtpm swtpm-tools tpm2-abrmd tpm2-tools dbus)")
@@ -425,7 +424,7 @@ def _program(name: str) -> str:
 
 
 def _wait(what: str, ready: Callable[[], bool], ended: Callable[[], bool], log: Callable[[], str]) -> None:
-    """Poll until `ready`; the daemons have no other way to say so."""
+    """Poll until `ready`; the daemons give no other sign. Raises SoftTpmError if one ends or is late."""
     until = time.monotonic() + START_SECONDS_MAX
     while not ready():
         if ended():

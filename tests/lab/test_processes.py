@@ -92,4 +92,4 @@ def test_a_scratch_directory_is_kept_after_an_error_only(tmp_path: Path, capsys:
     with pytest.raises(RuntimeError, match="sample"), scratch_directory("cascade-test-") as kept:
         kept.rename(tmp_path / "kept")
         raise RuntimeError("sample")
-    assert capsys.readouterr().err == f"  kept for a look: {kept}\n"
+    assert capsys.readouterr().err == f"  the files of this run are kept in {kept}\n"
