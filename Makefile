@@ -26,13 +26,14 @@ test: setup ## every test; a skipped, xfailed or deselected one is a failure
 unit: setup ## the quick tests: all but tests/system and what is marked slow
 	@$(BIN)/python -m pytest -n 2 --dist worksteal --ignore=tests/system -m "not slow" $(ARGS)
 
-check: setup ## ruff, mypy --strict, import contracts, the tree, its tests
+check: setup ## ruff, mypy --strict, import contracts, the tree, its tests, the pages
 	@$(BIN)/ruff check $(SOURCES)
 	@$(BIN)/ruff format --check $(SOURCES)
 	@$(BIN)/mypy $(SOURCES)
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/python -m tools.tree
 	@$(BIN)/python -m tools.mirror
+	@$(BIN)/python -m tools.docs
 
 bench: setup ## benchmarks, each as a ratio to a floor measured in the same run
 	@$(BIN)/python -m benchmarks $(ARGS)
