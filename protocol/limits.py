@@ -1,6 +1,6 @@
-"""Every bound that both sides share: sizes, counts and waits, with unit and reason.
+"""Values: limits of the protocol between node and cloud: sizes, counts and waits, with unit and reason.
 
-A bound of one side only stands in that side's own module.
+A limit is here also if one side alone enforces it. A limit of one side's own work is in the module that uses it.
 """
 
 from datetime import timedelta
