@@ -1,1 +1,1 @@
-"""Fabric, the control plane: tenants, activation, node licensing, statements, operators and audit."""
+"""Service: Fabric, the control plane. Tenants, activation, nodes, statements, published trust, operators and audit."""

@@ -1,4 +1,4 @@
-"""Wiring: settings in, a `Unit` of the process out. Decides nothing."""
+"""Wiring: opens Fabric from its settings, and hands the process a `Unit`. Decides nothing."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
@@ -36,18 +36,18 @@ from cloud.tasks.stopping import Stopping
 
 
 def make_api(guard: Guard, services: Mapping[str, object]) -> Litestar:
-    """The application of the API; handlers take their part of `services` by name."""
+    """The application of the API. A handler takes parts from `services` by the names of its parameters."""
     return make_app(routes(), guard, services=services, metrics=Metrics("fabric"))
 
 
 def make_repository(guard: Guard, services: Mapping[str, object]) -> Litestar:
-    """The application of the read-only repository."""
+    """The application that serves the TUF repository, read-only."""
     return make_app(repository_routes(), guard, services=services)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fabric:
-    """An open Fabric: its parts, its connections, its applications, and what the process serves of it."""
+    """An open Fabric: its parts, its connections, its applications, and the listeners and tasks of the process."""
 
     parts: Parts
     connections: Connections
@@ -60,9 +60,10 @@ class Fabric:
 async def opened(
     settings: FabricSettings, now: Now = utc_now, entropy: Entropy = system_entropy
 ) -> AsyncIterator[Fabric]:
-    """Open Fabric, and close it after the last request.
+    """Open Fabric on entry, and close its connections and database on exit.
 
-    Raises SettingsError, KeyFileError, IdentityError, StorageError, naming what is wrong.
+    Raises SettingsError, GateRefused, KeyFileError, IdentityError and StorageError, each with a text that says what is
+    wrong.
     """
     check_gates(settings)
     passphrase_file, keys = settings.path(settings.passphrase_file), settings.path(settings.keys)
@@ -98,14 +99,14 @@ async def opened(
             parts = make_parts(stores, ports, await read_secrets(stores.installation))
             await connections.revoked.load()
             try:
-                await parts.trust.follower.look()
+                await parts.trust.follower.update()
             except TargetsError as error:
-                raise StorageError(f"the published trust cannot be used: {error}") from error
+                raise StorageError(f"cannot use the published trust: {error}") from error
             yield _fabric(settings, parts, connections, now)
 
 
 def _fabric(settings: FabricSettings, parts: Parts, connections: Connections, now: Now) -> Fabric:
-    """The applications over the parts, and what the process serves."""
+    """The applications over the parts, with the listeners and background tasks of the process."""
     guard = Guard(
         trust=lambda: parts.current_trust.trust,
         checks=PeerRecords(is_revoked=connections.revoked.__contains__, nodes=parts.stores.nodes),
@@ -117,7 +118,7 @@ def _fabric(settings: FabricSettings, parts: Parts, connections: Connections, no
     api, repository = make_api(guard, services), make_repository(guard, services)
 
     async def end_polls(stopping: Stopping) -> None:
-        """Let every long poll end as soon as the process is told to stop."""
+        """End every long poll as soon as the process begins to stop."""
         await stopping.wait()
         parts.shared.wake_room.close()
 
@@ -136,7 +137,7 @@ def _fabric(settings: FabricSettings, parts: Parts, connections: Connections, no
             end_polls,
             parts.trust.follower.run,
             connections.follow_revocations,
-            connections.meet_breakwater,
+            connections.learn_breakwater_certificate,
             connections.identity.run,
         ),
     )
@@ -144,7 +145,7 @@ def _fabric(settings: FabricSettings, parts: Parts, connections: Connections, no
 
 
 def fabric_unit(settings_file: Path, now: Now = utc_now) -> Unit:
-    """Fabric as `cascade up` and `cascade serve` run it. Raises SettingsError, GateRefused."""
+    """The unit that `cascade up` and `cascade serve` run. Raises SettingsError, GateRefused."""
     settings = load_settings(settings_file, FabricSettings)
     check_gates(settings)
 

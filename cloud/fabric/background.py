@@ -1,8 +1,9 @@
-"""Background task: finds in the rows what a request began and did not end, and carries it on.
+"""Background task: finishes work that a request began and left unfinished. The rows say what is unfinished.
 
-It has Breakwater close the generations that are closed here, ends activations that nobody confirmed, frees the seats
-of revoked nodes, stores what sessions showed, and keeps the TUF repository's online roles fresh. After a restart the
-rows say the same.
+The task asks Breakwater to close the generations that Fabric has closed. It ends activations that were not confirmed
+in time. It asks Breakwater to revoke the certificates of replaced keys. It frees the seats of revoked nodes. It stores
+what sessions reported, deletes old rows, and signs the online roles of the TUF repository before they expire. After a
+restart the task finds the same work in the rows.
 """
 
 import asyncio
@@ -25,18 +26,18 @@ from cloud.tasks.stopping import Stopping
 log = logging.getLogger("cascade.fabric.background")
 
 IDLE_SECONDS = 5.0
-"""Between looks at the rows when nothing wakes it; each look is a handful of indexed queries."""
+"""Longest pause between two passes over the rows. A pass costs a handful of indexed queries."""
 SEEN_SECONDS = 30.0
 HOUSEKEEPING_SECONDS = 3600.0
 BACK_OFF_SECONDS_FIRST = 0.5
 BACK_OFF_SECONDS_MAX = 10.0
-"""After a failed call to Breakwater. Short, since one Fabric asks one Breakwater."""
+"""Pauses after a failed call to Breakwater. They are short because one Fabric calls one Breakwater."""
 
 Work = Callable[[], Awaitable[object]]
 
 
 class Periodic(msgspec.Struct, frozen=True):
-    """Work that is done at the start and then every so many seconds."""
+    """Work that runs at the start and then every `seconds`."""
 
     name: str
     seconds: float
@@ -44,7 +45,7 @@ class Periodic(msgspec.Struct, frozen=True):
 
 
 class Background:
-    """One loop over the rows. `woken` is set after a commit that leaves it something to do."""
+    """One loop over the rows. A use case sets `woken` after a commit that leaves work for this loop."""
 
     def __init__(
         self,
@@ -73,7 +74,7 @@ class Background:
         self._due = dict.fromkeys((periodic.name for periodic in self._periodic), 0.0)
 
     async def run(self, stopping: Stopping) -> None:
-        """The background task, until the process goes down."""
+        """Run until the process goes down. Store the reports of sessions once more at the end."""
         while True:
             self._woken.clear()
             pause = await self.run_once(asyncio.get_running_loop().time())
@@ -82,7 +83,7 @@ class Background:
                 return
 
     async def run_once(self, at: float) -> float:
-        """Look once at everything; returns the seconds until the next look. `at` is a monotonic time."""
+        """Do all work that is due. Returns the seconds until the next pass. `at` is the monotonic time in seconds."""
         await self._try("lapse", self._lapses.begin_overdue)
         if at >= self._back_off.ready_at:
             await self._try("close", self._close_at_issuer)
@@ -100,9 +101,9 @@ class Background:
         try:
             await work()
         except (IssuerUnavailable, IssuerRefused) as error:
-            log.warning("put off", extra={"work": name, "error": str(error)})
+            log.warning("background work postponed", extra={"work": name, "error": str(error)})
         except Exception as error:
-            # One piece of work that fails holds up no other, and is done again at the next look.
+            # A failure of one piece of work must not stop the others. The next pass tries again.
             log.error("background work failed", extra={"work": name}, exc_info=error)
 
     async def _close_at_issuer(self) -> None:

@@ -1,7 +1,7 @@
-"""Use case of `cascade init`: signing keys, TUF repository, database, server secrets, the first token.
+"""Use case: Fabric's part of `cascade init`. Makes signing keys, TUF repository, database, server secrets, first token.
 
-The certificates come from Breakwater's part of `cascade init`, which runs before; the root and targets keys of the
-repository go to the offline folder, to be taken away.
+Breakwater's part of `cascade init` runs first and makes the certificates. The root and targets keys of the repository
+go to the offline folder. An operator takes that folder away afterwards.
 """
 
 from collections.abc import Callable
@@ -33,22 +33,23 @@ from protocol.limits import CLOCK_SKEW
 from protocol.messages.activation import TrustPin
 
 SIGNING_KEY_LIFE = timedelta(days=3652)
-"""Until rotation is built; a lease that was signed last must still verify at its end."""
+"""Life of the published signing keys: ten years, because rotation of signing keys is not built. The last lease that a
+key signs must verify until that lease ends."""
 DATABASE_FILE = Path("database.sqlite")
 FIRST_EPOCH = 1
 FIRST_TOKEN_NAME = "init"  # noqa: S105  the name of a token, not its text
 
 
 class AlreadyInitialised(Exception):
-    """There is a Fabric in this place already; nothing was changed."""
+    """The directory holds a Fabric already; nothing was changed."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What `cascade init` has decided.
+    """The decisions of `cascade init`.
 
-    `directory` is Fabric's own; its `tls/` is filled by Breakwater's part. `offline` gets the repository's root and
-    targets keys. `root`, `nodes_ca` and `services_ca` are DER. `passphrase_file` is written into the settings as it
-    is (relative to `directory`, or absolute). `listen` is the address of both listeners.
+    `directory` belongs to Fabric; Breakwater's part fills its `tls/`. `offline` is the folder for the root and targets
+    keys of the repository. `root`, `nodes_ca` and `services_ca` are certificates in DER. `passphrase_file` is written
+    into the settings unchanged (relative to `directory`, or absolute). `listen` is the address of both listeners.
     """
 
     directory: Path
@@ -66,23 +67,24 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     passphrase_file: str
     mode: str = "development"
     database: Location = DATABASE_FILE
-    """A file's path is relative to `directory`."""
+    """PostgreSQL, or the path of an SQLite file relative to `directory`."""
 
 
 class Initialised(msgspec.Struct, frozen=True):
-    """The pin that starts all trust, and the first operator's token: a secret, shown to nobody else."""
+    """The pin that nodes start from, and the text of the first operator token. The text is a secret, shown once."""
 
     pin: TrustPin
     token: str
 
 
 async def initialise(plan: Plan, now: Callable[[], datetime]) -> Initialised:
-    """Make everything Fabric needs.
+    """Make keys, repository, database and settings of a new Fabric.
 
-    Raises AlreadyInitialised, KeyFileError, TargetsError, StorageError, OSError, naming what is wrong.
+    Raises AlreadyInitialised, KeyFileError, TargetsError, StorageError and OSError, each with a text that says what
+    is wrong.
     """
     if (plan.directory / "settings.toml").exists():
-        raise AlreadyInitialised(f"{plan.directory} has a Fabric already")
+        raise AlreadyInitialised(f"{plan.directory} holds a Fabric already")
     keys, certs = plan.directory / "keys", plan.directory / "certs"
     for folder in (keys, certs, plan.offline):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -107,13 +109,13 @@ async def initialise(plan: Plan, now: Callable[[], datetime]) -> Initialised:
         async with stores.transaction():
             await stores.repository.publish(publication)
             token = await _first_rows(stores, started)
-    # The settings come last: without them there is no Fabric here.
+    # The settings file is written last. Until it exists, a repeat does not find a Fabric in this directory.
     write_secret(plan.directory / "settings.toml", _settings(plan))
     return Initialised(pin_of(publication.metadata[0]), token)
 
 
 async def _first_rows(stores: Stores, now: datetime) -> str:
-    """Server secrets and the first token, in the caller's transaction; returns the token's text."""
+    """Insert server secrets and the first token in the caller's transaction. Returns the token's text."""
     await stores.installation.insert("epoch", str(FIRST_EPOCH).encode())
     await stores.installation.insert("nonce_key", system_entropy(KEY_BYTES))
     await stores.installation.insert("ek_key", system_entropy(KEY_BYTES))
@@ -125,7 +127,7 @@ async def _first_rows(stores: Stores, now: datetime) -> str:
 
 
 def _settings(plan: Plan) -> bytes:
-    # A JSON string or list of strings is one of TOML too.
+    # A JSON string, or a list of JSON strings, is valid TOML too.
     keys = [key_path(Path("keys"), purpose) for purpose in TYPS]
     values = {
         "mode": plan.mode,

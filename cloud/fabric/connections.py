@@ -1,6 +1,8 @@
-"""Adapter: Fabric's TLS, its own certificate, the server's context and the client of Breakwater, by the current trust.
+"""Adapter: Fabric's TLS. Its own certificate, the server context, and the client that calls Breakwater.
 
-It learns which services were revoked and which CA issues for services, and has its own certificate renewed.
+Server and client check their peers against the current trust. Breakwater's feed reports the revoked certificates of
+services, and the CA of Breakwater's own certificate. Fabric renews its own certificate before it expires, and when its
+CA differs from the CA of Breakwater's certificate.
 """
 
 import logging
@@ -25,11 +27,12 @@ from protocol.messages.est import PATH_CACERTS
 
 log = logging.getLogger("cascade.fabric.connections")
 
-MEET_SECONDS = 1.0
+PROBE_SECONDS = 1.0
+"""Pause between checks whether Breakwater's certificate is known."""
 
 
 class Connections:
-    """Who Fabric is on the wire, and whom it trusts there."""
+    """Fabric's own certificate, its TLS contexts, and the certificates of services that it accepts."""
 
     def __init__(
         self,
@@ -46,7 +49,7 @@ class Connections:
         self._current_trust = current_trust
         self._now = now
         self._issuer = ""
-        """The key id of the CA that issues for services now."""
+        """The key id of the CA that issued Breakwater's own certificate; empty before the feed's first report."""
         self.revoked = RevokedSet(
             load=revoked.read_all,
             save=revoked.add,
@@ -78,40 +81,43 @@ class Connections:
         await self.client.reconnect(self._context(identity))
 
     async def trust_changed(self) -> None:
-        """Another bundle is current: it counts for the connections to come, and at the next request of the open ones."""
+        """Replace the TLS contexts after a new bundle became current.
+
+        The new contexts apply to new connections. The guard checks the peer of an open connection at its next request.
+        """
         self.tls.retrust(self._current_trust.ca_pem)
         await self.client.reconnect(self._context(self.identity.identity))
-        self._look_at_own()
+        self._renew_if_replaced()
 
     def _issuer_changed(self, key_id: str) -> None:
         self._issuer = key_id
-        self._look_at_own()
+        self._renew_if_replaced()
 
-    def _look_at_own(self) -> None:
-        """Renew if our certificate is by a CA that issues no more, once the one that does is published."""
+    def _renew_if_replaced(self) -> None:
+        """Renew our certificate if Breakwater's comes from another CA, as soon as the bundle contains that CA."""
         published = self._current_trust.trust.service_issuers
         active = tuple(ca for ca in published if key_id_of(ca) == self._issuer)
         self.identity.trust_changed(active or None)
 
     def service_certificates(self) -> Mapping[str, x509.Certificate]:
-        """The TLS certificates of the services, as far as they are known here, by name."""
-        met = self.client.server
-        return {"fabric": self.identity.identity.leaf, **({"breakwater": met} if met is not None else {})}
+        """The TLS certificates of Fabric and, once Fabric has connected to it, of Breakwater; by service name."""
+        breakwater = self.client.server
+        return {"fabric": self.identity.identity.leaf, **({"breakwater": breakwater} if breakwater is not None else {})}
 
-    async def meet_breakwater(self, stopping: Stopping) -> None:
-        """The background task: know Breakwater's certificate soon after every `reconnect`.
+    async def learn_breakwater_certificate(self, stopping: Stopping) -> None:
+        """Background task: connect to Breakwater soon after every `reconnect`, to learn its certificate.
 
-        Whoever wants to drop an issuing CA gets to know which services have a certificate of it.
+        Before an issuing CA is dropped, operators need to see which services have a certificate from that CA.
         """
-        while not await stopping.sleep(MEET_SECONDS):
+        while not await stopping.sleep(PROBE_SECONDS):
             if self.client.server is None:
                 try:
                     await self.client.call("GET", PATH_CACERTS)
                 except CallError as error:
-                    log.warning("cannot meet the issuer", extra={"reason": str(error)})
+                    log.warning("cannot learn the certificate of Breakwater", extra={"reason": str(error)})
 
     async def follow_revocations(self, stopping: Stopping) -> None:
-        """The background task: learn of every revoked service."""
+        """Background task: read Breakwater's feed of revoked certificates of services."""
         await self.revoked.follow(lambda: self.client, stopping)
 
     async def aclose(self) -> None:

@@ -1,31 +1,31 @@
-"""Refusals and faults inside Fabric, and the one table that maps them to problem codes.
+"""Errors: refusals and faults of Fabric as a tree, and the table that maps each class to a problem code.
 
     FabricError
-    ├── Refused                    a refusal that the caller may know; `detail` goes to it
+    ├── Refused                    a refusal with a `detail` that the caller gets to see
     │   ├── NotFound
     │   ├── Invalid                a value is not allowed
-    │   ├── Conflict               the object is not in a state for this
-    │   ├── CodeRefused            unknown, or for another machine: answered alike
+    │   ├── Conflict               the state of the object does not allow the request
+    │   ├── CodeRefused            unknown code, or a code for another machine: both get the same answer
     │   ├── CodeExpired
     │   ├── CodeRevoked
     │   ├── SeatsExhausted
-    │   ├── TooManyChallenges      too many open on one code, or unconfirmed on one chip
+    │   ├── TooManyChallenges      too many open challenges, unconfirmed activations or renewals
     │   ├── EvidenceNotAccepted    EK, AK or node key
     │   ├── TierNotAllowed
     │   ├── ChallengeExpired
-    │   ├── ChallengeFailed        wrong secret, for the first time or the last
-    │   ├── ActivationClosed       ended, lapsed, or proved with another body
-    │   ├── NodeRevoked            this chip needs a code made to readmit it
+    │   ├── ChallengeFailed        wrong secret; further tries may be left
+    │   ├── ActivationClosed       the activation or renewal ended, or was proved with another body
+    │   ├── NodeRevoked            this chip needs a code that readmits it
     │   ├── CsrRefused
     │   ├── ProofRefused           the session proof
     │   ├── CertificateRefused     the device certificate
     │   ├── TrustRefused           metadata or targets that were offered for publication
-    │   ├── AdoptionIncomplete     a root or issuer is dropped that somebody still works by
+    │   ├── AdoptionIncomplete     a node or service still uses a root or issuer that would be dropped
     │   └── GenerationClosed       carries the signed revocation
-    ├── IssuerUnavailable          Breakwater cannot be asked just now
-    └── IssuerRefused              Breakwater has decided against it; `code` is its own
+    ├── IssuerUnavailable          Breakwater did not answer, or its answer decides nothing
+    └── IssuerRefused              Breakwater refused and will refuse again; `code` is Breakwater's
 
-Outside they are problem documents; `refusal` is the only way there.
+`refusal` makes the problem document of an error. No other code does.
 """
 
 from cloud.fabric.attestation.tpm_structures import EvidenceRefused
@@ -38,7 +38,7 @@ class FabricError(Exception):
 
 
 class Refused(FabricError):
-    """A refusal that the caller may know."""
+    """A refusal that is answered with its `detail`; without one, `detail` is empty."""
 
     def __init__(self, detail: str = "") -> None:
         super().__init__(detail or type(self).__name__)
@@ -54,7 +54,7 @@ class Invalid(Refused):
 
 
 class Conflict(Refused):
-    """The object is not in a state for this."""
+    """The state of the object does not allow the request."""
 
 
 class CodeRefused(Refused):
@@ -62,67 +62,67 @@ class CodeRefused(Refused):
 
 
 class CodeExpired(Refused):
-    """The activation code's time is over."""
+    """The activation code has expired."""
 
 
 class CodeRevoked(Refused):
-    """An operator took the activation code back."""
+    """An operator revoked the activation code."""
 
 
 class SeatsExhausted(Refused):
-    """A new seat is needed and none is free."""
+    """The machine needs a seat of the code, and all seats are taken."""
 
 
 class TooManyChallenges(Refused):
-    """Too many challenges of one code are open, or activations of one chip unconfirmed."""
+    """Too many open challenges of one code or node, unconfirmed activations of one chip, or renewals."""
 
 
 class EvidenceNotAccepted(Refused):
-    """The evidence of the chip or of its keys."""
+    """The evidence about the chip or its keys fails a check."""
 
 
 class TierNotAllowed(Refused):
-    """The tenant does not admit the tier that the evidence reaches."""
+    """The tenant does not admit the tier that the evidence proves."""
 
 
 class ChallengeExpired(Refused):
-    """The challenge's time is over."""
+    """The challenge has expired."""
 
 
 class ChallengeFailed(Refused):
-    """The secret is not the one that was sealed for the chip."""
+    """The answer is not the secret that was encrypted to the chip."""
 
 
 class ActivationClosed(Refused):
-    """The activation has ended and cannot be carried on."""
+    """The activation or renewal has ended, or was proved with another request."""
 
 
 class NodeRevoked(Refused):
-    """The machine was revoked and the code was not made to readmit it."""
+    """The machine was revoked, and the code does not readmit it."""
 
 
 class CsrRefused(Refused):
-    """The certificate request."""
+    """The certificate request (CSR) is not acceptable."""
 
 
 class ProofRefused(Refused):
-    """The session proof."""
+    """The session proof fails a check."""
 
 
 class CertificateRefused(Refused):
-    """The device certificate."""
+    """The device certificate fails a check, or names no node or generation of this Fabric."""
 
 
 class TrustRefused(Refused):
-    """Metadata or targets that were offered for publication."""
+    """Metadata or targets that an operator offered for publication fail a check."""
 
 
 class AdoptionIncomplete(Refused):
-    """A root or issuer would be dropped that somebody still works by."""
+    """A node or service still uses a root or issuer that the publication would drop."""
 
 
 class GenerationClosed(Refused):
-    """The generation is closed; the signed documents say why."""
+    """The generation is closed. `statement` is the signed revocation; `freshness` may be empty."""
 
     def __init__(self, statement: str, freshness: str = "") -> None:
         super().__init__("the generation of this certificate is closed")
@@ -131,17 +131,17 @@ class GenerationClosed(Refused):
 
 
 def evidence_error(error: EvidenceRefused) -> Refused:
-    """The refusal that the verifier's word comes to; its text names the check and holds no endorsement key."""
+    """Turn the verifier's error into a refusal. The text names the failed step and contains no endorsement key."""
     kinds: dict[str, type[Refused]] = {"tier_refused": TierNotAllowed, "csr_refused": CsrRefused}
     return kinds.get(error.code, EvidenceNotAccepted)(f"{error.reason} (step {error.step})")
 
 
 class IssuerUnavailable(FabricError):
-    """Breakwater gave no answer, or none to act on; what was asked may or may not have happened."""
+    """Breakwater gave no answer, or an answer that decides nothing. The command may or may not have taken effect."""
 
 
 class IssuerRefused(FabricError):
-    """Breakwater has refused for good."""
+    """Breakwater refused, and a repeat would be refused again. `code` and `detail` are those of its answer."""
 
     def __init__(self, code: str, detail: str) -> None:
         super().__init__(f"{code}: {detail}")
@@ -173,12 +173,12 @@ CODES: dict[type[FabricError], Code] = {
     IssuerUnavailable: "unavailable",
     IssuerRefused: "unavailable",
 }
-"""Every class that can leave a service. A refusal by the issuer that no step expected is no word about the caller's
-request, so it is answered as "not just now"."""
+"""Every class that a use case can raise to its caller. A refusal by the issuer that no use case has translated says
+nothing about the caller's request. The caller gets `unavailable` and may try again."""
 
 
 def refusal(error: FabricError) -> Refusal:
-    """The problem document of an error. A class that is not in the table is a fault."""
+    """The problem document of an error. A class that is not in `CODES` is a fault of ours: `internal`."""
     code = CODES.get(type(error), "internal")
     headers = {"Retry-After": "30"} if code == "rate_limited" else {}
     if isinstance(error, GenerationClosed):

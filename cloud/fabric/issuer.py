@@ -1,7 +1,8 @@
-"""Port for Breakwater, and its adapter over mTLS: generations are opened and closed, certificates issued.
+"""Port: Breakwater, which opens and closes generations and issues certificates. With the adapter over mutual TLS.
 
-Every command is idempotent there, so whoever is in doubt asks again; nothing
-is retried here. What Breakwater answers for good is `IssuerRefused`, all else `IssuerUnavailable`.
+Breakwater's commands are idempotent, so a caller that does not know the outcome of a call repeats the call. This
+module retries nothing. A refusal that Breakwater will repeat raises `IssuerRefused`. Every other failure raises
+`IssuerUnavailable`.
 """
 
 from datetime import datetime
@@ -33,37 +34,38 @@ from protocol.problems import KINDS
 T = TypeVar("T")
 
 ISSUER_SECONDS = 10.0
-"""Issuing takes milliseconds; a node waits for the answer to its own request meanwhile."""
+"""Time limit of one call. Breakwater issues within milliseconds, and a node waits for the result of the call."""
 
 
 class Issuer(Protocol):
-    """What Fabric asks of Breakwater. All raise IssuerRefused and IssuerUnavailable."""
+    """The commands of Breakwater that Fabric calls. Every method raises IssuerRefused and IssuerUnavailable."""
 
     async def open_generation(self, tenant: TenantId, node: NodeId, generation: int) -> None:
-        """Idempotent; refused with `conflict` once the generation is closed."""
+        """Open a generation. Idempotent. Breakwater refuses with `conflict` once the generation is closed."""
 
     async def close_generations(self, tenant: TenantId, node: NodeId, up_to: int) -> None:
-        """Final, for every generation up to `up_to`."""
+        """Close every generation of the node up to and including `up_to`. Final and idempotent."""
 
     async def close_generation(self, tenant: TenantId, node: NodeId, generation: int) -> None:
-        """Final, for this generation alone; those before it live on."""
+        """Close this generation only; earlier generations stay open. Final and idempotent."""
 
     async def supersede_keys(self, tenant: TenantId, node: NodeId, generation: int, spki_sha256: str) -> None:
-        """Final and idempotent: what the generation has for the keys before this one is revoked."""
+        """Revoke the generation's device certificates for other keys that are older than the newest certificate for
+        the key `spki_sha256`. Final and idempotent."""
 
     async def issue_device(
         self, request: str, tenant: TenantId, node: NodeId, generation: int, csr: bytes, not_after: datetime
     ) -> Certificate:
-        """The device certificate of a generation; a repeated `request` gets the same one."""
+        """Issue a device certificate. A repeated `request` id returns the same certificate. `csr` is DER."""
 
     async def issue_session(
         self, request: str, tenant: TenantId, node: NodeId, generation: int, csr: bytes, not_after: datetime
     ) -> Certificate:
-        """A session certificate; `not_after` is the device certificate's."""
+        """Issue a session certificate. `not_after` is the end of the device certificate. `csr` is DER."""
 
 
 class HttpIssuer:
-    """Breakwater over HTTP."""
+    """Adapter: calls Breakwater over HTTP and mutual TLS."""
 
     def __init__(self, client: CloudClient) -> None:
         self._client = client

@@ -1,8 +1,8 @@
-"""Pure: the server's nonces for session proofs, a time and a MAC, so that no row is kept for them.
+"""Pure functions: make and check the server's nonces for session proofs.
 
-A nonce says only "made by this cloud, not long ago". It may be used again within its life: what must not happen
-twice is bound to the whole proof (the issuer answers a repeated proof with the same certificate). Key, time and
-entropy are arguments.
+A nonce is a time, a salt and a MAC, so the database stores no nonces. A valid nonce shows that this cloud made it a
+short time ago. A nonce can be used again within its life. This is safe because the issuer identifies a request by the
+hash of the whole proof: a repeated proof gets the same certificate. Key, time and entropy are arguments.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ _CONTEXT = b"cascade-session-nonce-1"
 
 
 class NonceError(ValueError):
-    """The nonce is not ours, or too old."""
+    """This cloud did not make the nonce, or the nonce is too old."""
 
 
 def _mac(key: bytes, body: bytes) -> bytes:
@@ -28,7 +28,7 @@ def _mac(key: bytes, body: bytes) -> bytes:
 
 
 def make_nonce(key: bytes, now: datetime, salt: bytes) -> str:
-    """A nonce that `check_nonce` takes for `NONCE_LIFE` from `now`."""
+    """A nonce that `check_nonce` accepts for `NONCE_LIFE` from `now`. `salt` has SALT_BYTES bytes of entropy."""
     if len(salt) != SALT_BYTES:
         raise ValueError(f"a nonce takes {SALT_BYTES} bytes of entropy")
     body = int(now.timestamp() * 1000).to_bytes(_TIME_BYTES, "big") + salt
@@ -36,7 +36,10 @@ def make_nonce(key: bytes, now: datetime, salt: bytes) -> str:
 
 
 def check_nonce(key: bytes, nonce: str, now: datetime) -> None:
-    """1 form; 2 MAC, in constant time; 3 age, with the skew of two replicas' clocks. Raises NonceError."""
+    """Check a nonce: 1 its form; 2 its MAC, in constant time; 3 its age. Raises NonceError.
+
+    A nonce may be made up to CLOCK_SKEW in the future, because the clocks of two replicas differ.
+    """
     try:
         data = b64url_decode(nonce)
     except EncodingError as error:
@@ -45,7 +48,7 @@ def check_nonce(key: bytes, nonce: str, now: datetime) -> None:
         raise NonceError("the nonce cannot be read")
     body, mac = data[:-_MAC_BYTES], data[-_MAC_BYTES:]
     if not hmac.compare_digest(mac, _mac(key, body)):
-        raise NonceError("the nonce is not from here")
+        raise NonceError("this Fabric did not make the nonce")
     made_at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=int.from_bytes(body[:_TIME_BYTES], "big"))
     if not -CLOCK_SKEW <= now - made_at <= NONCE_LIFE:
         raise NonceError("the nonce is too old")

@@ -1,4 +1,4 @@
-"""Wiring: the parts of Fabric by name, made over an open database. Decides nothing."""
+"""Wiring: makes every part of Fabric over an open database, and gives each a name. Decides nothing."""
 
 import asyncio
 from dataclasses import dataclass, field, fields
@@ -49,7 +49,7 @@ from cloud.storage import StorageError
 
 
 class Secrets(msgspec.Struct, frozen=True, kw_only=True):
-    """What `cascade init` left in the database: the epoch of statements, the keys of nonces and of EK hashes."""
+    """Values that `cascade init` stored in the database: epoch of the statements, nonce key, key of the EK hashes."""
 
     epoch: int
     nonce_key: bytes
@@ -61,7 +61,7 @@ class Secrets(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True)
 class Ports:
-    """What Fabric takes from outside: settings, keys, clock, entropy, the issuer, and its TLS."""
+    """What the wiring takes from outside: settings, keys, clock, entropy, the issuer, and Fabric's TLS."""
 
     trust_domain: str
     public_url: str
@@ -79,18 +79,18 @@ class Ports:
 
 @dataclass(frozen=True, kw_only=True)
 class Shared:
-    """What the use cases of all subjects share."""
+    """Parts that use cases of every subject share."""
 
     audit: AuditLog
     statement_stream: StatementStream
     wake_room: WakeRoom
     woken: asyncio.Event
-    """Set to wake the background work."""
+    """Set it to start the background work at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OperatorParts:
-    """What operators do."""
+    """Use cases of operators."""
 
     tenants: Tenants
     codes: Codes
@@ -102,7 +102,7 @@ class OperatorParts:
 
 @dataclass(frozen=True, kw_only=True)
 class TrustParts:
-    """The published trust."""
+    """Use cases of the published trust."""
 
     adoption: Adoption
     publishing: Publishing
@@ -115,7 +115,7 @@ class TrustParts:
 
 @dataclass(frozen=True, kw_only=True)
 class NodeParts:
-    """What nodes do, and what is done about them."""
+    """Use cases of nodes: exchanges that nodes begin, and the background work on their rows."""
 
     activations: Activations
     confirmations: Confirmations
@@ -130,7 +130,7 @@ class NodeParts:
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """All parts of one Fabric."""
+    """All parts of one Fabric process."""
 
     stores: Stores
     current_trust: CurrentTrust
@@ -141,7 +141,7 @@ class Parts:
     background: Background
 
     def services(self) -> dict[str, object]:
-        """What handlers take, by the name of their parameter."""
+        """The parts that handlers take, keyed by the name of the handler's parameter."""
         groups = (self.operators, self.nodes, self.trust)
         parts = {each.name: getattr(group, each.name) for group in groups for each in fields(group)}
         return {**parts, "repository": self.stores.repository, "ready": self.stores.installation.read_all}
@@ -151,19 +151,19 @@ SERVICES = (
     *(each.name for group in (OperatorParts, NodeParts, TrustParts) for each in fields(group)),
     *("repository", "ready"),
 )
-"""The names in `Parts.services`, known before there is a database."""
+"""The keys of `Parts.services`, available before a database is open."""
 
 
 async def read_secrets(installation: InstallationStore) -> Secrets:
-    """Raises StorageError when `cascade init` has not been here."""
+    """Read the server secrets. Raises StorageError if `cascade init` did not make this database."""
     rows = await installation.read_all()
     if not {"nonce_key", "ek_key", "epoch"} <= set(rows):
-        raise StorageError("this database has no server secrets: it was not made by `cascade init`")
+        raise StorageError("this database has no server secrets: `cascade init` did not make it")
     return Secrets(epoch=int(rows["epoch"]), nonce_key=rows["nonce_key"], ek_key=rows["ek_key"])
 
 
 def make_parts(stores: Stores, ports: Ports, secrets: Secrets) -> Parts:
-    """Wire everything; nothing runs yet."""
+    """Make all parts and connect them. Starts nothing."""
     shared = Shared(
         audit=AuditLog(entries=AuditEntries(AuditRow, ports.now, ports.entropy), store=stores.audit),
         statement_stream=StatementStream(
@@ -190,7 +190,7 @@ def make_parts(stores: Stores, ports: Ports, secrets: Secrets) -> Parts:
 
 
 def make_background(entropy: Entropy, shared: Shared, nodes: NodeParts, trust: TrustParts) -> Background:
-    """The background work, as after a start: it holds nothing but when it is to do what."""
+    """The background work in its state after a start. Its only state is when each piece of work is due."""
     return Background(
         woken=shared.woken,
         entropy=entropy,

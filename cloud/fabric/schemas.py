@@ -1,8 +1,8 @@
-"""Bodies of requests and answers of the operators' API of Fabric.
+"""Messages: bodies of requests and answers of Fabric's operator API.
 
-Not the nodes' messages, which stand in `protocol`. Requests refuse unknown fields. Evolution: fields are added at
-the end with defaults, never renamed or reused. Times are RFC 3339 UTC, durations carry their unit in the name.
-Lists are pages: `GET ...?cursor=&limit=` answers `Page`; `next_cursor` is empty on the last one.
+The messages of nodes are in `protocol`. Requests refuse unknown fields. Evolution: new fields are added at the end
+with defaults; fields are never renamed or reused. Times are RFC 3339 in UTC; the name of a duration ends with its
+unit. Lists are pages: `GET ...?cursor=&limit=` answers a `Page`.
 """
 
 from datetime import datetime
@@ -19,11 +19,14 @@ Standing = Literal["active", "suspended", "revoked", "released"]
 CodeState = Literal["open", "spent", "expired", "revoked"]
 StatementType = Literal["", "lease", "suspension", "revocation"]
 EkType = Literal["rsa2048", "ecc_p256"]
-"""Which of a chip's endorsement keys identifies it under a root: RSA-2048 unless said otherwise."""
+"""The type of endorsement key that identifies a maker's chips. Default: RSA-2048."""
 
 
 class Page(msgspec.Struct, Generic[T], frozen=True):
-    """Some items and where to go on; `next_cursor` is opaque, and empty at the end."""
+    """One page of a list. Pass `next_cursor` as `cursor` to read the next page; it is empty on the last page.
+
+    The cursor is opaque: clients must not read or build it.
+    """
 
     items: tuple[T, ...]
     next_cursor: str = ""
@@ -39,7 +42,7 @@ class CreateTenant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Tenant(msgspec.Struct, frozen=True):
-    """`GET /v1/tenants/{id}`; `GET /v1/tenants` -> Page[Tenant]. `tiers` are those it admits."""
+    """`GET /v1/tenants/{id}`; `GET /v1/tenants` -> Page[Tenant]. `tiers` are the tiers that the tenant admits."""
 
     id: TenantId
     name: str
@@ -48,9 +51,9 @@ class Tenant(msgspec.Struct, frozen=True):
 
 
 class AddEkRoots(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`POST /v1/tenants/{id}/trust/ek-roots` -> 200 TenantTrust. `pem`: one or more CA certificates.
+    """`POST /v1/tenants/{id}/trust/ek-roots` -> 200 TenantTrust. `pem` holds one or more CA certificates.
 
-    Roots that are there already are left alone, so a repeat is harmless.
+    A certificate that the tenant trusts already is not added twice, so a repeat changes nothing.
     """
 
     pem: str
@@ -58,21 +61,24 @@ class AddEkRoots(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AllowEk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`POST /v1/tenants/{id}/trust/ek-allowed` -> 200 TenantTrust. `ek_name`: hex of the EK's TPM name
-    (algorithm 000b and SHA-256: 68 digits), as `cascadia` shows it for the machine at hand."""
+    """`POST /v1/tenants/{id}/trust/ek-allowed` -> 200 TenantTrust.
+
+    `ek_name` is the TPM name of the endorsement key in hex: 68 digits, the algorithm `000b` and a SHA-256. `cascadia`
+    shows it for the machine on which it runs.
+    """
 
     ek_name: str
     note: str = ""
 
 
 class SetTiers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`PUT /v1/tenants/{id}/trust/tiers` -> 200 TenantTrust. `software` cannot be admitted yet."""
+    """`PUT /v1/tenants/{id}/trust/tiers` -> 200 TenantTrust. The tier `software` is not supported yet."""
 
     tiers: tuple[Tier, ...]
 
 
 class EkRoot(msgspec.Struct, frozen=True):
-    """A manufacturer's CA that the tenant trusts to vouch for endorsement keys."""
+    """A maker's CA that the tenant trusts to certify endorsement keys."""
 
     sha256: str
     subject: str
@@ -82,7 +88,7 @@ class EkRoot(msgspec.Struct, frozen=True):
 
 
 class AllowedEk(msgspec.Struct, frozen=True):
-    """One chip that counts as attested without a certificate."""
+    """A chip that the tenant admits as `attested` without an endorsement certificate."""
 
     ek_name: str
     note: str
@@ -90,7 +96,7 @@ class AllowedEk(msgspec.Struct, frozen=True):
 
 
 class TenantTrust(msgspec.Struct, frozen=True):
-    """`GET /v1/tenants/{id}/trust`"""
+    """`GET /v1/tenants/{id}/trust`: the hardware that the tenant trusts."""
 
     tenant: TenantId
     tiers: tuple[Tier, ...]
@@ -102,7 +108,7 @@ class TenantTrust(msgspec.Struct, frozen=True):
 
 
 class LeaseTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The dates of a lease, in seconds from its issue; they must not fall."""
+    """The dates of a lease, in seconds after its issue. Each must be at least as late as the date before it."""
 
     refresh_after_seconds: int
     expires_seconds: int
@@ -113,7 +119,7 @@ class LeaseTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class CreateCode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`POST /v1/tenants/{id}/codes` -> 201 CreatedCode.
 
-    `lease` replaces the dates that the tier gives. `readmit_node` makes a code for that one revoked node.
+    `lease` replaces the tier's default dates of leases. With `readmit_node` the code activates this revoked node only.
     """
 
     profile: str
@@ -142,7 +148,7 @@ class Code(msgspec.Struct, frozen=True):
 
 
 class CreatedCode(msgspec.Struct, frozen=True):
-    """The code's text, shown this once; only its hash is kept."""
+    """A new code and its text, `secret`. The text is shown once; Fabric stores its hash only."""
 
     code: Code
     secret: str
@@ -154,8 +160,9 @@ class CreatedCode(msgspec.Struct, frozen=True):
 class ChangeStanding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`POST /v1/nodes/{id}/{suspend,resume,revoke,release}` -> 200 Node. The body may be `{}`.
 
-    A repeat is harmless. 409 `conflict` where the node's standing does not allow the change. The reason of a
-    suspension goes to the node, signed; the others stand in the audit only.
+    A repeat changes nothing. 409 `conflict` if the node's standing does not allow the change. The reason of a
+    suspension is part of the signed statement that the node gets. Operators see the reason of a revocation or release
+    as `standing_reason`; the node does not get it. The audit records every reason.
     """
 
     reason: str = ""
@@ -164,8 +171,9 @@ class ChangeStanding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Node(msgspec.Struct, frozen=True):
     """`GET /v1/nodes?tenant=&standing=` -> Page[Node].
 
-    `generation` is the confirmed one, 0 before the first. `closing` says that the issuer has not closed yet
-    generations that are closed here.
+    `generation` is the current, confirmed generation; 0 before the first confirm. `last_generation` is the newest one,
+    confirmed or not. `closing`: Fabric has closed generations that Breakwater has not closed yet. `code` is the code
+    that gave the seat. `lease_until` is the latest `terminate_at` of any lease signed for the node.
     """
 
     id: NodeId
@@ -187,7 +195,11 @@ class Node(msgspec.Struct, frozen=True):
 
 
 class Generation(msgspec.Struct, frozen=True):
-    """One activation of a node: its key in that chip, and the statement that stands for it."""
+    """One activation of a node: state, certificate end, and its current statement.
+
+    `statement` is the type of the current statement, empty before the first. `told_at` is the time when the node first
+    received its revocation as the answer to a session request. `seen_at` is the time of the last session.
+    """
 
     number: int
     state: Literal["offered", "confirmed", "closed"]
@@ -205,7 +217,7 @@ class Generation(msgspec.Struct, frozen=True):
 
 
 class NodeDetail(msgspec.Struct, frozen=True):
-    """`GET /v1/nodes/{id}`; the newest generations first, at most 20."""
+    """`GET /v1/nodes/{id}`: a node with its generations, the newest first, at most 20."""
 
     node: Node
     generations: tuple[Generation, ...]
@@ -215,11 +227,12 @@ class NodeDetail(msgspec.Struct, frozen=True):
 
 
 class PublishTrust(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`POST /v1/trust/targets` -> 200 Trust: what the offline holders have signed.
+    """`POST /v1/trust/targets` -> 200 Trust. Publishes files that the holders of the offline keys have signed.
 
-    `roots` in order of their version; `targets` is targets.json, empty to publish roots alone; `contents` by name, of
-    which those that are stored already may be left out. A repeat of the same bytes is harmless. 422 `trust_refused`;
-    409 `adoption_incomplete` when a root or issuer is dropped too early, unless `override` with a reason.
+    `roots` are new root files in the order of their versions. `targets` is the file targets.json; leave it empty to
+    publish roots only. `contents` are the target files by name; files that Fabric stores already may be omitted.
+    A repeat of the same bytes changes nothing. 422 `trust_refused` if a file fails a check. 409 `adoption_incomplete`
+    if a node or service still uses a root or issuer that would be dropped; `override` with a `reason` publishes anyway.
     """
 
     roots: tuple[bytes, ...] = ()
@@ -230,7 +243,7 @@ class PublishTrust(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Trust(msgspec.Struct, frozen=True):
-    """Versions and ends of what is published now."""
+    """Versions and expiry times of the root and the targets that are published now."""
 
     targets_version: int
     targets_expire_at: datetime
@@ -239,9 +252,10 @@ class Trust(msgspec.Struct, frozen=True):
 
 
 class IssuerAdoption(msgspec.Struct, frozen=True):
-    """Nodes by the CA of the device certificate that they showed last: its key id, empty for "none shown yet".
+    """Number of nodes whose last shown device certificate is from one CA.
 
-    `published`: it is in the bundle. `sessions_until`: until then a session certificate of it may count.
+    `key_id` is that CA's key id; empty for nodes that have shown no device certificate yet. `published`: the CA is in
+    the published bundle. `sessions_until`: after this time every session certificate from the CA has expired.
     """
 
     key_id: str
@@ -252,9 +266,11 @@ class IssuerAdoption(msgspec.Struct, frozen=True):
 
 
 class ServiceAdoption(msgspec.Struct, frozen=True):
-    """A service's TLS certificate, by the key id of the CA that issued it; Breakwater's as it was last met.
+    """The CA of a service's TLS certificate.
 
-    `trust_version` is known of Fabric only: Breakwater works by its own authorities.
+    `issuer` is the key id of the published CA that issued the certificate; empty if no published CA did. For Breakwater
+    it is the certificate that Fabric saw at its last connection. `trust_version` is set for Fabric only, because
+    Breakwater does not use the published trust.
     """
 
     name: str
@@ -264,8 +280,11 @@ class ServiceAdoption(msgspec.Struct, frozen=True):
 
 
 class RenewDevices(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`POST /v1/trust/renew-devices` -> 200 RenewalOrder. `after`: none means now. Nodes are woken one after the other
-    over `spread_seconds`; none means as long as the fleet needs at 50 a second."""
+    """`POST /v1/trust/renew-devices` -> 200 RenewalOrder. Nodes renew their device certificates made before `after`.
+
+    Without `after` the time is now. Fabric wakes the nodes one after the other over `spread_seconds`. Without
+    `spread_seconds` it wakes 50 nodes a second.
+    """
 
     after: datetime | None = None
     reason: str = ""
@@ -273,7 +292,10 @@ class RenewDevices(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RenewalOrder(msgspec.Struct, frozen=True):
-    """Device certificates made before `after` are renewed; `woken` of about `nodes` have been woken."""
+    """An order to renew device certificates made before `after`. `woken` of about `nodes` nodes have been woken.
+
+    `done`: every active node has been woken.
+    """
 
     after: datetime
     reason: str
@@ -285,8 +307,11 @@ class RenewalOrder(msgspec.Struct, frozen=True):
 
 
 class Adoption(msgspec.Struct, frozen=True):
-    """`GET /v1/trust/adoption`, of the nodes with an open confirmed generation: `adopted` of `nodes` say that they work
-    by the published targets."""
+    """`GET /v1/trust/adoption`: which nodes and services use which trust.
+
+    `nodes` is the number of nodes with an open confirmed generation. `adopted` of them have reported `trust_version`,
+    the version of the published targets.
+    """
 
     trust_version: int
     nodes: int
@@ -297,8 +322,11 @@ class Adoption(msgspec.Struct, frozen=True):
 
 
 class NodeAdoption(msgspec.Struct, frozen=True):
-    """`GET /v1/trust/adoption/nodes?issuer=` -> Page[NodeAdoption]: without `issuer` those that work by an older
-    trust; with it those whose device certificate is of that key id (`none`: that showed none yet)."""
+    """`GET /v1/trust/adoption/nodes?issuer=` -> Page[NodeAdoption].
+
+    Without `issuer`: nodes whose reported trust version is older than the published one. With `issuer`: nodes whose
+    device certificate is from the CA with that key id. `issuer=none`: nodes that have shown no device certificate yet.
+    """
 
     node: NodeId
     tenant: TenantId
@@ -328,7 +356,7 @@ class Token(msgspec.Struct, frozen=True):
 
 
 class CreatedToken(msgspec.Struct, frozen=True):
-    """The token's text, shown this once; only its hash is kept."""
+    """A new token and its text, `secret`. The text is shown once; Fabric stores its hash only."""
 
     token: Token
     secret: str
@@ -340,7 +368,7 @@ class CreatedToken(msgspec.Struct, frozen=True):
 class AuditEntry(msgspec.Struct, frozen=True):
     """`GET /v1/audit?tenant=&object=&action=` -> Page[AuditEntry], newest first.
 
-    `actor`: `operator:<token id>`, a node's SPIFFE id, `anonymous` or `system`.
+    `actor` is `operator:<token id>`, the SPIFFE id of a node, `anonymous` or `system`.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""Settings of Fabric: its own URL, where Breakwater is, and where keys lie."""
+"""Settings: the settings file of Fabric as a struct. Fabric's own URL, Breakwater's URL, the folders of the keys."""
 
 from typing import Annotated, ClassVar
 
@@ -11,8 +11,8 @@ from protocol.limits import CONFIRM_WITHIN
 class FabricSettings(ServiceSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """`settings.toml` of Fabric, written by `cascade init`.
 
-    `public_url` is the one that nodes know from the trusted targets (`https://host:port`): session proofs must name
-    it, whatever a request's own headers say.
+    `public_url` (`https://host:port`) is the URL in the published targets, from which nodes learn it. A session proof
+    must name this URL. The Host header of a request plays no part in that check.
     """
 
     PURPOSES: ClassVar[tuple[str, ...]] = ("api", "tuf")

@@ -1,7 +1,8 @@
-"""The tables of Fabric. Only `store` reads and writes them; what a column means is said in `store.rows`.
+"""Tables: the columns and types of Fabric's tables. Only `store` reads and writes them.
 
-Times are aware UTC. Lists and maps are JSON text. Ids are the domain's own. No foreign keys: a row names others by
-id, and the transactions in the service keep them in step.
+`store.rows` explains the columns. Times are aware UTC. Lists and maps are JSON text. Primary keys are values that
+Fabric chooses, never numbers of the database. There are no foreign keys. A row names another row by id, and the use
+cases write related rows in one transaction.
 """
 
 from piccolo.columns import BigInt, Boolean, Bytea, Integer, Text, Timestamptz, Varchar
@@ -13,14 +14,14 @@ ID = 64
 
 
 class Installation(Table, db=UNBOUND, tablename="installation"):
-    """What is true of the whole installation, by name: epoch, nonce key, key of the EK hashes."""
+    """Values of the whole installation by name: epoch, nonce key, key of EK hashes, renewal order, session ends."""
 
     name = Varchar(length=ID, primary_key=True)
     value = Bytea()
 
 
 class Tenant(Table, db=UNBOUND, tablename="tenant"):
-    """A customer, its fingerprint salt and the tiers it admits."""
+    """A tenant, its fingerprint salt, and the tiers that it admits."""
 
     id = Varchar(length=ID, primary_key=True)
     name = Text()
@@ -30,7 +31,7 @@ class Tenant(Table, db=UNBOUND, tablename="tenant"):
 
 
 class EkRoot(Table, db=UNBOUND, tablename="ek_root"):
-    """A manufacturer's CA that a tenant trusts."""
+    """A maker's CA that a tenant trusts to certify endorsement keys."""
 
     id = Varchar(length=ID, primary_key=True)
     tenant = Varchar(length=ID, index=True)
@@ -41,7 +42,7 @@ class EkRoot(Table, db=UNBOUND, tablename="ek_root"):
 
 
 class EkAllowed(Table, db=UNBOUND, tablename="ek_allowed"):
-    """A chip that counts as attested without a certificate."""
+    """A chip that a tenant admits as `attested` without an endorsement certificate."""
 
     id = Varchar(length=ID, primary_key=True)
     tenant = Varchar(length=ID, index=True)
@@ -51,7 +52,7 @@ class EkAllowed(Table, db=UNBOUND, tablename="ek_allowed"):
 
 
 class Code(Table, db=UNBOUND, tablename="code"):
-    """An activation code; the secret itself is not kept."""
+    """An activation code. The row holds a hash of its text, not the text."""
 
     id = Varchar(length=ID, primary_key=True)
     tenant = Varchar(length=ID, index=True)
@@ -92,7 +93,7 @@ class Activation(Table, db=UNBOUND, tablename="activation"):
 
 
 class Node(Table, db=UNBOUND, tablename="node"):
-    """A machine, known by its chip."""
+    """A node: one machine of one tenant, identified by its chip."""
 
     id = Varchar(length=ID, primary_key=True)
     tenant = Varchar(length=ID, index=True)
@@ -120,7 +121,7 @@ class Node(Table, db=UNBOUND, tablename="node"):
 
 
 class Generation(Table, db=UNBOUND, tablename="generation"):
-    """A node's key of one activation, and its current statement."""
+    """A generation of a node: the key of one activation, and the generation's current statement."""
 
     id = Varchar(length=ID, primary_key=True)
     node = Varchar(length=ID, index=True)
@@ -147,7 +148,7 @@ class Generation(Table, db=UNBOUND, tablename="generation"):
 
 
 class Renewal(Table, db=UNBOUND, tablename="renewal"):
-    """One renewal of a device certificate with fresh evidence: after it expired, or for another key."""
+    """One renewal of a device certificate with new TPM evidence: for a due certificate, or for a new key."""
 
     id = Varchar(length=ID, primary_key=True)
     node = Varchar(length=ID, index=True)
@@ -167,7 +168,7 @@ class Renewal(Table, db=UNBOUND, tablename="renewal"):
 
 
 class RevokedService(Table, db=UNBOUND, tablename="revoked_service"):
-    """A service's certificate that Breakwater has revoked, as its feed reported; kept until it expires."""
+    """A service's certificate that Breakwater's feed reported as revoked. The row is deleted once it has expired."""
 
     serial = Varchar(length=40, primary_key=True)
     feed = BigInt()
@@ -175,7 +176,7 @@ class RevokedService(Table, db=UNBOUND, tablename="revoked_service"):
 
 
 class OperatorToken(Table, db=UNBOUND, tablename="operator_token"):
-    """A bearer token of an operator; the token itself is not kept."""
+    """A bearer token of an operator. The row holds a hash of its text, not the text."""
 
     id = Varchar(length=ID, primary_key=True)
     name = Text()
@@ -186,7 +187,7 @@ class OperatorToken(Table, db=UNBOUND, tablename="operator_token"):
 
 
 class Audit(Table, db=UNBOUND, tablename="audit"):
-    """Who did what, written in the transaction of what it is about; rows are never changed."""
+    """An audit entry, inserted in the transaction of the change that it records. Rows are never changed."""
 
     id = Varchar(length=ID, primary_key=True)
     at = Timestamptz(default=None)
@@ -199,7 +200,7 @@ class Audit(Table, db=UNBOUND, tablename="audit"):
 
 
 class TufMetadata(Table, db=UNBOUND, tablename="tuf_metadata"):
-    """One signed file of the TUF repository; rows are only added."""
+    """One signed metadata file of the TUF repository. Rows are only added."""
 
     id = Varchar(length=ID, primary_key=True)
     role = Varchar(length=16, index=True)
@@ -208,7 +209,7 @@ class TufMetadata(Table, db=UNBOUND, tablename="tuf_metadata"):
 
 
 class TufTarget(Table, db=UNBOUND, tablename="tuf_target"):
-    """The content of one version of a target."""
+    """The content of one version of a target file. Rows are only added."""
 
     id = Varchar(length=192, primary_key=True)
     data = Bytea()

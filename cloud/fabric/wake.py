@@ -1,7 +1,8 @@
-"""Waiting room of the wake channel: long polls of this process, woken when a change was committed.
+"""Process state: the long polls of the wake channel that wait in this process.
 
-It holds no facts: the cursor in the node's row is the truth, and what a poll brings is a hint. With several replicas
-a change made by another one is found when the poll ends and the node asks again; nothing is lost but time.
+A use case wakes the polls of a node after it has committed a change. The cursor is stored in the node's row; a poll
+only shortens the time until the node sees the change. A change that another replica commits does not wake the polls
+of this process. Such a poll reads the cursor again when its time is over, so the node learns of the change later.
 """
 
 import asyncio
@@ -13,28 +14,29 @@ Cursor = Callable[[], Awaitable[int]]
 
 
 class WakeRoom:
-    """The polls that wait for a change of a node, by node."""
+    """The waiting polls of this process, by node."""
 
     def __init__(self) -> None:
         self._waiting: dict[NodeId, set[asyncio.Event]] = {}
         self._closed = False
 
     def wake(self, node: NodeId) -> None:
-        """After the commit: let every poll of the node look at its cursor again."""
+        """Wake every poll of the node, so that each reads the cursor again. Called after the commit."""
         for event in self._waiting.get(node, ()):
             event.set()
 
     def close(self) -> None:
-        """At shutdown: every poll ends at once, and so do later ones."""
+        """End every poll at once, and every later poll too. Called at shutdown."""
         self._closed = True
         for events in self._waiting.values():
             for event in events:
                 event.set()
 
     async def wait(self, node: NodeId, known: int, seconds: float, cursor: Cursor) -> int:
-        """The node's cursor, as soon as it differs from `known`, or after `seconds`.
+        """Return the node's cursor as soon as it differs from `known`, at the latest after `seconds`.
 
-        The room is entered before the cursor is read, so a change between the two wakes the poll.
+        `cursor` reads the node's cursor from the database. The poll registers before the first read, so a change
+        between registration and read wakes the poll.
         """
         event = asyncio.Event()
         waiting = self._waiting.setdefault(node, set())

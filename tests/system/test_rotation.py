@@ -241,7 +241,7 @@ def test_a_whole_rotation_under_load(
             rotation.rotate("activate", name)
         fleet.wait("renewal of the services", lambda: rotation.served_by("services-2"))
         code, text = rotation.refused(rotation.trust, "publish", dropped)
-        assert (code, f" have a device certificate of {rotation.key_id('nodes-1')}" in text) == (
+        assert (code, f" have a device certificate from {rotation.key_id('nodes-1')}" in text) == (
             "adoption_incomplete",
             True,
         )
@@ -253,7 +253,8 @@ def test_a_whole_rotation_under_load(
         assert [ask(wire).status for wire, (_, _, ask) in zip(wires, old, strict=True)] == [200] * 3
         code, text = rotation.refused(rotation.trust, "publish", dropped)
         # Of all that stood in the way nothing is left but the longest that a session may live, which is hours.
-        assert re.fullmatch(rf".*\(session certificates of {rotation.key_id('nodes-1')} count until [^;]+\)", text)
+        key_id = rotation.key_id("nodes-1")
+        assert re.fullmatch(rf".*\(session certificates from {key_id} may be valid until [^;]+\)", text)
         rotation.trust("publish", dropped, *OVERRIDE)
         assert rotation.refused(rotation.rotate, "taint", "nodes-1")[0] == "still_needed"
         assert rotation.refused(rotation.rotate, "taint", "root-1")[0] == "still_needed"

@@ -1,1 +1,1 @@
-"""Pure: TPM evidence, and trust in endorsement keys."""
+"""Pure functions: check TPM evidence, and the trust in endorsement keys."""

@@ -1,6 +1,7 @@
-"""Pure: makers' CA certificates, as an operator gives them and a tenant trusts them. Reads, bounds and sorts them.
+"""Pure functions: read the CA certificates of TPM makers from an operator's file, and sort them into roots and others.
 
-Pure, and no judgement of a chip (`ek_trust`). Rule: certificates are kept as the bytes that came, never re-encoded.
+`ek_trust` checks chips against these certificates. Rule: a certificate is stored as the bytes that the operator sent,
+never encoded again.
 """
 
 import base64
@@ -16,11 +17,11 @@ from cryptography.x509.oid import ExtensionOID
 from cloud.fabric.schemas import EkType
 
 DEFAULT_EK_TYPE: EkType = "rsa2048"
-"""The type that identifies where no root says otherwise: the one that every maker provides and certifies."""
+"""The type of EK that identifies a chip, unless a maker's root names another type. Every maker certifies this type."""
 
 TRUST_PEM_BYTES_MAX = 256 * 1024
 TRUST_CERTIFICATES_MAX = 64
-"""All roots and intermediates of all large makers together are about sixty certificates of 1-2 kB."""
+"""Most certificates in one file. All large makers together have about sixty roots and intermediates of 1-2 kB."""
 CA_CERTIFICATE_BYTES_MAX = 8 * 1024
 
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\s]+)-----END CERTIFICATE-----")
@@ -33,7 +34,7 @@ UNREADABLE = (
     x509.DuplicateExtension,
     x509.UnsupportedGeneralNameType,
 )
-"""What `cryptography` raises for what it cannot read; it parses fields when they are asked for."""
+"""Errors of `cryptography` for unreadable input. It parses most fields when they are read, so any read can fail."""
 
 CRITICAL_KNOWN = frozenset(
     {
@@ -45,12 +46,16 @@ CRITICAL_KNOWN = frozenset(
     }
 )
 _CA_CRITICAL = CRITICAL_KNOWN | {ExtensionOID.NAME_CONSTRAINTS}
-"""Extensions whose meaning is respected here or by the library's verifier, or binds nothing here (names, policies)."""
+"""Critical extensions that are accepted. This package or the library's verifier enforces them, or they have no effect
+here (names, policies)."""
 
 
 class TrustedRoot(msgspec.Struct, frozen=True):
-    """A maker's root (DER) that a tenant trusts, the certificates that may stand between it and an EK certificate,
-    and the type of EK that identifies this maker's chips."""
+    """A maker's root (DER) that a tenant trusts.
+
+    `intermediates` (DER) may be between the root and an EK certificate. `ek_type` is the type of EK that identifies the
+    chips of this maker.
+    """
 
     certificate: bytes
     intermediates: tuple[bytes, ...] = ()
@@ -58,27 +63,28 @@ class TrustedRoot(msgspec.Struct, frozen=True):
 
 
 class TrustFile(msgspec.Struct, frozen=True):
-    """The certificates (DER, as they stood) of an operator's file."""
+    """The certificates of an operator's file, in DER exactly as in the file."""
 
     roots: tuple[bytes, ...]
     intermediates: tuple[bytes, ...]
 
 
 class TrustError(ValueError):
-    """The operator's file holds no certificates that can be trusted; the text says why."""
+    """The operator's file cannot be used as trusted CA certificates. The text says why."""
 
 
 def parse_trust_pem(pem: bytes) -> TrustFile:
-    """The CA certificates of a PEM file: the self-signed ones are roots. Text between the blocks is left alone.
+    """Read the CA certificates of a PEM file. Self-signed ones are roots. Text between the PEM blocks is ignored.
 
-    Raises TrustError for a file without a certificate, with anything that is not a usable CA certificate, or too
-    large. Dates are judged at use, since they pass. A file may bring intermediates alone, for roots that are there.
+    A file may contain only intermediates, for roots that the tenant trusts already. Dates are not checked here but
+    when a chip is checked. Raises TrustError if the file is too large, contains no certificate, or contains anything
+    except usable CA certificates.
     """
     if len(pem) > TRUST_PEM_BYTES_MAX:
         raise TrustError(f"the file has more than {TRUST_PEM_BYTES_MAX} bytes")
     blocks = _PEM.findall(pem)
     if not blocks or pem.count(b"-----BEGIN ") != len(blocks):
-        raise TrustError("the file holds no certificate, or something that is none")
+        raise TrustError("the file contains no certificate, or a PEM block that is not a certificate")
     if len(blocks) > TRUST_CERTIFICATES_MAX:
         raise TrustError(f"the file has more than {TRUST_CERTIFICATES_MAX} certificates")
     roots: dict[bytes, None] = {}
@@ -93,14 +99,17 @@ def parse_trust_pem(pem: bytes) -> TrustFile:
 
 
 def trusted_roots(certificates: Iterable[tuple[bytes, EkType]]) -> tuple[TrustedRoot, ...]:
-    """A tenant's stored CA certificates as roots, each with all that are not roots as possible intermediates."""
+    """A tenant's roots, each with all of the tenant's other CA certificates as intermediates.
+
+    `certificates` are (DER, EK type). Raises TrustError for an unusable certificate.
+    """
     stored = [(der, ek_type, is_root(der)) for der, ek_type in certificates]
     intermediates = tuple(der for der, _, root in stored if not root)
     return tuple(TrustedRoot(der, intermediates, ek_type) for der, ek_type, root in stored if root)
 
 
 def is_root(der: bytes) -> bool:
-    """Whether a CA certificate is signed by its own key. Raises TrustError when it is no usable CA certificate."""
+    """Whether a CA certificate (DER) is signed by its own key. Raises TrustError for an unusable CA certificate."""
     try:
         certificate = x509.load_der_x509_certificate(der)
         extensions = certificate.extensions
@@ -111,18 +120,19 @@ def is_root(der: bytes) -> bool:
     except UNREADABLE as error:
         raise TrustError("it cannot be read") from error
     if not usable:
-        raise TrustError("it is not a certificate authority's")
+        raise TrustError("it is not a CA certificate")
     if unknown is not None:
         raise TrustError(f"it has the unknown critical extension {unknown}")
     return self_issued and _signed_by_itself(certificate)
 
 
 def is_ca(extensions: x509.Extensions) -> bool:
+    """Whether BasicConstraints says that the certificate is a CA's."""
     return any(isinstance(item.value, x509.BasicConstraints) and item.value.ca for item in extensions)
 
 
 def may_sign_certificates(extensions: x509.Extensions, *, default: bool) -> bool:
-    """What KeyUsage says of it; `default` where there is none."""
+    """Whether KeyUsage allows to sign certificates; `default` if there is no KeyUsage."""
     for item in extensions:
         if isinstance(item.value, x509.KeyUsage):
             return item.value.key_cert_sign
@@ -130,12 +140,13 @@ def may_sign_certificates(extensions: x509.Extensions, *, default: bool) -> bool
 
 
 def unknown_critical(extensions: x509.Extensions, known: frozenset[x509.ObjectIdentifier]) -> str | None:
+    """The OID of the first critical extension that is not in `known`; None if there is none."""
     unknown = [item.oid.dotted_string for item in extensions if item.critical and item.oid not in known]
     return unknown[0] if unknown else None
 
 
 def _decode_block(block: bytes) -> bytes:
-    """The DER of one PEM block, as it stands: a certificate that is parsed and written again may be another."""
+    """The DER inside one PEM block, decoded but not parsed: encoding a parsed certificate again could change it."""
     try:
         der = base64.b64decode(b"".join(block.split()), validate=True)
     except binascii.Error as error:

@@ -1,33 +1,33 @@
-"""Pure: which maker vouches for a chip, the check of an endorsement key (EK) and its certificate under a tenant's trust.
+"""Pure functions: check a chip's endorsement key (EK) and its certificate under a tenant's trust. Gives the tier.
 
-Pure: no I/O, the time is an argument. It proves nothing of who is asking: that the asker holds the chip is shown only
-by the challenge that `evidence.make_challenge` makes to the key judged here.
+The checks say which chip the evidence names. They do not show that the caller has the chip. The challenge of
+`evidence.make_challenge` shows that. The time is an argument.
 
-Rules it keeps:
+Rules:
 
-- A chip is its EK. Its public area is compared, byte for byte, with the one built here from the key *in the
-  certificate* and the default template; so neither another template, nor one with a varied `unique` field, nor a
-  public beside somebody else's certificate gets in.
-- A certificate that is there must hold: one that contradicts is refused whatever the tiers. One that merely nobody
-  vouches for makes the tier `tpm`, where the tenant allows that tier.
-- An allow-listed EK needs no certificate, and none is looked at: makers' certificates are missing or unreadable often
-  enough, and the operator has named the very key.
-- Certificates are never re-encoded. A path is made of the tenant's certificates only; a node brings the leaf.
+- The EK identifies the chip. The EK public of the request must be equal, byte for byte, to a public built from the key
+  *in the certificate* and the default template. So the check refuses another template, a changed `unique` field, and
+  the certificate of another chip.
+- A certificate that contradicts the evidence is refused, whatever tiers the tenant allows. A certificate that is
+  outside its dates, or has no path to a root of the tenant, gives the tier `tpm`, if the tenant allows that tier.
+- An allow-listed EK needs no certificate, and a certificate beside it is not read. Certificates of makers are often
+  missing or unreadable, and the operator has named the key itself.
+- Certificates are never encoded again. A path consists of the tenant's certificates only; the node sends the leaf.
 
-Steps (TCG EK Credential Profile for TPM Family 2.0, v2.5: "profile"; RFC 5280; design, section 4):
+Steps (TCG EK Credential Profile for TPM Family 2.0, v2.5: "profile"; RFC 5280; steps without a source are our own):
 
      1  the EK public is exactly one TPMT_PUBLIC (Library Part 2, 12.2.4)
-     2  its type may identify a chip for this tenant (design 4)
+     2  its type may identify a chip for this tenant
      3  its attributes are those of the default template (profile B.3, B.4)
      4  policy, algorithms and parameters are those of the default template (profile B.3, B.4)
-     5  the certificate is readable X.509, all fields that later steps look at (profile 3.2)
-     6  its key is the EK's (design 4)
+     5  the certificate is readable X.509, with all fields that later steps use (profile 3.2)
+     6  its key is the EK
      7  it is an EK certificate: no CA, no certificate signing, TCG EKU, no unknown critical extension (profile 3.2)
      8  it is within its validity (RFC 5280, 4.1.2.5)
-     9  the tenant has its issuer (design 4)
+     9  the tenant trusts its issuer
     10  a path to one of the tenant's roots verifies (RFC 5280, 6.1)
-    11  that root names this EK type (design 4)
-    12  the tenant allows the tier (design 4)
+    11  that root names this EK type
+    12  the tenant allows the tier
 """
 
 import warnings
@@ -74,11 +74,11 @@ EKU_EK_CERTIFICATE = x509.ObjectIdentifier("2.23.133.8.1")
 """tcg-kp-EKCertificate"""
 
 INTERMEDIATES_MAX = 4
-"""Certificates between the leaf and the root: makers use none to two."""
+"""Most certificates between leaf and root. Makers use none to two."""
 
 
 class _Template(msgspec.Struct, frozen=True):
-    """A default template: all of `TPMT_PUBLIC` up to `unique`, and the size of each part of `unique`."""
+    """A default template: the bytes of `TPMT_PUBLIC` up to `unique`, and the size of each part of `unique`."""
 
     kind: int
     size: int
@@ -88,8 +88,8 @@ class _Template(msgspec.Struct, frozen=True):
 
 _ATTRIBUTES = FIXED_TPM | FIXED_PARENT | SENSITIVE_DATA_ORIGIN | ADMIN_WITH_POLICY | RESTRICTED | DECRYPT
 
-# Type, SHA-256, attributes, PolicySecret(TPM_RH_ENDORSEMENT); AES-128-CFB, no scheme; key bits and exponent 0 (which is
-# 65537), or curve and no KDF. Templates L-1 and L-2.
+# Templates L-1 and L-2 of the profile. The bytes are: type, SHA-256, attributes, PolicySecret(TPM_RH_ENDORSEMENT);
+# AES-128-CFB, no scheme; then key bits and exponent 0 (it stands for 65537), or curve and no KDF.
 _TEMPLATES: dict[EkType, _Template] = {
     "rsa2048": _Template(
         ALG_RSA,
@@ -132,7 +132,7 @@ class TenantTrust(msgspec.Struct, frozen=True):
 
 
 class Chip(msgspec.Struct, frozen=True):
-    """A judged chip, known by the TPM's name of its EK. Challenges are made to `ek_public` (`TPMT_PUBLIC`)."""
+    """A checked chip. `ek_name` is the TPM name of its EK. Challenges are encrypted to `ek_public` (`TPMT_PUBLIC`)."""
 
     ek_name: bytes
     tier: Tier
@@ -141,7 +141,7 @@ class Chip(msgspec.Struct, frozen=True):
 
 
 def judge(evidence: EndorsementEvidence, trust: TenantTrust, now: datetime) -> Chip:
-    """The chip that the evidence claims, and its tier; `now` is aware UTC. Raises EvidenceRefused, steps 1-12."""
+    """Check the evidence, and return its chip with the tier. `now` is aware UTC. Raises EvidenceRefused, steps 1-12."""
     ek_type = _check_public(evidence.ek_public, trust)
     name = object_name(evidence.ek_public)
     if _is_allowed(name, ek_type, trust):
@@ -153,7 +153,7 @@ def judge(evidence: EndorsementEvidence, trust: TenantTrust, now: datetime) -> C
     certificate = _read_certificate(evidence.ek_certificate)
     ek_public = _built_public(certificate.key, ek_type)
     if ek_public != evidence.ek_public:
-        raise EvidenceRefused(6, "evidence_refused", "the endorsement certificate is of another key than the EK given")
+        raise EvidenceRefused(6, "evidence_refused", "the endorsement certificate is for another key than the EK given")
     _check_profile(certificate.extensions)
     try:
         _check_vouched(certificate, ek_type, trust, now)
@@ -163,7 +163,7 @@ def judge(evidence: EndorsementEvidence, trust: TenantTrust, now: datetime) -> C
 
 
 class _Unvouched(Exception):
-    """Nobody vouches for the chip; inside this module only."""
+    """No trusted maker vouches for the chip. Raised and caught inside this module only."""
 
     def __init__(self, step: int, reason: str) -> None:
         super().__init__(reason)
@@ -172,7 +172,10 @@ class _Unvouched(Exception):
 
 
 def _admit(chip: Chip, trust: TenantTrust, step: int = 12, reason: str = "") -> Chip:
-    """The chip, if its tier is allowed; else the refusal, at the step that kept it from a better one."""
+    """Return the chip if the tenant allows its tier. Raises EvidenceRefused.
+
+    `step` and `reason` say why the chip did not reach a higher tier.
+    """
     if chip.tier not in trust.tiers:
         allowed = f"the tenant does not allow the tier {chip.tier}"
         raise EvidenceRefused(step, "tier_refused", f"{reason}, and {allowed}" if reason else allowed)
@@ -180,19 +183,25 @@ def _admit(chip: Chip, trust: TenantTrust, step: int = 12, reason: str = "") -> 
 
 
 def _admit_unvouched(chip: Chip, trust: TenantTrust, step: int, reason: str) -> Chip:
-    """The same for a chip nobody vouches for. Only a maker's root makes another type than the default's identify."""
+    """As `_admit`, for a chip that no trusted maker vouches for. Its EK must be of the default type.
+
+    Another type identifies chips only under a maker's root that names it.
+    """
     if chip.ek_type != DEFAULT_EK_TYPE:
         raise EvidenceRefused(step, "tier_refused", f"{reason}, and its EK is not of the type {DEFAULT_EK_TYPE}")
     return _admit(chip, trust, step, reason)
 
 
 def _is_allowed(name: bytes, ek_type: EkType, trust: TenantTrust) -> bool:
-    """An EK of another type than the default's is known by its maker's root only: a chip must not be two."""
+    """Whether the tenant's allow-list has this EK.
+
+    Only EKs of the default type count. A chip has an EK of each type, so it could otherwise appear as two chips.
+    """
     return ek_type == DEFAULT_EK_TYPE and name.hex() in trust.allowed_ek_names
 
 
 def _check_public(raw: bytes, trust: TenantTrust) -> EkType:
-    """Steps 1 to 4."""
+    """Steps 1 to 4. Returns the type of the EK. Raises EvidenceRefused."""
     try:
         area = read_public(raw)
     except StructureError as error:
@@ -205,7 +214,7 @@ def _check_public(raw: bytes, trust: TenantTrust) -> EkType:
     template = _TEMPLATES[found[0]]
     fault = attribute_fault(area.attributes, _ATTRIBUTES)
     if fault is not None:
-        raise EvidenceRefused(3, "evidence_refused", f"the EK has not the attributes of the default template: {fault}")
+        raise EvidenceRefused(3, "evidence_refused", f"the EK's attributes are not the default template's: {fault}")
     unique_bytes = tuple(len(part) for part in area.unique)
     if not raw.startswith(template.head) or unique_bytes != template.unique_bytes:
         raise EvidenceRefused(4, "evidence_refused", "the EK was not made from the default template")
@@ -213,18 +222,18 @@ def _check_public(raw: bytes, trust: TenantTrust) -> EkType:
 
 
 def _read_certificate(raw: bytes) -> _Certificate:
-    """Step 5: everything that later steps look at, for the library parses a field only when it is asked for."""
+    """Step 5. Reads every field that later steps use, because the library parses a field only when it is read."""
     if len(raw) > EK_CERTIFICATE_BYTES_MAX:
         raise EvidenceRefused(
             5, "evidence_refused", f"the endorsement certificate has more than {EK_CERTIFICATE_BYTES_MAX} bytes"
         )
     try:
         with warnings.catch_warnings():
-            # The library warns of a serial that is not positive; it is refused here.
+            # The library only warns of a serial number that is not positive. Such a certificate is refused here.
             warnings.simplefilter("ignore", CryptographyDeprecationWarning)
             whole = x509.load_der_x509_certificate(raw)
             if whole.serial_number <= 0:
-                raise ValueError("RFC 5280 section 4.1.2.2: a serial is positive")
+                raise ValueError("the serial number is not positive (RFC 5280 section 4.1.2.2)")
         return _Certificate(
             whole=whole,
             issuer=whole.issuer,
@@ -238,7 +247,7 @@ def _read_certificate(raw: bytes) -> _Certificate:
 
 
 def _built_public(key: CertificatePublicKeyTypes, ek_type: EkType) -> bytes:
-    """Step 6: what the chip's `TPMT_PUBLIC` must be, the default template with the certificate's key."""
+    """Step 6. Builds the `TPMT_PUBLIC` that the chip must have: the default template with the certificate's key."""
     template = _TEMPLATES[ek_type]
     values: tuple[int, ...] = ()
     if isinstance(key, rsa.RSAPublicKey) and key.public_numbers().e == 65537:
@@ -247,12 +256,12 @@ def _built_public(key: CertificatePublicKeyTypes, ek_type: EkType) -> bytes:
         values = (key.public_numbers().x, key.public_numbers().y)
     if len(values) != len(template.unique_bytes):
         raise EvidenceRefused(
-            6, "evidence_refused", "the endorsement certificate is of another kind of key than the EK"
+            6, "evidence_refused", "the endorsement certificate is for another kind of key than the EK"
         )
     built = template.head
     for value, count in zip(values, template.unique_bytes, strict=True):
         if value.bit_length() > count * 8:
-            raise EvidenceRefused(6, "evidence_refused", "the endorsement certificate's key is of another size")
+            raise EvidenceRefused(6, "evidence_refused", "the endorsement certificate's key has another size")
         built += count.to_bytes(2, "big") + value.to_bytes(count, "big")
     return built
 
@@ -264,9 +273,9 @@ def _check_profile(extensions: x509.Extensions) -> None:
     if unknown is not None:
         reason = f"has the unknown critical extension {unknown}"
     elif is_ca(extensions) or may_sign_certificates(extensions, default=False):
-        reason = "is a certificate authority's"
+        reason = "is a CA certificate"
     elif not any(EKU_EK_CERTIFICATE in usage for usage in usages):
-        reason = f"has not the extended key usage {EKU_EK_CERTIFICATE.dotted_string}"
+        reason = f"lacks the extended key usage {EKU_EK_CERTIFICATE.dotted_string}"
     else:
         return
     raise EvidenceRefused(7, "evidence_refused", f"the endorsement certificate {reason}")
@@ -287,7 +296,7 @@ def _check_vouched(certificate: _Certificate, ek_type: EkType, trust: TenantTrus
             return
         faults.append(fault)
     if None in faults:
-        raise EvidenceRefused(11, "evidence_refused", "chips of this maker are known by an EK of another type")
+        raise EvidenceRefused(11, "evidence_refused", "chips of this maker are identified by an EK of another type")
     raise _Unvouched(10, f"no path from the endorsement certificate to a root of the tenant verifies ({faults[0]})")
 
 
@@ -296,10 +305,11 @@ def _has_issuer(root: TrustedRoot, issuer: x509.Name) -> bool:
 
 
 def _path_fault(certificate: x509.Certificate, root: TrustedRoot, now: datetime) -> str | None:
-    """Step 10: why the library's verifier finds no path to `root`; None when it finds one.
+    """Step 10. Returns why the library's verifier finds no path to `root`, or None if it finds one.
 
-    Its default policies are those of the web, which no EK certificate meets; the extensions of the leaf are judged in
-    step 7, those of CAs here and when they were taken over. Signatures, dates, names, path lengths are the library's.
+    The library checks signatures, dates, names and path lengths. Its default policies for extensions are those of the
+    web; no EK certificate meets them. So step 7 checks the extensions of the leaf. The extensions of CAs are checked
+    here, and when an operator adds the CA (`ek_roots`).
     """
     ca_policy = (
         ExtensionPolicy.permit_all()
@@ -323,7 +333,7 @@ def _path_fault(certificate: x509.Certificate, root: TrustedRoot, now: datetime)
 
 def _check_ca_constraints(_policy: Policy, _certificate: x509.Certificate, constraints: x509.BasicConstraints) -> None:
     if not constraints.ca:
-        raise ValueError("an issuer is not a certificate authority")
+        raise ValueError("an issuer is not a CA")
 
 
 def _check_ca_usage(_policy: Policy, _certificate: x509.Certificate, usage: x509.KeyUsage | None) -> None:

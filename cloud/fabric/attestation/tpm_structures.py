@@ -1,10 +1,11 @@
-"""The three TPM structures that evidence consists of, read strictly: `TPMT_PUBLIC`, `TPMS_ATTEST`, `TPMT_SIGNATURE`.
+"""Pure functions: read the three TPM structures of evidence: `TPMT_PUBLIC`, `TPMS_ATTEST` and `TPMT_SIGNATURE`.
 
-Not a TPM library, and no judgement: only the forms that can be accepted at all are read (RSA and ECC publics, certify
-attestations, ECDSA signatures). Rule: a structure has exactly one spelling, to its last byte. The TSS's unmarshalling
-takes trailing bytes and false sizes, and writes each refusal to stderr, so bytes of strangers do not go there.
+The functions read only forms that can be accepted: RSA and ECC publics, certify attestations, ECDSA signatures.
+`ek_trust` and `evidence` check the values. Rule: the bytes must be exactly one structure, to the last byte. The TSS
+library accepts trailing bytes and wrong sizes, and writes every refusal to stderr. So bytes from outside are not given
+to it.
 
-Source: TPM 2.0 Library Part 2, sections 9-12; all integers big-endian, a TPM2B is a 16-bit size and that many bytes.
+Source: TPM 2.0 Library Part 2, sections 9-12. Integers are big-endian. A TPM2B is a 16-bit size and that many bytes.
 """
 
 import hashlib
@@ -23,7 +24,7 @@ ALG_ECC = 0x0023
 CURVE_P256 = 0x0003
 
 GENERATED_VALUE = 0xFF544347
-"""TPM_GENERATED_VALUE: a restricted key never signs outside data that begin with it."""
+"""TPM_GENERATED_VALUE. A restricted key signs data that begin with it only if the TPM generated them."""
 ST_ATTEST_CERTIFY = 0x8017
 
 DIGEST_BYTES_MAX = 64
@@ -33,7 +34,7 @@ COORDINATE_BYTES_MAX = 66
 P256_BYTES = 32
 
 _SCHEMES_WITHOUT_HASH = frozenset({ALG_NULL, 0x0015})
-"""No scheme, and RSAES, have no details."""
+"""Schemes without details: no scheme, and RSAES."""
 _SCHEME_ECDAA = 0x001A
 
 FIXED_TPM = 1 << 1
@@ -65,8 +66,11 @@ _ATTRIBUTES = {
 
 
 class EvidenceRefused(Exception):
-    """The evidence does not hold. `step` is the number of the check (see `ek_trust` and `evidence`), `code` the
-    problem's, `reason` a sentence for the operator: it never contains an endorsement key or its name."""
+    """The evidence fails a check.
+
+    `step` is the number of the check (see `ek_trust` and `evidence`). `code` is the problem code. `reason` is a text
+    for the operator; it never contains an endorsement key or its name.
+    """
 
     def __init__(self, step: int, code: Code, reason: str) -> None:
         super().__init__(f"step {step}: {reason}")
@@ -76,12 +80,12 @@ class EvidenceRefused(Exception):
 
 
 class StructureError(ValueError):
-    """The bytes are not exactly one structure of the wanted kind; the text says where."""
+    """The bytes are not exactly one structure of the expected kind. The text says where."""
 
 
 class PublicArea(msgspec.Struct, frozen=True):
-    """`TPMT_PUBLIC`. `size` is the RSA key's bits or the ECC curve's number; `parameters` are the raw bytes of
-    symmetric algorithm, scheme, size and what follows; `unique` is (modulus,) or (x, y)."""
+    """`TPMT_PUBLIC`. `size` is the number of bits of an RSA key, or the number of the ECC curve. `parameters` are the
+    raw bytes from the symmetric algorithm up to `unique`. `unique` is (modulus,) or (x, y)."""
 
     kind: int
     name_algorithm: int
@@ -93,7 +97,7 @@ class PublicArea(msgspec.Struct, frozen=True):
 
 
 class Attestation(msgspec.Struct, frozen=True):
-    """`TPMS_ATTEST`. `certified_name` is empty unless `kind` is ST_ATTEST_CERTIFY, the only one read to its end."""
+    """`TPMS_ATTEST`. Only the kind ST_ATTEST_CERTIFY is read to its end; `certified_name` is empty for other kinds."""
 
     magic: int
     kind: int
@@ -109,11 +113,11 @@ class Signature(msgspec.Struct, frozen=True):
 
 
 class _Reader:
-    """Takes bytes from the front. Raises StructureError when there are too few, or some are left at the end."""
+    """Reads bytes from front to end. Raises StructureError if there are too few bytes, or `end` finds some left."""
 
     def __init__(self, raw: bytes) -> None:
         if len(raw) > TPM_STRUCTURE_BYTES_MAX:
-            raise StructureError(f"it has {len(raw)} bytes, more than {TPM_STRUCTURE_BYTES_MAX}")
+            raise StructureError(f"it has {len(raw)} bytes, more than the limit of {TPM_STRUCTURE_BYTES_MAX}")
         self._raw = raw
         self.offset = 0
 
@@ -131,7 +135,7 @@ class _Reader:
     def sized(self, bytes_max: int) -> bytes:
         size = self.number(2)
         if size > bytes_max:
-            raise StructureError(f"a field of {size} bytes may have {bytes_max}")
+            raise StructureError(f"a field has {size} bytes, more than the limit of {bytes_max}")
         return self.take(size)
 
     def since(self, offset: int) -> bytes:
@@ -147,7 +151,7 @@ def read_public(raw: bytes) -> PublicArea:
     reader = _Reader(raw)
     kind = reader.number(2)
     if kind not in (ALG_RSA, ALG_ECC):
-        raise StructureError("it is no RSA and no ECC key")
+        raise StructureError("it is neither an RSA key nor an ECC key")
     name_algorithm = reader.number(2)
     attributes = reader.number(4)
     policy = reader.sized(DIGEST_BYTES_MAX)
@@ -174,7 +178,7 @@ def _skip_symmetric(reader: _Reader) -> None:
 
 
 def _skip_scheme(reader: _Reader) -> None:
-    """`TPMT_RSA_SCHEME`, `TPMT_ECC_SCHEME` or `TPMT_KDF_SCHEME`: algorithm, mostly a hash, for ECDAA a count."""
+    """`TPMT_RSA_SCHEME`, `TPMT_ECC_SCHEME` or `TPMT_KDF_SCHEME`: an algorithm, for most a hash, for ECDAA a count."""
     scheme = reader.number(2)
     if scheme not in _SCHEMES_WITHOUT_HASH:
         reader.take(4 if scheme == _SCHEME_ECDAA else 2)
@@ -185,11 +189,11 @@ def read_attestation(raw: bytes) -> Attestation:
     reader = _Reader(raw)
     magic = reader.number(4)
     kind = reader.number(2)
-    reader.sized(NAME_BYTES_MAX)  # qualifiedSigner: the AK is known by its signature
+    reader.sized(NAME_BYTES_MAX)  # qualifiedSigner is not needed: the signature identifies the AK
     extra_data = reader.sized(DIGEST_BYTES_MAX + 2)
     reader.take(8 + 4 + 4)  # clock, resetCount, restartCount
     if reader.number(1) > 1:
-        raise StructureError("a yes-or-no field is neither")
+        raise StructureError("a yes-or-no field has another value")
     reader.take(8)  # firmwareVersion
     certified_name = b""
     if kind == ST_ATTEST_CERTIFY:
@@ -210,7 +214,7 @@ def read_signature(raw: bytes) -> Signature:
 
 
 def object_name(public: bytes) -> bytes:
-    """The TPM's name of an object whose nameAlg is SHA-256 (Part 1, 16), over the bytes that the TPM gave."""
+    """The TPM name of an object whose nameAlg is SHA-256 (Part 1, 16). `public` is its marshalled `TPMT_PUBLIC`."""
     return ALG_SHA256.to_bytes(2, "big") + hashlib.sha256(public).digest()
 
 
@@ -218,7 +222,7 @@ def p256_key(unique: tuple[bytes, ...]) -> ec.EllipticCurvePublicKey:
     """The key at a point of P-256. Raises StructureError for a point that is not on the curve."""
     x, y = unique
     if len(x) > P256_BYTES or len(y) > P256_BYTES:
-        raise StructureError("a coordinate is longer than the curve's")
+        raise StructureError("a coordinate is longer than those of the curve")
     numbers = ec.EllipticCurvePublicNumbers(int.from_bytes(x, "big"), int.from_bytes(y, "big"), ec.SECP256R1())
     try:
         return numbers.public_key()
@@ -227,7 +231,7 @@ def p256_key(unique: tuple[bytes, ...]) -> ec.EllipticCurvePublicKey:
 
 
 def attribute_fault(attributes: int, wanted: int) -> str | None:
-    """The difference of `attributes` from `wanted`, by the names of Part 2, 8.3; None when they are equal."""
+    """How `attributes` differ from `wanted`, with the names of Part 2, 8.3; None if they are equal."""
     faults = [f"{name} is missing" for bit, name in _ATTRIBUTES.items() if wanted & ~attributes & bit]
     faults += [f"{name} is set" for bit, name in _ATTRIBUTES.items() if attributes & ~wanted & bit]
     if attributes & ~sum(_ATTRIBUTES):

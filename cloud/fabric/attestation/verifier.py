@@ -1,4 +1,4 @@
-"""Port for checks of TPM evidence, and its adapter to the checks of this package. Pure."""
+"""Port: checks of TPM evidence. With the adapter that calls the checks of this package; it does no I/O."""
 
 from datetime import datetime
 from typing import Protocol
@@ -11,22 +11,22 @@ from protocol.ids import ActivationId, RenewalId
 
 
 class Verifier(Protocol):
-    """Checks TPM evidence. All raise EvidenceRefused."""
+    """Checks TPM evidence. Every method raises EvidenceRefused."""
 
     def judge(self, evidence: EndorsementEvidence, trust: TenantTrust, now: datetime) -> Chip:
-        """The chip that the evidence names, in the tier that the tenant's trust gives it."""
+        """Check the evidence, and return its chip with the tier that the tenant's trust gives it."""
 
     def make_challenge(self, chip: Chip, ak_public: bytes, secret: bytes) -> tuple[bytes, bytes]:
-        """The secret in a form that only this chip can read, and only by this attestation key."""
+        """Encrypt the secret to this chip and attestation key. Returns credential blob and encrypted seed."""
 
     def verify_key(
         self, key: KeyEvidence, ak_public: bytes, secret: bytes, exchange: ActivationId | RenewalId, csr: bytes
     ) -> NodeKey:
-        """The node key, which lives in the chip and signed the CSR."""
+        """Check that the node key is in the chip and signed the CSR (DER), and return it."""
 
 
 class TpmVerifier:
-    """Checks by the rules of this package."""
+    """Adapter: the checks of `ek_trust` and `evidence`."""
 
     def judge(self, evidence: EndorsementEvidence, trust: TenantTrust, now: datetime) -> Chip:
         return ek_trust.judge(evidence, trust, now)

@@ -1,1 +1,1 @@
-"""Pure: what a statement says, who may sign it, which standing follows."""
+"""Statements and standing: the content of a statement, the keys that sign it, and the changes of a node's standing."""

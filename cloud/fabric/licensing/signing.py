@@ -1,7 +1,7 @@
-"""Adapter: Fabric's signing keys, for leases, revocations (and suspensions), freshness. One key a purpose, none of them for TLS.
+"""Adapter: Fabric's three signing keys, read from key files. They sign leases, revocations and suspensions, freshness.
 
-The adapter between key files and statements. Which `kid` may sign which `typ` is published through TUF; what is
-verified here is only what these same keys signed (a statement that a node presents).
+Each purpose has one key, and none of the keys is used for TLS. The TUF repository publishes which `kid` may sign which
+`typ`. This module verifies a signature in one case: a node presents a statement that one of these keys signed.
 """
 
 from datetime import UTC, datetime
@@ -32,13 +32,13 @@ TYPS: dict[str, tuple[str, ...]] = {
     "revocation": (TYP_SUSPENSION, TYP_REVOCATION),
     "freshness": (TYP_FRESHNESS,),
 }
-"""Purpose, which is also the name of the key file, and what it signs."""
+"""The document types that each key signs, by purpose. The purpose is also the name of the key file."""
 
 _ALWAYS = (datetime(2000, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC))
 
 
 class SigningKey:
-    """A private key with its published name."""
+    """A P-256 private key with its key id (`kid`)."""
 
     def __init__(self, private_key: ec.EllipticCurvePrivateKey) -> None:
         if not isinstance(private_key.curve, ec.SECP256R1):
@@ -47,7 +47,7 @@ class SigningKey:
         self.kid = key_id(private_key.public_key())
 
     def verification(self, typs: tuple[str, ...], not_before: datetime, not_after: datetime) -> VerificationKey:
-        """The public half as it is published."""
+        """The public key as it is published."""
         spki = self.private_key.public_key().public_bytes(
             serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
         )
@@ -55,7 +55,7 @@ class SigningKey:
 
 
 class Signer:
-    """Signs what Fabric says of nodes, each type with its own key."""
+    """Signs Fabric's statements about nodes, each type with the key for it."""
 
     def __init__(self, trust_domain: str, *, lease: SigningKey, revocation: SigningKey, freshness: SigningKey) -> None:
         self.trust_domain = trust_domain
@@ -63,7 +63,7 @@ class Signer:
         self._ring = KeyRing(self.published(*_ALWAYS))
 
     def published(self, not_before: datetime, not_after: datetime) -> tuple[VerificationKey, ...]:
-        """The public halves, for the TUF target of signing keys."""
+        """The public keys, for the TUF target of signing keys."""
         return tuple(key.verification(TYPS[name], not_before, not_after) for name, key in self._keys.items())
 
     def statement(self, statement: Statement) -> str:
@@ -77,7 +77,7 @@ class Signer:
         return seal(TYP_FRESHNESS, key.kid, freshness_payload(freshness), key.private_key)
 
     def presented(self, token: str) -> Statement | None:
-        """A statement that a node presents, if these keys signed it; anything else is ignored, not an error."""
+        """Read a statement that a node presents. Returns None if it does not verify under these keys."""
         if not token:
             return None
         try:
@@ -87,11 +87,15 @@ class Signer:
 
 
 def key_path(directory: Path, purpose: str) -> Path:
+    """The key file of a purpose (a key of `TYPS`)."""
     return directory / f"{purpose}.key.pem"
 
 
 def make_signer(directory: Path, passphrase: bytes, trust_domain: str) -> Signer:
-    """The signer over three new keys, in files. Raises KeyFileError, also when one is there already."""
+    """Make three new keys, write them to files, and return the signer over them.
+
+    Raises KeyFileError if a file cannot be written or exists already.
+    """
     keys = {purpose: ec.generate_private_key(ec.SECP256R1()) for purpose in TYPS}
     write_keys({key_path(directory, purpose): key for purpose, key in keys.items()}, passphrase)
     return Signer(trust_domain, **{purpose: SigningKey(key) for purpose, key in keys.items()})

@@ -1,8 +1,11 @@
-"""Pure: builds the next statement of a node's stream, out of node, change and time. It signs nothing.
+"""Pure functions: build the next statement about a node, unsigned.
 
-Rules: `seq` is max(stored, presented) + 1; the dates come from the terms, the tier's unless the code brought its
-own; a stored lease is signed again when it is half way to its `refresh_after`, so that a refresh usually writes
-nothing. (`protocol.signed.statements` is the form, and the node's side of the rules.)
+`protocol.signed.statements` has the format of statements and the node's rules. Rules here:
+
+- `seq` is max(stored, presented) + 1.
+- The dates of a lease come from its terms: those of the activation code, else those of the tier.
+- A stored lease is signed again once half of the time to its `refresh_after` has passed. A refresh before that time
+  returns the stored lease and writes nothing.
 """
 
 from datetime import datetime, timedelta
@@ -22,19 +25,19 @@ TERMS: dict[Tier, LeaseTerms] = {
     "tpm": LeaseTerms(_DAY, 7 * _DAY, 14 * _DAY, 21 * _DAY),
     "software": LeaseTerms(6 * _HOUR, 3 * _DAY, 5 * _DAY, 7 * _DAY),
 }
-"""Section 4 of the design: the less is proven, the sooner the licence runs out without the cloud."""
+"""Default terms of each tier. The less a tier proves, the sooner the licence of an offline machine ends."""
 
 DEVICE_HEADROOM = timedelta(days=275)
-"""How long leases can be renewed on one device certificate before it must be renewed itself."""
+"""How long a node can renew its lease on one device certificate before it must renew the device certificate."""
 TERM_SECONDS_MAX = 790 * _DAY
-"""With headroom and tail the 1,095 days that the issuer gives a device certificate at the most: a longer lease would
-outlive the identity."""
+"""Longest time to `terminate_at`. With `DEVICE_HEADROOM` and `DEVICE_LIFE_AFTER_TERMINATION` it gives 1,095 days, the
+longest life of a device certificate at the issuer. A longer lease would outlive the device certificate."""
 NOTIFY_BEFORE = (timedelta(days=7), timedelta(days=1))
-"""When, before `expires_at`, the machine's owner is notified."""
+"""How long before `expires_at` the owner of the machine is notified."""
 
 
 class Subject(msgspec.Struct, frozen=True, kw_only=True):
-    """Whom a statement is about, and what a lease of it grants."""
+    """The generation that a statement is about, and what a lease grants to it."""
 
     trust_domain: str
     tenant: TenantId
@@ -48,11 +51,11 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TermsError(ValueError):
-    """The dates fall, or are out of bounds."""
+    """The dates of a lease are not in order, or are out of bounds."""
 
 
 def check_terms(terms: LeaseTerms) -> None:
-    """Raises TermsError."""
+    """Check that the dates are in order and within bounds. Raises TermsError."""
     seconds = (
         terms.refresh_after_seconds,
         terms.expires_seconds,
@@ -60,35 +63,35 @@ def check_terms(terms: LeaseTerms) -> None:
         terms.terminate_seconds,
     )
     if list(seconds) != sorted(seconds):
-        raise TermsError("the dates of a lease must not fall: refresh after, expires, grace, terminates")
+        raise TermsError("the dates of a lease must be in this order: refresh after, expires, grace, terminates")
     if seconds[0] < 1 or seconds[-1] > TERM_SECONDS_MAX:
-        raise TermsError(f"the dates of a lease lie between 1 and {TERM_SECONDS_MAX} seconds")
+        raise TermsError(f"the dates of a lease must be between 1 and {TERM_SECONDS_MAX} seconds")
 
 
 def terms_of(tier: Tier, override: LeaseTerms | None) -> LeaseTerms:
-    """The code's terms, or the tier's."""
+    """The terms of the code (`override`) if it has any, else the tier's."""
     return override if override is not None else TERMS[tier]
 
 
 def next_seq(stored: int, presented: int) -> int:
-    """The number of the next statement. A presented one that is too far ahead is ignored."""
+    """The `seq` of the next statement. A presented number that is implausibly high is ignored."""
     return (presented if is_plausible(stored, presented) else stored) + 1
 
 
 def is_plausible(stored: int, presented: int) -> bool:
-    """Whether a presented number is ahead of ours and close enough to count."""
+    """Whether a presented number is higher than the stored one, by at most SEQ_JUMP_MAX."""
     return stored < presented <= min(stored + SEQ_JUMP_MAX, SEQ_MAX - 1)
 
 
 def device_not_after(terms: LeaseTerms, now: datetime) -> datetime:
-    """The wanted end of a device certificate: identity never dies before the licence."""
+    """The end to request for a device certificate. It is later than the end of any lease signed before a renewal."""
     return now + timedelta(seconds=terms.terminate_seconds) + DEVICE_LIFE_AFTER_TERMINATION + DEVICE_HEADROOM
 
 
 def lease(
     subject: Subject, seq: int, now: datetime, renew_device_after: datetime | msgspec.UnsetType = msgspec.UNSET
 ) -> Lease:
-    """A lease from now on."""
+    """A lease issued at `now`. `renew_device_after` orders the node to renew a device certificate made before it."""
     terms = subject.terms
     expires_at = now + timedelta(seconds=terms.expires_seconds)
     return Lease(
@@ -113,7 +116,7 @@ def lease(
 
 
 def suspension(subject: Subject, seq: int, now: datetime, reason: str) -> Suspension:
-    """Stops the workloads until a later statement."""
+    """A suspension: workloads stop until a later statement allows them."""
     return Suspension(
         trust_domain=subject.trust_domain,
         tenant=subject.tenant,
@@ -127,7 +130,7 @@ def suspension(subject: Subject, seq: int, now: datetime, reason: str) -> Suspen
 
 
 def revocation(subject: Subject, seq: int, now: datetime, reason: RevocationReason) -> Revocation:
-    """Ends the generation."""
+    """A revocation: ends the generation for ever."""
     return Revocation(
         trust_domain=subject.trust_domain,
         tenant=subject.tenant,
@@ -141,5 +144,5 @@ def revocation(subject: Subject, seq: int, now: datetime, reason: RevocationReas
 
 
 def lease_is_due(issued_at: datetime, refresh_after: datetime, now: datetime) -> bool:
-    """Whether a stored lease is signed again at a refresh: half way to its `refresh_after`, or past it."""
+    """Whether a refresh signs a new lease: at least half of the time to `refresh_after` has passed."""
     return now >= issued_at + (refresh_after - issued_at) / 2

@@ -1,1 +1,1 @@
-"""Use cases of Fabric, one module a subject. They have no HTTP and no SQL: stores, ports and pure modules are given."""
+"""Use cases of Fabric, one module a subject. They contain no HTTP and no SQL: stores and ports are arguments."""

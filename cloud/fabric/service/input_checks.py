@@ -1,30 +1,33 @@
-"""Pure: bounds of texts that come from outside."""
+"""Pure functions: check the size and form of texts that come from outside."""
 
 from cloud.fabric.errors import Invalid
 from protocol.limits import COMPONENTS_MAX, NONCE_BYTES_MAX, NONCE_BYTES_MIN
 
 TEXT_CHARS_MAX = 256
-"""Of a reason, a note, or an agent's version."""
+"""Longest reason, note or agent version."""
 COMPONENT_CHARS_MAX = 64
-"""Of a fingerprint component's name, and of its HMAC-SHA-256 in hex."""
+"""Longest name of a fingerprint component, and longest value: an HMAC-SHA-256 in hex."""
 
 
 def check_nonce_form(nonce: str) -> None:
-    """The asker's nonce is opaque, but bounded. Raises Invalid."""
+    """Check the length of a node's nonce. Its content is opaque. Raises Invalid."""
     if not NONCE_BYTES_MIN <= len(nonce) <= NONCE_BYTES_MAX:
-        raise Invalid(f"the nonce has {NONCE_BYTES_MIN} to {NONCE_BYTES_MAX} characters")
+        raise Invalid(f"nonce: must have {NONCE_BYTES_MIN} to {NONCE_BYTES_MAX} characters")
 
 
 def check_fingerprint(components: dict[str, str]) -> None:
-    """Names and values are opaque here, but bounded. Raises Invalid."""
+    """Check the number of components, and the length of names and values. Their content is opaque. Raises Invalid."""
     if len(components) > COMPONENTS_MAX or any(
         max(len(name), len(value)) > COMPONENT_CHARS_MAX for name, value in components.items()
     ):
-        raise Invalid(f"fingerprint: at most {COMPONENTS_MAX} components of {COMPONENT_CHARS_MAX} characters")
+        raise Invalid(
+            f"fingerprint: at most {COMPONENTS_MAX} components, names and values of at most {COMPONENT_CHARS_MAX}"
+            " characters"
+        )
 
 
 def check_text(what: str, text: str, characters_max: int = TEXT_CHARS_MAX, *, empty: bool = True) -> str:
-    """A text from outside: bounded and printable. Raises Invalid."""
+    """Check that a text is printable and not too long, and return it. `what` names the field. Raises Invalid."""
     if len(text) > characters_max or not text.isprintable() or (not empty and not text.strip()):
         raise Invalid(f"{what}: {'up to' if empty else '1 to'} {characters_max} printable characters")
     return text

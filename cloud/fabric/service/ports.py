@@ -1,4 +1,4 @@
-"""Ports that most use cases of Fabric take from the wiring: clock, transaction, wake-up of the background work."""
+"""Ports: types of arguments that most use cases of Fabric take. Clock, transaction, wake-up of the background work."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -7,10 +7,10 @@ from datetime import datetime
 from cryptography import x509
 
 Now = Callable[[], datetime]
-"""The time, aware and in UTC."""
+"""Returns the time, aware and in UTC."""
 Transaction = Callable[[], AbstractAsyncContextManager[object]]
-"""Begins one transaction over all stores: durable when its block ends."""
+"""Begins one transaction over all stores. It is committed when its block ends."""
 WakeBackground = Callable[[], None]
-"""Lets the background work look at the rows at once; called after the commit."""
+"""Starts a pass of the background work at once. Called after the commit."""
 ServiceCertificates = Callable[[], Mapping[str, x509.Certificate]]
-"""The TLS certificates of the services that are known here, by the service's name."""
+"""Returns the TLS certificates of the services that Fabric knows, by the service's name."""

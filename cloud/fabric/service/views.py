@@ -1,4 +1,4 @@
-"""Pure: rows as operators see them, and pages of them."""
+"""Pure functions: turn rows into the messages of the operator API, and make pages."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -29,33 +29,35 @@ R = TypeVar("R")
 
 
 def read_cursor(cursor: str) -> str:
-    """The id that an opaque cursor stands for. Raises Invalid."""
+    """The id inside a cursor of ours; empty for an empty cursor. Raises Invalid."""
     try:
         if len(cursor) > CURSOR_CHARS_MAX:
             raise EncodingError("too long")
         return b64url_decode(cursor).decode("ascii")
     except (EncodingError, UnicodeDecodeError) as error:
-        raise Invalid("the cursor is not one of ours") from error
+        raise Invalid("cursor: not a cursor of this API") from error
 
 
 def read_limit(limit: int) -> int:
-    """Raises Invalid."""
+    """Check the number of items on a page, and return it. Raises Invalid."""
     if not 1 <= limit <= PAGE_ITEMS_MAX:
         raise Invalid(f"limit: 1 to {PAGE_ITEMS_MAX}")
     return limit
 
 
 def page(items: Sequence[R], ids: Sequence[str], limit: int) -> schemas.Page[R]:
-    """A page out of up to `limit` + 1 items: the one too many only says that there are more."""
+    """A page of at most `limit` items. `items` has up to `limit` + 1; an extra item means that another page follows."""
     more = len(items) > limit
     return schemas.Page(tuple(items[:limit]), b64url_encode(ids[limit - 1].encode()) if more else "")
 
 
 def tenant(row: TenantRow) -> schemas.Tenant:
+    """A tenant as operators see it."""
     return schemas.Tenant(row.id, row.name, row.tiers, row.created_at)
 
 
 def ek_root(row: EkRootRow) -> schemas.EkRoot:
+    """A trusted CA certificate, with its subject and end."""
     certificate = x509.load_der_x509_certificate(row.certificate)
     subject = certificate.subject.rfc4514_string()
     return schemas.EkRoot(row.sha256, subject, row.ek_type, certificate.not_valid_after_utc, row.added_at)
@@ -66,6 +68,7 @@ def ek_allowed(row: EkAllowedRow) -> schemas.AllowedEk:
 
 
 def code(row: CodeRow, now: datetime) -> schemas.Code:
+    """A code with its state at `now`: revoked, else expired, else spent (all seats taken), else open."""
     state: schemas.CodeState = "open"
     if row.revoked_at is not None:
         state = "revoked"
@@ -90,6 +93,7 @@ def code(row: CodeRow, now: datetime) -> schemas.Code:
 
 
 def node(row: NodeRow) -> schemas.Node:
+    """A node as operators see it. `closing`: Breakwater has not closed yet all generations that Fabric has closed."""
     return schemas.Node(
         id=row.id,
         tenant=row.tenant,

@@ -1,7 +1,7 @@
 """Stores: all queries of Fabric, one class a subject, over an engine that the wiring opens.
 
-Rule: no other module of Fabric knows a table. A query that changes a state by compare-and-set answers whether it
-held; deciding is the service's business.
+Rules: Only stores and migrations use tables. A query that changes a state by compare-and-set returns True if it changed
+the row. The use case decides what follows.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from cloud.storage.engine import Transaction
 
 @dataclass(frozen=True, kw_only=True)
 class Stores:
-    """The stores of one Fabric, by name, and the transaction that they share."""
+    """The stores of one Fabric, and the transaction that they share."""
 
     engine: ServiceEngine
     activations: ActivationStore
@@ -39,12 +39,12 @@ class Stores:
     tokens: TokenStore
 
     def transaction(self) -> Transaction:
-        """One transaction over all stores: durable when its block ends."""
+        """One transaction over all stores. It is committed when its block ends."""
         return self.engine.transaction()
 
 
 def stores_over(engine: ServiceEngine) -> Stores:
-    """The stores over an engine, open or not."""
+    """Make the stores over an engine. The engine may be opened later."""
     return Stores(
         engine=engine,
         activations=ActivationStore(engine),

@@ -1,4 +1,7 @@
-"""Store: runs of the activation exchange. States change by compare-and-set; the answer says whether it held."""
+"""Store: runs of the activation exchange.
+
+States change by compare-and-set. The methods `set_...` return True if the row was in the expected state and changed.
+"""
 
 from datetime import datetime
 
@@ -36,7 +39,7 @@ def _count_of(state: ActivationState) -> QueryString:
     )
 
 
-# Two counts by the index of the state; Piccolo has no SELECT without a table.
+# Two counts, because each uses the index of the state. Piccolo has no SELECT without a table.
 _OPEN = compiled(sql("SELECT {} + {} AS n", _count_of("challenged"), _count_of("failed")))
 _LIVE = compiled(Activation.select(Count(alias="n")).where(Activation.node == param("node"), _IS_LIVE))
 _WRONG = compiled(
@@ -115,22 +118,28 @@ class ActivationStore:
         return _ACTIVATION.read_one(row)
 
     async def count_open(self, code: CodeId, now: datetime) -> int:
-        """Challenges of a code whose time is not over: those that failed early count, or failing would make room."""
+        """Count a code's challenges that have not expired at `now`.
+
+        Challenges that failed early count too. Otherwise a caller could free a place by answering wrongly.
+        """
         (row,) = await self._engine.fetch(_OPEN, code=code, now=now)
         return int(row["n"])
 
     async def count_live(self, node: NodeId) -> int:
-        """Activations of a node that may still be confirmed."""
+        """Count a node's activations that may still be confirmed."""
         (row,) = await self._engine.fetch(_LIVE, node=node)
         return int(row["n"])
 
     async def count_wrong_answer(self, activation: ActivationId) -> int | None:
-        """Count a wrong answer; the last one closes the activation. None: it was not open any more."""
+        """Count a wrong answer. The last allowed one ends the activation.
+
+        Returns the number of wrong answers so far, or None if the activation was not open.
+        """
         row = await self._engine.fetch_one(_WRONG, id=activation)
         return None if row is None else int(row["tries"])
 
     async def set_proved(self, row: ActivationRow) -> bool:
-        """The state and what the proof gave; False if the activation was not open any more."""
+        """Store the results of the proof, and set the state. False if the activation was not open."""
         return bool(await self._engine.fetch(_PROVED, **_ACTIVATION.values(row, _PROVED)))
 
     async def set_issued(self, activation: ActivationId, chain: tuple[bytes, ...]) -> bool:
@@ -146,15 +155,17 @@ class ActivationStore:
         return bool(await self._engine.fetch(_LAPSED, id=activation))
 
     async def supersede(self, node: NodeId, up_to: int) -> None:
-        """End every unconfirmed activation of generations up to `up_to`."""
+        """End every unconfirmed activation of the node's generations up to and including `up_to`."""
         await self._engine.fetch(_SUPERSEDE, node=node, up_to=up_to)
 
     async def overdue(self, now: datetime, limit: int) -> list[ActivationRow]:
+        """Unconfirmed activations whose `confirm_by` has passed."""
         return [_ACTIVATION.read(row) for row in await self._engine.fetch(_OVERDUE, now=now, limit=limit)]
 
     async def lapsing(self, limit: int) -> list[ActivationRow]:
+        """Activations whose lapse has begun and is not finished."""
         return [_ACTIVATION.read(row) for row in await self._engine.fetch(_LAPSING, limit=limit)]
 
     async def purge(self, before: datetime) -> None:
-        """Forget challenges that nobody answered."""
+        """Delete unproved challenges that expired before `before`."""
         await self._engine.fetch(_PURGE, before=before)

@@ -1,7 +1,7 @@
-"""Store: which node works by which trust, and waking the nodes that an order to renew is for.
+"""Store: which trust each node uses, and the wake-up of nodes for a renewal order.
 
-Only nodes with an open confirmed generation count, active or suspended. A fleet is walked in stretches of its ids, so
-that no statement takes long; what is counted is as of the moment each stretch was read.
+Only nodes with an open confirmed generation count, active or suspended. A query reads one stretch of node ids, so no
+query takes long. Each stretch is read in a query of its own, so counts of a whole fleet are not from one moment.
 """
 
 from collections.abc import AsyncIterator
@@ -18,11 +18,11 @@ from cloud.storage import Mapper, ServiceEngine, Statement, compiled, param, par
 from protocol.ids import NodeId, TenantId
 
 STRETCH_NODES = 2000
-"""About 10 ms of a database's time."""
+"""Nodes in one stretch: about 10 ms of database time."""
 
 
 class NodeTrust(msgspec.Struct, frozen=True):
-    """What one node works by, as far as it has reported."""
+    """The trust that one node uses, as it reported. `trust_version` 0 and `device_issuer` empty: not reported yet."""
 
     node: NodeId
     tenant: TenantId
@@ -32,7 +32,7 @@ class NodeTrust(msgspec.Struct, frozen=True):
 
 
 class TrustReport(msgspec.Struct, frozen=True):
-    """What a session or a question reported of a generation; 0 and empty for nothing."""
+    """A report about one generation, from a session or a request for the statement. 0 and empty: not reported."""
 
     trust_version: int = 0
     device_issuer: str = ""
@@ -43,7 +43,7 @@ _NODE_TRUST = Mapper(NodeTrust, Generation, node=_NODE.id, tenant=_NODE.tenant)
 
 
 def _counts(node: type[Node] | ForeignKey[Any]) -> And:
-    """Condition: the node has an open confirmed generation."""
+    """SQL condition: the node has an open confirmed generation."""
     return node.standing.is_in(["active", "suspended"]) & (node.current_generation > node.closed_up_to)
 
 
@@ -56,7 +56,7 @@ _IN_STRETCH = (
     & (Generation.number == _NODE.current_generation)
     & _counts(_NODE)
 )
-"""Condition on generations: the current one of a node that counts, in a stretch of ids."""
+"""SQL condition on generations: the current generation of a node that counts, within a stretch of ids."""
 _COUNTS = compiled(
     Generation.select(Generation.trust_version, Generation.device_issuer, Count(alias="nodes"))
     .where(_IN_STRETCH)
@@ -88,13 +88,16 @@ _WAKE = compiled(Node.update({Node.wake_cursor: Node.wake_cursor + 1}).where(Nod
 
 
 class AdoptionStore:
-    """Which node works by which trust."""
+    """Which trust each node uses."""
 
     def __init__(self, engine: ServiceEngine) -> None:
         self._engine = engine
 
     async def counts(self) -> AsyncIterator[tuple[int, str, int]]:
-        """(trust version, key id of the device certificate's issuer, nodes); the same pair may come several times."""
+        """Yield (trust version, key id of the device certificate's issuer, number of nodes), stretch by stretch.
+
+        The same pair of version and key id may come several times. The caller adds up the numbers.
+        """
         after = ""
         while last := await self._end_of_stretch(after):
             for row in await self._engine.fetch(_COUNTS, after=after, last=last):
@@ -102,15 +105,22 @@ class AdoptionStore:
             after = last
 
     async def behind(self, version: int, after: str, limit: int) -> list[NodeTrust]:
-        """Nodes after `after` that work by a trust before `version`, by id."""
+        """Nodes whose trust version is lower than `version`, in order of id, after the id `after`."""
         return await self._walk(_BEHIND, version, after, limit)
 
     async def of_issuer(self, key_id: str, after: str, limit: int) -> list[NodeTrust]:
-        """Nodes after `after` whose last shown device certificate is of that issuer, by id; empty: none was shown."""
+        """Nodes whose last shown device certificate is from the CA `key_id`, in order of id, after the id `after`.
+
+        An empty `key_id` selects nodes that have shown no device certificate yet.
+        """
         return await self._walk(_OF_ISSUER, key_id, after, limit)
 
     async def write(self, reports: dict[str, TrustReport], version_max: int) -> None:
-        """By generation id. A version that was never published here is ignored, and so is a lower one."""
+        """Store reports, keyed by generation id.
+
+        A trust version above `version_max` was never published here and is ignored. A version that is not higher than
+        the stored one is ignored too.
+        """
         for generation, entry in reports.items():
             if 0 < entry.trust_version <= version_max:
                 await self._engine.fetch(_REPORTED, id=generation, trust_version=entry.trust_version)
@@ -118,7 +128,7 @@ class AdoptionStore:
                 await self._engine.fetch(_SHOWN, id=generation, device_issuer=entry.device_issuer)
 
     async def wake(self, after: str, limit: int) -> list[NodeId]:
-        """Move the cursors of the next active nodes by id, and name them."""
+        """Advance the wake cursors of the next active nodes after the id `after`. Returns their ids in order."""
         nodes = [NodeId(row["id"]) for row in await self._engine.fetch(_TO_WAKE, after=after, limit=limit)]
         for node in nodes:
             await self._engine.fetch(_WAKE, id=node)

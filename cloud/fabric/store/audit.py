@@ -1,4 +1,4 @@
-"""Store: the audit. Rows are added in the transaction of what they are about, and never changed."""
+"""Store: the audit. The caller inserts an entry in the transaction of the change. Entries are never changed."""
 
 from cloud.fabric.store.rows import AuditRow
 from cloud.fabric.tables import Audit
@@ -16,7 +16,7 @@ _PAGE = compiled(
 
 
 class AuditStore:
-    """The audit."""
+    """Audit entries."""
 
     def __init__(self, engine: ServiceEngine) -> None:
         self._engine = engine
@@ -25,6 +25,6 @@ class AuditStore:
         await self._engine.fetch(_ADD, **_AUDIT.values(row))
 
     async def page(self, tenant: str, subject: str, action: str, before: str, limit: int) -> list[AuditRow]:
-        """The newest first; empty filters match all."""
+        """Entries with an id below `before`, the newest first. An empty filter matches every entry."""
         rows = await self._engine.fetch(_PAGE, before=before, tenant=tenant, object=subject, action=action, limit=limit)
         return [_AUDIT.read(row) for row in rows]

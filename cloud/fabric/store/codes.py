@@ -50,7 +50,7 @@ class CodeStore:
         await self._engine.fetch(_REVOKE, id=code, at=at)
 
     async def take_seat(self, code: CodeId) -> bool:
-        """Compare-and-set: True if a seat was free and is taken now."""
+        """Take a seat by compare-and-set. True if a seat was free."""
         return bool(await self._engine.fetch(_TAKE, id=code))
 
     async def free_seat(self, code: CodeId) -> None:

@@ -1,6 +1,7 @@
 """Store: values of the whole installation, by name.
 
-They are its epoch, its secrets, the order to renew, and until when the session certificates of each issuing CA count.
+The values are the epoch, the server secrets, the renewal order, and for each issuing CA the time after which all its
+session certificates have expired.
 """
 
 from datetime import UTC, datetime
@@ -48,7 +49,7 @@ class InstallationStore:
         await self._engine.fetch(_INSERT, name=name, value=value)
 
     async def renewal_order(self) -> RenewalOrder | None:
-        """The order to renew device certificates that counts, if one was ever given."""
+        """The newest renewal order; None if no operator has given one."""
         row = await self._engine.fetch_one(_FIND, name=RENEWAL)
         return None if row is None else msgspec.json.decode(bytes(row["value"]), type=RenewalOrder)
 
@@ -56,19 +57,19 @@ class InstallationStore:
         await self._engine.fetch(_SET, name=RENEWAL, value=msgspec.json.encode(order))
 
     async def advance_renewal_order(self, old: RenewalOrder, new: RenewalOrder) -> bool:
-        """Compare-and-set: False if another replica was first, or another order was given."""
+        """Replace `old` by `new` by compare-and-set. False if another replica was first, or there is a newer order."""
         values = {"old": msgspec.json.encode(old), "new": msgspec.json.encode(new)}
         return bool(await self._engine.fetch(_REPLACE, name=RENEWAL, **values))
 
     async def raise_sessions_until(self, key_id: str, until: datetime) -> None:
-        """Session certificates of this issuing CA count until then; the time only grows."""
-        # One spelling of fixed length, so that the order of the bytes is the order of the times.
+        """Store that session certificates of this issuing CA may be valid until `until`. An earlier time is ignored."""
+        # The text has a fixed length in UTC, so the database compares times when it compares bytes.
         value = f"{until.astimezone(UTC):%Y-%m-%dT%H:%M:%S+00:00}".encode()
         await self._engine.fetch(_RAISE, name=SESSIONS + key_id, value=value)
 
 
 def sessions_until(rows: dict[str, bytes]) -> dict[str, datetime]:
-    """By key id, out of `read_all`."""
+    """The ends of sessions by the key id of the issuing CA, taken from the result of `read_all`."""
     return {
         name.removeprefix(SESSIONS): datetime.fromisoformat(value.decode())
         for name, value in rows.items()

@@ -1,4 +1,4 @@
-"""Store: nodes and their generations. Sessions and refresh run its queries; each is bounded by a key or a limit."""
+"""Store: nodes and their generations. Every query is bounded by a key or a limit, since each session runs some."""
 
 from datetime import datetime
 
@@ -133,7 +133,7 @@ _SEEN = compiled(
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """What the last session of a generation showed."""
+    """Values that the last session of a generation reported."""
 
     at: datetime
     fingerprint: dict[str, str]
@@ -157,36 +157,42 @@ class NodeStore:
         return _NODE.read_one(await self._engine.fetch_one(_BY_EK, ek_hash=ek_hash))
 
     async def page(self, tenant: str, standing: str, after: str, limit: int) -> list[NodeRow]:
-        """Empty `tenant` or `standing`: any."""
+        """Nodes after the id `after`, in order of id. An empty `tenant` or `standing` matches every node."""
         rows = await self._engine.fetch(_PAGE, after=after, tenant=tenant, standing=standing, limit=limit)
         return [_NODE.read(row) for row in rows]
 
     async def closing(self, after: str, limit: int) -> list[NodeRow]:
-        """Nodes with closed generations that Breakwater has not closed yet."""
+        """Nodes with generations that Fabric has closed and Breakwater has not."""
         return [_NODE.read(row) for row in await self._engine.fetch(_CLOSING, after=after, limit=limit)]
 
     async def seats_due(self, now: datetime, limit: int) -> list[NodeRow]:
-        """Revoked nodes whose last lease has terminated, with no readmission on its way, that still hold a seat."""
+        """Revoked nodes that hold a seat, whose last lease has terminated, and that have no open generation."""
         return [_NODE.read(row) for row in await self._engine.fetch(_SEATS_DUE, now=now, limit=limit)]
 
     async def cursor(self, node: NodeId) -> int | None:
+        """The node's wake cursor; None if the node is unknown."""
         row = await self._engine.fetch_one(_CURSOR, id=node)
         return None if row is None else int(row["wake_cursor"])
 
     async def generation_open(self, tenant: str, node: NodeId, number: int) -> bool:
+        """Whether the tenant's node has this generation, and it is not closed."""
         return await self._engine.fetch_one(_OPEN, id=generation_id(node, number), tenant=tenant) is not None
 
     async def update(self, row: NodeRow) -> None:
-        """Write all that changes in a node's life, inside the transaction that read it. `closed_at_issuer` has its own."""
+        """Write all columns that change during a node's life, except `closed_at_issuer`.
+
+        Call it in the transaction that read the row, or a change by another transaction is overwritten.
+        """
         values = _NODE.values(row, _UPDATE)
         values["closing"] = row.closed_up_to > row.closed_at_issuer
         await self._engine.fetch(_UPDATE, **values)
 
     async def set_closed_at_issuer(self, node: NodeId, up_to: int) -> None:
+        """Store that Breakwater has closed the generations up to `up_to`. The number never falls."""
         await self._engine.fetch(_CLOSED, id=node, up_to=up_to)
 
     async def free_seat(self, node: NodeId) -> bool:
-        """Compare-and-set: True if the node held its seat until now."""
+        """Store that the node holds no seat. True if it held one."""
         return bool(await self._engine.fetch(_SEAT_FREED, id=node))
 
     async def insert_generation(self, row: GenerationRow) -> None:
@@ -197,27 +203,27 @@ class NodeStore:
         return _GENERATION.read_one(row)
 
     async def generations(self, node: NodeId) -> list[GenerationRow]:
-        """The newest first."""
+        """The node's generations, the newest first, at most GENERATIONS_SHOWN_MAX."""
         return [_GENERATION.read(row) for row in await self._engine.fetch(_GENERATIONS, node=node)]
 
     async def open_generations(self, node: NodeId, up_to: int) -> list[GenerationRow]:
-        """Those not closed yet; few, since a confirm closes all before it."""
+        """Generations up to and including `up_to` that are not closed. Few, because a confirm closes earlier ones."""
         rows = await self._engine.fetch(_OPEN_GENERATIONS, node=node, up_to=up_to)
         return [_GENERATION.read(row) for row in rows]
 
     async def update_generation(self, row: GenerationRow) -> None:
-        """Write state and statement."""
+        """Write the generation's state and statement."""
         await self._engine.fetch(_UPDATE_GENERATION, **_GENERATION.values(row, _UPDATE_GENERATION))
 
     async def set_certificate_end(self, node: NodeId, number: int, not_after: datetime) -> None:
         await self._engine.fetch(_SET_CERTIFICATE, id=generation_id(node, number), certificate_not_after=not_after)
 
     async def set_revocation_delivered(self, node: NodeId, number: int, at: datetime) -> bool:
-        """Whether this is the first time."""
+        """Store when the node first received its revocation. False if a time is stored already."""
         return bool(await self._engine.fetch(_SET_TOLD, id=generation_id(node, number), told_at=at))
 
     async def set_seen(self, key: str, seen: Seen) -> None:
-        """`key` is the generation's id."""
+        """Store values that a session reported. `key` is the generation's id."""
         await self._engine.fetch(
             _SEEN,
             id=key,

@@ -1,4 +1,7 @@
-"""Store: renewals with fresh evidence. States change by compare-and-set; the answer says whether it held."""
+"""Store: renewals of device certificates with new TPM evidence.
+
+States change by compare-and-set. The methods `set_...` that return a bool return True if the row changed.
+"""
 
 from datetime import datetime
 
@@ -70,7 +73,7 @@ _PURGE = compiled(Renewal.delete().where(Renewal.created_at < param("before"), R
 
 
 class RenewalStore:
-    """Renewals with fresh evidence."""
+    """Renewals with new TPM evidence."""
 
     def __init__(self, engine: ServiceEngine) -> None:
         self._engine = engine
@@ -82,40 +85,48 @@ class RenewalStore:
         return _RENEWAL.read_one(await self._engine.fetch_one(_BY_ID, id=renewal))
 
     async def count_open(self, node: NodeId, now: datetime) -> int:
-        """Challenges of a node whose time is not over: those that failed early count, or failing would make room."""
+        """Count a node's challenges that have not expired at `now`.
+
+        Challenges that failed early count too. Otherwise a caller could free a place by answering wrongly.
+        """
         (row,) = await self._engine.fetch(_OPEN, node=node, now=now)
         return int(row["n"])
 
     async def count_proved(self, node: NodeId, since: datetime) -> int:
-        """Renewals of a node that were begun after `since` and proved."""
+        """Count a node's renewals that were begun after `since` and proved."""
         (row,) = await self._engine.fetch(_PROVED_SINCE, node=node, since=since)
         return int(row["n"])
 
     async def count_wrong_answer(self, renewal: RenewalId) -> int | None:
-        """Count a wrong answer; the last one closes the renewal. None: it was not open any more."""
+        """Count a wrong answer. The last allowed one ends the renewal.
+
+        Returns the number of wrong answers so far, or None if the renewal was not open.
+        """
         row = await self._engine.fetch_one(_WRONG, id=renewal)
         return None if row is None else int(row["tries"])
 
     async def set_proved(self, row: RenewalRow) -> bool:
-        """The state and what the proof gave; False if the renewal was not open any more."""
+        """Store the results of the proof, and set the state. False if the renewal was not open."""
         return bool(await self._engine.fetch(_PROVED, **_RENEWAL.values(row, _PROVED)))
 
     async def set_issued(self, renewal: RenewalId, chain: tuple[bytes, ...], *, rekeyed: bool) -> bool:
+        """Store the certificate chain (DER). The state becomes `issued` if the key changed, else `done`."""
         state = "issued" if rekeyed else "done"
         return bool(await self._engine.fetch(_ISSUED, id=renewal, state=state, certificate_chain=json_text(chain)))
 
     async def rekeyed(self, limit: int) -> list[RenewalRow]:
-        """Renewals that changed the key, whose old certificates the issuer has not revoked yet."""
+        """Renewals with a new key, for which the issuer has not revoked the certificates of the old key yet."""
         return [_RENEWAL.read(row) for row in await self._engine.fetch(_REKEYED, limit=limit)]
 
     async def set_done(self, renewal: RenewalId) -> bool:
+        """Store that the issuer has revoked the certificates of the old key."""
         return bool(await self._engine.fetch(_DONE, id=renewal))
 
     async def set_key(self, node: NodeId, number: int, spki: bytes, not_after: datetime) -> None:
-        """The key that the generation's certificate is of from now on, and until when that counts."""
+        """Store the generation's new key (`spki`, DER) and the end of its device certificate."""
         identifier = generation_id(node, number)
         await self._engine.fetch(_SET_KEY, id=identifier, node_public_key=spki, certificate_not_after=not_after)
 
     async def purge(self, before: datetime) -> None:
-        """Forget renewals that were begun before a time; the audit has their outcome."""
+        """Delete renewals that were begun before `before`, except those in state `issued`."""
         await self._engine.fetch(_PURGE, before=before)

@@ -1,4 +1,4 @@
-"""Store: the files of the TUF repository, as `cloud.fabric.tuf.serving` asks for them."""
+"""Store: the files of the TUF repository. Implements the port `cloud.fabric.tuf.serving.TrustStore`."""
 
 from typing import cast
 
@@ -25,7 +25,7 @@ _ADD_TARGET = compiled(insert_into(TufTarget).on_conflict(target=TufTarget.id, a
 
 
 class RepositoryStore:
-    """The TUF repository as rows. Files are only ever added."""
+    """The TUF repository as rows. Files are only added."""
 
     def __init__(self, engine: ServiceEngine) -> None:
         self._engine = engine
@@ -43,7 +43,7 @@ class RepositoryStore:
         return MetadataFile(role=cast(RoleName, row["role"]), version=int(row["version"]), data=bytes(row["data"]))
 
     async def newest(self, role: RoleName) -> int:
-        """The highest version of a role; 0 before the first."""
+        """The number of the highest version of a role; 0 before the first."""
         row = await self._engine.fetch_one(_NEWEST, role=role)
         return 0 if row is None else int(row["version"])
 
@@ -53,7 +53,7 @@ class RepositoryStore:
         return None if row is None else bytes(row["data"])
 
     async def publish(self, publication: Publication) -> None:
-        """Add all files, or none. Raises IntegrityError when a version is there already."""
+        """Add all files or none. Raises IntegrityError if a version of a role is stored already."""
         async with self._engine.transaction():
             for target in publication.targets:
                 await self._engine.fetch(_ADD_TARGET, id=f"{target.sha256}.{target.name}", data=target.data)

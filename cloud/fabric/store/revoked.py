@@ -26,17 +26,17 @@ class RevokedStore:
         self._engine = engine
 
     async def read_all(self) -> list[RevokedSerial]:
-        """Every serial that is kept; those that live longest first, should there be more than any cloud has."""
+        """All stored serials, those that expire last first. At most 100,000, more than any cloud has."""
         return [msgspec.convert(row, RevokedSerial) for row in await self._engine.fetch(_ALL)]
 
     async def add(self, entries: Sequence[RevokedSerial]) -> None:
-        """Keep entries; one that is there already is no harm."""
+        """Store entries. An entry that is stored already gets the new feed position."""
         with fault_point("fabric.revoked.store"):
             async with self._engine.transaction():
                 for entry in entries:
                     await self._engine.fetch(_ADD, serial=entry.serial, feed=entry.feed, not_after=entry.not_after)
 
     async def forget(self, now: datetime) -> None:
-        """Drop what has expired."""
+        """Delete the entries of certificates that have expired at `now`."""
         with fault_point("fabric.revoked.forget"):
             await self._engine.fetch(_FORGET, now=now)

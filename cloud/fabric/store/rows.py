@@ -1,4 +1,4 @@
-"""Rows of Fabric's tables, one frozen struct a table."""
+"""Values: rows of Fabric's tables, one frozen struct a table."""
 
 from datetime import datetime
 from typing import Literal
@@ -16,7 +16,7 @@ GenerationState = Literal["offered", "confirmed", "closed"]
 
 
 class TenantRow(msgspec.Struct, frozen=True):
-    """A customer."""
+    """A tenant. `tiers` are the tiers that it admits; `fingerprint_salt` goes to its machines."""
 
     id: TenantId
     name: str
@@ -26,7 +26,8 @@ class TenantRow(msgspec.Struct, frozen=True):
 
 
 class EkRootRow(msgspec.Struct, frozen=True):
-    """`id` is a hash over tenant, certificate and type: the same root twice is the same row."""
+    """A maker's CA certificate (DER) that a tenant trusts. `id` is a hash over tenant, type and certificate, so the
+    same certificate is stored once."""
 
     id: str
     tenant: TenantId
@@ -37,7 +38,8 @@ class EkRootRow(msgspec.Struct, frozen=True):
 
 
 class EkAllowedRow(msgspec.Struct, frozen=True):
-    """`id` is a hash over tenant and EK name."""
+    """A chip that a tenant admits as `attested` without an endorsement certificate. `id` is a hash over tenant and
+    EK name."""
 
     id: str
     tenant: TenantId
@@ -47,7 +49,7 @@ class EkAllowedRow(msgspec.Struct, frozen=True):
 
 
 class CodeRow(msgspec.Struct, frozen=True):
-    """`seats_taken` moves by compare-and-set only. `lease` replaces the tier's dates."""
+    """An activation code. `seats_taken` changes by compare-and-set only. `lease` replaces the tier's terms."""
 
     id: CodeId
     tenant: TenantId
@@ -64,10 +66,12 @@ class CodeRow(msgspec.Struct, frozen=True):
 
 
 class ActivationRow(msgspec.Struct, frozen=True):
-    """`node`, `generation` and what follows are empty until the proof.
+    """One run of the activation exchange.
 
-    challenged -> proved -> issued -> confirmed, or from there lapsing -> lapsed, or superseded by a later
-    generation; challenged -> failed after the last wrong answer.
+    States: challenged -> proved -> issued -> confirmed. challenged -> failed after the last wrong answer.
+    proved or issued -> lapsing -> lapsed if it is not confirmed in time, or the issuer refuses its CSR.
+    proved or issued -> superseded if a later generation is confirmed, or the node is revoked or released.
+    `node` and the fields after it are empty until the proof.
     """
 
     id: ActivationId
@@ -92,10 +96,12 @@ class ActivationRow(msgspec.Struct, frozen=True):
 
 
 class NodeRow(msgspec.Struct, frozen=True):
-    """A machine. `current_generation` is 0 before the first confirm; generations up to `closed_up_to` are closed
-    here, up to `closed_at_issuer` also at Breakwater, and `closing` says that these differ. `code` is the one that
-    gave the seat. `lease_until` is the latest `terminate_at` of any lease ever signed for it. `wake_cursor` moves
-    with every change that the node should fetch.
+    """A node: one machine of one tenant.
+
+    `ek_hash` identifies its chip. `current_generation` is 0 before the first confirm. Fabric has closed the generations
+    up to `closed_up_to`; Breakwater has closed those up to `closed_at_issuer`; `closing` says that the two numbers
+    differ. `code` is the activation code that gave the seat. `lease_until` is the latest `terminate_at` of any lease
+    signed for the node. `wake_cursor` grows with every change that the node should fetch.
     """
 
     id: NodeId
@@ -124,11 +130,13 @@ class NodeRow(msgspec.Struct, frozen=True):
 
 
 class GenerationRow(msgspec.Struct, frozen=True):
-    """One activation's key in the chip. `statement` is the signed token of this generation, empty before the
-    first; `told_at` is when a session was first refused with the revocation in it. `fingerprint` is the one of the
-    activation, `seen_fingerprint` the last one seen with a session (nothing compares them yet).
-    `trust_version` is the highest version of the published targets that the node reported, `device_issuer` the
-    key id of the CA of the device certificate that its last session showed."""
+    """A generation of a node: the key of one activation, and its current statement.
+
+    `statement` is the signed token, empty before the first. `told_at` is the time when a session request was first
+    refused with the revocation. `fingerprint` comes from the activation, `seen_fingerprint` from the last session;
+    nothing compares the two yet. `trust_version` is the highest version of the published targets that the node has
+    reported. `device_issuer` is the key id of the CA of the device certificate that the last session showed.
+    """
 
     id: str
     node: NodeId
@@ -155,12 +163,13 @@ class GenerationRow(msgspec.Struct, frozen=True):
 
 
 class RenewalRow(msgspec.Struct, frozen=True):
-    """A renewal of a generation's device certificate with fresh evidence. `expired`: the certificate that was shown
-    was due, or is past what a session takes, so the same key may be renewed; another key always may.
+    """A renewal of a generation's device certificate with new TPM evidence.
 
-    challenged -> proved -> issued -> done; challenged -> failed after the last wrong answer. `issued` waits until the
-    issuer has revoked the certificates of the key before; the same key goes to `done` at once. What follows `expires_at` is empty until the
-    proof.
+    `expired`: the certificate in the request opens no session, or is in the last third of its life. Only then may the
+    node keep its key. A new key is allowed at any time.
+    States: challenged -> proved -> issued -> done. challenged -> failed after the last wrong answer. A renewal with a
+    new key stays in `issued` until the issuer has revoked the certificates of the old key. A renewal with the same key
+    goes from proved to done. The fields after `expires_at` are empty until the proof.
     """
 
     id: RenewalId
@@ -181,7 +190,7 @@ class RenewalRow(msgspec.Struct, frozen=True):
 
 
 class TokenRow(msgspec.Struct, frozen=True):
-    """An operator's token."""
+    """An operator token."""
 
     id: TokenId
     name: str
@@ -192,11 +201,11 @@ class TokenRow(msgspec.Struct, frozen=True):
 
 
 class AuditRow(AuditEntry, frozen=True, kw_only=True):
-    """Who did what, with ids, numbers and reasons by name."""
+    """An audit entry. `detail` holds ids, numbers and reasons by name."""
 
     detail: dict[str, str]
 
 
 def generation_id(node: NodeId, number: int) -> str:
-    """The primary key of a generation."""
+    """The primary key of a generation's row."""
     return f"{node}.{number}"

@@ -7,7 +7,7 @@ from protocol.ids import TenantId
 from protocol.signed.statements import Tier
 
 TRUST_ENTRIES_MAX = 256
-"""EK roots, and allowed EKs, of one tenant."""
+"""Most EK roots of one tenant, and most allowed EKs."""
 
 _TENANT = Mapper(TenantRow, Tenant)
 _ROOT = Mapper(EkRootRow, EkRoot)
@@ -31,7 +31,7 @@ _ALLOWEDS = compiled(
 
 
 class TenantStore:
-    """Tenants, and the hardware they trust."""
+    """Tenants and the hardware they trust."""
 
     def __init__(self, engine: ServiceEngine) -> None:
         self._engine = engine
@@ -52,12 +52,12 @@ class TenantStore:
         return [_ROOT.read(row) for row in await self._engine.fetch(_ROOTS, tenant=tenant)]
 
     async def add_root(self, row: EkRootRow) -> None:
-        """Nothing happens if it is there."""
+        """Add a CA certificate. A row with the same id stays as it is."""
         await self._engine.fetch(_ADD_ROOT, **_ROOT.values(row))
 
     async def allowed(self, tenant: TenantId) -> list[EkAllowedRow]:
         return [_ALLOWED.read(row) for row in await self._engine.fetch(_ALLOWEDS, tenant=tenant)]
 
     async def add_allowed(self, row: EkAllowedRow) -> None:
-        """Nothing happens if it is there."""
+        """Add an allowed chip. A row with the same id stays as it is."""
         await self._engine.fetch(_ADD_ALLOWED, **_ALLOWED.values(row))

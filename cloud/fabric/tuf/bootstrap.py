@@ -1,7 +1,8 @@
-"""Adapter: the key files of the published trust, and the use case of `cascade init` for it: four keys and the first files of the repository.
+"""Adapter: the key files of the published trust. Also makes the four keys and the first files for `cascade init`.
 
-The keys of root and targets go to a directory of their own, to be taken offline; those of snapshot and timestamp to
-Fabric's keys. It writes key files only; the files of the repository are handed back for the caller to store.
+The keys of root and targets go to a separate directory, which an operator takes offline. The keys of snapshot and
+timestamp go to the directory of Fabric's keys. The module writes key files only. The caller stores the files of the
+repository.
 """
 
 from collections.abc import Mapping
@@ -23,10 +24,10 @@ TIMESTAMP_KEY = "tuf-timestamp.key.pem"
 def initialise(
     now: datetime, offline_dir: Path, online_dir: Path, passphrase: bytes, targets: Mapping[str, bytes]
 ) -> Publication:
-    """Make the keys and sign `targets` (name -> content) as the first version; the first metadata file is root 1.
+    """Make the four keys, and sign `targets` (name -> content) as version 1. The first metadata file is root 1.
 
-    Raises KeyFileError when a key cannot be written or is there already: replacing a root key would strand every
-    node that was pinned to it.
+    Raises KeyFileError if a key file cannot be written or exists already. A root key must not be replaced here, because
+    nodes with the pin of its root could then never update.
     """
     offline, online = (
         [offline_dir / ROOT_KEY, offline_dir / TARGETS_KEY],
@@ -37,7 +38,7 @@ def initialise(
 
 
 def read_or_make_signer(path: Path, passphrase: bytes) -> CryptoSigner:
-    """The signer over a key file, which is made if there is none. Raises KeyFileError."""
+    """The signer over a key file. Makes the key and its file if the file does not exist. Raises KeyFileError."""
     return read_signer(path, passphrase) if path.exists() else _make([path], passphrase)[0]
 
 
@@ -53,7 +54,7 @@ def _checked(path: Path, key: PrivateKey) -> CryptoSigner:
 
 
 def read_online_signers(online_dir: Path, passphrase: bytes) -> OnlineSigners:
-    """The keys that a running Fabric needs. Raises KeyFileError."""
+    """The keys of the online roles, which a running Fabric needs. Raises KeyFileError."""
     paths = [online_dir / name for name in (SNAPSHOT_KEY, TIMESTAMP_KEY)]
     snapshot, timestamp = map(_checked, paths, read_keys(paths, passphrase))
     return OnlineSigners(snapshot=snapshot, timestamp=timestamp)

@@ -1,8 +1,8 @@
-"""The trust that this Fabric works by now: the newest published bundle, and what follows from it.
+"""Process state: the trust that this Fabric uses now, taken from the newest published bundle.
 
-One object, made empty before the database is open (it trusts nobody then) and changed by the follower alone; everybody
-else reads. The published bundle is the only source: the certificates that `cascade init` lays into a folder are the seed
-of the first publication and are not read again.
+The wiring makes one object before the database is open. At that time it trusts no certificate. The follower replaces
+its bundle. Only the published bundle is used: the certificates that `cascade init` writes into a folder went into the
+first publication, and Fabric never reads them again.
 """
 
 from datetime import datetime
@@ -17,12 +17,13 @@ from protocol.signed.trust import X509Bundle
 
 
 class RenewalOrder(msgspec.Struct, frozen=True, kw_only=True):
-    """An operator's order that device certificates made before `after` are renewed once that time has come.
+    """A renewal order: nodes renew their device certificates made before `after`.
 
-    Leases signed before `starts_at`, when that time has come and every replica knows the order, lack it: a fleet that
-    held the order before would act on it in one heartbeat. The nodes are woken one after the other, by id, over
-    `spread_seconds` from there: `woken` of about `nodes`, up to the id `woken_up_to`. A node whose turn has come gets its
-    lease signed again when it asks; a lease that is due from there on has the order too.
+    At `starts_at` the time `after` has come, and every replica knows the order. Leases signed before `starts_at` do not
+    carry the order. If they did, the whole fleet would renew within one heartbeat. From `starts_at` on, Fabric wakes
+    the nodes one after the other, in order of id, over `spread_seconds`. `woken` of about `nodes` nodes have been
+    woken, up to the id `woken_up_to`. When a woken node requests its statement, its lease is signed again and carries
+    the order. Every other lease that is signed after `starts_at` carries the order too. `done`: all have been woken.
     """
 
     after: datetime
@@ -36,14 +37,14 @@ class RenewalOrder(msgspec.Struct, frozen=True, kw_only=True):
     done: bool = False
 
     def reached(self, node: str) -> bool:
-        """Whether the node's turn has come: every node asks at each heartbeat, woken or not."""
+        """Whether the order has reached the node. Checked at every request, since nodes ask without being woken too."""
         return self.done or node <= self.woken_up_to
 
 
 class CurrentTrust:
-    """Roots and issuers by the published bundle of `version` (0: none yet), and the order to renew, if there is one.
+    """Roots and issuers of the published bundle, its `version` (0: none yet), and the renewal order, if there is one.
 
-    `sessions_until`: by key id of an issuing CA, the time after which no session certificate of that CA counts.
+    `sessions_until` maps the key id of an issuing CA to the time after which all its session certificates have expired.
     """
 
     def __init__(self, trust_domain: str) -> None:
@@ -56,11 +57,11 @@ class CurrentTrust:
 
     @property
     def ca_pem(self) -> bytes:
-        """The roots, for TLS contexts."""
+        """The roots in PEM, for TLS contexts."""
         return b"".join(root.public_bytes(Encoding.PEM) for root in self.roots)
 
     def replace(self, version: int, bundle: X509Bundle) -> None:
-        """Trust another bundle from now on. Raises TargetsError, and nothing is changed."""
+        """Replace the bundle. Raises TargetsError for an unreadable certificate, and then changes nothing."""
         roots, nodes, services = (
             read_certificates(ders) for ders in (bundle.roots, bundle.node_issuers, bundle.service_issuers)
         )
@@ -71,5 +72,5 @@ class CurrentTrust:
         self.version = version
 
     def key_id(self, der: bytes) -> str:
-        """The key id of an issuing CA's certificate. Raises ValueError for what is none."""
+        """The key id of a CA certificate (DER). Raises ValueError if the bytes are not a certificate."""
         return self._key_ids.get(der) or key_id_of(x509.load_der_x509_certificate(der))

@@ -1,12 +1,13 @@
-"""Adapter: the published trust as files in a folder, in which it is carried to the offline keys and back.
+"""Adapter: the published trust as files in a folder. Operators carry the folder to the offline keys and back.
 
-    N.root.json         roots, the newest or those that are new
+    N.root.json         roots: the newest, or the new ones
     targets.json        the targets metadata
-    signing-keys.json, x509-bundle.json, services.json      what it names
+    signing-keys.json, x509-bundle.json, services.json      the target files that it names
 
-None of it is secret. What is read is held together (the newest root there signed itself and names who signed the
-targets, and the hashes), not judged by date: to sign what has expired is what the folder is for. That much whoever
-carries the folder could forge as a whole, so a holder signs upon a root or targets of the own key only (`check_own`).
+The files are not secret. Reading a folder checks that the files belong together: the newest root signed itself, it
+names the keys that signed the targets, and the targets name the hashes of the target files. Dates are not checked,
+because the folder is used to sign expired files again. A person who carries the folder could replace all files by a
+consistent set. So a holder signs only on top of a root or targets that the holder's key has signed (`check_own`).
 """
 
 import re
@@ -27,16 +28,16 @@ from protocol.signed.trust import TARGETS
 
 TARGETS_FILE = "targets.json"
 FILE_BYTES_MAX = 256 * 1024
-"""As much of targets.json, and of each target, as clients read."""
+"""Largest file that is read. Clients read no more of targets.json or of a target."""
 _ROOT_FILE = re.compile(r"([1-9][0-9]{0,8})\.root\.json", re.ASCII)
 
 
 class FolderError(Exception):
-    """The folder cannot be used; the text names the file."""
+    """The folder cannot be read, written or used. The text names the folder or file."""
 
 
 class Folder(msgspec.Struct, frozen=True):
-    """`roots` in order of their version; `files` are the targets' contents by name."""
+    """The files of a folder. `roots` are in order of version. `files` are the target files by name."""
 
     roots: tuple[MetadataFile, ...]
     targets: MetadataFile
@@ -44,19 +45,20 @@ class Folder(msgspec.Struct, frozen=True):
 
     @property
     def root(self) -> MetadataFile:
+        """The newest root."""
         return self.roots[-1]
 
     @property
     def content(self) -> Content:
-        """Raises TargetsError."""
+        """The contents of the targets. Raises TargetsError."""
         return read_content(self.files)
 
 
 def read_folder(directory: Path) -> Folder:
-    """Raises FolderError, PublicationRefused."""
+    """Read a folder, and check that its files belong together. Raises FolderError, PublicationRefused."""
     found = [(int(match[1]), path) for path in _entries(directory) if (match := _ROOT_FILE.fullmatch(path.name))]
     if not found:
-        raise FolderError(f"cannot use {directory}: there is no N.root.json in it")
+        raise FolderError(f"cannot use {directory}: it contains no file N.root.json")
     roots = tuple(
         MetadataFile(role="root", version=version, data=_read(path)) for version, path in sorted(found, key=_version)
     )
@@ -66,12 +68,12 @@ def read_folder(directory: Path) -> Folder:
     verify(newest.signed, Root.type, newest)
     verify(newest.signed, Targets.type, metadata)
     if hashes_of(data) != {name: sha256_hex(content) for name, content in files.items()}:
-        raise PublicationRefused(f"the files in {directory} are not those that {TARGETS_FILE} names")
+        raise PublicationRefused(f"the files in {directory} do not have the hashes that {TARGETS_FILE} names")
     return Folder(roots, MetadataFile(role="targets", version=metadata.signed.version, data=data), files)
 
 
 def check_own(targets: MetadataFile, key: Signer) -> None:
-    """Whether the holder of this very key has signed these targets before. Raises PublicationRefused."""
+    """Check that exactly this key has signed these targets before. Raises PublicationRefused."""
     metadata = read_metadata(targets.data, Targets)
     signature = metadata.signatures.get(key.public_key.keyid)
     try:
@@ -80,13 +82,13 @@ def check_own(targets: MetadataFile, key: Signer) -> None:
         key.public_key.verify_signature(signature, metadata.signed_bytes)
     except UnverifiedSignatureError as error:
         raise PublicationRefused(
-            f"targets {targets.version} are not signed by the key that is to sign the next ones: "
-            "who carried them here may have changed them"
+            f"the key that would sign the next targets has not signed targets {targets.version}. "
+            "A person who carried the folder here may have changed them"
         ) from error
 
 
 def write_folder(directory: Path, roots: Sequence[MetadataFile], targets: bytes, files: dict[str, bytes]) -> None:
-    """Make the folder, or fill an empty one. Raises FolderError."""
+    """Write the files into a new or empty folder. Raises FolderError."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if any(directory.iterdir()):
@@ -95,7 +97,7 @@ def write_folder(directory: Path, roots: Sequence[MetadataFile], targets: bytes,
             write_secret(directory / f"{root.version}.root.json", root.data)
         for name, content in files.items():
             write_secret(directory / name, content)
-        # The last one: a folder without it is not taken for a whole one.
+        # targets.json is written last. A folder without it is incomplete, and `read_folder` refuses it.
         write_secret(directory / TARGETS_FILE, targets)
     except (OSError, KeyFileError) as error:
         raise FolderError(f"cannot write into {directory}: {error}") from error

@@ -1,6 +1,6 @@
-"""Pure: what the offline holders change in the published trust, and what they see of it before they sign.
+"""Pure functions: changes of the published trust that a holder of the offline keys makes, and the list of differences.
 
-A change is made upon the content that is published, never upon an empty one; roots and issuers are dropped by key id.
+A change starts from the published content, never from an empty one. Roots and issuers are dropped by key id.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,11 +15,12 @@ from cloud.mtls.peer import key_id_of
 from protocol.signed.trust import X509Bundle
 
 KEY_ID_CHARS_MIN = 8
-"""Of a key id that a person types: enough to be one of a handful."""
+"""Shortest beginning of a key id that a person may type. It distinguishes the few CAs of a bundle."""
 
 
 class Changes(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be different; certificates in DER, `drop` by key id (or its first 8 characters and more)."""
+    """The changes to make. `add_...` are certificates in DER. `drop_...` are key ids, or at least their first 8
+    characters."""
 
     add_roots: tuple[bytes, ...] = ()
     add_nodes: tuple[bytes, ...] = ()
@@ -31,7 +32,7 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Authority(msgspec.Struct, frozen=True):
-    """A CA of the bundle as people see it."""
+    """A CA of the bundle, in the form shown to people."""
 
     place: str
     key_id: str
@@ -44,9 +45,9 @@ class Authority(msgspec.Struct, frozen=True):
 
 
 def changed(content: Content, changes: Changes) -> Content:
-    """The content with the changes made.
+    """The content after the changes.
 
-    Raises TargetsError: a key id names nothing, or more than one authority; a certificate is there already.
+    Raises TargetsError if a key id names no authority or several, or if an added certificate is in the bundle already.
     """
     bundle = content.bundle
     roots = _with(_without(bundle.roots, changes.drop_roots), changes.add_roots)
@@ -73,7 +74,7 @@ def changed(content: Content, changes: Changes) -> Content:
 
 
 def differences(old: Content, new: Content) -> tuple[str, ...]:
-    """What changes between two contents, a line each; empty for none."""
+    """The differences between two contents, one line each; empty if there are none."""
     before, after = ({str(entry) for entry in authorities(content.bundle)} for content in (old, new))
     lines = [f"- {line}" for line in sorted(before - after)] + [f"+ {line}" for line in sorted(after - before)]
     for name in ("fabric", "breakwater"):
@@ -81,12 +82,12 @@ def differences(old: Content, new: Content) -> tuple[str, ...]:
         if was != becomes:
             lines += [f"- url of {name}: {was}", f"+ url of {name}: {becomes}"]
     if old.keys != new.keys:
-        lines.append("+ other signing keys")
+        lines.append("+ signing keys have changed")
     return tuple(lines)
 
 
 def authorities(bundle: X509Bundle) -> Iterator[Authority]:
-    """Roots, then issuers by class. Raises TargetsError."""
+    """The CAs of a bundle: roots, then issuers for nodes, then issuers for services. Raises TargetsError."""
     for place, ders in (("root", bundle.roots), ("nodes", bundle.node_issuers), ("services", bundle.service_issuers)):
         for certificate in read_certificates(ders):
             yield Authority(
@@ -99,16 +100,16 @@ def authorities(bundle: X509Bundle) -> Iterator[Authority]:
 
 
 def der_of(pem: bytes) -> bytes:
-    """A PEM certificate as DER. Raises TargetsError."""
+    """Turn a PEM certificate into DER. Raises TargetsError."""
     try:
         return x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER)
     except ValueError as error:
-        raise TargetsError("this is not a certificate in PEM form") from error
+        raise TargetsError("the file is not a certificate in PEM form") from error
 
 
 def _named(ders: Sequence[bytes], key_id: str) -> list[bytes]:
     if len(key_id) < KEY_ID_CHARS_MIN:
-        raise TargetsError(f"a key id is given by {KEY_ID_CHARS_MIN} characters or more, not {key_id!r}")
+        raise TargetsError(f"a key id must have {KEY_ID_CHARS_MIN} characters or more, not {key_id!r}")
     certificates = read_certificates(ders)
     return [der for der, each in zip(ders, certificates, strict=True) if key_id_of(each).startswith(key_id.lower())]
 

@@ -1,9 +1,13 @@
-"""Pure: makes and signs the metadata of the TUF repository. Keys and time are arguments, files are values.
+"""Pure functions: make and sign the metadata of the TUF repository. Keys and time are arguments, files are values.
 
-Rules it keeps (section 3 of the design): root and targets are signed by keys that live offline, snapshot and
-timestamp by keys that are online; the versions of snapshot and timestamp are `max(stored + 1, unix time)`, so that a
-restored database never publishes an older one; every file that another one names is named with length and SHA-256.
-It is not the client: what it makes is verified by `tuf.ngclient`, on the node and in the operators' command line.
+Rules:
+
+- Offline keys sign root and targets. Online keys sign snapshot and timestamp.
+- The version of a snapshot or timestamp is `max(stored + 1, unix time)`. So a database that was restored from a backup
+  never publishes an older version.
+- Metadata name a file with its length and SHA-256.
+
+Nodes and the operators' command line verify the files with `tuf.ngclient`.
 """
 
 from collections.abc import Mapping
@@ -21,18 +25,18 @@ from protocol.messages.activation import TrustPin
 RoleName = Literal["root", "targets", "snapshot", "timestamp"]
 
 ROOT_LIFE = timedelta(days=3652)
-"""Ten years: root only changes in a ceremony, and an expired root would lock every node out of new trust."""
+"""Ten years, because root changes in a ceremony only, and an expired root would lock every node out of new trust."""
 TARGETS_LIFE = timedelta(days=365)
-"""One year: how often, at least, the offline holders look at what they vouch for."""
+"""One year. At least this often, the holders of the offline keys check the targets and sign them again."""
 SNAPSHOT_LIFE = timedelta(days=30)
 TIMESTAMP_LIFE = timedelta(days=7)
-"""How long somebody on the path can show a node an old state of the repository without being noticed."""
+"""For this long an attacker on the network can show a node an old state of the repository."""
 
 SNAPSHOT_ENTRY = "targets.json"
 
 
 class MetadataFile(msgspec.Struct, frozen=True):
-    """One signed metadata file; (role, version) names it for ever."""
+    """One signed metadata file. Role and version identify it; its content never changes."""
 
     role: RoleName
     version: int
@@ -40,7 +44,7 @@ class MetadataFile(msgspec.Struct, frozen=True):
 
 
 class TargetContent(msgspec.Struct, frozen=True):
-    """The bytes of one version of a target; (name, sha256) names it for ever."""
+    """The bytes of one version of a target. Name and SHA-256 (hex) identify it."""
 
     name: str
     sha256: str
@@ -48,14 +52,14 @@ class TargetContent(msgspec.Struct, frozen=True):
 
 
 class Publication(msgspec.Struct, frozen=True):
-    """Files that appear together: stored in one transaction, or a client may find a name without its file."""
+    """Files that are published together. Store them in one transaction, or a client finds a name without its file."""
 
     metadata: tuple[MetadataFile, ...]
     targets: tuple[TargetContent, ...] = ()
 
 
 class Latest(msgspec.Struct, frozen=True):
-    """The newest stored version of each role that a change builds upon."""
+    """The newest stored file of each role that a change is based on."""
 
     targets: MetadataFile
     snapshot: MetadataFile
@@ -63,7 +67,10 @@ class Latest(msgspec.Struct, frozen=True):
 
 
 class Signed(msgspec.Struct, frozen=True):
-    """What the offline holders have signed and somebody else has checked: new roots in order, new targets or none."""
+    """Files that the holders of the offline keys have signed, and `checking` has checked.
+
+    `roots` are the new roots in order of version. `targets` are the new targets, or None.
+    """
 
     roots: tuple[MetadataFile, ...]
     targets: MetadataFile | None
@@ -86,16 +93,16 @@ def signer_of(private_key: ec.EllipticCurvePrivateKey) -> CryptoSigner:
 
 
 def pin_of(root: MetadataFile) -> TrustPin:
-    """What starts all trust on a node: version and SHA-256 of this root. Raises ValueError for another role."""
+    """The pin of a root: its version and SHA-256. A node starts from it. Raises ValueError for another role."""
     if root.role != "root":
-        raise ValueError("a trust pin is made of a root")
+        raise ValueError("a trust pin is made from a root")
     return TrustPin(version=root.version, sha256=sha256_hex(root.data))
 
 
 def create(
     now: datetime, root: Signer, targets: Signer, online: OnlineSigners, content: Mapping[str, bytes]
 ) -> Publication:
-    """A new repository: root 1, targets 1, and the online roles over them."""
+    """The first files of a new repository: root 1, targets 1 over `content` (name -> bytes), snapshot and timestamp."""
     signed = Root(version=1, expires=now + ROOT_LIFE, consistent_snapshot=True)
     signed.add_key(root.public_key, Root.type)
     signed.add_key(targets.public_key, Targets.type)
@@ -109,13 +116,13 @@ def create(
 def replace_targets(
     now: datetime, latest: Latest, targets: Signer, online: OnlineSigners, content: Mapping[str, bytes]
 ) -> Publication:
-    """The next version of the targets, with `content` as all of it, and the online roles over it."""
+    """The next version of the targets, over exactly `content` (name -> bytes), with new snapshot and timestamp."""
     stored = _Stored(latest.targets.version, latest.snapshot.version, latest.timestamp.version)
     return _publish_targets(now, stored, targets, online, content)
 
 
 def sign_targets(expires: datetime, version: int, signer: Signer, content: Mapping[str, bytes]) -> MetadataFile:
-    """Targets metadata over `content` (name -> bytes), for the offline holders."""
+    """Targets metadata over `content` (name -> bytes), signed by a holder of the offline key."""
     named = {name: TargetFile.from_data(name, data, ["sha256"]) for name, data in content.items()}
     return _sign("targets", Metadata(Targets(version=version, expires=expires, targets=named)), signer)
 
@@ -128,15 +135,15 @@ def sign_root(
     new_root: Signer | None = None,
     new_targets: Signer | None = None,
 ) -> MetadataFile:
-    """The root after `current`: with a later end, and other keys of root or targets where they are given.
+    """The root after `current`, with the expiry time `expires`, and with new keys of root or targets if given.
 
-    Signed by the old root key and, where there is one, by the new (TUF 5.3.4). Raises ValueError when `signer` is not
-    the one root key of `current`, or when a role that is to change has more than one key: a threshold of several
-    holders is signed by each of them, which is not done here.
+    The old root key signs it, and the new root key too if there is one (TUF 5.3.4). Only roles with one key are
+    supported. Raises ValueError if `signer` is not the only root key of `current`, or if a role that changes has
+    several keys.
     """
     root = Metadata[Root].from_bytes(current.data).signed
     if root.roles[Root.type].keyids != [signer.public_key.keyid]:
-        raise ValueError(f"this is not the one root key that root {root.version} names")
+        raise ValueError(f"this key is not the only root key of root {root.version}")
     root.version += 1
     root.expires = expires
     for role, fresh in ((Root.type, new_root), (Targets.type, new_targets)):
@@ -154,7 +161,7 @@ def sign_root(
 
 
 def publish_signed(now: datetime, latest: Latest, signed: Signed, online: OnlineSigners) -> Publication:
-    """What was signed offline, with new files of the online roles over it."""
+    """The files that were signed offline, with a new snapshot and timestamp over them."""
     targets = signed.targets or latest.targets
     snapshot = _snapshot(now, latest.snapshot.version, targets, online.snapshot)
     timestamp = _timestamp(now, latest.timestamp.version, snapshot, online.timestamp)
@@ -163,9 +170,9 @@ def publish_signed(now: datetime, latest: Latest, signed: Signed, online: Online
 
 
 def refresh_online(latest: Latest, now: datetime, online: OnlineSigners) -> Publication | None:
-    """New files of the online roles of which less than half the life is left; None when both are fresh.
+    """New files of the online roles that have less than half of their life left; None if neither has.
 
-    A new snapshot always brings a new timestamp, which names it.
+    A new snapshot always comes with a new timestamp that names it.
     """
     snapshot = Metadata[Snapshot].from_bytes(latest.snapshot.data).signed
     timestamp = Metadata[Timestamp].from_bytes(latest.timestamp.data).signed

@@ -1,7 +1,7 @@
-"""Use case: which stored file a path of the repository names, and keeping the online roles fresh.
+"""Use case: find the stored file for a path of the repository, and sign the online roles again. With the store's port.
 
-It never touches a table: Fabric's store implements `TrustStore`. A path that names no file is answered like a file
-that is not there; nothing of a path reaches the store but a role, a number, a name and a hash.
+Fabric's store implements `TrustStore`. A malformed path gets the same answer as a file that does not exist. From a path
+only a role, a number, a name and a hash reach the store.
 """
 
 import re
@@ -20,7 +20,7 @@ _TARGET_NAME = re.compile(r"([0-9a-f]{64})\.([a-z0-9-]{1,64}\.json)", re.ASCII)
 
 
 class TrustStore(Protocol):
-    """What Fabric's store gives. Files are only ever added, so a client in the middle of an update finds its own."""
+    """Port: the store of the repository's files. Files are only added, so a client can finish the update it began."""
 
     async def metadata(self, role: RoleName, version: int) -> bytes | None:
         """The file of that role and version."""
@@ -32,26 +32,29 @@ class TrustStore(Protocol):
         """The content of a target by name and lower-case hex hash."""
 
     async def publish(self, publication: Publication) -> None:
-        """Add all files in one transaction. A (role, version) that is there already is an `IntegrityError`:
-        another replica was first. A (name, sha256) that is there already is the same content and no error."""
+        """Add all files in one transaction.
+
+        Raises IntegrityError if a (role, version) is stored already; then another replica was first. A target with the
+        same (name, sha256) has the same content, and is not an error.
+        """
 
 
 class MetadataName(msgspec.Struct, frozen=True):
-    """A metadata file as a path names it; without a version, the latest."""
+    """A metadata file that a path names. Without a version it is the latest."""
 
     role: RoleName
     version: int | None
 
 
 class TargetName(msgspec.Struct, frozen=True):
-    """A target as a path names it."""
+    """A target that a path names."""
 
     name: str
     sha256: str
 
 
 def parse_path(path: str) -> MetadataName | TargetName | None:
-    """What a path names, by the rules of consistent snapshots (TUF 1.0 section 6.2); None when nothing."""
+    """The file that a path names, by the rules of consistent snapshots (TUF 1.0 section 6.2); None if it names none."""
     if path == f"{METADATA_PREFIX}timestamp.json":
         return MetadataName(role="timestamp", version=None)
     if path.startswith(METADATA_PREFIX):
@@ -64,7 +67,7 @@ def parse_path(path: str) -> MetadataName | TargetName | None:
 
 
 async def file_for(path: str, store: TrustStore) -> bytes | None:
-    """The bytes to answer `GET path` with; None is a 404."""
+    """The bytes of the file at `path`; None if there is no such file."""
     match parse_path(path):
         case MetadataName(role=role, version=None):
             latest = await store.latest(role)
@@ -78,10 +81,9 @@ async def file_for(path: str, store: TrustStore) -> bytes | None:
 
 
 async def keep_fresh(store: TrustStore, now: datetime, online: OnlineSigners) -> bool:
-    """Sign the online roles again if they are due (hourly is often enough); whether something was published.
+    """Sign the online roles again if they are due. True if new files were published. One call an hour is enough.
 
-    Raises LookupError when the repository was never initialised; the store's IntegrityError when another replica was
-    first, which the loop ignores.
+    Raises LookupError if the repository is empty. Raises the store's IntegrityError if another replica was first.
     """
     targets, snapshot, timestamp = [await store.latest(role) for role in ("targets", "snapshot", "timestamp")]
     if targets is None or snapshot is None or timestamp is None:

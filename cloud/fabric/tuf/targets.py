@@ -1,7 +1,7 @@
-"""Pure: the content of the three top-level targets, from values. `protocol.signed.trust` has their form.
+"""Pure functions: make, read and check the three target files. `protocol.signed.trust` has their format.
 
-It refuses what no node could use, since targets are signed offline and a blunder would be vouched for: a key under
-another key's name, an unreadable certificate, a URL with a path.
+Content that no node could use is refused, because a mistake in signed targets can be corrected only with the offline
+keys. Examples: a key under the name of another key, an unreadable certificate, a URL with a path.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,18 +32,18 @@ T = TypeVar("T", SigningKeys, X509Bundle, ServiceUrls)
 
 
 class TargetsError(ValueError):
-    """The content cannot be published: no node could use it."""
+    """Nodes could not use the content."""
 
 
 class Content(msgspec.Struct, frozen=True):
-    """The three targets, read."""
+    """The contents of the three targets."""
 
     keys: SigningKeys
     bundle: X509Bundle
     urls: ServiceUrls
 
     def encoded(self) -> dict[str, bytes]:
-        """The three targets by name. Raises TargetsError, IdError for what `build_targets` refuses."""
+        """The three target files by name. Raises TargetsError and IdError, as `build_targets`."""
         return build_targets(
             keys=self.keys.keys,
             trust_domain=self.bundle.trust_domain,
@@ -56,7 +56,7 @@ class Content(msgspec.Struct, frozen=True):
 
 
 def read_content(files: Mapping[str, bytes]) -> Content:
-    """The targets out of their files, by name. Raises TargetsError."""
+    """Read the targets from their files, keyed by name. Raises TargetsError."""
     return Content(
         keys=_read(files, TARGET_SIGNING_KEYS, SigningKeys),
         bundle=_read(files, TARGET_X509_BUNDLE, X509Bundle),
@@ -70,16 +70,16 @@ def _read(files: Mapping[str, bytes], name: str, kind: type[T]) -> T:
     except (KeyError, msgspec.MsgspecError) as error:
         raise TargetsError(f"{name} is missing or cannot be read") from error
     if value.format != FORMAT:
-        raise TargetsError(f"{name} is of a format that is not known here")
+        raise TargetsError(f"{name} has an unknown format")
     return value
 
 
 def check_content(content: Content, trust_domain: str, now: datetime) -> None:
-    """Whether a node could work by these targets.
+    """Check that nodes can use these targets.
 
-    1 what `build_targets` refuses; 2 the trust domain is ours; 3 every root is a CA that signed itself; 4 every issuer
-    is a CA that one of the roots signed itself, so that none stays behind its root; 5 all of them are within their
-    dates, and none is there twice. Raises TargetsError.
+    1 the checks of `build_targets`; 2 the bundle names our trust domain; 3 every root is a CA that signed itself;
+    4 every issuer is a CA whose certificate one of the bundle's roots signed directly, so no issuer remains after its
+    root was dropped; 5 every certificate is within its dates, and none is in the bundle twice. Raises TargetsError.
     """
     try:
         content.encoded()
@@ -87,7 +87,7 @@ def check_content(content: Content, trust_domain: str, now: datetime) -> None:
         raise TargetsError(str(error)) from error
     bundle = content.bundle
     if bundle.trust_domain != trust_domain:
-        raise TargetsError(f"the bundle is of the trust domain {bundle.trust_domain}, not {trust_domain}")
+        raise TargetsError(f"the bundle is for the trust domain {bundle.trust_domain}, not {trust_domain}")
     roots = read_certificates(bundle.roots)
     for root in roots:
         _check_ca(root, (root,), now)
@@ -106,15 +106,15 @@ def _check_ca(certificate: x509.Certificate, above: tuple[x509.Certificate, ...]
     except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
         is_ca = False
     if not is_ca:
-        raise TargetsError(f"{name} is not the certificate of a CA")
+        raise TargetsError(f"the certificate {name} is not a CA certificate")
     if not certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc:
         raise TargetsError(f"the certificate {name} is not valid at this time")
     if issuer_among(certificate, above) is None:
-        raise TargetsError(f"the certificate {name} is signed by none of the bundle's roots")
+        raise TargetsError(f"no root of the bundle signed the certificate {name}")
 
 
 def read_certificates(ders: Sequence[bytes]) -> tuple[x509.Certificate, ...]:
-    """Raises TargetsError."""
+    """Read certificates from DER. Raises TargetsError."""
     try:
         return tuple(x509.load_der_x509_certificate(der) for der in ders)
     except ValueError as error:
@@ -131,7 +131,7 @@ def build_targets(
     fabric_url: str,
     breakwater_url: str,
 ) -> dict[str, bytes]:
-    """The three targets by name. Certificates are DER; URLs read `https://host:port`.
+    """Make the three target files, keyed by name. Certificates are DER. URLs have the form `https://host:port`.
 
     Raises TargetsError; IdError for a malformed trust domain.
     """
@@ -154,7 +154,7 @@ def build_targets(
 
 def _checked_keys(keys: Sequence[VerificationKey]) -> tuple[VerificationKey, ...]:
     if not keys or len({key.kid for key in keys}) != len(keys):
-        raise TargetsError("signing keys: at least one, each once")
+        raise TargetsError("signing keys: there must be at least one, and each only once")
     for key in keys:
         try:
             public_key = serialization.load_der_public_key(key.public_key_der)
@@ -163,15 +163,15 @@ def _checked_keys(keys: Sequence[VerificationKey]) -> tuple[VerificationKey, ...
         if not isinstance(public_key, ec.EllipticCurvePublicKey) or not isinstance(public_key.curve, ec.SECP256R1):
             raise TargetsError(f"the signing key {key.kid} is not a P-256 key")
         if key.kid != key_id(public_key):
-            raise TargetsError(f"the signing key {key.kid} does not bear its own name")
+            raise TargetsError(f"the signing key {key.kid} has a key id that does not match the key")
         if not key.typs or key.not_before >= key.not_after:
-            raise TargetsError(f"the signing key {key.kid} may sign nothing")
+            raise TargetsError(f"the signing key {key.kid} has no document type, or its validity ends before it begins")
     return tuple(keys)
 
 
 def _checked_certificates(certificates: Sequence[bytes]) -> tuple[bytes, ...]:
     if not certificates:
-        raise TargetsError("a bundle names at least one certificate a class")
+        raise TargetsError("a bundle needs at least one root, one issuer for nodes and one for services")
     read_certificates(certificates)
     return tuple(certificates)
 
@@ -183,5 +183,5 @@ def _checked_url(url: str) -> str:
     except ValueError as error:
         raise TargetsError(f"the port of {url} is not a number") from error
     if not complete or parts.scheme != "https" or url != f"https://{parts.netloc}" or "@" in url:
-        raise TargetsError(f"a service URL reads https://host:port, not {url}")
+        raise TargetsError(f"a service URL must have the form https://host:port, not {url}")
     return url

@@ -1,4 +1,4 @@
-"""Fabric's API over the parts of a test, asked without a socket; the peer is who its certificate says."""
+"""Helper: calls Fabric's API over the parts of a test, without a socket. The client certificate decides the peer."""
 
 import asyncio
 from dataclasses import dataclass
@@ -26,20 +26,20 @@ class Answer(msgspec.Struct, frozen=True):
 
     @property
     def code(self) -> str:
-        """Of the problem document."""
+        """The code of the problem document."""
         return self.into(ProblemDocument).code
 
 
 @dataclass
 class Api:
-    """The application, and a way to ask it."""
+    """The application, with a method that sends requests to it."""
 
     app: Litestar
 
     async def ask(
         self, method: str, path: str, body: object = None, *, certificate: bytes | None = None, token: str = ""
     ) -> Answer:
-        """Send one request. Bytes go as they are, everything else as JSON; `certificate` is the client's, in DER."""
+        """Send one request. Bytes are sent unchanged, any other body as JSON. `certificate` is the client's, in DER."""
         content = body if isinstance(body, bytes) else b"" if body is None else msgspec.json.encode(body)
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
         if token:
@@ -76,7 +76,7 @@ class Api:
 
 
 def api_of(world: World) -> Api:
-    """The API as the wiring makes it, over the world's parts; no service is revoked."""
+    """The API as the wiring makes it, over the parts of `world`. No service is revoked."""
     parts = world.parts
     guard = Guard(
         trust=lambda: parts.current_trust.trust,

@@ -1,4 +1,4 @@
-"""A Fabric that listens, whose follower runs when a test says so."""
+"""Helper: a Fabric that listens. Its follower runs only when a test calls it."""
 
 import shutil
 import ssl
@@ -35,7 +35,7 @@ NO_CHECK_TIME = 0x200000
 
 @dataclass
 class Running:
-    """A Fabric that listens; nobody beats its heart but the test."""
+    """A Fabric that listens. Only the test runs the follower."""
 
     fabric: Fabric
     port: int
@@ -56,10 +56,10 @@ class Running:
         await self.fabric.parts.trust.follower.run_once()
 
     def client(self, by: Generation | None) -> ssl.SSLContext:
-        """Who takes the server for what it is (its certificate is the first generation's)."""
+        """A client context that trusts the server's certificate, which is from the first generation of CAs."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.load_verify_locations(str(self.home / "fabric" / "certs" / "root.pem"))
-        # The server's certificate is of the tests' own day; here only the client's side is looked at.
+        # The server's certificate is valid on the day of the test clock. The tests check the client's certificate only.
         context.verify_flags |= NO_CHECK_TIME
         if by is not None:
             key = ec.generate_private_key(ec.SECP256R1())

@@ -1,4 +1,4 @@
-"""A second generation of CAs beside the one that `cascade init` made, and an issuer that signs with any of them."""
+"""Helper: a second generation of CAs beside the one that `cascade init` made, and an issuer that signs with any CA."""
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -21,7 +21,7 @@ DEVICE = x509.ObjectIdentifier(EKU_DEVICE)
 
 @dataclass
 class Authority:
-    """A CA whose subject bears its generation, as Breakwater's do."""
+    """A CA with its generation in the subject, as in Breakwater."""
 
     name: str
     above: "Authority | None" = None
@@ -62,7 +62,7 @@ class Authority:
         usages: tuple[x509.ObjectIdentifier, ...],
         dates: tuple[datetime, datetime],
     ) -> x509.Certificate:
-        """An end certificate."""
+        """An end-entity certificate."""
         name = x509.Name([x509.NameAttribute(oid, text) for oid, text in subject])
         names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri)])
         return (
@@ -96,7 +96,7 @@ class Generation:
 
 @dataclass
 class PaperIssuer:
-    """Breakwater with `nodes` as its active authority; it remembers nothing and refuses nothing."""
+    """A Breakwater whose active CA for nodes is `nodes`. It stores nothing and refuses nothing."""
 
     nodes: Authority
     clock: Clock

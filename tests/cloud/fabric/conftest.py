@@ -1,4 +1,4 @@
-"""One initialised cloud a run, and fresh copies of its databases a test."""
+"""Fixtures: one cloud made by `cascade init` in each run, and new copies of its databases for each test."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -25,7 +25,7 @@ async def _initialise(directory: Path) -> None:
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `cascade init` leaves behind."""
+    """The directory that `cascade init` has made."""
     directory = tmp_path_factory.mktemp("cloud")
     write_secret(directory / "passphrase", PASSPHRASE)
     asyncio.run(_initialise(directory))
@@ -34,23 +34,23 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def databases(home: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """Copies of both databases of after `cascade init`, to be found with `located`.
+    """Copies of both databases in their state after `cascade init`. `located` finds them.
 
-    On SQLite, or as `pytest.mark.parametrize("databases", ENGINES, indirect=True)` says.
+    They are on SQLite, unless `pytest.mark.parametrize("databases", ENGINES, indirect=True)` selects the engine.
     """
     return copied(home, tmp_path, getattr(request, "param", "sqlite"))
 
 
 @pytest.fixture
 async def world(home: Path, databases: Path) -> AsyncIterator[World]:
-    """A Fabric at work, with a tenant that trusts the paper chips' maker."""
+    """An open Fabric with a tenant that trusts the maker of the paper chips."""
     async with world_at(home, databases, Clock()) as running:
         yield running
 
 
 @pytest.fixture
 async def machine(world: World) -> Machine:
-    """A machine that has joined."""
+    """A machine that has activated and confirmed."""
     made = Machine(world)
     await made.join((await world.code()).secret)
     return made
@@ -58,13 +58,13 @@ async def machine(world: World) -> Machine:
 
 @pytest.fixture
 def holders(world: World, home: Path) -> Holders:
-    """The offline holders of the keys of root and targets."""
+    """The holders of the offline keys of root and targets."""
     return Holders(world, home / "offline")
 
 
 @pytest.fixture
 async def cloud(tmp_path: Path) -> AsyncIterator[Cloud]:
-    """Both services at work over real mTLS, from an installation of their own."""
+    """Both services listening with real mutual TLS, from a separate installation."""
     async with cloud_at(tmp_path) as running:
         yield running
 
@@ -78,5 +78,5 @@ async def at_work(home: Path, tmp_path: Path) -> AsyncIterator[Running]:
 
 @pytest.fixture
 def api(world: World) -> Api:
-    """Fabric's API, asked without a socket."""
+    """Fabric's API, called without a socket."""
     return api_of(world)

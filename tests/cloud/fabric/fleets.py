@@ -1,4 +1,4 @@
-"""Several machines that have joined, and what they do in a rotation."""
+"""Helper: several machines that have activated, and their steps in a rotation."""
 
 from datetime import timedelta
 from typing import Any
@@ -20,7 +20,7 @@ DAY = timedelta(days=1)
 
 
 async def fleet(world: World, count: int) -> list[Machine]:
-    """Machines that have joined; the same paper chip's maker, another chip each."""
+    """Machines that have activated and confirmed. Each has another chip of the same maker."""
     code = await world.code(seats=count)
     machines = [Machine(world, label=f"ek {number}") for number in range(count)]
     for machine in machines:
@@ -29,16 +29,16 @@ async def fleet(world: World, count: int) -> list[Machine]:
 
 
 async def session(machine: Machine, version: int | None = None) -> NodePeer:
-    """A new session by the machine's device certificate, telling a trust version."""
-    told: Any = {} if version is None else {"trust_version": version}
-    answer = await machine.world.parts.nodes.sessions.open_session(machine.ask_for_session(**told))
+    """Open a session with the machine's device certificate, and report a trust version."""
+    reported: Any = {} if version is None else {"trust_version": version}
+    answer = await machine.world.parts.nodes.sessions.open_session(machine.ask_for_session(**reported))
     peer = read_peer(x509.load_der_x509_certificate(answer.certificate_chain[0]), machine.world.trust)
     assert isinstance(peer, NodePeer)
     return peer
 
 
 async def renewed(machine: Machine, issuer: PaperIssuer) -> None:
-    """Another device certificate for the same key."""
+    """Renew the device certificate for the same key."""
     assert machine.activated is not None
     generation = machine.activated.generation
     csr = make_csr(machine.node_key)

@@ -1,4 +1,4 @@
-"""The offline holders of a test's cloud: they sign what `cascade trust sign` would, and publish it."""
+"""Helper: the holders of a test cloud's offline keys. They sign as `cascade trust sign` does, and publish."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ YEAR = timedelta(days=365)
 
 @dataclass
 class Holders:
-    """Who has the keys of root and targets."""
+    """The holders of the keys of root and targets."""
 
     world: World
     offline: Path
@@ -33,7 +33,7 @@ class Holders:
         self.targets = read_signer(self.offline / TARGETS_KEY, PASSPHRASE)
 
     async def newest(self, role: str) -> MetadataFile:
-        file = await self.world.stores.repository.latest(role)  # type: ignore[arg-type]  # one of the four
+        file = await self.world.stores.repository.latest(role)  # type: ignore[arg-type]  # one of the four roles
         assert file is not None
         return file
 
@@ -46,14 +46,14 @@ class Holders:
         return read_content(files)
 
     async def signed(self, changes: Changes | None = None, life: timedelta = YEAR) -> schemas.PublishTrust:
-        """The next targets, with the changes."""
+        """The next version of the targets, with the changes made."""
         files = changed(await self.content(), changes or Changes()).encoded()
         version = (await self.newest("targets")).version + 1
         targets = sign_targets(self.world.clock() + life, version, self.targets, files)
         return schemas.PublishTrust(targets=targets.data, contents=files)
 
     async def publish(self, changes: Changes | None = None, *, override: str = "") -> schemas.Trust:
-        """Sign, publish, and let Fabric follow."""
+        """Sign, publish, and run Fabric's follower once."""
         body = await self.signed(changes)
         offered = schemas.PublishTrust(body.roots, body.targets, body.contents, bool(override), override)
         published = await self.world.parts.trust.publishing.publish(ALICE, offered)
@@ -65,7 +65,7 @@ class Holders:
 
 
 async def mirrored(world: World) -> MemoryStore:
-    """All that Fabric has published, for a server of its own."""
+    """All files that Fabric has published, for a separate server."""
     copy = MemoryStore()
     for row in await world.stores.engine.fetch(Statement("SELECT role, version, data FROM tuf_metadata LIMIT 1000")):
         file = MetadataFile(role=row["role"], version=row["version"], data=bytes(row["data"]))
@@ -77,5 +77,5 @@ async def mirrored(world: World) -> MemoryStore:
 
 
 def names(items: Sequence[schemas.IssuerAdoption]) -> dict[str, int]:
-    """Nodes by the key id of their issuer, where there are any."""
+    """The number of nodes by the key id of their issuer, without issuers that have none."""
     return {item.key_id: item.nodes for item in items if item.nodes}

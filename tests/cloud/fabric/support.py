@@ -1,5 +1,7 @@
-"""What the tests of the control plane share: a Fabric over a real database with a real Breakwater beside it, machines
-with paper chips, and a clock that the test moves."""
+"""Helper: an open Fabric for tests, over a real database and with a real Breakwater in the same process.
+
+Machines have paper chips. The test moves the clock.
+"""
 
 import asyncio
 import os
@@ -92,7 +94,7 @@ def plan_for(directory: Path, ca: tuple[bytes, bytes, bytes]) -> Plan:
 
 
 class Entropy:
-    """The system's, with the last draw of each length kept: it is how a paper chip learns a challenge's secret."""
+    """The system's entropy. It keeps the last value of each length: a paper chip finds a challenge's secret there."""
 
     def __init__(self) -> None:
         self.last: dict[int, bytes] = {}
@@ -104,7 +106,7 @@ class Entropy:
 
 @dataclass
 class DirectIssuer:
-    """Breakwater without HTTP between: the real service, with a switch for outages and a log of calls."""
+    """The real Breakwater, called without HTTP, with a switch for outages and a log of calls."""
 
     issuing: Issuing
     generations: Generations
@@ -154,7 +156,7 @@ class DirectIssuer:
 
 
 class _Mapped:
-    """Breakwater's refusals as its routes and Fabric's client hand them on."""
+    """Turns Breakwater's refusals into the errors that its routes and Fabric's client would raise."""
 
     def __init__(self, after: Callable[[], object]) -> None:
         self._after = after
@@ -171,7 +173,7 @@ class _Mapped:
 
 @dataclass
 class World:
-    """A Fabric at work."""
+    """An open Fabric, and the parts around it."""
 
     parts: Parts
     outside: "Outside"
@@ -194,7 +196,7 @@ class World:
 
     @property
     def trust(self) -> PeerTrust:
-        """The trust that counts now."""
+        """The current trust."""
         return self.parts.current_trust.trust
 
     @property
@@ -238,7 +240,7 @@ class World:
         return [row.action for row in reversed(await self.stores.audit.page("", subject, "", "aud_8", 200))]
 
     def verified(self, answer: StatementAnswer, peer: NodePeer, nonce: str = NONCE) -> Statement:
-        """The statement of an answer, held to every promise of the protocol."""
+        """The statement in an answer, after every check that the protocol requires of a node."""
         verify_freshness(
             answer.freshness,
             self.ring,
@@ -256,7 +258,7 @@ class World:
 
 @dataclass
 class Machine:
-    """A machine with a paper chip; every activation makes a new node key in it."""
+    """A machine with a paper chip. Every activation makes a new node key in the chip."""
 
     world: World
     label: str = "ek"
@@ -298,12 +300,12 @@ class Machine:
         return self.activated
 
     async def activate(self, code: str) -> Activated:
-        """Up to the device certificate."""
+        """Activate up to the device certificate."""
         challenge = await self.start(code)
         return await self.prove(challenge, self.proof(challenge))
 
     async def join(self, code: str) -> Statement:
-        """Up to the first statement."""
+        """Activate, confirm and receive the first statement."""
         await self.activate(code)
         return await self.confirm()
 
@@ -340,7 +342,7 @@ class Machine:
         return await self.world.parts.nodes.sessions.open_session(self.ask_for_session())
 
     async def peer(self) -> NodePeer:
-        """The node as the guard sees it, by a session certificate."""
+        """The peer that the guard makes from the node's session certificate."""
         chain = (await self.session()).certificate_chain
         peer = read_peer(x509.load_der_x509_certificate(chain[0]), self.world.trust)
         assert isinstance(peer, NodePeer)
@@ -360,7 +362,7 @@ class Machine:
 
 @dataclass
 class Outside:
-    """Ports that a test may change while Fabric is at work."""
+    """Ports that a test may replace while Fabric is open."""
 
     issuer: Issuer
     certificates: dict[str, x509.Certificate] = field(default_factory=dict)
@@ -383,7 +385,7 @@ class Outside:
 
 
 class _IssuerOf:
-    """The issuer that stands outside at the moment of a call."""
+    """Passes each call to the issuer that `outside` holds at that moment."""
 
     def __init__(self, outside: Outside) -> None:
         self._outside = outside
@@ -394,7 +396,7 @@ class _IssuerOf:
 
 @asynccontextmanager
 async def world_at(home: Path, databases: Path, clock: Clock, *, first: bool = True) -> AsyncIterator[World]:
-    """A Fabric and a Breakwater over the databases in `databases`; `first` makes the tenant that trusts the maker."""
+    """Open a Fabric and a Breakwater over the databases in `databases`. `first`: make the first tenant."""
     engine, entropy = ServiceEngine("fabric"), Entropy()
     async with issuer_at(home, located(databases, "breakwater"), clock) as breakwater:
         engine.configure(located(databases, "fabric"))
@@ -404,7 +406,7 @@ async def world_at(home: Path, databases: Path, clock: Clock, *, first: bool = T
             outside = Outside(issuer)
             secrets = await read_secrets(stores.installation)
             parts = make_parts(stores, outside.ports(home, clock, entropy), secrets)
-            await parts.trust.follower.look()
+            await parts.trust.follower.update()
             tenant = await _tenant(parts) if first else (await stores.tenants.page("", 1))[0].id
             yield World(parts, outside, issuer, clock, entropy, tenant)
         finally:
@@ -412,14 +414,14 @@ async def world_at(home: Path, databases: Path, clock: Clock, *, first: bool = T
 
 
 def copied(home: Path, folder: Path, engine: str = "sqlite") -> Path:
-    """Copies of both databases of after `cascade init` in a folder, to be found with `located`."""
+    """Copies of both databases in their state after `cascade init`, in a folder. `located` finds them."""
     for service in ("fabric", "breakwater"):
         copy_database(engine, service, home / service / "database.sqlite", folder)
     return folder
 
 
 async def unheard() -> None:
-    """Nobody has to be told of another trust."""
+    """Does nothing: a test has no TLS contexts to replace."""
 
 
 async def _tenant(parts: Parts) -> TenantId:
@@ -431,16 +433,16 @@ async def _tenant(parts: Parts) -> TenantId:
 
 
 async def change(world: World, machine: Machine, what: Change, reason: str = "") -> schemas.Node:
-    """An operator changes the machine's standing."""
+    """Change the machine's standing as an operator."""
     return await world.parts.operators.standings.change(ALICE, machine.node, what, reason)
 
 
 def background(world: World) -> Background:
-    """The background work as after a restart."""
+    """New background work, in its state after a restart."""
     parts = world.parts
     return make_background(world.entropy, parts.shared, parts.nodes, parts.trust)
 
 
 async def run_once(world: World, made: Background | None = None) -> None:
-    """One look at the rows."""
+    """Run one pass of the background work."""
     await (made or background(world)).run_once(asyncio.get_running_loop().time())

@@ -1,4 +1,4 @@
-"""Fabric and Breakwater in one process over real mTLS: routes, guard, wiring, driver, the way down."""
+"""`cloud.fabric.app`: Fabric and Breakwater in one process over mutual TLS. Routes, guard, tasks, shutdown."""
 
 import asyncio
 import shutil
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow
 
 
 NO_CHECK_TIME = 0x200000
-"""X509_V_FLAG_NO_CHECK_TIME: the certificates of `home` are of the tests' own day."""
+"""X509_V_FLAG_NO_CHECK_TIME, because the certificates of `home` are valid on the day of the test clock."""
 
 
 async def test_a_life_over_the_wire(cloud: Cloud) -> None:
@@ -56,11 +56,11 @@ async def test_a_life_over_the_wire(cloud: Cloud) -> None:
     assert asyncio.get_running_loop().time() - began < 1
     refused = await problem(node, "POST", "/v1/node/statement", Ask(NONCE))
     assert refused.code == "generation_closed"
-    told = verify_statement(refused.statement, ring, TRUST_DOMAIN).statement
-    assert isinstance(told, Revocation)
+    revocation = verify_statement(refused.statement, ring, TRUST_DOMAIN).statement
+    assert isinstance(revocation, Revocation)
     body, _ = await remote.ask_for_session()
     refused = await problem(cloud.client(), "POST", "/v1/node/sessions", body)
-    assert remote.verified(refused.statement, refused.freshness, ring) == told
+    assert remote.verified(refused.statement, refused.freshness, ring) == revocation
     for _ in range(100):
         shown = (await operator.call("GET", path)).into(schemas.NodeDetail).node
         if not shown.closing:
@@ -93,7 +93,7 @@ async def test_a_shutdown_ends_long_polls(cloud: Cloud) -> None:
         assert (await poll).into(Events).cursor == cursor
 
 
-async def test_every_route_says_whom_it_admits(cloud: Cloud) -> None:
+async def test_every_route_names_the_peers_it_admits(cloud: Cloud) -> None:
     routes = list(routes_of(cloud.fabric.api))
     for route in routes:
         wanted = (OPERATOR,)
@@ -115,10 +115,10 @@ TASKS = [
     "end_polls",
     "Follower.run",
     "Connections.follow_revocations",
-    "Connections.meet_breakwater",
+    "Connections.learn_breakwater_certificate",
     "IdentityRenewal.run",
 ]
-"""Without one of them Fabric serves, and goes stale without a word."""
+"""Without one of these tasks Fabric serves requests, and its state goes stale with no error."""
 
 
 async def test_two_fabrics_listen_in_one_process_each_with_its_own_database(home: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`cloud.fabric.background`: what is begun is driven on from the rows, whatever happened in between."""
+"""`cloud.fabric.background`: the task finishes work that the rows show as begun, also after failures and restarts."""
 
 import asyncio
 from datetime import timedelta

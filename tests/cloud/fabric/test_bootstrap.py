@@ -1,4 +1,4 @@
-"""`cloud.fabric.bootstrap`: what `cascade init` leaves behind."""
+"""`cloud.fabric.bootstrap`: the files that `cascade init` makes."""
 
 import pytest
 from cryptography import x509

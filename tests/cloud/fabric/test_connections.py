@@ -1,4 +1,4 @@
-"""`cloud.fabric.connections`: listener and calls follow the published trust while they run."""
+"""`cloud.fabric.connections`: listeners and calls use a new published trust without a restart."""
 
 import asyncio
 import ssl
@@ -15,7 +15,7 @@ from tests.cloud.world import connected
 pytestmark = pytest.mark.slow
 
 
-async def test_a_new_root_is_taken_and_a_dropped_one_refused_while_the_listener_lives(at_work: Running) -> None:
+async def test_a_listener_accepts_a_new_root_and_refuses_a_dropped_root_without_a_restart(at_work: Running) -> None:
     second, third = Generation(2), Generation(3)
     refused = (ssl.SSLError, ConnectionError, asyncio.IncompleteReadError)
     async with connected(at_work.port, at_work.client(None)) as kept:
@@ -32,7 +32,7 @@ async def test_a_new_root_is_taken_and_a_dropped_one_refused_while_the_listener_
         assert (await kept.ask("/healthz")).status == 200
 
 
-async def test_it_starts_from_what_is_published_not_from_the_folder(at_work: Running) -> None:
+async def test_it_starts_from_the_published_trust_and_not_from_the_folder(at_work: Running) -> None:
     current_trust = at_work.fabric.parts.current_trust
     assert current_trust.version == 1
     seed = x509.load_pem_x509_certificate((at_work.home / "fabric" / "certs" / "root.pem").read_bytes())

@@ -1,4 +1,4 @@
-"""`cloud.fabric.errors`: the one table of problem codes."""
+"""`cloud.fabric.errors`: the table of problem codes."""
 
 import inspect
 
@@ -10,7 +10,7 @@ from protocol.problems import KINDS
 
 
 def test_every_error_has_a_code() -> None:
-    """Abstract classes aside; a class without one would be answered as a fault."""
+    """Base classes are left out. An error of a class without a code would be answered as a fault."""
     classes = {
         kind
         for _, kind in inspect.getmembers(errors, inspect.isclass)
@@ -32,7 +32,7 @@ def test_every_error_has_a_code() -> None:
         ("evidence_refused", errors.EvidenceNotAccepted),
     ],
 )
-def test_the_verifiers_word(code: str, kind: type[errors.Refused]) -> None:
+def test_an_error_of_the_verifier_becomes_a_refusal_with_its_step(code: str, kind: type[errors.Refused]) -> None:
     refused = errors.evidence_error(EvidenceRefused(7, code, "why"))  # type: ignore[arg-type]
     assert type(refused) is kind
     assert refused.detail == "why (step 7)"

@@ -1,4 +1,4 @@
-"""`cloud.fabric.issuer`: what Breakwater's answers, and the lack of one, come to."""
+"""`cloud.fabric.issuer`: which error each answer of Breakwater, or a missing answer, becomes."""
 
 from typing import Any, cast
 
@@ -17,7 +17,7 @@ NODE = NodeId(make_id("node", 1, bytes(10)))
 
 
 class Canned:
-    """A client that gives one answer, or none."""
+    """A client that returns one answer, or fails."""
 
     def __init__(self, answer: Answer | CallError) -> None:
         self.answer = answer
@@ -50,7 +50,7 @@ async def test_an_answer() -> None:
 
 
 @pytest.mark.parametrize("code", ["conflict", "csr_refused", "generation_closed", "peer_refused", "invalid"])
-async def test_a_refusal_for_good(code: str) -> None:
+async def test_a_conclusive_refusal(code: str) -> None:
     with pytest.raises(IssuerRefused, match="why") as refused:
         await ask(problem(code))
     assert refused.value.code == code
@@ -68,6 +68,6 @@ async def test_a_refusal_for_good(code: str) -> None:
         Answer(200, {"content-type": "application/json"}, b"{}"),
     ],
 )
-async def test_no_word_to_act_on(answer: Answer | CallError) -> None:
+async def test_an_answer_that_decides_nothing(answer: Answer | CallError) -> None:
     with pytest.raises(IssuerUnavailable):
         await ask(answer)

@@ -1,4 +1,4 @@
-"""`cloud.fabric.nonce`: a nonce is ours, whole and young, or nothing."""
+"""`cloud.fabric.nonce`: a nonce is accepted only if it is ours, unchanged and recent."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -36,13 +36,13 @@ def test_any_changed_byte_of_a_nonce_is_found(position: int, change: int) -> Non
 
 
 @pytest.mark.parametrize("text", ["", "A", MADE + "A", MADE[:-1], "=" * 70, "\u00e9"])
-def test_what_is_no_nonce(text: str) -> None:
+def test_malformed_nonces_are_refused(text: str) -> None:
     with pytest.raises(nonce.NonceError):
         nonce.check_nonce(KEY, text, NOW)
 
 
 def test_another_key_makes_other_nonces() -> None:
-    with pytest.raises(nonce.NonceError, match="not from here"):
+    with pytest.raises(nonce.NonceError, match="this Fabric did not make"):
         nonce.check_nonce(bytes(32), MADE, NOW)
     with pytest.raises(ValueError, match="entropy"):
         nonce.make_nonce(KEY, NOW, b"short")

@@ -1,4 +1,4 @@
-"""`cloud.fabric.parts`: several Fabrics in one process, each of parts of its own."""
+"""`cloud.fabric.parts`: several Fabrics in one process, each with separate parts."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -26,7 +26,7 @@ from tests.cloud.fabric.support import ALICE, NONCE, Machine, World, change, cop
 
 @pytest.fixture
 async def worlds(home: Path, tmp_path: Path) -> AsyncIterator[tuple[World, World]]:
-    """Two installations in this process; the clock of the second is a day ahead."""
+    """Two installations in this process. The clock of the second is a day ahead."""
     folders = [tmp_path / name for name in ("one", "other")]
     for folder in folders:
         folder.mkdir()
@@ -39,9 +39,9 @@ async def worlds(home: Path, tmp_path: Path) -> AsyncIterator[tuple[World, World
         yield one, other
 
 
-async def test_two_fabrics_of_one_process_see_only_what_is_their_own(worlds: tuple[World, World]) -> None:
+async def test_two_fabrics_of_one_process_see_only_their_own_data(worlds: tuple[World, World]) -> None:
     one, other = worlds
-    # The same chip, at the same time, in both.
+    # The same chip activates in both at the same time.
     machines = [Machine(world) for world in worlds]
     codes = [await world.code(life=timedelta(hours=1)) for world in worlds]
     await asyncio.gather(*(machine.join(code.secret) for machine, code in zip(machines, codes, strict=True)))
@@ -65,7 +65,7 @@ async def test_two_fabrics_of_one_process_see_only_what_is_their_own(worlds: tup
     assert await other.parts.operators.tokens.authenticate(token.secret) is None
 
 
-async def test_what_one_fabric_has_in_memory_is_not_the_others(worlds: tuple[World, World]) -> None:
+async def test_two_fabrics_share_no_memory(worlds: tuple[World, World]) -> None:
     one, other = worlds
     machine, bystander = Machine(one), Machine(other)
     await machine.join((await one.code()).secret)
@@ -121,7 +121,7 @@ async def test_a_database_that_init_did_not_make_is_refused(tmp_path: Path) -> N
     engine.configure(sqlite_database("fabric", tmp_path))
     await engine.open()
     try:
-        with pytest.raises(StorageError, match="not made by `cascade init`"):
+        with pytest.raises(StorageError, match="`cascade init` did not make it"):
             await read_secrets(stores_over(engine).installation)
     finally:
         await engine.close()

@@ -1,4 +1,4 @@
-"""`cloud.fabric.peer_records`: a closed generation and a revoked service are known at the next request."""
+"""`cloud.fabric.peer_records`: a closed generation and a revoked service are refused at the next request."""
 
 from cloud.fabric.peer_records import PeerRecords
 from protocol.ids import TenantId, make_id

@@ -1,4 +1,4 @@
-"""`cloud.fabric.wake`: a waiting node hears of a change within a second."""
+"""`cloud.fabric.wake`: a waiting poll returns within a second after a change."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Fabric and Breakwater in one process over real mTLS, and a machine that speaks HTTP to them."""
+"""Helper: Fabric and Breakwater in one process with real mutual TLS, and a machine that calls them over HTTP."""
 
 import asyncio
 import socket
@@ -51,7 +51,7 @@ from tests.simulators.forged_evidence import PaperChip, maker
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now."""
+    """Free ports of 127.0.0.1."""
     bound = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [int(each.getsockname()[1]) for each in bound]
     for each in bound:
@@ -61,7 +61,7 @@ def free_ports(count: int) -> list[int]:
 
 @dataclass
 class Cloud:
-    """Both services at work, and clients of them."""
+    """Both services listening, and clients of them."""
 
     directory: Path
     made: Initialised
@@ -93,7 +93,7 @@ class Cloud:
         return self.client(token=self.made.token)
 
     async def ring(self) -> KeyRing:
-        """The signing keys as they are published."""
+        """The published signing keys."""
         query = Statement("SELECT data FROM tuf_target WHERE id LIKE '%.signing-keys.json'")
         row = await self.fabric.parts.stores.engine.fetch_one(query)
         assert row is not None
@@ -102,7 +102,7 @@ class Cloud:
 
 @asynccontextmanager
 async def cloud_at(tmp_path: Path) -> AsyncIterator[Cloud]:
-    """`cascade init` and `cascade up`, so to say."""
+    """Make and open both services, as `cascade init` and `cascade up` do."""
     write_secret(tmp_path / "passphrase", PASSPHRASE)
     ports = free_ports(3)
     ca = await initialise_breakwater(breakwater_plan(tmp_path, ports[1]), utc_now)
@@ -142,7 +142,7 @@ async def cloud_at(tmp_path: Path) -> AsyncIterator[Cloud]:
 
 @dataclass
 class Remote:
-    """A machine that speaks HTTP."""
+    """A machine that calls Fabric over HTTP."""
 
     cloud: Cloud
     label: str = "ek"
@@ -151,7 +151,7 @@ class Remote:
 
     async def activate(self, code: str) -> Activated:
         anonymous = self.cloud.client()
-        chip = Machine(None, self.label)  # type: ignore[arg-type]  # only its chip is used here
+        chip = Machine(None, self.label)  # type: ignore[arg-type]  # only the chip of the machine is used here
         answer = await anonymous.call("POST", "/v1/activations", StartActivation(code, chip.evidence(), "1.0"))
         assert answer.status == 201
         challenge = answer.into(Challenge)

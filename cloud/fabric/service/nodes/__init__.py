@@ -1,1 +1,1 @@
-"""What nodes do: activate, confirm, open sessions, fetch statements, renew; and lapses."""
+"""Use cases of nodes: activate, confirm, open sessions, fetch statements, renew; end what was left unfinished."""

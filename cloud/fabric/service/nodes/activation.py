@@ -1,7 +1,8 @@
-"""Use case: activation, by challenge, proof and device certificate (section 5 of the design). Confirming is `confirm`.
+"""Use case: a machine activates. It gets a challenge, proves its chip and key, and receives a device certificate.
 
-Nothing about an existing node is changed or answered before the chip has released the secret. Every step is a durable
-state, so a crash between two leaves an activation that the same proof carries on, or that lapses.
+`confirm` is the last step of the exchange. Rules: Before the chip has answered the challenge, no data of an existing
+node is changed or disclosed. Every step ends with a stored state. After a crash between two steps, a repeat of the same
+proof continues the activation, or the activation lapses.
 """
 
 from dataclasses import dataclass
@@ -48,13 +49,17 @@ from protocol.limits import CHALLENGE_LIFE, CHALLENGE_TRIES_MAX, CHALLENGES_OPEN
 from protocol.messages.activation import Activated, Challenge, ProveActivation, StartActivation
 
 PENDING_PER_NODE_MAX = 16
-"""Unconfirmed activations of one chip: who has a code cannot have generations made for it without end."""
+"""Unconfirmed activations of one chip. The limit stops a caller with a code from making generations without end."""
 FORGET_CHALLENGES_AFTER = timedelta(days=1)
+"""Time after its expiry at which an unproved challenge is deleted."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Activations:
-    """Runs the activation exchange. `epoch` is the installation's, `confirm_within` the time until a lapse."""
+    """Runs the activation exchange up to the device certificate.
+
+    `epoch` is the installation's epoch. An activation that is not confirmed within `confirm_within` lapses.
+    """
 
     epoch: int
     confirm_within: timedelta
@@ -71,7 +76,10 @@ class Activations:
     lapses: Lapses
 
     async def start(self, body: StartActivation) -> Challenge:
-        """A challenge to the chip. Raises Invalid, Code*, TooManyChallenges, EvidenceNotAccepted, TierNotAllowed."""
+        """Check the code and the evidence, and make a challenge to the chip.
+
+        Raises Invalid, CodeRefused, CodeExpired, CodeRevoked, TooManyChallenges, EvidenceNotAccepted, TierNotAllowed.
+        """
         check_text("agent_version", body.agent_version)
         code = await self._open_code(body.code)
         tenant = await self.tenants.find(code.tenant)
@@ -118,7 +126,11 @@ class Activations:
         )
 
     async def _open_code(self, text: str) -> CodeRow:
-        """Unknown and malformed codes are answered alike; the checksum is checked before the database is asked."""
+        """The row of a code that may be used. Unknown and malformed codes get the same answer.
+
+        The checksum in the text is checked first, so a mistyped code costs no query.
+        Raises CodeRefused, CodeExpired, CodeRevoked.
+        """
         try:
             secret = parse_secret("cac", text)
         except SecretFormatError as error:
@@ -136,9 +148,11 @@ class Activations:
             raise CodeExpired
 
     async def prove(self, activation: ActivationId, body: ProveActivation, body_sha256: str) -> Activated:
-        """The answer to the challenge; a byte-identical repeat (`body_sha256`) carries on or gets the stored answer.
+        """Check the answer to the challenge, take a seat, make a generation, and issue the device certificate.
 
-        Raises NotFound, Invalid, Challenge*, ActivationClosed, EvidenceNotAccepted, CsrRefused, Code*, SeatsExhausted,
+        `body_sha256` is the hash of the request's body. A repeat with the same bytes continues an unfinished
+        activation, or gets the stored answer. Raises NotFound, Invalid, ChallengeExpired, ChallengeFailed,
+        ActivationClosed, EvidenceNotAccepted, CsrRefused, CodeRefused, CodeExpired, CodeRevoked, SeatsExhausted,
         NodeRevoked, TooManyChallenges, IssuerUnavailable.
         """
         row = await self.activations.find(activation)
@@ -155,7 +169,8 @@ class Activations:
         return _answer(row)
 
     async def _check_answer(self, row: ActivationRow, body: ProveActivation) -> None:
-        """The form of the proof, the time, and the secret; a wrong one is counted, the last one ends the activation."""
+        """Check the fingerprint's form, the expiry and the secret. Counts a wrong secret; the last allowed one ends the
+        activation. Raises Invalid, ChallengeExpired, ChallengeFailed, ActivationClosed."""
         check_fingerprint(body.fingerprint)
         if is_right_answer(row, body.secret, self.now()):
             return
@@ -172,7 +187,10 @@ class Activations:
     async def _reserve(
         self, row: ActivationRow, body: ProveActivation, key: NodeKey, body_sha256: str
     ) -> ActivationRow:
-        """One transaction: the node found or made, its seat, its next generation, and the proof that claims them."""
+        """Store the proof in one transaction, with the node, its seat and its next generation.
+
+        Returns the row. If another request has changed its state first, the row is returned as it is.
+        """
         with fault_point("fabric.activation.prove"):
             async with self.transaction():
                 fresh = await self.activations.find(row.id)
@@ -184,7 +202,7 @@ class Activations:
                 self._check_usable(code)
                 node, is_new = await self._node_for(fresh, code)
                 if await self.activations.count_live(node.id) >= PENDING_PER_NODE_MAX:
-                    raise TooManyChallenges("too many activations of this machine wait to be confirmed")
+                    raise TooManyChallenges("too many activations of this machine are not confirmed yet")
                 if not node.seat_held:
                     if not await self.codes.take_seat(code.id):
                         raise SeatsExhausted(f"all {code.seats} seats of this code are taken")
@@ -219,7 +237,7 @@ class Activations:
         return proved
 
     async def _node_for(self, row: ActivationRow, code: CodeRow) -> tuple[NodeRow, bool]:
-        """The node of this chip, admitted, or a new one. Raises CodeRefused, NodeRevoked."""
+        """The node of this chip, or a new node row; True if it is new. Raises CodeRefused, NodeRevoked."""
         node = await self.nodes.find_by_ek(row.ek_hash)
         made_for_it = code.readmit_node is not None and node is not None and code.readmit_node == node.id
         if code.readmit_node is not None and not made_for_it:
@@ -281,7 +299,7 @@ class Activations:
         )
 
     async def _issue(self, row: ActivationRow) -> ActivationRow:
-        """Open the generation at Breakwater, have the certificate made, store it; every part may be a repeat."""
+        """Open the generation at Breakwater, have the certificate issued, and store it. Every part can be repeated."""
         if row.not_after is None:
             raise ActivationClosed("this activation has ended")
         try:
@@ -311,7 +329,7 @@ class Activations:
         return fresh
 
     async def forget_old(self) -> None:
-        """Forget challenges that nobody answered."""
+        """Delete unproved challenges that expired more than FORGET_CHALLENGES_AFTER ago."""
         with fault_point("fabric.activation.purge"):
             await self.activations.purge(self.now() - FORGET_CHALLENGES_AFTER)
 

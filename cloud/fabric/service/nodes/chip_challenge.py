@@ -1,7 +1,6 @@
-"""Use case: a challenge that only one chip can answer, and the checks of its answer; for activation and renewal.
+"""Use case: make a challenge that only one chip can answer, and check the answer. For activation and renewal.
 
-The secret is kept as a hash. The caller stores the challenge and counts the wrong answers, since they end the caller's
-exchange.
+The caller stores the hash of the secret, and counts wrong answers, because too many end the caller's exchange.
 """
 
 import hashlib
@@ -31,7 +30,10 @@ Exchange = ActivationRow | RenewalRow
 
 
 class ChipChallenge(msgspec.Struct, frozen=True):
-    """A challenge to a chip (`TPM2_MakeCredential`), the chip's tier and the hash by which a tenant's chip is known."""
+    """A challenge to a chip (`TPM2_MakeCredential`), with the chip's tier and the hash that identifies the chip.
+
+    `secret_hash` is the hash of the secret that the chip must release.
+    """
 
     tier: Tier
     ek_hash: str
@@ -42,7 +44,7 @@ class ChipChallenge(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, kw_only=True)
 class ChipChallenges:
-    """Makes challenges, and checks what answers them."""
+    """Makes challenges to chips, and checks the key evidence in the answers."""
 
     ek_key: bytes = field(repr=False)
     entropy: Entropy
@@ -50,7 +52,7 @@ class ChipChallenges:
     tenants: TenantStore
 
     async def make(self, tenant: TenantRow, evidence: EndorsementEvidence, now: datetime) -> ChipChallenge:
-        """A challenge to the chip that the evidence names. Raises EvidenceNotAccepted, TierNotAllowed."""
+        """Check the evidence, and make a challenge to its chip. Raises EvidenceNotAccepted, TierNotAllowed."""
         trust = await self._trust_of(tenant)
         secret = self.entropy(SECRET_BYTES)
         try:
@@ -61,18 +63,25 @@ class ChipChallenges:
         return ChipChallenge(chip.tier, self.ek_hash(tenant.id, chip.ek_name), sha256_hex(secret), blob, encrypted)
 
     def ek_hash(self, tenant: TenantId, ek_name: bytes) -> str:
-        """How a chip is looked up: tenants cannot compare theirs, and the database holds no EK."""
+        """The hash that identifies a chip in the database. `ek_name` is the TPM name of its endorsement key.
+
+        It is keyed and depends on the tenant. So the database holds no endorsement key, and two tenants with the same
+        chip have different hashes.
+        """
         return hmac.new(self.ek_key, b"cascade-ek-1\n" + tenant.encode() + b"\n" + ek_name, hashlib.sha256).hexdigest()
 
     def verified_key(self, row: Exchange, ak_public: bytes, secret: bytes, key: KeyEvidence, csr: bytes) -> NodeKey:
-        """The node key of an answer, certified by the attestation key. Raises EvidenceNotAccepted, CsrRefused."""
+        """Check the key evidence and the CSR of an answer, and return the node key.
+
+        `ak_public` is the stored attestation key. Raises EvidenceNotAccepted, CsrRefused.
+        """
         try:
             verified = self.verifier.verify_key(key, ak_public, secret, row.id, csr)
         except EvidenceRefused as error:
             raise evidence_error(error) from error
         if list(x509.load_der_x509_csr(csr).attributes):
-            # The issuer refuses it too, but only after a seat and a generation were spent on it.
-            raise CsrRefused("the certificate request wishes for extensions or attributes; send none")
+            # The issuer refuses such a CSR too, but only after a seat and a generation were used up.
+            raise CsrRefused("the certificate request asks for extensions or attributes. Send a request without them")
         return verified
 
     async def _trust_of(self, tenant: TenantRow) -> TenantTrust:
@@ -87,22 +96,22 @@ class ChipChallenges:
 
 
 def is_right_answer(row: Exchange, secret: bytes, now: datetime) -> bool:
-    """Whether this is the secret of the challenge. Raises ChallengeExpired."""
+    """Whether `secret` is the secret of the challenge, compared in constant time. Raises ChallengeExpired."""
     if now >= row.expires_at:
         raise ChallengeExpired
     return hmac.compare_digest(sha256_hex(secret), row.secret_hash)
 
 
 def tries_left(tries: int) -> int:
-    """How many answers a challenge still takes after so many wrong ones."""
+    """How many answers a challenge still accepts after `tries` wrong ones."""
     return max(0, CHALLENGE_TRIES_MAX - tries)
 
 
 def wrong_answer(tries: int) -> ChallengeFailed:
-    """The refusal of a wrong answer."""
-    return ChallengeFailed(f"this is not the secret of the challenge; tries left: {tries_left(tries)}")
+    """The refusal of a wrong answer. `tries` counts the wrong answers so far."""
+    return ChallengeFailed(f"the answer is not the secret of the challenge; tries left: {tries_left(tries)}")
 
 
 def is_proved_by(row: Exchange, body_sha256: str) -> bool:
-    """Whether this very request proved the exchange: its repeat gets the stored answer."""
+    """Whether a request with this body proved the exchange. If so, a repeat gets the stored answer."""
     return hmac.compare_digest(row.proof_hash, body_sha256)

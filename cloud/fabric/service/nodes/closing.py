@@ -1,4 +1,4 @@
-"""Use case: has Breakwater close every generation that is closed here."""
+"""Use case: have Breakwater close every generation that Fabric has closed."""
 
 import asyncio
 from dataclasses import dataclass
@@ -25,9 +25,10 @@ class Closings:
     issuer: Issuer
 
     async def close_at_issuer(self, back_off: BackOff) -> None:
-        """Close all that are closed here, and write down that it is done; `back_off` counts what failed and worked.
+        """Have every closed generation closed at Breakwater too, and store that it is done.
 
-        Raises IssuerUnavailable at the first call that fails; IssuerRefused at the end, for one node holds up no other.
+        Reports failed and successful calls to `back_off`. Raises IssuerUnavailable at the first call that fails. A
+        refusal for one node does not stop the others; IssuerRefused is raised at the end.
         """
         after, refused = "", None
         while rows := await self.nodes.closing(after, PAGE_ITEMS):

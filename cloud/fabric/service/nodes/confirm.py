@@ -1,7 +1,7 @@
-"""Use case: a node confirms its activation over its first session (section 5 of the design).
+"""Use case: a node confirms its activation over its first session.
 
-Confirming is one transaction: activation, generation, standing and statement of the new one, revocations of all
-before it.
+One transaction changes the state of activation and generation, sets the standing of the node, signs the first
+statement of the generation, and signs a revocation for each earlier open generation.
 """
 
 from dataclasses import dataclass
@@ -43,7 +43,10 @@ class Confirmations:
     wake_background: WakeBackground
 
     async def confirm(self, peer: NodePeer, ask: Ask) -> StatementAnswer:
-        """Make the caller's generation the node's; idempotent. Raises Invalid, GenerationClosed, Conflict."""
+        """Make the caller's generation the current one, and return its statement. Idempotent.
+
+        Raises Invalid, CertificateRefused, GenerationClosed, Conflict.
+        """
         check_nonce_form(ask.nonce)
         _, generation = await load(self.nodes, peer.tenant, peer.node, peer.generation)
         if generation.state == "offered":
@@ -62,7 +65,7 @@ class Confirmations:
                 activation = await self.activations.find_by_generation(node.id, generation.number)
                 code = None if activation is None else await self.codes.find(activation.code)
                 if activation is None or code is None or not await self.activations.set_confirmed(activation.id):
-                    raise Conflict("the activation of this generation has ended or lapses")
+                    raise Conflict("the activation of this generation has ended, or was not confirmed in time")
                 presented = self.statement_stream.presented_seq(ask.presented, node, generation)
                 node = await self.statement_stream.end_open_generations(node, generation.number - 1, now, "superseded")
                 node = _taken_over(node, activation, code, generation.number, now)
@@ -86,7 +89,7 @@ class Confirmations:
 
 
 def _taken_over(node: NodeRow, activation: ActivationRow, code: CodeRow, number: int, now: datetime) -> NodeRow:
-    """The node as the activation's code wants it, in the standing that the node brings."""
+    """The node after the confirm: tier from the activation, licence from its code. A suspended node stays suspended."""
     standing = after_confirm(node.standing)
     changed = standing != node.standing
     return msgspec.structs.replace(

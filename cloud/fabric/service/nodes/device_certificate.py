@@ -1,4 +1,4 @@
-"""Pure: what a device certificate says, and whether it opens sessions now."""
+"""Pure functions: read a device certificate, and check whether it opens sessions now."""
 
 from datetime import datetime
 
@@ -15,24 +15,25 @@ _EKU_DEVICE = x509.ObjectIdentifier(EKU_DEVICE)
 
 
 class Device(msgspec.Struct, frozen=True):
-    """What a device certificate says."""
+    """The contents of a device certificate. `spki` is its public key in DER."""
 
     spiffe: NodeSpiffeId
     generation: int
     spki: bytes
     not_after: datetime
     issuer: str = ""
-    """The key id of the CA that issued it; empty where the issuer was not checked."""
+    """The key id of the CA that issued the certificate; empty if the issuer was not checked."""
 
 
 def read_device_certificate(
     der: bytes, issuers: tuple[x509.Certificate, ...], trust_domain: str, now: datetime
 ) -> Device:
-    """Verify a device certificate.
+    """Verify a device certificate (DER) and read it. `issuers` are the trusted CAs for nodes.
 
-    1 it reads; 2 issued by a nodes' CA of ours, itself within its dates (RFC 5280 section 6.1); 3 within its own
-    dates; 4 its one extended key usage is the device OID, so a session certificate does not pass; 5 one SPIFFE id,
-    of a node of our trust domain; 6 the subject names that node and a generation. Raises CertificateRefused.
+    1 the certificate can be read; 2 one of `issuers` issued it and is within its dates (RFC 5280 section 6.1); 3 the
+    certificate is within its dates; 4 its only extended key usage is the device OID, so a session certificate is
+    refused; 5 it has one SPIFFE id, of a node in our trust domain; 6 the subject names that node and a generation.
+    Raises CertificateRefused.
     """
     try:
         certificate = x509.load_der_x509_certificate(der)
@@ -47,14 +48,17 @@ def read_device_certificate(
 
 
 def device_of(certificate: x509.Certificate, trust_domain: str) -> Device:
-    """What a device certificate says, steps 4 to 6; neither issuer nor dates are checked. Raises CertificateRefused."""
+    """Read a device certificate: steps 4 to 6 of `read_device_certificate`. Checks neither issuer nor dates.
+
+    Raises CertificateRefused.
+    """
     try:
         usages = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
         if list(usages) != [_EKU_DEVICE]:
             raise CertificateRefused("this is not a device certificate (extended key usage)")
         spiffe = spiffe_of(certificate)
         if not isinstance(spiffe, NodeSpiffeId) or spiffe.trust_domain != trust_domain:
-            raise CertificateRefused("the SPIFFE id is not one of a node here")
+            raise CertificateRefused("the SPIFFE id does not name a node of this trust domain")
         names = [str(attribute.value) for attribute in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
         numbers = [str(item.value) for item in certificate.subject.get_attributes_for_oid(NameOID.SERIAL_NUMBER)]
         if names != [spiffe.node] or len(numbers) != 1:

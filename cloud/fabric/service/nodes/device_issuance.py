@@ -1,4 +1,4 @@
-"""Pure: what Breakwater's refusal of a device certificate means to the exchange that asked for it."""
+"""Pure functions: turn Breakwater's refusal of a device certificate into the refusal of the exchange."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,9 +8,9 @@ from cloud.fabric.errors import ActivationClosed, CsrRefused, IssuerRefused
 
 @contextmanager
 def issuer_refusals_of(exchange: str) -> Iterator[None]:
-    """Turn the refusals that an exchange ("activation", "renewal") expects from the issuer into its own.
+    """Translate the issuer's refusals inside the block. `exchange` is "activation" or "renewal", for the text.
 
-    Raises CsrRefused, ActivationClosed; IssuerRefused where the exchange did not expect it.
+    Raises CsrRefused and ActivationClosed. Other refusals pass through as IssuerRefused.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Use case: load a node and one of its generations, or refuse what is unknown."""
+"""Use case: load a node and one of its generations, or refuse an unknown node or generation."""
 
 from collections.abc import Callable
 
@@ -9,14 +9,14 @@ from protocol.ids import NodeId, TenantId
 
 
 def unknown() -> Refused:
-    """The refusal of a certificate that names no node or generation of here."""
-    return CertificateRefused("this node or generation is not known here")
+    """The refusal of a certificate that names an unknown node or generation."""
+    return CertificateRefused("this Fabric does not know the node or generation")
 
 
 async def load(
     nodes: NodeStore, tenant: TenantId, node_id: NodeId, number: int, refusal: Callable[[], Refused] = unknown
 ) -> tuple[NodeRow, GenerationRow]:
-    """The tenant's node and its generation of that number. Raises `refusal()` if there is no such one."""
+    """The tenant's node and its generation with that number. Raises `refusal()` if one of them does not exist."""
     node = await nodes.find(node_id)
     generation = await nodes.find_generation(node_id, number)
     if node is None or generation is None or node.tenant != tenant:

@@ -1,8 +1,9 @@
-"""Use case: ends what was left half done, activations that nobody confirmed and seats of revoked nodes.
+"""Use case: end activations that were not confirmed in time, and free the seats of revoked nodes.
 
-Rows alone say what is to be done, in two steps with Breakwater between them: `begin` refuses the confirm from there on
-and closes the generation here, `finish` frees the seat when the issuer has closed it too. A seat is given back only if
-no confirmed generation of the node is alive; that of a revoked node waits for its last lease.
+The rows alone say what is due. A lapse has two steps, with a call to Breakwater in between. `begin` closes the
+generation in Fabric; from then on the activation cannot be confirmed. `finish` frees the seat after the issuer has
+closed the generation too. A seat is freed only if the node has no open confirmed generation. The seat of a revoked node
+is freed once its last lease has terminated.
 """
 
 from dataclasses import dataclass
@@ -24,12 +25,12 @@ from cloud.fabric.wake import WakeRoom
 from protocol.faults import fault_point
 
 ROWS_MAX = 100
-"""Of one pass; what is left over is done in the next."""
+"""Rows of one pass. Further rows are handled in the next pass."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lapses:
-    """Ends activations that nobody confirmed in time, and gives seats back."""
+    """Ends activations that were not confirmed in time, and frees seats."""
 
     now: Now
     transaction: Transaction
@@ -48,10 +49,10 @@ class Lapses:
             await self.begin(row)
 
     async def begin(self, row: ActivationRow) -> bool:
-        """Compare-and-set to `lapsing`; False if the activation was confirmed or ended first.
+        """Begin the lapse of one activation. False if it was confirmed or ended first.
 
-        Unless a confirmed generation is alive, all up to this one are closed. Otherwise that one must live on, and this
-        one is closed alone.
+        If the node has an open confirmed generation, only the generation of this activation is closed. If it has none,
+        every generation up to that of this activation is closed.
         """
         now = self.now()
         with fault_point("fabric.activation.lapse"):
@@ -77,7 +78,8 @@ class Lapses:
     async def finish_all(self) -> None:
         """Finish every lapse that was begun.
 
-        Raises IssuerUnavailable at the first call that fails; IssuerRefused at the end, for one node holds up no other.
+        Raises IssuerUnavailable at the first call that fails. A refusal for one node does not stop the others;
+        IssuerRefused is raised at the end.
         """
         refused = None
         for row in await self.activations.lapsing(ROWS_MAX):
@@ -89,7 +91,10 @@ class Lapses:
             raise refused
 
     async def finish(self, row: ActivationRow) -> bool:
-        """The end of a lapse, once the issuer has closed the generation. Raises IssuerUnavailable, IssuerRefused."""
+        """Have the issuer close the generation, then end the lapse, and free the seat if the node no longer needs it.
+
+        Returns False if the lapse was finished before. Raises IssuerUnavailable, IssuerRefused.
+        """
         node = await self.nodes.find(row.node)
         if node is None:
             return False
@@ -114,13 +119,13 @@ class Lapses:
         return True
 
     async def free_seats(self) -> None:
-        """Give back the seats of revoked nodes whose last lease has terminated."""
+        """Free the seats of revoked nodes whose last lease has terminated."""
         now = self.now()
         for node in await self.nodes.seats_due(now, ROWS_MAX):
             await self.free_seat_of_revoked(node, now)
 
     async def free_seat_of_revoked(self, node: NodeRow, now: datetime) -> bool:
-        """Give back the seat of a revoked node whose last lease has terminated."""
+        """Free the seat of a revoked node whose last lease has terminated. True if this call freed it."""
         with fault_point("fabric.seat.free"):
             async with self.transaction():
                 fresh = await self.nodes.find(node.id)
@@ -141,5 +146,5 @@ class Lapses:
 
 
 def _has_live_generation(node: NodeRow) -> bool:
-    """Whether the confirmed generation, if there ever was one, is open."""
+    """Whether the node has a confirmed generation, and it is open."""
     return node.closed_up_to < node.current_generation

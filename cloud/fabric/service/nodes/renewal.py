@@ -1,13 +1,16 @@
-"""Use case: renewal with fresh evidence, by challenge, proof and device certificate within one confirmed generation.
+"""Use case: a node renews its device certificate with new TPM evidence, within one confirmed generation.
 
-For a node whose device certificate has expired or is by a CA that has left the trust, and for one that changes its
-key (section 6 of the design). Not for a certificate that still opens sessions under the same key: that is renewed
-over a session, at the issuer. The certificate shown only says who is meant; what admits is the chip that answers the
-challenge, by the endorsement and attestation key that the generation was activated with.
+A node uses this exchange when its device certificate has expired, when the CA of that certificate is no longer trusted,
+or when the node changes its key. A certificate that still opens sessions and keeps its key is renewed over a session,
+at the issuer (EST). The certificate in the request only identifies the generation. The proof of identity is the chip's
+answer to the challenge, with the endorsement key and attestation key of the activation.
 
-Rules: nothing about an existing node is changed or answered before the chip has released the secret, and whatever does
-not fit is answered alike until then. No generation is opened here; a closed one gets its revocation and nothing else.
-The generation's key changes in the transaction that stores the new certificate: until then the old one counts.
+Rules:
+
+- Before the chip has answered the challenge, no data of an existing node is changed or disclosed. Every mismatch gets
+  the same answer.
+- This exchange opens no generation. A closed generation gets its revocation.
+- The generation's key changes in the transaction that stores the new certificate. Until then the old key is valid.
 """
 
 import hmac
@@ -59,21 +62,24 @@ from protocol.limits import CHALLENGE_LIFE, CHALLENGE_TRIES_MAX
 from protocol.messages.renewal import ProveRenewal, RenewalChallenge, Renewed, StartRenewal
 
 OPEN_PER_NODE_MAX = 3
-"""Challenges of one node at a time: a machine needs one, and two are left for what was cut off."""
+"""Open challenges of one node. A machine needs one; two more allow for interrupted attempts."""
 PROVED_PER_DAY_MAX = 4
-"""Renewals of one node that a day may bring to the issuer; a healthy one needs one in months."""
+"""Proved renewals of one node in a day. A healthy node needs one in several months."""
 FORGET_RENEWALS_AFTER = timedelta(days=7)
-"""Longer than the day for which they are counted; a node that asks for its stored answer later starts again."""
+"""Age at which renewals are deleted. It is longer than the day for which they are counted. A node that repeats its
+proof after that time gets no stored answer and starts again."""
 ROWS_MAX = 100
-UNKNOWN_MACHINE = "the device certificate and the evidence are not of a machine and generation here"
-"""The one answer to whatever does not fit."""
+"""Rows of one pass. Further rows are handled in the next pass."""
+UNKNOWN_MACHINE = "the device certificate and the evidence do not match a known machine and generation"
+"""The same answer for every mismatch, so that a caller cannot probe which machines exist."""
 _DAY = timedelta(days=1)
 
 
 class _Claim(msgspec.Struct, frozen=True):
-    """Whom a device certificate names. `due`: it opens no session, or is in the last third of its life.
+    """The contents of a device certificate, and what may be concluded from it.
 
-    `proven` names the certificate if a published CA signed it, within its dates or not; else it is empty.
+    `due`: the certificate opens no session, or is in the last third of its life. `proven` identifies the certificate
+    (issuer and serial number) if a published CA signed it, even if it has expired; else it is empty.
     """
 
     device: Device
@@ -101,12 +107,13 @@ class Renewals:
     wake_background: WakeBackground
 
     async def start(self, body: StartRenewal) -> RenewalChallenge:
-        """A challenge to the chip of the generation that the certificate names.
+        """Make a challenge to the chip of the generation that the certificate names.
 
-        1 the certificate reads and is a device certificate of our trust domain; 2 not too many ask; 3 node, generation
-        and attestation key belong together, and the generation was confirmed; 4 the evidence names a chip that the
-        tenant admits, as in an activation; 5 it is the node's; 6 not too many challenges are open. Nobody who does not
-        know a key of the node's chip learns whom the tenant admits.
+        1 the certificate can be read and is a device certificate of our trust domain; 2 the limits of `RenewalStarts`
+        are not reached; 3 node, generation and attestation key belong together, and the generation was confirmed; 4 the
+        tenant admits the chip of the evidence, as in an activation; 5 it is the chip of the node; 6 the node has not
+        too many open challenges. Step 3 comes before step 4, so a caller that does not know the attestation key of the
+        node cannot find out which chips the tenant admits.
         Raises CertificateRefused, TooManyChallenges, EvidenceNotAccepted, TierNotAllowed, Invalid.
         """
         check_text("agent_version", body.agent_version)
@@ -151,7 +158,10 @@ class Renewals:
         )
 
     def _claim(self, der: bytes, now: datetime) -> _Claim:
-        """Step 1. A certificate by a CA that has left the trust, or past its dates, still says who is meant."""
+        """Step 1. A certificate that has expired, or whose CA is no longer trusted, still identifies the generation.
+
+        Raises CertificateRefused.
+        """
         issuers = self.current_trust.trust.node_issuers
         try:
             certificate = x509.load_der_x509_certificate(der)
@@ -171,7 +181,7 @@ class Renewals:
         return _Claim(device, due=now >= begins + (ends - begins) * 2 / 3, proven=proven)
 
     async def _known(self, device: Device, ak_public: bytes) -> NodeRow:
-        """Step 3; one answer for whatever does not fit. Raises CertificateRefused."""
+        """Step 3. Every mismatch gets the same answer. Raises CertificateRefused."""
         spiffe = device.spiffe
         node, generation = await load(self.nodes, spiffe.tenant, spiffe.node, device.generation, _unknown_machine)
         if not hmac.compare_digest(generation.ak_public, ak_public) or generation.confirmed_at is None:
@@ -179,10 +189,11 @@ class Renewals:
         return node
 
     async def prove(self, renewal: RenewalId, body: ProveRenewal, body_sha256: str) -> Renewed:
-        """The answer to the challenge; a byte-identical repeat (`body_sha256`) carries on or gets the stored answer.
+        """Check the answer to the challenge and issue the device certificate.
 
-        Raises NotFound, Invalid, Challenge*, GenerationClosed, EvidenceNotAccepted, CsrRefused, Conflict,
-        ActivationClosed, TooManyChallenges, IssuerUnavailable.
+        `body_sha256` is the hash of the request's body. A repeat with the same bytes continues an unfinished renewal,
+        or gets the stored answer. Raises NotFound, Invalid, ChallengeExpired, ChallengeFailed, GenerationClosed,
+        EvidenceNotAccepted, CsrRefused, Conflict, ActivationClosed, TooManyChallenges, IssuerUnavailable.
         """
         row = await self.renewals.find(renewal)
         if row is None:
@@ -198,14 +209,17 @@ class Renewals:
         generation = await self._open(row, body.answer_nonce)
         if row.state == "proved":
             row = await self._issue(row)
-            # The issuer may have taken seconds: what was closed meanwhile is refused, not handed out.
+            # The issuer may have taken seconds. A generation that was closed meanwhile gets no certificate.
             generation = await self._open(row, body.answer_nonce)
         if generation.node_public_key != row.node_public_key:
-            raise ActivationClosed("a later renewal has changed the key since")
+            raise ActivationClosed("a later renewal has changed the key")
         return Renewed(row.certificate_chain)
 
     async def _check_answer(self, row: RenewalRow, body: ProveRenewal) -> None:
-        """The time and the secret; a wrong one is counted, the last one ends the renewal."""
+        """Check the expiry and the secret. Counts a wrong secret; the last allowed one ends the renewal.
+
+        Raises ChallengeExpired, ChallengeFailed, ActivationClosed.
+        """
         if is_right_answer(row, body.secret, self.now()):
             return
         with fault_point("fabric.renewal.answer"):
@@ -228,21 +242,27 @@ class Renewals:
         return await load(self.nodes, row.tenant, row.node, row.generation, _unknown_renewal)
 
     async def _open(self, row: RenewalRow, answer_nonce: str) -> GenerationRow:
-        """The generation. Raises GenerationClosed, with the signed revocation."""
+        """The generation, if it is open. Raises GenerationClosed with the signed revocation."""
         node, generation = await self._rows(row)
         if is_closed(node, generation):
             raise self.statement_stream.closed(generation, answer_nonce, self.now())
         return generation
 
     def _verified_key(self, row: RenewalRow, generation: GenerationRow, body: ProveRenewal) -> NodeKey:
-        """The certified key, by the attestation key that is stored; the same one only when the certificate is due."""
+        """Check the evidence about the node key against the stored attestation key, and return the node key.
+
+        Raises EvidenceNotAccepted, CsrRefused; Conflict if the key is unchanged and the certificate is not due.
+        """
         key = self.chip_challenges.verified_key(row, generation.ak_public, body.secret, body.key, body.csr)
         if not row.expired and key.spki == generation.node_public_key:
-            raise Conflict("the device certificate is not due: renew it over a session")
+            raise Conflict("the device certificate is not due. Renew it over a session")
         return key
 
     async def _reserve(self, row: RenewalRow, body: ProveRenewal, key: NodeKey, body_sha256: str) -> RenewalRow:
-        """One transaction: the proof that claims the renewal, while the generation is open and the day's bound holds."""
+        """Store the proof in one transaction, if the generation is open and the limit for a day is not reached.
+
+        Returns the row. If another request has changed its state first, the row is returned as it is.
+        """
         with fault_point("fabric.renewal.prove"):
             async with self.transaction():
                 fresh = await self.renewals.find(row.id)
@@ -255,7 +275,7 @@ class Renewals:
                     raise self.statement_stream.closed(generation, body.answer_nonce, self.now())
                 now = self.now()
                 if await self.renewals.count_proved(node.id, now - _DAY) >= PROVED_PER_DAY_MAX:
-                    raise TooManyChallenges("this machine was renewed too often in a day")
+                    raise TooManyChallenges("this machine has used up its renewals of the last 24 hours")
                 proved = msgspec.structs.replace(
                     fresh,
                     state="proved",
@@ -278,7 +298,7 @@ class Renewals:
         return proved
 
     async def _issue(self, row: RenewalRow) -> RenewalRow:
-        """Have the certificate made and store it with the key it is of; every part may be a repeat."""
+        """Have the certificate issued, and store it together with its key. Every part can be repeated."""
         if row.not_after is None:
             raise ActivationClosed("this renewal has ended")
         with issuer_refusals_of("renewal"):
@@ -287,7 +307,7 @@ class Renewals:
             )
         with fault_point("fabric.renewal.store"):
             async with self.transaction():
-                # The key as it is now: another renewal may have changed it while the issuer worked.
+                # Read the key again: another renewal may have changed it while the issuer worked.
                 _, generation = await self._rows(row)
                 rekeyed = row.node_public_key != generation.node_public_key
                 if await self.renewals.set_issued(row.id, certificate.certificate_chain, rekeyed=rekeyed):
@@ -308,9 +328,10 @@ class Renewals:
         return fresh
 
     async def supersede_keys(self) -> None:
-        """Have the certificates of changed keys revoked.
+        """Have the issuer revoke the certificates of replaced keys, for every renewal that needs it.
 
-        Raises IssuerUnavailable at the first call that fails; IssuerRefused at the end, for one node holds up no other.
+        Raises IssuerUnavailable at the first call that fails. A refusal for one node does not stop the others;
+        IssuerRefused is raised at the end.
         """
         refused = None
         for row in await self.renewals.rekeyed(ROWS_MAX):
@@ -322,7 +343,7 @@ class Renewals:
             raise refused
 
     async def supersede(self, row: RenewalRow) -> None:
-        """Have the issuer revoke what it made for the keys before the one in force.
+        """Have the issuer revoke the generation's certificates for earlier keys.
 
         Raises IssuerUnavailable, IssuerRefused.
         """
@@ -336,7 +357,7 @@ class Renewals:
                     )
 
     async def forget_old(self) -> None:
-        """Forget renewals that were begun long ago; the audit has their outcome."""
+        """Delete renewals that were begun more than FORGET_RENEWALS_AFTER ago. The audit keeps their outcome."""
         with fault_point("fabric.renewal.purge"):
             await self.renewals.purge(self.now() - FORGET_RENEWALS_AFTER)
 

@@ -1,4 +1,7 @@
-"""Use case: writes down what sessions showed, many in one transaction. What a crash takes is harmless."""
+"""Use case: store the values that sessions reported, many in one transaction.
+
+A crash loses values of the last seconds. The next session of the node reports them again.
+"""
 
 from cloud.fabric.service.ports import Transaction
 from cloud.fabric.store.nodes import NodeStore, Seen
@@ -6,7 +9,7 @@ from protocol.faults import fault_point
 
 
 class SeenSessions:
-    """What the last session of each generation showed, until it is stored."""
+    """The values that the last session of each generation reported, until they are stored."""
 
     def __init__(self, *, transaction: Transaction, nodes: NodeStore) -> None:
         self._transaction = transaction
@@ -17,11 +20,11 @@ class SeenSessions:
         return len(self._seen)
 
     def note(self, generation: str, seen: Seen) -> None:
-        """Remember what a session of the generation showed; `generation` is its id."""
+        """Keep the values of a session for the next `store`. `generation` is the generation's id."""
         self._seen[generation] = seen
 
     async def store(self) -> None:
-        """Store all of it."""
+        """Store all kept values."""
         seen = dict(self._seen)
         if not seen:
             return

@@ -1,7 +1,7 @@
-"""Use case: writes refused session proofs into the audit, a bounded number for each generation.
+"""Use case: record refused session proofs in the audit, a limited number for each generation.
 
-A good certificate with a bad proof is worth an entry; a certificate that is not of a node of ours is not. The certificate
-is no secret, so whoever has its file could fill the disk.
+A valid device certificate with a wrong proof is recorded. A request without a valid device certificate is not. A device
+certificate is not secret, so without the limit anyone who has a copy could fill the disk with entries.
 """
 
 from datetime import timedelta
@@ -16,13 +16,13 @@ from protocol.faults import fault_point
 
 REFUSALS_AUDITED_MAX = 20
 REFUSALS_PERIOD = timedelta(hours=1)
-"""Refused proofs of one generation that are written down in such a time; a node that is merely wrong makes a few."""
+"""Most audit entries for one generation in REFUSALS_PERIOD. A faulty node causes a few."""
 GENERATIONS_MAX = 100_000
-"""Generations that are counted at a time, about 30 MB. The refused proofs of more are not written down."""
+"""Most generations that are counted at a time, in about 30 MB. Refusals of further generations are not recorded."""
 
 
 class SessionRefusals:
-    """Counts refused proofs, and writes down the first of each generation and hour."""
+    """Counts refused proofs, and records the first REFUSALS_AUDITED_MAX of each generation and hour."""
 
     def __init__(self, *, now: Now, transaction: Transaction, audit: AuditLog) -> None:
         self._now = now
@@ -31,7 +31,7 @@ class SessionRefusals:
         self._tally: Tally[str] = Tally(REFUSALS_PERIOD, GENERATIONS_MAX)
 
     async def note(self, device: Device, error: Refused) -> None:
-        """Count a refused proof of this device certificate."""
+        """Count a refused proof with this device certificate, and record it within the limits."""
         now, key = self._now(), generation_id(device.spiffe.node, device.generation)
         self._tally.end_all(now)
         if not self._tally.has_room(key) or self._tally.add(key, now) > REFUSALS_AUDITED_MAX:

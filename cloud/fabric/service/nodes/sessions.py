@@ -1,7 +1,7 @@
-"""Use case: a device certificate and a proof by the TPM's key, for a session certificate (section 5 of the design).
+"""Use case: a node opens a session. It shows its device certificate and a proof signed by its key in the TPM.
 
-One exchange is log-in and start-up settling: the answer carries the node's current statement. Only a closed
-generation is refused for its standing, and gets its revocation; a suspended node keeps its sessions.
+The answer carries a session certificate and the node's current statement, so a starting node needs one exchange. A
+suspended node may open sessions. A closed generation is refused, and the refusal carries its signed revocation.
 """
 
 from dataclasses import dataclass, field
@@ -37,7 +37,7 @@ PATH_SESSIONS = "/v1/node/sessions"
 
 @dataclass(frozen=True, kw_only=True)
 class Sessions:
-    """Opens sessions. `public_url` is this Fabric's own URL, the one that proofs must name."""
+    """Opens sessions. `public_url` is the URL of this Fabric, which proofs must name."""
 
     trust_domain: str
     public_url: str
@@ -57,17 +57,17 @@ class Sessions:
     trust_reports: TrustReports
 
     def make_nonce(self) -> Nonce:
-        """A nonce for a session proof; no row is kept of it."""
+        """Make a nonce for a session proof. Stores nothing."""
         now = self.now()
         return Nonce(nonce.make_nonce(self.nonce_key, now, self.entropy(nonce.SALT_BYTES)), now + NONCE_LIFE)
 
     async def open_session(self, body: OpenSession) -> Session:
-        """A session certificate for a proof; a repeated proof gets the same one.
+        """Check a proof and issue a session certificate. A repeated proof gets the same certificate.
 
-        1-6 the device certificate, as `read_device_certificate`; 7 node and generation are known, and the certificate's
-        key is the one stored for them; 8 the proof is signed by that key, as `protocol.messages.sessions.open_proof`;
-        9 it is for this node and generation; 10 for this method and our own URL; 11 for this CSR; 12 over a nonce of
-        ours, not too old; 13 the generation is not closed.
+        1-6 the device certificate, see `read_device_certificate`; 7 node and generation are known, and the certificate
+        has the key that is stored for them; 8 that key signed the proof, see `protocol.messages.sessions.open_proof`;
+        9 the proof names this node and generation; 10 it names this method and this Fabric's URL; 11 it names this
+        CSR; 12 it carries a nonce that this cloud made a short time ago; 13 the generation is not closed.
         Raises CertificateRefused, ProofRefused, Invalid, GenerationClosed, CsrRefused, IssuerUnavailable.
         """
         now = self.now()
@@ -82,7 +82,7 @@ class Sessions:
         await self._refuse_closed(node, generation, claims.answer_nonce)
         chain = await self._issue(body, device)
         await self.session_ends.note(chain)
-        # The issuer may have taken seconds: what was changed meanwhile counts, or an old lease would be called fresh.
+        # The issuer may have taken seconds. Read the rows again, or an outdated lease would be signed as current.
         now = self.now()
         node, generation = await self._known(device)
         await self._refuse_closed(node, generation, claims.answer_nonce)
@@ -91,18 +91,18 @@ class Sessions:
         if generation.state == "offered":
             return Session(chain, StatementAnswer("", ""))
         generation = await self.statements.refreshed(node, generation, body.presented, now)
-        # The cursor was read before the statement: a change in between is answered at once by the wake channel.
+        # The cursor was read before the statement. A change in between makes the node's next poll return at once.
         return Session(chain, self.statement_stream.answer(generation, claims.answer_nonce, now), node.wake_cursor)
 
     async def _known(self, device: Device) -> tuple[NodeRow, GenerationRow]:
-        """Step 7."""
+        """Step 7. Raises CertificateRefused."""
         node, generation = await load(self.nodes, device.spiffe.tenant, device.spiffe.node, device.generation)
         if generation.node_public_key != device.spki:
             raise CertificateRefused("the certificate's key is not the key of this generation")
         return node, generation
 
     def _check_proof(self, body: OpenSession, device: Device, now: datetime) -> ProofClaims:
-        """Steps 8 to 12."""
+        """Steps 8 to 12. Raises ProofRefused, Invalid."""
         try:
             claims = open_proof(body.proof, serialization.load_der_public_key(device.spki))
         except ProofError as error:
@@ -112,7 +112,7 @@ class Sessions:
             device.spiffe.node,
             device.generation,
         ):
-            raise ProofRefused("the proof is of another node or generation")
+            raise ProofRefused("the proof is for another node or generation")
         if (claims.method, claims.url) != ("POST", self.public_url + PATH_SESSIONS):
             raise ProofRefused("the proof is for another request")
         if claims.csr_sha256 != sha256_hex(body.csr):
@@ -134,7 +134,7 @@ class Sessions:
             raise self.statement_stream.closed(generation, answer_nonce, now)
 
     async def _write_delivery(self, node: NodeRow, generation: GenerationRow, now: datetime) -> None:
-        """Write down, once, that the node has asked and was given the revocation."""
+        """Store, once, when the node received its revocation, and record it in the audit."""
         if generation.told_at is not None:
             return
         with fault_point("fabric.revocation.tell"):
@@ -162,6 +162,7 @@ class Sessions:
         except IssuerRefused as error:
             if error.code == "csr_refused":
                 raise CsrRefused(error.detail) from error
-            # A generation that the issuer has closed is closed here first; a repeat finds the rows that say so.
+            # The issuer refuses closed generations. Fabric closes a generation before the issuer does, so a repeat of
+            # the request finds it closed in Fabric's rows and gets the revocation.
             raise IssuerUnavailable(str(error)) from error
         return certificate.certificate_chain

@@ -1,6 +1,6 @@
-"""Use case: the node's current statement, and the long poll that says when it changes.
+"""Use case: a node fetches its current statement, and waits in a long poll for a change.
 
-A refresh usually writes nothing: the stored statement is the answer, and only its freshness is signed for each answer.
+A fetch usually writes nothing. The answer is the stored statement, with a freshness that is signed for this answer.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from protocol.messages.sessions import Ask, Events, StatementAnswer
 
 @dataclass(frozen=True, kw_only=True)
 class Statements:
-    """Answers nodes that ask for their statement, over a session."""
+    """Answers nodes that request their statement over a session."""
 
     now: Now
     transaction: Transaction
@@ -36,7 +36,10 @@ class Statements:
     wake_room: WakeRoom
 
     async def statement(self, peer: NodePeer, ask: Ask) -> StatementAnswer:
-        """The node's current statement; a due lease is signed again. Raises Invalid, GenerationClosed, Conflict."""
+        """The node's current statement. A lease that is due is signed again first.
+
+        Raises Invalid, CertificateRefused, GenerationClosed, Conflict.
+        """
         check_nonce_form(ask.nonce)
         node, generation = await load(self.nodes, peer.tenant, peer.node, peer.generation)
         now = self.now()
@@ -49,7 +52,10 @@ class Statements:
         return self.statement_stream.answer(generation, ask.nonce, now)
 
     async def refreshed(self, node: NodeRow, generation: GenerationRow, token: str, now: datetime) -> GenerationRow:
-        """The confirmed generation with a statement that is not due; no write if the stored one will do."""
+        """Return the confirmed generation with a statement that is not due. Signs and stores one only if needed.
+
+        `token` is the statement that the node presents, empty if it has none.
+        """
         presented = self.statement_stream.presented_seq(token, node, generation)
         if not needs_signing(generation, presented, node.seq, now, self.current_trust.order):
             return generation
@@ -66,7 +72,10 @@ class Statements:
         return current
 
     async def events(self, peer: NodePeer, known: int, seconds: float) -> Events:
-        """The node's cursor: at once when it differs from `known`, else after a change or the time."""
+        """The node's wake cursor, returned as soon as it differs from `known`, at the latest after `seconds`.
+
+        Raises CertificateRefused, Conflict.
+        """
         _, generation = await load(self.nodes, peer.tenant, peer.node, peer.generation)
         if generation.state == "offered":
             raise Conflict("this generation is not confirmed yet")
@@ -77,6 +86,9 @@ class Statements:
         return Events(await self.wake_room.wait(NodeId(peer.node), known, seconds, cursor))
 
     async def closed_answer(self, peer: NodePeer) -> ClosedAnswer:
-        """For the guard: the revocation of a closed generation. No freshness: it is final, and nobody gave a nonce."""
+        """The signed revocation of a closed generation, for the guard.
+
+        It has no freshness, because the request carried no nonce. A revocation is final, so it needs none.
+        """
         generation = await self.nodes.find_generation(peer.node, peer.generation)
         return ClosedAnswer(statement=generation.statement if generation is not None else "")

@@ -1,7 +1,8 @@
-"""Use case: writes the statement stream, the next signed statement of a generation, in the transaction of its cause.
+"""Use case: sign the next statement of a generation, and store it in the transaction of the change that causes it.
 
-It stands between the pure builder (`cloud.fabric.licensing.statements`), the signing keys and the rows. Rule: a caller
-holds a transaction in which it has read `node`, threads the returned rows through, and writes the node once at the end.
+The pure functions of `cloud.fabric.licensing.statements` build the statement. The signer signs it. Rule for callers of
+the `write_...` and `end_...` methods: hold a transaction in which `node` was read, pass the returned rows to the next
+call, and write the node once at the end.
 """
 
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from protocol.signed.statements import Lease, RevocationReason, Statement
 
 @dataclass(frozen=True, kw_only=True)
 class StatementStream:
-    """Signs statements and stores them with their generation."""
+    """Signs statements, stores them with their generation, and makes the answers that carry them."""
 
     trust_domain: str
     signer: Signer
@@ -33,7 +34,10 @@ class StatementStream:
     activations: ActivationStore
 
     def presented_seq(self, token: str, node: NodeRow, generation: GenerationRow) -> int:
-        """The number of a statement that the node presents, if we signed it for this node; else 0."""
+        """The `seq` of the statement `token` that the node presents.
+
+        0 if Fabric did not sign it for this node and epoch, or if it is the stored statement.
+        """
         if not token or token == generation.statement:
             return 0
         presented = self.signer.presented(token)
@@ -48,7 +52,10 @@ class StatementStream:
     async def write_current(
         self, node: NodeRow, generation: GenerationRow, now: datetime, presented: int = 0
     ) -> tuple[NodeRow, GenerationRow]:
-        """What the node's standing allows: a lease, or the suspension."""
+        """Sign and store the statement for the node's standing: a suspension if it is suspended, else a lease.
+
+        `presented` is the `seq` of the statement that the node presented, 0 for none. Returns the changed rows.
+        """
         subject = self._subject(node, generation.number)
         seq = statements.next_seq(node.seq, presented)
         order = self.current_trust.order
@@ -62,21 +69,24 @@ class StatementStream:
     async def write_end(
         self, node: NodeRow, generation: GenerationRow, now: datetime, reason: RevocationReason
     ) -> NodeRow:
-        """The revocation that ends a generation; it is closed here from now on."""
+        """Close a generation, and sign and store its revocation. Returns the changed node."""
         subject = self._subject(node, generation.number)
         statement = statements.revocation(subject, statements.next_seq(node.seq, 0), now, reason)
         node, _ = await self._write(node, msgspec.structs.replace(generation, state="closed"), statement)
         return node
 
     async def end_open_generations(self, node: NodeRow, up_to: int, now: datetime, reason: RevocationReason) -> NodeRow:
-        """Close every generation up to `up_to`, with a revocation each, and end the activations that led there."""
+        """Close every open generation up to and including `up_to`, and sign and store a revocation for each.
+
+        Unconfirmed activations of these generations end. Returns the changed node.
+        """
         for generation in await self.nodes.open_generations(node.id, up_to):
             node = await self.write_end(node, generation, now, reason)
         await self.activations.supersede(node.id, up_to)
         return msgspec.structs.replace(node, closed_up_to=max(node.closed_up_to, up_to))
 
     def answer(self, generation: GenerationRow, nonce: str, now: datetime) -> StatementAnswer:
-        """The stored statement, with a signed freshness that it is current. Both empty before the first statement."""
+        """The stored statement, with a freshness signed over `nonce`. Both are empty before the first statement."""
         if not generation.statement:
             return StatementAnswer("", "")
         freshness = Freshness(
@@ -90,7 +100,7 @@ class StatementStream:
         return StatementAnswer(generation.statement, self.signer.freshness(freshness))
 
     def closed(self, generation: GenerationRow, nonce: str, now: datetime) -> GenerationClosed:
-        """The refusal of a closed generation, with its revocation."""
+        """The refusal of a closed generation, with its revocation and a freshness."""
         current = self.answer(generation, nonce, now)
         return GenerationClosed(current.statement, current.freshness)
 
@@ -128,15 +138,19 @@ class StatementStream:
 
 
 def is_closed(node: NodeRow, generation: GenerationRow) -> bool:
-    """Whether the generation is closed, alone or with all before it."""
+    """Whether the generation is closed, either alone or together with all earlier ones."""
     return generation.state == "closed" or generation.number <= node.closed_up_to
 
 
 def needs_signing(
     generation: GenerationRow, presented: int, seq: int, now: datetime, order: RenewalOrder | None = None
 ) -> bool:
-    """Whether a refresh writes: the lease is due, it lacks the order to renew and the node's turn has come, or the
-    node has seen a later statement than the stored one."""
+    """Whether a refresh signs a new statement.
+
+    It does if the lease is due, if the node presents a later statement than the stored one, or if a renewal order has
+    reached the node and the stored lease does not carry the order. `presented` is the presented `seq`, `seq` the
+    node's stored one.
+    """
     if statements.is_plausible(seq, presented):
         return True
     if generation.issued_at is None or generation.refresh_after is None:

@@ -1,1 +1,1 @@
-"""What operators do: tenants, codes, tokens, node lists, standing."""
+"""Use cases of operators: tenants, codes, tokens, standing of nodes; lists of nodes and of the audit."""

@@ -1,4 +1,7 @@
-"""Use case: activation codes are made, listed and revoked. The secret is answered once and kept as a hash."""
+"""Use case: operators make, list and revoke activation codes.
+
+The answer to `create` is the only place where the text of a code appears. The database holds a hash of the text.
+"""
 
 from dataclasses import dataclass
 from datetime import UTC, timedelta
@@ -25,7 +28,7 @@ CODE_LIFE_MAX = timedelta(days=3652)
 
 @dataclass(frozen=True, kw_only=True)
 class Codes:
-    """Makes activation codes, shows and revokes them."""
+    """Makes, lists and revokes activation codes."""
 
     now: Now
     entropy: Entropy
@@ -36,7 +39,7 @@ class Codes:
     tenants: Tenants
 
     async def create(self, operator: Operator, tenant: TenantId, body: schemas.CreateCode) -> schemas.CreatedCode:
-        """Raises NotFound, Invalid."""
+        """Make a code. The answer carries its text. Raises NotFound, Invalid."""
         await self.tenants.find(tenant)
         await self._check(tenant, body)
         now = self.now()
@@ -72,14 +75,14 @@ class Codes:
         check_text("profile", body.profile, NAME_CHARS_MAX, empty=False)
         names = body.entitlements
         if len(names) > ENTITLEMENTS_MAX or len(set(names)) != len(names):
-            raise Invalid(f"entitlements: at most {ENTITLEMENTS_MAX}, each once")
+            raise Invalid(f"entitlements: at most {ENTITLEMENTS_MAX}, each named once")
         for name in names:
             check_text("entitlements", name, ENTITLEMENT_NAME_CHARS_MAX, empty=False)
         if not 1 <= body.seats <= SEATS_MAX:
             raise Invalid(f"seats: 1 to {SEATS_MAX}")
         now = self.now()
         if body.expires_at.tzinfo is None or not now < body.expires_at <= now + CODE_LIFE_MAX:
-            raise Invalid("expires_at: a time with zone, in the future, at most ten years away")
+            raise Invalid("expires_at: must be a time with its zone, in the future, at most ten years away")
         if body.lease is not None:
             try:
                 statements.check_terms(body.lease)
@@ -88,17 +91,20 @@ class Codes:
         if body.readmit_node is not None:
             node = await self.nodes.find(body.readmit_node)
             if node is None or node.tenant != tenant:
-                raise Invalid("readmit_node: no such node of this tenant")
+                raise Invalid("readmit_node: this tenant has no such node")
 
     async def page(self, tenant: TenantId, cursor: str, limit: int) -> schemas.Page[schemas.Code]:
-        """Raises NotFound, Invalid."""
+        """A page of the tenant's codes, the oldest first. Raises NotFound, Invalid."""
         await self.tenants.find(tenant)
         rows = await self.codes.page(tenant, views.read_cursor(cursor), views.read_limit(limit) + 1)
         now = self.now()
         return views.page([views.code(row, now) for row in rows], [row.id for row in rows], limit)
 
     async def revoke(self, operator: Operator, code: CodeId) -> schemas.Code:
-        """No machine activates by it from now on; activated ones stay. A repeat is harmless. Raises NotFound."""
+        """Revoke a code: no further machine can activate with it. Activated machines keep their licence.
+
+        A repeat changes nothing. Raises NotFound.
+        """
         async with self.transaction():
             row = await self.codes.find(code)
             if row is None:

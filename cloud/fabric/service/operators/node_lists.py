@@ -12,14 +12,14 @@ from protocol.ids import NodeId
 
 @dataclass(frozen=True, kw_only=True)
 class NodeLists:
-    """Shows nodes."""
+    """Lists nodes and shows one with its generations."""
 
     nodes: NodeStore
 
     async def page(self, tenant: str, standing: str, cursor: str, limit: int) -> schemas.Page[schemas.Node]:
-        """The oldest first; empty filters match all. Raises Invalid."""
+        """A page of nodes, the oldest first. An empty filter matches every node. Raises Invalid."""
         if standing and standing not in get_args(schemas.Standing):
-            raise Invalid(f"standing: one of {', '.join(get_args(schemas.Standing))}")
+            raise Invalid(f"standing: must be one of {', '.join(get_args(schemas.Standing))}")
         rows = await self.nodes.page(tenant, standing, views.read_cursor(cursor), views.read_limit(limit) + 1)
         return views.page([views.node(row) for row in rows], [row.id for row in rows], limit)
 

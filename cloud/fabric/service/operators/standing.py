@@ -1,4 +1,8 @@
-"""Use case: operators change a node's standing. It is durable here first; the background work then has Breakwater close its generations."""
+"""Use case: operators suspend, resume, revoke and release nodes.
+
+The change is committed in Fabric's database first. The background work then asks Breakwater to close the generations
+that the change has closed.
+"""
 
 from dataclasses import dataclass
 
@@ -36,7 +40,10 @@ class Standings:
     wake_background: WakeBackground
 
     async def change(self, operator: Operator, node_id: NodeId, what: Change, reason: str) -> schemas.Node:
-        """Suspend, resume, revoke or release; a repeat changes nothing. Raises NotFound, Conflict, Invalid."""
+        """Change the standing, and sign the statements that follow. A repeat changes nothing.
+
+        Raises NotFound, Conflict, Invalid.
+        """
         check_text("reason", reason)
         node = await self._find(node_id)
         if _is_done(node, what):
@@ -90,7 +97,11 @@ class Standings:
 
 
 def _is_done(node: NodeRow, what: Change) -> bool:
-    """Whether it is a repeat. A revoked node may have a readmission on its way, which another revoke ends."""
+    """Whether the change is a repeat with no effect.
+
+    A second revoke or release has an effect if the node has an open generation, for example an activation that is to
+    readmit it.
+    """
     if after(node.standing, what) != node.standing:
         return False
     return not (closes(what) and node.closed_up_to < node.last_generation)

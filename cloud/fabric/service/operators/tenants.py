@@ -1,4 +1,4 @@
-"""Use case: tenants and the hardware they trust."""
+"""Use case: operators make and list tenants, and set the hardware that a tenant trusts."""
 
 import re
 from dataclasses import dataclass
@@ -22,12 +22,12 @@ from protocol.signed.statements import Tier
 
 _EK_NAME = re.compile(r"000b[0-9a-f]{64}")
 _TIERS: tuple[Tier, ...] = ("attested", "tpm")
-"""Those that can be admitted; `software` comes with the judge of fingerprints."""
+"""The tiers that a tenant can admit. `software` needs a comparison of fingerprints, which is not built yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tenants:
-    """Makes tenants, shows them, and sets which hardware they trust."""
+    """Makes and lists tenants, and sets the hardware that they trust."""
 
     now: Now
     entropy: Entropy
@@ -36,7 +36,7 @@ class Tenants:
     tenants: TenantStore
 
     async def create(self, operator: Operator, body: schemas.CreateTenant) -> schemas.Tenant:
-        """A tenant that admits `attested` machines. Raises Invalid."""
+        """Make a tenant that admits `attested` machines. Raises Invalid."""
         now = self.now()
         row = TenantRow(
             id=TenantId(new_id("ten", now, self.entropy)),
@@ -51,23 +51,23 @@ class Tenants:
         return views.tenant(row)
 
     async def find(self, tenant: TenantId) -> TenantRow:
-        """Raises NotFound."""
+        """The row of a tenant. Raises NotFound."""
         row = await self.tenants.find(tenant)
         if row is None:
             raise NotFound("no such tenant")
         return row
 
     async def show(self, tenant: TenantId) -> schemas.Tenant:
-        """Raises NotFound."""
+        """One tenant. Raises NotFound."""
         return views.tenant(await self.find(tenant))
 
     async def page(self, cursor: str, limit: int) -> schemas.Page[schemas.Tenant]:
-        """Raises Invalid."""
+        """A page of tenants, the oldest first. Raises Invalid."""
         rows = await self.tenants.page(views.read_cursor(cursor), views.read_limit(limit) + 1)
         return views.page([views.tenant(row) for row in rows], [row.id for row in rows], limit)
 
     async def trust(self, tenant: TenantId) -> schemas.TenantTrust:
-        """Raises NotFound."""
+        """The hardware that a tenant trusts. Raises NotFound."""
         row = await self.find(tenant)
         return schemas.TenantTrust(
             tenant=row.id,
@@ -77,7 +77,10 @@ class Tenants:
         )
 
     async def add_ek_roots(self, operator: Operator, tenant: TenantId, body: schemas.AddEkRoots) -> schemas.TenantTrust:
-        """Trust a maker's CAs; those that are there are left alone. Raises NotFound, Invalid."""
+        """Trust a maker's CA certificates. Certificates that the tenant trusts already are not added twice.
+
+        Raises NotFound, Invalid.
+        """
         await self.find(tenant)
         try:
             file = parse_trust_pem(body.pem.encode())
@@ -108,11 +111,11 @@ class Tenants:
         return await self.trust(tenant)
 
     async def allow_ek(self, operator: Operator, tenant: TenantId, body: schemas.AllowEk) -> schemas.TenantTrust:
-        """Count one chip as attested. Raises NotFound, Invalid."""
+        """Admit one chip as `attested` without an endorsement certificate. Raises NotFound, Invalid."""
         await self.find(tenant)
         name = body.ek_name.strip().lower()
         if not _EK_NAME.fullmatch(name):
-            raise Invalid("ek_name: 68 hex digits, 000b and the SHA-256 of the EK's public area")
+            raise Invalid("ek_name: must have 68 hex digits, 000b and the SHA-256 of the EK's public area")
         now = self.now()
         key = sha256_hex(f"{tenant}\n{name}".encode())
         row = EkAllowedRow(key, tenant, name, check_text("note", body.note), now)
@@ -126,7 +129,7 @@ class Tenants:
         return await self.trust(tenant)
 
     async def set_tiers(self, operator: Operator, tenant: TenantId, body: schemas.SetTiers) -> schemas.TenantTrust:
-        """Which tiers the tenant admits from now on; leases of activated nodes stay. Raises NotFound, Invalid."""
+        """Set the tiers that the tenant admits. Activated nodes keep their leases. Raises NotFound, Invalid."""
         await self.find(tenant)
         if not body.tiers or set(body.tiers) - set(_TIERS):
             raise Invalid(f"tiers: at least one of {', '.join(_TIERS)}")

@@ -1,4 +1,7 @@
-"""Use case: operators' tokens, the one way to be an operator until Headwaters takes this over, behind the same guard."""
+"""Use case: operator tokens. A bearer token is the only way to authenticate as an operator.
+
+The service Headwaters will take this over. The guard (`cloud.http.guard`) stays the same then.
+"""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,7 +22,7 @@ from protocol.limits import NAME_CHARS_MAX
 
 
 def new_token(entropy: Entropy, now: datetime, name: str, expires_at: datetime | None) -> tuple[TokenRow, str]:
-    """A token's row and its text; nothing is stored."""
+    """Make the row and the text of a new token. Stores nothing."""
     secret = make_secret("cot", entropy(ENTROPY_BYTES))
     token = TokenId(new_id("tok", now, entropy))
     return TokenRow(token, name, secret_hash(secret), now, expires_at, None), secret
@@ -27,7 +30,7 @@ def new_token(entropy: Entropy, now: datetime, name: str, expires_at: datetime |
 
 @dataclass(frozen=True, kw_only=True)
 class Tokens:
-    """Makes tokens, shows and revokes them, and finds the operator of a token."""
+    """Makes, lists and revokes tokens, and finds the operator of a token."""
 
     now: Now
     entropy: Entropy
@@ -36,7 +39,10 @@ class Tokens:
     tokens: TokenStore
 
     async def authenticate(self, text: str) -> Operator | None:
-        """The operator of a token: checksum before the database, then hash, expiry, revocation."""
+        """The operator of a token's text; None if the token is unknown, expired or revoked.
+
+        The checksum in the text is checked first, so a mistyped token costs no query.
+        """
         try:
             secret = parse_secret("cot", text)
         except SecretFormatError:
@@ -47,11 +53,11 @@ class Tokens:
         return Operator(row.id, row.name)
 
     async def create(self, operator: Operator, body: schemas.CreateToken) -> schemas.CreatedToken:
-        """Raises Invalid."""
+        """Make a token. The answer carries its text. Raises Invalid."""
         now = self.now()
         expires_at = body.expires_at
         if expires_at is not None and (expires_at.tzinfo is None or expires_at <= now):
-            raise Invalid("expires_at: a time with zone, in the future")
+            raise Invalid("expires_at: must be a time with its zone, in the future")
         name = check_text("name", body.name, NAME_CHARS_MAX, empty=False)
         utc = None if expires_at is None else expires_at.astimezone(UTC)
         row, secret = new_token(self.entropy, now, name, utc)
@@ -61,17 +67,17 @@ class Tokens:
         return schemas.CreatedToken(views.token(row), secret)
 
     async def page(self, cursor: str, limit: int) -> schemas.Page[schemas.Token]:
-        """Raises Invalid."""
+        """A page of tokens, the oldest first. Raises Invalid."""
         rows = await self.tokens.page(views.read_cursor(cursor), views.read_limit(limit) + 1)
         return views.page([views.token(row) for row in rows], [row.id for row in rows], limit)
 
     async def revoke(self, operator: Operator, token: TokenId) -> schemas.Token:
-        """It counts no more from the next request on. A repeat is harmless. Raises NotFound, Conflict.
+        """Revoke a token; the next request with it is refused. A repeat changes nothing. Raises NotFound, Conflict.
 
-        No token revokes itself, so that a valid one is left and nobody locks the installation's door from outside.
+        A token cannot revoke itself. So at least one valid token is left, and operators cannot lock themselves out.
         """
         if token == operator.id:
-            raise Conflict("a token cannot revoke itself; use another one for it")
+            raise Conflict("a token cannot revoke itself. Use another token to revoke this one")
         async with self.transaction():
             row = await self.tokens.find(token)
             if row is None:

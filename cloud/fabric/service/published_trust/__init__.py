@@ -1,1 +1,1 @@
-"""The published trust: publishing, following, and counting who has adopted it."""
+"""Use cases of the published trust: publish it, follow it, count which nodes have adopted it, order renewals."""

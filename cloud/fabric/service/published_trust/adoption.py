@@ -1,4 +1,7 @@
-"""Use case: who works by which trust, counted for operators and asked before anything is dropped."""
+"""Use case: count which nodes and services use which trust.
+
+Operators see the counts. `publishing` checks the counts before it drops a root or issuer.
+"""
 
 from dataclasses import dataclass
 
@@ -14,13 +17,17 @@ from cloud.mtls.peer import PeerRefused, key_id_of, require_issuer
 from protocol.ids import NodeId
 
 UNKNOWN_ISSUER = "none"
-"""How a question names the nodes that have shown no device certificate yet."""
+"""The `issuer` in a request that selects nodes which have shown no device certificate yet."""
 NAMED_MAX = 20
-"""Nodes that a refusal names."""
+"""Most nodes that a refusal names."""
 
 
 class Count(msgspec.Struct, frozen=True):
-    """Nodes with an open confirmed generation; `behind` of them work by a trust before the published one."""
+    """Numbers of nodes with an open confirmed generation.
+
+    `behind` of `nodes` have reported an older trust version than the asked one, or none. `by_issuer` counts nodes by
+    the key id of the CA of their device certificate; the empty key id is for nodes that have shown none.
+    """
 
     nodes: int
     behind: int
@@ -29,7 +36,7 @@ class Count(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, kw_only=True)
 class Adoption:
-    """Counts and names the nodes by their trust."""
+    """Counts and lists nodes by the trust that they use."""
 
     now: Now
     adoption: AdoptionStore
@@ -38,11 +45,11 @@ class Adoption:
     service_certificates: ServiceCertificates
 
     async def published_version(self) -> int:
-        """What is published now, which this process may work by a second later: who reports another lacks it."""
+        """The version of the newest published targets. This process may use it up to a second later."""
         return max(await self.repository.newest("targets") or 0, self.current_trust.version)
 
     async def count(self, version: int) -> Count:
-        """The whole fleet, in stretches."""
+        """Count the whole fleet. `version` is the trust version below which a node is behind."""
         nodes = behind = 0
         by_issuer: dict[str, int] = {}
         async for reported, issuer, number in self.adoption.counts():
@@ -52,7 +59,7 @@ class Adoption:
         return Count(nodes, behind, by_issuer)
 
     async def show(self) -> schemas.Adoption:
-        """For operators."""
+        """The adoption of the published trust, for operators."""
         current_trust, version = self.current_trust, await self.published_version()
         counted = await self.count(version)
         published = {key_id_of(each): each.subject.rfc4514_string() for each in current_trust.trust.node_issuers}
@@ -80,7 +87,10 @@ class Adoption:
         )
 
     async def nodes(self, issuer: str, cursor: str, limit: int) -> schemas.Page[schemas.NodeAdoption]:
-        """Nodes that are behind, or those of one issuer; see `schemas.NodeAdoption`. Raises Invalid."""
+        """A page of the nodes that are behind, or of the nodes of one issuer. Raises Invalid.
+
+        `schemas.NodeAdoption` explains the values of `issuer`.
+        """
         after, wanted = views.read_cursor(cursor), views.read_limit(limit) + 1
         if issuer:
             key_id = "" if issuer == UNKNOWN_ISSUER else issuer
@@ -89,15 +99,15 @@ class Adoption:
             rows = await self.adoption.behind(await self.published_version(), after, wanted)
         return views.page([_view(row) for row in rows], [row.node for row in rows], limit)
 
-    async def named(self, version: int, issuers: tuple[str, ...]) -> list[NodeId]:
-        """Some of the nodes that stand in the way of dropping these issuers."""
+    async def blocking(self, version: int, issuers: tuple[str, ...]) -> list[NodeId]:
+        """Some of the nodes because of which these issuers cannot be dropped yet, at most NAMED_MAX."""
         found = [row.node for row in await self.adoption.behind(version, "", NAMED_MAX)]
         for issuer in ("", *issuers) if issuers else ():
             found += [row.node for row in await self.adoption.of_issuer(issuer, "", NAMED_MAX)]
         return sorted(set(found))[:NAMED_MAX]
 
     def service_issuers(self) -> dict[str, str]:
-        """By service, the key id of the published issuer of its TLS certificate; empty when that is not published."""
+        """The key id of the CA of each service's TLS certificate, by service; empty if no published CA issued it."""
         found = {}
         for name, leaf in self.service_certificates().items():
             try:

@@ -1,7 +1,7 @@
-"""Background task: follows the published trust in the database, once a second, so every replica does without a restart.
+"""Background task: reads the published trust from the database once a second, and makes it the current trust.
 
-In the same beat it stores what nodes reported of their trust, and wakes the nodes that an order to renew is for. After
-a restart the rows say the same.
+So every replica uses a new publication without a restart. In the same step the task stores the trust versions that
+nodes reported, and wakes the next nodes of a renewal order. After a restart it continues from the rows.
 """
 
 import logging
@@ -18,14 +18,14 @@ from cloud.tasks.stopping import Stopping
 
 log = logging.getLogger("cascade.fabric.trust")
 
-BEAT_SECONDS = 1.0
+STEP_SECONDS = 1.0
 
 TrustChanged = Callable[[], Awaitable[None]]
-"""Called after another bundle became current: the TLS contexts are replaced there."""
+"""Called after a new bundle became current. It replaces the TLS contexts."""
 
 
 class Follower:
-    """Changes the current trust to what is published."""
+    """Replaces the current trust by the published trust, when that has changed."""
 
     def __init__(
         self,
@@ -43,52 +43,55 @@ class Follower:
         self._renewal_orders = renewal_orders
         self._trust_reports = trust_reports
         self._trust_changed = trust_changed
-        self._owed = False
+        self._contexts_outdated = False
 
     async def run(self, stopping: Stopping) -> None:
-        """The background task, until the process goes down."""
-        while not await stopping.sleep(BEAT_SECONDS):
+        """Run until the process goes down. Store the reports of nodes once more at the end."""
+        while not await stopping.sleep(STEP_SECONDS):
             await self.run_once()
         await self._try("adoption", self._trust_reports.store)
 
     async def run_once(self) -> None:
-        """One beat: look first, so that what nodes reported is compared with the newest version."""
-        await self._try("look", self.look)
+        """One step. Updates the current trust first, so reports of nodes are compared with the newest version."""
+        await self._try("trust", self.update)
         await self._try("adoption", self._trust_reports.store)
         await self._try("wake", self._renewal_orders.wake_due)
 
-    async def look(self) -> bool:
-        """Read what is published and ordered now; whether the bundle is another one. Raises TargetsError."""
+    async def update(self) -> bool:
+        """Read the published trust, the renewal order and the session ends. True if there is a new bundle.
+
+        Raises TargetsError if the repository is empty, or its newest targets cannot be used.
+        """
         current_trust, files = self._current_trust, self._repository
         current_trust.order = await self._installation.renewal_order()
         stored = sessions_until(await self._installation.read_all())
         for key_id, until in stored.items():
             current_trust.sessions_until[key_id] = max(until, current_trust.sessions_until.get(key_id, until))
         if await files.newest("targets") == current_trust.version:
-            if self._owed:
+            if self._contexts_outdated:
                 await self._announce()
             return False
         targets = await files.latest("targets")
         if targets is None:
-            raise TargetsError("the repository is empty: `cascade init` has not been here")
+            raise TargetsError("the repository is empty: `cascade init` did not make this database")
         found = {name: await files.target(name, sha256) for name, sha256 in hashes_of(targets.data).items()}
         content = read_content({name: data for name, data in found.items() if data is not None})
         if content.bundle.trust_domain != current_trust.trust.trust_domain:
             raise TargetsError("the published bundle is of another trust domain")
         current_trust.replace(targets.version, content.bundle)
         await self._announce()
-        log.info("works by another trust", extra={"version": targets.version})
+        log.info("uses a new published trust", extra={"version": targets.version})
         return True
 
     async def _announce(self) -> None:
-        """Owed until it has worked: contexts by the trust before would be kept until the next publication."""
-        self._owed = True
+        """Have the TLS contexts replaced. The next step repeats this if it fails."""
+        self._contexts_outdated = True
         await self._trust_changed()
-        self._owed = False
+        self._contexts_outdated = False
 
     async def _try(self, name: str, work: Callable[[], Awaitable[object]]) -> None:
         try:
             await work()
         except Exception as error:
-            # Whatever is wrong with one beat, the next must come.
+            # A failed step must not end the task. The next step tries again.
             log.error("background work failed", extra={"work": name}, exc_info=error)

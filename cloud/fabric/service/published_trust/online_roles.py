@@ -1,4 +1,4 @@
-"""Use case: keeps the online roles of the repository fresh, and warns of offline roles that expire soon."""
+"""Use case: sign the online roles of the repository before they expire, and warn of offline roles that expire soon."""
 
 import logging
 from dataclasses import dataclass, field
@@ -16,7 +16,8 @@ from cloud.storage.errors import IntegrityError
 log = logging.getLogger("cascade.fabric.trust")
 
 EXPIRY_WARNING = timedelta(days=60)
-"""How long before its end a root or the targets are warned of: to find the holders of an offline key takes weeks."""
+"""How long before its expiry a warning about the root or the targets begins. To gather the holders of an offline key
+takes weeks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +30,14 @@ class OnlineRoles:
     online: OnlineSigners = field(repr=False)
 
     async def keep_fresh(self) -> None:
-        """Sign what is due; another replica may be first. Raises LookupError when the repository is empty."""
+        """Warn of offline roles that expire soon. Sign the online roles that are due, unless another replica was first.
+
+        Raises LookupError if the repository is empty.
+        """
         await warn_of_expiry(self.repository, self.now())
         try:
-            # One transaction: between its reading and its writing nobody may publish, or older targets were named again.
+            # One transaction, so that no publication comes between the read and the write. Otherwise the new snapshot
+            # would name older targets.
             async with self.transaction():
                 await keep_fresh(self.repository, self.now(), self.online)
         except IntegrityError:
@@ -40,7 +45,7 @@ class OnlineRoles:
 
 
 async def warn_of_expiry(files: RepositoryStore, now: datetime) -> tuple[str, ...]:
-    """Log which of the offline roles expire within `EXPIRY_WARNING`; returns the roles."""
+    """Log a warning for each offline role that expires within `EXPIRY_WARNING`. Returns these roles."""
     found = []
     root, targets = await files.latest("root"), await files.latest("targets")
     ends = {} if root is None else {"root": read_metadata(root.data, Root).signed.expires}
@@ -50,7 +55,7 @@ async def warn_of_expiry(files: RepositoryStore, now: datetime) -> tuple[str, ..
         if expires_at - now < EXPIRY_WARNING:
             found.append(role)
             log.warning(
-                "published trust ends soon: sign it again with `cascade trust sign`",
+                "the published trust expires soon. Sign it again with `cascade trust sign`",
                 extra={"role": role, "expires_at": expires_at, "days_left": (expires_at - now).days},
             )
     return tuple(found)

@@ -1,8 +1,12 @@
-"""Use case: operators publish what the offline holders have signed.
+"""Use case: operators publish root and targets files that the holders of the offline keys have signed.
 
-Fabric signs the online roles only. It checks what is offered by the rules of TUF and of our targets, and that nothing
-is dropped which somebody still works by: every node reports the version that is published now, no node's device
-certificate is of an issuer that goes, no session certificate of it can still count, and no service serves by it.
+Fabric itself signs the online roles only. It checks the offered files by the rules of TUF and of our targets. It
+refuses to drop a root or issuer that is still in use. A drop is allowed when all of this holds:
+
+- Every node has reported the version that is published now.
+- No node has a device certificate from a dropped issuer.
+- Every session certificate from a dropped issuer has expired.
+- No service has a TLS certificate from a dropped issuer.
 """
 
 from dataclasses import dataclass, field
@@ -30,19 +34,19 @@ from protocol.encoding import sha256_hex
 
 @dataclass(frozen=True)
 class _Published:
-    """What is published, as it was read."""
+    """The published metadata, as it was read from the store."""
 
     root: MetadataFile
     latest: Latest
 
     def same(self, other: "_Published") -> bool:
-        """Whether nothing but the online roles differs."""
+        """Whether root and targets have the same versions. The online roles may differ."""
         return (self.root.version, self.latest.targets.version) == (other.root.version, other.latest.targets.version)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Publishing:
-    """Publishes metadata and targets. `public_url` is this Fabric's own URL."""
+    """Publishes metadata and targets. `public_url` is the URL of this Fabric, which the targets must name."""
 
     trust_domain: str
     public_url: str
@@ -57,17 +61,17 @@ class Publishing:
     service_certificates: ServiceCertificates
 
     async def published(self) -> schemas.Trust:
-        """Versions and ends of what is published."""
+        """Versions and expiry times of the published root and targets."""
         return _view(await self._read())
 
     async def publish(self, operator: Operator, body: schemas.PublishTrust) -> schemas.Trust:
-        """Publish; a repeat of the same bytes changes nothing.
+        """Check the offered files and publish them. A repeat of the same bytes changes nothing.
 
         Raises Invalid, TrustRefused, AdoptionIncomplete, Conflict.
         """
         check_text("reason", body.reason)
         if body.override and not body.reason.strip():
-            raise Invalid("an override is given a reason")
+            raise Invalid("reason: an override needs a reason")
         before = await self._read()
         if await self._is_repeat(before, body):
             return _view(before)
@@ -86,7 +90,7 @@ class Publishing:
         async with self.transaction():
             stored = await self._read()
             if not stored.same(before):
-                raise Conflict("something else was published meanwhile")
+                raise Conflict("another operator has published in the meantime. Read the published trust and try again")
             publication = publish_signed(self.now(), stored.latest, signed, self.online)
             _check_online(signed.roots[-1] if signed.roots else stored.root, publication)
             await self.repository.publish(publication)
@@ -108,7 +112,7 @@ class Publishing:
         found = [await self.repository.latest(role) for role in ("root", "targets", "snapshot", "timestamp")]
         root, targets, snapshot, timestamp = found
         if root is None or targets is None or snapshot is None or timestamp is None:
-            raise Conflict("the repository is empty: `cascade init` has not been here")
+            raise Conflict("the repository is empty: `cascade init` did not make this database")
         return _Published(root, Latest(targets=targets, snapshot=snapshot, timestamp=timestamp))
 
     async def _is_repeat(self, stored: _Published, body: schemas.PublishTrust) -> bool:
@@ -122,11 +126,11 @@ class Publishing:
             raise TrustRefused(str(error)) from error
 
     async def _is_stored(self, root: bytes) -> bool:
-        """Whether this very root is published. Raises PublicationRefused for what is none."""
+        """Whether exactly this root file is published. Raises PublicationRefused if it is not a root file."""
         return await self.repository.metadata("root", int(read_metadata(root, Root).signed.version)) == root
 
     async def _checked(self, stored: _Published, body: schemas.PublishTrust) -> tuple[Signed, Content, Content]:
-        """What is signed, the content that is published and the one that would be. Raises TrustRefused."""
+        """The checked files, the content that is published now, and the content afterwards. Raises TrustRefused."""
         now = self.now()
         targets = b"" if body.targets == stored.latest.targets.data else body.targets
         try:
@@ -144,7 +148,7 @@ class Publishing:
         return signed, old, new
 
     async def _contents(self, targets: bytes, offered: dict[str, bytes]) -> dict[str, bytes]:
-        """What the targets name, from the offer or from what is stored already. Raises PublicationRefused."""
+        """The files that the targets name, from the request or else from the store. Raises PublicationRefused."""
         found = {}
         for name, sha256 in hashes_of(targets).items():
             data = offered.get(name)
@@ -155,10 +159,10 @@ class Publishing:
         return found
 
     def _check_ours(self, new: Content, now: datetime) -> None:
-        """Whether nodes could still talk to this Fabric by these targets. Raises TrustRefused.
+        """Check that nodes can still use this Fabric with the new targets. Raises TrustRefused.
 
-        1 its URL is the one that session proofs must name; 2 every key that it signs with counts now, for all that it
-        signs; 3 its own TLS certificate is of an issuer in the bundle.
+        1 the targets name this Fabric's URL; 2 every signing key of this Fabric is valid now, for every document type
+        that it signs; 3 a CA in the new bundle issued this Fabric's own TLS certificate.
         """
         if new.urls.fabric != self.public_url:
             raise TrustRefused(f"the targets name the URL {new.urls.fabric}; this Fabric's is {self.public_url}")
@@ -166,13 +170,13 @@ class Publishing:
         for ours in self.signer.published(now, now):
             key = known.get(ours.kid)
             if key is None or not set(ours.typs) <= set(key.typs) or not key.not_before <= now < key.not_after:
-                raise TrustRefused(f"the key {ours.kid}, which this Fabric signs with, would not count")
+                raise TrustRefused(f"the targets do not trust the key {ours.kid}, with which this Fabric signs")
         leaf = self.service_certificates().get("fabric")
         if leaf is not None and issuer_among(leaf, read_certificates(new.bundle.service_issuers)) is None:
-            raise TrustRefused("this Fabric's own TLS certificate would not be of a published issuer: renew it first")
+            raise TrustRefused("the issuer of this Fabric's TLS certificate is not in the bundle. Renew it first")
 
     async def _refuse_early_drop(self, version: int, old: Content, new: Content) -> None:
-        """Raises AdoptionIncomplete, with counts and some of the nodes."""
+        """Check that no dropped root or issuer is in use. Raises AdoptionIncomplete, with counts and some nodes."""
         roots = _key_ids(old.bundle.roots) - _key_ids(new.bundle.roots)
         nodes = _key_ids(old.bundle.node_issuers) - _key_ids(new.bundle.node_issuers)
         services = _key_ids(old.bundle.service_issuers) - _key_ids(new.bundle.service_issuers)
@@ -180,26 +184,26 @@ class Publishing:
             return
         counted, now, reasons = await self.adoption.count(version), self.now(), []
         if counted.behind:
-            reasons.append(f"{counted.behind} of {counted.nodes} nodes do not work by version {version} yet")
+            reasons.append(f"{counted.behind} of {counted.nodes} nodes have not reported version {version} yet")
         if nodes and counted.by_issuer.get(""):
-            reasons.append(f"{counted.by_issuer['']} have shown no device certificate yet")
+            reasons.append(f"{counted.by_issuer['']} nodes have shown no device certificate yet")
         for key_id in sorted(nodes):
             if held := counted.by_issuer.get(key_id):
-                reasons.append(f"{held} have a device certificate of {key_id}")
+                reasons.append(f"{held} nodes have a device certificate from {key_id}")
             until = self.current_trust.sessions_until.get(key_id)
             if until is not None and until > now:
-                reasons.append(f"session certificates of {key_id} count until {until.isoformat()}")
+                reasons.append(f"session certificates from {key_id} may be valid until {until.isoformat()}")
         reasons += [
-            f"{name} serves by {key_id}"
+            f"{name} has a TLS certificate from {key_id}"
             for name, key_id in self.adoption.service_issuers().items()
             if key_id in services
         ]
         certificates = self.service_certificates()
         if services and certificates and "breakwater" not in certificates:
-            reasons.append("Breakwater has not been met yet, or does not answer: what it serves by is not known")
+            reasons.append("the issuer of Breakwater's TLS certificate is unknown, because Breakwater does not answer")
         if reasons:
-            some = await self.adoption.named(version, tuple(nodes))
-            raise AdoptionIncomplete("; ".join(reasons) + (f"; of them: {', '.join(some)}" if some else ""))
+            some = await self.adoption.blocking(version, tuple(nodes))
+            raise AdoptionIncomplete("; ".join(reasons) + (f"; some of these nodes: {', '.join(some)}" if some else ""))
 
     async def _audit_refusal(self, operator: Operator, body: schemas.PublishTrust, error: Refused) -> None:
         async with self.transaction():
@@ -214,7 +218,7 @@ class Publishing:
 
 
 def _version_after(publication: Publication, stored: _Published) -> int:
-    """The version of the targets after a publication."""
+    """The version of the targets after the publication."""
     versions = [file.version for file in publication.metadata if file.role == "targets"]
     return versions[0] if versions else stored.latest.targets.version
 
@@ -223,7 +227,7 @@ def _check_online(root: MetadataFile, publication: Publication) -> None:
     try:
         check_online(root, publication)
     except PublicationRefused as error:
-        raise TrustRefused(f"{error}: this Fabric signs with others") from error
+        raise TrustRefused(f"the root names other online keys than those of this Fabric ({error})") from error
 
 
 def _key_ids(ders: tuple[bytes, ...]) -> set[str]:

@@ -1,4 +1,4 @@
-"""Use case: operators order device certificates renewed, and the nodes are woken for it one after the other."""
+"""Use case: operators order that nodes renew their device certificates. The nodes are woken one after the other."""
 
 import asyncio
 from dataclasses import dataclass
@@ -20,16 +20,16 @@ from cloud.fabric.wake import WakeRoom
 from cloud.http.guard import Operator
 
 RENEWALS_PER_SECOND = 50
-"""How fast an order wakes a fleet unless the operator says otherwise: a fraction of what one issuer signs."""
+"""How many nodes an order wakes in a second, unless the operator sets the spread. One issuer can sign many more."""
 SPREAD_SECONDS_MAX = 30 * 24 * 3600
-TAKES = timedelta(seconds=5)
-"""Until every replica has read an order; leases signed before that lack it and are signed again."""
-WOKEN_PER_BEAT_MAX = 500
+START_DELAY = timedelta(seconds=5)
+"""Time until every replica has read an order. Leases that were signed before do not carry it and are signed again."""
+WOKEN_PER_STEP_MAX = 500
 
 
 @dataclass(frozen=True, kw_only=True)
 class RenewalOrders:
-    """Takes orders to renew, and wakes the nodes at their pace."""
+    """Takes renewal orders, and wakes the nodes at the pace of the order."""
 
     now: Now
     transaction: Transaction
@@ -41,7 +41,7 @@ class RenewalOrders:
     wake_room: WakeRoom
 
     async def give(self, operator: Operator, body: schemas.RenewDevices) -> schemas.RenewalOrder:
-        """Order that device certificates made before a time are renewed. A later order replaces an earlier one.
+        """Order that device certificates made before `body.after` are renewed. The new order replaces an earlier one.
 
         Raises Invalid.
         """
@@ -49,7 +49,7 @@ class RenewalOrders:
         now = self.now()
         after = body.after or now
         if after.tzinfo is None:
-            raise Invalid("after: a time with its zone")
+            raise Invalid("after: must be a time with its zone")
         counted = await self.adoption.count(self.current_trust.version)
         spread = counted.nodes // RENEWALS_PER_SECOND if body.spread_seconds is None else body.spread_seconds
         if not 0 <= spread <= SPREAD_SECONDS_MAX:
@@ -58,7 +58,7 @@ class RenewalOrders:
             after=after.astimezone(UTC),
             reason=body.reason,
             set_at=now,
-            starts_at=max(now, after.astimezone(UTC)) + TAKES,
+            starts_at=max(now, after.astimezone(UTC)) + START_DELAY,
             spread_seconds=spread,
             nodes=counted.nodes,
         )
@@ -78,7 +78,7 @@ class RenewalOrders:
         return views.renewal_order(order)
 
     async def wake_due(self) -> int:
-        """Wake as many nodes as are due by the pace of the order; how many those were."""
+        """Wake the nodes that are due by the pace of the order. Returns how many."""
         order = self.current_trust.order
         if order is None or order.done or self.now() < order.starts_at:
             return 0
@@ -103,14 +103,17 @@ class RenewalOrders:
 
 
 class _Overtaken(Exception):
-    """Another replica has woken these, or the order was replaced: nothing of this beat is kept."""
+    """Another replica has woken these nodes, or the order was replaced. The transaction of this step is rolled back."""
 
 
 def _due(order: RenewalOrder, now: datetime) -> int:
-    """How many more nodes should have been woken by now; beyond the expected end one step at a time, to its true end."""
+    """How many nodes to wake in this step.
+
+    `order.nodes` is an estimate. After `spread_seconds` each step wakes WOKEN_PER_STEP_MAX nodes until none is left.
+    """
     passed = (now - order.starts_at).total_seconds()
     if passed >= order.spread_seconds:
-        return WOKEN_PER_BEAT_MAX
+        return WOKEN_PER_STEP_MAX
     wanted = int(order.nodes * passed / order.spread_seconds) - order.woken
-    # Below zero when the clock went back, or another replica's is ahead of ours.
-    return max(0, min(wanted, WOKEN_PER_BEAT_MAX))
+    # `wanted` is negative if this clock was set back, or is behind the clock of another replica.
+    return max(0, min(wanted, WOKEN_PER_STEP_MAX))

@@ -1,7 +1,7 @@
-"""Use case: until when session certificates of each issuing CA count.
+"""Use case: record, for each issuing CA, the time after which all its session certificates have expired.
 
-The time is written before the certificate is handed out, an hour at a time. Once it has passed, the CA has no live
-sessions and can be dropped from the trust.
+The time is stored before Fabric returns a session certificate, rounded up to a full hour. Once that time has passed,
+the CA has no live sessions and can be dropped.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _STEP = timedelta(hours=1)
 
 @dataclass(frozen=True, kw_only=True)
 class SessionEnds:
-    """Raises the time until which the sessions of an issuing CA count."""
+    """Stores the end of the sessions of each issuing CA. The end only moves forward."""
 
     now: Now
     transaction: Transaction
@@ -26,7 +26,10 @@ class SessionEnds:
     current_trust: CurrentTrust
 
     async def note(self, chain: tuple[bytes, ...]) -> None:
-        """Before a session certificate is handed out: its issuer has sessions for as long as one may live."""
+        """Record that the issuer of `chain` has a session from now on. Call it before the certificate is returned.
+
+        `chain` is DER, the session certificate first and its issuer second.
+        """
         if len(chain) < 2:
             return
         key_id = self.current_trust.key_id(chain[1])

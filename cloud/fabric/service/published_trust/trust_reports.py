@@ -1,8 +1,8 @@
-"""Use case: writes down which trust each node works by, many nodes in one transaction.
+"""Use case: store which trust each node uses, the reports of many nodes in one transaction.
 
-Nodes report the version of the targets they work by in every session proof and with every question for a statement;
-sessions show a device certificate and so its issuer. Both are kept in memory for a second, and stored only where they
-are news. What a crash takes, the node reports again.
+A node reports the version of the targets that it uses in every session proof and every request for its statement. A
+session also shows the node's device certificate, and so its issuer. Reports that differ from the stored values are
+kept in memory for a second and then stored. A crash loses reports of that second; the nodes report again.
 """
 
 import msgspec
@@ -17,7 +17,7 @@ _NOTHING = TrustReport()
 
 
 class TrustReports:
-    """What each generation reported, until it is stored."""
+    """The reports that are not stored yet, by generation."""
 
     def __init__(self, *, transaction: Transaction, adoption: AdoptionStore, current_trust: CurrentTrust) -> None:
         self._transaction = transaction
@@ -29,7 +29,11 @@ class TrustReports:
         return len(self._reported)
 
     def note(self, generation: GenerationRow, version: int | msgspec.UnsetType, issuer: str = "") -> None:
-        """Remember what a node reported and showed, if it is news."""
+        """Keep a report for the next `store`, if it differs from the stored values.
+
+        `version` is the reported trust version; UNSET if the node reported none. `issuer` is the key id of the CA of
+        the device certificate; empty if the request showed none.
+        """
         reported = version if isinstance(version, int) and 0 < version <= SEQ_MAX else 0
         known = self._reported.get(generation.id, _NOTHING)
         if reported <= max(generation.trust_version, known.trust_version) and issuer in (
@@ -40,7 +44,7 @@ class TrustReports:
         self._reported[generation.id] = TrustReport(max(reported, known.trust_version), issuer or known.device_issuer)
 
     async def store(self) -> None:
-        """Store all of it. A version that is not published here is ignored."""
+        """Store all reports. A version higher than the current one is ignored."""
         reported = dict(self._reported)
         if not reported:
             return

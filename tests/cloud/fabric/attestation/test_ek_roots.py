@@ -1,4 +1,4 @@
-"""Makers' CA certificates in an operator's file: which are taken, as what, and what is refused."""
+"""`cloud.fabric.attestation.ek_roots`: CA certificates of an operator's file are roots, intermediates or refused."""
 
 import pytest
 
@@ -35,12 +35,12 @@ CRITICAL = forged.authority("Critical", extra=[forged.UNKNOWN_EXTENSION])
         (b"", "no certificate"),
         (b"\x00\xff", "no certificate"),
         (b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "no certificate"),
-        (maker().root.pem + b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "something"),
+        (maker().root.pem + b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "a PEM block"),
         (maker().root.pem[:-20], "no certificate"),
         (b"-----BEGIN CERTIFICATE-----\nAAA\n-----END CERTIFICATE-----\n", "certificate 1 .* damaged"),
         (b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "certificate 1 .* cannot be read"),
-        (maker().root.pem + LEAF.pem, "certificate 2 .* not a certificate authority"),
-        (NO_USAGE.pem, "not a certificate authority"),
+        (maker().root.pem + LEAF.pem, "certificate 2 .* not a CA certificate"),
+        (NO_USAGE.pem, "not a CA certificate"),
         (CRITICAL.pem, "unknown critical extension"),
         (maker().root.pem * 65, "more than 64"),
         (b" " * (256 * 1024 + 1), "more than 262144 bytes"),

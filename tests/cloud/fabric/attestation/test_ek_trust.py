@@ -1,4 +1,4 @@
-"""Who vouches for a chip: one mutation of the evidence or the trust, one step that refuses it."""
+"""`cloud.fabric.attestation.ek_trust`: each mutation of evidence or trust is refused at its step."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -33,7 +33,7 @@ def trust_in(*makers: forged.Maker, **changes: object) -> TenantTrust:
 
 @dataclass(frozen=True)
 class Case:
-    """Evidence and trust, right unless changed."""
+    """Evidence and trust that pass every check until a test changes them."""
 
     evidence: EndorsementEvidence
     trust: TenantTrust
@@ -57,7 +57,7 @@ class Case:
         return self.with_evidence(ek_certificate=certify(EK.public_key(), **options))  # type: ignore[arg-type]
 
     def certified_by(self, other: forged.Maker) -> "Case":
-        """The ECC EK, certified by somebody else."""
+        """The ECC EK with a certificate from another CA."""
         return self.with_evidence(ek_certificate=other.certify(ECC_EK.public_key()))
 
     def trusting(self, *makers: forged.Maker, **changes: object) -> "Case":
@@ -114,7 +114,7 @@ def two_below_one(case: Case) -> Case:
 
 
 def namesake(case: Case) -> Case:
-    """A certificate of an attacker's CA with the names of the maker's."""
+    """A certificate from an attacker's CA that has the names of the maker's CA."""
     return case.certified(issuer=forged.Maker.new("Maker").intermediate)
 
 
@@ -242,14 +242,14 @@ def test_forged_endorsement(mutation: str) -> None:
 @pytest.mark.parametrize(
     "mutation", ["certificate expired", "another maker's root", "intermediate missing", "root expired"]
 )
-def test_a_chip_nobody_vouches_for_is_of_the_tier_tpm(mutation: str) -> None:
+def test_a_chip_without_a_trusted_maker_gets_the_tier_tpm(mutation: str) -> None:
     change, _, _ = REFUSED[mutation]
     case = change(right())
     chip = judge(case.evidence, trust_in(roots=case.trust.roots, tiers=WITH_TPM), NOW)
     assert (chip.tier, chip.ek_public) == ("tpm", case.evidence.ek_public)
 
 
-def test_a_chip_without_certificate_is_of_the_tier_tpm() -> None:
+def test_a_chip_without_certificate_gets_the_tier_tpm() -> None:
     case = right().with_evidence(ek_certificate=None)
     assert judge(case.evidence, trust_in(maker(), tiers=WITH_TPM), NOW).tier == "tpm"
 
@@ -326,7 +326,7 @@ CERTIFICATE = forged.endorsement().ek_certificate or b""
 
 @given(position=st.integers(0, len(CERTIFICATE) - 1), change=st.integers(1, 255))
 def test_no_changed_byte_of_the_certificate_attests(position: int, change: int) -> None:
-    """But for the count of unused bits before the signature, which is not signed and changes nothing that is."""
+    """The count of unused bits before the signature is left out. It is not signed, and changes no signed content."""
     changed = flip(CERTIFICATE, position, change)
     case = right().with_evidence(ek_certificate=changed)
     signature = x509.load_der_x509_certificate(CERTIFICATE).signature

@@ -1,6 +1,7 @@
-"""The challenge and the certified key: forged on paper, one mutation a step; then played on software TPMs.
+"""`cloud.fabric.attestation.evidence`: challenge and certified key.
 
-What paper cannot show is what a TPM refuses to do, so the second half makes the forger's keys in real TPMs.
+The first half forges evidence with paper chips, one mutation for each step. Paper chips cannot show what a TPM refuses
+to do. So the second half makes the attacker's keys in software TPMs.
 """
 
 from collections.abc import Callable, Iterator
@@ -62,12 +63,12 @@ def spki(key: ec.EllipticCurvePublicKey) -> bytes:
 
 
 def ak(attributes: int = AK_ATTRIBUTES, **form: object) -> PaperChip:
-    """A chip whose AK has other attributes, or another form, and attests with it."""
+    """A chip whose AK has other attributes or another form. It attests with this AK."""
     return PaperChip(ak_public=forged.signing_public(p256("ak").public_key(), attributes, **form))  # type: ignore[arg-type]
 
 
 def node_key(attributes: int = NODE_KEY_ATTRIBUTES, **form: object) -> PaperChip:
-    """A chip that certifies a node key of other attributes, or another form."""
+    """A chip that certifies a node key with other attributes or another form."""
     return PaperChip(node_public=forged.signing_public(p256("node").public_key(), attributes, **form))  # type: ignore[arg-type]
 
 
@@ -80,7 +81,7 @@ def rsa_public(attributes: int) -> bytes:
 
 
 def again(part: str, change: Callable[[bytes], bytes]) -> Proof:
-    """A right proof in which one byte field of the key evidence is changed after it was signed."""
+    """A correct proof in which one bytes field of the key evidence is changed after signing."""
     proof = PaperChip().prove()
     return proof.with_key(**{part: change(getattr(proof.key, part))})
 
@@ -90,7 +91,7 @@ def grown(raw: bytes) -> bytes:
 
 
 def resized(offset: int, size: int) -> Callable[[bytes], bytes]:
-    """A size field at `offset` that says `size`."""
+    """Set the size field at `offset` to `size`."""
     return lambda raw: raw[:offset] + size.to_bytes(2, "big") + raw[offset + 2 :]
 
 
@@ -267,7 +268,7 @@ def test_no_bytes_make_another_error(parts: tuple[bytes, bytes, bytes]) -> None:
 
 
 class Machine:
-    """A running chip and the node's side of the exchange."""
+    """A running software TPM, and the node's side of the exchange."""
 
     def __init__(self, soft: SoftTpm) -> None:
         self.tpm = Tpm(soft.tcti)
@@ -298,7 +299,7 @@ class Machine:
 
 @pytest.fixture(scope="module")
 def makers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Machine, Machine, TenantTrust]]:
-    """Two machines with chips of one maker, and a tenant that trusts it."""
+    """Two machines with chips of one maker, and a tenant that trusts the maker."""
     directory: Path = tmp_path_factory.mktemp("verifier")
     ca = directory / "ca"
     with (
@@ -357,7 +358,7 @@ def test_the_library_s_entropy_makes_every_challenge_another(machine: Machine, c
 
 
 def test_another_chip_does_not_answer(stranger: Machine, chip: Chip) -> None:
-    """The emulator calls it a failure (0x101) when the encrypted secret is larger than its own modulus."""
+    """The emulator answers with failure (0x101) if the encrypted secret is larger than its modulus."""
     for _ in range(8):
         with pytest.raises((TpmIntegrity, TpmFailed)):
             stranger.answer(make_challenge(chip, stranger.ak.public, SECRET))
@@ -370,7 +371,7 @@ def test_another_ak_of_the_chip_does_not_answer(machine: Machine, chip: Chip) ->
 
 
 def test_a_key_in_another_chip(machine: Machine, stranger: Machine) -> None:
-    """The relay: one chip answers the challenge, another certifies its own key."""
+    """A relay attack: one chip answers the challenge, and another chip certifies its key."""
     evidence = stranger.evidence(qualifying_data(SECRET, ACTIVATION, stranger.csr))
     assert refused_step(lambda: verify_key(evidence, machine.ak.public, SECRET, ACTIVATION, stranger.csr)) == 21
 
@@ -409,7 +410,7 @@ def test_other_keys_truly_certified(machine: Machine, attributes: str) -> None:
 @pytest.mark.parametrize(
     ("secret", "activation"), [(bytes(32), ACTIVATION), (SECRET, OTHER_ACTIVATION)], ids=["secret", "activation"]
 )
-def test_an_attestation_of_before(machine: Machine, secret: bytes, activation: ActivationId) -> None:
+def test_an_attestation_of_an_earlier_challenge(machine: Machine, secret: bytes, activation: ActivationId) -> None:
     evidence = machine.evidence(qualifying_data(secret, activation, machine.csr))
     assert refused_step(lambda: verify_key(evidence, machine.ak.public, SECRET, ACTIVATION, machine.csr)) == 24
 
@@ -421,7 +422,7 @@ def test_a_request_for_a_software_key(machine: Machine) -> None:
 
 
 def test_a_software_key_cannot_be_attested_by_a_restricted_key(machine: Machine) -> None:
-    """The TPM gives no ticket for outside data that begin with TPM_GENERATED_VALUE, and signs none without."""
+    """The TPM gives no ticket for outside data that begin with TPM_GENERATED_VALUE, and signs only with a ticket."""
     public = forged.signing_public(p256("software").public_key(), NODE_KEY_ATTRIBUTES)
     csr = forged.request(p256("software"))
     statement = forged.attestation(forged.name_of(public), qualifying_data(SECRET, ACTIVATION, csr))
@@ -439,7 +440,7 @@ def test_a_software_key_cannot_be_attested_by_a_restricted_key(machine: Machine)
 
 
 def test_a_software_key_attested_by_an_unrestricted_key(machine: Machine, chip: Chip) -> None:
-    """An unrestricted key signs whatever it is given; so it gets no challenge, and its attestation is worth nothing."""
+    """An unrestricted key signs any data. So it gets no challenge, and its attestation is refused."""
     forger = machine.create(OURS)
     public = forged.signing_public(p256("software").public_key(), NODE_KEY_ATTRIBUTES)
     csr = forged.request(p256("software"))
@@ -454,14 +455,14 @@ def test_a_software_key_attested_by_an_unrestricted_key(machine: Machine, chip: 
     evidence = KeyEvidence(public=public, attestation=statement, signature=machine.tpm.call(sign))
     assert refused_step(lambda: verify_key(evidence, forger.public, SECRET, ACTIVATION, csr)) == 14
     assert refused_step(lambda: make_challenge(chip, forger.public, SECRET)) == 14
-    # With the attributes of an AK written over its own, the public has another name than the key in the TPM.
+    # The public with overwritten attributes has another name than the key in the TPM.
     dressed = forger.public[:4] + AK_ATTRIBUTES.to_bytes(4, "big") + forger.public[8:]
     with pytest.raises(TpmIntegrity):
         machine.answer(make_challenge(chip, dressed, SECRET), forger)
 
 
 def test_a_software_ak_does_not_release_the_secret(machine: Machine, chip: Chip) -> None:
-    """Only the public part of a key with an AK's attributes can be loaded, and nothing is released to it."""
+    """A TPM loads only the public part of a software key with an AK's attributes, and releases no secret to it."""
     public = forged.signing_public(p256("software ak").public_key(), AK_ATTRIBUTES)
     blob, secret = make_challenge(chip, public, SECRET)
 
@@ -491,7 +492,7 @@ def test_a_software_ak_does_not_release_the_secret(machine: Machine, chip: Chip)
 
 
 def test_one_of_the_many_eks_of_a_chip(machine: Machine, trust: TenantTrust) -> None:
-    """With a varied `unique` the chip makes another EK, which answers challenges too, but has no certificate."""
+    """With another `unique` the chip makes another EK. That EK answers challenges too, but has no certificate."""
 
     def vary(esys: ESAPI) -> bytes:
         _, template = create_ek_template("EK-RSA2048", NVReadEK(esys))
@@ -517,7 +518,7 @@ def test_an_ecc_ek_of_the_chip(machine: Machine, trust: TenantTrust) -> None:
     public = machine.tpm.call(make)
     evidence = EndorsementEvidence(public, machine.ak.public, machine.endorsement.ek_certificate)
     assert refused_step(lambda: judge(evidence, trust, utc_now())) == 2
-    # Where it is the type that identifies, its challenge is answered like any other.
+    # If this type identifies the maker's chips, the EK answers a challenge like any other EK.
     chip = Chip(forged.name_of(public), "attested", "ecc_p256", public)
     blob, secret = make_challenge(chip, machine.ak.public, SECRET)
     released = machine.tpm.call(
@@ -527,7 +528,7 @@ def test_an_ecc_ek_of_the_chip(machine: Machine, trust: TenantTrust) -> None:
 
 
 def created(esys: ESAPI, template: TPM2B_PUBLIC) -> bytes:
-    """`TPMT_PUBLIC` of a primary key of the endorsement hierarchy, which is flushed at once."""
+    """`TPMT_PUBLIC` of a primary key in the endorsement hierarchy. The key is flushed at once."""
     handle, public, *_ = esys.create_primary(None, template, primary_handle=ESYS_TR.ENDORSEMENT)
     esys.flush_context(handle)
     return bytes(public.publicArea.marshal())

@@ -1,4 +1,4 @@
-"""The strict reader of TPM structures against the TSS: what it takes, the TSS takes and gives back byte for byte."""
+"""`cloud.fabric.attestation.tpm_structures`: the TSS accepts the same structures, with the same bytes."""
 
 from typing import Any
 
@@ -50,7 +50,7 @@ def test_every_part_of_a_structure_is_refused(kind: Any, read: Any, raw: bytes) 
 def test_a_changed_byte_is_read_only_as_the_tss_reads_it(
     sample: tuple[Any, Any, bytes], position: int, change: int
 ) -> None:
-    """Beside values that the TSS does not know (algorithms, reserved attributes), which are refused by value later."""
+    """Values that the TSS does not know (algorithms, reserved attributes) are left out. Later checks refuse them."""
     kind, read, raw = sample
     changed = bytearray(raw)
     changed[position % len(raw)] ^= change

@@ -1,4 +1,4 @@
-"""`cloud.fabric.attestation.verifier`: the adapter hands everything on to the checks of its package."""
+"""`cloud.fabric.attestation.verifier`: the adapter passes every argument to the checks of its package."""
 
 from datetime import UTC, datetime
 
@@ -36,9 +36,9 @@ def test_each_check_is_the_packages_own() -> None:
 
 def test_refusals_pass() -> None:
     verifier = TpmVerifier()
-    nobody = TenantTrust(roots=(), allowed_ek_names=frozenset(), tiers=frozenset({"attested"}))
+    without_roots = TenantTrust(roots=(), allowed_ek_names=frozenset(), tiers=frozenset({"attested"}))
     claim = EndorsementEvidence(ek_public(rsa2048("ek").public_key()), AK)
     with pytest.raises(EvidenceRefused):
-        verifier.judge(claim, nobody, NOW)
+        verifier.judge(claim, without_roots, NOW)
     with pytest.raises(EvidenceRefused):
         verifier.make_challenge(Chip(b"name", "tpm", "rsa2048", claim.ek_public), b"no key", SECRET)

@@ -1,4 +1,4 @@
-"""`cloud.fabric.licensing.signing`: one key a purpose, and only what it signed is believed."""
+"""`cloud.fabric.licensing.signing`: each purpose has one key, and only documents of these keys are accepted."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,7 +27,7 @@ SUBJECT = statements.Subject(
 )
 
 
-def test_what_is_signed_verifies_under_its_own_key_only() -> None:
+def test_a_document_verifies_under_the_key_of_its_purpose_only() -> None:
     keys = [signing.SigningKey(ec.generate_private_key(ec.SECP256R1())) for _ in range(3)]
     signer = signing.Signer("cascade.test", lease=keys[0], revocation=keys[1], freshness=keys[2])
     ring = KeyRing(signer.published(NOW - DAY, NOW + DAY))

@@ -1,4 +1,4 @@
-"""`cloud.fabric.licensing.statements`: the next statement of a node, its dates and its number."""
+"""`cloud.fabric.licensing.statements`: the next statement about a node, its dates and its `seq`."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -43,7 +43,7 @@ def test_the_dates_of_each_tier(tier: Tier, hours: tuple[int, int, int, int]) ->
     assert all(NOW < at < lease.expires_at for at in lease.notify_at)
 
 
-def test_a_code_may_bring_its_own_dates() -> None:
+def test_a_code_may_have_other_dates() -> None:
     own = schemas.LeaseTerms(1, 2, 3, 4)
     assert statements.terms_of("tpm", own) is own
     lease = statements.lease(msgspec.structs.replace(SUBJECT, terms=own), 1, NOW)
@@ -73,18 +73,18 @@ def test_the_next_number(stored: int, presented: int, expected: int) -> None:
     assert statements.next_seq(stored, presented) == expected
 
 
-def test_identity_outlives_the_licence() -> None:
+def test_a_device_certificate_outlives_the_lease() -> None:
     for terms in statements.TERMS.values():
         lease = statements.lease(msgspec.structs.replace(SUBJECT, terms=terms), 1, NOW)
         assert statements.device_not_after(terms, NOW) >= lease.terminate_at + 30 * DAY
 
 
-def test_no_lease_outlives_what_the_issuer_gives_a_device_certificate() -> None:
+def test_no_lease_outlives_the_longest_device_certificate() -> None:
     longest = schemas.LeaseTerms(1, 1, 1, statements.TERM_SECONDS_MAX)
     statements.check_terms(longest)
     assert statements.device_not_after(longest, NOW) <= NOW + DEVICE_LIFE_MAX
 
 
 @pytest.mark.parametrize(("hours", "due"), [(0, False), (11.9, False), (12, True), (24, True), (1000, True)])
-def test_when_a_lease_is_signed_anew(hours: float, due: bool) -> None:
+def test_when_a_lease_is_signed_again(hours: float, due: bool) -> None:
     assert statements.lease_is_due(NOW, NOW + DAY, NOW + timedelta(hours=hours)) is due

@@ -1,4 +1,4 @@
-"""`cloud.fabric.routes.access`: what a request may not hold, over real mTLS."""
+"""`cloud.fabric.routes.access`: requests that are refused for their form, over real mutual TLS."""
 
 from datetime import timedelta
 

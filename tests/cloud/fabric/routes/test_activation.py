@@ -18,11 +18,11 @@ async def test_a_challenge_and_its_proof_and_the_same_answer_to_the_same_bytes(w
     assert first.status == 200
     assert first.into(Activated).generation == 1
     assert await api.ask("POST", path, body) == first
-    # The same content in other bytes is another request.
+    # The same content in other bytes counts as another request.
     assert (await api.ask("POST", path, body + b" ")).code == "activation_closed"
 
 
-async def test_what_names_no_activation_is_not_found(world: World, api: Api) -> None:
+async def test_an_unknown_activation_is_not_found(world: World, api: Api) -> None:
     machine = Machine(world)
     body = machine.proof(await machine.start((await world.code()).secret))
     for key in ("act_x", world.tenant, make_id("act", 1, bytes(10))):

@@ -1,4 +1,4 @@
-"""`cloud.fabric.routes.health`: whether the process lives, and whether it can serve."""
+"""`cloud.fabric.routes.health`: whether the process runs, and whether it can serve."""
 
 import pytest
 

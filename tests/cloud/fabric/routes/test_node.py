@@ -1,4 +1,4 @@
-"""`cloud.fabric.routes.node`: what nodes ask, and by which certificate."""
+"""`cloud.fabric.routes.node`: the requests of nodes, and the certificate that each needs."""
 
 import pytest
 
@@ -20,7 +20,7 @@ async def test_a_session_needs_a_proof_and_no_certificate_of_the_connection(api:
 
 
 @pytest.mark.parametrize(("method", "path"), OVER_A_SESSION)
-async def test_all_else_goes_over_a_session(api: Api, machine: Machine, method: str, path: str) -> None:
+async def test_all_other_requests_go_over_a_session(api: Api, machine: Machine, method: str, path: str) -> None:
     assert machine.activated is not None
     device = machine.activated.certificate_chain[0]
     assert (await api.ask(method, path, Ask(NONCE))).code == "peer_required"
@@ -29,7 +29,7 @@ async def test_all_else_goes_over_a_session(api: Api, machine: Machine, method: 
     assert (await api.ask(method, path, Ask(NONCE), certificate=session)).status == 200
 
 
-async def test_a_node_confirms_asks_and_waits(world: World, api: Api) -> None:
+async def test_a_node_confirms_fetches_and_waits(world: World, api: Api) -> None:
     machine = Machine(world)
     await machine.activate((await world.code()).secret)
     certificate = (await machine.session()).certificate_chain[0]

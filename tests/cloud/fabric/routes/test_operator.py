@@ -1,4 +1,4 @@
-"""`cloud.fabric.routes.operator`: what operators ask and command, over real mTLS."""
+"""`cloud.fabric.routes.operator`: the requests of operators, over real mutual TLS."""
 
 import pytest
 
@@ -21,7 +21,7 @@ async def test_operators(cloud: Cloud) -> None:
     assert (await problem(other, "GET", "/v1/tenants")).code == "operator_required"
     tokens = (await operator.call("GET", "/v1/tokens")).into(schemas.Page[schemas.Token])
     assert [token.name for token in tokens.items] == ["init", "ci"]
-    # No token revokes itself, so a valid one is always left.
+    # A token cannot revoke itself, so a valid token is always left.
     assert (await problem(operator, "POST", f"/v1/tokens/{tokens.items[0].id}/revoke")).code == "conflict"
     for number in range(4):
         await operator.call("POST", "/v1/tenants", schemas.CreateTenant(f"tenant {number}"))

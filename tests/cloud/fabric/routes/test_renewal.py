@@ -1,4 +1,4 @@
-"""`cloud.fabric.routes.renewal`: the exchange over HTTP, without a certificate of the connection."""
+"""`cloud.fabric.routes.renewal`: the exchange over HTTP, without a client certificate."""
 
 from datetime import timedelta
 

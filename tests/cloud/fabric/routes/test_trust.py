@@ -1,4 +1,4 @@
-"""`cloud.fabric.routes.trust`: published trust is the operators'."""
+"""`cloud.fabric.routes.trust`: only operators may use the routes of the published trust."""
 
 import msgspec
 import pytest

@@ -1,4 +1,4 @@
-"""`cloud.fabric.service.audit_log`: entries go into the caller's transaction, bounded and without empty values."""
+"""`cloud.fabric.service.audit_log`: entries are written in the caller's transaction, with values of limited length."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""`cloud.fabric.service.input_checks`: texts from outside are bounded."""
+"""`cloud.fabric.service.input_checks`: texts from outside have limits."""
 
 import pytest
 
@@ -14,7 +14,7 @@ async def test_a_fingerprint_is_bounded(world: World, machine: Machine, fingerpr
 
 
 @pytest.mark.parametrize("nonce", ["", "n" * 15, "n" * 129])
-async def test_nonces_of_the_asker_are_bounded(world: World, nonce: str) -> None:
+async def test_nonces_of_nodes_are_bounded(world: World, nonce: str) -> None:
     machine = Machine(world)
     await machine.join((await world.code()).secret)
     with pytest.raises(errors.Invalid):

@@ -1,4 +1,4 @@
-"""The stores of Fabric over an empty database, on both engines."""
+"""Fixtures: the stores of Fabric over an empty database, on both engines."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.cloud.engines import ENGINES
 
 @pytest.fixture(params=ENGINES)
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
-    """Not an async fixture: the server of PostgreSQL is started outside of an event loop."""
+    """A synchronous fixture, because the PostgreSQL server is started outside an event loop."""
     return database_location(request.param, "fabric", tmp_path)
 
 

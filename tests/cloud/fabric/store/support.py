@@ -1,4 +1,4 @@
-"""Rows of Fabric's tables, good ones with a few fields to choose."""
+"""Helper: valid rows of Fabric's tables. A test chooses a few fields."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any

@@ -8,7 +8,7 @@ from tests.cloud.fabric.store.support import CODE, HOUR, NODES, NOW, activation
 
 
 async def proved(stores: Stores, number: int = 1) -> None:
-    """An activation of the first node's generation of that number."""
+    """An activation of the first node, for the generation with that number."""
     row = activation(number)
     await stores.activations.insert(row)
     changes = {"node": NODES[0], "generation": number, "proof_hash": "p", "csr": b"csr", "confirm_by": NOW + HOUR}
@@ -22,7 +22,7 @@ async def test_a_row_comes_back_as_it_went(stores: Stores) -> None:
     assert await stores.activations.find(activation(2).id) is None
 
 
-async def test_challenges_count_until_their_time_is_over_also_failed_ones(stores: Stores) -> None:
+async def test_challenges_count_until_they_expire_even_if_they_failed(stores: Stores) -> None:
     for number in (1, 2):
         await stores.activations.insert(activation(number))
     assert await stores.activations.count_open(CODE, NOW) == 2
@@ -49,7 +49,7 @@ async def test_each_step_holds_once(stores: Stores) -> None:
     assert await stores.activations.count_live(NODES[0]) == 0
 
 
-async def test_what_is_not_confirmed_in_time_lapses(stores: Stores) -> None:
+async def test_activations_that_are_not_confirmed_in_time_lapse(stores: Stores) -> None:
     await proved(stores)
     assert await stores.activations.overdue(NOW, 10) == []
     (row,) = await stores.activations.overdue(NOW + HOUR, 10)
@@ -60,7 +60,7 @@ async def test_what_is_not_confirmed_in_time_lapses(stores: Stores) -> None:
     assert await stores.activations.lapsing(10) == []
 
 
-async def test_a_later_generation_supersedes_those_before_it(stores: Stores) -> None:
+async def test_a_later_generation_supersedes_earlier_activations(stores: Stores) -> None:
     for number in (1, 2, 3):
         await proved(stores, number)
     await stores.activations.supersede(NODES[0], 2)
@@ -68,7 +68,7 @@ async def test_a_later_generation_supersedes_those_before_it(stores: Stores) -> 
     assert [row.state for row in states if row is not None] == ["superseded", "superseded", "proved"]
 
 
-async def test_challenges_that_nobody_answered_are_forgotten(stores: Stores) -> None:
+async def test_unanswered_challenges_are_deleted(stores: Stores) -> None:
     await proved(stores)
     await stores.activations.insert(activation(2))
     await stores.activations.purge(NOW + HOUR)

@@ -1,4 +1,4 @@
-"""`cloud.fabric.store.adoption`: who works by which trust, and whom an order to renew wakes."""
+"""`cloud.fabric.store.adoption`: which trust each node uses, and which nodes a renewal order wakes."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from tests.cloud.fabric.store.support import NODES, TENANT, generation, node
 
 @pytest.fixture
 async def fleet(stores: Stores) -> Stores:
-    """Four nodes, each in its first generation; the last one is revoked, the third suspended."""
+    """Four nodes, each in its first generation. The third is suspended, the last revoked."""
     for number, standing in enumerate(("active", "active", "suspended", "revoked"), 1):
         await stores.nodes.insert(node(number, standing=standing))
         await stores.nodes.insert_generation(generation(number))

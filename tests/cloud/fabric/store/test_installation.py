@@ -1,4 +1,4 @@
-"""`cloud.fabric.store.installation`: server secrets, the order to renew, and the ends of sessions."""
+"""`cloud.fabric.store.installation`: server secrets, the renewal order, and the ends of sessions."""
 
 from cloud.fabric.store import Stores
 from cloud.fabric.store.installation import sessions_until
@@ -23,7 +23,7 @@ async def test_an_order_is_replaced_and_advanced_by_compare_and_set(stores: Stor
     assert await stores.installation.renewal_order() == other
 
 
-async def test_the_end_of_an_issuers_sessions_only_moves_on(stores: Stores) -> None:
+async def test_the_end_of_an_issuers_sessions_only_moves_forward(stores: Stores) -> None:
     for hours in (2, 1, 3, 0):
         await stores.installation.raise_sessions_until("aa", NOW + hours * HOUR)
     await stores.installation.raise_sessions_until("bb", NOW)

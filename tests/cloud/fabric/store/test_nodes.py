@@ -1,4 +1,4 @@
-"""`cloud.fabric.store.nodes`: nodes, their generations, and what waits in them for the background work."""
+"""`cloud.fabric.store.nodes`: nodes, their generations, and the queries of the background work."""
 
 import msgspec
 
@@ -22,7 +22,7 @@ async def test_a_row_comes_back_as_it_went(stores: Stores) -> None:
     assert (await stores.nodes.cursor(row.id), await stores.nodes.cursor(NODES[1])) == (0, None)
 
 
-async def test_an_update_writes_what_changes_in_a_life_but_not_what_the_issuer_has_closed(stores: Stores) -> None:
+async def test_an_update_writes_all_changing_columns_except_closed_at_issuer(stores: Stores) -> None:
     await stores.nodes.insert(node())
     changed = node(standing="revoked", standing_reason="stolen", closed_up_to=1, seq=7, wake_cursor=3, lease_until=NOW)
     await stores.nodes.update(msgspec.structs.replace(changed, closed_at_issuer=9))
@@ -41,7 +41,7 @@ async def test_nodes_are_paged_by_tenant_and_standing(stores: Stores) -> None:
     assert [row.id for row in await stores.nodes.page(TENANT, "suspended", "", 10)] == NODES[1:2]
 
 
-async def test_closed_generations_wait_until_the_issuer_knows(stores: Stores) -> None:
+async def test_closed_generations_are_listed_until_the_issuer_has_closed_them(stores: Stores) -> None:
     await stores.nodes.insert(node(1, last_generation=2, closed_up_to=2, closing=True))
     await stores.nodes.insert(node(2))
     assert [row.id for row in await stores.nodes.closing("", 10)] == NODES[:1]
@@ -102,7 +102,7 @@ async def test_state_and_statement_of_a_generation_change_and_nothing_else(store
     )
 
 
-async def test_what_a_session_showed_replaces_what_the_last_one_did(stores: Stores) -> None:
+async def test_the_values_of_a_session_replace_those_of_the_session_before(stores: Stores) -> None:
     await stores.nodes.insert_generation(generation())
     for version in ("1.1", "1.2"):
         await stores.nodes.set_seen(generation().id, Seen(NOW, {"board_serial": "cd"}, version, NOW + HOUR))
@@ -112,7 +112,7 @@ async def test_what_a_session_showed_replaces_what_the_last_one_did(stores: Stor
     assert row.fingerprint == {"board_serial": "ab"}
 
 
-async def test_the_first_delivery_of_a_revocation_is_written_down(stores: Stores) -> None:
+async def test_the_first_delivery_of_a_revocation_is_stored(stores: Stores) -> None:
     await stores.nodes.insert_generation(generation(state="closed"))
     assert [await stores.nodes.set_revocation_delivered(NODES[0], 1, NOW + hours * HOUR) for hours in (0, 1)] == [
         True,

@@ -25,7 +25,7 @@ async def test_a_row_comes_back_as_it_went(stores: Stores) -> None:
     assert await stores.renewals.find(renewal(2).id) is None
 
 
-async def test_challenges_count_until_their_time_is_over_also_failed_ones(stores: Stores) -> None:
+async def test_challenges_count_until_they_expire_even_if_they_failed(stores: Stores) -> None:
     for number in (1, 2):
         await stores.renewals.insert(renewal(number))
     for tries in range(1, CHALLENGE_TRIES_MAX + 1):
@@ -64,7 +64,7 @@ async def test_the_generation_gets_the_key(stores: Stores) -> None:
     assert (row.node_public_key, row.certificate_not_after) == (b"new", NOW + HOUR)
 
 
-async def test_old_renewals_are_forgotten_but_not_those_that_the_issuer_has_not_heard_of(stores: Stores) -> None:
+async def test_old_renewals_are_deleted_unless_the_issuer_must_still_revoke_the_old_key(stores: Stores) -> None:
     rekeyed, forgotten = await proved(stores, 1), await proved(stores, 2)
     assert await stores.renewals.set_issued(rekeyed.id, (b"leaf",), rekeyed=True)
     await stores.renewals.purge(NOW)

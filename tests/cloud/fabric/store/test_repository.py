@@ -30,7 +30,7 @@ async def test_the_highest_version_is_the_latest(stores: Stores) -> None:
     assert await stores.repository.target("services.json", "b" * 64) is None
 
 
-async def test_a_version_that_is_there_is_not_replaced_and_nothing_of_its_publication_stays(stores: Stores) -> None:
+async def test_a_stored_version_is_not_replaced_and_its_publication_is_rolled_back(stores: Stores) -> None:
     await stores.repository.publish(Publication(metadata=(root(1),), targets=()))
     with pytest.raises(IntegrityError):
         await stores.repository.publish(Publication(metadata=(root(2), root(1)), targets=(SERVICES,)))

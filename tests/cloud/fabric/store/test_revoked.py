@@ -1,4 +1,4 @@
-"""`cloud.fabric.store.revoked`, under Fabric's set: what was heard is there after a restart, before anything is asked."""
+"""`cloud.fabric.store.revoked`: revoked certificates are refused after a restart, before the feed is read."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -32,7 +32,7 @@ async def test_a_restarted_fabric_refuses_at_once(home: Path, databases: Path) -
         assert await world.stores.revoked.read_all() == [entry]
 
 
-async def test_what_has_expired_is_forgotten(home: Path, databases: Path) -> None:
+async def test_expired_entries_are_deleted(home: Path, databases: Path) -> None:
     clock = Clock()
     async with world_at(home, databases, clock) as world:
         await world.stores.revoked.add([RevokedSerial(1, "0" * 39 + "1", clock() + timedelta(days=1))])

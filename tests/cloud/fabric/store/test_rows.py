@@ -1,4 +1,4 @@
-"""`cloud.fabric.store.rows`: keys made of several values, and rows that leave no column to a default."""
+"""`cloud.fabric.store.rows`: keys made from several values, and rows that set every column of their table."""
 
 import msgspec
 import pytest

@@ -1,4 +1,4 @@
-"""`cloud.fabric.tuf.bootstrap`: the keys of the repository, and where they lie."""
+"""`cloud.fabric.tuf.bootstrap`: the keys of the repository, and where they are stored."""
 
 import stat
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`cloud.fabric.tuf.checking`: what was signed offline, by the rules of TUF. Through the service: `test_publishing`."""
+"""`cloud.fabric.tuf.checking`: the checks of files that were signed offline, by the rules of TUF."""
 
 from datetime import timedelta
 

@@ -1,4 +1,4 @@
-"""`cloud.fabric.tuf.current_trust`: nobody is trusted before the first bundle, and a bad one changes nothing."""
+"""`cloud.fabric.tuf.current_trust`: it trusts no certificate before the first bundle. A bad bundle changes nothing."""
 
 from datetime import timedelta
 
@@ -26,7 +26,7 @@ def bundle(made: Generation) -> X509Bundle:
     )
 
 
-def test_nobody_is_trusted_before_the_first_bundle() -> None:
+def test_no_certificate_is_trusted_before_the_first_bundle() -> None:
     current = CurrentTrust(TRUST_DOMAIN)
     assert (current.version, current.roots, current.ca_pem, current.order) == (0, (), b"", None)
     assert (current.trust.trust_domain, current.trust.node_issuers) == (TRUST_DOMAIN, ())

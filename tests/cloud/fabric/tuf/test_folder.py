@@ -1,4 +1,4 @@
-"""`cloud.fabric.tuf.folder`: the published trust as files, held together when it is read."""
+"""`cloud.fabric.tuf.folder`: the published trust as files, which must belong together."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def written(repository: Repository, tmp_path: Path) -> Path:
     return directory
 
 
-def test_what_was_written_is_read(repository: Repository, written: Path) -> None:
+def test_a_written_folder_is_read(repository: Repository, written: Path) -> None:
     folder = read_folder(written)
     assert folder == Folder((repository.store.files["root", 1],), repository.latest.targets, folder.files)
     assert set(folder.files) == set(TARGETS)
@@ -55,9 +55,9 @@ def test_a_folder_that_is_not_empty_is_left_alone(repository: Repository, writte
         write_folder(written / TARGETS_FILE, (), b"", {})
 
 
-def test_each_file_that_is_missing_or_not_its_own(written: Path) -> None:
+def test_each_missing_or_replaced_file_is_refused(written: Path) -> None:
     (written / TARGET_SERVICES).write_bytes(content(port=9000)[TARGET_SERVICES])
-    with pytest.raises(PublicationRefused, match="not those that"):
+    with pytest.raises(PublicationRefused, match="do not have the hashes that"):
         read_folder(written)
     (written / TARGET_SERVICES).write_bytes(b"x" * (FILE_BYTES_MAX + 1))
     with pytest.raises(FolderError, match="larger than"):
@@ -66,20 +66,20 @@ def test_each_file_that_is_missing_or_not_its_own(written: Path) -> None:
     with pytest.raises(FolderError, match=TARGET_SERVICES):
         read_folder(written)
     (written / "1.root.json").unlink()
-    with pytest.raises(FolderError, match=r"no N\.root\.json"):
+    with pytest.raises(FolderError, match=r"no file N\.root\.json"):
         read_folder(written)
     with pytest.raises(FolderError, match="cannot read"):
         read_folder(written / "nowhere")
 
 
-def test_a_root_of_strangers_does_not_hold_the_targets(repository: Repository, written: Path) -> None:
+def test_targets_under_a_foreign_root_are_refused(repository: Repository, written: Path) -> None:
     (written / "1.root.json").write_bytes(Repository().store.files["root", 1].data)
     with pytest.raises(PublicationRefused, match="not signed by the keys"):
         read_folder(written)
 
 
-def test_a_holder_signs_upon_targets_of_the_own_key_only(repository: Repository) -> None:
+def test_a_holder_signs_only_after_targets_of_the_same_key(repository: Repository) -> None:
     targets: MetadataFile = repository.latest.targets
     check_own(targets, repository.targets)
-    with pytest.raises(PublicationRefused, match="who carried them here"):
+    with pytest.raises(PublicationRefused, match="who carried the folder here"):
         check_own(targets, signer_of(p256()))

@@ -1,4 +1,4 @@
-"""`cloud.fabric.tuf.offline`: changes that the offline holders make."""
+"""`cloud.fabric.tuf.offline`: changes that the holders of the offline keys make."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""`cloud.fabric.tuf.repository`: what is signed, when it is signed again, and what a client makes of it."""
+"""`cloud.fabric.tuf.repository`: the signed files, when they are signed again, and whether a client accepts them."""
 
 from datetime import datetime, timedelta
 
@@ -21,7 +21,7 @@ DAY = timedelta(days=1)
 
 
 def verified(repository: Repository, now: datetime) -> TrustedMetadataSet:
-    """What the library's client makes of the newest files, judged at `now`."""
+    """Update the library's client from the newest files, with its clock at `now`."""
     trusted = TrustedMetadataSet(repository.store.files["root", 1].data, EnvelopeType.METADATA)
     trusted.reference_time = now
     trusted.update_timestamp(repository.latest.timestamp.data)
@@ -30,7 +30,7 @@ def verified(repository: Repository, now: datetime) -> TrustedMetadataSet:
     return trusted
 
 
-def test_a_new_repository_verifies_and_has_the_lives_of_the_design() -> None:
+def test_a_new_repository_verifies_and_has_the_documented_lives() -> None:
     repository = Repository()
     trusted = verified(repository, START)
     assert trusted.root.consistent_snapshot is True
@@ -106,7 +106,7 @@ def test_the_pin_names_the_root_and_nothing_else() -> None:
     repository = Repository()
     root = repository.store.files["root", 1]
     assert str(pin_of(root)) == f"1:{sha256_hex(root.data)}"
-    with pytest.raises(ValueError, match="made of a root"):
+    with pytest.raises(ValueError, match="made from a root"):
         pin_of(repository.latest.targets)
 
 

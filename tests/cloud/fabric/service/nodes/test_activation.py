@@ -1,4 +1,4 @@
-"""`cloud.fabric.service.nodes.activation`: one chip, one node, one seat, whatever is repeated or raced."""
+"""`cloud.fabric.service.nodes.activation`: one chip is one node with one seat, also with repeated requests."""
 
 import asyncio
 from datetime import timedelta
@@ -52,7 +52,7 @@ async def test_a_byte_identical_proof_gets_the_stored_answer(world: World) -> No
         await machine.prove(challenge, machine.proof(challenge))
 
 
-async def test_a_proof_carries_on_where_the_issuer_was_away(world: World) -> None:
+async def test_a_repeated_proof_continues_after_an_outage_of_the_issuer(world: World) -> None:
     code = await world.code()
     machine = Machine(world)
     challenge = await machine.start(code.secret)
@@ -220,7 +220,7 @@ async def test_unconfirmed_activations_of_a_chip_are_bounded(world: World) -> No
     assert (await machine.prove(challenge, body)).generation == activation.PENDING_PER_NODE_MAX + 1
 
 
-async def test_evidence_is_judged(world: World) -> None:
+async def test_evidence_is_checked(world: World) -> None:
     code = await world.code()
     machine = Machine(world)
     evidence = msgspec.structs.replace(machine.evidence(), ek_certificate=None)
@@ -248,7 +248,7 @@ async def test_another_csr_is_refused_and_nothing_changes(world: World) -> None:
     assert await world.seats_taken(code) == 0
 
 
-async def test_wished_for_extensions_cost_no_seat(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_csr_with_extensions_costs_no_seat(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.simulators import forged_evidence
 
     def wishing(key: ec.EllipticCurvePrivateKey) -> bytes:

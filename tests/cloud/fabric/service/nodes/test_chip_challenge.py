@@ -1,4 +1,4 @@
-"""`cloud.fabric.service.nodes.chip_challenge`: challenges to a chip, and checks of what answers them."""
+"""`cloud.fabric.service.nodes.chip_challenge`: challenges to a chip, and the checks of the answers."""
 
 from protocol.ids import TenantId, make_id
 from tests.cloud.fabric.support import World

@@ -1,4 +1,4 @@
-"""`cloud.fabric.service.nodes.closing`: Breakwater is told of closed generations until it has closed them."""
+"""`cloud.fabric.service.nodes.closing`: Breakwater is asked to close generations until it has closed them."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -9,7 +9,7 @@ from tests.cloud.breakwater.support import Clock
 from tests.cloud.fabric.support import Machine, World, background, change, run_once, world_at
 
 
-async def test_closing_is_driven_until_it_is_done(home: Path, databases: Path) -> None:
+async def test_closing_is_repeated_until_it_is_done(home: Path, databases: Path) -> None:
     clock = Clock()
     async with world_at(home, databases, clock) as world:
         machine = Machine(world)
@@ -21,7 +21,7 @@ async def test_closing_is_driven_until_it_is_done(home: Path, databases: Path) -
         await run_once(world, made)
         assert (await world.node(machine.node)).closing
         tenant, node = machine.activated.tenant, machine.node  # type: ignore[union-attr]
-    # A restart: nothing is remembered but the rows.
+    # A restart: only the rows remain.
     clock.forward(timedelta(seconds=1))
     async with world_at(home, databases, clock, first=False) as world:
         assert await world.issuer.generations.is_open(tenant, node, 1)
@@ -35,7 +35,7 @@ async def test_closing_is_driven_until_it_is_done(home: Path, databases: Path) -
         assert world.issuer.calls == calls
 
 
-async def test_a_node_that_the_issuer_refuses_holds_up_no_other(world: World) -> None:
+async def test_a_node_that_the_issuer_refuses_does_not_stop_the_others(world: World) -> None:
     code = await world.code(seats=2)
     machines = [Machine(world, label) for label in ("ek", "another ek")]
     for machine in machines:

@@ -1,4 +1,4 @@
-"""`cloud.fabric.service.nodes.confirm`: a generation becomes the node's, over real rows and a real issuer."""
+"""`cloud.fabric.service.nodes.confirm`: a confirmed generation becomes the node's current one."""
 
 import pytest
 

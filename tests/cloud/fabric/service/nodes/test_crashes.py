@@ -1,8 +1,8 @@
-"""A crash before and after every durable write and every call to the issuer, then a restart and a repeat: one node, one
-seat, one open generation, on both sides.
+"""A crash before and after every durable write and every call to the issuer, then a restart and a repeat.
 
-In this process, with the real database files and the real issuer: the crash is an exception that nothing handles, and
-the restart opens the same files anew. (Killing real processes is the business of the tests of the whole system.)
+Afterwards there is one node, one seat and one open generation, at Fabric and at the issuer. The test runs in one
+process, with real databases and the real issuer. The crash is an exception that no code handles. The restart opens the
+same databases again. The system tests kill real processes (`tests/system/test_fault_walk.py`).
 """
 
 import shutil
@@ -41,15 +41,15 @@ NAMES = {
     "issuer.session",
     "issuer.close",
 }
-"""What this life passes; refresh, lapse and freed seats, which only time brings, have tests of their own."""
+"""The fault points that this scenario passes. Refresh, lapse and freed seats have separate tests."""
 
 
 class Crash(BaseException):
-    """The process is gone."""
+    """The simulated process has crashed."""
 
 
 class Faults:
-    """The hook of this test file; it is installed once, and quiet unless a test arms it."""
+    """The fault hook of this test file. It is installed once, and does nothing until a test arms it."""
 
     def __init__(self) -> None:
         self.hook: Callable[[str, str], None] | None = None
@@ -73,7 +73,7 @@ FAULTS = Faults()
 
 @dataclass
 class Run:
-    """One activation as the machine keeps it."""
+    """One activation, with the values that the machine keeps."""
 
     machine: Machine
     challenge: Challenge | None = None
@@ -83,7 +83,7 @@ class Run:
 
 @dataclass
 class Durable:
-    """What the machine and the operator keep over a crash of the cloud: requests that had no answer yet are repeated."""
+    """The state of machine and operator, which survives a crash of the cloud. Unanswered requests are repeated."""
 
     code: str = ""
     runs: list[Run] = field(default_factory=list)
@@ -92,7 +92,7 @@ class Durable:
 
 
 async def live(world: World, kept: Durable) -> None:
-    """Activate twice, revoke, hear of it; every step is skipped once it has been answered."""
+    """Activate twice, revoke, receive the revocation. A step that was answered is skipped."""
     while sum(run.confirmed for run in kept.runs) < 2:
         if not kept.runs or kept.runs[-1].confirmed:
             kept.runs.append(Run(Machine(world)))
@@ -139,8 +139,9 @@ def watch(world: World, hook: Callable[[str, str], None]) -> None:
 
 
 def left_behind(databases: Path, again: Path) -> Path:
-    """What a crash leaves is the files as they are; a copy proves that nothing else is needed. (On PostgreSQL they say
-    where the databases are, and the server has rolled back what was open.)
+    """Copy the files as the crash left them. The copy shows that no other state is needed.
+
+    On PostgreSQL the files name the databases. The server has rolled back the open transactions.
     """
     again.mkdir()
     for file in databases.iterdir():

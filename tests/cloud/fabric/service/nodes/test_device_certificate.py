@@ -1,4 +1,4 @@
-"""`cloud.fabric.service.nodes.device_certificate`: a good one is read, one mutation of it is refused at its step."""
+"""`cloud.fabric.service.nodes.device_certificate`: a valid certificate is read, and each mutation is refused."""
 
 from datetime import timedelta
 
@@ -38,7 +38,7 @@ async def test_certificates_of_another_kind(world: World, machine: Machine) -> N
 
 
 def test_each_rule_of_device_certificates() -> None:
-    """Certificates by the right CA, each wrong in one thing."""
+    """Certificates from the right CA, each wrong in one field."""
     from tests.cloud import pki as paper
 
     made = Pki()
@@ -49,7 +49,7 @@ def test_each_rule_of_device_certificates() -> None:
     bad = {
         "CA of its class": made.leaf(made.services, (paper.NODE_URI,), subject=subject, usages=device),
         "extended key usage": made.leaf(made.nodes, (paper.NODE_URI,), subject=subject, usages=(*device, paper.CLIENT)),
-        "not one of a node": made.leaf(made.nodes, (paper.service_uri("fabric"),), subject=subject, usages=device),
+        "does not name a node": made.leaf(made.nodes, (paper.service_uri("fabric"),), subject=subject, usages=device),
         "2 URI names": made.leaf(made.nodes, (paper.NODE_URI, paper.NODE_URI), subject=subject, usages=device),
         "does not name": made.leaf(made.nodes, (paper.NODE_URI,), subject=subject[1:], usages=device),
         "cannot be read": made.leaf(

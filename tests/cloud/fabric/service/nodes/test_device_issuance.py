@@ -1,4 +1,4 @@
-"""`cloud.fabric.service.nodes.device_issuance`: what the issuer's refusal means to an exchange."""
+"""`cloud.fabric.service.nodes.device_issuance`: which refusal of the exchange a refusal by the issuer becomes."""
 
 import pytest
 
@@ -22,7 +22,7 @@ def test_expected_refusals_become_the_exchanges_own(code: str, kind: type[Refuse
 
 
 @pytest.mark.parametrize("error", [IssuerRefused("peer_refused", "who are you"), IssuerUnavailable("away")])
-def test_what_no_exchange_expects_stays_as_it_is(error: Exception) -> None:
+def test_an_unexpected_refusal_passes_through(error: Exception) -> None:
     with pytest.raises(type(error)) as caught, issuer_refusals_of("activation"):
         raise error
     assert caught.value is error

@@ -1,7 +1,8 @@
-"""Seats, generations and standing under random orders of what nodes, operators, clock and issuer do.
+"""Seats, generations and standing under random orders of actions by nodes, operators, clock and issuer.
 
-Two chips, a few codes with few seats. After every act each code's seats are those of the nodes that hold one of it;
-after everything has been driven to its end, nobody holds a seat for nothing and the issuer has closed what is closed.
+There are two chips, and a few codes with few seats. After every action, the taken seats of a code are those of the
+nodes that hold one. When all work is finished, no node holds a seat without need, and the issuer has closed every
+generation that Fabric has closed.
 """
 
 import asyncio
@@ -25,7 +26,7 @@ CHANGES: tuple[Change, ...] = ("suspend", "resume", "revoke", "release")
 
 
 class Run:
-    """One run: the world, its dice, and what was made so far."""
+    """One run: the world, the random generator, and the objects made so far."""
 
     def __init__(self, world: World, seed: int) -> None:
         self.world = world
@@ -39,7 +40,7 @@ class Run:
         self.machines.append(machine)
 
     async def activate_in_vain(self) -> None:
-        """The issuer is away at the proof, or refuses the CSR for good."""
+        """The issuer is unavailable at the proof, or refuses the CSR."""
 
         def refuse(name: str) -> None:
             if name == "device":
@@ -79,10 +80,10 @@ class Run:
         try:
             await self.dice.choice(acts)()
         except (errors.Refused, errors.IssuerUnavailable, errors.IssuerRefused):
-            return  # a refusal is as good as any answer: what counts is what it leaves behind
+            return  # A refusal is allowed here. The test checks the state that it leaves.
 
     async def check(self) -> list[NodeRow]:
-        """What holds at every moment."""
+        """Check the conditions that hold after every action."""
         nodes = await self.world.stores.nodes.page("", "", "", 10)
         for code in self.codes:
             held = [node for node in nodes if node.seat_held and node.code == code.code.id]

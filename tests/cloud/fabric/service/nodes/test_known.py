@@ -1,4 +1,4 @@
-"""`cloud.fabric.service.nodes.known`: one load of node and generation, one refusal of what is unknown."""
+"""`cloud.fabric.service.nodes.known`: node and generation are loaded together, and unknown ones get one refusal."""
 
 import pytest
 

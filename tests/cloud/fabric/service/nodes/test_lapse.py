@@ -1,4 +1,4 @@
-"""`cloud.fabric.service.nodes.lapse`: half-done activations end, and seats come back exactly once."""
+"""`cloud.fabric.service.nodes.lapse`: unfinished activations end, and each seat is freed exactly once."""
 
 import asyncio
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""`cloud.fabric.service.nodes.renewal`: the chip of a generation gets a certificate for it, and nobody gets anything else."""
+"""`cloud.fabric.service.nodes.renewal`: only the chip of a generation gets a certificate for it."""
 
 import asyncio
 from collections.abc import Callable
@@ -57,7 +57,7 @@ async def machine(world: World) -> Machine:
 
 
 def expire(machine: Machine) -> None:
-    """Past the end of the device certificate."""
+    """A time after the end of the device certificate."""
     assert machine.activated is not None
     leaf = x509.load_der_x509_certificate(machine.activated.certificate_chain[0])
     machine.world.clock.forward(leaf.not_valid_after_utc - machine.world.clock() + timedelta(days=1))
@@ -145,7 +145,7 @@ async def test_another_key_takes_the_place_of_the_old_one(world: World, machine:
     machine.activated, machine.node_key = old, old_key
     with pytest.raises(errors.CertificateRefused):
         await machine.session()
-    # A disk of before: the chip is what counts, so it can have its key back.
+    # The machine's disk was restored from an old copy. The chip is the same, so its old key is accepted again.
     await renew(machine, old_key)
     await machine.peer()
 
@@ -180,8 +180,8 @@ async def test_the_same_key_is_renewed_in_the_last_third_only(world: World, mach
     await renew(machine)
 
 
-async def test_a_certificate_by_a_ca_that_has_left_the_trust_is_due(world: World, machine: Machine) -> None:
-    """A node that slept through a rotation: its certificate opens no session, and its chip is the same."""
+async def test_a_certificate_from_a_ca_that_is_no_longer_trusted_is_due(world: World, machine: Machine) -> None:
+    """A node was offline during a rotation. Its certificate opens no session, and its chip is the same."""
     der = _reissued(machine)
     assert machine.activated is not None
     machine.activated = msgspec.structs.replace(machine.activated, certificate_chain=(der, b""))
@@ -190,7 +190,7 @@ async def test_a_certificate_by_a_ca_that_has_left_the_trust_is_due(world: World
 
 
 def _reissued(machine: Machine) -> bytes:
-    """The machine's certificate by a CA that nobody knows."""
+    """The machine's certificate from an unknown CA."""
     assert machine.activated is not None
     leaf = x509.load_der_x509_certificate(machine.activated.certificate_chain[0])
     builder = x509.CertificateBuilder(
@@ -234,21 +234,21 @@ async def test_the_key_changes_with_the_certificate_and_not_before(world: World,
     await machine.peer()
 
 
-async def test_a_closed_generation_is_told_why_and_gets_nothing_else(world: World, machine: Machine) -> None:
+async def test_a_closed_generation_gets_its_revocation_and_no_certificate(world: World, machine: Machine) -> None:
     first = replace(machine)
     await machine.join((await world.code()).secret)
     expire(first)
     challenge = await start(first)
     with pytest.raises(errors.GenerationClosed) as refusal:
         await prove(first, challenge, proof(first, paper(first, challenge).prove()))
-    told = world.statement(refusal.value.statement)
-    assert isinstance(told, Revocation)
-    assert (told.generation, told.reason) == (1, "superseded")
+    revocation = world.statement(refusal.value.statement)
+    assert isinstance(revocation, Revocation)
+    assert (revocation.generation, revocation.reason) == (1, "superseded")
     assert refusal.value.freshness
     assert world.issuer.calls.count("device") == 2
 
 
-async def test_a_revoked_node_is_told_so_whenever_it_was_revoked(world: World, machine: Machine) -> None:
+async def test_a_revoked_node_gets_its_revocation_whenever_it_was_revoked(world: World, machine: Machine) -> None:
     expire(machine)
     challenge = await start(machine)
     body = proof(machine, paper(machine, challenge).prove())
@@ -256,9 +256,9 @@ async def test_a_revoked_node_is_told_so_whenever_it_was_revoked(world: World, m
     async def refused() -> str:
         with pytest.raises(errors.GenerationClosed) as refusal:
             await prove(machine, challenge, body)
-        told = world.statement(refusal.value.statement)
-        assert isinstance(told, Revocation)
-        return told.reason
+        revocation = world.statement(refusal.value.statement)
+        assert isinstance(revocation, Revocation)
+        return revocation.reason
 
     await change(world, machine, "revoke", "stolen")
     assert await refused() == "revoked"
@@ -314,7 +314,7 @@ STRANGERS: dict[str, Callable[[Machine], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("of", STRANGERS.values(), ids=STRANGERS)
-async def test_whatever_does_not_fit_is_answered_alike(
+async def test_every_mismatch_gets_the_same_answer(
     world: World, machine: Machine, of: Callable[[Machine], dict[str, Any]]
 ) -> None:
     expire(machine)
@@ -340,12 +340,12 @@ async def test_unknown_nodes_are_answered_like_the_wrong_chip(world: World, mach
 async def test_a_generation_that_was_never_confirmed_has_nothing_to_renew(world: World) -> None:
     machine = Machine(world)
     await machine.activate((await world.code()).secret)
-    with pytest.raises(errors.CertificateRefused, match="not of a machine"):
+    with pytest.raises(errors.CertificateRefused, match="do not match a known machine"):
         await start(machine)
 
 
 @pytest.mark.parametrize("der", [b"", b"0\x00", b"0\x82\xff\xff" + bytes(64)])
-async def test_what_is_no_certificate(world: World, machine: Machine, der: bytes) -> None:
+async def test_malformed_certificates_are_refused(world: World, machine: Machine, der: bytes) -> None:
     with pytest.raises(errors.CertificateRefused, match="cannot be read"):
         await start(machine, device_certificate=der)
 
@@ -362,7 +362,7 @@ FORGED: list[tuple[str, int, Callable[[PaperChip], Proof]]] = [
     ("a quote", 23, lambda chip: replace(chip, kind=QUOTE).prove()),
     ("over another secret", 24, lambda chip: replace(chip, nonce_secret=bytes(32)).prove()),
     ("over another request", 24, lambda chip: replace(chip, nonce_csr=b"another").prove()),
-    ("of another key", 25, lambda chip: replace(chip, name=b"\x00\x0b" + bytes(32)).prove()),
+    ("about another key", 25, lambda chip: replace(chip, name=b"\x00\x0b" + bytes(32)).prove()),
     ("a request for another key", 27, lambda chip: replace(chip, csr=request(p256("software"))).prove()),
     (
         "a request that its key did not sign",
@@ -451,13 +451,13 @@ async def test_renewals_of_a_day_are_bounded(world: World, machine: Machine) -> 
     expire(machine)
     for _ in range(PROVED_PER_DAY_MAX):
         await renew(machine, new_key())
-    with pytest.raises(errors.TooManyChallenges, match="day"):
+    with pytest.raises(errors.TooManyChallenges, match="last 24 hours"):
         await renew(machine, new_key())
     world.clock.forward(timedelta(days=1))
     await renew(machine, new_key())
 
 
-async def test_asking_is_bounded_before_the_database(
+async def test_starts_are_bounded_before_the_database(
     world: World, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expire(machine)
@@ -484,7 +484,7 @@ async def test_asking_is_bounded_before_the_database(
 async def test_forged_certificates_take_no_place_of_the_nodes_they_name(
     world: World, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A node's id is no secret: whoever knows it must not be able to keep the node from renewing."""
+    """A node's id is not secret. A caller that knows it must not be able to stop the node from renewing."""
     monkeypatch.setattr(renewal_starts, "STARTS_MAX", 30)
     expire(machine)
     forged, stranger = _reissued(machine), Machine(world, "stranger").evidence()
@@ -501,13 +501,13 @@ async def test_forged_certificates_take_no_place_of_the_nodes_they_name(
     await start(other)
 
 
-async def test_whom_a_tenant_admits_is_told_to_nobody(world: World, machine: Machine) -> None:
-    """The evidence of a chip that nobody here believes is answered like a wrong one, by a certificate out of thin air."""
+async def test_no_answer_reveals_which_chips_a_tenant_admits(world: World, machine: Machine) -> None:
+    """With an invented certificate, evidence of an untrusted chip gets the same answer as a wrong chip."""
     expire(machine)
-    nobody = EndorsementEvidence(b"", Machine(world, "stranger").evidence().ak_public)
+    stranger = EndorsementEvidence(b"", Machine(world, "stranger").evidence().ak_public)
     for der in (starting(machine).device_certificate, _reissued(machine)):
         with pytest.raises(errors.CertificateRefused) as refusal:
-            await start(machine, device_certificate=der, evidence=nobody)
+            await start(machine, device_certificate=der, evidence=stranger)
         assert refusal.value.detail == UNKNOWN_MACHINE
     with pytest.raises(errors.EvidenceNotAccepted):
         await start(machine, evidence=msgspec.structs.replace(machine.evidence(), ek_public=b""))
@@ -516,7 +516,7 @@ async def test_whom_a_tenant_admits_is_told_to_nobody(world: World, machine: Mac
 async def test_of_two_renewals_at_once_the_later_key_counts_and_the_other_is_revoked(
     world: World, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The one for the old key began before the other changed it, and must not think that nothing has changed."""
+    """The renewal of the old key began before the other one changed the key. It must detect the change."""
     expire(machine)
     old = await start(machine)
     body = proof(machine, paper(machine, old).prove())
@@ -532,7 +532,7 @@ async def test_of_two_renewals_at_once_the_later_key_counts_and_the_other_is_rev
     monkeypatch.setattr(world.issuer, "issue_device", overtaken)
     await prove(machine, old, body)
     assert (await world.generation(machine.node, 1)).node_public_key == spki(machine.node_key)
-    assert [row.state for row in await rows(machine)] == ["issued", "issued"], "the issuer has still to hear of both"
+    assert [row.state for row in await rows(machine)] == ["issued", "issued"], "both renewals still wait for the issuer"
 
 
 async def test_a_request_that_the_issuer_refuses_leaves_the_old_key(world: World, machine: Machine) -> None:
@@ -562,7 +562,7 @@ async def test_old_renewals_are_forgotten(world: World, machine: Machine) -> Non
 
 
 async def test_a_due_certificate_still_opens_sessions(world: World, machine: Machine) -> None:
-    """Renewing does not take the old certificate of the same key out of force."""
+    """After a renewal with the same key the old certificate is still valid."""
     assert machine.activated is not None
     leaf = x509.load_der_x509_certificate(machine.activated.certificate_chain[0])
     world.clock.forward(leaf.not_valid_after_utc - world.clock() - timedelta(days=1))

@@ -1,4 +1,4 @@
-"""`cloud.fabric.service.nodes.renewal_starts`: bounds for one certificate and in all, and none takes another's place."""
+"""`cloud.fabric.service.nodes.renewal_starts`: separate limits for each certificate and in total."""
 
 from datetime import UTC, datetime
 
@@ -35,7 +35,7 @@ def test_all_certificates_together_are_bounded_and_a_refusal_takes_no_place(monk
     assert len(starts._tally) == 2
 
 
-def test_what_no_published_ca_signed_is_counted_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_certificates_of_unknown_cas_are_counted_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(renewal_starts, "STARTS_MAX", 3)
     starts = RenewalStarts()
     assert [refused(starts, "") for _ in range(5)] == [False] * 3 + [True] * 2

@@ -1,4 +1,4 @@
-"""`cloud.fabric.service.nodes.seen`: what sessions showed is stored together, and nothing that came meanwhile is lost."""
+"""`cloud.fabric.service.nodes.seen`: the values of sessions are stored together, and none is lost."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -16,7 +16,7 @@ def shown(version: str) -> Seen:
 
 
 class Nodes:
-    """The one query of the store that is run."""
+    """The only query of the store that is used."""
 
     def __init__(self) -> None:
         self.stored: list[tuple[str, str]] = []
@@ -45,7 +45,7 @@ async def test_the_last_session_of_each_generation_is_stored_in_one_transaction(
     assert (nodes.transactions, nodes.stored, len(seen)) == (1, [("one.1", "1.1"), ("two.1", "1.0")], 0)
 
 
-async def test_what_comes_while_it_is_stored_waits_for_the_next_time() -> None:
+async def test_values_that_arrive_during_a_store_wait_for_the_next_one() -> None:
     nodes = Nodes()
     seen = SeenSessions(transaction=nodes.transaction, nodes=cast(NodeStore, nodes))
     seen.note("one.1", shown("1.0"))

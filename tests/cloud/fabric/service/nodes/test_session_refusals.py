@@ -1,4 +1,4 @@
-"""`cloud.fabric.service.nodes.session_refusals`: refused proofs are written down, a bounded number."""
+"""`cloud.fabric.service.nodes.session_refusals`: a limited number of refused proofs is recorded."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""`cloud.fabric.service.nodes.sessions`: a good proof gets a session, one mutation of it is refused at its step."""
+"""`cloud.fabric.service.nodes.sessions`: a valid proof opens a session, and each mutation is refused at its step."""
 
 from datetime import timedelta
 from typing import Any
@@ -79,7 +79,7 @@ async def test_the_key_must_be_the_generations_own(world: World, machine: Machin
         await world.parts.nodes.sessions.open_session(mixed)
 
 
-async def test_a_session_csr_that_wishes_for_extensions(world: World, machine: Machine) -> None:
+async def test_a_session_csr_that_asks_for_extensions(world: World, machine: Machine) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)

@@ -1,4 +1,4 @@
-"""`cloud.fabric.service.nodes.statement`: refreshes over real rows."""
+"""`cloud.fabric.service.nodes.statement`: refreshes with real rows."""
 
 from datetime import timedelta
 

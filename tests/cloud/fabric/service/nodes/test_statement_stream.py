@@ -1,4 +1,4 @@
-"""`cloud.fabric.service.nodes.statement_stream`: the numbers of statements only rise."""
+"""`cloud.fabric.service.nodes.statement_stream`: the `seq` of statements only rises."""
 
 import msgspec
 
@@ -6,7 +6,7 @@ from protocol.limits import SEQ_JUMP_MAX
 from tests.cloud.fabric.support import Machine, World
 
 
-async def test_a_presented_statement_ahead_is_outbid(world: World) -> None:
+async def test_the_next_statement_follows_a_presented_one_that_is_ahead(world: World) -> None:
     machine = Machine(world)
     first = await machine.join((await world.code()).secret)
     peer = await machine.peer()

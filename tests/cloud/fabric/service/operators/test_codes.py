@@ -1,4 +1,4 @@
-"""`cloud.fabric.service.operators.codes`: codes are made, shown without their secret, and revoked."""
+"""`cloud.fabric.service.operators.codes`: codes are made, listed without their text, and revoked."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -38,7 +38,7 @@ async def test_the_secret_is_answered_once_and_kept_as_a_hash(world: World) -> N
         {"seats": 0},
         {"seats": SEATS_MAX + 1},
         {"expires_at": datetime(2020, 1, 1, tzinfo=UTC)},
-        {"expires_at": datetime(2026, 12, 1)},  # noqa: DTZ001  a time without a zone is what is refused
+        {"expires_at": datetime(2026, 12, 1)},  # noqa: DTZ001  the test needs a time without a zone
         {"expires_at": datetime(2040, 1, 1, tzinfo=UTC)},
         {"lease": schemas.LeaseTerms(9, 8, 7, 6)},
         {"readmit_node": NodeId(make_id("node", 9, bytes(10)))},
@@ -59,7 +59,7 @@ async def test_a_code_is_of_a_tenant_that_exists(world: World) -> None:
         await world.parts.operators.codes.page(NOBODY, "", 10)
 
 
-async def test_a_revoked_code_activates_nobody_and_a_repeat_is_harmless(world: World) -> None:
+async def test_a_revoked_code_activates_no_machine_and_a_repeat_is_harmless(world: World) -> None:
     made = await world.code()
     revoked = [await world.parts.operators.codes.revoke(ALICE, made.code.id) for _ in range(2)]
     assert revoked[0] == revoked[1]

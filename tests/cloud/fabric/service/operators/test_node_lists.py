@@ -1,4 +1,4 @@
-"""`cloud.fabric.service.operators.node_lists`: nodes and their generations, by pages."""
+"""`cloud.fabric.service.operators.node_lists`: pages of nodes, and a node with its generations."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""`cloud.fabric.service.operators.standing`: what operators change, and what the node is told of it."""
+"""`cloud.fabric.service.operators.standing`: changes by operators, and the statements that the node gets."""
 
 from datetime import timedelta
 
@@ -42,7 +42,7 @@ async def test_suspension_is_carried_over(world: World) -> None:
     assert (second.generation, second.reason) == (2, "unpaid")
 
 
-async def test_revoked_is_told_and_stays(world: World) -> None:
+async def test_a_revoked_node_gets_its_revocation_and_stays_revoked(world: World) -> None:
     code = await world.code()
     machine = Machine(world)
     await machine.join(code.secret)
@@ -54,12 +54,12 @@ async def test_revoked_is_told_and_stays(world: World) -> None:
     with pytest.raises(errors.GenerationClosed) as refused:
         await machine.session()
     answer = StatementAnswer(refused.value.statement, refused.value.freshness)
-    told = world.verified(answer, peer)
-    assert isinstance(told, Revocation)
-    assert told.reason == "revoked"
+    revocation = world.verified(answer, peer)
+    assert isinstance(revocation, Revocation)
+    assert revocation.reason == "revoked"
     with pytest.raises(errors.GenerationClosed):
         await world.parts.nodes.statements.statement(peer, Ask(NONCE))
-    assert world.statement((await world.parts.nodes.statements.closed_answer(peer)).statement) == told
+    assert world.statement((await world.parts.nodes.statements.closed_answer(peer)).statement) == revocation
     with pytest.raises(errors.GenerationClosed):
         await machine.session()
     assert (await world.actions(machine.node)).count("revocation.told") == 1
@@ -123,7 +123,7 @@ async def test_release_frees_the_seat_at_once(world: World) -> None:
     assert back.node == machine.node
 
 
-async def test_a_change_of_nothing_is_not_found(world: World) -> None:
+async def test_a_change_of_an_unknown_node_is_not_found(world: World) -> None:
     machine = Machine(world)
     await machine.join((await world.code()).secret)
     ghost = msgspec.structs.replace(

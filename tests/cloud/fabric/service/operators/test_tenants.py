@@ -24,7 +24,7 @@ def pem(generation: int) -> str:
 
 
 async def test_a_new_tenant_admits_attested_machines_only(world: World) -> None:
-    world.clock.forward(timedelta(seconds=1))  # ids of one millisecond are in no order
+    world.clock.forward(timedelta(seconds=1))  # Ids of the same millisecond have no order.
     made = await world.parts.operators.tenants.create(ALICE, schemas.CreateTenant("Mills Ltd"))
     assert await world.parts.operators.tenants.show(made.id) == made
     assert (made.name, made.tiers) == ("Mills Ltd", ("attested",))
@@ -40,7 +40,7 @@ async def test_a_name_is_bounded_and_printable(world: World, name: str) -> None:
         await world.parts.operators.tenants.create(ALICE, schemas.CreateTenant(name))
 
 
-async def test_roots_that_are_there_are_left_alone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_roots_are_added_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     service, body = world.parts.operators.tenants, schemas.AddEkRoots(pem(2))
     before = len((await service.trust(world.tenant)).ek_roots)
     added = [await service.add_ek_roots(ALICE, world.tenant, body) for _ in range(2)]

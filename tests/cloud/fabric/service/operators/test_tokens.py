@@ -1,4 +1,4 @@
-"""`cloud.fabric.service.operators.tokens`: who a token stands for, until it expires or is revoked."""
+"""`cloud.fabric.service.operators.tokens`: a token authenticates an operator until it expires or is revoked."""
 
 from datetime import datetime, timedelta
 
@@ -13,7 +13,7 @@ from tests.cloud.fabric.support import ALICE, World
 HOUR = timedelta(hours=1)
 
 
-async def test_a_token_stands_for_an_operator_until_it_expires(world: World) -> None:
+async def test_a_token_authenticates_an_operator_until_it_expires(world: World) -> None:
     tokens = world.parts.operators.tokens
     made = await tokens.create(ALICE, schemas.CreateToken("ci", world.clock() + HOUR))
     assert await tokens.authenticate(made.secret) == Operator(made.token.id, "ci")
@@ -25,9 +25,9 @@ async def test_a_token_stands_for_an_operator_until_it_expires(world: World) -> 
     assert await tokens.authenticate(made.secret) is None
 
 
-async def test_a_revoked_token_counts_no_more_and_a_repeat_is_harmless(world: World) -> None:
+async def test_a_revoked_token_is_refused_and_a_repeat_is_harmless(world: World) -> None:
     tokens = world.parts.operators.tokens
-    world.clock.forward(timedelta(seconds=1))  # ids of one millisecond are in no order
+    world.clock.forward(timedelta(seconds=1))  # Ids of the same millisecond have no order.
     made = await tokens.create(ALICE, schemas.CreateToken("ci"))
     revoked = [await tokens.revoke(ALICE, made.token.id) for _ in range(2)]
     assert revoked[0] == revoked[1]
@@ -47,8 +47,8 @@ async def test_no_token_revokes_itself(world: World) -> None:
         await tokens.revoke(ALICE, TokenId(make_id("tok", 9, bytes(10))))
 
 
-async def test_an_end_lies_in_the_future_and_has_a_zone(world: World) -> None:
-    naive = datetime(2030, 1, 1)  # noqa: DTZ001  a time without a zone is what is refused
+async def test_an_expiry_time_is_in_the_future_and_has_a_zone(world: World) -> None:
+    naive = datetime(2030, 1, 1)  # noqa: DTZ001  the test needs a time without a zone
     for end in (world.clock(), naive):
         with pytest.raises(Invalid, match="expires_at"):
             await world.parts.operators.tokens.create(ALICE, schemas.CreateToken("ci", end))

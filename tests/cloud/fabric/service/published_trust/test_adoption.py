@@ -1,4 +1,4 @@
-"""`cloud.fabric.service.published_trust.adoption`: nodes are counted and named by their trust."""
+"""`cloud.fabric.service.published_trust.adoption`: nodes are counted and listed by the trust that they use."""
 
 import pytest
 
@@ -40,4 +40,4 @@ async def test_a_fleet_is_walked_in_stretches(world: World, monkeypatch: pytest.
     assert (shown.nodes, shown.adopted) == (3, 0)
     missing = await world.parts.trust.adoption.nodes("", "", 50)
     assert [entry.node for entry in missing.items] == sorted(machine.node for machine in machines)
-    assert await world.parts.trust.adoption.named(1, ()) == sorted(machine.node for machine in machines)
+    assert await world.parts.trust.adoption.blocking(1, ()) == sorted(machine.node for machine in machines)

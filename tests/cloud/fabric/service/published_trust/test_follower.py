@@ -1,4 +1,4 @@
-"""`cloud.fabric.service.published_trust.follower`: the current trust becomes what is published."""
+"""`cloud.fabric.service.published_trust.follower`: the published trust becomes the current trust."""
 
 import ssl
 
@@ -8,7 +8,7 @@ from tests.cloud.fabric.publishing import Holders
 from tests.cloud.fabric.support import World
 
 
-async def test_fabric_follows_at_its_next_beat(world: World, holders: Holders) -> None:
+async def test_fabric_follows_at_its_next_step(world: World, holders: Holders) -> None:
     second = Generation()
     before = world.parts.current_trust.trust
     await holders.publish(Changes(add_roots=(second.root.der,), add_nodes=(second.nodes.der,)))
@@ -20,12 +20,12 @@ async def test_fabric_follows_at_its_next_beat(world: World, holders: Holders) -
     kept = current_trust.trust
     await world.follower.run_once()
     assert current_trust.trust is kept, (
-        "the same object while nothing has changed: connections keep what they parsed by it"
+        "the object must stay the same without a change, because connections cache checks for it"
     )
 
 
-async def test_whoever_was_to_hear_of_it_and_failed_hears_again(world: World, holders: Holders) -> None:
-    """Else the listeners would take clients by the trust before until the next publication."""
+async def test_a_failed_replacement_of_the_tls_contexts_is_repeated(world: World, holders: Holders) -> None:
+    """Otherwise the listeners would use the old trust until the next publication."""
     heard: list[int] = []
     current_trust = world.parts.current_trust
 

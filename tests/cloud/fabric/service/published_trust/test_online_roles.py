@@ -1,4 +1,4 @@
-"""`cloud.fabric.service.published_trust.online_roles`: offline roles that expire soon are warned of."""
+"""`cloud.fabric.service.published_trust.online_roles`: warnings about offline roles that expire soon."""
 
 from datetime import timedelta
 
@@ -10,7 +10,7 @@ from tests.cloud.fabric.support import World
 DAY = timedelta(days=1)
 
 
-async def test_the_end_of_targets_is_told_sixty_days_before(world: World, holders: Holders) -> None:
+async def test_a_warning_comes_sixty_days_before_the_targets_expire(world: World, holders: Holders) -> None:
     assert await warn_of_expiry(world.stores.repository, START + 305 * DAY) == ()
     assert await warn_of_expiry(world.stores.repository, START + 306 * DAY) == ("targets",)
     assert await warn_of_expiry(world.stores.repository, START + 4000 * DAY) == ("root", "targets")

@@ -1,4 +1,4 @@
-"""Publishing what was signed offline: what is taken, what is refused with no row written, and what clients make of it."""
+"""`cloud.fabric.service.published_trust.publishing`: files that are published, or refused with no row written."""
 
 import json
 from collections.abc import Callable
@@ -73,14 +73,14 @@ def altered(change: Callable[[dict[str, object]], None]) -> Callable[[bytes], by
 @pytest.mark.parametrize(
     ("bend", "error"),
     [
-        (lambda data: b"", "nothing new"),
+        (lambda data: b"", "neither new roots nor new targets"),
         (lambda data: b"{", "cannot be read"),
         (lambda data: b'{"signed": {"_type": "targets"}, "signatures": []}', "cannot be read"),
         (altered(lambda signed: signed.update(version=3)), "not signed by the keys"),
         (altered(lambda signed: signed.update(expires="2099-01-01T00:00:00Z")), "not signed by the keys"),
     ],
 )
-async def test_metadata_that_do_not_hold(
+async def test_metadata_that_do_not_verify(
     world: World, holders: Holders, bend: Callable[[bytes], bytes], error: str
 ) -> None:
     body, before = await holders.signed(), await rows(world)
@@ -105,7 +105,7 @@ async def test_the_rules_of_tuf(world: World, holders: Holders) -> None:
     await refused("exactly", targets=sign_targets(year, 2, holders.targets, {"services.json": b"{}"}).data)
     await refused("exactly", targets=sign_targets(year, 2, holders.targets, files | {"more.json": b"{}"}).data)
     other = sign_targets(year, 2, holders.targets, files | {TARGET_SERVICES: b"{}"}).data
-    await refused("not the one that was signed", targets=other)
+    await refused("does not match the signed length", targets=other)
     await refused("is missing", targets=other, contents={})
     await refused("missing or cannot be read", targets=other, contents=files | {TARGET_SERVICES: b"{}"})
     await refused("not metadata of targets", targets=(await holders.newest("snapshot")).data)
@@ -130,10 +130,10 @@ OVER = Authority("root over", not_after=START - timedelta(hours=1))
     ("bend", "error"),
     [
         (with_bundle(trust_domain="other.test"), "trust domain"),
-        (with_bundle(roots=(SECOND.root.der,)), "signed by none of the bundle's roots"),
-        (with_bundle(roots=(SECOND.nodes.der,)), "signed by none"),
+        (with_bundle(roots=(SECOND.root.der,)), "no root of the bundle signed"),
+        (with_bundle(roots=(SECOND.nodes.der,)), "no root of the bundle signed"),
         (with_bundle(roots=(OVER.der,)), "not valid at this time"),
-        (with_bundle(roots=(SECOND.root.der,), node_issuers=(NO_CA.der,)), "not the certificate of a CA"),
+        (with_bundle(roots=(SECOND.root.der,), node_issuers=(NO_CA.der,)), "not a CA certificate"),
         (
             with_bundle(
                 roots=(SECOND.root.der,), node_issuers=(SECOND.nodes.der,) * 2, service_issuers=(SECOND.services.der,)
@@ -150,7 +150,7 @@ OVER = Authority("root over", not_after=START - timedelta(hours=1))
             lambda content: msgspec.structs.replace(
                 content, keys=msgspec.structs.replace(content.keys, keys=content.keys.keys[1:])
             ),
-            "which this Fabric signs with",
+            "do not trust the key",
         ),
     ],
 )
@@ -163,10 +163,10 @@ async def test_content_that_no_node_could_use(
         await publish(world, schemas.PublishTrust(targets=targets.data, contents=files))
 
 
-async def test_fabrics_own_certificate_must_stay_believed(world: World, holders: Holders) -> None:
+async def test_fabrics_own_certificate_must_stay_trusted(world: World, holders: Holders) -> None:
     stranger = Generation(7).services.service("fabric")
     world.outside.certificates = {"fabric": stranger}
-    with pytest.raises(TrustRefused, match="own TLS certificate"):
+    with pytest.raises(TrustRefused, match="issuer of this Fabric's TLS certificate"):
         await publish(world, await holders.signed())
 
 
@@ -176,7 +176,7 @@ async def test_an_override_has_a_reason(world: World, holders: Holders) -> None:
         await publish(world, body)
 
 
-async def test_what_was_published_meanwhile_is_not_overwritten(
+async def test_a_publication_in_the_meantime_is_not_overwritten(
     world: World, holders: Holders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mine, theirs = await holders.signed(life=10 * DAY), await holders.signed(life=20 * DAY)
@@ -195,7 +195,7 @@ async def test_what_was_published_meanwhile_is_not_overwritten(
 
 
 async def fetched(world: World, pin_version: int, cache: Path) -> str:
-    """The URL of Fabric, as a client of the library comes to believe it from the pin of that root."""
+    """The URL of Fabric that a client of the library reads, starting from the pin of that root."""
     with Repository().served() as repository:
         repository.store = await mirrored(world)
         pin = pin_of(repository.store.files["root", pin_version])
@@ -230,11 +230,11 @@ async def test_root_and_targets_keys_are_replaced_together(world: World, holders
     world.clock.forward(DAY)
     for cache, version in (("old", 1), ("new", 2)):
         assert await fetched(world, version, tmp_path / cache) == URL
-    # The old keys are worth nothing now, whoever has them.
+    # Signatures by the old keys are refused now.
     with pytest.raises(TrustRefused, match="not signed by the keys"):
         await publish(world, await holders.signed())
     newest = await holders.newest("root")
-    with pytest.raises(ValueError, match="not the one root key"):
+    with pytest.raises(ValueError, match="not the only root key"):
         sign_root(START + ROOT_LIFE, newest, holders.root)
     third = sign_root(START + ROOT_LIFE, newest, new_root)
     assert (await publish(world, schemas.PublishTrust((third.data,)))).root_version == 3
@@ -268,7 +268,7 @@ async def test_a_root_with_other_online_keys_is_refused(world: World, holders: H
     metadata = Metadata(root)
     metadata.sign(holders.root)
     before = await rows(world)
-    with pytest.raises(TrustRefused, match="signs with others"):
+    with pytest.raises(TrustRefused, match="other online keys"):
         await publish(world, schemas.PublishTrust(roots=(metadata.to_bytes(),)))
     assert await rows(world) == before
 

@@ -1,4 +1,4 @@
-"""`cloud.fabric.service.published_trust.renewal_orders`: an order reaches every lease, at its pace."""
+"""`cloud.fabric.service.published_trust.renewal_orders`: an order reaches every lease, at the pace of the order."""
 
 from datetime import timedelta
 
@@ -30,7 +30,7 @@ async def test_an_order_to_renew_reaches_every_lease(world: World) -> None:
     assert (made.nodes, made.woken, made.spread_seconds, made.done) == (2, 0, 0, False)
     assert made.after == world.clock()
     cursors = {machine.node: (await world.node(machine.node)).wake_cursor for machine in (one, two)}
-    assert await one.refresh(peers[one.node]) == before, "until every replica has heard of it"
+    assert await one.refresh(peers[one.node]) == before, "leases carry the order only when every replica knows it"
     world.clock.forward(timedelta(seconds=5))
     await world.follower.run_once()
     for machine in (one, two):
@@ -38,7 +38,7 @@ async def test_an_order_to_renew_reaches_every_lease(world: World) -> None:
         lease = await machine.refresh(peers[machine.node])
         assert isinstance(lease, Lease)
         assert lease.renew_device_after == made.after
-        assert await machine.refresh(peers[machine.node]) == lease, "signed once"
+        assert await machine.refresh(peers[machine.node]) == lease, "the lease is signed once"
     await world.follower.run_once()
     shown = await world.parts.trust.adoption.show()
     assert shown.renewal is not None
@@ -54,8 +54,8 @@ async def test_waking_is_spread_and_survives_a_restart(world: World) -> None:
     woken: list[int] = []
     for _ in range(6):
         woken.append(await world.parts.trust.renewal_orders.wake_due())
-        world.parts.current_trust.order = None  # as after a restart
-        await world.follower.look()
+        world.parts.current_trust.order = None  # In its state after a restart.
+        await world.follower.update()
         world.clock.forward(timedelta(seconds=10))
     assert woken == [0, 1, 1, 1, 1, 0]
     assert world.parts.current_trust.order is not None
@@ -64,8 +64,8 @@ async def test_waking_is_spread_and_survives_a_restart(world: World) -> None:
         assert (await world.node(node)).wake_cursor == cursor + 1
 
 
-async def test_a_lease_is_signed_anew_only_when_the_turn_of_its_node_has_come(world: World) -> None:
-    """Every node asks at each heartbeat: without turns a whole fleet would be ordered within ten minutes."""
+async def test_a_lease_is_signed_again_only_when_the_turn_of_its_node_has_come(world: World) -> None:
+    """Every node asks at each heartbeat. Without turns the order would reach a whole fleet within ten minutes."""
     machines = sorted(await fleet(world, 3), key=lambda machine: machine.node)
     peers = [await session(machine) for machine in machines]
     before = [await machine.refresh(peer) for machine, peer in zip(machines, peers, strict=True)]
@@ -82,7 +82,7 @@ async def test_a_lease_is_signed_anew_only_when_the_turn_of_its_node_has_come(wo
 
 
 async def test_an_order_for_a_later_time_starts_then(world: World) -> None:
-    """Leases that brought it before would have the whole fleet renew in the heartbeat after that time."""
+    """If leases carried the order before, the whole fleet would renew in the first heartbeat after that time."""
     (machine,) = await fleet(world, 1)
     made = await order(world, after=world.clock() + DAY)
     world.clock.forward(DAY)
@@ -98,7 +98,7 @@ async def test_an_order_for_a_later_time_starts_then(world: World) -> None:
     assert lease.renew_device_after == made.after
 
 
-async def test_a_clock_that_goes_back_wakes_nobody(world: World) -> None:
+async def test_a_clock_that_goes_back_wakes_no_node(world: World) -> None:
     await fleet(world, 3)
     await order(world, spread_seconds=30)
     world.clock.forward(timedelta(seconds=25))
@@ -116,7 +116,7 @@ async def test_of_two_replicas_one_wakes(world: World) -> None:
     held = world.parts.current_trust.order
     cursor = (await world.node(machine.node)).wake_cursor
     assert await world.parts.trust.renewal_orders.wake_due() == 1
-    world.parts.current_trust.order = held  # the other replica has not looked yet
+    world.parts.current_trust.order = held  # The follower of the other replica has not run yet.
     await world.follower._try("wake", world.parts.trust.renewal_orders.wake_due)
     assert (await world.node(machine.node)).wake_cursor == cursor + 1
 
@@ -137,7 +137,7 @@ async def test_a_suspended_node_is_left_asleep(world: World) -> None:
 
 
 @pytest.mark.parametrize("body", [{"spread_seconds": -1}, {"spread_seconds": 10**9}, {"reason": "x" * 300}])
-async def test_an_order_that_cannot_be(world: World, body: dict[str, object]) -> None:
+async def test_an_invalid_order_is_refused(world: World, body: dict[str, object]) -> None:
     with pytest.raises(Invalid):
         await order(world, **body)
     assert await world.stores.installation.renewal_order() is None

@@ -1,4 +1,4 @@
-"""A whole generation of CAs is changed under simulated nodes: adoption is counted, drops wait for it, none is cut off."""
+"""A rotation of all CAs with simulated nodes: adoption is counted, early drops are refused, no session is lost."""
 
 import dataclasses
 from datetime import timedelta
@@ -48,9 +48,9 @@ async def test_a_generation_of_cas_is_rotated_without_a_refused_session(
     assert (shown.trust_version, shown.adopted, shown.nodes) == (1, 5, 5)
     assert names(shown.issuers) == {key_id_of(old_nodes): 5}
 
-    # 1 the new generation is published beside the old; nodes take it, by a session or by a question
+    # 1 The new generation of CAs is published beside the old one. Nodes report it in a session or a request.
     await holders.publish(adding)
-    # What is published counts at once, also in a process that has not looked yet.
+    # The new version counts at once, also in a process whose follower has not read it yet.
     world.parts.current_trust.version = 1
     shown = await world.parts.trust.adoption.show()
     assert (shown.trust_version, shown.adopted) == (2, 0)
@@ -59,7 +59,7 @@ async def test_a_generation_of_cas_is_rotated_without_a_refused_session(
     for machine in machines[:3]:
         await session(machine, 2)
     assert (await counted(world)).adopted == 3
-    with pytest.raises(AdoptionIncomplete, match="2 of 5 nodes do not work by version 2") as refused:
+    with pytest.raises(AdoptionIncomplete, match="2 of 5 nodes have not reported version 2") as refused:
         await holders.publish(dropping)
     assert all(machine.node in refused.value.detail for machine in machines)
     for machine in machines[3:]:
@@ -68,7 +68,7 @@ async def test_a_generation_of_cas_is_rotated_without_a_refused_session(
     assert (shown.adopted, shown.nodes) == (5, 5)
     assert (await world.parts.trust.adoption.nodes("", "", 50)).items == ()
 
-    # 2 the new CA issues; nodes renew their device certificates one after the other, sessions go on meanwhile
+    # 2 The new CA issues. Nodes renew their device certificates one after the other, and sessions continue.
     issuer = PaperIssuer(second.nodes, world.clock)
     world.outside.issuer = issuer
     for number, machine in enumerate(machines):
@@ -77,16 +77,16 @@ async def test_a_generation_of_cas_is_rotated_without_a_refused_session(
         await renewed(machine, issuer)
         await session(machine, 2)
         assert names((await counted(world)).issuers).get(second.nodes.key_id) == number + 1
-    with pytest.raises(AdoptionIncomplete, match=f"session certificates of {key_id_of(old_nodes)} count until"):
+    with pytest.raises(AdoptionIncomplete, match=f"session certificates from {key_id_of(old_nodes)} may"):
         await holders.publish(dropping)
 
-    # 3 half a day later no session of the old CA can count any more; Fabric itself is the last
+    # 3 Half a day later every session certificate of the old CA has expired. Fabric renews its own certificate last.
     world.clock.forward(13 * HOUR)
     for machine in machines:
         await session(machine, 2)
     await world.follower.run_once()
     world.outside.certificates = {"fabric": second.services.service("fabric")}
-    with pytest.raises(AdoptionIncomplete, match="Breakwater has not been met yet"):
+    with pytest.raises(AdoptionIncomplete, match="Breakwater does not answer"):
         await holders.publish(dropping)
     both = {name: second.services.service(name) for name in ("fabric", "breakwater")}
     world.outside.certificates = dict(both)
@@ -97,7 +97,7 @@ async def test_a_generation_of_cas_is_rotated_without_a_refused_session(
         await session(machine, 3)
     assert (await counted(world)).adopted == 5
 
-    # 4 what the old CA signed is worth nothing, and who slept through it all finds the new trust by the first pin
+    # 4 Certificates of the old CA are refused. A node that was offline finds the new trust from the first pin.
     with pytest.raises(CertificateRefused, match="not issued by the CA"):
         await session(sleeper, 1)
     with Repository().served() as repository:
@@ -127,12 +127,12 @@ async def test_the_old_device_certificate_is_refused_after_the_drop(world: World
         "the key was stolen",
         old,
     )
-    assert entry.detail["overridden"].startswith("1 of 1 nodes do not work by version 2 yet")
+    assert entry.detail["overridden"].startswith("1 of 1 nodes have not reported version 2 yet")
     refusals = await world.stores.audit.page("", "", "trust.refused", "aud_8", 10)
     assert [entry.outcome for entry in refusals] == ["refused"]
 
 
-async def test_services_stand_in_the_way_of_their_issuer(world: World, holders: Holders) -> None:
+async def test_an_issuer_is_not_dropped_while_a_service_uses_it(world: World, holders: Holders) -> None:
     second, third = Generation(2), Generation(3)
     await holders.publish(
         Changes(add_roots=(second.root.der, third.root.der), add_services=(second.services.der, third.services.der))
@@ -144,7 +144,7 @@ async def test_services_stand_in_the_way_of_their_issuer(world: World, holders: 
         ("fabric", second.services.key_id, 2),
         ("breakwater", third.services.key_id, None),
     ]
-    with pytest.raises(AdoptionIncomplete, match=f"breakwater serves by {third.services.key_id}"):
+    with pytest.raises(AdoptionIncomplete, match=f"breakwater has a TLS certificate from {third.services.key_id}"):
         await holders.publish(Changes(drop_issuers=(third.services.key_id,)))
     met["breakwater"] = second.services.service("breakwater")
     await holders.publish(Changes(drop_issuers=(third.services.key_id,)))

@@ -1,4 +1,4 @@
-"""`cloud.fabric.service.published_trust.session_ends`: the time is durable before a session is given."""
+"""`cloud.fabric.service.published_trust.session_ends`: the end is stored before a session certificate is returned."""
 
 from datetime import timedelta
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 HOUR = timedelta(hours=1)
 
 
-async def test_until_when_sessions_of_an_issuer_count_is_durable_before_one_is_given(world: World) -> None:
+async def test_the_end_of_an_issuers_sessions_is_stored_before_a_certificate_is_returned(world: World) -> None:
     (machine,) = await fleet(world, 1)
     issuer = key_id_of(world.trust.node_issuers[0])
     until = sessions_until(await world.stores.installation.read_all())[issuer]
