@@ -1,4 +1,4 @@
-# One entrance for everything. Each target makes the checkout ready first (tools/setup.sh), which is quick when it is.
+# All commands of a developer. Each target first prepares the checkout (tools/setup.sh); the second time it is quick.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -20,10 +20,10 @@ setup: ## Debian packages that are missing, and .venv with the locked libraries
 demo: setup ## one machine from bare hardware to licensed, offline and revoked, on real parts
 	@$(BIN)/python -m demo $(ARGS)
 
-test: setup ## every test; a skipped, xfailed or deselected one is a failure
+test: setup ## every test; a skipped, xfailed or deselected test is a failure
 	@CASCADE_NO_SKIPS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
-unit: setup ## the quick tests: all but tests/system and what is marked slow
+unit: setup ## the quick tests: all except tests/system and tests marked slow
 	@$(BIN)/python -m pytest -n 2 --dist worksteal --ignore=tests/system -m "not slow" $(ARGS)
 
 check: setup ## ruff, mypy --strict, import contracts, the tree, its tests, the pages
@@ -35,13 +35,13 @@ check: setup ## ruff, mypy --strict, import contracts, the tree, its tests, the 
 	@$(BIN)/python -m tools.mirror
 	@$(BIN)/python -m tools.docs
 
-bench: setup ## benchmarks, each as a ratio to a floor measured in the same run
+bench: setup ## benchmarks: each figure and its ratio to a floor of the same run
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 drills: setup ## what is long, loud or needs root: PART=name runs one, no PART lists them
 	@$(BIN)/python -m tests.drills $(PART) $(ARGS)
 
-fmt: setup ## format, and fix what ruff can fix
+fmt: setup ## format, and apply the fixes of ruff
 	@$(BIN)/ruff check --fix-only --exit-zero $(SOURCES)
 	@$(BIN)/ruff format $(SOURCES)
 
@@ -49,7 +49,7 @@ up: setup ## a development cloud in var/cloud, in the foreground
 	@test -e var/cloud || { mkdir -p var && $(BIN)/cascade init --dir var/cloud; }
 	@exec $(BIN)/cascade up --dir var/cloud
 
-# Not after `setup`, which refuses a lock that has fallen behind pyproject.toml.
+# This target does not need `setup`, because `setup` refuses a lock that is older than pyproject.toml.
 lock: ## remake the hashed locks (ARGS=--upgrade: newest releases)
 	@test -x $(BIN)/pip-compile || tools/setup.sh
 	@tools/lock.sh $(ARGS)

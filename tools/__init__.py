@@ -1,1 +1,1 @@
-"""Tools of the repository itself: setup, locks, and an import contract. Nothing here ships."""
+"""Tools for the repository: set-up, locks, and the checks of source, pages and changelog."""

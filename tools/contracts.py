@@ -1,6 +1,6 @@
-"""An import contract that import-linter does not have: a package imports what is listed, and nothing else.
+"""Import contract for import-linter: a package imports only the listed modules.
 
-A list of what is forbidden grows stale with every new dependency; this one refuses what nobody thought of.
+A list of forbidden modules is incomplete after each new dependency. A list of allowed modules refuses the new one.
 """
 
 import sys
@@ -11,7 +11,7 @@ from importlinter import Contract, ContractCheck, fields, output
 
 
 class OnlyContract(Contract):
-    """`source_modules` and all below them import each other, the standard library and `allowed_modules` only.
+    """`source_modules` and the modules below them may import each other, the standard library and `allowed_modules`.
 
     `forbidden_standard` names modules of the standard library that are refused all the same.
     """

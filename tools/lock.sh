@@ -13,7 +13,7 @@ echo 'lock: build tools'
 echo 'lock: libraries (a few minutes: every published file of each is hashed)'
 .venv/bin/pip-compile "${OPTIONS[@]}" "$@" --all-extras --constraint=requirements-build.lock \
     --output-file=requirements.lock pyproject.toml
-# What Piccolo's command line alone needs is not installed: docs/dependencies.md.
+# Libraries that only Piccolo's command line needs are not installed: docs/dependencies.md.
 mapfile -t unused <tools/unused.txt
 .venv/bin/python -m tools.prune_lock requirements.lock "${unused[@]}"
 

@@ -2,8 +2,8 @@
 
     python -m tools.mirror [--list]
 
-Counted is every module that has a function, without `__init__.py`, tables and migrations. Below `SHARE_MIN` the check
-fails; `--list` prints the modules that have no test file of their name in any case.
+Every module with a function counts, except `__init__.py`, tables and migrations. The check fails if fewer than
+`SHARE_MIN` of them have their test file. `--list` prints the modules without one, also when the check passes.
 """
 
 import argparse
@@ -14,14 +14,14 @@ from pathlib import Path
 REPOSITORY = Path(__file__).parent.parent
 ROOTS = ("protocol", "node", "cloud", "lab")
 SHARE_MIN = 0.95
-"""What is left for modules whose code runs in other processes only, or against a part that few tests start."""
+"""The rest is for modules whose code runs only in other processes, or with a part that few tests start."""
 
 UNCOUNTED_FILES = {"__init__.py", "tables.py"}
 UNCOUNTED_FOLDERS = {"migrations"}
 
 
 def counted(root: Path) -> list[Path]:
-    """The modules below a package that a test file can be expected for, relative to the folder that holds it."""
+    """The modules below a package that need a test file, relative to the folder of the package."""
     return [
         path.relative_to(root.parent)
         for path in sorted(root.rglob("*.py"))
@@ -35,12 +35,12 @@ def _has_function(path: Path) -> bool:
 
 
 def test_file(module: Path) -> Path:
-    """Where the tests of a module are."""
+    """The path of a module's test file."""
     return Path("tests") / module.parent / f"test_{module.name}"
 
 
 def main(arguments: list[str] | None = None, repository: Path = REPOSITORY) -> int:
-    """Print the share of modules with a test file of their name; the exit code is 1 if it is too small."""
+    """Print the share of modules with a test file of their name. The exit code is 1 if the share is too small."""
     parser = argparse.ArgumentParser(prog="python -m tools.mirror")
     parser.add_argument("--list", action="store_true", help="print the modules that have no test file of their name")
     options = parser.parse_args(arguments)

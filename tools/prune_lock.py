@@ -1,6 +1,6 @@
-"""Take libraries out of a lock, with what came in for them alone: `python -m tools.prune_lock LOCK NAME...`.
+"""Command `python -m tools.prune_lock LOCK NAME...`: takes libraries, and those that only they require, out.
 
-pip-compile notes below each library what it came in with (`# via`); that decides. It prints what it took out.
+The notes of pip-compile below each library (`# via`) decide. The command prints the names that it took out.
 """
 
 import re
@@ -11,7 +11,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*(?===)")
 
 
 def pruned(lock: str, names: set[str]) -> tuple[str, list[str]]:
-    """The lock without `names` and without what has no other reason to be there; and what was taken out."""
+    """The lock without `names` and without libraries that only they require; and the names that were taken out."""
     blocks = re.split(r"(?m)^(?=\S)", lock)
     reasons: dict[str, set[str]] = {}
     for block in blocks:

@@ -1,16 +1,16 @@
-"""Check of the drawn imports: no circle, no import that runs back up, and a page that describes the tree as it is.
+"""Check of the drawn imports: no circle, no import upwards, and a page that describes the present tree.
 
     python -m tools.tree
 
-The children of a folder are its modules and its sub-folders; a sub-folder stands for everything below it. The rules, for
-the top and for every folder below it:
+The children of a folder are its modules and its sub-folders. A sub-folder counts as one child, with everything below
+it. The rules apply to the top and to every folder:
 
 - The children of a folder import each other without a circle.
 - Where the page lists two children of a folder, the one listed first may import the other, never the reverse.
 - A folder has at most `MODULES_MAX` modules.
-- The page has one row for every folder, and names no folder and no module that is not there.
+- The page has one row for every folder. Every folder and module that it names exists.
 
-grimp, which import-linter is built on, draws the imports. Imports inside functions and under TYPE_CHECKING count as well.
+grimp draws the imports. Imports inside functions and under TYPE_CHECKING count as well.
 """
 
 import re
@@ -24,13 +24,13 @@ import grimp
 
 REPOSITORY = Path(__file__).parent.parent
 ROOTS = ("lab", "cloud", "node", "protocol")
-"""The packages that are drawn."""
+"""The packages whose imports are drawn."""
 PAGE = "docs/architecture.md"
 MODULES_MAX = 20
-"""More files than this in one folder are not seen as one subject any more."""
+"""A folder with more files has more than one subject."""
 
 OWN = "__init__"
-"""The child that stands for a folder's own `__init__.py`."""
+"""The child for the `__init__.py` of a folder."""
 
 _ROW = re.compile(r"^\| `([a-z0-9_/]+(?:/|\.py))` \|")
 _NAMED = re.compile(r"`([a-z0-9_]+(?:/[a-z0-9_]+)*(?:/|\.py))`")
@@ -38,7 +38,7 @@ _NAMED = re.compile(r"`([a-z0-9_]+(?:/[a-z0-9_]+)*(?:/|\.py))`")
 
 @dataclass(frozen=True)
 class Tree:
-    """Modules, which of them are folders (packages), and who imports whom; all by dotted name."""
+    """Modules, folders (packages) and imports, all by dotted name. An import is (importer, imported)."""
 
     modules: frozenset[str]
     folders: frozenset[str]
@@ -46,11 +46,11 @@ class Tree:
 
 
 Arrows = dict[tuple[str, str], list[tuple[str, str]]]
-"""Between two children of one folder: every import, as (importer, imported)."""
+"""For each pair of children of one folder: their imports, as (importer, imported)."""
 
 
 def drawn(roots: Iterable[str], repository: Path) -> Tree:
-    """The tree of some packages, which must be importable from `repository`."""
+    """Draw some packages, which must be importable from `repository`."""
     found = [path for root in roots for path in sorted((repository / root).rglob("*.py"))]
     modules = {path: ".".join(path.relative_to(repository).with_suffix("").parts) for path in found}
     folders = {name.removesuffix(f".{OWN}") for path, name in modules.items() if path.stem == OWN}
@@ -67,7 +67,7 @@ def drawn(roots: Iterable[str], repository: Path) -> Tree:
 
 
 def arrows_by_folder(tree: Tree) -> dict[str, Arrows]:
-    """Each import, at the deepest folder that holds both of its ends; the top is the folder without a name."""
+    """Each import, under the deepest folder that has both of its ends. The top is the folder without a name."""
     found: dict[str, Arrows] = defaultdict(lambda: defaultdict(list))
     for importer, imported in sorted(tree.imports):
         one, other = _steps(importer, tree.folders), _steps(imported, tree.folders)
@@ -78,12 +78,12 @@ def arrows_by_folder(tree: Tree) -> dict[str, Arrows]:
 
 
 def _steps(module: str, folders: frozenset[str]) -> list[str]:
-    """The way down to a module; the code of a folder's own `__init__.py` is a child of it."""
+    """The path from the top to a module. The `__init__.py` of a folder is a child of the folder."""
     return [*module.split("."), OWN] if module in folders else module.split(".")
 
 
 def circles(arrows: Arrows) -> Iterator[list[str]]:
-    """Circles that must be broken, shortest first. Each is taken as broken where the fewest imports carry it."""
+    """Circles, shortest first. After each, the pair of the circle with the fewest imports counts as removed."""
     left = {pair: len(imports) for pair, imports in arrows.items()}
     while circle := _shortest_circle(left):
         yield circle
@@ -99,7 +99,7 @@ def _shortest_circle(pairs: Iterable[tuple[str, str]]) -> list[str] | None:
 
 
 def _way_back(start: str, following: Mapping[str, list[str]]) -> list[str] | None:
-    """The shortest way along the arrows from a child back to itself, without the return."""
+    """The shortest path from a child back to itself, without the last step. None if there is no such path."""
     ways = deque([[start]])
     seen = set()
     while ways:
@@ -118,12 +118,12 @@ def _pairs(circle: list[str]) -> list[tuple[str, str]]:
 
 
 def listed(page: str) -> list[str]:
-    """What the rows of the page's tables describe, in their order: paths of folders (with a slash) and of modules."""
+    """The paths in the rows of the page's tables, in order. Folders end with a slash."""
     return [match[1] for line in page.splitlines() if (match := _ROW.match(line))]
 
 
 def problems(tree: Tree, page: str, exists: Callable[[str], bool]) -> list[str]:
-    """Everything that breaks a rule, each with what to do. `exists` answers for paths outside the drawn tree."""
+    """Every broken rule, with the action to take. `exists` answers for paths outside the drawn tree."""
     rows = listed(page)
     places = {path: place for place, path in enumerate(rows)}
     found: list[str] = []
@@ -140,7 +140,7 @@ def _circle_problems(folder: str, arrows: Arrows) -> Iterator[str]:
         lines = [f"{_path(folder)}: a circle: {' -> '.join([*circle, circle[0]])}"]
         for pair in _pairs(circle):
             lines += [f"    {importer} imports {imported}" for importer, imported in arrows[pair]]
-        lines.append("  Move what both need into a module below them, or hand it over as an argument.")
+        lines.append("  Move the shared code into a module below both, or pass it as an argument.")
         yield "\n".join(lines)
 
 
@@ -160,26 +160,26 @@ def _size_problems(tree: Tree) -> Iterator[str]:
         sizes[module.rpartition(".")[0]] += 1
     for folder, size in sorted(sizes.items()):
         if size > MODULES_MAX:
-            yield f"{_path(folder)} has {size} modules, and {MODULES_MAX} are allowed. Give a subject a folder of its own."
+            yield f"{_path(folder)} has {size} modules, and {MODULES_MAX} are allowed. Move a subject to a new folder."
 
 
 def _page_problems(tree: Tree, page: str, rows: list[str], exists: Callable[[str], bool]) -> Iterator[str]:
     there = {_path(folder) for folder in tree.folders}
     for folder in sorted(there - set(rows)):
-        yield f"{folder} has no row in {PAGE}. Add `| `{folder}` | what it is |` where it may be imported from above."
+        yield f"{folder} has no row in {PAGE}. Add `| `{folder}` | its job |` below the rows that import it."
     for path in sorted({path for path in rows if rows.count(path) > 1}):
-        yield f"{path} has more than one row in {PAGE}. Leave one."
+        yield f"{path} has more than one row in {PAGE}. Keep one."
     there |= {f"{module.replace('.', '/')}.py" for module in tree.modules - tree.folders}
     there |= {f"{folder}{OWN}.py" for folder in there if folder.endswith("/")}
     tops = {path.partition("/")[0] for path in {*there, *rows}}
     named = {path for path in _NAMED.findall(page) if path.partition("/")[0] in tops} | set(rows)
     for path in sorted(named - there):
         if not exists(path):
-            yield f"{path} is named in {PAGE}, but it is not there. Name what is there, or remove the line."
+            yield f"{path} is named in {PAGE}, but it does not exist. Correct the name, or remove the line."
 
 
 def _path(folder: str) -> str:
-    """A folder by its path, with the slash at the end."""
+    """The path of a folder, with a slash at the end."""
     return f"{folder.replace('.', '/')}/" if folder else "the top"
 
 

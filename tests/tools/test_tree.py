@@ -39,7 +39,7 @@ def test_two_modules_that_import_each_other_are_a_circle() -> None:
     assert problem.startswith("shop/store/: a circle: goods -> orders -> goods")
     assert "shop.store.goods imports shop.store.orders" in problem
     assert "shop.store.orders imports shop.store.goods" in problem
-    assert "Move what both need" in problem
+    assert "Move the shared code" in problem
 
 
 def test_a_folder_counts_as_one_child_for_all_below_it() -> None:
@@ -96,8 +96,7 @@ def test_packages_at_the_top_are_ordered_too() -> None:
 def test_a_folder_has_no_more_modules_than_a_subject(count: int, refused: bool) -> None:
     problems = said(small(more=tuple(f"shop.store.part_{number}" for number in range(count))))
     assert problems == [
-        f"shop/store/ has {count} modules, and 20 are allowed. Give a subject a folder of its own."
-        for _ in range(refused)
+        f"shop/store/ has {count} modules, and 20 are allowed. Move a subject to a new folder." for _ in range(refused)
     ]
 
 
@@ -116,7 +115,7 @@ def test_a_folder_with_two_rows_is_refused() -> None:
 )
 def test_a_page_names_nothing_that_is_not_there(line: str) -> None:
     (problem,) = said(small(), f"{PAGE}{line}\n")
-    assert "is named in docs/architecture.md, but it is not there" in problem
+    assert "is named in docs/architecture.md, but it does not exist" in problem
 
 
 def test_a_page_may_name_what_lies_outside_the_drawn_packages() -> None:
