@@ -50,6 +50,7 @@ from protocol.signed.trust import ServiceUrls, X509Bundle
 T = TypeVar("T")
 
 TOKEN_FILE_BYTES_MAX = 1024
+"""A token has less than 100 characters. A longer file was named by mistake."""
 PAGE_ITEMS = 200
 """Items that one request for a list asks for."""
 LIST_ITEMS_MAX = 10_000

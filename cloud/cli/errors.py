@@ -6,11 +6,17 @@ TrustError           the published trust cannot be used; `cloud.cli.connection` 
 """
 
 EXIT_USAGE = 2
+"""The command line, a file or a value that it names cannot be used."""
 EXIT_VERIFICATION = 65
+"""Trust, a server, a signature or a certificate does not verify."""
 EXIT_UNREACHABLE = 69
+"""The cloud gave no usable answer."""
 EXIT_INTERNAL = 70
+"""A bug, or a fault of this machine such as a full disk."""
 EXIT_TRY_AGAIN = 75
+"""The same command may succeed later."""
 EXIT_REFUSED = 77
+"""The command was refused. It will be refused again until the cause has changed."""
 
 
 class CliError(Exception):

@@ -31,11 +31,13 @@ from cloud.storage.location import parse_location
 from protocol.ids import IdError, parse_trust_domain
 
 PASSPHRASE_BYTES = 24
+"""Random bytes of the passphrase that encrypts all keys: 192 bits."""
 PASSPHRASE_FILE = "../secrets/passphrase"  # noqa: S105  (a path, relative to the service's settings file)
 PORT_MAX = 65535
 PORTS = 4
 """Ports of one installation: Fabric, Breakwater, the trust repository, and CRLs with OCSP, in this order."""
 HOST_CHARS_MAX = 253
+"""Characters of a DNS name (RFC 1035 section 3.1: 255 bytes on the wire)."""
 _LABEL = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _HOST = re.compile(rf"{_LABEL}(\.{_LABEL})*", re.ASCII | re.IGNORECASE)
 """A DNS name (RFC 1123 section 2.1). It becomes part of URLs and certificates and never changes."""

@@ -64,7 +64,7 @@ class CloudHttpProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.scope["extensions"] = {TLS_EXTENSION: self._tls}  # type: ignore[dict-item]  # uvicorn types known extensions only
+        self.scope["extensions"] = {TLS_EXTENSION: self._tls}  # type: ignore[dict-item]  # not typed by uvicorn
         self._arm()
 
     def on_headers_complete(self) -> None:

@@ -27,6 +27,7 @@ from protocol.problems import CONTENT_TYPE, ProblemDocument
 T = TypeVar("T")
 
 CONNECT_SECONDS = 5.0
+"""Seconds for the TCP connection, and as many for the TLS handshake."""
 ANSWER_SECONDS = 30.0
 """Seconds for a whole exchange. Issuing takes milliseconds. Half a minute covers a database that waits for another
 writer."""

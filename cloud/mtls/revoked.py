@@ -26,6 +26,7 @@ WAIT_SECONDS = 60
 ANSWER_SECONDS = 10.0
 """Seconds for the answer, in addition to the wait."""
 RETRY_SECONDS_FIRST = 0.25
+"""Longest pause after the first failed call. Each further failure doubles it."""
 RETRY_SECONDS_MAX = 5.0
 """Longest pause after failed calls; each pause is random up to the limit. A service must not be without the feed for
 long."""

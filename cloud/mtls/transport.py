@@ -7,6 +7,7 @@ import httpcore
 import httpx
 
 CONNECTIONS_MAX = 32
+"""Connections of one client at the same time. Further calls wait for a connection."""
 KEEP_ALIVE_SECONDS = 60.0
 """Seconds for which the client keeps an idle connection. The servers keep it for 75 s, so the client closes it
 first."""

@@ -22,6 +22,7 @@ WAIT_SECONDS = 5.0
 REST_SECONDS = 5.0
 """Seconds that a cancelled statement may take to end before its connection is dropped."""
 CLOSE_SECONDS = 5.0
+"""Seconds for the orderly end of a connection. After this time it is dropped."""
 
 DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 """All exceptions of asyncpg. A TimeoutError is an OSError."""

@@ -40,6 +40,7 @@ from cloud.storage.statement import EngineType, Row
 
 SERVER_VERSION_MIN = 15
 CONNECT_SECONDS = 5.0
+"""Seconds for a new connection to the server."""
 STATEMENT_SECONDS = 30
 """Seconds for one statement. Bounded statements take far less, so after this time the server is considered hung."""
 LOCK_SECONDS = 5
@@ -48,8 +49,11 @@ IDLE_SECONDS = 60
 """Seconds after which the server ends an idle transaction. Its process hangs, and it would block all other
 transactions."""
 PATIENT_SECONDS = 300
+"""Seconds for a statement or a lock of a migration."""
 CACHED_STATEMENTS = 512
+"""Prepared statements that a connection keeps."""
 PASSWORD_BYTES_MAX = 1024
+"""Bytes that are read of a password file."""
 COLLATIONS = frozenset({"C", "POSIX", "C.UTF-8", "C.utf8"})
 
 _SERVER = """

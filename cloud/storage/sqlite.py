@@ -32,9 +32,11 @@ BUSY_WAIT_SECONDS = 5.0
 """Seconds for which a write waits for another process. A service is the only process that writes, so this covers an
 operator's shell."""
 BUSY_POLL_SECONDS = 0.02
+"""Pause between two tries while another process holds the write lock."""
 READER_BUSY_MS = 2_000
 """In WAL mode, a reader waits only while another process recovers or closes the log."""
 CACHED_STATEMENTS = 512
+"""Prepared statements that a connection keeps."""
 WAL_CHECKPOINT_PAGES = 4_000
 """Pages of log between checkpoints, 16 MiB. A page that many transactions change is then copied once. Checkpoints run
 inside COMMIT, in the worker thread."""

@@ -61,13 +61,13 @@ class Worker:
         while (job := self._jobs.get()) is not None:
             try:
                 job.result = job.call()
-            except BaseException as error:  # noqa: BLE001  not handled here: it is carried to the task that waits for it
+            except BaseException as error:  # noqa: BLE001  the task that waits for it handles it
                 job.error = error
             self._loop.call_soon_threadsafe(job.answer)
             del job
 
     def submit(self, call: Callable[[], T], then: Callable[[T, BaseException | None], None]) -> None:
-        """Run `call` in the thread, then `then` in the event loop. The call belongs to no task and cannot be cancelled."""
+        """Run `call` in the thread, then `then` in the event loop. No task owns the call, so none can cancel it."""
         self._jobs.put(Job(call, then))
 
     async def settle(self, call: Callable[[], T]) -> T:

@@ -24,7 +24,7 @@ async def test_calls_run_in_order_in_one_thread_and_end_in_the_loop() -> None:
             all_ended.set()
 
     for number in range(5):
-        worker.submit(lambda number=number: call(number), then)  # type: ignore[misc]  # the default binds the number now
+        worker.submit(lambda number=number: call(number), then)  # type: ignore[misc]  # binds the number now
     await all_ended.wait()
     worker.stop()
     assert ends == [0, 1, 2, 3, 4]
