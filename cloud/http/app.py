@@ -74,7 +74,7 @@ def _away(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
 
     This is not a bug, so no traceback is logged: callers could fill the log with tracebacks.
     """
-    log.error("the database cannot be used", extra={"path": request.url.path, "error": str(error)})
+    log.error("cannot answer: the database is not available", extra={"path": request.url.path, "error": str(error)})
     return answer(Refusal("unavailable", "the database is not available", headers={"Retry-After": "1"}))
 
 

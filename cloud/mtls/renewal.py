@@ -128,7 +128,7 @@ class IdentityRenewal:
                 due, wait = False, max(self._seconds_until_due(), RENEWED_SECONDS_MIN)
             except Exception as error:  # noqa: BLE001  after any failure the next try must come
                 due, wait = True, RETRY_SECONDS
-                log.error("renewal failed", extra={"error": str(error), "not_after": self._not_after()})
+                log.error("cannot renew the service's certificate", extra={"error": str(error), **self._not_after()})
 
     async def renew(self) -> None:
         """Renew now. A retry after a lost answer gets the same certificate.
@@ -152,7 +152,9 @@ class IdentityRenewal:
                 tls.reload(fresh.chain_pem, fresh.key)
             for call in self._on_renewed:
                 await call(fresh)
-        log.info("renewed", extra={"serial": f"{fresh.leaf.serial_number:x}", "not_after": self._not_after()})
+        log.info(
+            "renewed the service's certificate", extra={"serial": f"{fresh.leaf.serial_number:x}", **self._not_after()}
+        )
 
     def _next_key(self, rekey: Rekey) -> ec.EllipticCurvePrivateKey:
         """Return the key of an unfinished renewal, or a new one.
@@ -202,8 +204,8 @@ class IdentityRenewal:
     def _seconds_until_due(self) -> float:
         return max((self.identity.renew_at - self._now()) / timedelta(seconds=1), 1.0)
 
-    def _not_after(self) -> str:
-        return self.identity.leaf.not_valid_after_utc.isoformat()
+    def _not_after(self) -> dict[str, str]:
+        return {"not_after": self.identity.leaf.not_valid_after_utc.isoformat()}
 
 
 def _kept_key(path: Path, passphrase: bytes) -> ec.EllipticCurvePrivateKey | None:

@@ -185,7 +185,7 @@ async def serve(
                 ready()
             status = await _supervise(opened, stopping)
     except OSError as error:
-        log.error("start failed", extra={"error": str(error)})
+        log.error("cannot start", extra={"error": str(error)})
         status = EXIT_INTERNAL
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -213,7 +213,7 @@ async def _supervise(opened: Sequence[tuple[str, Running]], stopping: Stopping) 
         for task in done:
             status = EXIT_INTERNAL
             error = None if task.cancelled() else task.exception()
-            log.error("background task ended", extra={"task": task.get_name()}, exc_info=error)
+            log.error("a background task ended before the stop", extra={"task": task.get_name()}, exc_info=error)
     stopping.request()
     await asyncio.wait([*serving, *background, stop], timeout=GRACE_SECONDS + 0.5)
     for task in (*serving, *background, stop):
@@ -221,7 +221,7 @@ async def _supervise(opened: Sequence[tuple[str, Running]], stopping: Stopping) 
     for result in await asyncio.gather(*serving, *background, return_exceptions=True):
         if isinstance(result, Exception) and status == EXIT_OK:
             status = EXIT_INTERNAL
-            log.error("background task failed while stopping", exc_info=result)
+            log.error("a background task failed during the stop", exc_info=result)
     return status
 
 

@@ -155,7 +155,7 @@ def test_a_task_that_ends_brings_all_down(behaviour: str) -> None:
         _, errors = process.communicate(timeout=10)
     assert process.returncode == EXIT_INTERNAL
     lines = [json.loads(line) for line in errors.splitlines()]
-    ended = [line for line in lines if line["message"] == "background task ended"]
+    ended = [line for line in lines if line["message"] == "a background task ended before the stop"]
     assert [line["task"] for line in ended] == ["one/background"]
     assert ("the relay broke" in ended[0].get("error", "")) == (behaviour == "crash")
     assert [line["message"] for line in lines].count("closed") == 2
