@@ -18,7 +18,7 @@ from cloud.breakwater.errors import CsrRefused
 from cloud.breakwater.pkix import ocsp
 from cloud.breakwater.pkix.csr import NODE_CURVES, open_csr
 from cloud.fabric.attestation.ek_roots import trusted_roots
-from cloud.fabric.attestation.ek_trust import TenantTrust, judge
+from cloud.fabric.attestation.ek_trust import TenantTrust, check_chip
 from cloud.fabric.attestation.evidence import verify_key
 from cloud.fabric.attestation.tpm_structures import EvidenceRefused
 from protocol.evidence import EndorsementEvidence, KeyEvidence
@@ -125,7 +125,7 @@ def _join(parts: list[bytes]) -> bytes:
 def _evidence(data: bytes) -> None:
     ek_public, ek_certificate, ak_public, public, attestation, signature, csr = _split(data)
     with suppress(EvidenceRefused):
-        judge(EndorsementEvidence(ek_public, ak_public, ek_certificate or None), _TRUST, forged.NOW)
+        check_chip(EndorsementEvidence(ek_public, ak_public, ek_certificate or None), _TRUST, forged.NOW)
     with suppress(EvidenceRefused):
         verify_key(KeyEvidence(public, attestation, signature), ak_public, forged.SECRET, forged.ACTIVATION, csr)
 

@@ -140,7 +140,7 @@ class Chip(msgspec.Struct, frozen=True):
     ek_public: bytes
 
 
-def judge(evidence: EndorsementEvidence, trust: TenantTrust, now: datetime) -> Chip:
+def check_chip(evidence: EndorsementEvidence, trust: TenantTrust, now: datetime) -> Chip:
     """Check the evidence, and return its chip with the tier. `now` is aware UTC. Raises EvidenceRefused, steps 1-12."""
     ek_type = _check_public(evidence.ek_public, trust)
     name = object_name(evidence.ek_public)

@@ -13,7 +13,7 @@ from protocol.ids import ActivationId, RenewalId
 class Verifier(Protocol):
     """Checks TPM evidence. Every method raises EvidenceRefused."""
 
-    def judge(self, evidence: EndorsementEvidence, trust: TenantTrust, now: datetime) -> Chip:
+    def check_chip(self, evidence: EndorsementEvidence, trust: TenantTrust, now: datetime) -> Chip:
         """Check the evidence, and return its chip with the tier that the tenant's trust gives it."""
 
     def make_challenge(self, chip: Chip, ak_public: bytes, secret: bytes) -> tuple[bytes, bytes]:
@@ -28,8 +28,8 @@ class Verifier(Protocol):
 class TpmVerifier:
     """Adapter: the checks of `ek_trust` and `evidence`."""
 
-    def judge(self, evidence: EndorsementEvidence, trust: TenantTrust, now: datetime) -> Chip:
-        return ek_trust.judge(evidence, trust, now)
+    def check_chip(self, evidence: EndorsementEvidence, trust: TenantTrust, now: datetime) -> Chip:
+        return ek_trust.check_chip(evidence, trust, now)
 
     def make_challenge(self, chip: Chip, ak_public: bytes, secret: bytes) -> tuple[bytes, bytes]:
         return evidence.make_challenge(chip, ak_public, secret)

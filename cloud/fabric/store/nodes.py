@@ -115,7 +115,7 @@ _UPDATE_GENERATION = compiled(
 _SET_CERTIFICATE = compiled(
     Generation.update(params(Generation.certificate_not_after)).where(Generation.id == param("id"))
 )
-_SET_TOLD = compiled(
+_SET_DELIVERED = compiled(
     Generation.update(params(Generation.told_at))
     .where(Generation.id == param("id"), Generation.told_at.is_null())
     .returning(Generation.id)
@@ -220,7 +220,7 @@ class NodeStore:
 
     async def set_revocation_delivered(self, node: NodeId, number: int, at: datetime) -> bool:
         """Store when the node first received its revocation. False if a time is stored already."""
-        return bool(await self._engine.fetch(_SET_TOLD, id=generation_id(node, number), told_at=at))
+        return bool(await self._engine.fetch(_SET_DELIVERED, id=generation_id(node, number), told_at=at))
 
     async def set_seen(self, key: str, seen: Seen) -> None:
         """Store values that a session reported. `key` is the generation's id."""

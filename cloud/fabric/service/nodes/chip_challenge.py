@@ -56,7 +56,7 @@ class ChipChallenges:
         trust = await self._trust_of(tenant)
         secret = self.entropy(SECRET_BYTES)
         try:
-            chip = self.verifier.judge(evidence, trust, now)
+            chip = self.verifier.check_chip(evidence, trust, now)
             blob, encrypted = self.verifier.make_challenge(chip, evidence.ak_public, secret)
         except EvidenceRefused as error:
             raise evidence_error(error) from error

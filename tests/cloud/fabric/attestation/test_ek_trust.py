@@ -14,7 +14,7 @@ from tpm2_pytss.utils import NoSuchIndex, create_ek_template
 
 from cloud.fabric.attestation import ek_trust
 from cloud.fabric.attestation.ek_roots import TrustedRoot
-from cloud.fabric.attestation.ek_trust import TenantTrust, judge
+from cloud.fabric.attestation.ek_trust import TenantTrust, check_chip
 from cloud.fabric.attestation.tpm_structures import EvidenceRefused
 from protocol.evidence import EndorsementEvidence
 from protocol.limits import EK_CERTIFICATE_BYTES_MAX, TPM_STRUCTURE_BYTES_MAX
@@ -223,7 +223,7 @@ REFUSED: dict[str, tuple[Callable[[Case], Case], int, str]] = {
 
 def test_a_chip_of_a_trusted_maker() -> None:
     case = right()
-    chip = judge(case.evidence, case.trust, NOW)
+    chip = check_chip(case.evidence, case.trust, NOW)
     assert (chip.tier, chip.ek_type, chip.ek_public) == ("attested", "rsa2048", case.evidence.ek_public)
     assert chip.ek_name == forged.name_of(case.evidence.ek_public)
 
@@ -233,7 +233,7 @@ def test_forged_endorsement(mutation: str) -> None:
     change, step, code = REFUSED[mutation]
     case = change(right())
     with pytest.raises(EvidenceRefused) as refused:
-        judge(case.evidence, case.trust, NOW)
+        check_chip(case.evidence, case.trust, NOW)
     assert (refused.value.step, refused.value.code) == (step, code), refused.value.reason
     assert refused.value.reason
     assert forged.name_of(case.evidence.ek_public)[2:].hex() not in refused.value.reason
@@ -245,13 +245,13 @@ def test_forged_endorsement(mutation: str) -> None:
 def test_a_chip_without_a_trusted_maker_gets_the_tier_tpm(mutation: str) -> None:
     change, _, _ = REFUSED[mutation]
     case = change(right())
-    chip = judge(case.evidence, trust_in(roots=case.trust.roots, tiers=WITH_TPM), NOW)
+    chip = check_chip(case.evidence, trust_in(roots=case.trust.roots, tiers=WITH_TPM), NOW)
     assert (chip.tier, chip.ek_public) == ("tpm", case.evidence.ek_public)
 
 
 def test_a_chip_without_certificate_gets_the_tier_tpm() -> None:
     case = right().with_evidence(ek_certificate=None)
-    assert judge(case.evidence, trust_in(maker(), tiers=WITH_TPM), NOW).tier == "tpm"
+    assert check_chip(case.evidence, trust_in(maker(), tiers=WITH_TPM), NOW).tier == "tpm"
 
 
 @pytest.mark.parametrize(
@@ -260,10 +260,10 @@ def test_a_chip_without_certificate_gets_the_tier_tpm() -> None:
 def test_an_allow_listed_chip_needs_no_certificate(certificate: bytes | None) -> None:
     case = right().with_evidence(ek_certificate=certificate)
     allowed = frozenset({forged.name_of(case.evidence.ek_public).hex()})
-    chip = judge(case.evidence, trust_in(allowed_ek_names=allowed), NOW)
+    chip = check_chip(case.evidence, trust_in(allowed_ek_names=allowed), NOW)
     assert (chip.tier, chip.ek_public) == ("attested", case.evidence.ek_public)
     with pytest.raises(EvidenceRefused) as refused:
-        judge(case.evidence, trust_in(allowed_ek_names=frozenset({"00" * 34})), NOW)
+        check_chip(case.evidence, trust_in(allowed_ek_names=frozenset({"00" * 34})), NOW)
     assert refused.value.step in (5, 9, 12)
 
 
@@ -273,32 +273,32 @@ def test_the_allow_list_admits_no_second_key_of_a_chip() -> None:
     evidence = EndorsementEvidence(ek_public=public, ak_public=b"")
     root = TrustedRoot(maker().root.der, (maker().intermediate.der,), "ecc_p256")
     with pytest.raises(EvidenceRefused) as refused:
-        judge(evidence, trust_in(maker(), allowed_ek_names=allowed), NOW)
+        check_chip(evidence, trust_in(maker(), allowed_ek_names=allowed), NOW)
     assert refused.value.step == 2
     with pytest.raises(EvidenceRefused) as refused:
-        judge(evidence, trust_in(roots=(root,), allowed_ek_names=allowed), NOW)
+        check_chip(evidence, trust_in(roots=(root,), allowed_ek_names=allowed), NOW)
     assert refused.value.step == 12
 
 
 def test_a_root_may_name_another_ek_type() -> None:
     case = ecc(ECC_EK)(right())
     root = TrustedRoot(maker().root.der, (maker().intermediate.der,), "ecc_p256")
-    chip = judge(case.evidence, trust_in(roots=(root,)), NOW)
+    chip = check_chip(case.evidence, trust_in(roots=(root,)), NOW)
     assert (chip.tier, chip.ek_type) == ("attested", "ecc_p256")
     for unvouched in (case.with_evidence(ek_certificate=None), case.certified_by(maker("Attacker"))):
         with pytest.raises(EvidenceRefused) as refused:
-            judge(unvouched.evidence, trust_in(roots=(root,), tiers=WITH_TPM), NOW)
+            check_chip(unvouched.evidence, trust_in(roots=(root,), tiers=WITH_TPM), NOW)
         assert refused.value.code == "tier_refused"
 
 
 def test_the_second_root_of_a_tenant_counts_too() -> None:
     case = right()
-    assert judge(case.evidence, trust_in(maker("Other"), maker()), NOW).tier == "attested"
+    assert check_chip(case.evidence, trust_in(maker("Other"), maker()), NOW).tier == "attested"
 
 
 def test_a_certificate_straight_under_the_root() -> None:
     case = right().certified(issuer=maker().root).rooted(maker().root)
-    assert judge(case.evidence, case.trust, NOW).tier == "attested"
+    assert check_chip(case.evidence, case.trust, NOW).tier == "attested"
 
 
 @pytest.mark.parametrize(("ek_type", "name"), [("rsa2048", "EK-RSA2048"), ("ecc_p256", "EK-ECC256")])
@@ -318,7 +318,7 @@ def test_the_templates_are_those_of_the_profile(ek_type: str, name: str) -> None
 def test_no_changed_byte_of_the_public_is_the_certified_chip(position: int, change: int) -> None:
     case = right().public(partial(flip, position=position, change=change))
     with pytest.raises(EvidenceRefused):
-        judge(case.evidence, trust_in(maker(), tiers=WITH_TPM), NOW)
+        check_chip(case.evidence, trust_in(maker(), tiers=WITH_TPM), NOW)
 
 
 CERTIFICATE = forged.endorsement().ek_certificate or b""
@@ -332,12 +332,12 @@ def test_no_changed_byte_of_the_certificate_attests(position: int, change: int) 
     signature = x509.load_der_x509_certificate(CERTIFICATE).signature
     if position == len(CERTIFICATE) - len(signature) - 1:
         try:
-            assert judge(case.evidence, case.trust, NOW) == judge(right().evidence, case.trust, NOW)
+            assert check_chip(case.evidence, case.trust, NOW) == check_chip(right().evidence, case.trust, NOW)
         except EvidenceRefused:
             return
     else:
         with pytest.raises(EvidenceRefused):
-            judge(case.evidence, case.trust, NOW)
+            check_chip(case.evidence, case.trust, NOW)
 
 
 def flip(raw: bytes, position: int, change: int) -> bytes:

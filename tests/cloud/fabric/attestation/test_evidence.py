@@ -30,7 +30,7 @@ from tpm2_pytss.utils import NVReadEK, create_ek_template
 
 from cloud.clock import utc_now
 from cloud.fabric.attestation.ek_roots import parse_trust_pem, trusted_roots
-from cloud.fabric.attestation.ek_trust import Chip, TenantTrust, judge
+from cloud.fabric.attestation.ek_trust import Chip, TenantTrust, check_chip
 from cloud.fabric.attestation.evidence import make_challenge, verify_key
 from cloud.fabric.attestation.tpm_structures import EvidenceRefused
 from lab.tpm import SoftTpm, shared_bus
@@ -331,7 +331,7 @@ def trust(makers: tuple[Machine, Machine, TenantTrust]) -> TenantTrust:
 
 @pytest.fixture
 def chip(machine: Machine, trust: TenantTrust) -> Chip:
-    return judge(machine.endorsement, trust, utc_now())
+    return check_chip(machine.endorsement, trust, utc_now())
 
 
 def refused_step(work: Callable[[], object]) -> int:
@@ -382,7 +382,7 @@ def test_the_certificate_of_another_chip(machine: Machine, stranger: Machine, tr
         ak_public=stranger.ak.public,
         ek_certificate=machine.endorsement.ek_certificate,
     )
-    assert refused_step(lambda: judge(evidence, trust, utc_now())) == 6
+    assert refused_step(lambda: check_chip(evidence, trust, utc_now())) == 6
 
 
 OURS = "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|sign"
@@ -503,10 +503,10 @@ def test_one_of_the_many_eks_of_a_chip(machine: Machine, trust: TenantTrust) -> 
     assert public != machine.endorsement.ek_public
     certified = EndorsementEvidence(public, machine.ak.public, machine.endorsement.ek_certificate)
     bare = EndorsementEvidence(public, machine.ak.public)
-    assert refused_step(lambda: judge(certified, trust, utc_now())) == 6
-    assert refused_step(lambda: judge(bare, trust, utc_now())) == 12
+    assert refused_step(lambda: check_chip(certified, trust, utc_now())) == 6
+    assert refused_step(lambda: check_chip(bare, trust, utc_now())) == 12
     lenient = TenantTrust(trust.roots, frozenset(), frozenset({"attested", "tpm"}))
-    assert judge(bare, lenient, utc_now()).tier == "tpm"
+    assert check_chip(bare, lenient, utc_now()).tier == "tpm"
 
 
 def test_an_ecc_ek_of_the_chip(machine: Machine, trust: TenantTrust) -> None:
@@ -517,7 +517,7 @@ def test_an_ecc_ek_of_the_chip(machine: Machine, trust: TenantTrust) -> None:
 
     public = machine.tpm.call(make)
     evidence = EndorsementEvidence(public, machine.ak.public, machine.endorsement.ek_certificate)
-    assert refused_step(lambda: judge(evidence, trust, utc_now())) == 2
+    assert refused_step(lambda: check_chip(evidence, trust, utc_now())) == 2
     # If this type identifies the maker's chips, the EK answers a challenge like any other EK.
     chip = Chip(forged.name_of(public), "attested", "ecc_p256", public)
     blob, secret = make_challenge(chip, machine.ak.public, SECRET)

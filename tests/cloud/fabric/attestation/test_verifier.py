@@ -23,8 +23,8 @@ def test_each_check_is_the_packages_own() -> None:
     public = ek_public(rsa2048("ek").public_key())
     claim = EndorsementEvidence(public, AK)
     trust = TenantTrust(roots=(), allowed_ek_names=frozenset(), tiers=frozenset({"tpm"}))
-    chip = verifier.judge(claim, trust, NOW)
-    assert chip == ek_trust.judge(claim, trust, NOW)
+    chip = verifier.check_chip(claim, trust, NOW)
+    assert chip == ek_trust.check_chip(claim, trust, NOW)
     assert chip.tier == "tpm"
     blob, encrypted = verifier.make_challenge(chip, AK, SECRET)
     assert blob
@@ -39,6 +39,6 @@ def test_refusals_pass() -> None:
     without_roots = TenantTrust(roots=(), allowed_ek_names=frozenset(), tiers=frozenset({"attested"}))
     claim = EndorsementEvidence(ek_public(rsa2048("ek").public_key()), AK)
     with pytest.raises(EvidenceRefused):
-        verifier.judge(claim, without_roots, NOW)
+        verifier.check_chip(claim, without_roots, NOW)
     with pytest.raises(EvidenceRefused):
         verifier.make_challenge(Chip(b"name", "tpm", "rsa2048", claim.ek_public), b"no key", SECRET)
