@@ -157,7 +157,7 @@ def test_a_folder_that_was_tampered_with(
 
 @pytest.mark.parametrize(
     ("option", "reason"),
-    [("--key", "targets 1 are not signed by the key"), ("--root-key", "root 1 is not signed by the keys that root 1")],
+    [("--key", "has not signed targets 1"), ("--root-key", "root 1 is not signed by the keys that root 1")],
 )
 def test_a_folder_that_was_forged_as_a_whole(
     installation: Installation, capsys: pytest.CaptureFixture[str], option: str, reason: str
