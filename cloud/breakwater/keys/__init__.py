@@ -1,1 +1,1 @@
-"""The port of the CA keys, and its adapters: file and PKCS#11."""
+"""Port for CA signing keys, and its adapters: encrypted files and PKCS#11 tokens."""

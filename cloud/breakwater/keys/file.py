@@ -1,6 +1,6 @@
 """Adapter: CA keys in encrypted files, for small installations and for the root's ceremony.
 
-References are `file:NAME`, the name of a file in the adapter's one folder. A key in use lies in this process's memory.
+A reference is `file:NAME`. NAME is a file in the adapter's folder. An open key is in this process's memory.
 """
 
 import asyncio
@@ -22,18 +22,18 @@ class LocalKey:
 
     def __init__(self, private_key: ec.EllipticCurvePrivateKey) -> None:
         if private_key.curve.name not in CA_CURVES:
-            raise SignerError(f"no CA has a key on {private_key.curve.name}; known are {' and '.join(CA_CURVES)}")
+            raise SignerError(f"a CA key cannot be on {private_key.curve.name}; allowed: {', '.join(CA_CURVES)}")
         self._private_key = private_key
         self._algorithm = ec.ECDSA(hash_of(private_key.curve.name))
         self.public_key = private_key.public_key()
 
     async def sign(self, data: bytes) -> bytes:
-        """See `CaKey.sign`. It takes 0.03 ms, so it takes no thread."""
+        """See `CaKey.sign`. Runs without a thread because a signature takes 0.03 ms."""
         return self._private_key.sign(data, self._algorithm)
 
 
 class FileKeys:
-    """The `Keys` in a folder, all under one passphrase."""
+    """`Keys` in a folder. All files are encrypted under the same passphrase."""
 
     PREFIX = "file:"
 
@@ -42,7 +42,7 @@ class FileKeys:
         self._passphrase = passphrase
 
     async def open(self, reference: str) -> LocalKey:
-        """See `Keys.open`. Takes a third of a second in a thread: scrypt. Raises SignerError naming the file."""
+        """See `Keys.open`. scrypt takes a third of a second, in a thread. Raises SignerError with the file's name."""
         path = self._path(reference)
         try:
             key = await asyncio.to_thread(read_key, path, self._passphrase)
@@ -57,7 +57,7 @@ class FileKeys:
         reference = f"{self.PREFIX}{authority}.key.pem"
         path = self._path(reference)
         if path.exists():
-            raise SignerError(f"cannot make a key for {authority}: {path} exists and may have signed")
+            raise SignerError(f"cannot make a key for {authority}: {path} exists, and its key may have signed")
         key = ec.generate_private_key(ec.SECP256R1())
         try:
             await asyncio.to_thread(write_key, path, key, self._passphrase)
@@ -66,10 +66,10 @@ class FileKeys:
         return reference
 
     async def aclose(self) -> None:
-        """See `Keys.aclose`: nothing is held."""
+        """See `Keys.aclose`. This adapter has nothing to release."""
 
     def _path(self, reference: str) -> Path:
         name = reference.removeprefix(self.PREFIX)
         if not reference.startswith(self.PREFIX) or not _NAME.fullmatch(name):
-            raise SignerError(f"cannot use the key {reference!r}: not a name after {self.PREFIX!r}")
+            raise SignerError(f"cannot use the key {reference!r}: a reference is {self.PREFIX!r} and a file name")
         return self._directory / name

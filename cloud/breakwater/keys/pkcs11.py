@@ -1,9 +1,9 @@
-"""Adapter: CA keys in a PKCS#11 token. Neither a key nor the PIN is ever in this process.
+"""Adapter: CA keys in a PKCS#11 token. This process never holds a private key or the PIN.
 
-References are `pkcs11:LABEL`. The library runs in a process of its own (`token_process.py`). A process that hangs is
-killed after the time-out; one that crashed or lost its token is started again, so that a token that comes back is used
-without a restart of the issuer. Rule: every signature is verified under the opened key before it is returned. The
-adapter does not know what is signed.
+A reference is `pkcs11:LABEL`. The library runs in a separate process (`token_process.py`). A token process that hangs
+is killed after the time-out. A token process that crashed or lost its token is replaced, so the issuer uses a token
+that was plugged in again without a restart. Rule: Every signature is verified under the opened key before it is
+returned. The adapter does not know which kind of document it signs.
 """
 
 import asyncio
@@ -31,9 +31,9 @@ from cloud.breakwater.pkix.profiles import hash_of
 log = logging.getLogger("cascade.token")
 
 TIMEOUT_SECONDS = 10.0
-"""A network HSM takes milliseconds; after ten seconds its client library is waiting for a peer that is gone."""
+"""A network HSM answers in milliseconds. After ten seconds its client library waits for a peer that is down."""
 RETRY_SECONDS = 1.0
-"""After a failure to connect the next try is this far away, and requests until then fail at once."""
+"""Pause after a failure. Requests during the pause fail at once."""
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -47,11 +47,11 @@ class TokenSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
 
 class _Lost(Exception):
-    """A process that was connected is so no more."""
+    """The token process ended, or lost its token. A new process may work."""
 
 
 class _Process:
-    """One token process. Answers come in the order of the commands; a reader hands them out."""
+    """One token process. It answers commands in order, and a reader task gives each reply to its caller."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         if process.stdin is None or process.stdout is None:
@@ -61,24 +61,24 @@ class _Process:
         self._waiting: deque[asyncio.Future[Reply]] = deque()
         self._started_at = self.heard_at = time.monotonic()
         self.alive = True
-        """Whether it can be asked; `gone` says that the process has ended."""
+        """Whether the process takes commands. `gone` is true once the process has ended."""
         self.gone = False
         self._reader = asyncio.create_task(self._read())
 
     @classmethod
     async def start(cls) -> "_Process":
-        """A process that is not connected. It leaves our terminal: a Ctrl-C there is for us to act on."""
+        """Start a process that is not connected yet. It leaves our terminal, so that Ctrl-C reaches only us."""
         arguments = (sys.executable, "-P", "-m", "cloud.breakwater.keys.token_process")
         pipe = asyncio.subprocess.PIPE
         return cls(await asyncio.create_subprocess_exec(*arguments, stdin=pipe, stdout=pipe, start_new_session=True))
 
     @property
     def age(self) -> float:
-        """In seconds."""
+        """Seconds since the process started."""
         return time.monotonic() - self._started_at
 
     async def call(self, command: Command) -> Reply:
-        """The answer to a command. Raises _Lost."""
+        """Send a command and return its reply. Raises _Lost when the process ends before."""
         if not self.alive:
             raise _Lost("the token process ended")
         answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
@@ -89,13 +89,13 @@ class _Process:
         return await answer
 
     def end(self) -> None:
-        """End it now, whatever it does; calls under way are lost."""
+        """Kill the process. Calls in progress raise _Lost."""
         self.alive = False
         if self._process.returncode is None:
             self._process.kill()
 
     async def aclose(self) -> None:
-        """Let it end by itself; end it if that takes a second."""
+        """Close the process's input and wait for its end. Kill it after a second."""
         self.alive = False
         self._commands.close()
         _, pending = await asyncio.wait((self._reader,), timeout=1.0)
@@ -110,7 +110,7 @@ class _Process:
                 reply = messages.replies.decode(await self._replies.readexactly(size))
                 self.heard_at = time.monotonic()
                 answer = self._waiting.popleft()
-                if not answer.done():  # its caller may have gone
+                if not answer.done():  # the caller may have been cancelled
                     answer.set_result(reply)
         except (EOFError, OSError, ValueError, IndexError, msgspec.MsgspecError):
             self.end()
@@ -134,7 +134,7 @@ class TokenKey:
         self.public_key = public_key
 
     async def sign(self, data: bytes) -> bytes:
-        """See `CaKey.sign`. Verified here: a token may be exchanged for another, and hardware does err."""
+        """See `CaKey.sign`. The signature is verified because a token can be swapped, and hardware makes errors."""
         digest = hashlib.new(self._hash.name, data).digest()
         raw = await self._keys.sign(self._label, digest)
         half = len(raw) // 2
@@ -142,12 +142,12 @@ class TokenKey:
         try:
             self.public_key.verify(signature, digest, ec.ECDSA(Prehashed(self._hash)))
         except InvalidSignature as error:
-            raise SignerError(f"the token's key {self._label} is not the one that was opened") from error
+            raise SignerError(f"cannot sign: the token's key {self._label} changed since it was opened") from error
         return signature
 
 
 class Pkcs11Keys:
-    """The `Keys` in a token. One of these at a time for a token: a login is for a whole process."""
+    """`Keys` in a token. Each object runs one token process with one login, which serves all keys of the token."""
 
     PREFIX = "pkcs11:"
 
@@ -171,39 +171,46 @@ class Pkcs11Keys:
         self._refused_pin: tuple[int, ...] | None = None
 
     async def open(self, reference: str) -> TokenKey:
-        """See `Keys.open`. Raises SignerUnavailable, SignerError."""
+        """See `Keys.open`."""
         label = reference.removeprefix(self.PREFIX)
         if not reference.startswith(self.PREFIX) or not _LABEL.fullmatch(label):
-            raise SignerError(f"cannot use the key {reference!r}: not a label after {self.PREFIX!r}")
+            raise SignerError(f"cannot use the key {reference!r}: a reference is {self.PREFIX!r} and a label")
         reply = await self._ask(Find(label))
         if reply.outcome == "absent":
             raise SignerError(f"cannot open {reference}: {reply.text}")
         return TokenKey(self, label, _public_key(label, reply.data))
 
     async def generate(self, authority: str) -> str:
-        """See `Keys.generate`: label and CKA_ID are the authority; the key cannot leave the token."""
+        """See `Keys.generate`. CKA_LABEL and CKA_ID are the authority's id. The key cannot be exported."""
         if not _LABEL.fullmatch(authority):
             raise SignerError(f"cannot make a key for {authority!r}: not a label")
-        # Asked once: a lost answer may mean that the key is there.
+        # No retry: after a lost reply the key may exist.
         await self._ask(Generate(authority), tries=1)
         return f"{self.PREFIX}{authority}"
 
     async def sign(self, label: str, digest: bytes) -> bytes:
-        """r and s. Raises SignerUnavailable, also when the key went missing since it was opened, and SignerError."""
+        """Sign a digest and return r and s, each as long as the curve's order.
+
+        Raises SignerUnavailable or SignerError. A key that disappeared since it was opened is a SignerUnavailable,
+        because another token may be plugged in.
+        """
         reply = await self._ask(Sign(label, digest))
         if reply.outcome == "absent":
             raise SignerUnavailable(f"cannot sign: {reply.text} any more")
         return reply.data
 
     async def aclose(self) -> None:
-        """See `Keys.aclose`: end the process."""
+        """See `Keys.aclose`. Ends the token process; later calls raise SignerUnavailable."""
         async with self._starting:
-            self._failure, self._not_before = SignerUnavailable("the token was let go"), float("inf")
+            self._failure, self._not_before = SignerUnavailable("the token was closed"), float("inf")
             for process in self._ending:
                 await process.aclose()
 
     async def _ask(self, command: Command, tries: int = 2) -> Reply:
-        """An answer that is `done` or `absent`; a process that turns out to be lost is replaced and asked again."""
+        """Return a reply that is `done` or `absent`. Replaces a lost process and retries.
+
+        Raises SignerUnavailable or SignerError.
+        """
         process: _Process | None = None
         try:
             async with asyncio.timeout(self._timeout):
@@ -214,12 +221,12 @@ class Pkcs11Keys:
                     try:
                         reply = _usable(await process.call(command))
                         if reply.outcome == "absent" and tries > 0 and process.age > self._retry:
-                            raise _Lost(reply.text)  # a library may remember a token that was exchanged since
+                            raise _Lost(reply.text)  # the library may remember a token that was swapped
                         return reply
                     except _Lost as error:
                         process.end()
                         if tries <= 0:
-                            raise self._failed(SignerUnavailable(f"the token is away: {error}")) from error
+                            raise self._failed(SignerUnavailable(f"the token is not available: {error}")) from error
         except TimeoutError as error:
             raise self._timed_out(process) from error
 
@@ -227,19 +234,22 @@ class Pkcs11Keys:
         waited = f"the token did not answer within {self._timeout:g} seconds"
         if process is None:
             return self._failed(SignerUnavailable(waited))
-        if time.monotonic() - process.heard_at < self._timeout * 0.9:  # a timer may be a little early
-            return SignerUnavailable("the token has more to do than it can")  # it answers others
+        if time.monotonic() - process.heard_at < self._timeout * 0.9:  # a timer can fire early
+            return SignerUnavailable("the token is overloaded")  # it answered other callers meanwhile
         process.end()
         return self._failed(SignerUnavailable(waited))
 
     def _failed(self, failure: SignerError) -> SignerError:
-        """Remember a failure: until the next try, requests get it without waiting."""
+        """Store a failure. Requests during the pause `RETRY_SECONDS` get it without waiting."""
         log.error("token failed", extra={"error": str(failure)})
         self._failure, self._not_before = failure, time.monotonic() + self._retry
         return failure
 
     async def _connected(self) -> _Process:
-        """The process, started if need be. Raises SignerUnavailable, SignerError."""
+        """Return the connected process. Starts and connects one if necessary.
+
+        Raises SignerUnavailable or SignerError.
+        """
         async with self._starting:
             if self._process is not None and self._process.alive:
                 return self._process
@@ -247,7 +257,9 @@ class Pkcs11Keys:
                 raise type(self._failure)(str(self._failure))
             pin = self._pin_identity()
             if pin == self._refused_pin is not None:
-                raise SignerError(f"the token refused the PIN in {self._pin_file}; change that file first")
+                raise SignerError(
+                    f"cannot use the token: it refused the PIN in {self._pin_file}; correct that file first"
+                )
             try:
                 process = await _Process.start()
             except OSError as error:
@@ -257,9 +269,9 @@ class Pkcs11Keys:
             try:
                 reply = await process.call(self._connect)
             except _Lost as error:
-                raise self._failed(SignerUnavailable(f"the token is away: {error}")) from error
+                raise self._failed(SignerUnavailable(f"the token is not available: {error}")) from error
             finally:
-                if reply is None or reply.outcome != "done":  # a time-out comes this way too
+                if reply is None or reply.outcome != "done":  # a time-out gets here too
                     process.end()
             if reply.outcome == "pin":
                 self._refused_pin = pin
@@ -271,7 +283,10 @@ class Pkcs11Keys:
             return process
 
     def _pin_identity(self) -> tuple[int, ...]:
-        """Changes with the PIN file. A wrong PIN is tried once, or the token locks itself for good."""
+        """Return a value that changes with the PIN file.
+
+        A refused PIN is not tried again before the file changes, because a token locks itself after a few wrong PINs.
+        """
         try:
             status = self._pin_file.stat()
         except OSError:
@@ -291,7 +306,7 @@ def _public_key(label: str, spki: bytes) -> ec.EllipticCurvePublicKey:
     try:
         key = serialization.load_der_public_key(spki)
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise SignerError(f"cannot read the public key {label} of the token") from error
+        raise SignerError(f"cannot use the token's public key {label}: it cannot be parsed") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in CA_CURVES:
-        raise SignerError(f"the token's key {label} is not on a curve that CAs use")
+        raise SignerError(f"cannot use the token's key {label}: a CA key is on {' or '.join(CA_CURVES)}")
     return key

@@ -1,8 +1,7 @@
-"""Port for CA signing keys, and the signer. Adapters (`file.py`, `pkcs11.py`) hold the keys; the signer accepts only
-linted bytes.
+"""Port for CA signing keys, and the signer. Adapters (`file.py`, `pkcs11.py`) hold the keys.
 
-The signer knows no profiles, records or callers. Rule: it takes a `Linted` once, and only for the issuer that the
-bytes were linted for and whose key was added.
+The signer does not know profiles, records or callers. Rule: It signs each `Linted` at most once, with the key of the
+issuer for which the bytes were linted.
 """
 
 from pathlib import Path
@@ -24,39 +23,40 @@ from cloud.crypto.der import bit_string, integer, sequence, tlv
 from cloud.crypto.keyfile import secret_path
 
 DEVELOPMENT_MARK = "(development)"
-"""Ends the names of CAs that `cascade init` made for development."""
+"""The end of a CA's name when `cascade init` made the CA for development."""
 
 
 class CaKey(Protocol):
-    """A private key of a CA, wherever it lies."""
+    """Port: a private key of a CA."""
 
     @property
     def public_key(self) -> ec.EllipticCurvePublicKey: ...
 
     async def sign(self, data: bytes) -> bytes:
-        """An ECDSA signature in DER (RFC 3279 section 2.2.3) over SHA-256, on P-384 over SHA-384.
+        """Return an ECDSA signature in DER (RFC 3279 section 2.2.3), with SHA-256 on P-256 and SHA-384 on P-384.
 
-        Raises SignerUnavailable (try again), SignerError.
+        Raises SignerUnavailable (a retry may succeed) or SignerError.
         """
         ...
 
 
 class Keys(Protocol):
-    """Where the keys of CAs lie."""
+    """Port: a store of CA keys. A reference names one key: `file:NAME` or `pkcs11:LABEL`."""
 
     async def open(self, reference: str) -> CaKey:
-        """The key that `generate` made under this reference. Raises SignerUnavailable, SignerError."""
+        """Open the key with this reference. Raises SignerUnavailable or SignerError."""
         ...
 
     async def generate(self, authority: str) -> str:
-        """Make a P-256 key for an authority, durable when this returns; gives its reference.
+        """Make a P-256 key for an authority and return its reference. The key is durable when this returns.
 
-        Raises SignerUnavailable, SignerError, also when the authority has a key here already: it may have signed.
+        Raises SignerUnavailable or SignerError. An existing key of the authority is never replaced, because it may have
+        signed; that is a SignerError too.
         """
         ...
 
     async def aclose(self) -> None:
-        """Let go of everything; the keys stay where they lie."""
+        """Release files and processes. The stored keys are not changed."""
         ...
 
 
@@ -66,18 +66,18 @@ class _Held(msgspec.Struct, frozen=True):
 
 
 class Signer:
-    """Signs for the authorities it was given, each with its own key."""
+    """Signs for the authorities that were added, each with its own key."""
 
     def __init__(self) -> None:
         self._held: dict[str, _Held] = {}
         self._usage: dict[str, int] = {}
 
     def add(self, issuer: Issuer, key: CaKey) -> None:
-        """Sign for an authority from now on, in place of what was held for it.
+        """Sign for an authority from now on. `key` replaces an earlier key of the same authority.
 
         Raises:
-            SignerError: the key is not that of the issuer's certificate. For a root that is about to sign itself, not
-                that of its key identifier.
+            SignerError: the key does not belong to the issuer's certificate. A root that has no certificate yet is
+                compared by its key identifier.
         """
         if not _belong_together(issuer, key.public_key):
             raise SignerError(f"the key of the CA {issuer.authority} does not belong to its certificate")
@@ -85,36 +85,39 @@ class Signer:
         self._usage.setdefault(issuer.authority, 0)
 
     def remove(self, authority: str) -> None:
-        """Sign for this authority no more. What it signed stays counted."""
+        """Stop signing for this authority. `usage` still contains its signatures."""
         self._held.pop(authority, None)
 
     def holds(self, authority: str) -> bool:
-        """Whether this signer signs for an authority. Its key may be out of reach at the moment all the same."""
+        """Whether the key of an authority was added. A token may still be unreachable at this moment."""
         return authority in self._held
 
     def usage(self) -> dict[str, int]:
-        """How often each authority's key was used since this process began.
+        """Return how often each authority's key was used since this signer was made.
 
-        A use whose signature never came back (`SignerUnavailable`) counts too: the key may have signed.
+        A use without a signature (`SignerUnavailable`) counts too, because the token may have signed.
         """
         return dict(self._usage)
 
     async def sign(self, linted: Linted) -> bytes:
-        """A Certificate or CertificateList in DER, its to-be-signed bytes exactly the linted ones.
+        """Sign linted bytes and return the Certificate or CertificateList in DER.
 
-        The linted bytes are used up also when no signature comes back: a record is signed once or never, and whether
-        hardware that went silent has signed is not known. Ask again with a new record.
+        After a failure the same `Linted` cannot be signed again: a token that did not answer may have signed, and each
+        record is signed at most once. The caller makes a new record and lints it.
 
         Raises:
-            SignerError: not the issuer that was linted for, or its key fails. SignerUnavailable: its key is out of
-                reach for now. LintError: these bytes were given before.
+            SignerError: the issuer was not added, or was added with another certificate, or its key fails.
+            SignerUnavailable: the key cannot be reached now.
+            LintError: these bytes were already passed to a signer.
         """
         issuer = linted.issuer
         held = self._held.get(issuer.authority)
         if held is None:
-            raise SignerError(f"cannot sign: this signer does not hold the CA {issuer.authority}")
+            raise SignerError(f"cannot sign: the key of the CA {issuer.authority} is not open in this process")
         if held.issuer is not issuer and held.issuer != issuer:
-            raise SignerError(f"cannot sign: this signer is not the CA {issuer.authority} that was linted for")
+            raise SignerError(
+                f"cannot sign: the bytes were linted for another certificate of the CA {issuer.authority}"
+            )
         tbs = linted.redeem()
         self._usage[issuer.authority] += 1
         return assemble(tbs, issuer.curve, await held.key.sign(tbs))
@@ -129,7 +132,7 @@ def _belong_together(issuer: Issuer, key: ec.EllipticCurvePublicKey) -> bool:
 
 
 def issuer_of(name: CaName, authority: str, certificate: x509.Certificate) -> Issuer:
-    """What profiles and lint need of a CA certificate. Raises SignerError for a certificate that is no CA's."""
+    """Return the `Issuer` of a CA certificate. Raises SignerError when the certificate is not a CA's with an EC key."""
     public_key = certificate.public_key()
     try:
         key_id = certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
@@ -151,18 +154,20 @@ def issuer_of(name: CaName, authority: str, certificate: x509.Certificate) -> Is
 
 
 def is_for_development(certificate: x509.Certificate) -> bool:
-    """Whether a CA was made for development."""
+    """Whether the name of a CA ends with `DEVELOPMENT_MARK`."""
     names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return any(str(name.value).endswith(DEVELOPMENT_MARK) for name in names)
 
 
 async def certificate_request(key: CaKey, common_name: str) -> bytes:
-    """A PKCS#10 request (RFC 2986) for a CA's key, DER, that wishes for nothing: the offline root decides.
+    """Return a PKCS#10 request (RFC 2986) in DER for a CA's key.
 
-    Done by hand because the library signs requests with keys in memory only.
+    The request has no attributes, because the offline root decides every extension. We encode the request ourselves
+    because the library signs requests only with keys in memory.
 
     Raises:
-        SignerUnavailable, SignerError. ValueError: not a common name (1 to 64 characters).
+        SignerUnavailable, SignerError: the key cannot sign.
+        ValueError: the common name does not have 1 to 64 characters.
     """
     public_key = key.public_key
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)]).public_bytes()
@@ -172,22 +177,26 @@ async def certificate_request(key: CaKey, common_name: str) -> bytes:
 
 
 class _AllKeys:
-    """Files beside a token: what an installation has while its authorities move to hardware, one generation each."""
+    """Adapter: keys in files and keys on a token.
+
+    An installation has both while it moves to a token, because each authority keeps its key and only the next
+    generation gets one on the token.
+    """
 
     def __init__(self, files: FileKeys, token: Pkcs11Keys | None) -> None:
         self._files = files
         self._token = token
 
     async def open(self, reference: str) -> CaKey:
-        """See `Keys.open`; the reference says which."""
+        """See `Keys.open`. The prefix of the reference selects the token or the files."""
         if reference.startswith(Pkcs11Keys.PREFIX):
             if self._token is None:
-                raise SignerError(f"cannot open {reference}: the settings name no token")
+                raise SignerError(f"cannot open the key {reference}: the settings name no token")
             return await self._token.open(reference)
         return await self._files.open(reference)
 
     async def generate(self, authority: str) -> str:
-        """See `Keys.generate`: on the token, if there is one."""
+        """See `Keys.generate`. The key is made on the token if the settings name one."""
         return await (self._token or self._files).generate(authority)
 
     async def aclose(self) -> None:
@@ -197,12 +206,13 @@ class _AllKeys:
 
 
 def open_keys(directory: Path, passphrase: bytes, token: TokenSettings | None = None, base: Path = Path()) -> Keys:
-    """The keys of an installation: files in `directory`, and those on a token if the settings name one.
+    """Return the keys of an installation: files in `directory`, and a token if the settings name one.
 
-    New keys are made on the token then. `base` is where a relative `pin_file` begins. Nothing is read or started yet.
+    With a token, new keys are made on the token. A relative `pin_file` starts at `base`. This function reads no key and
+    starts no process.
 
     Raises:
-        KeyFileError: the PIN is to be a credential, and this process was given none.
+        KeyFileError: `pin_file` names a credential, but systemd gave this process no credentials.
     """
     files = FileKeys(directory, passphrase)
     if token is None:

@@ -1,6 +1,6 @@
-"""Pure values: the messages between issuer and token process, over the process's standard input and output.
+"""Values: messages between the issuer and the token process, sent over the process's standard input and output.
 
-Commands are answered in their order. Rule: no message holds the PIN or a key.
+The process answers commands in their order. Rule: No message contains the PIN or a private key.
 """
 
 from typing import Final, Literal
@@ -8,13 +8,13 @@ from typing import Final, Literal
 import msgspec
 
 FRAME_BYTES_MAX: Final = 16 * 1024
-"""A digest, a signature, a public key or a sentence; more is not this protocol."""
+"""The largest content is a digest, a signature, a public key or a sentence. A longer frame is an error."""
 SIZE_BYTES: Final = 4
-"""A frame is preceded by its length, big-endian, as a socket may cut it anywhere."""
+"""Each frame is preceded by its length, big-endian, because a pipe does not keep message boundaries."""
 
 
 class Connect(msgspec.Struct, frozen=True, tag=True):
-    """The first command: load the library and log in to the token with the PIN in that file."""
+    """The first command: load the library `module` and log in to `token` with the PIN in `pin_file`."""
 
     module: str
     token: str
@@ -22,19 +22,19 @@ class Connect(msgspec.Struct, frozen=True, tag=True):
 
 
 class Find(msgspec.Struct, frozen=True, tag=True):
-    """The public key (SubjectPublicKeyInfo in DER) of the pair by that label."""
+    """Get the public key of the pair with this label (SubjectPublicKeyInfo in DER)."""
 
     label: str
 
 
 class Generate(msgspec.Struct, frozen=True, tag=True):
-    """Make a P-256 pair that stays in the token."""
+    """Make a P-256 pair in the token. The private key cannot be exported. The reply has the public key."""
 
     label: str
 
 
 class Sign(msgspec.Struct, frozen=True, tag=True):
-    """ECDSA over a digest; r and s, each as long as the curve's order."""
+    """Sign a digest with ECDSA. The reply has r and s, each as long as the curve's order."""
 
     label: str
     digest: bytes
@@ -43,14 +43,14 @@ class Sign(msgspec.Struct, frozen=True, tag=True):
 Command = Connect | Find | Generate | Sign
 
 Outcome = Literal["done", "absent", "refused", "pin", "lost"]
-"""`absent`: no such key. `refused`: this cannot work, whenever it is tried. `pin`: the token refuses the PIN.
+"""`absent`: the token has no such key. `refused`: a retry would fail too. `pin`: the token refuses the PIN.
 
-`lost`: the token, its session or the library is away; the issuer may start another process and try again.
+`lost`: the token, its session or the library stopped working. The issuer can start another process and retry.
 """
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """The answer to a command; `text` is for people, if it is not `done`."""
+    """The answer to a command. `text` is a reason for people unless the outcome is `done`."""
 
     outcome: Outcome
     data: bytes = b""
@@ -63,14 +63,14 @@ replies: Final = msgspec.msgpack.Decoder(Reply)
 
 
 def frame(message: Command | Reply) -> bytes:
-    """A message with its length before it."""
+    """Encode a message, with its length in front."""
     content = _ENCODER.encode(message)
     return len(content).to_bytes(SIZE_BYTES, "big") + content
 
 
 def size_of(head: bytes) -> int:
-    """The length that a frame's head says. Raises ValueError for one that is too large."""
+    """Return the length of a frame from its first `SIZE_BYTES` bytes. Raises ValueError when it is too large."""
     size = int.from_bytes(head, "big")
     if size > FRAME_BYTES_MAX:
-        raise ValueError(f"a frame of {size} bytes, {FRAME_BYTES_MAX} is the most")
+        raise ValueError(f"a frame has {size} bytes; at most {FRAME_BYTES_MAX} are allowed")
     return size

@@ -1,8 +1,8 @@
-"""Process that holds the PKCS#11 library: `python -m cloud.breakwater.keys.token_process`, started by `pkcs11.py`.
+"""Process that loads the PKCS#11 library: `python -m cloud.breakwater.keys.token_process`, started by `pkcs11.py`.
 
-Vendors' libraries hang, crash, and remember removed tokens until they are loaded again (PKCS#11 knows no other cure
-than C_Finalize, during which no other thread may be inside the library). This process can be killed and started again,
-and shares no memory with the issuer. It runs one command after the other, decides nothing, and ends with its input.
+Vendors' libraries hang and crash. They remember removed tokens until they are loaded again: PKCS#11 offers only
+C_Finalize, during which no other thread may be in the library. The issuer can kill this process and start another, and
+the library cannot damage the issuer's memory. The process runs one command at a time and ends when its input ends.
 """
 
 import os
@@ -42,7 +42,7 @@ _REFUSALS = (
 
 
 class _Failed(Exception):
-    """A command came to nothing."""
+    """A command failed. `outcome` and the text become the reply."""
 
     def __init__(self, outcome: Outcome, text: str) -> None:
         super().__init__(text)
@@ -50,7 +50,7 @@ class _Failed(Exception):
 
 
 class Token:
-    """A token, and a session in which its user is logged in."""
+    """A token, and a session in which the user is logged in."""
 
     def __init__(self, token: pkcs11.Token, session: pkcs11.Session) -> None:
         self._token = token
@@ -58,7 +58,7 @@ class Token:
         self._private: dict[str, Any] = {}
 
     def answer(self, command: Command) -> bytes:
-        """Do one command. Raises PKCS11Error, _Failed."""
+        """Run one command and return the data of its reply. Raises PKCS11Error or _Failed."""
         match command:
             case Find(label):
                 return _spki(self._one(label, pkcs11.ObjectClass.PUBLIC_KEY))
@@ -67,7 +67,7 @@ class Token:
             case Sign(label, digest):
                 return self._sign(label, digest)
             case Connect():
-                raise _Failed("refused", "connected already")
+                raise _Failed("refused", "already connected")
 
     def _sign(self, label: str, digest: bytes) -> bytes:
         key = self._private.get(label)
@@ -77,8 +77,8 @@ class Token:
 
     def _generate(self, label: str) -> bytes:
         if self._found({pkcs11.Attribute.LABEL: label}):
-            raise _Failed("refused", f"the token has a key {label} already; it may have signed")
-        # Logged in by the other session: a token knows one user of a process, not of a session.
+            raise _Failed("refused", f"the token already has a key {label}, which may have signed")
+        # This session needs no login: PKCS#11 logs in a whole process, and the other session has done that.
         writing = self._token.open(rw=True)
         try:
             curve = {pkcs11.Attribute.EC_PARAMS: encode_named_curve_parameters("secp256r1")}
@@ -119,12 +119,12 @@ class Token:
 def _spki(public: Any) -> bytes:
     try:
         return encode_ec_public_key(public)
-    except (ValueError, TypeError) as error:  # what asn1crypto says of a point or a curve in another spelling
-        raise _Failed("refused", f"the token's public key cannot be read: {error}") from error
+    except (ValueError, TypeError) as error:  # asn1crypto raises these for an unexpected encoding
+        raise _Failed("refused", f"the token's public key cannot be parsed: {error}") from error
 
 
 def connect(command: Connect) -> Token:
-    """Load the library, find the token, log in. Raises PKCS11Error, _Failed."""
+    """Load the library, find the token and log in. Raises PKCS11Error or _Failed."""
     if not Path(command.module).is_file():
         raise _Failed("refused", f"there is no PKCS#11 library {command.module}")
     try:
@@ -134,7 +134,7 @@ def connect(command: Connect) -> Token:
     try:
         token = pkcs11.lib(command.module).get_token(token_label=command.token)
     except pkcs11.NoSuchToken as error:
-        raise _Failed("lost", f"no token {command.token} is there") from error
+        raise _Failed("lost", f"there is no token {command.token}") from error
     except pkcs11.MultipleTokensReturned as error:
         raise _Failed("refused", f"more than one token is labelled {command.token}") from error
     return Token(token, token.open(user_pin=pin))
@@ -150,14 +150,14 @@ def _attempt(token: Token | None, command: Command) -> tuple[Token | None, Reply
     except _Failed as failure:
         return token, Reply(failure.outcome, text=str(failure))
     except pkcs11.PKCS11Error as error:
-        said = f"the token answers {type(error).__name__} {error}".rstrip()
+        text = f"the token answers {type(error).__name__} {error}".rstrip()
         if isinstance(error, _PIN_ERRORS):
-            return token, Reply("pin", text=said)
-        return token, Reply("refused" if isinstance(error, _REFUSALS) else "lost", text=said)
+            return token, Reply("pin", text=text)
+        return token, Reply("refused" if isinstance(error, _REFUSALS) else "lost", text=text)
 
 
 def serve(source: BinaryIO, sink: BinaryIO) -> None:
-    """Answer commands until the input ends. Raises ValueError for what is no frame."""
+    """Answer commands from `source` until it ends. Raises ValueError or msgspec.MsgspecError for an invalid frame."""
     token: Token | None = None
     while len(head := source.read(messages.SIZE_BYTES)) == messages.SIZE_BYTES:
         command = messages.commands.decode(source.read(messages.size_of(head)))
@@ -167,7 +167,10 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
 
 
 def main() -> None:
-    """Standard output is for answers alone: what a library prints goes where errors go."""
+    """Serve on standard input and output.
+
+    Standard output carries only replies. Text that a library prints there goes to standard error instead.
+    """
     with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as sink:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
         serve(sys.stdin.buffer, sink)

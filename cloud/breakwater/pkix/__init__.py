@@ -1,1 +1,1 @@
-"""Pure: CSRs, profiles, lint, and the encodings of CRLs and OCSP."""
+"""Pure functions: CSRs, certificate profiles, lint, and the encodings of CRLs and OCSP responses."""

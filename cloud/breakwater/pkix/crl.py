@@ -1,10 +1,11 @@
-"""Certificate revocation lists (RFC 5280 section 5): the to-be-signed bytes of one, and the last look at them.
+"""Pure functions: build the to-be-signed bytes of a certificate revocation list (RFC 5280 section 5), and lint them.
 
-Pure: number, dates and entries are arguments. Rule: `lint_crl` writes down by its own hand what every part of the
-list has to be and compares bytes, so that a mistake must be made twice to be signed; only what is clean is `Linted`.
+Number, dates and entries are arguments. Rule: `lint_crl` encodes every part of the list itself and compares bytes. A
+wrong list gets a signature only if the builder and the lint contain the same mistake.
 
-A list is the whole of one shard, and says so: its critical issuing distribution point is the address that stands in
-the certificates of that shard, for end certificates only. A root's list, of CA certificates, has no such extension.
+A list covers one whole shard. Its critical issuing distribution point contains the same address as the certificates of
+the shard, and limits the list to end-entity certificates. A root's list covers CA certificates and has no such
+extension.
 """
 
 from collections.abc import Sequence
@@ -20,9 +21,9 @@ from cloud.breakwater.pkix.profiles import SCRATCH_KEYS, Issuer, hash_of
 from cloud.crypto.der import integer, tlv
 
 ENTRIES_MAX = 5000
-"""As many as a shard has places."""
+"""The number of places in a shard."""
 CRL_LIFE_MAX = timedelta(days=400)
-"""A root's list is made at a ceremony, once a year; those of shards live for days."""
+"""A root's list is made once a year in a ceremony. The lists of shards are valid for days."""
 NUMBER_MAX = 2**63 - 1
 UNSPECIFIED = 0
 REASONS = {
@@ -35,11 +36,11 @@ REASONS = {
     9: x509.ReasonFlags.privilege_withdrawn,
     10: x509.ReasonFlags.aa_compromise,
 }
-"""The CRLReasons (RFC 5280 section 5.3.1) of a revocation for good: neither certificateHold nor removeFromCRL."""
+"""The CRLReasons (RFC 5280 section 5.3.1) of a permanent revocation: all except certificateHold and removeFromCRL."""
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """A revoked certificate. `revoked_at` is aware UTC, of which whole seconds count; `reason` is the CRLReason."""
+    """A revoked certificate. `revoked_at` is aware and is cut to whole seconds. `reason` is the CRLReason."""
 
     serial: int
     revoked_at: datetime
@@ -47,9 +48,9 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class WantedCrl(msgspec.Struct, frozen=True, kw_only=True):
-    """All of one list. Dates are whole seconds, UTC; entries ascend by serial.
+    """The content of one list. Dates are whole seconds, UTC. Entries are sorted by serial.
 
-    `distribution_url` is the address in the certificates of the shard, None for a root's list of CA certificates.
+    `distribution_url` is the CRL address in the shard's certificates; it is None for a root's list of CA certificates.
     """
 
     number: int
@@ -62,7 +63,7 @@ class WantedCrl(msgspec.Struct, frozen=True, kw_only=True):
 def want_crl(
     number: int, now: datetime, life: timedelta, entries: Sequence[Entry], distribution_url: str | None
 ) -> WantedCrl:
-    """A list of now, its entries in order and its dates in whole seconds."""
+    """Return the content of a list that begins at `now` and ends after `life`, with its entries sorted."""
     start = now.astimezone(UTC).replace(microsecond=0)
     return WantedCrl(
         number=number,
@@ -74,11 +75,11 @@ def want_crl(
 
 
 def build_crl(wanted: WantedCrl, issuer: Issuer) -> bytes:
-    """The to-be-signed list (RFC 5280 section 5.1, TBSCertList) in DER.
+    """Return the to-be-signed list (TBSCertList, RFC 5280 section 5.1) in DER.
 
-    The builder is given its lists at once: adding 5,000 entries one by one copies the list 5,000 times.
-    Raises ValueError or KeyError for what no list can hold.
+    Raises ValueError, KeyError or OverflowError for values that a CRL cannot contain.
     """
+    # All entries go to the builder's constructor: adding 5,000 entries one by one copies the list 5,000 times.
     extensions: list[x509.Extension[x509.ExtensionType]] = [
         _extension(x509.AuthorityKeyIdentifier(issuer.key_id, None, None)),
         _extension(x509.CRLNumber(wanted.number)),
@@ -113,7 +114,7 @@ def _point(url: str) -> x509.IssuingDistributionPoint:
 
 _REASON_EXTENSIONS = {code: [_extension(x509.CRLReason(flag))] for code, flag in REASONS.items() if code != UNSPECIFIED}
 _REASON_EXTENSIONS[UNSPECIFIED] = []
-"""RFC 5280 section 5.3.1: unspecified is said by saying nothing."""
+"""RFC 5280 section 5.3.1: an entry with the reason "unspecified" has no reason extension."""
 
 
 def _revoked(entry: Entry) -> x509.RevokedCertificate:
@@ -121,13 +122,13 @@ def _revoked(entry: Entry) -> x509.RevokedCertificate:
     return x509.RevokedCertificateBuilder(entry.serial, at, _REASON_EXTENSIONS[entry.reason]).build()
 
 
-# The second time, by hand.
+# The lint. It has separate constants and uses no function of the builder above.
 
 _VERSION_2 = bytes.fromhex("020101")
 _AUTHORITY_KEY = bytes.fromhex("0603551d23")
 _CRL_NUMBER = bytes.fromhex("0603551d14")
 _ISSUING_POINT = bytes.fromhex("0603551d1c0101ff")
-"""The identifier and TRUE: critical."""
+"""The identifier, and TRUE because the extension is critical."""
 _REASON_CODE = bytes.fromhex("0603551d15")
 _FINAL_REASONS = frozenset({0, 1, 2, 3, 4, 5, 9, 10})
 _ONLY_USER_CERTS = bytes.fromhex("8101ff")
@@ -135,9 +136,12 @@ _URI = 0x86
 
 
 def lint_crl(tbs: bytes, wanted: WantedCrl, issuer: Issuer, previous_number: int = 0) -> Linted:
-    """Check the bytes against every rule. `previous_number` is the highest that was published for this list before.
+    """Check a TBSCertList in DER against every rule.
 
-    Raises LintError naming the first rule that is broken.
+    `previous_number` is the highest number published for this shard or root so far.
+
+    Raises:
+        LintError: `rule` is the name of the first broken rule.
     """
     crl = _parse(tbs, issuer)
     try:
@@ -145,7 +149,7 @@ def lint_crl(tbs: bytes, wanted: WantedCrl, issuer: Issuer, previous_number: int
         _parsed_rules(crl, wanted)
         _byte_rules(tbs, wanted, issuer)
     except (ValueError, OverflowError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
-        raise LintError("crl_der", f"a part cannot be read: {error}") from error
+        raise LintError("crl_der", f"a part cannot be parsed: {error}") from error
     return passed(tbs, issuer)
 
 
@@ -155,7 +159,7 @@ def _parse(tbs: bytes, issuer: Issuer) -> x509.CertificateRevocationList:
         same = crl.tbs_certlist_bytes == tbs
     except (ValueError, x509.InvalidVersion) as error:
         raise LintError("crl_der", f"not a TBSCertList: {error}") from error
-    _require("crl_der", same, "bytes stand after the TBSCertList")
+    _require("crl_der", same, "bytes follow the TBSCertList")
     return crl
 
 
@@ -165,23 +169,31 @@ def _require(rule: str, holds: bool, detail: str) -> None:
 
 
 def _wanted_rules(wanted: WantedCrl, issuer: Issuer, previous_number: int) -> None:
-    """What a list may be at all."""
-    _require("crl_number", previous_number < wanted.number <= NUMBER_MAX, "does not ascend, or is too large")
+    """The bounds that every list has to keep."""
+    _require("crl_number", previous_number < wanted.number <= NUMBER_MAX, "not above the previous number, or too large")
     life = wanted.next_update - wanted.this_update
-    _require("crl_dates", timedelta() < life <= CRL_LIFE_MAX, f"lives for {life}")
+    _require("crl_dates", timedelta() < life <= CRL_LIFE_MAX, f"valid for {life}")
     _require("crl_dates", wanted.this_update < issuer.not_after, "the CA has expired")
     _require("crl_entries", len(wanted.entries) <= ENTRIES_MAX, f"{len(wanted.entries)} entries")
     serials = [entry.serial for entry in wanted.entries]
     in_order = all(one < other for one, other in pairwise(serials))
-    _require("crl_order", in_order, "serials do not ascend, or one stands twice")
-    _require("crl_serials", all(0 < serial < 2**159 for serial in serials), "one is no serial")
-    _require("crl_reasons", all(entry.reason in _FINAL_REASONS for entry in wanted.entries), "one is not final")
+    _require("crl_order", in_order, "serials are not sorted, or one appears twice")
+    _require("crl_serials", all(0 < serial < 2**159 for serial in serials), "a serial is out of bounds")
+    _require(
+        "crl_reasons",
+        all(entry.reason in _FINAL_REASONS for entry in wanted.entries),
+        "a reason is not one of a permanent revocation",
+    )
     is_root = issuer.name == "root"
-    _require("crl_scope", is_root is (wanted.distribution_url is None), "the scope is not that of this class of CA")
+    _require(
+        "crl_scope",
+        is_root is (wanted.distribution_url is None),
+        "the distribution point does not fit the class of the CA",
+    )
 
 
 def _parsed_rules(crl: x509.CertificateRevocationList, wanted: WantedCrl) -> None:
-    """Which extensions there are. What is in them is compared as bytes."""
+    """The set of extensions. `_byte_rules` compares their values."""
     found = {extension.oid.dotted_string: extension.critical for extension in crl.extensions}
     expected = {"2.5.29.35": False, "2.5.29.20": False}
     if wanted.distribution_url is not None:
@@ -191,22 +203,22 @@ def _parsed_rules(crl: x509.CertificateRevocationList, wanted: WantedCrl) -> Non
 
 
 def _byte_rules(tbs: bytes, wanted: WantedCrl, issuer: Issuer) -> None:
-    """Each part in its one encoding and its place (RFC 5280 section 5.1.1), to the last byte."""
+    """Each part has the expected encoding and place (RFC 5280 section 5.1.1), and no bytes follow."""
     entries = [_entry_der(entry) for entry in wanted.entries]
     parts: tuple[tuple[str, bytes], ...] = (
         ("crl_version", _VERSION_2),
         ("crl_algorithm", algorithm_der(issuer.curve)),
         ("crl_issuer", issuer.subject.public_bytes()),
         ("crl_dates", _time_der(wanted.this_update) + _time_der(wanted.next_update)),
-        # An empty list is left out (RFC 5280 section 5.1.2.6).
+        # revokedCertificates is absent when there are no entries (RFC 5280 section 5.1.2.6).
         ("crl_entries", tlv(0x30, b"".join(entries)) if entries else b""),
         ("crl_extensions", tlv(0xA0, tlv(0x30, _extensions_der(wanted, issuer)))),
     )
     at = 2 + (tbs[1] & 0x7F if tbs[1] & 0x80 else 0)
     for rule, part in parts:
-        _require(rule, tbs.startswith(part, at), "is not what was wanted, in its one encoding")
+        _require(rule, tbs.startswith(part, at), "not the expected bytes")
         at += len(part)
-    _require("crl_der", at == len(tbs), "more stands in the list than was wanted")
+    _require("crl_der", at == len(tbs), "bytes follow the expected list")
 
 
 def _extensions_der(wanted: WantedCrl, issuer: Issuer) -> bytes:
@@ -226,7 +238,7 @@ def _entry_der(entry: Entry) -> bytes:
 
 
 def _time_der(at: datetime) -> bytes:
-    """UTCTime to the end of 2049, GeneralizedTime after it (RFC 5280 section 5.1.2.4)."""
+    """Encode a date (RFC 5280 section 5.1.2.4): UTCTime up to 2049, GeneralizedTime from 2050."""
     utc = at.astimezone(UTC)
     if utc.year < 2050:
         return tlv(0x17, utc.strftime("%y%m%d%H%M%SZ").encode("ascii"))
@@ -234,9 +246,9 @@ def _time_der(at: datetime) -> bytes:
 
 
 def make_crl(wanted: WantedCrl, issuer: Issuer, previous_number: int = 0) -> Linted:
-    """Build a list and lint it. Raises LintError."""
+    """Build a list and lint it. See `lint_crl`. Raises LintError; the rule `crl_build` means it cannot be encoded."""
     try:
         tbs = build_crl(wanted, issuer)
     except (ValueError, KeyError, OverflowError) as error:
-        raise LintError("crl_build", f"no list can hold this: {error}") from error
+        raise LintError("crl_build", f"the list cannot be encoded: {error}") from error
     return lint_crl(tbs, wanted, issuer, previous_number)

@@ -1,8 +1,8 @@
-"""Pure: a PKCS#10 request (RFC 2986) is taken apart; only its public key is kept.
+"""Pure functions: parse a PKCS#10 request (RFC 2986) and return its public key.
 
-`profiles.py` decides what stands in a certificate. Rule: subject and attributes of a request are never copied. One
-that wishes for anything else than the profile gives is refused, not quietly answered with something else. A wish for
-exactly what the profile gives is allowed, since common clients cannot leave it out.
+Rules: Only the public key of a request reaches a certificate; `profiles.py` decides every other field. A request that
+asks for a name or extension other than the profile's is refused; it does not get a certificate with other content. A
+request may repeat exactly the names that the profile gives, because common clients cannot leave them out.
 """
 
 import hashlib
@@ -37,7 +37,11 @@ _EXTENSION_REQUEST = oid("1.2.840.113549.1.9.14")
 
 
 class RequestedKey(msgspec.Struct, frozen=True):
-    """A public key whose owner has proved possession. `key_id` is RFC 7093 section 2 method 1 (SHA-256, 160 bits)."""
+    """A public key in the forms that a certificate needs.
+
+    `open_csr` returns it after the requester has proved possession of the private key. `spki_der` is the
+    SubjectPublicKeyInfo, `spki_sha256` its SHA-256 in hex. `key_id` follows RFC 7093 section 2 method 1: 20 bytes.
+    """
 
     public_key: ec.EllipticCurvePublicKey
     spki_der: bytes
@@ -46,7 +50,7 @@ class RequestedKey(msgspec.Struct, frozen=True):
 
 
 def key_identifier(public_key: ec.EllipticCurvePublicKey) -> bytes:
-    """The subject key identifier of a key: the leftmost 160 bits of the SHA-256 of the subjectPublicKey bits."""
+    """Return the subject key identifier (20 bytes): the leftmost 160 bits of the SHA-256 of the subjectPublicKey."""
     return _leftmost(public_key.public_bytes(serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint))
 
 
@@ -55,9 +59,9 @@ def _leftmost(point: bytes) -> bytes:
 
 
 def describe_key(public_key: ec.EllipticCurvePublicKey) -> RequestedKey:
-    """What a certificate needs of a key."""
+    """Return a key with its encodings and hashes. The caller has to know that the requester possesses the key."""
     spki = public_key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    point = spki[-1 - 2 * ((public_key.key_size + 7) // 8) :]  # it ends with the uncompressed point
+    point = spki[-1 - 2 * ((public_key.key_size + 7) // 8) :]  # the SPKI ends with the uncompressed point
     return RequestedKey(public_key, spki, hashlib.sha256(spki).hexdigest(), _leftmost(point))
 
 
@@ -68,18 +72,24 @@ def open_csr(
     subject: x509.Name | None = None,
     names: x509.SubjectAlternativeName | None = None,
 ) -> RequestedKey:
-    """The key of a request that proves its possession and asks for nothing but what it would get anyway.
+    """Verify a PKCS#10 request in DER and return its key.
 
-    1 size; 2 a PKCS#10 structure, and nothing after it (RFC 2986 section 4); 3 an EC key on an allowed curve, its point
-    on the curve (SEC 1 section 3.2.2, checked by the parser) and uncompressed; 4 ECDSA with SHA-2 and a signature that
-    verifies; 5 a subject that is empty or the profile's own `subject`; 6 no attributes, or one extensionRequest with
-    nothing in it but a subjectAltName of the very `names` of the profile, in any order; 7 all of it in the one encoding
-    that DER allows: what was read, written again, is the request.
+    `subject` and `names` are the subject and the subjectAltName that the profile gives; None if it gives none. Checks:
 
-    Raises CsrRefused naming the check.
+    1. The request has 1 to `CSR_BYTES_MAX` bytes.
+    2. It is a PKCS#10 structure with no bytes after it (RFC 2986 section 4).
+    3. The key is an EC key on one of `curves`. Its point is on the curve (SEC 1 section 3.2.2, checked by the parser)
+       and uncompressed.
+    4. The signature is ECDSA with SHA-2 and verifies under the key.
+    5. The subject is empty or equals `subject`.
+    6. There are no attributes, or one extensionRequest that holds only a subjectAltName equal to `names`, in any order.
+    7. The request is DER: the parsed values, encoded again, give the same bytes.
+
+    Raises:
+        CsrRefused: the text names the check that failed.
     """
     if not 0 < len(der) <= CSR_BYTES_MAX:
-        raise CsrRefused(f"the request has {len(der)} bytes, {CSR_BYTES_MAX} is the most")
+        raise CsrRefused(f"the request has {len(der)} bytes; at most {CSR_BYTES_MAX} are allowed")
     try:
         request = x509.load_der_x509_csr(der)
         asked = request.subject
@@ -89,44 +99,47 @@ def open_csr(
     key = _checked_key(request, curves)
     _check_possession(request, key.public_key)
     if asked.rdns and (subject is None or _values(asked) != _values(subject)):
-        raise CsrRefused("the subject is another than the profile's; send it empty")
-    wish = _wish(request, names) if attributes else b""
-    info = sequence(_VERSION_1, asked.public_bytes(), key.spki_der, tlv(0xA0, wish))
+        raise CsrRefused("the subject differs from the profile's; send an empty subject")
+    requested = _requested_names(request, names) if attributes else b""
+    info = sequence(_VERSION_1, asked.public_bytes(), key.spki_der, tlv(0xA0, requested))
     if info != request.tbs_certrequest_bytes or der != _whole(request):
-        raise CsrRefused("the request is not in the one encoding of DER")
+        raise CsrRefused("the request is not encoded in DER")
     return key
 
 
 def _values(name: x509.Name) -> list[list[tuple[str, object]]]:
-    # The type of string may differ: some clients write a PrintableString where others write UTF8String.
+    # Types of strings are not compared: some clients write a PrintableString where others write a UTF8String.
     return [[(attribute.oid.dotted_string, attribute.value) for attribute in rdn] for rdn in name.rdns]
 
 
-def _wish(request: x509.CertificateSigningRequest, names: x509.SubjectAlternativeName | None) -> bytes:
-    """The one attribute that is let through, as DER has it. Raises CsrRefused for every other."""
+def _requested_names(request: x509.CertificateSigningRequest, names: x509.SubjectAlternativeName | None) -> bytes:
+    """Return the only allowed attribute in DER: a request for the names of the profile.
+
+    Raises CsrRefused for every other attribute or extension.
+    """
     try:
         extensions = list(request.extensions)
     except (ValueError, TypeError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
-        raise CsrRefused("the request wishes for extensions that cannot be read") from error
+        raise CsrRefused("the request asks for extensions that cannot be parsed") from error
     others = [found.oid.dotted_string for found in request.attributes if found.oid != _EXTENSION_REQUEST_OID]
     if others:
-        raise CsrRefused(f"the request wishes for something: attribute {', '.join(others)}; send none")
+        raise CsrRefused(f"the request contains the attribute {', '.join(others)}; send no attributes")
     strange = [found.oid.dotted_string for found in extensions if found.oid != ExtensionOID.SUBJECT_ALTERNATIVE_NAME]
     if strange or not extensions or names is None:
-        wished = ", ".join(found.oid.dotted_string for found in extensions) or "none"
-        raise CsrRefused(f"the request wishes for something: extension {wished}; send none")
+        asked = ", ".join(found.oid.dotted_string for found in extensions) or "none"
+        raise CsrRefused(f"the request asks for the extension {asked}; send no extensions")
     (found,) = extensions
     value = found.value
     same = isinstance(value, x509.SubjectAlternativeName) and Counter(value) == Counter(names)
     if not same:
-        raise CsrRefused("the subjectAltName (extension 2.5.29.17) is not the profile's; send none")
+        raise CsrRefused("the subjectAltName (extension 2.5.29.17) differs from the profile's; send none")
     critical = _TRUE if found.critical else b""
     extension = sequence(_ALTERNATIVE_NAME, critical, octet_string(value.public_bytes()))
     return sequence(_EXTENSION_REQUEST, tlv(0x31, sequence(extension)))
 
 
 def _whole(request: x509.CertificateSigningRequest) -> bytes:
-    """The request written again, with the signature as (r, s) in the fewest bytes."""
+    """Encode the request again, with the signature's r and s as minimal DER integers."""
     signature = encode_dss_signature(*decode_dss_signature(request.signature))
     algorithm = sequence(oid(request.signature_algorithm_oid.dotted_string))
     return sequence(request.tbs_certrequest_bytes, algorithm, bit_string(signature))
@@ -136,7 +149,7 @@ def _check_possession(request: x509.CertificateSigningRequest, public_key: ec.El
     try:
         algorithm = request.signature_hash_algorithm
     except UnsupportedAlgorithm as error:
-        raise CsrRefused("the signature algorithm of the request is not known") from error
+        raise CsrRefused("the signature algorithm of the request is unknown") from error
     is_ecdsa = request.signature_algorithm_oid in _ECDSA
     if algorithm is None or not is_ecdsa:
         raise CsrRefused("the request must be signed with ECDSA and SHA-256, SHA-384 or SHA-512")
@@ -150,13 +163,13 @@ def _checked_key(request: x509.CertificateSigningRequest, curves: tuple[str, ...
     try:
         public_key = request.public_key()
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise CsrRefused("the key of the request cannot be read, or its point is not on the curve") from error
+        raise CsrRefused("the key of the request cannot be parsed, or its point is not on the curve") from error
     if not isinstance(public_key, ec.EllipticCurvePublicKey):
         raise CsrRefused("the key is not an EC key")
     if public_key.curve.name not in curves:
-        raise CsrRefused(f"the key is on {public_key.curve.name}; allowed is {' or '.join(curves)}")
+        raise CsrRefused(f"the key is on {public_key.curve.name}; allowed: {' or '.join(curves)}")
     key = describe_key(public_key)
-    # A compressed point or explicit curve parameters would give one key two spellings.
+    # A compressed point or explicit curve parameters would give the same key another SPKI and another hash.
     if key.spki_der not in request.tbs_certrequest_bytes:
-        raise CsrRefused("the key is not in its one spelling (named curve, uncompressed point)")
+        raise CsrRefused("the key is not encoded with a named curve and an uncompressed point")
     return key

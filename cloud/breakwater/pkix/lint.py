@@ -1,9 +1,9 @@
-"""Pure: the lint of a to-be-signed certificate before a CA key is used. It holds every rule of the profiles again.
+"""Pure functions: lint a to-be-signed certificate against every rule of its profile before a CA key is used.
 
-It is written apart from `profiles.py` and reads only the bytes and what was wanted, so a mistake must be made twice to
-be signed. Only a clean lint makes a `Linted`, the only thing that the signer accepts. Each version of a profile keeps
-its rules: `lint` accepts the newest version alone, `relint` checks what was issued under any. pkilint, a general linter,
-takes milliseconds a certificate and knows no profile; this lint takes a tenth of a millisecond.
+The lint was written independently of `profiles.py` and reads only the bytes and the `Wanted`. A wrong certificate gets
+a signature only if both files contain the same mistake. `lint` returns a `Linted`, and the signer accepts only that.
+The rules of old profile versions stay: `lint` accepts only the newest version, `relint` checks issued certificates of
+every version. This lint takes 0.1 ms. pkilint, a general linter, takes several ms and does not know our profiles.
 """
 
 import re
@@ -45,7 +45,10 @@ _NEWEST = 2
 
 
 class Rules(msgspec.Struct, frozen=True):
-    """What a profile fixes. `extensions` is the exact set, OID -> critical."""
+    """The rules of one profile version. `extensions` maps the OID of each required extension to its criticality.
+
+    A certificate has exactly these extensions. `path_length` is None for a certificate that is not a CA's.
+    """
 
     extensions: dict[str, bool]
     path_length: int | None
@@ -60,7 +63,7 @@ class Rules(msgspec.Struct, frozen=True):
         return self.path_length is not None
 
     def has(self, extension: str) -> bool:
-        """Whether certificates of this profile carry an extension."""
+        """Whether certificates of this profile contain the extension with this OID."""
         return extension in self.extensions
 
 
@@ -104,7 +107,7 @@ RULES: dict[tuple[str, int], Rules] = {
         _BARE_EXTENSIONS | {_NO_CHECK: False}, None, _LEAF, _OCSP_SIGNING, _days(2), _NODES + _SERVICES, _NODE_CURVES
     ),
 }
-"""By profile and version. A version that anything was ever issued under stays, for `relint`."""
+"""By profile and version. A version stays for `relint` once a certificate was issued under it."""
 
 _USAGES = (
     "digital_signature",
@@ -117,8 +120,11 @@ _USAGES = (
 )
 
 
-class _Look(msgspec.Struct, frozen=True):
-    """What the rules look at."""
+class _Parsed(msgspec.Struct, frozen=True):
+    """The input of the rules: a parsed certificate, its bytes, and the `Wanted`, issuer and rules to compare it with.
+
+    `in_place` is the number of parts at the start of the bytes that equal the expected encoding.
+    """
 
     certificate: x509.Certificate
     tbs: bytes
@@ -130,47 +136,54 @@ class _Look(msgspec.Struct, frozen=True):
     rules: Rules
 
     def value(self, kind: type[E]) -> E:
-        """The extension of a kind. Raises LintError."""
+        """Return the extension of this type. Raises LintError when the certificate has none."""
         value = self.values.get(kind)
         if not isinstance(value, kind):
             raise LintError("extension_set", f"no {kind.__name__}")
         return value
 
     def begins(self, count: int) -> bool:
-        """Whether the bytes begin with the first `count` parts, in their one encoding."""
+        """Whether the bytes begin with the first `count` parts in their expected encoding."""
         return self.in_place >= count
 
 
 def lint(tbs: bytes, wanted: Wanted, issuer: Issuer) -> Linted:
-    """Check the bytes against every rule of the profile. Raises LintError naming the first that is broken."""
-    _require("profile_version", wanted.version == _NEWEST, f"version {wanted.version} is not signed any more")
-    _look_at(_parse(tbs, issuer), tbs, wanted, issuer)
+    """Check a TBSCertificate in DER against every rule of its profile's newest version.
+
+    Raises:
+        LintError: `rule` is the name of the first broken rule.
+    """
+    _require("profile_version", wanted.version == _NEWEST, f"version {wanted.version} is no longer issued")
+    _apply_rules(_parse(tbs, issuer), tbs, wanted, issuer)
     return passed(tbs, issuer)
 
 
 def relint(certificate: x509.Certificate, issuer: Issuer, profile: str, version: int, now: datetime) -> None:
-    """Check what was issued against every rule of its profile's version. Raises LintError as `lint` does.
+    """Check an issued certificate against every rule of its profile's version.
 
-    Makes nothing that could be signed. What was wanted is read back from the certificate, so this holds its form;
-    whether it is what the record says, and who signed it, is for the caller to compare.
+    The expected values come from the certificate itself, so this checks only its form. The caller compares the
+    certificate with the record and verifies its signature. This function makes no `Linted`.
+
+    Raises:
+        LintError: `rule` is the name of the first broken rule.
     """
     if (profile, version) not in RULES:
-        raise LintError("profile_version", f"there never was a version {version} of the profile {profile}")
+        raise LintError("profile_version", f"the profile {profile} has no version {version}")
     _require("validity_future", certificate.not_valid_before_utc <= now, "begins in the future")
     try:
         wanted = reread(certificate, profile, version)
     except (ValueError, TypeError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, IdError) as error:
-        raise LintError("der", f"cannot be read back: {error}") from error
-    _look_at(certificate, certificate.tbs_certificate_bytes, wanted, issuer)
+        raise LintError("der", f"a field cannot be parsed: {error}") from error
+    _apply_rules(certificate, certificate.tbs_certificate_bytes, wanted, issuer)
 
 
-def _look_at(certificate: x509.Certificate, tbs: bytes, wanted: Wanted, issuer: Issuer) -> None:
+def _apply_rules(certificate: x509.Certificate, tbs: bytes, wanted: Wanted, issuer: Issuer) -> None:
     rules = RULES[wanted.profile, wanted.version]
     try:
         extensions = certificate.extensions
     except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
-        raise LintError("extensions", f"cannot be read, or one stands twice: {error}") from error
-    look = _Look(
+        raise LintError("extensions", f"cannot be parsed, or one appears twice: {error}") from error
+    parsed = _Parsed(
         certificate=certificate,
         tbs=tbs,
         critical={extension.oid.dotted_string: extension.critical for extension in extensions},
@@ -190,13 +203,13 @@ def _look_at(certificate: x509.Certificate, tbs: bytes, wanted: Wanted, issuer: 
     )
     try:
         for check in _CHECKS:
-            check(look)
+            check(parsed)
     except ValueError as error:
-        raise LintError("der", f"a part cannot be read: {error}") from error
+        raise LintError("der", f"a part cannot be parsed: {error}") from error
 
 
 def _in_place(tbs: bytes, *parts: bytes) -> int:
-    """How many of these parts the bytes begin with, one after the other, behind their header."""
+    """Count how many of `parts` follow the header of `tbs` without gaps, in this order."""
     at = 2 + (tbs[1] & 0x7F if tbs[1] & 0x80 else 0)
     for count, part in enumerate(parts):
         if not tbs.startswith(part, at):
@@ -206,7 +219,7 @@ def _in_place(tbs: bytes, *parts: bytes) -> int:
 
 
 def _time(when: datetime) -> bytes:
-    """RFC 5280 section 4.1.2.5: UTCTime to 2049, GeneralizedTime from then on; whole seconds, Z."""
+    """Encode a date (RFC 5280 section 4.1.2.5): UTCTime up to 2049, GeneralizedTime from 2050; whole seconds, Z."""
     if when.year < 2050:
         return tlv(0x17, f"{when:%y%m%d%H%M%SZ}".encode())
     return tlv(0x18, f"{when:%Y%m%d%H%M%SZ}".encode())
@@ -219,7 +232,7 @@ def _parse(tbs: bytes, issuer: Issuer) -> x509.Certificate:
     except (ValueError, x509.InvalidVersion) as error:
         raise LintError("der", f"not a TBSCertificate: {error}") from error
     if not same:
-        raise LintError("der", "bytes stand after the TBSCertificate")
+        raise LintError("der", "bytes follow the TBSCertificate")
     return certificate
 
 
@@ -228,40 +241,48 @@ def _require(rule: str, holds: bool, detail: str) -> None:
         raise LintError(rule, detail)
 
 
-def _version(look: _Look) -> None:
-    _require("version", look.certificate.version == x509.Version.v3, "not X.509 v3")
+def _version(parsed: _Parsed) -> None:
+    _require("version", parsed.certificate.version == x509.Version.v3, "not X.509 v3")
 
 
-def _serial(look: _Look) -> None:
-    serial = look.certificate.serial_number
-    _require("serial_wanted", serial == look.wanted.serial, "not the serial that was drawn and recorded")
-    _require("serial_size", 2**127 < serial < 2**159, "not positive, too short to be random, or over 20 bytes")
+def _serial(parsed: _Parsed) -> None:
+    serial = parsed.certificate.serial_number
+    _require("serial_wanted", serial == parsed.wanted.serial, "not the serial that was chosen for this certificate")
+    _require("serial_size", 2**127 < serial < 2**159, "not positive, shorter than 128 bits, or longer than 20 bytes")
 
 
-def _algorithm(look: _Look) -> None:
-    # Read from the bytes: the library gives the algorithm beside the signature, not the one inside what is signed.
-    _require("algorithm", look.begins(1), "the inner algorithm is not the issuer's")
+def _algorithm(parsed: _Parsed) -> None:
+    # Compared as bytes: the library returns the algorithm beside the signature, not the one in the signed part.
+    _require("algorithm", parsed.begins(1), "the inner algorithm is not the issuer's")
 
 
-def _issuer(look: _Look) -> None:
-    _require("issuer_authority", look.issuer.authority.startswith(f"{look.issuer.name}-"), "is of another class")
-    _require("issuer_class", look.issuer.name in look.rules.issuer, f"{look.issuer.name} does not issue this kind")
-    _require("issuer", look.begins(2), "the issuer's name is not the CA's subject")
+def _issuer(parsed: _Parsed) -> None:
+    _require(
+        "issuer_authority",
+        parsed.issuer.authority.startswith(f"{parsed.issuer.name}-"),
+        "the CA's id does not begin with its class",
+    )
+    _require(
+        "issuer_class",
+        parsed.issuer.name in parsed.rules.issuer,
+        f"a {parsed.issuer.name} CA does not issue this profile",
+    )
+    _require("issuer", parsed.begins(2), "the issuer name is not the CA's subject")
 
 
-def _validity(look: _Look) -> None:
-    start, end = look.certificate.not_valid_before_utc, look.certificate.not_valid_after_utc
-    same = start == look.wanted.not_before and end == look.wanted.not_after
-    _require("validity_wanted", same, "not the dates that were decided")
+def _validity(parsed: _Parsed) -> None:
+    start, end = parsed.certificate.not_valid_before_utc, parsed.certificate.not_valid_after_utc
+    same = start == parsed.wanted.not_before and end == parsed.wanted.not_after
+    _require("validity_wanted", same, "not the dates that were chosen for this certificate")
     _require("validity_order", start < end, "notAfter is not after notBefore")
-    _require("validity_life", end - start <= look.rules.life_max, f"lives longer than {look.rules.life_max}")
-    within = look.issuer.not_before <= start and end <= look.issuer.not_after
-    _require("validity_issuer", within, "outside of the issuing CA's own dates")
-    _require("validity_encoding", look.begins(3), "the dates are not in their one encoding")
+    _require("validity_life", end - start <= parsed.rules.life_max, f"valid for longer than {parsed.rules.life_max}")
+    within = parsed.issuer.not_before <= start and end <= parsed.issuer.not_after
+    _require("validity_issuer", within, "outside of the issuing CA's dates")
+    _require("validity_encoding", parsed.begins(3), "the dates are not encoded in DER")
 
 
 def _subject_der(wanted: Wanted) -> bytes:
-    """The one encoding of the subject: a UTF8String CN and, for nodes, a PrintableString serialNumber."""
+    """Encode the subject: the CN as UTF8String and, for nodes, the serialNumber as PrintableString."""
     text = wanted.common_name.encode()
     names = tlv(0x31, tlv(0x30, _COMMON_NAME + tlv(0x0C, text)))
     if wanted.profile in ("device", "session"):
@@ -270,124 +291,130 @@ def _subject_der(wanted: Wanted) -> bytes:
     return tlv(0x30, names)
 
 
-def _subject(look: _Look) -> None:
-    if look.wanted.profile in ("device", "session"):
-        _require("generation", look.wanted.generation >= 1, "a node's certificate without a generation")
-    name = look.wanted.common_name
-    _require("common_name", 1 <= len(name) <= 64 and name.isprintable(), "is not 1 to 64 printable letters")
-    _require("subject", look.begins(4), "not exactly the names of this profile")
+def _subject(parsed: _Parsed) -> None:
+    if parsed.wanted.profile in ("device", "session"):
+        _require("generation", parsed.wanted.generation >= 1, "a node's certificate without a generation")
+    name = parsed.wanted.common_name
+    _require("common_name", 1 <= len(name) <= 64 and name.isprintable(), "not 1 to 64 printable characters")
+    _require("subject", parsed.begins(4), "not exactly the attributes of this profile")
 
 
-def _key(look: _Look) -> None:
-    # Compared as bytes: parsing the key a second time would cost more than all other rules together.
-    _require("key", look.begins(5), "not the key whose possession was proved")
-    _require("unique_id", look.begins(6), "something stands between the key and the extensions")
-    curve = look.wanted.key.public_key.curve.name
-    _require("curve", curve in look.rules.curves, f"{curve} is not allowed in this profile")
+def _key(parsed: _Parsed) -> None:
+    # Compared as bytes: parsing the key again would take longer than all other rules together.
+    _require("key", parsed.begins(5), "not the key of the certificate request")
+    _require("unique_id", parsed.begins(6), "bytes between the key and the extensions")
+    curve = parsed.wanted.key.public_key.curve.name
+    _require("curve", curve in parsed.rules.curves, f"{curve} is not allowed in this profile")
 
 
-def _extension_set(look: _Look) -> None:
-    strange = sorted(look.critical.keys() ^ look.rules.extensions.keys())
-    _require("extension_set", not strange, f"missing or not of this profile: {', '.join(strange)}")
-    _require("criticality", look.critical == look.rules.extensions, "an extension's criticality is not the profile's")
+def _extension_set(parsed: _Parsed) -> None:
+    strange = sorted(parsed.critical.keys() ^ parsed.rules.extensions.keys())
+    _require("extension_set", not strange, f"missing, or not in this profile: {', '.join(strange)}")
+    _require(
+        "criticality", parsed.critical == parsed.rules.extensions, "an extension's criticality is not the profile's"
+    )
 
 
-def _constraints(look: _Look) -> None:
-    value = look.value(x509.BasicConstraints)
-    same = (value.ca, value.path_length) == (look.rules.is_ca, look.rules.path_length)
+def _constraints(parsed: _Parsed) -> None:
+    value = parsed.value(x509.BasicConstraints)
+    same = (value.ca, value.path_length) == (parsed.rules.is_ca, parsed.rules.path_length)
     _require("basic_constraints", same, f"CA {value.ca}, path length {value.path_length}")
 
 
-def _key_usage(look: _Look) -> None:
-    value = look.value(x509.KeyUsage)
+def _key_usage(parsed: _Parsed) -> None:
+    value = parsed.value(x509.KeyUsage)
     found = {name for name in _USAGES if getattr(value, name)}
-    _require("key_usage", found == look.rules.key_usage, f"is {sorted(found)}")
-    literal = _CA_USAGE_DER if look.rules.is_ca else _LEAF_USAGE_DER
-    # A BIT STRING with bits set beyond its length reads the same and is no DER.
-    _require("key_usage", literal in look.tbs, "is not in its one encoding")
+    _require("key_usage", found == parsed.rules.key_usage, f"is {sorted(found)}")
+    literal = _CA_USAGE_DER if parsed.rules.is_ca else _LEAF_USAGE_DER
+    # A BIT STRING whose unused bits are set has the same value but is not DER.
+    _require("key_usage", literal in parsed.tbs, "not encoded in DER")
 
 
-def _purposes(look: _Look) -> None:
-    if not look.rules.has(_EXTENDED_KEY_USAGE):
+def _purposes(parsed: _Parsed) -> None:
+    if not parsed.rules.has(_EXTENDED_KEY_USAGE):
         return
-    value = look.value(x509.ExtendedKeyUsage)
+    value = parsed.value(x509.ExtendedKeyUsage)
     found = tuple(purpose.dotted_string for purpose in value)
-    _require("extended_key_usage", found == look.rules.purposes, f"is {found}")
+    _require("extended_key_usage", found == parsed.rules.purposes, f"is {found}")
 
 
-def _names(look: _Look) -> None:
-    if not look.rules.has(_ALTERNATIVE_NAME):
+def _names(parsed: _Parsed) -> None:
+    if not parsed.rules.has(_ALTERNATIVE_NAME):
         return
-    names = look.value(x509.SubjectAlternativeName)
+    names = parsed.value(x509.SubjectAlternativeName)
     uris = [name.value for name in names if isinstance(name, x509.UniformResourceIdentifier)]
-    _require("one_uri", len(uris) == 1, f"{len(uris)} URI names; a SPIFFE verifier refuses any number but one")
-    wanted = look.wanted
-    _require("spiffe", uris[0] == str(wanted.spiffe), "the URI is not the SPIFFE id that was wanted")
+    _require("one_uri", len(uris) == 1, f"{len(uris)} URI names; a SPIFFE verifier accepts exactly one")
+    wanted = parsed.wanted
+    _require("spiffe", uris[0] == str(wanted.spiffe), "not the SPIFFE id that was chosen for this certificate")
     kind = "service" if wanted.profile == "service" else "tenant"
     path_fits = uris[0].startswith(f"spiffe://{getattr(wanted.spiffe, 'trust_domain', '')}/{kind}/")
-    _require("spiffe_class", path_fits, "the SPIFFE path is of another class than the profile")
+    _require("spiffe_class", path_fits, "the SPIFFE path does not fit the profile")
     hosts = [name.value for name in names if not isinstance(name, x509.UniformResourceIdentifier)]
     expected = [*wanted.dns_names, *wanted.addresses] if wanted.profile == "service" else []
-    _require("hosts", hosts == expected, "DNS or IP names other than the recorded ones")
+    _require("hosts", hosts == expected, "the DNS or IP names differ from the recorded names")
 
 
-def _key_ids(look: _Look) -> None:
-    own = look.value(x509.SubjectKeyIdentifier)
-    _require("subject_key_id", own.digest == look.wanted.key.key_id, "not the identifier of the key")
-    authority = look.value(x509.AuthorityKeyIdentifier)
+def _key_ids(parsed: _Parsed) -> None:
+    own = parsed.value(x509.SubjectKeyIdentifier)
+    _require("subject_key_id", own.digest == parsed.wanted.key.key_id, "not the identifier of the key")
+    authority = parsed.value(x509.AuthorityKeyIdentifier)
     bare = authority.authority_cert_issuer is None and authority.authority_cert_serial_number is None
-    same = authority.key_identifier == look.issuer.key_id and bare
-    _require("authority_key_id", same, "not the identifier of the CA's key, or more than it")
+    same = authority.key_identifier == parsed.issuer.key_id and bare
+    _require("authority_key_id", same, "not exactly the identifier of the CA's key")
 
 
-def _no_revocation(look: _Look) -> None:
-    """RFC 9608 section 2, and RFC 6960 section 4.2.2.2.1: both are NULL."""
-    if look.rules.has(_NO_REV_AVAIL):
-        found = look.value(x509.UnrecognizedExtension)
+def _no_revocation(parsed: _Parsed) -> None:
+    """The values of noRevAvail (RFC 9608 section 2) and id-pkix-ocsp-nocheck (RFC 6960 section 4.2.2.2.1) are NULL."""
+    if parsed.rules.has(_NO_REV_AVAIL):
+        found = parsed.value(x509.UnrecognizedExtension)
         same = found.oid.dotted_string == _NO_REV_AVAIL and found.value == b"\x05\x00"
         _require("no_rev_avail", same, "noRevAvail is not NULL")
-    if look.rules.has(_NO_CHECK):
-        _require("no_check", _NO_CHECK_DER in look.tbs, "id-pkix-ocsp-nocheck is not NULL")
+    if parsed.rules.has(_NO_CHECK):
+        _require("no_check", _NO_CHECK_DER in parsed.tbs, "id-pkix-ocsp-nocheck is not NULL")
 
 
-def _constrained(look: _Look) -> None:
-    """RFC 5280 section 4.2.1.10. Compared as bytes; the extension's set and criticality are checked before."""
-    if not look.rules.has(_NAME_CONSTRAINTS):
+def _constrained(parsed: _Parsed) -> None:
+    """Name constraints (RFC 5280 section 4.2.1.10), compared as bytes. `_extension_set` has checked the criticality."""
+    if not parsed.rules.has(_NAME_CONSTRAINTS):
         return
-    wanted = look.wanted
+    wanted = parsed.wanted
     of_class = wanted.ca in ("nodes", "services") and _HOST.fullmatch(wanted.trust_domain) is not None
-    _require("constrained_class", of_class, "an issuing CA is for nodes or services, of a trust domain")
+    _require("constrained_class", of_class, "the CA has no class (nodes or services) or no trust domain")
     named = wanted.common_name.startswith(f"{wanted.trust_domain} {wanted.ca} CA ")
-    _require("constrained_name", named, "the CA's name does not say its trust domain and class")
+    _require("constrained_name", named, "the CA's name does not begin with its trust domain and class")
     content = tlv(0xA0, sequence(tlv(0x86, wanted.trust_domain.encode())))
     if wanted.ca == "nodes":
         content += tlv(0xA1, sequence(b"\x82\x00") + sequence(tlv(0x87, bytes(8))) + sequence(tlv(0x87, bytes(32))))
     expected = sequence(_NAME_CONSTRAINTS_HEAD, octet_string(sequence(content)))
-    _require("name_constraints", expected in look.tbs, "not those of this class and trust domain")
+    _require("name_constraints", expected in parsed.tbs, "not the constraints of this class and trust domain")
 
 
-def _distribution(look: _Look) -> None:
-    """Where to ask about the certificate: one CRL, one responder, one issuer, of the authority that signs it."""
-    where = look.wanted.distribution
-    needed = look.rules.has(_CRL_POINTS)
-    _require("distribution", (where is not None) == needed, "asked for where there is none, or the other way round")
+def _distribution(parsed: _Parsed) -> None:
+    """One CRL, one OCSP responder and one CA certificate, each of the CA that signs the certificate."""
+    where = parsed.wanted.distribution
+    needed = parsed.rules.has(_CRL_POINTS)
+    _require("distribution", (where is not None) == needed, "addresses are missing, or this profile has no addresses")
     if where is None:
         return
     urls = (where.crl_url, where.ocsp_url, where.ca_url)
-    _require("distribution_url", all(map(_URL.fullmatch, urls)), "not an absolute http URL of at most 255 letters")
-    authority = look.issuer.authority
+    _require("distribution_url", all(map(_URL.fullmatch, urls)), "not an absolute http URL of at most 255 characters")
+    authority = parsed.issuer.authority
     _, _, shard = where.crl_url.rpartition(f"/crl/{authority}/")
     own = _SHARD_FILE.fullmatch(shard) is not None and where.ca_url.endswith(f"/ca/{authority}.cer")
-    _require("distribution_authority", own, f"the CRL or CA certificate is not of {authority}")
+    _require("distribution_authority", own, f"the CRL or CA address is not one of {authority}")
     crl, ocsp, ca = (tlv(0x86, url.encode()) for url in urls)
     points = sequence(_CRL_POINTS_HEAD, octet_string(sequence(sequence(tlv(0xA0, tlv(0xA0, crl))))))
-    _require("crl_points", points in look.tbs, "not the one CRL that was wanted")
+    _require("crl_points", points in parsed.tbs, "not the CRL address that was chosen for this certificate")
     access = sequence(sequence(_ACCESS_OCSP, ocsp), sequence(_ACCESS_CA, ca))
     access = sequence(_INFORMATION_ACCESS_HEAD, octet_string(access))
-    _require("information_access", access in look.tbs, "not the responder and issuer that were wanted")
+    _require(
+        "information_access",
+        access in parsed.tbs,
+        "not the OCSP and CA addresses that were chosen for this certificate",
+    )
 
 
-_CHECKS: tuple[Callable[[_Look], None], ...] = (
+_CHECKS: tuple[Callable[[_Parsed], None], ...] = (
     _version,
     _serial,
     _algorithm,

@@ -1,7 +1,7 @@
-"""Pure: to-be-signed bytes that passed every rule, good for one signature. The signer accepts nothing else.
+"""Values: `Linted`, to-be-signed bytes that passed every lint rule. The signer accepts only a `Linted`.
 
-Rule: only the two modules that hold the rules (`lint.py` for certificates, `crl.py` for revocation lists) make a
-`Linted`, by `passed`; a test reads every module for it.
+Rule: Only `lint.py` (certificates) and `crl.py` (revocation lists) call `passed` and so make a `Linted`. A test
+searches every module for other callers.
 """
 
 from cloud.breakwater.errors import LintError
@@ -12,27 +12,27 @@ _SEAL = object()
 
 
 class Linted:
-    """To-be-signed bytes that passed every rule, good for one signature by the issuer they name."""
+    """To-be-signed bytes (DER) that passed every rule, and the issuer that may sign them once."""
 
     __slots__ = ("_redeemed", "issuer", "tbs")
 
     def __init__(self, tbs: bytes, issuer: Issuer, seal: object) -> None:
         if seal is not _SEAL:
-            raise TypeError("only a clean lint makes a Linted")
+            raise TypeError("only the lint makes a Linted")
         self.tbs = tbs
         self.issuer = issuer
         self._redeemed = False
 
     def redeem(self) -> bytes:
-        """The bytes, once. Raises LintError the second time: a record is signed once or never."""
+        """Return the bytes. Raises LintError at the second call, because a record is signed at most once."""
         if self._redeemed:
-            raise LintError("redeemed", "these bytes were signed already")
+            raise LintError("redeemed", "these bytes were already passed to the signer")
         self._redeemed = True
         return self.tbs
 
 
 def passed(tbs: bytes, issuer: Issuer) -> Linted:
-    """For `lint` and `lint_crl` alone, as their last line: every rule holds."""
+    """Make a `Linted`. Only `lint`, `lint_crl` call this, after every rule has passed."""
     return Linted(tbs, issuer, _SEAL)
 
 
@@ -41,13 +41,14 @@ _ECDSA_SHA384 = sequence(oid("1.2.840.10045.4.3.3"))
 
 
 def algorithm_der(curve: str) -> bytes:
-    """The AlgorithmIdentifier that a CA on this curve signs with (RFC 5758 section 3.2)."""
+    """Return the AlgorithmIdentifier (DER) of a CA's signatures: ECDSA with the curve's hash (RFC 5758 section 3.2)."""
     return _ECDSA_SHA384 if curve == "secp384r1" else _ECDSA_SHA256
 
 
 def assemble(tbs: bytes, curve: str, signature: bytes) -> bytes:
-    """A Certificate or CertificateList (RFC 5280 section 4.1.1, 5.1.1) of these very bytes and an ECDSA signature.
+    """Return a Certificate or CertificateList in DER (RFC 5280 sections 4.1.1 and 5.1.1).
 
-    Done by hand because no library signs bytes that were recorded before: it would build them again.
+    `tbs` are the to-be-signed bytes and appear unchanged; `signature` is an ECDSA signature in DER. We encode this
+    ourselves because the library cannot take recorded bytes: it would build new ones.
     """
     return sequence(tbs, algorithm_der(curve), bit_string(signature))

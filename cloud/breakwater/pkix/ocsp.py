@@ -1,8 +1,9 @@
-"""Pure but for one field: OCSP requests are taken apart and responses put together (RFC 6960).
+"""Pure functions, except for one field: parse OCSP requests and build OCSP responses (RFC 6960).
 
-Rule: a request is bounded, asks about one certificate, and is either understood in full or refused with the standard's
-status. A signature on a request is not verified (RFC 6960 section 4.1.2 leaves it to the responder); a signed request
-gets no more. `producedAt` is read from the machine's clock by the library; no verifier decides by it.
+Rule: A request has a bounded size and asks about one certificate. A request that we do not understand in full is
+refused with a status of the standard. We do not verify a signature on a request (RFC 6960 section 4.1.2 leaves that to
+the responder), and a signed request gets the same answer as an unsigned one. The exception: the library reads
+`producedAt` from the machine's clock. No verifier bases a decision on `producedAt`.
 """
 
 import hashlib
@@ -20,7 +21,7 @@ from cloud.breakwater.pkix.crl import REASONS, UNSPECIFIED
 from cloud.breakwater.pkix.profiles import Issuer, hash_of
 
 REQUEST_BYTES_MAX = 2048
-"""A request for one certificate is 70 to 250 bytes; with a signature and its certificate below 2 kB."""
+"""A request for one certificate has 70 to 250 bytes; with a signature and the signer's certificate less than 2 kB."""
 NONCE_BYTES_MAX = 128
 """RFC 9654 section 2.1."""
 
@@ -43,7 +44,7 @@ _VERDICTS = {
 
 
 class OcspRefused(Exception):
-    """The request gets an answer without a certificate's status. `trouble` is the status of the whole answer."""
+    """The request gets an error response. `trouble` is its OCSPResponseStatus, `detail` the reason for the log."""
 
     def __init__(self, trouble: Trouble, detail: str) -> None:
         super().__init__(f"{trouble}: {detail}")
@@ -60,7 +61,7 @@ class CertId(msgspec.Struct, frozen=True):
 
 
 class Question(msgspec.Struct, frozen=True):
-    """About which certificate somebody asks."""
+    """A parsed request: the issuer and serial of the certificate, and the client's nonce if there was one."""
 
     issuer: CertId
     serial: int
@@ -68,7 +69,7 @@ class Question(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """What is known of a certificate. `reason` is the CRLReason."""
+    """The status of one certificate. `reason` is the CRLReason (RFC 5280 section 5.3.1)."""
 
     verdict: Verdict
     revoked_at: datetime | None = None
@@ -76,13 +77,13 @@ class Status(msgspec.Struct, frozen=True):
 
 
 def cert_ids(issuer: Issuer) -> tuple[CertId, ...]:
-    """The names under which an issuer is asked for."""
+    """Return the issuer's CertIDs, one for each supported hash, to look up the issuer that a request names."""
     subject = issuer.subject.public_bytes()
     key = x509.load_der_x509_certificate(issuer.certificate_der).public_key()
     if not isinstance(key, ec.EllipticCurvePublicKey):
-        raise TypeError("a CA's key is on an elliptic curve")
+        raise TypeError("the key of a CA is not an EC key")
     point = key.public_bytes(serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint)
-    # SHA-1 is what every client asks with; it finds a row here and secures nothing.
+    # Most clients use SHA-1 in a CertID. Here it is a lookup key; no security depends on it.
     return (
         CertId("sha1", hashlib.sha1(subject).digest(), hashlib.sha1(point).digest()),  # noqa: S324
         CertId("sha256", hashlib.sha256(subject).digest(), hashlib.sha256(point).digest()),
@@ -90,9 +91,13 @@ def cert_ids(issuer: Issuer) -> tuple[CertId, ...]:
 
 
 def parse_request(der: bytes) -> Question:
-    """Take a request apart: size, one certificate, SHA-1 or SHA-256, no extension that is critical and not known.
+    """Parse an OCSPRequest in DER.
 
-    Raises OcspRefused: `malformed`, or `unauthorized` for a hash that we do not answer for.
+    The request has 1 to `REQUEST_BYTES_MAX` bytes, asks about one certificate, uses SHA-1 or SHA-256 and contains no
+    unknown critical extension. A nonce has 1 to `NONCE_BYTES_MAX` bytes.
+
+    Raises:
+        OcspRefused: with `malformed`, or with `unauthorized` for another hash.
     """
     if not 0 < len(der) <= REQUEST_BYTES_MAX:
         raise OcspRefused("malformed", f"a request has 1 to {REQUEST_BYTES_MAX} bytes")
@@ -106,13 +111,13 @@ def parse_request(der: bytes) -> Question:
     try:
         algorithm = request.hash_algorithm
     except UnsupportedAlgorithm as error:
-        raise OcspRefused("unauthorized", "a hash that is not known here") from error
+        raise OcspRefused("unauthorized", "unknown hash algorithm") from error
     for name, kind in _HASHES.items():
         if isinstance(algorithm, kind):
             if len(name_hash) != algorithm.digest_size or len(key_hash) != algorithm.digest_size:
                 raise OcspRefused("malformed", "a hash of the wrong size")
             return Question(CertId(name, name_hash, key_hash), serial, nonce)
-    raise OcspRefused("unauthorized", f"no issuer is known here by its {algorithm.name}")
+    raise OcspRefused("unauthorized", f"the hash algorithm {algorithm.name} is not supported")
 
 
 def _nonce(extensions: x509.Extensions) -> bytes | None:
@@ -123,12 +128,12 @@ def _nonce(extensions: x509.Extensions) -> bytes | None:
             if not 1 <= len(nonce) <= NONCE_BYTES_MAX:
                 raise OcspRefused("malformed", f"a nonce has 1 to {NONCE_BYTES_MAX} bytes")
         elif extension.critical:
-            raise OcspRefused("malformed", f"the critical extension {extension.oid.dotted_string} is not known here")
+            raise OcspRefused("malformed", f"unknown critical extension {extension.oid.dotted_string}")
     return nonce
 
 
 def refusal(trouble: Trouble) -> bytes:
-    """An answer without a status (RFC 6960 section 2.3), DER; it is not signed."""
+    """Return an unsigned error response in DER (RFC 6960 section 2.3)."""
     made = ocsp.OCSPResponseBuilder.build_unsuccessful(_TROUBLES[trouble])
     return made.public_bytes(serialization.Encoding.DER)
 
@@ -141,9 +146,10 @@ def answer(
     this_update: datetime,
     next_update: datetime,
 ) -> bytes:
-    """The signed answer, DER: by key, with the delegated responder's certificate in it, the nonce given back.
+    """Return a signed OCSP response in DER.
 
-    Dates are aware UTC; whole seconds count.
+    The response identifies the responder by its key, contains the responder's certificate and repeats the nonce of the
+    request. Dates are aware UTC and are cut to whole seconds.
     """
     revoked = status.verdict == "revoked"
     builder = (

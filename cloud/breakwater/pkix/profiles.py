@@ -1,9 +1,10 @@
-"""Pure: the certificate profiles, what stands in a certificate of each kind, field by field (RFC 5280).
+"""Pure functions: certificate profiles, which decide every field of a certificate (RFC 5280).
 
-Takes names, key, serial and time; gives the to-be-signed bytes. Rule: the profile decides every field and extension;
-only the public key comes out of a request. `lint.py` holds the same rules again, written apart from these; neither file
-imports the other's tables. A change to what a profile gives is a new `PROFILE_VERSION`: every record names the version
-it was made by, and the checker keeps the rules of all versions.
+The `want_*` functions take names, key, serial and time and return a `Wanted`. `build` encodes a `Wanted` into
+to-be-signed bytes. Rule: The profile decides every field and extension; only the public key comes from a request.
+`lint.py` states the same rules a second time and was written independently; neither file uses the other's tables. Each
+change to a profile's content is a new `PROFILE_VERSION`. Each record contains the version of its profile, and the
+checker keeps the rules of all versions.
 """
 
 from datetime import datetime, timedelta
@@ -25,14 +26,15 @@ ProfileName = Literal["root", "cross", "issuing", "device", "session", "service"
 CaName = Literal["root", "nodes", "services"]
 
 PROFILE_VERSION = 2
-"""2: roots with room for a cross-certificate below them, name constraints in issuing CAs, CRL and OCSP addresses in
-device and service certificates, services for days."""
+"""New in version 2: roots have path length 2, so that a cross-certificate fits below them. Issuing CAs have name
+constraints. Device and service certificates contain CRL and OCSP addresses. Service certificates are valid for days."""
 DEVICE_LIFE_MAX = timedelta(days=1095)
-"""A device certificate renews over any session; three years is the longest lease we would sign plus its tail."""
+"""Three years: Fabric's longest lease (790 days), 30 days after its end, and 275 days in which a lease can be renewed.
+A node can renew the certificate in any session."""
 SERVICE_LIFE = timedelta(days=7)
-"""Services renew at half of this: three and a half days are left to notice that a service cannot renew."""
+"""Services renew at about half of this. Operators then have three days to notice a service that cannot renew."""
 RESPONDER_LIFE = timedelta(days=2)
-"""Nothing revokes a responder certificate (id-pkix-ocsp-nocheck), so it lives shortly; renewed at half of this."""
+"""A responder certificate cannot be revoked (id-pkix-ocsp-nocheck), so its life is short. Renewed at half of this."""
 ROOT_LIFE = timedelta(days=20 * 365)
 ISSUING_LIFE = timedelta(days=10 * 365)
 SERIAL_BYTES = 20
@@ -42,7 +44,11 @@ _DER_NULL = b"\x05\x00"
 
 
 class Issuer(msgspec.Struct, frozen=True, kw_only=True):
-    """The CA that will sign: its class and generation (`nodes`, `nodes-2`), and what of it stands in certificates."""
+    """A CA that signs: the parts of its certificate that the profiles and the lint need.
+
+    `name` is the CA's class (`nodes`), `authority` its id (`nodes-2`). `certificate_der` is empty for a root that has
+    not signed itself yet.
+    """
 
     name: CaName
     authority: str
@@ -55,9 +61,10 @@ class Issuer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Distribution(msgspec.Struct, frozen=True):
-    """Where the world asks about one certificate: its CRL, the OCSP responder, its issuer. Absolute http URLs.
+    """Public addresses about one certificate: its CRL, the OCSP responder, its issuer's certificate.
 
-    Plain http is right for these (RFC 5280 section 8): what is fetched is signed, and https would need what it checks.
+    They are absolute http URLs (RFC 5280 section 8). The fetched objects are signed, so http is safe. With https a
+    verifier would have to check a certificate before it can fetch the data for checking certificates.
     """
 
     crl_url: str
@@ -66,10 +73,10 @@ class Distribution(msgspec.Struct, frozen=True):
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """All that varies within a profile. Dates are whole seconds, UTC.
+    """The values of one certificate that its profile does not fix. Dates are whole seconds, UTC.
 
-    `ca` and `trust_domain` are an issuing CA's: its class and the trust domain that it is constrained to. `version` is
-    another than the newest only where the checker looks at what was issued before.
+    Only an issuing CA has `ca` (its class) and `trust_domain` (its name constraint). `version` is an older version only
+    when the checker reads a certificate that was issued under that version.
     """
 
     profile: ProfileName
@@ -89,9 +96,10 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def make_serial(entropy: bytes) -> int:
-    """A serial from 20 random bytes: 158 of its bits are random, it is positive and always 20 bytes long in DER.
+    """Return a serial number with 158 random bits, made from 20 random bytes.
 
-    RFC 5280 section 4.1.2.2 allows 20 bytes; the top bit stays clear, the next is set so that none is short.
+    The serial is positive and has always 20 bytes in DER, the most that RFC 5280 section 4.1.2.2 allows. Its top bit is
+    clear, so that it is positive. The next bit is set, so that it has never fewer than 20 bytes.
     """
     if len(entropy) != SERIAL_BYTES:
         raise ValueError(f"a serial takes {SERIAL_BYTES} bytes of entropy")
@@ -99,7 +107,7 @@ def make_serial(entropy: bytes) -> int:
 
 
 def _start(now: datetime, issuer: Issuer) -> datetime:
-    """A little before `now`, for clocks that run behind; never before the CA itself."""
+    """Return notBefore: `CLOCK_SKEW` before `now` for verifiers whose clocks are slow, but not before the CA's."""
     return max((now - CLOCK_SKEW).replace(microsecond=0), issuer.not_before)
 
 
@@ -113,7 +121,7 @@ def want_device(
     issuer: Issuer,
     distribution: Distribution,
 ) -> Wanted:
-    """A device certificate until `not_after`, bounded by `DEVICE_LIFE_MAX` and by the issuing CA."""
+    """A device certificate that ends at `not_after`, after `DEVICE_LIFE_MAX`, or with its CA, whichever is first."""
     start = _start(now, issuer)
     return Wanted(
         profile="device",
@@ -137,7 +145,7 @@ def want_session(
     device_not_after: datetime,
     issuer: Issuer,
 ) -> Wanted:
-    """A session certificate: 12 hours from its notBefore, never past the device certificate."""
+    """A session certificate: 12 hours from its notBefore. It ends earlier if the device certificate or the CA does."""
     start = _start(now, issuer)
     return Wanted(
         profile="session",
@@ -161,7 +169,7 @@ def want_service(
     issuer: Issuer,
     distribution: Distribution,
 ) -> Wanted:
-    """A service certificate: 7 days, for the names recorded for that service."""
+    """A service certificate for 7 days, with the host names that are recorded for the service."""
     start = _start(now, issuer)
     return Wanted(
         profile="service",
@@ -178,7 +186,7 @@ def want_service(
 
 
 def want_responder(key: RequestedKey, serial: int, now: datetime, issuer: Issuer) -> Wanted:
-    """A delegated OCSP responder of the very authority that it answers for (RFC 6960 section 4.2.2.2)."""
+    """A certificate for a delegated OCSP responder, issued by the CA it answers for (RFC 6960 section 4.2.2.2)."""
     start = _start(now, issuer)
     return Wanted(
         profile="responder",
@@ -191,12 +199,15 @@ def want_responder(key: RequestedKey, serial: int, now: datetime, issuer: Issuer
 
 
 def authority_name(trust_domain: str, ca: CaName, number: int, mark: str = "") -> str:
-    """The common name of a CA; each generation has its own. At most 64 letters fit (RFC 5280 appendix A.1)."""
+    """Return the common name of a CA generation. A certificate allows 64 characters (RFC 5280 appendix A.1).
+
+    The caller checks the length.
+    """
     return f"{trust_domain} {ca} CA {number}{mark and ' '}{mark}"
 
 
 def want_root(common_name: str, key: RequestedKey, serial: int, now: datetime) -> Wanted:
-    """The root, signed by itself."""
+    """A self-signed root certificate."""
     start = (now - CLOCK_SKEW).replace(microsecond=0)
     return Wanted(
         profile="root",
@@ -209,12 +220,15 @@ def want_root(common_name: str, key: RequestedKey, serial: int, now: datetime) -
 
 
 def want_cross(root: Issuer, key: RequestedKey, serial: int, now: datetime, issuer: Issuer) -> Wanted:
-    """The name and key of `root` signed by another root, so that verifiers that trust only the other one trust both.
+    """A cross-certificate: the name and key of `root`, signed by the other root `issuer`.
 
-    Raises ValueError when the key is not the root's, or its name is not of our form.
+    A verifier that trusts only `issuer` then accepts certificates below `root` too.
+
+    Raises:
+        ValueError: `key` is not the root's key, or the root's subject is not a single common name.
     """
     if key.key_id != root.key_id:
-        raise ValueError("the key is not the key of the root that is to be cross-signed")
+        raise ValueError("the key does not belong to the root to be cross-signed")
     start = _start(now, issuer)
     wanted = Wanted(
         profile="cross",
@@ -225,7 +239,7 @@ def want_cross(root: Issuer, key: RequestedKey, serial: int, now: datetime, issu
         not_after=min(root.not_after, issuer.not_after),
     )
     if subject_name(wanted) != root.subject:
-        raise ValueError("the root's name has more in it than a common name")
+        raise ValueError("the root's subject contains more than a common name")
     return wanted
 
 
@@ -238,7 +252,7 @@ def want_issuing(
     ca: CaName,
     trust_domain: str,
 ) -> Wanted:
-    """An issuing CA below the root, constrained to the trust domain; no CA below it."""
+    """An issuing CA below the root. It is constrained to the trust domain and cannot issue to other CAs."""
     start = _start(now, root)
     return Wanted(
         profile="issuing",
@@ -253,7 +267,7 @@ def want_issuing(
 
 
 def subject_name(wanted: Wanted) -> x509.Name:
-    """CN, and for nodes the generation as serialNumber."""
+    """Return the subject: the common name, and for a node its generation as serialNumber."""
     attributes = [x509.NameAttribute(NameOID.COMMON_NAME, wanted.common_name)]
     if wanted.generation:
         attributes.append(x509.NameAttribute(NameOID.SERIAL_NUMBER, str(wanted.generation)))
@@ -261,13 +275,13 @@ def subject_name(wanted: Wanted) -> x509.Name:
 
 
 def common_name_of(name: x509.Name) -> str:
-    """The common name in a CA's subject. Raises ValueError when there is not exactly one."""
+    """Return the common name in a CA's subject. Raises ValueError unless there is exactly one."""
     (attribute,) = name.get_attributes_for_oid(NameOID.COMMON_NAME)
     return str(attribute.value)
 
 
 def self_issuer(wanted: Wanted, authority: str) -> Issuer:
-    """The issuer of a root: itself, before it has a certificate."""
+    """Return the `Issuer` with which a root signs itself; it has no certificate yet."""
     return Issuer(
         name="root",
         authority=authority,
@@ -308,15 +322,18 @@ def _names(wanted: Wanted) -> x509.SubjectAlternativeName:
 
 
 def _extension(value: x509.ExtensionType, critical: bool = False) -> bytes:
-    """RFC 5280 section 4.1: DER leaves out `critical` where it is false."""
+    """Encode an extension (RFC 5280 section 4.1). DER omits `critical` when it is false."""
     return sequence(oid(value.oid.dotted_string), _TRUE if critical else b"", octet_string(value.public_bytes()))
 
 
 def _constraints(wanted: Wanted) -> x509.NameConstraints:
-    """RFC 5280 section 4.2.1.10: URIs of this trust domain only; below the nodes' CA, no host name at all."""
+    """Name constraints (RFC 5280 section 4.2.1.10) of an issuing CA.
+
+    Only URIs of this trust domain are permitted. The CA for nodes excludes every DNS name and IP address too.
+    """
     excluded: list[x509.GeneralName] = []
     if wanted.ca == "nodes":
-        # The empty DNS name is the root of all.
+        # An empty DNS name excludes all DNS names.
         networks = (ip_network("0.0.0.0/0"), ip_network("::/0"))
         excluded = [x509.DNSName(""), *(x509.IPAddress(network) for network in networks)]
     return x509.NameConstraints([x509.UniformResourceIdentifier(wanted.trust_domain)], excluded or None)
@@ -340,7 +357,7 @@ _LEAF = (
     _extension(_usage(signs_certificates=False), True),
 )
 _FIXED: dict[ProfileName, tuple[bytes, ...]] = {
-    # Room for a cross-certificate between a root and the issuing CAs of the next one.
+    # Path length 2: below a root there can be a cross-certificate of the next root, and below that its issuing CAs.
     "root": (_extension(x509.BasicConstraints(ca=True, path_length=2), True), _extension(_CA_USAGE, True)),
     "cross": (_extension(x509.BasicConstraints(ca=True, path_length=1), True), _extension(_CA_USAGE, True)),
     "issuing": (_extension(x509.BasicConstraints(ca=True, path_length=0), True), _extension(_CA_USAGE, True)),
@@ -360,7 +377,7 @@ _FIXED: dict[ProfileName, tuple[bytes, ...]] = {
         _extension(x509.OCSPNoCheck()),
     ),
 }
-"""What is the same in every certificate of a profile, encoded once."""
+"""The extensions that are the same in every certificate of a profile, encoded once."""
 
 
 def _extensions(wanted: Wanted, issuer: Issuer) -> list[bytes]:
@@ -380,11 +397,12 @@ SCRATCH_KEYS: dict[str, ec.EllipticCurvePrivateKey] = {
     "secp256r1": ec.derive_private_key(1, ec.SECP256R1()),
     "secp384r1": ec.derive_private_key(1, ec.SECP384R1()),
 }
-"""Keys that protect nothing (the scalar 1): the library's builder gives to-be-signed bytes only with a signature."""
+"""Well-known keys (the scalar 1) that protect nothing. The library's builder returns to-be-signed bytes only together
+with a signature, so we sign with these keys and drop the signature."""
 
 
 def hash_of(curve: str) -> hashes.SHA256 | hashes.SHA384:
-    """The hash that a CA on this curve signs with (RFC 5758 section 3.2)."""
+    """Return the hash of an ECDSA signature by a key on this curve (RFC 5758 section 3.2)."""
     return hashes.SHA384() if curve == "secp384r1" else hashes.SHA256()
 
 
@@ -396,16 +414,17 @@ _ALGORITHM = {
 
 
 def _time(when: datetime) -> bytes:
-    """RFC 5280 section 4.1.2.5: two digits of the year to 2049, four from then on."""
+    """Encode a date (RFC 5280 section 4.1.2.5): UTCTime up to 2049, GeneralizedTime from 2050."""
     text = when.strftime("%Y%m%d%H%M%SZ").encode()
     return tlv(0x18, text) if when.year >= 2050 else tlv(0x17, text[2:])
 
 
 def build(wanted: Wanted, issuer: Issuer) -> bytes:
-    """The to-be-signed certificate (RFC 5280 section 4.1, TBSCertificate) in DER.
+    """Return the to-be-signed certificate (TBSCertificate, RFC 5280 section 4.1) in DER.
 
-    The library writes names and extensions; the frame is put together here, because it gives to-be-signed bytes only
-    with a signature, and that costs more than all the rest. A test compares the two for every profile.
+    The library encodes names and extensions. We encode the rest because the library's builder returns to-be-signed
+    bytes only with a signature, which costs more time than all other steps. A test compares the result with the
+    library's for every profile.
     """
     return sequence(
         _VERSION_3,

@@ -1,7 +1,7 @@
-"""Pure: an issued certificate is read back into what was wanted of it, so that the rules can be applied to it again.
+"""Pure functions: parse an issued certificate into the `Wanted` it was built from, so that the lint can run again.
 
-It judges nothing: `lint.relint` compares the bytes with what this read, in the one encoding, and the checker compares
-with the record.
+This module decides nothing. `lint.relint` encodes the parsed values and compares them with the certificate's bytes. The
+checker compares them with the record.
 """
 
 import re
@@ -21,7 +21,10 @@ _CA_NAME = re.compile(r"(?P<domain>\S+) (?P<ca>nodes|services) CA .*")
 
 
 def reread(certificate: x509.Certificate, profile: str, version: int) -> Wanted:
-    """What must have been wanted for this certificate to be made. Raises ValueError, TypeError, IdError."""
+    """Return the `Wanted` from which `profiles.build` makes this certificate.
+
+    `profile` and `version` are the record's. Raises ValueError, TypeError or IdError when a field cannot be parsed.
+    """
     (name,) = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     common_name = str(name.value)
     numbers = certificate.subject.get_attributes_for_oid(NameOID.SERIAL_NUMBER)
@@ -62,6 +65,6 @@ def _read_distribution(found: dict[type[x509.ExtensionType], x509.ExtensionType]
         return None
     crl, *more = points[0].full_name or [None]
     if crl is None or more:
-        raise ValueError("not one name of one CRL")
+        raise ValueError("the CRL distribution point does not have exactly one name")
     by_method = {description.access_method: description.access_location.value for description in access}
     return Distribution(str(crl.value), str(by_method.get(Access.OCSP)), str(by_method.get(Access.CA_ISSUERS)))

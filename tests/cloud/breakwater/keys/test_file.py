@@ -1,4 +1,4 @@
-"""Keys in files: what is refused, with the file's name and what to do. What they sign is in test_signer.py."""
+"""`cloud.breakwater.keys.file`: refusals name the file and the next step. test_signer.py tests the signatures."""
 
 import re
 from pathlib import Path

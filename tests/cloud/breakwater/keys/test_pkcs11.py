@@ -1,6 +1,7 @@
-"""A token that vanishes, hangs, is exchanged or refuses: every request fails cleanly, and signing begins again by itself.
+"""`cloud.breakwater.keys.pkcs11`: a token that is unplugged, hangs, is swapped or refuses the PIN.
 
-What a token that is there does is in test_signer.py, the same tests as for files.
+Every request fails with the right error, and signing resumes without a restart. test_signer.py tests a working token
+together with keys in files.
 """
 
 import asyncio
@@ -48,7 +49,7 @@ def verify(key: TokenKey, signature: bytes) -> None:
 
 
 async def signs_again(key: TokenKey) -> None:
-    """Signing succeeds within some tries; all before are refused as unavailable."""
+    """Retry until a signature succeeds. Each earlier try raises SignerUnavailable."""
     for _ in range(100):
         try:
             verify(key, await key.sign(DATA))
@@ -56,17 +57,17 @@ async def signs_again(key: TokenKey) -> None:
             await asyncio.sleep(RETRY / 2)
         else:
             return
-    raise AssertionError("the token is there and is not used")
+    raise AssertionError("the token is available, but every try raised SignerUnavailable")
 
 
 async def opened(keys: Pkcs11Keys, reference: str) -> TokenKey:
-    """The key, from a token that may be slow to come up while everything is busy."""
+    """Open a key. Retries because the token process can start slowly on a busy machine."""
     for _ in range(20):
         try:
             return await keys.open(reference)
         except SignerUnavailable:
             await asyncio.sleep(RETRY)
-    raise AssertionError("the token is there and is not used")
+    raise AssertionError("the token is available, but every try raised SignerUnavailable")
 
 
 async def unavailable(key: TokenKey) -> None:
@@ -79,7 +80,7 @@ async def until(true: Callable[[], object]) -> None:
         if true():
             return
         await asyncio.sleep(0.02)
-    raise AssertionError("it did not happen")
+    raise AssertionError("the condition was not true within 20 seconds")
 
 
 async def test_a_token_taken_away_and_put_back_while_signing_goes_on(hsm: SoftHsm, keys: Pkcs11Keys) -> None:
@@ -132,7 +133,7 @@ async def test_a_deleted_token_and_its_key_brought_back(hsm: SoftHsm, keys: Pkcs
     await unavailable(key)
     hsm.make()
     await asyncio.sleep(RETRY)
-    await unavailable(key)  # a token of that name, without the key
+    await unavailable(key)  # the new token has the same name but no key
     hsm.bring("nodes-1", private_key)
     await signs_again(key)
 
@@ -143,7 +144,7 @@ async def test_another_key_by_the_same_name_never_signs(hsm: SoftHsm, keys: Pkcs
     hsm.delete()
     hsm.make()
     hsm.bring("nodes-1", ec.generate_private_key(ec.SECP256R1()))
-    with pytest.raises(SignerError, match="not the one that was opened") as caught:
+    with pytest.raises(SignerError, match="changed since it was opened") as caught:
         await key.sign(DATA)
     assert not isinstance(caught.value, SignerUnavailable)
 
@@ -153,7 +154,7 @@ async def test_a_key_on_the_other_curve(hsm: SoftHsm, keys: Pkcs11Keys) -> None:
     key = await keys.open("pkcs11:root-1")
     key.public_key.verify(await key.sign(DATA), DATA, ec.ECDSA(hashes.SHA384()))
     hsm.bring("strange", ec.generate_private_key(ec.SECP521R1()))
-    with pytest.raises(SignerError, match="not on a curve that CAs use"):
+    with pytest.raises(SignerError, match="a CA key is on secp256r1 or secp384r1"):
         await keys.open("pkcs11:strange")
 
 
@@ -184,7 +185,7 @@ async def test_a_hung_library_is_ended_after_the_time_out(hsm: SoftHsm, keys: Pk
     started = asyncio.get_running_loop().time()
     results = await asyncio.gather(*(key.sign(DATA) for _ in range(20)), return_exceptions=True)
     assert {type(result) for result in results} == {SignerUnavailable}
-    assert asyncio.get_running_loop().time() - started < 3 * TIMEOUT, "they waited for each other"
+    assert asyncio.get_running_loop().time() - started < 3 * TIMEOUT, "the requests waited one after the other"
     await until(lambda: process not in token_processes())
     await signs_again(key)
     await impatient.aclose()
@@ -212,7 +213,7 @@ async def test_a_wrong_pin_is_tried_once(hsm: SoftHsm, keys: Pkcs11Keys, caplog:
         with pytest.raises(SignerError, match="PinIncorrect"):
             await wrong.open(reference)
         for _ in range(3):
-            with pytest.raises(SignerError, match=f"{hsm.pin_file}; change that file first"):
+            with pytest.raises(SignerError, match=f"{hsm.pin_file}; correct that file"):
                 await wrong.open(reference)
         for _ in range(500):
             if not token_processes():
@@ -246,7 +247,7 @@ async def test_what_can_never_work_is_not_called_unavailable(hsm: SoftHsm, tmp_p
 
 async def test_a_token_by_another_name(hsm: SoftHsm) -> None:
     keys = Pkcs11Keys(MODULE, "another", hsm.pin_file)
-    with pytest.raises(SignerUnavailable, match="no token another is there"):
+    with pytest.raises(SignerUnavailable, match="there is no token another"):
         await keys.open("pkcs11:nodes-1")
     await keys.aclose()
 
@@ -273,12 +274,12 @@ async def test_keys_cannot_leave_the_token(hsm: SoftHsm, keys: Pkcs11Keys) -> No
     assert _attributes() == ["nodes-1 True True True True True", "False False False False"]
 
 
-async def test_letting_go_ends_the_process(hsm: SoftHsm, keys: Pkcs11Keys) -> None:
+async def test_closing_ends_the_process(hsm: SoftHsm, keys: Pkcs11Keys) -> None:
     key = await keys.open(await keys.generate("nodes-1"))
     assert len(token_processes()) == 1
     await keys.aclose()
     assert token_processes() == []
-    with pytest.raises(SignerUnavailable, match="let go"):
+    with pytest.raises(SignerUnavailable, match="the token was closed"):
         await key.sign(DATA)
     await keys.aclose()
 

@@ -1,4 +1,4 @@
-"""The port to CA keys, the same tests for every adapter: what it signs, for whom, and that a stranger agrees."""
+"""`cloud.breakwater.keys.signer`, with each adapter: which bytes it signs, and that OpenSSL verifies them."""
 
 import asyncio
 import subprocess
@@ -47,13 +47,13 @@ CRL_URL = "http://pki.cascade.test/crl/nodes-1/1.crl"
 
 @pytest.fixture(params=["file", "pkcs11"])
 def adapter(request: pytest.FixtureRequest) -> str:
-    """Where the keys lie."""
+    """The adapter that stores the keys."""
     return str(request.param)
 
 
 @pytest.fixture
 async def keys(adapter: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Keys]:
-    """Keys where nothing lies yet."""
+    """An empty store of keys."""
     if adapter == "file":
         found = open_keys(tmp_path, PASSPHRASE)
     else:
@@ -68,14 +68,14 @@ async def keys(adapter: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 async def root_of(common_name: str = "cascade.test root CA") -> tuple[Signer, Issuer]:
-    """A root, and a signer that holds it."""
+    """A root, and a signer to which its key was added."""
     key = LocalKey(ec.generate_private_key(ec.SECP384R1()))
-    wish = profiles.want_root(common_name, describe_key(key.public_key), profiles.make_serial(b"\x01" * 20), START)
-    unsigned = profiles.self_issuer(wish, "root-1")
+    wanted = profiles.want_root(common_name, describe_key(key.public_key), profiles.make_serial(b"\x01" * 20), START)
+    unsigned = profiles.self_issuer(wanted, "root-1")
     signer = Signer()
     signer.add(unsigned, key)
     certificate = x509.load_der_x509_certificate(
-        await signer.sign(lint(profiles.build(wish, unsigned), wish, unsigned))
+        await signer.sign(lint(profiles.build(wanted, unsigned), wanted, unsigned))
     )
     root = issuer_of("root", "root-1", certificate)
     signer.add(root, key)
@@ -84,7 +84,7 @@ async def root_of(common_name: str = "cascade.test root CA") -> tuple[Signer, Is
 
 async def nodes_ca(signer: Signer, root: Issuer, key: CaKey, authority: str = "nodes-1") -> Issuer:
     """An issuing CA below the root."""
-    wish = profiles.want_issuing(
+    wanted = profiles.want_issuing(
         f"{TRUST_DOMAIN} nodes CA {authority.removeprefix('nodes-')}",
         describe_key(key.public_key),
         profiles.make_serial(authority.encode().ljust(20, b"\x03")),
@@ -93,7 +93,7 @@ async def nodes_ca(signer: Signer, root: Issuer, key: CaKey, authority: str = "n
         "nodes",
         TRUST_DOMAIN,
     )
-    der = await signer.sign(lint(profiles.build(wish, root), wish, root))
+    der = await signer.sign(lint(profiles.build(wanted, root), wanted, root))
     return issuer_of("nodes", authority, x509.load_der_x509_certificate(der))
 
 
@@ -101,18 +101,18 @@ def session(issuer: Issuer, number: int = 1) -> Linted:
     """A session certificate, ready to be signed."""
     key = describe_key(ec.generate_private_key(ec.SECP256R1()).public_key())
     serial = profiles.make_serial(number.to_bytes(20, "big"))
-    wish = profiles.want_session(SPIFFE, 1, key, serial, START, START.replace(year=2027), issuer)
-    return lint(profiles.build(wish, issuer), wish, issuer)
+    wanted = profiles.want_session(SPIFFE, 1, key, serial, START, START.replace(year=2027), issuer)
+    return lint(profiles.build(wanted, issuer), wanted, issuer)
 
 
 def crl(issuer: Issuer) -> Linted:
-    """A list with one entry, ready to be signed."""
-    wish = want_crl(7, START, timedelta(days=3), [Entry(2**150, START, 1)], CRL_URL)
-    return lint_crl(build_crl(wish, issuer), wish, issuer)
+    """A CRL with one entry, ready to be signed."""
+    wanted = want_crl(7, START, timedelta(days=3), [Entry(2**150, START, 1)], CRL_URL)
+    return lint_crl(build_crl(wanted, issuer), wanted, issuer)
 
 
 class Bench:
-    """A signer with the authority `nodes-1`, whose key is where `keys` put it."""
+    """A signer with the authority `nodes-1`. The store `keys` holds the authority's key."""
 
     def __init__(self, signer: Signer, root: Issuer, issuer: Issuer, key: CaKey, reference: str) -> None:
         self.signer, self.root, self.issuer, self.key, self.reference = signer, root, issuer, key, reference
@@ -133,11 +133,11 @@ def pem(der: bytes) -> bytes:
 
 
 def openssl(*arguments: str | Path, stdin: bytes = b"") -> str:
-    """What openssl says, on both of its outputs; it must be content."""
+    """Run openssl, require success, and return both of its outputs."""
     done = subprocess.run(["openssl", *map(str, arguments)], input=stdin, capture_output=True, check=False)
-    said = (done.stdout + done.stderr).decode()
-    assert done.returncode == 0, said
-    return said
+    output = (done.stdout + done.stderr).decode()
+    assert done.returncode == 0, output
+    return output
 
 
 async def test_a_stranger_verifies_certificate_and_crl(bench: Bench, tmp_path: Path) -> None:
@@ -166,15 +166,15 @@ async def test_it_signs_for_its_own_issuers_only(bench: Bench) -> None:
     other_signer, other_root = await root_of("cascade.test other root CA")
     twin = await nodes_ca(other_signer, other_root, bench.key)
     linted = session(twin)
-    with pytest.raises(SignerError, match="not the CA nodes-1 that was linted for"):
+    with pytest.raises(SignerError, match="linted for another certificate of the CA nodes-1"):
         await bench.signer.sign(linted)
-    with pytest.raises(SignerError, match="does not hold the CA nodes-1"):
+    with pytest.raises(SignerError, match="the CA nodes-1 is not open"):
         await other_signer.sign(linted)
     other_signer.add(twin, bench.key)
-    await other_signer.sign(linted)  # a refusal used nothing up
+    await other_signer.sign(linted)  # a refused `Linted` can still be signed
     bench.signer.remove("nodes-1")
     assert not bench.signer.holds("nodes-1")
-    with pytest.raises(SignerError, match="does not hold"):
+    with pytest.raises(SignerError, match="is not open"):
         await bench.signer.sign(session(bench.issuer))
 
 
@@ -275,9 +275,9 @@ async def test_files_and_a_token_side_by_side(tmp_path: Path, monkeypatch: pytes
 
 async def test_a_stranger_verifies_a_request(bench: Bench, tmp_path: Path) -> None:
     der = await certificate_request(bench.key, "cascade.test nodes CA 2")
-    said = openssl("req", "-inform", "DER", "-verify", "-noout", "-subject", stdin=der)
-    assert "verify OK" in said
-    assert "CN = cascade.test nodes CA 2" in said
+    output = openssl("req", "-inform", "DER", "-verify", "-noout", "-subject", stdin=der)
+    assert "verify OK" in output
+    assert "CN = cascade.test nodes CA 2" in output
     request = x509.load_der_x509_csr(der)
     assert request.is_signature_valid
     assert request.public_key() == bench.key.public_key

@@ -1,4 +1,4 @@
-"""`cloud.breakwater.keys.token_messages`: frames and what is in them."""
+"""`cloud.breakwater.keys.token_messages`: frames and their content."""
 
 import pytest
 from msgspec import DecodeError, msgpack
@@ -9,7 +9,7 @@ from cloud.breakwater.keys.token_messages import Command, Connect, Find, Generat
 
 def test_frames_are_bounded() -> None:
     assert messages.size_of(messages.FRAME_BYTES_MAX.to_bytes(4, "big")) == messages.FRAME_BYTES_MAX
-    with pytest.raises(ValueError, match="is the most"):
+    with pytest.raises(ValueError, match="at most"):
         messages.size_of((messages.FRAME_BYTES_MAX + 1).to_bytes(4, "big"))
 
 

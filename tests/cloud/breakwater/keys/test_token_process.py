@@ -1,4 +1,4 @@
-"""The token process by itself: frames in, frames out, and nothing of what a library prints between them."""
+"""`cloud.breakwater.keys.token_process`: it answers frames with frames, undisturbed by a library's output."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ def hsm(tmp_path: Path) -> SoftHsm:
 
 
 def talk(content: bytes, environment: dict[str, str], program: tuple[str, ...] = ("-m", PROGRAM)) -> bytes:
-    """What it answers to all of this, and then the end of its input."""
+    """Send `content` and the end of input to a token process; return its standard output."""
     done = subprocess.run(
         [sys.executable, "-P", *program],
         input=content,

@@ -1,4 +1,4 @@
-"""`cloud.breakwater.pkix.crl`: what stands in a list, and that no mutation of it gets past the last look."""
+"""`cloud.breakwater.pkix.crl`: the content of a list, and that the lint refuses every mutation of it."""
 
 import os
 from collections.abc import Callable
@@ -120,7 +120,7 @@ def test_a_root_names_no_shard() -> None:
 
 
 def built(extensions: list[x509.Extension[x509.ExtensionType]] | None = None, **changes: object) -> bytes:
-    """A list by another builder, with the parts that `changes` names."""
+    """A list built directly with `cryptography`, in which `changes` replace parts of the clean list."""
     good = x509.load_der_x509_crl(assemble(build_crl(wanted(), issuer()), "secp256r1", b"\x00"))
     entries = changes.get("entries", list(good))
     builder = x509.CertificateRevocationListBuilder(

@@ -1,4 +1,4 @@
-"""Every way a request can be wrong, and the one way it is right."""
+"""`cloud.breakwater.pkix.csr`: valid requests are accepted; each kind of invalid request is refused by name."""
 
 import base64
 import subprocess
@@ -38,7 +38,7 @@ def der(
     return builder.sign(key, algorithm or hashes.SHA256()).public_bytes(serialization.Encoding.DER)
 
 
-def wishing(extension: x509.ExtensionType, critical: bool = False) -> bytes:
+def asking_for(extension: x509.ExtensionType, critical: bool = False) -> bytes:
     return der(EMPTY.add_extension(extension, critical))
 
 
@@ -50,20 +50,20 @@ def off_curve() -> bytes:
 SPKI = KEY.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 SHA256 = sequence(oid("1.2.840.10045.4.3.2"))
 NO_NAME = sequence()
-NO_WISH = tlv(0xA0, b"")
+NO_ATTRIBUTES = tlv(0xA0, b"")
 
 
 def forged(
     info: bytes, algorithm: bytes = SHA256, key: ec.EllipticCurvePrivateKey = KEY, hash_: hashes.HashAlgorithm = SHA_256
 ) -> bytes:
-    """A request of these very bytes with a signature over them that verifies."""
+    """A request that contains exactly these bytes, with a valid signature over them."""
     return sequence(info, algorithm, bit_string(key.sign(info, ec.ECDSA(hash_))))
 
 
 def info_of(
-    version: bytes = b"\x02\x01\x00", subject: bytes = NO_NAME, spki: bytes = SPKI, wish: bytes = NO_WISH
+    version: bytes = b"\x02\x01\x00", subject: bytes = NO_NAME, spki: bytes = SPKI, attributes: bytes = NO_ATTRIBUTES
 ) -> bytes:
-    return sequence(version, subject, spki, wish)
+    return sequence(version, subject, spki, attributes)
 
 
 def compressed() -> bytes:
@@ -73,7 +73,7 @@ def compressed() -> bytes:
 
 
 def explicit_curve() -> bytes:
-    """P-256 by its numbers instead of its name (RFC 5480 section 2.1.1 forbids it; CVE-2020-0601 lived on it)."""
+    """P-256 by its parameters instead of its name. RFC 5480 section 2.1.1 forbids it; CVE-2020-0601 relied on it."""
     made = subprocess.run(
         ["openssl", "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-pkeyopt",
          "ec_param_enc:explicit", "-nodes", "-keyout", "/dev/null", "-subj", "/", "-outform", "DER"],
@@ -108,14 +108,14 @@ def test_a_subject_is_empty_or_the_profiles_own() -> None:
     printable = forged(info_of(subject=common_name(0x13)))  # as Go writes it
     assert open_csr(printable, NODE_CURVES, subject=FABRIC).public_key == KEY.public_key()
     for subject in (None, x509.Name([]), OTHER):
-        with pytest.raises(CsrRefused, match="subject is another"):
+        with pytest.raises(CsrRefused, match="subject differs"):
             open_csr(asked, NODE_CURVES, subject=subject)
 
 
 @pytest.mark.parametrize("critical", [False, True])
-def test_the_profiles_own_names_may_be_wished_for_in_any_order(critical: bool) -> None:
+def test_the_profiles_own_names_are_accepted_in_any_order(critical: bool) -> None:
     for order in (NAMES, NAMES[::-1]):
-        asked = wishing(x509.SubjectAlternativeName(order), critical)
+        asked = asking_for(x509.SubjectAlternativeName(order), critical)
         assert open_csr(asked, NODE_CURVES, names=ALLOWED).public_key == KEY.public_key()
 
 
@@ -132,11 +132,11 @@ FEWER_OR_MORE = {
 @pytest.mark.parametrize("names", FEWER_OR_MORE.values(), ids=FEWER_OR_MORE)
 def test_other_names_are_refused(names: list[x509.GeneralName]) -> None:
     with pytest.raises(CsrRefused, match=r"2\.5\.29\.17"):
-        open_csr(wishing(x509.SubjectAlternativeName(names)), NODE_CURVES, names=ALLOWED)
+        open_csr(asking_for(x509.SubjectAlternativeName(names)), NODE_CURVES, names=ALLOWED)
 
 
-def test_openssl_and_its_wishes(tmp_path: Path) -> None:
-    """What a stranger sends who follows the recipe, with and without the names."""
+def test_requests_made_with_openssl(tmp_path: Path) -> None:
+    """Requests made with OpenSSL as our documentation describes: without names, and with the profile's names."""
     made = ["openssl", "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
     made += ["-keyout", str(tmp_path / "key.pem"), "-outform", "DER", "-subj", "/CN=fabric"]
     asked = "subjectAltName=URI:spiffe://cascade.test/service/fabric,DNS:localhost"
@@ -151,7 +151,7 @@ def test_openssl_and_its_wishes(tmp_path: Path) -> None:
 def test_a_service_may_have_p384() -> None:
     key = ec.generate_private_key(ec.SECP384R1())
     assert open_csr(make_csr(key), SERVICE_CURVES).public_key == key.public_key()
-    with pytest.raises(CsrRefused, match="secp384r1; allowed is secp256r1"):
+    with pytest.raises(CsrRefused, match="secp384r1; allowed: secp256r1"):
         open_csr(make_csr(key), NODE_CURVES)
 
 
@@ -162,55 +162,55 @@ def long_integers() -> bytes:
 
 
 def unused_bits() -> bytes:
-    """A signature whose last bit is said not to count, and is zero in it."""
+    """A signature whose BIT STRING declares its last bit, a zero, as unused."""
     while True:
         signature = KEY.sign(info_of(), ec.ECDSA(SHA_256))
         if not signature[-1] & 1:
             return sequence(info_of(), SHA256, tlv(0x03, b"\x01" + signature))
 
 
-def spelled(*extensions: bytes) -> bytes:
-    return forged(info_of(wish=tlv(0xA0, extension_request(*extensions))))
+def with_extensions(*extensions: bytes) -> bytes:
+    return forged(info_of(attributes=tlv(0xA0, extension_request(*extensions))))
 
 
 OWN = ALLOWED.public_bytes()
-SPELLINGS = {
-    "critical FALSE written out": spelled(names_extension(OWN, b"\x01\x01\x00")),
-    "critical as another TRUE": spelled(names_extension(OWN, b"\x01\x01\x01")),
-    "the names twice": spelled(names_extension(OWN), names_extension(OWN)),
-    "a byte after the names": spelled(names_extension(OWN + b"\x00")),
-    "the attribute twice": forged(info_of(wish=tlv(0xA0, 2 * extension_request(names_extension(OWN))))),
+OTHER_ENCODINGS = {
+    "critical FALSE written out": with_extensions(names_extension(OWN, b"\x01\x01\x00")),
+    "critical as another TRUE": with_extensions(names_extension(OWN, b"\x01\x01\x01")),
+    "the names twice": with_extensions(names_extension(OWN), names_extension(OWN)),
+    "a byte after the names": with_extensions(names_extension(OWN + b"\x00")),
+    "the attribute twice": forged(info_of(attributes=tlv(0xA0, 2 * extension_request(names_extension(OWN))))),
     "two values in the attribute": forged(
-        info_of(wish=tlv(0xA0, attribute("1.2.840.113549.1.9.14", *(2 * [sequence(names_extension(OWN))]))))
+        info_of(attributes=tlv(0xA0, attribute("1.2.840.113549.1.9.14", *(2 * [sequence(names_extension(OWN))]))))
     ),
-    "a constructed octet string": spelled(sequence(oid("2.5.29.17"), tlv(0x24, octet_string(OWN)))),
+    "a constructed octet string": with_extensions(sequence(oid("2.5.29.17"), tlv(0x24, octet_string(OWN)))),
 }
 
 
-@pytest.mark.parametrize("request_der", SPELLINGS.values(), ids=SPELLINGS)
+@pytest.mark.parametrize("request_der", OTHER_ENCODINGS.values(), ids=OTHER_ENCODINGS)
 def test_allowed_names_in_another_encoding_are_refused(request_der: bytes) -> None:
-    open_csr(spelled(names_extension(OWN)), NODE_CURVES, names=ALLOWED)
+    open_csr(with_extensions(names_extension(OWN)), NODE_CURVES, names=ALLOWED)
     with pytest.raises(CsrRefused):
         open_csr(request_der, NODE_CURVES, names=ALLOWED)
 
 
 REFUSED = {
     "empty": (b"", "has 0 bytes"),
-    "oversized": (GOOD + bytes(CSR_BYTES_MAX), f"{CSR_BYTES_MAX} is the most"),
+    "oversized": (GOOD + bytes(CSR_BYTES_MAX), f"at most {CSR_BYTES_MAX}"),
     "pem": (b"-----BEGIN CERTIFICATE REQUEST-----", "not a PKCS#10 structure"),
     "trailing byte": (GOOD + b"\x00", "not a PKCS#10 structure"),
     "cut short": (GOOD[:-1], "not a PKCS#10 structure"),
     "signature of another key": (GOOD[:-8] + bytes(8), "does not prove possession"),
     "point off the curve": (off_curve(), "not on the curve"),
-    "compressed point": (compressed(), "one spelling"),
+    "compressed point": (compressed(), "named curve"),
     "RSA": (der(EMPTY, rsa.generate_private_key(65537, 2048)), "not an EC key"),
     "Ed25519": (der(EMPTY, ed25519.Ed25519PrivateKey.generate()), "not an EC key"),
     "P-224": (der(EMPTY, ec.generate_private_key(ec.SECP224R1())), "secp224r1"),
     "secp256k1": (der(EMPTY, ec.generate_private_key(ec.SECP256K1())), "secp256k1"),
     "SHA-224": (der(EMPTY, KEY, hashes.SHA224()), "SHA-256, SHA-384 or SHA-512"),
-    "a megabyte": (GOOD * 4000, f"{CSR_BYTES_MAX} is the most"),
+    "a megabyte": (GOOD * 4000, f"at most {CSR_BYTES_MAX}"),
     "base64": (base64.b64encode(GOOD), "not a PKCS#10 structure"),
-    "explicit curve": (explicit_curve(), "one spelling"),
+    "explicit curve": (explicit_curve(), "named curve"),
     "SHA-1": (
         forged(info_of(), sequence(oid("1.2.840.10045.4.1")), hash_=hashes.SHA1()),  # noqa: S303  SHA-1 is the case
         "SHA-256, SHA-384 or SHA-512",
@@ -229,29 +229,29 @@ REFUSED = {
     "a short length in the long form": (forged(info_of(subject=b"\x30\x81\x00")), "not a PKCS#10 structure"),
     "a byte after the last field": (forged(sequence(info_of()[2:], b"\x00")), "not a PKCS#10 structure"),
     "a constructed string": (forged(info_of(subject=common_name(0x2C, tlv(0x0C, b"fabric")))), "PKCS#10 structure"),
-    "a subject": (forged(info_of(subject=common_name(0x0C))), "subject is another"),
-    "no attributes field": (forged(info_of(wish=b"")), "not a PKCS#10 structure"),
+    "a subject": (forged(info_of(subject=common_name(0x0C))), "subject differs"),
+    "no attributes field": (forged(info_of(attributes=b"")), "not a PKCS#10 structure"),
     "a signature with long integers": (long_integers(), "does not prove possession"),
     "a signature of unused bits": (unused_bits(), "DER"),
-    "wishes for CA": (wishing(x509.BasicConstraints(True, None), True), "extension 2.5.29.19"),
-    "wishes for a name": (wishing(x509.SubjectAlternativeName([x509.DNSName("fabric")])), "extension 2.5.29.17"),
-    "wishes for server use": (
-        wishing(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])),
+    "asks for CA": (asking_for(x509.BasicConstraints(True, None), True), "extension 2.5.29.19"),
+    "asks for a name": (asking_for(x509.SubjectAlternativeName([x509.DNSName("fabric")])), "extension 2.5.29.17"),
+    "asks for server use": (
+        asking_for(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])),
         "extension 2.5.29.37",
     ),
-    "wishes for the unknown": (
-        wishing(x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00")),
+    "asks for an unknown extension": (
+        asking_for(x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00")),
         "extension 1.2.3.4",
     ),
-    "an empty extensionRequest": (forged(info_of(wish=tlv(0xA0, extension_request()))), "extension none"),
-    "an attribute without a value": (forged(info_of(wish=tlv(0xA0, attribute("1.2.3.4")))), "PKCS#10 structure"),
+    "an empty extensionRequest": (forged(info_of(attributes=tlv(0xA0, extension_request()))), "extension none"),
+    "an attribute without a value": (forged(info_of(attributes=tlv(0xA0, attribute("1.2.3.4")))), "PKCS#10 structure"),
     "an extensionRequest of Microsoft's": (
-        forged(info_of(wish=tlv(0xA0, attribute("1.3.6.1.4.1.311.2.1.14", sequence())))),
+        forged(info_of(attributes=tlv(0xA0, attribute("1.3.6.1.4.1.311.2.1.14", sequence())))),
         "attribute 1.3.6.1.4.1.311.2.1.14",
     ),
     "names that are no names": (
-        forged(info_of(wish=tlv(0xA0, extension_request(names_extension(b"\x05\x00"))))),
-        "extensions that cannot be read",
+        forged(info_of(attributes=tlv(0xA0, extension_request(names_extension(b"\x05\x00"))))),
+        "extensions that cannot be parsed",
     ),
     "challenge password": (
         der(EMPTY.add_attribute(AttributeOID.CHALLENGE_PASSWORD, b"hello")),

@@ -1,6 +1,7 @@
-"""One mutation a rule: whatever one mistake of the builder would make is refused by name.
+"""`cloud.breakwater.pkix.lint`: for each rule, a mutated certificate breaks that rule and no earlier one.
 
-The mutants are built by `cryptography` here, not by the profiles, or by handing lint another wish than was built.
+Some mutants are built with `cryptography` instead of the profiles. Other tests give the lint a `Wanted` that differs
+from the built certificate.
 """
 
 import warnings
@@ -71,7 +72,7 @@ def uri(text: str) -> x509.UniformResourceIdentifier:
 
 
 class Parts:
-    """The parts of a clean session certificate, to be bent."""
+    """The parts of a clean session certificate. A mutation changes one of them before `tbs`."""
 
     def __init__(self) -> None:
         self.serial = SERIAL
@@ -276,7 +277,7 @@ def test_a_wrong_wish_is_refused_though_it_was_built_to_the_letter(name: str) ->
 
 
 class Bent(msgspec.Struct, frozen=True):
-    """What was built, and another wish that it is held against."""
+    """`built` is what the profiles build; `wanted` differs from it and is what the lint compares with."""
 
     built: Wanted
     wanted: Wanted
@@ -323,14 +324,14 @@ def test_what_was_built_is_held_against_what_was_wanted(name: str) -> None:
 
 
 def splice(tbs: bytes, old: bytes, new: bytes) -> bytes:
-    """Replace a part and put the outer length right."""
+    """Replace a part and correct the outer length."""
     assert tbs.count(old) == 1
     header = 2 + (tbs[1] & 0x7F if tbs[1] & 0x80 else 0)
     return tlv(0x30, tbs[header:].replace(old, new))
 
 
 def test_a_unique_identifier_is_refused() -> None:
-    """RFC 5280 section 4.1.2.8: conforming CAs make none; the parser passes over them in silence."""
+    """RFC 5280 section 4.1.2.8 forbids unique identifiers; the library's parser ignores them without an error."""
     for tag in (0x81, 0x82):
         unique = KEY.spki_der + tlv(tag, b"\x00x")
         bent = splice(profiles.build(SESSION, NODES), KEY.spki_der, unique)
@@ -344,7 +345,7 @@ def assert_refused(tbs: bytes, wanted: Wanted, issuer: Issuer, rule: str) -> Non
 
 
 def test_dates_have_one_encoding() -> None:
-    """A GeneralizedTime before 2050 names the same second; RFC 5280 section 4.1.2.5 forbids it."""
+    """A GeneralizedTime before 2050 gives the same date, but RFC 5280 section 4.1.2.5 forbids it."""
     short, long = tlv(0x17, b"261122115500Z"), tlv(0x18, b"20261122115500Z")
     tbs = profiles.build(SESSION, NODES)
     ends = tlv(0x17, b"261122235500Z")
@@ -364,7 +365,7 @@ def test_id_pkix_ocsp_nocheck_is_null() -> None:
     tbs = profiles.build(RESPONDER, NODES)
     other = tlv(0x30, oid("1.3.6.1.5.5.7.48.1.5") + octet_string(b"\x30\x00"))
     own = tlv(0x30, oid("1.3.6.1.5.5.7.48.1.5") + octet_string(b"\x05\x00"))
-    # The parser has refused it before the rule does.
+    # The library's parser refuses it before our rule runs.
     assert_refused(splice(tbs, own, other), RESPONDER, NODES, "extensions")
 
 
@@ -373,12 +374,12 @@ def test_every_rule_has_been_broken() -> None:
     rules = {part.split('"')[1] for part in text.split("_require(")[1:] if part.lstrip().startswith('"')}
     tables = (MUTATIONS, WISHES, OTHERS)
     broken = {rule for table in tables for _, rule in table.values()}
-    # Broken by tests of their own; the library's parser has refused another version or a NULL that is none before.
+    # Separate tests break three of these. The library's parser refuses another version and a wrong NULL by itself.
     assert rules - broken == {"version", "unique_id", "validity_encoding", "no_check", "validity_future"}
 
 
 def issued(wanted: Wanted, issuer: Issuer) -> x509.Certificate:
-    """The certificate with no signature to speak of: `relint` leaves that to its caller."""
+    """The certificate with an invalid signature: verifying it is the task of `relint`'s caller."""
     return x509.load_der_x509_certificate(assemble(profiles.build(wanted, issuer), issuer.curve, b"\x30\x00"))
 
 
@@ -483,6 +484,8 @@ def test_every_single_flipped_bit_is_refused() -> None:
         bent = bytearray(clean)
         bent[position // 8] ^= 1 << position % 8
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the parser warns of serials that are not positive; the rule refuses them
+            warnings.simplefilter(
+                "ignore"
+            )  # the parser warns about serials that are not positive; our rule refuses them
             with pytest.raises(LintError):
                 lint(bytes(bent), SESSION, NODES)

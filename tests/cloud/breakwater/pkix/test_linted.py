@@ -1,4 +1,4 @@
-"""`cloud.breakwater.pkix.linted`: only the two lints make one, and it is good for one signature."""
+"""`cloud.breakwater.pkix.linted`: only the two lints make a `Linted`, and it can be redeemed once."""
 
 import ast
 from pathlib import Path
@@ -14,7 +14,7 @@ from tests.cloud.breakwater.wishes import NODES, SESSION
 
 
 def test_only_the_two_lints_pass_anything() -> None:
-    """Whoever could call `passed` could have anything signed: its name stands in three modules, of all there are."""
+    """A module that calls `passed` can get any bytes signed, so only `lint.py` and `crl.py` may import it."""
     cloud = Path(lint_module.__file__).parents[3] / "cloud"
     users = set()
     for file in cloud.rglob("*.py"):
@@ -41,5 +41,5 @@ def test_nothing_else_makes_a_linted_and_it_is_good_once() -> None:
         Linted(tbs, NODES, object())
     linted = lint(tbs, SESSION, NODES)
     assert linted.redeem() == tbs
-    with pytest.raises(LintError, match="signed already"):
+    with pytest.raises(LintError, match="already passed"):
         linted.redeem()

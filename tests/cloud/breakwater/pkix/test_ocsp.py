@@ -1,4 +1,4 @@
-"""`cloud.breakwater.pkix.ocsp`: requests are understood in full or refused with the standard's status."""
+"""`cloud.breakwater.pkix.ocsp`: a request is parsed in full, or refused with a status of the standard."""
 
 import pytest
 from cryptography import x509

@@ -1,4 +1,4 @@
-"""The profiles, field by field, and what OpenSSL says of every chain: the good ones and the ones constraints refuse."""
+"""`cloud.breakwater.pkix.profiles`: each field, and that OpenSSL accepts good chains and refuses constrained ones."""
 
 import ssl
 import subprocess
@@ -46,7 +46,7 @@ def openssl(*arguments: str | Path, stdin: bytes = b"") -> str:
 
 
 def verify(tmp_path: Path, leaf: bytes, root: bytes, *between: bytes, when: datetime = NOW) -> str:
-    """What `openssl verify` says, as strict as it can be."""
+    """The output of `openssl verify` with its strictest options."""
     files = {"leaf": pem(leaf), "root": pem(root), "between": b"".join(map(pem, between))}
     for name, content in files.items():
         (tmp_path / f"{name}.pem").write_bytes(content)
@@ -220,7 +220,7 @@ async def test_a_cross_certificate_leads_from_the_old_root_to_what_the_new_one_s
 
 
 def rogue(issuer: Issuer, by: LocalKey, *names: x509.GeneralName, ca: bool = False) -> bytes:
-    """What a stolen issuing key could sign: past profiles, lint and signer."""
+    """A certificate that a thief of the issuing key could sign without profiles, lint and signer."""
     builder = x509.CertificateBuilder(
         issuer.subject,
         x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "rogue CA" if ca else "rogue")]),
@@ -305,7 +305,7 @@ async def test_openssl_refuses_a_device_certificate_as_tls_client() -> None:
             (ssl.PROTOCOL_TLS_CLIENT, sides[kind]),
         ):
             context = ssl.SSLContext(protocol)
-            context.verify_flags |= ssl.VerifyFlags(0x200000)  # NO_CHECK_TIME: the test's clock is its own
+            context.verify_flags |= ssl.VerifyFlags(0x200000)  # NO_CHECK_TIME: these certificates have fixed dates
             context.verify_mode = ssl.CERT_REQUIRED
             context.load_verify_locations(cadata=root)
             load_key_pair(context, b"".join(map(pem, certificates)), key)
@@ -359,8 +359,8 @@ def test_certificates_start_a_little_early_but_not_before_their_ca() -> None:
 def test_a_cross_certificate_is_for_the_roots_own_name_and_key() -> None:
     root = ca(name="root", authority="root-1")
     assert profiles.want_cross(root, KEY, 1, NOW, ca()).common_name == "a CA"
-    with pytest.raises(ValueError, match="not the key"):
+    with pytest.raises(ValueError, match="does not belong"):
         profiles.want_cross(root, requested(local(6)), 1, NOW, ca())
     more = x509.Name([*root.subject, x509.NameAttribute(NameOID.ORGANIZATION_NAME, "x")])
-    with pytest.raises(ValueError, match="more in it"):
+    with pytest.raises(ValueError, match="more than a common name"):
         profiles.want_cross(ca(subject=more), KEY, 1, NOW, ca())

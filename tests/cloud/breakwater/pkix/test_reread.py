@@ -1,4 +1,4 @@
-"""`cloud.breakwater.pkix.reread`: an issued certificate is read back into what was wanted of it."""
+"""`cloud.breakwater.pkix.reread`: parses an issued certificate into the `Wanted` it was built from."""
 
 import msgspec
 import pytest
@@ -12,7 +12,7 @@ from tests.cloud.breakwater.wishes import CLEAN, DEVICE, NODES, SESSION
 
 
 def issued(wanted: Wanted, issuer: Issuer) -> x509.Certificate:
-    """The certificate, with a signature that nobody verifies here."""
+    """The certificate with an invalid signature, which these tests do not verify."""
     return x509.load_der_x509_certificate(assemble(profiles.build(wanted, issuer), issuer.curve, b"\x30\x00"))
 
 
