@@ -125,7 +125,7 @@ def test_the_soak_reports_each_finding_and_each_disagreement() -> None:
         check_seconds=3.0,
         checked=9,
         findings=("error lint c1: wrong",),
-        second_opinions=1,
+        pkilint_certificates=1,
         waived={},
         crls={"nodes-1.1": (2, 300)},
         verified=4,

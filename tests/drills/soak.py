@@ -58,7 +58,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     check_seconds: float
     checked: int
     findings: tuple[str, ...]
-    second_opinions: int
+    pkilint_certificates: int
     waived: dict[str, int]
     crls: dict[str, tuple[int, int]]
     verified: int
@@ -88,7 +88,7 @@ class Soak:
         self._bundle.write_bytes((certs / "root.pem").read_bytes() + self._issuer.read_bytes())
         self._pki = f"http://127.0.0.1:{cloud.port + 3}"
 
-    def run(self, certificates: int, second_opinions: int, verified: int, asked: int) -> Figures:
+    def run(self, certificates: int, pkilint_certificates: int, verified: int, asked: int) -> Figures:
         """All of it, in order."""
         begun = time.monotonic()
         nodes = asyncio.run(self._issue(certificates))
@@ -96,7 +96,7 @@ class Soak:
         asyncio.run(self._close(nodes[::REVOKED_OF]))
         closed = time.monotonic()
         self._say(f"issued {certificates} in {issued - begun:.1f} s, closed every fourth in {closed - issued:.1f} s")
-        report = self._check(second_opinions)
+        report = self._check(pkilint_certificates)
         checked = time.monotonic()
         self._say(f"`cascade pki check` took {checked - closed:.1f} s")
         crls = self._fetch()
@@ -109,7 +109,7 @@ class Soak:
             check_seconds=checked - closed,
             checked=report.certificates,
             findings=tuple(f"{each.severity} {each.check} {each.object}: {each.detail}" for each in report.findings),
-            second_opinions=report.second_opinions,
+            pkilint_certificates=report.pkilint_certificates,
             waived=report.waived,
             crls=crls,
             verified=len(chosen),
@@ -164,9 +164,9 @@ class Soak:
         async with self._client() as client:
             await asyncio.gather(*(one_line(client) for _ in range(CONNECTIONS)))
 
-    def _check(self, second_opinions: int) -> "Walked":
+    def _check(self, pkilint_certificates: int) -> "Walked":
         """The real command, beside the running issuer."""
-        options = ("--dir", str(self._cloud.directory), "--pkilint", str(second_opinions), "--json")
+        options = ("--dir", str(self._cloud.directory), "--pkilint", str(pkilint_certificates), "--json")
         process = forked(self._scratch, "cascade", "pki", "check", *options)
         code = process.wait(CHECK_SECONDS)
         report = msgspec.convert(process.out(), Walked)
@@ -237,7 +237,7 @@ class Walked(msgspec.Struct, frozen=True):
     """What of the report of `cascade pki check --json` is looked at."""
 
     certificates: int
-    second_opinions: int
+    pkilint_certificates: int
     waived: dict[str, int]
     findings: tuple[Found, ...]
 
@@ -264,7 +264,7 @@ def outcome(figures: Figures, seed: int) -> Outcome:
         "closed per second": figures.revoked / figures.close_seconds,
         "certificates checked": figures.checked,
         "check seconds": figures.check_seconds,
-        "certificates through pkilint": figures.second_opinions,
+        "certificates through pkilint": figures.pkilint_certificates,
     }
     for each in WAIVED:
         named[f"waived {each.code} ({each.reason})"] = figures.waived.get(each.code, 0)

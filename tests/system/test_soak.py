@@ -11,9 +11,9 @@ CERTIFICATES = 200
 def test_everybody_agrees_on_what_was_issued_and_revoked(cloud: Cloud, tmp_path: Path) -> None:
     scratch = tmp_path / "soak"
     scratch.mkdir()
-    figures = Soak(cloud, scratch, seed=1, say=print).run(CERTIFICATES, second_opinions=10, verified=20, asked=6)
+    figures = Soak(cloud, scratch, seed=1, say=print).run(CERTIFICATES, pkilint_certificates=10, verified=20, asked=6)
     assert figures.good, outcome(figures, seed=1).findings
     assert figures.checked >= CERTIFICATES
-    assert figures.second_opinions == 10
+    assert figures.pkilint_certificates == 10
     assert (figures.verified, figures.verified_revoked, figures.asked_ocsp) == (20, 10, 6)
     assert figures.crls["nodes-1.1"][0] == CERTIFICATES // REVOKED_OF

@@ -1,1 +1,1 @@
-"""The root key's ceremony: what is signed, the file that describes it, the run."""
+"""Use cases of the root key's ceremonies: the file that describes one, its run, and the signatures."""

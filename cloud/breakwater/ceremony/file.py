@@ -1,9 +1,9 @@
-"""Pure values and their reader: the TOML file that describes one ceremony of the root's key.
+"""Values, and their reader: the TOML file that describes one ceremony of the root's key.
 
-The file says everything: what is signed, by which root, from which inputs, into which files. So it can be reviewed
-before the ceremony and kept after it. `run.py` holds the ceremony. Rules: an input that is not secret is named with the
-SHA-256 of its content; an unknown key of the file is refused by its name. Paths are relative to the file's folder. A
-passphrase never stands in the file, only the name of the file that has it.
+The file names the documents to sign, the root, the input files and the output files. People can review the file before
+the ceremony and keep it afterwards. `run.py` runs the ceremony. Rules: Each input that is not secret is named together
+with the SHA-256 of its content. An unknown key in the file is an error that names the key. Paths are relative to the
+file's folder. The file contains the name of a passphrase file, never a passphrase.
 """
 
 from datetime import datetime
@@ -18,9 +18,9 @@ from protocol.limits import CSR_BYTES_MAX
 
 CEREMONY_BYTES_MAX = 64 * 1024
 INPUT_BYTES_MAX = 4 * 1024 * 1024
-"""A root's list of 5,000 entries has 200 KB."""
+"""A root's CRL with 5,000 entries has 200 KB."""
 REQUEST_BYTES_MAX = 2 * CSR_BYTES_MAX
-"""In PEM a third longer."""
+"""PEM is a third longer than DER."""
 
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 Authority = Annotated[str, msgspec.Meta(pattern="^(nodes|services)-[1-9][0-9]{0,5}$")]
@@ -29,18 +29,18 @@ TrustDomain = Annotated[str, msgspec.Meta(pattern="^[a-z0-9]([a-z0-9.-]{0,252}[a
 
 
 class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A table of the file."""
+    """Base of every table in the file: unknown keys are refused."""
 
 
 class Input(_Part, frozen=True):
-    """A file that is read, and what its content hashes to."""
+    """An input file, and the SHA-256 (hex) that its content must have."""
 
     path: str
     sha256: Sha256
 
 
 class Root(_Part, frozen=True):
-    """The root that signs: its certificate, and its key, encrypted under the passphrase in a file of its own."""
+    """The root that signs: its certificate, its encrypted key file, and the file with the key's passphrase."""
 
     authority: RootAuthority
     certificate: Input
@@ -49,14 +49,14 @@ class Root(_Part, frozen=True):
 
 
 class OtherRoot(_Part, frozen=True):
-    """A root that is cross-signed."""
+    """The root that gets a cross-certificate."""
 
     authority: RootAuthority
     certificate: Input
 
 
 class Revoked(_Part, frozen=True):
-    """A certificate that the root signed and that does not count any more."""
+    """A revoked certificate of the root. `at` is the time of the revocation."""
 
     certificate: Input
     at: datetime
@@ -64,7 +64,7 @@ class Revoked(_Part, frozen=True):
 
 
 class RootCeremony(_Part, frozen=True, tag_field="type", tag="root"):
-    """A new root: its key is made here (P-384), encrypted, and its certificate."""
+    """Make a new root: a P-384 key, which is written encrypted, and a self-signed certificate."""
 
     authority: RootAuthority
     trust_domain: TrustDomain
@@ -75,7 +75,7 @@ class RootCeremony(_Part, frozen=True, tag_field="type", tag="root"):
 
 
 class IntermediateCeremony(_Part, frozen=True, tag_field="type", tag="intermediate"):
-    """An issuing CA, for the key in a request (PKCS#10, PEM) that its host made."""
+    """Sign an issuing CA. `request` is a PKCS#10 request in PEM that the CA's host made."""
 
     authority: Authority
     trust_domain: TrustDomain
@@ -86,7 +86,7 @@ class IntermediateCeremony(_Part, frozen=True, tag_field="type", tag="intermedia
 
 
 class CrossCeremony(_Part, frozen=True, tag_field="type", tag="cross-certificate"):
-    """Another root's name and key, signed by this root."""
+    """Sign a cross-certificate: the name and key of the root `subject`."""
 
     root: Root
     subject: OtherRoot
@@ -94,7 +94,10 @@ class CrossCeremony(_Part, frozen=True, tag_field="type", tag="cross-certificate
 
 
 class CrlCeremony(_Part, frozen=True, tag_field="type", tag="crl"):
-    """The root's list of revoked CAs. `previous` is the list before; the first has none, and says so with `first`."""
+    """Sign the root's CRL. `previous` is the CRL before it. The first CRL has `first = true` instead.
+
+    `days` is how long the CRL is valid.
+    """
 
     root: Root
     number: Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
@@ -109,7 +112,11 @@ Ceremony = RootCeremony | IntermediateCeremony | CrossCeremony | CrlCeremony
 
 
 def read_ceremony(file: Path) -> tuple[Ceremony, bytes]:
-    """The ceremony in a file, and its content. Raises CeremonyError naming the file and the key that is wrong."""
+    """Return the ceremony in a file, and the file's content.
+
+    Raises:
+        CeremonyError: the text names the file and the invalid key.
+    """
     content = read_bounded(file, CEREMONY_BYTES_MAX)
     try:
         ceremony = msgspec.toml.decode(content, type=Ceremony, strict=True)
@@ -117,14 +124,14 @@ def read_ceremony(file: Path) -> tuple[Ceremony, bytes]:
         raise CeremonyError(f"cannot use {file}: {error}") from error
     if isinstance(ceremony, CrlCeremony):
         if (ceremony.previous is None) is not ceremony.first:
-            raise CeremonyError(f"cannot use {file}: name the list before as `previous`, or say `first = true`")
+            raise CeremonyError(f"cannot use {file}: give the CRL before this one as `previous`, or `first = true`")
         if any(revoked.at.tzinfo is None for revoked in ceremony.revoked):
             raise CeremonyError(f"cannot use {file}: an `at` has no time zone")
     return ceremony, content
 
 
 def read_bounded(path: Path, bytes_max: int) -> bytes:
-    """A whole file. Raises CeremonyError."""
+    """Read a whole file of at most `bytes_max` bytes. Raises CeremonyError."""
     try:
         with path.open("rb") as file:
             content = file.read(bytes_max + 1)

@@ -1,8 +1,9 @@
-"""Use case: a ceremony is held. It reads what its file names, signs, checks, and only then writes.
+"""Use case: run a ceremony. It reads the files that the ceremony file names, signs, checks, and then writes.
 
-It uses no network and no database. A dry run takes a scratch key in the root's place and writes nothing, so that a
-ceremony's file can be tried where the root's key is not. Rules: nothing is written before everything is checked; an
-output that exists is never replaced; an output appears whole or not at all; a fault removes what had appeared.
+It uses no network and no database. A dry run signs with a temporary key instead of the root's key and writes nothing,
+so people can try a ceremony file on a machine without the root's key. Rules: All checks pass before any file is
+written. An existing output file is never replaced. An output file appears complete or not at all. After an error, the
+output files that had appeared are removed.
 """
 
 import base64
@@ -61,17 +62,18 @@ _PEM_REQUEST = re.compile(
 
 
 class FileHash(msgspec.Struct, frozen=True):
-    """A file, as its path stands in the ceremony's file, and what its content hashes to."""
+    """A file: its path as written in the ceremony file, and the SHA-256 of its content in hex."""
 
     path: str
     sha256: str
 
 
 class CeremonyRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What was done, or in a dry run would be. `signs` says each thing that is signed, in words, in order.
+    """The record of a ceremony or of a dry run.
 
-    `key` says whether the root's key was opened: in a dry run it need not be there. The hashes of a dry run's outputs
-    are empty: what it made was signed with a scratch key and is gone.
+    `signs` describes each signed document for people, in order, as (label, value) pairs. `key` says whether the root's
+    key was opened; a dry run works without the key. In a dry run the hashes of the outputs are empty, because its
+    documents are signed with a temporary key and discarded. `record` is the name of the file that keeps this record.
     """
 
     type: str
@@ -92,16 +94,17 @@ class _Output(msgspec.Struct, frozen=True):
 
 
 async def hold(file: Path, now: datetime, entropy: Callable[[int], bytes], dry_run: bool) -> CeremonyRecord:
-    """Hold the ceremony that `file` describes.
+    """Run the ceremony that `file` describes, at the time `now`.
 
-    Raises CeremonyError, CsrRefused, LintError, SignerError, KeyFileError; nothing was written then.
+    Raises:
+        CeremonyError, CsrRefused, LintError, SignerError, KeyFileError: no output was written.
     """
     ceremony, content = read_ceremony(file)
     return await CeremonyRun(file, content, now, entropy, dry_run).run(ceremony)
 
 
 class CeremonyRun:
-    """One ceremony being held: its folder, its time, and what it has read."""
+    """One run of a ceremony. It collects the hashes of its inputs and the descriptions of its signatures."""
 
     def __init__(
         self, file: Path, content: bytes, now: datetime, entropy: Callable[[int], bytes], dry_run: bool
@@ -146,22 +149,22 @@ class CeremonyRun:
                 return await self._crl(ceremony)
 
     def _require_new(self, *names: str) -> None:
-        """Refuse outputs that exist, that stand twice, or whose folder does not."""
+        """Refuse an output that exists, whose folder is missing, or that is named twice."""
         for name in (*names, names[0] + RECORD_SUFFIX):
             path = self._folder / name
             if os.path.lexists(path):
-                raise CeremonyError(f"cannot write {path}: it exists, and no ceremony replaces a file")
+                raise CeremonyError(f"cannot write {path}: the file exists, and a ceremony replaces no file")
             if not path.parent.is_dir():
                 raise CeremonyError(f"cannot write {path}: there is no such folder")
         if len(set(names)) != len(names):
-            raise CeremonyError("cannot write two outputs into one file")
+            raise CeremonyError("cannot write two outputs into the same file")
 
     async def _root(self, ceremony: RootCeremony) -> list[_Output]:
         identity = _identity(ceremony.authority, ceremony.trust_domain, ceremony.development)
         passphrase = read_passphrase(secret_path(ceremony.passphrase_file, self._folder))
         key = ec.generate_private_key(ec.SECP384R1())
         root = await make_root(identity, LocalKey(key), self._serial(), self._now)
-        self._report_certificate("root certificate, by itself", root.certificate_der)
+        self._report_certificate("root certificate, self-signed", root.certificate_der)
         return [_Output(ceremony.key, b"", key, passphrase), _Output(ceremony.certificate, _pem(root.certificate_der))]
 
     async def _intermediate(self, ceremony: IntermediateCeremony) -> list[_Output]:
@@ -171,7 +174,7 @@ class CeremonyRun:
         pem = self._read(ceremony.request, REQUEST_BYTES_MAX)
         requested = open_csr(_request_der(pem, ceremony.request.path), CA_CURVES, subject=subject)
         if requested.key_id == self._true_root(ceremony.root).key_id:
-            raise CeremonyError(f"cannot use {ceremony.request.path}: it is for the root's own key")
+            raise CeremonyError(f"cannot use {ceremony.request.path}: the request is for the root's key")
         issuing = await make_issuing(identity, requested, root, key, self._serial(), self._now)
         self._report_certificate(f"issuing CA {identity.authority}, by {root.authority}", issuing.certificate_der)
         return [_Output(ceremony.certificate, _pem(issuing.certificate_der))]
@@ -189,7 +192,7 @@ class CeremonyRun:
         signed_by = x509.load_der_x509_certificate(self._true_root(ceremony.root).certificate_der)
         entries = [self._entry(revoked, signed_by) for revoked in ceremony.revoked]
         if len({entry.serial for entry in entries}) != len(entries):
-            raise CeremonyError("cannot make the list: a certificate is revoked twice in it")
+            raise CeremonyError("cannot make the CRL: a certificate appears twice in `revoked`")
         if ceremony.previous is not None:
             self._continue(ceremony, ceremony.previous, entries, signed_by)
         life = timedelta(days=ceremony.days)
@@ -204,17 +207,17 @@ class CeremonyRun:
         if not is_issued_by(certificate, root):
             raise CeremonyError(f"cannot revoke {revoked.certificate.path}: this root did not sign it")
         if certificate.subject == root.subject:
-            raise CeremonyError(f"cannot revoke {revoked.certificate.path}: it is the root itself")
+            raise CeremonyError(f"cannot revoke {revoked.certificate.path}: it has the root's own name")
         at = revoked.at.astimezone(UTC).replace(microsecond=0)
         if not certificate.not_valid_before_utc <= at <= self._now:
             raise CeremonyError(
-                f"cannot revoke {revoked.certificate.path} from {_time(at)}: before it or in the future"
+                f"cannot revoke {revoked.certificate.path} from {_time(at)}: before its notBefore, or in the future"
             )
         self._signs.append((f"revokes {_common_name(certificate)}", f"{certificate.serial_number:x} {revoked.reason}"))
         return Entry(certificate.serial_number, at, REASON_NUMBERS[revoked.reason])
 
     def _continue(self, ceremony: CrlCeremony, before: Input, entries: list[Entry], root: x509.Certificate) -> None:
-        """The number grows and nothing that was revoked comes back."""
+        """Check the CRL before this one: the new number is higher, and no revoked certificate is missing now."""
         pem = self._read(before, INPUT_BYTES_MAX)
         try:
             crl = x509.load_pem_x509_crl(pem)
@@ -222,23 +225,23 @@ class CeremonyRun:
             public_key = root.public_key()
             own = isinstance(public_key, ec.EllipticCurvePublicKey) and crl.is_signature_valid(public_key)
         except (ValueError, TypeError, x509.ExtensionNotFound) as error:
-            raise CeremonyError(f"cannot use {before.path}: not a revocation list") from error
+            raise CeremonyError(f"cannot use {before.path}: not a CRL in PEM") from error
         if not own:
-            raise CeremonyError(f"cannot use {before.path}: it is not a list of this root")
+            raise CeremonyError(f"cannot use {before.path}: not a CRL of this root")
         if ceremony.number <= number:
-            raise CeremonyError(f"cannot make list {ceremony.number}: the one before it has the number {number}")
+            raise CeremonyError(f"cannot make CRL {ceremony.number}: the CRL before it has the number {number}")
         if crl.last_update_utc >= self._now:
-            raise CeremonyError(f"cannot make the list: {before.path} is as new, or the clock is wrong")
+            raise CeremonyError(f"cannot make the CRL: {before.path} is not older than now; check the clock")
         forgotten = {entry.serial_number for entry in crl} - {entry.serial for entry in entries}
         if forgotten:
-            raise CeremonyError(f"cannot make the list: it forgets the revoked serial {min(forgotten):x}")
+            raise CeremonyError(f"cannot make the CRL: `revoked` lacks the serial {min(forgotten):x} of {before.path}")
 
     def _open_root(self, described: Root) -> tuple[Issuer, LocalKey]:
-        """The root and its key; in a dry run the same root with a scratch key in its place."""
+        """Return the root and its key; in a dry run, the root with a temporary key instead."""
         root = self._true_root(described)
         path = self._folder / described.key
         if self._dry_run and not path.exists():
-            self._key = "not here, not opened"
+            self._key = "not available, not opened"
         else:
             key = read_key(path, read_passphrase(secret_path(described.passphrase_file, self._folder)))
             own = x509.load_der_x509_certificate(root.certificate_der).public_key()
@@ -254,20 +257,20 @@ class CeremonyRun:
     def _true_root(self, described: Root) -> Issuer:
         root, certificate = self._read_root(OtherRoot(authority=described.authority, certificate=described.certificate))
         if not certificate.not_valid_before_utc <= self._now < certificate.not_valid_after_utc:
-            raise CeremonyError(f"cannot use {described.certificate.path}: it does not count at {_time(self._now)}")
+            raise CeremonyError(f"cannot use {described.certificate.path}: not valid at {_time(self._now)}")
         return root
 
     def _read_root(self, described: OtherRoot) -> tuple[Issuer, x509.Certificate]:
         certificate = self._read_certificate(described.certificate)
         if not is_issued_by(certificate, certificate):
-            raise CeremonyError(f"cannot use {described.certificate.path}: not a root, it did not sign itself")
+            raise CeremonyError(f"cannot use {described.certificate.path}: not a self-signed root")
         return issuer_of("root", described.authority, certificate), certificate
 
     def _read_certificate(self, described: Input) -> x509.Certificate:
         try:
             (certificate,) = x509.load_pem_x509_certificates(self._read(described, INPUT_BYTES_MAX))
         except ValueError as error:
-            raise CeremonyError(f"cannot use {described.path}: not one certificate in PEM") from error
+            raise CeremonyError(f"cannot use {described.path}: not exactly one certificate in PEM") from error
         return certificate
 
     def _read(self, described: Input, bytes_max: int) -> bytes:
@@ -303,7 +306,7 @@ class CeremonyRun:
         return make_serial(self._entropy(SERIAL_BYTES))
 
     def _write(self, outputs: list[_Output], record: CeremonyRecord) -> CeremonyRecord:
-        """Prepare every file beside its place, then let them appear: a key, the record, what was signed."""
+        """Write every file under a temporary name, then link each to its name: key, record, signed document."""
         staged: list[tuple[Path, Path]] = []
         appeared: list[Path] = []
         try:
@@ -317,11 +320,11 @@ class CeremonyRun:
             for folder in {path.parent for _, path in staged}:
                 sync_directory(folder)
         except BaseException as error:
-            # Whatever it was, half a ceremony must not lie about.
+            # After any error, a cancellation included, no part of the ceremony may remain.
             for path in appeared:
                 path.unlink(missing_ok=True)
             if isinstance(error, OSError):
-                raise CeremonyError(f"cannot write the outputs, nothing was written: {error}") from error
+                raise CeremonyError(f"cannot write the outputs: {error}; no output remains") from error
             raise
         finally:
             for scratch, _ in staged:
@@ -353,10 +356,10 @@ def _request_der(pem: bytes, name: str) -> bytes:
     found = _PEM_REQUEST.fullmatch(pem)
     try:
         if found is None:
-            raise CeremonyError(f"cannot use {name}: not one certificate request in PEM")
+            raise CeremonyError(f"cannot use {name}: not exactly one certificate request in PEM")
         return base64.b64decode(b"".join(found[2].split()), validate=True)
     except binascii.Error as error:
-        raise CeremonyError(f"cannot use {name}: not base64") from error
+        raise CeremonyError(f"cannot use {name}: its PEM is not base64") from error
 
 
 def _pem(der: bytes) -> bytes:

@@ -1,8 +1,8 @@
-"""Use cases of the root's key: a root, an issuing CA below it, a cross-certificate, the root's revocation list.
+"""Use cases of the root's key: sign a root, an issuing CA below it, a cross-certificate, or the root's CRL.
 
-Keys, serials and times are arguments; no file is read or written here. `cascade init` and every ceremony use these
-functions. Rule: every signature goes through the lint and the signer, and every output is checked from its bytes, by
-other code than made it, before it is returned.
+Keys, serials and times are arguments. These functions read and write no files. `cascade init` and every ceremony use
+them. Rule: Every signature goes through the lint and the signer. Before a document is returned, other code than its
+builder checks its bytes.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,10 @@ from cloud.breakwater.pkix.profiles import (
 
 
 class CaIdentity(msgspec.Struct, frozen=True):
-    """Which generation of which CA: `CaIdentity("cascade.test", "nodes", 2)` is `nodes-2`, "cascade.test nodes CA 2"."""
+    """A generation of a CA. `CaIdentity("cascade.test", "nodes", 2)` is `nodes-2`, named "cascade.test nodes CA 2".
+
+    `mark` is appended to the name.
+    """
 
     trust_domain: str
     ca: CaName
@@ -46,15 +49,15 @@ class CaIdentity(msgspec.Struct, frozen=True):
 
     @property
     def common_name(self) -> str:
-        """Raises CeremonyError when no certificate has room for it."""
+        """The CA's name. Raises CeremonyError when it has more than 64 characters (RFC 5280 appendix A.1)."""
         name = authority_name(self.trust_domain, self.ca, self.number, self.mark)
         if len(name) > 64:
-            raise CeremonyError(f"the name {name!r} has more than 64 letters; choose a shorter trust domain")
+            raise CeremonyError(f"cannot name the CA {name!r}: more than 64 characters; choose a shorter trust domain")
         return name
 
 
 async def make_root(identity: CaIdentity, key: CaKey, serial: int, now: datetime) -> Issuer:
-    """A root that signs itself. Raises LintError, SignerError, CeremonyError."""
+    """Make a self-signed root. Raises LintError, SignerError or CeremonyError."""
     wanted = want_root(identity.common_name, describe_key(key.public_key), serial, now)
     der = await _signed(wanted, self_issuer(wanted, identity.authority), key, now)
     return issuer_of("root", identity.authority, x509.load_der_x509_certificate(der))
@@ -63,20 +66,26 @@ async def make_root(identity: CaIdentity, key: CaKey, serial: int, now: datetime
 async def make_issuing(
     identity: CaIdentity, key: RequestedKey, root: Issuer, root_key: CaKey, serial: int, now: datetime
 ) -> Issuer:
-    """An issuing CA whose host proved possession of `key`. Raises LintError, SignerError, CeremonyError."""
+    """Sign an issuing CA for `key`. The caller has verified the host's proof of possession.
+
+    Raises LintError, SignerError or CeremonyError.
+    """
     wanted = want_issuing(identity.common_name, key, serial, now, root, identity.ca, identity.trust_domain)
     der = await _signed(wanted, root, root_key, now)
     return issuer_of(identity.ca, identity.authority, x509.load_der_x509_certificate(der))
 
 
 async def make_cross(subject: Issuer, root: Issuer, root_key: CaKey, serial: int, now: datetime) -> bytes:
-    """The root `subject` signed by another root, DER. Raises LintError, SignerError, CeremonyError."""
+    """Sign the cross-certificate of the root `subject` and return it in DER.
+
+    Raises LintError, SignerError or CeremonyError.
+    """
     if root.certificate_der:
         require_room(root)
     certificate = x509.load_der_x509_certificate(subject.certificate_der)
     public_key = certificate.public_key()
     if not isinstance(public_key, ec.EllipticCurvePublicKey) or certificate.subject == root.subject:
-        raise CeremonyError("cannot cross-sign: not another root")
+        raise CeremonyError("cannot cross-sign: the subject has to be another root with an EC key")
     try:
         certificate.verify_directly_issued_by(certificate)
         wanted = want_cross(subject, describe_key(public_key), serial, now, root)
@@ -86,9 +95,10 @@ async def make_cross(subject: Issuer, root: Issuer, root_key: CaKey, serial: int
 
 
 def require_room(root: Issuer) -> None:
-    """Refuse a root of the first profiles, below which a cross-certificate leads nowhere. Raises CeremonyError.
+    """Refuse a root whose path length is below 2, as in profile version 1. Raises CeremonyError.
 
-    Its path length, 1, is used up by the issuing CAs; OpenSSL counts it though RFC 5280 section 6.1 need not.
+    With path length 1, a cross-certificate below the root leaves no room for issuing CAs. OpenSSL enforces this, though
+    RFC 5280 section 6.1 does not require a verifier to check the path length of a trust anchor.
     """
     certificate = x509.load_der_x509_certificate(root.certificate_der)
     room = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.path_length
@@ -102,21 +112,23 @@ def require_room(root: Issuer) -> None:
 async def make_root_crl(
     number: int, entries: Sequence[Entry], root: Issuer, root_key: CaKey, now: datetime, life: timedelta
 ) -> bytes:
-    """The root's own list, of issuing CAs and cross-certificates, DER. Raises LintError, SignerError, CeremonyError.
+    """Sign the root's CRL and return it in DER. Its entries are issuing CAs and cross-certificates.
 
-    It is the whole list of this root and has no issuing distribution point.
+    The CRL covers all certificates of the root and has no issuing distribution point. `life` is how long it is valid.
+
+    Raises LintError, SignerError or CeremonyError.
     """
     signer = Signer()
     signer.add(root, root_key)
     wanted = want_crl(number, now, life, entries, None)
     if wanted.next_update > root.not_after:
-        raise CeremonyError("cannot make the list: it would outlive the root")
+        raise CeremonyError("cannot make the CRL: it would be valid for longer than the root; reduce `days`")
     der = await signer.sign(make_crl(wanted, root))
     crl = x509.load_der_x509_crl(der)
     numbered = crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number == number
     listed = [entry.serial_number for entry in crl] == sorted(entry.serial for entry in entries)
     if not crl.is_signature_valid(root_key.public_key) or not numbered or not listed:
-        raise CeremonyError("the list that was made is not the one that was wanted")
+        raise CeremonyError("the signed CRL failed its check: signature, number or entries are wrong")
     return der
 
 
@@ -129,7 +141,7 @@ async def _signed(wanted: Wanted, issuer: Issuer, key: CaKey, now: datetime) -> 
 
 
 def _check(der: bytes, wanted: Wanted, issuer: Issuer, signed_by: ec.EllipticCurvePublicKey, now: datetime) -> None:
-    """Every output once more, from its bytes alone. Raises CeremonyError, LintError."""
+    """Check a signed certificate from its bytes. Raises CeremonyError or LintError."""
     certificate = x509.load_der_x509_certificate(der)
     try:
         algorithm = ec.ECDSA(hash_of(issuer.curve))
@@ -137,11 +149,13 @@ def _check(der: bytes, wanted: Wanted, issuer: Issuer, signed_by: ec.EllipticCur
         if issuer.certificate_der:
             certificate.verify_directly_issued_by(x509.load_der_x509_certificate(issuer.certificate_der))
     except (InvalidSignature, ValueError, TypeError) as error:
-        raise CeremonyError(f"the certificate that was made is not signed by {issuer.authority}") from error
+        raise CeremonyError(
+            f"the signed certificate failed its check: the signature is not that of {issuer.authority}"
+        ) from error
     if certificate.public_key() != wanted.key.public_key:
-        raise CeremonyError("the certificate that was made is for another key")
+        raise CeremonyError("the signed certificate failed its check: it is for another key")
     if not certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc <= issuer.not_after:
-        raise CeremonyError("the certificate that was made does not count now, or longer than its issuer")
+        raise CeremonyError("the signed certificate failed its check: not valid now, or ends after its issuer")
     relint(certificate, issuer, wanted.profile, wanted.version, now)
     if wanted.profile == "issuing":
         _check_constraints(certificate, wanted)
@@ -153,4 +167,4 @@ def _check_constraints(certificate: x509.Certificate, wanted: Wanted) -> None:
     kinds = {type(name) for name in found.value.excluded_subtrees or []}
     expected = {x509.DNSName, x509.IPAddress} if wanted.ca == "nodes" else set()
     if not found.critical or permitted != [wanted.trust_domain] or kinds != expected:
-        raise LintError("name_constraints", "the certificate that was made is not constrained to the trust domain")
+        raise LintError("name_constraints", "the signed certificate is not constrained to the trust domain")

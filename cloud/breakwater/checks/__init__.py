@@ -1,1 +1,1 @@
-"""Checks of what was issued: the checker of `cascade pki check`, and pkilint."""
+"""Use case of `cascade pki check`: check every issued certificate and CRL, and the pkilint adapter for it."""

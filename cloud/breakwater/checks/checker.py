@@ -1,7 +1,8 @@
-"""Use case: everything issued is checked (`cascade pki check`). The records are trusted no more than the certificates.
+"""Use case of `cascade pki check`: check every CA, certificate and CRL in the database.
 
-The checker reads a live database page by page and changes nothing. It reports findings: the name of the check, the
-object, and what is wrong. Rule: each check recomputes from the bytes what the record claims.
+The checker reads the database of a running issuer page by page and changes nothing. A finding has the name of the
+check, the object, and the fault. Rule: The checker trusts no record. Each check derives the value from the bytes of the
+certificate or CRL and compares it with the record.
 """
 
 import random
@@ -29,21 +30,21 @@ from cloud.crypto.issued import issuer_among
 from protocol.encoding import sha256_hex
 
 FINDINGS_MAX = 1000
-"""Findings that are reported one by one; all are counted."""
+"""The report lists at most this many findings; it counts all of them."""
 IN_FLIGHT = timedelta(seconds=60)
-"""A record younger than this may be at the signer, a revocation on its way into the CRL."""
+"""A younger record may still be waiting for its signature, and a younger revocation for the next CRL."""
 AUTHORITY_SOON = timedelta(days=180)
-"""A ceremony needs people, a date and adoption by every node."""
+"""Warn this long before a CA expires. A ceremony needs people and a date, and all nodes have to adopt the next CA."""
 SOON = {"device": timedelta(days=20), "service": timedelta(days=2)}
-"""Device certificates renew at half life, services' at half of seven days: what comes this near its end has failed."""
+"""Warn this long before an end. Devices and services renew at about half life, so their renewal has failed."""
 
 Severity = Literal["error", "warning"]
 Progress = Callable[[str, int, int], None]
-"""Called with what is being walked, how much is done and how much there is."""
+"""Called with the kind of object, the number of checked objects, and the number of all objects."""
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """Something that must not be, or (`warning`) that will be a trouble soon."""
+    """A fault (`error`), or a fault that will occur soon (`warning`). `check` is the stable name of the check."""
 
     check: str
     object: str
@@ -52,13 +53,17 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """What was walked and found. `counts` has every finding by check, `findings` the first of them, `waived` those of
-    pkilint that we do not follow, by their names (`cloud.breakwater.checks.pkilint.WAIVED` has the reasons)."""
+    """The result of one run.
+
+    `certificates` and `crls` are numbers of checked objects. pkilint also checked `pkilint_certificates` certificates.
+    `counts` has the number of findings by check, and `findings` the first `FINDINGS_MAX` of them. `waived` has the
+    number of waived pkilint findings by code; `cloud.breakwater.checks.pkilint.WAIVED` has the reasons.
+    """
 
     at: datetime
     certificates: int
     crls: int
-    second_opinions: int
+    pkilint_certificates: int
     errors: int
     warnings: int
     counts: dict[str, int]
@@ -67,12 +72,12 @@ class Report(msgspec.Struct, frozen=True):
 
     @property
     def clean(self) -> bool:
-        """No finding at all."""
+        """Whether there are no findings."""
         return not self.counts
 
 
 class Checker:
-    """One walk. `sample` certificates are also checked by pkilint; `choose` picks them."""
+    """One run over all records. pkilint also checks `sample` certificates, which `choose` selects at random."""
 
     def __init__(
         self,
@@ -89,7 +94,7 @@ class Checker:
         self._clock = clock
         self._now = clock()
         self._sample = sample
-        # Which certificates are looked at twice is no secret.
+        # The random choice of a sample needs no cryptographic strength.
         self._choose = choose or random.Random()  # noqa: S311
         self._progress = progress
         self._issuers: dict[str, Issuer] = {}
@@ -102,7 +107,10 @@ class Checker:
         self._named: dict[str, str] = {}
 
     async def run(self, others: Iterable[tuple[str, bytes]] = ()) -> Report:
-        """Walk everything; `others` are certificates (name, DER) found elsewhere, which must be on record too."""
+        """Check everything and return the report.
+
+        `others` are certificates (name, DER) from outside the database. Each must have a record.
+        """
         self._authorities()
         certificates = await self._records()
         crls = await self._shards()
@@ -115,7 +123,7 @@ class Checker:
             at=self._now,
             certificates=certificates,
             crls=crls,
-            second_opinions=len(self._chosen),
+            pkilint_certificates=len(self._chosen),
             errors=self._severities["error"],
             warnings=self._severities["warning"],
             counts=dict(self._counts),
@@ -154,11 +162,13 @@ class Checker:
         for row in self._rows:
             known = self._certificates.get(row.id)
             if known is not None and issuer_among(known, roots) is None:
-                self._find("authority.chain", row.id, "no root on record signed it")
+                self._find("authority.chain", row.id, "not signed by a root on record")
         active = Counter(row.ca for row in self._rows if row.state == "active")
         for ca in ("nodes", "services"):
             if active[ca] != 1:
-                self._find("authority.active", ca, f"{active[ca]} authorities of the class are active, not one")
+                self._find(
+                    "authority.active", ca, f"{active[ca]} authorities of this class are active; there must be one"
+                )
         for name, certificates in (
             ("subject", [certificate.subject.rfc4514_string() for certificate in self._certificates.values()]),
             ("key id", [issuer.key_id.hex() for issuer in self._issuers.values()]),
@@ -172,7 +182,7 @@ class Checker:
     async def _records(self) -> int:
         seen, total, after = 0, await self._store.count(), ""
         while page := await self._store.records(after):
-            # A running issuer goes on while this walks: what it made since then is not of the future.
+            # The issuer may be running. Without a new time, its newest certificates would begin in the future.
             self._now = self._clock()
             for record in page:
                 seen += 1
@@ -183,7 +193,7 @@ class Checker:
         return seen
 
     def _consider(self, record: CheckedRecord, seen: int) -> None:
-        """Keep a fair sample of what is issued (reservoir sampling: each is as likely as any other)."""
+        """Keep a fair sample by reservoir sampling: each certificate has the same chance."""
         if record.certificate is None or not self._sample:
             return
         if len(self._chosen) < self._sample:
@@ -194,24 +204,24 @@ class Checker:
     def _record(self, record: CheckedRecord) -> None:
         if record.state == "recorded":
             if self._now - record.recorded_at > IN_FLIGHT:
-                self._find("record.orphan", record.serial, "a record without a certificate was not given up")
+                self._find("record.orphan", record.serial, "an old record has no certificate and is not orphaned")
             return
         if record.certificate is None:
             if record.state not in ("orphaned", "revoked"):
-                self._find("record.empty", record.serial, f"it is {record.state} and has no certificate")
+                self._find("record.empty", record.serial, f"the record is {record.state} and has no certificate")
         elif record.state == "orphaned":
-            self._find("record.signed_orphan", record.serial, "given up, and yet its certificate was stored")
+            self._find("record.signed_orphan", record.serial, "the record is orphaned and has a certificate")
         else:
             self._certificate(record, record.certificate)
         if record.state in ("revoked", "orphaned") and record.revoked_at is None:
-            self._find("revocation.undated", record.serial, "revoked at no time")
+            self._find("revocation.undated", record.serial, "the record has no time of revocation")
         if record.service and record.profile == "service" and record.state == "revoked" and not record.feed:
-            self._find("revocation.untold", record.serial, "revoked, and not in the feed that services follow")
+            self._find("revocation.not_in_feed", record.serial, "revoked, but not in the revocation feed")
 
     def _certificate(self, record: CheckedRecord, der: bytes) -> None:
         issuer = self._issuers.get(record.authority)
         if issuer is None:
-            self._find("chain.authority", record.serial, f"of an authority that is not on record: {record.authority}")
+            self._find("chain.authority", record.serial, f"its authority is not on record: {record.authority}")
             return
         try:
             certificate = x509.load_der_x509_certificate(der)
@@ -228,16 +238,18 @@ class Checker:
             return
         closed = record.node and (record.generation <= record.closed_up_to or record.closed_alone)
         if closed and record.profile == "device":
-            self._find("generation.closed", record.serial, "its generation is closed and it is not revoked")
+            self._find(
+                "generation.closed", record.serial, "its generation is closed, but the certificate is not revoked"
+            )
         soon = SOON.get(record.profile)
         if soon and not closed and timedelta(0) < record.not_after - self._now < soon:
             self._find("certificate.expiring", record.serial, f"ends {record.not_after}", "warning")
 
     def _agreement(self, record: CheckedRecord, certificate: x509.Certificate) -> None:
-        """The certificate is the one that was recorded before it was signed."""
+        """Compare a certificate with the record that was made before the signature."""
         public_key = certificate.public_key()
         if certificate.tbs_certificate_bytes != record.tbs:
-            self._find("record.bytes", record.serial, "other bytes were signed than were recorded")
+            self._find("record.bytes", record.serial, "the signed bytes are not the recorded bytes")
         if f"{certificate.serial_number:040x}" != record.serial:
             self._find("record.serial", record.serial, "the certificate has another serial")
         spki = public_key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
@@ -251,7 +263,7 @@ class Checker:
             if not any(url.endswith(crl_path(record.shard)) for url in _crl_urls(certificate)):
                 self._find("record.shard", record.serial, f"its distribution point is not the shard {record.shard}")
         elif _crl_urls(certificate):
-            self._find("record.shard", record.serial, "it has a distribution point and no shard")
+            self._find("record.shard", record.serial, "it has a distribution point, but the record has no shard")
 
     async def _other(self, name: str, der: bytes) -> None:
         try:
@@ -271,7 +283,12 @@ class Checker:
                 self._named.pop(identifier, None)
                 view = await self._store.view(identifier)
                 if view is None:
-                    self._find("crl.unsettled", identifier, "published too often to be looked at", "warning")
+                    self._find(
+                        "crl.unsettled",
+                        identifier,
+                        "published too often to be read in one state; run the check again",
+                        "warning",
+                    )
                 elif view.crls:
                     self._shard(view)
                 else:
@@ -279,24 +296,26 @@ class Checker:
             seen += len(page)
             after = page[-1]
         for identifier, serial in self._named.items():
-            self._find("shard.missing", identifier, f"named by {serial} at least, and not on record")
+            self._find(
+                "shard.missing", identifier, f"the certificate {serial} names this shard, which is not on record"
+            )
         self._progress("CRLs", seen, seen)
         return seen
 
     async def _unpublished(self, identifier: str) -> None:
         oldest = await self._store.oldest(identifier)
         if oldest is not None and self._clock() - oldest > IN_FLIGHT:
-            self._find("crl.missing", identifier, "nothing was ever published")
+            self._find("crl.missing", identifier, "no CRL was ever published")
 
     def _shard(self, view: ShardView) -> None:
         shard = view.shard
         if max(shard.reserved, shard.certificates) > PLACES_MAX:
-            self._find("shard.size", shard.id, f"{shard.certificates} certificates, {shard.reserved} places")
+            self._find("shard.size", shard.id, f"{shard.certificates} certificates, {shard.reserved} reserved places")
         elif shard.certificates > shard.reserved:
-            self._find("shard.places", shard.id, f"{shard.certificates} certificates, {shard.reserved} places")
+            self._find("shard.places", shard.id, f"{shard.certificates} certificates, {shard.reserved} reserved places")
         authority = self._certificates.get(shard.authority)
         if authority is None:
-            self._find("crl.authority", shard.id, f"of an authority that is not on record: {shard.authority}")
+            self._find("crl.authority", shard.id, f"its authority is not on record: {shard.authority}")
             return
         try:
             crls = [x509.load_der_x509_crl(crl.data) for crl in view.crls]
@@ -308,7 +327,7 @@ class Checker:
             self._find("crl.signature", shard.id, f"not signed by {shard.authority}")
         state = next((row.state for row in self._rows if row.id == shard.authority), "")
         if state != "revoked" and view.crls[0].next_update <= self._clock():
-            self._find("crl.stale", shard.id, f"its next update was due {view.crls[0].next_update}")
+            self._find("crl.stale", shard.id, f"its next update was due at {view.crls[0].next_update}")
         self._numbers(view, crls)
         self._contents(view, crls[0])
         self._continuity(view, crls)
@@ -316,45 +335,58 @@ class Checker:
     def _numbers(self, view: ShardView, crls: list[x509.CertificateRevocationList]) -> None:
         shard, newest = view.shard, view.crls[0]
         if newest.number != shard.published_number or shard.crl_number < shard.published_number:
-            self._find("crl.number", shard.id, f"{newest.number} is stored, {shard.published_number} on record")
+            self._find(
+                "crl.number",
+                shard.id,
+                f"the newest CRL has the number {newest.number}, the shard {shard.published_number}",
+            )
         for stored, crl in zip(view.crls, crls, strict=True):
             if _number(crl) != stored.number:
-                self._find("crl.number", shard.id, f"{stored.number} on record, another number inside")
+                self._find("crl.number", shard.id, f"the row has the number {stored.number}, the CRL another")
             if (crl.last_update_utc, crl.next_update_utc) != (stored.this_update, stored.next_update):
-                self._find("crl.dates", shard.id, f"{stored.number} has other dates than are on record")
+                self._find("crl.dates", shard.id, f"the dates in CRL {stored.number} differ from its row")
             if len(crl) != stored.entries or len(crl) > PLACES_MAX:
-                self._find("crl.size", shard.id, f"{len(crl)} entries, {stored.entries} on record")
+                self._find("crl.size", shard.id, f"the CRL has {len(crl)} entries, its row says {stored.entries}")
 
     def _contents(self, view: ShardView, crl: x509.CertificateRevocationList) -> None:
-        """The newest CRL names all that is revoked and has not left it, and nothing that is not revoked."""
+        """Check the entries of the newest CRL.
+
+        It must contain every revoked certificate, except those that expired before the CRL before it. It must contain
+        no other certificate.
+        """
         shard, before = view.shard, view.crls[1].this_update if len(view.crls) > 1 else None
-        # A revocation is published at once, which is not in the same moment.
+        # A revocation is published within moments, but not in the same transaction.
         settled = shard.revision == shard.published_revision
         named = {f"{entry.serial_number:040x}" for entry in crl}
         revoked = {entry.serial for entry in view.entries}
         for serial in sorted(named - revoked):
-            self._find("crl.extra", serial, f"{shard.id} names it, and it is not revoked")
+            self._find("crl.extra", serial, f"the CRL of {shard.id} contains it, but it is not revoked")
         for entry in view.entries:
-            # What had expired before the CRL before this one has been shown long enough (RFC 5280 section 3.3).
+            # A certificate may leave the CRL after one CRL issued after its end contained it (RFC 5280 section 3.3).
             left = before is not None and entry.not_after < before
             waits = not settled and entry.revoked_at is not None and self._clock() - entry.revoked_at < IN_FLIGHT
             if entry.serial not in named and not left and not waits:
-                self._find("crl.omits", entry.serial, f"revoked {entry.revoked_at}, and not named by {shard.id}")
+                self._find(
+                    "crl.omits", entry.serial, f"revoked at {entry.revoked_at}, but not in the CRL of {shard.id}"
+                )
 
     def _continuity(self, view: ShardView, crls: list[x509.CertificateRevocationList]) -> None:
-        """What a CRL named may leave it only after its certificate has expired (RFC 5280 section 3.3)."""
+        """Compare each stored CRL with the one before it.
+
+        An entry may disappear only after its certificate has expired (RFC 5280 section 3.3).
+        """
         ends = {entry.serial: entry.not_after for entry in view.entries}
         for later, earlier in pairwise(zip(view.crls, crls, strict=True)):
             (newer, newer_crl), (older, older_crl) = later, earlier
-            step = f"{view.shard.id} between {older.number} and {newer.number}"
+            step = f"between the CRLs {older.number} and {newer.number} of {view.shard.id}"
             if newer.this_update < older.this_update:
-                self._find("crl.continuity", view.shard.id, f"the time fell in {step}")
+                self._find("crl.continuity", view.shard.id, f"thisUpdate fell {step}")
             named = {entry.serial_number for entry in newer_crl}
             for entry in older_crl:
                 serial = f"{entry.serial_number:040x}"
                 gone = entry.serial_number not in named
                 if gone and (serial not in ends or ends[serial] > older.this_update):
-                    self._find("crl.continuity", serial, f"left {step}")
+                    self._find("crl.continuity", serial, f"disappeared {step}, before its certificate expired")
 
 
 def _number(crl: x509.CertificateRevocationList) -> int:

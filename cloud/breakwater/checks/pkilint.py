@@ -1,8 +1,8 @@
-"""Adapter: what pkilint, a general linter, finds in a certificate, a CRL or an OCSP response.
+"""Adapter: pkilint, a general linter for certificates, CRLs and OCSP responses.
 
-Only the checker and the tests use it: it takes milliseconds a document and a good part of a second to import, so no
-signature waits for it. Rule: a finding that does not apply here is waived by name, with its reason, in `WAIVED`; every
-other finding is reported.
+Only the checker and the tests use it. It takes milliseconds for a document and a large part of a second to import, so
+the issuer does not run it before a signature. Rule: `WAIVED` lists the findings that do not apply here, with reasons.
+Every other finding is reported.
 """
 
 import re
@@ -15,11 +15,11 @@ from cloud.breakwater.errors import PkilintMissing
 
 Kind = Literal["certificate", "crl", "ocsp"]
 
-_TOLD = frozenset({"NOTICE", "WARNING", "ERROR", "FATAL"})
+_REPORTED = frozenset({"NOTICE", "WARNING", "ERROR", "FATAL"})
 
 
 class Waiver(msgspec.Struct, frozen=True):
-    """A finding that we do not follow: its name, what of its text must match, and why."""
+    """A finding that we ignore: its code, a regular expression for its whole text, and our reason."""
 
     code: str
     detail: str
@@ -30,26 +30,26 @@ WAIVED: tuple[Waiver, ...] = (
     Waiver(
         "itu.invalid_asn1_syntax",
         r".*extensions\.[0-9]+\.extnValue\" .* 2\.5\.29\.37: .*OID contains arc which is larger than 32-bits",
-        "The purpose of a device certificate is an OID made from a UUID (2.25.N, ITU-T X.667), whose last arc has 128 "
-        "bits by design; X.660 puts no bound on an arc. pkilint's decoder does. `lint` compares the purpose itself.",
+        "The purpose of a device certificate, `EKU_DEVICE`, is an OID below 2.25 (ITU-T X.667) whose last arc has 58 "
+        "bits. X.660 sets no limit for an arc, but pkilint accepts 32 bits. Our lint compares the purpose exactly.",
     ),
     Waiver(
         "pkix.invalid_uri_syntax",
         r'Invalid URI syntax: "spiffe://[a-z0-9.-]+/[a-z0-9_/]+"',
-        "pkilint's checker of URIs has a list of schemes, and `spiffe` is not on it. RFC 5280 section 4.2.1.6 asks for "
-        "RFC 3986 with a scheme and a host, which a SPIFFE id has.",
+        "pkilint has a list of known URI schemes without `spiffe`. RFC 5280 section 4.2.1.6 requires a URI of RFC 3986 "
+        "with a scheme and a host; a SPIFFE id has both.",
     ),
     Waiver(
         "pkix.invalid_domain_name_syntax",
         r'Invalid domain name syntax: "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"',
-        "A name of one label (`localhost`, a host in a private network) is in the preferred syntax of RFC 1034 section "
-        "3.5, which RFC 5280 section 4.2.1.6 asks for; pkilint wants a dot. Names are those the operator recorded.",
+        "pkilint requires a dot in a DNS name. A name of one label (`localhost`, a host in a private network) has the "
+        "preferred syntax of RFC 1034 section 3.5, as RFC 5280 section 4.2.1.6 requires. The operator chose the names.",
     ),
 )
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """A finding of pkilint: its stable name, its severity, where, and what it says."""
+    """A finding of pkilint: its stable code, its severity, its place in the document, and its text."""
 
     code: str
     severity: str
@@ -61,12 +61,17 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 def pkilint_findings(der: bytes, kind: Kind) -> list[Finding]:
-    """Every finding that is not waived. Raises PkilintMissing without the extra `check`; ValueError for no DER."""
+    """Return every finding that is not waived.
+
+    Raises:
+        PkilintMissing: the extra `check` is not installed.
+        ValueError: `der` is not a document of this kind.
+    """
     return [finding for finding in all_findings(der, kind) if waiver_of(finding) is None]
 
 
 def waiver_of(finding: Finding) -> Waiver | None:
-    """The waiver that fits a finding, if any."""
+    """Return the waiver of a finding; None if it has none."""
     for waiver in WAIVED:
         if finding.code == waiver.code and re.fullmatch(waiver.detail, finding.detail):
             return waiver
@@ -74,14 +79,14 @@ def waiver_of(finding: Finding) -> Waiver | None:
 
 
 def all_findings(der: bytes, kind: Kind) -> list[Finding]:
-    """Every finding, the waived ones too, from NOTICE up. Raises as `pkilint_findings`."""
+    """Return every finding of severity NOTICE or higher, waived or not. Raises as `pkilint_findings` does."""
     load, validator = _linter(kind)
     document = load(der)
     found = []
     for result in validator.validate(document.root):
         for description in result.finding_descriptions:
             finding = description.finding
-            if finding.severity.name in _TOLD:
+            if finding.severity.name in _REPORTED:
                 where = str(result.node.path)
                 found.append(Finding(finding.code, finding.severity.name, where, str(description.message or "")))
     return found
@@ -89,12 +94,12 @@ def all_findings(der: bytes, kind: Kind) -> list[Finding]:
 
 @cache
 def _linter(kind: Kind) -> tuple[Any, Any]:
-    """How to load a document of a kind, and its validator; pkilint has no types."""
+    """Return the loader and the validator for documents of a kind. Both are `Any` because pkilint has no types."""
     try:
         from pkilint import loader, pkix
         from pkilint.pkix import certificate, crl, extension, name, ocsp
     except ImportError as error:
-        raise PkilintMissing("pkilint is not installed; install the extra `check`") from error
+        raise PkilintMissing("cannot run pkilint: it is not installed; install the extra `check`") from error
     decoders = [
         pkix.create_attribute_decoder(name.ATTRIBUTE_TYPE_MAPPINGS),
         pkix.create_extension_decoder(extension.EXTENSION_MAPPINGS),

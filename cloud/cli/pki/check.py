@@ -62,7 +62,7 @@ async def check(stores: Stores, args: Namespace) -> int:
 
 def _human_report(report: Report) -> str:
     lines = [
-        f"{report.certificates} certificates and {report.crls} CRLs checked, {report.second_opinions} also by pkilint."
+        f"{report.certificates} certificates and {report.crls} CRLs checked, {report.pkilint_certificates} by pkilint."
     ]
     lines += [
         f"Waived {report.waived[waiver.code]} times: {waiver.code}. {waiver.reason}"

@@ -1,4 +1,4 @@
-"""`cloud.breakwater.ceremony.file`: what a ceremony's file may say."""
+"""`cloud.breakwater.ceremony.file`: which ceremony files are valid, and the error of each invalid file."""
 
 import re
 from pathlib import Path
@@ -65,7 +65,7 @@ def test_every_reason_of_the_command_line_is_one_of_a_ceremony(tmp_path: Path, r
     ("old", "new", "why"),
     [
         ("days = 180", "days = 401", "<= 400"),
-        ("first = true", "", "name the list before"),
+        ("first = true", "", "give the CRL before this one"),
         ("12:00:00Z", "12:00:00", "no time zone"),
         ('crl = "root-1.crl"', 'crl = "root-1.crl"\npassphrase = "x"', "unknown field `passphrase`"),
         ('"keyCompromise"', '"key_compromise"', "Invalid enum value"),

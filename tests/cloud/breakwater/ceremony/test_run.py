@@ -1,4 +1,4 @@
-"""Ceremonies as people hold them: one file each, tried dry, then record; and all the ways one must be refused."""
+"""`cloud.breakwater.ceremony.run`: each kind of ceremony, as a dry run and for real, and each reason to refuse one."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ LATER = NOW + timedelta(days=30)
 
 
 class Room:
-    """A folder where ceremonies are record."""
+    """A folder with the inputs and outputs of ceremonies, and the texts of ceremony files."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -88,7 +88,7 @@ class Room:
 
 @pytest.fixture
 async def room(tmp_path: Path) -> Room:
-    """With a root, made by a ceremony, and a request of each class."""
+    """A folder with a root, made by a ceremony, and a request for each class of issuing CA."""
     found = Room(tmp_path)
     await found.hold(found.new_root(1))
     await found.request("nodes-2", f"{TRUST_DOMAIN} nodes CA 2")
@@ -110,7 +110,7 @@ async def test_a_root(tmp_path: Path) -> None:
         assert sha256_hex((tmp_path / file["path"]).read_bytes()) == file["sha256"]
     assert [file["path"] for file in written["outputs"]] == ["root-1.key.pem", "root-1.pem"]
     assert written["at"] == "2026-11-22T12:00:00Z"
-    assert ("root certificate, by itself", f"{TRUST_DOMAIN} root CA 1") in record.signs
+    assert ("root certificate, self-signed", f"{TRUST_DOMAIN} root CA 1") in record.signs
     assert PASSPHRASE.decode() not in str(written)
 
 
@@ -172,7 +172,7 @@ async def test_a_dry_run_needs_no_key_and_writes_nothing(room: Room) -> None:
         signs[record.type] = record.key
         assert record.dry_run
         assert {file.sha256 for file in record.outputs} == {""}
-    absent = "not here, not opened"
+    absent = "not available, not opened"
     assert signs == {"intermediate": absent, "cross-certificate": absent, "crl": absent, "root": "made here"}
     assert room.names() == before
     with pytest.raises(KeyFileError, match=r"root-1\.key\.pem"):
@@ -202,7 +202,7 @@ def replaced(old: str, new: str) -> Change:
 
 
 def overwritten(name: str, content: bytes) -> Change:
-    """Another content for a file, with a hash that fits."""
+    """Replace the content of a file, with the right hash in the ceremony file."""
 
     def change(room: Room) -> str:
         (room.folder / name).write_bytes(content)
@@ -212,7 +212,7 @@ def overwritten(name: str, content: bytes) -> Change:
 
 
 def der_request(name: str = "", *names: str) -> bytes:
-    """A request in PEM for a name, wishing for DNS names."""
+    """A request in PEM for a subject, with DNS names."""
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)] if name else [])
     builder = x509.CertificateSigningRequestBuilder().subject_name(subject)
     if names:
@@ -238,16 +238,16 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "half a hash": (replaced('sha256 = "', 'sha256 = "00" } #'), "matching regex"),
     "no such request": (replaced("nodes-2.csr.pem", "gone.pem"), "cannot read"),
     "no such folder": (replaced('certificate = "nodes-2.pem"', 'certificate = "gone/nodes-2.pem"'), "no such folder"),
-    "an output that exists": (replaced('"nodes-2.pem"', '"root-1.pem"'), "no ceremony replaces a file"),
+    "an output that exists": (replaced('"nodes-2.pem"', '"root-1.pem"'), "a ceremony replaces no file"),
     "a root that is none": (replaced('authority = "root-1"', 'authority = "nodes-1"'), "matching regex"),
-    "a request that is none": (overwritten("nodes-2.csr.pem", b"hello"), "not one certificate request"),
+    "a request that is none": (overwritten("nodes-2.csr.pem", b"hello"), "not exactly one certificate request"),
     "a request in bad base64": (
         overwritten("nodes-2.csr.pem", der_request("x").replace(b"MI", b"M", 1)),
         "nodes-2.csr.pem",
     ),
-    "two requests": (overwritten("nodes-2.csr.pem", der_request("x") * 2), "not one certificate request"),
+    "two requests": (overwritten("nodes-2.csr.pem", der_request("x") * 2), "not exactly one certificate request"),
     "a request for another name": (overwritten("nodes-2.csr.pem", der_request("root")), "subject"),
-    "a request that wishes": (overwritten("nodes-2.csr.pem", der_request("", "a.test")), "2.5.29.17"),
+    "a request for DNS names": (overwritten("nodes-2.csr.pem", der_request("", "a.test")), "2.5.29.17"),
     "a large request": (overwritten("nodes-2.csr.pem", b"x" * 9000), "larger than"),
 }
 
@@ -267,11 +267,11 @@ async def test_refused_and_nothing_written(room: Room, name: str, dry: bool) -> 
 
 async def test_a_root_that_is_over_or_did_not_sign_itself(room: Room) -> None:
     text = room.intermediate("nodes-2")
-    with pytest.raises(CeremonyError, match="does not count"):
+    with pytest.raises(CeremonyError, match="not valid at"):
         await room.hold(text, after=timedelta(days=21 * 365))
     await room.hold(text)
     (room.folder / "root-1.pem").write_bytes((room.folder / "nodes-2.pem").read_bytes())
-    with pytest.raises(CeremonyError, match="did not sign itself"):
+    with pytest.raises(CeremonyError, match="not a self-signed root"):
         await room.hold(room.intermediate("services-2"))
 
 
@@ -299,7 +299,7 @@ async def test_a_fault_while_writing_leaves_nothing(tmp_path: Path, monkeypatch:
         real(source, target)
 
     monkeypatch.setattr(os, "link", link)
-    with pytest.raises(CeremonyError, match=r"nothing was written: .*No space"):
+    with pytest.raises(CeremonyError, match=r"No space.*no output remains"):
         await room.hold(room.new_root(1))
     assert room.names() == before
 
@@ -309,11 +309,11 @@ LISTS: dict[str, tuple[Callable[[Room], str], str]] = {
         lambda r: r.crl(6, previous(r), ("nodes-2.pem",)).replace("number = 6", "number = 5"),
         "has the number 5",
     ),
-    "neither first nor previous": (lambda r: r.crl(6, ""), "say `first = true`"),
-    "both": (lambda r: r.crl(6, previous(r) + "\nfirst = true"), "say `first = true`"),
-    "what was revoked comes back": (lambda r: r.crl(6, previous(r)), "forgets the revoked serial"),
-    "twice the same": (lambda r: r.crl(6, previous(r), ("nodes-2.pem", "nodes-2.pem")), "revoked twice"),
-    "the root itself": (lambda r: r.crl(6, previous(r), ("root-1.pem",)), "the root itself"),
+    "neither first nor previous": (lambda r: r.crl(6, ""), "or `first = true`"),
+    "both": (lambda r: r.crl(6, previous(r) + "\nfirst = true"), "or `first = true`"),
+    "a revoked certificate is missing": (lambda r: r.crl(6, previous(r)), "lacks the serial"),
+    "twice the same": (lambda r: r.crl(6, previous(r), ("nodes-2.pem", "nodes-2.pem")), "appears twice"),
+    "the root itself": (lambda r: r.crl(6, previous(r), ("root-1.pem",)), "the root's own name"),
     "what another root signed": (lambda r: r.crl(6, previous(r), ("root-2.pem",)), "did not sign it"),
     "in the future": (
         lambda r: r.crl(6, previous(r), ("nodes-2.pem",)).replace("2026-11-22T12", "2026-12-24T12"),
@@ -327,7 +327,7 @@ LISTS: dict[str, tuple[Callable[[Room], str], str]] = {
         lambda r: r.crl(6, previous(r), ("nodes-2.pem",)).replace("cACompromise", "certificateHold"),
         "Invalid enum value 'certificateHold'",
     ),
-    "a list of nobody's": (lambda r: r.crl(6, f"previous = {r.input('root-1.pem')}"), "not a revocation list"),
+    "not a CRL": (lambda r: r.crl(6, f"previous = {r.input('root-1.pem')}"), "not a CRL in PEM"),
     "for two years": (lambda r: r.crl(6, previous(r)).replace("days = 180", "days = 800"), "<= 400"),
 }
 
@@ -352,7 +352,7 @@ async def test_a_list_of_another_root_is_no_previous_one(room: Room) -> None:
     await room.hold(room.new_root(2))
     other = room.crl(5).replace("root-5.crl", "of-root-2.crl").replace(room.root("root-1"), room.root("root-2"))
     await room.hold(other)
-    with pytest.raises(CeremonyError, match="not a list of this root"):
+    with pytest.raises(CeremonyError, match="not a CRL of this root"):
         await room.hold(room.crl(6, f"previous = {room.input('of-root-2.crl')}"), after=timedelta(days=1))
 
 

@@ -1,4 +1,4 @@
-"""`cloud.breakwater.checks.checker`: a clean database is clean, and each kind of damage is found under its own name."""
+"""`cloud.breakwater.checks.checker`: no findings in a clean database, and one check for each kind of damage."""
 
 import asyncio
 import random
@@ -61,7 +61,7 @@ Found = set[tuple[str, str]]
 
 @dataclass
 class Bed:
-    """A database with something of everything: `device` is of an open generation, `service` is revoked."""
+    """A database with every kind of record. The generation of `device` is open; `service` is revoked."""
 
     home: Path
     issuer: Issuer
@@ -75,7 +75,7 @@ class Bed:
         await self.issuer.engine.fetch(Statement(sql), **values)
 
     async def spoil(self, spoilt: str, change: str, **values: object) -> None:
-        sql = f"UPDATE certificate SET {change} WHERE serial = {{spoilt}}"  # noqa: S608  a test's
+        sql = f"UPDATE certificate SET {change} WHERE serial = {{spoilt}}"  # noqa: S608  this test passes constants
         await self.run(sql, spoilt=spoilt, **values)
 
     async def report(self, sample: int = 0, others: tuple[tuple[str, bytes], ...] = ()) -> Report:
@@ -123,7 +123,7 @@ def _publisher(issuer: Issuer, clock: Clock) -> CrlPublisher:
 
 @pytest.fixture(scope="module")
 def filled(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The database that the tests damage copies of."""
+    """A clean database. Each test damages a copy of it."""
     path = Path(shutil.copy(home / "breakwater" / "database.sqlite", tmp_path_factory.mktemp("checked")))
 
     async def fill() -> None:
@@ -162,7 +162,7 @@ async def bed(home: Path, location: Location) -> AsyncIterator[Bed]:
 async def test_a_clean_database_is_clean(bed: Bed) -> None:
     report = await bed.report(sample=100, others=(("a device", bed.device_der),))
     assert report.clean, report.findings
-    assert (report.certificates, report.crls, report.second_opinions) == (8, 2, 8)
+    assert (report.certificates, report.crls, report.pkilint_certificates) == (8, 2, 8)
     assert (report.errors, report.warnings) == (0, 0)
     assert set(report.waived) == {
         "itu.invalid_asn1_syntax",
@@ -176,7 +176,7 @@ DAMAGES: list[Damage] = []
 
 
 def damage(spoil: Damage) -> Damage:
-    """A way to damage one thing; it returns what must be found, and nothing else."""
+    """Register a function that damages one thing and returns exactly the expected findings."""
     DAMAGES.append(spoil)
     return spoil
 
@@ -330,9 +330,9 @@ async def revoked_at_no_time(bed: Bed) -> Found:
 
 
 @damage
-async def revoked_and_untold(bed: Bed) -> Found:
+async def revoked_and_not_in_feed(bed: Bed) -> Found:
     await bed.spoil(bed.service, "feed = 0")
-    return {("revocation.untold", bed.service)}
+    return {("revocation.not_in_feed", bed.service)}
 
 
 # CRLs
@@ -578,7 +578,7 @@ async def test_pkilint_sees_what_breaks_rfc_5280(bed: Bed) -> None:
 
 async def test_the_sample_is_as_large_as_asked_and_fair(bed: Bed) -> None:
     report = await bed.report(sample=3)
-    assert (report.clean, report.second_opinions) == (True, 3)
+    assert (report.clean, report.pkilint_certificates) == (True, 3)
 
 
 async def test_a_shard_that_never_stands_still_is_reported(bed: Bed) -> None:

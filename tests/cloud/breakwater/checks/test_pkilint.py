@@ -1,4 +1,4 @@
-"""What pkilint says of a certificate of each profile, of lists and OCSP answers: nothing that is not waived by name."""
+"""`cloud.breakwater.checks.pkilint`: our certificates, CRLs and OCSP responses have no findings except waived ones."""
 
 import sys
 from datetime import timedelta
@@ -23,7 +23,7 @@ WAIVED_IN = {
     "session": {"pkix.invalid_uri_syntax"},
     "service": {"pkix.invalid_uri_syntax", "pkix.invalid_domain_name_syntax"},
 }
-"""Which of the waivers each profile needs; those that are not named need none."""
+"""The waivers that each profile needs. Profiles that are not listed need none."""
 
 
 async def test_one_certificate_of_each_profile() -> None:
@@ -56,7 +56,7 @@ async def test_answers_over_ocsp(status: Status) -> None:
 
 
 async def test_it_is_awake() -> None:
-    """A certificate with something wrong in it is found out: here, no key identifier."""
+    """pkilint reports a wrong certificate. This certificate has no subject key identifier."""
     chain = await make_chain()
     wanted, issuer = chain.wanted()["session"]
     tbs = build(wanted, issuer)

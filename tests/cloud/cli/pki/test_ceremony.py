@@ -38,7 +38,7 @@ def test_the_command_tells_what_it_signs(tmp_path: Path, capsys: pytest.CaptureF
     assert (document["type"], document["dry_run"]) == ("root", False)
     assert main(["pki", "ceremony", str(file)]) == 65
     refused = capsys.readouterr().err
-    assert "no ceremony replaces a file" in refused
+    assert "a ceremony replaces no file" in refused
     assert "Nothing was written" in refused
     assert main(["pki", "ceremony", str(tmp_path / "gone.toml"), "--json"]) == 65
     assert json.loads(capsys.readouterr().out)["error"]["code"] == "ceremony_refused"

@@ -17,7 +17,7 @@ def test_a_new_installation_is_shown_and_clean(host: Host) -> None:
     assert (status["crls"], status["crls_due"], status["secrets_open"]) == (1, 1, 0)
     assert "CN=cascade.internal nodes CA 1" in host.printed("status")
     report = host.pki("check", "--pkilint", "5")
-    assert (report["certificates"], report["second_opinions"], report["counts"]) == (2, 2, {})
+    assert (report["certificates"], report["pkilint_certificates"], report["counts"]) == (2, 2, {})
     text = host.printed("check", "--pkilint", "5")
     assert "Clean" in text
     assert "Waived 2 times: pkix.invalid_uri_syntax" in text
