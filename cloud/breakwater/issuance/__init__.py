@@ -1,1 +1,1 @@
-"""From a request to a stored certificate: issuing, EST, one-time secrets."""
+"""Use cases of issuance: from a request to a stored certificate; EST; one-time secrets."""

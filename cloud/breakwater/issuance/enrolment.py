@@ -1,8 +1,8 @@
-"""Use cases: one-time secrets for a service's first certificate over EST. Only their hashes are kept.
+"""Use cases: one-time secrets with which a service gets its first certificate over EST. Only hashes are stored.
 
-A secret is for one service, has an end, and is good for one certificate request: the first that shows it. A repeat of
-that request gets the same certificate. A wrong, unknown, expired or used secret is refused in one way, after the same
-work. Nothing is issued here.
+A secret is for one service and expires. The first certificate request that uses the secret binds it. A repeat of that
+request gets the same certificate. A wrong, unknown, expired or used secret gets the same refusal after the same work.
+This module issues no certificates.
 """
 
 import hmac
@@ -20,36 +20,36 @@ from protocol.ids import SERVICE_NAMES, make_id
 
 LIFE_MIN = timedelta(minutes=1)
 LIFE_MAX = timedelta(days=7)
-"""A secret is carried to one machine and used; a week covers a shipment of it by hand."""
+"""A person carries a secret to a machine. A week is enough for that."""
 LISTED_MAX = 1000
 TRIES_MAX = 10
 TRIES_WINDOW = timedelta(minutes=10)
-"""A person mistypes thrice; 160 bits are not guessed at any rate, so this bounds noise in the audit."""
+"""After `TRIES_MAX` failures in this time a source has to wait. This limits audit entries; 160 bits defeat guessing."""
 SOURCES_MAX = 4096
-"""Sources remembered at once. When so many have failed within the window, new ones wait too."""
+"""The number of sources that are counted. If so many have failed within the window, new sources have to wait too."""
 
 
 class Attempts:
-    """How often each source has failed lately: in memory, for one process, and bounded. Time is an argument."""
+    """Counts the recent failures of each source, in the memory of one process. Time is an argument."""
 
     def __init__(self, tries: int = TRIES_MAX, window: timedelta = TRIES_WINDOW, sources: int = SOURCES_MAX) -> None:
         self._tries = tries
         self._failures: Tally[str] = Tally(window, sources)
 
     def wait(self, source: str, now: datetime) -> timedelta:
-        """How long a source has to wait before its next try; zero if it may try now."""
+        """Return how long a source has to wait before its next try; zero if it may try now."""
         self._failures.end_all(now)
         if self._failures.count(source, now) >= self._tries:
             return self._failures.time_left(source, now)
         return timedelta(0) if self._failures.has_room(source) else self._failures.time_until_room(now)
 
     def failed(self, source: str, now: datetime) -> None:
-        """Count a failure; the window starts with a source's first one."""
+        """Count a failure. A source's window begins with its first failure."""
         self._failures.add(source, now)
 
 
 def source_of(host: str) -> str:
-    """What is counted as one source: an IPv4 address, or a network of 64 bits of IPv6, which one customer has."""
+    """Return the source of a host: its IPv4 address, or its IPv6 network of 64 bits, which belongs to one customer."""
     try:
         address = ip_address(host)
     except ValueError:
@@ -58,12 +58,12 @@ def source_of(host: str) -> str:
 
 
 def caller_of(enrolment: str) -> str:
-    """How records and audit name a service that enrols with a secret."""
+    """Return the caller's name in records and audit for a service that enrols with a secret."""
     return f"enrolment/{enrolment}"
 
 
 class Enrolments:
-    """The secrets of services that enrol."""
+    """Makes and checks the one-time secrets of services."""
 
     def __init__(
         self,
@@ -79,11 +79,11 @@ class Enrolments:
         self._attempts = Attempts()
 
     async def create(self, service: str, caller: str, life: timedelta) -> str:
-        """A new secret for `service`; this is the only time that it is shown. Raises ValueRefused."""
+        """Make a secret for `service` that expires after `life`. Only this call returns it. Raises ValueRefused."""
         if service not in SERVICE_NAMES:
             raise ValueRefused(f"there is no service {service[:64]!r}")
         if not LIFE_MIN <= life <= LIFE_MAX:
-            raise ValueRefused(f"a secret lives between {LIFE_MIN} and {LIFE_MAX}")
+            raise ValueRefused(f"the life of a secret is between {LIFE_MIN} and {LIFE_MAX}")
         secret = make_secret("ces", self._entropy(ENTROPY_BYTES))
         now = self._now()
         identifier = make_id("enr", int(now.timestamp() * 1000), self._entropy(10))
@@ -93,27 +93,29 @@ class Enrolments:
         return secret
 
     async def list(self) -> tuple[EnrolmentRow, ...]:
-        """The newest secrets' records, newest first, at most `LISTED_MAX`."""
+        """Return the records of the newest secrets, newest first, at most `LISTED_MAX`."""
         return await self._store.newest(LISTED_MAX)
 
     async def revoke(self, enrolment: str, caller: str) -> bool:
-        """Let a secret expire now, for repeats too. False if it had expired, or there is none of this id."""
+        """Let a secret expire now, also for repeats. Return False if it had expired or does not exist."""
         return await self._store.end(enrolment, self._entries.make(caller, "enrolment.revoke", enrolment))
 
     async def judge(self, service: str, secret: str, csr_sha256: str, host: str) -> EnrolmentRow:
-        """The record of a secret that is good for this service and request; nothing is changed yet.
+        """Check a secret for this service and request, and return its record. Changes no record.
+
+        `host` is the caller's address.
 
         Raises:
-            TriedTooOften: this source has failed too often; the secret was not looked at.
-            EnrolmentRefused: the same for every reason.
+            TriedTooOften: this source has failed too often. The secret was not checked.
+            EnrolmentRefused: the secret is not accepted. The text is the same for every reason.
         """
         source = source_of(host)
         wait = self._attempts.wait(source, self._now())
         if wait > timedelta(0):
             raise TriedTooOften(wait)
-        shown = secret_hash(_spelled(secret))
+        shown = secret_hash(_normal_form(secret))
         row = await self._store.find(shown)
-        # Every comparison is made, whatever the others say.
+        # Every comparison runs, so that the time does not reveal which one failed.
         right_secret = hmac.compare_digest(shown, row.secret_hash if row is not None else "")
         right_service = hmac.compare_digest(service.encode(), row.service.encode() if row is not None else b"")
         in_time = row is not None and self._now() < row.expires_at
@@ -123,14 +125,14 @@ class Enrolments:
         return row
 
     async def bind(self, row: EnrolmentRow, csr_sha256: str, host: str) -> None:
-        """Bind the secret to its request, for ever. Raises EnrolmentRefused: another one was first."""
+        """Bind the secret to its request permanently. Raises EnrolmentRefused if another request was first."""
         caller = caller_of(row.id)
         entry = self._entries.make(caller, "enrolment.use", f"service/{row.service}", detail=f"request {csr_sha256}")
         if not await self._store.bind(row.id, csr_sha256, entry):
             raise await self._refused(source_of(host), row.service)
 
     async def give_back(self, row: EnrolmentRow, csr_sha256: str) -> None:
-        """The request was refused for what it asks: unless anything was recorded for it, another one may be sent."""
+        """Free the secret for another request after its request was refused, unless an issuance was recorded."""
         await self._store.give_back(row.id, csr_sha256, caller_of(row.id))
 
     async def _refused(self, source: str, service: str) -> EnrolmentRefused:
@@ -143,8 +145,8 @@ class Enrolments:
         return EnrolmentRefused("the service's name and the secret are not accepted together, for this request")
 
 
-def _spelled(secret: str) -> str:
-    """The secret in its one spelling; what is none is hashed as it came, so that the work is the same."""
+def _normal_form(secret: str) -> str:
+    """Return the normal form of a secret. Other text is returned unchanged, so that the work is the same."""
     try:
         return parse_secret("ces", secret)
     except SecretFormatError:

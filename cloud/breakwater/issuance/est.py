@@ -1,8 +1,8 @@
-"""Use cases of EST (RFC 7030): the CA certificates, a service's first certificate, renewals.
+"""Use cases of EST (RFC 7030): CA certificates, a service's first certificate, and renewals.
 
-No HTTP and no SQL. Rule: a name never comes out of a request. An enrolling service is the one that its secret was made
-for; a renewing service is the one that its TLS certificate names; a node renews the device certificate of its
-session's generation.
+This module contains no HTTP and no SQL. Rule: No name comes from a request. The secret determines the service that
+enrols. The TLS certificate determines the service that renews. A node's session certificate determines the generation
+whose device certificate is renewed.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ CaCertificates = Callable[[], tuple[bytes, ...]]
 
 
 class Issues(Protocol):
-    """`cloud.breakwater.issuance.issuing.Issuing`, as far as EST needs it."""
+    """Port: issues certificates. `cloud.breakwater.issuance.issuing.Issuing` is the adapter."""
 
     async def issue_service(
         self, name: str, csr_der: bytes, request_id: str, caller: str, shown: int = 0
@@ -33,7 +33,7 @@ class Issues(Protocol):
 
 
 class Est:
-    """EST over an issuer. `ca_certificates` are all trusted CAs, in DER."""
+    """The operations of EST. `ca_certificates` returns all trusted CA certificates in DER."""
 
     def __init__(self, issuing: Issues, enrolments: Enrolments, ca_certificates: CaCertificates) -> None:
         self._issuing = issuing
@@ -41,17 +41,17 @@ class Est:
         self._ca_certificates = ca_certificates
 
     def ca_certificates(self) -> tuple[bytes, ...]:
-        """Roots, issuing CAs, and what crosses them."""
+        """Return all trusted CA certificates in DER: roots, issuing CAs, cross-certificates."""
         return self._ca_certificates()
 
     async def enrol(self, credentials: Credentials, csr: bytes, host: str) -> bytes:
-        """A service's first certificate, for its one-time secret. `host` is where the request came from.
+        """Issue a service's first certificate for a one-time secret, and return it in DER.
 
-        The secret is judged before the request is taken apart, and bound to it before anything is issued; a request
-        that is refused for what it is gives the secret free again.
+        `host` is the address of the caller. The secret is checked before the CSR is parsed, and bound to the CSR before
+        a certificate is issued. If the CSR is refused, the secret can be used for another CSR.
 
         Raises:
-            EnrolmentRefused, TriedTooOften, and as `Issuing.issue_service`.
+            EnrolmentRefused, TriedTooOften, and the errors of `Issuing.issue_service`.
         """
         digest = hashlib.sha256(csr).hexdigest()
         row = await self._enrolments.judge(credentials.service, credentials.secret, digest, host)
@@ -64,18 +64,21 @@ class Est:
         return issued.certificate_chain[0]
 
     async def reenrol(self, peer: Peer, csr: bytes, request: str = "") -> bytes:
-        """The next certificate of a service, or the next device certificate of a node.
+        """Issue the next certificate of a service, or the next device certificate of a node. Return it in DER.
 
-        `request` names the request. Without it a service's is named by the CSR and the certificate that it shows, so
-        that a CSR kept in a file serves for the next renewal too, while a repeat gets what the first try made; a
-        node's by the CSR alone, for its session certificate says nothing of its device certificate.
+        `request` is the request's id. A repeat with the same id gets the same certificate. Without `request`:
+
+        - The id of a service's request is the CSR's hash and the serial of its TLS certificate. So a stored CSR works
+          for the next renewal too.
+        - The id of a node's request is the CSR's hash alone, because the session certificate does not identify the
+          device certificate.
 
         Raises:
-            ValueRefused: `request` is not of the form `REQUEST_ID`.
-            And as `Issuing.issue_service` and `Issuing.renew_device`.
+            ValueRefused: `request` does not match `REQUEST_ID`.
+            And the errors of `Issuing.issue_service` and `Issuing.renew_device`.
         """
         if request and not REQUEST_ID.fullmatch(request):
-            raise ValueRefused("a request's name is 1 to 128 letters, digits or _ . : -")
+            raise ValueRefused("the id of a request is 1 to 128 letters, digits or _ . : -")
         digest = hashlib.sha256(csr).hexdigest()
         if isinstance(peer, ServicePeer):
             name, caller = request or f"{digest}.{peer.serial:x}", f"service/{peer.name}"
@@ -83,5 +86,5 @@ class Est:
         elif isinstance(peer, NodePeer):
             issued = await self._issuing.renew_device(peer.spiffe, peer.generation, csr, request or digest)
         else:
-            raise NotAdmitted("there is no certificate to renew")
+            raise NotAdmitted("the caller has no certificate to renew")
         return issued.certificate_chain[0]

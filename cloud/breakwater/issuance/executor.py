@@ -1,7 +1,7 @@
-"""Use case: a certificate order is carried out: build, lint, record (durable), sign, store (durable), answer.
+"""Use case: carry out a certificate order. The steps are build, lint, record (durable), sign, store (durable), answer.
 
-A crash leaves at most a record without a certificate, which is never signed later: it becomes an orphan at once, in
-the sweep, or at the next start. The order itself is decided elsewhere.
+A failure leaves at most a record without a certificate. Such a record is never signed later. It becomes an orphan at
+once, in the sweep, or at the next start. `issuing.py` decides the order.
 """
 
 import asyncio
@@ -24,15 +24,18 @@ from protocol.messages.sessions import Certificate
 log = logging.getLogger("cascade.breakwater")
 
 SIGN_SECONDS_MAX = 30.0
-"""An issuance that takes longer is given up: half of `IN_FLIGHT`, after which others may call it an orphan."""
-ELSEWHERE_SECONDS_MAX = 5.0
-"""How long a repeat waits for another replica that is at work on the same request."""
-ELSEWHERE_POLL_SECONDS = 0.05
+"""A longer issuance is given up. This is half of `IN_FLIGHT`, after which other processes may orphan the record."""
+OTHER_REPLICA_SECONDS_MAX = 5.0
+"""How long a repeated request waits for another replica that is working on it."""
+OTHER_REPLICA_POLL_SECONDS = 0.05
 
 
 class OrderExecutor:
-    """The executions of one process. One at a time for each request: a record without a certificate under the same
-    request is then nobody's work in progress here."""
+    """Carries out orders in one process.
+
+    It works on each request only once at a time. So this process is not working on an older record of the same request
+    that has no certificate.
+    """
 
     def __init__(
         self,
@@ -50,11 +53,13 @@ class OrderExecutor:
         self._requests: KeyedLock[str] = KeyedLock()
 
     async def execute(self, order: Order, issuer: Issuer) -> Certificate:
-        """The certificate of an order, signed by `issuer`; a repeat of its request gets the stored one.
+        """Carry out an order with `issuer` and return the certificate chain. A repeat gets the stored certificate.
 
         Raises:
-            Refused: see `IssuanceStore.record`. AuthorityRetired: the authority stopped issuing.
-            IssuanceLost, StillRunning, SignerUnavailable: ask again. SignerError, LintError, StorageError.
+            Refused: see `IssuanceStore.record`.
+            AuthorityRetired: the authority stopped issuing.
+            IssuanceLost, StillRunning, SignerUnavailable: a retry may succeed.
+            SignerError, LintError, StorageError.
         """
         wanted = order.wanted
         async with self._requests.holding(order.request_key):
@@ -68,19 +73,21 @@ class OrderExecutor:
                     issued = await self._signer.sign(linted)
                     with fault_point("breakwater.certificate.store"):
                         stored_now = await self._store.store_certificate(order, issued)
-            except BaseException as error:  # a cancelled or failed issuance must not wait for the sweep
+            except BaseException as error:  # after a cancellation too, the record must not wait for the sweep
                 await self._give_up(order)
                 if isinstance(error, TimeoutError):
-                    raise SignerUnavailable("the signature took too long") from error
+                    raise SignerUnavailable("cannot sign: the signature took too long") from error
                 raise
             if not stored_now:
-                raise IssuanceLost("the generation was closed, or the record given up, while it was signed")
+                raise IssuanceLost(
+                    "the generation was closed or the record was given up during the signature; ask again"
+                )
         self._metrics.issued.add(wanted.profile, order.authority)
         return Certificate((issued, *self._authorities.chain_above(issuer)))
 
     async def _record(self, order: Order, tbs: bytes) -> Certificate | None:
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + ELSEWHERE_SECONDS_MAX
+        deadline = loop.time() + OTHER_REPLICA_SECONDS_MAX
         while True:
             try:
                 with fault_point("breakwater.certificate.record"):
@@ -88,7 +95,7 @@ class OrderExecutor:
             except StillRunning:
                 if loop.time() >= deadline:
                     raise
-                await asyncio.sleep(ELSEWHERE_POLL_SECONDS)
+                await asyncio.sleep(OTHER_REPLICA_POLL_SECONDS)
                 continue
             if stored is None:
                 return None
@@ -103,25 +110,28 @@ class OrderExecutor:
                 if await self._store.orphan(order, self._now()):
                     self._metrics.orphaned.add()
         except StorageError as error:
-            log.error("left to the sweep", extra={"serial": serial_text(order.wanted.serial), "error": str(error)})
+            log.error(
+                "cannot orphan a record now; the sweep will",
+                extra={"serial": serial_text(order.wanted.serial), "error": str(error)},
+            )
 
     async def recover(self) -> int:
-        """At start, before the first request: give up what a crash left between record and certificate.
+        """Make orphans of the records that a crash left without a certificate. Call it before the first request.
 
-        On a database that others use too a young record may be theirs; the sweep takes it when it is not. Returns how
-        many records became orphans.
+        On a shared database a young record may belong to another process, so only old records are orphaned here. The
+        sweep does the rest. Returns the number of orphans.
         """
         return await self._orphan(IN_FLIGHT if self._store.shared else timedelta(0))
 
     async def sweep(self) -> int:
-        """Give up every record that nobody can be at work on any more. Returns how many there were."""
+        """Make orphans of records on which no process can be working any more. Return their number."""
         return await self._orphan(IN_FLIGHT)
 
     async def _orphan(self, age: timedelta) -> int:
         with fault_point("breakwater.certificate.orphan"):
             serials = await self._store.orphan_stale(self._now(), age)
         for serial in serials:
-            log.warning("orphaned", extra={"serial": serial})
+            log.warning("record orphaned", extra={"serial": serial})
         if serials:
             self._metrics.orphaned.add(by=len(serials))
         return len(serials)

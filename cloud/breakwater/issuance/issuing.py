@@ -1,7 +1,7 @@
-"""Use cases: certificates are issued to nodes, services and OCSP responders.
+"""Use cases: issue certificates to nodes, services and OCSP responders.
 
-Each runs straight through: parse the request, choose the authority and the place in its CRLs, make the order, carry it
-out (`executor.py`). No HTTP, no SQL, no key material.
+Each use case has four steps. It parses the request, chooses the authority and a place in its CRL shards, makes the
+order, and carries it out (`executor.py`). This module contains no HTTP, no SQL and no key material.
 """
 
 from collections.abc import Callable
@@ -42,12 +42,12 @@ from protocol.limits import CLOCK_SKEW
 from protocol.messages.sessions import Certificate
 
 RENEWALS_MAX = 100
-"""Device certificates that a node may renew for itself in `RENEWALS_WINDOW`; an honest one does it once in weeks."""
+"""How often a generation may renew its device certificate within `RENEWALS_WINDOW`. A correct node needs it rarely."""
 RENEWALS_WINDOW = timedelta(hours=1)
 
 
 class Issuing:
-    """The issuer of one process."""
+    """Issues certificates in one process."""
 
     def __init__(
         self,
@@ -70,13 +70,18 @@ class Issuing:
         self._renewals: KeyedLock[str] = KeyedLock()
 
     async def ready(self) -> None:
-        """Raises when the database or a CA cannot be used."""
+        """Raises StorageError or SignerError when the database or an active CA cannot be used."""
         await self._store.ping()
         self._authorities.active("nodes")
         self._authorities.active("services")
 
     async def issue_device(self, caller: str, body: IssueNodeCertificate) -> Certificate:
-        """A device certificate until `not_after`. Raises CsrRefused, GenerationClosed, Conflict, ValueRefused."""
+        """Issue a device certificate that ends at `body.not_after`. `caller` is the name in the audit.
+
+        Raises:
+            CsrRefused, GenerationClosed, Conflict, ValueRefused: the request is refused.
+            And the other errors of `OrderExecutor.execute`.
+        """
         spiffe = node_of(self._trust_domain, body.tenant, body.node, body.generation)
         request = DeviceRequest(
             key=node_key(body.csr, spiffe, body.generation),
@@ -90,7 +95,10 @@ class Issuing:
         return await self._issue(request)
 
     async def issue_session(self, caller: str, body: IssueNodeCertificate) -> Certificate:
-        """A session certificate, never past `not_after` of the device certificate. Raises as `issue_device`."""
+        """Issue a session certificate. `body.not_after` is the end of the device certificate.
+
+        Raises as `issue_device`.
+        """
         spiffe = node_of(self._trust_domain, body.tenant, body.node, body.generation)
         request = SessionRequest(
             key=node_key(body.csr, spiffe, body.generation),
@@ -104,12 +112,12 @@ class Issuing:
         return await self._issue(request)
 
     async def renew_device(self, spiffe: NodeSpiffeId, generation: int, csr_der: bytes, request_id: str) -> Certificate:
-        """A new device certificate for the same key, for as long as the one before was made for.
+        """Issue the next device certificate of a generation, for the same key and the same length of validity.
 
-        Raises:
-            CsrRefused: also when the key is not the one of this generation.
+        Raises as `issue_device`, and:
+            CsrRefused: also when the key is not the key of the generation.
             NotAdmitted: the generation has no device certificate.
-            RenewedTooOften: it has made `RENEWALS_MAX` in `RENEWALS_WINDOW`; a repeat of one of them is answered.
+            RenewedTooOften: `RENEWALS_MAX` renewals in `RENEWALS_WINDOW`. Repeats of these renewals are answered.
         """
         key = node_key(csr_der, spiffe, generation)
         device = await self._store.device(spiffe.node, generation)
@@ -128,7 +136,7 @@ class Issuing:
             at=now,
             not_after=now - CLOCK_SKEW + (device.not_after - device.not_before),
         )
-        # One at a time, so that requests sent together are counted too.
+        # One at a time, so that simultaneous requests count too.
         async with self._renewals.holding(f"{spiffe.node}.{generation}"):
             await self._require_seldom(request)
             return await self._issue(request)
@@ -149,14 +157,18 @@ class Issuing:
     async def issue_service(
         self, name: str, csr_der: bytes, request_id: str, caller: str, shown: int = 0
     ) -> Certificate:
-        """A certificate for the service `name`, with the host names recorded for it.
+        """Issue a certificate to the service `name`, with its recorded host names.
 
-        `shown` is the serial of the certificate that it asks with: revoked while the request was on its way, it gets
-        nothing, or a thief's half-sent request would outlive the revocation. Raises CsrRefused, NotAdmitted.
+        `shown` is the serial of the certificate that authenticated the request, 0 if there was none. It is checked once
+        more in the transaction of the record. Otherwise a thief could start a request before the revocation of the
+        stolen certificate and finish it afterwards.
+
+        Raises as `issue_device`, and:
+            NotAdmitted: no host names are recorded, or the certificate `shown` is revoked.
         """
         recorded = await self._store.hosts(name)
         if not recorded:
-            raise NotAdmitted(f"no host names are recorded for the service {name}")
+            raise NotAdmitted(f"the service {name} has no recorded host names")
         spiffe, hosts = ServiceSpiffeId(self._trust_domain, name), hosts_of(recorded)
         request = ServiceRequest(
             key=service_key(csr_der, spiffe, hosts),
@@ -171,22 +183,27 @@ class Issuing:
         return await self._issue(request)
 
     async def issue_responder(self, authority: str, public_key: ec.EllipticCurvePublicKey) -> Certificate:
-        """A delegated OCSP responder's certificate, by the very authority that it answers for. Raises SignerError."""
+        """Issue a certificate to a delegated OCSP responder. `authority` is the authority that it answers for.
+
+        Raises:
+            SignerError: the authority is unknown or signs nothing any more. SignerUnavailable: its key is not open.
+            And the other errors of `OrderExecutor.execute`.
+        """
         issuer = self._authorities.find(authority)
         if issuer is None:
-            raise SignerError(f"there is no authority {authority}")
+            raise SignerError(f"cannot issue: there is no authority {authority}")
         if not self._authorities.can_sign(authority):
-            # Before a record that nobody could sign.
-            raise SignerUnavailable(f"the key of {authority} is not at hand")
+            # Checked first, because every record without a signature becomes an orphan.
+            raise SignerUnavailable(f"cannot issue: the key of {authority} is not available")
         order = responder_order(issuer, describe_key(public_key), self._serial(), self._now())
         try:
             return await self._executor.execute(order, issuer)
         except AuthorityRetired as error:
             await self._authorities.refresh()
-            raise SignerError(f"{authority} signs nothing any more") from error
+            raise SignerError(f"cannot issue: {authority} is revoked or not activated") from error
 
     async def _issue(self, request: DeviceRequest | SessionRequest | ServiceRequest) -> Certificate:
-        """From the active authority; once more, from the next one, if it stopped issuing before the record."""
+        """Issue from the active authority. Try once more with the next one if it stopped issuing meanwhile."""
         for _ in range(2):
             issuer = self._authorities.active(request.CA)
             order = await self._order(request, issuer)
@@ -194,10 +211,10 @@ class Issuing:
                 return await self._executor.execute(order, issuer)
             except AuthorityRetired:
                 await self._authorities.refresh()
-        raise AuthorityRetired(f"the active {request.CA} CA changes just now")
+        raise AuthorityRetired(f"the active {request.CA} CA is changing; ask again")
 
     async def _order(self, request: DeviceRequest | SessionRequest | ServiceRequest, issuer: Issuer) -> Order:
-        """The order of a request, with a place in the authority's CRLs where a CRL may have to name it."""
+        """Make the order of a request. Certificates other than sessions get a place in a CRL shard."""
         if isinstance(request, SessionRequest):
             return request.order(issuer, self._serial())
         place = await self._places.take(issuer.authority)
@@ -207,11 +224,11 @@ class Issuing:
         if not_after.tzinfo is None:
             raise ValueRefused("`not_after` has no time zone")
         if not_after <= self._now() + timedelta(seconds=1):
-            raise ValueRefused("`not_after` is over already")
+            raise ValueRefused("`not_after` is in the past")
         try:
             return not_after.astimezone(UTC)
         except OverflowError as error:
-            raise ValueRefused("`not_after` is out of the calendar") from error
+            raise ValueRefused("`not_after` is out of range") from error
 
     def _serial(self) -> int:
         return make_serial(self._entropy(SERIAL_BYTES))

@@ -1,6 +1,6 @@
-"""Pure: requests for certificates, parsed, and the orders that are made of them for one authority.
+"""Values and pure functions: parsed requests for certificates, and the orders that an authority carries out.
 
-Rule: tenant, node, generation and host names come from the caller, never out of a CSR; of the CSR comes the key.
+Rule: Tenant, node, generation and host names come from the caller. Only the key comes from the CSR.
 """
 
 import re
@@ -31,7 +31,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
 
 class NodeRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What the two certificates of a node have in common. `at` is when it was asked for."""
+    """Base of the requests for a node's certificates. `at` is the time of the request, `not_after` the latest end."""
 
     CA: ClassVar[CaName] = "nodes"
     request_key: str
@@ -55,10 +55,10 @@ class NodeRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeviceRequest(NodeRequest, frozen=True, kw_only=True):
-    """A device certificate until `not_after`."""
+    """A request for a device certificate that ends at `not_after`."""
 
     def order(self, issuer: Issuer, place: Place, serial: int) -> Order:
-        """The order for one authority and one place in its CRLs."""
+        """Make the order for an authority and a place in its CRL shards."""
         wanted = want_device(
             self.spiffe, self.generation, self.key, serial, self.at, self.not_after, issuer, place.distribution
         )
@@ -66,18 +66,18 @@ class DeviceRequest(NodeRequest, frozen=True, kw_only=True):
 
 
 class SessionRequest(NodeRequest, frozen=True, kw_only=True):
-    """A session certificate, never past `not_after`: the end of the device certificate. No CRL will ever name it."""
+    """A request for a session certificate. `not_after` is the end of the device certificate. It is in no CRL shard."""
 
     def order(self, issuer: Issuer, serial: int) -> Order:
-        """The order for one authority."""
+        """Make the order for an authority."""
         wanted = want_session(self.spiffe, self.generation, self.key, serial, self.at, self.not_after, issuer)
         return self._order(wanted, issuer)
 
 
 class ServiceRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A service's certificate, for the host names recorded for it.
+    """A request for a service certificate with the service's recorded host names.
 
-    `shown` is the serial (hex) of the certificate that it was asked with; empty when there was none.
+    `shown` is the serial (hex) of the certificate that authenticated the request; it is empty if there was none.
     """
 
     CA: ClassVar[CaName] = "services"
@@ -91,7 +91,7 @@ class ServiceRequest(msgspec.Struct, frozen=True, kw_only=True):
     shown: str = ""
 
     def order(self, issuer: Issuer, place: Place, serial: int) -> Order:
-        """The order for one authority and one place in its CRLs."""
+        """Make the order for an authority and a place in its CRL shards."""
         where = place.distribution
         return Order(
             request_key=self.request_key,
@@ -105,7 +105,7 @@ class ServiceRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def responder_order(issuer: Issuer, key: RequestedKey, serial: int, now: datetime) -> Order:
-    """The order for a delegated OCSP responder, by the very authority that it answers for."""
+    """Make the order for a delegated OCSP responder. `issuer` is the authority that the responder answers for."""
     caller = "service/breakwater"
     return Order(
         request_key=request_key_of(caller, f"responder-{issuer.authority}-{key.spki_sha256}"),
@@ -116,14 +116,14 @@ def responder_order(issuer: Issuer, key: RequestedKey, serial: int, now: datetim
 
 
 def request_key_of(caller: str, request: str) -> str:
-    """How a caller's request is known for ever. Raises ValueRefused."""
+    """Return the permanent key of a caller's request. Raises ValueRefused for an invalid request id."""
     if not _REQUEST_ID.fullmatch(request):
         raise ValueRefused("`request` is 1 to 128 letters, digits or _ . : -")
     return f"{caller}:{request}"
 
 
 def node_key(csr_der: bytes, spiffe: NodeSpiffeId, generation: int) -> RequestedKey:
-    """The key in a node's CSR. Raises CsrRefused."""
+    """Verify a node's CSR (DER) and return its key. Raises CsrRefused."""
     subject = x509.Name(
         [
             x509.NameAttribute(NameOID.COMMON_NAME, spiffe.node),
@@ -134,14 +134,14 @@ def node_key(csr_der: bytes, spiffe: NodeSpiffeId, generation: int) -> Requested
 
 
 class ServiceHosts(msgspec.Struct, frozen=True):
-    """The host names recorded for a service, by kind."""
+    """The recorded host names of a service: DNS names and IP addresses."""
 
     dns_names: tuple[str, ...]
     addresses: tuple[IPv4Address | IPv6Address, ...]
 
 
 def hosts_of(recorded: tuple[ServiceHostName, ...]) -> ServiceHosts:
-    """Recorded host names by kind, each in order."""
+    """Split recorded host names into DNS names and IP addresses, each in order."""
     return ServiceHosts(
         tuple(host.value for host in recorded if host.kind == "dns"),
         tuple(ip_address(host.value) for host in recorded if host.kind == "ip"),
@@ -149,12 +149,12 @@ def hosts_of(recorded: tuple[ServiceHostName, ...]) -> ServiceHosts:
 
 
 def service_key(csr_der: bytes, spiffe: ServiceSpiffeId, hosts: ServiceHosts) -> RequestedKey:
-    """The key in a service's CSR. Raises CsrRefused."""
+    """Verify a service's CSR (DER) and return its key. Raises CsrRefused."""
     names = _names(str(spiffe), *map(x509.DNSName, hosts.dns_names), *map(x509.IPAddress, hosts.addresses))
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, spiffe.name)])
     return open_csr(csr_der, SERVICE_CURVES, subject=subject, names=names)
 
 
 def _names(uri: str, *hosts: x509.GeneralName) -> x509.SubjectAlternativeName:
-    """The subject alternative names of a profile."""
+    """Return a subjectAltName with a SPIFFE id and host names."""
     return x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri), *hosts])

@@ -1,1 +1,1 @@
-"""CRL shards and their publisher, the OCSP responder, the feed of revoked services."""
+"""Use cases and background tasks of revocation: CRL shards, CRL publisher, OCSP responder, revocation feed."""

@@ -1,8 +1,9 @@
-"""Use case and background task: CRLs are published on a schedule, after a revocation, and before one is given out.
+"""Use case and background task: publish CRLs on a schedule, after a revocation, and before a request if one is due.
 
-Decides nothing about revocation: it shows what the rows say. The order is fixed: draw a number and read the rows (one
-transaction, durable), build and lint, sign, store over a lower number only, so that replicas may race and numbers
-never repeat or fall. While the CA key is out of reach the last CRL is served; it outlives that by `CrlSettings`.
+A CRL contains the revocations in the database; this module decides none. Rule: A publication has four steps. It draws a
+number and reads the revocations in one durable transaction, builds and lints the CRL, signs it, and stores it only over
+a lower number. So replicas can publish at the same time, and numbers never repeat or decrease. While the CA key is not
+available, the last CRL is served. `CrlSettings` makes it valid for longer than an outage.
 """
 
 import asyncio
@@ -32,31 +33,31 @@ log = logging.getLogger("cascade.breakwater.publisher")
 Now = Callable[[], datetime]
 
 POLL_SECONDS = 0.25
-"""Revocations by other processes (replicas, the local command line) are found in the rows within this time."""
+"""Interval for finding revocations by other processes (replicas, the local command line) in the database."""
 RETRY_SECONDS = 1.0
-"""After a failed publication of a shard, before a request for its CRL tries it again."""
+"""After a failed publication: the pause before a request tries again, and the background task's first pause."""
 RETRY_SECONDS_MAX = 30.0
-"""Between the tries of the background task; they double. A token that is away is not hammered."""
+"""The background task's pauses double up to this, so that it does not flood a token that is down."""
 AT_ONCE_MAX = 4
-"""Publications at a time; each is 0.1 s of one core at 5,000 entries."""
+"""Publications at the same time. One with 5,000 entries takes 0.1 s of a core."""
 DUE_MAX = 500
-"""Shards looked at in one run; the next run follows at once when there are as many."""
+"""Shards in one run of the background task. If a run has this many, the next run follows at once."""
 
 
 class Issuers(Protocol):
-    """`cloud.breakwater.authorities.Authorities`, as far as it is needed here."""
+    """Port: finds an authority by its id. `cloud.breakwater.authorities.Authorities` is the adapter."""
 
     def find(self, authority_id: str) -> Issuer | None: ...
 
 
 class Signs(Protocol):
-    """`cloud.breakwater.keys.signer.Signer`, as far as it is needed here."""
+    """Port: signs linted bytes. `cloud.breakwater.keys.signer.Signer` is the adapter."""
 
     async def sign(self, linted: Linted) -> bytes: ...
 
 
 class CrlPublisher:
-    """The publications of one process. `base_url` is where the world finds the CRLs; no slash at its end."""
+    """Publishes CRLs in one process. `base_url` is the public address of the CRLs."""
 
     def __init__(
         self, store: ShardStore, issuers: Issuers, signer: Signs, base_url: str, schedule: CrlSettings, now: Now
@@ -71,16 +72,20 @@ class CrlPublisher:
         self._places = asyncio.Semaphore(AT_ONCE_MAX)
         self._woken = asyncio.Event()
         self._failed: dict[str, BackOff] = {}
-        """By shard, of those whose last publication failed."""
+        """By shard: the pause after a failed publication. A success removes it."""
 
     def wake(self) -> None:
-        """This process revoked something: look at the rows now."""
+        """Look for due shards now, because this process revoked a certificate."""
         self._woken.set()
 
     async def publish(self, shard: str) -> PublishedCrl | None:
-        """Make and store a CRL of what the rows say now; None for an unknown shard, or when another was faster.
+        """Publish a new CRL of a shard now.
 
-        Raises SignerError (SignerUnavailable: try again), LintError, StorageError; the last CRL stays.
+        Returns None for an unknown shard, or when another process published a higher number meanwhile. After an error
+        the last CRL stays published.
+
+        Raises:
+            SignerError, LintError, StorageError. After SignerUnavailable a retry may succeed.
         """
         async with self._locks.setdefault(shard, asyncio.Lock()), self._places:
             return await self._publish(shard)
@@ -97,16 +102,16 @@ class CrlPublisher:
             stored = await self._store.publish(crl, draw.revision, now + self._schedule.period)
         if not stored:
             return None
-        log.info("published", extra={"shard": shard, "number": crl.number, "entries": crl.entries})
+        log.info("CRL published", extra={"shard": shard, "number": crl.number, "entries": crl.entries})
         return crl
 
     async def _make(self, draw: Draw, now: datetime) -> tuple[Linted, PublishedCrl]:
         issuer = self._issuers.find(draw.authority)
         if issuer is None:
-            raise SignerError(f"cannot publish {draw.shard}: no CA {draw.authority} here")
+            raise SignerError(f"cannot publish the CRL of {draw.shard}: the CA {draw.authority} is unknown")
         entries = [Entry(int(row.serial, 16), row.revoked_at or now, row.reason or UNSPECIFIED) for row in draw.revoked]
         wanted = want_crl(draw.number, now, self._schedule.life, entries, self._base_url + crl_path(draw.shard))
-        # 5,000 entries take a tenth of a second: not in the event loop.
+        # A thread, because 5,000 entries take a tenth of a second.
         linted = await asyncio.to_thread(make_crl, wanted, issuer, draw.published_number)
         return linted, PublishedCrl(
             shard=draw.shard,
@@ -118,10 +123,14 @@ class CrlPublisher:
         )
 
     async def ensure_fresh(self, shard: str) -> PublishedCrl | None:
-        """The CRL of a shard, with all in it that was revoked before this call; None for an unknown shard.
+        """Return the CRL of a shard, with every revocation before this call. Return None for an unknown shard.
 
-        When a new one cannot be made the last one is returned, which is good until its end; the reason is logged.
-        Raises StorageError, and SignerError when there is no CRL yet.
+        If a new CRL is due and cannot be made, the reason is logged and the last CRL is returned. That CRL is valid
+        until its nextUpdate.
+
+        Raises:
+            StorageError.
+            IssuerError: a new CRL cannot be made, and no CRL was published before.
         """
         found = await self._store.find(shard)
         if found is None:
@@ -134,19 +143,19 @@ class CrlPublisher:
             failed = await self._renew(shard)
         last = await self._last(shard)
         if last is None:
-            raise failed or SignerError(f"no CRL of {shard} could be made yet")
+            raise failed or SignerError(f"cannot publish the CRL of {shard}: the last try failed a moment ago")
         return last
 
     def is_due(self, shard: Shard) -> bool:
-        """Whether a shard wants a new CRL now."""
+        """Whether a new CRL of the shard is due now."""
         return shard.due(self._now(), self._latest())
 
     def _latest(self) -> datetime:
-        """When the next CRL of a shard that was just published is due, by the fastest clock of a replica."""
+        """Return the latest plausible `next_publish_at`. A replica whose clock was ahead has planned any later one."""
         return self._now() + self._schedule.period + CLOCK_SKEW
 
     async def _last(self, shard: str) -> PublishedCrl | None:
-        """The published CRL; read a second time when another publication fell between the two reads."""
+        """Return the published CRL. Reads again if another publication came between the two queries."""
         for _ in range(2):
             found = await self._store.find(shard)
             if found is not None and (crl := await self._store.published(found)) is not None:
@@ -154,7 +163,7 @@ class CrlPublisher:
         return None
 
     async def _renew(self, shard: str) -> IssuerError | None:
-        """Publish unless somebody has meanwhile; one at a time. The failure, if there is one, is logged and returned."""
+        """Publish a shard if it is still due. Return an IssuerError after logging it. Raises StorageError."""
         try:
             async with self._locks.setdefault(shard, asyncio.Lock()), self._places:
                 found = await self._store.find(shard)
@@ -163,7 +172,7 @@ class CrlPublisher:
         except (IssuerError, StorageError) as error:
             back_off = self._failed.setdefault(shard, BackOff(RETRY_SECONDS, RETRY_SECONDS_MAX))
             back_off.failed(asyncio.get_running_loop().time())
-            log.error("publication failed", extra={"shard": shard, "reason": f"{type(error).__name__}: {error}"})
+            log.error("cannot publish a CRL", extra={"shard": shard, "reason": f"{type(error).__name__}: {error}"})
             if isinstance(error, StorageError):
                 raise
             return error
@@ -171,7 +180,7 @@ class CrlPublisher:
         return None
 
     async def run_once(self) -> int:
-        """Publish what is due; returns how many shards were tried. Failures are logged and tried again later."""
+        """Publish every due shard. Return the number of tries. Failures are logged and retried after a pause."""
         try:
             due = await self._store.due(self._now(), self._latest(), DUE_MAX)
         except StorageError as error:
@@ -183,12 +192,12 @@ class CrlPublisher:
         return len(tried)
 
     async def _try(self, shard: str) -> None:
-        """One publication of the background task: what fails was logged and is tried again."""
+        """Publish a shard. `_renew` has logged a failure, and a later run tries again."""
         with suppress(StorageError):
             await self._renew(shard)
 
     async def run(self, stopping: Stopping) -> None:
-        """The background task, until the process goes down."""
+        """Publish due CRLs until the process stops."""
         while True:
             self._woken.clear()
             tried = await self.run_once()
@@ -196,5 +205,5 @@ class CrlPublisher:
                 return
 
     async def shards(self) -> list[Shard]:
-        """Every shard as it stands."""
+        """Return every shard."""
         return await self._store.all()

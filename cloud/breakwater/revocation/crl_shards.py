@@ -1,8 +1,8 @@
-"""Use case: certificates get places in CRL shards, of bounded size and fixed at issuance; and the paths of all that
-is published.
+"""Use case: give each new certificate a place in a CRL shard of bounded size. Also: the paths of published objects.
 
-It knows no certificate and no key. Rule: a place is reserved in the database before it is used and never given back, so
-that a shard never has more certificates than `PLACES_MAX`, whatever crashes and however many processes issue.
+A certificate stays in its shard for ever. Rule: A place is reserved in the database before it is used and is never
+returned. So a shard never has more than `PLACES_MAX` certificates, even after crashes and with several issuing
+processes.
 """
 
 import asyncio
@@ -15,9 +15,9 @@ from cloud.breakwater.store.shards import ShardStore, shard_id
 from protocol.faults import fault_point
 
 PLACES_MAX = 5000
-"""Certificates of a shard, for ever. A CRL costs a verifier time by its bytes: 5,000 entries are 260 kB."""
+"""Certificates in a shard. It bounds the size of a CRL, which every verifier downloads: 5,000 entries are 260 kB."""
 PLACES_RESERVED = 500
-"""Places a process takes at once: one write in 500 issuances, and at most so many lost at a restart."""
+"""Places that a process reserves in one write. At a restart at most this many places are lost."""
 
 OCSP_PATH = "/ocsp"
 
@@ -25,16 +25,16 @@ _SHARD = re.compile(r"((?:root|nodes|services)-[1-9][0-9]{0,8})\.([1-9][0-9]{0,8
 
 
 class Place(msgspec.Struct, frozen=True):
-    """A place for one certificate: the id of its shard, and the addresses that stand in the certificate."""
+    """A place for one certificate: the id of its shard, and the addresses that the certificate contains."""
 
     shard: str
     distribution: Distribution
 
 
 class Places:
-    """The places that this process has reserved. `take` is called outside of any transaction.
+    """The places that this process has reserved.
 
-    `base_url` is where the world finds CRLs, OCSP responder and CA certificates.
+    `base_url` is the public address of CRLs, OCSP responder and CA certificates. Call `take` outside of a transaction.
     """
 
     def __init__(self, store: ShardStore, base_url: str) -> None:
@@ -44,7 +44,7 @@ class Places:
         self._left: dict[str, tuple[str, int]] = {}
 
     async def take(self, authority: str) -> Place:
-        """A place for one certificate of `authority`."""
+        """Return a place for one certificate of `authority`. Raises StorageError."""
         async with self._locks.setdefault(authority, asyncio.Lock()):
             shard, left = self._left.get(authority, ("", 0))
             if not left:
@@ -56,27 +56,28 @@ class Places:
 
 
 def crl_path(shard: str) -> str:
-    """The path at which a shard's CRL is served; it stands in the certificates of the shard."""
+    """Return the path of a shard's CRL. The certificates of the shard contain it. Raises ValueError."""
     authority, number = split_shard(shard)
     return f"/crl/{authority}/{number}.crl"
 
 
 def distribution(base_url: str, authority: str, shard: str) -> Distribution:
-    """The addresses that stand in a certificate of `authority` with a place in `shard`.
+    """Return the addresses for a certificate of `authority` with a place in `shard`.
 
-    Rule: `base_url` never changes while a certificate with it lives; a CRL names the address that its certificates do.
+    Rule: `base_url` must not change while an unexpired certificate contains it, because a CRL and its certificates have
+    to contain the same address.
     """
     base = base_url.rstrip("/")
     return Distribution(base + crl_path(shard), base + OCSP_PATH, base + ca_path(authority))
 
 
 def ca_path(authority: str) -> str:
-    """The path at which the certificate of an authority is served."""
+    """Return the path of an authority's CA certificate."""
     return f"/ca/{authority}.cer"
 
 
 def split_shard(shard: str) -> tuple[str, int]:
-    """Authority and number of a shard's id. Raises ValueError."""
+    """Split a shard's id into authority and number. Raises ValueError."""
     match = _SHARD.fullmatch(shard)
     if match is None:
         raise ValueError("not the id of a shard")
@@ -84,7 +85,7 @@ def split_shard(shard: str) -> tuple[str, int]:
 
 
 def shard_of_path(authority: str, file: str) -> str:
-    """The id of the shard whose CRL is at `/crl/AUTHORITY/FILE`. Raises ValueError."""
+    """Return the id of the shard whose CRL has the path `/crl/AUTHORITY/FILE`. Raises ValueError."""
     number = file.removesuffix(".crl")
     identifier = f"{authority}.{number}"
     if number == file or _SHARD.fullmatch(identifier) is None:

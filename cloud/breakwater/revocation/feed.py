@@ -1,8 +1,9 @@
-"""Use case and background task: the feed of revoked services' certificates, as long polls of other services.
+"""Use case and background task: the revocation feed. Other services fetch revoked service certificates by long poll.
 
-It holds no facts: the rows say what is revoked. It also reports which CA Breakwater's own certificate is of, since
-those who poll must renew when that changes. One look at the feed's counter every quarter of a second serves all polls,
-so that a revocation by any process (a replica, the local command line) reaches them within that time.
+The entries are in the database; this module stores none. Each answer also contains the key id of the CA that issued
+Breakwater's own certificate, because a service has to renew its certificate when this CA changes. One query every
+quarter of a second reads the feed's counter for all polls. So a revocation by any process (a replica, the local command
+line) reaches the services within that time.
 """
 
 import asyncio
@@ -22,7 +23,7 @@ POLL_SECONDS = 0.25
 
 
 class RevocationFeed:
-    """The polls of one process."""
+    """The revocation feed of one process: it answers polls, and `run` wakes them."""
 
     def __init__(self, store: RevocationStatusStore, now: Callable[[], datetime]) -> None:
         self._store = store
@@ -33,11 +34,11 @@ class RevocationFeed:
         self._closed = False
 
     def wake(self) -> None:
-        """This process revoked something: look at the counter now."""
+        """Read the counter now, because this process revoked a certificate."""
         self._woken.set()
 
     def report_issuer(self, key_id: str) -> None:
-        """Breakwater's own certificate is of this CA (its key id); empty while that CA is not trusted."""
+        """Set the key id (hex) of the CA that issued Breakwater's own certificate. Empty if that CA is not trusted."""
         if key_id != self._issuer:
             self._issuer = key_id
             self._answer_polls()
@@ -48,15 +49,15 @@ class RevocationFeed:
         changed.set()
 
     async def after(self, cursor: int, wait_seconds: float, issuer: str | None = None) -> Revocations:
-        """The entries after `cursor`: at once, after a revocation, or none after `wait_seconds`.
+        """Return the entries after `cursor`, as soon as there are any.
 
-        With `issuer` also at once when Breakwater's own certificate is of another CA than that.
-
-        The event is taken before the rows are read, so a change between the two wakes the poll.
+        Without new entries the answer is empty after `wait_seconds`. If `issuer` is given and Breakwater's own
+        certificate is from another CA, the poll is answered at once. Expired certificates are left out.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait_seconds
         while True:
+            # The event is taken before the rows are read. A change between the two then wakes this poll.
             changed = self._changed
             rows = await self._store.feed(cursor, self._now() - CLOCK_SKEW)
             left = deadline - loop.time()
@@ -70,14 +71,14 @@ class RevocationFeed:
                 continue
 
     async def run(self, stopping: Stopping) -> None:
-        """The background task, until the process goes down; then every poll ends at once, and so do later ones."""
+        """Run until the process stops. Then all polls, including later ones, are answered at once."""
         known = -1
         while True:
             self._woken.clear()
             try:
                 head = await self._store.head()
             except StorageError as error:
-                log.error("cannot look at the feed", extra={"reason": str(error)})
+                log.error("cannot read the counter of the revocation feed", extra={"reason": str(error)})
                 head = known
             if head != known:
                 known = head

@@ -1,6 +1,6 @@
-"""Hook: this process may have revoked something. Counts it, wakes the CRL publisher and the feed.
+"""Hook: run after this process revoked certificates. It counts the event and wakes the CRL publisher and the feed.
 
-Other processes find revocations in the rows.
+Other processes find revocations by polling the database.
 """
 
 from cloud.breakwater.metrics import IssuerMetrics
@@ -10,7 +10,10 @@ from cloud.contracts.breakwater import RevocationReason
 
 
 class RevocationNotifier:
-    """Called after every decision that may have revoked something. `kind`: generation, key or service."""
+    """Called after each change that may have revoked certificates.
+
+    `kind` says what was revoked: `generation`, `key` or `service`.
+    """
 
     def __init__(self, metrics: IssuerMetrics, crl_publisher: CrlPublisher, feed: RevocationFeed) -> None:
         self._metrics = metrics

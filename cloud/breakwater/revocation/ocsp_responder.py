@@ -1,8 +1,9 @@
-"""Use case and background task: OCSP answers from the rows, signed by delegates that renew themselves.
+"""Use case and background task: answer OCSP requests from the database, and renew the responder certificates.
 
-A delegate is a key of this process, never written down, with a certificate of two days from the very authority whose
-certificates it answers for (RFC 6960 section 4.2.2.2). Rule: every answer is what the rows say at this moment; an
-answer that is used again was checked against the rows again. A refusal is an answer too, never an HTTP error.
+For each authority this process has a delegate: a key that is never stored, and a responder certificate for two days,
+issued by that authority (RFC 6960 section 4.2.2.2). Rule: Every answer has the status that the database has now. A
+cached answer is returned only after the database has confirmed its status. A refusal is an OCSP error response, not an
+HTTP error.
 """
 
 import asyncio
@@ -32,26 +33,28 @@ log = logging.getLogger("cascade.breakwater.responder")
 Now = Callable[[], datetime]
 
 ANSWER_LIFE = timedelta(hours=1)
-"""A client with an answer from just before a revocation trusts the certificate for as long."""
+"""How long an answer is valid. A client that got it just before a revocation trusts the certificate for this long."""
 REUSE = timedelta(minutes=5)
-"""An answer without a nonce is given again for as long, while the rows say the same."""
+"""How long an answer without a nonce is returned again, while the status in the database is the same."""
 ANSWERS_MAX = 4096
-"""Of 600 bytes each."""
+"""Cached answers. Each has about 600 bytes."""
 CACHE_SECONDS = 600
-"""How long HTTP caches may keep an answer; well below `ANSWER_LIFE - REUSE`, so that no cache gives out what has ended."""
-LOOK_SECONDS = 1.0
+"""How long HTTP caches may keep an answer. Below `ANSWER_LIFE - REUSE`, so that no cache returns an expired answer."""
+CHECK_SECONDS = 1.0
+"""Interval at which the background task checks the delegates."""
 RETRY_SECONDS = 10.0
-REST_SECONDS = 1.0
-"""After a delegate could not be made, before the next try: each try leaves a record for ever."""
-REST_SECONDS_MAX = 30.0
-"""The rests double to here."""
+"""The same interval after a failed renewal."""
+PAUSE_SECONDS = 1.0
+"""Pause after a delegate could not be made, because each try leaves a record in the database for a month."""
+PAUSE_SECONDS_MAX = 30.0
+"""The pause doubles with each failure, up to this."""
 ANSWERING = ("active", "old", "tainted")
-"""States of authorities that have a delegate standing by."""
+"""States of an authority in which its delegate is made in advance and renewed."""
 _SERIAL_MAX = 2**160
 
 
 class KnownAuthorities(Protocol):
-    """`cloud.breakwater.authorities.Authorities`, as far as it is needed here."""
+    """Port: the known authorities. `cloud.breakwater.authorities.Authorities` is the adapter."""
 
     def find(self, authority: str) -> Issuer | None: ...
 
@@ -59,42 +62,45 @@ class KnownAuthorities(Protocol):
 
 
 class IssuesResponders(Protocol):
-    """`cloud.breakwater.issuance.issuing.Issuing`, as far as it is needed here."""
+    """Port: issues responder certificates. `cloud.breakwater.issuance.issuing.Issuing` is the adapter."""
 
     async def issue_responder(self, authority: str, public_key: ec.EllipticCurvePublicKey) -> Certificate: ...
 
 
 class Delegate(msgspec.Struct, frozen=True):
-    """The key of this process for one authority, and its certificate."""
+    """A delegated responder: this process's key for one authority, and its responder certificate."""
 
     key: ec.EllipticCurvePrivateKey
     certificate: x509.Certificate
 
     @property
     def renew_at(self) -> datetime:
-        """Half of its life."""
+        """The middle of the certificate's life."""
         start, end = self.certificate.not_valid_before_utc, self.certificate.not_valid_after_utc
         return start + (end - start) / 2
 
     def may_sign(self, now: datetime) -> bool:
-        """Whether an answer of now is good for its whole life; not if it was made by a clock that ran ahead."""
+        """Whether the certificate is valid during the whole life of an answer from now.
+
+        It is not valid yet if a replica made it with a clock that is ahead.
+        """
         return self.certificate.not_valid_before_utc <= now < self.certificate.not_valid_after_utc - ANSWER_LIFE
 
 
 class Answered(msgspec.Struct, frozen=True):
-    """An OCSP response in DER. `this_update` and `next_update` are None for one that no cache may keep."""
+    """An OCSP response in DER. `this_update` and `next_update` are None if no cache may keep it."""
 
     der: bytes
     this_update: datetime | None = None
     next_update: datetime | None = None
 
 
-class _Resting(SignerUnavailable):
-    """A delegate could not be made a moment ago; that was logged."""
+class _Paused(SignerUnavailable):
+    """The last try to make a delegate failed, was logged, and its pause is not over."""
 
 
 class _Failed(msgspec.Struct, frozen=True):
-    """Why a delegate could not be made, and when it may be tried again, in the loop's seconds."""
+    """Why a delegate could not be made, and the pause before the next try, in seconds of the event loop."""
 
     why: str
     back_off: BackOff
@@ -109,7 +115,7 @@ class _Reusable(msgspec.Struct, frozen=True):
 
 
 class OcspResponder:
-    """The responder of one process."""
+    """The OCSP responder of one process."""
 
     def __init__(
         self, store: RevocationStatusStore, authorities: KnownAuthorities, issuing: IssuesResponders, now: Now
@@ -125,23 +131,23 @@ class OcspResponder:
         self._ids: dict[str, tuple[bytes, tuple[CertId, ...]]] = {}
 
     async def answer(self, der: bytes) -> Answered:
-        """Answer a request in DER. Raises nothing: trouble has its own answers (RFC 6960 section 2.3)."""
+        """Answer a request in DER. Errors become OCSP error responses (RFC 6960 section 2.3)."""
         try:
             question = parse_request(der)
             return await self._answer(question)
         except OcspRefused as refused:
             return Answered(refusal(refused.trouble))
-        except _Resting:
+        except _Paused:
             return Answered(refusal("try_later"))
         except (SignerUnavailable, Passing, StorageError) as error:
-            log.error("cannot answer for now", extra={"reason": f"{type(error).__name__}: {error}"})
+            log.error("cannot answer an OCSP request now", extra={"reason": f"{type(error).__name__}: {error}"})
             return Answered(refusal("try_later"))
         except IssuerError as error:
-            log.error("cannot answer", extra={"reason": f"{type(error).__name__}: {error}"})
+            log.error("cannot answer an OCSP request", extra={"reason": f"{type(error).__name__}: {error}"})
             return Answered(refusal("internal"))
 
     def cache_seconds(self, answered: Answered) -> int:
-        """How long HTTP caches may keep an answer (RFC 5019 section 6.2): less than it is valid."""
+        """Return how many seconds HTTP caches may keep an answer (RFC 5019 section 6.2); 0 if they must not."""
         if answered.next_update is None:
             return 0
         return max(0, min(CACHE_SECONDS, int((answered.next_update - self._now()).total_seconds())))
@@ -149,7 +155,7 @@ class OcspResponder:
     async def _answer(self, question: Question) -> Answered:
         authority = self._authority_of(question.issuer)
         if authority is None:
-            raise OcspRefused("unauthorized", "no CA here has this name and key")
+            raise OcspRefused("unauthorized", "no CA with this name and key")
         status = await self._status(authority, question.serial)
         delegate = await self._delegate(authority)
         now = self._now()
@@ -171,7 +177,10 @@ class OcspResponder:
         return answered
 
     def _authority_of(self, wanted: CertId) -> str | None:
-        """The authority that a request names. A root's key is not here, and a revoked CA speaks no more."""
+        """Return the id of the authority that a request names.
+
+        None for a root, whose key is offline, and for a revoked authority, which signs nothing.
+        """
         for row in self._authorities.rows():
             if row.ca == "root" or row.state == "revoked":
                 continue
@@ -197,19 +206,19 @@ class OcspResponder:
         return Status("revoked", found.revoked_at, found.reason)
 
     async def _delegate(self, authority: str) -> Delegate:
-        """The delegate of an authority, made now if there is none that lives. Raises IssuerError, StorageError."""
+        """Return the delegate of an authority, or make one if none is valid. Raises IssuerError, StorageError."""
         known = self._delegates.get(authority)
         if known is not None and known.may_sign(self._now()):
             return known
         return await self._renew(authority)
 
-    def _require_rested(self, authority: str) -> None:
-        """Strangers ask, so what fails is not tried as often as they do. Raises _Resting."""
+    def _require_no_pause(self, authority: str) -> None:
+        """Raises _Paused during the pause after a failure, because anonymous callers trigger these tries."""
         failed = self._failed.get(authority)
         if failed is None:
             return
         if asyncio.get_running_loop().time() < failed.back_off.ready_at:
-            raise _Resting(f"a responder of {authority} could not be made a moment ago: {failed.why}")
+            raise _Paused(f"cannot make a responder of {authority}: the last try failed: {failed.why}")
 
     async def _renew(self, authority: str) -> Delegate:
         before = self._delegates.get(authority)
@@ -217,12 +226,12 @@ class OcspResponder:
             known = self._delegates.get(authority)
             if known is not None and known is not before:
                 return known
-            self._require_rested(authority)
+            self._require_no_pause(authority)
             try:
                 made = await self._make(authority)
             except IssuerError as error:
                 earlier = self._failed.get(authority)
-                back_off = earlier.back_off if earlier is not None else BackOff(REST_SECONDS, REST_SECONDS_MAX)
+                back_off = earlier.back_off if earlier is not None else BackOff(PAUSE_SECONDS, PAUSE_SECONDS_MAX)
                 back_off.failed(asyncio.get_running_loop().time())
                 self._failed[authority] = _Failed(str(error), back_off)
                 raise
@@ -234,16 +243,18 @@ class OcspResponder:
         key = ec.generate_private_key(ec.SECP256R1())
         issued = await self._issuing.issue_responder(authority, key.public_key())
         certificate = x509.load_der_x509_certificate(issued.certificate_chain[0])
-        log.info("responder certificate", extra={"authority": authority, "not_after": certificate.not_valid_after_utc})
+        log.info(
+            "responder certificate issued", extra={"authority": authority, "not_after": certificate.not_valid_after_utc}
+        )
         return Delegate(key, certificate)
 
     async def run_once(self) -> bool:
-        """Give every answering authority a delegate, renew what is at half its life; False if one could not be."""
-        standing = [row.id for row in self._authorities.rows() if row.ca != "root" and row.state in ANSWERING]
+        """Make or renew the delegate of each authority in `ANSWERING`. Return False if one failed."""
+        answering = [row.id for row in self._authorities.rows() if row.ca != "root" and row.state in ANSWERING]
         for gone in self._delegates.keys() - {row.id for row in self._authorities.rows() if row.state != "revoked"}:
             del self._delegates[gone]
         worked = True
-        for authority in standing:
+        for authority in answering:
             known = self._delegates.get(authority)
             now = self._now()
             if known is not None and known.may_sign(now) and now < known.renew_at:
@@ -252,12 +263,12 @@ class OcspResponder:
                 await self._renew(authority)
             except (IssuerError, StorageError) as error:
                 worked = False
-                log.error("cannot renew a responder", extra={"authority": authority, "reason": str(error)})
+                log.error("cannot renew a responder certificate", extra={"authority": authority, "reason": str(error)})
         return worked
 
     async def run(self, stopping: Stopping) -> None:
-        """The background task, until the process goes down."""
+        """Renew delegates until the process stops."""
         while True:
             worked = await self.run_once()
-            if await stopping.sleep(LOOK_SECONDS if worked else RETRY_SECONDS):
+            if await stopping.sleep(CHECK_SECONDS if worked else RETRY_SECONDS):
                 return

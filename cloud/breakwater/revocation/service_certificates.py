@@ -1,6 +1,6 @@
-"""Use cases: certificates of services are revoked, one by its serial or all of a service, for ever.
+"""Use cases: revoke one certificate of a service by its serial, or all certificates of a service. Both are permanent.
 
-Certificates of nodes are revoked by closing their generations (`cloud.breakwater.generations`).
+Certificates of nodes are revoked when their generation is closed (`cloud.breakwater.generations`).
 """
 
 from cloud.audit import AuditEntries
@@ -15,7 +15,7 @@ from protocol.ids import SERVICE_NAMES
 
 
 class ServiceCertificates:
-    """Revokes certificates of services. `revoked` is called after every revocation."""
+    """Revokes certificates of services, and calls `revoked` after each revocation."""
 
     def __init__(self, store: RevocationWriteStore, entries: AuditEntries[AuditRow], revoked: Revoked) -> None:
         self._store = store
@@ -23,7 +23,12 @@ class ServiceCertificates:
         self._revoked = revoked
 
     async def revoke(self, caller: str, serial: int, reason: RevocationReason) -> bool:
-        """Revoke one certificate; False if it was revoked before. Raises NotAdmitted, ValueRefused."""
+        """Revoke the certificate with this serial. Return False if it was already revoked.
+
+        Raises:
+            NotAdmitted: no certificate has this serial.
+            ValueRefused: the certificate is not a service's.
+        """
         text = serial_text(serial)
         entry = self._entries.make(caller, "certificate.revoke", text, detail=reason)
         with fault_point("breakwater.certificate.revoke"):
@@ -33,7 +38,10 @@ class ServiceCertificates:
         return revoked
 
     async def revoke_all(self, caller: str, service: str, reason: RevocationReason) -> tuple[str, ...]:
-        """Revoke every certificate of a service; returns the serials (hex) that were not yet. Raises ValueRefused."""
+        """Revoke every unexpired certificate of a service. Return the newly revoked serials in hex.
+
+        Raises ValueRefused if no service has this name.
+        """
         if service not in SERVICE_NAMES:
             raise ValueRefused("there is no service of this name")
         entry = self._entries.make(caller, "service.revoke", service, detail=reason)

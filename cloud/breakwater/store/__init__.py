@@ -1,6 +1,6 @@
-"""Stores: all queries of Breakwater, one class a subject, over an engine that the wiring opens.
+"""Stores: all database queries of Breakwater, one class for each subject. The wiring opens the engine.
 
-Rule: no other module of Breakwater knows a table.
+Rule: Only the stores use the tables.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from cloud.storage import ServiceEngine
 
 @dataclass(frozen=True, kw_only=True)
 class Stores:
-    """The stores of one Breakwater, by name, and the engine below them."""
+    """The stores of one Breakwater, and their engine."""
 
     engine: ServiceEngine
     audit: AuditStore
@@ -38,7 +38,7 @@ class Stores:
 
 
 def stores_over(engine: ServiceEngine) -> Stores:
-    """The stores over an engine, open or not."""
+    """Make the stores over an engine. The engine may be opened later."""
     return Stores(
         engine=engine,
         audit=AuditStore(engine),

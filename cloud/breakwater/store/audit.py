@@ -1,4 +1,7 @@
-"""Store: the audit, one row a decision or refusal. Rule: a row is written in the transaction of its decision."""
+"""Store: the audit, one row for each decision or refusal.
+
+Rule: The row of a decision is written in the transaction of the decision.
+"""
 
 import msgspec
 
@@ -9,11 +12,14 @@ from cloud.storage import ServiceEngine, compiled, insert_into
 CALLER_CHARS_MAX = 128
 OBJECT_CHARS_MAX = 128
 DETAIL_CHARS_MAX = 1000
-"""A refusal's text names a check, not its input; PostgreSQL refuses what is longer than its column."""
+"""Longer texts are cut. PostgreSQL refuses a caller or an object that is longer than its column."""
 
 
 class AuditRow(AuditEntry, frozen=True, kw_only=True):
-    """An entry of the issuer's audit; `node` and `generation` where it is about one. The table calls the actor caller."""
+    """An entry of the issuer's audit. `node` and `generation` are set if it is about a node.
+
+    The column of the actor is called `caller`.
+    """
 
     node: str = ""
     generation: int = 0
@@ -24,13 +30,13 @@ _ADD = compiled(insert_into(Audit))
 
 
 class AuditStore:
-    """The audit's one query."""
+    """The only query of the audit: adding an entry."""
 
     def __init__(self, engine: ServiceEngine) -> None:
         self._engine = engine
 
     async def add(self, entry: AuditRow) -> None:
-        """Write a line, in the caller's transaction if there is one."""
+        """Write an entry, in the current transaction if there is one."""
         values = msgspec.structs.asdict(entry)
         values["caller"] = values.pop("actor")[:CALLER_CHARS_MAX]
         values["object"] = entry.object[:OBJECT_CHARS_MAX]

@@ -1,8 +1,8 @@
-"""Store: authorities, cross certificates, and the transitions between states.
+"""Store: authorities, their states, and cross-certificates.
 
-Rules: at most one authority of a class is active; states only move forward; each change moves the counter
-`authorities`, by which every replica sees it, and writes its audit row, all in one transaction that excludes every
-issuance.
+Rules: At most one authority of a class is active. States only move forward. Each change raises the counter
+`authorities`, which every replica polls, and writes an audit row. The change, the counter and the audit row are one
+transaction, which excludes every issuance.
 """
 
 from collections.abc import Iterable
@@ -26,8 +26,8 @@ ALLOWED: dict[AuthorityState, tuple[AuthorityState, ...]] = {
     "tainted": ("revoked",),
     "revoked": (),
 }
-"""What an operator may do to an authority. The active one becomes old by the activation of another, and by nothing else:
-there would be none to issue."""
+"""The changes of state that an operator may make. The active authority only becomes old when another is activated,
+so that one authority can always issue."""
 
 
 class AuthorityRow(msgspec.Struct, frozen=True):
@@ -44,7 +44,7 @@ class AuthorityRow(msgspec.Struct, frozen=True):
 
 
 class CrossRow(msgspec.Struct, frozen=True):
-    """The root `subject`, signed by the root `issuer`."""
+    """A cross-certificate (DER) of the root `subject`, signed by the root `issuer`."""
 
     subject: str
     issuer: str
@@ -84,26 +84,26 @@ class AuthorityStore:
         self._audit = AuditStore(engine)
 
     async def make_counters(self) -> None:
-        """The rows of the counters; those that are there stay."""
+        """Make the rows of the counters. Existing rows stay unchanged."""
         async with self._engine.transaction():
             for name in ("authorities", "revocation"):
                 await self._engine.fetch(_MAKE_COUNTER, name=name)
 
     async def revision(self) -> int:
-        """Moves with every change; -1 before `make_counters`."""
+        """Return the counter of changes to authorities; -1 before `make_counters`."""
         row = await self._engine.fetch_one(_REVISION)
         return -1 if row is None else int(row["value"])
 
     async def rows(self) -> tuple[AuthorityRow, ...]:
-        """Every authority, by class and number."""
+        """Return every authority, ordered by class and number."""
         return tuple(_AUTHORITY.read(row) for row in await self._engine.fetch(_ROWS))
 
     async def crosses(self) -> tuple[CrossRow, ...]:
-        """Every cross certificate."""
+        """Return every cross-certificate."""
         return tuple(_CROSS.read(row) for row in await self._engine.fetch(_CROSSES))
 
     async def adopt(self, rows: Iterable[AuthorityRow], entries: Iterable[AuditRow]) -> bool:
-        """Fill an empty table; False (and nothing changed) if it is not empty."""
+        """Fill the empty table. Return False and change nothing if it is not empty."""
         async with self._engine.transaction():
             if await self._engine.fetch(_ROWS):
                 return False
@@ -114,22 +114,22 @@ class AuthorityStore:
         return True
 
     async def prepare(self, row: AuthorityRow, entry: AuditRow) -> bool:
-        """Add a prepared authority; False if this very one is there already.
+        """Add a prepared authority. Return False if the same certificate and key exist under this id.
 
         Raises:
-            Conflict: another one has its id.
+            Conflict: another certificate or key has this id.
         """
         async with self._engine.transaction():
             if not await self._insert(row):
                 known = await self.find(row.id)
                 if known is None or (known.certificate, known.key) != (row.certificate, row.key):
-                    raise Conflict(f"there is another authority {row.id}")
+                    raise Conflict(f"the id {row.id} belongs to another certificate or key")
                 return False
             await self._changed(entry)
         return True
 
     async def add_cross(self, row: CrossRow, entry: AuditRow) -> bool:
-        """Keep a cross certificate; False if there is one between these roots already."""
+        """Store a cross-certificate. Return False if these two roots already have one."""
         async with self._engine.transaction():
             name = f"{row.subject}:{row.issuer}"
             if not await self._engine.fetch(_ADD_CROSS, id=name, **_CROSS.values(row)):
@@ -138,10 +138,12 @@ class AuthorityStore:
         return True
 
     async def move(self, authority: str, state: AuthorityState, reason: str, entry: AuditRow) -> bool:
-        """Change a state; the active authority of a class becomes old when another is activated. False: it was so.
+        """Change the state of an authority. Return False if it has this state already.
+
+        If the new state is `active`, the active authority of the class becomes `old`.
 
         Raises:
-            Conflict: no such authority, or not from its state.
+            Conflict: there is no such authority, or `ALLOWED` forbids the change.
         """
         async with self._engine.transaction():
             row = await self.find(authority)
@@ -160,7 +162,7 @@ class AuthorityStore:
         return True
 
     async def find(self, authority: str) -> AuthorityRow | None:
-        """One authority."""
+        """Return an authority; None if there is none with this id."""
         return _AUTHORITY.read_one(await self._engine.fetch_one(_ONE, id=authority))
 
     async def _insert(self, row: AuthorityRow) -> bool:

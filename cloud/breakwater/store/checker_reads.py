@@ -1,4 +1,4 @@
-"""Store: what the checker reads, everything, in pages by key. It changes nothing."""
+"""Store: the checker's reads of all records, in pages by key. It changes nothing."""
 
 from datetime import datetime
 
@@ -15,7 +15,11 @@ VIEW_TRIES = 20
 
 
 class CheckedRecord(msgspec.Struct, frozen=True):
-    """A row of `certificate`. `closed_up_to` and `closed_alone` (0 or 1) say whether its generation is closed."""
+    """A row of `certificate`, and whether its generation is closed.
+
+    `closed_up_to` is the highest closed generation of the node, 0 if there is none. `closed_alone` is 1 if this
+    generation was closed individually.
+    """
 
     serial: str
     request_key: str | None
@@ -42,7 +46,7 @@ class CheckedRecord(msgspec.Struct, frozen=True):
 
 
 class CheckedShard(msgspec.Struct, frozen=True):
-    """A row of `shard`, and how many certificates name it."""
+    """A row of `shard`, and the number of certificates in the shard."""
 
     id: str
     authority: str
@@ -55,7 +59,7 @@ class CheckedShard(msgspec.Struct, frozen=True):
 
 
 class CheckedCrl(msgspec.Struct, frozen=True):
-    """A stored CRL."""
+    """A row of `crl`. `data` is the CRL in DER."""
 
     number: int
     this_update: datetime
@@ -65,7 +69,7 @@ class CheckedCrl(msgspec.Struct, frozen=True):
 
 
 class ShardEntry(msgspec.Struct, frozen=True):
-    """A certificate that a shard's CRL has to name, or may stop naming."""
+    """A revoked or orphaned certificate of a shard."""
 
     serial: str
     revoked_at: datetime | None
@@ -74,7 +78,7 @@ class ShardEntry(msgspec.Struct, frozen=True):
 
 
 class ShardView(msgspec.Struct, frozen=True):
-    """A shard, its stored CRLs (the newest first) and what is revoked in it, all of one moment."""
+    """A shard, its stored CRLs (newest first) and its revoked certificates, read in one consistent state."""
 
     shard: CheckedShard
     crls: tuple[CheckedCrl, ...]
@@ -82,7 +86,7 @@ class ShardView(msgspec.Struct, frozen=True):
 
 
 class Tally(msgspec.Struct, frozen=True):
-    """How many certificates of a kind there are in a state; `valid` of them have not expired."""
+    """The number of an authority's certificates of a profile in a state. `valid` of them have not expired."""
 
     authority: str
     profile: str
@@ -121,7 +125,7 @@ _TALLY_ROW = Mapper(
 
 _TALLIED = (Certificate.authority, Certificate.profile, Certificate.state)
 _TALLY = compiled(_TALLY_ROW.select().group_by(*_TALLIED).order_by(*_TALLIED).limit(1000))
-# Piccolo has no alias for a table, which a subquery needs that looks for other rows of the same one.
+# Piccolo has no alias for a table. A subquery needs one to find other rows of the same table.
 _IS_NOT_REPLACED = WhereRaw(
     "{}",
     sql(
@@ -135,7 +139,7 @@ _IS_NOT_REPLACED = WhereRaw(
         Certificate.recorded_at,
     ),
 )
-"""Condition: no other authority has issued a newer certificate of the kind for the same subject."""
+"""Condition: no other authority has issued a newer certificate of the same profile for the same subject."""
 _DEPENDENTS = compiled(
     Certificate.select(Count(alias="n")).where(
         Certificate.authority == param("authority"),
@@ -167,28 +171,29 @@ _OLDEST = compiled(
 
 
 class CheckerStore:
-    """The checker's queries over one engine."""
+    """The checker's queries."""
 
     def __init__(self, engine: ServiceEngine) -> None:
         self._engine = engine
 
     async def count(self) -> int:
-        """How many records there are."""
+        """Return the number of records."""
         (row,) = await self._engine.browse(_COUNT)
         return int(row["n"])
 
     async def records(self, after: str) -> list[CheckedRecord]:
-        """A page of records, by serial."""
+        """Return the next page of records after the serial `after`; empty at the end."""
         return [_RECORD.read(row) for row in await self._engine.fetch(_RECORDS, after=after)]
 
     async def shards(self, after: str) -> list[str]:
-        """A page of shards' ids."""
+        """Return the next page of shard ids after `after`; empty at the end."""
         return [str(row["id"]) for row in await self._engine.fetch(_SHARDS, after=after)]
 
     async def view(self, identifier: str) -> ShardView | None:
-        """A shard and what belongs to it, read again until no publication or revocation fell in between.
+        """Return a shard with its CRLs and entries in one consistent state.
 
-        A lock would make a running issuer wait. None when it never stood still, or there is none of this id.
+        Reads again, up to `VIEW_TRIES` times, if the shard changed between the queries. There is no lock, because a
+        lock would make a running issuer wait. Returns None if the shard changed each time or does not exist.
         """
         for _ in range(VIEW_TRIES):
             before = await self._engine.fetch_one(_ONE_SHARD, id=identifier)
@@ -204,20 +209,24 @@ class CheckerStore:
         return None
 
     async def oldest(self, shard: str) -> datetime | None:
-        """When the first certificate of a shard was recorded; None when it has none."""
+        """Return when the first certificate of a shard was recorded; None if there is none."""
         row = await self._engine.fetch_one(_OLDEST, shard=shard)
         return None if row is None else msgspec.convert(row["recorded_at"], datetime)
 
     async def tally(self, now: datetime) -> tuple[Tally, ...]:
-        """Certificates by authority, profile and state."""
+        """Count certificates by authority, profile and state."""
         return tuple(_TALLY_ROW.read(row) for row in await self._engine.browse(_TALLY, now=now))
 
     async def dependents(self, authority: str, now: datetime) -> int:
-        """Certificates of an authority that somebody still works by: sessions, and what nothing newer replaced."""
+        """Count the unexpired certificates of an authority that are still in use.
+
+        These are sessions, and device and service certificates without a newer certificate from another authority.
+        Closed generations do not count.
+        """
         (row,) = await self._engine.browse(_DEPENDENTS, authority=authority, now=now)
         return int(row["n"])
 
     async def state(self, serial: str) -> str | None:
-        """The state of a record; None when there is none."""
+        """Return the state of the record of a serial (hex); None if there is no record."""
         row = await self._engine.fetch_one(_KNOWN, serial=serial)
         return None if row is None else str(row["state"])

@@ -1,7 +1,7 @@
-"""Store: the one-time secrets of services that enrol, and the one statement that makes a secret single-use.
+"""Store: one-time secrets for the enrolment of services.
 
-It knows hashes only, never a secret. Rule: one statement binds a secret to the first request that shows it, so that of
-two requests at once, on whichever replicas, exactly one is bound.
+It stores hashes, never secrets. Rule: A single SQL statement binds a secret to the first request that uses it. So of
+two simultaneous requests, even on different replicas, exactly one is bound.
 """
 
 from datetime import datetime
@@ -16,7 +16,7 @@ from protocol.faults import fault_point
 
 
 class EnrolmentRow(msgspec.Struct, frozen=True):
-    """A secret's record; see `tables.Enrolment`. `csr_sha256` is empty until it is bound."""
+    """The record of a secret; see `tables.Enrolment`. `csr_sha256` is empty until the secret is bound to a request."""
 
     id: str
     service: str
@@ -70,21 +70,25 @@ class EnrolmentStore:
         self._audit = AuditStore(engine)
 
     async def add(self, row: EnrolmentRow, entry: AuditRow) -> None:
-        """Keep a new secret's record."""
+        """Store the record of a new secret."""
         async with self._engine.transaction(row.id):
             await self._engine.fetch(_ADD, **_ENROLMENT.values(row))
             await self._audit.add(entry)
 
     async def find(self, secret_hash: str) -> EnrolmentRow | None:
-        """The record of a secret."""
+        """Return the record with this hash of a secret; None if there is none."""
         return _ENROLMENT.read_one(await self._engine.fetch_one(_BY_HASH, secret_hash=secret_hash))
 
     async def newest(self, count: int) -> tuple[EnrolmentRow, ...]:
-        """The newest records, newest first."""
+        """Return the newest `count` records, newest first."""
         return tuple(_ENROLMENT.read(row) for row in await self._engine.fetch(_NEWEST, count=count))
 
     async def bind(self, enrolment: str, csr_sha256: str, entry: AuditRow) -> bool:
-        """Bind a secret to a request; True also for the request that it is bound to. False: expired, or another's."""
+        """Bind a secret to a request, given by the CSR's hash.
+
+        Returns True if the secret is now bound to this request, also after a repeat. Returns False if the secret has
+        expired or is bound to another request.
+        """
         with fault_point("breakwater.enrolment.bind"):
             async with self._engine.transaction(enrolment):
                 bound = await self._engine.fetch(_BIND, id=enrolment, csr_sha256=csr_sha256, now=entry.at)
@@ -93,12 +97,12 @@ class EnrolmentStore:
         return bool(bound)
 
     async def give_back(self, enrolment: str, csr_sha256: str, caller: str) -> None:
-        """Undo a binding whose request was refused. Nothing changes once `caller` has a record of an issuance."""
+        """Undo the binding of a refused request. Changes nothing if there is a record of an issuance for `caller`."""
         with fault_point("breakwater.enrolment.release"):
             await self._engine.fetch(_GIVE_BACK, id=enrolment, csr_sha256=csr_sha256, caller=caller)
 
     async def end(self, enrolment: str, entry: AuditRow) -> bool:
-        """Let a secret expire now; False if it had, or there is none."""
+        """Let a secret expire now. Return False if it had expired or does not exist."""
         async with self._engine.transaction(enrolment):
             ended = bool(await self._engine.fetch(_END, id=enrolment, now=entry.at))
             if ended:
@@ -106,5 +110,5 @@ class EnrolmentStore:
         return ended
 
     async def audit(self, entry: AuditRow) -> None:
-        """Write down a refusal."""
+        """Write the audit entry of a refusal."""
         await self._audit.add(entry)

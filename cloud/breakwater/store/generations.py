@@ -1,7 +1,7 @@
-"""Store: generations of nodes. Certificates are issued for open ones; a closed one never opens again.
+"""Store: generations of nodes. Certificates are issued only for open generations; a closed one never opens again.
 
-Rules: closing blocks first, then revokes, in one transaction; a close of a node and an issuance for it exclude each
-other, on every replica.
+Rules: A close blocks new certificates and then revokes the existing ones, in one transaction. A close of a node's
+generations and an issuance for the node exclude each other, on all replicas.
 """
 
 from typing import Any
@@ -24,7 +24,7 @@ GENERATION_NOT_CLOSED = missing(
         Generation.closed_at.is_not_null(),
     )
 )
-"""Condition on certificates: nothing has closed the generation."""
+"""Condition on certificates: the generation is not closed."""
 DEVICE_OF_GENERATION = (
     (Certificate.node == param("node"))
     & (Certificate.generation == param("generation"))
@@ -115,12 +115,12 @@ _SUPERSEDE = compiled(
 
 
 def generation_id(node: str, generation: int) -> str:
-    """The key of a generation's row."""
+    """Return the key of a generation's row."""
     return f"{node}.{generation}"
 
 
 def _generation(entry: AuditRow) -> dict[str, Any]:
-    """The columns of the entry's generation, without `closed_at`."""
+    """Return the columns of the entry's generation, except `closed_at`."""
     return {
         "id": generation_id(entry.node, entry.generation),
         "tenant": entry.tenant,
@@ -138,14 +138,14 @@ class GenerationStore:
         self._audit = AuditStore(engine)
 
     async def is_open(self, tenant: str, node: str, generation: int) -> bool:
-        """Whether a generation was opened, for this tenant, and not closed since."""
+        """Whether a generation was opened for this tenant and is not closed."""
         return bool(await self._engine.fetch(_IS_OPEN, id=generation_id(node, generation), tenant=tenant))
 
     async def open(self, entry: AuditRow) -> None:
-        """Open; nothing changes when it is open already.
+        """Open the entry's generation. Changes nothing if it is open.
 
         Raises:
-            Conflict: closed, or the node belongs to another tenant.
+            Conflict: the generation is closed, or the node belongs to another tenant.
         """
         async with self._engine.transaction(f"node:{entry.node}"):
             await self._require_owner(entry)
@@ -158,7 +158,7 @@ class GenerationStore:
                 await self._audit.add(entry)
 
     async def close_up_to(self, entry: AuditRow, reason: int) -> int:
-        """Close every generation up to the entry's; returns how many device serials of them are revoked by now.
+        """Close every generation up to the entry's. Return how many of their device certificates are revoked now.
 
         Raises:
             Conflict: the node belongs to another tenant.
@@ -172,7 +172,7 @@ class GenerationStore:
             return await self._revoke(entry, reason, first=1)
 
     async def close_one(self, entry: AuditRow, reason: int) -> int:
-        """Close the entry's generation alone; returns how many of its device serials are revoked by now.
+        """Close only the entry's generation. Return how many of its device certificates are revoked now.
 
         Raises:
             Conflict: the node belongs to another tenant.
@@ -184,8 +184,10 @@ class GenerationStore:
             return await self._revoke(entry, reason, first=entry.generation)
 
     async def supersede_keys(self, entry: AuditRow, spki_sha256: str, reason: int) -> int:
-        """Revoke the device certificates of the entry's generation for other keys that came before the newest one of
-        this key; returns how many were not revoked yet.
+        """Revoke device certificates of the entry's generation that are for earlier keys.
+
+        These are the certificates with other keys that were recorded no later than the newest certificate for
+        `spki_sha256`. Returns how many were newly revoked.
 
         Raises:
             Conflict: the node belongs to another tenant.
@@ -206,7 +208,7 @@ class GenerationStore:
             return len(rows)
 
     async def _revoke(self, entry: AuditRow, reason: int, first: int) -> int:
-        """Revoke what generations `first` to the entry's have; returns how many device serials are revoked."""
+        """Revoke certificates of the generations from `first` to the entry's. Return how many devices' are revoked."""
         generations = {"node": entry.node, "first": first, "last": entry.generation}
         await announce(self._engine, await self._engine.fetch(_REVOKE, **generations, reason=reason, at=entry.at))
         row = await self._engine.fetch_one(_COUNT_REVOKED, **generations)

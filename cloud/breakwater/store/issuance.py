@@ -1,8 +1,8 @@
-"""Store: records of issuances, made before the key is used, completed afterwards, or orphaned.
+"""Store: records of issuances. A record is made before the CA key is used. Then it gets its certificate or is orphaned.
 
-Rules: a record is durable before `record` returns, and everything that could forbid it is judged in its own
-transaction; only a record that is neither orphaned nor of a closed generation gets its certificate; a record that may
-be another process's work in progress is left alone.
+Rules: `record` checks everything that can forbid an issuance and makes the record durable, in one transaction. A record
+gets its certificate only if it is not orphaned and its generation is open. A record that another process may be working
+on is not touched.
 """
 
 from datetime import datetime, timedelta
@@ -45,14 +45,15 @@ State = Literal["recorded", "issued", "revoked", "orphaned"]
 HostKind = Literal["dns", "ip"]
 
 IN_FLIGHT = timedelta(seconds=60)
-"""A record younger than this may be at the signer of another replica: an issuance is ended after half of it."""
+"""A younger record may be in work at another replica. A process gives up an issuance after half of this."""
 SWEEP_ROWS = 500
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """Who asked for which certificate, from which authority. `request_key` is unique to the caller and its request.
+    """One certificate to issue: its caller, its content and its authority.
 
-    `shown` is the serial of the service's certificate that it was asked with; empty when there was none.
+    `request_key` identifies the caller's request. `shown` is the serial (hex) of the certificate with which a service
+    authenticated its request; it is empty if there was none.
     """
 
     request_key: str
@@ -67,19 +68,19 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def subject(self) -> str:
-        """What this order and a close exclude each other on."""
+        """The name of the lock that this order shares with a close or a revocation."""
         return f"node:{self.node}" if self.node else f"service:{self.service}"
 
 
 class Stored(msgspec.Struct, frozen=True):
-    """The certificate that the same request has got already, and the authority that signed it."""
+    """The certificate (DER) that an earlier call of the same request got, and the authority that signed it."""
 
     certificate: bytes
     authority: str
 
 
 class _Earlier(msgspec.Struct, frozen=True):
-    """The record that a request made before, and the state of its authority."""
+    """The record of an earlier call of the same request, and the state of its authority."""
 
     serial: str
     profile: str
@@ -96,7 +97,7 @@ class _Earlier(msgspec.Struct, frozen=True):
 
 
 class Device(msgspec.Struct, frozen=True):
-    """The newest device certificate of a generation: its key and dates."""
+    """The key and the dates of a generation's newest device certificate."""
 
     spki_sha256: str
     not_before: datetime
@@ -104,7 +105,7 @@ class Device(msgspec.Struct, frozen=True):
 
 
 class ServiceHostName(msgspec.Struct, frozen=True):
-    """A DNS or IP name that stands in a service's certificate."""
+    """A DNS name or IP address in a service's certificate."""
 
     kind: HostKind
     value: str
@@ -140,9 +141,9 @@ def _authority_is(*states: str) -> Combinable:
 
 
 def _record(condition: Combinable) -> Statement:
-    """Insert a record if the condition holds and the request has none; returns its serial, or no row.
+    """Compile an INSERT of a record that runs if the condition holds and the request has no record.
 
-    One statement keeps issuance fast; what forbade a record is found out by others.
+    It returns the serial, or no row. One statement keeps issuance fast. After "no row", other queries find the reason.
     """
     constants: dict[Column, Any] = {
         Certificate.state: "recorded",
@@ -152,7 +153,7 @@ def _record(condition: Combinable) -> Statement:
         Certificate.feed: 0,
     }
     insert = insert_if(Certificate, condition, constants)
-    # Piccolo adds ON CONFLICT and RETURNING to its own INSERT only, which has no condition.
+    # Piccolo adds ON CONFLICT and RETURNING only to its own INSERT, which cannot have a condition.
     return compiled(sql("{} ON CONFLICT (request_key) DO NOTHING RETURNING serial", insert))
 
 
@@ -208,12 +209,12 @@ _PING = compiled(Closing.select(Count(alias="rows")).where(Closing.node == param
 
 
 def serial_text(serial: int) -> str:
-    """The one spelling of a serial: lower-case hex, 40 letters."""
+    """Return a serial in the form of the records: 40 lower-case hex digits."""
     return f"{serial:040x}"
 
 
 class IssuanceStore:
-    """The queries over one engine."""
+    """The queries of issuances."""
 
     def __init__(self, engine: ServiceEngine) -> None:
         self._engine = engine
@@ -221,27 +222,28 @@ class IssuanceStore:
 
     @property
     def shared(self) -> bool:
-        """Whether other processes may issue on this database: one SQLite file serves one process."""
+        """Whether other processes may issue on this database. A SQLite file serves only one process."""
         return self._engine.engine_type != "sqlite"
 
     async def record(self, order: Order, tbs: bytes, now: datetime) -> Stored | None:
-        """Make the record durable, or return the certificate that the same request has got already.
+        """Make a durable record, or return the certificate that the same request already has.
 
-        A record without a certificate under the same request, which nobody can be at work on any more, becomes an
-        orphan and a new one is made; so is a new one when the certificate has expired or its authority lost its trust.
+        `tbs` are the linted to-be-signed bytes. An earlier record of the same request is replaced in two cases. If it
+        has no certificate and no process can be working on it, it becomes an orphan. If its certificate has expired or
+        its authority is no longer trusted, it gives up the request key.
 
         Raises:
-            GenerationClosed: closed, or never opened for this tenant.
+            GenerationClosed: the generation is closed, or was never opened for this tenant.
             Conflict: the request id was used for another key, generation or profile, or its certificate is revoked.
-            CsrRefused: the key belongs to something else, or a certificate of it is revoked.
-            NotAdmitted: the certificate that was shown is revoked.
-            AuthorityRetired: the authority is not active any more.
-            StillRunning: another replica may be at work on the same request.
+            CsrRefused: the key belongs to another subject or generation, or a certificate for it is revoked.
+            NotAdmitted: the certificate that authenticated the request is revoked.
+            AuthorityRetired: the authority may not issue any more.
+            StillRunning: another replica may be working on the same request.
         """
         async with self._engine.transaction(order.subject, f"spki:{order.wanted.key.spki_sha256}"):
-            # Looked at here, for a revocation excludes this transaction: the guard's look may be half a minute old.
+            # Checked in this transaction, which excludes revocations. The guard's check may be half a minute old.
             if order.shown and await self._is_revoked(order.shown):
-                raise NotAdmitted("the certificate that was shown is revoked")
+                raise NotAdmitted("the certificate that authenticated the request is revoked")
             if await self._insert(order, tbs, now):
                 return None
             await self._require_open(order)
@@ -253,7 +255,7 @@ class IssuanceStore:
                 await self._give_up(earlier, now)
             await self._require_free_key(order)
             if earlier is None or not await self._insert(order, tbs, now):
-                raise AuthorityRetired(f"the authority {order.authority} does not issue any more")
+                raise AuthorityRetired(f"the authority {order.authority} does not issue any more; ask again")
         return None
 
     async def _insert(self, order: Order, tbs: bytes, now: datetime) -> bool:
@@ -296,10 +298,10 @@ class IssuanceStore:
             generation=wanted.generation,
             service=order.service,
         ):
-            raise CsrRefused("the key is not new: it belongs to another subject or generation, or was revoked")
+            raise CsrRefused("the key was used for another subject or generation, or was revoked; use a new key")
 
     def _repeated(self, earlier: _Earlier, order: Order, now: datetime) -> Stored | None:
-        """The certificate of an earlier record under the same request; None if a new one is to be made."""
+        """Return the certificate of an earlier record of the same request; None if a new record is needed."""
         wanted = order.wanted
         same = (earlier.profile, earlier.node, earlier.service, earlier.generation, earlier.spki_sha256) == (
             wanted.profile,
@@ -318,7 +320,7 @@ class IssuanceStore:
             trusted = earlier.authority_state not in ("tainted", "revoked")
             return Stored(earlier.certificate, earlier.authority) if trusted else None
         if self.shared and earlier.recorded_at > now - IN_FLIGHT:
-            raise StillRunning("the same request is being answered by another process")
+            raise StillRunning("another process is working on the same request; ask again")
         return None
 
     async def _give_up(self, earlier: _Earlier, now: datetime) -> None:
@@ -328,25 +330,25 @@ class IssuanceStore:
             await announce(self._engine, await self._engine.fetch(_ORPHAN, serial=earlier.serial, now=now))
 
     async def store_certificate(self, order: Order, certificate: bytes) -> bool:
-        """Store the certificate of a record; False if the record was orphaned or its generation closed meanwhile.
+        """Store the certificate of a record. Return False if the record was orphaned or its generation closed.
 
-        One statement is enough: a close that does not see the record has committed before it was made, and one that
-        does changes this very row.
+        One statement without a lock is enough. A close either committed before the record was made, and then there is
+        no record, or it changes the row of the record.
         """
         serial = serial_text(order.wanted.serial)
         return bool(await self._engine.fetch(_STORE, serial=serial, certificate=certificate))
 
     async def orphan(self, order: Order, now: datetime) -> bool:
-        """Give up one record of this process; False if it is not `recorded` any more."""
+        """Make a record of this process an orphan. Return False if its state is not `recorded` any more."""
         async with self._engine.transaction(order.subject):
             rows = await self._engine.fetch(_ORPHAN, serial=serial_text(order.wanted.serial), now=now)
             await announce(self._engine, rows)
         return bool(rows)
 
     async def orphan_stale(self, now: datetime, age: timedelta) -> list[str]:
-        """Give up every record without a certificate that is at least so old. Returns their serials.
+        """Make an orphan of every record in state `recorded` that is at least `age` old. Return their serials.
 
-        It looks first: nearly always there is none, and the transaction would make every issuance wait.
+        A query without a lock runs first. It nearly always finds nothing, and the transaction would block issuance.
         """
         found: list[str] = []
         while await self._engine.fetch(_STALE, before=now - age):
@@ -357,7 +359,7 @@ class IssuanceStore:
         return found
 
     async def is_revoked(self, serial: int) -> bool:
-        """Whether a serial is revoked or orphaned; an unknown one is not."""
+        """Whether a serial is revoked or orphaned. An unknown serial is not."""
         return await self._is_revoked(serial_text(serial))
 
     async def _is_revoked(self, serial: str) -> bool:
@@ -365,27 +367,30 @@ class IssuanceStore:
         return row is not None and row["state"] in ("revoked", "orphaned")
 
     async def device(self, node: str, generation: int) -> Device | None:
-        """The newest device certificate of a generation."""
+        """Return the newest issued device certificate of a generation; None if there is none."""
         return _DEVICE.read_one(await self._engine.fetch_one(_NEWEST_DEVICE, node=node, generation=generation))
 
     async def renewals(self, caller: str, node: str, generation: int, since: datetime, but: str, count_max: int) -> int:
-        """How many device certificates `caller` has asked for since then, under another request key than `but`."""
+        """Count the generation's device certificates that `caller` requested after `since`, except the request `but`.
+
+        Counting stops at `count_max`.
+        """
         rows = await self._engine.fetch(
             _RENEWALS, node=node, generation=generation, caller=caller, since=since, but=but, limit=count_max
         )
         return len(rows)
 
     async def hosts(self, service: str) -> tuple[ServiceHostName, ...]:
-        """The host names recorded for a service, in order."""
+        """Return the host names that are recorded for a service, in order."""
         return tuple(_HOST.read(row) for row in await self._engine.fetch(_HOSTS, service=service))
 
     async def add_hosts(self, service: str, hosts: tuple[ServiceHostName, ...]) -> None:
-        """Record host names; those that are there stay."""
+        """Record host names for a service. Existing names stay."""
         async with self._engine.transaction():
             for position, host in enumerate(hosts):
                 name = f"{service}:{host.kind}:{host.value}"
                 await self._engine.fetch(_ADD_HOST, id=name, service=service, position=position, **_HOST.values(host))
 
     async def ping(self) -> None:
-        """A query that fails when the database cannot answer."""
+        """Run a query. Raises StorageError when the database cannot answer."""
         await self._engine.fetch(_PING, node="")

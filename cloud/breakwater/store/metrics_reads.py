@@ -1,4 +1,4 @@
-"""Store: the few numbers that only the database knows. Every query is bounded: a number must not slow what it counts."""
+"""Store: numbers for the metrics. Every query is bounded, so that a scrape does not slow down the database."""
 
 from datetime import datetime
 
@@ -8,7 +8,7 @@ from cloud.storage import ServiceEngine, compiled, param, sql
 COUNTED_MAX = 10_000
 STATES = ("recorded", "issued", "revoked", "orphaned")
 
-# Piccolo has no FROM (subquery). The column is that of the condition, so that its index answers alone.
+# Piccolo has no FROM (subquery). The subquery selects the column of its condition, so that the index is enough.
 _STATE = compiled(
     sql(
         "SELECT COUNT(*) AS n FROM ({}) AS few",
@@ -26,13 +26,13 @@ _OLDEST = compiled(
 
 
 class MetricsStore:
-    """The queries over one engine."""
+    """The queries for the metrics."""
 
     def __init__(self, engine: ServiceEngine) -> None:
         self._engine = engine
 
     async def states(self) -> dict[str, int]:
-        """How many records are in each state, counted to `COUNTED_MAX`."""
+        """Return the number of records in each state. Counting stops at `COUNTED_MAX`."""
         found = {}
         for state in STATES:
             (row,) = await self._engine.fetch(_STATE, state=state)
@@ -40,6 +40,6 @@ class MetricsStore:
         return found
 
     async def next_publication(self, authority: str) -> datetime | None:
-        """When the oldest published CRL of an authority is due to be replaced."""
+        """Return when the oldest published CRL of an authority is to be replaced; None if there is no CRL."""
         row = await self._engine.fetch_one(_OLDEST, authority=authority)
         return None if row is None else row["next_publish_at"]

@@ -1,7 +1,7 @@
-"""Store: records of sessions and responders are deleted long after their certificates ended. Nothing else is deleted.
+"""Store: deletes records of sessions and responders long after their certificates ended. It deletes nothing else.
 
-A node has two sessions a day, so their records outgrow all others; no CRL and no OCSP answer ever names one. Rule: a
-record is never deleted while it says that a key must not come back.
+A node has at least two sessions a day, so records of sessions outnumber all others. No CRL and no OCSP answer contains
+a session or a responder. Rule: A revoked record stays, because it blocks a new certificate for its key.
 """
 
 from datetime import datetime
@@ -12,17 +12,17 @@ from cloud.breakwater.tables import IssuedCertificate as Certificate
 from cloud.storage import ServiceEngine, compiled, param
 
 ROWS_LOOKED_AT = 500
-"""In one step: a few milliseconds of the event loop, on SQLite, and one short statement."""
+"""Records in one step. With SQLite a step blocks the event loop for a few milliseconds."""
 
 
 class Step(msgspec.Struct, frozen=True):
-    """How far a walk over all records has come (`cursor` is empty at its end), and what this step deleted."""
+    """The result of one step: the cursor of the next step (empty at the end), and the number of deleted records."""
 
     cursor: str
     deleted: int
 
 
-# The walk goes by the key: a search by date would read the whole table whenever nothing is left to delete.
+# Pages are in order of the key. A search by date would read the whole table when there is nothing to delete.
 _PAGE = compiled(
     Certificate.select(Certificate.serial, Certificate.profile, Certificate.not_after)
     .where(Certificate.serial > param("after"))
@@ -43,13 +43,13 @@ _DELETE = compiled(
 
 
 class RetentionStore:
-    """The queries over one engine."""
+    """The queries that delete old records."""
 
     def __init__(self, engine: ServiceEngine) -> None:
         self._engine = engine
 
     async def step(self, cursor: str, before: datetime) -> Step:
-        """Look at the next records after `cursor`, and delete what may go and ended before that time."""
+        """Read the next records after `cursor`. Delete its sessions and responders that ended before `before`."""
         page = await self._engine.fetch(_PAGE, after=cursor, limit=ROWS_LOOKED_AT)
         if not page:
             return Step("", 0)

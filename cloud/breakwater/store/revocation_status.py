@@ -1,6 +1,7 @@
-"""Store: what is revoked: the status of one serial, and the feed of services' serials. It writes nothing.
+"""Store: reads the status of one serial, and the revocation feed of services' serials.
 
-A place in the feed is drawn under its counter's lock, so a reader who has read up to a place misses none before it.
+Numbers of the feed are assigned under the lock of the feed's counter. So a reader that has read up to a number has
+missed no lower number.
 """
 
 from datetime import datetime
@@ -12,11 +13,11 @@ from cloud.breakwater.tables import Counter, IssuedCertificate
 from cloud.storage import Mapper, ServiceEngine, compiled, param
 
 FEED_PAGE = 500
-"""Entries of one answer: 60 kB."""
+"""Entries in one answer. They have 60 kB."""
 
 
 class SerialStatus(msgspec.Struct, frozen=True):
-    """What is on record of a serial. Without a shard nothing is ever said of it (sessions, responders)."""
+    """The recorded status of a serial. `shard` is empty for sessions and responders, which have no public status."""
 
     state: Literal["recorded", "issued", "revoked", "orphaned"]
     authority: str
@@ -26,7 +27,7 @@ class SerialStatus(msgspec.Struct, frozen=True):
 
 
 class FeedRow(msgspec.Struct, frozen=True):
-    """A revoked certificate of a service, at its place in the feed. `serial` is hex."""
+    """A revoked certificate of a service. `feed` is its number in the feed, `serial` is hex."""
 
     feed: int
     serial: str
@@ -54,14 +55,14 @@ class RevocationStatusStore:
         self._engine = engine
 
     async def status(self, serial: str) -> SerialStatus | None:
-        """What is on record of a serial; None for one that was never drawn here."""
+        """Return the status of a serial (hex); None if there is no record."""
         return _STATUS_OF.read_one(await self._engine.fetch_one(_STATUS, serial=serial))
 
     async def feed(self, after: int, now: datetime) -> tuple[FeedRow, ...]:
-        """The next entries after a place that have not expired, at most `FEED_PAGE`."""
+        """Return the first `FEED_PAGE` entries after the number `after` whose certificates end after `now`."""
         return tuple(_FEED_ROW.read(row) for row in await self._engine.fetch(_FEED, after=after, now=now))
 
     async def head(self) -> int:
-        """The newest place of the feed."""
+        """Return the highest number in the feed; 0 if it is empty."""
         row = await self._engine.fetch_one(_HEAD)
         return 0 if row is None else int(row["value"])

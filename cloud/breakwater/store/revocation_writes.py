@@ -1,6 +1,6 @@
-"""Store: what every revocation writes: reason and time, the shard's revision, the place in the feed, the audit row.
+"""Store: writes a revocation: its reason and time, the shard's revision, the number in the feed, the audit row.
 
-Rule: all of it in the one transaction of the decision, so that no CRL and no feed can miss what is revoked.
+Rule: All of this happens in the transaction of the decision, so that no CRL and no feed can miss a revocation.
 """
 
 from collections.abc import Sequence
@@ -21,9 +21,9 @@ REVOKED: dict[Column | str, Any] = {
     Certificate.reason: param("reason"),
     Certificate.revoked_at: Coalesce(Certificate.revoked_at, param("at")),
 }
-"""What an UPDATE sets that revokes certificates: an orphan keeps the time at which it was given up."""
+"""The columns that an UPDATE sets to revoke certificates. An orphan keeps its time, at which it became an orphan."""
 ANNOUNCED = (Certificate.serial, Certificate.shard, Certificate.service, Certificate.feed)
-"""What it returns, for `announce`."""
+"""The columns that this UPDATE returns, for `announce`."""
 
 _MOVE_SHARD = compiled(CrlShard.update({CrlShard.revision: CrlShard.revision + 1}).where(CrlShard.id == param("id")))
 _NEXT_FEED = compiled(
@@ -48,9 +48,10 @@ _REVOKE_SERVICE = compiled(
 
 
 async def announce(engine: ServiceEngine, rows: Sequence[Row]) -> None:
-    """In the transaction that made these certificates revoked or orphaned: move their shards and the feed.
+    """Raise the revisions of the shards, and give services' serials a number in the feed.
 
-    `rows` have the columns `ANNOUNCED`. A serial that stands in the feed already keeps its place.
+    Call this in the transaction that revoked or orphaned the certificates. `rows` have the columns `ANNOUNCED`. A
+    serial that is in the feed keeps its number.
     """
     for shard in sorted({row["shard"] for row in rows if row["shard"]}):
         await engine.fetch(_MOVE_SHARD, id=shard)
@@ -60,17 +61,18 @@ async def announce(engine: ServiceEngine, rows: Sequence[Row]) -> None:
 
 
 class RevocationWriteStore:
-    """Revocation of services' certificates; nodes' are revoked by closing their generations."""
+    """Revokes certificates of services. `GenerationStore` revokes those of nodes."""
 
     def __init__(self, engine: ServiceEngine) -> None:
         self._engine = engine
         self._audit = AuditStore(engine)
 
     async def revoke(self, serial: str, reason: int, at: datetime, entry: AuditRow) -> bool:
-        """Revoke one service certificate; False if it was revoked before.
+        """Revoke the certificate with the serial `serial` (hex). Return False if it was already revoked.
 
         Raises:
-            NotAdmitted: no such serial. ValueRefused: not a service's.
+            NotAdmitted: there is no such serial.
+            ValueRefused: the certificate is not a service's.
         """
         async with self._engine.transaction():
             row = await self._engine.fetch_one(_ONE, serial=serial)
@@ -82,7 +84,7 @@ class RevocationWriteStore:
             return bool(await self._settle(rows, entry))
 
     async def revoke_service(self, service: str, reason: int, at: datetime, entry: AuditRow) -> tuple[str, ...]:
-        """Revoke every certificate of a service that has not expired; returns the serials that were not yet."""
+        """Revoke every unexpired certificate of a service. Return the newly revoked serials."""
         async with self._engine.transaction():
             rows = await self._engine.fetch(_REVOKE_SERVICE, service=service, reason=reason, at=at)
             return await self._settle(rows, entry)

@@ -1,8 +1,8 @@
-"""Store: CRL shards and the CRLs published for them.
+"""Store: CRL shards and their published CRLs.
 
-Rules: a place is reserved durably before it is used, and a shard never has more certificates than places; a CRL number
-is drawn and what is revoked is read in one transaction that holds the shard's row, so that a higher number never shows
-less; a CRL is stored only over a lower number.
+Rules: A place is durably reserved before it is used, so a shard never has more certificates than reserved places. One
+transaction locks the shard's row, draws a CRL number and reads the revocations. So a CRL with a higher number never
+lacks a revocation. A CRL is stored only over a lower number.
 """
 
 from datetime import datetime
@@ -14,15 +14,16 @@ from cloud.breakwater.tables import Authority, Crl, CrlShard, IssuedCertificate
 from cloud.storage import Mapper, ServiceEngine, compiled, insert_into, param, params, value_of
 
 SHARDS_MAX = 100_000
-"""Bounds a list of shards: five hundred million certificates."""
+"""Bounds a query for all shards; they hold five hundred million certificates."""
 CRLS_KEPT = 3
-"""The published one and two before it, which the check of continuity compares it with."""
+"""The published CRL and the two before it. The checker compares consecutive CRLs."""
 
 
 class Shard(msgspec.Struct, frozen=True):
-    """A shard: whose it is, what was revoked in it (`revision`) and what of that is published.
+    """A shard of an authority.
 
-    `ended`: its authority is revoked and signs nothing any more.
+    `revision` rises with each revocation, and `published_revision` is the revision in the published CRL. `ended` is 1
+    if the authority is revoked and signs nothing any more.
     """
 
     id: str
@@ -34,10 +35,10 @@ class Shard(msgspec.Struct, frozen=True):
     ended: int = 0
 
     def due(self, now: datetime, latest: datetime) -> bool:
-        """Whether a new CRL is wanted: something was revoked since the last, or it is time.
+        """Whether a new CRL is due: after a revocation, or when its planned time has come.
 
-        It is time also when the next one is planned after `latest`, as only a clock that ran ahead plans: what it
-        signed begins in the future, and no verifier takes it yet.
+        A plan after `latest` was made by a clock that was ahead. Its CRL begins in the future and no verifier accepts
+        it, so a new CRL is due then too.
         """
         if self.ended:
             return False
@@ -46,7 +47,7 @@ class Shard(msgspec.Struct, frozen=True):
 
 
 class RevokedRow(msgspec.Struct, frozen=True):
-    """A certificate that is revoked or orphaned. `serial` is hex, `reason` the CRLReason."""
+    """A revoked or orphaned certificate. `serial` is hex, `reason` the CRLReason."""
 
     serial: str
     revoked_at: datetime | None
@@ -54,7 +55,7 @@ class RevokedRow(msgspec.Struct, frozen=True):
 
 
 class Draw(msgspec.Struct, frozen=True):
-    """A CRL to be made: its number, what it has to show, and the highest number published before it."""
+    """The content of a CRL to be made: its number, its entries, and the highest number published so far."""
 
     shard: str
     authority: str
@@ -65,7 +66,7 @@ class Draw(msgspec.Struct, frozen=True):
 
 
 class PublishedCrl(msgspec.Struct, frozen=True):
-    """A CRL as it was published. `data` is its DER."""
+    """A published CRL. `data` is its DER."""
 
     shard: str
     number: int
@@ -167,23 +168,23 @@ _KEPT = compiled(
 
 
 def shard_id(authority: str, number: int) -> str:
-    """The one spelling of a shard's id."""
+    """Return the id of a shard."""
     return f"{authority}.{number}"
 
 
 def crl_id(shard: str, number: int) -> str:
-    """The key of a published CRL's row."""
+    """Return the key of a published CRL's row."""
     return f"{shard}:{number}"
 
 
 class ShardStore:
-    """The queries over one engine."""
+    """The queries of shards and CRLs."""
 
     def __init__(self, engine: ServiceEngine) -> None:
         self._engine = engine
 
     async def reserve(self, authority: str, places: int, places_max: int) -> str:
-        """Take `places` of the authority's newest shard, or of a new one when they do not fit. Returns its id."""
+        """Reserve `places` in the authority's newest shard, or in a new shard if they do not fit. Return its id."""
         async with self._engine.transaction(f"shards {authority}"):
             newest = await self._engine.fetch_one(_NEWEST, authority=authority)
             if newest is not None and newest["reserved"] + places <= places_max:
@@ -195,27 +196,26 @@ class ShardStore:
             return identifier
 
     async def find(self, identifier: str) -> Shard | None:
-        """One shard."""
+        """Return a shard; None if there is none with this id."""
         return _SHARD.read_one(await self._engine.fetch_one(_ONE, id=identifier))
 
     async def all(self) -> list[Shard]:
-        """Every shard, by id."""
+        """Return every shard, ordered by id."""
         return [_SHARD.read(row) for row in await self._engine.fetch(_ALL)]
 
     async def due(self, now: datetime, latest: datetime, count_max: int) -> list[str]:
-        """Shards that want a new CRL, as `Shard.due` judges each."""
+        """Return the ids of due shards, at most `count_max`. `Shard.due` has the same rule."""
         return [str(row["id"]) for row in await self._engine.fetch(_DUE, now=now, latest=latest, limit=count_max)]
 
     async def draw(self, identifier: str, now: datetime, entries_max: int) -> Draw | None:
-        """Draw the next CRL number, max(drawn + 1, unix time in ms), and read what that CRL has to show.
+        """Draw the next CRL number and read the entries of that CRL. Return None for an unknown shard.
 
-        Milliseconds, so that numbers do not run ahead of the clock, and one drawn after the database was lost is above
-        those before.
+        The number is max(last number + 1, Unix time in milliseconds). So a number that is drawn after the database was
+        lost is higher than the numbers before. With milliseconds, frequent CRLs do not let numbers run ahead of time.
 
-        The update comes first: its lock on the row puts this behind every revocation in the shard that has committed
-        and before every one that has not. A certificate that expired is left out once a CRL of after its end has
-        shown it (RFC 5280 section 3.3); one of before `now`, for a list of a clock that ran ahead proves nothing.
-        None for an unknown shard.
+        The update of the number comes first. It locks the shard's row, so all committed revocations are read and later
+        ones wait. An expired certificate is left out once a CRL that was issued after its end contained it (RFC 5280
+        section 3.3). A CRL that a fast clock dated after `now` does not count for this.
         """
         unix = int(now.timestamp() * 1000)
         async with self._engine.transaction(f"shard {identifier}"):
@@ -238,7 +238,7 @@ class ShardStore:
         )
 
     async def publish(self, crl: PublishedCrl, revision: int, next_publish_at: datetime) -> bool:
-        """Store a CRL over a lower number; False if an equal or higher one was published meanwhile."""
+        """Store a CRL over a lower number. Return False if an equal or higher number was published meanwhile."""
         async with self._engine.transaction(f"shard {crl.shard}"):
             if not await self._engine.fetch(
                 _PUBLISH, id=crl.shard, number=crl.number, revision=revision, next_publish_at=next_publish_at
@@ -249,10 +249,10 @@ class ShardStore:
             return True
 
     async def published(self, shard: Shard) -> PublishedCrl | None:
-        """The CRL that is published for a shard; None before the first."""
+        """Return the published CRL of a shard; None before the first."""
         identifier = crl_id(shard.id, shard.published_number)
         return _CRL.read_one(await self._engine.fetch_one(_ONE_CRL, id=identifier))
 
     async def kept(self, identifier: str) -> list[PublishedCrl]:
-        """The CRLs of a shard that are kept, newest first."""
+        """Return the stored CRLs of a shard, newest first."""
         return [_CRL.read(row) for row in await self._engine.fetch(_KEPT, shard=identifier)]

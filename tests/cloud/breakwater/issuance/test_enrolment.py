@@ -1,4 +1,4 @@
-"""One-time secrets: what they are good for, once, and how everything else is refused alike and counted."""
+"""`cloud.breakwater.issuance.enrolment`: one use of each secret; all wrong secrets get the same, counted refusal."""
 
 import asyncio
 import os

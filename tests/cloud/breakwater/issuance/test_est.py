@@ -1,4 +1,4 @@
-"""`cloud.breakwater.issuance.est`: who gets a certificate for whom, and how a request without a name is named."""
+"""`cloud.breakwater.issuance.est`: the caller determines the certificate's names; ids of requests without an id."""
 
 import hashlib
 from datetime import timedelta
@@ -22,7 +22,7 @@ HOUR = timedelta(hours=1)
 
 
 class Recorder:
-    """An issuer that writes down what it is asked for; `error` is raised while it is set."""
+    """An issuer that records its calls, and raises `error` if it is set."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[object, ...]] = []

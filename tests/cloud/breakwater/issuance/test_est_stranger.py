@@ -1,4 +1,4 @@
-"""A stranger's clients: the commands of `docs/est.md`, run as they stand there, by curl and openssl alone."""
+"""The commands in `docs/est.md` run unchanged and need only curl and openssl."""
 
 import asyncio
 import os
@@ -26,12 +26,12 @@ HOUR = timedelta(hours=1)
 
 
 def commands() -> str:
-    """The recipe's commands, without the block that gives the example's values."""
+    """The commands of the page, without the block of example values."""
     return "\n".join(re.findall(r"^```sh\n(.*?)^```$", RECIPE.read_text(), re.DOTALL | re.MULTILINE))
 
 
 async def run(script: str, live: Live, place: Path) -> str:
-    """Run a script as the recipe's reader would; returns what it said."""
+    """Run a script in bash as a reader of the page would, and return its output."""
     environment = {"PATH": os.environ["PATH"], "HOME": str(place), "URL": live.url, "SERVICE": "fabric"}
     shell = await asyncio.create_subprocess_exec(
         *("bash", "-euo", "pipefail", "-c", script),
@@ -40,9 +40,9 @@ async def run(script: str, live: Live, place: Path) -> str:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    said, _ = await shell.communicate()
-    assert shell.returncode == 0, said.decode()
-    return said.decode()
+    output, _ = await shell.communicate()
+    assert shell.returncode == 0, output.decode()
+    return output.decode()
 
 
 def names_of(path: Path) -> tuple[str, list[str]]:
@@ -76,10 +76,10 @@ async def test_a_stranger_enrols_and_renews_by_the_recipe(tmp_path: Path) -> Non
         shutil.copy(home / "breakwater" / "certs" / "root.pem", place / "root.pem")
         secret = await live.running.parts.enrolments.create("fabric", "operator/test", HOUR)
         write_secret(place / "secret", secret.encode() + b"\n")
-        said = await run(commands(), live, place)
-    assert [said.count(f"{name}.pem: OK") for name in ("cert", "renewed", "rekeyed")] == [1, 1, 1]
-    assert "id-ecPublicKey" in said
-    assert secret not in said
+        output = await run(commands(), live, place)
+    assert [output.count(f"{name}.pem: OK") for name in ("cert", "renewed", "rekeyed")] == [1, 1, 1]
+    assert "id-ecPublicKey" in output
+    assert secret not in output
     for name, key in (("cert", "key"), ("renewed", "key"), ("rekeyed", "next-key")):
         spiffe, dns = names_of(place / f"{name}.pem")
         assert (spiffe, dns) == (f"spiffe://{TRUST_DOMAIN}/service/fabric", ["localhost"])

@@ -1,4 +1,4 @@
-"""Orders are carried out: recorded before signed, once a request, never for a closed generation."""
+"""`cloud.breakwater.issuance.executor`: record before signature, one certificate a request, none after a close."""
 
 import asyncio
 from pathlib import Path
@@ -38,7 +38,7 @@ async def test_the_record_is_durable_before_the_key_is_used_and_equals_what_is_s
     seen: list[tuple[bytes, str]] = []
 
     async def look(linted: Linted) -> None:
-        async with issuer_at(home, database, Clock()) as other:  # another connection sees only what is committed
+        async with issuer_at(home, database, Clock()) as other:  # another connection sees only committed rows
             row = (await other.node_rows())[-1]
         seen.append((bytes(row["tbs"]), row["state"]))
         assert row["tbs"] == linted.tbs
@@ -82,7 +82,7 @@ async def test_a_close_between_record_and_signature_wins(home: Path, database: L
 
 
 async def test_issue_and_close_raced_a_hundred_times(issuer: Issuer) -> None:
-    """Whoever comes first: after the close no device certificate of the generation is unrevoked."""
+    """Whichever is first: after the close every device certificate of the generation is revoked."""
     given, refused = 0, 0
 
     async def delayed(turns: int, generation: int) -> None:
@@ -131,7 +131,7 @@ async def test_a_failed_signature_leaves_an_orphan_and_the_repeat_a_new_record(h
 
 
 async def test_an_orphan_of_a_start_gets_no_certificate_later(home: Path, database: Location) -> None:
-    """Another process starts (and orphans) while this one is between record and signature."""
+    """Another process starts, and orphans the record, while this process is between record and signature."""
 
     async def restart(_: Linted) -> None:
         async with issuer_at(home, database, Clock(START + IN_FLIGHT)) as other:

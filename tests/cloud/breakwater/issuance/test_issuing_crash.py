@@ -1,4 +1,4 @@
-"""A process killed at each fault point of issuance, revocation and authorities, before and after: what the next finds."""
+"""Kill a process before and after each fault point of issuance, revocation and authorities; check the next start."""
 
 import asyncio
 import os
@@ -53,7 +53,7 @@ SOURCES = (
 
 
 class Failing(Signer):
-    """A signer that fails while `broken` is set."""
+    """A signer that raises SignerError while `broken` is set."""
 
     broken = False
 
@@ -88,7 +88,7 @@ async def story(home: Path, database: Location, key: ec.EllipticCurvePrivateKey)
 
 
 def child(home: str, database: str, key_file: str, point: str, stage: str) -> None:
-    """What the killed process runs."""
+    """The program of the killed process."""
 
     def hook(name: str, at: str) -> None:
         if (name, at) == (point, stage):
@@ -129,7 +129,7 @@ EXPECTED: dict[tuple[str, str], list[str]] = {
     ("breakwater.authority.move", "after"): ["revoked", "revoked"],
 }
 ELSEWHERE = {"breakwater.authority.adopt", "breakwater.authority.cross"}
-"""One transaction each, of things that are there before: `test_authorities.py` repeats them."""
+"""Not walked here: each is a single transaction, and `test_authorities.py` repeats it."""
 
 
 def test_every_fault_point_of_these_files_is_walked() -> None:
@@ -139,7 +139,7 @@ def test_every_fault_point_of_these_files_is_walked() -> None:
 
 
 async def promises_hold(issuer: Issuer) -> None:
-    """What is true at every moment after a start."""
+    """Check the conditions that hold at all times after a start."""
     rows = await issuer.records()
     assert not [row for row in rows if row["state"] == "recorded"]
     for row in rows:
@@ -159,7 +159,7 @@ async def promises_hold(issuer: Issuer) -> None:
 
 @pytest.mark.parametrize(("point", "stage"), EXPECTED)
 async def test_killed(home: Path, database: Location, tmp_path: Path, point: str, stage: str) -> None:
-    home = Path(shutil.copytree(home, tmp_path / "home"))  # the story makes a CA key there
+    home = Path(shutil.copytree(home, tmp_path / "home"))  # the story adds a CA key
     key = new_key()
     key_file = tmp_path / "key.pem"
     key_file.write_bytes(

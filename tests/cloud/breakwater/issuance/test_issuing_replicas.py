@@ -1,4 +1,4 @@
-"""Two replicas of the issuer on one PostgreSQL: what one has decided the other keeps to, at once."""
+"""Two replicas of the issuer on one PostgreSQL: a decision of one is effective at the other at once."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -49,7 +49,7 @@ async def pair(home: Path, database: Location) -> AsyncIterator[Pair]:
 
 
 class Held(Signer):
-    """A signer that waits before it signs."""
+    """A signer that waits for `go_on` before it signs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ async def test_a_close_at_one_refuses_at_the_other_at_once(pair: Pair) -> None:
 
 
 async def test_issuance_and_close_raced_at_two_replicas(pair: Pair) -> None:
-    """After the close no device certificate of the generation is unrevoked, whoever was first."""
+    """After the close every device certificate of the generation is revoked, whichever of the two was first."""
     one, other = pair
 
     async def race(number: int) -> None:
@@ -167,10 +167,10 @@ async def test_a_repeat_waits_for_the_replica_at_work_and_then_gives_up(
         asked = ask(new_key())
         running = asyncio.create_task(one.issuing.issue_device(FABRIC, asked))
         await held.reached.wait()
-        monkeypatch.setattr(executor, "ELSEWHERE_SECONDS_MAX", 0.1)
+        monkeypatch.setattr(executor, "OTHER_REPLICA_SECONDS_MAX", 0.1)
         with pytest.raises(StillRunning):
             await other.issuing.issue_device(FABRIC, asked)
-        monkeypatch.setattr(executor, "ELSEWHERE_SECONDS_MAX", 30.0)
+        monkeypatch.setattr(executor, "OTHER_REPLICA_SECONDS_MAX", 30.0)
         repeat = asyncio.create_task(other.issuing.issue_device(FABRIC, asked))
         held.go_on.set()
         assert await repeat == await running

@@ -1,4 +1,4 @@
-"""Requests for certificates are parsed, and become orders for one authority."""
+"""`cloud.breakwater.issuance.requests`: a CSR may contain the profile's own names and no others."""
 
 from ipaddress import ip_address
 
@@ -19,10 +19,10 @@ from tests.cloud.breakwater.support import (
 pytestmark = pytest.mark.slow
 
 
-async def test_the_own_names_may_stand_in_a_request_and_no_others(issuer: Issuer) -> None:
+async def test_a_csr_may_contain_the_own_names_and_no_others(issuer: Issuer) -> None:
     await issuer.generations.open(FABRIC, opening())
 
-    def wishing(uri: str, common_name: str) -> bytes:
+    def csr_for(uri: str, common_name: str) -> bytes:
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
         builder = x509.CertificateSigningRequestBuilder(name)
         names = [
@@ -34,7 +34,7 @@ async def test_the_own_names_may_stand_in_a_request_and_no_others(issuer: Issuer
         return builder.sign(new_key(), hashes.SHA256()).public_bytes(serialization.Encoding.DER)
 
     own = f"spiffe://{TRUST_DOMAIN}/service/fabric"
-    await issuer.issuing.issue_service("fabric", wishing(own, "fabric"), "own", FABRIC)
-    for number, wish in enumerate((wishing(own, "ledger"), wishing(f"{own}2", "fabric"))):
+    await issuer.issuing.issue_service("fabric", csr_for(own, "fabric"), "own", FABRIC)
+    for number, csr in enumerate((csr_for(own, "ledger"), csr_for(f"{own}2", "fabric"))):
         with pytest.raises(CsrRefused):
-            await issuer.issuing.issue_service("fabric", wish, f"w{number}", FABRIC)
+            await issuer.issuing.issue_service("fabric", csr, f"w{number}", FABRIC)

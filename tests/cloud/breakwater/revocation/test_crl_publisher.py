@@ -1,4 +1,4 @@
-"""`cloud.breakwater.revocation.crl_publisher`: what was revoked is shown at once, numbers only grow, and an outage hides nothing."""
+"""`cloud.breakwater.revocation.crl_publisher`: revocations appear at once, and CRL numbers only grow."""
 
 import asyncio
 import logging
@@ -168,7 +168,7 @@ async def test_numbers_grow_while_the_clock_stands_or_falls(bench: Bench) -> Non
 
 
 async def test_a_clock_that_ran_ahead_hides_no_revocation_and_stops_no_schedule(bench: Bench) -> None:
-    """A list of the future had everything; the next one, of the present, must not take that for 'shown after its end'."""
+    """A CRL of a fast clock begins in the future. The next CRL must still contain every unexpired certificate."""
     certificate = await bench.issue(life=timedelta(days=7))
     await bench.revoke(certificate.serial_number)
     start = bench.clock.at
@@ -220,18 +220,18 @@ async def test_an_older_list_never_replaces_a_newer_one(bench: Bench) -> None:
     assert await fresh(bench) == newer
 
 
-async def test_while_the_key_is_away_the_last_list_is_served(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+async def test_without_the_key_the_last_list_is_served(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     certificate = await bench.issue()
     first = await fresh(bench)
     await bench.revoke(certificate.serial_number)
-    bench.signer.error = SignerUnavailable("the token is away")
+    bench.signer.error = SignerUnavailable("the token is not available")
     asked = bench.signer.asked
     with caplog.at_level(logging.ERROR):
         assert await fresh(bench) == first
         assert await fresh(bench) == first
         assert await bench.publisher.run_once() == 0
     assert bench.signer.asked == asked + 1
-    assert "publication failed" in caplog.text
+    assert "cannot publish a CRL" in caplog.text
     bench.signer.error = None
     other = bench.another_publisher()
     assert serials_of((await fresh(bench, other)).data) == {certificate.serial_number}
@@ -240,7 +240,7 @@ async def test_while_the_key_is_away_the_last_list_is_served(bench: Bench, caplo
 async def test_it_is_tried_again_when_the_key_is_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cloud.breakwater.revocation.crl_publisher.RETRY_SECONDS", RETRY_SECONDS / 100)
     await bench.issue()
-    bench.signer.error = SignerUnavailable("the token is away")
+    bench.signer.error = SignerUnavailable("the token is not available")
     stopping = Stopping()
     task = asyncio.create_task(bench.publisher.run(stopping))
     async with asyncio.timeout(10):
@@ -266,7 +266,7 @@ async def until_published(bench: Bench) -> PublishedCrl:
 
 async def test_without_any_list_the_failure_is_raised(bench: Bench) -> None:
     await bench.issue()
-    bench.signer.error = SignerUnavailable("the token is away")
+    bench.signer.error = SignerUnavailable("the token is not available")
     for _ in range(2):
         with pytest.raises(SignerError):
             await bench.publisher.ensure_fresh(SHARD)
@@ -310,7 +310,7 @@ async def test_a_revocation_by_another_process_is_published_by_itself(bench: Ben
 
 
 class Crash(BaseException):
-    """The process ends here."""
+    """Stands for the end of the process."""
 
 
 @pytest.mark.parametrize("point", ["breakwater.crl.draw", "breakwater.crl.store"])

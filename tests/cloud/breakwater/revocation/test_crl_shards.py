@@ -1,4 +1,4 @@
-"""`cloud.breakwater.revocation.crl_shards` and its store: places are reserved once, and no shard ever has more than its places."""
+"""`cloud.breakwater.revocation.crl_shards`: places are reserved once, and no shard gets too many certificates."""
 
 import asyncio
 from collections import Counter

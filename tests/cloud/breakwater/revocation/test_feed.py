@@ -1,4 +1,4 @@
-"""`cloud.breakwater.revocation.feed`: pages of revoked services' certificates, and polls that wait for more."""
+"""`cloud.breakwater.revocation.feed`: pages of revoked service certificates, and long polls for new entries."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""`cloud.breakwater.revocation.notifier`: a revocation by this process is counted, and noticed at once."""
+"""`cloud.breakwater.revocation.notifier`: a revocation is counted and wakes the CRL publisher and the feed."""
 
 from tests.cloud.breakwater.support import FABRIC, Issuer, closing
 

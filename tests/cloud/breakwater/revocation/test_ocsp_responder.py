@@ -1,4 +1,4 @@
-"""`cloud.breakwater.revocation.ocsp_responder`: every request gets an answer, and the right one."""
+"""`cloud.breakwater.revocation.ocsp_responder`: every request gets the right status or the right OCSP error."""
 
 import asyncio
 import os
@@ -35,7 +35,7 @@ from tests.cloud.breakwater.revoking import SPIFFE, Bench, Clock, Hierarchy, ben
 from tests.cloud.engines import ENGINES
 
 Status = ocsp.OCSPResponseStatus
-SHA1, SHA256 = hashes.SHA1(), hashes.SHA256()  # noqa: S303  what OCSP clients name issuers by
+SHA1, SHA256 = hashes.SHA1(), hashes.SHA256()  # noqa: S303  OCSP clients name issuers by SHA-1
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ async def ask(bench: Bench, der: bytes) -> ocsp.OCSPResponse:
 
 
 def check_signature(response: ocsp.OCSPResponse, hierarchy: Hierarchy, authority: str = "nodes-1") -> x509.Certificate:
-    """The delegate's, which the authority itself issued for nothing else."""
+    """Verify the response's signature, and that the authority issued the delegate's certificate for OCSP only."""
     (delegate,) = response.certificates
     delegate.verify_directly_issued_by(x509.load_der_x509_certificate(hierarchy.issuers[authority].certificate_der))
     key = delegate.public_key()
@@ -214,7 +214,7 @@ async def test_the_task_ends_with_the_process(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("error", "status"),
     [
-        (SignerUnavailable("the token is away"), Status.TRY_LATER),
+        (SignerUnavailable("the token is not available"), Status.TRY_LATER),
         (SignerError("no such CA"), Status.INTERNAL_ERROR),
         (LintError("rule", "detail"), Status.INTERNAL_ERROR),
         (IssuanceLost("given up"), Status.TRY_LATER),
@@ -224,7 +224,7 @@ async def test_the_task_ends_with_the_process(bench: Bench) -> None:
 async def test_trouble_with_the_key(
     bench: Bench, hierarchy: Hierarchy, error: Exception, status: Status, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cloud.breakwater.revocation.ocsp_responder.REST_SECONDS", 0.0)
+    monkeypatch.setattr("cloud.breakwater.revocation.ocsp_responder.PAUSE_SECONDS", 0.0)
     certificate = await bench.issue()
     bench.responders.error = error
     assert (await ask(bench, request_for(certificate, hierarchy))).response_status == status
@@ -233,10 +233,10 @@ async def test_trouble_with_the_key(
     assert (await ask(bench, request_for(certificate, hierarchy))).response_status == Status.SUCCESSFUL
 
 
-async def test_a_key_that_is_away_is_not_tried_as_often_as_strangers_ask(bench: Bench, hierarchy: Hierarchy) -> None:
-    """Each try is a record in the database."""
+async def test_requests_do_not_repeat_a_failed_try_for_a_key(bench: Bench, hierarchy: Hierarchy) -> None:
+    """Each try leaves a record in the database."""
     certificate = await bench.issue()
-    bench.responders.error = SignerUnavailable("the token is away")
+    bench.responders.error = SignerUnavailable("the token is not available")
     for _ in range(20):
         assert (await ask(bench, request_for(certificate, hierarchy))).response_status == Status.TRY_LATER
     assert bench.responders.tried == ["nodes-1"]

@@ -1,4 +1,4 @@
-"""What may not be certified, what revocation writes, and what an issuance that fails leaves behind."""
+"""`cloud.breakwater.revocation.service_certificates`: one or all certificates of a service are revoked permanently."""
 
 import pytest
 
@@ -37,7 +37,7 @@ async def test_a_whole_service_is_revoked(issuer: Issuer) -> None:
     for number in range(3):
         await issuer.issuing.issue_service("fabric", make_csr(new_key()), f"s{number}", FABRIC)
     revoked = await issuer.service_certificates.revoke_all(FABRIC, "fabric", "cessationOfOperation")
-    assert len(revoked) == 4  # and the one of `cascade init`
+    assert len(revoked) == 4  # including the certificate from `cascade init`
     assert await issuer.service_certificates.revoke_all(FABRIC, "fabric", "superseded") == ()
     rows = {row["serial"]: row for row in await issuer.records() if row["service"] == "fabric"}
     assert sorted(rows[serial]["feed"] for serial in revoked) == [1, 2, 3, 4]

@@ -1,4 +1,4 @@
-"""The stores of a Breakwater over a migrated, empty database, on both engines."""
+"""Fixtures: the stores over a migrated, empty database, on both engines."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,13 +13,13 @@ from tests.cloud.engines import ENGINES
 
 @pytest.fixture(params=ENGINES)
 def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
-    """Not an async fixture: the server of PostgreSQL is started outside of an event loop."""
+    """An empty database. The fixture is not async, because PostgreSQL starts outside of an event loop."""
     return database_location(request.param, "breakwater", tmp_path)
 
 
 @pytest.fixture
 async def stores(empty_database: Location) -> AsyncIterator[Stores]:
-    """Stores over an open engine; the counters are made, nothing else."""
+    """Stores over an open engine. The database has only the counters."""
     engine = ServiceEngine("breakwater")
     engine.configure(empty_database)
     await engine.open()

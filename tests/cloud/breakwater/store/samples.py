@@ -1,4 +1,4 @@
-"""What the tests of the stores put into the database: authorities, generations and records. Nothing is signed."""
+"""Samples for the tests of the stores: authorities, generations and records, without real signatures."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -30,7 +30,7 @@ _PUBLIC_KEY = ec.generate_private_key(ec.SECP256R1()).public_key()
 
 
 def entry(generation: int = 1, **changes: Any) -> AuditRow:
-    """An entry about a generation of the node; each has another id."""
+    """An audit entry about a generation of the node, with a new id."""
     row = AuditRow(id="", at=NOW, actor=ACTOR, action="test", tenant=TENANT, node=NODE, generation=generation)
     return msgspec.structs.replace(row, **{"id": make_id("aud", 1, _made.pop()), **changes})
 
@@ -39,12 +39,12 @@ _made = [number.to_bytes(10, "big") for number in range(10_000, 0, -1)]
 
 
 def key_hash(number: int) -> str:
-    """The SPKI hash of the key `number`."""
+    """A hash that stands for the SPKI hash of key `number`."""
     return f"{number:064x}"
 
 
 def order(number: int, profile: ProfileName = "device", *, generation: int = 1, key: int = 0, **changes: Any) -> Order:
-    """An order for the serial `number`, for a key of its own unless `key` names one."""
+    """An order for the serial `number`. Its key is `key`, or else a key that no other order uses."""
     is_node = profile in ("device", "session")
     wanted = Wanted(
         profile=profile,
@@ -69,24 +69,24 @@ def order(number: int, profile: ProfileName = "device", *, generation: int = 1, 
 
 
 async def adopt(stores: Stores) -> None:
-    """Both issuing CAs, active, with a shard each."""
+    """Add both issuing CAs as active authorities, with a shard each."""
     assert await stores.authorities.adopt([NODES_1, SERVICES_1], [entry(0), entry(0)])
     for authority in ("nodes-1", "services-1"):
         await stores.shards.reserve(authority, 100, 5000)
 
 
 async def issue(stores: Stores, made: Order, at: datetime = NOW) -> str:
-    """Record and store a certificate; returns its serial as text."""
+    """Record and store a certificate. Return its serial as text."""
     assert await stores.issuance.record(made, TBS, at) is None
     assert await stores.issuance.store_certificate(made, CERTIFICATE)
     return serial_text(made.wanted.serial)
 
 
 async def records(stores: Stores) -> dict[int, CheckedRecord]:
-    """Every record, by serial."""
+    """All records by serial."""
     return {int(record.serial, 16): record for record in await stores.checker_reads.records("")}
 
 
 async def states(stores: Stores) -> dict[int, str]:
-    """The state of every record, by serial."""
+    """The states of all records by serial."""
     return {serial: record.state for serial, record in (await records(stores)).items()}

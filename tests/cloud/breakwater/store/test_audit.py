@@ -1,4 +1,4 @@
-"""`cloud.breakwater.store.audit`: rows are added, and what is longer than its column is cut."""
+"""`cloud.breakwater.store.audit`: adds rows, and cuts texts that are too long."""
 
 import pytest
 

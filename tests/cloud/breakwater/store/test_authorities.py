@@ -1,4 +1,4 @@
-"""`cloud.breakwater.store.authorities`: rows, cross certificates, and the transitions between states."""
+"""`cloud.breakwater.store.authorities`: authorities, cross-certificates, and the allowed changes of state."""
 
 import pytest
 from msgspec.structs import replace
@@ -33,7 +33,7 @@ async def test_the_revision_before_the_counters_are_made(stores: Stores) -> None
 async def test_an_authority_is_prepared_once(stores: Stores) -> None:
     assert await stores.authorities.prepare(NODES_2, entry())
     assert not await stores.authorities.prepare(replace(NODES_2, reason="again"), entry())
-    with pytest.raises(Conflict, match="another authority nodes-2"):
+    with pytest.raises(Conflict, match="nodes-2 belongs to another certificate"):
         await stores.authorities.prepare(replace(NODES_2, key="file:other"), entry())
     assert await stores.authorities.rows() == (NODES_2,)
     assert await stores.authorities.revision() == 1

@@ -1,4 +1,4 @@
-"""`cloud.breakwater.store.checker_reads`: what the checker reads of records, shards and lists."""
+"""`cloud.breakwater.store.checker_reads`: reads of records, shards and CRLs."""
 
 from datetime import timedelta
 
@@ -95,7 +95,7 @@ async def test_certificates_are_tallied_by_kind_and_state(stores: Stores) -> Non
 
 
 async def test_what_still_depends_on_an_authority(stores: Stores) -> None:
-    """Sessions and the newest certificate of each subject, while they are valid and their generation is open."""
+    """Counted are valid sessions, and the newest valid certificate of each subject, of open generations."""
     await adopt(stores)
     for generation in (1, 2, 3):
         await stores.generations.open(entry(generation))

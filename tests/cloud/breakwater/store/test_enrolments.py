@@ -1,4 +1,4 @@
-"""`cloud.breakwater.store.enrolments`: rows of one-time secrets, and the statement that makes a secret single-use."""
+"""`cloud.breakwater.store.enrolments`: one-time secrets, each bound to one request."""
 
 import pytest
 from msgspec.structs import replace

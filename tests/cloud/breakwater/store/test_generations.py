@@ -1,4 +1,4 @@
-"""`cloud.breakwater.store.generations`: opened once, closed for ever, and what a close revokes."""
+"""`cloud.breakwater.store.generations`: open, close for ever, and the certificates that a close revokes."""
 
 import pytest
 
@@ -50,7 +50,7 @@ async def test_one_generation_is_closed_alone_opened_or_not(stores: Stores) -> N
 
 
 async def test_a_node_belongs_to_the_tenant_of_its_first_row(stores: Stores) -> None:
-    """An opened generation is one, and a close is."""
+    """Both an opened generation and a close are such a row."""
     await stores.generations.close_up_to(entry(1), 4)
     other = entry(2, tenant=OTHER_TENANT)
     for refused in (

@@ -1,4 +1,4 @@
-"""`cloud.breakwater.store.issuance`: what forbids a record, how it is completed or given up, and what is read of it."""
+"""`cloud.breakwater.store.issuance`: which records are refused, completed or orphaned, and reads of them."""
 
 from datetime import timedelta
 
@@ -40,7 +40,7 @@ DONE = Stored(CERTIFICATE, "services-1")
 
 @pytest.fixture
 async def stores(stores: Stores) -> Stores:
-    """Two active authorities, and an open generation."""
+    """Stores with two active authorities and an open generation."""
     await adopt(stores)
     await stores.generations.open(entry())
     return stores
@@ -74,7 +74,7 @@ REFUSED: dict[str, tuple[Order, type[IssuerError]]] = {
 
 @pytest.mark.parametrize("case", REFUSED)
 async def test_what_forbids_a_record(stores: Stores, case: str) -> None:
-    """Records: 1 a device's, 2 a service's, 3 a service's that is revoked. Nothing is written."""
+    """The database has three records: 1 of a device, 2 of a service, 3 of a revoked service. Refusals write nothing."""
     await stores.generations.open(entry(3))
     await issue(stores, order(1))
     await issue(stores, order(2, "service"))
@@ -120,7 +120,7 @@ async def test_a_repeat_gets_the_certificate_while_it_is_useful(stores: Stores) 
 
 
 async def test_a_repeat_of_a_record_without_a_certificate(stores: Stores) -> None:
-    """Where other processes issue as well, it is left alone until nobody can be at work on it any more."""
+    """On a shared database the record stays until no other process can be working on it."""
     first = order(1, "service")
     await stores.issuance.record(first, TBS, NOW)
     again = order(2, "service", key=1, request_key=first.request_key)

@@ -1,4 +1,4 @@
-"""`cloud.breakwater.store.metrics_reads`: the numbers that only the database knows."""
+"""`cloud.breakwater.store.metrics_reads`: bounded counts and the time of the next publication."""
 
 from cloud.breakwater.store import Stores
 from cloud.breakwater.store.shards import PublishedCrl
@@ -16,7 +16,7 @@ async def test_records_are_counted_by_state(stores: Stores) -> None:
 
 
 async def test_the_publication_that_is_due_first(stores: Stores) -> None:
-    """A shard that has no list yet is none."""
+    """A shard without a CRL does not count."""
     for places in (1, 1, 1):
         await stores.shards.reserve("nodes-1", places, 1)
     assert await stores.metrics_reads.next_publication("nodes-1") is None

@@ -1,4 +1,4 @@
-"""`cloud.breakwater.store.retention`: records of what lived for hours are deleted, and no others."""
+"""`cloud.breakwater.store.retention`: deletes old records of sessions and responders, and no others."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""`cloud.breakwater.store.revocation_status`: one serial's status, and the feed of services' serials."""
+"""`cloud.breakwater.store.revocation_status`: the status of a serial, and the revocation feed."""
 
 from cloud.breakwater.store import Stores
 from cloud.breakwater.store.issuance import serial_text

@@ -1,4 +1,4 @@
-"""`cloud.breakwater.store.revocation_writes`: reason, time, the shard's revision and the place in the feed."""
+"""`cloud.breakwater.store.revocation_writes`: writes reason, time, shard revision and number in the feed."""
 
 import pytest
 
@@ -38,7 +38,7 @@ async def test_only_a_services_certificate_is_revoked_by_its_serial(stores: Stor
 
 
 async def test_every_valid_certificate_of_a_service_is_revoked(stores: Stores) -> None:
-    """An orphan stands in the feed already: it keeps its place and its time."""
+    """An orphan is in the feed already. It keeps its number and its time."""
     await adopt(stores)
     await issue(stores, order(1, "service"))
     await stores.issuance.record(order(2, "service"), TBS, NOW)

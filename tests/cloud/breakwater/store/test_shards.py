@@ -1,4 +1,4 @@
-"""`cloud.breakwater.store.shards`: places, numbers and what a list shows, and the lists that are kept."""
+"""`cloud.breakwater.store.shards`: reserved places, CRL numbers, CRL entries, and stored CRLs."""
 
 from typing import Any
 
