@@ -1,1 +1,1 @@
-"""Breakwater, the issuer: the CAs, their certificates and the generations of nodes they may be issued for."""
+"""Service Breakwater, the issuer: its CAs, the certificates of nodes and services, and their revocation."""

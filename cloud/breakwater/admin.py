@@ -1,7 +1,8 @@
-"""Wiring for `cascade pki`: the issuer opened on its own host, beside a running one or alone.
+"""Wiring for `cascade pki`: opens the issuer on its host, while the service is running or not.
 
-It listens nowhere and starts no task. It works on the same database and keys, by the same code, so what it changes is
-seen by every replica within a second. Rule: who may read keys and database may do this; the network cannot.
+It opens no listener and starts no task. It uses the same database, keys and code as the service, so every replica
+notices its changes within a second. Rule: These commands need read access to keys and database. They cannot be run over
+the network.
 """
 
 import os
@@ -21,7 +22,7 @@ from cloud.storage.database import open_database
 
 @dataclass(frozen=True, kw_only=True)
 class Admin:
-    """What an operator works with. `caller` is what the audit says of who did it."""
+    """The open issuer for an operator's command. `caller` is the operator's name in the audit."""
 
     settings: BreakwaterSettings
     parts: Parts
@@ -31,7 +32,7 @@ class Admin:
 
 @asynccontextmanager
 async def opened(settings_file: Path, now: Callable[[], datetime]) -> AsyncIterator[Admin]:
-    """The issuer that the settings describe. Raises SettingsError, KeyFileError, IssuerError, StorageError."""
+    """Open the issuer that the settings describe. Raises SettingsError, KeyFileError, IssuerError or StorageError."""
     settings = load_settings(settings_file, BreakwaterSettings)
     check_rules(settings)
     sources = sources_of(settings)
@@ -44,7 +45,7 @@ async def opened(settings_file: Path, now: Callable[[], datetime]) -> AsyncItera
 
 @asynccontextmanager
 async def opened_stores(settings_file: Path) -> AsyncIterator[Stores]:
-    """The records alone, for what only reads: it works when no key can be used. Raises SettingsError, StorageError."""
+    """Open only the database, for commands that need no keys. Raises SettingsError or StorageError."""
     settings = load_settings(settings_file, BreakwaterSettings)
     check_rules(settings)
     async with open_database("breakwater", settings.database_location()) as engine:
@@ -52,7 +53,7 @@ async def opened_stores(settings_file: Path) -> AsyncIterator[Stores]:
 
 
 def _user() -> str:
-    """Who is at the keyboard, as far as the system knows: the account behind sudo, else the process's own."""
+    """Return the operator's account: the account that called sudo, or else the account of this process."""
     name = os.environ.get("SUDO_USER", "")
     if not name:
         try:

@@ -1,4 +1,4 @@
-"""Wiring: settings in, a `Unit` of the process out. Decides nothing."""
+"""Wiring: opens Breakwater from its settings and gives the process a `Unit`. Decides nothing."""
 
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -43,18 +43,18 @@ Now = Callable[[], datetime]
 def make_api(
     guard: Guard, services: Mapping[str, object], metrics: Metrics, on_error: OnError | None = None
 ) -> Litestar:
-    """The application of the mTLS listener; handlers take their part of `services` by name."""
+    """Make the application of the mTLS listener. Handlers get the `services` that they name as parameters."""
     return make_app(routes(), guard, services=services, metrics=metrics, on_error=on_error)
 
 
 def make_public(guard: Guard, services: Mapping[str, object], on_error: OnError | None = None) -> Litestar:
-    """The application of the plaintext listener with the purpose "pki"."""
+    """Make the application of the plaintext listener with the purpose "pki"."""
     return make_app(public_routes(), guard, services=services, on_error=on_error)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Breakwater:
-    """An open Breakwater: its parts, its own certificate, its applications, and what the process serves of it."""
+    """An open Breakwater: its parts, its certificate, its two applications, and the listeners and tasks to run."""
 
     parts: Parts
     identity: OwnIdentity
@@ -67,7 +67,8 @@ class Breakwater:
 async def opened(settings: BreakwaterSettings, now: Now = utc_now) -> AsyncIterator[Breakwater]:
     """Open Breakwater, and close it after the last request.
 
-    Raises SettingsError, GateRefused, KeyFileError, IdentityError, StorageError, SignerError, naming what is wrong.
+    Raises:
+        SettingsError, GateRefused, KeyFileError, IdentityError, StorageError, SignerError: the text names the cause.
     """
     check_settings(settings)
     sources = sources_of(settings)
@@ -90,16 +91,16 @@ async def opened(settings: BreakwaterSettings, now: Now = utc_now) -> AsyncItera
 def _refuse_development(rows: tuple[AuthorityRow, ...]) -> None:
     for row in rows:
         if row.state in TRUSTED and is_for_development(x509.load_der_x509_certificate(row.certificate)):
-            raise GateRefused("ca-is-not-for-development", f"the CA {row.id} was made by a development `cascade init`")
+            raise GateRefused("ca-is-not-for-development", f"the CA {row.id} was made for development")
 
 
 async def _write_last_rows(refusal_audit: RefusalAudit, background: Background) -> None:
-    """After the last request: the audit rows that are due at the end."""
+    """Write the audit rows of counted refusals and key uses, after the last request."""
     try:
         await refusal_audit.flush(everything=True)
         await background.record_key_use()
     except StorageError as error:
-        log.error("the last rows of the audit are lost", extra={"error": str(error)})
+        log.error("cannot write the last rows of the audit; they are lost", extra={"error": str(error)})
 
 
 def _breakwater(
@@ -110,7 +111,7 @@ def _breakwater(
     background: Background,
     now: Now,
 ) -> Breakwater:
-    """The applications over the parts, and what the process serves."""
+    """Make the applications, listeners and background tasks over the parts."""
     own = OwnIdentity(
         identity,
         settings.path(settings.tls),
@@ -153,7 +154,7 @@ def _breakwater(
 
 
 def breakwater_unit(settings_file: Path, now: Now = utc_now) -> Unit:
-    """Breakwater as `cascade up` and `cascade serve` run it. Raises SettingsError, GateRefused."""
+    """Return Breakwater for `cascade up` and `cascade serve`. Raises SettingsError or GateRefused."""
     settings = load_settings(settings_file, BreakwaterSettings)
     check_settings(settings)
 

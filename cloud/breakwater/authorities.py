@@ -1,8 +1,8 @@
-"""Use cases: CA generations ("authorities"), their states and their keys, as one process sees them.
+"""Use cases: generations of CAs ("authorities"), their states, and their keys in this process.
 
-The table decides; a process keeps the hierarchy that it last read, and reads it again when the counter `authorities`
-has moved. It knows no profile and signs nothing. Rule: an authority whose key is not open in this process issues
-nothing here, and no other authority issues in its place.
+The database is the source of the states. A process keeps the hierarchy that it read last, and reads again when the
+counter `authorities` has changed. Rule: If the key of the active authority is not open in this process, the process
+cannot issue; it does not use another authority instead.
 """
 
 import asyncio
@@ -29,22 +29,22 @@ from protocol.faults import fault_point
 log = logging.getLogger("cascade.breakwater")
 
 SIGNING: tuple[AuthorityState, ...] = (*TRUSTED, "tainted")
-"""States whose keys are opened: a tainted authority still signs its CRLs."""
+"""States in which an authority's key is opened. A tainted authority still signs its CRLs."""
 ADOPTED: tuple[tuple[CaName, str, str], ...] = (
     ("root", "root.pem", ""),
     ("nodes", "nodes-ca.pem", "nodes-ca.key.pem"),
     ("services", "services-ca.pem", "services-ca.key.pem"),
 )
-"""The files of a first generation: class, certificate in `certs/`, key in `keys/`."""
+"""The files of the first generation: class, certificate file in `certs/`, key file in `keys/`."""
 KEY_RETRY_SECONDS = 5.0
-"""Between tries to open a key that could not be opened: deriving a file's key takes a tenth of a second of CPU."""
+"""Pause before a key that could not be opened is tried again. Each try with a file costs a third of a second of CPU."""
 _ID = re.compile(r"(root|nodes|services)-([1-9][0-9]{0,8})")
 
 Changed = Callable[["Authorities"], None]
 
 
 class Authorities:
-    """The authorities of one process, and what operators do to them. `load_authorities` makes it."""
+    """The authorities as one process knows them, and the operators' changes to them. `load_authorities` makes it."""
 
     def __init__(
         self,
@@ -72,7 +72,10 @@ class Authorities:
         self._changed.append(hook)
 
     async def refresh(self) -> bool:
-        """Read again if something changed, and try again to open keys that are missing. True if it changed."""
+        """Read the authorities if they changed, and try to open missing keys. Return whether they changed.
+
+        Raises StorageError.
+        """
         if await self._store.revision() == self._hierarchy.revision:
             if asyncio.get_running_loop().time() >= self._retry_at:
                 await self.open_keys()
@@ -86,9 +89,9 @@ class Authorities:
         return True
 
     async def open_keys(self) -> None:
-        """Open the keys that may sign and are not open, close those that may not sign any more.
+        """Open the missing keys of authorities in the states `SIGNING`, and close the keys of the others.
 
-        A key that cannot be opened is logged; `refresh` tries again after `KEY_RETRY_SECONDS`.
+        A failure is logged. `refresh` tries again after `KEY_RETRY_SECONDS`.
         """
         await self._open_keys(self._hierarchy)
 
@@ -104,15 +107,20 @@ class Authorities:
         try:
             self._signer.add(issuer, await self._keys.open(row.key))
         except SignerError as error:
-            log.error("cannot use the key of an authority", extra={"authority": row.id, "error": str(error)})
+            log.error("cannot open the key of an authority", extra={"authority": row.id, "error": str(error)})
 
     def active(self, ca: CaName) -> Issuer:
-        """The one that issues. Raises SignerError if there is none, SignerUnavailable if its key is not open."""
+        """Return the active authority of a class.
+
+        Raises:
+            SignerError: no authority of the class is active.
+            SignerUnavailable: its key is not open in this process.
+        """
         issuer = self._hierarchy.active.get(ca)
         if issuer is None:
             raise SignerError(f"cannot issue: no {ca} CA is active")
         if not self._signer.holds(issuer.authority):
-            raise SignerUnavailable(f"cannot issue: the key of {issuer.authority} is not at hand")
+            raise SignerUnavailable(f"cannot issue: the key of {issuer.authority} is not available")
         return issuer
 
     def can_sign(self, authority: str) -> bool:
@@ -120,50 +128,53 @@ class Authorities:
         return self._signer.holds(authority)
 
     def find(self, authority: str) -> Issuer | None:
-        """An authority in any state."""
+        """Return the authority with this id, in any state; None if there is none."""
         return self._hierarchy.issuers.get(authority)
 
     def rows(self) -> tuple[AuthorityRow, ...]:
-        """Every authority, by class and number."""
+        """Return every authority, ordered by class and number."""
         return self._hierarchy.rows
 
     def crosses(self) -> tuple[CrossRow, ...]:
-        """Every cross certificate."""
+        """Return every cross-certificate."""
         return self._hierarchy.crosses
 
     def peer_trust(self) -> PeerTrust:
-        """Whose certificates callers may show; the same object until that changes."""
+        """Return the CAs whose certificates peers may use. The object stays the same while nothing changes."""
         return self._hierarchy.trust
 
     def roots_pem(self) -> bytes:
-        """The trusted roots: where a TLS stack begins."""
+        """Return the trusted roots in PEM, as trust anchors for TLS."""
         return self._hierarchy.roots_pem
 
     def chain_above(self, issuer: Issuer) -> tuple[bytes, ...]:
-        """What is sent after a certificate of this issuer: the issuer (DER), then what crosses its root."""
+        """Return the chain above this issuer's certificates (DER): the issuer, then its root's cross-certificates."""
         return self._hierarchy.above[issuer.authority]
 
     def ca_certificates(self) -> tuple[bytes, ...]:
-        """Every trusted CA (DER): roots, issuing CAs, cross certificates."""
+        """Return all trusted CA certificates (DER): roots, issuing CAs, cross-certificates."""
         return self._hierarchy.trusted
 
     def next_id(self, ca: CaName) -> str:
-        """The name of the next generation of a class."""
+        """Return the id for the next generation of a class."""
         return f"{ca}-{max((row.number for row in self.rows() if row.ca == ca), default=0) + 1}"
 
     async def import_prepared(self, caller: str, authority: str, certificate: bytes, key: str = "") -> bool:
-        """Take in a CA certificate (DER) whose key lies under the reference `key`; a root's is empty: it is offline.
+        """Add a CA certificate (DER) as a prepared authority. Return False if it was added before.
+
+        `key` is the reference of its key; it is empty for a root, whose key is offline.
 
         Raises:
-            ValueRefused: not an authority's id, not a CA below a root of ours, or its name or key was used before.
-            SignerError: the key cannot be opened, or is not the certificate's. Conflict: another one has the id.
+            ValueRefused: the id is invalid, no known root signed the certificate, or its name or key was used before.
+            SignerError: the key cannot be opened or does not belong to the certificate.
+            Conflict: the id belongs to another certificate.
         """
         match = _ID.fullmatch(authority)
         if match is None:
-            raise ValueRefused("an authority is called root-N, nodes-N or services-N")
+            raise ValueRefused("the id of an authority is root-N, nodes-N or services-N")
         ca: CaName = match[1]  # type: ignore[assignment]  # the pattern admits nothing else
         if (ca == "root") == bool(key):
-            raise ValueRefused("an issuing CA has a key here, a root has none")
+            raise ValueRefused("an issuing CA needs a key on this host, and a root must have none here")
         issuer = issuer_of(ca, authority, parse_ca(certificate))
         row = AuthorityRow(authority, ca, int(match[2]), "prepared", certificate, key, self._now())
         self._require_new(row, issuer)
@@ -179,13 +190,17 @@ class Authorities:
         for other in others:
             known = self._hierarchy.issuers[other.id]
             if known.subject == issuer.subject or known.key_id == issuer.key_id:
-                raise ValueRefused(f"{other.id} has this name or key: each generation has its own")
+                raise ValueRefused(f"{other.id} has the same name or key; each generation needs its own")
         below = (row, *(each for each in others if each.ca == "root"))
         if root_of(row, [each for each in below if each.ca == "root"]) is None:
             raise ValueRefused("the certificate was not signed by a root of this installation")
 
     async def import_cross(self, caller: str, certificate: bytes) -> bool:
-        """Take in a root's name and key signed by another root (DER). Raises ValueRefused: these are not ours."""
+        """Add a cross-certificate (DER) between two roots. Return False if these roots already have one.
+
+        Raises:
+            ValueRefused: it is not a cross-certificate between two known roots.
+        """
         parsed = parse_ca(certificate)
         roots = [row for row in self.rows() if row.ca == "root"]
         subject = next((row.id for row in roots if _same_identity(parse_ca(row.certificate), parsed)), "")
@@ -199,19 +214,29 @@ class Authorities:
         return added
 
     async def activate(self, caller: str, authority: str, reason: str = "") -> bool:
-        """Issue from this one; the active one of its class becomes old. Raises Conflict, SignerError."""
+        """Make an authority the active one of its class. The active one before becomes old.
+
+        Returns False if it was active already.
+
+        Raises:
+            Conflict: the authority's state does not allow this.
+            SignerError: its key is not open in this process.
+        """
         row = next((each for each in self.rows() if each.id == authority), None)
         if row is not None and row.ca != "root" and not self._signer.holds(authority):
-            raise SignerError(f"cannot activate {authority}: its key is not at hand")
+            raise SignerError(f"cannot activate {authority}: its key is not available")
         return await self._move(caller, authority, "active", reason, "authority.activate")
 
     async def taint(self, caller: str, authority: str, reason: str) -> bool:
-        """Trust it no more; it still signs its CRLs. Raises Conflict."""
-        return await self._move(caller, authority, "tainted", _given(reason), "authority.taint")
+        """End the trust in an old authority. It still signs its CRLs. Returns False if it was tainted already.
+
+        Raises ValueRefused without a reason, Conflict if the authority's state does not allow this.
+        """
+        return await self._move(caller, authority, "tainted", _require_reason(reason), "authority.taint")
 
     async def revoke(self, caller: str, authority: str, reason: str) -> bool:
-        """The end: it signs nothing any more. Raises Conflict."""
-        return await self._move(caller, authority, "revoked", _given(reason), "authority.revoke")
+        """End an authority. It signs nothing any more. Returns False and raises errors as `taint` does."""
+        return await self._move(caller, authority, "revoked", _require_reason(reason), "authority.revoke")
 
     async def _move(self, caller: str, authority: str, state: AuthorityState, reason: str, action: str) -> bool:
         with fault_point("breakwater.authority.move"):
@@ -222,9 +247,9 @@ class Authorities:
         return moved
 
 
-def _given(reason: str) -> str:
+def _require_reason(reason: str) -> str:
     if not reason.strip():
-        raise ValueRefused("a reason must be given: it is kept for whoever reads the audit")
+        raise ValueRefused("a reason is required; it is stored in the audit")
     return reason
 
 
@@ -241,10 +266,10 @@ async def load_authorities(
     entries: AuditEntries[AuditRow],
     adopt_from: Path | None = None,
 ) -> Authorities:
-    """Read the authorities and open their keys. A table without rows gets those of the files in `adopt_from`/certs.
+    """Read the authorities and open their keys. If there are none, add those from the files in `adopt_from`/certs.
 
     Raises:
-        SignerError: there is no root, or a CA certificate is not signed by one.
+        SignerError: there is no root, or no root signed a CA certificate.
         StorageError: the database cannot be used.
     """
     await store.make_counters()
@@ -258,7 +283,7 @@ async def load_authorities(
 
 
 async def _read(store: AuthorityStore, trust_domain: str, before: Hierarchy | None = None) -> Hierarchy:
-    """The hierarchy of the rows. The revision is read first: rows that are newer than it are read again."""
+    """Read the hierarchy. The revision is read first, so a change during the reads causes another read later."""
     revision = await store.revision()
     return hierarchy_of(revision, await store.rows(), await store.crosses(), trust_domain, before)
 

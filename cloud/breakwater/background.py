@@ -1,7 +1,6 @@
-"""Background tasks of the issuer's records: follow the authorities, sweep what crashes left, write down how much each CA
-key was used, forget sessions that ended long ago.
+"""Background tasks: read changed authorities, orphan stale records, audit the use of CA keys, delete old sessions.
 
-Each outlives a database or a key that is away: that is logged, and the work is done the next time.
+When the database or a key is not available, a task logs the error and runs again at its next interval.
 """
 
 from collections.abc import Callable
@@ -14,21 +13,22 @@ from cloud.storage import StorageError
 from cloud.tasks.periodic import every
 from cloud.tasks.stopping import BackgroundTask
 
-OUTLIVED = (StorageError, IssuerError)
+TOLERATED = (StorageError, IssuerError)
+"""Errors that a task logs before it continues."""
 REFRESH_SECONDS = 1.0
-"""An activation or a taint at one replica is seen by the others within this."""
+"""Replicas notice an activation or taint by another replica within this time."""
 SWEEP_SECONDS = 30.0
 USAGE_SECONDS = 3600.0
-"""How often the use of each CA key is written into the audit; a key that is used without a record shows in it."""
+"""Interval of the audit rows about CA key use. They reveal a key that signs more often than there are records."""
 PURGE_SECONDS = 5.0
-"""Between two steps of the walk over all records: 100 records a second, eight million a day."""
+"""Interval between two steps of the walk over all records: 100 records a second, eight million a day."""
 SESSIONS_KEPT = timedelta(days=30)
-"""After the end of a certificate that lived for hours: time to look into an incident. What is left then is how often
-each CA key was used (`authority.use`)."""
+"""How long records of sessions and responders stay after the end of their certificates, to investigate incidents. After
+that, only the audit's numbers of uses of each CA key remain (`authority.use`)."""
 
 
 class Background:
-    """The background work on the records of one issuer."""
+    """The background work on the records of one issuer process."""
 
     def __init__(self, parts: Parts, now: Callable[[], datetime]) -> None:
         self._parts = parts
@@ -38,16 +38,16 @@ class Background:
         self._purged = 0
 
     def tasks(self) -> tuple[BackgroundTask, ...]:
-        """For the process."""
+        """Return the tasks for the process to run."""
         return (
-            every(REFRESH_SECONDS, "authorities", self.refresh_authorities, OUTLIVED),
-            every(SWEEP_SECONDS, "sweep", self._parts.executor.sweep, OUTLIVED),
-            every(USAGE_SECONDS, "usage", self.record_key_use, OUTLIVED),
-            every(PURGE_SECONDS, "purge", self.purge, OUTLIVED),
+            every(REFRESH_SECONDS, "authorities", self.refresh_authorities, TOLERATED),
+            every(SWEEP_SECONDS, "sweep", self._parts.executor.sweep, TOLERATED),
+            every(USAGE_SECONDS, "usage", self.record_key_use, TOLERATED),
+            every(PURGE_SECONDS, "purge", self.purge, TOLERATED),
         )
 
     async def refresh_authorities(self) -> None:
-        """Follow the authorities; whether the database answered is a number of its own."""
+        """Read changed authorities. The metric `database_up` says whether the database answered."""
         database_up = self._parts.metrics.database_up
         try:
             await self._parts.authorities.refresh()
@@ -57,7 +57,7 @@ class Background:
         database_up.set(1)
 
     async def record_key_use(self) -> None:
-        """An audit row for each CA key that was used since its last row: how often."""
+        """Write an audit row for each CA key that was used since its last row, with the number of uses."""
         for authority, uses in self._parts.signer.usage().items():
             new = uses - self._reported_uses.get(authority, 0)
             if not new:
@@ -66,7 +66,7 @@ class Background:
             self._reported_uses[authority] = uses
 
     async def purge(self) -> None:
-        """One step of a walk over all records; a walk that deleted something leaves an audit row at its end."""
+        """Run one step of the walk that deletes old records. A walk that deleted records ends with an audit row."""
         before = self._now() - SESSIONS_KEPT
         step = await self._parts.stores.retention.step(self._purge_cursor, before)
         self._purge_cursor = step.cursor

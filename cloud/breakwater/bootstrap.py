@@ -1,7 +1,8 @@
-"""Use cases of `cascade init` and of expired services: root and issuing CAs, database, host names, certificates.
+"""Use cases: make a new issuer for `cascade init`, and replace certificates of services on the issuer's host.
 
-The first service certificates go the way of all later ones (record, lint, sign, store). The root's key is used here and
-in ceremonies only; it lies encrypted in the offline folder, to be taken away.
+The first service certificates have records and pass the lint like all later ones. Only this module and ceremonies use
+the root's key. `cascade init` writes the root's key, encrypted, into the offline folder; the operator moves that folder
+to an offline place.
 """
 
 import os
@@ -51,15 +52,15 @@ Mode = Literal["production", "development"]
 
 
 class AlreadyInitialised(IssuerError):
-    """There is a CA in this place already; nothing was changed."""
+    """The directory already has a CA. Nothing was changed."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What `cascade init` has decided.
+    """The input of `initialise`.
 
-    `directory` is Breakwater's own (with `keys/` and `certs/`), `offline` gets the root's key, `tls` names the
-    `tls/` folder of each service that is to have a certificate. `hosts` are DNS names or IP addresses, for each of
-    them. `passphrase_file` is written into the settings as it is (relative to `directory`, or absolute).
+    `directory` is Breakwater's, with `keys/` and `certs/`. `offline` gets the root's key. `tls` has the `tls/` folder
+    of each service that gets a certificate. `hosts` are DNS names or IP addresses for all of these certificates.
+    `passphrase_file` is copied into the settings; it is absolute, or relative to `directory`.
     """
 
     directory: Path
@@ -72,17 +73,17 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     passphrase_file: str
     mode: Mode = "development"
     listen: str = ""
-    """The address to listen on; the first host if empty."""
+    """The address to listen on. If empty, the first of `hosts`."""
     pki_port: int = 0
-    """The plaintext listener's, for CRLs and OCSP."""
+    """The port of the plaintext listener for CRLs and OCSP."""
     public_url: str
-    """Where the world reaches it; it stands in every certificate."""
+    """The public address of that listener. Certificates contain it."""
     database: Location = DATABASE_FILE
-    """A file's path is relative to `directory`."""
+    """A SQLite file is relative to `directory`."""
 
 
 class Initialised(msgspec.Struct, frozen=True):
-    """The three CA certificates in DER, for the trust bundle and for the other services' `certs/`."""
+    """The three CA certificates in DER. The trust bundle and the other services' `certs/` get them."""
 
     root: bytes
     nodes_ca: bytes
@@ -90,7 +91,7 @@ class Initialised(msgspec.Struct, frozen=True):
 
 
 def host_names(hosts: tuple[str, ...]) -> tuple[ServiceHostName, ...]:
-    """Each host as a DNS or an IP name, in order, without repeats."""
+    """Return each host as a DNS name or IP address, in order and without repeats."""
     found: list[ServiceHostName] = []
     for host in dict.fromkeys(hosts):
         try:
@@ -101,15 +102,16 @@ def host_names(hosts: tuple[str, ...]) -> tuple[ServiceHostName, ...]:
 
 
 async def initialise(plan: Plan, now: Callable[[], datetime]) -> Initialised:
-    """Make everything the issuer needs, and the first certificate of each service in `plan.tls`.
+    """Make the CAs, the settings and the database of an issuer, and the first certificate of each service.
 
     Raises:
-        AlreadyInitialised: a root certificate lies there already.
-        IdError: not a trust domain. KeyFileError, StorageError, OSError: naming the file.
+        AlreadyInitialised: the directory has a root certificate.
+        IdError: the trust domain is invalid.
+        KeyFileError, StorageError, OSError: the text names the file.
     """
     parse_trust_domain(plan.trust_domain)
     if (plan.directory / "certs" / "root.pem").exists():
-        raise AlreadyInitialised(f"{plan.directory} has a CA already")
+        raise AlreadyInitialised(f"cannot initialise {plan.directory}: it has a CA already")
     folders = (plan.directory / "keys", plan.directory / "certs", plan.offline, *plan.tls.values())
     for folder in folders:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -133,11 +135,13 @@ async def initialise(plan: Plan, now: Callable[[], datetime]) -> Initialised:
 async def replace_expired(
     settings_file: Path, tls: Mapping[ServiceName, Path], now: Callable[[], datetime]
 ) -> list[str]:
-    """Give services whose certificate has expired a new one; returns their names.
+    """Issue a new certificate to each service in `tls` whose certificate has expired. Return the services' names.
 
-    A service renews over mTLS, which it cannot do any more after being off for longer than its certificate lives.
-    The process that holds the issuer's keys issues it, before anything listens.
-    Raises SettingsError, KeyFileError, IdentityError, IssuerError, StorageError, naming the file.
+    A service renews over mTLS with its certificate. After the certificate has expired, because the service was off, it
+    cannot renew. So the process with the issuer's keys does this before it opens its listeners.
+
+    Raises:
+        SettingsError, KeyFileError, IdentityError, IssuerError, StorageError: the text names the file.
     """
     expired = [(service, folder) for service, folder in tls.items() if _ended(folder / CHAIN_FILE, now())]
     if not expired:
@@ -156,13 +160,15 @@ async def replace_expired(
 async def renew_service(
     issuing: Issuing, service: ServiceName, folder: Path, passphrase_file: Path, caller: str
 ) -> x509.Certificate:
-    """A new certificate for a new key (the old one may be revoked, which is for good), both written to a `tls/` folder.
+    """Issue a certificate to a service for a new key, and write both into its `tls/` folder.
 
-    Each step leaves files that load. The service takes them at its next start. Raises IdentityError, KeyFileError,
-    IssuerError, StorageError.
+    The key is new because the old key may be revoked permanently. After each step the service can load the files. It
+    loads them at its next start. `caller` is the name in the audit.
+
+    Raises IdentityError, KeyFileError, IssuerError or StorageError.
     """
     before, passphrase = load_identity(folder, passphrase_file), read_passphrase(passphrase_file)
-    write_key(folder / KEY_FILE, before.key, passphrase)  # where a renewal was cut short it lay under the other name
+    write_key(folder / KEY_FILE, before.key, passphrase)  # an interrupted renewal left it in `NEXT_KEY_FILE`
     key = ec.generate_private_key(ec.SECP256R1())
     write_key(folder / NEXT_KEY_FILE, key, passphrase)
     request = f"renew-{before.leaf.serial_number:x}-{describe_key(key.public_key()).spki_sha256[:16]}"
@@ -192,9 +198,10 @@ async def _first_identity(issuing: Issuing, service: ServiceName, folder: Path, 
 
 
 async def _make_cas(plan: Plan, now: datetime) -> None:
-    """Root, then both issuing CAs. Keys are written before certificates, the root's certificate last of all.
+    """Make the root and both issuing CAs.
 
-    The CAs of a development installation say so in their names, and production does not start on them.
+    Keys are written before certificates. The root's certificate is written last, because `initialise` checks for it. In
+    development the CAs' names end with `DEVELOPMENT_MARK`; in production Breakwater refuses such CAs.
     """
     mark = DEVELOPMENT_MARK if plan.mode == "development" else ""
     certs = plan.directory / "certs"
@@ -220,7 +227,7 @@ def _pem(der: bytes) -> bytes:
 
 
 def _settings(plan: Plan) -> bytes:
-    # A JSON string or list of strings is one of TOML too.
+    # JSON strings and lists of strings are valid TOML.
     values = {
         "mode": plan.mode,
         "trust_domain": plan.trust_domain,

@@ -1,26 +1,26 @@
-"""Refusals and faults of the issuer.
+"""Errors: refusals and faults of the issuer.
 
     IssuerError
     ├── Refused            the request is wrong; nothing was changed
-    │   ├── CsrRefused         proof of possession, key, or anything wished for
+    │   ├── CsrRefused         the CSR fails a check: proof of possession, key, or a name it asks for
     │   ├── GenerationClosed   the generation is closed, or was never opened
-    │   ├── Conflict           the request id or the generation is in another state than the caller expects
+    │   ├── Conflict           a request id, a generation or an authority is in another state than the caller expects
     │   ├── NotAdmitted        the caller may not have this certificate
-    │   ├── EnrolmentRefused   a one-time secret is not accepted, for whatever reason
-    │   ├── TriedTooOften      this source has shown wrong secrets too often; wait
-    │   ├── RenewedTooOften    this generation has renewed its certificate too often; wait
-    │   └── ValueRefused       a value out of bounds
-    ├── Passing            not now: the same request may succeed in a second
-    │   ├── IssuanceLost       the record was closed between record and signature: the certificate is not given out
-    │   ├── StillRunning       another process may be at work on the same request
-    │   └── AuthorityRetired   the authority stopped issuing between look and record
-    ├── LintError          our own builder made something the rules forbid: a fault, never the caller's
-    ├── PkilintMissing   pkilint is not installed
-    ├── CeremonyError      a ceremony cannot be held; nothing was written
+    │   ├── EnrolmentRefused   a one-time secret is not accepted
+    │   ├── TriedTooOften      this source has sent wrong secrets too often
+    │   ├── RenewedTooOften    this generation has renewed its certificate too often
+    │   └── ValueRefused       a value is out of bounds
+    ├── Passing            a retry of the same request may succeed in a second
+    │   ├── IssuanceLost       the record was given up before its certificate was stored; no certificate is returned
+    │   ├── StillRunning       another process may be working on the same request
+    │   └── AuthorityRetired   the authority stopped issuing before the record was made
+    ├── LintError          our own builder broke a rule; a fault of the issuer, not of the caller
+    ├── PkilintMissing     pkilint is not installed
+    ├── CeremonyError      a ceremony failed; nothing was written
     └── SignerError        the CA key cannot be used
-        └── SignerUnavailable  it cannot be used now: try again
+        └── SignerUnavailable  the CA key cannot be used now; a retry may succeed
 
-`routes/problems.py` maps them to problem documents, the one such table of this service.
+`routes/problems.py` maps these errors to problem documents.
 """
 
 from datetime import timedelta
@@ -35,7 +35,7 @@ class Refused(IssuerError):
 
 
 class CsrRefused(Refused):
-    """The certificate request does not hold; the text names the check."""
+    """The certificate request failed a check. The text names the check."""
 
 
 class GenerationClosed(Refused):
@@ -43,7 +43,7 @@ class GenerationClosed(Refused):
 
 
 class Conflict(Refused):
-    """The same request id with another key, or a generation in another state."""
+    """The request does not fit a stored state: its request id, its generation, or the state of an authority."""
 
 
 class NotAdmitted(Refused):
@@ -51,47 +51,47 @@ class NotAdmitted(Refused):
 
 
 class EnrolmentRefused(Refused):
-    """The one-time secret is not accepted: wrong, unknown, expired, or used for another request; never said which."""
+    """The one-time secret is wrong, unknown, expired, or used for another request. The text does not say which."""
 
 
 class TriedTooOften(Refused):
-    """A source has failed too often. `wait` says when it may try again."""
+    """A source has failed too often. After `wait` it may try again."""
 
     def __init__(self, wait: timedelta) -> None:
-        super().__init__("too many secrets of this source were refused")
+        super().__init__("too many wrong secrets from this source; try again later")
         self.wait = wait
 
 
 class RenewedTooOften(Refused):
-    """A generation has renewed its device certificate too often. `wait` says when it may surely do so again."""
+    """A generation has renewed its device certificate too often. After `wait` it may certainly renew again."""
 
     def __init__(self, wait: timedelta) -> None:
-        super().__init__("too many renewals of this generation")
+        super().__init__("too many renewals of this generation; try again later")
         self.wait = wait
 
 
 class ValueRefused(Refused):
-    """A value out of bounds."""
+    """A value is out of bounds, or does not fit the object."""
 
 
 class Passing(IssuerError):
-    """Nothing is wrong with the request, and nothing was given out. Ask again."""
+    """The request is right, but no certificate was returned. A retry may succeed."""
 
 
 class IssuanceLost(Passing):
-    """The record was given up before the certificate was stored. Ask again: a repeat makes a new record."""
+    """The record was given up before the certificate was stored. A retry makes a new record."""
 
 
 class StillRunning(Passing):
-    """Another process may be at work on the same request."""
+    """Another process may be working on the same request."""
 
 
 class AuthorityRetired(Passing):
-    """The authority stopped issuing between the look at it and the record."""
+    """The authority stopped issuing before the record was made."""
 
 
 class LintError(IssuerError):
-    """A to-be-signed certificate breaks a rule. `rule` is its stable name."""
+    """A to-be-signed certificate or CRL breaks a rule. `rule` is the rule's stable name."""
 
     def __init__(self, rule: str, detail: str) -> None:
         super().__init__(f"{rule}: {detail}")
@@ -100,16 +100,16 @@ class LintError(IssuerError):
 
 
 class PkilintMissing(IssuerError):
-    """pkilint, which only the checker and the tests need, is not installed."""
+    """pkilint is not installed. Only the checker and the tests need it."""
 
 
 class CeremonyError(IssuerError):
-    """A ceremony cannot be held as its file says; the text names the file and the reason. Nothing was written."""
+    """A ceremony failed, and nothing was written. The text gives the reason."""
 
 
 class SignerError(IssuerError):
-    """A CA key or certificate cannot be read or used, or they do not belong together."""
+    """A CA key or certificate cannot be used, or they do not belong together."""
 
 
 class SignerUnavailable(SignerError):
-    """A CA key is out of reach for now (a token is away, or does not answer): the same request may succeed later."""
+    """A CA key is not available now, because its token is missing or does not answer. A retry may succeed."""

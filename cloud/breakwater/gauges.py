@@ -1,4 +1,4 @@
-"""Metrics that are read when somebody scrapes: records by state, ages of CRLs, ends of CA certificates, uses of keys."""
+"""Metrics that are read at each scrape: records by state, ages of CRLs, ends of CA certificates, uses of CA keys."""
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -11,7 +11,7 @@ from cloud.storage import StorageError
 
 
 class Gauges:
-    """The numbers of one issuer. `attach` has them read at every scrape."""
+    """The gauges of one issuer process. After `attach`, the registry reads them at each scrape."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class Gauges:
         self._crl_ages: dict[str, float] = {}
 
     def attach(self) -> None:
-        """Have the registry read these numbers; once."""
+        """Register the gauges in the registry. Call it once."""
         self._metrics.watch(self._signer.usage, self._seconds_left, lambda: self._crl_ages)
         self._metrics.registry.before_reading(self._read)
 

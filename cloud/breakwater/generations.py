@@ -1,6 +1,6 @@
-"""Use cases: a node's generations are opened and closed, on Fabric's word; a close revokes what they have.
+"""Use cases: open and close generations of nodes, at Fabric's request. A close revokes their certificates.
 
-Rule: a closed generation never opens again. The store keeps closing and issuing apart.
+Rule: A closed generation never opens again. The store excludes a close during an issuance.
 """
 
 from collections.abc import Callable
@@ -21,14 +21,14 @@ from protocol.faults import fault_point
 from protocol.ids import IdError, NodeId, NodeSpiffeId, TenantId, parse_id
 
 GENERATION_MAX = 999_999_999
-"""The certificate's subject holds nine digits (`protocol.ids.parse_generation`)."""
+"""A generation in a certificate's subject has at most nine digits (`protocol.ids.parse_generation`)."""
 
 Revoked = Callable[[str, RevocationReason], None]
-"""Called after every decision that may have revoked something, with the kind of thing and the reason."""
+"""Called after each change that may have revoked certificates, with what was revoked (`kind`) and the reason."""
 
 
 def node_of(trust_domain: str, tenant: str, node: str, generation: int) -> NodeSpiffeId:
-    """The SPIFFE id of a node whose generation is within its bounds. Raises ValueRefused."""
+    """Return the SPIFFE id of a node. Raises ValueRefused for invalid ids or a generation out of bounds."""
     try:
         spiffe = NodeSpiffeId(trust_domain, TenantId(parse_id("ten", tenant)), NodeId(parse_id("node", node)))
     except IdError as error:
@@ -39,7 +39,7 @@ def node_of(trust_domain: str, tenant: str, node: str, generation: int) -> NodeS
 
 
 class Generations:
-    """Opens and closes generations."""
+    """Opens and closes generations. `caller` is the name in the audit."""
 
     def __init__(
         self, store: GenerationStore, trust_domain: str, entries: AuditEntries[AuditRow], revoked: Revoked
@@ -50,7 +50,7 @@ class Generations:
         self._revoked = revoked
 
     async def is_open(self, tenant: TenantId, node: NodeId, generation: int) -> bool:
-        """Whether the generation was opened and not closed since."""
+        """Whether the generation was opened and is not closed."""
         return await self._store.is_open(tenant, node, generation)
 
     async def open(self, caller: str, body: OpenGeneration) -> None:
@@ -60,7 +60,9 @@ class Generations:
             await self._store.open(entry)
 
     async def close_up_to(self, caller: str, body: CloseGenerations) -> int:
-        """Close every generation up to `up_to`, for ever; idempotent. Returns how many device serials are revoked.
+        """Close every generation up to `up_to` permanently; idempotent.
+
+        Returns how many of their device certificates are revoked.
 
         Raises Conflict, ValueRefused.
         """
@@ -71,7 +73,10 @@ class Generations:
         return revoked
 
     async def close_one(self, caller: str, body: CloseGeneration) -> int:
-        """Close one generation for ever, and none before it; idempotent. Raises Conflict, ValueRefused."""
+        """Close only this generation, permanently; idempotent. Return how many device certificates are revoked.
+
+        Raises Conflict, ValueRefused.
+        """
         entry = self._entry(caller, "generation.close_one", body.tenant, body.node, body.generation, body.reason)
         with fault_point("breakwater.generation.close_one"):
             revoked = await self._store.close_one(entry, REASON_NUMBERS[body.reason])
@@ -79,7 +84,10 @@ class Generations:
         return revoked
 
     async def supersede_keys(self, caller: str, body: SupersedeKeys) -> int:
-        """Revoke what a generation has for the keys before this one; idempotent. Raises Conflict, ValueRefused."""
+        """Revoke a generation's device certificates for earlier keys; idempotent. Return how many were newly revoked.
+
+        Raises Conflict, ValueRefused.
+        """
         entry = self._entry(caller, "generation.rekey", body.tenant, body.node, body.generation, "superseded")
         with fault_point("breakwater.keys.supersede"):
             revoked = await self._store.supersede_keys(entry, body.spki_sha256, REASON_NUMBERS["superseded"])

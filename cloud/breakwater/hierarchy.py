@@ -1,6 +1,6 @@
-"""Pure: the CA hierarchy that follows from the rows: who issues, who is trusted, which certificates complete a chain.
+"""Pure functions: derive the CA hierarchy from the rows: active CAs, trusted CAs, and the certificates of each chain.
 
-Rule: only the state of an authority says whether it is trusted, never the age of its certificate.
+Rule: Only the state of an authority decides whether it is trusted. The dates of its certificate do not.
 """
 
 from collections.abc import Sequence
@@ -17,12 +17,16 @@ from cloud.crypto.issued import is_issued_by
 from cloud.mtls.peer import PeerTrust
 
 TRUSTED: tuple[AuthorityState, ...] = ("prepared", "active", "old")
-"""States whose certificates are trusted. A prepared authority has issued none yet, so it may be trusted early: when it
-is activated, a replica that has not looked yet must not refuse the first of them."""
+"""States in which an authority's certificates are trusted. A prepared authority is trusted before its activation, so
+that a replica that has not noticed the activation accepts its first certificates."""
 
 
 class Hierarchy(msgspec.Struct, frozen=True):
-    """The hierarchy at one revision of the rows. `above` has what is sent after a certificate of each authority."""
+    """The hierarchy at one revision of the rows.
+
+    `above` has, for each authority, the rest of the chain of its certificates: its own certificate (DER), then its
+    root's cross-certificates. `trusted` are all trusted CA certificates (DER).
+    """
 
     revision: int
     rows: tuple[AuthorityRow, ...]
@@ -42,14 +46,14 @@ def hierarchy_of(
     trust_domain: str,
     before: Hierarchy | None = None,
 ) -> Hierarchy:
-    """The hierarchy of these rows; what did not change is the same object as in `before`.
+    """Derive the hierarchy of these rows. Issuers and an unchanged trust are the same objects as in `before`.
 
     Raises:
-        SignerError: there is no root, or a certificate is not signed by one.
+        SignerError: there is no root, or no root signed a CA certificate.
     """
     roots = [row for row in rows if row.ca == "root"]
     if not roots:
-        raise SignerError("there is no root CA here: this database was not made by `cascade init`")
+        raise SignerError("cannot use this database: it has no root CA; run `cascade init`")
     parsed = {row.id: parse_ca(row.certificate) for row in rows}
     known = {} if before is None else before.issuers
     issuers = {row.id: known.get(row.id) or issuer_of(row.ca, row.id, parsed[row.id]) for row in rows}
@@ -83,13 +87,13 @@ def hierarchy_of(
 
 
 def root_of(row: AuthorityRow, roots: Sequence[AuthorityRow]) -> AuthorityRow | None:
-    """The first of `roots` that signed the authority's certificate. Raises SignerError."""
+    """Return the first of `roots` that signed the authority's certificate; None if none did. Raises SignerError."""
     certificate = parse_ca(row.certificate)
     return next((root for root in roots if is_issued_by(certificate, parse_ca(root.certificate))), None)
 
 
 def parse_ca(der: bytes) -> x509.Certificate:
-    """A certificate. Raises SignerError."""
+    """Parse a certificate in DER. Raises SignerError."""
     try:
         return x509.load_der_x509_certificate(der)
     except ValueError as error:

@@ -1,6 +1,6 @@
-"""Breakwater's own certificate: renewed by the issuer in its own process, and kept in step with the authorities.
+"""Use case and background task: renew Breakwater's own certificate in its own process, and follow changes of the CAs.
 
-Other services renew over EST, and the feed reports a change of CA to them.
+Other services renew over EST. The revocation feed reports a change of the CA to them.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from protocol.messages.sessions import Certificate
 
 
 class IssuesServices(Protocol):
-    """`cloud.breakwater.issuance.issuing.Issuing`, as far as it is needed here."""
+    """Port: issues service certificates. `cloud.breakwater.issuance.issuing.Issuing` is the adapter."""
 
     async def issue_service(
         self, name: str, csr_der: bytes, request_id: str, caller: str, shown: int = 0
@@ -28,24 +28,24 @@ class IssuesServices(Protocol):
 
 
 class LocalIssuerClient:
-    """Adapter: Breakwater asks its own issuer, as other services ask it over EST (`cloud.mtls.renewal.IssuerClient`)."""
+    """Adapter for `cloud.mtls.renewal.IssuerClient`: calls the issuer in this process instead of using EST."""
 
     def __init__(self, issuing: IssuesServices, ca_certificates: Callable[[], tuple[bytes, ...]]) -> None:
         self._issuing = issuing
         self._ca_certificates = ca_certificates
 
     async def reenroll(self, csr: bytes, request: str) -> bytes:
-        """The next certificate of Breakwater's own listener."""
+        """Issue Breakwater's next certificate for a CSR (DER) and return it in DER."""
         issued = await self._issuing.issue_service("breakwater", csr, request, "service/breakwater")
         return issued.certificate_chain[0]
 
     async def ca_certificates(self) -> tuple[bytes, ...]:
-        """Every trusted CA."""
+        """Return every trusted CA certificate in DER."""
         return self._ca_certificates()
 
 
 class OwnIdentity:
-    """The certificate in `directory`, the TLS context that serves it, and the background task that renews it."""
+    """Breakwater's certificate in `directory`, the TLS context that uses it, and the background task that renews it."""
 
     def __init__(
         self,
@@ -87,10 +87,10 @@ class OwnIdentity:
         self._report_issuer()
 
     def _report_issuer(self) -> None:
-        """Report to the feed which CA the certificate is of; empty while that CA is not trusted.
+        """Report the CA of the certificate to the feed; an empty key id if that CA is not trusted.
 
-        Breakwater is the first to have a certificate of an activated CA: who hears of it here and connects again gets
-        that certificate shown.
+        The feed reports a new CA only after Breakwater has a certificate from it. So a service that reconnects after
+        the report gets the new certificate.
         """
         try:
             issuer = require_issuer(self.renewal.identity.leaf, self._authorities.peer_trust().service_issuers)

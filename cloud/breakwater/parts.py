@@ -1,6 +1,6 @@
-"""Wiring: what Breakwater is made of, over an open database and open keys. For the service, `cascade init`, `cascade pki`.
+"""Wiring: makes the parts of Breakwater over an open database, for the service, `cascade init` and `cascade pki`.
 
-Decides nothing and listens nowhere. Every part is whole when `open_parts` yields it.
+It decides nothing, opens no listener and starts no task.
 """
 
 import os
@@ -37,7 +37,10 @@ from cloud.storage import ServiceEngine
 
 
 class Sources(msgspec.Struct, frozen=True, kw_only=True):
-    """Where an issuer's keys lie and what it is called. `base` is where a relative `pin_file` begins."""
+    """Where an issuer finds its keys, its names and its CRL schedule.
+
+    `directory` has `keys/` and `certs/`. A relative `pin_file` starts at `base`.
+    """
 
     directory: Path
     passphrase: bytes
@@ -49,7 +52,7 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def sources_of(settings: BreakwaterSettings) -> Sources:
-    """The sources that settings name. Raises KeyFileError."""
+    """Return the sources that the settings name. Reads the passphrase. Raises KeyFileError."""
     return Sources(
         directory=settings.path(settings.ca),
         passphrase=read_passphrase(settings.path(settings.passphrase_file)),
@@ -82,7 +85,7 @@ class Parts:
     feed: RevocationFeed
 
     def services(self) -> dict[str, object]:
-        """What handlers take, by the name of their parameter."""
+        """Return the use cases for handlers, by the name of the handler's parameter."""
         return {name: getattr(self, name) for name in SERVICES}
 
 
@@ -95,7 +98,7 @@ SERVICES = (
     "issuing",
     "ocsp_responder",
 )
-"""The names in `Parts.services`, known before there is a database."""
+"""The names in `Parts.services`. They are known before the database is open."""
 
 
 @asynccontextmanager
@@ -106,10 +109,11 @@ async def open_parts(
     entropy: Callable[[int], bytes] = os.urandom,
     signer: Signer | None = None,
 ) -> AsyncIterator[Parts]:
-    """Open the keys, read the authorities, make the parts over an open engine; close the keys at the end.
+    """Open the keys, read the authorities, and make all parts over an open engine. Close the keys at the end.
 
     Raises:
-        KeyFileError: naming the file. SignerError: there is no root, or a CA certificate cannot be used.
+        KeyFileError: the text names the file.
+        SignerError: there is no root, or a CA certificate cannot be used.
         StorageError: the database cannot be used.
     """
     keys = open_keys(sources.directory / "keys", sources.passphrase, sources.token, sources.base)

@@ -1,4 +1,4 @@
-"""Adapter: what the issuer's records say of a peer, for the guard of its own listener (`cloud.http.guard.PeerChecks`)."""
+"""Adapter for `cloud.http.guard.PeerChecks`: checks peers of Breakwater's listener against the issuer's records."""
 
 from cloud.breakwater.store.generations import GenerationStore
 from cloud.breakwater.store.issuance import IssuanceStore
@@ -6,16 +6,16 @@ from protocol.ids import NodeId, TenantId
 
 
 class PeerRecords:
-    """Asked at every request of a node or a service."""
+    """The checks. The guard calls them at each request of a node or service."""
 
     def __init__(self, generations: GenerationStore, issuance: IssuanceStore) -> None:
         self._generations = generations
         self._issuance = issuance
 
     async def generation_open(self, tenant: TenantId, node: NodeId, generation: int) -> bool:
-        """Whether a node of this generation is admitted."""
+        """Whether the generation is open, so that its node is admitted."""
         return await self._generations.is_open(tenant, node, generation)
 
     async def service_revoked(self, serial: int) -> bool:
-        """Whether a service's certificate is revoked."""
+        """Whether the certificate with this serial is revoked or orphaned."""
         return await self._issuance.is_revoked(serial)

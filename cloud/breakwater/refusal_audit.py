@@ -1,7 +1,7 @@
-"""Use case: refusals are audited. Each leaves a row, but no caller fills the database with them.
+"""Use case: audit refusals, with a limit for each caller, so that no caller can fill the database.
 
-A caller gets `ROWS_MAX` rows an hour for each code; what is refused beyond them is counted in memory, and one row at
-the hour's end (or when the process stops) says how many there were. It refuses nothing itself.
+Each caller gets `ROWS_MAX` rows an hour for each problem code. Further refusals are counted in memory. At the end of
+the hour, or when the process stops, one row has their number. This module refuses nothing itself.
 """
 
 import logging
@@ -18,14 +18,14 @@ log = logging.getLogger("cascade.breakwater")
 ROWS_MAX = 20
 PERIOD = timedelta(hours=1)
 PAIRS_MAX = 10_000
-"""Callers and codes remembered at once; beyond them callers are counted together."""
+"""The number of pairs of caller and code that are counted. Further callers are counted together as `OTHERS`."""
 OTHERS = "others"
 FLUSH_SECONDS = 60.0
 _ACTION = "request.refuse"
 
 
 class RefusalAudit:
-    """The refusals of one process."""
+    """Audits the refusals of one process."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class RefusalAudit:
         self._refused: Tally[tuple[str, str]] = Tally(PERIOD, pairs_max)
 
     async def record(self, caller: str, code: str, what: str, detail: str) -> None:
-        """A request was refused. A database that cannot take the row is logged: the refusal stands anyway."""
+        """Audit a refused request, or count it. A StorageError is logged, because the request is refused anyway."""
         now = self._now()
         pair = (caller if self._refused.has_room((caller, code)) else OTHERS, code)
         if (ended := self._refused.end(pair, now)) is not None:
@@ -49,7 +49,7 @@ class RefusalAudit:
             await self._write(caller, what, f"{code}: {detail}")
 
     async def flush(self, everything: bool = False) -> None:
-        """End the hours that are over; at the process's end all of them."""
+        """Write the counts of all hours that are over; with `everything`, of the current hours too."""
         for pair, ended in self._refused.end_all(None if everything else self._now()):
             await self._write_count(pair, ended)
 
@@ -68,5 +68,5 @@ class RefusalAudit:
 
 
 def _plain(text: str) -> str:
-    """What a caller may have chosen, printable: a database refuses NUL, a terminal obeys escapes."""
+    """Make a caller's text printable: a database refuses NUL, and a terminal executes escape sequences."""
     return "".join(letter if letter.isprintable() else "?" for letter in text[:1000])

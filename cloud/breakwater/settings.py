@@ -1,6 +1,7 @@
-"""Settings of Breakwater: where its CAs, certificates and identity lie, and what it publishes about revocation.
+"""Values: Breakwater's settings, and the rules that they have to keep.
 
-Unsafe lives of CRLs refuse to start, in every mode; each rule has a name, as the gates of production have.
+The settings name the folders of its CAs and its certificate, and the CRL schedule. In every mode Breakwater refuses to
+start with an unsafe CRL schedule. Each rule has a stable name, like the production gates.
 """
 
 from collections.abc import Callable
@@ -14,16 +15,16 @@ from cloud.process.gates import GateRefused, check_gates
 from cloud.process.settings import ServiceSettings, SettingsError
 
 NO_ADDRESS = "http://pki.invalid"
-"""What certificates name when nobody said where CRLs are: RFC 2606 keeps it free of hosts. Development only."""
+"""The address in certificates when no public address is set. RFC 2606 reserves it. Only development allows this."""
 
 Hours = Annotated[int, msgspec.Meta(ge=1, le=720)]
 
 
 class CrlSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How long a CRL is good, how often a new one is made, and the longest outage of this service it must survive.
+    """How long a CRL is valid, how often a new one is published, and the longest outage that it has to survive.
 
-    Bounds: a verifier waits a period at most for a scheduled CRL, gets over a day without the issuer, and can be shown
-    an old CRL for 30 days at most. How the three go together is in `RULES`.
+    Bounds: A scheduled CRL is published at least once a day. CRLs survive an outage of at least a day. An attacker can
+    replay an old CRL for at most 30 days. `RULES` checks the three values against each other.
     """
 
     life_hours: Hours = 168
@@ -42,9 +43,10 @@ class CrlSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class BreakwaterSettings(ServiceSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """`settings.toml` of Breakwater, written by `cascade init`.
 
-    `ca` has `keys/` and, of an installation's first generation, `certs/`; `tls` has the identity. `public_url` is where
-    the world reaches the listener with the purpose "pki": it stands in every certificate and must never change while
-    one of them lives. `token` names the PKCS#11 token that new CA keys are made on; without it they are files.
+    `ca` is a folder with `keys/`, and with `certs/` for the first generation of CAs. `tls` is the folder of
+    Breakwater's own certificate and key. `public_url` is the public address of the listener with the purpose "pki".
+    Certificates contain it, so it must not change while one of them is valid. `token` is the PKCS#11 token for new CA
+    keys. Without `token`, new CA keys are files.
     """
 
     PURPOSES: ClassVar[tuple[str, ...]] = ("api", "pki")
@@ -56,7 +58,7 @@ class BreakwaterSettings(ServiceSettings, frozen=True, forbid_unknown_fields=Tru
 
     @property
     def pki_url(self) -> str:
-        """`public_url`, or where the "pki" listener is on this machine."""
+        """`public_url`, or else the local address of the "pki" listener, or `NO_ADDRESS`."""
         if self.public_url:
             return self.public_url.rstrip("/")
         for where in self.listeners:
@@ -67,7 +69,7 @@ class BreakwaterSettings(ServiceSettings, frozen=True, forbid_unknown_fields=Tru
 
 
 class SettingsUnsafe(SettingsError):
-    """The settings would break a promise; `rule` is its name."""
+    """The settings break a rule. `rule` is its stable name."""
 
     def __init__(self, rule: str, detail: str) -> None:
         super().__init__(f"these settings are not safe ({rule}): {detail}")
@@ -91,17 +93,17 @@ def _crl_outlives_an_outage(settings: BreakwaterSettings) -> str:
 
 def _public_url_is_plain(settings: BreakwaterSettings) -> str:
     if settings.public_url and not settings.public_url.startswith("http://"):
-        return "public_url does not begin with http:// (RFC 5280 section 8: https would need what is fetched there)"
+        return "public_url does not begin with http:// (RFC 5280 section 8 advises against https)"
     return ""
 
 
 def _public_url_is_set(settings: BreakwaterSettings) -> str:
-    return "" if settings.public_url else "public_url is empty: certificates would not say where their CRL is"
+    return "" if settings.public_url else "public_url is empty; certificates need the address of their CRL"
 
 
 def _pki_listener_exists(settings: BreakwaterSettings) -> str:
     found = any(where.purpose == "pki" for where in settings.listeners)
-    return "" if found else 'no listener has the purpose "pki": nobody could ask for CRLs and OCSP'
+    return "" if found else 'no listener has the purpose "pki"; clients could not get CRLs and OCSP answers'
 
 
 Rule = Callable[[BreakwaterSettings], str]
@@ -111,19 +113,21 @@ RULES: dict[str, Rule] = {
     "crl-outlives-an-outage": _crl_outlives_an_outage,
     "public-url-is-plain": _public_url_is_plain,
 }
-"""Name to rule, in every mode; a rule returns what is wrong, or nothing."""
+"""Rules for every mode, by name. A rule returns the fault, or an empty text."""
 GATES: dict[str, Rule] = {
     "public-url-is-set": _public_url_is_set,
     "pki-listener-exists": _pki_listener_exists,
 }
-"""Rules of production beside those that every service has."""
+"""Production gates of Breakwater, in addition to the gates of all services."""
 
 
 def check_rules(settings: BreakwaterSettings) -> None:
-    """The rules alone: what holds for whoever publishes, also beside a service that cannot start.
+    """Check `RULES` without the production gates.
+
+    Local commands use this. They have to work even when a gate prevents the service from starting.
 
     Raises:
-        SettingsUnsafe: the first rule that is broken.
+        SettingsUnsafe: `rule` is the first broken rule.
     """
     for rule, check in RULES.items():
         if wrong := check(settings):
@@ -131,10 +135,10 @@ def check_rules(settings: BreakwaterSettings) -> None:
 
 
 def check_settings(settings: BreakwaterSettings) -> None:
-    """Refuse to start on settings that a rule or gate names.
+    """Check `RULES` and, in production, the gates.
 
     Raises:
-        SettingsUnsafe, GateRefused: the first rule that is broken.
+        SettingsUnsafe, GateRefused: the first broken rule or gate.
     """
     check_rules(settings)
     check_gates(settings)

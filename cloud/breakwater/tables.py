@@ -1,6 +1,7 @@
 """Tables of Breakwater. Only the stores read and write them.
 
-Times are aware UTC. No foreign keys: a row names others by id, and the transactions in the store keep them in step.
+Times are aware UTC. There are no foreign keys: rows contain the ids of other rows, and the transactions of the stores
+keep them consistent.
 """
 
 from piccolo.columns import BigInt, Bytea, Integer, Text, Timestamptz, Varchar
@@ -13,10 +14,11 @@ AUTHORITY = 32
 
 
 class Authority(Table, db=UNBOUND, tablename="authority"):
-    """One generation of a CA; `id` is class and number (`nodes-2`), `ca` the class: root, nodes or services.
+    """One generation of a CA. `id` is class and number (`nodes-2`). `ca` is the class: root, nodes or services.
 
-    `state`: prepared -> active -> old -> tainted -> revoked. At most one of a class is active. `key` names where its
-    private key is (`file:NAME`, `pkcs11:LABEL`; empty for a root, whose key is offline).
+    `state` moves along prepared -> active -> old -> tainted -> revoked. At most one authority of a class is active.
+    `key` is the reference of the private key (`file:NAME`, `pkcs11:LABEL`); it is empty for a root, whose key is
+    offline.
     """
 
     id = Varchar(length=AUTHORITY, primary_key=True)
@@ -30,7 +32,7 @@ class Authority(Table, db=UNBOUND, tablename="authority"):
 
 
 class CrossCertificate(Table, db=UNBOUND, tablename="cross_certificate"):
-    """A root's name and key signed by another root; `id` is `subject:issuer`."""
+    """A cross-certificate: the name and key of the root `subject`, signed by the root `issuer`. `id` is both."""
 
     id = Varchar(length=80, primary_key=True)
     subject = Varchar(length=AUTHORITY)
@@ -39,16 +41,19 @@ class CrossCertificate(Table, db=UNBOUND, tablename="cross_certificate"):
 
 
 class Counter(Table, db=UNBOUND, tablename="counter"):
-    """A number that only grows, moved under its row's lock: `authorities` (changes), `revocation` (the feed)."""
+    """A counter that only grows and is changed under its row's lock.
+
+    `authorities` counts changes of authorities. `revocation` is the highest number in the revocation feed.
+    """
 
     name = Varchar(length=32, primary_key=True)
     value = BigInt()
 
 
 class Generation(Table, db=UNBOUND, tablename="generation"):
-    """A generation that was opened, or closed alone; `id` is node and number.
+    """A generation that was opened, or that was closed individually. `id` is node and number.
 
-    It is open when neither `closed_at` nor `Closing` says otherwise.
+    It is open if `closed_at` is empty and the node's `closing` row, if any, has a lower `closed_up_to`.
     """
 
     id = Varchar(length=96, primary_key=True)
@@ -60,7 +65,7 @@ class Generation(Table, db=UNBOUND, tablename="generation"):
 
 
 class Closing(Table, db=UNBOUND, tablename="closing"):
-    """Up to which generation a node is closed, opened ones or not; only ever grows."""
+    """All generations of a node up to `closed_up_to` are closed, even those that were never opened. It only grows."""
 
     node = Varchar(length=ID, primary_key=True)
     tenant = Varchar(length=ID)
@@ -69,12 +74,13 @@ class Closing(Table, db=UNBOUND, tablename="closing"):
 
 
 class IssuedCertificate(Table, db=UNBOUND, tablename="certificate"):
-    """The record of an issuance, made before the CA key is used, and then the certificate. It is the audit too.
+    """The record of an issuance. It is made before the CA key is used, gets the certificate later, and is its audit.
 
-    `state`: recorded -> issued -> revoked, or recorded -> orphaned; an orphan counts as revoked and is never signed.
-    `request_key` is caller and request id; an orphan gives it up, so that a repeat makes a new record. `authority`
-    signs it; `shard` is that of its CRL, empty for a certificate that no CRL will name (sessions, responders).
-    `reason` is the RFC 5280 CRLReason, `feed` the place of a revoked service's serial in the revocation feed.
+    `state` moves along recorded -> issued -> revoked, or recorded -> orphaned. An orphan counts as revoked and never
+    gets its certificate. `request_key` is the caller and the request id. An orphan loses its `request_key`, so that a
+    repeat makes a new record. `authority` signs the certificate. `shard` is its CRL shard; it is empty for sessions and
+    responders, which are in no CRL. `reason` is the CRLReason of RFC 5280. `feed` is the number of a revoked service
+    certificate in the revocation feed, or 0.
     """
 
     serial = Varchar(length=40, primary_key=True)
@@ -101,11 +107,11 @@ class IssuedCertificate(Table, db=UNBOUND, tablename="certificate"):
 
 
 class CrlShard(Table, db=UNBOUND, tablename="shard"):
-    """A part of an authority's certificates with a CRL of its own; `id` is `AUTHORITY.NUMBER`.
+    """A group of an authority's certificates with a separate CRL. `id` is `AUTHORITY.NUMBER`.
 
-    `reserved` counts the places given to issuing processes, at most 5,000 ever, so no CRL can hold more. `revision`
-    moves with every revocation, in its transaction; `published_revision` is the one that the published CRL shows.
-    `crl_number` is the highest that was drawn, `published_number` the one that is published.
+    `reserved` counts the places that issuing processes have reserved, at most 5,000, so no CRL has more entries.
+    `revision` rises in the transaction of each revocation. `published_revision` is the revision in the published CRL.
+    `crl_number` is the highest drawn number, `published_number` the number of the published CRL.
     """
 
     id = Varchar(length=48, primary_key=True)
@@ -120,7 +126,7 @@ class CrlShard(Table, db=UNBOUND, tablename="shard"):
 
 
 class Crl(Table, db=UNBOUND, tablename="crl"):
-    """A published CRL; `id` is `SHARD:NUMBER`. The newest and the ones before it, for the check of continuity."""
+    """A published CRL. `id` is `SHARD:NUMBER`. The checker compares the newest CRL with the stored ones before it."""
 
     id = Varchar(length=80, primary_key=True)
     shard = Varchar(length=48, index=True)
@@ -132,7 +138,7 @@ class Crl(Table, db=UNBOUND, tablename="crl"):
 
 
 class Enrolment(Table, db=UNBOUND, tablename="enrolment"):
-    """A one-time secret for a service's first certificate over EST; only its hash is kept."""
+    """A one-time secret for a service's first certificate over EST. Only its hash is stored."""
 
     id = Varchar(length=ID, primary_key=True)
     service = Varchar(length=ID, index=True)
@@ -145,7 +151,7 @@ class Enrolment(Table, db=UNBOUND, tablename="enrolment"):
 
 
 class ServiceHost(Table, db=UNBOUND, tablename="service_host"):
-    """A DNS or IP name of a service's listener, set at `cascade init`. `position` keeps the order in certificates."""
+    """A DNS name or IP address in a service's certificates, set by `cascade init`. `position` is their order."""
 
     id = Varchar(length=320, primary_key=True)
     service = Varchar(length=ID, index=True)
@@ -155,7 +161,7 @@ class ServiceHost(Table, db=UNBOUND, tablename="service_host"):
 
 
 class Audit(Table, db=UNBOUND, tablename="audit"):
-    """Every decision and refusal, and by whom. Issuances are their own record."""
+    """The audit of every decision and refusal, except issuances, which have their own records."""
 
     id = Varchar(length=ID, primary_key=True)
     at = Timestamptz(default=None)

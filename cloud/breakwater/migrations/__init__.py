@@ -1,1 +1,1 @@
-"""Migrations of Breakwater, one module each, run in the order of their names. A module is not changed once it is released."""
+"""Migrations of Breakwater. They run in the order of their names. A released module is never changed."""

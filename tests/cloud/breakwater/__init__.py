@@ -1,1 +1,1 @@
-"""Tests of the issuer, on real keys, a real database file and OpenSSL."""
+"""Tests of Breakwater with real keys, real databases and OpenSSL."""

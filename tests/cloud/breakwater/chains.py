@@ -1,4 +1,4 @@
-"""A hierarchy in memory, made by the ceremony's own functions, and one certificate of each profile below it."""
+"""A CA hierarchy in memory, made with the functions of the ceremonies, and one certificate of each profile."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -26,7 +26,7 @@ SERIAL = profiles.make_serial(b"\x11" * 20)
 
 
 def local(scalar: int, curve: ec.EllipticCurve | None = None) -> LocalKey:
-    """The same key each time for the same number."""
+    """A key that depends only on the number."""
     return LocalKey(ec.derive_private_key(scalar, curve or ec.SECP256R1()))
 
 
@@ -35,7 +35,7 @@ def requested(key: LocalKey) -> RequestedKey:
 
 
 def where(issuer: Issuer, shard: int = 0) -> Distribution:
-    """The addresses that stand in what this authority signs."""
+    """The addresses in the certificates of this authority."""
     base = "http://pki.cascade.test:8443"
     return Distribution(
         f"{base}/crl/{issuer.authority}/{shard}.crl",
@@ -46,7 +46,7 @@ def where(issuer: Issuer, shard: int = 0) -> Distribution:
 
 @dataclass
 class Chain:
-    """A root and the two CAs below it, with their keys."""
+    """A root and its two issuing CAs, with their keys."""
 
     root: Issuer
     root_key: LocalKey
@@ -59,13 +59,13 @@ class Chain:
         return {"root": self.root_key, "nodes": self.nodes_key, "services": self.services_key}[issuer.name]
 
     async def sign(self, wanted: Wanted, issuer: Issuer) -> bytes:
-        """A certificate by the ordinary way."""
+        """A certificate that went through the lint and the signer."""
         signer = Signer()
         signer.add(issuer, self.key_of(issuer))
         return await signer.sign(lint(profiles.build(wanted, issuer), wanted, issuer))
 
     def wanted(self) -> dict[str, tuple[Wanted, Issuer]]:
-        """One of each leaf profile, and who signs it."""
+        """A `Wanted` of each leaf profile, and its issuer."""
         key, end = requested(local(21)), NOW + timedelta(days=90)
         nodes, services = self.nodes, self.services
         hosts = (("localhost",), (ip_address("127.0.0.1"), ip_address("::1")))
@@ -80,7 +80,7 @@ class Chain:
 
 
 async def make_chain(number: int = 1, trust_domain: str = TRUST_DOMAIN) -> Chain:
-    """Generation `number` of all three."""
+    """Generation `number` of the root and both issuing CAs."""
     root_key = local(100 * number + 1, ec.SECP384R1())
     nodes_key, services_key = local(100 * number + 2), local(100 * number + 3)
     root = await make_root(CaIdentity(trust_domain, "root", number), root_key, SERIAL + number, NOW)
@@ -94,14 +94,14 @@ async def make_chain(number: int = 1, trust_domain: str = TRUST_DOMAIN) -> Chain
 
 
 async def cross(new: Chain, old: Chain) -> bytes:
-    """The new root's name and key, signed by the old root."""
+    """The cross-certificate of the new root, signed by the old root."""
     return await make_cross(new.root, old.root, old.root_key, SERIAL + 60, NOW)
 
 
 async def specimens() -> dict[str, tuple[bytes, Issuer]]:
-    """A certificate of each profile, DER, and the issuer of it."""
+    """A certificate (DER) of each profile, and its issuer."""
     chain, newer = await make_chain(1), await make_chain(2)
-    found = {name: (await chain.sign(*wish), wish[1]) for name, wish in chain.wanted().items()}
+    found = {name: (await chain.sign(*wanted), wanted[1]) for name, wanted in chain.wanted().items()}
     return found | {
         "root": (chain.root.certificate_der, chain.root),
         "issuing-nodes": (chain.nodes.certificate_der, chain.root),

@@ -1,4 +1,4 @@
-"""One initialised issuer a run (its CAs and its database), and a fresh copy of the database a test, on both engines."""
+"""Fixtures: one initialised issuer for the whole run, and a copy of its database for each test, on both engines."""
 
 import asyncio
 import shutil
@@ -19,7 +19,7 @@ from tests.cloud.engines import ENGINES
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `cascade init` leaves behind for the issuer."""
+    """The files that `cascade init` makes, with a fixed date."""
     directory = tmp_path_factory.mktemp("cloud")
     write_secret(directory / "passphrase", PASSPHRASE)
     asyncio.run(initialise(plan_for(directory), lambda: START))
@@ -28,7 +28,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=ENGINES)
 def database(request: pytest.FixtureRequest, home: Path, tmp_path: Path) -> Location:
-    """A copy of the database of after `cascade init`, on either engine."""
+    """A copy of the database that `cascade init` makes, on SQLite or PostgreSQL."""
     made = home / "breakwater" / "database.sqlite"
     if request.param == "postgresql":
         return postgres_copy("breakwater", made)
@@ -37,14 +37,14 @@ def database(request: pytest.FixtureRequest, home: Path, tmp_path: Path) -> Loca
 
 @pytest.fixture
 async def issuer(home: Path, database: Location) -> AsyncIterator[Issuer]:
-    """An issuer at work."""
+    """A running issuer."""
     async with issuer_at(home, database, Clock()) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def live_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `cascade init` leaves behind today: a listener has the machine's clock."""
+    """The files that `cascade init` makes, with today's date, because a listener uses the machine's clock."""
     directory = tmp_path_factory.mktemp("live")
     write_secret(directory / "passphrase", PASSPHRASE)
     asyncio.run(initialise(plan_for(directory), utc_now))
@@ -54,7 +54,7 @@ def live_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 async def live(live_home: Path) -> AsyncIterator[Live]:
-    """A Breakwater that listens, over the database of after `cascade init`."""
+    """A Breakwater with listeners, over a fresh copy of the database from `cascade init`."""
     shutil.copy(live_home / "pristine.sqlite", live_home / "breakwater" / "database.sqlite")
     async with live_at(live_home) as running:
         yield running

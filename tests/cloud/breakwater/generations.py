@@ -1,4 +1,4 @@
-"""Later generations of CAs for a test's issuer: what a ceremony with the offline root makes, and the root's key for it."""
+"""Later generations of CAs for a test's issuer, signed with the offline root as in a ceremony."""
 
 import os
 from datetime import datetime
@@ -23,7 +23,7 @@ def serial() -> int:
 
 
 def offline_root(home: Path) -> tuple[Ca, LocalKey]:
-    """The root and its key, out of the offline folder."""
+    """The root and its key from the offline folder."""
     certificate = x509.load_pem_x509_certificate((home / "breakwater" / "certs" / "root.pem").read_bytes())
     key = read_key(home / "offline" / ROOT_KEY_FILE, PASSPHRASE)
     assert isinstance(key, ec.EllipticCurvePrivateKey)
@@ -33,7 +33,7 @@ def offline_root(home: Path) -> tuple[Ca, LocalKey]:
 async def make_authority(
     home: Path, keys: Keys, ca: CaName, number: int, now: datetime = START
 ) -> tuple[str, bytes, str]:
-    """Its id, certificate and key reference, as `import_prepared` takes them; the key is made where keys are."""
+    """Make an issuing CA and its key. Return id, certificate and key reference, as `import_prepared` takes them."""
     root, root_key = offline_root(home)
     identity = CaIdentity(TRUST_DOMAIN, ca, number)
     file = home / "breakwater" / "keys" / f"{identity.authority}.key.pem"
@@ -44,14 +44,14 @@ async def make_authority(
 
 
 async def next_authority(home: Path, issuer: Issuer, ca: CaName, number: int = 2) -> str:
-    """A prepared authority at an issuer."""
+    """Add a prepared authority to an issuer and return its id."""
     made = await make_authority(home, issuer.parts.keys, ca, number)
     await issuer.authorities.import_prepared("operator/test", *made)
     return made[0]
 
 
 async def make_second_root(home: Path) -> tuple[Ca, LocalKey, bytes]:
-    """Another root, its key, and its cross certificate by the first."""
+    """A second root, its key, and its cross-certificate, signed by the first root."""
     root, root_key = offline_root(home)
     key = LocalKey(ec.generate_private_key(ec.SECP384R1()))
     second = await make_root(CaIdentity(TRUST_DOMAIN, "root", 2), key, serial(), START)

@@ -1,4 +1,4 @@
-"""A Breakwater that listens, and callers with certificates of its own making."""
+"""A Breakwater with listeners, and clients that call it with its certificates."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -36,7 +36,7 @@ class Live:
         return f"https://127.0.0.1:{self.port}"
 
     async def fetch(self, statement: Statement) -> list[Row]:
-        """A query on the running service's database."""
+        """Run a query on the running service's database."""
         return await self.running.parts.stores.engine.fetch(statement)
 
     def trust(self) -> PeerTrust:
@@ -68,7 +68,7 @@ class Live:
 
 @asynccontextmanager
 async def live_at(home: Path) -> AsyncIterator[Live]:
-    """Breakwater of an initialised directory, listening on a free port."""
+    """Start Breakwater from an initialised directory on free ports."""
     settings = load_settings(home / "breakwater" / "settings.toml", BreakwaterSettings)
     async with opened(settings) as breakwater, listening(unit_of(*breakwater.served.listeners)) as servers:
         yield Live(home, breakwater, port_of(servers[0]), port_of(servers[1]))

@@ -1,4 +1,4 @@
-"""OCSP requests, good ones and others, that name an issuer and a serial of nobody."""
+"""Valid and invalid OCSP requests about an issuer and a serial that do not exist."""
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -8,7 +8,7 @@ from cryptography.x509 import ocsp
 from cloud.breakwater.pkix.linted import algorithm_der
 from cloud.crypto.der import bit_string, sequence, tlv
 
-SHA1, SHA512 = hashes.SHA1(), hashes.SHA512()  # noqa: S303  what OCSP clients name issuers by
+SHA1, SHA512 = hashes.SHA1(), hashes.SHA512()  # noqa: S303  OCSP clients name issuers by SHA-1
 
 
 def by_hash(number: int, name: bytes = b"n" * 20, key: bytes = b"k" * 20) -> bytes:
@@ -17,7 +17,7 @@ def by_hash(number: int, name: bytes = b"n" * 20, key: bytes = b"k" * 20) -> byt
 
 
 def signed_request() -> bytes:
-    """A request with a signature, put together by hand: its bytes are those of an unsigned one and a second element."""
+    """A signed request: an unsigned request, with the signature appended as second element."""
     plain = by_hash(7)
     inner = plain[2:]
     signature = sequence(algorithm_der("secp256r1"), bit_string(b"\x30\x06\x02\x01\x01\x02\x01\x01"))

@@ -1,4 +1,4 @@
-"""What the tests of CRLs, OCSP and the feed share: two authorities with keys, certificates on record, a database."""
+"""Shared by the tests of CRLs, OCSP and the feed: authorities with keys, recorded certificates, and a database."""
 
 import os
 from collections.abc import AsyncIterator, Sequence
@@ -55,13 +55,13 @@ _COUNTER = Statement("INSERT INTO counter (name, value) VALUES ('revocation', 0)
 
 
 def real_now() -> datetime:
-    """The machine's time in whole seconds: openssl, the stranger of these tests, has no other."""
+    """The machine's time in whole seconds, because the openssl command verifies against that time."""
     return datetime.now(UTC).replace(microsecond=0)
 
 
 @dataclass
 class Clock:
-    """A clock that the test moves; it starts at the machine's time."""
+    """A clock that the test moves. It starts at the machine's time."""
 
     at: datetime = field(default_factory=real_now)
 
@@ -85,7 +85,7 @@ def serial() -> int:
 
 
 class BrokenSigner:
-    """A signer whose token may be away."""
+    """A signer that raises `error` if it is set."""
 
     def __init__(self, signer: Signer) -> None:
         self._signer = signer
@@ -101,7 +101,7 @@ class BrokenSigner:
 
 @dataclass
 class Hierarchy:
-    """A root, `nodes-1`, `nodes-2` and `services-1`, made by the real profiles. Also the `Authorities` of what is tested."""
+    """A root, `nodes-1`, `nodes-2` and `services-1`, made with the real profiles. It stands in for `Authorities`."""
 
     start: datetime
     issuers: dict[str, Issuer] = field(default_factory=dict)
@@ -150,21 +150,21 @@ class Hierarchy:
         ]
 
     def bundle(self, directory: Path) -> Path:
-        """Every CA as PEM, in one file."""
+        """Write every CA certificate as PEM into one file."""
         path = directory / "cas.pem"
         path.write_bytes(b"".join(pem(issuer.certificate_der) for issuer in self.issuers.values()))
         return path
 
 
 def sign_with(key: ec.EllipticCurvePrivateKey, wanted: profiles.Wanted, issuer: Issuer) -> bytes:
-    """What an offline root does."""
+    """Sign a certificate with the offline root's key."""
     linted = lint(profiles.build(wanted, issuer), wanted, issuer)
     algorithm = ec.ECDSA(profiles.hash_of(issuer.curve))
     return assemble(linted.redeem(), issuer.curve, key.sign(linted.tbs, algorithm))
 
 
 class Responders:
-    """`Issuing.issue_responder`, or the lack of it."""
+    """Stands in for `Issuing.issue_responder`. Raises `error` if it is set."""
 
     def __init__(self, hierarchy: Hierarchy, clock: Clock) -> None:
         self._hierarchy = hierarchy
@@ -188,7 +188,7 @@ class Responders:
 
 @dataclass
 class Bench:
-    """All of it over one open database."""
+    """Publisher, OCSP responder and feed over one open database."""
 
     engine: ServiceEngine
     hierarchy: Hierarchy
@@ -206,13 +206,13 @@ class Bench:
         self.feed = RevocationFeed(self.revocations, self.clock)
 
     def another_publisher(self) -> CrlPublisher:
-        """As another replica has one."""
+        """The publisher of another replica."""
         return CrlPublisher(self.shards, self.hierarchy, self.signer, self.base_url, SCHEDULE, self.clock)
 
     async def issue(
         self, authority: str = "nodes-1", life: timedelta = timedelta(days=90), shard: str | None = None
     ) -> x509.Certificate:
-        """A device or service certificate, on record."""
+        """Issue and record a device or service certificate."""
         issuer = self.hierarchy.issuers[authority]
         place = (await self.places.take(authority)).shard if shard is None else shard
         key = describe_key(new_public_key())
@@ -249,7 +249,7 @@ class Bench:
         )
 
     async def revoke(self, number: int, reason: int = 4, state: str = "revoked") -> None:
-        """As the issuer's transaction does it."""
+        """Revoke a certificate with the statements of the issuer's transaction."""
         async with self.engine.transaction():
             await self.engine.fetch(_COUNTER)
             values = {"state": state, "revoked_at": self.clock(), "reason": reason}

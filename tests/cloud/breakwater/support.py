@@ -1,4 +1,4 @@
-"""What the tests of the issuer share: a clock, node keys and requests, and an issuer over a database file."""
+"""Shared by the tests of the issuer: a clock, requests for certificates, and an issuer over a database."""
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -55,7 +55,7 @@ def new_key(curve: ec.EllipticCurve | None = None) -> ec.EllipticCurvePrivateKey
 
 
 def plan_for(directory: Path, port: int = 0) -> Plan:
-    """A plan whose passphrase lies in `directory`/passphrase."""
+    """A plan whose passphrase file is `directory`/passphrase."""
     return Plan(
         directory=directory / "breakwater",
         offline=directory / "offline",
@@ -101,13 +101,13 @@ _made = count()
 
 
 def entropy(size: int) -> bytes:
-    """Real randomness; that of ids lets them sort in the order of their making."""
+    """Random bytes. The 10 bytes of an id begin with a counter, so that ids sort in the order of their creation."""
     return os.urandom(size) if size != 10 else next(_made).to_bytes(4, "big") + os.urandom(6)
 
 
 @dataclass
 class Issuer:
-    """An issuer at work, and its database open beside it."""
+    """A running issuer, and its open database."""
 
     parts: Parts
     engine: ServiceEngine
@@ -130,11 +130,11 @@ class Issuer:
         self.now = self.clock
 
     async def is_revoked(self, serial: int) -> bool:
-        """As the guard of the listener asks it."""
+        """The check that the guard of the listener makes."""
         return await self.parts.stores.issuance.is_revoked(serial)
 
     async def records(self) -> list[Row]:
-        """Every record, oldest first; of one moment, what was given up before what took its place."""
+        """Every record, oldest first. Among records of the same time, those without a certificate come first."""
         rows = await self.engine.fetch(_RECORDS)
         return sorted(rows, key=lambda row: (row["recorded_at"], row["certificate"] is not None))
 
@@ -143,7 +143,7 @@ class Issuer:
         return [row for row in await self.records() if row["node"] == NODE]
 
     async def audit(self) -> list[Row]:
-        """Every line of the audit but those of the installation, oldest first."""
+        """Every audit row, oldest first, except those of the installation."""
         return [row for row in await self.engine.fetch(_AUDIT) if row["action"] != "authority.adopt"]
 
     async def shards(self) -> list[Row]:
@@ -152,7 +152,7 @@ class Issuer:
 
 
 def sources_at(home: Path) -> Sources:
-    """The keys of an initialised directory."""
+    """The sources of an initialised directory."""
     return Sources(directory=home / "breakwater", passphrase=PASSPHRASE, trust_domain=TRUST_DOMAIN, pki_url=PKI_URL)
 
 
@@ -172,7 +172,7 @@ async def issuer_at(
 
 
 class Watched(Signer):
-    """A signer that runs `before` each signature."""
+    """A signer that calls `before` ahead of each signature."""
 
     def __init__(self, before: Callable[[Linted], Awaitable[None]]) -> None:
         super().__init__()

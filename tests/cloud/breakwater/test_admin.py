@@ -1,4 +1,4 @@
-"""`cloud.breakwater.admin`: the issuer opened on its own host."""
+"""`cloud.breakwater.admin`: opens the issuer on its host."""
 
 import shutil
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.cloud.breakwater.support import START, Clock
 
 @pytest.fixture
 def place(home: Path, tmp_path: Path) -> Path:
-    """An installation of the test's own."""
+    """A copy of the installation that the test may change."""
     return Path(shutil.copytree(home, tmp_path / "home"))
 
 

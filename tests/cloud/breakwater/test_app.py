@@ -1,4 +1,4 @@
-"""`cloud.breakwater.app`: what a running Breakwater is, from its opening to its end."""
+"""`cloud.breakwater.app`: opens Breakwater, serves listeners and tasks, and writes the last audit rows at the end."""
 
 import asyncio
 from datetime import timedelta
@@ -28,7 +28,7 @@ _USES = Statement("SELECT object, detail FROM audit WHERE action = 'authority.us
 
 @pytest.fixture
 def homes(tmp_path: Path) -> tuple[Path, Path]:
-    """Two installations of now."""
+    """Two new installations."""
     found = (tmp_path / "one", tmp_path / "two")
     for directory in found:
         directory.mkdir()

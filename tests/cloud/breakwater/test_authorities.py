@@ -1,4 +1,4 @@
-"""The states of authorities, whom they make trusted, and what a replica without a key does."""
+"""`cloud.breakwater.authorities`: states of authorities, the trust they give, and a replica without a key."""
 
 import shutil
 from collections.abc import AsyncIterator
@@ -37,7 +37,7 @@ _EMPTY = Statement("DELETE FROM authority")
 
 @pytest.fixture
 def place(home: Path, tmp_path: Path) -> Path:
-    """The installation's files, which a test may add keys to."""
+    """A copy of the installation, to which a test may add keys."""
     return Path(shutil.copytree(home, tmp_path / "place"))
 
 
@@ -178,7 +178,7 @@ async def test_what_is_taken_in_is_of_ours_and_new(issuer: Issuer, place: Path, 
     with pytest.raises(SignerError):
         await take(OPERATOR, authority, der, "file:missing.pem")
     (row,) = [row for row in issuer.authorities.rows() if row.id == "nodes-1"]
-    with pytest.raises(ValueRefused, match="has its own"):
+    with pytest.raises(ValueRefused, match="needs its own"):
         await take(OPERATOR, authority, row.certificate, row.key)
     stranger, _, _ = await make_second_root(home)
     assert await take(OPERATOR, authority, der, key)
@@ -209,7 +209,7 @@ async def test_a_replica_sees_a_change_at_its_next_look(place: Path, database: L
         assert await other.authorities.refresh()
         assert not await other.authorities.refresh()
         await one.authorities.activate(OPERATOR, "services-2")
-        # The other has not looked: its record is refused, and it looks because of that.
+        # The other replica has not refreshed. Its record is refused, and so it refreshes and tries again.
         answer = await other.issuing.issue_service("fabric", make_csr(new_key()), "r", FABRIC)
         assert other.authorities.active("services").authority == "services-2"
         load(answer.certificate_chain[0]).verify_directly_issued_by(load(answer.certificate_chain[1]))
@@ -228,7 +228,7 @@ async def test_a_replica_without_the_key_is_not_ready_and_issues_nothing(
         await other.generations.open(FABRIC, opening())
         with pytest.raises(SignerError):
             await other.issuing.issue_device(FABRIC, ask(new_key()))
-        with pytest.raises(SignerError, match="not at hand"):
+        with pytest.raises(SignerError, match="not available"):
             await other.issuing.ready()
         assert await other.node_rows() == []
         shutil.copy(place / "breakwater" / "keys" / "nodes-2.key.pem", keyless / "breakwater" / "keys")

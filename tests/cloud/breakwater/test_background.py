@@ -1,4 +1,4 @@
-"""The background work of an issuer: what it writes down, forgets and follows."""
+"""`cloud.breakwater.background`: audits key use, deletes old records, follows authorities, survives errors."""
 
 from datetime import timedelta
 
@@ -12,7 +12,7 @@ from tests.cloud.breakwater.support import FABRIC, Issuer, ask, load, new_key, o
 
 
 class Once(Stopping):
-    """One sleep that ends at once."""
+    """A `Stopping` whose first sleep ends at once."""
 
     async def sleep(self, seconds: float) -> bool:
         went_down = self.requested
@@ -20,7 +20,7 @@ class Once(Stopping):
         return went_down
 
 
-@pytest.mark.parametrize("fault", [StorageError("the database is away"), SignerUnavailable("the token is away")])
+@pytest.mark.parametrize("fault", [StorageError("no database"), SignerUnavailable("no token")])
 async def test_a_database_or_a_key_that_is_away_ends_no_task(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch, fault: Exception
 ) -> None:

@@ -1,4 +1,4 @@
-"""What `cascade init` leaves behind for the issuer."""
+"""`cloud.breakwater.bootstrap`: the files that `cascade init` makes, and new certificates for expired services."""
 
 import shutil
 import stat

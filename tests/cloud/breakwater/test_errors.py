@@ -1,4 +1,4 @@
-"""`cloud.breakwater.errors`: the tree in its docstring is the tree of its classes."""
+"""`cloud.breakwater.errors`: the tree in the docstring equals the tree of the classes."""
 
 import re
 from datetime import timedelta
@@ -9,7 +9,7 @@ from cloud.breakwater import errors
 
 
 def drawn() -> dict[str, str]:
-    """Name to parent, as the docstring draws them."""
+    """The tree in the docstring, as a mapping from name to parent."""
     found, line_of = {}, {}
     for line in (errors.__doc__ or "").splitlines():
         match = re.match(r"    ([│├└─ ]*)([A-Z]\w+)", line)

@@ -1,4 +1,4 @@
-"""`cloud.breakwater.gauges`: numbers that are read at a scrape."""
+"""`cloud.breakwater.gauges`: the values are read at each scrape."""
 
 from datetime import timedelta
 

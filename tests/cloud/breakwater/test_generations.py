@@ -1,4 +1,4 @@
-"""Another key within a generation: what was issued for the keys before it is revoked, and nothing else. Both engines."""
+"""`cloud.breakwater.generations`: open, close, and supersede keys. Each revokes exactly the right certificates."""
 
 from datetime import timedelta
 
@@ -52,7 +52,7 @@ async def test_the_keys_before_are_superseded(issuer: Issuer) -> None:
     old, new, newer = new_key(), new_key(), new_key()
     first = [await device(issuer, old, "1"), await device(issuer, old, "2")]
     second = await device(issuer, new, "3")
-    # The next change is on its way already.
+    # The next change of the key has begun already.
     third = await device(issuer, newer, "4")
     order = SupersedeKeys(TENANT, NODE, 1, digest(new))
     assert await issuer.generations.supersede_keys(FABRIC, order) == 2
@@ -60,7 +60,7 @@ async def test_the_keys_before_are_superseded(issuer: Issuer) -> None:
     assert [found[serial] for serial in first] == [("revoked", 4)] * 2
     assert [found[serial] for serial in (second, third)] == [("issued", 0)] * 2
     assert await issuer.generations.supersede_keys(FABRIC, order) == 0
-    # From here on the new key is renewed over a session, and the old one may come back.
+    # Now the newest key can be renewed over a session, and a certificate for the old key can be issued again.
     await issuer.generations.supersede_keys(FABRIC, SupersedeKeys(TENANT, NODE, 1, digest(newer)))
     await issuer.issuing.renew_device(SPIFFE, 1, make_csr(newer), "5")
     assert await device(issuer, old, "6")

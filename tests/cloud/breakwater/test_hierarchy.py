@@ -1,4 +1,4 @@
-"""`cloud.breakwater.hierarchy`: who issues, who is trusted and what completes a chain, by the rows alone."""
+"""`cloud.breakwater.hierarchy`: the rows determine active CAs, trusted CAs and chains."""
 
 import msgspec
 import pytest
@@ -69,7 +69,7 @@ async def test_what_did_not_change_is_the_same_object() -> None:
 
 async def test_rows_that_no_root_of_the_installation_signed_are_refused() -> None:
     one, other = await make_chain(1), await make_chain(2)
-    with pytest.raises(SignerError, match="no root CA here"):
+    with pytest.raises(SignerError, match="no root CA"):
         drawn((row(one.nodes),))
     with pytest.raises(SignerError, match="no root of this installation signed it"):
         drawn((row(one.root), row(other.nodes)))

@@ -1,4 +1,4 @@
-"""The issuer's metrics, as a scrape finds them."""
+"""`cloud.breakwater.metrics`: the values in the answer to a scrape."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""`cloud.breakwater.own_identity`: Breakwater's own certificate follows its authorities."""
+"""`cloud.breakwater.own_identity`: Breakwater renews its certificate when its CA changes, and reports the CA."""
 
 import shutil
 from collections.abc import AsyncIterator
@@ -17,7 +17,7 @@ from tests.cloud.breakwater.support import FABRIC, Clock, Issuer, issuer_at, loa
 
 @pytest.fixture
 def place(home: Path, tmp_path: Path) -> Path:
-    """Files of the test's own: a renewal changes them."""
+    """A copy of the files, because a renewal changes them."""
     return Path(shutil.copytree(home, tmp_path / "home"))
 
 

@@ -1,4 +1,4 @@
-"""`cloud.breakwater.parts`: whole parts over an open engine, whose keys are closed at the end."""
+"""`cloud.breakwater.parts`: makes the parts over an open engine, and closes the keys at the end."""
 
 import inspect
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from tests.cloud.breakwater.support import FABRIC, PKI_URL, Issuer, ask, entropy
 
 
 def named_parts() -> set[str]:
-    """The parameters of all handlers that the wiring fills."""
+    """The names of all handlers' parameters that the wiring fills."""
     found = set()
     for router in (*routes(), *public_routes()):
         for methods in router.route_handler_method_map.values():
@@ -28,7 +28,7 @@ def named_parts() -> set[str]:
 
 
 def unwrapped(handler: object) -> Callable[..., object]:
-    function: Callable[..., object] = getattr(handler, "fn")  # noqa: B009  (no type that all handlers share has it)
+    function: Callable[..., object] = getattr(handler, "fn")  # noqa: B009  (handlers have no common type with it)
     return function
 
 

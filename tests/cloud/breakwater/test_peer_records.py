@@ -1,4 +1,4 @@
-"""`cloud.breakwater.peer_records`: what the rows say of whoever connects."""
+"""`cloud.breakwater.peer_records`: open generations and revoked services, from the records."""
 
 from cloud.breakwater.peer_records import PeerRecords
 from cloud.mtls.identity import make_csr

@@ -1,4 +1,4 @@
-"""The audit of refusals: a row each, within bounds, and the rest counted."""
+"""`cloud.breakwater.refusal_audit`: a row for each refusal up to a limit; further refusals are counted."""
 
 from datetime import timedelta
 

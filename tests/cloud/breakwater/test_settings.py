@@ -1,4 +1,4 @@
-"""The named rules and gates of Breakwater's settings."""
+"""`cloud.breakwater.settings`: the rules and production gates."""
 
 from datetime import timedelta
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is wanted of a certificate of each profile, with the CAs and keys for it; the same each time."""
+"""A fixed `Wanted` for each certificate profile, with the CAs and keys for it."""
 
 from datetime import timedelta
 from ipaddress import ip_address

@@ -1,4 +1,4 @@
-"""Calls of the routes, and what is refused."""
+"""Shared by the tests of the routes: calls, and the codes of refusals."""
 
 from datetime import timedelta
 

@@ -1,4 +1,4 @@
-"""Who is admitted to which route over real mTLS, and how callers are named."""
+"""`cloud.breakwater.routes.access`: the peers that each route admits over real mTLS, and the callers' names."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Certificates for nodes over mTLS."""
+"""`cloud.breakwater.routes.certificates`: certificates for nodes, requested over mTLS."""
 
 import pytest
 

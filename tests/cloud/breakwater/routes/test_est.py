@@ -1,4 +1,4 @@
-"""EST over a real listener: who gets which certificate, and a table of what is refused, audited and never signed."""
+"""`cloud.breakwater.routes.est` on a real listener: issued certificates, and refused requests with their audit rows."""
 
 import asyncio
 import base64
@@ -82,7 +82,7 @@ def problem_of(answer: Answer) -> ProblemDocument:
 
 
 async def refusals(live: Live, code: str) -> int:
-    """How many lines of the audit say that a request was refused with this code."""
+    """The number of audit rows about requests that were refused with this code."""
     return sum(row["detail"].startswith(f"{code}:") for row in await live.fetch(_REFUSALS))
 
 
@@ -92,7 +92,7 @@ async def secret_for(live: Live, service: str = "fabric") -> str:
 
 @asynccontextmanager
 async def node_of(live: Live, fabric: CloudClient, device_key: Key, generation: int = 1) -> AsyncIterator[CloudClient]:
-    """A node with a device certificate, over a session of this generation."""
+    """A client of a node that has a device certificate and a session of this generation."""
     end, session_key = utc_now() + DAYS_90, new_key()
     await fabric.call("POST", PATH_OPEN, opening(generation))
     device = ask(device_key, request=f"d{generation}", generation=generation, not_after=end)
@@ -159,7 +159,7 @@ async def test_a_service_renews_with_its_key_or_a_new_one(live: Live) -> None:
             assert problem_of(refused).code in ("invalid", "malformed"), name
     certificate = Certificate((first.public_bytes(serialization.Encoding.DER), *chain_above(live)))
     async with live.holder(certificate, key) as client:
-        # The same file of a request serves for the next certificate, too.
+        # The same CSR file works for the next certificate too.
         assert leaf_of(await send(client, PATH_SIMPLEREENROLL, csr), key).serial_number != first.serial_number
 
 
@@ -180,7 +180,7 @@ async def test_a_node_renews_its_device_certificate_with_the_device_key_alone(li
             assert problem_of(await send(node, PATH_SIMPLEENROLL, csr, headers)).code == "peer_refused"
         next_key = new_key()
         async with node_of(live, fabric, next_key, 2) as second:
-            # The key of the generation before, over a session of this one, and the other way round.
+            # A session of one generation with the key of the other, in both directions.
             assert problem_of(await send(second, PATH_SIMPLEREENROLL, csr)).code == "csr_refused"
             assert problem_of(await send(node, PATH_SIMPLEREENROLL, make_csr(next_key))).code == "csr_refused"
             await fabric.call("POST", PATH_CLOSE, closing(1))
@@ -202,7 +202,7 @@ async def test_too_many_renewals_of_a_node_have_to_wait(live: Live, monkeypatch:
 async def test_a_service_that_was_revoked_while_its_request_came_in_gets_nothing(
     live: Live, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The guard's look comes before the body's last byte; what counts is the look beside the record."""
+    """The guard checks before the body is complete. The check in the transaction of the record decides."""
 
     async def not_yet(_self: PeerRecords, _serial: int) -> bool:
         return False
@@ -237,7 +237,7 @@ def flipped(der: bytes) -> bytes:
 
 
 def bad_requests() -> dict[str, bytes]:
-    """Name -> PKCS#10 that is refused for what it is."""
+    """PKCS#10 requests that are refused because of their content, by name."""
     key = new_key()
     good = make_csr(key)
     rsa_key = rsa.generate_private_key(65537, 2048)
@@ -286,7 +286,7 @@ async def test_bad_requests_are_refused_and_audited_and_nothing_is_signed(live: 
                 assert (refused.code, bool(refused.detail)) == ("csr_refused", True), (name, path)
         assert await live.fetch(_CERTIFICATES) == before
         assert await refusals(live, "csr_refused") == 3 * len(cases)
-        # None of them has used the secret up.
+        # The secret is still unused after all of them.
         key = new_key()
         leaf_of(await send(anonymous, PATH_SIMPLEENROLL, make_csr(key), basic("fabric", secret)), key)
 

@@ -1,4 +1,4 @@
-"""Fabric opens and closes generations over mTLS, and what nodes of them may do."""
+"""`cloud.breakwater.routes.generations`: Fabric opens and closes generations, and nodes are admitted or refused."""
 
 import pytest
 
@@ -43,7 +43,7 @@ async def test_the_life_of_a_generation(live: Live) -> None:
             assert (await renew(node, make_csr(new_key()))).status == 403
             closed = (await fabric.call("POST", PATH_CLOSE, closing())).into(GenerationsClosed)
             assert closed == GenerationsClosed(2)
-            # The same connection, the next request.
+            # The next request on the same connection.
             with pytest.raises(ProblemAnswer, match="generation_closed"):
                 (await renew(node, renewal)).into(Certificate)
         assert (await refused(fabric, "POST", PATH_DEVICE, asked)).code == "generation_closed"

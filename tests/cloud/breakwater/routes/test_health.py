@@ -1,4 +1,4 @@
-"""Whether the process lives, and whether it can issue."""
+"""`cloud.breakwater.routes.health`: liveness, and readiness to issue."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The issuer's refusals as problem documents."""
+"""`cloud.breakwater.routes.problems`: the problem document of each error of the issuer."""
 
 import pytest
 

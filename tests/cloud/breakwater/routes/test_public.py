@@ -1,4 +1,4 @@
-"""`cloud.breakwater.routes.public` on its plaintext listener: what strangers get, by openssl, curl and plain HTTP."""
+"""`cloud.breakwater.routes.public` on its plaintext listener, called with openssl, curl and plain HTTP."""
 
 import asyncio
 import base64
@@ -44,7 +44,7 @@ OCSP_REQUEST = {"content-type": "application/ocsp-request"}
 
 
 class NoPeers:
-    """Nobody is asked for on this listener."""
+    """The plaintext listener checks no peers."""
 
     async def generation_open(self, tenant: TenantId, node: NodeId, generation: int) -> bool:
         return False
@@ -55,7 +55,7 @@ class NoPeers:
 
 @dataclass
 class Stranger:
-    """Somebody with a network connection and nothing else."""
+    """An anonymous client of the plaintext listener."""
 
     bench: Bench
     http: httpx.AsyncClient
@@ -64,7 +64,7 @@ class Stranger:
     hierarchy: Hierarchy
 
     async def run(self, *command: str) -> str:
-        """A program's whole output; it has to succeed."""
+        """Run a program, require success, and return its output."""
         process = await asyncio.create_subprocess_exec(
             *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, cwd=self.directory
         )
@@ -256,7 +256,7 @@ async def test_the_caching_of_answers(stranger: Stranger) -> None:
 
 
 async def test_any_spelling_of_base64_in_a_path(stranger: Stranger) -> None:
-    """With slashes as they are, doubled ones too, and with them encoded."""
+    """GET requests of RFC 6960: slashes plain, doubled, or encoded."""
     certificate = await stranger.bench.issue()
     seen = set()
     text = b""

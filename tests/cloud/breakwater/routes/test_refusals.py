@@ -1,4 +1,4 @@
-"""What the routes refuse is counted and audited."""
+"""`cloud.breakwater.routes.refusals`: refusals are counted and audited."""
 
 import httpx
 import pytest

@@ -1,4 +1,4 @@
-"""The route of the feed, and the set of revoked services at its other end."""
+"""`cloud.breakwater.routes.revocations`: the route of the feed, and the revoked set of a service that polls it."""
 
 import asyncio
 from collections.abc import Iterable, Sequence
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 
 class Disk:
-    """What a service keeps."""
+    """The revoked set of a service."""
 
     def __init__(self) -> None:
         self.entries: dict[str, RevokedSerial] = {}
@@ -28,7 +28,7 @@ class Disk:
         return self.entries.values()
 
     async def save(self, entries: Sequence[RevokedSerial]) -> None:
-        # The feed may tell an entry again.
+        # The feed may contain an entry again.
         self.entries.update({entry.serial: entry for entry in entries})
 
     async def forget(self, now: datetime) -> None:
