@@ -1,7 +1,7 @@
 """Store: which trust each node uses, and the wake-up of nodes for a renewal order.
 
 Only nodes with an open confirmed generation count, active or suspended. A query reads one stretch of node ids, so no
-query takes long. Each stretch is read in a query of its own, so counts of a whole fleet are not from one moment.
+query takes long. Each stretch is read by a separate query, so counts of a whole fleet are not from one moment.
 """
 
 from collections.abc import AsyncIterator
