@@ -1,0 +1,67 @@
+"""The tables of the pages have the values of the code: states, dates, settings, exit codes, findings of the checker."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from cloud.breakwater.checks import checker
+from cloud.fabric.licensing.statements import TERMS
+from node.config import Config
+from node.exits import Exit
+from node.licensing import verdict
+
+ROOT = Path(__file__).parent.parent
+AGENT, PKI = ROOT / "docs/agent.md", ROOT / "docs/pki.md"
+DAY = 24 * 3600
+
+
+def rows(page: Path, section: str) -> list[list[str]]:
+    """The cells of each table row of a section, without marks of code, heads and rules."""
+    text = page.read_text("utf-8").partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert lines, f"{page} has no table under {section!r}"
+    found = [[cell.strip().replace("`", "") for cell in line.strip("|").split("|")] for line in lines]
+    return [cells for cells in found if not set(cells[0]) <= {"-"}][1:]
+
+
+def test_the_states_of_the_licence() -> None:
+    written = [
+        (state, gate.partition(",")[0], int(code)) for state, gate, code, _ in rows(AGENT, "States of the licence")
+    ]
+    table: Any = verdict._TABLE
+    assert written == [(state, "open" if row.gate_open else "closed", int(row.exit)) for state, row in table.items()]
+
+
+def test_the_dates_of_a_lease() -> None:
+    seconds = {"hours": 3600, "day": DAY, "days": DAY}
+    written = {
+        tier.split()[0]: tuple(int(cell.split()[0]) * seconds[cell.split()[1]] for cell in cells)
+        for tier, *cells in rows(AGENT, "Dates of a lease")
+    }
+    assert written == {tier: msgspec.structs.astuple(terms) for tier, terms in TERMS.items()}
+
+
+def test_the_settings_of_the_agent() -> None:
+    written = {name: default for name, default, _ in rows(AGENT, "Settings")}
+    assert written == {name: str(value) for name, value in msgspec.structs.asdict(Config()).items()}
+
+
+def test_the_exit_codes() -> None:
+    written = {int(code) for row in rows(AGENT, "Commands and exit codes") for code in row[::2]}
+    assert written == {int(code) for code in Exit}
+
+
+def test_the_findings_of_the_checker() -> None:
+    written = set()
+    for line in PKI.read_text("utf-8").splitlines():
+        if re.match(r"\| `[a-z]+\.", line):
+            kind = ""
+            for name in re.findall(r"`([a-zA-Z_.]+)`", line.split("|")[1]):
+                kind = kind if name.startswith(".") else name.partition(".")[0]
+                written.add(f"{kind}.{name.rpartition('.')[2]}")
+    source = Path(checker.__file__).read_text("utf-8")
+    kinds = {name.partition(".")[0] for name in written} - {"lint"}
+    assert written - {"lint.RULE"} == set(re.findall(rf'"((?:{"|".join(sorted(kinds))})\.[a-z_]+)"', source))
+    assert 'f"lint.{' in source
