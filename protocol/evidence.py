@@ -11,22 +11,25 @@ from protocol.encoding import sha256
 
 
 class EndorsementEvidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which chip this claims to be, and the key it will attest with. Proves nothing before the challenge is answered.
-
-    `ek_certificate` is missing on chips whose maker wrote none.
-    """
+    """The TPM that the caller claims to have, and its attestation key. It proves nothing before the challenge is solved."""
 
     ek_public: bytes
+    """Endorsement key: TPMT_PUBLIC, marshalled."""
     ak_public: bytes
+    """Attestation key: TPMT_PUBLIC, marshalled."""
     ek_certificate: bytes | None = None
+    """Certificate of the endorsement key in DER. Null for a TPM whose maker stored none in it."""
 
 
 class KeyEvidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`TPM2_Certify` of the node key by the AK: the key's `TPMT_PUBLIC`, the `TPMS_ATTEST`, its `TPMT_SIGNATURE`."""
+    """`TPM2_Certify` of the node key by the attestation key."""
 
     public: bytes
+    """Node key: TPMT_PUBLIC, marshalled."""
     attestation: bytes
+    """TPMS_ATTEST, marshalled."""
     signature: bytes
+    """Signature of the attestation key: TPMT_SIGNATURE, marshalled."""
 
 
 class ClockInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

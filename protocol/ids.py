@@ -25,7 +25,9 @@ EKU_DEVICE = "2.25.238106524351137287"
 stack knows, so that none takes the certificate as a client's or a server's."""
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
-_ID = re.compile(r"(ten|node|act|code|tok|req|aud|ren|enr)_[0-7][0-9a-hjkmnp-tv-z]{25}")
+ID_LETTERS = "[0-7][0-9a-hjkmnp-tv-z]{25}"
+"""Regular expression of an id after its prefix and `_`."""
+_ID = re.compile(rf"(ten|node|act|code|tok|req|aud|ren|enr)_{ID_LETTERS}")
 _TRUST_DOMAIN = re.compile(r"[a-z0-9]([a-z0-9.-]{0,252}[a-z0-9])?")
 _GENERATION = re.compile(r"[1-9][0-9]{0,8}")
 

@@ -24,16 +24,24 @@ class ProblemKind(msgspec.Struct, frozen=True):
 
 
 class ProblemDocument(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The body on the wire. `statement` is the signed statement that explains a refusal, if there is one."""
+    """A refusal or a failure (RFC 9457). Clients decide by `code`."""
 
     type: str
+    """`urn:cascade:problem:` and the code."""
     title: str
+    """What the code means, for people."""
     status: int
+    """HTTP status."""
     code: str
+    """Code, for programs. Codes are never renamed or reused; an operation may get new ones."""
     detail: str = ""
+    """Cause in this case, for people."""
     next: str = ""
+    """Next step, for people."""
     statement: str = ""
+    """Signed statement that explains the refusal, as a JWS, if there is one."""
     freshness: str = ""
+    """Freshness of that statement over the node's nonce, as a JWS, if there is one."""
 
 
 def document(kind: ProblemKind, detail: str = "", statement: str = "", freshness: str = "") -> ProblemDocument:

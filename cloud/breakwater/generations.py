@@ -10,6 +10,7 @@ from cloud.breakwater.errors import ValueRefused
 from cloud.breakwater.store.audit import AuditRow
 from cloud.breakwater.store.generations import GenerationStore
 from cloud.contracts.breakwater import (
+    GENERATION_MAX,
     REASON_NUMBERS,
     CloseGeneration,
     CloseGenerations,
@@ -19,9 +20,6 @@ from cloud.contracts.breakwater import (
 )
 from protocol.faults import fault_point
 from protocol.ids import IdError, NodeId, NodeSpiffeId, TenantId, parse_id
-
-GENERATION_MAX = 999_999_999
-"""A generation in a certificate's subject has at most nine digits (`protocol.ids.parse_generation`)."""
 
 Revoked = Callable[[str, RevocationReason], None]
 """Called after each change that may have revoked certificates, with what was revoked (`kind`) and the reason."""

@@ -49,6 +49,7 @@ def parser() -> ArgumentParser:
     )
     commands.load("token", "make, list and revoke operators' tokens", "cloud.cli.tokens")
     commands.load("audit", "list the audit entries: who did what, and when", "cloud.cli.audit")
+    commands.load("schema", "print the API documents", "cloud.cli.schema")
     return root
 
 

@@ -1,17 +1,24 @@
-"""Values: the contract of Breakwater's API over mutual TLS, which is the paths of its routes and their bodies.
+"""Messages: the contract of Breakwater's API over mutual TLS: paths of its routes, and bodies.
 
-Breakwater and its callers share this module. It has no rule of issuing. `protocol.messages.sessions` has the answer
-that nodes get as well (`Certificate`). Services and nodes renew their certificates by EST (`protocol.messages.est`).
+Breakwater and its callers share it. It has no rule of issuance. The body `Certificate` is in
+`protocol.messages.sessions`, because nodes get it too. Services and nodes renew their certificates by EST
+(`protocol.messages.est`).
 
-Evolution: requests refuse unknown fields. A new field has a default and is added at the end.
+Evolution: requests refuse unknown fields. A field is added at the end with a default. The text below a field is its
+description in the API document.
 """
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
 from protocol.ids import NodeId, TenantId
+from protocol.openapi import limits
+
+GENERATION_MAX = 999_999_999
+"""The certificate's subject has room for nine digits (`protocol.ids.parse_generation`)."""
+Generation = Annotated[int, limits(minimum=1, maximum=GENERATION_MAX)]
 
 PATH_OPEN = "/v1/generations/open"
 PATH_CLOSE = "/v1/generations/close"
@@ -30,8 +37,7 @@ RevocationReason = Literal[
     "cessationOfOperation",
     "privilegeWithdrawn",
 ]
-"""Reason of a revocation, spelled as in RFC 5280 section 5.3.1. certificateHold is missing because a revocation is
-final."""
+"""Reason of a revocation, as RFC 5280 section 5.3.1 spells it. There is no certificateHold: a revocation is final."""
 REASON_NUMBERS: dict[RevocationReason, int] = {
     "unspecified": 0,
     "keyCompromise": 1,
@@ -41,111 +47,120 @@ REASON_NUMBERS: dict[RevocationReason, int] = {
     "cessationOfOperation": 5,
     "privilegeWithdrawn": 9,
 }
-"""Reason -> number of the CRLReason (RFC 5280 section 5.3.1). A key is certified again only if its revoked certificates
-were revoked as superseded."""
+"""Name -> CRLReason. A key whose certificates were revoked is certified again only if the reason was superseded."""
 
 
 class OpenGeneration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`POST /v1/generations/open`. Idempotent. 409 `conflict` if the generation is closed already."""
+    """Generation to open. A closed generation is refused (`conflict`)."""
 
     tenant: TenantId
+    """Tenant of the node."""
     node: NodeId
-    generation: int
+    """Id of the node."""
+    generation: Generation
+    """Number of the generation."""
 
 
 class GenerationOpened(msgspec.Struct, frozen=True):
-    """The answer: the generation is open, through this request or an earlier one."""
+    """The generation is open, by this command or an earlier one."""
 
     generation: int
+    """Number of the generation."""
 
 
 class CloseGenerations(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`POST /v1/generations/close`. Closes every generation up to `up_to`, opened or not, for good.
-
-    The reason of the first request that closes a generation stays.
-    """
+    """Generations to close for ever: every one up to `up_to`, opened or not."""
 
     tenant: TenantId
+    """Tenant of the node."""
     node: NodeId
-    up_to: int
+    """Id of the node."""
+    up_to: Generation
+    """Number of the newest generation to close."""
     reason: RevocationReason = "superseded"
+    """Reason of the revocation. The first reason of a generation stays."""
 
 
 class CloseGeneration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`POST /v1/generations/close-one`. Closes this generation alone, opened or not, for good.
-
-    Earlier generations stay open.
-    """
+    """One generation to close for ever, opened or not. Older generations stay as they are."""
 
     tenant: TenantId
+    """Tenant of the node."""
     node: NodeId
-    generation: int
+    """Id of the node."""
+    generation: Generation
+    """Number of the generation."""
     reason: RevocationReason = "superseded"
+    """Reason of the revocation."""
 
 
 class GenerationsClosed(msgspec.Struct, frozen=True):
-    """The answer: the number of device serials of these generations that are revoked now, also by earlier requests."""
+    """Result of closing generations."""
 
     revoked: int
+    """Number of device certificates of these generations that are revoked, by this command or an earlier one."""
 
 
 class IssueNodeCertificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`POST /v1/certificates/device` and `POST /v1/certificates/session`.
+    """Order of a certificate for a node."""
 
-    `request` identifies the request: a repeat with the same value gets the same certificate. `csr` is DER. For a device
-    certificate, `not_after` is the wanted end. For a session certificate, `not_after` is the end of the device
-    certificate.
-    """
-
-    request: str
+    request: Annotated[str, limits(pattern="^[A-Za-z0-9_.:-]{1,128}$")]
+    """Name of the order. A repeat with the same name and key gets the same certificate."""
     tenant: TenantId
+    """Tenant of the node."""
     node: NodeId
-    generation: int
+    """Id of the node."""
+    generation: Generation
+    """Number of the generation. It must be open."""
     csr: bytes
+    """Certificate request (PKCS#10) in DER."""
     not_after: datetime
+    """Device certificate: its end. Session certificate: the end of the node's device certificate, as its bound."""
 
 
 class RevokedSerial(msgspec.Struct, frozen=True):
-    """A revoked certificate of a service.
-
-    `feed` is its place in the feed, `serial` lower-case hexadecimal, `not_after` the end of the certificate, `reason`
-    the number of the CRLReason.
-    """
+    """A revoked certificate of a service."""
 
     feed: int
+    """Position in the feed."""
     serial: str
+    """Serial number of the certificate, in lower-case hex."""
     not_after: datetime
+    """End of the certificate."""
     reason: int = 0
+    """CRLReason (RFC 5280 section 5.3.1)."""
 
 
 class Revocations(msgspec.Struct, frozen=True):
-    """`GET /v1/revocations?cursor=&wait=&issuer=`: unexpired certificates revoked after `cursor`, oldest first.
-
-    `cursor` is the start of the next request. The answer has no entries if no certificate was revoked within `wait`
-    seconds, or if `issuer` differs from the `issuer` of the request. `issuer` is the key id of the CA that issued
-    Breakwater's own certificate. A service whose own certificate is from another CA renews it.
-    """
+    """Certificates of services that were revoked after a position of the feed."""
 
     cursor: int
+    """Position for the next request."""
     entries: tuple[RevokedSerial, ...]
+    """Revoked certificates that have not expired, the oldest first."""
     issuer: str = ""
+    """Key id of the CA that issued Breakwater's own certificate. A service with a certificate of another CA renews it.
+    Empty while Breakwater does not trust that CA."""
 
 
 class SupersedeKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`POST /v1/generations/supersede-keys`. Final and idempotent. For a generation whose node key was changed.
+    """Change of a generation's node key: the device certificates for its older keys are revoked as superseded.
 
-    `spki_sha256` (hexadecimal) identifies the current key. Breakwater revokes, as superseded, the generation's device
-    certificates for other keys that were recorded before the newest certificate of the current key. Certificates that
-    are recorded later are left for the next change of the key.
+    Certificates that were recorded after the newest one of the key in force belong to the next change.
     """
 
     tenant: TenantId
+    """Tenant of the node."""
     node: NodeId
-    generation: int
+    """Id of the node."""
+    generation: Generation
+    """Number of the generation."""
     spki_sha256: str
+    """SHA-256 of the SubjectPublicKeyInfo of the key in force, in hex."""
 
 
 class KeysSuperseded(msgspec.Struct, frozen=True):
-    """The answer: the number of device serials that this request revoked."""
+    """Result of superseding keys."""
 
     revoked: int
+    """Number of device certificates that this command revoked."""

@@ -17,6 +17,7 @@ from cloud.fabric.licensing.signing import read_signer
 from cloud.fabric.parts import Parts, Ports, make_parts, read_secrets
 from cloud.fabric.peer_records import PeerRecords
 from cloud.fabric.routes import repository_routes, routes
+from cloud.fabric.routes.documents import API, documents
 from cloud.fabric.service.ports import Now
 from cloud.fabric.settings import FabricSettings
 from cloud.fabric.store import stores_over
@@ -37,7 +38,8 @@ from cloud.tasks.stopping import Stopping
 
 def make_api(guard: Guard, services: Mapping[str, object]) -> Litestar:
     """The application of the API. A handler takes parts from `services` by the names of its parameters."""
-    return make_app(routes(), guard, services=services, metrics=Metrics("fabric"))
+    schema = documents()[API.name]
+    return make_app(routes(), guard, services=services, metrics=Metrics("fabric"), schema=schema)
 
 
 def make_repository(guard: Guard, services: Mapping[str, object]) -> Litestar:

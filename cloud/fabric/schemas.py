@@ -1,16 +1,19 @@
-"""Messages: bodies of requests and answers of Fabric's operator API.
+"""Messages: bodies of requests and answers of the operators' API of Fabric.
 
-The messages of nodes are in `protocol`. Requests refuse unknown fields. Evolution: new fields are added at the end
-with defaults; fields are never renamed or reused. Times are RFC 3339 in UTC; the name of a duration ends with its
-unit. Lists are pages: `GET ...?cursor=&limit=` answers a `Page`.
+The nodes' messages are in `protocol.messages`. Requests refuse unknown fields. Evolution: a field is added at the end
+with a default, and never renamed or reused. Times are RFC 3339 with a time zone, answers use UTC. A duration has its
+unit in its name. The text below a field is its description in the API document.
 """
 
 from datetime import datetime
-from typing import Generic, Literal, TypeVar
+from typing import Annotated, Generic, Literal, TypeVar
 
 import msgspec
 
+from cloud.fabric import trust_schemas
 from protocol.ids import CodeId, NodeId, TenantId, TokenId
+from protocol.limits import ENTITLEMENTS_MAX, NAME_CHARS_MAX, SEATS_MAX
+from protocol.openapi import limits
 from protocol.signed.statements import Tier
 
 T = TypeVar("T")
@@ -19,369 +22,341 @@ Standing = Literal["active", "suspended", "revoked", "released"]
 CodeState = Literal["open", "spent", "expired", "revoked"]
 StatementType = Literal["", "lease", "suspension", "revocation"]
 EkType = Literal["rsa2048", "ecc_p256"]
-"""The type of endorsement key that identifies a maker's chips. Default: RSA-2048."""
+"""Type of the endorsement key that identifies a chip under a root. The default is RSA-2048."""
+
+Name = Annotated[str, limits(minLength=1, maxLength=NAME_CHARS_MAX)]
+Text = Annotated[str, limits(maxLength=trust_schemas.TEXT_CHARS_MAX)]
 
 
 class Page(msgspec.Struct, Generic[T], frozen=True):
-    """One page of a list. Pass `next_cursor` as `cursor` to read the next page; it is empty on the last page.
-
-    The cursor is opaque: clients must not read or build it.
-    """
+    """One page of a list."""
 
     items: tuple[T, ...]
+    """The items of this page."""
     next_cursor: str = ""
+    """Cursor of the next page. Empty on the last page. Clients must not read or build it."""
 
 
 # Tenants and their trust in hardware.
 
 
 class CreateTenant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`POST /v1/tenants` -> 201 Tenant"""
+    """A tenant to create."""
 
-    name: str
+    name: Name
+    """Name for people: printable characters. Names need not be unique."""
 
 
 class Tenant(msgspec.Struct, frozen=True):
-    """`GET /v1/tenants/{id}`; `GET /v1/tenants` -> Page[Tenant]. `tiers` are the tiers that the tenant admits."""
+    """A tenant: one customer, with its nodes and activation codes."""
 
     id: TenantId
+    """Id of the tenant."""
     name: str
+    """Name that the operator gave."""
     tiers: tuple[Tier, ...]
+    """Assurance tiers that the tenant admits at an activation."""
     created_at: datetime
+    """Time of creation."""
 
 
 class AddEkRoots(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`POST /v1/tenants/{id}/trust/ek-roots` -> 200 TenantTrust. `pem` holds one or more CA certificates.
-
-    A certificate that the tenant trusts already is not added twice, so a repeat changes nothing.
-    """
+    """CA certificates of TPM makers to trust."""
 
     pem: str
+    """One or more CA certificates in PEM. A certificate that the tenant trusts already is left as it is."""
     ek_type: EkType = "rsa2048"
+    """Type of the endorsement keys that these CAs certify."""
 
 
 class AllowEk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`POST /v1/tenants/{id}/trust/ek-allowed` -> 200 TenantTrust.
-
-    `ek_name` is the TPM name of the endorsement key in hex: 68 digits, the algorithm `000b` and a SHA-256. `cascadia`
-    shows it for the machine on which it runs.
-    """
+    """One TPM chip to count as attested without a certificate."""
 
     ek_name: str
-    note: str = ""
+    """TPM name of the endorsement key in hex: `000b` and the SHA-256 of the public area, 68 digits. `cascadia` shows
+    it."""
+    note: Text = ""
+    """Note for people."""
 
 
 class SetTiers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`PUT /v1/tenants/{id}/trust/tiers` -> 200 TenantTrust. The tier `software` is not supported yet."""
+    """Assurance tiers that a tenant admits."""
 
     tiers: tuple[Tier, ...]
+    """At least one tier. `software` cannot be admitted yet."""
 
 
 class EkRoot(msgspec.Struct, frozen=True):
-    """A maker's CA that the tenant trusts to certify endorsement keys."""
+    """CA certificate of a TPM maker. The tenant trusts endorsement keys under it."""
 
     sha256: str
+    """SHA-256 of the certificate in DER, in hex."""
     subject: str
+    """Subject of the certificate (RFC 4514)."""
     ek_type: EkType
+    """Type of the endorsement keys that the CA certifies."""
     not_after: datetime
+    """End of the certificate."""
     added_at: datetime
+    """Time at which an operator added the CA."""
 
 
 class AllowedEk(msgspec.Struct, frozen=True):
-    """A chip that the tenant admits as `attested` without an endorsement certificate."""
+    """A TPM chip that counts as attested without a certificate."""
 
     ek_name: str
+    """TPM name of the endorsement key in hex."""
     note: str
+    """Note for people."""
     added_at: datetime
+    """Time at which an operator allowed the chip."""
 
 
 class TenantTrust(msgspec.Struct, frozen=True):
-    """`GET /v1/tenants/{id}/trust`: the hardware that the tenant trusts."""
+    """The hardware that a tenant trusts."""
 
     tenant: TenantId
+    """Id of the tenant."""
     tiers: tuple[Tier, ...]
+    """Assurance tiers that the tenant admits."""
     ek_roots: tuple[EkRoot, ...]
+    """CAs of TPM makers that the tenant trusts."""
     ek_allowed: tuple[AllowedEk, ...]
+    """Chips that count as attested without a certificate."""
 
 
 # Activation codes.
 
 
 class LeaseTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The dates of a lease, in seconds after its issue. Each must be at least as late as the date before it."""
+    """Dates of a lease, in seconds after its issue. Each date is at or after the date before it."""
 
     refresh_after_seconds: int
+    """The node refreshes the lease from this date on."""
     expires_seconds: int
+    """The lease expires, and its grace begins."""
     grace_seconds: int
+    """The grace ends. From this date on no new work starts."""
     terminate_seconds: int
+    """The lease terminates, and the gate closes."""
 
 
 class CreateCode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`POST /v1/tenants/{id}/codes` -> 201 CreatedCode.
+    """An activation code to create."""
 
-    `lease` replaces the tier's default dates of leases. With `readmit_node` the code activates this revoked node only.
-    """
-
-    profile: str
+    profile: Name
+    """Profile of the nodes that this code activates."""
     expires_at: datetime
-    entitlements: tuple[str, ...] = ()
-    seats: int = 1
+    """Time from which the code activates no machine: with a time zone, in the future, within ten years."""
+    entitlements: Annotated[tuple[str, ...], limits(maxItems=ENTITLEMENTS_MAX, uniqueItems=True)] = ()
+    """Names of the entitlements that a lease of this code grants, of up to 64 characters each."""
+    seats: Annotated[int, limits(minimum=1, maximum=SEATS_MAX)] = 1
+    """Number of machines that the code can activate at one time."""
     readmit_node: NodeId | None = None
+    """Revoked node that this code readmits. Such a code activates no other machine."""
     lease: LeaseTerms | None = None
+    """Dates of the leases. Without them the tier of the machine decides."""
 
 
 class Code(msgspec.Struct, frozen=True):
-    """`GET /v1/tenants/{id}/codes` -> Page[Code]; `POST /v1/codes/{id}/revoke` -> 200 Code."""
+    """An activation code, without its text."""
 
     id: CodeId
+    """Id of the code. The id activates nothing."""
     tenant: TenantId
+    """Tenant of the machines that the code activates."""
     state: CodeState
+    """`open`: activates machines. `spent`: no seat is free. `expired`, `revoked`: activates no machine."""
     profile: str
+    """Profile of the nodes."""
     entitlements: tuple[str, ...]
+    """Entitlements that a lease grants."""
     seats: int
+    """Number of machines that the code can activate at one time."""
     seats_taken: int
+    """Number of seats in use."""
     expires_at: datetime
+    """Time from which the code activates no machine."""
     created_at: datetime
+    """Time of creation."""
     revoked_at: datetime | None
+    """Time at which an operator revoked the code."""
     readmit_node: NodeId | None
+    """Revoked node that this code readmits."""
     lease: LeaseTerms | None
+    """Dates of the leases, if the code sets them."""
 
 
 class CreatedCode(msgspec.Struct, frozen=True):
-    """A new code and its text, `secret`. The text is shown once; Fabric stores its hash only."""
+    """A new activation code with its text."""
 
     code: Code
+    """The code."""
     secret: str
+    """Text of the code. This answer is the only place that shows it; Fabric stores a hash."""
 
 
 # Nodes.
 
 
 class ChangeStanding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`POST /v1/nodes/{id}/{suspend,resume,revoke,release}` -> 200 Node. The body may be `{}`.
+    """Reason for a change of a node's standing. The body may be `{}`."""
 
-    A repeat changes nothing. 409 `conflict` if the node's standing does not allow the change. The reason of a
-    suspension is part of the signed statement that the node gets. Operators see the reason of a revocation or release
-    as `standing_reason`; the node does not get it. The audit records every reason.
-    """
-
-    reason: str = ""
+    reason: Text = ""
+    """Reason for the audit and for `standing_reason`. The node gets the reason of a suspension, signed, and no other."""
 
 
 class Node(msgspec.Struct, frozen=True):
-    """`GET /v1/nodes?tenant=&standing=` -> Page[Node].
-
-    `generation` is the current, confirmed generation; 0 before the first confirm. `last_generation` is the newest one,
-    confirmed or not. `closing`: Fabric has closed generations that Breakwater has not closed yet. `code` is the code
-    that gave the seat. `lease_until` is the latest `terminate_at` of any lease signed for the node.
-    """
+    """A node: one machine as Fabric knows it."""
 
     id: NodeId
+    """Id of the node."""
     tenant: TenantId
+    """Tenant of the node."""
     standing: Standing
+    """Standing of the node."""
     standing_reason: str
+    """Reason that the operator gave for the standing."""
     standing_at: datetime
+    """Time of the last change of the standing."""
     tier: Tier
+    """Assurance tier that the hardware evidence reached."""
     profile: str
+    """Profile, from the activation code."""
     entitlements: tuple[str, ...]
+    """Entitlements, from the activation code."""
     generation: int
+    """Confirmed generation. 0 before the first confirm."""
     last_generation: int
+    """Newest generation, confirmed or not."""
     closing: bool
+    """Whether Breakwater has not closed yet a generation that Fabric has closed."""
     seat_held: bool
+    """Whether the node takes a seat of its code."""
     code: CodeId
+    """Activation code that gave the seat."""
     created_at: datetime
+    """Time of the first activation."""
     confirmed_at: datetime | None
+    """Time of the last confirm."""
     lease_until: datetime | None
+    """Latest time at which a lease signed for the node terminates."""
 
 
 class Generation(msgspec.Struct, frozen=True):
-    """One activation of a node: state, certificate end, and its current statement.
-
-    `statement` is the type of the current statement, empty before the first. `told_at` is the time when the node first
-    received its revocation as the answer to a session request. `seen_at` is the time of the last session.
-    """
+    """A generation: one activation of a node, with its key in the TPM and its current statement."""
 
     number: int
+    """Number of the generation, from 1."""
     state: Literal["offered", "confirmed", "closed"]
+    """`offered`: the certificate is issued and the confirm is due. `confirmed`: in force. `closed`: ended."""
     agent_version: str
+    """Version of the agent that the node reported last."""
     created_at: datetime
+    """Time of the activation."""
     confirmed_at: datetime | None
+    """Time of the confirm."""
     certificate_not_after: datetime | None
+    """End of the device certificate."""
     statement: StatementType
+    """Type of the current statement. Empty before the confirm."""
     seq: int
+    """Number of the current statement in the node's stream."""
     issued_at: datetime | None
+    """Time at which Fabric signed the current statement."""
     terminate_at: datetime | None
+    """Time at which the current lease terminates."""
     fingerprint: dict[str, str]
+    """Fingerprint that the node reported last: name of a component to its HMAC-SHA-256 in hex."""
     told_at: datetime | None
+    """Time at which the node first received its revocation, as the answer to a session request."""
     seen_at: datetime | None = None
+    """Time of the last session."""
 
 
 class NodeDetail(msgspec.Struct, frozen=True):
-    """`GET /v1/nodes/{id}`: a node with its generations, the newest first, at most 20."""
+    """A node with its newest generations."""
 
     node: Node
+    """The node."""
     generations: tuple[Generation, ...]
+    """At most 20 generations, the newest first."""
 
 
-# Published trust, its adoption, and the order to renew device certificates.
+# Published trust.
 
-
-class PublishTrust(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`POST /v1/trust/targets` -> 200 Trust. Publishes files that the holders of the offline keys have signed.
-
-    `roots` are new root files in the order of their versions. `targets` is the file targets.json; leave it empty to
-    publish roots only. `contents` are the target files by name; files that Fabric stores already may be omitted.
-    A repeat of the same bytes changes nothing. 422 `trust_refused` if a file fails a check. 409 `adoption_incomplete`
-    if a node or service still uses a root or issuer that would be dropped; `override` with a `reason` publishes anyway.
-    """
-
-    roots: tuple[bytes, ...] = ()
-    targets: bytes = b""
-    contents: dict[str, bytes] = {}
-    override: bool = False
-    reason: str = ""
-
-
-class Trust(msgspec.Struct, frozen=True):
-    """Versions and expiry times of the root and the targets that are published now."""
-
-    targets_version: int
-    targets_expire_at: datetime
-    root_version: int
-    root_expires_at: datetime
-
-
-class IssuerAdoption(msgspec.Struct, frozen=True):
-    """Number of nodes whose last shown device certificate is from one CA.
-
-    `key_id` is that CA's key id; empty for nodes that have shown no device certificate yet. `published`: the CA is in
-    the published bundle. `sessions_until`: after this time every session certificate from the CA has expired.
-    """
-
-    key_id: str
-    subject: str
-    published: bool
-    nodes: int
-    sessions_until: datetime | None
-
-
-class ServiceAdoption(msgspec.Struct, frozen=True):
-    """The CA of a service's TLS certificate.
-
-    `issuer` is the key id of the published CA that issued the certificate; empty if no published CA did. For Breakwater
-    it is the certificate that Fabric saw at its last connection. `trust_version` is set for Fabric only, because
-    Breakwater does not use the published trust.
-    """
-
-    name: str
-    issuer: str
-    published: bool
-    trust_version: int | None = None
-
-
-class RenewDevices(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`POST /v1/trust/renew-devices` -> 200 RenewalOrder. Nodes renew their device certificates made before `after`.
-
-    Without `after` the time is now. Fabric wakes the nodes one after the other over `spread_seconds`. Without
-    `spread_seconds` it wakes 50 nodes a second.
-    """
-
-    after: datetime | None = None
-    reason: str = ""
-    spread_seconds: int | None = None
-
-
-class RenewalOrder(msgspec.Struct, frozen=True):
-    """An order to renew device certificates made before `after`. `woken` of about `nodes` nodes have been woken.
-
-    `done`: every active node has been woken.
-    """
-
-    after: datetime
-    reason: str
-    set_at: datetime
-    spread_seconds: int
-    nodes: int
-    woken: int
-    done: bool
-
-
-class Adoption(msgspec.Struct, frozen=True):
-    """`GET /v1/trust/adoption`: which nodes and services use which trust.
-
-    `nodes` is the number of nodes with an open confirmed generation. `adopted` of them have reported `trust_version`,
-    the version of the published targets.
-    """
-
-    trust_version: int
-    nodes: int
-    adopted: int
-    issuers: tuple[IssuerAdoption, ...]
-    services: tuple[ServiceAdoption, ...]
-    renewal: RenewalOrder | None
-
-
-class NodeAdoption(msgspec.Struct, frozen=True):
-    """`GET /v1/trust/adoption/nodes?issuer=` -> Page[NodeAdoption].
-
-    Without `issuer`: nodes whose reported trust version is older than the published one. With `issuer`: nodes whose
-    device certificate is from the CA with that key id. `issuer=none`: nodes that have shown no device certificate yet.
-    """
-
-    node: NodeId
-    tenant: TenantId
-    trust_version: int
-    device_issuer: str
-    seen_at: datetime | None
+Adoption = trust_schemas.Adoption
+IssuerAdoption = trust_schemas.IssuerAdoption
+NodeAdoption = trust_schemas.NodeAdoption
+PublishTrust = trust_schemas.PublishTrust
+RenewalOrder = trust_schemas.RenewalOrder
+RenewDevices = trust_schemas.RenewDevices
+ServiceAdoption = trust_schemas.ServiceAdoption
+Trust = trust_schemas.Trust
 
 
 # Operators' tokens.
 
 
 class CreateToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`POST /v1/tokens` -> 201 CreatedToken"""
+    """A token to create."""
 
-    name: str
+    name: Name
+    """Name of the person or program that gets the token, for the audit."""
     expires_at: datetime | None = None
+    """Time from which the token is refused: with a time zone, in the future. Without it the token does not expire."""
 
 
 class Token(msgspec.Struct, frozen=True):
-    """`GET /v1/tokens` -> Page[Token]; `POST /v1/tokens/{id}/revoke` -> 200 Token."""
+    """An operator's token, without its text."""
 
     id: TokenId
+    """Id of the token. The audit names the operator by it."""
     name: str
+    """Name of the person or program that has the token."""
     created_at: datetime
+    """Time of creation."""
     expires_at: datetime | None
+    """Time from which the token is refused."""
     revoked_at: datetime | None
+    """Time at which an operator revoked the token."""
 
 
 class CreatedToken(msgspec.Struct, frozen=True):
-    """A new token and its text, `secret`. The text is shown once; Fabric stores its hash only."""
+    """A new token with its text."""
 
     token: Token
+    """The token."""
     secret: str
+    """Text of the token. This answer is the only place that shows it; Fabric stores a hash."""
 
 
 # Audit.
 
 
 class AuditEntry(msgspec.Struct, frozen=True):
-    """`GET /v1/audit?tenant=&object=&action=` -> Page[AuditEntry], newest first.
-
-    `actor` is `operator:<token id>`, the SPIFFE id of a node, `anonymous` or `system`.
-    """
+    """One entry of the audit."""
 
     id: str
+    """Id of the entry. Ids sort by time."""
     at: datetime
+    """Time of the action."""
     actor: str
+    """`operator:` and the id of the token, the SPIFFE id of a node, `anonymous`, or `system`."""
     action: str
+    """Name of the action, for example `code.created`."""
     object: str
+    """Id of the object."""
     tenant: str
+    """Tenant of the object. Empty if it belongs to no tenant."""
     outcome: Literal["done", "refused"]
+    """Whether the action was done or refused."""
     detail: dict[str, str]
+    """Values that the action records, by name."""
 
 
 class Health(msgspec.Struct, frozen=True):
-    """`GET /healthz`, `GET /readyz`"""
+    """State of the service."""
 
     status: str
+    """`ok`"""

@@ -16,7 +16,8 @@ from litestar.params import SkipValidation
 from litestar.types import ControllerRouterHandler, Scope
 
 from cloud.http.guard import Guard, judge_again
-from cloud.http.metrics import Metrics, measured, metrics_route
+from cloud.http.metrics import Metrics, measured, read_metrics
+from cloud.http.openapi import ApiDocument, show_schema
 from cloud.http.problems import Refusal, answer, handle
 from cloud.storage.errors import DatabaseBusy, DatabaseUnavailable
 from protocol.limits import REQUEST_BODY_BYTES_MAX
@@ -85,18 +86,25 @@ def make_app(
     services: Mapping[str, object] | None = None,
     metrics: Metrics | None = None,
     on_error: OnError | None = None,
+    schema: ApiDocument | None = None,
 ) -> Litestar:
     """Make the application of a service.
 
     A handler takes a part of `services` by name, as a parameter of the type `Wired[X]`. With `metrics`, the application
     has the route `/metrics` and measures the time of its requests. `on_error` sees every exception before it is
-    answered.
+    answered. With `schema`, operators can read that document at `/schema`.
     """
     parts = dict(services or {})
     if metrics is not None:
         parts["service_metrics"] = metrics
+    if schema is not None:
+        parts["schema_document"] = schema
     return Litestar(
-        route_handlers=[*handlers, *([metrics_route] if metrics is not None else [])],
+        route_handlers=[
+            *handlers,
+            *([read_metrics] if metrics is not None else []),
+            *([show_schema] if schema is not None else []),
+        ],
         guards=[guard],
         middleware=[measured(metrics)] if metrics is not None else [],
         dependencies={name: _provider(service) for name, service in parts.items()},

@@ -19,6 +19,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from cloud.http.guard import ANONYMOUS
+from cloud.http.openapi import Binary, operation_options
 
 CONTENT_TYPE = "text/plain; version=0.0.4"  # the framework adds the charset
 LATENCY_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -140,7 +141,13 @@ def measured(metrics: Metrics) -> Callable[[ASGIApp], ASGIApp]:
     return wrap
 
 
-@get("/metrics", opt={"peers": (ANONYMOUS,)})
-async def metrics_route(service_metrics: NamedDependency[SkipValidation[Metrics]]) -> Response[bytes]:
-    """Return the service's metrics. They contain no ids."""
+@get(
+    "/metrics",
+    opt=operation_options(ANONYMOUS, answers=Binary(CONTENT_TYPE, "The metrics in Prometheus' text format.")),
+)
+async def read_metrics(service_metrics: NamedDependency[SkipValidation[Metrics]]) -> Response[bytes]:
+    """Read the metrics of the service, for Prometheus.
+
+    Labels have no ids and no values that a caller chooses.
+    """
     return Response(await service_metrics.render(), media_type=CONTENT_TYPE, headers={"Cache-Control": "no-store"})

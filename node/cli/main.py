@@ -68,6 +68,11 @@ def _parser() -> argparse.ArgumentParser:
         "Exits 0 when granted and 3 when denied, as the running agent says now.",
     )
     entitlement.add_argument("name", metavar="NAME", help="the entitlement's name")
+    add(
+        "schema",
+        "print the API document of the socket",
+        "Prints an OpenAPI 3.1 document, made from the installed code. It asks no agent.",
+    )
     renew = add(
         "renew",
         "refresh licence, session and device certificate now",
@@ -194,6 +199,13 @@ async def _entitlement(config: Config, args: argparse.Namespace) -> int:
     return int(Exit.OK) if answer["granted"] else int(Exit.DENIED)
 
 
+async def _schema(_config: Config, _args: argparse.Namespace) -> int:
+    from node.local.openapi import encoded
+
+    sys.stdout.write(encoded().decode())
+    return int(Exit.OK)
+
+
 async def _renew(config: Config, args: argparse.Namespace) -> int:
     from node.local.client import AgentAbsent, expect, request
 
@@ -234,6 +246,7 @@ _COMMANDS = {
     "status": _status,
     "license": _license,
     "entitlement": _entitlement,
+    "schema": _schema,
     "renew": _renew,
 }
 

@@ -31,10 +31,12 @@ _EXITS = {
     "permission_denied": Exit.USAGE,
     "malformed": Exit.USAGE,
 }
-"""What a problem of the socket means to a command line that must tell more than "try again"."""
+"""Code of a problem -> exit code, where the exit code is not TRY_AGAIN."""
 
 
 class Reply(msgspec.Struct, frozen=True):
+    """Status and document of the agent's answer."""
+
     status: int
     document: dict[str, Any]
 
@@ -50,13 +52,13 @@ async def request(socket: Path, method: str, path: str, seconds_max: float = 10.
     try:
         return Reply(response.status_code, json_decode(response.content, dict[str, Any]))
     except msgspec.MsgspecError as error:
-        raise AgentAbsent(f"what answers at {socket} is not the agent") from error
+        raise AgentAbsent(f"cannot use the answer at {socket}: it is not the agent's") from error
 
 
 def expect(reply: Reply, statuses: set[int]) -> dict[str, Any]:
     """The document of an expected status. Raises AgentRefused."""
     if reply.status not in statuses or "title" in reply.document:
-        refused = AgentRefused(f"the agent could not do this: {reply.document.get('title', reply.status)}")
+        refused = AgentRefused(f"cannot do this: {reply.document.get('title', reply.status)}")
         code = str(reply.document.get("code", ""))
         refused.exit, refused.code = _EXITS.get(code, refused.exit), code or refused.code
         raise refused

@@ -1,6 +1,7 @@
-"""Pure functions: the documents of the local socket (licence, entitlement, status), made of one snapshot each.
+"""Pure functions: the documents of the local socket (licence, entitlement, status), each made of one snapshot.
 
-The documents are versioned (`format`): fields are added, never renamed.
+The documents have a version (`format`). Fields are added and never renamed. The text below a field is its description
+in the API document.
 """
 
 from datetime import datetime
@@ -15,49 +16,80 @@ FORMAT = 1
 
 
 class LicenseDocument(msgspec.Struct, frozen=True):
-    """`GET /v1/license`. Software that is licensed keeps its last answer until `valid_until`, and no longer."""
+    """The licence of this machine. Licensed software may use an answer until `valid_until`, and no longer."""
 
     format: int
+    """Version of the document."""
     state: str
+    """State of the licence: `active`, `refresh-due`, `grace`, `restricted`, `terminated`, `suspended`, `revoked`,
+    `pending`, `stale`, `hardware-mismatch` or `unactivated`."""
     gate: str
+    """`open` if licensed software may run, else `closed`."""
     new_work: bool
+    """Whether licensed software may start new work."""
     reason: str
+    """Reason for the state, for people."""
     next: str
+    """Next step, for people. Empty if there is none."""
     valid_until: datetime
+    """Time until which this answer may be used."""
     exit_code: int
+    """Exit code of `cascadia status` in this state."""
     flags: tuple[str, ...]
+    """`clock-suspect`: the clock is behind a signed date. `tpm-failing`: the TPM does not answer. `state-damaged`: a
+    licence file does not verify."""
     tenant: str
+    """Id of the tenant."""
     node: str
+    """Id of the node."""
     generation: int
+    """Generation of the node."""
     lease: Lease | None
+    """The lease, if the current statement is one."""
 
 
 class EntitlementDocument(msgspec.Struct, frozen=True):
-    """`GET /v1/entitlements/NAME`; the HTTP status is 200 when granted and 403 when not."""
+    """Whether the licence grants an entitlement now."""
 
     format: int
+    """Version of the document."""
     name: str
+    """Name of the entitlement."""
     granted: bool
+    """Whether the gate is open and the lease grants the entitlement."""
     state: str
+    """State of the licence, as in the licence document."""
     reason: str
+    """Reason, for people."""
     valid_until: datetime
+    """Time until which this answer may be used."""
 
 
 class StatusDocument(msgspec.Struct, frozen=True):
-    """`GET /v1/status`. `offline_bound_at`: until when a copy of this state could run without the cloud."""
+    """State of the agent, with the licence."""
 
     format: int
+    """Version of the document."""
     version: str
+    """Version of the agent."""
     mode: str
+    """`production` or `development`."""
     license: LicenseDocument
+    """The licence."""
     hardware: str
+    """Last answer of the TPM: `ours`, `other` (another TPM), `unavailable`, or `unchecked`."""
     agent_running: bool
+    """Whether the agent runs. False if the command line made the document itself."""
     last_contact_at: datetime | None
+    """Time of the last successful contact with the cloud since the agent started."""
     failures: int
+    """Number of contacts without an answer since the last one with an answer."""
     offline_bound_at: datetime | None
+    """Time until which a copy of the present state directory could run without the cloud."""
     limits: str
+    """Limits of offline licences, for people."""
     damaged: tuple[str, ...] = ()
-    """A text for each licence file that is there and does not verify."""
+    """One text for each licence file that does not verify."""
 
 
 LIMITS = (
@@ -77,6 +109,7 @@ def _flags(verdict: Verdict) -> tuple[str, ...]:
 
 
 def license_document(snapshot: Snapshot) -> LicenseDocument:
+    """The licence document of a snapshot."""
     verdict, holder = snapshot.verdict, snapshot.holder
     return LicenseDocument(
         format=FORMAT,
@@ -96,6 +129,7 @@ def license_document(snapshot: Snapshot) -> LicenseDocument:
 
 
 def entitlement_document(snapshot: Snapshot, name: str) -> EntitlementDocument:
+    """The document of one entitlement. `name` is the name as the lease has it."""
     verdict = snapshot.verdict
     granted = entitled(verdict, snapshot.lease, name)
     reason = verdict.reason if granted or not verdict.gate_open else f"the licence does not include {name!r}"
@@ -112,6 +146,7 @@ def entitlement_document(snapshot: Snapshot, name: str) -> EntitlementDocument:
 def status_document(
     snapshot: Snapshot, mode: str, *, running: bool, last_contact_at: datetime | None, failures: int
 ) -> StatusDocument:
+    """The status document. `failures` counts the contacts that failed since `last_contact_at`."""
     lease = snapshot.lease
     return StatusDocument(
         format=FORMAT,

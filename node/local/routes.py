@@ -1,15 +1,24 @@
-"""Routes of the local socket, and what they need of the agent.
+"""Routes: the local socket. One table serves the requests and is the source of the API document (`openapi.py`).
 
-Reading is for everyone who reaches the socket; a command is for root and the agent's own user.
+Every local user who reaches the socket can read. Commands are for root and the agent's own user.
 """
 
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 from urllib.parse import unquote
+
+import msgspec
 
 from node.errors import NodeError
 from node.hwbind.errors import TpmError
 from node.licensing.verdict import Snapshot
-from node.local.documents import StatusDocument, entitlement_document, license_document
+from node.local.documents import (
+    EntitlementDocument,
+    LicenseDocument,
+    StatusDocument,
+    entitlement_document,
+    license_document,
+)
 from node.local.server import Answer, Handler, Request, problem
 from protocol.limits import ENTITLEMENT_NAME_CHARS_MAX
 
@@ -21,15 +30,104 @@ class Licensed(Protocol):
         """The licence now."""
 
     def status(self) -> StatusDocument:
-        """The agent's own state with the licence."""
+        """The state of the agent, with the licence."""
 
     async def renew(self, *, rekey: bool) -> None:
         """Refresh licence, session and device certificate. Raises NodeError, TpmError."""
 
 
-async def _renew(agent: Licensed, request: Request, *, rekey: bool = False) -> Answer:
-    if not request.privileged:
-        return problem(403, "permission_denied", "only root and the agent's user may do this")
+class Refused(msgspec.Struct, frozen=True):
+    """A refusal that a route can answer."""
+
+    status: int
+    code: str
+    title: str
+
+
+MALFORMED = Refused(400, "malformed", "an entitlement's name is empty or too long")
+PERMISSION_DENIED = Refused(403, "permission_denied", "only root and the agent's user may do this")
+NOT_FOUND = Refused(404, "not_found", "no such path; `cascadia schema` prints the paths")
+METHOD_NOT_ALLOWED = Refused(405, "method_not_allowed", "no such method here")
+
+
+class Route(msgspec.Struct, frozen=True):
+    """One operation: method, path, and the function that answers it.
+
+    `path` may have one parameter in braces as its last part; `answer` gets its text, percent-decoded. `answers` is the
+    body by status. `is_command`: the operation is refused to other users than root and the agent's own.
+    """
+
+    method: str
+    path: str
+    answer: Callable[[Licensed, str], Awaitable[Answer]]
+    answers: dict[int, type[msgspec.Struct]]
+    refuses: tuple[Refused, ...] = ()
+    is_command: bool = False
+
+
+async def show_license(agent: Licensed, _: str) -> Answer:
+    """Show the licence.
+
+    Licensed software may use the answer until `valid_until`, and asks again before.
+    """
+    return Answer(200, license_document(agent.snapshot()))
+
+
+async def check_entitlement(agent: Licensed, name: str) -> Answer:
+    """Check an entitlement of the licence.
+
+    The status is 200 if the entitlement is granted and 403 if not. Both have the same body.
+    """
+    if not 0 < len(name) <= ENTITLEMENT_NAME_CHARS_MAX:
+        return _refused(MALFORMED)
+    document = entitlement_document(agent.snapshot(), name)
+    return Answer(200 if document.granted else 403, document)
+
+
+async def show_status(agent: Licensed, _: str) -> Answer:
+    """Show the state of the agent, with the licence."""
+    return Answer(200, agent.status())
+
+
+async def renew(agent: Licensed, _: str) -> Answer:
+    """Refresh the licence, the session and the device certificate now.
+
+    The answer is the licence after that. A failure is answered 503 with the code of its cause.
+    """
+    return await _renew(agent, rekey=False)
+
+
+async def renew_with_new_key(agent: Licensed, _: str) -> Answer:
+    """Make a new node key in the TPM, then renew the device certificate for it.
+
+    The answer is the licence after that. A failure is answered 503 with the code of its cause.
+    """
+    return await _renew(agent, rekey=True)
+
+
+ROUTES = (
+    Route("GET", "/v1/license", show_license, {200: LicenseDocument}),
+    Route(
+        "GET",
+        "/v1/entitlements/{name}",
+        check_entitlement,
+        {200: EntitlementDocument, 403: EntitlementDocument},
+        refuses=(MALFORMED,),
+    ),
+    Route("GET", "/v1/status", show_status, {200: StatusDocument}),
+    Route("POST", "/v1/renew", renew, {200: LicenseDocument}, refuses=(PERMISSION_DENIED,), is_command=True),
+    Route(
+        "POST",
+        "/v1/renew/rekey",
+        renew_with_new_key,
+        {200: LicenseDocument},
+        refuses=(PERMISSION_DENIED,),
+        is_command=True,
+    ),
+)
+
+
+async def _renew(agent: Licensed, *, rekey: bool) -> Answer:
     try:
         await agent.renew(rekey=rekey)
     except (NodeError, TpmError) as error:
@@ -37,28 +135,32 @@ async def _renew(agent: Licensed, request: Request, *, rekey: bool = False) -> A
     return Answer(200, license_document(agent.snapshot()))
 
 
+def _refused(refused: Refused) -> Answer:
+    return problem(refused.status, refused.code, refused.title)
+
+
+def parameter_of(route: Route, path: str) -> str | None:
+    """The parameter in a request's path, empty for a route without one. None if the path is not the route's."""
+    template, _, parameter = route.path.partition("{")
+    if not parameter:
+        return "" if path == template else None
+    rest = path.removeprefix(template)
+    return unquote(rest) if path.startswith(template) and "/" not in rest else None
+
+
 def handler(agent: Licensed) -> Handler:
     """The routes of the socket over a running agent."""
 
     async def handle(request: Request) -> Answer:
-        match request.method, request.path.partition("?")[0].split("/"):
-            case "GET", ["", "v1", "license"]:
-                return Answer(200, license_document(agent.snapshot()))
-            case "GET", ["", "v1", "entitlements", encoded]:
-                name = unquote(encoded)
-                if not 0 < len(name) <= ENTITLEMENT_NAME_CHARS_MAX:
-                    return problem(400, "malformed", "an entitlement's name is empty or too long")
-                document = entitlement_document(agent.snapshot(), name)
-                return Answer(200 if document.granted else 403, document)
-            case "GET", ["", "v1", "status"]:
-                return Answer(200, agent.status())
-            case "POST", ["", "v1", "renew"]:
-                return await _renew(agent, request)
-            case "POST", ["", "v1", "renew", "rekey"]:
-                return await _renew(agent, request, rekey=True)
-            case _, ["", "v1", "license" | "status" | "renew"] | ["", "v1", "entitlements" | "renew", _]:
-                return problem(405, "method_not_allowed", "no such method here")
-            case _:
-                return problem(404, "not_found", "no such path; see cascadia(8)")
+        path = request.path.partition("?")[0]
+        found = [(route, name) for route in ROUTES if (name := parameter_of(route, path)) is not None]
+        if not found:
+            return _refused(NOT_FOUND)
+        for route, name in found:
+            if route.method == request.method:
+                if route.is_command and not request.privileged:
+                    return _refused(PERMISSION_DENIED)
+                return await route.answer(agent, name)
+        return _refused(METHOD_NOT_ALLOWED)
 
     return handle

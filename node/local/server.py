@@ -1,8 +1,8 @@
 """Adapter: HTTP server on the unix socket that licensed software and the command line use.
 
-Reading is for everyone who reaches the socket: a licence's terms are no secret to the software they license. Commands
-(`POST`) are for root and the agent's own user, as the kernel names the caller (SO_PEERCRED). One connection carries one
-request. Answers are computed when they are asked for, never stored.
+Every local user who reaches the socket can read, because the terms of a licence are no secret to the software on the
+machine. Commands (`POST`) are for root and the agent's own user; the kernel names the caller (SO_PEERCRED). One
+connection carries one request. Answers are computed for each request and never stored.
 """
 
 import errno
@@ -23,17 +23,17 @@ from node.exits import Exit
 REQUEST_SECONDS_MAX = 10.0
 REQUEST_BYTES_MAX = 16 * 1024
 CONNECTIONS_MAX = 64
-"""Local programs ask once a minute; a flood of them waits in the socket's backlog, and takes no descriptors."""
+"""Local programs ask once a minute. More connections wait in the socket's backlog and use no descriptors."""
 CONNECTIONS_PER_USER_MAX = 16
-"""One user who holds connections open does not keep the others' programs from asking."""
+"""A user who holds connections open leaves room for the programs of other users."""
 BACKLOG = 1024
-"""Connections that wait in the kernel: a client that does not block is refused when there is no room."""
+"""Connections that wait in the kernel. A non-blocking client is refused when they are full."""
 COMMAND_SECONDS_MAX = 120.0
-"""A renewal signs with the TPM twice and asks the cloud three times."""
+"""A renewal signs with the TPM twice and calls the cloud three times."""
 
 
 class SocketUnusable(NodeError):
-    """The socket cannot be made where the settings want it."""
+    """The socket cannot be made at the path in the settings."""
 
     exit = Exit.USAGE
     code = "socket_unusable"
@@ -41,7 +41,7 @@ class SocketUnusable(NodeError):
 
 
 class Request(msgspec.Struct, frozen=True):
-    """A request as the routes see it. `privileged`: the peer is root or the agent's own user."""
+    """A request as the routes see it. `privileged`: the caller is root or the agent's own user."""
 
     method: str
     path: str
@@ -49,16 +49,21 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
+    """Status and body of an answer."""
+
     status: int
     body: msgspec.Struct
 
 
 class LocalProblem(msgspec.Struct, frozen=True):
-    """Errors of the socket itself, in the form of RFC 9457."""
+    """A refusal or a failure (RFC 9457)."""
 
     title: str
+    """Cause, for people."""
     status: int
+    """HTTP status."""
     code: str
+    """Code of the cause, for programs. Codes are never renamed."""
 
 
 Handler = Callable[[Request], Awaitable[Answer]]
@@ -69,13 +74,14 @@ _PEERCRED = struct.Struct("3i")
 
 
 def problem(status: int, code: str, title: str) -> Answer:
+    """An answer that refuses or reports a failure."""
     return Answer(status, LocalProblem(title=title, status=status, code=code))
 
 
 def listen(path: Path) -> trio.SocketListener:
-    """A listening socket at `path`, readable by everyone; a socket left behind by a crash is replaced.
+    """A listening socket at `path` that every local user can reach. A socket left by a crash is replaced.
 
-    The caller holds the state lock, so no other agent of this state can be listening. Raises SocketUnusable.
+    The caller holds the state lock, so no other agent of this state listens. Raises SocketUnusable.
     """
     raw = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     fresh = path.with_name(path.name + ".new")
@@ -85,7 +91,7 @@ def listen(path: Path) -> trio.SocketListener:
         raw.bind(str(fresh))
         fresh.chmod(0o666)
         raw.listen(BACKLOG)
-        # Renaming keeps the old socket answering (with an error) until the new one is in place.
+        # The rename is atomic: clients find the old socket, which refuses them, or the new one.
         fresh.rename(path)
     except OSError as error:
         raw.close()
@@ -104,7 +110,7 @@ def _privileged(user: int) -> bool:
 
 
 async def _read_request(connection: h11.Connection, stream: trio.SocketStream) -> h11.Request | None:
-    """The request's head; its body is drained to a bound. None when the peer left."""
+    """The head of the request. Its body is read up to a bound and dropped. None if the client closed the connection."""
     head: h11.Request | None = None
     received = 0
     while True:
@@ -125,7 +131,7 @@ async def _read_request(connection: h11.Connection, stream: trio.SocketStream) -
 
 async def _send(connection: h11.Connection, stream: trio.SocketStream, answer: Answer, *, head_only: bool) -> None:
     body = msgspec.json.encode(answer.body) + b"\n"
-    kind = b"application/problem+json" if answer.status >= 400 else b"application/json"
+    kind = b"application/problem+json" if isinstance(answer.body, LocalProblem) else b"application/json"
     headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body)), (b"connection", b"close")]
     data = connection.send(h11.Response(status_code=answer.status, headers=headers)) or b""
     if not head_only:
@@ -156,7 +162,7 @@ async def _exchange(stream: trio.SocketStream, user: int, handler: Handler) -> N
 
 
 async def serve(listener: trio.SocketListener, handler: Handler) -> None:
-    """Answer until cancelled. A broken peer ends its own exchange and nothing else."""
+    """Answer until cancelled. A failing client ends its own exchange and nothing else."""
     slots = trio.Semaphore(CONNECTIONS_MAX)
     held: Counter[int] = Counter()
 
@@ -184,7 +190,7 @@ async def serve(listener: trio.SocketListener, handler: Handler) -> None:
 
 
 async def _accept(listener: trio.SocketListener) -> trio.SocketStream:
-    """The next connection. Where the system lacks descriptors or memory for it, it waits, as trio's server does."""
+    """The next connection. It waits while the system lacks descriptors or memory, as trio's server does."""
     while True:
         try:
             return await listener.accept()

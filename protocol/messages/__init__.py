@@ -1,1 +1,1 @@
-"""Bodies of requests and answers: activation, sessions, renewal, EST."""
+"""Messages: bodies of requests and answers of activation, sessions, renewal and EST."""

@@ -1,21 +1,24 @@
-"""Messages of the activation exchange (section 5 of the design) and the activation file.
+"""Messages: the activation exchange (section 5 of the design), and the activation file.
 
-Evolution: requests refuse unknown fields; a field is added with a default, at the end, and sent only to a server
-that announces it.
+Evolution: requests refuse unknown fields. A field is added at the end with a default, and is sent only to a server
+that announces it. The text below a field is its description in the API document.
 """
 
 from datetime import datetime
+from typing import Annotated
 
 import msgspec
 
 from protocol.evidence import EndorsementEvidence, KeyEvidence
 from protocol.ids import ActivationId, NodeId, TenantId
+from protocol.limits import COMPONENTS_MAX
+from protocol.openapi import limits
 
 ACTIVATION_FILE_FORMAT = 1
 
 
 class TrustPin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Version and SHA-256 (hex) of the TUF root that starts all trust."""
+    """Pin: version and SHA-256 (hex) of the TUF root that the installation starts from."""
 
     version: int
     sha256: str
@@ -29,7 +32,7 @@ class PinError(ValueError):
 
 
 def parse_pin(text: str) -> TrustPin:
-    """`VERSION:SHA256HEX`. Raises PinError."""
+    """The pin in a text of the form VERSION:SHA256HEX. Raises PinError."""
     version, _, digest = text.strip().partition(":")
     if not version.isdecimal() or len(digest) != 64 or set(digest) - set("0123456789abcdef"):
         raise PinError("a trust pin reads VERSION:SHA256, as `cascade init` printed it")
@@ -37,7 +40,8 @@ def parse_pin(text: str) -> TrustPin:
 
 
 class ActivationFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What `cascade code create` writes for `cascadia activate FILE`; mode 0600, since `code` is a secret."""
+    """Activation file: `cascade code create` writes it for `cascadia activate FILE`. Its mode is 0600 because `code` is a
+    secret."""
 
     format: int
     repository_url: str
@@ -47,39 +51,56 @@ class ActivationFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class StartActivation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`POST /v1/activations`"""
+    """Start of an activation."""
 
     code: str
+    """Text of the activation code."""
     evidence: EndorsementEvidence
+    """The TPM, and the attestation key that it uses."""
     agent_version: str
+    """Version of the agent, up to 256 printable characters."""
 
 
 class Challenge(msgspec.Struct, frozen=True):
-    """The answer: `TPM2_MakeCredential` to the EK (`credential_blob` TPM2B_ID_OBJECT, `encrypted_secret`
-    TPM2B_ENCRYPTED_SECRET, both marshalled), and the salt for the fingerprint."""
+    """Challenge to a TPM (`TPM2_MakeCredential`). `TPM2_ActivateCredential` releases its secret."""
 
     activation: ActivationId
+    """Id of the activation."""
     credential_blob: bytes
+    """TPM2B_ID_OBJECT, marshalled."""
     encrypted_secret: bytes
+    """TPM2B_ENCRYPTED_SECRET, marshalled."""
     fingerprint_salt: bytes
+    """Key of the HMACs in the fingerprint. It differs by tenant."""
     expires_at: datetime
+    """Time until which the answer is accepted."""
     tries_left: int
+    """Number of answers that may be sent."""
 
 
 class ProveActivation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`POST /v1/activations/{id}/proof`. `secret` is what the TPM released, `csr` is DER, `fingerprint` name -> HMAC."""
+    """Answer to the challenge of an activation."""
 
     secret: bytes
+    """Secret that the TPM released."""
     csr: bytes
+    """Certificate request (PKCS#10) in DER, signed by the node key, without extensions and attributes."""
     key: KeyEvidence
-    fingerprint: dict[str, str]
+    """Evidence that the node key is in the TPM."""
+    fingerprint: Annotated[dict[str, str], limits(maxProperties=COMPONENTS_MAX)]
+    """Fingerprint of the machine: name of a component to its HMAC-SHA-256 in hex."""
 
 
 class Activated(msgspec.Struct, frozen=True):
-    """The answer to a proof: who the node is, and its device certificate with the issuing CA's (DER, leaf first)."""
+    """Identity of the node, with its device certificate."""
 
     tenant: TenantId
+    """Tenant of the node."""
     node: NodeId
+    """Id of the node."""
     generation: int
+    """Generation that this activation made."""
     certificate_chain: tuple[bytes, ...]
+    """Device certificate and the certificate of its CA, in DER."""
     confirm_by: datetime
+    """Time until which the node must confirm the generation. Without a confirm it ends, and its seat is free again."""

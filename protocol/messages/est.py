@@ -1,8 +1,8 @@
-"""Enrolment over Secure Transport (RFC 7030, clarified by RFC 8951 and RFC 9908): paths, media types, body encodings.
+"""Pure functions: paths, media types and body encodings of EST (RFC 7030, clarified by RFC 8951 and RFC 9908).
 
-A body is base64 of DER, in lines or in one: RFC 8951 section 3.1 ignores Content-Transfer-Encoding. Certificates
-travel as a degenerate CMS SignedData ("certs-only", RFC 5652 section 5.2), which has no order: the reader finds the
-leaf by its key. Nothing here judges a request or a certificate.
+A body is base64 of DER, in one line or several; Content-Transfer-Encoding is ignored (RFC 8951 section 3.1).
+Certificates are sent as certs-only CMS (SignedData without signatures, RFC 5652 section 5.2). CMS sets have no order,
+so the reader finds the leaf by its key. No function here decides about a request or a certificate.
 """
 
 import base64
@@ -21,11 +21,11 @@ PATH_SIMPLEREENROLL = "/.well-known/est/simplereenroll"
 TYPE_PKCS10 = "application/pkcs10"
 TYPE_PKCS7 = "application/pkcs7-mime; smime-type=certs-only"
 TYPE_CACERTS = "application/pkcs7-mime"
-"""RFC 7030 section 4.1.3 names no parameter for `cacerts`, and there are clients that compare the whole text."""
+"""RFC 7030 section 4.1.3 names no parameter for `cacerts`. Some clients compare the whole text."""
 TYPE_CSRATTRS = "application/csrattrs"
 
 HEADER_REQUEST = "Idempotency-Key"
-"""Names a request, so that a repeat after a lost answer gets the same certificate: `REQUEST_ID`."""
+"""Header that names a request (`REQUEST_ID`). A repeat after a lost answer then gets the same certificate."""
 REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
 CSRATTRS_DER = bytes.fromhex(
@@ -35,32 +35,32 @@ CSRATTRS_DER = bytes.fromhex(
     "310a06082a8648ce3d030107"  # on the curve secp256r1 (RFC 9908 section 3.2);
     "06082a8648ce3d040302"  # the OID: sign with ecdsa-with-SHA256
 )
-"""What a request should be like. Asks for no name: those are recorded at the issuer."""
+"""Attributes that a certificate request should have. It asks for no name, because the issuer has recorded the names."""
 
 CERTIFICATES_MAX = 48
-"""In one answer: the CAs of two classes in two generations, and what crosses them, are ten. Far above it, for no service
-must be unable to renew because old CAs were kept; so many are as much as `BASE64_BYTES_MAX` holds."""
+"""Most certificates in one answer. Two classes of CAs in two generations with their cross-certificates are ten. The bound
+is far above, so that a service can renew although old CAs are kept; `BASE64_BYTES_MAX` holds this many."""
 BASE64_BYTES_MAX = 64 * 1024
 _SPACE = b" \t\r\n"
 
 
 class EstError(ValueError):
-    """A body that is not what RFC 7030 says; the text names the part."""
+    """The body does not have the form of RFC 7030. The text names the part."""
 
 
 def media_type(content_type: str) -> str:
-    """The type in a Content-Type header, without parameters, in lower case."""
+    """The media type in a Content-Type header, in lower case and without parameters."""
     return content_type.partition(";")[0].strip().lower()
 
 
 def encode_base64(der: bytes) -> bytes:
-    """DER as an EST body: base64 in lines of 64 letters."""
+    """DER as an EST body: base64 in lines of 64 characters."""
     text = base64.b64encode(der)
     return b"\n".join(text[at : at + 64] for at in range(0, len(text), 64)) + b"\n"
 
 
 def decode_base64(body: bytes) -> bytes:
-    """The DER in an EST body. Raises EstError for nothing, too much, or anything but base64 and white space."""
+    """The DER in an EST body. Raises EstError if the body is empty, too large, or has more than base64 and white space."""
     if len(body) > BASE64_BYTES_MAX:
         raise EstError(f"the body is larger than {BASE64_BYTES_MAX} bytes")
     try:
@@ -73,13 +73,13 @@ def decode_base64(body: bytes) -> bytes:
 
 
 def encode_certs_only(certificates: tuple[bytes, ...]) -> bytes:
-    """Certificates (DER) as the body of an answer."""
+    """Certificates in DER as the body of an answer."""
     loaded = [x509.load_der_x509_certificate(der) for der in certificates]
     return encode_base64(pkcs7.serialize_certificates(loaded, serialization.Encoding.DER))
 
 
 def decode_certs_only(body: bytes) -> tuple[bytes, ...]:
-    """The certificates (DER) of an answer, in no order. Raises EstError."""
+    """The certificates of an answer in DER, in any order. Raises EstError."""
     try:
         found = pkcs7.load_der_pkcs7_certificates(decode_base64(body))
     except EstError:
@@ -92,7 +92,10 @@ def decode_certs_only(body: bytes) -> tuple[bytes, ...]:
 
 
 def leaf_first(certificates: tuple[bytes, ...], spki_der: bytes) -> tuple[bytes, ...]:
-    """The certificate of this key first, then the others as they came. Raises EstError unless exactly one is."""
+    """The certificates with the leaf first; the others keep their order. All are DER.
+
+    `spki_der` is the SubjectPublicKeyInfo of the leaf. Raises EstError if the key has no certificate or several.
+    """
     leaves = [der for der in certificates if _spki(der) == spki_der]
     if len(leaves) != 1:
         raise EstError(f"the answer has {len(leaves)} certificates of the key, not one")

@@ -1,64 +1,72 @@
-"""Messages of a renewal with fresh evidence: a device certificate that has expired, or one for another key.
+"""Messages: renewal of a device certificate with fresh TPM evidence, after its expiry or for another node key.
 
-The same exchange as an activation without its code (section 6 of the design, "Certificates and leases"): who asks
-is shown by the chip alone, within the generation in force. A certificate that still counts is renewed over a session
-instead (`protocol.messages.est`).
+The exchange is that of an activation without the code (section 6 of the design, "Certificates and leases"). The TPM
+alone authenticates the caller, within the generation in force. A node whose certificate is valid renews it over a
+session instead (`protocol.messages.est`).
 
-Evolution: requests refuse unknown fields; a field is added with a default, at the end, and sent only to a server
-that announces it.
+Evolution: requests refuse unknown fields. A field is added at the end with a default, and is sent only to a server
+that announces it. The text below a field is its description in the API document.
 """
 
 from datetime import datetime
+from typing import Annotated
 
 import msgspec
 
 from protocol.evidence import EndorsementEvidence, KeyEvidence
 from protocol.ids import RenewalId
+from protocol.limits import NONCE_BYTES_MAX, NONCE_BYTES_MIN
+from protocol.openapi import limits
 
 PATH_RENEWALS = "/v1/node/renewals"
 
 
 def path_proof(renewal: str) -> str:
-    """Where the proof of a renewal goes."""
+    """Path for the proof of a renewal. `renewal` is its id."""
     return f"{PATH_RENEWALS}/{renewal}/proof"
 
 
 class StartRenewal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`POST /v1/node/renewals`. `device_certificate` is DER and may have expired: it only says which node is meant.
-
-    `evidence` is of the chip and the attestation key that the generation was activated with.
-    """
+    """Start of a renewal."""
 
     device_certificate: bytes
+    """Device certificate in DER. It may have expired, because it only names the node and the generation."""
     evidence: EndorsementEvidence
+    """The TPM and the attestation key that activated the generation."""
     agent_version: str
+    """Version of the agent, up to 256 printable characters."""
 
 
 class RenewalChallenge(msgspec.Struct, frozen=True):
-    """The answer: `TPM2_MakeCredential` to the EK (`credential_blob` TPM2B_ID_OBJECT, `encrypted_secret`
-    TPM2B_ENCRYPTED_SECRET, both marshalled)."""
+    """Challenge to a TPM (`TPM2_MakeCredential`). `TPM2_ActivateCredential` releases its secret."""
 
     renewal: RenewalId
+    """Id of the renewal."""
     credential_blob: bytes
+    """TPM2B_ID_OBJECT, marshalled."""
     encrypted_secret: bytes
+    """TPM2B_ENCRYPTED_SECRET, marshalled."""
     expires_at: datetime
+    """Time until which the answer is accepted."""
     tries_left: int
+    """Number of answers that may be sent."""
 
 
 class ProveRenewal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`POST /v1/node/renewals/{id}/proof`. `secret` is what the TPM released, `csr` is DER.
-
-    `key` certifies the key of the CSR over `protocol.evidence.qualifying_data` with the renewal's id; `answer_nonce`
-    is what the freshness of a refusal's statement is over.
-    """
+    """Answer to the challenge of a renewal."""
 
     secret: bytes
+    """Secret that the TPM released."""
     csr: bytes
+    """Certificate request (PKCS#10) in DER, signed by the node key, without extensions and attributes."""
     key: KeyEvidence
-    answer_nonce: str
+    """Evidence that the key of the CSR is in the TPM, over `protocol.evidence.qualifying_data` with the renewal's id."""
+    answer_nonce: Annotated[str, limits(minLength=NONCE_BYTES_MIN, maxLength=NONCE_BYTES_MAX)]
+    """Nonce of the node. If the answer is a refusal with a statement, its freshness is over this nonce."""
 
 
 class Renewed(msgspec.Struct, frozen=True):
-    """The answer to a proof: the device certificate with the issuing CA's (DER, leaf first)."""
+    """New device certificate of the node."""
 
     certificate_chain: tuple[bytes, ...]
+    """Device certificate and the certificate of its CA, in DER."""

@@ -1,110 +1,124 @@
-"""Messages of sessions, refresh and the wake channel; the session proof. Renewal is EST (`protocol.messages.est`).
+"""Messages: sessions, statements and the wake channel, and the session proof.
 
-The proof is a JWS by the node key in the TPM over a server's nonce; see section 5 of the design.
+The proof is a JWS over a nonce of the server, signed by the node key in the TPM (section 5 of the design). Renewal is
+EST (`protocol.messages.est`). The text below a field is its description in the API document.
 """
 
 from datetime import datetime
+from typing import Annotated
 
 import msgspec
 
 from protocol.encoding import json_decode, json_encode
 from protocol.evidence import ClockInfo
 from protocol.ids import NodeId, TenantId
+from protocol.limits import NONCE_BYTES_MAX, NONCE_BYTES_MIN
+from protocol.openapi import limits
 from protocol.signed.envelope import EnvelopeError, verify_signature
 
 TYP_SESSION_PROOF = "cascade-session-proof+jws"
 
 
 class Nonce(msgspec.Struct, frozen=True):
-    """`POST /v1/node/nonces`"""
+    """Nonce for a session proof."""
 
     nonce: str
+    """The nonce, for the claim `nonce`."""
     expires_at: datetime
+    """Time until which a proof over the nonce is accepted."""
 
 
 class ProofClaims(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the node key signs. `url` is the full URL of the request, `csr_sha256` hex over the session key's CSR.
-
-    `trust_version` is the version of the TUF targets that the node works by; unset by an agent that does not tell.
-    """
+    """Claims of a session proof, which the node key signs."""
 
     tenant: TenantId
     node: NodeId
     generation: int
     nonce: str
     method: str
+    """Method of the request."""
     url: str
+    """Full URL of the request."""
     csr_sha256: str
+    """SHA-256 of the session key's certificate request in DER, in hex."""
     answer_nonce: str
+    """Nonce of the node, for the freshness in the answer."""
     fingerprint: dict[str, str]
     clock: ClockInfo
     agent_version: str
     trust_version: int | msgspec.UnsetType = msgspec.UNSET
+    """Version of the TUF targets that the node uses. Agents that do not report it leave it out."""
 
 
 class OpenSession(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`POST /v1/node/sessions`: device certificate and session CSR in DER, the proof, the last statement's token."""
+    """Request of a session."""
 
     device_certificate: bytes
+    """Device certificate in DER."""
     csr: bytes
+    """Certificate request (PKCS#10) in DER for the session key."""
     proof: str
+    """Session proof: a JWS of the type `cascade-session-proof+jws` by the node key, over a nonce of the server."""
     presented: str = ""
+    """Last statement that the node has stored, as a JWS. Empty if it has none."""
 
 
 class StatementAnswer(msgspec.Struct, frozen=True):
-    """The node's current statement and the word that it is current, over the asker's nonce.
-
-    `statement` is empty only for a generation that was not confirmed yet.
-    """
+    """Current statement of the node, with the proof that it is current."""
 
     statement: str
+    """Lease, suspension or revocation, as a JWS signed by Fabric. Empty before the confirm."""
     freshness: str
+    """Freshness over the nonce of the node, as a JWS signed by Fabric. Empty before the confirm."""
 
 
 class Session(msgspec.Struct, frozen=True):
-    """A session certificate with its issuing CA's (DER, leaf first), and the current statement.
-
-    `cursor` is the position of the wake channel that this answer already reflects, 0 where it reflects none.
-    """
+    """Session certificate and current statement of the node."""
 
     certificate_chain: tuple[bytes, ...]
+    """Session certificate and the certificate of its CA, in DER."""
     current: StatementAnswer
+    """Current statement."""
     cursor: int = 0
+    """Position of the wake channel that this answer reflects, 0 if it reflects none."""
 
 
 class Ask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`POST /v1/node/confirm` and `POST /v1/node/statement`: the asker's nonce and its last statement's token.
+    """Request of a statement."""
 
-    `trust_version` as in `ProofClaims`: so an agent tells of a new trust without waiting for its next session.
-    """
-
-    nonce: str
+    nonce: Annotated[str, limits(minLength=NONCE_BYTES_MIN, maxLength=NONCE_BYTES_MAX)]
+    """Nonce of the node, for the freshness."""
     presented: str = ""
+    """Last statement that the node has stored, as a JWS. Empty if it has none."""
     trust_version: int | msgspec.UnsetType = msgspec.UNSET
+    """Version of the TUF targets that the node uses. So a node reports a new trust before its next session."""
 
 
 class Events(msgspec.Struct, frozen=True):
-    """`GET /v1/node/events?cursor=&wait=`: a hint that something changed since `cursor`, never a fact."""
+    """Position of the wake channel. A change of it is a hint, not a fact."""
 
     cursor: int
+    """The position, for the next request."""
 
 
 class Certificate(msgspec.Struct, frozen=True):
-    """A certificate with its issuing CA's (DER, leaf first)."""
+    """An issued certificate."""
 
     certificate_chain: tuple[bytes, ...]
+    """The certificate and the certificate of its CA, in DER."""
 
 
 class ProofError(ValueError):
-    """The proof does not hold; the text names the check."""
+    """The session proof does not verify. The text names the failed check."""
 
 
 def proof_payload(claims: ProofClaims) -> bytes:
+    """The bytes that the node key signs."""
     return json_encode(claims)
 
 
 def open_proof(token: str, public_key: object) -> ProofClaims:
-    """The claims of a proof that verifies under the stored node key (P-256). Raises ProofError."""
+    """The claims of a proof, verified under the stored node key (P-256). Raises ProofError."""
     from cryptography.hazmat.primitives.asymmetric import ec
 
     if not isinstance(public_key, ec.EllipticCurvePublicKey):

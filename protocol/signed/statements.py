@@ -31,12 +31,19 @@ class Common(msgspec.Struct, frozen=True, kw_only=True):
     """Of whom, when, and where in the stream. `trust_domain` keeps two installations apart."""
 
     trust_domain: str
+    """Trust domain of the installation."""
     tenant: TenantId
+    """Tenant of the node."""
     node: NodeId
+    """Id of the node."""
     generation: int
+    """Generation of the node."""
     epoch: int
+    """First number of the order of statements. `cascade init` sets it for the installation."""
     seq: int
+    """Second number of the order of statements. It grows with each statement of the node."""
     issued_at: datetime
+    """Time of the signature."""
 
 
 class Lease(Common, frozen=True, kw_only=True):
@@ -46,15 +53,25 @@ class Lease(Common, frozen=True, kw_only=True):
     """
 
     tier: Tier
+    """Assurance tier that the hardware evidence reached."""
     profile: str
+    """Profile of the node."""
     entitlements: tuple[str, ...]
+    """Names of the granted entitlements."""
     not_before: datetime
+    """Start of the lease."""
     refresh_after: datetime
+    """The node refreshes the lease from this date on."""
     expires_at: datetime
+    """The lease expires, and its grace begins."""
     grace_until: datetime
+    """The grace ends. From this date on no new work starts."""
     terminate_at: datetime
+    """The lease terminates, and the gate closes."""
     notify_at: tuple[datetime, ...] = ()
+    """Dates at which the owner of the machine is notified of the expiry."""
     renew_device_after: datetime | msgspec.UnsetType = msgspec.UNSET
+    """A device certificate made before this date is renewed once the date has come."""
 
 
 class Suspension(Common, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""The routes of Breakwater, each with the peers it admits beside it."""
+"""Routes of Breakwater, each with the peers that it admits and the refusals that it can answer."""
 
 from litestar import Router
 
@@ -8,7 +8,7 @@ from cloud.breakwater.routes.problems import refuse
 
 
 def routes() -> list[Router]:
-    """All routes, for `cloud.http.app.make_app`; the issuer's refusals are answered by one table."""
+    """All routes of the mTLS listener, for `cloud.http.app.make_app`. One table maps the errors of all of them."""
     handlers = [
         *generations.HANDLERS,
         *certificates.HANDLERS,

@@ -1,4 +1,4 @@
-"""Names of callers, as records and audit have them."""
+"""Pure functions: names of callers for records and the audit."""
 
 from datetime import datetime
 from typing import Any
@@ -12,12 +12,12 @@ ANONYMOUS = "anonymous"
 
 
 def caller(request: Request[Any, Any, Any]) -> str:
-    """The calling service, as records and audit name it."""
+    """The name of the calling service. Raises Refusal for any other caller."""
     return f"service/{current_service(request).name}"
 
 
 def caller_of(scope: Any, trust: PeerTrust, now: datetime) -> str:
-    """The name of a caller in the audit of refusals; anonymous when its certificate is refused."""
+    """The name of a caller in the refusal audit. A caller whose certificate is refused is anonymous."""
     try:
         return _named(peer_of(scope, trust, now))
     except PeerRefused:

@@ -1,6 +1,7 @@
-"""Routes: Fabric has certificates issued for nodes. Who a certificate is for comes from Fabric, never from the CSR.
+"""Routes: Fabric orders certificates for nodes.
 
-Renewals, and all that services ask for themselves, are EST (`est.py`).
+Fabric names the subject of a certificate; the CSR contributes its key alone. Renewals and certificates of services are
+EST (`est.py`).
 """
 
 from typing import Any
@@ -8,27 +9,39 @@ from typing import Any
 from litestar import Request, post
 from litestar.params import JSONBody
 
+from cloud.breakwater import errors
 from cloud.breakwater.issuance.issuing import Issuing
 from cloud.breakwater.routes.access import caller
 from cloud.contracts.breakwater import PATH_DEVICE, PATH_SESSION, IssueNodeCertificate
 from cloud.http.app import Wired
 from cloud.http.guard import service
+from cloud.http.openapi import operation_options
 from protocol.messages.sessions import Certificate
 
+_ISSUES = operation_options(
+    service("fabric"), refuses=(errors.CsrRefused, errors.GenerationClosed, errors.Conflict, errors.ValueRefused)
+)
 
-@post(PATH_DEVICE, status_code=200, opt={"peers": (service("fabric"),)})
+
+@post(PATH_DEVICE, status_code=200, opt=_ISSUES)
 async def issue_device(
     data: JSONBody[IssueNodeCertificate], request: Request[Any, Any, Any], issuing: Wired[Issuing]
 ) -> Certificate:
-    """A device certificate for an open generation."""
+    """Issue a device certificate for an open generation.
+
+    A repeat with the same `request` gets the same certificate.
+    """
     return await issuing.issue_device(caller(request), data)
 
 
-@post(PATH_SESSION, status_code=200, opt={"peers": (service("fabric"),)})
+@post(PATH_SESSION, status_code=200, opt=_ISSUES)
 async def issue_session(
     data: JSONBody[IssueNodeCertificate], request: Request[Any, Any, Any], issuing: Wired[Issuing]
 ) -> Certificate:
-    """A session certificate for an open generation."""
+    """Issue a session certificate for an open generation.
+
+    A repeat with the same `request` gets the same certificate.
+    """
     return await issuing.issue_session(caller(request), data)
 
 

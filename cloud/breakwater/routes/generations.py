@@ -1,10 +1,11 @@
-"""Routes: Fabric opens and closes generations; every command is idempotent."""
+"""Routes: Fabric opens and closes generations. A repeat of a command changes nothing."""
 
 from typing import Any
 
 from litestar import Request, post
 from litestar.params import JSONBody
 
+from cloud.breakwater.errors import Conflict, ValueRefused
 from cloud.breakwater.generations import Generations
 from cloud.breakwater.routes.access import caller
 from cloud.contracts.breakwater import (
@@ -22,38 +23,53 @@ from cloud.contracts.breakwater import (
 )
 from cloud.http.app import Wired
 from cloud.http.guard import service
+from cloud.http.openapi import operation_options
+
+_COMMAND = operation_options(service("fabric"), refuses=(Conflict, ValueRefused))
 
 
-@post(PATH_OPEN, status_code=200, opt={"peers": (service("fabric"),)})
+@post(PATH_OPEN, status_code=200, opt=_COMMAND)
 async def open_generation(
     data: JSONBody[OpenGeneration], request: Request[Any, Any, Any], generations: Wired[Generations]
 ) -> GenerationOpened:
-    """Open a generation of a node."""
+    """Open a generation of a node.
+
+    Certificates are issued for open generations alone. A repeat changes nothing.
+    """
     await generations.open(caller(request), data)
     return GenerationOpened(data.generation)
 
 
-@post(PATH_CLOSE, status_code=200, opt={"peers": (service("fabric"),)})
+@post(PATH_CLOSE, status_code=200, opt=_COMMAND)
 async def close_generations(
     data: JSONBody[CloseGenerations], request: Request[Any, Any, Any], generations: Wired[Generations]
 ) -> GenerationsClosed:
-    """Close every generation of a node up to one, for ever."""
+    """Close every generation of a node up to a number, for ever.
+
+    Their certificates are revoked. A repeat changes nothing.
+    """
     return GenerationsClosed(await generations.close_up_to(caller(request), data))
 
 
-@post(PATH_CLOSE_ONE, status_code=200, opt={"peers": (service("fabric"),)})
+@post(PATH_CLOSE_ONE, status_code=200, opt=_COMMAND)
 async def close_generation(
     data: JSONBody[CloseGeneration], request: Request[Any, Any, Any], generations: Wired[Generations]
 ) -> GenerationsClosed:
-    """Close one generation of a node and none before it, for ever."""
+    """Close one generation of a node, for ever.
+
+    Its certificates are revoked. Older generations stay as they are. A repeat changes nothing.
+    """
     return GenerationsClosed(await generations.close_one(caller(request), data))
 
 
-@post(PATH_SUPERSEDE_KEYS, status_code=200, opt={"peers": (service("fabric"),)})
+@post(PATH_SUPERSEDE_KEYS, status_code=200, opt=_COMMAND)
 async def supersede_keys(
     data: JSONBody[SupersedeKeys], request: Request[Any, Any, Any], generations: Wired[Generations]
 ) -> KeysSuperseded:
-    """Revoke the certificates of the keys that a generation had before."""
+    """Revoke the certificates of the keys that a generation had before.
+
+    A repeat changes nothing.
+    """
     return KeysSuperseded(await generations.supersede_keys(caller(request), data))
 
 

@@ -1,29 +1,38 @@
-"""Routes: whether the process lives, and whether it can issue."""
+"""Routes: whether the process runs, and whether it can issue."""
 
+import msgspec
 from litestar import get
 
 from cloud.breakwater.errors import IssuerError
 from cloud.breakwater.issuance.issuing import Issuing
 from cloud.http.app import Wired
 from cloud.http.guard import ANONYMOUS
+from cloud.http.openapi import operation_options
 from cloud.http.problems import Refusal
 from cloud.storage import StorageError
 
 
-@get("/healthz", opt={"peers": (ANONYMOUS,)})
-async def healthz() -> dict[str, str]:
-    """The process answers."""
-    return {"status": "ok"}
+class Health(msgspec.Struct, frozen=True):
+    """State of the service."""
+
+    status: str
+    """`ok`, or `ready` for the check that it can issue."""
 
 
-@get("/readyz", opt={"peers": (ANONYMOUS,)})
-async def readyz(issuing: Wired[Issuing]) -> dict[str, str]:
-    """Database and CA keys can be used."""
+@get("/healthz", opt=operation_options(ANONYMOUS))
+async def healthz() -> Health:
+    """Check that the process answers."""
+    return Health("ok")
+
+
+@get("/readyz", opt=operation_options(ANONYMOUS))
+async def readyz(issuing: Wired[Issuing]) -> Health:
+    """Check that the database and the CA keys can be used."""
     try:
         await issuing.ready()
     except (StorageError, IssuerError) as error:
         raise Refusal("unavailable", "the database or a CA cannot be used") from error
-    return {"status": "ready"}
+    return Health("ready")
 
 
 HANDLERS = (healthz, readyz)

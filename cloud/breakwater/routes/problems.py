@@ -1,4 +1,4 @@
-"""Mapping: the issuer's refusals to problem documents, the one such table of this service."""
+"""Mapping: errors of the issuer to problem documents. This is the only such table of the service."""
 
 import logging
 from typing import Any
@@ -11,7 +11,7 @@ from protocol.problems import Code
 
 log = logging.getLogger("cascade.breakwater")
 
-_CODES: dict[type[Exception], Code] = {
+CODES: dict[type[Exception], Code] = {
     errors.CsrRefused: "csr_refused",
     errors.GenerationClosed: "generation_closed",
     errors.Conflict: "conflict",
@@ -29,12 +29,12 @@ _CODES: dict[type[Exception], Code] = {
 
 
 def refusal(error: Exception) -> Refusal:
-    """What an exception of this service, or any other, is answered with. A refusal's text is meant for the caller."""
-    code = _CODES.get(type(error))
+    """The refusal that answers an exception of this service or any other. The caller sees its text."""
+    code = CODES.get(type(error))
     if code is None:
         return refusal_of(error)
     if isinstance(error, errors.SignerError):
-        # Which key and why is for the log; the caller may ask another replica.
+        # The log names the key and the reason. The caller can ask another replica.
         return Refusal(code, "a CA cannot be used just now", headers=_SOON)
     if isinstance(error, errors.TriedTooOften | errors.RenewedTooOften):
         return Refusal(code, str(error), headers={"Retry-After": str(int(error.wait.total_seconds()) + 1)})

@@ -1,7 +1,7 @@
-"""Routes without TLS, for anybody: CRLs, OCSP, CA certificates (RFC 5280 section 8, RFC 6960 appendix A).
+"""Routes: CRLs, OCSP and CA certificates for every client (RFC 5280 section 8, RFC 6960 appendix A).
 
-They have a listener of their own; everything that it sends is signed. Rule: other paths, methods and content types are
-refused before anything is looked up.
+They have a separate listener without TLS, because everything that it sends is signed. Other paths, methods and content
+types are refused before the database is asked.
 """
 
 import base64
@@ -9,11 +9,12 @@ import binascii
 import hashlib
 from datetime import datetime
 from email.utils import format_datetime
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import unquote_to_bytes
 
 from litestar import Request, Response, post, route
-from litestar.params import FromPath
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import PathParameter
 from litestar.types import Method
 
 from cloud.breakwater.errors import IssuerError
@@ -24,6 +25,7 @@ from cloud.breakwater.revocation.ocsp_responder import KnownAuthorities, OcspRes
 from cloud.breakwater.routes.health import healthz
 from cloud.http.app import Wired
 from cloud.http.guard import ANONYMOUS
+from cloud.http.openapi import Binary, Header, operation_options
 from cloud.http.problems import Refusal
 
 CRL_TYPE = "application/pkix-crl"
@@ -36,17 +38,27 @@ CRL_CACHE_SECONDS = 60
 CA_CACHE_SECONDS = 86400
 BASE64_CHARS_MAX = (REQUEST_BYTES_MAX + 2) // 3 * 4
 
-
 AnyRequest = Request[Any, Any, Any]
+OfAuthority = Annotated[str, PathParameter(description="Id of a CA, for example `nodes-1`.")]
+CrlFile = Annotated[str, PathParameter(description="Number of the shard and `.crl`, for example `1.crl`.")]
+CaFile = Annotated[str, PathParameter(description="Id of a CA and `.cer`, for example `nodes-1.cer`.")]
+EncodedRequest = Annotated[
+    str, PathParameter(description="OCSP request (RFC 6960) in base64 of DER, then percent-encoded.")
+]
+_NOT_MODIFIED = {304: ResponseSpec(None, description="The caller's copy, named by `If-None-Match`, is current.")}
+_IF_NONE_MATCH = (Header("If-None-Match", "ETags of the copies that the caller has (RFC 9110 section 13.1.2)."),)
+_OCSP_ANSWER = Binary(
+    RESPONSE_TYPE, "An OCSP response. A request that cannot be answered gets a response with an error status."
+)
 
 
 def http_date(at: datetime) -> str:
-    """As HTTP writes it (RFC 9110 section 5.6.7)."""
+    """A date as HTTP writes it (RFC 9110 section 5.6.7)."""
     return format_datetime(at, usegmt=True)
 
 
 def _conditional(request: AnyRequest, content: bytes, media_type: str, headers: dict[str, str]) -> Response[bytes]:
-    """The content, or 304 if the caller's copy has the same ETag (RFC 9110 section 13.1.2)."""
+    """The content, or 304 if the caller has a copy with the same ETag (RFC 9110 section 13.1.2)."""
     tag = f'"{hashlib.sha256(content).hexdigest()[:40]}"'
     headers["ETag"] = tag
     known = [each.strip().removeprefix("W/") for each in request.headers.get("if-none-match", "").split(",")]
@@ -55,11 +67,21 @@ def _conditional(request: AnyRequest, content: bytes, media_type: str, headers: 
     return Response(content, media_type=media_type, headers=headers)
 
 
-@route("/crl/{authority:str}/{file:str}", http_method=READS, opt={"peers": (ANONYMOUS,)})
-async def crl(
-    authority: FromPath[str], file: FromPath[str], request: AnyRequest, crl_publisher: Wired[CrlPublisher]
+@route(
+    "/crl/{authority:str}/{file:str}",
+    http_method=READS,
+    responses=_NOT_MODIFIED,
+    opt=operation_options(
+        ANONYMOUS, refuses=("not_found",), headers=_IF_NONE_MATCH, answers=Binary(CRL_TYPE, "The CRL in DER.")
+    ),
+)
+async def fetch_crl(
+    authority: OfAuthority, file: CrlFile, request: AnyRequest, crl_publisher: Wired[CrlPublisher]
 ) -> Response[bytes]:
-    """The CRL of a shard, with all in it that was revoked before this request."""
+    """Fetch the CRL of a shard.
+
+    The CRL names every certificate of the shard that was revoked before this request.
+    """
     try:
         shard = shard_of_path(authority, file)
     except ValueError as error:
@@ -82,9 +104,19 @@ async def crl(
     )
 
 
-@route("/ca/{file:str}", http_method=READS, opt={"peers": (ANONYMOUS,)})
-async def ca(file: FromPath[str], request: AnyRequest, authorities: Wired[KnownAuthorities]) -> Response[bytes]:
-    """The certificate of an authority, where certificates say that their issuer's is."""
+@route(
+    "/ca/{file:str}",
+    http_method=READS,
+    responses=_NOT_MODIFIED,
+    opt=operation_options(
+        ANONYMOUS, refuses=("not_found",), headers=_IF_NONE_MATCH, answers=Binary(CA_TYPE, "The certificate in DER.")
+    ),
+)
+async def fetch_ca(file: CaFile, request: AnyRequest, authorities: Wired[KnownAuthorities]) -> Response[bytes]:
+    """Fetch the certificate of a CA.
+
+    Issued certificates name this address as the one of their issuer (authority information access).
+    """
     authority = file.removesuffix(".cer")
     issuer = authorities.find(authority) if authority != file else None
     if issuer is None:
@@ -93,9 +125,20 @@ async def ca(file: FromPath[str], request: AnyRequest, authorities: Wired[KnownA
     return _conditional(request, issuer.certificate_der, CA_TYPE, headers)
 
 
-@post(OCSP_PATH, status_code=200, opt={"peers": (ANONYMOUS,)})
-async def ocsp(request: AnyRequest, ocsp_responder: Wired[OcspResponder]) -> Response[bytes]:
-    """OCSP with the request in the body; no cache keeps the answer."""
+@post(
+    OCSP_PATH,
+    status_code=200,
+    opt=operation_options(
+        ANONYMOUS,
+        sends=Binary(REQUEST_TYPE, "An OCSP request (RFC 6960) in DER.", REQUEST_BYTES_MAX),
+        answers=_OCSP_ANSWER,
+    ),
+)
+async def ask_ocsp(request: AnyRequest, ocsp_responder: Wired[OcspResponder]) -> Response[bytes]:
+    """Ask for the status of a certificate, with the OCSP request in the body.
+
+    Caches must not store the answer.
+    """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != REQUEST_TYPE:
         raise Refusal("unsupported_media_type", f"send {REQUEST_TYPE}")
     body = await request.body()
@@ -105,11 +148,19 @@ async def ocsp(request: AnyRequest, ocsp_responder: Wired[OcspResponder]) -> Res
     return Response(answered.der, media_type=RESPONSE_TYPE, headers={"Cache-Control": "no-store"})
 
 
-@route(OCSP_PATH + "/{encoded:path}", http_method=READS, opt={"peers": (ANONYMOUS,)})
-async def ocsp_by_path(
-    encoded: FromPath[str], request: AnyRequest, ocsp_responder: Wired[OcspResponder]
+@route(
+    OCSP_PATH + "/{encoded:path}",
+    http_method=READS,
+    responses=_NOT_MODIFIED,
+    opt=operation_options(ANONYMOUS, refuses=("too_large",), headers=_IF_NONE_MATCH, answers=_OCSP_ANSWER),
+)
+async def ask_ocsp_by_path(
+    encoded: EncodedRequest, request: AnyRequest, ocsp_responder: Wired[OcspResponder]
 ) -> Response[bytes]:
-    """OCSP with the request in the path, base64 and then percent-encoded."""
+    """Ask for the status of a certificate, with the OCSP request in the path.
+
+    Caches may store the answer.
+    """
     answered = await ocsp_responder.answer(_from_path(request, encoded))
     if answered.this_update is None or answered.next_update is None:
         return Response(answered.der, media_type=RESPONSE_TYPE, headers={"Cache-Control": "no-store"})
@@ -122,9 +173,9 @@ async def ocsp_by_path(
 
 
 def _from_path(request: AnyRequest, encoded: str) -> bytes:
-    """The bytes of the request; nothing for what is no base64, which is answered as malformed.
+    """The OCSP request in a path. Empty for a text that is not base64; the responder answers it as malformed.
 
-    The undecoded path is read: base64 has slashes, and a router takes two of them for one.
+    The path is read before it is decoded, because base64 has slashes and the router merges two of them into one.
     """
     raw: bytes = request.scope.get("raw_path") or request.scope["path"].encode("ascii", "replace")
     text = unquote_to_bytes(raw.partition(b"?")[0].removeprefix(OCSP_PATH.encode("ascii") + b"/"))
@@ -136,4 +187,4 @@ def _from_path(request: AnyRequest, encoded: str) -> bytes:
         return b""
 
 
-HANDLERS = (crl, ca, ocsp, ocsp_by_path, healthz)
+HANDLERS = (fetch_crl, fetch_ca, ask_ocsp, ask_ocsp_by_path, healthz)

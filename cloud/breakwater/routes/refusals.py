@@ -1,4 +1,4 @@
-"""Hook of the application: what the routes refuse is counted by code, and audited with the caller's name."""
+"""Hook of the application: counts refusals by code, and audits each with the name of the caller."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -17,7 +17,7 @@ UNAUDITED_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
 class RefusalRecorder:
-    """Called with what a handler or the guard raised, before it is answered (`cloud.http.app.OnError`)."""
+    """Gets each exception of a handler or of the guard before it is answered (`cloud.http.app.OnError`)."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The routes of Fabric, each with the callers it admits beside it."""
+"""Routes of Fabric, each with the callers that it admits and the refusals that it can answer."""
 
 from litestar import Router
 

@@ -1,12 +1,41 @@
-"""What the routes of this service share: ids out of paths, and the answer to a refusal."""
+"""Routes: parameters that several routes share, ids out of paths, and the answer to a refusal."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from litestar import Request, Response
+from litestar.params import PathParameter, QueryParameter
 
 from cloud.fabric.errors import FabricError, NotFound, refusal
+from cloud.fabric.service.views import CURSOR_CHARS_MAX, PAGE_ITEMS_MAX
 from cloud.http.problems import handle
 from protocol.ids import ActivationId, CodeId, IdError, NodeId, Prefix, RenewalId, TenantId, TokenId, parse_id
+from protocol.openapi import id_pattern
+
+
+def _of(what: str, prefix: Prefix) -> PathParameter:
+    """A path parameter with the id of a thing. The pattern is documented; a text of another form is `not_found`."""
+    return PathParameter(description=f"Id of the {what}.", schema_extra={"pattern": id_pattern(prefix)})
+
+
+OfTenant = Annotated[str, _of("tenant", "ten")]
+OfNode = Annotated[str, _of("node", "node")]
+OfCode = Annotated[str, _of("activation code", "code")]
+OfToken = Annotated[str, _of("token", "tok")]
+OfActivation = Annotated[str, _of("activation", "act")]
+OfRenewal = Annotated[str, _of("renewal", "ren")]
+
+# The use cases check these two, so the bounds are documented and not enforced here.
+Cursor = Annotated[
+    str,
+    QueryParameter(
+        description="`next_cursor` of the page before. Empty for the first page.",
+        schema_extra={"maxLength": CURSOR_CHARS_MAX},
+    ),
+]
+Limit = Annotated[
+    int,
+    QueryParameter(description="Most items of one page.", schema_extra={"minimum": 1, "maximum": PAGE_ITEMS_MAX}),
+]
 
 
 def refuse(request: Request[Any, Any, Any], error: FabricError) -> Response[bytes]:
@@ -23,25 +52,30 @@ def _id(prefix: Prefix, text: str) -> str:
 
 
 def tenant_id(text: str) -> TenantId:
-    """Raises NotFound for what is no id: there is no such object."""
+    """The id of a tenant. Raises NotFound for a text of another form: no object has it."""
     return TenantId(_id("ten", text))
 
 
 def node_id(text: str) -> NodeId:
+    """The id of a node. Raises NotFound for a text of another form."""
     return NodeId(_id("node", text))
 
 
 def code_id(text: str) -> CodeId:
+    """The id of an activation code. Raises NotFound for a text of another form."""
     return CodeId(_id("code", text))
 
 
 def token_id(text: str) -> TokenId:
+    """The id of a token. Raises NotFound for a text of another form."""
     return TokenId(_id("tok", text))
 
 
 def activation_id(text: str) -> ActivationId:
+    """The id of an activation. Raises NotFound for a text of another form."""
     return ActivationId(_id("act", text))
 
 
 def renewal_id(text: str) -> RenewalId:
+    """The id of a renewal. Raises NotFound for a text of another form."""
     return RenewalId(_id("ren", text))

@@ -1,34 +1,79 @@
-"""Routes: activation, for callers who have no identity yet. The code, the chip and the proof are what admits them."""
+"""Routes: activation. The caller has no identity yet; code, TPM evidence and proof admit it."""
 
 from typing import Any
 
 from litestar import Request, post
-from litestar.params import FromPath, JSONBody
+from litestar.params import JSONBody
 
-from cloud.fabric.routes.access import activation_id
+from cloud.fabric import errors
+from cloud.fabric.routes.access import OfActivation, activation_id
 from cloud.fabric.service.nodes.activation import Activations
 from cloud.http.app import Wired
 from cloud.http.guard import ANONYMOUS
+from cloud.http.openapi import operation_options
 from protocol.encoding import sha256_hex
 from protocol.messages.activation import Activated, Challenge, ProveActivation, StartActivation
 
+_CODE = (errors.CodeRefused, errors.CodeExpired, errors.CodeRevoked)
 
-@post("/v1/activations", status_code=201, opt={"peers": (ANONYMOUS,)})
-async def start(data: JSONBody[StartActivation], activations: Wired[Activations]) -> Challenge:
-    """A challenge to the chip that the evidence names."""
+
+@post(
+    "/v1/activations",
+    status_code=201,
+    opt=operation_options(
+        ANONYMOUS,
+        refuses=(
+            *_CODE,
+            errors.Invalid,
+            errors.TooManyChallenges,
+            errors.EvidenceNotAccepted,
+            errors.TierNotAllowed,
+        ),
+    ),
+)
+async def start_activation(data: JSONBody[StartActivation], activations: Wired[Activations]) -> Challenge:
+    """Start an activation.
+
+    Fabric answers with a challenge that only the TPM in the evidence can solve. The node sends the solution to
+    `POST /v1/activations/{activation}/proof`.
+    """
     return await activations.start(data)
 
 
-@post("/v1/activations/{activation:str}/proof", status_code=200, opt={"peers": (ANONYMOUS,)})
-async def prove(
-    activation: FromPath[str],
+@post(
+    "/v1/activations/{activation:str}/proof",
+    status_code=200,
+    opt=operation_options(
+        ANONYMOUS,
+        refuses=(
+            *_CODE,
+            errors.NotFound,
+            errors.Invalid,
+            errors.ChallengeExpired,
+            errors.ChallengeFailed,
+            errors.ActivationClosed,
+            errors.EvidenceNotAccepted,
+            errors.CsrRefused,
+            errors.SeatsExhausted,
+            errors.NodeRevoked,
+            errors.TooManyChallenges,
+            errors.IssuerUnavailable,
+        ),
+    ),
+)
+async def prove_activation(
+    activation: OfActivation,
     data: JSONBody[ProveActivation],
     request: Request[Any, Any, Any],
     activations: Wired[Activations],
 ) -> Activated:
-    """The device certificate for an answered challenge; a byte-identical body gets the stored answer."""
+    """Prove an activation and get the device certificate.
+
+    A repeat with a byte-identical body gets the stored answer. The node then opens a session and confirms the
+    generation before `confirm_by`.
+    """
     body_sha256 = sha256_hex(await request.body())
     return await activations.prove(activation_id(activation), data, body_sha256)
 
 
-HANDLERS = (start, prove)
+HANDLERS = (start_activation, prove_activation)

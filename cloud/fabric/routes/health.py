@@ -1,4 +1,4 @@
-"""Routes: whether the process lives, and whether it can serve."""
+"""Routes: whether the process runs, and whether it can serve."""
 
 from collections.abc import Awaitable, Callable
 
@@ -7,22 +7,26 @@ from litestar import get
 from cloud.fabric import schemas
 from cloud.http.app import Wired
 from cloud.http.guard import ANONYMOUS
+from cloud.http.openapi import operation_options
 from cloud.http.problems import Refusal
 from cloud.storage import StorageError
 
 Ready = Callable[[], Awaitable[object]]
-"""Asks the database for something small. Raises StorageError."""
+"""Makes a small query. Raises StorageError."""
 
 
-@get("/healthz", opt={"peers": (ANONYMOUS,)})
+@get("/healthz", opt=operation_options(ANONYMOUS))
 async def healthz() -> schemas.Health:
-    """The process answers."""
+    """Check that the process answers."""
     return schemas.Health("ok")
 
 
-@get("/readyz", opt={"peers": (ANONYMOUS,)})
+@get("/readyz", opt=operation_options(ANONYMOUS))
 async def readyz(ready: Wired[Ready]) -> schemas.Health:
-    """The database answers. Breakwater is not asked: refresh and operators work without it."""
+    """Check that the database answers.
+
+    Breakwater is not checked: leases are refreshed and operators work without it.
+    """
     try:
         await ready()
     except StorageError as error:

@@ -1,54 +1,111 @@
-"""Routes: what nodes ask. Nonces and sessions need no client certificate, all else goes over a session."""
+"""Routes: sessions, statements and the wake channel of nodes.
+
+Nonces and sessions need no client certificate. Every other route needs a session certificate.
+"""
 
 from typing import Annotated, Any
 
 from litestar import Request, get, post
 from litestar.params import JSONBody, QueryParameter
 
+from cloud.fabric import errors
 from cloud.fabric.service.nodes.confirm import Confirmations
 from cloud.fabric.service.nodes.sessions import PATH_SESSIONS, Sessions
 from cloud.fabric.service.nodes.statement import Statements
 from cloud.http.app import Wired
 from cloud.http.guard import ANONYMOUS, NODE, current_node
+from cloud.http.openapi import operation_options
 from protocol.limits import EVENT_WAIT_SECONDS_MAX, SEQ_MAX
 from protocol.messages.sessions import Ask, Events, Nonce, OpenSession, Session, StatementAnswer
 
 Asked = Request[Any, Any, Any]
+Known = Annotated[
+    int,
+    QueryParameter(ge=0, le=SEQ_MAX, description="Position of the wake channel that the node knows, 0 for none."),
+]
+Wait = Annotated[
+    int,
+    QueryParameter(
+        ge=0, le=EVENT_WAIT_SECONDS_MAX, description="Longest wait for a change, in seconds. 0 answers at once."
+    ),
+]
 
 
-@post("/v1/node/nonces", status_code=200, opt={"peers": (ANONYMOUS,)})
-async def nonce(sessions: Wired[Sessions]) -> Nonce:
-    """A nonce for a session proof."""
+@post("/v1/node/nonces", status_code=200, opt=operation_options(ANONYMOUS))
+async def create_nonce(sessions: Wired[Sessions]) -> Nonce:
+    """Create a nonce for a session proof.
+
+    Fabric stores nothing: the nonce carries its own end and a MAC.
+    """
     return sessions.make_nonce()
 
 
-@post(PATH_SESSIONS, status_code=200, opt={"peers": (ANONYMOUS,)})
+@post(
+    PATH_SESSIONS,
+    status_code=200,
+    opt=operation_options(
+        ANONYMOUS,
+        refuses=(
+            errors.CertificateRefused,
+            errors.ProofRefused,
+            errors.Invalid,
+            errors.GenerationClosed,
+            errors.CsrRefused,
+            errors.IssuerUnavailable,
+        ),
+    ),
+)
 async def open_session(data: JSONBody[OpenSession], sessions: Wired[Sessions]) -> Session:
-    """A session certificate and the current statement, for a proof by the node key."""
+    """Open a session.
+
+    The node proves with its node key that it holds the device certificate. It gets a session certificate and its
+    current statement. A repeated proof gets the same certificate.
+    """
     return await sessions.open_session(data)
 
 
-@post("/v1/node/confirm", status_code=200, opt={"peers": (NODE,)})
-async def confirm(data: JSONBody[Ask], request: Asked, confirmations: Wired[Confirmations]) -> StatementAnswer:
-    """Make the caller's generation the node's."""
+@post(
+    "/v1/node/confirm",
+    status_code=200,
+    opt=operation_options(
+        NODE,
+        refuses=(errors.Invalid, errors.GenerationClosed, errors.CertificateRefused, errors.Conflict),
+    ),
+)
+async def confirm_generation(
+    data: JSONBody[Ask], request: Asked, confirmations: Wired[Confirmations]
+) -> StatementAnswer:
+    """Confirm the generation of the session certificate.
+
+    From then on this generation is the node's, and older ones are closed. A repeat changes nothing.
+    """
     return await confirmations.confirm(current_node(request), data)
 
 
-@post("/v1/node/statement", status_code=200, opt={"peers": (NODE,)})
-async def statement(data: JSONBody[Ask], request: Asked, statements: Wired[Statements]) -> StatementAnswer:
-    """The node's current statement."""
+@post(
+    "/v1/node/statement",
+    status_code=200,
+    opt=operation_options(
+        NODE,
+        refuses=(errors.Invalid, errors.GenerationClosed, errors.CertificateRefused, errors.Conflict),
+    ),
+)
+async def fetch_statement(data: JSONBody[Ask], request: Asked, statements: Wired[Statements]) -> StatementAnswer:
+    """Fetch the current statement of the node.
+
+    Fabric signs a lease again when the stored one is due for refresh.
+    """
     return await statements.statement(current_node(request), data)
 
 
-@get("/v1/node/events", opt={"peers": (NODE,)})
-async def events(
-    request: Asked,
-    statements: Wired[Statements],
-    cursor: Annotated[int, QueryParameter(ge=0, le=SEQ_MAX)] = 0,
-    wait: Annotated[int, QueryParameter(ge=0, le=EVENT_WAIT_SECONDS_MAX)] = 0,
-) -> Events:
-    """A hint that something changed since `cursor`: at once, after a change, or after `wait` seconds."""
+@get("/v1/node/events", opt=operation_options(NODE, refuses=(errors.CertificateRefused, errors.Conflict)))
+async def wait_for_events(request: Asked, statements: Wired[Statements], cursor: Known = 0, wait: Wait = 0) -> Events:
+    """Wait for a change (the wake channel).
+
+    Fabric answers at once if the position differs from `cursor`. Otherwise it answers after a change, or after `wait`
+    seconds. The answer is a hint: the node then fetches its statement.
+    """
     return await statements.events(current_node(request), cursor, wait)
 
 
-HANDLERS = (nonce, open_session, confirm, statement, events)
+HANDLERS = (create_nonce, open_session, confirm_generation, fetch_statement, wait_for_events)

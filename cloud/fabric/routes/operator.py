@@ -1,12 +1,24 @@
-"""Routes: what operators ask and command, with a bearer token."""
+"""Routes: tenants, activation codes, nodes, tokens and audit, for operators with a bearer token."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from litestar import Request, get, post, put
-from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
+from litestar.params import JSONBody, QueryParameter
 
 from cloud.fabric import schemas
-from cloud.fabric.routes.access import code_id, node_id, tenant_id, token_id
+from cloud.fabric.errors import Conflict, Invalid, NotFound
+from cloud.fabric.routes.access import (
+    Cursor,
+    Limit,
+    OfCode,
+    OfNode,
+    OfTenant,
+    OfToken,
+    code_id,
+    node_id,
+    tenant_id,
+    token_id,
+)
 from cloud.fabric.service.operators.audit_lists import AuditLists
 from cloud.fabric.service.operators.codes import Codes
 from cloud.fabric.service.operators.node_lists import NodeLists
@@ -16,168 +28,231 @@ from cloud.fabric.service.operators.tokens import Tokens
 from cloud.fabric.service.views import PAGE_ITEMS_DEFAULT
 from cloud.http.app import Wired
 from cloud.http.guard import OPERATOR, current_operator
-from cloud.http.guard import PEERS as OPT
+from cloud.http.openapi import operation_options
 
 Asked = Request[Any, Any, Any]
-ADMITTED = {OPT: (OPERATOR,)}
+InTenant = Annotated[str, QueryParameter(description="Id of a tenant. Empty for all tenants.")]
+WithStanding = Annotated[
+    str,
+    QueryParameter(
+        description="A standing. Empty for every standing.", schema_extra={"enum": ["", *get_args(schemas.Standing)]}
+    ),
+]
+OfObject = Annotated[str, QueryParameter(name="object", description="Id of an object. Empty for all objects.")]
+OfAction = Annotated[str, QueryParameter(description="Name of an action. Empty for all actions.")]
 
 
-@post("/v1/tenants", status_code=201, opt=ADMITTED)
+@post("/v1/tenants", status_code=201, opt=operation_options(OPERATOR, refuses=(Invalid,)))
 async def create_tenant(
     data: JSONBody[schemas.CreateTenant], request: Asked, tenants: Wired[Tenants]
 ) -> schemas.Tenant:
-    """A new tenant."""
+    """Create a tenant.
+
+    The new tenant admits machines of the tier `attested` and trusts no TPM maker yet.
+    """
     return await tenants.create(current_operator(request), data)
 
 
-@get("/v1/tenants", opt=ADMITTED)
+@get("/v1/tenants", opt=operation_options(OPERATOR, refuses=(Invalid,)))
 async def list_tenants(
-    tenants: Wired[Tenants], cursor: FromQuery[str] = "", limit: FromQuery[int] = PAGE_ITEMS_DEFAULT
+    tenants: Wired[Tenants], cursor: Cursor = "", limit: Limit = PAGE_ITEMS_DEFAULT
 ) -> schemas.Page[schemas.Tenant]:
-    """All tenants, the oldest first."""
+    """List tenants, the oldest first."""
     return await tenants.page(cursor, limit)
 
 
-@get("/v1/tenants/{tenant:str}", opt=ADMITTED)
-async def show_tenant(tenant: FromPath[str], tenants: Wired[Tenants]) -> schemas.Tenant:
-    """One tenant."""
+@get("/v1/tenants/{tenant:str}", opt=operation_options(OPERATOR, refuses=(NotFound,)))
+async def show_tenant(tenant: OfTenant, tenants: Wired[Tenants]) -> schemas.Tenant:
+    """Show a tenant."""
     return await tenants.show(tenant_id(tenant))
 
 
-@get("/v1/tenants/{tenant:str}/trust", opt=ADMITTED)
-async def show_trust(tenant: FromPath[str], tenants: Wired[Tenants]) -> schemas.TenantTrust:
-    """Which hardware a tenant trusts."""
+@get("/v1/tenants/{tenant:str}/trust", opt=operation_options(OPERATOR, refuses=(NotFound,)))
+async def show_tenant_trust(tenant: OfTenant, tenants: Wired[Tenants]) -> schemas.TenantTrust:
+    """Show the hardware that a tenant trusts."""
     return await tenants.trust(tenant_id(tenant))
 
 
-@post("/v1/tenants/{tenant:str}/trust/ek-roots", status_code=200, opt=ADMITTED)
+@post(
+    "/v1/tenants/{tenant:str}/trust/ek-roots",
+    status_code=200,
+    opt=operation_options(OPERATOR, refuses=(NotFound, Invalid)),
+)
 async def add_ek_roots(
-    tenant: FromPath[str], data: JSONBody[schemas.AddEkRoots], request: Asked, tenants: Wired[Tenants]
+    tenant: OfTenant, data: JSONBody[schemas.AddEkRoots], request: Asked, tenants: Wired[Tenants]
 ) -> schemas.TenantTrust:
-    """Trust makers' CAs."""
+    """Trust CAs of TPM makers.
+
+    A repeat changes nothing. The answer has all hardware that the tenant trusts.
+    """
     return await tenants.add_ek_roots(current_operator(request), tenant_id(tenant), data)
 
 
-@post("/v1/tenants/{tenant:str}/trust/ek-allowed", status_code=200, opt=ADMITTED)
+@post(
+    "/v1/tenants/{tenant:str}/trust/ek-allowed",
+    status_code=200,
+    opt=operation_options(OPERATOR, refuses=(NotFound, Invalid)),
+)
 async def allow_ek(
-    tenant: FromPath[str], data: JSONBody[schemas.AllowEk], request: Asked, tenants: Wired[Tenants]
+    tenant: OfTenant, data: JSONBody[schemas.AllowEk], request: Asked, tenants: Wired[Tenants]
 ) -> schemas.TenantTrust:
-    """Count one chip as attested."""
+    """Count one TPM chip as attested without a certificate.
+
+    A repeat changes nothing. The answer has all hardware that the tenant trusts.
+    """
     return await tenants.allow_ek(current_operator(request), tenant_id(tenant), data)
 
 
-@put("/v1/tenants/{tenant:str}/trust/tiers", status_code=200, opt=ADMITTED)
+@put(
+    "/v1/tenants/{tenant:str}/trust/tiers",
+    status_code=200,
+    opt=operation_options(OPERATOR, refuses=(NotFound, Invalid)),
+)
 async def set_tiers(
-    tenant: FromPath[str], data: JSONBody[schemas.SetTiers], request: Asked, tenants: Wired[Tenants]
+    tenant: OfTenant, data: JSONBody[schemas.SetTiers], request: Asked, tenants: Wired[Tenants]
 ) -> schemas.TenantTrust:
-    """Which tiers the tenant admits."""
+    """Set the assurance tiers that a tenant admits.
+
+    Leases of nodes that are activated already stay in force.
+    """
     return await tenants.set_tiers(current_operator(request), tenant_id(tenant), data)
 
 
-@post("/v1/tenants/{tenant:str}/codes", status_code=201, opt=ADMITTED)
+@post(
+    "/v1/tenants/{tenant:str}/codes",
+    status_code=201,
+    opt=operation_options(OPERATOR, refuses=(NotFound, Invalid)),
+)
 async def create_code(
-    tenant: FromPath[str], data: JSONBody[schemas.CreateCode], request: Asked, codes: Wired[Codes]
+    tenant: OfTenant, data: JSONBody[schemas.CreateCode], request: Asked, codes: Wired[Codes]
 ) -> schemas.CreatedCode:
-    """A new activation code; its text is in this answer and nowhere else."""
+    """Create an activation code.
+
+    The text of the code is in this answer and nowhere else.
+    """
     return await codes.create(current_operator(request), tenant_id(tenant), data)
 
 
-@get("/v1/tenants/{tenant:str}/codes", opt=ADMITTED)
+@get("/v1/tenants/{tenant:str}/codes", opt=operation_options(OPERATOR, refuses=(NotFound, Invalid)))
 async def list_codes(
-    tenant: FromPath[str], codes: Wired[Codes], cursor: FromQuery[str] = "", limit: FromQuery[int] = PAGE_ITEMS_DEFAULT
+    tenant: OfTenant, codes: Wired[Codes], cursor: Cursor = "", limit: Limit = PAGE_ITEMS_DEFAULT
 ) -> schemas.Page[schemas.Code]:
-    """A tenant's codes, the oldest first."""
+    """List the activation codes of a tenant, the oldest first."""
     return await codes.page(tenant_id(tenant), cursor, limit)
 
 
-@post("/v1/codes/{code:str}/revoke", status_code=200, opt=ADMITTED)
-async def revoke_code(code: FromPath[str], request: Asked, codes: Wired[Codes]) -> schemas.Code:
-    """Take a code back."""
+@post("/v1/codes/{code:str}/revoke", status_code=200, opt=operation_options(OPERATOR, refuses=(NotFound,)))
+async def revoke_code(code: OfCode, request: Asked, codes: Wired[Codes]) -> schemas.Code:
+    """Revoke an activation code.
+
+    No machine activates with it from now on. Nodes that it activated stay. A repeat changes nothing.
+    """
     return await codes.revoke(current_operator(request), code_id(code))
 
 
-@get("/v1/nodes", opt=ADMITTED)
+@get("/v1/nodes", opt=operation_options(OPERATOR, refuses=(Invalid,)))
 async def list_nodes(
     node_lists: Wired[NodeLists],
-    tenant: FromQuery[str] = "",
-    standing: FromQuery[str] = "",
-    cursor: FromQuery[str] = "",
-    limit: FromQuery[int] = PAGE_ITEMS_DEFAULT,
+    tenant: InTenant = "",
+    standing: WithStanding = "",
+    cursor: Cursor = "",
+    limit: Limit = PAGE_ITEMS_DEFAULT,
 ) -> schemas.Page[schemas.Node]:
-    """Nodes, the oldest first."""
+    """List nodes, the oldest first."""
     return await node_lists.page(tenant, standing, cursor, limit)
 
 
-@get("/v1/nodes/{node:str}", opt=ADMITTED)
-async def show_node(node: FromPath[str], node_lists: Wired[NodeLists]) -> schemas.NodeDetail:
-    """One node with its newest generations."""
+@get("/v1/nodes/{node:str}", opt=operation_options(OPERATOR, refuses=(NotFound,)))
+async def show_node(node: OfNode, node_lists: Wired[NodeLists]) -> schemas.NodeDetail:
+    """Show a node with its newest generations."""
     return await node_lists.detail(node_id(node))
 
 
-@post("/v1/nodes/{node:str}/suspend", status_code=200, opt=ADMITTED)
+_STANDING = operation_options(OPERATOR, refuses=(NotFound, Conflict, Invalid))
+
+
+@post("/v1/nodes/{node:str}/suspend", status_code=200, opt=_STANDING)
 async def suspend_node(
-    node: FromPath[str], data: JSONBody[schemas.ChangeStanding], request: Asked, standings: Wired[Standings]
+    node: OfNode, data: JSONBody[schemas.ChangeStanding], request: Asked, standings: Wired[Standings]
 ) -> schemas.Node:
-    """Stop its workloads until it is resumed."""
+    """Suspend a node: its workloads stop until it is resumed.
+
+    The node gets a signed suspension with the reason. A repeat changes nothing.
+    """
     return await standings.change(current_operator(request), node_id(node), "suspend", data.reason)
 
 
-@post("/v1/nodes/{node:str}/resume", status_code=200, opt=ADMITTED)
+@post("/v1/nodes/{node:str}/resume", status_code=200, opt=_STANDING)
 async def resume_node(
-    node: FromPath[str], data: JSONBody[schemas.ChangeStanding], request: Asked, standings: Wired[Standings]
+    node: OfNode, data: JSONBody[schemas.ChangeStanding], request: Asked, standings: Wired[Standings]
 ) -> schemas.Node:
-    """End a suspension with a new lease."""
+    """Resume a suspended node with a new lease.
+
+    A repeat changes nothing.
+    """
     return await standings.change(current_operator(request), node_id(node), "resume", data.reason)
 
 
-@post("/v1/nodes/{node:str}/revoke", status_code=200, opt=ADMITTED)
+@post("/v1/nodes/{node:str}/revoke", status_code=200, opt=_STANDING)
 async def revoke_node(
-    node: FromPath[str], data: JSONBody[schemas.ChangeStanding], request: Asked, standings: Wired[Standings]
+    node: OfNode, data: JSONBody[schemas.ChangeStanding], request: Asked, standings: Wired[Standings]
 ) -> schemas.Node:
-    """End its licence and its certificates for good."""
+    """Revoke a node: its licence and its certificates end for good.
+
+    Only a code with `readmit_node` activates the machine again. A repeat changes nothing.
+    """
     return await standings.change(current_operator(request), node_id(node), "revoke", data.reason)
 
 
-@post("/v1/nodes/{node:str}/release", status_code=200, opt=ADMITTED)
+@post("/v1/nodes/{node:str}/release", status_code=200, opt=_STANDING)
 async def release_node(
-    node: FromPath[str], data: JSONBody[schemas.ChangeStanding], request: Asked, standings: Wired[Standings]
+    node: OfNode, data: JSONBody[schemas.ChangeStanding], request: Asked, standings: Wired[Standings]
 ) -> schemas.Node:
-    """Hand its seat back."""
+    """Release a node: its licence ends and its seat is free again.
+
+    A repeat changes nothing.
+    """
     return await standings.change(current_operator(request), node_id(node), "release", data.reason)
 
 
-@post("/v1/tokens", status_code=201, opt=ADMITTED)
+@post("/v1/tokens", status_code=201, opt=operation_options(OPERATOR, refuses=(Invalid,)))
 async def create_token(
     data: JSONBody[schemas.CreateToken], request: Asked, tokens: Wired[Tokens]
 ) -> schemas.CreatedToken:
-    """A new operator's token; its text is in this answer and nowhere else."""
+    """Create an operator's token.
+
+    The text of the token is in this answer and nowhere else.
+    """
     return await tokens.create(current_operator(request), data)
 
 
-@get("/v1/tokens", opt=ADMITTED)
+@get("/v1/tokens", opt=operation_options(OPERATOR, refuses=(Invalid,)))
 async def list_tokens(
-    tokens: Wired[Tokens], cursor: FromQuery[str] = "", limit: FromQuery[int] = PAGE_ITEMS_DEFAULT
+    tokens: Wired[Tokens], cursor: Cursor = "", limit: Limit = PAGE_ITEMS_DEFAULT
 ) -> schemas.Page[schemas.Token]:
-    """All tokens, the oldest first."""
+    """List operators' tokens, the oldest first."""
     return await tokens.page(cursor, limit)
 
 
-@post("/v1/tokens/{token:str}/revoke", status_code=200, opt=ADMITTED)
-async def revoke_token(token: FromPath[str], request: Asked, tokens: Wired[Tokens]) -> schemas.Token:
-    """Take a token back."""
+@post("/v1/tokens/{token:str}/revoke", status_code=200, opt=operation_options(OPERATOR, refuses=(NotFound, Conflict)))
+async def revoke_token(token: OfToken, request: Asked, tokens: Wired[Tokens]) -> schemas.Token:
+    """Revoke an operator's token.
+
+    Fabric refuses the token from the next request on. A token cannot revoke itself. A repeat changes nothing.
+    """
     return await tokens.revoke(current_operator(request), token_id(token))
 
 
-@get("/v1/audit", opt=ADMITTED)
+@get("/v1/audit", opt=operation_options(OPERATOR, refuses=(Invalid,)))
 async def list_audit(
     audit_lists: Wired[AuditLists],
-    tenant: FromQuery[str] = "",
-    subject: Annotated[str, QueryParameter(name="object")] = "",
-    action: FromQuery[str] = "",
-    cursor: FromQuery[str] = "",
-    limit: FromQuery[int] = PAGE_ITEMS_DEFAULT,
+    tenant: InTenant = "",
+    subject: OfObject = "",
+    action: OfAction = "",
+    cursor: Cursor = "",
+    limit: Limit = PAGE_ITEMS_DEFAULT,
 ) -> schemas.Page[schemas.AuditEntry]:
-    """Who did what, the newest first."""
+    """List audit entries, the newest first."""
     return await audit_lists.page(tenant, subject, action, cursor, limit)
 
 
@@ -185,7 +260,7 @@ HANDLERS = (
     create_tenant,
     list_tenants,
     show_tenant,
-    show_trust,
+    show_tenant_trust,
     add_ek_roots,
     allow_ek,
     set_tiers,

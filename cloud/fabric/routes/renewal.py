@@ -1,34 +1,78 @@
-"""Routes: renewal with fresh evidence, for nodes whose device certificate opens no session. The chip admits them."""
+"""Routes: renewal with fresh TPM evidence, for a node whose device certificate opens no session.
+
+The caller needs no client certificate; the TPM of the node admits it.
+"""
 
 from typing import Any
 
 from litestar import Request, post
-from litestar.params import FromPath, JSONBody
+from litestar.params import JSONBody
 
-from cloud.fabric.routes.access import renewal_id
+from cloud.fabric import errors
+from cloud.fabric.routes.access import OfRenewal, renewal_id
 from cloud.fabric.service.nodes.renewal import Renewals
 from cloud.http.app import Wired
 from cloud.http.guard import ANONYMOUS
+from cloud.http.openapi import operation_options
 from protocol.encoding import sha256_hex
 from protocol.messages.renewal import PATH_RENEWALS, ProveRenewal, RenewalChallenge, Renewed, StartRenewal
 
 
-@post(PATH_RENEWALS, status_code=201, opt={"peers": (ANONYMOUS,)})
-async def start(data: JSONBody[StartRenewal], renewals: Wired[Renewals]) -> RenewalChallenge:
-    """A challenge to the chip of the generation that the device certificate names."""
+@post(
+    PATH_RENEWALS,
+    status_code=201,
+    opt=operation_options(
+        ANONYMOUS,
+        refuses=(
+            errors.CertificateRefused,
+            errors.TooManyChallenges,
+            errors.EvidenceNotAccepted,
+            errors.TierNotAllowed,
+            errors.Invalid,
+        ),
+    ),
+)
+async def start_renewal(data: JSONBody[StartRenewal], renewals: Wired[Renewals]) -> RenewalChallenge:
+    """Start a renewal of a device certificate.
+
+    Fabric answers with a challenge that only the TPM of the named generation can solve. The node sends the solution to
+    `POST /v1/node/renewals/{renewal}/proof`. A node with a session renews by EST at Breakwater instead.
+    """
     return await renewals.start(data)
 
 
-@post(f"{PATH_RENEWALS}/{{renewal:str}}/proof", status_code=200, opt={"peers": (ANONYMOUS,)})
-async def prove(
-    renewal: FromPath[str],
+@post(
+    f"{PATH_RENEWALS}/{{renewal:str}}/proof",
+    status_code=200,
+    opt=operation_options(
+        ANONYMOUS,
+        refuses=(
+            errors.NotFound,
+            errors.Invalid,
+            errors.ChallengeExpired,
+            errors.ChallengeFailed,
+            errors.GenerationClosed,
+            errors.EvidenceNotAccepted,
+            errors.CsrRefused,
+            errors.Conflict,
+            errors.ActivationClosed,
+            errors.TooManyChallenges,
+            errors.IssuerUnavailable,
+        ),
+    ),
+)
+async def prove_renewal(
+    renewal: OfRenewal,
     data: JSONBody[ProveRenewal],
     request: Request[Any, Any, Any],
     renewals: Wired[Renewals],
 ) -> Renewed:
-    """The device certificate for an answered challenge; a byte-identical body gets the stored answer."""
+    """Prove a renewal and get the new device certificate.
+
+    A repeat with a byte-identical body gets the stored answer.
+    """
     body_sha256 = sha256_hex(await request.body())
     return await renewals.prove(renewal_id(renewal), data, body_sha256)
 
 
-HANDLERS = (start, prove)
+HANDLERS = (start_renewal, prove_renewal)

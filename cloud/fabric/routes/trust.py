@@ -1,60 +1,78 @@
-"""Routes: published trust. Operators publish what was signed offline, see who works by it, and order renewals."""
+"""Routes: operators publish trust that was signed offline, follow its adoption, and order renewals."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from litestar import Request, get, post
-from litestar.params import FromQuery, JSONBody
+from litestar.params import JSONBody, QueryParameter
 
-from cloud.fabric import schemas
+from cloud.fabric import errors, schemas
+from cloud.fabric.routes.access import Cursor, Limit
 from cloud.fabric.service.published_trust.adoption import Adoption
 from cloud.fabric.service.published_trust.publishing import Publishing
 from cloud.fabric.service.published_trust.renewal_orders import RenewalOrders
 from cloud.fabric.service.views import PAGE_ITEMS_DEFAULT
 from cloud.http.app import Wired
 from cloud.http.guard import OPERATOR, current_operator
-from cloud.http.guard import PEERS as OPT
+from cloud.http.openapi import operation_options
 
 Asked = Request[Any, Any, Any]
-ADMITTED = {OPT: (OPERATOR,)}
+OfIssuer = Annotated[
+    str,
+    QueryParameter(
+        description="Key id of a CA: list the nodes whose device certificate it issued. `none`: nodes that have shown "
+        "no device certificate. Without it: nodes that report an older trust than the published one."
+    ),
+]
 
 
-@get("/v1/trust", opt=ADMITTED)
-async def show_published(publishing: Wired[Publishing]) -> schemas.Trust:
-    """What is published now."""
+@get("/v1/trust", opt=operation_options(OPERATOR, refuses=(errors.Conflict,)))
+async def show_published_trust(publishing: Wired[Publishing]) -> schemas.Trust:
+    """Show the versions of the published trust."""
     return await publishing.published()
 
 
-@post("/v1/trust/targets", status_code=200, opt=ADMITTED)
-async def publish_targets(
+@post(
+    "/v1/trust/targets",
+    status_code=200,
+    opt=operation_options(
+        OPERATOR,
+        refuses=(errors.Invalid, errors.TrustRefused, errors.AdoptionIncomplete, errors.Conflict),
+    ),
+)
+async def publish_trust(
     data: JSONBody[schemas.PublishTrust], request: Asked, publishing: Wired[Publishing]
 ) -> schemas.Trust:
-    """Publish what the offline holders have signed."""
+    """Publish roots and targets that were signed offline.
+
+    A repeat of the same bytes changes nothing. Fabric refuses to drop a root or an issuer that nodes still use, except
+    with `override` and a reason.
+    """
     return await publishing.publish(current_operator(request), data)
 
 
-@get("/v1/trust/adoption", opt=ADMITTED)
+@get("/v1/trust/adoption", opt=operation_options(OPERATOR))
 async def show_adoption(adoption: Wired[Adoption]) -> schemas.Adoption:
-    """Who works by it."""
+    """Show how many nodes have reported the published trust."""
     return await adoption.show()
 
 
-@get("/v1/trust/adoption/nodes", opt=ADMITTED)
+@get("/v1/trust/adoption/nodes", opt=operation_options(OPERATOR, refuses=(errors.Invalid,)))
 async def list_adoption(
-    adoption: Wired[Adoption],
-    issuer: FromQuery[str] = "",
-    cursor: FromQuery[str] = "",
-    limit: FromQuery[int] = PAGE_ITEMS_DEFAULT,
+    adoption: Wired[Adoption], issuer: OfIssuer = "", cursor: Cursor = "", limit: Limit = PAGE_ITEMS_DEFAULT
 ) -> schemas.Page[schemas.NodeAdoption]:
-    """Who does not yet."""
+    """List nodes that have not adopted the published trust, or nodes by the issuer of their device certificate."""
     return await adoption.nodes(issuer, cursor, limit)
 
 
-@post("/v1/trust/renew-devices", status_code=200, opt=ADMITTED)
+@post("/v1/trust/renew-devices", status_code=200, opt=operation_options(OPERATOR, refuses=(errors.Invalid,)))
 async def renew_devices(
     data: JSONBody[schemas.RenewDevices], request: Asked, renewal_orders: Wired[RenewalOrders]
 ) -> schemas.RenewalOrder:
-    """Have older device certificates renewed."""
+    """Order the renewal of older device certificates.
+
+    A later order replaces an earlier one.
+    """
     return await renewal_orders.give(current_operator(request), data)
 
 
-HANDLERS = (show_published, publish_targets, show_adoption, list_adoption, renew_devices)
+HANDLERS = (show_published_trust, publish_trust, show_adoption, list_adoption, renew_devices)

@@ -1,10 +1,9 @@
 """Pure functions: check the size and form of texts that come from outside."""
 
 from cloud.fabric.errors import Invalid
+from cloud.fabric.trust_schemas import TEXT_CHARS_MAX
 from protocol.limits import COMPONENTS_MAX, NONCE_BYTES_MAX, NONCE_BYTES_MIN
 
-TEXT_CHARS_MAX = 256
-"""Longest reason, note or agent version."""
 COMPONENT_CHARS_MAX = 64
 """Longest name of a fingerprint component, and longest value: an HMAC-SHA-256 in hex."""
 

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cloud.breakwater.errors import IssuerError
 from cloud.breakwater.generations import Generations
 from cloud.breakwater.issuance.issuing import Issuing
-from cloud.breakwater.routes.problems import _CODES as BREAKWATER_CODES
+from cloud.breakwater.routes.problems import CODES as BREAKWATER_CODES
 from cloud.contracts.breakwater import (
     CloseGeneration,
     CloseGenerations,

@@ -258,6 +258,7 @@ RECIPES: dict[str, Callable[[World], object]] = {
     "fabric GET /healthz": _nothing,
     "fabric GET /readyz": _nothing,
     "fabric GET /metrics": _nothing,
+    "fabric GET /schema": _nothing,
     "repository GET /tuf/metadata/{name}": _nothing,
     "repository GET /tuf/targets/{name}": _nothing,
     "repository GET /healthz": _nothing,

@@ -15,13 +15,13 @@ from cloud.fabric.service.ports import Now, Transaction
 from cloud.fabric.service.published_trust.adoption import Adoption
 from cloud.fabric.store.adoption import AdoptionStore
 from cloud.fabric.store.installation import InstallationStore
+from cloud.fabric.trust_schemas import SPREAD_SECONDS_MAX
 from cloud.fabric.tuf.current_trust import CurrentTrust, RenewalOrder
 from cloud.fabric.wake import WakeRoom
 from cloud.http.guard import Operator
 
 RENEWALS_PER_SECOND = 50
 """How many nodes an order wakes in a second, unless the operator sets the spread. One issuer can sign many more."""
-SPREAD_SECONDS_MAX = 30 * 24 * 3600
 START_DELAY = timedelta(seconds=5)
 """Time until every replica has read an order. Leases that were signed before do not carry it and are signed again."""
 WOKEN_PER_STEP_MAX = 500
