@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tomllib
 from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
@@ -69,6 +70,16 @@ def test_the_folder_of_packages_is_not_a_python_package() -> None:
     """It would shadow the `packaging` library for everything that runs from the repository's root."""
     assert (ROOT / "packaging").is_dir()
     assert not list((ROOT / "packaging").rglob("__init__.py"))
+
+
+def test_the_packages_that_ship_have_their_marker_of_types_and_the_licence() -> None:
+    """PEP 561: without `py.typed` in the installed package, type checkers ignore its annotations."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    shipped = {pattern.rstrip("*") for pattern in settings["tool"]["setuptools"]["packages"]["find"]["include"]}
+    assert settings["tool"]["setuptools"]["package-data"] == {package: ["py.typed"] for package in shipped}
+    assert all((ROOT / package / "py.typed").is_file() for package in shipped)
+    assert settings["project"]["license"] == "Apache-2.0"
+    assert "Apache License" in (ROOT / settings["project"]["license-files"][0]).read_text()
 
 
 def test_the_files_that_pages_name_are_there() -> None:
