@@ -17,6 +17,7 @@ def add_options(group: ArgumentParser) -> None:
 
 
 def list_newest(args: Namespace) -> None:
+    """Print the newest entries that match the options. Raises CliError."""
     entries = Server(args).pages(
         "/v1/audit", schemas.Page[schemas.AuditEntry], limit=args.limit, tenant=args.tenant, object=args.object
     )

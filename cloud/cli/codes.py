@@ -67,6 +67,10 @@ def add_options(group: ArgumentParser) -> None:
 
 
 def create(args: Namespace) -> None:
+    """Make a code, and write its activation file.
+
+    The file is checked first, because the secret is returned only once. Raises CliError.
+    """
     server = Server(args)
     path = f"/v1/tenants/{id_argument('ten', args.tenant)}/codes"
     refuse_existing(args.out)
@@ -126,6 +130,7 @@ def _lease_terms(text: str | None) -> schemas.LeaseTerms | None:
 
 
 def list_all(args: Namespace) -> None:
+    """Print all codes of a tenant. Raises CliError."""
     server = Server(args)
     path = f"/v1/tenants/{id_argument('ten', args.tenant)}/codes"
     headings = ("id", "state", "profile", "taken", "seats", "expires", "readmits")
@@ -134,6 +139,7 @@ def list_all(args: Namespace) -> None:
 
 
 def revoke(args: Namespace) -> None:
+    """Revoke a code and print it. Raises CliError."""
     server = Server(args)
     path = f"/v1/codes/{id_argument('code', args.code)}/revoke"
     emit(server.call("POST", path, schemas.Code, {}), args.json, fields)

@@ -114,6 +114,7 @@ class Place(msgspec.Struct, frozen=True):
     port: int
 
     def url(self, scheme: str, offset: int) -> str:
+        """Return the URL of the port with this offset from the first port."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{scheme}://{host}:{self.port + offset}"
 

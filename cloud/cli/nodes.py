@@ -38,6 +38,7 @@ def add_options(group: ArgumentParser) -> None:
 
 
 def list_all(args: Namespace) -> None:
+    """Print all nodes, or those of a tenant. Raises CliError."""
     nodes = Server(args).pages("/v1/nodes", schemas.Page[schemas.Node], tenant=args.tenant)
     headings = ("id", "standing", "tier", "generation", "seat", "lease until", "closing")
     names = ("id", "standing", "tier", "generation", "seat_held", "lease_until", "closing")
@@ -45,6 +46,7 @@ def list_all(args: Namespace) -> None:
 
 
 def show(args: Namespace) -> None:
+    """Print a node and its generations. Raises CliError."""
     server = Server(args)
     emit(server.call("GET", f"/v1/nodes/{id_argument('node', args.node)}", schemas.NodeDetail), args.json, _human)
 

@@ -55,21 +55,25 @@ def add_options(group: ArgumentParser) -> None:
 
 
 def create(args: Namespace) -> None:
+    """Make a tenant and print it. Raises CliError."""
     tenant = Server(args).call("POST", "/v1/tenants", schemas.Tenant, schemas.CreateTenant(name=args.name))
     emit(tenant, args.json, fields)
 
 
 def list_all(args: Namespace) -> None:
+    """Print all tenants. Raises CliError."""
     tenants = Server(args).pages("/v1/tenants", schemas.Page[schemas.Tenant])
     emit(tenants, args.json, columns(("id", "name", "tiers", "created"), "id", "name", "tiers", "created_at"))
 
 
 def show(args: Namespace) -> None:
+    """Print a tenant. Raises CliError."""
     server = Server(args)
     emit(server.call("GET", f"/v1/tenants/{id_argument('ten', args.tenant)}", schemas.Tenant), args.json, fields)
 
 
 def trust(args: Namespace) -> None:
+    """Make the changes that the options name, one request each, then print the tenant's trust. Raises CliError."""
     server = Server(args)
     path = f"/v1/tenants/{id_argument('ten', args.tenant)}/trust"
     changes: list[tuple[str, str, Any]] = []

@@ -34,6 +34,10 @@ def add_options(group: ArgumentParser) -> None:
 
 
 def create(args: Namespace) -> None:
+    """Make a token and write it to `--out`.
+
+    The file is checked first, because the secret is returned only once. Raises CliError.
+    """
     server = Server(args)
     refuse_existing(args.out)
     expires_at = days_from(utc_now(), args.days) if args.days else None
@@ -52,12 +56,14 @@ def _human_created(document: dict[str, Any]) -> str:
 
 
 def list_all(args: Namespace) -> None:
+    """Print all tokens. Raises CliError."""
     tokens = Server(args).pages("/v1/tokens", schemas.Page[schemas.Token])
     headings = ("id", "name", "created", "expires", "revoked")
     emit(tokens, args.json, columns(headings, "id", "name", "created_at", "expires_at", "revoked_at"))
 
 
 def revoke(args: Namespace) -> None:
+    """Revoke a token and print it. Raises CliError."""
     server = Server(args)
     path = f"/v1/tokens/{id_argument('tok', args.token)}/revoke"
     emit(server.call("POST", path, schemas.Token, {}), args.json, fields)

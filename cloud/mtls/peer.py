@@ -47,6 +47,7 @@ class ServicePeer(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
+        """The name of the service."""
         return self.spiffe.name
 
 
@@ -61,10 +62,12 @@ class NodePeer(msgspec.Struct, frozen=True):
 
     @property
     def tenant(self) -> TenantId:
+        """The tenant of the node."""
         return self.spiffe.tenant
 
     @property
     def node(self) -> NodeId:
+        """The id of the node."""
         return self.spiffe.node
 
 
@@ -103,9 +106,11 @@ class PeerTrust(msgspec.Struct, frozen=True):
 class PeerChecks(Protocol):
     """Port: a service's knowledge about its peers. It is called on every request, so it must be quick."""
 
-    def generation_open(self, tenant: TenantId, node: NodeId, generation: int) -> Awaitable[bool]: ...
+    def generation_open(self, tenant: TenantId, node: NodeId, generation: int) -> Awaitable[bool]:
+        """Return True if this generation of the node is open."""
 
-    def service_revoked(self, serial: int) -> Awaitable[bool]: ...
+    def service_revoked(self, serial: int) -> Awaitable[bool]:
+        """Return True if the serial of a service is revoked."""
 
 
 class TlsSession:

@@ -34,24 +34,31 @@ from cloud.storage.statement import EngineType, Row, Statement
 class Session(Protocol):
     """The open transaction of a connection. One task holds it."""
 
-    async def run(self, sql: str, args: tuple[Any, ...]) -> list[Row]: ...
+    async def run(self, sql: str, args: tuple[Any, ...]) -> list[Row]:
+        """Run a statement and return its rows."""
 
-    async def commit(self) -> None: ...
+    async def commit(self) -> None:
+        """Commit. The changes are durable when the method returns."""
 
-    async def rollback(self) -> None: ...
+    async def rollback(self) -> None:
+        """Undo all changes."""
 
 
 class Backend(Protocol):
     """Port: a database. It begins transactions, and runs single statements outside of transactions."""
 
     @property
-    def engine_type(self) -> EngineType: ...
+    def engine_type(self) -> EngineType:
+        """The dialect of the database."""
 
-    async def open(self) -> None: ...
+    async def open(self) -> None:
+        """Open the connections. Raises StorageError."""
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Wait for running transactions, then close the connections."""
 
-    async def begin(self, keys: tuple[str, ...]) -> Session: ...
+    async def begin(self, keys: tuple[str, ...]) -> Session:
+        """Begin a transaction that excludes others as the module describes. Raises StorageError."""
 
     async def read(self, sql: str, args: tuple[Any, ...]) -> list[Row]:
         """Run a query that is bounded by a key or a LIMIT."""

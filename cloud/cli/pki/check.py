@@ -45,6 +45,10 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 async def check(stores: Stores, args: Namespace) -> int:
+    """Check everything and print the report. Returns exit code 65 if there are errors, otherwise 0.
+
+    The chains of the services on this host must be on record too. Raises CliError.
+    """
     others: list[tuple[str, bytes]] = []
     chains = [args.dir / service / "tls" / CHAIN_FILE for service in SERVICES_HERE]
     for path in [*(chain for chain in chains if chain.exists()), *args.certificates]:

@@ -38,6 +38,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 async def crl(admin: Admin, args: Namespace) -> None:
+    """Print the CRL of every shard, and write it to `--out`."""
     rows, shards, progress = [], await admin.parts.stores.shards.all(), watcher(args)
     for done, shard in enumerate(shards, 1):
         publish = admin.parts.crl_publisher.publish if args.publish else admin.parts.crl_publisher.ensure_fresh

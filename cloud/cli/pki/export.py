@@ -38,6 +38,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 async def export(admin: Admin, args: Namespace) -> None:
+    """Write the export and print how much it has. Raises CliError."""
     out = _new_folder(args.out, ("ca", "crl", *(("certificates",) if args.certificates else ())))
     rows = admin.parts.authorities.rows()
     for row in rows:

@@ -54,6 +54,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 async def issue(admin: Admin, args: Namespace) -> None:
+    """Make a one-time secret and write it to `--out`. Host names are recorded first. Raises CliError."""
     if args.out.exists():
         raise CliError(
             EXIT_USAGE,

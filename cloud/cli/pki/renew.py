@@ -35,6 +35,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 async def renew(admin: Admin, args: Namespace) -> None:
+    """Make a new key and certificate for a service, and write both to its `tls/` folder. Raises CliError."""
     if args.service not in SERVICES_HERE:
         names = ", ".join(SERVICES_HERE)
         raise CliError(

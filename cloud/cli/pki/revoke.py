@@ -42,6 +42,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 async def revoke(admin: Admin, args: Namespace) -> None:
+    """Revoke certificates, then publish the CRLs that are due. Raises CliError."""
     if args.service:
         serials = await admin.parts.service_certificates.revoke_all(admin.caller, args.service, args.reason)
     else:

@@ -94,6 +94,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 async def request(admin: Admin, args: Namespace) -> None:
+    """Make the next key of a class, and write the request for its certificate. Raises CliError."""
     if args.out.exists():
         raise CliError(
             EXIT_USAGE,
@@ -116,6 +117,11 @@ async def request(admin: Admin, args: Namespace) -> None:
 
 
 async def import_certificate(admin: Admin, args: Namespace) -> None:
+    """Import a certificate. A repeat changes nothing.
+
+    A certificate that names a known root, but is not the root's own certificate, is a cross-certificate. Otherwise a
+    self-issued certificate is a new root, and any other certificate is an issuing CA. Raises CliError.
+    """
     try:
         certificate = x509.load_pem_x509_certificate(args.certificate.read_bytes())
     except (OSError, ValueError) as error:
@@ -175,6 +181,7 @@ async def _keys_of(admin: Admin, identifier: str) -> dict[str, ec.EllipticCurveP
 
 
 async def move(admin: Admin, args: Namespace) -> None:
+    """Carry out a step of `MOVES`, after its gate unless `--override` is given. Raises CliError."""
     row = next((row for row in admin.parts.authorities.rows() if row.id == args.authority), None)
     if row is None:
         names = ", ".join(row.id for row in admin.parts.authorities.rows())

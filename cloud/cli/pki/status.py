@@ -54,6 +54,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 async def status(admin: Admin, args: Namespace) -> None:
+    """Print the report."""
     tallies = await admin.parts.stores.checker_reads.tally(admin.now())
     shards = await admin.parts.stores.shards.all()
     newest = [await admin.parts.stores.shards.published(shard) for shard in shards]

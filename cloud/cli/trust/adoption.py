@@ -29,6 +29,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 def adoption(args: Namespace) -> None:
+    """Print the counts, or with `--missing` or `--issuer` the nodes. Raises CliError."""
     server = Server(args)
     if not (args.missing or args.issuer):
         emit(server.call("GET", "/v1/trust/adoption", schemas.Adoption), args.json, _human)

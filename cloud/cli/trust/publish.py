@@ -32,6 +32,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 @folder_errors()
 def publish(args: Namespace) -> None:
+    """Send a signed folder to Fabric, and print the published versions. Raises CliError."""
     folder = read_folder(args.folder)
     body = schemas.PublishTrust(
         roots=tuple(root.data for root in folder.roots),

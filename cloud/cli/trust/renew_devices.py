@@ -33,6 +33,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 def renew_devices(args: Namespace) -> None:
+    """Order the renewal and print the order. Raises CliError."""
     body = schemas.RenewDevices(after=_time(args.after), reason=args.reason, spread_seconds=args.spread)
     order = Server(args).call("POST", "/v1/trust/renew-devices", schemas.RenewalOrder, body)
     emit(order, args.json, fields)

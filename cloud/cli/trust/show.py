@@ -23,6 +23,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 @folder_errors()
 def show(args: Namespace) -> None:
+    """Print the published trust, and write it to `--export`. Raises CliError."""
     folder = fetch_folder(args)
     if args.export is not None:
         write_folder(args.export, folder.roots, folder.targets.data, folder.files)

@@ -121,6 +121,7 @@ def _root_options(parser: ArgumentParser) -> None:
 
 @folder_errors()
 def sign(args: Namespace) -> None:
+    """Sign the changes that the options name, write the result to `--out`, and print it. Raises CliError."""
     folder = fetch_folder(args, args.source) if args.source.startswith("http://") else read_folder(Path(args.source))
     changes = _changes(args)
     if not (args.key or args.root_key) or (changes != Changes() and not (args.key or args.new_targets_key)):
