@@ -32,10 +32,16 @@ Slot: TypeAlias = "asyncpg.Connection | None"
 
 
 class Pool:
-    """At most `size` connections. The last used one is taken first."""
+    """At most `size` connections. The last used one is taken first.
 
-    def __init__(self, size: int, connect: Callable[[], Awaitable[asyncpg.Connection]]) -> None:
+    A caller waits `wait_seconds` for a connection while all are in use.
+    """
+
+    def __init__(
+        self, size: int, connect: Callable[[], Awaitable[asyncpg.Connection]], wait_seconds: float = WAIT_SECONDS
+    ) -> None:
         self._size = size
+        self.wait_seconds = wait_seconds
         self._connect = connect
         self._free: list[Slot] = [None] * size
         self._waiting: deque[asyncio.Future[Slot]] = deque()
@@ -65,7 +71,7 @@ class Pool:
         turn: asyncio.Future[Slot] = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
         try:
-            async with asyncio.timeout(WAIT_SECONDS):
+            async with asyncio.timeout(self.wait_seconds):
                 return await turn
         except (TimeoutError, asyncio.CancelledError) as error:
             if turn.done() and not turn.cancelled():  # the place had been given to us already

@@ -140,16 +140,18 @@ async def _send(connection: h11.Connection, stream: trio.SocketStream, answer: A
     await stream.send_all(data)
 
 
-async def _exchange(stream: trio.SocketStream, user: int, handler: Handler) -> None:
+async def _exchange(
+    stream: trio.SocketStream, user: int, handler: Handler, request_seconds: float, command_seconds: float
+) -> None:
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=REQUEST_BYTES_MAX)
     head: h11.Request | None = None
     try:
-        with trio.fail_after(REQUEST_SECONDS_MAX):
+        with trio.fail_after(request_seconds):
             head = await _read_request(connection, stream)
         if head is None:
             return
         request = Request(head.method.decode(), head.target.decode(), _privileged(user))
-        with trio.move_on_after(COMMAND_SECONDS_MAX) as scope:
+        with trio.move_on_after(command_seconds) as scope:
             answer = await handler(request)
         if scope.cancelled_caught:
             answer = problem(504, "timeout", "the agent did not finish in time")
@@ -157,11 +159,17 @@ async def _exchange(stream: trio.SocketStream, user: int, handler: Handler) -> N
         answer = problem(error.error_status_hint, "malformed", "the request cannot be read")
     except trio.TooSlowError:
         answer = problem(408, "too_slow", "the request did not come in time")
-    with trio.fail_after(REQUEST_SECONDS_MAX):
+    with trio.fail_after(request_seconds):
         await _send(connection, stream, answer, head_only=head is not None and head.method == b"HEAD")
 
 
-async def serve(listener: trio.SocketListener, handler: Handler) -> None:
+async def serve(
+    listener: trio.SocketListener,
+    handler: Handler,
+    *,
+    request_seconds: float = REQUEST_SECONDS_MAX,
+    command_seconds: float = COMMAND_SECONDS_MAX,
+) -> None:
     """Answer until cancelled. A failing client ends its own exchange and nothing else."""
     slots = trio.Semaphore(CONNECTIONS_MAX)
     held: Counter[int] = Counter()
@@ -169,7 +177,7 @@ async def serve(listener: trio.SocketListener, handler: Handler) -> None:
     async def one(stream: trio.SocketStream, user: int) -> None:
         try:
             async with stream:
-                await _exchange(stream, user, handler)
+                await _exchange(stream, user, handler, request_seconds, command_seconds)
         except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError, h11.LocalProtocolError):
             return
         finally:

@@ -1,17 +1,19 @@
 """Fault points: what a hook sees of a step that works, and of one that fails."""
 
+from collections.abc import Iterator
+
 import pytest
 
 from protocol import faults
+from tests.fault_hooks import hooked
 
 
 @pytest.fixture
-def passed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """What a hook of this test is called with; no hook is left behind."""
+def passed() -> Iterator[list[tuple[str, str]]]:
+    """The arguments of each call of this test's hook."""
     seen: list[tuple[str, str]] = []
-    monkeypatch.setattr(faults, "_hooks", [])
-    faults.install(lambda name, stage: seen.append((name, stage)))
-    return seen
+    with hooked(lambda name, stage: seen.append((name, stage))):
+        yield seen
 
 
 def test_a_hook_is_called_before_and_after_a_step(passed: list[tuple[str, str]]) -> None:

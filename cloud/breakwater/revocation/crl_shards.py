@@ -35,11 +35,16 @@ class Places:
     """The places that this process has reserved.
 
     `base_url` is the public address of CRLs, OCSP responder and CA certificates. Call `take` outside of a transaction.
+    `reserved` is the number of places that one write reserves, `places_max` the number of places in a shard.
     """
 
-    def __init__(self, store: ShardStore, base_url: str) -> None:
+    def __init__(
+        self, store: ShardStore, base_url: str, *, reserved: int = PLACES_RESERVED, places_max: int = PLACES_MAX
+    ) -> None:
         self._store = store
         self._base_url = base_url
+        self._reserved = reserved
+        self._places_max = places_max
         self._locks: dict[str, asyncio.Lock] = {}
         self._left: dict[str, tuple[str, int]] = {}
 
@@ -49,8 +54,8 @@ class Places:
             shard, left = self._left.get(authority, ("", 0))
             if not left:
                 with fault_point("breakwater.shard.reserve"):
-                    shard = await self._store.reserve(authority, PLACES_RESERVED, PLACES_MAX)
-                left = PLACES_RESERVED
+                    shard = await self._store.reserve(authority, self._reserved, self._places_max)
+                left = self._reserved
             self._left[authority] = shard, left - 1
             return Place(shard, distribution(self._base_url, authority, shard))
 

@@ -21,12 +21,12 @@ from cloud.mtls.renewal import IdentityRenewal, IssuerClient, Rekey
 from cloud.mtls.server import ServerTls
 from cloud.process.serve import Listener
 from cloud.tasks.stopping import Stopping
-from protocol import faults
 from tests.cloud.breakwater.live import Live
 from tests.cloud.breakwater.support import PASSPHRASE, new_key
 from tests.cloud.mtls.identities import crossed, der, folder, identity
 from tests.cloud.pki import Pki, authority
 from tests.cloud.world import ROUTES, World, connected, listening, port_of, unit_of
+from tests.fault_hooks import hooked
 
 pytestmark = pytest.mark.slow
 
@@ -217,18 +217,14 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize(("step", "stage"), STEPS)
-async def test_a_crash_at_any_step_leaves_key_and_chain_together(
-    live: Live, monkeypatch: pytest.MonkeyPatch, step: str, stage: str
-) -> None:
+async def test_a_crash_at_any_step_leaves_key_and_chain_together(live: Live, step: str, stage: str) -> None:
     def kill(name: str, at: str) -> None:
         if (name, at) == (f"breakwater.identity.{step}", stage):
             raise Killed
 
     async with live.fabric() as client:
-        monkeypatch.setattr(faults, "_hooks", [kill])
-        with pytest.raises(Killed):
+        with hooked(kill), pytest.raises(Killed):
             await renewal_of(live, EstClient(client), rekey=True).renew()
-        monkeypatch.setattr(faults, "_hooks", [])
         found = identity(live)
         again = renewal_of(live, EstClient(client), rekey=True)
         await again.renew()

@@ -7,7 +7,6 @@ import asyncio
 
 import pytest
 
-from cloud.storage import pool as pool_module
 from cloud.storage.errors import DatabaseBusy, StorageNotOpen
 from cloud.storage.pool import Pool
 
@@ -74,9 +73,8 @@ async def test_who_waits_gets_the_next_one_in_turn(server: Server) -> None:
     assert await waiting[1] is connection
 
 
-async def test_a_wait_is_bounded(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_module, "WAIT_SECONDS", 0.01)
-    pool = Pool(1, server.connect)
+async def test_a_wait_is_bounded(server: Server) -> None:
+    pool = Pool(1, server.connect, wait_seconds=0.01)
     connection = await pool.take()
     with pytest.raises(DatabaseBusy, match="all 1 connections"):
         await pool.take()

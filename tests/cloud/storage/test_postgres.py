@@ -139,10 +139,10 @@ def test_a_lock_held_for_too_long_is_busy(database: PostgresLocation, monkeypatc
     on(database, test())
 
 
-def test_when_all_connections_are_in_use(database: PostgresLocation, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cloud.storage.pool.WAIT_SECONDS", 0.1)
-
+def test_when_all_connections_are_in_use(database: PostgresLocation) -> None:
     async def test() -> None:
+        assert isinstance(ENGINE._backend, PostgresBackend)
+        ENGINE._backend._pool.wait_seconds = 0.1
         async with ENGINE.transaction("a"):
             held, done = asyncio.Event(), asyncio.Event()
 

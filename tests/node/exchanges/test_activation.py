@@ -22,6 +22,7 @@ from protocol.codes import make_secret
 from protocol.encoding import json_encode
 from protocol.messages.activation import ActivationFile, TrustPin
 from protocol.messages.sessions import StatementAnswer
+from tests.fault_hooks import hooked
 from tests.node.shells import load_licence
 from tests.simulators.fabric import DOMAIN, Fabric, Reply, Request, always, refused, utc_now
 from tests.simulators.repository import Repository
@@ -108,9 +109,8 @@ def cut() -> Iterator[list[str]]:
         if f"{stage} {name}" in at:
             raise CutOffError(name)
 
-    faults.install(hook)
-    yield at
-    faults._hooks.remove(hook)
+    with hooked(hook):
+        yield at
 
 
 POINTS = (

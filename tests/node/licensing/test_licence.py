@@ -21,6 +21,7 @@ from protocol import faults
 from protocol.messages.sessions import StatementAnswer
 from protocol.signed.envelope import key_id, seal
 from protocol.signed.statements import TYP_REVOCATION, Revocation, Verified, verify_statement
+from tests.fault_hooks import hooked
 from tests.node.shells import answer, apply, hardware, identity, trust_of
 from tests.simulators.fabric import DOMAIN, NODE, TENANT, Fabric, utc_now
 
@@ -54,9 +55,8 @@ def points() -> Iterator[list[str]]:
     def hook(name: str, stage: faults.Stage) -> None:
         seen.append(f"{stage} {name}")
 
-    faults.install(hook)
-    yield seen
-    faults._hooks.remove(hook)
+    with hooked(hook):
+        yield seen
 
 
 def test_a_lease_opens_the_gate_and_lasts(licence: Licence, fabric: Fabric, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -115,34 +116,30 @@ async def test_leaving_in_the_middle_disturbs_nobody(path: Path) -> None:
     assert body(await exchange(path, get("/")))["path"] == "/"
 
 
-async def test_a_slow_request_is_given_up(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "REQUEST_SECONDS_MAX", 0.1)
-    answer = await exchange(path, b"GET / HT")
+async def test_a_slow_request_is_given_up(tmp_path: Path, nursery: trio.Nursery) -> None:
+    nursery.start_soon(partial(serve, listen(tmp_path / "s"), echo, request_seconds=0.1))
+    answer = await exchange(tmp_path / "s", b"GET / HT")
     assert answer.split()[1] == b"408"
     assert body(answer)["code"] == "too_slow"
 
 
-async def test_a_command_that_takes_too_long_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "COMMAND_SECONDS_MAX", 0.1)
-
+async def test_a_command_that_takes_too_long_is_reported(tmp_path: Path) -> None:
     async def never(_: Request) -> Answer:
         await trio.sleep_forever()
         raise AssertionError("unreachable")
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(serve, listen(tmp_path / "s"), never)
+        nursery.start_soon(partial(serve, listen(tmp_path / "s"), never, command_seconds=0.1))
         assert (await exchange(tmp_path / "s", get("/"))).split()[1] == b"504"
         nursery.cancel_scope.cancel()
 
 
-async def test_a_peer_that_does_not_read_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "REQUEST_SECONDS_MAX", 1.0)
-
+async def test_a_peer_that_does_not_read_holds_nobody_up(tmp_path: Path) -> None:
     async def large(_: Request) -> Answer:
         return problem(400, "x", "y" * 5_000_000)
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(serve, listen(tmp_path / "s"), large)
+        nursery.start_soon(partial(serve, listen(tmp_path / "s"), large, request_seconds=1.0))
         async with await trio.open_unix_socket(tmp_path / "s") as stream:
             await stream.send_all(get("/"))
             assert len(await exchange(tmp_path / "s", get("/"))) > 5_000_000

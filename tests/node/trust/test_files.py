@@ -11,10 +11,10 @@ from node.disk import files
 from node.errors import DiskFull, StateDamaged
 from node.trust.files import METADATA, Current
 from node.trust.published import load, refresh
-from protocol import faults
-from protocol.faults import Hook, Stage
+from protocol.faults import Stage
 from protocol.messages.activation import TrustPin
 from protocol.signed.trust import TARGET_SERVICES, TARGETS
+from tests.fault_hooks import hooked
 from tests.node.trust.states import DAY, at, bootstrap, tree
 from tests.simulators.repository import START, Repository, content
 
@@ -38,7 +38,6 @@ class CrashedError(BaseException):
 async def test_a_crash_while_publishing_leaves_one_whole_generation(
     repository: Repository,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     name: str,
     stage: Stage,
     generation: int,
@@ -47,15 +46,12 @@ async def test_a_crash_while_publishing_leaves_one_whole_generation(
         if (point, when) == (name, stage):
             raise CrashedError
 
-    hooks: list[Hook] = [crash]
     await bootstrap(repository, tmp_path)
     (tmp_path / "trust/gen-2").mkdir()
     (tmp_path / "trust/scratch-left").mkdir()
     repository.replace(content(port=9000), now=START + DAY)
-    monkeypatch.setattr(faults, "_hooks", hooks)
-    with pytest.raises(CrashedError):
+    with hooked(crash), pytest.raises(CrashedError):
         await refresh(tmp_path, clock=at(START + DAY))
-    hooks.clear()
     assert load(tmp_path).generation == generation
     refreshed = await refresh(tmp_path, clock=at(START + DAY))
     assert refreshed.urls.fabric == "https://127.0.0.1:9000"

@@ -21,10 +21,12 @@ _PROVEN, _CLAIMED = "proven", "claimed"
 class RenewalStarts:
     """Counts the starts of renewals. A restart sets the counts to zero, which is harmless."""
 
-    def __init__(self) -> None:
+    def __init__(self, starts_max: int = STARTS_MAX) -> None:
+        """`starts_max`: the limit of each total in one `STARTS_PERIOD`."""
+        self.starts_max = starts_max
         # Each start counts for a certificate and for a total. Their periods may begin at different times, so up to two
         # periods' worth of certificates can be counted at a time.
-        self._tally: Tally[str] = Tally(STARTS_PERIOD, 2 * STARTS_MAX + 2)
+        self._tally: Tally[str] = Tally(STARTS_PERIOD, 2 * starts_max + 2)
 
     def count(self, proven: str, now: datetime) -> None:
         """Count one start. A refused start is not counted. Raises TooManyChallenges.
@@ -32,7 +34,8 @@ class RenewalStarts:
         `proven` identifies the certificate if a published CA signed it, else it is empty.
         """
         self._tally.end_all(now)
-        bounds = {proven: STARTS_PER_CERTIFICATE_MAX, _PROVEN: STARTS_MAX} if proven else {_CLAIMED: STARTS_MAX}
+        total = self.starts_max
+        bounds = {proven: STARTS_PER_CERTIFICATE_MAX, _PROVEN: total} if proven else {_CLAIMED: total}
         if any(self._tally.count(key, now) >= most for key, most in bounds.items()):
             raise TooManyChallenges("too many renewals were started in the last minute")
         for key in bounds:

@@ -34,6 +34,8 @@ class Tenants:
     transaction: Transaction
     audit: AuditLog
     tenants: TenantStore
+    entries_max: int = TRUST_ENTRIES_MAX
+    """CA certificates that a tenant trusts, and chips that it allows by name."""
 
     async def create(self, operator: Operator, body: schemas.CreateTenant) -> schemas.Tenant:
         """Make a tenant that admits `attested` machines. Raises Invalid."""
@@ -101,8 +103,8 @@ class Tenants:
         async with self.transaction():
             there = {root.id for root in await self.tenants.roots(tenant)}
             new = [row for row in rows if row.id not in there]
-            if len(there) + len(new) > TRUST_ENTRIES_MAX:
-                raise Invalid(f"a tenant trusts at most {TRUST_ENTRIES_MAX} CA certificates")
+            if len(there) + len(new) > self.entries_max:
+                raise Invalid(f"a tenant trusts at most {self.entries_max} CA certificates")
             for row in new:
                 await self.tenants.add_root(row)
                 await self.audit.write(
@@ -122,8 +124,8 @@ class Tenants:
         async with self.transaction():
             there = {entry.id for entry in await self.tenants.allowed(tenant)}
             if key not in there:
-                if len(there) >= TRUST_ENTRIES_MAX:
-                    raise Invalid(f"a tenant allows at most {TRUST_ENTRIES_MAX} chips by name")
+                if len(there) >= self.entries_max:
+                    raise Invalid(f"a tenant allows at most {self.entries_max} chips by name")
                 await self.tenants.add_allowed(row)
                 await self.audit.write(operator_actor(operator), "trust.ek_allowed", tenant, tenant, note=row.note)
         return await self.trust(tenant)

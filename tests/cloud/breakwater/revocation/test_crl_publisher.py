@@ -21,7 +21,6 @@ from cloud.breakwater.store.shards import PublishedCrl
 from cloud.storage import Location, ServiceEngine, Statement
 from cloud.tasks.stopping import Stopping
 from lab.postgres import database_location
-from protocol import faults
 from tests.cloud.breakwater.revoking import (
     SCHEDULE,
     SPIFFE,
@@ -37,6 +36,7 @@ from tests.cloud.breakwater.revoking import (
     serials_of,
 )
 from tests.cloud.engines import ENGINES
+from tests.fault_hooks import hooked
 
 SHARD = "nodes-1.1"
 DER, PEM = Encoding.DER, Encoding.PEM
@@ -315,9 +315,7 @@ class Crash(BaseException):
 
 @pytest.mark.parametrize("point", ["breakwater.crl.draw", "breakwater.crl.store"])
 @pytest.mark.parametrize("stage", ["before", "after"])
-async def test_a_crash_at_any_point_leaves_numbers_growing(
-    bench: Bench, point: str, stage: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_crash_at_any_point_leaves_numbers_growing(bench: Bench, point: str, stage: str) -> None:
     certificate = await bench.issue()
     first = await fresh(bench)
     await bench.revoke(certificate.serial_number)
@@ -326,10 +324,8 @@ async def test_a_crash_at_any_point_leaves_numbers_growing(
         if (name, at) == (point, stage):
             raise Crash
 
-    monkeypatch.setattr(faults, "_hooks", [hook])
-    with pytest.raises(Crash):
+    with hooked(hook), pytest.raises(Crash):
         await bench.publisher.publish(SHARD)
-    monkeypatch.setattr(faults, "_hooks", [])
     kept = await bench.shards.kept(SHARD)
     assert [crl.number for crl in kept] == sorted({crl.number for crl in kept}, reverse=True)
     after = await fresh(bench, bench.another_publisher())

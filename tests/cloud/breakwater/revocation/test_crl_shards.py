@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from cloud.breakwater.revocation import crl_shards as module
 from cloud.breakwater.revocation.crl_shards import (
     PLACES_MAX,
     PLACES_RESERVED,
@@ -61,23 +60,17 @@ async def test_authorities_share_no_shard(engine: ServiceEngine) -> None:
     assert (await places.take("services-1")).shard == "services-1.1"
 
 
-async def test_a_restart_loses_places_and_never_gives_one_twice(
-    engine: ServiceEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "PLACES_RESERVED", 4)
-    monkeypatch.setattr(module, "PLACES_MAX", 12)
+async def test_a_restart_loses_places_and_never_gives_one_twice(engine: ServiceEngine) -> None:
     given: Counter[str] = Counter()
     for _ in range(5):
-        places = Places(ShardStore(engine), BASE_URL)
+        places = Places(ShardStore(engine), BASE_URL, reserved=4, places_max=12)
         given[(await places.take("nodes-1")).shard] += 1
     assert await reserved(engine) == {"nodes-1.1": 12, "nodes-1.2": 8}
     assert given == {"nodes-1.1": 3, "nodes-1.2": 2}
 
 
-async def test_replicas_that_race_overfill_nothing(engine: ServiceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PLACES_RESERVED", 3)
-    monkeypatch.setattr(module, "PLACES_MAX", 9)
-    replicas = [Places(ShardStore(engine), BASE_URL) for _ in range(4)]
+async def test_replicas_that_race_overfill_nothing(engine: ServiceEngine) -> None:
+    replicas = [Places(ShardStore(engine), BASE_URL, reserved=3, places_max=9) for _ in range(4)]
     taken = await asyncio.gather(*(replica.take("nodes-1") for replica in replicas for _ in range(10)))
     given = Counter(place.shard for place in taken)
     found = await reserved(engine)

@@ -20,7 +20,6 @@ from cloud.mtls.client import Answer, CloudClient, ProblemAnswer
 from cloud.mtls.identity import load_identity, make_csr
 from cloud.mtls.peer import spiffe_of
 from cloud.storage import Statement
-from protocol import faults
 from protocol.messages.est import (
     CSRATTRS_DER,
     PATH_CACERTS,
@@ -38,6 +37,7 @@ from protocol.problems import ProblemDocument
 from tests.cloud.breakwater.live import Live
 from tests.cloud.breakwater.support import TRUST_DOMAIN, ask, closing, load, new_key, opening
 from tests.cloud.world import connected
+from tests.fault_hooks import hooked
 
 pytestmark = pytest.mark.slow
 
@@ -388,9 +388,7 @@ def _own_names(live: Live) -> x509.SubjectAlternativeName:
 
 @pytest.mark.parametrize("point", ["enrolment.bind", "certificate.record", "certificate.store"])
 @pytest.mark.parametrize("stage", ["before", "after"])
-async def test_a_fault_at_any_step_of_an_enrolment_is_mended_by_a_repeat(
-    live: Live, monkeypatch: pytest.MonkeyPatch, point: str, stage: str
-) -> None:
+async def test_a_fault_at_any_step_of_an_enrolment_is_mended_by_a_repeat(live: Live, point: str, stage: str) -> None:
     def fail(name: str, at: str) -> None:
         if (name, at) == (f"breakwater.{point}", stage):
             raise RuntimeError(point)
@@ -398,17 +396,14 @@ async def test_a_fault_at_any_step_of_an_enrolment_is_mended_by_a_repeat(
     secret, key = await secret_for(live), new_key()
     csr = make_csr(key)
     async with live.anonymous() as client:
-        monkeypatch.setattr(faults, "_hooks", [fail])
-        assert problem_of(await send(client, PATH_SIMPLEENROLL, csr, basic("fabric", secret))).code == "internal"
-        monkeypatch.setattr(faults, "_hooks", [])
+        with hooked(fail):
+            assert problem_of(await send(client, PATH_SIMPLEENROLL, csr, basic("fabric", secret))).code == "internal"
         leaf = leaf_of(await send(client, PATH_SIMPLEENROLL, csr, basic("fabric", secret)), key)
         assert leaf_of(await send(client, PATH_SIMPLEENROLL, csr, basic("fabric", secret)), key) == leaf
 
 
 @pytest.mark.parametrize("stage", ["before", "after"])
-async def test_a_fault_while_a_secret_is_given_free_is_mended_by_a_repeat(
-    live: Live, monkeypatch: pytest.MonkeyPatch, stage: str
-) -> None:
+async def test_a_fault_while_a_secret_is_given_free_is_mended_by_a_repeat(live: Live, stage: str) -> None:
     def fail(name: str, at: str) -> None:
         if (name, at) == ("breakwater.enrolment.release", stage):
             raise RuntimeError(name)
@@ -416,9 +411,8 @@ async def test_a_fault_while_a_secret_is_given_free_is_mended_by_a_repeat(
     secret, key = await secret_for(live), new_key()
     bad = flipped(make_csr(key))
     async with live.anonymous() as client:
-        monkeypatch.setattr(faults, "_hooks", [fail])
-        assert problem_of(await send(client, PATH_SIMPLEENROLL, bad, basic("fabric", secret))).code == "internal"
-        monkeypatch.setattr(faults, "_hooks", [])
+        with hooked(fail):
+            assert problem_of(await send(client, PATH_SIMPLEENROLL, bad, basic("fabric", secret))).code == "internal"
         assert problem_of(await send(client, PATH_SIMPLEENROLL, bad, basic("fabric", secret))).code == "csr_refused"
         leaf_of(await send(client, PATH_SIMPLEENROLL, make_csr(key), basic("fabric", secret)), key)
 

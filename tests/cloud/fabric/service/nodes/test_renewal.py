@@ -476,16 +476,14 @@ async def test_starts_are_bounded_before_the_database(
     assert len(asked) == renewal_starts.STARTS_PER_CERTIFICATE_MAX
     world.clock.forward(renewal_starts.STARTS_PERIOD)
     await start(machine)
-    monkeypatch.setattr(renewal_starts, "STARTS_MAX", 1)
+    world.parts.nodes.renewals.starts.starts_max = 1
     with pytest.raises(errors.TooManyChallenges):
         await start(machine)
 
 
-async def test_forged_certificates_take_no_place_of_the_nodes_they_name(
-    world: World, machine: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_forged_certificates_take_no_place_of_the_nodes_they_name(world: World, machine: Machine) -> None:
     """A node's id is not secret. A caller that knows it must not be able to stop the node from renewing."""
-    monkeypatch.setattr(renewal_starts, "STARTS_MAX", 30)
+    world.parts.nodes.renewals.starts.starts_max = 30
     expire(machine)
     forged, stranger = _reissued(machine), Machine(world, "stranger").evidence()
     for number in range(35):

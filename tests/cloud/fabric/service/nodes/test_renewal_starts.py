@@ -2,10 +2,7 @@
 
 from datetime import UTC, datetime
 
-import pytest
-
 from cloud.fabric.errors import TooManyChallenges
-from cloud.fabric.service.nodes import renewal_starts
 from cloud.fabric.service.nodes.renewal_starts import STARTS_PER_CERTIFICATE_MAX, STARTS_PERIOD, RenewalStarts
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -27,17 +24,15 @@ def test_one_certificate_is_bounded_for_a_while() -> None:
     assert not refused(starts, "ca.1", NOW + STARTS_PERIOD)
 
 
-def test_all_certificates_together_are_bounded_and_a_refusal_takes_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(renewal_starts, "STARTS_MAX", 3)
-    starts = RenewalStarts()
+def test_all_certificates_together_are_bounded_and_a_refusal_takes_no_place() -> None:
+    starts = RenewalStarts(starts_max=3)
     assert [refused(starts, f"ca.{number}") for number in range(5)] == [False] * 3 + [True] * 2
     assert not refused(starts, "ca.4", NOW + STARTS_PERIOD)
     assert len(starts._tally) == 2
 
 
-def test_certificates_of_unknown_cas_are_counted_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(renewal_starts, "STARTS_MAX", 3)
-    starts = RenewalStarts()
+def test_certificates_of_unknown_cas_are_counted_apart() -> None:
+    starts = RenewalStarts(starts_max=3)
     assert [refused(starts, "") for _ in range(5)] == [False] * 3 + [True] * 2
     assert not refused(starts, "ca.1")
 

@@ -1,5 +1,6 @@
 """`cloud.fabric.service.operators.tenants`: tenants, and the hardware they trust."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import cast
 
@@ -8,7 +9,6 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from cloud.fabric import schemas
 from cloud.fabric.errors import Invalid, NotFound
-from cloud.fabric.service.operators import tenants
 from protocol.ids import TenantId, make_id
 from protocol.limits import NAME_CHARS_MAX
 from protocol.signed.statements import Tier
@@ -40,20 +40,20 @@ async def test_a_name_is_bounded_and_printable(world: World, name: str) -> None:
         await world.parts.operators.tenants.create(ALICE, schemas.CreateTenant(name))
 
 
-async def test_roots_are_added_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_roots_are_added_once(world: World) -> None:
     service, body = world.parts.operators.tenants, schemas.AddEkRoots(pem(2))
     before = len((await service.trust(world.tenant)).ek_roots)
     added = [await service.add_ek_roots(ALICE, world.tenant, body) for _ in range(2)]
     assert [len(trust.ek_roots) for trust in added] == [before + 1] * 2
     assert (await world.actions(world.tenant)).count("trust.root_added") == before + 1
-    monkeypatch.setattr(tenants, "TRUST_ENTRIES_MAX", before + 1)
+    full = replace(service, entries_max=before + 1)
     with pytest.raises(Invalid, match="at most"):
-        await service.add_ek_roots(ALICE, world.tenant, schemas.AddEkRoots(pem(3)))
+        await full.add_ek_roots(ALICE, world.tenant, schemas.AddEkRoots(pem(3)))
     with pytest.raises(Invalid, match="pem"):
         await service.add_ek_roots(ALICE, world.tenant, schemas.AddEkRoots("no certificate"))
 
 
-async def test_a_chip_is_allowed_once_by_its_name(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_chip_is_allowed_once_by_its_name(world: World) -> None:
     service = world.parts.operators.tenants
     for name in (CHIP, f" {CHIP.upper()} "):
         trust = await service.allow_ek(ALICE, world.tenant, schemas.AllowEk(name, "the one in the hall"))
@@ -61,9 +61,9 @@ async def test_a_chip_is_allowed_once_by_its_name(world: World, monkeypatch: pyt
     assert (await world.actions(world.tenant)).count("trust.ek_allowed") == 1
     with pytest.raises(Invalid, match="ek_name"):
         await service.allow_ek(ALICE, world.tenant, schemas.AllowEk("000c" + "ab" * 32))
-    monkeypatch.setattr(tenants, "TRUST_ENTRIES_MAX", 1)
+    full = replace(service, entries_max=1)
     with pytest.raises(Invalid, match="at most"):
-        await service.allow_ek(ALICE, world.tenant, schemas.AllowEk("000b" + "cd" * 32))
+        await full.allow_ek(ALICE, world.tenant, schemas.AllowEk("000b" + "cd" * 32))
 
 
 async def test_tiers_are_set_in_one_order_and_never_to_none(world: World) -> None:
