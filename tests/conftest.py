@@ -8,6 +8,7 @@ count and the reasons. It judges only whole runs that were otherwise green: a fa
 """
 
 import os
+import sys
 from collections.abc import Sequence
 from inspect import iscoroutinefunction
 from pathlib import Path
@@ -47,6 +48,13 @@ def pytest_configure(config: pytest.Config) -> None:
     """Start the list of what this run leaves out."""
     config.stash[_left_out] = []
     use_light_keys()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown() -> None:
+    """After the last fixture of a test: the next test may have the PostgreSQL databases that this test borrowed."""
+    if "lab.postgres" in sys.modules:
+        sys.modules["lab.postgres"].give_back()
 
 
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:

@@ -1,16 +1,19 @@
 """The private PostgreSQL: real databases, each filled once a template, and nothing left after its owner is killed."""
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from cloud.storage import PostgresLocation
-from lab.postgres import Cluster, binaries, cluster, database_location, located
+from lab.postgres import Cluster, binaries, database_location, located
 from lab.processes import wait_until
 
 OWNER = """
@@ -28,17 +31,107 @@ def test_a_file_is_a_migrated_database_of_its_service(tmp_path: Path) -> None:
     assert location.read_bytes().startswith(b"SQLite format 3")
 
 
+def run(location: PostgresLocation, *statements: str) -> list[tuple[object, ...]]:
+    """The rows of the last statement."""
+
+    async def work() -> list[tuple[object, ...]]:
+        connection = await asyncpg.connect(host=location.host, user=location.user, database=location.name)
+        try:
+            for statement in statements[:-1]:
+                await connection.execute(statement)
+            return [tuple(row) for row in await connection.fetch(statements[-1])]
+        finally:
+            await connection.close()
+
+    return asyncio.run(work())
+
+
+@pytest.fixture
+def server() -> Iterator[Cluster]:
+    """A server whose databases only this test borrows."""
+    made = Cluster()
+    yield made
+    made.remove()
+
+
+def fill(location: PostgresLocation) -> None:
+    """Two tables; one has a row."""
+    run(
+        location,
+        "CREATE TABLE item (id serial PRIMARY KEY, name text DEFAULT 'none', made timestamptz, data bytea)",
+        "CREATE TABLE empty (id text PRIMARY KEY)",
+        "INSERT INTO item VALUES (7, '$rows$ ''a''', '2026-11-29 10:00:00.123456+02', '\\x00ff')",
+        "SELECT 1",
+    )
+
+
 @pytest.mark.slow
-def test_a_template_is_filled_once_and_copied_for_everyone() -> None:
+def test_a_template_is_filled_once_and_no_database_is_lent_twice(server: Cluster) -> None:
     filled: list[str] = []
+    first, second = (server.copy_of("a", lambda location: filled.append(location.name)) for _ in range(2))
+    other = server.copy_of("b", lambda location: filled.append(location.name))
+    assert len({*filled, first.name, second.name, other.name}) == 5
+    server.give_back()
+    again = [server.copy_of("a", fill) for _ in range(3)]
+    assert {location.name for location in again[:2]} == {first.name, second.name}
+    assert again[2].name not in {first.name, second.name, other.name}
 
-    def fill(location: PostgresLocation) -> None:
-        filled.append(location.name)
 
-    first, second = (cluster().copy_of("tests.lab", fill) for _ in range(2))
-    assert len({*filled, first.name, second.name}) == 3
-    for location in (first, second):
-        cluster().drop(location)
+@pytest.mark.slow
+def test_a_database_that_is_lent_again_is_as_its_template(server: Cluster) -> None:
+    rows = "SELECT id, name, made, data FROM item ORDER BY id"
+    lent = server.copy_of("a", fill)
+    before = run(lent, rows)
+    assert [row[0] for row in before] == [7]
+    used = run(
+        lent,
+        "INSERT INTO empty VALUES ('left behind')",
+        "UPDATE item SET name = 'changed'",
+        "INSERT INTO item (name) VALUES ('more')",
+        rows,
+    )
+    assert [row[:2] for row in used] == [(1, "more"), (7, "changed")]
+    server.give_back()
+    assert server.copy_of("a", fill) == lent
+    assert run(lent, rows) == before
+    assert run(lent, "SELECT count(*) FROM empty") == [(0,)]
+    assert run(lent, "INSERT INTO item (name) VALUES ('next') RETURNING id") == [(1,)]
+
+
+@pytest.mark.slow
+def test_connections_of_the_borrower_before_are_ended(server: Cluster) -> None:
+    """A transaction that was left open would otherwise hold its locks, and could still commit."""
+    lent = server.copy_of("a", fill)
+
+    async def leave_open() -> None:
+        connection = await asyncpg.connect(host=lent.host, user=lent.user, database=lent.name)
+        await connection.execute("BEGIN; INSERT INTO empty VALUES ('left behind')")
+        server.give_back()
+        assert await asyncio.to_thread(server.copy_of, "a", fill) == lent
+        with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+            await connection.execute("COMMIT")
+        connection.terminate()
+
+    asyncio.run(leave_open())
+    assert run(lent, "SELECT count(*) FROM empty") == [(0,)]
+
+
+@pytest.mark.slow
+def test_a_database_whose_tables_were_changed_is_not_lent_again(server: Cluster) -> None:
+    for change in (
+        "DROP TABLE empty",
+        "CREATE TABLE more (id text)",
+        "ALTER TABLE item ADD more text",
+        "ALTER TABLE item ALTER name SET DEFAULT 'another'",
+        "CREATE INDEX more ON item (name)",
+    ):
+        lent = server.copy_of("a", fill)
+        run(lent, change, "SELECT 1")
+        server.give_back()
+        assert server.copy_of("a", fill) != lent, change
+        found = f"SELECT 1 FROM pg_database WHERE datname = '{lent.name}'"  # noqa: S608  a name that this server made
+        assert run(server.location("postgres"), found) == []
+        server.give_back()
 
 
 @pytest.mark.slow
