@@ -64,7 +64,7 @@ class ForkServer:
                 target=_become, args=(side, list(arguments), dict(env or {}), str(log), str(out), prepare), daemon=True
             )
             child.start()
-        return Process(side, _Forked(child), log, out)
+        return Process(side, _Forked(child), log, out, [side, *arguments])
 
 
 class _Forked:

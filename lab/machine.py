@@ -72,7 +72,7 @@ class Machine:
         agent = self.launch(start)
         wait_until("the agent's answer", lambda: not agent.running or self.answers())
         if not agent.running:
-            raise StepFailed(f"the agent ended:\n{agent.tail()}")
+            raise StepFailed(f"the agent ended:\n{agent.report()}")
         return agent
 
     def down(self) -> int:

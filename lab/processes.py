@@ -7,12 +7,14 @@ runs the program beside this interpreter; `lab.forks` forks it from a process th
 import itertools
 import json
 import os
+import shlex
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -24,6 +26,10 @@ WAIT_SECONDS = 30.0
 POLL_SECONDS = 0.02
 TAIL_CHARACTERS = 3000
 """How much of a log an error quotes."""
+TAIL_LINES = 20
+"""How many lines of a log `Process.report` quotes."""
+STARTED_MAX = 50
+"""How many processes `recent` remembers."""
 
 BIN = Path(sys.executable).parent
 """Where the installed command lines are."""
@@ -86,11 +92,13 @@ class Child(Protocol):
 class Process:
     """A child process. `log` has its standard error; a file beside it has its standard output."""
 
-    def __init__(self, name: str, child: Child, log: Path, out: Path) -> None:
+    def __init__(self, name: str, child: Child, log: Path, out: Path, command: Sequence[str]) -> None:
         self.name = name
         self.log = log
+        self.command = tuple(command)
         self._out = out
         self._child = child
+        recent.append(self)
 
     @property
     def pid(self) -> int:
@@ -105,14 +113,14 @@ class Process:
         try:
             return self._child.wait(seconds)
         except subprocess.TimeoutExpired:
-            raise StepFailed(f"{self.name} is still running after {seconds:.0f} s:\n{self.tail()}") from None
+            raise StepFailed(f"{self.name} is still running after {seconds:.0f} s:\n{self.report()}") from None
 
-    def stop(self) -> int:
-        """Send SIGTERM; return the exit status. Kills a process that does not end in time, and raises StepFailed."""
+    def stop(self, seconds: float = WAIT_SECONDS) -> int:
+        """Send SIGTERM; return the exit status. Kills a process that runs on after `seconds`, and raises StepFailed."""
         if self.running:
             self._child.terminate()
         try:
-            return self.wait()
+            return self.wait(seconds)
         except StepFailed:
             self.kill()
             raise
@@ -136,13 +144,39 @@ class Process:
         """Wait for the end; return the standard output, decoded from JSON. StepFailed if the status is not `expect`."""
         code = self.wait()
         if expect is not None and code != expect:
-            raise StepFailed(f"{self.name} exited {code}, not {expect}:\n{self.tail()}")
+            raise StepFailed(f"{self.name} exited {code}, not {expect}:\n{self.report()}")
         return self.out()
 
     def tail(self) -> str:
         """The last characters of the log and the standard output."""
         text = self.log.read_text(errors="replace") if self.log.exists() else ""
         return (text + self.printed())[-TAIL_CHARACTERS:]
+
+    def report(self) -> str:
+        """For an error: command, state, paths of log and output, and their last lines."""
+        code = self._child.poll()
+        lines = self.tail().splitlines()[-TAIL_LINES:]
+        head = (
+            f"  command: {shlex.join(self.command)}",
+            f"  state:   {'running' if code is None else f'exit status {code}'}, process {self.pid}",
+            f"  log:     {self.log}",
+            f"  output:  {self._out}",
+        )
+        return "\n".join([*head, *(f"  | {line}" for line in lines)])
+
+
+recent: deque[Process] = deque(maxlen=STARTED_MAX)
+"""The processes that this process started last."""
+
+
+def reports(count: int) -> list[str]:
+    """Reports of the last `count` processes. Failed ones first, then running ones, then those that ended well."""
+
+    def rank(process: Process) -> int:
+        code = process._child.poll()
+        return 1 if code is None else 2 if code == 0 else 0
+
+    return [f"{each.name}\n{each.report()}" for each in sorted(list(recent)[-count:], key=rank)]
 
 
 class Start(Protocol):
@@ -160,7 +194,7 @@ def start_program(directory: Path, name: str, command: Sequence[str], env: Mappi
         child = subprocess.Popen(
             command, env={**os.environ, **(env or {})}, stdin=subprocess.DEVNULL, stdout=printed, stderr=errors
         )
-    return Process(name, child, log, out)
+    return Process(name, child, log, out, command)
 
 
 def installed(directory: Path, side: Side, *arguments: str, env: Mapping[str, str] | None = None) -> Process:

@@ -9,7 +9,7 @@ count and the reasons. It judges only whole runs that were otherwise green: a fa
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from tests.light_keys import use_light_keys
 
 TESTS = Path(__file__).parent
 TRIO_FOLDER = TESTS / "node"
+PROCESSES_SHOWN = 8
+"""How many processes a failed test's report describes."""
 
 _left_out = pytest.StashKey[list[str]]()
 
@@ -48,6 +50,26 @@ def pytest_configure(config: pytest.Config) -> None:
     """Start the list of what this run leaves out."""
     config.stash[_left_out] = []
     use_light_keys()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add to a failed test's report what its processes were, where their logs are, and how these end."""
+    del item, call
+    report = yield
+    processes = sys.modules.get("lab.processes")
+    if report.failed and processes is not None:
+        report.sections += [("process", text) for text in processes.reports(PROCESSES_SHOWN)]
+    return report
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Before the first fixture of a test: the processes of earlier tests are not shown when this test fails."""
+    if "lab.processes" in sys.modules:
+        sys.modules["lab.processes"].recent.clear()
 
 
 @pytest.hookimpl(trylast=True)

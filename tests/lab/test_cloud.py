@@ -28,7 +28,7 @@ def test_a_copy_is_an_installation_of_its_own_at_the_same_addresses(made: Cloud,
     assert str(made.directory) not in str(copy.env)
     with ended(copy):
         process = copy.up()
-        assert process.running, process.tail()
+        assert process.running, process.report()
         assert all(accepts(port) for port in range(copy.port, copy.port + PORTS))
         tenant = copy.run("tenant", "create", "acme")["id"]
         assert copy.rows("fabric", "SELECT id FROM tenant") == [(tenant,)]

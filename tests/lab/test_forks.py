@@ -38,7 +38,7 @@ def test_what_is_imported_before_forking_is_there(module: str) -> None:
 def test_a_command_line_is_forked_and_prepared(side: Side, tmp_path: Path) -> None:
     note = tmp_path / "note"
     process = SERVER.start(tmp_path, side, ["--help"], env={"SAMPLE": "x"}, prepare=Note(str(note)))
-    assert process.wait() == 0, process.tail()
+    assert process.wait() == 0, process.report()
     assert f"usage: {side}" in process.printed()
     assert note.read_text() == f"{side} {process.pid} x"
     assert process.pid != os.getpid()

@@ -1,5 +1,6 @@
 """Processes: waited for, stopped and killed; what they print and log; ports that nobody else is given."""
 
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -7,7 +8,17 @@ from pathlib import Path
 import pytest
 
 from lab import processes
-from lab.processes import Process, StepFailed, accepts, ended, free_ports, scratch_directory, start_program, wait_until
+from lab.processes import (
+    Process,
+    StepFailed,
+    accepts,
+    ended,
+    free_ports,
+    reports,
+    scratch_directory,
+    start_program,
+    wait_until,
+)
 
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"
 PATIENT = "import time; print(1, flush=True); time.sleep(60)"
@@ -43,10 +54,24 @@ def test_two_processes_of_one_name_share_their_log_only(tmp_path: Path) -> None:
 
 
 def test_another_exit_status_is_an_error_that_quotes_the_log(tmp_path: Path) -> None:
-    with pytest.raises(StepFailed, match=r"sample exited 3, not 0:\nsorry"):
-        python(tmp_path, "import sys; print('sorry', file=sys.stderr); sys.exit(3)").document()
+    code = "import sys; print('sorry', file=sys.stderr); sys.exit(3)"
+    with pytest.raises(StepFailed, match="sample exited 3, not 0:\n") as raised:
+        python(tmp_path, code).document()
+    text = str(raised.value)
+    assert shlex.join([sys.executable, "-c", code]) in text
+    assert "exit status 3" in text
+    assert f"{tmp_path / 'sample.log'}\n" in text
+    assert text.endswith("  | sorry")
     assert python(tmp_path, "import sys; sys.exit(3)").document(expect=3) is None
     assert python(tmp_path, "import sys; sys.exit(3)").document(expect=None) is None
+
+
+def test_reports_name_failed_processes_first(tmp_path: Path) -> None:
+    for code in ("import sys; sys.exit(4)", "", "import sys; sys.exit(5)"):
+        python(tmp_path, code).wait()
+    states = [line for report in reports(3) for line in report.splitlines() if line.startswith("  state:")]
+    assert ["exit status 4" in states[0], "exit status 5" in states[1], "exit status 0" in states[2]] == [True] * 3
+    assert len(reports(2)) == 2
 
 
 def test_a_process_is_stopped_by_sigterm(tmp_path: Path) -> None:
@@ -57,13 +82,11 @@ def test_a_process_is_stopped_by_sigterm(tmp_path: Path) -> None:
     assert process.stop() == -signal.SIGTERM, "stopping it again changes nothing"
 
 
-def test_what_ignores_sigterm_is_killed_and_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_ignores_sigterm_is_killed_and_reported(tmp_path: Path) -> None:
     process = python(tmp_path, STUBBORN)
     wait_until("its start", process.printed)
-    monkeypatch.setattr(Process.wait, "__defaults__", (0.2,))
     with pytest.raises(StepFailed, match="sample is still running after 0 s"):
-        process.stop()
-    monkeypatch.undo()
+        process.stop(0.2)
     assert process.wait() == -signal.SIGKILL
 
 

@@ -488,8 +488,8 @@ def stays_shut(machine: Machine, case: str) -> None:
         assert not machine.granted(), case
         assert machine.down() == 0, case
     else:
-        assert agent.wait() in RUN_EXITS - {0}, (case, agent.tail())
-        assert "internal error" not in agent.tail(), (case, agent.tail())
+        assert agent.wait() in RUN_EXITS - {0}, (case, agent.report())
+        assert "internal error" not in agent.tail(), (case, agent.report())
 
 
 def test_state_of_another_node_or_generation(
@@ -561,7 +561,7 @@ def test_a_frozen_tpm_at_the_start_and_a_restarted_manager_while_running(copies:
                 time.sleep(0.2)
             second = copies.machine("frozen at its start")
             late = second.launch()
-            assert late.wait(40) == 87, late.tail()
+            assert late.wait(40) == 87, late.report()
             assert "no answer in time" in late.tail()
             assert waiting.wait(60) != 0
             assert machine.granted()

@@ -52,7 +52,7 @@ class Pair:
         ports = listening_ports(self.cloud, name)
 
         def up() -> bool:
-            assert process.running, process.tail()
+            assert process.running, process.report()
             return all(accepts(port) for port in ports)
 
         wait_until(f"the start of {name}", up)
