@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests.light_keys import use_light_keys
+from tests.schedule import Length, dealt
 
 TESTS = Path(__file__).parent
 TRIO_FOLDER = TESTS / "node"
@@ -50,6 +51,17 @@ def pytest_configure(config: pytest.Config) -> None:
     """Start the list of what this run leaves out."""
     config.stash[_left_out] = []
     use_light_keys()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests that are marked `long` first in each worker's part."""
+    items[:] = dealt(items, _length_of, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+
+
+def _length_of(item: pytest.Item) -> Length | None:
+    mark = item.get_closest_marker("long")
+    return None if mark is None else Length(*mark.args, **mark.kwargs)
 
 
 @pytest.hookimpl(wrapper=True)

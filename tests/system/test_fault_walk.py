@@ -2,18 +2,25 @@
 
 import ast
 import re
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
+
 from lab.tpm import SoftTpm
 from tests.system.support.fault_points import ROOT, is_fault_point, points_in_code, writes_of_stores
-from tests.system.support.fault_walk.scenarios import PREPARE, SCENARIOS, Case, run_lanes
+from tests.system.support.fault_walk.scenarios import (
+    PREPARE,
+    RETURN_SECONDS_MAX,
+    SCENARIOS,
+    Case,
+    all_cases,
+    kept_cases,
+    walk,
+)
 from tests.system.support.fault_walk.site import Lane
 
-LANES = 3
-GROUP_CASES = 6
-RETURN_SECONDS_MAX = 30
+CASE_SECONDS = 4.0
 
 _NAME = re.compile(r"(node|fabric|breakwater)\.[a-z]+\.[a-z_]+")
 _EFFECTS = {
@@ -130,28 +137,27 @@ def test_every_fault_point_of_node_and_fabric_has_a_scenario() -> None:
     assert not unwalked, f"add a scenario to tests/system/support/fault_walk/scenarios.py: {sorted(unwalked)}"
 
 
-def test_every_fault_point_survives_a_kill_before_and_after_it(
-    tmp_path: Path, chips: tuple[SoftTpm, SoftTpm], record_property: Callable[[str, object], None]
-) -> None:
-    started = time.monotonic()
-    cases = [
-        [Case(scenario, point, stage) for point in scenario.points for stage in ("before", "after")]
-        for scenario in SCENARIOS
-    ]
-    groups = [group[at : at + GROUP_CASES] for group in cases for at in range(0, len(group), GROUP_CASES)]
-    results = run_lanes([Lane(tmp_path / f"{number}", chips[number % 2], PREPARE) for number in range(LANES)], groups)
-    took = time.monotonic() - started
-
-    failed = {case: result for case, result in results.items() if isinstance(result, BaseException)}
-    returns = {case: result for case, result in results.items() if isinstance(result, float)}
-    walked = {(case.point, case.stage) for case in returns}
-    record_property(
-        "shown",
-        f"fault walk: {len({point for point, _ in walked})} fault points, {len(returns)} of {len(results)} kills "
-        f"survived, slowest return {max(returns.values(), default=0):.1f} s, {took:.0f} s in all",
-    )
-    assert not failed, "\n\n".join(f"{case}\n{error!r}" for case, error in failed.items())
-    # The issuer's own are walked where it can be seen best, alone: `test_issuer_walk.py` has every one of them.
-    assert walked >= {(point, stage) for point in points_in_code("node", "fabric") for stage in ("before", "after")}
+def test_each_fault_point_of_node_and_fabric_is_walked_here_and_by_the_drill() -> None:
+    """The issuer's own points are walked where one sees it best, alone: `test_issuer_walk.py` has each of them."""
+    points = set(points_in_code("node", "fabric"))
+    assert points <= {case.point for case in kept_cases()}
+    stages = {(point, stage) for point in points for stage in ("before", "after")}
+    assert stages <= {(case.point, case.stage) for case in all_cases()}
     assert set(points_in_code()) == set(points_in_code("node", "fabric", "breakwater"))
-    assert max(returns.values()) <= RETURN_SECONDS_MAX
+
+
+@pytest.fixture(scope="session")
+def lane(tmp_path_factory: pytest.TempPathFactory, chips: tuple[SoftTpm, SoftTpm]) -> Lane:
+    """An installation whose situations are prepared once."""
+    return Lane(tmp_path_factory.mktemp("fault-walk"), chips[0], PREPARE)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=str(case), marks=pytest.mark.long(CASE_SECONDS, f"fault walk: {case.scenario.situation}"))
+        for case in kept_cases()
+    ],
+)
+def test_a_kill_at_a_fault_point_is_survived(lane: Lane, case: Case) -> None:
+    assert walk(lane, case) <= RETURN_SECONDS_MAX

@@ -3,12 +3,9 @@
 On SQLite, on PostgreSQL, and with two replicas on one PostgreSQL, of which one dies and the other answers the retry.
 """
 
-import time
-import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,76 +13,67 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from cloud.contracts.breakwater import PATH_DEVICE
-from cloud.storage import PostgresLocation
 from lab.cloud import Cloud
-from lab.postgres import cluster, postgres_copy
+from lab.postgres import postgres_copy
 from lab.processes import wait_until
 from protocol.messages.est import PATH_SIMPLEREENROLL, decode_certs_only, encode_base64
 from tests.system.support.fault_points import points_in_code
 from tests.system.support.harness import Plan
 from tests.system.support.issuer_walk.checks import check, serials_of
-from tests.system.support.issuer_walk.scenarios import SCENARIOS, Case, run_lanes
+from tests.system.support.issuer_walk.scenarios import (
+    MODES,
+    SCENARIOS,
+    Group,
+    all_groups,
+    kept_groups,
+    walk_group,
+)
 from tests.system.support.issuer_walk.site import Interrupted, Mode, Site
 from tests.system.support.wire import Identity
 
-LANES = 2
-MODES: tuple[Mode, ...] = ("sqlite", "postgresql", "two replicas")
+GROUP_SECONDS = 8.0
 
 
-def begin(mode: Mode, directory: Path, installation: Cloud, pristine: PostgresLocation | None) -> Site:
-    """A copy of the installation, and of its database, with nothing running."""
-    location = None if pristine is None else cluster().create(pristine.name)
-    return Site(mode, directory, installation, location)
-
-
-def on_postgres(mode: Mode, installation: Cloud) -> PostgresLocation | None:
-    """A database like the installation's, to be copied. In the test's own thread, which the server lives with."""
+def begin(mode: Mode, directory: Path, installation: Cloud) -> Site:
+    """A copy of the installation and of its database, with nothing running. In the main thread: PostgreSQL needs it."""
     if mode == "sqlite":
-        return None
-    return postgres_copy("breakwater", installation.directory / "breakwater" / "database.sqlite")
+        return Site(mode, directory, installation, None)
+    made = installation.directory / "breakwater" / "database.sqlite"
+    return Site(mode, directory, installation, postgres_copy("breakwater", made))
 
 
 def test_every_fault_point_of_the_issuer_has_a_scenario() -> None:
     assert {point for each in SCENARIOS for point in each.points} == set(points_in_code("breakwater"))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("mode", MODES)
-def test_every_fault_point_of_the_issuer_survives_a_kill_before_and_after_it(
-    mode: Mode, tmp_path: Path, installation: Cloud, record_property: Callable[[str, object], None]
-) -> None:
-    started = time.monotonic()
-    pristine = on_postgres(mode, installation)
-    # A command is killed beside a process that goes on serving: another replica adds nothing to that.
-    scenarios = [each for each in SCENARIOS if mode != "two replicas" or each.dies == "server"]
-    groups = [
-        (
-            partial(begin, mode, tmp_path / f"{number}", installation, pristine),
-            [Case(mode, scenario, point, stage) for point in scenario.points for stage in ("before", "after")],
-        )
-        for number, scenario in enumerate(scenarios)
-    ]
-    results = run_lanes(groups, LANES)
-    took = time.monotonic() - started
+def test_each_fault_point_of_the_issuer_is_walked_here_and_by_the_drill() -> None:
+    kept = [case for group in kept_groups() for case in group.cases]
+    assert {case.point for case in kept} == set(points_in_code("breakwater"))
+    assert {case.mode for case in kept} == set(MODES)
+    everything = {(case.mode, case.scenario.name, case.point, case.stage) for g in all_groups() for case in g.cases}
+    assert everything == {
+        (mode, scenario.name, point, stage)
+        for scenario in SCENARIOS
+        for mode in MODES
+        for point in scenario.points
+        for stage in ("before", "after")
+        if mode != "two replicas" or scenario.dies == "server"
+    }
 
-    failed = {case: result for case, result in results.items() if isinstance(result, BaseException)}
-    walked = {(case.point, case.stage) for case, result in results.items() if isinstance(result, float)}
-    record_property(
-        "shown",
-        f"issuer walk on {mode}: {len({point for point, _ in walked})} fault points, "
-        f"{len(results) - len(failed)} of {len(results)} kills survived, {took:.0f} s in all",
-    )
-    assert not failed, "\n\n".join(f"{case}\n{_shown(error)}" for case, error in failed.items())
-    assert sum(len(cases) for _, cases in groups) == len(results)
-    points = {point for each in scenarios for point in each.points}
-    assert walked == {(point, stage) for point in points for stage in ("before", "after")}
+
+@pytest.mark.parametrize(
+    "group", [pytest.param(group, id=str(group), marks=pytest.mark.long(GROUP_SECONDS)) for group in kept_groups()]
+)
+def test_a_kill_at_a_fault_point_is_survived(group: Group, tmp_path: Path, installation: Cloud) -> None:
+    taken = walk_group(begin(group.mode, tmp_path / "site", installation), group)
+    assert set(taken) == set(group.cases)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_what_is_closed_while_it_is_signed_is_given_to_nobody(mode: Mode, tmp_path: Path, installation: Cloud) -> None:
     """An issuance and a renewal by a node, a renewal by a service: each held between its signature and its storing."""
-    site = begin(mode, tmp_path / "site", installation, on_postgres(mode, installation))
+    site = begin(mode, tmp_path / "site", installation)
     try:
         site.there_before = frozenset(serials_of(site))
         for replica in site.replicas:
@@ -145,7 +133,3 @@ def held(site: Site, ask: Callable[[], object]) -> Iterator[None]:
 def services_ca(site: Site) -> tuple[bytes, ...]:
     pem = (site.a.directory / "breakwater" / "certs" / "services-ca.pem").read_bytes()
     return (x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER),)
-
-
-def _shown(error: BaseException) -> str:
-    return "".join(traceback.format_exception(error, limit=-2))

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+from functools import cache
 from pathlib import Path
 
 from cloud.storage import Statement
@@ -14,8 +15,8 @@ def is_fault_point(node: ast.AST) -> bool:
     return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "fault_point"
 
 
-def points_in_code(*sides: str) -> list[str]:
-    """The name at every `fault_point(...)` (of these sides only); a call without one literal is shown as its source."""
+@cache
+def _all_points() -> tuple[str, ...]:
     names = []
     for side in ("protocol", "node", "cloud"):
         for path in sorted((ROOT / side).rglob("*.py")):
@@ -26,7 +27,12 @@ def points_in_code(*sides: str) -> list[str]:
                             names.append(name)
                         case _:
                             names.append(ast.unparse(call))
-    return [name for name in names if not sides or name.partition(".")[0] in sides]
+    return tuple(names)
+
+
+def points_in_code(*sides: str) -> list[str]:
+    """The name at every `fault_point(...)` (of these sides only); a call without one literal is shown as its source."""
+    return [name for name in _all_points() if not sides or name.partition(".")[0] in sides]
 
 
 def writes_of_stores(service: str) -> set[str]:

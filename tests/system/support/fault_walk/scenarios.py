@@ -4,7 +4,6 @@ A scenario is a procedure that may be repeated. The kill cuts off its first run;
 systemd retries, and has to succeed.
 """
 
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,6 +15,8 @@ import msgspec
 from protocol.faults import Stage
 from tests.system.support.fault_walk.site import LEASE_SECONDS, Interrupted, Lane, Prepared, Site
 
+RETURN_SECONDS_MAX = 30
+"""From a process's death to the end of the checks."""
 LEASE_OVER_SECONDS = "1,1,1,1"
 """Terminated by the time that anybody looks."""
 
@@ -334,6 +335,20 @@ class Case(msgspec.Struct, frozen=True):
         return f"{self.scenario.name}: killed {self.stage} {self.point}"
 
 
+STAGES: tuple[Stage, ...] = ("before", "after")
+
+
+def all_cases() -> list[Case]:
+    """A kill before and after each fault point of each scenario. `make drills PART=fault_walk` walks them."""
+    return [Case(scenario, point, stage) for scenario in SCENARIOS for point in scenario.points for stage in STAGES]
+
+
+def kept_cases() -> list[Case]:
+    """One kill at each fault point of each scenario, in turns before and after it. `make test` walks them."""
+    walked = [(scenario, point) for scenario in SCENARIOS for point in scenario.points]
+    return [Case(scenario, point, STAGES[number % 2]) for number, (scenario, point) in enumerate(walked)]
+
+
 def walk(lane: Lane, case: Case) -> float:
     """Kill, restart, retry, check. Returns the seconds from the death to the end; raises AssertionError."""
     site = lane.site(case.scenario.situation)
@@ -354,31 +369,3 @@ def walk(lane: Lane, case: Case) -> float:
         return time.monotonic() - died_at
     finally:
         site.end()
-
-
-def run_lanes(lanes: list[Lane], cases: list[list[Case]]) -> dict[Case, float | BaseException]:
-    """All cases, in as many threads as there are lanes; a lane takes the next group of cases when it has none."""
-    waiting = list(cases)
-    results: dict[Case, float | BaseException] = {}
-    turn = threading.Lock()
-
-    def work(lane: Lane) -> None:
-        while True:
-            with turn:
-                if not waiting:
-                    return
-                # A situation that is prepared here already goes first: preparing costs as much as a case.
-                group = min(waiting, key=lambda group: not lane.has(group[0].scenario.situation))
-                waiting.remove(group)
-            for case in group:
-                try:
-                    results[case] = walk(lane, case)
-                except BaseException as error:  # noqa: BLE001  reported by the test, with the case that it belongs to
-                    results[case] = error
-
-    threads = [threading.Thread(target=work, args=(lane,)) for lane in lanes]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return results

@@ -127,7 +127,7 @@ class Site:
             plan = self._plan("cloud")
             self._remember(self.cloud.up(plan), plan)
         if self.cloud.process is None or not self.cloud.process.running:
-            raise Interrupted(f"the cloud did not start:\n{self.cloud.process.tail() if self.cloud.process else ''}")
+            raise Interrupted(f"the cloud did not start:\n{self.cloud.process.report() if self.cloud.process else ''}")
 
     def command(self, *argv: str, expect: tuple[int, ...] = (0,)) -> None:
         """One `cascadia` command."""
@@ -135,7 +135,7 @@ class Site:
         process = self._remember(self.machine.start(*argv, "--json", start=plan), plan)
         code = process.wait()
         if code not in expect:
-            raise Interrupted(f"cascadia {argv[0]} ended with {code}, not {expect}:\n{process.tail()}")
+            raise Interrupted(f"cascadia {argv[0]} ended with {code}, not {expect}:\n{process.report()}")
 
     def operate(self, *argv: str) -> None:
         """One `cascade` command."""
@@ -166,7 +166,7 @@ class Site:
 
         wait_until("the agent's contact with the cloud", settled)
         if not agent.running:
-            raise Interrupted(f"the agent ended with {agent.wait()}:\n{agent.tail()}")
+            raise Interrupted(f"the agent ended with {agent.wait()}:\n{agent.report()}")
         if cloud is None or not cloud.running:
             raise Interrupted("the cloud died")
 
@@ -182,7 +182,7 @@ class Site:
 
         wait_until(f"the agent to hear that it is {state}", heard)
         if not agent.running:
-            raise Interrupted(f"the agent ended with {agent.wait()}:\n{agent.tail()}")
+            raise Interrupted(f"the agent ended with {agent.wait()}:\n{agent.report()}")
 
     def refused_start(self) -> None:
         """The agent hears of its revocation, and does not start from then on."""
@@ -200,7 +200,7 @@ class Site:
             agent = self.machine.launch()
         code = agent.wait()
         if code != REVOKED:
-            raise Interrupted(f"the agent of a revoked node ended with {code}:\n{agent.tail()}")
+            raise Interrupted(f"the agent of a revoked node ended with {code}:\n{agent.report()}")
 
     def node(self) -> str:
         ((node,),) = self.cloud.rows("fabric", "SELECT id FROM node")

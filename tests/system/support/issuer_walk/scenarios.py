@@ -3,9 +3,8 @@
 A scenario is a procedure that may be repeated at any replica. The kill cuts it off; then it is retried, and run once more.
 """
 
-import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Literal
 
@@ -304,12 +303,74 @@ class Case(msgspec.Struct, frozen=True):
         return f"{self.mode}, {self.scenario.name}: killed {self.stage} {self.point}"
 
 
+MODES: tuple[Mode, ...] = ("sqlite", "postgresql", "two replicas")
+STAGES: tuple[Stage, ...] = ("before", "after")
+
+
+def modes_of(scenario: Scenario) -> tuple[Mode, ...]:
+    """The modes a scenario is walked in. A command is killed beside a process that goes on serving: a second replica
+    adds nothing to such a scenario."""
+    return MODES if scenario.dies == "server" else MODES[:2]
+
+
+class Group(msgspec.Struct, frozen=True):
+    """Cases of one scenario in one mode. They share a site, whose history grows from case to case."""
+
+    mode: Mode
+    scenario: Scenario
+    cases: tuple[Case, ...]
+
+    def __str__(self) -> str:
+        return f"{self.mode}, {self.scenario.name}: {', '.join(f'{each.stage} {each.point}' for each in self.cases)}"
+
+
+def all_groups() -> list[Group]:
+    """A kill before and after each fault point of each scenario, in each mode. `make drills PART=issuer_walk` walks them."""
+    return [
+        Group(
+            mode, scenario, tuple(Case(mode, scenario, point, stage) for point in scenario.points for stage in STAGES)
+        )
+        for scenario in SCENARIOS
+        for mode in modes_of(scenario)
+    ]
+
+
+def kept_groups() -> list[Group]:
+    """One kill at each fault point of each scenario, in turns before and after it, the scenarios in turns in each mode.
+    `make test` walks them."""
+    groups, number = [], 0
+    for turn, scenario in enumerate(SCENARIOS):
+        modes = modes_of(scenario)
+        mode = modes[turn % len(modes)]
+        cases = []
+        for point in scenario.points:
+            cases.append(Case(mode, scenario, point, STAGES[number % 2]))
+            number += 1
+        groups.append(Group(mode, scenario, tuple(cases)))
+    return groups
+
+
+def walk_group(site: Site, group: Group) -> dict[Case, float]:
+    """The seconds of each case; the site ends. Raises AssertionError with a note that names the case."""
+    taken: dict[Case, float] = {}
+    try:
+        site.there_before = frozenset(serials_of(site))
+        for case in group.cases:
+            try:
+                taken[case] = walk(site, case)
+            except BaseException as error:
+                error.add_note(str(case))
+                raise
+    finally:
+        site.end()
+    return taken
+
+
 def walk(site: Site, case: Case) -> float:
     """Kill, retry elsewhere or after a restart, check, repeat. Returns the seconds; raises AssertionError."""
     begun, scenario, tag = time.monotonic(), case.scenario, site.tag()
     try:
-        for replica in site.replicas:
-            site.up(replica)
+        site.up_all()
         scenario.prepare(site, site.a, tag)
         if scenario.fresh:
             site.a.kill()
@@ -353,43 +414,3 @@ def _kill(site: Site, case: Case, tag: str) -> None:
             witness.disarm(control)
             return
     raise AssertionError(f"no process died there; {interruption}")
-
-
-def run_lanes(groups: Iterable[tuple[Callable[[], Site], list[Case]]], lanes: int) -> dict[Case, float | BaseException]:
-    """All cases in so many threads; a group has one site, whose history grows from case to case."""
-    waiting = list(groups)
-    results: dict[Case, float | BaseException] = {}
-    turn = threading.Lock()
-
-    def work() -> None:
-        while True:
-            with turn:
-                if not waiting:
-                    return
-                make, cases = waiting.pop(0)
-            _group(make, cases, results)
-
-    threads = [threading.Thread(target=work) for _ in range(lanes)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return results
-
-
-def _group(make: Callable[[], Site], cases: list[Case], results: dict[Case, float | BaseException]) -> None:
-    try:
-        site = make()
-    except BaseException as error:  # noqa: BLE001  reported by the test, with the cases that it belongs to
-        results.update(dict.fromkeys(cases, error))
-        return
-    try:
-        site.there_before = frozenset(serials_of(site))
-        for case in cases:
-            try:
-                results[case] = walk(site, case)
-            except BaseException as error:  # noqa: BLE001  as above; what comes after it would tell nothing
-                results[case] = error
-                return
-    finally:
-        site.end()

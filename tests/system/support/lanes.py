@@ -1,0 +1,41 @@
+"""Lanes of a walk: threads that take groups of cases until none is left."""
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+L = TypeVar("L")
+G = TypeVar("G")
+
+
+def run_lanes(
+    lanes: Sequence[L],
+    groups: Sequence[G],
+    work: Callable[[L, G], None],
+    cost: Callable[[L, G], int] = lambda lane, group: 0,
+) -> None:
+    """Run `work(lane, group)` once for every group, in one thread a lane. A free lane takes the first group of the least
+    `cost` to it. `work` keeps its results and its errors itself."""
+    waiting = list(groups)
+    turn = threading.Lock()
+
+    def run(lane: L) -> None:
+        while True:
+            with turn:
+                if not waiting:
+                    return
+                group = min(waiting, key=lambda group: cost(lane, group))
+                waiting.remove(group)
+            work(lane, group)
+
+    threads = [threading.Thread(target=run, args=(lane,)) for lane in lanes]
+    for thread in threads:
+        thread.start()
+    try:
+        for thread in threads:
+            thread.join()
+    finally:  # Interrupted: no lane begins another group.
+        with turn:
+            waiting.clear()
+        for thread in threads:
+            thread.join()
