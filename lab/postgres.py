@@ -1,7 +1,7 @@
-"""Databases of a developer's machine, on both engines: SQLite files, and a private PostgreSQL server.
+"""Real parts: databases of a developer's machine, on both engines: SQLite files, and a private PostgreSQL server.
 
-The server starts when a process first asks for a database. It listens on a Unix socket only and commits durably. It ends
-with the process, also when the process is killed.
+The server starts when a process first asks for a database. It listens on a Unix socket only and commits durably. It
+ends with the process, also when the process is killed.
 
 A database with the tables of a service is a copy of a template, which is migrated once. A PostgreSQL database is lent:
 its borrower has it until the process calls `give_back` (tests do, after each test). The next borrower of the same
@@ -109,14 +109,14 @@ def _quoted(text: str) -> str:
 
 
 def binaries() -> Path:
-    """The newest PostgreSQL of this machine."""
+    """The programs of the newest PostgreSQL on this machine. Raises AssertionError if there is none."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: float(path.parts[-3]))
     assert found, "PostgreSQL is not installed (Debian: apt-get install postgresql)"
     return found[-1].parent
 
 
 def _as_server() -> list[str]:
-    """The server refuses root; and it ends when the thread that started it does, even by SIGKILL."""
+    """The words before a server's command: it does not run as root, and it ends with the thread that started it."""
     mine = ["setpriv", "--pdeathsig", "QUIT"]
     if os.geteuid() != 0:
         return mine
@@ -124,11 +124,11 @@ def _as_server() -> list[str]:
 
 
 class Cluster:
-    """One server with its own data and socket, in a folder of its own."""
+    """One server. Its data and its socket are in a temporary folder."""
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="cascade-pg-", dir="/tmp"))
-        # Its end of the pipe closes with this process, also where no exit handler runs (SIGKILL, a worker of xdist).
+        # The pipe closes when this process ends, also without exit handlers (SIGKILL, a worker of xdist).
         sweep = ["sh", "-c", 'read _; rm -rf "$1" || { sleep 2; rm -rf "$1"; }', "sh", str(self.folder)]
         self._sweeper = subprocess.Popen(
             sweep, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
@@ -152,19 +152,19 @@ class Cluster:
         assert done.returncode == 0, done.stderr
 
     def start(self, **settings: str) -> None:
-        """Start the server, with other settings if given, and wait until it answers."""
+        """Start the server with the given settings, and wait until it answers."""
         self.launch(**settings)
         self.wait()
 
     def launch(self, **settings: str) -> None:
-        """Start the server. Call it in a thread that lives on: the server ends with it."""
+        """Start the server. It ends with the calling thread, so call it in a thread that stays."""
         options = [part for name, value in {**SETTINGS, **settings}.items() for part in ("-c", f"{name}={value}")]
         program = [str(binaries() / "postgres"), "-D", str(self._data), "-k", str(self.folder), *options]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen([*_as_server(), *program], cwd="/", stdout=log, stderr=log)
 
     def wait(self) -> None:
-        """Until the server answers. Not in an event loop's thread."""
+        """Wait until the server answers. Do not call it in the thread of an event loop."""
         deadline = time.monotonic() + START_SECONDS
         while True:
             try:
@@ -175,14 +175,14 @@ class Cluster:
                 time.sleep(0.02)
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
-        """SIGINT: the clients are sent away; SIGQUIT: as after a crash."""
+        """Stop the server. SIGINT disconnects the clients first; SIGQUIT leaves the data as after a crash."""
         if self._process is not None:
             self._process.send_signal(how)
             self._process.wait(timeout=START_SECONDS)
             self._process = None
 
     def remove(self) -> None:
-        """End the server and take its files away."""
+        """End the server and remove its files."""
         atexit.unregister(self.remove)
         self.stop(signal.SIGQUIT)
         self._sweeper.communicate()
@@ -205,7 +205,7 @@ class Cluster:
             return await _reset_statement(connection)
 
     def administer(self, *statements: str) -> None:
-        """Run statements as the administrator. Not in an event loop's thread."""
+        """Run statements as the administrator. Do not call it in the thread of an event loop."""
         asyncio.run(self._execute(*statements))
 
     def location(self, name: str) -> PostgresLocation:
@@ -213,7 +213,7 @@ class Cluster:
         return PostgresLocation(host=str(self.folder), name=name, user=ROLE)
 
     def create(self, template: str = "template0", *options: str) -> PostgresLocation:
-        """A new database."""
+        """Make a database; return its address."""
         name = f"test_{next(self._numbers)}"
         self.administer(" ".join((f"CREATE DATABASE {name} TEMPLATE {template}", *options)))
         return self.location(name)
@@ -242,13 +242,13 @@ class Cluster:
         return None
 
     def give_back(self) -> None:
-        """Every lent database may be lent again; no borrower uses one any more."""
+        """Take back every lent database. No borrower may use one afterwards."""
         for template, location in self._lent:
             template.free.append(location)
         self._lent.clear()
 
     def drop(self, location: PostgresLocation) -> None:
-        """Remove a database, in use or not."""
+        """Remove a database, also while it is in use."""
         self._lent = [lent for lent in self._lent if lent[1] != location]
         self.administer(f"DROP DATABASE {location.name} WITH (FORCE)")
 
@@ -260,13 +260,13 @@ def cluster() -> Cluster:
 
 
 def give_back() -> None:
-    """Every database that this process lent may be lent again."""
+    """Take back every database that this process has lent."""
     if cluster.cache_info().currsize:
         cluster().give_back()
 
 
 def migrate(service: str, location: Location) -> None:
-    """Migrate a database, in a thread of its own: the caller may be in an event loop."""
+    """Migrate a database in a new thread, because the caller may be in an event loop."""
     with ThreadPoolExecutor(1) as thread:
         thread.submit(lambda: asyncio.run(ensure_migrated(service, location))).result()
 
@@ -297,7 +297,7 @@ def database_location(engine: str, service: str, folder: Path) -> Location:
 
 
 def postgres_copy(service: str, path: Path) -> PostgresLocation:
-    """A database with the rows of a migrated SQLite file, lent until `give_back`. The file must not change between calls."""
+    """A database with the rows of a migrated SQLite file, lent until `give_back`. The file must not change meanwhile."""
 
     def fill(location: PostgresLocation) -> None:
         migrate(service, location)
@@ -307,7 +307,7 @@ def postgres_copy(service: str, path: Path) -> PostgresLocation:
 
 
 def copy_database(engine: str, service: str, path: Path, folder: Path) -> None:
-    """A copy of a migrated SQLite file on either engine, to be found with `located`."""
+    """Copy a migrated SQLite file to a database on either engine. `located` returns its address."""
     if engine == "postgresql":
         (folder / f"{service}.postgresql").write_text(str(postgres_copy(service, path)))
     else:
@@ -315,7 +315,7 @@ def copy_database(engine: str, service: str, path: Path, folder: Path) -> None:
 
 
 def located(folder: Path, service: str) -> Location:
-    """Where `copy_database` put it."""
+    """The address of the copy that `copy_database` made."""
     address = folder / f"{service}.postgresql"
     return parse_location(address.read_text()) if address.exists() else folder / f"{service}.sqlite"
 
