@@ -41,8 +41,9 @@ STOP_SECONDS_MAX = 1.0
 """What closing the connection may take at the end."""
 POLL_PAUSE_SECONDS = 0.2
 """Between an answered poll and the next: a server that never waits must not be asked in a loop."""
-SESSION_POLL_SECONDS = 0.5
-"""How often the wake channel looks whether there is a session to open it with."""
+REPORT_SECONDS = 1.0
+"""Between two looks at the verdict. A contact ends the pause. The clock alone also changes the verdict, and no event
+announces a clock that is set."""
 
 
 class Revoked(NodeError):
@@ -63,6 +64,7 @@ class Agent:
         self._clock = clock
         self._trust = contact.licence.trust
         self._wake = trio.Event()
+        self._contacted = trio.Event()
         # Spreads waits over a fleet; nothing secret hangs on it.
         self._random = random.Random(secrets.randbits(64))  # noqa: S311
         self._renew_from: datetime | None = None
@@ -95,7 +97,10 @@ class Agent:
 
     async def renew(self, *, rekey: bool) -> None:
         """Refresh licence, session and device certificate now. Raises NodeError, TpmError."""
-        await self.contact.renew(rekey=rekey)
+        try:
+            await self.contact.renew(rekey=rekey)
+        finally:
+            self._contacted.set()
         if not self.licence.revoked:
             self.wake()
 
@@ -192,6 +197,7 @@ class Agent:
                 await self._look_for_hardware()
             # Without the TPM too: a session that is held still brings the cloud's statement.
             await self.contact.attempt()
+            self._contacted.set()
             self._raise_lasting_fault()
             await self._renew_device_if_due()
         log.error("this node was revoked while running: the gate is closed until it is activated again")
@@ -234,12 +240,11 @@ class Agent:
     async def _keep_wake_channel(self) -> None:
         """One long poll at a time. An answer is a hint to ask for the statement; losing the channel is harmless."""
         losses = 0
-        while not self.licence.revoked:
-            connection = self.contact.connection
-            fabric = connection.fabric
-            if fabric is None:
-                await trio.sleep(SESSION_POLL_SECONDS)
-                continue
+        connection = self.contact.connection
+        while True:
+            fabric = await connection.wait_open()
+            if self.licence.revoked:
+                return
             try:
                 with fault_point("node.events.send"):
                     events = await fabric.events(connection.cursor, schedule.event_wait_seconds(self._random))
@@ -274,7 +279,9 @@ class Agent:
                 log.info("state: %s", headline)
                 notify.status(headline)
                 before = headline
-            await trio.sleep(1)
+            with trio.move_on_after(REPORT_SECONDS):
+                await self._contacted.wait()
+            self._contacted = trio.Event()
 
     async def _keep_trust(self) -> None:
         """Refresh the published trust; what has verified stays until something newer verifies.

@@ -16,7 +16,7 @@ from cloud.tasks.stopping import BackgroundTask
 TOLERATED = (StorageError, IssuerError)
 """Errors that a task logs before it continues."""
 REFRESH_SECONDS = 1.0
-"""Replicas notice an activation or taint by another replica within this time."""
+"""Replicas notice an activation or taint by another replica within this time. No event of a replica reaches another."""
 SWEEP_SECONDS = 30.0
 USAGE_SECONDS = 3600.0
 """Interval of the audit rows about CA key use. They reveal a key that signs more often than there are records."""

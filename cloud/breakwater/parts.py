@@ -138,6 +138,8 @@ async def open_parts(
         crl_publisher = CrlPublisher(stores.shards, authorities, signer, sources.pki_url, sources.crl, now)
         feed = RevocationFeed(stores.revocation_status, now)
         revoked = RevocationNotifier(metrics, crl_publisher, feed)
+        ocsp_responder = OcspResponder(stores.revocation_status, authorities, issuing, now)
+        authorities.on_change(lambda _: ocsp_responder.wake())
         enrolments = Enrolments(stores.enrolments, entries, now, entropy)
         yield Parts(
             stores=stores,
@@ -153,7 +155,7 @@ async def open_parts(
             enrolments=enrolments,
             est=Est(issuing, enrolments, authorities.ca_certificates),
             crl_publisher=crl_publisher,
-            ocsp_responder=OcspResponder(stores.revocation_status, authorities, issuing, now),
+            ocsp_responder=ocsp_responder,
             feed=feed,
         )
     finally:

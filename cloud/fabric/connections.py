@@ -27,8 +27,8 @@ from protocol.messages.est import PATH_CACERTS
 
 log = logging.getLogger("cascade.fabric.connections")
 
-PROBE_SECONDS = 1.0
-"""Pause between checks whether Breakwater's certificate is known."""
+PROBE_RETRY_SECONDS = 1.0
+"""Pause after a connection to Breakwater that failed."""
 
 
 class Connections:
@@ -109,12 +109,18 @@ class Connections:
 
         Before an issuing CA is dropped, operators need to see which services have a certificate from that CA.
         """
-        while not await stopping.sleep(PROBE_SECONDS):
-            if self.client.server is None:
-                try:
-                    await self.client.call("GET", PATH_CACERTS)
-                except CallError as error:
-                    log.warning("cannot learn the certificate of Breakwater", extra={"reason": str(error)})
+        forgotten = self.client.server_forgotten
+        while not await stopping.first(forgotten):
+            forgotten.clear()
+            if self.client.server is not None:
+                continue
+            try:
+                await self.client.call("GET", PATH_CACERTS)
+            except CallError as error:
+                log.warning("cannot learn the certificate of Breakwater", extra={"reason": str(error)})
+                forgotten.set()
+                if await stopping.sleep(PROBE_RETRY_SECONDS):
+                    return
 
     async def follow_revocations(self, stopping: Stopping) -> None:
         """Background task: read Breakwater's feed of revoked certificates of services."""

@@ -252,6 +252,7 @@ def _trust_parts(stores: Stores, ports: Ports, shared: Shared) -> TrustParts:
         current_trust=current_trust,
         wake_room=shared.wake_room,
     )
+    follower_woken = asyncio.Event()
     trust_reports = TrustReports(transaction=transaction, adoption=stores.adoption, current_trust=current_trust)
     return TrustParts(
         adoption=adoption,
@@ -267,6 +268,7 @@ def _trust_parts(stores: Stores, ports: Ports, shared: Shared) -> TrustParts:
             signer=ports.signer,
             online=ports.online,
             service_certificates=ports.service_certificates,
+            wake_follower=follower_woken.set,
         ),
         renewal_orders=renewal_orders,
         online_roles=OnlineRoles(now=now, transaction=transaction, repository=stores.repository, online=ports.online),
@@ -275,6 +277,7 @@ def _trust_parts(stores: Stores, ports: Ports, shared: Shared) -> TrustParts:
         ),
         trust_reports=trust_reports,
         follower=Follower(
+            woken=follower_woken,
             current_trust=current_trust,
             installation=stores.installation,
             repository=stores.repository,

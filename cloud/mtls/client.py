@@ -179,6 +179,9 @@ class CloudClient:
         self._headers = {"Accept-Encoding": "identity", "User-Agent": "cascade"}
         if token:
             self._headers["Authorization"] = f"Bearer {token}"
+        self.server_forgotten = asyncio.Event()
+        """Set when no certificate of the server is known. The task that waits for the event clears it."""
+        self.server_forgotten.set()
         self._connections = self._connect()
 
     def _connect(self) -> ConnectionSet:
@@ -196,6 +199,7 @@ class CloudClient:
         """Use another certificate or trust from the next call on. Running calls end on their old connections."""
         old, self._context = self._connections, context
         self._connections = self._connect()
+        self.server_forgotten.set()
         await old.retire()
 
     @property
@@ -253,6 +257,7 @@ class CloudClient:
                 check.check_still(certificate)
             except PeerRefused:
                 self._context.server_seen.clear()
+                self.server_forgotten.set()
                 old, self._connections = self._connections, self._connect()
                 await old.retire()
                 return

@@ -109,6 +109,7 @@ class CloudServer(uvicorn.Server):
 
     async def serve_until(self, stopping: Stopping) -> None:
         """Serve until the process stops, then let running requests end."""
+        # uvicorn makes the text of the answers' Date header in `on_tick`: once a second.
         while not await stopping.sleep(1.0):
             await self.on_tick(0)
         await self.shutdown()

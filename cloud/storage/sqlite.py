@@ -32,7 +32,7 @@ BUSY_WAIT_SECONDS = 5.0
 """Seconds for which a write waits for another process. A service is the only process that writes, so this covers an
 operator's shell."""
 BUSY_POLL_SECONDS = 0.02
-"""Pause between two tries while another process holds the write lock."""
+"""Pause between two tries while another process holds the write lock: SQLite has no event for its end."""
 READER_BUSY_MS = 2_000
 """In WAL mode, a reader waits only while another process recovers or closes the log."""
 CACHED_STATEMENTS = 512

@@ -30,8 +30,8 @@ class Stopping:
         """Sleep for `seconds`, or until the process stops. Return True if it is stopping."""
         return await self.first(None, seconds)
 
-    async def first(self, event: asyncio.Event | None, seconds: float) -> bool:
-        """Wait for `event`, the stop of the process, or `seconds`, whichever comes first.
+    async def first(self, event: asyncio.Event | None, seconds: float | None = None) -> bool:
+        """Wait for `event`, the stop of the process, or `seconds` (None: any time), whichever comes first.
 
         Return True if it is stopping.
         """

@@ -5,6 +5,8 @@
 
 from datetime import datetime
 
+import trio
+
 from node.exchanges import schedule
 from node.exchanges.session import Credentials
 from node.link import api
@@ -18,6 +20,7 @@ class Connection:
         self._credentials: Credentials | None = None
         self._fabric: api.Service | None = None
         self._opened_under: TrustSet | None = None
+        self._opened = trio.Event()
         self.cursor = 0
         """The wake channel's position that the held statement reflects; at 0 the first poll is answered at once."""
 
@@ -35,6 +38,12 @@ class Connection:
         """The end of the session certificate."""
         return self._credentials.not_after if self._credentials else None
 
+    async def wait_open(self) -> api.Service:
+        """Wait until there is a session; returns Fabric over it."""
+        while self._fabric is None:
+            await self._opened.wait()
+        return self._fabric
+
     def serves(self, trust: TrustSet, now: datetime) -> bool:
         """Whether the session can be used for the next exchange.
 
@@ -51,6 +60,7 @@ class Connection:
         self._credentials = credentials
         self._opened_under = trust
         self._fabric = credentials.connect(trust, "fabric")
+        self._opened.set()
 
     def outdate(self) -> None:
         """Keep the session until the next exchange, which opens another one."""
@@ -61,6 +71,7 @@ class Connection:
         # Forgotten before it is closed: closing waits, and no other task may meet a closed client meanwhile.
         fabric, self._fabric, self._credentials = self._fabric, None, None
         if fabric is not None:
+            self._opened = trio.Event()
             await fabric.aclose()
 
 

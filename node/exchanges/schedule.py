@@ -24,7 +24,7 @@ RETRY_WIDTHS_MAX = 4
 EVENT_WAIT_SECONDS_MIN = 200
 """Shortest long poll: about four minutes, random, so that polls that began together end apart."""
 WAKE_RETRY_SECONDS = 1.0
-"""How often the wake channel looks whether there is a session to use; asks nobody."""
+"""The shortest pause of the wake channel after a poll that failed."""
 TRUST_REFRESH_SECONDS = 86_400.0
 """The published trust is read once a day: its keys change over months."""
 TRUST_FIRST_SECONDS_MAX = 3600.0

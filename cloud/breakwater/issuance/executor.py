@@ -28,6 +28,7 @@ SIGN_SECONDS_MAX = 30.0
 OTHER_REPLICA_SECONDS_MAX = 5.0
 """How long a repeated request waits for another replica that is working on it."""
 OTHER_REPLICA_POLL_SECONDS = 0.05
+"""The database alone shows that another replica is done, and it sends no event."""
 
 
 class OrderExecutor:

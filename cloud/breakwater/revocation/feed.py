@@ -20,6 +20,7 @@ from protocol.limits import CLOCK_SKEW
 log = logging.getLogger("cascade.breakwater.feed")
 
 POLL_SECONDS = 0.25
+"""Other processes revoke in the same database, and no event of theirs reaches this process."""
 
 
 class RevocationFeed:

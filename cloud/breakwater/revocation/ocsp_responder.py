@@ -40,8 +40,8 @@ ANSWERS_MAX = 4096
 """Cached answers. Each has about 600 bytes."""
 CACHE_SECONDS = 600
 """How long HTTP caches may keep an answer. Below `ANSWER_LIFE - REUSE`, so that no cache returns an expired answer."""
-CHECK_SECONDS = 1.0
-"""Interval at which the background task checks the delegates."""
+CHECK_SECONDS = 30.0
+"""Interval at which the background task checks the age of the delegates. A change of the authorities ends the pause."""
 RETRY_SECONDS = 10.0
 """The same interval after a failed renewal."""
 PAUSE_SECONDS = 1.0
@@ -129,6 +129,11 @@ class OcspResponder:
         self._failed: dict[str, _Failed] = {}
         self._answers: OrderedDict[tuple[str, CertId, int], _Reusable] = OrderedDict()
         self._ids: dict[str, tuple[bytes, tuple[CertId, ...]]] = {}
+        self._woken = asyncio.Event()
+
+    def wake(self) -> None:
+        """Let the background task check the delegates now, because the authorities changed."""
+        self._woken.set()
 
     async def answer(self, der: bytes) -> Answered:
         """Answer a request in DER. Errors become OCSP error responses (RFC 6960 section 2.3)."""
@@ -269,6 +274,7 @@ class OcspResponder:
     async def run(self, stopping: Stopping) -> None:
         """Renew delegates until the process stops."""
         while True:
+            self._woken.clear()
             worked = await self.run_once()
-            if await stopping.sleep(CHECK_SECONDS if worked else RETRY_SECONDS):
+            if await stopping.first(self._woken, CHECK_SECONDS if worked else RETRY_SECONDS):
                 return

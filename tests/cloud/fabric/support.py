@@ -42,6 +42,7 @@ from cloud.fabric.store import Stores, stores_over
 from cloud.fabric.store.rows import ActivationRow, GenerationRow, NodeRow
 from cloud.fabric.tuf.bootstrap import read_online_signers
 from cloud.fabric.tuf.current_trust import CurrentTrust
+from cloud.fabric.wake import WakeRoom
 from cloud.http.guard import Operator
 from cloud.mtls.identity import make_csr
 from cloud.mtls.peer import NodePeer, PeerTrust, read_peer
@@ -67,6 +68,7 @@ from protocol.signed.freshness import verify_freshness
 from protocol.signed.statements import Statement, verify_statement
 from tests.cloud.breakwater.support import PASSPHRASE, START, TRUST_DOMAIN, Clock, issuer_at
 from tests.simulators.forged_evidence import AK_ATTRIBUTES, PaperChip, ek_public, maker, p256, rsa2048, signing_public
+from tests.waiting import waiters
 
 URL = "https://fabric.cascade.test:8440"
 ALICE = Operator("tok_alice", "alice")
@@ -169,6 +171,16 @@ class _Mapped:
             raise IssuerRefused(BREAKWATER_CODES[type(error)], str(error)) from error
         if error is None:
             self._after()
+
+
+def waiters_in(room: WakeRoom) -> int:
+    """How many polls wait in the room for a change."""
+    return sum(waiters(event) for events in room._waiting.values() for event in events)
+
+
+def waiting_polls(world: "World") -> int:
+    """How many polls of this Fabric wait for a change."""
+    return waiters_in(world.parts.shared.wake_room)
 
 
 @dataclass

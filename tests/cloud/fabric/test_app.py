@@ -23,9 +23,10 @@ from protocol.messages.sessions import (
 )
 from protocol.signed.statements import Lease, Revocation, verify_statement
 from tests.cloud.breakwater.support import TRUST_DOMAIN
-from tests.cloud.fabric.support import ALICE, NONCE
+from tests.cloud.fabric.support import ALICE, NONCE, waiters_in
 from tests.cloud.fabric.wire import Cloud, Remote, make_code, problem
 from tests.cloud.world import connected, listening, port_of, unit_of
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -46,7 +47,7 @@ async def test_a_life_over_the_wire(cloud: Cloud) -> None:
     assert isinstance(remote.verified(answer.statement, answer.freshness, ring), Lease)
     cursor = (await node.call("GET", "/v1/node/events?cursor=0&wait=30")).into(Events).cursor
     poll = asyncio.create_task(node.call("GET", f"/v1/node/events?cursor={cursor}&wait=30", seconds=40))
-    await asyncio.sleep(0.1)
+    await until("the poll", lambda: waiters_in(cloud.fabric.parts.shared.wake_room) == 1)
     began = asyncio.get_running_loop().time()
     operator = cloud.operator()
     path = f"/v1/nodes/{activated.node}"
@@ -61,12 +62,11 @@ async def test_a_life_over_the_wire(cloud: Cloud) -> None:
     body, _ = await remote.ask_for_session()
     refused = await problem(cloud.client(), "POST", "/v1/node/sessions", body)
     assert remote.verified(refused.statement, refused.freshness, ring) == revocation
-    for _ in range(100):
-        shown = (await operator.call("GET", path)).into(schemas.NodeDetail).node
-        if not shown.closing:
-            break
-        await asyncio.sleep(0.05)
-    assert not shown.closing
+
+    async def closed() -> bool:
+        return not (await operator.call("GET", path)).into(schemas.NodeDetail).node.closing
+
+    await until("the closing at the issuer", closed)
     actions = (await operator.call("GET", f"/v1/audit?object={activated.node}")).into(schemas.Page[schemas.AuditEntry])
     assert {entry.action for entry in actions.items} == {
         "activation.proved",
@@ -87,10 +87,19 @@ async def test_a_shutdown_ends_long_polls(cloud: Cloud) -> None:
     await node.call("POST", "/v1/node/confirm", Ask(NONCE))
     cursor = (await node.call("GET", "/v1/node/events?cursor=0&wait=0")).into(Events).cursor
     poll = asyncio.create_task(node.call("GET", f"/v1/node/events?cursor={cursor}&wait=200", seconds=250))
-    await asyncio.sleep(0.1)
+    await until("the poll", lambda: waiters_in(cloud.fabric.parts.shared.wake_room) == 1)
     cloud.stopping.request()
     async with asyncio.timeout(2):
         assert (await poll).into(Events).cursor == cursor
+
+
+async def test_breakwaters_certificate_is_learned_again_after_every_reconnect(cloud: Cloud) -> None:
+    connections = cloud.fabric.connections
+    for _ in range(3):
+        before = connections.client._context
+        await connections.trust_changed()
+        assert connections.client._context is not before
+        await until("Breakwater's certificate", lambda: "breakwater" in connections.service_certificates())
 
 
 async def test_every_route_names_the_peers_it_admits(cloud: Cloud) -> None:

@@ -6,6 +6,7 @@ from datetime import timedelta
 from cloud.fabric import schemas
 from cloud.tasks.stopping import Stopping
 from tests.cloud.fabric.support import Machine, World, background, change, run_once
+from tests.waiting import until
 
 SHORT = schemas.LeaseTerms(60, 120, 180, 240)
 
@@ -32,11 +33,11 @@ async def test_the_loop_is_woken_and_ends_with_the_process(world: World) -> None
     machine = Machine(world)
     await machine.join((await world.code()).secret)
     await change(world, machine, "revoke")
-    for _ in range(200):
-        if not (await world.node(machine.node)).closing:
-            break
-        await asyncio.sleep(0.01)
-    assert not (await world.node(machine.node)).closing
+
+    async def closed() -> bool:
+        return not (await world.node(machine.node)).closing
+
+    await until("the closing at the issuer", closed)
     stopping.request()
     async with asyncio.timeout(2):
         await task

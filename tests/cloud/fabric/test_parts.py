@@ -21,7 +21,8 @@ from lab.postgres import sqlite_database
 from protocol.messages.sessions import Ask
 from tests.cloud.breakwater.support import START, Clock
 from tests.cloud.fabric.publishing import Holders
-from tests.cloud.fabric.support import ALICE, NONCE, Machine, World, change, copied, run_once, world_at
+from tests.cloud.fabric.support import ALICE, NONCE, Machine, World, change, copied, run_once, waiting_polls, world_at
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ async def test_two_fabrics_share_no_memory(worlds: tuple[World, World]) -> None:
         asyncio.create_task(each.events(who, cursor, 30))
         for each, who, cursor in zip(statements, (peer, theirs), cursors, strict=True)
     ]
-    await asyncio.sleep(0.05)
+    await until("both polls", lambda: all(waiting_polls(world) == 1 for world in worlds))
     one.parts.shared.woken.clear()
     other.parts.shared.woken.clear()
     await change(one, machine, "suspend")

@@ -3,7 +3,8 @@
 import asyncio
 
 from cloud.mtls.peer import NodePeer
-from tests.cloud.fabric.support import Machine, World, change
+from tests.cloud.fabric.support import Machine, World, change, waiting_polls
+from tests.waiting import until
 
 
 async def test_a_waiting_node_is_woken_by_a_change(world: World) -> None:
@@ -12,7 +13,7 @@ async def test_a_waiting_node_is_woken_by_a_change(world: World) -> None:
     peer = await machine.peer()
     cursor = (await world.parts.nodes.statements.events(peer, 0, 30)).cursor
     poll = asyncio.create_task(world.parts.nodes.statements.events(peer, cursor, 30))
-    await asyncio.sleep(0.05)
+    await until("the poll", lambda: waiting_polls(world) == 1)
     assert not poll.done()
     await change(world, machine, "revoke")
     async with asyncio.timeout(1):
@@ -26,7 +27,7 @@ async def test_a_poll_ends_after_its_time_and_at_shutdown(world: World) -> None:
     cursor = (await world.parts.nodes.statements.events(peer, 0, 0)).cursor
     assert (await world.parts.nodes.statements.events(peer, cursor, 0.05)).cursor == cursor
     poll = asyncio.create_task(world.parts.nodes.statements.events(peer, cursor, 30))
-    await asyncio.sleep(0.05)
+    await until("the poll", lambda: waiting_polls(world) == 1)
     world.parts.shared.wake_room.close()
     async with asyncio.timeout(1):
         await poll

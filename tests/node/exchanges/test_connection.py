@@ -5,6 +5,8 @@ from datetime import timedelta
 
 import msgspec
 import pytest
+import trio
+import trio.testing
 
 from node.exchanges.connection import Connection, same_peers
 from node.exchanges.session import Credentials, open_session
@@ -59,6 +61,24 @@ async def test_a_session_serves_under_the_peers_that_it_was_opened_under(
     assert connection.serves(msgspec.structs.replace(trust, version=trust.version + 1), now)
     others = msgspec.structs.replace(fabric.bundle, service_issuers=(authority("services 2", fabric.root).der,))
     assert not connection.serves(msgspec.structs.replace(trust, bundle=others), now)
+
+
+async def test_a_session_that_opens_ends_the_wait_for_one(credentials: Credentials, trust: TrustSet) -> None:
+    connection = Connection()
+    seen: list[Service] = []
+
+    async def wait() -> None:
+        seen.append(await connection.wait_open())
+
+    for _ in range(2):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked()
+            assert not seen
+            await connection.replace(credentials, trust)
+        assert seen == [connection.fabric]
+        seen.clear()
+        await connection.close()
 
 
 async def test_an_outdated_session_is_held_and_does_not_serve(connection: Connection, trust: TrustSet) -> None:

@@ -1,9 +1,11 @@
-"""Background task: reads the published trust from the database once a second, and makes it the current trust.
+"""Background task: reads the published trust from the database, and makes it the current trust.
 
-So every replica uses a new publication without a restart. In the same step the task stores the trust versions that
+It reads after each publication by this process, and once a second for publications by other processes. So every replica
+uses a new publication without a restart. In the same step the task stores the trust versions that
 nodes reported, and wakes the next nodes of a renewal order. After a restart it continues from the rows.
 """
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -19,17 +21,22 @@ from cloud.tasks.stopping import Stopping
 log = logging.getLogger("cascade.fabric.trust")
 
 STEP_SECONDS = 1.0
+"""Other replicas publish into the same database, and no event of theirs reaches this process."""
 
 TrustChanged = Callable[[], Awaitable[None]]
 """Called after a new bundle became current. It replaces the TLS contexts."""
 
 
 class Follower:
-    """Replaces the current trust by the published trust, when that has changed."""
+    """Replaces the current trust by the published trust, when that has changed.
+
+    `woken` is set after this process committed a publication.
+    """
 
     def __init__(
         self,
         *,
+        woken: asyncio.Event,
         current_trust: CurrentTrust,
         installation: InstallationStore,
         repository: RepositoryStore,
@@ -37,6 +44,7 @@ class Follower:
         trust_reports: TrustReports,
         trust_changed: TrustChanged,
     ) -> None:
+        self._woken = woken
         self._current_trust = current_trust
         self._installation = installation
         self._repository = repository
@@ -47,7 +55,8 @@ class Follower:
 
     async def run(self, stopping: Stopping) -> None:
         """Run until the process goes down. Store the reports of nodes once more at the end."""
-        while not await stopping.sleep(STEP_SECONDS):
+        while not await stopping.first(self._woken, STEP_SECONDS):
+            self._woken.clear()
             await self.run_once()
         await self._try("adoption", self._trust_reports.store)
 

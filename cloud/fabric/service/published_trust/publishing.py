@@ -9,6 +9,7 @@ refuses to drop a root or issuer that is still in use. A drop is allowed when al
 - No service has a TLS certificate from a dropped issuer.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -59,6 +60,7 @@ class Publishing:
     signer: Signer
     online: OnlineSigners = field(repr=False)
     service_certificates: ServiceCertificates
+    wake_follower: Callable[[], None]
 
     async def published(self) -> schemas.Trust:
         """Versions and expiry times of the published root and targets."""
@@ -106,6 +108,7 @@ class Publishing:
                 dropped=",".join(sorted(_ids(old) - _ids(new))),
                 added=",".join(sorted(_ids(new) - _ids(old))),
             )
+        self.wake_follower()
         return _view(await self._read())
 
     async def _read(self) -> _Published:

@@ -33,6 +33,7 @@ from tests.cloud.breakwater.ocsp_requests import (
 )
 from tests.cloud.breakwater.revoking import SPIFFE, Bench, Clock, Hierarchy, bench_at, new_public_key, serial
 from tests.cloud.engines import ENGINES
+from tests.waiting import until
 
 Status = ocsp.OCSPResponseStatus
 SHA1, SHA256 = hashes.SHA1(), hashes.SHA256()  # noqa: S303  OCSP clients name issuers by SHA-1
@@ -202,11 +203,21 @@ async def test_authorities_that_come_and_go(bench: Bench, hierarchy: Hierarchy) 
 async def test_the_task_ends_with_the_process(bench: Bench) -> None:
     stopping = Stopping()
     task = asyncio.create_task(bench.responder.run(stopping))
+    await until("a delegate of each CA", lambda: len(bench.responders.issued) == 3)
+    stopping.request()
     async with asyncio.timeout(5):
-        for _ in range(400):
-            if len(bench.responders.issued) == 3:
-                break
-            await asyncio.sleep(0.01)
+        await task
+
+
+async def test_a_change_of_the_authorities_is_acted_on_at_once(bench: Bench, hierarchy: Hierarchy) -> None:
+    stopping = Stopping()
+    task = asyncio.create_task(bench.responder.run(stopping))
+    try:
+        await until("a delegate of each CA", lambda: len(bench.responder._delegates) == 3)
+        hierarchy.states["nodes-1"] = "revoked"
+        bench.responder.wake()
+        await until("the end of its delegate", lambda: "nodes-1" not in bench.responder._delegates, 5)
+    finally:
         stopping.request()
         await task
 

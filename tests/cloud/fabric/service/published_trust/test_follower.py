@@ -1,11 +1,16 @@
 """`cloud.fabric.service.published_trust.follower`: the published trust becomes the current trust."""
 
+import asyncio
 import ssl
+from functools import partial
 
+from cloud.fabric.service.published_trust.follower import STEP_SECONDS
 from cloud.fabric.tuf.offline import Changes
+from cloud.tasks.stopping import Stopping
 from tests.cloud.fabric.authorities import Generation
 from tests.cloud.fabric.publishing import Holders
-from tests.cloud.fabric.support import World
+from tests.cloud.fabric.support import ALICE, World
+from tests.waiting import until, waiters
 
 
 async def test_fabric_follows_at_its_next_step(world: World, holders: Holders) -> None:
@@ -39,3 +44,23 @@ async def test_a_failed_replacement_of_the_tls_contexts_is_repeated(world: World
     for _ in range(3):
         await world.follower.run_once()
     assert heard == [2, 2]
+
+
+async def test_a_publication_of_this_process_is_followed_at_once(world: World, holders: Holders) -> None:
+    current_trust, follower, stopping = world.parts.current_trust, world.follower, Stopping()
+    loop = asyncio.get_running_loop()
+    task = asyncio.create_task(follower.run(stopping))
+    took = []
+
+    def follows(version: int) -> bool:
+        return current_trust.version == version
+
+    for version in (2, 3, 4):
+        await until("the follower's pause", lambda: waiters(follower._woken) == 1)
+        begun = loop.time()
+        await world.parts.trust.publishing.publish(ALICE, await holders.signed())
+        await until("the new version", partial(follows, version))
+        took.append(loop.time() - begun)
+    stopping.request()
+    await task
+    assert min(took) < STEP_SECONDS / 2, took
