@@ -171,3 +171,50 @@ def test_a_handler_takes_one_part_of_its_service(trees: dict[Path, ast.Module]) 
                     each.arg for each in node.args.args if each.annotation and "Wired" in ast.unparse(each.annotation)
                 ]
                 assert len(taken) <= 1, f"{path}:{node.lineno}: {node.name} takes {taken}"
+
+
+SLEEPERS = {
+    "tests/waiting.py:until": "the wait for a condition, with a deadline",
+    "tests/waiting.py:stays": "the absence of an event has no event",
+    "tests/waiting.py:stays_true": "the same without an event loop",
+    "tests/node/link/test_api.py:drip": "a server that sends a byte at a time",
+    "tests/node/trust/test_update.py:endless_header": "the same",
+    "tests/node/trust/test_update.py:dripping_body": "the same",
+    "tests/cloud/mtls/test_client.py:_dripping": "the same",
+    "tests/system/support/issuer_walk/scenarios.py:_a_dead_record": "a record is another process's work for that long",
+    "tests/system/support/fault_walk/scenarios.py:_overdue": "the cloud's time for a confirmation",
+    "tests/system/support/witness.py:sign": "waits in the issuer's process for a file that the test removes",
+    "tests/system/support/fleet.py:_watch": "the pace of simulated nodes",
+    "tests/system/support/fleet.py:_live": "the same",
+}
+"""The functions under tests that may sleep, and why. A test waits for the thing itself: see tests/waiting.py."""
+
+CLOCKS = {"time", "asyncio", "trio", "anyio"}
+
+
+def _sleeps(tree: ast.AST) -> Iterator[ast.Call]:
+    """Calls that sleep. `sleep(0)` only lets other tasks run."""
+    bare = {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module in CLOCKS
+        for alias in node.names
+        if alias.name == "sleep"
+    }
+    calls = {f"{module}.sleep" for module in CLOCKS} | bare
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in calls and ast.unparse(node.args[0]) != "0":
+            yield node
+
+
+def test_no_test_sleeps() -> None:
+    found = set()
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        tree = ast.parse(path.read_bytes(), str(path))
+        functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+        for call in _sleeps(tree):
+            inside = [each for each in functions if each.lineno <= call.lineno <= (each.end_lineno or each.lineno)]
+            name = max(inside, key=lambda each: each.lineno).name if inside else "the module"
+            found.add(f"{path.relative_to(ROOT)}:{name}")
+    assert found - set(SLEEPERS) == set(), "wait for the thing itself: tests/waiting.py"
+    assert set(SLEEPERS) - found == set(), "these no longer sleep: remove them from SLEEPERS"

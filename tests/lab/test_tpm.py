@@ -4,11 +4,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from lab.processes import wait_until
 from lab.tpm import SoftTpm, SoftTpmError
 
 pytestmark = pytest.mark.slow
@@ -45,11 +45,8 @@ def test_nothing_outlives_the_owner(tmp_path: Path) -> None:
         assert all(alive(int(pid)) for pid in pids)
         os.kill(int(pids[1]), signal.SIGSTOP)  # a frozen chip, too
         owner.kill()
-    until = time.monotonic() + 5
-    while time.monotonic() < until and (any(alive(int(pid)) for pid in pids) or Path(runtime).exists()):
-        time.sleep(0.02)
-    assert not any(alive(int(pid)) for pid in pids)
-    assert not Path(runtime).exists()
+    wait_until("the end of its processes", lambda: not any(alive(int(pid)) for pid in pids), 5)
+    wait_until("the end of its files", lambda: not Path(runtime).exists(), 5)
 
 
 def test_stopped_it_leaves_its_state_only(tmp_path: Path) -> None:

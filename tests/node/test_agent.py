@@ -3,7 +3,7 @@
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -26,6 +26,7 @@ from protocol.messages.est import PATH_SIMPLEREENROLL
 from tests.node.conftest import Machine
 from tests.node.shells import VERSION, Refreshes, apply, identity, install, load_licence
 from tests.simulators.fabric import DAY, Fabric, Reply, Request, always, hang, refused, utc_now
+from tests.waiting import stays, until
 
 SESSIONS = "/v1/node/sessions"
 EVENTS = "/v1/node/events"
@@ -65,10 +66,8 @@ async def running(agent: Agent) -> AsyncIterator[None]:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-async def until(what: Callable[[], bool], seconds: float = 5.0) -> None:
-    with trio.fail_after(seconds):
-        while not what():  # noqa: ASYNC110 - what is waited for has no event
-            await trio.sleep(0.02)
+async def until_it_polls(fabric: Fabric) -> None:
+    await until("the wake channel", lambda: any(request.path == EVENTS for request in fabric.requests))
 
 
 async def document(agent: Agent) -> dict[str, object]:
@@ -95,8 +94,9 @@ def no_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_start_asks_for_the_statement_once(agent: Agent, fabric: Fabric) -> None:
     """The session brings it, and the wake channel goes on from where the session's answer stood."""
     async with running(agent):
-        await until(lambda: any(request.path == EVENTS for request in fabric.requests))
-        await trio.sleep(0.3)
+        await until_it_polls(fabric)
+        asked = len(fabric.requests)
+        await stays("no further request", lambda: len(fabric.requests) == asked, 0.3)
         paths = [request.path for request in fabric.requests]
     assert paths == ["/v1/node/nonces", SESSIONS, EVENTS]
 
@@ -110,19 +110,18 @@ async def test_a_change_between_session_and_wake_channel_is_heard(agent: Agent, 
 
     fabric.answers[SESSIONS] = changed
     async with running(agent):
-        await until(lambda: agent.licence.presented == fabric.statement)
+        await until("the new statement", lambda: agent.licence.presented == fabric.statement)
 
 
 async def test_revoked_while_running_it_stays_up_with_the_gate_closed(agent: Agent, fabric: Fabric) -> None:
     async with running(agent):
-        await until(lambda: any(request.path == "/v1/node/events" for request in fabric.requests))
+        await until_it_polls(fabric)
         fabric.revoke()
-        await until(lambda: agent.licence.revoked)
+        await until("the revocation", lambda: agent.licence.revoked)
         assert ((await document(agent))["state"], (await document(agent))["gate"]) == ("revoked", "closed")
         assert (await request(agent.config.socket, "GET", "/v1/entitlements/render")).status == 403
         asked = len(fabric.requests)
-        await trio.sleep(0.3)
-        assert len(fabric.requests) == asked
+        await stays("no request", lambda: len(fabric.requests) == asked, 0.3)
 
 
 async def test_revoked_it_does_not_start_again_with_or_without_the_cloud(
@@ -141,12 +140,12 @@ async def test_revoked_it_does_not_start_again_with_or_without_the_cloud(
 
 async def test_suspended_then_resumed(agent: Agent, fabric: Fabric) -> None:
     async with running(agent):
-        await until(lambda: any(request.path == "/v1/node/events" for request in fabric.requests))
+        await until_it_polls(fabric)
         fabric.say(fabric.suspension())
-        await until(lambda: agent.licence.verdict().state == "suspended")
+        await until("the suspension", lambda: agent.licence.verdict().state == "suspended")
         assert (await document(agent))["gate"] == "closed"
         fabric.say(fabric.lease())
-        await until(lambda: agent.licence.verdict().state == "active")
+        await until("the resumption", lambda: agent.licence.verdict().state == "active")
         assert (await document(agent))["gate"] == "open"
 
 
@@ -194,7 +193,7 @@ async def test_a_tpm_lost_while_running_is_borne_while_the_lease_lasts(
 ) -> None:
     agent = Agent.load(config, state, failing)
     async with running(agent):
-        await until(lambda: any(request.path == "/v1/node/events" for request in fabric.requests))
+        await until_it_polls(fabric)
         failing.fault = TpmAbsent("unplugged")
         reply = await request(config.socket, "POST", "/v1/renew")
         assert reply.status == 503
@@ -202,7 +201,7 @@ async def test_a_tpm_lost_while_running_is_borne_while_the_lease_lasts(
         assert (await document(agent))["gate"] == "open"
         failing.fault = None
         agent.wake()
-        await until(lambda: agent._hardware.status == "ours" and agent.contact.failures == 0)
+        await until("its TPM", lambda: agent._hardware.status == "ours" and agent.contact.failures == 0)
 
 
 async def test_a_tpm_lost_past_the_refresh_ends_the_agent(
@@ -217,7 +216,8 @@ async def test_a_tpm_lost_past_the_refresh_ends_the_agent(
             failing.fault = TpmAbsent("unplugged")
             await agent.contact.connection.close()
             agent.wake()
-            await trio.sleep(5)
+            with trio.fail_after(5):
+                await trio.sleep_forever()
     assert caught.group_contains(TpmAbsent, match="unplugged")
 
 
@@ -226,11 +226,11 @@ async def test_a_tpm_that_fails_still_hears_a_revocation_over_its_session(
 ) -> None:
     agent = Agent.load(config, state, failing)
     async with running(agent):
-        await until(lambda: any(request.path == "/v1/node/events" for request in fabric.requests))
+        await until_it_polls(fabric)
         failing.fault = TpmFailed("0x101")
         agent._hardware.report_fault(TpmFailed("0x101"))
         fabric.say(fabric.suspension())
-        await until(lambda: agent.licence.verdict().state == "suspended")
+        await until("the suspension", lambda: agent.licence.verdict().state == "suspended")
 
 
 @pytest.mark.parametrize(("fault", "starts"), [(TpmFailed("0x101"), True), (TpmAbsent("no device"), False)])
@@ -277,13 +277,16 @@ async def test_renew_over_the_socket_while_everything_else_runs(agent: Agent, fa
         assert statuses == [200] * 4
 
 
-async def polls_a_second(agent: Agent, fabric: Fabric) -> float:
-    """How often the wake channel is opened, the first time aside, while the agent runs for a while."""
+async def assert_pause_between_polls(agent: Agent, fabric: Fabric, pause_seconds: float) -> None:
+    """The wake channel is opened once for each pause, the first two times aside, while the agent runs for a while."""
     async with running(agent):
         started = trio.current_time()
-        await trio.sleep(0.7)
-    count = len([request for request in fabric.requests if request.path == "/v1/node/events"])
-    return (count - 2) / (trio.current_time() - started)
+
+        def paused() -> bool:
+            polls = len([request for request in fabric.requests if request.path == EVENTS])
+            return (polls - 2) * pause_seconds <= trio.current_time() - started
+
+        await stays("a pause between two polls", paused, 0.7)
 
 
 async def test_a_wake_channel_that_never_waits_is_not_asked_in_a_loop(agent: Agent, fabric: Fabric) -> None:
@@ -291,13 +294,14 @@ async def test_a_wake_channel_that_never_waits_is_not_asked_in_a_loop(agent: Age
         fabric.cursor += 1
         return Reply(200, b'{"cursor":%d}' % fabric.cursor)
 
-    fabric.answers["/v1/node/events"] = at_once
-    assert await polls_a_second(agent, fabric) <= 1 / POLL_PAUSE_SECONDS
+    fabric.answers[EVENTS] = at_once
+    await assert_pause_between_polls(agent, fabric, POLL_PAUSE_SECONDS)
+    assert len([request for request in fabric.requests if request.path == EVENTS]) > 2
 
 
 async def test_a_wake_channel_that_is_refused_is_not_asked_in_a_loop(agent: Agent, fabric: Fabric) -> None:
-    fabric.answers["/v1/node/events"] = refused("not_found")
-    assert await polls_a_second(agent, fabric) <= 1 / schedule.WAKE_RETRY_SECONDS
+    fabric.answers[EVENTS] = refused("not_found")
+    await assert_pause_between_polls(agent, fabric, schedule.WAKE_RETRY_SECONDS)
     assert agent.licence.verdict().gate_open
 
 
@@ -321,7 +325,7 @@ async def test_a_signal_ends_it_while_it_settles(agent: Agent, fabric: Fabric, c
     async with trio.open_nursery() as nursery:
         with trio.fail_after(4):
             nursery.start_soon(agent.run)
-            await until(lambda: any(request.path == SESSIONS for request in fabric.requests))
+            await until("a session's request", lambda: any(each.path == SESSIONS for each in fabric.requests))
             os.kill(os.getpid(), signal.SIGINT)
     assert not config.socket.exists()
 
@@ -341,7 +345,7 @@ async def test_systemd_hears_that_the_loop_runs(agent: Agent, monkeypatch: pytes
             return received.count(message) >= times
 
         async with running(agent):
-            await until(lambda: heard(b"WATCHDOG=1", 3))
+            await until("three signs of life", lambda: heard(b"WATCHDOG=1", 3))
         assert heard(b"STOPPING=1", 1)
     assert received[-1] == b"STOPPING=1"
 

@@ -9,7 +9,6 @@ import secrets
 import shutil
 import sqlite3
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -37,6 +36,7 @@ from tests.system.support.paper_node import SESSIONS, PaperNode, secret_of
 from tests.system.support.routes import World, all_routes, world_of
 from tests.system.support.snapshots import files_of, unchanged
 from tests.system.support.wire import Wire, new_key, once, renew_device
+from tests.waiting import stays_true
 
 RUN_EXITS = frozenset({0, 2, 70, 80, 81, 87})
 
@@ -127,13 +127,14 @@ def test_what_is_not_http(world: World, raw: bytes) -> None:
 
 def test_codes_that_are_not_accepted(cloud: Cloud, world: World, stranger: PaperNode, tmp_path: Path) -> None:
     expiring = secret_of(cloud.code(world.tenant, "--days", "0.00001"))
+    expired_at = datetime.now(UTC) + timedelta(days=0.00001)
     revoked_file = tmp_path / "revoked.json"
     revoked_id = cloud.run("code", "create", world.tenant, "--out", str(revoked_file))["code"]["id"]
     cloud.run("code", "revoke", revoked_id)
     unknown = secret_of(revoked_file)[:-6]  # with a checksum that does not fit
     spent = secret_of(cloud.code(world.tenant, "--seats", "1"))
     PaperNode(cloud, "the one seat").activate(spent)
-    time.sleep(1)
+    wait_until("the end of the code", lambda: datetime.now(UTC) > expired_at)
     with unchanged(cloud):
         answers = [stranger.start(code).refused("code_refused") for code in ("", "cac_x", unknown, unknown + "aaaaaa")]
         answers.append(stranger.start(_other_code()).refused("code_refused"))
@@ -150,6 +151,7 @@ def test_the_agent_says_what_is_wrong_with_a_code(cloud: Cloud, chips: tuple[Sof
     machine = new_machine(tmp_path, chips[0])
     tenant = cloud.tenant(chips[0], "codes")
     expired = cloud.code(tenant, "--days", "0.00001")
+    expired_at = datetime.now(UTC) + timedelta(days=0.00001)
     out = tmp_path / "revoked.json"
     cloud.run("code", "revoke", cloud.run("code", "create", tenant, "--out", str(out))["code"]["id"])
     good = json.loads(expired.read_text())
@@ -162,7 +164,7 @@ def test_the_agent_says_what_is_wrong_with_a_code(cloud: Cloud, chips: tuple[Sof
         "revoked": (json.loads(out.read_text()), 77, "code_revoked"),
         "nobody there": ({**good, "repository_url": "http://127.0.0.1:9"}, 69, None),
     }
-    time.sleep(1)
+    wait_until("the end of the code", lambda: datetime.now(UTC) > expired_at)
     with unchanged(cloud):
         for name, (content, code, stable) in files.items():
             path = tmp_path / "file.json"
@@ -553,12 +555,9 @@ def test_a_frozen_tpm_at_the_start_and_a_restarted_manager_while_running(copies:
         assert machine.granted()
         copies.chip.freeze()
         try:
-            began = time.monotonic()
             # A frozen chip is no word about the licence: the agent answers, and the gate stays open.
             waiting = machine.start("renew", "--json")
-            while time.monotonic() - began < 3:
-                assert machine.granted()
-                time.sleep(0.2)
+            stays_true("the gate is open", machine.granted, 3)
             second = copies.machine("frozen at its start")
             late = second.launch()
             assert late.wait(40) == 87, late.report()
@@ -608,10 +607,9 @@ def test_a_full_disk_leaves_the_old_state_intact(
         node = machine.ask("/v1/status")["license"]["node"]
         # What cannot be stored is not lost on the agent: it asks again, and what it has on disk stays whole.
         cloud.run("node", "suspend", node)
-        time.sleep(2)
+        wait_until("the suspension", lambda: not machine.granted())
         assert machine.ask("/v1/status") is not None
         assert files_of(small_disk / "state") == before
-        assert not machine.granted()
         filler.unlink()
         # A restart without the cloud would forget it otherwise.
         wait_until("the writing of it", lambda: files_of(small_disk / "state") != before, 5)

@@ -25,6 +25,7 @@ from tests.simulators.forged_evidence import request
 from tests.system.support.harness import new_cloud, new_machine
 from tests.system.support.paper_node import SESSIONS, PaperNode, paper_tenant, secret_of
 from tests.system.support.wire import Wire, new_key, once, renew_device
+from tests.waiting import stays_true
 
 ASK = Ask("n" * 32)
 SHORT_LEASE = "3,5,9,15"
@@ -112,15 +113,14 @@ def test_a_waiting_poll_ends_within_a_second(cloud: Cloud, paper: str) -> None:
         cursor = once(cloud, "fabric", "GET", "/v1/node/events", None, session).into(Events).cursor
         with Wire(cloud, "fabric", session) as wire:
             woken: list[float] = []
+            wire.begin("GET", f"/v1/node/events?cursor={cursor}&wait=30")
 
             def poll(wire: Wire = wire, cursor: int = cursor, woken: list[float] = woken) -> None:
-                events = wire.ask("GET", f"/v1/node/events?cursor={cursor}&wait=30").into(Events)
-                assert events.cursor > cursor
+                assert wire.answer().into(Events).cursor > cursor
                 woken.append(time.monotonic())
 
             poller = threading.Thread(target=poll)
             poller.start()
-            time.sleep(0.2)  # until it waits
             cloud.run("node", action, node.node)
             done = time.monotonic()
             poller.join(10)
@@ -147,7 +147,6 @@ def test_a_suspended_node_keeps_its_session_and_is_resumed(
         before = cloud.rows("breakwater", sessions, node)
         took: list[float] = []
         for action, state in (("suspend", "suspended"), ("resume", "active")):
-            time.sleep(1)  # until the agent polls again
             cloud.run("node", action, node, "--reason", "invoice overdue")
             began = time.monotonic()
             machine.wait_state(state)
@@ -257,8 +256,7 @@ def test_a_node_that_is_revoked_while_it_runs_closes_the_gate_and_stays_up(
         machine.wait_state("revoked", seconds=5)
         assert not machine.granted()
         machine.run("entitlement", "vision", expect=3)
-        time.sleep(1)
-        assert agent.running
+        stays_true("the agent runs", lambda: agent.running, 1)
         assert machine.down() == 0
         assert machine.launch().wait() == 81
 

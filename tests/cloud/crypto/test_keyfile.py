@@ -3,7 +3,6 @@
 import os
 import subprocess
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -246,6 +245,6 @@ def test_a_key_being_read_does_not_hold_the_interpreter(tmp_path: Path) -> None:
     reader.start()
     turns = 0
     while reader.is_alive():
-        time.sleep(0.001)
+        reader.join(0.001)
         turns += 1
     assert turns > 5

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from tests.cloud.world import Connection, World, connected
+from tests.waiting import stays
 
 
 @pytest.mark.parametrize(
@@ -78,7 +79,7 @@ def test_a_connection_without_a_request_is_cut(monkeypatch: pytest.MonkeyPatch) 
                 assert b"200 OK" not in await slow.reader.read()
             async with connected(port, world.client_context()) as good:
                 assert (await good.ask("/open")).status == 200
-                await asyncio.sleep(0.4)
+                await stays("the connection is open", lambda: not good.reader.at_eof(), 0.4)
                 assert (await good.ask("/open")).status == 200
 
     asyncio.run(test())

@@ -2,7 +2,7 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
@@ -161,16 +161,16 @@ def test_a_renewed_client_certificate() -> None:
     asyncio.run(test())
 
 
-async def _endless(writer: asyncio.StreamWriter) -> None:
+async def _endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 99999999\r\n\r\n" + b"x" * (RESPONSE_BODY_BYTES_MAX + 1))
-    await asyncio.sleep(5)
+    await reader.read()  # until the client has given up
 
 
-async def _silent(writer: asyncio.StreamWriter) -> None:
-    await asyncio.sleep(5)
+async def _silent(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+    await reader.read()  # until the client has given up
 
 
-async def _dripping(writer: asyncio.StreamWriter) -> None:
+async def _dripping(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n")
     for _ in range(100):
         writer.write(b"x")
@@ -182,14 +182,16 @@ async def _dripping(writer: asyncio.StreamWriter) -> None:
     [(_endless, AnswerUnusable), (_silent, Unreachable), (_dripping, Unreachable)],
     ids=["endless", "silent", "dripping"],
 )
-def test_an_answer_is_bounded(behave: Callable[[asyncio.StreamWriter], object], error: type[Exception]) -> None:
+def test_an_answer_is_bounded(
+    behave: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]], error: type[Exception]
+) -> None:
     async def test() -> None:
         world = World()
 
         async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.readuntil(b"\r\n\r\n")
             try:
-                await behave(writer)  # type: ignore[misc]
+                await behave(reader, writer)
             finally:
                 writer.transport.abort()
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import msgspec
 import pytest
@@ -26,6 +26,7 @@ from cloud.storage import StorageError
 from cloud.tasks.stopping import Stopping
 from tests.cloud.pki import TRUST_DOMAIN, Leaf
 from tests.cloud.world import Connection, Order, World
+from tests.waiting import until
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
 LATER = NOW + timedelta(days=7)
@@ -101,15 +102,6 @@ async def test_each_ca_of_breakwaters_certificate_is_reported_once() -> None:
         await it.refresh(issuer.client())
     assert reported == ["one", "two"]
     assert issuer.known == ["", "", "one", "one"]
-
-
-async def until(condition: Any) -> None:
-    """Wait until the condition holds, for a second at most."""
-    for _ in range(200):
-        if condition():
-            return
-        await asyncio.sleep(0.005)
-    raise AssertionError("it did not come to hold")
 
 
 async def test_a_restarted_service_refuses_at_once() -> None:
@@ -201,10 +193,10 @@ async def test_it_follows_until_the_process_ends() -> None:
     disk, issuer, stopping = Disk(), Issuer(), Stopping()
     serials = revoked_set(disk)
     task = asyncio.create_task(serials.follow(issuer.client, stopping))
-    await until(lambda: issuer.asked[-1:] == [(0, WAIT_SECONDS)])
+    await until("the poll", lambda: issuer.asked[-1:] == [(0, WAIT_SECONDS)])
     issuer.revoke(7)
-    await until(lambda: 7 in serials)
-    await until(lambda: issuer.asked[-1] == (1, WAIT_SECONDS))
+    await until("the first entry", lambda: 7 in serials)
+    await until("the next poll", lambda: issuer.asked[-1] == (1, WAIT_SECONDS))
     assert issuer.asked == [(0, 0), (0, WAIT_SECONDS), (1, WAIT_SECONDS)]
     stopping.request()
     async with asyncio.timeout(1):
@@ -216,15 +208,15 @@ async def test_it_follows_through_an_outage() -> None:
     serials = revoked_set(disk)
     issuer.failing = Unreachable("gone")
     task = asyncio.create_task(serials.follow(issuer.client, stopping))
-    await until(lambda: len(issuer.asked) >= 3)
+    await until("three tries", lambda: len(issuer.asked) >= 3)
     issuer.failing = None
     issuer.revoke(7)
-    await until(lambda: 7 in serials)
+    await until("the first entry", lambda: 7 in serials)
     disk.full = True
     issuer.revoke(8)
-    await until(lambda: 8 in serials)
+    await until("the second entry", lambda: 8 in serials)
     disk.full = False
-    await until(lambda: len(disk.entries) == 2)
+    await until("both on the disk", lambda: len(disk.entries) == 2)
     stopping.request()
     async with asyncio.timeout(1):
         await task
@@ -235,7 +227,7 @@ async def test_it_ends_in_the_middle_of_a_pause() -> None:
     issuer.failing = Unreachable("gone")
     serials = revoked_set(Disk(), b"\xff\xff")
     task = asyncio.create_task(serials.follow(issuer.client, stopping))
-    await until(lambda: issuer.asked)
+    await until("a try", lambda: issuer.asked)
     stopping.request()
     async with asyncio.timeout(1):
         await task
@@ -257,7 +249,7 @@ async def test_a_kept_connection_is_refused_at_its_next_request() -> None:
         assert (await connection.ask("/fabric")).status == 200
         stopping = Stopping()
         task = asyncio.create_task(serials.follow(issuer.client, stopping))
-        await until(lambda: issuer.asked[-1:] == [(0, WAIT_SECONDS)])
+        await until("the poll", lambda: issuer.asked[-1:] == [(0, WAIT_SECONDS)])
         begun = asyncio.get_running_loop().time()
         issuer.revoke(leaf.certificate.serial_number)
         while (answer := await connection.ask("/fabric")).status == 200:

@@ -39,7 +39,7 @@ async def poll_route(stopping: Wired[Stopping]) -> str:
 
 @get("/stuck", opt={"peers": (ANONYMOUS,)})
 async def stuck_route() -> None:
-    await asyncio.sleep(60)
+    await asyncio.Event().wait()
 
 
 @get("/quick", opt={"peers": (ANONYMOUS,)})
@@ -68,7 +68,7 @@ async def process(behaviour: str) -> int:
         if behaviour == "return":
             return
         if behaviour == "deaf":
-            await asyncio.sleep(60)
+            await asyncio.Event().wait()
         await stop.wait()
 
     units = [

@@ -16,6 +16,7 @@ from cloud.storage.errors import DatabaseBusy, OutcomeUnknown, StorageNotOpen, T
 from cloud.storage.postgres import PostgresBackend, begin_sql, lock_id
 from lab.postgres import ROLE, Cluster, cluster, postgres_database
 from tests.cloud.storage_sample.support import ENGINE, INSERT, NOW, SERVICE, add, count, ids, on
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -52,10 +53,11 @@ async def number(statement: Statement, **values: Any) -> int:
     return int(row["n"])
 
 
-async def until(statement: Statement, wanted: int, **values: Any) -> None:
-    async with asyncio.timeout(10):
-        while await number(statement, **values) != wanted:  # noqa: ASYNC110  the server has no event for it
-            await asyncio.sleep(0.01)
+async def until_number(statement: Statement, wanted: int, **values: Any) -> None:
+    async def reached() -> bool:
+        return await number(statement, **values) == wanted
+
+    await until(f"{wanted} at the server", reached)
 
 
 def test_locks_are_numbers_of_service_and_key() -> None:
@@ -189,14 +191,14 @@ def test_a_cancelled_statement_has_ended_when_the_task_has(database: PostgresLoc
     async def test() -> None:
         for what in (alone, inside):
             task = asyncio.create_task(what())
-            await until(RUNNING, 1, pattern="SELECT pg_sleep%")
+            await until_number(RUNNING, 1, pattern="SELECT pg_sleep%")
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
             assert await number(RUNNING, pattern="SELECT pg_sleep%") == 0
         async with ENGINE.transaction("a"):
             waiting = apart(locked())
-            await apart(until(RUNNING, 1, pattern="BEGIN%"))
+            await apart(until_number(RUNNING, 1, pattern="BEGIN%"))
             waiting.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await waiting
@@ -252,12 +254,14 @@ def test_an_idle_transaction_is_ended(database: PostgresLocation, monkeypatch: p
     async def test() -> None:
         watch.configure(database)
         await watch.open()
+
+        async def ended() -> bool:
+            return not (await watch.fetch(idle))[0]["n"]
+
         with pytest.raises((TransactionLost, DatabaseUnavailable)):
             async with ENGINE.transaction():
                 await add("gone")
-                async with asyncio.timeout(10):
-                    while (await watch.fetch(idle))[0]["n"]:  # noqa: ASYNC110  the server has no event for it
-                        await asyncio.sleep(0.05)
+                await until("its end at the server", ended)
                 await add("gone too")
         assert await count() == 0
         await watch.close()
@@ -392,7 +396,7 @@ def test_closing_waits_for_those_that_have_begun(database: PostgresLocation) -> 
         writing = asyncio.create_task(write())
         await begun.wait()
         closing = asyncio.create_task(ENGINE.close())
-        await asyncio.sleep(0.01)
+        await until("the beginning of the end", lambda: not ENGINE._is_open)
         with pytest.raises(StorageNotOpen):
             await count()
         go.set()

@@ -50,7 +50,15 @@ def unchanged(cloud: Cloud, *aside: str) -> Iterator[None]:
     """Nothing in the databases has changed at the end of the block."""
     before = dump(cloud, *aside)
     yield
-    assert dump(cloud, *aside) == before
+    after = dump(cloud, *aside)
+    changed = [
+        f"{sign} {table}: {row}"
+        for table in sorted({*before, *after})
+        for sign, old, new in (("gone", after, before), ("new", before, after))
+        for row in new.get(table, [])
+        if row not in old.get(table, [])
+    ]
+    assert after == before, "\n".join(["the databases changed:", *changed])
 
 
 def files_of(directory: Path) -> dict[str, bytes]:

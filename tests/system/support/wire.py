@@ -112,14 +112,25 @@ class Wire:
         headers: Mapping[str, str] | None = None,
         media_type: str = "application/json",
     ) -> Answer:
-        """One request: `body` is bytes as they are, or a value to encode. Raises Closed, ssl.SSLError."""
+        """One request and its answer: see `begin`, `answer`. Raises Closed, ssl.SSLError."""
+        self.begin(method, path, body, headers, media_type)
+        return self.answer(has_body=method != "HEAD")
+
+    def begin(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+        media_type: str = "application/json",
+    ) -> None:
+        """Send one request: `body` is bytes as they are, or a value to encode."""
         content = b"" if body is None else body if isinstance(body, bytes) else json_encode(body)
         lines = [f"{method} {path} HTTP/1.1", f"host: {self._host}"]
         lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
         if body is not None or method in ("POST", "PUT"):
             lines += [f"content-type: {media_type}", f"content-length: {len(content)}"]
         self.send(("\r\n".join(lines) + "\r\n\r\n").encode() + content)
-        return self.answer(has_body=method != "HEAD")
 
     def answer(self, *, has_body: bool = True) -> Answer:
         while b"\r\n\r\n" not in self._left:

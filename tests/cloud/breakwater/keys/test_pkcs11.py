@@ -10,7 +10,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,7 @@ from cloud.breakwater.errors import SignerError, SignerUnavailable
 from cloud.breakwater.keys.pkcs11 import Pkcs11Keys, TokenKey, TokenSettings
 from cloud.crypto.keyfile import write_secret
 from lab.softhsm import LABEL, MODULE, PIN, SoftHsm, token_processes
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -50,37 +53,30 @@ def verify(key: TokenKey, signature: bytes) -> None:
 
 async def signs_again(key: TokenKey) -> None:
     """Retry until a signature succeeds. Each earlier try raises SignerUnavailable."""
-    for _ in range(100):
-        try:
-            verify(key, await key.sign(DATA))
-        except SignerUnavailable:
-            await asyncio.sleep(RETRY / 2)
-        else:
-            return
-    raise AssertionError("the token is available, but every try raised SignerUnavailable")
+
+    async def signed() -> bytes | None:
+        with suppress(SignerUnavailable):
+            return await key.sign(DATA)
+        return None
+
+    verify(key, await until("a signature", signed, 30))
 
 
 async def opened(keys: Pkcs11Keys, reference: str) -> TokenKey:
     """Open a key. Retries because the token process can start slowly on a busy machine."""
-    for _ in range(20):
-        try:
+
+    async def open_now() -> TokenKey | None:
+        with suppress(SignerUnavailable):
             return await keys.open(reference)
-        except SignerUnavailable:
-            await asyncio.sleep(RETRY)
-    raise AssertionError("the token is available, but every try raised SignerUnavailable")
+        return None
+
+    key: TokenKey = await until("the key", open_now, 30)
+    return key
 
 
 async def unavailable(key: TokenKey) -> None:
     with pytest.raises(SignerUnavailable):
         await key.sign(DATA)
-
-
-async def until(true: Callable[[], object]) -> None:
-    for _ in range(1000):
-        if true():
-            return
-        await asyncio.sleep(0.02)
-    raise AssertionError("the condition was not true within 20 seconds")
 
 
 async def test_a_token_taken_away_and_put_back_while_signing_goes_on(hsm: SoftHsm, keys: Pkcs11Keys) -> None:
@@ -95,17 +91,17 @@ async def test_a_token_taken_away_and_put_back_while_signing_goes_on(hsm: SoftHs
                 done.append("signed")
             except SignerUnavailable:
                 done.append("unavailable")
-            await asyncio.sleep(0.002)
+            await asyncio.sleep(0)
 
     async with asyncio.TaskGroup() as group:
         for _ in range(4):
             group.create_task(client())
         for _ in range(2):
-            await until(lambda: done[-8:] == ["signed"] * 8)
+            await until("eight signatures", lambda: done[-8:] == ["signed"] * 8, 20)
             hsm.take_away()
-            await until(lambda: done[-8:] == ["unavailable"] * 8)
+            await until("eight refusals", lambda: done[-8:] == ["unavailable"] * 8, 20)
             hsm.put_back()
-        await until(lambda: done[-8:] == ["signed"] * 8)
+        await until("eight signatures", lambda: done[-8:] == ["signed"] * 8, 20)
         stopping.set()
     assert len(token_processes()) == 1
 
@@ -132,7 +128,7 @@ async def test_a_deleted_token_and_its_key_brought_back(hsm: SoftHsm, keys: Pkcs
     hsm.delete()
     await unavailable(key)
     hsm.make()
-    await asyncio.sleep(RETRY)
+    await until("the time of the next try", lambda: time.monotonic() >= keys._not_before)
     await unavailable(key)  # the new token has the same name but no key
     hsm.bring("nodes-1", private_key)
     await signs_again(key)
@@ -186,7 +182,7 @@ async def test_a_hung_library_is_ended_after_the_time_out(hsm: SoftHsm, keys: Pk
     results = await asyncio.gather(*(key.sign(DATA) for _ in range(20)), return_exceptions=True)
     assert {type(result) for result in results} == {SignerUnavailable}
     assert asyncio.get_running_loop().time() - started < 3 * TIMEOUT, "the requests waited one after the other"
-    await until(lambda: process not in token_processes())
+    await until("the end of the process", lambda: process not in token_processes())
     await signs_again(key)
     await impatient.aclose()
 
@@ -215,11 +211,7 @@ async def test_a_wrong_pin_is_tried_once(hsm: SoftHsm, keys: Pkcs11Keys, caplog:
         for _ in range(3):
             with pytest.raises(SignerError, match=f"{hsm.pin_file}; correct that file"):
                 await wrong.open(reference)
-        for _ in range(500):
-            if not token_processes():
-                break
-            await asyncio.sleep(0.01)
-        assert token_processes() == []
+        await until("the end of the process", lambda: token_processes() == [])
         write_secret(hsm.pin_file, f"{PIN}\n".encode())
         key = await wrong.open(reference)
     verify(key, await key.sign(DATA))

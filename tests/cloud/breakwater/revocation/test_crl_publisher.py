@@ -37,6 +37,7 @@ from tests.cloud.breakwater.revoking import (
 )
 from tests.cloud.engines import ENGINES
 from tests.fault_hooks import hooked
+from tests.waiting import until
 
 SHARD = "nodes-1.1"
 DER, PEM = Encoding.DER, Encoding.PEM
@@ -243,10 +244,12 @@ async def test_it_is_tried_again_when_the_key_is_back(bench: Bench, monkeypatch:
     bench.signer.error = SignerUnavailable("the token is not available")
     stopping = Stopping()
     task = asyncio.create_task(bench.publisher.run(stopping))
-    async with asyncio.timeout(10):
-        while bench.signer.asked < 2:
-            bench.publisher.wake()
-            await asyncio.sleep(0.01)
+
+    def asked_twice() -> bool:
+        bench.publisher.wake()
+        return bench.signer.asked >= 2
+
+    await until("the second try", asked_twice)
     bench.signer.error = None
     await until_published(bench)
     stopping.request()
@@ -254,14 +257,16 @@ async def test_it_is_tried_again_when_the_key_is_back(bench: Bench, monkeypatch:
 
 
 async def until_published(bench: Bench) -> PublishedCrl:
-    async with asyncio.timeout(10):
-        while True:
-            found = await bench.shards.find(SHARD)
-            if found is not None and found.revision == found.published_revision:
-                crl = await bench.shards.published(found)
-                assert crl is not None
-                return crl
-            await asyncio.sleep(0.01)
+    async def published() -> PublishedCrl | None:
+        found = await bench.shards.find(SHARD)
+        if found is None or found.revision != found.published_revision:
+            return None
+        crl = await bench.shards.published(found)
+        assert crl is not None
+        return crl
+
+    crl: PublishedCrl = await until("the publication", published)
+    return crl
 
 
 async def test_without_any_list_the_failure_is_raised(bench: Bench) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from cloud.breakwater.revocation.feed import POLL_SECONDS, RevocationFeed
+from cloud.breakwater.revocation.feed import RevocationFeed
 from cloud.breakwater.store.issuance import serial_text
 from cloud.contracts.breakwater import Revocations
 from cloud.storage import Location, ServiceEngine
@@ -16,6 +16,7 @@ from cloud.tasks.stopping import Stopping
 from lab.postgres import database_location
 from tests.cloud.breakwater.revoking import Bench, Clock, Hierarchy, bench_at
 from tests.cloud.engines import ENGINES
+from tests.waiting import until, waiters
 
 pytestmark = pytest.mark.slow
 
@@ -71,8 +72,10 @@ async def test_nodes_and_what_has_expired_are_not_in_it(bench: Bench) -> None:
 async def test_a_poll_is_woken_by_another_process(bench: Bench, location: Location) -> None:
     stopping = Stopping()
     task = asyncio.create_task(bench.feed.run(stopping))
+    unread = bench.feed._changed
+    await until("the first look at the counter", lambda: bench.feed._changed is not unread)
     poll = asyncio.create_task(bench.feed.after(0, 30))
-    await asyncio.sleep(POLL_SECONDS / 2)
+    await until("the poll", lambda: waiters(bench.feed._changed) == 1)
     elsewhere = ServiceEngine("breakwater")
     elsewhere.configure(location)
     await elsewhere.open()
@@ -94,7 +97,7 @@ async def test_a_poll_ends_with_its_time_and_with_the_process(bench: Bench) -> N
     stopping = Stopping()
     task = asyncio.create_task(bench.feed.run(stopping))
     poll = asyncio.create_task(bench.feed.after(5, 30))
-    await asyncio.sleep(0.02)
+    await until("the poll", lambda: waiters(bench.feed._changed) == 1)
     stopping.request()
     async with asyncio.timeout(1):
         await task
@@ -109,11 +112,11 @@ async def test_a_change_of_the_ca_that_breakwater_has_its_certificate_of_ends_a_
         assert await feed.after(0, 30, "") == Revocations(0, (), "one")
     assert await feed.after(0, 0.01, "one") == Revocations(0, (), "one")
     poll, other = (asyncio.create_task(feed.after(0, 30, known)) for known in ("one", None))
-    await asyncio.sleep(0.02)
+    await until("the polls", lambda: waiters(feed._changed) == 2)
     feed.report_issuer("two")
     async with asyncio.timeout(5):
         assert await poll == Revocations(0, (), "two")
-    await asyncio.sleep(0.02)
+    await until("the other poll's next wait", lambda: waiters(feed._changed) == 1)
     assert not other.done()
     other.cancel()
 

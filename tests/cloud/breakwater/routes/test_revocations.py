@@ -14,6 +14,7 @@ from cloud.mtls.revoked import RevokedSet
 from cloud.tasks.stopping import Stopping
 from protocol.limits import EVENT_WAIT_SECONDS_MAX
 from tests.cloud.breakwater.live import Live
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -49,11 +50,7 @@ async def test_the_route_and_the_set_at_the_other_end(live: Live) -> None:
         assert identity.serial_number not in follower
         begun = asyncio.get_running_loop().time()
         await live.running.parts.service_certificates.revoke("test", identity.serial_number, "keyCompromise")
-        for _ in range(400):
-            if identity.serial_number in follower:
-                break
-            await asyncio.sleep(0.005)
-        assert identity.serial_number in follower
+        await until("the revocation at the other end", lambda: identity.serial_number in follower)
         assert asyncio.get_running_loop().time() - begun < 1
         assert len(disk.entries) == len(start.entries) + 1
         stopping.request()
