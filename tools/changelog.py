@@ -44,7 +44,7 @@ class ChangelogError(Exception):
 
 @dataclass
 class Findings:
-    """What `check` found: problems make it fail; notes say what it could not check, or what to think of."""
+    """The result of `check`: problems make it fail; notes name its limits, or remind of a fragment."""
 
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -114,7 +114,7 @@ def is_product(path: str) -> bool:
 
 
 def fragment_problems(directory: Path) -> Iterator[str]:
-    """What is wrong with the names and texts of the fragments in a working tree."""
+    """The faults in names and texts of the fragments in a working tree."""
     for path in fragments(directory, every=True):
         name = f"{FOLDER}/{path.name}"
         if not _FRAGMENT.fullmatch(name):
@@ -190,7 +190,7 @@ def check(directory: Path) -> Findings:
 
 
 def collect(directory: Path, version: str, released: date) -> int:
-    """Move the fragments and the entries under Unreleased into a section of their own. Returns how many entries.
+    """Move the fragments and the entries under Unreleased into a new section. Returns the number of entries.
 
     Raises ChangelogError, and changes nothing then.
     """
@@ -224,7 +224,7 @@ def collect(directory: Path, version: str, released: date) -> int:
 
 
 def _split_at_next_version(text: str) -> tuple[str, str]:
-    """What is under Unreleased, and everything from the next version on."""
+    """The text under Unreleased, and the text from the next version on."""
     found = re.search(r"^## ", text, re.MULTILINE)
     return (text[: found.start()], text[found.start() :]) if found else (text, "")
 

@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 
 COMMANDS = ("make", "cascade", "cascadia", "python")
-"""What a line of shell text has to begin with to be checked."""
+"""The first words of the lines of shell text that are checked."""
 
 _BEFORE = re.compile(r"^(?:\$ |sudo |exec )*(?:\.venv/bin/)?")
 _BEGINS = re.compile(rf"^(?:\$ |sudo |exec )*(?:\.venv/bin/)?(?:{'|'.join(COMMANDS)})(?=\s|$)")
@@ -22,7 +22,7 @@ _FILE = re.compile(
     r"(?:protocol|node|cloud|lab|demo|benchmarks|tests|tools|docs|packaging|changelog\.d|\.github|\.ci)/[\w./-]*"
 )
 _PLACEHOLDER = re.compile(r"[A-Z<.…/]")
-"""A word that stands for another one: NAME, CLASS-2, <id>, "...", and the stroke between alternatives."""
+"""A placeholder: NAME, CLASS-2, <id>, "..."; or the stroke between alternatives."""
 
 
 def is_command(text: str) -> bool:
@@ -31,7 +31,7 @@ def is_command(text: str) -> bool:
 
 
 class Commands:
-    """What can be called in a repository. Each parser is made when the first line names it."""
+    """The commands of a repository. A parser is made when the first line names its command."""
 
     def __init__(self, repository: Path, parsers: Mapping[str, Callable[[], ArgumentParser]]) -> None:
         makefile = (repository / "Makefile").read_text("utf-8")
@@ -42,7 +42,7 @@ class Commands:
         self._parsers: dict[str, ArgumentParser] = {}
 
     def problems(self, text: str) -> Iterator[str]:
-        """What a line of shell text names that is not there. Several commands in one line are checked one by one."""
+        """The names in a line of shell text that do not exist. Each command of the line is checked."""
         for words in _split(text):
             command, rest = _BEFORE.sub("", words[0]), words[1:]
             if command == "make":
@@ -98,7 +98,7 @@ def _split(text: str) -> list[list[str]]:
 
 
 def parser_problems(parser: ArgumentParser, name: str, words: list[str]) -> Iterator[str]:
-    """What words after a command's name its parser does not know: a sub-command, an option, one of some choices."""
+    """The words after a command's name that its parser does not know: a sub-command, an option, a choice."""
     _load(parser)
     waiting = list(words)
     placed = 0

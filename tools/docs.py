@@ -2,8 +2,8 @@
 
     python -m tools.docs
 
-- A file, a test, a target of make, and a command of `cascade` or `cascadia` with its options exists when a page names it
-  as code. Names with a capital letter (`DIR`, `NAME`) or in angle brackets stand for something else.
+- Each file, test, target of make, and command of `cascade` or `cascadia` that a page names as code exists, with its
+  options. Names with a capital letter (`DIR`, `NAME`) or in angle brackets are placeholders.
 - A relative link leads to a file, and its anchor to a heading.
 - A line has at most `LINE_CHARACTERS_MAX` characters.
 - Each row of the README's table of claims names tests, and pytest collects them.
@@ -32,7 +32,7 @@ PAGES = (
     ".github/**/*.md",
 )
 HISTORY = "CHANGELOG.md"
-"""Names what was there once. Only its lines and links are checked."""
+"""It names files and commands that were removed. Only its lines and links are checked."""
 README = "README.md"
 CLAIMS = "What is enforced"
 LINE_CHARACTERS_MAX = 120
@@ -169,7 +169,8 @@ class Checker:
                     yield f"{page.path}:{number}: {problem}."
         for match in _MANUAL.finditer(page.text):
             if f"{match[1]}.{match[2]}" not in self._files:
-                yield f"{page.path}:{page.text.count(chr(10), 0, match.start()) + 1}: there is no manual page {match[0]}."
+                number = page.text.count("\n", 0, match.start()) + 1
+                yield f"{page.path}:{number}: there is no manual page {match[0]}."
 
     def _span_problems(self, text: str) -> Iterator[str]:
         if is_command(text):
