@@ -37,7 +37,7 @@ ADOPTED: tuple[tuple[CaName, str, str], ...] = (
 )
 """The files of the first generation: class, certificate file in `certs/`, key file in `keys/`."""
 KEY_RETRY_SECONDS = 5.0
-"""Pause before a key that could not be opened is tried again. Each try with a file costs a third of a second of CPU."""
+"""Pause before a key that could not be opened is tried again. A try with a file costs tenths of a second of CPU."""
 _ID = re.compile(r"(root|nodes|services)-([1-9][0-9]{0,8})")
 
 Changed = Callable[["Authorities"], None]

@@ -10,7 +10,7 @@
     │   ├── TriedTooOften      this source has sent wrong secrets too often
     │   ├── RenewedTooOften    this generation has renewed its certificate too often
     │   └── ValueRefused       a value is out of bounds
-    ├── Passing            a retry of the same request may succeed in a second
+    ├── Transient          a retry of the same request may succeed in a second
     │   ├── IssuanceLost       the record was given up before its certificate was stored; no certificate is returned
     │   ├── StillRunning       another process may be working on the same request
     │   └── AuthorityRetired   the authority stopped issuing before the record was made
@@ -74,19 +74,19 @@ class ValueRefused(Refused):
     """A value is out of bounds, or does not fit the object."""
 
 
-class Passing(IssuerError):
+class Transient(IssuerError):
     """The request is right, but no certificate was returned. A retry may succeed."""
 
 
-class IssuanceLost(Passing):
+class IssuanceLost(Transient):
     """The record was given up before the certificate was stored. A retry makes a new record."""
 
 
-class StillRunning(Passing):
+class StillRunning(Transient):
     """Another process may be working on the same request."""
 
 
-class AuthorityRetired(Passing):
+class AuthorityRetired(Transient):
     """The authority stopped issuing before the record was made."""
 
 

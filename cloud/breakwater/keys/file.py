@@ -42,7 +42,7 @@ class FileKeys:
         self._passphrase = passphrase
 
     async def open(self, reference: str) -> LocalKey:
-        """See `Keys.open`. scrypt takes a third of a second, in a thread. Raises SignerError with the file's name."""
+        """See `Keys.open`. scrypt takes a few tenths of a second, in a thread. SignerError names the file."""
         path = self._path(reference)
         try:
             key = await asyncio.to_thread(read_key, path, self._passphrase)

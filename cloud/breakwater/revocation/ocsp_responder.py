@@ -17,7 +17,7 @@ import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from cloud.breakwater.errors import IssuerError, Passing, SignerUnavailable
+from cloud.breakwater.errors import IssuerError, SignerUnavailable, Transient
 from cloud.breakwater.pkix.ocsp import CertId, OcspRefused, Question, Status, answer, cert_ids, parse_request, refusal
 from cloud.breakwater.pkix.profiles import Issuer
 from cloud.breakwater.store.authorities import AuthorityRow
@@ -144,7 +144,7 @@ class OcspResponder:
             return Answered(refusal(refused.trouble))
         except _Paused:
             return Answered(refusal("try_later"))
-        except (SignerUnavailable, Passing, StorageError) as error:
+        except (SignerUnavailable, Transient, StorageError) as error:
             log.error("cannot answer an OCSP request now", extra={"reason": f"{type(error).__name__}: {error}"})
             return Answered(refusal("try_later"))
         except IssuerError as error:

@@ -167,7 +167,7 @@ async def test_transitions_that_are_not_allowed_change_nothing(issuer: Issuer, p
     assert (states(issuer.authorities), len(await issuer.audit())) == (before, lines)
 
 
-async def test_what_is_taken_in_is_of_ours_and_new(issuer: Issuer, place: Path, home: Path) -> None:
+async def test_an_import_needs_a_new_ca_below_a_known_root(issuer: Issuer, place: Path, home: Path) -> None:
     authority, der, key = await make_authority(place, issuer.parts.keys, "nodes", 2)
     take = issuer.authorities.import_prepared
     for name, reference in (("nodes", key), ("people-2", key), ("nodes-2", ""), ("root-2", key)):
@@ -203,7 +203,7 @@ async def test_a_second_root_is_bridged_by_its_cross_certificate(issuer: Issuer,
     assert states(issuer.authorities)["root-1"] == "old"
 
 
-async def test_a_replica_sees_a_change_at_its_next_look(place: Path, database: Location) -> None:
+async def test_a_replica_sees_a_change_at_its_next_refresh(place: Path, database: Location) -> None:
     async with issuer_at(place, database, Clock()) as one, issuer_at(place, database, Clock()) as other:
         await next_authority(place, one, "services")
         assert await other.authorities.refresh()
@@ -272,7 +272,7 @@ async def test_a_ca_of_another_root_is_refused_at_the_start(place: Path, databas
                 pass
 
 
-async def test_nothing_goes_back(issuer: Issuer, place: Path) -> None:
+async def test_states_never_move_back(issuer: Issuer, place: Path) -> None:
     await next_authority(place, issuer, "nodes")
     await issuer.authorities.activate(OPERATOR, "nodes-2")
     with pytest.raises(Conflict, match="is old and cannot become active"):

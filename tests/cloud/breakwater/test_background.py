@@ -21,7 +21,7 @@ class Once(Stopping):
 
 
 @pytest.mark.parametrize("fault", [StorageError("no database"), SignerUnavailable("no token")])
-async def test_a_database_or_a_key_that_is_away_ends_no_task(
+async def test_tasks_continue_after_database_and_key_errors(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch, fault: Exception
 ) -> None:
     async def away() -> None:
@@ -80,7 +80,7 @@ async def test_sessions_are_forgotten_long_after_their_end_and_nothing_else_is(
     assert load(again.certificate_chain[0]).not_valid_after_utc > issuer.clock()
 
 
-async def test_a_database_that_is_away_is_outlived_and_seen_in_the_metrics(issuer: Issuer) -> None:
+async def test_tasks_continue_without_a_database_and_the_metric_shows_it(issuer: Issuer) -> None:
     background = Background(issuer.parts, issuer.clock)
     await background.refresh_authorities()
     assert "database_up 1.0" in (await issuer.parts.metrics.registry.render()).decode()

@@ -22,7 +22,7 @@ async def test_the_numbers_that_a_query_knows(issuer: Issuer) -> None:
     assert 'cascade_breakwater_authority_expires_seconds{authority="nodes-1"}' in text
 
 
-async def test_a_database_that_is_away_is_a_number(issuer: Issuer) -> None:
+async def test_the_metric_shows_a_missing_database(issuer: Issuer) -> None:
     attached(issuer)
     await issuer.engine.close()
     text = (await issuer.parts.metrics.registry.render()).decode()

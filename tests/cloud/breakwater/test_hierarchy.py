@@ -58,7 +58,7 @@ async def test_a_cross_certificate_is_sent_below_its_root_and_trusted_with_its_i
     assert bridge.certificate not in tainted.trusted
 
 
-async def test_what_did_not_change_is_the_same_object() -> None:
+async def test_unchanged_parts_are_the_same_objects() -> None:
     rows = rows_of(await make_chain())
     before = drawn(rows)
     again = hierarchy_of(2, rows, (), TRUST_DOMAIN, before)

@@ -15,7 +15,7 @@ from tests.cloud.breakwater.support import ask, closing, new_key, opening
 pytestmark = pytest.mark.slow
 
 
-async def test_metrics_say_what_the_issuer_did(live: Live) -> None:
+async def test_the_values_after_some_requests(live: Live) -> None:
     async with live.fabric() as fabric, live.anonymous() as anonymous:
         await fabric.call("POST", PATH_OPEN, opening())
         asked = ask(new_key(), not_after=utc_now() + DAYS_90)

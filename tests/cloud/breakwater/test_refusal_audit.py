@@ -73,7 +73,7 @@ async def test_callers_beyond_a_number_are_counted_together(
     assert (await lines(issuer))[-1][0] == "others"
 
 
-async def test_what_a_caller_chose_is_written_printable_and_short(issuer: Issuer, refusals: RefusalAudit) -> None:
+async def test_texts_of_callers_are_made_printable_and_short(issuer: Issuer, refusals: RefusalAudit) -> None:
     await refusals.record("anonymous", "not_found", "GET /\x00\x1b[2J" + "a" * 9000, "\x00" + "b" * 9000)
     (row,) = await issuer.audit()
     assert row["object"].startswith("GET /??[2Jaaa")
@@ -82,7 +82,7 @@ async def test_what_a_caller_chose_is_written_printable_and_short(issuer: Issuer
     assert row["detail"].isprintable()
 
 
-async def test_a_database_that_is_away_changes_no_refusal(
+async def test_a_database_error_does_not_change_the_refusal(
     refusals: RefusalAudit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def away(_: object) -> None:

@@ -100,7 +100,7 @@ def test_the_address_in_certificates(good: BreakwaterSettings) -> None:
         "life_days = 3",
     ],
 )
-def test_what_is_out_of_bounds_is_not_read(tmp_path: Path, line: str) -> None:
+def test_values_out_of_bounds_are_refused(tmp_path: Path, line: str) -> None:
     path = tmp_path / "settings.toml"
     path.write_text(f'trust_domain = "cascade.test"\n\n[crl]\n{line}\n')
     with pytest.raises(SettingsError):

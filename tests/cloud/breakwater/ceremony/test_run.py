@@ -356,6 +356,6 @@ async def test_a_list_of_another_root_is_no_previous_one(room: Room) -> None:
         await room.hold(room.crl(6, f"previous = {room.input('of-root-2.crl')}"), after=timedelta(days=1))
 
 
-def test_a_room_works_without_a_loop_of_its_own(tmp_path: Path) -> None:
+def test_a_dry_run_works_in_a_new_event_loop(tmp_path: Path) -> None:
     room = Room(tmp_path)
     assert asyncio.run(room.hold(room.new_root(4), dry=True)).type == "root"

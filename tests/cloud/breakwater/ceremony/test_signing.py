@@ -22,7 +22,7 @@ async def test_an_old_root_has_no_room_for_a_cross_certificate() -> None:
         await make_cross(new.root, old.nodes, old.nodes_key, SERIAL, NOW)
 
 
-async def test_the_functions_that_init_uses_refuse_what_is_beside_the_mark() -> None:
+async def test_wrong_arguments_are_refused() -> None:
     chain = await make_chain()
     with pytest.raises(CeremonyError, match="64 characters"):
         await make_root(CaIdentity("x" * 60, "root", 1), chain.root_key, SERIAL, NOW)

@@ -520,7 +520,7 @@ async def authorities_end_soon(bed: Bed) -> Found:
     return stale | {("authority.expiring", "nodes-1"), ("authority.expiring", "services-1")}
 
 
-async def test_what_ends_soon_is_a_warning(bed: Bed) -> None:
+async def test_certificates_that_expire_soon_are_warnings(bed: Bed) -> None:
     bed.clock.forward(timedelta(days=6))
     report = await bed.report()
     assert (report.errors, report.warnings) == (0, len(await bed.serving()))
@@ -533,7 +533,7 @@ async def test_a_retired_authority_need_not_renew_its_lists(bed: Bed) -> None:
     assert await bed.found() == {("crl.stale", SERVICES), ("authority.active", "nodes")}
 
 
-async def test_certificates_from_elsewhere_must_be_on_record(bed: Bed) -> None:
+async def test_certificates_from_outside_must_be_on_record(bed: Bed) -> None:
     await bed.run("DELETE FROM certificate WHERE serial = {serial}", serial=bed.device)
     report = await bed.report(others=(("found.pem", bed.device_der), ("garbage.pem", b"garbage")))
     assert {(finding.check, finding.object) for finding in report.findings} == {
@@ -542,7 +542,7 @@ async def test_certificates_from_elsewhere_must_be_on_record(bed: Bed) -> None:
     }
 
 
-async def test_pkilint_sees_what_breaks_rfc_5280(bed: Bed) -> None:
+async def test_pkilint_reports_violations_of_rfc_5280(bed: Bed) -> None:
     issuer = bed.issuer.authorities.find("nodes-1")
     assert issuer is not None
     key, number = new_key(), new_serial()
@@ -581,7 +581,7 @@ async def test_the_sample_is_as_large_as_asked_and_fair(bed: Bed) -> None:
     assert (report.clean, report.pkilint_certificates) == (True, 3)
 
 
-async def test_a_shard_that_never_stands_still_is_reported(bed: Bed) -> None:
+async def test_a_shard_that_changes_during_every_read_is_reported(bed: Bed) -> None:
     class Restless(CheckerStore):
         async def view(self, identifier: str) -> ShardView | None:
             return None

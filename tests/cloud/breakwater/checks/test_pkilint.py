@@ -60,8 +60,8 @@ async def test_it_is_awake() -> None:
     chain = await make_chain()
     wanted, issuer = chain.wanted()["session"]
     tbs = build(wanted, issuer)
-    bent = tbs.replace(bytes.fromhex("301d0603551d0e0416"), bytes.fromhex("301d0603551d630416"))
-    found = {finding.code for finding in pkilint_findings(_dressed(bent), "certificate")}
+    mutated = tbs.replace(bytes.fromhex("301d0603551d0e0416"), bytes.fromhex("301d0603551d630416"))
+    found = {finding.code for finding in pkilint_findings(_dressed(mutated), "certificate")}
     assert "pkix.certificate_skid_end_entity_missing" in found
 
 
@@ -69,7 +69,7 @@ def _dressed(tbs: bytes) -> bytes:
     return assemble(tbs, "secp256r1", bytes.fromhex("3006020101020101"))
 
 
-def test_every_waiver_has_its_reason_and_fits_only_what_it_is_for() -> None:
+def test_every_waiver_has_a_reason_and_fits_only_its_finding() -> None:
     assert {waiver.code for waiver in WAIVED} == set().union(*WAIVED_IN.values())
     for waiver in WAIVED:
         assert len(waiver.reason) > 80
@@ -86,7 +86,7 @@ def test_without_pkilint_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
         pkilint_findings(b"\x30\x00", "certificate")
 
 
-async def test_what_is_no_der_is_a_value_error() -> None:
+async def test_invalid_der_is_a_value_error() -> None:
     for bad in (b"", b"\x30\x05junk", pem((await specimens())["root"][0])):
         with pytest.raises(ValueError):  # noqa: PT011  the text is pkilint's
             pkilint_findings(bad, "certificate")

@@ -58,9 +58,7 @@ async def test_a_service_that_enrols_is_the_one_its_secret_was_made_for(issuer: 
 @pytest.mark.parametrize(
     ("error", "bound"), [(CsrRefused("no"), False), (NotAdmitted("no"), False), (IssuanceLost(), True)]
 )
-async def test_a_request_refused_for_what_it_is_gives_the_secret_free(
-    issuer: Issuer, error: Exception, bound: bool
-) -> None:
+async def test_a_refused_csr_frees_the_secret(issuer: Issuer, error: Exception, bound: bool) -> None:
     est, recorder = est_over(issuer)
     secret = await issuer.parts.enrolments.create("fabric", "operator/anna", HOUR)
     recorder.error = error
@@ -85,7 +83,7 @@ async def test_a_service_renews_for_itself_and_a_node_its_session_generation(iss
     ]
 
 
-async def test_nobody_else_renews_and_names_of_requests_are_bounded(issuer: Issuer) -> None:
+async def test_anonymous_callers_cannot_renew_and_request_ids_are_bounded(issuer: Issuer) -> None:
     est, recorder = est_over(issuer)
     with pytest.raises(NotAdmitted):
         await est.reenrol(AnonymousPeer(), CSR)

@@ -66,7 +66,7 @@ def test_the_recipe_needs_curl_and_openssl_alone() -> None:
     assert set(starts) == PROGRAMS
 
 
-async def test_a_stranger_enrols_and_renews_by_the_recipe(tmp_path: Path) -> None:
+async def test_the_recipe_enrols_and_renews(tmp_path: Path) -> None:
     home, place = tmp_path / "cloud", tmp_path / "stranger"
     home.mkdir()
     place.mkdir()

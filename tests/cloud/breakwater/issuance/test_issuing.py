@@ -113,7 +113,7 @@ async def test_the_key_of_the_newest_device_certificate_renews_not_that_of_the_l
     await issuer.issuing.renew_device(SPIFFE, 1, make_csr(newer), "d")
 
 
-async def test_a_responder_whose_key_is_away_leaves_no_record(issuer: Issuer) -> None:
+async def test_a_responder_without_a_ca_key_leaves_no_record(issuer: Issuer) -> None:
     before = len(await issuer.records())
     issuer.signer.remove("nodes-1")
     with pytest.raises(SignerUnavailable):

@@ -79,7 +79,7 @@ async def unavailable(key: TokenKey) -> None:
         await key.sign(DATA)
 
 
-async def test_a_token_taken_away_and_put_back_while_signing_goes_on(hsm: SoftHsm, keys: Pkcs11Keys) -> None:
+async def test_a_token_is_unplugged_and_plugged_in_during_signatures(hsm: SoftHsm, keys: Pkcs11Keys) -> None:
     key = await keys.open(await keys.generate("nodes-1"))
     done: list[str] = []
     stopping = asyncio.Event()
@@ -106,7 +106,7 @@ async def test_a_token_taken_away_and_put_back_while_signing_goes_on(hsm: SoftHs
     assert len(token_processes()) == 1
 
 
-async def test_a_token_that_is_away_from_the_start(hsm: SoftHsm, keys: Pkcs11Keys) -> None:
+async def test_a_token_that_is_missing_at_the_start(hsm: SoftHsm, keys: Pkcs11Keys) -> None:
     reference = await keys.generate("nodes-1")
     await keys.aclose()
     hsm.take_away()
@@ -187,7 +187,7 @@ async def test_a_hung_library_is_ended_after_the_time_out(hsm: SoftHsm, keys: Pk
     await impatient.aclose()
 
 
-async def test_a_request_that_is_given_up_disturbs_no_other(hsm: SoftHsm, keys: Pkcs11Keys) -> None:
+async def test_a_cancelled_request_does_not_disturb_others(hsm: SoftHsm, keys: Pkcs11Keys) -> None:
     key = await keys.open(await keys.generate("nodes-1"))
     tasks = [asyncio.create_task(key.sign(DATA)) for _ in range(20)]
     await asyncio.sleep(0)
@@ -220,7 +220,7 @@ async def test_a_wrong_pin_is_tried_once(hsm: SoftHsm, keys: Pkcs11Keys, caplog:
     assert PIN not in caplog.text
 
 
-async def test_what_can_never_work_is_not_called_unavailable(hsm: SoftHsm, tmp_path: Path) -> None:
+async def test_permanent_errors_are_not_signer_unavailable(hsm: SoftHsm, tmp_path: Path) -> None:
     not_a_library = tmp_path / "library.so"
     not_a_library.write_text("text")
     hsm.pin_file.chmod(0o640)

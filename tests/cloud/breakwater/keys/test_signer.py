@@ -140,7 +140,7 @@ def openssl(*arguments: str | Path, stdin: bytes = b"") -> str:
     return output
 
 
-async def test_a_stranger_verifies_certificate_and_crl(bench: Bench, tmp_path: Path) -> None:
+async def test_openssl_verifies_certificate_and_crl(bench: Bench, tmp_path: Path) -> None:
     linted = session(bench.issuer)
     der = await bench.signer.sign(linted)
     assert x509.load_der_x509_certificate(der).tbs_certificate_bytes == linted.tbs
@@ -155,7 +155,7 @@ async def test_a_stranger_verifies_certificate_and_crl(bench: Bench, tmp_path: P
     assert "verify OK" in openssl("crl", "-inform", "DER", "-noout", "-CAfile", tmp_path / "ca.pem", stdin=signed)
 
 
-async def test_what_was_signed_is_not_signed_again(bench: Bench) -> None:
+async def test_the_same_bytes_are_signed_only_once(bench: Bench) -> None:
     linted = session(bench.issuer)
     await bench.signer.sign(linted)
     with pytest.raises(LintError, match="redeemed"):
@@ -273,7 +273,7 @@ async def test_files_and_a_token_side_by_side(tmp_path: Path, monkeypatch: pytes
     await both.aclose()
 
 
-async def test_a_stranger_verifies_a_request(bench: Bench, tmp_path: Path) -> None:
+async def test_openssl_verifies_a_request(bench: Bench, tmp_path: Path) -> None:
     der = await certificate_request(bench.key, "cascade.test nodes CA 2")
     output = openssl("req", "-inform", "DER", "-verify", "-noout", "-subject", "-nameopt", "rfc2253", stdin=der)
     assert "verify OK" in output
@@ -295,7 +295,7 @@ async def test_a_request_of_a_root(tmp_path: Path) -> None:
         await certificate_request(key, "n" * 65)
 
 
-async def test_what_is_no_ca_is_no_issuer(bench: Bench) -> None:
+async def test_a_certificate_that_is_not_a_cas_is_refused(bench: Bench) -> None:
     leaf = x509.load_der_x509_certificate(await bench.signer.sign(session(bench.issuer)))
     with pytest.raises(SignerError, match="nodes-9 is not a CA's"):
         issuer_of("nodes", "nodes-9", leaf)

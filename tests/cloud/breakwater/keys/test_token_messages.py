@@ -33,6 +33,6 @@ def test_a_message_comes_back_out_of_its_frame(message: Command | Reply, decoder
 
 
 @pytest.mark.parametrize("content", [b"", b"\xc1", msgpack.encode({"type": "Open"}), msgpack.encode(["Find", "x"])])
-def test_what_is_no_command(content: bytes) -> None:
+def test_invalid_commands_are_refused(content: bytes) -> None:
     with pytest.raises(DecodeError):
         messages.commands.decode(content)

@@ -68,7 +68,7 @@ def test_nothing_without_a_login(hsm: SoftHsm) -> None:
     assert outcomes == [("refused", "not connected")] * 3
 
 
-def test_what_a_library_prints_is_no_answer(hsm: SoftHsm) -> None:
+def test_output_of_a_library_is_not_a_reply(hsm: SoftHsm) -> None:
     noisy = f"import os; from {PROGRAM} import main; import {PROGRAM} as p; real = p.connect\n"
     noisy += "def connect(command):\n    os.write(1, b'vendor banner')\n    print('more', flush=True)\n"
     noisy += "    return real(command)\np.connect = connect\nmain()\n"
@@ -81,7 +81,7 @@ def test_what_a_library_prints_is_no_answer(hsm: SoftHsm) -> None:
     [b"", b"\x00", b"\xff\xff\xff\xff", b"\x00\x00\x00\x05hello", b"\x00\x00\x00\x00", b"\x00\x00\x00\x09\x81"],
     ids=["nothing", "half a head", "too large", "no message", "empty", "cut"],
 )
-def test_what_is_no_frame_ends_it(hsm: SoftHsm, content: bytes) -> None:
+def test_an_invalid_frame_ends_the_process(hsm: SoftHsm, content: bytes) -> None:
     assert talk(content, hsm.environment) == b""
 
 

@@ -48,7 +48,7 @@ def wanted(**changes: object) -> WantedCrl:
 
 
 @pytest.mark.parametrize("curve", ["secp256r1", "secp384r1"])
-def test_what_stands_in_a_list(curve: str) -> None:
+def test_the_content_of_a_list(curve: str) -> None:
     linted = make_crl(wanted(), issuer(curve), 6)
     crl = x509.load_der_x509_crl(assemble(linted.redeem(), curve, b"\x00"))
     assert [entry.serial_number for entry in crl] == sorted(SERIALS)
@@ -107,7 +107,7 @@ def test_the_largest_list() -> None:
         ("crl_scope", {"distribution_url": None}, 0),
     ],
 )
-def test_what_no_list_may_be(rule: str, changes: dict[str, object], previous: int) -> None:
+def test_lists_out_of_bounds_are_refused(rule: str, changes: dict[str, object], previous: int) -> None:
     with pytest.raises(LintError) as refused:
         make_crl(wanted(**changes), issuer(), previous)
     assert refused.value.rule == rule
@@ -240,9 +240,9 @@ def test_the_list_before_the_mutations_passes() -> None:
 def test_no_single_byte_can_change() -> None:
     tbs = build_crl(wanted(), issuer())
     for at in range(len(tbs)):
-        bent = tbs[:at] + bytes([tbs[at] ^ 1]) + tbs[at + 1 :]
+        mutated = tbs[:at] + bytes([tbs[at] ^ 1]) + tbs[at + 1 :]
         with pytest.raises(LintError):
-            lint_crl(bent, wanted(), issuer())
+            lint_crl(mutated, wanted(), issuer())
 
 
 def test_it_is_signed_once() -> None:

@@ -28,7 +28,7 @@ from cloud.crypto.der import octet_string, oid, tlv
 from protocol.ids import EKU_DEVICE, ServiceSpiffeId
 from tests.cloud.breakwater.chains import NOW as START
 from tests.cloud.breakwater.chains import SPIFFE, TRUST_DOMAIN
-from tests.cloud.breakwater.wishes import (
+from tests.cloud.breakwater.wanted_samples import (
     CLEAN,
     CROSS,
     DEVICE,
@@ -49,7 +49,7 @@ from tests.cloud.breakwater.wishes import (
 
 
 @pytest.mark.parametrize("profile", CLEAN)
-def test_what_the_profiles_build_is_clean(profile: str) -> None:
+def test_certificates_of_every_profile_pass(profile: str) -> None:
     wanted, issuer = CLEAN[profile]
     tbs = profiles.build(wanted, issuer)
     assert lint(tbs, wanted, issuer).tbs == tbs
@@ -190,7 +190,7 @@ MUTATIONS: dict[str, tuple[Callable[[Parts], None], str]] = {
 }
 
 
-def test_the_unbent_parts_are_clean() -> None:
+def test_the_unchanged_parts_are_clean() -> None:
     lint(Parts().tbs(), SESSION, NODES)
 
 
@@ -204,12 +204,12 @@ def test_one_mutation_one_error(name: str) -> None:
     assert caught.value.rule == rule
 
 
-def wish(wanted: Wanted, issuer: Issuer, **changes: object) -> tuple[Wanted, Issuer]:
+def changed(wanted: Wanted, issuer: Issuer, **changes: object) -> tuple[Wanted, Issuer]:
     return msgspec.structs.replace(wanted, **changes), issuer
 
 
 def at_urls(**urls: str) -> tuple[Wanted, Issuer]:
-    return wish(DEVICE, NODES, distribution=msgspec.structs.replace(WHERE, **urls))
+    return changed(DEVICE, NODES, distribution=msgspec.structs.replace(WHERE, **urls))
 
 
 def renamed(issuer: Issuer, authority: str) -> Issuer:
@@ -217,24 +217,24 @@ def renamed(issuer: Issuer, authority: str) -> Issuer:
 
 
 LONG = msgspec.structs.replace(ROOT, not_after=START + timedelta(days=8000))
-WISHES: dict[str, tuple[tuple[Wanted, Issuer], str]] = {
-    "a serial that is too short": (wish(DEVICE, NODES, serial=2**127), "serial_size"),
-    "a device that never was activated": (wish(DEVICE, NODES, generation=0), "generation"),
-    "dates turned round": (wish(DEVICE, NODES, not_before=DAY, not_after=DAY), "validity_order"),
-    "a session of a day": (wish(SESSION, NODES, not_after=DAY), "validity_life"),
-    "a device for ever": (wish(DEVICE, NODES, not_after=START + timedelta(days=1200)), "validity_life"),
-    "a service of eight days": (wish(SERVICE, SERVICES, not_after=START + timedelta(days=8)), "validity_life"),
-    "a responder of a week": (wish(RESPONDER, NODES, not_after=START + timedelta(days=7)), "validity_life"),
-    "an older version": (wish(SESSION, NODES, version=1), "profile_version"),
-    "a name of no letters": (wish(SERVICE, SERVICES, common_name="a\x00b"), "common_name"),
+WRONG_WANTED: dict[str, tuple[tuple[Wanted, Issuer], str]] = {
+    "a serial that is too short": (changed(DEVICE, NODES, serial=2**127), "serial_size"),
+    "a device that never was activated": (changed(DEVICE, NODES, generation=0), "generation"),
+    "dates turned round": (changed(DEVICE, NODES, not_before=DAY, not_after=DAY), "validity_order"),
+    "a session of a day": (changed(SESSION, NODES, not_after=DAY), "validity_life"),
+    "a device for ever": (changed(DEVICE, NODES, not_after=START + timedelta(days=1200)), "validity_life"),
+    "a service of eight days": (changed(SERVICE, SERVICES, not_after=START + timedelta(days=8)), "validity_life"),
+    "a responder of a week": (changed(RESPONDER, NODES, not_after=START + timedelta(days=7)), "validity_life"),
+    "an older version": (changed(SESSION, NODES, version=1), "profile_version"),
+    "a name of no letters": (changed(SERVICE, SERVICES, common_name="a\x00b"), "common_name"),
     "an authority of another class": ((SESSION, renamed(NODES, "services-1")), "issuer_authority"),
     "a responder by the root": ((RESPONDER, ROOT), "issuer_class"),
-    "a responder with P-384": (wish(RESPONDER, NODES, key=P384_KEY), "curve"),
-    "a responder with a SPIFFE id": (wish(RESPONDER, NODES, spiffe=SPIFFE), "extension_set"),
-    "a responder with a CRL": (wish(RESPONDER, NODES, distribution=WHERE), "extension_set"),
-    "a session with a CRL": (wish(SESSION, NODES, distribution=WHERE), "extension_set"),
-    "a device without a CRL": (wish(DEVICE, NODES, distribution=None), "extension_set"),
-    "a service without a CRL": (wish(SERVICE, SERVICES, distribution=None), "extension_set"),
+    "a responder with P-384": (changed(RESPONDER, NODES, key=P384_KEY), "curve"),
+    "a responder with a SPIFFE id": (changed(RESPONDER, NODES, spiffe=SPIFFE), "extension_set"),
+    "a responder with a CRL": (changed(RESPONDER, NODES, distribution=WHERE), "extension_set"),
+    "a session with a CRL": (changed(SESSION, NODES, distribution=WHERE), "extension_set"),
+    "a device without a CRL": (changed(DEVICE, NODES, distribution=None), "extension_set"),
+    "a service without a CRL": (changed(SERVICE, SERVICES, distribution=None), "extension_set"),
     "a CRL over https": (at_urls(crl_url="https://pki.test/crl/nodes-1/0.crl"), "distribution_url"),
     "a CRL in LDAP": (at_urls(crl_url="ldap://pki.test/crl/nodes-1/0.crl"), "distribution_url"),
     "a CRL with a query": (at_urls(crl_url="http://pki.test/crl/nodes-1/0.crl?x"), "distribution_url"),
@@ -245,38 +245,38 @@ WISHES: dict[str, tuple[tuple[Wanted, Issuer], str]] = {
     "the CRL of another authority": (at_urls(crl_url="http://pki.test/crl/nodes-2/0.crl"), "distribution_authority"),
     "another authority's certificate": (at_urls(ca_url="http://pki.test/ca/nodes-11.cer"), "distribution_authority"),
     "a cross-certificate by a CA": ((CROSS, NODES), "issuer_class"),
-    "a root for 21 years": (wish(ROOT_WANTED, LONG, not_after=START + timedelta(days=7301)), "validity_life"),
-    "an issuing CA for a root": (wish(issuing("nodes"), ROOT, ca="root"), "constrained_class"),
-    "an issuing CA for no domain": (wish(issuing("nodes"), ROOT, trust_domain="*.test"), "constrained_class"),
-    "an issuing CA of another domain": (wish(issuing("nodes"), ROOT, trust_domain="test"), "constrained_name"),
-    "a nodes CA that says services": (wish(issuing("services"), ROOT, ca="nodes"), "constrained_name"),
+    "a root for 21 years": (changed(ROOT_WANTED, LONG, not_after=START + timedelta(days=7301)), "validity_life"),
+    "an issuing CA for a root": (changed(issuing("nodes"), ROOT, ca="root"), "constrained_class"),
+    "an issuing CA for no domain": (changed(issuing("nodes"), ROOT, trust_domain="*.test"), "constrained_class"),
+    "an issuing CA of another domain": (changed(issuing("nodes"), ROOT, trust_domain="test"), "constrained_name"),
+    "a nodes CA that says services": (changed(issuing("services"), ROOT, ca="nodes"), "constrained_name"),
     "past the CA": (
         (DEVICE, msgspec.structs.replace(NODES, not_after=START + timedelta(days=89))),
         "validity_issuer",
     ),
     "before the CA": ((DEVICE, msgspec.structs.replace(NODES, not_before=START)), "validity_issuer"),
-    "a P-384 key for a node": (wish(DEVICE, NODES, key=P384_KEY), "curve"),
+    "a P-384 key for a node": (changed(DEVICE, NODES, key=P384_KEY), "curve"),
     "a node by the services' CA": ((SESSION, SERVICES), "issuer_class"),
     "a service by the nodes' CA": ((SERVICE, NODES), "issuer_class"),
     "a leaf by the root": ((DEVICE, ROOT), "issuer_class"),
     "a node that is a service": (
-        wish(SESSION, NODES, spiffe=ServiceSpiffeId(TRUST_DOMAIN, "fabric")),
+        changed(SESSION, NODES, spiffe=ServiceSpiffeId(TRUST_DOMAIN, "fabric")),
         "spiffe_class",
     ),
-    "a service that is a node": (wish(SERVICE, SERVICES, spiffe=SPIFFE), "spiffe_class"),
-    "a session with a host name": (wish(SESSION, NODES, dns_names=("localhost",)), "hosts"),
+    "a service that is a node": (changed(SERVICE, SERVICES, spiffe=SPIFFE), "spiffe_class"),
+    "a session with a host name": (changed(SESSION, NODES, dns_names=("localhost",)), "hosts"),
 }
 
 
-@pytest.mark.parametrize("name", WISHES)
-def test_a_wrong_wish_is_refused_though_it_was_built_to_the_letter(name: str) -> None:
-    (wanted, issuer), rule = WISHES[name]
+@pytest.mark.parametrize("name", WRONG_WANTED)
+def test_a_wrong_wanted_is_refused_even_if_it_was_built_exactly(name: str) -> None:
+    (wanted, issuer), rule = WRONG_WANTED[name]
     with pytest.raises(LintError) as caught:
         lint(profiles.build(wanted, issuer), wanted, issuer)
     assert caught.value.rule == rule
 
 
-class Bent(msgspec.Struct, frozen=True):
+class Mismatch(msgspec.Struct, frozen=True):
     """`built` is what the profiles build; `wanted` differs from it and is what the lint compares with."""
 
     built: Wanted
@@ -287,39 +287,39 @@ class Bent(msgspec.Struct, frozen=True):
 NODES_CA, SERVICES_CA = issuing("nodes", KEY), issuing("services", KEY)
 
 
-def elsewhere(**urls: str) -> Bent:
+def elsewhere(**urls: str) -> Mismatch:
     other, _ = at_urls(**urls)
-    return Bent(other, DEVICE, NODES)
+    return Mismatch(other, DEVICE, NODES)
 
 
-OTHERS: dict[str, tuple[Bent, str]] = {
+MISMATCHES: dict[str, tuple[Mismatch, str]] = {
     "another shard": (elsewhere(crl_url="http://pki.test/crl/nodes-1/1.crl"), "crl_points"),
     "another responder": (elsewhere(ocsp_url="http://pki.test/other"), "information_access"),
     "another issuer's address": (elsewhere(ca_url="http://other.test/ca/nodes-1.cer"), "information_access"),
     "a CRL though none was wanted": (
-        Bent(DEVICE, msgspec.structs.replace(DEVICE, distribution=None), NODES),
+        Mismatch(DEVICE, msgspec.structs.replace(DEVICE, distribution=None), NODES),
         "distribution",
     ),
     "hosts allowed below the nodes' CA": (
-        Bent(msgspec.structs.replace(NODES_CA, ca="services"), NODES_CA, ROOT),
+        Mismatch(msgspec.structs.replace(NODES_CA, ca="services"), NODES_CA, ROOT),
         "name_constraints",
     ),
     "constrained to another domain": (
-        Bent(msgspec.structs.replace(SERVICES_CA, trust_domain="else.test"), SERVICES_CA, ROOT),
+        Mismatch(msgspec.structs.replace(SERVICES_CA, trust_domain="else.test"), SERVICES_CA, ROOT),
         "name_constraints",
     ),
     "constrained to a domain and all below it": (
-        Bent(msgspec.structs.replace(SERVICES_CA, trust_domain="." + TRUST_DOMAIN), SERVICES_CA, ROOT),
+        Mismatch(msgspec.structs.replace(SERVICES_CA, trust_domain="." + TRUST_DOMAIN), SERVICES_CA, ROOT),
         "name_constraints",
     ),
 }
 
 
-@pytest.mark.parametrize("name", OTHERS)
-def test_what_was_built_is_held_against_what_was_wanted(name: str) -> None:
-    bent, rule = OTHERS[name]
+@pytest.mark.parametrize("name", MISMATCHES)
+def test_a_certificate_that_differs_from_its_wanted_is_refused(name: str) -> None:
+    mutated, rule = MISMATCHES[name]
     with pytest.raises(LintError) as caught:
-        lint(profiles.build(bent.built, bent.issuer), bent.wanted, bent.issuer)
+        lint(profiles.build(mutated.built, mutated.issuer), mutated.wanted, mutated.issuer)
     assert caught.value.rule == rule
 
 
@@ -334,8 +334,8 @@ def test_a_unique_identifier_is_refused() -> None:
     """RFC 5280 section 4.1.2.8 forbids unique identifiers; the library's parser ignores them without an error."""
     for tag in (0x81, 0x82):
         unique = KEY.spki_der + tlv(tag, b"\x00x")
-        bent = splice(profiles.build(SESSION, NODES), KEY.spki_der, unique)
-        assert_refused(bent, SESSION, NODES, "unique_id")
+        mutated = splice(profiles.build(SESSION, NODES), KEY.spki_der, unique)
+        assert_refused(mutated, SESSION, NODES, "unique_id")
 
 
 def assert_refused(tbs: bytes, wanted: Wanted, issuer: Issuer, rule: str) -> None:
@@ -349,9 +349,9 @@ def test_dates_have_one_encoding() -> None:
     short, long = tlv(0x17, b"261122115500Z"), tlv(0x18, b"20261122115500Z")
     tbs = profiles.build(SESSION, NODES)
     ends = tlv(0x17, b"261122235500Z")
-    bent = splice(tbs, tlv(0x30, short + ends), tlv(0x30, long + ends))
+    mutated = splice(tbs, tlv(0x30, short + ends), tlv(0x30, long + ends))
     with pytest.raises(LintError) as caught:
-        lint(bent, SESSION, NODES)
+        lint(mutated, SESSION, NODES)
     assert caught.value.rule in ("validity_encoding", "der")
 
 
@@ -372,7 +372,7 @@ def test_id_pkix_ocsp_nocheck_is_null() -> None:
 def test_every_rule_has_been_broken() -> None:
     text = Path(lint_module.__file__).read_text(encoding="utf-8")
     rules = {part.split('"')[1] for part in text.split("_require(")[1:] if part.lstrip().startswith('"')}
-    tables = (MUTATIONS, WISHES, OTHERS)
+    tables = (MUTATIONS, WRONG_WANTED, MISMATCHES)
     broken = {rule for table in tables for _, rule in table.values()}
     # Separate tests break three of these. The library's parser refuses another version and a wrong NULL by itself.
     assert rules - broken == {"version", "unique_id", "validity_encoding", "no_check", "validity_future"}
@@ -384,7 +384,7 @@ def issued(wanted: Wanted, issuer: Issuer) -> x509.Certificate:
 
 
 @pytest.mark.parametrize("name", CLEAN)
-def test_what_was_issued_is_clean_when_looked_at_again(name: str) -> None:
+def test_issued_certificates_pass_relint(name: str) -> None:
     wanted, issuer = CLEAN[name]
     certificate = issued(wanted, issuer)
     assert reread(certificate, wanted.profile, 2) == wanted
@@ -392,10 +392,10 @@ def test_what_was_issued_is_clean_when_looked_at_again(name: str) -> None:
 
 
 FIRST_VERSION = {
-    "device": (wish(DEVICE, NODES, distribution=None, version=1)),
-    "session": (wish(SESSION, NODES, version=1)),
+    "device": (changed(DEVICE, NODES, distribution=None, version=1)),
+    "session": (changed(SESSION, NODES, version=1)),
     "service": (
-        wish(SERVICE, SERVICES, distribution=None, version=1, not_after=SERVICE.not_before + timedelta(days=30))
+        changed(SERVICE, SERVICES, distribution=None, version=1, not_after=SERVICE.not_before + timedelta(days=30))
     ),
 }
 
@@ -440,7 +440,7 @@ def old_ca(profile: str) -> bytes:
     return made.public_bytes(serialization.Encoding.DER)
 
 
-def test_looked_at_again_under_what_never_was() -> None:
+def test_relint_refuses_other_profiles_versions_and_times() -> None:
     certificate = issued(SESSION, NODES)
     for profile, version in (("session", 3), ("session", 0), ("responder", 1), ("person", 1)):
         with pytest.raises(LintError) as caught:
@@ -461,9 +461,9 @@ def test_both_sides_know_the_same_newest_version_and_profiles() -> None:
 
 def test_der_and_version() -> None:
     tbs = profiles.build(SESSION, NODES)
-    for bent in (b"", tbs[:-1], tbs + b"\x00", tbs.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x07", 1)):
+    for mutated in (b"", tbs[:-1], tbs + b"\x00", tbs.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x07", 1)):
         with pytest.raises(LintError) as caught:
-            lint(bent, SESSION, NODES)
+            lint(mutated, SESSION, NODES)
         assert caught.value.rule == "der"
 
 
@@ -481,11 +481,11 @@ def test_an_extension_twice() -> None:
 def test_every_single_flipped_bit_is_refused() -> None:
     clean = profiles.build(SESSION, NODES)
     for position in range(len(clean) * 8):
-        bent = bytearray(clean)
-        bent[position // 8] ^= 1 << position % 8
+        mutated = bytearray(clean)
+        mutated[position // 8] ^= 1 << position % 8
         with warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore"
             )  # the parser warns about serials that are not positive; our rule refuses them
             with pytest.raises(LintError):
-                lint(bytes(bent), SESSION, NODES)
+                lint(bytes(mutated), SESSION, NODES)

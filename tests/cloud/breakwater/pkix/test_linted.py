@@ -10,7 +10,7 @@ from cloud.breakwater.pkix import lint as lint_module
 from cloud.breakwater.pkix import profiles
 from cloud.breakwater.pkix.lint import lint
 from cloud.breakwater.pkix.linted import Linted, passed
-from tests.cloud.breakwater.wishes import NODES, SESSION
+from tests.cloud.breakwater.wanted_samples import NODES, SESSION
 
 
 def test_only_the_two_lints_pass_anything() -> None:

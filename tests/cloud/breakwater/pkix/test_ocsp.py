@@ -19,8 +19,8 @@ def test_no_single_byte_makes_another_error() -> None:
     der = with_extension(x509.OCSPNonce(b"nonce"), False)
     for at in range(len(der)):
         for bit in (0x01, 0x20, 0x80):
-            bent = der[:at] + bytes([der[at] ^ bit]) + der[at + 1 :]
-            assert trouble_of(bent) in ("", "malformed", "unauthorized")
+            mutated = der[:at] + bytes([der[at] ^ bit]) + der[at + 1 :]
+            assert trouble_of(mutated) in ("", "malformed", "unauthorized")
 
 
 def trouble_of(der: bytes) -> str:
@@ -46,11 +46,11 @@ def trouble_of(der: bytes) -> str:
         (signed_request(), ""),
     ],
 )
-def test_what_is_no_request_of_ours(der: bytes, trouble: str) -> None:
+def test_invalid_requests_are_refused(der: bytes, trouble: str) -> None:
     assert trouble_of(der) == trouble
 
 
-def test_a_request_taken_apart() -> None:
+def test_the_fields_of_a_parsed_request() -> None:
     question = parse_request(with_extension(x509.OCSPNonce(b"nonce"), False))
     assert (question.serial, question.nonce) == (7, b"nonce")
     assert (question.issuer.name_hash, question.issuer.key_hash) == (b"n" * 20, b"k" * 20)

@@ -204,7 +204,7 @@ async def test_openssl_accepts_the_cas_themselves(tmp_path: Path) -> None:
         assert verify(tmp_path, authority.certificate_der, chain.root.certificate_der).endswith(": OK\n")
 
 
-async def test_a_cross_certificate_leads_from_the_old_root_to_what_the_new_one_signed(tmp_path: Path) -> None:
+async def test_a_cross_certificate_connects_the_old_root_to_certificates_below_the_new_root(tmp_path: Path) -> None:
     old, new = await make_chain(1), await make_chain(2)
     bridge = await cross(new, old)
     for name, (wanted, issuer) in new.wanted().items():
@@ -271,7 +271,7 @@ async def test_an_issuing_ca_makes_no_ca(tmp_path: Path) -> None:
     assert "path length constraint exceeded" in answer
 
 
-async def test_openssl_reads_what_was_meant() -> None:
+async def test_openssl_prints_the_expected_fields() -> None:
     found = await specimens()
     text = openssl("x509", "-noout", "-text", stdin=pem(found["device"][0]))
     for line in ("Version: 3", "CA:FALSE", "Digital Signature", EKU_DEVICE, f"URI:{SPIFFE}", "ecdsa-with-SHA256"):

@@ -8,7 +8,7 @@ from cloud.breakwater.pkix import profiles
 from cloud.breakwater.pkix.linted import assemble
 from cloud.breakwater.pkix.profiles import PROFILE_VERSION, Issuer, Wanted
 from cloud.breakwater.pkix.reread import reread
-from tests.cloud.breakwater.wishes import CLEAN, DEVICE, NODES, SESSION
+from tests.cloud.breakwater.wanted_samples import CLEAN, DEVICE, NODES, SESSION
 
 
 def issued(wanted: Wanted, issuer: Issuer) -> x509.Certificate:
@@ -17,7 +17,7 @@ def issued(wanted: Wanted, issuer: Issuer) -> x509.Certificate:
 
 
 @pytest.mark.parametrize("name", CLEAN)
-def test_what_was_wanted_is_read_back(name: str) -> None:
+def test_reread_returns_the_wanted_of_each_certificate(name: str) -> None:
     wanted, issuer = CLEAN[name]
     assert reread(issued(wanted, issuer), wanted.profile, PROFILE_VERSION) == wanted
 
@@ -29,7 +29,7 @@ def test_a_ca_of_the_first_version_says_no_class() -> None:
     assert (found.ca, found.trust_domain, found.version) == (None, "", 1)
 
 
-def test_what_is_missing_is_empty() -> None:
+def test_missing_extensions_become_empty_fields() -> None:
     found = reread(issued(SESSION, NODES), "session", PROFILE_VERSION)
     assert (found.distribution, found.dns_names, found.addresses) == (None, (), ())
 

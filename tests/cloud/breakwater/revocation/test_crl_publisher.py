@@ -85,7 +85,7 @@ async def test_an_unknown_shard_has_none(bench: Bench) -> None:
     assert await bench.publisher.publish("nodes-1.9") is None
 
 
-async def test_what_was_revoked_before_the_question_is_in_the_answer(bench: Bench) -> None:
+async def test_revocations_before_a_request_are_in_the_answer(bench: Bench) -> None:
     certificates = [await bench.issue() for _ in range(3)]
     first = await fresh(bench)
     assert await fresh(bench) == first
@@ -135,7 +135,7 @@ async def test_an_expired_certificate_leaves_after_one_more_list(bench: Bench) -
     assert serials_of((await fresh(bench)).data) == {long.serial_number}
 
 
-async def test_what_is_revoked_after_its_end_is_shown_once(bench: Bench) -> None:
+async def test_a_certificate_revoked_after_its_end_is_in_one_list(bench: Bench) -> None:
     certificate = await bench.issue(life=timedelta(hours=1))
     await fresh(bench)
     bench.clock.forward(timedelta(hours=9))
@@ -157,7 +157,7 @@ async def test_numbers_grow_over_a_restored_database(bench: Bench) -> None:
     assert serials_of(after.data) == {certificate.serial_number}
 
 
-async def test_numbers_grow_while_the_clock_stands_or_falls(bench: Bench) -> None:
+async def test_numbers_grow_while_the_clock_stops_or_goes_back(bench: Bench) -> None:
     await bench.issue()
     numbers = []
     for _ in range(4):

@@ -104,6 +104,6 @@ def test_paths_and_ids() -> None:
         ("nodes-1", "9" * 30 + ".crl"),
     ],
 )
-def test_what_is_no_path_of_a_crl(authority: str, file: str) -> None:
+def test_invalid_crl_paths_are_refused(authority: str, file: str) -> None:
     with pytest.raises(ValueError, match="not the path"):
         shard_of_path(authority, file)

@@ -47,7 +47,7 @@ async def revoked_service(bench: Bench) -> x509.Certificate:
     return certificate
 
 
-async def test_a_page_and_where_to_go_on(bench: Bench) -> None:
+async def test_a_page_of_the_feed_and_its_cursor(bench: Bench) -> None:
     first, second = await revoked_service(bench), await revoked_service(bench)
     everything = await bench.feed.after(0, 0)
     assert names(everything) == [serial_text(each.serial_number) for each in (first, second)]
@@ -60,7 +60,7 @@ async def test_a_page_and_where_to_go_on(bench: Bench) -> None:
     assert await bench.feed.after(2, 0) == Revocations(2, ())
 
 
-async def test_nodes_and_what_has_expired_are_not_in_it(bench: Bench) -> None:
+async def test_nodes_and_expired_certificates_are_not_in_the_feed(bench: Bench) -> None:
     node = await bench.issue()
     await bench.revoke(node.serial_number)
     await revoked_service(bench)
@@ -121,7 +121,7 @@ async def test_a_change_of_the_ca_that_breakwater_has_its_certificate_of_ends_a_
     other.cancel()
 
 
-async def test_a_wake_is_heard_at_once(bench: Bench) -> None:
+async def test_wake_ends_a_poll_at_once(bench: Bench) -> None:
     feed = RevocationFeed(bench.revocations, bench.clock)
     stopping = Stopping()
     task = asyncio.create_task(feed.run(stopping))

@@ -14,6 +14,6 @@ async def test_it_counts_and_wakes(issuer: Issuer) -> None:
     assert 'cascade_breakwater_revoked_total{kind="generation",reason="superseded"} 1.0' in text
 
 
-async def test_what_revoked_nothing_is_no_revocation_of_a_service(issuer: Issuer) -> None:
+async def test_without_a_new_revocation_nothing_is_woken(issuer: Issuer) -> None:
     assert await issuer.service_certificates.revoke_all(FABRIC, "ledger", "superseded") == ()
     assert not issuer.parts.feed._woken.is_set()

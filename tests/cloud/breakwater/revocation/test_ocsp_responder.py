@@ -122,7 +122,7 @@ async def test_an_orphan_is_revoked(bench: Bench, hierarchy: Hierarchy) -> None:
     assert response.certificate_status == ocsp.OCSPCertStatus.REVOKED
 
 
-async def test_what_has_no_status_is_unknown(bench: Bench, hierarchy: Hierarchy) -> None:
+async def test_serials_without_a_status_are_unknown(bench: Bench, hierarchy: Hierarchy) -> None:
     issuer = hierarchy.issuers["nodes-1"]
     certificate, foreign = await bench.issue(), await bench.issue("nodes-2")
     key = describe_key(new_public_key())
@@ -151,7 +151,7 @@ async def test_the_nonce_comes_back_and_nothing_is_kept(bench: Bench, hierarchy:
     assert len((await ask(bench, request_for(certificate, hierarchy))).extensions) == 0
 
 
-async def test_the_same_answer_is_given_again_while_it_holds(bench: Bench, hierarchy: Hierarchy) -> None:
+async def test_an_answer_is_reused_while_the_status_is_the_same(bench: Bench, hierarchy: Hierarchy) -> None:
     certificate = await bench.issue()
     der = request_for(certificate, hierarchy)
     first = await bench.responder.answer(der)
@@ -178,7 +178,7 @@ async def test_delegates_renew_themselves(bench: Bench, hierarchy: Hierarchy) ->
     assert (after.public_key() == before.public_key(), after == before) == (False, False)
 
 
-async def test_no_answer_outlives_its_delegate(bench: Bench, hierarchy: Hierarchy) -> None:
+async def test_an_answer_ends_before_its_delegate_does(bench: Bench, hierarchy: Hierarchy) -> None:
     certificate = await bench.issue()
     delegate = check_signature(await ask(bench, request_for(certificate, hierarchy)), hierarchy)
     bench.clock.at = delegate.not_valid_after_utc - ANSWER_LIFE
@@ -294,7 +294,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-async def test_what_is_refused(bench: Bench, name: str) -> None:
+async def test_each_bad_request_gets_its_ocsp_error(bench: Bench, name: str) -> None:
     der, status = REFUSED[name]
     answered = await bench.responder.answer(der)
     assert ocsp.load_der_ocsp_response(answered.der).response_status == status

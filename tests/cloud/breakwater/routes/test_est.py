@@ -103,7 +103,7 @@ async def node_of(live: Live, fabric: CloudClient, device_key: Key, generation: 
         yield node
 
 
-async def test_anyone_may_have_the_cas_and_what_a_request_should_be_like(live: Live) -> None:
+async def test_anonymous_callers_get_ca_certificates_and_csr_attributes(live: Live) -> None:
     async with live.anonymous() as client:
         cas = await client.call("GET", PATH_CACERTS)
         attributes = await client.call("GET", PATH_CSRATTRS)
@@ -356,7 +356,7 @@ async def test_wrong_secrets_are_answered_alike(live: Live) -> None:
     assert good not in repr(await live.fetch(_REFUSALS))
 
 
-async def test_nobody_enrols_without_credentials_or_with_a_certificate(live: Live) -> None:
+async def test_enrolment_needs_credentials_and_no_certificate(live: Live) -> None:
     secret, csr = await secret_for(live), make_csr(new_key())
     async with live.anonymous() as anonymous, live.fabric() as fabric:
         missing = await send(anonymous, PATH_SIMPLEENROLL, csr)
@@ -403,7 +403,7 @@ async def test_a_fault_at_any_step_of_an_enrolment_is_mended_by_a_repeat(live: L
 
 
 @pytest.mark.parametrize("stage", ["before", "after"])
-async def test_a_fault_while_a_secret_is_given_free_is_mended_by_a_repeat(live: Live, stage: str) -> None:
+async def test_a_repeat_works_after_a_fault_while_a_secret_is_freed(live: Live, stage: str) -> None:
     def fail(name: str, at: str) -> None:
         if (name, at) == ("breakwater.enrolment.release", stage):
             raise RuntimeError(name)

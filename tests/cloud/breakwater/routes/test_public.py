@@ -203,7 +203,7 @@ async def test_what_is_not_here(stranger: Stranger, method: str, path: str, stat
 
 async def test_a_crl_that_cannot_be_made(stranger: Stranger) -> None:
     await stranger.bench.issue()
-    stranger.bench.signer.error = SignerUnavailable("the token is away")
+    stranger.bench.signer.error = SignerUnavailable("the token is not available")
     answer = await stranger.http.get("/crl/nodes-1/1.crl")
     assert (answer.status_code, answer.json()["code"], answer.headers["retry-after"]) == (503, "unavailable", "1")
 

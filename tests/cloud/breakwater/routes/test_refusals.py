@@ -43,7 +43,7 @@ async def test_every_refusal_leaves_a_line_and_is_counted(live: Live) -> None:
     assert 'route="/v1/certificates/device"' in text
 
 
-async def test_strangers_refusals_on_the_plaintext_listener_are_audited_too(live: Live) -> None:
+async def test_refusals_on_the_plaintext_listener_are_audited_too(live: Live) -> None:
     async with httpx.AsyncClient(trust_env=False) as stranger:
         answer = await stranger.get(f"http://127.0.0.1:{live.pki_port}/crl/people-1/1.crl")
     assert answer.status_code == 404

@@ -68,7 +68,7 @@ async def test_a_query_out_of_bounds(live: Live, query: str) -> None:
         assert refused.value.problem.code == "invalid"
 
 
-async def test_nobody_but_services_may_ask(live: Live) -> None:
+async def test_only_services_may_poll(live: Live) -> None:
     async with live.anonymous() as client:
         with pytest.raises(ProblemAnswer) as refused:
             (await client.call("GET", PATH_REVOCATIONS)).into(Revocations)

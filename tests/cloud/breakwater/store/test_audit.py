@@ -31,7 +31,7 @@ async def test_a_row_has_every_field_of_its_entry(stores: Stores) -> None:
         await stores.audit.add(entry(id="a"))
 
 
-async def test_what_is_longer_than_its_column_is_cut(stores: Stores) -> None:
+async def test_texts_that_are_too_long_are_cut(stores: Stores) -> None:
     await stores.audit.add(entry(actor="é" * 2000, object="é" * 2000, detail="é" * 2000))
     (row,) = await stores.engine.fetch(ALL)
     lengths = {name: len(row[name]) for name in ("caller", "object", "detail")}

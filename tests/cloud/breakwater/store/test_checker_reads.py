@@ -94,7 +94,7 @@ async def test_certificates_are_tallied_by_kind_and_state(stores: Stores) -> Non
     assert list(await stores.checker_reads.tally(NOW + DAY)) == [replace(tally, valid=0) for tally in expected]
 
 
-async def test_what_still_depends_on_an_authority(stores: Stores) -> None:
+async def test_certificates_that_still_depend_on_an_authority(stores: Stores) -> None:
     """Counted are valid sessions, and the newest valid certificate of each subject, of open generations."""
     await adopt(stores)
     for generation in (1, 2, 3):

@@ -35,7 +35,7 @@ async def test_a_secret_is_bound_to_one_request_until_it_expires(stores: Stores)
     assert await stores.enrolments.find(ROW.secret_hash) == bound
 
 
-async def test_a_binding_is_given_back_before_the_caller_has_a_record(stores: Stores) -> None:
+async def test_a_binding_is_undone_only_before_the_caller_has_a_record(stores: Stores) -> None:
     await adopt(stores)
     await stores.enrolments.add(ROW, entry())
     await issue(stores, order(1, "service", caller="enrolment/other"))

@@ -25,7 +25,7 @@ async def is_open(stores: Stores, *numbers: int, tenant: str = TENANT) -> list[b
     return [await stores.generations.is_open(tenant, NODE, number) for number in numbers]
 
 
-async def test_a_close_up_to_closes_what_is_opened_later_too(stores: Stores) -> None:
+async def test_a_close_up_to_also_closes_generations_that_open_later(stores: Stores) -> None:
     assert await is_open(stores, 1) == [False]
     for generation in (1, 1, 2, 3):
         await stores.generations.open(entry(generation))

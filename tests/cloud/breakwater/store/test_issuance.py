@@ -46,7 +46,7 @@ async def stores(stores: Stores) -> Stores:
     return stores
 
 
-async def test_a_record_has_what_the_order_says(stores: Stores) -> None:
+async def test_a_record_has_the_fields_of_its_order(stores: Stores) -> None:
     await stores.issuance.record(order(1), TBS, NOW + HOUR)
     (row,) = (await records(stores)).values()
     assert (row.serial, row.request_key, row.profile, row.state) == (serial_text(1), f"{ACTOR}/1", "device", "recorded")
@@ -73,7 +73,7 @@ REFUSED: dict[str, tuple[Order, type[IssuerError]]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-async def test_what_forbids_a_record(stores: Stores, case: str) -> None:
+async def test_refused_records(stores: Stores, case: str) -> None:
     """The database has three records: 1 of a device, 2 of a service, 3 of a revoked service. Refusals write nothing."""
     await stores.generations.open(entry(3))
     await issue(stores, order(1))
@@ -91,7 +91,7 @@ async def test_a_superseded_key_is_recorded_again(stores: Stores) -> None:
     assert await states(stores) == {1: "revoked", 2: "issued"}
 
 
-async def test_responders_outlive_the_activity_of_their_authority(stores: Stores) -> None:
+async def test_responders_are_issued_after_their_authority_stopped_issuing(stores: Stores) -> None:
     prepared = (await stores.authorities.rows())[1]
     assert prepared.id == "services-1"
     successor = type(prepared)("services-2", "services", 2, "prepared", b"", "file:x", NOW)

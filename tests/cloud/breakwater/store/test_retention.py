@@ -22,7 +22,7 @@ async def stores(stores: Stores) -> Stores:
     return stores
 
 
-async def test_what_has_not_ended_before_that_time_stays(stores: Stores) -> None:
+async def test_records_of_later_certificates_stay(stores: Stores) -> None:
     assert await stores.retention.step("", NOW + DAY) == Step("", 0)
     assert len(await states(stores)) == 6
 
@@ -33,7 +33,7 @@ async def test_ended_sessions_and_responders_are_deleted(stores: Stores) -> None
     assert await stores.retention.step("", NOW + DAY + HOUR) == Step("", 0)
 
 
-async def test_a_walk_goes_by_pages(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_walk_reads_pages(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cloud.breakwater.store.retention.ROWS_LOOKED_AT", 2)
     before, cursor, deleted = NOW + DAY + HOUR, "", []
     for after in (2, 4, 6):

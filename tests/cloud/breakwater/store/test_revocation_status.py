@@ -22,7 +22,7 @@ async def test_the_status_of_a_serial(stores: Stores) -> None:
     assert await stores.revocation_status.status("") is None
 
 
-async def test_the_feed_goes_by_place_until_certificates_end(stores: Stores) -> None:
+async def test_the_feed_is_ordered_by_number_and_leaves_out_expired_certificates(stores: Stores) -> None:
     await adopt(stores)
     assert await stores.revocation_status.head() == 0
     assert await stores.revocation_status.feed(0, NOW) == ()

@@ -71,7 +71,7 @@ async def test_a_number_is_drawn_above_the_last_and_the_clock(stores: Stores) ->
     assert await stores.shards.draw("nodes-1.2", NOW, 10) is None
 
 
-async def test_what_expired_is_left_out_once_a_later_list_has_shown_it(stores: Stores) -> None:
+async def test_expired_certificates_are_left_out_after_one_later_list(stores: Stores) -> None:
     await adopt(stores)
     serials = [await issue(stores, order(number, "service")) for number in (1, 2)]
     for serial in serials:
