@@ -1,10 +1,10 @@
-"""Rules of every test run: which event loop an async test gets, and that nothing is left out unseen.
+"""pytest hooks for every test run: the event loop of async tests, the order of tests, and a check for omitted tests.
 
-An async test under tests/node runs on trio (pytest-trio), any other one on asyncio (anyio's plugin). A
-marker on the test or its module (`trio`, `anyio`) says otherwise where a test needs it. Fixtures follow their test.
+An async test under tests/node runs on trio (pytest-trio). Every other async test runs on asyncio (anyio's plugin). A
+marker on the test or its module (`trio`, `anyio`) overrides the choice. Fixtures run on the loop of their test.
 
-With CASCADE_NO_SKIPS=1 (`make test`) or CI=true a run that skipped, xfailed or deselected a test fails, with the
-count and the reasons. It judges only whole runs that were otherwise green: a failing run stays a failing run.
+With CASCADE_NO_SKIPS=1 (`make test`) or CI=true, a run fails if a test was skipped, xfailed or deselected. The summary
+shows the count and the reasons. The check changes only the result of a passing run; a failing run keeps its result.
 """
 
 import os
@@ -29,13 +29,13 @@ _left_out = pytest.StashKey[list[str]]()
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
-    """The loop of async tests outside the node's: asyncio, as in every cloud process."""
+    """The event loop of async tests outside tests/node: asyncio, as in every cloud process."""
     return "asyncio"
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, name: str, obj: object) -> None:
-    """Mark an async test that does not say itself which loop it runs on, before the plugins look at its marks."""
+    """Mark every async test that has no loop marker. This runs before the plugins read the markers."""
     if not collector.istestfunction(obj, name):
         return
     hypothesis = getattr(obj, "hypothesis", None)
@@ -48,14 +48,14 @@ def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, name: str
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Start the list of what this run leaves out."""
+    """Start the list of omitted tests, and make key files of this process open quickly."""
     config.stash[_left_out] = []
     use_light_keys()
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the tests that are marked `long` first in each worker's part."""
+    """Put the tests with the marker `long` first in each worker's part."""
     items[:] = dealt(items, _length_of, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
 
 
@@ -68,7 +68,7 @@ def _length_of(item: pytest.Item) -> Length | None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Add to a failed test's report what its processes were, where their logs are, and how these end."""
+    """Add the processes of a failed test to its report: command, path of the log, and the last lines of the log."""
     del item, call
     report = yield
     processes = sys.modules.get("lab.processes")
@@ -79,26 +79,26 @@ def pytest_runtest_makereport(
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
-    """Before the first fixture of a test: the processes of earlier tests are not shown when this test fails."""
+    """Forget the processes of earlier tests before the first fixture, so that a failure shows only its own."""
     if "lab.processes" in sys.modules:
         sys.modules["lab.processes"].recent.clear()
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown() -> None:
-    """After the last fixture of a test: the next test may have the PostgreSQL databases that this test borrowed."""
+    """Return the PostgreSQL databases that the test borrowed, after its last fixture."""
     if "lab.postgres" in sys.modules:
         sys.modules["lab.postgres"].give_back()
 
 
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:
-    """Note the tests that -k, -m or --deselect took out."""
+    """Record the tests that -k, -m or --deselect removed."""
     for item in items:
         item.config.stash[_left_out].append(f"deselected: {item.nodeid}")
 
 
 class _Outcomes:
-    """Notes skipped and xfailed tests. A plugin object, because report hooks are not given the configuration."""
+    """Plugin that records skipped and xfailed tests. It is an object because report hooks get no configuration."""
 
     def __init__(self, left_out: list[str]) -> None:
         self._left_out = left_out
@@ -118,7 +118,7 @@ class _Outcomes:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Listen to reports, collection included."""
+    """Register the plugin that reads the reports of tests and of the collection."""
     session.config.pluginmanager.register(_Outcomes(session.config.stash[_left_out]))
 
 
@@ -128,7 +128,7 @@ def _nothing_may_be_left_out() -> bool:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any, error: object) -> None:
-    """Take over what a worker process noted and did not report by itself."""
+    """Add the omitted tests that a worker process recorded and that no report has named."""
     del error
     noted = node.config.stash[_left_out]
     noted += [line for line in getattr(node, "workeroutput", {}).get("left_out", []) if line not in noted]
@@ -136,7 +136,7 @@ def pytest_testnodedown(node: Any, error: object) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int | pytest.ExitCode) -> None:
-    """Fail a green run that left something out; a worker process (pytest-xdist) hands its notes to the one that judges."""
+    """Fail a passing run that omitted a test. A worker process (pytest-xdist) hands its list to the main process."""
     worker_output = getattr(session.config, "workeroutput", None)
     if worker_output is not None:
         worker_output["left_out"] = session.config.stash[_left_out]
@@ -146,13 +146,13 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int | pytest.ExitC
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Say what tests want to be shown (`record_property("shown", line)`), and what was left out, which fails the run."""
+    """Print the lines that tests recorded with `record_property("shown", line)`, and the omitted tests."""
     for report in [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]:
         for name, line in report.user_properties:
             if name == "shown":
                 terminalreporter.line(str(line))
     left_out = config.stash[_left_out]
     if _nothing_may_be_left_out() and left_out:
-        terminalreporter.section(f"{len(left_out)} left out: this run fails", red=True)
+        terminalreporter.section(f"{len(left_out)} tests omitted: this run fails", red=True)
         for line in left_out:
             terminalreporter.line(line)

@@ -1,4 +1,4 @@
-"""A hook at the fault points of this process, for the length of a block."""
+"""Context manager that installs a hook at the fault points of this process for the length of a block."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

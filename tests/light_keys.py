@@ -1,7 +1,7 @@
-"""Key files that open in no time, for processes of tests: scrypt would take a third of a second for each, at each start.
+"""Cheap scrypt parameters for key files of tests. The shipped parameters take a third of a second a file at each start.
 
-What `write_key` does by itself is in tests/cloud/crypto/test_keyfile.py and, with the real commands, in
-tests/system/test_secrets_stay.py.
+Two tests use the shipped parameters: tests/cloud/crypto/test_keyfile.py, and tests/system/test_secrets_stay.py with the
+real commands.
 """
 
 from cloud.crypto import keyfile
@@ -11,5 +11,5 @@ LIGHT = keyfile.ScryptCost(n=2**4, r=8, p=1)
 
 
 def use_light_keys() -> None:
-    """Files that this process writes from now on open quickly, in any process."""
+    """Write every later key file of this process with the cheap parameters. Any process opens such a file quickly."""
     keyfile.COST = LIGHT

@@ -1,8 +1,8 @@
 """Pure functions: the order in which a run's tests are dealt to its worker processes.
 
-pytest-xdist's `worksteal` gives each worker one contiguous part of the collected tests, of equal count. A worker without
-work takes half of what is left at the end of another worker's part. So the long tests stand first in every part, and
-the quick tests behind them are what moves at the end: all workers end together.
+pytest-xdist's `worksteal` gives each worker one contiguous part of the collected tests, of equal count. A worker that
+has finished takes half of the remaining tests from the end of another worker's part. So `dealt` puts the long tests
+first in every part. Only quick tests move between workers, and all workers end at about the same time.
 """
 
 import itertools
@@ -13,17 +13,17 @@ T = TypeVar("T")
 
 
 class Length(NamedTuple):
-    """How long a test takes. Tests of one `group` share what is costly to prepare, so one worker runs them all."""
+    """How long a test takes. Tests of one `group` share costly fixtures, so one worker runs them all."""
 
     seconds: float
     group: str = ""
 
 
 def dealt(tests: Sequence[T], length_of: Callable[[T], Length | None], workers: int) -> list[T]:
-    """The tests in the order that they are collected in: a part for each worker, the long tests of each part first.
+    """The tests in a new order: one part for each worker, and the long tests first in each part.
 
-    `length_of` returns None for a quick test. Long tests are dealt by group, the longest group first, each to the worker
-    with the least to do so far. Within a group, and among quick tests, the order stays.
+    `length_of` returns None for a quick test. Long tests are dealt by group, the longest group first. Each group goes
+    to the worker with the least total time so far. The order within a group, and of the quick tests, does not change.
     """
     groups: dict[str, list[T]] = {}
     seconds: dict[str, float] = {}

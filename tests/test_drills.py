@@ -1,4 +1,7 @@
-"""The frame of the drills: list, options, result, exit codes, time. What a drill finds is tested where its subject is."""
+"""The common frame of drills: list of parts, options, result, exit codes, time limit.
+
+The subject of each drill has its tests elsewhere.
+"""
 
 import argparse
 import time
@@ -13,7 +16,7 @@ from tests.fuzz.targets import TARGETS
 
 
 class Sample:
-    """A part that does as a test says."""
+    """A drill that calls the function of a test."""
 
     USUAL_TIME = "1 s"
     MINUTES_MAX = 1.0

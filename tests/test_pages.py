@@ -1,4 +1,4 @@
-"""The tables of the pages have the values of the code: states, dates, settings, exit codes, findings of the checker."""
+"""Tables in docs/ show the values of the code: states, dates, settings, exit codes, findings of the checker."""
 
 import re
 from pathlib import Path
@@ -18,7 +18,7 @@ DAY = 24 * 3600
 
 
 def rows(page: Path, section: str) -> list[list[str]]:
-    """The cells of each table row of a section, without marks of code, heads and rules."""
+    """The cells of each table row of a section, without backticks, without the header row and its rule."""
     text = page.read_text("utf-8").partition(f"\n## {section}\n")[2].partition("\n## ")[0]
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert lines, f"{page} has no table under {section!r}"

@@ -1,4 +1,4 @@
-"""`tests.schedule`: each worker's part begins with its long tests, and no test is lost."""
+"""`tests.schedule`: each worker's part begins with its long tests, and every test stays in the order once."""
 
 import pytest
 

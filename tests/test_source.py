@@ -20,7 +20,7 @@ _FILE = re.compile(r"`((?:protocol|node|cloud|lab|demo|benchmarks|tests|tools|do
 SQL = re.compile(r"\s*(?:\{\} )?(?:SELECT|INSERT|UPDATE|DELETE|WITH|EXISTS|NOT EXISTS|UNION|WHERE|ON CONFLICT)\b")
 SQL_CALLS = {"sql", "Statement", "WhereRaw", "QueryString"}
 SQL_CALLS_MAX = 7
-"""As many as there are. Before one more, look whether Piccolo can say it."""
+"""The number of calls today. Before you raise it, check whether Piccolo can express the query."""
 
 HTTP_DECORATORS = {"get", "post", "put", "patch", "delete", "head", "route"}
 
@@ -29,7 +29,7 @@ TLS_FILES = {"node/link/transport.py", "cloud/mtls/peer.py", "cloud/mtls/client.
 
 
 def _modules() -> Iterator[Path]:
-    """Every module that ships, and those of lab."""
+    """Every module of the packages that ship, and of lab."""
     for package in ("protocol", "node", "cloud", "lab"):
         yield from sorted(path.relative_to(ROOT) for path in (ROOT / package).rglob("*.py"))
 
@@ -39,7 +39,7 @@ def trees() -> dict[Path, ast.Module]:
     return {path: ast.parse((ROOT / path).read_bytes(), str(path)) for path in _modules()}
 
 
-def test_functions_can_be_seen_whole(trees: dict[Path, ast.Module]) -> None:
+def test_functions_stay_short(trees: dict[Path, ast.Module]) -> None:
     long = [
         f"{path}:{node.lineno} {node.name}: {lines} lines"
         for path, tree in trees.items()
@@ -56,7 +56,7 @@ def test_modules_stay_small() -> None:
     assert not {str(path): lines for path, lines in sizes.items() if lines > MODULE_LINES_MAX}
 
 
-def test_the_inside_of_tls_is_touched_in_its_files_only(trees: dict[Path, ast.Module]) -> None:
+def test_only_the_listed_files_use_tls_internals(trees: dict[Path, ast.Module]) -> None:
     found = {
         str(path)
         for path, tree in trees.items()
@@ -67,12 +67,12 @@ def test_the_inside_of_tls_is_touched_in_its_files_only(trees: dict[Path, ast.Mo
 
 
 def test_the_folder_of_packages_is_not_a_python_package() -> None:
-    """It would shadow the `packaging` library for everything that runs from the repository's root."""
+    """A package of that name would shadow the `packaging` library for processes that start in the repository's root."""
     assert (ROOT / "packaging").is_dir()
     assert not list((ROOT / "packaging").rglob("__init__.py"))
 
 
-def test_the_packages_that_ship_have_their_marker_of_types_and_the_licence() -> None:
+def test_packages_that_ship_have_the_typing_marker_and_the_licence() -> None:
     """PEP 561: without `py.typed` in the installed package, type checkers ignore its annotations."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
     shipped = {pattern.rstrip("*") for pattern in settings["tool"]["setuptools"]["packages"]["find"]["include"]}
@@ -82,7 +82,7 @@ def test_the_packages_that_ship_have_their_marker_of_types_and_the_licence() -> 
     assert "Apache License" in (ROOT / settings["project"]["license-files"][0]).read_text()
 
 
-def test_the_files_that_pages_name_are_there() -> None:
+def test_the_files_that_pages_name_exist() -> None:
     named = {
         (str(page.relative_to(ROOT)), path)
         for pattern in PAGES
@@ -94,7 +94,7 @@ def test_the_files_that_pages_name_are_there() -> None:
 
 
 def _comments(text: str) -> set[int]:
-    """The lines that have a comment."""
+    """The numbers of the lines that have a comment."""
     return {token.start[0] for token in generate_tokens(StringIO(text).readline) if token.type == COMMENT}
 
 
@@ -110,7 +110,7 @@ def _sql_calls(tree: ast.Module) -> Iterator[tuple[ast.Assign | ast.Return, ast.
 
 
 def test_sql_text_in_stores_has_its_reason_beside_it(trees: dict[Path, ast.Module]) -> None:
-    """Queries are Piccolo's. Where Piccolo has no words, text stands in a call of `sql`, and a comment says why."""
+    """Queries are Piccolo's. SQL text is allowed only in a call of `SQL_CALLS`, beside a comment that says why."""
     calls, bare, unexplained = 0, [], []
     for path, tree in trees.items():
         if path.parent.name != "store":
@@ -134,7 +134,7 @@ def test_sql_text_in_stores_has_its_reason_beside_it(trees: dict[Path, ast.Modul
 
 
 def _handlers(tree: ast.Module) -> set[str]:
-    """The functions of a module that Litestar's decorators make handlers of."""
+    """The names of the module's functions with a Litestar route decorator."""
     return {
         node.name
         for node in tree.body
@@ -145,7 +145,7 @@ def _handlers(tree: ast.Module) -> set[str]:
 
 
 def test_every_handler_is_in_the_handlers_of_its_module(trees: dict[Path, ast.Module]) -> None:
-    """A service's routes are its modules' HANDLERS: a handler that is left out of them answers nothing."""
+    """A service registers the HANDLERS of its route modules, so a handler missing there has no route."""
     seen = set()
     for path, tree in trees.items():
         if path.parent.name != "routes" or not (made := _handlers(tree)):
@@ -163,7 +163,7 @@ def test_every_handler_is_in_the_handlers_of_its_module(trees: dict[Path, ast.Mo
 
 
 def test_a_handler_takes_one_part_of_its_service(trees: dict[Path, ast.Module]) -> None:
-    """Litestar resolves two dependencies in a task group: 0.1 ms a request, three times what the rest of it costs."""
+    """Litestar resolves two dependencies in a task group: 0.1 ms a request, three times the cost of the rest."""
     for path, tree in trees.items():
         for node in ast.walk(tree):
             if path.match("cloud/*/routes/*.py") and isinstance(node, ast.AsyncFunctionDef):

@@ -1,4 +1,4 @@
-"""What tools/unused.txt leaves out of the lock is needed by nothing that ships."""
+"""The libraries of tools/unused.txt are not in the lock, and no module that ships imports them."""
 
 import subprocess
 import sys
@@ -52,7 +52,7 @@ setuptools==80.0.0 \\
 """
 
 
-def test_every_module_of_the_cloud_imports_without_them() -> None:
+def test_every_module_of_the_cloud_imports_without_unused_libraries() -> None:
     done = subprocess.run(
         [sys.executable, "-c", IMPORTS, *UNUSED, "aiosqlite"], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -60,12 +60,12 @@ def test_every_module_of_the_cloud_imports_without_them() -> None:
     assert {"black", "jinja2", "pydantic", "targ"} == set(UNUSED)
 
 
-def test_the_lock_is_without_them() -> None:
+def test_the_lock_has_no_unused_library() -> None:
     text = (ROOT / "requirements.lock").read_text("utf-8")
     assert pruned(text, set(UNUSED)) == (text, [])
 
 
-def test_a_library_goes_with_what_came_in_for_it_alone() -> None:
+def test_pruning_removes_a_library_and_dependencies_of_it_alone() -> None:
     text, gone = pruned(LOCK, {"black", "absent"})
     assert gone == ["black", "pathspec", "pytokens"]
     assert (

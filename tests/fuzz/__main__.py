@@ -2,8 +2,8 @@
 
 `make drills PART=fuzz` runs all targets.
 
-What it finds worth keeping is added to the corpus, which is in the repository; a finding is written beside it as
-`TARGET.crash-...` and ends the run with an error.
+The fuzzer adds each input that reaches new code to the corpus, which is in the repository. It writes a finding beside
+the corpus as `TARGET.crash-...`, and the run ends with an error.
 """
 
 import argparse
@@ -16,7 +16,7 @@ with atheris.instrument_imports(include=["cloud", "protocol"]):
 
 
 def main() -> None:
-    """Fuzz until the time is over or something is found."""
+    """Fuzz until the time is over or the first finding."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz")
     parser.add_argument("target", choices=sorted(TARGETS))
     parser.add_argument("--minutes", type=float, default=10.0)

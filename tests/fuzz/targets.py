@@ -1,7 +1,7 @@
-"""What is fuzzed: for each input that a stranger can send, a function from bytes to nothing.
+"""Fuzz targets: for each input that an unauthenticated caller can send, a function that parses the bytes.
 
-A target may raise only what its parser documents, and swallows that. Anything else is a finding. The seeds are good
-inputs, so that a mutation starts deep inside the parser; the corpus beside this file is what earlier runs added.
+A target suppresses the errors that its parser documents. Any other error is a finding. The seeds are valid inputs, so
+that a mutation reaches deep into the parser. The corpus beside this file has the inputs that earlier runs added.
 """
 
 import struct
@@ -34,18 +34,18 @@ from tests.simulators import forged_evidence as forged
 
 CORPUS = Path(__file__).parent / "corpus"
 INPUT_BYTES_MAX = 16 * 1024
-"""Longer inputs are refused by their size alone, which the bad-input tests prove."""
+"""The services refuse longer inputs by their size alone, as tests/system/test_bad_input.py shows."""
 
 
 class Target(msgspec.Struct, frozen=True):
-    """A target with its seeds."""
+    """A parser under test, and valid inputs for it."""
 
     name: str
     run: Callable[[bytes], None]
     seeds: Callable[[], Iterator[bytes]]
 
     def corpus(self) -> list[bytes]:
-        """The seeds, and what earlier runs found worth keeping."""
+        """The seeds, and the inputs that earlier runs added."""
         kept = [path.read_bytes() for path in sorted((CORPUS / self.name).glob("*"))]
         return [*self.seeds(), *kept]
 
@@ -109,7 +109,7 @@ _PARTS = 7
 
 
 def _split(data: bytes) -> list[bytes]:
-    """Seven parts, each after its length in two bytes; what is missing is empty."""
+    """Seven parts, each after its length in two bytes. A missing part is empty."""
     parts = []
     for _ in range(_PARTS):
         size = struct.unpack(">H", data[:2])[0] if len(data) >= 2 else 0

@@ -1,6 +1,6 @@
-"""The corpus and a short run of seeded mutations of it: no input ends in an error that is not documented.
+"""Each fuzz target handles its corpus and 3,000 seeded mutations of it without an undocumented error.
 
-The long run is `make drills PART=fuzz`; this one is blind to coverage and takes a second.
+These tests do not measure coverage and take a second. The long run is `make drills PART=fuzz`.
 """
 
 import random
@@ -15,7 +15,7 @@ ROUNDS = 3_000
 
 
 def mutate(data: bytes, choose: random.Random) -> bytes:
-    """One to four small changes: bits, bytes, runs cut out, doubled or moved, lengths bent."""
+    """Apply one to four small changes: a bit or a byte changed, bytes removed, doubled or inserted, the end cut off."""
     changed = bytearray(data)
     for _ in range(choose.randint(1, 4)):
         at = choose.randrange(len(changed) + 1)
@@ -49,7 +49,7 @@ def test_no_input_ends_in_an_undocumented_error(name: str) -> None:
 
 
 def test_the_seeds_are_good_inputs() -> None:
-    """A fuzzer that starts from refused inputs would only ever see the first check."""
+    """Mutations of a refused input would rarely pass the parser's first check."""
     from cloud.breakwater.pkix import ocsp
     from cloud.breakwater.pkix.csr import NODE_CURVES, open_csr
 

@@ -1,4 +1,4 @@
-"""A cloud: made, copied, up and down, with the installed command line as well as with a forked one."""
+"""`lab.cloud`: make, copy, start and stop a cloud, with the installed command line and with a forked one."""
 
 from pathlib import Path
 
@@ -16,13 +16,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Cloud:
     return new_cloud(tmp_path_factory.mktemp("made")).init()
 
 
-def test_an_installation_is_made_and_says_so(made: Cloud) -> None:
+def test_an_installation_is_made_and_reported(made: Cloud) -> None:
     assert made.made["trust_pin"].startswith("1:")
     assert made.env["XDG_CACHE_HOME"].endswith("cache")
     assert made.rows("fabric", "SELECT count(*) FROM tenant") == [(0,)]
 
 
-def test_a_copy_is_an_installation_of_its_own_at_the_same_addresses(made: Cloud, tmp_path: Path) -> None:
+def test_a_copy_is_a_separate_installation_at_the_same_addresses(made: Cloud, tmp_path: Path) -> None:
     copy = Cloud(tmp_path).copy_from(made)
     assert copy.port == made.port
     assert str(made.directory) not in str(copy.env)
@@ -40,7 +40,7 @@ def test_a_copy_is_an_installation_of_its_own_at_the_same_addresses(made: Cloud,
     assert made.rows("fabric", "SELECT count(*) FROM tenant") == [(0,)]
 
 
-def test_a_cloud_that_cannot_start_is_not_waited_for(made: Cloud, tmp_path: Path) -> None:
+def test_starting_a_broken_cloud_returns_when_it_ends(made: Cloud, tmp_path: Path) -> None:
     copy = new_cloud(tmp_path).copy_from(made)
     (copy.directory / "fabric" / "settings.toml").write_text("nonsense")
     with ended(copy):

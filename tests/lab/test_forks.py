@@ -1,4 +1,4 @@
-"""Forked command lines: they are the real ones, in processes of their own, prepared by who starts them."""
+"""`lab.forks`: forked processes run the real command lines, after the preparation that the test passes."""
 
 import importlib.util
 import os
@@ -17,7 +17,7 @@ SERVER = ForkServer("tests.lab.test_forks")
 
 
 class Note(msgspec.Struct, frozen=True):
-    """Something to do in the new process: leave a note, and end there if told so."""
+    """Preparation of a new process: write a note to `path`, and kill the process if `deadly`."""
 
     path: str
     deadly: bool = False
@@ -29,8 +29,8 @@ class Note(msgspec.Struct, frozen=True):
 
 
 @pytest.mark.parametrize("module", _PRELOAD)
-def test_what_is_imported_before_forking_is_there(module: str) -> None:
-    """The library passes over a module that it does not find, and every start is slower by it."""
+def test_every_module_imported_before_forking_exists(module: str) -> None:
+    """The fork server ignores a module that it cannot find, and then every start imports that module itself."""
     assert importlib.util.find_spec(module) is not None
 
 
@@ -45,13 +45,13 @@ def test_a_command_line_is_forked_and_prepared(side: Side, tmp_path: Path) -> No
     assert not process.running
 
 
-def test_its_exit_status_is_the_command_lines(tmp_path: Path) -> None:
+def test_the_exit_status_is_that_of_the_command_line(tmp_path: Path) -> None:
     process = SERVER.start(tmp_path, "cascade", ["no-such-command"])
     assert process.wait() == 2
     assert "no-such-command" in process.log.read_text()
 
 
-def test_a_killed_one_says_which_signal(tmp_path: Path) -> None:
+def test_a_killed_process_reports_the_signal(tmp_path: Path) -> None:
     prepare = Note(str(tmp_path / "note"), deadly=True)
     process = SERVER.start(tmp_path, "cascadia", ["--help"], env={"SAMPLE": "x"}, prepare=prepare)
     assert process.wait() == -signal.SIGKILL

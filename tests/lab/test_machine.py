@@ -1,4 +1,4 @@
-"""A machine: its settings, its command line, and an agent that answers or does not."""
+"""`lab.machine`: settings, command line, and the state of the agent: absent, running, ended."""
 
 import tomllib
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ def chip(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SoftTpm]:
         yield started
 
 
-def test_an_agent_has_its_own_places_and_otherwise_its_defaults(chip: SoftTpm, tmp_path: Path) -> None:
+def test_an_agent_has_paths_of_its_own_and_otherwise_the_defaults(chip: SoftTpm, tmp_path: Path) -> None:
     quick, shipped = Machine(tmp_path, chip, "quick"), Machine(tmp_path, chip, "shipped", heartbeat_seconds=None)
     places = {"state_dir", "socket", "tpm", "mode"}
     assert set(tomllib.loads(Path(shipped.env["CASCADIA_CONFIG"]).read_text())) == places
@@ -29,7 +29,7 @@ def test_an_agent_has_its_own_places_and_otherwise_its_defaults(chip: SoftTpm, t
     assert settings["heartbeat_seconds"] == 2
 
 
-def test_nobody_answers_on_a_machine_without_agent(chip: SoftTpm, tmp_path: Path) -> None:
+def test_a_machine_without_an_agent_gives_no_answer(chip: SoftTpm, tmp_path: Path) -> None:
     machine = new_machine(tmp_path, chip)
     assert machine.ask("/v1/status") is None
     assert not machine.granted()

@@ -1,4 +1,4 @@
-"""The private PostgreSQL: real databases, each filled once a template, and nothing left after its owner is killed."""
+"""`lab.postgres`: one fill a template, databases lent in turn, and a server that ends with its owner."""
 
 import asyncio
 import os
@@ -77,7 +77,7 @@ def test_a_template_is_filled_once_and_no_database_is_lent_twice(server: Cluster
 
 
 @pytest.mark.slow
-def test_a_database_that_is_lent_again_is_as_its_template(server: Cluster) -> None:
+def test_a_database_that_is_lent_again_equals_its_template(server: Cluster) -> None:
     rows = "SELECT id, name, made, data FROM item ORDER BY id"
     lent = server.copy_of("a", fill)
     before = run(lent, rows)
@@ -98,8 +98,8 @@ def test_a_database_that_is_lent_again_is_as_its_template(server: Cluster) -> No
 
 
 @pytest.mark.slow
-def test_connections_of_the_borrower_before_are_ended(server: Cluster) -> None:
-    """A transaction that was left open would otherwise hold its locks, and could still commit."""
+def test_connections_of_the_previous_borrower_are_ended(server: Cluster) -> None:
+    """A transaction left open would otherwise hold its locks and could still commit."""
     lent = server.copy_of("a", fill)
 
     async def leave_open() -> None:

@@ -1,4 +1,4 @@
-"""Processes: waited for, stopped and killed; what they print and log; ports that nobody else is given."""
+"""`lab.processes`: wait for, stop and kill processes; their output, log and report; free ports; scratch directories."""
 
 import shlex
 import signal
@@ -33,7 +33,7 @@ def test_the_first_true_value_is_returned() -> None:
     assert wait_until("a value", lambda: next(values)) == "three"
 
 
-def test_what_does_not_happen_is_named() -> None:
+def test_a_wait_that_times_out_names_the_awaited_event() -> None:
     with pytest.raises(StepFailed, match="the end of the world did not happen within 0 s"):
         wait_until("the end of the world", lambda: False, seconds=0.05)
 
@@ -82,7 +82,7 @@ def test_a_process_is_stopped_by_sigterm(tmp_path: Path) -> None:
     assert process.stop() == -signal.SIGTERM, "stopping it again changes nothing"
 
 
-def test_what_ignores_sigterm_is_killed_and_reported(tmp_path: Path) -> None:
+def test_a_process_that_ignores_sigterm_is_killed_and_reported(tmp_path: Path) -> None:
     process = python(tmp_path, STUBBORN)
     wait_until("its start", process.printed)
     with pytest.raises(StepFailed, match="sample is still running after 0 s"):
@@ -90,7 +90,7 @@ def test_what_ignores_sigterm_is_killed_and_reported(tmp_path: Path) -> None:
     assert process.wait() == -signal.SIGKILL
 
 
-def test_what_still_runs_is_killed_at_the_end_whatever_happens(tmp_path: Path) -> None:
+def test_running_processes_are_killed_at_the_end_of_the_block_after_an_error(tmp_path: Path) -> None:
     first, second = python(tmp_path, PATIENT), python(tmp_path, "")
     second.wait()
     with pytest.raises(RuntimeError, match="sample"), ended(first, second):
@@ -99,7 +99,7 @@ def test_what_still_runs_is_killed_at_the_end_whatever_happens(tmp_path: Path) -
     assert second.wait() == 0
 
 
-def test_ports_are_given_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_port_is_reserved_once(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = free_ports(4), free_ports(4)
     assert first != second
     assert not any(accepts(port) for port in range(first, first + 4))

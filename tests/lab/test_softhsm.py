@@ -1,4 +1,4 @@
-"""A token of SoftHSM2: it has what is brought into it, and can be taken away and put back."""
+"""`lab.softhsm`: a SoftHSM2 token is made, takes a key, is taken away, put back and deleted."""
 
 import subprocess
 from pathlib import Path
@@ -9,7 +9,7 @@ from lab.softhsm import LABEL, MODULE, SoftHsm, token_processes
 
 
 def shown(hsm: SoftHsm) -> str:
-    """What the library says of its slots."""
+    """The slots as `softhsm2-util` prints them."""
     import os
 
     environment = {**os.environ, **hsm.environment}
@@ -31,7 +31,7 @@ def test_a_token_is_made_taken_away_put_back_and_deleted(tmp_path: Path) -> None
     assert LABEL not in shown(hsm)
 
 
-def test_two_tokens_do_not_meet(tmp_path: Path) -> None:
+def test_two_tokens_are_independent(tmp_path: Path) -> None:
     first, second = SoftHsm(tmp_path / "first"), SoftHsm(tmp_path / "second")
     first.delete()
     assert LABEL in shown(second)

@@ -1,4 +1,4 @@
-"""A stranger: asks about a certificate of a running cloud, and refuses an answer that does not verify."""
+"""`lab.stranger`: fetches the status of a certificate from a running cloud, and refuses an answer it cannot verify."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from tests.system.support.harness import new_cloud
 pytestmark = pytest.mark.slow
 
 
-def test_a_stranger_learns_of_a_certificate_and_trusts_the_root_alone(tmp_path: Path) -> None:
+def test_a_stranger_gets_a_certificates_status_and_trusts_only_the_root(tmp_path: Path) -> None:
     cloud = new_cloud(tmp_path).init()
     leaf = x509.load_pem_x509_certificates((cloud.directory / "fabric" / "tls" / "chain.pem").read_bytes())[0]
     with ended(cloud):

@@ -1,4 +1,4 @@
-"""The software TPM leaves nothing behind, however its owner ends, and touches no directory but those it was given."""
+"""`lab.tpm`: the software TPM ends with its owner, and writes only to the directories of its arguments."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ import sys, threading, time
 from pathlib import Path
 from lab.tpm import SoftTpm
 chip = SoftTpm(Path(sys.argv[1]))
-worker = threading.Thread(target=chip.start)  # the starting thread ends, the chip stays
+worker = threading.Thread(target=chip.start)  # the thread that starts the chip ends before the chip
 worker.start()
 worker.join()
 daemons = [*chip._running()[0]._daemons._children.values(), *chip._running()[1]._children.values()]
@@ -28,7 +28,7 @@ time.sleep(60)
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs; one that ended and was not waited for does not."""
+    """Whether a process runs. A zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except (FileNotFoundError, ProcessLookupError):
@@ -43,13 +43,13 @@ def test_nothing_outlives_the_owner(tmp_path: Path) -> None:
         *pids, runtime = owner.stdout.readline().split()
         assert len(pids) == 3
         assert all(alive(int(pid)) for pid in pids)
-        os.kill(int(pids[1]), signal.SIGSTOP)  # a frozen chip, too
+        os.kill(int(pids[1]), signal.SIGSTOP)  # a frozen chip has to end as well
         owner.kill()
     wait_until("the end of its processes", lambda: not any(alive(int(pid)) for pid in pids), 5)
     wait_until("the end of its files", lambda: not Path(runtime).exists(), 5)
 
 
-def test_stopped_it_leaves_its_state_only(tmp_path: Path) -> None:
+def test_a_stopped_tpm_leaves_only_its_state(tmp_path: Path) -> None:
     with SoftTpm(tmp_path / "chip", ca=tmp_path / "ca") as chip:
         runtime = chip.raw_socket.parent
         assert chip.env["DBUS_SESSION_BUS_ADDRESS"].startswith("unix:path=")

@@ -1,1 +1,1 @@
-"""Stand-ins for what tests cannot have for real: hardware, and peers that misbehave."""
+"""Simulators for hardware and for peers that misbehave."""

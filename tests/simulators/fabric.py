@@ -1,9 +1,9 @@
-"""Fabric and Breakwater in memory, for the node: real TLS 1.3 on loopback, real statements, and bad manners at will.
+"""Simulator of Fabric and Breakwater for tests of the node: real TLS 1.3 on loopback, real statements, chosen errors.
 
-Not the cloud's own code: it shares only `protocol` with the node, so that a mistake that both sides make alike can
-show here. It keeps one tenant and one node, and no database. It runs as a trio task (`serve`) or, for a command line
-that runs its own loop, in a thread (`in_thread`). Whatever a test wants to go wrong it says in `answers` (what a path
-answers), in `leaves` (the certificates it shows) or by changing the public attributes between two requests.
+The simulator uses none of the cloud's code and shares only `protocol` with the node. So it can show a mistake that node
+and cloud both make. It has one tenant and one node, and no database. It runs as a trio task (`serve`) or, for a command
+line that runs its own loop, in a thread (`in_thread`). A test causes errors through `answers` (the answer of a path),
+`leaves` (the server certificates), or a change of the public attributes between two requests.
 """
 
 import base64
@@ -81,7 +81,7 @@ def make_certificate(
     not_before: datetime | None = None,
     not_after: datetime | None = None,
 ) -> x509.Certificate:
-    """Any certificate; an issuer that is a key signs for itself."""
+    """A certificate signed by `issuer`. If `issuer` is a key, the certificate is self-issued."""
     signed_by, above = (issuer.key, issuer.certificate.subject) if isinstance(issuer, Authority) else (issuer, name)
     builder = x509.CertificateBuilder(
         issuer_name=above,
@@ -105,7 +105,7 @@ def authority(name: str, above: Authority | None = None) -> Authority:
 
 @dataclass(frozen=True)
 class Request:
-    """What reached the server: `generation` is of the client certificate, 0 without one."""
+    """A request that the server received. `generation` is that of the client certificate, or 0 without one."""
 
     service: str
     method: str
@@ -124,7 +124,7 @@ class Reply:
 
 
 Answer = Callable[[Request], Awaitable[Reply | bytes]]
-"""What a path is to answer: a reply, or raw bytes that go on the wire as they are, before the connection is cut."""
+"""The answer of a path: a reply, or raw bytes. After raw bytes the server closes the connection."""
 
 
 def always(status: int, body: bytes = b"", *headers: tuple[str, str]) -> Answer:
@@ -160,7 +160,7 @@ def refused(code: str) -> Answer:
 
 @dataclass
 class _Exchange:
-    """An activation or a renewal under way."""
+    """An activation or a renewal that has begun."""
 
     secret: bytes
     answers: dict[bytes, bytes] = field(default_factory=dict)
@@ -168,7 +168,7 @@ class _Exchange:
 
 
 class Fabric:
-    """One tenant, one node. `requests` is all that was asked; `received` counts plaintext bytes, `handshakes` ends."""
+    """The simulator. `requests` has every request, `received` counts bytes of plaintext, `handshakes` has results."""
 
     def __init__(self) -> None:
         self.root = authority("root")
@@ -188,19 +188,19 @@ class Fabric:
         self.closed: dict[int, str] = {}
         self.statement = ""
         self.trust_versions: list[int | msgspec.UnsetType] = []
-        """Versions of the trust that proofs and requests for the statement have named."""
+        """The versions of the trust that session proofs and requests for the statement have reported."""
         self.session_life = timedelta(hours=12)
         self.taken: set[bytes] | None = None
-        """Device certificates that open a session; None: all. A renewal with evidence makes it the new one alone."""
+        """The device certificates that may open a session; None means all. Renewal with evidence leaves the new one."""
         self.chain_above: tuple[bytes, ...] = ()
-        """What follows the issuer in a session's chain."""
+        """The certificates after the issuer in a session's chain."""
         self.renewals: dict[str, list[bytes]] = {}
         self._nonces: set[str] = set()
         self._exchanges: dict[str, _Exchange] = {}
         self._changed = trio.Event()
         self._token: trio.lowlevel.TrioToken | None = None
 
-    # What the TUF repository would publish
+    # The published trust
 
     @property
     def bundle(self) -> X509Bundle:
@@ -248,7 +248,7 @@ class Fabric:
         not_before: datetime | None = None,
         not_after: datetime | None = None,
     ) -> Leaf:
-        """A service's certificate; every argument is one way to be wrong."""
+        """A service's certificate. Each argument makes one part of it wrong."""
         key = ec.generate_private_key(ec.SECP256R1())
         above = issuer or self.services
         named = (f"spiffe://{DOMAIN}/service/{service}",) if uris is None else uris
@@ -273,7 +273,7 @@ class Fabric:
         life: timedelta = 90 * DAY,
         not_before: datetime | None = None,
     ) -> tuple[bytes, ...]:
-        """A device certificate, or with another `usage` a session's, and its issuer's."""
+        """A device certificate and its issuer's. With another `usage` it is a session certificate."""
         certificate = make_certificate(
             self.nodes,
             public_key,
@@ -305,7 +305,7 @@ class Fabric:
         return seal(typ, key_id(key.public_key()), statements.payload_of(statement), key)
 
     def lease(self, generation: int = 0, issued_at: datetime | None = None, **changes: object) -> str:
-        """The token of a new lease; not yet what the cloud says."""
+        """The token of a new lease. `say` makes it the current statement."""
         at = issued_at or utc_now()
         fields = self._common(generation, at) | {
             "tier": "attested",
@@ -327,7 +327,7 @@ class Fabric:
         return self._sealed(msgspec.convert(fields, statements.Revocation))
 
     def freshness(self, nonce: str, statement: str, generation: int) -> str:
-        word = Freshness(
+        claims = Freshness(
             trust_domain=DOMAIN,
             node=NODE,
             generation=generation,
@@ -336,17 +336,17 @@ class Fabric:
             at=utc_now(),
         )
         key = self.keys["freshness"]
-        return seal(TYP_FRESHNESS, key_id(key.public_key()), payload_of(word), key)
+        return seal(TYP_FRESHNESS, key_id(key.public_key()), payload_of(claims), key)
 
     def say(self, token: str) -> None:
-        """Make it what the cloud says from now on, and wake whoever waits on the wake channel."""
+        """Make the token the current statement, and wake all polls on the wake channel."""
         self.statement = token
         self.cursor += 1
         event, self._changed = self._changed, trio.Event()
         event.set()
 
     def revoke(self, reason: str = "revoked") -> None:
-        """Close every generation so far, for good."""
+        """Close every generation so far permanently."""
         for generation in range(1, max(self.last_generation, self.confirmed) + 1):
             self.closed.setdefault(generation, self.revocation(generation, reason))
         self.say(self.closed[self.confirmed])
@@ -354,7 +354,7 @@ class Fabric:
     # Serving
 
     async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Answer until cancelled; `urls` are right when it has started."""
+        """Answer until cancelled. `urls` has the real ports once the task has started."""
         ports = {}
         async with trio.open_nursery() as nursery:
             for name in ("fabric", "breakwater"):
@@ -370,7 +370,7 @@ class Fabric:
 
     @contextlib.contextmanager
     def in_thread(self) -> Iterator["Fabric"]:
-        """Serve from a thread with a loop of its own."""
+        """Serve from a thread that has its own loop."""
         started = threading.Event()
         scope = trio.CancelScope()
 
@@ -415,7 +415,7 @@ class Fabric:
                 self.handshakes.append("done")
                 await self._connection(service, tls)
             except (trio.BrokenResourceError, trio.ClosedResourceError, h11.RemoteProtocolError):
-                # Also a client that gave up in the middle of a request.
+                # A client that gave up in the middle of a request ends here as well.
                 self.handshakes.append("broken")
             finally:
                 await trio.aclose_forcefully(stream)
@@ -598,7 +598,7 @@ class Fabric:
         if request.headers["content-type"] != est.TYPE_PKCS10:
             return problem("unsupported_media_type")
         key = _csr_key(est.decode_base64(request.body))
-        # A repeated request is answered alike.
+        # A repeated request gets the same certificate.
         known = self.renewals.setdefault(request.headers[est.HEADER_REQUEST.lower()], [])
         known += [] if known else [self.node_chain(key, request.generation)[0]]
         return Reply(200, est.encode_certs_only(tuple(known)), (("content-type", est.TYPE_PKCS7),))

@@ -1,9 +1,9 @@
-"""TPM evidence made in Python, right in every part or wrong in exactly one: what a forger without a TPM can write.
+"""Simulator of TPM evidence in Python: right in every part, or wrong in exactly one part. It needs no TPM.
 
-`PaperChip` is complete on paper: EK with a maker's certificate, AK, certified node key, CSR. Only the credential
-challenge, which needs a TPM, tells it from a chip; so the checks of the verifier are tested on it, one mutation each.
-`Maker` is a manufacturer's certificate authority. Publics and attestations are spelt here by hand, from the TPM
-library's Part 2, and not by the code under test.
+`PaperChip` has all parts of the evidence: EK with a maker's certificate, AK, certified node key, CSR. Only the
+credential challenge needs a TPM, so tests can check every other rule of the verifier, with one mutation each. `Maker`
+is a manufacturer's certificate authority. This module encodes public areas and attestations itself, from the TPM 2.0
+Library, Part 2, and uses none of the code under test.
 """
 
 import functools
@@ -91,7 +91,7 @@ def name_of(public: bytes) -> bytes:
 
 
 def attestation(name: bytes, extra_data: bytes, *, magic: int = GENERATED, kind: int = CERTIFY) -> bytes:
-    """`TPMS_ATTEST`; for a quote, the name stands where a PCR selection would."""
+    """`TPMS_ATTEST`. For a quote, the name is in the place of the PCR selection."""
     signer = sized(b"\x00\x0b" + bytes(32))
     clock = struct.pack(">QIIB", 123456, 7, 1, 1) + bytes(8)
     return struct.pack(">IH", magic, kind) + signer + sized(extra_data) + clock + sized(name) + signer
@@ -109,7 +109,7 @@ def request(key: ec.EllipticCurvePrivateKey, algorithm: hashes.SHA256 | hashes.S
 
 
 def request_with_bad_signature(key: ec.EllipticCurvePrivateKey) -> bytes:
-    """A CSR for `key` whose signature is another key's: the key's own CSR, signature grafted."""
+    """A CSR for `key` with a signature by another key."""
     other = ec.generate_private_key(ec.SECP256R1())
     mine, theirs = x509.load_der_x509_csr(request(key)), x509.load_der_x509_csr(request(other))
     body = mine.tbs_certrequest_bytes + bytes.fromhex("300a06082a8648ce3d040302")
@@ -119,7 +119,7 @@ def request_with_bad_signature(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 @functools.cache
 def p256(label: str) -> ec.EllipticCurvePrivateKey:
-    """A key of this test run with a name."""
+    """The key of this name; the same key for the whole test run."""
     return ec.generate_private_key(ec.SECP256R1())
 
 
@@ -190,7 +190,7 @@ UNKNOWN_EXTENSION = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.
 
 @dataclass(frozen=True)
 class Maker:
-    """A manufacturer: root, intermediate, and what an EK certificate of it looks like."""
+    """A manufacturer of TPMs: root CA, intermediate CA, and its EK certificates."""
 
     root: Authority
     intermediate: Authority
@@ -212,7 +212,7 @@ class Maker:
         may_sign: bool = False,
         extra: Sequence[x509.ExtensionType] = (),
     ) -> bytes:
-        """An EK certificate as TCG's profile wants it: empty subject, critical SAN with the TPM's model."""
+        """An EK certificate after the TCG EK Credential Profile: empty subject, critical SAN with the TPM's model."""
         signer = issuer or self.intermediate
         model = x509.Name(
             [
@@ -240,12 +240,12 @@ class Maker:
 
 @functools.cache
 def maker(name: str = "Maker") -> Maker:
-    """A maker of this test run."""
+    """The maker of this name; the same maker for the whole test run."""
     return Maker.new(name)
 
 
 def endorsement(label: str = "ek") -> EndorsementEvidence:
-    """Endorsement evidence of a paper chip of `maker()`, right in every part."""
+    """Valid endorsement evidence of a paper chip of `maker()`."""
     public = rsa2048(label).public_key()
     return EndorsementEvidence(
         ek_public=ek_public(public),
@@ -278,7 +278,7 @@ class Proof:
 
 @dataclass(frozen=True)
 class PaperChip:
-    """A proof, made of parts each of which can be replaced before the rest is built on it."""
+    """A proof made of parts. A test can replace a part, and `prove` builds the later parts on the replacement."""
 
     ak: ec.EllipticCurvePrivateKey = field(default_factory=lambda: p256("ak"))
     node_key: ec.EllipticCurvePrivateKey = field(default_factory=lambda: p256("node"))

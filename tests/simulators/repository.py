@@ -1,4 +1,4 @@
-"""A TUF repository on loopback, made by the real publisher and served over real HTTP, that can be told to misbehave."""
+"""Simulator of a TUF repository: the real publisher, a real HTTP server on loopback, and chosen wrong answers."""
 
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
@@ -67,7 +67,7 @@ def p256() -> ec.EllipticCurvePrivateKey:
 
 @cache
 def certificate(name: str) -> bytes:
-    """A certificate (DER) that nothing is checked of but that it is one."""
+    """A certificate in DER, for code that checks only that it is a certificate."""
     key = p256()
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     builder = x509.CertificateBuilder(subject, subject, key.public_key(), 1, START, START + timedelta(days=1))
@@ -100,7 +100,7 @@ def content(*keys: VerificationKey, port: int = 8440) -> dict[str, bytes]:
 
 
 class Repository:
-    """Publisher and server. `answers`: path -> what is answered instead of the file."""
+    """Publisher and server. `answers` maps a path to the answer that replaces the file."""
 
     def __init__(
         self,
@@ -134,7 +134,7 @@ class Repository:
             self.store.add(publication)
 
     def target_path(self, name: str) -> str:
-        """Where the newest content of a target is served (the last one that was stored)."""
+        """The path of a target's newest content, which is the last one stored."""
         return [f"/tuf/targets/{sha256}.{stored}" for stored, sha256 in self.store.contents if stored == name][-1]
 
     @contextmanager
@@ -174,13 +174,13 @@ class Repository:
 
 
 def at_once(work: Coroutine[None, None, bytes | None]) -> bytes | None:
-    """The result of a coroutine that waits for nothing, as a memory store's do not: no event loop is needed."""
+    """The result of a coroutine that never suspends, such as those of `MemoryStore`. It needs no event loop."""
     try:
         work.send(None)
     except StopIteration as result:
         data: bytes | None = result.value
         return data
-    raise RuntimeError("a memory store waits for nothing")
+    raise RuntimeError("a coroutine of the memory store suspended")
 
 
 def reply(handler: BaseHTTPRequestHandler, body: bytes | None, status: int = 200) -> None:
@@ -205,7 +205,7 @@ def status(code: int) -> Answer:
 
 
 def pieces(source: Callable[[], Iterable[bytes]]) -> Answer:
-    """Raw bytes on the wire, one write a piece, for as long as the client listens."""
+    """Raw bytes, one write for each piece, until the client closes the connection."""
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         for piece in source():

@@ -1,4 +1,4 @@
-"""The check of changelog fragments on real git repositories of a few commits, and the collecting of fragments."""
+"""`tools.changelog`: the check of fragments on git repositories of a few commits, and collecting the fragments."""
 
 import subprocess
 from datetime import date
@@ -101,7 +101,7 @@ def test_a_commit_without_effect_for_users_says_so(clone: Clone, line: str) -> N
     assert clone.check() == changelog.Findings()
 
 
-def test_the_line_counts_as_a_line_of_its_own_only(clone: Clone) -> None:
+def test_the_line_counts_only_when_it_is_the_whole_line(clone: Clone) -> None:
     clone.commit("Reword\n\nThis has no Changelog: none line.", {"cloud/audit.py": "new = 1\n"})
     assert len(clone.check().problems) == 1
 
@@ -146,7 +146,7 @@ def test_a_merge_is_judged_by_its_commits(clone: Clone) -> None:
     assert "Change one" in problem
 
 
-def test_commits_of_before_the_check_pass(clone: Clone) -> None:
+def test_commits_older_than_the_check_pass(clone: Clone) -> None:
     clone.commit("Take the check out", {"Makefile": "check:\n"})
     clone.commit("Change the agent", {"node/agent.py": "new = 1\n"})
     clone.commit("Bring the check back", {"Makefile": MAKEFILE, "node/agent.py": "new = 2\n"})
@@ -278,7 +278,7 @@ def test_collect_refuses_and_changes_nothing(filled: Path, version: str, page: s
     assert len(changelog.fragments(filled)) == 3
 
 
-def test_the_command_exits_by_what_it_found(clone: Clone, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_exit_code_depends_on_the_findings(clone: Clone, capsys: pytest.CaptureFixture[str]) -> None:
     assert changelog.main(["check"], clone.path) == 0
     assert capsys.readouterr() == ("0 fragments, 0 against the rules\n", "")
     clone.commit("Change the agent", {"node/agent.py": "new = 1\n"})

@@ -1,4 +1,4 @@
-"""The check of commands that pages name, on a small Makefile and small parsers."""
+"""`tools.commands`: the check of commands named in pages, on a small Makefile and small parsers."""
 
 from argparse import ArgumentParser
 from pathlib import Path
@@ -63,7 +63,7 @@ def commands(tmp_path: Path) -> Commands:
         "pip install anything",
     ],
 )
-def test_what_is_there_passes(commands: Commands, text: str) -> None:
+def test_existing_commands_pass(commands: Commands, text: str) -> None:
     assert not list(commands.problems(text))
 
 
@@ -85,7 +85,7 @@ def test_what_is_there_passes(commands: Commands, text: str) -> None:
         ("cascade pki revoke --json 'not closed", "cascade pki revoke has no option --json"),
     ],
 )
-def test_what_is_not_there_is_named(commands: Commands, text: str, problem: str) -> None:
+def test_a_missing_command_is_named(commands: Commands, text: str, problem: str) -> None:
     assert list(commands.problems(text)) == [problem]
 
 

@@ -1,4 +1,4 @@
-"""The check of the pages, on a repository of a few files: what it refuses, where, and what it lets pass."""
+"""`tools.docs`: the check of the pages, on a repository of a few files."""
 
 from argparse import ArgumentParser
 from pathlib import Path
@@ -51,7 +51,7 @@ def said(repository: Path, text: str = "", page: str = "docs/manual.md") -> list
     return list(docs.Checker(repository, {"cascade": shop}).problems())
 
 
-def test_pages_in_order_pass(repository: Path) -> None:
+def test_correct_pages_pass(repository: Path) -> None:
     assert not said(repository)
 
 
@@ -67,7 +67,7 @@ def test_pages_in_order_pass(repository: Path) -> None:
         "`[not a link](nowhere.md)`",
     ],
 )
-def test_what_is_there_passes(repository: Path, text: str) -> None:
+def test_existing_names_pass(repository: Path, text: str) -> None:
     assert not said(repository, text)
 
 
@@ -95,11 +95,11 @@ def test_what_is_there_passes(repository: Path, text: str) -> None:
         ("x" * 121, "docs/manual.md:6: 121 characters, and 120 are allowed."),
     ],
 )
-def test_what_is_not_there_is_named_with_its_line(repository: Path, text: str, problem: str) -> None:
+def test_a_missing_name_is_reported_with_its_line(repository: Path, text: str, problem: str) -> None:
     assert said(repository, text) == [problem]
 
 
-def test_the_history_may_name_what_is_gone(repository: Path) -> None:
+def test_the_changelog_may_name_removed_files(repository: Path) -> None:
     assert not said(repository, "`cloud/shop/gone.py` is gone; `make units` as well.\n", "CHANGELOG.md")
 
 
@@ -137,7 +137,7 @@ def test_a_claim_needs_a_collected_test(name: str) -> None:
     assert list(docs.claim_problems(claims, lambda _: (collected, ""))) == problems
 
 
-def test_trouble_of_the_collection_is_reported() -> None:
+def test_an_error_of_the_collection_is_reported() -> None:
     (problem,) = docs.claim_problems([ONE], lambda _: ({"tests/a.py::test_one"}, "SyntaxError"))
     assert problem == "README.md: pytest cannot collect the tests of the claims: SyntaxError"
 

@@ -1,4 +1,4 @@
-"""The check that tests mirror the source, on a repository of a few files."""
+"""`tools.mirror`: the check that test files mirror the modules, on a repository of a few files."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ CODE = "def work() -> None: ...\n"
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """Twenty modules, each with its test file; and files that need none."""
+    """A repository with twenty modules, a test file for each, and files that need no test file."""
     for root in mirror.ROOTS:
         write(tmp_path, f"{root}/__init__.py", CODE)
     for number in range(20):
@@ -43,7 +43,7 @@ def test_one_in_twenty_may_be_missing_and_is_listed_when_asked_for(
     assert capsys.readouterr().err == "cloud/part_7.py has no tests/cloud/test_part_7.py\n"
 
 
-def test_more_are_refused_and_named(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_more_missing_test_files_are_refused_and_named(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(repository, "node/link/api.py", CODE)
     write(repository, "tests/node/test_api.py", CODE)
     (repository / "tests/cloud/test_part_7.py").unlink()

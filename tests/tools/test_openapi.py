@@ -1,4 +1,4 @@
-"""The check of the API documents: a stale copy, an invalid document, an unclear one."""
+"""`tools.openapi`: the check finds stale copies, invalid documents and missing descriptions."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ GOOD: dict[str, Any] = {
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:
-    """The good document with one member changed; None takes it out."""
+    """The good document with one member changed. `path` has the keys, separated by spaces; None removes the member."""
     made: dict[str, Any] = json.loads(json.dumps(GOOD))
     *way, last = path.split(" ")
     place = made
@@ -62,13 +62,13 @@ GET = "paths /a get"
         ("components schemas A properties x description", None, "the field A.x has no text"),
     ],
 )
-def test_unclear(path: str, value: Any, finding: str) -> None:
+def test_each_missing_description_is_found(path: str, value: Any, finding: str) -> None:
     assert list(openapi.unclear("n", GOOD)) == []
     (found,) = openapi.unclear("n", changed(path, value))
     assert finding in found
 
 
-def test_invalid() -> None:
+def test_an_invalid_document_is_found() -> None:
     assert openapi.invalid("n", GOOD) == []
     (found,) = openapi.invalid("n", changed(f"{GET} responses 200 description", None))
     assert "description" in found

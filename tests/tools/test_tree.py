@@ -1,4 +1,4 @@
-"""The check of the drawn imports, on small trees: what it refuses, which modules it names, and what it lets pass."""
+"""`tools.tree`: the check of imports between folders, on small trees."""
 
 import importlib
 from pathlib import Path
@@ -17,7 +17,7 @@ PAGE = """
 
 
 def small(*imports: str, more: tuple[str, ...] = ()) -> tree.Tree:
-    """`shop` with `routes` above `store`; an import is written "importer imported"."""
+    """The package `shop` with `routes` above `store`. Each import is written as "importer imported"."""
     arrows = frozenset((one, other) for one, _, other in (each.partition(" ") for each in imports))
     folders = {"shop", "shop.routes", "shop.store"}
     named = {name for arrow in arrows for name in arrow}
@@ -48,7 +48,7 @@ def test_a_folder_counts_as_one_child_for_all_below_it() -> None:
     assert "shop.store.orders imports shop.wiring" in problem
 
 
-def test_a_package_that_takes_from_its_own_init_is_in_a_circle_with_it() -> None:
+def test_a_module_that_imports_from_its_packages_init_is_in_a_circle() -> None:
     (problem,) = said(small("shop.store shop.store.goods", "shop.store.goods shop.store"))
     assert "a circle: __init__ -> goods -> __init__" in problem
 
@@ -63,8 +63,8 @@ def test_every_circle_is_reported_not_only_the_first() -> None:
     ]
 
 
-def test_a_circle_is_taken_as_broken_at_its_thinnest_arrow() -> None:
-    """Without the single import of `wiring` by `store`, the longer circle through `rates` is gone as well."""
+def test_circles_through_the_same_import_are_reported_once() -> None:
+    """The import of `wiring` by `store` closes both circles. The check reports only the shorter one."""
     twice = ("shop.wiring shop.store.goods", "shop.wiring shop.store.orders")
     (problem,) = said(
         small(*twice, "shop.store.goods shop.wiring", "shop.wiring shop.rates", "shop.rates shop.store.goods")
@@ -79,7 +79,7 @@ def test_an_import_that_runs_back_up_names_both_modules() -> None:
     assert "list the two the other way round" in problem
 
 
-def test_a_listed_module_has_its_place_as_well() -> None:
+def test_a_listed_module_has_a_place_in_the_order() -> None:
     page = f"{PAGE}| `shop/clock.py` | time |\n"
     assert not said(small("shop.store.goods shop.clock"), page)
     (problem,) = said(small("shop.clock shop.store.goods"), page)
@@ -93,7 +93,7 @@ def test_packages_at_the_top_are_ordered_too() -> None:
 
 
 @pytest.mark.parametrize(("count", "refused"), [(tree.MODULES_MAX, False), (tree.MODULES_MAX + 1, True)])
-def test_a_folder_has_no_more_modules_than_a_subject(count: int, refused: bool) -> None:
+def test_a_folder_with_too_many_modules_is_refused(count: int, refused: bool) -> None:
     problems = said(small(more=tuple(f"shop.store.part_{number}" for number in range(count))))
     assert problems == [
         f"shop/store/ has {count} modules, and 20 are allowed. Move a subject to a new folder." for _ in range(refused)
@@ -113,18 +113,18 @@ def test_a_folder_with_two_rows_is_refused() -> None:
 @pytest.mark.parametrize(
     "line", ["| `shop/tills/` | gone |", "Put it into `shop/tills/`.", "See `shop/store/tills.py`."]
 )
-def test_a_page_names_nothing_that_is_not_there(line: str) -> None:
+def test_a_page_that_names_a_missing_file_is_refused(line: str) -> None:
     (problem,) = said(small(), f"{PAGE}{line}\n")
     assert "is named in docs/architecture.md, but it does not exist" in problem
 
 
-def test_a_page_may_name_what_lies_outside_the_drawn_packages() -> None:
+def test_a_page_may_name_folders_outside_the_checked_packages() -> None:
     page = f"{PAGE}| `tests/` | x |\n\nSee `tests/shop/` and `relative/`.\n"
     assert not tree.problems(small(), page, {"tests/", "tests/shop/"}.__contains__)
 
 
 def test_the_imports_of_real_files_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also those inside functions and for types alone."""
+    """The tree includes imports inside functions and under TYPE_CHECKING."""
     package = tmp_path / "drawn_by_test"
     (package / "below").mkdir(parents=True)
     (package / "__init__.py").touch()

@@ -1,4 +1,4 @@
-"""The check of the words: where it looks, what it finds, and what it leaves alone."""
+"""`tools.words`: the texts that the check reads, the words that it finds, and the names that it skips."""
 
 from pathlib import Path
 
@@ -33,11 +33,11 @@ def test_pages_are_read_without_code_and_targets_of_links() -> None:
 
 
 @pytest.mark.parametrize("text", ["retold", "untold_count", "at handover", "Whoevers", "disbelieved"])
-def test_a_part_of_a_word_is_no_word(text: str) -> None:
+def test_a_part_of_a_longer_word_is_not_found(text: str) -> None:
     assert not found([words.Text(1, text)])
 
 
-def test_every_word_has_a_better_one() -> None:
+def test_every_word_has_a_replacement_that_passes() -> None:
     assert all(better.strip() for better in words.TABLE.values())
     for word in words.TABLE:
         assert not found([words.Text(1, words.TABLE[word])]), f"the better words for {word!r} are refused themselves"
@@ -51,7 +51,7 @@ def repository(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_command_passes_and_fails_by_what_it_found(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_exit_code_depends_on_the_words_found(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert words.main([], repository) == 0
     assert capsys.readouterr() == ("0 words against the rules\n", "")
     (repository / "node/agent.py").write_text('"""Asks anew."""\n')
