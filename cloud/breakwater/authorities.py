@@ -206,7 +206,7 @@ class Authorities:
         subject = next((row.id for row in roots if _same_identity(parse_ca(row.certificate), parsed)), "")
         issuer = next((row.id for row in roots if is_issued_by(parsed, parse_ca(row.certificate))), "")
         if not subject or not issuer or subject == issuer:
-            raise ValueRefused("not a cross certificate between two roots of this installation")
+            raise ValueRefused("not a cross-certificate between two roots of this installation")
         entry = self._entries.make(caller, "authority.cross", subject, detail=f"signed by {issuer}")
         with fault_point("breakwater.authority.cross"):
             added = await self._store.add_cross(CrossRow(subject, issuer, certificate), entry)

@@ -53,7 +53,7 @@ def hierarchy_of(
     """
     roots = [row for row in rows if row.ca == "root"]
     if not roots:
-        raise SignerError("cannot use this database: it has no root CA; run `cascade init`")
+        raise SignerError("cannot use this database: it has no root CA; `cascade init` makes one")
     parsed = {row.id: parse_ca(row.certificate) for row in rows}
     known = {} if before is None else before.issuers
     issuers = {row.id: known.get(row.id) or issuer_of(row.ca, row.id, parsed[row.id]) for row in rows}

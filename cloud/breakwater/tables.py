@@ -76,11 +76,11 @@ class Closing(Table, db=UNBOUND, tablename="closing"):
 class IssuedCertificate(Table, db=UNBOUND, tablename="certificate"):
     """The record of an issuance. It is made before the CA key is used, gets the certificate later, and is its audit.
 
-    `state` moves along recorded -> issued -> revoked, or recorded -> orphaned. An orphan counts as revoked and never
-    gets its certificate. `request_key` is the caller and the request id. An orphan loses its `request_key`, so that a
-    repeat makes a new record. `authority` signs the certificate. `shard` is its CRL shard; it is empty for sessions and
-    responders, which are in no CRL. `reason` is the CRLReason of RFC 5280. `feed` is the number of a revoked service
-    certificate in the revocation feed, or 0.
+    `state` is first recorded and then issued or orphaned. From each of these it can become revoked. An orphan counts as
+    revoked and never gets its certificate. `request_key` is the caller and the request id. An orphan loses its
+    `request_key`, so that a repeat makes a new record. `authority` signs the certificate. `shard` is its CRL shard; it
+    is empty for sessions and responders, which are in no CRL. `reason` is the CRLReason of RFC 5280. `feed` is the
+    number of a revoked service certificate in the revocation feed, or 0.
     """
 
     serial = Varchar(length=40, primary_key=True)

@@ -24,7 +24,7 @@ LIFE_MAX = timedelta(days=7)
 LISTED_MAX = 1000
 TRIES_MAX = 10
 TRIES_WINDOW = timedelta(minutes=10)
-"""After `TRIES_MAX` failures in this time a source has to wait. This limits audit entries; 160 bits defeat guessing."""
+"""After `TRIES_MAX` failures in this time a source has to wait. This limits audit rows; 160 bits cannot be guessed."""
 SOURCES_MAX = 4096
 """The number of sources that are counted. If so many have failed within the window, new sources have to wait too."""
 
@@ -142,7 +142,7 @@ class Enrolments:
         await self._store.audit(
             self._entries.make(caller, "enrolment.use", f"service/{name}", outcome="refused", detail=why)
         )
-        return EnrolmentRefused("the service's name and the secret are not accepted together, for this request")
+        return EnrolmentRefused("the secret is not accepted for this service and this request")
 
 
 def _normal_form(secret: str) -> str:

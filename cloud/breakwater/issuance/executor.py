@@ -32,10 +32,9 @@ OTHER_REPLICA_POLL_SECONDS = 0.05
 
 
 class OrderExecutor:
-    """Carries out orders in one process.
+    """Carries out orders in one process, and only one order of a request at a time.
 
-    It works on each request only once at a time. So this process is not working on an older record of the same request
-    that has no certificate.
+    So if an older record of the request has no certificate, this process is not working on that record.
     """
 
     def __init__(
@@ -102,7 +101,7 @@ class OrderExecutor:
                 return None
             issuer = self._authorities.find(stored.authority)
             if issuer is None:
-                raise SignerError(f"there is no authority {stored.authority}")
+                raise SignerError(f"cannot return the certificate: there is no authority {stored.authority}")
             return Certificate((stored.certificate, *self._authorities.chain_above(issuer)))
 
     async def _give_up(self, order: Order) -> None:

@@ -151,7 +151,7 @@ class CrlPublisher:
         return shard.due(self._now(), self._latest())
 
     def _latest(self) -> datetime:
-        """Return the latest plausible `next_publish_at`. A replica whose clock was ahead has planned any later one."""
+        """Return the latest plausible `next_publish_at`. A later value comes from a replica whose clock was ahead."""
         return self._now() + self._schedule.period + CLOCK_SKEW
 
     async def _last(self, shard: str) -> PublishedCrl | None:

@@ -82,7 +82,7 @@ class Delegate(msgspec.Struct, frozen=True):
     def may_sign(self, now: datetime) -> bool:
         """Whether the certificate is valid during the whole life of an answer from now.
 
-        It is not valid yet if a replica made it with a clock that is ahead.
+        It is not valid yet if it was made while this process's clock was ahead.
         """
         return self.certificate.not_valid_before_utc <= now < self.certificate.not_valid_after_utc - ANSWER_LIFE
 

@@ -49,7 +49,7 @@ _HEAD = compiled(Counter.select(Counter.value).where(Counter.name == "revocation
 
 
 class RevocationStatusStore:
-    """The queries over one engine."""
+    """The queries of status and feed."""
 
     def __init__(self, engine: ServiceEngine) -> None:
         self._engine = engine

@@ -21,7 +21,7 @@ REVOKED: dict[Column | str, Any] = {
     Certificate.reason: param("reason"),
     Certificate.revoked_at: Coalesce(Certificate.revoked_at, param("at")),
 }
-"""The columns that an UPDATE sets to revoke certificates. An orphan keeps its time, at which it became an orphan."""
+"""The columns that an UPDATE sets to revoke certificates. An orphan keeps the time of its orphaning."""
 ANNOUNCED = (Certificate.serial, Certificate.shard, Certificate.service, Certificate.feed)
 """The columns that this UPDATE returns, for `announce`."""
 
