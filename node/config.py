@@ -1,7 +1,11 @@
-"""Settings of the agent: built-in value < `cascadia.toml` < `CASCADIA_*` < command-line option.
+"""Values: the settings of the agent. A command-line option overrides the environment (`CASCADIA_*`), which overrides
+`cascadia.toml`, which overrides the built-in value.
 
-Every setting has one meaning and a bound. An unknown key is refused, since a mistyped key would be a silent default. A TPM
-other than the kernel's own needs `mode = "development"` (`node.hwbind.tpm.check_tcti`), which `status` then shows.
+An unknown key in the file is refused, because a mistyped key would leave the default in force without a message.
+
+A TPM connection other than the kernel's resource manager needs `mode = "development"`
+(`node.hwbind.tpm.check_tcti`). `cascadia status` shows development mode. Every session proof repeats it
+(`protocol.messages.sessions.ProofClaims`), and `cascade node list` and `cascade node show` show it to operators.
 """
 
 import os
@@ -23,17 +27,23 @@ HEARTBEAT_SECONDS_MAX = 3600
 
 
 class ConfigError(NodeError):
-    """The settings cannot be used; the text names the key and its source."""
+    """The settings cannot be used. The text names the file, the variable or the key, and the fault."""
 
     exit = Exit.USAGE
     code = "config_invalid"
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The settings as the file spells them.
+    """The settings by the names that the file uses.
 
-    `heartbeat_seconds`: how long the slots are in which a node without a wake channel asks again (design, section
-    10). `settle_seconds`: how long a start waits for the cloud before the stored evidence decides.
+    Attributes:
+        state_dir: the state directory.
+        socket: the path of the agent's unix socket.
+        tpm: the TPM connection (`node.hwbind.tpm`).
+        mode: production allows the kernel's resource manager only; development allows any TPM connection.
+        heartbeat_seconds: length of a heartbeat slot, 2 to 3600. The agent asks the cloud once in each slot
+            (`node.exchanges.schedule`).
+        settle_seconds: how long a start waits for the cloud, 1 to 120. After that the stored evidence decides.
     """
 
     state_dir: Path = Path("/var/lib/cascadia")
@@ -61,7 +71,7 @@ def _from_file(path: Path, required: bool) -> dict[str, Any]:
         if required:
             raise ConfigError(f"cannot read the settings: {path} does not exist") from None
         return {}
-    except (OSError, ValueError) as error:  # TOMLDecodeError, and what is not UTF-8
+    except (OSError, ValueError) as error:  # ValueError: TOMLDecodeError, or text that is not UTF-8
         raise ConfigError(f"cannot read the settings in {path}: {error}") from error
 
 
@@ -79,8 +89,14 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
 
 
 def load_config(options: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> Config:
-    """The settings in force. `options` holds those given on the command line (None = not given); `config` names
-    another file. Raises ConfigError."""
+    """The settings in force.
+
+    Args:
+        options: values of the command line by setting; None means "not given". `config` names the settings file.
+        environment: the environment's variables; by default those of the process.
+
+    A settings file that is named must exist. The default file may be missing. Raises ConfigError.
+    """
     environment = os.environ if environment is None else environment
     named = options.get("config") or environment.get("CASCADIA_CONFIG")
     values = _from_file(Path(named) if named else CONFIG_FILE, required=bool(named))

@@ -314,7 +314,7 @@ def _node_parts(stores: Stores, ports: Ports, secrets: Secrets, shared: Shared, 
         trust_reports=trust.trust_reports,
         wake_room=shared.wake_room,
     )
-    seen = SeenSessions(transaction=transaction, nodes=stores.nodes)
+    seen = SeenSessions(trust_domain=ports.trust_domain, transaction=transaction, audit=audit, nodes=stores.nodes)
     return NodeParts(
         activations=_activations(stores, ports, secrets, shared, chip_challenges, lapses),
         confirmations=Confirmations(

@@ -241,6 +241,8 @@ class Node(msgspec.Struct, frozen=True):
     """Time of the last confirm."""
     lease_until: datetime | None
     """Latest time at which a lease signed for the node terminates."""
+    development: bool = False
+    """Whether the node's last session reported that its agent runs in development mode."""
 
 
 class Generation(msgspec.Struct, frozen=True):

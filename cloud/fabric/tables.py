@@ -118,6 +118,7 @@ class Node(Table, db=UNBOUND, tablename="node"):
     wake_cursor = BigInt()
     created_at = Timestamptz(default=None)
     confirmed_at = Timestamptz(null=True, default=None)
+    development = Boolean(default=False)
 
 
 class Generation(Table, db=UNBOUND, tablename="generation"):

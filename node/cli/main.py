@@ -1,7 +1,8 @@
-"""Command line `cascadia`: parses a command, runs it, and exits with the outcome's number.
+"""Command line: `cascadia`. Parses a command, runs it, and exits with the exit code of its outcome.
 
-While the agent runs, a command asks it over its socket. Without the agent, the command reads the state itself. Exit codes
-are stable (`node/exits.py`). With `--json` the output is one document, for errors too.
+While the agent runs, `status`, `license`, `entitlement` and `renew` ask the agent over its socket. Without an agent,
+`status`, `license` and `renew` use the state directory themselves; `entitlement` fails. Exit codes are stable
+(`node/exits.py`). With `--json` a command prints one JSON document, also for an error.
 """
 
 import argparse
@@ -21,16 +22,17 @@ from node.errors import NodeError
 from node.exits import Exit, run_exit
 
 EPILOG = """\
-exit codes: 0 done or granted, 2 usage, 3 entitlement denied, 65 verification failed, 69 cloud or agent unreachable,
-70 internal, 75 try again, 77 refused by the cloud, 80 not activated, 81 revoked, 82 suspended, 83 terminated,
-84 hardware mismatch, 85 no current statement, 87 TPM, 88 pending.
+exit codes: 0 done or granted, 2 wrong usage or settings, 3 entitlement denied, 65 verification failed,
+69 cloud or agent unreachable, 70 internal fault, 75 try again, 77 refused by the cloud, 80 not activated, 81 revoked,
+82 suspended, 83 terminated, 84 hardware mismatch, 85 no trusted statement, 87 TPM fault, 88 activation not confirmed.
 """
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="cascadia",
-        description="The Cascade agent: binds this machine to its licence and tells licensed software what it may do.",
+        description="The Cascade agent. It binds this machine to its licence and tells licensed software whether "
+        "it may run.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -49,23 +51,27 @@ def _parser() -> argparse.ArgumentParser:
     activate = add(
         "activate",
         "activate this machine with an activation file",
-        "Proves to the cloud which machine this is, by its TPM, and fetches its identity and licence. Repeating it "
-        "with the same file goes on where it was interrupted. The agent must not be running.",
+        "Proves to the cloud with the TPM which machine this is, and fetches its identity and licence. If the command "
+        "is interrupted, repeat it with the same file; it then continues. The agent must not be running.",
     )
-    activate.add_argument("file", type=Path, metavar="FILE", help="the file from `cascade code create`")
+    activate.add_argument("file", type=Path, metavar="FILE", help="the activation file, made by `cascade code create`")
     add(
         "run",
         "run the agent in the foreground",
-        "Settles hardware, licence and cloud, then serves the socket until it is stopped. Exits 81 without starting "
-        "when this machine is revoked.",
+        "Checks the TPM and the licence, asks the cloud, then serves the socket until it is stopped. Exits with code "
+        "81 before it serves if this machine is revoked.",
     )
-    add("status", "show state, licence and what to do next", "Works in every state, with the agent running or not.")
-    license_command = add("license", "show the licence", "Shows the licence in force.")
-    license_command.add_argument("action", choices=["show"], help="what to do")
+    add(
+        "status",
+        "show the state, the licence and the next step",
+        "Works in every state of the licence, with and without a running agent.",
+    )
+    license_command = add("license", "show the licence", "Shows the licence of this machine.")
+    license_command.add_argument("action", choices=["show"], help="show: print the licence")
     entitlement = add(
         "entitlement",
         "ask whether an entitlement is granted",
-        "Exits 0 when granted and 3 when denied, as the running agent says now.",
+        "Asks the running agent. Exits with code 0 if the entitlement is granted now, and with code 3 if it is denied.",
     )
     entitlement.add_argument("name", metavar="NAME", help="the entitlement's name")
     add(
@@ -76,10 +82,10 @@ def _parser() -> argparse.ArgumentParser:
     renew = add(
         "renew",
         "refresh licence, session and device certificate now",
-        "Asks the cloud at once instead of at the licence's hour.",
+        "Asks the cloud now. Without this command the agent does so by itself when the time has come.",
     )
     renew.add_argument(
-        "--rekey", action="store_true", help="also make a new key in the TPM, and have it certified by fresh evidence"
+        "--rekey", action="store_true", help="also make a new node key in the TPM and get a device certificate for it"
     )
     return parser
 
@@ -87,20 +93,29 @@ def _parser() -> argparse.ArgumentParser:
 async def _with_state(
     config: Config, work: Callable[..., Awaitable[Any]], *, creates: bool = False, owns: bool = True
 ) -> Any:
-    """Run `work(state, tpm)` as the owner of the state, or as a reader of it."""
+    """Run `work(state, tpm)`, and return its result.
+
+    Args:
+        config: the settings.
+        work: the work to do.
+        creates: the state directory may be missing, and is then made.
+        owns: hold the lock of the state directory meanwhile; work that only reads needs no lock.
+
+    Raises NotActivated if the directory is missing; StateError, TctiRefused, and the errors of `work`.
+    """
     from node.hwbind.tpm import Tpm, check_tcti
     from node.state import NotActivated, State
     from node.system.hardening import no_core_dumps
 
-    # Every command that owns the state may hold a session key.
+    # A session key may be in the memory of every command that owns the state.
     no_core_dumps()
     check_tcti(config.tpm, config.mode)
     if not creates and not config.state_dir.exists():
-        # Asking must not make the directory: it would belong to whoever asked.
+        # A command that only asks must not make the directory: it would belong to the user who asked.
         raise NotActivated("cannot find an identity: this machine is not activated")
     state = State(config.state_dir)
     with state.owned() if owns else nullcontext():
-        tpm = Tpm(config.tpm)
+        tpm = Tpm(config.tpm, mode=config.mode)
         try:
             return await work(state, tpm)
         finally:
@@ -129,7 +144,7 @@ async def _run(config: Config, args: argparse.Namespace) -> int:
     from node.agent import Agent
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    # The HTTP client logs every request at INFO; the agent says what matters itself.
+    # The HTTP client logs every request at INFO. The agent logs the events that matter itself.
     logging.getLogger("httpx").setLevel(logging.WARNING)
 
     async def work(state: Any, tpm: Any) -> None:
@@ -140,14 +155,14 @@ async def _run(config: Config, args: argparse.Namespace) -> int:
 
 
 def _collect_garbage() -> None:
-    """After a start: once, and from here on as usual. What was loaded by then stays, and is not looked at again."""
+    """Collect garbage once after the start, exempt the objects that remain, and collect automatically from now on."""
     gc.collect()
     gc.freeze()
     gc.enable()
 
 
 async def _own_status(config: Config) -> dict[str, Any]:
-    """Status without an agent: stored evidence, and whether this TPM is the node's."""
+    """Status without a running agent: from the stored statements, and a check of the TPM."""
     from node.clock import utc_now
     from node.hwbind.errors import TpmError
     from node.licensing.hardware import HardwareCheck
@@ -159,12 +174,12 @@ async def _own_status(config: Config) -> dict[str, Any]:
         try:
             await hardware.check(licence.identity.node_key, licence.lease_serves)
         except TpmError as error:
-            # Status is shown in every state; the document's exit code is the TPM's.
+            # `status` works in every state. The exit code in the document reports the TPM's fault.
             logging.getLogger("cascadia").error("%s", error)
             hardware.report_fault(error)
         return status_document(licence.snapshot(), config.mode, running=False, last_contact_at=None, failures=0)
 
-    # As a reader: an agent that starts at this moment must not find its state taken.
+    # Without the lock: an agent that starts at this moment must find the state free.
     return dict(msgspec.to_builtins(await _with_state(config, work, owns=False)))
 
 
@@ -230,7 +245,7 @@ async def _own_renewal(config: Config, *, rekey: bool) -> dict[str, Any]:
         await hardware.check(licence.identity.node_key, licence.lease_serves)
         contact = Contact(state, tpm, hardware, licence, utc_now)
         try:
-            # On another machine the proof cannot be made; the document says why.
+            # Another machine's TPM cannot make the proof. The document then shows the state `hardware-mismatch`.
             if hardware.status == "ours":
                 await contact.renew(rekey=rekey)
         finally:
@@ -252,7 +267,7 @@ _COMMANDS = {
 
 
 def _node_error(error: BaseException) -> NodeError | None:
-    """The one error to report, out of nurseries' groups; a TPM fault in the same form."""
+    """The error to report: the first known error in a group of a nursery; a TPM fault as a NodeError; or None."""
     from node.hwbind.errors import TpmError
 
     if isinstance(error, NodeError):
@@ -271,9 +286,13 @@ def _node_error(error: BaseException) -> NodeError | None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
+    """Entry point. Returns the exit code.
+
+    `argv` are the arguments after the program's name; by default those of the process. Exits through SystemExit after
+    an error it has printed, and after a usage error.
+    """
     args = _parser().parse_args(argv)
-    # A start makes objects to keep and hardly any garbage; looking for it would take 7 % of its time.
+    # A start makes hardly any garbage. The collector would take 7 % of its time.
     gc.disable()
     try:
         import trio
@@ -281,10 +300,10 @@ def main(argv: list[str] | None = None) -> int:
         config = load_config(vars(args))
         return trio.run(_COMMANDS[args.command], config, args)
     except KeyboardInterrupt:
-        # The agent was asked to stop, only earlier than it listens for it.
+        # A signal stopped the agent before its own signal handling had started.
         return int(Exit.OK) if args.command == "run" else 130
     except BaseException as error:
-        # The last stop of every fault: a known one is reported, any other is a bug and keeps its traceback.
+        # Every error ends here. A known error is printed. An unknown error is a bug, and is logged with its traceback.
         known = _node_error(error)
         if known is None:
             if isinstance(error, SystemExit):

@@ -1,7 +1,7 @@
-"""Use case: open a session. The cloud gives a session certificate, and the current statement, for a proof by the TPM.
+"""Use case: open a session. For a proof by the TPM the cloud returns a session certificate and the current statement.
 
-The TPM signs once here and never in a handshake. The session key is in the TLS context of the returned object and
-nowhere else. The statement comes back unverified; `node.licensing.licence` verifies it.
+The TPM signs one proof for each session, and signs in no TLS handshake. The session key exists in the returned object
+only. This module checks the certificate. The statement is returned unverified; `node.licensing.licence` verifies it.
 """
 
 import secrets
@@ -27,7 +27,7 @@ from protocol.signed import envelope
 
 
 class Credentials(msgspec.Struct, frozen=True):
-    """A session key with its chain, and until when. In memory only: the key has no representation that is stored."""
+    """A session key, its certificate chain (DER, leaf first) and its validity dates. In memory only; never stored."""
 
     key: SessionKey
     chain: tuple[bytes, ...]
@@ -35,12 +35,15 @@ class Credentials(msgspec.Struct, frozen=True):
     not_after: datetime
 
     def connect(self, trust: TrustSet, name: str) -> api.Service:
-        """A service, with this node as the TLS client."""
+        """A client of the service `name`, with this session for TLS client authentication."""
         return api.connect(trust.bundle, trust.urls, name, (self.key, self.chain))
 
 
 class OpenedSession(msgspec.Struct, frozen=True):
-    """An answered proof. `current` is the statement that came with it, over `answer_nonce`."""
+    """An opened session. `current` has the statement and its freshness over `answer_nonce`, both unverified.
+
+    `cursor` is the position of the wake channel that the statement reflects.
+    """
 
     credentials: Credentials
     current: StatementAnswer
@@ -49,7 +52,10 @@ class OpenedSession(msgspec.Struct, frozen=True):
 
 
 class SessionRefused(Exception):
-    """The cloud refused; `answer` holds the signed statement that came with the refusal, if any, over `answer_nonce`."""
+    """The cloud refused the exchange. `answer` has the signed statement of the refusal, which may be empty.
+
+    Its freshness is over `answer_nonce`.
+    """
 
     def __init__(self, refusal: api.CloudRefused, answer_nonce: str) -> None:
         super().__init__(str(refusal))
@@ -59,14 +65,14 @@ class SessionRefused(Exception):
 
 
 def fresh_nonce() -> str:
-    """A nonce of ours, for the cloud to be fresh over."""
+    """A new nonce, for a freshness that the cloud signs. 24 random bytes in base64url."""
     return b64url_encode(secrets.token_bytes(24))
 
 
 async def _proof(
     tpm: Tpm, identity: Identity, *, nonce: str, answer_nonce: str, url: str, csr_der: bytes, trust_version: int
 ) -> str:
-    # A dying disk can hold a read of /sys for long: the settling time and a stop must not wait for it.
+    # A failing disk can delay a read of /sys for long. Settling and stopping must not wait for the read.
     components = await trio.to_thread.run_sync(fingerprint.read_components, abandon_on_cancel=True)
 
     def clock_and_sign(esys: Esys) -> tuple[bytes, bytes]:
@@ -83,6 +89,7 @@ async def _proof(
             clock=keys.read_clock(esys),
             agent_version=AGENT_VERSION,
             trust_version=trust_version,
+            development=True if tpm.mode == "development" else msgspec.UNSET,
         )
         kid = envelope.key_id(identity.node_key.public_key())
         signed = envelope.signing_input(TYP_SESSION_PROOF, kid, proof_payload(claims))
@@ -93,7 +100,10 @@ async def _proof(
 
 
 async def open_session(trust: TrustSet, identity: Identity, tpm: Tpm, clock: Clock, presented: str) -> OpenedSession:
-    """Prove, get a session, check it. `presented` is the token of the last statement held, or "".
+    """Make a proof, send it, and check the session certificate in the answer.
+
+    `presented` is the token of the node's last stored statement, or "". The proof carries the node's fingerprint, the
+    version of its trust, and development mode if the agent runs in it.
 
     Raises SessionRefused, CloudUnreachable, ServerUnproven, CertificateRejected, TpmError.
     """

@@ -1,16 +1,16 @@
-"""Port of the TPM: one ESAPI context, used by one thread at a time, with a bound on every command.
+"""Port: the TPM. One ESAPI context, used by one thread at a time, with a bound on every command.
 
-`keys.py` has the keys. The rules of the port:
+`keys.py` holds the operations on keys. The rules of this port:
 
-- No command blocks without limit. The TSS libraries wait for ever, and their device library ignores time-outs, so
-  a TCTI of our own is between ESAPI and the TPM, and `/dev/tpmrm0` is opened by us. While a command that
-  timed out is still under way in the driver, later work is refused at once: nothing piles up.
-- A context dies with its connection and is then replaced. Work that lost its connection is done once more, from its
-  beginning, never in a loop; work that timed out is not repeated. So work must be harmless to repeat, keep no
-  handle beyond its end, and return values.
-- Every fault leaves here as a `TpmError`.
+- Every command has a time bound. The TSS libraries wait for ever, and their device library ignores time-outs. So this
+  module puts its own TCTI between ESAPI and the TPM, and opens `/dev/tpmrm0` itself. While the driver still works on a
+  command that timed out, later work is refused at once, so that no work piles up.
+- A context is useless once its connection is lost, and is then replaced. Work that lost its connection is repeated
+  once, from its beginning. Work that timed out is not repeated. So work must be harmless to repeat, must keep no handle
+  after its end, and must return values.
+- Every fault of the TPM or its connection is raised as a `TpmError`.
 
-Timings of real chips: 0.2-0.6 s a signature, tens of seconds for an RSA key.
+Timings of real chips: 0.2-0.6 s for a signature, tens of seconds to make an RSA key.
 """
 
 import errno
@@ -41,18 +41,18 @@ from node.hwbind.errors import (
 T = TypeVar("T")
 
 Esys = ESAPI
-"""What work is given: a live context. Under this name outside, where the library is not imported."""
+"""The type of a live context, for modules outside of `node.hwbind`, which do not import the library."""
 
 Mode = Literal["production", "development"]
 
 DEVICE_TCTI = "device:/dev/tpmrm0"
-"""The kernel's resource manager: the only connection of production. A TPM reached over a network could be shared."""
+"""The kernel's resource manager. Production mode allows no other connection: machines could share a networked TPM."""
 
 COMMAND_SECONDS_MAX = 20.0
-"""Bound of one command; the slowest signature seen takes 0.6 s, and other users of the chip queue before us."""
+"""Bound of one command. The slowest measured signature takes 0.6 s; commands of other programs may run first."""
 
 CREATION_SECONDS_MAX = 180.0
-"""Bound of a command that makes a key: an RSA key is a random search, and slow chips need tens of seconds."""
+"""Bound of a command that makes a key. The search for an RSA key takes tens of seconds on a slow chip."""
 
 RESPONSE_BYTES_MAX = 4096
 """The largest response of any TPM 2.0 (TPM2_MAX_RESPONSE_SIZE)."""
@@ -72,25 +72,27 @@ _INTEGRITY = 0x1F
 
 
 class _Link(Protocol):
-    """What carries commands to the TPM and back. `pending` is whether a command is under way."""
+    """A connection that carries commands to the TPM and responses back."""
 
     @property
-    def pending(self) -> bool: ...
+    def pending(self) -> bool:
+        """Whether the TPM still works on a command."""
 
     def send(self, command: bytes) -> None: ...
 
     def receive(self, seconds_max: float) -> bytes:
-        """Raises TimeoutError."""
+        """The response to the last command. Raises TimeoutError after `seconds_max`."""
 
     def close(self) -> None: ...
 
 
 class DeviceLink:
-    """A TPM character device, or any descriptor that answers like one.
+    """A connection to a TPM character device, or to another descriptor that answers like one.
 
-    Each command is written and its response read in a thread of its own, which a time-out leaves behind: the kernel
-    (tpm-dev-common.c) holds one lock for the length of a command, and write, read, poll and close all wait for
-    it, O_NONBLOCK or not. The thread ends, and closes the device, when the driver answers or gives up.
+    A separate thread writes each command and reads its response. The kernel (tpm-dev-common.c) holds one lock for the
+    length of a command; write, read, poll and close all wait for that lock, with O_NONBLOCK as well. So a time-out
+    leaves the thread behind. The thread ends when the driver answers or gives up; if the link was closed meanwhile, the
+    thread closes the device.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -102,7 +104,7 @@ class DeviceLink:
 
     @classmethod
     def open(cls, path: str) -> "DeviceLink":
-        """Raises TpmAbsent, TpmPermission, TpmBusy or TpmFailed."""
+        """Open the device at `path`. Raises TpmAbsent, TpmPermission, TpmBusy or TpmFailed."""
         try:
             return cls(os.open(path, os.O_RDWR | os.O_CLOEXEC))
         except OSError as error:
@@ -153,7 +155,7 @@ class DeviceLink:
 
 
 class _LibraryLink:
-    """Any other connection, by a TCTI of the TSS libraries: resource manager, emulator. For development and tests."""
+    """A connection through a TCTI of the TSS libraries (resource manager, emulator). For development and tests."""
 
     def __init__(self, tcti: str) -> None:
         try:
@@ -163,7 +165,7 @@ class _LibraryLink:
 
     @property
     def pending(self) -> bool:
-        """Never: closing drops the connection, and the resource manager the command with it."""
+        """Always false: when the connection closes, the resource manager drops the command."""
         return False
 
     def send(self, command: bytes) -> None:
@@ -173,7 +175,7 @@ class _LibraryLink:
         try:
             return bytes(self._tcti.receive(size=RESPONSE_BYTES_MAX, timeout=int(seconds_max * 1000)))
         except TSS2_Exception as error:
-            if error.rc == 0xA0009:  # TRY_AGAIN: how a TCTI says that the time is over
+            if error.rc == 0xA0009:  # TRY_AGAIN: a TCTI reports a time-out with this code
                 raise TimeoutError from error
             raise
 
@@ -183,9 +185,9 @@ class _LibraryLink:
 
 # The library ships no types, so its base class is Any to mypy.
 class _BoundedTcti(PyTCTI):  # type: ignore[misc]
-    """The TCTI that ESAPI talks to. After its first fault it is dead and fails at once, so that clean-up cannot wait.
+    """The TCTI that ESAPI uses. After its first fault every later call fails at once, so clean-up never waits.
 
-    A time-out is reported as an I/O error: ESAPI would ask again for ever on TRY_AGAIN.
+    A time-out is reported as an I/O error, because ESAPI repeats a call for ever on TRY_AGAIN.
     """
 
     def __init__(self, link: _Link, command_seconds_max: float, creation_seconds_max: float) -> None:
@@ -207,7 +209,7 @@ class _BoundedTcti(PyTCTI):  # type: ignore[misc]
             self.dead = True
             raise TSS2_Exception(_TCTI_IO_ERROR) from error
 
-    def do_receive(self, timeout: int) -> bytes:  # ESAPI's is always "for ever"; ours counts
+    def do_receive(self, timeout: int) -> bytes:  # ESAPI always passes "for ever"; our own bound is used instead
         self._check()
         try:
             return self._link.receive(self._seconds_max)
@@ -236,18 +238,29 @@ class _BoundedTcti(PyTCTI):  # type: ignore[misc]
 
 
 class Tpm:
-    """One TPM. Opens at the first use. `run` for trio, `call` for threads; both serialise."""
+    """One TPM, opened at its first use. Trio tasks use `run`, threads use `call`; work is done one piece at a time."""
 
     def __init__(
         self,
         tcti: str,
         *,
+        mode: Mode = "development",
         command_seconds_max: float = COMMAND_SECONDS_MAX,
         creation_seconds_max: float = CREATION_SECONDS_MAX,
         open_link: Callable[[str], _Link] | None = None,
     ) -> None:
-        """`tcti` as in the configuration, `device:PATH` or one of the TSS libraries'; see `check_tcti`."""
+        """Opens nothing yet.
+
+        Args:
+            tcti: the connection as the settings spell it: `device:PATH`, or a TCTI of the TSS libraries.
+            mode: the mode of the settings, which every session proof repeats. The default is development mode, so that
+                only the settings can claim production mode. `check_tcti` checks that the mode allows the connection.
+            command_seconds_max: bound of one command, in seconds.
+            creation_seconds_max: bound of a command that makes a key, in seconds.
+            open_link: opens the connection; tests replace it.
+        """
         self.tcti = tcti
+        self.mode = mode
         self._command_seconds_max = command_seconds_max
         self._creation_seconds_max = creation_seconds_max
         self._open_link = open_link or _open_link
@@ -255,18 +268,18 @@ class Tpm:
         self._limiter = trio.CapacityLimiter(1)
         self._context: tuple[ESAPI, _BoundedTcti] | None = None
         self._stuck: _BoundedTcti | None = None
-        # The C library writes each of its faults to stderr; they reach people classified, by us.
+        # The C library writes each fault to stderr. This module reports the faults, classified, instead.
         os.environ.setdefault("TSS2_LOG", "all+none")
 
     async def run(self, work: Callable[[ESAPI], T]) -> T:
-        """`call` in the TPM's worker thread. Cancelled, it returns at once and the work under way ends by itself.
+        """Do `call(work)` in a worker thread. When cancelled, `run` returns at once and the work ends by itself.
 
         Raises TpmError.
         """
         return await trio.to_thread.run_sync(self.call, work, abandon_on_cancel=True, limiter=self._limiter)
 
     def call(self, work: Callable[[ESAPI], T]) -> T:
-        """Do `work` with a live context; see the module's text for what work may be. Raises TpmError."""
+        """Do `work` with a live context. The module's docstring states the rules for work. Raises TpmError."""
         with self._lock:
             try:
                 return self._attempt(work)
@@ -278,11 +291,12 @@ class Tpm:
                 raise TpmAbsent(f"the connection to {self.tcti} was lost twice ({lost})") from lost
 
     def close(self) -> None:
+        """Close the connection, after the running work has ended. The next use opens it again."""
         with self._lock:
             self._drop()
 
     async def aclose(self) -> None:
-        """`close` in the worker thread, for it waits for the work under way."""
+        """Do `close` in a worker thread, because `close` waits for the running work."""
         await trio.to_thread.run_sync(self.close, abandon_on_cancel=True, limiter=self._limiter)
 
     def _attempt(self, work: Callable[[ESAPI], T]) -> T:
@@ -302,7 +316,7 @@ class Tpm:
 
     def _open(self) -> tuple[ESAPI, _BoundedTcti]:
         if self._stuck is not None and self._stuck.pending:
-            raise TpmTimeout(f"{self.tcti} has still not answered an earlier command")
+            raise TpmTimeout(f"{self.tcti} has not answered an earlier command yet")
         self._stuck = None
         if self._context is None:
             tcti = _BoundedTcti(self._open_link(self.tcti), self._command_seconds_max, self._creation_seconds_max)
@@ -323,17 +337,17 @@ class Tpm:
 
 
 class _ConnectionLost(Exception):
-    """The context is useless; inside this module only."""
+    """The context has lost its connection. Used inside this module only."""
 
 
 def check_tcti(tcti: str, mode: Mode) -> None:
-    """Production takes the kernel's resource manager and nothing else. Raises TctiRefused."""
+    """Check that the mode allows the connection: production allows `DEVICE_TCTI` only. Raises TctiRefused."""
     if mode != "development" and tcti != DEVICE_TCTI:
         raise TctiRefused(f"{tcti!r} in mode {mode}")
 
 
 def classify(error: TSS2_Exception) -> TpmError:
-    """The `TpmError` for an error code of the TSS or the TPM, by the tables of TPM 2.0 Library Part 2, 6.6."""
+    """The `TpmError` for an error code of the TSS or the TPM (TPM 2.0 Library Part 2, 6.6)."""
     code = int(error.rc)
     detail = f"{error} ({_code(error)})"
     if code in _LOST or code >> 16 == 0xA:

@@ -48,6 +48,9 @@ class ProofClaims(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     agent_version: str
     trust_version: int | msgspec.UnsetType = msgspec.UNSET
     """Version of the TUF targets that the node uses. Agents that do not report it leave it out."""
+    development: bool | msgspec.UnsetType = msgspec.UNSET
+    """True while the agent runs in development mode. Agents in production mode leave it out, and agents that do not
+    report their mode. The cloud shows the mode and refuses nothing because of it."""
 
 
 class OpenSession(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -111,6 +111,7 @@ def node(row: NodeRow) -> schemas.Node:
         created_at=row.created_at,
         confirmed_at=row.confirmed_at,
         lease_until=row.lease_until,
+        development=row.development,
     )
 
 

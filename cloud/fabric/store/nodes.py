@@ -84,6 +84,11 @@ _SEAT_FREED = compiled(
     .where(Node.id == param("id"), Node.seat_held == literal(True))
     .returning(Node.id)
 )
+_SET_DEVELOPMENT = compiled(
+    Node.update(params(Node.development))
+    .where(Node.id == param("id"), Node.development != param("development"))
+    .returning(Node.id)
+)
 
 _ADD_GENERATION = _GENERATION.insert
 _GENERATION_BY_ID = compiled(_GENERATION.select().where(Generation.id == param("id")))
@@ -221,6 +226,10 @@ class NodeStore:
     async def set_revocation_delivered(self, node: NodeId, number: int, at: datetime) -> bool:
         """Store when the node first received its revocation. False if a time is stored already."""
         return bool(await self._engine.fetch(_SET_DELIVERED, id=generation_id(node, number), told_at=at))
+
+    async def set_development(self, node: NodeId, development: bool) -> bool:
+        """Store whether the node runs in development mode; True if the stored value changed."""
+        return bool(await self._engine.fetch(_SET_DEVELOPMENT, id=node, development=development))
 
     async def set_seen(self, key: str, seen: Seen) -> None:
         """Store values that a session reported. `key` is the generation's id."""

@@ -40,6 +40,26 @@ def test_list_and_show(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None
     assert "(none)" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("reported", "shown"), [({"development": True}, "yes"), ({"development": False}, "no"), ({}, "no")]
+)
+def test_list_and_show_say_whether_a_node_runs_in_development_mode(
+    calls: Calls, capsys: pytest.CaptureFixture[str], reported: dict[str, object], shown: str
+) -> None:
+    node = SHOWN | reported
+    calls.answer("GET", "/v1/nodes", {"items": [node], "next_cursor": ""})
+    calls.answer("GET", f"/v1/nodes/{NODE}", {"node": node, "generations": []})
+    assert main(["node", "list"]) == 0
+    headings, row = capsys.readouterr().out.splitlines()
+    assert (headings.split()[-1], row.split()[-1]) == ("DEVELOPMENT", shown)
+    assert main(["node", "show", NODE]) == 0
+    assert ["development", shown] in [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert main(["node", "list", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["development"] is (shown == "yes")
+    assert main(["node", "show", NODE, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["node"]["development"] is (shown == "yes")
+
+
 @pytest.mark.parametrize("action", CHANGES)
 def test_a_change_is_the_route_of_its_name(calls: Calls, capsys: pytest.CaptureFixture[str], action: str) -> None:
     calls.answer("POST", f"/v1/nodes/{NODE}/{action}", SHOWN)

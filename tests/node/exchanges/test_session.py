@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from node.exchanges.session import OpenedSession, SessionRefused, open_session
-from node.hwbind.tpm import Tpm
+from node.hwbind.tpm import Mode, Tpm
 from node.link.api import CloudUnreachable, ServerUnproven
 from node.link.certificates import CertificateRejected
 from protocol.encoding import json_decode, json_encode, sha256_hex
@@ -44,6 +45,20 @@ async def test_a_proof_by_the_tpm_gives_a_session_that_works(cloud: Fabric, mach
     await service.statement(Ask(nonce="n" * 32))
     await service.aclose()
     assert cloud.requests[-1].generation == 1
+
+
+@pytest.mark.parametrize(("mode", "reported"), [("development", True), ("production", msgspec.UNSET)])
+async def test_every_proof_repeats_development_mode(
+    cloud: Fabric, machine: Machine, mode: Mode, reported: object
+) -> None:
+    port = Tpm(machine.chip.tcti, mode=mode, command_seconds_max=10.0)
+    try:
+        for _ in range(2):
+            await log_in(cloud, machine, port)
+            proof = json_decode(cloud.requests[-1].body, OpenSession).proof
+            assert open_proof(proof, machine.node_key.public_key()).development is reported
+    finally:
+        port.close()
 
 
 async def test_every_session_has_a_key_of_its_own(cloud: Fabric, machine: Machine, tpm: Tpm) -> None:

@@ -87,6 +87,7 @@ class Sessions:
         node, generation = await self._known(device)
         await self._refuse_closed(node, generation, claims.answer_nonce)
         self.seen.note(generation.id, Seen(now, claims.fingerprint, claims.agent_version, device.not_after))
+        self.seen.note_mode(node, generation.number, development=claims.development is True)
         self.trust_reports.note(generation, claims.trust_version, device.issuer)
         if generation.state == "offered":
             return Session(chain, StatementAnswer("", ""))

@@ -112,6 +112,15 @@ async def test_the_values_of_a_session_replace_those_of_the_session_before(store
     assert row.fingerprint == {"board_serial": "ab"}
 
 
+async def test_development_mode_is_stored_where_it_differs(stores: Stores) -> None:
+    for number in (1, 2):
+        await stores.nodes.insert(node(number))
+    changed = [await stores.nodes.set_development(NODES[0], value) for value in (False, True, True, False, True)]
+    assert changed == [False, True, False, True, True]
+    assert await stores.nodes.find(NODES[0]) == node(development=True)
+    assert await stores.nodes.find(NODES[1]) == node(2)
+
+
 async def test_the_first_delivery_of_a_revocation_is_stored(stores: Stores) -> None:
     await stores.nodes.insert_generation(generation(state="closed"))
     assert [await stores.nodes.set_revocation_delivered(NODES[0], 1, NOW + hours * HOUR) for hours in (0, 1)] == [

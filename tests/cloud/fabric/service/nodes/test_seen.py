@@ -5,10 +5,14 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import cast
 
+from cloud.fabric.service.audit_log import AuditLog
 from cloud.fabric.service.nodes.seen import SeenSessions
 from cloud.fabric.store.nodes import NodeStore, Seen
+from protocol.ids import NodeId
+from tests.cloud.fabric.store.support import TENANT, node
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
+NODE = node()
 
 
 def shown(version: str) -> Seen:
@@ -16,10 +20,12 @@ def shown(version: str) -> Seen:
 
 
 class Nodes:
-    """The only query of the store that is used."""
+    """The queries of the store that are used, and the audit."""
 
     def __init__(self) -> None:
         self.stored: list[tuple[str, str]] = []
+        self.modes: list[tuple[str, bool]] = []
+        self.audited: list[tuple[object, ...]] = []
         self.transactions = 0
         self.meanwhile: Callable[[], object] = int
 
@@ -32,10 +38,28 @@ class Nodes:
         self.stored.append((key, seen.agent_version))
         self.meanwhile()
 
+    async def set_development(self, node: NodeId, development: bool) -> bool:
+        """True for the first node only."""
+        self.modes.append((node, development))
+        self.meanwhile()
+        return node == NODE.id
+
+    async def write(self, actor: str, action: str, subject: str, tenant: str, **detail: object) -> None:
+        self.audited.append((actor, action, subject, tenant, detail))
+
+
+def seen_by(nodes: Nodes) -> SeenSessions:
+    return SeenSessions(
+        trust_domain="cascade.test",
+        transaction=nodes.transaction,
+        audit=cast(AuditLog, nodes),
+        nodes=cast(NodeStore, nodes),
+    )
+
 
 async def test_the_last_session_of_each_generation_is_stored_in_one_transaction() -> None:
     nodes = Nodes()
-    seen = SeenSessions(transaction=nodes.transaction, nodes=cast(NodeStore, nodes))
+    seen = seen_by(nodes)
     await seen.store()
     assert nodes.transactions == 0
     for key, version in (("one.1", "1.0"), ("two.1", "1.0"), ("one.1", "1.1")):
@@ -47,7 +71,7 @@ async def test_the_last_session_of_each_generation_is_stored_in_one_transaction(
 
 async def test_values_that_arrive_during_a_store_wait_for_the_next_one() -> None:
     nodes = Nodes()
-    seen = SeenSessions(transaction=nodes.transaction, nodes=cast(NodeStore, nodes))
+    seen = seen_by(nodes)
     seen.note("one.1", shown("1.0"))
     nodes.meanwhile = lambda: seen.note("one.1", shown("1.1"))
     await seen.store()
@@ -55,3 +79,50 @@ async def test_values_that_arrive_during_a_store_wait_for_the_next_one() -> None
     nodes.meanwhile = int
     await seen.store()
     assert nodes.stored == [("one.1", "1.0"), ("one.1", "1.1")]
+
+
+async def test_a_mode_that_differs_is_stored_and_a_mode_that_changed_is_audited() -> None:
+    nodes = Nodes()
+    seen = seen_by(nodes)
+    seen.note_mode(NODE, 1, development=False)
+    await seen.store()
+    assert nodes.transactions == 0
+    seen.note_mode(NODE, 1, development=True)
+    seen.note_mode(node(2), 3, development=True)
+    await seen.store()
+    assert (nodes.transactions, nodes.modes) == (1, [(NODE.id, True), (node(2).id, True)])
+    assert nodes.audited == [
+        (
+            f"spiffe://cascade.test/tenant/{TENANT}/node/{NODE.id}",
+            "node.mode_changed",
+            NODE.id,
+            TENANT,
+            {"generation": 1, "mode": "development"},
+        )
+    ]
+
+
+async def test_the_last_mode_of_a_node_counts() -> None:
+    nodes = Nodes()
+    seen = seen_by(nodes)
+    seen.note_mode(NODE, 1, development=True)
+    seen.note_mode(NODE, 1, development=False)
+    await seen.store()
+    assert nodes.modes == [(NODE.id, False)]
+
+
+async def test_a_mode_that_comes_while_another_is_stored_waits_for_the_next_time() -> None:
+    """The session that reports it has read the row from before the write."""
+    nodes = Nodes()
+    seen = seen_by(nodes)
+    seen.note_mode(NODE, 1, development=True)
+    nodes.meanwhile = lambda: seen.note_mode(NODE, 2, development=False)
+    await seen.store()
+    nodes.meanwhile = int
+    await seen.store()
+    await seen.store()
+    assert nodes.modes == [(NODE.id, True), (NODE.id, False)]
+    assert [entry[-1] for entry in nodes.audited] == [
+        {"generation": 1, "mode": "development"},
+        {"generation": 2, "mode": "production"},
+    ]

@@ -14,6 +14,8 @@ from cloud.fabric.licensing.standing import Change
 from protocol.limits import NONCE_LIFE
 from protocol.messages.sessions import Certificate
 from protocol.signed.statements import Revocation, Suspension
+from tests.cloud.breakwater.support import TRUST_DOMAIN
+from tests.cloud.engines import ENGINES
 from tests.cloud.fabric.support import URL, Machine, World, change
 
 
@@ -22,6 +24,33 @@ async def test_a_session_never_outlives_twelve_hours(world: World, machine: Mach
     leaf = x509.load_der_x509_certificate(session.certificate_chain[0])
     assert leaf.not_valid_after_utc - world.clock() <= timedelta(hours=12)
     assert world.verified(session.current, await machine.peer()).generation == 1
+
+
+@pytest.mark.parametrize("databases", ENGINES, indirect=True)
+async def test_the_mode_that_a_proof_reports_is_shown_and_its_changes_are_audited(
+    world: World, machine: Machine
+) -> None:
+    """A proof without the field is of production mode, or of an agent that does not report its mode."""
+
+    async def shown_after(**changes: Any) -> bool:
+        await world.parts.nodes.sessions.open_session(machine.ask_for_session(None, **changes))
+        await world.parts.nodes.seen.store()
+        shown = await world.parts.operators.node_lists.detail(machine.node)
+        return shown.node.development
+
+    assert [await shown_after(), await shown_after(development=False)] == [False, False]
+    assert "node.mode_changed" not in await world.actions(machine.node)
+    assert [await shown_after(development=True), await shown_after(development=True)] == [True, True]
+    assert await shown_after() is False
+    entries = await world.stores.audit.page("", machine.node, "node.mode_changed", "aud_8", 200)
+    assert [(entry.actor, entry.tenant, entry.detail) for entry in reversed(entries)] == [
+        (
+            f"spiffe://{TRUST_DOMAIN}/tenant/{world.tenant}/node/{machine.node}",
+            world.tenant,
+            {"generation": "1", "mode": mode},
+        )
+        for mode in ("development", "production")
+    ]
 
 
 async def test_a_repeated_proof_gets_the_same_certificate(world: World, machine: Machine) -> None:
