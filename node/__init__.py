@@ -1,1 +1,1 @@
-"""Cascadia, the agent: binds to the hardware, holds the licence, gates the licensed workloads, works offline."""
+"""Cascadia, the agent: binds to the hardware, stores the licence, gates the licensed workloads, works offline."""

@@ -1,8 +1,9 @@
-"""The agent: wiring of its parts, settling at the start, and the loops that say when each exchange happens.
+"""Background tasks: the agent. It wires its parts, settles at the start, and decides when each exchange happens.
 
-`node.exchanges` says how, `node.licensing.verdict` decides about the licence, and the TPM holds the key. Before READY
-everything that can be known is settled. A revoked node does not start. After READY the agent stays up in every state,
-and only the gate opens and closes. Losing the cloud changes nothing but dates.
+`node.exchanges` has the steps of each exchange. `node.licensing.verdict` judges the licence. The TPM holds the key.
+Before READY the agent checks the TPM and asks the cloud. A revoked node does not start. After READY the agent keeps
+running in every state of the licence; only the gate opens and closes. While the cloud cannot be reached, the dates of
+the lease decide.
 """
 
 import logging
@@ -38,24 +39,24 @@ from protocol.faults import fault_point
 log = logging.getLogger("cascadia.agent")
 
 STOP_SECONDS_MAX = 1.0
-"""What closing the connection may take at the end."""
+"""Bound of closing the connection at the end."""
 POLL_PAUSE_SECONDS = 0.2
-"""Between an answered poll and the next: a server that never waits must not be asked in a loop."""
+"""Pause between an answered long poll and the next. It bounds the requests to a server that answers at once."""
 REPORT_SECONDS = 1.0
-"""Between two looks at the verdict. A contact ends the pause. The clock alone also changes the verdict, and no event
-announces a clock that is set."""
+"""Longest pause between two checks of the verdict. A contact ends the pause. The passing of time alone also changes the
+verdict, and no event reports a clock that somebody sets."""
 
 
 class Revoked(NodeError):
-    """The start of a revoked node."""
+    """A revoked node does not start."""
 
     exit = Exit.REVOKED
     code = "revoked"
-    next = "Ask the operator for a code made to readmit this node, then run `cascadia activate FILE`."
+    next = "Ask the operator for an activation code that readmits this node, then run `cascadia activate FILE`."
 
 
 class Agent:
-    """One running agent. Made with its parts; `run` is its life."""
+    """One agent. `run` runs it from its start to its end."""
 
     def __init__(self, config: Config, contact: Contact, hardware: HardwareCheck, clock: Clock) -> None:
         self.config = config
@@ -65,13 +66,13 @@ class Agent:
         self._trust = contact.licence.trust
         self._wake = trio.Event()
         self._contacted = trio.Event()
-        # Spreads waits over a fleet; nothing secret hangs on it.
+        # Spreads waits over a fleet; it makes no secret.
         self._random = random.Random(secrets.randbits(64))  # noqa: S311
         self._renew_from: datetime | None = None
 
     @classmethod
     def load(cls, config: Config, state: State, tpm: Tpm, clock: Clock = utc_now) -> Self:
-        """The agent over a state directory and its TPM. Raises NotActivated, StateError, TrustError."""
+        """Make the agent of a state directory and its TPM. Raises NotActivated, StateError, TrustError."""
         hardware = HardwareCheck(tpm)
         licence = state.load_licence(hardware, clock)
         return cls(config, Contact(state, tpm, hardware, licence, clock), hardware, clock)
@@ -81,12 +82,14 @@ class Agent:
         """The licence in force."""
         return self.contact.licence
 
-    # What local programs ask
+    # Questions of local programs
 
     def snapshot(self) -> Snapshot:
+        """The licence now."""
         return self.licence.snapshot()
 
     def status(self) -> StatusDocument:
+        """The document of `cascadia status`."""
         return status_document(
             self.snapshot(),
             self.config.mode,
@@ -96,7 +99,7 @@ class Agent:
         )
 
     async def renew(self, *, rekey: bool) -> None:
-        """Refresh licence, session and device certificate now. Raises NodeError, TpmError."""
+        """Refresh the licence and the session, and renew the device certificate, now. Raises NodeError, TpmError."""
         try:
             await self.contact.renew(rekey=rekey)
         finally:
@@ -105,14 +108,15 @@ class Agent:
             self.wake()
 
     def wake(self) -> None:
-        """Have the licence refreshed now, not at its hour."""
+        """Have the licence refreshed now, before its time."""
         self._wake.set()
 
     # Settling
 
     async def settle(self) -> None:
-        """Hardware, then the cloud within the deadline; its answer decides, else the stored evidence does.
+        """Check the hardware, then ask the cloud, for at most `settle_seconds`.
 
+        If the cloud answers in time, its answer decides; otherwise the stored evidence decides.
         Raises TpmError as `HardwareCheck.check`.
         """
         await self._check_hardware()
@@ -121,7 +125,7 @@ class Agent:
         with trio.move_on_after(self.config.settle_seconds) as scope:
             await self.contact.attempt()
         if scope.cancelled_caught:
-            log.warning("cloud not reached within %d s; stored evidence decides", self.config.settle_seconds)
+            log.warning("the cloud did not answer within %d s; stored evidence decides", self.config.settle_seconds)
 
     async def _check_hardware(self) -> None:
         await self._hardware.check(self.licence.identity.node_key, self.licence.lease_serves)
@@ -129,9 +133,10 @@ class Agent:
     # Loops
 
     async def run(self, ready: Callable[[], None] = lambda: None) -> None:
-        """From settling to a signal, which counts from the beginning.
+        """Settle, then serve until SIGTERM or SIGINT. A signal also ends the settling.
 
-        Raises Revoked and TpmError before READY; after it a group with the TpmError that outlasted the lease's refresh.
+        `ready` is called once the agent serves. Before READY it raises Revoked or TpmError. After READY it raises an
+        ExceptionGroup with the TpmError if the TPM still fails when the lease is due for refresh.
         """
         try:
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
@@ -143,7 +148,7 @@ class Agent:
                 await self.contact.connection.close()
 
     async def _settled(self, signals: AsyncIterator[int]) -> bool:
-        """Settle; False when a signal came first. Raises Revoked, TpmError, by themselves and not in a group."""
+        """Settle. Returns False if a signal came first. Raises Revoked, TpmError; not in an ExceptionGroup."""
         outcome: NodeError | TpmError | bool = False
         async with trio.open_nursery() as nursery:
 
@@ -180,7 +185,7 @@ class Agent:
         return f"{verdict.state}, gate {'open' if verdict.gate_open else 'closed'}"
 
     async def _keep_current(self) -> None:
-        """Refresh at the licence's hour, when woken, and in the node's slots while the cloud is silent."""
+        """Ask the cloud in each heartbeat slot, when lease or session is due, and when woken."""
         while not self.licence.revoked:
             wait = schedule.next_contact_seconds(
                 now=self._clock(),
@@ -195,31 +200,34 @@ class Agent:
             self._wake = trio.Event()
             if self._hardware.status != "ours":
                 await self._look_for_hardware()
-            # Without the TPM too: a session that is held still brings the cloud's statement.
+            # Even without the TPM: the present session can still fetch the cloud's statement.
             await self.contact.attempt()
             self._contacted.set()
             self._raise_lasting_fault()
             await self._renew_device_if_due()
-        log.error("this node was revoked while running: the gate is closed until it is activated again")
+        log.error("this node was revoked while running; the gate is closed until the node is activated again")
 
     async def _look_for_hardware(self) -> None:
-        """The hardware check after READY: no fault ends the agent before `refresh_after`."""
+        """Check the hardware after READY. A fault does not end the agent here; `_raise_lasting_fault` does, later."""
         try:
             await self._check_hardware()
         except TpmError as error:
             self._hardware.report_fault(error)
 
     def _raise_lasting_fault(self) -> None:
-        """A TPM that fails past `refresh_after` ends the agent, for its manager to restart it (exit 87).
+        """End the agent (exit 87) if the TPM still fails at `refresh_after`, so that systemd restarts it.
 
-        Without a lease (suspended, say) nothing is at stake that a restart would bring back.
+        Without a lease (a suspended node, for example) the agent keeps running: a restart would gain nothing.
         """
         fault, lease = self._hardware.fault, self.licence.lease
         if fault is not None and lease is not None and self._clock() >= lease.refresh_after:
             raise fault
 
     async def _renew_device_if_due(self) -> None:
-        """At its hour or by the lease's order. A renewal that fails is tried again at the node's slots."""
+        """Renew the device certificate at its time, or by the lease's renewal order.
+
+        A failed renewal is retried in the node's heartbeat slots.
+        """
         identity, now = self.licence.identity, self._clock()
         if self.contact.connection.credentials is None or (self._renew_from is not None and now < self._renew_from):
             return
@@ -227,7 +235,7 @@ class Agent:
         certificate = identity.chain[0]
         ordered = schedule.device_renewal_ordered(certificate, self.licence.lease, now, identity.node, heartbeat)
         if ordered:
-            # The order may follow a rotation: the new certificate is by an issuer that is published by now.
+            # The order may follow a rotation. The refreshed trust has the new issuing CA, and verifies its certificate.
             with faults_logged():
                 await self._trust.refresh()
         elif not schedule.device_renewal_due(certificate, now, identity.node):
@@ -238,7 +246,7 @@ class Agent:
             self.wake()
 
     async def _keep_wake_channel(self) -> None:
-        """One long poll at a time. An answer is a hint to ask for the statement; losing the channel is harmless."""
+        """Keep one long poll open. An answer is a hint to fetch the statement. A lost channel only delays changes."""
         losses = 0
         connection = self.contact.connection
         while True:
@@ -249,7 +257,7 @@ class Agent:
                 with fault_point("node.events.send"):
                     events = await fabric.events(connection.cursor, schedule.event_wait_seconds(self._random))
             except api.CloudRefused:
-                # The session may not count any more: the next contact learns why, signed.
+                # The cloud may no longer accept the session. The next contact gets the signed reason.
                 self.wake()
                 losses += 1
             except NodeError:
@@ -268,10 +276,10 @@ class Agent:
                 await trio.sleep(POLL_PAUSE_SECONDS)
 
     async def _keep_reported(self) -> None:
-        """Report a changed verdict to systemd and the log, and store what the disk refused at first."""
+        """Report a changed verdict to systemd and the log. Retry to store a statement that the disk refused."""
         before = ""
         while True:
-            # That the disk is full was logged when the statement came.
+            # The disk's fault was logged when the statement came.
             with suppress(StateError):
                 self.licence.retry_storing()
             headline = self._headline()
@@ -284,9 +292,10 @@ class Agent:
             self._contacted = trio.Event()
 
     async def _keep_trust(self) -> None:
-        """Refresh the published trust; what has verified stays until something newer verifies.
+        """Refresh the published trust about once a day. The verified trust stays until a newer one verifies.
 
-        First soon after the start: a machine that is switched off every night must learn new keys too.
+        The first refresh is within an hour of the start, so that a machine that is switched off every night gets new
+        keys too.
         """
         wait = schedule.first_trust_refresh_seconds(self._random)
         while True:
@@ -295,7 +304,7 @@ class Agent:
             with faults_logged():
                 await self._trust.refresh()
             if self._trust.value.version != before:
-                # The cloud counts the nodes that work by it: a contact soon, over a session under the new trust.
+                # The cloud counts the nodes that use the new trust, so report it in a contact soon.
                 await trio.sleep(schedule.adoption_seconds(self.config.heartbeat_seconds, self._random))
                 self.wake()
             wait = schedule.trust_refresh_seconds(self._random)

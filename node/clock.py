@@ -1,18 +1,21 @@
-"""The node's clocks. The only file of the node that reads one; everything else takes a time or a callable."""
+"""Adapter: the node's clocks. No other module of the node reads a clock; each takes a time or a callable."""
 
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
 Clock = Callable[[], datetime]
-"""What is handed to everything that needs the time."""
+"""A callable that returns the time now, aware."""
 
 
 def utc_now() -> datetime:
-    """The wall clock, aware. It may be wrong, and may step: judge leases by `node.licensing.verdict`, not by it."""
+    """The wall clock's time in UTC, aware. The clock may be wrong, and may step.
+
+    The dates of a lease are judged in `node.licensing.verdict` only, which allows for a wrong clock.
+    """
     return datetime.now(UTC)
 
 
 def monotonic() -> float:
-    """Seconds since some start, never backwards; does not count while the machine sleeps."""
+    """Seconds since an arbitrary start. The value never falls, and does not change while the machine sleeps."""
     return time.monotonic()

@@ -1,19 +1,19 @@
-"""Errors of the node, as the user sees them: exit code, stable code, text and next step.
+"""Values: the errors that a user of the node sees. Each has an exit code, a stable code, a text and a next step.
 
     NodeError
-    |-- VerificationFailed      a signed document that does not verify                  65
-    |-- Unreachable             no answer, or none that proves anything                69
-    |-- StateError              the state directory
-    |   |-- StateUnsafe         others could change it, or it is not what it seems      2
-    |   |-- StateBusy           another process owns it                                75
-    |   |-- StateDamaged        a file is torn, truncated, edited or of another format 70
-    |   |-- StateUnreadable     the system refuses to read it                          70
-    |   `-- StateUnwritable     the system refuses to write it                         70
-    |       `-- DiskFull        no space, quota or size limit                          70
-    `-- those of one module, beside what raises them (link.api, config, licence, local.client, trust.errors, ...)
+    |-- VerificationFailed      a signed document does not verify                       65
+    |-- Unreachable             the cloud did not answer, or its answer proves nothing  69
+    |-- StateError              the state directory cannot be used
+    |   |-- StateUnsafe         other users could change it, or it is no directory       2
+    |   |-- StateBusy           another process owns it                                 75
+    |   |-- StateDamaged        a file is torn, truncated, edited or of another format  70
+    |   |-- StateUnreadable     the system refuses to read it                           70
+    |   `-- StateUnwritable     the system refuses to write it                          70
+    |       `-- DiskFull        no space, quota or size limit is left                   70
+    `-- errors of one module, defined in the module (link.api, config, licence, local.client, trust.errors, ...)
 
-The TPM's errors are in `node/hwbind`. Rule: `text` reads "cannot ..." and names the thing; `next` says what to do;
-`code` is never renamed. No secret, key or activation code is in any of them.
+The TPM's errors are in `node/hwbind/errors.py`. `text` begins with "cannot" and names the file, server or setting.
+`next` says what to do. `code` is never renamed. No error contains a secret, a key or an activation code.
 """
 
 from pathlib import Path
@@ -22,9 +22,9 @@ from node.exits import Exit
 
 
 class NodeError(Exception):
-    """An outcome that the user must hear of. What the caller decides on is a value instead.
+    """An outcome that is shown to the user. An outcome that the caller acts on is a returned value instead.
 
-    A subclass sets `exit`, `code` and, where its exit code's next step does not fit, `next`.
+    A subclass sets `exit` and `code`. It sets `next` where the next step of the exit code does not fit.
     """
 
     exit: Exit = Exit.INTERNAL
@@ -38,26 +38,28 @@ class NodeError(Exception):
 
     @classmethod
     def of(cls, text: str, *, exit: Exit, code: str, next: str = "") -> "NodeError":  # noqa: A002 (as the attributes)
-        """An error of another tree (the TPM's) in this form."""
+        """An error of another tree, such as the TPM's, as a NodeError."""
         error = cls(text, next_step=next or exit.next)
         error.exit, error.code = exit, code
         return error
 
 
 class VerificationFailed(NodeError):
+    """A signed document or a certificate does not verify."""
+
     exit = Exit.VERIFICATION
     code = "verification_failed"
 
 
 class Unreachable(NodeError):
-    """No answer, or one that proves nothing."""
+    """The cloud or the agent did not answer, or its answer proves nothing."""
 
     exit = Exit.UNREACHABLE
     code = "unreachable"
 
 
 class StateError(NodeError):
-    """About one path of the state directory."""
+    """One path of the state directory cannot be used."""
 
     code = "state"
 
@@ -67,6 +69,8 @@ class StateError(NodeError):
 
 
 class StateUnsafe(StateError):
+    """Other users could change the path, or it is a symbolic link, or no directory."""
+
     exit = Exit.USAGE
     code = "state_unsafe"
 
@@ -75,6 +79,8 @@ class StateUnsafe(StateError):
 
 
 class StateBusy(StateError):
+    """Another process owns the state."""
+
     exit = Exit.TRY_AGAIN
     code = "state_busy"
     next = "Ask the running agent instead (`cascadia status`), or stop it first."
@@ -84,12 +90,15 @@ class StateBusy(StateError):
 
 
 class StateDamaged(StateError):
-    """Never followed by a fresh start: whoever reads the message decides."""
+    """A file of the state is torn, truncated, edited or of another format.
+
+    The agent never replaces a damaged state with a new one. The administrator decides what to do.
+    """
 
     code = "state_damaged"
     next = (
-        "Nothing was changed. Check the disk; then put the file back from a backup of this machine, "
-        "or activate the machine again: same machine, same seat."
+        "Nothing was changed. Check the disk. Then put the file back from a backup of this machine, "
+        "or activate the machine again; the same machine keeps its seat."
     )
 
     def __init__(self, path: Path, reason: str, *, next_step: str = "") -> None:
@@ -98,6 +107,8 @@ class StateDamaged(StateError):
 
 
 class StateUnreadable(StateError):
+    """The system refuses to read the path."""
+
     code = "state_unreadable"
     next = "Check the disk and who owns the file."
 
@@ -106,16 +117,20 @@ class StateUnreadable(StateError):
 
 
 class StateUnwritable(StateError):
+    """The system refuses to write the path. The old content is intact."""
+
     code = "state_unwritable"
-    next = "What was there before is intact. Check the disk, its mount options and who owns the directory."
+    next = "The old content is intact. Check the disk, its mount options and who owns the directory."
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(path, f"cannot write {path}: {reason}")
 
 
 class DiskFull(StateUnwritable):
+    """No space, quota or file size is left. The old content is intact."""
+
     code = "disk_full"
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, "no space is left")
-        self.next = f"What was there before is intact. Free space on the file system of {path.parent} and try again."
+        self.next = f"The old content is intact. Free space on the file system of {path.parent} and try again."

@@ -1,6 +1,7 @@
-"""The exit codes of `cascadia`: one stable number for each outcome, with its text and the next step.
+"""Values: the exit codes of `cascadia`. Each outcome has one stable number, a text and a next step.
 
-A number is never changed or given to another outcome. Clock (86) and clone (89) come with their states.
+A number is never changed, and never reused for another outcome. The numbers 86 (clock) and 89 (clone suspected) are
+reserved; the agent does not have these two states yet.
 """
 
 from enum import IntEnum
@@ -8,7 +9,7 @@ from typing import Self
 
 
 class Exit(IntEnum):
-    """Section 6 of the design; `text` completes "cascadia: ...", `next` is one sentence for whoever reads it."""
+    """One outcome. `text` completes "cascadia: ..."; `next` tells the user what to do, in one sentence."""
 
     text: str
     next: str
@@ -26,19 +27,23 @@ class Exit(IntEnum):
     VERIFICATION = (
         65,
         "cannot verify what the cloud sent",
-        "Get a new activation file from the operator; do not use this one until its source is known.",
+        "Get a new activation file from the operator. Use the present file only after its source is known.",
     )
-    UNREACHABLE = 69, "cannot reach the cloud or the agent", "Check the network and that the service runs; try again."
-    INTERNAL = 70, "cannot go on because of a fault", "Read the journal of the agent; report what it says."
-    TRY_AGAIN = 75, "cannot do this just now", "Try again in a moment."
+    UNREACHABLE = (
+        69,
+        "cannot reach the cloud or the agent",
+        "Check the network, check that the service runs, and try again.",
+    )
+    INTERNAL = 70, "cannot continue because of a fault", "Read the agent's journal and report its last messages."
+    TRY_AGAIN = 75, "cannot do this at the moment", "Try again in a moment."
     REFUSED = 77, "the cloud refused", "Ask the operator; the message names the reason."
     UNACTIVATED = 80, "this machine is not activated", "Run `cascadia activate FILE` with an activation file."
     REVOKED = (
         81,
         "this machine's licence is revoked",
-        "Ask the operator for an activation code made to readmit it, then run `cascadia activate FILE`.",
+        "Ask the operator for an activation code that readmits this machine, then run `cascadia activate FILE`.",
     )
-    SUSPENDED = 82, "the licence is suspended", "Ask the operator to resume it; the agent notices by itself."
+    SUSPENDED = 82, "the licence is suspended", "Ask the operator to resume it; the agent then resumes by itself."
     TERMINATED = (
         83,
         "the licence has ended by its date",
@@ -46,30 +51,30 @@ class Exit(IntEnum):
     )
     HARDWARE_MISMATCH = (
         84,
-        "this TPM is not the one that was activated",
-        "Start the state directory on its own machine, or activate this one with a code of its own.",
+        "this TPM is not the TPM that was activated",
+        "Use this state directory on the machine it was made on, or activate this machine with a new activation code.",
     )
     STALE = (
         85,
-        "no statement at hand can be trusted",
+        "there is no statement that can be trusted",
         "Connect the machine to the cloud; the agent asks for its current statement by itself.",
     )
     TPM = (
         87,
         "cannot use the TPM",
-        "Check that /dev/tpmrm0 exists, that the agent's user is in the group tss, and that nothing else holds it.",
+        "Check that /dev/tpmrm0 exists, that the agent's user is in the group tss, and that no other program holds it.",
     )
     PENDING = (
         88,
         "the activation is not confirmed yet",
-        "Run `cascadia activate FILE` again with the same file, or start the agent with the cloud in reach.",
+        "Run `cascadia activate FILE` again with the same file, or start the agent while the cloud can be reached.",
     )
 
 
 RUN_EXITS = frozenset({Exit.OK, Exit.USAGE, Exit.INTERNAL, Exit.UNACTIVATED, Exit.REVOKED, Exit.TPM})
-"""All that `cascadia run` may exit with: units match on these numbers (`RestartPreventExitStatus=80 81`)."""
+"""The exit codes of `cascadia run`. The systemd unit matches on them (`RestartPreventExitStatus=80 81`)."""
 
 
 def run_exit(code: Exit) -> Exit:
-    """The number `cascadia run` exits with: any other outcome that ends it is a fault of its surroundings, 70."""
+    """The exit code of `cascadia run` for an outcome. An outcome outside `RUN_EXITS` becomes 70 (INTERNAL)."""
     return code if code in RUN_EXITS else Exit.INTERNAL

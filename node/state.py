@@ -1,9 +1,10 @@
-"""Store: the agent's state directory as one thing, its lock and its parts.
+"""Store: the agent's state directory, its lock and the stores of its parts.
 
 lock                                      held by the one process that owns the state    node.disk.files
-trust/                                    published TUF generations                      node.trust
-identity/, current.json, activation.json  who this machine is, by generation             node.disk.identity
-licence/, tombstones/                     what Fabric said of it                         node.licensing.store
+trust/                                    verified copies of the published trust         node.trust
+identity/, current.json, activation.json, renewal.json
+                                          identities of this machine, by generation      node.disk.identity
+licence/, tombstones/                     signed statements of Fabric                    node.licensing.store
 """
 
 import logging
@@ -29,14 +30,14 @@ log = logging.getLogger("cascadia.state")
 
 
 class NotActivated(NodeError):
-    """There is no identity on this machine."""
+    """This machine has no identity."""
 
     exit = Exit.UNACTIVATED
     code = "unactivated"
 
 
 class State:
-    """The parts over one directory. Reading needs no lock; whoever writes is inside `owned`."""
+    """The stores of one state directory. A caller that only reads needs no lock; a caller that writes uses `owned`."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -45,7 +46,10 @@ class State:
 
     @contextmanager
     def owned(self) -> Iterator[None]:
-        """Be the one process that owns the state. Raises StateBusy, StateError."""
+        """Hold the lock of the state directory for the length of the block, and make the directory if it is missing.
+
+        Raises StateBusy if another process holds the lock, StateError if the directory cannot be used.
+        """
         ensure_private_dir(self.directory)
         with StateLock(self.directory):
             yield
@@ -53,14 +57,18 @@ class State:
     def licence_of(
         self, identity: Identity, trust: CurrentTrust, hardware: HardwareCheck, clock: Clock, *, confirmed: bool
     ) -> Licence:
-        """The licence of a stored generation. Raises StateDamaged (also as `_check_certificate`), StateError."""
+        """The licence of a stored generation.
+
+        Raises StateDamaged if a file is damaged or the device certificate is not of this generation; StateError.
+        """
         self._check_certificate(identity)
         return Licence(self.licences, identity, trust, hardware, clock, confirmed=confirmed)
 
     def pending(self, trust: TrustSet) -> Identity | None:
-        """The generation that waits for its confirmation. A generation that the cloud has ended waits for nothing.
+        """The stored generation that is not confirmed yet; None if there is none, or if the cloud has revoked it.
 
-        A damaged one does not stop the generation in force. Raises StateError.
+        A damaged pending generation is logged and ignored while another generation is in force. Without a generation
+        in force it raises StateDamaged. Raises StateError.
         """
         try:
             stored = self.identities.pending()
@@ -70,15 +78,16 @@ class State:
         except StateDamaged as damage:
             if self.identities.current() is None:
                 raise
-            log.warning("%s; going on with the generation in force", damage.text)
+            log.warning("%s; the agent continues with the generation in force", damage.text)
             return None
         evidence = self.licences.load(stored.holder, trust.signing_keys)
         return None if current_revocation(evidence, stored.holder) else stored
 
     def load_licence(self, hardware: HardwareCheck, clock: Clock) -> Licence:
-        """The licence to run on: of the generation in force; without one, or if it is revoked, of one that waits.
+        """The licence of the generation in force, or of the pending generation.
 
-        Raises NotActivated, StateError, TrustError.
+        The pending generation is used when no generation is in force, or when the one in force is revoked.
+        Raises NotActivated if there is neither; StateError, TrustError.
         """
         current = self.identities.current()
         if current is None and self.identities.pending() is None:
@@ -94,7 +103,7 @@ class State:
         raise NotActivated("cannot find an identity: this machine is not activated")
 
     def _check_certificate(self, identity: Identity) -> None:
-        """Raises StateDamaged when the stored certificate is not of this node, generation and key."""
+        """Check that the stored device certificate names this node, generation and key. Raises StateDamaged."""
         spiffe = NodeSpiffeId(identity.trust_domain, identity.tenant, identity.node)
         public_key = identity.node_key.public_key()
         if not is_certificate_of(

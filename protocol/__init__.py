@@ -1,4 +1,4 @@
-"""What node and cloud say to each other: ids, signed documents, messages, problem codes and limits.
+"""The protocol between node and cloud: ids, signed documents, messages, problem codes and limits.
 
-Pure: no I/O, no clock, no entropy; imports neither side.
+Pure: no I/O, no clock, no entropy. It imports neither side.
 """

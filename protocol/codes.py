@@ -1,7 +1,7 @@
-"""Secrets that people carry: activation codes, operators' tokens and enrolment secrets, with prefix and checksum.
+"""Pure functions: secrets that people handle (activation codes, operators' tokens, enrolment secrets).
 
-Text: prefix, `_`, 32 letters of random (160 bits), 6 letters of CRC-32; Crockford base 32, lower case. The checksum
-tells a mistyped code from a wrong one before any database is asked; it is no secret and proves nothing.
+A secret's text is a prefix, `_`, 32 random letters (160 bits) and 6 letters of CRC-32, in lower-case Crockford base 32.
+The checksum finds a mistyped secret before a database is asked. The checksum is not secret and proves nothing.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ import zlib
 from typing import Literal
 
 SecretPrefix = Literal["cac", "cot", "ces"]
-"""`cac`: Cascade activation code; `cot`: Cascade operator token; `ces`: Cascade enrolment secret (of a service)."""
+"""`cac`: Cascade activation code. `cot`: Cascade operator token. `ces`: Cascade enrolment secret of a service."""
 
 ENTROPY_BYTES = 20
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
@@ -30,7 +30,7 @@ def _checksum(prefix: str, body: str) -> str:
 
 
 def make_secret(prefix: SecretPrefix, entropy: bytes) -> str:
-    """A new secret from 20 random bytes."""
+    """Make a secret from 20 random bytes. Raises ValueError for another length."""
     if len(entropy) != ENTROPY_BYTES:
         raise ValueError(f"a secret takes {ENTROPY_BYTES} bytes of entropy")
     body = _letters(int.from_bytes(entropy, "big"), 32)
@@ -38,16 +38,19 @@ def make_secret(prefix: SecretPrefix, entropy: bytes) -> str:
 
 
 def parse_secret(prefix: SecretPrefix, text: str) -> str:
-    """The secret itself, in its one spelling, when prefix and checksum fit. Raises SecretFormatError."""
+    """The secret in its canonical form: lower case, without surrounding white space.
+
+    Raises SecretFormatError if prefix, length, letters or checksum are wrong.
+    """
     text = text.strip().lower()
     body = text.removeprefix(f"{prefix}_")
     if body == text or not _BODY.fullmatch(body):
         raise SecretFormatError(f"not of the form {prefix}_...")
     if _checksum(prefix, body[:32]) != body[32:]:
-        raise SecretFormatError("the checksum does not fit: mistyped or cut short")
+        raise SecretFormatError("the checksum does not match: it is mistyped or cut short")
     return text
 
 
 def secret_hash(secret: str) -> str:
-    """SHA-256 in hex, as stored. A plain hash is enough: the secret has 160 random bits."""
+    """SHA-256 in hex, as a service stores it. A plain hash is enough, because the secret has 160 random bits."""
     return hashlib.sha256(secret.encode()).hexdigest()

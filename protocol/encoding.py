@@ -1,6 +1,7 @@
-"""Text encodings with exactly one spelling a value: base64url without padding, and strict JSON.
+"""Pure functions: base64url without padding, strict JSON, and SHA-256.
 
-Rule: whatever decodes here re-encodes to the same text, so that a changed character is a changed value.
+Rule for base64url: each value has exactly one accepted text, so a changed character is a changed value or an error.
+JSON has no such rule here; `protocol.signed.envelope` and `node.disk.files` compare the encoded value with the input.
 """
 
 import base64
@@ -14,18 +15,18 @@ T = TypeVar("T")
 
 
 class EncodingError(ValueError):
-    """The text is not the canonical spelling of any value."""
+    """The text is not the canonical encoding of any value."""
 
 
 def b64url_encode(data: bytes) -> str:
-    """RFC 4648 section 5, without padding (RFC 7515 section 2)."""
+    """base64url (RFC 4648 section 5) without padding (RFC 7515 section 2)."""
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
 
 
 def b64url_decode(text: str) -> bytes:
-    """Inverse of `b64url_encode`; refuses padding, white space, foreign letters and loose trailing bits.
+    """Inverse of `b64url_encode`.
 
-    Raises EncodingError.
+    Raises EncodingError for padding, white space, other letters, and trailing bits that are not zero.
     """
     try:
         data = base64.b64decode(text.encode("ascii") + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
@@ -37,14 +38,15 @@ def b64url_decode(text: str) -> bytes:
 
 
 def json_encode(value: Any) -> bytes:
-    """Compact JSON; the fields of a Struct stand in the order of their declaration."""
+    """Compact JSON. The fields of a Struct are in the order of their declaration."""
     return msgspec.json.encode(value)
 
 
 def json_decode(data: bytes, kind: type[T]) -> T:
-    """Strict decoding into `kind`: types are not coerced. Raises msgspec.ValidationError or msgspec.DecodeError.
+    """Decode JSON into `kind`, without coercion of types. Raises msgspec.ValidationError or msgspec.DecodeError.
 
-    The library lets two faults of the input out under other names (keys that are not UTF-8, nesting too deep).
+    The library raises other errors for two faults of the input (keys that are not UTF-8, nesting that is too deep).
+    This function turns them into DecodeError.
     """
     try:
         return msgspec.json.decode(data, type=kind, strict=True)
@@ -55,8 +57,10 @@ def json_decode(data: bytes, kind: type[T]) -> T:
 
 
 def sha256(data: bytes) -> bytes:
+    """SHA-256, 32 bytes."""
     return hashlib.sha256(data).digest()
 
 
 def sha256_hex(data: bytes) -> str:
+    """SHA-256 in hex, 64 characters."""
     return hashlib.sha256(data).hexdigest()

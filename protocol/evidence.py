@@ -1,8 +1,8 @@
-"""TPM evidence on the wire (RFC 9334: the node is the attester, Fabric the verifier).
+"""Values: TPM evidence as it is sent (RFC 9334: the node is the attester, Fabric is the verifier).
 
-All byte fields are exactly what the TPM gave, marshalled (`TPMT_PUBLIC`, `TPMS_ATTEST`, `TPMT_SIGNATURE`, without
-the TPM2B size) or, for certificates, the raw DER: names and signatures are computed over these bytes, and vendors'
-certificates do not survive re-encoding.
+A byte field holds the marshalled structure exactly as the TPM returned it (`TPMT_PUBLIC`, `TPMS_ATTEST`,
+`TPMT_SIGNATURE`, without the TPM2B size), or the raw DER of a certificate. Names and signatures are computed over these
+bytes. Some manufacturers' certificates change when they are encoded again.
 """
 
 import msgspec
@@ -11,7 +11,7 @@ from protocol.encoding import sha256
 
 
 class EndorsementEvidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The TPM that the caller claims to have, and its attestation key. It proves nothing before the challenge is solved."""
+    """The TPM that the caller claims, and its attestation key. It proves nothing before the answer to the challenge."""
 
     ek_public: bytes
     """Endorsement key: TPMT_PUBLIC, marshalled."""
@@ -33,7 +33,7 @@ class KeyEvidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ClockInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`TPMS_CLOCK_INFO`: `clock` in ms, advances while powered. Evidence, not a root of trust."""
+    """`TPMS_CLOCK_INFO`. `clock` is in ms and advances while the TPM is powered. It is evidence, no trusted time."""
 
     clock: int
     reset_count: int
@@ -42,10 +42,11 @@ class ClockInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def qualifying_data(secret: bytes, activation: str, csr_der: bytes) -> bytes:
-    """`extraData` that binds certified key, challenge, activation and CSR: 32 bytes.
+    """The `extraData` (32 bytes) that binds the certified key to the challenge, the exchange and the CSR.
 
-    SHA-256(secret || activation id || SHA-256(CSR)), section 5 of the design. The secret has a fixed 32 bytes and
-    the digest 32, so the parts cannot be shifted against each other.
+    It is SHA-256(secret || exchange id || SHA-256(CSR)). `activation` is the id of the activation or renewal. Secret
+    and digest have 32 bytes each, so the boundaries of the parts are unambiguous. Raises ValueError for a secret of
+    another length.
     """
     if len(secret) != 32:
         raise ValueError("the challenge's secret has 32 bytes")

@@ -1,8 +1,8 @@
-"""Named fault points: where a crash between two durable steps can be provoked by a test.
+"""Port: named fault points, where a test can make the process crash between two durable steps.
 
-Production code passes through them at no cost and nothing outside this process can arm them: no environment
-variable, no option. A test installs a hook in its own child process (`install`) before it calls a `main`.
-Rule: a name is a string literal, used once in the code base, `<side>.<noun>.<verb>`.
+Without a hook a fault point does nothing. No environment variable and no option installs a hook. A test installs a hook
+with `install` in its own child process, before it calls a `main`. A name is a string literal of the form
+`<side>.<noun>.<verb>` and is used once in the code base.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,13 +16,13 @@ _hooks: list[Hook] = []
 
 
 def install(hook: Hook) -> None:
-    """Have `hook(name, stage)` called at every fault point of this process, for its whole life."""
+    """Have `hook(name, stage)` called at every fault point, until this process ends."""
     _hooks.append(hook)
 
 
 @contextmanager
 def fault_point(name: str) -> Iterator[None]:
-    """Mark a durable write or a send. `after` is reached only when the step did not raise."""
+    """Mark a durable write or a send. Hooks are called with stage `after` only if the step raised no error."""
     for hook in _hooks:
         hook(name, "before")
     yield

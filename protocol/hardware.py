@@ -1,7 +1,8 @@
-"""The hardware fingerprint: named components, their weights, placeholders, and the HMAC under the tenant's salt.
+"""Pure functions: the hardware fingerprint. Named components, their weights, placeholders, and the HMAC of a component.
 
-Raw serial numbers never leave the machine: a component travels as HMAC-SHA-256 under a salt of the tenant, so two
-tenants cannot compare machines. Which components count, and how much, is fixed here and by the cloud, not by a node.
+Raw serial numbers never leave the machine. A component is sent as HMAC-SHA-256 under a salt of the tenant, so two
+tenants cannot compare their machines. The components and their weights are fixed in this module; a node cannot change
+them.
 """
 
 import hashlib
@@ -19,8 +20,8 @@ WEIGHTS: dict[str, int] = {
     "disk_wwn": 15,
     "mac": 10,
 }
-"""Weight of a component; judged when the software tier comes. Of several MACs each is a component `mac/<interface>`
-and together they weigh what `mac` weighs."""
+"""Weight of each component. No code uses the weights yet; the software tier will. A machine with several network cards
+has a component `mac/<interface>` for each, and all of them together have the weight of `mac`."""
 
 SALT_BYTES = 32
 
@@ -58,24 +59,30 @@ _ONE_CHARACTER = re.compile(r"([^a-z0-9]*)([a-z0-9])(?:\2|[^a-z0-9])*")
 
 
 def normalise(value: str) -> str:
-    """Case and surrounding or repeated white space do not tell two machines apart."""
+    """The value in lower case, with single spaces and without surrounding white space."""
     return " ".join(value.split()).lower()
 
 
 def is_placeholder(value: str) -> bool:
-    """Whether a vendor left this value empty: the well-known texts, and any one character repeated (zeros, Fs)."""
+    """Whether the manufacturer did not set this value: a well-known text, or one character repeated (zeros, Fs)."""
     text = normalise(value)
     return text in _PLACEHOLDERS or _ONE_CHARACTER.fullmatch(text) is not None or not re.search(r"[a-z0-9]", text)
 
 
 def component_hmac(salt: bytes, name: str, value: str) -> str:
-    """HMAC-SHA-256 in hex over name and normalised value; the name keeps equal serials of two kinds apart."""
+    """HMAC-SHA-256 in hex over the component's name and its normalised value.
+
+    Because of the name, equal serial numbers of two components give different HMACs.
+    """
     message = f"cascade-fingerprint-1\n{name}\n{normalise(value)}".encode()
     return hmac.new(salt, message, hashlib.sha256).hexdigest()
 
 
 def fingerprint(salt: bytes, components: dict[str, str]) -> dict[str, str]:
-    """The components as sent: name -> HMAC, placeholders dropped. `components` are raw values by name."""
+    """The components as they are sent: name -> HMAC in hex, without placeholders.
+
+    `components` has the raw values by name. `salt` is the tenant's, SALT_BYTES long.
+    """
     return {
         name: component_hmac(salt, name, value)
         for name, value in sorted(components.items())

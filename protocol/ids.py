@@ -1,7 +1,7 @@
-"""Ids of things and SPIFFE ids of machines. Parsed once at the edge, compared as values after that.
+"""Values: ids of objects, and SPIFFE ids of nodes and services. They are parsed where they enter a process.
 
-An id is a type prefix, `_` and a UUIDv7 (RFC 9562) in lower-case Crockford base 32 (26 letters): it sorts by time,
-says what it names, and stands in URLs and SPIFFE paths as it is.
+An id is a type prefix, `_` and a UUIDv7 (RFC 9562) in lower-case Crockford base 32 (26 letters). Ids of one type sort
+by time. The prefix names the type. URLs and SPIFFE paths contain ids without escaping.
 """
 
 import re
@@ -21,8 +21,8 @@ ServiceName = Literal["fabric", "breakwater", "ledger", "headwaters", "conduit",
 SERVICE_NAMES: tuple[ServiceName, ...] = ("fabric", "breakwater", "ledger", "headwaters", "conduit", "weir")
 
 EKU_DEVICE = "2.25.238106524351137287"
-"""The one extended key usage of a device certificate (an LDevID): an OID of our own (ITU-T X.667), which no TLS
-stack knows, so that none takes the certificate as a client's or a server's."""
+"""The only extended key usage of a device certificate (an LDevID). It is an OID of Cascade (ITU-T X.667). No TLS stack
+knows it, so no TLS stack accepts the certificate for a client or a server."""
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 ID_LETTERS = "[0-7][0-9a-hjkmnp-tv-z]{25}"
@@ -33,11 +33,14 @@ _GENERATION = re.compile(r"[1-9][0-9]{0,8}")
 
 
 class IdError(ValueError):
-    """The text is not an id of the wanted kind."""
+    """The text is not an id of the expected type."""
 
 
 def make_id(prefix: Prefix, unix_ms: int, entropy: bytes) -> str:
-    """A new id from a time in ms and 10 random bytes (74 bits of them are used, as in RFC 9562 section 5.7)."""
+    """Make an id from a Unix time in ms and 10 random bytes, of which 74 bits are used (RFC 9562 section 5.7).
+
+    Raises ValueError for another number of bytes.
+    """
     if len(entropy) != 10:
         raise ValueError("an id takes 10 bytes of entropy")
     random_bits = int.from_bytes(entropy, "big")
@@ -47,14 +50,17 @@ def make_id(prefix: Prefix, unix_ms: int, entropy: bytes) -> str:
 
 
 def parse_id(prefix: Prefix, text: str) -> str:
-    """The id itself when it is well formed and of that prefix. Raises IdError."""
+    """The id, if it is well formed and has the prefix. Raises IdError."""
     if not _ID.fullmatch(text) or not text.startswith(f"{prefix}_"):
         raise IdError(f"not an id of the form {prefix}_...")
     return text
 
 
 def parse_generation(text: str) -> int:
-    """The generation in a certificate subject's serialNumber: decimal, from 1, without leading zeros."""
+    """The generation in the serialNumber of a certificate's subject: decimal, from 1, without leading zeros.
+
+    Raises IdError.
+    """
     if not _GENERATION.fullmatch(text):
         raise IdError("not a generation number")
     return int(text)
@@ -85,17 +91,14 @@ SpiffeId = ServiceSpiffeId | NodeSpiffeId
 
 
 def parse_trust_domain(text: str) -> str:
-    """SPIFFE-ID section 2.1: lower case, no port, no user. Raises IdError."""
+    """A trust domain (SPIFFE-ID section 2.1): lower case, without port and user. Raises IdError."""
     if not _TRUST_DOMAIN.fullmatch(text) or ".." in text:
         raise IdError("not a trust domain")
     return text
 
 
 def parse_spiffe(uri: str) -> SpiffeId:
-    """The SPIFFE id of a service or a node; anything else, query and fragment included, is refused.
-
-    Raises IdError.
-    """
+    """The SPIFFE id of a service or a node. Raises IdError for any other text, also with a query or a fragment."""
     scheme, separator, rest = uri.partition("://")
     if scheme != "spiffe" or not separator:
         raise IdError("not a SPIFFE id")
@@ -107,4 +110,4 @@ def parse_spiffe(uri: str) -> SpiffeId:
                 parse_trust_domain(domain), TenantId(parse_id("ten", tenant)), NodeId(parse_id("node", node))
             )
         case _:
-            raise IdError("a SPIFFE id of no known kind")
+            raise IdError("not the SPIFFE id of a service or a node")

@@ -7,23 +7,23 @@ from datetime import timedelta
 
 # Sizes, in bytes.
 REQUEST_BODY_BYTES_MAX = 64 * 1024
-"""A proof with an RSA EK certificate chain is about 8 kB; eight times that is generous and cheap to refuse."""
+"""Eight times the size of a proof with an RSA EK certificate, which is about 8 kB."""
 RESPONSE_BODY_BYTES_MAX = 1024 * 1024
-"""The largest answer is a page of nodes; a server that sends more is broken or hostile."""
+"""The largest answer is a page of nodes. A server that sends more is broken or hostile."""
 ENVELOPE_BYTES_MAX = 32 * 1024
 """A lease with 256 entitlements of 64 characters stays below 24 kB."""
 EK_CERTIFICATE_BYTES_MAX = 4096
-"""EK certificates in the field are 0.9 to 1.6 kB; TPM NV spaces hold no more than 2 to 4 kB."""
+"""Real EK certificates have 0.9 to 1.6 kB. The NV memory of a TPM holds 2 to 4 kB at most."""
 TPM_STRUCTURE_BYTES_MAX = 2048
-"""A TPM2B_PUBLIC of RSA-2048 is 316 bytes; nothing marshalled by a TPM here exceeds its 4 kB buffer."""
+"""A TPM2B_PUBLIC of RSA-2048 has 316 bytes."""
 CSR_BYTES_MAX = 4096
 TRUST_ROOT_BYTES_MAX = 64 * 1024
-"""Of a root of the trust repository; one with a dozen keys is 6 kB."""
+"""Bound of a TUF root. A root with a dozen keys has 6 kB."""
 TRUST_TIMESTAMP_BYTES_MAX = 16 * 1024
 TRUST_SNAPSHOT_BYTES_MAX = 64 * 1024
 TRUST_TARGETS_BYTES_MAX = 256 * 1024
-"""Of the repository's targets metadata, and of each target: a bundle of 100 certificates is 100 kB. Signed lengths bound
-each file too; this bounds what a signer may sign by mistake."""
+"""Bound of the TUF targets metadata, and of each target. A bundle of 100 certificates has 100 kB. The signed length
+bounds each file as well; this limit catches a signer's mistake."""
 NONCE_BYTES_MIN = 16
 NONCE_BYTES_MAX = 128
 
@@ -31,36 +31,37 @@ NONCE_BYTES_MAX = 128
 ENTITLEMENTS_MAX = 256
 ENTITLEMENT_NAME_CHARS_MAX = 64
 COMPONENTS_MAX = 32
-"""Components of a fingerprint; a server with more than 24 network cards sends the first by name."""
+"""Components of a fingerprint. A machine with more than 24 network cards sends the first 24 by name."""
 NAME_CHARS_MAX = 128
-"""Names that people give to tenants, codes and tokens."""
+"""Names of tenants, codes and tokens."""
 TRUST_ROOT_ROTATIONS_MAX = 64
-"""Roots between the pin and today. With one rotation a year the pin's root has long expired before."""
+"""TUF roots between the pin and the newest root; 64 years with one rotation a year."""
 SEATS_MAX = 1_000_000
 SEQ_MAX = 2**53 - 1
-"""Largest `epoch` or `seq`: exact in every JSON reader."""
+"""Largest `epoch` or `seq`. Every JSON reader represents it exactly."""
 SEQ_JUMP_MAX = 1_000_000
-"""How far a presented `seq` may lead the stored one before the cloud stops believing it."""
+"""How far a `seq` may be ahead of the stored one. The cloud checks presented statements, the node new ones."""
 
 # Waits and lives.
 CHALLENGE_LIFE = timedelta(minutes=10)
-"""A slow TPM needs seconds; ten minutes allow a reboot in between."""
+"""A slow TPM needs seconds. Ten minutes leave time for a reboot."""
 CHALLENGE_TRIES_MAX = 3
 CHALLENGES_OPEN_PER_CODE_MAX = 64
-"""A leaked code cannot fill the database; a site of 64 machines can still activate at once."""
+"""A leaked code cannot fill the database. A site of 64 machines can still activate at once."""
 CONFIRM_WITHIN = timedelta(hours=24)
-"""After a device certificate is issued, the node must confirm within this time or the activation lapses."""
+"""A node must confirm within this time after its device certificate is issued; otherwise the activation lapses."""
 NONCE_LIFE = timedelta(minutes=5)
 SESSION_LIFE_MAX = timedelta(hours=12)
 DEVICE_LIFE_AFTER_TERMINATION = timedelta(days=30)
-"""A device certificate outlives the lease's `terminate_at` by at least this: identity never dies before the licence."""
+"""A device certificate expires at least this long after the lease's `terminate_at`, so it never expires before the
+licence."""
 CLOCK_SKEW = timedelta(minutes=5)
-"""Certificates and statements start this much before their issue."""
+"""The validity of certificates and leases begins this long before their issue."""
 EVENT_WAIT_SECONDS_MAX = 250
-"""Longest long poll; below the 300 s at which common proxies cut an idle exchange."""
+"""Longest long poll. Common proxies cut an idle exchange at 300 s."""
 LICENSE_ANSWER_LIFE = timedelta(seconds=60)
-"""Licensed software keeps the socket's last answer this long: a restarted agent is no outage."""
+"""Licensed software may use the socket's last answer this long, so that it keeps running while the agent restarts."""
 TRUST_STEP_SECONDS_MAX = 10.0
 """One connect, read or write of an update from the trust repository."""
 TRUST_UPDATE_SECONDS_MAX = 60.0
-"""All requests of one update together: about eight small files, generous on a satellite link."""
+"""All requests of one update together: about eight small files, with time for a satellite link."""

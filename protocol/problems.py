@@ -1,8 +1,8 @@
-"""RFC 9457 problem documents with stable codes: the one list of what a cloud service can refuse, and what to do next.
+"""Values: problem documents (RFC 9457) with stable codes. The list of every refusal of the cloud, with its next step.
 
-A code is never renamed or reused. Which of them a client may act on is said in `conclusive`: only those say
-something lasting of the request; every other answer counts as "not reachable just now". No problem document ever
-changes a licence state: signed statements do.
+A code is never renamed or reused. A client may act on a `conclusive` code, which says something lasting about the
+request. It treats every other code as "the cloud cannot be reached at the moment". A problem document never changes the
+state of a licence; only the signed statement in it can.
 """
 
 from typing import Literal
@@ -14,7 +14,7 @@ CONTENT_TYPE = "application/problem+json"
 
 
 class ProblemKind(msgspec.Struct, frozen=True):
-    """What is fixed for a code: HTTP status, title, next step."""
+    """The fixed values of a code: HTTP status, title, next step, and whether the code is conclusive."""
 
     code: str
     status: int
@@ -45,6 +45,7 @@ class ProblemDocument(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def document(kind: ProblemKind, detail: str = "", statement: str = "", freshness: str = "") -> ProblemDocument:
+    """The problem document of a code."""
     return ProblemDocument(
         type=TYPE_PREFIX + kind.code,
         title=kind.title,
@@ -61,17 +62,25 @@ _KINDS = (
     # Form of the request.
     ProblemKind("malformed", 400, "The request cannot be read", "Correct what `detail` names and send it again."),
     ProblemKind("not_found", 404, "No such object", "Check the id and the tenant it belongs to."),
-    ProblemKind("method_not_allowed", 405, "No such method here", "See the API description for this path."),
+    ProblemKind("method_not_allowed", 405, "This path has no such method", "See the API description of this path."),
     ProblemKind("too_large", 413, "The body is too large", "Send less; the limit is in the documentation."),
     ProblemKind("unsupported_media_type", 415, "Wrong content type", "Send application/json."),
-    ProblemKind("conflict", 409, "The object is not in a state for this", "Read it again and decide anew."),
+    ProblemKind("conflict", 409, "The object's state does not allow this", "Read the object again, then decide."),
     ProblemKind("invalid", 422, "A value is not allowed", "Correct what `detail` names and send it again."),
-    # Who asks.
+    # The caller.
     ProblemKind("peer_required", 401, "A client certificate is needed here", "Connect with a session certificate."),
-    ProblemKind("peer_refused", 403, "This caller is not admitted here", "Use the identity this route is for."),
-    ProblemKind("operator_required", 401, "An operator's token is needed here", "Send a valid token; `cascade token`."),
+    ProblemKind("peer_refused", 403, "This caller is not admitted here", "Use an identity that this route admits."),
     ProblemKind(
-        "enrolment_refused", 401, "The enrolment secret is not accepted", "Get a new one; `cascade pki issue`."
+        "operator_required",
+        401,
+        "An operator's token is needed here",
+        "Send a valid token; `cascade token create` makes one.",
+    ),
+    ProblemKind(
+        "enrolment_refused",
+        401,
+        "The enrolment secret is not accepted",
+        "Get a new secret; `cascade pki issue` makes one.",
     ),
     ProblemKind("generation_closed", 403, "This generation of the node is closed", "Read the signed statement."),
     # Activation.
@@ -80,30 +89,40 @@ _KINDS = (
     ),
     ProblemKind("code_expired", 403, "The activation code has expired", "Ask the operator for a new code."),
     ProblemKind("code_revoked", 403, "The activation code was revoked", "Ask the operator for a new code."),
-    ProblemKind("seats_exhausted", 403, "No seat is free on this code", "Release a node or get a code with seats."),
+    ProblemKind(
+        "seats_exhausted",
+        403,
+        "No seat of this code is free",
+        "Ask the operator to release a node, or for a code with free seats.",
+    ),
     ProblemKind("evidence_refused", 403, "The hardware evidence is not accepted", "See `detail`; it names the check."),
-    ProblemKind("tier_refused", 403, "The tenant does not allow this assurance tier", "Trust the EK root, or the EK."),
-    ProblemKind("challenge_expired", 403, "The challenge is over", "Start the activation again."),
-    ProblemKind("challenge_failed", 403, "The challenge was not answered", "Start the activation again."),
+    ProblemKind(
+        "tier_refused",
+        403,
+        "The tenant does not allow this assurance tier",
+        "Ask the operator to trust the chip's EK root or its EK, or to allow the tier.",
+    ),
+    ProblemKind("challenge_expired", 403, "The challenge has expired", "Start the activation again."),
+    ProblemKind("challenge_failed", 403, "The answer to the challenge is wrong", "Start the activation again."),
     ProblemKind("activation_closed", 409, "This activation has ended", "Start the activation again."),
-    ProblemKind("node_revoked", 403, "This machine was revoked", "Ask the operator for a code made to readmit it."),
+    ProblemKind("node_revoked", 403, "This machine was revoked", "Ask the operator for a code that readmits it."),
     ProblemKind("csr_refused", 403, "The certificate request is not accepted", "See `detail`; it names the check."),
     # Sessions.
-    ProblemKind("proof_refused", 403, "The session proof is not accepted", "Get a new nonce and prove again."),
+    ProblemKind("proof_refused", 403, "The session proof is not accepted", "Get a new nonce and make a new proof."),
     ProblemKind("certificate_refused", 403, "The device certificate is not accepted", "Activate the node again."),
     # Published trust.
-    ProblemKind("trust_refused", 422, "The published trust cannot become this", "See `detail`; it names the rule."),
+    ProblemKind("trust_refused", 422, "The new trust cannot be published", "See `detail`; it names the rule."),
     ProblemKind(
         "adoption_incomplete",
         409,
-        "Not everybody works by the new trust yet",
-        "Wait (`cascade trust adoption`), or override with a reason: who is left behind is cut off until it has read "
-        "the new trust.",
+        "Not every node and service uses the new trust yet",
+        "Wait until `cascade trust adoption` shows that all use it, or override with a reason. Nodes that have not "
+        "read the new trust are then cut off until they read it.",
     ),
-    # Passing.
-    ProblemKind("rate_limited", 429, "Too many requests", "Wait as `Retry-After` says.", conclusive=False),
-    ProblemKind("internal", 500, "The service failed", "Try again later; nothing was promised.", conclusive=False),
-    ProblemKind("unavailable", 503, "Not able to answer just now", "Try again later.", conclusive=False),
+    # Temporary.
+    ProblemKind("rate_limited", 429, "Too many requests", "Wait for the time in `Retry-After`.", conclusive=False),
+    ProblemKind("internal", 500, "The service failed", "Try again later.", conclusive=False),
+    ProblemKind("unavailable", 503, "The service cannot answer at the moment", "Try again later.", conclusive=False),
 )
 
 KINDS: dict[str, ProblemKind] = {kind.code: kind for kind in _KINDS}

@@ -1,1 +1,1 @@
-"""The `cascadia` command line."""
+"""The command line `cascadia`."""

@@ -1,4 +1,4 @@
-"""Pure formatting, and printing, of the command line's output: for people, or as one JSON document."""
+"""Output of the command line: text for people, or one JSON document. The `human_*` functions are pure."""
 
 import json
 import sys
@@ -9,6 +9,7 @@ from node.errors import NodeError
 
 
 def fail(error: NodeError, as_json: bool) -> NoReturn:
+    """Print an error (JSON to stdout, text to stderr), and exit with its exit code."""
     if as_json:
         document = {"error": {"code": error.code, "text": error.text, "next": error.next, "exit_code": int(error.exit)}}
         print(json.dumps(document))
@@ -20,10 +21,12 @@ def fail(error: NodeError, as_json: bool) -> NoReturn:
 
 
 def print_document(document: dict[str, Any], as_json: bool, human: Callable[[dict[str, Any]], str]) -> None:
+    """Print a document as JSON, or as the text that `human` makes of it."""
     print(json.dumps(document) if as_json else human(document))
 
 
 def human_license(document: dict[str, Any]) -> str:
+    """The licence document as text, one field a line."""
     rows = [
         ("state", document["state"]),
         ("gate", document["gate"]),
@@ -43,6 +46,7 @@ def human_license(document: dict[str, Any]) -> str:
 
 
 def human_status(document: dict[str, Any]) -> str:
+    """The status document as text: the licence, the agent, and the limits of the protection."""
     rows = [
         ("agent", "running" if document["agent_running"] else "not running"),
         ("hardware", document["hardware"]),
@@ -58,5 +62,6 @@ def human_status(document: dict[str, Any]) -> str:
 
 
 def human_entitlement(document: dict[str, Any]) -> str:
+    """The answer for one entitlement as text."""
     word = "granted" if document["granted"] else "denied"
     return f"{document['name']}: {word} ({document['reason']}; until {document['valid_until']})"

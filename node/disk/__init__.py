@@ -1,1 +1,1 @@
-"""The disk: durable files, and the identity in them."""
+"""The disk: durable files, and the node's identity in files."""

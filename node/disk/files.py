@@ -1,8 +1,9 @@
-"""Adapter: files of the state directory, written in one durable step, read within bounds, owned by one process.
+"""Adapter: files of the state directory. Writes are durable and happen in one step; reads are bounded.
 
-After a crash or an error a path holds the old bytes or the new ones, never a mixture. No symbolic link is followed at the
-last component. A directory that others may write is refused. Every JSON state file carries its format's version and a
-SHA-256 over itself: that finds torn and edited files, and is no protection against root (section 6 of the design, limits).
+After a crash or an error a file holds the old bytes or the new bytes, never a mixture. `write_directory` has one
+exception, which its docstring names. A symbolic link in place of the file or its directory is refused. A directory that
+other users may write is refused. Every JSON state file carries the version of its format and a SHA-256 of its content.
+The SHA-256 finds torn and edited files; it does not protect against root, who can compute a new one.
 """
 
 import errno
@@ -23,7 +24,7 @@ from node.errors import DiskFull, StateBusy, StateDamaged, StateError, StateUnre
 from protocol.encoding import json_decode, json_encode, sha256_hex
 
 STATE_FILE_BYTES_MAX = 256 * 1024
-"""The largest is a pending activation: a proof's body (at most 64 kB) in base64 and four TPM blobs."""
+"""The largest state file is a pending activation: the body of a proof (at most 64 kB) in base64, and four TPM blobs."""
 
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _TRAILER = re.compile(rb',"sha256":"([0-9a-f]{64})"\}\n')
@@ -31,7 +32,7 @@ _TRAILER_BYTES = len(b',"sha256":""}\n') + 64
 
 
 class StateFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of all that is stored as JSON. A subclass that changes raises `FORMAT` and says how it reads the old."""
+    """Base of every JSON state file. A change of a subclass raises its `FORMAT` and defines how the old one is read."""
 
     FORMAT: ClassVar[int] = 1
     format: int = 1
@@ -51,21 +52,32 @@ def encode_state(value: StateFile) -> bytes:
 
 
 def decode_state(path: Path, data: bytes, kind: type[Stored], next_step: str = "") -> Stored:
-    """Inverse of `encode_state`: one spelling a value. `path` is for the message. Raises StateDamaged."""
+    """Inverse of `encode_state`. Each value has one accepted encoding.
+
+    Args:
+        path: the file's path, for the message of an error.
+        data: the bytes of the file.
+        kind: the expected type.
+        next_step: the next step in the error's text; empty for the default of StateDamaged.
+
+    Raises StateDamaged if the checksum, the format's version, the content or the encoding is wrong.
+    """
     trailer = _TRAILER.fullmatch(data[-_TRAILER_BYTES:])
     body = data[:-_TRAILER_BYTES] + b"}"
     if trailer is None or sha256_hex(body).encode() != trailer[1]:
-        raise StateDamaged(path, "it is torn or was edited (its checksum does not fit)", next_step=next_step)
+        raise StateDamaged(path, "it is torn or was edited (its checksum does not match)", next_step=next_step)
     try:
         version = json_decode(body, _Peek).format
         if version != kind.FORMAT:
-            reason = f"its format is {version}, and this version of Cascadia knows {kind.FORMAT}"
-            raise StateDamaged(path, reason, next_step="Install the version of Cascadia that wrote it, or a newer one.")
+            reason = f"its format is {version}, and this version of Cascadia reads format {kind.FORMAT}"
+            raise StateDamaged(
+                path, reason, next_step="Install the version of Cascadia that wrote the file, or a newer version."
+            )
         value = json_decode(body, kind)
     except msgspec.MsgspecError as error:
         raise StateDamaged(path, f"its content is not valid ({error})", next_step=next_step) from error
     if json_encode(value) != body:
-        raise StateDamaged(path, "its content is not in its one spelling", next_step=next_step)
+        raise StateDamaged(path, "its content is not in the canonical encoding", next_step=next_step)
     return value
 
 
@@ -83,13 +95,13 @@ def _check_directory(path: Path, status: os.stat_result) -> None:
     if status.st_uid not in (os.geteuid(), 0):
         raise StateUnsafe(path, f"belongs to another user ({status.st_uid})", next_step=f"Run `chown` on {path}.")
     if status.st_mode & 0o022:
-        raise StateUnsafe(path, "can be written by others", next_step=f"Run `chmod go-w {path}`.")
+        raise StateUnsafe(path, "can be written by other users", next_step=f"Run `chmod go-w {path}`.")
 
 
 def ensure_private_dir(path: Path) -> None:
-    """Make the directory (0700) when it is missing, durably; refuse one that others may write.
+    """Make the directory (mode 0700), durably, if it is missing.
 
-    Raises StateUnsafe, StateUnwritable.
+    Raises StateUnsafe if it belongs to another user or other users may write it; StateUnwritable.
     """
     try:
         if not os.path.lexists(path):
@@ -113,7 +125,7 @@ def _opened(directory: Path, *, check: bool = True) -> Iterator[int]:
 
 
 def _write_new(directory: int, name: str, data: bytes, mode: int) -> None:
-    """A new file, complete and on the disk. Whatever an earlier crash left under the name is removed first."""
+    """Write a new file and sync it to the disk. A file that an earlier crash left under the name is removed first."""
     with suppress(FileNotFoundError):
         os.unlink(name, dir_fd=directory)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -129,9 +141,10 @@ def _write_new(directory: int, name: str, data: bytes, mode: int) -> None:
 
 
 def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """Put `data` at `path` in one step that survives a power cut: temporary file, fsync, rename, fsync directory.
+    """Replace the file at `path` by `data`, in one step that survives a power cut.
 
-    On any error the old file is intact and no temporary one is left. Raises DiskFull, StateUnwritable, StateUnsafe.
+    The steps are: write a temporary file, fsync it, rename it, fsync the directory. After an error the old file is
+    intact and the temporary file is removed. Raises DiskFull, StateUnwritable, StateUnsafe.
     """
     temporary = f".{path.name}.tmp"
     try:
@@ -139,7 +152,7 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
             try:
                 _write_new(directory, temporary, data, mode)
                 os.rename(temporary, path.name, src_dir_fd=directory, dst_dir_fd=directory)
-            except BaseException:  # Also when interrupted: the temporary file must not stay.
+            except BaseException:  # An interrupt as well: the temporary file must be removed.
                 with suppress(OSError):
                     os.unlink(temporary, dir_fd=directory)
                 raise
@@ -149,10 +162,10 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
 
 
 def write_directory(path: Path, files: Mapping[str, bytes]) -> None:
-    """Put a directory with these files (0600) at `path` in one durable step; a directory that is there is replaced.
+    """Write a directory with these files (mode 0600) at `path`, durably. An existing directory is replaced.
 
-    Replacing takes two renames: a crash between them leaves no `path`, so only what can be made again may be replaced.
-    Raises as `write_atomic`.
+    A new directory appears in one step. A replacement takes two renames, and a crash between them leaves no directory
+    at `path`. So a caller may replace only a directory whose content can be made again. Raises as `write_atomic`.
     """
     temporary, old = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
     try:
@@ -168,7 +181,7 @@ def write_directory(path: Path, files: Mapping[str, bytes]) -> None:
                 with suppress(FileNotFoundError):
                     path.rename(old)
                 temporary.rename(path)
-            except BaseException:  # Also when interrupted: the old directory stays, the temporary one does not.
+            except BaseException:  # An interrupt as well: put the old directory back, remove the temporary one.
                 if old.is_dir() and not path.exists():
                     old.rename(path)
                 shutil.rmtree(temporary, ignore_errors=True)
@@ -185,7 +198,7 @@ def _remove_tree(path: Path) -> None:
 
 
 def remove_directory(path: Path) -> None:
-    """Remove a directory and what is in it; one that is not there is no error. Raises StateUnwritable."""
+    """Remove a directory and its content. A missing directory is no error. Raises StateUnwritable."""
     try:
         _remove_tree(path)
     except OSError as error:
@@ -193,7 +206,7 @@ def remove_directory(path: Path) -> None:
 
 
 def remove_file(path: Path) -> None:
-    """Remove a file durably; one that is not there is no error. Raises StateUnwritable."""
+    """Remove a file durably. A missing file is no error. Raises StateUnwritable."""
     try:
         with _opened(path.parent) as directory:
             with suppress(FileNotFoundError):
@@ -204,7 +217,7 @@ def remove_file(path: Path) -> None:
 
 
 def rename_file(path: Path, name: str) -> None:
-    """Give a file another name in its directory, durably; one that is not there is no error. Raises StateUnwritable."""
+    """Rename a file within its directory, durably. A missing file is no error. Raises StateUnwritable."""
     try:
         with _opened(path.parent) as directory:
             with suppress(FileNotFoundError):
@@ -217,10 +230,10 @@ def rename_file(path: Path, name: str) -> None:
 def read_bounded(path: Path, limit: int = STATE_FILE_BYTES_MAX) -> bytes:
     """The bytes of a regular file of at most `limit` bytes.
 
-    Raises FileNotFoundError, StateUnreadable, StateDamaged (too large, not a file).
+    Raises FileNotFoundError; StateUnreadable; StateDamaged if it is larger, a symbolic link or no regular file.
     """
     try:
-        # Without O_NONBLOCK a FIFO put in the file's place would hold the agent for ever.
+        # Without O_NONBLOCK the open of a FIFO in place of the file would block the agent for ever.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -243,7 +256,7 @@ def read_bounded(path: Path, limit: int = STATE_FILE_BYTES_MAX) -> bytes:
 
 
 def read_state(path: Path, kind: type[Stored], next_step: str = "") -> Stored | None:
-    """A JSON state file, or None when there is none. Raises StateUnreadable, StateDamaged."""
+    """The content of a JSON state file, or None if the file is missing. Raises StateUnreadable, StateDamaged."""
     try:
         data = read_bounded(path)
     except FileNotFoundError:
@@ -252,14 +265,17 @@ def read_state(path: Path, kind: type[Stored], next_step: str = "") -> Stored | 
 
 
 class StateLock:
-    """Exclusive ownership of a state directory, for the life of a `with` block. The kernel ends it with the process."""
+    """An exclusive lock (flock) on a state directory, inside a `with` block. The kernel ends it with the process."""
 
     def __init__(self, state_dir: Path) -> None:
         self._path = state_dir / "lock"
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
-        """Take the lock or raise StateBusy at once. Makes the directory. Raises StateUnsafe, StateUnwritable."""
+        """Take the lock, and make the directory if it is missing. Never waits.
+
+        Raises StateBusy if another process holds the lock; StateUnsafe, StateUnwritable.
+        """
         ensure_private_dir(self._path.parent)
         try:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -275,6 +291,7 @@ class StateLock:
         self._descriptor = descriptor
 
     def release(self) -> None:
+        """Release the lock. A second call does nothing."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None

@@ -1,16 +1,16 @@
-"""Store: the node's identity on disk, by generation (the TPM's wrapped keys, the device certificate, whose they are).
+"""Store: the node's identity on disk, by generation: wrapped keys of the TPM, the device certificate, the node's ids.
 
     STATE/identity/g-N/   ak.pub ak.priv node.pub node.priv   blobs that only this machine's TPM can load
                           device.pem                          device certificate and its issuer's, leaf first
                           identity.json                       ids, dates, digests of the blobs
-                          key-SPKI.json                       a later node key, from a rekey on
-    STATE/current.json                                        the confirmed generation
-    STATE/activation.json                                     an activation under way
-    STATE/renewal.json                                        a renewal with fresh evidence under way
+                          key-SPKI.json                       the newer node key, after a rekey
+    STATE/current.json                                        number of the confirmed generation
+    STATE/activation.json                                     an activation that has not ended
+    STATE/renewal.json                                        a renewal with fresh evidence that has not ended
 
-No plain key is stored. A generation appears in one durable step and is complete. One rename of `current.json` switches to
-it. The key in force is the key of `device.pem`, so one rename changes both. A torn, truncated or edited file is
-StateDamaged, never a fresh start.
+No unencrypted private key is stored. A generation's directory is written in one durable step. One rename of
+`current.json` switches to it. The node key in force is the key that `device.pem` certifies, so one rename replaces key
+and certificate together. A torn, truncated or edited file raises StateDamaged; it is never treated as a missing file.
 """
 
 import re
@@ -47,15 +47,15 @@ _GENERATION_DIR = re.compile(r"g-([1-9][0-9]{0,8})")
 _SEAL = re.compile(rb"# sha256 ([0-9a-f]{64})\n")
 _SEAL_BYTES = len(b"# sha256 \n") + 64
 _NEXT_CURRENT = (
-    "Nothing was changed. Move the file aside: the agent then confirms its newest generation with the cloud again."
+    "Nothing was changed. Move the file aside; the agent then confirms its newest generation with the cloud again."
 )
 _NEXT_ACTIVATION = (
-    "Nothing was changed. Remove the file and run `cascadia activate FILE` again: no second seat is used."
+    "Nothing was changed. Remove the file and run `cascadia activate FILE` again; the machine takes no second seat."
 )
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
-    """One generation of this node. `chain` is DER, leaf first; `fingerprint_salt` is the tenant's."""
+    """One generation of this node. `chain` is in DER, leaf first. `fingerprint_salt` is the salt of the tenant."""
 
     trust_domain: str
     tenant: TenantId
@@ -91,11 +91,11 @@ class _CurrentFile(StateFile, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class PendingActivation(StateFile, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An activation under way, so that a repeat with the same file carries it on.
+    """An activation that has not ended. A repeat of `cascadia activate` with the same file continues it.
 
-    `file_sha256` (hex) is of the activation file, never its content. `proof` is the body of the proof's request as it
-    will be sent: only a byte-identical repeat gets the stored answer. An exchange is kept from there on; one that was
-    cut off before starts again.
+    `file_sha256` (hex) is the digest of the activation file; the file's content is not stored. `proof` is the body of
+    the proof request as it is sent: the cloud returns its stored answer only for identical bytes. An activation is
+    stored once its proof is made. An activation that is interrupted earlier starts from its beginning.
     """
 
     file_sha256: str
@@ -107,8 +107,11 @@ class PendingActivation(StateFile, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class PendingRenewal(StateFile, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A renewal with fresh evidence under way. `node_key` is the key it is for, perhaps a new one; `proof` is the body
-    of the proof's request as it will be sent: only a byte-identical repeat gets the stored answer."""
+    """A renewal with fresh evidence that has not ended.
+
+    `node_key` is the key to certify: the present node key, or a new one for a rekey. `proof` is the body of the proof
+    request as it is sent: the cloud returns its stored answer only for identical bytes.
+    """
 
     generation: int
     renewal: RenewalId
@@ -117,7 +120,7 @@ class PendingRenewal(StateFile, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class _KeyFile(StateFile, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A node key that came after the activation's."""
+    """A node key that a rekey made after the activation."""
 
     node_key: WrappedKey
 
@@ -137,9 +140,9 @@ def _blobs(identity: Identity) -> dict[str, bytes]:
 
 
 def encode_chain(chain: tuple[bytes, ...]) -> bytes:
-    """PEM, leaf first, and a last line with the digest of the lines above it; PEM readers skip that line.
+    """A chain (DER, leaf first) as PEM, with a last line that holds the SHA-256 of the lines above it.
 
-    Raises ValueError for an empty chain or what is no certificate.
+    PEM readers skip the last line. Raises ValueError if the chain is empty or an element is no certificate.
     """
     if not chain:
         raise ValueError("a chain has at least the leaf")
@@ -148,10 +151,10 @@ def encode_chain(chain: tuple[bytes, ...]) -> bytes:
 
 
 def decode_chain(path: Path, data: bytes) -> tuple[bytes, ...]:
-    """Inverse of `encode_chain`; `path` is for the message. Raises StateDamaged."""
+    """Inverse of `encode_chain`. `path` is used in the error's text. Raises StateDamaged."""
     body, seal = data[:-_SEAL_BYTES], _SEAL.fullmatch(data[-_SEAL_BYTES:])
     if seal is None or sha256_hex(body).encode() != seal[1]:
-        raise StateDamaged(path, "it is torn or was edited (its checksum does not fit)")
+        raise StateDamaged(path, "it is torn or was edited (its checksum does not match)")
     try:
         return tuple(certificate.public_bytes(Encoding.DER) for certificate in x509.load_pem_x509_certificates(body))
     except ValueError as error:
@@ -159,7 +162,7 @@ def decode_chain(path: Path, data: bytes) -> tuple[bytes, ...]:
 
 
 class IdentityStore:
-    """The generations of a state directory. The caller holds its lock; one that does not may only read."""
+    """The generations in a state directory. A caller that writes holds the directory's lock."""
 
     def __init__(self, state_dir: Path) -> None:
         self._state_dir = state_dir
@@ -172,10 +175,11 @@ class IdentityStore:
         return self._identities / f"g-{generation}"
 
     def save_generation(self, identity: Identity) -> None:
-        """Store a generation beside the others, in one durable step. Repeating it is harmless.
+        """Store a generation beside the others. Repeating it is harmless.
 
-        What an earlier try left under the same number is replaced; the current generation never is (ValueError).
-        Raises StateDamaged (of `current.json`), DiskFull, StateUnwritable, StateUnsafe.
+        A directory that an earlier try left under the same number is replaced. The number must be above the current
+        generation's; otherwise ValueError. Raises StateDamaged (of `current.json`), DiskFull, StateUnwritable,
+        StateUnsafe.
         """
         current = self.current_generation()
         if current is not None and identity.generation <= current:
@@ -204,7 +208,7 @@ class IdentityStore:
             write_directory(self.generation_dir(identity.generation), files)
 
     def load(self, generation: int) -> Identity:
-        """A stored generation, whole. Raises StateDamaged (also when a file of it is missing), StateUnreadable."""
+        """A stored generation. Raises StateDamaged if one of its files is damaged or missing; StateUnreadable."""
         directory = self.generation_dir(generation)
         path = directory / "identity.json"
         record = read_state(path, _IdentityFile)
@@ -236,26 +240,27 @@ class IdentityStore:
         )
 
     def current(self) -> Identity | None:
-        """The confirmed generation; None when none was ever confirmed. Raises as `load`."""
+        """The confirmed generation; None if no generation was confirmed yet. Raises as `load`."""
         generation = self.current_generation()
         return None if generation is None else self.load(generation)
 
     def pending(self) -> Identity | None:
-        """The highest stored generation above the current one: it waits for its confirmation. Raises as `load`."""
+        """The highest stored generation above the current one. The cloud has not confirmed it yet. Raises as `load`."""
         above = [generation for generation in self.generations() if generation > (self.current_generation() or 0)]
         return self.load(max(above)) if above else None
 
     def generations(self) -> tuple[int, ...]:
-        """The numbers of what is stored, ascending; half-written and set-aside directories do not count."""
+        """The numbers of the stored generations, ascending. Temporary and replaced directories are not counted."""
         if not self._identities.is_dir():
             return ()
         matches = (_GENERATION_DIR.fullmatch(entry.name) for entry in self._identities.iterdir())
         return tuple(sorted(int(match[1]) for match in matches if match))
 
     def switch_to(self, generation: int) -> None:
-        """Make a stored generation the current one: one rename. Then those below its predecessor are removed.
+        """Make a stored generation the current one, in one rename. Then remove every generation below N - 1.
 
-        Switching to the current one does nothing, to a lower one is a ValueError. Raises as `load` and `write_atomic`.
+        A switch to the current generation does nothing. A switch to a lower one raises ValueError.
+        Raises as `load` and `write_atomic`.
         """
         current = self.current_generation()
         if current == generation:
@@ -271,7 +276,7 @@ class IdentityStore:
                     remove_directory(self.generation_dir(old))
 
     def _later_key(self, directory: Path, chain: tuple[bytes, ...]) -> WrappedKey | None:
-        """The key that the certificate is of, if it came after the activation's. Raises StateDamaged."""
+        """The node key that the certificate certifies, if a rekey made it; otherwise None. Raises StateDamaged."""
         public_key = x509.load_der_x509_certificate(chain[0]).public_key() if chain else None
         if not isinstance(public_key, ec.EllipticCurvePublicKey):
             return None
@@ -281,11 +286,11 @@ class IdentityStore:
     def replace_device_chain(
         self, generation: int, chain: tuple[bytes, ...], node_key: WrappedKey | None = None
     ) -> None:
-        """Put a renewed device certificate, and the key it is of (None: the same), in the place of the old ones, by
-        one rename.
+        """Replace the device certificate, and after a rekey the node key, in one rename.
 
-        The caller has verified both. A crash leaves the old pair or the new one. Raises as `load` and `write_atomic`;
-        ValueError for what is no chain.
+        `node_key` is the new key that the certificate certifies; None means that the key stays the same. The caller has
+        verified both. A crash leaves the old pair or the new pair. Raises as `load` and `write_atomic`; ValueError if
+        `chain` is empty or holds something else than certificates.
         """
         data = encode_chain(chain)
         directory = self.generation_dir(generation)
@@ -303,36 +308,39 @@ class IdentityStore:
                         remove_file(path)
 
     def save_renewal(self, renewal: PendingRenewal) -> None:
-        """Keep a renewal under way, in the place of an earlier one. Raises as `write_atomic`."""
+        """Store a renewal that has not ended, in place of an earlier one. Raises as `write_atomic`."""
         with fault_point("node.renewal.save"):
             write_atomic(self._renewal_path, encode_state(renewal))
 
     def load_renewal(self) -> PendingRenewal | None:
-        """The renewal under way, if there is one. Raises StateDamaged, StateUnreadable."""
+        """The renewal that has not ended, or None. Raises StateDamaged, StateUnreadable."""
         return read_state(self._renewal_path, PendingRenewal)
 
     def clear_renewal(self) -> None:
-        """Forget the renewal under way: it has ended. Raises StateUnwritable."""
+        """Remove the stored renewal, because it has ended. Raises StateUnwritable."""
         with fault_point("node.renewal.clear"):
             remove_file(self._renewal_path)
 
     def save_activation(self, activation: PendingActivation) -> None:
-        """Keep an activation under way, in the place of an earlier one. Raises as `write_atomic`."""
+        """Store an activation that has not ended, in place of an earlier one. Raises as `write_atomic`."""
         ensure_private_dir(self._state_dir)
         with fault_point("node.activation.save"):
             write_atomic(self._activation_path, encode_state(activation))
 
     def load_activation(self) -> PendingActivation | None:
-        """The activation under way, if there is one. Raises StateDamaged, StateUnreadable."""
+        """The activation that has not ended, or None. Raises StateDamaged, StateUnreadable."""
         return read_state(self._activation_path, PendingActivation, _NEXT_ACTIVATION)
 
     def clear_activation(self) -> None:
-        """Forget the activation under way: it has ended. Raises StateUnwritable."""
+        """Remove the stored activation, because it has ended. Raises StateUnwritable."""
         with fault_point("node.activation.clear"):
             remove_file(self._activation_path)
 
     def current_generation(self) -> int | None:
-        """The confirmed generation's number, whole or not. Raises StateDamaged (of `current.json`), StateUnreadable."""
+        """The number of the confirmed generation, or None. Its files are not read.
+
+        Raises StateDamaged (of `current.json`), StateUnreadable.
+        """
         record = read_state(self._current_path, _CurrentFile, _NEXT_CURRENT)
         return None if record is None else record.generation
 
@@ -347,5 +355,5 @@ def _read(path: Path) -> bytes:
 def _read_blob(path: Path, record: _IdentityFile) -> bytes:
     data = _read(path)
     if record.blobs_sha256.get(path.name) != sha256_hex(data):
-        raise StateDamaged(path, "it is torn or was edited (its checksum does not fit)")
+        raise StateDamaged(path, "it is torn or was edited (its checksum does not match)")
     return data

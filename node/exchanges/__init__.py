@@ -1,1 +1,1 @@
-"""Each conversation with the cloud, from the first byte to what is stored."""
+"""The exchanges with the cloud: activate, confirm, open a session, refresh, renew. Each ends with the stored result."""

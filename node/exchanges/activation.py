@@ -1,8 +1,8 @@
-"""Use case: activate this machine, from an activation file to a confirmed generation (design, section 5).
+"""Use case: activate this machine, from an activation file to a confirmed generation.
 
-It is repeatable at every point. The proof is stored before it is sent, a repeat with the same file sends the same bytes,
-and the same chip stays the same node. Nothing from the cloud is stored before it has verified. The generation in force
-stays in force until the new one is confirmed.
+The activation can be repeated after an interruption at any point. The proof is stored before it is sent, and a repeat
+with the same file sends the same bytes. The same chip remains the same node. Data from the cloud is verified before it
+is stored. The present generation stays in force until the new one is confirmed.
 """
 
 from collections.abc import Awaitable, Callable
@@ -49,33 +49,38 @@ ACTIVATION_FILE_BYTES_MAX = 16 * 1024
 _OVER = frozenset({"challenge_expired", "challenge_failed", "activation_closed", "not_found"})
 """Refusals of a stored proof after which a new exchange may still succeed with the same file."""
 _LAPSED = frozenset({"generation_closed", "conflict"})
-"""The same of a confirmation that comes too late."""
+"""Refusals of a late confirmation after which a new exchange may still succeed with the same file."""
 
 
 class ActivationFileInvalid(NodeError):
+    """The activation file cannot be read or used."""
+
     exit = Exit.USAGE
     code = "activation_file_invalid"
-    next = "Ask your vendor for the file again; it is the one that `cascade code create` wrote."
+    next = "Ask your vendor for the file again. `cascade code create` writes it."
 
 
 class OtherNode(NodeError):
-    """The state directory came from another machine, and its numbers are ahead of this machine's."""
+    """The state directory is another node's, and its generation is not below this machine's new one."""
 
     exit = Exit.HARDWARE_MISMATCH
     code = "state_of_another_node"
-    next = "Move the state directory aside and run the same command again: no second seat is used."
+    next = "Move the state directory aside and run the same command again; the machine takes no second seat."
 
 
 class OtherCloud(NodeError):
-    """The file is of another cloud than the generation in force; with its trust published that licence would end."""
+    """The file is from another cloud than the generation in force. Its trust would end the present licence."""
 
     exit = Exit.VERIFICATION
     code = "state_of_another_cloud"
-    next = "Use a file of the cloud that this machine belongs to, or move the state directory aside to leave it."
+    next = (
+        "Use a file from the cloud that this machine belongs to. To change to the other cloud, move the state "
+        "directory aside first."
+    )
 
 
 def read_activation_file(path: Path) -> tuple[ActivationFile, str]:
-    """The file and the SHA-256 (hex) of its bytes. Raises ActivationFileInvalid."""
+    """Read an activation file. Returns it with the SHA-256 (hex) of its bytes. Raises ActivationFileInvalid."""
     try:
         raw = read_bounded(path, ACTIVATION_FILE_BYTES_MAX)
         parsed = json_decode(raw, ActivationFile)
@@ -87,18 +92,18 @@ def read_activation_file(path: Path) -> tuple[ActivationFile, str]:
     except (msgspec.MsgspecError, SecretFormatError) as error:
         raise ActivationFileInvalid(f"cannot use {path}: {error}") from error
     if parsed.format != ACTIVATION_FILE_FORMAT:
-        raise ActivationFileInvalid(f"cannot use {path}: format {parsed.format} is not known to this version")
+        raise ActivationFileInvalid(f"cannot use {path}: this version of Cascadia does not know format {parsed.format}")
     return parsed, sha256_hex(raw)
 
 
 async def activate(state: State, tpm: Tpm, path: Path, clock: Clock, say: Say) -> Licence:
-    """Carry the activation to its end, from wherever it was interrupted. The caller owns the state.
+    """Activate this machine, or continue an interrupted activation with the same file. The caller owns the state.
 
-    Returns the licence of the confirmed generation. `say` gets each step, for the person who waits.
+    `say` is called with a text for each step, for the user who waits. Returns the licence of the confirmed generation.
     Raises NodeError, TpmError.
     """
     file, file_sha256 = read_activation_file(path)
-    say("fetching the published trust under the file's pin")
+    say("fetching the published trust, from the pin in the file")
     trusted = await published.bootstrap(
         file.repository_url, file.pin, state.directory, admit=lambda verified: _check_cloud(state, verified)
     )
@@ -109,9 +114,10 @@ async def activate(state: State, tpm: Tpm, path: Path, clock: Clock, say: Say) -
 
 
 def _check_cloud(state: State, verified: TrustSet) -> None:
-    """The generation in force must belong to the file's cloud, or its licence would end with the new trust.
+    """Check that the generation in force belongs to the file's cloud. Otherwise the new trust would end its licence.
 
-    One root in common is enough, since roots rotate one by one. Damaged trust is no obstacle: nothing is lost with it.
+    Two clouds are the same if their trust domains are equal and they share a root; roots rotate one at a time. If the
+    stored trust is damaged, the check passes, because the licence cannot be verified without it anyway.
     Raises OtherCloud, StateError.
     """
     if state.identities.current_generation() is None:
@@ -120,11 +126,11 @@ def _check_cloud(state: State, verified: TrustSet) -> None:
         before = published.load(state.directory).bundle
         same = before.trust_domain == verified.bundle.trust_domain
         if not (same and set(before.roots) & set(verified.bundle.roots)):
-            raise OtherCloud(f"cannot use this file: it is of another cloud than the licence in {state.directory}")
+            raise OtherCloud(f"cannot use this file: the licence in {state.directory} is from another cloud")
 
 
 class _Activation:
-    """One activation under the trust that its file names."""
+    """One activation, under the trust that starts from its file's pin."""
 
     def __init__(self, state: State, trust: CurrentTrust, tpm: Tpm, clock: Clock, say: Say) -> None:
         self._state = state
@@ -135,7 +141,7 @@ class _Activation:
         self._hardware = HardwareCheck(tpm)
 
     async def carry_out(self, file: ActivationFile, file_sha256: str) -> Licence:
-        """Resume the activation that this file began, or begin one. Raises NodeError, TpmError."""
+        """Resume the activation of this file, or begin one. Raises NodeError, TpmError."""
         identity = await self._resume(file_sha256)
         if identity is not None:
             licence = await self._unless_ended(_LAPSED, self._confirm(identity))
@@ -145,37 +151,37 @@ class _Activation:
         return await self._confirm(await self._fetch(pending))
 
     async def _unless_ended(self, codes: frozenset[str], work: Awaitable[T]) -> T | None:
-        """The result of `work`; None when the cloud refuses it with one of `codes`: the activation has ended."""
+        """The result of `work`. None if the cloud refuses it with one of `codes`, because the activation has ended."""
         try:
             return await work
         except api.CloudRefused as refusal:
             if refusal.code not in codes:
                 raise
-            self._say("that activation has ended; starting again")
+            self._say("the interrupted activation has ended; starting a new one")
             return None
 
     async def _resume(self, file_sha256: str) -> Identity | None:
-        """The generation of an interrupted activation, if there is one of this file and it can go on."""
+        """The generation of an interrupted activation of this file; None if there is none or the cloud has ended it."""
         identities = self._state.identities
         pending = identities.load_activation()
         if pending is None or pending.file_sha256 != file_sha256:
             return None
-        # Also the current one: after a cut between the switch and the end, confirming again is harmless.
+        # The current generation as well: after an interruption behind the switch, a second confirmation is harmless.
         reads: tuple[Callable[[], Identity | None], ...] = (
             lambda: self._state.pending(self._trust.value),
             identities.current,
         )
         for read in reads:
-            with suppress(StateDamaged):  # activating is the way out of it
+            with suppress(StateDamaged):  # an activation replaces a damaged generation
                 stored = read()
                 if stored is not None and stored.node_key == pending.node_key:
-                    self._say("going on with the activation that was interrupted at its confirmation")
+                    self._say("continuing the interrupted activation at its confirmation")
                     return stored
-        self._say("going on with the activation that was interrupted: sending its proof again")
+        self._say("continuing the interrupted activation: sending its proof again")
         return await self._unless_ended(_OVER, self._fetch(pending))
 
     async def _prove(self, file: ActivationFile, file_sha256: str) -> PendingActivation:
-        """Challenge and proof, up to a proof that is stored and not yet sent."""
+        """Get and answer a challenge. The proof is stored, and not sent yet."""
         tpm, trusted = self._tpm, self._trust.value
         self._say("making keys in the TPM and reading its endorsement certificate")
         ak = await tpm.run(keys.create_ak)
@@ -206,7 +212,7 @@ class _Activation:
         return pending
 
     async def _fetch(self, pending: PendingActivation) -> Identity:
-        """Send the stored proof; verify everything of the answer; store the new generation beside the old."""
+        """Send the stored proof, verify the answer, and store the new generation beside the present one."""
         identities, trusted = self._state.identities, self._trust.value
         self._say("proving that the key is in this TPM")
         async with api.connect(trusted.bundle, trusted.urls, "fabric") as service:
@@ -238,17 +244,17 @@ class _Activation:
         return identity
 
     def _check_generation(self, answer: Activated) -> None:
-        """The new generation must be above the one in force. Raises OtherNode, CertificateRejected, StateError."""
+        """Check that the new generation is above the present one. Raises OtherNode, CertificateRejected, StateError."""
         identities = self._state.identities
         in_force = identities.current_generation()
         if in_force is None or answer.generation > in_force:
             return
-        # Read only here: an activation must be able to follow a damaged generation.
+        # The generation is read here and not earlier, because an activation must work after a damaged generation.
         current = identities.current()
         if current is not None and current.node != answer.node:
             raise OtherNode(
-                f"cannot keep the identity of {answer.node} beside that of {current.node}, "
-                f"which {self._state.directory} holds"
+                f"cannot store the identity of {answer.node}: {self._state.directory} holds the identity of "
+                f"{current.node}"
             )
         raise CertificateRejected(4, f"generation {answer.generation} is not above the one in force")
 

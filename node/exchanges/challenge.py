@@ -1,6 +1,6 @@
-"""The TPM's part of an exchange with evidence: the chip's identity, and the answer to a credential challenge.
+"""Use case: the TPM's part of an exchange with evidence. It identifies the chip and answers a credential challenge.
 
-Activation and renewal with fresh evidence share it. It makes no key, stores nothing and judges nothing.
+Activation and renewal with fresh evidence share this module. It makes no key, stores nothing and checks no evidence.
 """
 
 import msgspec
@@ -15,7 +15,10 @@ from protocol.messages.renewal import RenewalChallenge
 
 
 class Answered(msgspec.Struct, frozen=True):
-    """The parts of a proof: the secret, a request (PKCS#10, DER) by the key, and the key certified over both."""
+    """The parts of a proof: the challenge's secret, a PKCS#10 request (DER) by the node key, and the key's evidence.
+
+    The AK certifies the node key over secret, exchange and request (`protocol.evidence.qualifying_data`).
+    """
 
     secret: bytes
     csr: bytes
@@ -23,14 +26,14 @@ class Answered(msgspec.Struct, frozen=True):
 
 
 async def endorse(tpm: Tpm, ak: WrappedKey) -> EndorsementEvidence:
-    """Which chip this is, and the key that it attests with. Raises TpmError."""
+    """The evidence of which chip this is, and which AK it attests with. Raises TpmError."""
     return await tpm.run(lambda esys: evidence.endorsement_evidence(esys, ak))
 
 
 async def answer(tpm: Tpm, ak: WrappedKey, node_key: WrappedKey, challenge: Challenge | RenewalChallenge) -> Answered:
-    """Answer the challenge for `node_key`: the secret that the TPM releases, and the key certified over it.
+    """Answer the challenge, with evidence for `node_key`.
 
-    Raises CloudUnreachable when the challenge is not of the form it must have, TpmError.
+    Raises CloudUnreachable if the challenge has the wrong form, TpmError if the TPM cannot answer it.
     """
     exchange = challenge.activation if isinstance(challenge, Challenge) else challenge.renewal
     secret = await tpm.run(
@@ -40,6 +43,6 @@ async def answer(tpm: Tpm, ak: WrappedKey, node_key: WrappedKey, challenge: Chal
     try:
         qualifying = qualifying_data(secret, exchange, csr)
     except ValueError as error:
-        raise api.CloudUnreachable(f"the cloud's challenge cannot be used: {error}") from error
+        raise api.CloudUnreachable(f"cannot use the cloud's challenge: {error}") from error
     certified = await tpm.run(lambda esys: evidence.key_evidence(esys, node_key, ak, qualifying))
     return Answered(secret=secret, csr=csr, key=certified)

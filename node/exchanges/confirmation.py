@@ -1,6 +1,7 @@
 """Use case: confirm a stored generation, from its first session to the switch of the identity on the disk.
 
-Activation confirms the generation that it has made. A running agent confirms one that an interrupted activation left.
+An activation confirms the generation that it made. A running agent confirms a generation that an interrupted activation
+left behind.
 """
 
 from node.clock import Clock
@@ -18,10 +19,11 @@ from protocol.messages.sessions import Ask
 async def confirm(
     state: State, identity: Identity, trust: CurrentTrust, tpm: Tpm, hardware: HardwareCheck, clock: Clock
 ) -> Licence:
-    """Confirm over a new session, store the statement, switch to the generation by one rename.
+    """Confirm a generation over a new session, store its statement, and make it the current generation in one rename.
 
-    Returns its licence. Raises CloudRefused when the cloud has ended the generation (its revocation is then stored),
-    CloudUnreachable, ServerUnproven, CertificateRejected, StatementRejected, StateError, TpmError.
+    Returns the licence of the generation. Raises CloudRefused if the cloud has closed the generation; its revocation is
+    stored before. Raises CloudUnreachable, ServerUnproven, CertificateRejected, StatementRejected, StateError,
+    TpmError.
     """
     trusted = trust.value
     licence = state.licence_of(identity, trust, hardware, clock, confirmed=False)
@@ -29,7 +31,7 @@ async def confirm(
         opened = await open_session(trusted, identity, tpm, clock, "")
     except SessionRefused as refused:
         if refused.answer.statement:
-            # Stored, so that nobody asks for this generation again.
+            # The stored revocation stops later attempts to confirm this generation.
             licence.apply(refused.answer, refused.answer_nonce)
         raise refused.refusal from refused
     nonce = fresh_nonce()

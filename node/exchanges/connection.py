@@ -1,6 +1,6 @@
-"""In-memory state: the session with the cloud that the agent holds, and the connections over it.
+"""In-memory state: the agent's session with the cloud, and the HTTP client that uses it.
 
-`Connection` is its only owner. The session key exists here and nowhere else; closing forgets it.
+`Connection` is the only owner of the session key. `close` drops the key.
 """
 
 from datetime import datetime
@@ -22,20 +22,21 @@ class Connection:
         self._opened_under: TrustSet | None = None
         self._opened = trio.Event()
         self.cursor = 0
-        """The wake channel's position that the held statement reflects; at 0 the first poll is answered at once."""
+        """The position of the wake channel that the current statement reflects. At 0 the first poll returns at once."""
 
     @property
     def credentials(self) -> Credentials | None:
+        """Key and certificate of the session; None without a session."""
         return self._credentials
 
     @property
     def fabric(self) -> api.Service | None:
-        """Fabric over the session."""
+        """The client of Fabric that uses the session; None without a session."""
         return self._fabric
 
     @property
     def session_until(self) -> datetime | None:
-        """The end of the session certificate."""
+        """`notAfter` of the session certificate; None without a session."""
         return self._credentials.not_after if self._credentials else None
 
     async def wait_open(self) -> api.Service:
@@ -45,9 +46,9 @@ class Connection:
         return self._fabric
 
     def serves(self, trust: TrustSet, now: datetime) -> bool:
-        """Whether the session can be used for the next exchange.
+        """Whether the next exchange can use the session.
 
-        It must have been opened under the same servers and issuers, and not be due for renewal.
+        The session must have been opened under the same service URLs and X.509 bundle, and must not be due for renewal.
         """
         held, under = self._credentials, self._opened_under
         if held is None or under is None or not same_peers(under, trust):
@@ -55,7 +56,7 @@ class Connection:
         return now < schedule.session_renewal_at(held.not_before, held.not_after)
 
     async def replace(self, credentials: Credentials, trust: TrustSet) -> None:
-        """Hold another session, opened under `trust`."""
+        """Close the present session, and use another one that was opened under `trust`."""
         await self.close()
         self._credentials = credentials
         self._opened_under = trust
@@ -63,12 +64,12 @@ class Connection:
         self._opened.set()
 
     def outdate(self) -> None:
-        """Keep the session until the next exchange, which opens another one."""
+        """Keep the session until the next exchange, which then opens a new one."""
         self._opened_under = None
 
     async def close(self) -> None:
-        """Forget the session."""
-        # Forgotten before it is closed: closing waits, and no other task may meet a closed client meanwhile.
+        """Drop the session and its key."""
+        # Dropped before it is closed: closing waits, and meanwhile no other task may use the closed client.
         fabric, self._fabric, self._credentials = self._fabric, None, None
         if fabric is not None:
             self._opened = trio.Event()
@@ -76,5 +77,5 @@ class Connection:
 
 
 def same_peers(one: TrustSet, other: TrustSet) -> bool:
-    """Whether both trust the same servers and issuers."""
+    """Whether both have the same service URLs and the same X.509 bundle."""
     return (one.bundle, one.urls) == (other.bundle, other.urls)

@@ -1,9 +1,11 @@
-"""Use case: one contact with the cloud, with whatever must be confirmed, renewed or recovered on the way.
+"""Use case: one contact with the cloud. A contact also confirms, renews and recovers, if one of them is necessary.
 
-`node.agent` decides when; this module decides how, and what counts as an answer. Only a verified statement changes a
-state; everything else is silence. What the cloud does is logged and never raised. A server or certificate that does not
-verify leads to the published trust once, and a device certificate that opens no session leads to fresh evidence: a node
-that slept through a rotation, or past its certificate, recovers by itself.
+`node.agent` decides when a contact happens. This module decides its steps, and which answers count. Only a verified
+statement changes the state of the licence; every other outcome counts as silence. Failures of the cloud and the network
+are logged and not raised.
+
+A node recovers from a long absence by itself. If a server or certificate does not verify, the node refreshes the
+published trust once. If its device certificate opens no session any more, the node renews it with fresh evidence.
 """
 
 import logging
@@ -33,12 +35,13 @@ from protocol.messages.sessions import Ask
 log = logging.getLogger("cascadia.agent")
 
 FAILURES_PER_SESSION = 3
-"""After so many failures in a row a session is closed for a new proof: the cloud may not accept it any more."""
+"""After this many failures in a row the session is closed, because the cloud may no longer accept it. The next contact
+makes a new proof."""
 
 
 @contextmanager
 def faults_logged() -> Iterator[None]:
-    """A NodeError or TpmError ends the block with a line in the log."""
+    """Log a NodeError or TpmError of the block instead of raising it."""
     try:
         yield
     except (NodeError, TpmError) as error:
@@ -46,9 +49,10 @@ def faults_logged() -> Iterator[None]:
 
 
 class Contact:
-    """The agent's side of the cloud. It owns the licence in force, and counts what the cloud answered.
+    """The agent's contacts with the cloud. It owns the licence in force and the session.
 
-    `failures` counts contacts without an answer since the last one with an answer.
+    `failures` is the number of contacts without an answer since the last contact with an answer. `last_contact_at` is
+    the time of the last answer, by the wall clock.
     """
 
     def __init__(self, state: State, tpm: Tpm, hardware: HardwareCheck, licence: Licence, clock: Clock) -> None:
@@ -67,14 +71,14 @@ class Contact:
 
     @property
     def licence(self) -> Licence:
-        """The licence in force; a contact that confirms a newer generation replaces it."""
+        """The licence in force. A contact that confirms a newer generation replaces it."""
         return self._licence
 
     async def attempt(self, *, new_session: bool = False) -> bool:
-        """One attempt at a session and the current statement; True when the cloud answered with a signed statement.
+        """Make one contact. Returns True if the cloud answered with a signed statement.
 
-        With `new_session` the session that is held is closed for a new proof. Never raises for what the cloud or the
-        network does: that is logged and counts as silence.
+        With `new_session` the present session is closed first, so that the contact makes a new proof. Failures of the
+        cloud, the network and the TPM are logged, and counted in `failures`.
         """
         async with self._one_at_a_time:
             if new_session:
@@ -96,19 +100,19 @@ class Contact:
             return True
 
     async def renew(self, *, rekey: bool = False) -> None:
-        """Everything now, at somebody's request: licence, session and, unless revoked, the device certificate.
+        """Refresh the licence and the session and, unless the node is revoked, renew the device certificate now.
 
         Raises NodeError, TpmError.
         """
         if not await self.attempt(new_session=True):
-            raise api.CloudUnreachable("cannot renew: the cloud gave no usable answer; the licence is as it was")
+            raise api.CloudUnreachable("cannot renew: the cloud gave no usable answer. The licence is unchanged")
         if not self._licence.revoked:
             await self.renew_device(rekey=rekey)
 
     async def renew_device(self, *, rekey: bool = False) -> None:
-        """A new device certificate over the session, or with `rekey` by fresh evidence for a new key.
+        """Get a new device certificate: over the session, or with `rekey` for a new key, by fresh evidence.
 
-        The next contact opens a session by the new certificate. Raises NodeError, TpmError.
+        The next contact opens a session with the new certificate. Raises NodeError, TpmError.
         """
         async with self._one_at_a_time:
             try:
@@ -130,34 +134,34 @@ class Contact:
             await self._exchange()
 
     async def _exchange(self) -> None:
-        """Session and statement; a device certificate that opens no session any more is renewed on the way."""
+        """Get a session and the current statement. Renew a device certificate that opens no session any more."""
         await self._confirm_pending()
         try:
             await self._renewal.resume(self._licence)
         except (api.CloudUnreachable, CertificateRejected, StateError) as error:
-            # The certificate in force may still open a session; if not, that is where it shows.
-            log.warning("an interrupted renewal waits: %s", error.text)
+            # The present certificate may still open a session. If it does not, the next step fails.
+            log.warning("cannot finish an interrupted renewal yet: %s", error.text)
         try:
             await self._refresh()
         except SessionRefused as refused:
             answered = bool(refused.answer.statement) or refused.refusal.code != "certificate_refused"
             if answered or not self._licence.confirmed:
                 raise
-            log.warning("the device certificate opens no session any more: renewing it with fresh evidence")
+            log.warning("the device certificate opens no session any more; renewing it with fresh evidence")
             await self._renewal.with_evidence(self._licence)
             await self._refresh()
 
     async def _recover_trust(self, error: NodeError) -> bool:
-        """Refresh the trust when a server or certificate does not verify; True when other peers are trusted now.
+        """Refresh the trust after a failed verification. Returns True if the trusted servers or issuers changed.
 
-        At once, and then not again for ten minutes and more.
+        The first refresh happens at once, later ones not sooner than `schedule.trust_recovery_seconds` apart.
         """
         if isinstance(error, CertificateRejected) and error.step != STEP_ISSUER:
             return False
         pause = schedule.trust_recovery_seconds(self._licence.identity.node)
         if self._recovered_at is not None and trio.current_time() < self._recovered_at + pause:
             return False
-        log.warning("%s: looking for a newer trust", error.text)
+        log.warning("%s; looking for a newer published trust", error.text)
         before = self._trust.value
         with faults_logged():
             await self._trust.refresh()
@@ -165,9 +169,9 @@ class Contact:
         return not same_peers(before, self._trust.value)
 
     async def _confirm_pending(self) -> None:
-        """Confirm a generation that was activated and not confirmed; if that fails, the one in force goes on.
+        """Confirm a generation that was activated and not confirmed yet. If that fails, keep the generation in force.
 
-        Raises as `confirm`, only when there is no generation in force to go on with.
+        Raises as `confirm`, and only if no generation is in force.
         """
         pending = self._state.pending(self._trust.value)
         if pending is None:
@@ -177,19 +181,19 @@ class Contact:
         except (NodeError, TpmError) as error:
             if not self._licence.confirmed:
                 raise
-            log.warning("generation %d cannot be confirmed yet: %s", pending.generation, error)
+            log.warning("cannot confirm generation %d yet: %s", pending.generation, error)
             return
-        # In this order: cancelled between the two, the agent must not go on with a generation that has ended.
+        # In this order: if it is cancelled between the two, the agent must not continue with the closed generation.
         self._licence = licence
         await self.connection.close()
 
     async def _refresh(self) -> None:
-        """The current statement: with a new session where one is due, else over the session that is held."""
+        """Get the current statement: with a new session if one is due, otherwise over the present session."""
         if self.connection.serves(self._trust.value, self._clock()) or not await self._open_session():
             await self._fetch_statement()
 
     async def _open_session(self) -> bool:
-        """Open a session, and take the statement that came with it; True when it is fresh."""
+        """Open a session, and apply the statement in its answer. Returns True if the statement is fresh."""
         trusted, licence = self._trust.value, self._licence
         opened = await open_session(trusted, licence.identity, self._tpm, self._clock, licence.presented)
         await self.connection.replace(opened.credentials, trusted)
@@ -210,7 +214,7 @@ class Contact:
         self._licence.apply(answer, nonce)
 
     async def _learn_reason(self, refusal: api.CloudRefused) -> bool:
-        """The cloud refused the session: close it, and learn the reason, signed, by a new proof."""
+        """Close the session that the cloud refused, and ask for the signed reason with a new proof."""
         await self.connection.close()
         if refusal.code != "generation_closed":
             return self._count_silence(refusal.text)
@@ -223,7 +227,7 @@ class Contact:
         return self._count_silence(refusal.text)
 
     def _take_refusal(self, refused: SessionRefused) -> bool:
-        """A refusal counts only by the signed statement that came with it."""
+        """Apply the signed statement of a refusal. A refusal without one counts as silence."""
         if not refused.answer.statement:
             return self._count_silence(str(refused.refusal))
         try:

@@ -1,10 +1,11 @@
 """Use case: renewal of the device certificate, over a session or with fresh evidence.
 
-`over_session` is EST at the issuer with the same key. `with_evidence` is the exchange of `protocol.messages.renewal`,
-for a certificate that opens no session any more and for a new key. Its proof is stored before it is sent, together with
-the key that it is for: a repeat after a crash or a lost answer gets the same certificate. A new key is stored beside the
-old one until the cloud's answer has verified; the stored certificate then decides which key is in force.
-`node.exchanges.schedule` decides when to renew. No renewal changes the licence.
+`over_session` is EST at Breakwater, with the same key. `with_evidence` is the exchange of `protocol.messages.renewal`.
+It serves a certificate that opens no session any more, and a rekey. Its proof is stored before it is sent, together
+with the key, so that a repeat after a crash or a lost answer gets the same certificate. After a rekey both keys are
+stored until the cloud's answer has verified; the stored certificate then decides which key is in force.
+
+`node.exchanges.schedule` decides when to renew. A renewal never changes the licence.
 """
 
 import logging
@@ -31,7 +32,7 @@ log = logging.getLogger("cascadia.renewal")
 
 
 class DeviceRenewal:
-    """Renews the device certificate of whichever licence it is given."""
+    """Renews the device certificate of a licence's generation."""
 
     def __init__(self, state: State, trust: CurrentTrust, tpm: Tpm, clock: Clock) -> None:
         self._state = state
@@ -40,19 +41,19 @@ class DeviceRenewal:
         self._clock = clock
 
     async def over_session(self, licence: Licence, credentials: Credentials | None) -> None:
-        """A new device certificate for the same key. Raises NodeError, TpmError."""
+        """Get a new device certificate for the same key. Raises NodeError, TpmError."""
         identity, trusted = licence.identity, self._trust.value
         if credentials is None:
             raise api.CloudUnreachable("cannot renew the device certificate: there is no session with the cloud")
         csr = await self._tpm.run(lambda esys: keys.certificate_request(esys, identity.node_key))
         async with credentials.connect(trusted, "breakwater") as service:
-            # Named for the certificate that it follows: after a lost answer the repeat gets the same successor.
+            # The request is named after the present certificate, so a repeat after a lost answer gets the same new one.
             with fault_point("node.device.send"):
                 leaf = await service.reenroll(csr, f"renew-{sha256_hex(identity.chain[0])}")
         self._take(licence, chain_of(leaf, self._trust.value.bundle), identity.node_key)
 
     async def resume(self, licence: Licence) -> bool:
-        """Carry on a renewal with evidence whose proof was stored; False when there is none, or it has ended.
+        """Finish a renewal whose proof is stored. Returns False if there is none, or if the cloud has ended it.
 
         Raises CloudUnreachable, ServerUnproven, CertificateRejected, SessionRefused, StateError.
         """
@@ -62,15 +63,15 @@ class DeviceRenewal:
         try:
             await self._finish(licence, pending)
         except api.CloudRefused as refusal:
-            log.warning("an interrupted renewal has ended: %s", refusal.text)
+            log.warning("the cloud has ended an interrupted renewal: %s", refusal.text)
             return False
         return True
 
     async def with_evidence(self, licence: Licence, *, rekey: bool = False) -> None:
-        """A new device certificate by the chip itself, for the same key or with `rekey` for a new one.
+        """Get a new device certificate with fresh evidence, for the same key or with `rekey` for a new key.
 
-        Raises SessionRefused (the generation is closed: with the signed statement), CloudRefused, CloudUnreachable,
-        ServerUnproven, CertificateRejected, StateError, TpmError.
+        A stored renewal is finished first. Raises SessionRefused, with the signed statement, if the generation is
+        closed. Raises CloudRefused, CloudUnreachable, ServerUnproven, CertificateRejected, StateError, TpmError.
         """
         before = licence.identity.node_key
         if await self.resume(licence) and (not rekey or licence.identity.node_key != before):
@@ -90,7 +91,10 @@ class DeviceRenewal:
         await self._finish(licence, pending)
 
     def _pending(self, licence: Licence) -> PendingRenewal | None:
-        """The stored renewal, if it is of this generation. An unreadable one holds nothing that counts."""
+        """The stored renewal of this generation, or None. A damaged one, or one of another generation, is removed.
+
+        Nothing is lost with it: the renewal starts again.
+        """
         identities = self._state.identities
         try:
             pending = identities.load_renewal()
@@ -103,14 +107,14 @@ class DeviceRenewal:
         return None
 
     async def _finish(self, licence: Licence, pending: PendingRenewal) -> None:
-        """Send the stored proof; verify everything of the answer; only then does key or certificate change."""
+        """Send the stored proof, verify the answer, and then replace the certificate and the key."""
         trusted = self._trust.value
         try:
             async with api.connect(trusted.bundle, trusted.urls, "fabric") as service:
                 with fault_point("node.renewal.prove"):
                     answer = await service.prove_renewal(pending.renewal, pending.proof)
         except api.CloudRefused as refusal:
-            # Whatever the reason, this proof gets nothing any more.
+            # After any refusal this proof can succeed no more.
             self._state.identities.clear_renewal()
             if refusal.problem.statement:
                 raise SessionRefused(refusal, json_decode(pending.proof, ProveRenewal).answer_nonce) from refusal
@@ -119,7 +123,7 @@ class DeviceRenewal:
         self._state.identities.clear_renewal()
 
     def _take(self, licence: Licence, chain: tuple[bytes, ...], node_key: WrappedKey) -> None:
-        """Check a certificate, and put it, with its key where that is new, in the place of the one in force."""
+        """Check a certificate, then store it and its key in place of the present ones. Raises CertificateRejected."""
         identity = licence.identity
         stored = check_device_chain(
             chain,

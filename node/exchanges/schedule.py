@@ -1,8 +1,8 @@
-"""Pure functions: when the agent asks next. Time and randomness are arguments; results are times and seconds.
+"""Pure functions: when the agent asks the cloud next. Time and randomness are arguments; results are times or seconds.
 
-A million nodes that lose the cloud at once must not return at once (section 10 of the design). Regular contacts and their
-retries run on a phase slot that the node's id fixes. Other retries wait a random time within a capped width, and the first
-width is already as wide as the fleet needs. Every retry waits for a slot, so a server's `Retry-After` is not read yet.
+A million nodes that lose the cloud at the same moment must not return at the same moment. So regular contacts and their
+retries happen in heartbeat slots. The node's id fixes the phase of its slots. Other retries wait a random time up to a
+capped width, and the first width is already as wide as a large fleet needs. A server's `Retry-After` is not read yet.
 """
 
 from datetime import datetime, timedelta
@@ -16,48 +16,50 @@ from protocol.limits import CLOCK_SKEW, EVENT_WAIT_SECONDS_MAX
 from protocol.signed.statements import Lease
 
 HEARTBEAT_SECONDS = 600.0
-"""The period of the phase slots; the design's simulation of a million nodes rests on it."""
+"""Length of a heartbeat slot. The simulation of a million nodes was made with this value."""
 REFRESH_EARLY_SHARE = 4
-"""A lease is refreshed in the last 1/4 before `refresh_after`; the cloud signs a new one from half way on."""
+"""A lease is refreshed in the last 1/4 of the time from `issued_at` to `refresh_after`. The cloud signs a new lease
+from half of this time on."""
 RETRY_WIDTHS_MAX = 4
-"""Retries spread over at most this many heartbeats."""
+"""Retries spread over at most this many heartbeat slots."""
 EVENT_WAIT_SECONDS_MIN = 200
-"""Shortest long poll: about four minutes, random, so that polls that began together end apart."""
+"""Shortest long poll. The length is random, about four minutes, so that polls that begin together end apart."""
 WAKE_RETRY_SECONDS = 1.0
-"""The shortest pause of the wake channel after a poll that failed."""
+"""Shortest pause of the wake channel after a long poll that failed."""
 TRUST_REFRESH_SECONDS = 86_400.0
-"""The published trust is read once a day: its keys change over months."""
+"""The published trust is read about once a day, because its keys change over months."""
 TRUST_FIRST_SECONDS_MAX = 3600.0
-"""The first reading comes within an hour of the start, at random: a fleet that starts at once must not ask at once."""
+"""The first read is at a random time within an hour of the start, so that a fleet that starts together does not read at
+once."""
 
 DEVICE_RENEWAL_SPREAD = 0.1
-"""Share of a device certificate's life by which its renewal lies before or after the half of it."""
+"""A device certificate is renewed at half of its life, plus or minus this share of its life."""
 ADOPTION_SHARE = 0.1
-"""A new trust is reported within this share of a heartbeat: a minute."""
+"""A node reports that it uses a new trust within this share of a heartbeat slot (a minute of 600 s)."""
 TRUST_RECOVERY_SECONDS = 600.0
-"""A server that does not verify fails for a whole fleet at once: each node asks the repository once in this time, spread
-over as much again."""
+"""A server that does not verify fails for a whole fleet at once. So a node asks the repository once in 10 to 20
+minutes; the node's id fixes the interval."""
 
 
 def node_fraction(node: str, purpose: str) -> float:
-    """A number in [0, 1) fixed for a node and a purpose; two purposes of one node are independent."""
+    """A number in [0, 1) that is fixed for a node and a purpose. The numbers of two purposes are independent."""
     return int.from_bytes(sha256(f"{purpose}\n{node}".encode()).digest()[:6], "big") / 2**48
 
 
 def refresh_at(lease: Lease, node: str) -> datetime:
-    """When to ask for the next lease while all goes well: shortly before `refresh_after`, spread by node.
+    """When to ask for the next lease after successful contacts: shortly before `refresh_after`, spread by node.
 
-    Before and not after, so that a connected node is never seen as due.
+    A connected node has its new lease before `refresh_after`, so it never reaches the state `refresh-due`.
     """
     span = (lease.refresh_after - lease.issued_at) / REFRESH_EARLY_SHARE
     return lease.refresh_after - span * node_fraction(node, "refresh")
 
 
 def next_slot(node: str, now: datetime, heartbeat_seconds: float) -> datetime:
-    """The node's next phase slot, strictly after `now`."""
+    """The beginning of the node's next heartbeat slot, strictly after `now`."""
     phase = node_fraction(node, "heartbeat") * heartbeat_seconds
     slot = now + timedelta(seconds=heartbeat_seconds - (now.timestamp() - phase) % heartbeat_seconds)
-    # Rounding to whole microseconds may land on `now` itself.
+    # Rounding to whole microseconds can give `now` itself.
     return slot if slot > now else now + timedelta(seconds=heartbeat_seconds)
 
 
@@ -70,10 +72,10 @@ def next_contact_seconds(
     failures: int,
     heartbeat_seconds: float = HEARTBEAT_SECONDS,
 ) -> float:
-    """Seconds (above 0) until the cloud is asked again: at the node's slot, or sooner for a lease or a session.
+    """Seconds (above 0) until the agent asks the cloud again.
 
-    After a failure it is the slot and nothing sooner. A lease whose refresh is past waits for the slot too: it was
-    asked for and not given.
+    The agent asks at the node's next slot, or sooner if the lease or the session is due sooner. After a failure it
+    waits for the slot. A lease that is already due waits for the slot too, because the last contact brought no new one.
     """
     times = [next_slot(node, now, heartbeat_seconds)]
     if failures == 0:
@@ -85,17 +87,17 @@ def next_contact_seconds(
 
 
 def retry_seconds(failures: int, heartbeat_seconds: float, random: Random) -> float:
-    """Full jitter for the retry after the `failures`th failure in a row (from 1)."""
+    """A random wait (full jitter) before the retry after `failures` failures in a row (from 1)."""
     return random.random() * heartbeat_seconds * min(max(failures, 1), RETRY_WIDTHS_MAX)
 
 
 def wake_reconnect_seconds(losses: int, heartbeat_seconds: float, random: Random) -> float:
-    """Wait before a lost wake channel is opened again; with no loss, at once. Heartbeats carry the news meanwhile."""
+    """Wait before a lost wake channel is opened again; 0 without a loss. Heartbeats fetch changes meanwhile."""
     return 0.0 if losses < 1 else retry_seconds(losses, heartbeat_seconds, random)
 
 
 def event_wait_seconds(random: Random) -> int:
-    """How long to ask the wake channel to wait."""
+    """How long the next long poll asks the cloud to wait, in seconds."""
     return random.randint(EVENT_WAIT_SECONDS_MIN, EVENT_WAIT_SECONDS_MAX)
 
 
@@ -105,19 +107,20 @@ def first_trust_refresh_seconds(random: Random) -> float:
 
 
 def trust_refresh_seconds(random: Random) -> float:
-    """Wait before the published trust is read again: a day, within a quarter."""
+    """Wait before the published trust is read again: a day, plus or minus a quarter."""
     return TRUST_REFRESH_SECONDS * random.uniform(0.75, 1.25)
 
 
 def session_renewal_at(not_before: datetime, not_after: datetime) -> datetime:
-    """A session is renewed at two thirds of its life."""
+    """When a session is renewed: at two thirds of its certificate's life."""
     return not_before + (not_after - not_before) * 2 / 3
 
 
 def device_renewal_at(not_before: datetime, not_after: datetime, node: str) -> datetime:
-    """A device certificate is renewed at half of its life, within a tenth of it, fixed by node.
+    """When a device certificate is renewed: at half of its life, plus or minus a tenth of its life, fixed by node.
 
-    A fleet that was activated in one week renews over many, and there is as much time again to try.
+    So a fleet that was activated in one week renews over many weeks. After a failure at least 40 % of the life is left
+    for retries.
     """
     share = 0.5 + DEVICE_RENEWAL_SPREAD * (2 * node_fraction(node, "device") - 1)
     return not_before + (not_after - not_before) * share
@@ -126,9 +129,10 @@ def device_renewal_at(not_before: datetime, not_after: datetime, node: str) -> d
 def device_renewal_ordered(
     certificate_der: bytes, lease: Lease | None, now: datetime, node: str, heartbeat_seconds: float
 ) -> bool:
-    """Whether the lease orders this device certificate renewed: it was made before the order's time, which has come.
+    """Whether the lease's renewal order applies to this device certificate now.
 
-    `notBefore` is backdated by the skew. What a whole fleet is ordered is done within a heartbeat, spread by node.
+    The order applies if the certificate was made before `renew_device_after` and that time has come. `notBefore` is the
+    time of issue minus the clock skew. A fleet spreads its renewals over one heartbeat slot, fixed by node.
     """
     not_before = x509.load_der_x509_certificate(certificate_der).not_valid_before_utc
     after = lease.renew_device_after if lease is not None else UNSET
@@ -138,16 +142,16 @@ def device_renewal_ordered(
 
 
 def device_renewal_due(certificate_der: bytes, now: datetime, node: str) -> bool:
-    """Whether a device certificate's hour of renewal has come."""
+    """Whether the time to renew a device certificate (DER) has come."""
     certificate = x509.load_der_x509_certificate(certificate_der)
     return now >= device_renewal_at(certificate.not_valid_before_utc, certificate.not_valid_after_utc, node)
 
 
 def adoption_seconds(heartbeat_seconds: float, random: Random) -> float:
-    """Wait between a new trust and the contact that reports it: soon, and not all at once."""
+    """A random wait between a new trust and the contact that reports it, so that a fleet does not report at once."""
     return random.random() * heartbeat_seconds * ADOPTION_SHARE
 
 
 def trust_recovery_seconds(node: str) -> float:
-    """The least time between two refreshes of the trust because a server or certificate did not verify."""
+    """The shortest time between two refreshes of the trust that a failed verification caused, 10 to 20 minutes."""
     return TRUST_RECOVERY_SECONDS * (1 + node_fraction(node, "trust"))

@@ -1,4 +1,4 @@
-"""The hardware binding: the TPM port, the keys in it, the evidence about them, and the machine's fingerprint.
+"""The hardware binding: the TPM, the keys in the TPM, evidence about the keys, and the machine's fingerprint.
 
-The only place in the node that imports `tpm2_pytss`. Decides nothing about licences.
+No other package of the node imports `tpm2_pytss`. This package decides nothing about licences.
 """

@@ -1,10 +1,10 @@
 """Adapter: the machine's fingerprint components (DMI serials, the system disk, permanent MAC addresses).
 
-It reads, never judges and never fails: a component that cannot be read is absent, with the reason. Raw values stay in
-memory and out of logs; the HMAC of each under the tenant's salt is sent (`protocol.hardware`). Reads of /sys block: call
-it from a worker thread.
+It never fails: a component that cannot be read is reported as absent, with the reason. Raw values stay in memory and
+are never logged. The agent sends the HMAC of each value under the tenant's salt (`protocol.hardware`). Reads of /sys
+block, so call this module from a worker thread.
 
-DMI serials are readable by root only, unless the package's tmpfiles rule gives them to the agent's group.
+Only root can read DMI serials, unless a tmpfiles rule gives them to the agent's group.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -16,22 +16,22 @@ import msgspec
 from protocol import hardware
 
 Udev = Callable[[Path], Mapping[str, str]]
-"""The udev database's properties of the device at a path of /sys; empty where there are none."""
+"""A callable: path of a device in /sys -> its properties in the udev database; empty if it has none."""
 
 MACS_MAX = 24
-"""Network cards that are named; more, on a router or a hypervisor, would fill the message (COMPONENTS_MAX)."""
+"""Network cards in one fingerprint. The cards of a router or hypervisor could exceed a message's COMPONENTS_MAX."""
 
 _VALUE_BYTES_MAX = 4096
-"""A file of /sys is one page."""
+"""A file of /sys has at most one page."""
 
 _DMI = ("product_uuid", "board_serial", "chassis_serial")
 _ETHERNET = "1"
 _PERMANENT = "0"
-"""`addr_assign_type`: the address is the hardware's own (NET_ADDR_PERM)."""
+"""Value of `addr_assign_type` for an address that the hardware provides (NET_ADDR_PERM)."""
 
 
 class Components(msgspec.Struct, frozen=True):
-    """Raw values by component name, and for what is absent the reason. Its text names no value."""
+    """Raw values by component name, and the reason for each absent component. Its `repr` shows no value."""
 
     values: dict[str, str]
     absent: dict[str, str]
@@ -41,11 +41,11 @@ class Components(msgspec.Struct, frozen=True):
 
 
 class _Absent(Exception):
-    """A component cannot be read; inside this module only."""
+    """A component cannot be read. Used inside this module only."""
 
 
 class _DiskSource(msgspec.Struct, frozen=True):
-    """The sources of a component of a disk: properties of udev first, then files below the disk in /sys."""
+    """The sources of one component of a disk: first properties of udev, then files under the disk in /sys."""
 
     properties: tuple[str, ...]
     files: tuple[str, ...]
@@ -72,7 +72,7 @@ def read_components(root: Path = Path("/"), udev: Udev | None = None) -> Compone
             absent[name] = str(reason)
             return
         if hardware.is_placeholder(value):
-            absent[name] = "the maker left a placeholder"
+            absent[name] = "the manufacturer left a placeholder"
         else:
             values[name] = value
 
@@ -90,18 +90,19 @@ def read_components(root: Path = Path("/"), udev: Udev | None = None) -> Compone
 
 
 def fingerprint(salt: bytes, components: Components) -> dict[str, str]:
-    """The components as they are sent: name -> HMAC under the tenant's salt."""
+    """The components as they are sent: component name -> hex HMAC under the tenant's salt."""
     return hardware.fingerprint(salt, components.values)
 
 
 def _udev_properties(device: Path) -> Mapping[str, str]:
-    """From libudev. Without the library, the database or the device there are no properties, and /sys must do."""
+    """The properties from libudev; empty without the library, the database or the device. /sys is read instead."""
     try:
-        import pyudev  # here, for it loads libudev, which may be missing, and is needed a few times a day
+        # Imported here: it loads libudev, which may be missing, and it is needed a few times a day.
+        import pyudev
 
         found = pyudev.Devices.from_sys_path(pyudev.Context(), str(device))
         return {str(key): str(value) for key, value in found.properties.items()}
-    except Exception:  # noqa: BLE001 - ctypes, libudev and pyudev fail in ways of their own; a fingerprint must not
+    except Exception:  # noqa: BLE001 - ctypes, libudev and pyudev raise many types; a fingerprint must not fail
         return {}
 
 
@@ -110,7 +111,7 @@ def _text(path: Path) -> str:
         with path.open("rb") as file:
             return file.read(_VALUE_BYTES_MAX).decode("utf-8", errors="replace").strip("\0 \t\r\n")
     except FileNotFoundError as error:
-        raise _Absent("the kernel does not tell") from error
+        raise _Absent("the kernel does not report it") from error
     except PermissionError as error:
         raise _Absent("not readable by this user") from error
     except OSError as error:
@@ -118,8 +119,8 @@ def _text(path: Path) -> str:
 
 
 def _first(*readers: Callable[[], str]) -> str:
-    """The first value that is there and no placeholder; the last one's fault otherwise."""
-    fault = _Absent("the device does not tell")
+    """The first value that can be read and is no placeholder. Otherwise raises the last reader's fault."""
+    fault = _Absent("the device does not report it")
     for read in readers:
         try:
             value = read()
@@ -134,12 +135,12 @@ def _first(*readers: Callable[[], str]) -> str:
 def _property(properties: Mapping[str, str], name: str) -> str:
     value = properties.get(name)
     if not value:
-        raise _Absent("the device does not tell")
+        raise _Absent("the device does not report it")
     return value
 
 
 def _of_disks(disks: list[tuple[Path, Mapping[str, str]]], source: _DiskSource) -> str:
-    """The value of the system disk; of several under one file system the lowest, so that their order does not count."""
+    """The value of the system disk. Of several disks under one file system the lowest value, in whatever order."""
     found = []
     fault = _Absent("the root file system is on no disk")
     for disk, properties in disks:
@@ -160,7 +161,7 @@ def _system_disks(root: Path) -> list[Path]:
     number, source = mounted
     try:
         device = root / "sys/dev/block" / number
-        if not device.exists():  # btrfs and overlays have a number of no device
+        if not device.exists():  # the number of a btrfs or overlay mount belongs to no device
             if not source.startswith("/dev/"):
                 return []
             device = root / "sys/class/block" / (root / source[1:]).resolve().name
@@ -170,7 +171,7 @@ def _system_disks(root: Path) -> list[Path]:
 
 
 def _whole_disks(device: Path, depth: int) -> Iterator[Path]:
-    """`device`'s own disks. `depth` bounds a stack of mappings, which has four layers in practice."""
+    """The disks under `device`. `depth` bounds the stack of mappings, which has about four layers in practice."""
     if (device / "partition").exists():
         device = device.parent
     slaves = sorted((device / "slaves").iterdir()) if (device / "slaves").is_dir() else []
@@ -182,7 +183,7 @@ def _whole_disks(device: Path, depth: int) -> Iterator[Path]:
 
 
 def _root_mount(root: Path) -> tuple[str, str] | None:
-    """Device number and source of what is mounted on "/" (proc(5), mountinfo); the last mount wins."""
+    """Device number and source of the last mount on "/" (proc(5), mountinfo)."""
     try:
         lines = (root / "proc/self/mountinfo").read_text(errors="replace").splitlines()
     except OSError:
@@ -196,7 +197,7 @@ def _root_mount(root: Path) -> tuple[str, str] | None:
 
 
 def _physical_interfaces(root: Path) -> list[Path]:
-    """Ethernet cards with a device behind them: no bridges, tunnels, bonds or VLANs."""
+    """Network interfaces of Ethernet hardware; no bridges, tunnels, bonds or VLANs."""
     try:
         interfaces = sorted((root / "sys/class/net").iterdir())
     except OSError:
@@ -212,7 +213,7 @@ def _physical_interfaces(root: Path) -> list[Path]:
 
 
 def _mac(interface: Path, properties: Mapping[str, str]) -> str:
-    """The address burnt into the card: a bond or an administrator may have given it another."""
+    """The permanent address of the card. A bond or an administrator may have set another address on the interface."""
     return _first(
         lambda: _text(interface / "bonding_slave/perm_hwaddr"),
         lambda: _mac_of_name(_property(properties, "ID_NET_NAME_MAC")),
@@ -221,14 +222,14 @@ def _mac(interface: Path, properties: Mapping[str, str]) -> str:
 
 
 def _mac_of_name(name: str) -> str:
-    """From udev's name by address, such as enx0a1b2c3d4e5f (systemd.net-naming-scheme(7))."""
+    """The address in udev's name of an interface, such as enx0a1b2c3d4e5f (systemd.net-naming-scheme(7))."""
     digits = name[3:]
     if len(digits) != 12 or name[2:3] != "x":
-        raise _Absent("the device does not tell")
+        raise _Absent("the device does not report it")
     return ":".join(digits[i : i + 2] for i in range(0, 12, 2))
 
 
 def _assigned_by_hardware(interface: Path) -> str:
     if _text(interface / "addr_assign_type") != _PERMANENT:
-        raise _Absent("its address is not the hardware's own")
+        raise _Absent("its address is not the permanent one")
     return _text(interface / "address")

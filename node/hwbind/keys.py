@@ -1,14 +1,18 @@
-"""Adapter: the keys in the TPM and their uses. Functions take a live ESAPI context and run inside `Tpm.call`.
+"""Adapter: the keys in the TPM and their uses. The functions take a live ESAPI context and run inside `Tpm.call`.
 
-- EK: identifies the chip; its certificate comes from NV memory, its key is decryption only.
-- SRK: the parent of our keys, the persistent one where there is one.
-- AK: restricted ECC P-256 signing key under the SRK; signs only what the TPM itself says.
-- node key: unrestricted ECC P-256 signing key under the SRK; the machine's identity, never leaves the TPM.
+- EK: identifies the chip. Its certificate is in NV memory. The key can only decrypt.
+- SRK: the parent of the AK and the node key. The persistent SRK is used if the TPM has one.
+- AK: restricted ECC P-256 signing key under the SRK. It signs only data that the TPM itself made.
+- node key: unrestricted ECC P-256 signing key under the SRK. It is the machine's identity and never leaves the TPM.
 
-Rules: every object loaded is flushed, whatever happens. Stored are wrapped blobs, which only this chip can load, and
-not after `TPM2_Clear`. Nothing is under dictionary-attack protection (NoDA), so a lock-out does not stop a node.
-Structures are kept and sent as the bytes the TPM gave: names are computed over them. An object of the library whose
-parts are read is held in a variable while they are: a part can be memory of the whole.
+Rules:
+
+- Every loaded object is flushed, after an error as well.
+- Keys are stored as wrapped blobs. Only this chip can load them, and not after `TPM2_Clear`.
+- No key is under dictionary-attack protection (NoDA), so a lock-out does not stop a node.
+- Structures are stored and sent as the bytes that the TPM returned, because names are digests of these bytes.
+- Code that reads a part of a library object keeps the whole object in a variable meanwhile, because the part can point
+  into the memory of the whole.
 """
 
 import contextlib
@@ -42,7 +46,7 @@ from node.hwbind.errors import TpmIntegrity, TpmNotOurs
 from protocol.evidence import ClockInfo
 
 EkType = Literal["rsa-2048", "ecc-p256", "ecc-p384"]
-"""The endorsement keys of the TCG EK Credential Profile that a chip may carry; one of them identifies it."""
+"""The types of endorsement keys that a chip may have (TCG EK Credential Profile). One EK identifies the chip."""
 
 DEFAULT_EK_TYPE: EkType = "rsa-2048"
 
@@ -52,13 +56,13 @@ _EK_TEMPLATES: dict[EkType, str] = {
     "ecc-p384": "EK-HIGH-ECC384",
 }
 _EK_PERSISTENT = 0x81010001
-"""Where makers and installers keep the RSA EK (TCG PC Client Platform TPM Profile, reserved handles)."""
+"""Handle of the persistent RSA EK (TCG PC Client Platform TPM Profile, reserved handles)."""
 
 _SRK_PERSISTENT = 0x81000001
-"""Where installers keep the SRK (TCG TPM v2.0 Provisioning Guidance, 7.5.1)."""
+"""Handle of the persistent SRK (TCG TPM v2.0 Provisioning Guidance, 7.5.1)."""
 
 QUALIFYING_BYTES_MAX = 64
-"""Longest nonce of `TPM2_Certify` (TPM2B_DATA holds the largest digest)."""
+"""Longest qualifying data of `TPM2_Certify`: TPM2B_DATA has room for the largest digest."""
 
 _NO_SUCH_HANDLE = 0x18B
 _WRONG_PARENT = 0x1DF
@@ -77,8 +81,9 @@ _STORAGE = TPMA_OBJECT.RESTRICTED | TPMA_OBJECT.DECRYPT | TPMA_OBJECT.FIXEDTPM |
 class WrappedKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A key as it is stored: `TPMT_PUBLIC`, the wrapped private part, and the name of the parent that can load it.
 
-    None of it is secret: the private part is encrypted by the chip. The parent's name tells "another chip, or
-    a cleared one" from "the installer has put another key at the SRK's place since".
+    No part is secret, because the chip encrypts the private part. A parent name that differs from the persistent SRK's
+    has one of two causes: the chip is another one or was cleared, or an installer has since made another persistent
+    SRK. In the second case the default primary key still has the parent's name.
     """
 
     public: bytes
@@ -91,7 +96,7 @@ class WrappedKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return b"\x00\x0b" + hashlib.sha256(self.public).digest()
 
     def public_key(self) -> ec.EllipticCurvePublicKey:
-        """The public part for `cryptography`. Raises TpmIntegrity."""
+        """The public part as a key of `cryptography`. Raises TpmIntegrity."""
         pem = TPM2B_PUBLIC(publicArea=_parse(TPMT_PUBLIC, self.public)).to_pem()
         key = serialization.load_pem_public_key(pem)
         if not isinstance(key, ec.EllipticCurvePublicKey):
@@ -100,34 +105,34 @@ class WrappedKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Endorsement(msgspec.Struct, frozen=True):
-    """The EK as `TPMT_PUBLIC`, and its certificate in DER where the maker wrote one."""
+    """The EK as `TPMT_PUBLIC`, and its certificate in DER; None if the manufacturer stored none."""
 
     public: bytes
     certificate: bytes | None
 
 
 class Certification(msgspec.Struct, frozen=True):
-    """`TPMS_ATTEST` of a key, and its `TPMT_SIGNATURE` by the AK."""
+    """`TPMS_ATTEST` about a key, and the AK's `TPMT_SIGNATURE` over it."""
 
     attestation: bytes
     signature: bytes
 
 
 def create_ak(esys: ESAPI) -> WrappedKey:
-    """A new attestation key. Nothing stays in the TPM."""
+    """Make an attestation key. It is returned wrapped; the TPM keeps nothing."""
     return _create(esys, _AK_TEMPLATE)
 
 
 def create_node_key(esys: ESAPI) -> WrappedKey:
-    """A new node key. Nothing stays in the TPM."""
+    """Make a node key. It is returned wrapped; the TPM keeps nothing."""
     return _create(esys, _NODE_KEY_TEMPLATE)
 
 
 @contextlib.contextmanager
 def loaded(esys: ESAPI, *keys: WrappedKey) -> Iterator[tuple[ESYS_TR, ...]]:
-    """Handles of keys, all of one parent, flushed at the end.
+    """Load keys of one parent, and flush them at the end of the block. Yields their handles in the same order.
 
-    Raises TpmNotOurs when this chip cannot load them, TpmIntegrity when a blob is no TPM structure.
+    Raises TpmNotOurs if this chip cannot load a key, TpmIntegrity if a blob is no TPM structure.
     """
     blobs = [
         (_parse(TPM2B_PRIVATE, _sized(key.private)), TPM2B_PUBLIC(publicArea=_parse(TPMT_PUBLIC, key.public)))
@@ -141,7 +146,7 @@ def loaded(esys: ESAPI, *keys: WrappedKey) -> Iterator[tuple[ESYS_TR, ...]]:
                 handle = esys.load(parent, private, public)
             except TSS2_Exception as error:
                 if error.rc == _WRONG_PARENT:
-                    raise TpmNotOurs("its storage key refuses it; the chip is another, or the file damaged") from error
+                    raise TpmNotOurs("the chip's storage key refuses it; another chip, or a damaged file") from error
                 if error.rc & _PARAMETER == _PARAMETER:
                     raise TpmIntegrity("the TPM cannot read a stored key") from error
                 raise
@@ -151,14 +156,14 @@ def loaded(esys: ESAPI, *keys: WrappedKey) -> Iterator[tuple[ESYS_TR, ...]]:
 
 
 def sign(esys: ESAPI, key: WrappedKey, message: bytes) -> bytes:
-    """ECDSA with SHA-256 over `message` by the node key; DER (ECDSA-Sig-Value, RFC 3279 section 2.2.3)."""
+    """Sign `message` with ECDSA and SHA-256. Returns DER (ECDSA-Sig-Value, RFC 3279 section 2.2.3)."""
     return sign_digest(esys, key, hashlib.sha256(message).digest())
 
 
 def sign_digest(esys: ESAPI, key: WrappedKey, digest: bytes) -> bytes:
-    """The same for a SHA-256 digest of 32 bytes."""
+    """As `sign`, for the SHA-256 digest (32 bytes) of a message."""
     if len(digest) != hashlib.sha256().digest_size:
-        raise ValueError("the digest is not one of SHA-256")
+        raise ValueError("the digest does not have the length of SHA-256")
     scheme = TPMT_SIG_SCHEME(
         scheme=TPM2_ALG.ECDSA, details=TPMU_SIG_SCHEME(any=TPMS_SCHEME_HASH(hashAlg=TPM2_ALG.SHA256))
     )
@@ -170,7 +175,10 @@ def sign_digest(esys: ESAPI, key: WrappedKey, digest: bytes) -> bytes:
 
 
 def certificate_request(esys: ESAPI, key: WrappedKey) -> bytes:
-    """A PKCS#10 request (RFC 2986) in DER that proves possession of `key`. It asks for nothing: the profile decides."""
+    """A PKCS#10 request (RFC 2986) in DER that proves possession of `key`.
+
+    Subject and extensions are empty, because the issuer's profile decides the content of the certificate.
+    """
     from tpm2_pytss.cryptography import tpm_ecc_private_key
 
     builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
@@ -191,7 +199,8 @@ def certify(esys: ESAPI, key: WrappedKey, ak: WrappedKey, qualifying: bytes) -> 
 def read_endorsement(esys: ESAPI, ek_type: EkType = DEFAULT_EK_TYPE) -> Endorsement:
     """The EK that identifies the chip, and its certificate.
 
-    Raises TpmFailed through the port, or ValueError from the library for an EK type whose certificate is missing.
+    A TPM that cannot make the EK raises TpmFailed through `Tpm.call`. The library raises ValueError for `ecc-p384` when
+    the chip has no EK certificate of this type.
     """
     with _endorsement_key(esys, ek_type) as (_, public, certificate):
         return Endorsement(public=bytes(public.marshal()), certificate=certificate)
@@ -204,9 +213,16 @@ def activate_credential(
     encrypted_secret: bytes,
     ek_type: EkType = DEFAULT_EK_TYPE,
 ) -> bytes:
-    """The secret of a challenge (`TPM2_MakeCredential`) that was made to this chip's EK and this AK.
+    """The secret of a challenge (`TPM2_MakeCredential`) that was made for this chip's EK and this AK.
 
-    Both arguments are marshalled, `TPM2B_ID_OBJECT` and `TPM2B_ENCRYPTED_SECRET`. Raises TpmIntegrity for any other.
+    Args:
+        esys: a live context.
+        ak: the AK that the challenge names.
+        credential_blob: a marshalled `TPM2B_ID_OBJECT`.
+        encrypted_secret: a marshalled `TPM2B_ENCRYPTED_SECRET`.
+        ek_type: the type of the EK that the challenge was made for.
+
+    Raises TpmIntegrity if an argument is no such structure, or the challenge was made for another EK or AK.
     """
     blob = _parse(TPM2B_ID_OBJECT, credential_blob)
     secret = _parse(TPM2B_ENCRYPTED_SECRET, encrypted_secret)
@@ -222,7 +238,7 @@ def activate_credential(
 
 
 def read_clock(esys: ESAPI) -> ClockInfo:
-    """The TPM's clock and counters: a hint and evidence, not a root of trust."""
+    """The TPM's clock and counters. They are reported as evidence; the agent does not trust them as a time source."""
     time_info = esys.read_clock()
     info = time_info.clockInfo
     return ClockInfo(
@@ -241,9 +257,10 @@ def _create(esys: ESAPI, template: TPM2B_PUBLIC) -> WrappedKey:
 
 @contextlib.contextmanager
 def _storage_parent(esys: ESAPI, wanted: set[bytes] | None) -> Iterator[tuple[ESYS_TR, bytes]]:
-    """Handle and name of the SRK: the persistent one, else the default primary key (0.1-1 s on a chip).
+    """Handle and name of the storage key: the persistent SRK, or else the default primary key (0.1-1 s on a chip).
 
-    `wanted` are the parents' names of keys to load; TpmNotOurs when the SRK is not their one parent.
+    `wanted` has the parent names of the keys to load; None when a key is made. Raises TpmNotOurs unless the storage key
+    is the parent of all of them.
     """
     with _persistent(esys, _SRK_PERSISTENT) as persistent:
         if persistent is not None:
@@ -256,7 +273,7 @@ def _storage_parent(esys: ESAPI, wanted: set[bytes] | None) -> Iterator[tuple[ES
     try:
         name = bytes(esys.read_public(handle)[1])
         if wanted is not None and wanted != {name}:
-            raise TpmNotOurs("its storage key is not the one that wraps the node's keys")
+            raise TpmNotOurs("the chip's storage key is not the parent of the node's keys")
         yield handle, name
     finally:
         _flush(esys, handle)
@@ -264,8 +281,12 @@ def _storage_parent(esys: ESAPI, wanted: set[bytes] | None) -> Iterator[tuple[ES
 
 @contextlib.contextmanager
 def _endorsement_key(esys: ESAPI, ek_type: EkType) -> Iterator[tuple[ESYS_TR, TPMT_PUBLIC, bytes | None]]:
-    """Handle, public part and certificate of the EK: the persistent one if it is the certificate's, else a new one."""
-    # Here and above: for an activation or a renewal; a start does not wait for them to load.
+    """Handle, public part and certificate of the EK.
+
+    The persistent EK is used if it is the key in the certificate. Otherwise the EK is made again from its template.
+    """
+    # This import and the one in `certificate_request` are slow. Only an activation or a renewal needs them, not a
+    # start.
     from tpm2_pytss.utils import NVReadEK, create_ek_template
 
     stored, template = create_ek_template(_EK_TEMPLATES[ek_type], NVReadEK(esys))
@@ -284,7 +305,7 @@ def _endorsement_key(esys: ESAPI, ek_type: EkType) -> Iterator[tuple[ESYS_TR, TP
 
 @contextlib.contextmanager
 def _endorsement_authorisation(esys: ESAPI, public: TPMT_PUBLIC) -> Iterator[ESYS_TR]:
-    """What authorises the use of an EK: a policy session for the low-range templates, else an empty password."""
+    """The session that authorises the use of an EK: a policy session for the low-range templates, else a password."""
     if public.objectAttributes & TPMA_OBJECT.USERWITHAUTH:
         yield ESYS_TR.PASSWORD
         return
@@ -300,7 +321,7 @@ def _endorsement_authorisation(esys: ESAPI, public: TPMT_PUBLIC) -> Iterator[ESY
 
 @contextlib.contextmanager
 def _persistent(esys: ESAPI, handle: int) -> Iterator[tuple[ESYS_TR, TPMT_PUBLIC, bytes] | None]:
-    """ESAPI's handle, public part and name of a persistent object; None where there is none."""
+    """ESAPI's handle, public part and name of a persistent object; None if the TPM has no object at `handle`."""
     try:
         reference = esys.tr_from_tpmpublic(handle)
     except TSS2_Exception as error:
@@ -316,13 +337,13 @@ def _persistent(esys: ESAPI, handle: int) -> Iterator[tuple[ESYS_TR, TPMT_PUBLIC
 
 
 def _flush(esys: ESAPI, handle: ESYS_TR) -> None:
-    """Where flushing fails the connection is gone, and the resource manager flushes for us."""
+    """Flush an object. If that fails, the connection is lost, and the resource manager flushes the object."""
     with contextlib.suppress(TSS2_Exception):
         esys.flush_context(handle)
 
 
 def _parse(kind: Any, raw: bytes) -> Any:
-    """`raw` as a TPM structure that takes all of it and says the same bytes again. Raises TpmIntegrity."""
+    """Parse `raw` as a TPM structure. It must use all bytes and marshal to the same bytes. Raises TpmIntegrity."""
     try:
         value, used = kind.unmarshal(raw)
         exact = used == len(raw) and bytes(value.marshal()) == raw
@@ -334,7 +355,7 @@ def _parse(kind: Any, raw: bytes) -> Any:
 
 
 def _sized(buffer: bytes) -> bytes:
-    """A TPM2B of `buffer`; what no TPM2B can hold becomes what cannot be parsed."""
+    """A TPM2B of `buffer`. For a buffer that is too long for a TPM2B the result cannot be parsed."""
     return min(len(buffer), 0xFFFF).to_bytes(2, "big") + buffer
 
 
@@ -343,14 +364,17 @@ def _ecdsa_parts(signature: Any) -> tuple[Any, Any]:
 
 
 def _exact_der(stored: bytes) -> bytes:
-    """A certificate without the padding that makers leave behind it in NV memory (X.690 8.1.3: long form, 2 bytes)."""
+    """A certificate without the padding that manufacturers leave after it in NV memory.
+
+    The length is read from the DER header (X.690 8.1.3: long form with two bytes).
+    """
     if len(stored) >= 4 and stored[:2] == b"\x30\x82":
         return stored[: 4 + int.from_bytes(stored[2:4], "big")]
     return stored
 
 
 def _certified_modulus(certificate: bytes) -> int | None:
-    """The RSA modulus of a certificate; None for what cannot be read, which the verifier then judges."""
+    """The RSA modulus of a certificate; None if it has none or cannot be read. The verifier checks the certificate."""
     try:
         key = x509.load_der_x509_certificate(certificate).public_key()
     except (ValueError, TypeError):

@@ -1,1 +1,1 @@
-"""The node's licence: verified statements on disk, the pure verdict over them, and how they are refreshed."""
+"""The node's licence: which statements are accepted, their store on disk, and the verdict about them."""

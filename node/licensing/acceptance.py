@@ -1,8 +1,8 @@
 """Pure functions: whether a verified statement is stored, and which evidence then counts.
 
-Verification is `protocol.signed.statements`; storing is `node.licensing.store`. A later statement replaces an earlier
-one. A revocation is final in its generation and needs neither order nor freshness. Without sound stored evidence to
-compare with, a statement must be fresh: a replayed old lease would pass for the current one.
+`protocol.signed.statements` verifies statements; `node.licensing.store` stores them. A later statement replaces an
+earlier one. A revocation is final in its generation; it needs neither order nor freshness. If no undamaged evidence is
+stored, a statement must be fresh, because otherwise a replayed old lease would be accepted as the current one.
 """
 
 from datetime import datetime
@@ -17,9 +17,13 @@ from protocol.signed.statements import Holder, Lease, Revocation, Suspension, Ve
 class StoredEvidence(msgspec.Struct, frozen=True):
     """The verified evidence of one generation.
 
-    `received_at` is the wall clock at which the statement came. `damaged` has a text for each stored file that did not
-    verify. `tombstone_doubtful`: a tombstone is one of them. The node cannot rule out that it is revoked, so the gate
-    stays closed until the cloud answers.
+    Attributes:
+        statement: the current statement; None without one.
+        tombstone: the revocation that ended the generation; None without one.
+        received_at: the wall clock's time at which the statement came.
+        damaged: a text for each stored file that did not verify.
+        tombstone_doubtful: the tombstone is one of the damaged files. The node may be revoked, so the gate stays closed
+            until the cloud answers.
     """
 
     statement: Verified | None = None
@@ -30,20 +34,20 @@ class StoredEvidence(msgspec.Struct, frozen=True):
 
 
 class Accept(msgspec.Struct, frozen=True, tag=True):
-    """Store it. `settles`: it is the cloud's answer to a doubtful tombstone, which is set aside once it is stored."""
+    """Store the statement. With `settles` a doubtful tombstone is renamed after the statement is stored."""
 
     statement: Verified
     settles: bool = False
 
 
 class Ignore(msgspec.Struct, frozen=True, tag=True):
-    """Nothing to store: it is the `same` as stored, `stale` (earlier in the stream), or the generation is `final`."""
+    """Store nothing: the statement is the `same` as the stored one, `stale` (earlier), or the generation is `final`."""
 
     reason: Literal["same", "stale", "final"]
 
 
 class Refuse(msgspec.Struct, frozen=True, tag=True):
-    """The statement is refused, and the journal gets a line. No state changes."""
+    """Refuse the statement. The caller logs the reason. No state changes."""
 
     code: Literal["other_node", "not_fresh", "conflict", "too_far"]
     reason: str
@@ -53,11 +57,17 @@ Decision = Accept | Ignore | Refuse
 
 
 def decide(stored: StoredEvidence, offered: Verified, holder: Holder, *, fresh: bool) -> Decision:
-    """What to do with `offered`, whose signature is verified. `fresh`: so is the cloud's word that it is current.
+    """What to do with the verified statement `offered`.
 
-    1 it is for this node and generation; 2 a revocation is stored unless one is; 3 nothing follows a revocation;
-    4 with nothing sound to compare with, it must be fresh; 5 earlier in the stream is stale; 6 at the same place it
-    is the same statement, perhaps with another signature; 7 it is not absurdly far ahead. Section 6 of the design.
+    `fresh` is whether a verified freshness says that the statement is current.
+
+    1. The statement must be for this node and generation.
+    2. A revocation is stored, unless one is stored already.
+    3. No statement follows a revocation.
+    4. Without undamaged stored evidence the statement must be fresh.
+    5. An earlier statement of the stream is stale.
+    6. A statement at the same position must be equal to the stored one; its signature may differ.
+    7. The statement must not be more than SEQ_JUMP_MAX ahead in the same epoch.
     """
     new, current = offered.statement, stored.statement
     if not holder.holds(new):
@@ -69,7 +79,7 @@ def decide(stored: StoredEvidence, offered: Verified, holder: Holder, *, fresh: 
     if revoked or (current is not None and isinstance(current.statement, Revocation)):
         return Ignore("final")  # 3
     if (current is None or stored.damaged) and not fresh:
-        return Refuse("not_fresh", "nothing sound is stored to compare with, and the cloud did not vouch for it")  # 4
+        return Refuse("not_fresh", "no undamaged statement is stored, and no freshness says that it is current")  # 4
     if current is None:
         return Accept(offered, settles=stored.tombstone_doubtful)
     here, there = position(current.statement), position(new)
@@ -77,7 +87,7 @@ def decide(stored: StoredEvidence, offered: Verified, holder: Holder, *, fresh: 
         return Ignore("stale")  # 5
     if there == here:  # 6
         if new != current.statement:
-            return Refuse("conflict", "another statement stands at the same place of the stream")
+            return Refuse("conflict", "another statement is stored with the same epoch and seq")
         if offered.kid == current.kid and not stored.damaged:
             return Ignore("same")
     elif there[0] == here[0] and there[1] - here[1] > SEQ_JUMP_MAX:
@@ -86,10 +96,10 @@ def decide(stored: StoredEvidence, offered: Verified, holder: Holder, *, fresh: 
 
 
 def after_storing(accepted: Accept, at: datetime) -> StoredEvidence:
-    """The evidence once the disk holds `accepted`: what the next start reads.
+    """The evidence after `accepted` is stored. The next start reads the same evidence from the disk.
 
-    Nothing else of the earlier evidence remains. A revocation writes the tombstone too. A statement that is no
-    revocation is accepted without a tombstone, or with a doubtful one, which the store sets aside.
+    It replaces all earlier evidence. A revocation is stored as a tombstone as well. Any other statement is accepted
+    only without a tombstone, or with a doubtful tombstone, which the store then renames.
     """
     new = accepted.statement
     return StoredEvidence(
@@ -98,9 +108,9 @@ def after_storing(accepted: Accept, at: datetime) -> StoredEvidence:
 
 
 def without_storing(stored: StoredEvidence, accepted: Accept, at: datetime) -> StoredEvidence:
-    """The evidence of this process when the disk refused `accepted`.
+    """The evidence of this process after the disk refused `accepted`.
 
-    A revocation or suspension closes the gate all the same. A lease counts only once it is stored.
+    A revocation or suspension still closes the gate. A lease counts only after it is stored.
     """
     new = accepted.statement
     match new.statement:

@@ -1,6 +1,7 @@
-"""In-memory state: what the TPM of this machine last showed in the present run, as evidence for the verdict.
+"""In-memory state: the last result of the TPM in the present run, as evidence for the verdict.
 
-`HardwareCheck` is its only owner. It holds the result of the last check, or of a contact that failed at the TPM.
+`HardwareCheck` is the only owner. It holds the result of the last check, or the fault of a contact that failed at the
+TPM.
 """
 
 import logging
@@ -31,20 +32,20 @@ class HardwareCheck:
 
     @property
     def proven(self) -> bool:
-        """Whether the TPM has answered as this node's at any time in this run."""
+        """Whether the TPM has used the node's key at any time in this run."""
         return self._proven
 
     @property
     def fault(self) -> TpmError | None:
-        """The last fault of the TPM; None once the TPM has passed a check or the cloud has answered."""
+        """The last fault of the TPM; None after the TPM has passed a check or the cloud has answered."""
         return self._fault
 
     async def check(self, node_key: WrappedKey, lease_serves: Callable[[], bool]) -> None:
-        """Have the TPM load the node's key, and record its answer.
+        """Have the TPM load the node's key, and record the result.
 
-        Another chip's key is an answer. A TPM that answers with an error is tolerated while `lease_serves`: until the
-        lease needs a refresh (design, section 6, exit 87). It is asked once the TPM has failed, since a slow TPM takes
-        seconds. Raises TpmError for every other fault.
+        The answer "the key belongs to another chip" is recorded as a result. A TPM that answers with an error is
+        tolerated while `lease_serves()` is true, which means that the lease needs no refresh yet. `lease_serves` is
+        called after the TPM has failed, because a slow TPM takes seconds. Raises TpmError for every other fault.
         """
 
         def load(esys: Esys) -> None:
@@ -59,19 +60,19 @@ class HardwareCheck:
         except (TpmFailed, TpmLockout, TpmIntegrity) as error:
             if not lease_serves():
                 raise
-            log.error("%s; running on the lease until it needs a refresh", error)
+            log.error("%s; the lease counts until it is due for refresh", error)
             self._status = "unavailable"
         else:
             self.report_ours()
             self.clear_fault()
 
     def report_ours(self) -> None:
-        """The TPM has used the node's key."""
+        """Record that the TPM has used the node's key."""
         self._status = "ours"
         self._proven = True
 
     def report_fault(self, error: TpmError) -> None:
-        """The TPM failed. Another chip's key is no fault of the chip: it closes the gate."""
+        """Record that the TPM failed. TpmNotOurs is recorded as another chip, which closes the gate, not as a fault."""
         if isinstance(error, TpmNotOurs):
             self._status = "other"
         else:
@@ -79,5 +80,5 @@ class HardwareCheck:
             self._fault = error
 
     def clear_fault(self) -> None:
-        """The TPM has answered, or the cloud has without it: an earlier fault no longer ends the agent."""
+        """Record that the TPM or the cloud has answered. An earlier fault then no longer ends the agent."""
         self._fault = None

@@ -1,7 +1,7 @@
-"""In-memory state: the licence of one generation, made of stored evidence and the cloud's answers.
+"""In-memory state: the licence of one generation, from stored evidence and the cloud's answers.
 
-It calls the pure parts (verify, decide, store, judge) in this order: verify once, store durably, then use the value
-that was verified. It opens no connection and asks no TPM.
+A statement is verified once, stored durably, and then used as the verified value. This module opens no connection and
+does not use the TPM.
 """
 
 from collections.abc import Callable
@@ -23,21 +23,28 @@ from protocol.signed.statements import EnvelopeError, Lease, StatementError, Ver
 
 
 class StatementRejected(VerificationFailed):
-    """The cloud's answer holds no statement that can be accepted: it counts as no answer."""
+    """The cloud's answer has no acceptable statement. It counts as no answer."""
 
     code = "statement_rejected"
-    next = "Nothing was changed. If it stays so, tell the operator of the cloud."
+    next = "Nothing was changed. If the error stays, report it to the operator of the cloud."
 
 
 class Applied(msgspec.Struct, frozen=True):
-    """An answer that was taken. `stored`: the statement is new. `fresh`: a signed freshness over our nonce says that it is current."""
+    """The result of an accepted answer.
+
+    `stored` is true if the statement is new. `fresh` is true if a signed freshness over our nonce says that the
+    statement is current.
+    """
 
     stored: bool
     fresh: bool
 
 
 class Licence:
-    """The licence of one generation of this node. Its changes never wait, so tasks see whole ones; reading is free at any time."""
+    """The licence of one generation of this node.
+
+    No method waits, so another task never sees a half-made change.
+    """
 
     def __init__(
         self,
@@ -49,7 +56,10 @@ class Licence:
         *,
         confirmed: bool = True,
     ) -> None:
-        """What the disk holds is verified here, once for this start."""
+        """Load and verify the stored evidence, once for this start.
+
+        `confirmed` is whether the generation is in force.
+        """
         self._store = store
         self._hardware = hardware
         self._clock = clock
@@ -61,6 +71,7 @@ class Licence:
 
     @property
     def identity(self) -> Identity:
+        """The generation of this licence."""
         return self._identity
 
     @property
@@ -70,27 +81,29 @@ class Licence:
 
     @property
     def confirmed(self) -> bool:
-        """Whether this generation is in force; else it waits for its confirmation."""
+        """Whether this generation is in force. Otherwise the cloud has not confirmed it yet."""
         return self._confirmed
 
     @property
     def presented(self) -> str:
-        """The token of the last statement held, for the cloud to count on from."""
+        """The token of the last stored statement, or "". The node presents it, so that the cloud numbers its next ones
+        after it."""
         held = self._stored.tombstone or self._stored.statement
         return held.token if held is not None else ""
 
     @property
     def lease(self) -> Lease | None:
+        """The current statement, if it is a lease."""
         return current_lease(self._stored, self._identity.holder)
 
     def lease_serves(self) -> bool:
-        """Whether there is a lease that needs no refresh yet."""
+        """Whether there is a lease whose `refresh_after` has not come."""
         lease = self.lease
         return lease is not None and self._clock() < lease.refresh_after
 
     @property
     def revoked(self) -> bool:
-        """Whether a signed revocation has ended this generation for good."""
+        """Whether a signed revocation has ended this generation."""
         return current_revocation(self._stored, self._identity.holder) is not None
 
     def verdict(self) -> Verdict:
@@ -98,7 +111,7 @@ class Licence:
         return judge(self._evidence())
 
     def snapshot(self) -> Snapshot:
-        """The licence now, by one reading of the clock."""
+        """The licence now. The clock is read once, so that all parts agree."""
         evidence = self._evidence()
         return Snapshot(
             holder=self._identity.holder, hardware=evidence.hardware, lease=self.lease, verdict=judge(evidence)
@@ -115,9 +128,10 @@ class Licence:
         )
 
     def apply(self, answer: StatementAnswer, nonce: str) -> Applied:
-        """Take an answer over our `nonce`. Raises StatementRejected, StateError (disk).
+        """Verify, store and use the statement of an answer. `nonce` is the nonce of our question.
 
-        A revocation is stored as tombstone first: whatever is lost after that, it is not forgotten.
+        The tombstone of a revocation is stored first, so that a crash cannot lose the revocation.
+        Raises StatementRejected; StateError if the disk refuses to store it.
         """
         verified, fresh = self._verified(answer.statement), self._is_fresh(answer, nonce)
         decision = acceptance.decide(self._stored, verified, self._identity.holder, fresh=fresh)
@@ -127,13 +141,16 @@ class Licence:
             case acceptance.Ignore(reason="same" | "final"):
                 return Applied(stored=False, fresh=fresh)
             case acceptance.Ignore():
-                raise StatementRejected("cannot use the cloud's statement: it is older than the one at hand")
+                raise StatementRejected("cannot use the cloud's statement: it is older than the stored one")
             case acceptance.Accept():
                 self._record(decision)
         return Applied(stored=True, fresh=fresh)
 
     def _record(self, accepted: acceptance.Accept) -> None:
-        """Store it, then use it. What closes the gate is used even where the disk refuses it. Raises StateError."""
+        """Store a statement, then use it. Raises StateError if the disk refuses.
+
+        A statement that closes the gate is used even if the disk refuses it.
+        """
         now = self._clock()
         try:
             self._store.record(accepted, now)
@@ -146,9 +163,9 @@ class Licence:
         self._unstored = None
 
     def retry_storing(self) -> None:
-        """Store what the disk refused and the verdict uses all the same: a restart would forget it.
+        """Store the statement that the disk refused earlier and the verdict uses. Raises StateError.
 
-        Raises StateError.
+        Without it a restart would lose the statement.
         """
         if self._unstored is not None:
             self._record(self._unstored)
@@ -179,9 +196,9 @@ class Licence:
         return True
 
     def replace_certificate(self, chain: tuple[bytes, ...], node_key: WrappedKey) -> None:
-        """The disk holds a new device certificate, with its key where the key has changed."""
+        """Use the device certificate (DER, leaf first) and node key that were just stored."""
         self._identity = msgspec.structs.replace(self._identity, chain=chain, node_key=node_key)
 
     def put_in_force(self) -> None:
-        """The cloud has confirmed this generation, and the identity on the disk has switched to it."""
+        """Record that the cloud has confirmed this generation and that it is the current one on the disk."""
         self._confirmed = True

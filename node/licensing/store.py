@@ -1,8 +1,8 @@
 """Store: statements and tombstones on disk, by generation. A later statement replaces the file; a tombstone stays.
 
-`node.licensing.acceptance` decides what is stored, `node.licensing.verdict` what follows from it. `load` verifies every
-token under the keys it is given. A file that does not verify is reported; it is never deleted and never treated as
-missing. At a revocation the tombstone is durable before the statement.
+`node.licensing.acceptance` decides which statements are stored. `node.licensing.verdict` judges them. `load` verifies
+every token with the given keys. A file that does not verify is reported; it is never deleted and never treated as
+missing. The tombstone of a revocation is written before the statement.
 """
 
 from datetime import datetime
@@ -21,11 +21,14 @@ from protocol.signed.statements import Holder, Revocation, StatementError, Verif
 
 AwareTime = Annotated[datetime, msgspec.Meta(tz=True)]
 
-_NEXT = "Nothing was changed. Connect the machine to the cloud: the agent asks for its current statement by itself."
+_NEXT = "Nothing was changed. Connect the machine to the cloud; the agent asks for its current statement by itself."
 
 
 class StatementFile(StateFile, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`licence/g-N/statement.json`; `kid` is the key that signed it, `received_at` the node's wall clock."""
+    """`licence/g-N/statement.json`: the current statement.
+
+    `kid` is the id of the signing key. `received_at` is the wall clock's time at which the statement came.
+    """
 
     kid: str
     token: str
@@ -33,7 +36,7 @@ class StatementFile(StateFile, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class TombstoneFile(StateFile, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`tombstones/g-N.json`: the revocation that ended a generation; `at` is the node's wall clock."""
+    """`tombstones/g-N.json`: the revocation that ended a generation. `at` is the wall clock's time when it came."""
 
     kid: str
     node: NodeId
@@ -43,7 +46,7 @@ class TombstoneFile(StateFile, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class LicenceStore:
-    """The licence files of a state directory. The caller holds its lock; a reader that does not may only `load`."""
+    """The licence files of a state directory. A caller that writes holds the directory's lock; `load` needs no lock."""
 
     def __init__(self, state_dir: Path) -> None:
         self._state_dir = state_dir
@@ -55,7 +58,7 @@ class LicenceStore:
         return self._state_dir / "tombstones" / f"g-{generation}.json"
 
     def load(self, holder: Holder, ring: KeyRing) -> StoredEvidence:
-        """All that is stored of a generation and verifies under `ring`. Never raises for what the files contain."""
+        """The stored evidence of a generation that verifies with `ring`. It reports damaged files; none is raised."""
         damaged: list[str] = []
         statement = tombstone = received_at = None
         try:
@@ -91,17 +94,17 @@ class LicenceStore:
         return verified
 
     def record(self, accepted: Accept, at: datetime) -> None:
-        """Store what `acceptance.decide` accepted. Repeating it is harmless.
+        """Store an accepted statement. Repeating it is harmless. `at` is the wall clock's time now.
 
-        Raises DiskFull, StateUnwritable, StateUnsafe: then what was stored before is intact, or, at a revocation, the
-        tombstone alone is new, which is enough.
+        Raises DiskFull, StateUnwritable, StateUnsafe. After an error the earlier files are intact. After an error at a
+        revocation the tombstone may already be stored, and the tombstone alone ends the generation.
         """
         if isinstance(accepted.statement.statement, Revocation):
             self.write_tombstone(accepted.statement, at)
         self.write_statement(accepted.statement, at, settles=accepted.settles)
 
     def write_statement(self, verified: Verified, received_at: datetime, *, settles: bool = False) -> None:
-        """Replace the stored statement of the generation it names. With `settles`, set a doubtful tombstone aside.
+        """Replace the stored statement of the statement's generation. With `settles` rename a doubtful tombstone.
 
         Raises as `record`.
         """
@@ -116,7 +119,7 @@ class LicenceStore:
                 self._set_tombstone_aside(generation)
 
     def write_tombstone(self, verified: Verified, at: datetime) -> None:
-        """Make a revocation stay, for the generation it names. Raises as `record`; ValueError for another statement."""
+        """Store the tombstone of a revocation. Raises as `record`; ValueError if the statement is no revocation."""
         revocation = verified.statement
         if not isinstance(revocation, Revocation):
             raise ValueError("only a revocation makes a tombstone")
@@ -130,14 +133,17 @@ class LicenceStore:
             write_atomic(path, encode_state(tombstone))
 
     def _set_tombstone_aside(self, generation: int) -> None:
-        """Only for one that could not be verified, after the cloud itself has said that the generation lives."""
+        """Rename a tombstone that does not verify. The cloud has just signed a statement for the live generation."""
         path = self.tombstone_path(generation)
         if path.parent.is_dir():
             rename_file(path, f"{path.name}.unreadable")
 
 
 def _verified(path: Path, token: str, kid: str, holder: Holder, ring: KeyRing) -> Verified:
-    """1 it verifies; 2 under the `kid` it was stored with; 3 it is for this holder. Raises VerificationFailed."""
+    """Verify a stored token. Raises VerificationFailed.
+
+    1. It verifies as a statement. 2. Its `kid` is the stored one. 3. It is for this node and generation.
+    """
     try:
         verified = verify_statement(token, ring, holder.trust_domain)
     except (EnvelopeError, StatementError) as error:

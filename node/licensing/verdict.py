@@ -1,20 +1,23 @@
-"""Pure function: may this machine's licensed software run, and why (the table of section 6 of the design).
+"""Pure functions: the verdict whether this machine's licensed software may run, and why.
 
-Evidence in, verdict out; no I/O, no clock. Only signed statements move a node to suspended or revoked. Silence moves it
-along its lease's dates. Evidence that is missing, damaged or unproven never opens the gate.
+The verdict follows from the evidence alone. Only a signed statement suspends or revokes a node. While the cloud is
+silent, the dates of the lease decide. Missing, damaged or unproven evidence never opens the gate.
 
-Choices where the design leaves room:
-- "Past" a date begins at that instant: a lease that terminates at t is terminated at t.
-- One generation is judged. While a newer one waits for its confirmation the confirmed one is judged and runs on; a
-  revoked one is not judged when a newer one waits, or the node could never come to confirm it. (The caller chooses.)
-- No statement, a statement that does not verify, or a tombstone that does not verify is `stale`: the node asks the
-  cloud. Such a tombstone does not revoke, since nobody signed it; a torn disk must not undo a revocation either.
-- Leases are judged at the later of the wall clock and the lease's `issued_at`, which is a signed time and has surely
-  passed. So a clock that fell back (an empty coin cell) locks no site; it is flagged. Trusted time will raise this
-  bound; until then a clock held back stretches a lease.
-- The gate opens only when the TPM has answered as this node's in the present run. If it fails after that, the lease's
-  dates decide; from `refresh_after` on the exit code says TPM, for without it there is no new lease.
-- A verdict is valid for at most 60 s and never past the next date at which it would change.
+The rules:
+
+- A date counts from its instant: a lease that terminates at t is terminated at t.
+- One generation is judged, and the caller chooses it. While a newer generation waits for its confirmation, the caller
+  has the confirmed generation judged. If the confirmed generation is revoked, the caller has the newer one judged,
+  because otherwise the node could never confirm it.
+- A missing statement, a statement that does not verify, and a tombstone that does not verify lead to `stale`: the gate
+  closes and the agent asks the cloud. A tombstone that does not verify revokes nothing, because no valid signature is
+  on it. It does not count as missing either, because a torn disk must not undo a revocation.
+- A lease is judged at the later of the wall clock and the lease's `issued_at`. `issued_at` is a signed time that has
+  surely passed. So a clock that fell back (an empty coin cell) does not stop a site; it is flagged. The agent has no
+  trusted time yet, so a clock that is held back prolongs a lease.
+- The gate opens only after the TPM has used the node's key in the present run. If the TPM fails after that, the lease's
+  dates decide. From `refresh_after` on the exit code is that of the TPM, because without the TPM there is no new lease.
+- A verdict is valid for at most 60 s, and never past the next date at which it changes.
 """
 
 from datetime import datetime
@@ -40,16 +43,23 @@ LicenceState = Literal[
     "refresh-due",
     "active",
 ]
-"""In the order of the table; `recovery-pending` will come before `stale`."""
+"""In the order of `_TABLE`."""
 
 Hardware = Literal["ours", "other", "unavailable", "unchecked"]
-"""What the TPM's last answer was: this node's key; another TPM's; no answer, or an error; not asked yet."""
+"""The last result of the TPM: `ours` it used the node's key; `other` the key belongs to another TPM; `unavailable` no
+answer, or an error; `unchecked` not asked yet in this run."""
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
-    """All that a verdict rests on. `holder` is the generation that is judged, `unconfirmed` if it is not in force yet.
+    """The evidence of a verdict.
 
-    `proven`: the TPM has answered as ours in the present run, whatever it says now.
+    Attributes:
+        holder: the generation to judge; None if the machine is not activated.
+        stored: the verified statements of the generation.
+        hardware: the last result of the TPM.
+        now: the wall clock's time, aware.
+        unconfirmed: the generation is not in force yet.
+        proven: the TPM has used the node's key in the present run, at any time.
     """
 
     holder: Holder | None
@@ -61,7 +71,21 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """`deadline` is the next date at which the state changes by itself; `exit` is what `cascadia status` exits with."""
+    """The verdict about one generation.
+
+    Attributes:
+        state: the state of the licence.
+        gate_open: licensed software may run.
+        new_work: licensed software may begin new work.
+        reason: why, as text.
+        next: the next step for the user; may be empty.
+        deadline: the next date at which the state changes without a new statement.
+        valid_until: the end of this verdict, at most 60 s ahead.
+        exit: the exit code of `cascadia status`.
+        clock_suspect: the wall clock is earlier than the lease's signed `issued_at`, by more than the clock skew.
+        hardware_failing: the TPM does not answer, or answers with an error.
+        damaged: a text for each stored file that did not verify.
+    """
 
     state: LicenceState
     gate_open: bool
@@ -91,12 +115,14 @@ _TABLE: dict[LicenceState, _Row] = {
     "revoked": _Row(False, False, Exit.REVOKED, "the cloud has ended this machine's licence"),
     "pending": _Row(False, False, Exit.PENDING, "the activation is not confirmed yet"),
     "suspended": _Row(False, False, Exit.SUSPENDED, "the cloud has suspended the licence"),
-    "hardware-mismatch": _Row(False, False, Exit.HARDWARE_MISMATCH, "the TPM is not the one that was activated"),
-    "stale": _Row(False, False, Exit.STALE, "no statement at hand can be trusted"),
+    "hardware-mismatch": _Row(False, False, Exit.HARDWARE_MISMATCH, "the TPM is not the TPM that was activated"),
+    "stale": _Row(False, False, Exit.STALE, "there is no statement that can be trusted"),
     "terminated": _Row(False, False, Exit.TERMINATED, "the lease has terminated"),
-    "restricted": _Row(True, False, Exit.OK, "the lease is past its grace: no new work", _ASKING),
-    "grace": _Row(True, True, Exit.OK, "the lease has expired and runs in its grace", _ASKING),
-    "refresh-due": _Row(True, True, Exit.OK, "the lease is due for refresh", "Nothing: the agent refreshes it."),
+    "restricted": _Row(True, False, Exit.OK, "the grace of the lease is over; no new work may begin", _ASKING),
+    "grace": _Row(True, True, Exit.OK, "the lease has expired and is in its grace", _ASKING),
+    "refresh-due": _Row(
+        True, True, Exit.OK, "the lease is due for refresh", "Nothing to do; the agent refreshes the lease by itself."
+    ),
     "active": _Row(True, True, Exit.OK, "the lease is current"),
 }
 
@@ -104,7 +130,7 @@ STATES: tuple[LicenceState, ...] = tuple(_TABLE)
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """The licence of a generation at one instant: what one answer to a local program is made of."""
+    """The licence of a generation at one instant. One answer to a local program is made from one snapshot."""
 
     holder: Holder
     hardware: Hardware
@@ -113,7 +139,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def current_lease(stored: StoredEvidence, holder: Holder | None) -> Lease | None:
-    """The lease that counts for the holder, if its current statement is one."""
+    """The holder's current statement, if it is a lease; otherwise None."""
     verified = stored.statement
     if verified is None or holder is None or not isinstance(verified.statement, Lease):
         return None
@@ -121,7 +147,7 @@ def current_lease(stored: StoredEvidence, holder: Holder | None) -> Lease | None
 
 
 def current_revocation(stored: StoredEvidence, holder: Holder) -> Revocation | None:
-    """The revocation that has ended the holder's generation, if there is one."""
+    """The revocation that has ended the holder's generation; None if there is none."""
     for verified in (stored.tombstone, stored.statement):
         if verified is not None and isinstance(verified.statement, Revocation) and holder.holds(verified.statement):
             return verified.statement
@@ -146,7 +172,7 @@ def _by_dates(lease: Lease, at: datetime) -> LicenceState:
 
 
 def _judge(evidence: Evidence) -> tuple[LicenceState, str]:
-    """The first row that matches, from the top, and what is to be said beside its reason."""
+    """The first state of the table whose condition holds, and a detail for its reason."""
     holder, stored = evidence.holder, evidence.stored
     if holder is None:
         return "unactivated", ""
@@ -158,12 +184,12 @@ def _judge(evidence: Evidence) -> tuple[LicenceState, str]:
         return "suspended", suspension.reason
     if evidence.hardware == "other":
         return "hardware-mismatch", ""
-    # A tombstone that is there but is not this holder's revocation is as doubtful as one that does not verify.
+    # A tombstone that is not this holder's revocation is treated like a tombstone that does not verify.
     if stored.tombstone_doubtful or stored.tombstone is not None:
-        return "stale", "a tombstone is there and cannot be verified"
+        return "stale", "a stored tombstone cannot be verified"
     lease = current_lease(stored, holder)
     if lease is None:
-        return "stale", "the stored statement is damaged" if stored.damaged else "none is stored"
+        return "stale", "the stored statement is damaged" if stored.damaged else "no statement is stored"
     return _by_dates(lease, _at(lease, evidence.now)), ""
 
 
@@ -177,7 +203,7 @@ def _deadline(lease: Lease, at: datetime) -> datetime | None:
 
 
 def judge(evidence: Evidence) -> Verdict:
-    """The verdict at `evidence.now` (aware). Total: every evidence has one."""
+    """The verdict at `evidence.now`. It never fails: every evidence has a verdict."""
     state, detail = _judge(evidence)
     row, now = _TABLE[state], evidence.now
     lease = (
@@ -195,7 +221,7 @@ def judge(evidence: Evidence) -> Verdict:
     failing = evidence.hardware == "unavailable"
     if gate_open and lease is not None:
         if evidence.hardware != "ours" and not (failing and evidence.proven):
-            gate_open, reason, code = False, "the TPM has not answered as this machine's in this run", Exit.TPM
+            gate_open, reason, code = False, "the TPM has not proved in this run that it holds the node's key", Exit.TPM
         elif failing and _at(lease, now) >= lease.refresh_after:
             reason, code = f"{reason}, and the TPM does not answer", Exit.TPM
     return Verdict(
@@ -214,5 +240,5 @@ def judge(evidence: Evidence) -> Verdict:
 
 
 def entitled(verdict: Verdict, lease: Lease | None, name: str) -> bool:
-    """Whether the software that asks for the entitlement may run now."""
+    """Whether the entitlement is granted now: the gate is open and the lease names it."""
     return verdict.gate_open and lease is not None and name in lease.entitlements

@@ -1,1 +1,1 @@
-"""The wire: TLS, HTTP calls, checks of issued certificates."""
+"""The connection to the cloud: TLS, HTTP calls, checks of issued certificates."""

@@ -1,7 +1,13 @@
-"""Adapter: the cloud's HTTP API, one method a route, values in, values out. It decides nothing.
+"""Adapter: the cloud's HTTP API. It has one method for each route, and decides nothing.
 
-A call has one of three outcomes: an answer of the expected form; `CloudRefused`, a problem document with a conclusive
-code; `CloudUnreachable`, everything else (network, TLS, 5xx, 429, an unreadable answer), which never changes a state.
+A call has one of these outcomes:
+
+- It returns an answer of the expected type.
+- It raises `CloudRefused` for a problem document with a conclusive code.
+- It raises `ServerUnproven` if the server could not prove which service it is.
+- It raises `CloudUnreachable` in every other case: network, TLS, 5xx, 429, an unreadable answer.
+
+Only the signed statement in a `CloudRefused` can change the state of the licence.
 """
 
 from collections.abc import Callable, Mapping
@@ -44,25 +50,25 @@ T = TypeVar("T")
 
 SESSION_PATH = "/v1/node/sessions"
 EVENT_MARGIN_SECONDS = 20.0
-"""How long after the promised wait a long poll is given up as lost."""
+"""A long poll counts as lost this long after the wait that was asked for."""
 
 
 class CloudUnreachable(Unreachable):
-    """No usable answer. Says nothing of the node's standing."""
+    """The cloud gave no usable answer. The node's standing is unknown."""
 
     code = "cloud_unreachable"
-    next = "Check the network and the cloud's address; the agent asks again by itself."
+    next = "Check the network and the cloud's address. A running agent tries again by itself."
 
 
 class ServerUnproven(VerificationFailed):
-    """The server could not prove to be the service that was asked."""
+    """The server could not prove that it is the expected service."""
 
     code = "server_unproven"
-    next = "Check that the activation file is of this cloud, and that nothing intercepts the connection."
+    next = "Check that the activation file is from this cloud, and that nothing intercepts the connection."
 
 
 class CloudRefused(NodeError):
-    """A problem document with a conclusive code. `statement` and `freshness` are the signed documents that came with it."""
+    """A problem document with a conclusive code. `problem.statement` and `problem.freshness` are signed, or empty."""
 
     exit = Exit.REFUSED
 
@@ -78,15 +84,18 @@ def _refusal(response: httpx.Response, content: bytes) -> NodeError:
     try:
         problem = json_decode(content, ProblemDocument)
     except msgspec.MsgspecError:
-        return CloudUnreachable(f"the cloud answered {response.status_code} without a reason")
+        return CloudUnreachable(f"cannot use the cloud's answer: status {response.status_code} without a reason")
     kind = KINDS.get(problem.code)
     if kind is None or not kind.conclusive:
-        return CloudUnreachable(f"the cloud answered: {problem.title.lower()}")
+        return CloudUnreachable(f"cannot use the cloud's answer: {problem.title.lower()}")
     return CloudRefused(problem)
 
 
 class Service:
-    """One service over one client; with a session key it is the node that speaks, without it nobody in particular."""
+    """One service of the cloud, over one HTTP client.
+
+    A client with a session certificate acts as the node. A client without one is anonymous.
+    """
 
     def __init__(self, client: httpx.AsyncClient, base_url: str) -> None:
         self._client = client
@@ -103,7 +112,10 @@ class Service:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """End what is being asked, then the connections: one that is only being made would outlive its client."""
+        """Cancel the running requests, then close the connections.
+
+        The order matters: a connection whose handshake still runs would outlive its client.
+        """
         self._closed = True
         for scope in self._scopes:
             scope.cancel()
@@ -112,7 +124,10 @@ class Service:
     async def _request_json(
         self, method: str, path: str, answer: type[T], body: bytes | None = None, wait_seconds: float | None = None
     ) -> T:
-        """Send JSON and decode it. Raises CloudUnreachable (also when closed meanwhile), ServerUnproven, CloudRefused."""
+        """Send JSON and decode the answer.
+
+        Raises CloudUnreachable, also when the service was closed meanwhile; ServerUnproven; CloudRefused.
+        """
         headers = {"content-type": "application/json"} if body is not None else {}
         content = await self._request(method, path, headers, body, wait_seconds)
         return _read(lambda: json_decode(content, answer))
@@ -125,7 +140,7 @@ class Service:
         body: bytes | None = None,
         wait_seconds: float | None = None,
     ) -> bytes:
-        """The body of an answer of success. Raises as `_request_json`."""
+        """The body of an answer with a 2xx status. Raises as `_request_json`."""
         if not self._closed:
             with trio.CancelScope() as scope:
                 self._scopes.add(scope)
@@ -133,107 +148,132 @@ class Service:
                     return await self._exchange(method, path, headers, body, wait_seconds)
                 finally:
                     self._scopes.discard(scope)
-        raise CloudUnreachable(f"cannot ask {self.base_url}: the connection was given up")
+        raise CloudUnreachable(f"cannot reach {self.base_url}: the agent has closed the connection")
 
     async def _exchange(
         self, method: str, path: str, headers: Mapping[str, str], body: bytes | None, wait_seconds: float | None
     ) -> bytes:
-        """One request and its answer, within a bound of bytes and, all together, of time. Raises as `_request_json`."""
-        # Compressed answers are not asked for, and not unpacked: a small one could unpack to any size.
+        """One request and its answer, with a bound on the bytes and on the total time. Raises as `_request_json`."""
+        # No compression: a small compressed answer could expand to any size.
         sent = {"accept-encoding": "identity", **headers}
         seconds_max = ANSWER_SECONDS_MAX if wait_seconds is None else wait_seconds + EVENT_MARGIN_SECONDS
         timeout = httpx.Timeout(seconds_max, connect=CONNECT_SECONDS_MAX)
         content = b""
         try:
-            # The client's time-outs are per read: a server that sends a byte now and then would never meet one.
+            # The client's time-outs apply to each read. A server that sends a byte now and then would never exceed one.
             with trio.fail_after(CONNECT_SECONDS_MAX + seconds_max):
                 async with self._client.stream(method, path, content=body, headers=sent, timeout=timeout) as response:
                     async for chunk in response.aiter_raw():
                         content += chunk[: RESPONSE_BODY_BYTES_MAX + 1 - len(content)]
                         if len(content) > RESPONSE_BODY_BYTES_MAX:
-                            # Ends the iteration with an error; leaving it would leave its generators to the collector.
+                            # This ends the iteration with an error. A `break` would leave the library's generators
+                            # open.
                             await response.aclose()
         except trio.TooSlowError as error:
             raise CloudUnreachable(f"cannot reach {self.base_url}: its answer did not come in time") from error
         except (httpx.HTTPError, httpx.StreamError) as error:
             if len(content) > RESPONSE_BODY_BYTES_MAX:
-                raise CloudUnreachable("the cloud's answer is too long") from error
+                raise CloudUnreachable(f"cannot use the answer of {self.base_url}: it is too long") from error
             reason = verification_failure(error)
             if reason is not None:
                 raise ServerUnproven(f"cannot trust the server at {self.base_url}: {reason}") from error
             raise CloudUnreachable(f"cannot reach {self.base_url}: {type(error).__name__}") from error
         if len(content) > RESPONSE_BODY_BYTES_MAX:
-            raise CloudUnreachable("the cloud's answer is too long")
+            raise CloudUnreachable(f"cannot use the answer of {self.base_url}: it is too long")
         if not 200 <= response.status_code < 300:
             raise _refusal(response, content)
         return content
 
     async def start_activation(self, request: StartActivation) -> Challenge:
+        """`POST /v1/activations`. Raises as `_request_json`, as every method below."""
         challenge = await self._request_json("POST", "/v1/activations", Challenge, json_encode(request))
         _check_ids(("act", challenge.activation))
         return challenge
 
     async def prove_activation(self, activation: str, body: bytes) -> Activated:
-        """`body` is an encoded `ProveActivation`, byte for byte as stored: a repeat is answered alike."""
+        """`POST /v1/activations/{id}/proof`.
+
+        `body` is an encoded `ProveActivation`, byte for byte as stored, so that a repeat gets the same answer.
+        """
         activated = await self._request_json("POST", f"/v1/activations/{activation}/proof", Activated, body)
         _check_ids(("ten", activated.tenant), ("node", activated.node))
         return activated
 
     async def nonce(self) -> Nonce:
+        """`POST /v1/node/nonces`."""
         return await self._request_json("POST", "/v1/node/nonces", Nonce, b"{}")
 
     async def open_session(self, request: OpenSession) -> Session:
+        """`POST /v1/node/sessions`."""
         return await self._request_json("POST", SESSION_PATH, Session, json_encode(request))
 
     async def confirm(self, request: Ask) -> StatementAnswer:
+        """`POST /v1/node/confirm`, over a session."""
         return await self._request_json("POST", "/v1/node/confirm", StatementAnswer, json_encode(request))
 
     async def statement(self, request: Ask) -> StatementAnswer:
+        """`POST /v1/node/statement`, over a session."""
         return await self._request_json("POST", "/v1/node/statement", StatementAnswer, json_encode(request))
 
     async def events(self, cursor: int, wait_seconds: int) -> Events:
+        """`GET /v1/node/events`, over a session: a long poll that the cloud answers after at most `wait_seconds`."""
         path = f"/v1/node/events?cursor={cursor}&wait={wait_seconds}"
         return await self._request_json("GET", path, Events, wait_seconds=wait_seconds)
 
     async def reenroll(self, csr_der: bytes, request: str) -> bytes:
-        """EST `simplereenroll` (RFC 7030 section 4.2.2): the certificate (DER) alone; `request` names the repeat."""
+        """EST `simplereenroll` (RFC 7030 section 4.2.2) at Breakwater, over a session.
+
+        Returns the certificate in DER, without its chain. A repeat with the same `request` gets the same certificate.
+        """
         headers = {"content-type": TYPE_PKCS10, HEADER_REQUEST: request}
         content = await self._request("POST", PATH_SIMPLEREENROLL, headers, encode_base64(csr_der))
         certificates = _read(lambda: decode_certs_only(content))
         if len(certificates) != 1:
-            raise CloudUnreachable(f"the cloud's answer has {len(certificates)} certificates, not one")
+            raise CloudUnreachable(f"cannot use the cloud's answer: it has {len(certificates)} certificates, not one")
         return certificates[0]
 
     async def start_renewal(self, request: StartRenewal) -> RenewalChallenge:
+        """`POST /v1/node/renewals`."""
         challenge = await self._request_json("POST", PATH_RENEWALS, RenewalChallenge, json_encode(request))
         _check_ids(("ren", challenge.renewal))
         return challenge
 
     async def prove_renewal(self, renewal: str, body: bytes) -> Renewed:
-        """`body` is an encoded `ProveRenewal`, byte for byte as stored: a repeat is answered alike."""
+        """`POST /v1/node/renewals/{id}/proof`.
+
+        `body` is an encoded `ProveRenewal`, byte for byte as stored, so that a repeat gets the same answer.
+        """
         return await self._request_json("POST", path_proof(renewal), Renewed, body)
 
 
 def _check_ids(*ids: tuple[Prefix, str]) -> None:
-    """Ids of an answer, each with its prefix. Raises CloudUnreachable."""
+    """Check the form of an answer's ids, each against its prefix. Raises CloudUnreachable."""
     for prefix, value in ids:
         try:
             parse_id(prefix, value)
         except IdError as error:
-            raise CloudUnreachable(f"the cloud's answer cannot be used: {error}") from error
+            raise CloudUnreachable(f"cannot use the cloud's answer: {error}") from error
 
 
 def _read(decode: Callable[[], T]) -> T:
     try:
         return decode()
     except (msgspec.MsgspecError, EstError) as error:
-        raise CloudUnreachable(f"the cloud's answer cannot be read: {error}") from error
+        raise CloudUnreachable(f"cannot read the cloud's answer: {error}") from error
 
 
 def connect(
     bundle: X509Bundle, urls: ServiceUrls, name: str, session: tuple[SessionKey, tuple[bytes, ...]] | None = None
 ) -> Service:
-    """A `Service` of the published name; with `session` = (key, chain) as TLS client certificate."""
+    """A `Service` at the published URL.
+
+    Args:
+        bundle: the roots and issuing CAs to trust.
+        urls: the published URLs.
+        name: `fabric` or `breakwater`.
+        session: session key and certificate chain (DER, leaf first) for TLS client authentication; None for an
+            anonymous client.
+    """
     context: NodeContext = client_context(bundle, name)
     if session is not None:
         key, chain = session

@@ -1,6 +1,6 @@
-"""Pure functions: checks of a certificate that was made for this node, before it is stored or used.
+"""Pure functions: checks of a certificate that was issued to this node, before it is stored or used.
 
-Numbered steps, one reason each. A check raises and never returns a bool. The time is an argument.
+`check_chain` has numbered steps, each with its own reason. It raises and never returns a bool. The time is an argument.
 """
 
 from datetime import datetime
@@ -18,7 +18,7 @@ from protocol.signed.trust import X509Bundle
 EKU_SESSION = ExtendedKeyUsageOID.CLIENT_AUTH.dotted_string
 
 CHAIN_CERTIFICATES_MAX = 4
-"""Leaf, issuer, and the cross certificates of a root that is changing, for servers that know only the one before."""
+"""Leaf, issuer, and the cross certificates of a root rotation. A server that trusts only the old root needs these."""
 STORED_CERTIFICATES = 2
 """Leaf and issuer of a device chain. The certificates above the issuer are in the trust bundle."""
 STEP_ISSUER = 2
@@ -29,14 +29,14 @@ UNREADABLE = (
     x509.InvalidVersion,
     x509.UnsupportedGeneralNameType,
 )
-"""What the library raises for certificates that are none."""
+"""The errors of the library for bytes that are no usable certificate."""
 
 
 class CertificateRejected(VerificationFailed):
-    """The certificate is not the one that was asked for; `step` is the check in `check_chain` that failed."""
+    """The certificate is not the requested one. `step` is the step of `check_chain` that failed."""
 
     code = "certificate_rejected"
-    next = "Nothing was stored. Try again; if it stays so, tell the operator of the cloud."
+    next = "Nothing was stored. Try again. If the error stays, report it to the operator of the cloud."
 
     def __init__(self, step: int, reason: str) -> None:
         super().__init__(f"cannot accept the certificate: {reason} (step {step})")
@@ -44,7 +44,7 @@ class CertificateRejected(VerificationFailed):
 
 
 def issued_by(certificate: x509.Certificate, issuers: tuple[x509.Certificate, ...]) -> bool:
-    """Whether one of `issuers` signed the certificate under its own name."""
+    """Whether one of `issuers` signed the certificate and is named as its issuer."""
     for issuer in issuers:
         try:
             certificate.verify_directly_issued_by(issuer)
@@ -75,10 +75,10 @@ def _generation(certificate: x509.Certificate) -> int:
 def is_certificate_of(
     der: bytes, *, spiffe: NodeSpiffeId, generation: int, public_key: ec.EllipticCurvePublicKey
 ) -> bool:
-    """Whether a stored device certificate is of this node, generation and key.
+    """Whether a stored device certificate (DER) names this node, generation and key.
 
-    So the key that the TPM is asked for is the one that was certified, not one put in its place. Neither its issuer
-    nor its dates are judged again: what becomes of a certificate later never changes the licence.
+    This check ensures that the key in the TPM is the certified key, not a key that somebody put in its place. Issuer
+    and dates are not checked again, because the later fate of a certificate never changes the licence.
     """
     try:
         certificate = x509.load_der_x509_certificate(der)
@@ -91,22 +91,22 @@ def is_certificate_of(
 
 
 def _names_only(names: x509.ExtensionType, spiffe: NodeSpiffeId) -> bool:
-    """Exactly one SAN, and it is the node's SPIFFE id."""
+    """Whether the node's SPIFFE id is the only SAN."""
     found = list(names) if isinstance(names, x509.SubjectAlternativeName) else []
     return found == [x509.UniformResourceIdentifier(str(spiffe))]
 
 
 def chain_of(leaf: bytes, bundle: X509Bundle) -> tuple[bytes, ...]:
-    """A leaf (DER) with the published issuing CA of nodes that signed it. Raises CertificateRejected, steps 1 and 2."""
+    """A leaf (DER) and the published issuing CA of nodes that signed it. Raises CertificateRejected, step 1 or 2."""
     try:
         certificate = x509.load_der_x509_certificate(leaf)
         issuers = {der: x509.load_der_x509_certificate(der) for der in bundle.node_issuers}
     except UNREADABLE as error:
-        raise CertificateRejected(1, "it cannot be read, or names nobody") from error
+        raise CertificateRejected(1, "it cannot be read") from error
     for der, issuer in issuers.items():
         if issued_by(certificate, (issuer,)):
             return leaf, der
-    raise CertificateRejected(STEP_ISSUER, "it is not by a published issuing CA of nodes")
+    raise CertificateRejected(STEP_ISSUER, "no published issuing CA of nodes issued it")
 
 
 def check_chain(
@@ -119,29 +119,37 @@ def check_chain(
     public_key: ec.EllipticCurvePublicKey,
     now: datetime,
 ) -> x509.Certificate:
-    """The leaf of a device or session chain (DER, leaf first) that is all it should be.
+    """Check a device or session chain (DER, leaf first), and return its leaf.
 
-    Only leaf and issuer are judged; what follows them is for servers. 1 two to four certificates, of which the first
-    two parse; 2 the issuer is a published issuing CA of nodes, and signed the leaf (RFC 5280
-    section 6.1.3); 3 exactly one SAN, the node's SPIFFE id (X509-SVID section 2); 4 the generation; 5 exactly the one
-    EKU; 6 our public key; 7 not a CA; 8 in force now. Raises CertificateRejected.
+    Leaf and issuer are checked. The certificates after the issuer are for servers, and are not checked.
+
+    1. The chain has two to four certificates, and leaf and issuer can be read.
+    2. The issuer is a published issuing CA of nodes, and signed the leaf (RFC 5280 section 6.1.3).
+    3. The node's SPIFFE id is the only SAN (X509-SVID section 2).
+    4. The subject's serialNumber is the generation.
+    5. `usage` (an OID) is the only extended key usage.
+    6. The public key is ours.
+    7. The leaf is no CA certificate.
+    8. `now` is within the validity dates; `notBefore` may be later by the clock skew.
+
+    Raises CertificateRejected with the number of the failed step.
     """
     if not 2 <= len(chain) <= CHAIN_CERTIFICATES_MAX:
-        raise CertificateRejected(1, "the chain does not have a leaf and its issuer")
+        raise CertificateRejected(1, f"the chain does not have 2 to {CHAIN_CERTIFICATES_MAX} certificates")
     try:
         leaf, issuer = (x509.load_der_x509_certificate(der) for der in chain[:2])
         leaf_key = leaf.public_key()
         names = leaf.extensions.get_extension_for_oid(ExtensionOID.SUBJECT_ALTERNATIVE_NAME).value
     except (*UNREADABLE, x509.ExtensionNotFound) as error:
-        raise CertificateRejected(1, "it cannot be read, or names nobody") from error
+        raise CertificateRejected(1, "it cannot be read, or has no subject alternative name") from error
     if chain[1] not in bundle.node_issuers or not issued_by(leaf, (issuer,)):
-        raise CertificateRejected(STEP_ISSUER, "it is not by a published issuing CA of nodes")
+        raise CertificateRejected(STEP_ISSUER, "no published issuing CA of nodes issued it")
     if not _names_only(names, spiffe):
-        raise CertificateRejected(3, f"it does not name {spiffe}, and nothing else")
+        raise CertificateRejected(3, f"its only name is not {spiffe}")
     if _generation(leaf) != generation:
-        raise CertificateRejected(4, f"it is not of generation {generation}")
+        raise CertificateRejected(4, f"it is not for generation {generation}")
     if _usages(leaf) != [usage]:
-        raise CertificateRejected(5, "it has not exactly the expected key usage")
+        raise CertificateRejected(5, f"its only extended key usage is not {usage}")
     if leaf_key != public_key:
         raise CertificateRejected(6, "it is for another key")
     try:
@@ -149,9 +157,9 @@ def check_chain(
     except x509.ExtensionNotFound:
         constraints = None
     if isinstance(constraints, x509.BasicConstraints) and constraints.ca:
-        raise CertificateRejected(7, "it is a CA's")
+        raise CertificateRejected(7, "it is a CA certificate")
     if not leaf.not_valid_before_utc - CLOCK_SKEW <= now < leaf.not_valid_after_utc:
-        raise CertificateRejected(8, "it is not in force at this machine's time")
+        raise CertificateRejected(8, "it is not valid at this machine's time")
     return leaf
 
 
@@ -165,7 +173,10 @@ def check_device_chain(
     public_key: ec.EllipticCurvePublicKey,
     now: datetime,
 ) -> tuple[bytes, ...]:
-    """The part of a device chain that is stored, once the chain has passed `check_chain`. Raises CertificateRejected."""
+    """Check a device chain with `check_chain`, and return the part to store: leaf and issuer.
+
+    Raises CertificateRejected.
+    """
     check_chain(
         chain,
         bundle,

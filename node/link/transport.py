@@ -1,8 +1,8 @@
-"""Adapter: TLS of the agent. It is the only module of the node that imports `ssl`.
+"""Adapter: TLS of the agent. No other module of the node imports `ssl`.
 
-TLS 1.3 only. Trust is the X.509 bundle of the TUF repository, never a system CA. Before the first byte of a request the
-server must prove its host and its service, by SPIFFE id and by an issuing CA of services. The session key is in memory
-only and reaches OpenSSL through a memfd.
+TLS 1.3 only. The trusted roots are those of the published X.509 bundle, never the system's CAs. Before the agent sends
+the first byte of a request, the server proves its host name, its SPIFFE id, and that an issuing CA of services issued
+its certificate. The session key exists in memory only. It reaches OpenSSL through a memfd.
 """
 
 import os
@@ -23,21 +23,19 @@ from protocol.ids import ServiceSpiffeId
 from protocol.signed.trust import X509Bundle
 
 CONNECT_SECONDS_MAX = 10.0
-"""A site behind a satellite link needs 2 s for a handshake; five times that."""
+"""Five times the 2 s that a handshake over a satellite link takes."""
 ANSWER_SECONDS_MAX = 30.0
-"""An activation proof waits for two commits and a certificate; a second is usual."""
-
-
+"""The answer to an activation proof takes about a second; it waits for two commits and a certificate."""
 KEEPALIVE_SECONDS = 5.0
-"""An idle connection is kept for the questions of one exchange, not from slot to slot."""
+"""An idle connection stays open for the requests of one exchange, not until the next heartbeat slot."""
 
 
 class ServerIdentityError(ssl.SSLCertVerificationError):
-    """The server's certificate is good for its host, but not for the service that was asked."""
+    """The server's certificate is valid for its host name, but is not the certificate of the expected service."""
 
 
 class NodeContext(ssl.SSLContext):
-    """A client context that knows which service it may talk to. Made by `client_context` only."""
+    """A client context for one service: its SPIFFE id and its issuing CAs. Only `client_context` makes it."""
 
     expected: str
     issuers: tuple[x509.Certificate, ...]
@@ -54,7 +52,15 @@ def _uris(certificate: x509.Certificate) -> list[str]:
 
 
 def check_server(der: bytes | None, expected: str, issuers: tuple[x509.Certificate, ...]) -> None:
-    """Refuse every server but the one service. Raises ServerIdentityError."""
+    """Check that a server is the expected service.
+
+    Args:
+        der: the server's certificate; None if it showed none.
+        expected: the service's SPIFFE id.
+        issuers: the issuing CAs of services.
+
+    Raises ServerIdentityError.
+    """
     if der is None:
         raise ServerIdentityError("the server showed no certificate")
     try:
@@ -64,22 +70,22 @@ def check_server(der: bytes | None, expected: str, issuers: tuple[x509.Certifica
     if _uris(certificate) != [expected]:
         raise ServerIdentityError(f"the server is not {expected}")
     if not issued_by(certificate, issuers):
-        raise ServerIdentityError("the server's certificate is not by an issuing CA of services")
+        raise ServerIdentityError("no issuing CA of services issued the server's certificate")
 
 
 class _CheckedObject(ssl.SSLObject):
-    """Checks the server at the end of the handshake: nothing was written by then."""
+    """Checks the server at the end of the handshake, before any byte of a request is written."""
 
     def do_handshake(self) -> None:
         super().do_handshake()
         context = self.context
         if not isinstance(context, NodeContext):
-            raise ServerIdentityError("a connection without an expected server")
+            raise ServerIdentityError("the TLS context names no expected service")
         check_server(self.getpeercert(binary_form=True), context.expected, context.issuers)
 
 
 def client_context(bundle: X509Bundle, service: str) -> NodeContext:
-    """A context for one service: without a client certificate until `use_session` gives it one."""
+    """A context for one service. It has no client certificate until `SessionKey.use` adds one."""
     context = NodeContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.sslobject_class = _CheckedObject
@@ -90,11 +96,11 @@ def client_context(bundle: X509Bundle, service: str) -> NodeContext:
 
 
 class SessionKey:
-    """A P-256 key pair that lives in this process only, and the CSR for it."""
+    """A P-256 key pair in the memory of this process, and its PKCS#10 request (`csr_der`)."""
 
     def __init__(self) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
-        # An empty subject: the profile decides it, and a request that names another is refused.
+        # The subject is empty because the issuer's profile decides it; a request with another subject is refused.
         request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(self._key, hashes.SHA256())
         self.csr_der = request.public_bytes(serialization.Encoding.DER)
 
@@ -103,7 +109,7 @@ class SessionKey:
         return self._key.public_key()
 
     def use(self, context: NodeContext, chain: tuple[bytes, ...]) -> None:
-        """Give the context this key and its certificate chain (DER, leaf first). Nothing touches a file system."""
+        """Add this key and its certificate chain (DER, leaf first) to the context. No file system holds the key."""
         key = self._key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
@@ -119,7 +125,7 @@ class SessionKey:
 
 
 class _Stream(httpcore.AsyncNetworkStream):
-    """A connection of the library that is also closed when its handshake is cancelled."""
+    """A connection of the library. Unlike the library's, it is closed when its handshake is cancelled."""
 
     def __init__(self, inner: httpcore.AsyncNetworkStream) -> None:
         self._inner = inner
@@ -132,7 +138,7 @@ class _Stream(httpcore.AsyncNetworkStream):
         try:
             return await self._inner.start_tls(ssl_context, server_hostname, timeout)
         except trio.Cancelled:
-            with trio.CancelScope(shield=True):  # closing a socket does not wait
+            with trio.CancelScope(shield=True):  # shielded: closing a socket never waits
                 await self._inner.aclose()
             raise
 
@@ -150,9 +156,9 @@ class _Backend(httpcore.TrioBackend):
 
 
 def http_client(context: NodeContext, base_url: str) -> httpx.AsyncClient:
-    """A client that uses this context only: no proxies or CA files of the environment, no redirects."""
+    """An HTTP client with this context. It ignores proxies and CA files of the environment, and follows no redirect."""
     transport = httpx.AsyncHTTPTransport(verify=context, trust_env=False)
-    # The client has no argument for the network backend, its pool has.
+    # Only the pool takes the network backend as an argument; the transport does not.
     transport._pool = httpcore.AsyncConnectionPool(  # noqa: SLF001
         ssl_context=context,
         max_connections=4,
@@ -177,7 +183,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def verification_failure(error: BaseException) -> str | None:
-    """The reason when a failed exchange failed because the server could not prove who it is; None otherwise."""
+    """The reason if an exchange failed because the server did not prove its identity; None for any other failure."""
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             return str(cause.verify_message) if getattr(cause, "verify_message", "") else str(cause)

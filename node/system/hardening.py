@@ -1,6 +1,6 @@
 """Adapter: forbids core dumps of this process, and reads of its memory by other processes of the same user.
 
-A session key is in this memory; `PR_SET_DUMPABLE = 0` also bars ptrace by all but root.
+The memory holds a session key. `PR_SET_DUMPABLE = 0` also forbids ptrace to every user but root.
 """
 
 import ctypes
@@ -10,7 +10,7 @@ _PR_SET_DUMPABLE = 4
 
 
 def no_core_dumps() -> None:
-    """Raises OSError when the kernel will not have it."""
+    """Forbid core dumps of this process. Raises OSError if the kernel refuses."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:

@@ -1,7 +1,8 @@
-"""Adapter: reports the agent's state to systemd (sd_notify(3)), one datagram a message.
+"""Adapter: reports the agent's state to systemd (sd_notify(3)), one datagram for each message.
 
-Without `NOTIFY_SOCKET` every call does nothing. A message that cannot be sent changes nothing else: the agent's work
-matters more than who watches it. The environment is left as it is.
+Without `NOTIFY_SOCKET` in the environment every call does nothing. A message that cannot be sent is dropped, because
+the agent's work matters more than the report. The functions do not change the environment. They return True if the
+message was sent.
 """
 
 import os
@@ -12,25 +13,27 @@ import trio
 
 
 def ready(status_text: str = "", environment: Mapping[str, str] = os.environ) -> bool:
-    """Start-up is over, with a status line in the same message. True when the message left."""
+    """Report that the start is complete, with a status line in the same message."""
     return _send(["READY=1", *_status(status_text)], environment)
 
 
 def status(text: str, environment: Mapping[str, str] = os.environ) -> bool:
-    """One line for `systemctl status`."""
+    """Set the line that `systemctl status` shows."""
     return _send(_status(text), environment)
 
 
 def stopping(environment: Mapping[str, str] = os.environ) -> bool:
+    """Report that the agent is about to end."""
     return _send(["STOPPING=1"], environment)
 
 
 def watchdog(environment: Mapping[str, str] = os.environ) -> bool:
+    """Report to the watchdog of systemd that the agent is alive."""
     return _send(["WATCHDOG=1"], environment)
 
 
 async def keep_watched() -> None:
-    """Tell systemd that the event loop turns, for as long as the caller's, where it asks for that."""
+    """Call `watchdog` from the event loop until cancelled. Return at once without a watchdog."""
     every = watchdog_seconds(os.getpid())
     while every is not None:
         watchdog()
@@ -38,7 +41,7 @@ async def keep_watched() -> None:
 
 
 def watchdog_seconds(pid: int, environment: Mapping[str, str] = os.environ) -> float | None:
-    """How often to call `watchdog`: half of what systemd allows (sd_watchdog_enabled(3)); None when it does not ask."""
+    """The interval for `watchdog`: half of systemd's limit (sd_watchdog_enabled(3)); None without a watchdog."""
     usec = environment.get("WATCHDOG_USEC", "")
     if environment.get("WATCHDOG_PID", str(pid)) != str(pid) or not usec.isdecimal() or int(usec) == 0:
         return None
@@ -51,7 +54,10 @@ def _status(text: str) -> list[str]:
 
 
 def _send(lines: list[str], environment: Mapping[str, str]) -> bool:
-    """Never waits: a full queue is a message lost. A path is a socket's, `@name` an abstract one's."""
+    """Send one datagram without waiting. If the queue is full, the message is lost.
+
+    The address is the path of a socket, or `@name` for an abstract socket.
+    """
     address = environment.get("NOTIFY_SOCKET", "")
     if not lines or len(address) < 2 or address[0] not in "/@":
         return False

@@ -1,1 +1,1 @@
-"""The published trust: update, verified files, values."""
+"""The published trust: its update, the verified files on disk, and their values."""

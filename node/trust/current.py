@@ -1,6 +1,7 @@
-"""In-memory state: the published trust that the agent works with. `CurrentTrust` is its only owner.
+"""In-memory state: the published trust that the agent uses. `CurrentTrust` is its only owner.
 
-Every part of the agent holds the same object and reads `value` when it needs it; a refresh replaces the value for all.
+Every part of the agent has the same object, and reads `value` whenever it needs it. A refresh replaces the value for
+all of them.
 """
 
 from pathlib import Path
@@ -13,7 +14,7 @@ from node.trust.published import TrustSet
 
 
 class CurrentTrust:
-    """The trust in use. Starts as what was published last on this machine."""
+    """The trust in use."""
 
     def __init__(self, state_dir: Path, value: TrustSet) -> None:
         self._state_dir = state_dir
@@ -22,15 +23,16 @@ class CurrentTrust:
 
     @classmethod
     def load(cls, state_dir: Path) -> Self:
-        """Raises as `published.load`."""
+        """The trust that is stored on this machine. Raises as `published.load`."""
         return cls(state_dir, published.load(state_dir))
 
     @property
     def value(self) -> TrustSet:
+        """The trust now."""
         return self._value
 
     async def refresh(self) -> None:
-        """Bring it up to date from the repository. Raises as `published.refresh`."""
-        # One at a time: of two refreshes, the one that started first could be published last, and be the older.
+        """Update the trust from the repository. Raises as `published.refresh`."""
+        # One refresh at a time: of two parallel ones, the older result could be stored last.
         async with self._refreshing:
             self._value = await published.refresh(self._state_dir)

@@ -1,28 +1,28 @@
-"""Errors of fetching trust. What was published before is intact in both cases.
+"""Values: errors of fetching the published trust. The stored trust is intact after both.
 
     VerificationFailed
-    └── TrustError         what was fetched does not verify: pin, signature, version, hash, date, size or form
+    └── TrustError         a fetched file does not verify: pin, signature, version, hash, date, size or form
     Unreachable
-    └── TrustUnreachable   nothing usable was fetched
+    └── TrustUnreachable   no usable file was fetched
 
-What is on the disk and cannot be read or written is a StateError, as for all state.
+A file on the disk that cannot be read or written is a StateError, as for all state.
 """
 
 from node.errors import Unreachable, VerificationFailed
 
 
 class TrustError(VerificationFailed):
-    """What the repository serves does not verify under the pin."""
+    """The files of the repository do not verify, from the pin on, or this agent cannot use them."""
 
     code = "trust_unverified"
     next = (
-        "Check that the activation file is of this cloud, that the clock is right, and that nothing intercepts the "
+        "Check that the activation file is from this cloud, that the clock is right, and that nothing intercepts the "
         "connection."
     )
 
 
 class TrustUnreachable(Unreachable):
-    """The repository gave no usable answer. Says nothing about what is stored."""
+    """The repository gave no usable answer."""
 
     code = "trust_unreachable"
-    next = "Check the network and the repository's address; a running agent asks again by itself."
+    next = "Check the network and the repository's address. A running agent tries again by itself."

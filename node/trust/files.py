@@ -1,12 +1,13 @@
-"""Store: verified trust on the node's disk, in generations that are published whole or not at all.
+"""Store: the verified trust on the node's disk. Each update is a generation, which is written as a whole.
 
-    trust/gen-N/{V.root,timestamp,snapshot,targets}.json          metadata, every root from the pinned one on
+    trust/gen-N/{V.root,timestamp,snapshot,targets}.json          metadata, with every root from the pinned one on
     trust/gen-N/{signing-keys,x509-bundle,services}.json          the three targets
-    trust/current.json      which generation counts, where it came from, under which pin, the SHA-256 of every file
+    trust/current.json      number of the current generation, its repository and pin, the SHA-256 of every file
 
-A generation was verified when it was published. The hashes find torn, truncated and edited files without the 150 ms that
-the TUF library takes to import. They do not stop somebody who may write here and writes `current.json` too: that is root or
-the agent's own user, who can replace the agent as well. `node.trust.update` verifies; `node.trust.published` parses.
+`node.trust.update` verifies a generation before it is written; `node.trust.published` parses it. At a start the hashes
+find torn, truncated and edited files, without the 150 ms that an import of the TUF library takes. The hashes do not
+stop a process that can write `current.json` too. Only root and the agent's own user can, and they can replace the agent
+as well.
 """
 
 import re
@@ -35,17 +36,17 @@ from protocol.messages.activation import TrustPin
 from protocol.signed.trust import TARGETS
 
 FILE_BYTES_MAX = 1024 * 1024
-"""Above every bound in `node.trust.update`; a larger file was not written here."""
+"""Above every bound in `node.trust.update`. The agent never writes a larger file."""
 
 METADATA = ("timestamp.json", "snapshot.json", "targets.json")
 _SCRATCH = "scratch-"
-_NEXT = "Run `cascadia activate FILE` with the activation file, or a new one: it fetches the trust anew."
+_NEXT = "Run `cascadia activate FILE` with the activation file or a new one; it fetches the published trust again."
 _ROOT_NAME = re.compile(r"[1-9][0-9]{0,8}\.root\.json", re.ASCII)
 _GENERATION = re.compile(r"gen-([1-9][0-9]{0,15})", re.ASCII)
 
 
 class Generation(msgspec.Struct, frozen=True):
-    """All that one update verified. `files`: name -> content."""
+    """The verified result of one update. `files`: name -> content."""
 
     repository_url: str
     pin: TrustPin
@@ -53,7 +54,7 @@ class Generation(msgspec.Struct, frozen=True):
 
 
 class Current(StateFile, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The pointer. `files`: name -> SHA-256, hex."""
+    """`current.json`: the current generation. `files`: name -> SHA-256 in hex."""
 
     generation: int
     repository_url: str
@@ -62,24 +63,29 @@ class Current(StateFile, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def root_name(version: int) -> str:
-    """What a generation calls its root of that version."""
+    """The name of a root's file in a generation."""
     return f"{version}.root.json"
 
 
 def is_root_name(name: str) -> bool:
+    """Whether `root_name` makes this name."""
     return _ROOT_NAME.fullmatch(name) is not None
 
 
 def read_current(directory: Path) -> tuple[int, Generation]:
-    """The published generation and its number. `directory` is the `trust` directory. Raises StateDamaged, StateError.
+    """The number and the files of the current generation. `directory` is the `trust` directory.
 
-    1 the pointer is whole; 2 it names every file that is needed, and no other; 3 its root is the pinned one; 4 each
-    file is the one that was published.
+    1. `current.json` is not damaged.
+    2. It names every needed file, and no other.
+    3. Its root of the pin's version has the pin's hash.
+    4. Each file has the hash in `current.json`.
+
+    Raises StateDamaged, StateError.
     """
     path = directory / "current.json"
     current = read_state(path, Current, next_step=_NEXT)
     if current is None:
-        raise StateDamaged(path, "it is missing: no trust was published here", next_step=_NEXT)
+        raise StateDamaged(path, "it is missing; no published trust is stored here", next_step=_NEXT)
     known = {*METADATA, *TARGETS}
     if not known <= current.files.keys() or not all(name in known or is_root_name(name) for name in current.files):
         raise StateDamaged(path, "it does not name the files of a generation", next_step=_NEXT)
@@ -98,10 +104,10 @@ def read_current(directory: Path) -> tuple[int, Generation]:
 
 
 def salvage(directory: Path) -> dict[str, bytes]:
-    """Whatever metadata the newest generation still has, *unverified*: only for an update to start from.
+    """The readable metadata of the newest generation, *unverified*. Use it only as the start of an update.
 
-    Each file bears its signatures, which the update checks before it counts; so what is damaged is as good as
-    absent, and what is not keeps older metadata from being accepted.
+    The update verifies the signatures in each file before it uses the file, and ignores a damaged file. An intact file
+    stops the update from accepting older metadata.
     """
     home = directory / f"gen-{max(_generations(directory), default=0)}"
     files = {}
@@ -113,9 +119,9 @@ def salvage(directory: Path) -> dict[str, bytes]:
 
 
 def publish(directory: Path, generation: Generation) -> int:
-    """Make `generation` the one that counts, durably, and return its number. One that is equal is not written again.
+    """Make `generation` the current one, durably, and return its number. An equal generation is not written again.
 
-    A crash at any point leaves the generation before it published. Raises StateError (DiskFull and others).
+    A crash leaves either the earlier generation or the new one current. Raises StateError.
     """
     try:
         before, stored = read_current(directory)
@@ -123,7 +129,7 @@ def publish(directory: Path, generation: Generation) -> int:
             return before
     except StateDamaged:
         before = 0
-    # Past every number that is there: an interrupted update may have left a generation that was never published.
+    # Above every number on the disk: an interrupted update may have left a generation that never became current.
     number = max(_generations(directory), default=0) + 1
     current = Current(
         generation=number,
@@ -141,16 +147,16 @@ def publish(directory: Path, generation: Generation) -> int:
 
 @contextmanager
 def scratch(directory: Path) -> Iterator[Path]:
-    """An empty directory for one update, removed after it. Raises StateError, OSError."""
+    """An empty directory for one update. It is removed at the end of the block. Raises StateError, OSError."""
     ensure_private_dir(directory)
     with TemporaryDirectory(prefix=_SCRATCH, dir=directory, ignore_cleanup_errors=True) as path:
         yield Path(path)
 
 
 def _prune(directory: Path, kept: set[int]) -> None:
-    """Remove all other generations and the remains of interrupted updates.
+    """Remove all other generations, and the remains of interrupted updates.
 
-    Two are kept: the current one, and the one before it for whoever has to find out what changed.
+    The current generation is kept, and the one before it, so that an administrator can see what changed.
     """
     for old in _generations(directory) - kept:
         with fault_point("node.trust.prune"):

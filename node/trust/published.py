@@ -1,9 +1,9 @@
-"""Use case: publish verified trust on this machine (signing keys, X.509 bundle, service URLs), all under one pin.
+"""Use case: fetch, verify and store the published trust: signing keys, X.509 bundle and service URLs, under one pin.
 
-`bootstrap` starts from a pin; only `activate` calls it. `refresh` starts from what was published last; only the agent
-calls it. `load` reads what was published. An update that does not verify, or does not come, changes nothing: a node that
-is offline for longer than the timestamp lives keeps what has verified. `protocol.signed.envelope` decides which document a
-key may sign, and when.
+`bootstrap` starts from the pin of an activation file; only an activation calls it. `refresh` starts from the stored
+trust; only `node.trust.current` calls it. `load` reads the stored trust. A failed update changes nothing. So a node
+that is offline for longer than the TUF timestamp is valid keeps its verified trust. `protocol.signed.envelope` decides
+which documents a signing key may sign, and for which dates.
 """
 
 import errno
@@ -41,13 +41,13 @@ from protocol.signed.trust import (
 __all__ = ["TrustError", "TrustSet", "TrustUnreachable", "bootstrap", "load", "refresh"]
 
 LOOK_UP_SECONDS_MAX = 10.0
-"""What a name look-up may take on top: the resolver cannot be given a deadline, so its thread is left behind."""
+"""Extra time for a name look-up. The resolver takes no deadline; after this time its thread is left behind."""
 
 T = TypeVar("T")
 
 
 class TrustSet(msgspec.Struct, frozen=True):
-    """One published generation, parsed. `version` is that of the TUF targets: what the node says it works by."""
+    """The values of one stored generation. `version` is the version of the TUF targets; the node reports it."""
 
     signing_keys: KeyRing
     bundle: X509Bundle
@@ -63,15 +63,16 @@ class _Signed(msgspec.Struct, frozen=True):
 
 
 class _Metadata(msgspec.Struct, frozen=True):
-    """What is read of verified metadata."""
+    """The part of verified metadata that this module reads."""
 
     signed: _Signed
 
 
 def load(state_dir: Path) -> TrustSet:
-    """What was verified and published last, from the disk alone, whatever its dates.
+    """The trust that was verified and stored last, also if its metadata have expired since. It uses the disk only.
 
-    Raises StateDamaged, StateError; TrustError when another version of the agent published what this one cannot use.
+    Raises StateDamaged, StateError; TrustError if another version of the agent stored it and this version cannot use
+    it.
     """
     return _parse(*read_current(_home(state_dir)))
 
@@ -85,11 +86,18 @@ async def bootstrap(
     clock: Callable[[], datetime] = utc_now,
     seconds_max: float = TRUST_UPDATE_SECONDS_MAX,
 ) -> TrustSet:
-    """Fetch the pinned root and all trust under it, and publish it.
+    """Fetch and verify the trust, starting from the pinned root, and store it.
 
-    Metadata that an earlier generation has stay the floor, if they verify under this pin. `admit` sees what was
-    verified before it takes the place of what is published, and may raise.
-    Raises TrustError, TrustUnreachable, StateError.
+    Args:
+        repository_url: the repository's URL, http.
+        pin: version and SHA-256 of the root to start from.
+        state_dir: the state directory.
+        admit: called with the verified trust before it is stored; may raise to refuse it.
+        clock: the time at which expiry dates are judged.
+        seconds_max: bound of the update; a name look-up may add LOOK_UP_SECONDS_MAX.
+
+    If stored metadata verify under this pin too, older metadata are refused. Raises TrustError, TrustUnreachable,
+    StateError.
     """
     home = _home(state_dir)
     known: Mapping[str, bytes]
@@ -103,7 +111,7 @@ async def bootstrap(
 async def refresh(
     state_dir: Path, *, clock: Callable[[], datetime] = utc_now, seconds_max: float = TRUST_UPDATE_SECONDS_MAX
 ) -> TrustSet:
-    """Bring the published trust up to date, under its own pin and from its own repository.
+    """Update the stored trust from its own repository, with its own pin.
 
     Raises TrustError, TrustUnreachable, StateDamaged, StateError.
     """
@@ -122,7 +130,7 @@ async def _renew(
     admit: Callable[[TrustSet], None] = lambda _: None,
 ) -> TrustSet:
     def fetch() -> Generation:
-        # Imported when it is used: 150 ms and 3 MB that a start on published trust does not pay.
+        # Imported here because it takes 150 ms and 3 MB. A start with stored trust does not need it.
         from node.trust.update import update
 
         with scratch(home) as directory, fault_point("node.trust.fetch"):
@@ -130,7 +138,7 @@ async def _renew(
 
     verified: Generation | None = None
     with trio.move_on_after(seconds_max + LOOK_UP_SECONDS_MAX):
-        # Left behind when cancelled: it has a scratch directory of its own and publishes nothing.
+        # A cancelled thread is left behind. It writes to its own scratch directory only.
         try:
             verified = await trio.to_thread.run_sync(fetch, abandon_on_cancel=True)
         except OSError as error:
@@ -148,12 +156,14 @@ def _home(state_dir: Path) -> Path:
 
 
 def _parse(number: int, generation: Generation) -> TrustSet:
-    """The values in the verified targets. Raises TrustError: verified, and yet of no use to this agent."""
+    """The values in the verified targets. Raises TrustError if this agent cannot use them."""
     keys = _decode(generation, TARGET_SIGNING_KEYS, SigningKeys)
     bundle = _decode(generation, TARGET_X509_BUNDLE, X509Bundle)
     urls = _decode(generation, TARGET_SERVICES, ServiceUrls)
     if any(target.format != TARGET_FORMAT for target in (keys, bundle, urls)):
-        raise TrustError("cannot use the published trust: it is of a format that this agent does not know; update it")
+        raise TrustError(
+            "cannot use the published trust: this agent does not know its format. Install a newer version of Cascadia"
+        )
     if len({key.kid for key in keys.keys}) != len(keys.keys):
         raise TrustError("cannot use the published trust: it names a signing key twice")
     try:
@@ -167,7 +177,7 @@ def _parse(number: int, generation: Generation) -> TrustSet:
     for url in (urls.fabric, urls.breakwater):
         parts = urlsplit(url)
         if parts.scheme != "https" or not parts.hostname or url != f"https://{parts.netloc}":
-            raise TrustError("cannot use the published trust: a service's URL does not read https://host:port")
+            raise TrustError("cannot use the published trust: a service's URL has not the form https://host:port")
     return TrustSet(
         signing_keys=keys.ring(),
         bundle=bundle,

@@ -1,8 +1,8 @@
-"""Adapter: one update from the TUF repository, by the library's client workflow over a fetcher of our own. Blocking.
+"""Adapter: one update from the TUF repository, with the client workflow of the library `tuf` and our own fetcher.
 
-It is the only module of the node that imports `tuf`; `node.trust.published` imports it when it updates. Everything fetched
-is verified up to the pinned root, or refused. It writes to the scratch directory only. The operators' command line has an
-adapter of its own (docs/adr/0010).
+The update blocks its thread. No other module of the node imports `tuf`. `node.trust.published` imports this module only
+for an update, because the import is slow. Every fetched file is verified, from the pinned root on, or refused. The
+update writes to the scratch directory only. The operators' command line has a separate adapter (docs/adr/0010).
 """
 
 import logging
@@ -36,22 +36,29 @@ from protocol.limits import (
 from protocol.messages.activation import TrustPin
 from protocol.signed.trust import TARGETS
 
-# The library logs at debug what is already in the error we raise.
+# The library logs details that the raised error already has.
 logging.getLogger("tuf").setLevel(logging.ERROR)
 
 
 def update(
     repository_url: str, pin: TrustPin, known: Mapping[str, bytes], scratch: Path, now: datetime, seconds_max: float
 ) -> Generation:
-    """Fetch and verify root, timestamp, snapshot, targets and the three target files, starting from `known`.
+    """Fetch and verify root, timestamp, snapshot, targets and the three target files.
 
-    `known` are the files of the last published generation: older metadata than those are refused. Dates are judged
-    at `now`. Takes at most `seconds_max` and the time of a name look-up.
-    Raises TrustError (what came does not verify), TrustUnreachable (nothing usable came), OSError (scratch).
+    Args:
+        repository_url: the repository's URL, http.
+        pin: version and SHA-256 of the root to start from.
+        known: files of the last stored generation, by name. Metadata that are older than these are refused.
+        scratch: an empty directory to work in.
+        now: the time at which expiry dates are judged.
+        seconds_max: bound of all requests; a name look-up can take longer.
+
+    Raises TrustError if a file does not verify, TrustUnreachable if the repository gives no usable answer, OSError if
+    the scratch directory cannot be used.
     """
     if urlsplit(repository_url).scheme != "http":
         raise TrustError(
-            f"cannot use the repository {repository_url}: it is served over http:// (its files are signed)"
+            f"cannot use the repository {repository_url}: the URL must begin with http:// (its files are signed)"
         )
     base = repository_url.rstrip("/")
     _lay_out(known, scratch)
@@ -63,11 +70,11 @@ def update(
             root = _pinned_root(fetcher, base, pin, known)
             current = _verify(fetcher, base, root, scratch, now)
     except DownloadLengthMismatchError as error:
-        raise TrustError(f"cannot verify the repository at {base}: a file is longer than it may be") from error
+        raise TrustError(f"cannot verify the repository at {base}: a file is longer than allowed") from error
     except DownloadError as error:
         raise TrustUnreachable(f"cannot fetch the published trust from {base}: {error}") from error
     except (RepositoryError, ValueError, KeyError, TypeError) as error:
-        # The library lets the last three through for metadata that are signed JSON but not of the form it expects.
+        # The library raises the last three for signed JSON that does not have the form of metadata.
         raise TrustError(f"cannot verify the repository at {base}: {error}") from error
     names = [*METADATA, *TARGETS, *(root_name(version) for version in range(pin.version, current + 1))]
     return Generation(repository_url, pin, {name: (scratch / _place(name)).read_bytes() for name in names})
@@ -81,7 +88,7 @@ def _lay_out(known: Mapping[str, bytes], scratch: Path) -> None:
 
 
 def _place(name: str) -> Path:
-    """Where the library keeps a file of a generation."""
+    """The library's path for a file of a generation."""
     if is_root_name(name):
         return Path("metadata/root_history", name)
     return Path("metadata" if name in METADATA else "targets", name)
@@ -97,15 +104,17 @@ def _pinned_root(fetcher: FetcherInterface, base: str, pin: TrustPin, known: Map
         if error.status_code != 404:
             raise
         raise TrustError(
-            f"cannot trust the repository at {base}: it has no root {pin.version}, the pinned one"
+            f"cannot trust the repository at {base}: it does not have the pinned root, version {pin.version}"
         ) from error
     if sha256_hex(root) != pin.sha256:
-        raise TrustError(f"cannot trust the repository at {base}: its root {pin.version} is not the pinned one")
+        raise TrustError(
+            f"cannot trust the repository at {base}: the hash of its root {pin.version} is not that of the pin"
+        )
     return root
 
 
 def _verify(fetcher: FetcherInterface, base: str, root: bytes, scratch: Path, now: datetime) -> int:
-    """Bring `scratch` up to date and return the version of the newest root."""
+    """Update the files in `scratch`. Returns the version of the newest root."""
     updater = Updater(
         metadata_dir=str(scratch / "metadata"),
         metadata_base_url=f"{base}/tuf/metadata/",
@@ -122,7 +131,7 @@ def _verify(fetcher: FetcherInterface, base: str, root: bytes, scratch: Path, no
         ),
         bootstrap=root,
     )
-    # The library judges dates by the wall clock and has no public way to be told the time; the design asks for it.
+    # The library judges dates by the wall clock, and has no public argument for the time.
     trusted = updater._trusted_set  # noqa: SLF001
     trusted.reference_time = now
     updater.refresh()
@@ -141,30 +150,30 @@ def _verify(fetcher: FetcherInterface, base: str, root: bytes, scratch: Path, no
 
 
 class _Fetcher(FetcherInterface):
-    """GET over HTTP/1.1: no redirect, no proxy, no cookie, no decoding of the body, one deadline for all."""
+    """GET over HTTP/1.1, without redirects, proxies, cookies and decoding, and with one deadline for all requests."""
 
     def __init__(self, pool: httpcore.ConnectionPool) -> None:
         self._pool = pool
 
     def _fetch(self, url: str) -> Iterator[bytes]:
-        """The body in pieces; the library's `download_file` counts them against the bound of the file."""
+        """The body in pieces. The library's `download_file` compares their total with the bound of the file."""
         limits = dict.fromkeys(("connect", "read", "write", "pool"), TRUST_STEP_SECONDS_MAX)
         try:
             with self._pool.stream("GET", url, extensions={"timeout": limits}) as response:
                 if response.status != 200:
-                    raise DownloadHTTPError(f"{url} was answered with status {response.status}", response.status)
+                    raise DownloadHTTPError(f"the answer for {url} has status {response.status}", response.status)
                 yield from response.iter_stream()
         except httpcore.TimeoutException as error:
-            raise SlowRetrievalError(f"{url} took too long") from error
+            raise SlowRetrievalError(f"the answer for {url} took too long") from error
         except (httpcore.NetworkError, httpcore.ProtocolError, OSError) as error:
-            raise DownloadError(f"{url} could not be fetched: {error}") from error
+            raise DownloadError(f"the request for {url} failed: {error}") from error
 
 
 class _DeadlineBackend(httpcore.NetworkBackend):
-    """Connections whose every wait also ends at one point in time.
+    """Connections with one deadline for all waits.
 
-    Time-outs of single reads do not bound an exchange: a server that sends one byte of a header every few seconds
-    would hold the thread for days.
+    Time-outs of single reads do not bound an exchange. A server that sends one byte of a header every few seconds could
+    block the thread for days.
     """
 
     def __init__(self, ends_at: float) -> None:
@@ -174,7 +183,7 @@ class _DeadlineBackend(httpcore.NetworkBackend):
     def left(self, timeout: float | None) -> float:
         left = self._ends_at - monotonic()
         if left <= 0:
-            raise httpcore.ReadTimeout("the time for the whole update is over")
+            raise httpcore.ReadTimeout("the time for the update is over")
         return min(left, TRUST_STEP_SECONDS_MAX if timeout is None else timeout)
 
     def connect_tcp(

@@ -1,8 +1,8 @@
-"""Signed documents: a JWS in compact form (RFC 7515), ES256, with `alg`, `kid` and `typ` in the protected header.
+"""Pure functions: signed documents. A JWS in compact form (RFC 7515), ES256, with the header `alg`, `kid`, `typ`.
 
-One algorithm, one spelling: a token verifies only if it is byte for byte what `seal` makes of its parts, so any
-single changed byte fails. Which `kid` may sign which `typ` and when is the business of `KeyRing` (from the TUF
-targets), never of the token.
+There is one algorithm and one encoding. A token verifies only if its bytes are those that `seal` makes, so every
+changed byte makes it fail. `KeyRing`, from the published trust, decides which `kid` may sign which `typ`, and for which
+dates. The token itself decides none of it.
 """
 
 from collections.abc import Iterable
@@ -31,7 +31,7 @@ class EnvelopeError(ValueError):
 
 
 class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The protected header: these three fields, in this order, and no other."""
+    """The protected header: exactly these three fields, in this order."""
 
     alg: str
     kid: str
@@ -39,9 +39,9 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class VerificationKey(msgspec.Struct, frozen=True):
-    """A public key with what it may sign (`typs`) and for which dates of issue (`not_before` <= t < `not_after`).
+    """A public key, the types it may sign (`typs`), and the dates of issue it covers (`not_before` <= t < `not_after`).
 
-    A key that is `withdrawn` counts for no date.
+    A `withdrawn` key verifies no document, whatever its date.
     """
 
     kid: str
@@ -59,11 +59,12 @@ class KeyRing:
         self._keys = {key.kid: key for key in keys}
 
     def find(self, kid: str) -> VerificationKey | None:
+        """The key with this id, or None."""
         return self._keys.get(kid)
 
 
 class Opened(msgspec.Struct, frozen=True):
-    """A token whose signature verified: its header, its payload bytes and the key's window."""
+    """A token whose signature verified: `kid` and `typ` of its header, and the bytes of its payload."""
 
     kid: str
     typ: str
@@ -71,19 +72,19 @@ class Opened(msgspec.Struct, frozen=True):
 
 
 def key_id(public_key: ec.EllipticCurvePublicKey) -> str:
-    """A name for a key that cannot be given to another: 16 bytes of the SHA-256 of its SubjectPublicKeyInfo."""
+    """The `kid` of a key: the first 16 bytes of the SHA-256 of its SubjectPublicKeyInfo, in base64url."""
     spki = public_key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     return b64url_encode(sha256(spki)[:16])
 
 
 def signing_input(typ: str, kid: str, payload: bytes) -> bytes:
-    """The bytes that are signed. Split from `seal` so that a key in a TPM can sign their SHA-256."""
+    """The bytes to sign. Separate from `seal`, so that a key in a TPM can sign their SHA-256."""
     header = json_encode(Header(alg="ES256", kid=kid, typ=typ))
     return f"{b64url_encode(header)}.{b64url_encode(payload)}".encode()
 
 
 def assemble(signed: bytes, der_signature: bytes) -> str:
-    """The token from its signing input and an ECDSA signature in DER (RFC 7518 section 3.4 wants r || s)."""
+    """The token from its signing input and an ECDSA signature in DER. The token has r || s (RFC 7518 section 3.4)."""
     r, s = decode_dss_signature(der_signature)
     raw = r.to_bytes(_COORDINATE_BYTES, "big") + s.to_bytes(_COORDINATE_BYTES, "big")
     return f"{signed.decode()}.{b64url_encode(raw)}"
@@ -107,12 +108,12 @@ def _split(token: str) -> tuple[Header, bytes, bytes]:
     except (EncodingError, msgspec.MsgspecError) as error:
         raise EnvelopeError(2, "header, payload or signature cannot be read") from error
     if json_encode(header) != header_bytes:
-        raise EnvelopeError(2, "the header is not in its one spelling")
+        raise EnvelopeError(2, "the header is not in the canonical encoding")
     return header, payload, signature
 
 
 def verify_signature(token: str, typ: str, public_key: ec.EllipticCurvePublicKey) -> Opened:
-    """Steps 1 to 4 and 6 of `open_envelope`, for a key known by other means (a node's own key). Raises EnvelopeError."""
+    """Steps 1 to 4 and 6 of `open_envelope`, with a key that the caller knows (a node key). Raises EnvelopeError."""
     header, payload, signature = _split(token)
     if header.alg != "ES256":
         raise EnvelopeError(3, "the algorithm is not ES256")
@@ -130,15 +131,21 @@ def verify_signature(token: str, typ: str, public_key: ec.EllipticCurvePublicKey
 
 
 def peek_typ(token: str) -> str:
-    """The type a token claims, unverified: only to choose which type to verify it as. Raises EnvelopeError."""
+    """The unverified `typ` of a token. Use it only to choose the type to verify. Raises EnvelopeError."""
     return _split(token)[0].typ
 
 
 def open_envelope(token: str, typ: str, ring: KeyRing) -> tuple[Opened, VerificationKey]:
-    """Verify a signed document under the published keys. The caller checks the date of issue with `covers`.
+    """Verify a signed document with the published keys. The caller checks the date of issue with `covers`.
 
-    1 size and three parts; 2 canonical header; 3 `alg` (RFC 8725 section 3.1); 4 `typ` (3.11); 5 `kid` is published,
-    not withdrawn, may sign this `typ`; 6 signature. Raises EnvelopeError with the step's number.
+    1. The token is not too long and has three parts.
+    2. The parts can be read, and the header is in the canonical encoding.
+    3. `alg` is ES256 (RFC 8725 section 3.1).
+    4. `typ` is the expected one (RFC 8725 section 3.11).
+    5. `kid` is published, not withdrawn, and may sign this `typ`; its key is on P-256.
+    6. The signature verifies.
+
+    Raises EnvelopeError with the number of the failed step.
     """
     header, _, _ = _split(token)
     if header.typ != typ:
@@ -160,5 +167,5 @@ def open_envelope(token: str, typ: str, ring: KeyRing) -> tuple[Opened, Verifica
 
 
 def covers(key: VerificationKey, issued_at: datetime) -> bool:
-    """Whether `issued_at` lies in the key's window."""
+    """Whether the key may sign documents that were issued at `issued_at` (aware)."""
     return key.not_before <= issued_at < key.not_after

@@ -1,11 +1,12 @@
-"""What Fabric says of a node: one stream of signed statements of three types, ordered by (`epoch`, `seq`).
+"""Pure functions: statements. Fabric signs a stream of statements about a node, ordered by (`epoch`, `seq`).
 
-A statement counts for the one node and generation it names. A later one wins, an older one is stale; resuming is a
-new lease; nothing follows a revocation within its generation.
+There are three types: lease, suspension and revocation. A statement counts for the node and generation that it names. A
+later statement replaces an earlier one. An earlier one is stale. A new lease ends a suspension. In a generation no
+statement follows a revocation.
 
-Evolution: fields are added at the end with defaults, never reordered, renamed or reused. A reader ignores fields it
-does not know. A change that an old reader must not ignore is a new `typ`. The vectors in `tests/protocol/vectors`
-are literal: a changed vector is a new version.
+Evolution: fields are added at the end with defaults. They are never reordered, renamed or reused. A reader ignores
+fields that it does not know. A change that an old reader must not ignore is a new `typ`. The vectors in
+`tests/protocol/vectors` are literal; a changed vector is a new version.
 """
 
 from datetime import datetime
@@ -28,7 +29,10 @@ RevocationReason = Literal["revoked", "released", "superseded"]
 
 
 class Common(msgspec.Struct, frozen=True, kw_only=True):
-    """Of whom, when, and where in the stream. `trust_domain` keeps two installations apart."""
+    """The fields of every statement: the node and generation, the date of issue, and the position in the stream.
+
+    `trust_domain` is the installation's, so that a statement of another installation is refused.
+    """
 
     trust_domain: str
     """Trust domain of the installation."""
@@ -47,9 +51,10 @@ class Common(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Lease(Common, frozen=True, kw_only=True):
-    """The licence of one node and generation. The dates are data, not constants of the agent.
+    """The licence of one node and generation, with its dates. The agent has no dates of its own.
 
-    `renew_device_after`: a device certificate made before this time is renewed once it has come (CA rotation, incident).
+    `renew_device_after` is a renewal order (after a CA rotation or an incident): once this time has come, the node
+    renews a device certificate that was made before this time.
     """
 
     tier: Tier
@@ -75,13 +80,13 @@ class Lease(Common, frozen=True, kw_only=True):
 
 
 class Suspension(Common, frozen=True, kw_only=True):
-    """Stops the workloads until a later statement; has no expiry of its own."""
+    """Stops the workloads until a later statement. It does not expire."""
 
     reason: str
 
 
 class Revocation(Common, frozen=True, kw_only=True):
-    """Ends this generation for ever."""
+    """Ends the generation. No later statement changes it."""
 
     reason: RevocationReason
 
@@ -95,7 +100,7 @@ _TYPES: dict[str, type[Lease] | type[Suspension] | type[Revocation]] = {
 
 
 class StatementError(ValueError):
-    """A signed statement that must not be believed. `step` counts on from the steps of `open_envelope`."""
+    """A statement does not verify. `step` is the number of the failed step of `verify_statement`."""
 
     def __init__(self, step: int, reason: str) -> None:
         super().__init__(f"{reason} (step {step})")
@@ -104,7 +109,7 @@ class StatementError(ValueError):
 
 
 class Verified(msgspec.Struct, frozen=True):
-    """A statement with the token it came in and the `kid` that signed it (withdrawing a `kid` voids it)."""
+    """A verified statement, its token, and the `kid` of its signing key. It is void once the `kid` is withdrawn."""
 
     statement: Statement
     token: str
@@ -112,6 +117,7 @@ class Verified(msgspec.Struct, frozen=True):
 
 
 def typ_of(statement: Statement) -> str:
+    """The `typ` of the statement's token."""
     match statement:
         case Lease():
             return TYP_LEASE
@@ -122,6 +128,7 @@ def typ_of(statement: Statement) -> str:
 
 
 def payload_of(statement: Statement) -> bytes:
+    """The bytes of the token's payload."""
     return json_encode(statement)
 
 
@@ -138,7 +145,7 @@ def _check_lease(lease: Lease) -> None:
         raise StatementError(10, "the dates of the lease are out of order")
     names = lease.entitlements
     if len(names) > ENTITLEMENTS_MAX or len(set(names)) != len(names):
-        raise StatementError(10, "too many entitlements, or one twice")
+        raise StatementError(10, "there are too many entitlements, or the same one twice")
     if any(not 0 < len(name) <= ENTITLEMENT_NAME_CHARS_MAX for name in names):
         raise StatementError(10, "an entitlement's name is empty or too long")
 
@@ -152,45 +159,52 @@ def _decode(typ: str, payload: bytes) -> Statement:
         raise StatementError(8, "the payload is not a statement") from error
     aware = [v for v in (getattr(statement, f) for f in statement.__struct_fields__) if isinstance(v, datetime)]
     if any(value.tzinfo is None for value in aware):
-        raise StatementError(8, "a date without a time zone")
+        raise StatementError(8, "a date has no time zone")
     if not (statement.generation >= 1 and 0 <= statement.epoch <= SEQ_MAX and 1 <= statement.seq <= SEQ_MAX):
-        raise StatementError(8, "generation, epoch or seq out of bounds")
+        raise StatementError(8, "generation, epoch or seq is out of bounds")
     return statement
 
 
 def verify_statement(token: str, ring: KeyRing, trust_domain: str) -> Verified:
-    """Open a statement of any of the three types under the published keys.
+    """Verify a statement of any of the three types with the published keys.
 
-    1-6 as `open_envelope`; 7 the type is one of the three; 8 the payload decodes, ids and numbers in bounds; 9 the
-    key's window covers `issued_at`, and the trust domain is ours; 10 a lease is consistent.
-    Raises EnvelopeError or StatementError. Whether it is for *this* node and is newer is `supersedes` and `is_for`.
+    1-6. As `open_envelope`.
+    7. The `typ` is that of a statement.
+    8. The payload can be decoded, and ids, numbers and dates are well formed.
+    9. The key covers `issued_at`, and the trust domain is the expected one.
+    10. The dates and entitlements of a lease are consistent.
+
+    It does not check whether the statement is for a certain node, or newer than another; `Holder.holds`, `is_for` and
+    `supersedes` do. Raises EnvelopeError or StatementError.
     """
     typ = peek_typ(token)
     if typ not in _TYPES:
-        raise StatementError(7, "not a statement")
+        raise StatementError(7, "the document is not a statement")
     opened, key = open_envelope(token, typ, ring)
     statement = _decode(typ, opened.payload)
     if not covers(key, statement.issued_at):
-        raise StatementError(9, "the signing key did not count at the date of issue")
+        raise StatementError(9, "the signing key is not valid for the date of issue")
     if statement.trust_domain != trust_domain:
-        raise StatementError(9, "a statement of another trust domain")
+        raise StatementError(9, "the statement is of another trust domain")
     if isinstance(statement, Lease):
         _check_lease(statement)
     return Verified(statement=statement, token=token, kid=opened.kid)
 
 
 def is_for(statement: Statement, tenant: str, node: str, generation: int) -> bool:
+    """Whether the statement names this tenant, node and generation."""
     return (statement.tenant, statement.node, statement.generation) == (tenant, node, generation)
 
 
 def position(statement: Statement) -> tuple[int, int]:
+    """The position in the stream: (`epoch`, `seq`)."""
     return statement.epoch, statement.seq
 
 
 def supersedes(new: Statement, current: Statement | None) -> bool:
-    """Whether `new` takes the place of `current`: both of one node and generation, later in the stream.
+    """Whether `new` replaces `current`: both are for one node and generation, and `new` is later in the stream.
 
-    A revocation is final in its generation. The same position again is not newer.
+    A revocation replaces any other statement, and no statement replaces a revocation. An equal position is not later.
     """
     if current is None:
         return True
@@ -224,7 +238,7 @@ __all__ = [
 
 
 class Holder(msgspec.Struct, frozen=True):
-    """Whose licence: one node in one generation."""
+    """The holder of a licence: one node in one generation."""
 
     trust_domain: str
     tenant: TenantId

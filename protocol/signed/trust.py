@@ -1,6 +1,7 @@
-"""Value types: the targets of the trust repository (signing keys, X.509 trust bundle, service URLs).
+"""Values: the targets of the trust repository (signing keys, X.509 trust bundle, service URLs).
 
-A target is trusted only through the TUF metadata that name it. This module has its form, and verifies nothing.
+A target is trusted only through the TUF metadata that list it. This module defines the targets' form; it verifies
+nothing.
 """
 
 import msgspec
@@ -12,21 +13,22 @@ TARGET_X509_BUNDLE = "x509-bundle.json"
 TARGET_SERVICES = "services.json"
 TARGETS = (TARGET_SIGNING_KEYS, TARGET_X509_BUNDLE, TARGET_SERVICES)
 TARGET_FORMAT = 1
-"""The `format` of every target that both sides write and read."""
+"""The `format` of every target that this version writes and reads."""
 
 
 class SigningKeys(msgspec.Struct, frozen=True):
-    """Which `kid` may sign which `typ`, and from when to when."""
+    """The signing keys: which `kid` may sign which `typ`, and for which dates of issue."""
 
     format: int
     keys: tuple[VerificationKey, ...]
 
     def ring(self) -> KeyRing:
+        """The keys by `kid`."""
         return KeyRing(self.keys)
 
 
 class X509Bundle(msgspec.Struct, frozen=True):
-    """Roots (DER) and, by class of peer, the issuing CAs that may stand below them."""
+    """Root certificates, and the issuing CAs of nodes and of services. All are in DER."""
 
     format: int
     trust_domain: str

@@ -101,8 +101,8 @@ class NodeRow(msgspec.Struct, frozen=True):
     `ek_hash` identifies its chip. `current_generation` is 0 before the first confirm. Fabric has closed the generations
     up to `closed_up_to`; Breakwater has closed those up to `closed_at_issuer`; `closing` says that the two numbers
     differ. `code` is the activation code that gave the seat. `lease_until` is the latest `terminate_at` of any lease
-    signed for the node. `wake_cursor` grows with every change that the node should fetch. `development` is
-    true if the node's last session reported development mode.
+    signed for the node. `wake_cursor` grows with every change that the node should fetch. `development` is true if
+    the node's last session reported development mode.
     """
 
     id: NodeId

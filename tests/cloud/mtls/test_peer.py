@@ -43,7 +43,7 @@ REFUSED: list[tuple[str, dict[str, object], str]] = [
     ("no URI name", {"uris": (), "dns": ("node.example",)}, "0 URI names"),
     ("no alternative name", {"uris": ()}, "no subject alternative name"),
     ("not a SPIFFE id", {"uris": ("https://cascade.test/service/fabric",)}, "not a SPIFFE id"),
-    ("an unknown service", {"uris": (service_uri("postbox"),)}, "no known kind"),
+    ("an unknown service", {"uris": (service_uri("postbox"),)}, "not the SPIFFE id of a service or a node"),
     ("a query behind the id", {"uris": (NODE_URI + "?x=1",)}, "not an id"),
     ("another trust domain", {"uris": (NODE_URI.replace("cascade.test", "cascade.evil"),)}, "another trust domain"),
     ("no extended key usage", {"usages": ()}, "no extended key usage"),

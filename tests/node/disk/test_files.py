@@ -261,10 +261,10 @@ def sealed(body: bytes) -> bytes:
         (b'{"format":1,"text":"a","data":"","more":1}', "not valid"),
         (b'{"format":1,"text":7,"data":""}', "not valid"),
         (b'{"format":1,"data":""}', "not valid"),
-        (b'{"format":1,"text":"a"}', "one spelling"),
-        (b'{"format":1,"data":"","text":"a"}', "one spelling"),
-        (b'{"format":1, "text":"a","data":""}', "one spelling"),
-        (b'{"format":1,"text":"b","text":"a","data":""}', "one spelling"),
+        (b'{"format":1,"text":"a"}', "canonical encoding"),
+        (b'{"format":1,"data":"","text":"a"}', "canonical encoding"),
+        (b'{"format":1, "text":"a","data":""}', "canonical encoding"),
+        (b'{"format":1,"text":"b","text":"a","data":""}', "canonical encoding"),
         (b"}", "not valid"),
     ],
 )
@@ -304,7 +304,7 @@ def test_a_directory_that_others_may_write_is_refused(home: Path, mode: int) -> 
         lambda: StateLock(path).acquire(),
     )
     for use in uses:
-        with pytest.raises(StateUnsafe, match="written by others"):
+        with pytest.raises(StateUnsafe, match="written by other users"):
             use()
     assert names(path) == []
 

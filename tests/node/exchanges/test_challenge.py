@@ -79,7 +79,7 @@ async def test_a_secret_of_another_length_is_no_answer(
     cloud: Fabric, endorsement: EndorsementEvidence, machine: Machine, tpm: Tpm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tests.simulators.fabric.secrets.token_bytes", lambda count: os.urandom(min(count, 16)))
-    with pytest.raises(CloudUnreachable, match="challenge cannot be used"):
+    with pytest.raises(CloudUnreachable, match="cannot use the cloud's challenge"):
         await answer(tpm, machine.ak, machine.node_key, of_activation(cloud, endorsement))
 
 

@@ -79,6 +79,6 @@ async def test_without_a_fresh_statement_it_is_not_in_force(waiting: Waiting, fa
         return Reply(200, json_encode(StatementAnswer(fabric.lease(2), "")))
 
     fabric.answers[CONFIRM] = not_fresh
-    with pytest.raises(StatementRejected, match="vouch"):
+    with pytest.raises(StatementRejected, match="no freshness says"):
         await waiting.confirm()
     assert (waiting.in_force(), waiting.state.pending(waiting.trust.value)) == (1, waiting.identity)

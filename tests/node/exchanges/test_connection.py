@@ -93,7 +93,7 @@ async def test_the_one_before_is_closed(connection: Connection, credentials: Cre
     assert before is not None
     await connection.replace(credentials, trust)
     assert connection.fabric is not before
-    with pytest.raises(CloudUnreachable, match="given up"):
+    with pytest.raises(CloudUnreachable, match="has closed the connection"):
         await before.nonce()
 
 

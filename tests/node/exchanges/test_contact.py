@@ -86,7 +86,7 @@ async def test_over_a_session_that_is_held_the_statement_is_asked_for(contact: C
     assert contact.licence.presented == fabric.statement
 
 
-@pytest.mark.parametrize("freshness", ["none", "of another question"])
+@pytest.mark.parametrize("freshness", ["none", "for another nonce"])
 async def test_a_session_whose_statement_is_not_fresh_asks_for_it(
     contact: Contact, fabric: Fabric, freshness: str
 ) -> None:

@@ -245,5 +245,5 @@ async def test_a_challenge_with_a_false_id_is_silence(
         return Reply(good.status, good.body.replace(b"ren_", b"act_"))
 
     fabric.answers[PATH_RENEWALS] = answer
-    with pytest.raises(api.CloudUnreachable, match="cannot be used"):
+    with pytest.raises(api.CloudUnreachable, match="cannot use the cloud's answer"):
         await renewal.with_evidence(licence)

@@ -66,9 +66,9 @@ def test_a_machine_with_nothing(tmp_path: Path) -> None:
     components = read_components(tmp_path, no_udev)
     assert components.values == {}
     assert components.absent == {
-        "product_uuid": "the kernel does not tell",
-        "board_serial": "the kernel does not tell",
-        "chassis_serial": "the kernel does not tell",
+        "product_uuid": "the kernel does not report it",
+        "board_serial": "the kernel does not report it",
+        "chassis_serial": "the kernel does not report it",
         "disk_serial": "the root file system is on no disk",
         "disk_wwn": "the root file system is on no disk",
         "mac": "no network card",
@@ -108,7 +108,7 @@ def test_placeholders_never_count(tmp_path: Path, placeholder: str) -> None:
     root = build(tmp_path, {"sys/class/dmi/id/board_serial": f"{placeholder}\n"})
     components = read_components(root, no_udev)
     assert "board_serial" not in components.values
-    assert components.absent == {"board_serial": "the maker left a placeholder"}
+    assert components.absent == {"board_serial": "the manufacturer left a placeholder"}
 
 
 def test_udev_knows_better(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_udev_knows_better(tmp_path: Path) -> None:
 @pytest.mark.parametrize("assigned", ["1", "2", "3", ""])
 def test_an_address_that_is_not_the_hardwares_does_not_count(tmp_path: Path, assigned: str) -> None:
     root = build(tmp_path, {"sys/devices/pci0/net/eno1/addr_assign_type": assigned})
-    assert read_components(root, no_udev).absent == {"mac/eno1": "its address is not the hardware's own"}
+    assert read_components(root, no_udev).absent == {"mac/eno1": "its address is not the permanent one"}
 
 
 def test_the_address_of_a_bonded_card_is_its_own(tmp_path: Path) -> None:

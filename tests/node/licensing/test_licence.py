@@ -237,7 +237,7 @@ def test_the_first_lease_must_be_fresh(licence: Licence, fabric: Fabric, freshne
         "other statement": fabric.freshness(NONCE, fabric.lease(), 1),
         "other key": fabric.freshness(NONCE, token, 1)[:-6] + "AAAAAA",
     }
-    with pytest.raises(StatementRejected, match="vouch"):
+    with pytest.raises(StatementRejected, match="no freshness says"):
         licence.apply(StatementAnswer(token, words[freshness]), NONCE)
     assert licence.presented == ""
 

@@ -150,7 +150,7 @@ async def test_ids_of_an_answer_are_ids(fabric: Fabric, activation: str) -> None
     }
     fabric.answers["/v1/activations"] = always(201, json_encode(body))
     service = connect(fabric)
-    with pytest.raises(CloudUnreachable, match="cannot be used"):
+    with pytest.raises(CloudUnreachable, match="cannot use the cloud's answer"):
         await service.start_activation(StartActivation("cac", EndorsementEvidence(b"", b""), "1"))
     await service.aclose()
 

@@ -155,5 +155,5 @@ async def test_a_pointer_that_is_consistent_and_wrong_is_refused(repository: Rep
 
 
 def test_nothing_published_is_reported_as_such(tmp_path: Path) -> None:
-    with pytest.raises(StateDamaged, match="no trust was published here"):
+    with pytest.raises(StateDamaged, match="no published trust is stored here"):
         load(tmp_path)

@@ -41,7 +41,7 @@ class SeenSessions:
         self._seen[generation] = seen
 
     def note_mode(self, node: NodeRow, generation: int, *, development: bool) -> None:
-        """Keep the mode that a session of the node reported for the next `store`, if it can differ from the stored mode.
+        """Keep the mode that a session of the node reported, if it can differ from the stored mode.
 
         `node` is the row as the session read it. A report that waits to be stored may be newer than the row.
         """
