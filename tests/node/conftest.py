@@ -1,4 +1,4 @@
-"""One software TPM with a node's keys for the tests of the agent's shells, and a cloud to talk to."""
+"""Fixtures of the agent's tests: a software TPM with a node's keys, and a simulated cloud."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +17,7 @@ from tests.simulators.fabric import Fabric
 
 
 class Machine(NamedTuple):
-    """A chip, and an AK and a node key that it made."""
+    """A software TPM, and an AK and a node key that it made."""
 
     chip: SoftTpm
     ak: WrappedKey
@@ -26,7 +26,7 @@ class Machine(NamedTuple):
 
 @pytest.fixture(scope="session")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    """Tests leave it running and thawed, and do not clear it."""
+    """One chip for all tests. A test leaves it running and thawed, and does not clear it."""
     directory: Path = tmp_path_factory.mktemp("machine")
     with SoftTpm(directory / "chip", ca=directory / "ca", bus=shared_bus()) as chip:
         port = Tpm(chip.tcti)

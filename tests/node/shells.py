@@ -1,4 +1,4 @@
-"""What the tests of the agent's shells share: an activated state directory, and the parts over it."""
+"""Helpers of the agent's tests: an activated state directory, and the parts over it."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -22,7 +22,7 @@ from tests.simulators.fabric import DOMAIN, NODE, TENANT, Fabric, utc_now
 ROOT = b"{}"
 PIN = TrustPin(1, sha256_hex(ROOT))
 VERSION = 7
-"""Of the TUF targets."""
+"""The version of the TUF targets."""
 URL = "http://127.0.0.1:1"
 
 
@@ -31,7 +31,7 @@ def trust_of(fabric: Fabric) -> TrustSet:
 
 
 def publish_trust(state: Path, fabric: Fabric) -> None:
-    """What `activate` would have published; the metadata are read by the next update only."""
+    """Store the trust that an activation would have stored. Only an update would read its metadata."""
     files = {
         "1.root.json": ROOT,
         **dict.fromkeys(METADATA, b"{}"),
@@ -62,7 +62,7 @@ def identity(fabric: Fabric, ak: WrappedKey, node_key: WrappedKey, generation: i
 
 
 def install(directory: Path, fabric: Fabric, ak: WrappedKey, node_key: WrappedKey, token: str = "") -> State:
-    """A node in generation 1, confirmed, with this statement (a new lease)."""
+    """A node in generation 1, confirmed, with this statement; by default a new lease."""
     state = State(directory)
     publish_trust(directory, fabric)
     state.identities.save_generation(identity(fabric, ak, node_key))
@@ -74,7 +74,7 @@ def install(directory: Path, fabric: Fabric, ak: WrappedKey, node_key: WrappedKe
 
 
 def hardware(*, ours: bool = False) -> HardwareCheck:
-    """A check whose TPM cannot be reached; with `ours` it has answered before."""
+    """A hardware check whose TPM cannot be reached. With `ours` the TPM has answered before."""
     check = HardwareCheck(Tpm("none"))
     if ours:
         check.report_ours()
@@ -82,12 +82,12 @@ def hardware(*, ours: bool = False) -> HardwareCheck:
 
 
 def load_licence(state: State, *, ours: bool = False) -> Licence:
-    """The licence of a start; with `ours` the TPM has answered."""
+    """The licence of a start. With `ours` the TPM has answered."""
     return state.load_licence(hardware(ours=ours), utc_now)
 
 
 def contact_of(state: State, tpm: Tpm) -> Contact:
-    """The agent's side of the cloud, on a TPM that has not been asked."""
+    """A contact over a TPM that was not checked yet."""
     check = HardwareCheck(tpm)
     return Contact(state, tpm, check, state.load_licence(check, utc_now), utc_now)
 
@@ -97,12 +97,12 @@ def answer(fabric: Fabric, token: str, nonce: str = "n" * 32, generation: int = 
 
 
 def apply(licence: Licence, fabric: Fabric, token: str) -> bool:
-    """Whether something was stored."""
+    """Apply a statement. Returns whether it was stored."""
     return licence.apply(answer(fabric, token, generation=licence.identity.generation), "n" * 32).stored
 
 
 class Refreshes:
-    """The trust that a refresh gives, and how often it was asked for."""
+    """Gives the trust of each refresh, and counts the refreshes."""
 
     def __init__(self, make: Callable[[], TrustSet]) -> None:
         self.make = make

@@ -1,4 +1,4 @@
-"""The agent as a whole on a real TPM against a cloud that answers, misbehaves, or is not there."""
+"""The complete agent on a software TPM, with a cloud that answers, that misbehaves, or that is absent."""
 
 import os
 import signal
@@ -56,7 +56,7 @@ def agent(config: Config, state: State, tpm: Tpm) -> Agent:
 
 @asynccontextmanager
 async def running(agent: Agent) -> AsyncIterator[None]:
-    """`run`, from READY to the end by a signal."""
+    """Run the agent, from READY until a signal ends it."""
     ready = trio.Event()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(agent.run, ready.set)
@@ -86,13 +86,13 @@ async def test_a_start_settles_before_it_is_ready(agent: Agent, fabric: Fabric) 
 
 @pytest.fixture
 def no_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No contact by the clock while the test runs."""
+    """No contact is due by time while the test runs."""
     monkeypatch.setattr(schedule, "next_contact_seconds", lambda **_: 3600.0)
 
 
 @pytest.mark.usefixtures("no_heartbeat")
 async def test_a_start_asks_for_the_statement_once(agent: Agent, fabric: Fabric) -> None:
-    """The session brings it, and the wake channel goes on from where the session's answer stood."""
+    """The session brings the statement, and the wake channel continues from the cursor in the session's answer."""
     async with running(agent):
         await until_it_polls(fabric)
         asked = len(fabric.requests)
@@ -171,7 +171,7 @@ async def test_a_cloud_that_hangs_holds_a_start_up_for_the_settling_time_only(
 
 
 class FailingTpm(Tpm):
-    """The real one, until a test gives it a fault."""
+    """A TPM that works until a test gives it a fault."""
 
     fault: Exception | None = None
 
@@ -263,7 +263,7 @@ async def test_on_another_machine_the_gate_stays_closed(
 
 
 async def test_renew_over_the_socket_while_everything_else_runs(agent: Agent, fabric: Fabric) -> None:
-    """New sessions under the loops' feet: nothing crashes, all are answered."""
+    """New sessions replace the one that the loops use. Nothing crashes, and every request is answered."""
     async with running(agent):
         statuses: list[int] = []
 
@@ -278,7 +278,7 @@ async def test_renew_over_the_socket_while_everything_else_runs(agent: Agent, fa
 
 
 async def assert_pause_between_polls(agent: Agent, fabric: Fabric, pause_seconds: float) -> None:
-    """The wake channel is opened once for each pause, the first two times aside, while the agent runs for a while."""
+    """After the first two times the wake channel is opened at most once in each pause."""
     async with running(agent):
         started = trio.current_time()
 
@@ -306,7 +306,7 @@ async def test_a_wake_channel_that_is_refused_is_not_asked_in_a_loop(agent: Agen
 
 
 async def test_trust_is_refreshed_soon_after_a_start(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Or a machine that is switched off every night would never learn a new signing key."""
+    """Otherwise a machine that is switched off every night would never get a new signing key."""
     refreshed = trio.Event()
 
     async def refresh(_: Path) -> TrustSet:

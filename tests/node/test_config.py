@@ -1,4 +1,4 @@
-"""Settings: which source wins, what is refused, and that a refusal names the setting."""
+"""Settings: which source overrides which, which values are refused, and that a refusal names the setting."""
 
 from pathlib import Path
 

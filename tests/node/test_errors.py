@@ -1,4 +1,4 @@
-"""The node's errors, as a user reads them: exit code, code, text and next step."""
+"""The node's errors as the user sees them: exit code, code, text and next step."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The state directory as one thing: which generation a start runs on, and what stops it."""
+"""The state directory: which generation a start uses, and which damage stops the start."""
 
 import shutil
 from pathlib import Path
@@ -23,7 +23,7 @@ def state(tmp_path: Path, fabric: Fabric, machine: Machine) -> State:
 async def test_another_key_beside_the_certificate_is_noticed(
     fabric: Fabric, state: State, tpm: Tpm, machine: Machine
 ) -> None:
-    """A key that this TPM can load is not enough: it must be the one that was certified."""
+    """This TPM can load the key, but the certificate is for another key. The start refuses it."""
     stored = state.identities.load(1)
     stranger = await tpm.run(keys.create_node_key)
     shutil.rmtree(state.identities.generation_dir(1))

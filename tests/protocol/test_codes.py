@@ -1,4 +1,4 @@
-"""Secrets that people type: round trips, and mistyped letters."""
+"""Secrets that people handle: round trips, and mistyped letters."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Base64url: one spelling for each value."""
+"""Base64url: each value has one accepted text."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""What a TPM certifies over: each part changes it."""
+"""The qualifying data of TPM2_Certify: each part changes it."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Fault points: what a hook sees of a step that works, and of one that fails."""
+"""Fault points: the calls of a hook for a step that works, and for a step that fails."""
 
 from collections.abc import Iterator
 

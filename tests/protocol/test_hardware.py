@@ -1,4 +1,4 @@
-"""Fingerprints of hardware: placeholders never count, and each tenant and component has its own."""
+"""Fingerprints of hardware: placeholders are dropped, and each tenant and component gives another HMAC."""
 
 import pytest
 

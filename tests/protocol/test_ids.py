@@ -1,4 +1,4 @@
-"""Ids, SPIFFE ids, generations and trust domains: round trips, and spellings that are refused."""
+"""Ids, SPIFFE ids, generations and trust domains: round trips, and forms that are refused."""
 
 import pytest
 from hypothesis import given

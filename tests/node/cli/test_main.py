@@ -1,4 +1,4 @@
-"""The command line: exit codes, and one JSON document whatever happens."""
+"""The command line: exit codes, and one JSON document for every outcome."""
 
 import json
 import threading
@@ -29,7 +29,7 @@ def cloud() -> Iterator[Fabric]:
 
 
 class Cli:
-    """`cascadia` with settings of its own."""
+    """Runs `cascadia` with its own settings file."""
 
     def __init__(self, directory: Path, machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
         self.directory, self.state, self.socket = directory, directory / "state", directory / "s"
@@ -69,7 +69,7 @@ def installed(cli: Cli, cloud: Fabric, machine: Machine) -> State:
 
 
 def failure(cli: Cli, *arguments: str) -> tuple[int, str]:
-    """Exit code and error code, the same in both forms."""
+    """Exit code and error code of a command. They are the same as text and as JSON."""
     code, document = cli.json(*arguments)
     error = document["error"]
     assert list(error) == ["code", "text", "next", "exit_code"]
@@ -97,13 +97,13 @@ def test_a_bad_activation_file(cli: Cli) -> None:
 
 @pytest.mark.parametrize(("command", "code"), [(["renew"], 75), (["activate", "file"], 75), (["run"], 70)])
 def test_the_state_is_anothers(cli: Cli, installed: State, command: list[str], code: int) -> None:
-    """`run` ends with the numbers that units match on, and no other."""
+    """`cascadia run` exits with the codes that the systemd unit matches on, and with no other."""
     with StateLock(cli.state):
         assert failure(cli, *command) == (code, "state_busy")
 
 
 def test_status_takes_the_state_from_nobody(cli: Cli, installed: State) -> None:
-    """It reads beside whoever owns the state, so that an agent which starts meanwhile finds it free."""
+    """`status` reads the state without its lock, so that an agent that starts meanwhile finds the state free."""
     with StateLock(cli.state):
         code, document = cli.json("status")
     assert (code, document["license"]["state"], document["hardware"]) == (0, "active", "ours")
@@ -202,7 +202,7 @@ def test_a_fault_of_our_own_keeps_its_traceback(
 
 
 class FakeAgent:
-    """What answers on the socket, from a thread."""
+    """Answers on the socket, from a thread."""
 
     def __init__(self, path: Path, answer: Answer) -> None:
         self._path, self._answer = path, answer

@@ -1,4 +1,4 @@
-"""Output of the command line: what a person reads, and the one JSON document that a program reads."""
+"""Output of the command line: text for people, and one JSON document for programs."""
 
 import json
 from typing import Any

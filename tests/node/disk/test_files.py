@@ -1,4 +1,4 @@
-"""Atomic writes, bounded reads, the state file's form and the lock: on full disks, after crashes, beside others."""
+"""Atomic writes, bounded reads, state files and the lock: on full disks, after crashes, with other processes."""
 
 import hashlib
 import multiprocessing
@@ -129,7 +129,7 @@ def test_a_size_limit_keeps_the_old_file(home: Path) -> None:
 
 
 def fill(directory: Path) -> None:
-    """Leave not one block free."""
+    """Fill the file system to its last block."""
     with pytest.raises(OSError, match="No space"), (directory / "ballast").open("wb", buffering=0) as ballast:
         while True:
             ballast.write(b"x" * 4096)
@@ -137,7 +137,7 @@ def fill(directory: Path) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path | None]:
-    """A file system of 64 kB; None where this process may not mount one (the size limit above is then the proof)."""
+    """A file system of 64 kB. None if this process may not mount one; the size limit above then shows the same."""
     directory = tmp_path / "small"
     directory.mkdir()
     mount = shutil.which("mount")
@@ -247,7 +247,7 @@ def test_every_changed_byte_and_every_truncation_of_a_state_file() -> None:
 
 
 def sealed(body: bytes) -> bytes:
-    """A state file with a checksum that fits, whatever it says."""
+    """A state file of any content, with the right checksum."""
     return body[:-1] + b',"sha256":"' + hashlib.sha256(body).hexdigest().encode() + b'"}\n'
 
 
@@ -327,7 +327,7 @@ def test_another_users_directory_is_refused(home: Path, monkeypatch: pytest.Monk
     owner = home.stat().st_uid
     monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
     if owner == 0:
-        ensure_private_dir(home)  # root's directory is as safe as root
+        ensure_private_dir(home)  # A directory of root is accepted, because root can change everything anyway.
         os.chown(home, 12345, -1)
     with pytest.raises(StateUnsafe, match="another user"):
         ensure_private_dir(home)

@@ -1,4 +1,4 @@
-"""Generations on disk: one durable step each, never torn, never fresh by accident."""
+"""Generations on disk: each is written in one durable step, and damage is never taken for a missing file."""
 
 import resource
 from collections.abc import Callable
@@ -158,7 +158,7 @@ def test_a_renewed_device_certificate(store: IdentityStore) -> None:
 
 
 class Rekeyed(NamedTuple):
-    """A key as a TPM would have made it, and a chain for it."""
+    """A key in the form of a TPM's key, and a chain for it."""
 
     key: WrappedKey
     chain: tuple[bytes, ...]

@@ -1,4 +1,4 @@
-"""Activation from file to confirmed generation, on a real TPM, cut off at every point and carried on."""
+"""Activation on a software TPM, from the file to the confirmed generation, interrupted at every point and continued."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -132,7 +132,8 @@ BEFORE_THE_PROOF_IS_KEPT = {
 
 
 AFTER = ("node.activation.start", "node.activation.prove", "node.confirm.send", "node.activation.clear")
-"""Sends, whose answers are lost, and the end; after a write stands what stands before the next step."""
+"""The points to stop at: each send (its answer is lost), and the end. The state after a write is the state before
+    the next step, so it needs no point."""
 
 
 @pytest.mark.parametrize("point", [f"before {name}" for name in POINTS] + [f"after {name}" for name in AFTER])
@@ -145,7 +146,7 @@ async def test_cut_off_anywhere_it_goes_on_in_the_same_generation(
     cut.clear()
     licence = await run(State(state.directory), tpm, file)
     started = len([request for request in fabric.requests if request.path == "/v1/activations"])
-    # Cut off at its very end it was over: the repeat is an activation of its own.
+    # An interruption at the very end comes after the activation's end. So the repeat is a new activation.
     again = point == "after node.activation.clear"
     assert licence.identity.generation == fabric.last_generation == fabric.confirmed == (2 if again else 1)
     assert licence.verdict().gate_open

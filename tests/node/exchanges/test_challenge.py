@@ -1,4 +1,4 @@
-"""The TPM's part of activation and renewal, against challenges that the simulator makes for this chip."""
+"""The TPM's part of activation and renewal, with challenges that the simulator makes for this chip."""
 
 import os
 

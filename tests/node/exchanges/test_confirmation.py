@@ -1,4 +1,4 @@
-"""Confirming a stored generation: what has happened at the end, and what is left when it fails."""
+"""Confirmation of a stored generation: the state after it, and the state after a failure."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ CONFIRM = "/v1/node/confirm"
 
 
 class Waiting:
-    """A node in generation 1 whose generation 2 waits for its confirmation."""
+    """A node in generation 1. Its generation 2 is not confirmed yet."""
 
     def __init__(self, directory: Path, fabric: Fabric, machine: Machine, tpm: Tpm) -> None:
         self.state = install(directory, fabric, machine.ak, machine.node_key)

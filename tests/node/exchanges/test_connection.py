@@ -1,4 +1,4 @@
-"""The session that is held: when it serves, what replaces it, and that nothing of it stays once it is closed."""
+"""The agent's session: when it can be used, when it is replaced, and that nothing of it remains after `close`."""
 
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -98,7 +98,7 @@ async def test_the_one_before_is_closed(connection: Connection, credentials: Cre
 
 
 async def test_it_is_forgotten_before_it_is_closed(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Closing waits; no other task may meet a client that is being closed."""
+    """`close` waits. Meanwhile no other task may use the client."""
     seen: list[Service | None] = []
     aclose = Service.aclose
 

@@ -1,4 +1,5 @@
-"""One contact with the cloud: what it asks, what counts as an answer, and how it recovers from a rotation or an expired certificate."""
+"""One contact with the cloud: its requests, the answers that count, and the recovery from a rotation or an expired
+certificate."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -59,7 +60,7 @@ async def contact(state: State, tpm: Tpm) -> AsyncIterator[Contact]:
 
 
 def asked(fabric: Fabric) -> list[str]:
-    """The paths that were asked for, in order."""
+    """The paths of the requests, in order."""
     return [request.path for request in fabric.requests]
 
 
@@ -146,7 +147,7 @@ def targets_of(fabric: Fabric) -> dict[str, bytes]:
 async def test_the_trust_on_the_disk_is_brought_up_to_date_from_the_repository(
     fabric: Fabric, machine: Machine, tpm: Tpm, tmp_path: Path
 ) -> None:
-    """All of it: the old trust as it was published, a real repository with the new one, and a cloud under it."""
+    """A complete rotation: the old trust is stored, a real repository and the cloud have the new trust."""
     with Repository(targets_of(fabric), now=utc_now()).served() as repository:
         state = install(tmp_path / "state", fabric, machine.ak, machine.node_key)
         await published.bootstrap(repository.url, repository.pin, state.directory)
@@ -285,7 +286,7 @@ async def test_a_superseded_node_with_an_expired_certificate_learns_it(contact: 
 async def test_slept_through_the_rotation_and_past_the_certificate(
     contact: Contact, fabric: Fabric, refreshes: Refreshes
 ) -> None:
-    """Neither the servers nor the issuer of its certificate are what it knew."""
+    """The node's trust has neither the servers' issuers nor the issuer of its new certificate."""
     rotate(fabric)
     fabric.taken = set()
     await contact.attempt()
@@ -326,7 +327,7 @@ async def test_a_renewal_that_waits_holds_nothing_up(contact: Contact, fabric: F
 async def test_a_renewal_whose_answer_does_not_verify_holds_nothing_up(
     contact: Contact, fabric: Fabric, refreshes: Refreshes
 ) -> None:
-    """Stored at the cloud, it would come at every contact, and the lease would end over it."""
+    """The cloud would return the same bad certificate at every contact, until the lease ends."""
     await contact.attempt()
     route, issuing, early = fabric._route, fabric.nodes, authority("nodes 2", fabric.root)
 
@@ -376,7 +377,7 @@ async def test_no_answer_without_a_signed_word_changes_a_state(contact: Contact,
     before = contact.licence.presented
     for number, (name, answer) in enumerate(BAD.items(), start=1):
         if path == STATEMENT:
-            # Asked for over a session that is held.
+            # Fetched over the present session.
             assert await contact.attempt()
         fabric.answers[path] = answer
         assert not await contact.attempt(), name
@@ -433,7 +434,7 @@ async def test_a_refusal_with_a_forged_statement_is_silence(contact: Contact, fa
 
 
 async def test_a_revoked_session_learns_why_by_a_new_proof(contact: Contact, fabric: Fabric) -> None:
-    """The refusal of a kept-alive connection says nothing; the new proof brings the signed word."""
+    """A refusal over the present session proves nothing. The new proof gets the signed statement."""
     await contact.attempt()
     fabric.revoke()
     assert await contact.attempt()

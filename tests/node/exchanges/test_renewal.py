@@ -1,4 +1,4 @@
-"""Renewal on a real TPM: over a session, by fresh evidence, for another key; and what a crash or a lost answer leaves."""
+"""Renewal on a software TPM: over a session, with fresh evidence, for a new key; after a crash or a lost answer."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -48,7 +48,7 @@ def stored(state: State) -> Identity:
 
 
 def works(state: State, tpm: Tpm) -> None:
-    """Exactly one key is in force, it is the certificate's, and this TPM has it."""
+    """Exactly one key is in force. The certificate certifies it, and this TPM can load it."""
     identity = stored(state)
     signature = tpm.call(lambda esys: keys.sign(esys, identity.node_key, b"x"))
     assert signature
@@ -144,7 +144,7 @@ async def test_a_rekey_changes_key_and_certificate_together(
 async def test_a_lost_answer_is_asked_for_again_with_the_same_proof(
     state: State, licence: Licence, renewal: DeviceRenewal, tpm: Tpm, fabric: Fabric
 ) -> None:
-    """The cloud has taken the new key, and the old one opens nothing: the stored proof is the way back."""
+    """The cloud has accepted the new key, and the old key opens no session. The stored proof recovers the node."""
     before = licence.identity
 
     async def lose(request: Request) -> bytes:

@@ -1,4 +1,4 @@
-"""Slots, jitter, back-off: within bounds for any node, time and randomness; and a fleet that spreads."""
+"""Slots, jitter and back-off: within their bounds for every node, time and random number; and how a fleet spreads."""
 
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -134,7 +134,7 @@ def test_a_lease_orders_renewed_what_was_made_before() -> None:
     ordered = msgspec.structs.replace(LEASE, renew_device_after=order)
 
     def due(made_at: datetime, now: datetime) -> bool:
-        # `notBefore` is backdated by the skew.
+        # `notBefore` is the time of issue minus the clock skew.
         return schedule.device_renewal_ordered(certificate(made_at - CLOCK_SKEW), ordered, now, NODE, 600)
 
     assert not due(T0, order - timedelta(seconds=1))

@@ -1,4 +1,4 @@
-"""Log-in by the TPM's key: what is sent, what is checked, what is kept."""
+"""Opening a session with the TPM's key: the proof, the checks of the answer, and what is stored (nothing)."""
 
 from pathlib import Path
 
@@ -94,7 +94,7 @@ async def test_a_closed_generation_learns_why(cloud: Fabric, machine: Machine, t
 
 
 def another(what: str, cloud: Fabric, machine: Machine) -> object:
-    """A session certificate that is not the one that was asked for."""
+    """A session certificate that is not the requested one."""
     own = machine.node_key.public_key()
 
     async def answer(request: Request) -> Reply:

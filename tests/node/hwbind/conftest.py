@@ -1,4 +1,4 @@
-"""One software TPM for all tests here, and a port to it."""
+"""Fixtures: one software TPM for all tests of this folder, and a port to it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +11,7 @@ from node.hwbind.tpm import Tpm
 
 @pytest.fixture(scope="session")
 def chip(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SoftTpm]:
-    """A running chip; tests leave it thawed and with a resource manager, but may clear it."""
+    """A running chip. A test may clear it, and leaves it thawed and with a resource manager."""
     directory: Path = tmp_path_factory.mktemp("tpm")
     with SoftTpm(directory / "chip", ca=directory / "ca", bus=shared_bus()) as running:
         yield running

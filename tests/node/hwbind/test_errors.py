@@ -1,4 +1,4 @@
-"""Faults of the TPM, as a user reads them."""
+"""Faults of the TPM: text, code, exit code and advice."""
 
 import pytest
 

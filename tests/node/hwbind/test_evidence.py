@@ -1,4 +1,4 @@
-"""Evidence as it goes out: the TPM's own bytes, bound to the challenge and the request."""
+"""Evidence as it is sent: the TPM's own bytes, bound to the challenge and the request."""
 
 import hashlib
 

@@ -1,4 +1,4 @@
-"""Fingerprint components read from made-up machines."""
+"""Fingerprint components, read from simulated machines."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,7 +35,7 @@ def no_udev(device: Path) -> Mapping[str, str]:
 
 
 def build(root: Path, changes: Mapping[str, str | None] | None = None, links: Mapping[str, str] | None = None) -> Path:
-    """A machine under `root`; a change to None leaves the file out."""
+    """A simulated machine under `root`. A change to None leaves the file out."""
     for name, text in {**MACHINE, **(changes or {})}.items():
         if text is not None:
             path = root / name
@@ -140,7 +140,7 @@ def test_the_address_of_a_bonded_card_is_its_own(tmp_path: Path) -> None:
 
 
 def test_the_disks_under_an_encrypted_mirror(tmp_path: Path) -> None:
-    """/ on dm-0 (LUKS) on md0 (RAID 1) on sda2 and sdb2: the lower of the two serials, whatever the order of the disks."""
+    """`/` is on dm-0 (LUKS), on md0 (RAID 1), on sda2 and sdb2. The lower serial counts."""
     root = build(
         tmp_path,
         {

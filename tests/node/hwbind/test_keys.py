@@ -1,4 +1,4 @@
-"""The keys: made, loaded again, used; what another chip or a cleared one makes of them."""
+"""The keys: made, loaded again and used; and refused by another chip and by a cleared chip."""
 
 from functools import partial
 from pathlib import Path

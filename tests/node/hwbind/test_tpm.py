@@ -1,4 +1,4 @@
-"""The port: bounds, recovery and the classes of faults, on a real TPM simulator behind a resource manager."""
+"""The port: bounds, recovery and classes of faults, on a software TPM behind a resource manager."""
 
 import errno
 import os
@@ -71,7 +71,7 @@ def test_every_code_has_its_class(code: int, kind: type[errors.TpmError]) -> Non
 def test_every_class_says_what_to_do() -> None:
     kinds = errors.TpmError.__subclasses__()
     assert len(kinds) == 9
-    assert len({kind.code for kind in kinds} | {errors.TpmError.code}) == 9  # TpmFailed keeps the base's
+    assert len({kind.code for kind in kinds} | {errors.TpmError.code}) == 9  # TpmFailed has its base's code
     for kind in kinds:
         assert kind.summary.startswith("cannot ")
         assert kind.advice
@@ -106,14 +106,14 @@ def test_a_device_that_does_not_open(monkeypatch: pytest.MonkeyPatch, number: in
     def refuse(path: str, flags: int) -> int:
         raise OSError(number, os.strerror(number))
 
-    # Root opens everything, so the refusal is the operating system's word put in its mouth.
+    # Root may open every file, so the test raises the operating system's refusal itself.
     monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(kind):
         DeviceLink.open("/dev/tpmrm0")
 
 
 def test_the_device_link_speaks_to_a_tpm(chip: SoftTpm) -> None:
-    """A stream to the emulator stands for the device: the same commands, responses and silence."""
+    """A stream to the software TPM takes the place of the device: same commands, same responses, same silence."""
 
     def connect(tcti: str) -> DeviceLink:
         stream = socket.socket(socket.AF_UNIX)

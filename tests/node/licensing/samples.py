@@ -54,7 +54,7 @@ RING = KeyRing([verification_key(KEY), verification_key(OTHER_KEY)])
 
 
 def _head(node: NodeId, generation: int, seq: int, issued_at: datetime = T0) -> dict[str, Any]:
-    """What every statement begins with."""
+    """The fields that every statement has."""
     return {
         "trust_domain": HOLDER.trust_domain,
         "tenant": TENANT,
@@ -98,9 +98,9 @@ def changed(lease: Lease, **fields: object) -> Lease:
 
 
 def damaged_forms(path: Path) -> Iterator[bytes]:
-    """Give the file every form with one changed byte, then every shorter length; yields what it holds each time.
+    """Write every form of the file with one changed byte, then every shorter length. Yields the content each time.
 
-    Changed in place: rewriting a file thousands of times makes the file system flush each time.
+    The file is changed in place: a rewrite would make the file system flush thousands of times.
     """
     sound = path.read_bytes()
     descriptor = os.open(path, os.O_RDWR)
@@ -118,7 +118,7 @@ def damaged_forms(path: Path) -> Iterator[bytes]:
 
 
 def in_child(work: Callable[[], None]) -> int:
-    """Run `work` in a forked child; its exit code: 0 done, 9 died at the fault point, 1 raised."""
+    """Run `work` in a forked child. Returns its exit code: 0 done, 9 died at the fault point, 1 raised an error."""
     pid = os.fork()
     if pid == 0:
         code = 1
@@ -131,7 +131,7 @@ def in_child(work: Callable[[], None]) -> int:
 
 
 def dying_at(name: str, stage: str, work: Callable[[], None]) -> Callable[[], None]:
-    """`work`, in a process that is gone without any cleaning up at that point."""
+    """Run `work` in a process that ends at that point without any clean-up."""
 
     def hook(point: str, when: faults.Stage) -> None:
         if (point, when) == (name, stage):

@@ -1,4 +1,4 @@
-"""What is stored of what the cloud says: one row a step, and revocation against everything."""
+"""Which statements are stored: one row for each step, and a revocation after every other evidence."""
 
 import pytest
 

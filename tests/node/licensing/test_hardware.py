@@ -1,4 +1,4 @@
-"""The hardware check: which answer of the TPM is recorded as what, and what it ends."""
+"""The hardware check: how each answer of the TPM is recorded, and which answers raise an error."""
 
 from datetime import timedelta
 
@@ -67,7 +67,7 @@ async def test_a_chip_that_answers_with_an_error_is_tolerated_until_the_lease_ne
 
 
 async def test_the_lease_is_looked_at_once_the_chip_has_failed(machine: Machine) -> None:
-    """A slow chip takes seconds, and the lease may have come to its refresh meanwhile."""
+    """A slow chip takes seconds. Meanwhile the lease may become due for refresh."""
     events: list[str] = []
 
     class Slow(FailingTpm):

@@ -1,4 +1,4 @@
-"""The licence's order (verify, store, use), and what it makes of the cloud's statements, good and bad."""
+"""The licence: the order verify, store, use; and the result of each of the cloud's statements, good and bad."""
 
 import errno
 import os
@@ -131,7 +131,7 @@ def test_what_is_used_after_an_answer_is_what_the_next_start_reads(
 
 
 def test_a_snapshot_is_one_reading_of_the_clock(licence: Licence, fabric: Fabric, tmp_path: Path) -> None:
-    """A lease that ends between two readings would be current in one half of an answer and over in the other."""
+    """One reading of the clock: otherwise half of an answer could show the lease as current, and half as ended."""
     apply(licence, fabric, fabric.lease())
     assert licence.lease is not None
     end = licence.lease.terminate_at
@@ -188,7 +188,7 @@ def test_what_closes_the_gate_is_used_on_a_full_disk(
     with pytest.raises(DiskFull):
         licence.retry_storing()
     assert again(licence, tmp_path).verdict().gate_open
-    # As soon as there is room it is written down, so that a restart does not forget it.
+    # It is stored as soon as the disk has room, so that a restart does not lose it.
     monkeypatch.setattr("os.rename", rename)
     licence.retry_storing()
     assert again(licence, tmp_path).verdict().state == licence.verdict().state == state
@@ -307,7 +307,7 @@ def test_a_forged_statement_changes_nothing(licence: Licence, fabric: Fabric, po
 
 
 def test_a_withdrawn_key_voids_what_it_signed_until_it_is_signed_again(licence: Licence, fabric: Fabric) -> None:
-    """What is held is kept until the re-signed statement is at hand."""
+    """The stored statement is kept until the re-signed one has come."""
     apply(licence, fabric, fabric.lease())
     fabric.keys["lease"] = ec.generate_private_key(ec.SECP256R1())
     licence.trust._value = trust_of(fabric)

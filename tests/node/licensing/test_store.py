@@ -1,4 +1,4 @@
-"""Statements and tombstones on disk: every edit is noticed, nothing damaged opens the gate, crashes leave old or new."""
+"""Statements and tombstones on disk: edits are found, damage never opens the gate, a crash leaves old or new."""
 
 import os
 import resource
@@ -82,7 +82,7 @@ def test_licence_files_put_back_do_not_undo_a_tombstone(store: LicenceStore) -> 
 
 @pytest.mark.parametrize("which", ["statement", "tombstone"])
 def test_every_changed_byte_and_every_truncation_is_noticed(store: LicenceStore, which: str) -> None:
-    """A tombstone lies beside the lease of before; each damaged form must keep the gate shut, and stay on the disk."""
+    """A tombstone is stored beside an earlier lease. Each damaged form keeps the gate closed, and stays on the disk."""
     store.record(Accept(LEASE), T0)
     path = store.statement_path(1)
     if which == "tombstone":

@@ -1,4 +1,4 @@
-"""Every state of the table, every boundary instant, and what must hold for any evidence."""
+"""The verdict: every state of the table, every boundary instant, and the properties that hold for any evidence."""
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta

@@ -1,4 +1,4 @@
-"""The three outcomes of every exchange: an answer, a conclusive refusal, or nothing that counts."""
+"""The outcomes of a call: an answer, a conclusive refusal, or an unreachable cloud."""
 
 import gzip
 from collections.abc import Awaitable, Callable
@@ -139,7 +139,7 @@ async def test_each_service_is_asked_at_its_own_address(fabric: Fabric) -> None:
 
 @pytest.mark.parametrize("activation", ["", "../../v1/tokens", "act_1?x", "act_0" + "1" * 24 + "\n", "x" * 70_000])
 async def test_ids_of_an_answer_are_ids(fabric: Fabric, activation: str) -> None:
-    """They stand in a path and in file names later."""
+    """The ids are later used in a path and in file names."""
     body = {
         "activation": activation,
         "credential_blob": "",
@@ -157,7 +157,7 @@ async def test_ids_of_an_answer_are_ids(fabric: Fabric, activation: str) -> None
 
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bounds as they are, but in hundredths of seconds."""
+    """The bounds, in hundredths of seconds instead of seconds."""
     monkeypatch.setattr(api, "ANSWER_SECONDS_MAX", 0.2)
     monkeypatch.setattr(api, "CONNECT_SECONDS_MAX", 0.2)
     monkeypatch.setattr(api, "EVENT_MARGIN_SECONDS", 0.2)
@@ -182,7 +182,7 @@ async def test_a_silent_server_is_given_up(fabric: Fabric, ask: Callable[[Servic
 
 @pytest.mark.usefixtures("soon")
 async def test_a_server_that_drips_is_given_up(fabric: Fabric) -> None:
-    """Each byte comes in time, the whole answer does not."""
+    """Each byte comes in time; the complete answer does not."""
 
     async def connection(_service: str, stream: trio.SSLStream[trio.SocketStream]) -> None:
         await drip(stream)

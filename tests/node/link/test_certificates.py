@@ -1,4 +1,4 @@
-"""What a node refuses of a certificate that was made for it: one mutation, the exact step."""
+"""Checks of an issued certificate: each mutation is refused at its exact step."""
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -74,7 +74,7 @@ def chain(
 
 
 def by(other: Any) -> Chain:
-    """A chain by another issuer of the same name."""
+    """A chain of another issuer with the same name."""
     name = subject((NameOID.COMMON_NAME, NODE), (NameOID.SERIAL_NUMBER, "2"))
     san = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(NODE_URI)])
     usage = x509.ExtendedKeyUsage([x509.ObjectIdentifier(EKU_DEVICE)])
@@ -151,7 +151,7 @@ def test_one_other_expectation_one_step(changes: dict[str, Any], step: int) -> N
 
 
 def test_what_it_should_be_is_accepted() -> None:
-    """Not a CA may be said aloud; the first and the last instant count."""
+    """Basic constraints may say that the leaf is no CA. The first and the last instant of its validity count."""
     for good, now in (
         (chain(), NOW),
         (chain(ca=False), NOW - CLOCK_SKEW),

@@ -1,4 +1,4 @@
-"""TLS of the agent against real servers: who is spoken to, who is not, and where the session key has been."""
+"""TLS of the agent with real servers: which servers are accepted, and where the session key is stored."""
 
 import re
 import socket
@@ -39,7 +39,7 @@ async def test_the_right_server_is_asked(fabric: Fabric) -> None:
 
 
 def stranger(fabric: Fabric) -> Authority:
-    """A CA of services of another installation."""
+    """An issuing CA of services of another installation."""
     return authority("services", authority("root"))
 
 
@@ -99,7 +99,7 @@ async def test_a_server_of_an_older_tls_is_refused(nursery: trio.Nursery) -> Non
 
 
 async def test_cancelled_in_the_handshake_the_connection_is_closed(nursery: trio.Nursery) -> None:
-    """The server sees its end at once, not when the collector comes by."""
+    """The server sees the end of the connection at once, not at the next garbage collection."""
     closed = trio.Event()
 
     async def silent(stream: trio.SocketStream) -> None:
@@ -167,7 +167,7 @@ async def test_the_session_certificate_is_shown_to_the_server(fabric: Fabric) ->
 
 
 def test_the_session_key_is_in_memory_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every file that is opened meanwhile, by Python, is the memory file; and it is gone at the end."""
+    """The memory file is the only file that Python opens meanwhile, and it is gone at the end."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     fabric = Fabric()
     opened: list[str] = []
@@ -212,7 +212,7 @@ assert resource.getrlimit(resource.RLIMIT_CORE) == (0, 0)
 
 
 def test_the_session_key_loads_in_a_hardened_process_of_another_user() -> None:
-    """Without PR_SET_DUMPABLE the files of /proc/self are root's: the memory file must open all the same."""
+    """With PR_SET_DUMPABLE = 0 the files of /proc/self belong to root. The memory file must still open."""
     done = subprocess.run([sys.executable, "-c", _AS_NOBODY], capture_output=True, check=False, timeout=30)
     assert done.returncode == 0, done.stderr.decode()
 

@@ -1,4 +1,4 @@
-"""The command line's side of the socket."""
+"""The client of the socket, which the command line uses."""
 
 import socket
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the process takes from itself, seen from inside a child that has done it."""
+"""Core dumps and ptrace are forbidden, as a child process sees it that has called `no_core_dumps`."""
 
 import ctypes
 import resource

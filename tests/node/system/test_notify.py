@@ -1,4 +1,4 @@
-"""sd_notify: what arrives on the socket, and that nothing happens without one."""
+"""sd_notify: the messages on the socket, and that nothing happens without a socket."""
 
 import socket
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What the tests of the trust share: publishing it, reading its files, and an update that is refused."""
+"""Helpers of the tests of the trust: publish it, read its files, and expect a refused update."""
 
 from collections.abc import Callable
 from datetime import datetime, timedelta

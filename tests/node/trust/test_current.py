@@ -1,4 +1,4 @@
-"""The trust in use: every part sees a refresh, and refreshes run one at a time."""
+"""The trust in use: every part sees a refresh, and one refresh runs at a time."""
 
 from pathlib import Path
 
@@ -48,7 +48,7 @@ async def test_a_repository_out_of_reach_leaves_the_value(trust: CurrentTrust, m
 async def test_the_trust_is_refreshed_by_one_at_a_time(
     trust: CurrentTrust, refreshes: Refreshes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The daily refresh and a recovery: the slower of two must not put the older trust in the place of the newer."""
+    """Two refreshes overlap. The slower one must not replace the newer trust by the older one."""
     gates = [trio.Event(), trio.Event()]
     finish = iter(gates)
     refresh = refreshes.refresh

@@ -1,4 +1,4 @@
-"""The trust on the disk: generations that are published whole or not at all, and damage that is noticed."""
+"""The trust on the disk: a generation is stored completely or not at all, and damage is found."""
 
 import errno
 import os
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 
 class CrashedError(BaseException):
-    """Stands for the end of the process: nothing catches it."""
+    """Takes the place of the end of the process: no code catches it."""
 
 
 @pytest.mark.slow

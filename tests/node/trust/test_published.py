@@ -1,4 +1,4 @@
-"""The trust as values: what `bootstrap` publishes, `load` reads back and `refresh` replaces."""
+"""The trust as values: `bootstrap` stores it, `load` reads it, `refresh` replaces it."""
 
 import stat
 import subprocess

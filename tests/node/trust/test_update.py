@@ -1,4 +1,4 @@
-"""One update from a real repository over HTTP: what it follows, what it refuses, and what is then kept."""
+"""One update from a real repository over HTTP: which changes it follows, which it refuses, and which files remain."""
 
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler

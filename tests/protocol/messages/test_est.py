@@ -1,4 +1,4 @@
-"""The encodings of EST: what goes out can be read by others, and what comes in is refused for anything else."""
+"""The encodings of EST: other tools can read the sent ones, and every other form is refused when received."""
 
 import base64
 import subprocess

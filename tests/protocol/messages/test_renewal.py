@@ -1,4 +1,4 @@
-"""Messages of a renewal with fresh evidence: the address of the proof, and requests with a field too many."""
+"""Messages of a renewal with fresh evidence: the path of the proof, and requests with an unknown field."""
 
 import msgspec
 import pytest

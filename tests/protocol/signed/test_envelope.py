@@ -26,7 +26,7 @@ def test_vectors_are_literal() -> None:
 
 
 def verify_any(name: str, token: str) -> None:
-    """Verify a token as the document that the vector `name` is. Raises what the verification raises."""
+    """Verify a token as the document of the vector `name`. Raises the errors of the verification."""
     if name == "session-proof":
         open_proof(token, examples.KEYS["node"].public_key())
     elif name == "freshness":
@@ -37,7 +37,7 @@ def verify_any(name: str, token: str) -> None:
 
 @pytest.mark.parametrize("name", VECTORS)
 def test_any_single_character_change_never_verifies(name: str) -> None:
-    """Every position, with the neighbouring letter (which changes loose trailing bits, if any) and with one of chance."""
+    """Change every position: to the neighbouring letter, which changes loose trailing bits, and to a random letter."""
     token = VECTORS[name]["token"]
     verify_any(name, token)
     alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_."
@@ -86,7 +86,7 @@ def test_one_mutation_of_the_form(name: str) -> None:
     ],
 )
 def test_headers_that_are_refused(header: bytes, step: int) -> None:
-    """Algorithm confusion, another type, other spellings, and headers that want to be understood or bring a key."""
+    """Algorithm confusion, another type, other encodings, and headers with `crit` or a key."""
     from protocol.encoding import b64url_encode
 
     token = ".".join(b64url_encode(part) for part in (header, b"{}", bytes(64)))

@@ -1,4 +1,4 @@
-"""Freshness: it holds for the question that was asked, and for no other."""
+"""Freshness: it verifies for its own nonce, node and statement, and for no other."""
 
 import pytest
 

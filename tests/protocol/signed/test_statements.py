@@ -1,4 +1,4 @@
-"""Statements: literal vectors, one-mutation tables of lease and published key, and the order of a stream."""
+"""Statements: literal vectors, tables of single mutations of lease and key, and the order of a stream."""
 
 from datetime import timedelta
 

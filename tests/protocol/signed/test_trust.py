@@ -1,4 +1,4 @@
-"""The targets of the published trust: their form, and the ring of the keys that may sign."""
+"""The targets of the published trust: their form, and the key ring."""
 
 import msgspec
 import pytest

@@ -11,7 +11,7 @@ FILE = Path(__file__).with_name("documents.json")
 
 
 def made() -> dict[str, dict[str, str]]:
-    """Name -> typ, payload as it is signed, token."""
+    """The vectors: name -> typ, signed payload, token."""
     documents = {}
     for name, (typ, key, value) in examples.DOCUMENTS.items():
         payload = json_encode(value)
@@ -20,7 +20,7 @@ def made() -> dict[str, dict[str, str]]:
 
 
 def vectors() -> dict[str, dict[str, str]]:
-    """The literal documents, as they are kept."""
+    """The literal documents in `documents.json`."""
     kept: dict[str, dict[str, str]] = json.loads(FILE.read_text())
     return kept
 

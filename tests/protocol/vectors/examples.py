@@ -1,4 +1,4 @@
-"""The values behind the vectors: one of each document, with fixed ids, dates and keys."""
+"""The values of the vectors: one of each document, with fixed ids, dates and keys."""
 
 from datetime import UTC, datetime, timedelta
 
