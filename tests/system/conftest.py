@@ -1,4 +1,4 @@
-"""What the system tests share: two chips of one maker, and a cloud that is initialised once and copied."""
+"""Fixtures of the system tests: two software TPMs of one maker, a cloud that is copied for each test, and a machine."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +14,7 @@ from tests.system.support.harness import new_cloud, new_machine
 
 @pytest.fixture(scope="session")
 def chips(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SoftTpm, SoftTpm]]:
-    """Two TPMs of one maker, behind a resource manager each."""
+    """Two software TPMs of one maker, each behind its own resource manager."""
     directory = tmp_path_factory.mktemp("chips")
     first = SoftTpm(directory / "a", ca=directory / "maker", bus=shared_bus())
     second = SoftTpm(directory / "b", ca=directory / "maker", bus=shared_bus())
@@ -24,13 +24,13 @@ def chips(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SoftTpm, S
 
 @pytest.fixture(scope="session")
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Cloud:
-    """A cloud as `cascade init` leaves it; never started, copied by `cloud`."""
+    """A cloud after `cascade init`. It is never started; `cloud` copies it."""
     return new_cloud(tmp_path_factory.mktemp("installation")).init()
 
 
 @pytest.fixture
 def cloud(tmp_path: Path, installation: Cloud) -> Iterator[Cloud]:
-    """A cloud of one's own, up."""
+    """A running copy of `installation`, for one test."""
     copy = new_cloud(tmp_path).copy_from(installation)
     with ended(copy):
         copy.up()
@@ -39,7 +39,7 @@ def cloud(tmp_path: Path, installation: Cloud) -> Iterator[Cloud]:
 
 @pytest.fixture
 def machine(tmp_path: Path, chips: tuple[SoftTpm, SoftTpm]) -> Iterator[Machine]:
-    """A bare machine with the first chip."""
+    """A machine with the first chip and without state."""
     bare = new_machine(tmp_path, chips[0])
     with ended(bare):
         yield bare

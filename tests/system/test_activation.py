@@ -1,4 +1,4 @@
-"""Activation as people meet it: the same chip is the same node, and what is refused changes nothing."""
+"""Activation with the real commands: the same chip stays the same node in the same seat."""
 
 import shutil
 from pathlib import Path
@@ -23,21 +23,21 @@ def test_the_same_chip_is_the_same_node_in_the_same_seat(
     (node,) = cloud.run("node", "list", "--tenant", tenant)
     assert node["tier"] == "attested"
     assert sum(code["seats_taken"] for code in cloud.run("code", "list", tenant)) == 1
-    # The generations before are closed at the issuer too: one device certificate is valid, that of the last.
+    # Breakwater has closed the earlier generations as well: only the last device certificate is valid.
     valid = "SELECT generation FROM certificate WHERE profile = 'device' AND state = 'issued'"
-    wait_until("the closing at the issuer", lambda: cloud.rows("breakwater", valid) == [(3,)])
+    wait_until("Breakwater closes the earlier generations", lambda: cloud.rows("breakwater", valid) == [(3,)])
     states = cloud.rows("fabric", "SELECT number, state FROM generation ORDER BY number")
     assert states == [(1, "closed"), (2, "closed"), (3, "confirmed")]
 
 
-def test_a_state_that_another_activation_has_overtaken_is_told_so(
+def test_a_superseded_state_directory_is_reported_as_superseded(
     cloud: Cloud, machine: Machine, chips: tuple[SoftTpm, SoftTpm], tmp_path: Path
 ) -> None:
     tenant = cloud.tenant(chips[0])
     machine.run("activate", str(cloud.code(tenant)))
     reinstalled = new_machine(tmp_path, chips[0], "reinstalled")
     reinstalled.run("activate", str(cloud.code(tenant)))
-    # The disk of before, in the same machine: its generation is over, by a signed word.
+    # The first state directory, in the same machine: a signed statement says that its generation is superseded.
     assert machine.launch().wait() == 81
     assert "superseded" in machine.run("status", expect=81)["license"]["reason"]
     with ended(reinstalled):
@@ -54,7 +54,7 @@ def test_two_chips_are_two_nodes_in_two_seats(
     second = new_machine(tmp_path, chips[1], "second").run("activate", file)
     assert first["node"] != second["node"]
     assert [code["seats_taken"] for code in cloud.run("code", "list", tenant)] == [2]
-    # A state directory that went with the disk to another machine opens no gate there, and gives nothing away.
+    # A state directory copied to another machine does not open the gate there.
     moved = new_machine(tmp_path, chips[1], "moved")
     shutil.copytree(machine.state, moved.state)
     with ended(moved):
@@ -72,7 +72,7 @@ def test_the_same_chip_is_another_node_for_another_tenant(
     second = other.run("activate", str(cloud.code(cloud.tenant(chips[0], "two"))))
     assert first["node"] != second["node"]
     assert first["tenant"] != second["tenant"]
-    # Neither ends the other, and nothing that is kept of the chip is the same.
+    # Neither node ends the other, and Fabric stores a different hash of the EK for each tenant.
     (hashes,) = zip(*cloud.rows("fabric", "SELECT ek_hash FROM node"), strict=True)
     assert len(set(hashes)) == 2
     with ended(machine):

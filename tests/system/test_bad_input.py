@@ -1,7 +1,8 @@
-"""Bad input gets a stable code and what to do next, and changes nothing: over the wire, on the disk, from the TPM.
+"""Bad input over HTTP, on disk and from the TPM gets a stable code and a next step, and changes nothing.
 
-Both databases are compared row by row before and after a refusal, the state directory byte by byte. Forged evidence
-has its own table (`tests/cloud/fabric/attestation/test_evidence.py`); here stands what goes through HTTP and through processes.
+Each test compares both databases row by row before and after the refusal, and the state directory byte by byte. These
+tests go through HTTP and real processes. Forged evidence has its own table in
+`tests/cloud/fabric/attestation/test_evidence.py`.
 """
 
 import json
@@ -43,7 +44,7 @@ RUN_EXITS = frozenset({0, 2, 70, 80, 81, 87})
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, installation: Cloud) -> Iterator[World]:
-    """One cloud for this module. Tests that take it down bring it up again."""
+    """One cloud for this module. A test that stops it starts it again."""
     with world_of(installation, tmp_path_factory.mktemp("bad-input")) as made:
         yield made
 
@@ -55,7 +56,7 @@ def cloud(world: World) -> Cloud:
 
 @pytest.fixture
 def stranger(cloud: Cloud) -> PaperNode:
-    """A chip of its own node. Its RSA key is made once, for that takes long."""
+    """A simulated node with its own chip. Its RSA key is made once, because that takes long."""
     return PaperNode(cloud, "stranger")
 
 
@@ -63,7 +64,7 @@ def stranger(cloud: Cloud) -> PaperNode:
 
 
 def _bodies(good: object) -> dict[str, tuple[bytes, str, tuple[str, ...]]]:
-    """Name -> body, content type, codes that may answer it."""
+    """For each kind of bad body, by name: body, content type, and the accepted error codes."""
     encoded = good if isinstance(good, bytes) else json.dumps(_builtins(good)).encode()
     fields: dict[str, Any] = json.loads(encoded)
     wrong = {name: [[{"wrong": 1}]] if not isinstance(value, list) else 7 for name, value in fields.items()}
@@ -102,7 +103,7 @@ def test_malformed_oversized_and_wrongly_typed_bodies(world: World) -> None:
     for route in all_routes(world.cloud):
         good = world.body(route)
         if good is None or isinstance(good, bytes):
-            continue  # what is no JSON has a table of its own, beside its routes
+            continue  # the tests of each route that takes other bodies than JSON have a table of bad bodies
         cases = _bodies(good)
         with unchanged(world.cloud):
             for name, (body, media_type, codes) in cases.items():
@@ -116,7 +117,7 @@ def test_malformed_oversized_and_wrongly_typed_bodies(world: World) -> None:
 
 
 @pytest.mark.parametrize("raw", [b"\x16\x03\x01\x02\x00garbage\r\n\r\n", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n"])
-def test_what_is_not_http(world: World, raw: bytes) -> None:
+def test_bytes_that_are_not_http(world: World, raw: bytes) -> None:
     with unchanged(world.cloud), Wire(world.cloud) as wire:
         wire.send(raw)
         wire.answer().refused("malformed")
@@ -131,14 +132,14 @@ def test_codes_that_are_not_accepted(cloud: Cloud, world: World, stranger: Paper
     revoked_file = tmp_path / "revoked.json"
     revoked_id = cloud.run("code", "create", world.tenant, "--out", str(revoked_file))["code"]["id"]
     cloud.run("code", "revoke", revoked_id)
-    unknown = secret_of(revoked_file)[:-6]  # with a checksum that does not fit
+    unknown = secret_of(revoked_file)[:-6]  # without its end, so the checksum is wrong
     spent = secret_of(cloud.code(world.tenant, "--seats", "1"))
     PaperNode(cloud, "the one seat").activate(spent)
     wait_until("the end of the code", lambda: datetime.now(UTC) > expired_at)
     with unchanged(cloud):
         answers = [stranger.start(code).refused("code_refused") for code in ("", "cac_x", unknown, unknown + "aaaaaa")]
         answers.append(stranger.start(_other_code()).refused("code_refused"))
-        # Malformed and unknown codes are told apart by nothing.
+        # The answer to a malformed code equals the answer to an unknown code.
         assert all(answer == answers[0] for answer in answers)
         stranger.start(expiring).refused("code_expired")
         stranger.start(secret_of(revoked_file)).refused("code_revoked")
@@ -162,7 +163,7 @@ def test_the_agent_says_what_is_wrong_with_a_code(cloud: Cloud, chips: tuple[Sof
         "another format": ({**good, "format": 2}, 2, "activation_file_invalid"),
         "expired": (good, 77, "code_expired"),
         "revoked": (json.loads(out.read_text()), 77, "code_revoked"),
-        "nobody there": ({**good, "repository_url": "http://127.0.0.1:9"}, 69, None),
+        "no repository": ({**good, "repository_url": "http://127.0.0.1:9"}, 69, None),
     }
     wait_until("the end of the code", lambda: datetime.now(UTC) > expired_at)
     with unchanged(cloud):
@@ -184,7 +185,7 @@ def _other_code() -> str:
 # Evidence and certificate requests
 
 
-def test_chips_that_nobody_vouches_for(world: World, cloud: Cloud) -> None:
+def test_chips_without_a_trusted_maker(world: World, cloud: Cloud) -> None:
     with unchanged(cloud):
         PaperNode(cloud, "stranger", Maker.new("Unknown")).start(world.code).refused("tier_refused", "evidence_refused")
         node = PaperNode(cloud, "stranger")
@@ -195,7 +196,7 @@ def test_a_real_chip_of_an_untrusted_maker(
     cloud: Cloud, world: World, chips: tuple[SoftTpm, SoftTpm], tmp_path: Path
 ) -> None:
     machine = new_machine(tmp_path, chips[0])
-    file = str(cloud.code(world.tenant))  # of a tenant that trusts paper only
+    file = str(cloud.code(world.tenant))  # of a tenant that trusts only the maker of simulated chips
     with unchanged(cloud):
         error = machine.run("activate", file, expect=77)["error"]
     assert error["code"] in ("tier_refused", "evidence_refused")
@@ -203,7 +204,7 @@ def test_a_real_chip_of_an_untrusted_maker(
 
 
 def wishing(key: ec.EllipticCurvePrivateKey) -> bytes:
-    """A request for a CA's certificate with a name of its choice."""
+    """A CSR that asks for a CA certificate and for the name of a service."""
     names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier("spiffe://cascade.internal/service/fabric")])
     return (
         x509.CertificateSigningRequestBuilder()
@@ -241,7 +242,7 @@ def test_certificate_requests_at_the_activation(world: World, cloud: Cloud, stra
     challenge = stranger.start(world.code).into(Challenge)
     body = stranger.proof(challenge)
     csr = REQUESTS[name](stranger.node_key) if name in REQUESTS else request(new_key())
-    # The rest of the proof is right for this very request.
+    # The evidence is valid for this CSR.
     paper = PaperChip(
         ak=stranger.ak,
         node_key=stranger.node_key,
@@ -252,7 +253,7 @@ def test_certificate_requests_at_the_activation(world: World, cloud: Cloud, stra
     with unchanged(cloud):
         bent = type(body)(body.secret, csr, paper.key, body.fingerprint)
         stranger.prove(challenge, bent).refused("csr_refused", "evidence_refused")
-    # And nothing was spent: the same challenge still takes the right proof.
+    # The challenge is still open: the right proof succeeds.
     assert stranger.prove(challenge, stranger.proof(challenge)).status == 200
 
 
@@ -287,7 +288,7 @@ def test_secrets_of_another_challenge_or_another_tpm(world: World, cloud: Cloud,
         with unchanged(cloud, "fabric.activation.tries", "fabric.activation.state"):
             problem = stranger.prove(mine, body).refused("challenge_failed")
         assert f"tries left: {left}" in problem.detail
-    # The last wrong answer was the last: now the right one comes too late.
+    # The last allowed answer was wrong, so the right answer is refused now.
     with unchanged(cloud):
         stranger.prove(mine, stranger.proof(mine)).refused("activation_closed")
 
@@ -295,14 +296,14 @@ def test_secrets_of_another_challenge_or_another_tpm(world: World, cloud: Cloud,
 def test_a_replayed_proof(world: World, cloud: Cloud, stranger: PaperNode) -> None:
     first, second = (stranger.start(world.code).into(Challenge) for _ in range(2))
     body = stranger.proof(first)
-    # The evidence of one challenge, with the secret of another.
+    # The evidence is for the first challenge, and the secret is of the second.
     with unchanged(cloud):
         bent = type(body)(stranger.secret(second), body.csr, body.key, body.fingerprint)
         stranger.prove(second, bent).refused("evidence_refused")
     good = stranger.prove(first, body)
     assert good.status == 200
     with unchanged(cloud):
-        # The same bytes get the stored answer, others nothing.
+        # The same bytes get the stored answer; other bytes are refused.
         assert stranger.prove(first, body).body == good.body
         stranger.prove(first, stranger.proof(first)).refused("activation_closed")
         once(cloud, "fabric", "POST", "/v1/activations/act_00000000000000000000000000/proof", body).refused("not_found")
@@ -310,14 +311,14 @@ def test_a_replayed_proof(world: World, cloud: Cloud, stranger: PaperNode) -> No
 
 def test_an_expired_challenge(world: World, cloud: Cloud, stranger: PaperNode) -> None:
     challenge = stranger.start(world.code).into(Challenge)
-    # Ten minutes are too long to wait for: the time is moved, not the clock.
+    # A challenge lasts ten minutes, so the test changes the stored date instead of waiting.
     move(cloud, "UPDATE activation SET expires_at = ? WHERE id = ?", "2026-01-01 00:00:00+00:00", challenge.activation)
     with unchanged(cloud):
         stranger.prove(challenge, stranger.proof(challenge)).refused("challenge_expired")
 
 
 def move(cloud: Cloud, sql: str, *arguments: object) -> None:
-    """Write into the control plane's database, beside it."""
+    """Change one row of Fabric's database while Fabric runs."""
     connection = sqlite3.connect(cloud.directory / "fabric" / "database.sqlite", timeout=10)
     try:
         with connection:
@@ -388,7 +389,7 @@ def test_a_session_of_a_closed_generation(world: World, cloud: Cloud) -> None:
     assert old is not None
     wait_until("the closing", lambda: cloud.rows("fabric", "SELECT count(*) FROM node WHERE closing") == [(0,)])
     body = node.open_session(request(new_key()), device=old_device, signer=old_key, generation=old.generation)
-    once(cloud, "fabric", "POST", SESSIONS, body)  # the first time is written down
+    once(cloud, "fabric", "POST", SESSIONS, body)  # the first refusal records the delivery of the revocation
     with unchanged(cloud):
         problem = once(cloud, "fabric", "POST", SESSIONS, body).refused("generation_closed")
         assert problem.statement
@@ -434,7 +435,7 @@ def copies(cloud: Cloud, chips: tuple[SoftTpm, SoftTpm], tmp_path_factory: pytes
 
 @pytest.fixture
 def cloud_gone(world: World) -> Iterator[None]:
-    """For the length of a test."""
+    """The cloud is stopped during the test."""
     world.cloud.down()
     yield
     world.close()
@@ -464,7 +465,7 @@ def test_damaged_state_never_opens_the_gate(copies: Copies, cloud_gone: None) ->
     whole = copies.machine("whole")
     with ended(whole):
         whole.up()
-        assert whole.granted(), "what is whole does open it, here and now"
+        assert whole.granted(), "the undamaged state opens the gate"
         whole.down()
     cases = [(name, kind) for name in files_of(copies.saved) for kind in DAMAGES]
     for at in range(0, len(cases), AT_ONCE):
@@ -481,10 +482,10 @@ def test_damaged_state_never_opens_the_gate(copies: Copies, cloud_gone: None) ->
 
 
 def stays_shut(machine: Machine, case: str) -> None:
-    """The agent ends with one of its codes, or runs with the gate closed."""
+    """The agent exits with a documented code, or it runs and the gate is closed."""
     agent = machine.agent
     assert agent is not None
-    wait_until("an answer or an end", lambda: not agent.running or machine.answers())
+    wait_until("the agent answers or ends", lambda: not agent.running or machine.answers())
     if agent.running:
         assert machine.ask("/v1/license")["gate"] == "closed", case
         assert not machine.granted(), case
@@ -497,7 +498,7 @@ def stays_shut(machine: Machine, case: str) -> None:
 def test_state_of_another_node_or_generation(
     copies: Copies, cloud: Cloud, chips: tuple[SoftTpm, SoftTpm], tmp_path: Path, world: World
 ) -> None:
-    """A statement that is sound, but somebody else's."""
+    """A valid statement of another node does not open the gate."""
     other = new_machine(tmp_path, chips[1], "other")
     other.run("activate", str(cloud.code(cloud.tenant(chips[1], "other"))))
     mine = copies.machine("with another's statement")
@@ -549,13 +550,13 @@ def test_a_frozen_tpm_at_the_start_and_a_restarted_manager_while_running(copies:
     with ended(machine):
         machine.up()
         machine.wait_state("active")
-        # What an update of the resource manager does: the connection is lost, the agent goes on.
+        # An update of the resource manager closes the connection. The agent connects again.
         copies.chip.restart_resource_manager()
         machine.run("renew", expect=0)
         assert machine.granted()
         copies.chip.freeze()
         try:
-            # A frozen chip is no word about the licence: the agent answers, and the gate stays open.
+            # A frozen chip does not change the licence: the agent answers, and the gate stays open.
             waiting = machine.start("renew", "--json")
             stays_true("the gate is open", machine.granted, 3)
             second = copies.machine("frozen at its start")
@@ -566,7 +567,7 @@ def test_a_frozen_tpm_at_the_start_and_a_restarted_manager_while_running(copies:
             assert machine.granted()
         finally:
             copies.chip.thaw()
-        wait_until("the return of the TPM", lambda: machine.start("renew").wait(60) == 0, 60)
+        wait_until("a renewal once the TPM answers again", lambda: machine.start("renew").wait(60) == 0, 60)
         assert machine.granted()
         assert machine.down() == 0
 
@@ -605,14 +606,14 @@ def test_a_full_disk_leaves_the_old_state_intact(
         machine.up()
         assert machine.granted()
         node = machine.ask("/v1/status")["license"]["node"]
-        # What cannot be stored is not lost on the agent: it asks again, and what it has on disk stays whole.
+        # The agent cannot store the suspension. It keeps the suspension in memory, and the files on disk stay intact.
         cloud.run("node", "suspend", node)
         wait_until("the suspension", lambda: not machine.granted())
         assert machine.ask("/v1/status") is not None
         assert files_of(small_disk / "state") == before
         filler.unlink()
-        # A restart without the cloud would forget it otherwise.
-        wait_until("the writing of it", lambda: files_of(small_disk / "state") != before, 5)
+        # A restart without the cloud reads the suspension only from disk.
+        wait_until("the agent stores the suspension", lambda: files_of(small_disk / "state") != before, 5)
         assert machine.licence == "suspended"
         cloud.run("node", "resume", node)
         machine.wait_state("active")

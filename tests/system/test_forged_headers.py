@@ -1,9 +1,9 @@
-"""No header names a caller: every route of every service answers a forged one exactly as if it were not there.
+"""No header names a caller: every route of every service gives the same answer with and without forged headers.
 
-Routes come from the applications themselves. Each gets its request plain and with every header by which some proxy,
-gateway or mesh hands an identity on, naming another node, a service and an operator; once without a client
-certificate, once with another node's, and where an operator's token is wanted, with that too. Status, headers, body
-and audit rows must be the same, ids, dates, counters and random bytes aside.
+The test reads the routes from the applications. It sends the request of each route plain, and with every header by
+which a proxy, gateway or service mesh forwards an identity. The forged headers name another node, a service and an
+operator. The callers are: no client certificate, another node's certificate, and, where the route admits operators, an
+operator's token. Status, headers, body and audit rows must be equal, except ids, dates, counters and random bytes.
 """
 
 import base64
@@ -24,7 +24,7 @@ from tests.system.support.routes import RECIPES, Caller, Route, World, all_route
 from tests.system.support.wire import PLAINTEXT, Answer, once
 
 HEAD_BYTES = 12_000
-"""Of forged headers in one request; the listeners take 16 kB of head."""
+"""The bytes of forged headers in one request. The listeners accept 16 kB of request head."""
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, installation: Cloud) -> Iter
 
 
 def forgeries(world: World) -> dict[str, str]:
-    """Header -> value. The certificate is the victim's own: it is public."""
+    """Each header with its value. The forged certificate is the victim's real one, because certificates are public."""
     leaf, issuer = world.victim_session.chain
     certificate = x509.load_der_x509_certificate(leaf)
     pem = quote(certificate.public_bytes(Encoding.PEM).decode(), safe="")
@@ -140,14 +140,14 @@ def forgeries(world: World) -> dict[str, str]:
         "X-Cascade-Peer": spiffe,
         "X-Cascade-Operator": "root",
     }
-    # As a service, under the names that the two best known meshes use.
+    # These headers name a service, as the two best known service meshes do.
     headers["x-forwarded-client-cert-chain"] = f"By={spiffe};URI={service}"
     headers["x-client-identity-service"] = service
     return headers
 
 
 def batches(headers: dict[str, str]) -> list[dict[str, str]]:
-    """All of them, in as few requests as the bound on a request's head allows."""
+    """The headers, split into as few requests as `HEAD_BYTES` allows."""
     made: list[dict[str, str]] = [{}]
     for name, value in headers.items():
         if sum(len(n) + len(v) + 4 for n, v in made[-1].items()) + len(name) + len(value) > HEAD_BYTES:
@@ -156,7 +156,7 @@ def batches(headers: dict[str, str]) -> list[dict[str, str]]:
     return made
 
 
-# What may differ between two requests that are alike.
+# The parts of an answer that differ between two equal requests
 
 _ID = re.compile(r"\b(?:ten|node|code|act|tok|aud|cert)_[0-9a-z]{26}\b")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)?")
@@ -176,11 +176,11 @@ _RANDOM = {
 
 
 _AWAITED = {"renew_device_after"}
-"""Of leases: an order to renew, given by a request of this very test, that reaches a node some seconds later."""
+"""A field of leases. A request of this test makes a renewal order, which reaches the leases some seconds later."""
 
 
 class Plain:
-    """Takes out what is an id, a date, a counter or random; the two nodes and the tenant keep their names."""
+    """Replaces ids, dates, counters and random values in an answer. Each known node and the tenant get a fixed name."""
 
     def __init__(self, world: World) -> None:
         self._names = {
@@ -203,7 +203,7 @@ class Plain:
             return {self.text(key): self.value(item, key) for key, item in value.items() if key not in _AWAITED}
         if isinstance(value, list):
             if name == "items":
-                # Lists grow with each request that creates something; the first entries stand for all.
+                # A list grows with each request that creates an entry, so only the first entry is compared.
                 return [self.value(item) for item in value[:1]]
             return [self.value(item, name) for item in value]
         if isinstance(value, str):
@@ -232,7 +232,7 @@ class Plain:
 
 
 def _metric_names(answer: Answer) -> Any:
-    """Of `/metrics` the names of the numbers: each request changes the numbers themselves. Other bodies as they are."""
+    """The names of the metrics in an answer of `/metrics`, whose values change. Other bodies are returned unchanged."""
     if "version=0.0.4" not in answer.headers.get("content-type", ""):
         return answer.body
     lines = [line for line in answer.body.decode().splitlines() if not line.startswith("#")]
@@ -240,9 +240,9 @@ def _metric_names(answer: Answer) -> Any:
 
 
 class Observed:
-    """What a request left behind in the audit of both services."""
+    """The rows that a request adds to the audit of both services and to the certificates."""
 
-    # Breakwater's refusals leave a row each only so often an hour (tests/cloud/breakwater/test_refusal_audit.py).
+    # Breakwater audits only some refusals an hour (tests/cloud/breakwater/test_refusal_audit.py).
     _QUERIES = (
         ("fabric", "SELECT rowid, actor, action, object, tenant, outcome, detail FROM audit WHERE rowid > ?"),
         (
@@ -262,7 +262,7 @@ class Observed:
         self.rows()
 
     def rows(self) -> list[Any]:
-        """The rows since the last time."""
+        """The rows added since the last call."""
         found: list[Any] = []
         for index, (service, sql) in enumerate(self._QUERIES):
             rows = self._world.cloud.rows(service, sql, self._last[index])
@@ -276,9 +276,9 @@ class Observed:
 
 
 def prepared(world: World, route: Route) -> None:
-    """What has to be so for the request to do the same each time it is sent."""
+    """Restore the state that the route's request changes, so that each repetition has the same effect."""
     closing = "SELECT count(*) FROM node WHERE closing"
-    wait_until("the closing at the issuer", lambda: world.cloud.rows("fabric", closing) == [(0,)])
+    wait_until("Breakwater closes the generations", lambda: world.cloud.rows("fabric", closing) == [(0,)])
     action = route.entry.path.rpartition("/")[2]
     opposite = {"suspend": "resume", "resume": "suspend"}.get(action)
     if opposite and route.service == "fabric":
@@ -287,12 +287,10 @@ def prepared(world: World, route: Route) -> None:
         assert world.wire("fabric", "operator").ask("POST", path, {"reason": ""}, token).status == 200
 
 
-def test_every_route_answers_a_forged_header_as_if_it_were_not_there(
-    world: World, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_route_ignores_all_forged_headers(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     routes = all_routes(world.cloud)
     assert {route.name for route in routes} == set(RECIPES), (
-        "RECIPES of tests/system/support/routes.py names every route"
+        "RECIPES of tests/system/support/routes.py must name every route"
     )
     assert len(routes) == len(RECIPES)
     headers = forgeries(world)
@@ -304,9 +302,9 @@ def test_every_route_answers_a_forged_header_as_if_it_were_not_there(
         if OPERATOR in route.entry.peers:
             callers.append("operator")
         if route.service in PLAINTEXT:
-            callers.remove("other")  # There is no TLS, and so no certificate, on that listener.
+            callers.remove("other")  # The listener has no TLS, and so no client certificate.
         for caller in callers:
-            # The first one is not compared: what it creates or ends is there for those that follow.
+            # The first request is not compared, because it may create or end an object. The later ones find the result.
             seen: list[tuple[tuple[int, dict[str, str], Any], list[Any]]] = []
             for forged in ({}, {}, *batches(headers)):
                 prepared(world, route)
@@ -320,12 +318,12 @@ def test_every_route_answers_a_forged_header_as_if_it_were_not_there(
             assert all(one == seen[1] for one in seen[2:]), f"{route.name} as {caller}: {seen[1:]}"
             if not {"anonymous", caller if caller == "operator" else "node"} & {p.kind for p in route.entry.peers}:
                 assert status in (401, 403), f"{route.name} as {caller}: {status}"
-    with capsys.disabled():
-        print(f"\n  {len(routes)} routes, {len(headers)} forged headers, {sent} requests", end="")  # noqa: T201  (the count is asked for)
+    with capsys.disabled():  # The figures are part of the proof.
+        print(f"\n  {len(routes)} routes, {len(headers)} forged headers, {sent} requests", end="")  # noqa: T201
 
 
 def woken(world: World) -> bool:
-    """Whether no order to renew has nodes left to wake."""
+    """Whether every renewal order has woken all its nodes."""
     orders = world.cloud.rows("fabric", "SELECT value FROM installation WHERE name = 'renew_devices'")
     return all(json.loads(order)["done"] for (order,) in orders)
 
@@ -337,9 +335,9 @@ def woken(world: World) -> bool:
     "breakwater GET /v1/revocations",
     "breakwater POST /v1/generations/open",
 ])  # fmt: skip
-def test_each_header_by_itself(world: World, name: str) -> None:
-    # An order to renew, given by the test before, moves the nodes' cursors some seconds later.
-    wait_until("the order to renew has woken its nodes", lambda: woken(world))
+def test_chosen_routes_ignore_each_header_sent_alone(world: World, name: str) -> None:
+    # A renewal order of the test before moves the nodes' cursors some seconds later.
+    wait_until("the renewal order wakes its nodes", lambda: woken(world))
     (route,) = (route for route in all_routes(world.cloud) if route.name == name)
     plain = Plain(world)
     callers: tuple[Caller, Caller] = ("nobody", "other")
@@ -350,7 +348,7 @@ def test_each_header_by_itself(world: World, name: str) -> None:
                 assert plain.answer(world.ask(route, caller, {spelt: value})) == unforged, (caller, spelt)
 
 
-def test_the_comparison_can_tell_two_callers_apart(world: World) -> None:
+def test_the_comparison_distinguishes_two_callers(world: World) -> None:
     plain = Plain(world)
     path, body = "/v1/node/statement", {"nonce": "n" * 32}
     ours = once(world.cloud, "fabric", "POST", path, body, world.session)

@@ -1,4 +1,7 @@
-"""`cascade pki` as real commands: beside a running installation, which sees what they do at once, and alone."""
+"""`cascade pki` as real commands, beside a running installation and beside a stopped one.
+
+A running installation serves the result of each command at once.
+"""
 
 import subprocess
 from pathlib import Path
@@ -24,7 +27,7 @@ def published(cloud: Cloud, shard: str) -> x509.CertificateRevocationList:
     return x509.load_der_x509_crl(httpx.get(url, trust_env=False).raise_for_status().content)
 
 
-def test_beside_a_running_issuer_and_alone(cloud: Cloud, tmp_path: Path) -> None:
+def test_commands_beside_a_running_issuer_and_beside_a_stopped_one(cloud: Cloud, tmp_path: Path) -> None:
     status = pki(cloud, "status")
     assert {row["id"]: (row["state"], row["has_key"]) for row in status["authorities"]} == {
         "nodes-1": ("active", True),
@@ -85,7 +88,7 @@ def test_a_secret_enrols_a_service_with_curl_and_openssl(cloud: Cloud, tmp_path:
 def test_a_nodes_authority_is_replaced_under_a_running_fleet(
     cloud: Cloud, machine: Machine, chips: tuple[SoftTpm, SoftTpm], tmp_path: Path
 ) -> None:
-    """Refused until it is published, and until the node has adopted it; an override with a reason goes through."""
+    """The activation is refused until the CA is published and the node has adopted it. An override needs a reason."""
     machine.run("activate", str(cloud.code(cloud.tenant(chips[0]))))
     machine.up()
     machine.wait_state("active")
@@ -122,7 +125,7 @@ def test_a_nodes_authority_is_replaced_under_a_running_fleet(
     assert pki(cloud, "rotate", "taint", "nodes-1", expect=77)["error"]["code"] == "still_needed"
     machine.up()
     machine.wait_state("active")
-    wait_until("a session by the new authority", lambda: _issued_by(cloud, "nodes-2"))
+    wait_until("a session certificate from the new CA", lambda: _issued_by(cloud, "nodes-2"))
     assert pki(cloud, "check")["counts"] == {}
 
 

@@ -1,4 +1,4 @@
-"""A whole installation on PostgreSQL: made, used, revoked; then two Breakwaters on its database. And what is refused."""
+"""An installation on PostgreSQL: init, use, revocation, two Breakwaters on one database, and refused databases."""
 
 import asyncio
 import os
@@ -35,7 +35,7 @@ def options(breakwater: PostgresLocation, fabric: PostgresLocation) -> tuple[str
 
 @pytest.fixture
 def databases() -> Iterator[tuple[PostgresLocation, PostgresLocation]]:
-    """Two empty ones: Breakwater's and Fabric's."""
+    """Two empty databases: Breakwater's and Fabric's."""
     made = cluster().create(), cluster().create()
     yield made
     for location in made:
@@ -43,7 +43,7 @@ def databases() -> Iterator[tuple[PostgresLocation, PostgresLocation]]:
 
 
 def replica_of(cloud: Cloud, directory: Path) -> Cloud:
-    """The same installation's Breakwater on another host: its files, on ports of its own."""
+    """A second Breakwater of the same installation: a copy of the files, with other ports."""
     other = new_cloud(directory).copy_from(cloud)
     other.port = free_ports()
     settings = settings_of(other, "breakwater")
@@ -88,11 +88,11 @@ def test_an_installation_on_postgresql_and_a_second_issuer(
             assert renew_device(wire, request(paper.node_key)).status == 200
             cloud.run("node", "revoke", paper.node)
 
-            def told() -> bool:
-                """Fabric has told the first; the second hears it from their database, at its next request."""
+            def closed() -> bool:
+                """Fabric closes the node at the first Breakwater. The second reads it from their database."""
                 return stranger.asks(device).ocsp == "revoked"
 
-            wait_until("the closing", told)
+            wait_until("Breakwater closes the node's generation", closed)
             renew_device(wire, request(paper.node_key)).refused("generation_closed")
         at_first = stranger.asks(device)
         there = str(device.extensions.get_extension_for_class(x509.CRLDistributionPoints).value[0].full_name[0].value)
@@ -103,11 +103,11 @@ def test_an_installation_on_postgresql_and_a_second_issuer(
         assert number >= at_first.crl_number > before.crl_number
 
 
-# What is refused, and what a failure leaves
+# Refused databases, and the state after a failure
 
 
 def refused(tmp_path: Path, *arguments: str) -> str:
-    """The code of the refusal of `cascade init`, which left nothing on the disk."""
+    """Run `cascade init`, which must fail and leave no file. Returns the error code."""
     place = tmp_path / "refused" / "cloud"
     process = forked(tmp_path, "cascade", "init", "--dir", str(place), "--json", *arguments)
     assert process.wait() != 0
@@ -126,11 +126,11 @@ def test_a_database_that_has_tables_is_refused_and_nothing_is_left(
 ) -> None:
     breakwater, fabric = databases
     cluster().administer("DROP ROLE IF EXISTS limited", "CREATE ROLE limited LOGIN")
-    # Fabric's part fails when Breakwater's is done: this role may make no tables.
+    # The role may not make tables, so Fabric's part fails after Breakwater's is done.
     unable = (*options(breakwater, fabric)[:2], "--fabric-database", address(fabric, "limited"))
     assert refused(tmp_path, *unable) == "init_failed"
     assert applied(breakwater) == applied(fabric) == set()
-    # So the same again succeeds, and once more is one too many.
+    # The next init of the same databases succeeds, and the one after that is refused.
     new_cloud(tmp_path).init(*options(breakwater, fabric))
     assert refused(tmp_path, *options(breakwater, fabric)) == "database_in_use"
     assert applied(breakwater) == known_ids("breakwater")

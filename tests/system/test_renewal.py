@@ -1,4 +1,4 @@
-"""Renewal as people meet it: a machine comes back by itself after its certificate has expired, and changes its key."""
+"""Renewal with the real commands: after the certificate has expired, with a new key, and on refusal."""
 
 import shutil
 from datetime import UTC, datetime, timedelta
@@ -31,7 +31,7 @@ def device(machine: Machine) -> x509.Certificate:
 
 
 def expire(cloud: Cloud, machine: Machine) -> x509.Certificate:
-    """Put the machine's certificate as it would be after years of being off: by the same CA, and over."""
+    """Replace the machine's device certificate by an expired one from the same CA, as if the machine had been off."""
     passphrase = read_passphrase(cloud.directory / "secrets" / "passphrase")
     key = read_key(cloud.directory / "breakwater" / "keys" / "nodes-ca.key.pem", passphrase)
     assert isinstance(key, ec.EllipticCurvePrivateKey)
@@ -67,9 +67,7 @@ def actions(cloud: Cloud) -> list[str]:
     return [action for (action,) in cloud.rows("fabric", "SELECT action FROM audit ORDER BY id")]
 
 
-def test_an_expired_machine_comes_back_by_itself(
-    cloud: Cloud, machine: Machine, chips: tuple[SoftTpm, SoftTpm]
-) -> None:
+def test_an_expired_machine_renews_by_itself(cloud: Cloud, machine: Machine, chips: tuple[SoftTpm, SoftTpm]) -> None:
     activated(cloud, machine, chips[0])
     over = expire(cloud, machine)
     machine.up()
@@ -84,7 +82,7 @@ def test_an_expired_machine_comes_back_by_itself(
         "renewal.issued",
     ]
     assert machine.ask("/v1/license")["generation"] == 1
-    # And over its session from then on.
+    # Later renewals use the session.
     machine.run("renew")
     assert device(machine).serial_number != renewed.serial_number
 
@@ -107,7 +105,7 @@ def test_a_rekey_changes_the_key_in_the_tpm(
     ((known,),) = cloud.rows("fabric", "SELECT node_public_key FROM generation")
     assert known == keys[-1].public_bytes(serialization.Encoding.DER, _SPKI)
     valid = "SELECT COUNT(*) FROM certificate WHERE profile = 'device' AND state = 'issued'"
-    wait_until("the end of the old keys", lambda: cloud.rows("breakwater", valid) == [(1,)])
+    wait_until("Breakwater revokes the certificates of the old keys", lambda: cloud.rows("breakwater", valid) == [(1,)])
     assert set(cloud.rows("breakwater", "SELECT reason FROM certificate WHERE state = 'revoked'")) == {(4,)}
     machine.down()
     machine.up()
@@ -119,7 +117,7 @@ def test_a_rekey_changes_the_key_in_the_tpm(
 _SPKI = serialization.PublicFormat.SubjectPublicKeyInfo
 
 
-def test_an_expired_machine_that_was_superseded_is_told_so(
+def test_an_expired_superseded_machine_is_reported_as_superseded(
     cloud: Cloud, machine: Machine, chips: tuple[SoftTpm, SoftTpm], tmp_path: Path
 ) -> None:
     tenant = activated(cloud, machine, chips[0])
@@ -129,7 +127,7 @@ def test_an_expired_machine_that_was_superseded_is_told_so(
     assert "superseded" in machine.run("status", expect=81)["license"]["reason"]
 
 
-def test_an_expired_machine_that_was_revoked_is_told_so(
+def test_an_expired_revoked_machine_is_reported_as_revoked(
     cloud: Cloud, machine: Machine, chips: tuple[SoftTpm, SoftTpm]
 ) -> None:
     activated(cloud, machine, chips[0])
@@ -141,7 +139,7 @@ def test_an_expired_machine_that_was_revoked_is_told_so(
     assert device(machine) == over
 
 
-def test_an_expired_state_in_another_machine_gets_nothing(
+def test_an_expired_state_directory_in_another_machine_is_refused(
     cloud: Cloud, machine: Machine, chips: tuple[SoftTpm, SoftTpm], tmp_path: Path
 ) -> None:
     activated(cloud, machine, chips[0])
@@ -154,8 +152,8 @@ def test_an_expired_state_in_another_machine_gets_nothing(
         moved.run("renew", "--rekey", expect=69)
 
 
-def test_a_renewal_over_the_wire(cloud: Cloud, tmp_path: Path) -> None:
-    """A machine on paper: another key for a certificate that is not due, and nothing for a chip that is not its own."""
+def test_a_renewal_over_http(cloud: Cloud, tmp_path: Path) -> None:
+    """Renewal over HTTP: a new key before the certificate is due, and a refusal for the evidence of another chip."""
     code = secret_of(cloud.code(paper_tenant(cloud, tmp_path), "--seats", "2"))
     mine, other = PaperNode(cloud, "mine").join(code), PaperNode(cloud, "other").join(code)
     with unchanged(cloud):

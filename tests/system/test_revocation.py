@@ -1,4 +1,4 @@
-"""A node that was revoked stops, wherever it was at that moment; and what an operator can do besides revoking."""
+"""Revocation stops a node in every state: connected, running, off. Also suspension, release and readmission."""
 
 import shutil
 import threading
@@ -29,12 +29,12 @@ from tests.waiting import stays_true
 
 ASK = Ask("n" * 32)
 SHORT_LEASE = "3,5,9,15"
-"""Refresh after, expires, grace, terminates; in seconds from issue."""
+"""Refresh after, expires at, grace until, terminate at, in seconds after the issue."""
 
 
 @pytest.fixture(scope="module")
 def cloud(tmp_path_factory: pytest.TempPathFactory, installation: Cloud) -> Iterator[Cloud]:
-    """One cloud for this module; every test makes nodes of its own."""
+    """One cloud for this module. Every test makes its own nodes."""
     copy = new_cloud(tmp_path_factory.mktemp("revocation")).copy_from(installation)
     with ended(copy):
         copy.up()
@@ -43,13 +43,13 @@ def cloud(tmp_path_factory: pytest.TempPathFactory, installation: Cloud) -> Iter
 
 @pytest.fixture(scope="module")
 def paper(cloud: Cloud, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The code of a tenant whose machines are of paper."""
+    """The code of a tenant that trusts simulated chips."""
     tenant = paper_tenant(cloud, tmp_path_factory.mktemp("paper"))
     return secret_of(cloud.code(tenant, "--seats", "20"))
 
 
 def revocation_in(cloud: Cloud, problem: ProblemDocument, directory: Path) -> Revocation:
-    """The statement of a refusal, verified under the keys that the cloud has published."""
+    """The revocation in a refusal, verified with the published keys."""
     machine = directory / "published"
     file = cloud.code(str(cloud.run("tenant", "list")[0]["id"]))
     trusted = _bootstrap(file, machine)
@@ -67,7 +67,7 @@ def _bootstrap(file: Path, directory: Path) -> TrustSet:
     return trio.run(published.bootstrap, parsed.repository_url, parsed.pin, directory)
 
 
-# Of a connection that is open
+# A node with an open connection
 
 
 def test_a_revoked_node_is_refused_at_its_next_request_on_the_same_connection(
@@ -83,19 +83,19 @@ def test_a_revoked_node_is_refused_at_its_next_request_on_the_same_connection(
         cloud.run("node", "revoke", node.node, "--reason", "returned")
         done = time.monotonic()
         problem = fabric.ask("POST", "/v1/node/statement", ASK).refused("generation_closed")
-        # The issuer knows as soon as the control plane has driven it there.
+        # Breakwater refuses as soon as Fabric has closed the generation there.
         closed = "SELECT closed_up_to FROM closing WHERE node = ?"
-        wait_until("the closing", lambda: cloud.rows("breakwater", closed, node.node) == [(1,)])
+        wait_until("the closed generation", lambda: cloud.rows("breakwater", closed, node.node) == [(1,)])
         assert time.monotonic() - done < 1
         revocation = revocation_in(cloud, problem, tmp_path)
         assert (revocation.node, revocation.generation, revocation.reason) == (node.node, 1, "revoked")
-        # Every route, and the connection stays open to hear it again.
+        # Every route refuses, and the connection stays open.
         fabric.ask("GET", "/v1/node/events?cursor=0&wait=0").refused("generation_closed")
         fabric.ask("POST", "/v1/node/confirm", ASK).refused("generation_closed")
         renew_device(breakwater, request(node.node_key)).refused("generation_closed")
     at_once = stranger.asks(device)
     assert (at_once.ocsp, at_once.on_crl) == ("revoked", True)
-    # A new proof gets the same word, fresh over the asker's nonce, and no session.
+    # A new session proof gets the same revocation with new freshness for its nonce, and no session.
     problem = once(cloud, "fabric", "POST", SESSIONS, node.open_session(request(new_key()))).refused(
         "generation_closed"
     )
@@ -126,24 +126,24 @@ def test_a_waiting_poll_ends_within_a_second(cloud: Cloud, paper: str) -> None:
             poller.join(10)
             took.append(woken[0] - done)
     assert max(took) < 1, took
-    # Suspension closes nothing: the same session was good for all of it.
+    # A suspension closes no generation: the same session worked throughout.
     assert cloud.run("node", "show", node.node)["node"]["standing"] == "active"
 
 
-# Of an agent
+# A running agent
 
 
 def test_a_suspended_node_keeps_its_session_and_is_resumed(
     cloud: Cloud, chips: tuple[SoftTpm, SoftTpm], tmp_path: Path
 ) -> None:
-    # Ten minutes between heartbeats: what the agent hears in this test, it hears on the wake channel.
+    # With ten minutes between heartbeats, the agent learns of every change in this test from the wake channel.
     machine = new_machine(tmp_path, chips[0], heartbeat_seconds=600)
     with ended(machine):
         tenant = cloud.tenant(chips[0], "suspended")
         node = machine.run("activate", str(cloud.code(tenant)))["node"]
         machine.up()
         sessions = "SELECT count(*) FROM certificate WHERE node = ? AND profile = 'session'"
-        wait_until("the wake channel", lambda: machine.ask("/v1/status")["last_contact_at"])
+        wait_until("the agent's first contact", lambda: machine.ask("/v1/status")["last_contact_at"])
         before = cloud.rows("breakwater", sessions, node)
         took: list[float] = []
         for action, state in (("suspend", "suspended"), ("resume", "active")):
@@ -160,7 +160,7 @@ def test_a_suspended_node_keeps_its_session_and_is_resumed(
         machine.run("entitlement", "vision", expect=3)
         status = machine.run("status", expect=82)
         assert "invoice overdue" in status["license"]["reason"]
-        # A restart does not help.
+        # After a restart the agent is still suspended.
         assert machine.down() == 0
         machine.up()
         machine.wait_state("suspended")
@@ -183,33 +183,33 @@ def test_a_node_that_was_revoked_while_it_was_off_does_not_start(
         try:
             assert machine.launch().wait() == 81, "cloud up"
             cloud.down()
-            assert machine.launch().wait() == 81, "cloud gone"
+            assert machine.launch().wait() == 81, "cloud stopped"
             assert (machine.state / "tombstones" / "g-1.json").exists()
             put_back(saved, machine.state, but="tombstones")
-            assert machine.launch().wait() == 81, "licence files of before, cloud gone"
+            assert machine.launch().wait() == 81, "old licence files, cloud stopped"
             put_back(saved, machine.state)
             assert not (machine.state / "tombstones").exists()
         finally:
             cloud.up()
-        assert machine.launch().wait() == 81, "everything of before, cloud up"
+        assert machine.launch().wait() == 81, "old state directory, cloud up"
         document = machine.run("status", expect=81)
         assert document["license"]["gate"] == "closed"
 
 
 def put_back(saved: Path, state: Path, but: str = "") -> None:
-    """The whole directory as it was saved; what is named `but` stays as it is now."""
+    """Restore the saved state directory, except the entry named `but`."""
     for path in state.iterdir():
         if path.name != but:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     for path in saved.iterdir():
-        assert path.name != but, "there was one before the revocation"
+        assert path.name != but, "the saved directory must not have this entry"
         shutil.copytree(path, state / path.name) if path.is_dir() else shutil.copy2(path, state)
 
 
-def test_a_whole_directory_of_before_without_the_cloud_runs_to_the_dates_of_its_lease(
+def test_an_old_state_directory_runs_offline_until_the_dates_of_its_lease(
     cloud: Cloud, chips: tuple[SoftTpm, SoftTpm], tmp_path: Path
 ) -> None:
-    """What is not enforced yet, and is said so: floors in the TPM will close it."""
+    """A known limit, stated in README and by `cascadia status`. Counters in the TPM will close it."""
     machine = new_machine(tmp_path, chips[0])
     saved = tmp_path / "saved"
     with ended(machine):
@@ -224,7 +224,7 @@ def test_a_whole_directory_of_before_without_the_cloud_runs_to_the_dates_of_its_
         try:
             put_back(saved, machine.state)
             machine.up()
-            assert machine.granted(), "it runs: the limit that README and `status` state"
+            assert machine.granted(), "the gate is open: the limit that README and `cascadia status` state"
             status = machine.run("status", expect=None)
             bound = datetime.fromisoformat(status["offline_bound_at"])
             assert bound == datetime.fromisoformat(status["license"]["lease"]["terminate_at"])
@@ -281,11 +281,11 @@ def test_a_release_frees_the_seat_at_once_and_a_new_chip_takes_it(
         assert first.launch().wait() == 81
         document = first.run("status", expect=81)
         assert "released" in document["license"]["reason"]
-        # It has no seat to come back to, and takes none that another holds.
+        # The released node has no seat, and the only seat belongs to the other node.
         assert refusal(first.run("activate", file, expect=77)) == "seats_exhausted"
 
 
-def test_only_a_code_made_for_it_readmits_a_revoked_node(
+def test_only_a_readmission_code_readmits_a_revoked_node(
     cloud: Cloud, chips: tuple[SoftTpm, SoftTpm], tmp_path: Path
 ) -> None:
     machine, other = new_machine(tmp_path, chips[0], "revoked"), new_machine(tmp_path, chips[1], "other")
@@ -294,7 +294,7 @@ def test_only_a_code_made_for_it_readmits_a_revoked_node(
         old = str(cloud.code(tenant, "--seats", "9"))
         activated = machine.run("activate", old)
         node = activated["node"]
-        # A code that was made to readmit it before it was revoked is no answer to the revocation.
+        # A readmission code from before the revocation does not readmit the node.
         early = str(cloud.code(tenant, "--readmit", node))
         cloud.run("node", "revoke", node)
         assert refusal(machine.run("activate", old, expect=77)) == "node_revoked"
@@ -313,7 +313,7 @@ def test_only_a_code_made_for_it_readmits_a_revoked_node(
 
 
 def refusal(document: Any) -> str:
-    """The code of a refusal; every one says what to do next."""
+    """The code of a refusal, which must have a text and a next step."""
     error = document["error"]
     assert error["next"]
     assert error["text"]

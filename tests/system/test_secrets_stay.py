@@ -1,7 +1,8 @@
-"""Passphrase and PIN are where an operator laid them, and nowhere else: in no process list, environment, log or file.
+"""Passphrase and PIN are only in the operator's files: in no process list, environment, log or other file.
 
-The real commands run as processes of their own, with keys as costly as they are shipped, one CA key in a token, and a
-node is activated; all the while the process list is read as everybody on the machine can read it, and more.
+The test runs the real commands as separate processes, with the shipped scrypt parameters and one CA key in a token, and
+activates a node. Meanwhile a thread reads /proc of all processes. It can read more than another user of the machine,
+such as the environment of the test's processes.
 """
 
 import os
@@ -24,12 +25,12 @@ from tests.system.support.token import move_a_key_to_a_token
 
 CASCADE = Path(sys.executable).with_name("cascade")
 START_SECONDS = 120
-"""Nine keys to open, a third of a second each where nothing else runs."""
+"""The start opens nine keys, each in a third of a second on an idle machine."""
 PUBLIC = ("cmdline", "environ", "comm")
 
 
 class Watch:
-    """Reads what /proc tells of every process, over and over, and notes where one of the secrets stands."""
+    """A thread that repeatedly reads the files `PUBLIC` of every process in /proc, and records those with a secret."""
 
     def __init__(self) -> None:
         self.secrets: list[bytes] = []
@@ -48,7 +49,7 @@ class Watch:
                 try:
                     content = (process / name).read_bytes()
                 except OSError:
-                    continue  # it ended meanwhile, or is another user's
+                    continue  # the process has ended, or belongs to another user
                 if name == "cmdline":
                     self.commands.add(content)
                 if any(secret in content for secret in self.secrets):
@@ -82,7 +83,7 @@ def test_passphrase_and_pin_are_in_no_process_list_log_or_file(tmp_path: Path) -
         with _up(cloud, log, hsm) as process:
             node = PaperNode(cloud, "watched")
             node.join(secret_of(cloud.code(paper_tenant(cloud, tmp_path))))
-            assert token_processes(process.pid), "nothing signed in the token"
+            assert token_processes(process.pid), "no token process runs, so the token signed nothing"
             watch.look()
     assert watch.saw(b"cascade", b"init")
     assert watch.saw(b"cascade", b"up")
@@ -95,7 +96,7 @@ def test_passphrase_and_pin_are_in_no_process_list_log_or_file(tmp_path: Path) -
 
 
 def _as_costly_as_shipped(directory: Path) -> None:
-    """Every private key is under scrypt, at the cost that test_keyfile.py talks of."""
+    """Every private key is encrypted with the scrypt parameters that ship (`SHIPPED`)."""
     files = [path for path in directory.rglob("*.pem") if b"PRIVATE KEY" in path.read_bytes()]
     assert len(files) >= 10
     for path in files:
@@ -105,7 +106,7 @@ def _as_costly_as_shipped(directory: Path) -> None:
 
 @contextmanager
 def _up(cloud: Cloud, log: Path, hsm: SoftHsm) -> Iterator[subprocess.Popen[bytes]]:
-    """`cascade up` as a process of its own, until the end of the block."""
+    """`cascade up` as a separate process, until the end of the block."""
     environment = {**os.environ, **hsm.environment}
     with log.open("ab") as output:
         process = subprocess.Popen(
@@ -125,6 +126,6 @@ def _up(cloud: Cloud, log: Path, hsm: SoftHsm) -> Iterator[subprocess.Popen[byte
 
 
 def _in_no_file(directory: Path, secret: bytes, but: set[Path]) -> None:
-    """Logs, databases, settings, key files: all that was written, wherever."""
+    """No file below the directory has the secret, except `but`: logs, databases, settings, key files."""
     found = {path for path in directory.rglob("*") if path.is_file() and secret in path.read_bytes()}
     assert found == but

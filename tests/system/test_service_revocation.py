@@ -1,8 +1,7 @@
-"""A service's certificate that was revoked: refused on connections that are open, by restarted services, and before the
-first byte of a request; and shown to strangers at once.
+"""A service's revoked certificate is refused on open connections, after restarts, and before a client sends a request.
 
-Fabric and Breakwater run as processes of their own. Whoever has copied a key has both: `Thief` stands where Breakwater
-stood, with its key, and writes down what it is told.
+OCSP and CRL show the revocation at once. Fabric and Breakwater run as separate processes. `Thief` listens at
+Breakwater's address with a copy of its key and certificate, and records every byte that a client sends.
 """
 
 import shutil
@@ -32,7 +31,7 @@ FEED = f"{PATH_REVOCATIONS}?cursor=0&wait=0"
 
 
 class Pair:
-    """Fabric and Breakwater of one installation, each a process of its own."""
+    """Fabric and Breakwater of one installation, each as a separate process."""
 
     def __init__(self, cloud: Cloud, scratch: Path) -> None:
         self.cloud = cloud
@@ -77,7 +76,7 @@ def listening_ports(cloud: Cloud, service: str) -> list[int]:
 
 
 def move_breakwater(cloud: Cloud, port: int, to: int) -> None:
-    """Have it listen on another port; everybody goes on calling the old one."""
+    """Move Breakwater's listener to another port. Clients still connect to the old port."""
     settings = settings_of(cloud, "breakwater")
     text = settings.read_text()
     assert f"port = {port}\n" in text
@@ -86,7 +85,7 @@ def move_breakwater(cloud: Cloud, port: int, to: int) -> None:
 
 @pytest.fixture
 def pair(installation: Cloud, tmp_path: Path) -> Iterator[Pair]:
-    """Not started yet."""
+    """The two services of a new copy of the installation, not started."""
     it = Pair(new_cloud(tmp_path).copy_from(installation), tmp_path)
     try:
         yield it
@@ -99,12 +98,12 @@ def leaf_of(identity: Identity) -> x509.Certificate:
 
 
 def copied(cloud: Cloud, name: str, to: Path) -> Path:
-    """A service's chain as it is now, since a renewal replaces the file."""
+    """A copy of a service's current chain. A renewal replaces the original file."""
     return Path(shutil.copy(cloud.directory / name / "tls" / "chain.pem", to))
 
 
 def revoke(cloud: Cloud, chain: Path, reason: str = "keyCompromise") -> float:
-    """By the command line, in a process of its own; when it returned."""
+    """Revoke the certificate with the command line. Returns the time after the command, as of `time.monotonic`."""
     serial = x509.load_pem_x509_certificate(chain.read_bytes()).serial_number
     place = ("--dir", str(cloud.directory), "--certificate", str(chain), "--reason", reason)
     made = cloud.run("pki", "revoke", *place)
@@ -132,7 +131,7 @@ def test_a_copied_client_certificate_is_refused_at_the_next_request_of_an_open_c
     assert (at_once.ocsp, at_once.on_crl) == ("revoked", True)
     assert at_once.crl_number > before.crl_number
 
-    # And it stays so: stopped, or killed right after a command.
+    # Both revocations last, although Breakwater is killed right after the command.
     second = copied(cloud, "breakwater", tmp_path / "breakwater.pem")
     revoke(cloud, second, "superseded")
     pair.kill("breakwater")
@@ -143,14 +142,14 @@ def test_a_copied_client_certificate_is_refused_at_the_next_request_of_an_open_c
         assert (after.ocsp, after.on_crl) == ("revoked", True)
         assert after.crl_number >= at_once.crl_number
 
-    # The service itself goes on with a new certificate for a new key.
+    # Fabric works again with a new certificate for a new key.
     cloud.run("pki", "renew", "fabric", "--dir", str(cloud.directory))
     fresh = service_identity(cloud, "fabric")
     assert fresh.key.public_key() != thief.key.public_key()
     assert once(cloud, "breakwater", "GET", FEED, None, fresh).status == 200
 
 
-def test_a_nodes_revocation_outlives_an_issuer_that_is_killed_right_after_it(pair: Pair, tmp_path: Path) -> None:
+def test_a_nodes_revocation_survives_a_kill_of_the_issuer_right_after_it(pair: Pair, tmp_path: Path) -> None:
     cloud = pair.cloud
     pair.serve("breakwater", "fabric")
     node = PaperNode(cloud, "killed after").join(secret_of(cloud.code(paper_tenant(cloud, tmp_path))))
@@ -159,7 +158,7 @@ def test_a_nodes_revocation_outlives_an_issuer_that_is_killed_right_after_it(pai
     pair.kill("breakwater")
     pair.serve("breakwater")
     closed = "SELECT closed_up_to FROM closing WHERE node = ?"
-    wait_until("the closing", lambda: cloud.rows("breakwater", closed, node.node) == [(1,)])
+    wait_until("the closed generation", lambda: cloud.rows("breakwater", closed, node.node) == [(1,)])
     with Wire(cloud, "breakwater", session) as wire:
         renew_device(wire, request(node.node_key)).refused("generation_closed")
     verdicts = Stranger(cloud, tmp_path / "stranger").asks(device)
@@ -167,9 +166,9 @@ def test_a_nodes_revocation_outlives_an_issuer_that_is_killed_right_after_it(pai
 
 
 class Thief:
-    """Breakwater's address, held with a copy of its key: all that a client sends is written down and passed on.
+    """A server at Breakwater's address with a copy of its key. It records what clients send, and passes it on.
 
-    `heard` has (when, bytes) of what arrived inside TLS, and `met` when a handshake began.
+    `heard` has the time and the bytes of everything received inside TLS. `met` has the time of each new connection.
     """
 
     def __init__(self, cloud: Cloud, port: int, upstream: int) -> None:
@@ -208,7 +207,7 @@ class Thief:
         return b"".join(data for when, data in self.heard if when > moment)
 
     def hang_up(self) -> None:
-        """Listen no more, and drop who is connected."""
+        """Close the listener and all connections."""
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         for near in self._open:
@@ -234,7 +233,7 @@ def _context(protocol: int, cloud: Cloud, identity: Identity) -> ssl.SSLContext:
     return context
 
 
-def test_a_server_whose_certificate_is_revoked_is_told_not_one_more_byte(pair: Pair, tmp_path: Path) -> None:
+def test_a_client_sends_no_more_bytes_to_a_server_with_a_revoked_certificate(pair: Pair, tmp_path: Path) -> None:
     cloud = pair.cloud
     address, elsewhere = cloud.port + PORTS["breakwater"], free_ports()
     move_breakwater(cloud, address, elsewhere)
@@ -242,12 +241,12 @@ def test_a_server_whose_certificate_is_revoked_is_told_not_one_more_byte(pair: P
     thief = Thief(cloud, address, elsewhere)
     pair.serve("breakwater", "fabric")
     node = PaperNode(cloud, "between two").join(secret_of(cloud.code(paper_tenant(cloud, tmp_path))))
-    wait_until("the feed's poll", lambda: PATH_REVOCATIONS.encode() in thief.since(0))
+    wait_until("Fabric polls the revocation feed", lambda: PATH_REVOCATIONS.encode() in thief.since(0))
     asked = len(thief.heard)
     node.session()
-    assert len(thief.heard) > asked, "the thief hears what is meant for Breakwater"
+    assert len(thief.heard) > asked, "the thief receives Fabric's requests"
 
-    # Revoked by another process: Fabric hears of it, and tells the holder of that key nothing any more.
+    # Another process revokes the certificate. Fabric reads it in the feed and sends no more bytes to the thief.
     done = revoke(cloud, chain)
     session = node.open_session(request(new_key()))
     wait_until("a second after the revocation", lambda: time.monotonic() >= done + 1)
@@ -255,7 +254,7 @@ def test_a_server_whose_certificate_is_revoked_is_told_not_one_more_byte(pair: P
     wait_until("three more handshakes", lambda: len([met for met in thief.met if met > done + 1]) >= 3)
     assert thief.since(done + 1) == b""
 
-    # Restarted while the real one is down, it knows by its own table.
+    # Restarted while Breakwater is down, Fabric reads the revocation from its own table.
     pair.kill("breakwater")
     pair.kill("fabric")
     restarted = time.monotonic()
@@ -265,7 +264,7 @@ def test_a_server_whose_certificate_is_revoked_is_told_not_one_more_byte(pair: P
     assert [met for met in thief.met if met > restarted]
     assert thief.since(restarted) == b""
 
-    # With a new certificate it is Breakwater again.
+    # With a new certificate Fabric accepts Breakwater again.
     thief.hang_up()
     move_breakwater(cloud, elsewhere, address)
     cloud.run("pki", "renew", "breakwater", "--dir", str(cloud.directory))

@@ -8,7 +8,7 @@ from tests.drills.soak import REVOKED_OF, Soak, outcome
 CERTIFICATES = 200
 
 
-def test_everybody_agrees_on_what_was_issued_and_revoked(cloud: Cloud, tmp_path: Path) -> None:
+def test_all_verifiers_agree_on_issued_and_revoked_certificates(cloud: Cloud, tmp_path: Path) -> None:
     scratch = tmp_path / "soak"
     scratch.mkdir()
     figures = Soak(cloud, scratch, seed=1, say=print).run(CERTIFICATES, pkilint_certificates=10, verified=20, asked=6)

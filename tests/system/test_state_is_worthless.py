@@ -1,8 +1,8 @@
-"""What is on a node's disk is worth nothing without its TPM, and its certificates are worth nothing else.
+"""The state directory has no usable private key, and the certificates in it serve no other purpose than theirs.
 
-A real agent is watched, system call by system call, while it activates, opens sessions, refreshes and renews; then
-everything in its state directory, and everything that it ever wrote to a file system, is tried as the private key of
-its device certificate and of each of its sessions.
+strace records every write of a real agent while it activates, opens sessions, refreshes and renews. Then the tests
+search the state directory, and all bytes that the agent ever wrote to a file system, for the private keys of its device
+certificate and of each session.
 """
 
 import base64
@@ -50,18 +50,18 @@ MEMORY_FILE = b"/memfd:cascadia-session"
 
 
 class Written(msgspec.Struct, frozen=True):
-    """Bytes that a process handed to the kernel, and for which file."""
+    """Bytes that a process wrote, and the path of the file."""
 
     path: bytes
     data: bytes
 
 
 class Watched:
-    """`cascadia` under strace, from its first instruction, threads and children included."""
+    """A `cascadia` process under strace from its first instruction, with its threads and children."""
 
     _WRITES = "write,pwrite64,writev,pwritev,pwritev2,sendfile,copy_file_range,splice,vmsplice,io_uring_enter"
     _OPTIONS = ("-f", "--seccomp-bpf", "-qq", "-y", "-xx", "-s", "1000000", "-e", f"trace={_WRITES},mmap,memfd_create")
-    """All threads and children, files named, every byte of what is written."""
+    """Trace all threads and children, print file names, and print every written byte."""
     _CALL = re.compile(rb"^\d+ +(\w+)\((.*)$")
     _TEXT = re.compile(rb'"((?:\\x[0-9a-f]{2})*)"')
 
@@ -77,7 +77,7 @@ class Watched:
                     **machine.env,
                     "PATH": "/usr/bin:/bin",
                     "HOME": str(machine.directory),
-                    # Python's own bytecode files would be most of what is seen.
+                    # Without this, most writes would be Python's bytecode files.
                     "PYTHONDONTWRITEBYTECODE": "1",
                 },
                 cwd=Path(__file__).parents[2],
@@ -89,12 +89,12 @@ class Watched:
         return self._process.wait(2 * WAIT_SECONDS)
 
     def stop(self) -> int:
-        """SIGTERM to the agent; strace ends with it."""
+        """Send SIGTERM to the agent, and wait for strace, which ends with it. Returns the exit status."""
         self._signal(signal.SIGTERM)
         return self.wait()
 
     def kill(self) -> None:
-        """The agent first: without strace it would live on."""
+        """Kill the agent, then strace. The agent would survive a kill of strace alone."""
         if self._process.poll() is None:
             self._signal(signal.SIGKILL)
             self._process.kill()
@@ -106,7 +106,7 @@ class Watched:
             os.kill(int(child), number)
 
     def written(self) -> Iterator[Written]:
-        """Everything but what went into sockets and pipes; what was mapped for writing is read from its file."""
+        """Every write except to sockets and pipes. For a file mapped for writing, the bytes come from the file."""
         for line in self._trace.read_bytes().splitlines():
             call = self._CALL.match(line)
             if call is None:
@@ -130,7 +130,7 @@ def _unescaped(text: bytes) -> bytes:
 
 
 class Run(msgspec.Struct, frozen=True):
-    """What the watched life of one machine left: on its disk, in the trace, and in the issuer's records."""
+    """The results of one traced machine: state directory, writes, and certificates from Breakwater's records."""
 
     cloud: Cloud
     machine: Machine
@@ -156,7 +156,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, installation: Cloud, chips: tu
         try:
             assert activation.wait() == 0, (machine.directory / "watched.log").read_text()
             agent = Watched(machine, "run")
-            wait_until("the agent's answer", machine.answers)
+            wait_until("the agent answers", machine.answers)
             assert machine.granted()
             node = machine.ask("/v1/status")["license"]["node"]
             for _ in range(2):
@@ -176,13 +176,13 @@ def run(tmp_path_factory: pytest.TempPathFactory, installation: Cloud, chips: tu
             kind: tuple(x509.load_der_x509_certificate(der) for profile, der in issued if profile == kind)
             for kind in ("device", "session")
         }
-        # One at the activation, two for the renewals, and what the agent opened for itself.
+        # One device certificate is from the activation and two are from renewals. The agent opened the sessions.
         assert len(certificates["device"]) == 3
         assert len(certificates["session"]) >= 3
         yield Run(cloud, machine, written, certificates["device"][-1], certificates["session"])
 
 
-# The key itself
+# The private keys
 
 
 def test_no_file_of_the_state_directory_is_a_key(run: Run) -> None:
@@ -192,12 +192,12 @@ def test_no_file_of_the_state_directory_is_a_key(run: Run) -> None:
     }  # fmt: skip
     search = Search(run.wanted)
     assert [name for name, data in files.items() if search.finds(data)] == []
-    # Nor does all of it together hold what one file does not.
+    # A key may be split over several files.
     assert not search.finds(b"".join(files.values()))
 
 
 def test_session_keys_are_never_written_to_a_file_system(run: Run) -> None:
-    # The watch is not blind: it saw every session key on its way to OpenSSL, through memory.
+    # The trace works: it has every session key in a memory file, the way to OpenSSL.
     in_memory = {path: keys for path, keys in ((item.path, keys_in(item.data)) for item in run.written) if keys}
     assert in_memory
     assert all(path.startswith(MEMORY_FILE) for path in in_memory), in_memory
@@ -207,7 +207,7 @@ def test_session_keys_are_never_written_to_a_file_system(run: Run) -> None:
     assert any(b"/licence/g-" in item.path for item in files)
     search = Search(run.wanted)
     assert {item.path for item in files if search.finds(item.data)} == set()
-    # A key that is written in pieces is found in the sum of what its file was given.
+    # A key may be written in pieces, so all writes to one file are searched together.
     sums: dict[bytes, bytes] = {}
     for item in files:
         sums[item.path] = sums.get(item.path, b"") + item.data
@@ -218,7 +218,7 @@ def test_session_keys_are_never_written_to_a_file_system(run: Run) -> None:
     "pkcs8-pem", "traditional-pem", "pkcs8-der", "traditional-der", "openssh", "pkcs12", "scalar", "reversed",
     "hex", "base64", "base64url", "inside-json",
 ])  # fmt: skip
-def test_the_search_finds_a_key_that_is_there(spelling: str) -> None:
+def test_the_search_finds_a_key_in_each_encoding(spelling: str) -> None:
     key = new_key()
     scalar = key.private_numbers().private_value.to_bytes(32, "big")
     der = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
@@ -327,19 +327,19 @@ def _s_client(run: Run, port: int, files: Files) -> str:
 
 @pytest.mark.parametrize("service", ["fabric", "breakwater"])
 def test_a_device_certificate_is_refused_as_a_tls_client(run: Run, tmp_path: Path, service: str) -> None:
-    """The node's own key cannot be used outside its TPM, so the real issuer makes the same profile for another."""
+    """The node's key works only in its TPM, so Breakwater issues a device certificate for a key in software."""
     tenant = run.cloud.rows("fabric", "SELECT id FROM tenant")[0][0]
     device, session = (made_by_the_issuer(run.cloud, tenant, UNKNOWN_NODE, kind) for kind in ("device", "session"))
     port = run.cloud.port + (service == "breakwater")
     assert "HTTP/1.1 200" in _s_client(run, port, Files.of(session, tmp_path, "session"))
     said = _s_client(run, port, Files.of(device, tmp_path, "device"))
     assert "HTTP/1.1" not in said
-    assert "Verify return code: 0 (ok)" in said, said  # the server was the right one; it is the server that refuses
+    assert "Verify return code: 0 (ok)" in said, said  # the client accepts the server, so the refusal is the server's
     with pytest.raises((Closed, OSError)), Wire(run.cloud, "fabric", device) as wire:
         wire.ask("GET", "/healthz")
 
 
-def test_openssl_as_the_server_refuses_it_too(run: Run, tmp_path: Path) -> None:
+def test_openssl_as_the_server_refuses_a_device_certificate(run: Run, tmp_path: Path) -> None:
     tenant = run.cloud.rows("fabric", "SELECT id FROM tenant")[0][0]
     server = Files.of(service_identity(run.cloud, "fabric"), tmp_path, "server")
     port = free_ports(1)
@@ -360,8 +360,8 @@ def test_openssl_as_the_server_refuses_it_too(run: Run, tmp_path: Path) -> None:
             process.terminate()
 
 
-def test_a_session_is_no_identity_on_its_own(run: Run) -> None:
-    """Without the TPM's proof a stolen device certificate opens nothing."""
+def test_a_device_certificate_without_a_proof_opens_no_session(run: Run) -> None:
+    """Without a proof by the TPM, a copied device certificate opens no session."""
     key = new_key()
     body = {"device_certificate": run.device.public_bytes(Encoding.DER), "csr": request(key), "proof": "e30.e30.e30"}
     with Wire(run.cloud) as wire:

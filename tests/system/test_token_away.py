@@ -1,4 +1,4 @@
-"""A CA's token vanishes while the cloud is up: requests are refused as unavailable, and succeed when it is back."""
+"""A CA's token is removed while the cloud runs: requests fail as `unavailable`, and succeed once the token is back."""
 
 import secrets
 from pathlib import Path
@@ -34,10 +34,10 @@ def test_a_token_that_vanishes_and_comes_back(tmp_path: Path, installation: Clou
             once(cloud, "fabric", "POST", SESSIONS, node.open_session(request(new_key()))).refused("unavailable")
         assert cloud.rows("breakwater", issued) == before
         hsm.put_back()
-        wait_until("signing again", lambda: status() < 300)
+        wait_until("a session once the token is back", lambda: status() < 300)
         assert node.session().chain
         assert up.running
-        # What was recorded and not signed was given up at once, and is never signed later.
+        # Breakwater marks each record without a signature as orphaned at once, and never signs it later.
         assert cloud.rows("breakwater", "SELECT count(*) FROM certificate WHERE state = 'orphaned'")[0][0] >= 3
         session = "SELECT count(*) FROM certificate WHERE state = 'recorded' AND profile = 'session'"
         assert cloud.rows("breakwater", session) == [(0,)]
