@@ -1,4 +1,4 @@
-"""Fault points and durable writes of the code, read from its syntax trees."""
+"""Pure functions: the fault points and the durable writes of the code, from its syntax trees."""
 
 import ast
 import importlib
@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def is_fault_point(node: ast.AST) -> bool:
-    """Whether this is a call of `fault_point`."""
+    """Whether the node is a call of `fault_point`."""
     return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "fault_point"
 
 
@@ -31,12 +31,12 @@ def _all_points() -> tuple[str, ...]:
 
 
 def points_in_code(*sides: str) -> list[str]:
-    """The name at every `fault_point(...)` (of these sides only); a call without one literal is shown as its source."""
+    """The name in every `fault_point(...)` of the folders `sides`, or of all. A call without a literal: its source."""
     return [name for name in _all_points() if not sides or name.partition(".")[0] in sides]
 
 
 def writes_of_stores(service: str) -> set[str]:
-    """The public methods of a service's store classes that run a statement which writes, by their names."""
+    """The names of the public methods of a service's stores that run a writing statement."""
     found: set[str] = set()
     for path in sorted((ROOT / "cloud" / service / "store").glob("*.py")):
         module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))

@@ -1,10 +1,11 @@
-"""Fleet of nodes under load: each opens sessions, asks for its statement and renews, over the real wire, in one process.
+"""Fleet of simulated nodes in one process: each opens sessions, asks for its statement and renews, over real HTTPS.
 
-Real are the agent's transport and client (`node.link.api`), its update of the published trust (`node.trust.published`),
-its checks of certificates and servers (`node.link.certificates`, `node.link.transport`), and each node's activation.
-Not real are the keys, which are in software, and the pace: a node repeats every second or so what an agent does every
-few hours, and one task asks for new published trust on behalf of all. Every request is counted. What is refused,
-unanswered or does not verify is kept as a failure, and nothing is repeated.
+The fleet uses the agent's transport and client (`node.link.api`), its update of the published trust
+(`node.trust.published`), and its checks of certificates and servers (`node.link.certificates`, `node.link.transport`).
+Each node is activated through the API. Two things differ from an agent. The keys are in software. The pace is higher: a
+node repeats every `PAUSE_SECONDS` the work of an agent's few hours, and one task checks for new published trust for all
+nodes. The fleet counts every request. It never retries. A request that is refused, gets no answer or does not verify
+is a failure.
 """
 
 import threading
@@ -43,12 +44,12 @@ T = TypeVar("T")
 
 PAUSE_SECONDS = 1.5
 SESSION_EVERY, RENEWAL_EVERY = 8, 12
-"""In turns, each node at another one; what is ordered or has changed comes at once."""
+"""The turns between two sessions or renewals of a node. A renewal order or new trust takes effect in the next turn."""
 LOOK_SECONDS = 0.2
 
 
 class FleetNode:
-    """One machine, from its device certificate on."""
+    """A node that has a device certificate."""
 
     def __init__(self, paper: PaperNode, state: Path, number: int, made: Counter[str]) -> None:
         assert paper.activated is not None
@@ -72,7 +73,7 @@ class FleetNode:
 
     @property
     def issuer(self) -> str:
-        """The name of the CA that its device certificate is of."""
+        """The subject of the CA that issued its device certificate."""
         return x509.load_der_x509_certificate(self.chain[0]).issuer.rfc4514_string()
 
     @property
@@ -88,22 +89,22 @@ class FleetNode:
         return await work
 
     async def begin(self, cloud: Cloud) -> None:
-        """Take the published trust, under the installation's pin."""
+        """Fetch the published trust for the first time, with the installation's pin."""
         pin = parse_pin(cloud.env["CASCADE_TRUST"])
         self._trust = await self._count("trust", published.bootstrap(cloud.env["CASCADE_URL"], pin, self._state))
 
     @property
     def version(self) -> int:
-        """Of the trust that it works by."""
+        """The version of its current trust, or 0."""
         return 0 if self._trust is None else self._trust.version
 
     async def turn(self, snapshot: int) -> None:
-        """What an agent does in hours; `snapshot` is the published one. Raises NodeError."""
+        """The work of an agent's few hours. `snapshot` is the version of the published snapshot. Raises NodeError."""
         if snapshot != self._snapshot:
             self._snapshot = snapshot
             self._trust = await self._count("trust", published.refresh(self._state))
-        stands = self._opened_under is not None and self._opened_under.bundle == self.trust.bundle
-        if self._fabric is None or not stands or self._due(SESSION_EVERY):
+        same_trust = self._opened_under is not None and self._opened_under.bundle == self.trust.bundle
+        if self._fabric is None or not same_trust or self._due(SESSION_EVERY):
             await self._open_session()
         assert self._fabric is not None
         nonce = fresh_nonce()
@@ -148,7 +149,7 @@ class FleetNode:
         self._take(session.current)
 
     async def _renew(self) -> None:
-        """EST over the session; the next turn opens a session by the new certificate, as an agent's next contact does."""
+        """Renew over EST. The next turn opens a session with the new certificate, as an agent's next contact does."""
         assert self._credentials is not None
         service = self._credentials.connect(self.trust, "breakwater")
         try:
@@ -180,14 +181,14 @@ class FleetNode:
         self._statement, self._lease = answer.statement, verified.statement
 
     async def end(self) -> None:
-        """Close the connection."""
+        """Close the connection to Fabric."""
         if self._fabric is not None:
             await self._fabric.aclose()
             self._fabric = None
 
 
 class Fleet:
-    """The nodes at work, in a thread of their own while the context lasts."""
+    """The nodes. They work in a separate thread until the end of the context."""
 
     def __init__(self, cloud: Cloud, papers: Sequence[PaperNode], directory: Path) -> None:
         self.made: Counter[str] = Counter()
@@ -207,17 +208,17 @@ class Fleet:
         self.stop()
 
     def stop(self) -> None:
-        """Each node ends its turn first."""
+        """Stop the nodes after their current turn."""
         self._stopping = True
         self._thread.join()
 
     def round(self, times: int = 1) -> None:
-        """Wait until every node has gone round so often from now on."""
+        """Wait until every node has made `times` more turns."""
         goal = {node.id: node.turns + times for node in self.nodes}
-        self.wait("a round of every node", lambda: all(node.turns >= goal[node.id] for node in self.nodes))
+        self.wait("a turn of every node", lambda: all(node.turns >= goal[node.id] for node in self.nodes))
 
     def wait(self, what: str, check: Callable[[], object]) -> None:
-        """Until it is so; a failure of any node is one of this."""
+        """Wait until `check` is true. Raises AssertionError when a node has failed or the fleet has ended."""
 
         def done() -> bool:
             assert not self.failed, self.failed[:5]
@@ -228,18 +229,18 @@ class Fleet:
 
     @property
     def versions(self) -> set[int]:
-        """The versions of the published trust that nodes work by."""
+        """The versions of the nodes' current trust."""
         return {node.version for node in self.nodes}
 
     @property
     def issuers(self) -> Counter[str]:
-        """How many nodes have a device certificate of which CA."""
+        """The number of nodes for each issuer of their device certificates."""
         return Counter(node.issuer for node in self.nodes)
 
     def _work(self) -> None:
         try:
             trio.run(self._run)
-        except BaseException as error:  # the test must hear of it, whatever it is
+        except BaseException as error:  # the waiting test reports every error
             self.failed.append(f"the fleet: {error!r}")
             raise
 

@@ -1,4 +1,4 @@
-"""Cloud and machine as processes that a test can kill at a chosen point: forked, with a `Plan` of faults."""
+"""Starts cloud and machine as forked processes. With a `Plan`, a process kills itself at a chosen fault point."""
 
 import os
 import signal
@@ -20,11 +20,12 @@ _SERVER = ForkServer("tests.system.support.harness")
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """A `Start`. Its process appends the fault points it passes to `record`, and kills itself at `kill` = (name, stage).
+    """A `Start` that installs hooks at the fault points of the new process.
 
-    It dies by SIGKILL, so that nothing is flushed or closed. `control` is the folder of a witness
-    (`tests.system.support.witness`) in an issuer's process; a `patient` one waits for other replicas as long as a real
-    one.
+    The process appends the name and stage of each fault point that it passes to the file `record`. At the point `kill`,
+    a pair of name and stage, it kills itself with SIGKILL, so that it flushes and closes nothing. `control` is the
+    folder of a witness (`tests.system.support.witness`) in Breakwater's process. With `patient`, that process waits for
+    other replicas as long as in production.
     """
 
     record: str = ""
@@ -37,7 +38,7 @@ class Plan(msgspec.Struct, frozen=True):
         return _SERVER.start(directory, side, arguments, env, prepare=self.prepare)
 
     def prepare(self, side: Side) -> None:
-        """In the new process: install the plan."""
+        """Install the plan. The new process calls this before the command line runs."""
         faults.install(self._at_fault_point)
         if self.control:
             witness.install(Path(self.control), patient=self.patient)
@@ -53,14 +54,14 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 forked = Plan()
-"""A `Start` of a process that nothing happens to."""
+"""A `Start` without faults."""
 
 
 def new_cloud(directory: Path) -> Cloud:
-    """A cloud of a test."""
+    """A cloud whose processes are forked, with cheap key files."""
     return Cloud(directory, start=forked)
 
 
 def new_machine(directory: Path, chip: SoftTpm, name: str = "machine", heartbeat_seconds: int = 2) -> Machine:
-    """A machine of a test."""
+    """A machine whose processes are forked."""
     return Machine(directory, chip, name, heartbeat_seconds, start=forked)

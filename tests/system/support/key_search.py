@@ -1,8 +1,8 @@
-"""Search for a private key in bytes: is any part of them, in any usual encoding, the private half of a known public key?
+"""Pure functions: search bytes for the private keys of known public keys, in every usual encoding.
 
-Tried are the bytes as they are, and every run of base64, base64url or hex in them decoded, as PEM (PKCS#8, traditional,
-OpenSSH), as DER from every offset, as PKCS#12, and as a raw scalar at every offset, big and little endian. A window of
-printable characters is not tried as a scalar: a random one is printable once in 10^13.
+The search reads the bytes themselves, and every run of base64, base64url or hex in them, decoded. It tries PEM (PKCS#8,
+traditional, OpenSSH), DER from every offset, PKCS#12, and a raw scalar at every offset, big and little endian. It skips
+scalars of printable characters only, because a random scalar is printable once in 10^13.
 """
 
 import base64
@@ -31,12 +31,12 @@ def public_bytes(key: Any) -> bytes:
 
 
 def keys_in(data: bytes) -> set[bytes]:
-    """The public halves of the private keys that lie open in the bytes."""
+    """The public keys (SubjectPublicKeyInfo in DER) of all unencrypted private keys in the bytes."""
     return {public_bytes(key) for key in _keys(data)}
 
 
 class Search:
-    """For the private halves of `wanted` (SubjectPublicKeyInfo in DER). Windows once tried are not tried again."""
+    """Search for the private keys of `wanted` (SubjectPublicKeyInfo in DER). It tries each scalar value once."""
 
     def __init__(self, wanted: Iterable[bytes]) -> None:
         self.wanted = frozenset(wanted)
@@ -89,7 +89,7 @@ def _forms(data: bytes) -> Iterator[bytes]:
 
 
 def _keys(data: bytes) -> Iterator[Any]:
-    """Every private key that the usual loaders read somewhere in the bytes."""
+    """The public key of every private key that the loaders of `cryptography` read from any place in the bytes."""
     load: Callable[..., Any]
     for block in re.findall(rb"-----BEGIN [A-Z0-9 ]+-----.*?-----END [A-Z0-9 ]+-----", data, re.DOTALL):
         load = serialization.load_ssh_private_key if b"OPENSSH" in block else serialization.load_pem_private_key
@@ -108,7 +108,10 @@ def _from_pkcs12(data: bytes, password: bytes | None) -> object:
 
 
 def _der_bytes(head: bytes) -> int:
-    """How long a DER value of this head is, the head included (X.690 8.1.3); 0 for none of a key's size."""
+    """The length of a DER value, including its head, from its first four bytes (X.690 8.1.3).
+
+    Returns 0 for fewer than four bytes, and for lengths of more than two bytes, because keys are shorter.
+    """
     if len(head) < 4:
         return 0
     if head[1] < 0x80:

@@ -1,4 +1,4 @@
-"""Lanes of a walk: threads that take groups of cases until none is left."""
+"""Runs groups of cases in parallel threads, called lanes. A lane takes groups until none is left."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -14,8 +14,11 @@ def run_lanes(
     work: Callable[[L, G], None],
     cost: Callable[[L, G], int] = lambda lane, group: 0,
 ) -> None:
-    """Run `work(lane, group)` once for every group, in one thread a lane. A free lane takes the first group of the least
-    `cost` to it. `work` keeps its results and its errors itself."""
+    """Run `work(lane, group)` once for every group, in one thread for each lane.
+
+    A free lane takes the group with the least `cost` for it, the first of several. `work` stores its results and errors
+    itself.
+    """
     waiting = list(groups)
     turn = threading.Lock()
 
@@ -34,7 +37,7 @@ def run_lanes(
     try:
         for thread in threads:
             thread.join()
-    finally:  # Interrupted: no lane begins another group.
+    finally:  # After an interrupt no lane takes another group.
         with turn:
             waiting.clear()
         for thread in threads:

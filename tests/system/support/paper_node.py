@@ -1,6 +1,6 @@
-"""A node on paper: does in Python what a machine does with a TPM, so that each of its messages can be bent.
+"""Simulated node ("paper node"): Python does the work of the TPM, so that a test can change each message.
 
-The tenant trusts the root of the chip's maker.
+The tenant of such nodes trusts the root CA of the simulated maker.
 """
 
 import hmac
@@ -49,7 +49,7 @@ SESSIONS = "/v1/node/sessions"
 
 
 def made_by_the_issuer(cloud: Cloud, tenant: str, node: str, kind: Literal["device", "session"]) -> Identity:
-    """A certificate of a real profile, made by the real Breakwater, for a key in software."""
+    """A certificate that Breakwater issues for a key in software, with the device or session profile."""
     fabric = service_identity(cloud, "fabric")
     key = new_key()
     with Wire(cloud, "breakwater", fabric) as wire:
@@ -67,7 +67,7 @@ def made_by_the_issuer(cloud: Cloud, tenant: str, node: str, kind: Literal["devi
 
 
 class PaperNode:
-    """A machine whose TPM is Python. `by` is the maker of its chip."""
+    """A node whose TPM is simulated. `by` is the maker of its chip."""
 
     def __init__(self, cloud: Cloud, label: str, by: Maker | None = None) -> None:
         self.cloud = cloud
@@ -114,14 +114,14 @@ class PaperNode:
         name = name_of(signing_public(self.ak.public_key(), AK_ATTRIBUTES))
         key = hmac.digest(seed, b"\0\0\0\1STORAGE\0" + name + (128).to_bytes(4, "big"), "sha256")[:16]
         sealed, block, plain = challenge.credential_blob[2 + 2 + 32 :], bytes(16), b""
-        for at in range(0, len(sealed), 16):  # AES-128-CFB: each block is whitened with the one before, enciphered
+        for at in range(0, len(sealed), 16):  # AES-128-CFB: each block is XORed with the encrypted previous block
             pad = Cipher(algorithms.AES(key), modes.CTR(block)).encryptor().update(bytes(16))
             block = sealed[at : at + 16]
             plain += bytes(a ^ b for a, b in zip(pad, block, strict=False))
         return plain[2:]
 
     def proof(self, challenge: Challenge, csr: bytes | None = None, **changes: Any) -> ProveActivation:
-        """For a new node key. `csr` in the place of its request; `changes` of the body's fields."""
+        """The proof of an activation for a new node key. `csr` replaces the key's CSR, `changes` replaces fields."""
         self.node_key = new_key()
         secret = self.secret(challenge)
         paper = PaperChip(
@@ -134,19 +134,19 @@ class PaperNode:
         return once(self.cloud, "fabric", "POST", f"/v1/activations/{challenge.activation}/proof", body)
 
     def activate(self, code: str) -> Activated:
-        """Up to the device certificate."""
+        """Activate up to the device certificate, without the confirmation."""
         challenge = self.start(code).into(Challenge)
         self.activated = self.prove(challenge, self.proof(challenge)).into(Activated)
         return self.activated
 
     def join(self, code: str) -> Self:
-        """Up to the first statement."""
+        """Activate and confirm. Fabric returns the first statement."""
         self.activate(code)
         once(self.cloud, "fabric", "POST", "/v1/node/confirm", Ask("n" * 32), self.session()).into(StatementAnswer)
         return self
 
     def prove_renewal(self, challenge: RenewalChallenge, key: ec.EllipticCurvePrivateKey) -> ProveRenewal:
-        """The proof of a renewal with fresh evidence, for this key."""
+        """The proof of a renewal, with fresh evidence for `key`."""
         secret = self.secret(challenge)
         paper = PaperChip(ak=self.ak, node_key=key, nonce_secret=secret, nonce_activation=challenge.renewal).prove()
         return ProveRenewal(secret, paper.csr, paper.key, "n" * 32)
@@ -176,7 +176,7 @@ class PaperNode:
         device: bytes | None = None,
         **changes: Any,
     ) -> OpenSession:
-        """The request of a session; `changes` of the claims."""
+        """The request for a session. `signer` and `device` replace the node's own, `changes` replaces claims."""
         claims = msgspec.structs.replace(self.claims(csr), **changes)
         signer = signer or self.node_key
         proof = seal(TYP_SESSION_PROOF, key_id(signer.public_key()), proof_payload(claims), signer)
@@ -189,7 +189,7 @@ class PaperNode:
 
 
 def paper_tenant(cloud: Cloud, directory: Path) -> str:
-    """A tenant that trusts the maker of paper chips."""
+    """Make a tenant that trusts the maker of simulated chips. Returns its id."""
     tenant = str(cloud.run("tenant", "create", "paper")["id"])
     roots = directory / "paper-roots.pem"
     roots.write_bytes(maker().root.pem + maker().intermediate.pem)

@@ -1,4 +1,4 @@
-"""Snapshots of what a test must leave as it was: the rows of both databases, the files of a directory."""
+"""Snapshots before and after a test: the rows of both databases, the files of a directory."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -8,20 +8,23 @@ from pathlib import Path
 from lab.cloud import Cloud
 
 _MOVING: dict[str, frozenset[str]] = {
-    # Written by the background work, whatever callers do.
+    # Background tasks write these columns independently of callers.
     "fabric.tuf_metadata": frozenset({"*"}),
     "fabric.tuf_target": frozenset({"*"}),
     "fabric.generation": frozenset({"seen_at", "seen_fingerprint", "trust_version", "device_issuer"}),
     "breakwater.crl": frozenset({"*"}),
     "breakwater.shard": frozenset({"published_revision", "crl_number", "published_number", "next_publish_at"}),
-    # A refusal may be written down; that is no change of anything.
+    # A refusal may add an audit entry.
     "fabric.audit": frozenset({"*"}),
     "breakwater.audit": frozenset({"*"}),
 }
 
 
 def dump(cloud: Cloud, *aside: str) -> dict[str, list[str]]:
-    """Every row of both databases. `aside`: columns (service.table.column) that the caller allows to move."""
+    """Every row of both databases, without columns that background tasks change.
+
+    `aside` names more columns to leave out, as service.table.column.
+    """
     rows: dict[str, list[str]] = {}
     for service in ("fabric", "breakwater"):
         connection = sqlite3.connect(f"file:{cloud.directory / service / 'database.sqlite'}?mode=ro", uri=True)
@@ -30,7 +33,7 @@ def dump(cloud: Cloud, *aside: str) -> dict[str, list[str]]:
                 moving = _MOVING.get(f"{service}.{table}", frozenset())
                 if "*" in moving:
                     continue
-                cursor = connection.execute(f'SELECT * FROM "{table}"')  # noqa: S608  (a name out of the schema)
+                cursor = connection.execute(f'SELECT * FROM "{table}"')  # noqa: S608  (the name is from the schema)
                 names = [column[0] for column in cursor.description]
                 rows[f"{service}.{table}"] = sorted(
                     repr([
@@ -47,7 +50,7 @@ def dump(cloud: Cloud, *aside: str) -> dict[str, list[str]]:
 
 @contextmanager
 def unchanged(cloud: Cloud, *aside: str) -> Iterator[None]:
-    """Nothing in the databases has changed at the end of the block."""
+    """Assert that the block changes no row of the databases. `aside` is as for `dump`."""
     before = dump(cloud, *aside)
     yield
     after = dump(cloud, *aside)
@@ -62,7 +65,7 @@ def unchanged(cloud: Cloud, *aside: str) -> Iterator[None]:
 
 
 def files_of(directory: Path) -> dict[str, bytes]:
-    """Every file below a directory, but the empty lock."""
+    """The content of every file below a directory by relative path, without the empty lock file."""
     return {
         str(path.relative_to(directory)): path.read_bytes()
         for path in sorted(directory.rglob("*"))

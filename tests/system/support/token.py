@@ -1,4 +1,4 @@
-"""An installation whose CA key for nodes is in a token of SoftHSM2."""
+"""Moves the key of an installation's CA for nodes into a SoftHSM2 token."""
 
 import sqlite3
 from pathlib import Path
@@ -11,7 +11,7 @@ from lab.softhsm import LABEL, MODULE, SoftHsm
 
 
 def move_a_key_to_a_token(cloud: Cloud, directory: Path, pin: str, passphrase: bytes) -> SoftHsm:
-    """What signs for nodes is in a token from now on, and its file is gone."""
+    """Move the key of `nodes-1` into a new token in `directory`, delete the key file, and configure Breakwater."""
     hsm = SoftHsm(directory, pin)
     path = cloud.directory / "breakwater" / "keys" / "nodes-ca.key.pem"
     path = path if path.exists() else path.with_name("nodes-1.key.pem")

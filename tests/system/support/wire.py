@@ -1,4 +1,4 @@
-"""The wire: one TLS connection to a listener of the running cloud, which sends exactly the bytes it is given."""
+"""HTTP client of the tests: one TLS connection to a listener of the cloud, which sends bytes unchanged."""
 
 import json
 import os
@@ -31,7 +31,7 @@ class Closed(Exception):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """Header names are in lower case."""
+    """An HTTP answer. Header names are in lower case."""
 
     status: int
     headers: dict[str, str]
@@ -45,7 +45,7 @@ class Answer(msgspec.Struct, frozen=True):
         return msgspec.json.decode(self.body, type=kind)
 
     def refused(self, *codes: str) -> ProblemDocument:
-        """The problem document, which has one of `codes`, the status of that code, and says what to do next."""
+        """The problem document. Asserts that it has one of `codes`, the status of that code, and a next step."""
         assert self.headers.get("content-type") == "application/problem+json", (self.status, self.body[:300])
         problem = msgspec.json.decode(self.body, type=ProblemDocument)
         assert problem.code in codes, problem
@@ -55,7 +55,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """A TLS client: key, and chain in DER, leaf first."""
+    """The identity of a TLS client: its key, and its chain in DER, leaf first."""
 
     key: ec.EllipticCurvePrivateKey
     chain: tuple[bytes, ...]
@@ -77,7 +77,10 @@ def nodes_ca_pem(cloud: Cloud) -> Path:
 
 
 class Wire:
-    """One kept-alive connection to a listener of the cloud. A context manager. `root`: believed instead of the first."""
+    """One persistent connection to a listener of the cloud, as a context manager.
+
+    `root` is the file of the trusted root; without it, the installation's first root is trusted.
+    """
 
     def __init__(
         self, cloud: Cloud, service: Service = "fabric", identity: Identity | None = None, root: Path | None = None
@@ -166,20 +169,20 @@ def _context(root: Path, identity: Identity | None) -> ssl.SSLContext:
 
 
 def renew_device(wire: Wire, csr: bytes) -> Answer:
-    """The renewal of a device certificate (EST), over a connection with a session's certificate."""
+    """Ask for a new device certificate over EST. The connection needs a session certificate."""
     return wire.ask("POST", PATH_SIMPLEREENROLL, encode_base64(csr), media_type=TYPE_PKCS10)
 
 
 def once(
     cloud: Cloud, service: Service, method: str, path: str, body: object = None, identity: Identity | None = None
 ) -> Answer:
-    """One request on a connection of its own."""
+    """One request on a new connection."""
     with Wire(cloud, service, identity) as wire:
         return wire.ask(method, path, body)
 
 
 def service_identity(cloud: Cloud, name: str) -> Identity:
-    """The identity of one of the cloud's own services."""
+    """The current identity of one of the cloud's services."""
     key = read_key(
         cloud.directory / name / "tls" / "key.pem", read_passphrase(cloud.directory / "secrets" / "passphrase")
     )

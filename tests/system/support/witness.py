@@ -1,8 +1,9 @@
-"""Witness in a process that is to be killed: records what its CA keys sign, and takes orders from a test while it runs.
+"""Witness in a process of Breakwater: records every use of its CA keys, and follows a test's orders while it runs.
 
-A control folder holds files. The process reads `armed` ("POINT STAGE": kill yourself there, by SIGKILL), `fail` (the
-next signature fails) and `hold` (a signed certificate waits until the file is gone). It writes `signatures`: what is
-given to a key before it signs, and what the key returned; each is durable before the work goes on.
+Orders are files in a control folder. `armed` has "POINT STAGE", where the process kills itself with SIGKILL. `fail`
+makes the next signature fail. `hold` delays the return of each signed certificate until the file is gone. The process
+writes the file `signatures`: the bytes to sign before a key signs, and the signed bytes after. Each line is durable
+before the process continues.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ from cloud.breakwater.store import issuance
 from protocol import faults
 
 FLIGHT_SECONDS = 2
-"""Instead of a minute: how long a record may be another process's work, twice what an issuance may take."""
+"""How long a record may be in the work of another process: twice the time limit of a signature. Shipped: a minute."""
 HOLD_POLL_SECONDS = 0.01
 
 _SIGNATURES = "signatures"
@@ -29,7 +30,7 @@ _VERSION_OF_A_CERTIFICATE = 0xA0
 
 
 class Signature(msgspec.Struct, frozen=True):
-    """A line of `signatures`. `der` is empty before the key was used."""
+    """A line of `signatures`. `tbs` and `der` are in hex. `der` is empty in the line before the signature."""
 
     authority: str
     tbs: str
@@ -37,7 +38,7 @@ class Signature(msgspec.Struct, frozen=True):
 
 
 def arm(control: Path, point: str, stage: faults.Stage) -> None:
-    """Have the process of this folder die the next time that it comes there."""
+    """Make the process of this folder kill itself the next time that it reaches the fault point and stage."""
     _write(control / "armed", f"{point} {stage}")
 
 
@@ -53,25 +54,27 @@ def signatures(control: Path) -> list[Signature]:
 
 
 def is_certificate(tbs: bytes) -> bool:
-    """Whether these are a certificate's bytes to be signed, and not a CRL's: RFC 5280 gives both a version, but only
-    the certificate's is tagged."""
+    """Whether these bytes to be signed are a certificate's, and not a CRL's.
+
+    Both begin with a version (RFC 5280). Only the version of a certificate has a context tag.
+    """
     head = 2 if tbs[1] < 0x80 else 2 + (tbs[1] & 0x7F)
     return tbs[head] == _VERSION_OF_A_CERTIFICATE
 
 
 def install(control: Path, *, patient: bool) -> None:
-    """In the process, before it starts: `patient` ones wait for others as long as real ones do."""
+    """Install the witness in this process. With `patient`, the shipped time limits stay."""
     faults.install(lambda name, stage: _die(control, f"{name} {stage}"))
     if not patient:
         flight = timedelta(seconds=FLIGHT_SECONDS)
         issuance.IN_FLIGHT = flight
-        executor.IN_FLIGHT = flight  # type: ignore[attr-defined]  # its own name for it
+        executor.IN_FLIGHT = flight  # type: ignore[attr-defined]  # the module imports the name
         executor.SIGN_SECONDS_MAX = FLIGHT_SECONDS / 2
     _watch(control)
 
 
 def _write(path: Path, text: str) -> None:
-    """At once for whoever looks."""
+    """Write the file atomically, so that a reader gets the whole text."""
     fresh = path.with_suffix(".new")
     fresh.write_text(text)
     fresh.replace(path)
@@ -108,4 +111,4 @@ def _watch(control: Path) -> None:
             await asyncio.sleep(HOLD_POLL_SECONDS)
         return der
 
-    Signer.sign = sign  # type: ignore[method-assign]  # the whole point of a witness
+    Signer.sign = sign  # type: ignore[method-assign]  # a witness replaces the method
