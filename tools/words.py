@@ -35,6 +35,9 @@ TABLE: dict[str, str] = {
     "given out": "issued",
     "kept away": "offline",
     "looked at": "checked",
+    "stands": "is, is in, means",
+    "lies": "is stored, is in",
+    "those who": "the callers, the clients, the operators",
 }
 """The refused words, as regular expressions, and what to write instead."""
 

@@ -89,7 +89,7 @@ class _Template(msgspec.Struct, frozen=True):
 _ATTRIBUTES = FIXED_TPM | FIXED_PARENT | SENSITIVE_DATA_ORIGIN | ADMIN_WITH_POLICY | RESTRICTED | DECRYPT
 
 # Templates L-1 and L-2 of the profile. The bytes are: type, SHA-256, attributes, PolicySecret(TPM_RH_ENDORSEMENT);
-# AES-128-CFB, no scheme; then key bits and exponent 0 (it stands for 65537), or curve and no KDF.
+# AES-128-CFB, no scheme; then key bits and exponent 0 (which means 65537), or curve and no KDF.
 _TEMPLATES: dict[EkType, _Template] = {
     "rsa2048": _Template(
         ALG_RSA,
