@@ -3,6 +3,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
+# Both workers of a test run import all modules and rewrite all tests: the bytecode is kept, or each run pays 6 s of CPU.
+unexport PYTHONDONTWRITEBYTECODE
 
 BIN := .venv/bin
 SOURCES := protocol node cloud lab demo benchmarks tests tools
