@@ -60,15 +60,19 @@ def connect(path: Path, *, writes: bool) -> sqlite3.Connection:
         detect_types=sqlite3.PARSE_DECLTYPES | sqlite3.PARSE_COLNAMES,
         timeout=0.0,
     )
-    if writes:
-        connection.execute("PRAGMA journal_mode = WAL").fetchall()
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA foreign_keys = ON")
-        connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
-        connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_CHECKPOINT_PAGES}").fetchall()
-    else:
-        connection.execute(f"PRAGMA busy_timeout = {READER_BUSY_MS}").fetchall()
-        connection.execute("PRAGMA query_only = ON")
+    try:
+        if writes:
+            connection.execute("PRAGMA journal_mode = WAL").fetchall()
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA foreign_keys = ON")
+            connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+            connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_CHECKPOINT_PAGES}").fetchall()
+        else:
+            connection.execute(f"PRAGMA busy_timeout = {READER_BUSY_MS}").fetchall()
+            connection.execute("PRAGMA query_only = ON")
+    except sqlite3.Error:
+        connection.close()
+        raise
     return connection
 
 
@@ -144,9 +148,12 @@ class SqliteBackend:
     async def open(self) -> None:
         """Open the writer, which makes the file, then the readers. Raises StorageError."""
         try:
-            self._writer = connect(self._path, writes=True)
-            self._reader = connect(self._path, writes=False)
-            self._browser = connect(self._path, writes=False)
+            with contextlib.ExitStack() as opened:
+                self._writer, self._reader, self._browser = (
+                    opened.enter_context(contextlib.closing(connect(self._path, writes=writes)))
+                    for writes in (True, False, False)
+                )
+                opened.pop_all()
         except (OSError, sqlite3.Error) as error:
             raise StorageError(f"cannot open the database {self._path}: {error}") from error
         self._is_held = False

@@ -26,6 +26,8 @@ def test_a_call_on_its_way_outlives_another_trust() -> None:
             asked.set()
             await go.wait()
             writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+            await reader.read()  # until the client closes
+            writer.close()
 
         world = World(pki)
         server = await asyncio.start_server(

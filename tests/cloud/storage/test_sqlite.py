@@ -355,3 +355,17 @@ def test_a_reader_that_fails_is_a_storage_error(database: Path) -> None:
             await ENGINE.browse(COUNT)
 
     on(database, test())
+
+
+def is_open_here(path: Path) -> bool:
+    """Whether this process has the file open."""
+    return path.resolve() in {link.resolve() for link in Path("/proc/self/fd").iterdir()}
+
+
+async def test_a_file_that_is_no_database_stays_open_in_no_connection(tmp_path: Path) -> None:
+    path = tmp_path / "none.sqlite"
+    path.write_text("this is no database" * 100)
+    with pytest.raises(StorageError) as caught:
+        await SqliteBackend(path).open()
+    assert caught.value.__cause__ is not None
+    assert not is_open_here(path)
