@@ -10,11 +10,12 @@ BIN := .venv/bin
 SOURCES := protocol node cloud lab demo benchmarks tests tools
 ARGS ?=
 PART ?=
+RAISE ?=
 
-.PHONY: help setup demo test unit check bench drills fmt up lock clean
+.PHONY: help setup demo test unit check bench coverage drills fmt up lock clean
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## Debian packages that are missing, and .venv with the locked libraries
 	@tools/setup.sh
@@ -42,6 +43,12 @@ check: setup ## ruff, mypy --strict, import contracts, the tree, its tests, the 
 bench: setup ## benchmarks: each figure and its ratio to a floor of the same run
 	@$(BIN)/python -m benchmarks $(ARGS)
 
+coverage: setup ## every test under coverage.py; fails under a floor of tests/coverage_floor.json (RAISE=--raise)
+	@rm -f .coverage .coverage.*
+	@$(BIN)/python -m coverage run -m pytest -n 2 --dist worksteal $(ARGS)
+	@$(BIN)/python -m coverage combine --quiet
+	@$(BIN)/python -m tools.coverage $(RAISE)
+
 drills: setup ## what is long, loud or needs root: PART=name runs one, no PART lists them
 	@$(BIN)/python -m tests.drills $(PART) $(ARGS)
 
@@ -59,5 +66,5 @@ lock: ## remake the hashed locks (ARGS=--upgrade: newest releases)
 	@tools/lock.sh $(ARGS)
 
 clean: ## remove .venv, caches and var with the development cloud in it
-	rm -rf .venv .setup.lock .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist var *.egg-info
+	rm -rf .venv .setup.lock .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage* build dist var *.egg-info
 	find . -path ./.git -prune -o -name __pycache__ -type d -exec rm -rf {} +

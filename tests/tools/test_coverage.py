@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from coverage import Coverage
 
-from tools.coverage import MARGIN_PERCENT, main, measured, problems, raised
+from tools.coverage import MARGIN_PERCENT, REPOSITORY, main, measured, problems, raised
 
 SHARES = {"node/a.py": 92.7, "node/b.py": 40.0}
 
@@ -41,7 +41,7 @@ def data_file(tmp_path: Path) -> Path:
     path = tmp_path / "data"
     coverage = Coverage(data_file=str(path), config_file=False, include=["*/protocol/codes.py"])
     with coverage.collect():
-        runpy.run_module("protocol.codes")
+        runpy.run_path(str(REPOSITORY / "protocol/codes.py"))
     coverage.save()
     return path
 
