@@ -79,6 +79,11 @@ def test_an_installation_on_postgresql_and_a_second_issuer(
             stack.callback(each.end)
         first.serve("breakwater", "fabric")
         second.serve("breakwater")
+        # Fabric stored what the machine's session had reported when it stopped.
+        assert cloud.run("node", "show", node)["node"]["development"] is True
+        entries = cloud.run("audit", "list", "--object", node)
+        changes = [entry["detail"] for entry in entries if entry["action"] == "node.mode_changed"]
+        assert changes == [{"generation": "1", "mode": "development"}]
         paper = PaperNode(cloud, "two issuers").join(secret_of(cloud.code(paper_tenant(cloud, tmp_path))))
         session, device = paper.session(), x509.load_der_x509_certificate(paper.device)
         stranger = Stranger(cloud, tmp_path / "stranger")

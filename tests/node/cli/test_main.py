@@ -3,14 +3,17 @@
 import json
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
-from node.cli.main import main
+from node.cli.main import _with_state, main
+from node.config import Config
 from node.disk.files import StateLock
+from node.hwbind.tpm import Mode, Tpm
 from node.local.server import Answer, Request, listen, problem, serve
 from node.state import State
 from tests.node.conftest import Machine
@@ -93,6 +96,17 @@ def test_no_agent(cli: Cli, installed: State) -> None:
 
 def test_a_bad_activation_file(cli: Cli) -> None:
     assert failure(cli, "activate", str(cli.directory / "missing")) == (2, "activation_file_invalid")
+
+
+@pytest.mark.parametrize("mode", ["production", "development"])
+def test_the_tpm_port_gets_the_mode_of_the_settings(tmp_path: Path, mode: Mode) -> None:
+    """Every session proof repeats the port's mode."""
+
+    async def mode_of(_: State, tpm: Tpm) -> Mode:
+        return tpm.mode
+
+    config = Config(state_dir=tmp_path / "state", mode=mode)
+    assert trio.run(partial(_with_state, config, mode_of, creates=True)) == mode
 
 
 @pytest.mark.parametrize(("command", "code"), [(["renew"], 75), (["activate", "file"], 75), (["run"], 70)])
