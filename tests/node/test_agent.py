@@ -390,12 +390,14 @@ async def test_a_renewal_that_fails_waits_for_the_slot(agent: Agent, fabric: Fab
     old = fabric.node_chain(agent.licence.identity.node_key.public_key(), 1, life=DAY, not_before=utc_now() - 9 * DAY)
     agent.licence.replace_certificate(old, agent.licence.identity.node_key)
     fabric.answers[PATH_SIMPLEREENROLL] = refused("unavailable")
+    now = utc_now()
+    agent._clock = lambda: now
     for _ in range(3):
         await agent._renew_device_if_due()
     renewals = [request for request in fabric.requests if request.path == PATH_SIMPLEREENROLL]
     assert len(renewals) == 1
     assert agent._renew_from is not None
-    assert utc_now() < agent._renew_from <= utc_now() + timedelta(seconds=2)
+    assert now < agent._renew_from <= now + timedelta(seconds=2)
 
 
 async def test_a_new_trust_is_reported_soon(
