@@ -31,7 +31,7 @@ def _all_points() -> tuple[str, ...]:
 
 
 def points_in_code(*sides: str) -> list[str]:
-    """The name in every `fault_point(...)` of the folders `sides`, or of all. A call without a literal: its source."""
+    """The names of all fault points, or of those of the services `sides`. A call without a literal name: its source."""
     return [name for name in _all_points() if not sides or name.partition(".")[0] in sides]
 
 
