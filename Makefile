@@ -9,13 +9,14 @@ unexport PYTHONDONTWRITEBYTECODE
 BIN := .venv/bin
 SOURCES := protocol node cloud lab demo benchmarks tests tools
 ARGS ?=
+MINUTES ?= 10
 PART ?=
 RAISE ?=
 
-.PHONY: help setup demo test unit check bench coverage drills fmt up lock clean
+.PHONY: help setup demo test unit check bench coverage drills api-fuzz fmt up lock clean
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## Debian packages that are missing, and .venv with the locked libraries
 	@tools/setup.sh
@@ -51,6 +52,9 @@ coverage: setup ## every test under coverage.py; fails under a floor of tests/co
 
 drills: setup ## what is long, loud or needs root: PART=name runs one, no PART lists them
 	@$(BIN)/python -m tests.drills $(PART) $(ARGS)
+
+api-fuzz: setup ## requests made from the API documents, as each kind of caller, for MINUTES=10
+	@$(BIN)/python -m tests.drills api-fuzz --minutes $(MINUTES) $(ARGS)
 
 fmt: setup ## format, and apply the fixes of ruff
 	@$(BIN)/ruff check --fix-only --exit-zero $(SOURCES)

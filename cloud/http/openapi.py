@@ -321,6 +321,9 @@ def struct_docstring(struct: Any) -> str:
 
 
 def _binary_schema(binary: Binary) -> Json:
+    """The schema of a body that is passed on as bytes: an object if they are JSON, else a string."""
+    if binary.media_type == "application/json":
+        return {"type": "object"}
     schema: Json = {"type": "string", "contentMediaType": binary.media_type}
     return {**schema, "maxLength": binary.bytes_max} if binary.bytes_max else schema
 

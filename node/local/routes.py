@@ -161,6 +161,7 @@ def handler(agent: Licensed) -> Handler:
                 if route.is_command and not request.privileged:
                     return _refused(PERMISSION_DENIED)
                 return await route.answer(agent, name)
-        return _refused(METHOD_NOT_ALLOWED)
+        methods = tuple(route.method for route, _ in found)
+        return msgspec.structs.replace(_refused(METHOD_NOT_ALLOWED), allow=methods)
 
     return handle

@@ -49,10 +49,11 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """Status and body of an answer."""
+    """Status and body of an answer. `allow` has the methods of the path, for a 405."""
 
     status: int
     body: msgspec.Struct
+    allow: tuple[str, ...] = ()
 
 
 class LocalProblem(msgspec.Struct, frozen=True):
@@ -133,6 +134,8 @@ async def _send(connection: h11.Connection, stream: trio.SocketStream, answer: A
     body = msgspec.json.encode(answer.body) + b"\n"
     kind = b"application/problem+json" if isinstance(answer.body, LocalProblem) else b"application/json"
     headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body)), (b"connection", b"close")]
+    if answer.allow:
+        headers.append((b"allow", ", ".join(answer.allow).encode()))
     data = connection.send(h11.Response(status_code=answer.status, headers=headers)) or b""
     if not head_only:
         data += connection.send(h11.Data(data=body)) or b""

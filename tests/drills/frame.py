@@ -69,12 +69,13 @@ class OutOfTime(BaseException):
 
 def part_names() -> list[str]:
     """The names of the parts, sorted."""
-    return sorted(each.name for each in pkgutil.iter_modules(tests.drills.__path__) if each.name not in FRAME_MODULES)
+    modules = (each.name for each in pkgutil.iter_modules(tests.drills.__path__))
+    return sorted(name.replace("_", "-") for name in modules if name not in FRAME_MODULES)
 
 
 def load_part(name: str) -> Part:
     """The module of a part."""
-    return cast(Part, importlib.import_module(f"tests.drills.{name}"))
+    return cast(Part, importlib.import_module(f"tests.drills.{name.replace('-', '_')}"))
 
 
 def description(part: Part) -> str:

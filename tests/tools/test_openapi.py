@@ -86,16 +86,23 @@ def test_a_stale_copy_is_named_with_its_first_differences() -> None:
     assert openapi.stale("n.json", json.dumps(GOOD).encode(), many)[-1] == "  and 4 more"
 
 
+def test_every_listener_has_a_document() -> None:
+    made = openapi.documents()
+    assert set(made) == {
+        f"{name}.json" for name in ("fabric", "fabric-repository", "breakwater", "breakwater-public", "cascadia")
+    }
+
+
 def test_the_check_fails_until_the_change_is_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert openapi.main([], tmp_path) == 1
-    assert openapi.main(["--write"], tmp_path) == 0
-    assert openapi.main([], tmp_path) == 0
-    copy = tmp_path / "docs" / "api" / "fabric.json"
-    copy.write_text(copy.read_text().replace("Create a tenant", "Make a tenant"))
-    (copy.parent / "ledger.json").write_text("{}")
+    made = {"good.json": json.dumps(GOOD).encode()}
+    assert openapi.main([], tmp_path, lambda: made) == 1
+    assert openapi.main(["--write"], tmp_path, lambda: made) == 0
+    assert openapi.main([], tmp_path, lambda: made) == 0
+    (tmp_path / "docs" / "api" / "ledger.json").write_text("{}")
+    made = {"good.json": json.dumps(changed(f"{GET} summary", "Another")).encode()}
     capsys.readouterr()
-    assert openapi.main([], tmp_path) == 1
+    assert openapi.main([], tmp_path, lambda: made) == 1
     printed = capsys.readouterr().err
-    assert "#/paths/~1v1~1tenants/post/description" in printed
+    assert '#/paths/~1a/get/summary: is "Another", the copy has "Show"' in printed
     assert "docs/api/ledger.json: no service has this document" in printed
     assert "python -m tools.openapi --write" in printed

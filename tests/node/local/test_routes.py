@@ -79,6 +79,7 @@ async def test_everything_else(agent: Agent, method: str, path: str, status: int
     answer = await request(agent, path, method)
     document = members(answer)
     assert (answer.status, document["status"], document["code"]) == (status, status, code)
+    assert bool(answer.allow) == (status == 405)
     assert list(document) == ["title", "status", "code"]
 
 
