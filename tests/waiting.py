@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 
 POLL_SECONDS = 0.01
-"""Between two looks at a condition that has no event."""
+"""The pause between two checks of a condition that has no event."""
 
 
 async def until(what: str, check: Callable[[], Any], seconds: float = 10.0) -> Any:
@@ -33,7 +33,7 @@ async def until(what: str, check: Callable[[], Any], seconds: float = 10.0) -> A
 
 
 async def stays(what: str, check: Callable[[], object], seconds: float) -> None:
-    """Check for `seconds` that a condition holds: the absence of an event has no event. Works on asyncio and on trio.
+    """Check for `seconds` that a condition holds, for example that no event happens. Works on asyncio and on trio.
 
     Raises AssertionError with `what` when the condition does not hold.
     """
@@ -52,5 +52,5 @@ def stays_true(what: str, check: Callable[[], object], seconds: float) -> None:
 
 
 def waiters(event: asyncio.Event) -> int:
-    """How many tasks wait for an event: a poll that has come so far is woken by it."""
+    """The number of tasks that wait for an event. A test can wait until a poll waits before it sets the event."""
     return len(event._waiters)

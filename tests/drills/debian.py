@@ -1,6 +1,6 @@
 """The whole suite in a fresh Debian: debootstrap, a clone, `make setup`, `make test`.
 
-Needs root and debootstrap. Processes and mounts of the run live in namespaces of their own and end with it. The packages
+Needs root and debootstrap. Processes and mounts of the run have their own namespaces and end with it. The packages
 come from the mirror that debootstrap uses by default, or from `--mirror`.
 """
 
@@ -21,13 +21,13 @@ MINUTES_MAX = 120.0
 REPOSITORY = Path(__file__).parent.parent.parent
 SUITES = ("bookworm", "trixie")
 FIRST_PACKAGES = "git,make,python3,ca-certificates"
-"""What a contributor is asked to have before `make setup`."""
+"""The packages that CONTRIBUTING.md asks for before `make setup`."""
 CHECKOUT = "root/cascade"
 FROM_HOST = ("etc/resolv.conf", "etc/hosts", "etc/ssl/certs/ca-certificates.crt")
-"""Files of this machine that the new system gets: how to reach the package indexes."""
+"""Files of this machine that the new system needs to reach the package indexes."""
 PROGRESS_SECONDS = 60.0
 TAIL_LINES = 40
-"""How much of a failed command's output a finding quotes."""
+"""The part of a failed command's output that a finding quotes."""
 
 _ENTER = """
 set -eu
@@ -42,7 +42,7 @@ _COUNTS = re.compile(r"=+ (.*\d+ passed.*) in ")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Which Debian, from where, and what runs in it."""
+    """Add the Debian release, the mirror and the command."""
     parser.add_argument("--suite", choices=SUITES, default="trixie", help="the release (default: %(default)s)")
     parser.add_argument("--mirror", default="", help="where packages come from (default: debootstrap's own)")
     parser.add_argument(

@@ -1,6 +1,6 @@
-"""Cloud or agent killed before and after each fault point of each scenario, from activation to revocation.
+"""Kills cloud or agent before and after each fault point of each scenario, from activation to revocation.
 
-`tests/system/test_fault_walk.py` keeps one kill at each fault point of each scenario.
+`tests/system/test_fault_walk.py` has one kill at each fault point of each scenario.
 """
 
 import argparse
@@ -28,18 +28,18 @@ USUAL_TIME = "5 min"
 MINUTES_MAX = 30.0
 
 GROUP_CASES = 6
-"""Cases of one situation that a lane takes at once: to prepare the situation costs as much as a case."""
+"""The cases of one situation that a lane takes at once. Preparing the situation costs as much as a case."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Which scenarios, and how many at a time."""
+    """Add the choice of scenarios and the number of lanes."""
     names = [scenario.name for scenario in SCENARIOS]
     parser.add_argument("--scenario", action="append", choices=names, help="walk this scenario only (may be repeated)")
     parser.add_argument("--lanes", type=int, default=3, help="scenarios at a time (default: %(default)s)")
 
 
 def run(options: argparse.Namespace, say: Say) -> Outcome:
-    """Walk the table."""
+    """Walk the cases. Each failed case is a finding."""
     cases = [case for case in all_cases() if not options.scenario or case.scenario.name in options.scenario]
     by_scenario = [[case for case in cases if case.scenario == scenario] for scenario in SCENARIOS]
     groups = [group[at : at + GROUP_CASES] for group in by_scenario for at in range(0, len(group), GROUP_CASES)]
@@ -50,7 +50,7 @@ def run(options: argparse.Namespace, say: Say) -> Outcome:
         for case in group:
             try:
                 returns[case] = walk(lane, case)
-            except BaseException as error:  # noqa: BLE001  it is a finding, and the other cases go on
+            except BaseException as error:  # noqa: BLE001  the error is a finding, and the other cases continue
                 findings.append(f"{case}\n{''.join(traceback.format_exception(error, limit=-2))}")
             say(f"{len(returns)} of {len(cases)} kills survived, {len(findings)} not: {case}")
 

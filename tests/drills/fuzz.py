@@ -1,7 +1,7 @@
-"""Coverage-guided fuzzing of every input that a stranger can send.
+"""Coverage-guided fuzzing of every input that an unauthenticated caller can send.
 
-`tests.fuzz` runs one target in a process of its own. New inputs that reach new code go to the corpus in the repository.
-A crash is a finding: its input is written beside the corpus as `TARGET.crash-...`.
+Each target runs as a separate process of `tests.fuzz`. Inputs that reach new code go to the corpus in the repository. A
+crash is a finding: its input is written beside the corpus as `TARGET.crash-...`.
 """
 
 import argparse
@@ -19,13 +19,13 @@ MINUTES_MAX = 60.0
 TARGETS = ("csr", "est", "ocsp", "evidence")
 PROGRESS_SECONDS = 60.0
 TAIL_LINES = 15
-"""How much of a failed run's output a finding quotes."""
+"""The lines of a failed run's output in its finding."""
 
 _STATISTIC = re.compile(r"^stat::(number_of_executed_units|new_units_added|peak_rss_mb): +(\d+)$", re.MULTILINE)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Which targets, and for how long."""
+    """Add the targets and the time for each."""
     parser.add_argument("--target", action="append", choices=TARGETS, help="fuzz this target only (may be repeated)")
     parser.add_argument("--minutes", type=float, default=10.0, help="time for each target (default: %(default)s)")
 

@@ -1,6 +1,6 @@
-"""Breakwater killed before and after each of its fault points, on each database, alone and beside a replica.
+"""Kills Breakwater before and after each of its fault points, on each database, alone and beside a replica.
 
-`tests/system/test_issuer_walk.py` keeps one kill at each fault point of each scenario, each scenario in one mode.
+`tests/system/test_issuer_walk.py` has one kill at each fault point of each scenario, each scenario in one mode.
 """
 
 import argparse
@@ -31,7 +31,7 @@ MINUTES_MAX = 30.0
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Which modes and scenarios, and how many at a time."""
+    """Add the choice of modes and scenarios and the number of lanes."""
     names = [scenario.name for scenario in SCENARIOS]
     parser.add_argument("--mode", action="append", choices=MODES, help="walk in this mode only (may be repeated)")
     parser.add_argument("--scenario", action="append", choices=names, help="walk this scenario only (may be repeated)")
@@ -39,7 +39,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, say: Say) -> Outcome:
-    """Walk the table."""
+    """Walk the groups. Each failed group is a finding."""
     modes = options.mode or MODES
     groups = [
         group
@@ -53,14 +53,14 @@ def run(options: argparse.Namespace, say: Say) -> Outcome:
     with tempfile.TemporaryDirectory(prefix="cascade-issuer-walk-") as folder:
         scratch = Path(folder)
         installation = new_cloud(scratch / "installation").init()
-        # PostgreSQL ends with the thread that starts it, so this thread does.
+        # PostgreSQL ends with the thread that starts it, so the main thread starts it.
         pristine = None if modes == ["sqlite"] else _pristine(installation)
 
         def work(lane: int, group: Group) -> None:
             try:
                 directory = scratch / f"{lane}-{groups.index(group)}"
                 taken.update(walk_group(_begin(group.mode, directory, installation, pristine), group))
-            except BaseException as error:  # noqa: BLE001  it is a finding, and the other groups go on
+            except BaseException as error:  # noqa: BLE001  the error is a finding, and the other groups continue
                 findings.append("".join([f"{group}\n", *traceback.format_exception(error, limit=-2)]))
             say(f"{len(taken)} of {len(cases)} kills survived, {len(findings)} groups not: {group}")
 
@@ -90,6 +90,6 @@ def _pristine(installation: Cloud) -> PostgresLocation:
 
 
 def _begin(mode: Mode, directory: Path, installation: Cloud, pristine: PostgresLocation | None) -> Site:
-    """A copy of the installation and of its database, with nothing running."""
+    """A copy of the installation and its database, with no process."""
     location = None if mode == "sqlite" or pristine is None else cluster().create(pristine.name)
     return Site(mode, directory, installation, location)

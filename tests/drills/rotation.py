@@ -1,6 +1,6 @@
-"""A full rotation of root and both issuing CAs while a fleet of nodes is at work.
+"""A full rotation of root and both issuing CAs while a fleet of nodes sends requests.
 
-`tests/system/test_rotation.py` keeps the same with a small fleet.
+`tests/system/test_rotation.py` has the same rotation with a small fleet.
 """
 
 import argparse
@@ -19,12 +19,12 @@ MINUTES_MAX = 15.0
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """How many nodes."""
+    """Add the number of nodes."""
     parser.add_argument("--nodes", type=int, default=50, help="nodes at work (default: %(default)s)")
 
 
 def run(options: argparse.Namespace, say: Say) -> Outcome:
-    """One rotation. A step that fails ends it and is its finding."""
+    """Run one rotation. The first failed step ends the rotation and is the finding."""
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cascade-rotation-")))
         chip = stack.enter_context(SoftTpm(scratch / "chip", ca=scratch / "maker", bus=shared_bus()))

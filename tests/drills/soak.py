@@ -1,9 +1,9 @@
 """10,000 node certificates through the API, then the verdict of the checker, pkilint and openssl on them.
 
-A real installation runs as a process. Node certificates are issued over mTLS on several connections, as Fabric asks for
-them, and a part is revoked by closing generations. Then `cascade pki check` walks all of it with pkilint on a random
-few hundred. openssl, which knows nothing of the database, must agree on a random part: `openssl verify` with the CRLs
-as they are served, `openssl ocsp` with the responder.
+A real installation runs as a process. The drill asks Breakwater for node certificates over mTLS on several connections,
+as Fabric does, and closes the generations of a part. Then `cascade pki check` checks all records, with pkilint on some
+hundred random certificates. openssl must agree with the database on another random part: `openssl verify` with the
+served CRLs, and `openssl ocsp` with the responder.
 """
 
 import argparse
@@ -41,7 +41,7 @@ MINUTES_MAX = 45.0
 TRUST_DOMAIN = "cascade.internal"
 CONNECTIONS = 8
 REVOKED_OF = 4
-"""Every fourth generation is closed."""
+"""The drill closes every fourth generation."""
 LIFE = timedelta(days=90)
 CHECK_SECONDS = 1800.0
 
@@ -49,7 +49,7 @@ Work = Callable[[HttpIssuer, NodeId], Awaitable[None]]
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run has seen. `disagreements` has a line for each answer that is not the database's."""
+    """The results of a run. `disagreements` has a line for each answer that differs from the database."""
 
     certificates: int
     revoked: int
@@ -68,18 +68,18 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def good(self) -> bool:
-        """Whether the walk was clean and everybody agreed."""
+        """Whether the checker found no error and every answer agreed."""
         return not self.findings and not self.disagreements
 
 
 class Soak:
-    """One run against a cloud that is up."""
+    """One run against a running cloud."""
 
     def __init__(self, cloud: Cloud, scratch: Path, seed: int, say: Say) -> None:
         self._cloud = cloud
         self._say = say
         self._scratch = scratch
-        # Which certificates are looked at is no secret, and a run can be repeated.
+        # The choice of certificates needs no secret randomness, and a run with the same seed is repeatable.
         self._choose = random.Random(seed)
         self._tenant = TenantId(make_id("ten", 1, os.urandom(10)))
         certs = cloud.directory / "breakwater" / "certs"
@@ -89,7 +89,7 @@ class Soak:
         self._pki = f"http://127.0.0.1:{cloud.port + 3}"
 
     def run(self, certificates: int, pkilint_certificates: int, verified: int, asked: int) -> Figures:
-        """All of it, in order."""
+        """Issue, close, run `cascade pki check`, compare with openssl. The arguments are numbers of certificates."""
         begun = time.monotonic()
         nodes = asyncio.run(self._issue(certificates))
         issued = time.monotonic()
@@ -122,7 +122,7 @@ class Soak:
         )
 
     def _client(self) -> CloudClient:
-        """As Fabric calls the issuer."""
+        """A client with Fabric's identity."""
         home = self._cloud.directory
         identity = load_identity(home / "fabric" / "tls", home / "secrets" / "passphrase")
         certs = home / "breakwater" / "certs"
@@ -153,7 +153,7 @@ class Soak:
         await self._spread(nodes, close)
 
     async def _spread(self, nodes: Sequence[NodeId], work: Work) -> None:
-        """Do `work` for each node, on as many connections as `CONNECTIONS` says."""
+        """Do `work` for each node, on `CONNECTIONS` connections."""
         left = iter(nodes)
 
         async def one_line(client: CloudClient) -> None:
@@ -165,7 +165,7 @@ class Soak:
             await asyncio.gather(*(one_line(client) for _ in range(CONNECTIONS)))
 
     def _check(self, pkilint_certificates: int) -> "Walked":
-        """The real command, beside the running issuer."""
+        """Run `cascade pki check` beside the running issuer."""
         options = ("--dir", str(self._cloud.directory), "--pkilint", str(pkilint_certificates), "--json")
         process = forked(self._scratch, "cascade", "pki", "check", *options)
         code = process.wait(CHECK_SECONDS)
@@ -175,7 +175,7 @@ class Soak:
         return report
 
     def _fetch(self) -> dict[str, tuple[int, int]]:
-        """Every shard's CRL by HTTP, as files; entries and bytes of each."""
+        """Fetch every shard's CRL by HTTP into files. Returns the number of entries and of bytes of each."""
         found = {}
         for (shard,) in self._cloud.rows("breakwater", "SELECT id FROM shard ORDER BY id"):
             authority, number = shard.rsplit(".", 1)
@@ -189,7 +189,7 @@ class Soak:
         return self._scratch / f"{shard}.crl.pem"
 
     def _sample(self, count: int) -> list[tuple[Path, bool]]:
-        """Random certificates as files, half of them revoked, with the database's answer."""
+        """Write random certificates to files, half of them revoked. Returns each file, and whether it is revoked."""
         chosen: list[tuple[Path, bool]] = []
         for state in ("revoked", "issued"):
             asked = "SELECT serial, certificate, shard FROM certificate WHERE profile = 'device' AND state = ?"
@@ -201,7 +201,7 @@ class Soak:
         return chosen
 
     def _verify(self, chosen: Sequence[tuple[Path, bool]]) -> list[str]:
-        """`openssl verify` with the CRL of the certificate's own shard."""
+        """Compare with `openssl verify` and the CRL of the certificate's shard. Returns the disagreements."""
         wrong = []
         for file, revoked in chosen:
             crl = self._crl_file(file.name.rpartition("-")[0])
@@ -213,7 +213,7 @@ class Soak:
         return wrong
 
     def _ask(self, chosen: Sequence[tuple[Path, bool]]) -> list[str]:
-        """`openssl ocsp`, which checks the responder's certificate and the nonce too."""
+        """Compare with `openssl ocsp`, which also checks responder certificate and nonce. Returns the disagreements."""
         wrong = []
         for file, revoked in chosen:
             where = ("-url", f"{self._pki}/ocsp", "-CAfile", self._bundle, "-issuer", self._issuer)
@@ -225,7 +225,7 @@ class Soak:
 
 
 class Found(msgspec.Struct, frozen=True):
-    """A finding, as `cascade pki check --json` tells it."""
+    """A finding in the report of `cascade pki check --json`."""
 
     check: str
     object: str
@@ -234,7 +234,7 @@ class Found(msgspec.Struct, frozen=True):
 
 
 class Walked(msgspec.Struct, frozen=True):
-    """What of the report of `cascade pki check --json` is looked at."""
+    """The fields of the report of `cascade pki check --json` that the drill reads."""
 
     certificates: int
     pkilint_certificates: int
@@ -243,7 +243,7 @@ class Walked(msgspec.Struct, frozen=True):
 
 
 def openssl(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """One command of a stranger."""
+    """Run an openssl command."""
     return subprocess.run(
         ["openssl", *map(str, arguments)],
         capture_output=True,
@@ -255,7 +255,7 @@ def openssl(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def outcome(figures: Figures, seed: int) -> Outcome:
-    """The result for the frame."""
+    """The figures and findings of a run as a drill's outcome."""
     named: dict[str, Figure] = {
         "certificates issued": figures.certificates,
         "issued per second": figures.certificates / figures.issue_seconds,

@@ -1,4 +1,4 @@
-"""The check of coverage: floors hold, only rise, and each module has one."""
+"""`tools.coverage`: floors hold and only rise, and each module has one."""
 
 import json
 import runpy
@@ -37,7 +37,7 @@ def test_floors_rise_and_never_fall() -> None:
 
 @pytest.fixture
 def data_file(tmp_path: Path) -> Path:
-    """What coverage.py leaves of a run of one module of this repository."""
+    """The data file of coverage.py after a run of one module of this repository."""
     path = tmp_path / "data"
     coverage = Coverage(data_file=str(path), config_file=False, include=["*/protocol/codes.py"])
     with coverage.collect():

@@ -89,7 +89,7 @@ ROWS: list[tuple[str, StoredEvidence, Verified, bool, Decision]] = [
     ),
     ("earlier", HELD, LEASE_1, True, Ignore("stale")),
     ("the same", HELD, LEASE_5, True, Ignore("same")),
-    ("the same, signed anew by the same key", HELD, verified(make_lease(seq=5)), True, Ignore("same")),
+    ("the same, signed again by the same key", HELD, verified(make_lease(seq=5)), True, Ignore("same")),
     ("the same, signed by a newer key", HELD, RESIGNED, True, Accept(RESIGNED)),
     ("another at the same place", HELD, FORKED, True, Refuse("conflict", "")),
     ("later", HELD, SUSPENSION, False, Accept(SUSPENSION)),

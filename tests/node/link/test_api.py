@@ -71,7 +71,7 @@ NOTHING_THAT_COUNTS: dict[str, Answer] = {
     "500 with its code": refused("internal"),
     "503 with its code": refused("unavailable"),
     "502 empty": always(502),
-    "a code nobody knows": always(403, problem_with("self_destruct"), PROBLEM),
+    "an unknown code": always(403, problem_with("self_destruct"), PROBLEM),
     "a document of wrong types": always(403, b'{"type":1,"title":"","status":403,"code":"node_revoked"}', PROBLEM),
     "a document that is cut": always(403, json_encode(document(KINDS["node_revoked"]))[:-1], PROBLEM),
     "a redirect": always(307, b"", ("location", "https://127.0.0.1:1/v1/node/nonces")),

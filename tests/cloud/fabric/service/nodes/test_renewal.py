@@ -203,7 +203,7 @@ def _reissued(machine: Machine) -> bytes:
     )
     for extension in leaf.extensions:
         builder = builder.add_extension(extension.value, extension.critical)
-    return builder.sign(p256("nobody's CA"), hashes.SHA256()).public_bytes(serialization.Encoding.DER)
+    return builder.sign(p256("an unknown CA"), hashes.SHA256()).public_bytes(serialization.Encoding.DER)
 
 
 async def test_a_byte_identical_proof_gets_the_stored_answer(world: World, machine: Machine) -> None:
