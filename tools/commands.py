@@ -1,13 +1,14 @@
 """Commands in pages: which targets of make, modules of Python and commands of Cascade a line of shell text calls.
 
-`problems` checks one line. It reads the Makefile, the file tree, and the argument parsers of `cascade` and `cascadia`.
+`problems` checks one line. It reads the Makefile, the file tree, the argument parsers of `cascade` and `cascadia`, and
+the names of the drills.
 """
 
 import argparse
 import re
 import shlex
 from argparse import ArgumentParser
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 
@@ -31,12 +32,21 @@ def is_command(text: str) -> bool:
 
 
 class Commands:
-    """The commands of a repository. A parser is made when the first line names its command."""
+    """The commands of a repository. A parser is made when the first line names its command.
 
-    def __init__(self, repository: Path, parsers: Mapping[str, Callable[[], ArgumentParser]]) -> None:
+    `values` has the accepted values of a variable of make. Every value of another variable passes.
+    """
+
+    def __init__(
+        self,
+        repository: Path,
+        parsers: Mapping[str, Callable[[], ArgumentParser]],
+        values: Mapping[str, Collection[str]],
+    ) -> None:
         makefile = (repository / "Makefile").read_text("utf-8")
         self._targets = set(_TARGET.findall(makefile))
         self._variables = {one or other for one, other in _VARIABLE.findall(makefile)}
+        self._values = values
         self._repository = repository
         self._makers = dict(parsers)
         self._parsers: dict[str, ArgumentParser] = {}
@@ -56,11 +66,19 @@ class Commands:
 
     def _make(self, words: list[str]) -> Iterator[str]:
         for word in words:
-            name, equals, _ = word.partition("=")
+            name, equals, value = word.partition("=")
             if equals and name not in self._variables:
                 yield f"make has no variable {name}"
-            elif not equals and not word.startswith("-") and word not in self._targets and not _PLACEHOLDER.match(word):
+            elif equals:
+                yield from self.value_problems(name, value)
+            elif not word.startswith("-") and word not in self._targets and not _PLACEHOLDER.match(word):
                 yield f"make has no target {word}"
+
+    def value_problems(self, name: str, value: str) -> Iterator[str]:
+        """The value of a variable of make, if the variable does not accept it."""
+        accepted = self._values.get(name)
+        if accepted is not None and value not in accepted and not _PLACEHOLDER.match(value):
+            yield f"{name} is one of {', '.join(sorted(accepted))}, and not {value}"
 
     def _python(self, words: list[str]) -> Iterator[str]:
         for one, other in pairwise(words):

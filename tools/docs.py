@@ -2,8 +2,8 @@
 
     python -m tools.docs
 
-- Each file, test, target of make, and command of `cascade` or `cascadia` that a page names as code exists, with its
-  options. Names with a capital letter (`DIR`, `NAME`) or in angle brackets are placeholders.
+- Each file, test, target of make, drill, and command of `cascade` or `cascadia` that a page names as code exists, with
+  its options. Names with a capital letter (`DIR`, `NAME`) or in angle brackets are placeholders.
 - A relative link leads to a file, and its anchor to a heading.
 - A line has at most `LINE_CHARACTERS_MAX` characters.
 - Each row of the README's table of claims names tests, and pytest collects them.
@@ -13,7 +13,7 @@ import re
 import subprocess
 import sys
 from argparse import ArgumentParser
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -41,6 +41,7 @@ ROOTS = ("protocol", "node", "cloud", "lab", "demo", "benchmarks", "tests", "too
 _PATH = re.compile(rf"(?P<file>(?:{'|'.join(map(re.escape, ROOTS))}|\.github|\.ci)/[\w./*-]*)(?:::(?P<test>\w+))?")
 _BARE_FILE = re.compile(r"(?:[a-z_0-9]+\.py|[A-Z]+\.md|pyproject\.toml|requirements[a-z.-]*|Makefile|LICENSE)")
 _BARE_TEST = re.compile(r"test_\w+")
+_ASSIGNMENT = re.compile(r"([A-Z]+)=([^\s=]+)")
 _MANUAL = re.compile(r"\b(cascade|cascadia)\((\d)\)")
 
 _FENCE = re.compile(r"^ {0,3}(```|~~~)")
@@ -110,9 +111,14 @@ class Page:
 class Checker:
     """Everything that pages are compared with, read once."""
 
-    def __init__(self, repository: Path, parsers: Mapping[str, Callable[[], ArgumentParser]]) -> None:
+    def __init__(
+        self,
+        repository: Path,
+        parsers: Mapping[str, Callable[[], ArgumentParser]],
+        values: Mapping[str, Collection[str]],
+    ) -> None:
         self._repository = repository
-        self._commands = Commands(repository, parsers)
+        self._commands = Commands(repository, parsers, values)
         self.pages = [
             Page(str(path.relative_to(repository)), path.read_text("utf-8"))
             for pattern in PAGES
@@ -177,6 +183,8 @@ class Checker:
             yield from self._commands.problems(text)
         elif path := _PATH.fullmatch(text):
             yield from self._path_problems(path["file"], path["test"])
+        elif assignment := _ASSIGNMENT.fullmatch(text):
+            yield from self._commands.value_problems(assignment[1], assignment[2])
         elif _BARE_FILE.fullmatch(text):
             if text not in self._files:
                 yield f"there is no file {text}"
@@ -249,7 +257,9 @@ def _cascadia() -> ArgumentParser:
 
 def main(repository: Path = REPOSITORY) -> int:
     """Print every problem; the exit code is 1 if there is one."""
-    checker = Checker(repository, {"cascade": _cascade, "cascadia": _cascadia})
+    from tests.drills.frame import part_names
+
+    checker = Checker(repository, {"cascade": _cascade, "cascadia": _cascadia}, {"PART": part_names()})
     found = list(checker.problems())
     claims = checker.claims()
     found += claim_problems(claims, lambda files: collect(repository, files))

@@ -37,7 +37,7 @@ def commands(tmp_path: Path) -> Commands:
     (tmp_path / "Makefile").write_text(MAKEFILE)
     (tmp_path / "tools").mkdir()
     (tmp_path / "tools/tree.py").touch()
-    return Commands(tmp_path, {"cascade": shop})
+    return Commands(tmp_path, {"cascade": shop}, {"MINUTES": ["3", "5"]})
 
 
 @pytest.mark.parametrize(
@@ -73,6 +73,7 @@ def test_existing_commands_pass(commands: Commands, text: str) -> None:
         ("make units", "make has no target units"),
         ("make unit drill", "make has no target drill"),
         ("make unit PART=x", "make has no variable PART"),
+        ("make unit MINUTES=4", "MINUTES is one of 3, 5, and not 4"),
         ("python -m tools.trees", "python has no module tools.trees"),
         ("python -m pytest tests/test_away.py", "there is no file tests/test_away.py"),
         ("cascade pkix", "cascade has no command pkix"),
@@ -91,7 +92,7 @@ def test_a_missing_command_is_named(commands: Commands, text: str, problem: str)
 
 def test_options_that_a_command_adds_late_are_known(tmp_path: Path) -> None:
     (tmp_path / "Makefile").touch()
-    real = Commands(tmp_path, {"cascade": cascade_parser})
+    real = Commands(tmp_path, {"cascade": cascade_parser}, {})
     assert not list(real.problems("cascade tenant trust TENANT --ek-root FILE"))
     assert list(real.problems("cascade tenant trust TENANT --ek-roots FILE")) == [
         "cascade tenant trust has no option --ek-roots"

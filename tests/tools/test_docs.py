@@ -34,7 +34,7 @@ def shop() -> ArgumentParser:
 def repository(tmp_path: Path) -> Path:
     for path, text in {
         "README.md": README,
-        "Makefile": "unit:\n",
+        "Makefile": "unit:\n\t@run $(PART)\n",
         "docs/manual.md": MANUAL,
         "cloud/shop/app.py": "",
         "tests/shop/test_goods.py": TESTS,
@@ -48,7 +48,7 @@ def said(repository: Path, text: str = "", page: str = "docs/manual.md") -> list
     """The problems, with a text added to a page."""
     path = repository / page
     path.write_text((path.read_text() if path.exists() else "") + text)
-    return list(docs.Checker(repository, {"cascade": shop}).problems())
+    return list(docs.Checker(repository, {"cascade": shop}, {"PART": ["flood"]}).problems())
 
 
 def test_correct_pages_pass(repository: Path) -> None:
@@ -62,6 +62,7 @@ def test_correct_pages_pass(repository: Path) -> None:
         "`tests/shop/test_goods.py::test_sale`",
         "`cloud/<service>/app.py` and `DIR/secrets` and cloud/shop/words.py without marks",
         "`make unit` and `cascade --json`",
+        "`make unit PART=flood`, `PART=flood`, `PART=NAME`, `OTHER=none`",
         "```\nmake unit\nan output of cloud/nothing.py\n```",
         "[a](../README.md), [b](#manual), [c](https://shop.example/x#y), [`app.py`](../cloud/shop/app.py)",
         "`[not a link](nowhere.md)`",
@@ -83,6 +84,8 @@ def test_existing_names_pass(repository: Path, text: str) -> None:
             "`tests/shop/test_goods.py::test_gone`",
             "docs/manual.md:6: tests/shop/test_goods.py has no test test_gone.",
         ),
+        ("`make unit PART=fire`", "docs/manual.md:6: PART is one of flood, and not fire."),
+        ("`PART=fire`", "docs/manual.md:6: PART is one of flood, and not fire."),
         ("`make units`", "docs/manual.md:6: make has no target units."),
         ("```\ntext\nmake units\n```", "docs/manual.md:8: make has no target units."),
         ("```\ncascade \\\n  --jsn\n```", "docs/manual.md:7: cascade has no option --jsn."),
@@ -109,7 +112,7 @@ def test_two_headings_of_one_text_have_two_anchors() -> None:
 
 
 def test_the_claims_are_the_rows_of_one_section(repository: Path) -> None:
-    checker = docs.Checker(repository, {})
+    checker = docs.Checker(repository, {}, {})
     assert checker.claims() == [
         (7, "Goods are counted", ["tests/shop/test_goods.py"]),
         (8, "Goods are sold once", ["tests/shop/test_goods.py::test_sale"]),
@@ -153,7 +156,7 @@ def test_pytest_collects_the_named_files_only(repository: Path) -> None:
 
 
 def test_the_pages_of_this_repository_are_read() -> None:
-    checker = docs.Checker(docs.REPOSITORY, {})
+    checker = docs.Checker(docs.REPOSITORY, {}, {})
     assert {"README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/adr/README.md"} <= {
         page.path for page in checker.pages
     }

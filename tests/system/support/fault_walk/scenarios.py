@@ -339,7 +339,7 @@ STAGES: tuple[Stage, ...] = ("before", "after")
 
 
 def all_cases() -> list[Case]:
-    """A kill before and after each fault point of each scenario. `make drills PART=fault_walk` walks them."""
+    """A kill before and after each fault point of each scenario. `make drills PART=fault-walk` walks them."""
     return [Case(scenario, point, stage) for scenario in SCENARIOS for point in scenario.points for stage in STAGES]
 
 

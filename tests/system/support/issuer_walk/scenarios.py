@@ -325,7 +325,7 @@ class Group(msgspec.Struct, frozen=True):
 
 
 def all_groups() -> list[Group]:
-    """A kill before and after each fault point of each scenario, in each mode. `make drills PART=issuer_walk` walks them."""
+    """A kill before and after each fault point of each scenario, in each mode. `make drills PART=issuer-walk` walks them."""
     return [
         Group(
             mode, scenario, tuple(Case(mode, scenario, point, stage) for point in scenario.points for stage in STAGES)
