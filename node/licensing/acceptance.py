@@ -62,7 +62,7 @@ def decide(stored: StoredEvidence, offered: Verified, holder: Holder, *, fresh: 
     `fresh` is whether a verified freshness says that the statement is current.
 
     1. The statement must be for this node and generation.
-    2. A revocation is stored, unless one is stored already.
+    2. A revocation is stored, unless statement and tombstone of a revocation are stored already and undamaged.
     3. No statement follows a revocation.
     4. Without undamaged stored evidence the statement must be fresh.
     5. An earlier statement of the stream is stale.
