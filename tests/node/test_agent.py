@@ -102,7 +102,7 @@ async def test_a_start_asks_for_the_statement_once(agent: Agent, fabric: Fabric)
 
 
 @pytest.mark.usefixtures("no_heartbeat")
-async def test_a_change_between_session_and_wake_channel_is_heard(agent: Agent, fabric: Fabric) -> None:
+async def test_a_change_between_session_and_wake_channel_is_noticed(agent: Agent, fabric: Fabric) -> None:
     async def changed(asked: Request) -> Reply:
         answer = fabric._open_session(asked)
         fabric.say(fabric.lease(entitlements=("new",)))
@@ -138,7 +138,7 @@ async def test_revoked_it_does_not_start_again_with_or_without_the_cloud(
     assert not config.socket.exists()
 
 
-async def test_suspended_then_resumed(agent: Agent, fabric: Fabric) -> None:
+async def test_a_suspended_node_resumes(agent: Agent, fabric: Fabric) -> None:
     async with running(agent):
         await until_it_polls(fabric)
         fabric.say(fabric.suspension())
@@ -188,7 +188,7 @@ async def failing(machine: Machine) -> AsyncIterator[FailingTpm]:
     port.close()
 
 
-async def test_a_tpm_lost_while_running_is_borne_while_the_lease_lasts(
+async def test_a_tpm_lost_while_running_is_tolerated_until_the_lease_is_due(
     config: Config, state: State, failing: FailingTpm, fabric: Fabric
 ) -> None:
     agent = Agent.load(config, state, failing)
@@ -221,7 +221,7 @@ async def test_a_tpm_lost_past_the_refresh_ends_the_agent(
     assert caught.group_contains(TpmAbsent, match="unplugged")
 
 
-async def test_a_tpm_that_fails_still_hears_a_revocation_over_its_session(
+async def test_without_a_tpm_a_revocation_still_comes_over_the_session(
     config: Config, state: State, failing: FailingTpm, fabric: Fabric
 ) -> None:
     agent = Agent.load(config, state, failing)
@@ -330,7 +330,9 @@ async def test_a_signal_ends_it_while_it_settles(agent: Agent, fabric: Fabric, c
     assert not config.socket.exists()
 
 
-async def test_systemd_hears_that_the_loop_runs(agent: Agent, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+async def test_systemd_gets_watchdog_messages_while_the_loop_runs(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         receiver.bind(str(tmp_path / "notify"))
         receiver.setblocking(False)
@@ -350,7 +352,7 @@ async def test_systemd_hears_that_the_loop_runs(agent: Agent, monkeypatch: pytes
     assert received[-1] == b"STOPPING=1"
 
 
-async def test_a_damaged_generation_that_waits_does_not_stop_the_one_in_force(
+async def test_a_damaged_pending_generation_does_not_stop_the_one_in_force(
     config: Config, fabric: Fabric, state: State, tpm: Tpm, machine: Machine
 ) -> None:
     state.identities.save_generation(identity(fabric, machine.ak, machine.node_key, 2))

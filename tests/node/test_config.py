@@ -52,7 +52,7 @@ def test_without_any_source_the_values_are_those_of_production() -> None:
         (b"\xff = 1", "c.toml"),
     ],
 )
-def test_what_cannot_be_used_is_refused(tmp_path: Path, text: str | bytes, named: str) -> None:
+def test_unusable_settings_are_refused(tmp_path: Path, text: str | bytes, named: str) -> None:
     file = write(tmp_path / "c.toml", text)
     with pytest.raises(ConfigError, match=named) as caught:
         load_config({"config": file}, {})

@@ -61,7 +61,7 @@ def test_codes_are_distinct() -> None:
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, NodeError) else None,
 )
-def test_what_a_state_error_says(error: errors.StateError, exit_code: Exit, code: str, text: str) -> None:
+def test_the_texts_of_state_errors(error: errors.StateError, exit_code: Exit, code: str, text: str) -> None:
     assert (error.exit, error.code, error.text, str(error), error.path) == (exit_code, code, text, text, PATH)
     assert error.next.endswith((".", PATH.name))
 

@@ -20,7 +20,7 @@ def state(tmp_path: Path, fabric: Fabric, machine: Machine) -> State:
     return install(tmp_path / "state", fabric, machine.ak, machine.node_key)
 
 
-async def test_another_key_beside_the_certificate_is_noticed(
+async def test_another_key_beside_the_certificate_is_found(
     fabric: Fabric, state: State, tpm: Tpm, machine: Machine
 ) -> None:
     """This TPM can load the key, but the certificate is for another key. The start refuses it."""
@@ -40,7 +40,7 @@ def test_nothing_to_run_as(tmp_path: Path) -> None:
     assert isinstance(caught.value, NodeError)
 
 
-async def test_a_revoked_generation_gives_way_to_one_that_waits(fabric: Fabric, state: State, machine: Machine) -> None:
+async def test_a_pending_generation_replaces_a_revoked_one(fabric: Fabric, state: State, machine: Machine) -> None:
     apply(load_licence(state), fabric, fabric.revocation())
     assert load_licence(state).revoked
     state.identities.save_generation(identity(fabric, machine.ak, machine.node_key, 2))

@@ -13,6 +13,6 @@ def test_base64url_round_trips(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("text", ["A", "AB==", "AB", "A+", "A/", "AA\n", " AA", "ä"])
-def test_base64url_has_one_spelling(text: str) -> None:
+def test_base64url_has_one_encoding_a_value(text: str) -> None:
     with pytest.raises(EncodingError):
         b64url_decode(text)

@@ -63,7 +63,7 @@ def test_other_uris_are_refused(uri: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "0", "01", "-1", "+1", "1.0", " 1", "1 ", "a", "1" * 10, "\u0661"])
-def test_generations_have_one_spelling(text: str) -> None:
+def test_generations_have_one_text_each(text: str) -> None:
     with pytest.raises(IdError):
         parse_generation(text)
 

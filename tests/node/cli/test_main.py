@@ -110,13 +110,13 @@ def test_the_tpm_port_gets_the_mode_of_the_settings(tmp_path: Path, mode: Mode) 
 
 
 @pytest.mark.parametrize(("command", "code"), [(["renew"], 75), (["activate", "file"], 75), (["run"], 70)])
-def test_the_state_is_anothers(cli: Cli, installed: State, command: list[str], code: int) -> None:
+def test_another_process_owns_the_state(cli: Cli, installed: State, command: list[str], code: int) -> None:
     """`cascadia run` exits with the codes that the systemd unit matches on, and with no other."""
     with StateLock(cli.state):
         assert failure(cli, *command) == (code, "state_busy")
 
 
-def test_status_takes_the_state_from_nobody(cli: Cli, installed: State) -> None:
+def test_status_needs_no_lock(cli: Cli, installed: State) -> None:
     """`status` reads the state without its lock, so that an agent that starts meanwhile finds the state free."""
     with StateLock(cli.state):
         code, document = cli.json("status")

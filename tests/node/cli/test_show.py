@@ -63,7 +63,7 @@ def test_a_status_begins_with_the_license_and_ends_with_the_limits() -> None:
     assert {"mode", "offline bound", "damaged"}.isdisjoint(dict(rows(text)))
 
 
-def test_a_status_names_what_is_unusual() -> None:
+def test_a_status_shows_unusual_values() -> None:
     unusual = {"mode": "development", "offline_bound_at": "2027-01-21T12:00:00Z", "damaged": ["one", "two"]}
     shown = rows(human_status(STATUS | unusual | {"agent_running": True}))
     assert ("agent", "running") in shown

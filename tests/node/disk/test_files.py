@@ -69,7 +69,7 @@ def test_write_and_replace(home: Path) -> None:
     assert names(home) == ["file"]
 
 
-def test_what_a_crash_left_is_replaced(home: Path) -> None:
+def test_files_that_a_crash_left_are_replaced(home: Path) -> None:
     (home / ".file.tmp").write_bytes(b"half")
     write_atomic(home / "file", b"whole")
     assert names(home) == ["file"]

@@ -99,7 +99,7 @@ def test_nothing_stored(store: IdentityStore) -> None:
     assert store.load_activation() is None
 
 
-def test_a_generation_waits_beside_the_current_one(store: IdentityStore, state: Path) -> None:
+def test_a_pending_generation_is_stored_beside_the_current_one(store: IdentityStore, state: Path) -> None:
     store.save_generation(make_identity(1))
     assert (store.current(), store.pending()) == (None, make_identity(1))
     store.switch_to(1)
@@ -125,7 +125,7 @@ def test_switching_goes_up_only_and_prunes(store: IdentityStore) -> None:
     assert store.current() == make_identity(3)
 
 
-def test_saving_again_replaces_what_waits_and_never_the_current(store: IdentityStore) -> None:
+def test_saving_again_replaces_a_pending_generation_and_never_the_current_one(store: IdentityStore) -> None:
     confirmed(store, 1)
     store.save_generation(make_identity(2))
     again = msgspec.structs.replace(make_identity(2), chain=RENEWED)
@@ -245,13 +245,13 @@ def test_a_renewal_under_way(store: IdentityStore) -> None:
     assert store.load_renewal() is None
 
 
-def test_a_chain_is_pem_that_others_read(tmp_path: Path) -> None:
+def test_other_tools_read_a_stored_chain_as_pem(tmp_path: Path) -> None:
     data = encode_chain(CHAIN)
     assert decode_chain(tmp_path, data) == CHAIN
     assert [one.serial_number for one in x509.load_pem_x509_certificates(data)] == [1, 2]
 
 
-def test_activation_is_kept_and_forgotten(store: IdentityStore) -> None:
+def test_an_activation_is_stored_and_removed(store: IdentityStore) -> None:
     store.save_activation(ACTIVATION)
     assert store.load_activation() == ACTIVATION
     other = msgspec.structs.replace(ACTIVATION, file_sha256="1" * 64)
@@ -281,13 +281,13 @@ def test_every_changed_byte_and_every_truncation_is_noticed(store: IdentityStore
             store.current()
 
 
-def test_a_lost_choice_of_generation_means_confirming_again(store: IdentityStore, state: Path) -> None:
+def test_a_missing_current_generation_is_confirmed_again(store: IdentityStore, state: Path) -> None:
     confirmed(store, 1, 2)
     (state / "current.json").unlink()
     assert (store.current(), store.pending()) == (None, make_identity(2))
 
 
-def test_a_damaged_choice_of_generation_stops_everything(store: IdentityStore, state: Path) -> None:
+def test_a_damaged_current_generation_file_stops_every_use(store: IdentityStore, state: Path) -> None:
     confirmed(store, 1)
     (state / "current.json").write_bytes(b"")
     uses: list[Callable[[], object]] = [
@@ -342,7 +342,7 @@ def test_every_changed_byte_of_an_activation_is_noticed(store: IdentityStore, st
             store.load_activation()
 
 
-def test_a_full_disk_keeps_what_is_there(store: IdentityStore) -> None:
+def test_a_full_disk_keeps_the_stored_files(store: IdentityStore) -> None:
     confirmed(store, 1)
     store.save_activation(ACTIVATION)
 

@@ -137,7 +137,7 @@ AFTER = ("node.activation.start", "node.activation.prove", "node.confirm.send", 
 
 
 @pytest.mark.parametrize("point", [f"before {name}" for name in POINTS] + [f"after {name}" for name in AFTER])
-async def test_cut_off_anywhere_it_goes_on_in_the_same_generation(
+async def test_an_interrupted_activation_continues_in_the_same_generation(
     state: State, tpm: Tpm, file: Path, fabric: Fabric, cut: list[str], point: str
 ) -> None:
     cut.append(point)
@@ -231,7 +231,7 @@ async def test_a_generation_that_is_not_above_is_refused(state: State, tpm: Tpm,
         await run(state, tpm, file)
 
 
-async def test_the_state_of_another_node_is_not_built_upon(
+async def test_the_state_of_another_node_is_refused(
     state: State, tpm: Tpm, file: Path, fabric: Fabric, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await run(state, tpm, file)
@@ -268,7 +268,7 @@ async def test_a_damaged_generation_is_followed_by_a_new_one(state: State, tpm: 
     assert (licence.identity.generation, licence.verdict().gate_open) == (2, True)
 
 
-async def test_cut_off_and_damaged_it_goes_on(
+async def test_an_interrupted_activation_continues_after_damage(
     state: State, tpm: Tpm, file: Path, fabric: Fabric, cut: list[str]
 ) -> None:
     await run(state, tpm, file)
@@ -289,7 +289,7 @@ async def test_a_wrong_pin_opens_no_connection(
     assert (caught.value.exit, fabric.handshakes) == (Exit.VERIFICATION, [])
 
 
-async def test_a_cloud_that_is_not_there(state: State, tpm: Tpm, file: Path, fabric: Fabric) -> None:
+async def test_an_activation_without_a_cloud_stores_nothing(state: State, tpm: Tpm, file: Path, fabric: Fabric) -> None:
     fabric.answers["/v1/activations"] = always(503)
     with pytest.raises(CloudUnreachable):
         await run(state, tpm, file)
@@ -300,7 +300,7 @@ async def test_a_cloud_that_is_not_there(state: State, tpm: Tpm, file: Path, fab
     "content",
     [b"", b"{}", b"x" * 20_000, b"\xff", b'{"format":1}', None],
 )
-def test_a_file_that_is_none(tmp_path: Path, content: bytes | None) -> None:
+def test_an_unusable_activation_file(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "file"
     if content is not None:
         path.write_bytes(content)

@@ -54,7 +54,7 @@ async def test_the_evidence_names_the_chip_and_the_attestation_key(
     assert endorsement.ek_certificate
 
 
-async def test_both_exchanges_are_answered_alike(
+async def test_the_challenges_of_both_exchanges_are_answered(
     cloud: Fabric, endorsement: EndorsementEvidence, machine: Machine, tpm: Tpm
 ) -> None:
     activation = of_activation(cloud, endorsement)

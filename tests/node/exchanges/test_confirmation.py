@@ -43,7 +43,7 @@ def waiting(tmp_path: Path, fabric: Fabric, machine: Machine, tpm: Tpm) -> Waiti
     return Waiting(tmp_path / "state", fabric, machine, tpm)
 
 
-async def test_it_is_in_force_with_a_licence(waiting: Waiting, fabric: Fabric) -> None:
+async def test_a_confirmed_generation_is_in_force_with_a_licence(waiting: Waiting, fabric: Fabric) -> None:
     licence = await waiting.confirm()
     assert (waiting.in_force(), licence.identity.generation, licence.confirmed, fabric.confirmed) == (2, 2, True, 2)
     assert (waiting.hardware.status, licence.verdict().gate_open) == ("ours", True)
@@ -51,14 +51,14 @@ async def test_it_is_in_force_with_a_licence(waiting: Waiting, fabric: Fabric) -
     assert [request.path.rpartition("/")[2] for request in fabric.requests] == ["nonces", "sessions", "confirm"]
 
 
-async def test_it_is_repeatable(waiting: Waiting) -> None:
+async def test_a_confirmation_can_be_repeated(waiting: Waiting) -> None:
     first = await waiting.confirm()
     second = await waiting.confirm()
     assert second.presented == first.presented
     assert waiting.in_force() == 2
 
 
-async def test_a_generation_that_the_cloud_has_ended_waits_no_more(waiting: Waiting, fabric: Fabric) -> None:
+async def test_a_generation_that_the_cloud_has_closed_is_not_pending(waiting: Waiting, fabric: Fabric) -> None:
     fabric.closed[2] = fabric.revocation(2)
     with pytest.raises(CloudRefused):
         await waiting.confirm()
@@ -66,7 +66,7 @@ async def test_a_generation_that_the_cloud_has_ended_waits_no_more(waiting: Wait
     assert waiting.state.pending(waiting.trust.value) is None
 
 
-async def test_a_refusal_without_a_signed_statement_leaves_it_waiting(waiting: Waiting, fabric: Fabric) -> None:
+async def test_after_a_refusal_without_a_signed_statement_it_stays_pending(waiting: Waiting, fabric: Fabric) -> None:
     fabric.answers[CONFIRM] = refused("activation_closed")
     with pytest.raises(CloudRefused):
         await waiting.confirm()

@@ -39,7 +39,7 @@ async def connection(credentials: Credentials, trust: TrustSet) -> AsyncIterator
     await made.close()
 
 
-async def test_without_a_session_nothing_serves(trust: TrustSet) -> None:
+async def test_without_a_session_no_session_can_be_used(trust: TrustSet) -> None:
     connection = Connection()
     assert (connection.credentials, connection.fabric, connection.session_until) == (None, None, None)
     assert not connection.serves(trust, utc_now())
@@ -88,7 +88,7 @@ async def test_an_outdated_session_is_held_and_does_not_serve(connection: Connec
     assert not connection.serves(trust, utc_now())
 
 
-async def test_the_one_before_is_closed(connection: Connection, credentials: Credentials, trust: TrustSet) -> None:
+async def test_the_earlier_session_is_closed(connection: Connection, credentials: Credentials, trust: TrustSet) -> None:
     before = connection.fabric
     assert before is not None
     await connection.replace(credentials, trust)
@@ -97,7 +97,9 @@ async def test_the_one_before_is_closed(connection: Connection, credentials: Cre
         await before.nonce()
 
 
-async def test_it_is_forgotten_before_it_is_closed(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_session_is_dropped_before_it_is_closed(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`close` waits. Meanwhile no other task may use the client."""
     seen: list[Service | None] = []
     aclose = Service.aclose

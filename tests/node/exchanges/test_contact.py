@@ -78,7 +78,7 @@ async def test_the_same_statement_again_is_an_answer(contact: Contact, fabric: F
     assert asked(fabric) == [NONCES, SESSIONS]
 
 
-async def test_over_a_session_that_is_held_the_statement_is_asked_for(contact: Contact, fabric: Fabric) -> None:
+async def test_over_the_present_session_the_statement_is_fetched(contact: Contact, fabric: Fabric) -> None:
     assert await contact.attempt()
     fabric.requests.clear()
     fabric.say(fabric.lease(entitlements=("new",)))
@@ -173,7 +173,7 @@ async def test_a_session_by_an_unpublished_issuer_leads_to_the_trust(
     assert refreshes.asked == 1
 
 
-async def test_a_server_that_nobody_vouches_for_is_looked_up_once_in_ten_minutes(
+async def test_an_unverified_server_refreshes_the_trust_once_in_ten_minutes(
     contact: Contact, fabric: Fabric, refreshes: Refreshes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refreshes.make = lambda: contact._trust.value
@@ -247,7 +247,7 @@ async def test_a_renewal_that_is_refused_says_so(contact: Contact, fabric: Fabri
     assert contact.licence.revoked
 
 
-async def test_it_tells_which_trust_it_works_by(contact: Contact, fabric: Fabric, refreshes: Refreshes) -> None:
+async def test_every_request_reports_the_trust_in_use(contact: Contact, fabric: Fabric, refreshes: Refreshes) -> None:
     await contact.attempt()
     assert set(fabric.trust_versions) == {VERSION}
     await contact._trust.refresh()
@@ -264,7 +264,7 @@ async def test_a_chain_with_cross_certificates_opens_a_session(contact: Contact,
     assert len(contact.licence.identity.chain) == 2
 
 
-async def test_a_certificate_that_opens_nothing_is_renewed_with_evidence(
+async def test_a_certificate_that_opens_no_session_is_renewed_with_evidence(
     contact: Contact, fabric: Fabric, refreshes: Refreshes
 ) -> None:
     before = contact.licence.identity
@@ -276,7 +276,9 @@ async def test_a_certificate_that_opens_nothing_is_renewed_with_evidence(
     assert contact.licence.verdict().gate_open
 
 
-async def test_a_superseded_node_with_an_expired_certificate_learns_it(contact: Contact, fabric: Fabric) -> None:
+async def test_a_superseded_node_with_an_expired_certificate_gets_its_revocation(
+    contact: Contact, fabric: Fabric
+) -> None:
     fabric.taken = set()
     fabric.revoke("superseded")
     await contact.attempt()
@@ -302,7 +304,7 @@ async def test_a_renewal_that_is_refused_is_silence(contact: Contact, fabric: Fa
     assert contact.licence.verdict().gate_open
 
 
-async def test_a_renewal_that_waits_holds_nothing_up(contact: Contact, fabric: Fabric) -> None:
+async def test_a_pending_renewal_delays_no_contact(contact: Contact, fabric: Fabric) -> None:
     await contact.attempt()
     proofs: list[str] = []
     route = fabric._route
@@ -324,7 +326,7 @@ async def test_a_renewal_that_waits_holds_nothing_up(contact: Contact, fabric: F
     assert contact.licence.identity.node_key != before.node_key
 
 
-async def test_a_renewal_whose_answer_does_not_verify_holds_nothing_up(
+async def test_a_renewal_with_an_unverified_answer_delays_no_contact(
     contact: Contact, fabric: Fabric, refreshes: Refreshes
 ) -> None:
     """The cloud would return the same bad certificate at every contact, until the lease ends."""
@@ -373,7 +375,9 @@ BAD: dict[str, Answer] = {
 
 
 @pytest.mark.parametrize("path", [SESSIONS, STATEMENT])
-async def test_no_answer_without_a_signed_word_changes_a_state(contact: Contact, fabric: Fabric, path: str) -> None:
+async def test_no_answer_without_a_signed_statement_changes_a_state(
+    contact: Contact, fabric: Fabric, path: str
+) -> None:
     before = contact.licence.presented
     for number, (name, answer) in enumerate(BAD.items(), start=1):
         if path == STATEMENT:
@@ -433,7 +437,7 @@ async def test_a_refusal_with_a_forged_statement_is_silence(contact: Contact, fa
     assert contact.licence.verdict().state == "active"
 
 
-async def test_a_revoked_session_learns_why_by_a_new_proof(contact: Contact, fabric: Fabric) -> None:
+async def test_after_a_revocation_a_new_proof_gets_the_signed_reason(contact: Contact, fabric: Fabric) -> None:
     """A refusal over the present session proves nothing. The new proof gets the signed statement."""
     await contact.attempt()
     fabric.revoke()
@@ -469,7 +473,7 @@ async def test_a_generation_that_cannot_be_confirmed_leaves_the_one_in_force(
     await contact.connection.close()
 
 
-async def test_cancelled_at_its_end_a_confirmation_is_not_forgotten(
+async def test_cancelled_at_its_end_a_confirmation_still_counts(
     contact: Contact, fabric: Fabric, state: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state.identities.save_generation(

@@ -108,7 +108,7 @@ async def test_an_answer_that_is_no_certificate_is_silence(
     assert stored(state) == before == licence.identity
 
 
-async def test_without_a_session_nothing_is_asked(
+async def test_without_a_session_no_request_is_sent(
     state: State, licence: Licence, renewal: DeviceRenewal, tpm: Tpm
 ) -> None:
     with pytest.raises(api.CloudUnreachable, match="no session"):
@@ -182,7 +182,7 @@ def _by_prefix(fabric: Fabric, answer: Answer) -> dict[str, Answer]:
 
 
 @pytest.mark.parametrize("code", ["challenge_expired", "activation_closed", "not_found", "conflict", "csr_refused"])
-async def test_a_renewal_that_has_ended_is_forgotten_and_the_key_stays(
+async def test_a_renewal_that_has_ended_is_removed_and_the_key_stays(
     state: State, licence: Licence, renewal: DeviceRenewal, tpm: Tpm, fabric: Fabric, code: str
 ) -> None:
     before = licence.identity
@@ -221,7 +221,7 @@ async def test_a_closed_generation_comes_with_its_signed_statement(
     assert state.identities.load_renewal() is None
 
 
-async def test_a_renewal_of_another_generation_or_a_torn_one_is_forgotten(
+async def test_a_renewal_of_another_generation_or_a_torn_one_is_removed(
     state: State, licence: Licence, renewal: DeviceRenewal, tpm: Tpm, fabric: Fabric
 ) -> None:
     _by_prefix(fabric, always(503))

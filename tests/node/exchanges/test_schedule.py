@@ -129,7 +129,7 @@ def test_a_device_certificate_is_renewed_around_half_of_its_life() -> None:
     assert schedule.device_renewal_due(certificate(), hour, NODE)
 
 
-def test_a_lease_orders_renewed_what_was_made_before() -> None:
+def test_a_lease_orders_the_renewal_of_older_certificates() -> None:
     order = T0 + DAY
     ordered = msgspec.structs.replace(LEASE, renew_device_after=order)
 

@@ -84,7 +84,7 @@ async def aiter_of(directory: trio.Path):  # type: ignore[no-untyped-def]
         yield entry
 
 
-async def test_a_closed_generation_learns_why(cloud: Fabric, machine: Machine, tpm: Tpm) -> None:
+async def test_a_closed_generation_gets_its_revocation(cloud: Fabric, machine: Machine, tpm: Tpm) -> None:
     cloud.last_generation = 1
     cloud.revoke()
     with pytest.raises(SessionRefused) as caught:
@@ -131,7 +131,7 @@ async def test_no_proof_is_made_for_a_wrong_server(cloud: Fabric, machine: Machi
     assert cloud.received == 0
 
 
-async def test_cancelled_it_leaves_no_connection(cloud: Fabric, machine: Machine, tpm: Tpm) -> None:
+async def test_a_cancelled_request_leaves_no_connection(cloud: Fabric, machine: Machine, tpm: Tpm) -> None:
     cloud.answers[SESSIONS] = hang
     with trio.move_on_after(1.0) as scope:
         await log_in(cloud, machine, tpm)

@@ -123,7 +123,7 @@ def test_udev_knows_better(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("assigned", ["1", "2", "3", ""])
-def test_an_address_that_is_not_the_hardwares_does_not_count(tmp_path: Path, assigned: str) -> None:
+def test_an_address_that_is_not_permanent_does_not_count(tmp_path: Path, assigned: str) -> None:
     root = build(tmp_path, {"sys/devices/pci0/net/eno1/addr_assign_type": assigned})
     assert read_components(root, no_udev).absent == {"mac/eno1": "its address is not the permanent one"}
 
@@ -213,7 +213,7 @@ def test_a_router_names_the_first_cards_only(tmp_path: Path) -> None:
     assert len([name for name in components.values if name.startswith("mac/")]) == MACS_MAX
 
 
-def test_what_is_sent_names_components_and_hides_values(tmp_path: Path) -> None:
+def test_the_sent_fingerprint_names_components_and_hides_values(tmp_path: Path) -> None:
     components = read_components(build(tmp_path), no_udev)
     sent = fingerprint(SALT, components)
     assert sent.keys() == components.values.keys()

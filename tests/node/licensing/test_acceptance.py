@@ -128,20 +128,20 @@ def test_the_date_of_issue_orders_nothing() -> None:
     assert decide(HELD, backdated, HOLDER, fresh=True) == Accept(backdated)
 
 
-def test_a_holder_is_all_four() -> None:
+def test_a_holder_is_trust_domain_tenant_node_and_generation() -> None:
     lease = make_lease()
     assert HOLDER.holds(lease)
     assert not Holder("other.internal", HOLDER.tenant, HOLDER.node, 1).holds(lease)
     assert not Holder(HOLDER.trust_domain, HOLDER.tenant, HOLDER.node, 2).holds(lease)
 
 
-def test_what_was_stored_replaces_all_earlier_evidence() -> None:
+def test_a_stored_statement_replaces_all_earlier_evidence() -> None:
     for statement in (verified(make_lease(seq=9)), SUSPENSION):
         assert after_storing(Accept(statement), T0) == StoredEvidence(statement=statement, received_at=T0)
     assert after_storing(Accept(REVOCATION), T0) == StoredEvidence(REVOCATION, REVOCATION, T0)
 
 
-def test_what_the_disk_would_not_take_closes_the_gate_all_the_same() -> None:
+def test_a_statement_that_the_disk_refused_still_closes_the_gate() -> None:
     assert without_storing(TORN, Accept(REVOCATION), T0).tombstone == REVOCATION
     assert not without_storing(TORN, Accept(REVOCATION), T0).tombstone_doubtful
     assert without_storing(HELD, Accept(SUSPENSION), T0) == StoredEvidence(statement=SUSPENSION, received_at=T0)

@@ -66,7 +66,7 @@ async def test_a_chip_that_answers_with_an_error_is_tolerated_until_the_lease_ne
         await check.check(machine.node_key, never)
 
 
-async def test_the_lease_is_looked_at_once_the_chip_has_failed(machine: Machine) -> None:
+async def test_the_lease_is_checked_after_the_chip_has_failed(machine: Machine) -> None:
     """A slow chip takes seconds. Meanwhile the lease may become due for refresh."""
     events: list[str] = []
 
@@ -101,7 +101,7 @@ def test_a_reported_fault_stays_until_the_tpm_or_the_cloud_answers() -> None:
     assert (check.status, check.proven, check.fault) == ("unavailable", True, None)
 
 
-def test_another_chip_that_an_exchange_meets_closes_the_gate_and_ends_nothing() -> None:
+def test_another_chip_during_an_exchange_closes_the_gate_and_does_not_end_the_agent() -> None:
     check = HardwareCheck(Tpm("none"))
     check.report_fault(TpmNotOurs("another chip"))
     assert (check.status, check.fault) == ("other", None)

@@ -92,7 +92,7 @@ def test_a_revocation_is_a_tombstone_before_it_is_a_statement(
     assert again(licence, tmp_path).revoked
 
 
-def test_what_was_verified_is_used_and_not_read_again(
+def test_the_verified_statement_is_used_and_not_read_again(
     licence: Licence, fabric: Fabric, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     verified: list[str] = []
@@ -112,7 +112,7 @@ def test_what_was_verified_is_used_and_not_read_again(
 
 @pytest.mark.parametrize("damage", ["", "statement", "tombstone"])
 @pytest.mark.parametrize("word", ["lease", "suspension", "revocation"])
-def test_what_is_used_after_an_answer_is_what_the_next_start_reads(
+def test_the_next_start_reads_the_evidence_that_was_used_after_an_answer(
     licence: Licence, fabric: Fabric, tmp_path: Path, word: str, damage: str
 ) -> None:
     apply(licence, fabric, fabric.lease())
@@ -169,7 +169,7 @@ def test_nothing_is_used_before_it_is_stored(
 
 
 @pytest.mark.parametrize("word", ["revocation", "suspension"])
-def test_what_closes_the_gate_is_used_on_a_full_disk(
+def test_a_statement_that_closes_the_gate_is_used_on_a_full_disk(
     licence: Licence, fabric: Fabric, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, word: str
 ) -> None:
     apply(licence, fabric, fabric.lease())

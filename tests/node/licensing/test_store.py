@@ -147,7 +147,7 @@ def test_a_sound_file_with_the_wrong_content_is_not_trusted(store: LicenceStore,
     ],
     ids=["node", "generation", "named generation", "a lease", "kind of file", "empty"],
 )
-def test_a_tombstone_that_does_not_verify_shuts_the_gate(store: LicenceStore, content: bytes) -> None:
+def test_a_tombstone_that_does_not_verify_closes_the_gate(store: LicenceStore, content: bytes) -> None:
     store.record(Accept(LEASE), T0)
     store.write_tombstone(REVOCATION, T0)
     store.tombstone_path(1).write_bytes(content)

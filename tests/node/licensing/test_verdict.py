@@ -261,7 +261,7 @@ any_evidence = st.builds(
 
 
 @given(any_evidence)
-def test_what_an_open_gate_means(one: Evidence) -> None:
+def test_an_open_gate_follows_from_a_lease_and_the_hardware(one: Evidence) -> None:
     verdict = judge(one)
     if verdict.gate_open:
         lease = current_lease(one.stored, one.holder)
@@ -285,7 +285,7 @@ def test_a_tombstone_never_opens_the_gate(one: Evidence) -> None:
 
 
 @given(any_evidence, st.timedeltas(timedelta(0), timedelta(days=400)))
-def test_time_alone_never_gives_anything_back(one: Evidence, passed: timedelta) -> None:
+def test_time_alone_never_improves_a_verdict(one: Evidence, passed: timedelta) -> None:
     now, later = judge(one), judge(msgspec.structs.replace(one, now=one.now + passed))
     assert not (later.gate_open and not now.gate_open)
     assert not (later.new_work and not now.new_work)

@@ -172,7 +172,9 @@ async def drip(stream: trio.SSLStream[trio.SocketStream]) -> None:
 
 @pytest.mark.usefixtures("soon")
 @pytest.mark.parametrize("ask", [lambda s: s.nonce(), lambda s: s.events(0, 0)], ids=["nonce", "events"])
-async def test_a_silent_server_is_given_up(fabric: Fabric, ask: Callable[[Service], Awaitable[object]]) -> None:
+async def test_a_silent_server_counts_as_unreachable(
+    fabric: Fabric, ask: Callable[[Service], Awaitable[object]]
+) -> None:
     fabric.answers |= {NONCES: hang, "/v1/node/events": hang}
     service = connect(fabric)
     with trio.fail_after(3), pytest.raises(CloudUnreachable):
@@ -181,7 +183,7 @@ async def test_a_silent_server_is_given_up(fabric: Fabric, ask: Callable[[Servic
 
 
 @pytest.mark.usefixtures("soon")
-async def test_a_server_that_drips_is_given_up(fabric: Fabric) -> None:
+async def test_a_server_that_sends_too_slowly_counts_as_unreachable(fabric: Fabric) -> None:
     """Each byte comes in time; the complete answer does not."""
 
     async def connection(_service: str, stream: trio.SSLStream[trio.SocketStream]) -> None:

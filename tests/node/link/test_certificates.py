@@ -150,7 +150,7 @@ def test_one_other_expectation_one_step(changes: dict[str, Any], step: int) -> N
     assert caught.value.step == step
 
 
-def test_what_it_should_be_is_accepted() -> None:
+def test_a_right_certificate_is_accepted() -> None:
     """Basic constraints may say that the leaf is no CA. The first and the last instant of its validity count."""
     for good, now in (
         (chain(), NOW),
@@ -161,7 +161,7 @@ def test_what_it_should_be_is_accepted() -> None:
         assert leaf.public_bytes(serialization.Encoding.DER) == good[0]
 
 
-def test_what_stands_above_the_issuer_is_for_servers() -> None:
+def test_certificates_above_the_issuer_are_not_checked() -> None:
     for above in ((FABRIC.root.der,), (FABRIC.root.der, b"not looked at")):
         assert check_chain((*chain(), *above), **expected()).serial_number
 
@@ -177,7 +177,7 @@ def test_a_leaf_is_given_the_issuer_that_signed_it() -> None:
         assert caught.value.step == step
 
 
-def test_any_changed_byte_of_what_is_signed_is_refused() -> None:
+def test_any_changed_byte_of_the_signed_part_is_refused() -> None:
     good = chain()
     signed = x509.load_der_x509_certificate(good[0]).tbs_certificate_bytes
     start = good[0].index(signed)

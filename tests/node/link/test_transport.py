@@ -119,7 +119,7 @@ async def test_cancelled_in_the_handshake_the_connection_is_closed(nursery: trio
             await closed.wait()
 
 
-async def test_an_environment_of_others_changes_nothing(
+async def test_an_environment_of_other_programs_changes_nothing(
     fabric: Fabric, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     root = tmp_path / "root.pem"
@@ -132,13 +132,13 @@ async def test_an_environment_of_others_changes_nothing(
     assert (await ask(fabric)).status_code == 200
 
 
-def test_what_is_no_certificate_is_no_server() -> None:
+def test_a_server_without_a_readable_certificate_is_refused() -> None:
     for der in (None, b"", b"not a certificate"):
         with pytest.raises(ServerIdentityError):
             check_server(der, "spiffe://x/service/fabric", ())
 
 
-def test_a_context_that_expects_nobody_is_refused() -> None:
+def test_a_context_without_an_expected_server_is_refused() -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

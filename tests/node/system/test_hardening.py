@@ -11,7 +11,7 @@ from tests.node.licensing.samples import in_child
 PR_GET_DUMPABLE = 3
 
 
-def test_no_core_is_dumped_and_nobody_of_the_same_user_reads_the_memory() -> None:
+def test_no_core_is_dumped_and_other_processes_of_the_user_cannot_read_the_memory() -> None:
     def work() -> None:
         no_core_dumps()
         assert resource.getrlimit(resource.RLIMIT_CORE) == (0, 0)

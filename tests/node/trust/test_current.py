@@ -20,7 +20,7 @@ def trust(tmp_path: Path, fabric: Fabric) -> CurrentTrust:
     return CurrentTrust(tmp_path, trust_of(fabric))
 
 
-def test_it_starts_as_what_was_published_last(tmp_path: Path) -> None:
+def test_it_starts_with_the_stored_trust(tmp_path: Path) -> None:
     fabric = Fabric()
     with pytest.raises(StateDamaged):
         CurrentTrust.load(tmp_path)

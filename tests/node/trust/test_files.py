@@ -154,6 +154,6 @@ async def test_a_pointer_that_is_consistent_and_wrong_is_refused(repository: Rep
             load(tmp_path)
 
 
-def test_nothing_published_is_reported_as_such(tmp_path: Path) -> None:
+def test_without_stored_trust_the_error_says_so(tmp_path: Path) -> None:
     with pytest.raises(StateDamaged, match="no published trust is stored here"):
         load(tmp_path)

@@ -84,7 +84,7 @@ async def test_activating_again_does_not_open_the_way_to_a_rollback(repository: 
             await bootstrap(repository, tmp_path, START + DAY)
 
 
-async def test_offline_past_the_timestamps_life_what_was_verified_stays(tmp_path: Path) -> None:
+async def test_offline_past_the_timestamps_expiry_the_verified_trust_stays(tmp_path: Path) -> None:
     with Repository().served() as repository:
         await bootstrap(repository, tmp_path)
     await refused(repository, tmp_path, TrustUnreachable, "the request for .* failed", START + 400 * DAY)
@@ -108,7 +108,7 @@ async def test_offline_past_the_timestamps_life_what_was_verified_stays(tmp_path
         ),
     ],
 )
-async def test_vouched_for_and_yet_of_no_use(
+async def test_verified_trust_that_this_agent_cannot_use_is_refused(
     repository: Repository, tmp_path: Path, name: str, body: bytes | None, match: str
 ) -> None:
     await bootstrap(repository, tmp_path)

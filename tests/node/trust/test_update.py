@@ -79,7 +79,7 @@ async def test_a_newer_timestamp_over_an_older_snapshot_is_a_rollback(repository
     await refused(repository, tmp_path, TrustError, "New snapshot version must be >=", START + DAY)
 
 
-async def test_a_frozen_repository_is_refused_and_what_was_verified_stays(
+async def test_a_frozen_repository_is_refused_and_the_verified_trust_stays(
     repository: Repository, tmp_path: Path
 ) -> None:
     await bootstrap(repository, tmp_path)

@@ -55,7 +55,7 @@ BAD_BASE64: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("name", BAD_BASE64)
-def test_what_is_not_base64_is_refused(name: str) -> None:
+def test_a_body_that_is_not_base64_is_refused(name: str) -> None:
     with pytest.raises(EstError):
         decode_base64(BAD_BASE64[name])
 
@@ -83,12 +83,12 @@ def test_openssl_reads_the_certificates() -> None:
 @pytest.mark.parametrize(
     "body", [b"AAAA", encode_base64(CERTIFICATES[0]), encode_base64(bytes.fromhex("300b06092a864886f70d010702"))]
 )
-def test_what_is_not_certs_only_is_refused(body: bytes) -> None:
+def test_a_body_that_is_not_certs_only_is_refused(body: bytes) -> None:
     with pytest.raises(EstError):
         decode_certs_only(body)
 
 
-def test_as_many_certificates_as_nobody_has_are_refused() -> None:
+def test_too_many_certificates_are_refused() -> None:
     leaf = PKI.service("fabric").certificate.public_bytes(serialization.Encoding.DER)
     assert len(decode_certs_only(encode_certs_only((leaf,) * CERTIFICATES_MAX))) == CERTIFICATES_MAX
     with pytest.raises(EstError, match="49 certificates"):

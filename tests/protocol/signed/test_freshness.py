@@ -19,7 +19,7 @@ FRESH_MUTATIONS: dict[str, dict[str, object]] = {
 }
 
 
-def test_freshness_holds_for_what_was_asked_only() -> None:
+def test_freshness_verifies_for_its_own_question_only() -> None:
     statement = VECTORS["lease"]["token"]
     word = fresh.Freshness(
         trust_domain=examples.TRUST_DOMAIN,

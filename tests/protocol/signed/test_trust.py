@@ -11,7 +11,7 @@ from tests.protocol.vectors import examples
 from tests.protocol.vectors.__main__ import vectors
 
 
-def test_the_targets_have_names_of_their_own() -> None:
+def test_the_targets_have_distinct_names() -> None:
     assert len(set(TARGETS)) == 3
 
 
