@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parent.parent
-SOURCES = ("protocol", "node", "cloud", "lab", "demo", "benchmarks", "tools")
+SOURCES = ("protocol", "node", "cloud", "lab", "demo", "benchmarks", "tests", "tools")
 PAGES = ("*.md", "docs/**/*.md", "packaging/*.md", "changelog.d/*.md", ".github/**/*.md")
 
 TABLE: dict[str, str] = {
@@ -35,7 +35,7 @@ TABLE: dict[str, str] = {
     "given out": "issued",
     "kept away": "offline",
     "looked at": "checked",
-    "stands": "is, is in, means",
+    "stands(?! (?:in )?for)": "is, is in",
     "lies": "is stored, is in",
     "those who": "the callers, the clients, the operators",
 }

@@ -1,4 +1,4 @@
-"""Every listener answers as its API document says, whoever asks and whatever is sent: a short run of `make api-fuzz`."""
+"""Every listener answers as its API document says, to each caller and each input: a short run of `make api-fuzz`."""
 
 from collections.abc import Iterator
 

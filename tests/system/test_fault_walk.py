@@ -60,9 +60,9 @@ _OTHERWISE = {
     "cloud/breakwater/issuance/enrolment.py:give_back": "the store has it, breakwater.enrolment.release",
     "cloud/breakwater/background.py:purge": "one transaction on rows that nothing reads any more; done at the next step",
     "cloud/breakwater/background.py:_audit": "the audit of what is done already",
-    "cloud/breakwater/refusal_audit.py:_write": "the audit of a refusal, which stands without it",
+    "cloud/breakwater/refusal_audit.py:_write": "the audit of a refusal, which is refused without it too",
 }
-"""Where it stands outside of a fault point, and why it may."""
+"""The writes that are outside of a fault point, each with its reason."""
 
 
 def _effects_of(folder: str) -> Callable[[str], bool]:
@@ -97,7 +97,7 @@ def test_fault_points_are_named_once_each_by_a_literal() -> None:
 
 
 def _files_of(folder: str) -> list[Path]:
-    """The modules of a folder that are looked at: stores are what the effects are calls of."""
+    """The modules of a folder that are searched. Stores are left out, because the effects are calls of them."""
     return sorted(path for path in (ROOT / folder).rglob("*.py") if "store" not in path.parts)
 
 

@@ -115,7 +115,7 @@ def test_what_is_closed_while_it_is_signed_is_given_to_nobody(mode: Mode, tmp_pa
 
 @contextmanager
 def held(site: Site, ask: Callable[[], object]) -> Iterator[None]:
-    """Ask at the first replica, and do something else while what it has signed waits to be stored; nobody gets it."""
+    """Ask at the first replica; run the block while the signed certificate waits to be stored. No caller gets it."""
     control = site.a.control
     (control / "held").unlink(missing_ok=True)
     (control / "hold").touch()

@@ -1,4 +1,4 @@
-"""The socket answers as its API document says, whoever asks and whatever is sent: a short run of `make api-fuzz`."""
+"""The socket answers as its API document says, to each caller and each input: a short run of `make api-fuzz`."""
 
 from pathlib import Path
 

@@ -31,7 +31,7 @@ from tests.system.support.wire import service_identity as identity_of
 
 CLASSES = ("root", "nodes", "services")
 SERVICES: tuple[Service, ...] = ("fabric", "breakwater")
-SESSIONS_REMAIN = "whoever has a session by nodes-1 has been seen with one by nodes-2"
+SESSIONS_REMAIN = "every node with a session by nodes-1 has been seen with a session by nodes-2"
 OVERRIDE = ("--override", "--reason", SESSIONS_REMAIN)
 
 
@@ -45,7 +45,7 @@ class Rotation:
         shutil.copy(cloud.directory / "offline" / "root-ca.key.pem", hall / "root-1.key.pem")
         shutil.copy(cloud.directory / "breakwater" / "certs" / "root.pem", hall / "root-1.pem")
         shutil.copy(cloud.directory / "secrets" / "passphrase", hall / "passphrase")
-        # The others of the first generation are where nobody needs them but who drops them.
+        # The other CAs of the first generation are needed only by the step that drops them.
         for name in ("nodes", "services"):
             shutil.copy(cloud.directory / "breakwater" / "certs" / f"{name}-ca.pem", hall / f"{name}-1.pem")
 
@@ -100,7 +100,7 @@ class Rotation:
     # Steps of docs/rotation.md
 
     def make(self) -> None:
-        """Steps 1 to 3: keys and certificates; nobody works by them yet."""
+        """Steps 1 to 3: keys and certificates, which no peer uses yet."""
         self.make_root("root-1", "root-2")
         for name in ("nodes", "services"):
             self.rotate("request", name, "--out", str(self.hall / f"{name}-2.csr.pem"))
@@ -157,7 +157,7 @@ class Rotation:
         return {authority["id"]: authority["state"] for authority in status["authorities"]}
 
     def is_gone(self, root: str, service: Service) -> bool:
-        """Whether a client that believes this root only cannot connect."""
+        """Whether a client that trusts only this root cannot connect."""
         try:
             Wire(self.cloud, service, root=self.hall / f"{root}.pem").__exit__()
         except ssl.SSLCertVerificationError:

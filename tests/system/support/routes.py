@@ -42,7 +42,7 @@ OCSP_REQUEST = (
     .build()
     .public_bytes(Encoding.DER)
 )
-"""About a certificate of nobody."""
+"""About a certificate that was never issued."""
 
 Caller = Literal["nobody", "other", "operator", "fabric"]
 
@@ -67,7 +67,7 @@ class Route(msgspec.Struct, frozen=True):
 
 def all_routes(cloud: Cloud) -> list[Route]:
     """As the services' own wiring makes them."""
-    # Nobody asks these: they have the routes, and no parts.
+    # No request reaches these: they have the routes, and no parts.
     guard = Guard(trust=lambda: PeerTrust("", (), ()), checks=cast(PeerChecks, None), now=utc_now)
     fabric, breakwater = dict.fromkeys(fabric_parts.SERVICES), dict.fromkeys(breakwater_parts.SERVICES)
     return [
@@ -158,7 +158,7 @@ class World:
         body: object = None,
         media_type: str = "",
     ) -> Answer:
-        """The route's own request, or one with another body. A connection that was ended is made anew."""
+        """The route's own request, or one with another body. A closed connection is opened again."""
         media_type = media_type or _media_type(route)
         sent = dict(headers or {})
         if caller == "operator":

@@ -198,7 +198,7 @@ def _forge_session(site: Site) -> None:
 
 
 def _lapse(site: Site) -> None:
-    """Nobody waits for it: the same file activates again, in the seat that was freed or is still held."""
+    """No step waits for the lapse: the same file activates again, in the seat that was freed or is still held."""
     site.serve()
     site.see("the lapse", "SELECT count(*) FROM activation WHERE state = 'lapsed'")
     held = 1 if site.sessions else 0

@@ -42,7 +42,7 @@ from tests.system.support.harness import Plan, new_cloud, new_machine
 from tests.system.support.wire import Closed, Wire, renew_device, service_identity
 
 LEASE_SECONDS = "4,3600,7200,10800"
-"""Due for signing anew after two seconds, and running for hours: every exchange of a prepared node passes a refresh."""
+"""Due for a new signature after two seconds, valid for hours. So every exchange of a prepared node has a refresh."""
 RUNNING = ("active", "refresh-due")
 REVOKED = 81
 
@@ -207,7 +207,7 @@ class Site:
         return str(node)
 
     def closed(self) -> None:
-        """Breakwater has been told of every closed generation."""
+        """Wait until Breakwater has closed every closed generation."""
         self.see("the closing at Breakwater", "SELECT count(*) FROM node WHERE closing = 0")
 
     def see(self, what: str, sql: str) -> None:
@@ -252,7 +252,7 @@ class Site:
             await service.aclose()
 
     def answer_renewal_wrongly(self) -> None:
-        """Ask for a renewal with fresh evidence and prove it with a secret that nobody released."""
+        """Ask for a renewal with fresh evidence and prove it with a secret that no TPM released."""
         _refused("challenge_failed", self._wrong_renewal)
 
     async def _wrong_renewal(self) -> None:
@@ -271,7 +271,7 @@ class Site:
             await tpm.aclose()
 
     def forge_session(self) -> None:
-        """Ask for a session with the device certificate and a proof that nobody signed."""
+        """Ask for a session with the device certificate and a proof that no node key signed."""
         _refused("proof_refused", self._forged_session)
 
     async def _forged_session(self) -> None:
@@ -440,6 +440,6 @@ class Lane:
         return site
 
     def keep(self, site: Site) -> Prepared:
-        """The situation as it stands on the disk, with nothing running."""
+        """The situation as it is on the disk, without a running process."""
         site.end()
         return Prepared(site.directory, site.sessions)

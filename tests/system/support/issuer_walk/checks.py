@@ -132,7 +132,7 @@ def _shard_at(url: str) -> str:
 
 
 def _received(site: Site, records: dict[str, CheckedRecord]) -> None:
-    """What was given out is on record, byte for byte; and nobody else was given anything."""
+    """Every received certificate is on record, byte for byte, and every record has its receiver."""
     known: set[str] = set(site.there_before)
     for name, der in site.memory.certificates.items():
         serial = f"{x509.load_der_x509_certificate(der).serial_number:040x}"

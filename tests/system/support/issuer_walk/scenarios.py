@@ -162,7 +162,7 @@ def _rekey(site: Site, at: Replica, tag: str) -> None:
 
 
 def _issue_without_key(site: Site, at: Replica, tag: str) -> None:
-    """The first signature fails; whoever asks again gets a certificate of a new record."""
+    """The first signature fails; a repeat gets a certificate of a new record."""
     site.open(at, tag)
     if f"{tag}.device" not in site.memory.certificates and not (site.files / f"{tag}.failed").exists():
         (at.control / "fail").touch()
@@ -221,7 +221,7 @@ def _follow(site: Site, at: Replica, tag: str) -> None:
     def followed() -> bool:
         if not at.running:
             raise Interrupted("it died")
-        with suppress(IdentityError):  # read between the renames of its writer; whoever starts reads what is settled
+        with suppress(IdentityError):  # read between the renames of its writer; a start reads the final files
             return load_identity(tls, passphrase).leaf.issuer == ca.subject
         return False
 
@@ -386,7 +386,7 @@ def walk(site: Site, case: Case) -> float:
 
 
 def _retry(site: Site, scenario: Scenario, at: Replica, tag: str) -> None:
-    """As a client does who is told that the issuer cannot answer just now: again, a few times."""
+    """Repeat a few times, as a client does that gets `unavailable`."""
     site.up(at)
     for left in reversed(range(RETRIES)):
         try:

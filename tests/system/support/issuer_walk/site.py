@@ -375,7 +375,7 @@ def _pem(der: bytes) -> bytes:
 
 
 def _ocsp_about(path: Path) -> bytes:
-    """A question about a certificate of nobody, to this CA."""
+    """An OCSP request to this CA about a certificate that was never issued."""
     ca = x509.load_pem_x509_certificate(path.read_bytes())
     key = x509.SubjectKeyIdentifier.from_public_key(ca.public_key()).digest
     digest = hashes.Hash(hashes.SHA1())  # noqa: S303  what OCSP clients name issuers by
