@@ -19,6 +19,9 @@ import pytest
 from tests.light_keys import use_light_keys
 from tests.schedule import Length, dealt
 
+# The asserts of these folders' helpers say what they compared, as those of test files do.
+pytest.register_assert_rewrite("tests.cloud", "tests.node", "tests.simulators", "tests.system.support")
+
 TESTS = Path(__file__).parent
 TRIO_FOLDER = TESTS / "node"
 PROCESSES_SHOWN = 8
