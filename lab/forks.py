@@ -59,12 +59,23 @@ class ForkServer:
     ) -> Process:
         """Fork a command line. Its standard error goes to SIDE.log in `directory`."""
         log, out = new_files(directory, side)
+        child = self._fork(_become, side, list(arguments), dict(env or {}), str(log), str(out), prepare)
+        return Process(side, child, log, out, [side, *arguments])
+
+    def call(self, directory: Path, name: str, function: Callable[..., object], *arguments: object) -> Process:
+        """Fork a process that calls a module's function, which is pickled. Standard error goes to NAME.log in `directory`.
+
+        The exit status is 0 when the function returns and 1 when it raises.
+        """
+        log, out = new_files(directory, name)
+        child = self._fork(_call, str(log), str(out), function, arguments)
+        return Process(name, child, log, out, [f"{function.__module__}.{function.__qualname__}", *map(str, arguments)])
+
+    def _fork(self, target: Callable[..., object], *arguments: object) -> "_Forked":
         with _turn:
-            child = self._context.Process(
-                target=_become, args=(side, list(arguments), dict(env or {}), str(log), str(out), prepare), daemon=True
-            )
+            child = self._context.Process(target=target, args=arguments, daemon=True)
             child.start()
-        return Process(side, _Forked(child), log, out, [side, *arguments])
+        return _Forked(child)
 
 
 class _Forked:
@@ -94,14 +105,25 @@ class _Forked:
         self._child.kill()
 
 
-def _become(
-    side: Side, argv: list[str], environment: dict[str, str], log: str, out: str, prepare: Prepare | None
-) -> None:
-    """In the forked process: become the command line."""
+def _redirect(log: str, out: str) -> None:
     for stream, path in ((1, out), (2, log)):
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(fd, stream)
         os.close(fd)
+
+
+def _call(log: str, out: str, function: Callable[..., object], arguments: tuple[object, ...]) -> None:
+    """In the forked process: call the function. The library prints the traceback of an error."""
+    _redirect(log, out)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    function(*arguments)
+
+
+def _become(
+    side: Side, argv: list[str], environment: dict[str, str], log: str, out: str, prepare: Prepare | None
+) -> None:
+    """In the forked process: become the command line."""
+    _redirect(log, out)
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if prepare is not None:

@@ -51,6 +51,24 @@ def test_the_exit_status_is_that_of_the_command_line(tmp_path: Path) -> None:
     assert "no-such-command" in process.log.read_text()
 
 
+def leave(path: str, code: int) -> None:
+    """A function for a forked process."""
+    Path(path).write_text(str(os.getpid()))
+    if code:
+        raise SystemExit(code)
+    raise ValueError("the reason")
+
+
+def test_a_function_is_called_in_a_process_of_its_own(tmp_path: Path) -> None:
+    process = SERVER.call(tmp_path, "leave", leave, str(tmp_path / "note"), 7)
+    assert process.wait() == 7
+    assert (tmp_path / "note").read_text() == str(process.pid) != str(os.getpid())
+    process = SERVER.call(tmp_path, "leave", leave, str(tmp_path / "note"), 0)
+    assert process.wait() == 1
+    assert "ValueError: the reason" in process.report()
+    assert "tests.lab.test_forks.leave" in process.report()
+
+
 def test_a_killed_process_reports_the_signal(tmp_path: Path) -> None:
     prepare = Note(str(tmp_path / "note"), deadly=True)
     process = SERVER.start(tmp_path, "cascadia", ["--help"], env={"SAMPLE": "x"}, prepare=prepare)

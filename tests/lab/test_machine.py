@@ -54,5 +54,5 @@ def test_an_activated_machine_answers_and_grants_what_its_licence_names(chip: So
 
 def test_an_agent_that_ends_is_reported_with_its_log(chip: SoftTpm, tmp_path: Path) -> None:
     machine = new_machine(tmp_path, chip)
-    with ended(machine), pytest.raises(StepFailed, match=r"the agent ended:\n.*not activated"):
+    with ended(machine), pytest.raises(StepFailed, match=r"(?s)the agent ended:\n.*not activated"):
         machine.up()

@@ -3,8 +3,6 @@
 import asyncio
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +18,7 @@ from cloud.contracts.breakwater import SupersedeKeys
 from cloud.mtls.identity import make_csr
 from cloud.storage import Location
 from cloud.storage.location import parse_location
+from lab.forks import ForkServer
 from protocol.faults import install
 from tests.cloud.breakwater.generations import next_authority
 from tests.cloud.breakwater.support import (
@@ -38,11 +37,13 @@ from tests.cloud.breakwater.support import (
     new_key,
     opening,
 )
+from tests.light_keys import use_light_keys
 
 pytestmark = pytest.mark.slow
 
 KILLED = 77
 ROOT = Path(__file__).parents[4]
+FORKS = ForkServer("tests.cloud.breakwater.support")
 SOURCES = (
     "authorities.py",
     "generations.py",
@@ -95,6 +96,7 @@ def child(home: str, database: str, key_file: str, point: str, stage: str) -> No
             os._exit(KILLED)
 
     install(hook)
+    use_light_keys()
     key = serialization.load_pem_private_key(Path(key_file).read_bytes(), None)
     if isinstance(key, ec.EllipticCurvePrivateKey):
         asyncio.run(story(Path(home), parse_location(database), key))
@@ -165,10 +167,8 @@ async def test_killed(home: Path, database: Location, tmp_path: Path, point: str
     key_file.write_bytes(
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
-    call = (str(home), str(database), str(key_file), point, stage)
-    program = f"from tests.cloud.breakwater.issuance.test_issuing_crash import child; child(*{call!r})"
-    done = await asyncio.to_thread(subprocess.run, [sys.executable, "-c", program], cwd=ROOT, check=False, timeout=60)
-    assert done.returncode == KILLED
+    process = FORKS.call(tmp_path, "killed", child, str(home), str(database), str(key_file), point, stage)
+    assert await asyncio.to_thread(process.wait) == KILLED, process.report()
     expected = EXPECTED[point, stage]
     async with issuer_at(home, database, Clock(START + IN_FLIGHT)) as issuer:
         assert [row["state"] for row in await issuer.node_rows()] == expected
