@@ -82,7 +82,8 @@ def _parser() -> argparse.ArgumentParser:
     renew = add(
         "renew",
         "refresh licence, session and device certificate now",
-        "Asks the cloud now. Without this command the agent does so by itself when the time has come.",
+        "Asks the cloud now. Without this command the agent asks when the licence, the session or the device "
+        "certificate is due.",
     )
     renew.add_argument(
         "--rekey", action="store_true", help="also make a new node key in the TPM and get a device certificate for it"
