@@ -1,4 +1,4 @@
-"""Tables in docs/ show the values of the code: states, dates, settings, exit codes, findings of the checker."""
+"""Tables in pages show the values of the code: states, dates, settings, exit codes, findings, commands of a target."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ from node.exits import Exit
 from node.licensing import verdict
 
 ROOT = Path(__file__).parent.parent
-AGENT, PKI = ROOT / "docs/agent.md", ROOT / "docs/pki.md"
+AGENT, PKI, CONTRIBUTING = ROOT / "docs/agent.md", ROOT / "docs/pki.md", ROOT / "CONTRIBUTING.md"
 DAY = 24 * 3600
 
 
@@ -65,3 +65,9 @@ def test_the_findings_of_the_checker() -> None:
     kinds = {name.partition(".")[0] for name in written} - {"lint"}
     assert written - {"lint.RULE"} == set(re.findall(rf'"((?:{"|".join(sorted(kinds))})\.[a-z_]+)"', source))
     assert 'f"lint.{' in source
+
+
+def test_the_commands_of_make_check() -> None:
+    written = [command for row in rows(CONTRIBUTING, "What `make check` checks") for command in row[0].split(", ")]
+    recipe = (ROOT / "Makefile").read_text("utf-8").partition("\ncheck:")[2].partition("\n\n")[0].splitlines()[1:]
+    assert written == [re.sub(r"^\t@\$\(BIN\)/| --no-cache| \$\(SOURCES\)", "", line) for line in recipe]
