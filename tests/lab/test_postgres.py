@@ -45,9 +45,9 @@ def run(location: PostgresLocation, *statements: str) -> list[tuple[object, ...]
     return asyncio.run(work())
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server() -> Iterator[Cluster]:
-    """A server whose databases only this test borrows."""
+    """A server whose databases only the tests of this module borrow. Each test has templates of its own."""
     made = Cluster()
     yield made
     made.remove()
@@ -67,11 +67,11 @@ def fill(location: PostgresLocation) -> None:
 @pytest.mark.slow
 def test_a_template_is_filled_once_and_no_database_is_lent_twice(server: Cluster) -> None:
     filled: list[str] = []
-    first, second = (server.copy_of("a", lambda location: filled.append(location.name)) for _ in range(2))
-    other = server.copy_of("b", lambda location: filled.append(location.name))
+    first, second = (server.copy_of("once", lambda location: filled.append(location.name)) for _ in range(2))
+    other = server.copy_of("other", lambda location: filled.append(location.name))
     assert len({*filled, first.name, second.name, other.name}) == 5
     server.give_back()
-    again = [server.copy_of("a", fill) for _ in range(3)]
+    again = [server.copy_of("once", fill) for _ in range(3)]
     assert {location.name for location in again[:2]} == {first.name, second.name}
     assert again[2].name not in {first.name, second.name, other.name}
 
@@ -79,7 +79,7 @@ def test_a_template_is_filled_once_and_no_database_is_lent_twice(server: Cluster
 @pytest.mark.slow
 def test_a_database_that_is_lent_again_equals_its_template(server: Cluster) -> None:
     rows = "SELECT id, name, made, data FROM item ORDER BY id"
-    lent = server.copy_of("a", fill)
+    lent = server.copy_of("equal", fill)
     before = run(lent, rows)
     assert [row[0] for row in before] == [7]
     used = run(
@@ -91,7 +91,7 @@ def test_a_database_that_is_lent_again_equals_its_template(server: Cluster) -> N
     )
     assert [row[:2] for row in used] == [(1, "more"), (7, "changed")]
     server.give_back()
-    assert server.copy_of("a", fill) == lent
+    assert server.copy_of("equal", fill) == lent
     assert run(lent, rows) == before
     assert run(lent, "SELECT count(*) FROM empty") == [(0,)]
     assert run(lent, "INSERT INTO item (name) VALUES ('next') RETURNING id") == [(1,)]
@@ -100,13 +100,13 @@ def test_a_database_that_is_lent_again_equals_its_template(server: Cluster) -> N
 @pytest.mark.slow
 def test_connections_of_the_previous_borrower_are_ended(server: Cluster) -> None:
     """A transaction left open would otherwise hold its locks and could still commit."""
-    lent = server.copy_of("a", fill)
+    lent = server.copy_of("ended", fill)
 
     async def leave_open() -> None:
         connection = await asyncpg.connect(host=lent.host, user=lent.user, database=lent.name)
         await connection.execute("BEGIN; INSERT INTO empty VALUES ('left behind')")
         server.give_back()
-        assert await asyncio.to_thread(server.copy_of, "a", fill) == lent
+        assert await asyncio.to_thread(server.copy_of, "ended", fill) == lent
         with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
             await connection.execute("COMMIT")
         connection.terminate()
@@ -124,10 +124,10 @@ def test_a_database_whose_tables_were_changed_is_not_lent_again(server: Cluster)
         "ALTER TABLE item ALTER name SET DEFAULT 'another'",
         "CREATE INDEX more ON item (name)",
     ):
-        lent = server.copy_of("a", fill)
+        lent = server.copy_of("changed", fill)
         run(lent, change, "SELECT 1")
         server.give_back()
-        assert server.copy_of("a", fill) != lent, change
+        assert server.copy_of("changed", fill) != lent, change
         found = f"SELECT 1 FROM pg_database WHERE datname = '{lent.name}'"  # noqa: S608  a name that this server made
         assert run(server.location("postgres"), found) == []
         server.give_back()

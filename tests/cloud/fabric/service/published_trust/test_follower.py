@@ -57,8 +57,9 @@ async def test_a_publication_of_this_process_is_followed_at_once(world: World, h
 
     for version in (2, 3, 4):
         await until("the follower's pause", lambda: waiters(follower._woken) == 1)
+        signed = await holders.signed()
         begun = loop.time()
-        await world.parts.trust.publishing.publish(ALICE, await holders.signed())
+        await world.parts.trust.publishing.publish(ALICE, signed)
         await until("the new version", partial(follows, version))
         took.append(loop.time() - begun)
     stopping.request()
