@@ -1,4 +1,4 @@
-"""Output of the command line: text for people, or one JSON document. The `human_*` functions are pure."""
+"""Adapter: prints the output of the command line, as text or as one JSON document. The `human_*` functions are pure."""
 
 import json
 import sys

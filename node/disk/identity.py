@@ -70,6 +70,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def holder(self) -> Holder:
+        """The node and generation, as statements name them."""
         return Holder(self.trust_domain, self.tenant, self.node, self.generation)
 
 
@@ -172,6 +173,7 @@ class IdentityStore:
         self._renewal_path = state_dir / "renewal.json"
 
     def generation_dir(self, generation: int) -> Path:
+        """The directory of a generation, whether or not it exists."""
         return self._identities / f"g-{generation}"
 
     def save_generation(self, identity: Identity) -> None:

@@ -78,12 +78,14 @@ class _Link(Protocol):
     def pending(self) -> bool:
         """Whether the TPM still works on a command."""
 
-    def send(self, command: bytes) -> None: ...
+    def send(self, command: bytes) -> None:
+        """Send one marshalled command. The caller receives its response before it sends the next one."""
 
     def receive(self, seconds_max: float) -> bytes:
         """The response to the last command. Raises TimeoutError after `seconds_max`."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Close the connection. It never waits for a command."""
 
 
 class DeviceLink:
@@ -119,13 +121,16 @@ class DeviceLink:
 
     @property
     def pending(self) -> bool:
+        """Whether the driver has not answered the last command yet."""
         return self._pending
 
     def send(self, command: bytes) -> None:
+        """Start the thread that sends the command and waits for its response."""
         self._pending = True
         threading.Thread(target=self._exchange, args=(command,), name="tpm command", daemon=True).start()
 
     def receive(self, seconds_max: float) -> bytes:
+        """The response to the last command. Raises TimeoutError; OSError if the device failed."""
         try:
             answer = self._answers.get(timeout=seconds_max)
         except queue.Empty as error:
@@ -135,6 +140,7 @@ class DeviceLink:
         return answer
 
     def close(self) -> None:
+        """Close the device now, or when the driver has answered the running command."""
         with self._lock:
             self._closed = True
             if not self._pending:

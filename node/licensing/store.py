@@ -52,9 +52,11 @@ class LicenceStore:
         self._state_dir = state_dir
 
     def statement_path(self, generation: int) -> Path:
+        """The file of a generation's statement, whether or not it exists."""
         return self._state_dir / "licence" / f"g-{generation}" / "statement.json"
 
     def tombstone_path(self, generation: int) -> Path:
+        """The file of a generation's tombstone, whether or not it exists."""
         return self._state_dir / "tombstones" / f"g-{generation}.json"
 
     def load(self, holder: Holder, ring: KeyRing) -> StoredEvidence:

@@ -1,4 +1,4 @@
-"""Pure functions: the verdict whether this machine's licensed software may run, and why.
+"""Pure functions: the verdict. It says whether this machine's licensed software may run, and why.
 
 The verdict follows from the evidence alone. Only a signed statement suspends or revokes a node. While the cloud is
 silent, the dates of the lease decide. Missing, damaged or unproven evidence never opens the gate.

@@ -106,6 +106,7 @@ class SessionKey:
 
     @property
     def public_key(self) -> ec.EllipticCurvePublicKey:
+        """The public part of the key."""
         return self._key.public_key()
 
     def use(self, context: NodeContext, chain: tuple[bytes, ...]) -> None:
