@@ -54,7 +54,8 @@ class StopAfter(Stopping):
         self.asked: list[float] = []
         self.wanted: list[bool] = []
 
-    async def first(self, event: asyncio.Event | None, seconds: float) -> bool:
+    async def first(self, event: asyncio.Event | None, seconds: float | None = None) -> bool:
+        assert seconds is not None, "the renewal waits with a bound"
         self.asked.append(seconds)
         self.wanted.append(event is not None and event.is_set())
         self.waits -= 1
