@@ -5,6 +5,7 @@ JSON only, and decode it strictly into the handler's type, in one step. They hav
 """
 
 import logging
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -24,6 +25,9 @@ from protocol.limits import REQUEST_BODY_BYTES_MAX
 
 log = logging.getLogger("cascade.web")
 
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+"""U+0000 in JSON, where it stands only as an escape. PostgreSQL has no such character in its texts."""
+
 
 class StrictRequest(Request[Any, Any, Any]):
     """A request whose JSON body is decoded strictly into the type of the handler's `data`."""
@@ -38,13 +42,16 @@ class StrictRequest(Request[Any, Any, Any]):
         """Return the body as the handler's type.
 
         Raises:
-            Refusal: `unsupported_media_type`, `malformed` (not JSON) or `invalid` (JSON of another shape).
+            Refusal: `unsupported_media_type`, `malformed` (not JSON) or `invalid` (JSON of another shape, or a
+                text with U+0000).
         """
         media_type = self.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media_type != "application/json":
             raise Refusal("unsupported_media_type")
         field = self.route_handler.parsed_data_field
         body = await self.body()
+        if _NUL.search(body):
+            raise Refusal("invalid", "a text has the character U+0000")
         try:
             return msgspec.json.decode(body, type=field.annotation if field is not None else Any, strict=True)
         except msgspec.ValidationError as error:

@@ -38,6 +38,15 @@ Limit = Annotated[
 ]
 
 
+FILTER_CHARS_MAX = 256
+"""Longest value of a filter. The longest values that a column has are ids and key ids, below 100 characters."""
+
+
+def filter_by(description: str, name: str | None = None) -> QueryParameter:
+    """A query parameter that filters a list by a text. PostgreSQL has no U+0000 in texts, so it is refused."""
+    return QueryParameter(name=name, description=description, max_length=FILTER_CHARS_MAX, pattern=r"^[^\x00]*$")
+
+
 def refuse(request: Request[Any, Any, Any], error: FabricError) -> Response[bytes]:
     """Litestar's exception handler for this package's errors."""
     known = refusal(error)

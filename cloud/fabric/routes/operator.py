@@ -15,6 +15,7 @@ from cloud.fabric.routes.access import (
     OfTenant,
     OfToken,
     code_id,
+    filter_by,
     node_id,
     tenant_id,
     token_id,
@@ -31,15 +32,15 @@ from cloud.http.guard import OPERATOR, current_operator
 from cloud.http.openapi import operation_options
 
 Asked = Request[Any, Any, Any]
-InTenant = Annotated[str, QueryParameter(description="Id of a tenant. Empty for all tenants.")]
+InTenant = Annotated[str, filter_by("Id of a tenant. Empty for all tenants.")]
 WithStanding = Annotated[
     str,
     QueryParameter(
         description="A standing. Empty for every standing.", schema_extra={"enum": ["", *get_args(schemas.Standing)]}
     ),
 ]
-OfObject = Annotated[str, QueryParameter(name="object", description="Id of an object. Empty for all objects.")]
-OfAction = Annotated[str, QueryParameter(description="Name of an action. Empty for all actions.")]
+OfObject = Annotated[str, filter_by("Id of an object. Empty for all objects.", name="object")]
+OfAction = Annotated[str, filter_by("Name of an action. Empty for all actions.")]
 
 
 @post("/v1/tenants", status_code=201, opt=operation_options(OPERATOR, refuses=(Invalid,)))

@@ -3,10 +3,10 @@
 from typing import Annotated, Any
 
 from litestar import Request, get, post
-from litestar.params import JSONBody, QueryParameter
+from litestar.params import JSONBody
 
 from cloud.fabric import errors, schemas
-from cloud.fabric.routes.access import Cursor, Limit
+from cloud.fabric.routes.access import Cursor, Limit, filter_by
 from cloud.fabric.service.published_trust.adoption import Adoption
 from cloud.fabric.service.published_trust.publishing import Publishing
 from cloud.fabric.service.published_trust.renewal_orders import RenewalOrders
@@ -18,8 +18,8 @@ from cloud.http.openapi import operation_options
 Asked = Request[Any, Any, Any]
 OfIssuer = Annotated[
     str,
-    QueryParameter(
-        description="Key id of a CA: list the nodes whose device certificate it issued. `none`: nodes that have shown "
+    filter_by(
+        "Key id of a CA: list the nodes whose device certificate it issued. `none`: nodes that have shown "
         "no device certificate. Without it: nodes that report an older trust than the published one."
     ),
 ]

@@ -1,4 +1,6 @@
-"""Pure functions: check the size and form of texts that come from outside."""
+"""Pure functions: check the size and form of texts and times that come from outside."""
+
+from datetime import UTC, datetime
 
 from cloud.fabric.errors import Invalid
 from cloud.fabric.trust_schemas import TEXT_CHARS_MAX
@@ -6,6 +8,16 @@ from protocol.limits import COMPONENTS_MAX, NONCE_BYTES_MAX, NONCE_BYTES_MIN
 
 COMPONENT_CHARS_MAX = 64
 """Longest name of a fingerprint component, and longest value: an HMAC-SHA-256 in hex."""
+TIME_MIN = datetime(1970, 1, 1, tzinfo=UTC)
+TIME_MAX = datetime(9000, 1, 1, tzinfo=UTC)
+"""Far enough from the ends of the calendar (years 1 and 9999): times can be converted and added to."""
+
+
+def check_time(what: str, at: datetime) -> datetime:
+    """Check that a time has a zone and is from 1970 to 8999, and return it in UTC. Raises Invalid."""
+    if at.tzinfo is None or not TIME_MIN <= at < TIME_MAX:
+        raise Invalid(f"{what}: must be a time with its zone, from 1970 to 8999")
+    return at.astimezone(UTC)
 
 
 def check_nonce_form(nonce: str) -> None:

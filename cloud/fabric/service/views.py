@@ -33,7 +33,10 @@ def read_cursor(cursor: str) -> str:
     try:
         if len(cursor) > CURSOR_CHARS_MAX:
             raise EncodingError("too long")
-        return b64url_decode(cursor).decode("ascii")
+        text = b64url_decode(cursor).decode("ascii")
+        if not text.isprintable():
+            raise EncodingError("not printable")
+        return text
     except (EncodingError, UnicodeDecodeError) as error:
         raise Invalid("cursor: not a cursor of this API") from error
 

@@ -4,7 +4,7 @@ The answer to `create` is the only place where the text of a code appears. The d
 """
 
 from dataclasses import dataclass
-from datetime import UTC, timedelta
+from datetime import datetime, timedelta
 
 from cloud.fabric import schemas
 from cloud.fabric.entropy import Entropy, new_id
@@ -12,7 +12,7 @@ from cloud.fabric.errors import Invalid, NotFound
 from cloud.fabric.licensing import statements
 from cloud.fabric.service import views
 from cloud.fabric.service.audit_log import AuditLog, operator_actor
-from cloud.fabric.service.input_checks import check_text
+from cloud.fabric.service.input_checks import check_text, check_time
 from cloud.fabric.service.operators.tenants import Tenants
 from cloud.fabric.service.ports import Now, Transaction
 from cloud.fabric.store.codes import CodeStore
@@ -41,7 +41,8 @@ class Codes:
     async def create(self, operator: Operator, tenant: TenantId, body: schemas.CreateCode) -> schemas.CreatedCode:
         """Make a code. The answer carries its text. Raises NotFound, Invalid."""
         await self.tenants.find(tenant)
-        await self._check(tenant, body)
+        expires_at = check_time("expires_at", body.expires_at)
+        await self._check(tenant, body, expires_at)
         now = self.now()
         secret = make_secret("cac", self.entropy(ENTROPY_BYTES))
         row = CodeRow(
@@ -55,7 +56,7 @@ class Codes:
             seats_taken=0,
             readmit_node=body.readmit_node,
             created_at=now,
-            expires_at=body.expires_at.astimezone(UTC),
+            expires_at=expires_at,
             revoked_at=None,
         )
         async with self.transaction():
@@ -71,7 +72,7 @@ class Codes:
             )
         return schemas.CreatedCode(views.code(row, now), secret)
 
-    async def _check(self, tenant: TenantId, body: schemas.CreateCode) -> None:
+    async def _check(self, tenant: TenantId, body: schemas.CreateCode, expires_at: datetime) -> None:
         check_text("profile", body.profile, NAME_CHARS_MAX, empty=False)
         names = body.entitlements
         if len(names) > ENTITLEMENTS_MAX or len(set(names)) != len(names):
@@ -81,8 +82,8 @@ class Codes:
         if not 1 <= body.seats <= SEATS_MAX:
             raise Invalid(f"seats: 1 to {SEATS_MAX}")
         now = self.now()
-        if body.expires_at.tzinfo is None or not now < body.expires_at <= now + CODE_LIFE_MAX:
-            raise Invalid("expires_at: must be a time with its zone, in the future, at most ten years away")
+        if not now < expires_at <= now + CODE_LIFE_MAX:
+            raise Invalid("expires_at: must be in the future, at most ten years away")
         if body.lease is not None:
             try:
                 statements.check_terms(body.lease)

@@ -4,14 +4,14 @@ The service Headwaters will take this over. The guard (`cloud.http.guard`) stays
 """
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 from cloud.fabric import schemas
 from cloud.fabric.entropy import Entropy, new_id
 from cloud.fabric.errors import Conflict, Invalid, NotFound
 from cloud.fabric.service import views
 from cloud.fabric.service.audit_log import AuditLog, operator_actor
-from cloud.fabric.service.input_checks import check_text
+from cloud.fabric.service.input_checks import check_text, check_time
 from cloud.fabric.service.ports import Now, Transaction
 from cloud.fabric.store.rows import TokenRow
 from cloud.fabric.store.tokens import TokenStore
@@ -55,12 +55,11 @@ class Tokens:
     async def create(self, operator: Operator, body: schemas.CreateToken) -> schemas.CreatedToken:
         """Make a token. The answer carries its text. Raises Invalid."""
         now = self.now()
-        expires_at = body.expires_at
-        if expires_at is not None and (expires_at.tzinfo is None or expires_at <= now):
-            raise Invalid("expires_at: must be a time with its zone, in the future")
+        expires_at = None if body.expires_at is None else check_time("expires_at", body.expires_at)
+        if expires_at is not None and expires_at <= now:
+            raise Invalid("expires_at: must be in the future")
         name = check_text("name", body.name, NAME_CHARS_MAX, empty=False)
-        utc = None if expires_at is None else expires_at.astimezone(UTC)
-        row, secret = new_token(self.entropy, now, name, utc)
+        row, secret = new_token(self.entropy, now, name, expires_at)
         async with self.transaction():
             await self.tokens.insert(row)
             await self.audit.write(operator_actor(operator), "token.created", row.id, "", name=row.name)

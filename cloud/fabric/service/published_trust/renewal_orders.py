@@ -2,7 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import msgspec
 
@@ -10,7 +10,7 @@ from cloud.fabric import schemas
 from cloud.fabric.errors import Invalid
 from cloud.fabric.service import views
 from cloud.fabric.service.audit_log import AuditLog, operator_actor
-from cloud.fabric.service.input_checks import check_text
+from cloud.fabric.service.input_checks import check_text, check_time
 from cloud.fabric.service.ports import Now, Transaction
 from cloud.fabric.service.published_trust.adoption import Adoption
 from cloud.fabric.store.adoption import AdoptionStore
@@ -47,18 +47,16 @@ class RenewalOrders:
         """
         check_text("reason", body.reason)
         now = self.now()
-        after = body.after or now
-        if after.tzinfo is None:
-            raise Invalid("after: must be a time with its zone")
+        after = now if body.after is None else check_time("after", body.after)
         counted = await self.adoption.count(self.current_trust.version)
         spread = counted.nodes // RENEWALS_PER_SECOND if body.spread_seconds is None else body.spread_seconds
         if not 0 <= spread <= SPREAD_SECONDS_MAX:
             raise Invalid(f"spread_seconds: 0 to {SPREAD_SECONDS_MAX}")
         order = RenewalOrder(
-            after=after.astimezone(UTC),
+            after=after,
             reason=body.reason,
             set_at=now,
-            starts_at=max(now, after.astimezone(UTC)) + START_DELAY,
+            starts_at=max(now, after) + START_DELAY,
             spread_seconds=spread,
             nodes=counted.nodes,
         )

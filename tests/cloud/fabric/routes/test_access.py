@@ -7,7 +7,9 @@ import pytest
 from cloud.clock import utc_now
 from cloud.fabric import schemas
 from protocol.messages.activation import StartActivation
-from tests.cloud.fabric.support import Machine
+from tests.cloud.engines import ENGINES
+from tests.cloud.fabric.asgi import api_of
+from tests.cloud.fabric.support import ALICE, Machine, World
 from tests.cloud.fabric.wire import Cloud, make_code, problem
 
 pytestmark = pytest.mark.slow
@@ -44,3 +46,30 @@ async def test_bad_requests(cloud: Cloud) -> None:
     assert (await problem(cloud.client(), "GET", "/v1/node/events")).code == "peer_required"
     unknown = StartActivation("cac_nonsense", Machine(None).evidence(), "1.0")  # type: ignore[arg-type]
     assert (await problem(cloud.client(), "POST", "/v1/activations", unknown)).code == "code_refused"
+
+
+LAST = "9999-12-31T23:59:59-12:00"
+FIRST = "0001-01-01T00:00:00+12:00"
+
+
+@pytest.mark.parametrize("databases", ENGINES, indirect=True)
+async def test_values_that_no_calendar_or_database_holds(world: World) -> None:
+    api = api_of(world)
+    token = (await world.parts.operators.tokens.create(ALICE, schemas.CreateToken("of the test"))).secret
+    for path, body in (
+        ("/v1/tokens", {"name": "a", "expires_at": LAST}),
+        (f"/v1/tenants/{world.tenant}/codes", {"profile": "p", "expires_at": LAST}),
+        ("/v1/trust/renew-devices", {"after": LAST}),
+        ("/v1/trust/renew-devices", {"after": FIRST}),
+        ("/v1/trust/targets", {"contents": {"\0": ""}}),
+    ):
+        assert (await api.ask("POST", path, body, token=token)).code == "invalid", (path, body)
+    for query in (
+        "nodes?tenant=%00",
+        "audit?tenant=%00",
+        "audit?object=%00",
+        "audit?action=%00",
+        "trust/adoption/nodes?issuer=%00",
+        "tenants?cursor=AA",
+    ):
+        assert (await api.ask("GET", f"/v1/{query}", token=token)).code == "invalid", query
