@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tools.prune_lock import pruned
 
 ROOT = Path(__file__).parent.parent
@@ -52,6 +54,7 @@ setuptools==80.0.0 \\
 """
 
 
+@pytest.mark.slow
 def test_every_module_of_the_cloud_imports_without_unused_libraries() -> None:
     done = subprocess.run(
         [sys.executable, "-c", IMPORTS, *UNUSED, "aiosqlite"], cwd=ROOT, capture_output=True, text=True, check=False

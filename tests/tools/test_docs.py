@@ -145,6 +145,7 @@ def test_an_error_of_the_collection_is_reported() -> None:
     assert problem == "README.md: pytest cannot collect the tests of the claims: SyntaxError"
 
 
+@pytest.mark.slow
 def test_pytest_collects_the_named_files_only(repository: Path) -> None:
     (repository / "tests/shop/test_other.py").write_text("raise RuntimeError\n")
     files = ["tests/shop/test_goods.py", "tests/shop/test_gone.py"]

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from tests.cloud.cli.support import error_of
 def test_an_unusable_ca_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     directory = tmp_path / "cloud"
     assert main(["init", "--dir", str(directory)]) == 0
-    with sqlite3.connect(directory / "breakwater" / "database.sqlite") as database:
+    with closing(sqlite3.connect(directory / "breakwater" / "database.sqlite")) as database, database:
         database.execute("UPDATE authority SET certificate = ? WHERE id = 'nodes-1'", (b"no certificate",))
     assert main(["serve", "breakwater", "--dir", str(directory), "--json"]) == 70
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["error"]["code"] == "cannot_start"

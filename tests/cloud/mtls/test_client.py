@@ -178,12 +178,14 @@ async def _dripping(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter)
 
 
 @pytest.mark.parametrize(
-    ("behave", "error"),
-    [(_endless, AnswerUnusable), (_silent, Unreachable), (_dripping, Unreachable)],
+    ("behave", "error", "seconds"),
+    [(_endless, AnswerUnusable, 30.0), (_silent, Unreachable, 0.3), (_dripping, Unreachable, 0.3)],
     ids=["endless", "silent", "dripping"],
 )
 def test_an_answer_is_bounded(
-    behave: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]], error: type[Exception]
+    behave: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+    error: type[Exception],
+    seconds: float,
 ) -> None:
     async def test() -> None:
         world = World()
@@ -199,7 +201,7 @@ def test_an_answer_is_bounded(
         port = server.sockets[0].getsockname()[1]
         async with CloudClient(f"https://localhost:{port}", context_for(world)) as client:
             with pytest.raises(error):
-                await client.call("GET", "/", seconds=0.3)
+                await client.call("GET", "/", seconds=seconds)
         server.close()
 
     asyncio.run(test())
