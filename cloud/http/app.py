@@ -26,7 +26,7 @@ from protocol.limits import REQUEST_BODY_BYTES_MAX
 log = logging.getLogger("cascade.web")
 
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
-"""U+0000 in JSON, where it stands only as an escape. PostgreSQL has no such character in its texts."""
+"""U+0000 in JSON, where it is always an escape. PostgreSQL has no such character in its texts."""
 
 
 class StrictRequest(Request[Any, Any, Any]):
