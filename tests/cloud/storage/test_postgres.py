@@ -4,7 +4,6 @@ import asyncio
 import contextvars
 import signal
 from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,14 +31,20 @@ def database() -> PostgresLocation:
     return postgres_database(SERVICE)
 
 
-@contextmanager
-def another_server() -> Iterator[Cluster]:
-    """A server that the test can stop."""
-    server = Cluster()
-    try:
-        yield server
-    finally:
-        server.remove()
+@pytest.fixture(scope="module")
+def other_cluster() -> Iterator[Cluster]:
+    """A second cluster: to initialise one takes longer than to restart it."""
+    made = Cluster()
+    yield made
+    made.remove()
+
+
+@pytest.fixture
+def server(other_cluster: Cluster) -> Cluster:
+    """A server with the usual settings that the test can stop and restart."""
+    other_cluster.stop()
+    other_cluster.start()
+    return other_cluster
 
 
 def apart(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
@@ -270,35 +275,34 @@ def test_an_idle_transaction_is_ended(database: PostgresLocation, monkeypatch: p
 
 
 @pytest.mark.slow
-def test_a_server_that_goes_away_and_comes_back() -> None:
-    with another_server() as server:
-        location = server.create()
+def test_a_server_that_goes_away_and_comes_back(server: Cluster) -> None:
+    location = server.create()
 
-        async def test() -> None:
-            await ENGINE.fetch(Statement("CREATE TABLE widget (id TEXT PRIMARY KEY, label TEXT, made_at TIMESTAMPTZ)"))
-            for how in (signal.SIGINT, signal.SIGQUIT):
-                name = how.name
-                await add(name)
-                with pytest.raises(StorageError):
-                    async with ENGINE.transaction():
-                        await add(f"{name} gone")
-                        await asyncio.to_thread(server.stop, how)
-                        await add(f"{name} gone too")
-                with pytest.raises(DatabaseUnavailable, match="not available"):
-                    await count()
-                with pytest.raises(DatabaseUnavailable):
-                    async with ENGINE.transaction():
-                        raise AssertionError
-                server.launch()
-                await asyncio.to_thread(server.wait)
+    async def test() -> None:
+        await ENGINE.fetch(Statement("CREATE TABLE widget (id TEXT PRIMARY KEY, label TEXT, made_at TIMESTAMPTZ)"))
+        for how in (signal.SIGINT, signal.SIGQUIT):
+            name = how.name
+            await add(name)
+            with pytest.raises(StorageError):
                 async with ENGINE.transaction():
-                    await add(f"{name} back")
-            assert await ids() == ["SIGINT", "SIGINT back", "SIGQUIT", "SIGQUIT back"]
+                    await add(f"{name} gone")
+                    await asyncio.to_thread(server.stop, how)
+                    await add(f"{name} gone too")
+            with pytest.raises(DatabaseUnavailable, match="not available"):
+                await count()
+            with pytest.raises(DatabaseUnavailable):
+                async with ENGINE.transaction():
+                    raise AssertionError
+            server.launch()
+            await asyncio.to_thread(server.wait)
+            async with ENGINE.transaction():
+                await add(f"{name} back")
+        assert await ids() == ["SIGINT", "SIGINT back", "SIGQUIT", "SIGQUIT back"]
 
-        on(location, test())
-        server.stop()
-        with pytest.raises(DatabaseUnavailable, match="cannot open the database"):
-            open_and_close(location)
+    on(location, test())
+    server.stop()
+    with pytest.raises(DatabaseUnavailable, match="cannot open the database"):
+        open_and_close(location)
 
 
 def open_and_close(location: PostgresLocation) -> None:
@@ -316,16 +320,15 @@ def open_and_close(location: PostgresLocation) -> None:
     ("setting", "reason"),
     [("synchronous_commit", "would not be durable"), ("fsync", "power cut"), ("full_page_writes", "power cut")],
 )
-def test_a_server_that_does_not_keep_what_it_commits_is_refused(setting: str, reason: str) -> None:
-    with another_server() as server:
-        location = server.location("postgres")
-        server.stop()
-        server.start(**{setting: "off"})
-        with pytest.raises(StorageError, match=reason) as caught:
-            open_and_close(location)
-        assert setting in str(caught.value)
-        if setting != "synchronous_commit":
-            open_and_close(msgspec.structs.replace(location, needs_fsync=False))
+def test_a_server_that_does_not_keep_what_it_commits_is_refused(server: Cluster, setting: str, reason: str) -> None:
+    location = server.location("postgres")
+    server.stop()
+    server.start(**{setting: "off"})
+    with pytest.raises(StorageError, match=reason) as caught:
+        open_and_close(location)
+    assert setting in str(caught.value)
+    if setting != "synchronous_commit":
+        open_and_close(msgspec.structs.replace(location, needs_fsync=False))
 
 
 @pytest.mark.parametrize("options", ["ENCODING 'UTF8' LOCALE 'C.UTF-8'", "ENCODING 'SQL_ASCII' LOCALE 'C'"])
@@ -358,29 +361,30 @@ def test_a_password_is_read_from_its_file_and_nowhere_else(tmp_path: Path, monke
 
 
 @pytest.mark.slow
-def test_the_server_asks_for_the_password_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_server_asks_for_the_password_of_the_file(
+    server: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The password is read for each connection, so a new one is used without a restart.
 
     The environment's is not tried.
     """
     file = tmp_path / "password"
-    with another_server() as server:
-        rules = server.folder / "hba"
-        rules.write_text(f"local all {ROLE} trust\nlocal all all scram-sha-256\n")
-        server.stop()
-        server.start(hba_file=str(rules))
-        server.administer("CREATE ROLE guarded LOGIN PASSWORD 'the first one'")
-        location = msgspec.structs.replace(server.location("postgres"), user="guarded", password_file=str(file))
-        file.write_text("the first one\n")
-        open_and_close(location)
-        server.administer("ALTER ROLE guarded PASSWORD 'the second one'")
-        monkeypatch.setenv("PGPASSWORD", "the second one")
-        for wrong in (location, msgspec.structs.replace(location, password_file="")):
-            with pytest.raises(DatabaseUnavailable, match="password") as caught:
-                open_and_close(wrong)
-            assert "the first one" not in str(caught.value)
-        file.write_text("the second one\n")
-        open_and_close(location)
+    rules = server.folder / "hba"
+    rules.write_text(f"local all {ROLE} trust\nlocal all all scram-sha-256\n")
+    server.stop()
+    server.start(hba_file=str(rules))
+    server.administer("CREATE ROLE guarded LOGIN PASSWORD 'the first one'")
+    location = msgspec.structs.replace(server.location("postgres"), user="guarded", password_file=str(file))
+    file.write_text("the first one\n")
+    open_and_close(location)
+    server.administer("ALTER ROLE guarded PASSWORD 'the second one'")
+    monkeypatch.setenv("PGPASSWORD", "the second one")
+    for wrong in (location, msgspec.structs.replace(location, password_file="")):
+        with pytest.raises(DatabaseUnavailable, match="password") as caught:
+            open_and_close(wrong)
+        assert "the first one" not in str(caught.value)
+    file.write_text("the second one\n")
+    open_and_close(location)
 
 
 def test_closing_waits_for_those_that_have_begun(database: PostgresLocation) -> None:
