@@ -24,6 +24,9 @@ pytest.register_assert_rewrite("tests.cloud", "tests.node", "tests.simulators", 
 
 TESTS = Path(__file__).parent
 TRIO_FOLDER = TESTS / "node"
+SYSTEM_FOLDER = TESTS / "system"
+SYSTEM_TEST_SECONDS = 0.4
+"""The mean of the tests of `tests/system` that are not marked `long`. Those of one file share its fixtures."""
 PROCESSES_SHOWN = 8
 """How many processes a failed test's report describes."""
 
@@ -64,7 +67,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _length_of(item: pytest.Item) -> Length | None:
     mark = item.get_closest_marker("long")
-    return None if mark is None else Length(*mark.args, **mark.kwargs)
+    if mark is not None:
+        return Length(*mark.args, **mark.kwargs)
+    return Length(SYSTEM_TEST_SECONDS, item.path.name) if item.path.is_relative_to(SYSTEM_FOLDER) else None
 
 
 @pytest.hookimpl(wrapper=True)

@@ -545,6 +545,7 @@ def test_no_tpm(copies: Copies, tmp_path: Path, cloud: Cloud) -> None:
     assert machine.run("run", expect=2)["error"]["code"] == "tpm-connection-refused"
 
 
+@pytest.mark.long(30)
 def test_a_frozen_tpm_at_the_start_and_a_restarted_manager_while_running(copies: Copies, cloud: Cloud) -> None:
     machine = copies.machine("frozen")
     with ended(machine):

@@ -20,7 +20,7 @@ from tests.system.support.fault_walk.scenarios import (
 )
 from tests.system.support.fault_walk.site import Lane
 
-CASE_SECONDS = 4.0
+CASE_SECONDS = 1.0
 
 _NAME = re.compile(r"(node|fabric|breakwater)\.[a-z]+\.[a-z_]+")
 _EFFECTS = {

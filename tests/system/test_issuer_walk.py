@@ -31,7 +31,7 @@ from tests.system.support.issuer_walk.scenarios import (
 from tests.system.support.issuer_walk.site import Interrupted, Mode, Site
 from tests.system.support.wire import Identity
 
-GROUP_SECONDS = 8.0
+GROUP_SECONDS = 1.5
 
 
 def begin(mode: Mode, directory: Path, installation: Cloud) -> Site:

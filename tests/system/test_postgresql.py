@@ -55,6 +55,7 @@ def replica_of(cloud: Cloud, directory: Path) -> Cloud:
     return other
 
 
+@pytest.mark.long(5)
 def test_an_installation_on_postgresql_and_a_second_issuer(
     databases: tuple[PostgresLocation, PostgresLocation], chips: tuple[SoftTpm, SoftTpm], tmp_path: Path
 ) -> None:

@@ -206,6 +206,7 @@ def put_back(saved: Path, state: Path, but: str = "") -> None:
         shutil.copytree(path, state / path.name) if path.is_dir() else shutil.copy2(path, state)
 
 
+@pytest.mark.long(10)
 def test_an_old_state_directory_runs_offline_until_the_dates_of_its_lease(
     cloud: Cloud, chips: tuple[SoftTpm, SoftTpm], tmp_path: Path
 ) -> None:

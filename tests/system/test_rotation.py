@@ -21,13 +21,13 @@ def rotation(cloud: Cloud, tmp_path: Path) -> Rotation:
     return Rotation(cloud, tmp_path / "hall")
 
 
-@pytest.mark.long(60)
+@pytest.mark.long(15)
 def test_a_whole_rotation_under_load(rotation: Rotation, machine: Machine, tmp_path: Path) -> None:
     fleet = rotate_under_load(rotation, machine, tmp_path, NODES)
     assert min(fleet.made[what] for what in ("session", "statement", "renewal", "trust")) >= NODES
 
 
-@pytest.mark.long(30)
+@pytest.mark.long(6)
 def test_a_machine_that_slept_through_a_rotation_comes_back_by_itself(
     cloud: Cloud, rotation: Rotation, machine: Machine, chips: tuple[SoftTpm, SoftTpm]
 ) -> None:

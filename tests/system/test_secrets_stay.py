@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
+import pytest
+
 from cloud.crypto.keyfile import read_passphrase
 from lab.cloud import Cloud
 from lab.processes import accepts, free_ports, wait_until
@@ -67,6 +69,7 @@ class Watch:
         return any(all(word in command for word in words) for command in self.commands)
 
 
+@pytest.mark.long(12)
 def test_passphrase_and_pin_are_in_no_process_list_log_or_file(tmp_path: Path) -> None:
     cloud = new_cloud(tmp_path)
     cloud.port = free_ports(4)

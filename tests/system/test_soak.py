@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import pytest
+
 from lab.cloud import Cloud
 from tests.drills.soak import REVOKED_OF, Soak, outcome
 
 CERTIFICATES = 200
 
 
+@pytest.mark.long(5)
 def test_all_verifiers_agree_on_issued_and_revoked_certificates(cloud: Cloud, tmp_path: Path) -> None:
     scratch = tmp_path / "soak"
     scratch.mkdir()

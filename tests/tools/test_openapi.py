@@ -94,6 +94,7 @@ def test_every_listener_has_a_document() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long(8)
 def test_the_check_fails_until_the_change_is_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = {"good.json": json.dumps(GOOD).encode()}
     assert openapi.main([], tmp_path, lambda: made) == 1
