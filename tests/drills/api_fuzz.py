@@ -1,4 +1,4 @@
-"""Requests made from the API documents, as each kind of caller: no 5xx, and no answer that the documents do not have.
+"""Sends requests from the API documents as each kind of caller: no 5xx, and no undocumented answer.
 
 Schemathesis makes valid and invalid requests for every operation of every listener of a running cloud, and of the
 agent's socket. The seeds of a run are printed; `--seed` repeats it. `make api-fuzz` runs this drill.
@@ -21,17 +21,17 @@ USUAL_TIME = "10 min"
 MINUTES_MAX = 600.0
 
 EXAMPLES = 10
-"""For each operation and kind of request, in one round."""
+"""The requests for each operation and mode in one round."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """For how long, and from which seed."""
+    """Add the time of the run and the first seed."""
     parser.add_argument("--minutes", type=float, default=10.0, help="time of the run (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first round (default: the time)")
 
 
 def run(options: argparse.Namespace, say: Say) -> Outcome:
-    """Rounds over all operations, each from the next seed, until the time is over; at least one round."""
+    """Send rounds of requests to all operations until the time is over, at least one. Each round has the next seed."""
     report, rounds = Report(), 0
     seed = options.seed or int(time.time())
     with ExitStack() as stack:
@@ -55,7 +55,7 @@ def run(options: argparse.Namespace, say: Say) -> Outcome:
 
 
 def _by_status(report: Report) -> dict[str, int]:
-    """How often each status was answered, over all listeners and callers."""
+    """The number of answers for each status, over all listeners and callers."""
     found: dict[str, int] = {}
     for answer, number in report.answers.items():
         name = f"answers {answer.rpartition(' ')[2]}"

@@ -1,4 +1,4 @@
-"""The agent's socket as a listener for requests made from its document: real server, real routes, simulated agent."""
+"""The agent's socket as a listener for `tests.fuzz.api`: real server, real routes, simulated agent."""
 
 import threading
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ URL = "http://cascadia"
 
 
 class SocketAdapter(HTTPAdapter):
-    """Sends requests over a unix socket, one connection each."""
+    """Sends each request over a new connection to a unix socket."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class SocketAdapter(HTTPAdapter):
 
 @contextmanager
 def agent_listeners(directory: Path) -> Iterator[tuple[Listener, ...]]:
-    """The socket as the agent's user meets it, and as every other user does."""
+    """Two listeners: the socket for the agent's user, and the socket for other users."""
     described: Json = msgspec.json.decode(msgspec.json.encode(document()))
     ours = handler(SimulatedAgent())
 
@@ -97,7 +97,7 @@ def _served(path: Path, answers: Handler) -> Iterator[None]:
     thread = threading.Thread(target=trio.run, args=(main,))
     thread.start()
     if not started.wait(10):
-        raise RuntimeError("the socket's server did not start")
+        raise RuntimeError("the server of the socket did not start")
     try:
         yield
     finally:

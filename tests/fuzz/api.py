@@ -1,8 +1,8 @@
-"""Requests made from API documents: Schemathesis sends them to real listeners, as each kind of caller.
+"""Requests from API documents: Schemathesis generates them and sends them to real listeners as each kind of caller.
 
-Every answer must be what the document says of the operation: status, media type, body, and with it the problem code.
-An answer of 5xx is a finding too. A request is generated from the document, valid or not; some carry ids of things that
-exist, some a whole valid body, so that more than refusals is seen.
+The document must describe every answer: status, media type, headers and body, including the problem code. An answer of
+5xx is a finding as well. The requests are valid or invalid. Some have ids of existing objects, some a complete valid
+body, so that the services accept some of them.
 """
 
 import math
@@ -38,7 +38,7 @@ CHECKS = [
     response_schema_conformance,
 ]
 SECONDS_MAX = 60
-"""Longest wait for an answer."""
+"""The time limit for an answer, in seconds."""
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 FINDINGS_MAX = 50
 BINARY = ("application/pkcs10", "application/ocsp-request")
@@ -51,18 +51,18 @@ def _as_bytes(_context: Any, value: Any) -> bytes:
 
 @dataclass(frozen=True)
 class Real:
-    """Values that exist for one operation: of the parameters in its path, and a valid body (None: there is none)."""
+    """Existing values for one operation: ids for the parameters in its path, and a valid body or None."""
 
     path: Mapping[str, str] = field(default_factory=dict)
     body: object = None
 
 
 RealOf = Callable[[str, str], Real]
-"""Method and path template -> values that exist."""
+"""A function from method and path template to existing values."""
 
 
 def nothing_real(_method: str, _path: str) -> Real:
-    """For a listener without things to ask for."""
+    """No values, for a listener whose paths have no parameters."""
     return Real()
 
 
@@ -77,7 +77,7 @@ class Caller:
 
 @dataclass(frozen=True)
 class Listener:
-    """A listener, its document, and the callers that ask it."""
+    """A listener, its document, and the callers that send requests to it."""
 
     name: str
     url: str
@@ -85,24 +85,24 @@ class Listener:
     callers: tuple[Caller, ...]
     real_of: RealOf = nothing_real
     may_fail: frozenset[int] = frozenset()
-    """Statuses of 5xx that are no findings, because what the listener needs is simulated as failing."""
+    """The accepted statuses from 500. The simulated parts behind the listener fail on purpose."""
 
 
 @dataclass
 class Report:
-    """What was sent, how it was answered, and what was wrong."""
+    """The numbers of answers, and the findings."""
 
     answers: Counter[str] = field(default_factory=Counter)
-    """By listener, caller and status."""
+    """The number of answers by listener, caller and status."""
     codes: set[str] = field(default_factory=set)
-    """Problem codes that were seen."""
+    """The problem codes in answers."""
     findings: dict[str, str] = field(default_factory=dict)
     impossible: set[str] = field(default_factory=set)
-    """Operations for which no valid, or no invalid, request could be made."""
+    """The operations and modes (valid, invalid) for which Schemathesis can generate no request."""
 
     @property
     def requests(self) -> int:
-        """How many requests were answered."""
+        """The number of answered requests."""
         return self.answers.total()
 
 
@@ -114,10 +114,10 @@ def exercise(
     random_seed: int | None = None,
     until: float = math.inf,
 ) -> None:
-    """Ask every operation of the listeners with `examples` valid requests and as many invalid ones, as each caller.
+    """Send `examples` valid and as many invalid requests to every operation of the listeners, as each caller.
 
-    Without a seed the requests are the same in every run. After the time `until` of the monotonic clock, it ends at
-    the next operation.
+    Without a seed the requests are the same in every run. After the time `until` of the monotonic clock, the function
+    returns before the next operation.
     """
     for listener in listeners:
         schema = schemathesis.openapi.from_dict(listener.document)
@@ -132,7 +132,7 @@ def exercise(
 
 
 def can_be_invalid(operation: Mapping[str, Any]) -> bool:
-    """Whether there are invalid requests: a body, or a parameter that is more than a free text."""
+    """Whether an invalid request exists. It needs a body, or a parameter that is not free text."""
     schemas = [parameter["schema"] for parameter in operation.get("parameters", ())]
     return "requestBody" in operation or any(set(schema) - {"default"} != {"type"} for schema in schemas)
 
@@ -157,7 +157,7 @@ def _exercise(
     )
     @given(
         case=operation.as_strategy(generation_mode=mode),
-        # The first request of a run is the simplest: with what exists.
+        # The first request of a run is the simplest one, with existing ids and a valid body.
         with_ids=st.sampled_from((True, False)),
         with_body=st.sampled_from((True, False)),
     )
@@ -173,7 +173,7 @@ def _exercise(
     try:
         (ask if random_seed is None else seed(random_seed)(ask))()
     except Unsatisfiable:
-        # A free text in a path, for one, has no invalid value.
+        # For example, free text in a path has no invalid value.
         report.impossible.add(f"{listener.name} {operation.method.upper()} {operation.path} {mode.name.lower()}")
 
 
@@ -199,7 +199,7 @@ def _send(listener: Listener, caller: Caller, case: Any, report: Report) -> None
 
 
 def _shorten_wait(case: Any) -> None:
-    """A long poll that nothing ends would take minutes; a `wait` out of bounds is sent as it is."""
+    """Make long polls return at once, because they would take minutes. A `wait` out of bounds stays."""
     wait = str((case.query or {}).get("wait"))
     if wait.isdecimal() and len(wait) <= 3 and int(wait) <= EVENT_WAIT_SECONDS_MAX:
         case.query = {**case.query, "wait": 0}
@@ -215,7 +215,7 @@ def _note(report: Report, place: str, failure: BaseException) -> None:
 
 
 def refuse_other_methods(listeners: Iterable[Listener], report: Report) -> None:
-    """Send each path every method that its document does not have: 405, with the methods of the path in `Allow`."""
+    """Send every undocumented method to each path. The answer must be 405 with the documented methods in `Allow`."""
     for listener in listeners:
         for path, item in listener.document["paths"].items():
             documented = {method.upper() for method in item}

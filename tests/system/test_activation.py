@@ -25,7 +25,7 @@ def test_the_same_chip_is_the_same_node_in_the_same_seat(
     assert sum(code["seats_taken"] for code in cloud.run("code", "list", tenant)) == 1
     # Breakwater has closed the earlier generations as well: only the last device certificate is valid.
     valid = "SELECT generation FROM certificate WHERE profile = 'device' AND state = 'issued'"
-    wait_until("Breakwater closes the earlier generations", lambda: cloud.rows("breakwater", valid) == [(3,)])
+    wait_until("the closing at Breakwater", lambda: cloud.rows("breakwater", valid) == [(3,)])
     states = cloud.rows("fabric", "SELECT number, state FROM generation ORDER BY number")
     assert states == [(1, "closed"), (2, "closed"), (3, "confirmed")]
 

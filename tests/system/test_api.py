@@ -1,4 +1,4 @@
-"""Every listener answers as its API document says, to each caller and each input: a short run of `make api-fuzz`."""
+"""Every listener answers each kind of caller as its API document says. A short run of `make api-fuzz`."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ from tests.system.support.api_listeners import listeners_of
 from tests.system.support.routes import world_of
 
 EXAMPLES = 1
-"""For each operation, caller and kind of request: some hundred requests in a few seconds."""
+"""The requests for each operation, caller and mode: some hundred requests in a few seconds."""
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def test_answers_are_documented(listeners: tuple[Listener, ...]) -> None:
     report = Report()
     exercise(listeners, report, examples=EXAMPLES)
     assert report.findings == {}, "\n\n".join(report.findings.values())
-    # As every caller, more than refusals: otherwise the run proves little.
+    # Each caller must get answers, and some requests must succeed. Otherwise the run proves little.
     for listener in listeners:
         for caller in listener.callers:
             assert any(answer.startswith(f"{listener.name} {caller.name} ") for answer in report.answers)

@@ -485,7 +485,7 @@ def stays_shut(machine: Machine, case: str) -> None:
     """The agent exits with a documented code, or it runs and the gate is closed."""
     agent = machine.agent
     assert agent is not None
-    wait_until("the agent answers or ends", lambda: not agent.running or machine.answers())
+    wait_until("an answer or the end of the agent", lambda: not agent.running or machine.answers())
     if agent.running:
         assert machine.ask("/v1/license")["gate"] == "closed", case
         assert not machine.granted(), case
@@ -614,7 +614,7 @@ def test_a_full_disk_leaves_the_old_state_intact(
         assert files_of(small_disk / "state") == before
         filler.unlink()
         # A restart without the cloud reads the suspension only from disk.
-        wait_until("the agent stores the suspension", lambda: files_of(small_disk / "state") != before, 5)
+        wait_until("the storing of the suspension", lambda: files_of(small_disk / "state") != before, 5)
         assert machine.licence == "suspended"
         cloud.run("node", "resume", node)
         machine.wait_state("active")

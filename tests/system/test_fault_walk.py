@@ -1,4 +1,8 @@
-"""The fault walk: every durable write and send of node and cloud, from activation to revocation, cut off by SIGKILL."""
+"""The fault walk: a process is killed at every durable write and send, from activation to revocation.
+
+The kill is SIGKILL, in the agent, in a command or in the cloud. Afterwards the scenario runs again and has to succeed.
+Other tests here check that every durable write and send in the code is inside a fault point.
+"""
 
 import ast
 import re
@@ -39,7 +43,7 @@ _EFFECTS = {
     },
     "cloud/mtls": {"write_key", "write_secret", "self._issuer.reenroll", "sync_directory"},
 }
-"""What writes durably or sends, by the text of the call. In Breakwater also each method of a store that writes."""
+"""The calls that write durably or send, by their text. In Breakwater every writing method of a store counts as well."""
 _OTHERWISE = {
     "node/licensing/store.py:_set_tombstone_aside": "called inside node.statement.write",
     "cloud/fabric/bootstrap.py": "cascade init, before there is a cloud",
@@ -47,26 +51,26 @@ _OTHERWISE = {
     "cloud/fabric/service/operators/tenants.py": "the same",
     "cloud/fabric/service/operators/tokens.py": "the same",
     "cloud/fabric/service/published_trust/publishing.py": "the same",
-    "cloud/fabric/service/published_trust/trust_reports.py:store": "one transaction; a node reports again with its next question",
+    "cloud/fabric/service/published_trust/trust_reports.py:store": "one transaction; a node repeats its report",
     "cloud/fabric/service/published_trust/renewal_orders.py:give": "an operator's command, one transaction",
-    "cloud/fabric/service/published_trust/renewal_orders.py:wake_due": "one transaction; whom it did not wake it wakes at the next beat",
-    "cloud/fabric/service/published_trust/online_roles.py:keep_fresh": "one transaction; done at the next start or in the next hour",
+    "cloud/fabric/service/published_trust/renewal_orders.py:wake_due": "one transaction; repeated at the next beat",
+    "cloud/fabric/service/published_trust/online_roles.py:keep_fresh": "one transaction; repeated within an hour",
     "cloud/breakwater/bootstrap.py": "cascade init, before there is a cloud",
-    "cloud/breakwater/ceremony/run.py": "a ceremony's new files, staged beside their places; nothing uses them yet",
-    "cloud/breakwater/authorities.py:load_authorities": "rows that are there stay; done at each start",
+    "cloud/breakwater/ceremony/run.py": "a ceremony's new files, staged; no process uses them yet",
+    "cloud/breakwater/authorities.py:load_authorities": "existing rows stay; repeated at each start",
     "cloud/breakwater/issuance/enrolment.py:create": "an operator's command, one transaction and nothing after it",
     "cloud/breakwater/issuance/enrolment.py:revoke": "the same",
     "cloud/breakwater/issuance/enrolment.py:bind": "the store has the fault point, breakwater.enrolment.bind",
-    "cloud/breakwater/issuance/enrolment.py:give_back": "the store has it, breakwater.enrolment.release",
-    "cloud/breakwater/background.py:purge": "one transaction on rows that nothing reads any more; done at the next step",
-    "cloud/breakwater/background.py:_audit": "the audit of what is done already",
-    "cloud/breakwater/refusal_audit.py:_write": "the audit of a refusal, which is refused without it too",
+    "cloud/breakwater/issuance/enrolment.py:give_back": "the store has the fault point, breakwater.enrolment.release",
+    "cloud/breakwater/background.py:purge": "one transaction on rows that no code reads; repeated later",
+    "cloud/breakwater/background.py:_audit": "the audit entry of a finished action",
+    "cloud/breakwater/refusal_audit.py:_write": "the audit entry of a refusal, which holds without the entry",
 }
-"""The writes that are outside of a fault point, each with its reason."""
+"""The durable writes outside of a fault point, each with the reason. "the same" repeats the reason above."""
 
 
 def _effects_of(folder: str) -> Callable[[str], bool]:
-    """Whether a call, by its text, is an effect in this folder."""
+    """A function that tells whether the text of a call is a durable write or send of this folder."""
     named = _EFFECTS[folder]
     writes = writes_of_stores("breakwater") if folder == "cloud/breakwater" else set()
 
@@ -78,7 +82,7 @@ def _effects_of(folder: str) -> Callable[[str], bool]:
 
 
 def _outside(node: ast.AST, is_effect: Callable[[str], bool], function: str = "") -> Iterator[tuple[str, str]]:
-    """The effects that stand in no `with fault_point(...)`, each with the function it is in."""
+    """The function and the text of each effect outside of every `with fault_point(...)`."""
     if isinstance(node, ast.With) and any(is_fault_point(item.context_expr) for item in node.items):
         return
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -97,7 +101,7 @@ def test_fault_points_are_named_once_each_by_a_literal() -> None:
 
 
 def _files_of(folder: str) -> list[Path]:
-    """The modules of a folder that are searched. Stores are left out, because the effects are calls of them."""
+    """The modules of a folder, except stores. The effects are calls of stores from other modules."""
     return sorted(path for path in (ROOT / folder).rglob("*.py") if "store" not in path.parts)
 
 
@@ -107,8 +111,8 @@ def _calls_of(folder: str) -> set[str]:
     return {ast.unparse(node.func) for node in nodes if isinstance(node, ast.Call)}
 
 
-def test_every_effect_that_is_looked_for_is_there() -> None:
-    """A renamed call would otherwise be looked for in vain."""
+def test_every_listed_effect_occurs_in_the_code() -> None:
+    """A renamed call would otherwise escape the check below."""
     assert [name for folder, names in _EFFECTS.items() for name in names - _calls_of(folder)] == []
     called = {
         call.rpartition(".")[2] for call in filter(_effects_of("cloud/breakwater"), _calls_of("cloud/breakwater"))
@@ -116,7 +120,7 @@ def test_every_effect_that_is_looked_for_is_there() -> None:
     assert writes_of_stores("breakwater") - called == set()
 
 
-def test_every_durable_write_and_send_stands_in_a_fault_point() -> None:
+def test_every_durable_write_and_send_is_in_a_fault_point() -> None:
     found = set()
     for folder in _EFFECTS:
         is_effect = _effects_of(folder)
@@ -126,9 +130,9 @@ def test_every_durable_write_and_send_stands_in_a_fault_point() -> None:
                 where = name if name in _OTHERWISE else f"{name}:{function}"
                 found.add(where if where in _OTHERWISE else f"{where}: {call}")
     outside = sorted(found - set(_OTHERWISE))
-    assert not outside, f"put each inside a `with fault_point(...)`, or into _OTHERWISE with the reason: {outside}"
+    assert not outside, f"put each into a `with fault_point(...)`, or into _OTHERWISE with the reason: {outside}"
     unused = sorted(set(_OTHERWISE) - found)
-    assert not unused, f"take what is no longer there out of _OTHERWISE: {unused}"
+    assert not unused, f"remove these from _OTHERWISE, because the code has no such call: {unused}"
 
 
 def test_every_fault_point_of_node_and_fabric_has_a_scenario() -> None:
@@ -138,7 +142,7 @@ def test_every_fault_point_of_node_and_fabric_has_a_scenario() -> None:
 
 
 def test_each_fault_point_of_node_and_fabric_is_walked_here_and_by_the_drill() -> None:
-    """The issuer's own points are walked where one sees it best, alone: `test_issuer_walk.py` has each of them."""
+    """`test_issuer_walk.py` walks the fault points of Breakwater."""
     points = set(points_in_code("node", "fabric"))
     assert points <= {case.point for case in kept_cases()}
     stages = {(point, stage) for point in points for stage in ("before", "after")}
@@ -148,7 +152,7 @@ def test_each_fault_point_of_node_and_fabric_is_walked_here_and_by_the_drill() -
 
 @pytest.fixture(scope="session")
 def lane(tmp_path_factory: pytest.TempPathFactory, chips: tuple[SoftTpm, SoftTpm]) -> Lane:
-    """An installation whose situations are prepared once."""
+    """One installation for all cases. It prepares each situation once."""
     return Lane(tmp_path_factory.mktemp("fault-walk"), chips[0], PREPARE)
 
 

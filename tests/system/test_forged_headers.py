@@ -278,7 +278,7 @@ class Observed:
 def prepared(world: World, route: Route) -> None:
     """Restore the state that the route's request changes, so that each repetition has the same effect."""
     closing = "SELECT count(*) FROM node WHERE closing"
-    wait_until("Breakwater closes the generations", lambda: world.cloud.rows("fabric", closing) == [(0,)])
+    wait_until("the closing at Breakwater", lambda: world.cloud.rows("fabric", closing) == [(0,)])
     action = route.entry.path.rpartition("/")[2]
     opposite = {"suspend": "resume", "resume": "suspend"}.get(action)
     if opposite and route.service == "fabric":
@@ -299,7 +299,7 @@ def test_every_route_ignores_all_forged_headers(world: World, capsys: pytest.Cap
     observed = Observed(world, plain)
     sent = 0
     for route in routes:
-        callers: list[Caller] = ["nobody", "other"]
+        callers: list[Caller] = ["anonymous", "other"]
         if OPERATOR in route.entry.peers:
             callers.append("operator")
         if route.service in PLAINTEXT:
@@ -338,10 +338,10 @@ def woken(world: World) -> bool:
 ])  # fmt: skip
 def test_chosen_routes_ignore_each_header_sent_alone(world: World, name: str) -> None:
     # A renewal order of the test before moves the nodes' cursors some seconds later.
-    wait_until("the renewal order wakes its nodes", lambda: woken(world))
+    wait_until("the end of the renewal order", lambda: woken(world))
     (route,) = (route for route in all_routes(world.cloud) if route.name == name)
     plain = Plain(world)
-    callers: tuple[Caller, Caller] = ("nobody", "other")
+    callers: tuple[Caller, Caller] = ("anonymous", "other")
     for caller in callers:
         unforged = plain.answer(world.ask(route, caller))
         for header, value in forgeries(world).items():

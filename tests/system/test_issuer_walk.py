@@ -1,6 +1,7 @@
-"""The issuer walk: every durable write and send of issuance, renewal, revocation and CRL publication, cut off by SIGKILL.
+"""The issuer walk: Breakwater is killed at every durable write of issuance, renewal, revocation and CRL publication.
 
-On SQLite, on PostgreSQL, and with two replicas on one PostgreSQL, of which one dies and the other answers the retry.
+The modes are SQLite, PostgreSQL, and two replicas on one PostgreSQL. With two replicas, one is killed and the other
+answers the retry.
 """
 
 from collections.abc import Callable, Iterator
@@ -35,7 +36,7 @@ GROUP_SECONDS = 1.5
 
 
 def begin(mode: Mode, directory: Path, installation: Cloud) -> Site:
-    """A copy of the installation and of its database, with nothing running. In the main thread: PostgreSQL needs it."""
+    """A copy of the installation and its database, with no process. Only the main thread may start PostgreSQL."""
     if mode == "sqlite":
         return Site(mode, directory, installation, None)
     made = installation.directory / "breakwater" / "database.sqlite"
@@ -71,8 +72,13 @@ def test_a_kill_at_a_fault_point_is_survived(group: Group, tmp_path: Path, insta
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
-def test_what_is_closed_while_it_is_signed_is_given_to_nobody(mode: Mode, tmp_path: Path, installation: Cloud) -> None:
-    """An issuance and a renewal by a node, a renewal by a service: each held between its signature and its storing."""
+def test_a_certificate_that_is_closed_during_signing_is_not_returned(
+    mode: Mode, tmp_path: Path, installation: Cloud
+) -> None:
+    """The client gets no certificate when its generation or service is closed between signature and storing.
+
+    The test does this for an issuance and a renewal by a node, and for a renewal by a service.
+    """
     site = begin(mode, tmp_path / "site", installation)
     try:
         site.there_before = frozenset(serials_of(site))
@@ -115,7 +121,7 @@ def test_what_is_closed_while_it_is_signed_is_given_to_nobody(mode: Mode, tmp_pa
 
 @contextmanager
 def held(site: Site, ask: Callable[[], object]) -> Iterator[None]:
-    """Ask at the first replica; run the block while the signed certificate waits to be stored. No caller gets it."""
+    """Ask the first replica, and hold its signed certificate during the block. Asserts that the client is refused."""
     control = site.a.control
     (control / "held").unlink(missing_ok=True)
     (control / "hold").touch()

@@ -98,7 +98,7 @@ def test_an_installation_on_postgresql_and_a_second_issuer(
                 """Fabric closes the node at the first Breakwater. The second reads it from their database."""
                 return stranger.asks(device).ocsp == "revoked"
 
-            wait_until("Breakwater closes the node's generation", closed)
+            wait_until("the closing at Breakwater", closed)
             renew_device(wire, request(paper.node_key)).refused("generation_closed")
         at_first = stranger.asks(device)
         there = str(device.extensions.get_extension_for_class(x509.CRLDistributionPoints).value[0].full_name[0].value)

@@ -105,7 +105,7 @@ def test_a_rekey_changes_the_key_in_the_tpm(
     ((known,),) = cloud.rows("fabric", "SELECT node_public_key FROM generation")
     assert known == keys[-1].public_bytes(serialization.Encoding.DER, _SPKI)
     valid = "SELECT COUNT(*) FROM certificate WHERE profile = 'device' AND state = 'issued'"
-    wait_until("Breakwater revokes the certificates of the old keys", lambda: cloud.rows("breakwater", valid) == [(1,)])
+    wait_until("the revocation of the old keys' certificates", lambda: cloud.rows("breakwater", valid) == [(1,)])
     assert set(cloud.rows("breakwater", "SELECT reason FROM certificate WHERE state = 'revoked'")) == {(4,)}
     machine.down()
     machine.up()

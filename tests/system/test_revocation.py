@@ -85,7 +85,7 @@ def test_a_revoked_node_is_refused_at_its_next_request_on_the_same_connection(
         problem = fabric.ask("POST", "/v1/node/statement", ASK).refused("generation_closed")
         # Breakwater refuses as soon as Fabric has closed the generation there.
         closed = "SELECT closed_up_to FROM closing WHERE node = ?"
-        wait_until("the closed generation", lambda: cloud.rows("breakwater", closed, node.node) == [(1,)])
+        wait_until("the closing at Breakwater", lambda: cloud.rows("breakwater", closed, node.node) == [(1,)])
         assert time.monotonic() - done < 1
         revocation = revocation_in(cloud, problem, tmp_path)
         assert (revocation.node, revocation.generation, revocation.reason) == (node.node, 1, "revoked")

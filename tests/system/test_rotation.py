@@ -1,4 +1,7 @@
-"""A full rotation, root and both issuing CAs, by the commands of docs/rotation.md: under load, and slept through."""
+"""A full rotation of the root and both issuing CAs with the commands of docs/rotation.md.
+
+One test has a fleet under load, the other a machine that is off during the rotation.
+"""
 
 from pathlib import Path
 
@@ -11,9 +14,9 @@ from lab.tpm import SoftTpm
 from tests.system.support.rotation import SERVICES, Rotation, device_issuer, rotate_under_load
 
 NODES = 12
-"""`make drills PART=rotation` has 50."""
+"""The number of nodes. `make drills PART=rotation` has 50."""
 SETTLED_SECONDS = 15.0
-"""A machine that comes up asks within its settling time, 5 s here; the rest is a loaded test machine's."""
+"""A started agent contacts the cloud within its settling time, here 5 s. The rest allows for a busy test machine."""
 
 
 @pytest.fixture
@@ -28,7 +31,7 @@ def test_a_whole_rotation_under_load(rotation: Rotation, machine: Machine, tmp_p
 
 
 @pytest.mark.long(6)
-def test_a_machine_that_slept_through_a_rotation_comes_back_by_itself(
+def test_a_machine_that_was_off_during_a_rotation_recovers_by_itself(
     cloud: Cloud, rotation: Rotation, machine: Machine, chips: tuple[SoftTpm, SoftTpm]
 ) -> None:
     node = machine.run("activate", str(cloud.code(cloud.tenant(chips[0]))))["node"]
@@ -43,7 +46,7 @@ def test_a_machine_that_slept_through_a_rotation_comes_back_by_itself(
     for name in ("root-2", "nodes-2", "services-2"):
         rotation.rotate("activate", name, *off)
     rotation.trust("renew-devices", "--after", "now", "--reason", "rotation")
-    wait_until("renewal of the services", lambda: rotation.served_by("services-2"))
+    wait_until("the renewal of the services", lambda: rotation.served_by("services-2"))
     dropped = rotation.drop()
     code, text = rotation.refused(rotation.trust, "publish", dropped)
     assert (code, node in text) == ("adoption_incomplete", True)
@@ -51,13 +54,13 @@ def test_a_machine_that_slept_through_a_rotation_comes_back_by_itself(
     for step in ("taint", "revoke"):
         for name in ("nodes-1", "services-1", "root-1"):
             rotation.rotate(step, name, *off)
-    wait_until("an end of the old root", lambda: all(rotation.is_gone("root-1", it) for it in SERVICES))
+    wait_until("the end of the old root", lambda: all(rotation.is_gone("root-1", it) for it in SERVICES))
 
     machine.up()
     wait_until("the contact", lambda: machine.ask("/v1/status")["last_contact_at"], seconds=SETTLED_SECONDS)
     assert machine.granted()
     assert (before, device_issuer(machine)) == (rotation.subject("nodes-1"), rotation.subject("nodes-2"))
     wait_until("adoption", lambda: rotation.adopted() == (1, 1))
-    # With nothing of the first generation in its hands, it goes on as any other.
+    # The machine has no certificate of the old CAs left, and renews like any other.
     machine.run("renew")
     assert machine.ask("/v1/license")["generation"] == 1

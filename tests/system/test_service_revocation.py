@@ -158,7 +158,7 @@ def test_a_nodes_revocation_survives_a_kill_of_the_issuer_right_after_it(pair: P
     pair.kill("breakwater")
     pair.serve("breakwater")
     closed = "SELECT closed_up_to FROM closing WHERE node = ?"
-    wait_until("the closed generation", lambda: cloud.rows("breakwater", closed, node.node) == [(1,)])
+    wait_until("the closing at Breakwater", lambda: cloud.rows("breakwater", closed, node.node) == [(1,)])
     with Wire(cloud, "breakwater", session) as wire:
         renew_device(wire, request(node.node_key)).refused("generation_closed")
     verdicts = Stranger(cloud, tmp_path / "stranger").asks(device)
@@ -241,7 +241,7 @@ def test_a_client_sends_no_more_bytes_to_a_server_with_a_revoked_certificate(pai
     thief = Thief(cloud, address, elsewhere)
     pair.serve("breakwater", "fabric")
     node = PaperNode(cloud, "between two").join(secret_of(cloud.code(paper_tenant(cloud, tmp_path))))
-    wait_until("Fabric polls the revocation feed", lambda: PATH_REVOCATIONS.encode() in thief.since(0))
+    wait_until("Fabric's poll of the feed", lambda: PATH_REVOCATIONS.encode() in thief.since(0))
     asked = len(thief.heard)
     node.session()
     assert len(thief.heard) > asked, "the thief receives Fabric's requests"

@@ -156,7 +156,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, installation: Cloud, chips: tu
         try:
             assert activation.wait() == 0, (machine.directory / "watched.log").read_text()
             agent = Watched(machine, "run")
-            wait_until("the agent answers", machine.answers)
+            wait_until("an answer of the agent", machine.answers)
             assert machine.granted()
             node = machine.ask("/v1/status")["license"]["node"]
             for _ in range(2):

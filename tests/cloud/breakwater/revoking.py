@@ -101,7 +101,7 @@ class BrokenSigner:
 
 @dataclass
 class Hierarchy:
-    """A root, `nodes-1`, `nodes-2` and `services-1`, made with the real profiles. It stands in for `Authorities`."""
+    """A root, `nodes-1`, `nodes-2` and `services-1`, made with the real profiles. It replaces `Authorities`."""
 
     start: datetime
     issuers: dict[str, Issuer] = field(default_factory=dict)
@@ -164,7 +164,7 @@ def sign_with(key: ec.EllipticCurvePrivateKey, wanted: profiles.Wanted, issuer: 
 
 
 class Responders:
-    """Stands in for `Issuing.issue_responder`. Raises `error` if it is set."""
+    """Replaces `Issuing.issue_responder`. Raises `error` if it is set."""
 
     def __init__(self, hierarchy: Hierarchy, clock: Clock) -> None:
         self._hierarchy = hierarchy

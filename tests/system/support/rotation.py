@@ -1,4 +1,4 @@
-"""A full rotation, root and both issuing CAs, by the commands of docs/rotation.md: its operators, and a run under load."""
+"""The steps of docs/rotation.md as functions, and a run of a full rotation under load."""
 
 import re
 import shutil
@@ -31,12 +31,15 @@ from tests.system.support.wire import service_identity as identity_of
 
 CLASSES = ("root", "nodes", "services")
 SERVICES: tuple[Service, ...] = ("fabric", "breakwater")
-SESSIONS_REMAIN = "every node with a session by nodes-1 has been seen with a session by nodes-2"
+SESSIONS_REMAIN = "every node with a session from nodes-1 has shown one from nodes-2"
 OVERRIDE = ("--override", "--reason", SESSIONS_REMAIN)
 
 
 class Rotation:
-    """The operators of docs/rotation.md: one at the issuer's host, and the holders of the offline keys with `hall`."""
+    """The operators of docs/rotation.md: one on the issuer's host, and the holders of the offline keys.
+
+    `hall` is the folder of the ceremonies, with the offline keys and all CA certificates.
+    """
 
     def __init__(self, cloud: Cloud, hall: Path) -> None:
         self.cloud = cloud
@@ -45,7 +48,7 @@ class Rotation:
         shutil.copy(cloud.directory / "offline" / "root-ca.key.pem", hall / "root-1.key.pem")
         shutil.copy(cloud.directory / "breakwater" / "certs" / "root.pem", hall / "root-1.pem")
         shutil.copy(cloud.directory / "secrets" / "passphrase", hall / "passphrase")
-        # The other CAs of the first generation are needed only by the step that drops them.
+        # The operator who drops the first issuing CAs needs their certificates.
         for name in ("nodes", "services"):
             shutil.copy(cloud.directory / "breakwater" / "certs" / f"{name}-ca.pem", hall / f"{name}-1.pem")
 
@@ -61,7 +64,7 @@ class Rotation:
         return self.trust("adoption")
 
     def refused(self, work: Callable[..., Any], *command: str) -> tuple[str, str]:
-        """Code and text of a refusal."""
+        """Run a command that has to be refused. Returns the code and the text of the error."""
         error = work(*command, expect=EXIT_REFUSED)["error"]
         return error["code"], error["text"]
 
@@ -100,7 +103,7 @@ class Rotation:
     # Steps of docs/rotation.md
 
     def make(self) -> None:
-        """Steps 1 to 3: keys and certificates, which no peer uses yet."""
+        """Steps 1 to 3: make and import keys and certificates. No process uses them yet."""
         self.make_root("root-1", "root-2")
         for name in ("nodes", "services"):
             self.rotate("request", name, "--out", str(self.hall / f"{name}-2.csr.pem"))
@@ -109,7 +112,7 @@ class Rotation:
             self.rotate("import", str(self.hall / f"{name}.pem"))
 
     def sign(self, name: str, *changes: str) -> str:
-        """The offline holder of the targets key signs what is published, changed; the folder."""
+        """Sign the published trust with `changes`, as the holder of the offline targets key. Returns the new folder."""
         published, out = self.hall / f"{name}-published", self.hall / name
         self.trust("show", "--export", str(published))
         key = self.cloud.directory / "offline" / "tuf-targets.key.pem"
@@ -118,12 +121,12 @@ class Rotation:
         return str(out)
 
     def publish_both(self) -> None:
-        """Step 4: everybody may know the new ones beside the old."""
+        """Step 4: publish the new CAs beside the old ones."""
         added = [f"--add-issuer={name}:{self.hall / f'{name}-2.pem'}" for name in ("nodes", "services")]
         self.trust("publish", self.sign("both", f"--add-root={self.hall / 'root-2.pem'}", *added))
 
     def drop(self) -> str:
-        """Step 8, signed: the old ones are gone from it."""
+        """Step 8: sign trust without the old CAs. Returns its folder."""
         drops = [f"--drop-issuer={self.key_id(name)}" for name in ("nodes-1", "services-1")]
         return self.sign("new", f"--drop-root={self.key_id('root-1')}", *drops)
 
@@ -140,19 +143,19 @@ class Rotation:
     def root(self) -> Path:
         return self.hall / "root-2.pem"
 
-    # What is seen
+    # Observations
 
     def adopted(self) -> tuple[int, int]:
-        """How many nodes work by the published trust, of how many."""
+        """The number of nodes that have reported the published trust, and the number of all nodes."""
         shown = self.adoption()
         return shown["adopted"], shown["nodes"]
 
     def devices_of(self, name: str) -> int:
-        """How many nodes have shown a device certificate of this CA."""
+        """The number of nodes that have shown a device certificate from this CA."""
         return sum(it["nodes"] for it in self.adoption()["issuers"] if it["key_id"] == self.key_id(name))
 
     def states(self) -> dict[str, str]:
-        """The state of every authority."""
+        """The state of every CA by its id."""
         status = self.cloud.run("pki", "status", "--dir", str(self.cloud.directory))
         return {authority["id"]: authority["state"] for authority in status["authorities"]}
 
@@ -165,24 +168,24 @@ class Rotation:
         return False
 
     def served_by(self, name: str) -> bool:
-        """Whether both services have renewed under this CA, and Fabric has seen it."""
+        """Whether Fabric has seen certificates from this CA at both services."""
         issuers = {service["name"]: service["issuer"] for service in self.adoption()["services"]}
         return issuers == dict.fromkeys(("fabric", "breakwater"), self.key_id(name))
 
 
 Old = tuple[Service, Identity, Callable[[Wire], Answer]]
-"""A service, an identity by the first CAs, and a request that it may make there."""
+"""A service, an identity from the first CAs, and a request that the service accepts from the identity."""
 
 
 def activated(cloud: Cloud, directory: Path, count: int) -> list[PaperNode]:
-    """So many nodes, each activated through the API."""
+    """`count` simulated nodes, each activated through the API."""
     code = secret_of(cloud.code(paper_tenant(cloud, directory), "--seats", str(count)))
     with ThreadPoolExecutor(4) as workers:
         return list(workers.map(lambda number: PaperNode(cloud, f"fleet {number}").join(code), range(count)))
 
 
 def of_the_first_generation(cloud: Cloud, paper: PaperNode) -> list[Old]:
-    """A node's and a service's identity, of which nothing may be left at the end."""
+    """A node's and a service's identity from the first CAs. The services have to refuse them after the rotation."""
     session, fabric = paper.session(), identity_of(cloud, "fabric")
     return [
         ("fabric", session, lambda wire: wire.ask("POST", "/v1/node/statement", Ask("n" * 32))),
@@ -206,7 +209,7 @@ def is_turned_away(rotation: Rotation, service: Service, identity: Identity, ask
 
 
 def crl_of(cloud: Cloud, certificate: x509.Certificate) -> x509.CertificateRevocationList:
-    """The CRL that a certificate names, fetched now."""
+    """Fetch the CRL that a certificate names."""
     points = certificate.extensions.get_extension_for_class(x509.CRLDistributionPoints).value
     url = next(str(name.value) for point in points for name in point.full_name or ())
     answer = once(cloud, "pki", "GET", urlsplit(url).path)
@@ -215,7 +218,7 @@ def crl_of(cloud: Cloud, certificate: x509.Certificate) -> x509.CertificateRevoc
 
 
 def lives_on(cloud: Cloud, certificate: bytes, ca: x509.Certificate) -> None:
-    """The CRL for this certificate is served, and is of this CA."""
+    """Assert that the cloud serves the CRL of this certificate, signed by this CA."""
     key = ca.public_key()
     assert isinstance(key, ec.EllipticCurvePublicKey)
     assert crl_of(cloud, x509.load_der_x509_certificate(certificate)).is_signature_valid(key)
@@ -228,9 +231,9 @@ def device_issuer(machine: Machine) -> str:
 
 
 def rotate_under_load(rotation: Rotation, machine: Machine, directory: Path, count: int) -> Fleet:
-    """A whole rotation with `count` nodes at work, and a new machine at its end. The fleet, stopped, with its figures.
+    """Run a whole rotation with `count` nodes under load, and activate a new machine at its end.
 
-    `machine` is bare. Raises AssertionError.
+    `machine` has no state yet. Returns the stopped fleet with its figures. Raises AssertionError.
     """
     cloud = rotation.cloud
     papers = activated(cloud, directory, count)
@@ -242,26 +245,26 @@ def rotate_under_load(rotation: Rotation, machine: Machine, directory: Path, cou
         assert rotation.refused(rotation.rotate, "activate", "nodes-2")[0] == "not_published"
         rotation.publish_both()
         dropped = rotation.drop()
-        fleet.wait("the new trust", lambda: fleet.versions == {2})
+        fleet.wait("the new trust at every node", lambda: fleet.versions == {2})
         fleet.wait("adoption", lambda: rotation.adopted() == (count, count))
 
         assert rotation.refused(rotation.trust, "publish", dropped)[0] == "trust_refused"
         for name in ("root-2", "nodes-2", "services-2"):
             rotation.rotate("activate", name)
-        fleet.wait("renewal of the services", lambda: rotation.served_by("services-2"))
+        fleet.wait("the renewal of the services", lambda: rotation.served_by("services-2"))
         code, text = rotation.refused(rotation.trust, "publish", dropped)
         assert (code, f" have a device certificate from {rotation.key_id('nodes-1')}" in text) == (
             "adoption_incomplete",
             True,
         )
         rotation.trust("renew-devices", "--after", "now", "--reason", "rotation")
-        fleet.wait("renewal of every device", lambda: fleet.issuers == {nodes_2: count})
-        fleet.wait("a session of every node", lambda: rotation.devices_of("nodes-2") == count)
+        fleet.wait("a device certificate from nodes-2 for every node", lambda: fleet.issuers == {nodes_2: count})
+        fleet.wait("a session of every node with a new certificate", lambda: rotation.devices_of("nodes-2") == count)
 
         wires = [kept.enter_context(Wire(cloud, service, identity)) for service, identity, _ in old]
         assert [ask(wire).status for wire, (_, _, ask) in zip(wires, old, strict=True)] == [200] * 3
         code, text = rotation.refused(rotation.trust, "publish", dropped)
-        # Of all that stood in the way nothing is left but the longest that a session may live, which is hours.
+        # The only obstacle left is that old session certificates stay valid for hours.
         key_id = rotation.key_id("nodes-1")
         assert re.fullmatch(rf".*\(session certificates from {key_id} may be valid until [^;]+\)", text)
         rotation.trust("publish", dropped, *OVERRIDE)
@@ -273,7 +276,7 @@ def rotate_under_load(rotation: Rotation, machine: Machine, directory: Path, cou
         for wire, (service, _, ask) in zip(wires, old, strict=True):
             fleet.wait(f"a refusal by {service}", partial(refuses, wire, ask))
             ask(wire).refused("peer_refused")
-        fleet.wait("an end of the old root", lambda: all(rotation.is_gone("root-1", it) for it in SERVICES))
+        fleet.wait("the end of the old root", lambda: all(rotation.is_gone("root-1", it) for it in SERVICES))
         lives_on(cloud, papers[0].device, rotation.certificate("nodes-1"))
         lives_on(cloud, fleet.nodes[0].chain[0], rotation.certificate("nodes-2"))
 
@@ -286,10 +289,10 @@ def rotate_under_load(rotation: Rotation, machine: Machine, directory: Path, cou
         machine.up()
         wait_until("the contact of a new machine", lambda: machine.ask("/v1/status")["last_contact_at"])
         assert device_issuer(machine) == nodes_2
-        fleet.wait("the last trust", lambda: fleet.versions == {3})
+        fleet.wait("the last trust at every node", lambda: fleet.versions == {3})
         fleet.round()
-        # Fabric writes down what nodes reported a second later.
-        fleet.wait("the count of every node", lambda: rotation.adopted() == (count + 1, count + 1))
+        # Fabric stores the reports of nodes with a delay of a second.
+        fleet.wait("the adoption of every node", lambda: rotation.adopted() == (count + 1, count + 1))
     assert fleet.failed == []
     assert rotation.states() == {f"{ca}-1": "revoked" for ca in CLASSES} | {f"{ca}-2": "active" for ca in CLASSES}
     assert cloud.run("pki", "check", "--dir", str(cloud.directory))["errors"] == 0

@@ -38,13 +38,13 @@ from tests.system.support.wire import Answer, Identity, Service, Wire, new_key, 
 
 OCSP_REQUEST = (
     ocsp.OCSPRequestBuilder()
-    .add_certificate_by_hash(bytes(20), bytes(20), 1, hashes.SHA1())  # noqa: S303  what OCSP clients name issuers by
+    .add_certificate_by_hash(bytes(20), bytes(20), 1, hashes.SHA1())  # noqa: S303  OCSP clients name issuers by SHA-1
     .build()
     .public_bytes(Encoding.DER)
 )
-"""About a certificate that was never issued."""
+"""A question about an unknown certificate."""
 
-Caller = Literal["nobody", "other", "operator", "fabric"]
+Caller = Literal["anonymous", "other", "operator", "fabric"]
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -62,12 +62,12 @@ class Route(msgspec.Struct, frozen=True):
             return "operator"
         if NODE in self.entry.peers:
             return "other"
-        return "fabric" if any(peer.kind == "service" for peer in self.entry.peers) else "nobody"
+        return "fabric" if any(peer.kind == "service" for peer in self.entry.peers) else "anonymous"
 
 
 def all_routes(cloud: Cloud) -> list[Route]:
-    """As the services' own wiring makes them."""
-    # No request reaches these: they have the routes, and no parts.
+    """Every route, as the services' wiring makes it."""
+    # No client calls these applications, so they have routes and no parts.
     guard = Guard(trust=lambda: PeerTrust("", (), ()), checks=cast(PeerChecks, None), now=utc_now)
     fabric, breakwater = dict.fromkeys(fabric_parts.SERVICES), dict.fromkeys(breakwater_parts.SERVICES)
     return [
@@ -82,7 +82,7 @@ def all_routes(cloud: Cloud) -> list[Route]:
 
 
 class World:
-    """A running cloud with nodes and objects to ask for; connections are kept, one a caller and service."""
+    """A running cloud with nodes and objects for valid requests, and one connection for each caller and service."""
 
     def __init__(self, cloud: Cloud, directory: Path) -> None:
         self.cloud = cloud
@@ -104,7 +104,7 @@ class World:
         self._renewal_proof = self.spare.prove_renewal(self._renewing, p256("renewed"))
         once(cloud, "fabric", "POST", path_proof(self._renewing.renewal), self._renewal_proof).into(Renewed)
         states = "SELECT state FROM renewal"
-        wait_until("the end of the old key", lambda: cloud.rows("fabric", states) == [("done",)])
+        wait_until("the revocation of the old key's certificates", lambda: cloud.rows("fabric", states) == [("done",)])
         self._renewal = encode_base64(request(self.other.node_key))
         self._wires: dict[tuple[Service, Caller], Wire] = {}
 
@@ -121,11 +121,11 @@ class World:
             connection.__exit__()
 
     def forget(self) -> None:
-        """The connections: the cloud was restarted."""
+        """Forget the connections after a restart of the cloud."""
         self._wires.clear()
 
     def path(self, route: Route) -> str:
-        """The route's path about the victim (or about what may be ended, where it ends something)."""
+        """The route's path for the victim. A route that revokes or releases gets an object that no other route uses."""
         path = route.entry.path
         ends = path.endswith(("/revoke", "/release")) and "{node}" in path
         values = {
@@ -158,7 +158,7 @@ class World:
         body: object = None,
         media_type: str = "",
     ) -> Answer:
-        """The route's own request, or one with another body. A closed connection is opened again."""
+        """Send the route's request, or one with another body. Forgets the connection if the service closes it."""
         media_type = media_type or _media_type(route)
         sent = dict(headers or {})
         if caller == "operator":
@@ -178,11 +178,11 @@ class World:
         )
 
     def proof(self) -> object:
-        """One proof, which is repeated."""
+        """The same proof of an activation each time."""
         return self._proof
 
     def published_trust(self) -> object:
-        """What is published already: a repeat."""
+        """The trust that is already published."""
         newest = "SELECT data FROM tuf_metadata WHERE role = 'targets' ORDER BY version DESC LIMIT 1"
         return PublishTrust(targets=bytes(self.cloud.rows("fabric", newest)[0][0]))
 
@@ -190,15 +190,15 @@ class World:
         return StartActivation(self.code, self.spare.evidence(), "1.0")
 
     def start_renewal(self) -> object:
-        """One that is refused: those that are not are bounded by minute and node."""
+        """A request that is refused, because accepted ones are limited for each node and minute."""
         return StartRenewal(self.victim_session.chain[0], self.spare.evidence(), "1.0")
 
     def renewal_proof(self) -> object:
-        """One proof, which is repeated."""
+        """The same proof of a renewal each time."""
         return self._renewal_proof
 
     def renewal(self) -> object:
-        """One request, which is repeated: it gets one certificate."""
+        """The same renewal request each time. It gets one certificate."""
         return self._renewal
 
 
@@ -291,7 +291,7 @@ RECIPES: dict[str, Callable[[World], object]] = {
 
 @contextmanager
 def world_of(installation: Cloud, directory: Path) -> Iterator[World]:
-    """A cloud of one's own with its world, up until the end of the block."""
+    """A running copy of the installation with its `World`, until the end of the block."""
     cloud = new_cloud(directory).copy_from(installation)
     with ended(cloud):
         cloud.up()

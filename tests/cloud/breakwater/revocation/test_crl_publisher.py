@@ -315,7 +315,7 @@ async def test_a_revocation_by_another_process_is_published_by_itself(bench: Ben
 
 
 class Crash(BaseException):
-    """Stands for the end of the process."""
+    """Simulates the end of the process."""
 
 
 @pytest.mark.parametrize("point", ["breakwater.crl.draw", "breakwater.crl.store"])

@@ -39,7 +39,7 @@ _made = [number.to_bytes(10, "big") for number in range(10_000, 0, -1)]
 
 
 def key_hash(number: int) -> str:
-    """A hash that stands for the SPKI hash of key `number`."""
+    """The simulated SPKI hash of key `number`."""
     return f"{number:064x}"
 
 

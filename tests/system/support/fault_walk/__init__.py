@@ -1,1 +1,1 @@
-"""The fault walk: cloud or agent is killed at each fault point of each scenario, and repeats the scenario afterwards."""
+"""The fault walk: cloud or agent is killed at each fault point of each scenario, then the scenario runs again."""

@@ -1,7 +1,7 @@
-"""Table of the fault walk: prepared situations, scenarios from them, and the fault points each scenario is walked for.
+"""Table of the fault walk: prepared situations, the scenarios that start from them, and each scenario's fault points.
 
-A scenario is a procedure that may be repeated. The kill cuts off its first run; its second run is what a person or
-systemd retries, and has to succeed.
+A scenario is a procedure that may be repeated. The kill interrupts its first run. The second run is the retry of a
+person or of systemd, and it has to succeed.
 """
 
 import time
@@ -16,9 +16,9 @@ from protocol.faults import Stage
 from tests.system.support.fault_walk.site import LEASE_SECONDS, Interrupted, Lane, Prepared, Site
 
 RETURN_SECONDS_MAX = 30
-"""From a process's death to the end of the checks."""
+"""The longest time from the death of a process to the end of the checks."""
 LEASE_OVER_SECONDS = "1,1,1,1"
-"""Terminated by the time that anybody looks."""
+"""The lease is terminated before any check reads it."""
 
 Situation = Literal[
     "new",
@@ -35,7 +35,7 @@ Situation = Literal[
 
 
 def _cut_off(site: Site, point: str, stage: Stage = "before") -> None:
-    """Activate, and have a process die on the way."""
+    """Activate, and kill a process at the fault point. The situation is the state after the kill."""
     site.arm(point, stage)
     if not point.startswith("node."):
         site.cloud.down()
@@ -52,7 +52,7 @@ def _new(lane: Lane) -> Prepared:
 
 
 def _active(lane: Lane) -> Prepared:
-    """In its second generation, so that a third has one to supersede and one to remove."""
+    """A node in its second generation. A third one supersedes the second and removes the first."""
     site = lane.site("new")
     site.serve()
     for _ in range(2):
@@ -64,7 +64,7 @@ def _active(lane: Lane) -> Prepared:
 
 
 def _revoked(lane: Lane) -> Prepared:
-    """Revoked while it was off."""
+    """A node that was revoked while it was off."""
     site = lane.site("active")
     site.serve()
     site.operate("node", "revoke", site.node(), "--reason", "walk")
@@ -73,7 +73,7 @@ def _revoked(lane: Lane) -> Prepared:
 
 
 def _overdue(before: Situation, lane: Lane) -> Prepared:
-    """Proved in a cloud that waits a second for the confirmation, which never came."""
+    """An activation with a valid proof and no confirmation, in a cloud that waits only a second for it."""
     site = lane.site(before)
     settings = site.cloud.directory / "fabric" / "settings.toml"
     written = settings.read_text()
@@ -92,7 +92,7 @@ def _interrupted(point: str, lane: Lane) -> Prepared:
 
 
 def _lease_over(lane: Lane) -> Prepared:
-    """Revoked, and its last lease has ended since: with no agent, nothing frees the seat but the date."""
+    """A revoked node without an agent, whose last lease has ended. Only the date frees its seat."""
     site = lane.begin(LEASE_OVER_SECONDS)
     site.command("activate", str(site.file), expect=(0, 83))
     site.operate("node", "revoke", site.node(), "--reason", "walk")
@@ -101,7 +101,7 @@ def _lease_over(lane: Lane) -> Prepared:
 
 
 def _rekeyed(lane: Lane) -> Prepared:
-    """With a key of its own beside the activation's."""
+    """A node that has replaced the key of its activation."""
     site = lane.site("active")
     _rekey(site)
     return lane.keep(site)
@@ -136,7 +136,7 @@ def _run(site: Site) -> None:
 
 
 def _suspend_and_resume(site: Site) -> None:
-    """The wake channel is answered when something changes. A repeat starts from an active node as well."""
+    """Suspend and resume the node, so that the wake channel answers. It resumes first, so that it is repeatable."""
     site.serve()
     site.operate("node", "resume", site.node(), "--reason", "walk")
     site.agent()
@@ -152,10 +152,10 @@ def _renew(site: Site) -> None:
 
 
 def _rekey(site: Site) -> None:
-    """Until the certificates of the key before are revoked."""
+    """Replace the key, and wait until the certificates of the old key are revoked."""
     site.serve()
     site.command("renew", "--rekey")
-    site.see("the end of the old key", "SELECT NOT EXISTS (SELECT 1 FROM renewal WHERE state = 'issued')")
+    site.see("the revocation of the old key", "SELECT NOT EXISTS (SELECT 1 FROM renewal WHERE state = 'issued')")
 
 
 def _answer_renewal_wrongly(site: Site) -> None:
@@ -164,12 +164,12 @@ def _answer_renewal_wrongly(site: Site) -> None:
 
 
 def _stop_cloud(site: Site) -> None:
-    """What sessions showed is written when the cloud stops."""
+    """Stop the cloud, which then stores the reports of sessions."""
     site.serve()
     site.agent()
     process = site.cloud.process
     if process is not None and process.stop() != 0:
-        raise Interrupted("the cloud did not end well")
+        raise Interrupted("the cloud ended with an error")
 
 
 def _revoke(site: Site) -> None:
@@ -198,9 +198,9 @@ def _forge_session(site: Site) -> None:
 
 
 def _lapse(site: Site) -> None:
-    """No step waits for the lapse: the same file activates again, in the seat that was freed or is still held."""
+    """Wait for the lapse of the activation. Then the same file activates again, in the free or the held seat."""
     site.serve()
-    site.see("the lapse", "SELECT count(*) FROM activation WHERE state = 'lapsed'")
+    site.see("the lapse of the activation", "SELECT count(*) FROM activation WHERE state = 'lapsed'")
     held = 1 if site.sessions else 0
     assert site.cloud.rows("fabric", "SELECT sum(seats_taken) FROM code") == [(held,)]
     site.activate()
@@ -214,21 +214,21 @@ def _free_seat(site: Site) -> None:
 
 
 def _revoke_spare(site: Site) -> None:
-    """A service's certificate is revoked at the issuer: every service hears of it."""
+    """Revoke a service's certificate at Breakwater, and wait until Fabric has stored the revocation."""
     site.serve()
     site.operate("pki", "revoke", "--dir", str(site.cloud.directory), "--certificate", str(site.spare_certificate()))
     site.see("the revoked certificate at Fabric", "SELECT count(*) FROM revoked_service")
 
 
 class Scenario(msgspec.Struct, frozen=True):
-    """A procedure from a situation, and the fault points that it is walked for."""
+    """A procedure, the situation that it starts from, and the fault points at which it is killed."""
 
     name: str
     situation: Situation
     attempt: Callable[[Site], None]
     points: tuple[str, ...]
     renewed: bool = False
-    """Whether the device certificate is renewed, which does not revoke the one before it, of the same key."""
+    """Whether the scenario renews the device certificate. The old certificate of the same key then stays valid."""
 
 
 SCENARIOS = (
@@ -325,7 +325,7 @@ SCENARIOS = (
 
 
 class Case(msgspec.Struct, frozen=True):
-    """A scenario, and where in it a process dies."""
+    """A scenario, and the fault point and stage of the kill."""
 
     scenario: Scenario
     point: str
@@ -339,18 +339,18 @@ STAGES: tuple[Stage, ...] = ("before", "after")
 
 
 def all_cases() -> list[Case]:
-    """A kill before and after each fault point of each scenario. `make drills PART=fault-walk` walks them."""
+    """The cases of `make drills PART=fault-walk`: a kill before and one after each fault point of each scenario."""
     return [Case(scenario, point, stage) for scenario in SCENARIOS for point in scenario.points for stage in STAGES]
 
 
 def kept_cases() -> list[Case]:
-    """One kill at each fault point of each scenario, in turns before and after it. `make test` walks them."""
+    """The cases of `make test`: one kill at each fault point of each scenario, alternately before and after it."""
     walked = [(scenario, point) for scenario in SCENARIOS for point in scenario.points]
     return [Case(scenario, point, STAGES[number % 2]) for number, (scenario, point) in enumerate(walked)]
 
 
 def walk(lane: Lane, case: Case) -> float:
-    """Kill, restart, retry, check. Returns the seconds from the death to the end; raises AssertionError."""
+    """Kill, restart, retry, check. Returns the seconds from kill to the end of the checks. Raises AssertionError."""
     site = lane.site(case.scenario.situation)
     try:
         site.arm(case.point, case.stage)
@@ -359,7 +359,7 @@ def walk(lane: Lane, case: Case) -> float:
             case.scenario.attempt(site)
         except Interrupted as error:
             interruption = str(error)
-        assert site.died(case.point, case.stage), f"no process died there; {interruption}"
+        assert site.died(case.point, case.stage), f"no process died at this fault point: {interruption}"
         died_at = time.monotonic()
         try:
             case.scenario.attempt(site)

@@ -1,8 +1,8 @@
-"""Site of the fault walk: a cloud and a machine, of which one process is killed; and what holds in the end.
+"""Site of the fault walk: a cloud and a machine with one process to kill, and the checks at the end of each case.
 
 A `Site` is one copy of a prepared situation, with the steps that a person or systemd takes there. A `Lane` owns an
 installation and a chip. It prepares each situation once and copies it for every case. The installation's addresses are
-signed, so only one copy of it is up at a time.
+signed, so only one copy of an installation runs at a time.
 """
 
 import shutil
@@ -42,30 +42,30 @@ from tests.system.support.harness import Plan, new_cloud, new_machine
 from tests.system.support.wire import Closed, Wire, renew_device, service_identity
 
 LEASE_SECONDS = "4,3600,7200,10800"
-"""Due for a new signature after two seconds, valid for hours. So every exchange of a prepared node has a refresh."""
+"""A lease that is due for a new signature after two seconds and runs for hours. So each exchange refreshes it."""
 RUNNING = ("active", "refresh-due")
 REVOKED = 81
 
 
 class Interrupted(Exception):
-    """A step of a scenario did not succeed: expected while a process dies, a failure afterwards."""
+    """A step of a scenario failed. This is expected while a process dies, and an error afterwards."""
 
 
 @dataclass
 class Prepared:
-    """A situation on disk, and the sessions of the generations that have been in force in it."""
+    """A situation on disk, and a session of each generation that has been current in it."""
 
     directory: Path
     sessions: dict[int, Credentials] = field(default_factory=dict)
 
     @property
     def file(self) -> Path:
-        """The activation file that was used, or is to be."""
+        """The activation file of the situation, used or not."""
         return self.directory / "activation.json"
 
 
 class Site:
-    """One copy of a situation: a cloud, a machine, and at most one process that is to die."""
+    """One copy of a situation: a cloud, a machine, and at most one process to kill."""
 
     def __init__(self, lane: "Lane", directory: Path, sessions: dict[int, Credentials]) -> None:
         self.lane = lane
@@ -90,13 +90,13 @@ class Site:
             if process is not None:
                 process.kill()
 
-    # The process that is to die
+    # The process to kill
 
     def arm(self, point: str, stage: Stage) -> None:
         self.armed = Plan(record=str(self.record), kill=(point, stage))
 
     def _plan(self, side: Literal["node", "cloud"]) -> Plan | None:
-        """The plan, for the first process of its side."""
+        """The plan of the kill, for the first process of its side; None for every other process."""
         plan = self.armed
         if plan is None or plan.kill is None or plan.kill[0].startswith("node.") != (side == "node"):
             return None
@@ -109,7 +109,7 @@ class Site:
         return process
 
     def died(self, point: str, stage: Stage) -> bool:
-        """Whether the armed process was killed, and at that point as the last that it passed."""
+        """Whether the armed process was killed, with this fault point and stage as the last that it passed."""
         victim = self.victim
         if victim is None:
             return False
@@ -122,7 +122,7 @@ class Site:
     # Steps
 
     def serve(self) -> None:
-        """The cloud is up."""
+        """Start the cloud if it is not running. Raises Interrupted."""
         if self.cloud.process is None or not self.cloud.process.running:
             plan = self._plan("cloud")
             self._remember(self.cloud.up(plan), plan)
@@ -130,7 +130,7 @@ class Site:
             raise Interrupted(f"the cloud did not start:\n{self.cloud.process.report() if self.cloud.process else ''}")
 
     def command(self, *argv: str, expect: tuple[int, ...] = (0,)) -> None:
-        """One `cascadia` command."""
+        """Run a `cascadia` command. Raises Interrupted when the exit status is not in `expect`."""
         plan = self._plan("node")
         process = self._remember(self.machine.start(*argv, "--json", start=plan), plan)
         code = process.wait()
@@ -138,7 +138,7 @@ class Site:
             raise Interrupted(f"cascadia {argv[0]} ended with {code}, not {expect}:\n{process.report()}")
 
     def operate(self, *argv: str) -> None:
-        """One `cascade` command."""
+        """Run a `cascade` command. Raises Interrupted when it fails."""
         try:
             self.cloud.run(*argv)
         except AssertionError as error:
@@ -148,7 +148,7 @@ class Site:
         self.command("activate", str(file or self.file))
 
     def agent(self) -> None:
-        """The agent is up and has heard from the cloud."""
+        """Start the agent if it is not running, and wait for its contact with the cloud. Raises Interrupted."""
         if self.machine.agent is None or not self.machine.agent.running:
             plan = self._plan("node")
             self._remember(self.machine.launch(plan), plan)
@@ -171,7 +171,7 @@ class Site:
             raise Interrupted("the cloud died")
 
     def hears(self, state: str) -> None:
-        """The running agent has heard from the cloud that its licence is in this state."""
+        """Wait until the running agent shows this state of the licence. Raises Interrupted."""
         agent = self.machine.agent
         if agent is None:
             raise Interrupted("no agent")
@@ -180,18 +180,18 @@ class Site:
             status = self.machine.ask("/v1/status") if agent.running else None
             return not agent.running or (status is not None and status["license"]["state"] == state)
 
-        wait_until(f"the agent to hear that it is {state}", heard)
+        wait_until(f"the agent's change to {state}", heard)
         if not agent.running:
             raise Interrupted(f"the agent ended with {agent.wait()}:\n{agent.report()}")
 
     def refused_start(self) -> None:
-        """The agent hears of its revocation, and does not start from then on."""
+        """Wait until the agent knows its revocation. After that it must not start. Raises Interrupted."""
         agent = self.machine.agent
         if agent is None or not agent.running:
             plan = self._plan("node")
             agent = self._remember(self.machine.launch(plan), plan)
             running = agent
-            wait_until("the agent's end or answer", lambda: not running.running or self.machine.answers())
+            wait_until("an answer or the end of the agent", lambda: not running.running or self.machine.answers())
         if agent.running:
             if self.cloud.process is None or not self.cloud.process.running:
                 raise Interrupted("the cloud died; the agent runs on its lease")
@@ -207,18 +207,18 @@ class Site:
         return str(node)
 
     def closed(self) -> None:
-        """Wait until Breakwater has closed every closed generation."""
+        """Wait until Fabric has closed every closed generation at Breakwater. Raises Interrupted."""
         self.see("the closing at Breakwater", "SELECT count(*) FROM node WHERE closing = 0")
 
     def see(self, what: str, sql: str) -> None:
-        """Wait for a row of Fabric's database."""
+        """Wait until a query of Fabric's database returns a true value. Raises Interrupted."""
         cloud = self.cloud.process
         wait_until(what, lambda: cloud is None or not cloud.running or self.cloud.rows("fabric", sql)[0][0])
         if cloud is None or not cloud.running:
             raise Interrupted("the cloud died")
 
     def readmit(self) -> None:
-        """What a vendor does who wants a revoked machine back."""
+        """Readmit the revoked node with a new code, as an operator does, and activate. Raises Interrupted."""
         (tenant,) = self.cloud.rows("fabric", "SELECT id FROM tenant")[0]
         if self._readmission is None:
             try:
@@ -229,14 +229,14 @@ class Site:
                 raise Interrupted(str(error)) from error
         self.activate(self._readmission)
 
-    # As a stranger, and as an earlier generation
+    # Requests without a session, and of an earlier generation
 
     def anonymous(self) -> tuple[TrustSet, api.Service]:
         trusted = published.load(self.machine.state)
         return trusted, api.connect(trusted.bundle, trusted.urls, "fabric")
 
     def answer_wrongly(self) -> None:
-        """Send the stored proof with another secret: counted, and refused."""
+        """Send the stored proof with another secret. Fabric has to count and refuse it."""
         pending = IdentityStore(self.machine.state).load_activation()
         if pending is None:
             raise Interrupted("no proof is stored")
@@ -252,7 +252,7 @@ class Site:
             await service.aclose()
 
     def answer_renewal_wrongly(self) -> None:
-        """Ask for a renewal with fresh evidence and prove it with a secret that no TPM released."""
+        """Start a renewal with valid evidence, and send a proof with a wrong secret. Fabric has to refuse it."""
         _refused("challenge_failed", self._wrong_renewal)
 
     async def _wrong_renewal(self) -> None:
@@ -271,7 +271,7 @@ class Site:
             await tpm.aclose()
 
     def forge_session(self) -> None:
-        """Ask for a session with the device certificate and a proof that no node key signed."""
+        """Ask for a session with the device certificate and an unsigned proof. Fabric has to refuse it."""
         _refused("proof_refused", self._forged_session)
 
     async def _forged_session(self) -> None:
@@ -285,7 +285,7 @@ class Site:
             await service.aclose()
 
     def session(self) -> tuple[int, Credentials]:
-        """A session of the generation in force, proven by this process with the machine's TPM."""
+        """Open a session of the current generation with the machine's TPM. Returns the generation and the session."""
         identity = IdentityStore(self.machine.state).current()
         if identity is None:
             raise Interrupted("no identity")
@@ -312,7 +312,7 @@ class Site:
             await service.aclose()
 
     def spare_certificate(self) -> Path:
-        """A file with a certificate of Fabric that it does not use."""
+        """The file of a certificate that was issued to Fabric's identity and that Fabric does not use."""
         spare = self.directory / "spare.pem"
         if not spare.exists():
             identity = service_identity(self.cloud, "fabric")
@@ -328,7 +328,10 @@ class Site:
     # The end of every case
 
     def check_end(self, *, renewed: bool = False) -> None:
-        """One node, one seat, one valid device certificate, and nothing of another generation is usable."""
+        """Assert one node, one seat and one valid device certificate, and that no earlier generation is usable.
+
+        With `renewed`, older device certificates of the same key may be valid too.
+        """
         self.serve()
         self.agent()
         self.closed()
@@ -346,7 +349,7 @@ class Site:
                     _refused("generation_closed", partial(self._use, credentials, name))
 
     def _check_generations(self, current: int) -> None:
-        """What every request is judged by, in both services."""
+        """Assert that only the current generation is open in both services."""
         at_fabric = self.cloud.rows(
             "fabric",
             "SELECT g.number FROM generation g JOIN node n ON n.id = g.node "
@@ -360,7 +363,7 @@ class Site:
         assert (at_fabric, at_issuer) == ([(current,)], [(current,)])
 
     def _check_certificates(self, current: int, *, renewed: bool) -> None:
-        """Those that are issued and not revoked; the one on the disk is the newest of them."""
+        """Assert that all valid device certificates are of one key, and that the one on disk is the newest."""
         valid = self.cloud.rows(
             "breakwater",
             "SELECT generation, certificate, spki_sha256 FROM certificate "
@@ -372,13 +375,13 @@ class Site:
         assert len({row[2] for row in valid}) == 1
         path = self.machine.state / "identity" / f"g-{current}" / "device.pem"
         assert decode_chain(path, path.read_bytes())[0] == valid[-1][1]
-        # A responder's or a session's may be at the signer just now; what a kill left must have been given up.
+        # An OCSP delegate or a session may be issued now. Breakwater must have marked each record of a killed issuance.
         recorded = "SELECT count(*) FROM certificate WHERE state = 'recorded'"
-        wait_until("the end of every issuance", lambda: self.cloud.rows("breakwater", recorded) == [(0,)])
+        wait_until("a result of every issuance", lambda: self.cloud.rows("breakwater", recorded) == [(0,)])
 
 
 def _refused(code: str, work: Callable[[], Awaitable[None]]) -> None:
-    """The cloud has to refuse with this code."""
+    """Run `work`, and assert that the cloud refuses it with this code. Raises Interrupted without an answer."""
     try:
         trio.run(work)
     except api.CloudRefused as refusal:
@@ -391,7 +394,7 @@ def _refused(code: str, work: Callable[[], Awaitable[None]]) -> None:
 
 
 class Lane:
-    """One installation with its prepared situations; a thread walks it, one case at a time."""
+    """One installation with its prepared situations. One thread walks its cases, one at a time."""
 
     def __init__(self, directory: Path, chip: SoftTpm, prepare: Mapping[str, Callable[["Lane"], Prepared]]) -> None:
         self.directory = directory
@@ -402,7 +405,7 @@ class Lane:
         self._count = 0
 
     def site(self, situation: str) -> Site:
-        """A copy of a situation, which is prepared at its first use."""
+        """A copy of a situation. The first use prepares the situation."""
         if situation not in self._prepared:
             self._prepared[situation] = self._prepare[situation](self)
         return self.copy(self._prepared[situation])
@@ -427,7 +430,7 @@ class Lane:
         return cloud
 
     def begin(self, *lease: str) -> Site:
-        """A new installation's copy with a tenant and an activation file; up."""
+        """A running copy of the new installation with a tenant and an activation file."""
         if not (self.directory / "installation").exists():
             self.port = new_cloud(self.directory / "installation").init().port
         self._count += 1
@@ -440,6 +443,6 @@ class Lane:
         return site
 
     def keep(self, site: Site) -> Prepared:
-        """The situation as it is on the disk, without a running process."""
+        """Stop all processes of the site. Returns its files as a situation."""
         site.end()
         return Prepared(site.directory, site.sessions)

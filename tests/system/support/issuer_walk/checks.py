@@ -1,7 +1,7 @@
-"""Checks of the issuer walk: what holds after every start, seen from outside, in the database and by the CA keys.
+"""Checks of the issuer walk after every start. They compare answers, database rows and signatures of the CA keys.
 
-No signature without its durable record, no serial twice, no two certificates for one request, no CRL number that
-repeats or falls, no revoked serial missing from its shard, no valid certificate of a closed generation.
+Every signature has a durable record. Every serial and every request has one certificate. CRL numbers only rise. Every
+revoked serial is in the CRL of its shard. Every certificate of a closed generation is revoked.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ _SHARDS = Statement("SELECT id, authority, crl_number FROM shard ORDER BY id LIM
 
 
 class Shard(msgspec.Struct, frozen=True):
-    """A shard, and the highest CRL number that was drawn for it."""
+    """A CRL shard, and the highest CRL number that was drawn for it."""
 
     id: str
     authority: str
@@ -33,12 +33,12 @@ class Shard(msgspec.Struct, frozen=True):
 
 
 def check(site: Site, at: Replica) -> None:
-    """Raises AssertionError, or Interrupted when `at` does not answer."""
+    """Run all checks against `at`. Raises AssertionError, or Interrupted when `at` does not answer."""
     asyncio.run(_check(site, at))
 
 
 def serials_of(site: Site) -> set[str]:
-    """Every serial on record."""
+    """The serials of all records."""
     return {record.serial for record in asyncio.run(_records_at(site))}
 
 
@@ -61,12 +61,12 @@ async def _check(site: Site, at: Replica) -> None:
         authorities = await AuthorityStore(engine).rows()
         shards = await _drawn(engine)
         records = {record.serial: record for record in await _records(store)}
-        # In this order: what a shard shows is at least what was revoked before it was asked.
+        # The records are read before the CRLs. So each CRL has at least the serials that were revoked in the records.
         _shards(site, at, shards, authorities, records.values())
         others = list(site.memory.certificates.items())
         report = await Checker(store, authorities, utc_now).run(others)
         assert [finding for finding in report.findings if finding.severity == "error"] == []
-        # In this order: what was signed by now is on record; the process goes on signing for itself meanwhile.
+        # The signatures are read before the records, because the process may sign for itself meanwhile.
         signed = [each for control in site.controls for each in signatures(control)]
         records = {record.serial: record for record in await _records(store)}
         shards = await _drawn(engine)
@@ -94,7 +94,7 @@ def _shards(
     authorities: Iterable[AuthorityRow],
     records: Iterable[CheckedRecord],
 ) -> None:
-    """Every shard's CRL as the world gets it, and whether it names what the rows and this client know to be revoked."""
+    """Assert that each shard's public CRL has all serials that the records or this client know as revoked."""
     keys = {row.id: x509.load_der_x509_certificate(row.certificate).public_key() for row in authorities}
     gone = [record for record in records if record.state in ("revoked", "orphaned") and record.shard]
     for shard in shards:
@@ -120,7 +120,7 @@ def _fetched(site: Site, at: Replica, shard: str) -> Crl:
 
 
 def shard_of(site: Site, name: str) -> str:
-    """The shard that a certificate itself says it is in."""
+    """The shard that the certificate itself names."""
     certificate = x509.load_der_x509_certificate(site.memory.certificates[name])
     points = certificate.extensions.get_extension_for_class(x509.CRLDistributionPoints).value
     return _shard_at(str((points[0].full_name or [])[0].value))
@@ -132,7 +132,7 @@ def _shard_at(url: str) -> str:
 
 
 def _received(site: Site, records: dict[str, CheckedRecord]) -> None:
-    """Every received certificate is on record, byte for byte, and every record has its receiver."""
+    """Assert that the records have each certificate of the client byte for byte, and none for another client."""
     known: set[str] = set(site.there_before)
     for name, der in site.memory.certificates.items():
         serial = f"{x509.load_der_x509_certificate(der).serial_number:040x}"
@@ -142,7 +142,7 @@ def _received(site: Site, records: dict[str, CheckedRecord]) -> None:
         assert (records[serial].state == "revoked") == (serial in site.memory.revoked), (name, records[serial].state)
     signed = {record.serial: record for record in records.values() if record.certificate is not None}
     others = [signed[serial] for serial in signed.keys() - known]
-    # What the issuer has for itself no client was given.
+    # Breakwater issues OCSP delegates and its own service certificate without a request of the client.
     strangers = [each for each in others if each.profile != "responder" and each.service != "breakwater"]
     assert [(each.profile, each.request_key) for each in strangers] == []
     for record in records.values():
@@ -151,14 +151,14 @@ def _received(site: Site, records: dict[str, CheckedRecord]) -> None:
 
 
 def _signed(site: Site, signed: list[Signature], records: dict[str, CheckedRecord], shards: list[Shard]) -> None:
-    """The witnesses of every process: what a CA key was given was on record, and no CRL number was used twice."""
+    """Assert that each signed certificate has a record, and that each serial and CRL number was signed once."""
     on_record = {record.tbs.hex() for record in records.values()} | site.forgotten
     drawn = {shard.id: shard.crl_number for shard in shards}
     certificates: dict[int, str] = {}
     numbers: dict[tuple[str, int], str] = {}
     for each in signed:
         if is_certificate(bytes.fromhex(each.tbs)):
-            assert each.tbs in on_record, f"{each.authority} signed what is not on record"
+            assert each.tbs in on_record, f"{each.authority} signed a certificate without a record"
             if each.der:
                 serial = x509.load_der_x509_certificate(bytes.fromhex(each.der)).serial_number
                 assert certificates.setdefault(serial, each.der) == each.der, f"{serial:x} was signed twice"
@@ -166,7 +166,7 @@ def _signed(site: Site, signed: list[Signature], records: dict[str, CheckedRecor
             crl = x509.load_der_x509_crl(bytes.fromhex(each.der))
             shard, number = _shard_at(_issuing_point(crl)), _number(crl)
             assert numbers.setdefault((shard, number), each.der) == each.der, f"{shard} has two CRLs {number}"
-            assert each.tbs in site.forgotten or number <= drawn[shard], f"{shard} signed {number}, not drawn"
+            assert each.tbs in site.forgotten or number <= drawn[shard], f"{shard} has CRL {number}, not drawn"
 
 
 def _issuing_point(crl: Crl) -> str:

@@ -1,6 +1,7 @@
-"""Table of the issuer walk: what a client asks of Breakwater, and the fault points each scenario is walked for.
+"""Table of the issuer walk: the requests of clients to Breakwater, and the fault points of each scenario.
 
-A scenario is a procedure that may be repeated at any replica. The kill cuts it off; then it is retried, and run once more.
+A scenario is a procedure that may be repeated at any replica. The kill interrupts it. Then the scenario runs again,
+and with two replicas once more.
 """
 
 import time
@@ -29,14 +30,14 @@ Step = Callable[[Site, Replica, str], None]
 
 RETRIES = 3
 BACKGROUND_SECONDS = 5.0
-"""For what happens behind an answer: a publication follows within a quarter of a second."""
+"""The time for work after an answer. A publication follows within a quarter of a second."""
 
 
-# What is there before
+# Preparations
 
 
 def _nothing(_site: Site, _at: Replica, _tag: str) -> None:
-    """Every scenario makes what it needs."""
+    """No preparation."""
 
 
 def _a_device(site: Site, at: Replica, tag: str) -> None:
@@ -63,7 +64,7 @@ def _a_service_certificate(site: Site, at: Replica, tag: str) -> None:
 
 
 def _a_dead_record(site: Site, at: Replica, tag: str) -> None:
-    """A process died between a record and its certificate, and so long ago that no other can be at work on it."""
+    """A process died between the record and its certificate. The record is too old to be in another process's work."""
     site.open(at, tag)
     witness.arm(at.control, "breakwater.certificate.store", "before")
     with suppress(Interrupted):
@@ -75,7 +76,7 @@ def _a_dead_record(site: Site, at: Replica, tag: str) -> None:
 
 
 def _a_lost_database(site: Site, _at: Replica, _tag: str) -> None:
-    """Every process is down, the database is a new one; CRL numbers have to go on all the same."""
+    """Stop every process, and replace the database by a new one. CRL numbers must still rise."""
     site.end()
     site.forgotten = frozenset(each.tbs for control in site.controls for each in witness.signatures(control))
     site.memory.certificates.clear()
@@ -93,7 +94,7 @@ def _next_services_ca(site: Site, _at: Replica, tag: str) -> None:
     site.pki("rotate", "import", str(answer))
 
 
-# What is asked for
+# Procedures
 
 
 def _issue(site: Site, at: Replica, tag: str) -> None:
@@ -103,7 +104,7 @@ def _issue(site: Site, at: Replica, tag: str) -> None:
 
 
 def _renew_device(site: Site, at: Replica, tag: str) -> None:
-    """A node's session asks for the next certificate of its device key."""
+    """Ask for the next device certificate of the same key, with a node's session."""
     site.reenroll(at, f"{tag}.renewed", site.csr(f"{tag}.device"), site.session(at, tag))
 
 
@@ -119,7 +120,7 @@ def _enroll(site: Site, at: Replica, tag: str) -> None:
 
 
 def _enroll_wrongly_first(site: Site, at: Replica, tag: str) -> None:
-    """A request that is refused for what it asks gives the secret back; once it was used nothing does."""
+    """A refused request leaves the one-time secret usable. A successful request uses it up."""
     builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
     builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName("elsewhere")]), critical=False)
     wrong = site.kept(f"{tag}.wrong", lambda key: builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER))
@@ -143,9 +144,9 @@ def _closed_for_ever(site: Site, at: Replica, tag: str) -> None:
 
 
 def _close_and_publish(site: Site, at: Replica, tag: str) -> None:
-    """Another node each time, since what was published once is not published again; but one that was begun is ended.
+    """Close a new node's generation, because a repeated closing publishes no CRL. Repeats an interrupted closing.
 
-    The publication follows the closing so closely that the kill may take its answer along: a client asks again.
+    The publication follows the closing so soon that the kill may prevent the answer. Then the client asks again.
     """
     begun = site.files / f"{tag}.closing"
     new = begun.read_text() if begun.exists() else site.tag()
@@ -162,7 +163,7 @@ def _rekey(site: Site, at: Replica, tag: str) -> None:
 
 
 def _issue_without_key(site: Site, at: Replica, tag: str) -> None:
-    """The first signature fails; a repeat gets a certificate of a new record."""
+    """The first signature fails. The repeated request gets a certificate with a new record."""
     site.open(at, tag)
     if f"{tag}.device" not in site.memory.certificates and not (site.files / f"{tag}.failed").exists():
         (at.control / "fail").touch()
@@ -173,7 +174,7 @@ def _issue_without_key(site: Site, at: Replica, tag: str) -> None:
 def _start(site: Site, at: Replica, tag: str) -> None:
     at.up()
     if not at.running:
-        raise Interrupted("it did not start")
+        raise Interrupted("the issuer did not start")
     site.open(at, tag)
     site.device(at, tag)
 
@@ -197,7 +198,7 @@ def _publish(site: Site, _at: Replica, _tag: str) -> None:
 
 
 def _rotate(site: Site, at: Replica, tag: str) -> None:
-    """The next CA of nodes, and a certificate from it."""
+    """Rotate to the next CA for nodes, and issue a certificate from it."""
     authority, answer = site.requested("nodes", tag)
     site.pki("rotate", "import", str(answer))
     site.pki("rotate", "activate", authority, "--override", "--reason", "the walk")
@@ -212,7 +213,7 @@ def _cross(site: Site, _at: Replica, tag: str) -> None:
 
 
 def _follow(site: Site, at: Replica, tag: str) -> None:
-    """A new CA of services is activated: the issuer's own listener has a certificate of it within seconds."""
+    """Activate a new CA for services. Breakwater's listener has a certificate from it within seconds."""
     authority, answer = site.requested("services", tag)
     site.pki("rotate", "activate", authority, "--override", "--reason", "the walk")
     ca = x509.load_pem_x509_certificate(answer.read_bytes())
@@ -220,19 +221,20 @@ def _follow(site: Site, at: Replica, tag: str) -> None:
 
     def followed() -> bool:
         if not at.running:
-            raise Interrupted("it died")
-        with suppress(IdentityError):  # read between the renames of its writer; a start reads the final files
+            raise Interrupted("the issuer died")
+        with suppress(IdentityError):  # the read was between two renames of the writer
             return load_identity(tls, passphrase).leaf.issuer == ca.subject
         return False
 
-    wait_until("the issuer's own renewal", followed)
+    wait_until("the issuer's new certificate", followed)
 
 
 class Scenario(msgspec.Struct, frozen=True):
-    """A procedure, what has to be there before it, and the fault points that it is walked for.
+    """A procedure with its preparation, and the fault points at which it is killed.
 
-    `dies` is who is killed; `fresh` begins with a process that has issued nothing yet; `tries` is how often it is begun
-    until the process has come there; `at_home` retries at the process that died.
+    `dies` is the process to kill: the server or the command. With `fresh`, the server restarts before the procedure, so
+    that it has issued nothing. `tries` is the number of attempts to reach the fault point. With `at_home`, the retry
+    goes to the killed process also when there is a second replica.
     """
 
     name: str
@@ -292,7 +294,7 @@ SCENARIOS = (
 
 
 class Case(msgspec.Struct, frozen=True):
-    """A scenario, and where in it a process dies."""
+    """A scenario in one mode, and the fault point and stage of the kill."""
 
     mode: Mode
     scenario: Scenario
@@ -308,8 +310,7 @@ STAGES: tuple[Stage, ...] = ("before", "after")
 
 
 def modes_of(scenario: Scenario) -> tuple[Mode, ...]:
-    """The modes a scenario is walked in. A command is killed beside a process that goes on serving: a second replica
-    adds nothing to such a scenario."""
+    """The modes of a scenario. A command is killed beside a running server, so a second replica proves no more."""
     return MODES if scenario.dies == "server" else MODES[:2]
 
 
@@ -325,7 +326,7 @@ class Group(msgspec.Struct, frozen=True):
 
 
 def all_groups() -> list[Group]:
-    """A kill before and after each fault point of each scenario, in each mode. `make drills PART=issuer-walk` walks them."""
+    """The groups of `make drills PART=issuer-walk`: a kill before and one after each fault point, in each mode."""
     return [
         Group(
             mode, scenario, tuple(Case(mode, scenario, point, stage) for point in scenario.points for stage in STAGES)
@@ -336,8 +337,10 @@ def all_groups() -> list[Group]:
 
 
 def kept_groups() -> list[Group]:
-    """One kill at each fault point of each scenario, in turns before and after it, the scenarios in turns in each mode.
-    `make test` walks them."""
+    """The groups of `make test`: one kill at each fault point of each scenario, alternately before and after it.
+
+    Each scenario has one mode; the modes take turns.
+    """
     groups, number = [], 0
     for turn, scenario in enumerate(SCENARIOS):
         modes = modes_of(scenario)
@@ -351,7 +354,7 @@ def kept_groups() -> list[Group]:
 
 
 def walk_group(site: Site, group: Group) -> dict[Case, float]:
-    """The seconds of each case; the site ends. Raises AssertionError with a note that names the case."""
+    """Walk the cases, and end the site. Returns the seconds of each case. An error has a note with the case."""
     taken: dict[Case, float] = {}
     try:
         site.there_before = frozenset(serials_of(site))
@@ -367,7 +370,7 @@ def walk_group(site: Site, group: Group) -> dict[Case, float]:
 
 
 def walk(site: Site, case: Case) -> float:
-    """Kill, retry elsewhere or after a restart, check, repeat. Returns the seconds; raises AssertionError."""
+    """Kill, retry at another replica or after a restart, check. Returns the seconds. Raises AssertionError."""
     begun, scenario, tag = time.monotonic(), case.scenario, site.tag()
     try:
         site.up_all()
@@ -386,7 +389,7 @@ def walk(site: Site, case: Case) -> float:
 
 
 def _retry(site: Site, scenario: Scenario, at: Replica, tag: str) -> None:
-    """Repeat a few times, as a client does that gets `unavailable`."""
+    """Start `at`, run the scenario there up to `RETRIES` times until it is not interrupted, and check."""
     site.up(at)
     for left in reversed(range(RETRIES)):
         try:
@@ -413,4 +416,4 @@ def _kill(site: Site, case: Case, tag: str) -> None:
         if died(process, control, case.point, case.stage, seconds):
             witness.disarm(control)
             return
-    raise AssertionError(f"no process died there; {interruption}")
+    raise AssertionError(f"no process died at this fault point: {interruption}")

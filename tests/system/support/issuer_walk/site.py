@@ -1,8 +1,8 @@
-"""Site of the issuer walk: Breakwater alone as real processes, of which one is killed, and a client that keeps every answer.
+"""Site of the issuer walk: real processes of Breakwater, one of them to kill, and a client that keeps every answer.
 
-A `Site` is one issuer: a process on SQLite or PostgreSQL, or two replicas on one PostgreSQL, with folders of their own.
-A client's request may be repeated at any replica. The kill cuts off the first request; a later one has to succeed.
-A `Memory` keeps what the client received, and `checks` compares it with records, CRLs and signatures.
+A `Site` is one issuer: a process on SQLite or PostgreSQL, or two replicas on one PostgreSQL, each with its own folder.
+A client may repeat a request at any replica. The kill interrupts the first request, and a later one has to succeed.
+`Memory` has everything that the client received. `checks` compares it with records, CRLs and signatures.
 """
 
 import asyncio
@@ -64,11 +64,11 @@ TRUST_DOMAIN = "cascade.internal"
 
 
 class Interrupted(Exception):
-    """A step did not succeed: expected while a process dies, a failure afterwards."""
+    """A step failed. This is expected while a process dies, and an error afterwards."""
 
 
 class Replica(Cloud):
-    """One process of Breakwater, with its own folder, ports and identity."""
+    """One process of Breakwater, with its own folder, ports and TLS identity."""
 
     def __init__(self, directory: Path, installation: Cloud) -> None:
         super().__init__(directory, start=forked)
@@ -85,7 +85,7 @@ class Replica(Cloud):
         self._settings.write_text(text)
 
     def use(self, location: Location, ca: str = ".") -> None:
-        """Work on this database from the next start on, with the keys in this folder."""
+        """Use this database, and the CA keys in the folder `ca`, from the next start."""
         self.location = location
         head, _, _ = self._written.partition("[database]")
         text = f'ca = "{ca}"\n{head}[database]\n'
@@ -101,7 +101,7 @@ class Replica(Cloud):
         return self.process is not None and self.process.running
 
     def up(self, start: Start | None = None, wait: bool = True) -> Process:
-        """Up, unless it is; it may die on the way."""
+        """Start the process if it is not running. It may be killed during the start."""
         if self.process is None or not self.running:
             start = start or Plan(control=str(self.control))
             self.process = start(self._scratch, "cascade", "serve", "breakwater", "--dir", str(self.directory))
@@ -117,7 +117,7 @@ class Replica(Cloud):
 
 
 def died(process: Process | None, control: Path, point: str, stage: Stage, seconds: float) -> bool:
-    """Whether a process kills itself at this point within this time."""
+    """Whether a process kills itself at this point and stage within `seconds`."""
     if process is None:
         return False
     with suppress(AssertionError):
@@ -129,7 +129,7 @@ def died(process: Process | None, control: Path, point: str, stage: Stage, secon
 
 @dataclass
 class Memory:
-    """All that the client has ever been given, and what it knows to be revoked: serial to name."""
+    """Everything that the client has received. `revoked` maps the serial of a revoked certificate to its name."""
 
     certificates: dict[str, bytes] = field(default_factory=dict)
     crls: dict[str, tuple[int, bytes]] = field(default_factory=dict)
@@ -137,7 +137,7 @@ class Memory:
     closed: set[tuple[str, int]] = field(default_factory=set)
 
     def receive(self, name: str, der: bytes) -> bytes:
-        """One request has one certificate, however often it is asked for."""
+        """Store a certificate. Asserts that a repeated request got the same one."""
         assert self.certificates.setdefault(name, der) == der, f"{name} got a second certificate"
         return der
 
@@ -146,7 +146,7 @@ class Memory:
 
 
 class Site:
-    """One issuer and its client. `a` is the process that dies, `b` the other replica, if there is one."""
+    """One issuer and its client. `a` is the process to kill, `b` the second replica or None."""
 
     def __init__(self, mode: Mode, directory: Path, installation: Cloud, location: Location | None) -> None:
         self.mode = mode
@@ -167,12 +167,12 @@ class Site:
         self._tags = 0
         self.command_process: Process | None = None
         self.there_before: frozenset[str] = frozenset()
-        """Serials from before this client."""
+        """The serials that were issued before this client."""
         self.forgotten: frozenset[str] = frozenset()
-        """What was signed on a database that was lost."""
+        """The bytes that were signed for a database that is lost, in hex."""
 
     def use(self, location: Location) -> None:
-        """Have every process work on this database, with the keys of `a`."""
+        """Make every process use this database, with the CA keys of `a`."""
         for replica in self.replicas:
             replica.use(location, str(self.a.directory / "breakwater"))
 
@@ -182,11 +182,11 @@ class Site:
 
     @property
     def controls(self) -> tuple[Path, ...]:
-        """Where the witnesses of all processes write."""
+        """The control folders of the witnesses of all processes."""
         return (self.commands, *(replica.control for replica in self.replicas))
 
     def tag(self) -> str:
-        """A name for the next node, key, request."""
+        """A new name for a node, its keys and its requests."""
         self._tags += 1
         return f"t{self._tags:04}"
 
@@ -200,7 +200,7 @@ class Site:
                 process.kill()
 
     def up(self, replica: Replica) -> None:
-        """Up, with what a start does in the background behind it."""
+        """Start the replica if it is not running, and wait for the background work of a start. Raises Interrupted."""
         if replica.running:
             return
         if not replica.up().running:
@@ -208,7 +208,7 @@ class Site:
         self.warm(replica)
 
     def up_all(self) -> None:
-        """Every replica up, as by `up`; their starts overlap."""
+        """Start all replicas at the same time, each as by `up`."""
         down = [replica for replica in self.replicas if not replica.running]
         for replica in down:
             replica.up(wait=False)
@@ -219,11 +219,11 @@ class Site:
             self.warm(replica)
 
     def warm(self, replica: Replica) -> None:
-        """Its OCSP delegates are issued: the next issuance is one that was asked for."""
+        """Make the replica issue its OCSP delegates, so that the next issuance is a client's."""
         for path in sorted((self.a.directory / "breakwater" / "certs").glob("*-ca.pem")):
             self.ask(replica, "POST", "/ocsp", _ocsp_about(path), "pki")
 
-    # Keys and requests, the same each time that they are asked for
+    # Keys and requests; the same name gives the same bytes
 
     def key(self, name: str) -> ec.EllipticCurvePrivateKey:
         return self._keys.setdefault(name, new_key())
@@ -232,12 +232,12 @@ class Site:
         return self.kept(name, request)
 
     def kept(self, name: str, make: Callable[[ec.EllipticCurvePrivateKey], bytes]) -> bytes:
-        """A request (CSR) made once."""
+        """The CSR of this name. The first call makes it."""
         if name not in self._requests:
             self._requests[name] = make(self.key(name))
         return self._requests[name]
 
-    # What Fabric, nodes and services ask for
+    # Requests of Fabric, nodes and services
 
     def ask(
         self,
@@ -249,7 +249,7 @@ class Site:
         identity: Identity | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        """One request on a connection of its own. Raises Interrupted when there is no answer, or none of the issuer's."""
+        """One request on a new connection. Raises Interrupted without an answer, and for statuses from 500."""
         media_type = "application/ocsp-request" if service == "pki" else "application/json"
         if "/est/" in path:
             media_type = TYPE_PKCS10
@@ -263,7 +263,7 @@ class Site:
         return answer
 
     def tell(self, at: Replica, path: str, body: object) -> Answer:
-        """As Fabric."""
+        """Send a request with Fabric's identity."""
         return self.ask(at, "POST", path, body, identity=service_identity(self.installation, "fabric"))
 
     def node(self, tag: str) -> dict[str, object]:
@@ -288,15 +288,15 @@ class Site:
         return Identity(self.key(f"{tag}.session"), answer.certificate_chain)
 
     def reenroll(self, at: Replica, name: str, csr: bytes, identity: Identity) -> bytes:
-        """A renewal over EST, by a node's session or a service."""
+        """Renew over EST with the identity of a node's session or a service. Returns the new certificate."""
         headers = {HEADER_REQUEST: name}
         answer = self.ask(at, "POST", PATH_SIMPLEREENROLL, encode_base64(csr), identity=identity, headers=headers)
         assert answer.status == 200, answer.body
         return self.memory.receive(name, decode_certs_only(answer.body)[0])
 
     def enroll(self, at: Replica, csr: bytes, service: str, secret: str) -> Answer:
-        word = base64.b64encode(f"{service}:{secret}".encode()).decode()
-        return self.ask(at, "POST", PATH_SIMPLEENROLL, encode_base64(csr), headers={"Authorization": f"Basic {word}"})
+        login = base64.b64encode(f"{service}:{secret}".encode()).decode()
+        return self.ask(at, "POST", PATH_SIMPLEENROLL, encode_base64(csr), headers={"Authorization": f"Basic {login}"})
 
     def close(self, at: Replica, tag: str, *devices: str, one: bool = False) -> None:
         path, field_name = (PATH_CLOSE_ONE, "generation") if one else (PATH_CLOSE, "up_to")
@@ -312,10 +312,10 @@ class Site:
         for name in devices:
             self.memory.revoke(f"{tag}.{name}")
 
-    # What an operator does on the issuer's host
+    # Commands of an operator on the issuer's host
 
     def pki(self, action: str, *argv: str) -> Any:
-        """One `cascade pki` command; its document. Raises Interrupted when it did not end well."""
+        """Run a `cascade pki` command. Returns its document. Raises Interrupted when it fails."""
         line = ("pki", action, "--dir", str(self.a.directory), "--json", *argv)
         self.command_process = process = Plan(control=str(self.commands))(self.commands, "cascade", *line)
         if (code := process.wait()) != 0:
@@ -323,7 +323,7 @@ class Site:
         return process.out()
 
     def secret(self, tag: str) -> str:
-        """A one-time secret for the service `ledger`, made once."""
+        """A one-time secret for the service `ledger`. The first call for a tag makes it."""
         file = self.files / f"{tag}.secret"
         if not file.exists():
             self.pki("issue", "ledger", "--out", str(file), "--host", "127.0.0.1")
@@ -338,7 +338,11 @@ class Site:
         return issuer_of("root", "root-1", certificate), LocalKey(key)
 
     def requested(self, ca: CaName, tag: str) -> tuple[str, Path]:
-        """A key for the next generation of a class, made by the operator, and its certificate, by the offline root."""
+        """The id and the certificate file of the next generation of an issuing CA.
+
+        The first call for a tag makes the key with `cascade pki rotate request` and the certificate with the offline
+        root.
+        """
         answer, known = self.files / f"{tag}.pem", self.files / f"{tag}.authority"
         if not answer.exists():
             asked = self.files / f"{tag}.csr"
@@ -354,7 +358,7 @@ class Site:
         return known.read_text(), answer
 
     def new_root(self, tag: str) -> tuple[Path, Path]:
-        """The next root, and its certificate by the first one."""
+        """The files of the next root certificate and of the first root's cross-certificate for it."""
         made, crossed = self.files / f"{tag}.root.pem", self.files / f"{tag}.cross.pem"
         if not crossed.exists():
             self._roots += 1
@@ -375,17 +379,17 @@ def _pem(der: bytes) -> bytes:
 
 
 def _ocsp_about(path: Path) -> bytes:
-    """An OCSP request to this CA about a certificate that was never issued."""
+    """An OCSP request to this CA about an unknown certificate."""
     ca = x509.load_pem_x509_certificate(path.read_bytes())
     key = x509.SubjectKeyIdentifier.from_public_key(ca.public_key()).digest
-    digest = hashes.Hash(hashes.SHA1())  # noqa: S303  what OCSP clients name issuers by
+    digest = hashes.Hash(hashes.SHA1())  # noqa: S303  OCSP clients name issuers by SHA-1
     digest.update(ca.subject.public_bytes())
     builder = ocsp.OCSPRequestBuilder().add_certificate_by_hash(digest.finalize(), key, 1, hashes.SHA1())  # noqa: S303
     return builder.build().public_bytes(Encoding.DER)
 
 
 def copy_sqlite(pristine: Path, replica: Replica) -> None:
-    """Put a database in the place of the one that a replica has."""
+    """Replace the SQLite database of a replica by a copy of `pristine`."""
     folder = replica.directory / "breakwater"
     for path in folder.glob("database.sqlite*"):
         path.unlink()
