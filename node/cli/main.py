@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from node.cli.show import fail, human_entitlement, human_license, human_status, print_document
+from node.cli.show import emit, fail, human_entitlement, human_license, human_status, print_document
 from node.config import AGENT_VERSION, Config, load_config
 from node.errors import NodeError
 from node.exits import Exit, run_exit
@@ -218,7 +218,7 @@ async def _entitlement(config: Config, args: argparse.Namespace) -> int:
 async def _schema(_config: Config, _args: argparse.Namespace) -> int:
     from node.local.openapi import encoded
 
-    sys.stdout.write(encoded().decode())
+    emit(encoded().decode().removesuffix("\n"))
     return int(Exit.OK)
 
 

@@ -1,6 +1,7 @@
 """Adapter: prints the output of the command line, as text or as one JSON document. The `human_*` functions are pure."""
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -8,11 +9,25 @@ from typing import Any, NoReturn
 from node.errors import NodeError
 
 
+def emit(text: str) -> None:
+    """Print a text and a line feed to stdout. If the reader of a pipe has gone, the rest of the text is dropped.
+
+    `cascadia status | head -2` is no fault. The exit code stays that of the command's outcome.
+    """
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Python flushes stdout once more when it exits, and would report the broken pipe then.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
 def fail(error: NodeError, as_json: bool) -> NoReturn:
     """Print an error (JSON to stdout, text to stderr), and exit with its exit code."""
     if as_json:
         document = {"error": {"code": error.code, "text": error.text, "next": error.next, "exit_code": int(error.exit)}}
-        print(json.dumps(document))
+        emit(json.dumps(document))
     else:
         print(f"cascadia: {error.text}", file=sys.stderr)
         if error.next:
@@ -22,7 +37,7 @@ def fail(error: NodeError, as_json: bool) -> NoReturn:
 
 def print_document(document: dict[str, Any], as_json: bool, human: Callable[[dict[str, Any]], str]) -> None:
     """Print a document as JSON, or as the text that `human` makes of it."""
-    print(json.dumps(document) if as_json else human(document))
+    emit(json.dumps(document) if as_json else human(document))
 
 
 def human_license(document: dict[str, Any]) -> str:

@@ -1,11 +1,14 @@
 """Output of the command line: text for people, and one JSON document for programs."""
 
 import json
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 
-from node.cli.show import fail, human_entitlement, human_license, human_status, print_document
+from node.cli.show import emit, fail, human_entitlement, human_license, human_status, print_document
 from node.errors import NodeError
 from node.exits import Exit
 
@@ -98,3 +101,18 @@ def test_a_failure_exits_with_its_number(capsys: pytest.CaptureFixture[str]) -> 
     assert json.loads(output.out) == {
         "error": {"code": "busy", "text": "cannot do it", "next": "Wait.", "exit_code": 75}
     }
+
+
+def test_a_reader_that_closes_the_pipe_early_is_no_fault() -> None:
+    """Exit code 81 stands for the outcome of a command, which a closed pipe must not replace."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    program = "from node.cli.show import emit; import sys; emit('x' * 100_000); emit('y'); sys.exit(81)"
+    done = subprocess.run([sys.executable, "-c", program], stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (81, b"")
+
+
+def test_output_reaches_a_pipe_that_is_read(capfd: pytest.CaptureFixture[str]) -> None:
+    emit("one line")
+    assert capfd.readouterr().out == "one line\n"
