@@ -280,3 +280,18 @@ async def test_states_never_move_back(issuer: Issuer, place: Path) -> None:
     for act in (issuer.authorities.taint, issuer.authorities.revoke):
         with pytest.raises(ValueRefused, match="reason"):
             await act(OPERATOR, "nodes-1", " ")
+
+
+async def test_a_change_by_another_replica_wakes_the_ocsp_responder(
+    place: Path, issuer: Issuer, database: Location
+) -> None:
+    """No event reaches another process. It notices the change in the database, and its responder acts at once."""
+    async with issuer_at(place, database, Clock()) as other:
+        woken = other.parts.ocsp_responder._woken
+        woken.clear()
+        assert not await other.authorities.refresh()
+        assert not woken.is_set()
+        await issuer.authorities.activate(OPERATOR, await next_authority(place, issuer, "nodes"))
+        assert not woken.is_set()
+        assert await other.authorities.refresh()
+        assert woken.is_set()
