@@ -332,6 +332,18 @@ async def test_a_signal_ends_it_while_it_settles(agent: Agent, fabric: Fabric, c
     assert not config.socket.exists()
 
 
+async def test_a_contact_ends_the_pause_of_the_report(
+    agent: Agent, fabric: Fabric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reported: list[str] = []
+    monkeypatch.setattr("node.agent.REPORT_SECONDS", 600.0)
+    monkeypatch.setattr("node.system.notify.status", reported.append)
+    async with running(agent):
+        await until_it_polls(fabric)
+        fabric.say(fabric.suspension())
+        await until("the report of the suspension", lambda: "suspended, gate closed" in reported)
+
+
 async def test_systemd_gets_watchdog_messages_while_the_loop_runs(
     agent: Agent, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
