@@ -282,6 +282,14 @@ def _problem_response(refusals: list[Refusal], media_type: str) -> Json:
     }
 
 
+def without_unused(document: Json) -> Json:
+    """The document without shared responses that no operation refers to: codes that share their status with others."""
+    used = json.dumps(document["paths"])
+    components = document["components"]
+    responses = {code: each for code, each in components["responses"].items() if f'/responses/{code}"' in used}
+    return {**document, "components": {**components, "responses": responses}}
+
+
 def encoded(document: Json) -> bytes:
     """A document as it is stored and served: sorted, indented, with a newline at the end."""
     return json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False).encode() + b"\n"

@@ -59,7 +59,7 @@ def _short(value: Any) -> str:
 
 
 def stale(name: str, stored: bytes | None, current: bytes) -> list[str]:
-    """What is wrong with the copy of a document: one line a difference, at most `DIFFERENCES_SHOWN`."""
+    """Differences between the copy of a document and the code, one a line, at most `DIFFERENCES_SHOWN`."""
     if stored == current:
         return []
     if stored is None:

@@ -153,7 +153,7 @@ def api_document(handlers: Sequence[ControllerRouterHandler], api: Api) -> Json:
         version=VERSION,
         operation_id_creator=lambda handler, method, _: _operation_id(handler, HttpMethod(method).value),
         use_handler_docstrings=True,
-        path="/unused",  # Litestar adds routes of its own, out of the way of `/schema`
+        path="/unused",  # of the routes that Litestar adds to this application; `/schema` is ours
         render_plugins=[JsonRenderPlugin()],
     )
     app = Litestar(
@@ -173,7 +173,7 @@ def api_document(handlers: Sequence[ControllerRouterHandler], api: Api) -> Json:
             if str(method).lower() in found and handler.resolve_include_in_schema():
                 operation = builder.operation(route.path_format, handler, found[str(method).lower()])
                 paths.setdefault(route.path_format, {})[str(method).lower()] = operation
-    return {
+    whole: Json = {
         "openapi": openapi.OPENAPI,
         "info": {"title": api.title, "version": VERSION, "description": api.text, "license": _LICENSE},
         "servers": [{"url": "/", "description": "The listener that answers these paths."}],
@@ -181,6 +181,7 @@ def api_document(handlers: Sequence[ControllerRouterHandler], api: Api) -> Json:
         "paths": paths,
         "components": builder.components(),
     }
+    return openapi.without_unused(whole)
 
 
 def _no_part() -> Provide:

@@ -66,7 +66,7 @@ def document() -> Json:
     schemas = openapi.schemas(sorted(structs, key=lambda each: each.__name__), inspect.getsource)
     schemas[openapi.PROBLEM_SCHEMA] = schemas.pop(LocalProblem.__name__) | {"title": openapi.PROBLEM_SCHEMA}
     refusals = {refused.code: _refusal(refused) for route in ROUTES for refused in _refusals_of(route)}
-    return {
+    whole: Json = {
         "openapi": openapi.OPENAPI,
         "info": {
             "title": "Cascadia local socket",
@@ -82,6 +82,7 @@ def document() -> Json:
         "paths": paths,
         "components": {"schemas": schemas, **openapi.problem_components(refusals.values(), PROBLEM_TYPE)},
     }
+    return openapi.without_unused(whole)
 
 
 def _operation(route: Route) -> Json:

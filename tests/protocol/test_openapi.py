@@ -112,3 +112,11 @@ def test_problems_are_grouped_by_status() -> None:
 
 def test_a_document_is_written_in_one_way() -> None:
     assert openapi.encoded({"b": "ä", "a": [1]}) == '{\n  "a": [\n    1\n  ],\n  "b": "ä"\n}\n'.encode()
+
+
+def test_responses_that_nothing_refers_to_are_left_out() -> None:
+    document = {
+        "paths": {"/": {"get": {"responses": {"404": {"$ref": "#/components/responses/gone"}}}}},
+        "components": {"schemas": {}, "responses": {"gone": {}, "late": {}}},
+    }
+    assert openapi.without_unused(document)["components"] == {"schemas": {}, "responses": {"gone": {}}}

@@ -13,6 +13,7 @@ from cloud.http.guard import Guard
 from cloud.mtls.peer import TLS_EXTENSION, TlsSession
 from protocol.problems import ProblemDocument
 from tests.cloud.fabric.support import World
+from tests.documented import check_documented
 
 T = TypeVar("T")
 
@@ -72,7 +73,10 @@ class Api:
             sent.append(message)
 
         await self.app(cast(Any, scope), cast(Any, receive), cast(Any, send))
-        return Answer(sent[0]["status"], b"".join(message.get("body", b"") for message in sent[1:]))
+        answer = Answer(sent[0]["status"], b"".join(message.get("body", b"") for message in sent[1:]))
+        answered = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+        check_documented("fabric", method, path, answer.status, answered, answer.body)
+        return answer
 
 
 def api_of(world: World) -> Api:

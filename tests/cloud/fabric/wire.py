@@ -47,6 +47,7 @@ from protocol.signed.trust import SigningKeys
 from tests.cloud.breakwater.support import PASSPHRASE, TRUST_DOMAIN
 from tests.cloud.breakwater.support import plan_for as breakwater_plan
 from tests.cloud.fabric.support import FINGERPRINT, NONCE, Entropy, Machine, plan_for
+from tests.documented import check_problem
 from tests.simulators.forged_evidence import PaperChip, maker
 
 
@@ -223,4 +224,5 @@ async def make_code(cloud: Cloud, seats: int = 1) -> tuple[schemas.Tenant, schem
 async def problem(client: CloudClient, method: str, path: str, body: object = None) -> ProblemDocument:
     with pytest.raises(ProblemAnswer) as refused:
         (await client.call(method, path, body)).into(schemas.Health)
+    check_problem("fabric", method, path, refused.value.problem)
     return refused.value.problem

@@ -13,15 +13,7 @@ from cloud.fabric.routes.documents import documents as fabric_documents
 from protocol.encoding import json_encode
 from tests.fuzz.api import Caller, Listener, Real, RealOf
 from tests.system.support.routes import RECIPES, Route, World, all_routes
-from tests.system.support.wire import PLAINTEXT, PORTS, Identity, Service, root_pem, service_identity
-
-DOCUMENTS: dict[Service, str] = {
-    "fabric": "fabric",
-    "repository": "fabric-repository",
-    "breakwater": "breakwater",
-    "pki": "breakwater-public",
-}
-"""Name of a listener in the tests -> name of its document."""
+from tests.system.support.wire import DOCUMENTS, PLAINTEXT, PORTS, Identity, Service, root_pem, service_identity
 
 
 @contextmanager

@@ -19,10 +19,18 @@ from lab.cloud import Cloud
 from protocol.encoding import b64url_encode, json_encode
 from protocol.messages.est import PATH_SIMPLEREENROLL, TYPE_PKCS10, encode_base64
 from protocol.problems import KINDS, ProblemDocument
+from tests.documented import check_documented
 
 Service = Literal["fabric", "breakwater", "repository", "pki"]
 PORTS: dict[Service, int] = {"fabric": 0, "breakwater": 1, "repository": 2, "pki": 3}
 PLAINTEXT: tuple[Service, ...] = ("repository", "pki")
+DOCUMENTS: dict[Service, str] = {
+    "fabric": "fabric",
+    "repository": "fabric-repository",
+    "breakwater": "breakwater",
+    "pki": "breakwater-public",
+}
+"""Name of a listener in the tests -> name of its API document."""
 T = TypeVar("T")
 
 
@@ -86,6 +94,7 @@ class Wire:
         self, cloud: Cloud, service: Service = "fabric", identity: Identity | None = None, root: Path | None = None
     ) -> None:
         plain = socket.create_connection(("127.0.0.1", cloud.port + PORTS[service]), timeout=30)
+        self._service = service
         self._host = f"127.0.0.1:{cloud.port + PORTS[service]}"
         self._socket: socket.socket = plain
         if service not in PLAINTEXT:
@@ -117,7 +126,9 @@ class Wire:
     ) -> Answer:
         """One request and its answer: see `begin`, `answer`. Raises Closed, ssl.SSLError."""
         self.begin(method, path, body, headers, media_type)
-        return self.answer(has_body=method != "HEAD")
+        answer = self.answer(has_body=method != "HEAD")
+        check_documented(DOCUMENTS[self._service], method, path, answer.status, answer.headers, answer.body)
+        return answer
 
     def begin(
         self,

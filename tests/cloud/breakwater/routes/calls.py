@@ -12,6 +12,7 @@ from protocol.messages.est import (
 )
 from protocol.messages.sessions import Certificate
 from protocol.problems import ProblemDocument
+from tests.documented import check_problem
 
 DAYS_90 = timedelta(days=90)
 
@@ -23,4 +24,5 @@ async def renew(client: CloudClient, csr: bytes) -> Answer:
 async def refused(client: CloudClient, method: str, path: str, body: object = None) -> ProblemDocument:
     with pytest.raises(ProblemAnswer) as caught:
         (await client.call(method, path, body)).into(Certificate)
+    check_problem("breakwater", method, path, caught.value.problem)
     return caught.value.problem

@@ -1,0 +1,71 @@
+"""Whether an API document has an answer: asked for every refusal that the tests' clients receive.
+
+So a problem code that an operation answers in any test must be in its document, however seldom it is.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import msgspec
+
+from cloud.breakwater.routes.documents import documents as breakwater_documents
+from cloud.fabric.routes.documents import documents as fabric_documents
+from protocol.problems import CONTENT_TYPE, ProblemDocument
+
+
+class Undocumented(AssertionError):
+    """The document of the listener does not have this answer."""
+
+
+def check_documented(
+    document: str, method: str, path: str, status: int, headers: Mapping[str, str], body: bytes
+) -> None:
+    """Check one answer. `headers` have names in lower case. Raises Undocumented.
+
+    An answer that ends the connection is the listener's: it read the head of the request and refused it.
+    """
+    if status >= 400 and headers.get("content-type") == CONTENT_TYPE and body and headers.get("connection") != "close":
+        check_problem(document, method, path, msgspec.json.decode(body, type=ProblemDocument))
+
+
+def check_problem(document: str, method: str, path: str, problem: ProblemDocument) -> None:
+    """Check one refusal; a path or a method that the document does not have is no operation. Raises Undocumented."""
+    codes = _codes_of(document, method, path.partition("?")[0])
+    if codes is None or problem.code in codes.get(str(problem.status), frozenset()):
+        return
+    raise Undocumented(f"{document} {method} {path}: {problem.status} {problem.code} is not in the document: {codes}")
+
+
+@cache
+def _operations(document: str) -> list[tuple[re.Pattern[str], str, dict[str, frozenset[str]]]]:
+    """Pattern of the path, method, and codes by status."""
+    described: dict[str, Any] = json.loads({**fabric_documents(), **breakwater_documents()}[document].encoded)
+    found = []
+    for path, item in described["paths"].items():
+        pattern = re.compile(re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(path)))
+        for method, operation in item.items():
+            responses = {
+                status: frozenset(_codes(response, described["components"]["responses"]))
+                for status, response in operation["responses"].items()
+                if int(status) >= 400
+            }
+            found.append((pattern, method.upper(), responses))
+    return found
+
+
+def _codes(response: dict[str, Any], shared: dict[str, Any]) -> list[str]:
+    if "$ref" in response:
+        response = shared[response["$ref"].rpartition("/")[2]]
+    (content,) = response["content"].values()
+    codes: list[str] = content["schema"]["properties"]["code"]["enum"]
+    return codes
+
+
+def _codes_of(document: str, method: str, path: str) -> dict[str, frozenset[str]] | None:
+    for pattern, known, codes in _operations(document):
+        if known == method and pattern.fullmatch(path):
+            return codes
+    return None
