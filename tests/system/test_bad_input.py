@@ -32,7 +32,7 @@ from protocol.limits import CHALLENGE_TRIES_MAX, REQUEST_BODY_BYTES_MAX
 from protocol.messages.activation import Challenge
 from protocol.messages.sessions import OpenSession, Session
 from tests.simulators.forged_evidence import Maker, PaperChip, request, request_with_bad_signature
-from tests.system.support.harness import new_machine
+from tests.system.support.harness import Plan, forked, new_machine
 from tests.system.support.paper_node import SESSIONS, PaperNode, secret_of
 from tests.system.support.routes import World, all_routes, world_of
 from tests.system.support.snapshots import files_of, unchanged
@@ -40,6 +40,8 @@ from tests.system.support.wire import Wire, new_key, once, renew_device
 from tests.waiting import stays_true
 
 RUN_EXITS = frozenset({0, 2, 70, 80, 81, 87})
+FROZEN = Plan(tpm_seconds=6.0)
+"""An agent that gives a silent TPM up after 6 s; the product waits 20 s."""
 
 
 @pytest.fixture(scope="module")
@@ -417,8 +419,8 @@ class Copies:
     def __init__(self, directory: Path, chip: SoftTpm, saved: Path) -> None:
         self.directory, self.chip, self.saved = directory, chip, saved
 
-    def machine(self, name: str) -> Machine:
-        machine = new_machine(self.directory, self.chip, name, heartbeat_seconds=600)
+    def machine(self, name: str, start: Plan = forked) -> Machine:
+        machine = Machine(self.directory, self.chip, name, 600, start)
         shutil.copytree(self.saved, machine.state)
         return machine
 
@@ -545,9 +547,9 @@ def test_no_tpm(copies: Copies, tmp_path: Path, cloud: Cloud) -> None:
     assert machine.run("run", expect=2)["error"]["code"] == "tpm-connection-refused"
 
 
-@pytest.mark.long(30)
+@pytest.mark.long(15)
 def test_a_frozen_tpm_at_the_start_and_a_restarted_manager_while_running(copies: Copies, cloud: Cloud) -> None:
-    machine = copies.machine("frozen")
+    machine = copies.machine("frozen", FROZEN)
     with ended(machine):
         machine.up()
         machine.wait_state("active")
@@ -560,7 +562,7 @@ def test_a_frozen_tpm_at_the_start_and_a_restarted_manager_while_running(copies:
             # A frozen chip does not change the licence: the agent answers, and the gate stays open.
             waiting = machine.start("renew", "--json")
             stays_true("the gate is open", machine.granted, 3)
-            second = copies.machine("frozen at its start")
+            second = copies.machine("frozen at its start", FROZEN)
             late = second.launch()
             assert late.wait(40) == 87, late.report()
             assert "no answer in time" in late.tail()

@@ -12,6 +12,7 @@ from lab.forks import ForkServer
 from lab.machine import Machine
 from lab.processes import Process, Side
 from lab.tpm import SoftTpm
+from node.hwbind.tpm import Tpm
 from protocol import faults
 from tests.light_keys import use_light_keys
 from tests.system.support import witness
@@ -25,13 +26,15 @@ class Plan(msgspec.Struct, frozen=True):
     The process appends the name and stage of each fault point that it passes to the file `record`. At the point `kill`,
     a pair of name and stage, it kills itself with SIGKILL, so that it flushes and closes nothing. `control` is the
     folder of a witness (`tests.system.support.witness`) in Breakwater's process. With `patient`, that process waits for
-    other replicas as long as in production.
+    other replicas as long as in production. An agent waits `tpm_seconds` for an answer of the TPM; 0 is the product's
+    own limit.
     """
 
     record: str = ""
     kill: tuple[str, str] | None = None
     control: str = ""
     patient: bool = False
+    tpm_seconds: float = 0.0
 
     def __call__(self, directory: Path, side: Side, *arguments: str, env: Mapping[str, str] | None = None) -> Process:
         """Fork a command line with this plan."""
@@ -44,6 +47,10 @@ class Plan(msgspec.Struct, frozen=True):
             witness.install(Path(self.control), patient=self.patient)
         if side == "cascade":
             use_light_keys()
+        if self.tpm_seconds:
+            limits = Tpm.__init__.__kwdefaults__
+            assert limits is not None
+            limits["command_seconds_max"] = self.tpm_seconds
 
     def _at_fault_point(self, name: str, stage: faults.Stage) -> None:
         if self.record:
