@@ -144,6 +144,14 @@ def test_the_device_link_speaks_to_a_tpm(chip: SoftTpm) -> None:
         chip.restart_resource_manager()
 
 
+def test_without_an_argument_a_command_may_take_20_seconds(chip: SoftTpm) -> None:
+    """The system test of a frozen TPM shortens this limit."""
+    port = Tpm(chip.tcti)
+    port.call(lambda esys: esys.read_clock())
+    assert port._context is not None
+    assert port._context[1].seconds_max == COMMAND_SECONDS_MAX == 20.0
+
+
 def test_a_frozen_tpm_times_out_and_recovers(chip: SoftTpm) -> None:
     port = Tpm(chip.tcti, command_seconds_max=0.3, creation_seconds_max=0.3)
     key = port.call(keys.create_node_key)
