@@ -31,7 +31,7 @@ OwnIssuer = Annotated[
 
 
 @get(PATH_REVOCATIONS, opt=operation_options(*(service(name) for name in SERVICE_NAMES)))
-async def revocations(
+async def list_revocations(
     feed: Wired[RevocationFeed],
     cursor: Cursor = 0,
     wait: Wait = 0,
@@ -45,4 +45,4 @@ async def revocations(
     return await feed.after(cursor, wait, issuer)
 
 
-HANDLERS = (revocations,)
+HANDLERS = (list_revocations,)
