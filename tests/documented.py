@@ -1,6 +1,6 @@
-"""Whether an API document has an answer: asked for every refusal that the tests' clients receive.
+"""Check that an API document describes an answer. The tests' clients call it for every refusal.
 
-So a problem code that an operation answers in any test must be in its document, however seldom it is.
+So the document of an operation must have each problem code that any test receives, including rare ones.
 """
 
 import json
@@ -17,7 +17,7 @@ from protocol.problems import CONTENT_TYPE, ProblemDocument
 
 
 class Undocumented(AssertionError):
-    """The document of the listener does not have this answer."""
+    """The listener's document does not describe the answer."""
 
 
 def check_documented(
@@ -25,14 +25,14 @@ def check_documented(
 ) -> None:
     """Check one answer. `headers` have names in lower case. Raises Undocumented.
 
-    An answer that ends the connection is the listener's: it read the head of the request and refused it.
+    An answer that ends the connection is not checked, because the listener refused the head of the request.
     """
     if status >= 400 and headers.get("content-type") == CONTENT_TYPE and body and headers.get("connection") != "close":
         check_problem(document, method, path, msgspec.json.decode(body, type=ProblemDocument))
 
 
 def check_problem(document: str, method: str, path: str, problem: ProblemDocument) -> None:
-    """Check one refusal; a path or a method that the document does not have is no operation. Raises Undocumented."""
+    """Check one refusal. A path or method outside of the document is not checked. Raises Undocumented."""
     codes = _codes_of(document, method, path.partition("?")[0])
     if codes is None or problem.code in codes.get(str(problem.status), frozenset()):
         return

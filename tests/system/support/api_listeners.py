@@ -1,4 +1,4 @@
-"""The listeners of a running cloud with their API documents, and every kind of caller of theirs."""
+"""The listeners of a running cloud for `tests.fuzz.api`, with their API documents and every kind of caller."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from tests.system.support.wire import DOCUMENTS, PLAINTEXT, PORTS, Identity, Ser
 
 @contextmanager
 def listeners_of(world: World, directory: Path) -> Iterator[tuple[Listener, ...]]:
-    """Every listener with its callers. Certificates with their keys are written into `directory`."""
+    """Every listener with its callers. The certificates and keys of callers are files in `directory`."""
     routes = {(route.service, route.entry.method, route.entry.path): route for route in all_routes(world.cloud)}
     made = {**fabric_documents(), **breakwater_documents()}
     identities: dict[str, Identity | None] = {
@@ -74,7 +74,7 @@ def _real_of(world: World, service: Service, routes: dict[tuple[Service, str, st
 
 
 def _json(body: object) -> object:
-    """A body as it is generated: JSON values, or bytes."""
+    """The body as Schemathesis generates bodies: JSON values, or bytes."""
     if body is None or isinstance(body, bytes):
         return body
     return json.loads(json_encode(body))

@@ -30,7 +30,7 @@ DOCUMENTS: dict[Service, str] = {
     "breakwater": "breakwater",
     "pki": "breakwater-public",
 }
-"""Name of a listener in the tests -> name of its API document."""
+"""The name of the API document for each listener."""
 T = TypeVar("T")
 
 
@@ -124,7 +124,7 @@ class Wire:
         headers: Mapping[str, str] | None = None,
         media_type: str = "application/json",
     ) -> Answer:
-        """One request and its answer: see `begin`, `answer`. Raises Closed, ssl.SSLError."""
+        """Send one request and return its answer. The arguments are those of `begin`. Raises Closed, ssl.SSLError."""
         self.begin(method, path, body, headers, media_type)
         answer = self.answer(has_body=method != "HEAD")
         check_documented(DOCUMENTS[self._service], method, path, answer.status, answer.headers, answer.body)
@@ -138,7 +138,7 @@ class Wire:
         headers: Mapping[str, str] | None = None,
         media_type: str = "application/json",
     ) -> None:
-        """Send one request: `body` is bytes as they are, or a value to encode."""
+        """Send one request. `body` is bytes to send unchanged, or a value to encode as JSON."""
         content = b"" if body is None else body if isinstance(body, bytes) else json_encode(body)
         lines = [f"{method} {path} HTTP/1.1", f"host: {self._host}"]
         lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
