@@ -11,7 +11,10 @@ _MOVING: dict[str, frozenset[str]] = {
     # Background tasks write these columns independently of callers.
     "fabric.tuf_metadata": frozenset({"*"}),
     "fabric.tuf_target": frozenset({"*"}),
-    "fabric.generation": frozenset({"seen_at", "seen_fingerprint", "trust_version", "device_issuer"}),
+    # A session's certificate is recorded about a second after the session. A renewal also writes `node_public_key`.
+    "fabric.generation": frozenset(
+        {"seen_at", "seen_fingerprint", "trust_version", "device_issuer", "certificate_not_after"}
+    ),
     "breakwater.crl": frozenset({"*"}),
     "breakwater.shard": frozenset({"published_revision", "crl_number", "published_number", "next_publish_at"}),
     # A refusal may add an audit entry.
