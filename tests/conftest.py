@@ -142,12 +142,21 @@ def pytest_testnodedown(node: Any, error: object) -> None:
     noted += [line for line in getattr(node, "workeroutput", {}).get("left_out", []) if line not in noted]
 
 
+def _save_coverage() -> None:
+    """Write the data of `make coverage` now: pytest-xdist can kill a worker before its end, where coverage.py writes."""
+    coverage = sys.modules.get("coverage")
+    measuring = None if coverage is None else coverage.Coverage.current()
+    if measuring is not None:
+        measuring.save()
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int | pytest.ExitCode) -> None:
     """Fail a passing run that omitted a test. A worker process (pytest-xdist) hands its list to the main process."""
     worker_output = getattr(session.config, "workeroutput", None)
     if worker_output is not None:
         worker_output["left_out"] = session.config.stash[_left_out]
+        _save_coverage()
         return
     if _nothing_may_be_left_out() and session.config.stash[_left_out] and exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
