@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Make this checkout ready to work in: missing Debian packages, then a virtual environment in .venv on the system's
-# Python with the locked libraries. Quick when nothing is missing, safe to repeat, and each step says what it does.
+# Prepare this checkout: install missing Debian packages, then make a virtual environment in .venv with the system's
+# Python and the locked libraries. It is quick when nothing is missing, safe to repeat, and prints each step.
 #
-# Nothing but git, make and Debian's python3 is assumed. Libraries are installed by hash only; the tools that build
-# the few without a wheel come first, by hash too, and builds are not isolated: no unpinned code runs here.
+# It needs only git, make and Debian's python3. Libraries are installed by hash only. The tools that build the few
+# libraries without a wheel are installed first, also by hash. Builds are not isolated, so no unpinned code runs.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 readonly PYTHON=/usr/bin/python3 VENV=.venv
 readonly SETUP_LOCK=.setup.lock LIBRARIES_STAMP=$VENV/.libraries PROJECT_STAMP=$VENV/.project
 
-# Package and reason, one a line.
+# Each line: package and reason.
 readonly DEBIAN_PACKAGES='
 python3              the interpreter of the virtual environment
 python3-venv         makes the virtual environment
@@ -28,22 +28,22 @@ tpm2-abrmd           resource manager in front of the software TPM (only started
 tpm2-tools           TPM commands that tests compare against
 dbus-daemon          private message buses for tpm2-abrmd
 openssl              an independent check of certificates in the tests
-curl                 a client of EST, OCSP and CRLs in the tests that knows nothing of Cascade
+curl                 an independent client of EST, OCSP and CRLs in the tests
 postgresql           the other database engine: tests start private servers of it
 softhsm2             a PKCS#11 token in software, for the tests of the signer
 golang-cfssl         the peer that `make bench` measures issuing beside
-strace               shows the tests every byte that a node writes to a file system: session keys must not be there
+strace               shows the tests every byte that a node writes to a file system; no session key may be among them
 '
 
 say() { printf 'setup: %s\n' "$*"; }
 die() { printf 'setup: cannot go on: %s\n' "$*" >&2; exit 1; }
 
 missing_debian_packages() {
-    command -v dpkg-query >/dev/null || die 'this is not a Debian system (no dpkg-query). Cascade is developed on Debian 12.'
+    command -v dpkg-query >/dev/null || die 'this system has no dpkg-query. Cascade is developed on Debian.'
     local names installed name
     names=$(awk 'NF {print $1}' <<<"$DEBIAN_PACKAGES")
-    # dpkg-query fails for names it has never seen; they are simply not in its answer. A multi-arch package may have
-    # one line per architecture.
+    # dpkg-query fails for unknown names and leaves them out of its answer. A multi-arch package may have one line for
+    # each architecture.
     # shellcheck disable=SC2086  # one argument a package is meant
     installed=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' $names 2>/dev/null || true)
     for name in $names; do
@@ -74,10 +74,10 @@ install_debian_packages() {
 digest() { sha256sum "$@" | sha256sum | cut -c1-64; }
 
 pip_install() {
-    # What pip says is of interest when it fails.
+    # The output of pip is shown only when it fails.
     local log=$VENV/pip.log
     "$VENV/bin/python" -m pip --disable-pip-version-check --no-input install --progress-bar off "$@" &>"$log" \
-        || { tail -n 60 "$log" >&2; die 'pip install failed (its last lines stand above)'; }
+        || { tail -n 60 "$log" >&2; die 'pip install failed (see its last lines above)'; }
 }
 
 install_libraries() {
@@ -88,7 +88,7 @@ install_libraries() {
     say 'build tools, by hash'
     pip_install --require-hashes --no-deps --only-binary :all: -r requirements-build.lock
     say "$(grep -c '^[a-z0-9].*==' requirements.lock) libraries, by hash; tpm2-pytss is compiled, which takes about half a minute"
-    # Every other library comes as a wheel: a source archive in its place would run code of its own here.
+    # Every other library is a wheel, because the build of a source archive would run its code here.
     pip_install --require-hashes --no-deps --no-build-isolation --only-binary :all: --no-binary tpm2-pytss \
         -r requirements.lock
     printf '%s\n' "$1" >"$LIBRARIES_STAMP"
@@ -98,7 +98,7 @@ install_project() {
     say 'the project itself: .venv/bin/cascade and .venv/bin/cascadia'
     pip_install --no-deps --no-build-isolation --editable .
     rm -rf -- *.egg-info
-    # What tools/unused.txt names is left out of the lock on purpose.
+    # The lock leaves out the libraries in tools/unused.txt on purpose.
     local unmet
     unmet=$("$VENV/bin/python" -m pip --disable-pip-version-check check 2>&1 | grep -vxE \
         "No broken requirements found\.|piccolo [^ ]+ requires ($(paste -sd'|' tools/unused.txt)), which is not installed\." || true)
@@ -109,7 +109,7 @@ install_project() {
 is_current() { [[ -f $1 && $(<"$1") == "$2" ]]; }
 
 main() {
-    # Two targets started side by side wait for each other here.
+    # Two targets that start at the same time wait for each other here.
     exec 9>"$SETUP_LOCK"
     flock 9
     local missing libraries project interpreter
@@ -117,7 +117,7 @@ main() {
     # shellcheck disable=SC2086  # one argument a package is meant
     [[ -z $missing ]] || install_debian_packages $missing
 
-    # The resolved name carries the version: a distribution upgrade makes a new environment.
+    # The resolved name has the version, so an upgrade of the distribution makes a new environment.
     interpreter=$(readlink -f "$PYTHON")
     libraries="$interpreter $PWD $(digest requirements.lock requirements-build.lock tools/setup.sh)"
     project="$libraries $(digest pyproject.toml)"
