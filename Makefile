@@ -9,6 +9,8 @@ unexport PYTHONDONTWRITEBYTECODE
 BIN := .venv/bin
 SOURCES := protocol node cloud lab demo benchmarks tests tools
 ARGS ?=
+# Tests wait for processes and disks for half of their time, so two cores serve four workers.
+WORKERS ?= 4
 MINUTES ?= 10
 PART ?=
 RAISE ?=
@@ -25,7 +27,7 @@ demo: setup ## one machine from bare hardware to licensed, offline and revoked, 
 	@$(BIN)/python -m demo $(ARGS)
 
 test: setup ## every test; a skipped, xfailed or deselected test is a failure
-	@CASCADE_NO_SKIPS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+	@CASCADE_NO_SKIPS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 unit: setup ## the quick tests: all except tests/system and tests marked slow
 	@$(BIN)/python -m pytest -n 2 --dist worksteal --ignore=tests/system -m "not slow" $(ARGS)

@@ -12,6 +12,7 @@ A handler may say more in its `opt`, beside the peers:
 """
 
 import inspect
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
@@ -113,12 +114,15 @@ class ApiDocument:
         self._handlers = handlers
         self._api = api
         self._encoded = b""
+        self._making = threading.Lock()
 
     @property
     def encoded(self) -> bytes:
         """The document, as JSON."""
-        if not self._encoded:
-            self._encoded = openapi.encoded(api_document(self._handlers, self._api))
+        # Making the document takes a second of CPU time. Readers that come meanwhile wait for the same document.
+        with self._making:
+            if not self._encoded:
+                self._encoded = openapi.encoded(api_document(self._handlers, self._api))
         return self._encoded
 
 

@@ -1,7 +1,9 @@
 """The document of an application: what is read from handlers, what is said beside them, what follows from the peers."""
 
 import json
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any
 
 import msgspec
@@ -175,6 +177,20 @@ def test_a_document_names_every_route_and_is_made_once(document: dict[str, Any])
     made = ApiDocument(HANDLERS, API)
     assert json.loads(made.encoded) == document
     assert made.encoded is made.encoded
+
+
+def test_readers_at_one_time_share_one_making() -> None:
+    readings: set[int] = set()
+
+    class Handlers(list[ControllerRouterHandler]):
+        def __iter__(self) -> Iterator[ControllerRouterHandler]:
+            readings.add(threading.get_ident())
+            return super().__iter__()
+
+    made = ApiDocument(Handlers(HANDLERS), API)
+    with ThreadPoolExecutor(4) as readers:
+        documents = list(readers.map(lambda _: made.encoded, range(4)))
+    assert (len(readings), len({id(each) for each in documents})) == (1, 1)
 
 
 def test_a_path_without_a_tag_is_a_mistake() -> None:
