@@ -56,7 +56,7 @@ class Connection:
         return now < schedule.session_renewal_at(held.not_before, held.not_after)
 
     async def replace(self, credentials: Credentials, trust: TrustSet) -> None:
-        """Close the present session, and use another one that was opened under `trust`."""
+        """Close the present session, and use `credentials` from now on. They were obtained under `trust`."""
         await self.close()
         self._credentials = credentials
         self._opened_under = trust

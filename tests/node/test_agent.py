@@ -263,7 +263,7 @@ async def test_on_another_machine_the_gate_stays_closed(
 
 
 async def test_renew_over_the_socket_while_everything_else_runs(agent: Agent, fabric: Fabric) -> None:
-    """New sessions replace the one that the loops use. Nothing crashes, and every request is answered."""
+    """New sessions replace the session in use. Nothing crashes, and every request is answered."""
     async with running(agent):
         statuses: list[int] = []
 

@@ -1,4 +1,4 @@
-"""Helper: a second generation of CAs beside the one that `cascade init` made, and an issuer that signs with any CA."""
+"""Helper: a second generation of CAs beside that of `cascade init`, and an issuer that signs with any CA."""
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta

@@ -104,7 +104,7 @@ def test_a_failure_exits_with_its_number(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_a_reader_that_closes_the_pipe_early_is_no_fault() -> None:
-    """Exit code 81 stands for the outcome of a command, which a closed pipe must not replace."""
+    """The exit code, here 81, reports the outcome of a command. A closed pipe must not replace it."""
     reading, writing = os.pipe()
     os.close(reading)
     program = "from node.cli.show import emit; import sys; emit('x' * 100_000); emit('y'); sys.exit(81)"

@@ -1,8 +1,8 @@
 """Background task: reads the published trust from the database, and makes it the current trust.
 
-It reads after each publication by this process, and once a second for publications by other processes. So every replica
-uses a new publication without a restart. In the same step the task stores the trust versions that
-nodes reported, and wakes the next nodes of a renewal order. After a restart it continues from the rows.
+It reads after each publication by this process, and once a second for publications by other processes. So every
+replica uses a new publication without a restart. In the same step the task stores the trust versions that nodes
+reported, and wakes the next nodes of a renewal order. After a restart it continues from the rows.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Fabric's API documents: every route is in them, and who may read the one that is served."""
+"""Fabric's API documents: every route is in them, and only an operator may read the served document."""
 
 import json
 from typing import Any, cast
