@@ -11,6 +11,8 @@ SOURCES := protocol node cloud lab demo benchmarks tests tools
 ARGS ?=
 # Tests wait for processes and disks for half of their time, so two cores serve four workers.
 WORKERS ?= 4
+# The quick tests write their files into memory, where tests may run the scripts they write there.
+MEMORY ?= $(shell findmnt --noheadings --output OPTIONS /dev/shm 2>/dev/null | grep -qv noexec && echo /dev/shm || echo /tmp)
 MINUTES ?= 10
 PART ?=
 RAISE ?=
@@ -30,7 +32,7 @@ test: setup ## every test; a skipped, xfailed or deselected test is a failure
 	@CASCADE_NO_SKIPS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 unit: setup ## the quick tests: all except tests/system and tests marked slow
-	@$(BIN)/python -m pytest -n 2 --dist worksteal --ignore=tests/system -m "not slow" $(ARGS)
+	@TMPDIR=$(MEMORY) $(BIN)/python -m pytest -n 3 --dist worksteal --ignore=tests/system -m "not slow" $(ARGS)
 
 check: setup ## ruff, mypy --strict, import contracts, the tree, its tests, the pages, the API, the changelog
 	@$(BIN)/ruff check $(SOURCES)

@@ -10,6 +10,8 @@ from tokenize import COMMENT, generate_tokens
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 FUNCTION_LINES_MAX = 70
 MODULE_LINES_MAX = 450

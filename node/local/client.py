@@ -43,7 +43,8 @@ class Reply(msgspec.Struct, frozen=True):
 
 async def request(socket: Path, method: str, path: str, seconds_max: float = 10.0) -> Reply:
     """One exchange with the agent. Raises AgentAbsent."""
-    transport = httpx.AsyncHTTPTransport(uds=str(socket))
+    # The socket has no TLS: with `verify=False` httpx reads no CA file, and neither SSL_CERT_FILE nor SSLKEYLOGFILE.
+    transport = httpx.AsyncHTTPTransport(uds=str(socket), verify=False, trust_env=False)
     try:
         async with httpx.AsyncClient(transport=transport, timeout=seconds_max, trust_env=False) as client:
             response = await client.request(method, f"http://cascadia{path}")

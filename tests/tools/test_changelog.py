@@ -8,6 +8,8 @@ import pytest
 
 from tools import changelog
 
+pytestmark = pytest.mark.slow
+
 MAKEFILE = f"check:\n\tpython -m {changelog.CHECK_COMMAND}\n"
 PAGE = """# Changelog
 

@@ -86,6 +86,7 @@ def test_a_stale_copy_is_named_with_its_first_differences() -> None:
     assert openapi.stale("n.json", json.dumps(GOOD).encode(), many)[-1] == "  and 4 more"
 
 
+@pytest.mark.slow
 def test_every_listener_has_a_document() -> None:
     made = openapi.documents()
     assert set(made) == {

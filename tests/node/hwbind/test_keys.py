@@ -139,6 +139,7 @@ def test_a_damaged_blob_is_refused(tpm: Tpm, field: str, change: str) -> None:
     assert tpm.call(lambda esys: keys.sign(esys, key, b"message"))
 
 
+@pytest.mark.slow
 def test_keys_of_another_chip_are_not_ours(tmp_path: Path, chip: SoftTpm, tpm: Tpm) -> None:
     key = tpm.call(keys.create_node_key)
     with SoftTpm(tmp_path / "other", ca=chip.ca, bus=shared_bus()) as other:

@@ -152,6 +152,7 @@ def test_without_an_argument_a_command_may_take_20_seconds(chip: SoftTpm) -> Non
     assert port._context[1].seconds_max == COMMAND_SECONDS_MAX == 20.0
 
 
+@pytest.mark.slow
 def test_a_frozen_tpm_times_out_and_recovers(chip: SoftTpm) -> None:
     port = Tpm(chip.tcti, command_seconds_max=0.3, creation_seconds_max=0.3)
     key = port.call(keys.create_node_key)

@@ -56,6 +56,20 @@ async def test_an_environment_with_proxies_changes_nothing(tmp_path: Path, monke
         await request(tmp_path / "s", "GET", "/")
 
 
+async def test_variables_of_tls_change_nothing(
+    tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def handler(request: Request) -> Answer:
+        return problem(404, request.method, request.path)
+
+    nursery.start_soon(serve, listen(tmp_path / "s"), handler)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "missing.pem"))
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "missing"))
+    monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "keys.log"))
+    assert (await request(tmp_path / "s", "GET", "/")).status == 404
+    assert not (tmp_path / "keys.log").exists()
+
+
 @pytest.mark.parametrize(
     ("code", "exit_code"),
     [

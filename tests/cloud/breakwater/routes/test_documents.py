@@ -3,6 +3,8 @@
 import json
 from typing import cast
 
+import pytest
+
 from cloud.breakwater.app import make_api, make_public
 from cloud.breakwater.parts import SERVICES
 from cloud.breakwater.routes.documents import documents
@@ -12,6 +14,7 @@ from cloud.http.metrics import Metrics
 from cloud.mtls.peer import PeerChecks, PeerTrust
 
 
+@pytest.mark.slow
 def test_documents_have_the_routes_of_their_listeners() -> None:
     guard = Guard(trust=lambda: PeerTrust("", (), ()), checks=cast(PeerChecks, None), now=utc_now)
     parts = dict.fromkeys(SERVICES)

@@ -16,6 +16,7 @@ from tests.cloud.fabric.asgi import api_of
 from tests.cloud.fabric.support import ALICE, Machine, World
 
 
+@pytest.mark.slow
 def test_documents_have_the_routes_of_their_listeners() -> None:
     guard = Guard(trust=lambda: PeerTrust("", (), ()), checks=cast(PeerChecks, None), now=utc_now)
     parts = dict.fromkeys(SERVICES)

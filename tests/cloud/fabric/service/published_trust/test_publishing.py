@@ -202,6 +202,7 @@ async def fetched(world: World, pin_version: int, cache: Path) -> str:
         return published_trust.fetch(repository.url, pin, cache, world.clock)[1].fabric
 
 
+@pytest.mark.slow
 async def test_the_root_is_renewed_alone(world: World, holders: Holders, tmp_path: Path) -> None:
     await fetched(world, 1, tmp_path / "old")
     renewed = sign_root(START + 2 * ROOT_LIFE, await holders.newest("root"), holders.root)
@@ -215,6 +216,7 @@ async def test_the_root_is_renewed_alone(world: World, holders: Holders, tmp_pat
         assert await fetched(world, version, tmp_path / cache) == URL
 
 
+@pytest.mark.slow
 async def test_root_and_targets_keys_are_replaced_together(world: World, holders: Holders, tmp_path: Path) -> None:
     await fetched(world, 1, tmp_path / "old")
     new_root, new_targets = (signer_of(ec.generate_private_key(ec.SECP256R1())) for _ in range(2))
