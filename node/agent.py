@@ -96,6 +96,7 @@ class Agent:
             running=True,
             last_contact_at=self.contact.last_contact_at,
             failures=self.contact.failures,
+            conditions=self.contact.conditions.current(),
         )
 
     async def renew(self, *, rekey: bool) -> None:

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from node.clock import Clock
+from node.clock import Clock, utc_now
+from node.conditions import Conditions
 from node.disk.files import StateLock, ensure_private_dir
 from node.disk.identity import Identity, IdentityStore
 from node.errors import NodeError, StateDamaged
@@ -37,10 +38,14 @@ class NotActivated(NodeError):
 
 
 class State:
-    """The stores of one state directory. A caller that only reads needs no lock; a caller that writes uses `owned`."""
+    """The stores of one state directory. A caller that only reads needs no lock; a caller that writes uses `owned`.
+
+    `conditions` has what is wrong now without stopping the agent.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.conditions = Conditions(utc_now)
         self.identities = IdentityStore(directory)
         self.licences = LicenceStore(directory)
 

@@ -178,7 +178,14 @@ async def _own_status(config: Config) -> dict[str, Any]:
             # `status` works in every state. The exit code in the document reports the TPM's fault.
             logging.getLogger("cascadia").error("%s", error)
             hardware.report_fault(error)
-        return status_document(licence.snapshot(), config.mode, running=False, last_contact_at=None, failures=0)
+        return status_document(
+            licence.snapshot(),
+            config.mode,
+            running=False,
+            last_contact_at=None,
+            failures=0,
+            conditions=state.conditions.current(),
+        )
 
     # Without the lock: an agent that starts at this moment must find the state free.
     return dict(msgspec.to_builtins(await _with_state(config, work, owns=False)))

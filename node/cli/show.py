@@ -72,6 +72,9 @@ def human_status(document: dict[str, Any]) -> str:
     if document["offline_bound_at"]:
         rows.append(("offline bound", document["offline_bound_at"]))
     rows += [("damaged", text) for text in document["damaged"]]
+    for condition in document.get("conditions", ()):  # an older agent has none
+        rows.append(("problem", f"{condition['text']} (since {condition['since']})"))
+        rows += [("", condition["next"])] if condition["next"] else []
     text = "\n".join(f"{name:<14} {value}" for name, value in rows)
     return f"{human_license(document['license'])}\n{text}\n\n{document['limits']}"
 

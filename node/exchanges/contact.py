@@ -66,6 +66,7 @@ class Contact:
         self._recovered_at: float | None = None
         self._one_at_a_time = trio.Lock()
         self.connection = Connection()
+        self.conditions = state.conditions
         self.failures = 0
         self.last_contact_at: datetime | None = None
 

@@ -8,6 +8,7 @@ from datetime import datetime
 
 import msgspec
 
+from node.conditions import Condition
 from node.config import AGENT_VERSION
 from node.licensing.verdict import Snapshot, Verdict, entitled
 from protocol.signed.statements import Lease
@@ -90,6 +91,8 @@ class StatusDocument(msgspec.Struct, frozen=True):
     """Limits of offline licences, for people."""
     damaged: tuple[str, ...] = ()
     """One text for each licence file that does not verify."""
+    conditions: tuple[Condition, ...] = ()
+    """What is wrong now without stopping the agent, the oldest first."""
 
 
 LIMITS = (
@@ -144,7 +147,13 @@ def entitlement_document(snapshot: Snapshot, name: str) -> EntitlementDocument:
 
 
 def status_document(
-    snapshot: Snapshot, mode: str, *, running: bool, last_contact_at: datetime | None, failures: int
+    snapshot: Snapshot,
+    mode: str,
+    *,
+    running: bool,
+    last_contact_at: datetime | None,
+    failures: int,
+    conditions: tuple[Condition, ...] = (),
 ) -> StatusDocument:
     """The status document. `failures` counts the contacts that failed since `last_contact_at`."""
     lease = snapshot.lease
@@ -160,4 +169,5 @@ def status_document(
         offline_bound_at=lease.terminate_at if lease else None,
         limits=LIMITS,
         damaged=snapshot.verdict.damaged,
+        conditions=conditions,
     )

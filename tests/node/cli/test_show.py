@@ -75,6 +75,18 @@ def test_a_status_shows_unusual_values() -> None:
     assert [value for name, value in shown if name == "damaged"] == ["one", "two"]
 
 
+def test_a_status_shows_conditions_with_their_next_step() -> None:
+    since = "2026-11-22T12:00:00Z"
+    one = {"code": "disk_full", "text": "no space is left", "next": "Free some.", "since": since}
+    two = {"code": "tls_failed", "text": "cannot verify the server", "next": "", "since": since}
+    shown = rows(human_status(STATUS | {"conditions": [one, two]}))
+    begin = shown.index(("problem", f"no space is left (since {since})"))
+    assert shown[begin + 1 : begin + 3] == [
+        ("", "Free some."),
+        ("problem", f"cannot verify the server (since {since})"),
+    ]
+
+
 @pytest.mark.parametrize(("granted", "word"), [(True, "granted"), (False, "denied")])
 def test_an_entitlement_is_one_line(granted: bool, word: str) -> None:
     document = {"name": "render", "granted": granted, "reason": "because", "valid_until": "2026-11-22T12:00:00Z"}

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from node.conditions import Condition
 from node.config import AGENT_VERSION
 from node.hwbind.errors import TpmFailed
 from node.licensing.licence import Licence
@@ -111,6 +112,7 @@ def test_status(licence: Licence) -> None:
             "offline_bound_at",
             "limits",
             "damaged",
+            "conditions",
         ]
     )
     assert (document["version"], document["mode"], document["hardware"]) == (AGENT_VERSION, "development", "ours")
@@ -156,3 +158,11 @@ def test_the_parts_of_one_answer_agree(state: State, licence: Licence) -> None:
         document = status_document(snapshot, "production", running=True, last_contact_at=None, failures=0)
         granted = entitlement_document(snapshot, "render").granted
         assert (document.license.state, document.license.gate, granted) == expected
+
+
+def test_conditions_are_in_the_status(licence: Licence) -> None:
+    condition = Condition("disk_full", "no space is left", "Free some.", utc_now())
+    document = status_document(
+        licence.snapshot(), "production", running=True, last_contact_at=None, failures=0, conditions=(condition,)
+    )
+    assert members(document)["conditions"] == [msgspec.to_builtins(condition)]
