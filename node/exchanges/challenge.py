@@ -5,7 +5,7 @@ Activation and renewal with fresh evidence share this module. It makes no key, s
 
 import msgspec
 
-from node.hwbind import evidence, keys
+from node.hwbind import endorsement, evidence, keys
 from node.hwbind.keys import WrappedKey
 from node.hwbind.tpm import Tpm
 from node.link import api
@@ -37,7 +37,7 @@ async def answer(tpm: Tpm, ak: WrappedKey, node_key: WrappedKey, challenge: Chal
     """
     exchange = challenge.activation if isinstance(challenge, Challenge) else challenge.renewal
     secret = await tpm.run(
-        lambda esys: keys.activate_credential(esys, ak, challenge.credential_blob, challenge.encrypted_secret)
+        lambda esys: endorsement.activate_credential(esys, ak, challenge.credential_blob, challenge.encrypted_secret)
     )
     csr = await tpm.run(lambda esys: keys.certificate_request(esys, node_key))
     try:

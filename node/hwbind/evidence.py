@@ -6,13 +6,14 @@ The node checks no evidence; the verifier in the cloud does. The functions run i
 from tpm2_pytss import ESAPI
 
 from node.hwbind import keys
-from node.hwbind.keys import DEFAULT_EK_TYPE, EkType, WrappedKey
+from node.hwbind.endorsement import DEFAULT_EK_TYPE, EkType, read_endorsement
+from node.hwbind.keys import WrappedKey
 from protocol.evidence import EndorsementEvidence, KeyEvidence
 
 
 def endorsement_evidence(esys: ESAPI, ak: WrappedKey, ek_type: EkType = DEFAULT_EK_TYPE) -> EndorsementEvidence:
     """The evidence in the first message of an activation: the chip's EK and its certificate, and the AK."""
-    endorsement = keys.read_endorsement(esys, ek_type)
+    endorsement = read_endorsement(esys, ek_type)
     return EndorsementEvidence(
         ek_public=endorsement.public, ak_public=ak.public, ek_certificate=endorsement.certificate
     )

@@ -1,9 +1,8 @@
-"""Adapter: the keys in the TPM and their uses. The functions take a live ESAPI context and run inside `Tpm.call`.
+"""Adapter: the agent's keys in the TPM and their uses. The functions take a live ESAPI context and run in `Tpm.call`.
 
-- EK: identifies the chip. Its certificate is in NV memory. The key can only decrypt.
 - SRK: the parent of the AK and the node key. The persistent SRK is used if the TPM has one.
 - AK: restricted ECC P-256 signing key under the SRK. It signs only data that the TPM itself made.
-- node key: unrestricted ECC P-256 signing key under the SRK. It is the machine's identity and never leaves the TPM.
+- Node key: unrestricted ECC P-256 signing key under the SRK. It is the machine's identity and never leaves the TPM.
 
 Rules:
 
@@ -18,25 +17,22 @@ Rules:
 import contextlib
 import hashlib
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from tpm2_pytss import ESAPI, TSS2_Exception
-from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPM2_RH, TPM2_SE, TPM2_ST, TPMA_OBJECT
+from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPM2_RH, TPM2_ST, TPMA_OBJECT
 from tpm2_pytss.types import (
-    TPM2B_ENCRYPTED_SECRET,
-    TPM2B_ID_OBJECT,
     TPM2B_PRIVATE,
     TPM2B_PUBLIC,
     TPMS_ECC_POINT,
     TPMS_SCHEME_HASH,
     TPMT_PUBLIC,
     TPMT_SIG_SCHEME,
-    TPMT_SYM_DEF,
     TPMT_TK_HASHCHECK,
     TPMU_PUBLIC_ID,
     TPMU_SIG_SCHEME,
@@ -44,19 +40,6 @@ from tpm2_pytss.types import (
 
 from node.hwbind.errors import TpmIntegrity, TpmNotOurs
 from protocol.evidence import ClockInfo
-
-EkType = Literal["rsa-2048", "ecc-p256", "ecc-p384"]
-"""The types of endorsement keys that a chip may have (TCG EK Credential Profile). One EK identifies the chip."""
-
-DEFAULT_EK_TYPE: EkType = "rsa-2048"
-
-_EK_TEMPLATES: dict[EkType, str] = {
-    "rsa-2048": "EK-RSA2048",
-    "ecc-p256": "EK-ECC256",
-    "ecc-p384": "EK-HIGH-ECC384",
-}
-_EK_PERSISTENT = 0x81010001
-"""Handle of the persistent RSA EK (TCG PC Client Platform TPM Profile, reserved handles)."""
 
 _SRK_PERSISTENT = 0x81000001
 """Handle of the persistent SRK (TCG TPM v2.0 Provisioning Guidance, 7.5.1)."""
@@ -97,18 +80,11 @@ class WrappedKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def public_key(self) -> ec.EllipticCurvePublicKey:
         """The public part as a key of `cryptography`. Raises TpmIntegrity."""
-        pem = TPM2B_PUBLIC(publicArea=_parse(TPMT_PUBLIC, self.public)).to_pem()
+        pem = TPM2B_PUBLIC(publicArea=parse(TPMT_PUBLIC, self.public)).to_pem()
         key = serialization.load_pem_public_key(pem)
         if not isinstance(key, ec.EllipticCurvePublicKey):
             raise TpmIntegrity("a stored key is not an EC key")
         return key
-
-
-class Endorsement(msgspec.Struct, frozen=True):
-    """The EK as `TPMT_PUBLIC`, and its certificate in DER; None if the manufacturer stored none."""
-
-    public: bytes
-    certificate: bytes | None
 
 
 class Certification(msgspec.Struct, frozen=True):
@@ -135,7 +111,7 @@ def loaded(esys: ESAPI, *keys: WrappedKey) -> Iterator[tuple[ESYS_TR, ...]]:
     Raises TpmNotOurs if this chip cannot load a key, TpmIntegrity if a blob is no TPM structure.
     """
     blobs = [
-        (_parse(TPM2B_PRIVATE, _sized(key.private)), TPM2B_PUBLIC(publicArea=_parse(TPMT_PUBLIC, key.public)))
+        (parse(TPM2B_PRIVATE, _sized(key.private)), TPM2B_PUBLIC(publicArea=parse(TPMT_PUBLIC, key.public)))
         for key in keys
     ]
     with contextlib.ExitStack() as stack:
@@ -150,7 +126,7 @@ def loaded(esys: ESAPI, *keys: WrappedKey) -> Iterator[tuple[ESYS_TR, ...]]:
                 if error.rc & _PARAMETER == _PARAMETER:
                     raise TpmIntegrity("the TPM cannot read a stored key") from error
                 raise
-            stack.callback(_flush, esys, handle)
+            stack.callback(flush, esys, handle)
             handles.append(handle)
         yield tuple(handles)
 
@@ -196,47 +172,6 @@ def certify(esys: ESAPI, key: WrappedKey, ak: WrappedKey, qualifying: bytes) -> 
     return Certification(attestation=bytes(attestation), signature=bytes(signature.marshal()))
 
 
-def read_endorsement(esys: ESAPI, ek_type: EkType = DEFAULT_EK_TYPE) -> Endorsement:
-    """The EK that identifies the chip, and its certificate.
-
-    A TPM that cannot make the EK raises TpmFailed through `Tpm.call`. The library raises ValueError for `ecc-p384` when
-    the chip has no EK certificate of this type.
-    """
-    with _endorsement_key(esys, ek_type) as (_, public, certificate):
-        return Endorsement(public=bytes(public.marshal()), certificate=certificate)
-
-
-def activate_credential(
-    esys: ESAPI,
-    ak: WrappedKey,
-    credential_blob: bytes,
-    encrypted_secret: bytes,
-    ek_type: EkType = DEFAULT_EK_TYPE,
-) -> bytes:
-    """The secret of a challenge (`TPM2_MakeCredential`) that was made for this chip's EK and this AK.
-
-    Args:
-        esys: a live context.
-        ak: the AK that the challenge names.
-        credential_blob: a marshalled `TPM2B_ID_OBJECT`.
-        encrypted_secret: a marshalled `TPM2B_ENCRYPTED_SECRET`.
-        ek_type: the type of the EK that the challenge was made for.
-
-    Raises TpmIntegrity if an argument is no such structure, or the challenge was made for another EK or AK.
-    """
-    blob = _parse(TPM2B_ID_OBJECT, credential_blob)
-    secret = _parse(TPM2B_ENCRYPTED_SECRET, encrypted_secret)
-    with (
-        loaded(esys, ak) as (ak_handle,),
-        _endorsement_key(esys, ek_type) as (ek_handle, public, _),
-        _endorsement_authorisation(esys, public) as authorisation,
-    ):
-        released = esys.activate_credential(
-            ak_handle, ek_handle, blob, secret, session1=ESYS_TR.PASSWORD, session2=authorisation
-        )
-    return bytes(released)
-
-
 def read_clock(esys: ESAPI) -> ClockInfo:
     """The TPM's clock and counters. They are reported as evidence; the agent does not trust them as a time source."""
     time_info = esys.read_clock()
@@ -262,7 +197,7 @@ def _storage_parent(esys: ESAPI, wanted: set[bytes] | None) -> Iterator[tuple[ES
     `wanted` has the parent names of the keys to load; None when a key is made. Raises TpmNotOurs unless the storage key
     is the parent of all of them.
     """
-    with _persistent(esys, _SRK_PERSISTENT) as persistent:
+    with persistent_object(esys, _SRK_PERSISTENT) as persistent:
         if persistent is not None:
             handle, public, name = persistent
             fits = (public.objectAttributes & _STORAGE) == _STORAGE
@@ -276,51 +211,11 @@ def _storage_parent(esys: ESAPI, wanted: set[bytes] | None) -> Iterator[tuple[ES
             raise TpmNotOurs("the chip's storage key is not the parent of the node's keys")
         yield handle, name
     finally:
-        _flush(esys, handle)
+        flush(esys, handle)
 
 
 @contextlib.contextmanager
-def _endorsement_key(esys: ESAPI, ek_type: EkType) -> Iterator[tuple[ESYS_TR, TPMT_PUBLIC, bytes | None]]:
-    """Handle, public part and certificate of the EK.
-
-    The persistent EK is used if it is the key in the certificate. Otherwise the EK is made again from its template.
-    """
-    # This import and the one in `certificate_request` are slow. Only an activation or a renewal needs them, not a
-    # start.
-    from tpm2_pytss.utils import NVReadEK, create_ek_template
-
-    stored, template = create_ek_template(_EK_TEMPLATES[ek_type], NVReadEK(esys))
-    certificate = _exact_der(bytes(stored)) if stored else None
-    if ek_type == "rsa-2048" and certificate is not None:
-        with _persistent(esys, _EK_PERSISTENT) as persistent:
-            if persistent is not None and _certified_modulus(certificate) == _modulus(persistent[1]):
-                yield persistent[0], persistent[1], certificate
-                return
-    handle, public, *_ = esys.create_primary(None, template, ESYS_TR.ENDORSEMENT)
-    try:
-        yield handle, public.publicArea, certificate
-    finally:
-        _flush(esys, handle)
-
-
-@contextlib.contextmanager
-def _endorsement_authorisation(esys: ESAPI, public: TPMT_PUBLIC) -> Iterator[ESYS_TR]:
-    """The session that authorises the use of an EK: a policy session for the low-range templates, else a password."""
-    if public.objectAttributes & TPMA_OBJECT.USERWITHAUTH:
-        yield ESYS_TR.PASSWORD
-        return
-    session = esys.start_auth_session(
-        ESYS_TR.NONE, ESYS_TR.NONE, TPM2_SE.POLICY, TPMT_SYM_DEF(algorithm=TPM2_ALG.NULL), TPM2_ALG.SHA256
-    )
-    try:
-        esys.policy_secret(ESYS_TR.ENDORSEMENT, session)
-        yield session
-    finally:
-        _flush(esys, session)
-
-
-@contextlib.contextmanager
-def _persistent(esys: ESAPI, handle: int) -> Iterator[tuple[ESYS_TR, TPMT_PUBLIC, bytes] | None]:
+def persistent_object(esys: ESAPI, handle: int) -> Iterator[tuple[ESYS_TR, TPMT_PUBLIC, bytes] | None]:
     """ESAPI's handle, public part and name of a persistent object; None if the TPM has no object at `handle`."""
     try:
         reference = esys.tr_from_tpmpublic(handle)
@@ -336,13 +231,13 @@ def _persistent(esys: ESAPI, handle: int) -> Iterator[tuple[ESYS_TR, TPMT_PUBLIC
         esys.tr_close(reference)
 
 
-def _flush(esys: ESAPI, handle: ESYS_TR) -> None:
+def flush(esys: ESAPI, handle: ESYS_TR) -> None:
     """Flush an object. If that fails, the connection is lost, and the resource manager flushes the object."""
     with contextlib.suppress(TSS2_Exception):
         esys.flush_context(handle)
 
 
-def _parse(kind: Any, raw: bytes) -> Any:
+def parse(kind: Any, raw: bytes) -> Any:
     """Parse `raw` as a TPM structure. It must use all bytes and marshal to the same bytes. Raises TpmIntegrity."""
     try:
         value, used = kind.unmarshal(raw)
@@ -361,26 +256,3 @@ def _sized(buffer: bytes) -> bytes:
 
 def _ecdsa_parts(signature: Any) -> tuple[Any, Any]:
     return signature.signature.ecdsa.signatureR, signature.signature.ecdsa.signatureS
-
-
-def _exact_der(stored: bytes) -> bytes:
-    """A certificate without the padding that manufacturers leave after it in NV memory.
-
-    The length is read from the DER header (X.690 8.1.3: long form with two bytes).
-    """
-    if len(stored) >= 4 and stored[:2] == b"\x30\x82":
-        return stored[: 4 + int.from_bytes(stored[2:4], "big")]
-    return stored
-
-
-def _certified_modulus(certificate: bytes) -> int | None:
-    """The RSA modulus of a certificate; None if it has none or cannot be read. The verifier checks the certificate."""
-    try:
-        key = x509.load_der_x509_certificate(certificate).public_key()
-    except (ValueError, TypeError):
-        return None
-    return key.public_numbers().n if isinstance(key, rsa.RSAPublicKey) else None
-
-
-def _modulus(public: TPMT_PUBLIC) -> int | None:
-    return int.from_bytes(bytes(public.unique.rsa), "big") if public.type == TPM2_ALG.RSA else None

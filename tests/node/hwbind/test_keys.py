@@ -11,14 +11,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tpm2_pytss import ESAPI
 from tpm2_pytss.constants import ESYS_TR, TPM2_CAP, TPMA_OBJECT
 from tpm2_pytss.types import TPMS_ATTEST, TPMT_PUBLIC
-from tpm2_pytss.utils import make_credential
 
 from lab.tpm import SoftTpm, shared_bus
-from node.hwbind import errors, keys
-from node.hwbind.keys import EkType, WrappedKey
+from node.hwbind import endorsement, errors, keys
+from node.hwbind.keys import WrappedKey
 from node.hwbind.tpm import Tpm
+from tests.node.hwbind.test_endorsement import challenge
 
-SECRET = b"s" * 32
 OURS = (
     TPMA_OBJECT.FIXEDTPM
     | TPMA_OBJECT.FIXEDPARENT
@@ -27,12 +26,6 @@ OURS = (
     | TPMA_OBJECT.NODA
     | TPMA_OBJECT.SIGN_ENCRYPT
 )
-
-
-def challenge(ek_public: bytes, name: bytes) -> tuple[bytes, bytes]:
-    public, _ = TPMT_PUBLIC.unmarshal(ek_public)
-    blob, secret = make_credential(public, SECRET, name)
-    return bytes(blob.marshal()), bytes(secret.marshal())
 
 
 def loaded_objects(esys: ESAPI) -> list[int]:
@@ -84,40 +77,14 @@ def test_a_nonce_the_tpm_would_not_take(tpm: Tpm, size: int) -> None:
         tpm.call(lambda esys: keys.certify(esys, key, key, b"n" * size))
 
 
-@pytest.mark.parametrize("ek_type", ["rsa-2048", "ecc-p256", "ecc-p384"])
-def test_the_challenge_is_answered(tpm: Tpm, ek_type: EkType) -> None:
-    ak = tpm.call(keys.create_ak)
-    endorsement = tpm.call(lambda esys: keys.read_endorsement(esys, ek_type))
-    blob, secret = challenge(endorsement.public, ak.name)
-    assert tpm.call(lambda esys: keys.activate_credential(esys, ak, blob, secret, ek_type)) == SECRET
-
-
-def test_a_challenge_for_another_key_is_refused(tpm: Tpm) -> None:
-    ak, other = tpm.call(keys.create_ak), tpm.call(keys.create_ak)
-    endorsement = tpm.call(keys.read_endorsement)
-    blob, secret = challenge(endorsement.public, other.name)
-    with pytest.raises(errors.TpmIntegrity):
-        tpm.call(lambda esys: keys.activate_credential(esys, ak, blob, secret))
-    with pytest.raises(errors.TpmIntegrity):
-        tpm.call(lambda esys: keys.activate_credential(esys, ak, blob + b"\0", secret))
-
-
-def test_the_endorsement_key_is_the_certificates_own(tpm: Tpm) -> None:
-    endorsement = tpm.call(keys.read_endorsement)
-    assert endorsement.certificate is not None
-    certificate = x509.load_der_x509_certificate(endorsement.certificate)
-    public, _ = TPMT_PUBLIC.unmarshal(endorsement.public)
-    assert int.from_bytes(bytes(public.unique.rsa), "big") == certificate.public_key().public_numbers().n  # type: ignore[union-attr]
-
-
 def test_nothing_stays_loaded(tpm: Tpm) -> None:
     ak, key = tpm.call(keys.create_ak), tpm.call(keys.create_node_key)
-    endorsement = tpm.call(keys.read_endorsement)
-    blob, secret = challenge(endorsement.public, ak.name)
-    tpm.call(lambda esys: keys.activate_credential(esys, ak, blob, secret))
+    ek = tpm.call(endorsement.read_endorsement)
+    blob, secret = challenge(ek.public, ak.name)
+    tpm.call(lambda esys: endorsement.activate_credential(esys, ak, blob, secret))
     tpm.call(lambda esys: keys.certify(esys, key, ak, b"n"))
     with pytest.raises(errors.TpmIntegrity):
-        tpm.call(lambda esys: keys.activate_credential(esys, key, blob, secret))
+        tpm.call(lambda esys: endorsement.activate_credential(esys, key, blob, secret))
     assert tpm.call(loaded_objects) == []
 
 
@@ -152,13 +119,13 @@ def test_keys_of_another_chip_are_not_ours(tmp_path: Path, chip: SoftTpm, tpm: T
 
 
 def test_a_copied_chip_is_the_same_chip(tmp_path: Path, chip: SoftTpm, tpm: Tpm) -> None:
-    key, before = tpm.call(keys.create_node_key), tpm.call(keys.read_endorsement)
+    key, before = tpm.call(keys.create_node_key), tpm.call(endorsement.read_endorsement)
     tpm.close()
     chip.stop()
     try:
         with chip.copy_to(tmp_path / "copy") as copy:
             port = Tpm(copy.tcti)
-            assert port.call(keys.read_endorsement) == before
+            assert port.call(endorsement.read_endorsement) == before
             assert port.call(lambda esys: keys.sign(esys, key, b"message"))
             port.close()
     finally:
@@ -188,9 +155,9 @@ def test_the_clock_counts_resets(chip: SoftTpm, tpm: Tpm) -> None:
 
 
 def test_a_cleared_chip_keeps_its_endorsement_and_loses_our_keys(chip: SoftTpm, tpm: Tpm) -> None:
-    key, before = tpm.call(keys.create_node_key), tpm.call(keys.read_endorsement)
+    key, before = tpm.call(keys.create_node_key), tpm.call(endorsement.read_endorsement)
     chip.clear()
-    assert tpm.call(keys.read_endorsement) == before
+    assert tpm.call(endorsement.read_endorsement) == before
     with pytest.raises(errors.TpmNotOurs):
         tpm.call(lambda esys: keys.sign(esys, key, b"message"))
     assert tpm.call(keys.create_node_key).parent != key.parent

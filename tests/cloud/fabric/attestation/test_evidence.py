@@ -34,8 +34,8 @@ from cloud.fabric.attestation.ek_trust import Chip, TenantTrust, check_chip
 from cloud.fabric.attestation.evidence import make_challenge, verify_key
 from cloud.fabric.attestation.tpm_structures import EvidenceRefused
 from lab.tpm import SoftTpm, shared_bus
+from node.hwbind import endorsement, keys
 from node.hwbind import evidence as node_evidence
-from node.hwbind import keys
 from node.hwbind.errors import TpmFailed, TpmIntegrity
 from node.hwbind.keys import WrappedKey
 from node.hwbind.tpm import Tpm
@@ -282,7 +282,7 @@ class Machine:
 
     def answer(self, challenge: tuple[bytes, bytes], ak: WrappedKey | None = None) -> bytes:
         blob, secret = challenge
-        return self.tpm.call(lambda esys: keys.activate_credential(esys, ak or self.ak, blob, secret))
+        return self.tpm.call(lambda esys: endorsement.activate_credential(esys, ak or self.ak, blob, secret))
 
     def evidence(
         self, qualifying: bytes, *, key: WrappedKey | None = None, ak: WrappedKey | None = None
@@ -471,8 +471,8 @@ def test_a_software_ak_does_not_release_the_secret(machine: Machine, chip: Chip)
         handle = esys.load_external(TPM2B_PUBLIC(publicArea=area), hierarchy=ESYS_TR.NULL)
         try:
             with (
-                keys._endorsement_key(esys, "rsa-2048") as (ek, ek_area, _),
-                keys._endorsement_authorisation(esys, ek_area) as session,
+                endorsement._endorsement_key(esys, "rsa-2048") as (ek, ek_area, _),
+                endorsement._endorsement_authorisation(esys, ek_area) as session,
             ):
                 esys.activate_credential(
                     handle,
@@ -522,7 +522,7 @@ def test_an_ecc_ek_of_the_chip(machine: Machine, trust: TenantTrust) -> None:
     chip = Chip(forged.name_of(public), "attested", "ecc_p256", public)
     blob, secret = make_challenge(chip, machine.ak.public, SECRET)
     released = machine.tpm.call(
-        lambda esys: keys.activate_credential(esys, machine.ak, blob, secret, ek_type="ecc-p256")
+        lambda esys: endorsement.activate_credential(esys, machine.ak, blob, secret, ek_type="ecc-p256")
     )
     assert released == SECRET
 
