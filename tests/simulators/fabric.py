@@ -431,7 +431,7 @@ class Fabric:
         connection = h11.Connection(h11.SERVER)
         while (request := await self._read(service, generation, connection, tls)) is not None:
             self.requests.append(request)
-            answer = await self.answers.get(request.path, self._route)(request)
+            answer = await self.answer(request)
             if isinstance(answer, bytes):
                 await tls.send_all(answer)
                 return
@@ -469,6 +469,10 @@ class Fabric:
                 return None
 
     # Routes
+
+    async def answer(self, request: Request) -> Reply | bytes:
+        """The answer to a request: the test's own, or that of the route."""
+        return await self.answers.get(request.path, self._route)(request)
 
     async def _route(self, request: Request) -> Reply:
         parts = request.path.split("/")[2:]

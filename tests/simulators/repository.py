@@ -137,6 +137,10 @@ class Repository:
         """The path of a target's newest content, which is the last one stored."""
         return [f"/tuf/targets/{sha256}.{stored}" for stored, sha256 in self.store.contents if stored == name][-1]
 
+    def file(self, path: str) -> bytes | None:
+        """The content at a path."""
+        return at_once(file_for(path, self.store))
+
     @contextmanager
     def served(self) -> Iterator["Repository"]:
         repository = self
@@ -154,7 +158,7 @@ class Repository:
                     except OSError:
                         return
                 else:
-                    reply(self, answer or at_once(file_for(self.path, repository.store)))
+                    reply(self, answer or repository.file(self.path))
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002
                 return
