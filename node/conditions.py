@@ -10,11 +10,12 @@ from datetime import datetime
 import msgspec
 
 from node.errors import NodeError
+from node.text import shown
 
 CONDITIONS_MAX = 64
 """More codes than the agent has. The bound keeps a code that varies with input from filling the memory."""
 TEXT_CHARACTERS_MAX = 500
-"""A text can quote a name or an answer from outside. The rest of a longer text is dropped."""
+"""A text can quote a name or an answer from outside. It is escaped, and the rest of a longer text is dropped."""
 
 
 class Condition(msgspec.Struct, frozen=True):
@@ -43,7 +44,7 @@ class Conditions:
         if before is None and len(self._current) >= CONDITIONS_MAX:
             return False
         since = self._clock() if before is None else before.since
-        text, next_step = text[:TEXT_CHARACTERS_MAX], next_step[:TEXT_CHARACTERS_MAX]
+        text, next_step = shown(text, TEXT_CHARACTERS_MAX), shown(next_step, TEXT_CHARACTERS_MAX)
         self._current[code] = Condition(code, text, next_step, since)
         return before is None
 

@@ -1,7 +1,8 @@
 """Values: the settings of the agent. A command-line option overrides the environment (`CASCADIA_*`), which overrides
 `cascadia.toml`, which overrides the built-in value.
 
-An unknown key in the file is refused, because a mistyped key would leave the default in force without a message.
+An unknown key in the file is refused, and so is an unknown variable `CASCADIA_*`, because a mistyped name would leave
+the default in force without a message. An empty variable counts as not set. Every other empty value is refused.
 
 A TPM connection other than the kernel's resource manager needs `mode = "development"`
 (`node.hwbind.tpm.check_tcti`). `cascadia status` shows development mode. Every session proof repeats it
@@ -9,10 +10,11 @@ A TPM connection other than the kernel's resource manager needs `mode = "develop
 """
 
 import os
+import stat
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 import msgspec
 
@@ -21,9 +23,18 @@ from node.exits import Exit
 
 AGENT_VERSION = "0.1.0"
 CONFIG_FILE = Path("/etc/cascadia/cascadia.toml")
+CONFIG_BYTES_MAX = 64 * 1024
+"""A file with every setting and its comments has 2 kB."""
+ENVIRONMENT_PREFIX = "CASCADIA_"
 
 HEARTBEAT_SECONDS_MIN = 2
 HEARTBEAT_SECONDS_MAX = 3600
+PATH_BYTES_MAX = 4095
+"""PATH_MAX of Linux without its final NUL."""
+NAME_BYTES_MAX = 255
+"""NAME_MAX of Linux: one component of a path."""
+SOCKET_PATH_BYTES_MAX = 103
+"""A unix socket's address has 107 bytes (unix(7)). The socket is made under its name with `.new` added, and renamed."""
 
 
 class ConfigError(NodeError):
@@ -60,32 +71,117 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("settle_seconds is between 1 and 120")
 
 
-_FROM_TEXT = {"heartbeat_seconds": int, "settle_seconds": int}
+_KINDS = get_type_hints(Config)
+"""Setting -> its type."""
 
 
-def _from_file(path: Path, required: bool) -> dict[str, Any]:
+def _read_file(path: Path, required: bool) -> bytes:
+    """The bytes of a settings file. A missing file that is not required is empty. Raises ConfigError."""
     try:
-        with path.open("rb") as file:
-            return tomllib.load(file)
+        # Without O_NONBLOCK the open of a FIFO would wait for a writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise ConfigError(f"cannot read the settings: {path} is not a regular file")
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                data = file.read(CONFIG_BYTES_MAX + 1)
+        finally:
+            os.close(descriptor)
     except FileNotFoundError:
         if required:
             raise ConfigError(f"cannot read the settings: {path} does not exist") from None
-        return {}
-    except (OSError, ValueError) as error:  # ValueError: TOMLDecodeError, or text that is not UTF-8
+        return b""
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise ConfigError(f"cannot read the settings in {path}: {getattr(error, 'strerror', error)}") from error
+    if len(data) > CONFIG_BYTES_MAX:
+        raise ConfigError(f"cannot read the settings in {path}: it is larger than {CONFIG_BYTES_MAX} bytes")
+    return data
+
+
+def _from_file(path: Path, required: bool) -> dict[str, Any]:
+    data = _read_file(path, required)
+    try:
+        table = tomllib.loads(data.decode())
+    except RecursionError as error:
+        raise ConfigError(f"cannot read the settings in {path}: its values are nested too deeply") from error
+    except ValueError as error:  # TOMLDecodeError, or text that is not UTF-8
         raise ConfigError(f"cannot read the settings in {path}: {error}") from error
+    _refuse_unknown(table, _KINDS, f"the settings in {path}: there is no setting")
+    return {name: _converted(name, value, f"`{name}` in {path}") for name, value in table.items()}
+
+
+def _refuse_unknown(names: Iterable[str], known: Iterable[str], text: str) -> None:
+    """Raise ConfigError for the first name that is not known, with the known name that is nearest."""
+    known = tuple(known)
+    for name in names:
+        if name not in known:
+            import difflib
+
+            near = difflib.get_close_matches(name[:100], known, n=1, cutoff=0.8)
+            meant = f"; the nearest name is `{near[0]}`" if near else ""
+            raise ConfigError(f"cannot use {text} `{name}`{meant}")
+
+
+def _converted(name: str, value: Any, source: str) -> Any:
+    """The value of one setting in its type. `source` names the place of the value. Raises ConfigError."""
+    kind = _KINDS[name]
+    try:
+        if kind is Path:
+            return _path(name, value)
+        checked = msgspec.convert(value, kind)
+        if isinstance(checked, str):
+            _check_text(checked)
+        # The bounds of numbers are those of the structure itself.
+        Config(**{name: checked})
+    except ValueError as error:  # msgspec.ValidationError as well
+        raise ConfigError(f"cannot use {source}: {error}") from error
+    return checked
+
+
+def _check_text(text: str) -> None:
+    if not text:
+        raise ValueError("it is empty")
+    if len(text) > PATH_BYTES_MAX or not (text.isascii() and text.isprintable()):
+        raise ValueError(f"it has other than printable ASCII characters, or more than {PATH_BYTES_MAX}")
+
+
+def _path(name: str, value: Any) -> Path:
+    """A path that the system can use. It may have bytes that are not UTF-8. Raises ValueError."""
+    if not isinstance(value, str | Path):
+        raise ValueError("a path is a text in quotes")
+    text = str(value)
+    if not text:
+        raise ValueError("it is empty")
+    try:
+        encoded = os.fsencode(text)
+    except UnicodeEncodeError as error:
+        raise ValueError("it has characters that no file name has") from error
+    bytes_max = SOCKET_PATH_BYTES_MAX if name == "socket" else PATH_BYTES_MAX
+    if b"\0" in encoded:
+        raise ValueError("it has a NUL character")
+    if len(encoded) > bytes_max:
+        raise ValueError(f"it is longer than {bytes_max} bytes")
+    if any(len(part) > NAME_BYTES_MAX for part in encoded.split(b"/")):
+        raise ValueError(f"one of its names is longer than {NAME_BYTES_MAX} bytes")
+    return Path(text)
 
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    known = {ENVIRONMENT_PREFIX + name.upper(): name for name in _KINDS}
+    given = [variable for variable in environment if variable.startswith(ENVIRONMENT_PREFIX)]
+    _refuse_unknown(given, (*known, ENVIRONMENT_PREFIX + "CONFIG"), "the environment: there is no variable")
     values: dict[str, Any] = {}
-    for name in Config.__struct_fields__:
-        text = environment.get(f"CASCADIA_{name.upper()}")
+    for variable, name in known.items():
+        text = environment.get(variable)
         if text:
-            convert = _FROM_TEXT.get(name, str)
-            try:
-                values[name] = convert(text)
-            except ValueError as error:
-                raise ConfigError(f"cannot use CASCADIA_{name.upper()}: {error}") from error
+            values[name] = _converted(name, _number(text, variable) if _KINDS[name] is int else text, variable)
     return values
+
+
+def _number(text: str, variable: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= 9):
+        raise ConfigError(f"cannot use {variable}: it is not a whole number of at most nine digits")
+    return int(text)
 
 
 def load_config(options: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> Config:
@@ -98,12 +194,14 @@ def load_config(options: Mapping[str, Any], environment: Mapping[str, str] | Non
     A settings file that is named must exist. The default file may be missing. Raises ConfigError.
     """
     environment = os.environ if environment is None else environment
-    named = options.get("config") or environment.get("CASCADIA_CONFIG")
-    values = _from_file(Path(named) if named else CONFIG_FILE, required=bool(named))
-    values |= _from_environment(environment)
-    values |= {name: options[name] for name in Config.__struct_fields__ if options.get(name) is not None}
-    values |= {name: str(values[name]) for name in ("state_dir", "socket") if name in values}
-    try:
-        return msgspec.convert(values, Config, dec_hook=lambda kind, value: kind(value))
-    except (msgspec.ValidationError, ValueError) as error:
-        raise ConfigError(f"cannot use the settings: {error}") from error
+    given = {name: value for name, value in options.items() if value is not None}
+    if given.get("config") == "":
+        raise ConfigError("cannot use --config: it is empty")
+    # The environment is checked first, so that a mistyped variable is reported before a missing file.
+    variables = _from_environment(environment)
+    named = given.get("config") or environment.get(ENVIRONMENT_PREFIX + "CONFIG")
+    values = _from_file(Path(named) if named else CONFIG_FILE, required=bool(named)) | variables
+    for name in _KINDS:
+        if name in given:
+            values[name] = _converted(name, given[name], "--" + name.replace("_", "-"))
+    return Config(**values)

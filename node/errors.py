@@ -13,12 +13,14 @@
     `-- errors of one module, defined in the module (link.api, config, licence, local.client, trust.errors, ...)
 
 The TPM's errors are in `node/hwbind/errors.py`. `text` begins with "cannot" and names the file, server or setting.
-`next` says what to do. `code` is never renamed. No error contains a secret, a key or an activation code.
+`next` says what to do. `code` is never renamed. No error contains a secret, a key or an activation code. Texts from
+outside are escaped and bounded (`node.text.shown`).
 """
 
 from pathlib import Path
 
 from node.exits import Exit
+from node.text import shown
 
 
 class NodeError(Exception):
@@ -32,9 +34,9 @@ class NodeError(Exception):
     next: str = ""
 
     def __init__(self, text: str, *, next_step: str = "") -> None:
-        super().__init__(text)
-        self.text = text
-        self.next = next_step or self.next or self.exit.next
+        self.text = shown(text)
+        super().__init__(self.text)
+        self.next = shown(next_step) or self.next or self.exit.next
 
     @classmethod
     def of(cls, text: str, *, exit: Exit, code: str, next: str = "") -> "NodeError":  # noqa: A002 (as the attributes)

@@ -29,6 +29,7 @@ from node.link.transport import (
     http_client,
     verification_failure,
 )
+from node.text import shown
 from protocol.encoding import json_decode, json_encode
 from protocol.ids import IdError, Prefix, parse_id
 from protocol.limits import RESPONSE_BODY_BYTES_MAX
@@ -76,7 +77,7 @@ class CloudRefused(NodeError):
         text = f"the cloud refused: {problem.title.lower()}" + (f" ({problem.detail})" if problem.detail else "")
         super().__init__(text)
         self.code = problem.code
-        self.next = problem.next
+        self.next = shown(problem.next)
         self.problem = problem
 
 

@@ -1,0 +1,38 @@
+"""Pure functions: text from outside (files, arguments, the network) in a form that logs and terminals can show.
+
+Every text of an error, a log line and a condition passes through `shown`.
+"""
+
+TEXT_CHARACTERS_MAX = 1000
+"""Longest text that is shown. Messages of our own are shorter; a stranger's text can have any length."""
+
+
+def shown(text: str, characters_max: int = TEXT_CHARACTERS_MAX) -> str:
+    """The text on one line, without control characters, and with at most `characters_max` characters.
+
+    Line breaks, ANSI escapes, marks of the writing direction and bytes that are not UTF-8 become `\\xNN`, `\\uNNNN` or
+    `\\UNNNNNNNN`. A longer text loses its middle, and says how long it was: the cause is often at the end.
+    `shown(shown(x))` is `shown(x)`.
+    """
+    if len(text) <= characters_max and text.isprintable():
+        return text
+    if len(text) <= characters_max:
+        escaped = _escaped(text)
+        if len(escaped) <= characters_max:
+            return escaped
+    note = f" ... ({len(text)} characters) ... "[:characters_max]
+    tail = (characters_max - len(note)) // 3
+    head = characters_max - len(note) - tail
+    return _escaped(text[:head])[:head] + note + (_escaped(text[-tail:])[-tail:] if tail else "")
+
+
+def _escaped(text: str) -> str:
+    return "".join(each if each.isprintable() else _escape(ord(each)) for each in text)
+
+
+def _escape(code: int) -> str:
+    if 0xDC80 <= code <= 0xDCFF:
+        code -= 0xDC00  # a byte that is not UTF-8, as Python reads it from arguments and file names (PEP 383)
+    if code <= 0xFF:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
