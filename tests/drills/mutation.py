@@ -7,34 +7,27 @@ a suspension, a lease and, at the end, a revocation.
 """
 
 import argparse
-import logging
 import random
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 
 import trio
 
-from cloud.fabric.tuf.targets import build_targets
 from lab.tpm import SoftTpm, shared_bus
 from node.agent import Agent
 from node.clock import utc_now
 from node.config import Config
 from node.errors import NodeError
-from node.exchanges.activation import activate
 from node.hwbind.errors import TpmError
 from node.hwbind.tpm import Tpm
 from node.local.client import request
-from node.state import State
-from protocol.codes import make_secret
-from protocol.encoding import json_encode
-from protocol.messages.activation import ActivationFile
 from tests.drills.frame import Figure, Outcome, Say
-from tests.simulators.fabric import DOMAIN
 from tests.simulators.mutations import MutatingFabric, MutatingRepository, Mutator
+from tests.simulators.site import Site, targets_of, unexpected_errors
 from tests.waiting import until
 
 USUAL_TIME = "10 min"
@@ -65,29 +58,6 @@ def run(options: argparse.Namespace, say: Say) -> Outcome:
             return trio.run(mutations.run, options.minutes * 60, STEPS)
 
 
-class Tracebacks(logging.Handler):
-    """Keeps the log records that carry a traceback: the agent met an error that no code expected."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.exc_info and record.exc_info[1] is not None:
-            self.found.append(logging.Formatter("%(name)s: %(message)s").format(record)[-3000:])
-
-
-@contextmanager
-def watched() -> Iterator[Tracebacks]:
-    """Collect the tracebacks of the agent's log."""
-    handler, log = Tracebacks(), logging.getLogger("cascadia")
-    log.addHandler(handler)
-    try:
-        yield handler
-    finally:
-        log.removeHandler(handler)
-
-
 class Mutations:
     """One run: an activated machine, a mutating cloud, and what was found."""
 
@@ -110,15 +80,18 @@ class Mutations:
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self.fabric.serve)
-                with self._served() as self.repository, watched() as tracebacks:
-                    config = await self._activated()
+                published = utc_now() - timedelta(minutes=1)
+                self.repository = MutatingRepository(targets_of(self.fabric), published, self._mutator)
+                with self.repository.served(), unexpected_errors() as unexpected:
+                    self.site = Site(self._directory, self._tpm, self.fabric, self.repository)
+                    config = await self.site.activate("state")
                     while not self._findings and (not self._rounds or time.monotonic() < begun + seconds):
                         await self._round(config, steps, self._rounds % 2 == 1)
-                        self._findings += tracebacks.found
+                        self._findings += unexpected.found
                         self._say(f"round {self._rounds}: {self._steps} steps, {self._mutator.made.total()} mutations")
                     if not self._findings:
                         await self._last_round(config, steps)
-                        self._findings += tracebacks.found
+                        self._findings += unexpected.found
                 nursery.cancel_scope.cancel()
         finally:
             self._tpm.close()
@@ -127,47 +100,8 @@ class Mutations:
         figures |= {f"step refused: {code}": count for code, count in sorted(self._refused.items())}
         return Outcome(figures, tuple(self._findings))
 
-    @contextmanager
-    def _served(self) -> Iterator[MutatingRepository]:
-        content = build_targets(
-            keys=self.fabric.verification_keys(),
-            trust_domain=DOMAIN,
-            roots=self.fabric.bundle.roots,
-            node_issuers=self.fabric.bundle.node_issuers,
-            service_issuers=self.fabric.bundle.service_issuers,
-            fabric_url=self.fabric.urls.fabric,
-            breakwater_url=self.fabric.urls.breakwater,
-        )
-        repository = MutatingRepository(content, utc_now() - timedelta(minutes=1), self._mutator)
-        with repository.served():
-            yield repository
-
     def _share(self, share: float) -> None:
         self.fabric.share = self.repository.share = share
-
-    async def _activated(self) -> Config:
-        await self._activate("state")
-        return Config(
-            state_dir=self._directory / "state",
-            socket=self._directory / "socket",
-            tpm="drill",
-            mode="development",
-            heartbeat_seconds=2,
-            settle_seconds=2,
-        )
-
-    async def _activate(self, name: str) -> None:
-        file, state = self._directory / "activation.json", State(self._directory / name)
-        state.directory.mkdir(mode=0o700, exist_ok=True)
-        content = ActivationFile(
-            format=1,
-            repository_url=self.repository.url,
-            pin=self.repository.pin,
-            code=make_secret("cac", b"c" * 20),
-            created_at=utc_now(),
-        )
-        file.write_bytes(json_encode(content))
-        await activate(state, self._tpm, file, utc_now, lambda _: None)
 
     async def _round(self, config: Config, steps: int, suspended: bool) -> None:
         self._rounds += 1
@@ -197,29 +131,10 @@ class Mutations:
 
     @asynccontextmanager
     async def _running(self, config: Config) -> AsyncIterator[Agent]:
-        """The agent, from READY. It starts while the answers are mutated. An end of it by itself is a finding."""
+        """The agent, from READY. It starts while the answers are mutated."""
         self._share(self._choose.choice(SHARES) if self._rounds > 1 else 0.0)
-        agent = Agent.load(config, State(config.state_dir), self._tpm)
-        ready = trio.Event()
-        over = False
-
-        async def runs() -> None:
-            try:
-                await agent.run(ready.set)
-            except Exception as error:  # noqa: BLE001 - every error is a finding
-                self._found("the agent ended", error)
-            else:
-                if not over:
-                    self._found("the agent ended", None)
-            nursery.cancel_scope.cancel()
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(runs)
-            with trio.fail_after(RECOVERY_SECONDS_MAX):
-                await ready.wait()
+        async with self.site.running(config, lambda error: self._found("the agent ended", error)) as agent:
             yield agent
-            over = True
-            nursery.cancel_scope.cancel()
 
     def _found(self, what: str, error: BaseException | None) -> None:
         lines = "\n".join(self._mutator.last)
@@ -252,7 +167,7 @@ class Mutations:
         confirmed, statement, closed = self.fabric.confirmed, self.fabric.statement, dict(self.fabric.closed)
         last = self.fabric.last_generation
         try:
-            await self._activate(f"other-{self._steps}")
+            await self.site.activate(f"other-{self._steps}")
         finally:
             self.fabric.confirmed, self.fabric.closed, self.fabric.last_generation = confirmed, closed, last
             if self.fabric.statement != statement:

@@ -1,0 +1,123 @@
+"""Simulator: one site. A machine with a software TPM, a simulated Fabric, and a repository of published trust.
+
+The agent of the site is complete. Only the cloud is simulated, so a test chooses what the cloud says.
+"""
+
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import trio
+
+from cloud.fabric.tuf.targets import build_targets
+from node.agent import Agent
+from node.clock import utc_now
+from node.config import Config
+from node.exchanges.activation import activate
+from node.hwbind.tpm import Tpm
+from node.state import State
+from protocol.codes import make_secret
+from protocol.encoding import json_encode
+from protocol.messages.activation import ActivationFile
+from tests.simulators.fabric import DOMAIN, Fabric
+from tests.simulators.repository import Repository
+
+READY_SECONDS_MAX = 60.0
+
+
+def targets_of(fabric: Fabric) -> dict[str, bytes]:
+    """The targets that publish the trust of a simulated Fabric."""
+    return build_targets(
+        keys=fabric.verification_keys(),
+        trust_domain=DOMAIN,
+        roots=fabric.bundle.roots,
+        node_issuers=fabric.bundle.node_issuers,
+        service_issuers=fabric.bundle.service_issuers,
+        fabric_url=fabric.urls.fabric,
+        breakwater_url=fabric.urls.breakwater,
+    )
+
+
+class Site:
+    """The parts of a site. The Fabric is serving, and the repository is served."""
+
+    def __init__(self, directory: Path, tpm: Tpm, fabric: Fabric, repository: Repository) -> None:
+        self.directory = directory
+        self.tpm = tpm
+        self.fabric = fabric
+        self.repository = repository
+
+    async def activate(self, name: str) -> Config:
+        """Activate the machine in a state directory of this name. Returns the settings of its agent."""
+        file, state = self.directory / f"{name}.json", State(self.directory / name)
+        state.directory.mkdir(mode=0o700, exist_ok=True)
+        content = ActivationFile(
+            format=1,
+            repository_url=self.repository.url,
+            pin=self.repository.pin,
+            code=make_secret("cac", b"c" * 20),
+            created_at=utc_now(),
+        )
+        file.write_bytes(json_encode(content))
+        await activate(state, self.tpm, file, utc_now, lambda _: None)
+        return self.config(name)
+
+    def config(self, name: str) -> Config:
+        """Settings for the state directory of this name."""
+        return Config(
+            state_dir=self.directory / name,
+            socket=self.directory / f"{name}.sock",
+            tpm="site",
+            mode="development",
+            heartbeat_seconds=2,
+            settle_seconds=2,
+        )
+
+    @asynccontextmanager
+    async def running(self, config: Config, ended: Callable[[BaseException | None], None]) -> AsyncIterator[Agent]:
+        """The agent of these settings, from READY. `ended` is called if the agent ends by itself, with its error."""
+        agent = Agent.load(config, State(config.state_dir), self.tpm)
+        ready, over = trio.Event(), False
+
+        async def runs() -> None:
+            try:
+                await agent.run(ready.set)
+            except Exception as error:  # noqa: BLE001 (the caller judges every error)
+                ended(error)
+            else:
+                if not over:
+                    ended(None)
+            nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(runs)
+            with trio.fail_after(READY_SECONDS_MAX):
+                await ready.wait()
+            yield agent
+            over = True
+            nursery.cancel_scope.cancel()
+
+
+class UnexpectedErrors(logging.Handler):
+    """Keeps the log records that show an error which no code of the agent expects."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = logging.Formatter("%(name)s: %(message)s").format(record)
+        if record.exc_info or 'File "' in text:
+            self.found.append(text[-3000:])
+
+
+@contextmanager
+def unexpected_errors() -> Iterator[UnexpectedErrors]:
+    """Collect the unexpected errors of the agent's log."""
+    handler, log = UnexpectedErrors(), logging.getLogger("cascadia")
+    log.addHandler(handler)
+    try:
+        yield handler
+    finally:
+        log.removeHandler(handler)
