@@ -78,6 +78,7 @@ class StateUnsafe(StateError):
 
     def __init__(self, path: Path, reason: str, *, next_step: str = "") -> None:
         super().__init__(path, f"cannot use {path}: it {reason}", next_step=next_step)
+        self.reason = reason
 
 
 class StateBusy(StateError):

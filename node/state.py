@@ -14,8 +14,9 @@ from pathlib import Path
 
 from node.clock import Clock, utc_now
 from node.conditions import Conditions
-from node.disk.files import StateLock, ensure_private_dir
+from node.disk.files import ensure_private_dir
 from node.disk.identity import Identity, IdentityStore
+from node.disk.lock import StateLock
 from node.errors import NodeError, StateDamaged
 from node.exits import Exit
 from node.licensing.hardware import HardwareCheck

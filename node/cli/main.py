@@ -104,6 +104,7 @@ async def _with_state(
 
     Raises NotActivated if the directory is missing; StateError, TctiRefused, and the errors of `work`.
     """
+    from node.disk.files import exists
     from node.hwbind.tpm import Tpm, check_tcti
     from node.state import NotActivated, State
     from node.system.hardening import no_core_dumps
@@ -111,7 +112,7 @@ async def _with_state(
     # A session key may be in the memory of every command that owns the state.
     no_core_dumps()
     check_tcti(config.tpm, config.mode)
-    if not creates and not config.state_dir.exists():
+    if not creates and not exists(config.state_dir):
         # A command that only asks must not make the directory: it would belong to the user who asked.
         raise NotActivated("cannot find an identity: this machine is not activated")
     state = State(config.state_dir)

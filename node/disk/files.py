@@ -1,30 +1,44 @@
 """Adapter: files of the state directory. Writes are durable and happen in one step; reads are bounded.
 
 After a crash or an error a file holds the old bytes or the new bytes, never a mixture. `write_directory` has one
-exception, which its docstring names. A symbolic link in place of the file or its directory is refused. A directory that
-other users may write is refused. Every JSON state file carries the version of its format and a SHA-256 of its content.
-The SHA-256 finds torn and edited files; it does not protect against root, who can compute a new one.
+exception, which its docstring names. A symbolic link in place of the file or its directory is refused. Every JSON state
+file carries the version of its format and a SHA-256 of its content. The SHA-256 finds torn and edited files; it does
+not protect against a process that can write the file.
+
+So a file counts only if root or the agent's user owns it and no other user may write it. `read_state` checks this on
+the open descriptor. A file whose content is signed counts in any case. A file keeps its owner when it is moved, so a
+directory that other users could write does not spoil the files in it: `node.disk.modes` removes the permission.
+
+Every error is a StateError. Only ENOENT means that a file is missing. `node.disk.calls` has the system calls.
 """
 
 import errno
-import fcntl
+import logging
 import os
 import re
-import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
-from types import TracebackType
-from typing import ClassVar, Self, TypeVar
+from typing import ClassVar, TypeVar
 
 import msgspec
 
-from node.errors import DiskFull, StateBusy, StateDamaged, StateError, StateUnreadable, StateUnsafe, StateUnwritable
+from node.disk import calls
+from node.errors import DiskFull, StateDamaged, StateError, StateUnreadable, StateUnsafe, StateUnwritable
 from protocol.encoding import json_decode, json_encode, sha256_hex
+
+log = logging.getLogger("cascadia.state")
 
 STATE_FILE_BYTES_MAX = 256 * 1024
 """The largest state file is a pending activation: the body of a proof (at most 64 kB) in base64, and four TPM blobs."""
+
+MODE_FILE = 0o600
+MODE_DIRECTORY = 0o700
+MODE_PARENT = 0o755
+"""Mode of a directory above the state directory, if the agent has to make it."""
+OTHERS_WRITE = 0o022
 
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _TRAILER = re.compile(rb',"sha256":"([0-9a-f]{64})"\}\n')
@@ -81,7 +95,8 @@ def decode_state(path: Path, data: bytes, kind: type[Stored], next_step: str = "
     return value
 
 
-def _write_error(path: Path, error: OSError) -> StateError:
+def write_error(path: Path, error: OSError) -> StateError:
+    """The error of a write to `path` as a StateError."""
     if error.errno in _NO_SPACE:
         return DiskFull(path)
     if error.errno in (errno.ELOOP, errno.ENOTDIR):
@@ -89,58 +104,138 @@ def _write_error(path: Path, error: OSError) -> StateError:
     return StateUnwritable(path, error.strerror or str(error))
 
 
-def _check_directory(path: Path, status: os.stat_result) -> None:
-    if not stat.S_ISDIR(status.st_mode):
-        raise StateUnsafe(path, "is not a directory, or is a symbolic link", next_step="Name the directory itself.")
-    if status.st_uid not in (os.geteuid(), 0):
-        raise StateUnsafe(path, f"belongs to another user ({status.st_uid})", next_step=f"Run `chown` on {path}.")
-    if status.st_mode & 0o022:
-        raise StateUnsafe(path, "can be written by other users", next_step=f"Run `chmod go-w {path}`.")
+def _read_error(path: Path, error: OSError) -> StateError:
+    if error.errno == errno.ELOOP:
+        return StateDamaged(path, "it is a symbolic link")
+    return StateUnreadable(path, error.strerror or str(error))
 
 
-def ensure_private_dir(path: Path) -> None:
-    """Make the directory (mode 0700), durably, if it is missing.
+_agent_user: ContextVar[int | None] = ContextVar("agent_user", default=None)
 
-    Raises StateUnsafe if it belongs to another user or other users may write it; StateUnwritable.
+
+@contextmanager
+def trusting_owner(state_dir: Path) -> Iterator[None]:
+    """In the block, also trust the files of the user who owns the state directory.
+
+    It is for a command that root runs while another user's agent owns the state. Raises StateUnreadable.
     """
+    user = owner_of(state_dir) if os.geteuid() == 0 else None
+    token = _agent_user.set(user)
     try:
-        if not os.path.lexists(path):
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with _opened(path.parent, check=False) as parent:
-                os.fsync(parent)
-        _check_directory(path, os.lstat(path))
-    except OSError as error:
-        raise _write_error(path, error) from error
+        yield
+    finally:
+        _agent_user.reset(token)
+
+
+def open_to_others(status: os.stat_result) -> str:
+    """How a user other than root and the agent's could have changed the file or directory. Empty if in no way."""
+    if status.st_uid not in (0, os.geteuid(), _agent_user.get()):
+        return f"belongs to another user ({status.st_uid})"
+    if status.st_mode & OTHERS_WRITE and not stat.S_ISLNK(status.st_mode):
+        return "can be written by other users"
+    return ""
+
+
+def _check_directory(path: Path, descriptor: int) -> None:
+    """Check the owner of an open directory, and take the write permission from other users.
+
+    Raises StateUnsafe if it belongs to another user, or if it is a shared directory such as `/tmp`.
+    """
+    status = calls.fstat(descriptor)
+    if status.st_uid not in (0, os.geteuid()):
+        raise StateUnsafe(path, f"belongs to another user ({status.st_uid})", next_step=f"Run `chown` on {path}.")
+    if not status.st_mode & OTHERS_WRITE:
+        return
+    if status.st_mode & stat.S_ISVTX:
+        raise StateUnsafe(path, "is shared by all users", next_step="Name a directory of the agent alone.")
+    with suppress(OSError):  # On a read-only disk other users cannot write either.
+        calls.fchmod(descriptor, stat.S_IMODE(status.st_mode) & ~OTHERS_WRITE)
+        log.warning("other users could write %s; the agent removed their permission", path)
+
+
+def open_directory(path: Path | str, at: int | None = None) -> int:
+    """A descriptor of a directory that is no symbolic link. Raises OSError."""
+    return calls.open_file(path, os.O_RDONLY | os.O_DIRECTORY, at=at)
 
 
 @contextmanager
 def _opened(directory: Path, *, check: bool = True) -> Iterator[int]:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    descriptor = open_directory(directory)
     try:
         if check:
-            _check_directory(directory, os.fstat(descriptor))
+            _check_directory(directory, descriptor)
         yield descriptor
     finally:
-        os.close(descriptor)
+        calls.close(descriptor)
 
 
-def _write_new(directory: int, name: str, data: bytes, mode: int) -> None:
-    """Write a new file and sync it to the disk. A file that an earlier crash left under the name is removed first."""
-    with suppress(FileNotFoundError):
-        os.unlink(name, dir_fd=directory)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(name, flags, mode, dir_fd=directory)
+def ensure_private_dir(path: Path) -> None:
+    """Make the directory (mode 0700), durably, if it is missing. Take the write permission from other users.
+
+    Missing parents are made with mode 0755. Modes do not depend on the umask. Raises StateUnsafe if the directory
+    belongs to another user, is a symbolic link or no directory; StateUnwritable, DiskFull.
+    """
     try:
-        os.fchmod(descriptor, mode)
+        try:
+            with _opened(path):
+                return
+        except FileNotFoundError:
+            _make_directory(path, MODE_DIRECTORY)
+        with _opened(path):
+            return
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENOTDIR):
+            raise StateUnsafe(
+                path, "is not a directory, or is a symbolic link", next_step="Name the directory itself."
+            ) from error
+        raise write_error(path, error) from error
+
+
+def _make_directory(path: Path, mode: int) -> None:
+    """Make a directory and its missing parents, durably. Raises OSError."""
+    try:
+        with _opened(path.parent, check=False) as parent:
+            with suppress(FileExistsError):
+                calls.mkdir(path.name, mode, parent)
+                descriptor = open_directory(path.name, parent)
+                try:
+                    calls.fchmod(descriptor, mode)
+                finally:
+                    calls.close(descriptor)
+            calls.fsync(parent)
+    except FileNotFoundError:
+        if path.parent == path.parent.parent:
+            raise
+        _make_directory(path.parent, MODE_PARENT)
+        _make_directory(path, mode)
+
+
+def _write_new(directory: int, name: str, data: bytes, mode: int, *, durable: bool = True) -> None:
+    """Write a new file and, if `durable`, sync it to the disk. A file that an earlier crash left under the name is removed first."""
+    with suppress(FileNotFoundError):
+        calls.unlink(name, directory)
+    descriptor = calls.open_file(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode, directory)
+    try:
+        calls.fchmod(descriptor, mode)
         view = memoryview(data)
         while view:
-            view = view[os.write(descriptor, view) :]
-        os.fsync(descriptor)
+            view = view[calls.write(descriptor, view) :]
+        if durable:
+            calls.fsync(descriptor)
     finally:
-        os.close(descriptor)
+        calls.close(descriptor)
 
 
-def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
+def write_scratch(path: Path, data: bytes) -> None:
+    """Write a new file (mode 0600) that a crash may lose. Raises as `write_atomic`."""
+    try:
+        with _opened(path.parent) as directory:
+            _write_new(directory, path.name, data, MODE_FILE, durable=False)
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
+def write_atomic(path: Path, data: bytes, mode: int = MODE_FILE) -> None:
     """Replace the file at `path` by `data`, in one step that survives a power cut.
 
     The steps are: write a temporary file, fsync it, rename it, fsync the directory. After an error the old file is
@@ -151,14 +246,14 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
         with _opened(path.parent) as directory:
             try:
                 _write_new(directory, temporary, data, mode)
-                os.rename(temporary, path.name, src_dir_fd=directory, dst_dir_fd=directory)
+                calls.rename(temporary, path.name, directory)
             except BaseException:  # An interrupt as well: the temporary file must be removed.
                 with suppress(OSError):
-                    os.unlink(temporary, dir_fd=directory)
+                    calls.unlink(temporary, directory)
                 raise
-            os.fsync(directory)
+            calls.fsync(directory)
     except OSError as error:
-        raise _write_error(path, error) from error
+        raise write_error(path, error) from error
 
 
 def write_directory(path: Path, files: Mapping[str, bytes]) -> None:
@@ -167,42 +262,65 @@ def write_directory(path: Path, files: Mapping[str, bytes]) -> None:
     A new directory appears in one step. A replacement takes two renames, and a crash between them leaves no directory
     at `path`. So a caller may replace only a directory whose content can be made again. Raises as `write_atomic`.
     """
-    temporary, old = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
+    temporary, old = f".{path.name}.tmp", f".{path.name}.old"
     try:
         with _opened(path.parent) as parent:
+            moved = False
             try:
-                _remove_tree(temporary)
-                temporary.mkdir(mode=0o700)
-                with _opened(temporary) as directory:
-                    for name, data in files.items():
-                        _write_new(directory, name, data, 0o600)
-                    os.fsync(directory)
-                _remove_tree(old)
+                _remove_tree(temporary, parent)
+                calls.mkdir(temporary, MODE_DIRECTORY, parent)
+                _fill_directory(temporary, parent, files)
+                _remove_tree(old, parent)
                 with suppress(FileNotFoundError):
-                    path.rename(old)
-                temporary.rename(path)
+                    calls.rename(path.name, old, parent)
+                    moved = True
+                calls.rename(temporary, path.name, parent)
             except BaseException:  # An interrupt as well: put the old directory back, remove the temporary one.
-                if old.is_dir() and not path.exists():
-                    old.rename(path)
-                shutil.rmtree(temporary, ignore_errors=True)
+                with suppress(OSError):
+                    if moved:
+                        calls.rename(old, path.name, parent)
+                with suppress(OSError):
+                    _remove_tree(temporary, parent)
                 raise
-            os.fsync(parent)
-            _remove_tree(old)
+            calls.fsync(parent)
+            _remove_tree(old, parent)
     except OSError as error:
-        raise _write_error(path, error) from error
+        raise write_error(path, error) from error
 
 
-def _remove_tree(path: Path) -> None:
+def _fill_directory(name: str, parent: int, files: Mapping[str, bytes]) -> None:
+    descriptor = open_directory(name, parent)
+    try:
+        calls.fchmod(descriptor, MODE_DIRECTORY)
+        for file, data in files.items():
+            _write_new(descriptor, file, data, MODE_FILE)
+        calls.fsync(descriptor)
+    finally:
+        calls.close(descriptor)
+
+
+def _remove_tree(name: str, parent: int) -> None:
+    """Remove a file or a directory with its content. A missing one is no error. Raises OSError."""
     with suppress(FileNotFoundError):
-        shutil.rmtree(path)
+        if not stat.S_ISDIR(calls.lstat(name, parent).st_mode):
+            calls.unlink(name, parent)
+            return
+        descriptor = open_directory(name, parent)
+        try:
+            for entry in calls.listdir(descriptor):
+                _remove_tree(entry, descriptor)
+        finally:
+            calls.close(descriptor)
+        calls.rmdir(name, parent)
 
 
 def remove_directory(path: Path) -> None:
-    """Remove a directory and its content. A missing directory is no error. Raises StateUnwritable."""
+    """Remove a directory and its content. A missing directory is no error. Raises StateUnwritable, StateUnsafe."""
     try:
-        _remove_tree(path)
+        with suppress(FileNotFoundError), _opened(path.parent) as parent:
+            _remove_tree(path.name, parent)
     except OSError as error:
-        raise _write_error(path, error) from error
+        raise write_error(path, error) from error
 
 
 def remove_file(path: Path) -> None:
@@ -210,10 +328,10 @@ def remove_file(path: Path) -> None:
     try:
         with _opened(path.parent) as directory:
             with suppress(FileNotFoundError):
-                os.unlink(path.name, dir_fd=directory)
-            os.fsync(directory)
+                calls.unlink(path.name, directory)
+            calls.fsync(directory)
     except OSError as error:
-        raise _write_error(path, error) from error
+        raise write_error(path, error) from error
 
 
 def rename_file(path: Path, name: str) -> None:
@@ -221,86 +339,85 @@ def rename_file(path: Path, name: str) -> None:
     try:
         with _opened(path.parent) as directory:
             with suppress(FileNotFoundError):
-                os.rename(path.name, name, src_dir_fd=directory, dst_dir_fd=directory)
-            os.fsync(directory)
+                calls.rename(path.name, name, directory)
+            calls.fsync(directory)
     except OSError as error:
-        raise _write_error(path, error) from error
+        raise write_error(path, error) from error
 
 
-def read_bounded(path: Path, limit: int = STATE_FILE_BYTES_MAX) -> bytes:
+def owner_of(path: Path) -> int | None:
+    """The id of the user who owns the path, or None if the path is missing. Links are not followed.
+
+    Only ENOENT means that the path is missing. Every other error raises StateUnreadable.
+    """
+    try:
+        return calls.lstat(path).st_uid
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _read_error(path, error) from error
+
+
+def exists(path: Path) -> bool:
+    """Whether the path exists. Raises as `owner_of`."""
+    return owner_of(path) is not None
+
+
+def list_directory(path: Path) -> tuple[str, ...]:
+    """The names in a directory, sorted. Empty if the directory is missing.
+
+    Raises StateUnreadable if the directory cannot be listed; StateDamaged if it is a link or no directory.
+    """
+    try:
+        with _opened(path, check=False) as directory:
+            return tuple(sorted(calls.listdir(directory)))
+    except FileNotFoundError:
+        return ()
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENOTDIR):
+            raise StateDamaged(path, "it is not a directory") from error
+        raise _read_error(path, error) from error
+
+
+def read_bounded(path: Path, limit: int = STATE_FILE_BYTES_MAX, *, private: bool = False) -> bytes:
     """The bytes of a regular file of at most `limit` bytes.
 
-    Raises FileNotFoundError; StateUnreadable; StateDamaged if it is larger, a symbolic link or no regular file.
+    With `private` the owner and the mode are checked on the open descriptor.
+    Raises FileNotFoundError; StateUnreadable; StateDamaged if it is larger, a symbolic link or no regular file;
+    StateUnsafe if `private` and another user could have written it.
     """
     try:
         # Without O_NONBLOCK the open of a FIFO in place of the file would block the agent for ever.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = calls.open_file(path, os.O_RDONLY | os.O_NONBLOCK)
         try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            status = calls.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
                 raise StateDamaged(path, "it is not a regular file")
+            if private and (reason := open_to_others(status)):
+                raise StateUnsafe(path, reason)
             data = bytearray()
             while len(data) <= limit:
-                piece = os.read(descriptor, limit + 1 - len(data))
+                piece = calls.read(descriptor, limit + 1 - len(data))
                 if not piece:
                     return bytes(data)
                 data += piece
         finally:
-            os.close(descriptor)
+            calls.close(descriptor)
     except FileNotFoundError:
         raise
     except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise StateDamaged(path, "it is a symbolic link") from error
-        raise StateUnreadable(path, error.strerror or str(error)) from error
+        raise _read_error(path, error) from error
     raise StateDamaged(path, f"it is larger than {limit} bytes")
 
 
-def read_state(path: Path, kind: type[Stored], next_step: str = "") -> Stored | None:
-    """The content of a JSON state file, or None if the file is missing. Raises StateUnreadable, StateDamaged."""
+def read_state(path: Path, kind: type[Stored], next_step: str = "", *, signed: bool = False) -> Stored | None:
+    """The content of a JSON state file, or None if the file is missing.
+
+    Owner and mode are checked, unless the content is `signed` and the caller verifies the signature.
+    Raises StateUnreadable, StateDamaged, StateUnsafe.
+    """
     try:
-        data = read_bounded(path)
+        data = read_bounded(path, private=not signed)
     except FileNotFoundError:
         return None
     return decode_state(path, data, kind, next_step)
-
-
-class StateLock:
-    """An exclusive lock (flock) on a state directory, inside a `with` block. The kernel ends it with the process."""
-
-    def __init__(self, state_dir: Path) -> None:
-        self._path = state_dir / "lock"
-        self._descriptor: int | None = None
-
-    def acquire(self) -> None:
-        """Take the lock, and make the directory if it is missing. Never waits.
-
-        Raises StateBusy if another process holds the lock; StateUnsafe, StateUnwritable.
-        """
-        ensure_private_dir(self._path.parent)
-        try:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise _write_error(self._path, error) from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(descriptor)
-            if error.errno == errno.EWOULDBLOCK:
-                raise StateBusy(self._path) from error
-            raise _write_error(self._path, error) from error
-        self._descriptor = descriptor
-
-    def release(self) -> None:
-        """Release the lock. A second call does nothing."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-
-    def __enter__(self) -> Self:
-        self.acquire()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.release()

@@ -27,6 +27,7 @@ from node.disk.files import (
     StateFile,
     encode_state,
     ensure_private_dir,
+    list_directory,
     read_bounded,
     read_state,
     remove_directory,
@@ -44,6 +45,7 @@ from protocol.signed.statements import Holder
 AwareTime = Annotated[datetime, msgspec.Meta(tz=True)]
 
 _GENERATION_DIR = re.compile(r"g-([1-9][0-9]{0,8})")
+_KEY_NAME = re.compile(r"key-.*\.json")
 _SEAL = re.compile(rb"# sha256 ([0-9a-f]{64})\n")
 _SEAL_BYTES = len(b"# sha256 \n") + 64
 _NEXT_CURRENT = (
@@ -252,10 +254,11 @@ class IdentityStore:
         return self.load(max(above)) if above else None
 
     def generations(self) -> tuple[int, ...]:
-        """The numbers of the stored generations, ascending. Temporary and replaced directories are not counted."""
-        if not self._identities.is_dir():
-            return ()
-        matches = (_GENERATION_DIR.fullmatch(entry.name) for entry in self._identities.iterdir())
+        """The numbers of the stored generations, ascending. Temporary and replaced directories are not counted.
+
+        Raises StateUnreadable, StateDamaged if the directory `identity` cannot be listed.
+        """
+        matches = (_GENERATION_DIR.fullmatch(name) for name in list_directory(self._identities))
         return tuple(sorted(int(match[1]) for match in matches if match))
 
     def switch_to(self, generation: int) -> None:
@@ -304,10 +307,10 @@ class IdentityStore:
             write_atomic(directory / "device.pem", data)
         if new_key is not None:
             kept = _key_name(new_key.public_key())
-            for path in directory.glob("key-*.json"):
-                if path.name != kept:
+            for name in list_directory(directory):
+                if _KEY_NAME.fullmatch(name) and name != kept:
                     with fault_point("node.key.prune"):
-                        remove_file(path)
+                        remove_file(directory / name)
 
     def save_renewal(self, renewal: PendingRenewal) -> None:
         """Store a renewal that has not ended, in place of an earlier one. Raises as `write_atomic`."""

@@ -17,7 +17,7 @@ from node.clock import Clock
 from node.config import AGENT_VERSION
 from node.disk.files import read_bounded
 from node.disk.identity import Identity, PendingActivation
-from node.errors import NodeError, StateDamaged, StateError
+from node.errors import NodeError, StateDamaged, StateError, StateUnsafe
 from node.exchanges import challenge
 from node.exchanges.confirmation import confirm
 from node.exits import Exit
@@ -122,7 +122,7 @@ def _check_cloud(state: State, verified: TrustSet) -> None:
     """
     if state.identities.current_generation() is None:
         return
-    with suppress(StateDamaged, published.TrustError):
+    with suppress(StateDamaged, StateUnsafe, published.TrustError):
         before = published.load(state.directory).bundle
         same = before.trust_domain == verified.bundle.trust_domain
         if not (same and set(before.roots) & set(verified.bundle.roots)):

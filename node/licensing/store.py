@@ -11,7 +11,7 @@ from typing import Annotated
 
 import msgspec
 
-from node.disk.files import StateFile, encode_state, ensure_private_dir, read_state, rename_file, write_atomic
+from node.disk.files import StateFile, encode_state, ensure_private_dir, exists, read_state, rename_file, write_atomic
 from node.errors import StateError, VerificationFailed
 from node.licensing.acceptance import Accept, StoredEvidence
 from protocol.faults import fault_point
@@ -78,14 +78,14 @@ class LicenceStore:
 
     def _load_statement(self, holder: Holder, ring: KeyRing) -> tuple[Verified, datetime] | None:
         path = self.statement_path(holder.generation)
-        stored = read_state(path, StatementFile, _NEXT)
+        stored = read_state(path, StatementFile, _NEXT, signed=True)
         if stored is None:
             return None
         return _verified(path, stored.token, stored.kid, holder, ring), stored.received_at
 
     def _load_tombstone(self, holder: Holder, ring: KeyRing) -> Verified | None:
         path = self.tombstone_path(holder.generation)
-        stored = read_state(path, TombstoneFile, _NEXT)
+        stored = read_state(path, TombstoneFile, _NEXT, signed=True)
         if stored is None:
             return None
         verified = _verified(path, stored.token, stored.kid, holder, ring)
@@ -137,7 +137,7 @@ class LicenceStore:
     def _set_tombstone_aside(self, generation: int) -> None:
         """Rename a tombstone that does not verify. The cloud has just signed a statement for the live generation."""
         path = self.tombstone_path(generation)
-        if path.parent.is_dir():
+        if exists(path.parent):
             rename_file(path, f"{path.name}.unreadable")
 
 

@@ -5,17 +5,16 @@
     trust/current.json      number of the current generation, its repository and pin, the SHA-256 of every file
 
 `node.trust.update` verifies a generation before it is written; `node.trust.published` parses it. At a start the hashes
-find torn, truncated and edited files, without the 150 ms that an import of the TUF library takes. The hashes do not
-stop a process that can write `current.json` too. Only root and the agent's own user can, and they can replace the agent
-as well.
+find torn, truncated and edited files, without the 150 ms that an import of the TUF library takes. `current.json` has
+the pin and the hashes, so it counts only if no other user could write it (`node.disk.files`). If another user could,
+nothing on the disk is a trust anchor, and `cascadia activate FILE` must bring the pin again.
 """
 
 import re
-import shutil
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import msgspec
 
@@ -23,13 +22,14 @@ from node.disk.files import (
     StateFile,
     encode_state,
     ensure_private_dir,
+    list_directory,
     read_bounded,
     read_state,
     remove_directory,
     write_atomic,
     write_directory,
 )
-from node.errors import StateDamaged, StateError
+from node.errors import StateDamaged, StateError, StateUnsafe
 from protocol.encoding import sha256_hex
 from protocol.faults import fault_point
 from protocol.messages.activation import TrustPin
@@ -75,15 +75,20 @@ def is_root_name(name: str) -> bool:
 def read_current(directory: Path) -> tuple[int, Generation]:
     """The number and the files of the current generation. `directory` is the `trust` directory.
 
-    1. `current.json` is not damaged.
+    1. `current.json` is not damaged, and no other user could write it.
     2. It names every needed file, and no other.
     3. Its root of the pin's version has the pin's hash.
     4. Each file has the hash in `current.json`.
 
-    Raises StateDamaged, StateError.
+    Raises StateDamaged; StateUnsafe if another user could write `current.json`; StateError.
     """
     path = directory / "current.json"
-    current = read_state(path, Current, next_step=_NEXT)
+    try:
+        current = read_state(path, Current, next_step=_NEXT)
+    except StateUnsafe as unsafe:
+        raise StateUnsafe(
+            path, f"{unsafe.reason}. It has the pin, from which all trust starts", next_step=_NEXT
+        ) from unsafe
     if current is None:
         raise StateDamaged(path, "it is missing; no published trust is stored here", next_step=_NEXT)
     known = {*METADATA, *TARGETS}
@@ -109,12 +114,13 @@ def salvage(directory: Path) -> dict[str, bytes]:
     The update verifies the signatures in each file before it uses the file, and ignores a damaged file. An intact file
     stops the update from accepting older metadata.
     """
-    home = directory / f"gen-{max(_generations(directory), default=0)}"
     files = {}
-    for path in home.glob("*.json"):
-        if path.name in METADATA or is_root_name(path.name):
-            with suppress(StateError, FileNotFoundError):
-                files[path.name] = read_bounded(path, FILE_BYTES_MAX)
+    with suppress(StateError):
+        home = directory / f"gen-{max(_generations(directory), default=0)}"
+        for name in list_directory(home):
+            if name in METADATA or is_root_name(name):
+                with suppress(StateError, FileNotFoundError):
+                    files[name] = read_bounded(home / name, FILE_BYTES_MAX)
     return files
 
 
@@ -127,7 +133,7 @@ def publish(directory: Path, generation: Generation) -> int:
         before, stored = read_current(directory)
         if stored == generation:
             return before
-    except StateDamaged:
+    except (StateDamaged, StateUnsafe):
         before = 0
     # Above every number on the disk: an interrupted update may have left a generation that never became current.
     number = max(_generations(directory), default=0) + 1
@@ -147,10 +153,15 @@ def publish(directory: Path, generation: Generation) -> int:
 
 @contextmanager
 def scratch(directory: Path) -> Iterator[Path]:
-    """An empty directory for one update. It is removed at the end of the block. Raises StateError, OSError."""
+    """An empty directory for one update. It is removed at the end of the block. Raises StateError."""
     ensure_private_dir(directory)
-    with TemporaryDirectory(prefix=_SCRATCH, dir=directory, ignore_cleanup_errors=True) as path:
-        yield Path(path)
+    path = directory / f"{_SCRATCH}{secrets.token_hex(8)}"
+    ensure_private_dir(path)
+    try:
+        yield path
+    finally:
+        with suppress(StateError):
+            remove_directory(path)
 
 
 def _prune(directory: Path, kept: set[int]) -> None:
@@ -161,11 +172,11 @@ def _prune(directory: Path, kept: set[int]) -> None:
     for old in _generations(directory) - kept:
         with fault_point("node.trust.prune"):
             remove_directory(directory / f"gen-{old}")
-    for left in directory.glob(f"{_SCRATCH}*"):
-        shutil.rmtree(left, ignore_errors=True)
+    for name in list_directory(directory):
+        if name.startswith(_SCRATCH):
+            with suppress(StateError):
+                remove_directory(directory / name)
 
 
 def _generations(directory: Path) -> set[int]:
-    if not directory.is_dir():
-        return set()
-    return {int(match[1]) for path in directory.iterdir() if (match := _GENERATION.fullmatch(path.name))}
+    return {int(match[1]) for name in list_directory(directory) if (match := _GENERATION.fullmatch(name))}

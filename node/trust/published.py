@@ -18,7 +18,7 @@ import trio
 from cryptography import x509
 
 from node.clock import utc_now
-from node.errors import DiskFull, StateDamaged, StateUnwritable
+from node.errors import DiskFull, StateDamaged, StateUnsafe, StateUnwritable
 from node.link.certificates import UNREADABLE
 from node.trust.errors import TrustError, TrustUnreachable
 from node.trust.files import Generation, publish, read_current, salvage, scratch
@@ -103,7 +103,7 @@ async def bootstrap(
     known: Mapping[str, bytes]
     try:
         known = read_current(home)[1].files
-    except StateDamaged:
+    except (StateDamaged, StateUnsafe):
         known = salvage(home)
     return await _renew(repository_url, pin, known, home, clock, seconds_max, admit)
 

@@ -22,8 +22,9 @@ from tuf.api.exceptions import (
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
 from node.clock import monotonic
+from node.disk.files import ensure_private_dir, read_bounded, write_scratch
 from node.trust.errors import TrustError, TrustUnreachable
-from node.trust.files import METADATA, Generation, is_root_name, root_name
+from node.trust.files import FILE_BYTES_MAX, METADATA, Generation, is_root_name, root_name
 from protocol.encoding import sha256_hex
 from protocol.limits import (
     TRUST_ROOT_BYTES_MAX,
@@ -53,8 +54,8 @@ def update(
         now: the time at which expiry dates are judged.
         seconds_max: bound of all requests; a name look-up can take longer.
 
-    Raises TrustError if a file does not verify, TrustUnreachable if the repository gives no usable answer, OSError if
-    the scratch directory cannot be used.
+    Raises TrustError if a file does not verify, TrustUnreachable if the repository gives no usable answer, StateError or
+    (from the library) OSError if the scratch directory cannot be used.
     """
     if urlsplit(repository_url).scheme != "http":
         raise TrustError(
@@ -77,14 +78,16 @@ def update(
         # The library raises the last three for signed JSON that does not have the form of metadata.
         raise TrustError(f"cannot verify the repository at {base}: {error}") from error
     names = [*METADATA, *TARGETS, *(root_name(version) for version in range(pin.version, current + 1))]
-    return Generation(repository_url, pin, {name: (scratch / _place(name)).read_bytes() for name in names})
+    return Generation(
+        repository_url, pin, {name: read_bounded(scratch / _place(name), FILE_BYTES_MAX) for name in names}
+    )
 
 
 def _lay_out(known: Mapping[str, bytes], scratch: Path) -> None:
     for folder in ("metadata/root_history", "targets"):
-        (scratch / folder).mkdir(parents=True)
+        ensure_private_dir(scratch / folder)
     for name, content in known.items():
-        (scratch / _place(name)).write_bytes(content)
+        write_scratch(scratch / _place(name), content)
 
 
 def _place(name: str) -> Path:

@@ -12,7 +12,7 @@ import trio
 
 from node.cli.main import _with_state, main
 from node.config import Config
-from node.disk.files import StateLock
+from node.disk.lock import StateLock
 from node.hwbind.tpm import Mode, Tpm
 from node.local.server import Answer, Request, listen, problem, serve
 from node.state import State

@@ -1,22 +1,20 @@
 """Atomic writes, bounded reads, state files and the lock: on full disks, after crashes, with other processes."""
 
 import hashlib
-import multiprocessing
 import os
 import resource
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from node.disk import calls
 from node.disk.files import (
     StateFile,
-    StateLock,
     decode_state,
     encode_state,
     ensure_private_dir,
@@ -28,16 +26,15 @@ from node.disk.files import (
     write_atomic,
     write_directory,
 )
+from node.disk.lock import StateLock
 from node.errors import (
     DiskFull,
-    StateBusy,
     StateDamaged,
     StateError,
     StateUnreadable,
     StateUnsafe,
     StateUnwritable,
 )
-from node.exits import Exit
 from tests.node.licensing.samples import in_child
 
 
@@ -180,17 +177,14 @@ def test_a_directory_is_written_whole_and_replaced(home: Path) -> None:
     assert names(home) == []
 
 
-def test_a_directory_that_cannot_be_put_in_place_leaves_the_old(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_directory_that_cannot_be_put_in_place_leaves_the_old(home: Path) -> None:
     write_directory(home / "dir", {"a": b"1"})
-    real = Path.rename
 
-    def fail(self: Path, target: Path) -> Path:
-        if self.name == ".dir.tmp":
+    def fail(call: str, path: str) -> None:
+        if (call, path) == ("rename", str(home / ".dir.tmp")):
             raise OSError(5, "Input/output error")
-        return real(self, target)
 
-    monkeypatch.setattr(Path, "rename", fail)
-    with pytest.raises(StateUnwritable):
+    with calls.hooked(fail), pytest.raises(StateUnwritable):
         write_directory(home / "dir", {"a": b"2"})
     assert (home / "dir" / "a").read_bytes() == b"1"
     assert names(home) == ["dir"]
@@ -292,21 +286,54 @@ def test_private_directories(home: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o700
 
 
-@pytest.mark.parametrize("mode", [0o770, 0o702, 0o777, 0o1777])
-def test_a_directory_that_others_may_write_is_refused(home: Path, mode: int) -> None:
-    path = home / "state"
-    path.mkdir()
-    path.chmod(mode)
-    uses: tuple[Callable[[], object], ...] = (
+def use_directory(path: Path) -> tuple[Callable[[], object], ...]:
+    return (
         lambda: ensure_private_dir(path),
         lambda: write_atomic(path / "file", b"x"),
         lambda: write_directory(path / "dir", {}),
         lambda: StateLock(path).acquire(),
     )
-    for use in uses:
-        with pytest.raises(StateUnsafe, match="written by other users"):
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o702, 0o777])
+def test_a_directory_that_others_may_write_becomes_private(home: Path, mode: int) -> None:
+    path = home / "state"
+    path.mkdir()
+    for use in use_directory(path):
+        path.chmod(mode)
+        use()
+        assert path.stat().st_mode & 0o7777 == mode & ~0o022
+
+
+def test_a_shared_directory_is_refused_and_stays_shared(home: Path) -> None:
+    path = home / "tmp"
+    path.mkdir()
+    path.chmod(0o1777)
+    for use in use_directory(path):
+        with pytest.raises(StateUnsafe, match="shared by all users"):
             use()
     assert names(path) == []
+    assert path.stat().st_mode & 0o7777 == 0o1777
+
+
+@pytest.mark.parametrize("umask", [0, 0o022, 0o077])
+def test_modes_do_not_depend_on_the_umask(home: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        with StateLock(home / "parent" / "state"):
+            write_atomic(home / "parent/state/file", b"x")
+            write_directory(home / "parent/state/dir", {"file": b"x"})
+    finally:
+        os.umask(before)
+    found = {str(path.relative_to(home)): path.stat().st_mode & 0o7777 for path in home.rglob("*")}
+    assert found == {
+        "parent": 0o755,
+        "parent/state": 0o700,
+        "parent/state/lock": 0o600,
+        "parent/state/file": 0o600,
+        "parent/state/dir": 0o700,
+        "parent/state/dir/file": 0o600,
+    }
 
 
 def test_a_linked_or_wrong_directory_is_refused(home: Path) -> None:
@@ -331,41 +358,3 @@ def test_another_users_directory_is_refused(home: Path, monkeypatch: pytest.Monk
         os.chown(home, 12345, -1)
     with pytest.raises(StateUnsafe, match="another user"):
         ensure_private_dir(home)
-
-
-def test_the_lock_is_exclusive_and_ends_with_its_block(home: Path) -> None:
-    with StateLock(home):
-        with pytest.raises(StateBusy) as busy:
-            StateLock(home).acquire()
-        assert busy.value.exit is Exit.TRY_AGAIN
-    with StateLock(home):
-        pass
-    lock = StateLock(home)
-    lock.release()
-
-
-def _hold(home: Path, pipe: Connection) -> None:
-    with StateLock(home):
-        pipe.send("held")
-        pipe.recv()
-
-
-def test_the_lock_ends_with_the_process(home: Path) -> None:
-    context = multiprocessing.get_context("fork")
-    ours, theirs = context.Pipe()
-    holder = context.Process(target=_hold, args=(home, theirs))
-    holder.start()
-    assert ours.recv() == "held"
-    with pytest.raises(StateBusy):
-        StateLock(home).acquire()
-    holder.kill()
-    holder.join()
-    with StateLock(home):
-        pass
-
-
-def test_a_linked_lock_is_refused(home: Path) -> None:
-    (home / "lock").symlink_to(home / "victim")
-    with pytest.raises(StateError):
-        StateLock(home).acquire()
-    assert not (home / "victim").exists()
