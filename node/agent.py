@@ -10,9 +10,10 @@ import logging
 import random
 import secrets
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from typing import Self
 
 import trio
@@ -21,7 +22,7 @@ from node.clock import Clock, utc_now
 from node.config import Config
 from node.errors import NodeError, StateError
 from node.exchanges import schedule
-from node.exchanges.contact import Contact, faults_logged
+from node.exchanges.contact import Contact, errand
 from node.exits import Exit
 from node.hwbind.errors import TpmError
 from node.hwbind.tpm import Tpm
@@ -33,6 +34,7 @@ from node.local import routes
 from node.local.documents import StatusDocument, status_document
 from node.local.server import listen, serve
 from node.state import State
+from node.supervision import UnexpectedErrors, supervised
 from node.system import notify
 from protocol.faults import fault_point
 
@@ -42,6 +44,8 @@ STOP_SECONDS_MAX = 1.0
 """Bound of closing the connection at the end."""
 POLL_PAUSE_SECONDS = 0.2
 """Pause between an answered long poll and the next. It bounds the requests to a server that answers at once."""
+WATCHDOG_PAUSE_SECONDS = 1.0
+"""Longest pause before the watchdog's loop runs again. Limits of systemd's watchdog are some seconds or more."""
 REPORT_SECONDS = 1.0
 """Longest pause between two checks of the verdict. A contact ends the pause. The passing of time alone also changes the
 verdict, and no event reports a clock that somebody sets."""
@@ -64,11 +68,13 @@ class Agent:
         self._hardware = hardware
         self._clock = clock
         self._trust = contact.licence.trust
+        self._errors = UnexpectedErrors(contact.conditions)
         self._wake = trio.Event()
         self._contacted = trio.Event()
         # Spreads waits over a fleet; it makes no secret.
         self._random = random.Random(secrets.randbits(64))  # noqa: S311
         self._renew_from: datetime | None = None
+        self._listener: trio.SocketListener | None = None
 
     @classmethod
     def load(cls, config: Config, state: State, tpm: Tpm, clock: Clock = utc_now) -> Self:
@@ -118,9 +124,15 @@ class Agent:
         """Check the hardware, then ask the cloud, for at most `settle_seconds`.
 
         If the cloud answers in time, its answer decides; otherwise the stored evidence decides.
+        An unexpected exception does not end the settling: the gate stays closed until the TPM has passed a later check.
         Raises TpmError as `HardwareCheck.check`.
         """
-        await self._check_hardware()
+        try:
+            await self._check_hardware()
+        except (NodeError, TpmError):
+            raise
+        except Exception as error:  # noqa: BLE001 (the agent goes on)
+            self._errors.report("hardware check", error)
         if self.licence.revoked or self._hardware.status != "ours":
             return
         with trio.move_on_after(self.config.settle_seconds) as scope:
@@ -129,6 +141,7 @@ class Agent:
             log.warning("the cloud did not answer within %d s; stored evidence decides", self.config.settle_seconds)
 
     async def _check_hardware(self) -> None:
+        """Check the TPM. Raises as `HardwareCheck.check`."""
         await self._hardware.check(self.licence.identity.node_key, self.licence.lease_serves)
 
     # Loops
@@ -170,12 +183,22 @@ class Agent:
         return outcome
 
     async def _serve(self, signals: AsyncIterator[int], ready: Callable[[], None]) -> None:
-        listener = listen(self.config.socket)
-        loops = (self._keep_current, self._keep_wake_channel, self._keep_reported, self._keep_trust)
+        # A socket that cannot be made at the start ends the agent (SocketUnusable).
+        self._listener = listen(self.config.socket)
+        loops: dict[str, Callable[[], Awaitable[None]]] = {
+            "socket": self._keep_socket,
+            "wake channel": self._keep_wake_channel,
+            "report": self._keep_reported,
+            "trust": self._keep_trust,
+        }
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(serve, listener, routes.handler(self))
-            for loop in (*loops, notify.keep_watched):
-                nursery.start_soon(loop)
+            # Its TpmError ends the agent on purpose.
+            nursery.start_soon(partial(supervised, ends=(TpmError,)), "contact", self._keep_current, self._errors)
+            for where, loop in loops.items():
+                nursery.start_soon(supervised, where, loop, self._errors)
+            # Systemd waits for the sign of life, so the pause is short.
+            watched = partial(supervised, pause_seconds_max=WATCHDOG_PAUSE_SECONDS)
+            nursery.start_soon(watched, "watchdog", notify.keep_watched, self._errors)
             notify.ready(self._headline())
             ready()
             await anext(signals)
@@ -184,6 +207,11 @@ class Agent:
     def _headline(self) -> str:
         verdict = self.licence.verdict()
         return f"{verdict.state}, gate {'open' if verdict.gate_open else 'closed'}"
+
+    async def _keep_socket(self) -> None:
+        """Serve the socket. After a failure of the server the socket is made again."""
+        listener, self._listener = self._listener, None
+        await serve(listener or listen(self.config.socket), routes.handler(self))
 
     async def _keep_current(self) -> None:
         """Ask the cloud in each heartbeat slot, when lease or session is due, and when woken."""
@@ -214,6 +242,10 @@ class Agent:
             await self._check_hardware()
         except TpmError as error:
             self._hardware.report_fault(error)
+        except Exception as error:  # noqa: BLE001 (the contact that follows matters more)
+            self._errors.report("hardware check", error)
+        else:
+            self._errors.clear("hardware check")
 
     def _raise_lasting_fault(self) -> None:
         """End the agent (exit 87) if the TPM still fails at `refresh_after`, so that systemd restarts it.
@@ -237,12 +269,12 @@ class Agent:
         ordered = schedule.device_renewal_ordered(certificate, self.licence.lease, now, identity.node, heartbeat)
         if ordered:
             # The order may follow a rotation. The refreshed trust has the new issuing CA, and verifies its certificate.
-            with faults_logged():
+            with errand(self.contact.conditions, "trust_refresh_failed"):
                 await self._trust.refresh()
         elif not schedule.device_renewal_due(certificate, now, identity.node):
             return
         self._renew_from = schedule.next_slot(identity.node, now, heartbeat)
-        with faults_logged():
+        with errand(self.contact.conditions, "device_renewal_failed"):
             await self.contact.renew_device()
             self.wake()
 
@@ -302,7 +334,7 @@ class Agent:
         while True:
             await trio.sleep(wait)
             before = self._trust.value.version
-            with faults_logged():
+            with errand(self.contact.conditions, "trust_refresh_failed"):
                 await self._trust.refresh()
             if self._trust.value.version != before:
                 # The cloud counts the nodes that use the new trust, so report it in a contact soon.

@@ -56,6 +56,10 @@ class Conditions:
         """End the condition `code`. A code that is not set is no error."""
         self._current.pop(code, None)
 
+    def now(self) -> datetime:
+        """The time now, by the clock of the conditions."""
+        return self._clock()
+
     def current(self) -> tuple[Condition, ...]:
         """The conditions that are set, the oldest first."""
         return tuple(self._current.values())

@@ -26,6 +26,11 @@ def shown(text: str, characters_max: int = TEXT_CHARACTERS_MAX) -> str:
     return _escaped(text[:head])[:head] + note + (_escaped(text[-tail:])[-tail:] if tail else "")
 
 
+def shown_error(error: BaseException, characters_max: int = TEXT_CHARACTERS_MAX) -> str:
+    """Type and text of an exception, as `shown`."""
+    return shown(f"{type(error).__name__}: {error}", characters_max)
+
+
 def _escaped(text: str) -> str:
     return "".join(each if each.isprintable() else _escape(ord(each)) for each in text)
 

@@ -4,8 +4,12 @@ An activation confirms the generation that it made. A running agent confirms a g
 left behind.
 """
 
+import math
+from functools import partial
+
 from node.clock import Clock
 from node.disk.identity import Identity
+from node.disk.thread import on_disk
 from node.exchanges.session import SessionRefused, fresh_nonce, open_session
 from node.hwbind.tpm import Tpm
 from node.licensing.hardware import HardwareCheck
@@ -17,16 +21,24 @@ from protocol.messages.sessions import Ask
 
 
 async def confirm(
-    state: State, identity: Identity, trust: CurrentTrust, tpm: Tpm, hardware: HardwareCheck, clock: Clock
+    state: State,
+    identity: Identity,
+    trust: CurrentTrust,
+    tpm: Tpm,
+    hardware: HardwareCheck,
+    clock: Clock,
+    *,
+    disk_seconds_max: float = math.inf,
 ) -> Licence:
     """Confirm a generation over a new session, store its statement, and make it the current generation in one rename.
 
-    Returns the licence of the generation. Raises CloudRefused if the cloud has closed the generation; its revocation is
+    `disk_seconds_max` is how long one piece of disk work is waited for. Returns the licence of the generation. Raises CloudRefused if the cloud has closed the generation; its revocation is
     stored before. Raises CloudUnreachable, ServerUnproven, CertificateRejected, StatementRejected, StateError,
-    TpmError.
+    TpmError; DiskSilent, and then the switch may still happen.
     """
     trusted = trust.value
-    licence = state.licence_of(identity, trust, hardware, clock, confirmed=False)
+    load = partial(state.licence_of, identity, trust, hardware, clock, confirmed=False)
+    licence = await on_disk(load, seconds_max=disk_seconds_max)
     try:
         opened = await open_session(trusted, identity, tpm, clock, "")
     except SessionRefused as refused:
@@ -39,7 +51,7 @@ async def confirm(
         with fault_point("node.confirm.send"):
             answer = await service.confirm(Ask(nonce=nonce, trust_version=trusted.version))
     licence.apply(answer, nonce)
-    state.identities.switch_to(identity.generation)
+    await on_disk(partial(state.identities.switch_to, identity.generation), seconds_max=disk_seconds_max)
     licence.put_in_force()
     hardware.report_ours()
     return licence

@@ -56,11 +56,15 @@ class Connection:
         return now < schedule.session_renewal_at(held.not_before, held.not_after)
 
     async def replace(self, credentials: Credentials, trust: TrustSet) -> None:
-        """Close the present session, and use `credentials` from now on. They were obtained under `trust`."""
+        """Close the present session, and use `credentials` from now on. They were obtained under `trust`.
+
+        Raises CertificateRejected, and then keeps the present session.
+        """
+        fabric = credentials.connect(trust, "fabric")
         await self.close()
         self._credentials = credentials
         self._opened_under = trust
-        self._fabric = credentials.connect(trust, "fabric")
+        self._fabric = fabric
         self._opened.set()
 
     def outdate(self) -> None:

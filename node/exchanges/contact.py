@@ -4,6 +4,9 @@
 statement changes the state of the licence; every other outcome counts as silence. Failures of the cloud and the network
 are logged and not raised.
 
+Hearing the cloud comes first. A side errand (the generation that is not confirmed yet, an interrupted renewal) that
+fails is reported as a condition, and the contact goes on. No answer and no local fault ends the agent.
+
 A node recovers from a long absence by itself. If a server or certificate does not verify, the node refreshes the
 published trust once. If its device certificate opens no session any more, the node renews it with fresh evidence.
 """
@@ -12,14 +15,19 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 
 import trio
 
 from node.clock import Clock
-from node.errors import NodeError, StateError
+from node.conditions import Conditions
+from node.disk.identity import Identity
+from node.disk.thread import DISK_SECONDS_MAX, on_disk
+from node.errors import NodeError
 from node.exchanges import schedule
 from node.exchanges.confirmation import confirm
 from node.exchanges.connection import Connection, same_peers
+from node.exchanges.failure import Failure, failure_of
 from node.exchanges.renewal import DeviceRenewal
 from node.exchanges.session import SessionRefused, fresh_nonce, open_session
 from node.hwbind.errors import TpmError
@@ -29,6 +37,8 @@ from node.licensing.licence import Licence
 from node.link import api
 from node.link.certificates import STEP_ISSUER, CertificateRejected
 from node.state import State
+from node.supervision import UnexpectedErrors
+from node.text import shown_error
 from protocol.faults import fault_point
 from protocol.messages.sessions import Ask
 
@@ -40,19 +50,28 @@ makes a new proof."""
 
 
 @contextmanager
-def faults_logged() -> Iterator[None]:
-    """Log a NodeError or TpmError of the block instead of raising it."""
+def errand(conditions: Conditions, code: str) -> Iterator[None]:
+    """Report an exception of the block as the condition `code` instead of raising it. A block that ends clears it.
+
+    The text is the exception's, with its code in front.
+    """
     try:
         yield
-    except (NodeError, TpmError) as error:
-        log.warning("%s", error)
+    except Exception as error:
+        failure = failure_of(error, conditions.now())
+        if conditions.report(code, f"{failure.text} [{failure.code}]", failure.next):
+            known = isinstance(error, NodeError | TpmError | SessionRefused)
+            log.warning("%s: %s", code, shown_error(error), exc_info=None if known else error)
+    else:
+        conditions.clear(code)
 
 
 class Contact:
     """The agent's contacts with the cloud. It owns the licence in force and the session.
 
     `failures` is the number of contacts without an answer since the last contact with an answer. `last_contact_at` is
-    the time of the last answer, by the wall clock.
+    the time of the last answer, by the wall clock. `last_failure` is the last contact without an answer, also after a
+    later contact with one.
     """
 
     def __init__(self, state: State, tpm: Tpm, hardware: HardwareCheck, licence: Licence, clock: Clock) -> None:
@@ -67,8 +86,10 @@ class Contact:
         self._one_at_a_time = trio.Lock()
         self.connection = Connection()
         self.conditions = state.conditions
+        self._errors = UnexpectedErrors(state.conditions)
         self.failures = 0
         self.last_contact_at: datetime | None = None
+        self.last_failure: Failure | None = None
 
     @property
     def licence(self) -> Licence:
@@ -78,35 +99,44 @@ class Contact:
     async def attempt(self, *, new_session: bool = False) -> bool:
         """Make one contact. Returns True if the cloud answered with a signed statement.
 
-        With `new_session` the present session is closed first, so that the contact makes a new proof. Failures of the
-        cloud, the network and the TPM are logged, and counted in `failures`.
+        With `new_session` the present session is closed first, so that the contact makes a new proof. Every failure is
+        logged, counted in `failures` and kept in `last_failure`. Nothing is raised.
         """
         async with self._one_at_a_time:
-            if new_session:
-                await self.connection.close()
             try:
-                await self._exchange_or_recover()
-            except SessionRefused as refused:
-                return self._take_refusal(refused)
-            except api.CloudRefused as refusal:
-                return await self._learn_reason(refusal)
-            except TpmError as error:
-                self._hardware.report_fault(error)
-                return self._count_silence(str(error))
-            except NodeError as error:
-                if self.failures >= FAILURES_PER_SESSION:
-                    await self.connection.close()
-                return self._count_silence(error.text)
-            self._count_answer()
-            return True
+                answered = await self._attempt(new_session)
+            except Exception as error:  # noqa: BLE001 (no answer and no fault of this machine ends the agent)
+                self._errors.report("contact", error)
+                return self._count_silence(error)
+            self._errors.clear("contact")
+            return answered
+
+    async def _attempt(self, new_session: bool) -> bool:
+        if new_session:
+            await self.connection.close()
+        try:
+            await self._exchange_or_recover()
+        except SessionRefused as refused:
+            return self._take_refusal(refused)
+        except api.CloudRefused as refusal:
+            return await self._learn_reason(refusal)
+        except TpmError as error:
+            self._hardware.report_fault(error)
+            return self._count_silence(error)
+        except NodeError as error:
+            if self.failures >= FAILURES_PER_SESSION:
+                await self.connection.close()
+            return self._count_silence(error)
+        self._count_answer()
+        return True
 
     async def renew(self, *, rekey: bool = False) -> None:
         """Refresh the licence and the session and, unless the node is revoked, renew the device certificate now.
 
-        Raises NodeError, TpmError.
+        Raises NodeError with the cause if the cloud gave no signed statement; NodeError, TpmError of the renewal.
         """
-        if not await self.attempt(new_session=True):
-            raise api.CloudUnreachable("cannot renew: the cloud gave no usable answer. The licence is unchanged")
+        if not await self.attempt(new_session=True) and self.last_failure is not None:
+            raise self.last_failure.error()
         if not self._licence.revoked:
             await self.renew_device(rekey=rekey)
 
@@ -136,12 +166,7 @@ class Contact:
 
     async def _exchange(self) -> None:
         """Get a session and the current statement. Renew a device certificate that opens no session any more."""
-        await self._confirm_pending()
-        try:
-            await self._renewal.resume(self._licence)
-        except (api.CloudUnreachable, CertificateRejected, StateError) as error:
-            # The present certificate may still open a session. If it does not, the next step fails.
-            log.warning("cannot finish an interrupted renewal yet: %s", error.text)
+        await self._run_errands()
         try:
             await self._refresh()
         except SessionRefused as refused:
@@ -149,8 +174,34 @@ class Contact:
             if answered or not self._licence.confirmed:
                 raise
             log.warning("the device certificate opens no session any more; renewing it with fresh evidence")
-            await self._renewal.with_evidence(self._licence)
+            try:
+                await self._renewal.with_evidence(self._licence)
+            except api.CloudRefused as again:
+                # The first refusal names the cause. The refusal of a renewal does not say which part it refuses.
+                log.warning("cannot renew the device certificate: %s", again.text)
+                raise refused from again
             await self._refresh()
+
+    async def _run_errands(self) -> None:
+        """Continue what an interruption left behind. It comes first: the cloud may have closed the present generation.
+
+        Without a generation in force it raises as `confirm`. A SessionRefused with a signed statement is raised, because
+        the statement is the answer of the contact. Every other failure becomes a condition.
+        """
+        if self._licence.confirmed:
+            with errand(self.conditions, "confirmation_failed"):
+                await self._confirm_newer()
+        elif not self._licence.revoked:
+            await self._put_in_force(await self._confirm(self._licence.identity))
+        refused: SessionRefused | None = None
+        with errand(self.conditions, "renewal_interrupted"):
+            # The present certificate may still open a session. If it does not, the next step fails.
+            try:
+                await self._renewal.resume(self._licence)
+            except SessionRefused as caught:
+                refused = caught
+        if refused is not None:
+            raise refused
 
     async def _recover_trust(self, error: NodeError) -> bool:
         """Refresh the trust after a failed verification. Returns True if the trusted servers or issuers changed.
@@ -164,33 +215,67 @@ class Contact:
             return False
         log.warning("%s; looking for a newer published trust", error.text)
         before = self._trust.value
-        with faults_logged():
-            await self._trust.refresh()
+        # Set first: the pause counts also if this contact is cancelled.
         self._recovered_at = trio.current_time()
+        with errand(self.conditions, "trust_refresh_failed"):
+            await self._trust.refresh()
         return not same_peers(before, self._trust.value)
 
-    async def _confirm_pending(self) -> None:
-        """Confirm a generation that was activated and not confirmed yet. If that fails, keep the generation in force.
+    async def _confirm_newer(self) -> None:
+        """Confirm a generation that was activated and not confirmed yet, and use it from then on.
 
-        Raises as `confirm`, and only if no generation is in force.
+        A generation that the disk has as the current one is used without a confirmation: a confirmation that was cut
+        off while the disk was slow leaves it behind. Raises as `confirm`; StateError, DiskSilent.
         """
-        pending = self._state.pending(self._trust.value)
-        if pending is None:
-            return
-        try:
-            licence = await confirm(self._state, pending, self._trust, self._tpm, self._hardware, self._clock)
-        except (NodeError, TpmError) as error:
-            if not self._licence.confirmed:
-                raise
-            log.warning("cannot confirm generation %d yet: %s", pending.generation, error)
-            return
+        licence = await on_disk(self._switched, seconds_max=DISK_SECONDS_MAX)
+        if licence is None:
+            pending = await on_disk(partial(self._state.pending, self._trust.value), seconds_max=DISK_SECONDS_MAX)
+            if pending is None:
+                return
+            licence = await self._confirm(pending)
+        await self._put_in_force(licence)
+
+    async def _confirm(self, identity: Identity) -> Licence:
+        return await confirm(
+            self._state,
+            identity,
+            self._trust,
+            self._tpm,
+            self._hardware,
+            self._clock,
+            disk_seconds_max=DISK_SECONDS_MAX,
+        )
+
+    async def _put_in_force(self, licence: Licence) -> None:
         # In this order: if it is cancelled between the two, the agent must not continue with the closed generation.
         self._licence = licence
         await self.connection.close()
 
+    def _switched(self) -> Licence | None:
+        """The licence of a current generation on the disk that is higher than the generation in use, or None."""
+        generation = self._state.identities.current_generation()
+        if generation is None or generation <= self._licence.identity.generation:
+            return None
+        identity = self._state.identities.load(generation)
+        return self._state.licence_of(identity, self._trust, self._hardware, self._clock, confirmed=True)
+
     async def _refresh(self) -> None:
-        """Get the current statement: with a new session if one is due, otherwise over the present session."""
-        if self.connection.serves(self._trust.value, self._clock()) or not await self._open_session():
+        """Get the current statement: with a new session if one is due, otherwise over the present session.
+
+        If the TPM cannot prove a new session, the present session still brings the statement.
+        """
+        if self.connection.serves(self._trust.value, self._clock()):
+            await self._fetch_statement()
+            return
+        try:
+            fresh = await self._open_session()
+        except TpmError as error:
+            if self.connection.fabric is None:
+                raise
+            log.warning("%s; asking over the present session", error)
+            self._hardware.report_fault(error)
+            fresh = False
+        if not fresh:
             await self._fetch_statement()
 
     async def _open_session(self) -> bool:
@@ -218,32 +303,37 @@ class Contact:
         """Close the session that the cloud refused, and ask for the signed reason with a new proof."""
         await self.connection.close()
         if refusal.code != "generation_closed":
-            return self._count_silence(refusal.text)
+            return self._count_silence(refusal)
         try:
             await self._open_session()
         except SessionRefused as refused:
             return self._take_refusal(refused)
         except (NodeError, TpmError) as error:
-            return self._count_silence(str(error))
-        return self._count_silence(refusal.text)
+            return self._count_silence(error)
+        return self._count_silence(refusal)
 
     def _take_refusal(self, refused: SessionRefused) -> bool:
         """Apply the signed statement of a refusal. A refusal without one counts as silence."""
         if not refused.answer.statement:
-            return self._count_silence(str(refused.refusal))
+            return self._count_silence(refused.refusal)
         try:
             self._licence.apply(refused.answer, refused.answer_nonce)
         except NodeError as error:
-            return self._count_silence(error.text)
+            return self._count_silence(error)
         self._count_answer()
         return True
+
+    def count_silence(self, error: Exception) -> None:
+        """Count a contact that was cut off as a failure with this cause."""
+        self._count_silence(error)
 
     def _count_answer(self) -> None:
         self.failures = 0
         self._hardware.clear_fault()
         self.last_contact_at = self._clock()
 
-    def _count_silence(self, reason: str) -> bool:
+    def _count_silence(self, error: Exception) -> bool:
         self.failures += 1
-        log.warning("no usable answer from the cloud (%d in a row): %s", self.failures, reason)
+        self.last_failure = failure_of(error, self._clock())
+        log.warning("no usable answer from the cloud (%d in a row): %s", self.failures, self.last_failure.text)
         return False

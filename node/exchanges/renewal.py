@@ -9,10 +9,12 @@ stored until the cloud's answer has verified; the stored certificate then decide
 """
 
 import logging
+from functools import partial
 
 from node.clock import Clock
 from node.config import AGENT_VERSION
 from node.disk.identity import PendingRenewal
+from node.disk.thread import DISK_SECONDS_MAX, on_disk
 from node.errors import StateDamaged
 from node.exchanges import challenge
 from node.exchanges.session import Credentials, SessionRefused, fresh_nonce
@@ -50,14 +52,14 @@ class DeviceRenewal:
             # The request is named after the present certificate, so a repeat after a lost answer gets the same new one.
             with fault_point("node.device.send"):
                 leaf = await service.reenroll(csr, f"renew-{sha256_hex(identity.chain[0])}")
-        self._take(licence, chain_of(leaf, self._trust.value.bundle), identity.node_key)
+        await self._take(licence, chain_of(leaf, self._trust.value.bundle), identity.node_key)
 
     async def resume(self, licence: Licence) -> bool:
         """Finish a renewal whose proof is stored. Returns False if there is none, or if the cloud has ended it.
 
-        Raises CloudUnreachable, ServerUnproven, CertificateRejected, SessionRefused, StateError.
+        Raises CloudUnreachable, ServerUnproven, CertificateRejected, SessionRefused, StateError, DiskSilent.
         """
-        pending = self._pending(licence)
+        pending = await on_disk(partial(self._pending, licence), seconds_max=DISK_SECONDS_MAX)
         if pending is None:
             return False
         try:
@@ -71,7 +73,8 @@ class DeviceRenewal:
         """Get a new device certificate with fresh evidence, for the same key or with `rekey` for a new key.
 
         A stored renewal is finished first. Raises SessionRefused, with the signed statement, if the generation is
-        closed. Raises CloudRefused, CloudUnreachable, ServerUnproven, CertificateRejected, StateError, TpmError.
+        closed. Raises CloudRefused, CloudUnreachable, ServerUnproven, CertificateRejected, StateError, DiskSilent,
+        TpmError.
         """
         before = licence.identity.node_key
         if await self.resume(licence) and (not rekey or licence.identity.node_key != before):
@@ -87,7 +90,7 @@ class DeviceRenewal:
         pending = PendingRenewal(
             generation=identity.generation, renewal=made.renewal, node_key=node_key, proof=json_encode(proof)
         )
-        self._state.identities.save_renewal(pending)
+        await on_disk(partial(self._state.identities.save_renewal, pending), seconds_max=DISK_SECONDS_MAX)
         await self._finish(licence, pending)
 
     def _pending(self, licence: Licence) -> PendingRenewal | None:
@@ -115,14 +118,17 @@ class DeviceRenewal:
                     answer = await service.prove_renewal(pending.renewal, pending.proof)
         except api.CloudRefused as refusal:
             # After any refusal this proof can succeed no more.
-            self._state.identities.clear_renewal()
+            await self._clear()
             if refusal.problem.statement:
                 raise SessionRefused(refusal, json_decode(pending.proof, ProveRenewal).answer_nonce) from refusal
             raise
-        self._take(licence, answer.certificate_chain, pending.node_key)
-        self._state.identities.clear_renewal()
+        await self._take(licence, answer.certificate_chain, pending.node_key)
+        await self._clear()
 
-    def _take(self, licence: Licence, chain: tuple[bytes, ...], node_key: WrappedKey) -> None:
+    async def _clear(self) -> None:
+        await on_disk(self._state.identities.clear_renewal, seconds_max=DISK_SECONDS_MAX)
+
+    async def _take(self, licence: Licence, chain: tuple[bytes, ...], node_key: WrappedKey) -> None:
         """Check a certificate, then store it and its key in place of the present ones. Raises CertificateRejected."""
         identity = licence.identity
         stored = check_device_chain(
@@ -134,5 +140,6 @@ class DeviceRenewal:
             public_key=node_key.public_key(),
             now=self._clock(),
         )
-        self._state.identities.replace_device_chain(identity.generation, stored, node_key)
+        replace = partial(self._state.identities.replace_device_chain, identity.generation, stored, node_key)
+        await on_disk(replace, seconds_max=DISK_SECONDS_MAX)
         licence.replace_certificate(stored, node_key)

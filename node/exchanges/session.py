@@ -16,7 +16,7 @@ from node.disk.identity import Identity
 from node.hwbind import fingerprint, keys
 from node.hwbind.tpm import Esys, Tpm
 from node.link import api
-from node.link.certificates import EKU_SESSION, check_chain
+from node.link.certificates import EKU_SESSION, check_chain, usable_chain
 from node.link.transport import SessionKey
 from node.trust.published import TrustSet
 from protocol.encoding import b64url_encode, sha256_hex
@@ -35,7 +35,7 @@ class Credentials(msgspec.Struct, frozen=True):
     not_after: datetime
 
     def connect(self, trust: TrustSet, name: str) -> api.Service:
-        """A client of the service `name`, with this session for TLS client authentication."""
+        """A client of the service `name`, with this session for TLS client authentication. Raises CertificateRejected."""
         return api.connect(trust.bundle, trust.urls, name, (self.key, self.chain))
 
 
@@ -139,7 +139,7 @@ async def open_session(trust: TrustSet, identity: Identity, tpm: Tpm, clock: Clo
         now=clock(),
     )
     credentials = Credentials(
-        session_key, answer.certificate_chain, leaf.not_valid_before_utc, leaf.not_valid_after_utc
+        session_key, usable_chain(answer.certificate_chain), leaf.not_valid_before_utc, leaf.not_valid_after_utc
     )
     return OpenedSession(
         credentials=credentials, current=answer.current, answer_nonce=answer_nonce, cursor=answer.cursor

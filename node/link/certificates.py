@@ -4,6 +4,7 @@
 """
 
 from datetime import datetime
+from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -30,6 +31,25 @@ UNREADABLE = (
     x509.UnsupportedGeneralNameType,
 )
 """The errors of the library for bytes that are no usable certificate."""
+
+
+def is_readable(der: bytes) -> bool:
+    """Whether the bytes are one certificate, with a key and extensions that can be read."""
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+        certificate.public_key()
+        list(certificate.extensions)
+    except (*UNREADABLE, TypeError):
+        return False
+    return True
+
+
+def usable_chain(chain: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    """A checked chain (DER, leaf first) without the certificates after the issuer that cannot be read.
+
+    These certificates help other servers to verify the node. A node works without them.
+    """
+    return chain[:STORED_CERTIFICATES] + tuple(der for der in chain[STORED_CERTIFICATES:] if is_readable(der))
 
 
 class CertificateRejected(VerificationFailed):
@@ -85,7 +105,7 @@ def is_certificate_of(
         names = certificate.extensions.get_extension_for_oid(ExtensionOID.SUBJECT_ALTERNATIVE_NAME).value
         same_generation = _generation(certificate) == generation
         key = certificate.public_key()
-    except (*UNREADABLE, x509.ExtensionNotFound, CertificateRejected):
+    except Exception:  # noqa: BLE001 (every error of a parser means the same; not all are documented)
         return False
     return same_generation and key == public_key and _names_only(names, spiffe)
 
@@ -100,11 +120,10 @@ def chain_of(leaf: bytes, bundle: X509Bundle) -> tuple[bytes, ...]:
     """A leaf (DER) and the published issuing CA of nodes that signed it. Raises CertificateRejected, step 1 or 2."""
     try:
         certificate = x509.load_der_x509_certificate(leaf)
-        issuers = {der: x509.load_der_x509_certificate(der) for der in bundle.node_issuers}
     except UNREADABLE as error:
         raise CertificateRejected(1, "it cannot be read") from error
-    for der, issuer in issuers.items():
-        if issued_by(certificate, (issuer,)):
+    for der in filter(is_readable, bundle.node_issuers):
+        if issued_by(certificate, (x509.load_der_x509_certificate(der),)):
             return leaf, der
     raise CertificateRejected(STEP_ISSUER, "no published issuing CA of nodes issued it")
 
@@ -137,6 +156,26 @@ def check_chain(
     if not 2 <= len(chain) <= CHAIN_CERTIFICATES_MAX:
         raise CertificateRejected(1, f"the chain does not have 2 to {CHAIN_CERTIFICATES_MAX} certificates")
     try:
+        return _checked(chain, bundle, _Expected(spiffe, generation, usage, public_key), now)
+    except CertificateRejected:
+        raise
+    except Exception as error:
+        # The library parses a certificate late, part by part, and not all errors of its parsers are documented.
+        raise CertificateRejected(1, "it cannot be read") from error
+
+
+class _Expected(NamedTuple):
+    """What `check_chain` compares the leaf with."""
+
+    spiffe: NodeSpiffeId
+    generation: int
+    usage: str
+    public_key: ec.EllipticCurvePublicKey
+
+
+def _checked(chain: tuple[bytes, ...], bundle: X509Bundle, expected: _Expected, now: datetime) -> x509.Certificate:
+    """Steps 1 to 8 of `check_chain`."""
+    try:
         leaf, issuer = (x509.load_der_x509_certificate(der) for der in chain[:2])
         leaf_key = leaf.public_key()
         names = leaf.extensions.get_extension_for_oid(ExtensionOID.SUBJECT_ALTERNATIVE_NAME).value
@@ -144,13 +183,13 @@ def check_chain(
         raise CertificateRejected(1, "it cannot be read, or has no subject alternative name") from error
     if chain[1] not in bundle.node_issuers or not issued_by(leaf, (issuer,)):
         raise CertificateRejected(STEP_ISSUER, "no published issuing CA of nodes issued it")
-    if not _names_only(names, spiffe):
-        raise CertificateRejected(3, f"its only name is not {spiffe}")
-    if _generation(leaf) != generation:
-        raise CertificateRejected(4, f"it is not for generation {generation}")
-    if _usages(leaf) != [usage]:
-        raise CertificateRejected(5, f"its only extended key usage is not {usage}")
-    if leaf_key != public_key:
+    if not _names_only(names, expected.spiffe):
+        raise CertificateRejected(3, f"its only name is not {expected.spiffe}")
+    if _generation(leaf) != expected.generation:
+        raise CertificateRejected(4, f"it is not for generation {expected.generation}")
+    if _usages(leaf) != [expected.usage]:
+        raise CertificateRejected(5, f"its only extended key usage is not {expected.usage}")
+    if leaf_key != expected.public_key:
         raise CertificateRejected(6, "it is for another key")
     try:
         constraints = leaf.extensions.get_extension_for_oid(ExtensionOID.BASIC_CONSTRAINTS).value

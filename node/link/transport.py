@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtensionOID
 
-from node.link.certificates import UNREADABLE, issued_by
+from node.link.certificates import STORED_CERTIFICATES, UNREADABLE, CertificateRejected, issued_by
 from protocol.ids import ServiceSpiffeId
 from protocol.signed.trust import X509Bundle
 
@@ -110,19 +110,35 @@ class SessionKey:
         return self._key.public_key()
 
     def use(self, context: NodeContext, chain: tuple[bytes, ...]) -> None:
-        """Add this key and its certificate chain (DER, leaf first) to the context. No file system holds the key."""
+        """Add this key and its certificate chain (DER, leaf first) to the context. No file system holds the key.
+
+        Certificates above the issuer that OpenSSL refuses are left out. Raises CertificateRejected for leaf or issuer.
+        """
         key = self._key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-        fd = os.memfd_create("cascadia-session", os.MFD_CLOEXEC)
         try:
-            with os.fdopen(fd, "wb", closefd=False) as file:
-                file.write(key)
-                for der in chain:
-                    file.write(ssl.DER_cert_to_PEM_cert(der).encode())
-            context.load_cert_chain(f"/proc/self/fd/{fd}")
-        finally:
-            os.close(fd)
+            _load(context, key, chain)
+        except ssl.SSLError:
+            # OpenSSL also refuses certificates above the issuer for a weak hash or key. Servers that trust the
+            # issuer's root need none of them.
+            try:
+                _load(context, key, chain[:STORED_CERTIFICATES])
+            except ssl.SSLError as error:
+                raise CertificateRejected(1, f"OpenSSL refuses it: {error.reason}") from error
+
+
+def _load(context: ssl.SSLContext, key: bytes, chain: tuple[bytes, ...]) -> None:
+    """Load a key (PEM) and a chain (DER, leaf first) from a memfd. Raises ssl.SSLError."""
+    fd = os.memfd_create("cascadia-session", os.MFD_CLOEXEC)
+    try:
+        with os.fdopen(fd, "wb", closefd=False) as file:
+            file.write(key)
+            for der in chain:
+                file.write(ssl.DER_cert_to_PEM_cert(der).encode())
+        context.load_cert_chain(f"/proc/self/fd/{fd}")
+    finally:
+        os.close(fd)
 
 
 class _Stream(httpcore.AsyncNetworkStream):

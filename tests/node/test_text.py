@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given, strategies
 
-from node.text import TEXT_CHARACTERS_MAX, shown
+from node.text import TEXT_CHARACTERS_MAX, shown, shown_error
 
 ANY_TEXT = strategies.text(strategies.characters(), max_size=60)
 """Surrogates are included: Python reads bytes that are not UTF-8 as surrogates."""
@@ -43,3 +43,8 @@ def test_every_text_is_bounded_printable_and_stable(text: str, limit: int) -> No
     assert once.isprintable()
     assert shown(once, limit) == once
     once.encode()
+
+
+def test_an_exception_has_its_type_in_front() -> None:
+    assert shown_error(KeyError("a\nb")) == "KeyError: 'a\\nb'"
+    assert len(shown_error(ValueError("A" * 100_000), 300)) == 300

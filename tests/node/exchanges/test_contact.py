@@ -1,17 +1,25 @@
 """One contact with the cloud: its requests, the answers that count, and the recovery from a rotation or an expired
 certificate."""
 
-from collections.abc import AsyncIterator
+import errno
+import threading
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import msgspec
 import pytest
 import trio
 import trio.testing
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from cloud.fabric.tuf.targets import build_targets
+from node.errors import NodeError
 from node.exchanges import schedule
 from node.exchanges.contact import FAILURES_PER_SESSION, Contact
+from node.exits import Exit
+from node.hwbind.errors import TpmFailed
 from node.hwbind.tpm import Tpm
 from node.link.api import CloudRefused, CloudUnreachable
 from node.link.certificates import CertificateRejected
@@ -19,6 +27,7 @@ from node.state import State
 from node.trust import published
 from node.trust.errors import TrustUnreachable
 from node.trust.published import TrustSet
+from protocol import problems
 from protocol.encoding import json_decode, json_encode
 from protocol.messages.est import PATH_SIMPLEREENROLL, encode_certs_only
 from protocol.messages.renewal import PATH_RENEWALS
@@ -517,3 +526,180 @@ async def test_a_wrong_device_certificate_replaces_nothing(
 async def test_renewal_needs_a_session(contact: Contact) -> None:
     with pytest.raises(CloudUnreachable):
         await contact.renew_device()
+
+
+def torn_current(state: State, _: Contact) -> None:
+    (state.directory / "current.json").write_bytes(b"torn")
+
+
+def empty_stray_generation(state: State, _: Contact) -> None:
+    state.identities.generation_dir(99).mkdir()
+
+
+def torn_newer_generation(state: State, contact: Contact) -> None:
+    held, fabric_chain = contact.licence.identity, contact.licence.identity.chain
+    state.identities.save_generation(msgspec.structs.replace(held, generation=2, chain=fabric_chain))
+    (state.identities.generation_dir(2) / "identity.json").write_bytes(b"torn")
+
+
+def generation_of_another_key(state: State, contact: Contact) -> None:
+    """The certificate of generation 1 in the directory of generation 2."""
+    state.identities.save_generation(msgspec.structs.replace(contact.licence.identity, generation=2))
+
+
+def renewal_is_a_directory(state: State, _: Contact) -> None:
+    (state.directory / "renewal.json").mkdir()
+
+
+def torn_renewal(state: State, _: Contact) -> None:
+    (state.directory / "renewal.json").write_bytes(b"torn")
+
+
+LOCAL_FAULTS: dict[str, Callable[[State, Contact], None]] = {
+    each.__name__: each
+    for each in (
+        torn_current,
+        empty_stray_generation,
+        torn_newer_generation,
+        generation_of_another_key,
+        renewal_is_a_directory,
+        torn_renewal,
+    )
+}
+
+
+@pytest.mark.parametrize("fault", LOCAL_FAULTS)
+async def test_no_local_fault_stops_a_contact(contact: Contact, fabric: Fabric, state: State, fault: str) -> None:
+    LOCAL_FAULTS[fault](state, contact)
+    assert await contact.attempt()
+    assert contact.licence.verdict().gate_open
+    fabric.revoke()
+    assert await contact.attempt()
+    assert contact.licence.revoked
+
+
+@pytest.mark.parametrize(
+    ("method", "code"),
+    [
+        ("current_generation", "confirmation_failed"),
+        ("generations", "confirmation_failed"),
+        ("load_renewal", "renewal_interrupted"),
+    ],
+)
+async def test_a_raw_error_of_the_system_is_a_condition(
+    contact: Contact, fabric: Fabric, state: State, method: str, code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(contact._state.identities, method, fails)
+        fabric.say(fabric.suspension())
+        assert await contact.attempt()
+    assert contact.licence.verdict().state == "suspended"
+    (condition,) = contact.conditions.current()
+    assert (condition.code, "Input/output error" in condition.text) == (code, True)
+    assert await contact.attempt()
+    assert contact.conditions.current() == ()
+
+
+async def test_a_frozen_disk_does_not_keep_the_cloud_from_being_heard(
+    contact: Contact, fabric: Fabric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thawed = threading.Event()
+    monkeypatch.setattr("node.exchanges.contact.DISK_SECONDS_MAX", 0.1)
+    monkeypatch.setattr("node.exchanges.renewal.DISK_SECONDS_MAX", 0.1)
+    with monkeypatch.context() as patch:
+        patch.setattr(contact._state.identities, "current_generation", lambda: thawed.wait(30))
+        fabric.say(fabric.lease(entitlements=("new",)))
+        try:
+            with trio.fail_after(10):
+                # The session brings the statement. Only storing it needs the disk.
+                await contact._exchange_or_recover()
+        finally:
+            thawed.set()
+    assert {each.code for each in contact.conditions.current()} >= {"confirmation_failed", "renewal_interrupted"}
+
+
+async def test_a_switch_that_outlived_its_contact_is_noticed(contact: Contact, fabric: Fabric, state: State) -> None:
+    """The disk was slow: the contact had ended when the new generation became the current one."""
+    second = identity(fabric, contact.licence.identity.ak, contact.licence.identity.node_key, 2)
+    state.identities.save_generation(second)
+    state.identities.switch_to(2)
+    fabric.confirmed = 2
+    fabric.say(fabric.lease(2))
+    assert await contact.attempt()
+    assert (contact.licence.identity.generation, contact.licence.verdict().gate_open) == (2, True)
+
+
+def weak_certificate() -> bytes:
+    """A readable certificate that OpenSSL refuses to load, for its key."""
+    key = rsa.generate_private_key(65537, 1024)  # noqa: S505 (weak on purpose)
+    name = x509.Name([])
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, utc_now() - DAY, utc_now() + DAY)
+    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
+
+
+@pytest.mark.parametrize("above", [b"", b"no certificate", b"0\x03\x02\x01\x01", weak_certificate()])
+async def test_an_unusable_certificate_above_the_issuer_is_left_out(
+    contact: Contact, fabric: Fabric, above: bytes
+) -> None:
+    fabric.chain_above = (above, fabric.root.der)
+    assert await contact.attempt()
+    assert contact.connection.credentials is not None
+    assert fabric.root.der in contact.connection.credentials.chain
+    fabric.revoke()
+    assert await contact.attempt()
+    assert contact.licence.revoked
+
+
+async def test_an_unexpected_exception_counts_as_silence(
+    contact: Contact, fabric: Fabric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(*_: object) -> bool:
+        raise ZeroDivisionError("surprise")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(contact, "_refresh", fails)
+        assert not await contact.attempt()
+    assert contact.last_failure is not None
+    assert (contact.failures, contact.last_failure.code) == (1, "internal")
+    assert [each.code for each in contact.conditions.current()] == ["fault_contact"]
+    assert await contact.attempt()
+    assert contact.conditions.current() == ()
+
+
+async def test_a_tpm_that_proves_no_session_leaves_the_present_session(
+    contact: Contact, fabric: Fabric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await contact.attempt()
+
+    async def fails() -> bool:
+        raise TpmFailed("0x101")
+
+    monkeypatch.setattr(contact, "_open_session", fails)
+    contact.connection.outdate()
+    fabric.say(fabric.suspension())
+    assert await contact.attempt()
+    assert contact.licence.verdict().state == "suspended"
+
+
+async def test_renew_says_the_cause(contact: Contact, fabric: Fabric) -> None:
+    fabric.answers[NONCES] = refused("csr_refused")
+    with pytest.raises(NodeError) as caught:
+        await contact.renew()
+    assert (caught.value.code, caught.value.exit) == ("csr_refused", Exit.REFUSED)
+
+
+async def test_a_node_that_the_cloud_does_not_know_says_so(contact: Contact, fabric: Fabric) -> None:
+    """The renewal with evidence is refused too, with a refusal that names no cause."""
+
+    async def unknown(_: Request) -> Reply:
+        document = problems.document(problems.KINDS["certificate_refused"], "this Fabric does not know the node")
+        return Reply(document.status, json_encode(document), (("content-type", problems.CONTENT_TYPE),))
+
+    fabric.answers[SESSIONS] = unknown
+    fabric.answers[PATH_RENEWALS] = refused("certificate_refused")
+    assert not await contact.attempt()
+    assert contact.last_failure is not None
+    assert "does not know the node" in contact.last_failure.text

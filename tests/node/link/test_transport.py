@@ -15,6 +15,7 @@ import trio
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from node.link import transport
+from node.link.certificates import CertificateRejected
 from node.link.transport import (
     ServerIdentityError,
     SessionKey,
@@ -191,7 +192,7 @@ def test_the_session_key_is_in_memory_only(tmp_path: Path, monkeypatch: pytest.M
 def test_a_key_that_is_not_the_certificates_is_refused() -> None:
     fabric = Fabric()
     other = ec.generate_private_key(ec.SECP256R1()).public_key()
-    with pytest.raises(ssl.SSLError):
+    with pytest.raises(CertificateRejected, match="KEY_VALUES_MISMATCH"):
         SessionKey().use(client_context(fabric.bundle, "fabric"), fabric.node_chain(other, 1, CLIENT.dotted_string))
 
 
