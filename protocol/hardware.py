@@ -1,16 +1,24 @@
-"""Pure functions: the hardware fingerprint. Named components, their weights, placeholders, and the HMAC of a component.
+"""Pure functions: the hardware fingerprint. Kinds of components, their weights, and the HMAC of a component.
 
 Raw serial numbers never leave the machine. A component is sent as HMAC-SHA-256 under a salt of the tenant, so two
-tenants cannot compare their machines. The components and their weights are fixed in this module; a node cannot change
-them.
+tenants cannot compare their machines. The kinds and their weights are fixed in this module; a node cannot change them.
+
+The name of a component is its kind, such as `mac`. The second and each further value of a kind has the name `mac/2`,
+`mac/3`. The number is no property of the machine and is not in the HMAC. So two fingerprints agree in a kind if they
+have an HMAC of that kind in common, under whatever number.
 """
 
 import hashlib
 import hmac
 import re
+from collections.abc import Iterable
 from typing import Literal
 
-ComponentName = Literal["product_uuid", "board_serial", "chassis_serial", "disk_serial", "disk_wwn", "mac"]
+from protocol.placeholders import is_placeholder, normalise, swapped_uuid
+
+__all__ = ["SALT_BYTES", "WEIGHTS", "ComponentKind", "canonical", "component_hmac", "fingerprint", "is_placeholder"]
+
+ComponentKind = Literal["product_uuid", "board_serial", "chassis_serial", "disk_serial", "disk_wwn", "mac"]
 
 WEIGHTS: dict[str, int] = {
     "product_uuid": 25,
@@ -20,61 +28,67 @@ WEIGHTS: dict[str, int] = {
     "disk_wwn": 15,
     "mac": 10,
 }
-"""Weight of each component. No code uses the weights yet; the software tier will. A machine with several network cards
-has a component `mac/<interface>` for each, and all of them together have the weight of `mac`."""
+"""Weight of each kind, however many values it has. No code uses the weights yet; the software tier will."""
 
 SALT_BYTES = 32
 
-_PLACEHOLDERS = frozenset(
-    {
-        "",
-        "none",
-        "n/a",
-        "na",
-        "null",
-        "unknown",
-        "default string",
-        "not specified",
-        "not applicable",
-        "not available",
-        "not present",
-        "empty",
-        "invalid",
-        "oem",
-        "o.e.m.",
-        "to be filled by o.e.m.",
-        "system serial number",
-        "base board serial number",
-        "chassis serial number",
-        "serial number",
-        "system product name",
-        "123456789",
-        "0123456789",
-        "1234567890",
-        "03000200-0400-0500-0006-000700080009",
-        "12345678-1234-5678-90ab-cddeefaabbcc",
-    }
-)
-_ONE_CHARACTER = re.compile(r"([^a-z0-9]*)([a-z0-9])(?:\2|[^a-z0-9])*")
+_UUID_DIGITS = re.compile(r"[0-9a-f]{32}")
+_MAC_DIGITS = re.compile(r"[0-9a-f]{12}")
+_NAA = re.compile(r"(?:wwn-)?(?:0x|naa\.)?([0-9a-f]{16}|[0-9a-f]{32})")
+_REPLACED_BY_UDEV = re.compile(r"[^\w#+\-.:=@]|_")
 
 
-def normalise(value: str) -> str:
-    """The value in lower case, with single spaces and without surrounding white space."""
-    return " ".join(value.split()).lower()
+def canonical(kind: str, value: str) -> str:
+    """The one spelling of a value. Sources and firmware versions spell the same value in several ways.
 
-
-def is_placeholder(value: str) -> bool:
-    """Whether the manufacturer did not set this value: a well-known text, or one character repeated (zeros, Fs)."""
+    `kind` is a key of WEIGHTS. The function is idempotent. A value in an unknown form keeps its characters, in lower
+    case and with single spaces.
+    """
     text = normalise(value)
-    return text in _PLACEHOLDERS or _ONE_CHARACTER.fullmatch(text) is not None or not re.search(r"[a-z0-9]", text)
+    match kind:
+        case "product_uuid":
+            return _canonical_uuid(text)
+        case "disk_wwn":
+            found = _NAA.fullmatch(re.sub(r"[:\s]", "", text))
+            return f"0x{found[1]}" if found else text
+        case "mac":
+            digits = re.sub(r"[:.\-\s]", "", text)
+            return ":".join(re.findall("..", digits)) if _MAC_DIGITS.fullmatch(digits) else text
+        case "disk_serial":
+            # udev replaces white space and most punctuation by "_"; the kernel reports the characters themselves.
+            return normalise(_REPLACED_BY_UDEV.sub(" ", text))
+        case _:
+            return text
+
+
+def _canonical_uuid(text: str) -> str:
+    """The lower one of the UUID's two byte orders. An update of firmware or kernel changes the order (SMBIOS 2.6)."""
+    digits = re.sub(r"[{}\-\s]", "", text.removeprefix("urn:uuid:"))
+    if _UUID_DIGITS.fullmatch(digits) is None:
+        return text
+    spelling = f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+    return min(spelling, swapped_uuid(spelling))
+
+
+def named(kind: str, values: Iterable[str], at_most: int) -> dict[str, str]:
+    """The different values of a kind, by component name. Of more than `at_most` values the highest are kept.
+
+    One added or removed value changes at most one other member of the result, so a machine that loses a disk or a card
+    keeps values in common with its earlier fingerprint.
+    """
+    spellings = {canonical(kind, value): value for value in sorted(values)}
+    kept = sorted(spellings, reverse=True)[:at_most]
+    return {kind if number == 1 else f"{kind}/{number}": spellings[key] for number, key in enumerate(kept, start=1)}
 
 
 def component_hmac(salt: bytes, name: str, value: str) -> str:
-    """HMAC-SHA-256 in hex over the component's name and its normalised value.
+    """HMAC-SHA-256 in hex over the component's kind and the canonical spelling of its value.
 
-    Because of the name, equal serial numbers of two components give different HMACs.
+    `name` is a kind, or a kind with a number (`mac/2`). Because of the kind, equal serial numbers of two kinds give
+    different HMACs.
     """
-    message = f"cascade-fingerprint-1\n{name}\n{normalise(value)}".encode()
+    kind = name.partition("/")[0]
+    message = f"cascade-fingerprint-1\n{kind}\n{canonical(kind, value)}".encode()
     return hmac.new(salt, message, hashlib.sha256).hexdigest()
 
 

@@ -31,7 +31,7 @@ NONCE_BYTES_MAX = 128
 ENTITLEMENTS_MAX = 256
 ENTITLEMENT_NAME_CHARS_MAX = 64
 COMPONENTS_MAX = 32
-"""Components of a fingerprint. A machine with more than 24 network cards sends the first 24 by name."""
+"""Components of a fingerprint. A machine sends at most 16 network cards and 6 disks (`node.hwbind.fingerprint`)."""
 NAME_CHARS_MAX = 128
 """Names of tenants, codes and tokens."""
 TRUST_ROOT_ROTATIONS_MAX = 64

@@ -1,4 +1,4 @@
-"""Adapter: the machine's fingerprint components (DMI serials, the system disk, permanent MAC addresses).
+"""Adapter: the machine's fingerprint components (DMI serials, the system disks, permanent MAC addresses).
 
 It never fails: a component that cannot be read is reported as absent, with the reason. Raw values stay in memory and
 are never logged. The agent sends the HMAC of each value under the tenant's salt (`protocol.hardware`). Reads of /sys
@@ -7,19 +7,30 @@ block, so call this module from a worker thread.
 Only root can read DMI serials, unless a tmpfiles rule gives them to the agent's group.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+import fcntl
+import os
+import re
+import socket
+import struct
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
 import msgspec
 
+from node.hwbind.system_disks import system_disks
 from protocol import hardware
 
 Udev = Callable[[Path], Mapping[str, str]]
 """A callable: path of a device in /sys -> its properties in the udev database; empty if it has none."""
 
-MACS_MAX = 24
-"""Network cards in one fingerprint. The cards of a router or hypervisor could exceed a message's COMPONENTS_MAX."""
+PermanentAddress = Callable[[str], str]
+"""A callable: name of a network interface -> the address that the card was made with; empty if it is not known."""
+
+MACS_MAX = 16
+DISKS_MAX = 6
+"""Values of one kind in a fingerprint. All kinds together stay within a message's COMPONENTS_MAX: 3 + 2 * 6 + 16."""
 
 _VALUE_BYTES_MAX = 4096
 """A file of /sys has at most one page."""
@@ -28,13 +39,31 @@ _DMI = ("product_uuid", "board_serial", "chassis_serial")
 _ETHERNET = "1"
 _PERMANENT = "0"
 """Value of `addr_assign_type` for an address that the hardware provides (NET_ADDR_PERM)."""
+_GROUP_OR_LOCAL = 0b11
+"""Bits of the first octet: a group address, or a locally administered address (IEEE 802, clause 8.2)."""
+_VPD_HEADER_BYTES = 4
+
+_SIOCETHTOOL = 0x8946
+_ETHTOOL_GPERMADDR = 0x20
+_ADDRESS_BYTES_MAX = 32
+_IFREQ_BYTES = 40
+
+
+class Reasons(dict[str, str]):
+    """The reason why a kind of component is absent, by kind; "" for a kind that is present."""
+
+    def __missing__(self, kind: str) -> str:
+        return ""
 
 
 class Components(msgspec.Struct, frozen=True):
-    """Raw values by component name, and the reason for each absent component. Its `repr` shows no value."""
+    """Raw values by component name, and the reason for each absent kind. Its `repr` shows no value.
+
+    A kind with several values has the names `mac`, `mac/2`, `mac/3` (`protocol.hardware.named`).
+    """
 
     values: dict[str, str]
-    absent: dict[str, str]
+    absent: Reasons
 
     def __repr__(self) -> str:
         return f"Components(present={sorted(self.values)}, absent={self.absent})"
@@ -44,48 +73,42 @@ class _Absent(Exception):
     """A component cannot be read. Used inside this module only."""
 
 
-class _DiskSource(msgspec.Struct, frozen=True):
-    """The sources of one component of a disk: first properties of udev, then files under the disk in /sys."""
-
-    properties: tuple[str, ...]
-    files: tuple[str, ...]
-
-    def readers(self, disk: Path, properties: Mapping[str, str]) -> Iterator[Callable[[], str]]:
-        yield from (partial(_property, properties, name) for name in self.properties)
-        yield from (partial(_text, disk / file) for file in self.files)
+Reader = Callable[[], str]
 
 
-_SERIAL = _DiskSource(("ID_SERIAL_SHORT", "ID_SCSI_SERIAL"), ("device/serial", "serial"))
-_WWN = _DiskSource(("ID_WWN_WITH_EXTENSION", "ID_WWN"), ("wwid", "device/wwid"))
+def read_components(
+    root: Path = Path("/"), udev: Udev | None = None, permanent_address: PermanentAddress | None = None
+) -> Components:
+    """All components of the machine whose /sys and /proc are under `root`.
 
-
-def read_components(root: Path = Path("/"), udev: Udev | None = None) -> Components:
-    """All components of the machine whose /sys and /proc are under `root`."""
+    Without `permanent_address` the kernel is asked, if `root` is this machine's own.
+    """
     properties = udev or _udev_properties
+    address = permanent_address or (_ask_kernel if root == Path("/") else _no_address)
     values: dict[str, str] = {}
-    absent: dict[str, str] = {}
+    absent = Reasons()
 
-    def take(name: str, read: Callable[[], str]) -> None:
-        try:
-            value = read()
-        except _Absent as reason:
-            absent[name] = str(reason)
-            return
-        if hardware.is_placeholder(value):
-            absent[name] = "the manufacturer left a placeholder"
+    def take(kind: str, readers: Iterable[Reader], at_most: int, nothing: str) -> None:
+        found = []
+        reason = nothing
+        for read in readers:
+            try:
+                found.append(read())
+            except _Absent as error:
+                reason = str(error)
+        if found:
+            values.update(hardware.named(kind, found, at_most))
         else:
-            values[name] = value
+            absent[kind] = reason
 
-    for name in _DMI:
-        take(name, partial(_text, root / "sys/class/dmi/id" / name))
-    disks = [(disk, properties(disk)) for disk in _system_disks(root)]
-    take("disk_serial", partial(_of_disks, disks, _SERIAL))
-    take("disk_wwn", partial(_of_disks, disks, _WWN))
-    interfaces = _physical_interfaces(root)
-    if not interfaces:
-        absent["mac"] = "no network card"
-    for interface in interfaces[:MACS_MAX]:
-        take(f"mac/{interface.name}", partial(_mac, interface, properties(interface)))
+    for kind in _DMI:
+        take(kind, [partial(_first, [partial(_text, root / "sys/class/dmi/id" / kind)])], 1, "")
+    disks = [(disk, properties(disk)) for disk in system_disks(root)]
+    no_disk = "the root file system is on no disk"
+    take("disk_serial", [partial(_first, _serials(*disk)) for disk in disks], DISKS_MAX, no_disk)
+    take("disk_wwn", [partial(_first, _wwns(*disk)) for disk in disks], DISKS_MAX, no_disk)
+    cards = [partial(_mac, card, properties(card), address) for card in _cards(root)]
+    take("mac", cards, MACS_MAX, "no network card")
     return Components(values=values, absent=absent)
 
 
@@ -106,10 +129,27 @@ def _udev_properties(device: Path) -> Mapping[str, str]:
         return {}
 
 
-def _text(path: Path) -> str:
+def _no_address(interface: str) -> str:
+    return ""
+
+
+def _ask_kernel(interface: str) -> str:
+    """The permanent address as `ethtool -P` reads it; empty if the driver does not know it. Needs no privilege."""
+    answer = array("B", struct.pack(f"=II{_ADDRESS_BYTES_MAX}x", _ETHTOOL_GPERMADDR, _ADDRESS_BYTES_MAX))
+    request = struct.pack("=16sQ", os.fsencode(interface), answer.buffer_info()[0]).ljust(_IFREQ_BYTES, b"\0")
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+            fcntl.ioctl(any_socket, _SIOCETHTOOL, request)
+    except OSError:
+        return ""
+    _, size = struct.unpack_from("=II", answer)
+    return answer.tobytes()[8 : 8 + size].hex(":")
+
+
+def _bytes(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            return file.read(_VALUE_BYTES_MAX).decode("utf-8", errors="replace").strip("\0 \t\r\n")
+            return file.read(_VALUE_BYTES_MAX)
     except FileNotFoundError as error:
         raise _Absent("the kernel does not report it") from error
     except PermissionError as error:
@@ -118,7 +158,33 @@ def _text(path: Path) -> str:
         raise _Absent(f"cannot read: {error.strerror}") from error
 
 
-def _first(*readers: Callable[[], str]) -> str:
+def _as_text(value: bytes) -> str:
+    """The value without its padding. Other bytes than printable text are no serial number, but an erased memory."""
+    try:
+        text = " ".join(value.strip(b"\0 \t\r\n").decode().split())
+    except UnicodeDecodeError as error:
+        raise _Absent("its value is not text") from error
+    return _printable(text)
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise _Absent("its value is not text")
+    return text
+
+
+def _text(path: Path) -> str:
+    return _as_text(_bytes(path))
+
+
+def _property(properties: Mapping[str, str], name: str) -> str:
+    value = properties.get(name)
+    if not value:
+        raise _Absent("the device does not report it")
+    return _printable(value)
+
+
+def _first(readers: Iterable[Reader]) -> str:
     """The first value that can be read and is no placeholder. Otherwise raises the last reader's fault."""
     fault = _Absent("the device does not report it")
     for read in readers:
@@ -129,104 +195,96 @@ def _first(*readers: Callable[[], str]) -> str:
             continue
         if not hardware.is_placeholder(value):
             return value
+        fault = _Absent("the manufacturer left a placeholder")
     raise fault
 
 
-def _property(properties: Mapping[str, str], name: str) -> str:
-    value = properties.get(name)
-    if not value:
+def _serials(disk: Path, properties: Mapping[str, str]) -> Iterator[Reader]:
+    """The sources of a disk's serial number, the best first.
+
+    The SCSI serial number is that of the disk, also behind a USB bridge. `ID_SERIAL_SHORT` is the bridge's own serial
+    number there, and a copy of the WWN on a SCSI disk. virtio reports `serial` only.
+    """
+    yield partial(_property, properties, "ID_SCSI_SERIAL")
+    yield lambda: _as_text(_bytes(disk / "device/vpd_pg80")[_VPD_HEADER_BYTES:])
+    yield lambda: _memory_card(disk)
+    yield partial(_property, properties, "ID_SERIAL_SHORT")
+    yield partial(_text, disk / "device/serial")
+    yield partial(_text, disk / "serial")
+
+
+def _memory_card(disk: Path) -> str:
+    """The CID of an eMMC or SD card: maker, product, date and a 32-bit serial number. It counts if that number does."""
+    card_id = _text(disk / "device/cid")
+    if hardware.is_placeholder(_text(disk / "device/serial")):
+        raise _Absent("the manufacturer left a placeholder")
+    return card_id
+
+
+def _wwns(disk: Path, properties: Mapping[str, str]) -> Iterator[Reader]:
+    yield partial(_property, properties, "ID_WWN_WITH_EXTENSION")
+    yield lambda: _whole_wwn(_property(properties, "ID_WWN"))
+    yield partial(_text, disk / "wwid")
+    yield partial(_text, disk / "device/wwid")
+
+
+def _whole_wwn(value: str) -> str:
+    """An NAA 6 name has 32 digits. udev's ID_WWN has the first 16 of them, which the volumes of one array share."""
+    if re.fullmatch(r"0x6[0-9a-f]{15}", value.lower()):
         raise _Absent("the device does not report it")
     return value
 
 
-def _of_disks(disks: list[tuple[Path, Mapping[str, str]]], source: _DiskSource) -> str:
-    """The value of the system disk. Of several disks under one file system the lowest value, in whatever order."""
-    found = []
-    fault = _Absent("the root file system is on no disk")
-    for disk, properties in disks:
-        try:
-            found.append(_first(*source.readers(disk, properties)))
-        except _Absent as error:
-            fault = error
-    if not found:
-        raise fault
-    return min(found)
-
-
-def _system_disks(root: Path) -> list[Path]:
-    """The whole disks under the root file system, through partitions, LUKS, LVM and RAID."""
-    mounted = _root_mount(root)
-    if mounted is None:
-        return []
-    number, source = mounted
-    try:
-        device = root / "sys/dev/block" / number
-        if not device.exists():  # the number of a btrfs or overlay mount belongs to no device
-            if not source.startswith("/dev/"):
-                return []
-            device = root / "sys/class/block" / (root / source[1:]).resolve().name
-        return sorted(set(_whole_disks(device.resolve(strict=True), depth=0)))
-    except OSError:
-        return []
-
-
-def _whole_disks(device: Path, depth: int) -> Iterator[Path]:
-    """The disks under `device`. `depth` bounds the stack of mappings, which has about four layers in practice."""
-    if (device / "partition").exists():
-        device = device.parent
-    slaves = sorted((device / "slaves").iterdir()) if (device / "slaves").is_dir() else []
-    if not slaves:
-        yield device
-    elif depth < 8:
-        for slave in slaves:
-            yield from _whole_disks(slave.resolve(strict=True), depth + 1)
-
-
-def _root_mount(root: Path) -> tuple[str, str] | None:
-    """Device number and source of the last mount on "/" (proc(5), mountinfo)."""
-    try:
-        lines = (root / "proc/self/mountinfo").read_text(errors="replace").splitlines()
-    except OSError:
-        return None
-    found = None
-    for line in lines:
-        fields = line.split(" ")
-        if len(fields) > 9 and fields[4] == "/" and "-" in fields[6:-3]:
-            found = fields[2], fields[fields.index("-", 6) + 2]
-    return found
-
-
-def _physical_interfaces(root: Path) -> list[Path]:
-    """Network interfaces of Ethernet hardware; no bridges, tunnels, bonds or VLANs."""
+def _cards(root: Path) -> list[Path]:
+    """Network interfaces of Ethernet hardware: no bridges, bonds, VLANs, tunnels or virtual functions of a card."""
     try:
         interfaces = sorted((root / "sys/class/net").iterdir())
     except OSError:
         return []
-    physical = []
+    cards = []
     for interface in interfaces:
         try:
-            if (interface / "device").exists() and _text(interface / "type") == _ETHERNET:
-                physical.append(interface)
-        except (_Absent, OSError):
+            if (
+                (interface / "device").exists()
+                and not (interface / "device/physfn").exists()
+                and "virtual" not in interface.resolve().relative_to(root.resolve()).parts
+                and _text(interface / "type") == _ETHERNET
+            ):
+                cards.append(interface)
+        except (_Absent, OSError, ValueError):
             continue
-    return physical
+    return cards
 
 
-def _mac(interface: Path, properties: Mapping[str, str]) -> str:
+def _mac(interface: Path, properties: Mapping[str, str], permanent_address: PermanentAddress) -> str:
     """The permanent address of the card. A bond or an administrator may have set another address on the interface."""
-    return _first(
-        lambda: _text(interface / "bonding_slave/perm_hwaddr"),
-        lambda: _mac_of_name(_property(properties, "ID_NET_NAME_MAC")),
-        lambda: _assigned_by_hardware(interface),
+    found = _first(
+        [
+            lambda: _known(permanent_address(interface.name)),
+            partial(_text, interface / "bonding_slave/perm_hwaddr"),
+            lambda: _mac_of_name(_property(properties, "ID_NET_NAME_MAC")),
+            lambda: _assigned_by_hardware(interface),
+        ]
     )
+    address = hardware.canonical("mac", found)
+    if re.fullmatch(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}", address) is None:
+        raise _Absent("its address is not an Ethernet address")
+    if int(address[:2], 16) & _GROUP_OR_LOCAL:
+        raise _Absent("its address is locally administered")
+    return address
+
+
+def _known(address: str) -> str:
+    if not address:
+        raise _Absent("the device does not report it")
+    return address
 
 
 def _mac_of_name(name: str) -> str:
     """The address in udev's name of an interface, such as enx0a1b2c3d4e5f (systemd.net-naming-scheme(7))."""
-    digits = name[3:]
-    if len(digits) != 12 or name[2:3] != "x":
+    if name[2:3] != "x":
         raise _Absent("the device does not report it")
-    return ":".join(digits[i : i + 2] for i in range(0, 12, 2))
+    return name[3:]
 
 
 def _assigned_by_hardware(interface: Path) -> str:
