@@ -32,7 +32,8 @@ from node.licensing.verdict import Snapshot
 from node.link import api
 from node.local import routes
 from node.local.documents import StatusDocument, status_document
-from node.local.server import listen, serve
+from node.local.place import Place, listen
+from node.local.server import serve
 from node.state import State
 from node.supervision import UnexpectedErrors, supervised
 from node.system import notify
@@ -74,7 +75,7 @@ class Agent:
         # Spreads waits over a fleet; it makes no secret.
         self._random = random.Random(secrets.randbits(64))  # noqa: S311
         self._renew_from: datetime | None = None
-        self._listener: trio.SocketListener | None = None
+        self._place: Place | None = None
 
     @classmethod
     def load(cls, config: Config, state: State, tpm: Tpm, clock: Clock = utc_now) -> Self:
@@ -184,7 +185,7 @@ class Agent:
 
     async def _serve(self, signals: AsyncIterator[int], ready: Callable[[], None]) -> None:
         # A socket that cannot be made at the start ends the agent (SocketUnusable).
-        self._listener = listen(self.config.socket)
+        self._place = listen(self.config.socket)
         loops: dict[str, Callable[[], Awaitable[None]]] = {
             "socket": self._keep_socket,
             "wake channel": self._keep_wake_channel,
@@ -210,8 +211,8 @@ class Agent:
 
     async def _keep_socket(self) -> None:
         """Serve the socket. After a failure of the server the socket is made again."""
-        listener, self._listener = self._listener, None
-        await serve(listener or listen(self.config.socket), routes.handler(self))
+        place, self._place = self._place, None
+        await serve(place or listen(self.config.socket), routes.handler(self), self.contact.conditions)
 
     async def _keep_current(self) -> None:
         """Ask the cloud in each heartbeat slot, when lease or session is due, and when woken."""

@@ -53,7 +53,9 @@ _TEXT = (
     "a unix socket, /run/cascadia/cascadia.sock by default. It speaks HTTP/1.1, one request a connection. Every local "
     "user can read. Commands are for root and the agent's own user, whom the kernel names (SO_PEERCRED).\n\n"
     f"A request has at most {REQUEST_BYTES_MAX} bytes (else 413) and arrives within {REQUEST_SECONDS_MAX:.0f} seconds "
-    f"(else 408). `{NOT_FOUND.code}` (404) answers other paths, `{METHOD_NOT_ALLOWED.code}` (405) other methods."
+    f"(else 408). `{NOT_FOUND.code}` (404) answers other paths, `{METHOD_NOT_ALLOWED.code}` (405) other methods. When "
+    "connections are short, `busy` (503) answers the longest idle one of the user who holds most. `internal` (500) "
+    "answers a request that the agent cannot answer because of a fault."
 )
 
 

@@ -27,7 +27,7 @@ class Licensed(Protocol):
     """Port: a running agent, as the routes see it."""
 
     def snapshot(self) -> Snapshot:
-        """The licence now."""
+        """The licence now. Raises NodeError while there is none."""
 
     def status(self) -> StatusDocument:
         """The state of the agent, with the licence."""
@@ -128,10 +128,7 @@ ROUTES = (
 
 
 async def _renew(agent: Licensed, *, rekey: bool) -> Answer:
-    try:
-        await agent.renew(rekey=rekey)
-    except (NodeError, TpmError) as error:
-        return problem(503, error.code, str(error))
+    await agent.renew(rekey=rekey)
     return Answer(200, license_document(agent.snapshot()))
 
 
@@ -149,7 +146,10 @@ def parameter_of(route: Route, path: str) -> str | None:
 
 
 def handler(agent: Licensed) -> Handler:
-    """The routes of the socket over a running agent."""
+    """The routes of the socket over a running agent.
+
+    A NodeError or TpmError of a route is answered 503 with its code, also while the agent has no licence to show.
+    """
 
     async def handle(request: Request) -> Answer:
         path = request.path.partition("?")[0]
@@ -160,7 +160,10 @@ def handler(agent: Licensed) -> Handler:
             if route.method == request.method:
                 if route.is_command and not request.privileged:
                     return _refused(PERMISSION_DENIED)
-                return await route.answer(agent, name)
+                try:
+                    return await route.answer(agent, name)
+                except (NodeError, TpmError) as error:
+                    return problem(503, error.code, str(error))
         methods = tuple(route.method for route, _ in found)
         return msgspec.structs.replace(_refused(METHOD_NOT_ALLOWED), allow=methods)
 

@@ -3,41 +3,35 @@
 Every local user who reaches the socket can read, because the terms of a licence are no secret to the software on the
 machine. Commands (`POST`) are for root and the agent's own user; the kernel names the caller (SO_PEERCRED). One
 connection carries one request. Answers are computed for each request and never stored.
+
+The server never stops accepting. `node.local.connections` decides which idle connection is closed when places are
+short. The socket is made again when its file is gone. No system call of the event loop waits for a disk.
 """
 
-import errno
-import os
-import socket
-import struct
-from collections import Counter
+import logging
 from collections.abc import Awaitable, Callable
-from pathlib import Path
+from contextlib import suppress
 
 import h11
 import msgspec
 import trio
 
-from node.errors import NodeError
-from node.exits import Exit
+from node.clock import utc_now
+from node.conditions import Conditions
+from node.local.connections import PLACES, PLACES_PRIVILEGED, Connection, Table
+from node.local.place import OPEN, Place, SocketUnusable, is_privileged, listen, secure, user_of
+
+log = logging.getLogger("cascadia.socket")
 
 REQUEST_SECONDS_MAX = 10.0
 REQUEST_BYTES_MAX = 16 * 1024
-CONNECTIONS_MAX = 64
-"""Local programs ask once a minute. More connections wait in the socket's backlog and use no descriptors."""
-CONNECTIONS_PER_USER_MAX = 16
-"""A user who holds connections open leaves room for the programs of other users."""
-BACKLOG = 1024
-"""Connections that wait in the kernel. A non-blocking client is refused when they are full."""
 COMMAND_SECONDS_MAX = 120.0
 """A renewal signs with the TPM twice and calls the cloud three times."""
-
-
-class SocketUnusable(NodeError):
-    """The socket cannot be made at the path in the settings."""
-
-    exit = Exit.USAGE
-    code = "socket_unusable"
-    next = "Check the setting `socket`, its directory, and who owns it."
+CHECK_SECONDS = 3.0
+"""Pause between two checks of the socket's file. Licensed software bridges 60 seconds (`valid_until`)."""
+ACCEPT_PAUSE_SECONDS = 0.1
+"""Pause after the system could not give a connection, because it lacks descriptors or memory."""
+BUSY_SECONDS_MAX = 0.5
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -69,45 +63,10 @@ class LocalProblem(msgspec.Struct, frozen=True):
 
 Handler = Callable[[Request], Awaitable[Answer]]
 
-_PASSING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-ACCEPT_PAUSE_SECONDS = 0.1
-_PEERCRED = struct.Struct("3i")
-
 
 def problem(status: int, code: str, title: str) -> Answer:
     """An answer that refuses or reports a failure."""
     return Answer(status, LocalProblem(title=title, status=status, code=code))
-
-
-def listen(path: Path) -> trio.SocketListener:
-    """A listening socket at `path` that every local user can reach. A socket left by a crash is replaced.
-
-    The caller holds the state lock, so no other agent of this state listens. Raises SocketUnusable.
-    """
-    raw = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    fresh = path.with_name(path.name + ".new")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh.unlink(missing_ok=True)
-        raw.bind(str(fresh))
-        fresh.chmod(0o666)
-        raw.listen(BACKLOG)
-        # The rename is atomic: clients find the old socket, which refuses them, or the new one.
-        fresh.rename(path)
-    except OSError as error:
-        raw.close()
-        raise SocketUnusable(f"cannot listen at {path}: {error.strerror or error}") from error
-    return trio.SocketListener(trio.socket.from_stdlib_socket(raw))
-
-
-def _user(stream: trio.SocketStream) -> int:
-    credentials = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size)
-    _, uid, _ = _PEERCRED.unpack(credentials)
-    return int(uid)
-
-
-def _privileged(user: int) -> bool:
-    return user in (0, os.geteuid())
 
 
 async def _read_request(connection: h11.Connection, stream: trio.SocketStream) -> h11.Request | None:
@@ -130,7 +89,7 @@ async def _read_request(connection: h11.Connection, stream: trio.SocketStream) -
             return None
 
 
-async def _send(connection: h11.Connection, stream: trio.SocketStream, answer: Answer, *, head_only: bool) -> None:
+def _encoded(connection: h11.Connection, answer: Answer, *, head_only: bool) -> bytes:
     body = msgspec.json.encode(answer.body) + b"\n"
     kind = b"application/problem+json" if isinstance(answer.body, LocalProblem) else b"application/json"
     headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body)), (b"connection", b"close")]
@@ -139,73 +98,159 @@ async def _send(connection: h11.Connection, stream: trio.SocketStream, answer: A
     data = connection.send(h11.Response(status_code=answer.status, headers=headers)) or b""
     if not head_only:
         data += connection.send(h11.Data(data=body)) or b""
-    data += connection.send(h11.EndOfMessage()) or b""
-    await stream.send_all(data)
+    return data + (connection.send(h11.EndOfMessage()) or b"")
 
 
-async def _exchange(
-    stream: trio.SocketStream, user: int, handler: Handler, request_seconds: float, command_seconds: float
-) -> None:
-    connection = h11.Connection(h11.SERVER, max_incomplete_event_size=REQUEST_BYTES_MAX)
-    head: h11.Request | None = None
-    try:
-        with trio.fail_after(request_seconds):
-            head = await _read_request(connection, stream)
-        if head is None:
-            return
-        request = Request(head.method.decode(), head.target.decode(), _privileged(user))
-        with trio.move_on_after(command_seconds) as scope:
-            answer = await handler(request)
-        if scope.cancelled_caught:
-            answer = problem(504, "timeout", "the agent did not finish in time")
-    except h11.RemoteProtocolError as error:
-        answer = problem(error.error_status_hint, "malformed", "the request cannot be read")
-    except trio.TooSlowError:
-        answer = problem(408, "too_slow", "the request did not come in time")
-    with trio.fail_after(request_seconds):
-        await _send(connection, stream, answer, head_only=head is not None and head.method == b"HEAD")
+class _Server:
+    """The connections of one socket, and the limits of their exchanges."""
+
+    def __init__(
+        self,
+        handler: Handler,
+        request_seconds: float,
+        command_seconds: float,
+        user_of: Callable[[trio.socket.SocketType], int],
+    ) -> None:
+        self._handler = handler
+        self._request_seconds = request_seconds
+        self._command_seconds = command_seconds
+        self._user_of = user_of
+        self._tables = {True: Table(PLACES_PRIVILEGED), False: Table(PLACES)}
+
+    async def accept(self, listener: trio.SocketListener, nursery: trio.Nursery) -> None:
+        """Accept connections until cancelled, and serve each one in the nursery."""
+        while True:
+            stream = await self._accepted(listener)
+            user = self._user_of(stream.socket)
+            scope = trio.CancelScope()
+            connection = Connection(user, scope.cancel)
+            if self._tables[is_privileged(user)].admit(connection):
+                nursery.start_soon(self._serve_one, stream, connection, scope)
+            else:
+                await trio.aclose_forcefully(stream)
+
+    async def _accepted(self, listener: trio.SocketListener) -> trio.SocketStream:
+        """The next connection. While the system lacks descriptors or memory, idle connections are closed."""
+        while True:
+            try:
+                return await listener.accept()
+            except OSError as error:
+                for table in self._tables.values():
+                    table.make_room(-1)
+                log.warning("cannot accept a connection at the socket: %s", error.strerror)
+                await trio.sleep(ACCEPT_PAUSE_SECONDS)
+
+    async def _serve_one(self, stream: trio.SocketStream, connection: Connection, scope: trio.CancelScope) -> None:
+        h11_connection = h11.Connection(h11.SERVER, max_incomplete_event_size=REQUEST_BYTES_MAX)
+        # These errors are the client's: it has gone, or does not read its answer.
+        gone = (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError, h11.LocalProtocolError)
+        try:
+            async with stream:
+                with scope, suppress(*gone):
+                    await self._exchange(stream, h11_connection, connection)
+                if scope.cancelled_caught and h11_connection.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+                    busy = problem(503, "busy", "too many connections are open, so the longest idle one was closed")
+                    with suppress(*gone), trio.move_on_after(BUSY_SECONDS_MAX):
+                        await stream.send_all(_encoded(h11_connection, busy, head_only=False))
+        finally:
+            self._tables[is_privileged(connection.user)].remove(connection)
+
+    async def _exchange(self, stream: trio.SocketStream, http: h11.Connection, connection: Connection) -> None:
+        head: h11.Request | None = None
+        try:
+            with trio.fail_after(self._request_seconds):
+                head = await _read_request(http, stream)
+            if head is None:
+                return
+            connection.busy = True
+            answer = await self._answer(head, connection.user)
+            connection.busy = False
+        except h11.RemoteProtocolError as error:
+            answer = problem(error.error_status_hint, "malformed", "the request cannot be read")
+        except trio.TooSlowError:
+            answer = problem(408, "too_slow", "the request did not come in time")
+        head_only = head is not None and head.method == b"HEAD"
+        with trio.fail_after(self._request_seconds):
+            await stream.send_all(_encoded(http, answer, head_only=head_only))
+
+    async def _answer(self, head: h11.Request, user: int) -> Answer:
+        """The handler's answer. A fault of the handler becomes a 500, so that the agent keeps running."""
+        request = Request(head.method.decode(), head.target.decode(), is_privileged(user))
+        try:
+            with trio.move_on_after(self._command_seconds):
+                answer = await self._handler(request)
+                msgspec.json.encode(answer.body)
+                return answer
+        except Exception as error:
+            log.error("cannot answer %s %s because of a fault", request.method, request.path, exc_info=error)
+            return problem(500, "internal", "the agent cannot answer because of a fault; see its log")
+        return problem(504, "timeout", "the agent did not finish in time")
 
 
 async def serve(
-    listener: trio.SocketListener,
+    place: Place,
     handler: Handler,
+    conditions: Conditions | None = None,
     *,
     request_seconds: float = REQUEST_SECONDS_MAX,
     command_seconds: float = COMMAND_SECONDS_MAX,
+    check_seconds: float = CHECK_SECONDS,
+    user_of: Callable[[trio.socket.SocketType], int] = user_of,
 ) -> None:
-    """Answer until cancelled. A failing client ends its own exchange and nothing else."""
-    slots = trio.Semaphore(CONNECTIONS_MAX)
-    held: Counter[int] = Counter()
+    """Answer until cancelled. A failing client ends its own exchange and nothing else.
 
-    async def one(stream: trio.SocketStream, user: int) -> None:
-        try:
-            async with stream:
-                await _exchange(stream, user, handler, request_seconds, command_seconds)
-        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError, h11.LocalProtocolError):
-            return
-        finally:
-            held[user] -= 1
-            slots.release()
-
-    async with listener, trio.open_nursery() as nursery:
+    Args:
+        place: the socket that listens. When its file is gone or replaced, another socket is made at the path.
+        handler: the function that answers a request.
+        conditions: get a condition while the socket cannot be made or other users can replace it.
+        request_seconds: bound of reading a request, and of sending an answer.
+        command_seconds: bound of the handler.
+        check_seconds: pause between two checks of the socket's file.
+        user_of: the user of a connection's other side.
+    """
+    server = _Server(handler, request_seconds, command_seconds, user_of)
+    conditions = Conditions(utc_now) if conditions is None else conditions
+    async with trio.open_nursery() as nursery:
         while True:
-            await slots.acquire()
-            stream = await _accept(listener)
-            user = _user(stream)
-            if held[user] >= CONNECTIONS_PER_USER_MAX and not _privileged(user):
-                await trio.aclose_forcefully(stream)
-                slots.release()
-                continue
-            held[user] += 1
-            nursery.start_soon(one, stream, user)
+            async with place.listener() as listener, trio.open_nursery() as accepting:
+                accepting.start_soon(server.accept, listener, nursery)
+                place = await _replacement(place, conditions, check_seconds)
+                accepting.cancel_scope.cancel()
 
 
-async def _accept(listener: trio.SocketListener) -> trio.SocketStream:
-    """The next connection. It waits while the system lacks descriptors or memory, as trio's server does."""
-    while True:
+async def _replacement(place: Place, conditions: Conditions, check_seconds: float) -> Place:
+    """Wait until the socket's file is gone or replaced, and make the socket again."""
+    limiter = trio.CapacityLimiter(1)  # of the socket alone, because the state's disk may be frozen
+
+    def check() -> Place:
         try:
-            return await listener.accept()
+            if place.is_present():
+                return msgspec.structs.replace(place, weaknesses=secure(place.path))
         except OSError as error:
-            if error.errno not in _PASSING:
-                raise
-            await trio.sleep(ACCEPT_PAUSE_SECONDS)
+            raise SocketUnusable(f"cannot check the socket {place.path}: {error.strerror}") from error
+        return listen(place.path)
+
+    _report(place, conditions)
+    while True:
+        await trio.sleep(check_seconds)
+        try:
+            found = await trio.to_thread.run_sync(check, abandon_on_cancel=True, limiter=limiter)
+        except SocketUnusable as error:
+            if conditions.report_error(error):
+                log.error("%s; trying again", error)
+            continue
+        conditions.clear(SocketUnusable.code)
+        _report(found, conditions)
+        if found.identity != place.identity:
+            log.warning("the socket %s was gone; it is there again", place.path)
+            return found
+
+
+def _report(place: Place, conditions: Conditions) -> None:
+    """Report how other users can replace the socket. A directory that was tightened is reported until the next start."""
+    found = {weakness.code: weakness for weakness in reversed(place.weaknesses)}
+    for weakness in found.values():
+        if conditions.report(weakness.code, weakness.text, weakness.next):
+            log.warning("%s", weakness.text)
+    if OPEN not in found:
+        conditions.clear(OPEN)

@@ -16,8 +16,9 @@ from requests.adapters import HTTPAdapter
 from urllib3.response import HTTPResponse
 
 from node.local.openapi import document
+from node.local.place import listen
 from node.local.routes import handler
-from node.local.server import Answer, Handler, Request, listen, serve
+from node.local.server import Answer, Handler, Request, serve
 from protocol.openapi import Json
 from tests.fuzz.api import Caller, Listener, Real
 from tests.simulators.licensed import SimulatedAgent

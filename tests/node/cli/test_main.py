@@ -14,7 +14,8 @@ from node.cli.main import _with_state, main
 from node.config import Config
 from node.disk.lock import StateLock
 from node.hwbind.tpm import Mode, Tpm
-from node.local.server import Answer, Request, listen, problem, serve
+from node.local.place import listen
+from node.local.server import Answer, Request, problem, serve
 from node.state import State
 from tests.node.conftest import Machine
 from tests.node.shells import apply, install, load_licence

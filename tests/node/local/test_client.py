@@ -8,7 +8,8 @@ import trio
 
 from node.exits import Exit
 from node.local.client import AgentAbsent, AgentRefused, Reply, expect, request
-from node.local.server import Answer, LocalProblem, Request, listen, problem, serve
+from node.local.place import listen
+from node.local.server import Answer, LocalProblem, Request, problem, serve
 
 
 async def test_an_answer_and_its_status(tmp_path: Path, nursery: trio.Nursery) -> None:
@@ -38,13 +39,13 @@ async def test_something_else_there(tmp_path: Path, nursery: trio.Nursery, answe
             await stream.receive_some()
             await stream.send_all(answer)
 
-    nursery.start_soon(trio.serve_listeners, other, [listen(tmp_path / "s")])
+    nursery.start_soon(trio.serve_listeners, other, [listen(tmp_path / "s").listener()])
     with pytest.raises(AgentAbsent):
         await request(tmp_path / "s", "GET", "/")
 
 
 async def test_one_that_does_not_answer_is_given_up(tmp_path: Path) -> None:
-    listener = listen(tmp_path / "s")
+    listener = listen(tmp_path / "s").listener()
     with trio.fail_after(3), pytest.raises(AgentAbsent):
         await request(tmp_path / "s", "GET", "/", seconds_max=0.2)
     await listener.aclose()

@@ -2,12 +2,13 @@
 
 import errno
 import os
+import shutil
 import socket
 import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -16,9 +17,11 @@ import msgspec
 import pytest
 import trio
 
-from node.exits import Exit
-from node.local import server
-from node.local.server import Answer, Request, SocketUnusable, listen, problem, serve
+from node.clock import utc_now
+from node.conditions import Conditions
+from node.local.place import listen
+from node.local.server import Answer, Request, problem, serve
+from tests.waiting import until
 
 
 class Echo(msgspec.Struct):
@@ -42,11 +45,8 @@ async def exchange(path: Path, data: bytes) -> bytes:
     """All that comes back until the other side closes."""
     async with await trio.open_unix_socket(path) as stream:
         await stream.send_all(data)
-        received = b""
         with trio.fail_after(5):
-            async for piece in stream:
-                received += piece
-    return received
+            return b"".join([piece async for piece in stream])
 
 
 def get(target: str, method: str = "GET") -> bytes:
@@ -158,27 +158,97 @@ async def test_many_at_once_are_all_answered(path: Path) -> None:
     assert sorted(answers) == sorted(f"/{number}" for number in range(200))
 
 
-async def test_no_more_than_the_bound_are_taken_in(path: Path) -> None:
-    """The rest waits in the backlog and is answered when there is room."""
-    held = [await trio.open_unix_socket(path) for _ in range(server.CONNECTIONS_MAX)]
-    with trio.move_on_after(0.2) as scope:
-        await exchange(path, get("/"))
-    assert scope.cancelled_caught
-    await held[0].aclose()
-    assert body(await exchange(path, get("/late")))["path"] == "/late"
+def callers(users: Iterator[int]) -> Callable[[object], int]:
+    """A function for `serve` that reports these users, one for each connection in the order of the connections."""
+    return lambda _: next(users)
+
+
+async def rest(stream: trio.SocketStream) -> bytes:
+    """All that comes until the other side closes."""
+    return b"".join([piece async for piece in stream])
+
+
+async def test_idle_connections_of_five_users_silence_neither_root_nor_another_user(
+    tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    """Each of five users opens sixteen connections and sends nothing; then root and a sixth user ask."""
+    holding = [1000 + number % 5 for number in range(80)]
+    users = iter([*holding, 0, 2000, 1000])
+    nursery.start_soon(partial(serve, listen(tmp_path / "s"), echo, user_of=callers(users)))
+    held = [await trio.open_unix_socket(tmp_path / "s") for _ in holding]
+    for privileged in (True, False, False):
+        assert body(await exchange(tmp_path / "s", get("/")))["privileged"] is privileged
     for stream in held:
         await stream.aclose()
 
 
+async def test_the_longest_idle_connection_of_the_user_who_holds_most_pays(
+    tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    users = iter([*range(1000, 1010), *[7] * 60])
+    nursery.start_soon(partial(serve, listen(tmp_path / "s"), echo, user_of=callers(users)))
+    modest = [await trio.open_unix_socket(tmp_path / "s") for _ in range(10)]
+    greedy = [await trio.open_unix_socket(tmp_path / "s") for _ in range(60)]
+    with trio.fail_after(5):
+        closed = await rest(greedy[0])
+    assert closed.split()[1:2] == [b"503"]
+    assert body(closed)["code"] == "busy"
+    for stream in (*modest, greedy[-1]):
+        await stream.send_all(get("/"))
+        assert body(await rest(stream))["path"] == "/"
+    for stream in (*modest, *greedy):
+        await stream.aclose()
+
+
+async def test_a_command_that_runs_keeps_its_place(tmp_path: Path, nursery: trio.Nursery) -> None:
+    finish = trio.Event()
+
+    async def slow(request: Request) -> Answer:
+        if request.method == "POST":
+            await finish.wait()
+        return await echo(request)
+
+    nursery.start_soon(serve, listen(tmp_path / "s"), slow)
+    command = await trio.open_unix_socket(tmp_path / "s")
+    await command.send_all(get("/renew", "POST"))
+    idle = [await trio.open_unix_socket(tmp_path / "s") for _ in range(40)]
+    assert body(await exchange(tmp_path / "s", get("/")))["path"] == "/"
+    finish.set()
+    assert body(await rest(command))["path"] == "/renew"
+    for stream in (command, *idle):
+        await stream.aclose()
+
+
+async def test_a_fault_of_the_handler_is_answered_and_ends_nothing(
+    tmp_path: Path, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def faulty(request: Request) -> Answer:
+        if request.path == "/raises":
+            raise ZeroDivisionError
+        return problem(404, "x", "\udcff" if request.path == "/no-text" else "fine")
+
+    nursery.start_soon(serve, listen(tmp_path / "s"), faulty)
+    for path in ("/raises", "/no-text"):
+        answer = await exchange(tmp_path / "s", get(path))
+        assert (answer.split()[1], body(answer)["code"]) == (b"500", "internal")
+        assert path in caplog.text
+    assert body(await exchange(tmp_path / "s", get("/")))["title"] == "fine"
+
+
 _AS_NOBODY = """
 import os, socket, sys
-os.setgroups([]); os.setgid(65534); os.setuid(65534)
+os.setgroups([]); os.setgid(65534)
 def connect():
     s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); return s
 if sys.argv[2] == "hold":
-    held = [connect() for _ in range(60)]
+    held = []
+    for user in range(60001, 60006):
+        os.setresuid(-1, user, -1)
+        held += [connect() for _ in range(16)]
+        os.setresuid(-1, 0, -1)
     print("held", flush=True); sys.stdin.read()
 else:
+    os.setuid(65534)
     s = connect(); s.sendall(b"POST /v1/renew HTTP/1.1\\r\\nhost: x\\r\\n\\r\\n")
     data = b""
     while piece := s.recv(4096): data += piece
@@ -205,14 +275,16 @@ async def test_commands_of_other_users_are_known_as_such() -> None:
         assert body(done.stdout) == {"method": "POST", "path": "/v1/renew", "privileged": False}
 
 
-async def test_one_user_cannot_keep_the_others_out() -> None:
+async def test_five_users_cannot_keep_root_and_a_sixth_user_out() -> None:
     async with reachable() as path, trio.open_nursery() as nursery:
         command = [sys.executable, "-c", _AS_NOBODY, str(path), "hold"]
         process = await trio.lowlevel.open_process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert process.stdout is not None
         assert await process.stdout.receive_some() == b"held\n"
         with trio.fail_after(3):
-            assert body(await exchange(path, get("/")))["path"] == "/"
+            assert body(await exchange(path, get("/")))["privileged"] is True
+            ask = [sys.executable, "-c", _AS_NOBODY, str(path), "ask"]
+            assert body((await trio.run_process(ask, capture_stdout=True)).stdout)["privileged"] is False
         process.kill()
         await process.wait()
         nursery.cancel_scope.cancel()
@@ -221,18 +293,61 @@ async def test_one_user_cannot_keep_the_others_out() -> None:
 async def test_a_system_without_descriptors_is_waited_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
 ) -> None:
-    listener = listen(tmp_path / "s")
-    accept, faults = listener.accept, [OSError(errno.EMFILE, "too many"), OSError(errno.ENFILE, "too many")]
+    accept = trio.SocketListener.accept
+    faults = [OSError(errno.EPROTO, "odd"), OSError(errno.EMFILE, "too many"), OSError(errno.ENFILE, "too many")]
 
-    async def failing() -> trio.SocketStream:
+    async def failing(listener: trio.SocketListener) -> trio.SocketStream:
         if faults:
             raise faults.pop()
-        return await accept()
+        return await accept(listener)
 
-    monkeypatch.setattr(listener, "accept", failing)
-    nursery.start_soon(serve, listener, echo)
+    monkeypatch.setattr(trio.SocketListener, "accept", failing)
+    nursery.start_soon(serve, listen(tmp_path / "s"), echo)
     assert body(await exchange(tmp_path / "s", get("/")))["path"] == "/"
     assert not faults
+
+
+@pytest.mark.parametrize("loss", ["deleted", "replaced", "directory", "directory moved"])
+async def test_a_lost_socket_is_made_again(tmp_path: Path, nursery: trio.Nursery, loss: str) -> None:
+    path = tmp_path / "run" / "cascadia.sock"
+    nursery.start_soon(partial(serve, listen(path), echo, check_seconds=0.02))
+    before = path.lstat().st_ino
+    if loss == "directory":
+        shutil.rmtree(path.parent)
+    elif loss == "directory moved":
+        path.parent.rename(tmp_path / "aside")
+    else:
+        path.unlink()
+        if loss == "replaced":
+            path.write_text("a file")
+    await until("the socket", lambda: path.is_socket() and path.lstat().st_ino != before)
+    assert body(await exchange(path, get("/")))["path"] == "/"
+
+
+async def test_a_socket_that_cannot_be_made_again_is_a_condition_until_it_can(
+    tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    path, conditions = tmp_path / "run" / "s", Conditions(utc_now)
+    nursery.start_soon(partial(serve, listen(path), echo, conditions, check_seconds=0.02))
+    shutil.rmtree(path.parent)
+    path.parent.touch()
+    await until("the condition", lambda: [each.code for each in conditions.current()] == ["socket_unusable"])
+    path.parent.unlink()
+    await until("the socket", path.is_socket)
+    await until("its end", lambda: conditions.current() == ())
+    assert body(await exchange(path, get("/")))["path"] == "/"
+
+
+async def test_a_directory_that_is_opened_to_others_is_tightened_and_reported(
+    tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    path, conditions = tmp_path / "run" / "s", Conditions(utc_now)
+    nursery.start_soon(partial(serve, listen(path), echo, conditions, check_seconds=0.02))
+    path.parent.chmod(0o777)
+    path.chmod(0o600)
+    await until("the mode of the directory", lambda: stat.S_IMODE(path.parent.stat().st_mode) == 0o755)
+    await until("the mode of the socket", lambda: stat.S_IMODE(path.stat().st_mode) == 0o666)
+    await until("the condition", lambda: [each.code for each in conditions.current()] == ["socket_directory_tightened"])
 
 
 async def test_everyone_may_connect(path: Path) -> None:
@@ -249,12 +364,3 @@ async def test_what_a_crash_left_behind_is_replaced(tmp_path: Path, nursery: tri
             stale.bind(str(tmp_path / name))
     nursery.start_soon(serve, listen(path), echo)
     assert body(await exchange(path, get("/")))["path"] == "/"
-
-
-def test_a_place_that_cannot_hold_a_socket_is_reported(tmp_path: Path) -> None:
-    (tmp_path / "directory").mkdir()
-    (tmp_path / "file").touch()
-    for path in (tmp_path / "directory", tmp_path / "file" / "s", tmp_path / ("x" * 120)):
-        with pytest.raises(SocketUnusable) as caught:
-            listen(path)
-        assert caught.value.exit is Exit.USAGE

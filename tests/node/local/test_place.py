@@ -1,0 +1,135 @@
+"""The socket's file: where it is made, with which modes, and when other users could replace it."""
+
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from node.exits import Exit
+from node.local.place import OPEN, TIGHTENED, Place, SocketUnusable, listen
+
+NOBODY = 65534
+
+
+@contextmanager
+def made(path: Path) -> Iterator[Place]:
+    place = listen(path)
+    try:
+        yield place
+    finally:
+        place.socket.close()
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.lstat().st_mode)
+
+
+@pytest.fixture(params=[0o000, 0o022, 0o077])
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("umask")
+def test_modes_do_not_depend_on_the_umask(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "s"
+    with made(path) as place:
+        assert (mode(path), mode(path.parent), mode(path.parent.parent)) == (0o666, 0o755, 0o755)
+        assert place.weaknesses == ()
+        assert place.is_present()
+        assert [entry.name for entry in path.parent.iterdir()] == ["s"]
+
+
+@pytest.mark.parametrize("open_mode", [0o777, 0o775, 0o757])
+def test_a_directory_of_ours_that_others_may_write_is_tightened(tmp_path: Path, open_mode: int) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run").chmod(open_mode)
+    with made(tmp_path / "run" / "s") as place:
+        assert mode(tmp_path / "run") == 0o755
+        assert [weakness.code for weakness in place.weaknesses] == [TIGHTENED]
+        assert f"{open_mode:04o}" in place.weaknesses[0].text
+
+
+@pytest.mark.parametrize(
+    ("owner", "directory_mode", "reason"),
+    [(NOBODY, 0o755, f"it belongs to user {NOBODY}"), (NOBODY, 0o1777, f"it belongs to user {NOBODY}")],
+)
+def test_a_directory_of_another_user_is_refused(tmp_path: Path, owner: int, directory_mode: int, reason: str) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run").chmod(directory_mode)
+    os.chown(tmp_path / "run", owner, owner)
+    with pytest.raises(SocketUnusable, match=reason) as caught:
+        listen(tmp_path / "run" / "s")
+    assert (caught.value.exit, "chown root" in caught.value.next) == (Exit.USAGE, True)
+    assert not (tmp_path / "run" / "s").exists()
+
+
+def test_a_directory_like_tmp_is_used_and_reported(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run").chmod(0o1777)
+    with made(tmp_path / "run" / "s") as place:
+        assert [(weakness.code, "every user may write it" in weakness.text) for weakness in place.weaknesses] == [
+            (OPEN, True)
+        ]
+        assert mode(tmp_path / "run") == 0o1777
+
+
+def test_a_directory_further_up_is_reported_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "up" / "run").mkdir(parents=True)
+    (tmp_path / "up").chmod(0o770)
+    with made(tmp_path / "up" / "run" / "s") as place:
+        assert [weakness.code for weakness in place.weaknesses] == [OPEN]
+        assert f"{tmp_path / 'up'}: its group may write it" in place.weaknesses[0].text
+        assert mode(tmp_path / "up") == 0o770
+
+
+def test_a_link_to_the_directory_counts_where_it_points(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir(mode=0o755)
+    (tmp_path / "real").chmod(0o777)
+    (tmp_path / "run").symlink_to(tmp_path / "real")
+    with made(tmp_path / "run" / "s"):
+        assert mode(tmp_path / "real") == 0o755
+
+
+def test_a_file_that_is_gone_or_replaced_is_not_present(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with made(path) as place:
+        path.chmod(0o600)
+        assert place.is_present()
+        assert mode(path) == 0o666
+        path.rename(tmp_path / "aside")
+        assert not place.is_present()
+        path.touch()
+        assert not place.is_present()
+        (tmp_path / "aside").replace(path)
+        assert place.is_present()
+
+
+def test_another_agent_at_the_path_is_not_replaced(tmp_path: Path) -> None:
+    with made(tmp_path / "s"), pytest.raises(SocketUnusable, match="another program of user 0 answers there"):
+        listen(tmp_path / "s")
+    with made(tmp_path / "s"):
+        assert mode(tmp_path / "s") == 0o666
+
+
+def test_what_a_crash_left_behind_is_replaced(tmp_path: Path) -> None:
+    for name in ("s", "s.new"):
+        with socket.socket(socket.AF_UNIX) as stale:
+            stale.bind(str(tmp_path / name))
+    with made(tmp_path / "s") as place:
+        assert place.is_present()
+
+
+def test_a_place_that_cannot_hold_a_socket_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for name in ("directory", "file/s", "x" * 120, "x" * 300, "a\0b", "loop/s"):
+        with pytest.raises(SocketUnusable) as caught:
+            listen(tmp_path / name)
+        assert caught.value.exit is Exit.USAGE
