@@ -327,15 +327,20 @@ class SoftTpm:
 
     def clear(self) -> None:
         """``TPM2_Clear``, as from the firmware's menu: storage keys are lost; EK and its certificate stay."""
-        cleared = subprocess.run(
-            [_program("tpm2_clear"), "-T", self.tcti, "-c", "p"],
+        self.administer("tpm2_clear", "-c", "p")
+
+    def administer(self, tool: str, *arguments: str) -> str:
+        """Run a tool of tpm2-tools on this chip, as an administrator does. Returns what the tool printed."""
+        done = subprocess.run(
+            [_program(tool), "-T", self.tcti, *arguments],
             capture_output=True,
             check=False,
-            timeout=START_SECONDS_MAX,
+            timeout=SETUP_SECONDS_MAX,
             env={**os.environ, **self.env},
         )
-        if cleared.returncode != 0:
-            raise SoftTpmError(f"tpm2_clear failed: {cleared.stderr.decode(errors='replace')}")
+        if done.returncode != 0:
+            raise SoftTpmError(f"{tool} failed: {done.stderr.decode(errors='replace')}")
+        return done.stdout.decode(errors="replace")
 
     def __enter__(self) -> Self:
         return self.start()

@@ -87,6 +87,9 @@ class _IdentityFile(StateFile, frozen=True, kw_only=True, forbid_unknown_fields=
     ak_parent: bytes
     node_parent: bytes
     blobs_sha256: dict[str, str]
+    # Older agents stored no public part of the parents.
+    ak_parent_public: bytes | msgspec.UnsetType = msgspec.UNSET
+    node_parent_public: bytes | msgspec.UnsetType = msgspec.UNSET
 
 
 class _CurrentFile(StateFile, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -200,6 +203,8 @@ class IdentityStore:
             ak_parent=identity.ak.parent,
             node_parent=identity.node_key.parent,
             blobs_sha256={name: sha256_hex(data) for name, data in blobs.items()},
+            ak_parent_public=identity.ak.parent_public or msgspec.UNSET,
+            node_parent_public=identity.node_key.parent_public or msgspec.UNSET,
         )
         files = {
             **blobs,
@@ -237,9 +242,9 @@ class IdentityStore:
             activated_at=record.activated_at,
             confirm_by=record.confirm_by,
             fingerprint_salt=record.fingerprint_salt,
-            ak=WrappedKey(blob["ak.pub"], blob["ak.priv"], record.ak_parent),
+            ak=WrappedKey(blob["ak.pub"], blob["ak.priv"], record.ak_parent, record.ak_parent_public or None),
             node_key=self._later_key(directory, chain)
-            or WrappedKey(blob["node.pub"], blob["node.priv"], record.node_parent),
+            or WrappedKey(blob["node.pub"], blob["node.priv"], record.node_parent, record.node_parent_public or None),
             chain=chain,
         )
 

@@ -3,7 +3,13 @@
     TpmError                 exit code 87 unless stated
       TctiRefused            (2)
       TpmAbsent
-      TpmPermission
+      TpmPermission          the system refuses the device
+      TpmHierarchyPassword   a hierarchy has a password
+      TpmHierarchyDisabled   a hierarchy is switched off
+      TpmObjectPassword      an object of another owner has a password or a policy
+      TpmObjectMissing       the TPM has no object at a handle
+      TpmNvUnwritten         an NV index is defined and was never written
+      TpmNvUnreadable        an NV index may not be read
       TpmBusy
       TpmTimeout
       TpmLockout
@@ -15,7 +21,13 @@ No error changes a licence state by itself. TpmNotOurs leads to the state `hardw
 (`node.licensing.hardware`).
 """
 
-from typing import ClassVar
+from typing import ClassVar, Literal
+
+Hierarchy = Literal["owner", "endorsement", "platform", "lockout", "null", ""]
+"""A hierarchy of the TPM (TPM 2.0 Library Part 1, 13). The empty name is used when the TPM named none."""
+
+_SWITCHES: dict[Hierarchy, str] = {"owner": "shEnable", "endorsement": "ehEnable"}
+_SETTINGS: dict[Hierarchy, str] = {"owner": "tpm_owner_auth", "endorsement": "tpm_endorsement_auth"}
 
 
 class TpmError(Exception):
@@ -23,8 +35,8 @@ class TpmError(Exception):
 
     code: ClassVar[str] = "tpm-failed"
     exit_code: ClassVar[int] = 87
-    summary: ClassVar[str] = "cannot use the TPM"
-    advice: ClassVar[str] = "Read the TPM driver's messages in the system's journal."
+    summary: str = "cannot use the TPM"
+    advice: str = "Read the TPM driver's messages in the system's journal."
 
     def __init__(self, detail: str) -> None:
         super().__init__(f"{self.summary}: {detail}")
@@ -49,14 +61,88 @@ class TpmAbsent(TpmError):
 
 
 class TpmPermission(TpmError):
-    """The system refuses the device to this user, or the TPM refuses an authorisation."""
+    """The system refuses the device to this user."""
 
     code = "tpm-permission"
     summary = "cannot use the TPM: permission denied"
+    advice = "Add the agent's user to the group that owns /dev/tpmrm0 (tss), and restart the agent."
+
+
+class TpmHierarchyPassword(TpmError):
+    """A hierarchy has a password, and the agent has no password or a wrong one. The refusal has no effect on lock-out.
+
+    `hierarchy` is the hierarchy that refused.
+    """
+
+    code = "tpm-hierarchy-password"
+    summary = "cannot use the TPM: a hierarchy has a password"
+    advice = "Give the password of the owner hierarchy (`tpm_owner_auth`) or endorsement hierarchy to the agent."
+
+    def __init__(self, detail: str, hierarchy: Hierarchy = "") -> None:
+        self.hierarchy = hierarchy
+        if hierarchy:
+            self.summary = f"cannot use the TPM: the {hierarchy} hierarchy has a password"
+        if setting := _SETTINGS.get(hierarchy):
+            self.advice = (
+                f"Write the password of the {hierarchy} hierarchy to a file that only the agent's user can read, and "
+                f"name the file in the setting `{setting}`. Under systemd, use "
+                f"`LoadCredential={setting.replace('_', '-')}:FILE` instead. Then restart the agent."
+            )
+        super().__init__(detail)
+
+
+class TpmHierarchyDisabled(TpmError):
+    """A hierarchy is switched off, until the TPM is reset or the firmware switches the hierarchy on."""
+
+    code = "tpm-hierarchy-disabled"
+    summary = "cannot use the TPM: a hierarchy is disabled"
+    advice = "Enable the hierarchy in the firmware's settings, or switch the machine off and on."
+
+    def __init__(self, detail: str, hierarchy: Hierarchy = "") -> None:
+        self.hierarchy = hierarchy
+        if hierarchy:
+            self.summary = f"cannot use the TPM: the {hierarchy} hierarchy is disabled"
+        if switch := _SWITCHES.get(hierarchy):
+            self.advice = (
+                f"Switch the machine off and on. If the {hierarchy} hierarchy stays disabled, enable it in the "
+                f"firmware's settings. `tpm2_hierarchycontrol -C p {switch} set` enables it until the next reset."
+            )
+        super().__init__(detail)
+
+
+class TpmObjectPassword(TpmError):
+    """An object of another owner has a password or a policy. The agent does not try passwords on such an object."""
+
+    code = "tpm-object-password"
+    summary = "cannot use an object in the TPM: it has a password or a policy"
     advice = (
-        "Add the agent's user to the group that owns /dev/tpmrm0 (tss). If the owner hierarchy has a password, "
-        "provision a storage key at 0x81000001."
+        "Provision a storage key without a password at 0x81000001. If it is there and is only missing the attribute "
+        "noda, give the password of the owner hierarchy to the agent (`tpm_owner_auth`)."
     )
+
+
+class TpmObjectMissing(TpmError):
+    """The TPM has no object at a handle. Another program removed the object, or the resource manager lost it."""
+
+    code = "tpm-object-missing"
+    summary = "cannot use an object in the TPM: it is missing"
+    advice = "Try again. If the error stays, provision the missing object again."
+
+
+class TpmNvUnwritten(TpmError):
+    """An NV index is defined, and no program has written the index."""
+
+    code = "tpm-nv-unwritten"
+    summary = "cannot read an NV index of the TPM: it is defined and was never written"
+    advice = "Write the index with the maker's tool, or remove it with `tpm2_nvundefine`."
+
+
+class TpmNvUnreadable(TpmError):
+    """An NV index may not be read: it is locked, or has a password or a policy."""
+
+    code = "tpm-nv-unreadable"
+    summary = "cannot read an NV index of the TPM: the TPM refuses"
+    advice = "Define the index with an attribute that allows reading (authread or ownerread), or remove it."
 
 
 class TpmBusy(TpmError):

@@ -1,6 +1,6 @@
 """Adapter: the agent's keys in the TPM and their uses. The functions take a live ESAPI context and run in `Tpm.call`.
 
-- SRK: the parent of the AK and the node key. The persistent SRK is used if the TPM has one.
+- SRK: the parent of the AK and the node key. The persistent SRK is used if the TPM has one that needs no password.
 - AK: restricted ECC P-256 signing key under the SRK. It signs only data that the TPM itself made.
 - Node key: unrestricted ECC P-256 signing key under the SRK. It is the machine's identity and never leaves the TPM.
 
@@ -9,6 +9,10 @@ Rules:
 - Every loaded object is flushed, after an error as well.
 - Keys are stored as wrapped blobs. Only this chip can load them, and not after `TPM2_Clear`.
 - No key is under dictionary-attack protection (NoDA), so a lock-out does not stop a node.
+- A persistent object of another owner is used only if it is NoDA too. Otherwise a wrong password would count as an
+  attack, and the agent itself would lock the TPM.
+- The public part of the parent is stored with each key. A primary key is a function of the chip's seed and of this
+  template, so the chip makes the parent again after its persistent copy was removed or replaced.
 - Structures are stored and sent as the bytes that the TPM returned, because names are digests of these bytes.
 - Code that reads a part of a library object keeps the whole object in a variable meanwhile, because the part can point
   into the memory of the whole.
@@ -16,8 +20,8 @@ Rules:
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 from cryptography import x509
@@ -38,8 +42,11 @@ from tpm2_pytss.types import (
     TPMU_SIG_SCHEME,
 )
 
+from node.hwbind import faults
 from node.hwbind.errors import TpmIntegrity, TpmNotOurs
 from protocol.evidence import ClockInfo
+
+T = TypeVar("T")
 
 _SRK_PERSISTENT = 0x81000001
 """Handle of the persistent SRK (TCG TPM v2.0 Provisioning Guidance, 7.5.1)."""
@@ -47,36 +54,41 @@ _SRK_PERSISTENT = 0x81000001
 QUALIFYING_BYTES_MAX = 64
 """Longest qualifying data of `TPM2_Certify`: TPM2B_DATA has room for the largest digest."""
 
-_NO_SUCH_HANDLE = 0x18B
-_WRONG_PARENT = 0x1DF
-_PARAMETER = 0x0C0
-"""Bits of a format-one response code about a parameter (TPM 2.0 Library Part 2, 6.6.2)."""
-
 _OURS = "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda"
 _AK_TEMPLATE = TPM2B_PUBLIC.parse("ecc256:ecdsa-sha256:null", objectAttributes=f"{_OURS}|sign|restricted")
 _NODE_KEY_TEMPLATE = TPM2B_PUBLIC.parse("ecc256:ecdsa-sha256:null", objectAttributes=f"{_OURS}|sign")
 _SRK_TEMPLATE = TPM2B_PUBLIC.parse("ecc256:aes128cfb", objectAttributes=f"{_OURS}|decrypt|restricted")
 _SRK_TEMPLATE.publicArea.unique = TPMU_PUBLIC_ID(ecc=TPMS_ECC_POINT(x=bytes(32), y=bytes(32)))
 
-_STORAGE = TPMA_OBJECT.RESTRICTED | TPMA_OBJECT.DECRYPT | TPMA_OBJECT.FIXEDTPM | TPMA_OBJECT.FIXEDPARENT
+_USABLE = (
+    TPMA_OBJECT.RESTRICTED
+    | TPMA_OBJECT.DECRYPT
+    | TPMA_OBJECT.FIXEDTPM
+    | TPMA_OBJECT.FIXEDPARENT
+    | TPMA_OBJECT.USERWITHAUTH
+    | TPMA_OBJECT.NODA
+)
+"""Attributes of a persistent storage key on which the empty password can be tried without risk."""
 
 
-class WrappedKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class WrappedKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A key as it is stored: `TPMT_PUBLIC`, the wrapped private part, and the name of the parent that can load it.
 
-    No part is secret, because the chip encrypts the private part. A parent name that differs from the persistent SRK's
-    has one of two causes: the chip is another one or was cleared, or an installer has since made another persistent
-    SRK. In the second case the default primary key still has the parent's name.
+    `parent_public` is the `TPMT_PUBLIC` of the parent; None for a key that an older agent stored.
+
+    No part is secret, because the chip encrypts the private part. If the chip can make no storage key with the parent's
+    name, it is another chip or was cleared.
     """
 
     public: bytes
     private: bytes
     parent: bytes
+    parent_public: bytes | None = None
 
     @property
     def name(self) -> bytes:
         """The TPM's name of the key: algorithm and SHA-256 over `TPMT_PUBLIC` (TPM 2.0 Library Part 1, 16)."""
-        return b"\x00\x0b" + hashlib.sha256(self.public).digest()
+        return name_of(self.public)
 
     def public_key(self) -> ec.EllipticCurvePublicKey:
         """The public part as a key of `cryptography`. Raises TpmIntegrity."""
@@ -94,6 +106,11 @@ class Certification(msgspec.Struct, frozen=True):
     signature: bytes
 
 
+def name_of(public: bytes) -> bytes:
+    """The TPM's name of a `TPMT_PUBLIC` whose name algorithm is SHA-256 (TPM 2.0 Library Part 1, 16)."""
+    return b"\x00\x0b" + hashlib.sha256(public).digest()
+
+
 def create_ak(esys: ESAPI) -> WrappedKey:
     """Make an attestation key. It is returned wrapped; the TPM keeps nothing."""
     return _create(esys, _AK_TEMPLATE)
@@ -106,29 +123,48 @@ def create_node_key(esys: ESAPI) -> WrappedKey:
 
 @contextlib.contextmanager
 def loaded(esys: ESAPI, *keys: WrappedKey) -> Iterator[tuple[ESYS_TR, ...]]:
-    """Load keys of one parent, and flush them at the end of the block. Yields their handles in the same order.
+    """Load keys, and flush them at the end of the block. Yields their handles in the same order.
 
-    Raises TpmNotOurs if this chip cannot load a key, TpmIntegrity if a blob is no TPM structure.
+    Keys may have different parents, because a rekey uses the storage key of its time. Raises TpmNotOurs if this chip
+    cannot make the parent of a key, TpmIntegrity if a blob is no TPM structure or the parent did not wrap it.
     """
+    with contextlib.ExitStack() as stack:
+        handles = {}
+        for parent in dict.fromkeys(key.parent for key in keys):
+            children = [key for key in keys if key.parent == parent]
+            for key, handle in zip(children, _load(esys, children), strict=True):
+                stack.callback(flush, esys, handle)
+                handles[key] = handle
+        yield tuple(handles[key] for key in keys)
+
+
+def _load(esys: ESAPI, children: list[WrappedKey]) -> list[ESYS_TR]:
+    """Load keys of one parent. If one fails, the others are flushed."""
     blobs = [
         (parse(TPM2B_PRIVATE, _sized(key.private)), TPM2B_PUBLIC(publicArea=parse(TPMT_PUBLIC, key.public)))
-        for key in keys
+        for key in children
     ]
-    with contextlib.ExitStack() as stack:
-        parent = stack.enter_context(_storage_parent(esys, {key.parent for key in keys}))[0]
-        handles = []
-        for private, public in blobs:
-            try:
-                handle = esys.load(parent, private, public)
-            except TSS2_Exception as error:
-                if error.rc == _WRONG_PARENT:
-                    raise TpmNotOurs("the chip's storage key refuses it; another chip, or a damaged file") from error
-                if error.rc & _PARAMETER == _PARAMETER:
-                    raise TpmIntegrity("the TPM cannot read a stored key") from error
-                raise
-            stack.callback(flush, esys, handle)
-            handles.append(handle)
-        yield tuple(handles)
+
+    def load(parent: ESYS_TR) -> list[ESYS_TR]:
+        with contextlib.ExitStack() as undo:
+            handles = []
+            for private, public in blobs:
+                handles.append(esys.load(parent, private, public))
+                undo.callback(flush, esys, handles[-1])
+            undo.pop_all()
+            return handles
+
+    try:
+        return _under_parent(esys, children[0], load)[0]
+    except TSS2_Exception as error:
+        # The parent has the recorded name, so this is the chip that wrapped the key.
+        if faults.wrong_parent(error):
+            raise TpmIntegrity(
+                "the storage key did not wrap a stored key; the file is damaged or was edited"
+            ) from error
+        if faults.about_parameter(error):
+            raise TpmIntegrity("the TPM cannot read a stored key") from error
+        raise
 
 
 def sign(esys: ESAPI, key: WrappedKey, message: bytes) -> bytes:
@@ -185,33 +221,94 @@ def read_clock(esys: ESAPI) -> ClockInfo:
 
 
 def _create(esys: ESAPI, template: TPM2B_PUBLIC) -> WrappedKey:
-    with _storage_parent(esys, None) as (parent, name):
-        private, public, *_ = esys.create(parent, None, template)
-    return WrappedKey(public=bytes(public.publicArea.marshal()), private=bytes(private), parent=name)
+    (private, public, *_), parent = _under_parent(esys, None, lambda handle: esys.create(handle, None, template))
+    return WrappedKey(
+        public=bytes(public.publicArea.marshal()),
+        private=bytes(private),
+        parent=parent.name,
+        parent_public=parent.public if name_of(parent.public) == parent.name else None,
+    )
+
+
+class _StorageKey(NamedTuple):
+    """A storage key: name and `TPMT_PUBLIC`."""
+
+    name: bytes
+    public: bytes
+
+
+def _under_parent(esys: ESAPI, child: WrappedKey | None, use: Callable[[ESYS_TR], T]) -> tuple[T, _StorageKey]:
+    """Do `use` with the handle of a storage key: the persistent SRK, or else a primary key (0.1-1 s on a chip).
+
+    The storage key is the parent of `child`; with None, for a new key, any storage key is used. An SRK under dictionary-
+    attack protection or with a password is not used; the primary key of the same template needs no password. Raises
+    TpmNotOurs if the chip can make no parent of `child`.
+    """
+    with persistent_object(esys, _SRK_PERSISTENT) as found:
+        persistent = None if found is None else _StorageKey(found[2], bytes(found[1].marshal()))
+        if found is not None and persistent is not None:
+            matches = child is None or child.parent == persistent.name
+            if matches and (found[1].objectAttributes & _USABLE) == _USABLE:
+                try:
+                    return use(found[0]), persistent
+                except TSS2_Exception as error:
+                    if not faults.password_wanted(error):
+                        raise
+    if child is None:
+        template = bytes(_SRK_TEMPLATE.publicArea.marshal())
+    elif persistent is not None and child.parent == persistent.name:
+        template = persistent.public
+    elif child.parent_public is not None and name_of(child.parent_public) == child.parent:
+        template = child.parent_public
+    else:
+        template = bytes(_SRK_TEMPLATE.publicArea.marshal())
+    with primary_key(esys, ESYS_TR.OWNER, template, child.parent if child is not None else None) as made:
+        if made is None:
+            raise TpmNotOurs("the chip can make no storage key that is the parent of the node's keys")
+        handle, name, public = made
+        return use(handle), _StorageKey(name, public)
 
 
 @contextlib.contextmanager
-def _storage_parent(esys: ESAPI, wanted: set[bytes] | None) -> Iterator[tuple[ESYS_TR, bytes]]:
-    """Handle and name of the storage key: the persistent SRK, or else the default primary key (0.1-1 s on a chip).
+def primary_key(
+    esys: ESAPI, hierarchy: ESYS_TR, template: bytes, name: bytes | None
+) -> Iterator[tuple[ESYS_TR, bytes, bytes] | None]:
+    """Make a primary key again from its public part, and flush it at the end of the block.
 
-    `wanted` has the parent names of the keys to load; None when a key is made. Raises TpmNotOurs unless the storage key
-    is the parent of all of them.
+    The public part does not have the `unique` field of the first template. Both usual values are tried: zeros (TCG EK
+    Credential Profile, B.2) and empty.
+
+    Args:
+        esys: a live context.
+        hierarchy: the hierarchy of the key.
+        template: the `TPMT_PUBLIC` of the key.
+        name: the name that the key has; None if any key of the template will do.
+
+    Yields handle, name and `TPMT_PUBLIC` of the key; None if the chip makes no key with this name.
     """
-    with persistent_object(esys, _SRK_PERSISTENT) as persistent:
-        if persistent is not None:
-            handle, public, name = persistent
-            fits = (public.objectAttributes & _STORAGE) == _STORAGE
-            if fits and (wanted is None or wanted == {name}):
-                yield handle, name
+    for unique in _uniques(template):
+        area = parse(TPMT_PUBLIC, template)
+        area.unique = unique
+        handle, public, *_ = esys.create_primary(None, TPM2B_PUBLIC(publicArea=area), hierarchy)
+        try:
+            made = bytes(esys.read_public(handle)[1])
+            if name in (None, made):
+                yield handle, made, bytes(public.publicArea.marshal())
                 return
-    handle, _, *_ = esys.create_primary(None, _SRK_TEMPLATE, ESYS_TR.OWNER)
-    try:
-        name = bytes(esys.read_public(handle)[1])
-        if wanted is not None and wanted != {name}:
-            raise TpmNotOurs("the chip's storage key is not the parent of the node's keys")
-        yield handle, name
-    finally:
-        flush(esys, handle)
+        finally:
+            flush(esys, handle)
+    yield None
+
+
+def _uniques(template: bytes) -> tuple[TPMU_PUBLIC_ID, ...]:
+    area = parse(TPMT_PUBLIC, template)
+    if area.type == TPM2_ALG.RSA:
+        return TPMU_PUBLIC_ID(rsa=bytes(area.parameters.rsaDetail.keyBits // 8)), TPMU_PUBLIC_ID(rsa=b"")
+    if area.type == TPM2_ALG.ECC:
+        size = max(len(bytes(area.unique.ecc.x)), len(bytes(area.unique.ecc.y)))
+        zeros = TPMS_ECC_POINT(x=bytes(size), y=bytes(size))
+        return TPMU_PUBLIC_ID(ecc=zeros), TPMU_PUBLIC_ID(ecc=TPMS_ECC_POINT(x=b"", y=b""))
+    return ()
 
 
 @contextlib.contextmanager
@@ -220,7 +317,7 @@ def persistent_object(esys: ESAPI, handle: int) -> Iterator[tuple[ESYS_TR, TPMT_
     try:
         reference = esys.tr_from_tpmpublic(handle)
     except TSS2_Exception as error:
-        if error.rc != _NO_SUCH_HANDLE:
+        if not faults.no_such_handle(error):
             raise
         yield None
         return

@@ -8,7 +8,11 @@
 - A context is useless once its connection is lost, and is then replaced. Work that lost its connection is repeated
   once, from its beginning. Work that timed out is not repeated. So work must be harmless to repeat, must keep no handle
   after its end, and must return values.
-- Every fault of the TPM or its connection is raised as a `TpmError`.
+- Every fault of the TPM or its connection is raised as a `TpmError` (`faults.py`).
+- The passwords of the owner and endorsement hierarchies come from the caller, and are read again for each work. When
+  the TPM refuses a password, the port does the work again with the empty password, which a cleared TPM has. The port
+  does not send the refused password again until it changes. These two hierarchies have no dictionary-attack protection
+  (TPM 2.0 Library Part 1, 19.8.2), so a wrong password locks nothing.
 
 Timings of real chips: 0.2-0.6 s for a signature, tens of seconds to make an RSA key.
 """
@@ -17,26 +21,29 @@ import errno
 import os
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal, Protocol, TypeVar
 
+import msgspec
 import trio
 from tpm2_pytss import ESAPI, TSS2_Exception
-from tpm2_pytss.constants import TPM2_CC
+from tpm2_pytss.constants import ESYS_TR, TPM2_CAP, TPM2_CC
 from tpm2_pytss.TCTI import PyTCTI
 from tpm2_pytss.TCTILdr import TCTILdr
 
 from node.hwbind.errors import (
+    Hierarchy,
     TctiRefused,
     TpmAbsent,
     TpmBusy,
     TpmError,
     TpmFailed,
-    TpmIntegrity,
+    TpmHierarchyPassword,
     TpmLockout,
     TpmPermission,
     TpmTimeout,
 )
+from node.hwbind.faults import LOST, TCTI_IO_ERROR, Command, classify, code_of
 
 T = TypeVar("T")
 
@@ -57,18 +64,29 @@ CREATION_SECONDS_MAX = 180.0
 RESPONSE_BYTES_MAX = 4096
 """The largest response of any TPM 2.0 (TPM2_MAX_RESPONSE_SIZE)."""
 
+PASSWORD_BYTES_MAX = 64
+"""Longest password of a hierarchy: the largest digest of a TPM (TPM 2.0 Library Part 2, 10.4.5)."""
+
+_HANDLES: dict[Hierarchy, ESYS_TR] = {"owner": ESYS_TR.OWNER, "endorsement": ESYS_TR.ENDORSEMENT}
+_LOCKOUT_COUNTER = 0x20E
+"""TPM_PT_LOCKOUT_COUNTER. MAX_AUTH_FAIL and LOCKOUT_INTERVAL follow it (TPM 2.0 Library Part 2, 6.13)."""
+
 _CREATING = frozenset({int(TPM2_CC.CreatePrimary), int(TPM2_CC.Create), int(TPM2_CC.CreateLoaded)})
 
-# TPM response codes and layers: TPM 2.0 Library Part 2, 6.6; TSS 2.0 Overview, 3.12.
-_TCTI_IO_ERROR = 0xA000A
-_LOST = frozenset({_TCTI_IO_ERROR, 0xA0008, 0xA0007, 0x80007, 0x70007})
-_TPM_LAYERS = frozenset({0x0, 0xB, 0xC})
-_LOCKOUT = 0x921
-_BUSY = frozenset({0x902, 0x903, 0x904, 0x905, 0x906, 0x908, 0x90A, 0x920, 0x922, 0x923})
-_FORMAT_ONE = 0x080
-_AUTHORISATION = frozenset({0x05, 0x0E, 0x1D, 0x22})
-_DISABLED = 0x120
-_INTEGRITY = 0x1F
+
+class Password(msgspec.Struct, frozen=True):
+    """The password of a hierarchy, and the name of its file. `fault` says why the file cannot be used.
+
+    `value` is empty, or has at most `PASSWORD_BYTES_MAX` bytes.
+    """
+
+    value: bytes
+    source: str
+    fault: str = ""
+
+
+Passwords = Callable[[], Mapping[Hierarchy, Password]]
+"""Reads the configured passwords. It never raises. A hierarchy that is missing has the empty password."""
 
 
 class _Link(Protocol):
@@ -167,7 +185,7 @@ class _LibraryLink:
         try:
             self._tcti = TCTILdr.parse(tcti)
         except TSS2_Exception as error:
-            raise TpmAbsent(f"{tcti} does not answer ({_code(error)})") from error
+            raise TpmAbsent(f"{tcti} does not answer ({code_of(error)})") from error
 
     @property
     def pending(self) -> bool:
@@ -202,29 +220,39 @@ class _BoundedTcti(PyTCTI):  # type: ignore[misc]
         self._command_seconds_max = command_seconds_max
         self._creation_seconds_max = creation_seconds_max
         self._seconds_max = command_seconds_max
+        self._command = Command(0, ())
+        self._refused: dict[int, Command] = {}
         self.dead = False
         self.timed_out = False
 
     def do_transmit(self, command: bytes) -> None:
         self._check()
-        creating = int.from_bytes(command[6:10], "big") in _CREATING
+        self._command = Command.of(command)
+        creating = self._command.code in _CREATING
         self._seconds_max = self._creation_seconds_max if creating else self._command_seconds_max
         try:
             self._link.send(command)
         except (OSError, TSS2_Exception) as error:
             self.dead = True
-            raise TSS2_Exception(_TCTI_IO_ERROR) from error
+            raise TSS2_Exception(TCTI_IO_ERROR) from error
 
     def do_receive(self, timeout: int) -> bytes:  # ESAPI always passes "for ever"; our own bound is used instead
         self._check()
         try:
-            return self._link.receive(self._seconds_max)
+            response = self._link.receive(self._seconds_max)
         except TimeoutError as error:
             self.dead = self.timed_out = True
-            raise TSS2_Exception(_TCTI_IO_ERROR) from error
+            raise TSS2_Exception(TCTI_IO_ERROR) from error
         except (OSError, TSS2_Exception) as error:
             self.dead = True
-            raise TSS2_Exception(_TCTI_IO_ERROR) from error
+            raise TSS2_Exception(TCTI_IO_ERROR) from error
+        if code := int.from_bytes(response[6:10], "big"):
+            self._refused[code] = self._command
+        return response
+
+    def refused(self, error: TSS2_Exception) -> Command | None:
+        """The last command that the TPM refused with the code of `error`. Commands of the clean-up may follow it."""
+        return self._refused.get(int(error.rc))
 
     @property
     def seconds_max(self) -> float:
@@ -240,7 +268,7 @@ class _BoundedTcti(PyTCTI):  # type: ignore[misc]
 
     def _check(self) -> None:
         if self.dead:
-            raise TSS2_Exception(_TCTI_IO_ERROR)
+            raise TSS2_Exception(TCTI_IO_ERROR)
 
 
 class Tpm:
@@ -251,6 +279,7 @@ class Tpm:
         tcti: str,
         *,
         mode: Mode = "development",
+        passwords: Passwords = dict,
         command_seconds_max: float = COMMAND_SECONDS_MAX,
         creation_seconds_max: float = CREATION_SECONDS_MAX,
         open_link: Callable[[str], _Link] | None = None,
@@ -261,12 +290,15 @@ class Tpm:
             tcti: the connection as the settings spell it: `device:PATH`, or a TCTI of the TSS libraries.
             mode: the mode of the settings, which every session proof repeats. The default is development mode, so that
                 only the settings can claim production mode. `check_tcti` checks that the mode allows the connection.
+            passwords: reads the passwords of the hierarchies. The default has none.
             command_seconds_max: bound of one command, in seconds.
             creation_seconds_max: bound of a command that makes a key, in seconds.
             open_link: opens the connection; tests replace it.
         """
         self.tcti = tcti
         self.mode = mode
+        self._passwords = passwords
+        self._refused: dict[Hierarchy, bytes] = {}
         self._command_seconds_max = command_seconds_max
         self._creation_seconds_max = creation_seconds_max
         self._open_link = open_link or _open_link
@@ -307,18 +339,38 @@ class Tpm:
 
     def _attempt(self, work: Callable[[ESAPI], T]) -> T:
         context, tcti = self._open()
+        given = self._authorise(context)
         try:
             return work(context)
         except TSS2_Exception as error:
             if tcti.timed_out:
                 raise TpmTimeout(f"{self.tcti} did not answer within {tcti.seconds_max:g} s") from error
-            if error.rc in _LOST:
+            if error.rc in LOST:
                 tcti.dead = True
-                raise _ConnectionLost(_code(error)) from error
-            raise classify(error) from error
+                raise _ConnectionLost(code_of(error)) from error
+            fault = classify(error, tcti.refused(error))
+            if isinstance(fault, TpmHierarchyPassword) and self._refuse(fault.hierarchy, given):
+                return self._attempt(work)
+            raise _explained(fault, context, given) from error
         finally:
             if tcti.dead:
                 self._drop()
+
+    def _authorise(self, context: ESAPI) -> Mapping[Hierarchy, Password]:
+        """Give the context the passwords of the hierarchies. Sends no command. Returns the passwords as configured."""
+        given = self._passwords()
+        for hierarchy, handle in _HANDLES.items():
+            value = given[hierarchy].value if hierarchy in given else b""
+            context.tr_set_auth(handle, b"" if self._refused.get(hierarchy) == value else value)
+        return given
+
+    def _refuse(self, hierarchy: Hierarchy, given: Mapping[Hierarchy, Password]) -> bool:
+        """Record that the TPM refused a password. Returns False if the refused password was the empty one."""
+        value = given[hierarchy].value if hierarchy in given else b""
+        if not value or self._refused.get(hierarchy) == value:
+            return False
+        self._refused[hierarchy] = value
+        return True
 
     def _open(self) -> tuple[ESAPI, _BoundedTcti]:
         if self._stuck is not None and self._stuck.pending:
@@ -346,39 +398,43 @@ class _ConnectionLost(Exception):
     """The context has lost its connection. Used inside this module only."""
 
 
+def _explained(fault: TpmError, context: ESAPI, given: Mapping[Hierarchy, Password]) -> TpmError:
+    """The fault with what the port knows about it: the end of a lock-out, or the file of a refused password."""
+    if isinstance(fault, TpmLockout):
+        return TpmLockout(f"{fault.detail}{_lockout_end(context)}")
+    if not isinstance(fault, TpmHierarchyPassword) or fault.hierarchy not in given:
+        return fault
+    password = given[fault.hierarchy]
+    reason = password.fault or f"the TPM refuses the password in {password.source}"
+    explained = TpmHierarchyPassword(f"{reason} ({fault.detail})", fault.hierarchy)
+    explained.advice = (
+        f"Write the password of the {fault.hierarchy} hierarchy to {password.source}. The agent then uses it by itself; "
+        "under systemd, restart the agent."
+    )
+    return explained
+
+
+def _lockout_end(context: ESAPI) -> str:
+    """When the lock-out ends, as a part of a sentence; empty if the TPM does not say."""
+    try:
+        _, capability = context.get_capability(TPM2_CAP.TPM_PROPERTIES, _LOCKOUT_COUNTER, 3)
+    except TSS2_Exception:
+        return ""
+    listed = capability.data.tpmProperties
+    values = [int(listed[at].value) for at in range(min(len(listed), 3))]
+    if len(values) < 3 or not values[2]:
+        return ""
+    failures, failures_max, seconds = values
+    ends = max(failures - failures_max + 1, 1) * seconds
+    return f"; {failures} failures of {failures_max}, and the lock-out ends after {ends} s with the machine on"
+
+
 def check_tcti(tcti: str, mode: Mode) -> None:
     """Check that the mode allows the connection: production allows `DEVICE_TCTI` only. Raises TctiRefused."""
     if mode != "development" and tcti != DEVICE_TCTI:
         raise TctiRefused(f"{tcti!r} in mode {mode}")
 
 
-def classify(error: TSS2_Exception) -> TpmError:
-    """The `TpmError` for an error code of the TSS or the TPM (TPM 2.0 Library Part 2, 6.6)."""
-    code = int(error.rc)
-    detail = f"{error} ({_code(error)})"
-    if code in _LOST or code >> 16 == 0xA:
-        return TpmAbsent(detail)
-    if code >> 16 not in _TPM_LAYERS:
-        return TpmFailed(detail)
-    base = code & 0xFFFF
-    if base == _LOCKOUT:
-        return TpmLockout(detail)
-    if base in _BUSY:
-        return TpmBusy(detail)
-    if base == _DISABLED:
-        return TpmPermission(detail)
-    if base & _FORMAT_ONE:
-        if base & 0x3F in _AUTHORISATION:
-            return TpmPermission(detail)
-        if base & 0x3F == _INTEGRITY:
-            return TpmIntegrity(detail)
-    return TpmFailed(detail)
-
-
 def _open_link(tcti: str) -> _Link:
     kind, _, path = tcti.partition(":")
     return DeviceLink.open(path) if kind == "device" and path else _LibraryLink(tcti)
-
-
-def _code(error: TSS2_Exception) -> str:
-    return f"{int(error.rc):#x}"

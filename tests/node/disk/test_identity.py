@@ -136,6 +136,20 @@ def test_saving_again_replaces_a_pending_generation_and_never_the_current_one(st
             store.save_generation(make_identity(generation))
 
 
+def test_the_public_parts_of_the_parents_are_stored_where_they_are_known(store: IdentityStore) -> None:
+    older = make_identity()
+    store.save_generation(older)
+    stored = (store.generation_dir(1) / "identity.json").read_bytes()
+    assert b"parent_public" not in stored
+    newer = msgspec.structs.replace(
+        older,
+        ak=msgspec.structs.replace(older.ak, parent_public=b"parent of the AK"),
+        node_key=msgspec.structs.replace(older.node_key, parent_public=b"parent of the node key"),
+    )
+    store.save_generation(newer)
+    assert store.load(1) == newer != older
+
+
 def test_half_written_directories_do_not_count(store: IdentityStore, state: Path) -> None:
     confirmed(store, 1)
     for name in (".g-2.tmp", ".g-2.old", "g-02", "g-0", "g-x"):

@@ -4,7 +4,7 @@ import pytest
 
 from node.exits import Exit
 from node.hwbind import errors
-from node.hwbind.errors import TctiRefused, TpmError, TpmNotOurs
+from node.hwbind.errors import Hierarchy, TctiRefused, TpmError, TpmHierarchyDisabled, TpmHierarchyPassword, TpmNotOurs
 
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, TpmError)]
 
@@ -21,7 +21,7 @@ def test_each_says_what_was_seen_and_what_to_do(kind: type[TpmError]) -> None:
 
 def test_codes_are_distinct() -> None:
     codes = [kind.code for kind in KINDS if kind is not TpmError]
-    assert len(set(codes)) == len(codes) == 9
+    assert len(set(codes)) == len(codes) == 15
 
 
 def test_two_faults_are_no_fault_of_the_chip() -> None:
@@ -29,3 +29,14 @@ def test_two_faults_are_no_fault_of_the_chip() -> None:
         TctiRefused: Exit.USAGE,
         TpmNotOurs: Exit.HARDWARE_MISMATCH,
     }
+
+
+@pytest.mark.parametrize("hierarchy", ["owner", "endorsement"])
+def test_the_cure_of_a_hierarchy_names_the_hierarchy_and_not_the_group(hierarchy: Hierarchy) -> None:
+    password, disabled = TpmHierarchyPassword("0x9a2", hierarchy), TpmHierarchyDisabled("0x185", hierarchy)
+    assert str(password) == f"cannot use the TPM: the {hierarchy} hierarchy has a password: 0x9a2"
+    assert f"`tpm_{hierarchy}_auth`" in password.advice
+    assert f"LoadCredential=tpm-{hierarchy}-auth:" in password.advice
+    assert str(disabled) == f"cannot use the TPM: the {hierarchy} hierarchy is disabled: 0x185"
+    assert {"owner": "shEnable", "endorsement": "ehEnable"}[hierarchy] in disabled.advice
+    assert "tss" not in password.advice + disabled.advice

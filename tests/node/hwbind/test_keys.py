@@ -9,7 +9,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from tpm2_pytss import ESAPI
-from tpm2_pytss.constants import ESYS_TR, TPM2_CAP, TPMA_OBJECT
+from tpm2_pytss.constants import TPM2_CAP, TPMA_OBJECT
 from tpm2_pytss.types import TPMS_ATTEST, TPMT_PUBLIC
 
 from lab.tpm import SoftTpm, shared_bus
@@ -112,8 +112,9 @@ def test_keys_of_another_chip_are_not_ours(tmp_path: Path, chip: SoftTpm, tpm: T
     with SoftTpm(tmp_path / "other", ca=chip.ca, bus=shared_bus()) as other:
         port = Tpm(other.tcti)
         own_parent = port.call(keys.create_node_key).parent
-        for stored in (key, msgspec.structs.replace(key, parent=own_parent)):
-            with pytest.raises(errors.TpmNotOurs):
+        edited = msgspec.structs.replace(key, parent=own_parent)
+        for stored, kind in ((key, errors.TpmNotOurs), (edited, errors.TpmIntegrity)):
+            with pytest.raises(kind):
                 port.call(partial(keys.sign, key=stored, message=b"message"))
         port.close()
 
@@ -132,20 +133,98 @@ def test_a_copied_chip_is_the_same_chip(tmp_path: Path, chip: SoftTpm, tpm: Tpm)
         chip.start()
 
 
+_SRK_ATTRIBUTES = "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|restricted|decrypt"
+
+
+def provision_srk(chip: SoftTpm, algorithm: str, *options: str, attributes: str = f"{_SRK_ATTRIBUTES}|noda") -> None:
+    """Make a storage key persistent at 0x81000001, as an installer does."""
+    context = str(chip.directory / "srk")
+    chip.administer("tpm2_createprimary", "-C", "o", "-G", algorithm, "-c", context, "-a", attributes, *options)
+    chip.administer("tpm2_evictcontrol", "-C", "o", "-c", context, "0x81000001")
+
+
 def test_a_storage_key_provisioned_later_does_not_orphan_ours(chip: SoftTpm, tpm: Tpm) -> None:
     old = tpm.call(keys.create_node_key)
-
-    def provision(esys: ESAPI) -> None:
-        handle, *_ = esys.create_primary(None, "rsa2048:aes128cfb", ESYS_TR.OWNER)
-        esys.evict_control(ESYS_TR.OWNER, handle, 0x81000001)
-        esys.flush_context(handle)
-
-    tpm.call(provision)
+    provision_srk(chip, "rsa2048")
     new = tpm.call(keys.create_node_key)
     assert new.parent != old.parent
     for key in (old, new):
         assert tpm.call(partial(keys.sign, key=key, message=b"message"))
     chip.clear()
+
+
+def evict_srk(chip: SoftTpm) -> None:
+    chip.administer("tpm2_evictcontrol", "-C", "o", "-c", "0x81000001")
+
+
+@pytest.mark.parametrize("algorithm", ["rsa2048", "ecc384"])
+def test_an_evicted_or_replaced_storage_key_is_made_again(chip: SoftTpm, tpm: Tpm, algorithm: str) -> None:
+    provision_srk(chip, algorithm)
+    key = tpm.call(keys.create_node_key)
+    evict_srk(chip)
+    assert tpm.call(partial(keys.sign, key=key, message=b"message"))
+    provision_srk(chip, "ecc256")
+    assert tpm.call(partial(keys.sign, key=key, message=b"message"))
+    without = msgspec.structs.replace(key, parent_public=None)
+    with pytest.raises(errors.TpmNotOurs):
+        tpm.call(partial(keys.sign, key=without, message=b"message"))
+    chip.clear()
+    with pytest.raises(errors.TpmNotOurs):
+        tpm.call(partial(keys.sign, key=key, message=b"message"))
+
+
+def lockout_counter(esys: ESAPI) -> int:
+    _, capability = esys.get_capability(TPM2_CAP.TPM_PROPERTIES, 0x20E, 1)
+    return int(capability.data.tpmProperties[0].value)
+
+
+@pytest.mark.parametrize("attributes", [_SRK_ATTRIBUTES, f"{_SRK_ATTRIBUTES}|noda"])
+def test_a_storage_key_with_a_password_is_not_used_and_not_attacked(chip: SoftTpm, tpm: Tpm, attributes: str) -> None:
+    provision_srk(chip, "rsa2048", "-p", "secret", attributes=attributes)
+    key = tpm.call(keys.create_node_key)
+    assert tpm.call(partial(keys.sign, key=key, message=b"message"))
+    assert tpm.call(lockout_counter) == 0
+    chip.clear()
+
+
+def test_a_key_under_a_protected_storage_key_loads_without_authorising_it(chip: SoftTpm, tpm: Tpm) -> None:
+    """An older agent made the key. Since then the storage key, which has the same name, was given a password."""
+    provision_srk(chip, "ecc256", attributes=_SRK_ATTRIBUTES)
+
+    def make(esys: ESAPI) -> WrappedKey:
+        with keys.persistent_object(esys, 0x81000001) as found:
+            assert found is not None
+            private, public, *_ = esys.create(found[0], None, keys._NODE_KEY_TEMPLATE)
+            return WrappedKey(bytes(public.publicArea.marshal()), bytes(private), found[2])
+
+    key = tpm.call(make)
+    evict_srk(chip)
+    provision_srk(chip, "ecc256", "-p", "secret", attributes=_SRK_ATTRIBUTES)
+    assert tpm.call(partial(keys.sign, key=key, message=b"message"))
+    assert tpm.call(lockout_counter) == 0
+    evict_srk(chip)
+    with pytest.raises(errors.TpmNotOurs):  # nothing is left to make the parent from
+        tpm.call(partial(keys.sign, key=key, message=b"message"))
+
+
+def test_keys_of_two_parents_are_used_together(chip: SoftTpm, tpm: Tpm) -> None:
+    ak = tpm.call(keys.create_ak)
+    provision_srk(chip, "rsa2048")
+    key = tpm.call(keys.create_node_key)
+    assert key.parent != ak.parent
+    assert tpm.call(lambda esys: keys.certify(esys, key, ak, b"nonce")).signature
+    assert tpm.call(loaded_objects) == []
+    chip.clear()
+
+
+def test_an_older_stored_key_has_no_public_part_of_its_parent(tpm: Tpm) -> None:
+    key = tpm.call(keys.create_node_key)
+    assert key.parent_public is not None
+    assert keys.name_of(key.parent_public) == key.parent
+    older = msgspec.structs.replace(key, parent_public=None)
+    assert b"parent_public" not in msgspec.json.encode(older)
+    assert msgspec.json.decode(msgspec.json.encode(older), type=WrappedKey) == older
+    assert tpm.call(partial(keys.sign, key=older, message=b"message"))
 
 
 def test_the_clock_counts_resets(chip: SoftTpm, tpm: Tpm) -> None:

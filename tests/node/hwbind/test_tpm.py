@@ -5,15 +5,18 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 import trio
-from tpm2_pytss import TSS2_Exception
+from tpm2_pytss import ESAPI, TSS2_Exception
+from tpm2_pytss.constants import ESYS_TR, TPM2_CAP
 
 from lab.processes import wait_until
 from lab.tpm import SoftTpm
 from node.hwbind import errors, keys
-from node.hwbind.tpm import COMMAND_SECONDS_MAX, DEVICE_TCTI, DeviceLink, Tpm, check_tcti, classify
+from node.hwbind.errors import Hierarchy
+from node.hwbind.tpm import COMMAND_SECONDS_MAX, DEVICE_TCTI, DeviceLink, Password, Tpm, check_tcti
 
 
 @pytest.mark.parametrize(
@@ -38,44 +41,6 @@ def test_production_takes_the_kernels_resource_manager_only(tcti: str) -> None:
 
 def test_production_takes_the_kernels_resource_manager() -> None:
     check_tcti(DEVICE_TCTI, "production")
-
-
-@pytest.mark.parametrize(
-    ("code", "kind"),
-    [
-        (0xA000A, errors.TpmAbsent),
-        (0xA0008, errors.TpmAbsent),
-        (0xA0015, errors.TpmAbsent),
-        (0x70007, errors.TpmAbsent),
-        (0x902, errors.TpmBusy),
-        (0xC0902, errors.TpmBusy),
-        (0x922, errors.TpmBusy),
-        (0x923, errors.TpmBusy),
-        (0x921, errors.TpmLockout),
-        (0x98E, errors.TpmPermission),
-        (0x9A2, errors.TpmPermission),
-        (0x185, errors.TpmPermission),
-        (0x120, errors.TpmPermission),
-        (0x1DF, errors.TpmIntegrity),
-        (0x101, errors.TpmFailed),
-        (0x18B, errors.TpmFailed),
-        (0x7000B, errors.TpmFailed),
-    ],
-)
-def test_every_code_has_its_class(code: int, kind: type[errors.TpmError]) -> None:
-    fault = classify(TSS2_Exception(code))
-    assert type(fault) is kind
-    assert f"{code:#x}" in str(fault)
-
-
-def test_every_class_says_what_to_do() -> None:
-    kinds = errors.TpmError.__subclasses__()
-    assert len(kinds) == 9
-    assert len({kind.code for kind in kinds} | {errors.TpmError.code}) == 9  # TpmFailed has its base's code
-    for kind in kinds:
-        assert kind.summary.startswith("cannot ")
-        assert kind.advice
-        assert kind.exit_code == {"tpm-connection-refused": 2, "tpm-not-ours": 84}.get(kind.code, 87)
 
 
 @pytest.mark.parametrize(
@@ -253,3 +218,93 @@ def test_many_tasks_share_one_context(chip: SoftTpm, tpm: Tpm) -> None:
         assert len(signatures) == 10
 
     trio.run(main)
+
+
+class Configured(dict[Hierarchy, Password]):
+    """Passwords that a test changes while the port runs, as an administrator writes files. Counts the readings."""
+
+    readings = 0
+
+    def __call__(self) -> "Configured":
+        self.readings += 1
+        return self
+
+    def write(self, hierarchy: Hierarchy, value: bytes) -> None:
+        self[hierarchy] = Password(value, f"/run/credentials/{hierarchy}")
+
+
+def lockout_counter(esys: ESAPI) -> int:
+    _, capability = esys.get_capability(TPM2_CAP.TPM_PROPERTIES, 0x20E, 1)
+    return int(capability.data.tpmProperties[0].value)
+
+
+@pytest.fixture
+def owned(chip: SoftTpm) -> Iterator[SoftTpm]:
+    """The chip after its administrator has set the passwords of both hierarchies. It is cleared afterwards."""
+    chip.administer("tpm2_changeauth", "-c", "owner", "right")
+    chip.administer("tpm2_changeauth", "-c", "endorsement", "right")
+    yield chip
+    chip.clear()
+
+
+def test_a_wrong_password_is_tried_once_and_a_changed_one_again(owned: SoftTpm) -> None:
+    configured = Configured()
+    port = Tpm(owned.tcti, passwords=configured)
+    tries: list[bytes] = []
+
+    def work(esys: ESAPI) -> keys.WrappedKey:
+        tries.append(bytes(configured["owner"].value) if "owner" in configured else b"")
+        return keys.create_node_key(esys)
+
+    with pytest.raises(errors.TpmHierarchyPassword, match="the owner hierarchy has a password: tpm:session") as none:
+        port.call(work)
+    assert "tpm_owner_auth" in none.value.advice
+    configured.write("owner", b"wrong")
+    for runs in (3, 4):  # the first time with the password and then without it; the second time without it only
+        with pytest.raises(
+            errors.TpmHierarchyPassword, match="refuses the password in /run/credentials/owner"
+        ) as wrong:
+            port.call(work)
+        assert len(tries) == runs
+        assert "to /run/credentials/owner" in wrong.value.advice
+    configured.write("owner", b"right")
+    assert port.call(work).private
+    assert port.call(lockout_counter) == 0
+    port.close()
+
+
+def test_a_cleared_chip_works_with_the_password_it_had(owned: SoftTpm) -> None:
+    configured = Configured()
+    configured.write("owner", b"right")
+    port = Tpm(owned.tcti, passwords=configured)
+    assert port.call(keys.create_node_key).private
+    owned.clear()
+    assert port.call(keys.create_node_key).private
+    port.close()
+
+
+def test_a_password_file_that_cannot_be_read_is_named(owned: SoftTpm) -> None:
+    fault = "cannot read /etc/x: permission denied"
+    port = Tpm(owned.tcti, passwords=lambda: {"endorsement": Password(b"", "/etc/x", fault)})
+    with pytest.raises(errors.TpmHierarchyPassword, match=fault):
+        port.call(lambda esys: esys.create_primary(None, "ecc256", ESYS_TR.ENDORSEMENT))
+    port.close()
+
+
+def test_a_lockout_says_when_it_ends(chip: SoftTpm, tpm: Tpm) -> None:
+    chip.administer("tpm2_dictionarylockout", "-s", "-n", "1", "-t", "40", "-l", "0")
+    chip.administer("tpm2_createprimary", "-C", "o", "-p", "secret", "-c", str(chip.directory / "locked"))
+    chip.administer("tpm2_evictcontrol", "-C", "o", "-c", str(chip.directory / "locked"), "0x81000099")
+
+    def use(esys: ESAPI) -> None:
+        esys.create(esys.tr_from_tpmpublic(0x81000099), None, "ecc256")
+
+    try:
+        with pytest.raises(errors.TpmObjectPassword, match="it has a password or a policy: 0x81000099"):
+            tpm.call(use)
+        with pytest.raises(errors.TpmLockout, match="1 failures of 1, and the lock-out ends after 40 s"):
+            tpm.call(use)
+        assert tpm.call(keys.create_node_key).private  # our keys are exempt
+    finally:
+        chip.administer("tpm2_dictionarylockout", "-c")
+        chip.clear()
