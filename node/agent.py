@@ -12,17 +12,18 @@ import secrets
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from datetime import datetime
 from functools import partial
 from typing import Self
 
 import trio
 
-from node.clock import Clock, utc_now
+from node.clock import Clock, asleep_seconds, utc_now
 from node.config import Config
 from node.errors import NodeError, StateError
 from node.exchanges import schedule
 from node.exchanges.contact import Contact, errand
+from node.exchanges.first_answer import FirstAnswer
+from node.exchanges.poll_length import PollLength
 from node.exits import Exit
 from node.hwbind.errors import TpmError
 from node.hwbind.tpm import Tpm
@@ -37,6 +38,7 @@ from node.local.server import serve
 from node.state import State
 from node.supervision import UnexpectedErrors, supervised
 from node.system import notify
+from node.waits import CHECK_SECONDS, MOVE_SECONDS_MIN, Move, Waits
 from protocol.faults import fault_point
 
 log = logging.getLogger("cascadia.agent")
@@ -47,6 +49,8 @@ POLL_PAUSE_SECONDS = 0.2
 """Pause between an answered long poll and the next. It bounds the requests to a server that answers at once."""
 WATCHDOG_PAUSE_SECONDS = 1.0
 """Longest pause before the watchdog's loop runs again. Limits of systemd's watchdog are some seconds or more."""
+WHOLE_SHARE = 0.9
+"""A poll that lasted this share of its length counts as whole. The cloud's clock may run a little faster."""
 REPORT_SECONDS = 1.0
 """Longest pause between two checks of the verdict. A contact ends the pause. The passing of time alone also changes the
 verdict, and no event reports a clock that somebody sets."""
@@ -63,7 +67,14 @@ class Revoked(NodeError):
 class Agent:
     """One agent. `run` runs it from its start to its end."""
 
-    def __init__(self, config: Config, contact: Contact, hardware: HardwareCheck, clock: Clock) -> None:
+    def __init__(
+        self,
+        config: Config,
+        contact: Contact,
+        hardware: HardwareCheck,
+        clock: Clock,
+        asleep: Callable[[], float] = asleep_seconds,
+    ) -> None:
         self.config = config
         self.contact = contact
         self._hardware = hardware
@@ -74,15 +85,27 @@ class Agent:
         self._contacted = trio.Event()
         # Spreads waits over a fleet; it makes no secret.
         self._random = random.Random(secrets.randbits(64))  # noqa: S311
-        self._renew_from: datetime | None = None
+        self._waits = Waits(clock, asleep)
+        # Set when the time of the next contact has to be computed again.
+        self._rescheduled = trio.Event()
+        self._first_answer: FirstAnswer | None = None
+        # By the boot-time clock: a date would stay wrong after the wall clock is corrected.
+        self._renew_from: float | None = None
         self._place: Place | None = None
 
     @classmethod
-    def load(cls, config: Config, state: State, tpm: Tpm, clock: Clock = utc_now) -> Self:
+    def load(
+        cls,
+        config: Config,
+        state: State,
+        tpm: Tpm,
+        clock: Clock = utc_now,
+        asleep: Callable[[], float] = asleep_seconds,
+    ) -> Self:
         """Make the agent of a state directory and its TPM. Raises NotActivated, StateError, TrustError."""
         hardware = HardwareCheck(tpm)
         licence = state.load_licence(hardware, clock)
-        return cls(config, Contact(state, tpm, hardware, licence, clock), hardware, clock)
+        return cls(config, Contact(state, tpm, hardware, licence, clock), hardware, clock, asleep)
 
     @property
     def licence(self) -> Licence:
@@ -118,13 +141,15 @@ class Agent:
     def wake(self) -> None:
         """Have the licence refreshed now, before its time."""
         self._wake.set()
+        self._rescheduled.set()
 
     # Settling
 
     async def settle(self) -> None:
         """Check the hardware, then ask the cloud, for at most `settle_seconds`.
 
-        If the cloud answers in time, its answer decides; otherwise the stored evidence decides.
+        If the cloud answers in time, its answer decides; otherwise the stored evidence decides. While the stored
+        evidence keeps the gate closed, the contact is retried until the time is over.
         An unexpected exception does not end the settling: the gate stays closed until the TPM has passed a later check.
         Raises TpmError as `HardwareCheck.check`.
         """
@@ -137,9 +162,14 @@ class Agent:
         if self.licence.revoked or self._hardware.status != "ours":
             return
         with trio.move_on_after(self.config.settle_seconds) as scope:
-            await self.contact.attempt()
+            while not await self.contact.attempt() and self._settling_helps():
+                await self._waits.sleep(schedule.settle_retry_seconds(self._random))
         if scope.cancelled_caught:
             log.warning("the cloud did not answer within %d s; stored evidence decides", self.config.settle_seconds)
+
+    def _settling_helps(self) -> bool:
+        """Whether a retry before READY can open the gate. A TPM that fails is not asked again and again."""
+        return self._hardware.status == "ours" and not self.licence.verdict().gate_open
 
     async def _check_hardware(self) -> None:
         """Check the TPM. Raises as `HardwareCheck.check`."""
@@ -188,6 +218,7 @@ class Agent:
         self._place = listen(self.config.socket)
         loops: dict[str, Callable[[], Awaitable[None]]] = {
             "socket": self._keep_socket,
+            "clock": self._keep_clock,
             "wake channel": self._keep_wake_channel,
             "report": self._keep_reported,
             "trust": self._keep_trust,
@@ -216,7 +247,27 @@ class Agent:
 
     async def _keep_current(self) -> None:
         """Ask the cloud in each heartbeat slot, when lease or session is due, and when woken."""
+        heartbeat = self.config.heartbeat_seconds
+        self._first_answer = first = FirstAnswer(self._waits.now(), heartbeat, self._random)
+        if self.contact.last_contact_at is not None:
+            first.answered()
         while not self.licence.revoked:
+            await self._contact_due(first)
+            if self._hardware.status != "ours":
+                await self._look_for_hardware()
+            # Even without the TPM: the present session can still fetch the cloud's statement.
+            first.tried()
+            if await self.contact.attempt():
+                first.answered()
+            self._contacted.set()
+            self._raise_lasting_fault()
+            await self._renew_device_if_due()
+        log.error("this node was revoked while running; the gate is closed until the node is activated again")
+
+    async def _contact_due(self, first: FirstAnswer) -> None:
+        """Wait until the next contact is due, or until `wake`. A clock that moves has the time computed again."""
+        while not self._wake.is_set():
+            self._rescheduled = trio.Event()
             wait = schedule.next_contact_seconds(
                 now=self._clock(),
                 node=self.licence.identity.node,
@@ -225,17 +276,35 @@ class Agent:
                 failures=self.contact.failures,
                 heartbeat_seconds=self.config.heartbeat_seconds,
             )
-            with trio.move_on_after(wait):
-                await self._wake.wait()
-            self._wake = trio.Event()
-            if self._hardware.status != "ours":
-                await self._look_for_hardware()
-            # Even without the TPM: the present session can still fetch the cloud's statement.
-            await self.contact.attempt()
-            self._contacted.set()
-            self._raise_lasting_fault()
-            await self._renew_device_if_due()
-        log.error("this node was revoked while running; the gate is closed until the node is activated again")
+            quick = first.seconds(self._waits.now()) if self._hardware.status == "ours" else None
+            with trio.move_on_after(wait if quick is None else min(wait, quick)):
+                await self._rescheduled.wait()
+                continue
+            break
+        self._wake = trio.Event()
+
+    async def _keep_clock(self) -> None:
+        """Check the clocks every second. If one moved, compute the times of the next contacts again."""
+        while True:
+            await trio.sleep(CHECK_SECONDS)
+            move = self._waits.check()
+            if move is not None:
+                self._take_move(move)
+
+    def _take_move(self, move: Move) -> None:
+        """Ask the cloud soon if the machine has slept, or if the lease is past a date by the new time.
+
+        Otherwise a step of the wall clock brings no contact, because one wrong time server steps a whole fleet.
+        """
+        log.warning(
+            "the clocks moved: the machine slept %.0f s, the wall clock was set by %.0f s",
+            move.slept_seconds,
+            move.stepped_seconds,
+        )
+        slept = move.slept_seconds >= MOVE_SECONDS_MIN
+        if self._first_answer is not None and (slept or self.licence.verdict().state != "active"):
+            self._first_answer.begin(self._waits.now())
+        self._rescheduled.set()
 
     async def _look_for_hardware(self) -> None:
         """Check the hardware after READY. A fault does not end the agent here; `_raise_lasting_fault` does, later."""
@@ -263,7 +332,8 @@ class Agent:
         A failed renewal is retried in the node's heartbeat slots.
         """
         identity, now = self.licence.identity, self._clock()
-        if self.contact.connection.credentials is None or (self._renew_from is not None and now < self._renew_from):
+        waits = self._renew_from is not None and self._waits.now() < self._renew_from
+        if waits or self.contact.connection.credentials is None:
             return
         heartbeat = self.config.heartbeat_seconds
         certificate = identity.chain[0]
@@ -274,7 +344,8 @@ class Agent:
                 await self._trust.refresh()
         elif not schedule.device_renewal_due(certificate, now, identity.node):
             return
-        self._renew_from = schedule.next_slot(identity.node, now, heartbeat)
+        pause = schedule.next_slot(identity.node, now, heartbeat) - now
+        self._renew_from = self._waits.now() + pause.total_seconds()
         with errand(self.contact.conditions, "device_renewal_failed"):
             await self.contact.renew_device()
             self.wake()
@@ -283,26 +354,32 @@ class Agent:
         """Keep one long poll open. An answer is a hint to fetch the statement. A lost channel only delays changes."""
         losses = 0
         connection = self.contact.connection
+        length = PollLength(self._random)
         while True:
             fabric = await connection.wait_open()
             if self.licence.revoked:
                 return
+            asked, began = length.next_seconds(), trio.current_time()
             try:
                 with fault_point("node.events.send"):
-                    events = await fabric.events(connection.cursor, schedule.event_wait_seconds(self._random))
+                    events = await fabric.events(connection.cursor, asked)
             except api.CloudRefused:
                 # The cloud may no longer accept the session. The next contact gets the signed reason.
                 self.wake()
                 losses += 1
             except NodeError:
-                losses += fabric is connection.fabric
+                if fabric is connection.fabric:
+                    lived = min(trio.current_time() - began, asked)
+                    losses = 1 if length.cut(lived) else losses + 1
             else:
                 losses = 0
                 if events.cursor != connection.cursor:
                     connection.cursor = events.cursor
                     self.wake()
+                elif trio.current_time() - began >= asked * WHOLE_SHARE:
+                    length.whole()
             if losses:
-                await trio.sleep(
+                await self._waits.sleep(
                     schedule.WAKE_RETRY_SECONDS
                     + schedule.wake_reconnect_seconds(losses, self.config.heartbeat_seconds, self._random)
                 )
@@ -333,12 +410,12 @@ class Agent:
         """
         wait = schedule.first_trust_refresh_seconds(self._random)
         while True:
-            await trio.sleep(wait)
+            await self._waits.sleep(wait)
             before = self._trust.value.version
             with errand(self.contact.conditions, "trust_refresh_failed"):
                 await self._trust.refresh()
             if self._trust.value.version != before:
                 # The cloud counts the nodes that use the new trust, so report it in a contact soon.
-                await trio.sleep(schedule.adoption_seconds(self.config.heartbeat_seconds, self._random))
+                await self._waits.sleep(schedule.adoption_seconds(self.config.heartbeat_seconds, self._random))
                 self.wake()
             wait = schedule.trust_refresh_seconds(self._random)

@@ -19,3 +19,13 @@ def utc_now() -> datetime:
 def monotonic() -> float:
     """Seconds since an arbitrary start. The value never falls, and does not change while the machine sleeps."""
     return time.monotonic()
+
+
+def asleep_seconds() -> float:
+    """Seconds for which the machine has slept since its boot.
+
+    The value is the difference of CLOCK_BOOTTIME and CLOCK_MONOTONIC (clock_gettime(2)). Between two sleeps it varies
+    by some microseconds, because the two clocks are read one after the other.
+    """
+    boot = time.clock_gettime(time.CLOCK_BOOTTIME)
+    return boot - time.clock_gettime(time.CLOCK_MONOTONIC)

@@ -3,6 +3,10 @@
 A million nodes that lose the cloud at the same moment must not return at the same moment. So regular contacts and their
 retries happen in heartbeat slots. The node's id fixes the phase of its slots. Other retries wait a random time up to a
 capped width, and the first width is already as wide as a large fleet needs. A server's `Retry-After` is not read yet.
+
+Two waits are shorter on purpose. A node that has started or has slept, and has had no answer since, retries quickly for
+one heartbeat (`node.exchanges.first_answer`). A wake channel that was open and was cut is opened once more within a
+twentieth of a heartbeat; if that fails, the retries take the wide waits.
 """
 
 from datetime import datetime, timedelta
@@ -12,7 +16,7 @@ from random import Random
 from cryptography import x509
 from msgspec import UNSET
 
-from protocol.limits import CLOCK_SKEW, EVENT_WAIT_SECONDS_MAX
+from protocol.limits import CLOCK_SKEW
 from protocol.signed.statements import Lease
 
 HEARTBEAT_SECONDS = 600.0
@@ -22,10 +26,18 @@ REFRESH_EARLY_SHARE = 4
 from half of this time on."""
 RETRY_WIDTHS_MAX = 4
 """Retries spread over at most this many heartbeat slots."""
-EVENT_WAIT_SECONDS_MIN = 200
-"""Shortest long poll. The length is random, about four minutes, so that polls that begin together end apart."""
 WAKE_RETRY_SECONDS = 1.0
 """Shortest pause of the wake channel after a long poll that failed."""
+WAKE_REOPEN_SHARE = 0.05
+"""A wake channel that was open and was cut is opened again within this share of a heartbeat (30 s of 600 s). A fleet
+that loses its channels at once makes one quick attempt a node."""
+SETTLE_RETRY_SECONDS = 1.0
+"""Mean pause between two contacts while the agent settles at its start. The network often comes some seconds later."""
+FIRST_ANSWER_SECONDS_MIN = 2.0
+FIRST_ANSWER_SECONDS_MAX = 60.0
+"""Bounds of the pauses between two contacts while a node waits for the first answer after its start."""
+WAKING_SECONDS_MAX = 5.0
+"""After a sleep of the machine the agent asks within this time. Virtual machines of one host wake together."""
 TRUST_REFRESH_SECONDS = 86_400.0
 """The published trust is read about once a day, because its keys change over months."""
 TRUST_FIRST_SECONDS_MAX = 3600.0
@@ -92,13 +104,32 @@ def retry_seconds(failures: int, heartbeat_seconds: float, random: Random) -> fl
 
 
 def wake_reconnect_seconds(losses: int, heartbeat_seconds: float, random: Random) -> float:
-    """Wait before a lost wake channel is opened again; 0 without a loss. Heartbeats fetch changes meanwhile."""
-    return 0.0 if losses < 1 else retry_seconds(losses, heartbeat_seconds, random)
+    """Wait before a lost wake channel is opened again; 0 without a loss. Heartbeats fetch changes meanwhile.
+
+    `losses` is the number of losses since a long poll that lived. A first loss is often a device on the way that cut an
+    idle connection, so the wait is short. A second loss in a row can be an outage that a fleet sees together.
+    """
+    if losses < 1:
+        return 0.0
+    if losses == 1:
+        return random.random() * heartbeat_seconds * WAKE_REOPEN_SHARE
+    return retry_seconds(losses - 1, heartbeat_seconds, random)
 
 
-def event_wait_seconds(random: Random) -> int:
-    """How long the next long poll asks the cloud to wait, in seconds."""
-    return random.randint(EVENT_WAIT_SECONDS_MIN, EVENT_WAIT_SECONDS_MAX)
+def settle_retry_seconds(random: Random) -> float:
+    """Pause between two contacts while the agent settles at its start."""
+    return SETTLE_RETRY_SECONDS * random.uniform(0.5, 1.5)
+
+
+def first_answer_seconds(tries: int, random: Random) -> float:
+    """Pause before the next contact of a node without an answer since its start, after `tries` tries (from 0)."""
+    width = min(FIRST_ANSWER_SECONDS_MIN * 2.0 ** min(tries, 16), FIRST_ANSWER_SECONDS_MAX)
+    return width * random.uniform(0.5, 1.0)
+
+
+def waking_seconds(random: Random) -> float:
+    """Wait between the end of a sleep of the machine and the contact that follows."""
+    return random.random() * WAKING_SECONDS_MAX
 
 
 def first_trust_refresh_seconds(random: Random) -> float:

@@ -25,7 +25,7 @@ from node.trust.published import TrustSet
 from protocol.messages.est import PATH_SIMPLEREENROLL
 from tests.node.conftest import Machine
 from tests.node.shells import VERSION, Refreshes, apply, identity, install, load_licence
-from tests.simulators.fabric import DAY, Fabric, Reply, Request, always, hang, refused, utc_now
+from tests.simulators.fabric import DAY, Fabric, Reply, Request, always, hang, problem, refused, utc_now
 from tests.waiting import stays, until
 
 SESSIONS = "/v1/node/sessions"
@@ -401,19 +401,144 @@ async def test_an_order_of_the_lease_renews_once(agent: Agent, fabric: Fabric, r
     assert len(renewals) == 1
 
 
+class Clocks:
+    """The clocks of a machine that can sleep, and whose wall clock can be set."""
+
+    def __init__(self) -> None:
+        self.slept = 0.0
+        self.stepped = 0.0
+
+    def wall(self) -> datetime:
+        return utc_now() + timedelta(seconds=self.slept + self.stepped)
+
+    def asleep(self) -> float:
+        return self.slept
+
+
+@pytest.fixture
+def clocks(monkeypatch: pytest.MonkeyPatch) -> Clocks:
+    monkeypatch.setattr("node.agent.CHECK_SECONDS", 0.02)
+    monkeypatch.setattr(schedule, "WAKING_SECONDS_MAX", 0.1)
+    return Clocks()
+
+
+def short_lease(fabric: Fabric) -> str:
+    at = utc_now()
+    names = ("refresh_after", "expires_at", "grace_until", "terminate_at")
+    dates: dict[str, object] = {name: at + timedelta(seconds=20 + number) for number, name in enumerate(names)}
+    return fabric.lease(0, None, **dates)
+
+
+@pytest.mark.usefixtures("no_heartbeat")
+@pytest.mark.parametrize("move", ["slept", "stepped"])
+async def test_past_the_dates_of_its_lease_the_agent_asks_when_the_clocks_move(
+    move: str, config: Config, state: State, tpm: Tpm, fabric: Fabric, clocks: Clocks
+) -> None:
+    fabric.say(short_lease(fabric))
+    fabric.answers[EVENTS] = hang
+    agent = Agent.load(config, state, tpm, clocks.wall, clocks.asleep)
+    async with running(agent):
+        await until_it_polls(fabric)
+        asked = len(fabric.requests)
+        await stays("no request", lambda: len(fabric.requests) == asked, 0.2)
+        fabric.say(fabric.lease())
+        setattr(clocks, move, 200.0)
+        assert agent.licence.verdict().state == "terminated"
+        await until("the new lease", lambda: agent.licence.verdict().state == "active", 3)
+
+
+@pytest.mark.usefixtures("no_heartbeat")
+async def test_a_step_of_the_clock_within_the_lease_brings_no_contact(
+    config: Config, state: State, tpm: Tpm, fabric: Fabric, clocks: Clocks, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One wrong time server steps a whole fleet at once. The times of the next contacts are computed again."""
+    fabric.answers[EVENTS] = hang
+    agent = Agent.load(config, state, tpm, clocks.wall, clocks.asleep)
+    async with running(agent):
+        await until_it_polls(fabric)
+        rescheduled, asked = agent._rescheduled, len(fabric.requests)
+        clocks.stepped = 3600.0
+        await until("the new schedule", rescheduled.is_set)
+        await stays("no request", lambda: len(fabric.requests) == asked, 0.2)
+    assert "the wall clock was set by 3600 s" in caplog.text
+
+
+async def test_a_network_that_comes_while_the_agent_settles_opens_the_gate(
+    config: Config, state: State, tpm: Tpm, fabric: Fabric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schedule, "SETTLE_RETRY_SECONDS", 0.05)
+    later = Agent.load(config, state, tpm, lambda: utc_now() + 61 * DAY)
+    tries = 0
+
+    async def late(_: Request) -> Reply:
+        nonlocal tries
+        tries += 1
+        if tries == 3:
+            # From here on the machine's clock is right, so that the session's certificate is valid.
+            later._clock = later.contact._clock = later.licence._clock = utc_now
+            del fabric.answers["/v1/node/nonces"]
+        return problem("unavailable")
+
+    fabric.answers["/v1/node/nonces"] = late
+    await later.settle()
+    assert tries == 3
+    assert later.licence.verdict().gate_open
+    await later.contact.connection.close()
+
+
+@pytest.mark.usefixtures("no_heartbeat")
+async def test_without_an_answer_since_its_start_the_agent_retries_before_the_slot(
+    agent: Agent, fabric: Fabric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schedule, "FIRST_ANSWER_SECONDS_MIN", 0.05)
+    fabric.answers["/v1/node/nonces"] = refused("unavailable")
+    async with running(agent):
+        await until("three failures", lambda: agent.contact.failures >= 3)
+        del fabric.answers["/v1/node/nonces"]
+        await until("the first answer", lambda: agent.contact.last_contact_at is not None)
+        await until_it_polls(fabric)
+        asked = len(fabric.requests)
+        await stays("no further request", lambda: len(fabric.requests) == asked, 0.2)
+
+
+async def test_a_poll_that_is_cut_is_opened_again_soon_and_is_shorter(
+    agent: Agent, fabric: Fabric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The way cuts polls after 0.2 s, and the agent learns from any life."""
+    monkeypatch.setattr("node.exchanges.poll_length.LIFE_SECONDS_MIN", 0.1)
+    monkeypatch.setattr("node.exchanges.poll_length.SHORTEST_SECONDS", 1.0)
+    monkeypatch.setattr(schedule, "WAKE_RETRY_SECONDS", 0.01)
+    waits: list[int] = []
+
+    async def cut(asked: Request) -> Reply:
+        waits.append(int(asked.query["wait"][0]))
+        await trio.sleep(0.2)
+        raise trio.BrokenResourceError
+
+    fabric.answers[EVENTS] = cut
+    async with running(agent):
+        await until("three polls", lambda: len(waits) >= 3)
+        assert waits[0] > 40
+        assert waits[2] == 1
+        del fabric.answers[EVENTS]
+        fabric.say(fabric.suspension())
+        await until("the suspension", lambda: agent.licence.verdict().state == "suspended")
+
+
 async def test_a_renewal_that_fails_waits_for_the_slot(agent: Agent, fabric: Fabric, refreshes: Refreshes) -> None:
     await agent.settle()
     old = fabric.node_chain(agent.licence.identity.node_key.public_key(), 1, life=DAY, not_before=utc_now() - 9 * DAY)
     agent.licence.replace_certificate(old, agent.licence.identity.node_key)
     fabric.answers[PATH_SIMPLEREENROLL] = refused("unavailable")
-    now = utc_now()
-    agent._clock = lambda: now
     for _ in range(3):
         await agent._renew_device_if_due()
     renewals = [request for request in fabric.requests if request.path == PATH_SIMPLEREENROLL]
     assert len(renewals) == 1
     assert agent._renew_from is not None
-    assert now < agent._renew_from <= now + timedelta(seconds=2)
+    assert agent._waits.now() - 1 < agent._renew_from <= agent._waits.now() + 2
+    # The wall clock was a year ahead and is corrected. The wait does not become a year.
+    agent._clock = lambda: utc_now() - 365 * DAY
+    assert agent._renew_from <= agent._waits.now() + 2
 
 
 async def test_a_new_trust_is_reported_soon(

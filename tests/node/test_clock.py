@@ -2,7 +2,7 @@
 
 from datetime import UTC, timedelta
 
-from node.clock import monotonic, utc_now
+from node.clock import asleep_seconds, monotonic, utc_now
 
 
 def test_the_wall_clock_is_aware_and_in_utc() -> None:
@@ -14,3 +14,9 @@ def test_the_wall_clock_is_aware_and_in_utc() -> None:
 def test_the_monotonic_clock_never_goes_back() -> None:
     readings = [monotonic() for _ in range(100)]
     assert readings == sorted(readings)
+
+
+def test_the_time_asleep_does_not_change_while_the_machine_is_awake() -> None:
+    readings = [asleep_seconds() for _ in range(100)]
+    assert min(readings) > -0.01
+    assert max(readings) - min(readings) < 0.5

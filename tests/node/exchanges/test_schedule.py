@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from node.exchanges import schedule
-from protocol.limits import CLOCK_SKEW, EVENT_WAIT_SECONDS_MAX
+from protocol.limits import CLOCK_SKEW
 from tests.node.licensing.samples import DAY, KEY, NODE, T0, make_lease
 
 LEASE = make_lease()
@@ -94,9 +94,19 @@ def test_a_channel_that_was_not_lost_opens_at_once() -> None:
     assert schedule.wake_reconnect_seconds(0, 600, Random(1)) == 0
 
 
+def test_a_channel_that_was_cut_once_opens_soon_and_then_with_the_wide_waits() -> None:
+    first = [schedule.wake_reconnect_seconds(1, 600, Random(seed)) for seed in range(2000)]
+    assert max(first) <= 30
+    assert 13 < sum(first) / len(first) < 17
+    for losses, mean in ((2, 300), (3, 600), (9, 1200)):
+        waits = [schedule.wake_reconnect_seconds(losses, 600, Random(seed)) for seed in range(2000)]
+        assert 0.93 * mean < sum(waits) / len(waits) < 1.07 * mean
+
+
 @given(st.integers())
-def test_waits_of_polls_and_of_trust(seed: int) -> None:
-    assert 200 <= schedule.event_wait_seconds(Random(seed)) <= EVENT_WAIT_SECONDS_MAX
+def test_waits_of_settling_waking_and_trust(seed: int) -> None:
+    assert 0.5 <= schedule.settle_retry_seconds(Random(seed)) <= 1.5
+    assert 0 <= schedule.waking_seconds(Random(seed)) <= schedule.WAKING_SECONDS_MAX
     assert 64_800 <= schedule.trust_refresh_seconds(Random(seed)) <= 108_000
     assert 0 <= schedule.first_trust_refresh_seconds(Random(seed)) <= 3600
 
