@@ -6,7 +6,7 @@ import pytest
 import trio
 import trio.testing
 
-from node.disk.thread import on_disk
+from node.disk.thread import DiskSilent, on_disk
 
 
 async def test_the_result_and_the_error_of_the_work_come_back() -> None:
@@ -28,6 +28,7 @@ async def test_the_loop_goes_on_while_the_disk_is_frozen(nursery: trio.Nursery) 
         done.append("first")
 
     nursery.start_soon(on_disk, first)
+    await trio.testing.wait_all_tasks_blocked()
     nursery.start_soon(on_disk, lambda: done.append("second"))
     await trio.testing.wait_all_tasks_blocked()
     assert done == []
@@ -45,3 +46,20 @@ async def test_frozen_work_is_abandoned_on_cancellation() -> None:
         assert scope.cancelled_caught
     finally:
         thawed.set()
+
+
+async def test_work_that_takes_too_long_is_reported_and_may_still_finish() -> None:
+    thawed = threading.Event()
+    done = threading.Event()
+
+    def slow() -> None:
+        thawed.wait(10)
+        done.set()
+
+    with pytest.raises(DiskSilent, match=r"within 0\.01 s"):
+        await on_disk(slow, seconds_max=0.01)
+    # The next piece waits for the frozen piece, and has its own bound.
+    with pytest.raises(DiskSilent):
+        await on_disk(lambda: None, seconds_max=0.01)
+    thawed.set()
+    assert await on_disk(done.is_set, seconds_max=10)
