@@ -29,6 +29,8 @@ ENVIRONMENT_PREFIX = "CASCADIA_"
 
 HEARTBEAT_SECONDS_MIN = 2
 HEARTBEAT_SECONDS_MAX = 3600
+CREDENTIALS = ("tpm_owner_auth", "tpm_endorsement_auth")
+"""Settings that name a file with a secret. The secret itself is no setting."""
 PATH_BYTES_MAX = 4095
 """PATH_MAX of Linux without its final NUL."""
 NAME_BYTES_MAX = 255
@@ -51,6 +53,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         state_dir: the state directory.
         socket: the path of the agent's unix socket.
         tpm: the TPM connection (`node.hwbind.tpm`).
+        tpm_owner_auth: the file that has the password of the TPM's owner hierarchy; None if there is no password.
+        tpm_endorsement_auth: the file that has the password of the endorsement hierarchy.
         mode: production allows the kernel's resource manager only; development allows any TPM connection.
         heartbeat_seconds: length of a heartbeat slot, 2 to 3600. The agent asks the cloud once in each slot
             (`node.exchanges.schedule`).
@@ -63,6 +67,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mode: Literal["production", "development"] = "production"
     heartbeat_seconds: int = 600
     settle_seconds: int = 20
+    tpm_owner_auth: Path | None = None
+    tpm_endorsement_auth: Path | None = None
 
     def __post_init__(self) -> None:
         if not HEARTBEAT_SECONDS_MIN <= self.heartbeat_seconds <= HEARTBEAT_SECONDS_MAX:
@@ -126,7 +132,7 @@ def _converted(name: str, value: Any, source: str) -> Any:
     """The value of one setting in its type. `source` names the place of the value. Raises ConfigError."""
     kind = _KINDS[name]
     try:
-        if kind is Path:
+        if kind in (Path, Path | None):
             return _path(name, value)
         checked = msgspec.convert(value, kind)
         if isinstance(checked, str):
@@ -184,6 +190,15 @@ def _number(text: str, variable: str) -> int:
     return int(text)
 
 
+def _credentials(environment: Mapping[str, str]) -> dict[str, Any]:
+    """The settings whose files systemd has provided (`LoadCredential=tpm-owner-auth:FILE`, systemd.exec(5))."""
+    directory = environment.get("CREDENTIALS_DIRECTORY")
+    if not directory:
+        return {}
+    provided = {name: Path(directory) / name.replace("_", "-") for name in CREDENTIALS}
+    return {name: path for name, path in provided.items() if os.path.lexists(path)}
+
+
 def load_config(options: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> Config:
     """The settings in force.
 
@@ -191,7 +206,8 @@ def load_config(options: Mapping[str, Any], environment: Mapping[str, str] | Non
         options: values of the command line by setting; None means "not given". `config` names the settings file.
         environment: the environment's variables; by default those of the process.
 
-    A settings file that is named must exist. The default file may be missing. Raises ConfigError.
+    A credential that systemd provides is the default of its setting. A settings file that is named must exist. The
+    default file may be missing. Raises ConfigError.
     """
     environment = os.environ if environment is None else environment
     given = {name: value for name, value in options.items() if value is not None}
@@ -204,4 +220,4 @@ def load_config(options: Mapping[str, Any], environment: Mapping[str, str] | Non
     for name in _KINDS:
         if name in given:
             values[name] = _converted(name, given[name], "--" + name.replace("_", "-"))
-    return Config(**values)
+    return Config(**(_credentials(environment) | values))

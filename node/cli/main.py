@@ -104,6 +104,7 @@ async def _with_state(
 
     Raises NotActivated if the directory is missing; StateError, TctiRefused, and the errors of `work`.
     """
+    from node.disk.credentials import hierarchy_passwords
     from node.disk.files import exists
     from node.hwbind.tpm import Tpm, check_tcti
     from node.state import NotActivated, State
@@ -117,7 +118,8 @@ async def _with_state(
         raise NotActivated("cannot find an identity: this machine is not activated")
     state = State(config.state_dir)
     with state.owned() if owns else nullcontext():
-        tpm = Tpm(config.tpm, mode=config.mode)
+        passwords = hierarchy_passwords(config.tpm_owner_auth, config.tpm_endorsement_auth)
+        tpm = Tpm(config.tpm, mode=config.mode, passwords=passwords)
         try:
             return await work(state, tpm)
         finally:

@@ -165,3 +165,13 @@ def test_any_environment_is_settings_or_a_refusal(environment: dict[str, str]) -
 def test_numbers_of_the_environment_keep_the_bounds(text: str) -> None:
     with pytest.raises(ConfigError, match=r"(?i)heartbeat_seconds"):
         load_config({}, {"CASCADIA_HEARTBEAT_SECONDS": text})
+
+
+def test_a_credential_of_systemd_is_the_default_of_its_setting(tmp_path: Path) -> None:
+    environment = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    assert load_config({}, environment) == Config()
+    (tmp_path / "tpm-owner-auth").touch()
+    assert load_config({}, environment) == Config(tpm_owner_auth=tmp_path / "tpm-owner-auth")
+    file = write(tmp_path / "c.toml", 'tpm_owner_auth = "/named"\ntpm_endorsement_auth = "/other"')
+    named = load_config({"config": file}, environment)
+    assert named == Config(tpm_owner_auth=Path("/named"), tpm_endorsement_auth=Path("/other"))
