@@ -20,6 +20,8 @@ from node.cli.show import emit, fail, human_entitlement, human_license, human_st
 from node.config import AGENT_VERSION, Config, load_config
 from node.errors import NodeError
 from node.exits import Exit, run_exit
+from node.system.logs import never_blocking, to_stderr
+from node.system.signals import strays_ignored
 
 EPILOG = """\
 exit codes: 0 done or granted, 2 wrong usage or settings, 3 entitlement denied, 65 verification failed,
@@ -147,7 +149,6 @@ async def _activate(config: Config, args: argparse.Namespace) -> int:
 async def _run(config: Config, args: argparse.Namespace) -> int:
     from node.agent import Agent
 
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     # The HTTP client logs every request at INFO. The agent logs the events that matter itself.
     logging.getLogger("httpx").setLevel(logging.WARNING)
 
@@ -306,6 +307,19 @@ def main(argv: list[str] | None = None) -> int:
     # A start makes hardly any garbage. The collector would take 7 % of its time.
     gc.disable()
     try:
+        if args.command != "run":
+            # The command's own output has the outcome. A warning on the way to it would be noise.
+            with to_stderr(logging.ERROR):
+                return _execute(args)
+        with never_blocking(logging.INFO), strays_ignored():
+            return _execute(args)
+    finally:
+        gc.enable()
+
+
+def _execute(args: argparse.Namespace) -> int:
+    """Run the parsed command. Raises SystemExit after an error it has printed."""
+    try:
         import trio
 
         config = load_config(vars(args))
@@ -324,8 +338,6 @@ def main(argv: list[str] | None = None) -> int:
         if args.command == "run":
             known.exit = run_exit(known.exit)
         fail(known, args.json)
-    finally:
-        gc.enable()
 
 
 if __name__ == "__main__":

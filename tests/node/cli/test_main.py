@@ -1,8 +1,14 @@
 """The command line: exit codes, and one JSON document for every outcome."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +16,7 @@ from typing import Any
 import pytest
 import trio
 
+from lab.processes import wait_until
 from node.cli.main import _with_state, main
 from node.config import Config
 from node.disk.lock import StateLock
@@ -269,3 +276,36 @@ def test_entitlements_by_exit_code(cli: Cli) -> None:
         with FakeAgent(cli.socket, Answer(200 if granted else 403, document)):
             assert cli("entitlement", "render")[0] == code
             assert cli.json("entitlement", "render")[1]["granted"] is granted
+
+
+@contextmanager
+def full_pipe() -> Iterator[int]:
+    """The end for writing of a pipe that is full and not read."""
+    reader, writer = os.pipe()
+    try:
+        os.set_blocking(writer, False)
+        with suppress(BlockingIOError):
+            while True:
+                os.write(writer, bytes(4096))
+        os.set_blocking(writer, True)
+        yield writer
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def test_an_agent_with_a_full_log_pipe_answers_ignores_stray_signals_and_stops(cli: Cli, installed: State) -> None:
+    command = [sys.executable, "-m", "node.cli.main", "run", "--config", str(cli.settings)]
+    with full_pipe() as writer, subprocess.Popen(command, stderr=writer) as process:
+        try:
+            wait_until("the agent's answer", lambda: cli.socket.exists() and cli("license", "show")[0] == 0)
+            for stray in (signal.SIGHUP, signal.SIGUSR1, signal.SIGALRM, signal.SIGIO, signal.SIGRTMIN):
+                process.send_signal(stray)
+            code, document = cli.json("status")
+            assert (code, document["agent_running"]) == (0, True)
+            began = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(10) == 0
+            assert time.monotonic() - began < 2
+        finally:
+            process.kill()
