@@ -64,6 +64,12 @@ class Revoked(NodeError):
     next = "Ask the operator for an activation code that readmits this node, then run `cascadia activate FILE`."
 
 
+class Superseded(Revoked):
+    """A later activation of the same chip has replaced this generation. The node does not start."""
+
+    code = "superseded"
+
+
 class Agent:
     """One agent. `run` runs it from its start to its end."""
 
@@ -127,6 +133,7 @@ class Agent:
             last_contact_at=self.contact.last_contact_at,
             failures=self.contact.failures,
             conditions=self.contact.conditions.current(),
+            last_failure=self.contact.last_failure,
         )
 
     async def renew(self, *, rekey: bool) -> None:
@@ -150,7 +157,7 @@ class Agent:
 
         If the cloud answers in time, its answer decides; otherwise the stored evidence decides. While the stored
         evidence keeps the gate closed, the contact is retried until the time is over.
-        An unexpected exception does not end the settling: the gate stays closed until the TPM has passed a later check.
+        After an unexpected exception of the check the gate stays closed until the TPM has passed a later check.
         Raises TpmError as `HardwareCheck.check`.
         """
         try:
@@ -164,8 +171,11 @@ class Agent:
         with trio.move_on_after(self.config.settle_seconds) as scope:
             while not await self.contact.attempt() and self._settling_helps():
                 await self._waits.sleep(schedule.settle_retry_seconds(self._random))
+        if scope.cancelled_caught and self.contact.failures == 0:
+            cut = f"cannot reach the cloud: it did not answer within {self.config.settle_seconds:g} s of the start"
+            self.contact.count_silence(api.CloudUnreachable(cut))
         if scope.cancelled_caught:
-            log.warning("the cloud did not answer within %d s; stored evidence decides", self.config.settle_seconds)
+            log.warning("the settling time is over; the stored evidence decides")
 
     def _settling_helps(self) -> bool:
         """Whether a retry before READY can open the gate. A TPM that fails is not asked again and again."""
@@ -201,9 +211,12 @@ class Agent:
                 nonlocal outcome
                 try:
                     await self.settle()
-                    outcome = Revoked("cannot start: this node is revoked") if self.licence.revoked else True
+                    outcome = self._refusal_to_start() or True
                 except (NodeError, TpmError) as error:
                     outcome = error
+                except Exception as error:  # noqa: BLE001 (the stored evidence decides, and the agent goes on)
+                    self._errors.report("settling", error)
+                    outcome = self._refusal_to_start() or True
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(settle)
@@ -212,6 +225,15 @@ class Agent:
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
+
+    def _refusal_to_start(self) -> Revoked | None:
+        """The error of a start whose generation is revoked or superseded; otherwise None."""
+        if not self.licence.revoked:
+            return None
+        verdict = self.licence.verdict()
+        if verdict.superseded:
+            return Superseded(f"cannot start: {verdict.reason}", next_step=verdict.next)
+        return Revoked("cannot start: this node is revoked")
 
     async def _serve(self, signals: AsyncIterator[int], ready: Callable[[], None]) -> None:
         # A socket that cannot be made at the start ends the agent (SocketUnusable).
@@ -262,7 +284,8 @@ class Agent:
             self._contacted.set()
             self._raise_lasting_fault()
             await self._renew_device_if_due()
-        log.error("this node was revoked while running; the gate is closed until the node is activated again")
+        verdict = self.licence.verdict()
+        log.error("%s. The gate is closed until this machine is activated again. %s", verdict.reason, verdict.next)
 
     async def _contact_due(self, first: FirstAnswer) -> None:
         """Wait until the next contact is due, or until `wake`. A clock that moves has the time computed again."""

@@ -67,6 +67,7 @@ def human_status(document: dict[str, Any]) -> str:
         ("hardware", document["hardware"]),
         ("last contact", document["last_contact_at"] or "none since start"),
     ]
+    rows += _failure_rows(document)
     if document["mode"] != "production":
         rows.append(("mode", f"{document['mode']}: not for production"))
     if document["offline_bound_at"]:
@@ -77,6 +78,16 @@ def human_status(document: dict[str, Any]) -> str:
         rows += [("", condition["next"])] if condition["next"] else []
     text = "\n".join(f"{name:<14} {value}" for name, value in rows)
     return f"{human_license(document['license'])}\n{text}\n\n{document['limits']}"
+
+
+def _failure_rows(document: dict[str, Any]) -> list[tuple[str, str]]:
+    """The last contact that failed. A failure before the last contact has another label."""
+    failure = document.get("last_failure")  # an older agent has none
+    if failure is None:
+        unknown = "not known; only a running agent keeps it"
+        return [] if document["agent_running"] else [("last failure", unknown)]
+    label = "last failure" if document["failures"] else "past failure"
+    return [(label, f"{failure['text']} ({failure['code']}, {failure['at']})"), ("", failure["next"])]
 
 
 def human_entitlement(document: dict[str, Any]) -> str:

@@ -85,6 +85,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         clock_suspect: the wall clock is earlier than the lease's signed `issued_at`, by more than the clock skew.
         hardware_failing: the TPM does not answer, or answers with an error.
         damaged: a text for each stored file that did not verify.
+        superseded: the state is `revoked` because a later activation of the same chip replaced this generation.
     """
 
     state: LicenceState
@@ -98,6 +99,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     clock_suspect: bool = False
     hardware_failing: bool = False
     damaged: tuple[str, ...] = ()
+    superseded: bool = False
 
 
 class _Row(msgspec.Struct, frozen=True):
@@ -125,6 +127,17 @@ _TABLE: dict[LicenceState, _Row] = {
     ),
     "active": _Row(True, True, Exit.OK, "the lease is current"),
 }
+
+_SUPERSEDED = _Row(
+    False,
+    False,
+    Exit.REVOKED,
+    "the same chip was activated again elsewhere, or in another state directory; that activation replaced this one",
+    "If this machine is to run, activate it again: `cascadia activate FILE` with any open activation code of its "
+    "tenant. This activation then replaces the other one. If you did not expect another activation, ask the operator "
+    "whether the machine was copied.",
+)
+"""The row of a revocation with the reason `superseded`. The node is not revoked, so every open code admits it."""
 
 STATES: tuple[LicenceState, ...] = tuple(_TABLE)
 
@@ -205,7 +218,8 @@ def _deadline(lease: Lease, at: datetime) -> datetime | None:
 def judge(evidence: Evidence) -> Verdict:
     """The verdict at `evidence.now`. It never fails: every evidence has a verdict."""
     state, detail = _judge(evidence)
-    row, now = _TABLE[state], evidence.now
+    superseded = state == "revoked" and detail == "superseded"
+    row, now = _SUPERSEDED if superseded else _TABLE[state], evidence.now
     lease = (
         current_lease(evidence.stored, evidence.holder)
         if state in ("terminated", "restricted", "grace", "refresh-due", "active")
@@ -229,13 +243,14 @@ def judge(evidence: Evidence) -> Verdict:
         gate_open=gate_open,
         new_work=row.new_work and gate_open,
         reason=reason,
-        next=code.next if code is not Exit.OK else row.next,
+        next=row.next if row.next and code is row.exit else code.next,
         deadline=deadline,
         valid_until=now + life,
         exit=code,
         clock_suspect=clock_suspect,
         hardware_failing=failing,
         damaged=evidence.stored.damaged,
+        superseded=superseded,
     )
 
 

@@ -10,6 +10,7 @@ import msgspec
 
 from node.conditions import Condition
 from node.config import AGENT_VERSION
+from node.exchanges.failure import Failure
 from node.licensing.verdict import Snapshot, Verdict, entitled
 from protocol.signed.statements import Lease
 
@@ -38,7 +39,8 @@ class LicenseDocument(msgspec.Struct, frozen=True):
     """Exit code of `cascadia status` in this state."""
     flags: tuple[str, ...]
     """`clock-suspect`: the clock is behind a signed date. `tpm-failing`: the TPM does not answer. `state-damaged`: a
-    licence file does not verify."""
+    licence file does not verify. `superseded`: the state is `revoked` because a later activation of the same chip
+    replaced this one; every open activation code activates the machine again."""
     tenant: str
     """Id of the tenant."""
     node: str
@@ -93,6 +95,9 @@ class StatusDocument(msgspec.Struct, frozen=True):
     """One text for each licence file that does not verify."""
     conditions: tuple[Condition, ...] = ()
     """What is wrong now without stopping the agent, the oldest first."""
+    last_failure: Failure | None = None
+    """The last contact with the cloud that failed, also after a later contact that succeeded. The agent keeps it in
+    memory, so it is empty after a start and without a running agent."""
 
 
 LIMITS = (
@@ -107,6 +112,7 @@ def _flags(verdict: Verdict) -> tuple[str, ...]:
         ("clock-suspect", verdict.clock_suspect),
         ("tpm-failing", verdict.hardware_failing),
         ("state-damaged", bool(verdict.damaged)),
+        ("superseded", verdict.superseded),
     )
     return tuple(flag for flag, holds in flags if holds)
 
@@ -154,6 +160,7 @@ def status_document(
     last_contact_at: datetime | None,
     failures: int,
     conditions: tuple[Condition, ...] = (),
+    last_failure: Failure | None = None,
 ) -> StatusDocument:
     """The status document. `failures` counts the contacts that failed since `last_contact_at`."""
     lease = snapshot.lease
@@ -170,4 +177,5 @@ def status_document(
         limits=LIMITS,
         damaged=snapshot.verdict.damaged,
         conditions=conditions,
+        last_failure=last_failure,
     )

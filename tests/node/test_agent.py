@@ -12,7 +12,7 @@ import msgspec
 import pytest
 import trio
 
-from node.agent import POLL_PAUSE_SECONDS, Agent, Revoked
+from node.agent import POLL_PAUSE_SECONDS, Agent, Revoked, Superseded
 from node.config import Config
 from node.exchanges import schedule
 from node.exits import Exit
@@ -136,6 +136,14 @@ async def test_revoked_it_does_not_start_again_with_or_without_the_cloud(
         await Agent.load(config, state, tpm).run()
     assert len(fabric.requests) == asked
     assert not config.socket.exists()
+
+
+async def test_superseded_it_says_how_to_come_back(agent: Agent, fabric: Fabric) -> None:
+    fabric.revoke("superseded")
+    with pytest.raises(Superseded, match="activated again elsewhere") as caught:
+        await agent.run()
+    assert (caught.value.exit, caught.value.code) == (Exit.REVOKED, "superseded")
+    assert "any open activation code" in caught.value.next
 
 
 async def test_a_suspended_node_resumes(agent: Agent, fabric: Fabric) -> None:

@@ -87,6 +87,23 @@ def test_a_status_shows_conditions_with_their_next_step() -> None:
     ]
 
 
+FAILURE = {"at": "2026-11-22T12:00:00Z", "code": "dns_failed", "text": "cannot find cloud.example", "next": "Check it."}
+
+
+@pytest.mark.parametrize(("failures", "label"), [(3, "last failure"), (0, "past failure")])
+def test_a_status_shows_the_last_failure(failures: int, label: str) -> None:
+    status = STATUS | {"agent_running": True, "failures": failures, "last_failure": FAILURE}
+    shown = rows(human_status(status))
+    begin = shown.index((label, "cannot find cloud.example (dns_failed, 2026-11-22T12:00:00Z)"))
+    assert shown[begin + 1] == ("", "Check it.")
+
+
+def test_without_an_agent_the_last_failure_is_not_known() -> None:
+    assert "only a running agent" in dict(rows(human_status(STATUS)))["last failure"]
+    running = STATUS | {"agent_running": True}
+    assert "last failure" not in dict(rows(human_status(running)))
+
+
 @pytest.mark.parametrize(("granted", "word"), [(True, "granted"), (False, "denied")])
 def test_an_entitlement_is_one_line(granted: bool, word: str) -> None:
     document = {"name": "render", "granted": granted, "reason": "because", "valid_until": "2026-11-22T12:00:00Z"}

@@ -299,3 +299,15 @@ def test_the_verdict_holds_until_its_deadline(one: Evidence) -> None:
         before = judge(msgspec.structs.replace(one, now=verdict.deadline - US))
         assert (before.state, before.gate_open) == (verdict.state, verdict.gate_open)
         assert judge(msgspec.structs.replace(one, now=verdict.deadline)).state != verdict.state
+
+
+def test_superseded_is_not_told_as_revoked() -> None:
+    """Every open code admits the chip again. A code that readmits is for a revoked node."""
+    ended = verified(msgspec.structs.replace(make_revocation(), reason="superseded"))
+    verdict = judge(evidence(StoredEvidence(tombstone=ended)))
+    assert (verdict.state, verdict.exit, verdict.superseded) == ("revoked", Exit.REVOKED, True)
+    assert "activated again elsewhere" in verdict.reason
+    assert "any open activation code" in verdict.next
+    assert "readmit" not in verdict.reason + verdict.next
+    revoked = judge(evidence(StoredEvidence(tombstone=TOMB)))
+    assert (revoked.superseded, "readmits" in revoked.next) == (False, True)

@@ -10,8 +10,10 @@ import pytest
 
 from node.conditions import Condition
 from node.config import AGENT_VERSION
+from node.exchanges.failure import failure_of
 from node.hwbind.errors import TpmFailed
 from node.licensing.licence import Licence
+from node.link.api import CloudUnreachable
 from node.local.documents import StatusDocument, entitlement_document, license_document, status_document
 from node.state import State
 from protocol.encoding import json_encode
@@ -113,6 +115,7 @@ def test_status(licence: Licence) -> None:
             "limits",
             "damaged",
             "conditions",
+            "last_failure",
         ]
     )
     assert (document["version"], document["mode"], document["hardware"]) == (AGENT_VERSION, "development", "ours")
@@ -166,3 +169,17 @@ def test_conditions_are_in_the_status(licence: Licence) -> None:
         licence.snapshot(), "production", running=True, last_contact_at=None, failures=0, conditions=(condition,)
     )
     assert members(document)["conditions"] == [msgspec.to_builtins(condition)]
+
+
+def test_the_last_failure_is_in_the_status(licence: Licence) -> None:
+    failure = failure_of(CloudUnreachable("cannot reach the cloud: connection refused"), utc_now())
+    document = status_document(
+        licence.snapshot(), "production", running=True, last_contact_at=None, failures=1, last_failure=failure
+    )
+    assert members(document)["last_failure"] == json.loads(json_encode(failure))
+
+
+def test_a_superseded_generation_has_its_flag(licence: Licence, fabric: Fabric) -> None:
+    apply(licence, fabric, fabric.revocation(reason="superseded"))
+    document = license_document(licence.snapshot())
+    assert (document.state, document.flags, document.exit_code) == ("revoked", ("superseded",), 81)
