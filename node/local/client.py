@@ -31,7 +31,7 @@ _EXITS = {
     "permission_denied": Exit.USAGE,
     "malformed": Exit.USAGE,
 }
-"""Code of a problem -> exit code, where the exit code is not TRY_AGAIN."""
+"""Code of a problem -> exit code, where the problem has none and the exit code is not TRY_AGAIN."""
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -59,8 +59,12 @@ async def request(socket: Path, method: str, path: str, seconds_max: float = 10.
 def expect(reply: Reply, statuses: set[int]) -> dict[str, Any]:
     """The document of an expected status. Raises AgentRefused."""
     if reply.status not in statuses or "title" in reply.document:
-        refused = AgentRefused(f"cannot do this: {reply.document.get('title', reply.status)}")
+        title = str(reply.document.get("title", reply.status))
+        refused = AgentRefused(title if title.startswith("cannot ") else f"cannot do this: {title}")
         code = str(reply.document.get("code", ""))
-        refused.exit, refused.code = _EXITS.get(code, refused.exit), code or refused.code
+        exits = {int(member): member for member in Exit if member is not Exit.OK}
+        known = exits.get(reply.document.get("exit_code", 0), _EXITS.get(code, refused.exit))
+        refused.exit, refused.code = known, code or refused.code
+        refused.next = str(reply.document.get("next", "")) or refused.next
         raise refused
     return reply.document

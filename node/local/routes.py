@@ -19,7 +19,7 @@ from node.local.documents import (
     entitlement_document,
     license_document,
 )
-from node.local.server import Answer, Handler, Request, problem
+from node.local.server import Answer, Handler, LocalProblem, Request, problem
 from protocol.limits import ENTITLEMENT_NAME_CHARS_MAX
 
 
@@ -132,6 +132,11 @@ async def _renew(agent: Licensed, *, rekey: bool) -> Answer:
     return Answer(200, license_document(agent.snapshot()))
 
 
+def _failed(error: NodeError | TpmError) -> Answer:
+    step, code = (error.advice, error.exit_code) if isinstance(error, TpmError) else (error.next, int(error.exit))
+    return Answer(503, LocalProblem(title=str(error), status=503, code=error.code, next=step, exit_code=code))
+
+
 def _refused(refused: Refused) -> Answer:
     return problem(refused.status, refused.code, refused.title)
 
@@ -163,7 +168,7 @@ def handler(agent: Licensed) -> Handler:
                 try:
                     return await route.answer(agent, name)
                 except (NodeError, TpmError) as error:
-                    return problem(503, error.code, str(error))
+                    return _failed(error)
         methods = tuple(route.method for route, _ in found)
         return msgspec.structs.replace(_refused(METHOD_NOT_ALLOWED), allow=methods)
 

@@ -50,7 +50,7 @@ class Answer(msgspec.Struct, frozen=True):
     allow: tuple[str, ...] = ()
 
 
-class LocalProblem(msgspec.Struct, frozen=True):
+class LocalProblem(msgspec.Struct, frozen=True, omit_defaults=True):
     """A refusal or a failure (RFC 9457)."""
 
     title: str
@@ -59,6 +59,10 @@ class LocalProblem(msgspec.Struct, frozen=True):
     """HTTP status."""
     code: str
     """Code of the cause, for programs. Codes are never renamed."""
+    next: str = ""
+    """Next step, for people."""
+    exit_code: int = 0
+    """Exit code of the command of `cascadia` that made the request. Missing if the code alone decides."""
 
 
 Handler = Callable[[Request], Awaitable[Answer]]

@@ -88,6 +88,16 @@ def test_a_problem_is_an_error_with_its_exit_code(code: str, exit_code: Exit) ->
     assert (caught.value.exit, caught.value.code) == (exit_code, code or "agent_refused")
 
 
+@pytest.mark.parametrize(
+    ("exit_code", "expected"), [(87, Exit.TPM), (0, Exit.UNREACHABLE), (4, Exit.UNREACHABLE), ("87", Exit.UNREACHABLE)]
+)
+def test_a_problem_can_name_its_exit_code_and_next_step(exit_code: object, expected: Exit) -> None:
+    document = {"title": "cannot use the TPM", "status": 503, "code": "cloud_unreachable", "exit_code": exit_code}
+    with pytest.raises(AgentRefused) as caught:
+        expect(Reply(503, document | {"next": "Look."}), {200})
+    assert (caught.value.text, caught.value.exit, caught.value.next) == ("cannot use the TPM", expected, "Look.")
+
+
 def test_an_expected_status_is_a_document() -> None:
     assert expect(Reply(403, {"granted": False}), {200, 403}) == {"granted": False}
     with pytest.raises(AgentRefused):

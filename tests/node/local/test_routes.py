@@ -120,6 +120,7 @@ async def test_renew_without_the_cloud(agent: Agent, fabric: Fabric) -> None:
     fabric.answers["/v1/node/nonces"] = always(503)
     answer = await request(agent, "/v1/renew", "POST")
     assert (answer.status, members(answer)["code"]) == (503, "cloud_unreachable")
+    assert (members(answer)["exit_code"], bool(members(answer)["next"])) == (69, True)
 
 
 async def test_renew_when_only_the_certificate_fails(agent: Agent, fabric: Fabric) -> None:
