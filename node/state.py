@@ -5,6 +5,11 @@ trust/                                    verified copies of the published trust
 identity/, current.json, activation.json, renewal.json
                                           identities of this machine, by generation      node.disk.identity
 licence/, tombstones/                     signed statements of Fabric                    node.licensing.store
+
+`current.json` names the generation in force. Signed statements have the last word: the cloud signs a lease or a
+suspension only for a generation that it has confirmed, so such a statement puts its generation in force. If
+`current.json` is torn or was open to other users, the statements alone decide. Damage of a generation that is not in
+force is a condition (`node.conditions`), and stops nothing.
 """
 
 import logging
@@ -14,19 +19,20 @@ from pathlib import Path
 
 from node.clock import Clock, utc_now
 from node.conditions import Conditions
-from node.disk.files import ensure_private_dir
 from node.disk.identity import Identity, IdentityStore
 from node.disk.lock import StateLock
-from node.errors import NodeError, StateDamaged
+from node.disk.modes import inspect
+from node.errors import NodeError, StateDamaged, StateError, StateUnsafe
 from node.exits import Exit
 from node.licensing.hardware import HardwareCheck
 from node.licensing.licence import Licence
 from node.licensing.store import LicenceStore
 from node.licensing.verdict import current_revocation
-from node.link.certificates import is_certificate_of
+from node.link.certificates import CertificateRejected, chain_of, is_certificate_of
 from node.trust.current import CurrentTrust
 from node.trust.published import TrustSet
 from protocol.ids import NodeSpiffeId
+from protocol.signed.statements import Revocation
 
 log = logging.getLogger("cascadia.state")
 
@@ -36,6 +42,12 @@ class NotActivated(NodeError):
 
     exit = Exit.UNACTIVATED
     code = "unactivated"
+
+
+CONDITION_CURRENT = "current_generation_unknown"
+CONDITION_PENDING = "stored_generation_unusable"
+CONDITION_OPEN = "state_open_to_others"
+PATHS_SHOWN_MAX = 3
 
 
 class State:
@@ -49,6 +61,7 @@ class State:
         self.conditions = Conditions(utc_now)
         self.identities = IdentityStore(directory)
         self.licences = LicenceStore(directory)
+        self._owned = False
 
     @contextmanager
     def owned(self) -> Iterator[None]:
@@ -56,9 +69,29 @@ class State:
 
         Raises StateBusy if another process holds the lock, StateError if the directory cannot be used.
         """
-        ensure_private_dir(self.directory)
         with StateLock(self.directory):
-            yield
+            self._owned = True
+            try:
+                yield
+            finally:
+                self._owned = False
+
+    def inspect(self) -> None:
+        """Report the paths that other users could change. The owner of the state makes them private, where possible.
+
+        `node.disk.modes` has the rule. The condition of a path that is private now stays until the next start, so that
+        an administrator sees what happened.
+        """
+        found = inspect(self.directory, mend=self._owned)
+        if not found:
+            return
+        shown = "; ".join(f"{one.path} {one.reason}" for one in found[:PATHS_SHOWN_MAX])
+        more = len(found) - PATHS_SHOWN_MAX
+        text = f"other users could change the state: {shown}" + (f"; and {more} more" if more > 0 else "")
+        if all(one.mended for one in found):
+            text += ". The agent removed the permission"
+        if self.conditions.report(CONDITION_OPEN, text, "Find out who changed the permissions or the owner."):
+            log.warning("%s", text)
 
     def licence_of(
         self, identity: Identity, trust: CurrentTrust, hardware: HardwareCheck, clock: Clock, *, confirmed: bool
@@ -67,39 +100,64 @@ class State:
 
         Raises StateDamaged if a file is damaged or the device certificate is not of this generation; StateError.
         """
-        self._check_certificate(identity)
-        return Licence(self.licences, identity, trust, hardware, clock, confirmed=confirmed)
+        checked = self._checked(identity, trust.value)
+        return Licence(self.licences, checked, trust, hardware, clock, confirmed=confirmed)
 
-    def pending(self, trust: TrustSet) -> Identity | None:
+    def pending(self, trust: TrustSet, in_force: int | None = None) -> Identity | None:
         """The stored generation that is not confirmed yet; None if there is none, or if the cloud has revoked it.
 
-        A damaged pending generation is logged and ignored while another generation is in force. Without a generation
-        in force it raises StateDamaged. Raises StateError.
+        `in_force` is the number of the generation in force, 0 without one. By default the stored files decide.
+        While a generation is in force, a generation above it that cannot be used is a condition, and so is a
+        directory that cannot be listed. Without a generation in force they raise StateError.
         """
-        try:
-            stored = self.identities.pending()
-            if stored is None:
-                return None
-            self._check_certificate(stored)
-        except StateDamaged as damage:
-            if self.identities.current() is None:
-                raise
-            log.warning("%s; the agent continues with the generation in force", damage.text)
+        if in_force is None:
+            recorded, fault = self._recorded()
+            found = self._in_force(trust, recorded, fault) if fault else None
+            in_force = found.generation if found else recorded or 0
+        elif in_force:
+            self._keep_recorded(in_force)
+        skipped: list[StateError] = []
+        pending = self._first_usable(trust, in_force, skipped)
+        if not skipped:
+            self.conditions.clear(CONDITION_PENDING)
+        elif pending is None and not in_force:
+            raise skipped[0]
+        else:
+            self._report(CONDITION_PENDING, skipped[0])
+        if pending is None:
             return None
-        evidence = self.licences.load(stored.holder, trust.signing_keys)
-        return None if current_revocation(evidence, stored.holder) else stored
+        evidence = self.licences.load(pending.holder, trust.signing_keys)
+        return None if current_revocation(evidence, pending.holder) else pending
+
+    def _first_usable(self, trust: TrustSet, above: int, skipped: list[StateError]) -> Identity | None:
+        """The highest generation above `above` whose files are intact. The errors of the others go to `skipped`."""
+        try:
+            generations = self.identities.generations()
+        except StateError as error:
+            skipped.append(error)
+            return None
+        for generation in sorted((number for number in generations if number > above), reverse=True):
+            try:
+                return self._checked(self.identities.load(generation), trust)
+            except StateError as error:
+                skipped.append(error)
+        return None
 
     def load_licence(self, hardware: HardwareCheck, clock: Clock) -> Licence:
         """The licence of the generation in force, or of the pending generation.
 
         The pending generation is used when no generation is in force, or when the one in force is revoked.
-        Raises NotActivated if there is neither; StateError, TrustError.
+        Raises NotActivated if it is certain that there is neither; StateError, TrustError.
         """
-        current = self.identities.current()
-        if current is None and self.identities.pending() is None:
+        self.inspect()
+        recorded, fault = self._recorded()
+        if recorded is None and fault is None and not self.identities.generations():
             raise NotActivated("cannot find an identity: this machine is not activated")
         trust = CurrentTrust.load(self.directory)
-        pending = self.pending(trust.value)
+        current = self._in_force(trust.value, recorded, fault)
+        if current is None and fault is not None:
+            raise fault
+        pending = self.pending(trust.value, current.generation if current else 0)
         if current is not None:
             licence = self.licence_of(current, trust, hardware, clock, confirmed=True)
             if pending is None or not licence.revoked:
@@ -108,12 +166,83 @@ class State:
             return self.licence_of(pending, trust, hardware, clock, confirmed=False)
         raise NotActivated("cannot find an identity: this machine is not activated")
 
-    def _check_certificate(self, identity: Identity) -> None:
-        """Check that the stored device certificate names this node, generation and key. Raises StateDamaged."""
+    def _recorded(self) -> tuple[int | None, StateError | None]:
+        """The number in `current.json`, or None with the fault that hides the number. None without a file."""
+        try:
+            recorded = self.identities.current_generation()
+        except StateError as error:
+            self._report(CONDITION_CURRENT, error)
+            return None, error
+        self.conditions.clear(CONDITION_CURRENT)
+        return recorded, None
+
+    def _in_force(self, trust: TrustSet, recorded: int | None, fault: StateError | None) -> Identity | None:
+        """The generation in force: the highest of the recorded one and those with a statement that confirms them.
+
+        `fault` is why the record cannot be read. A generation with any evidence may then have been in force, also if
+        its evidence is a revocation or is damaged. A lower generation must not be used in its place.
+        Raises StateError if the recorded generation, or without a record the directory, cannot be read.
+        """
+        try:
+            generations = {*self.identities.generations(), *([recorded] if recorded else [])}
+        except StateError:
+            if recorded is None:
+                raise
+            generations = {recorded}
+        for generation in sorted(generations, reverse=True):
+            if generation == recorded:
+                return self._checked(self.identities.load(generation), trust)
+            try:
+                identity = self._checked(self.identities.load(generation), trust)
+            except StateError:
+                continue  # `pending` reports the error.
+            stored = self.licences.load(identity.holder, trust.signing_keys)
+            confirmed = stored.statement is not None and not isinstance(stored.statement.statement, Revocation)
+            if confirmed or (fault is not None and (stored.statement or stored.tombstone or stored.damaged)):
+                return identity
+        return None
+
+    def _keep_recorded(self, in_force: int) -> None:
+        """Record the generation in force, if `current.json` is lower, damaged or open to others. Reports a failure."""
+        recorded, fault = self._recorded()
+        if not self._owned or (fault is None and recorded is not None and recorded >= in_force):
+            return
+        try:
+            self.identities.switch_to(in_force)
+        except StateError as error:
+            self._report(CONDITION_CURRENT, error)
+        else:
+            log.warning("recorded again that generation %d is in force", in_force)
+            self.conditions.clear(CONDITION_CURRENT)
+
+    def _report(self, condition: str, error: StateError) -> None:
+        if self.conditions.report(condition, error.text, error.next):
+            log.warning("%s", error.text)
+
+    def _checked(self, identity: Identity, trust: TrustSet) -> Identity:
+        """Check that the device certificate names this node, generation and key.
+
+        If other users could have written the files, the certificate's issuer is verified too, and the owner of the
+        state writes the files again. Raises StateDamaged, StateUnsafe.
+        """
         spiffe = NodeSpiffeId(identity.trust_domain, identity.tenant, identity.node)
         public_key = identity.node_key.public_key()
+        directory = self.identities.generation_dir(identity.generation)
         if not is_certificate_of(
             identity.chain[0], spiffe=spiffe, generation=identity.generation, public_key=public_key
         ):
-            path = self.identities.generation_dir(identity.generation) / "device.pem"
-            raise StateDamaged(path, "it is not the certificate of this node, generation and key")
+            raise StateDamaged(directory / "device.pem", "it is not the certificate of this node, generation and key")
+        if not identity.doubtful:
+            return identity
+        try:
+            chain_of(identity.chain[0], trust.bundle)
+        except CertificateRejected as error:
+            raise StateUnsafe(
+                directory, "could be changed by other users, and its device certificate is not from the cloud"
+            ) from error
+        if self._owned:
+            try:
+                return self.identities.make_private(identity)
+            except StateError as error:
+                self._report(CONDITION_OPEN, error)
+        return identity

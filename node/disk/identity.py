@@ -11,20 +11,27 @@
 No unencrypted private key is stored. A generation's directory is written in one durable step. One rename of
 `current.json` switches to it. The node key in force is the key that `device.pem` certifies, so one rename replaces key
 and certificate together. A torn, truncated or edited file raises StateDamaged; it is never treated as a missing file.
+
+`current.json`, `activation.json` and `renewal.json` count only if no other user could write them. The files of a
+generation are also read if another user could write them; `Identity.doubtful` then has their content, and the caller
+verifies the device certificate before it uses the identity.
 """
 
 import re
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from node.disk.files import (
     StateFile,
+    decode_state,
     encode_state,
     ensure_private_dir,
     list_directory,
@@ -35,7 +42,7 @@ from node.disk.files import (
     write_atomic,
     write_directory,
 )
-from node.errors import StateDamaged
+from node.errors import StateDamaged, StateError, StateUnsafe
 from node.hwbind.keys import WrappedKey
 from protocol.encoding import sha256_hex
 from protocol.faults import fault_point
@@ -49,7 +56,8 @@ _KEY_NAME = re.compile(r"key-.*\.json")
 _SEAL = re.compile(rb"# sha256 ([0-9a-f]{64})\n")
 _SEAL_BYTES = len(b"# sha256 \n") + 64
 _NEXT_CURRENT = (
-    "Nothing was changed. Move the file aside; the agent then confirms its newest generation with the cloud again."
+    "Nothing was changed. Start the agent: it finds the generation in force by the signed statements, and writes the "
+    "file again at its next contact with the cloud."
 )
 _NEXT_ACTIVATION = (
     "Nothing was changed. Remove the file and run `cascadia activate FILE` again; the machine takes no second seat."
@@ -57,7 +65,10 @@ _NEXT_ACTIVATION = (
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
-    """One generation of this node. `chain` is in DER, leaf first. `fingerprint_salt` is the salt of the tenant."""
+    """One generation of this node. `chain` is in DER, leaf first. `fingerprint_salt` is the salt of the tenant.
+
+    `doubtful` has name and content of each file that another user could have written.
+    """
 
     trust_domain: str
     tenant: TenantId
@@ -69,6 +80,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     ak: WrappedKey
     node_key: WrappedKey
     chain: tuple[bytes, ...]
+    doubtful: tuple[tuple[str, bytes], ...] = ()
 
     @property
     def holder(self) -> Holder:
@@ -219,21 +231,21 @@ class IdentityStore:
     def load(self, generation: int) -> Identity:
         """A stored generation. Raises StateDamaged if one of its files is damaged or missing; StateUnreadable."""
         directory = self.generation_dir(generation)
-        path = directory / "identity.json"
-        record = read_state(path, _IdentityFile)
-        if record is None:
-            raise StateDamaged(path, "it is missing")
+        files = _Files(directory)
+        record = decode_state(directory / "identity.json", files.read("identity.json"), _IdentityFile)
         if record.generation != generation:
-            raise StateDamaged(path, f"it is of generation {record.generation}")
+            raise StateDamaged(directory / "identity.json", f"it is of generation {record.generation}")
         try:
             parse_trust_domain(record.trust_domain)
             parse_id("ten", record.tenant)
             parse_id("node", record.node)
         except IdError as error:
-            raise StateDamaged(path, str(error)) from error
-        blob = {name: _read_blob(directory / name, record) for name in ("ak.pub", "ak.priv", "node.pub", "node.priv")}
-        chain_path = directory / "device.pem"
-        chain = decode_chain(chain_path, _read(chain_path))
+            raise StateDamaged(directory / "identity.json", str(error)) from error
+        blob = {name: files.read_blob(name, record) for name in ("ak.pub", "ak.priv", "node.pub", "node.priv")}
+        chain = decode_chain(directory / "device.pem", files.read("device.pem"))
+        node_key = _later_key(files, chain) or WrappedKey(
+            blob["node.pub"], blob["node.priv"], record.node_parent, record.node_parent_public or None
+        )
         return Identity(
             trust_domain=record.trust_domain,
             tenant=record.tenant,
@@ -243,10 +255,20 @@ class IdentityStore:
             confirm_by=record.confirm_by,
             fingerprint_salt=record.fingerprint_salt,
             ak=WrappedKey(blob["ak.pub"], blob["ak.priv"], record.ak_parent, record.ak_parent_public or None),
-            node_key=self._later_key(directory, chain)
-            or WrappedKey(blob["node.pub"], blob["node.priv"], record.node_parent, record.node_parent_public or None),
+            node_key=node_key,
             chain=chain,
+            doubtful=tuple(files.doubtful.items()),
         )
+
+    def make_private(self, identity: Identity) -> Identity:
+        """Write the doubtful files of a verified identity again, with the content that was verified.
+
+        A process of another user may still have the old file open; a new file has no such writer. Returns the identity
+        without doubt. Raises as `write_atomic`.
+        """
+        for name, data in identity.doubtful:
+            write_atomic(self.generation_dir(identity.generation) / name, data)
+        return msgspec.structs.replace(identity, doubtful=())
 
     def current(self) -> Identity | None:
         """The confirmed generation; None if no generation was confirmed yet. Raises as `load`."""
@@ -269,10 +291,14 @@ class IdentityStore:
     def switch_to(self, generation: int) -> None:
         """Make a stored generation the current one, in one rename. Then remove every generation below N - 1.
 
-        A switch to the current generation does nothing. A switch to a lower one raises ValueError.
+        A switch to the current generation does nothing. A switch to a lower one raises ValueError. A `current.json`
+        that is damaged, or that another user could write, is replaced: the caller knows from signed statements which
+        generation is in force. A damaged generation that cannot be removed stays.
         Raises as `load` and `write_atomic`.
         """
-        current = self.current_generation()
+        current = None
+        with suppress(StateDamaged, StateUnsafe):
+            current = self.current_generation()
         if current == generation:
             return
         if current is not None and generation < current:
@@ -280,18 +306,11 @@ class IdentityStore:
         self.load(generation)
         with fault_point("node.identity.switch"):
             write_atomic(self._current_path, encode_state(_CurrentFile(generation=generation)))
-        for old in self.generations():
-            if old < generation - 1:
-                with fault_point("node.identity.prune"):
-                    remove_directory(self.generation_dir(old))
-
-    def _later_key(self, directory: Path, chain: tuple[bytes, ...]) -> WrappedKey | None:
-        """The node key that the certificate certifies, if a rekey made it; otherwise None. Raises StateDamaged."""
-        public_key = x509.load_der_x509_certificate(chain[0]).public_key() if chain else None
-        if not isinstance(public_key, ec.EllipticCurvePublicKey):
-            return None
-        stored = read_state(directory / _key_name(public_key), _KeyFile)
-        return None if stored is None else stored.node_key
+        with suppress(StateError):  # The switch is done. The next switch removes what is left.
+            for old in self.generations():
+                if old < generation - 1:
+                    with fault_point("node.identity.prune"):
+                        remove_directory(self.generation_dir(old))
 
     def replace_device_chain(
         self, generation: int, chain: tuple[bytes, ...], node_key: WrappedKey | None = None
@@ -355,15 +374,50 @@ class IdentityStore:
         return None if record is None else record.generation
 
 
-def _read(path: Path) -> bytes:
+class _Files:
+    """The files of a generation. `doubtful` has the content of each file that another user could have written."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self.doubtful: dict[str, bytes] = {}
+
+    def read(self, name: str) -> bytes:
+        """The content of a file. Raises StateDamaged if it is missing; StateUnreadable."""
+        data = self.read_if_stored(name)
+        if data is None:
+            raise StateDamaged(self._directory / name, "it is missing")
+        return data
+
+    def read_if_stored(self, name: str) -> bytes | None:
+        """The content of a file, or None if it is missing. Raises StateDamaged, StateUnreadable."""
+        path = self._directory / name
+        try:
+            return read_bounded(path, private=True)
+        except FileNotFoundError:
+            return None
+        except StateUnsafe:
+            data = self.doubtful[name] = read_bounded(path)
+            return data
+
+    def read_blob(self, name: str, record: _IdentityFile) -> bytes:
+        """The content of a blob. Raises StateDamaged if the record has another digest; StateUnreadable."""
+        data = self.read(name)
+        if record.blobs_sha256.get(name) != sha256_hex(data):
+            raise StateDamaged(self._directory / name, "it is torn or was edited (its checksum does not match)")
+        return data
+
+    def read_key(self, name: str) -> WrappedKey | None:
+        """The key in a key file, or None if the file is missing. Raises StateDamaged, StateUnreadable."""
+        data = self.read_if_stored(name)
+        return None if data is None else decode_state(self._directory / name, data, _KeyFile).node_key
+
+
+def _later_key(files: _Files, chain: tuple[bytes, ...]) -> WrappedKey | None:
+    """The node key that the certificate certifies, if a rekey made it; otherwise None. Raises StateDamaged."""
     try:
-        return read_bounded(path)
-    except FileNotFoundError as error:
-        raise StateDamaged(path, "it is missing") from error
-
-
-def _read_blob(path: Path, record: _IdentityFile) -> bytes:
-    data = _read(path)
-    if record.blobs_sha256.get(path.name) != sha256_hex(data):
-        raise StateDamaged(path, "it is torn or was edited (its checksum does not match)")
-    return data
+        public_key = x509.load_der_x509_certificate(chain[0]).public_key() if chain else None
+    except (ValueError, UnsupportedAlgorithm):
+        return None  # The check of the certificate refuses its key.
+    if not isinstance(public_key, ec.EllipticCurvePublicKey):
+        return None
+    return files.read_key(_key_name(public_key))

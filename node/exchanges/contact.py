@@ -23,7 +23,7 @@ from node.clock import Clock
 from node.conditions import Conditions
 from node.disk.identity import Identity
 from node.disk.thread import DISK_SECONDS_MAX, on_disk
-from node.errors import NodeError
+from node.errors import NodeError, StateError
 from node.exchanges import schedule
 from node.exchanges.confirmation import confirm
 from node.exchanges.connection import Connection, same_peers
@@ -229,7 +229,8 @@ class Contact:
         """
         licence = await on_disk(self._switched, seconds_max=DISK_SECONDS_MAX)
         if licence is None:
-            pending = await on_disk(partial(self._state.pending, self._trust.value), seconds_max=DISK_SECONDS_MAX)
+            find = partial(self._state.pending, self._trust.value, self._licence.identity.generation)
+            pending = await on_disk(find, seconds_max=DISK_SECONDS_MAX)
             if pending is None:
                 return
             licence = await self._confirm(pending)
@@ -253,7 +254,10 @@ class Contact:
 
     def _switched(self) -> Licence | None:
         """The licence of a current generation on the disk that is higher than the generation in use, or None."""
-        generation = self._state.identities.current_generation()
+        try:
+            generation = self._state.identities.current_generation()
+        except StateError:
+            return None  # `State.pending` reports the fault, and writes the file again.
         if generation is None or generation <= self._licence.identity.generation:
             return None
         identity = self._state.identities.load(generation)

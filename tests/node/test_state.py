@@ -1,23 +1,36 @@
 """The state directory: which generation a start uses, and which damage stops the start."""
 
+import errno
+import os
 import shutil
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from node.errors import NodeError, StateDamaged
+from node.disk import calls
+from node.disk.files import remove_directory, remove_file
+from node.errors import NodeError, StateDamaged, StateError, StateUnreadable, StateUnsafe
 from node.hwbind import keys
 from node.hwbind.tpm import Tpm
-from node.state import NotActivated, State
+from node.state import CONDITION_CURRENT, CONDITION_OPEN, CONDITION_PENDING, NotActivated, State
 from tests.node.conftest import Machine
-from tests.node.shells import apply, identity, install, load_licence
+from tests.node.shells import apply, identity, install, load_licence, trust_of
 from tests.simulators.fabric import Fabric
 
 
 @pytest.fixture
 def state(tmp_path: Path, fabric: Fabric, machine: Machine) -> State:
     return install(tmp_path / "state", fabric, machine.ak, machine.node_key)
+
+
+def codes(state: State) -> list[str]:
+    return [condition.code for condition in state.conditions.current()]
+
+
+def in_use(state: State) -> tuple[int, bool, str]:
+    licence = load_licence(state, ours=True)
+    return licence.identity.generation, licence.confirmed, licence.verdict().state
 
 
 async def test_another_key_beside_the_certificate_is_found(
@@ -40,9 +53,172 @@ def test_nothing_to_run_as(tmp_path: Path) -> None:
     assert isinstance(caught.value, NodeError)
 
 
+@pytest.mark.parametrize("code", [errno.EIO, errno.EACCES, errno.EMFILE, errno.ELOOP, errno.ENOMEM])
+@pytest.mark.parametrize(("call", "name"), [("open", "current.json"), ("open", "identity"), ("listdir", "identity")])
+def test_only_a_confirmed_absence_is_unactivated(tmp_path: Path, call: str, name: str, code: int) -> None:
+    def fail(made: str, path: str) -> None:
+        if (made, path) == (call, str(tmp_path / name)):
+            raise OSError(code, os.strerror(code))
+
+    (tmp_path / "identity").mkdir(mode=0o700)
+    with calls.hooked(fail), pytest.raises(StateError) as caught:
+        load_licence(State(tmp_path))
+    assert isinstance(caught.value, StateUnreadable | StateDamaged)
+
+
 async def test_a_pending_generation_replaces_a_revoked_one(fabric: Fabric, state: State, machine: Machine) -> None:
     apply(load_licence(state), fabric, fabric.revocation())
     assert load_licence(state).revoked
     state.identities.save_generation(identity(fabric, machine.ak, machine.node_key, 2))
     licence = load_licence(state)
     assert (licence.identity.generation, licence.confirmed, licence.verdict().state) == (2, False, "pending")
+
+
+def make_stray(path: Path, kind: str) -> None:
+    if kind == "file":
+        path.write_bytes(b"x")
+    elif kind == "link":
+        path.symlink_to("g-1")
+    else:
+        path.mkdir(mode=0 if kind == "closed" else 0o700)
+    if kind == "junk":
+        (path / "identity.json").write_bytes(b"{}")
+
+
+@pytest.mark.parametrize("stray", ["empty", "file", "link", "closed", "junk"])
+async def test_a_stray_generation_stops_neither_a_start_nor_a_waiting_generation(
+    fabric: Fabric, state: State, machine: Machine, stray: str
+) -> None:
+    path = state.directory / "identity" / "g-99"
+    make_stray(path, stray)
+    assert in_use(state) == (1, True, "active")
+    assert codes(state) == [CONDITION_PENDING]
+    state.identities.save_generation(identity(fabric, machine.ak, machine.node_key, 2))
+    with state.owned():
+        waiting = state.pending(trust_of(fabric), 1)
+    assert waiting is not None
+    assert waiting.generation == 2
+    remove_file(path) if stray in ("file", "link") else remove_directory(path)
+    assert state.pending(trust_of(fabric), 1) == waiting
+    assert codes(state) == []
+
+
+def tear(path: Path, damage: str) -> None:
+    if damage == "open":
+        path.chmod(0o666)
+    elif damage == "directory":
+        path.unlink()
+        path.mkdir()
+    else:
+        path.write_bytes(path.read_bytes()[:-9] if damage == "torn" else b"")
+
+
+@pytest.mark.parametrize("damage", ["torn", "empty", "directory", "open"])
+async def test_signed_statements_replace_a_torn_record(fabric: Fabric, state: State, damage: str) -> None:
+    path = state.directory / "current.json"
+    tear(path, damage)
+    assert in_use(state) == (1, True, "active")
+    assert CONDITION_CURRENT in codes(state)
+    assert state.pending(trust_of(fabric), 1) is None
+    assert CONDITION_CURRENT in codes(state)
+    if damage != "directory":
+        with state.owned():
+            assert state.pending(trust_of(fabric), 1) is None
+        assert state.identities.current_generation() == 1
+        assert CONDITION_CURRENT not in codes(state)
+
+
+async def test_a_torn_record_never_leads_to_a_lower_generation(fabric: Fabric, state: State, machine: Machine) -> None:
+    state.identities.save_generation(identity(fabric, machine.ak, machine.node_key, 2))
+    licence = load_licence(state)
+    assert licence.identity.generation == 1
+    second = state.pending(trust_of(fabric), 1)
+    assert second is not None
+    apply(
+        state.licence_of(second, licence.trust, licence._hardware, licence._clock, confirmed=False),
+        fabric,
+        fabric.lease(2),
+    )
+    # Interrupted between the statement and the switch: the lease says that the cloud has confirmed the generation.
+    assert in_use(state) == (2, True, "active")
+    with state.owned():
+        state.pending(trust_of(fabric), 2)
+    assert state.identities.current_generation() == 2
+    (state.directory / "current.json").write_bytes(b"")
+    assert in_use(state) == (2, True, "active")
+    (state.directory / "licence/g-2/statement.json").write_bytes(b"torn")
+    assert in_use(state) == (2, True, "stale")
+    apply(load_licence(state), fabric, fabric.revocation(2))
+    assert in_use(state) == (2, True, "revoked")
+
+
+def open_everything(directory: Path) -> None:
+    """The effect of `chmod -R a+rwX`, and then of `chmod go-w` on the top directory."""
+    for path in (directory, *directory.rglob("*")):
+        path.chmod(0o777 if path.is_dir() else 0o666)
+    directory.chmod(0o755)
+
+
+@pytest.mark.parametrize("planted_by", [None, 12345], ids=["in place", "another user's files"])
+async def test_a_forged_trust_in_an_open_state_gives_no_lease(
+    tmp_path: Path, fabric: Fabric, state: State, machine: Machine, planted_by: int | None
+) -> None:
+    """Another user plants a trust with keys of his own, and a lease that these keys signed."""
+    open_everything(state.directory)
+    forger = Fabric()
+    forged = install(tmp_path / "forged", forger, machine.ak, machine.node_key, forger.lease(1, entitlements=("all",)))
+    assert in_use(forged) == (1, True, "active")
+    for source in sorted(path for path in forged.directory.rglob("*") if path.is_file()):
+        target = state.directory / source.relative_to(forged.directory)
+        if planted_by is not None and os.geteuid() == 0:
+            target.unlink(missing_ok=True)
+            target.write_bytes(source.read_bytes())
+            os.chown(target, planted_by, planted_by)
+            target.chmod(0o600)
+        else:
+            target.write_bytes(source.read_bytes())
+    for _ in range(3):  # The first start removes permissions. Later starts must refuse as well.
+        restarted = State(state.directory)
+        with restarted.owned(), pytest.raises(StateUnsafe, match="the pin") as caught:
+            load_licence(restarted)
+        assert "cascadia activate" in caught.value.next
+        assert CONDITION_OPEN in codes(restarted)
+
+
+async def test_open_files_of_an_identity_are_verified_and_written_again(fabric: Fabric, state: State) -> None:
+    home = state.identities.generation_dir(1)
+    stored = state.identities.load(1)
+    for path in home.iterdir():
+        path.chmod(0o666)
+    home.chmod(0o777)
+    assert in_use(state) == (1, True, "active")
+    with state.owned():
+        assert in_use(state) == (1, True, "active")
+    assert CONDITION_OPEN in codes(state)
+    assert {path.stat().st_mode & 0o777 for path in home.iterdir()} == {0o600}
+    assert home.stat().st_mode & 0o022 == 0
+    assert state.identities.load(1) == stored
+
+
+async def test_a_forged_identity_in_open_files_is_refused(fabric: Fabric, state: State, machine: Machine) -> None:
+    """The certificate names the node and the key, but another CA signed it."""
+    forged = identity(Fabric(), machine.ak, machine.node_key)
+    shutil.rmtree(state.identities.generation_dir(1))
+    (state.directory / "current.json").unlink()
+    state.identities.save_generation(forged)
+    state.identities.switch_to(1)
+    assert load_licence(state).identity == forged
+    (state.identities.generation_dir(1) / "device.pem").chmod(0o666)
+    with state.owned(), pytest.raises(StateUnsafe, match="not from the cloud"):
+        load_licence(state)
+
+
+async def test_open_directories_and_signed_files_stop_nothing(fabric: Fabric, state: State) -> None:
+    for path in (state.directory, *state.directory.rglob("*")):
+        if path.is_dir():
+            path.chmod(0o777)
+    (state.directory / "licence/g-1/statement.json").chmod(0o666)
+    with state.owned():
+        assert in_use(state) == (1, True, "active")
+    assert codes(state) == [CONDITION_OPEN]
+    assert not [path for path in state.directory.rglob("*") if path.stat().st_mode & 0o022]

@@ -46,6 +46,7 @@ _EFFECTS = {
 """The calls that write durably or send, by their text. In Breakwater every writing method of a store counts as well."""
 _OTHERWISE = {
     "node/licensing/store.py:_set_tombstone_aside": "called inside node.statement.write",
+    "node/disk/identity.py:make_private": "the content that is there already, in a file that no other user has open",
     "node/trust/files.py:scratch": "the scratch directory of one update; no start reads it",
     "node/trust/files.py:_prune": "its generations are in node.trust.prune; the rest are scratch directories",
     "cloud/fabric/bootstrap.py": "cascade init, before there is a cloud",

@@ -308,13 +308,14 @@ def test_a_damaged_current_generation_file_stops_every_use(store: IdentityStore,
         store.current,
         store.pending,
         lambda: store.save_generation(make_identity(2)),
-        lambda: store.switch_to(1),
     ]
     for use in uses:
         with pytest.raises(StateDamaged, match=r"current\.json") as caught:
             use()
-        assert "Move the file aside" in caught.value.next
+        assert "Start the agent" in caught.value.next
     assert store.generations() == (1,)
+    store.switch_to(1)
+    assert store.current() == make_identity(1)
 
 
 def test_a_damaged_current_generation_can_be_activated_over(store: IdentityStore) -> None:
