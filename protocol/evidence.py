@@ -5,12 +5,25 @@ A byte field holds the marshalled structure exactly as the TPM returned it (`TPM
 bytes. Some manufacturers' certificates change when they are encoded again.
 """
 
+from typing import Annotated
+
 import msgspec
 
 from protocol.encoding import sha256
+from protocol.limits import EK_CHAIN_CERTIFICATES_MAX, OTHER_ENDORSEMENTS_MAX
+from protocol.openapi import limits
 
 
-class EndorsementEvidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class OtherEndorsement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Another endorsement key of the same TPM, with its certificate."""
+
+    ek_public: bytes
+    """Endorsement key: TPMT_PUBLIC, marshalled."""
+    ek_certificate: bytes
+    """Certificate of the endorsement key in DER."""
+
+
+class EndorsementEvidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The TPM that the caller claims, and its attestation key. It proves nothing before the answer to the challenge."""
 
     ek_public: bytes
@@ -19,6 +32,11 @@ class EndorsementEvidence(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     """Attestation key: TPMT_PUBLIC, marshalled."""
     ek_certificate: bytes | None = None
     """Certificate of the endorsement key in DER. Null for a TPM whose maker stored none in it."""
+    others: Annotated[tuple[OtherEndorsement, ...], limits(maxItems=OTHER_ENDORSEMENTS_MAX)] = ()
+    """Other endorsement keys of the TPM that have a certificate. The server chooses the key that the tenant trusts."""
+    intermediates: Annotated[tuple[bytes, ...], limits(maxItems=EK_CHAIN_CERTIFICATES_MAX)] = ()
+    """CA certificates in DER that the TPM stores beside its endorsement certificates. They are not trusted by
+    themselves; they may be between an endorsement certificate and a root that the tenant trusts."""
 
 
 class KeyEvidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -14,6 +14,11 @@ ENVELOPE_BYTES_MAX = 32 * 1024
 """A lease with 256 entitlements of 64 characters stays below 24 kB."""
 EK_CERTIFICATE_BYTES_MAX = 4096
 """Real EK certificates have 0.9 to 1.6 kB. The NV memory of a TPM holds 2 to 4 kB at most."""
+EK_CHAIN_BYTES_MAX = 12 * 1024
+"""CA certificates in the NV memory of a TPM, all together. On-die CAs of Intel store three to five, of 1 kB or less."""
+EK_CHAIN_CERTIFICATES_MAX = 8
+OTHER_ENDORSEMENTS_MAX = 2
+"""Endorsement keys beside the first one: there are three types."""
 TPM_STRUCTURE_BYTES_MAX = 2048
 """A TPM2B_PUBLIC of RSA-2048 has 316 bytes."""
 CSR_BYTES_MAX = 4096

@@ -1,15 +1,20 @@
 """Command group: `cascade tenant`, which manages tenants and the hardware that they trust."""
 
+import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+
+import msgspec
 
 from cloud.cli.arguments import id_argument
 from cloud.cli.connection import Server
-from cloud.cli.errors import EXIT_USAGE, CliError
+from cloud.cli.errors import EXIT_REFUSED, EXIT_USAGE, CliError
 from cloud.cli.options import Commands, json_option, server_options
+from cloud.cli.pem_parts import FILE_BYTES_MAX, Block, blocks, parts, text_of
 from cloud.cli.show import columns, emit, fields
 from cloud.fabric import schemas
+from protocol.endorsement import EkType
 
 
 def add_options(group: ArgumentParser) -> None:
@@ -35,11 +40,12 @@ def add_options(group: ArgumentParser) -> None:
         "--ek-root",
         type=Path,
         metavar="PEM",
-        help="trust the root of a TPM maker: file with the root and, if needed, its intermediates",
+        help="trust the root of a TPM maker: file with the root and, if needed, its intermediates, in PEM, or one "
+        "certificate in DER",
     )
     trusting.add_argument(
         "--ek-type",
-        choices=["rsa2048", "ecc_p256"],
+        choices=get_args(EkType),
         default="rsa2048",
         help="type of the EK that identifies the chips below --ek-root (default rsa2048)",
     )
@@ -72,31 +78,77 @@ def show(args: Namespace) -> None:
     emit(server.call("GET", f"/v1/tenants/{id_argument('ten', args.tenant)}", schemas.Tenant), args.json, fields)
 
 
-def trust(args: Namespace) -> None:
-    """Make the changes that the options name, one request each, then print the tenant's trust. Raises CliError."""
+def trust(args: Namespace) -> int:
+    """Make the changes that the options name, then print the tenant's trust. Raises CliError.
+
+    Returns the exit code: `EXIT_REFUSED` if a certificate of the file cannot be used. The others are trusted then.
+    """
     server = Server(args)
     path = f"/v1/tenants/{id_argument('ten', args.tenant)}/trust"
     changes: list[tuple[str, str, Any]] = []
+    upload: schemas.AddedEkRoots | None = None
     if args.ek_root:
-        body = schemas.AddEkRoots(pem=_read_text(args.ek_root), ek_type=args.ek_type)
-        changes.append(("POST", "/ek-roots", body))
+        upload = _add_roots(server, path, _read_blocks(args.ek_root), args)
     if args.allow_ek:
         changes.append(("POST", "/ek-allowed", schemas.AllowEk(ek_name=args.allow_ek, note=args.note)))
     if args.tiers:
         changes.append(("PUT", "/tiers", {"tiers": [tier.strip() for tier in args.tiers.split(",")]}))
     for method, suffix, body in changes:
         server.call(method, path + suffix, schemas.TenantTrust, body)
-    emit(server.call("GET", path, schemas.TenantTrust), args.json, _human_trust)
+    found = server.call("GET", path, schemas.TenantTrust)
+    emit(msgspec.structs.replace(found, upload=upload), args.json, _human_trust)
+    refused = upload.refused if upload else ()
+    for each in refused:
+        print(
+            f"cannot use certificate {each.number} of {args.ek_root} (line {each.line}): {each.reason}",
+            file=sys.stderr,
+        )
+    return EXIT_REFUSED if refused else 0
+
+
+def _add_roots(server: Server, path: str, found: list[Block], args: Namespace) -> schemas.AddedEkRoots:
+    """Send the PEM blocks in parts that fit a request. Numbers and lines in the result are those of the file."""
+    done = schemas.AddedEkRoots(0, 0)
+    sent = 0
+    for part in parts(iter(found)):
+        body = schemas.AddEkRoots(pem="".join(block.text for block in part), ek_type=args.ek_type)
+        answer = server.call("POST", path + "/ek-roots", schemas.TenantTrust, body).upload
+        if answer is not None:
+            refused = [
+                msgspec.structs.replace(each, number=sent + each.number, line=part[each.number - 1].line)
+                for each in answer.refused
+                if 0 < each.number <= len(part)
+            ]
+            done = schemas.AddedEkRoots(done.added + answer.added, done.known + answer.known, (*done.refused, *refused))
+        sent += len(part)
+    return done
 
 
 def _human_trust(found: schemas.TenantTrust) -> str:
     roots = columns(("root", "ek type", "until"), "subject", "ek_type", "not_after")(found.ek_roots)
     allowed = columns(("allowed ek", "note"), "ek_name", "note")(found.ek_allowed)
-    return f"tiers: {', '.join(found.tiers)}\n\n{roots}\n\n{allowed}"
+    shown = f"tiers: {', '.join(found.tiers)}\n\n{roots}\n\n{allowed}"
+    if found.upload is None:
+        return shown
+    counts = found.upload
+    return f"{shown}\n\n{counts.added} added, {counts.known} known already, {len(counts.refused)} refused"
 
 
-def _read_text(path: Path) -> str:
+def _read_blocks(path: Path) -> list[Block]:
+    """The PEM blocks of a file, or its one certificate in DER. Raises CliError."""
     try:
-        return path.read_text("ascii")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CliError(EXIT_USAGE, "file_unreadable", f"cannot read {path}: {error}") from error
+        with path.open("rb") as file:
+            raw = file.read(FILE_BYTES_MAX + 1)
+    except OSError as error:
+        raise CliError(EXIT_USAGE, "file_unreadable", f"cannot read {path}: {error.strerror}") from error
+    if len(raw) > FILE_BYTES_MAX:
+        raise CliError(EXIT_USAGE, "file_unreadable", f"cannot use {path}: it has more than {FILE_BYTES_MAX} bytes")
+    found = list(blocks(text_of(raw)))
+    if not found:
+        raise CliError(
+            EXIT_USAGE,
+            "file_unreadable",
+            f"cannot use {path}: it contains no certificate",
+            "Name a file with CA certificates in PEM, or with one certificate in DER.",
+        )
+    return found

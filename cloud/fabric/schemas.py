@@ -11,6 +11,7 @@ from typing import Annotated, Generic, Literal, TypeVar
 import msgspec
 
 from cloud.fabric import trust_schemas
+from protocol.endorsement import EkType
 from protocol.ids import CodeId, NodeId, TenantId, TokenId
 from protocol.limits import ENTITLEMENTS_MAX, NAME_CHARS_MAX, SEATS_MAX
 from protocol.openapi import limits
@@ -21,8 +22,6 @@ T = TypeVar("T")
 Standing = Literal["active", "suspended", "revoked", "released"]
 CodeState = Literal["open", "spent", "expired", "revoked"]
 StatementType = Literal["", "lease", "suspension", "revocation"]
-EkType = Literal["rsa2048", "ecc_p256"]
-"""Type of the endorsement key that identifies a chip under a root. The default is RSA-2048."""
 
 Name = Annotated[str, limits(minLength=1, maxLength=NAME_CHARS_MAX)]
 Text = Annotated[str, limits(maxLength=trust_schemas.TEXT_CHARS_MAX)]
@@ -64,7 +63,8 @@ class AddEkRoots(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """CA certificates of TPM makers to trust."""
 
     pem: str
-    """One or more CA certificates in PEM. A certificate that the tenant trusts already is left as it is."""
+    """One or more CA certificates in PEM, at most 128. A certificate that the tenant trusts already is left as it is. One
+    that cannot be used does not keep the others out."""
     ek_type: EkType = "rsa2048"
     """Type of the endorsement keys that these CAs certify."""
 
@@ -112,6 +112,28 @@ class AllowedEk(msgspec.Struct, frozen=True):
     """Time at which an operator allowed the chip."""
 
 
+class RefusedCertificate(msgspec.Struct, frozen=True):
+    """A PEM block that cannot be used as a CA certificate of a TPM maker."""
+
+    number: int
+    """Number of the block in the request, from 1."""
+    line: int
+    """First line of the block in the request, from 1."""
+    reason: str
+    """Reason why the certificate cannot be used."""
+
+
+class AddedEkRoots(msgspec.Struct, frozen=True):
+    """What a request that adds CAs of TPM makers did."""
+
+    added: int
+    """Number of certificates that the tenant trusts now and did not trust before."""
+    known: int
+    """Number of certificates that the tenant trusted already."""
+    refused: tuple[RefusedCertificate, ...] = ()
+    """PEM blocks that cannot be used. The other certificates of the request are added all the same."""
+
+
 class TenantTrust(msgspec.Struct, frozen=True):
     """The hardware that a tenant trusts."""
 
@@ -123,6 +145,8 @@ class TenantTrust(msgspec.Struct, frozen=True):
     """CAs of TPM makers that the tenant trusts."""
     ek_allowed: tuple[AllowedEk, ...]
     """Chips that count as attested without a certificate."""
+    upload: AddedEkRoots | None = None
+    """What this request added. Null in the answer to any other request."""
 
 
 # Activation codes.

@@ -50,6 +50,8 @@ class RenewalChallenge(msgspec.Struct, frozen=True):
     """Time until which the answer is accepted."""
     tries_left: int
     """Number of answers that may be sent."""
+    ek_name: bytes = b""
+    """TPM name of the endorsement key that the challenge is encrypted to. Empty: the first one of the evidence."""
 
 
 class ProveRenewal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -171,13 +171,19 @@ def authority(  # the options are the mutations
     return Authority(builder.sign(issuer.key if issuer else key, hashes.SHA256()), key)
 
 
-def key_usage(*, key_cert_sign: bool = False, key_encipherment: bool = False) -> x509.KeyUsage:
+def key_usage(
+    *,
+    key_cert_sign: bool = False,
+    key_encipherment: bool = False,
+    key_agreement: bool = False,
+    digital_signature: bool = False,
+) -> x509.KeyUsage:
     return x509.KeyUsage(
-        digital_signature=False,
+        digital_signature=digital_signature,
         content_commitment=False,
         key_encipherment=key_encipherment,
         data_encipherment=False,
-        key_agreement=False,
+        key_agreement=key_agreement,
         key_cert_sign=key_cert_sign,
         crl_sign=False,
         encipher_only=False,
@@ -211,6 +217,7 @@ class Maker:
         ca: bool = False,
         may_sign: bool = False,
         extra: Sequence[x509.ExtensionType] = (),
+        usage: x509.KeyUsage | None = None,
     ) -> bytes:
         """An EK certificate after the TCG EK Credential Profile: empty subject, critical SAN with the TPM's model."""
         signer = issuer or self.intermediate
@@ -229,7 +236,7 @@ class Maker:
             .not_valid_after(not_after)
             .add_extension(x509.SubjectAlternativeName([x509.DirectoryName(model)]), critical=True)
             .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-            .add_extension(key_usage(key_encipherment=True, key_cert_sign=may_sign), critical=True)
+            .add_extension(usage or key_usage(key_encipherment=True, key_cert_sign=may_sign), critical=True)
         )
         if purposes:
             builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)

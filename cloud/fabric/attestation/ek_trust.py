@@ -8,11 +8,13 @@ Rules:
 - The EK identifies the chip. The EK public of the request must be equal, byte for byte, to a public built from the key
   *in the certificate* and the default template. So the check refuses another template, a changed `unique` field, and
   the certificate of another chip.
-- A certificate that contradicts the evidence is refused, whatever tiers the tenant allows. A certificate that is
-  outside its dates, or has no path to a root of the tenant, gives the tier `tpm`, if the tenant allows that tier.
+- A certificate that contradicts the evidence is refused, whatever tiers the tenant allows. A certificate that cannot be
+  read, is outside its dates, or has no path to a root of the tenant, counts as none: it gives the tier `tpm`, if the
+  tenant allows that tier.
 - An allow-listed EK needs no certificate, and a certificate beside it is not read. Certificates of makers are often
   missing or unreadable, and the operator has named the key itself.
-- Certificates are never encoded again. A path consists of the tenant's certificates only; the node sends the leaf.
+- A chip may send several EKs. The one that gives the highest tier identifies the chip; each is checked by all steps.
+- Certificates are read leniently and never encoded again (`protocol.maker_certificates`).
 
 Steps (TCG EK Credential Profile for TPM Family 2.0, v2.5: "profile"; RFC 5280; steps without a source are our own):
 
@@ -22,105 +24,58 @@ Steps (TCG EK Credential Profile for TPM Family 2.0, v2.5: "profile"; RFC 5280; 
      4  policy, algorithms and parameters are those of the default template (profile B.3, B.4)
      5  the certificate is readable X.509, with all fields that later steps use (profile 3.2)
      6  its key is the EK
-     7  it is an EK certificate: no CA, no certificate signing, TCG EKU, no unknown critical extension (profile 3.2)
+     7  it is an EK certificate: no CA, no certificate signing, key usage of an EK, TCG EKU, no unknown critical
+        extension (profile 3.2)
      8  it is within its validity (RFC 5280, 4.1.2.5)
-     9  the tenant trusts its issuer
-    10  a path to one of the tenant's roots verifies (RFC 5280, 6.1)
+     9  its issuer is among the certificates of the tenant or of the chip
+    10  a path to one of the tenant's roots verifies (`ek_paths`; RFC 5280, 6.1)
     11  that root names this EK type
     12  the tenant allows the tier
 """
 
-import warnings
+from collections.abc import Sequence
 from datetime import datetime
 
 import msgspec
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
-from cryptography.utils import CryptographyDeprecationWarning
-from cryptography.x509.verification import Criticality, ExtensionPolicy, Policy, PolicyBuilder, Store, VerificationError
+from cryptography.hazmat.primitives.asymmetric import rsa
 
-from cloud.fabric.attestation.ek_roots import (
-    CRITICAL_KNOWN,
-    DEFAULT_EK_TYPE,
-    UNREADABLE,
-    TrustedRoot,
-    is_ca,
-    may_sign_certificates,
-    unknown_critical,
-)
+from cloud.fabric.attestation.ek_paths import NoPath, roots_above
+from cloud.fabric.attestation.ek_roots import CRITICAL_KNOWN, TrustedRoot
 from cloud.fabric.attestation.tpm_structures import (
     ADMIN_WITH_POLICY,
-    ALG_ECC,
-    ALG_RSA,
-    CURVE_P256,
     DECRYPT,
     FIXED_PARENT,
     FIXED_TPM,
     RESTRICTED,
     SENSITIVE_DATA_ORIGIN,
+    USER_WITH_AUTH,
     EvidenceRefused,
     StructureError,
     attribute_fault,
-    object_name,
     read_public,
 )
-from cloud.fabric.schemas import EkType
+from protocol.endorsement import DEFAULT_EK_TYPE, TEMPLATES, EkType, name_of
 from protocol.evidence import EndorsementEvidence
-from protocol.limits import EK_CERTIFICATE_BYTES_MAX
+from protocol.limits import EK_CERTIFICATE_BYTES_MAX, OTHER_ENDORSEMENTS_MAX
+from protocol.maker_certificates import (
+    DIGITAL_SIGNATURE,
+    EKU_EK_CERTIFICATE,
+    KEY_AGREEMENT,
+    KEY_CERT_SIGN,
+    KEY_ENCIPHERMENT,
+    CertificateUnreadable,
+    MakerCertificate,
+    PublicKey,
+    read_certificate,
+)
 from protocol.signed.statements import Tier
 
-EKU_EK_CERTIFICATE = x509.ObjectIdentifier("2.23.133.8.1")
-"""tcg-kp-EKCertificate"""
-
-INTERMEDIATES_MAX = 4
-"""Most certificates between leaf and root. Makers use none to two."""
-
-
-class _Template(msgspec.Struct, frozen=True):
-    """A default template: the bytes of `TPMT_PUBLIC` up to `unique`, and the size of each part of `unique`."""
-
-    kind: int
-    size: int
-    head: bytes
-    unique_bytes: tuple[int, ...]
-
-
-_ATTRIBUTES = FIXED_TPM | FIXED_PARENT | SENSITIVE_DATA_ORIGIN | ADMIN_WITH_POLICY | RESTRICTED | DECRYPT
-
-# Templates L-1 and L-2 of the profile. The bytes are: type, SHA-256, attributes, PolicySecret(TPM_RH_ENDORSEMENT);
-# AES-128-CFB, no scheme; then key bits and exponent 0 (which means 65537), or curve and no KDF.
-_TEMPLATES: dict[EkType, _Template] = {
-    "rsa2048": _Template(
-        ALG_RSA,
-        2048,
-        bytes.fromhex(
-            "0001000b000300b20020837197674484b3f81a90cc8d46a5d724fd52d76e06520b64f2a1da1b331469aa"
-            "0006008000430010080000000000"
-        ),
-        (256,),
-    ),
-    "ecc_p256": _Template(
-        ALG_ECC,
-        CURVE_P256,
-        bytes.fromhex(
-            "0023000b000300b20020837197674484b3f81a90cc8d46a5d724fd52d76e06520b64f2a1da1b331469aa"
-            "000600800043001000030010"
-        ),
-        (32, 32),
-    ),
+_LOW_RANGE = FIXED_TPM | FIXED_PARENT | SENSITIVE_DATA_ORIGIN | ADMIN_WITH_POLICY | RESTRICTED | DECRYPT
+_ATTRIBUTES: dict[EkType, int] = {
+    "rsa2048": _LOW_RANGE,
+    "ecc_p256": _LOW_RANGE,
+    "ecc_p384": _LOW_RANGE | USER_WITH_AUTH,
 }
-
-
-class _Certificate(msgspec.Struct, frozen=True):
-    """An EK certificate whose fields could be read."""
-
-    whole: x509.Certificate
-    issuer: x509.Name
-    begins: datetime
-    ends: datetime
-    key: CertificatePublicKeyTypes
-    extensions: x509.Extensions
 
 
 class TenantTrust(msgspec.Struct, frozen=True):
@@ -141,24 +96,50 @@ class Chip(msgspec.Struct, frozen=True):
 
 
 def check_chip(evidence: EndorsementEvidence, trust: TenantTrust, now: datetime) -> Chip:
-    """Check the evidence, and return its chip with the tier. `now` is aware UTC. Raises EvidenceRefused, steps 1-12."""
-    ek_type = _check_public(evidence.ek_public, trust)
-    name = object_name(evidence.ek_public)
+    """Check the evidence, and return its chip with the tier. `now` is aware UTC. Raises EvidenceRefused, steps 1-12.
+
+    Of several EKs the first `attested` one is taken, else the first one of another tier. If all are refused, the
+    refusal of an EK with a certificate is raised, and of these the one of the latest step.
+    """
+    offered = [(evidence.ek_public, evidence.ek_certificate)]
+    offered += [(other.ek_public, other.ek_certificate) for other in evidence.others[:OTHER_ENDORSEMENTS_MAX]]
+    lower: Chip | None = None
+    refusals: list[tuple[bool, int, EvidenceRefused]] = []
+    for ek_public, certificate in offered:
+        try:
+            chip = _check_endorsement(ek_public, certificate, evidence.intermediates, trust, now)
+        except EvidenceRefused as refused:
+            refusals.append((certificate is not None, refused.step, refused))
+            continue
+        if chip.tier == "attested":
+            return chip
+        lower = lower or chip
+    if lower is not None:
+        return lower
+    raise max(refusals, key=lambda each: each[:2])[2]
+
+
+def _check_endorsement(
+    ek_public: bytes, ek_certificate: bytes | None, sent: Sequence[bytes], trust: TenantTrust, now: datetime
+) -> Chip:
+    """Check one EK with its certificate. `sent` are the CA certificates (DER) of the chip. Raises EvidenceRefused."""
+    ek_type = _check_public(ek_public, trust)
+    name = name_of(ek_public)
     if _is_allowed(name, ek_type, trust):
-        return _admit(Chip(name, "attested", ek_type, evidence.ek_public), trust)
-    if evidence.ek_certificate is None:
-        return _admit_unvouched(
-            Chip(name, "tpm", ek_type, evidence.ek_public), trust, 12, "the chip gave no endorsement certificate"
-        )
-    certificate = _read_certificate(evidence.ek_certificate)
-    ek_public = _built_public(certificate.key, ek_type)
-    if ek_public != evidence.ek_public:
-        raise EvidenceRefused(6, "evidence_refused", "the endorsement certificate is for another key than the EK given")
-    _check_profile(certificate.extensions)
+        return _admit(Chip(name, "attested", ek_type, ek_public), trust)
+    chip = Chip(name, "tpm", ek_type, ek_public)
+    if ek_certificate is None:
+        return _admit_unvouched(chip, trust, 12, "the chip gave no endorsement certificate")
     try:
-        _check_vouched(certificate, ek_type, trust, now)
+        certificate = _read_certificate(ek_certificate)
+        if _built_public(certificate.key, ek_type) != ek_public:
+            raise EvidenceRefused(
+                6, "evidence_refused", "the endorsement certificate is for another key than the EK given"
+            )
+        _check_profile(certificate)
+        _check_vouched(certificate, ek_type, sent, trust, now)
     except _Unvouched as unvouched:
-        return _admit_unvouched(Chip(name, "tpm", ek_type, ek_public), trust, unvouched.step, unvouched.reason)
+        return _admit_unvouched(chip, trust, unvouched.step, unvouched.reason)
     return _admit(Chip(name, "attested", ek_type, ek_public), trust)
 
 
@@ -206,13 +187,16 @@ def _check_public(raw: bytes, trust: TenantTrust) -> EkType:
         area = read_public(raw)
     except StructureError as error:
         raise EvidenceRefused(1, "evidence_refused", f"the EK public is not a TPMT_PUBLIC: {error}") from error
-    found = [kind for kind, template in _TEMPLATES.items() if (template.kind, template.size) == (area.kind, area.size)]
+    found = [kind for kind, template in TEMPLATES.items() if (template.kind, template.size) == (area.kind, area.size)]
     identifying = {DEFAULT_EK_TYPE, *(root.ek_type for root in trust.roots)}
     if not found or found[0] not in identifying:
         wanted = " or ".join(sorted(identifying))
-        raise EvidenceRefused(2, "evidence_refused", f"the EK is not of the type that identifies a chip ({wanted})")
-    template = _TEMPLATES[found[0]]
-    fault = attribute_fault(area.attributes, _ATTRIBUTES)
+        given = f"the EK is of the type {found[0]}" if found else "the EK is of an unknown type"
+        raise EvidenceRefused(
+            2, "evidence_refused", f"{given}. The type that identifies a chip for this tenant is {wanted}"
+        )
+    template = TEMPLATES[found[0]]
+    fault = attribute_fault(area.attributes, _ATTRIBUTES[found[0]])
     if fault is not None:
         raise EvidenceRefused(3, "evidence_refused", f"the EK's attributes are not the default template's: {fault}")
     unique_bytes = tuple(len(part) for part in area.unique)
@@ -221,121 +205,87 @@ def _check_public(raw: bytes, trust: TenantTrust) -> EkType:
     return found[0]
 
 
-def _read_certificate(raw: bytes) -> _Certificate:
-    """Step 5. Reads every field that later steps use, because the library parses a field only when it is read."""
+def _read_certificate(raw: bytes) -> MakerCertificate:
+    """Step 5. Raises _Unvouched."""
     if len(raw) > EK_CERTIFICATE_BYTES_MAX:
-        raise EvidenceRefused(
-            5, "evidence_refused", f"the endorsement certificate has more than {EK_CERTIFICATE_BYTES_MAX} bytes"
-        )
+        raise _Unvouched(5, f"the endorsement certificate has more than {EK_CERTIFICATE_BYTES_MAX} bytes")
     try:
-        with warnings.catch_warnings():
-            # The library only warns of a serial number that is not positive. Such a certificate is refused here.
-            warnings.simplefilter("ignore", CryptographyDeprecationWarning)
-            whole = x509.load_der_x509_certificate(raw)
-            if whole.serial_number <= 0:
-                raise ValueError("the serial number is not positive (RFC 5280 section 4.1.2.2)")
-        return _Certificate(
-            whole=whole,
-            issuer=whole.issuer,
-            begins=whole.not_valid_before_utc,
-            ends=whole.not_valid_after_utc,
-            key=whole.public_key(),
-            extensions=whole.extensions,
-        )
-    except UNREADABLE as error:
-        raise EvidenceRefused(5, "evidence_refused", "the endorsement certificate cannot be read") from error
+        return read_certificate(raw)
+    except CertificateUnreadable as error:
+        raise _Unvouched(5, f"the endorsement certificate cannot be read: {error}") from error
 
 
-def _built_public(key: CertificatePublicKeyTypes, ek_type: EkType) -> bytes:
+def _built_public(key: PublicKey, ek_type: EkType) -> bytes:
     """Step 6. Builds the `TPMT_PUBLIC` that the chip must have: the default template with the certificate's key."""
-    template = _TEMPLATES[ek_type]
+    template = TEMPLATES[ek_type]
     values: tuple[int, ...] = ()
-    if isinstance(key, rsa.RSAPublicKey) and key.public_numbers().e == 65537:
-        values = (key.public_numbers().n,)
-    elif isinstance(key, ec.EllipticCurvePublicKey):
-        values = (key.public_numbers().x, key.public_numbers().y)
+    if isinstance(key, rsa.RSAPublicKey):
+        numbers = key.public_numbers()
+        values = (numbers.n,) if numbers.e == 65537 else ()
+    else:
+        point = key.public_numbers()
+        values = (point.x, point.y)
     if len(values) != len(template.unique_bytes):
         raise EvidenceRefused(
             6, "evidence_refused", "the endorsement certificate is for another kind of key than the EK"
         )
-    built = template.head
-    for value, count in zip(values, template.unique_bytes, strict=True):
-        if value.bit_length() > count * 8:
-            raise EvidenceRefused(6, "evidence_refused", "the endorsement certificate's key has another size")
-        built += count.to_bytes(2, "big") + value.to_bytes(count, "big")
-    return built
+    try:
+        return template.public(*values)
+    except OverflowError as error:
+        raise EvidenceRefused(6, "evidence_refused", "the endorsement certificate's key has another size") from error
 
 
-def _check_profile(extensions: x509.Extensions) -> None:
-    """Step 7."""
-    unknown = unknown_critical(extensions, CRITICAL_KNOWN)
-    usages = [item.value for item in extensions if isinstance(item.value, x509.ExtendedKeyUsage)]
+def _check_profile(certificate: MakerCertificate) -> None:
+    """Step 7.
+
+    Profile 3.2.x: an RSA EK has the usage keyEncipherment, an ECC EK keyAgreement. A certificate of a vTPM's signing
+    key has digitalSignature only. A certificate without KeyUsage limits nothing.
+    """
+    unknown = certificate.critical_beyond(CRITICAL_KNOWN)
+    usage = certificate.usage
+    wanted = {KEY_ENCIPHERMENT} if isinstance(certificate.key, rsa.RSAPublicKey) else {KEY_AGREEMENT, KEY_ENCIPHERMENT}
     if unknown is not None:
         reason = f"has the unknown critical extension {unknown}"
-    elif is_ca(extensions) or may_sign_certificates(extensions, default=False):
+    elif certificate.ca or (usage is not None and KEY_CERT_SIGN in usage):
         reason = "is a CA certificate"
-    elif not any(EKU_EK_CERTIFICATE in usage for usage in usages):
-        reason = f"lacks the extended key usage {EKU_EK_CERTIFICATE.dotted_string}"
+    elif usage is not None and not usage & wanted:
+        signs = "is for a signing key" if DIGITAL_SIGNATURE in usage else "is for another use"
+        reason = f"{signs}: its key usage lacks keyEncipherment (RSA) or keyAgreement (ECC)"
+    elif EKU_EK_CERTIFICATE not in (certificate.purposes or ()):
+        reason = f"lacks the extended key usage {EKU_EK_CERTIFICATE}"
     else:
         return
     raise EvidenceRefused(7, "evidence_refused", f"the endorsement certificate {reason}")
 
 
-def _check_vouched(certificate: _Certificate, ek_type: EkType, trust: TenantTrust, now: datetime) -> None:
+def _check_vouched(
+    certificate: MakerCertificate, ek_type: EkType, sent: Sequence[bytes], trust: TenantTrust, now: datetime
+) -> None:
     """Steps 8 to 11. Raises _Unvouched, or EvidenceRefused for a chip whose maker's root names another EK type."""
     if not certificate.begins <= now <= certificate.ends:
         dates = f"from {certificate.begins:%Y-%m-%d} to {certificate.ends:%Y-%m-%d}"
         raise _Unvouched(8, f"the endorsement certificate is valid {dates} only")
-    known = [root for root in trust.roots if _has_issuer(root, certificate.issuer)]
-    if not known:
-        raise _Unvouched(9, "the endorsement certificate's issuer is not among the tenant's roots and intermediates")
-    faults = []
-    for root in known:
-        fault = _path_fault(certificate.whole, root, now)
-        if fault is None and root.ek_type == ek_type:
-            return
-        faults.append(fault)
-    if None in faults:
-        raise EvidenceRefused(11, "evidence_refused", "chips of this maker are identified by an EK of another type")
-    raise _Unvouched(10, f"no path from the endorsement certificate to a root of the tenant verifies ({faults[0]})")
-
-
-def _has_issuer(root: TrustedRoot, issuer: x509.Name) -> bool:
-    return any(x509.load_der_x509_certificate(der).subject == issuer for der in (root.certificate, *root.intermediates))
-
-
-def _path_fault(certificate: x509.Certificate, root: TrustedRoot, now: datetime) -> str | None:
-    """Step 10. Returns why the library's verifier finds no path to `root`, or None if it finds one.
-
-    The library checks signatures, dates, names and path lengths. Its default policies for extensions are those of the
-    web; no EK certificate meets them. So step 7 checks the extensions of the leaf. The extensions of CAs are checked
-    here, and when an operator adds the CA (`ek_roots`).
-    """
-    ca_policy = (
-        ExtensionPolicy.permit_all()
-        .require_present(x509.BasicConstraints, Criticality.AGNOSTIC, _check_ca_constraints)
-        .may_be_present(x509.KeyUsage, Criticality.AGNOSTIC, _check_ca_usage)
-    )
-    verifier = (
-        PolicyBuilder()
-        .store(Store([x509.load_der_x509_certificate(root.certificate)]))
-        .time(now)
-        .max_chain_depth(INTERMEDIATES_MAX)
-        .extension_policies(ee_policy=ExtensionPolicy.permit_all(), ca_policy=ca_policy)
-        .build_client_verifier()
-    )
+    other_type = False
     try:
-        verifier.verify(certificate, [x509.load_der_x509_certificate(der) for der in root.intermediates])
-    except (VerificationError, *UNREADABLE) as error:
-        return str(error)
-    return None
+        for root in roots_above(certificate, trust.roots, sent, now):
+            if root.ek_type == ek_type:
+                return
+            other_type = True
+    except NoPath as fault:
+        if other_type:
+            raise EvidenceRefused(
+                11, "evidence_refused", "chips of this maker are identified by an EK of another type"
+            ) from fault
+        if not fault.issuer_known:
+            raise _Unvouched(
+                9,
+                "the endorsement certificate's issuer is not among the tenant's roots and intermediates: "
+                f"{certificate.issuer_text[:_ISSUER_CHARS_MAX]}",
+            ) from fault
+        raise _Unvouched(
+            10, f"no path from the endorsement certificate to a root of the tenant verifies ({fault.reason[:300]})"
+        ) from fault
 
 
-def _check_ca_constraints(_policy: Policy, _certificate: x509.Certificate, constraints: x509.BasicConstraints) -> None:
-    if not constraints.ca:
-        raise ValueError("an issuer is not a CA")
-
-
-def _check_ca_usage(_policy: Policy, _certificate: x509.Certificate, usage: x509.KeyUsage | None) -> None:
-    if usage is not None and not usage.key_cert_sign:
-        raise ValueError("an issuer may not sign certificates")
+_ISSUER_CHARS_MAX = 200
+"""Longest issuer in a refusal. The caller chooses its text."""

@@ -44,7 +44,6 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from tpm2_pytss.types import TPMT_PUBLIC
 from tpm2_pytss.utils import make_credential
 
-from cloud.fabric.attestation.ek_roots import UNREADABLE
 from cloud.fabric.attestation.ek_trust import Chip
 from cloud.fabric.attestation.tpm_structures import (
     ALG_ECC,
@@ -73,6 +72,16 @@ from cloud.fabric.attestation.tpm_structures import (
 from protocol.evidence import KeyEvidence, qualifying_data
 from protocol.ids import ActivationId, RenewalId
 from protocol.limits import CSR_BYTES_MAX
+
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
+"""Errors of `cryptography` for an unreadable request. It parses most fields when they are read."""
 
 SECRET_BYTES = 32
 """Size of a challenge's secret: the most that a credential with SHA-256 holds, and the size that `qualifying_data`
@@ -187,7 +196,7 @@ def _check_request(csr: bytes, spki: bytes) -> None:
         requested = request.public_key()
         # The library parses these fields when they are read. Reading them here makes sure that later code can.
         _ = request.subject, request.attributes, request.extensions
-    except UNREADABLE as error:
+    except _UNREADABLE as error:
         raise EvidenceRefused(26, "csr_refused", "the certificate request cannot be read") from error
     if not isinstance(requested, ec.EllipticCurvePublicKey) or _spki(requested) != spki:
         raise EvidenceRefused(27, "csr_refused", "the certificate request is for another key than the certified one")

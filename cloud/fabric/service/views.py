@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TypeVar
 
-from cryptography import x509
-
 from cloud.fabric import schemas
+from cloud.fabric.attestation.ek_roots import TrustError, read_ca
 from cloud.fabric.errors import Invalid
 from cloud.fabric.store.rows import (
     AuditRow,
@@ -20,6 +19,7 @@ from cloud.fabric.store.rows import (
 )
 from cloud.fabric.tuf.current_trust import RenewalOrder
 from protocol.encoding import EncodingError, b64url_decode, b64url_encode
+from protocol.maker_certificates import read_certificate
 
 PAGE_ITEMS_DEFAULT = 50
 PAGE_ITEMS_MAX = 200
@@ -61,9 +61,11 @@ def tenant(row: TenantRow) -> schemas.Tenant:
 
 def ek_root(row: EkRootRow) -> schemas.EkRoot:
     """A trusted CA certificate, with its subject and end."""
-    certificate = x509.load_der_x509_certificate(row.certificate)
-    subject = certificate.subject.rfc4514_string()
-    return schemas.EkRoot(row.sha256, subject, row.ek_type, certificate.not_valid_after_utc, row.added_at)
+    try:
+        certificate = read_ca(row.certificate)
+    except TrustError:  # stored by a release with other rules
+        certificate = read_certificate(row.certificate)
+    return schemas.EkRoot(row.sha256, certificate.subject_text, row.ek_type, certificate.ends, row.added_at)
 
 
 def ek_allowed(row: EkAllowedRow) -> schemas.AllowedEk:

@@ -6,7 +6,8 @@ from typing import Literal
 import msgspec
 
 from cloud.audit import AuditEntry
-from cloud.fabric.schemas import EkType, LeaseTerms, Standing, StatementType
+from cloud.fabric.schemas import LeaseTerms, Standing, StatementType
+from protocol.endorsement import EkType
 from protocol.ids import ActivationId, CodeId, NodeId, RenewalId, TenantId, TokenId
 from protocol.signed.statements import Tier
 

@@ -7,7 +7,9 @@ from protocol.ids import TenantId
 from protocol.signed.statements import Tier
 
 TRUST_ENTRIES_MAX = 256
-"""Most EK roots of one tenant, and most allowed EKs."""
+"""Most allowed EKs of one tenant."""
+EK_ROOTS_MAX = 512
+"""Most CA certificates of makers that one tenant trusts. Those of all makers together are about 200."""
 
 _TENANT = Mapper(TenantRow, Tenant)
 _ROOT = Mapper(EkRootRow, EkRoot)
@@ -19,7 +21,7 @@ _PAGE = compiled(_TENANT.select().where(Tenant.id > param("after")).order_by(Ten
 _SET_TIERS = compiled(Tenant.update(params(Tenant.tiers)).where(Tenant.id == param("id")))
 _ADD_ROOT = _ROOT.insert_new
 _ROOTS = compiled(
-    _ROOT.select().where(EkRoot.tenant == param("tenant")).order_by(EkRoot.added_at, EkRoot.id).limit(TRUST_ENTRIES_MAX)
+    _ROOT.select().where(EkRoot.tenant == param("tenant")).order_by(EkRoot.added_at, EkRoot.id).limit(EK_ROOTS_MAX)
 )
 _ADD_ALLOWED = _ALLOWED.insert_new
 _ALLOWEDS = compiled(

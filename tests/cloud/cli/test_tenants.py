@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 
 from cloud.cli.main import main
+from cloud.cli.pem_parts import FILE_BYTES_MAX, PART_BLOCKS_MAX
 from cloud.fabric import schemas
 from tests.cloud.cli.conftest import Calls
 from tests.cloud.cli.support import AT, TENANT, error_of
 
 TENANT_SHOWN: dict[str, Any] = {"id": TENANT, "name": "acme", "tiers": ["attested"], "created_at": AT}
 TRUST = {"tenant": TENANT, "tiers": ["attested", "tpm"], "ek_roots": [], "ek_allowed": []}
+ROOT = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
 
 
 def test_create_list_and_show(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
@@ -31,7 +33,7 @@ def test_trust_is_extended_and_then_shown(calls: Calls, tmp_path: Path, capsys: 
     path = f"/v1/tenants/{TENANT}/trust"
     for method, suffix in (("POST", "/ek-roots"), ("POST", "/ek-allowed"), ("PUT", "/tiers"), ("GET", "")):
         calls.answer(method, path + suffix, TRUST)
-    (tmp_path / "root.pem").write_text("a root")
+    (tmp_path / "root.pem").write_text("A root:\n" + ROOT)
     options = (
         "--ek-root",
         str(tmp_path / "root.pem"),
@@ -45,11 +47,44 @@ def test_trust_is_extended_and_then_shown(calls: Calls, tmp_path: Path, capsys: 
     assert main(["tenant", "trust", TENANT, *options]) == 0
     assert "tiers: attested, tpm" in capsys.readouterr().out
     assert [call[2] for call in calls.made] == [
-        schemas.AddEkRoots(pem="a root", ek_type="rsa2048"),
+        schemas.AddEkRoots(pem=ROOT, ek_type="rsa2048"),
         schemas.AllowEk(ek_name="000b", note="why"),
         {"tiers": ["attested", "tpm"]},
         None,
     ]
+
+
+def test_a_large_file_is_sent_in_parts_and_what_is_refused_is_named(
+    calls: Calls, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = f"/v1/tenants/{TENANT}/trust"
+    refused = [{"number": 2, "line": 4, "reason": "it cannot be read"}, {"number": 99, "line": 1, "reason": "none"}]
+    calls.answer("POST", path + "/ek-roots", {**TRUST, "upload": {"added": 1, "known": 2, "refused": refused}})
+    calls.answer("GET", path, TRUST)
+    file = tmp_path / "many.pem"
+    file.write_text(("a maker \u00ae\n" + ROOT) * (PART_BLOCKS_MAX + 2))
+    options = ["tenant", "trust", TENANT, "--ek-root", str(file), "--ek-type", "ecc_p384"]
+    assert main([*options, "--json"]) == 77
+    shown = capsys.readouterr()
+    upload = json.loads(shown.out)["upload"]
+    assert (upload["added"], upload["known"]) == (2, 4)
+    assert [(each["number"], each["line"]) for each in upload["refused"]] == [(2, 6), (66, 262)]
+    assert f"cannot use certificate 66 of {file} (line 262): it cannot be read" in shown.err
+    sent = [body.pem for _, _, body in calls.made[:-1]]
+    assert [each.count("BEGIN") for each in sent] == [PART_BLOCKS_MAX, 2]
+    assert {body.ek_type for _, _, body in calls.made[:-1]} == {"ecc_p384"}
+    assert main(options) == 77
+    assert "2 added, 4 known already, 2 refused" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [b"", b"no PEM", b" " * (FILE_BYTES_MAX + 1)])
+def test_a_file_without_certificates_is_not_sent(
+    calls: Calls, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes
+) -> None:
+    (tmp_path / "file").write_bytes(content)
+    assert main(["tenant", "trust", TENANT, "--ek-root", str(tmp_path / "file"), "--json"]) == 2
+    assert error_of(capsys.readouterr().out)["code"] == "file_unreadable"
+    assert calls.made == []
 
 
 def test_a_root_that_cannot_be_read(calls: Calls, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

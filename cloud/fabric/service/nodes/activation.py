@@ -123,6 +123,7 @@ class Activations:
             tenant.fingerprint_salt,
             row.expires_at,
             CHALLENGE_TRIES_MAX,
+            challenge.ek_name,
         )
 
     async def _open_code(self, text: str) -> CodeRow:

@@ -21,9 +21,10 @@ from cloud.fabric.errors import ChallengeExpired, ChallengeFailed, CsrRefused, e
 from cloud.fabric.store.rows import ActivationRow, RenewalRow, TenantRow
 from cloud.fabric.store.tenants import TenantStore
 from protocol.encoding import sha256_hex
+from protocol.endorsement import name_of
 from protocol.evidence import EndorsementEvidence, KeyEvidence
 from protocol.ids import TenantId
-from protocol.limits import CHALLENGE_TRIES_MAX
+from protocol.limits import CHALLENGE_TRIES_MAX, OTHER_ENDORSEMENTS_MAX
 from protocol.signed.statements import Tier
 
 Exchange = ActivationRow | RenewalRow
@@ -32,7 +33,8 @@ Exchange = ActivationRow | RenewalRow
 class ChipChallenge(msgspec.Struct, frozen=True):
     """A challenge to a chip (`TPM2_MakeCredential`), with the chip's tier and the hash that identifies the chip.
 
-    `secret_hash` is the hash of the secret that the chip must release.
+    `secret_hash` is the hash of the secret that the chip must release. `ek_name` is the TPM name of the EK that the
+    challenge is encrypted to.
     """
 
     tier: Tier
@@ -40,6 +42,7 @@ class ChipChallenge(msgspec.Struct, frozen=True):
     secret_hash: str
     credential_blob: bytes
     encrypted_secret: bytes
+    ek_name: bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +54,15 @@ class ChipChallenges:
     verifier: Verifier
     tenants: TenantStore
 
-    async def make(self, tenant: TenantRow, evidence: EndorsementEvidence, now: datetime) -> ChipChallenge:
-        """Check the evidence, and make a challenge to its chip. Raises EvidenceNotAccepted, TierNotAllowed."""
+    async def make(
+        self, tenant: TenantRow, evidence: EndorsementEvidence, now: datetime, known: str = ""
+    ) -> ChipChallenge:
+        """Check the evidence, and make a challenge to its chip. Raises EvidenceNotAccepted, TierNotAllowed.
+
+        `known` is the hash that identifies the chip of a node. If the evidence has an EK with this hash, only that EK
+        is checked: a chip that has several EKs stays the chip of its node.
+        """
+        evidence = self._of_known(tenant.id, evidence, known)
         trust = await self._trust_of(tenant)
         secret = self.entropy(SECRET_BYTES)
         try:
@@ -60,7 +70,18 @@ class ChipChallenges:
             blob, encrypted = self.verifier.make_challenge(chip, evidence.ak_public, secret)
         except EvidenceRefused as error:
             raise evidence_error(error) from error
-        return ChipChallenge(chip.tier, self.ek_hash(tenant.id, chip.ek_name), sha256_hex(secret), blob, encrypted)
+        ek_hash = self.ek_hash(tenant.id, chip.ek_name)
+        return ChipChallenge(chip.tier, ek_hash, sha256_hex(secret), blob, encrypted, chip.ek_name)
+
+    def _of_known(self, tenant: TenantId, evidence: EndorsementEvidence, known: str) -> EndorsementEvidence:
+        """The evidence reduced to the EK with the hash `known`; the evidence as it is if it has no such EK."""
+        for other in evidence.others[:OTHER_ENDORSEMENTS_MAX]:
+            if known and hmac.compare_digest(self.ek_hash(tenant, name_of(other.ek_public)), known):
+                return msgspec.structs.replace(
+                    evidence, ek_public=other.ek_public, ek_certificate=other.ek_certificate, others=()
+                )
+        first = known and hmac.compare_digest(self.ek_hash(tenant, name_of(evidence.ek_public)), known)
+        return msgspec.structs.replace(evidence, others=()) if first else evidence
 
     def ek_hash(self, tenant: TenantId, ek_name: bytes) -> str:
         """The hash that identifies a chip in the database. `ek_name` is the TPM name of its endorsement key.

@@ -125,7 +125,7 @@ class Renewals:
         if tenant is None:
             raise _unknown_machine()
         node = await self._known(claim.device, body.evidence.ak_public)
-        challenge = await self.chip_challenges.make(tenant, body.evidence, now)
+        challenge = await self.chip_challenges.make(tenant, body.evidence, now, node.ek_hash)
         if not hmac.compare_digest(node.ek_hash, challenge.ek_hash):
             raise _unknown_machine()
         row = RenewalRow(
@@ -154,7 +154,12 @@ class Renewals:
                     ANONYMOUS, "renewal.challenged", row.node, row.tenant, renewal=row.id, generation=row.generation
                 )
         return RenewalChallenge(
-            row.id, challenge.credential_blob, challenge.encrypted_secret, row.expires_at, CHALLENGE_TRIES_MAX
+            row.id,
+            challenge.credential_blob,
+            challenge.encrypted_secret,
+            row.expires_at,
+            CHALLENGE_TRIES_MAX,
+            challenge.ek_name,
         )
 
     def _claim(self, der: bytes, now: datetime) -> _Claim:

@@ -3,6 +3,8 @@
 import re
 from dataclasses import dataclass
 
+import msgspec
+
 from cloud.fabric import schemas
 from cloud.fabric.attestation.ek_roots import TrustError, parse_trust_pem
 from cloud.fabric.entropy import Entropy, new_id
@@ -12,7 +14,7 @@ from cloud.fabric.service.audit_log import AuditLog, operator_actor
 from cloud.fabric.service.input_checks import check_text
 from cloud.fabric.service.ports import Now, Transaction
 from cloud.fabric.store.rows import EkAllowedRow, EkRootRow, TenantRow
-from cloud.fabric.store.tenants import TRUST_ENTRIES_MAX, TenantStore
+from cloud.fabric.store.tenants import EK_ROOTS_MAX, TRUST_ENTRIES_MAX, TenantStore
 from cloud.http.guard import Operator
 from protocol.encoding import sha256_hex
 from protocol.hardware import SALT_BYTES
@@ -35,7 +37,9 @@ class Tenants:
     audit: AuditLog
     tenants: TenantStore
     entries_max: int = TRUST_ENTRIES_MAX
-    """CA certificates that a tenant trusts, and chips that it allows by name."""
+    """Most chips that a tenant allows by name."""
+    roots_max: int = EK_ROOTS_MAX
+    """Most CA certificates of makers that a tenant trusts."""
 
     async def create(self, operator: Operator, body: schemas.CreateTenant) -> schemas.Tenant:
         """Make a tenant that admits `attested` machines. Raises Invalid."""
@@ -81,7 +85,7 @@ class Tenants:
     async def add_ek_roots(self, operator: Operator, tenant: TenantId, body: schemas.AddEkRoots) -> schemas.TenantTrust:
         """Trust a maker's CA certificates. Certificates that the tenant trusts already are not added twice.
 
-        Raises NotFound, Invalid.
+        A certificate that cannot be used is listed in the answer, and the others are added. Raises NotFound, Invalid.
         """
         await self.find(tenant)
         try:
@@ -103,14 +107,20 @@ class Tenants:
         async with self.transaction():
             there = {root.id for root in await self.tenants.roots(tenant)}
             new = [row for row in rows if row.id not in there]
-            if len(there) + len(new) > self.entries_max:
-                raise Invalid(f"a tenant trusts at most {self.entries_max} CA certificates")
+            if len(there) + len(new) > self.roots_max:
+                raise Invalid(
+                    f"a tenant trusts at most {self.roots_max} CA certificates. It has {len(there)}, and the request "
+                    f"has {len(new)} new ones"
+                )
             for row in new:
                 await self.tenants.add_root(row)
                 await self.audit.write(
                     operator_actor(operator), "trust.root_added", tenant, tenant, sha256=row.sha256, ek_type=row.ek_type
                 )
-        return await self.trust(tenant)
+        refused = tuple(schemas.RefusedCertificate(each.number, each.line, each.reason) for each in file.refused)
+        return msgspec.structs.replace(
+            await self.trust(tenant), upload=schemas.AddedEkRoots(len(new), len(rows) - len(new), refused)
+        )
 
     async def allow_ek(self, operator: Operator, tenant: TenantId, body: schemas.AllowEk) -> schemas.TenantTrust:
         """Admit one chip as `attested` without an endorsement certificate. Raises NotFound, Invalid."""

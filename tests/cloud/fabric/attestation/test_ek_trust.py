@@ -10,15 +10,17 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
-from tpm2_pytss.utils import NoSuchIndex, create_ek_template
+from tpm2_pytss.utils import NoSuchIndex, create_ek_template, ek_template
 
-from cloud.fabric.attestation import ek_trust
 from cloud.fabric.attestation.ek_roots import TrustedRoot
 from cloud.fabric.attestation.ek_trust import TenantTrust, check_chip
 from cloud.fabric.attestation.tpm_structures import EvidenceRefused
-from protocol.evidence import EndorsementEvidence
+from protocol.endorsement import TEMPLATES, EkType, name_of
+from protocol.evidence import EndorsementEvidence, OtherEndorsement
 from protocol.limits import EK_CERTIFICATE_BYTES_MAX, TPM_STRUCTURE_BYTES_MAX
+from protocol.maker_certificates import read_certificate
 from tests.simulators import forged_evidence as forged
+from tests.simulators import odd_certificates as odd
 from tests.simulators.forged_evidence import NOW, maker
 
 ATTESTED_ONLY = frozenset({"attested"})
@@ -91,7 +93,8 @@ def under(not_before: timedelta, not_after: timedelta, *, root: bool) -> Callabl
     def change(case: Case) -> Case:
         dates = {"not_before": NOW + not_before, "not_after": NOW + not_after}
         top = forged.authority("Dated Root", **(dates if root else {}))  # type: ignore[arg-type]
-        issuing = forged.authority("Dated Issuing", top, **({} if root else dates))  # type: ignore[arg-type]
+        later = {"not_before": NOW - timedelta(420)}
+        issuing = forged.authority("Dated Issuing", top, **(later if root else dates))  # type: ignore[arg-type]
         return case.certified(issuer=issuing).rooted(top, issuing)
 
     return change
@@ -150,17 +153,17 @@ REFUSED: dict[str, tuple[Callable[[Case], Case], int, str]] = {
         4,
         "evidence_refused",
     ),
-    "certificate is none": (lambda c: c.with_evidence(ek_certificate=b"\x30\x03abc"), 5, "evidence_refused"),
-    "certificate empty": (lambda c: c.with_evidence(ek_certificate=b""), 5, "evidence_refused"),
+    "certificate is none": (lambda c: c.with_evidence(ek_certificate=b"\x30\x03abc"), 5, "tier_refused"),
+    "certificate empty": (lambda c: c.with_evidence(ek_certificate=b""), 5, "tier_refused"),
     "certificate and more": (
         lambda c: c.with_evidence(ek_certificate=(c.evidence.ek_certificate or b"") + b"\0"),
         5,
-        "evidence_refused",
+        "tier_refused",
     ),
     "certificate oversized": (
         lambda c: c.with_evidence(ek_certificate=bytes(EK_CERTIFICATE_BYTES_MAX + 1)),
         5,
-        "evidence_refused",
+        "tier_refused",
     ),
     "certificate of another key": (
         lambda c: c.with_evidence(ek_certificate=maker().certify(STRANGER.public_key())),
@@ -185,6 +188,13 @@ REFUSED: dict[str, tuple[Callable[[Case], Case], int, str]] = {
     ),
     "a CA's certificate": (lambda c: c.certified(ca=True), 7, "evidence_refused"),
     "may sign certificates": (lambda c: c.certified(may_sign=True), 7, "evidence_refused"),
+    "a signing key's certificate": (
+        lambda c: c.certified(usage=forged.key_usage(digital_signature=True)),
+        7,
+        "evidence_refused",
+    ),
+    "usage of an ECC key": (lambda c: c.certified(usage=forged.key_usage(key_agreement=True)), 7, "evidence_refused"),
+    "no usage at all": (lambda c: c.certified(usage=forged.key_usage()), 7, "evidence_refused"),
     "unknown critical extension": (lambda c: c.certified(extra=[forged.UNKNOWN_EXTENSION]), 7, "evidence_refused"),
     "certificate expired": (lambda c: c.certified(not_after=NOW - timedelta(days=1)), 8, "tier_refused"),
     "certificate of the future": (lambda c: c.certified(not_before=NOW + timedelta(days=1)), 8, "tier_refused"),
@@ -198,11 +208,17 @@ REFUSED: dict[str, tuple[Callable[[Case], Case], int, str]] = {
         10,
         "tier_refused",
     ),
-    "root expired": (under(timedelta(-900), timedelta(-1), root=True), 10, "tier_refused"),
+    "root ended before it issued": (under(timedelta(-900), timedelta(-450), root=True), 10, "tier_refused"),
     "root of the future": (under(timedelta(1), timedelta(900), root=True), 10, "tier_refused"),
-    "intermediate expired": (under(timedelta(-900), timedelta(-1), root=False), 10, "tier_refused"),
-    "intermediate is no CA": (below(ca=False, may_sign=False), 10, "tier_refused"),
-    "intermediate may not sign": (below(may_sign=False), 10, "tier_refused"),
+    "intermediate ended before it issued": (under(timedelta(-900), timedelta(-450), root=False), 10, "tier_refused"),
+    "CA for other purposes": (below(extra=[x509.ExtendedKeyUsage([x509.OID_SERVER_AUTH])]), 9, "tier_refused"),
+    "name constraints": (
+        below(extra=[x509.NameConstraints([x509.DNSName("maker.test")], None)]),
+        9,
+        "tier_refused",
+    ),
+    "intermediate is no CA": (below(ca=False, may_sign=False), 9, "tier_refused"),
+    "intermediate may not sign": (below(may_sign=False), 9, "tier_refused"),
     "path too long": (two_below_one, 10, "tier_refused"),
     "root for another EK type": (
         lambda c: c.trusting(roots=(TrustedRoot(maker().root.der, (maker().intermediate.der,), "ecc_p256"),)),
@@ -240,7 +256,17 @@ def test_forged_endorsement(mutation: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "mutation", ["certificate expired", "another maker's root", "intermediate missing", "root expired"]
+    "mutation",
+    [
+        "certificate is none",
+        "certificate empty",
+        "certificate and more",
+        "certificate oversized",
+        "certificate expired",
+        "another maker's root",
+        "intermediate missing",
+        "root ended before it issued",
+    ],
 )
 def test_a_chip_without_a_trusted_maker_gets_the_tier_tpm(mutation: str) -> None:
     change, _, _ = REFUSED[mutation]
@@ -291,6 +317,62 @@ def test_a_root_may_name_another_ek_type() -> None:
         assert refused.value.code == "tier_refused"
 
 
+def p384() -> Case:
+    """A certified ECC P-384 EK of a maker whose root names this type."""
+    numbers = P384_EK.public_key().public_numbers()
+    usage = forged.key_usage(key_agreement=True)
+    evidence = EndorsementEvidence(
+        ek_public=TEMPLATES["ecc_p384"].public(numbers.x, numbers.y),
+        ak_public=b"",
+        ek_certificate=maker().certify(P384_EK.public_key(), usage=usage),
+    )
+    root = TrustedRoot(maker().root.der, (maker().intermediate.der,), "ecc_p384")
+    return Case(evidence, trust_in(roots=(root,)))
+
+
+def test_a_chip_known_by_its_p384_key() -> None:
+    case = p384()
+    chip = check_chip(case.evidence, case.trust, NOW)
+    assert (chip.tier, chip.ek_type, chip.ek_name[:2]) == ("attested", "ecc_p384", b"\x00\x0c")
+    for change in (forged.EK_ATTRIBUTES, 0x000300F2):
+        raw = case.evidence.ek_public
+        changed = raw[:4] + change.to_bytes(4, "big") + raw[8:10] + bytes(48) + raw[58:]
+        with pytest.raises(EvidenceRefused) as refused:
+            check_chip(case.with_evidence(ek_public=changed).evidence, case.trust, NOW)
+        assert refused.value.step == (3 if change == forged.EK_ATTRIBUTES else 4)
+
+
+def test_of_several_keys_the_one_that_the_tenant_trusts_identifies_the_chip() -> None:
+    other = p384()
+    offered = OtherEndorsement(other.evidence.ek_public, other.evidence.ek_certificate or b"")
+    both = EndorsementEvidence(right().evidence.ek_public, b"", None, (offered,))
+    assert check_chip(both, other.trust, NOW).ek_type == "ecc_p384"
+    assert check_chip(both, trust_in(maker(), tiers=WITH_TPM), NOW).ek_name == name_of(both.ek_public)
+    unvouched = trust_in(roots=(TrustedRoot(maker("Other").root.der, (), "ecc_p384"),))
+    with pytest.raises(EvidenceRefused) as refused:
+        check_chip(both, unvouched, NOW)
+    assert "gave no" not in refused.value.reason
+    assert refused.value.step == 9
+
+
+@pytest.mark.parametrize("fault", odd.FAULTS)
+def test_a_certificate_with_a_fault_of_makers_attests(fault: str) -> None:
+    faulty = odd.faulty(right().evidence.ek_certificate or b"", maker().intermediate.key, odd.FAULTS[fault])
+    assert check_chip(right().with_evidence(ek_certificate=faulty).evidence, right().trust, NOW).tier == "attested"
+
+
+def test_an_issuer_may_end_before_its_chips() -> None:
+    for root in (True, False):
+        case = under(timedelta(-900), timedelta(-1), root=root)(right())
+        assert check_chip(case.evidence, case.trust, NOW).tier == "attested"
+
+
+def test_policies_of_a_ca_have_no_effect() -> None:
+    policies = x509.CertificatePolicies([x509.PolicyInformation(x509.ObjectIdentifier("2.5.29.32.0"), None)])
+    case = below(extra=[policies])(right())
+    assert check_chip(case.evidence, case.trust, NOW).tier == "attested"
+
+
 def test_the_second_root_of_a_tenant_counts_too() -> None:
     case = right()
     assert check_chip(case.evidence, trust_in(maker("Other"), maker()), NOW).tier == "attested"
@@ -302,16 +384,23 @@ def test_a_certificate_straight_under_the_root() -> None:
 
 
 @pytest.mark.parametrize(("ek_type", "name"), [("rsa2048", "EK-RSA2048"), ("ecc_p256", "EK-ECC256")])
-def test_the_templates_are_those_of_the_profile(ek_type: str, name: str) -> None:
-    template = ek_trust._TEMPLATES[ek_type]  # type: ignore[index]
+def test_the_templates_are_those_of_the_profile(ek_type: EkType, name: str) -> None:
+    template = TEMPLATES[ek_type]
 
     def no_nv_memory(index: int) -> bytes:
         raise NoSuchIndex(index)
 
     _, public = create_ek_template(name, no_nv_memory)
     wanted = bytes(public.publicArea.marshal())
-    unique = b"".join(forged.sized(bytes(count)) for count in template.unique_bytes)
-    assert wanted == template.head + unique
+    assert wanted == template.head + template.asked_unique
+
+
+def test_the_template_of_p384_is_that_of_the_profile() -> None:
+    template = TEMPLATES["ecc_p384"]
+    found = ek_template.lookup("EK-HIGH-ECC384")
+    assert found is not None
+    assert found.cert_index == template.certificate_index
+    assert bytes(found.template.publicArea.marshal()) == template.head + template.asked_unique
 
 
 @given(position=st.integers(0, 313), change=st.integers(1, 255))
@@ -326,18 +415,15 @@ CERTIFICATE = forged.endorsement().ek_certificate or b""
 
 @given(position=st.integers(0, len(CERTIFICATE) - 1), change=st.integers(1, 255))
 def test_no_changed_byte_of_the_certificate_attests(position: int, change: int) -> None:
-    """The count of unused bits before the signature is left out. It is not signed, and changes no signed content."""
-    changed = flip(CERTIFICATE, position, change)
-    case = right().with_evidence(ek_certificate=changed)
-    signature = x509.load_der_x509_certificate(CERTIFICATE).signature
-    if position == len(CERTIFICATE) - len(signature) - 1:
-        try:
-            assert check_chip(case.evidence, case.trust, NOW) == check_chip(right().evidence, case.trust, NOW)
-        except EvidenceRefused:
-            return
-    else:
-        with pytest.raises(EvidenceRefused):
-            check_chip(case.evidence, case.trust, NOW)
+    """Except where the outer form changes and no content: it is not signed. Such a certificate names the same chip."""
+    case = right().with_evidence(ek_certificate=flip(CERTIFICATE, position, change))
+    try:
+        chip = check_chip(case.evidence, case.trust, NOW)
+    except EvidenceRefused:
+        return
+    assert chip == check_chip(right().evidence, case.trust, NOW)
+    signed = read_certificate(CERTIFICATE).signed
+    assert not 4 <= position < 4 + len(signed)
 
 
 def flip(raw: bytes, position: int, change: int) -> bytes:

@@ -45,12 +45,24 @@ async def test_roots_are_added_once(world: World) -> None:
     before = len((await service.trust(world.tenant)).ek_roots)
     added = [await service.add_ek_roots(ALICE, world.tenant, body) for _ in range(2)]
     assert [len(trust.ek_roots) for trust in added] == [before + 1] * 2
+    assert [trust.upload for trust in added] == [schemas.AddedEkRoots(1, 0), schemas.AddedEkRoots(0, 1)]
+    assert (await service.trust(world.tenant)).upload is None
     assert (await world.actions(world.tenant)).count("trust.root_added") == before + 1
-    full = replace(service, entries_max=before + 1)
+    full = replace(service, roots_max=before + 1)
     with pytest.raises(Invalid, match="at most"):
         await full.add_ek_roots(ALICE, world.tenant, schemas.AddEkRoots(pem(3)))
     with pytest.raises(Invalid, match="pem"):
         await service.add_ek_roots(ALICE, world.tenant, schemas.AddEkRoots("no certificate"))
+
+
+async def test_a_bad_certificate_is_listed_and_the_others_are_added(world: World) -> None:
+    bad = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+    body = schemas.AddEkRoots(bad + pem(2) + bad)
+    upload = (await world.parts.operators.tenants.add_ek_roots(ALICE, world.tenant, body)).upload
+    assert upload is not None
+    assert (upload.added, upload.known) == (1, 0)
+    assert [(each.number, each.line) for each in upload.refused] == [(1, 1), (3, pem(2).count("\n") + 4)]
+    assert all("cannot be read" in each.reason for each in upload.refused)
 
 
 async def test_a_chip_is_allowed_once_by_its_name(world: World) -> None:
