@@ -32,7 +32,19 @@ class CurrentTrust:
         return self._value
 
     async def refresh(self) -> None:
-        """Update the trust from the repository. Raises as `published.refresh`."""
+        """Update the trust from the repository. Raises as `published.refresh`.
+
+        A verified trust that the disk refuses is used from memory: the services may already use its certificates. A
+        refresh that starts from an older trust on the disk does not replace a newer one in memory.
+        """
         # One refresh at a time: of two parallel ones, the older result could be stored last.
         async with self._refreshing:
-            self._value = await published.refresh(self._state_dir)
+            try:
+                self._use(await published.refresh(self._state_dir))
+            except published.TrustNotStored as error:
+                self._use(error.value)
+                raise
+
+    def _use(self, value: TrustSet) -> None:
+        if value.version >= self._value.version:
+            self._value = value

@@ -7,8 +7,10 @@ which documents a signing key may sign, and for which dates.
 """
 
 import errno
+import math
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -18,7 +20,8 @@ import trio
 from cryptography import x509
 
 from node.clock import utc_now
-from node.errors import DiskFull, StateDamaged, StateUnsafe, StateUnwritable
+from node.disk.thread import DISK_SECONDS_MAX, on_disk
+from node.errors import DiskFull, NodeError, StateDamaged, StateUnsafe, StateUnwritable
 from node.link.certificates import UNREADABLE
 from node.trust.errors import TrustError, TrustUnreachable
 from node.trust.files import Generation, publish, read_current, salvage, scratch
@@ -38,7 +41,7 @@ from protocol.signed.trust import (
     X509Bundle,
 )
 
-__all__ = ["TrustError", "TrustSet", "TrustUnreachable", "bootstrap", "load", "refresh"]
+__all__ = ["TrustError", "TrustNotStored", "TrustSet", "TrustUnreachable", "bootstrap", "load", "refresh"]
 
 LOOK_UP_SECONDS_MAX = 10.0
 """Extra time for a name look-up. The resolver takes no deadline; after this time its thread is left behind."""
@@ -56,6 +59,17 @@ class TrustSet(msgspec.Struct, frozen=True):
     repository_url: str
     generation: int
     version: int
+
+
+class TrustNotStored(NodeError):
+    """A verified, newer trust could not be stored. `value` is the trust, `cause` the fault of the disk."""
+
+    code = "trust_not_stored"
+
+    def __init__(self, value: TrustSet, cause: NodeError) -> None:
+        super().__init__(f"the new published trust is in memory only: {cause.text}", next_step=cause.next)
+        self.value = value
+        self.cause = cause
 
 
 class _Signed(msgspec.Struct, frozen=True):
@@ -100,24 +114,34 @@ async def bootstrap(
     StateError.
     """
     home = _home(state_dir)
-    known: Mapping[str, bytes]
+
+    def read() -> Mapping[str, bytes]:
+        try:
+            return read_current(home)[1].files
+        except (StateDamaged, StateUnsafe):
+            return salvage(home)
+
+    known = await on_disk(read)
     try:
-        known = read_current(home)[1].files
-    except (StateDamaged, StateUnsafe):
-        known = salvage(home)
-    return await _renew(repository_url, pin, known, home, clock, seconds_max, admit)
+        return await _renew(repository_url, pin, known, home, clock, seconds_max, math.inf, admit)
+    except TrustNotStored as error:
+        raise error.cause from error
 
 
 async def refresh(
-    state_dir: Path, *, clock: Callable[[], datetime] = utc_now, seconds_max: float = TRUST_UPDATE_SECONDS_MAX
+    state_dir: Path,
+    *,
+    clock: Callable[[], datetime] = utc_now,
+    seconds_max: float = TRUST_UPDATE_SECONDS_MAX,
+    disk_seconds_max: float = DISK_SECONDS_MAX,
 ) -> TrustSet:
     """Update the stored trust from its own repository, with its own pin.
 
-    Raises TrustError, TrustUnreachable, StateDamaged, StateError.
+    Raises TrustError, TrustUnreachable, StateDamaged, StateError, DiskSilent; TrustNotStored, with the new trust.
     """
     home = _home(state_dir)
-    _, stored = read_current(home)
-    return await _renew(stored.repository_url, stored.pin, stored.files, home, clock, seconds_max)
+    _, stored = await on_disk(partial(read_current, home), seconds_max=disk_seconds_max)
+    return await _renew(stored.repository_url, stored.pin, stored.files, home, clock, seconds_max, disk_seconds_max)
 
 
 async def _renew(
@@ -127,6 +151,7 @@ async def _renew(
     home: Path,
     clock: Callable[[], datetime],
     seconds_max: float,
+    disk_seconds_max: float,
     admit: Callable[[TrustSet], None] = lambda _: None,
 ) -> TrustSet:
     def fetch() -> Generation:
@@ -146,9 +171,13 @@ async def _renew(
             raise DiskFull(home) if full else StateUnwritable(home, error.strerror or str(error)) from error
     if verified is None:
         raise TrustUnreachable(f"cannot fetch the published trust from {repository_url}: it took too long")
-    admit(_parse(0, verified))
-    number = await trio.to_thread.run_sync(publish, home, verified)
-    return _parse(number, verified)
+    value = _parse(0, verified)
+    admit(value)
+    try:
+        number = await on_disk(partial(publish, home, verified), seconds_max=disk_seconds_max)
+    except NodeError as error:
+        raise TrustNotStored(value, error) from error
+    return msgspec.structs.replace(value, generation=number)
 
 
 def _home(state_dir: Path) -> Path:

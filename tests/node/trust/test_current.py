@@ -7,10 +7,10 @@ import pytest
 import trio
 import trio.testing
 
-from node.errors import StateDamaged
+from node.errors import DiskFull, StateDamaged
 from node.trust.current import CurrentTrust
 from node.trust.errors import TrustUnreachable
-from node.trust.published import TrustSet
+from node.trust.published import TrustNotStored, TrustSet
 from tests.node.shells import VERSION, Refreshes, publish_trust, trust_of
 from tests.simulators.fabric import Fabric
 
@@ -42,6 +42,29 @@ async def test_a_repository_out_of_reach_leaves_the_value(trust: CurrentTrust, m
     before = trust.value
     with pytest.raises(TrustUnreachable):
         await trust.refresh()
+    assert trust.value is before
+
+
+async def test_a_trust_that_the_disk_refuses_is_used_from_memory(
+    trust: CurrentTrust, refreshes: Refreshes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newer = refreshes.make()
+
+    async def refresh(_: Path) -> TrustSet:
+        raise TrustNotStored(newer, DiskFull(Path("trust")))
+
+    monkeypatch.setattr("node.trust.published.refresh", refresh)
+    with pytest.raises(TrustNotStored, match="no space is left"):
+        await trust.refresh()
+    assert trust.value is newer
+
+
+async def test_an_older_trust_does_not_replace_a_newer_one(trust: CurrentTrust, refreshes: Refreshes) -> None:
+    """The disk has an older trust than the memory, and the repository has the older one again."""
+    await trust.refresh()
+    before = trust.value
+    refreshes.make = lambda: msgspec.structs.replace(before, version=VERSION)
+    await trust.refresh()
     assert trust.value is before
 
 

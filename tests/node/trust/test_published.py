@@ -10,6 +10,7 @@ import trio
 from tuf.api.metadata import Metadata, Root
 
 from cloud.fabric.tuf.repository import MetadataFile
+from node.errors import DiskFull
 from node.trust import published
 from node.trust.published import TrustError, TrustUnreachable, load, refresh
 from protocol.encoding import sha256_hex
@@ -54,6 +55,26 @@ async def test_refresh_publishes_new_targets_and_keeps_two_generations(repositor
         assert refreshed.version == load(tmp_path).version == number
         assert load(tmp_path).urls.fabric == f"https://127.0.0.1:{port}"
     assert sorted(path.name for path in (tmp_path / "trust").iterdir()) == ["current.json", "gen-3", "gen-4"]
+
+
+async def test_a_trust_that_cannot_be_stored_is_returned_with_the_fault(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bootstrap(repository, tmp_path)
+    when = START + DAY
+    repository.replace(content(port=9000), now=when)
+
+    def full(home: Path, _: object) -> int:
+        raise DiskFull(home)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("node.trust.published.publish", full)
+        with pytest.raises(published.TrustNotStored) as caught:
+            await refresh(tmp_path, clock=at(when))
+        with pytest.raises(DiskFull):
+            await bootstrap(repository, tmp_path, when)
+    assert caught.value.value.urls.fabric == "https://127.0.0.1:9000"
+    assert load(tmp_path).version == 1
 
 
 async def test_a_statement_counts_only_under_a_published_key(tmp_path: Path) -> None:
