@@ -39,6 +39,14 @@ def targets_of(fabric: Fabric) -> dict[str, bytes]:
     )
 
 
+class EndedEarly(Exception):
+    """The agent ended before READY. `error` is its error, or None."""
+
+    def __init__(self, error: BaseException | None) -> None:
+        super().__init__(repr(error))
+        self.error = error
+
+
 class Site:
     """The parts of a site. The Fabric is serving, and the repository is served."""
 
@@ -76,27 +84,43 @@ class Site:
 
     @asynccontextmanager
     async def running(self, config: Config, ended: Callable[[BaseException | None], None]) -> AsyncIterator[Agent]:
-        """The agent of these settings, from READY. `ended` is called if the agent ends by itself, with its error."""
+        """The agent of these settings, from READY.
+
+        If the agent ends by itself later, `ended` is called with its error, and the block is cancelled.
+        Raises EndedEarly if the agent ends before READY, and the errors of `Agent.load`.
+        """
         agent = Agent.load(config, State(config.state_dir), self.tpm)
-        ready, over = trio.Event(), False
+        early: list[BaseException | None] = []
+        first, is_ready, over = trio.Event(), False, False
+
+        def ready() -> None:
+            nonlocal is_ready
+            is_ready = True
+            first.set()
 
         async def runs() -> None:
+            error: BaseException | None = None
             try:
-                await agent.run(ready.set)
-            except Exception as error:  # noqa: BLE001 (the caller judges every error)
+                await agent.run(ready)
+            except Exception as caught:  # noqa: BLE001 (the caller judges every error)
+                error = caught
+            if not is_ready:
+                early.append(error)
+            elif not over:
                 ended(error)
-            else:
-                if not over:
-                    ended(None)
+            first.set()
             nursery.cancel_scope.cancel()
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(runs)
-            with trio.fail_after(READY_SECONDS_MAX):
-                await ready.wait()
-            yield agent
+            with trio.CancelScope(shield=True), trio.fail_after(READY_SECONDS_MAX):
+                await first.wait()
+            if not early:
+                yield agent
             over = True
             nursery.cancel_scope.cancel()
+        if early:
+            raise EndedEarly(early[0])
 
 
 class UnexpectedErrors(logging.Handler):
