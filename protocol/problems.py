@@ -110,6 +110,12 @@ _KINDS = (
     # Sessions.
     ProblemKind("proof_refused", 403, "The session proof is not accepted", "Get a new nonce and make a new proof."),
     ProblemKind("certificate_refused", 403, "The device certificate is not accepted", "Activate the node again."),
+    ProblemKind(
+        "node_unknown",
+        403,
+        "This cloud does not know the node",
+        "Activate the machine again. Any open activation code of its tenant will do.",
+    ),
     # Published trust.
     ProblemKind("trust_refused", 422, "The new trust cannot be published", "See `detail`; it names the rule."),
     ProblemKind(
@@ -153,6 +159,7 @@ Code = Literal[
     "csr_refused",
     "proof_refused",
     "certificate_refused",
+    "node_unknown",
     "trust_refused",
     "adoption_incomplete",
     "rate_limited",

@@ -19,6 +19,7 @@
     │   ├── CsrRefused
     │   ├── ProofRefused           the session proof
     │   ├── CertificateRefused     the device certificate
+    │   ├── NodeUnknown            the device certificate is ours, and the database has no such node or generation
     │   ├── TrustRefused           metadata or targets that were offered for publication
     │   ├── AdoptionIncomplete     a node or service still uses a root or issuer that would be dropped
     │   └── GenerationClosed       carries the signed revocation
@@ -110,7 +111,14 @@ class ProofRefused(Refused):
 
 
 class CertificateRefused(Refused):
-    """The device certificate fails a check, or names no node or generation of this Fabric."""
+    """The device certificate fails a check."""
+
+
+class NodeUnknown(Refused):
+    """The device certificate names a node or generation that is not in this Fabric's database.
+
+    The cause is a database that was restored from a backup made before the activation.
+    """
 
 
 class TrustRefused(Refused):
@@ -167,6 +175,7 @@ CODES: dict[type[FabricError], Code] = {
     CsrRefused: "csr_refused",
     ProofRefused: "proof_refused",
     CertificateRefused: "certificate_refused",
+    NodeUnknown: "node_unknown",
     TrustRefused: "trust_refused",
     AdoptionIncomplete: "adoption_incomplete",
     GenerationClosed: "generation_closed",

@@ -295,12 +295,23 @@ def test_only_a_readmission_code_readmits_a_revoked_node(
         old = str(cloud.code(tenant, "--seats", "9"))
         activated = machine.run("activate", old)
         node = activated["node"]
-        # A readmission code from before the revocation does not readmit the node.
-        early = str(cloud.code(tenant, "--readmit", node))
+        early = (
+            "code",
+            "create",
+            tenant,
+            "--readmit",
+            node,
+            "--entitlement",
+            "vision",
+            "--out",
+            str(tmp_path / "early"),
+        )
+        refused = cloud.run(*early, expect=77)
+        assert refusal(refused) == "conflict"
+        assert "active, not revoked" in refused["error"]["text"]
         cloud.run("node", "revoke", node)
         assert refusal(machine.run("activate", old, expect=77)) == "node_revoked"
         assert refusal(machine.run("activate", str(cloud.code(tenant)), expect=77)) == "node_revoked"
-        assert refusal(machine.run("activate", early, expect=77)) == "node_revoked"
         readmit = str(cloud.code(tenant, "--readmit", node))
         assert refusal(other.run("activate", readmit, expect=77)) == "code_refused"
         again = machine.run("activate", readmit)

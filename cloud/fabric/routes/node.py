@@ -47,6 +47,7 @@ async def create_nonce(sessions: Wired[Sessions]) -> Nonce:
         ANONYMOUS,
         refuses=(
             errors.CertificateRefused,
+            errors.NodeUnknown,
             errors.ProofRefused,
             errors.Invalid,
             errors.GenerationClosed,
@@ -69,7 +70,7 @@ async def open_session(data: JSONBody[OpenSession], sessions: Wired[Sessions]) -
     status_code=200,
     opt=operation_options(
         NODE,
-        refuses=(errors.Invalid, errors.GenerationClosed, errors.CertificateRefused, errors.Conflict),
+        refuses=(errors.Invalid, errors.GenerationClosed, errors.NodeUnknown, errors.Conflict),
     ),
 )
 async def confirm_generation(
@@ -87,7 +88,7 @@ async def confirm_generation(
     status_code=200,
     opt=operation_options(
         NODE,
-        refuses=(errors.Invalid, errors.GenerationClosed, errors.CertificateRefused, errors.Conflict),
+        refuses=(errors.Invalid, errors.GenerationClosed, errors.NodeUnknown, errors.Conflict),
     ),
 )
 async def fetch_statement(data: JSONBody[Ask], request: Asked, statements: Wired[Statements]) -> StatementAnswer:
@@ -98,7 +99,7 @@ async def fetch_statement(data: JSONBody[Ask], request: Asked, statements: Wired
     return await statements.statement(current_node(request), data)
 
 
-@get("/v1/node/events", opt=operation_options(NODE, refuses=(errors.CertificateRefused, errors.Conflict)))
+@get("/v1/node/events", opt=operation_options(NODE, refuses=(errors.NodeUnknown, errors.Conflict)))
 async def wait_for_events(request: Asked, statements: Wired[Statements], cursor: Known = 0, wait: Wait = 0) -> Events:
     """Wait for a change (the wake channel).
 

@@ -122,7 +122,7 @@ async def set_tiers(
 @post(
     "/v1/tenants/{tenant:str}/codes",
     status_code=201,
-    opt=operation_options(OPERATOR, refuses=(NotFound, Invalid)),
+    opt=operation_options(OPERATOR, refuses=(NotFound, Invalid, Conflict)),
 )
 async def create_code(
     tenant: OfTenant, data: JSONBody[schemas.CreateCode], request: Asked, codes: Wired[Codes]

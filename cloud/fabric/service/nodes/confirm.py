@@ -45,7 +45,7 @@ class Confirmations:
     async def confirm(self, peer: NodePeer, ask: Ask) -> StatementAnswer:
         """Make the caller's generation the current one, and return its statement. Idempotent.
 
-        Raises Invalid, CertificateRefused, GenerationClosed, Conflict.
+        Raises Invalid, NodeUnknown, GenerationClosed, Conflict.
         """
         check_nonce_form(ask.nonce)
         _, generation = await load(self.nodes, peer.tenant, peer.node, peer.generation)

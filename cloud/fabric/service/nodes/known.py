@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from cloud.fabric.errors import CertificateRefused, Refused
+from cloud.fabric.errors import NodeUnknown, Refused
 from cloud.fabric.store.nodes import NodeStore
 from cloud.fabric.store.rows import GenerationRow, NodeRow
 from protocol.ids import NodeId, TenantId
@@ -10,7 +10,7 @@ from protocol.ids import NodeId, TenantId
 
 def unknown() -> Refused:
     """The refusal of a certificate that names an unknown node or generation."""
-    return CertificateRefused("this Fabric does not know the node or generation")
+    return NodeUnknown("this Fabric does not know the node or generation")
 
 
 async def load(

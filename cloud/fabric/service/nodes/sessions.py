@@ -68,7 +68,7 @@ class Sessions:
         has the key that is stored for them; 8 that key signed the proof, see `protocol.messages.sessions.open_proof`;
         9 the proof names this node and generation; 10 it names this method and this Fabric's URL; 11 it names this
         CSR; 12 it carries a nonce that this cloud made a short time ago; 13 the generation is not closed.
-        Raises CertificateRefused, ProofRefused, Invalid, GenerationClosed, CsrRefused, IssuerUnavailable.
+        Raises CertificateRefused, NodeUnknown, ProofRefused, Invalid, GenerationClosed, CsrRefused, IssuerUnavailable.
         """
         now = self.now()
         issuers = self.current_trust.trust.node_issuers
@@ -96,7 +96,7 @@ class Sessions:
         return Session(chain, self.statement_stream.answer(generation, claims.answer_nonce, now), node.wake_cursor)
 
     async def _known(self, device: Device) -> tuple[NodeRow, GenerationRow]:
-        """Step 7. Raises CertificateRefused."""
+        """Step 7. Raises CertificateRefused, NodeUnknown."""
         node, generation = await load(self.nodes, device.spiffe.tenant, device.spiffe.node, device.generation)
         if generation.node_public_key != device.spki:
             raise CertificateRefused("the certificate's key is not the key of this generation")

@@ -38,7 +38,7 @@ class Statements:
     async def statement(self, peer: NodePeer, ask: Ask) -> StatementAnswer:
         """The node's current statement. A lease that is due is signed again first.
 
-        Raises Invalid, CertificateRefused, GenerationClosed, Conflict.
+        Raises Invalid, NodeUnknown, GenerationClosed, Conflict.
         """
         check_nonce_form(ask.nonce)
         node, generation = await load(self.nodes, peer.tenant, peer.node, peer.generation)
@@ -74,7 +74,7 @@ class Statements:
     async def events(self, peer: NodePeer, known: int, seconds: float) -> Events:
         """The node's wake cursor, returned as soon as it differs from `known`, at the latest after `seconds`.
 
-        Raises CertificateRefused, Conflict.
+        Raises NodeUnknown, Conflict.
         """
         _, generation = await load(self.nodes, peer.tenant, peer.node, peer.generation)
         if generation.state == "offered":

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from cloud.fabric import schemas
 from cloud.fabric.entropy import Entropy, new_id
-from cloud.fabric.errors import Invalid, NotFound
+from cloud.fabric.errors import Conflict, Invalid, NotFound
 from cloud.fabric.licensing import statements
 from cloud.fabric.service import views
 from cloud.fabric.service.audit_log import AuditLog, operator_actor
@@ -39,7 +39,7 @@ class Codes:
     tenants: Tenants
 
     async def create(self, operator: Operator, tenant: TenantId, body: schemas.CreateCode) -> schemas.CreatedCode:
-        """Make a code. The answer carries its text. Raises NotFound, Invalid."""
+        """Make a code. The answer carries its text. Raises NotFound, Invalid, Conflict."""
         await self.tenants.find(tenant)
         expires_at = check_time("expires_at", body.expires_at)
         await self._check(tenant, body, expires_at)
@@ -93,6 +93,11 @@ class Codes:
             node = await self.nodes.find(body.readmit_node)
             if node is None or node.tenant != tenant:
                 raise Invalid("readmit_node: this tenant has no such node")
+            if node.standing != "revoked":
+                raise Conflict(
+                    f"readmit_node: {node.id} is {node.standing}, not revoked; any open code of its tenant activates its "
+                    "machine again"
+                )
 
     async def page(self, tenant: TenantId, cursor: str, limit: int) -> schemas.Page[schemas.Code]:
         """A page of the tenant's codes, the oldest first. Raises NotFound, Invalid."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cloud.fabric.errors import CertificateRefused, NotFound
+from cloud.fabric.errors import NodeUnknown, NotFound
 from cloud.fabric.service.nodes.known import load
 from protocol.ids import NodeId, TenantId, make_id
 from tests.cloud.fabric.support import Machine, World
@@ -23,7 +23,7 @@ async def test_unknown_nodes_generations_and_tenants_are_refused_alike(world: Wo
         (world.tenant, machine.node, 2),
         (STRANGER, machine.node, 1),
     ):
-        with pytest.raises(CertificateRefused) as refused:
+        with pytest.raises(NodeUnknown) as refused:
             await load(world.stores.nodes, tenant, node, number)
         details.add(refused.value.detail)
         with pytest.raises(NotFound, match="no such thing"):

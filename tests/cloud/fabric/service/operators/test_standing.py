@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from cloud.fabric import errors
+from cloud.fabric.licensing.standing import Change
 from protocol.messages.sessions import Ask, StatementAnswer
 from protocol.signed.statements import Lease, Revocation, Suspension
 from tests.cloud.fabric.support import ALICE, NONCE, Machine, World, change
@@ -74,12 +75,10 @@ async def test_only_a_code_made_for_it_readmits_a_revoked_node(world: World) -> 
     code = await world.code(seats=3)
     machine = Machine(world)
     await machine.join(code.secret)
-    early = await world.code(readmit=machine.node)
-    world.clock.forward(timedelta(seconds=1))
     await change(world, machine, "revoke")
     world.clock.forward(timedelta(seconds=1))
     plain = await world.code()
-    for text in (code.secret, early.secret, plain.secret):
+    for text in (code.secret, plain.secret):
         with pytest.raises(errors.NodeRevoked):
             await Machine(world).activate(text)
     readmit = await world.code(readmit=machine.node)
@@ -91,6 +90,23 @@ async def test_only_a_code_made_for_it_readmits_a_revoked_node(world: World) -> 
     assert (again.node, lease.generation) == (machine.node, 2)
     assert (await world.node(machine.node)).standing == "active"
     assert (await world.seats_taken(code), await world.seats_taken(readmit)) == (1, 0)
+    await change(world, machine, "revoke")
+    with pytest.raises(errors.NodeRevoked):
+        await Machine(world).activate(readmit.secret)
+
+
+@pytest.mark.parametrize(
+    ("changes", "standing"), [((), "active"), (("suspend",), "suspended"), (("release",), "released")]
+)
+async def test_only_a_revoked_node_gets_a_code_that_readmits_it(
+    world: World, changes: tuple[Change, ...], standing: str
+) -> None:
+    machine = Machine(world)
+    await machine.join((await world.code()).secret)
+    for what in changes:
+        await change(world, machine, what)
+    with pytest.raises(errors.Conflict, match=f"{machine.node} is {standing}, not revoked; any open code"):
+        await world.code(readmit=machine.node)
 
 
 async def test_revoking_again_ends_a_readmission_on_its_way(world: World) -> None:
