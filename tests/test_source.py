@@ -190,6 +190,16 @@ SLEEPERS = {
     "tests/system/support/witness.py:sign": "waits in the issuer's process for a file that the test removes",
     "tests/system/support/fleet.py:_watch": "the pace of simulated nodes",
     "tests/system/support/fleet.py:_live": "the same",
+    "tests/node/test_waits.py:test_a_sleep_counts": "a simulated clock",
+    "tests/node/test_waits.py:test_a_step_is_reported_once_and_prolongs_nothing": "the same",
+    "tests/node/test_waits.py:test_a_slow_correction_is_no_move": "the same",
+    "tests/node/test_supervision.py:__call__": "the same",
+    "tests/node/test_agent.py:cut": "a poll that lives for that long",
+    "tests/drills/flapping.py:_watch": "the pace of simulated hours",
+    "tests/drills/flapping.py:_happen": "the same",
+    "tests/drills/flapping.py:_must_be_well": "the same",
+    "tests/drills/flapping.py:answer": "a cloud that does not answer",
+    "tests/simulators/faulty_ports.py:answer": "the same",
 }
 """The functions under tests that may sleep, and why. A test waits for the thing itself: see tests/waiting.py."""
 

@@ -1,0 +1,298 @@
+"""Every call of an agent on its disk, its TPM and its cloud fails: one by one, then in pairs at random.
+
+The agent is complete; the cloud is simulated. A first pass without faults records the calls. Then each call fails in
+each way, while the agent starts (on a lease, suspended, revoked) and while it runs. An agent must not end but for a
+lasting fault of the TPM or a revocation, must keep its gate as the stored and the heard statements say, must name the
+cause in its status, and must hear the cloud when the fault is over.
+"""
+
+import argparse
+import random
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from lab.tpm import SoftTpm, shared_bus
+from node.agent import Agent, Revoked
+from node.clock import utc_now
+from node.config import Config
+from node.disk import calls
+from node.errors import NodeError
+from node.hwbind.errors import TpmError
+from node.local.client import request
+from tests.drills.frame import Figure, Outcome, Say
+from tests.simulators.faulty_ports import (
+    Faults,
+    FaultyFabric,
+    FaultyRepository,
+    Point,
+    disk_hook,
+    faulty_tpm,
+    kinds_of,
+)
+from tests.simulators.site import EndedEarly, Site, targets_of, unexpected_errors
+from tests.waiting import until
+
+USUAL_TIME = "30 min"
+MINUTES_MAX = 120.0
+
+HELD = ("lease", "suspended", "revoked")
+"""What the machine holds when it starts."""
+HEAR_SECONDS_MAX = 20.0
+FINDINGS_MAX = 60
+
+Armed = dict[Point, str]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the choice of points, and the number of pairs."""
+    parser.add_argument("--only", default="", help="only points whose name contains this text")
+    parser.add_argument("--pairs", type=int, default=200, help="random pairs of faults (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the pairs; 0 takes one from the clock")
+
+
+def run(options: argparse.Namespace, say: Say) -> Outcome:
+    """Record the calls, then let them fail."""
+    seed = options.seed or int(time.time())
+    say(f"seed {seed}")
+    with tempfile.TemporaryDirectory(prefix="cascade-faults-") as folder:
+        directory = Path(folder)
+        with SoftTpm(directory / "chip", ca=directory / "ca", bus=shared_bus()) as chip:
+            walk = Walk(directory, chip, say)
+            return trio.run(walk.run, options.only, options.pairs, random.Random(seed))
+
+
+class Walk:
+    """One run of the drill."""
+
+    def __init__(self, directory: Path, chip: SoftTpm, say: Say) -> None:
+        self._directory = directory
+        self._say = say
+        self._faults = Faults()
+        self._tpm = faulty_tpm(chip.tcti, self._faults)
+        self._findings: list[str] = []
+        self._outcomes: Counter[str] = Counter()
+        self._runs = 0
+        self._where = ""
+
+    async def run(self, only: str, pairs: int, choose: random.Random) -> Outcome:
+        """Record the points; walk through all of them; then walk through pairs."""
+        async with self._site() as self.site:
+            await self._prepare()
+            points = await self._record()
+            chosen = [point for point in points if only in str(point)]
+            singles: list[Armed] = [{point: kind} for point in chosen for kind in kinds_of(point)]
+            await self._walk(singles)
+            two = [choose.sample(chosen, 2) for _ in range(pairs if len(chosen) > 1 else 0)]
+            await self._walk([{point: choose.choice(kinds_of(point)) for point in both} for both in two])
+        self._tpm.close()
+        figures: dict[str, Figure] = {"points": len(points), "runs": self._runs}
+        figures |= {f"{port} points": sum(point.port == port for point in points) for port in ("disk", "tpm", "cloud")}
+        figures |= dict(sorted(self._outcomes.items()))
+        return Outcome(figures, tuple(self._findings[:FINDINGS_MAX]))
+
+    @asynccontextmanager
+    async def _site(self) -> AsyncIterator[Site]:
+        fabric = FaultyFabric(self._faults)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(fabric.serve)
+            published = utc_now() - timedelta(minutes=1)
+            repository = FaultyRepository(targets_of(fabric), published, self._faults)
+            with repository.served():
+                yield Site(self._directory, self._tpm, fabric, repository)
+            nursery.cancel_scope.cancel()
+
+    async def _prepare(self) -> None:
+        """Activate one state directory for each kind of statement that a machine can hold."""
+        config = await self.site.activate("lease")
+        fabric = self.site.fabric
+        for name, token in (("suspended", fabric.suspension), ("revoked", None)):
+            shutil.copytree(config.state_dir, self._directory / name)
+            async with self.site.running(self.site.config(name), self._ended) as agent:
+                if token is None:
+                    closed = dict(fabric.closed)
+                    fabric.revoke()
+                    await self._hears(agent)
+                    self._revocation, fabric.closed = fabric.statement, closed
+                else:
+                    fabric.say(token())
+                    await self._hears(agent)
+
+    async def _record(self) -> list[Point]:
+        """Run every scenario without a fault. Returns the points that were passed."""
+        self._faults.seen.clear()
+        await self._case({})
+        for point, count in sorted(self._faults.seen.items()):
+            self._say(f"{point}: {count} calls")
+        return sorted(self._faults.seen)
+
+    async def _walk(self, armed: Sequence[Armed]) -> None:
+        for number, each in enumerate(armed):
+            await self._case(each)
+            if number % 20 == 19:
+                self._say(f"{number + 1} of {len(armed)}: {self._runs} runs, {len(self._findings)} findings")
+
+    async def _case(self, armed: Armed) -> None:
+        for held in HELD:
+            await self._one(f"start on {held}", armed, partial(self._start, armed=armed, held=held), held)
+        await self._one("running", armed, partial(self._running, armed=armed), "lease")
+
+    async def _one(self, name: str, armed: Armed, scenario: Callable[[Config], Awaitable[None]], held: str) -> None:
+        """One run of a scenario, on a copy of the prepared state directory."""
+        self._runs += 1
+        self._where = f"{name}, {', '.join(f'{point} {kind}' for point, kind in armed.items()) or 'no fault'}"
+        work = self._directory / "work"
+        shutil.rmtree(work, ignore_errors=True)
+        shutil.copytree(self._directory / held, work)
+        self._faults.arm({})
+        fabric = self.site.fabric
+        fabric.taken, fabric.closed = None, {}
+        fabric.say(fabric.suspension() if held == "suspended" else fabric.lease())
+        if held == "revoked":
+            fabric.closed, fabric.statement = {1: self._revocation}, self._revocation
+        with calls.hooked(disk_hook(self._faults, work)), unexpected_errors() as unexpected:
+            try:
+                await scenario(self.site.config("work"))
+            except Exception as error:  # noqa: BLE001 (every error is a finding)
+                self._found(f"the scenario ended: {error!r}")
+            for text in unexpected.found:
+                self._found(text)
+        self._faults.arm({})
+
+    def _found(self, what: str) -> None:
+        self._findings.append(f"{self._where}: {what}")
+
+    def _ended(self, error: BaseException | None) -> None:
+        self._found(f"the agent ended: {error!r}")
+
+    # Scenarios
+
+    async def _start(self, config: Config, armed: Armed, held: str) -> None:
+        """The agent starts while the faults last. Then the faults end, and the agent must hear a new statement."""
+        self._faults.arm(armed)
+        ended: list[BaseException | None] = []
+        with suppress(EndedEarly):
+            async with self._started(config, ended) as agent:
+                await self._judge(agent, armed, held)
+                self._faults.arm({})
+                if held != "revoked":
+                    self.site.fabric.say(self.site.fabric.lease())
+                await self._hears(agent)
+                await self._shows(agent, "revoked" if held == "revoked" else "active")
+                return
+        self._outcomes[f"start on {held}: ended with {type(ended[0]).__name__}"] += 1
+        on_the_tpm = any(point.port == "tpm" for point in armed)
+        if isinstance(ended[0], Revoked) and held == "revoked":
+            return
+        if not (isinstance(ended[0], TpmError) and on_the_tpm):
+            self._found(f"the start ended: {ended[0]!r}")
+        self._faults.arm({})
+        with suppress(EndedEarly):
+            async with self._started(config, ended) as agent:
+                await self._hears(agent)
+                return
+        if not (isinstance(ended[-1], Revoked) and held == "revoked"):
+            self._found(f"the start after the faults ended: {ended[-1]!r}")
+
+    async def _running(self, config: Config, armed: Armed) -> None:
+        """A running agent meets the faults. It hears a suspension, a new lease and a revocation."""
+        fabric, on_the_cloud = self.site.fabric, any(point.port == "cloud" for point in armed)
+        ended: list[BaseException | None] = []
+        async with self._started(config, ended) as agent:
+            await self._hears(agent)
+            self._faults.arm(armed)
+            for rekey in (False, True):
+                with suppress(NodeError, TpmError):
+                    await agent.renew(rekey=rekey)
+            with suppress(NodeError, TpmError):
+                await agent.licence.trust.refresh()
+            await agent.contact.attempt(new_session=True)
+            await self._judge(agent, armed, "lease", running=True)
+            for token, state in ((fabric.suspension, "suspended"), (fabric.lease, "active")):
+                fabric.say(token())
+                if on_the_cloud:
+                    await agent.contact.attempt()
+                    self._faults.arm({})
+                await self._hears(agent)
+                await self._shows(agent, state)
+                self._faults.arm(armed)
+            fabric.revoke()
+            if on_the_cloud:
+                await agent.contact.attempt()
+                self._faults.arm({})
+            await self._hears(agent)
+            await self._shows(agent, "revoked")
+        if ended:
+            self._found(f"the agent ended: {ended[0]!r}")
+            return
+        # The revocation must be stored in spite of the faults, or the machine would run again offline.
+        self._faults.arm({Point("cloud", call): "closed" for port, call in self._faults.seen if port == "cloud"})
+        with suppress(EndedEarly):
+            async with self._started(config, ended) as agent:
+                verdict = agent.licence.verdict()
+                self._outcomes[f"offline after a revocation with faults: {verdict.state}"] += 1
+                if verdict.gate_open:
+                    self._found("the gate is open offline after a revocation")
+            return
+        self._outcomes[f"offline after a revocation with faults: {type(ended[0]).__name__}"] += 1
+
+    @asynccontextmanager
+    async def _started(self, config: Config, ended: list[BaseException | None]) -> AsyncIterator[Agent]:
+        """The agent from READY. Raises EndedEarly if it ended before; `ended` has the error of every end."""
+        try:
+            async with self.site.running(config, ended.append) as agent:
+                yield agent
+        except EndedEarly as early:
+            ended.append(early.error)
+            raise
+        except (NodeError, TpmError) as error:
+            ended.append(error)
+            raise EndedEarly(error) from error
+
+    async def _judge(self, agent: Agent, armed: Armed, held: str, *, running: bool = False) -> None:
+        """Check the gate and the shown cause while the faults last."""
+        verdict = agent.licence.verdict()
+        self._outcomes[f"{'running' if running else 'start'} on {held}: {verdict.state}"] += 1
+        if held != "lease" and verdict.gate_open:
+            self._found(f"the gate is open on {held}: {verdict.state}")
+        cloud_only = all(point.port == "cloud" for point in armed)
+        if held == "lease" and (cloud_only or running) and not verdict.gate_open:
+            self._found(f"the gate is closed on a lease: {verdict.state} ({verdict.reason})")
+        if self._faults.hit:
+            status = (await request(agent.config.socket, "GET", "/v1/status")).document
+            causes = (
+                status.get("conditions"),
+                status.get("last_failure"),
+                status["damaged"],
+                status["license"]["flags"],
+            )
+            if not any(causes):
+                self._outcomes["faults that the status does not show"] += 1
+                hit = ", ".join(f"{point} {armed[point]}" for point in self._faults.hit)
+                self._findings.append(f"{self._where}: the status shows no cause for {hit}")
+
+    async def _hears(self, agent: Agent) -> None:
+        """Wait until the agent has the present statement."""
+
+        def has_it() -> bool:
+            agent.wake()
+            return agent.licence.presented == self.site.fabric.statement
+
+        try:
+            await until("the present statement", has_it, HEAR_SECONDS_MAX)
+        except AssertionError:
+            self._found(f"the agent does not hear the cloud; its state is {agent.licence.verdict().state}")
+
+    async def _shows(self, agent: Agent, state: str) -> None:
+        shown = (await request(agent.config.socket, "GET", "/v1/license")).document
+        gate = "open" if state == "active" else "closed"
+        if (shown.get("state"), shown.get("gate")) != (state, gate):
+            self._found(f"the socket shows {shown.get('state')}, {shown.get('gate')} and not {state}, {gate}")
