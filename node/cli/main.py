@@ -197,9 +197,10 @@ async def _own_status(config: Config) -> dict[str, Any]:
 
 async def _status_document(config: Config) -> dict[str, Any]:
     from node.local.client import AgentAbsent, expect, request
+    from node.local.documents import StatusDocument
 
     try:
-        return expect(await request(config.socket, "GET", "/v1/status"), {200})
+        return expect(await request(config.socket, "GET", "/v1/status"), {200}, StatusDocument)
     except AgentAbsent:
         return await _own_status(config)
 
@@ -217,11 +218,11 @@ async def _license(config: Config, args: argparse.Namespace) -> int:
 
 
 async def _entitlement(config: Config, args: argparse.Namespace) -> int:
-    from urllib.parse import quote
+    from node.local.client import entitlement_path, expect, request
+    from node.local.documents import EntitlementDocument
 
-    from node.local.client import expect, request
-
-    answer = expect(await request(config.socket, "GET", f"/v1/entitlements/{quote(args.name, safe='')}"), {200, 403})
+    reply = await request(config.socket, "GET", entitlement_path(args.name))
+    answer = expect(reply, {200, 403}, EntitlementDocument)
     print_document(answer, args.json, human_entitlement)
     return int(Exit.OK) if answer["granted"] else int(Exit.DENIED)
 
@@ -235,10 +236,11 @@ async def _schema(_config: Config, _args: argparse.Namespace) -> int:
 
 async def _renew(config: Config, args: argparse.Namespace) -> int:
     from node.local.client import AgentAbsent, expect, request
+    from node.local.documents import LicenseDocument
 
     try:
         path = "/v1/renew/rekey" if args.rekey else "/v1/renew"
-        document = expect(await request(config.socket, "POST", path, seconds_max=130), {200})
+        document = expect(await request(config.socket, "POST", path, seconds_max=130), {200}, LicenseDocument)
     except AgentAbsent:
         document = await _own_renewal(config, rekey=args.rekey)
     print_document(document, args.json, human_license)

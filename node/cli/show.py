@@ -3,24 +3,36 @@
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 from node.errors import NodeError
+from node.exits import Exit
+from node.text import shown
+
+VALUE_CHARACTERS_MAX = 10_000
+"""The longest value is the list of the entitlements. The agent's texts are escaped, because they can quote a stranger."""
 
 
 def emit(text: str) -> None:
     """Print a text and a line feed to stdout. If the reader of a pipe has gone, the rest of the text is dropped.
 
-    `cascadia status | head -2` is no fault. The exit code stays that of the command's outcome.
+    `cascadia status | head -2` is no fault. The exit code stays that of the command's outcome. An output that cannot be
+    written, such as on a full disk, exits with code 70.
     """
     try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        # Python flushes stdout once more when it exits, and would report the broken pipe then.
+        try:
+            print(text, flush=True)
+        except UnicodeEncodeError:  # a terminal without UTF-8
+            print(text.encode("ascii", "backslashreplace").decode(), flush=True)
+    except OSError as error:
+        # Python flushes stdout once more when it exits, and would report the fault then.
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
+        if not isinstance(error, BrokenPipeError):
+            print(f"cascadia: cannot write the output: {error.strerror}", file=sys.stderr)
+            raise SystemExit(int(Exit.INTERNAL)) from None
 
 
 def fail(error: NodeError, as_json: bool) -> NoReturn:
@@ -57,7 +69,7 @@ def human_license(document: dict[str, Any]) -> str:
         rows.append(("entitlements", ", ".join(lease["entitlements"]) or "none"))
         rows += [(name, lease[name]) for name in ("refresh_after", "expires_at", "grace_until", "terminate_at")]
     rows += [("flag", flag) for flag in document["flags"]]
-    return "\n".join(f"{name:<14} {value}" for name, value in rows if value != "")
+    return _lines((name, value) for name, value in rows if value != "")
 
 
 def human_status(document: dict[str, Any]) -> str:
@@ -76,8 +88,11 @@ def human_status(document: dict[str, Any]) -> str:
     for condition in document.get("conditions", ()):  # an older agent has none
         rows.append(("problem", f"{condition['text']} (since {condition['since']})"))
         rows += [("", condition["next"])] if condition["next"] else []
-    text = "\n".join(f"{name:<14} {value}" for name, value in rows)
-    return f"{human_license(document['license'])}\n{text}\n\n{document['limits']}"
+    return f"{human_license(document['license'])}\n{_lines(rows)}\n\n{shown(document['limits'])}"
+
+
+def _lines(rows: Iterable[tuple[str, Any]]) -> str:
+    return "\n".join(f"{name:<14} {shown(str(value), VALUE_CHARACTERS_MAX)}" for name, value in rows)
 
 
 def _failure_rows(document: dict[str, Any]) -> list[tuple[str, str]]:
@@ -93,4 +108,4 @@ def _failure_rows(document: dict[str, Any]) -> list[tuple[str, str]]:
 def human_entitlement(document: dict[str, Any]) -> str:
     """The answer for one entitlement as text."""
     word = "granted" if document["granted"] else "denied"
-    return f"{document['name']}: {word} ({document['reason']}; until {document['valid_until']})"
+    return shown(f"{document['name']}: {word} ({document['reason']}; until {document['valid_until']})")

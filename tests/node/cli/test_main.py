@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 
@@ -22,7 +23,7 @@ from node.config import Config
 from node.disk.lock import StateLock
 from node.hwbind.tpm import Mode, Tpm
 from node.local.place import listen
-from node.local.server import Answer, Request, problem, serve
+from node.local.server import Answer, LocalProblem, Request, problem, serve
 from node.state import State
 from tests.node.conftest import Machine
 from tests.node.shells import apply, install, load_licence
@@ -266,6 +267,26 @@ def test_what_the_agent_refuses(cli: Cli, command: list[str], answer: Answer, ex
     with FakeAgent(cli.socket, answer):
         code, document = cli.json(*command)
         assert (code, document["error"]["code"]) == expected
+
+
+@pytest.mark.parametrize("command", [["status"], ["license", "show"], ["entitlement", "render"], ["renew"]])
+def test_an_odd_answer_is_an_error_with_its_cause(cli: Cli, command: list[str]) -> None:
+    """`status` does not show the stored state then: it would say that no agent runs."""
+    for body in (Other(), LocalProblem("odd", 200, "odd")):
+        with FakeAgent(cli.socket, Answer(200, body)):
+            code, kind = failure(cli, *command)
+        assert (code, kind) == ((69, "agent_unusable") if isinstance(body, Other) else (75, "odd"))
+
+
+class Other(msgspec.Struct):
+    """A document of another program."""
+
+    ok: bool = True
+
+
+@pytest.mark.parametrize("name", ["", "x" * 65, "caf\udce9"])
+def test_a_name_that_no_entitlement_has(cli: Cli, name: str) -> None:
+    assert failure(cli, "entitlement", name) == (2, "malformed")
 
 
 def test_entitlements_by_exit_code(cli: Cli) -> None:

@@ -104,6 +104,13 @@ def test_without_an_agent_the_last_failure_is_not_known() -> None:
     assert "last failure" not in dict(rows(human_status(running)))
 
 
+def test_a_text_of_a_stranger_stays_in_its_line() -> None:
+    text = human_status(STATUS | {"damaged": ["a\x1b[2J\nstate          active"], "limits": "L\r"})
+    assert ("damaged", "a\\x1b[2J\\x0astate          active") in rows(text)
+    assert text.endswith("L\\x0d")
+    assert "\n" not in human_entitlement({"name": "a\nb", "granted": True, "reason": "", "valid_until": ""})
+
+
 @pytest.mark.parametrize(("granted", "word"), [(True, "granted"), (False, "denied")])
 def test_an_entitlement_is_one_line(granted: bool, word: str) -> None:
     document = {"name": "render", "granted": granted, "reason": "because", "valid_until": "2026-11-22T12:00:00Z"}
@@ -145,3 +152,23 @@ def test_a_reader_that_closes_the_pipe_early_is_no_fault() -> None:
 def test_output_reaches_a_pipe_that_is_read(capfd: pytest.CaptureFixture[str]) -> None:
     emit("one line")
     assert capfd.readouterr().out == "one line\n"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "where", "expected"),
+    [
+        ("ascii", os.devnull, (0, b"")),
+        ("utf-8", "/dev/full", (70, b"cascadia: cannot write the output: No space left")),
+    ],
+)
+def test_an_output_that_cannot_be_written_has_no_traceback(
+    encoding: str, where: str, expected: tuple[int, bytes]
+) -> None:
+    program = "from node.cli.show import emit; emit('caf\u00e9 ' * 100)"
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    with open(where, "wb") as output:  # noqa: PTH123 - a device
+        done = subprocess.run(
+            [sys.executable, "-c", program], stdout=output, stderr=subprocess.PIPE, env=environment, check=False
+        )
+    assert (done.returncode, done.stderr[: len(expected[1])]) == expected
+    assert b"Traceback" not in done.stderr
