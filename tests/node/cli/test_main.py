@@ -2,12 +2,13 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -207,9 +208,60 @@ def test_a_rekey_without_an_agent(cli: Cli, installed: State, cloud: Fabric) -> 
     assert installed.identities.load(1).node_key == after
 
 
-def test_a_damaged_state_is_reported(cli: Cli, installed: State) -> None:
-    (cli.state / "current.json").write_text("{}")
-    assert failure(cli, "status") == (70, "state_damaged")
+def files_of(directory: Path) -> dict[Path, tuple[bytes, float]]:
+    """Content and time of change of each file."""
+    files = (path for path in directory.rglob("*") if path.is_file())
+    return {path: (path.read_bytes(), path.stat().st_mtime) for path in files}
+
+
+def overwritten(folder: str) -> Callable[[Path], None]:
+    """A damage: every file of a folder of the state has other content."""
+
+    def damage(state: Path) -> None:
+        for path in files_of(state / folder):
+            path.write_text("{}")
+
+    return damage
+
+
+def replaced(make: Callable[[Path], object]) -> Callable[[Path], None]:
+    """A damage: something else is in the place of the state directory."""
+
+    def damage(state: Path) -> None:
+        shutil.rmtree(state)
+        make(state)
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "code", "name"),
+    [
+        (replaced(lambda state: None), 80, "unactivated"),
+        (replaced(lambda state: state.mkdir(mode=0o700)), 80, "unactivated"),
+        (replaced(lambda state: state.touch()), 70, "state_unreadable"),
+        (replaced(lambda state: state.symlink_to(state)), 70, "state_damaged"),
+        (overwritten("identity"), 70, "state_damaged"),
+        (overwritten("trust"), 70, "state_damaged"),
+        (overwritten("licence"), 85, ""),
+        (overwritten("."), 70, "state_damaged"),
+    ],
+)
+@pytest.mark.parametrize("command", [["status"], ["license", "show"]])
+def test_a_damaged_state_is_reported_and_left_alone(
+    cli: Cli, installed: State, command: list[str], damage: Callable[[Path], None], code: int, name: str
+) -> None:
+    damage(cli.state)
+    before = files_of(cli.state)
+    if name:
+        assert failure(cli, *command) == (code, name)
+    else:
+        assert cli(*command)[0] == code
+    assert files_of(cli.state) == before
+
+
+def test_run_does_not_start_on_a_damaged_identity(cli: Cli, installed: State) -> None:
+    overwritten("identity")(cli.state)
     assert failure(cli, "run") == (70, "state_damaged")
 
 
