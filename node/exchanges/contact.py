@@ -45,8 +45,8 @@ from protocol.messages.sessions import Ask
 log = logging.getLogger("cascadia.agent")
 
 FAILURES_PER_SESSION = 3
-"""After this many failures in a row the session is closed, because the cloud may no longer accept it. The next contact
-makes a new proof."""
+"""After this many failures in a row the next contact opens another session, because the cloud may no longer accept the
+present one."""
 
 
 @contextmanager
@@ -99,8 +99,8 @@ class Contact:
     async def attempt(self, *, new_session: bool = False) -> bool:
         """Make one contact. Returns True if the cloud answered with a signed statement.
 
-        With `new_session` the present session is closed first, so that the contact makes a new proof. Every failure is
-        logged, counted in `failures` and kept in `last_failure`. Nothing is raised.
+        With `new_session` the contact makes a new proof. The present session is used if the TPM cannot make one. Every
+        failure is logged, counted in `failures` and kept in `last_failure`. Nothing is raised.
         """
         async with self._one_at_a_time:
             try:
@@ -113,7 +113,7 @@ class Contact:
 
     async def _attempt(self, new_session: bool) -> bool:
         if new_session:
-            await self.connection.close()
+            self.connection.outdate()
         try:
             await self._exchange_or_recover()
         except SessionRefused as refused:
@@ -125,7 +125,7 @@ class Contact:
             return self._count_silence(error)
         except NodeError as error:
             if self.failures >= FAILURES_PER_SESSION:
-                await self.connection.close()
+                self.connection.outdate()
             return self._count_silence(error)
         self._count_answer()
         return True

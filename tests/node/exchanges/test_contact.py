@@ -228,7 +228,7 @@ async def test_a_session_is_replaced_under_another_trust(
     assert contact.connection.credentials is opened
     other = authority("services 2", fabric.root)
     more = msgspec.structs.replace(fabric.bundle, service_issuers=(fabric.services.der, other.der))
-    refreshes.make = lambda: msgspec.structs.replace(trust_of(fabric), bundle=more)
+    refreshes.make = lambda: msgspec.structs.replace(trust_of(fabric), bundle=more, version=VERSION + 2)
     await contact._trust.refresh()
     assert await contact.attempt()
     replaced = contact.connection.credentials
@@ -669,8 +669,9 @@ async def test_an_unexpected_exception_counts_as_silence(
     assert contact.conditions.current() == ()
 
 
+@pytest.mark.parametrize("ordered", [False, True])
 async def test_a_tpm_that_proves_no_session_leaves_the_present_session(
-    contact: Contact, fabric: Fabric, monkeypatch: pytest.MonkeyPatch
+    contact: Contact, fabric: Fabric, monkeypatch: pytest.MonkeyPatch, ordered: bool
 ) -> None:
     assert await contact.attempt()
 
@@ -678,9 +679,10 @@ async def test_a_tpm_that_proves_no_session_leaves_the_present_session(
         raise TpmFailed("0x101")
 
     monkeypatch.setattr(contact, "_open_session", fails)
-    contact.connection.outdate()
+    if not ordered:
+        contact.connection.outdate()
     fabric.say(fabric.suspension())
-    assert await contact.attempt()
+    assert await contact.attempt(new_session=ordered)
     assert contact.licence.verdict().state == "suspended"
 
 
