@@ -187,23 +187,27 @@ class Agent:
 
     # Loops
 
-    async def run(self, ready: Callable[[], None] = lambda: None) -> None:
+    async def run(self, ready: Callable[[], None] = lambda: None, *, announced: bool = False) -> None:
         """Settle, then serve until SIGTERM or SIGINT. A signal also ends the settling.
 
         `ready` is called once the agent serves. Before READY it raises Revoked or TpmError. After READY it raises an
-        ExceptionGroup with the TpmError if the TPM still fails when the lease is due for refresh.
+        ExceptionGroup with the TpmError if the TPM still fails when the lease is due for refresh. With `announced`
+        READY was reported before, so a revoked node serves with a closed gate.
         """
         try:
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-                if await self._settled(signals):
+                if await self._settled(signals, announced=announced):
                     await self._serve(signals, ready)
             notify.stopping()
         finally:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + STOP_SECONDS_MAX):
                 await self.contact.connection.close()
 
-    async def _settled(self, signals: AsyncIterator[int]) -> bool:
-        """Settle. Returns False if a signal came first. Raises Revoked, TpmError; not in an ExceptionGroup."""
+    async def _settled(self, signals: AsyncIterator[int], *, announced: bool) -> bool:
+        """Settle. Returns False if a signal came first.
+
+        Unless `announced`, raises Revoked, TpmError; not in an ExceptionGroup.
+        """
         outcome: NodeError | TpmError | bool = False
         async with trio.open_nursery() as nursery:
 
@@ -222,9 +226,13 @@ class Agent:
             nursery.start_soon(settle)
             await anext(signals)
             nursery.cancel_scope.cancel()
-        if isinstance(outcome, Exception):
+        if not isinstance(outcome, Exception):
+            return outcome
+        if not announced:
             raise outcome
-        return outcome
+        if isinstance(outcome, TpmError):
+            self._hardware.report_fault(outcome)
+        return True
 
     def _refusal_to_start(self) -> Revoked | None:
         """The error of a start whose generation is revoked or superseded; otherwise None."""

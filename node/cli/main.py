@@ -9,8 +9,8 @@ import argparse
 import gc
 import logging
 import sys
-from collections.abc import Awaitable, Callable
-from contextlib import nullcontext
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -106,26 +106,34 @@ async def _with_state(
 
     Raises NotActivated if the directory is missing; StateError, TctiRefused, and the errors of `work`.
     """
-    from node.disk.credentials import hierarchy_passwords
-    from node.disk.files import exists
-    from node.hwbind.tpm import Tpm, check_tcti
+    from node.disk.files import exists, trusting_owner
     from node.state import NotActivated, State
+
+    async with _tpm(config) as tpm:
+        if not creates and not exists(config.state_dir):
+            # A command that only asks must not make the directory: it would belong to the user who asked.
+            raise NotActivated("cannot find an identity: this machine is not activated")
+        state = State(config.state_dir)
+        with state.owned() if owns else trusting_owner(config.state_dir):
+            return await work(state, tpm)
+
+
+@asynccontextmanager
+async def _tpm(config: Config) -> AsyncIterator[Any]:
+    """The TPM of the settings, closed at the end of the block. Raises TctiRefused."""
+    from node.disk.credentials import hierarchy_passwords
+    from node.hwbind.tpm import Tpm, check_tcti
     from node.system.hardening import no_core_dumps
 
     # A session key may be in the memory of every command that owns the state.
     no_core_dumps()
     check_tcti(config.tpm, config.mode)
-    if not creates and not exists(config.state_dir):
-        # A command that only asks must not make the directory: it would belong to the user who asked.
-        raise NotActivated("cannot find an identity: this machine is not activated")
-    state = State(config.state_dir)
-    with state.owned() if owns else nullcontext():
-        passwords = hierarchy_passwords(config.tpm_owner_auth, config.tpm_endorsement_auth)
-        tpm = Tpm(config.tpm, mode=config.mode, passwords=passwords)
-        try:
-            return await work(state, tpm)
-        finally:
-            await tpm.aclose()
+    passwords = hierarchy_passwords(config.tpm_owner_auth, config.tpm_endorsement_auth)
+    tpm = Tpm(config.tpm, mode=config.mode, passwords=passwords)
+    try:
+        yield tpm
+    finally:
+        await tpm.aclose()
 
 
 async def _activate(config: Config, args: argparse.Namespace) -> int:
@@ -147,15 +155,13 @@ async def _activate(config: Config, args: argparse.Namespace) -> int:
 
 
 async def _run(config: Config, args: argparse.Namespace) -> int:
-    from node.agent import Agent
+    from node.startup import run
 
     # The HTTP client logs every request at INFO. The agent logs the events that matter itself.
     logging.getLogger("httpx").setLevel(logging.WARNING)
 
-    async def work(state: Any, tpm: Any) -> None:
-        await Agent.load(config, state, tpm).run(ready=_collect_garbage)
-
-    await _with_state(config, work)
+    async with _tpm(config) as tpm:
+        await run(config, tpm, ready=_collect_garbage, waiting=_collect_garbage)
     return 0
 
 

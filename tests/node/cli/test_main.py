@@ -260,9 +260,11 @@ def test_a_damaged_state_is_reported_and_left_alone(
     assert files_of(cli.state) == before
 
 
-def test_run_does_not_start_on_a_damaged_identity(cli: Cli, installed: State) -> None:
-    overwritten("identity")(cli.state)
-    assert failure(cli, "run") == (70, "state_damaged")
+def test_a_torn_record_is_a_problem_and_stops_nothing(cli: Cli, installed: State) -> None:
+    (cli.state / "current.json").write_text("{}")
+    code, document = cli.json("status")
+    assert (code, document["license"]["state"]) == (0, "active")
+    assert [condition["code"] for condition in document["conditions"]] == ["current_generation_unknown"]
 
 
 def test_a_fault_of_our_own_keeps_its_traceback(

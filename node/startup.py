@@ -1,0 +1,224 @@
+"""Background task: starts the agent, also while its state directory cannot be read.
+
+A disk that is away, slow or damaged must not end the agent: systemd does not restart it after every exit code, and
+licensed software needs an answer that names the cause. So the agent reads its state until it succeeds. Meanwhile the
+gate is closed, and the socket and `cascadia status` show the cause. Only the certainty that no identity is stored ends
+the start with `unactivated`.
+"""
+
+import logging
+import signal
+from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import datetime
+from functools import partial
+
+import trio
+
+from node.agent import WATCHDOG_PAUSE_SECONDS, Agent
+from node.clock import Clock, asleep_seconds, utc_now
+from node.config import Config
+from node.disk.files import exists
+from node.disk.thread import DISK_SECONDS_MAX, DiskSilent, on_disk
+from node.errors import NodeError, StateBusy, StateError, StateUnsafe
+from node.exchanges.contact import Contact
+from node.exits import Exit
+from node.hwbind.tpm import Tpm
+from node.licensing.hardware import HardwareCheck
+from node.licensing.licence import Licence
+from node.licensing.verdict import Snapshot, Verdict
+from node.local import routes
+from node.local.documents import StatusDocument, status_document
+from node.local.place import listen
+from node.local.server import serve
+from node.state import NotActivated, State
+from node.supervision import UnexpectedErrors, supervised
+from node.system import notify
+from node.trust.errors import TrustError
+from protocol.ids import NodeId, TenantId
+from protocol.limits import LICENSE_ANSWER_LIFE
+from protocol.signed.statements import Holder
+
+log = logging.getLogger("cascadia.agent")
+
+RETRY_SECONDS_MIN = 1.0
+"""Pause after the first failed attempt. The pause doubles with each failure."""
+RETRY_SECONDS_MAX = 30.0
+"""Longest pause. A disk that is back is used within this time."""
+UNKNOWN = Holder("", TenantId(""), NodeId(""), 0)
+"""The holder in the documents while no identity can be read."""
+
+
+class Starting:
+    """Answers local programs while the state cannot be read. `fault` is the last error."""
+
+    def __init__(self, config: Config, state: State, clock: Clock) -> None:
+        self._config = config
+        self._state = state
+        self._clock = clock
+        self._fault: NodeError = DiskSilent(DISK_SECONDS_MAX)
+
+    def report(self, fault: NodeError) -> None:
+        """Set the fault, and its condition."""
+        if fault.code != self._fault.code:
+            self._state.conditions.clear(self._fault.code)
+        self._fault = fault
+        if self._state.conditions.report_error(fault):
+            log.error("%s. The gate is closed until the state can be read. %s", fault.text, fault.next)
+
+    def clear(self) -> None:
+        """End the condition of the fault."""
+        self._state.conditions.clear(self._fault.code)
+
+    def snapshot(self) -> Snapshot:
+        """The licence now: `stale`, because no statement can be read."""
+        now: datetime = self._clock()
+        verdict = Verdict(
+            state="stale",
+            gate_open=False,
+            new_work=False,
+            reason=self._fault.text,
+            next=self._fault.next,
+            deadline=None,
+            valid_until=now + LICENSE_ANSWER_LIFE,
+            exit=Exit.STALE,
+        )
+        return Snapshot(holder=UNKNOWN, hardware="unchecked", lease=None, verdict=verdict)
+
+    def status(self) -> StatusDocument:
+        """The document of `cascadia status`."""
+        return status_document(
+            self.snapshot(),
+            self._config.mode,
+            running=True,
+            last_contact_at=None,
+            failures=0,
+            conditions=self._state.conditions.current(),
+        )
+
+    async def renew(self, *, rekey: bool) -> None:
+        """Raise the fault: without an identity there is nothing to renew."""
+        raise self._fault
+
+
+class _Start:
+    """One start. `held` keeps the lock of the state directory until the agent ends."""
+
+    def __init__(self, config: Config, tpm: Tpm, clock: Clock, held: ExitStack) -> None:
+        self._config = config
+        self._tpm = tpm
+        self._clock = clock
+        self._held = held
+        self._owned = False
+        self._hardware = HardwareCheck(tpm)
+        self._state = State(config.state_dir)
+        self._starting = Starting(config, self._state, clock)
+        self._errors = UnexpectedErrors(self._state.conditions)
+        self._tried = trio.Event()
+
+    async def load(self, retry_seconds: float, *, late: Callable[[], None]) -> Agent | None:
+        """Read the state until it succeeds. None if a signal came first.
+
+        `late` is called once the state has to be waited for. Raises NotActivated, StateBusy, and StateUnsafe of the
+        state directory itself.
+        """
+        outcome: Licence | NodeError | None = None
+        async with trio.open_nursery() as nursery:
+
+            async def read() -> None:
+                nonlocal outcome
+                outcome = await self._read_until_it_succeeds(retry_seconds)
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(read)
+            with trio.move_on_after(DISK_SECONDS_MAX) as silent:
+                await self._tried.wait()
+            if silent.cancelled_caught:
+                self._starting.report(DiskSilent(DISK_SECONDS_MAX))
+            late()
+            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+                nursery.start_soon(self._answer)
+                await anext(signals)
+                nursery.cancel_scope.cancel()
+        if isinstance(outcome, NodeError):
+            raise outcome
+        if outcome is None:
+            return None
+        self._starting.clear()
+        contact = Contact(self._state, self._tpm, self._hardware, outcome, self._clock)
+        return Agent(self._config, contact, self._hardware, self._clock, asleep_seconds)
+
+    async def _read_until_it_succeeds(self, pause: float) -> Licence | NodeError:
+        """The licence, or an error that waiting does not end."""
+        while True:
+            try:
+                licence = await on_disk(self._read)
+                self._errors.clear("start")
+                return licence
+            except (NotActivated, StateBusy) as error:
+                return error
+            except (StateError, TrustError) as error:
+                if isinstance(error, StateUnsafe) and error.path == self._config.state_dir:
+                    return error
+                self._starting.report(error)
+            except Exception as error:  # noqa: BLE001 (the agent stays up and tries again)
+                self._errors.report("start", error)
+                self._starting.report(NodeError(f"cannot read the state: {error}"))
+            self._tried.set()
+            await trio.sleep(pause)
+            pause = min(2 * pause, RETRY_SECONDS_MAX)
+
+    def _read(self) -> Licence:
+        """Lock and read the state. Raises NotActivated, StateError, TrustError."""
+        if not self._owned:
+            if not exists(self._config.state_dir):
+                raise NotActivated("cannot find an identity: this machine is not activated")
+            self._held.enter_context(self._state.owned())
+            self._owned = True
+        return self._state.load_licence(self._hardware, self._clock)
+
+    async def _answer(self) -> None:
+        """Answer local programs until the state can be read."""
+        place = listen(self._config.socket)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve, place, routes.handler(self._starting), self._state.conditions)
+            watched = partial(supervised, pause_seconds_max=WATCHDOG_PAUSE_SECONDS)
+            nursery.start_soon(watched, "watchdog", notify.keep_watched, self._errors)
+            notify.ready("the state cannot be read, gate closed")
+
+
+async def run(
+    config: Config,
+    tpm: Tpm,
+    *,
+    ready: Callable[[], None] = lambda: None,
+    waiting: Callable[[], None] = lambda: None,
+    clock: Clock = utc_now,
+    retry_seconds: float = RETRY_SECONDS_MIN,
+) -> None:
+    """Run the agent until SIGTERM or SIGINT.
+
+    Args:
+        config: the settings.
+        tpm: the TPM.
+        ready: called once the agent serves.
+        waiting: called once it is clear that the state cannot be read yet.
+        clock: the wall clock.
+        retry_seconds: the pause after the first failed attempt to read the state.
+
+    Raises NotActivated if it is certain that no identity is stored; StateBusy if another process owns the state;
+    StateUnsafe if the state directory itself is a link, is shared or belongs to another user; and as `Agent.run`.
+    """
+    with ExitStack() as held:
+        waited = False
+
+        def late() -> None:
+            nonlocal waited
+            waited = True
+            waiting()
+
+        agent = await _Start(config, tpm, clock, held).load(retry_seconds, late=late)
+        if agent is not None:
+            await agent.run(ready, announced=waited)
+        else:
+            notify.stopping()

@@ -1,0 +1,195 @@
+"""The start of the agent on a disk that fails, is read-only, or comes back: it stays up and names the cause."""
+
+import errno
+import os
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from node import startup
+from node.config import Config
+from node.disk import calls
+from node.disk.lock import StateLock
+from node.errors import StateBusy, StateUnsafe
+from node.hwbind.tpm import Tpm
+from node.local.client import AgentAbsent, request
+from node.state import NotActivated, State
+from tests.node.conftest import Machine
+from tests.node.shells import apply, install, load_licence
+from tests.simulators.fabric import Fabric
+from tests.waiting import until
+
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    return Config(
+        state_dir=tmp_path / "state",
+        socket=tmp_path / "s",
+        tpm="tests",
+        mode="development",
+        heartbeat_seconds=2,
+        settle_seconds=1,
+    )
+
+
+@pytest.fixture
+def state(config: Config, fabric: Fabric, machine: Machine) -> State:
+    return install(config.state_dir, fabric, machine.ak, machine.node_key)
+
+
+class Fault:
+    """A hook that fails one call at the paths that end with `name`, until `mended`."""
+
+    def __init__(self, call: str, name: str, code: int) -> None:
+        self.call, self.name, self.code = call, name, code
+        self.mended = False
+        self.made = 0
+
+    def __call__(self, call: str, path: str) -> None:
+        if not self.mended and call == self.call and path.endswith(self.name):
+            self.made += 1
+            raise OSError(self.code, os.strerror(self.code))
+
+
+@asynccontextmanager
+async def started(config: Config, tpm: Tpm) -> AsyncIterator[Callable[[str], Any]]:
+    """Start the agent. Gives the function that asks it for a document. A signal ends the agent at the end."""
+
+    async def ask(what: str) -> Any:
+        with suppress(AgentAbsent):
+            return (await request(config.socket, "GET", f"/v1/{what}")).document
+        return None
+
+    async with trio.open_nursery() as nursery:
+
+        async def run() -> None:
+            await startup.run(config, tpm, retry_seconds=0.01)
+
+        nursery.start_soon(run)
+        with trio.fail_after(20):
+            yield ask
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+FAULTS = (
+    ("lstat", "state", errno.EIO),
+    ("flock", "state", errno.EIO),
+    ("open", "trust/current.json", errno.EIO),
+    ("open", "trust/current.json", errno.EMFILE),
+    ("read", "identity/g-1/device.pem", errno.EIO),
+    ("open", "state/identity/g-1/identity.json", errno.EACCES),
+)
+
+
+@pytest.mark.parametrize(("call", "name", "code"), FAULTS)
+async def test_a_state_that_cannot_be_read_keeps_the_agent_up_until_the_disk_is_back(
+    config: Config, state: State, tpm: Tpm, call: str, name: str, code: int
+) -> None:
+    fault = Fault(call, name, code)
+    with calls.hooked(fault):
+        async with started(config, tpm) as ask:
+            status = await until("the agent answers", lambda: ask("status"))
+            licence = status["license"]
+            assert (licence["state"], licence["gate"], licence["exit_code"]) == ("stale", "closed", 85)
+            assert os.strerror(code) in licence["reason"]
+            assert [condition["text"] for condition in status["conditions"]] == [licence["reason"]]
+            answer = await request(config.socket, "POST", "/v1/renew")
+            assert (answer.status, os.strerror(code) in str(answer.document)) == (503, True)
+            made = fault.made
+            await until("another attempt", lambda: fault.made > made)
+            fault.mended = True
+
+            async def active() -> bool:
+                return str((await ask("license") or licence)["state"]) == "active"
+
+            await until("the agent to use the state", active)
+            assert (await ask("status"))["conditions"] == []
+
+
+async def test_a_signal_ends_an_agent_that_waits(config: Config, state: State, tpm: Tpm) -> None:
+    with calls.hooked(Fault("open", "trust/current.json", errno.EIO)):
+        async with started(config, tpm) as ask:
+            await until("the agent answers", lambda: ask("license"))
+    with StateLock(config.state_dir):
+        pass
+
+
+async def test_a_pin_that_others_could_write_closes_the_gate_and_says_so(
+    config: Config, state: State, tpm: Tpm
+) -> None:
+    (config.state_dir / "trust/current.json").chmod(0o666)
+    async with started(config, tpm) as ask:
+        licence = await until("the agent answers", lambda: ask("license"))
+        assert (licence["gate"], "the pin" in licence["reason"]) == ("closed", True)
+        assert "cascadia activate" in licence["next"]
+
+
+async def test_a_revocation_that_is_read_late_closes_the_gate(
+    config: Config, state: State, tpm: Tpm, fabric: Fabric
+) -> None:
+    apply(load_licence(state), fabric, fabric.revocation())
+    fault = Fault("open", "trust/current.json", errno.EIO)
+    with calls.hooked(fault):
+        async with started(config, tpm) as ask:
+            await until("the agent answers", lambda: ask("license"))
+            fault.mended = True
+
+            async def revoked() -> bool:
+                return (await ask("license") or {}).get("state") == "revoked"
+
+            await until("the revocation", revoked)
+
+
+async def test_what_waiting_does_not_end_is_raised(config: Config, tpm: Tpm) -> None:
+    with pytest.raises(NotActivated):
+        await startup.run(config, tpm)
+    assert not config.state_dir.exists()
+    with StateLock(config.state_dir), pytest.raises(StateBusy):
+        await startup.run(config, tpm)
+    with pytest.raises(NotActivated):
+        await startup.run(config, tpm)
+    config.state_dir.rename(config.state_dir.with_name("elsewhere"))
+    config.state_dir.symlink_to("elsewhere")
+    with pytest.raises(StateUnsafe):
+        await startup.run(config, tpm)
+
+
+def refuse_writes(call: str, path: str) -> None:
+    if call in ("write", "mkdir", "rmdir", "unlink", "rename", "fchmod", "fchown") or path.endswith((".tmp", "/lock")):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+
+@pytest.fixture
+def read_only_disk(config: Config, state: State) -> Iterator[None]:
+    """The state directory on a read-only file system. Without the right to mount, the port refuses every write."""
+    path = str(config.state_dir)
+    mounted = os.geteuid() == 0 and subprocess.run(["mount", "--bind", path, path], check=False).returncode == 0
+    if not mounted:
+        with calls.hooked(refuse_writes):
+            yield
+        return
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", path], check=True)
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", path], check=True)
+
+
+async def test_a_valid_lease_on_a_read_only_disk_serves(
+    config: Config, tpm: Tpm, fabric: Fabric, read_only_disk: None
+) -> None:
+    fabric.say(fabric.lease())
+    async with started(config, tpm) as ask:
+        licence = await until("the agent answers", lambda: ask("license"))
+        assert (licence["state"], licence["gate"]) == ("active", "open")
+        with pytest.raises(StateBusy):
+            StateLock(config.state_dir).acquire()
