@@ -38,9 +38,12 @@ from protocol.messages.activation import (
     ACTIVATION_FILE_FORMAT,
     Activated,
     ActivationFile,
+    PinError,
     ProveActivation,
     StartActivation,
+    parse_pin,
 )
+from protocol.urls import UrlError, check_base_url
 
 T = TypeVar("T")
 Say = Callable[[str], None]
@@ -85,11 +88,13 @@ def read_activation_file(path: Path) -> tuple[ActivationFile, str]:
         raw = read_bounded(path, ACTIVATION_FILE_BYTES_MAX)
         parsed = json_decode(raw, ActivationFile)
         parse_secret("cac", parsed.code)
+        check_base_url(parsed.repository_url, "http", with_path=True)
+        parse_pin(str(parsed.pin))
     except FileNotFoundError as error:
         raise ActivationFileInvalid(f"cannot read {path}: no such file") from error
     except StateError as error:
         raise ActivationFileInvalid(error.text) from error
-    except (msgspec.MsgspecError, SecretFormatError) as error:
+    except (msgspec.MsgspecError, SecretFormatError, UrlError, PinError) as error:
         raise ActivationFileInvalid(f"cannot use {path}: {error}") from error
     if parsed.format != ACTIVATION_FILE_FORMAT:
         raise ActivationFileInvalid(f"cannot use {path}: this version of Cascadia does not know format {parsed.format}")

@@ -13,7 +13,6 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 import msgspec
 import trio
@@ -40,6 +39,7 @@ from protocol.signed.trust import (
     SigningKeys,
     X509Bundle,
 )
+from protocol.urls import UrlError, check_base_url
 
 __all__ = ["TrustError", "TrustNotStored", "TrustSet", "TrustUnreachable", "bootstrap", "load", "refresh"]
 
@@ -204,9 +204,10 @@ def _parse(number: int, generation: Generation) -> TrustSet:
     if not (bundle.roots and bundle.node_issuers and bundle.service_issuers):
         raise TrustError("cannot use the published trust: it has no certificates for a class of peers")
     for url in (urls.fabric, urls.breakwater):
-        parts = urlsplit(url)
-        if parts.scheme != "https" or not parts.hostname or url != f"https://{parts.netloc}":
-            raise TrustError("cannot use the published trust: a service's URL has not the form https://host:port")
+        try:
+            check_base_url(url, "https", with_path=False)
+        except UrlError as error:
+            raise TrustError(f"cannot use the published trust: it names the service {url}: {error}") from error
     return TrustSet(
         signing_keys=keys.ring(),
         bundle=bundle,

@@ -9,7 +9,6 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import httpcore
 from tuf.api.exceptions import (
@@ -36,6 +35,7 @@ from protocol.limits import (
 )
 from protocol.messages.activation import TrustPin
 from protocol.signed.trust import TARGETS
+from protocol.urls import UrlError, check_base_url
 
 # The library logs details that the raised error already has.
 logging.getLogger("tuf").setLevel(logging.ERROR)
@@ -57,10 +57,11 @@ def update(
     Raises TrustError if a file does not verify, TrustUnreachable if the repository gives no usable answer, StateError or
     (from the library) OSError if the scratch directory cannot be used.
     """
-    if urlsplit(repository_url).scheme != "http":
-        raise TrustError(
-            f"cannot use the repository {repository_url}: the URL must begin with http:// (its files are signed)"
-        )
+    try:
+        # Not https: the files are signed.
+        check_base_url(repository_url, "http", with_path=True)
+    except UrlError as error:
+        raise TrustError(f"cannot use the repository {repository_url}: {error}") from error
     base = repository_url.rstrip("/")
     _lay_out(known, scratch)
     try:
