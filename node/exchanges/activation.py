@@ -193,9 +193,13 @@ class _Activation:
         node_key = await tpm.run(keys.create_node_key)
         endorsement = await challenge.endorse(tpm, ak)
         async with api.connect(trusted.bundle, trusted.urls, "fabric") as service:
-            request = StartActivation(code=file.code, evidence=endorsement, agent_version=AGENT_VERSION)
             with fault_point("node.activation.start"):
-                made = await service.start_activation(request)
+                made = await challenge.start(
+                    lambda evidence: service.start_activation(
+                        StartActivation(code=file.code, evidence=evidence, agent_version=AGENT_VERSION)
+                    ),
+                    endorsement,
+                )
         self._say("answering the challenge with the TPM")
         answered = await challenge.answer(tpm, ak, node_key, made)
         components = await trio.to_thread.run_sync(fingerprint.read_components, abandon_on_cancel=True)

@@ -3,15 +3,23 @@
 Activation and renewal with fresh evidence share this module. It makes no key, stores nothing and checks no evidence.
 """
 
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
 import msgspec
 
 from node.hwbind import endorsement, evidence, keys
 from node.hwbind.keys import WrappedKey
 from node.hwbind.tpm import Tpm
 from node.link import api
+from protocol.endorsement import TEMPLATES, name_of
 from protocol.evidence import EndorsementEvidence, KeyEvidence, qualifying_data
 from protocol.messages.activation import Challenge
 from protocol.messages.renewal import RenewalChallenge
+
+T = TypeVar("T")
+
+_CHIP_REFUSED = frozenset({"evidence_refused", "tier_refused"})
 
 
 class Answered(msgspec.Struct, frozen=True):
@@ -30,6 +38,30 @@ async def endorse(tpm: Tpm, ak: WrappedKey) -> EndorsementEvidence:
     return await tpm.run(lambda esys: evidence.endorsement_evidence(esys, ak))
 
 
+async def start(send: Callable[[EndorsementEvidence], Awaitable[T]], sent: EndorsementEvidence) -> T:
+    """Send the evidence that begins an exchange, and return the challenge.
+
+    A cloud of an earlier release knows one EK only and refuses the other fields. It gets the evidence without them. If
+    the cloud does not accept the chip, the refusal's next step has the name of the EK, which an operator can allow.
+    Raises the errors of `send`.
+    """
+    try:
+        try:
+            return await send(sent)
+        except api.CloudRefused as refusal:
+            plain = msgspec.structs.replace(sent, others=(), intermediates=())
+            if refusal.code != "invalid" or plain == sent:
+                raise
+            return await send(plain)
+    except api.CloudRefused as refusal:
+        if refusal.code in _CHIP_REFUSED and sent.ek_public.startswith(TEMPLATES["rsa2048"].head):
+            refusal.next = (
+                "Ask your vendor to allow this machine's endorsement key: `cascade tenant trust TENANT --allow-ek "
+                f"{name_of(sent.ek_public).hex()}`. `cascadia identity ek` shows the keys and certificates of the TPM."
+            )
+        raise
+
+
 async def answer(tpm: Tpm, ak: WrappedKey, node_key: WrappedKey, challenge: Challenge | RenewalChallenge) -> Answered:
     """Answer the challenge, with evidence for `node_key`.
 
@@ -37,7 +69,9 @@ async def answer(tpm: Tpm, ak: WrappedKey, node_key: WrappedKey, challenge: Chal
     """
     exchange = challenge.activation if isinstance(challenge, Challenge) else challenge.renewal
     secret = await tpm.run(
-        lambda esys: endorsement.activate_credential(esys, ak, challenge.credential_blob, challenge.encrypted_secret)
+        lambda esys: endorsement.activate_credential(
+            esys, ak, challenge.credential_blob, challenge.encrypted_secret, challenge.ek_name
+        )
     )
     csr = await tpm.run(lambda esys: keys.certificate_request(esys, node_key))
     try:

@@ -84,7 +84,10 @@ class DeviceRenewal:
         endorsement = await challenge.endorse(self._tpm, identity.ak)
         async with api.connect(trusted.bundle, trusted.urls, "fabric") as service:
             with fault_point("node.renewal.start"):
-                made = await service.start_renewal(StartRenewal(identity.chain[0], endorsement, AGENT_VERSION))
+                made = await challenge.start(
+                    lambda evidence: service.start_renewal(StartRenewal(identity.chain[0], evidence, AGENT_VERSION)),
+                    endorsement,
+                )
         answered = await challenge.answer(self._tpm, identity.ak, node_key, made)
         proof = ProveRenewal(answered.secret, answered.csr, answered.key, fresh_nonce())
         pending = PendingRenewal(

@@ -6,16 +6,27 @@ The node checks no evidence; the verifier in the cloud does. The functions run i
 from tpm2_pytss import ESAPI
 
 from node.hwbind import keys
-from node.hwbind.endorsement import DEFAULT_EK_TYPE, EkType, read_endorsement
+from node.hwbind.endorsement import read_endorsements
 from node.hwbind.keys import WrappedKey
-from protocol.evidence import EndorsementEvidence, KeyEvidence
+from protocol.evidence import EndorsementEvidence, KeyEvidence, OtherEndorsement
+from protocol.limits import OTHER_ENDORSEMENTS_MAX
 
 
-def endorsement_evidence(esys: ESAPI, ak: WrappedKey, ek_type: EkType = DEFAULT_EK_TYPE) -> EndorsementEvidence:
-    """The evidence in the first message of an activation: the chip's EK and its certificate, and the AK."""
-    endorsement = read_endorsement(esys, ek_type)
+def endorsement_evidence(esys: ESAPI, ak: WrappedKey) -> EndorsementEvidence:
+    """The evidence in the first message of an activation: the chip's EKs and their certificates, and the AK.
+
+    The cloud chooses the EK that the tenant trusts. The RSA EK is the first one, if the chip can make it.
+    """
+    found = read_endorsements(esys)
+    first, *others = found.keys
     return EndorsementEvidence(
-        ek_public=endorsement.public, ak_public=ak.public, ek_certificate=endorsement.certificate
+        ek_public=first.public,
+        ak_public=ak.public,
+        ek_certificate=first.certificate,
+        others=tuple(
+            OtherEndorsement(other.public, other.certificate) for other in others if other.certificate is not None
+        )[:OTHER_ENDORSEMENTS_MAX],
+        intermediates=found.intermediates,
     )
 
 

@@ -1,7 +1,8 @@
 """Messages: the activation exchange (section 5 of the design), and the activation file.
 
-Evolution: requests refuse unknown fields. A field is added at the end with a default, and is sent only to a server
-that announces it. The text below a field is its description in the API document.
+Evolution: requests refuse unknown fields. A field is added at the end with a default. If a server
+refuses the field, the agent sends the request again without it. The text below a field is its description in the API
+document.
 """
 
 from datetime import datetime

@@ -4,8 +4,9 @@ The exchange is that of an activation without the code (section 6 of the design,
 alone authenticates the caller, within the generation in force. A node whose certificate is valid renews it over a
 session instead (`protocol.messages.est`).
 
-Evolution: requests refuse unknown fields. A field is added at the end with a default, and is sent only to a server
-that announces it. The text below a field is its description in the API document.
+Evolution: requests refuse unknown fields. A field is added at the end with a default. If a server
+refuses the field, the agent sends the request again without it. The text below a field is its description in the API
+document.
 """
 
 from datetime import datetime

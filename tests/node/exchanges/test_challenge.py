@@ -6,14 +6,16 @@ import msgspec
 import pytest
 from cryptography import x509
 
-from node.exchanges.challenge import Answered, answer, endorse
+from node.exchanges.challenge import Answered, answer, endorse, start
 from node.hwbind.errors import TpmIntegrity
 from node.hwbind.tpm import Tpm
-from node.link.api import CloudUnreachable
+from node.link.api import CloudRefused, CloudUnreachable
 from protocol.encoding import json_decode, json_encode
+from protocol.endorsement import name_of
 from protocol.evidence import EndorsementEvidence
 from protocol.messages.activation import Challenge, StartActivation
 from protocol.messages.renewal import RenewalChallenge, StartRenewal
+from protocol.problems import Code, ProblemDocument
 from tests.node.conftest import Machine
 from tests.simulators.fabric import Fabric, Request
 
@@ -90,3 +92,42 @@ async def test_a_challenge_for_another_key_is_not_answered(
     other = msgspec.structs.replace(endorsement, ak_public=machine.node_key.public)
     with pytest.raises(TpmIntegrity):
         await answer(tpm, machine.ak, machine.node_key, of_activation(cloud, other))
+
+
+class Cloud:
+    """A cloud that refuses with these codes, one a request, and then takes the evidence."""
+
+    def __init__(self, *codes: Code) -> None:
+        self.codes = list(codes)
+        self.taken: list[EndorsementEvidence] = []
+
+    async def start(self, evidence: EndorsementEvidence) -> str:
+        self.taken.append(evidence)
+        if self.codes:
+            raise CloudRefused(ProblemDocument(type="", title="Refused", status=422, code=self.codes.pop(0)))
+        return "challenge"
+
+
+async def test_a_cloud_that_knows_one_key_only_gets_one_key(endorsement: EndorsementEvidence) -> None:
+    assert endorsement.others
+    plain = msgspec.structs.replace(endorsement, others=(), intermediates=())
+    old = Cloud("invalid")
+    assert await start(old.start, endorsement) == "challenge"
+    assert old.taken == [endorsement, plain]
+    for sent, codes in ((plain, ("invalid",)), (endorsement, ("invalid", "invalid")), (endorsement, ("code_refused",))):
+        refusing = Cloud(*codes)
+        with pytest.raises(CloudRefused) as refused:
+            await start(refusing.start, sent)
+        assert "--allow-ek" not in refused.value.next
+        assert len(refusing.taken) == len(codes)
+
+
+@pytest.mark.parametrize("code", ["evidence_refused", "tier_refused"])
+async def test_a_refused_chip_is_told_by_its_name(endorsement: EndorsementEvidence, code: Code) -> None:
+    with pytest.raises(CloudRefused) as refused:
+        await start(Cloud(code).start, endorsement)
+    assert f"--allow-ek {name_of(endorsement.ek_public).hex()}`" in refused.value.next
+    ecc = msgspec.structs.replace(endorsement, ek_public=endorsement.others[0].ek_public)
+    with pytest.raises(CloudRefused) as refused:
+        await start(Cloud(code).start, ecc)
+    assert "--allow-ek" not in refused.value.next

@@ -471,7 +471,7 @@ def test_a_software_ak_does_not_release_the_secret(machine: Machine, chip: Chip)
         handle = esys.load_external(TPM2B_PUBLIC(publicArea=area), hierarchy=ESYS_TR.NULL)
         try:
             with (
-                endorsement._endorsement_key(esys, "rsa-2048") as (ek, ek_area, _),
+                endorsement._endorsement_key(esys, "rsa2048", endorsement.read_store(esys)) as (ek, ek_area, _),
                 endorsement._endorsement_authorisation(esys, ek_area) as session,
             ):
                 esys.activate_credential(
@@ -522,7 +522,7 @@ def test_an_ecc_ek_of_the_chip(machine: Machine, trust: TenantTrust) -> None:
     chip = Chip(forged.name_of(public), "attested", "ecc_p256", public)
     blob, secret = make_challenge(chip, machine.ak.public, SECRET)
     released = machine.tpm.call(
-        lambda esys: endorsement.activate_credential(esys, machine.ak, blob, secret, ek_type="ecc-p256")
+        lambda esys: endorsement.activate_credential(esys, machine.ak, blob, secret, chip.ek_name)
     )
     assert released == SECRET
 

@@ -1,0 +1,59 @@
+"""Real part: changes the NV memory of a software TPM, as its maker or its owner would."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+
+from tpm2_pytss import ESAPI, TSS2_Exception
+from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPMA_NV
+from tpm2_pytss.types import TPM2B_NV_PUBLIC, TPMS_NV_PUBLIC
+
+from node.hwbind.nv import read_index
+from node.hwbind.tpm import Tpm
+
+MAKERS = (
+    TPMA_NV.PPWRITE | TPMA_NV.PPREAD | TPMA_NV.OWNERREAD | TPMA_NV.AUTHREAD | TPMA_NV.NO_DA | TPMA_NV.PLATFORMCREATE
+)
+"""The attributes that makers give to the index of a certificate."""
+
+_CHUNK_BYTES = 512
+
+
+def define(esys: ESAPI, index: int, size: int, attributes: int = MAKERS, password: bytes = b"") -> ESYS_TR:
+    public = TPMS_NV_PUBLIC(nvIndex=index, nameAlg=TPM2_ALG.SHA256, attributes=TPMA_NV(attributes), dataSize=size)
+    return esys.nv_define_space(password, TPM2B_NV_PUBLIC(nvPublic=public), auth_handle=ESYS_TR.PLATFORM)
+
+
+def write(esys: ESAPI, index: int, content: bytes, attributes: int = MAKERS, password: bytes = b"") -> None:
+    """Define an index with this content."""
+    handle = define(esys, index, len(content), attributes, password)
+    for at in range(0, len(content), _CHUNK_BYTES):
+        esys.nv_write(handle, content[at : at + _CHUNK_BYTES], at, auth_handle=ESYS_TR.PLATFORM)
+    esys.tr_close(handle)
+
+
+def remove(esys: ESAPI, index: int) -> None:
+    """Remove an index, if it is there."""
+    try:
+        handle = esys.tr_from_tpmpublic(index)
+    except TSS2_Exception:
+        return
+    esys.nv_undefine_space(handle, auth_handle=ESYS_TR.PLATFORM)
+
+
+@contextmanager
+def memory(tpm: Tpm, contents: Mapping[int, bytes | None]) -> Iterator[None]:
+    """The chip with these NV contents; None removes an index. Afterwards the indices are as they were."""
+    before = {index: tpm.call(partial(read_index, index=index)).content for index in contents}
+
+    def put(wanted: Mapping[int, bytes | None]) -> None:
+        for index, content in wanted.items():
+            tpm.call(partial(remove, index=index))
+            if content is not None:
+                tpm.call(partial(write, index=index, content=content))
+
+    put(contents)
+    try:
+        yield
+    finally:
+        put(before)
