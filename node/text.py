@@ -1,7 +1,9 @@
 """Pure functions: text from outside (files, arguments, the network) in a form that logs and terminals can show.
 
-Every text of an error, a log line and a condition passes through `shown`.
+Every text of an error, a log line and a condition passes through `shown`. `duration` writes a length of time.
 """
+
+from datetime import timedelta
 
 TEXT_CHARACTERS_MAX = 1000
 """Longest text that is shown. Messages of our own are shorter; a stranger's text can have any length."""
@@ -29,6 +31,19 @@ def shown(text: str, characters_max: int = TEXT_CHARACTERS_MAX) -> str:
 def shown_error(error: BaseException, characters_max: int = TEXT_CHARACTERS_MAX) -> str:
     """Type and text of an exception, as `shown`."""
     return shown(f"{type(error).__name__}: {error}", characters_max)
+
+
+def duration(value: timedelta) -> str:
+    """A duration for people, rounded down to its two largest units: `364 d 23 h`, `9 min 59 s`."""
+    left = int(value.total_seconds())
+    parts: list[str] = []
+    for unit, seconds in (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, left = divmod(left, seconds)
+        if count or parts or unit == "s":
+            parts.append(f"{count} {unit}")
+        if len(parts) == 2:
+            break
+    return " ".join(parts)
 
 
 def _escaped(text: str) -> str:

@@ -208,7 +208,7 @@ class Contact:
 
         The first refresh happens at once, later ones not sooner than `schedule.trust_recovery_seconds` apart.
         """
-        if isinstance(error, CertificateRejected) and error.step != STEP_ISSUER:
+        if isinstance(error, api.ClockWrong) or (isinstance(error, CertificateRejected) and error.step != STEP_ISSUER):
             return False
         pause = schedule.trust_recovery_seconds(self._licence.identity.node)
         if self._recovered_at is not None and trio.current_time() < self._recovered_at + pause:

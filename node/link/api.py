@@ -4,8 +4,10 @@ A call has one of these outcomes:
 
 - It returns an answer of the expected type.
 - It raises `CloudRefused` for a problem document with a conclusive code.
-- It raises `ServerUnproven` if the server could not prove which service it is.
-- It raises `CloudUnreachable` in every other case: network, TLS, 5xx, 429, an unreadable answer.
+- It raises `ServerUnproven` if the server could not prove which service it is. The subclass `ClockWrong` says that only
+  a date is wrong, and by how much this machine's clock is off.
+- It raises `CloudUnreachable` in every other case: network, TLS, 5xx, 429, an unreadable answer. `code` names the cause
+  where it is known: `dns_failed`, `connection_refused`, `unreachable`, `timed_out`, `tls_failed`.
 
 Only the signed statement in a `CloudRefused` can change the state of the licence.
 """
@@ -18,21 +20,26 @@ import httpx
 import msgspec
 import trio
 
+from node.clock import utc_now
 from node.errors import NodeError, Unreachable, VerificationFailed
 from node.exits import Exit
+from node.link.causes import expired, slow_by, whom
+from node.link.connect import CONNECT_SECONDS_MAX
 from node.link.transport import (
     ANSWER_SECONDS_MAX,
-    CONNECT_SECONDS_MAX,
     NodeContext,
+    ServerIdentityError,
     SessionKey,
     client_context,
     http_client,
+    link_failure,
+    unproven_date,
     verification_failure,
 )
-from node.text import shown
+from node.text import duration, shown
 from protocol.encoding import json_decode, json_encode
 from protocol.ids import IdError, Prefix, parse_id
-from protocol.limits import RESPONSE_BODY_BYTES_MAX
+from protocol.limits import CLOCK_SKEW, RESPONSE_BODY_BYTES_MAX
 from protocol.messages.activation import Activated, Challenge, StartActivation
 from protocol.messages.est import (
     HEADER_REQUEST,
@@ -60,12 +67,33 @@ class CloudUnreachable(Unreachable):
     code = "cloud_unreachable"
     next = "Check the network and the cloud's address. A running agent tries again by itself."
 
+    def __init__(self, text: str, *, code: str = "") -> None:
+        super().__init__(text, next_step=_NEXT.get(code, ""))
+        self.code = code or self.code
+
+
+_NEXT = {
+    "dns_failed": "Check the name servers of this machine (/etc/resolv.conf). A running agent tries again by itself.",
+    "connection_refused": "Check that the cloud runs and that its address is right. A running agent tries again by itself.",
+    "unreachable": "Check the network of this machine: cable, address, route. A running agent tries again by itself.",
+    "timed_out": "Check the network and the firewalls on the way to the cloud. A running agent tries again by itself.",
+    "tls_failed": "Check that no proxy or portal answers in the cloud's place. A running agent tries again by itself.",
+}
+"""Next steps by code."""
+
 
 class ServerUnproven(VerificationFailed):
     """The server could not prove that it is the expected service."""
 
     code = "server_unproven"
     next = "Check that the activation file is from this cloud, and that nothing intercepts the connection."
+
+
+class ClockWrong(ServerUnproven):
+    """The server's certificate is from a trusted CA, but is not valid at the time of this machine's clock."""
+
+    code = "clock_wrong"
+    next = "Set the clock of this machine (see `timedatectl`), then try again. A running agent tries again by itself."
 
 
 class CloudRefused(NodeError):
@@ -90,6 +118,37 @@ def _refusal(response: httpx.Response, content: bytes) -> NodeError:
     if kind is None or not kind.conclusive:
         return CloudUnreachable(f"cannot use the cloud's answer: {problem.title.lower()}")
     return CloudRefused(problem)
+
+
+def _unreachable(base_url: str, error: Exception) -> CloudUnreachable:
+    """The cause of an exchange without an answer."""
+    failed = link_failure(error)
+    if failed is not None:
+        return CloudUnreachable(f"cannot reach {base_url}: {failed.text}", code=failed.code)
+    if isinstance(error, httpx.TimeoutException):
+        return CloudUnreachable(f"cannot reach {base_url}: its answer did not come in time", code="timed_out")
+    reason = str(error) or type(error).__name__
+    return CloudUnreachable(f"cannot reach {base_url}: the connection ended before its answer ({shown(reason, 200)})")
+
+
+async def _unproven(base_url: str, error: ServerIdentityError) -> ServerUnproven:
+    """The cause of a failed verification. A server whose certificate has expired is asked for its time."""
+    now, text = utc_now(), f"cannot trust the server at {base_url}: {error}"
+    if error.by_dates:
+        slow = slow_by(error.chain, now)
+        if slow:
+            return ClockWrong(
+                f"{text}. This machine's clock is slow by at least {duration(slow)}: it says {now:%Y-%m-%d %H:%M} UTC"
+            )
+        if expired(error.chain, now):
+            date = await unproven_date(base_url)
+            if date is not None and now - date > CLOCK_SKEW:
+                return ClockWrong(
+                    f"{text}. This machine's clock is fast by {duration(now - date)}, compared with the server's: it "
+                    f"says {now:%Y-%m-%d %H:%M} UTC"
+                )
+            return ServerUnproven(f"{text}. This machine's clock says {now:%Y-%m-%d %H:%M} UTC. {whom(error.chain)}")
+    return ServerUnproven(f"{text}. {whom(error.chain)}")
 
 
 class Service:
@@ -171,14 +230,16 @@ class Service:
                             # open.
                             await response.aclose()
         except trio.TooSlowError as error:
-            raise CloudUnreachable(f"cannot reach {self.base_url}: its answer did not come in time") from error
+            raise CloudUnreachable(
+                f"cannot reach {self.base_url}: its answer did not come in time", code="timed_out"
+            ) from error
         except (httpx.HTTPError, httpx.StreamError) as error:
             if len(content) > RESPONSE_BODY_BYTES_MAX:
                 raise CloudUnreachable(f"cannot use the answer of {self.base_url}: it is too long") from error
-            reason = verification_failure(error)
-            if reason is not None:
-                raise ServerUnproven(f"cannot trust the server at {self.base_url}: {reason}") from error
-            raise CloudUnreachable(f"cannot reach {self.base_url}: {type(error).__name__}") from error
+            unproven = verification_failure(error)
+            if unproven is not None:
+                raise await _unproven(self.base_url, unproven) from error
+            raise _unreachable(self.base_url, error) from error
         if len(content) > RESPONSE_BODY_BYTES_MAX:
             raise CloudUnreachable(f"cannot use the answer of {self.base_url}: it is too long")
         if not 200 <= response.status_code < 300:

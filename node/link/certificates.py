@@ -3,7 +3,7 @@
 `check_chain` has numbered steps, each with its own reason. It raises and never returns a bool. The time is an argument.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from cryptography import x509
@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 
 from node.errors import VerificationFailed
+from node.text import duration
 from protocol.ids import EKU_DEVICE, IdError, NodeId, NodeSpiffeId, TenantId, parse_generation
 from protocol.limits import CLOCK_SKEW
 from protocol.signed.trust import X509Bundle
@@ -61,6 +62,13 @@ class CertificateRejected(VerificationFailed):
     def __init__(self, step: int, reason: str) -> None:
         super().__init__(f"cannot accept the certificate: {reason} (step {step})")
         self.step = step
+
+
+class CertificateOutOfTime(CertificateRejected):
+    """The certificate is new, and is not valid at the time of this machine's clock."""
+
+    code = "clock_wrong"
+    next = "Nothing was stored. Set the clock of this machine (see `timedatectl`), then try again."
 
 
 def issued_by(certificate: x509.Certificate, issuers: tuple[x509.Certificate, ...]) -> bool:
@@ -151,7 +159,7 @@ def check_chain(
     7. The leaf is no CA certificate.
     8. `now` is within the validity dates; `notBefore` may be later by the clock skew.
 
-    Raises CertificateRejected with the number of the failed step.
+    Raises CertificateRejected with the number of the failed step; in step 8 CertificateOutOfTime, if the clock is wrong.
     """
     if not 2 <= len(chain) <= CHAIN_CERTIFICATES_MAX:
         raise CertificateRejected(1, f"the chain does not have 2 to {CHAIN_CERTIFICATES_MAX} certificates")
@@ -197,9 +205,21 @@ def _checked(chain: tuple[bytes, ...], bundle: X509Bundle, expected: _Expected, 
         constraints = None
     if isinstance(constraints, x509.BasicConstraints) and constraints.ca:
         raise CertificateRejected(7, "it is a CA certificate")
-    if not leaf.not_valid_before_utc - CLOCK_SKEW <= now < leaf.not_valid_after_utc:
-        raise CertificateRejected(8, "it is not valid at this machine's time")
+    _check_dates(leaf, expected.usage, now)
     return leaf
+
+
+def _check_dates(leaf: x509.Certificate, usage: str, now: datetime) -> None:
+    """Step 8 of `check_chain`. A session certificate is always new, so an expired one shows a clock that is fast."""
+    early, late = leaf.not_valid_before_utc - CLOCK_SKEW - now, now - leaf.not_valid_after_utc
+    clock = f"the time here is {now:%Y-%m-%d %H:%M} UTC, and this machine's clock"
+    if early > timedelta(0):
+        raise CertificateOutOfTime(8, f"it is not valid yet; {clock} is slow by at least {duration(early)}")
+    if late >= timedelta(0):
+        reason = f"it has expired; {clock} is fast by at least {duration(late)}"
+        if usage == EKU_SESSION:
+            raise CertificateOutOfTime(8, reason)
+        raise CertificateRejected(8, f"{reason}, or the certificate is old")
 
 
 def check_device_chain(

@@ -8,6 +8,9 @@ its certificate. The session key exists in memory only. It reaches OpenSSL throu
 import os
 import ssl
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpcore
@@ -19,19 +22,34 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtensionOID
 
 from node.link.certificates import STORED_CERTIFICATES, UNREADABLE, CertificateRejected, issued_by
+from node.link.connect import CONNECT_SECONDS_MAX, SOCKET_OPTIONS, LinkFailed, open_first
 from protocol.ids import ServiceSpiffeId
 from protocol.signed.trust import X509Bundle
 
-CONNECT_SECONDS_MAX = 10.0
-"""Five times the 2 s that a handshake over a satellite link takes."""
 ANSWER_SECONDS_MAX = 30.0
 """The answer to an activation proof takes about a second; it waits for two commits and a certificate."""
 KEEPALIVE_SECONDS = 5.0
 """An idle connection stays open for the requests of one exchange, not until the next heartbeat slot."""
+_DATE_ERRORS = {9, 10}
+"""X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED (X509_STORE_CTX_get_error(3)). OpenSSL checks dates
+last: the chain leads to a trusted root, and the host name is right."""
+_ENCODING_DER = 2
 
 
 class ServerIdentityError(ssl.SSLCertVerificationError):
-    """The server's certificate is valid for its host name, but is not the certificate of the expected service."""
+    """The server did not prove that it is the expected service.
+
+    `chain` has the certificates that the server showed (DER, leaf first). `by_dates` is True if only a date is wrong.
+    """
+
+    def __init__(self, text: str, chain: tuple[bytes, ...] = (), *, by_dates: bool = False) -> None:
+        super().__init__(text)
+        self.text = text
+        self.chain = chain
+        self.by_dates = by_dates
+
+    def __str__(self) -> str:
+        return self.text
 
 
 class NodeContext(ssl.SSLContext):
@@ -68,20 +86,29 @@ def check_server(der: bytes | None, expected: str, issuers: tuple[x509.Certifica
     except UNREADABLE as error:
         raise ServerIdentityError("the server's certificate cannot be read") from error
     if _uris(certificate) != [expected]:
-        raise ServerIdentityError(f"the server is not {expected}")
+        raise ServerIdentityError(f"the server is not {expected}", (der,))
     if not issued_by(certificate, issuers):
-        raise ServerIdentityError("no issuing CA of services issued the server's certificate")
+        raise ServerIdentityError("no issuing CA of services issued the server's certificate", (der,))
 
 
 class _CheckedObject(ssl.SSLObject):
     """Checks the server at the end of the handshake, before any byte of a request is written."""
 
     def do_handshake(self) -> None:
-        super().do_handshake()
+        try:
+            super().do_handshake()
+        except ssl.SSLCertVerificationError as error:
+            by_dates = error.verify_code in _DATE_ERRORS
+            raise ServerIdentityError(error.verify_message, self._chain(), by_dates=by_dates) from error
         context = self.context
         if not isinstance(context, NodeContext):
             raise ServerIdentityError("the TLS context names no expected service")
         check_server(self.getpeercert(binary_form=True), context.expected, context.issuers)
+
+    def _chain(self) -> tuple[bytes, ...]:
+        """The certificates that the server showed. Python 3.13 has a public method for them, earlier versions not."""
+        shown = self._sslobj.get_unverified_chain() or ()  # type: ignore[attr-defined]  # in every version since 3.10
+        return tuple(certificate.public_bytes(_ENCODING_DER) for certificate in shown)
 
 
 def client_context(bundle: X509Bundle, service: str) -> NodeContext:
@@ -142,12 +169,18 @@ def _load(context: ssl.SSLContext, key: bytes, chain: tuple[bytes, ...]) -> None
 
 
 class _Stream(httpcore.AsyncNetworkStream):
-    """A connection of the library. Unlike the library's, it is closed when its handshake is cancelled."""
+    """A connection of the library. Unlike the library's, it is closed when its handshake is cancelled.
+
+    The kernel probes it while it is idle, so that a connection that a device on the way has dropped ends soon.
+    """
 
     def __init__(self, inner: httpcore.AsyncNetworkStream) -> None:
         self._inner = inner
         self.read, self.write, self.aclose = inner.read, inner.write, inner.aclose  # type: ignore[method-assign]  # passed on
         self.get_extra_info = inner.get_extra_info  # type: ignore[method-assign]  # passed on
+        for option in SOCKET_OPTIONS:
+            with suppress(OSError):  # a system without an option still connects
+                inner.get_extra_info("socket").setsockopt(*option)
 
     async def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
@@ -158,6 +191,12 @@ class _Stream(httpcore.AsyncNetworkStream):
             with trio.CancelScope(shield=True):  # shielded: closing a socket never waits
                 await self._inner.aclose()
             raise
+        except httpcore.ConnectTimeout as error:
+            raise LinkFailed("timed_out", f"the TLS handshake took longer than {timeout:g} s") from error
+        except httpcore.ConnectError as error:
+            if verification_failure(error) is not None:
+                raise
+            raise LinkFailed("tls_failed", f"the TLS handshake failed ({_tls_reason(error)})") from error
 
 
 class _Backend(httpcore.TrioBackend):
@@ -169,11 +208,18 @@ class _Backend(httpcore.TrioBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        return _Stream(await super().connect_tcp(host, port, timeout, local_address, socket_options))
+        async def open_one(address: str) -> _Stream:
+            return _Stream(await super(_Backend, self).connect_tcp(address, port, None, local_address, socket_options))
+
+        return await open_first(host, port, CONNECT_SECONDS_MAX if timeout is None else timeout, open_one)
 
 
 def http_client(context: NodeContext, base_url: str) -> httpx.AsyncClient:
     """An HTTP client with this context. It ignores proxies and CA files of the environment, and follows no redirect."""
+    return _client(context, base_url)
+
+
+def _client(context: ssl.SSLContext, base_url: str) -> httpx.AsyncClient:
     transport = httpx.AsyncHTTPTransport(verify=context, trust_env=False)
     # Only the pool takes the network backend as an argument; the transport does not.
     transport._pool = httpcore.AsyncConnectionPool(  # noqa: SLF001
@@ -199,9 +245,36 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         seen = seen.__cause__ or seen.__context__
 
 
-def verification_failure(error: BaseException) -> str | None:
+def verification_failure(error: BaseException) -> ServerIdentityError | None:
     """The reason if an exchange failed because the server did not prove its identity; None for any other failure."""
+    return next((cause for cause in _causes(error) if isinstance(cause, ServerIdentityError)), None)
+
+
+def link_failure(error: BaseException) -> LinkFailed | None:
+    """The reason if an exchange failed because no connection could be made; None for any other failure."""
+    return next((cause for cause in _causes(error) if isinstance(cause, LinkFailed)), None)
+
+
+def _tls_reason(error: BaseException) -> str:
+    """OpenSSL's reason, such as `WRONG_VERSION_NUMBER`; or the end of the connection."""
     for cause in _causes(error):
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return str(cause.verify_message) if getattr(cause, "verify_message", "") else str(cause)
+        if isinstance(cause, ssl.SSLError) and cause.reason:
+            return cause.reason.lower().replace("_", " ")
+    return "the server ended the connection"
+
+
+async def unproven_date(base_url: str) -> datetime | None:
+    """The `Date` of a server that proved nothing, or None. Use it in a text for people, and for nothing else.
+
+    The request has no secret: `HEAD /` without a client certificate. Anybody on the way can make up the answer.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    with trio.move_on_after(CONNECT_SECONDS_MAX):
+        try:
+            async with _client(context, base_url) as client:
+                return parsedate_to_datetime((await client.head("/")).headers.get("date", ""))
+        except (httpx.HTTPError, ValueError):
+            return None
     return None

@@ -1,9 +1,11 @@
 """Text from outside is shown on one line, without control characters, and bounded."""
 
+from datetime import timedelta
+
 import pytest
 from hypothesis import given, strategies
 
-from node.text import TEXT_CHARACTERS_MAX, shown, shown_error
+from node.text import TEXT_CHARACTERS_MAX, duration, shown, shown_error
 
 ANY_TEXT = strategies.text(strategies.characters(), max_size=60)
 """Surrogates are included: Python reads bytes that are not UTF-8 as surrogates."""
@@ -48,3 +50,17 @@ def test_every_text_is_bounded_printable_and_stable(text: str, limit: int) -> No
 def test_an_exception_has_its_type_in_front() -> None:
     assert shown_error(KeyError("a\nb")) == "KeyError: 'a\\nb'"
     assert len(shown_error(ValueError("A" * 100_000), 300)) == 300
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (timedelta(0), "0 s"),
+        (timedelta(seconds=59.9), "59 s"),
+        (timedelta(minutes=15), "15 min 0 s"),
+        (timedelta(hours=25, minutes=59), "1 d 1 h"),
+        (timedelta(days=364, hours=23), "364 d 23 h"),
+    ],
+)
+def test_a_duration_has_its_two_largest_units(value: timedelta, text: str) -> None:
+    assert duration(value) == text

@@ -2,6 +2,8 @@
 
 import gzip
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from email.utils import format_datetime
 
 import pytest
 import trio
@@ -9,7 +11,7 @@ import trio.testing
 
 from node.exits import Exit
 from node.link import api
-from node.link.api import CloudRefused, CloudUnreachable, ServerUnproven, Service
+from node.link.api import ClockWrong, CloudRefused, CloudUnreachable, ServerUnproven, Service
 from node.link.transport import SessionKey
 from protocol.encoding import json_encode
 from protocol.evidence import EndorsementEvidence
@@ -17,7 +19,8 @@ from protocol.limits import RESPONSE_BODY_BYTES_MAX
 from protocol.messages.activation import StartActivation
 from protocol.messages.sessions import Ask
 from protocol.problems import KINDS, document
-from tests.simulators.fabric import CLIENT, Answer, Fabric, always, hang, raw, refused
+from protocol.signed.trust import TARGET_FORMAT, ServiceUrls
+from tests.simulators.fabric import CLIENT, DAY, Answer, Fabric, always, authority, hang, raw, refused, utc_now
 
 NONCES = "/v1/node/nonces"
 PROBLEM = ("content-type", "application/problem+json")
@@ -128,6 +131,85 @@ async def test_a_server_that_cannot_prove_itself_is_reported(fabric: Fabric) -> 
     with pytest.raises(ServerUnproven, match="the server is not spiffe") as caught:
         await nonce(fabric)
     assert (caught.value.exit, fabric.received) == (Exit.VERIFICATION, 0)
+
+
+async def test_a_stranger_in_the_clouds_place_is_named(fabric: Fabric) -> None:
+    """Such as a proxy that breaks TLS open: the text says who issued its certificate."""
+    fabric.leaves["fabric"] = fabric.service_leaf("fabric", issuer=authority("Portal of the hotel"))
+    with pytest.raises(ServerUnproven, match="a certificate of CN=fabric, issued by CN=Portal of the hotel") as caught:
+        await nonce(fabric)
+    assert (caught.value.code, fabric.received) == ("server_unproven", 0)
+
+
+@pytest.mark.parametrize(
+    ("early", "slow"), [(timedelta(minutes=10), r"9 min 5\d s"), (timedelta(days=364), r"363 d 23 h")]
+)
+async def test_a_slow_clock_is_no_interception(early: timedelta, slow: str, fabric: Fabric) -> None:
+    fabric.leaves["fabric"] = fabric.service_leaf(
+        "fabric", not_before=utc_now() + early, not_after=utc_now() + 400 * DAY
+    )
+    with pytest.raises(ClockWrong, match=f"certificate is not yet valid. .*clock is slow by at least {slow}") as caught:
+        await nonce(fabric)
+    assert (caught.value.code, caught.value.exit) == ("clock_wrong", Exit.VERIFICATION)
+    assert "Set the clock" in caught.value.next
+
+
+@pytest.mark.parametrize(("days", "code"), [(-30, "clock_wrong"), (0, "server_unproven")])
+async def test_an_expired_certificate_names_the_clock_only_if_the_server_has_another_time(
+    days: int, code: str, fabric: Fabric
+) -> None:
+    date = format_datetime(utc_now() + days * DAY, usegmt=True)
+    fabric.answers["/"] = always(404, b"", ("date", date))
+    fabric.leaves["fabric"] = fabric.service_leaf("fabric", not_before=utc_now() - 40 * DAY, not_after=utc_now() - DAY)
+    with pytest.raises(ServerUnproven, match="certificate has expired") as caught:
+        await nonce(fabric)
+    assert caught.value.code == code
+    assert ("clock is fast by 30 d 0 h" in caught.value.text) == (code == "clock_wrong")
+    assert [(request.method, request.path) for request in fabric.requests] == [("HEAD", "/")]
+
+
+async def portal(stream: trio.SocketStream) -> None:
+    """Answers in plain text whatever it is asked."""
+    async with stream:
+        await stream.receive_some()
+        await stream.send_all(b"HTTP/1.1 302 Found\r\nlocation: http://portal.example/\r\n\r\n")
+
+
+async def hangs_up(stream: trio.SocketStream) -> None:
+    async with stream:
+        await stream.receive_some()
+
+
+async def silent(stream: trio.SocketStream) -> None:
+    async with stream:
+        await trio.sleep_forever()
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize(
+    ("server", "code", "text"),
+    [
+        (portal, "tls_failed", "the TLS handshake failed"),
+        (hangs_up, "tls_failed", "the server ended the connection"),
+        (silent, "timed_out", "the TLS handshake took longer than 0.2 s"),
+        (None, "connection_refused", "127.0.0.1 port [0-9]+ refused the connection"),
+    ],
+)
+async def test_a_failed_connection_has_its_cause(
+    server: Callable[[trio.SocketStream], Awaitable[None]] | None, code: str, text: str, nursery: trio.Nursery
+) -> None:
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = listeners[0].socket.getsockname()[1]
+    if server is None:
+        await listeners[0].aclose()
+    else:
+        nursery.start_soon(trio.serve_listeners, server, listeners)
+    url = f"https://127.0.0.1:{port}"
+    async with api.connect(Fabric().bundle, ServiceUrls(TARGET_FORMAT, url, url), "fabric") as service:
+        with pytest.raises(CloudUnreachable, match=f"cannot reach {url}: .*{text}") as caught:
+            await service.nonce()
+    assert caught.value.code == code
+    assert caught.value.next != CloudUnreachable.next
 
 
 async def test_each_service_is_asked_at_its_own_address(fabric: Fabric) -> None:

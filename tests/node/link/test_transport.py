@@ -83,7 +83,7 @@ async def test_a_wrong_server_gets_not_one_byte_of_a_request(fabric: Fabric, nam
         await ask(fabric)
     found = verification_failure(caught.value)
     assert found is not None
-    assert re.search(reason, found), found
+    assert re.search(reason, str(found)), found
     assert (fabric.received, fabric.requests) == (0, [])
 
 
@@ -216,6 +216,23 @@ def test_the_session_key_loads_in_a_hardened_process_of_another_user() -> None:
     """With PR_SET_DUMPABLE = 0 the files of /proc/self belong to root. The memory file must still open."""
     done = subprocess.run([sys.executable, "-c", _AS_NOBODY], capture_output=True, check=False, timeout=30)
     assert done.returncode == 0, done.stderr.decode()
+
+
+async def test_an_idle_connection_is_probed_by_the_kernel(fabric: Fabric) -> None:
+    """An address translator that forgets the connection is noticed within 30 s, and mostly does not forget it."""
+    async with (
+        http_client(client_context(fabric.bundle, "fabric"), fabric.urls.fabric) as client,
+        client.stream("POST", "/v1/node/nonces") as response,
+    ):
+        used = response.extensions["network_stream"].get_extra_info("socket")
+        assert used.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        idle = used.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
+        probes = (
+            used.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL),
+            used.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT),
+        )
+        assert idle + probes[0] * probes[1] <= 30
+        assert used.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 30_000
 
 
 async def test_a_closed_port_is_no_failed_verification() -> None:

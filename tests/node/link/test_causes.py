@@ -1,0 +1,25 @@
+"""Texts for certificates and clocks."""
+
+from datetime import timedelta
+
+from node.link.causes import expired, slow_by, whom
+from tests.simulators.fabric import DAY, Fabric, utc_now
+
+
+def test_a_certificate_is_named_with_its_issuer() -> None:
+    fabric = Fabric()
+    assert whom((fabric.leaves["fabric"].chain[0], b"x")) == (
+        "The server showed a certificate of CN=fabric, issued by CN=services."
+    )
+    assert whom((b"no certificate",)) == "The server's certificate cannot be read."
+    assert whom(()) == "The server showed no certificate."
+
+
+def test_dates_of_a_chain_measure_a_clock() -> None:
+    fabric, now = Fabric(), utc_now()
+    leaf = fabric.service_leaf("fabric", not_before=now + timedelta(minutes=9), not_after=now + DAY).chain[0]
+    assert timedelta(minutes=8, seconds=58) < slow_by((b"unreadable", leaf), now) <= timedelta(minutes=9)
+    assert slow_by((leaf,), now + timedelta(hours=1)) == timedelta(0)
+    assert slow_by((), now) == timedelta(0)
+    assert not expired((leaf,), now)
+    assert expired((leaf, b"unreadable"), now + 2 * DAY)
