@@ -255,7 +255,7 @@ class Agent:
         }
         async with trio.open_nursery() as nursery:
             # Its TpmError ends the agent on purpose.
-            nursery.start_soon(partial(supervised, ends=(TpmError,)), "contact", self._keep_current, self._errors)
+            nursery.start_soon(partial(supervised, ends=(TpmError,)), "heartbeat", self._keep_current, self._errors)
             for where, loop in loops.items():
                 nursery.start_soon(supervised, where, loop, self._errors)
             # Systemd waits for the sign of life, so the pause is short.
@@ -273,7 +273,13 @@ class Agent:
     async def _keep_socket(self) -> None:
         """Serve the socket. After a failure of the server the socket is made again."""
         place, self._place = self._place, None
-        await serve(place or listen(self.config.socket), routes.handler(self), self.contact.conditions)
+        if place is None:
+            place = await trio.to_thread.run_sync(listen, self.config.socket, abandon_on_cancel=True)
+        try:
+            await serve(place, routes.handler(self), self.contact.conditions)
+        finally:
+            # Closed already, unless the server failed before it listened.
+            place.socket.close()
 
     async def _keep_current(self) -> None:
         """Ask the cloud in each heartbeat slot, when lease or session is due, and when woken."""

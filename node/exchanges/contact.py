@@ -13,9 +13,8 @@ published trust once. If its device certificate opens no session any more, the n
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
-from functools import partial
 
 import trio
 
@@ -227,14 +226,9 @@ class Contact:
         A generation that the disk has as the current one is used without a confirmation: a confirmation that was cut
         off while the disk was slow leaves it behind. Raises as `confirm`; StateError, DiskSilent.
         """
-        licence = await on_disk(self._switched, seconds_max=DISK_SECONDS_MAX)
-        if licence is None:
-            find = partial(self._state.pending, self._trust.value, self._licence.identity.generation)
-            pending = await on_disk(find, seconds_max=DISK_SECONDS_MAX)
-            if pending is None:
-                return
-            licence = await self._confirm(pending)
-        await self._put_in_force(licence)
+        found = await on_disk(self._newer, seconds_max=DISK_SECONDS_MAX)
+        if found is not None:
+            await self._put_in_force(await self._confirm(found) if isinstance(found, Identity) else found)
 
     async def _confirm(self, identity: Identity) -> Licence:
         return await confirm(
@@ -252,16 +246,16 @@ class Contact:
         self._licence = licence
         await self.connection.close()
 
-    def _switched(self) -> Licence | None:
-        """The licence of a current generation on the disk that is higher than the generation in use, or None."""
-        try:
-            generation = self._state.identities.current_generation()
-        except StateError:
-            return None  # `State.pending` reports the fault, and writes the file again.
-        if generation is None or generation <= self._licence.identity.generation:
-            return None
-        identity = self._state.identities.load(generation)
-        return self._state.licence_of(identity, self._trust, self._hardware, self._clock, confirmed=True)
+    def _newer(self) -> Licence | Identity | None:
+        """A generation on the disk above the one in use: its licence if it is the current one, or else its identity."""
+        in_use = self._licence.identity.generation
+        # `pending` reports a `current.json` that cannot be read, and writes it again.
+        with suppress(StateError):
+            current = self._state.identities.current_generation()
+            if current is not None and current > in_use:
+                identity = self._state.identities.load(current)
+                return self._state.licence_of(identity, self._trust, self._hardware, self._clock, confirmed=True)
+        return self._state.pending(self._trust.value, in_use)
 
     async def _refresh(self) -> None:
         """Get the current statement: with a new session if one is due, otherwise over the present session.
