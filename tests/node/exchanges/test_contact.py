@@ -408,6 +408,7 @@ async def test_no_answer_without_a_signed_statement_changes_a_state(
 @pytest.mark.parametrize("wrong", ["spiffe", "issuer", "expired"])
 async def test_no_failure_of_tls_changes_a_state(contact: Contact, fabric: Fabric, wrong: str) -> None:
     good = fabric.leaves["fabric"]
+    fabric.answers["/"] = always(404)
     fabric.leaves["fabric"] = {
         "spiffe": lambda: fabric.service_leaf("breakwater"),
         "issuer": lambda: fabric.service_leaf("fabric", issuer=fabric.nodes),
