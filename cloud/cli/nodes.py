@@ -40,8 +40,8 @@ def add_options(group: ArgumentParser) -> None:
 def list_all(args: Namespace) -> None:
     """Print all nodes, or those of a tenant. Raises CliError."""
     nodes = Server(args).pages("/v1/nodes", schemas.Page[schemas.Node], tenant=args.tenant)
-    headings = ("id", "standing", "tier", "generation", "seat", "lease until", "closing", "development")
-    names = ("id", "standing", "tier", "generation", "seat_held", "lease_until", "closing", "development")
+    headings = ("id", "standing", "tier", "generation", "seat", "lease until", "closing", "development", "notice")
+    names = ("id", "standing", "tier", "generation", "seat_held", "lease_until", "closing", "development", "notice")
     emit(nodes, args.json, columns(headings, *names))
 
 

@@ -20,6 +20,7 @@ from cloud.fabric.service.nodes.confirm import Confirmations
 from cloud.fabric.service.nodes.lapse import Lapses
 from cloud.fabric.service.nodes.renewal import Renewals
 from cloud.fabric.service.nodes.renewal_starts import RenewalStarts
+from cloud.fabric.service.nodes.revocation_delivery import RevocationDelivery
 from cloud.fabric.service.nodes.seen import SeenSessions
 from cloud.fabric.service.nodes.session_refusals import SessionRefusals
 from cloud.fabric.service.nodes.sessions import Sessions
@@ -305,6 +306,10 @@ def _node_parts(stores: Stores, ports: Ports, secrets: Secrets, shared: Shared, 
         wake_room=shared.wake_room,
         wake_background=shared.woken.set,
     )
+    delivery = RevocationDelivery(trust_domain=ports.trust_domain, audit=audit, nodes=stores.nodes)
+    seen = SeenSessions(
+        trust_domain=ports.trust_domain, transaction=transaction, audit=audit, nodes=stores.nodes, delivery=delivery
+    )
     statements = Statements(
         now=now,
         transaction=transaction,
@@ -313,8 +318,8 @@ def _node_parts(stores: Stores, ports: Ports, secrets: Secrets, shared: Shared, 
         statement_stream=stream,
         trust_reports=trust.trust_reports,
         wake_room=shared.wake_room,
+        seen=seen,
     )
-    seen = SeenSessions(trust_domain=ports.trust_domain, transaction=transaction, audit=audit, nodes=stores.nodes)
     return NodeParts(
         activations=_activations(stores, ports, secrets, shared, chip_challenges, lapses),
         confirmations=Confirmations(
@@ -374,8 +379,6 @@ def _sessions(
         nonce_key=secrets.nonce_key,
         now=ports.now,
         entropy=ports.entropy,
-        transaction=stores.transaction,
-        audit=shared.audit,
         nodes=stores.nodes,
         issuer=ports.issuer,
         current_trust=ports.current_trust,

@@ -267,6 +267,12 @@ class Node(msgspec.Struct, frozen=True):
     """Latest time at which a lease signed for the node terminates."""
     development: bool = False
     """Whether the node's last session reported that its agent runs in development mode."""
+    superseded_asked_at: datetime | None = None
+    """Time at which a superseded generation asked last, although a later generation is in force."""
+    superseded_asked_generation: int = 0
+    """Number of that superseded generation. 0 if none asked."""
+    notice: str = ""
+    """What deserves an operator's attention. Empty if nothing does."""
 
 
 class Generation(msgspec.Struct, frozen=True):
@@ -295,7 +301,7 @@ class Generation(msgspec.Struct, frozen=True):
     fingerprint: dict[str, str]
     """Fingerprint that the node reported last: name of a component to its HMAC-SHA-256 in hex."""
     told_at: datetime | None
-    """Time at which the node first received its revocation, as the answer to a session request."""
+    """Time at which the node first received the revocation of this generation, as the answer to a request."""
     seen_at: datetime | None = None
     """Time of the last session."""
 

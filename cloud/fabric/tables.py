@@ -119,6 +119,8 @@ class Node(Table, db=UNBOUND, tablename="node"):
     created_at = Timestamptz(default=None)
     confirmed_at = Timestamptz(null=True, default=None)
     development = Boolean(default=False)
+    superseded_asked_at = Timestamptz(null=True, default=None)
+    superseded_asked_generation = Integer(default=0)
 
 
 class Generation(Table, db=UNBOUND, tablename="generation"):

@@ -24,6 +24,7 @@ from protocol.maker_certificates import read_certificate
 PAGE_ITEMS_DEFAULT = 50
 PAGE_ITEMS_MAX = 200
 CURSOR_CHARS_MAX = 128
+SUPERSEDED_ASKS = "the same chip asks with a superseded generation: possibly a clone"
 
 R = TypeVar("R")
 
@@ -117,6 +118,9 @@ def node(row: NodeRow) -> schemas.Node:
         confirmed_at=row.confirmed_at,
         lease_until=row.lease_until,
         development=row.development,
+        superseded_asked_at=row.superseded_asked_at,
+        superseded_asked_generation=row.superseded_asked_generation,
+        notice=SUPERSEDED_ASKS if row.superseded_asked_at is not None else "",
     )
 
 

@@ -90,6 +90,13 @@ _SET_DEVELOPMENT = compiled(
     .returning(Node.id)
 )
 
+_SET_SUPERSEDED_ASKED = compiled(
+    Node.update(params(Node.superseded_asked_at, Node.superseded_asked_generation)).where(
+        Node.id == param("id"),
+        Node.superseded_asked_at.is_null() | (Node.superseded_asked_at <= param("superseded_asked_at")),
+    )
+)
+
 _ADD_GENERATION = _GENERATION.insert
 _GENERATION_BY_ID = compiled(_GENERATION.select().where(Generation.id == param("id")))
 _GENERATIONS = compiled(
@@ -230,6 +237,12 @@ class NodeStore:
     async def set_development(self, node: NodeId, development: bool) -> bool:
         """Store whether the node runs in development mode; True if the stored value changed."""
         return bool(await self._engine.fetch(_SET_DEVELOPMENT, id=node, development=development))
+
+    async def set_superseded_asked(self, node: NodeId, number: int, at: datetime) -> None:
+        """Store which superseded generation asked last, and when. An earlier time changes nothing."""
+        await self._engine.fetch(
+            _SET_SUPERSEDED_ASKED, id=node, superseded_asked_at=at, superseded_asked_generation=number
+        )
 
     async def set_seen(self, key: str, seen: Seen) -> None:
         """Store values that a session reported. `key` is the generation's id."""

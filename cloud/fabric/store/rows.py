@@ -103,7 +103,8 @@ class NodeRow(msgspec.Struct, frozen=True):
     up to `closed_up_to`; Breakwater has closed those up to `closed_at_issuer`; `closing` says that the two numbers
     differ. `code` is the activation code that gave the seat. `lease_until` is the latest `terminate_at` of any lease
     signed for the node. `wake_cursor` grows with every change that the node should fetch. `development` is true if
-    the node's last session reported development mode.
+    the node's last session reported development mode. `superseded_asked_at` is the last time at which a superseded
+    generation asked, `superseded_asked_generation` is that generation's number; None and 0 if none ever did.
     """
 
     id: NodeId
@@ -130,13 +131,15 @@ class NodeRow(msgspec.Struct, frozen=True):
     created_at: datetime
     confirmed_at: datetime | None
     development: bool = False
+    superseded_asked_at: datetime | None = None
+    superseded_asked_generation: int = 0
 
 
 class GenerationRow(msgspec.Struct, frozen=True):
     """A generation of a node: the key of one activation, and its current statement.
 
-    `statement` is the signed token, empty before the first. `told_at` is the time when a session request was first
-    refused with the revocation. `fingerprint` comes from the activation, `seen_fingerprint` from the last session;
+    `statement` is the signed token, empty before the first. `told_at` is the time when a request was first refused
+    with the revocation. `fingerprint` comes from the activation, `seen_fingerprint` from the last session;
     nothing compares the two yet. `trust_version` is the highest version of the published targets that the node has
     reported. `device_issuer` is the key id of the CA of the device certificate that the last session showed.
     """

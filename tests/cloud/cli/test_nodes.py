@@ -51,13 +51,29 @@ def test_list_and_show_say_whether_a_node_runs_in_development_mode(
     calls.answer("GET", f"/v1/nodes/{NODE}", {"node": node, "generations": []})
     assert main(["node", "list"]) == 0
     headings, row = capsys.readouterr().out.splitlines()
-    assert (headings.split()[-1], row.split()[-1]) == ("DEVELOPMENT", shown)
+    assert (headings.split()[-2], row.split()[-2]) == ("DEVELOPMENT", shown)
     assert main(["node", "show", NODE]) == 0
     assert ["development", shown] in [line.split() for line in capsys.readouterr().out.splitlines()]
     assert main(["node", "list", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["development"] is (shown == "yes")
     assert main(["node", "show", NODE, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["node"]["development"] is (shown == "yes")
+
+
+def test_list_and_show_say_that_a_superseded_generation_asks(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
+    notice = "the same chip asks with a superseded generation: possibly a clone"
+    node = SHOWN | {"superseded_asked_at": AT, "superseded_asked_generation": 1, "notice": notice}
+    calls.answer("GET", "/v1/nodes", {"items": [node], "next_cursor": ""})
+    calls.answer("GET", f"/v1/nodes/{NODE}", {"node": node, "generations": []})
+    assert main(["node", "list"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].endswith(notice)
+    assert main(["node", "list", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)[0]
+    assert (listed["superseded_asked_at"], listed["superseded_asked_generation"], listed["notice"]) == (AT, 1, notice)
+    assert main(["node", "show", NODE]) == 0
+    shown = capsys.readouterr().out
+    assert notice in shown
+    assert ["superseded", "asked", "generation", "1"] in [line.split() for line in shown.splitlines()]
 
 
 @pytest.mark.parametrize("action", CHANGES)

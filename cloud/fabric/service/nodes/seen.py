@@ -1,14 +1,17 @@
-"""Use case: store the values that sessions reported, many in one transaction.
+"""Use case: store the values that sessions reported, and the asks of superseded generations, many in one transaction.
 
 A crash loses values of the last seconds. The next session of the node reports them again.
 """
 
+from datetime import datetime
+
 import msgspec
 
 from cloud.fabric.service.audit_log import AuditLog
+from cloud.fabric.service.nodes.revocation_delivery import RevocationDelivery, is_superseded
 from cloud.fabric.service.ports import Transaction
 from cloud.fabric.store.nodes import NodeStore, Seen
-from cloud.fabric.store.rows import NodeRow
+from cloud.fabric.store.rows import GenerationRow, NodeRow
 from protocol.faults import fault_point
 from protocol.ids import NodeId, NodeSpiffeId, TenantId
 
@@ -21,16 +24,34 @@ class _ModeReport(msgspec.Struct, frozen=True):
     development: bool
 
 
+class _Ask(msgspec.Struct, frozen=True):
+    """The last ask of a superseded generation, with the rows as they were then."""
+
+    node: NodeRow
+    generation: GenerationRow
+    at: datetime
+
+
 class SeenSessions:
     """The values that the last session of each generation reported, until they are stored."""
 
-    def __init__(self, *, trust_domain: str, transaction: Transaction, audit: AuditLog, nodes: NodeStore) -> None:
+    def __init__(
+        self,
+        *,
+        trust_domain: str,
+        transaction: Transaction,
+        audit: AuditLog,
+        nodes: NodeStore,
+        delivery: RevocationDelivery,
+    ) -> None:
         self._trust_domain = trust_domain
         self._transaction = transaction
         self._audit = audit
         self._nodes = nodes
+        self._delivery = delivery
         self._seen: dict[str, Seen] = {}
         self._modes: dict[NodeId, _ModeReport] = {}
+        self._asks: dict[str, _Ask] = {}
 
     def __len__(self) -> int:
         """The number of generations whose session is not stored yet."""
@@ -48,10 +69,24 @@ class SeenSessions:
         if node.id in self._modes or development != node.development:
             self._modes[node.id] = _ModeReport(node.tenant, generation, development)
 
+    def note_closed(self, node: NodeRow, generation: GenerationRow, at: datetime) -> None:
+        """Keep that a closed generation asked, if a later generation superseded it. The last ask counts."""
+        if is_superseded(node, generation):
+            self._asks[generation.id] = _Ask(node, generation, at)
+
+    async def record_closed(self, node: NodeRow, generation: GenerationRow, at: datetime) -> None:
+        """Record that a closed generation asked and gets its revocation. The first time is stored at once."""
+        if generation.told_at is not None:
+            self.note_closed(node, generation, at)
+            return
+        with fault_point("fabric.revocation.tell"):
+            async with self._transaction():
+                await self._delivery.write(node, generation, at)
+
     async def store(self) -> None:
         """Store all kept values. A node whose mode changed gets an audit entry, `node.mode_changed`."""
-        seen, modes = dict(self._seen), dict(self._modes)
-        if not seen and not modes:
+        seen, modes, asks = dict(self._seen), dict(self._modes), dict(self._asks)
+        if not seen and not modes and not asks:
             return
         with fault_point("fabric.session.seen"):
             async with self._transaction():
@@ -59,12 +94,17 @@ class SeenSessions:
                     await self._nodes.set_seen(key, entry)
                 for node, report in modes.items():
                     await self._store_mode(node, report)
+                for ask in asks.values():
+                    await self._delivery.write(ask.node, ask.generation, ask.at)
         for key, entry in seen.items():
             if self._seen.get(key) is entry:
                 del self._seen[key]
         for node, report in modes.items():
             if self._modes.get(node) is report:
                 del self._modes[node]
+        for key, ask in asks.items():
+            if self._asks.get(key) is ask:
+                del self._asks[key]
 
     async def _store_mode(self, node: NodeId, report: _ModeReport) -> None:
         if await self._nodes.set_development(node, report.development):

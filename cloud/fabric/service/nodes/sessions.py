@@ -13,7 +13,6 @@ from cloud.fabric import nonce
 from cloud.fabric.entropy import Entropy
 from cloud.fabric.errors import CertificateRefused, CsrRefused, IssuerRefused, IssuerUnavailable, ProofRefused, Refused
 from cloud.fabric.issuer import Issuer
-from cloud.fabric.service.audit_log import AuditLog
 from cloud.fabric.service.input_checks import check_fingerprint, check_nonce_form, check_text
 from cloud.fabric.service.nodes.device_certificate import Device, read_device_certificate
 from cloud.fabric.service.nodes.known import load
@@ -21,14 +20,13 @@ from cloud.fabric.service.nodes.seen import SeenSessions
 from cloud.fabric.service.nodes.session_refusals import SessionRefusals
 from cloud.fabric.service.nodes.statement import Statements
 from cloud.fabric.service.nodes.statement_stream import StatementStream, is_closed
-from cloud.fabric.service.ports import Now, Transaction
+from cloud.fabric.service.ports import Now
 from cloud.fabric.service.published_trust.session_ends import SessionEnds
 from cloud.fabric.service.published_trust.trust_reports import TrustReports
 from cloud.fabric.store.nodes import NodeStore, Seen
 from cloud.fabric.store.rows import GenerationRow, NodeRow
 from cloud.fabric.tuf.current_trust import CurrentTrust
 from protocol.encoding import sha256_hex
-from protocol.faults import fault_point
 from protocol.limits import NONCE_LIFE
 from protocol.messages.sessions import Nonce, OpenSession, ProofClaims, ProofError, Session, StatementAnswer, open_proof
 
@@ -44,8 +42,6 @@ class Sessions:
     nonce_key: bytes = field(repr=False)
     now: Now
     entropy: Entropy
-    transaction: Transaction
-    audit: AuditLog
     nodes: NodeStore
     issuer: Issuer
     current_trust: CurrentTrust
@@ -131,24 +127,8 @@ class Sessions:
         """Step 13. Raises GenerationClosed."""
         if is_closed(node, generation):
             now = self.now()
-            await self._write_delivery(node, generation, now)
+            await self.seen.record_closed(node, generation, now)
             raise self.statement_stream.closed(generation, answer_nonce, now)
-
-    async def _write_delivery(self, node: NodeRow, generation: GenerationRow, now: datetime) -> None:
-        """Store, once, when the node received its revocation, and record it in the audit."""
-        if generation.told_at is not None:
-            return
-        with fault_point("fabric.revocation.tell"):
-            async with self.transaction():
-                if await self.nodes.set_revocation_delivered(node.id, generation.number, now):
-                    await self.audit.write(
-                        f"spiffe://{self.trust_domain}/tenant/{node.tenant}/node/{node.id}",
-                        "revocation.told",
-                        node.id,
-                        node.tenant,
-                        generation=generation.number,
-                        seq=generation.seq,
-                    )
 
     async def _issue(self, body: OpenSession, device: Device) -> tuple[bytes, ...]:
         try:

@@ -9,6 +9,7 @@ from datetime import datetime
 from cloud.fabric.errors import Conflict
 from cloud.fabric.service.input_checks import check_nonce_form
 from cloud.fabric.service.nodes.known import load
+from cloud.fabric.service.nodes.seen import SeenSessions
 from cloud.fabric.service.nodes.statement_stream import StatementStream, is_closed, needs_signing
 from cloud.fabric.service.ports import Now, Transaction
 from cloud.fabric.service.published_trust.trust_reports import TrustReports
@@ -34,6 +35,7 @@ class Statements:
     statement_stream: StatementStream
     trust_reports: TrustReports
     wake_room: WakeRoom
+    seen: SeenSessions
 
     async def statement(self, peer: NodePeer, ask: Ask) -> StatementAnswer:
         """The node's current statement. A lease that is due is signed again first.
@@ -44,6 +46,7 @@ class Statements:
         node, generation = await load(self.nodes, peer.tenant, peer.node, peer.generation)
         now = self.now()
         if is_closed(node, generation):
+            self.seen.note_closed(node, generation, now)
             raise self.statement_stream.closed(generation, ask.nonce, now)
         if generation.state == "offered":
             raise Conflict("this generation is not confirmed yet")
@@ -90,5 +93,9 @@ class Statements:
 
         It has no freshness, because the request carried no nonce. A revocation is final, so it needs none.
         """
+        node = await self.nodes.find(NodeId(peer.node))
         generation = await self.nodes.find_generation(peer.node, peer.generation)
-        return ClosedAnswer(statement=generation.statement if generation is not None else "")
+        if node is None or generation is None:
+            return ClosedAnswer()
+        self.seen.note_closed(node, generation, self.now())
+        return ClosedAnswer(statement=generation.statement)

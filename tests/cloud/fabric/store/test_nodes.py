@@ -121,6 +121,18 @@ async def test_development_mode_is_stored_where_it_differs(stores: Stores) -> No
     assert await stores.nodes.find(NODES[1]) == node(2)
 
 
+async def test_the_last_ask_of_a_superseded_generation_is_stored(stores: Stores) -> None:
+    for number in (1, 2):
+        await stores.nodes.insert(node(number))
+    for number, hours in ((1, 2), (2, 3), (1, 1)):
+        await stores.nodes.set_superseded_asked(NODES[0], number, NOW + hours * HOUR)
+    asked = node(superseded_asked_at=NOW + 3 * HOUR, superseded_asked_generation=2)
+    assert await stores.nodes.find(NODES[0]) == asked
+    assert await stores.nodes.find(NODES[1]) == node(2)
+    await stores.nodes.update(node(seq=9))
+    assert await stores.nodes.find(NODES[0]) == msgspec.structs.replace(asked, seq=9)
+
+
 async def test_the_first_delivery_of_a_revocation_is_stored(stores: Stores) -> None:
     await stores.nodes.insert_generation(generation(state="closed"))
     assert [await stores.nodes.set_revocation_delivered(NODES[0], 1, NOW + hours * HOUR) for hours in (0, 1)] == [

@@ -6,10 +6,11 @@ from datetime import UTC, datetime, timedelta
 from typing import cast
 
 from cloud.fabric.service.audit_log import AuditLog
+from cloud.fabric.service.nodes.revocation_delivery import RevocationDelivery
 from cloud.fabric.service.nodes.seen import SeenSessions
 from cloud.fabric.store.nodes import NodeStore, Seen
 from protocol.ids import NodeId
-from tests.cloud.fabric.store.support import TENANT, node
+from tests.cloud.fabric.store.support import TENANT, generation, node
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 NODE = node()
@@ -44,8 +45,10 @@ class Nodes:
         self.meanwhile()
         return node == NODE.id
 
-    async def write(self, actor: str, action: str, subject: str, tenant: str, **detail: object) -> None:
-        self.audited.append((actor, action, subject, tenant, detail))
+    async def write(self, *values: object, **detail: object) -> None:
+        """An audit entry, or the delivery of a revocation."""
+        self.audited.append((*values, detail))
+        self.meanwhile()
 
 
 def seen_by(nodes: Nodes) -> SeenSessions:
@@ -54,6 +57,7 @@ def seen_by(nodes: Nodes) -> SeenSessions:
         transaction=nodes.transaction,
         audit=cast(AuditLog, nodes),
         nodes=cast(NodeStore, nodes),
+        delivery=cast(RevocationDelivery, nodes),
     )
 
 
@@ -126,3 +130,34 @@ async def test_a_mode_that_comes_while_another_is_stored_waits_for_the_next_time
         {"generation": 1, "mode": "development"},
         {"generation": 2, "mode": "production"},
     ]
+
+
+async def test_the_asks_of_a_superseded_generation_are_stored_in_one_transaction() -> None:
+    nodes = Nodes()
+    seen = seen_by(nodes)
+    row, first = node(current_generation=2), generation(confirmed_at=NOW, told_at=NOW)
+    await seen.record_closed(row, first, NOW)
+    later = NOW + timedelta(minutes=1)
+    await seen.record_closed(row, first, later)
+    assert nodes.transactions == 0
+    nodes.meanwhile = lambda: seen.note_closed(row, first, later + timedelta(minutes=1))
+    await seen.store()
+    nodes.meanwhile = int
+    await seen.store()
+    await seen.store()
+    assert nodes.transactions == 2
+    assert [entry[2] for entry in nodes.audited] == [later, later + timedelta(minutes=1)]
+
+
+async def test_the_first_delivery_is_stored_at_once() -> None:
+    nodes = Nodes()
+    await seen_by(nodes).record_closed(NODE, generation(), NOW)
+    assert (nodes.transactions, nodes.audited) == (1, [(NODE, generation(), NOW, {})])
+
+
+async def test_a_revoked_generation_that_asks_again_is_not_recorded() -> None:
+    nodes = Nodes()
+    seen = seen_by(nodes)
+    await seen.record_closed(node(current_generation=1), generation(confirmed_at=NOW, told_at=NOW), NOW)
+    await seen.store()
+    assert nodes.transactions == 0
