@@ -379,7 +379,7 @@ class SoftTpm:
         )
         _wait(
             "swtpm",
-            lambda: data.exists() and control.exists(),
+            lambda: _listening(data, control),
             lambda: daemons.ended("swtpm"),
             lambda: daemons.log("swtpm"),
         )
@@ -418,6 +418,14 @@ def _runtime_directory() -> Path:
         path.rmdir()
         path = Path(tempfile.mkdtemp(prefix="softtpm-", dir="/tmp"))
     return path
+
+
+def _listening(*paths: Path) -> bool:
+    """Whether a process listens on each socket. A socket's file appears earlier, and refuses connections until then."""
+    # /proc/net/unix (proc(5)): the fourth column has the flags, __SO_ACCEPTCON is 10000; the path is the last column.
+    rows = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
+    listening = {row[7] for row in rows if len(row) == 8 and row[3] == "00010000"}
+    return all(str(path) in listening for path in paths)
 
 
 def _program(name: str) -> str:

@@ -19,6 +19,7 @@ import trio
 
 from node.clock import Clock, asleep_seconds, utc_now
 from node.config import Config
+from node.disk.boot import BootRecord
 from node.errors import NodeError, StateError
 from node.exchanges import schedule
 from node.exchanges.contact import Contact, errand
@@ -109,7 +110,7 @@ class Agent:
         asleep: Callable[[], float] = asleep_seconds,
     ) -> Self:
         """Make the agent of a state directory and its TPM. Raises NotActivated, StateError, TrustError."""
-        hardware = HardwareCheck(tpm)
+        hardware = HardwareCheck(tpm, BootRecord(config.socket.parent), state.conditions)
         licence = state.load_licence(hardware, clock)
         return cls(config, Contact(state, tpm, hardware, licence, clock), hardware, clock, asleep)
 
@@ -183,7 +184,7 @@ class Agent:
 
     async def _check_hardware(self) -> None:
         """Check the TPM. Raises as `HardwareCheck.check`."""
-        await self._hardware.check(self.licence.identity.node_key, self.licence.lease_serves)
+        await self._hardware.check(self.licence.identity.node_key, self.licence.identity.endorsement)
 
     # Loops
 
@@ -355,12 +356,18 @@ class Agent:
             self._errors.clear("hardware check")
 
     def _raise_lasting_fault(self) -> None:
-        """End the agent (exit 87) if the TPM still fails at `refresh_after`, so that systemd restarts it.
+        """End the agent (exit 87) if the TPM fails at `refresh_after` and was not known in this boot.
 
-        Without a lease (a suspended node, for example) the agent keeps running: a restart would gain nothing.
+        With a TPM that is known to be in this machine, the lease's dates decide. Without a lease (a suspended node, for
+        example) a restart would gain nothing.
         """
         fault, lease = self._hardware.fault, self.licence.lease
-        if fault is not None and lease is not None and self._clock() >= lease.refresh_after:
+        if (
+            fault is not None
+            and not self._hardware.proven
+            and lease is not None
+            and self._clock() >= lease.refresh_after
+        ):
             raise fault
 
     async def _renew_device_if_due(self) -> None:

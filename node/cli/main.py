@@ -175,15 +175,16 @@ def _collect_garbage() -> None:
 async def _own_status(config: Config) -> dict[str, Any]:
     """Status without a running agent: from the stored statements, and a check of the TPM."""
     from node.clock import utc_now
+    from node.disk.boot import BootRecord
     from node.hwbind.errors import TpmError
     from node.licensing.hardware import HardwareCheck
     from node.local.documents import status_document
 
     async def work(state: Any, tpm: Any) -> Any:
-        hardware = HardwareCheck(tpm)
+        hardware = HardwareCheck(tpm, BootRecord(config.socket.parent), state.conditions)
         licence = state.load_licence(hardware, utc_now)
         try:
-            await hardware.check(licence.identity.node_key, licence.lease_serves)
+            await hardware.check(licence.identity.node_key, licence.identity.endorsement)
         except TpmError as error:
             # `status` works in every state. The exit code in the document reports the TPM's fault.
             logging.getLogger("cascadia").error("%s", error)
@@ -255,18 +256,19 @@ async def _renew(config: Config, args: argparse.Namespace) -> int:
 
 async def _own_renewal(config: Config, *, rekey: bool) -> dict[str, Any]:
     from node.clock import utc_now
+    from node.disk.boot import BootRecord
     from node.exchanges.contact import Contact
     from node.licensing.hardware import HardwareCheck
     from node.local.documents import license_document
 
     async def work(state: Any, tpm: Any) -> Any:
-        hardware = HardwareCheck(tpm)
+        hardware = HardwareCheck(tpm, BootRecord(config.socket.parent), state.conditions)
         licence = state.load_licence(hardware, utc_now)
-        await hardware.check(licence.identity.node_key, licence.lease_serves)
+        await hardware.check(licence.identity.node_key, licence.identity.endorsement)
         contact = Contact(state, tpm, hardware, licence, utc_now)
         try:
             # Another machine's TPM cannot make the proof. The document then shows the state `hardware-mismatch`.
-            if hardware.status == "ours":
+            if hardware.status != "other":
                 await contact.renew(rekey=rekey)
         finally:
             await contact.connection.close()

@@ -44,6 +44,7 @@ from node.disk.files import (
 )
 from node.errors import StateDamaged, StateError, StateUnsafe
 from node.hwbind.keys import WrappedKey
+from node.hwbind.presence import EndorsementRecord
 from protocol.encoding import sha256_hex
 from protocol.faults import fault_point
 from protocol.ids import ActivationId, IdError, NodeId, RenewalId, TenantId, parse_id, parse_trust_domain
@@ -67,7 +68,8 @@ _NEXT_ACTIVATION = (
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
     """One generation of this node. `chain` is in DER, leaf first. `fingerprint_salt` is the salt of the tenant.
 
-    `doubtful` has name and content of each file that another user could have written.
+    `endorsement` is the EK of the chip that holds the keys; None if an older agent stored the generation. `doubtful` has
+    name and content of each file that another user could have written.
     """
 
     trust_domain: str
@@ -80,6 +82,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     ak: WrappedKey
     node_key: WrappedKey
     chain: tuple[bytes, ...]
+    endorsement: EndorsementRecord | None = None
     doubtful: tuple[tuple[str, bytes], ...] = ()
 
     @property
@@ -99,9 +102,10 @@ class _IdentityFile(StateFile, frozen=True, kw_only=True, forbid_unknown_fields=
     ak_parent: bytes
     node_parent: bytes
     blobs_sha256: dict[str, str]
-    # Older agents stored no public part of the parents.
+    # Older agents stored neither the public parts of the parents nor the endorsement.
     ak_parent_public: bytes | msgspec.UnsetType = msgspec.UNSET
     node_parent_public: bytes | msgspec.UnsetType = msgspec.UNSET
+    endorsement: EndorsementRecord | msgspec.UnsetType = msgspec.UNSET
 
 
 class _CurrentFile(StateFile, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -122,6 +126,7 @@ class PendingActivation(StateFile, frozen=True, kw_only=True, forbid_unknown_fie
     ak: WrappedKey
     node_key: WrappedKey
     proof: bytes
+    endorsement: EndorsementRecord | msgspec.UnsetType = msgspec.UNSET
 
 
 class PendingRenewal(StateFile, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -135,12 +140,14 @@ class PendingRenewal(StateFile, frozen=True, kw_only=True, forbid_unknown_fields
     renewal: RenewalId
     node_key: WrappedKey
     proof: bytes
+    endorsement: EndorsementRecord | msgspec.UnsetType = msgspec.UNSET
 
 
 class _KeyFile(StateFile, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A node key that a rekey made after the activation."""
+    """A node key that a rekey made after the activation, or the key of an older agent with its endorsement."""
 
     node_key: WrappedKey
+    endorsement: EndorsementRecord | msgspec.UnsetType = msgspec.UNSET
 
 
 def _key_name(public_key: ec.EllipticCurvePublicKey) -> str:
@@ -217,6 +224,7 @@ class IdentityStore:
             blobs_sha256={name: sha256_hex(data) for name, data in blobs.items()},
             ak_parent_public=identity.ak.parent_public or msgspec.UNSET,
             node_parent_public=identity.node_key.parent_public or msgspec.UNSET,
+            endorsement=identity.endorsement or msgspec.UNSET,
         )
         files = {
             **blobs,
@@ -243,9 +251,10 @@ class IdentityStore:
             raise StateDamaged(directory / "identity.json", str(error)) from error
         blob = {name: files.read_blob(name, record) for name in ("ak.pub", "ak.priv", "node.pub", "node.priv")}
         chain = decode_chain(directory / "device.pem", files.read("device.pem"))
-        node_key = _later_key(files, chain) or WrappedKey(
+        first_key = WrappedKey(
             blob["node.pub"], blob["node.priv"], record.node_parent, record.node_parent_public or None
         )
+        key = _later_key(files, chain) or _KeyFile(node_key=first_key, endorsement=record.endorsement)
         return Identity(
             trust_domain=record.trust_domain,
             tenant=record.tenant,
@@ -255,8 +264,9 @@ class IdentityStore:
             confirm_by=record.confirm_by,
             fingerprint_salt=record.fingerprint_salt,
             ak=WrappedKey(blob["ak.pub"], blob["ak.priv"], record.ak_parent, record.ak_parent_public or None),
-            node_key=node_key,
+            node_key=key.node_key,
             chain=chain,
+            endorsement=key.endorsement or None,
             doubtful=tuple(files.doubtful.items()),
         )
 
@@ -313,20 +323,28 @@ class IdentityStore:
                         remove_directory(self.generation_dir(old))
 
     def replace_device_chain(
-        self, generation: int, chain: tuple[bytes, ...], node_key: WrappedKey | None = None
+        self,
+        generation: int,
+        chain: tuple[bytes, ...],
+        node_key: WrappedKey | None = None,
+        endorsement: EndorsementRecord | None = None,
     ) -> None:
         """Replace the device certificate, and after a rekey the node key, in one rename.
 
         `node_key` is the new key that the certificate certifies; None means that the key stays the same. The caller has
-        verified both. A crash leaves the old pair or the new pair. Raises as `load` and `write_atomic`; ValueError if
-        `chain` is empty or holds something else than certificates.
+        verified both. `endorsement` is stored with a new key, and with the same key if none was stored yet. A crash
+        leaves the old pair or the new pair. Raises as `load` and `write_atomic`; ValueError if `chain` is empty or
+        holds something else than certificates.
         """
         data = encode_chain(chain)
         directory = self.generation_dir(generation)
-        new_key = node_key if node_key not in (None, self.load(generation).node_key) else None
+        before = self.load(generation)
+        first_endorsement = endorsement is not None and before.endorsement is None
+        new_key = node_key if first_endorsement or node_key not in (None, before.node_key) else None
         if new_key is not None:
+            record = _KeyFile(node_key=new_key, endorsement=endorsement or msgspec.UNSET)
             with fault_point("node.key.save"):
-                write_atomic(directory / _key_name(new_key.public_key()), encode_state(_KeyFile(node_key=new_key)))
+                write_atomic(directory / _key_name(new_key.public_key()), encode_state(record))
         with fault_point("node.device.replace"):
             write_atomic(directory / "device.pem", data)
         if new_key is not None:
@@ -406,14 +424,14 @@ class _Files:
             raise StateDamaged(self._directory / name, "it is torn or was edited (its checksum does not match)")
         return data
 
-    def read_key(self, name: str) -> WrappedKey | None:
+    def read_key(self, name: str) -> _KeyFile | None:
         """The key in a key file, or None if the file is missing. Raises StateDamaged, StateUnreadable."""
         data = self.read_if_stored(name)
-        return None if data is None else decode_state(self._directory / name, data, _KeyFile).node_key
+        return None if data is None else decode_state(self._directory / name, data, _KeyFile)
 
 
-def _later_key(files: _Files, chain: tuple[bytes, ...]) -> WrappedKey | None:
-    """The node key that the certificate certifies, if a rekey made it; otherwise None. Raises StateDamaged."""
+def _later_key(files: _Files, chain: tuple[bytes, ...]) -> _KeyFile | None:
+    """The node key that the certificate certifies, if it has a file; otherwise None. Raises StateDamaged."""
     try:
         public_key = x509.load_der_x509_certificate(chain[0]).public_key() if chain else None
     except (ValueError, UnsupportedAlgorithm):

@@ -21,7 +21,7 @@ from node.errors import NodeError, StateDamaged, StateError, StateUnsafe
 from node.exchanges import challenge
 from node.exchanges.confirmation import confirm
 from node.exits import Exit
-from node.hwbind import fingerprint, keys
+from node.hwbind import fingerprint, keys, presence
 from node.hwbind.tpm import Tpm
 from node.licensing.hardware import HardwareCheck
 from node.licensing.licence import Licence
@@ -202,6 +202,7 @@ class _Activation:
                 )
         self._say("answering the challenge with the TPM")
         answered = await challenge.answer(tpm, ak, node_key, made)
+        record = await tpm.run(lambda esys: presence.record_endorsement(esys, node_key, endorsement.ek_public))
         components = await trio.to_thread.run_sync(fingerprint.read_components, abandon_on_cancel=True)
         proof = ProveActivation(
             secret=answered.secret,
@@ -216,6 +217,7 @@ class _Activation:
             node_key=node_key,
             fingerprint_salt=made.fingerprint_salt,
             proof=json_encode(proof),
+            endorsement=record,
         )
         self._state.identities.save_activation(pending)
         return pending
@@ -248,6 +250,7 @@ class _Activation:
             fingerprint_salt=pending.fingerprint_salt,
             activated_at=self._clock(),
             confirm_by=answer.confirm_by,
+            endorsement=pending.endorsement or None,
         )
         identities.save_generation(identity)
         return identity

@@ -18,8 +18,9 @@ from node.disk.thread import DISK_SECONDS_MAX, on_disk
 from node.errors import StateDamaged
 from node.exchanges import challenge
 from node.exchanges.session import Credentials, SessionRefused, fresh_nonce
-from node.hwbind import keys
+from node.hwbind import keys, presence
 from node.hwbind.keys import WrappedKey
+from node.hwbind.presence import EndorsementRecord
 from node.hwbind.tpm import Tpm
 from node.licensing.licence import Licence
 from node.link import api
@@ -91,7 +92,13 @@ class DeviceRenewal:
         answered = await challenge.answer(self._tpm, identity.ak, node_key, made)
         proof = ProveRenewal(answered.secret, answered.csr, answered.key, fresh_nonce())
         pending = PendingRenewal(
-            generation=identity.generation, renewal=made.renewal, node_key=node_key, proof=json_encode(proof)
+            generation=identity.generation,
+            renewal=made.renewal,
+            node_key=node_key,
+            proof=json_encode(proof),
+            endorsement=await self._tpm.run(
+                lambda esys: presence.record_endorsement(esys, node_key, endorsement.ek_public)
+            ),
         )
         await on_disk(partial(self._state.identities.save_renewal, pending), seconds_max=DISK_SECONDS_MAX)
         await self._finish(licence, pending)
@@ -125,13 +132,19 @@ class DeviceRenewal:
             if refusal.problem.statement:
                 raise SessionRefused(refusal, json_decode(pending.proof, ProveRenewal).answer_nonce) from refusal
             raise
-        await self._take(licence, answer.certificate_chain, pending.node_key)
+        await self._take(licence, answer.certificate_chain, pending.node_key, pending.endorsement or None)
         await self._clear()
 
     async def _clear(self) -> None:
         await on_disk(self._state.identities.clear_renewal, seconds_max=DISK_SECONDS_MAX)
 
-    async def _take(self, licence: Licence, chain: tuple[bytes, ...], node_key: WrappedKey) -> None:
+    async def _take(
+        self,
+        licence: Licence,
+        chain: tuple[bytes, ...],
+        node_key: WrappedKey,
+        endorsement: EndorsementRecord | None = None,
+    ) -> None:
         """Check a certificate, then store it and its key in place of the present ones. Raises CertificateRejected."""
         identity = licence.identity
         stored = check_device_chain(
@@ -143,6 +156,7 @@ class DeviceRenewal:
             public_key=node_key.public_key(),
             now=self._clock(),
         )
-        replace = partial(self._state.identities.replace_device_chain, identity.generation, stored, node_key)
+        identities = self._state.identities
+        replace = partial(identities.replace_device_chain, identity.generation, stored, node_key, endorsement)
         await on_disk(replace, seconds_max=DISK_SECONDS_MAX)
-        licence.replace_certificate(stored, node_key)
+        licence.replace_certificate(stored, node_key, endorsement)

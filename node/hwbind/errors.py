@@ -15,6 +15,7 @@
       TpmLockout
       TpmIntegrity
       TpmNotOurs             (84)
+        TpmCleared           (84) the chip of the activation
       TpmFailed
 
 No error changes a licence state by itself. TpmNotOurs leads to the state `hardware-mismatch`
@@ -189,6 +190,14 @@ class TpmNotOurs(TpmError):
         "This is another machine, or its TPM was cleared. Activate the machine again with an activation code that "
         "has a free seat."
     )
+
+
+class TpmCleared(TpmNotOurs):
+    """The TPM is the one of the activation, and it cannot make the parent of the node's keys any more."""
+
+    code = "tpm-cleared"
+    summary = "cannot use the node's key: this TPM was cleared"
+    advice = "Activate the machine again with an activation code. The same TPM stays the same node, in the same seat."
 
 
 class TpmFailed(TpmError):

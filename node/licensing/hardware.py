@@ -2,28 +2,65 @@
 
 `HardwareCheck` is the only owner. It holds the result of the last check, or the fault of a contact that failed at the
 TPM.
+
+The administration of a TPM can make the node's key unusable: a password, a disabled hierarchy, a permission. The agent
+then runs on its lease, if it is known that the TPM of the activation is in this machine (`node.hwbind.presence`).
+Otherwise it does not run, because a copied disk with a hidden TPM looks the same.
 """
 
 import logging
 from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 
-from node.hwbind import keys
-from node.hwbind.errors import TpmError, TpmFailed, TpmIntegrity, TpmLockout, TpmNotOurs
+import trio
+
+from node.conditions import Conditions
+from node.disk.boot import BootRecord
+from node.disk.thread import DiskSilent, on_disk
+from node.hwbind import keys, presence
+from node.hwbind.errors import TpmCleared, TpmError, TpmNotOurs
 from node.hwbind.keys import WrappedKey
+from node.hwbind.presence import EndorsementRecord
 from node.hwbind.tpm import Esys, Tpm
 from node.licensing.verdict import Hardware
 
 log = logging.getLogger("cascadia.hardware")
 
+T = TypeVar("T")
+
+
+RECORD_SECONDS_MAX = 2.0
+"""How long a check waits for the record of the boot. The record is in memory; a frozen state disk can be before it."""
+
+
+async def _briefly(work: Callable[[], T]) -> T | None:
+    """The result of disk work; None if the disk does not answer."""
+    try:
+        return await on_disk(work, seconds_max=RECORD_SECONDS_MAX)
+    except DiskSilent as error:
+        log.warning("%s", error)
+        return None
+
 
 class HardwareCheck:
     """Whether this machine's TPM holds the node's key."""
 
-    def __init__(self, tpm: Tpm) -> None:
+    def __init__(self, tpm: Tpm, boot: BootRecord | None = None, conditions: Conditions | None = None) -> None:
+        """Asks nothing yet.
+
+        Args:
+            tpm: the TPM.
+            boot: the record that the key has answered in this boot; None keeps no record.
+            conditions: where the faults of the TPM are reported.
+        """
         self._tpm = tpm
+        self._boot = boot
+        self._conditions = conditions
         self._status: Hardware = "unchecked"
         self._proven = False
         self._fault: TpmError | None = None
+        self._reported: set[str] = set()
 
     @property
     def status(self) -> Hardware:
@@ -32,7 +69,7 @@ class HardwareCheck:
 
     @property
     def proven(self) -> bool:
-        """Whether the TPM has used the node's key at any time in this run."""
+        """Whether the TPM of the activation is in this machine: by the key in this boot, or by the recorded EK."""
         return self._proven
 
     @property
@@ -40,45 +77,98 @@ class HardwareCheck:
         """The last fault of the TPM; None after the TPM has passed a check or the cloud has answered."""
         return self._fault
 
-    async def check(self, node_key: WrappedKey, lease_serves: Callable[[], bool]) -> None:
-        """Have the TPM load the node's key, and record the result.
+    async def check(self, node_key: WrappedKey, endorsement: EndorsementRecord | None = None) -> None:
+        """Have the TPM use the node's key, and record the result.
 
-        The answer "the key belongs to another chip" is recorded as a result. A TPM that answers with an error is
-        tolerated while `lease_serves()` is true, which means that the lease needs no refresh yet. `lease_serves` is
-        called after the TPM has failed, because a slow TPM takes seconds. Raises TpmError for every other fault.
+        The answer "the key belongs to another chip" is recorded as a result. Any other fault is recorded as such if the
+        TPM is known to be in this machine; the lease's dates then decide. Raises TpmError if it is not known.
         """
+        boot_id, answered = await self._read_record(node_key)
 
-        def load(esys: Esys) -> None:
+        def ask(esys: Esys) -> bytes:
+            if boot_id and not answered:
+                return presence.sign_boot(esys, node_key, boot_id)
             with keys.loaded(esys, node_key):
-                pass
+                return b""
 
         try:
-            await self._tpm.run(load)
+            signature = await self._tpm.run(ask)
         except TpmNotOurs as error:
-            log.error("%s", error)
-            self._status = "other"
-        except (TpmFailed, TpmLockout, TpmIntegrity) as error:
-            if not lease_serves():
+            await self._record_other(error, node_key, endorsement)
+        except TpmError as error:
+            if not (self._proven or answered or await self._shows(node_key, endorsement)):
                 raise
-            log.error("%s; the lease counts until it is due for refresh", error)
-            self._status = "unavailable"
+            log.error("%s; the lease's dates decide, because the TPM of the activation is in this machine", error)
+            self._proven = True
+            self.report_fault(error)
         else:
             self.report_ours()
             self.clear_fault()
+            if signature and self._boot is not None:
+                await _briefly(partial(self._boot.save, boot_id, signature))
 
     def report_ours(self) -> None:
         """Record that the TPM has used the node's key."""
         self._status = "ours"
         self._proven = True
+        self._clear_conditions()
 
     def report_fault(self, error: TpmError) -> None:
-        """Record that the TPM failed. TpmNotOurs is recorded as another chip, which closes the gate, not as a fault."""
+        """Record that the TPM failed. TpmNotOurs is recorded as another chip, which closes the gate, not as a fault.
+
+        After the answer that the key belongs to another chip, a fault does not open the gate again.
+        """
         if isinstance(error, TpmNotOurs):
             self._status = "other"
+            self._proven = False
         else:
-            self._status = "unavailable"
+            if self._status != "other":
+                self._status = "unavailable"
             self._fault = error
+        if self._conditions is not None:
+            self._clear_conditions(but=error.code)
+            self._conditions.report(error.code, str(error), error.advice)
+            self._reported.add(error.code)
 
     def clear_fault(self) -> None:
         """Record that the TPM or the cloud has answered. An earlier fault then no longer ends the agent."""
         self._fault = None
+
+    async def _read_record(self, node_key: WrappedKey) -> tuple[str, bool]:
+        """As `_answered`. Without an answer of the disk there is no record."""
+        return await _briefly(lambda: self._answered(node_key)) or ("", False)
+
+    def _answered(self, node_key: WrappedKey) -> tuple[str, bool]:
+        """The id of this boot, and whether the node key is recorded to have answered in it."""
+        if self._boot is None:
+            return "", False
+        boot_id, stored = self._boot.boot_id(), self._boot.load()
+        if not boot_id or stored is None or stored[0] != boot_id:
+            return boot_id, False
+        return boot_id, presence.signed_in_boot(node_key, boot_id, stored[1])
+
+    async def _shows(self, node_key: WrappedKey, record: EndorsementRecord | None) -> bool:
+        """Whether the TPM shows the recorded EK. Runs in a thread of its own, because it uses the TPM several times."""
+        if record is None:
+            return False
+        return await trio.to_thread.run_sync(
+            lambda: presence.shows_endorsement(self._tpm, node_key, record), abandon_on_cancel=True
+        )
+
+    async def _record_other(
+        self, error: TpmNotOurs, node_key: WrappedKey, endorsement: EndorsementRecord | None
+    ) -> None:
+        """Record the answer that the key is not of this TPM. The text says whether it is the TPM of the activation."""
+        self._status = "other"
+        if self._boot is not None:
+            await _briefly(self._boot.clear)
+        if await self._shows(node_key, endorsement):
+            error = TpmCleared(error.detail)
+        log.error("%s", error)
+        self.report_fault(error)
+
+    def _clear_conditions(self, but: str = "") -> None:
+        if self._conditions is not None:
+            for code in self._reported - {but}:
+                self._conditions.clear(code)
+            self._reported &= {but}

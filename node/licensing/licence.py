@@ -12,6 +12,7 @@ import msgspec
 from node.disk.identity import Identity
 from node.errors import StateError, VerificationFailed
 from node.hwbind.keys import WrappedKey
+from node.hwbind.presence import EndorsementRecord
 from node.licensing import acceptance
 from node.licensing.hardware import HardwareCheck
 from node.licensing.store import LicenceStore
@@ -195,9 +196,16 @@ class Licence:
             return False
         return True
 
-    def replace_certificate(self, chain: tuple[bytes, ...], node_key: WrappedKey) -> None:
-        """Use the device certificate (DER, leaf first) and node key that were just stored."""
-        self._identity = msgspec.structs.replace(self._identity, chain=chain, node_key=node_key)
+    def replace_certificate(
+        self, chain: tuple[bytes, ...], node_key: WrappedKey, endorsement: EndorsementRecord | None = None
+    ) -> None:
+        """Use the device certificate (DER, leaf first), node key and endorsement that were just stored.
+
+        Without `endorsement` the earlier one stays; after a rekey it is void, because the old key signed it.
+        """
+        self._identity = msgspec.structs.replace(
+            self._identity, chain=chain, node_key=node_key, endorsement=endorsement or self._identity.endorsement
+        )
 
     def put_in_force(self) -> None:
         """Record that the cloud has confirmed this generation and that it is the current one on the disk."""

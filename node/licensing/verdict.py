@@ -15,8 +15,9 @@ The rules:
 - A lease is judged at the later of the wall clock and the lease's `issued_at`. `issued_at` is a signed time that has
   surely passed. So a clock that fell back (an empty coin cell) does not stop a site; it is flagged. The agent has no
   trusted time yet, so a clock that is held back prolongs a lease.
-- The gate opens only after the TPM has used the node's key in the present run. If the TPM fails after that, the lease's
-  dates decide. From `refresh_after` on the exit code is that of the TPM, because without the TPM there is no new lease.
+- The gate opens only if the TPM of the activation is in this machine: it has used the node's key since the machine
+  started, or shows the recorded endorsement key. If this TPM then fails, the lease's dates decide. From
+  `refresh_after` on the exit code is that of the TPM, because without the TPM there is no new lease.
 - A verdict is valid for at most 60 s, and never past the next date at which it changes.
 """
 
@@ -59,7 +60,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
         hardware: the last result of the TPM.
         now: the wall clock's time, aware.
         unconfirmed: the generation is not in force yet.
-        proven: the TPM has used the node's key in the present run, at any time.
+        proven: the TPM of the activation is known to be in this machine (`node.hwbind.presence`).
     """
 
     holder: Holder | None
@@ -235,7 +236,7 @@ def judge(evidence: Evidence) -> Verdict:
     failing = evidence.hardware == "unavailable"
     if gate_open and lease is not None:
         if evidence.hardware != "ours" and not (failing and evidence.proven):
-            gate_open, reason, code = False, "the TPM has not proved in this run that it holds the node's key", Exit.TPM
+            gate_open, reason, code = False, "the TPM has not proved that it holds the node's key", Exit.TPM
         elif failing and _at(lease, now) >= lease.refresh_after:
             reason, code = f"{reason}, and the TPM does not answer", Exit.TPM
     return Verdict(

@@ -17,6 +17,7 @@ from cryptography.x509.oid import NameOID
 from node.disk.identity import Identity, IdentityStore, PendingActivation, PendingRenewal, decode_chain, encode_chain
 from node.errors import DiskFull, StateDamaged
 from node.hwbind.keys import WrappedKey
+from node.hwbind.presence import EndorsementRecord
 from protocol.faults import Stage
 from protocol.ids import ActivationId, RenewalId
 from tests.node.licensing.samples import (
@@ -148,6 +149,36 @@ def test_the_public_parts_of_the_parents_are_stored_where_they_are_known(store: 
     )
     store.save_generation(newer)
     assert store.load(1) == newer != older
+
+
+def test_the_endorsement_is_stored_with_the_generation_or_with_a_later_certificate(store: IdentityStore) -> None:
+    record = EndorsementRecord(b"ek", b"signature")
+    identity = make_identity()
+    store.save_generation(identity)
+    assert store.load(1).endorsement is None
+    recorded = msgspec.structs.replace(identity, endorsement=record)
+    store.save_generation(recorded)
+    assert store.load(1) == recorded
+
+
+def test_a_renewal_stores_the_endorsement_that_is_missing_and_a_rekey_a_new_one(store: IdentityStore) -> None:
+    first, second = EndorsementRecord(b"ek", b"signature"), EndorsementRecord(b"ek", b"another signature")
+    confirmed(store, 1)
+    key, chain = rekeyed(10)
+
+    def stored() -> EndorsementRecord | None:
+        current = store.current()
+        assert current is not None
+        assert current.node_key == key
+        return current.endorsement
+
+    for given, expected in ((None, None), (first, first), (None, first), (second, first)):
+        store.replace_device_chain(1, chain, key, given)
+        assert stored() == expected
+    key, chain = rekeyed(11)
+    store.replace_device_chain(1, chain, key, second)
+    assert stored() == second
+    assert keys_stored(store) == 1
 
 
 def test_half_written_directories_do_not_count(store: IdentityStore, state: Path) -> None:

@@ -4,7 +4,15 @@ import pytest
 
 from node.exits import Exit
 from node.hwbind import errors
-from node.hwbind.errors import Hierarchy, TctiRefused, TpmError, TpmHierarchyDisabled, TpmHierarchyPassword, TpmNotOurs
+from node.hwbind.errors import (
+    Hierarchy,
+    TctiRefused,
+    TpmCleared,
+    TpmError,
+    TpmHierarchyDisabled,
+    TpmHierarchyPassword,
+    TpmNotOurs,
+)
 
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, TpmError)]
 
@@ -21,13 +29,14 @@ def test_each_says_what_was_seen_and_what_to_do(kind: type[TpmError]) -> None:
 
 def test_codes_are_distinct() -> None:
     codes = [kind.code for kind in KINDS if kind is not TpmError]
-    assert len(set(codes)) == len(codes) == 15
+    assert len(set(codes)) == len(codes) == 16
 
 
 def test_two_faults_are_no_fault_of_the_chip() -> None:
     assert {kind: kind.exit_code for kind in KINDS if kind.exit_code != Exit.TPM} == {
         TctiRefused: Exit.USAGE,
         TpmNotOurs: Exit.HARDWARE_MISMATCH,
+        TpmCleared: Exit.HARDWARE_MISMATCH,
     }
 
 

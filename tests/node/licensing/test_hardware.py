@@ -1,94 +1,190 @@
-"""The hardware check: how each answer of the TPM is recorded, and which answers raise an error."""
+"""The hardware check: how each answer of the TPM is recorded, and which answers raise an error.
 
-from datetime import timedelta
+The faults of the port are simulated, the keys and the endorsement key are those of a software TPM.
+"""
 
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
 import pytest
+import trio
 
+from node.clock import utc_now
+from node.conditions import Conditions
+from node.disk.boot import RECORD, BootRecord
+from node.hwbind import endorsement, keys, presence
 from node.hwbind.errors import (
     TpmAbsent,
+    TpmBusy,
     TpmError,
     TpmFailed,
+    TpmHierarchyDisabled,
+    TpmHierarchyPassword,
     TpmIntegrity,
     TpmLockout,
     TpmNotOurs,
+    TpmPermission,
     TpmTimeout,
 )
+from node.hwbind.presence import EndorsementRecord
 from node.hwbind.tpm import Tpm
 from node.licensing.hardware import HardwareCheck
 from tests.node.conftest import Machine
-from tests.node.licensing.samples import make_lease
 
-LEASE = make_lease()
-DUE = LEASE.refresh_after
-BEFORE = DUE - timedelta(microseconds=1)
+FAULTS = [
+    TpmAbsent("x"),
+    TpmPermission("x"),
+    TpmBusy("x"),
+    TpmTimeout("x"),
+    TpmFailed("x"),
+    TpmLockout("x"),
+    TpmIntegrity("x"),
+    TpmHierarchyPassword("x", "owner"),
+    TpmHierarchyDisabled("x", "owner"),
+]
 
 
 class FailingTpm(Tpm):
-    """A TPM whose only answer is a fault."""
+    """A TPM that fails at its first work. Later work fails as well, or reaches the software TPM behind it."""
 
-    def __init__(self, fault: TpmError) -> None:
+    def __init__(self, fault: TpmError, behind: Tpm | None = None) -> None:
         super().__init__("none")
         self._fault = fault
+        self._behind = behind
+        self._failed = False
 
-    def call(self, work):  # type: ignore[no-untyped-def]
+    def call(self, work: Callable[[Any], Any]) -> Any:
+        if self._failed and self._behind is not None:
+            return self._behind.call(work)
+        self._failed = True
         raise self._fault
 
 
-def always() -> bool:
-    return True
-
-
-def never() -> bool:
-    return False
+@pytest.fixture
+def record(machine: Machine, tpm: Tpm) -> EndorsementRecord:
+    ek = tpm.call(endorsement.read_endorsement)
+    return tpm.call(lambda esys: presence.record_endorsement(esys, machine.node_key, ek.public))
 
 
 async def test_the_chip_of_the_key_is_ours(machine: Machine, tpm: Tpm) -> None:
     check = HardwareCheck(tpm)
     assert (check.status, check.proven, check.fault) == ("unchecked", False, None)
-    await check.check(machine.node_key, never)
+    await check.check(machine.node_key)
     assert (check.status, check.proven, check.fault) == ("ours", True, None)
 
 
 async def test_another_chip_is_an_answer_and_no_fault(machine: Machine) -> None:
     check = HardwareCheck(FailingTpm(TpmNotOurs("another chip")))
-    await check.check(machine.node_key, never)
+    await check.check(machine.node_key)
     assert (check.status, check.proven, check.fault) == ("other", False, None)
 
 
-@pytest.mark.parametrize("fault", [TpmFailed("x"), TpmLockout("x"), TpmIntegrity("x")])
-async def test_a_chip_that_answers_with_an_error_is_tolerated_until_the_lease_needs_a_refresh(
-    machine: Machine, fault: TpmError
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_a_key_that_cannot_be_asked_ends_the_start_without_a_proof(machine: Machine, fault: TpmError) -> None:
+    """A copied disk with its TPM hidden looks the same."""
+    check = HardwareCheck(FailingTpm(fault))
+    with pytest.raises(type(fault)):
+        await check.check(machine.node_key)
+    assert (check.status, check.proven) == ("unchecked", False)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_the_lease_decides_after_the_key_has_answered_in_this_boot(
+    machine: Machine, tpm: Tpm, tmp_path: Path, fault: TpmError
 ) -> None:
-    check = HardwareCheck(FailingTpm(fault))
-    await check.check(machine.node_key, always)
-    assert (check.status, check.proven) == ("unavailable", False)
-    with pytest.raises(type(fault)):
-        await check.check(machine.node_key, never)
+    boot, conditions = BootRecord(tmp_path), Conditions(utc_now)
+    await HardwareCheck(tpm, boot).check(machine.node_key)
+    restarted = HardwareCheck(FailingTpm(fault, tpm), boot, conditions)
+    await restarted.check(machine.node_key)
+    assert (restarted.status, restarted.proven, restarted.fault) == ("unavailable", True, fault)
+    [condition] = conditions.current()
+    assert (condition.code, condition.text, condition.next) == (fault.code, str(fault), fault.advice)
+    await restarted.check(machine.node_key)
+    assert (restarted.status, restarted.fault, conditions.current()) == ("ours", None, ())
 
 
-async def test_the_lease_is_checked_after_the_chip_has_failed(machine: Machine) -> None:
-    """A slow chip takes seconds. Meanwhile the lease may become due for refresh."""
-    events: list[str] = []
+@pytest.mark.parametrize("change", ["other boot", "no boot id", "torn", "other key", "moved to this boot"])
+async def test_a_record_of_another_boot_or_key_is_no_proof(
+    machine: Machine, tpm: Tpm, tmp_path: Path, change: str
+) -> None:
+    boot_id = tmp_path / "boot_id"
+    boot_id.write_text("first")
+    boot = BootRecord(tmp_path, boot_id)
+    key = tpm.call(keys.create_node_key) if change == "other key" else machine.node_key
+    await HardwareCheck(tpm, boot).check(key)
+    path = tmp_path / RECORD
+    if change == "torn":
+        path.write_bytes(path.read_bytes()[:-9])
+    elif change == "no boot id":
+        boot_id.unlink()
+    elif change == "other boot":
+        boot_id.write_text("second")
+    elif change == "moved to this boot":
+        stored = boot.load()
+        assert stored is not None
+        boot_id.write_text("second")
+        boot.save("second", stored[1])
+    with pytest.raises(TpmAbsent):
+        await HardwareCheck(FailingTpm(TpmAbsent("x")), boot).check(machine.node_key)
 
-    class Slow(FailingTpm):
-        def call(self, work):  # type: ignore[no-untyped-def]
-            events.append("failed")
-            raise TpmFailed("x")
 
-    def lease_serves() -> bool:
-        events.append("lease")
-        return True
-
-    await HardwareCheck(Slow(TpmFailed("x"))).check(machine.node_key, lease_serves)
-    assert events == ["failed", "lease"]
+async def test_a_chip_that_shows_the_recorded_endorsement_key_is_known(
+    machine: Machine, tpm: Tpm, record: EndorsementRecord
+) -> None:
+    fault = TpmHierarchyPassword("0x9a2", "owner")
+    check = HardwareCheck(FailingTpm(fault, tpm))
+    await check.check(machine.node_key, record)
+    assert (check.status, check.proven, check.fault) == ("unavailable", True, fault)
 
 
-@pytest.mark.parametrize("fault", [TpmAbsent("x"), TpmTimeout("x")])
-async def test_a_chip_that_does_not_answer_is_never_tolerated(machine: Machine, fault: TpmError) -> None:
-    check = HardwareCheck(FailingTpm(fault))
-    with pytest.raises(type(fault)):
-        await check.check(machine.node_key, always)
-    assert check.status == "unchecked"
+@pytest.mark.parametrize("field", ["ek_public", "signature"])
+async def test_an_edited_record_of_the_endorsement_key_is_no_proof(
+    machine: Machine, tpm: Tpm, record: EndorsementRecord, field: str
+) -> None:
+    """Root on a copied disk could otherwise write the endorsement key of the other machine into the record."""
+    edited = msgspec.structs.replace(record, **{field: getattr(record, field)[:-1] + b"x"})
+    with pytest.raises(TpmHierarchyPassword):
+        await HardwareCheck(FailingTpm(TpmHierarchyPassword("x", "owner"), tpm)).check(machine.node_key, edited)
+
+
+async def test_a_cleared_chip_is_told_from_another_chip(machine: Machine, tpm: Tpm, record: EndorsementRecord) -> None:
+    conditions = Conditions(utc_now)
+    check = HardwareCheck(FailingTpm(TpmNotOurs("x"), tpm), conditions=conditions)
+    await check.check(machine.node_key, record)
+    assert (check.status, check.proven, [one.code for one in conditions.current()]) == (
+        "other",
+        False,
+        ["tpm-cleared"],
+    )
+
+
+async def test_another_chip_ends_the_record_of_the_boot(machine: Machine, tpm: Tpm, tmp_path: Path) -> None:
+    boot = BootRecord(tmp_path)
+    await HardwareCheck(tpm, boot).check(machine.node_key)
+    await HardwareCheck(FailingTpm(TpmNotOurs("another chip")), boot).check(machine.node_key)
+    with pytest.raises(TpmAbsent):
+        await HardwareCheck(FailingTpm(TpmAbsent("hidden")), boot).check(machine.node_key)
+
+
+async def test_a_silent_disk_costs_the_record_and_not_the_start(
+    machine: Machine, tpm: Tpm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.licensing.hardware.RECORD_SECONDS_MAX", 0.01)
+    pipe = tmp_path / "frozen"
+    os.mkfifo(pipe)
+
+    class Frozen(BootRecord):
+        def boot_id(self) -> str:
+            with pipe.open():  # waits for a writer
+                return ""
+
+    check = HardwareCheck(tpm, Frozen(tmp_path))
+    await check.check(machine.node_key)
+    assert check.status == "ours"
+    await trio.to_thread.run_sync(lambda: pipe.open("w").close())
 
 
 def test_a_reported_fault_stays_until_the_tpm_or_the_cloud_answers() -> None:
@@ -99,6 +195,14 @@ def test_a_reported_fault_stays_until_the_tpm_or_the_cloud_answers() -> None:
     assert (check.status, check.proven, check.fault) == ("unavailable", True, fault)
     check.clear_fault()
     assert (check.status, check.proven, check.fault) == ("unavailable", True, None)
+
+
+def test_a_fault_after_another_chip_does_not_open_the_gate() -> None:
+    check = HardwareCheck(Tpm("none"))
+    check.report_ours()
+    check.report_fault(TpmNotOurs("another chip"))
+    check.report_fault(TpmAbsent("hidden"))
+    assert (check.status, check.proven) == ("other", False)
 
 
 def test_another_chip_during_an_exchange_closes_the_gate_and_does_not_end_the_agent() -> None:
