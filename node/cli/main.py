@@ -81,6 +81,14 @@ def _parser() -> argparse.ArgumentParser:
         "print the API document of the socket",
         "Prints an OpenAPI 3.1 document, made from the installed code. It asks no agent.",
     )
+    identity = add(
+        "identity",
+        "show the endorsement keys of the TPM",
+        "Shows each endorsement key (EK) that can identify this machine, with the name that `cascade tenant trust "
+        "TENANT --allow-ek NAME` takes, and the certificates in the NV memory of the TPM. It needs no activation, and "
+        "works beside a running agent.",
+    )
+    identity.add_argument("action", choices=["ek"], help="ek: show the endorsement keys and their certificates")
     renew = add(
         "renew",
         "refresh licence, session and device certificate now",
@@ -277,6 +285,15 @@ async def _own_renewal(config: Config, *, rekey: bool) -> dict[str, Any]:
     return dict(msgspec.to_builtins(await _with_state(config, work)))
 
 
+async def _identity(config: Config, args: argparse.Namespace) -> int:
+    from node.cli.identity import human_keys, survey
+
+    async with _tpm(config) as tpm:
+        document = msgspec.to_builtins(await survey(tpm))
+    print_document(document, args.json, human_keys)
+    return int(document["exit_code"])
+
+
 _COMMANDS = {
     "activate": _activate,
     "run": _run,
@@ -285,6 +302,7 @@ _COMMANDS = {
     "entitlement": _entitlement,
     "schema": _schema,
     "renew": _renew,
+    "identity": _identity,
 }
 
 
