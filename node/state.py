@@ -115,6 +115,7 @@ class State:
             found = self._in_force(trust, recorded, fault) if fault else None
             in_force = found.generation if found else recorded or 0
         elif in_force:
+            self.inspect()
             self._keep_recorded(in_force)
         skipped: list[StateError] = []
         pending = self._first_usable(trust, in_force, skipped)

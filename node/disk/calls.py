@@ -153,7 +153,7 @@ def rename(old: str, new: str, at: int) -> None:
     os.rename(old, new, src_dir_fd=at, dst_dir_fd=at)
 
 
-def flock(descriptor: int, operation: int) -> None:
-    """flock(2)."""
+def flock(descriptor: int) -> None:
+    """flock(2), exclusive. It never waits: a lock that another process holds is EWOULDBLOCK."""
     _enter_open("flock", descriptor)
-    fcntl.flock(descriptor, operation)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

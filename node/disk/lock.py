@@ -1,7 +1,6 @@
 """Adapter: the exclusive lock on a state directory. It needs no write access, so a read-only disk has it as well."""
 
 import errno
-import fcntl
 import os
 import stat
 from pathlib import Path
@@ -48,7 +47,7 @@ class StateLock:
         """Lock an open file or directory. Returns False if its file system has no such lock. Raises StateBusy."""
         self._descriptors.append(descriptor)
         try:
-            calls.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            calls.flock(descriptor)
         except OSError as error:
             if error.errno == errno.EWOULDBLOCK:
                 raise StateBusy(self._path) from error

@@ -40,7 +40,7 @@ class CurrentTrust:
         # One refresh at a time: of two parallel ones, the older result could be stored last.
         async with self._refreshing:
             try:
-                self._use(await published.refresh(self._state_dir))
+                self._use(await published.refresh(self._state_dir, held=self._value))
             except published.TrustNotStored as error:
                 self._use(error.value)
                 raise

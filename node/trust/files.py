@@ -133,7 +133,7 @@ def publish(directory: Path, generation: Generation) -> int:
         before, stored = read_current(directory)
         if stored == generation:
             return before
-    except (StateDamaged, StateUnsafe):
+    except StateError:  # It is replaced.
         before = 0
     # Above every number on the disk: an interrupted update may have left a generation that never became current.
     number = max(_generations(directory), default=0) + 1

@@ -20,7 +20,7 @@ from cryptography import x509
 
 from node.clock import utc_now
 from node.disk.thread import DISK_SECONDS_MAX, on_disk
-from node.errors import DiskFull, NodeError, StateDamaged, StateUnsafe, StateUnwritable
+from node.errors import DiskFull, NodeError, StateDamaged, StateError, StateUnsafe, StateUnwritable
 from node.link.certificates import UNREADABLE
 from node.trust.errors import TrustError, TrustUnreachable
 from node.trust.files import Generation, publish, read_current, salvage, scratch
@@ -131,17 +131,31 @@ async def bootstrap(
 async def refresh(
     state_dir: Path,
     *,
+    held: TrustSet | None = None,
     clock: Callable[[], datetime] = utc_now,
     seconds_max: float = TRUST_UPDATE_SECONDS_MAX,
     disk_seconds_max: float = DISK_SECONDS_MAX,
 ) -> TrustSet:
     """Update the stored trust from its own repository, with its own pin.
 
+    `held` is the trust in use. If the stored trust is damaged, or other users could write it, the update starts from
+    the pin of `held` and verifies every stored file again. It then stores an intact trust.
+
     Raises TrustError, TrustUnreachable, StateDamaged, StateError, DiskSilent; TrustNotStored, with the new trust.
     """
     home = _home(state_dir)
-    _, stored = await on_disk(partial(read_current, home), seconds_max=disk_seconds_max)
-    return await _renew(stored.repository_url, stored.pin, stored.files, home, clock, seconds_max, disk_seconds_max)
+
+    def read() -> tuple[str, TrustPin, Mapping[str, bytes]]:
+        try:
+            _, stored = read_current(home)
+        except StateError:
+            if held is None:
+                raise
+            return held.repository_url, held.pin, salvage(home)
+        return stored.repository_url, stored.pin, stored.files
+
+    url, pin, known = await on_disk(read, seconds_max=disk_seconds_max)
+    return await _renew(url, pin, known, home, clock, seconds_max, disk_seconds_max)
 
 
 async def _renew(

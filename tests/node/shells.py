@@ -108,6 +108,6 @@ class Refreshes:
         self.make = make
         self.asked = 0
 
-    async def refresh(self, _: Path) -> TrustSet:
+    async def refresh(self, _: Path, **_held: object) -> TrustSet:
         self.asked += 1
         return self.make()

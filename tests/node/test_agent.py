@@ -322,7 +322,7 @@ async def test_trust_is_refreshed_soon_after_a_start(agent: Agent, monkeypatch: 
     """Otherwise a machine that is switched off every night would never get a new signing key."""
     refreshed = trio.Event()
 
-    async def refresh(_: Path) -> TrustSet:
+    async def refresh(_: Path, **_held: object) -> TrustSet:
         refreshed.set()
         return agent._trust.value
 

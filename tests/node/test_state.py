@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,7 @@ from node.errors import NodeError, StateDamaged, StateError, StateUnreadable, St
 from node.hwbind import keys
 from node.hwbind.tpm import Tpm
 from node.state import CONDITION_CURRENT, CONDITION_OPEN, CONDITION_PENDING, NotActivated, State
+from node.trust.published import TrustSet
 from tests.node.conftest import Machine
 from tests.node.shells import apply, identity, install, load_licence, trust_of
 from tests.simulators.fabric import Fabric
@@ -53,7 +55,10 @@ def test_nothing_to_run_as(tmp_path: Path) -> None:
     assert isinstance(caught.value, NodeError)
 
 
-@pytest.mark.parametrize("code", [errno.EIO, errno.EACCES, errno.EMFILE, errno.ELOOP, errno.ENOMEM])
+CODES = (errno.EIO, errno.EACCES, errno.EMFILE, errno.ENOSPC, errno.EROFS, errno.ELOOP)
+
+
+@pytest.mark.parametrize("code", CODES)
 @pytest.mark.parametrize(("call", "name"), [("open", "current.json"), ("open", "identity"), ("listdir", "identity")])
 def test_only_a_confirmed_absence_is_unactivated(tmp_path: Path, call: str, name: str, code: int) -> None:
     def fail(made: str, path: str) -> None:
@@ -222,3 +227,65 @@ async def test_open_directories_and_signed_files_stop_nothing(fabric: Fabric, st
         assert in_use(state) == (1, True, "active")
     assert codes(state) == [CONDITION_OPEN]
     assert not [path for path in state.directory.rglob("*") if path.stat().st_mode & 0o022]
+
+
+class Recorder:
+    """A hook that records every call, and fails the call with the number `fails`."""
+
+    def __init__(self, fails: int = 0, code: int = 0) -> None:
+        self.made: list[str] = []
+        self._fails = fails
+        self._code = code
+
+    def __call__(self, call: str, path: str) -> None:
+        self.made.append(f"{call} {path}")
+        if len(self.made) == self._fails:
+            raise OSError(self._code, os.strerror(self._code))
+
+
+def start_and_read(state: State, trust: TrustSet) -> tuple[str, bool]:
+    """A start, and what a contact reads: the state of the licence, and whether the gate is open."""
+    with state.owned():
+        licence = load_licence(state, ours=True)
+        state.pending(trust, licence.identity.generation)
+        return licence.verdict().state, licence.verdict().gate_open
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("torn", [False, True], ids=["intact record", "torn record"])
+async def test_a_call_that_fails_stops_no_start_for_good(fabric: Fabric, state: State, torn: bool) -> None:
+    """A start goes on with the right state, or raises a StateError that the start waits out. It is never unactivated.
+
+    A stray generation is stored as well. Each kind of call on each file fails once; the codes take turns. The drill
+    `agent-faults` has every call and code.
+    """
+    (state.directory / "identity/g-2").mkdir(mode=0o700)
+    trust = trust_of(fabric)
+    record = (state.directory / "current.json").read_bytes()
+
+    def restarted() -> State:
+        (state.directory / "current.json").write_bytes(record[:-9] if torn else record)
+        return State(state.directory)
+
+    recorder = Recorder()
+    fresh = restarted()
+    with calls.hooked(recorder):
+        assert start_and_read(fresh, trust) == ("active", True)
+    kinds = {made.split()[0] for made in recorder.made}
+    assert kinds >= {
+        "open",
+        "read",
+        "fstat",
+        "listdir",
+        "flock",
+        *(["write", "fsync", "fchmod", "rename"] if torn else []),
+    }
+    first = {made: number for number, made in reversed(list(enumerate(recorder.made, start=1)))}
+    for at, (made, number) in enumerate(sorted(first.items())[:: 2 if torn else 3]):
+        # A statement that cannot be read is lost for this start. Nothing else changes what the start finds.
+        signed = "/licence" in made or "/tombstones" in made
+        expected = {("active", True), *([("stale", False)] if signed else [])}
+        fresh = restarted()
+        with calls.hooked(Recorder(number, CODES[at % len(CODES)])), suppress(StateError):
+            assert start_and_read(fresh, trust) in expected, made
+    assert start_and_read(restarted(), trust) == ("active", True)

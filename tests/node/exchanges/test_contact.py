@@ -201,7 +201,7 @@ async def test_a_repository_out_of_reach_leaves_the_trust_as_it_was(
 ) -> None:
     before = contact._trust.value
 
-    async def refresh(_: Path) -> TrustSet:
+    async def refresh(_: Path, **_held: object) -> TrustSet:
         raise TrustUnreachable("cannot fetch the published trust")
 
     monkeypatch.setattr("node.trust.published.refresh", refresh)

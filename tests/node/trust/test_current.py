@@ -35,7 +35,7 @@ async def test_a_refresh_replaces_the_value(trust: CurrentTrust, refreshes: Refr
 
 
 async def test_a_repository_out_of_reach_leaves_the_value(trust: CurrentTrust, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def refresh(_: Path) -> TrustSet:
+    async def refresh(_: Path, **_held: object) -> TrustSet:
         raise TrustUnreachable("cannot fetch the published trust")
 
     monkeypatch.setattr("node.trust.published.refresh", refresh)
@@ -50,7 +50,7 @@ async def test_a_trust_that_the_disk_refuses_is_used_from_memory(
 ) -> None:
     newer = refreshes.make()
 
-    async def refresh(_: Path) -> TrustSet:
+    async def refresh(_: Path, **_held: object) -> TrustSet:
         raise TrustNotStored(newer, DiskFull(Path("trust")))
 
     monkeypatch.setattr("node.trust.published.refresh", refresh)
@@ -76,7 +76,7 @@ async def test_the_trust_is_refreshed_by_one_at_a_time(
     finish = iter(gates)
     refresh = refreshes.refresh
 
-    async def slow(path: Path) -> TrustSet:
+    async def slow(path: Path, **_held: object) -> TrustSet:
         await next(finish).wait()
         return msgspec.structs.replace(await refresh(path), version=VERSION + refreshes.asked)
 

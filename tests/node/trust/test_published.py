@@ -10,7 +10,7 @@ import trio
 from tuf.api.metadata import Metadata, Root
 
 from cloud.fabric.tuf.repository import MetadataFile
-from node.errors import DiskFull
+from node.errors import DiskFull, StateError
 from node.trust import published
 from node.trust.published import TrustError, TrustUnreachable, load, refresh
 from protocol.encoding import sha256_hex
@@ -55,6 +55,31 @@ async def test_refresh_publishes_new_targets_and_keeps_two_generations(repositor
         assert refreshed.version == load(tmp_path).version == number
         assert load(tmp_path).urls.fabric == f"https://127.0.0.1:{port}"
     assert sorted(path.name for path in (tmp_path / "trust").iterdir()) == ["current.json", "gen-3", "gen-4"]
+
+
+@pytest.mark.parametrize("damage", ["torn", "missing", "open", "forged"])
+async def test_a_refresh_starts_from_the_pin_in_memory_if_the_stored_trust_cannot_be_used(
+    repository: Repository, tmp_path: Path, damage: str
+) -> None:
+    held = await bootstrap(repository, tmp_path)
+    path = tmp_path / "trust/current.json"
+    if damage == "missing":
+        path.unlink()
+    elif damage == "torn":
+        path.write_bytes(path.read_bytes()[:-5])
+    else:
+        path.chmod(0o666)
+    if damage == "forged":
+        path.write_bytes(path.read_bytes().replace(held.pin.sha256.encode(), b"0" * 64))
+        (tmp_path / "trust/gen-1" / TARGET_SIGNING_KEYS).write_bytes(b"{}")
+    with pytest.raises(StateError):
+        await refresh(tmp_path, clock=at(START))
+    repository.replace(content(port=9000), now=START + DAY)
+    refreshed = await refresh(tmp_path, held=held, clock=at(START + DAY))
+    assert (refreshed.urls.fabric, refreshed.pin) == ("https://127.0.0.1:9000", held.pin)
+    stored = load(tmp_path)
+    assert (stored.urls, stored.version, stored.generation) == (refreshed.urls, refreshed.version, 2)
+    assert path.stat().st_mode & 0o777 == 0o600
 
 
 async def test_a_trust_that_cannot_be_stored_is_returned_with_the_fault(
