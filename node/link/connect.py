@@ -16,7 +16,10 @@ import httpcore
 import trio
 from trio.lowlevel import RunVar
 
+from node.clock import monotonic
+
 T = TypeVar("T", bound=httpcore.AsyncNetworkStream)
+U = TypeVar("U", bound=httpcore.NetworkStream)
 
 CONNECT_SECONDS_MAX = 10.0
 """Five times the 2 s that a handshake over a satellite link takes."""
@@ -25,6 +28,8 @@ STAGGER_SECONDS = 0.25
 ADDRESSES_MAX = 32
 """All of them are tried within 8 s. A name with more addresses has a broken or hostile server."""
 ADDRESSES_SHOWN_MAX = 3
+ADDRESSES_PER_WAIT = 4
+"""A thread tries addresses one after the other. Each gets this part of the time that is left."""
 NETWORK_THREADS_MAX = 4
 """Threads that may wait for a resolver or for the trust repository. A stuck one is left behind, and keeps its place
 until the system ends its wait."""
@@ -96,13 +101,36 @@ async def open_first(host: str, port: int, seconds_max: float, open_one: Callabl
     step = f"the look-up of {host} took longer than {seconds_max:g} s"
     with trio.move_on_after(seconds_max):
         addresses = await _addresses(host, port)
-        shown = ", ".join(addresses[:ADDRESSES_SHOWN_MAX]) + (", ..." if len(addresses) > ADDRESSES_SHOWN_MAX else "")
+        shown = _listed(addresses)
         step = f"no answer from {shown} port {port} within {seconds_max:g} s"
         opened, errors = await _race(addresses, open_one)
         if opened is not None:
             return opened
         raise _failure(f"{shown} port {port}", errors)
     raise LinkFailed("timed_out", step)
+
+
+def open_in_turn(host: str, port: int, seconds_max: float, open_one: Callable[[str, float], U]) -> U:
+    """As `open_first`, for a thread: the addresses are tried one after the other, with one deadline for all of them.
+
+    `open_one` also gets its seconds. A look-up counts, but cannot be ended.
+    """
+    ends_at = monotonic() + seconds_max
+    addresses = look_up(host, port)
+    errors: list[Exception] = []
+    for address in addresses:
+        left = ends_at - monotonic()
+        if left <= 0:
+            break
+        try:
+            return open_one(address, left / min(len(addresses) - len(errors), ADDRESSES_PER_WAIT))
+        except (httpcore.NetworkError, httpcore.TimeoutException) as error:
+            errors.append(error)
+    raise _failure(f"{_listed(addresses)} port {port}", errors or [httpcore.ConnectTimeout()])
+
+
+def _listed(addresses: tuple[str, ...]) -> str:
+    return ", ".join(addresses[:ADDRESSES_SHOWN_MAX]) + (", ..." if len(addresses) > ADDRESSES_SHOWN_MAX else "")
 
 
 async def _addresses(host: str, port: int) -> tuple[str, ...]:

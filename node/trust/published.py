@@ -22,6 +22,7 @@ from node.clock import utc_now
 from node.disk.thread import DISK_SECONDS_MAX, on_disk
 from node.errors import DiskFull, NodeError, StateDamaged, StateError, StateUnsafe, StateUnwritable
 from node.link.certificates import UNREADABLE
+from node.link.connect import network_limiter
 from node.trust.errors import TrustError, TrustUnreachable
 from node.trust.files import Generation, publish, read_current, salvage, scratch
 from protocol.encoding import json_decode
@@ -179,7 +180,7 @@ async def _renew(
     with trio.move_on_after(seconds_max + LOOK_UP_SECONDS_MAX):
         # A cancelled thread is left behind. It writes to its own scratch directory only.
         try:
-            verified = await trio.to_thread.run_sync(fetch, abandon_on_cancel=True)
+            verified = await trio.to_thread.run_sync(fetch, abandon_on_cancel=True, limiter=network_limiter())
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             raise DiskFull(home) if full else StateUnwritable(home, error.strerror or str(error)) from error

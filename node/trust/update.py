@@ -22,6 +22,7 @@ from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
 from node.clock import monotonic
 from node.disk.files import ensure_private_dir, read_bounded, write_scratch
+from node.link.connect import open_in_turn
 from node.trust.errors import TrustError, TrustUnreachable
 from node.trust.files import FILE_BYTES_MAX, METADATA, Generation, is_root_name, root_name
 from protocol.encoding import sha256_hex
@@ -198,8 +199,10 @@ class _DeadlineBackend(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
-        stream = self._inner.connect_tcp(host, port, self.left(timeout), local_address, socket_options)
-        return _DeadlineStream(stream, self)
+        def open_one(address: str, seconds: float) -> httpcore.NetworkStream:
+            return self._inner.connect_tcp(address, port, seconds, local_address, socket_options)
+
+        return _DeadlineStream(open_in_turn(host, port, self.left(timeout), open_one), self)
 
 
 class _DeadlineStream(httpcore.NetworkStream):

@@ -9,6 +9,7 @@ import pytest
 import trio
 import trio.testing
 
+from node.link import connect
 from node.link.connect import (
     ADDRESSES_MAX,
     NETWORK_THREADS_MAX,
@@ -17,6 +18,7 @@ from node.link.connect import (
     look_up,
     network_limiter,
     open_first,
+    open_in_turn,
 )
 
 
@@ -143,6 +145,33 @@ async def test_the_cause_of_failed_connections(
         await open_first("cloud.example", 443, 5, Network(dict(zip(addresses, errors, strict=True))).open_one)
     assert caught.value.code == code
     assert "10.0.0.0" in caught.value.text
+
+
+def test_a_thread_tries_the_addresses_in_turn_with_one_deadline(
+    resolver: Callable[[Found | Exception], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, given = 0.0, []
+
+    def open_one(address: str, seconds: float) -> httpcore.NetworkStream:
+        nonlocal now
+        given.append(seconds)
+        if address == answers:
+            return httpcore.NetworkStream()
+        now += seconds
+        raise httpcore.ConnectTimeout("silent")
+
+    monkeypatch.setattr(connect, "monotonic", lambda: now)
+    resolver(found(*(f"10.0.0.{number}" for number in range(200))))
+    answers = "none"
+    with pytest.raises(LinkFailed, match=r"no answer from 10.0.0.0, ") as caught:
+        open_in_turn("cloud.example", 80, 10, open_one)
+    assert caught.value.code == "timed_out"
+    assert now == pytest.approx(10)
+    assert len(given) == ADDRESSES_MAX
+    assert given[:2] == [2.5, 1.875]
+    now, answers = 0.0, "10.0.0.3"
+    assert open_in_turn("cloud.example", 80, 10, open_one) is not None
+    assert now < 7
 
 
 async def test_cancelled_after_a_connection_opened_it_is_closed() -> None:
