@@ -8,6 +8,7 @@ While the agent runs, `status`, `license`, `entitlement` and `renew` ask the age
 import argparse
 import gc
 import logging
+import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -22,6 +23,7 @@ from node.errors import NodeError
 from node.exits import Exit, run_exit
 from node.system.logs import never_blocking, to_stderr
 from node.system.signals import strays_ignored
+from node.text import shown
 
 EPILOG = """\
 exit codes: 0 done or granted, 2 wrong usage or settings, 3 entitlement denied, 65 verification failed,
@@ -134,7 +136,11 @@ async def _tpm(config: Config) -> AsyncIterator[Any]:
     from node.system.hardening import no_core_dumps
 
     # A session key may be in the memory of every command that owns the state.
-    no_core_dumps()
+    try:
+        no_core_dumps()
+    except OSError as error:
+        # A sandbox can forbid the call. The licence does not depend on it.
+        logging.getLogger("cascadia").error("cannot forbid core dumps: %s", os.strerror(error.errno or 0))
     check_tcti(config.tpm, config.mode)
     passwords = hierarchy_passwords(config.tpm_owner_auth, config.tpm_endorsement_auth)
     tpm = Tpm(config.tpm, mode=config.mode, passwords=passwords)
@@ -151,7 +157,7 @@ async def _activate(config: Config, args: argparse.Namespace) -> int:
 
     def say(text: str) -> None:
         if not args.json:
-            print(f"  {text} ...", file=sys.stderr, flush=True)
+            print(f"  {shown(text)} ...", file=sys.stderr, flush=True)
 
     async def work(state: Any, tpm: Any) -> Any:
         return await activate(state, tpm, args.file, utc_now, say)

@@ -156,6 +156,8 @@ class _Server:
                     busy = problem(503, "busy", "too many connections are open, so the longest idle one was closed")
                     with suppress(*gone), trio.move_on_after(BUSY_SECONDS_MAX):
                         await stream.send_all(_encoded(h11_connection, busy, head_only=False))
+        except Exception as error:
+            log.error("cannot serve a connection because of a fault", exc_info=error)
         finally:
             self._tables[is_privileged(connection.user)].remove(connection)
 

@@ -6,10 +6,16 @@ message was sent.
 """
 
 import os
+import re
 import socket
 from collections.abc import Mapping
 
 import trio
+
+from node.text import shown
+
+_NUMBER = re.compile("[1-9][0-9]{0,17}")
+"""A positive number of microseconds."""
 
 
 def ready(status_text: str = "", environment: Mapping[str, str] = os.environ) -> bool:
@@ -43,13 +49,13 @@ async def keep_watched() -> None:
 def watchdog_seconds(pid: int, environment: Mapping[str, str] = os.environ) -> float | None:
     """The interval for `watchdog`: half of systemd's limit (sd_watchdog_enabled(3)); None without a watchdog."""
     usec = environment.get("WATCHDOG_USEC", "")
-    if environment.get("WATCHDOG_PID", str(pid)) != str(pid) or not usec.isdecimal() or int(usec) == 0:
+    if environment.get("WATCHDOG_PID", str(pid)) != str(pid) or not _NUMBER.fullmatch(usec):
         return None
     return int(usec) / 2_000_000
 
 
 def _status(text: str) -> list[str]:
-    line = " ".join(text.split())
+    line = shown(" ".join(text.split()))
     return [f"STATUS={line}"] if line else []
 
 
@@ -67,6 +73,6 @@ def _send(lines: list[str], environment: Mapping[str, str]) -> bool:
     try:
         with socket.socket(socket.AF_UNIX, kind) as sender:
             sender.sendto("\n".join(lines).encode(), address)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: an address that no socket can have
         return False
     return True

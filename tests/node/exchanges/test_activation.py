@@ -1,6 +1,7 @@
 """Activation on a software TPM, from the file to the confirmed generation, interrupted at every point and continued."""
 
 import json
+import logging
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -322,6 +323,23 @@ def test_a_file_of_another_form(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "link"):
         with pytest.raises(ActivationFileInvalid):
             read_activation_file(path)
+
+
+async def test_the_log_has_no_secret(
+    state: State, tpm: Tpm, file: Path, fabric: Fabric, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At the most verbose level, of our loggers and of the libraries'."""
+    caplog.set_level(logging.DEBUG)
+    said: list[str] = []
+    await activate(state, tpm, file, utc_now, said.append)
+    text = "\n".join([caplog.text, *said])
+    assert "127.0.0.1" in text
+    assert CODE[4:] not in text
+    assert "PRIVATE KEY" not in text
+    bodies = [str(json.loads(request.body).get("secret", "")) for request in fabric.requests if request.body]
+    secrets = [secret for secret in bodies if secret]
+    assert secrets
+    assert not [secret for secret in (*secrets, fabric.statement) if secret in text]
 
 
 GOOD_PIN = TrustPin(1, "0" * 64)

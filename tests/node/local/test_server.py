@@ -2,14 +2,16 @@
 
 import errno
 import os
+import random
 import shutil
 import socket
 import stat
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +21,7 @@ import trio
 
 from node.clock import utc_now
 from node.conditions import Conditions
-from node.local.place import listen
+from node.local.place import Place, listen
 from node.local.server import Answer, Request, problem, serve
 from tests.waiting import until
 
@@ -102,6 +104,34 @@ async def test_what_is_no_request_is_answered_and_nothing_more(path: Path, data:
     if answer:
         assert answer.split()[1] in (b"%d" % status, b"413")
         assert body(answer)["code"] == "malformed"
+    assert body(await exchange(path, get("/")))["path"] == "/"
+
+
+SEEDS = (
+    get("/v1/entitlements/vision"),
+    get("/v1/license?x=1", "HEAD"),
+    b"POST /v1/renew HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\nhello",
+    b"POST /v1/renew HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    b"GET / HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\nupgrade: h2c\r\nconnection: upgrade\r\n\r\n",
+)
+
+
+async def test_any_request_is_answered_or_closed(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """300 seeded mutations. The server goes on, and none of them is a fault of the agent."""
+    choose = random.Random("requests")
+    for _ in range(300):
+        data = bytearray(choose.choice(SEEDS))
+        for _ in range(choose.randint(1, 4)):
+            at = choose.randrange(len(data) + 1)
+            data[at : at + choose.choice((0, 1, 8))] = choose.randbytes(choose.choice((0, 1, 2, 40)))
+        async with await trio.open_unix_socket(path) as stream:
+            with suppress(trio.BrokenResourceError):
+                await stream.send_all(bytes(data))
+                await stream.send_eof()
+            with suppress(trio.BrokenResourceError):
+                answer = await rest(stream)
+                assert not answer or answer.split()[1] in (b"200", b"400", b"413", b"431", b"501"), bytes(data)
+    assert caplog.messages == []
     assert body(await exchange(path, get("/")))["path"] == "/"
 
 
@@ -322,6 +352,27 @@ async def test_a_lost_socket_is_made_again(tmp_path: Path, nursery: trio.Nursery
             path.write_text("a file")
     await until("the socket", lambda: path.is_socket() and path.lstat().st_ino != before)
     assert body(await exchange(path, get("/")))["path"] == "/"
+
+
+async def test_a_frozen_disk_under_the_socket_holds_no_answer_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checking, thaw = threading.Event(), threading.Event()
+
+    def frozen(_: Place) -> bool:
+        checking.set()
+        return thaw.wait(20)
+
+    monkeypatch.setattr(Place, "is_present", frozen)
+    try:
+        with trio.fail_after(5):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(partial(serve, listen(tmp_path / "s"), echo, check_seconds=0.01))
+                await until("the check", checking.is_set)
+                assert body(await exchange(tmp_path / "s", get("/")))["path"] == "/"
+                nursery.cancel_scope.cancel()
+    finally:
+        thaw.set()
 
 
 async def test_a_socket_that_cannot_be_made_again_is_a_condition_until_it_can(

@@ -34,7 +34,9 @@ def test_messages(listener: tuple[socket.socket, dict[str, str]]) -> None:
     assert environment == before
 
 
-@pytest.mark.parametrize("address", [None, "", "/", "@", "vsock:2:1", "relative", "/nowhere/at/all", "/" + "x" * 200])
+@pytest.mark.parametrize(
+    "address", [None, "", "/", "@", "vsock:2:1", "relative", "/nowhere/at/all", "/" + "x" * 200, "/a\0b", "@\ud800"]
+)
 def test_no_socket_is_no_error(address: str | None) -> None:
     environment = {} if address is None else {"NOTIFY_SOCKET": address}
     assert not notify.ready("x", environment)
@@ -73,3 +75,8 @@ def test_a_full_queue_does_not_hold_the_agent(listener: tuple[socket.socket, dic
 )
 def test_the_watchdog_is_fed_twice_a_period(environment: dict[str, str], seconds: float | None) -> None:
     assert notify.watchdog_seconds(7, environment) == seconds
+
+
+@pytest.mark.parametrize("usec", ["", "0", "-1", "1.5", "soon", "٣", "9" * 5000, "1_0"])
+def test_an_odd_interval_is_no_watchdog(usec: str) -> None:
+    assert notify.watchdog_seconds(1, {"WATCHDOG_USEC": usec}) is None
