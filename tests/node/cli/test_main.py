@@ -26,6 +26,9 @@ from node.hwbind.tpm import Mode, Tpm
 from node.local.place import listen
 from node.local.server import Answer, LocalProblem, Request, problem, serve
 from node.state import State
+from protocol.codes import make_secret
+from protocol.encoding import json_encode
+from protocol.messages.activation import ActivationFile, TrustPin
 from tests.node.conftest import Machine
 from tests.node.shells import apply, install, load_licence
 from tests.simulators.fabric import Fabric, always, utc_now
@@ -106,6 +109,7 @@ def test_no_agent(cli: Cli, installed: State) -> None:
 
 def test_a_bad_activation_file(cli: Cli) -> None:
     assert failure(cli, "activate", str(cli.directory / "missing")) == (2, "activation_file_invalid")
+    assert not cli.state.exists()
 
 
 @pytest.mark.parametrize("mode", ["production", "development"])
@@ -119,11 +123,14 @@ def test_the_tpm_port_gets_the_mode_of_the_settings(tmp_path: Path, mode: Mode) 
     assert trio.run(partial(_with_state, config, mode_of, creates=True)) == mode
 
 
-@pytest.mark.parametrize(("command", "code"), [(["renew"], 75), (["activate", "file"], 75), (["run"], 70)])
+@pytest.mark.parametrize(("command", "code"), [(["renew"], 75), (["activate", "FILE"], 75), (["run"], 70)])
 def test_another_process_owns_the_state(cli: Cli, installed: State, command: list[str], code: int) -> None:
     """`cascadia run` exits with the codes that the systemd unit matches on, and with no other."""
+    file = cli.directory / "file.json"
+    made = ActivationFile(1, "http://127.0.0.1:1", TrustPin(1, "0" * 64), make_secret("cac", b"c" * 20), utc_now())
+    file.write_bytes(json_encode(made))
     with StateLock(cli.state):
-        assert failure(cli, *command) == (code, "state_busy")
+        assert failure(cli, *(str(file) if each == "FILE" else each for each in command)) == (code, "state_busy")
 
 
 def test_status_needs_no_lock(cli: Cli, installed: State) -> None:
@@ -258,6 +265,62 @@ def test_a_damaged_state_is_reported_and_left_alone(
     else:
         assert cli(*command)[0] == code
     assert files_of(cli.state) == before
+
+
+@pytest.mark.parametrize("command", [["status"], ["license", "show"], ["renew"]])
+def test_a_user_who_may_not_read_the_state_gets_the_cause(
+    installed: State, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    arguments = ["--state-dir", str(installed.directory), "--socket", "/nowhere/s", "--json"]
+    with pytest.raises(SystemExit):
+        main([*command, "--state-dir", "/nowhere", "--json"])  # imports the modules that the other user may not read
+    capsys.readouterr()
+    os.seteuid(65534)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main([*command, *arguments])
+    finally:
+        os.seteuid(0)
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert ended.value.code == error["exit_code"] != 0
+    assert "Permission denied" in error["text"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["status", "--state-dir", "/caf\udce9"],
+        ["status", "--state-dir", "x" * 5000],
+        ["status", "--state-dir", "/dev/null/x"],
+        ["status", "--config", "/caf\udce9\x1b"],
+        ["status", "--socket", "/" + "\udce9" * 103],
+        ["status", "--socket", "/dev/null"],
+        ["status", "--tpm", "device:\udce9"],
+        ["run", "--socket", ""],
+        ["run", "--state-dir", "x" * 5000],
+        ["activate", "/caf\udce9"],
+        ["activate", "/dev/zero"],
+        ["activate", "x" * 5000],
+        ["entitlement", "\udce9", "--socket", "/nowhere"],
+    ],
+    ids=lambda value: repr(value)[:50],
+)
+def test_odd_arguments_are_refused_with_their_cause(
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+) -> None:
+    for name in ("CONFIG", "STATE_DIR", "SOCKET", "TPM"):
+        monkeypatch.delenv(f"CASCADIA_{name}", raising=False)
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    output = capsys.readouterr()
+    first = output.err.splitlines()[0]
+    assert (ended.value.code in (2, 70, 80), output.out) == (True, "")
+    assert first.startswith("cascadia: cannot ")
+    assert first.isprintable()
+    assert [record for record in caplog.records if record.exc_info] == []
 
 
 def test_a_torn_record_is_a_problem_and_stops_nothing(cli: Cli, installed: State) -> None:
