@@ -11,7 +11,6 @@ import random
 import secrets
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
 from functools import partial
 from typing import Self
 
@@ -20,7 +19,7 @@ import trio
 from node.clock import Clock, asleep_seconds, utc_now
 from node.config import Config
 from node.disk.boot import BootRecord
-from node.errors import NodeError, StateError
+from node.errors import NodeError
 from node.exchanges import schedule
 from node.exchanges.contact import Contact, errand
 from node.exchanges.first_answer import FirstAnswer
@@ -88,6 +87,7 @@ class Agent:
         self._clock = clock
         self._trust = contact.licence.trust
         self._errors = UnexpectedErrors(contact.conditions)
+        self._saver = contact.saver
         self._wake = trio.Event()
         self._contacted = trio.Event()
         # Spreads waits over a fleet; it makes no secret.
@@ -201,6 +201,7 @@ class Agent:
                     await self._serve(signals, ready)
             notify.stopping()
         finally:
+            await self._saver.finish()
             with trio.CancelScope(shield=True, deadline=trio.current_time() + STOP_SECONDS_MAX):
                 await self.contact.connection.close()
 
@@ -253,6 +254,7 @@ class Agent:
             "wake channel": self._keep_wake_channel,
             "report": self._keep_reported,
             "trust": self._keep_trust,
+            "storing": self._saver.run,
         }
         async with trio.open_nursery() as nursery:
             # Its TpmError ends the agent on purpose.
@@ -431,12 +433,9 @@ class Agent:
                 await trio.sleep(POLL_PAUSE_SECONDS)
 
     async def _keep_reported(self) -> None:
-        """Report a changed verdict to systemd and the log. Retry to store a statement that the disk refused."""
+        """Report a changed verdict to systemd and the log."""
         before = ""
         while True:
-            # The disk's fault was logged when the statement came.
-            with suppress(StateError):
-                self.licence.retry_storing()
             headline = self._headline()
             if headline != before:
                 log.info("state: %s", headline)

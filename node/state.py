@@ -14,7 +14,7 @@ force is a condition (`node.conditions`), and stops nothing.
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from node.clock import Clock, utc_now
@@ -26,6 +26,7 @@ from node.errors import NodeError, StateDamaged, StateError, StateUnsafe
 from node.exits import Exit
 from node.licensing.hardware import HardwareCheck
 from node.licensing.licence import Licence
+from node.licensing.saving import Saver
 from node.licensing.store import LicenceStore
 from node.licensing.verdict import current_revocation
 from node.link.certificates import CertificateRejected, chain_of, is_certificate_of
@@ -53,7 +54,7 @@ PATHS_SHOWN_MAX = 3
 class State:
     """The stores of one state directory. A caller that only reads needs no lock; a caller that writes uses `owned`.
 
-    `conditions` has what is wrong now without stopping the agent.
+    `conditions` has what is wrong now without stopping the agent. `saver` has the statements that are not stored yet.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -61,6 +62,7 @@ class State:
         self.conditions = Conditions(utc_now)
         self.identities = IdentityStore(directory)
         self.licences = LicenceStore(directory)
+        self.saver = Saver(self.licences, self.conditions)
         self._owned = False
 
     @contextmanager
@@ -101,7 +103,7 @@ class State:
         Raises StateDamaged if a file is damaged or the device certificate is not of this generation; StateError.
         """
         checked = self._checked(identity, trust.value)
-        return Licence(self.licences, checked, trust, hardware, clock, confirmed=confirmed)
+        return Licence(self.saver, checked, trust, hardware, clock, confirmed=confirmed)
 
     def pending(self, trust: TrustSet, in_force: int | None = None) -> Identity | None:
         """The stored generation that is not confirmed yet; None if there is none, or if the cloud has revoked it.
@@ -147,7 +149,8 @@ class State:
     def load_licence(self, hardware: HardwareCheck, clock: Clock) -> Licence:
         """The licence of the generation in force, or of the pending generation.
 
-        The pending generation is used when no generation is in force, or when the one in force is revoked.
+        The pending generation is used when no generation is in force, or when the one in force is revoked. A stored
+        statement that proves the confirmation of a higher generation counts more than `current.json`.
         Raises NotActivated if it is certain that there is neither; StateError, TrustError.
         """
         self.inspect()
@@ -166,6 +169,11 @@ class State:
         if pending is not None:
             return self.licence_of(pending, trust, hardware, clock, confirmed=False)
         raise NotActivated("cannot find an identity: this machine is not activated")
+
+    def make_current(self, generation: int) -> None:
+        """Make a confirmed generation the current one on the disk, unless a higher one is. Raises StateError."""
+        with suppress(ValueError):  # A higher generation is the current one.
+            self.identities.switch_to(generation)
 
     def _recorded(self) -> tuple[int | None, StateError | None]:
         """The number in `current.json`, or None with the fault that hides the number. None without a file."""

@@ -289,6 +289,9 @@ async def _own_renewal(config: Config, *, rekey: bool) -> dict[str, Any]:
                 await contact.renew(rekey=rekey)
         finally:
             await contact.connection.close()
+            unstored = await state.saver.flush()
+        if unstored is not None:
+            raise unstored
         return license_document(contact.licence.snapshot())
 
     return dict(msgspec.to_builtins(await _with_state(config, work)))

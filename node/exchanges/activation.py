@@ -113,7 +113,12 @@ async def activate(state: State, tpm: Tpm, path: Path, clock: Clock, say: Say) -
         file.repository_url, file.pin, state.directory, admit=lambda verified: _check_cloud(state, verified)
     )
     trust = CurrentTrust(state.directory, trusted)
-    licence = await _Activation(state, trust, tpm, clock, say).carry_out(file, file_sha256)
+    try:
+        licence = await _Activation(state, trust, tpm, clock, say).carry_out(file, file_sha256)
+    finally:
+        unstored = await state.saver.flush()
+    if unstored is not None:
+        raise unstored
     state.identities.clear_activation()
     return licence
 

@@ -30,11 +30,12 @@ async def confirm(
     *,
     disk_seconds_max: float = math.inf,
 ) -> Licence:
-    """Confirm a generation over a new session, store its statement, and make it the current generation in one rename.
+    """Confirm a generation over a new session, and use its statement.
 
-    `disk_seconds_max` is how long one piece of disk work is waited for. Returns the licence of the generation. Raises CloudRefused if the cloud has closed the generation; its revocation is
-    stored before. Raises CloudUnreachable, ServerUnproven, CertificateRejected, StatementRejected, StateError,
-    TpmError; DiskSilent, and then the switch may still happen.
+    `state.saver` then stores the statement, and makes the generation the current one in one rename. Returns the licence
+    of the generation. `disk_seconds_max` is how long one piece of disk work is waited for. Raises CloudRefused if the
+    cloud has closed the generation; its revocation waits in `state.saver`. Raises CloudUnreachable, ServerUnproven,
+    CertificateRejected, StatementRejected, StateError, DiskSilent, TpmError.
     """
     trusted = trust.value
     load = partial(state.licence_of, identity, trust, hardware, clock, confirmed=False)
@@ -51,7 +52,7 @@ async def confirm(
         with fault_point("node.confirm.send"):
             answer = await service.confirm(Ask(nonce=nonce, trust_version=trusted.version))
     licence.apply(answer, nonce)
-    await on_disk(partial(state.identities.switch_to, identity.generation), seconds_max=disk_seconds_max)
     licence.put_in_force()
+    state.saver.put_then(identity.generation, partial(state.make_current, identity.generation))
     hardware.report_ours()
     return licence

@@ -86,6 +86,7 @@ class Contact:
         self.connection = Connection()
         self.conditions = state.conditions
         self._errors = UnexpectedErrors(state.conditions)
+        self.saver = state.saver
         self.failures = 0
         self.last_contact_at: datetime | None = None
         self.last_failure: Failure | None = None

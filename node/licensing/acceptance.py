@@ -3,6 +3,8 @@
 `protocol.signed.statements` verifies statements; `node.licensing.store` stores them. A later statement replaces an
 earlier one. A revocation is final in its generation; it needs neither order nor freshness. If no undamaged evidence is
 stored, a statement must be fresh, because otherwise a replayed old lease would be accepted as the current one.
+
+A statement of a higher generation that the cloud has confirmed voids all lower generations of the node.
 """
 
 from datetime import datetime
@@ -11,7 +13,7 @@ from typing import Literal
 import msgspec
 
 from protocol.limits import SEQ_JUMP_MAX
-from protocol.signed.statements import Holder, Lease, Revocation, Suspension, Verified, position
+from protocol.signed.statements import Holder, Revocation, Statement, Verified, position
 
 
 class StoredEvidence(msgspec.Struct, frozen=True):
@@ -24,6 +26,9 @@ class StoredEvidence(msgspec.Struct, frozen=True):
         damaged: a text for each stored file that did not verify.
         tombstone_doubtful: the tombstone is one of the damaged files. The node may be revoked, so the gate stays closed
             until the cloud answers.
+        partial: a record of the current statement is missing, damaged or older.
+        later: a statement of this node's highest confirmed generation, if this generation is lower. It voids this
+            generation. None otherwise.
     """
 
     statement: Verified | None = None
@@ -31,6 +36,8 @@ class StoredEvidence(msgspec.Struct, frozen=True):
     received_at: datetime | None = None
     damaged: tuple[str, ...] = ()
     tombstone_doubtful: bool = False
+    partial: bool = False
+    later: Verified | None = None
 
 
 class Accept(msgspec.Struct, frozen=True, tag=True):
@@ -62,20 +69,22 @@ def decide(stored: StoredEvidence, offered: Verified, holder: Holder, *, fresh: 
     `fresh` is whether a verified freshness says that the statement is current.
 
     1. The statement must be for this node and generation.
-    2. A revocation is stored, unless statement and tombstone of a revocation are stored already and undamaged.
+    2. A revocation is stored, unless every record of a revocation is stored already and undamaged.
     3. No statement follows a revocation.
     4. Without undamaged stored evidence the statement must be fresh.
     5. An earlier statement of the stream is stale.
-    6. A statement at the same position must be equal to the stored one; its signature may differ.
+    6. A statement at the same position must be equal to the stored one; its signature may differ. It is stored again
+       if a record is missing or damaged.
     7. The statement must not be more than SEQ_JUMP_MAX ahead in the same epoch.
     """
     new, current = offered.statement, stored.statement
+    incomplete = bool(stored.damaged) or stored.partial
     if not holder.holds(new):
         return Refuse("other_node", "the statement is for another node or generation")  # 1
     revoked = stored.tombstone is not None
     if isinstance(new, Revocation):  # 2
-        known = revoked and current is not None and isinstance(current.statement, Revocation) and not stored.damaged
-        return Ignore("same") if known else Accept(offered)
+        known = revoked and current is not None and isinstance(current.statement, Revocation)
+        return Ignore("same") if known and not incomplete else Accept(offered)
     if revoked or (current is not None and isinstance(current.statement, Revocation)):
         return Ignore("final")  # 3
     if (current is None or stored.damaged) and not fresh:
@@ -88,37 +97,30 @@ def decide(stored: StoredEvidence, offered: Verified, holder: Holder, *, fresh: 
     if there == here:  # 6
         if new != current.statement:
             return Refuse("conflict", "another statement is stored with the same epoch and seq")
-        if offered.kid == current.kid and not stored.damaged:
+        if offered.kid == current.kid and not incomplete:
             return Ignore("same")
     elif there[0] == here[0] and there[1] - here[1] > SEQ_JUMP_MAX:
         return Refuse("too_far", "the statement is too far ahead of the stored one")  # 7
     return Accept(offered, settles=stored.tombstone_doubtful)
 
 
-def after_storing(accepted: Accept, at: datetime) -> StoredEvidence:
-    """The evidence after `accepted` is stored. The next start reads the same evidence from the disk.
+def after_accepting(stored: StoredEvidence, accepted: Accept, at: datetime) -> StoredEvidence:
+    """The evidence with `accepted` in place of all earlier evidence of the generation.
 
-    It replaces all earlier evidence. A revocation is stored as a tombstone as well. Any other statement is accepted
-    only without a tombstone, or with a doubtful tombstone, which the store then renames.
+    It counts at once, whether or not the disk stores it. After it is stored, the next start reads the same evidence. A
+    revocation is stored as a tombstone as well. Any other statement is accepted only without a tombstone, or with a
+    doubtful tombstone, which the store then renames. `at` is the wall clock's time now.
     """
     new = accepted.statement
-    return StoredEvidence(
-        statement=new, tombstone=new if isinstance(new.statement, Revocation) else None, received_at=at
-    )
+    tombstone = new if isinstance(new.statement, Revocation) else None
+    return StoredEvidence(statement=new, tombstone=tombstone, received_at=at, later=stored.later)
 
 
-def without_storing(stored: StoredEvidence, accepted: Accept, at: datetime) -> StoredEvidence:
-    """The evidence of this process after the disk refused `accepted`.
+def voids_lower_generations(statement: Statement) -> bool:
+    """Whether the statement proves that the lower generations of its node are closed.
 
-    A revocation or suspension still closes the gate. A lease counts only after it is stored.
+    Fabric signs a lease or a suspension only for a confirmed generation, and a confirmation closes the lower ones.
+    The revocation of a node that is revoked or released closes all generations of the node. Fabric signs a revocation
+    with the reason `superseded` also for a generation that was never confirmed, while a lower one remains in force.
     """
-    new = accepted.statement
-    match new.statement:
-        case Lease():
-            return stored
-        case Suspension():
-            return msgspec.structs.replace(stored, statement=new, received_at=at)
-        case Revocation():
-            return msgspec.structs.replace(
-                stored, statement=new, tombstone=new, received_at=at, tombstone_doubtful=False
-            )
+    return not isinstance(statement, Revocation) or statement.reason != "superseded"

@@ -1,7 +1,7 @@
 """In-memory state: the licence of one generation, from stored evidence and the cloud's answers.
 
-A statement is verified once, stored durably, and then used as the verified value. This module opens no connection and
-does not use the TPM.
+A verified statement counts at once, in memory. `node.licensing.saving` then stores it, so no disk delays or prevents a
+verdict. This module opens no connection, does not use the TPM, and reads the disk at its start only.
 """
 
 from collections.abc import Callable
@@ -10,12 +10,12 @@ from datetime import datetime
 import msgspec
 
 from node.disk.identity import Identity
-from node.errors import StateError, VerificationFailed
+from node.errors import VerificationFailed
 from node.hwbind.keys import WrappedKey
 from node.hwbind.presence import EndorsementRecord
 from node.licensing import acceptance
 from node.licensing.hardware import HardwareCheck
-from node.licensing.store import LicenceStore
+from node.licensing.saving import Saver
 from node.licensing.verdict import Evidence, Snapshot, Verdict, current_lease, current_revocation, judge
 from node.trust.current import CurrentTrust
 from protocol.messages.sessions import StatementAnswer
@@ -33,11 +33,11 @@ class StatementRejected(VerificationFailed):
 class Applied(msgspec.Struct, frozen=True):
     """The result of an accepted answer.
 
-    `stored` is true if the statement is new. `fresh` is true if a signed freshness over our nonce says that the
-    statement is current.
+    `new` is true if the statement is used from now on, and is to be stored. `fresh` is true if a signed freshness over
+    our nonce says that the statement is current.
     """
 
-    stored: bool
+    new: bool
     fresh: bool
 
 
@@ -49,7 +49,7 @@ class Licence:
 
     def __init__(
         self,
-        store: LicenceStore,
+        saver: Saver,
         identity: Identity,
         trust: CurrentTrust,
         hardware: HardwareCheck,
@@ -61,14 +61,20 @@ class Licence:
 
         `confirmed` is whether the generation is in force.
         """
-        self._store = store
+        self._saver = saver
         self._hardware = hardware
         self._clock = clock
         self._identity = identity
         self._confirmed = confirmed
         self._trust = trust
-        self._stored = store.load(identity.holder, trust.value.signing_keys)
-        self._unstored: acceptance.Accept | None = None
+        holder, ring = identity.holder, trust.value.signing_keys
+        later = saver.store.load_later(holder, ring)
+        self._stored = msgspec.structs.replace(saver.store.load(holder, ring), later=later)
+        others = saver.store.generations() - {identity.generation}
+        self._others_until = saver.store.leases_until(holder, ring, others)
+        self._leases_until = saver.store.leases_until(holder, ring, [identity.generation])
+        self._used = False
+        """Whether a statement of this run has replaced the loaded evidence."""
 
     @property
     def identity(self) -> Identity:
@@ -87,7 +93,7 @@ class Licence:
 
     @property
     def presented(self) -> str:
-        """The token of the last stored statement, or "". The node presents it, so that the cloud numbers its next ones
+        """The token of the current statement, or "". The node presents it, so that the cloud numbers its next ones
         after it."""
         held = self._stored.tombstone or self._stored.statement
         return held.token if held is not None else ""
@@ -103,6 +109,16 @@ class Licence:
         return lease is not None and self._clock() < lease.refresh_after
 
     @property
+    def statement(self) -> Verified | None:
+        """The current statement, or None."""
+        return self._stored.statement
+
+    @property
+    def later(self) -> Verified | None:
+        """The statement of the node's higher, confirmed generation, which voids this one; None if there is none."""
+        return self._stored.later
+
+    @property
     def revoked(self) -> bool:
         """Whether a signed revocation has ended this generation."""
         return current_revocation(self._stored, self._identity.holder) is not None
@@ -115,8 +131,26 @@ class Licence:
         """The licence now. The clock is read once, so that all parts agree."""
         evidence = self._evidence()
         return Snapshot(
-            holder=self._identity.holder, hardware=evidence.hardware, lease=self.lease, verdict=judge(evidence)
+            holder=self._identity.holder,
+            hardware=evidence.hardware,
+            lease=self.lease,
+            verdict=judge(evidence),
+            offline_bound=self._offline_bound(),
         )
+
+    def _offline_bound(self) -> datetime | None:
+        """The largest `terminate_at` of the leases in memory and on the disk, of every generation.
+
+        A new statement replaces the leases of this generation, and of those that it voids, once it is stored. Until
+        then the disk may still have them.
+        """
+        statement, lease = self._stored.statement, self.lease
+        if self._used and not self._saver.waits(self._identity.generation):
+            self._leases_until = lease.terminate_at if lease else None
+            if statement is not None and acceptance.voids_lower_generations(statement.statement):
+                self._others_until = None
+        ends = (self._others_until, self._leases_until, lease.terminate_at if lease else None)
+        return max((end for end in ends if end is not None), default=None)
 
     def _evidence(self) -> Evidence:
         return Evidence(
@@ -129,10 +163,9 @@ class Licence:
         )
 
     def apply(self, answer: StatementAnswer, nonce: str) -> Applied:
-        """Verify, store and use the statement of an answer. `nonce` is the nonce of our question.
+        """Verify and use the statement of an answer, and have it stored. `nonce` is the nonce of our question.
 
-        The tombstone of a revocation is stored first, so that a crash cannot lose the revocation.
-        Raises StatementRejected; StateError if the disk refuses to store it.
+        The statement counts when this method returns. `Saver` stores it afterwards. Raises StatementRejected.
         """
         verified, fresh = self._verified(answer.statement), self._is_fresh(answer, nonce)
         decision = acceptance.decide(self._stored, verified, self._identity.holder, fresh=fresh)
@@ -140,38 +173,18 @@ class Licence:
             case acceptance.Refuse(reason=reason):
                 raise StatementRejected(f"cannot use the cloud's statement: {reason}")
             case acceptance.Ignore(reason="same" | "final"):
-                return Applied(stored=False, fresh=fresh)
+                return Applied(new=False, fresh=fresh)
             case acceptance.Ignore():
                 raise StatementRejected("cannot use the cloud's statement: it is older than the stored one")
             case acceptance.Accept():
-                self._record(decision)
-        return Applied(stored=True, fresh=fresh)
+                self._use(decision)
+        return Applied(new=True, fresh=fresh)
 
-    def _record(self, accepted: acceptance.Accept) -> None:
-        """Store a statement, then use it. Raises StateError if the disk refuses.
-
-        A statement that closes the gate is used even if the disk refuses it.
-        """
-        now = self._clock()
-        try:
-            self._store.record(accepted, now)
-        except StateError:
-            self._stored = acceptance.without_storing(self._stored, accepted, now)
-            if not isinstance(accepted.statement.statement, Lease):
-                self._unstored = accepted
-            raise
-        self._stored = acceptance.after_storing(accepted, now)
-        self._unstored = None
-
-    def retry_storing(self) -> None:
-        """Store the statement that the disk refused earlier and the verdict uses. Raises StateError.
-
-        Without it a restart would lose the statement.
-        """
-        if self._unstored is not None:
-            self._record(self._unstored)
-            # The trust may have changed since the statement was verified.
-            self._stored = self._store.load(self._identity.holder, self.trust.value.signing_keys)
+    def _use(self, accepted: acceptance.Accept) -> None:
+        bound, now = self._offline_bound(), self._clock()
+        self._stored = acceptance.after_accepting(self._stored, accepted, now)
+        self._leases_until, self._used = bound, True
+        self._saver.put(accepted, now)
 
     def _verified(self, token: str) -> Verified:
         trust = self._trust.value

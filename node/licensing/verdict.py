@@ -9,6 +9,8 @@ The rules:
 - One generation is judged, and the caller chooses it. While a newer generation waits for its confirmation, the caller
   has the confirmed generation judged. If the confirmed generation is revoked, the caller has the newer one judged,
   because otherwise the node could never confirm it.
+- A verified statement of the node's higher, confirmed generation voids a lower generation: its lease opens no gate,
+  whatever `current.json` says. If the statement revokes or releases the node, the lower generation is revoked.
 - A missing statement, a statement that does not verify, and a tombstone that does not verify lead to `stale`: the gate
   closes and the agent asks the cloud. A tombstone that does not verify revokes nothing, because no valid signature is
   on it. It does not count as missing either, because a torn disk must not undo a revocation.
@@ -150,6 +152,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     hardware: Hardware
     lease: Lease | None
     verdict: Verdict
+    offline_bound: datetime | None = None
+    """The largest `terminate_at` of the leases on the disk and in memory, of every generation of this node."""
 
 
 def current_lease(stored: StoredEvidence, holder: Holder | None) -> Lease | None:
@@ -161,11 +165,15 @@ def current_lease(stored: StoredEvidence, holder: Holder | None) -> Lease | None
 
 
 def current_revocation(stored: StoredEvidence, holder: Holder) -> Revocation | None:
-    """The revocation that has ended the holder's generation; None if there is none."""
+    """The revocation that has ended the holder's generation; None if there is none.
+
+    A revocation in `stored.later` has ended the node's higher generation, and with it this one.
+    """
     for verified in (stored.tombstone, stored.statement):
         if verified is not None and isinstance(verified.statement, Revocation) and holder.holds(verified.statement):
             return verified.statement
-    return None
+    later = stored.later.statement if stored.later is not None else None
+    return later if isinstance(later, Revocation) else None
 
 
 def _suspension(evidence: Evidence, holder: Holder) -> Suspension | None:
@@ -198,6 +206,8 @@ def _judge(evidence: Evidence) -> tuple[LicenceState, str]:
         return "suspended", suspension.reason
     if evidence.hardware == "other":
         return "hardware-mismatch", ""
+    if stored.later is not None:
+        return "stale", f"a later generation, {stored.later.statement.generation}, of this node was confirmed"
     # A tombstone that is not this holder's revocation is treated like a tombstone that does not verify.
     if stored.tombstone_doubtful or stored.tombstone is not None:
         return "stale", "a stored tombstone cannot be verified"

@@ -88,7 +88,8 @@ class StatusDocument(msgspec.Struct, frozen=True):
     failures: int
     """Number of contacts without an answer since the last one with an answer."""
     offline_bound_at: datetime | None
-    """Time until which a copy of the present state directory could run without the cloud."""
+    """Time until which the present state directory, or a copy of it, could run without the cloud: the latest
+    `terminate_at` of the leases in memory and on the disk, of every generation."""
     limits: str
     """Limits of offline licences, for people."""
     damaged: tuple[str, ...] = ()
@@ -103,7 +104,7 @@ class StatusDocument(msgspec.Struct, frozen=True):
 LIMITS = (
     "A revocation or suspension takes effect when it reaches this machine. If someone restores an old copy of the state "
     "directory and keeps the machine offline, the old licence stays usable until the date recorded in that copy "
-    "(offline_bound_at); longer if the clock is set back."
+    "(offline_bound_at, the latest end of all leases on the disk); longer if the clock is set back."
 )
 
 
@@ -163,7 +164,6 @@ def status_document(
     last_failure: Failure | None = None,
 ) -> StatusDocument:
     """The status document. `failures` counts the contacts that failed since `last_contact_at`."""
-    lease = snapshot.lease
     return StatusDocument(
         format=FORMAT,
         version=AGENT_VERSION,
@@ -173,7 +173,7 @@ def status_document(
         agent_running=running,
         last_contact_at=last_contact_at,
         failures=failures,
-        offline_bound_at=lease.terminate_at if lease else None,
+        offline_bound_at=snapshot.offline_bound,
         limits=LIMITS,
         damaged=snapshot.verdict.damaged,
         conditions=conditions,

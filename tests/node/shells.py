@@ -97,8 +97,19 @@ def answer(fabric: Fabric, token: str, nonce: str = "n" * 32, generation: int = 
 
 
 def apply(licence: Licence, fabric: Fabric, token: str) -> bool:
-    """Apply a statement. Returns whether it was stored."""
-    return licence.apply(answer(fabric, token, generation=licence.identity.generation), "n" * 32).stored
+    """Apply a statement, and store it. Returns whether it is new."""
+    new = licence.apply(answer(fabric, token, generation=licence.identity.generation), "n" * 32).new
+    store(licence)
+    return new
+
+
+def store(licence: Licence) -> None:
+    """Store what waits, in this thread: a test without a loop can call it. Raises the error of the first record."""
+    saver = licence._saver
+    while saver._waiting:
+        _, waiting = saver._waiting.popitem()
+        for error in saver.store.record(waiting.accepted, waiting.at).values():
+            raise error
 
 
 class Refreshes:

@@ -10,15 +10,18 @@ import msgspec
 import pytest
 
 from node.disk import calls
-from node.disk.files import remove_directory, remove_file
+from node.disk.files import encode_state, remove_directory, remove_file, write_atomic
+from node.disk.identity import _CurrentFile
 from node.errors import NodeError, StateDamaged, StateError, StateUnreadable, StateUnsafe
 from node.hwbind import keys
 from node.hwbind.tpm import Tpm
+from node.licensing.store import StatementFile
 from node.state import CONDITION_CURRENT, CONDITION_OPEN, CONDITION_PENDING, NotActivated, State
 from node.trust.published import TrustSet
+from protocol.signed.envelope import key_id
 from tests.node.conftest import Machine
-from tests.node.shells import apply, identity, install, load_licence, trust_of
-from tests.simulators.fabric import Fabric
+from tests.node.shells import apply, hardware, identity, install, load_licence, trust_of
+from tests.simulators.fabric import Fabric, utc_now
 
 
 @pytest.fixture
@@ -152,6 +155,8 @@ async def test_a_torn_record_never_leads_to_a_lower_generation(fabric: Fabric, s
     (state.directory / "current.json").write_bytes(b"")
     assert in_use(state) == (2, True, "active")
     (state.directory / "licence/g-2/statement.json").write_bytes(b"torn")
+    assert in_use(state) == (2, True, "active"), "the copy of the statement"
+    state.licences.copy_path(2).write_bytes(b"torn")
     assert in_use(state) == (2, True, "stale")
     apply(load_licence(state), fabric, fabric.revocation(2))
     assert in_use(state) == (2, True, "revoked")
@@ -289,3 +294,130 @@ async def test_a_call_that_fails_stops_no_start_for_good(fabric: Fabric, state: 
         with calls.hooked(Recorder(number, CODES[at % len(CODES)])), suppress(StateError):
             assert start_and_read(fresh, trust) in expected, made
     assert start_and_read(restarted(), trust) == ("active", True)
+
+
+# A higher, confirmed generation voids the lower ones
+
+
+def point_at(state: State, generation: int) -> None:
+    """What root can do: make another generation the current one, with a checksum that fits."""
+    write_atomic(state.directory / "current.json", encode_state(_CurrentFile(generation=generation)))
+
+
+def put_back_lease(state: State, fabric: Fabric) -> None:
+    """An undamaged, unexpired lease of generation 1. The agent had removed it."""
+    path = state.licences.statement_path(1)
+    token = fabric.lease(1)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    kid = key_id(fabric.keys["lease"].public_key())
+    path.write_bytes(encode_state(StatementFile(kid=kid, token=token, received_at=utc_now())))
+
+
+def second_generation(state: State, fabric: Fabric, machine: Machine) -> None:
+    """Generation 2 as an activation makes it: stored, confirmed, with a lease."""
+    state.identities.save_generation(identity(fabric, machine.ak, machine.node_key, 2))
+    pending = state.identities.pending()
+    assert pending is not None
+    fabric.confirmed = 2
+    licence = state.licence_of(pending, load_licence(state).trust, hardware(), utc_now, confirmed=False)
+    apply(licence, fabric, fabric.lease(2))
+    state.identities.switch_to(2)
+
+
+@pytest.mark.parametrize("kept_lease", [False, True], ids=["removed", "lease put back"])
+@pytest.mark.parametrize("identity_of_2", [True, False], ids=["with identity", "without identity"])
+@pytest.mark.parametrize(
+    ("word", "states"),
+    [("lease", ("active", "stale")), ("suspension", ("suspended", "stale")), ("revocation", ("revoked", "revoked"))],
+)
+async def test_current_json_does_not_bring_back_a_lower_generation(
+    fabric: Fabric,
+    state: State,
+    machine: Machine,
+    word: str,
+    states: tuple[str, str],
+    identity_of_2: bool,
+    kept_lease: bool,
+) -> None:
+    second_generation(state, fabric, machine)
+    token = {"lease": fabric.lease, "suspension": fabric.suspension, "revocation": fabric.revocation}[word]()
+    apply(load_licence(state), fabric, token)
+    point_at(state, 1)
+    if kept_lease:
+        put_back_lease(state, fabric)
+    if not identity_of_2:
+        shutil.rmtree(state.identities.generation_dir(2))
+    licence = load_licence(State(state.directory), ours=True)
+    verdict = licence.verdict()
+    assert verdict.state == states[0 if identity_of_2 else 1]
+    assert verdict.gate_open == (verdict.state == "active" and licence.identity.generation == 2)
+    if kept_lease or word == "lease":
+        assert licence.snapshot().offline_bound is not None
+
+
+@pytest.mark.parametrize("remains", ["tombstone", "statement", "copy"])
+async def test_one_record_of_the_higher_generation_is_enough(
+    fabric: Fabric, state: State, machine: Machine, remains: str
+) -> None:
+    second_generation(state, fabric, machine)
+    apply(load_licence(state), fabric, fabric.revocation(2))
+    point_at(state, 1)
+    put_back_lease(state, fabric)
+    paths = {
+        "tombstone": state.licences.tombstone_path(2),
+        "statement": state.licences.statement_path(2),
+        "copy": state.licences.copy_path(2),
+    }
+    for name, path in paths.items():
+        if name != remains:
+            path.unlink()
+    assert load_licence(State(state.directory), ours=True).verdict().state == "revoked"
+
+
+async def test_the_offline_bound_counts_what_root_could_bring_back(
+    fabric: Fabric, state: State, machine: Machine
+) -> None:
+    """With every record of generation 2 deleted, generation 1 would run to the end of its lease."""
+    second_generation(state, fabric, machine)
+    apply(load_licence(state), fabric, fabric.suspension())
+    assert load_licence(state).snapshot().offline_bound is None
+    put_back_lease(state, fabric)
+    bound = load_licence(state).snapshot().offline_bound
+    assert bound is not None
+    for path in (state.licences.statement_path(2), state.licences.copy_path(2)):
+        path.unlink()
+    point_at(state, 1)
+    licence = load_licence(state, ours=True)
+    assert licence.lease is not None
+    assert (licence.verdict().gate_open, licence.lease.terminate_at) == (True, bound)
+
+
+async def test_what_does_not_prove_a_confirmation_voids_nothing(fabric: Fabric, state: State, machine: Machine) -> None:
+    """A stored generation with its certificate, `current.json`, and the revocation of a lapsed activation."""
+    state.identities.save_generation(identity(fabric, machine.ak, machine.node_key, 2))
+    assert load_licence(state, ours=True).verdict().gate_open
+    pending = state.identities.load(2)
+    licence = state.licence_of(pending, load_licence(state).trust, hardware(), utc_now, confirmed=False)
+    apply(licence, fabric, fabric.revocation(2, "superseded"))
+    licence = load_licence(state, ours=True)
+    assert (licence.identity.generation, licence.verdict().gate_open) == (1, True)
+    point_at(state, 2)
+    assert not load_licence(state, ours=True).verdict().gate_open
+    point_at(state, 1)
+    assert load_licence(state, ours=True).verdict().gate_open
+
+
+async def test_a_crash_before_the_switch_is_repaired_without_the_cloud(
+    fabric: Fabric, state: State, machine: Machine
+) -> None:
+    second_generation(state, fabric, machine)
+    point_at(state, 1)
+    again = State(state.directory)
+    licence = load_licence(again, ours=True)
+    assert (licence.identity.generation, licence.confirmed, licence.verdict().gate_open) == (2, True, True)
+    with again.owned():
+        again.pending(trust_of(fabric), 2)
+    assert again.identities.current_generation() == 2
+    (state.directory / "current.json").unlink()
+    licence = load_licence(State(state.directory), ours=True)
+    assert (licence.identity.generation, licence.confirmed, licence.verdict().gate_open) == (2, True, True)

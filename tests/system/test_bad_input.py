@@ -10,7 +10,7 @@ import secrets
 import shutil
 import sqlite3
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -463,24 +463,49 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 AT_ONCE = 4
 
 
+RECORDS = ("licence/g-1/statement.json", "identity/statement-g-1.json")
+"""The records of the statement. One is enough."""
+
+
 def test_damaged_state_never_opens_the_gate(copies: Copies, cloud_gone: None) -> None:
     whole = copies.machine("whole")
     with ended(whole):
         whole.up()
         assert whole.granted(), "the undamaged state opens the gate"
         whole.down()
-    cases = [(name, kind) for name in files_of(copies.saved) for kind in DAMAGES]
+    assert {str(name) for name in files_of(copies.saved)} > {*RECORDS, "current.json"}
+    redundant = {*RECORDS, "current.json"}
+    names = [(name,) for name in files_of(copies.saved) if str(name) not in redundant]
+    cases = [(damaged, kind) for damaged in (*names, RECORDS, (*RECORDS, "current.json")) for kind in DAMAGES]
     for at in range(0, len(cases), AT_ONCE):
         batch = cases[at : at + AT_ONCE]
         machines = [copies.machine(f"{at + index}") for index in range(len(batch))]
         with ended(*machines):
-            for machine, (name, kind) in zip(machines, batch, strict=True):
-                path = machine.state / name
-                path.write_bytes(DAMAGES[kind](path.read_bytes()))
-                assert files_of(machine.state) != files_of(copies.saved), name
+            for machine, (damaged, kind) in zip(machines, batch, strict=True):
+                damage(machine, damaged, kind)
                 machine.launch()
             for machine, case in zip(machines, batch, strict=True):
                 stays_shut(machine, f"{case}")
+
+
+def damage(machine: Machine, names: Iterable[str | Path], kind: str) -> None:
+    for name in names:
+        path = machine.state / name
+        before = path.read_bytes()
+        path.write_bytes(DAMAGES[kind](before))
+        assert path.read_bytes() != before, name
+
+
+@pytest.mark.parametrize("name", [*RECORDS, "current.json"])
+def test_another_record_decides_and_the_damage_is_shown(copies: Copies, cloud_gone: None, name: str) -> None:
+    machine = copies.machine(f"with damaged {name.replace('/', ' ')}")
+    damage(machine, [name], "torn")
+    with ended(machine):
+        machine.up()
+        assert machine.granted()
+        status = machine.run("status")
+        # The agent writes current.json again at once.
+        assert any(name in text for text in status["damaged"]) == (name in RECORDS)
 
 
 def stays_shut(machine: Machine, case: str) -> None:
@@ -500,13 +525,14 @@ def stays_shut(machine: Machine, case: str) -> None:
 def test_state_of_another_node_or_generation(
     copies: Copies, cloud: Cloud, chips: tuple[SoftTpm, SoftTpm], tmp_path: Path, world: World
 ) -> None:
-    """A valid statement of another node does not open the gate."""
+    """A valid statement of another node does not open the gate. The agent has no other record here."""
     other = new_machine(tmp_path, chips[1], "other")
     other.run("activate", str(cloud.code(cloud.tenant(chips[1], "other"))))
     mine = copies.machine("with another's statement")
     (theirs,) = (other.state / "licence").glob("g-*/statement.json")
     (own,) = (mine.state / "licence").glob("g-*/statement.json")
     shutil.copy2(theirs, own)
+    shutil.copy2(theirs, mine.state / RECORDS[1])
     cloud.down()
     with ended(mine):
         try:

@@ -46,7 +46,7 @@ _EFFECTS = {
 """The calls that write durably or send, by their text. In Breakwater every writing method of a store counts as well."""
 _OTHERWISE = {
     "node/disk/boot.py": "a record in the runtime directory; without it the agent asks the TPM",
-    "node/licensing/store.py:_set_tombstone_aside": "called inside node.statement.write",
+    "node/licensing/store.py:_set_tombstone_aside": "until it is done, each answer of the cloud repeats it",
     "node/disk/identity.py:make_private": "the content that is there already, in a file that no other user has open",
     "node/trust/files.py:scratch": "the scratch directory of one update; no start reads it",
     "node/trust/files.py:_prune": "its generations are in node.trust.prune; the rest are scratch directories",

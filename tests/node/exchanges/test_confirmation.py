@@ -32,7 +32,10 @@ class Waiting:
         self._tpm = tpm
 
     async def confirm(self) -> Licence:
-        return await confirm(self.state, self.identity, self.trust, self._tpm, self.hardware, utc_now)
+        try:
+            return await confirm(self.state, self.identity, self.trust, self._tpm, self.hardware, utc_now)
+        finally:
+            assert await self.state.saver.flush() is None
 
     def in_force(self) -> int | None:
         return State(self.state.directory).identities.current_generation()

@@ -465,6 +465,7 @@ async def test_a_pending_generation_is_confirmed_first(
     pending = identity(fabric, contact.licence.identity.ak, contact.licence.identity.node_key, 2)
     state.identities.save_generation(pending)
     await contact.attempt()
+    assert await state.saver.flush() is None
     current = state.identities.current()
     assert current is not None
     assert (current.generation, contact.licence.identity.generation, fabric.confirmed) == (2, 2, 2)

@@ -1,5 +1,6 @@
 """Which statements are stored: one row for each step, and a revocation after every other evidence."""
 
+import msgspec
 import pytest
 
 from node.licensing.acceptance import (
@@ -8,13 +9,13 @@ from node.licensing.acceptance import (
     Ignore,
     Refuse,
     StoredEvidence,
-    after_storing,
+    after_accepting,
     decide,
-    without_storing,
+    voids_lower_generations,
 )
 from protocol.ids import TenantId
 from protocol.limits import SEQ_JUMP_MAX
-from protocol.signed.statements import Holder, Verified
+from protocol.signed.statements import Holder, Statement, Verified
 from tests.node.licensing.samples import (
     DAY,
     HOLDER,
@@ -36,6 +37,7 @@ EMPTY = StoredEvidence()
 TORN = StoredEvidence(statement=LEASE_5, damaged=("torn",), tombstone_doubtful=True)
 TOMBSTONE = StoredEvidence(statement=LEASE_5, tombstone=REVOCATION)
 REVOKED = StoredEvidence(statement=REVOCATION, tombstone=REVOCATION)
+PARTIAL = StoredEvidence(statement=REVOCATION, tombstone=REVOCATION, partial=True)
 RESIGNED = verified(make_lease(seq=5), OTHER_KEY)
 FORKED = verified(changed(make_lease(seq=5), profile="other"))
 FAR = verified(make_lease(seq=5 + SEQ_JUMP_MAX + 1))
@@ -92,6 +94,8 @@ ROWS: list[tuple[str, StoredEvidence, Verified, bool, Decision]] = [
     ("the same, signed again by the same key", HELD, verified(make_lease(seq=5)), True, Ignore("same")),
     ("the same, signed by a newer key", HELD, RESIGNED, True, Accept(RESIGNED)),
     ("another at the same place", HELD, FORKED, True, Refuse("conflict", "")),
+    ("the same, a record is missing", StoredEvidence(LEASE_5, partial=True), LEASE_5, True, Accept(LEASE_5)),
+    ("revocation again, a record is missing", PARTIAL, REVOCATION, False, Accept(REVOCATION)),
     ("later", HELD, SUSPENSION, False, Accept(SUSPENSION)),
     (
         "resumed",
@@ -135,14 +139,24 @@ def test_a_holder_is_trust_domain_tenant_node_and_generation() -> None:
     assert not Holder(HOLDER.trust_domain, HOLDER.tenant, HOLDER.node, 2).holds(lease)
 
 
-def test_a_stored_statement_replaces_all_earlier_evidence() -> None:
+def test_an_accepted_statement_replaces_all_earlier_evidence_of_the_generation() -> None:
+    later = verified(make_lease(generation=2))
     for statement in (verified(make_lease(seq=9)), SUSPENSION):
-        assert after_storing(Accept(statement), T0) == StoredEvidence(statement=statement, received_at=T0)
-    assert after_storing(Accept(REVOCATION), T0) == StoredEvidence(REVOCATION, REVOCATION, T0)
+        assert after_accepting(TORN, Accept(statement), T0) == StoredEvidence(statement=statement, received_at=T0)
+    before = StoredEvidence(statement=LEASE_5, partial=True, later=later)
+    assert after_accepting(before, Accept(REVOCATION), T0) == StoredEvidence(REVOCATION, REVOCATION, T0, later=later)
 
 
-def test_a_statement_that_the_disk_refused_still_closes_the_gate() -> None:
-    assert without_storing(TORN, Accept(REVOCATION), T0).tombstone == REVOCATION
-    assert not without_storing(TORN, Accept(REVOCATION), T0).tombstone_doubtful
-    assert without_storing(HELD, Accept(SUSPENSION), T0) == StoredEvidence(statement=SUSPENSION, received_at=T0)
-    assert without_storing(HELD, Accept(verified(make_lease(seq=9))), T0) == HELD
+@pytest.mark.parametrize(
+    ("statement", "voids"),
+    [
+        (make_lease(), True),
+        (make_suspension(), True),
+        (make_revocation(), True),
+        (msgspec.structs.replace(make_revocation(), reason="released"), True),
+        # Fabric signs it for an activation that was not confirmed in time, too.
+        (msgspec.structs.replace(make_revocation(), reason="superseded"), False),
+    ],
+)
+def test_only_a_statement_that_proves_it_voids_the_lower_generations(statement: Statement, voids: bool) -> None:
+    assert voids_lower_generations(statement) is voids

@@ -1,7 +1,5 @@
-"""The licence: the order verify, store, use; and the result of each of the cloud's statements, good and bad."""
+"""The licence: the order verify, use, store; and the result of each of the cloud's statements, good and bad."""
 
-import errno
-import os
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -11,10 +9,11 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from node.errors import DiskFull
+from node.conditions import Conditions
 from node.hwbind.errors import TpmFailed, TpmNotOurs
 from node.hwbind.keys import WrappedKey
 from node.licensing.licence import Applied, Licence, StatementRejected
+from node.licensing.saving import Saver
 from node.licensing.store import LicenceStore
 from node.trust.current import CurrentTrust
 from protocol import faults
@@ -22,11 +21,15 @@ from protocol.messages.sessions import StatementAnswer
 from protocol.signed.envelope import key_id, seal
 from protocol.signed.statements import TYP_REVOCATION, Revocation, Verified, verify_statement
 from tests.fault_hooks import hooked
-from tests.node.shells import answer, apply, hardware, identity, trust_of
+from tests.node.shells import answer, apply, hardware, identity, store, trust_of
 from tests.simulators.fabric import DOMAIN, NODE, TENANT, Fabric, utc_now
 
 KEY = WrappedKey(public=b"", private=b"", parent=b"")
 NONCE = "n" * 32
+
+
+def saver_of(directory: Path) -> Saver:
+    return Saver(LicenceStore(directory), Conditions(utc_now))
 
 
 @pytest.fixture
@@ -40,12 +43,12 @@ def fabric() -> Fabric:
 def licence(fabric: Fabric, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Licence:
     monkeypatch.setattr(WrappedKey, "public_key", lambda _: ec.generate_private_key(ec.SECP256R1()).public_key())
     trust = CurrentTrust(tmp_path, trust_of(fabric))
-    return Licence(LicenceStore(tmp_path), identity(fabric, KEY, KEY), trust, hardware(ours=True), utc_now)
+    return Licence(saver_of(tmp_path), identity(fabric, KEY, KEY), trust, hardware(ours=True), utc_now)
 
 
 def again(licence: Licence, tmp_path: Path) -> Licence:
     """The licence of the next start."""
-    return Licence(LicenceStore(tmp_path), licence.identity, licence.trust, hardware(ours=True), utc_now)
+    return Licence(saver_of(tmp_path), licence.identity, licence.trust, hardware(ours=True), utc_now)
 
 
 @pytest.fixture
@@ -87,6 +90,8 @@ def test_a_revocation_is_a_tombstone_before_it_is_a_statement(
         "after node.tombstone.write",
         "before node.statement.write",
         "after node.statement.write",
+        "before node.statement.copy",
+        "after node.statement.copy",
     ]
     assert licence.revoked
     assert again(licence, tmp_path).revoked
@@ -116,9 +121,9 @@ def test_the_next_start_reads_the_evidence_that_was_used_after_an_answer(
     licence: Licence, fabric: Fabric, tmp_path: Path, word: str, damage: str
 ) -> None:
     apply(licence, fabric, fabric.lease())
-    store = LicenceStore(tmp_path)
+    records = LicenceStore(tmp_path)
     if damage:
-        path = store.statement_path(1) if damage == "statement" else store.tombstone_path(1)
+        path = records.statement_path(1) if damage == "statement" else records.tombstone_path(1)
         path.parent.mkdir(mode=0o700, exist_ok=True)
         path.write_bytes(b"torn")
         licence = again(licence, tmp_path)
@@ -136,7 +141,7 @@ def test_a_snapshot_is_one_reading_of_the_clock(licence: Licence, fabric: Fabric
     assert licence.lease is not None
     end = licence.lease.terminate_at
     times = iter([end - timedelta(microseconds=1), end])
-    racing = Licence(LicenceStore(tmp_path), licence.identity, licence.trust, hardware(ours=True), lambda: next(times))
+    racing = Licence(saver_of(tmp_path), licence.identity, licence.trust, hardware(ours=True), lambda: next(times))
     snapshot = racing.snapshot()
     assert (snapshot.verdict.gate_open, snapshot.lease, snapshot.hardware) == (True, licence.lease, "ours")
     assert next(times) == end
@@ -144,7 +149,7 @@ def test_a_snapshot_is_one_reading_of_the_clock(licence: Licence, fabric: Fabric
 
 def test_put_in_force_once_the_cloud_has_confirmed(licence: Licence, fabric: Fabric, tmp_path: Path) -> None:
     waiting = Licence(
-        LicenceStore(tmp_path), licence.identity, licence.trust, hardware(ours=True), utc_now, confirmed=False
+        saver_of(tmp_path), licence.identity, licence.trust, hardware(ours=True), utc_now, confirmed=False
     )
     apply(waiting, fabric, fabric.lease())
     assert (waiting.confirmed, waiting.verdict().state) == (False, "pending")
@@ -152,46 +157,49 @@ def test_put_in_force_once_the_cloud_has_confirmed(licence: Licence, fabric: Fab
     assert (waiting.confirmed, waiting.verdict().state) == (True, "active")
 
 
-def test_nothing_is_used_before_it_is_stored(
-    licence: Licence, fabric: Fabric, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("word", ["lease", "suspension", "revocation"])
+def test_a_statement_counts_before_it_is_stored(licence: Licence, fabric: Fabric, tmp_path: Path, word: str) -> None:
+    """A full disk does not make an online, paid machine run through its grace, and forgives no suspension."""
     apply(licence, fabric, fabric.lease(entitlements=("old",)))
-
-    def full(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, "full")
-
-    monkeypatch.setattr("os.rename", full)
-    with pytest.raises(DiskFull):
-        apply(licence, fabric, fabric.lease(entitlements=("new",)))
-    assert licence.lease is not None
-    assert licence.lease.entitlements == ("old",)
-    assert again(licence, tmp_path).verdict().gate_open
+    token = {"lease": fabric.lease, "suspension": fabric.suspension, "revocation": fabric.revocation}[word]()
+    assert licence.apply(answer(fabric, token), NONCE) == Applied(new=True, fresh=True)
+    assert licence.presented == token
+    assert licence.verdict().state == {"lease": "active", "suspension": "suspended", "revocation": "revoked"}[word]
+    assert again(licence, tmp_path).presented != token
+    store(licence)
+    assert again(licence, tmp_path).presented == token
 
 
-@pytest.mark.parametrize("word", ["revocation", "suspension"])
-def test_a_statement_that_closes_the_gate_is_used_on_a_full_disk(
-    licence: Licence, fabric: Fabric, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, word: str
+def test_the_offline_bound_counts_every_lease_that_the_disk_may_have(
+    licence: Licence, fabric: Fabric, tmp_path: Path
+) -> None:
+    assert licence.snapshot().offline_bound is None
+    apply(licence, fabric, fabric.lease())
+    lease = licence.lease
+    assert lease is not None
+    assert licence.snapshot().offline_bound == lease.terminate_at
+    licence.apply(answer(fabric, fabric.suspension()), NONCE)
+    assert (licence.lease, licence.snapshot().offline_bound) == (None, lease.terminate_at)
+    store(licence)
+    assert licence.snapshot().offline_bound is None
+    assert again(licence, tmp_path).snapshot().offline_bound is None
+
+
+def test_the_offline_bound_counts_an_older_record_and_other_generations(
+    licence: Licence, fabric: Fabric, tmp_path: Path
 ) -> None:
     apply(licence, fabric, fabric.lease())
-    rename = os.rename
-
-    def full(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, "full")
-
-    monkeypatch.setattr("os.rename", full)
-    token = fabric.revocation() if word == "revocation" else fabric.suspension()
-    with pytest.raises(DiskFull):
-        apply(licence, fabric, token)
-    assert not licence.verdict().gate_open
-    state = "revoked" if word == "revocation" else "suspended"
-    assert licence.verdict().state == state
-    with pytest.raises(DiskFull):
-        licence.retry_storing()
-    assert again(licence, tmp_path).verdict().gate_open
-    # It is stored as soon as the disk has room, so that a restart does not lose it.
-    monkeypatch.setattr("os.rename", rename)
-    licence.retry_storing()
-    assert again(licence, tmp_path).verdict().state == licence.verdict().state == state
+    lease = licence.lease
+    assert lease is not None
+    copy = LicenceStore(tmp_path).copy_path(1)
+    before = copy.read_bytes()
+    apply(licence, fabric, fabric.revocation())
+    copy.write_bytes(before)
+    revoked = again(licence, tmp_path)
+    assert (revoked.verdict().state, revoked.snapshot().offline_bound) == ("revoked", lease.terminate_at)
+    second = msgspec.structs.replace(licence.identity, generation=2)
+    newer = Licence(saver_of(tmp_path), second, licence.trust, hardware(ours=True), utc_now, confirmed=False)
+    assert newer.snapshot().offline_bound == lease.terminate_at
 
 
 def test_a_revocation_is_final(licence: Licence, fabric: Fabric, tmp_path: Path) -> None:
@@ -204,7 +212,7 @@ def test_a_revocation_is_final(licence: Licence, fabric: Fabric, tmp_path: Path)
 
 
 def test_a_revocation_needs_no_freshness(licence: Licence, fabric: Fabric) -> None:
-    assert licence.apply(StatementAnswer(fabric.revocation(), ""), NONCE) == Applied(stored=True, fresh=False)
+    assert licence.apply(StatementAnswer(fabric.revocation(), ""), NONCE) == Applied(new=True, fresh=False)
     assert licence.revoked
 
 
@@ -320,7 +328,7 @@ def test_a_withdrawn_key_voids_what_it_signed_until_it_is_signed_again(licence: 
 def test_the_gate_needs_the_hardware_of_this_run(licence: Licence, fabric: Fabric, tmp_path: Path) -> None:
     apply(licence, fabric, fabric.lease())
     check = hardware()
-    fresh = Licence(LicenceStore(tmp_path), licence.identity, licence.trust, check, utc_now)
+    fresh = Licence(saver_of(tmp_path), licence.identity, licence.trust, check, utc_now)
     assert not fresh.verdict().gate_open
     check.report_ours()
     assert fresh.verdict().gate_open
@@ -333,7 +341,7 @@ def test_the_gate_needs_the_hardware_of_this_run(licence: Licence, fabric: Fabri
 def test_dates_pass_by_themselves(licence: Licence, fabric: Fabric, tmp_path: Path) -> None:
     apply(licence, fabric, fabric.lease())
     later = Licence(
-        LicenceStore(tmp_path), licence.identity, licence.trust, hardware(), lambda: utc_now() + timedelta(days=61)
+        saver_of(tmp_path), licence.identity, licence.trust, hardware(), lambda: utc_now() + timedelta(days=61)
     )
     assert later.verdict().state == "terminated"
 

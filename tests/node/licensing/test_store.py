@@ -1,15 +1,20 @@
 """Statements and tombstones on disk: edits are found, damage never opens the gate, a crash leaves old or new."""
 
+import errno
 import os
 import resource
+import shutil
+from itertools import product
 from pathlib import Path
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from node.disk.files import encode_state
-from node.errors import StateUnwritable
-from node.licensing.acceptance import Accept, StoredEvidence, decide
+from node.disk.files import encode_state, write_atomic, write_error
+from node.errors import DiskFull
+from node.licensing.acceptance import Accept, StoredEvidence, after_accepting, decide
 from node.licensing.store import LicenceStore, StatementFile, TombstoneFile
 from node.licensing.verdict import Evidence, Verdict, judge
 from protocol.signed.envelope import KeyRing
@@ -41,6 +46,10 @@ REVOCATION = verified(make_revocation(seq=3))
 @pytest.fixture
 def store(tmp_path: Path) -> LicenceStore:
     return LicenceStore(tmp_path / "state")
+
+
+def void(_: object) -> None:
+    """Drop a result."""
 
 
 def verdict_of(stored: StoredEvidence) -> Verdict:
@@ -82,9 +91,13 @@ def test_licence_files_put_back_do_not_undo_a_tombstone(store: LicenceStore) -> 
 
 @pytest.mark.parametrize("which", ["statement", "tombstone"])
 def test_every_changed_byte_and_every_truncation_is_noticed(store: LicenceStore, which: str) -> None:
-    """A tombstone is stored beside an earlier lease. Each damaged form keeps the gate closed, and stays on the disk."""
+    """A tombstone is stored beside an earlier lease. Each damaged form keeps the gate closed, and stays on the disk.
+
+    The statement has no other record here.
+    """
     store.record(Accept(LEASE), T0)
     path = store.statement_path(1)
+    store.copy_path(1).unlink()
     if which == "tombstone":
         store.write_tombstone(REVOCATION, T0)
         path = store.tombstone_path(1)
@@ -130,8 +143,11 @@ def test_a_sound_file_with_the_wrong_content_is_not_trusted(store: LicenceStore,
     store.record(Accept(LEASE), T0)
     store.statement_path(1).write_bytes(content)
     stored = store.load(HOLDER, RING)
+    assert (stored.statement, len(stored.damaged), stored.partial) == (LEASE, 1, True)
+    store.copy_path(1).write_bytes(content)
+    stored = store.load(HOLDER, RING)
     assert stored.statement is None
-    assert len(stored.damaged) == 1
+    assert len(stored.damaged) == 2
     assert not verdict_of(stored).gate_open
 
 
@@ -209,11 +225,13 @@ def test_only_a_revocation_makes_a_tombstone(store: LicenceStore) -> None:
         ("node.tombstone.write", "after", "revoked"),
         ("node.statement.write", "before", "revoked"),
         ("node.statement.write", "after", "revoked"),
+        ("node.statement.copy", "before", "revoked"),
+        ("node.statement.copy", "after", "revoked"),
     ],
 )
 def test_a_crash_at_revocation_leaves_old_or_new(store: LicenceStore, point: str, stage: str, state: str) -> None:
     store.record(Accept(LEASE), T0)
-    assert in_child(dying_at(point, stage, lambda: store.record(Accept(REVOCATION), T0))) == 9
+    assert in_child(dying_at(point, stage, lambda: void(store.record(Accept(REVOCATION), T0)))) == 9
     stored = store.load(HOLDER, RING)
     assert verdict_of(stored).state == state
     assert stored.damaged == ()
@@ -226,10 +244,153 @@ def test_a_full_disk_keeps_the_old_statement(store: LicenceStore) -> None:
 
     def full() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))
-        with pytest.raises(StateUnwritable, match="no space"):
-            store.record(Accept(SUSPENSION), T0)
-        with pytest.raises(StateUnwritable, match="no space"):
-            store.record(Accept(REVOCATION), T0)
+        for accepted in (Accept(SUSPENSION), Accept(REVOCATION)):
+            failed = store.record(accepted, T0)
+            assert set(failed) == set(store.records(accepted.statement))
+            assert all(isinstance(error, DiskFull) for error in failed.values())
 
     assert in_child(full) == 0
     assert store.load(HOLDER, RING) == StoredEvidence(statement=LEASE, received_at=T0)
+
+
+# Several records: each combination of records that cannot be used
+
+
+def block(path: Path, how: str) -> None:
+    """Put something else in the place of a record's directory."""
+    shutil.rmtree(path.parent, ignore_errors=True)
+    match how:
+        case "a file":
+            path.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.parent.write_bytes(b"")
+        case "a loop":
+            path.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.parent.symlink_to(path.parent)
+        case _:
+            raise ValueError(how)
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> dict[Path, int]:
+    """The files that cannot be written, each with the number of the error."""
+    errors: dict[Path, int] = {}
+
+    def write(path: Path, data: bytes) -> None:
+        if path in errors:
+            raise write_error(path, OSError(errors[path], os.strerror(errors[path])))
+        write_atomic(path, data)
+
+    monkeypatch.setattr("node.licensing.store.write_atomic", write)
+    return errors
+
+
+@pytest.mark.parametrize("how", ["a file", "a loop", errno.EIO, errno.EACCES, errno.EROFS, errno.ENOSPC])
+@pytest.mark.parametrize("heard", [SUSPENSION, REVOCATION], ids=["suspension", "revocation"])
+def test_one_record_of_several_is_enough_at_the_next_start(
+    tmp_path: Path, failing: dict[Path, int], heard: Verified, how: str | int
+) -> None:
+    """A table: the records that are unusable, and what a start without the cloud then makes of the statement."""
+    paths = LicenceStore(tmp_path).records(heard)
+    for number, usable in enumerate(product((True, False), repeat=len(paths))):
+        store = LicenceStore(tmp_path / str(number) / "state")
+        store.record(Accept(LEASE), T0)
+        blocked = [path for path, fine in zip(store.records(heard), usable, strict=True) if not fine]
+        for path in blocked:
+            if isinstance(how, str):
+                block(path, how)
+            else:
+                failing[path] = how
+        assert set(store.record(Accept(heard), T0)) == set(blocked)
+        verdict = verdict_of(LicenceStore(tmp_path / str(number) / "state").load(HOLDER, RING))
+        if any(usable):
+            assert verdict.state == ("revoked" if heard is REVOCATION else "suspended"), usable
+        else:
+            assert verdict.gate_open == isinstance(how, int), "without a record only the old lease is there"
+
+
+@settings(max_examples=40)
+@given(
+    heard=st.lists(st.sampled_from([LEASE, SUSPENSION, verified(make_lease(seq=4)), REVOCATION]), max_size=5),
+    failing=st.data(),
+)
+def test_the_latest_statement_that_has_a_record_counts(
+    tmp_path_factory: pytest.TempPathFactory, heard: list[Verified], failing: st.DataObject
+) -> None:
+    """Each write can fail. The next start has the last statement of which one record was written, or a revocation."""
+    store = LicenceStore(tmp_path_factory.mktemp("state"))
+    evidence, last = StoredEvidence(), None
+    for statement in heard:
+        decision = decide(evidence, statement, HOLDER, fresh=True)
+        if not isinstance(decision, Accept):
+            continue
+        evidence = after_accepting(evidence, decision, T0)
+        only = [path for path in store.records(statement) if failing.draw(st.booleans())]
+        store.record(decision, T0, only)
+        last = statement if only else last
+    stored = store.load(HOLDER, RING)
+    if last is REVOCATION:
+        assert verdict_of(stored).state == "revoked"
+    else:
+        assert stored.statement == last
+
+
+def test_a_place_that_cannot_be_read_is_no_tombstone(store: LicenceStore) -> None:
+    """Both other records say that the node is not revoked. With one of them it would be doubtful."""
+    store.record(Accept(LEASE), T0)
+    block(store.tombstone_path(1), "a file")
+    stored = store.load(HOLDER, RING)
+    assert (verdict_of(stored).state, len(stored.damaged)) == ("active", 1)
+    store.copy_path(1).unlink()
+    assert verdict_of(store.load(HOLDER, RING)).state == "stale"
+
+
+# Generations
+
+
+def test_a_statement_of_a_higher_generation_removes_the_lower_leases(store: LicenceStore) -> None:
+    store.record(Accept(LEASE), T0)
+    other = verified(make_lease(generation=3))
+    store.record(Accept(other), T0)
+    assert store.load(HOLDER, RING) == StoredEvidence()
+    assert store.load_later(HOLDER, RING) == other
+    third = msgspec.structs.replace(HOLDER, generation=3)
+    assert (store.load_later(third, RING), store.load(third, RING).statement) == (None, other)
+    # The unconfirmed activation that lapsed leaves the generation in force as it was.
+    lapsed = verified(msgspec.structs.replace(make_revocation(generation=4), reason="superseded"))
+    store.record(Accept(lapsed), T0)
+    assert (store.load_later(third, RING), store.load(third, RING).statement) == (None, other)
+    assert store.load_later(HOLDER, RING) == other
+
+
+def test_a_revocation_of_a_lower_generation_stays(store: LicenceStore) -> None:
+    store.record(Accept(REVOCATION), T0)
+    store.record(Accept(verified(make_lease(generation=2))), T0)
+    assert store.load(HOLDER, RING) == StoredEvidence(REVOCATION, REVOCATION, T0)
+
+
+@pytest.mark.parametrize("record", [0, 1, 2])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"torn", tombstone_file(REVOCATION), statement_file(FOREIGN)],
+    ids=["empty", "torn", "g-1", "foreign"],
+)
+def test_only_a_statement_that_verifies_voids_the_lower_generations(
+    store: LicenceStore, record: int, content: bytes
+) -> None:
+    store.record(Accept(LEASE), T0)
+    path = store.records(verified(make_revocation(generation=2)))[record]
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.write_bytes(content)
+    assert store.load_later(HOLDER, RING) is None
+
+
+def test_the_end_of_the_stored_leases(store: LicenceStore) -> None:
+    later = verified(make_lease(issued_at=T0 + DAY, seq=2))
+    store.record(Accept(later), T0)
+    assert store.leases_until(HOLDER, RING, [1, 2]) == T0 + 61 * DAY
+    assert store.leases_until(HOLDER, RING, [2]) is None
+    store.write_tombstone(REVOCATION, T0)
+    store.write_statement(SUSPENSION, T0)
+    assert store.leases_until(HOLDER, RING, [1]) == T0 + 61 * DAY
+    store.copy_path(1).write_bytes(b"torn")
+    assert store.leases_until(HOLDER, RING, [1]) is None

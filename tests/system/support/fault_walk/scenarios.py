@@ -263,6 +263,8 @@ SCENARIOS = (
             "node.session.send",
             "node.confirm.send",
             "node.statement.write",
+            "node.statement.copy",
+            "node.statement.prune",
             "node.identity.switch",
             "node.identity.prune",
             "node.activation.clear",
