@@ -15,9 +15,10 @@ WORKERS ?= 4
 MEMORY ?= $(shell findmnt --noheadings --output OPTIONS /dev/shm 2>/dev/null | grep -qv noexec && echo /dev/shm || echo /tmp)
 MINUTES ?= 10
 PART ?=
+DIR ?=
 RAISE ?=
 
-.PHONY: help setup demo test unit check bench coverage drills api-fuzz fmt up lock clean
+.PHONY: help setup demo test unit check bench coverage drills real-ek api-fuzz fmt up lock clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +58,10 @@ coverage: setup ## every test under coverage.py; fails under a floor of tests/co
 
 drills: setup ## what is long, loud or needs root: PART=name runs one, no PART lists them
 	@$(BIN)/python -m tests.drills $(PART) $(ARGS)
+
+real-ek: setup ## verdicts on a folder of real EK certificates, compared with its README (DIR=folder)
+	@test -n "$(DIR)" || { echo 'name the folder: make real-ek DIR=../shared/ek' >&2; exit 2; }
+	@$(BIN)/python -m tests.drills real-ek --dir "$(DIR)" $(ARGS)
 
 api-fuzz: setup ## requests made from the API documents, as each kind of caller, for MINUTES=10
 	@$(BIN)/python -m tests.drills api-fuzz --minutes $(MINUTES) $(ARGS)

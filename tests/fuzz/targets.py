@@ -1,4 +1,4 @@
-"""Fuzz targets: for each input that an unauthenticated caller can send, a function that parses the bytes.
+"""Fuzz targets: functions that parse the inputs that an unauthenticated caller can send, and files that operators load.
 
 A target suppresses the errors that its parser documents. Any other error is a finding. The seeds are valid inputs, so
 that a mutation reaches deep into the parser. The corpus beside this file has the inputs that earlier runs added.
@@ -12,16 +12,26 @@ from pathlib import Path
 import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.x509 import ocsp as library_ocsp
 
 from cloud.breakwater.errors import CsrRefused
 from cloud.breakwater.pkix import ocsp
 from cloud.breakwater.pkix.csr import NODE_CURVES, open_csr
-from cloud.fabric.attestation.ek_roots import trusted_roots
+from cloud.cli.pem_parts import blocks, parts, text_of
+from cloud.fabric.attestation.ek_roots import TrustError, parse_trust_pem, trusted_roots
 from cloud.fabric.attestation.ek_trust import TenantTrust, check_chip
 from cloud.fabric.attestation.evidence import verify_key
 from cloud.fabric.attestation.tpm_structures import EvidenceRefused
 from protocol.evidence import EndorsementEvidence, KeyEvidence
+from protocol.maker_certificates import (
+    CertificateUnreadable,
+    SignatureUnverified,
+    exact_certificate,
+    read_certificate,
+    split_certificates,
+    verify_signature,
+)
 from protocol.messages.est import (
     EstError,
     decode_base64,
@@ -31,6 +41,7 @@ from protocol.messages.est import (
     media_type,
 )
 from tests.simulators import forged_evidence as forged
+from tests.simulators import odd_certificates as odd
 
 CORPUS = Path(__file__).parent / "corpus"
 INPUT_BYTES_MAX = 16 * 1024
@@ -136,6 +147,42 @@ def _proofs() -> Iterator[bytes]:
     yield _join([*parts, proof.key.public, proof.key.attestation, proof.key.signature, proof.csr])
 
 
+# Certificates of TPM makers, and files of them
+
+
+def _certificate(data: bytes) -> None:
+    for raw in (data, exact_certificate(data), *split_certificates(data, 4)):
+        with suppress(CertificateUnreadable, SignatureUnverified):
+            found = read_certificate(raw)
+            verify_signature(found, found.key)
+
+
+def _certificates() -> Iterator[bytes]:
+    maker = forged.maker()
+    sound = maker.certify(forged.rsa2048("fuzz").public_key())
+    yield from (odd.faulty(sound, maker.intermediate.key, fault) for fault in odd.FAULTS.values())
+    yield maker.root.der + maker.intermediate.der + b"\xff" * 40
+    key = forged.rsa2048("fuzz CA")
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "fuzz")])
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, forged.NOW, forged.NOW)
+    pss = padding.PSS(padding.MGF1(hashes.SHA256()), 32)
+    yield builder.sign(key, hashes.SHA256(), rsa_padding=pss).public_bytes(serialization.Encoding.DER)
+
+
+def _bundle(data: bytes) -> None:
+    with suppress(TrustError):
+        parse_trust_pem(data)
+    for part in parts(blocks(text_of(data))):
+        with suppress(TrustError):
+            parse_trust_pem("".join(block.text for block in part).encode())
+
+
+def _bundles() -> Iterator[bytes]:
+    maker = forged.maker()
+    yield b"text\r\n" + maker.root.pem + b"-----BEGIN X-----\nAAAA\n-----END X-----\n" + maker.intermediate.pem
+    yield maker.root.der
+
+
 def _trust() -> TenantTrust:
     maker = forged.maker()
     cas = [ca.certificate.public_bytes(serialization.Encoding.DER) for ca in (maker.root, maker.intermediate)]
@@ -155,6 +202,8 @@ TARGETS = {
         Target("est", _est, _bodies),
         Target("ocsp", _ocsp, _questions),
         Target("evidence", _evidence, _proofs),
+        Target("certificate", _certificate, _certificates),
+        Target("bundle", _bundle, _bundles),
     )
 }
 
