@@ -23,7 +23,7 @@ from node.errors import NodeError
 from node.exchanges import schedule
 from node.exchanges.contact import Contact, errand
 from node.exchanges.first_answer import FirstAnswer
-from node.exchanges.poll_length import PollLength
+from node.exchanges.wake_channel import WakeChannel
 from node.exits import Exit
 from node.hwbind.errors import TpmError
 from node.hwbind.tpm import Tpm
@@ -39,18 +39,13 @@ from node.state import State
 from node.supervision import UnexpectedErrors, supervised
 from node.system import notify
 from node.waits import CHECK_SECONDS, MOVE_SECONDS_MIN, Move, Waits
-from protocol.faults import fault_point
 
 log = logging.getLogger("cascadia.agent")
 
 STOP_SECONDS_MAX = 1.0
 """Bound of closing the connection at the end."""
-POLL_PAUSE_SECONDS = 0.2
-"""Pause between an answered long poll and the next. It bounds the requests to a server that answers at once."""
 WATCHDOG_PAUSE_SECONDS = 1.0
 """Longest pause before the watchdog's loop runs again. Limits of systemd's watchdog are some seconds or more."""
-WHOLE_SHARE = 0.9
-"""A poll that lasted this share of its length counts as whole. The cloud's clock may run a little faster."""
 REPORT_SECONDS = 1.0
 """Longest pause between two checks of the verdict. A contact ends the pause. The passing of time alone also changes the
 verdict, and no event reports a clock that somebody sets."""
@@ -93,6 +88,7 @@ class Agent:
         # Spreads waits over a fleet; it makes no secret.
         self._random = random.Random(secrets.randbits(64))  # noqa: S311
         self._waits = Waits(clock, asleep)
+        self._channel = WakeChannel(contact.connection, self.wake, self._waits, config.heartbeat_seconds, self._random)
         # Set when the time of the next contact has to be computed again.
         self._rescheduled = trio.Event()
         self._first_answer: FirstAnswer | None = None
@@ -251,7 +247,7 @@ class Agent:
         loops: dict[str, Callable[[], Awaitable[None]]] = {
             "socket": self._keep_socket,
             "clock": self._keep_clock,
-            "wake channel": self._keep_wake_channel,
+            "wake channel": partial(self._channel.keep, lambda: self.licence.revoked),
             "report": self._keep_reported,
             "trust": self._keep_trust,
             "storing": self._saver.run,
@@ -395,42 +391,6 @@ class Agent:
         with errand(self.contact.conditions, "device_renewal_failed"):
             await self.contact.renew_device()
             self.wake()
-
-    async def _keep_wake_channel(self) -> None:
-        """Keep one long poll open. An answer is a hint to fetch the statement. A lost channel only delays changes."""
-        losses = 0
-        connection = self.contact.connection
-        length = PollLength(self._random)
-        while True:
-            fabric = await connection.wait_open()
-            if self.licence.revoked:
-                return
-            asked, began = length.next_seconds(), trio.current_time()
-            try:
-                with fault_point("node.events.send"):
-                    events = await fabric.events(connection.cursor, asked)
-            except api.CloudRefused:
-                # The cloud may no longer accept the session. The next contact gets the signed reason.
-                self.wake()
-                losses += 1
-            except NodeError:
-                if fabric is connection.fabric:
-                    lived = min(trio.current_time() - began, asked)
-                    losses = 1 if length.cut(lived) else losses + 1
-            else:
-                losses = 0
-                if events.cursor != connection.cursor:
-                    connection.cursor = events.cursor
-                    self.wake()
-                elif trio.current_time() - began >= asked * WHOLE_SHARE:
-                    length.whole()
-            if losses:
-                await self._waits.sleep(
-                    schedule.WAKE_RETRY_SECONDS
-                    + schedule.wake_reconnect_seconds(losses, self.config.heartbeat_seconds, self._random)
-                )
-            else:
-                await trio.sleep(POLL_PAUSE_SECONDS)
 
     async def _keep_reported(self) -> None:
         """Report a changed verdict to systemd and the log."""

@@ -12,9 +12,10 @@ import msgspec
 import pytest
 import trio
 
-from node.agent import POLL_PAUSE_SECONDS, Agent, Revoked, Superseded
+from node.agent import Agent, Revoked, Superseded
 from node.config import Config
 from node.exchanges import schedule
+from node.exchanges.wake_channel import POLL_PAUSE_SECONDS
 from node.exits import Exit
 from node.hwbind import keys
 from node.hwbind.errors import TpmAbsent, TpmError, TpmFailed, TpmPermission

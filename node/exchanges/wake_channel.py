@@ -1,0 +1,91 @@
+"""Background task: the wake channel. It keeps one long poll open over the session.
+
+An answer is a hint to fetch the statement. A lost channel only delays changes, because every contact fetches the
+statement. A poll that lived and was cut is no sign of a dead cloud: the channel is opened again soon, and the next poll
+is shorter.
+"""
+
+from collections.abc import Callable
+from random import Random
+
+import trio
+
+from node.errors import NodeError
+from node.exchanges import schedule
+from node.exchanges.connection import Connection
+from node.exchanges.poll_length import PollLength
+from node.link import api
+from node.waits import Waits
+from protocol.faults import fault_point
+
+POLL_PAUSE_SECONDS = 0.2
+"""Pause between an answered long poll and the next. It bounds the requests to a server that answers at once."""
+WHOLE_SHARE = 0.9
+"""A poll that lasted this share of its length counts as whole. The cloud's clock may run a little faster."""
+
+
+class WakeChannel:
+    """The wake channel of one agent.
+
+    Args:
+        connection: the session with the cloud, and the position of the channel.
+        wake: has a contact made now.
+        waits: the boot-time clock.
+        heartbeat_seconds: length of a heartbeat slot.
+        random: source of the jitter.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        wake: Callable[[], None],
+        waits: Waits,
+        heartbeat_seconds: float,
+        random: Random,
+    ) -> None:
+        self._connection = connection
+        self._wake = wake
+        self._waits = waits
+        self._heartbeat_seconds = heartbeat_seconds
+        self._random = random
+        self._length = PollLength(random)
+        self._losses = 0
+
+    async def keep(self, ended: Callable[[], bool]) -> None:
+        """Keep a long poll open until `ended` returns True. It can be called again after an unexpected exception."""
+        while True:
+            fabric = await self._connection.wait_open()
+            if ended():
+                return
+            await self._poll(fabric)
+            if self._losses:
+                await self._waits.sleep(
+                    schedule.WAKE_RETRY_SECONDS
+                    + schedule.wake_reconnect_seconds(self._losses, self._heartbeat_seconds, self._random)
+                )
+            else:
+                await trio.sleep(POLL_PAUSE_SECONDS)
+
+    async def _poll(self, fabric: api.Service) -> None:
+        """Make one poll, learn from its life, and count a loss."""
+        connection = self._connection
+        asked, began = self._length.next_seconds(), trio.current_time()
+        try:
+            with fault_point("node.events.send"):
+                events = await fabric.events(connection.cursor, asked)
+        except api.CloudRefused:
+            # The cloud may no longer accept the session. The next contact gets the signed reason.
+            self._wake()
+            self._losses += 1
+        except NodeError:
+            # A poll that ended because its session was replaced is no loss.
+            if fabric is connection.fabric:
+                lived = min(trio.current_time() - began, asked)
+                self._losses = 1 if self._length.cut(lived) else self._losses + 1
+        else:
+            self._losses = 0
+            if events.cursor != connection.cursor:
+                connection.cursor = events.cursor
+                self._wake()
+            elif trio.current_time() - began >= asked * WHOLE_SHARE:
+                self._length.whole()

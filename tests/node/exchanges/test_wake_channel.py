@@ -1,0 +1,123 @@
+"""The wake channel on simulated time: over a way that cuts idle connections, in an outage, and after refusals."""
+
+from collections.abc import Callable
+from random import Random
+from typing import cast
+
+import pytest
+import trio
+import trio.testing
+
+from node.exchanges.connection import Connection
+from node.exchanges.wake_channel import WakeChannel
+from node.link import api
+from node.waits import Waits
+from protocol.messages.sessions import Events
+from protocol.problems import KINDS, document
+from tests.simulators.fabric import utc_now
+
+HEARTBEAT = 600.0
+
+
+class Cloud:
+    """A cloud behind a device that cuts a poll after `cut_after` seconds. It notes when a poll was open."""
+
+    def __init__(self, cut_after: float = float("inf")) -> None:
+        self.cut_after = cut_after
+        self.away = False
+        self.refuses = False
+        self.began: list[float] = []
+        self.open_seconds = 0.0
+        self.cuts = 0
+
+    async def events(self, cursor: int, wait_seconds: int) -> Events:
+        self.began.append(trio.current_time())
+        if self.refuses:
+            raise api.CloudRefused(document(KINDS["generation_closed"]))
+        if not self.away:
+            await trio.sleep(min(wait_seconds, self.cut_after))
+            self.open_seconds += min(wait_seconds, self.cut_after)
+            if wait_seconds <= self.cut_after:
+                return Events(cursor=cursor)
+            self.cuts += 1
+        raise api.CloudUnreachable("cannot reach the cloud")
+
+
+class Woken:
+    def __init__(self) -> None:
+        self.times = 0
+
+    def __call__(self) -> None:
+        self.times += 1
+
+
+async def run(cloud: Cloud, seconds: float, seed: int, woken: Callable[[], None] = lambda: None) -> float:
+    """Run the channel for some simulated seconds. Returns the time of the start."""
+    connection = Connection()
+    connection._fabric = cast(api.Service, cloud)
+    channel = WakeChannel(connection, woken, Waits(utc_now, lambda: 0.0), HEARTBEAT, Random(seed))
+    started = trio.current_time()
+    with trio.move_on_after(seconds):
+        await channel.keep(lambda: False)
+    return started
+
+
+@pytest.mark.parametrize("cut_after", [10.0, 30.0, 60.0, 100.0, float("inf")])
+@pytest.mark.parametrize("seed", range(3))
+async def test_the_channel_is_open_most_of_the_time(
+    cut_after: float, seed: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    cloud = Cloud(cut_after)
+    await run(cloud, 7200, seed)
+    assert cloud.open_seconds > 0.9 * 7200
+    assert cloud.cuts <= 12
+    pauses = [later - sooner for sooner, later in zip(cloud.began, cloud.began[1:], strict=False)]
+    assert max(pauses) < 31 + 250
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_an_outage_brings_one_quick_attempt_and_then_wide_waits(
+    seed: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A million nodes lose the cloud together. After the first attempt they spread over heartbeats."""
+    cloud = Cloud(cut_after=20.0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run, cloud, 4 * 3600, seed)
+        await trio.sleep(10)
+        cloud.away = True
+    cut, *attempts = cloud.began
+    assert attempts[0] - cut <= 20 + 31
+    assert len([at for at in attempts if at < cut + 3600]) <= 12
+    assert len(attempts) < 30
+
+
+async def test_a_refusal_has_a_contact_made(autojump_clock: trio.testing.MockClock) -> None:
+    cloud, woken = Cloud(), Woken()
+    cloud.refuses = True
+    await run(cloud, 3600, 1, woken)
+    assert woken.times == len(cloud.began)
+    assert 2 <= woken.times < 20
+
+
+async def test_a_session_that_was_replaced_is_no_loss(autojump_clock: trio.testing.MockClock) -> None:
+    connection, cloud = Connection(), Cloud(cut_after=10.0)
+
+    class Replaced(Cloud):
+        async def events(self, cursor: int, wait_seconds: int) -> Events:
+            connection._fabric = cast(api.Service, cloud)
+            return await super().events(cursor, wait_seconds)
+
+    connection._fabric = cast(api.Service, Replaced(cut_after=1.0))
+    channel = WakeChannel(connection, lambda: None, Waits(utc_now, lambda: 0.0), HEARTBEAT, Random(1))
+    with trio.move_on_after(5):
+        await channel.keep(lambda: False)
+    assert cloud.began
+
+
+async def test_it_ends_with_the_node(autojump_clock: trio.testing.MockClock) -> None:
+    connection, cloud = Connection(), Cloud()
+    connection._fabric = cast(api.Service, cloud)
+    channel = WakeChannel(connection, lambda: None, Waits(utc_now, lambda: 0.0), HEARTBEAT, Random(1))
+    with trio.fail_after(1):
+        await channel.keep(lambda: True)
+    assert cloud.began == []
