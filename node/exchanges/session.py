@@ -8,12 +8,12 @@ import secrets
 from datetime import datetime
 
 import msgspec
-import trio
 
 from node.clock import Clock
 from node.config import AGENT_VERSION
 from node.disk.identity import Identity
 from node.hwbind import fingerprint, keys
+from node.hwbind.reading import components_in_time
 from node.hwbind.tpm import Esys, Tpm
 from node.link import api
 from node.link.certificates import EKU_SESSION, check_chain, usable_chain
@@ -72,8 +72,7 @@ def fresh_nonce() -> str:
 async def _proof(
     tpm: Tpm, identity: Identity, *, nonce: str, answer_nonce: str, url: str, csr_der: bytes, trust_version: int
 ) -> str:
-    # A failing disk can delay a read of /sys for long. Settling and stopping must not wait for the read.
-    components = await trio.to_thread.run_sync(fingerprint.read_components, abandon_on_cancel=True)
+    components = await components_in_time()
 
     def clock_and_sign(esys: Esys) -> tuple[bytes, bytes]:
         claims = ProofClaims(
