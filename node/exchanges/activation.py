@@ -55,6 +55,11 @@ _LAPSED = frozenset({"generation_closed", "conflict"})
 """Refusals of a late confirmation after which a new exchange may still succeed with the same file."""
 
 
+GENERATIONS_TRIED_MAX = 8
+"""Activations by one command, until the cloud's generation is above the stored one. A machine has few generations: each
+is one activation."""
+
+
 class ActivationFileInvalid(NodeError):
     """The activation file cannot be read or used."""
 
@@ -68,7 +73,16 @@ class OtherNode(NodeError):
 
     exit = Exit.HARDWARE_MISMATCH
     code = "state_of_another_node"
-    next = "Move the state directory aside and run the same command again; the machine takes no second seat."
+    next = (
+        "Run the same command again; each activation gets the next generation. Or move the state directory aside first; "
+        "the machine takes no second seat."
+    )
+
+
+class NotAbove(CertificateRejected):
+    """The cloud's new generation is not above the one in force."""
+
+    next = "Run the same command again; each activation gets the next generation."
 
 
 class OtherCloud(NodeError):
@@ -157,8 +171,13 @@ class _Activation:
             licence = await self._unless_ended(_LAPSED, self._confirm(identity))
             if licence is not None:
                 return licence
-        pending = await self._prove(file, file_sha256)
-        return await self._confirm(await self._fetch(pending))
+        for _ in range(GENERATIONS_TRIED_MAX - 1):
+            try:
+                return await self._confirm(await self._fetch(await self._prove(file, file_sha256)))
+            except (OtherNode, NotAbove) as error:
+                # A cloud that was restored from a backup numbers this machine's generations again from a lower one.
+                self._say(f"{error.text}; asking for the next generation")
+        return await self._confirm(await self._fetch(await self._prove(file, file_sha256)))
 
     async def _unless_ended(self, codes: frozenset[str], work: Awaitable[T]) -> T | None:
         """The result of `work`. None if the cloud refuses it with one of `codes`, because the activation has ended."""
@@ -188,7 +207,11 @@ class _Activation:
                     self._say("continuing the interrupted activation at its confirmation")
                     return stored
         self._say("continuing the interrupted activation: sending its proof again")
-        return await self._unless_ended(_OVER, self._fetch(pending))
+        try:
+            return await self._unless_ended(_OVER, self._fetch(pending))
+        except (OtherNode, NotAbove) as error:
+            self._say(f"{error.text}; starting a new activation")
+            return None
 
     async def _prove(self, file: ActivationFile, file_sha256: str) -> PendingActivation:
         """Get and answer a challenge. The proof is stored, and not sent yet."""
@@ -261,7 +284,7 @@ class _Activation:
         return identity
 
     def _check_generation(self, answer: Activated) -> None:
-        """Check that the new generation is above the present one. Raises OtherNode, CertificateRejected, StateError."""
+        """Check that the new generation is above the present one. Raises OtherNode, NotAbove, StateError."""
         identities = self._state.identities
         in_force = identities.current_generation()
         if in_force is None or answer.generation > in_force:
@@ -273,7 +296,7 @@ class _Activation:
                 f"cannot store the identity of {answer.node}: {self._state.directory} holds the identity of "
                 f"{current.node}"
             )
-        raise CertificateRejected(4, f"generation {answer.generation} is not above the one in force")
+        raise NotAbove(4, f"generation {answer.generation} is not above the one in force, {in_force}")
 
     async def _confirm(self, identity: Identity) -> Licence:
         self._say(f"confirming generation {identity.generation} of {identity.node}")

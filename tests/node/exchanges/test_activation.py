@@ -11,12 +11,18 @@ from hypothesis import HealthCheck, given, settings, strategies
 
 from cloud.fabric.tuf.targets import build_targets
 from node.errors import StateDamaged
-from node.exchanges.activation import ActivationFileInvalid, OtherCloud, OtherNode, activate, read_activation_file
+from node.exchanges.activation import (
+    ActivationFileInvalid,
+    NotAbove,
+    OtherCloud,
+    OtherNode,
+    activate,
+    read_activation_file,
+)
 from node.exits import Exit
 from node.hwbind.tpm import Tpm
 from node.licensing.licence import Licence, StatementRejected
 from node.link.api import CloudRefused, CloudUnreachable
-from node.link.certificates import CertificateRejected
 from node.state import State
 from node.trust import published
 from node.trust.published import TrustError
@@ -227,24 +233,46 @@ async def test_a_suspended_node_is_activated_and_stays_suspended(
     assert (licence.verdict().state, licence.verdict().exit) == ("suspended", Exit.SUSPENDED)
 
 
-async def test_a_generation_that_is_not_above_is_refused(state: State, tpm: Tpm, file: Path, fabric: Fabric) -> None:
-    await run(state, tpm, file)
-    fabric.last_generation = 0
-    with pytest.raises(CertificateRejected):
+async def test_a_cloud_that_counts_again_from_a_lower_generation_is_asked_for_the_next(
+    state: State, tpm: Tpm, file: Path, fabric: Fabric
+) -> None:
+    """The cloud was restored from a backup that is older than the generation in force."""
+    for _ in range(3):
         await run(state, tpm, file)
+    fabric.last_generation = 1
+    assert (await run(state, tpm, file)).identity.generation == 4
 
 
-async def test_the_state_of_another_node_is_refused(
+async def test_a_generation_that_stays_lower_is_refused(
     state: State, tpm: Tpm, file: Path, fabric: Fabric, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("node.exchanges.activation.GENERATIONS_TRIED_MAX", 2)
+    for _ in range(3):
+        await run(state, tpm, file)
+    fabric.last_generation = 0
+    with pytest.raises(NotAbove, match="not above the one in force, 3"):
+        await run(state, tpm, file)
+    assert state.identities.current_generation() == 3
+    assert (await run(state, tpm, file)).identity.generation == 4
+
+
+async def test_a_machine_that_the_cloud_knows_as_another_node_gets_a_generation_above(
+    state: State, tpm: Tpm, file: Path, fabric: Fabric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cloud was restored from a backup that is older than the machine's first activation."""
     await run(state, tpm, file)
     other = "node_0" + "2" * 25
     fabric.last_generation = 0
     monkeypatch.setattr("tests.simulators.fabric.NODE", other)
     monkeypatch.setattr("tests.simulators.fabric.NODE_URI", f"spiffe://{DOMAIN}/tenant/ten_0{'1' * 25}/node/{other}")
-    with pytest.raises(OtherNode) as caught:
-        await run(state, tpm, file)
+    with monkeypatch.context() as patch:
+        patch.setattr("node.exchanges.activation.GENERATIONS_TRIED_MAX", 1)
+        with pytest.raises(OtherNode) as caught:
+            await run(state, tpm, file)
     assert caught.value.exit is Exit.HARDWARE_MISMATCH
+    licence = await run(state, tpm, file)
+    assert (licence.identity.node, licence.identity.generation) == (other, 2)
+    assert licence.verdict().gate_open
 
 
 async def test_a_file_of_another_cloud_leaves_the_licence_in_force(
