@@ -135,13 +135,16 @@ class _Server:
 
     async def _accepted(self, listener: trio.SocketListener) -> trio.SocketStream:
         """The next connection. While the system lacks descriptors or memory, idle connections are closed."""
+        is_logged = False
         while True:
             try:
                 return await listener.accept()
             except OSError as error:
                 for table in self._tables.values():
                     table.make_room(-1)
-                log.warning("cannot accept a connection at the socket: %s", error.strerror)
+                if not is_logged:
+                    log.warning("cannot accept a connection at the socket: %s; trying again", error.strerror)
+                is_logged = True
                 await trio.sleep(ACCEPT_PAUSE_SECONDS)
 
     async def _serve_one(self, stream: trio.SocketStream, connection: Connection, scope: trio.CancelScope) -> None:

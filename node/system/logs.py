@@ -21,7 +21,8 @@ from node.text import shown
 
 RECORDS_MAX = 1000
 """A chatty hour. With `LINE_CHARACTERS_MAX` the queue has a few megabytes at most."""
-LINE_CHARACTERS_MAX = 1000
+LINE_CHARACTERS_MAX = 1100
+"""An error's text (`node.text.TEXT_CHARACTERS_MAX`) with the name of its logger."""
 RECORD_LINES_MAX = 80
 """A traceback with its causes."""
 FLUSH_SECONDS_MAX = 0.5

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,9 +20,10 @@ import pytest
 import trio
 
 from lab.processes import wait_until
-from node.cli.main import _with_state, main
+from node.cli.main import EPILOG, _with_state, main
 from node.config import Config
 from node.disk.lock import StateLock
+from node.exits import Exit
 from node.hwbind.tpm import Mode, Tpm
 from node.local.place import listen
 from node.local.server import Answer, LocalProblem, Request, problem, serve
@@ -168,6 +170,11 @@ def test_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None
         main(arguments)
     assert ended.value.code == 2
     assert "usage: cascadia" in capsys.readouterr().err
+
+
+def test_the_help_names_every_exit_code() -> None:
+    named = re.findall(r"\d+", EPILOG)
+    assert [int(number) for number in named] == list(Exit)
 
 
 def test_status_without_an_agent(cli: Cli, installed: State) -> None:

@@ -117,19 +117,17 @@ def test_a_name_is_one_part_of_the_path() -> None:
     assert entitlement_path("a/b ü") == "/v1/entitlements/a%2Fb%20%C3%BC"
 
 
-async def test_an_environment_with_proxies_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
-    with pytest.raises(AgentAbsent):
-        await request(tmp_path / "s", "GET", "/")
-
-
-async def test_variables_of_tls_change_nothing(
+async def test_the_environment_changes_nothing(
     tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def handler(request: Request) -> Answer:
         return problem(404, request.method, request.path)
 
     nursery.start_soon(serve, listen(tmp_path / "s"), handler)
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", "[")
+    monkeypatch.setenv("NETRC", "/dev/zero")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "missing.pem"))
     monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "missing"))
     monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "keys.log"))
