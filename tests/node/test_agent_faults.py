@@ -1,12 +1,17 @@
 """The agent goes on: each loop fails once, the disk is damaged or frozen, the cloud gives odd answers."""
 
+import os
+import signal
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
 from node.agent import Agent
 from node.config import Config
+from node.disk import calls
 from node.exchanges import schedule
 from node.hwbind.tpm import Tpm
 from node.link import api
@@ -119,6 +124,46 @@ async def damaged(agent: Agent, fabric: Fabric, directory: Path) -> None:
         fabric.revoke()
         await until("the revocation", lambda: agent.licence.revoked)
         assert (await document(agent))["gate"] == "closed"
+
+
+async def test_with_a_frozen_disk_it_answers_hears_and_stops(
+    agent: Agent, fabric: Fabric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("contact", "renewal"):
+        monkeypatch.setattr(f"node.exchanges.{module}.DISK_SECONDS_MAX", 0.1)
+    loop, thawed, on_the_loop = threading.get_ident(), threading.Event(), []
+    ended = trio.Event()
+
+    def frozen(call: str, path: str) -> None:
+        if path.startswith(str(agent.config.state_dir)):
+            if threading.get_ident() == loop:
+                on_the_loop.append(f"{call} {path}")
+            else:
+                thawed.wait(30)
+
+    async def run(ready: trio.Event) -> None:
+        await agent.run(ready.set)
+        ended.set()
+
+    try:
+        async with trio.open_nursery() as nursery:
+            ready = trio.Event()
+            nursery.start_soon(run, ready)
+            with trio.fail_after(10):
+                await ready.wait()
+            await until_it_polls(fabric)
+            with calls.hooked(frozen):
+                fabric.revoke()
+                await until("the revocation", lambda: agent.licence.revoked)
+                with trio.fail_after(1):
+                    assert (await document(agent))["gate"] == "closed"
+                    assert "disk_silent" in str((await status(agent))["conditions"])
+                os.kill(os.getpid(), signal.SIGTERM)
+                with trio.fail_after(2):
+                    await ended.wait()
+    finally:
+        thawed.set()
+    assert on_the_loop == []
 
 
 DEEP = b"[" * 100_000
