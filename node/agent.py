@@ -354,18 +354,12 @@ class Agent:
             self._errors.clear("hardware check")
 
     def _raise_lasting_fault(self) -> None:
-        """End the agent (exit 87) if the TPM fails at `refresh_after` and was not known in this boot.
+        """End the agent (exit 87) if a TPM that is not known fails at `refresh_after`, so that systemd restarts it.
 
-        With a TPM that is known to be in this machine, the lease's dates decide. Without a lease (a suspended node, for
-        example) a restart would gain nothing.
+        Without a lease (a suspended node, for example) the agent keeps running: a restart would gain nothing.
         """
-        fault, lease = self._hardware.fault, self.licence.lease
-        if (
-            fault is not None
-            and not self._hardware.proven
-            and lease is not None
-            and self._clock() >= lease.refresh_after
-        ):
+        fault, lease = self._hardware.unknown_fault, self.licence.lease
+        if fault is not None and lease is not None and self._clock() >= lease.refresh_after:
             raise fault
 
     async def _renew_device_if_due(self) -> None:

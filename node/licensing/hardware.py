@@ -77,6 +77,11 @@ class HardwareCheck:
         """The last fault of the TPM; None after the TPM has passed a check or the cloud has answered."""
         return self._fault
 
+    @property
+    def unknown_fault(self) -> TpmError | None:
+        """The fault of a TPM that is not known to be in this machine. A known TPM ends no agent."""
+        return None if self._proven else self._fault
+
     async def check(self, node_key: WrappedKey, endorsement: EndorsementRecord | None = None) -> None:
         """Have the TPM use the node's key, and record the result.
 
