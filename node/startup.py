@@ -18,6 +18,7 @@ import trio
 from node.agent import WATCHDOG_PAUSE_SECONDS, Agent
 from node.clock import Clock, asleep_seconds, utc_now
 from node.config import Config
+from node.disk.boot import BootRecord
 from node.disk.files import exists
 from node.disk.thread import DISK_SECONDS_MAX, DiskSilent, on_disk
 from node.errors import NodeError, StateBusy, StateError, StateUnsafe
@@ -110,8 +111,8 @@ class _Start:
         self._clock = clock
         self._held = held
         self._owned = False
-        self._hardware = HardwareCheck(tpm)
         self._state = State(config.state_dir)
+        self._hardware = HardwareCheck(tpm, BootRecord(config.socket.parent), self._state.conditions)
         self._starting = Starting(config, self._state, clock)
         self._errors = UnexpectedErrors(self._state.conditions)
         self._tried = trio.Event()

@@ -257,7 +257,7 @@ async def test_a_start_on_a_bad_tpm(config: Config, state: State, failing: Faili
     async with running(agent):
         answer = await document(agent)
         assert (answer["gate"], answer["exit_code"]) == ("open", 0)
-        assert [condition.code for condition in state.conditions.current()] == [fault.code]
+        assert [condition.code for condition in agent.status().conditions] == [fault.code]
 
 
 async def test_on_another_machine_the_gate_stays_closed(
