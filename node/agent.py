@@ -33,10 +33,9 @@ from node.licensing.verdict import Snapshot
 from node.link import api
 from node.local import routes
 from node.local.documents import StatusDocument, status_document
-from node.local.place import Place, listen
-from node.local.server import serve
+from node.local.server import Serving
 from node.state import State
-from node.supervision import UnexpectedErrors, supervised
+from node.supervision import UnexpectedErrors, run_once, supervised
 from node.system import notify
 from node.waits import CHECK_SECONDS, MOVE_SECONDS_MIN, Move, Waits
 
@@ -94,7 +93,6 @@ class Agent:
         self._first_answer: FirstAnswer | None = None
         # By the boot-time clock: a date would stay wrong after the wall clock is corrected.
         self._renew_from: float | None = None
-        self._place: Place | None = None
 
     @classmethod
     def load(
@@ -197,9 +195,16 @@ class Agent:
                     await self._serve(signals, ready)
             notify.stopping()
         finally:
+            await self._finish()
+
+    async def _finish(self) -> None:
+        """Store what waits and close the connection, within a bound. A failure is logged."""
+        try:
             await self._saver.finish()
             with trio.CancelScope(shield=True, deadline=trio.current_time() + STOP_SECONDS_MAX):
                 await self.contact.connection.close()
+        except Exception as error:  # noqa: BLE001 (the exit code is that of the run)
+            self._errors.report("stopping", error)
 
     async def _settled(self, signals: AsyncIterator[int], *, announced: bool) -> bool:
         """Settle. Returns False if a signal came first.
@@ -211,13 +216,13 @@ class Agent:
 
             async def settle() -> None:
                 nonlocal outcome
-                try:
-                    await self.settle()
-                    outcome = self._refusal_to_start() or True
-                except (NodeError, TpmError) as error:
+                error = await run_once("settling", self.settle, self._errors)
+                if isinstance(error, NodeError | TpmError):
                     outcome = error
-                except Exception as error:  # noqa: BLE001 (the stored evidence decides, and the agent goes on)
-                    self._errors.report("settling", error)
+                else:
+                    if error is not None:
+                        # The stored evidence decides, and the agent goes on.
+                        self._errors.report("settling", error)
                     outcome = self._refusal_to_start() or True
                 nursery.cancel_scope.cancel()
 
@@ -243,9 +248,9 @@ class Agent:
 
     async def _serve(self, signals: AsyncIterator[int], ready: Callable[[], None]) -> None:
         # A socket that cannot be made at the start ends the agent (SocketUnusable).
-        self._place = listen(self.config.socket)
+        socket = Serving(self.config.socket, routes.handler(self), self.contact.conditions)
         loops: dict[str, Callable[[], Awaitable[None]]] = {
-            "socket": self._keep_socket,
+            "socket": socket.run,
             "clock": self._keep_clock,
             "wake channel": partial(self._channel.keep, lambda: self.licence.revoked),
             "report": self._keep_reported,
@@ -268,17 +273,6 @@ class Agent:
     def _headline(self) -> str:
         verdict = self.licence.verdict()
         return f"{verdict.state}, gate {'open' if verdict.gate_open else 'closed'}"
-
-    async def _keep_socket(self) -> None:
-        """Serve the socket. After a failure of the server the socket is made again."""
-        place, self._place = self._place, None
-        if place is None:
-            place = await trio.to_thread.run_sync(listen, self.config.socket, abandon_on_cancel=True)
-        try:
-            await serve(place, routes.handler(self), self.contact.conditions)
-        finally:
-            # Closed already, unless the server failed before it listened.
-            place.socket.close()
 
     async def _keep_current(self) -> None:
         """Ask the cloud in each heartbeat slot, when lease or session is due, and when woken."""

@@ -30,8 +30,7 @@ from node.licensing.licence import Licence
 from node.licensing.verdict import Snapshot, Verdict
 from node.local import routes
 from node.local.documents import StatusDocument, status_document
-from node.local.place import listen
-from node.local.server import serve
+from node.local.server import Serving
 from node.state import NotActivated, State
 from node.supervision import UnexpectedErrors, supervised
 from node.system import notify
@@ -180,9 +179,9 @@ class _Start:
 
     async def _answer(self) -> None:
         """Answer local programs until the state can be read."""
-        place = listen(self._config.socket)
+        socket = Serving(self._config.socket, routes.handler(self._starting), self._state.conditions)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(serve, place, routes.handler(self._starting), self._state.conditions)
+            nursery.start_soon(supervised, "socket", socket.run, self._errors)
             watched = partial(supervised, pause_seconds_max=WATCHDOG_PAUSE_SECONDS)
             nursery.start_soon(watched, "watchdog", notify.keep_watched, self._errors)
             notify.ready("the state cannot be read, gate closed")

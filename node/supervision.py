@@ -94,7 +94,7 @@ async def supervised(
     pause = PAUSE_SECONDS_MIN
     while True:
         started = trio.current_time()
-        error = await _run_once(where, loop, errors)
+        error = await run_once(where, loop, errors)
         if error is None:
             errors.clear(where)
             return
@@ -107,8 +107,11 @@ async def supervised(
         pause = min(2 * pause, pause_seconds_max)
 
 
-async def _run_once(where: str, loop: Callable[[], Awaitable[None]], errors: UnexpectedErrors) -> Exception | None:
-    """Run the loop once. Returns the exception that ended it, or None if it returned."""
+async def run_once(where: str, loop: Callable[[], Awaitable[None]], errors: UnexpectedErrors) -> Exception | None:
+    """Run a loop or a step once. Returns the exception that ended it, or None if it returned.
+
+    If a cancellation and an exception come together, `errors` gets the exception and the cancellation goes on.
+    """
 
     async def clear_when_steady() -> None:
         await trio.sleep(STEADY_SECONDS)

@@ -11,6 +11,7 @@ short. The socket is made again when its file is gone. No system call of the eve
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from pathlib import Path
 
 import h11
 import msgspec
@@ -225,6 +226,28 @@ async def serve(
                 accepting.start_soon(server.accept, listener, nursery)
                 place = await _replacement(place, conditions, check_seconds)
                 accepting.cancel_scope.cancel()
+
+
+class Serving:
+    """The agent's socket and its server. `run` can run again after it failed, and then makes the socket again."""
+
+    def __init__(self, path: Path, handler: Handler, conditions: Conditions) -> None:
+        """Make the socket. Raises SocketUnusable."""
+        self._path = path
+        self._handler = handler
+        self._conditions = conditions
+        self._place: Place | None = listen(path)
+
+    async def run(self) -> None:
+        """Answer until cancelled. Raises SocketUnusable if the socket cannot be made again."""
+        place, self._place = self._place, None
+        if place is None:
+            place = await trio.to_thread.run_sync(listen, self._path, abandon_on_cancel=True)
+        try:
+            await serve(place, self._handler, self._conditions)
+        finally:
+            # Closed already, unless the server failed before it listened.
+            place.socket.close()
 
 
 async def _replacement(place: Place, conditions: Conditions, check_seconds: float) -> Place:

@@ -69,7 +69,7 @@ LOOPS = {
     "fault_report": ("node.system.notify.status", notify.status),
     "fault_watchdog": ("node.system.notify.watchdog", notify.watchdog),
     "fault_trust": ("node.exchanges.schedule.first_trust_refresh_seconds", schedule.first_trust_refresh_seconds),
-    "fault_socket": ("node.agent.serve", serve),
+    "fault_socket": ("node.local.server.serve", serve),
 }
 
 
