@@ -2,7 +2,8 @@
 
 The activation can be repeated after an interruption at any point. The proof is stored before it is sent, and a repeat
 with the same file sends the same bytes. The same chip remains the same node. Data from the cloud is verified before it
-is stored. The present generation stays in force until the new one is confirmed.
+is stored. The present generation and the present trust stay in force until the new generation is confirmed, so a refused
+activation changes neither the licence nor the repository and the pin.
 """
 
 from collections.abc import Awaitable, Callable
@@ -123,12 +124,13 @@ async def activate(state: State, tpm: Tpm, path: Path, clock: Clock, say: Say) -
     """
     file, file_sha256 = read_activation_file(path)
     say("fetching the published trust, from the pin in the file")
-    trusted = await published.bootstrap(
-        file.repository_url, file.pin, state.directory, admit=lambda verified: _check_cloud(state, verified)
-    )
-    trust = CurrentTrust(state.directory, trusted)
+    staged = await published.stage(file.repository_url, file.pin, state.directory)
+    in_force = _trust_in_force(state)
+    if in_force is not None:
+        _check_cloud(state, in_force, staged.value)
     try:
-        licence = await _Activation(state, trust, tpm, clock, say).carry_out(file, file_sha256)
+        licence = await _Activation(state, staged, tpm, clock, say, first=in_force is None).carry_out(file, file_sha256)
+        await staged.keep()
     finally:
         unstored = await state.saver.flush()
     if unstored is not None:
@@ -137,28 +139,43 @@ async def activate(state: State, tpm: Tpm, path: Path, clock: Clock, say: Say) -
     return licence
 
 
-def _check_cloud(state: State, verified: TrustSet) -> None:
-    """Check that the generation in force belongs to the file's cloud. Otherwise the new trust would end its licence.
+def _trust_in_force(state: State) -> TrustSet | None:
+    """The stored trust, if a generation is in force. None if it is damaged: no licence can be verified without it.
 
-    Two clouds are the same if their trust domains are equal and they share a root; roots rotate one at a time. If the
-    stored trust is damaged, the check passes, because the licence cannot be verified without it anyway.
-    Raises OtherCloud, StateError.
+    Raises StateError.
     """
     if state.identities.current_generation() is None:
-        return
+        return None
     with suppress(StateDamaged, StateUnsafe, published.TrustError):
-        before = published.load(state.directory).bundle
-        same = before.trust_domain == verified.bundle.trust_domain
-        if not (same and set(before.roots) & set(verified.bundle.roots)):
-            raise OtherCloud(f"cannot use this file: the licence in {state.directory} is from another cloud")
+        return published.load(state.directory)
+    return None
+
+
+def _check_cloud(state: State, before: TrustSet, verified: TrustSet) -> None:
+    """Check that the trust in force is of the file's cloud. Otherwise the new trust would end the present licence.
+
+    Two clouds are the same if their trust domains are equal and they share a root; roots rotate one at a time.
+    Raises OtherCloud.
+    """
+    same = before.bundle.trust_domain == verified.bundle.trust_domain
+    if not (same and set(before.bundle.roots) & set(verified.bundle.roots)):
+        raise OtherCloud(f"cannot use this file: the licence in {state.directory} is from another cloud")
 
 
 class _Activation:
-    """One activation, under the trust that starts from its file's pin."""
+    """One activation, under the trust that starts from its file's pin.
 
-    def __init__(self, state: State, trust: CurrentTrust, tpm: Tpm, clock: Clock, say: Say) -> None:
+    `first` is whether no trust is in force. The staged trust is then stored beside the first generation, so that an agent
+    can confirm the generation after an interruption.
+    """
+
+    def __init__(
+        self, state: State, staged: published.Staged, tpm: Tpm, clock: Clock, say: Say, *, first: bool
+    ) -> None:
         self._state = state
-        self._trust = trust
+        self._staged = staged
+        self._first = first
+        self._trust = CurrentTrust(state.directory, staged.value)
         self._tpm = tpm
         self._clock = clock
         self._say = say
@@ -254,9 +271,15 @@ class _Activation:
         """Send the stored proof, verify the answer, and store the new generation beside the present one."""
         identities, trusted = self._state.identities, self._trust.value
         self._say("proving that the key is in this TPM")
-        async with api.connect(trusted.bundle, trusted.urls, "fabric") as service:
-            with fault_point("node.activation.prove"):
-                answer = await service.prove_activation(pending.activation, pending.proof)
+        try:
+            async with api.connect(trusted.bundle, trusted.urls, "fabric") as service:
+                with fault_point("node.activation.prove"):
+                    answer = await service.prove_activation(pending.activation, pending.proof)
+        except api.CloudRefused:
+            # After any refusal this proof can succeed no more.
+            with suppress(StateError):
+                identities.clear_activation()
+            raise
         stored = check_device_chain(
             answer.certificate_chain,
             trusted.bundle,
@@ -280,6 +303,8 @@ class _Activation:
             confirm_by=answer.confirm_by,
             endorsement=pending.endorsement or None,
         )
+        if self._first:
+            await self._staged.keep()
         identities.save_generation(identity)
         return identity
 

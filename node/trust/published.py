@@ -1,13 +1,12 @@
 """Use case: fetch, verify and store the published trust: signing keys, X.509 bundle and service URLs, under one pin.
 
-`bootstrap` starts from the pin of an activation file; only an activation calls it. `refresh` starts from the stored
-trust; only `node.trust.current` calls it. `load` reads the stored trust. A failed update changes nothing. So a node
+`stage` starts from the pin of an activation file and stores nothing; only an activation calls it. `refresh` starts from
+the stored trust; only `node.trust.current` calls it. `load` reads the stored trust. A failed update changes nothing. So a node
 that is offline for longer than the TUF timestamp is valid keeps its verified trust. `protocol.signed.envelope` decides
 which documents a signing key may sign, and for which dates.
 """
 
 import errno
-import math
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import partial
@@ -42,7 +41,7 @@ from protocol.signed.trust import (
 )
 from protocol.urls import UrlError, check_base_url
 
-__all__ = ["TrustError", "TrustNotStored", "TrustSet", "TrustUnreachable", "bootstrap", "load", "refresh"]
+__all__ = ["TrustError", "TrustNotStored", "TrustSet", "TrustUnreachable", "load", "refresh", "stage"]
 
 LOOK_UP_SECONDS_MAX = 10.0
 """Extra time for a name look-up. The resolver takes no deadline; after this time its thread is left behind."""
@@ -92,22 +91,33 @@ def load(state_dir: Path) -> TrustSet:
     return _parse(*read_current(_home(state_dir)))
 
 
-async def bootstrap(
+class Staged:
+    """Verified trust that is not stored. `value` has its values; `keep` stores it in place of the present trust."""
+
+    def __init__(self, home: Path, verified: Generation, value: TrustSet) -> None:
+        self._home = home
+        self._verified = verified
+        self.value = value
+
+    async def keep(self) -> None:
+        """Store the trust, from which the next start loads it. A repetition is harmless. Raises StateError."""
+        await on_disk(partial(publish, self._home, self._verified))
+
+
+async def stage(
     repository_url: str,
     pin: TrustPin,
     state_dir: Path,
     *,
-    admit: Callable[[TrustSet], None] = lambda _: None,
     clock: Callable[[], datetime] = utc_now,
     seconds_max: float = TRUST_UPDATE_SECONDS_MAX,
-) -> TrustSet:
-    """Fetch and verify the trust, starting from the pinned root, and store it.
+) -> Staged:
+    """Fetch and verify the trust, starting from the pinned root. The present trust stays in force.
 
     Args:
         repository_url: the repository's URL, http.
         pin: version and SHA-256 of the root to start from.
         state_dir: the state directory.
-        admit: called with the verified trust before it is stored; may raise to refuse it.
         clock: the time at which expiry dates are judged.
         seconds_max: bound of the update; a name look-up may add LOOK_UP_SECONDS_MAX.
 
@@ -122,11 +132,8 @@ async def bootstrap(
         except (StateDamaged, StateUnsafe):
             return salvage(home)
 
-    known = await on_disk(read)
-    try:
-        return await _renew(repository_url, pin, known, home, clock, seconds_max, math.inf, admit)
-    except TrustNotStored as error:
-        raise error.cause from error
+    verified = await _fetch(repository_url, pin, await on_disk(read), home, clock, seconds_max)
+    return Staged(home, verified, _parse(0, verified))
 
 
 async def refresh(
@@ -156,19 +163,25 @@ async def refresh(
         return stored.repository_url, stored.pin, stored.files
 
     url, pin, known = await on_disk(read, seconds_max=disk_seconds_max)
-    return await _renew(url, pin, known, home, clock, seconds_max, disk_seconds_max)
+    verified = await _fetch(url, pin, known, home, clock, seconds_max)
+    value = _parse(0, verified)
+    try:
+        number = await on_disk(partial(publish, home, verified), seconds_max=disk_seconds_max)
+    except NodeError as error:
+        raise TrustNotStored(value, error) from error
+    return msgspec.structs.replace(value, generation=number)
 
 
-async def _renew(
+async def _fetch(
     repository_url: str,
     pin: TrustPin,
     known: Mapping[str, bytes],
     home: Path,
     clock: Callable[[], datetime],
     seconds_max: float,
-    disk_seconds_max: float,
-    admit: Callable[[TrustSet], None] = lambda _: None,
-) -> TrustSet:
+) -> Generation:
+    """One update, in a thread. Raises TrustError, TrustUnreachable, StateError."""
+
     def fetch() -> Generation:
         # Imported here because it takes 150 ms and 3 MB. A start with stored trust does not need it.
         from node.trust.update import update
@@ -186,13 +199,7 @@ async def _renew(
             raise DiskFull(home) if full else StateUnwritable(home, error.strerror or str(error)) from error
     if verified is None:
         raise TrustUnreachable(f"cannot fetch the published trust from {repository_url}: it took too long")
-    value = _parse(0, verified)
-    admit(value)
-    try:
-        number = await on_disk(partial(publish, home, verified), seconds_max=disk_seconds_max)
-    except NodeError as error:
-        raise TrustNotStored(value, error) from error
-    return msgspec.structs.replace(value, generation=number)
+    return verified
 
 
 def _home(state_dir: Path) -> Path:

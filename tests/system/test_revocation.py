@@ -64,7 +64,7 @@ def _bootstrap(file: Path, directory: Path) -> TrustSet:
     from node.exchanges.activation import read_activation_file
 
     parsed, _ = read_activation_file(file)
-    return trio.run(published.bootstrap, parsed.repository_url, parsed.pin, directory)
+    return trio.run(published.stage, parsed.repository_url, parsed.pin, directory).value
 
 
 # A node with an open connection

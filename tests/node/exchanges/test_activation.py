@@ -33,7 +33,7 @@ from protocol.messages.activation import ActivationFile, TrustPin
 from protocol.messages.sessions import StatementAnswer
 from tests.fault_hooks import hooked
 from tests.node.shells import load_licence
-from tests.simulators.fabric import DOMAIN, Fabric, Reply, Request, always, refused, utc_now
+from tests.simulators.fabric import DOMAIN, Fabric, Reply, Request, always, problem, refused, utc_now
 from tests.simulators.repository import Repository
 
 pytestmark = pytest.mark.slow
@@ -200,6 +200,45 @@ async def test_a_refusal_leaves_everything_as_it_was(
     assert (caught.value.code, caught.value.exit) == (code, Exit.REFUSED)
     licence = load_licence(state, ours=True)
     assert (licence.identity.generation, licence.verdict().gate_open) == (1, True)
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("step", ["_start", "_prove", "_open_session", "_state"])
+async def test_a_refused_activation_changes_neither_repository_nor_pin(
+    state: State,
+    tpm: Tpm,
+    file: Path,
+    fabric: Fabric,
+    repository: Repository,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+) -> None:
+    """The file names another place of the same repository: an attacker's copy, for example."""
+    await run(state, tpm, file)
+    trust = contents(state.directory / "trust")
+    mirror = f"{repository.url}/"
+    other = write_file(tmp_path / "other.json", mirror, repository.pin)
+    with monkeypatch.context() as patch:
+        patch.setattr(fabric, step, lambda *_: problem("code_refused"))
+        with pytest.raises(CloudRefused):
+            await run(state, tpm, other)
+    assert contents(state.directory / "trust") == trust
+    assert (state.identities.load_activation() is None) == (step in ("_start", "_prove"))
+    licence = load_licence(state, ours=True)
+    assert (licence.identity.generation, licence.verdict().gate_open) == (1, True)
+    await run(state, tpm, other)
+    assert published.load(state.directory).repository_url == mirror
+
+
+async def test_a_refused_first_activation_stores_nothing(state: State, tpm: Tpm, file: Path, fabric: Fabric) -> None:
+    fabric.answers["/v1/activations"] = refused("code_refused")
+    with pytest.raises(CloudRefused):
+        await run(state, tpm, file)
+    assert contents(state.directory) == {}
 
 
 @pytest.mark.parametrize("answer", ["none", "not fresh", "forged"])

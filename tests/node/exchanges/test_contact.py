@@ -159,7 +159,7 @@ async def test_the_trust_on_the_disk_is_brought_up_to_date_from_the_repository(
     """A complete rotation: the old trust is stored, a real repository and the cloud have the new trust."""
     with Repository(targets_of(fabric), now=utc_now()).served() as repository:
         state = install(tmp_path / "state", fabric, machine.ak, machine.node_key)
-        await published.bootstrap(repository.url, repository.pin, state.directory)
+        await (await published.stage(repository.url, repository.pin, state.directory)).keep()
         rotate(fabric)
         repository.replace(targets_of(fabric), now=utc_now())
         contact = contact_of(state, tpm)

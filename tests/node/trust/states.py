@@ -19,7 +19,9 @@ def at(when: datetime) -> Callable[[], datetime]:
 
 
 async def bootstrap(repository: Repository, state: Path, when: datetime = START) -> TrustSet:
-    return await published.bootstrap(repository.url, repository.pin, state, clock=at(when))
+    """Store the trust of a repository, from its pin on."""
+    await (await published.stage(repository.url, repository.pin, state, clock=at(when))).keep()
+    return published.load(state)
 
 
 def tree(state: Path) -> dict[str, bytes]:

@@ -1,4 +1,4 @@
-"""The trust as values: `bootstrap` stores it, `load` reads it, `refresh` replaces it."""
+"""The trust as values: `stage` verifies it, `Staged.keep` stores it, `load` reads it, `refresh` replaces it."""
 
 import stat
 import subprocess
@@ -12,7 +12,7 @@ from tuf.api.metadata import Metadata, Root
 from cloud.fabric.tuf.repository import MetadataFile
 from node.errors import DiskFull, StateError
 from node.trust import published
-from node.trust.published import TrustError, TrustUnreachable, load, refresh
+from node.trust.published import TrustError, TrustUnreachable, load, refresh, stage
 from protocol.encoding import sha256_hex
 from protocol.messages.activation import TrustPin
 from protocol.signed.envelope import EnvelopeError, open_envelope, seal
@@ -21,6 +21,16 @@ from tests.node.trust.states import DAY, at, bootstrap, refused
 from tests.simulators.repository import START, Repository, content, p256, verification_key
 
 pytestmark = pytest.mark.slow
+
+
+async def test_staged_trust_changes_nothing_until_it_is_kept(repository: Repository, tmp_path: Path) -> None:
+    await bootstrap(repository, tmp_path)
+    mirror = f"{repository.url}/"
+    staged = await stage(mirror, repository.pin, tmp_path, clock=at(START))
+    assert staged.value.repository_url == mirror
+    assert (load(tmp_path).repository_url, load(tmp_path).generation) == (repository.url, 1)
+    await staged.keep()
+    assert load(tmp_path).repository_url == mirror
 
 
 async def test_bootstrap_publishes_what_load_reads_back(repository: Repository, tmp_path: Path) -> None:
@@ -175,7 +185,7 @@ async def test_a_later_pin_of_the_same_cloud_starts_from_its_own_root(repository
     data = second.to_bytes()
     repository.store.files["root", 2] = MetadataFile(role="root", version=2, data=data)
     pin = TrustPin(version=2, sha256=sha256_hex(data))
-    assert (await published.bootstrap(repository.url, pin, tmp_path, clock=at(START))).pin == pin
+    await (await stage(repository.url, pin, tmp_path, clock=at(START))).keep()
     assert not (tmp_path / "trust/gen-2/1.root.json").exists()
     assert load(tmp_path).pin == pin
 

@@ -104,7 +104,7 @@ async def test_a_wrong_pin_stops_everything(
     repository: Repository, tmp_path: Path, pin: Callable[[TrustPin], TrustPin], error: str
 ) -> None:
     with pytest.raises(TrustError, match=error) as caught:
-        await published.bootstrap(repository.url, pin(repository.pin), tmp_path, clock=at(START))
+        await published.stage(repository.url, pin(repository.pin), tmp_path, clock=at(START))
     assert caught.value.exit == Exit.VERIFICATION
     assert len(repository.requests) == 1
     assert tree(tmp_path) == {}
@@ -112,7 +112,7 @@ async def test_a_wrong_pin_stops_everything(
 
 async def test_the_repository_is_named_by_a_plain_http_url(tmp_path: Path) -> None:
     with pytest.raises(TrustError, match="http://"):
-        await published.bootstrap("file:///etc", TrustPin(version=1, sha256="0" * 64), tmp_path)
+        await published.stage("file:///etc", TrustPin(version=1, sha256="0" * 64), tmp_path)
 
 
 HEAD = b"HTTP/1.1 200 OK\r\n"

@@ -91,7 +91,9 @@ class FleetNode:
     async def begin(self, cloud: Cloud) -> None:
         """Fetch the published trust for the first time, with the installation's pin."""
         pin = parse_pin(cloud.env["CASCADE_TRUST"])
-        self._trust = await self._count("trust", published.bootstrap(cloud.env["CASCADE_URL"], pin, self._state))
+        staged = await self._count("trust", published.stage(cloud.env["CASCADE_URL"], pin, self._state))
+        await staged.keep()
+        self._trust = staged.value
 
     @property
     def version(self) -> int:
