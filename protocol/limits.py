@@ -42,6 +42,8 @@ NAME_CHARS_MAX = 128
 TRUST_ROOT_ROTATIONS_MAX = 64
 """TUF roots between the pin and the newest root; 64 years with one rotation a year."""
 SEATS_MAX = 1_000_000
+HELD_GENERATION_MAX = 1_000_000
+"""Highest generation that a machine may report at its activation. More activations of one chip are a fault."""
 SEQ_MAX = 2**53 - 1
 """Largest `epoch` or `seq`. Every JSON reader represents it exactly."""
 SEQ_JUMP_MAX = 1_000_000

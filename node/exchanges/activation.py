@@ -35,6 +35,7 @@ from node.trust.published import TrustSet
 from protocol.codes import SecretFormatError, parse_secret
 from protocol.encoding import json_decode, json_encode, sha256_hex
 from protocol.faults import fault_point
+from protocol.limits import HELD_GENERATION_MAX
 from protocol.messages.activation import (
     ACTIVATION_FILE_FORMAT,
     Activated,
@@ -54,11 +55,6 @@ _OVER = frozenset({"challenge_expired", "challenge_failed", "activation_closed",
 """Refusals of a stored proof after which a new exchange may still succeed with the same file."""
 _LAPSED = frozenset({"generation_closed", "conflict"})
 """Refusals of a late confirmation after which a new exchange may still succeed with the same file."""
-
-
-GENERATIONS_TRIED_MAX = 8
-"""Activations by one command, until the cloud's generation is above the stored one. A machine has few generations: each
-is one activation."""
 
 
 class ActivationFileInvalid(NodeError):
@@ -188,13 +184,8 @@ class _Activation:
             licence = await self._unless_ended(_LAPSED, self._confirm(identity))
             if licence is not None:
                 return licence
-        for _ in range(GENERATIONS_TRIED_MAX - 1):
-            try:
-                return await self._confirm(await self._fetch(await self._prove(file, file_sha256)))
-            except (OtherNode, NotAbove) as error:
-                # A cloud that was restored from a backup numbers this machine's generations again from a lower one.
-                self._say(f"{error.text}; asking for the next generation")
-        return await self._confirm(await self._fetch(await self._prove(file, file_sha256)))
+        pending = await self._prove(file, file_sha256)
+        return await self._confirm(await self._fetch(pending))
 
     async def _unless_ended(self, codes: frozenset[str], work: Awaitable[T]) -> T | None:
         """The result of `work`. None if the cloud refuses it with one of `codes`, because the activation has ended."""
@@ -254,6 +245,7 @@ class _Activation:
             csr=answered.csr,
             key=answered.key,
             fingerprint=fingerprint.fingerprint(made.fingerprint_salt, components),
+            held_generation=self._held_generation() or msgspec.UNSET,
         )
         pending = PendingActivation(
             file_sha256=file_sha256,
@@ -266,6 +258,16 @@ class _Activation:
         )
         self._state.identities.save_activation(pending)
         return pending
+
+    def _held_generation(self) -> int:
+        """The highest generation in the state directory, 0 without one. What cannot be read does not count."""
+        identities = self._state.identities
+        held = [0]
+        with suppress(StateError):
+            held.append(identities.current_generation() or 0)
+        with suppress(StateError):
+            held += identities.generations()
+        return max(number for number in held if number <= HELD_GENERATION_MAX)
 
     async def _fetch(self, pending: PendingActivation) -> Identity:
         """Send the stored proof, verify the answer, and store the new generation beside the present one."""

@@ -12,7 +12,7 @@ import msgspec
 
 from protocol.evidence import EndorsementEvidence, KeyEvidence
 from protocol.ids import ActivationId, NodeId, TenantId
-from protocol.limits import COMPONENTS_MAX
+from protocol.limits import COMPONENTS_MAX, HELD_GENERATION_MAX
 from protocol.openapi import limits
 
 ACTIVATION_FILE_FORMAT = 1
@@ -92,6 +92,9 @@ class ProveActivation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Evidence that the node key is in the TPM."""
     fingerprint: Annotated[dict[str, str], limits(maxProperties=COMPONENTS_MAX)]
     """Fingerprint of the machine: name of a component to its HMAC-SHA-256 in hex."""
+    held_generation: Annotated[int | msgspec.UnsetType, limits(minimum=1, maximum=HELD_GENERATION_MAX)] = msgspec.UNSET
+    """Highest generation in the machine's state directory. The new generation gets a higher number, also if this cloud
+    does not know the held one: its database may come from an older backup. Absent if the directory holds none."""
 
 
 class Activated(msgspec.Struct, frozen=True):

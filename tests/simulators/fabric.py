@@ -187,6 +187,10 @@ class Fabric:
         self.last_generation = 0
         self.closed: dict[int, str] = {}
         self.statement = ""
+        self.numbers_above = True
+        """Whether an activation's generation is above the one that the machine holds."""
+        self.held_generations: list[int | msgspec.UnsetType] = []
+        """The generations that the proofs of activations have reported as held."""
         self.trust_versions: list[int | msgspec.UnsetType] = []
         """The versions of the trust that session proofs and requests for the statement have reported."""
         self.session_life = timedelta(hours=12)
@@ -542,7 +546,9 @@ class Fabric:
             proof = json_decode(request.body, ProveActivation)
             if proof.secret != exchange.secret:
                 return problem("challenge_failed")
-            self.last_generation += 1
+            self.held_generations.append(proof.held_generation)
+            held = (proof.held_generation or 0) if self.numbers_above else 0
+            self.last_generation = max(self.last_generation, held) + 1
             activated = Activated(
                 tenant=TENANT,
                 node=NODE,

@@ -1,6 +1,8 @@
 """Activation with the real commands: the same chip stays the same node in the same seat."""
 
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 from lab.cloud import Cloud
@@ -40,9 +42,47 @@ def test_a_superseded_state_directory_is_reported_as_superseded(
     # The first state directory, in the same machine: a signed statement says that its generation is superseded.
     assert machine.launch().wait() == 81
     assert "superseded" in machine.run("status", expect=81)["license"]["reason"]
-    with ended(reinstalled):
+    with ended(machine, reinstalled):
         reinstalled.up()
         assert reinstalled.granted()
+        # The operator sees that the chip is in two places, or that an old disk is back.
+        (node,) = cloud.run("node", "list", "--tenant", tenant)
+        assert (node["superseded_asked_generation"], node["standing"]) == (1, "active")
+        assert "possibly a clone" in node["notice"]
+        entries = cloud.run("audit", "list", "--object", node["id"])
+        asked = [entry["detail"] for entry in entries if entry["action"] == "node.superseded_asked"]
+        assert asked == [{"generation": "1", "current_generation": "2"}]
+        # The node is not revoked, so any open code brings the first state directory back.
+        again = machine.run("activate", str(cloud.code(tenant)))
+        assert (again["node"], again["generation"], again["state"]) == (node["id"], 3, "active")
+        reinstalled.wait_state("revoked")
+
+
+def forget_machines(cloud: Cloud) -> None:
+    """Put Fabric's database back to the time before the first activation, as a restored backup does."""
+    database = cloud.directory / "fabric" / "database.sqlite"
+    with closing(sqlite3.connect(database, timeout=10)) as connection:
+        connection.executescript(
+            "BEGIN; DELETE FROM node; DELETE FROM generation; DELETE FROM activation; UPDATE code SET seats_taken = 0; COMMIT"
+        )
+
+
+def test_a_machine_that_the_cloud_does_not_know_activates_again_with_any_code(
+    cloud: Cloud, machine: Machine, chips: tuple[SoftTpm, SoftTpm]
+) -> None:
+    tenant = cloud.tenant(chips[0])
+    file = cloud.code(tenant, "--seats", "1")
+    known = machine.run("activate", str(file))
+    for number, code in enumerate((file, cloud.code(tenant)), start=2):
+        forget_machines(cloud)
+        refused = machine.run("renew", expect=77)["error"]
+        assert "does not know the node" in refused["text"]
+        assert "any open activation code" in refused["next"].lower()
+        again = machine.run("activate", str(code))
+        assert again["node"] != known["node"]
+        assert (again["generation"], again["state"], again["gate"]) == (number, "active", "open")
+        known = again
+    assert machine.run("renew")["state"] == "active"
 
 
 def test_two_chips_are_two_nodes_in_two_seats(

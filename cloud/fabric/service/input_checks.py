@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 from cloud.fabric.errors import Invalid
 from cloud.fabric.trust_schemas import TEXT_CHARS_MAX
-from protocol.limits import COMPONENTS_MAX, NONCE_BYTES_MAX, NONCE_BYTES_MIN
+from protocol.limits import COMPONENTS_MAX, HELD_GENERATION_MAX, NONCE_BYTES_MAX, NONCE_BYTES_MIN
 
 COMPONENT_CHARS_MAX = 64
 """Longest name of a fingerprint component, and longest value: an HMAC-SHA-256 in hex."""
@@ -35,6 +35,13 @@ def check_fingerprint(components: dict[str, str]) -> None:
             f"fingerprint: at most {COMPONENTS_MAX} components, names and values of at most {COMPONENT_CHARS_MAX}"
             " characters"
         )
+
+
+def check_held_generation(number: int) -> int:
+    """Check the number of a generation that a machine reports at its activation, and return it. Raises Invalid."""
+    if not 1 <= number <= HELD_GENERATION_MAX:
+        raise Invalid(f"held_generation: 1 to {HELD_GENERATION_MAX}")
+    return number
 
 
 def check_text(what: str, text: str, characters_max: int = TEXT_CHARS_MAX, *, empty: bool = True) -> str:

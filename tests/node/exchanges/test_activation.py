@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 
@@ -29,6 +30,7 @@ from node.trust.published import TrustError
 from protocol import faults
 from protocol.codes import make_secret
 from protocol.encoding import json_encode
+from protocol.limits import HELD_GENERATION_MAX
 from protocol.messages.activation import ActivationFile, TrustPin
 from protocol.messages.sessions import StatementAnswer
 from tests.fault_hooks import hooked
@@ -272,7 +274,7 @@ async def test_a_suspended_node_is_activated_and_stays_suspended(
     assert (licence.verdict().state, licence.verdict().exit) == ("suspended", Exit.SUSPENDED)
 
 
-async def test_a_cloud_that_counts_again_from_a_lower_generation_is_asked_for_the_next(
+async def test_a_cloud_that_counts_again_from_a_lower_generation_numbers_above_the_held_one(
     state: State, tpm: Tpm, file: Path, fabric: Fabric
 ) -> None:
     """The cloud was restored from a backup that is older than the generation in force."""
@@ -282,16 +284,26 @@ async def test_a_cloud_that_counts_again_from_a_lower_generation_is_asked_for_th
     assert (await run(state, tpm, file)).identity.generation == 4
 
 
-async def test_a_generation_that_stays_lower_is_refused(
-    state: State, tpm: Tpm, file: Path, fabric: Fabric, monkeypatch: pytest.MonkeyPatch
+async def test_a_proof_names_the_highest_generation_that_the_directory_holds(
+    state: State, tpm: Tpm, file: Path, fabric: Fabric
 ) -> None:
-    monkeypatch.setattr("node.exchanges.activation.GENERATIONS_TRIED_MAX", 2)
+    """The cloud numbers the new generation above it. A number that no machine reaches does not count."""
+    await run(state, tpm, file)
+    state.identities.generation_dir(7).mkdir(mode=0o700)
+    state.identities.generation_dir(HELD_GENERATION_MAX + 1).mkdir(mode=0o700)
+    fabric.last_generation = 7
+    await run(state, tpm, file)
+    assert fabric.held_generations == [msgspec.UNSET, 7]
+
+
+async def test_a_generation_that_stays_lower_is_refused(state: State, tpm: Tpm, file: Path, fabric: Fabric) -> None:
     for _ in range(3):
         await run(state, tpm, file)
-    fabric.last_generation = 0
+    fabric.last_generation, fabric.numbers_above = 0, False
     with pytest.raises(NotAbove, match="not above the one in force, 3"):
         await run(state, tpm, file)
     assert state.identities.current_generation() == 3
+    fabric.numbers_above = True
     assert (await run(state, tpm, file)).identity.generation == 4
 
 
@@ -304,11 +316,11 @@ async def test_a_machine_that_the_cloud_knows_as_another_node_gets_a_generation_
     fabric.last_generation = 0
     monkeypatch.setattr("tests.simulators.fabric.NODE", other)
     monkeypatch.setattr("tests.simulators.fabric.NODE_URI", f"spiffe://{DOMAIN}/tenant/ten_0{'1' * 25}/node/{other}")
-    with monkeypatch.context() as patch:
-        patch.setattr("node.exchanges.activation.GENERATIONS_TRIED_MAX", 1)
-        with pytest.raises(OtherNode) as caught:
-            await run(state, tpm, file)
+    fabric.numbers_above = False
+    with pytest.raises(OtherNode) as caught:
+        await run(state, tpm, file)
     assert caught.value.exit is Exit.HARDWARE_MISMATCH
+    fabric.numbers_above = True
     licence = await run(state, tpm, file)
     assert (licence.identity.node, licence.identity.generation) == (other, 2)
     assert licence.verdict().gate_open

@@ -26,7 +26,7 @@ from cloud.fabric.issuer import Issuer
 from cloud.fabric.licensing import statements
 from cloud.fabric.licensing.standing import check_admission
 from cloud.fabric.service.audit_log import ANONYMOUS, AuditLog
-from cloud.fabric.service.input_checks import check_fingerprint, check_text
+from cloud.fabric.service.input_checks import check_fingerprint, check_held_generation, check_text
 from cloud.fabric.service.nodes.chip_challenge import (
     ChipChallenges,
     is_proved_by,
@@ -170,9 +170,11 @@ class Activations:
         return _answer(row)
 
     async def _check_answer(self, row: ActivationRow, body: ProveActivation) -> None:
-        """Check the fingerprint's form, the expiry and the secret. Counts a wrong secret; the last allowed one ends the
+        """Check the form of the values, the expiry and the secret. Counts a wrong secret; the last allowed one ends the
         activation. Raises Invalid, ChallengeExpired, ChallengeFailed, ActivationClosed."""
         check_fingerprint(body.fingerprint)
+        if body.held_generation is not msgspec.UNSET:
+            check_held_generation(body.held_generation)
         if is_right_answer(row, body.secret, self.now()):
             return
         with fault_point("fabric.activation.answer"):
@@ -208,7 +210,8 @@ class Activations:
                     if not await self.codes.take_seat(code.id):
                         raise SeatsExhausted(f"all {code.seats} seats of this code are taken")
                     node = msgspec.structs.replace(node, seat_held=True, code=code.id)
-                number = node.last_generation + 1
+                # A database from an older backup has lower numbers than the machine. The machine never goes back.
+                number = max(node.last_generation, body.held_generation or 0) + 1
                 node = msgspec.structs.replace(node, last_generation=number)
                 await (self.nodes.insert(node) if is_new else self.nodes.update(node))
                 await self.nodes.insert_generation(self._offered(fresh, body, key, node.id, number))

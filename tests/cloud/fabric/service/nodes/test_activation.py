@@ -13,7 +13,7 @@ from cloud.fabric import errors
 from cloud.fabric.service.nodes import activation
 from protocol.codes import make_secret
 from protocol.ids import EKU_DEVICE, ActivationId, make_id
-from protocol.limits import CHALLENGE_LIFE, CHALLENGE_TRIES_MAX, CHALLENGES_OPEN_PER_CODE_MAX
+from protocol.limits import CHALLENGE_LIFE, CHALLENGE_TRIES_MAX, CHALLENGES_OPEN_PER_CODE_MAX, HELD_GENERATION_MAX
 from protocol.messages.activation import ProveActivation, StartActivation
 from protocol.signed.statements import Lease
 from tests.cloud.fabric.support import ALICE, Machine, World
@@ -271,6 +271,26 @@ async def test_an_unknown_activation(world: World) -> None:
     body = machine.proof(challenge)
     with pytest.raises(errors.NotFound):
         await world.parts.nodes.activations.prove(ActivationId(make_id("act", 1, bytes(10))), body, "00")
+
+
+async def test_a_machine_never_gets_a_generation_below_the_one_it_holds(world: World) -> None:
+    """Its directory has generation 7, from before the database was restored. Later numbers rise from there."""
+    numbers = []
+    for held in (7, 7, 3, msgspec.UNSET):
+        machine = Machine(world)
+        challenge = await machine.start((await world.code()).secret)
+        proof = msgspec.structs.replace(machine.proof(challenge), held_generation=held)
+        numbers.append((await machine.prove(challenge, proof)).generation)
+        await machine.confirm()
+    assert numbers == [8, 9, 10, 11]
+
+
+@pytest.mark.parametrize("held", [-1, 0, HELD_GENERATION_MAX + 1, 2**70])
+async def test_a_held_generation_is_bounded(world: World, held: int) -> None:
+    machine = Machine(world)
+    challenge = await machine.start((await world.code()).secret)
+    with pytest.raises(errors.Invalid, match="held_generation"):
+        await machine.prove(challenge, msgspec.structs.replace(machine.proof(challenge), held_generation=held))
 
 
 async def test_components_are_bounded(world: World) -> None:
