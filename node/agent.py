@@ -151,7 +151,8 @@ class Agent:
         """Check the hardware, then ask the cloud, for at most `settle_seconds`.
 
         If the cloud answers in time, its answer decides; otherwise the stored evidence decides. While the stored
-        evidence keeps the gate closed, the contact is retried until the time is over.
+        evidence keeps the gate closed, the contact is retried until the time is over. With an open gate it is retried
+        for some seconds, if the machine has no network yet.
         After an unexpected exception of the check the gate stays closed until the TPM has passed a later check.
         Raises TpmError as `HardwareCheck.check`.
         """
@@ -164,7 +165,8 @@ class Agent:
         if self.licence.revoked or self._hardware.status != "ours":
             return
         with trio.move_on_after(self.config.settle_seconds) as scope:
-            while not await self.contact.attempt() and self._settling_helps():
+            network_by = self._waits.now() + schedule.SETTLE_NETWORK_SECONDS
+            while not await self.contact.attempt() and self._settling_helps(network_by):
                 await self._waits.sleep(schedule.settle_retry_seconds(self._random))
         if scope.cancelled_caught and self.contact.failures == 0:
             cut = f"cannot reach the cloud: it did not answer within {self.config.settle_seconds:g} s of the start"
@@ -172,9 +174,16 @@ class Agent:
         if scope.cancelled_caught:
             log.warning("the settling time is over; the stored evidence decides")
 
-    def _settling_helps(self) -> bool:
-        """Whether a retry before READY can open the gate. A TPM that fails is not asked again and again."""
-        return self._hardware.status == "ours" and not self.licence.verdict().gate_open
+    def _settling_helps(self, network_by: float) -> bool:
+        """Whether to retry before READY: the gate is closed, or the network may come until `network_by`.
+
+        A TPM that fails is not asked again and again.
+        """
+        if self._hardware.status != "ours":
+            return False
+        failure = self.contact.last_failure
+        no_network = failure is not None and failure.code in api.NO_NETWORK
+        return not self.licence.verdict().gate_open or (no_network and self._waits.now() < network_by)
 
     async def _check_hardware(self) -> None:
         """Check the TPM. Raises as `HardwareCheck.check`."""

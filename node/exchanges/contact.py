@@ -34,11 +34,13 @@ from node.hwbind.tpm import Tpm
 from node.licensing.hardware import HardwareCheck
 from node.licensing.licence import Licence
 from node.link import api
+from node.link.causes import wrong_clock
 from node.link.certificates import STEP_ISSUER, CertificateRejected
 from node.state import State
 from node.supervision import UnexpectedErrors
 from node.text import shown_error
 from protocol.faults import fault_point
+from protocol.limits import CLOCK_SKEW
 from protocol.messages.sessions import Ask
 
 log = logging.getLogger("cascadia.agent")
@@ -330,6 +332,18 @@ class Contact:
         self.failures = 0
         self._hardware.clear_fault()
         self.last_contact_at = self._clock()
+        self._compare_clocks()
+
+    def _compare_clocks(self) -> None:
+        """Report a clock that differs from the cloud's by more than the clock skew. The verdict does not change."""
+        fabric = self.connection.fabric
+        error = None if fabric is None else fabric.clock_error
+        if error is None:
+            return
+        if abs(error) <= CLOCK_SKEW:
+            self.conditions.clear("clock_wrong")
+        else:
+            self.conditions.report("clock_wrong", f"By the cloud's time, {wrong_clock(error)}", api.ClockWrong.next)
 
     def _count_silence(self, error: Exception) -> bool:
         self.failures += 1

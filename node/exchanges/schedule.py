@@ -33,6 +33,9 @@ WAKE_REOPEN_SHARE = 0.05
 that loses its channels at once makes one quick attempt a node."""
 SETTLE_RETRY_SECONDS = 1.0
 """Mean pause between two contacts while the agent settles at its start. The network often comes some seconds later."""
+SETTLE_NETWORK_SECONDS = 5.0
+"""A start with an open gate waits at most this long for the machine's network. A machine without a network loses these
+seconds at each start; a revoked machine whose network comes with it is stopped before it is ready."""
 FIRST_ANSWER_SECONDS_MIN = 2.0
 FIRST_ANSWER_SECONDS_MAX = 60.0
 """Bounds of the pauses between two contacts while a node waits for the first answer after its start."""

@@ -16,7 +16,8 @@ from node.hwbind import fingerprint, keys
 from node.hwbind.reading import components_in_time
 from node.hwbind.tpm import Esys, Tpm
 from node.link import api
-from node.link.certificates import EKU_SESSION, check_chain, usable_chain
+from node.link.causes import wrong_clock
+from node.link.certificates import EKU_SESSION, CertificateOutOfTime, check_chain, usable_chain
 from node.link.transport import SessionKey
 from node.trust.published import TrustSet
 from protocol.encoding import b64url_encode, sha256_hex
@@ -128,15 +129,18 @@ async def open_session(trust: TrustSet, identity: Identity, tpm: Tpm, clock: Clo
                 answer = await service.open_session(request)
     except api.CloudRefused as refusal:
         raise SessionRefused(refusal, answer_nonce) from refusal
-    leaf = check_chain(
-        answer.certificate_chain,
-        trust.bundle,
-        spiffe=NodeSpiffeId(trust.bundle.trust_domain, identity.tenant, identity.node),
-        generation=identity.generation,
-        usage=EKU_SESSION,
-        public_key=session_key.public_key,
-        now=clock(),
-    )
+    try:
+        leaf = check_chain(
+            answer.certificate_chain,
+            trust.bundle,
+            spiffe=NodeSpiffeId(trust.bundle.trust_domain, identity.tenant, identity.node),
+            generation=identity.generation,
+            usage=EKU_SESSION,
+            public_key=session_key.public_key,
+            now=clock(),
+        )
+    except CertificateOutOfTime as error:
+        raise error if service.clock_error is None else error.measured(wrong_clock(service.clock_error)) from None
     credentials = Credentials(
         session_key, usable_chain(answer.certificate_chain), leaf.not_valid_before_utc, leaf.not_valid_after_utc
     )

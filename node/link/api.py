@@ -13,6 +13,7 @@ Only the signed statement in a `CloudRefused` can change the state of the licenc
 """
 
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -23,7 +24,7 @@ import trio
 from node.clock import utc_now
 from node.errors import NodeError, Unreachable, VerificationFailed
 from node.exits import Exit
-from node.link.causes import expired, slow_by, whom
+from node.link.causes import expired, slow_by, time_of, whom, wrong_clock
 from node.link.connect import CONNECT_SECONDS_MAX
 from node.link.transport import (
     ANSWER_SECONDS_MAX,
@@ -72,6 +73,8 @@ class CloudUnreachable(Unreachable):
         self.code = code or self.code
 
 
+NO_NETWORK = frozenset({"dns_failed", "unreachable"})
+"""Codes of a machine whose network is not up yet."""
 _NEXT = {
     "dns_failed": "Check the name servers of this machine (/etc/resolv.conf). A running agent tries again by itself.",
     "connection_refused": "Check that the cloud runs and that its address is right. A running agent tries again by itself.",
@@ -141,11 +144,10 @@ async def _unproven(base_url: str, error: ServerIdentityError) -> ServerUnproven
                 f"{text}. This machine's clock is slow by at least {duration(slow)}: it says {now:%Y-%m-%d %H:%M} UTC"
             )
         if expired(error.chain, now):
-            date = await unproven_date(base_url)
+            date = time_of(await unproven_date(base_url))
             if date is not None and now - date > CLOCK_SKEW:
                 return ClockWrong(
-                    f"{text}. This machine's clock is fast by {duration(now - date)}, compared with the server's: it "
-                    f"says {now:%Y-%m-%d %H:%M} UTC"
+                    f"{text}. By the server's time, {wrong_clock(now - date)}: it says {now:%Y-%m-%d %H:%M} UTC"
                 )
             return ServerUnproven(f"{text}. This machine's clock says {now:%Y-%m-%d %H:%M} UTC. {whom(error.chain)}")
     return ServerUnproven(f"{text}. {whom(error.chain)}")
@@ -162,6 +164,9 @@ class Service:
         self._scopes: set[trio.CancelScope] = set()
         self._closed = False
         self.base_url = base_url
+        self.clock_error: timedelta | None = None
+        """How far this machine's clock was ahead of the service's at the last answer; None if the answer had no date.
+        The service has proved itself. Use it in a text for people, and for nothing else."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -242,6 +247,8 @@ class Service:
             raise _unreachable(self.base_url, error) from error
         if len(content) > RESPONSE_BODY_BYTES_MAX:
             raise CloudUnreachable(f"cannot use the answer of {self.base_url}: it is too long")
+        date = time_of(response.headers.get("date", ""))
+        self.clock_error = utc_now() - date if date is not None else None
         if not 200 <= response.status_code < 300:
             raise _refusal(response, content)
         return content

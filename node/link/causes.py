@@ -6,11 +6,12 @@ use. So a clock that is earlier is slow by at least the difference.
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from email.utils import parsedate_to_datetime
 
 from cryptography import x509
 
 from node.link.certificates import UNREADABLE
-from node.text import shown
+from node.text import duration, shown
 
 NAME_CHARACTERS_MAX = 120
 """A stranger's certificate can have names of any length."""
@@ -46,3 +47,17 @@ def slow_by(chain: tuple[bytes, ...], now: datetime) -> timedelta:
 def expired(chain: tuple[bytes, ...], now: datetime) -> bool:
     """Whether a certificate of the chain (DER) has expired at `now`."""
     return any(certificate.not_valid_after_utc <= now for certificate in _readable(chain))
+
+
+def time_of(date: str) -> datetime | None:
+    """The time in a `Date` header (RFC 9110 section 6.6.1), aware; None if the header is missing or unusable."""
+    try:
+        time = parsedate_to_datetime(date)
+    except Exception:  # noqa: BLE001 (the text is a stranger's; not all errors of the parser are documented)
+        return None
+    return time if time.tzinfo is not None else None
+
+
+def wrong_clock(error: timedelta) -> str:
+    """A sentence for a clock that is ahead of another by `error`, or behind if `error` is below 0."""
+    return f"this machine's clock is {'fast' if error > timedelta(0) else 'slow'} by {duration(abs(error))}"

@@ -70,6 +70,12 @@ class CertificateOutOfTime(CertificateRejected):
     code = "clock_wrong"
     next = "Nothing was stored. Set the clock of this machine (see `timedatectl`), then try again."
 
+    def measured(self, by_the_cloud: str) -> "CertificateOutOfTime":
+        """The same error with a sentence that compares the clock with the cloud's."""
+        self.text = f"{self.text}. By the cloud's time, {by_the_cloud}"
+        self.args = (self.text,)
+        return self
+
 
 def issued_by(certificate: x509.Certificate, issuers: tuple[x509.Certificate, ...]) -> bool:
     """Whether one of `issuers` signed the certificate and is named as its issuer."""

@@ -9,8 +9,6 @@ import os
 import ssl
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from datetime import datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpcore
@@ -263,8 +261,8 @@ def _tls_reason(error: BaseException) -> str:
     return "the server ended the connection"
 
 
-async def unproven_date(base_url: str) -> datetime | None:
-    """The `Date` of a server that proved nothing, or None. Use it in a text for people, and for nothing else.
+async def unproven_date(base_url: str) -> str:
+    """The `Date` header of a server that proved nothing, or "". Use it in a text for people, and for nothing else.
 
     The request has no secret: `HEAD /` without a client certificate. Anybody on the way can make up the answer.
     """
@@ -274,7 +272,7 @@ async def unproven_date(base_url: str) -> datetime | None:
     with trio.move_on_after(CONNECT_SECONDS_MAX):
         try:
             async with _client(context, base_url) as client:
-                return parsedate_to_datetime((await client.head("/")).headers.get("date", ""))
-        except (httpx.HTTPError, ValueError):
-            return None
-    return None
+                return str((await client.head("/")).headers.get("date", ""))
+        except httpx.HTTPError:
+            return ""
+    return ""

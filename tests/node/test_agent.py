@@ -20,6 +20,7 @@ from node.exits import Exit
 from node.hwbind import keys
 from node.hwbind.errors import TpmAbsent, TpmError, TpmFailed, TpmPermission
 from node.hwbind.tpm import Tpm
+from node.link.api import CloudUnreachable
 from node.local.client import request
 from node.state import State
 from node.trust.published import TrustSet
@@ -496,6 +497,44 @@ async def test_a_network_that_comes_while_the_agent_settles_opens_the_gate(
     assert tries == 3
     assert later.licence.verdict().gate_open
     await later.contact.connection.close()
+
+
+@pytest.mark.parametrize(("code", "tries"), [("unreachable", 3), ("dns_failed", 3), ("connection_refused", 1)])
+async def test_with_an_open_gate_a_start_waits_some_seconds_for_the_network_only(
+    agent: Agent, code: str, tries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schedule, "SETTLE_RETRY_SECONDS", 0.01)
+    attempt, made = agent.contact.attempt, 0
+
+    async def without_network() -> bool:
+        nonlocal made
+        made += 1
+        if made == 3:
+            return await attempt()
+        agent.contact.count_silence(CloudUnreachable("cannot reach the cloud", code=code))
+        return False
+
+    monkeypatch.setattr(agent.contact, "attempt", without_network)
+    await agent.settle()
+    assert made == tries
+    assert agent.licence.verdict().gate_open
+    await agent.contact.connection.close()
+
+
+async def test_without_a_network_a_start_with_an_open_gate_takes_the_bounded_time(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schedule, "SETTLE_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(schedule, "SETTLE_NETWORK_SECONDS", 0.1)
+
+    async def never() -> bool:
+        agent.contact.count_silence(CloudUnreachable("cannot reach the cloud", code="unreachable"))
+        return False
+
+    monkeypatch.setattr(agent.contact, "attempt", never)
+    with trio.fail_after(3):
+        await agent.settle()
+    assert agent.contact.failures > 1
 
 
 @pytest.mark.usefixtures("no_heartbeat")

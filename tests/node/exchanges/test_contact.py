@@ -4,6 +4,7 @@ certificate."""
 import errno
 import threading
 from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
 from pathlib import Path
 
 import msgspec
@@ -42,6 +43,7 @@ from tests.simulators.fabric import (
     Request,
     always,
     authority,
+    dated,
     problem,
     raw,
     refused,
@@ -94,6 +96,21 @@ async def test_over_the_present_session_the_statement_is_fetched(contact: Contac
     assert await contact.attempt()
     assert asked(fabric) == [STATEMENT]
     assert contact.licence.presented == fabric.statement
+
+
+async def test_a_clock_that_differs_from_the_clouds_is_a_condition_until_it_is_set(
+    contact: Contact, fabric: Fabric
+) -> None:
+    def reported() -> list[str]:
+        return [each.text for each in contact.conditions.current() if each.code == "clock_wrong"]
+
+    assert await contact.attempt()
+    fabric.answers[STATEMENT] = dated(fabric, timedelta(minutes=15, seconds=30))
+    assert await contact.attempt()
+    assert reported()[0].startswith("By the cloud's time, this machine's clock is slow by 15 min")
+    fabric.answers[STATEMENT] = dated(fabric, timedelta(minutes=-2))
+    assert await contact.attempt()
+    assert reported() == []
 
 
 @pytest.mark.parametrize("freshness", ["none", "for another nonce"])

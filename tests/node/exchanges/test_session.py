@@ -1,5 +1,6 @@
 """Opening a session with the TPM's key: the proof, the checks of the answer, and what is stored (nothing)."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import msgspec
@@ -11,12 +12,12 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from node.exchanges.session import OpenedSession, SessionRefused, open_session
 from node.hwbind.tpm import Mode, Tpm
 from node.link.api import CloudUnreachable, ServerUnproven
-from node.link.certificates import CertificateRejected
+from node.link.certificates import CertificateOutOfTime, CertificateRejected
 from protocol.encoding import json_decode, json_encode, sha256_hex
 from protocol.messages.sessions import Ask, OpenSession, Session, StatementAnswer, open_proof
 from tests.node.conftest import Machine
 from tests.node.shells import identity, trust_of
-from tests.simulators.fabric import CLIENT, Fabric, Reply, Request, always, hang, raw, utc_now
+from tests.simulators.fabric import CLIENT, Fabric, Reply, Request, always, dated, hang, raw, utc_now
 
 SESSIONS = "/v1/node/sessions"
 
@@ -59,6 +60,21 @@ async def test_every_proof_repeats_development_mode(
             assert open_proof(proof, machine.node_key.public_key()).development is reported
     finally:
         port.close()
+
+
+@pytest.mark.parametrize("ahead", [timedelta(minutes=15), timedelta(days=-2)])
+async def test_a_session_certificate_out_of_time_names_the_clock_and_measures_it(
+    cloud: Fabric, machine: Machine, tpm: Tpm, ahead: timedelta
+) -> None:
+    cloud.answers[SESSIONS] = dated(cloud, ahead)
+    who = identity(cloud, machine.ak, machine.node_key)
+    with pytest.raises(
+        CertificateOutOfTime, match=r"\(step 8\). By the cloud's time, this machine's clock is"
+    ) as caught:
+        await open_session(trust_of(cloud), who, tpm, lambda: utc_now() - ahead, "")
+    assert (caught.value.code, caught.value.step) == ("clock_wrong", 8)
+    assert ("slow" in caught.value.text) == (ahead > timedelta(0))
+    assert str(caught.value) == caught.value.text
 
 
 async def test_every_session_has_a_key_of_its_own(cloud: Fabric, machine: Machine, tpm: Tpm) -> None:
