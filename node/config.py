@@ -104,8 +104,8 @@ def _read_file(path: Path, required: bool) -> bytes:
     return data
 
 
-def _from_file(path: Path, required: bool) -> dict[str, Any]:
-    data = _read_file(path, required)
+def parse_file(data: bytes, path: Path) -> dict[str, Any]:
+    """The checked settings in the bytes of a settings file. `path` is for the text of an error. Raises ConfigError."""
     try:
         table = tomllib.loads(data.decode())
     except RecursionError as error:
@@ -216,7 +216,8 @@ def load_config(options: Mapping[str, Any], environment: Mapping[str, str] | Non
     # The environment is checked first, so that a mistyped variable is reported before a missing file.
     variables = _from_environment(environment)
     named = given.get("config") or environment.get(ENVIRONMENT_PREFIX + "CONFIG")
-    values = _from_file(Path(named) if named else CONFIG_FILE, required=bool(named)) | variables
+    path = Path(named) if named else CONFIG_FILE
+    values = parse_file(_read_file(path, required=bool(named)), path) | variables
     for name in _KINDS:
         if name in given:
             values[name] = _converted(name, given[name], "--" + name.replace("_", "-"))

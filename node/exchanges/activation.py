@@ -97,19 +97,25 @@ def read_activation_file(path: Path) -> tuple[ActivationFile, str]:
     """Read an activation file. Returns it with the SHA-256 (hex) of its bytes. Raises ActivationFileInvalid."""
     try:
         raw = read_bounded(path, ACTIVATION_FILE_BYTES_MAX)
-        parsed = json_decode(raw, ActivationFile)
-        parse_secret("cac", parsed.code)
-        check_base_url(parsed.repository_url, "http", with_path=True)
-        parse_pin(str(parsed.pin))
     except FileNotFoundError as error:
         raise ActivationFileInvalid(f"cannot read {path}: no such file") from error
     except StateError as error:
         raise ActivationFileInvalid(error.text) from error
+    return parse_activation_file(raw, path), sha256_hex(raw)
+
+
+def parse_activation_file(raw: bytes, path: Path) -> ActivationFile:
+    """The activation file of these bytes. `path` is for the text of an error. Raises ActivationFileInvalid."""
+    try:
+        parsed = json_decode(raw, ActivationFile)
+        parse_secret("cac", parsed.code)
+        check_base_url(parsed.repository_url, "http", with_path=True)
+        parse_pin(str(parsed.pin))
     except (msgspec.MsgspecError, SecretFormatError, UrlError, PinError) as error:
         raise ActivationFileInvalid(f"cannot use {path}: {error}") from error
     if parsed.format != ACTIVATION_FILE_FORMAT:
         raise ActivationFileInvalid(f"cannot use {path}: this version of Cascadia does not know format {parsed.format}")
-    return parsed, sha256_hex(raw)
+    return parsed
 
 
 async def activate(state: State, tpm: Tpm, path: Path, clock: Clock, say: Say) -> Licence:

@@ -1,4 +1,6 @@
-"""Coverage-guided fuzzing of every input that an unauthenticated caller can send, and of files that operators load.
+"""Coverage-guided fuzzing of callers' inputs, of files that operators load, and of the inputs of an agent.
+
+The callers are unauthenticated. The inputs of an agent are its settings, its activation file and its socket's answers.
 
 Each target runs as a separate process of `tests.fuzz`. Inputs that reach new code go to the corpus in the repository. A
 crash is a finding: its input is written beside the corpus as `TARGET.crash-...`.
@@ -13,10 +15,10 @@ from pathlib import Path
 
 from tests.drills.frame import Figure, Outcome, Say
 
-USUAL_TIME = "60 min"
-MINUTES_MAX = 90.0
+USUAL_TIME = "90 min"
+MINUTES_MAX = 120.0
 
-TARGETS = ("csr", "est", "ocsp", "evidence", "certificate", "bundle")
+TARGETS = ("csr", "est", "ocsp", "evidence", "certificate", "bundle", "settings", "activation-file", "socket-answer")
 PROGRESS_SECONDS = 60.0
 TAIL_LINES = 15
 """The lines of a failed run's output in its finding."""

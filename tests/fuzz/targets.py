@@ -1,4 +1,5 @@
-"""Fuzz targets: functions that parse the inputs that an unauthenticated caller can send, and files that operators load.
+"""Fuzz targets: functions that parse the inputs that an unauthenticated caller can send, files that operators load, and
+the inputs of an agent and its command line.
 
 A target suppresses the errors that its parser documents. Any other error is a finding. The seeds are valid inputs, so
 that a mutation reaches deep into the parser. The corpus beside this file has the inputs that earlier runs added.
@@ -8,6 +9,7 @@ import struct
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from cryptography import x509
@@ -23,6 +25,14 @@ from cloud.fabric.attestation.ek_roots import TrustError, parse_trust_pem, trust
 from cloud.fabric.attestation.ek_trust import TenantTrust, check_chip
 from cloud.fabric.attestation.evidence import verify_key
 from cloud.fabric.attestation.tpm_structures import EvidenceRefused
+from node.cli.show import human_entitlement, human_license, human_status
+from node.config import ConfigError, parse_file
+from node.exchanges.activation import ActivationFileInvalid, parse_activation_file
+from node.licensing.verdict import STATES
+from node.local.client import AgentRefused, AgentUnusable, Reply, expect
+from node.local.documents import EntitlementDocument, LicenseDocument, StatusDocument, license_document
+from protocol.codes import make_secret
+from protocol.encoding import json_decode, json_encode
 from protocol.evidence import EndorsementEvidence, KeyEvidence
 from protocol.maker_certificates import (
     CertificateUnreadable,
@@ -32,6 +42,7 @@ from protocol.maker_certificates import (
     split_certificates,
     verify_signature,
 )
+from protocol.messages.activation import ActivationFile, TrustPin
 from protocol.messages.est import (
     EstError,
     decode_base64,
@@ -42,6 +53,7 @@ from protocol.messages.est import (
 )
 from tests.simulators import forged_evidence as forged
 from tests.simulators import odd_certificates as odd
+from tests.simulators.licensed import AT, SimulatedAgent
 
 CORPUS = Path(__file__).parent / "corpus"
 INPUT_BYTES_MAX = 16 * 1024
@@ -183,6 +195,53 @@ def _bundles() -> Iterator[bytes]:
     yield maker.root.der
 
 
+# Settings and activation file of the agent, and the answers of its socket
+
+
+def _settings(data: bytes) -> None:
+    with suppress(ConfigError):
+        parse_file(data, Path("fuzz.toml"))
+
+
+def _settings_files() -> Iterator[bytes]:
+    yield (
+        b'# Comment\nstate_dir = "/a"\nsocket = "/b"\ntpm = \'device:/dev/tpmrm0\'\nmode = "production"\n'
+        b"heartbeat_seconds = 0x258\nsettle_seconds = 20\n"
+    )
+    yield b'a.b."c" = [{x = 1979-05-27T07:32:00Z}, 1e9, nan]\n[[d]]\ne = """\\U0001F600"""\n'
+
+
+def _activation_file(data: bytes) -> None:
+    with suppress(ActivationFileInvalid):
+        parse_activation_file(data, Path("fuzz.json"))
+
+
+def _activation_files() -> Iterator[bytes]:
+    code = make_secret("cac", bytes(20))
+    yield json_encode(ActivationFile(1, "http://[::1]:80/a", TrustPin(1, "0" * 64), code, forged.NOW))
+
+
+def _socket_answer(data: bytes) -> None:
+    try:
+        document = json_decode(data, dict[str, Any])
+    except msgspec.MsgspecError:
+        return
+    with suppress(AgentUnusable, AgentRefused):
+        human_status(expect(Reply(200, document), {200}, StatusDocument))
+    with suppress(AgentUnusable, AgentRefused):
+        human_license(expect(Reply(200, document), {200}, LicenseDocument))
+    with suppress(AgentUnusable, AgentRefused):
+        human_entitlement(expect(Reply(403, document), {200, 403}, EntitlementDocument))
+
+
+def _socket_answers() -> Iterator[bytes]:
+    agent = SimulatedAgent()
+    for _ in STATES:
+        yield json_encode(agent.status())
+    yield json_encode(license_document(agent.snapshot()))
+    yield json_encode(EntitlementDocument(1, "vision", False, "active", "because", AT))
+
+
 def _trust() -> TenantTrust:
     maker = forged.maker()
     cas = [ca.certificate.public_bytes(serialization.Encoding.DER) for ca in (maker.root, maker.intermediate)]
@@ -204,6 +263,9 @@ TARGETS = {
         Target("evidence", _evidence, _proofs),
         Target("certificate", _certificate, _certificates),
         Target("bundle", _bundle, _bundles),
+        Target("settings", _settings, _settings_files),
+        Target("activation-file", _activation_file, _activation_files),
+        Target("socket-answer", _socket_answer, _socket_answers),
     )
 }
 
