@@ -24,6 +24,7 @@ from node.disk.lock import StateLock
 from node.disk.modes import inspect
 from node.errors import NodeError, StateDamaged, StateError, StateUnsafe
 from node.exits import Exit
+from node.licensing.acceptance import voids_lower_generations
 from node.licensing.hardware import HardwareCheck
 from node.licensing.licence import Licence
 from node.licensing.saving import Saver
@@ -33,7 +34,6 @@ from node.link.certificates import CertificateRejected, chain_of, is_certificate
 from node.trust.current import CurrentTrust
 from node.trust.published import TrustSet
 from protocol.ids import NodeSpiffeId
-from protocol.signed.statements import Revocation
 
 log = logging.getLogger("cascadia.state")
 
@@ -113,9 +113,7 @@ class State:
         directory that cannot be listed. Without a generation in force they raise StateError.
         """
         if in_force is None:
-            recorded, fault = self._recorded()
-            found = self._in_force(trust, recorded, fault) if fault else None
-            in_force = found.generation if found else recorded or 0
+            in_force = self.generation_in_force(trust)
         elif in_force:
             self.inspect()
             self._keep_recorded(in_force)
@@ -131,6 +129,15 @@ class State:
             return None
         evidence = self.licences.load(pending.holder, trust.signing_keys)
         return None if current_revocation(evidence, pending.holder) else pending
+
+    def generation_in_force(self, trust: TrustSet) -> int:
+        """The number of the generation in force, or 0. Signed statements decide if `current.json` cannot be read.
+
+        Raises StateError if neither can be read.
+        """
+        recorded, fault = self._recorded()
+        found = self._in_force(trust, recorded, fault) if fault else None
+        return found.generation if found else recorded or 0
 
     def _first_usable(self, trust: TrustSet, above: int, skipped: list[StateError]) -> Identity | None:
         """The highest generation above `above` whose files are intact. The errors of the others go to `skipped`."""
@@ -188,8 +195,8 @@ class State:
     def _in_force(self, trust: TrustSet, recorded: int | None, fault: StateError | None) -> Identity | None:
         """The generation in force: the highest of the recorded one and those with a statement that confirms them.
 
-        `fault` is why the record cannot be read. A generation with any evidence may then have been in force, also if
-        its evidence is a revocation or is damaged. A lower generation must not be used in its place.
+        `fault` is why the record cannot be read. A generation with damaged evidence may then have been in force. A
+        lower generation must not be used in its place.
         Raises StateError if the recorded generation, or without a record the directory, cannot be read.
         """
         try:
@@ -206,8 +213,9 @@ class State:
             except StateError:
                 continue  # `pending` reports the error.
             stored = self.licences.load(identity.holder, trust.signing_keys)
-            confirmed = stored.statement is not None and not isinstance(stored.statement.statement, Revocation)
-            if confirmed or (fault is not None and (stored.statement or stored.tombstone or stored.damaged)):
+            records = (stored.tombstone, stored.statement)
+            confirmed = any(voids_lower_generations(verified.statement) for verified in records if verified)
+            if confirmed or (fault is not None and stored.damaged):
                 return identity
         return None
 

@@ -204,10 +204,13 @@ class IdentityStore:
         """Store a generation beside the others. Repeating it is harmless.
 
         A directory that an earlier try left under the same number is replaced. The number must be above the current
-        generation's; otherwise ValueError. Raises StateDamaged (of `current.json`), DiskFull, StateUnwritable,
+        generation's; otherwise ValueError. If `current.json` is damaged, or other users could write it, the caller has
+        compared the number with `State.generation_in_force`. Raises DiskFull, StateUnwritable, StateUnreadable,
         StateUnsafe.
         """
-        current = self.current_generation()
+        current = None
+        with suppress(StateDamaged, StateUnsafe):
+            current = self.current_generation()
         if current is not None and identity.generation <= current:
             raise ValueError(f"generation {identity.generation} is not above the current one, {current}")
         blobs = _blobs(identity)

@@ -146,8 +146,9 @@ def _trust_in_force(state: State) -> TrustSet | None:
 
     Raises StateError.
     """
-    if state.identities.current_generation() is None:
-        return None
+    with suppress(StateDamaged, StateUnsafe):
+        if state.identities.current_generation() is None:
+            return None
     with suppress(StateDamaged, StateUnsafe, published.TrustError):
         return published.load(state.directory)
     return None
@@ -206,7 +207,11 @@ class _Activation:
     async def _resume(self, file_sha256: str) -> Identity | None:
         """The generation of an interrupted activation of this file; None if there is none or the cloud has ended it."""
         identities = self._state.identities
-        pending = identities.load_activation()
+        try:
+            pending = identities.load_activation()
+        except StateUnsafe as error:  # The new activation replaces the file.
+            self._say(f"{error.text}; starting a new activation")
+            return None
         if pending is None or pending.file_sha256 != file_sha256:
             return None
         # The current generation as well: after an interruption behind the switch, a second confirmation is harmless.
@@ -215,7 +220,7 @@ class _Activation:
             identities.current,
         )
         for read in reads:
-            with suppress(StateDamaged):  # an activation replaces a damaged generation
+            with suppress(StateDamaged, StateUnsafe):  # an activation replaces a damaged generation
                 stored = read()
                 if stored is not None and stored.node_key == pending.node_key:
                     self._say("continuing the interrupted activation at its confirmation")
@@ -319,11 +324,13 @@ class _Activation:
     def _check_generation(self, answer: Activated) -> None:
         """Check that the new generation is above the present one. Raises OtherNode, NotAbove, StateError."""
         identities = self._state.identities
-        in_force = identities.current_generation()
-        if in_force is None or answer.generation > in_force:
+        in_force = self._state.generation_in_force(self._trust.value)
+        if answer.generation > in_force:
             return
         # The generation is read here and not earlier, because an activation must work after a damaged generation.
-        current = identities.current()
+        current = None
+        with suppress(StateDamaged, StateUnsafe):
+            current = identities.current()
         if current is not None and current.node != answer.node:
             raise OtherNode(
                 f"cannot store the identity of {answer.node}: {self._state.directory} holds the identity of "

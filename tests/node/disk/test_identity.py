@@ -332,21 +332,18 @@ def test_a_missing_current_generation_is_confirmed_again(store: IdentityStore, s
     assert (store.current(), store.pending()) == (None, make_identity(2))
 
 
-def test_a_damaged_current_generation_file_stops_every_use(store: IdentityStore, state: Path) -> None:
+def test_a_damaged_current_generation_file_is_reported_and_can_be_replaced(store: IdentityStore, state: Path) -> None:
     confirmed(store, 1)
     (state / "current.json").write_bytes(b"")
-    uses: list[Callable[[], object]] = [
-        store.current,
-        store.pending,
-        lambda: store.save_generation(make_identity(2)),
-    ]
+    uses: list[Callable[[], object]] = [store.current, store.pending]
     for use in uses:
         with pytest.raises(StateDamaged, match=r"current\.json") as caught:
             use()
         assert "Start the agent" in caught.value.next
     assert store.generations() == (1,)
+    store.save_generation(make_identity(2))
     store.switch_to(1)
-    assert store.current() == make_identity(1)
+    assert (store.current(), store.pending()) == (make_identity(1), make_identity(2))
 
 
 def test_a_damaged_current_generation_can_be_activated_over(store: IdentityStore) -> None:

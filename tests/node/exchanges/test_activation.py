@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 
 from cloud.fabric.tuf.targets import build_targets
-from node.errors import StateDamaged
+from node.errors import StateDamaged, StateUnsafe
 from node.exchanges.activation import (
     ActivationFileInvalid,
     NotAbove,
@@ -348,6 +348,29 @@ async def test_a_damaged_generation_is_followed_by_a_new_one(state: State, tpm: 
         load_licence(state)
     licence = await run(state, tpm, file)
     assert (licence.identity.generation, licence.verdict().gate_open) == (2, True)
+
+
+async def test_an_activation_ends_the_doubt_in_a_state_that_others_could_write(
+    state: State, tpm: Tpm, file: Path, fabric: Fabric, cut: list[str]
+) -> None:
+    """The file brings the pin again. Afterwards no file is open to others, and the agent starts."""
+    await run(state, tpm, file)
+    cut.append("after node.activation.prove")
+    with pytest.raises(CutOffError):
+        await run(state, tpm, file)
+    cut.clear()
+    for path in (state.directory, *state.directory.rglob("*")):
+        path.chmod(0o777 if path.is_dir() else 0o666)
+    with pytest.raises(StateUnsafe, match="the pin"):
+        load_licence(state)
+    restarted = State(state.directory)
+    with restarted.owned():
+        licence = await run(restarted, tpm, file)
+        assert licence.verdict().gate_open
+        assert load_licence(restarted, ours=True).verdict().state == "active"
+        restarted.inspect()
+    named = {path: path.stat().st_mode & 0o022 for path in state.directory.rglob("*") if "g-1" not in path.parts}
+    assert not [path for path, mode in named.items() if mode]
 
 
 async def test_an_interrupted_activation_continues_after_damage(
