@@ -144,6 +144,7 @@ def read_new_ca(der: bytes) -> MakerCertificate:
     return certificate
 
 
+@functools.lru_cache(maxsize=CAS_REMEMBERED)
 def is_root(der: bytes) -> bool:
     """Whether a CA certificate (DER) is signed by its own key. Raises TrustError for an unusable CA certificate.
 
