@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 
 PLACES = 64
 """Local programs ask once a minute, and an answer takes a millisecond."""
-PLACES_PRIVILEGED = 16
-"""The command line of root and of the agent's user. A renewal can hold a place for two minutes."""
+PLACES_PRIVILEGED = 64
+"""For programs of root and of the agent's user, and for their command lines. A renewal can hold a place for two minutes."""
 
 
 class Connection:

@@ -125,6 +125,11 @@ class _Stderr(TextIOBase):
             self._texts.put(shown(line, LINE_CHARACTERS_MAX))
         return len(text)
 
+    def finish(self) -> None:
+        """Write a line that has no line break yet."""
+        if self._begun:
+            self.write("\n")
+
 
 @contextmanager
 def never_blocking(level: int, *, records_max: int = RECORDS_MAX, seconds: float = FLUSH_SECONDS_MAX) -> Iterator[None]:
@@ -137,10 +142,12 @@ def never_blocking(level: int, *, records_max: int = RECORDS_MAX, seconds: float
     level_before = root.level
     root.addHandler(handler)
     root.setLevel(level)
-    sys.stderr = _Stderr(texts)
+    stderr = _Stderr(texts)
+    sys.stderr = stderr
     try:
         yield
     finally:
+        stderr.finish()
         sys.stderr = before
         root.setLevel(level_before)
         root.removeHandler(handler)

@@ -45,13 +45,13 @@ SILENT = frozenset({signal.SIGPIPE, signal.SIGXFSZ})
 LOGGED = frozenset(signal.valid_signals()) - ENDING - DEFAULT - SILENT
 """Ignored with a log line: SIGHUP, SIGUSR1, SIGUSR2, timers, SIGIO, SIGPWR, SIGXCPU, real-time signals and all others."""
 
-_TEXTS = {signal.SIGHUP: "settings are read at the start; restart the agent to change them"}
+_TEXTS: dict[int, str] = {signal.SIGHUP: "the settings are read at the start; restart the agent to change them"}
+_NAMES = {int(member): member.name for member in signal.Signals}
 
 
 def _ignore(number: int, _frame: FrameType | None) -> None:
-    known = number in set(signal.Signals)
-    name = signal.Signals(number).name if known else f"signal {number}"
-    log.warning("ignored %s: %s", name, _TEXTS.get(signal.Signals(number), "it has no meaning") if known else "unknown")
+    name = _NAMES.get(number, f"signal {number}")  # most real-time signals have no name
+    log.warning("ignored %s: %s", name, _TEXTS.get(number, "it has no meaning for the agent"))
 
 
 @contextmanager

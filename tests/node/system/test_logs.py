@@ -102,12 +102,13 @@ def test_what_others_write_to_stderr_goes_the_same_way(capsys: pytest.CaptureFix
         sys.stderr.write("a\x1b")
         sys.stderr.write(" b\nc\n")
         log.debug("below the level")
+        sys.stderr.write("no line break")
         # Only to our own handler: pytest's raises the error of a wrong call.
         logging.getLogger().handlers[-1].emit(
             logging.LogRecord("cascadia.x", logging.INFO, "", 0, "%d", ("one",), None)
         )
     assert capsys.readouterr().err == (
-        "a\\x1b b\nc\nERROR cascadia.log: cannot format a record of cascadia.x: TypeError\n"
+        "a\\x1b b\nc\nERROR cascadia.log: cannot format a record of cascadia.x: TypeError\nno line break\n"
     )
 
 

@@ -30,7 +30,9 @@ def test_a_stray_signal_is_logged_and_ends_nothing(number: int, caplog: pytest.L
     assert caplog.messages
     assert caplog.messages[0].startswith("ignored ")
     if number == signal.SIGHUP:
-        assert caplog.messages == ["ignored SIGHUP: settings are read at the start; restart the agent to change them"]
+        assert caplog.messages == [
+            "ignored SIGHUP: the settings are read at the start; restart the agent to change them"
+        ]
 
 
 @pytest.mark.usefixtures("ignoring")
