@@ -4,14 +4,29 @@ import argparse
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding
 
+from protocol.asn1 import BIT_STRING, SEQUENCE
 from tests.drills import real_ek
 from tests.drills.frame import CannotRun, Outcome
 from tests.simulators import forged_evidence as forged
 from tests.simulators import odd_certificates as odd
 from tests.simulators.forged_evidence import maker
+from tests.simulators.odd_certificates import Draft, tlv
 
 CERTIFICATE = maker().certify(forged.rsa2048("ek").public_key())
+
+
+def by_rsa_ca() -> bytes:
+    """An EK certificate of a CA with an RSA key."""
+    sound = Draft.of(maker("RSA").certify(forged.rsa2048("ek").public_key()))
+    algorithm = tlv(SEQUENCE, bytes.fromhex("06092a864886f70d01010b"), b"\5\0")
+    signed = tlv(SEQUENCE, *sound.with_field(2, lambda _: algorithm).fields)
+    signature = forged.rsa2048("RSA CA").sign(signed, padding.PKCS1v15(), hashes.SHA256())
+    return tlv(SEQUENCE, signed, algorithm, tlv(BIT_STRING, b"\0", signature))
+
+
 ROWS = {
     "sound.der": (CERTIFICATE, "attested"),
     "odd.der": (
@@ -28,6 +43,7 @@ ROWS = {
         "refused as attested; tier tpm where allowed",
     ),
     "far.der": (maker("Other").certify(forged.rsa2048("ek").public_key()), "attested"),
+    "far-rsa.der": (by_rsa_ca(), "attested"),
     "header.der": (b"\x10\x01\x00" + CERTIFICATE, "refused"),
 }
 
@@ -48,9 +64,10 @@ def judged(folder: Path, rows: dict[str, tuple[bytes, str]], cas: bytes) -> tupl
 def test_a_folder_that_agrees(tmp_path: Path) -> None:
     outcome, lines = judged(tmp_path, ROWS, maker().root.pem + maker().intermediate.pem)
     assert outcome.findings == ()
-    assert [line.split()[0] for line in lines] == ["agrees", "agrees", "agrees", "agrees", "agrees", "no", "agrees"]
+    assert all(line.startswith("agrees") for line in lines)
+    assert ["stand-in" in line for line in lines] == [name.startswith("far") for name in ROWS]
     assert outcome.figures["CA certificates"] == 2
-    assert outcome.figures["judged without their CA"] == 1
+    assert outcome.figures["judged under a stand-in for their CA"] == 2
 
 
 def test_a_difference_and_an_unusable_ca_are_findings(tmp_path: Path) -> None:
@@ -58,7 +75,7 @@ def test_a_difference_and_an_unusable_ca_are_findings(tmp_path: Path) -> None:
         name: (raw, "refused" if verdict.startswith("attested") else "attested")
         for name, (raw, verdict) in ROWS.items()
     }
-    del said["unknown.der"], said["far.der"]
+    del said["unknown.der"], said["far.der"], said["far-rsa.der"]
     bad = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
     outcome, lines = judged(tmp_path, said, maker().root.pem + maker().intermediate.pem + bad)
     assert all(line.startswith("DIFFERS") for line in lines)
