@@ -139,7 +139,7 @@ LINES = strategies.builds(
 ).map(str.encode)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 @given(data=strategies.binary(max_size=60) | strategies.lists(LINES | strategies.binary(max_size=9)).map(b"\n".join))
 def test_any_file_is_settings_or_a_refusal(tmp_path: Path, data: bytes) -> None:
     file = write(tmp_path / "any.toml", data)
@@ -152,7 +152,7 @@ def test_any_file_is_settings_or_a_refusal(tmp_path: Path, data: bytes) -> None:
 VARIABLES = strategies.sampled_from([*(f"CASCADIA_{name.upper()}" for name in NAMES), "CASCADIA_CONFIG"])
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(environment=strategies.dictionaries(VARIABLES | ANY_TEXT, ANY_TEXT, max_size=4))
 def test_any_environment_is_settings_or_a_refusal(environment: dict[str, str]) -> None:
     try:

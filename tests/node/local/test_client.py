@@ -220,7 +220,7 @@ JSON_VALUES = strategies.recursive(
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(
     good=strategies.sampled_from(GOOD),
     status=strategies.sampled_from([200, 403, 503]),

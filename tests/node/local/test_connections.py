@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from hypothesis import given, strategies
+from hypothesis import given, settings, strategies
 
 from node.local.connections import Connection, Table
 
@@ -64,6 +64,7 @@ def test_a_connection_that_has_ended_frees_its_place_once() -> None:
     assert (len(door.table), door.table.held(1)) == (0, 0)
 
 
+@settings(max_examples=50)
 @given(strategies.lists(strategies.integers(1, 9), max_size=60), strategies.integers(2, 12))
 def test_every_user_gets_in_and_only_the_greediest_pay(users: list[int], places: int) -> None:
     door, held = Door(places), Counter[int]()
