@@ -16,17 +16,13 @@ from functools import partial
 import trio
 
 from node.agent import WATCHDOG_PAUSE_SECONDS, Agent
-from node.clock import Clock, asleep_seconds, utc_now
+from node.clock import Clock, utc_now
 from node.config import Config
-from node.disk.boot import BootRecord
 from node.disk.files import exists
 from node.disk.thread import DISK_SECONDS_MAX, DiskSilent, on_disk
 from node.errors import NodeError, StateBusy, StateError, StateUnsafe
-from node.exchanges.contact import Contact
 from node.exits import Exit
 from node.hwbind.tpm import Tpm
-from node.licensing.hardware import HardwareCheck
-from node.licensing.licence import Licence
 from node.licensing.verdict import Snapshot, Verdict
 from node.local import routes
 from node.local.documents import StatusDocument, status_document
@@ -111,18 +107,17 @@ class _Start:
         self._held = held
         self._owned = False
         self._state = State(config.state_dir)
-        self._hardware = HardwareCheck(tpm, BootRecord(config.socket.parent), self._state.conditions)
         self._starting = Starting(config, self._state, clock)
         self._errors = UnexpectedErrors(self._state.conditions)
         self._tried = trio.Event()
 
-    async def load(self, retry_seconds: float, *, late: Callable[[], None]) -> Agent | None:
+    async def load(self, retry_seconds: float, silent_seconds: float, *, late: Callable[[], None]) -> Agent | None:
         """Read the state until it succeeds. None if a signal came first.
 
         `late` is called once the state has to be waited for. Raises NotActivated, StateBusy, and StateUnsafe of the
         state directory itself.
         """
-        outcome: Licence | NodeError | None = None
+        outcome: Agent | NodeError | None = None
         async with trio.open_nursery() as nursery:
 
             async def read() -> None:
@@ -131,10 +126,10 @@ class _Start:
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(read)
-            with trio.move_on_after(DISK_SECONDS_MAX) as silent:
+            with trio.move_on_after(silent_seconds) as silent:
                 await self._tried.wait()
             if silent.cancelled_caught:
-                self._starting.report(DiskSilent(DISK_SECONDS_MAX))
+                self._starting.report(DiskSilent(silent_seconds))
             late()
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
                 nursery.start_soon(self._answer)
@@ -142,19 +137,17 @@ class _Start:
                 nursery.cancel_scope.cancel()
         if isinstance(outcome, NodeError):
             raise outcome
-        if outcome is None:
-            return None
-        self._starting.clear()
-        contact = Contact(self._state, self._tpm, self._hardware, outcome, self._clock)
-        return Agent(self._config, contact, self._hardware, self._clock, asleep_seconds)
+        if outcome is not None:
+            self._starting.clear()
+        return outcome
 
-    async def _read_until_it_succeeds(self, pause: float) -> Licence | NodeError:
-        """The licence, or an error that waiting does not end."""
+    async def _read_until_it_succeeds(self, pause: float) -> Agent | NodeError:
+        """The agent, or an error that waiting does not end."""
         while True:
             try:
-                licence = await on_disk(self._read)
+                agent = await on_disk(self._read)
                 self._errors.clear("start")
-                return licence
+                return agent
             except (NotActivated, StateBusy) as error:
                 return error
             except (StateError, TrustError) as error:
@@ -168,14 +161,14 @@ class _Start:
             await trio.sleep(pause)
             pause = min(2 * pause, RETRY_SECONDS_MAX)
 
-    def _read(self) -> Licence:
-        """Lock and read the state. Raises NotActivated, StateError, TrustError."""
+    def _read(self) -> Agent:
+        """Lock and read the state, in the disk's thread. Raises NotActivated, StateError, TrustError."""
         if not self._owned:
             if not exists(self._config.state_dir):
                 raise NotActivated("cannot find an identity: this machine is not activated")
             self._held.enter_context(self._state.owned())
             self._owned = True
-        return self._state.load_licence(self._hardware, self._clock)
+        return Agent.load(self._config, self._state, self._tpm, self._clock)
 
     async def _answer(self) -> None:
         """Answer local programs until the state can be read."""
@@ -195,6 +188,7 @@ async def run(
     waiting: Callable[[], None] = lambda: None,
     clock: Clock = utc_now,
     retry_seconds: float = RETRY_SECONDS_MIN,
+    silent_seconds: float = DISK_SECONDS_MAX,
 ) -> None:
     """Run the agent until SIGTERM or SIGINT.
 
@@ -205,6 +199,7 @@ async def run(
         waiting: called once it is clear that the state cannot be read yet.
         clock: the wall clock.
         retry_seconds: the pause after the first failed attempt to read the state.
+        silent_seconds: how long the first attempt may take before the socket answers without it.
 
     Raises NotActivated if it is certain that no identity is stored; StateBusy if another process owns the state;
     StateUnsafe if the state directory itself is a link, is shared or belongs to another user; and as `Agent.run`.
@@ -217,7 +212,7 @@ async def run(
             waited = True
             waiting()
 
-        agent = await _Start(config, tpm, clock, held).load(retry_seconds, late=late)
+        agent = await _Start(config, tpm, clock, held).load(retry_seconds, silent_seconds, late=late)
         if agent is not None:
             await agent.run(ready, announced=waited)
         else:

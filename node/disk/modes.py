@@ -23,6 +23,9 @@ SIGNED = ("licence", "tombstones")
 HASHED = "trust"
 """The part whose files are verified by the hashes in its own `current.json`."""
 
+IDENTITY = "identity"
+"""The part whose own files are copies of signed statements. The files of a generation are one level below."""
+
 
 class OpenPath(msgspec.Struct, frozen=True):
     """A path that another user could change. `reason` completes "PATH ..."; `mended` is whether it is now private."""
@@ -67,7 +70,12 @@ def _walk(path: Path, parts: tuple[str, ...], left: list[int], *, mend: bool) ->
 
 def _verified_otherwise(parts: tuple[str, ...]) -> bool:
     """Whether the content of the file counts only after it is verified."""
-    return parts[0] in SIGNED or parts == ("lock",) or (parts[0] == HASHED and len(parts) > 2)
+    return (
+        parts[0] in SIGNED
+        or parts == ("lock",)
+        or (parts[0] == HASHED and len(parts) > 2)
+        or (parts[0] == IDENTITY and len(parts) == 2)
+    )
 
 
 def _mend(descriptor: int, status: os.stat_result, parts: tuple[str, ...]) -> bool:

@@ -165,17 +165,18 @@ def scratch(directory: Path) -> Iterator[Path]:
 
 
 def _prune(directory: Path, kept: set[int]) -> None:
-    """Remove all other generations, and the remains of interrupted updates.
+    """Remove all other generations, and the remains of interrupted updates. What cannot be removed now stays.
 
     The current generation is kept, and the one before it, so that an administrator can see what changed.
     """
-    for old in _generations(directory) - kept:
-        with fault_point("node.trust.prune"):
-            remove_directory(directory / f"gen-{old}")
-    for name in list_directory(directory):
-        if name.startswith(_SCRATCH):
-            with suppress(StateError):
-                remove_directory(directory / name)
+    with suppress(StateError):
+        for old in _generations(directory) - kept:
+            with fault_point("node.trust.prune"), suppress(StateError):
+                remove_directory(directory / f"gen-{old}")
+        for name in list_directory(directory):
+            if name.startswith(_SCRATCH):
+                with suppress(StateError):
+                    remove_directory(directory / name)
 
 
 def _generations(directory: Path) -> set[int]:

@@ -4,6 +4,7 @@ import errno
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -71,12 +72,19 @@ async def started(config: Config, tpm: Tpm) -> AsyncIterator[Callable[[str], Any
     async with trio.open_nursery() as nursery:
 
         async def run() -> None:
-            await startup.run(config, tpm, retry_seconds=0.01)
+            await startup.run(config, tpm, retry_seconds=0.01, silent_seconds=0.2)
 
         nursery.start_soon(run)
         with trio.fail_after(20):
             yield ask
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+async def until_active(ask: Callable[[str], Any]) -> None:
+    async def active() -> bool:
+        return ((await ask("license")) or {}).get("state") == "active"
+
+    await until("the agent to use the state", active)
 
 
 FAULTS = (
@@ -106,11 +114,7 @@ async def test_a_state_that_cannot_be_read_keeps_the_agent_up_until_the_disk_is_
             made = fault.made
             await until("another attempt", lambda: fault.made > made)
             fault.mended = True
-
-            async def active() -> bool:
-                return str((await ask("license") or licence)["state"]) == "active"
-
-            await until("the agent to use the state", active)
+            await until_active(ask)
             assert (await ask("status"))["conditions"] == []
 
 
@@ -146,6 +150,41 @@ async def test_a_revocation_that_is_read_late_closes_the_gate(
                 return (await ask("license") or {}).get("state") == "revoked"
 
             await until("the revocation", revoked)
+
+
+async def test_a_disk_that_does_not_answer_leaves_the_socket_answering(config: Config, state: State, tpm: Tpm) -> None:
+    thawed = threading.Event()
+
+    def freeze(call: str, path: str) -> None:
+        if path.endswith("trust/current.json"):
+            thawed.wait()
+
+    with calls.hooked(freeze):
+        async with started(config, tpm) as ask:
+            try:
+                status = await until("the agent answers", lambda: ask("status"))
+            finally:
+                thawed.set()
+            assert (status["license"]["state"], status["license"]["gate"]) == ("stale", "closed")
+            assert [condition["code"] for condition in status["conditions"]] == ["disk_silent"]
+            await until_active(ask)
+
+
+async def test_an_unexpected_exception_is_retried(
+    config: Config, state: State, tpm: Tpm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("sample")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(State, "load_licence", broken)
+        async with started(config, tpm) as ask:
+            status = await until("the agent answers", lambda: ask("status"))
+            assert "sample" in status["license"]["reason"]
+            assert "fault_start" in [condition["code"] for condition in status["conditions"]]
+            patch.undo()
+            await until_active(ask)
+            assert (await ask("status"))["conditions"] == []
 
 
 async def test_what_waiting_does_not_end_is_raised(config: Config, tpm: Tpm) -> None:

@@ -10,7 +10,13 @@ from node.disk.modes import inspect
 
 TREE = (
     *("current.json", "identity/g-1/identity.json", "identity/g-1/device.pem", "trust/current.json"),
-    *("trust/gen-1/targets.json", "licence/g-1/statement.json", "tombstones/g-1.json", "lock"),
+    *(
+        "identity/statement-g-1.json",
+        "trust/gen-1/targets.json",
+        "licence/g-1/statement.json",
+        "tombstones/g-1.json",
+        "lock",
+    ),
 )
 UNSIGNED = {"current.json", "identity/g-1/identity.json", "identity/g-1/device.pem", "trust/current.json"}
 
