@@ -53,7 +53,9 @@ class DeviceRenewal:
             # The request is named after the present certificate, so a repeat after a lost answer gets the same new one.
             with fault_point("node.device.send"):
                 leaf = await service.reenroll(csr, f"renew-{sha256_hex(identity.chain[0])}")
-        await self._take(licence, chain_of(leaf, self._trust.value.bundle), identity.node_key)
+        stored = self._checked(licence, chain_of(leaf, self._trust.value.bundle), identity.node_key)
+        await self._store(licence, stored, identity.node_key)
+        licence.replace_certificate(stored, identity.node_key)
 
     async def resume(self, licence: Licence) -> bool:
         """Finish a renewal whose proof is stored. Returns False if there is none, or if the cloud has ended it.
@@ -132,22 +134,21 @@ class DeviceRenewal:
             if refusal.problem.statement:
                 raise SessionRefused(refusal, json_decode(pending.proof, ProveRenewal).answer_nonce) from refusal
             raise
-        await self._take(licence, answer.certificate_chain, pending.node_key, pending.endorsement or None)
+        node_key, endorsement = pending.node_key, pending.endorsement or None
+        stored = self._checked(licence, answer.certificate_chain, node_key)
+        # From now on the cloud may refuse the earlier key. So the new one counts before the disk has it; the stored
+        # proof stays until then, and `resume` gets the same answer again.
+        licence.replace_certificate(stored, node_key, endorsement)
+        await self._store(licence, stored, node_key, endorsement)
         await self._clear()
 
     async def _clear(self) -> None:
         await on_disk(self._state.identities.clear_renewal, seconds_max=DISK_SECONDS_MAX)
 
-    async def _take(
-        self,
-        licence: Licence,
-        chain: tuple[bytes, ...],
-        node_key: WrappedKey,
-        endorsement: EndorsementRecord | None = None,
-    ) -> None:
-        """Check a certificate, then store it and its key in place of the present ones. Raises CertificateRejected."""
+    def _checked(self, licence: Licence, chain: tuple[bytes, ...], node_key: WrappedKey) -> tuple[bytes, ...]:
+        """The part of a chain (DER, leaf first) that is stored. Raises CertificateRejected."""
         identity = licence.identity
-        stored = check_device_chain(
+        return check_device_chain(
             chain,
             self._trust.value.bundle,
             tenant=identity.tenant,
@@ -156,7 +157,15 @@ class DeviceRenewal:
             public_key=node_key.public_key(),
             now=self._clock(),
         )
+
+    async def _store(
+        self,
+        licence: Licence,
+        chain: tuple[bytes, ...],
+        node_key: WrappedKey,
+        endorsement: EndorsementRecord | None = None,
+    ) -> None:
+        """Store a checked certificate and its key in place of the present ones. Raises StateError, DiskSilent."""
         identities = self._state.identities
-        replace = partial(identities.replace_device_chain, identity.generation, stored, node_key, endorsement)
+        replace = partial(identities.replace_device_chain, licence.identity.generation, chain, node_key, endorsement)
         await on_disk(replace, seconds_max=DISK_SECONDS_MAX)
-        licence.replace_certificate(stored, node_key, endorsement)

@@ -212,7 +212,7 @@ class Licence:
     def replace_certificate(
         self, chain: tuple[bytes, ...], node_key: WrappedKey, endorsement: EndorsementRecord | None = None
     ) -> None:
-        """Use the device certificate (DER, leaf first), node key and endorsement that were just stored.
+        """Use another device certificate (DER, leaf first), its node key and endorsement from now on.
 
         Without `endorsement` the earlier one stays; after a rekey it is void, because the old key signed it.
         """

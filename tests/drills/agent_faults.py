@@ -26,6 +26,7 @@ from node.clock import utc_now
 from node.config import Config
 from node.disk import calls
 from node.errors import NodeError
+from node.exchanges.contact import errand
 from node.hwbind.errors import TpmError
 from node.local.client import request
 from tests.drills.frame import Figure, Outcome, Say
@@ -38,7 +39,7 @@ from tests.simulators.faulty_ports import (
     faulty_tpm,
     kinds_of,
 )
-from tests.simulators.site import EndedEarly, Site, targets_of, unexpected_errors
+from tests.simulators.site import EndedEarly, Running, Site, targets_of, unexpected_errors
 from tests.waiting import until
 
 USUAL_TIME = "30 min"
@@ -47,6 +48,7 @@ MINUTES_MAX = 120.0
 HELD = ("lease", "suspended", "revoked")
 """What the machine holds when it starts."""
 HEAR_SECONDS_MAX = 20.0
+UP_SECONDS_MAX = 40.0
 FINDINGS_MAX = 60
 
 Armed = dict[Point, str]
@@ -55,6 +57,7 @@ Armed = dict[Point, str]
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the choice of points, and the number of pairs."""
     parser.add_argument("--only", default="", help="only points whose name contains this text")
+    parser.add_argument("--sample", type=int, default=0, help="only so many random single faults; 0 takes all")
     parser.add_argument("--pairs", type=int, default=200, help="random pairs of faults (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the pairs; 0 takes one from the clock")
 
@@ -67,7 +70,7 @@ def run(options: argparse.Namespace, say: Say) -> Outcome:
         directory = Path(folder)
         with SoftTpm(directory / "chip", ca=directory / "ca", bus=shared_bus()) as chip:
             walk = Walk(directory, chip, say)
-            return trio.run(walk.run, options.only, options.pairs, random.Random(seed))
+            return trio.run(walk.run, options.only, options.sample, options.pairs, random.Random(seed))
 
 
 class Walk:
@@ -83,13 +86,15 @@ class Walk:
         self._runs = 0
         self._where = ""
 
-    async def run(self, only: str, pairs: int, choose: random.Random) -> Outcome:
+    async def run(self, only: str, sample: int, pairs: int, choose: random.Random) -> Outcome:
         """Record the points; walk through all of them; then walk through pairs."""
         async with self._site() as self.site:
             await self._prepare()
             points = await self._record()
             chosen = [point for point in points if only in str(point)]
             singles: list[Armed] = [{point: kind} for point in chosen for kind in kinds_of(point)]
+            if sample:
+                singles = choose.sample(singles, min(sample, len(singles)))
             await self._walk(singles)
             two = [choose.sample(chosen, 2) for _ in range(pairs if len(chosen) > 1 else 0)]
             await self._walk([{point: choose.choice(kinds_of(point)) for point in both} for both in two])
@@ -116,7 +121,8 @@ class Walk:
         fabric = self.site.fabric
         for name, token in (("suspended", fabric.suspension), ("revoked", None)):
             shutil.copytree(config.state_dir, self._directory / name)
-            async with self.site.running(self.site.config(name), self._ended) as agent:
+            async with self.site.running(self.site.config(name), self._ended) as running:
+                agent = running.loaded
                 if token is None:
                     closed = dict(fabric.closed)
                     fabric.revoke()
@@ -180,13 +186,14 @@ class Walk:
         self._faults.arm(armed)
         ended: list[BaseException | None] = []
         with suppress(EndedEarly):
-            async with self._started(config, ended) as agent:
-                await self._judge(agent, armed, held)
+            async with self._started(config, ended) as running:
+                await self._judge(config, running.agent, armed, held)
                 self._faults.arm({})
                 if held != "revoked":
                     self.site.fabric.say(self.site.fabric.lease())
-                await self._hears(agent)
-                await self._shows(agent, "revoked" if held == "revoked" else "active")
+                await self._comes_up(running)
+                await self._hears(running.loaded)
+                await self._shows(config, "revoked" if held == "revoked" else "active")
                 return
         self._outcomes[f"start on {held}: ended with {type(ended[0]).__name__}"] += 1
         on_the_tpm = any(point.port == "tpm" for point in armed)
@@ -196,48 +203,58 @@ class Walk:
             self._found(f"the start ended: {ended[0]!r}")
         self._faults.arm({})
         with suppress(EndedEarly):
-            async with self._started(config, ended) as agent:
-                await self._hears(agent)
+            async with self._started(config, ended) as running:
+                await self._hears(running.loaded)
                 return
         if not (isinstance(ended[-1], Revoked) and held == "revoked"):
             self._found(f"the start after the faults ended: {ended[-1]!r}")
+
+    async def _comes_up(self, running: Running) -> None:
+        with trio.move_on_after(UP_SECONDS_MAX):
+            await running.ready.wait()
+            return
+        self._found("the agent does not come up after the faults")
 
     async def _running(self, config: Config, armed: Armed) -> None:
         """A running agent meets the faults. It hears a suspension, a new lease and a revocation."""
         fabric, on_the_cloud = self.site.fabric, any(point.port == "cloud" for point in armed)
         ended: list[BaseException | None] = []
-        async with self._started(config, ended) as agent:
+        async with self._started(config, ended) as running:
+            agent = running.loaded
             await self._hears(agent)
             self._faults.arm(armed)
+            told = False
             for rekey in (False, True):
-                with suppress(NodeError, TpmError):
+                try:
                     await agent.renew(rekey=rekey)
-            with suppress(NodeError, TpmError):
+                except (NodeError, TpmError):
+                    told = True  # `cascadia renew` prints the cause
+            with errand(agent.contact.conditions, "trust_refresh_failed"):
                 await agent.licence.trust.refresh()
             await agent.contact.attempt(new_session=True)
-            await self._judge(agent, armed, "lease", running=True)
+            await self._judge(config, agent, armed, "lease", running=True, told=told)
             for token, state in ((fabric.suspension, "suspended"), (fabric.lease, "active")):
                 fabric.say(token())
                 if on_the_cloud:
                     await agent.contact.attempt()
                     self._faults.arm({})
                 await self._hears(agent)
-                await self._shows(agent, state)
+                await self._shows(config, state)
                 self._faults.arm(armed)
             fabric.revoke()
             if on_the_cloud:
                 await agent.contact.attempt()
                 self._faults.arm({})
             await self._hears(agent)
-            await self._shows(agent, "revoked")
+            await self._shows(config, "revoked")
         if ended:
             self._found(f"the agent ended: {ended[0]!r}")
             return
         # The revocation must be stored in spite of the faults, or the machine would run again offline.
         self._faults.arm({Point("cloud", call): "closed" for port, call in self._faults.seen if port == "cloud"})
         with suppress(EndedEarly):
-            async with self._started(config, ended) as agent:
-                verdict = agent.licence.verdict()
+            async with self._started(config, ended) as running:
+                verdict = running.loaded.licence.verdict()
                 self._outcomes[f"offline after a revocation with faults: {verdict.state}"] += 1
                 if verdict.gate_open:
                     self._found("the gate is open offline after a revocation")
@@ -245,39 +262,41 @@ class Walk:
         self._outcomes[f"offline after a revocation with faults: {type(ended[0]).__name__}"] += 1
 
     @asynccontextmanager
-    async def _started(self, config: Config, ended: list[BaseException | None]) -> AsyncIterator[Agent]:
-        """The agent from READY. Raises EndedEarly if it ended before; `ended` has the error of every end."""
+    async def _started(self, config: Config, ended: list[BaseException | None]) -> AsyncIterator[Running]:
+        """The started agent. Raises EndedEarly if it ended before; `ended` has the error of every end."""
         try:
-            async with self.site.running(config, ended.append) as agent:
-                yield agent
+            async with self.site.running(config, ended.append) as running:
+                yield running
         except EndedEarly as early:
             ended.append(early.error)
             raise
-        except (NodeError, TpmError) as error:
-            ended.append(error)
-            raise EndedEarly(error) from error
 
-    async def _judge(self, agent: Agent, armed: Armed, held: str, *, running: bool = False) -> None:
+    async def _judge(
+        self,
+        config: Config,
+        agent: Agent | None,
+        armed: Armed,
+        held: str,
+        *,
+        running: bool = False,
+        told: bool = False,
+    ) -> None:
         """Check the gate and the shown cause while the faults last."""
-        verdict = agent.licence.verdict()
-        self._outcomes[f"{'running' if running else 'start'} on {held}: {verdict.state}"] += 1
-        if held != "lease" and verdict.gate_open:
-            self._found(f"the gate is open on {held}: {verdict.state}")
+        status = (await request(config.socket, "GET", "/v1/status")).document
+        state, gate = status["license"]["state"], status["license"]["gate"]
+        self._outcomes[f"{'running' if running else 'start'} on {held}: {state}"] += 1
+        if held != "lease" and gate == "open":
+            self._found(f"the gate is open on {held}: {state}")
         cloud_only = all(point.port == "cloud" for point in armed)
-        if held == "lease" and (cloud_only or running) and not verdict.gate_open:
-            self._found(f"the gate is closed on a lease: {verdict.state} ({verdict.reason})")
-        if self._faults.hit:
-            status = (await request(agent.config.socket, "GET", "/v1/status")).document
-            causes = (
-                status.get("conditions"),
-                status.get("last_failure"),
-                status["damaged"],
-                status["license"]["flags"],
-            )
-            if not any(causes):
-                self._outcomes["faults that the status does not show"] += 1
-                hit = ", ".join(f"{point} {armed[point]}" for point in self._faults.hit)
-                self._findings.append(f"{self._where}: the status shows no cause for {hit}")
+        if held == "lease" and (cloud_only or running) and gate != "open":
+            self._found(f"the gate is closed on a lease: {state} ({status['license']['reason']})")
+        as_held = {"lease": ("active",), "suspended": ("suspended", "active"), "revoked": ("revoked",)}[held]
+        heard = agent is not None and agent.licence.presented == self.site.fabric.statement
+        if heard and state in as_held and not status["failures"]:
+            self._outcomes["faults without an effect"] += bool(self._faults.hit)
+        elif not told and not any((status["conditions"], status["last_failure"], status["damaged"])):
+            hit = ", ".join(f"{point} {armed[point]}" for point in self._faults.hit)
+            self._found(f"the status shows no cause for {hit}")
 
     async def _hears(self, agent: Agent) -> None:
         """Wait until the agent has the present statement."""
@@ -291,8 +310,8 @@ class Walk:
         except AssertionError:
             self._found(f"the agent does not hear the cloud; its state is {agent.licence.verdict().state}")
 
-    async def _shows(self, agent: Agent, state: str) -> None:
-        shown = (await request(agent.config.socket, "GET", "/v1/license")).document
+    async def _shows(self, config: Config, state: str) -> None:
+        shown = (await request(config.socket, "GET", "/v1/license")).document
         gate = "open" if state == "active" else "closed"
         if (shown.get("state"), shown.get("gate")) != (state, gate):
             self._found(f"the socket shows {shown.get('state')}, {shown.get('gate')} and not {state}, {gate}")

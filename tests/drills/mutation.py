@@ -133,8 +133,8 @@ class Mutations:
     async def _running(self, config: Config) -> AsyncIterator[Agent]:
         """The agent, from READY. It starts while the answers are mutated."""
         self._share(self._choose.choice(SHARES) if self._rounds > 1 else 0.0)
-        async with self.site.running(config, lambda error: self._found("the agent ended", error)) as agent:
-            yield agent
+        async with self.site.running(config, lambda error: self._found("the agent ended", error)) as running:
+            yield running.loaded
 
     def _found(self, what: str, error: BaseException | None) -> None:
         lines = "\n".join(self._mutator.last)

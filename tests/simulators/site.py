@@ -5,7 +5,7 @@ The agent of the site is complete. Only the cloud is simulated, so a test choose
 
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 import trio
@@ -16,6 +16,7 @@ from node.clock import utc_now
 from node.config import Config
 from node.exchanges.activation import activate
 from node.hwbind.tpm import Tpm
+from node.startup import _Start
 from node.state import State
 from protocol.codes import make_secret
 from protocol.encoding import json_encode
@@ -24,6 +25,8 @@ from tests.simulators.fabric import DOMAIN, Fabric
 from tests.simulators.repository import Repository
 
 READY_SECONDS_MAX = 60.0
+RETRY_SECONDS = 0.05
+"""The first pause between two attempts to read the state."""
 
 
 def targets_of(fabric: Fabric) -> dict[str, bytes]:
@@ -83,31 +86,32 @@ class Site:
         )
 
     @asynccontextmanager
-    async def running(self, config: Config, ended: Callable[[BaseException | None], None]) -> AsyncIterator[Agent]:
-        """The agent of these settings, from READY.
+    async def running(self, config: Config, ended: Callable[[BaseException | None], None]) -> AsyncIterator["Running"]:
+        """The agent of these settings, from READY, or from the first failure to read the state.
 
         If the agent ends by itself later, `ended` is called with its error, and the block is cancelled.
-        Raises EndedEarly if the agent ends before READY, and the errors of `Agent.load`.
+        Raises EndedEarly if the agent ends before.
         """
-        agent = Agent.load(config, State(config.state_dir), self.tpm)
-        early: list[BaseException | None] = []
-        first, is_ready, over = trio.Event(), False, False
+        running, early, over = Running(), False, False
+        first = trio.Event()
 
         def ready() -> None:
-            nonlocal is_ready
-            is_ready = True
+            running.ready.set()
             first.set()
 
         async def runs() -> None:
-            error: BaseException | None = None
+            nonlocal early
             try:
-                await agent.run(ready)
+                with ExitStack() as held:
+                    start = _Start(config, self.tpm, utc_now, held)
+                    running.agent = await start.load(RETRY_SECONDS, late=first.set)
+                    if running.agent is not None:
+                        await running.agent.run(ready)
             except Exception as caught:  # noqa: BLE001 (the caller judges every error)
-                error = caught
-            if not is_ready:
-                early.append(error)
-            elif not over:
-                ended(error)
+                running.error = caught
+            early = not first.is_set()
+            if not early and not over:
+                ended(running.error)
             first.set()
             nursery.cancel_scope.cancel()
 
@@ -116,11 +120,27 @@ class Site:
             with trio.CancelScope(shield=True), trio.fail_after(READY_SECONDS_MAX):
                 await first.wait()
             if not early:
-                yield agent
+                yield running
             over = True
             nursery.cancel_scope.cancel()
         if early:
-            raise EndedEarly(early[0])
+            raise EndedEarly(running.error)
+
+
+class Running:
+    """A started agent. `agent` is None while the state cannot be read. `ready` is set once it serves the licence."""
+
+    def __init__(self) -> None:
+        self.agent: Agent | None = None
+        self.ready = trio.Event()
+        self.error: BaseException | None = None
+
+    @property
+    def loaded(self) -> Agent:
+        """The agent. The state could be read."""
+        if self.agent is None:
+            raise RuntimeError("the agent has not read its state")
+        return self.agent
 
 
 class UnexpectedErrors(logging.Handler):

@@ -1,5 +1,7 @@
 """Renewal on a software TPM: over a session, with fresh evidence, for a new key; after a crash or a lost answer."""
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,7 +9,9 @@ import msgspec
 import pytest
 from cryptography import x509
 
+from node.disk import calls
 from node.disk.identity import Identity
+from node.errors import StateError
 from node.exchanges.renewal import DeviceRenewal
 from node.exchanges.session import Credentials, SessionRefused, open_session
 from node.hwbind import keys
@@ -179,6 +183,31 @@ def _by_prefix(fabric: Fabric, answer: Answer) -> dict[str, Answer]:
 
     fabric.answers = ProofAnswers({"armed": answer})
     return fabric.answers
+
+
+@pytest.mark.parametrize(("call", "name"), [("read", "identity.json"), ("write", "key-"), ("rename", "device.pem")])
+async def test_a_new_key_that_the_disk_refuses_is_used_and_stored_later(
+    state: State, licence: Licence, renewal: DeviceRenewal, tpm: Tpm, fabric: Fabric, call: str, name: str
+) -> None:
+    """The cloud takes the earlier key no more, so without the new one the agent would be deaf."""
+
+    def hook(made: str, path: str) -> None:
+        if made == call and name in path:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    before = licence.identity
+    with calls.hooked(hook):
+        with pytest.raises(StateError):
+            await renewal.with_evidence(licence, rekey=True)
+        assert licence.identity.node_key != before.node_key
+        await session(licence, tpm)
+        with pytest.raises(StateError):
+            await renewal.resume(licence)
+    assert stored(state) == before
+    assert await renewal.resume(licence)
+    assert stored(state).node_key == licence.identity.node_key != before.node_key
+    works(state, tpm)
+    assert not await renewal.resume(licence)
 
 
 @pytest.mark.parametrize("code", ["challenge_expired", "activation_closed", "not_found", "conflict", "csr_refused"])
