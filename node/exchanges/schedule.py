@@ -6,7 +6,7 @@ capped width, and the first width is already as wide as a large fleet needs. A s
 
 Two waits are shorter on purpose. A node that has started or has slept, and has had no answer since, retries quickly for
 one heartbeat (`node.exchanges.first_answer`). A wake channel that was open and was cut is opened once more within a
-twentieth of a heartbeat; if that fails, the retries take the wide waits.
+fifth of a heartbeat; if that fails, the retries take the wide waits.
 """
 
 from datetime import datetime, timedelta
@@ -28,9 +28,10 @@ RETRY_WIDTHS_MAX = 4
 """Retries spread over at most this many heartbeat slots."""
 WAKE_RETRY_SECONDS = 1.0
 """Shortest pause of the wake channel after a long poll that failed."""
-WAKE_REOPEN_SHARE = 0.05
-"""A wake channel that was open and was cut is opened again within this share of a heartbeat (30 s of 600 s). A fleet
-that loses its channels at once makes one quick attempt a node."""
+WAKE_REOPEN_SHARE_MIN = 0.05
+WAKE_REOPEN_SHARE_MAX = 0.2
+"""A wake channel that was open and was cut is opened again within its life, but at least within 30 s and at most within
+120 s of a heartbeat of 600 s. A fleet that loses its channels at once makes one such attempt a node (docs/adr/0018)."""
 SETTLE_RETRY_SECONDS = 1.0
 """Mean pause between two contacts while the agent settles at its start. The network often comes some seconds later."""
 SETTLE_NETWORK_SECONDS = 5.0
@@ -106,16 +107,18 @@ def retry_seconds(failures: int, heartbeat_seconds: float, random: Random) -> fl
     return random.random() * heartbeat_seconds * min(max(failures, 1), RETRY_WIDTHS_MAX)
 
 
-def wake_reconnect_seconds(losses: int, heartbeat_seconds: float, random: Random) -> float:
+def wake_reconnect_seconds(losses: int, heartbeat_seconds: float, random: Random, lived_seconds: float = 0.0) -> float:
     """Wait before a lost wake channel is opened again; 0 without a loss. Heartbeats fetch changes meanwhile.
 
-    `losses` is the number of losses since a long poll that lived. A first loss is often a device on the way that cut an
-    idle connection, so the wait is short. A second loss in a row can be an outage that a fleet sees together.
+    `losses` is the number of losses since a long poll that lived, which lived for `lived_seconds`. A first loss is often
+    a device on the way that cut an idle connection, so the channel is away for less time than it was open. A second
+    loss in a row can be an outage that a fleet sees together.
     """
     if losses < 1:
         return 0.0
     if losses == 1:
-        return random.random() * heartbeat_seconds * WAKE_REOPEN_SHARE
+        share = min(max(lived_seconds / heartbeat_seconds, WAKE_REOPEN_SHARE_MIN), WAKE_REOPEN_SHARE_MAX)
+        return random.random() * heartbeat_seconds * share
     return retry_seconds(losses - 1, heartbeat_seconds, random)
 
 

@@ -50,6 +50,7 @@ class WakeChannel:
         self._random = random
         self._length = PollLength(random)
         self._losses = 0
+        self._lived_seconds = 0.0
 
     async def keep(self, ended: Callable[[], bool]) -> None:
         """Keep a long poll open until `ended` returns True. It can be called again after an unexpected exception."""
@@ -59,10 +60,10 @@ class WakeChannel:
                 return
             await self._poll(fabric)
             if self._losses:
-                await self._waits.sleep(
-                    schedule.WAKE_RETRY_SECONDS
-                    + schedule.wake_reconnect_seconds(self._losses, self._heartbeat_seconds, self._random)
+                wait = schedule.wake_reconnect_seconds(
+                    self._losses, self._heartbeat_seconds, self._random, self._lived_seconds
                 )
+                await self._waits.sleep(schedule.WAKE_RETRY_SECONDS + wait)
             else:
                 await trio.sleep(POLL_PAUSE_SECONDS)
 
@@ -80,8 +81,8 @@ class WakeChannel:
         except NodeError:
             # A poll that ended because its session was replaced is no loss.
             if fabric is connection.fabric:
-                lived = min(trio.current_time() - began, asked)
-                self._losses = 1 if self._length.cut(lived) else self._losses + 1
+                self._lived_seconds = min(trio.current_time() - began, asked)
+                self._losses = 1 if self._length.cut(self._lived_seconds) else self._losses + 1
         else:
             self._losses = 0
             if events.cursor != connection.cursor:

@@ -98,6 +98,9 @@ def test_a_channel_that_was_cut_once_opens_soon_and_then_with_the_wide_waits() -
     first = [schedule.wake_reconnect_seconds(1, 600, Random(seed)) for seed in range(2000)]
     assert max(first) <= 30
     assert 13 < sum(first) / len(first) < 17
+    for lived, width in ((5, 30), (60, 60), (250, 120)):
+        waits = [schedule.wake_reconnect_seconds(1, 600, Random(seed), lived) for seed in range(2000)]
+        assert 0.9 * width < max(waits) <= width
     for losses, mean in ((2, 300), (3, 600), (9, 1200)):
         waits = [schedule.wake_reconnect_seconds(losses, 600, Random(seed)) for seed in range(2000)]
         assert 0.93 * mean < sum(waits) / len(waits) < 1.07 * mean
