@@ -294,6 +294,7 @@ async def _build(building: Path, directory: Path, place: Place, trust_domain: st
             trust_domain=trust_domain,
             fabric_url=place.url("https", 0),
             breakwater_url=place.url("https", 1),
+            repository_url=place.url("http", 2),
             root=issuer.root,
             nodes_ca=issuer.nodes_ca,
             services_ca=issuer.services_ca,

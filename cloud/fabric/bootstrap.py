@@ -65,6 +65,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     tuf_port: int
     passphrase: bytes
     passphrase_file: str
+    repository_url: str = ""
     mode: str = "development"
     database: Location = DATABASE_FILE
     """PostgreSQL, or the path of an SQLite file relative to `directory`."""
@@ -101,6 +102,7 @@ async def initialise(plan: Plan, now: Callable[[], datetime]) -> Initialised:
         service_issuers=[plan.services_ca],
         fabric_url=plan.fabric_url,
         breakwater_url=plan.breakwater_url,
+        repository_url=plan.repository_url,
     )
     publication = initialise_trust(started, plan.offline, keys, plan.passphrase, targets)
     database = plan.database if isinstance(plan.database, PostgresLocation) else plan.directory / plan.database

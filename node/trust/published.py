@@ -7,6 +7,7 @@ which documents a signing key may sign, and for which dates.
 """
 
 import errno
+import logging
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import partial
@@ -48,9 +49,14 @@ LOOK_UP_SECONDS_MAX = 10.0
 
 T = TypeVar("T")
 
+log = logging.getLogger("cascadia.trust")
+
 
 class TrustSet(msgspec.Struct, frozen=True):
-    """The values of one stored generation. `version` is the version of the TUF targets; the node reports it."""
+    """The values of one stored generation. `version` is the version of the TUF targets; the node reports it.
+
+    `repository_url` is the signed URL of the repository; without one the URL that the generation came from.
+    """
 
     signing_keys: KeyRing
     bundle: X509Bundle
@@ -70,6 +76,16 @@ class TrustNotStored(NodeError):
         super().__init__(f"the new published trust is in memory only: {cause.text}", next_step=cause.next)
         self.value = value
         self.cause = cause
+
+
+def repository_urls(stored: Generation) -> tuple[str, ...]:
+    """The URLs of the repository: the signed one first, then the one that the stored trust came from.
+
+    The URL of an activation file has no signature. It serves until signed targets name a URL, and afterwards only if
+    the signed URL does not answer. Raises TrustError.
+    """
+    signed = _decode(stored, TARGET_SERVICES, ServiceUrls).repository
+    return tuple(dict.fromkeys(url for url in (signed, stored.repository_url) if url))
 
 
 class _Signed(msgspec.Struct, frozen=True):
@@ -153,17 +169,23 @@ async def refresh(
     """
     home = _home(state_dir)
 
-    def read() -> tuple[str, TrustPin, Mapping[str, bytes]]:
+    def read() -> tuple[tuple[str, ...], TrustPin, Mapping[str, bytes]]:
         try:
             _, stored = read_current(home)
         except StateError:
             if held is None:
                 raise
-            return held.repository_url, held.pin, salvage(home)
-        return stored.repository_url, stored.pin, stored.files
+            return (held.repository_url,), held.pin, salvage(home)
+        return repository_urls(stored), stored.pin, stored.files
 
-    url, pin, known = await on_disk(read, seconds_max=disk_seconds_max)
-    verified = await _fetch(url, pin, known, home, clock, seconds_max)
+    urls, pin, known = await on_disk(read, seconds_max=disk_seconds_max)
+    try:
+        verified = await _fetch(urls[0], pin, known, home, clock, seconds_max)
+    except TrustUnreachable as error:
+        if len(urls) == 1:
+            raise
+        log.warning("%s; asking %s", error.text, urls[1])
+        verified = await _fetch(urls[1], pin, known, home, clock, seconds_max)
     value = _parse(0, verified)
     try:
         number = await on_disk(partial(publish, home, verified), seconds_max=disk_seconds_max)
@@ -230,12 +252,18 @@ def _parse(number: int, generation: Generation) -> TrustSet:
             check_base_url(url, "https", with_path=False)
         except UrlError as error:
             raise TrustError(f"cannot use the published trust: it names the service {url}: {error}") from error
+    try:
+        check_base_url(urls.repository or generation.repository_url, "http", with_path=True)
+    except UrlError as error:
+        raise TrustError(
+            f"cannot use the published trust: it names the repository {urls.repository}: {error}"
+        ) from error
     return TrustSet(
         signing_keys=keys.ring(),
         bundle=bundle,
         urls=urls,
         pin=generation.pin,
-        repository_url=generation.repository_url,
+        repository_url=urls.repository or generation.repository_url,
         generation=number,
         version=_decode(generation, "targets.json", _Metadata).signed.version,
     )

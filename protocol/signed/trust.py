@@ -37,9 +37,14 @@ class X509Bundle(msgspec.Struct, frozen=True):
     service_issuers: tuple[bytes, ...]
 
 
-class ServiceUrls(msgspec.Struct, frozen=True):
-    """Base URLs, `https://host:port`, without a path."""
+class ServiceUrls(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Base URLs of the services, `https://host:port`, without a path; and the URL of the trust repository, `http://`.
+
+    `repository` is empty in targets that were signed before the field existed. Nodes then use the URL of their
+    activation file.
+    """
 
     format: int
     fabric: str
     breakwater: str
+    repository: str = ""

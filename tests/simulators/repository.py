@@ -86,7 +86,7 @@ def verification_key(key: ec.EllipticCurvePrivateKey, *typs: str) -> Verificatio
     )
 
 
-def content(*keys: VerificationKey, port: int = 8440) -> dict[str, bytes]:
+def content(*keys: VerificationKey, port: int = 8440, repository_url: str = "") -> dict[str, bytes]:
     """The three targets."""
     return build_targets(
         keys=keys or (verification_key(p256(), "lease"),),
@@ -96,6 +96,7 @@ def content(*keys: VerificationKey, port: int = 8440) -> dict[str, bytes]:
         service_issuers=[certificate("services")],
         fabric_url=f"https://127.0.0.1:{port}",
         breakwater_url=f"https://127.0.0.1:{port + 1}",
+        repository_url=repository_url,
     )
 
 

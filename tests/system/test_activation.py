@@ -1,5 +1,6 @@
 """Activation with the real commands: the same chip stays the same node in the same seat."""
 
+import json
 import shutil
 import sqlite3
 from contextlib import closing
@@ -9,6 +10,7 @@ from lab.cloud import Cloud
 from lab.machine import Machine
 from lab.processes import ended, wait_until
 from lab.tpm import SoftTpm
+from node.trust import published
 from tests.system.support.harness import new_machine
 
 
@@ -18,6 +20,8 @@ def test_the_same_chip_is_the_same_node_in_the_same_seat(
     tenant = cloud.tenant(chips[0])
     file = cloud.code(tenant, "--seats", "1")
     first = machine.run("activate", str(file))
+    # `cascade init` has signed the URL that the activation file has.
+    assert published.load(machine.state).urls.repository == json.loads(file.read_bytes())["repository_url"]
     again = machine.run("activate", str(file))
     reinstalled = new_machine(tmp_path, chips[0], "reinstalled").run("activate", str(cloud.code(tenant)))
     assert first["node"] == again["node"] == reinstalled["node"]

@@ -37,6 +37,7 @@ class Shown(msgspec.Struct, frozen=True):
     authorities: tuple[Authority, ...]
     signing_keys: tuple[dict[str, str], ...]
     warnings: tuple[str, ...]
+    repository_url: str = ""
 
 
 @contextmanager
@@ -90,6 +91,7 @@ def describe(folder: Folder) -> Shown:
             for key in content.keys.keys
         ),
         warnings=tuple(_warning(what, end, now) for what, end in ends if end - now < timedelta(days=WARN_DAYS)),
+        repository_url=content.urls.repository,
     )
 
 

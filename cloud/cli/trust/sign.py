@@ -96,6 +96,12 @@ def _change_options(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--fabric-url", default="", metavar="URL", help="new https:// URL of Fabric")
     parser.add_argument("--breakwater-url", default="", metavar="URL", help="new https:// URL of Breakwater")
+    parser.add_argument(
+        "--repository-url",
+        default="",
+        metavar="URL",
+        help="new http:// URL of the trust repository, for nodes (default: the published one, or the URL of --from)",
+    )
 
 
 def _root_options(parser: ArgumentParser) -> None:
@@ -139,6 +145,9 @@ def sign(args: Namespace) -> None:
             "The root's key signs every replacement of a key. Name it with --root-key.",
         )
     now, old = utc_now(), folder.content
+    signs_targets = bool(args.key or args.new_targets_key)
+    if signs_targets and args.source.startswith("http://") and not (changes.repository_url or old.urls.repository):
+        changes = msgspec.structs.replace(changes, repository_url=args.source.rstrip("/"))
     new = changed(old, changes)
     check_content(new, old.bundle.trust_domain, now)
     lines = (*differences(old, new), *(f"+ a new key of {name}" for name in _replaced(args)))
@@ -146,7 +155,6 @@ def sign(args: Namespace) -> None:
     if not args.dry_run:
         _sign_all(args, folder, new.encoded() if new != old else folder.files, root_ends, targets_end)
     made = describe(read_folder(args.out)) if not args.dry_run else describe(folder)
-    signs_targets = bool(args.key or args.new_targets_key)
     result = Signed(
         targets_version=folder.targets.version + signs_targets,
         targets_expire_at=targets_end if signs_targets else made.targets_expire_at,
@@ -204,6 +212,7 @@ def _changes(args: Namespace) -> Changes:
         drop_issuers=tuple(args.drop_issuer),
         fabric_url=args.fabric_url,
         breakwater_url=args.breakwater_url,
+        repository_url=args.repository_url,
     )
 
 

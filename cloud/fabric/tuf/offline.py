@@ -29,6 +29,7 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True):
     drop_issuers: tuple[str, ...] = ()
     fabric_url: str = ""
     breakwater_url: str = ""
+    repository_url: str = ""
 
 
 class Authority(msgspec.Struct, frozen=True):
@@ -69,6 +70,7 @@ def changed(content: Content, changes: Changes) -> Content:
         content.urls,
         fabric=changes.fabric_url or content.urls.fabric,
         breakwater=changes.breakwater_url or content.urls.breakwater,
+        repository=changes.repository_url or content.urls.repository,
     )
     return msgspec.structs.replace(content, bundle=bundle, urls=urls)
 
@@ -77,10 +79,10 @@ def differences(old: Content, new: Content) -> tuple[str, ...]:
     """The differences between two contents, one line each; empty if there are none."""
     before, after = ({str(entry) for entry in authorities(content.bundle)} for content in (old, new))
     lines = [f"- {line}" for line in sorted(before - after)] + [f"+ {line}" for line in sorted(after - before)]
-    for name in ("fabric", "breakwater"):
+    for name in ("fabric", "breakwater", "repository"):
         was, becomes = getattr(old.urls, name), getattr(new.urls, name)
         if was != becomes:
-            lines += [f"- url of {name}: {was}", f"+ url of {name}: {becomes}"]
+            lines += [f"- url of {name}: {was}"] * bool(was) + [f"+ url of {name}: {becomes}"]
     if old.keys != new.keys:
         lines.append("+ signing keys have changed")
     return tuple(lines)

@@ -26,6 +26,7 @@ from protocol.signed.trust import (
     SigningKeys,
     X509Bundle,
 )
+from protocol.urls import UrlError, check_base_url
 
 FORMAT = 1
 T = TypeVar("T", SigningKeys, X509Bundle, ServiceUrls)
@@ -52,6 +53,7 @@ class Content(msgspec.Struct, frozen=True):
             service_issuers=self.bundle.service_issuers,
             fabric_url=self.urls.fabric,
             breakwater_url=self.urls.breakwater,
+            repository_url=self.urls.repository,
         )
 
 
@@ -130,8 +132,11 @@ def build_targets(
     service_issuers: Sequence[bytes],
     fabric_url: str,
     breakwater_url: str,
+    repository_url: str = "",
 ) -> dict[str, bytes]:
     """Make the three target files, keyed by name. Certificates are DER. URLs have the form `https://host:port`.
+
+    `repository_url` is the http URL of the trust repository; if it is empty, nodes use that of their activation file.
 
     Raises TargetsError; IdError for a malformed trust domain.
     """
@@ -147,7 +152,12 @@ def build_targets(
             )
         ),
         TARGET_SERVICES: json_encode(
-            ServiceUrls(format=FORMAT, fabric=_checked_url(fabric_url), breakwater=_checked_url(breakwater_url))
+            ServiceUrls(
+                format=FORMAT,
+                fabric=_checked_url(fabric_url),
+                breakwater=_checked_url(breakwater_url),
+                repository=_checked_repository(repository_url),
+            )
         ),
     }
 
@@ -184,4 +194,13 @@ def _checked_url(url: str) -> str:
         raise TargetsError(f"the port of {url} is not a number") from error
     if not complete or parts.scheme != "https" or url != f"https://{parts.netloc}" or "@" in url:
         raise TargetsError(f"a service URL must have the form https://host:port, not {url}")
+    return url
+
+
+def _checked_repository(url: str) -> str:
+    try:
+        if url:
+            check_base_url(url, "http", with_path=True)
+    except UrlError as error:
+        raise TargetsError(f"cannot publish the repository's URL {url}: {error}") from error
     return url

@@ -33,6 +33,33 @@ async def test_staged_trust_changes_nothing_until_it_is_kept(repository: Reposit
     assert load(tmp_path).repository_url == mirror
 
 
+async def test_the_signed_url_of_the_repository_prevails(repository: Repository, tmp_path: Path) -> None:
+    """An edited activation file can name an attacker's copy of the repository. The next publication ends that."""
+    with Repository().served() as attacker:
+        attacker.store = repository.store
+        await (await stage(attacker.url, repository.pin, tmp_path, clock=at(START))).keep()
+        assert load(tmp_path).repository_url == attacker.url
+        repository.replace(content(repository_url=repository.url), now=START + DAY)
+        assert (await refresh(tmp_path, clock=at(START + DAY))).repository_url == repository.url
+        asked = len(attacker.requests)
+        repository.replace(content(port=9000, repository_url=repository.url), now=START + 2 * DAY)
+        assert (await refresh(tmp_path, clock=at(START + 2 * DAY))).urls.fabric == "https://127.0.0.1:9000"
+        assert len(attacker.requests) == asked
+        assert load(tmp_path).repository_url == repository.url
+
+
+async def test_a_signed_url_that_does_not_answer_cuts_no_node_off(repository: Repository, tmp_path: Path) -> None:
+    await bootstrap(repository, tmp_path)
+    repository.replace(content(repository_url="http://127.0.0.1:1"), now=START + DAY)
+    await refresh(tmp_path, clock=at(START + DAY))
+    assert load(tmp_path).repository_url == "http://127.0.0.1:1"
+    repository.replace(content(repository_url=repository.url), now=START + 2 * DAY)
+    assert (await refresh(tmp_path, clock=at(START + 2 * DAY))).repository_url == repository.url
+    # Targets without a URL: the last one that answered is used.
+    repository.replace(content(port=9000), now=START + 3 * DAY)
+    assert (await refresh(tmp_path, clock=at(START + 3 * DAY))).repository_url == repository.url
+
+
 async def test_bootstrap_publishes_what_load_reads_back(repository: Repository, tmp_path: Path) -> None:
     fetched = await bootstrap(repository, tmp_path)
     loaded = load(tmp_path)

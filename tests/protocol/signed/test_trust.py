@@ -21,6 +21,7 @@ def test_the_targets_have_distinct_names() -> None:
         SigningKeys(1, (examples.verification_key("lease"),)),
         X509Bundle(1, examples.TRUST_DOMAIN, (b"root",), (b"nodes", b"nodes of before"), (b"services",)),
         ServiceUrls(1, "https://cloud.example:8440", "https://cloud.example:8441"),
+        ServiceUrls(1, "https://cloud.example:8440", "https://cloud.example:8441", "http://cloud.example:8442"),
     ],
 )
 def test_targets_round_trip(value: msgspec.Struct) -> None:

@@ -73,6 +73,24 @@ def test_trust_that_has_expired_is_signed_again(installation: Installation, caps
     assert document["targets_expire_at"] == (installation.now + 100 * DAY).isoformat().replace("+00:00", "Z")
 
 
+@pytest.mark.parametrize("named", [True, False], ids=["named", "the url of --from"])
+def test_the_url_of_the_repository_is_signed(
+    installation: Installation, capsys: pytest.CaptureFixture[str], named: bool
+) -> None:
+    """An older installation has none. Its next publication signs the URL."""
+    repository = installation.repository.url
+    url = "http://cloud.test:8442" if named else repository
+    key = ("--key", installation.path("targets.pem"))
+    fixed = ("--out", installation.path("next"), "--passphrase-file", installation.path("passphrase"), "--json")
+    explicit = ("--repository-url", url) if named else ()
+    assert main(["trust", "sign", "--from", repository, *fixed, *key, *explicit]) == 0
+    assert shown(capsys)["changes"] == [f"+ url of repository: {url}"]
+    assert main(["trust", "publish", installation.path("next")]) == 0
+    assert main(["trust", "show", "--accept-expired", "--export", installation.path("now")]) == 0
+    capsys.readouterr()
+    assert installation.sign(*key, "--repository-url", "https://x", out="third", as_json=True) == 2
+
+
 def test_root_and_its_keys_are_replaced(installation: Installation, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["trust", "show", "--export", installation.path("now")]) == 0
     both = ("--new-root-key", installation.path("root2.pem"), "--new-targets-key", installation.path("targets2.pem"))

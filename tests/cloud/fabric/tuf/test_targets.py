@@ -30,6 +30,8 @@ OTHER = verification_key(p256(), "lease")
         ({"fabric_url": "https://fabric:8440/"}, "https://host:port"),
         ({"fabric_url": "https://user@fabric:8440"}, "https://host:port"),
         ({"breakwater_url": "https://fabric:port"}, "not a number"),
+        ({"repository_url": "https://fabric:8442"}, "must begin with http://"),
+        ({"repository_url": "http://["}, "http://host:port"),
     ],
 )
 def test_content_that_no_node_could_use_is_not_published(change: dict[str, object], error: str) -> None:

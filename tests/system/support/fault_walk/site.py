@@ -24,6 +24,8 @@ from lab.tpm import SoftTpm
 from node.clock import utc_now
 from node.config import AGENT_VERSION
 from node.disk.identity import IdentityStore, PendingActivation, decode_chain
+from node.errors import StateDamaged
+from node.exchanges.activation import read_activation_file
 from node.exchanges.session import Credentials, fresh_nonce, open_session
 from node.hwbind import evidence
 from node.hwbind.tpm import Tpm
@@ -231,8 +233,13 @@ class Site:
 
     # Requests without a session, and of an earlier generation
 
-    def anonymous(self) -> tuple[TrustSet, api.Service]:
-        trusted = published.load(self.machine.state)
+    async def anonymous(self) -> tuple[TrustSet, api.Service]:
+        """A client without a session. An interrupted first activation has not stored its trust."""
+        try:
+            trusted = published.load(self.machine.state)
+        except StateDamaged:
+            file, _ = read_activation_file(self.file)
+            trusted = (await published.stage(file.repository_url, file.pin, self.machine.state)).value
         return trusted, api.connect(trusted.bundle, trusted.urls, "fabric")
 
     def answer_wrongly(self) -> None:
@@ -245,7 +252,7 @@ class Site:
     async def _wrong_answer(self, pending: PendingActivation) -> None:
         proof = json_decode(pending.proof, ProveActivation)
         body = json_encode(msgspec.structs.replace(proof, secret=bytes(len(proof.secret))))
-        _, service = self.anonymous()
+        _, service = await self.anonymous()
         try:
             await service.prove_activation(pending.activation, body)
         finally:
@@ -260,7 +267,7 @@ class Site:
         if identity is None:
             raise Interrupted("no identity")
         tpm = Tpm(self.lane.chip.tcti)
-        _, service = self.anonymous()
+        _, service = await self.anonymous()
         try:
             endorsement = await tpm.run(lambda esys: evidence.endorsement_evidence(esys, identity.ak))
             made = await service.start_renewal(StartRenewal(identity.chain[0], endorsement, AGENT_VERSION))
@@ -278,7 +285,7 @@ class Site:
         identity = IdentityStore(self.machine.state).current()
         if identity is None:
             raise Interrupted("no identity")
-        _, service = self.anonymous()
+        _, service = await self.anonymous()
         try:
             await service.open_session(OpenSession(device_certificate=identity.chain[0], csr=b"", proof="a.b.c"))
         finally:
