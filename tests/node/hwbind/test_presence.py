@@ -35,6 +35,7 @@ def test_the_chip_makes_its_endorsement_key_again(tpm: Tpm, ek_type: EkType) -> 
 
 
 def test_a_persistent_endorsement_key_is_seen_behind_a_password(chip: SoftTpm, tpm: Tpm) -> None:
+    chip.clear()  # the maker's persistent keys go away
     key = tpm.call(keys.create_node_key)
     record = record_of(tpm, key)
     chip.administer("tpm2_changeauth", "-c", "endorsement", "secret")
