@@ -14,6 +14,7 @@ from cloud.fabric.tuf.targets import build_targets
 from node.agent import Agent
 from node.clock import utc_now
 from node.config import Config
+from node.disk.thread import DISK_SECONDS_MAX
 from node.exchanges.activation import activate
 from node.hwbind.tpm import Tpm
 from node.startup import _Start
@@ -104,7 +105,7 @@ class Site:
             try:
                 with ExitStack() as held:
                     start = _Start(config, self.tpm, utc_now, held)
-                    running.agent = await start.load(RETRY_SECONDS, late=first.set)
+                    running.agent = await start.load(RETRY_SECONDS, DISK_SECONDS_MAX, late=first.set)
                     if running.agent is not None:
                         await running.agent.run(ready)
             except Exception as caught:  # noqa: BLE001 (the caller judges every error)
