@@ -332,6 +332,8 @@ class _Activation:
         with suppress(StateDamaged, StateUnsafe):
             current = identities.current()
         if current is not None and current.node != answer.node:
+            with suppress(StateError):
+                identities.clear_activation()
             raise OtherNode(
                 f"cannot store the identity of {answer.node}: {self._state.directory} holds the identity of "
                 f"{current.node}"

@@ -320,6 +320,7 @@ async def test_a_machine_that_the_cloud_knows_as_another_node_gets_a_generation_
     with pytest.raises(OtherNode) as caught:
         await run(state, tpm, file)
     assert caught.value.exit is Exit.HARDWARE_MISMATCH
+    assert state.identities.load_activation() is None
     fabric.numbers_above = True
     licence = await run(state, tpm, file)
     assert (licence.identity.node, licence.identity.generation) == (other, 2)

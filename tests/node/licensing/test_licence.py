@@ -170,6 +170,33 @@ def test_a_statement_counts_before_it_is_stored(licence: Licence, fabric: Fabric
     assert again(licence, tmp_path).presented == token
 
 
+@pytest.mark.parametrize("back", [timedelta(0), timedelta(days=400)], ids=["right clock", "clock back at the restart"])
+@pytest.mark.parametrize("frozen_for", [20, 200])
+def test_a_connected_machine_on_a_full_disk_outlives_its_stored_lease(
+    licence: Licence, fabric: Fabric, tmp_path: Path, frozen_for: int, back: timedelta
+) -> None:
+    """The disk stores nothing for longer than a lease lasts. The cloud's fresh leases count in memory."""
+    apply(licence, fabric, fabric.lease())
+    start = now = utc_now()
+    running = Licence(saver_of(tmp_path), licence.identity, licence.trust, hardware(ours=True), lambda: now)
+    for day in range(0, frozen_for, 20):
+        now = start + timedelta(days=day)
+        assert running.apply(answer(fabric, fabric.lease(issued_at=now)), NONCE).new
+        assert (running.verdict().state, running.verdict().gate_open) == ("active", True)
+    assert running._saver.waits(1)
+    # A restart has the last stored lease. A restart after the disk recovered has the last lease.
+    now = start + timedelta(days=frozen_for)
+    assert again(licence, tmp_path).presented == licence.presented
+    store(running)
+    now -= back
+    restarted = Licence(saver_of(tmp_path), licence.identity, licence.trust, hardware(ours=True), lambda: now)
+    assert (restarted.presented, restarted.verdict().gate_open) == (running.presented, True)
+    assert restarted.verdict().clock_suspect == bool(back)
+    # A revocation counts under any clock.
+    restarted.apply(answer(fabric, fabric.revocation()), NONCE)
+    assert restarted.verdict().state == "revoked"
+
+
 def test_the_offline_bound_counts_every_lease_that_the_disk_may_have(
     licence: Licence, fabric: Fabric, tmp_path: Path
 ) -> None:
