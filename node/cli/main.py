@@ -13,7 +13,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -25,6 +25,9 @@ from node.system.logs import never_blocking, to_stderr
 from node.system.signals import strays_ignored
 from node.text import shown
 
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
+
 EPILOG = """\
 exit codes: 0 done or granted, 2 wrong usage or settings, 3 entitlement denied, 65 verification failed,
 69 cloud or agent unreachable, 70 internal fault, 75 try again, 77 refused by the cloud, 80 not activated, 81 revoked,
@@ -32,8 +35,18 @@ exit codes: 0 done or granted, 2 wrong usage or settings, 3 entitlement denied, 
 """
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose help and version are printed as every other output: a closed pipe or a full disk is no traceback."""
+
+    def _print_message(self, message: str, file: "SupportsWrite[str] | None" = None) -> None:
+        if file is not None and file is sys.stdout:
+            emit(message.removesuffix("\n"))
+        else:
+            super()._print_message(message, file)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="cascadia",
         description="The Cascade agent. It binds this machine to its licence and tells licensed software whether "
         "it may run.",
@@ -41,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"cascadia {AGENT_VERSION}")
-    common = argparse.ArgumentParser(add_help=False)
+    common = _Parser(add_help=False)
     common.add_argument("--config", metavar="FILE", help="settings file (default /etc/cascadia/cascadia.toml)")
     common.add_argument("--state-dir", metavar="DIR", help="state directory (default /var/lib/cascadia)")
     common.add_argument("--socket", metavar="PATH", help="the agent's socket (default /run/cascadia/cascadia.sock)")

@@ -172,6 +172,15 @@ def test_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None
     assert "usage: cascadia" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["status", "--help"], ["--version"], ["schema"]])
+def test_a_full_disk_under_the_output_is_no_traceback(arguments: list[str]) -> None:
+    with open("/dev/full", "wb") as full:  # noqa: PTH123 - a device
+        done = subprocess.run(
+            [sys.executable, "-m", "node.cli.main", *arguments], stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert (done.returncode, done.stderr) == (70, b"cascadia: cannot write the output: No space left on device\n")
+
+
 def test_the_help_names_every_exit_code() -> None:
     named = re.findall(r"\d+", EPILOG)
     assert [int(number) for number in named] == list(Exit)
