@@ -11,6 +11,7 @@ import random
 import secrets
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from typing import Self
 
@@ -21,7 +22,7 @@ from node.config import Config
 from node.disk.boot import BootRecord
 from node.errors import NodeError
 from node.exchanges import schedule
-from node.exchanges.contact import Contact, errand
+from node.exchanges.contact import Contact
 from node.exchanges.first_answer import FirstAnswer
 from node.exchanges.wake_channel import WakeChannel
 from node.exits import Exit
@@ -87,7 +88,14 @@ class Agent:
         # Spreads waits over a fleet; it makes no secret.
         self._random = random.Random(secrets.randbits(64))  # noqa: S311
         self._waits = Waits(clock, asleep)
-        self._channel = WakeChannel(contact.connection, self.wake, self._waits, config.heartbeat_seconds, self._random)
+        self._channel = WakeChannel(
+            contact.connection,
+            self.wake,
+            self._waits,
+            config.heartbeat_seconds,
+            self._random,
+            contact.conditions,
+        )
         # Set when the time of the next contact has to be computed again.
         self._rescheduled = trio.Event()
         self._first_answer: FirstAnswer | None = None
@@ -379,13 +387,13 @@ class Agent:
         ordered = schedule.device_renewal_ordered(certificate, self.licence.lease, now, identity.node, heartbeat)
         if ordered:
             # The order may follow a rotation. The refreshed trust has the new issuing CA, and verifies its certificate.
-            with errand(self.contact.conditions, "trust_refresh_failed"):
-                await self._trust.refresh()
+            await self.contact.refresh_trust()
         elif not schedule.device_renewal_due(certificate, now, identity.node):
             return
         pause = schedule.next_slot(identity.node, now, heartbeat) - now
         self._renew_from = self._waits.now() + pause.total_seconds()
-        with errand(self.contact.conditions, "device_renewal_failed"):
+        # A failure is a condition already.
+        with suppress(NodeError, TpmError):
             await self.contact.renew_device()
             self.wake()
 
@@ -412,8 +420,7 @@ class Agent:
         while True:
             await self._waits.sleep(wait)
             before = self._trust.value.version
-            with errand(self.contact.conditions, "trust_refresh_failed"):
-                await self._trust.refresh()
+            await self.contact.refresh_trust()
             if self._trust.value.version != before:
                 # The cloud counts the nodes that use the new trust, so report it in a contact soon.
                 await self._waits.sleep(schedule.adoption_seconds(self.config.heartbeat_seconds, self._random))

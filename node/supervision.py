@@ -51,7 +51,7 @@ class UnexpectedErrors:
             log.warning("%s (again)", text)
         else:
             self._logged[where] = place
-            log.error("%s\n%s", text, "".join(_frames(error)))
+            log.error("%s\n%s", text, traced(error))
 
     def clear(self, where: str) -> None:
         """End the condition of `where`."""
@@ -60,6 +60,11 @@ class UnexpectedErrors:
 
 def _code(where: str) -> str:
     return "fault_" + where.replace(" ", "_")
+
+
+def traced(error: BaseException) -> str:
+    """The traceback of an exception for the log, of bounded length, with every text from outside on one line."""
+    return "".join(_frames(error))
 
 
 def _frames(error: BaseException) -> Iterator[str]:

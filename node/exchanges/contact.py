@@ -37,7 +37,7 @@ from node.link import api
 from node.link.causes import wrong_clock
 from node.link.certificates import STEP_ISSUER, CertificateRejected
 from node.state import State
-from node.supervision import UnexpectedErrors
+from node.supervision import UnexpectedErrors, traced
 from node.text import shown_error
 from protocol.faults import fault_point
 from protocol.limits import CLOCK_SKEW
@@ -51,18 +51,21 @@ present one."""
 
 
 @contextmanager
-def errand(conditions: Conditions, code: str) -> Iterator[None]:
+def errand(conditions: Conditions, code: str, *, raises: bool = False) -> Iterator[None]:
     """Report an exception of the block as the condition `code` instead of raising it. A block that ends clears it.
 
-    The text is the exception's, with its code in front.
+    The text is the exception's, with its code behind. With `raises` the exception is raised as well.
     """
     try:
         yield
     except Exception as error:
-        failure = failure_of(error, conditions.now())
+        refused = error.refusal if isinstance(error, SessionRefused) else error
+        failure = failure_of(refused, conditions.now())
         if conditions.report(code, f"{failure.text} [{failure.code}]", failure.next):
             known = isinstance(error, NodeError | TpmError | SessionRefused)
-            log.warning("%s: %s", code, shown_error(error), exc_info=None if known else error)
+            log.warning("%s: %s%s", code, shown_error(error), "" if known else f"\n{traced(error)}")
+        if raises:
+            raise
     else:
         conditions.clear(code)
 
@@ -145,18 +148,25 @@ class Contact:
     async def renew_device(self, *, rekey: bool = False) -> None:
         """Get a new device certificate: over the session, or with `rekey` for a new key, by fresh evidence.
 
-        The next contact opens a session with the new certificate. Raises NodeError, TpmError.
+        The next contact opens a session with the new certificate. A failure is also reported as the condition
+        `device_renewal_failed`, until a renewal succeeds. Raises NodeError, TpmError.
         """
         async with self._one_at_a_time:
             try:
-                if rekey:
-                    await self._renewal.with_evidence(self._licence, rekey=True)
-                else:
-                    await self._renewal.over_session(self._licence, self.connection.credentials)
+                with errand(self.conditions, "device_renewal_failed", raises=True):
+                    if rekey:
+                        await self._renewal.with_evidence(self._licence, rekey=True)
+                    else:
+                        await self._renewal.over_session(self._licence, self.connection.credentials)
             except SessionRefused as refused:
                 self._take_refusal(refused)
                 raise refused.refusal from refused
             self.connection.outdate()
+
+    async def refresh_trust(self) -> None:
+        """Refresh the published trust. A failure becomes the condition `trust_refresh_failed`."""
+        with errand(self.conditions, "trust_refresh_failed"):
+            await self._trust.refresh()
 
     async def _exchange_or_recover(self) -> None:
         try:
@@ -219,8 +229,7 @@ class Contact:
         before = self._trust.value
         # Set first: the pause counts also if this contact is cancelled.
         self._recovered_at = trio.current_time()
-        with errand(self.conditions, "trust_refresh_failed"):
-            await self._trust.refresh()
+        await self.refresh_trust()
         return not same_peers(before, self._trust.value)
 
     async def _confirm_newer(self) -> None:

@@ -10,6 +10,7 @@ from random import Random
 
 import trio
 
+from node.conditions import Conditions
 from node.errors import NodeError
 from node.exchanges import schedule
 from node.exchanges.connection import Connection
@@ -18,6 +19,8 @@ from node.link import api
 from node.waits import Waits
 from protocol.faults import fault_point
 
+FAILED = "wake_channel_failed"
+"""Code of the condition."""
 POLL_PAUSE_SECONDS = 0.2
 """Pause between an answered long poll and the next. It bounds the requests to a server that answers at once."""
 WHOLE_SHARE = 0.9
@@ -33,6 +36,8 @@ class WakeChannel:
         waits: the boot-time clock.
         heartbeat_seconds: length of a heartbeat slot.
         random: source of the jitter.
+        conditions: gets the condition `wake_channel_failed` while the channel fails. It ends with the next answered
+            poll, which can take minutes.
     """
 
     def __init__(
@@ -42,12 +47,14 @@ class WakeChannel:
         waits: Waits,
         heartbeat_seconds: float,
         random: Random,
+        conditions: Conditions | None = None,
     ) -> None:
         self._connection = connection
         self._wake = wake
         self._waits = waits
         self._heartbeat_seconds = heartbeat_seconds
         self._random = random
+        self._conditions = conditions
         self._length = PollLength(random)
         self._losses = 0
         self._lived_seconds = 0.0
@@ -74,19 +81,33 @@ class WakeChannel:
         try:
             with fault_point("node.events.send"):
                 events = await fabric.events(connection.cursor, asked)
-        except api.CloudRefused:
+        except api.CloudRefused as refusal:
             # The cloud may no longer accept the session. The next contact gets the signed reason.
             self._wake()
             self._losses += 1
-        except NodeError:
+            self._report(refusal)
+        except NodeError as error:
             # A poll that ended because its session was replaced is no loss.
             if fabric is connection.fabric:
                 self._lived_seconds = min(trio.current_time() - began, asked)
-                self._losses = 1 if self._length.cut(self._lived_seconds) else self._losses + 1
+                was_cut = self._length.cut(self._lived_seconds)
+                self._losses = 1 if was_cut else self._losses + 1
+                if not was_cut:
+                    self._report(error)
         else:
             self._losses = 0
+            self._report(None)
             if events.cursor != connection.cursor:
                 connection.cursor = events.cursor
                 self._wake()
             elif trio.current_time() - began >= asked * WHOLE_SHARE:
                 self._length.whole()
+
+    def _report(self, error: NodeError | None) -> None:
+        if self._conditions is None:
+            return
+        if error is None:
+            self._conditions.clear(FAILED)
+        else:
+            text = f"changes of the licence arrive with the heartbeat only: {error.text} [{error.code}]"
+            self._conditions.report(FAILED, text, error.next)

@@ -26,7 +26,6 @@ from node.clock import utc_now
 from node.config import Config
 from node.disk import calls
 from node.errors import NodeError
-from node.exchanges.contact import errand
 from node.hwbind.errors import TpmError
 from node.local.client import request
 from tests.drills.frame import Figure, Outcome, Say
@@ -229,8 +228,7 @@ class Walk:
                     await agent.renew(rekey=rekey)
                 except (NodeError, TpmError):
                     told = True  # `cascadia renew` prints the cause
-            with errand(agent.contact.conditions, "trust_refresh_failed"):
-                await agent.licence.trust.refresh()
+            await agent.contact.refresh_trust()
             await agent.contact.attempt(new_session=True)
             await self._judge(config, agent, armed, "lease", running=True, told=told)
             for token, state in ((fabric.suspension, "suspended"), (fabric.lease, "active")):

@@ -99,7 +99,7 @@ async def test_a_start_that_meets_an_unexpected_exception_goes_on(
         assert (await document(agent))["gate"] == "closed"
         agent.wake()
         await until("an open gate", lambda: agent.licence.verdict().gate_open)
-        assert codes(await status(agent)) == set()
+        await until("the end of the condition", lambda: not agent.contact.conditions.current())
 
 
 async def test_on_a_damaged_disk_it_hears_and_says_so(agent: Agent, fabric: Fabric) -> None:

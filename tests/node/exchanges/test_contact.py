@@ -519,7 +519,9 @@ async def test_cancelled_at_its_end_a_confirmation_still_counts(
 async def test_renewal_replaces_the_device_certificate(contact: Contact, fabric: Fabric, state: State) -> None:
     await contact.attempt()
     before = contact.licence.identity.chain
+    contact.conditions.report("device_renewal_failed", "an earlier renewal failed")
     await contact.renew_device()
+    assert contact.conditions.current() == ()
     stored = state.identities.current()
     assert stored is not None
     assert stored.chain == contact.licence.identity.chain != before
@@ -539,6 +541,7 @@ async def test_a_wrong_device_certificate_replaces_nothing(
     fabric.answers[PATH_SIMPLEREENROLL] = wrong
     with pytest.raises(CertificateRejected):
         await contact.renew_device()
+    assert [each.code for each in contact.conditions.current()] == ["device_renewal_failed"]
     stored = state.identities.current()
     assert stored is not None
     assert stored.chain == contact.licence.identity.chain == before

@@ -8,6 +8,7 @@ import pytest
 import trio
 import trio.testing
 
+from node.conditions import Conditions
 from node.exchanges.connection import Connection
 from node.exchanges.wake_channel import WakeChannel
 from node.link import api
@@ -121,3 +122,37 @@ async def test_it_ends_with_the_node(autojump_clock: trio.testing.MockClock) -> 
     with trio.fail_after(1):
         await channel.keep(lambda: True)
     assert cloud.began == []
+
+
+@pytest.mark.parametrize("refuses", [True, False])
+async def test_a_channel_that_fails_is_a_condition_until_it_answers(
+    refuses: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    conditions = Conditions(utc_now)
+    connection, cloud = Connection(), Cloud()
+    cloud.refuses, cloud.away = refuses, not refuses
+    connection._fabric = cast(api.Service, cloud)
+    waits = Waits(utc_now, lambda: 0.0)
+    channel = WakeChannel(connection, lambda: None, waits, HEARTBEAT, Random(1), conditions)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(channel.keep, lambda: False)
+        await trio.sleep(60)
+        (condition,) = conditions.current()
+        assert condition.code == "wake_channel_failed"
+        assert "with the heartbeat only" in condition.text
+        cloud.refuses = cloud.away = False
+        await trio.sleep(3 * HEARTBEAT)
+        assert conditions.current() == ()
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_cut_poll_is_no_condition(autojump_clock: trio.testing.MockClock) -> None:
+    """A middlebox cuts idle connections. The next poll is shorter."""
+    conditions = Conditions(utc_now)
+    connection = Connection()
+    connection._fabric = cast(api.Service, Cloud(cut_after=60.0))
+    waits = Waits(utc_now, lambda: 0.0)
+    channel = WakeChannel(connection, lambda: None, waits, HEARTBEAT, Random(1), conditions)
+    with trio.move_on_after(3600):
+        await channel.keep(lambda: False)
+    assert conditions.current() == ()
