@@ -1,9 +1,7 @@
 """The state directory: which generation a start uses, and which damage stops the start."""
 
-import errno
 import os
 import shutil
-from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -17,10 +15,10 @@ from node.hwbind import keys
 from node.hwbind.tpm import Tpm
 from node.licensing.store import StatementFile
 from node.state import CONDITION_CURRENT, CONDITION_OPEN, CONDITION_PENDING, NotActivated, State
-from node.trust.published import TrustSet
 from protocol.signed.envelope import key_id
 from tests.node.conftest import Machine
 from tests.node.shells import apply, hardware, identity, install, load_licence, trust_of
+from tests.node.state_faults import CODES, Fault, FaultyStart
 from tests.simulators.fabric import Fabric, utc_now
 
 
@@ -56,9 +54,6 @@ def test_nothing_to_run_as(tmp_path: Path) -> None:
     with pytest.raises(NotActivated) as caught:
         load_licence(State(tmp_path))
     assert isinstance(caught.value, NodeError)
-
-
-CODES = (errno.EIO, errno.EACCES, errno.EMFILE, errno.ENOSPC, errno.EROFS, errno.ELOOP)
 
 
 @pytest.mark.parametrize("code", CODES)
@@ -234,66 +229,22 @@ async def test_open_directories_and_signed_files_stop_nothing(fabric: Fabric, st
     assert not [path for path in state.directory.rglob("*") if path.stat().st_mode & 0o022]
 
 
-class Recorder:
-    """A hook that records every call, and fails the call with the number `fails`."""
-
-    def __init__(self, fails: int = 0, code: int = 0) -> None:
-        self.made: list[str] = []
-        self._fails = fails
-        self._code = code
-
-    def __call__(self, call: str, path: str) -> None:
-        self.made.append(f"{call} {path}")
-        if len(self.made) == self._fails:
-            raise OSError(self._code, os.strerror(self._code))
-
-
-def start_and_read(state: State, trust: TrustSet) -> tuple[str, bool]:
-    """A start, and what a contact reads: the state of the licence, and whether the gate is open."""
-    with state.owned():
-        licence = load_licence(state, ours=True)
-        state.pending(trust, licence.identity.generation)
-        return licence.verdict().state, licence.verdict().gate_open
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("torn", [False, True], ids=["intact record", "torn record"])
 async def test_a_call_that_fails_stops_no_start_for_good(fabric: Fabric, state: State, torn: bool) -> None:
-    """A start goes on with the right state, or raises a StateError that the start waits out. It is never unactivated.
-
-    A stray generation is stored as well. Each kind of call on each file fails once; the codes take turns. The drill
-    `agent-faults` has every call and code.
-    """
-    (state.directory / "identity/g-2").mkdir(mode=0o700)
-    trust = trust_of(fabric)
-    record = (state.directory / "current.json").read_bytes()
-
-    def restarted() -> State:
-        (state.directory / "current.json").write_bytes(record[:-9] if torn else record)
-        return State(state.directory)
-
-    recorder = Recorder()
-    fresh = restarted()
-    with calls.hooked(recorder):
-        assert start_and_read(fresh, trust) == ("active", True)
-    kinds = {made.split()[0] for made in recorder.made}
-    assert kinds >= {
-        "open",
-        "read",
-        "fstat",
-        "listdir",
-        "flock",
-        *(["write", "fsync", "fchmod", "rename"] if torn else []),
-    }
-    first = {made: number for number, made in reversed(list(enumerate(recorder.made, start=1)))}
-    for at, (made, number) in enumerate(sorted(first.items())[:: 2 if torn else 3]):
-        # A statement that cannot be read is lost for this start. Nothing else changes what the start finds.
-        signed = "/licence" in made or "/tombstones" in made
-        expected = {("active", True), *([("stale", False)] if signed else [])}
-        fresh = restarted()
-        with calls.hooked(Recorder(number, CODES[at % len(CODES)])), suppress(StateError):
-            assert start_and_read(fresh, trust) in expected, made
-    assert start_and_read(restarted(), trust) == ("active", True)
+    """Each kind of call on each file fails once; the codes take turns. The drill `state-faults` has the whole table."""
+    start = FaultyStart(state, trust_of(fabric), torn=torn)
+    made = start.calls()
+    kinds = {call.split()[0] for call in made}
+    assert kinds >= {"open", "read", "fstat", "listdir", "flock"}
+    assert not torn or kinds >= {"write", "fsync", "fchmod", "rename"}
+    first = {call: number for number, call in reversed(list(enumerate(made, start=1)))}
+    faults = [
+        Fault(number, call, CODES[at % len(CODES)])
+        for at, (call, number) in enumerate(sorted(first.items())[:: 2 if torn else 3])
+    ]
+    assert [finding for fault in faults if (finding := start.finding(fault))] == []
+    assert start.attempt() == ("active", True)
 
 
 # A higher, confirmed generation voids the lower ones
