@@ -172,6 +172,8 @@ class Agent:
             self._errors.report("hardware check", error)
         if self.licence.revoked or self._hardware.status != "ours":
             return
+        # Time services often set the clock while a machine starts. The first comparison is with the time here.
+        self._waits.check()
         with trio.move_on_after(self.config.settle_seconds) as scope:
             network_by = self._waits.now() + schedule.SETTLE_NETWORK_SECONDS
             while not await self.contact.attempt() and self._settling_helps(network_by):
