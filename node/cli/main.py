@@ -13,7 +13,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -25,9 +25,6 @@ from node.system.logs import never_blocking, to_stderr
 from node.system.signals import strays_ignored
 from node.text import shown
 
-if TYPE_CHECKING:
-    from _typeshed import SupportsWrite
-
 EPILOG = """\
 exit codes: 0 done or granted, 2 wrong usage or settings, 3 entitlement denied, 65 verification failed,
 69 cloud or agent unreachable, 70 internal fault, 75 try again, 77 refused by the cloud, 80 not activated, 81 revoked,
@@ -38,7 +35,7 @@ exit codes: 0 done or granted, 2 wrong usage or settings, 3 entitlement denied, 
 class _Parser(argparse.ArgumentParser):
     """A parser whose help and version are printed as every other output: a closed pipe or a full disk is no traceback."""
 
-    def _print_message(self, message: str, file: "SupportsWrite[str] | None" = None) -> None:
+    def _print_message(self, message: str, file: Any = None) -> None:
         if file is not None and file is sys.stdout:
             emit(message.removesuffix("\n"))
         else:
