@@ -496,16 +496,19 @@ def damage(machine: Machine, names: Iterable[str | Path], kind: str) -> None:
         assert path.read_bytes() != before, name
 
 
-@pytest.mark.parametrize("name", [*RECORDS, "current.json"])
-def test_another_record_decides_and_the_damage_is_shown(copies: Copies, cloud_gone: None, name: str) -> None:
-    machine = copies.machine(f"with damaged {name.replace('/', ' ')}")
-    damage(machine, [name], "torn")
-    with ended(machine):
-        machine.up()
-        assert machine.granted()
-        status = machine.run("status")
-        # The agent writes current.json again at once.
-        assert any(name in text for text in status["damaged"]) == (name in RECORDS)
+def test_another_record_decides_and_the_damage_is_shown(copies: Copies, cloud_gone: None) -> None:
+    names = [*RECORDS, "current.json"]
+    machines = [copies.machine(f"with damaged {name.replace('/', ' ')}") for name in names]
+    with ended(*machines):
+        for machine, name in zip(machines, names, strict=True):
+            damage(machine, [name], "torn")
+            machine.launch()
+        for machine, name in zip(machines, names, strict=True):
+            wait_until("an answer", machine.answers)
+            wait_until("an open gate", machine.granted)
+            # The agent writes current.json again at once.
+            damaged = machine.ask("/v1/status")["damaged"]
+            assert any(name in text for text in damaged) == (name in RECORDS)
 
 
 def stays_shut(machine: Machine, case: str) -> None:

@@ -251,15 +251,29 @@ def test_a_node_that_is_revoked_while_it_runs_closes_the_gate_and_stays_up(
     with ended(machine):
         tenant = cloud.tenant(chips[0], "running")
         node = machine.run("activate", str(cloud.code(tenant)))["node"]
+        # Two of the three records of a revocation cannot be written.
+        (machine.state / "tombstones").write_bytes(b"")
+        (machine.state / "licence" / "g-1").rename(machine.state / "licence" / "saved")
+        (machine.state / "licence" / "g-1").write_bytes(b"")
         agent = machine.up()
         assert machine.granted()
         cloud.run("node", "revoke", node)
         machine.wait_state("revoked", seconds=5)
+        conditions = {one["code"]: one["text"] for one in machine.ask("/v1/status")["conditions"]}
+        assert "tombstones" in conditions["not_stored"]
+        assert "another record has it" in conditions["not_stored"]
         assert not machine.granted()
         machine.run("entitlement", "vision", expect=3)
         stays_true("the agent runs", lambda: agent.running, 1)
         assert machine.down() == 0
-        assert machine.launch().wait() == 81
+        # Root puts the old lease back and points at it. The cloud cannot be reached.
+        (machine.state / "licence" / "g-1").unlink()
+        (machine.state / "licence" / "saved").rename(machine.state / "licence" / "g-1")
+        cloud.down()
+        try:
+            assert machine.launch().wait() == 81
+        finally:
+            cloud.up()
 
 
 # Seats and readmission
