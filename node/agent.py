@@ -346,11 +346,16 @@ class Agent:
         Otherwise a step of the wall clock brings no contact, because one wrong time server steps a whole fleet.
         """
         log.warning(
-            "the clocks moved: the machine slept %.0f s, the wall clock was set by %.0f s",
-            move.slept_seconds,
-            move.stepped_seconds,
+            "the clocks moved: the machine slept %d s, the wall clock was set by %d s",
+            round(move.slept_seconds),
+            round(move.stepped_seconds),
         )
-        slept = move.slept_seconds >= MOVE_SECONDS_MIN
+        slept, stepped = move.slept_seconds >= MOVE_SECONDS_MIN, abs(move.stepped_seconds) >= MOVE_SECONDS_MIN
+        if stepped:
+            # Both may have come from the clock before the step. The next contact finds what is still wrong.
+            for code in ("clock_wrong", "device_renewal_failed"):
+                self.contact.conditions.clear(code)
+            self._renew_from = None
         if self._first_answer is not None and (slept or self.licence.verdict().state != "active"):
             self._first_answer.begin(self._waits.now())
         self._rescheduled.set()

@@ -18,7 +18,7 @@ from datetime import datetime
 
 import trio
 
-from node.clock import Clock
+from node.clock import Clock, asleep_seconds
 from node.conditions import Conditions
 from node.disk.identity import Identity
 from node.disk.thread import DISK_SECONDS_MAX, on_disk
@@ -223,12 +223,13 @@ class Contact:
         if isinstance(error, api.ClockWrong) or (isinstance(error, CertificateRejected) and error.step != STEP_ISSUER):
             return False
         pause = schedule.trust_recovery_seconds(self._licence.identity.node)
-        if self._recovered_at is not None and trio.current_time() < self._recovered_at + pause:
+        now = trio.current_time() + asleep_seconds()
+        if self._recovered_at is not None and now < self._recovered_at + pause:
             return False
         log.warning("%s; looking for a newer published trust", error.text)
         before = self._trust.value
         # Set first: the pause counts also if this contact is cancelled.
-        self._recovered_at = trio.current_time()
+        self._recovered_at = now
         await self.refresh_trust()
         return not same_peers(before, self._trust.value)
 

@@ -470,8 +470,12 @@ async def test_a_step_of_the_clock_within_the_lease_brings_no_contact(
     async with running(agent):
         await until_it_polls(fabric)
         asked = len(fabric.requests)
+        agent.contact.conditions.report("clock_wrong", "this machine's clock is slow")
+        agent._renew_from = agent._waits.now() + 600
         clocks.stepped = 3600.0
         await until("the report of the step", lambda: "the wall clock was set by 3600 s" in caplog.text)
+        await until("a renewal date by the new time", lambda: agent._renew_from is None)
+        assert "clock_wrong" not in [each.code for each in agent.contact.conditions.current()]
         await stays("no request", lambda: len(fabric.requests) == asked, 0.2)
 
 
