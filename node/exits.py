@@ -62,7 +62,7 @@ class Exit(IntEnum):
     TPM = (
         87,
         "cannot use the TPM",
-        "Check that /dev/tpmrm0 exists, that the agent's user is in the group tss, and that no other program holds it.",
+        "Follow the next step of the TPM's condition in `cascadia status`, which names the cause.",
     )
     PENDING = (
         88,

@@ -248,7 +248,7 @@ def judge(evidence: Evidence) -> Verdict:
         if evidence.hardware != "ours" and not (failing and evidence.proven):
             gate_open, reason, code = False, "the TPM has not proved that it holds the node's key", Exit.TPM
         elif failing and _at(lease, now) >= lease.refresh_after:
-            reason, code = f"{reason}, and the TPM does not answer", Exit.TPM
+            reason, code = f"{reason}, and the TPM cannot use the node's key", Exit.TPM
     return Verdict(
         state=state,
         gate_open=gate_open,
