@@ -134,16 +134,15 @@ async def test_a_channel_that_fails_is_a_condition_until_it_answers(
     connection._fabric = cast(api.Service, cloud)
     waits = Waits(utc_now, lambda: 0.0)
     channel = WakeChannel(connection, lambda: None, waits, HEARTBEAT, Random(1), conditions)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(channel.keep, lambda: False)
-        await trio.sleep(60)
-        (condition,) = conditions.current()
-        assert condition.code == "wake_channel_failed"
-        assert "with the heartbeat only" in condition.text
-        cloud.refuses = cloud.away = False
-        await trio.sleep(3 * HEARTBEAT)
-        assert conditions.current() == ()
-        nursery.cancel_scope.cancel()
+    with trio.move_on_after(60):
+        await channel.keep(lambda: False)
+    (condition,) = conditions.current()
+    assert condition.code == "wake_channel_failed"
+    assert "with the heartbeat only" in condition.text
+    cloud.refuses = cloud.away = False
+    with trio.move_on_after(3 * HEARTBEAT):
+        await channel.keep(lambda: False)
+    assert conditions.current() == ()
 
 
 async def test_a_cut_poll_is_no_condition(autojump_clock: trio.testing.MockClock) -> None:
