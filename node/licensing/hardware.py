@@ -61,6 +61,7 @@ class HardwareCheck:
         self._proven = False
         self._fault: TpmError | None = None
         self._reported: set[str] = set()
+        self._looked_for_ek = False
 
     @property
     def status(self) -> Hardware:
@@ -116,6 +117,7 @@ class HardwareCheck:
         """Record that the TPM has used the node's key."""
         self._status = "ours"
         self._proven = True
+        self._looked_for_ek = False
         self._clear_conditions()
 
     def report_fault(self, error: TpmError) -> None:
@@ -163,12 +165,18 @@ class HardwareCheck:
     async def _record_other(
         self, error: TpmNotOurs, node_key: WrappedKey, endorsement: EndorsementRecord | None
     ) -> None:
-        """Record the answer that the key is not of this TPM. The text says whether it is the TPM of the activation."""
+        """Record the answer that the key is not of this TPM. The text says whether it is the TPM of the activation.
+
+        A repeated answer is recorded already. Looking for the EK again would keep a slow chip busy.
+        """
+        if self._looked_for_ek:
+            return
         self._status = "other"
         if self._boot is not None:
             await _briefly(self._boot.clear)
         if await self._shows(node_key, endorsement):
             error = TpmCleared(error.detail)
+        self._looked_for_ek = True
         log.error("%s", error)
         self.report_fault(error)
 

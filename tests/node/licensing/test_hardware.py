@@ -55,8 +55,10 @@ class FailingTpm(Tpm):
         self._fault = fault
         self._behind = behind
         self._failed = False
+        self.works = 0
 
     def call(self, work: Callable[[Any], Any]) -> Any:
+        self.works += 1
         if self._failed and self._behind is not None:
             return self._behind.call(work)
         self._failed = True
@@ -153,12 +155,27 @@ async def test_an_edited_record_of_the_endorsement_key_is_no_proof(
 async def test_a_cleared_chip_is_told_from_another_chip(machine: Machine, tpm: Tpm, record: EndorsementRecord) -> None:
     conditions = Conditions(utc_now)
     check = HardwareCheck(FailingTpm(TpmNotOurs("x"), tpm), conditions=conditions)
+    check.report_fault(TpmNotOurs("during a contact"))
+    assert [one.code for one in conditions.current()] == ["tpm-not-ours"]
     await check.check(machine.node_key, record)
     assert (check.status, check.proven, [one.code for one in conditions.current()]) == (
         "other",
         False,
         ["tpm-cleared"],
     )
+
+
+async def test_a_repeated_answer_of_another_chip_asks_for_no_endorsement_key(
+    machine: Machine, record: EndorsementRecord
+) -> None:
+    port = FailingTpm(TpmNotOurs("x"))
+    check = HardwareCheck(port)
+    asked = []
+    for _ in range(2):
+        await check.check(machine.node_key, record)
+        asked.append(port.works)
+    assert asked == [3, 4]  # the key and both ways to see the endorsement key; then the key alone
+    assert check.status == "other"
 
 
 async def test_another_chip_ends_the_record_of_the_boot(machine: Machine, tpm: Tpm, tmp_path: Path) -> None:
