@@ -22,7 +22,7 @@ from cloud.breakwater.pkix import ocsp
 from cloud.breakwater.pkix.csr import NODE_CURVES, open_csr
 from cloud.cli.pem_parts import blocks, parts, text_of
 from cloud.fabric.attestation.ek_roots import TrustError, parse_trust_pem, trusted_roots
-from cloud.fabric.attestation.ek_trust import TenantTrust, check_chip
+from cloud.fabric.attestation.ek_trust import Chip, TenantTrust, check_chip
 from cloud.fabric.attestation.evidence import verify_key
 from cloud.fabric.attestation.tpm_structures import EvidenceRefused
 from node.cli.show import human_entitlement, human_license, human_status
@@ -33,7 +33,7 @@ from node.local.client import AgentRefused, AgentUnusable, Reply, expect
 from node.local.documents import EntitlementDocument, LicenseDocument, StatusDocument, license_document
 from protocol.codes import make_secret
 from protocol.encoding import json_decode, json_encode
-from protocol.evidence import EndorsementEvidence, KeyEvidence
+from protocol.evidence import EndorsementEvidence, KeyEvidence, OtherEndorsement
 from protocol.maker_certificates import (
     CertificateUnreadable,
     SignatureUnverified,
@@ -128,11 +128,11 @@ def _questions() -> Iterator[bytes]:
 
 # Activation evidence
 
-_PARTS = 7
+_PARTS = 10
 
 
 def _split(data: bytes) -> list[bytes]:
-    """Seven parts, each after its length in two bytes. A missing part is empty."""
+    """Ten parts, each after its length in two bytes. A missing part is empty."""
     parts = []
     for _ in range(_PARTS):
         size = struct.unpack(">H", data[:2])[0] if len(data) >= 2 else 0
@@ -145,10 +145,18 @@ def _join(parts: list[bytes]) -> bytes:
     return b"".join(struct.pack(">H", len(part)) + part for part in parts)
 
 
+def chip_of(data: bytes) -> Chip:
+    """The chip of the evidence in `data`, checked. Raises EvidenceRefused."""
+    ek_public, ek_certificate, ak_public, *_, other_public, other_certificate, intermediate = _split(data)
+    others = (OtherEndorsement(other_public, other_certificate),) if other_public else ()
+    evidence = EndorsementEvidence(ek_public, ak_public, ek_certificate or None, others, (intermediate,))
+    return check_chip(evidence, _TRUST, forged.NOW)
+
+
 def _evidence(data: bytes) -> None:
-    ek_public, ek_certificate, ak_public, public, attestation, signature, csr = _split(data)
     with suppress(EvidenceRefused):
-        check_chip(EndorsementEvidence(ek_public, ak_public, ek_certificate or None), _TRUST, forged.NOW)
+        chip_of(data)
+    _, _, ak_public, public, attestation, signature, csr, *_ = _split(data)
     with suppress(EvidenceRefused):
         verify_key(KeyEvidence(public, attestation, signature), ak_public, forged.SECRET, forged.ACTIVATION, csr)
 
@@ -156,7 +164,12 @@ def _evidence(data: bytes) -> None:
 def _proofs() -> Iterator[bytes]:
     endorsement, proof = forged.endorsement(), forged.PaperChip().prove()
     parts = [endorsement.ek_public, endorsement.ek_certificate or b"", proof.ak_public]
-    yield _join([*parts, proof.key.public, proof.key.attestation, proof.key.signature, proof.csr])
+    parts += [proof.key.public, proof.key.attestation, proof.key.signature, proof.csr]
+    yield _join(parts)
+    # The first EK has no certificate. The other EK has a certificate of a CA that the chip stores.
+    key, in_chip = forged.p256("fuzz EK").public_key(), forged.authority("CA in the chip", forged.maker().root)
+    certificate = forged.maker().certify(key, issuer=in_chip)
+    yield _join([parts[0], b"", *parts[2:], forged.ecc_ek_public(key), certificate, in_chip.der])
 
 
 # Certificates of TPM makers, and files of them
@@ -246,7 +259,7 @@ def _trust() -> TenantTrust:
     maker = forged.maker()
     cas = [ca.certificate.public_bytes(serialization.Encoding.DER) for ca in (maker.root, maker.intermediate)]
     return TenantTrust(
-        roots=trusted_roots([(ca, "rsa2048") for ca in cas]),
+        roots=trusted_roots((ca, ek_type) for ca in cas for ek_type in ("rsa2048", "ecc_p256")),
         allowed_ek_names=frozenset(),
         tiers=frozenset(("attested", "tpm")),
     )
@@ -269,4 +282,4 @@ TARGETS = {
     )
 }
 
-__all__ = ["CORPUS", "INPUT_BYTES_MAX", "TARGETS", "Target"]
+__all__ = ["CORPUS", "INPUT_BYTES_MAX", "TARGETS", "Target", "chip_of"]

@@ -7,7 +7,10 @@ import random
 
 import pytest
 
-from tests.fuzz.targets import INPUT_BYTES_MAX, TARGETS
+from cloud.cli.pem_parts import text_of
+from cloud.fabric.attestation.ek_roots import parse_trust_pem
+from protocol.maker_certificates import exact_certificate, read_certificate
+from tests.fuzz.targets import INPUT_BYTES_MAX, TARGETS, chip_of
 
 pytestmark = pytest.mark.slow
 
@@ -56,3 +59,8 @@ def test_the_seeds_are_good_inputs() -> None:
     assert open_csr(next(TARGETS["csr"].seeds()), NODE_CURVES).spki_der
     for seed in TARGETS["ocsp"].seeds():
         assert ocsp.parse_request(seed).serial
+    chips = [chip_of(seed) for seed in TARGETS["evidence"].seeds()]
+    assert [(chip.tier, chip.ek_type) for chip in chips] == [("attested", "rsa2048"), ("attested", "ecc_p256")]
+    for seed in TARGETS["certificate"].seeds():
+        assert read_certificate(exact_certificate(seed)).signature
+    assert all(parse_trust_pem(text_of(seed).encode()).roots for seed in TARGETS["bundle"].seeds())
