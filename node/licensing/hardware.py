@@ -128,6 +128,8 @@ class HardwareCheck:
         if isinstance(error, TpmNotOurs):
             self._status = "other"
             self._proven = False
+            if self._looked_for_ek:
+                return  # the condition says already which chip this is
         else:
             if self._status != "other":
                 self._status = "unavailable"
@@ -176,9 +178,9 @@ class HardwareCheck:
             await _briefly(self._boot.clear)
         if await self._shows(node_key, endorsement):
             error = TpmCleared(error.detail)
-        self._looked_for_ek = True
         log.error("%s", error)
         self.report_fault(error)
+        self._looked_for_ek = True
 
     def _clear_conditions(self, but: str = "") -> None:
         if self._conditions is not None:

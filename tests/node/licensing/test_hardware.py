@@ -163,6 +163,8 @@ async def test_a_cleared_chip_is_told_from_another_chip(machine: Machine, tpm: T
         False,
         ["tpm-cleared"],
     )
+    check.report_fault(TpmNotOurs("during the next contact"))
+    assert [one.code for one in conditions.current()] == ["tpm-cleared"]
 
 
 async def test_a_repeated_answer_of_another_chip_asks_for_no_endorsement_key(
