@@ -180,7 +180,7 @@ class Agent:
                 await self._waits.sleep(schedule.settle_retry_seconds(self._random))
         if scope.cancelled_caught and self.contact.failures == 0:
             cut = f"cannot reach the cloud: it did not answer within {self.config.settle_seconds:g} s of the start"
-            self.contact.count_silence(api.CloudUnreachable(cut))
+            self.contact.count_silence(api.CloudUnreachable(cut, code="timed_out"))
         if scope.cancelled_caught:
             log.warning("the settling time is over; the stored evidence decides")
 

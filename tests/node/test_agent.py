@@ -174,6 +174,8 @@ async def test_a_cloud_that_hangs_holds_a_start_up_for_the_settling_time_only(
     started = trio.current_time()
     await agent.settle()
     assert trio.current_time() - started > 0.9
+    assert agent.contact.last_failure is not None
+    assert agent.contact.last_failure.code == "timed_out"
     assert agent.licence.verdict().gate_open
     del fabric.answers[SESSIONS]
     assert await agent.contact.attempt()
