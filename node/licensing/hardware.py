@@ -19,7 +19,7 @@ from node.conditions import Conditions
 from node.disk.boot import BootRecord
 from node.disk.thread import DiskSilent, on_disk
 from node.hwbind import keys, presence
-from node.hwbind.errors import TpmCleared, TpmError, TpmNotOurs
+from node.hwbind.errors import TpmCleared, TpmError, TpmNotOurs, TpmTimeout
 from node.hwbind.keys import WrappedKey
 from node.hwbind.presence import EndorsementRecord
 from node.hwbind.tpm import Esys, Tpm
@@ -102,7 +102,9 @@ class HardwareCheck:
         except TpmNotOurs as error:
             await self._record_other(error, node_key, endorsement)
         except TpmError as error:
-            if not (self._proven or answered or await self._shows(node_key, endorsement)):
+            # A TPM that does not answer at all would block the start for minutes if it were asked to make its EK.
+            asked = not isinstance(error, TpmTimeout)
+            if not (self._proven or answered or (asked and await self._shows(node_key, endorsement))):
                 raise
             log.error("%s; the lease's dates decide, because the TPM of the activation is in this machine", error)
             self._proven = True
