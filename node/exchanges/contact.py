@@ -41,7 +41,7 @@ from node.supervision import UnexpectedErrors, traced
 from node.text import shown_error
 from protocol.faults import fault_point
 from protocol.limits import CLOCK_SKEW
-from protocol.messages.sessions import Ask
+from protocol.messages.sessions import Ask, StatementAnswer
 
 log = logging.getLogger("cascadia.agent")
 
@@ -311,10 +311,18 @@ class Contact:
         self._licence.apply(answer, nonce)
 
     async def _learn_reason(self, refusal: api.CloudRefused) -> bool:
-        """Close the session that the cloud refused, and ask for the signed reason with a new proof."""
+        """Close the session that the cloud refused, and learn the signed reason: from the refusal, or by a new proof.
+
+        A revocation is final and needs no freshness. So the one in the refusal counts, also if the TPM can make no proof.
+        """
         await self.connection.close()
         if refusal.code != "generation_closed":
             return self._count_silence(refusal)
+        with suppress(NodeError):
+            self._licence.apply(StatementAnswer(refusal.problem.statement, refusal.problem.freshness), "")
+        if self._licence.revoked:
+            self._count_answer()
+            return True
         try:
             await self._open_session()
         except SessionRefused as refused:

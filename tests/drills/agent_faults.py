@@ -1,18 +1,21 @@
 """Every call of an agent on its disk, its TPM and its cloud fails: one by one, then in pairs at random.
 
-The agent is complete; the cloud is simulated. A first pass without faults records the calls. Then each call fails in
-each way, while the agent starts (on a lease, suspended, revoked) and while it runs. An agent must not end but for a
+The agent is complete; the cloud is simulated. A first pass without faults records the calls, and a call of the agent's
+code that it does not meet is a finding. Then each call fails in each way, while the agent starts (on a lease, suspended,
+revoked, not confirmed yet) and while it runs. An agent must not end but for a
 lasting fault of the TPM or a revocation, must keep its gate as the stored and the heard statements say, must name the
 cause in its status, and must hear the cloud when the fault is over.
 """
 
 import argparse
+import inspect
 import random
+import re
 import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from functools import partial
@@ -25,10 +28,12 @@ from node.agent import Agent, Revoked
 from node.clock import utc_now
 from node.config import Config
 from node.disk import calls
-from node.errors import NodeError
+from node.errors import NodeError, Unreachable
 from node.hwbind.errors import TpmError
+from node.link import api
 from node.local.client import request
 from tests.drills.frame import Figure, Outcome, Say
+from tests.simulators.fabric import always
 from tests.simulators.faulty_ports import (
     Faults,
     FaultyFabric,
@@ -44,11 +49,21 @@ from tests.waiting import until
 USUAL_TIME = "30 min"
 MINUTES_MAX = 120.0
 
-HELD = ("lease", "suspended", "revoked")
+HELD = ("lease", "suspended", "revoked", "unconfirmed")
 """What the machine holds when it starts."""
+ROOT = Path(__file__).parent.parent.parent
+CONFIRM = "/v1/node/confirm"
 HEAR_SECONDS_MAX = 20.0
 UP_SECONDS_MAX = 40.0
+RUN_SECONDS_MAX = 150.0
 FINDINGS_MAX = 60
+
+UNCOVERED: dict[str, str] = {
+    "cloud POST /v1/activations": "a call of `cascadia activate`, which the walk through its own steps interrupts",
+    "cloud POST /v1/activations/*/proof": "the same",
+    "disk fchown": "a call on files of another user; tests/node/disk has its faults",
+}
+"""Calls of the agent's code that no scenario meets, and why."""
 
 Armed = dict[Point, str]
 
@@ -72,6 +87,24 @@ def run(options: argparse.Namespace, say: Say) -> Outcome:
             return trio.run(walk.run, options.only, options.sample, options.pairs, random.Random(seed))
 
 
+def uncovered(met: Iterable[Point]) -> list[str]:
+    """The calls of the agent's code that are not among these points: disk, TPM commands, routes of the cloud."""
+    seen = {f"{point.port} {point.call.split()[0]}" if point.port == "disk" else str(point) for point in met}
+    seen = {name.replace("_", "") if name.startswith("tpm") else name for name in seen}
+    expected = {f"disk {call}" for call in calls.CALLS}
+    # Each public method of the API's client names its route in its docstring.
+    documented = "".join(inspect.getdoc(method) or "" for method in vars(api.Service).values())
+    for method, path in re.findall(r"`(GET|POST) (/[^`?]+)`", documented):
+        expected.add(f"cloud {method} {re.sub(r'{[^}]*}', '*', path)}")
+    for module in (ROOT / "node" / "hwbind").glob("*.py"):
+        for name in re.findall(r"\besys\.(\w+)\(", module.read_text()):
+            # `tr_from_tpmpublic` reads the public part; the other `tr_` functions send no command.
+            command = "readpublic" if name == "tr_from_tpmpublic" else name.replace("_", "")
+            if not command.startswith("tr"):
+                expected.add(f"tpm {command}")
+    return sorted(expected - seen - set(UNCOVERED))
+
+
 class Walk:
     """One run of the drill."""
 
@@ -87,9 +120,7 @@ class Walk:
 
     async def run(self, only: str, sample: int, pairs: int, choose: random.Random) -> Outcome:
         """Record the points; walk through all of them; then walk through pairs."""
-        async with self._site() as self.site:
-            await self._prepare()
-            points = await self._record()
+        async with self._recorded() as points:
             chosen = [point for point in points if only in str(point)]
             singles: list[Armed] = [{point: kind} for point in chosen for kind in kinds_of(point)]
             if sample:
@@ -97,7 +128,29 @@ class Walk:
             await self._walk(singles)
             two = [choose.sample(chosen, 2) for _ in range(pairs if len(chosen) > 1 else 0)]
             await self._walk([{point: choose.choice(kinds_of(point)) for point in both} for both in two])
-        self._tpm.close()
+        return self._outcome(points)
+
+    async def run_chosen(self, chosen: Sequence[Armed]) -> Outcome:
+        """Record the points, and walk through these faults. Their points must be among the recorded ones."""
+        async with self._recorded() as points:
+            missing = {str(point) for armed in chosen for point in armed} - {str(point) for point in points}
+            self._findings += [f"no scenario meets {call}" for call in sorted(missing)]
+            await self._walk(chosen)
+        return self._outcome(points)
+
+    @asynccontextmanager
+    async def _recorded(self) -> AsyncIterator[list[Point]]:
+        """The points that the scenarios meet without a fault, while the site stands."""
+        try:
+            async with self._site() as self.site:
+                await self._prepare()
+                points = await self._record()
+                self._findings += [f"no scenario meets {call}" for call in uncovered(points)]
+                yield points
+        finally:
+            self._tpm.close()
+
+    def _outcome(self, points: list[Point]) -> Outcome:
         figures: dict[str, Figure] = {"points": len(points), "runs": self._runs}
         figures |= {f"{port} points": sum(point.port == port for point in points) for port in ("disk", "tpm", "cloud")}
         figures |= dict(sorted(self._outcomes.items()))
@@ -116,8 +169,14 @@ class Walk:
 
     async def _prepare(self) -> None:
         """Activate one state directory for each kind of statement that a machine can hold."""
-        config = await self.site.activate("lease")
         fabric = self.site.fabric
+        fabric.answers[CONFIRM] = always(503)
+        with suppress(Unreachable):
+            await self.site.activate("unconfirmed")
+        del fabric.answers[CONFIRM]
+        # Every directory has generation 1.
+        fabric.last_generation = 0
+        config = await self.site.activate("lease")
         for name, token in (("suspended", fabric.suspension), ("revoked", None)):
             shutil.copytree(config.state_dir, self._directory / name)
             async with self.site.running(self.site.config(name), self._ended) as running:
@@ -163,9 +222,13 @@ class Walk:
         fabric.say(fabric.suspension() if held == "suspended" else fabric.lease())
         if held == "revoked":
             fabric.closed, fabric.statement = {1: self._revocation}, self._revocation
+        fabric.confirmed, fabric.last_generation = int(held != "unconfirmed"), 1
+        if held == "unconfirmed":
+            fabric.statement = ""
         with calls.hooked(disk_hook(self._faults, work)), unexpected_errors() as unexpected:
             try:
-                await scenario(self.site.config("work"))
+                with trio.fail_after(RUN_SECONDS_MAX):
+                    await scenario(self.site.config("work"))
             except Exception as error:  # noqa: BLE001 (every error is a finding)
                 self._found(f"the scenario ended: {error!r}")
             for text in unexpected.found:
@@ -174,6 +237,7 @@ class Walk:
 
     def _found(self, what: str) -> None:
         self._findings.append(f"{self._where}: {what}")
+        self._say(self._findings[-1][:300])
 
     def _ended(self, error: BaseException | None) -> None:
         self._found(f"the agent ended: {error!r}")
@@ -188,6 +252,9 @@ class Walk:
             async with self._started(config, ended) as running:
                 await self._judge(config, running.agent, armed, held)
                 self._faults.arm({})
+                if held == "unconfirmed":
+                    await running.ready.wait()
+                    await until("the confirmation", partial(self._confirmed, running), HEAR_SECONDS_MAX)
                 if held != "revoked":
                     self.site.fabric.say(self.site.fabric.lease())
                 await self._comes_up(running)
@@ -207,6 +274,10 @@ class Walk:
                 return
         if not (isinstance(ended[-1], Revoked) and held == "revoked"):
             self._found(f"the start after the faults ended: {ended[-1]!r}")
+
+    def _confirmed(self, running: Running) -> bool:
+        running.loaded.wake()
+        return bool(self.site.fabric.confirmed)
 
     async def _comes_up(self, running: Running) -> None:
         with trio.move_on_after(UP_SECONDS_MAX):
@@ -228,6 +299,7 @@ class Walk:
                     await agent.renew(rekey=rekey)
                 except (NodeError, TpmError):
                     told = True  # `cascadia renew` prints the cause
+            self.site.repository.replace(targets_of(fabric), utc_now())
             await agent.contact.refresh_trust()
             await agent.contact.attempt(new_session=True)
             await self._judge(config, agent, armed, "lease", running=True, told=told)
@@ -283,12 +355,17 @@ class Walk:
         status = (await request(config.socket, "GET", "/v1/status")).document
         state, gate = status["license"]["state"], status["license"]["gate"]
         self._outcomes[f"{'running' if running else 'start'} on {held}: {state}"] += 1
-        if held != "lease" and gate == "open":
+        if held in ("suspended", "revoked") and gate == "open":
             self._found(f"the gate is open on {held}: {state}")
         cloud_only = all(point.port == "cloud" for point in armed)
         if held == "lease" and (cloud_only or running) and gate != "open":
             self._found(f"the gate is closed on a lease: {state} ({status['license']['reason']})")
-        as_held = {"lease": ("active",), "suspended": ("suspended", "active"), "revoked": ("revoked",)}[held]
+        as_held = {
+            "lease": ("active",),
+            "suspended": ("suspended", "active"),
+            "revoked": ("revoked",),
+            "unconfirmed": ("active", "pending"),
+        }[held]
         heard = agent is not None and agent.licence.presented == self.site.fabric.statement
         if heard and state in as_held and not status["failures"]:
             self._outcomes["faults without an effect"] += bool(self._faults.hit)

@@ -498,7 +498,7 @@ class Fabric:
         if not request.generation:
             return problem("peer_required")
         if request.generation in self.closed:
-            return problem("generation_closed")
+            return problem("generation_closed", self.closed[request.generation])
         match request.method, parts:
             case "POST", ["node", "confirm"]:
                 return self._confirm(request)

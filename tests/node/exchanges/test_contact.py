@@ -467,10 +467,25 @@ async def test_a_refusal_with_a_forged_statement_is_silence(contact: Contact, fa
     assert contact.licence.verdict().state == "active"
 
 
-async def test_after_a_revocation_a_new_proof_gets_the_signed_reason(contact: Contact, fabric: Fabric) -> None:
-    """A refusal over the present session proves nothing. The new proof gets the signed statement."""
+async def test_the_signed_revocation_in_a_refusal_counts_without_the_tpm(
+    contact: Contact, fabric: Fabric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await contact.attempt()
+
+    async def fails() -> bool:
+        raise TpmFailed("0x101")
+
+    monkeypatch.setattr(contact, "_open_session", fails)
+    fabric.revoke()
+    assert await contact.attempt()
+    assert contact.licence.revoked
+    assert contact.connection.credentials is None
+
+
+async def test_after_a_refusal_without_a_statement_a_new_proof_gets_it(contact: Contact, fabric: Fabric) -> None:
     await contact.attempt()
     fabric.revoke()
+    fabric.answers[STATEMENT] = refused("generation_closed")
     assert await contact.attempt()
     assert contact.licence.revoked
     assert contact.connection.credentials is None
