@@ -149,7 +149,7 @@ def test_an_expired_state_directory_in_another_machine_is_refused(
     with ended(moved), unchanged(cloud):
         moved.up()
         assert moved.licence == "hardware-mismatch"
-        moved.run("renew", "--rekey", expect=69)
+        moved.run("renew", "--rekey", expect=84)
 
 
 def test_a_renewal_over_http(cloud: Cloud, tmp_path: Path) -> None:
