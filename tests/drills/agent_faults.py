@@ -140,7 +140,7 @@ class Walk:
 
     @asynccontextmanager
     async def _recorded(self) -> AsyncIterator[list[Point]]:
-        """The points that the scenarios meet without a fault, while the site stands."""
+        """The points that the scenarios meet without a fault, while the site runs."""
         try:
             async with self._site() as self.site:
                 await self._prepare()
