@@ -453,7 +453,8 @@ class Fabric:
                 return
             headers = [*answer.headers, ("content-length", str(len(answer.body)))]
             data = connection.send(h11.Response(status_code=answer.status, headers=headers)) or b""
-            data += connection.send(h11.Data(data=answer.body)) or b""
+            # The answer to a HEAD has the length of a body and no body.
+            data += connection.send(h11.Data(data=b"" if request.method == "HEAD" else answer.body)) or b""
             data += connection.send(h11.EndOfMessage()) or b""
             await tls.send_all(data)
             if connection.our_state is not h11.DONE:
