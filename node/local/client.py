@@ -131,6 +131,13 @@ def entitlement_path(name: str) -> str:
 
 Kind = type[LicenseDocument] | type[StatusDocument] | type[EntitlementDocument]
 
+_TASKS: dict[Kind, str] = {
+    LicenseDocument: "renew",
+    StatusDocument: "show the status",
+    EntitlementDocument: "show the entitlement",
+}
+"""What a command does with the document that it asked for. Only a renewal is answered with the licence alone."""
+
 
 def expect(reply: Reply, statuses: set[int], kind: Kind) -> dict[str, Any]:
     """The document of an expected status. A field that an older agent does not send gets its default.
@@ -139,7 +146,7 @@ def expect(reply: Reply, statuses: set[int], kind: Kind) -> dict[str, Any]:
     """
     given = reply.document
     if reply.status not in statuses or "title" in given:
-        raise _refusal(reply)
+        raise _refusal(reply, kind)
     if given.get("format", FORMAT) != FORMAT:
         raise AgentUnusable(
             f"cannot use the agent's answer: its format is {given['format']!r}, and this command reads format {FORMAT}"
@@ -156,10 +163,10 @@ def expect(reply: Reply, statuses: set[int], kind: Kind) -> dict[str, Any]:
     return _filled(msgspec.to_builtins(document), given)
 
 
-def _refusal(reply: Reply) -> AgentRefused:
+def _refusal(reply: Reply, kind: Kind) -> AgentRefused:
     given = reply.document
     title = str(given.get("title", reply.status))
-    refused = AgentRefused(title if title.startswith("cannot ") else f"cannot do this: {title}")
+    refused = AgentRefused(title if title.startswith("cannot ") else f"cannot {_TASKS[kind]}: {title}")
     code = shown(str(given.get("code", "")), CODE_CHARACTERS_MAX)
     number = given.get("exit_code")
     known = {int(member): member for member in Exit if member is not Exit.OK}

@@ -163,6 +163,21 @@ def test_a_problem_can_name_its_exit_code_and_next_step(exit_code: object, expec
     assert (caught.value.text, caught.value.exit, caught.value.next) == ("cannot use the TPM", expected, "Look.")
 
 
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        (LicenseDocument, "cannot renew: the cloud refused"),
+        (StatusDocument, "cannot show the status: the cloud refused"),
+        (EntitlementDocument, "cannot show the entitlement: the cloud refused"),
+    ],
+)
+def test_a_problem_names_what_cannot_be_done(kind: Kind, text: str) -> None:
+    problem = {"title": "the cloud refused", "status": 503, "code": "node_unknown"}
+    with pytest.raises(AgentRefused) as caught:
+        expect(Reply(503, problem), {200}, kind)
+    assert caught.value.text == text
+
+
 AGENT = SimulatedAgent()
 GOOD: list[tuple[Kind, dict[str, Any]]] = [
     (StatusDocument, msgspec.to_builtins(AGENT.status())),
