@@ -39,10 +39,28 @@ def check_problem(document: str, method: str, path: str, problem: ProblemDocumen
     raise Undocumented(f"{document} {method} {path}: {problem.status} {problem.code} is not in the document: {codes}")
 
 
+def codes_below(document: str, *prefixes: str) -> frozenset[str]:
+    """All problem codes of the operations whose path begins with one of the prefixes."""
+    paths: dict[str, Any] = _described(document)["paths"]
+    found: set[str] = set()
+    for path, operations in paths.items():
+        if path.startswith(prefixes):
+            for method in operations:
+                for codes in (_codes_of(document, method.upper(), path) or {}).values():
+                    found |= codes
+    return frozenset(found)
+
+
+@cache
+def _described(document: str) -> dict[str, Any]:
+    described: dict[str, Any] = json.loads({**fabric_documents(), **breakwater_documents()}[document].encoded)
+    return described
+
+
 @cache
 def _operations(document: str) -> list[tuple[re.Pattern[str], str, dict[str, frozenset[str]]]]:
     """Pattern of the path, method, and codes by status."""
-    described: dict[str, Any] = json.loads({**fabric_documents(), **breakwater_documents()}[document].encoded)
+    described = _described(document)
     found = []
     for path, item in described["paths"].items():
         pattern = re.compile(re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(path)))

@@ -11,9 +11,11 @@ from cloud.fabric.licensing.statements import TERMS
 from node.config import Config
 from node.exits import Exit
 from node.licensing import verdict
+from tests import agent_codes
 
 ROOT = Path(__file__).parent.parent
 AGENT, PKI, CONTRIBUTING = ROOT / "docs/agent.md", ROOT / "docs/pki.md", ROOT / "CONTRIBUTING.md"
+TROUBLESHOOTING = ROOT / "docs/troubleshooting.md"
 DAY = 24 * 3600
 
 
@@ -52,6 +54,21 @@ def test_the_settings_of_the_agent() -> None:
 def test_the_exit_codes() -> None:
     written = {int(code) for row in rows(AGENT, "Commands and exit codes") for code in row[::2]}
     assert written == {int(code) for code in Exit}
+
+
+def codes(section: str) -> set[str]:
+    """The codes in the first column of a section's table. A row can have several codes."""
+    return {code for cells in rows(TROUBLESHOOTING, section) for code in cells[0].split(", ")}
+
+
+def test_the_codes_of_conditions_and_errors() -> None:
+    assert codes("Flags") == agent_codes.flags()
+    assert codes("The TPM") == agent_codes.tpm_errors()
+    assert codes("Refusals of the cloud") == agent_codes.refusals()
+    assert agent_codes.conditions() <= codes("Conditions")
+    assert agent_codes.link_errors() <= codes("Contact with the cloud")
+    written = codes("Conditions") | codes("Contact with the cloud") | codes("The disk") | codes("Commands")
+    assert written == agent_codes.conditions() | agent_codes.link_errors() | agent_codes.errors()
 
 
 def test_the_findings_of_the_checker() -> None:

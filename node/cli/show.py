@@ -86,7 +86,7 @@ def human_status(document: dict[str, Any]) -> str:
         rows.append(("offline bound", document["offline_bound_at"]))
     rows += [("damaged", text) for text in document["damaged"]]
     for condition in document.get("conditions", ()):  # an older agent has none
-        rows.append(("problem", f"{condition['text']} (since {condition['since']})"))
+        rows.append(("problem", f"{condition['text']} ({condition['code']}, since {condition['since']})"))
         rows += [("", condition["next"])] if condition["next"] else []
     return f"{human_license(document['license'])}\n{_lines(rows)}\n\n{shown(document['limits'])}"
 

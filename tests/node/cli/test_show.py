@@ -80,10 +80,10 @@ def test_a_status_shows_conditions_with_their_next_step() -> None:
     one = {"code": "disk_full", "text": "no space is left", "next": "Free some.", "since": since}
     two = {"code": "tls_failed", "text": "cannot verify the server", "next": "", "since": since}
     shown = rows(human_status(STATUS | {"conditions": [one, two]}))
-    begin = shown.index(("problem", f"no space is left (since {since})"))
+    begin = shown.index(("problem", f"no space is left (disk_full, since {since})"))
     assert shown[begin + 1 : begin + 3] == [
         ("", "Free some."),
-        ("problem", f"cannot verify the server (since {since})"),
+        ("problem", f"cannot verify the server (tls_failed, since {since})"),
     ]
 
 
