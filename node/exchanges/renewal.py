@@ -9,13 +9,14 @@ stored until the cloud's answer has verified; the stored certificate then decide
 """
 
 import logging
+from contextlib import suppress
 from functools import partial
 
 from node.clock import Clock
 from node.config import AGENT_VERSION
 from node.disk.identity import PendingRenewal
 from node.disk.thread import DISK_SECONDS_MAX, on_disk
-from node.errors import StateDamaged
+from node.errors import NodeError, StateDamaged, StateUnsafe
 from node.exchanges import challenge
 from node.exchanges.session import Credentials, SessionRefused, fresh_nonce
 from node.hwbind import keys, presence
@@ -106,14 +107,15 @@ class DeviceRenewal:
         await self._finish(licence, pending)
 
     def _pending(self, licence: Licence) -> PendingRenewal | None:
-        """The stored renewal of this generation, or None. A damaged one, or one of another generation, is removed.
+        """The stored renewal of this generation, or None.
 
-        Nothing is lost with it: the renewal starts again.
+        A damaged renewal, a renewal that other users could write, and a renewal of another generation are removed.
+        Nothing is lost: the renewal starts again.
         """
         identities = self._state.identities
         try:
             pending = identities.load_renewal()
-        except StateDamaged as damage:
+        except (StateDamaged, StateUnsafe) as damage:
             log.warning("%s; the renewal starts again", damage.text)
         else:
             if pending is None or pending.generation == licence.identity.generation:
@@ -129,8 +131,9 @@ class DeviceRenewal:
                 with fault_point("node.renewal.prove"):
                     answer = await service.prove_renewal(pending.renewal, pending.proof)
         except api.CloudRefused as refusal:
-            # After any refusal this proof can succeed no more.
-            await self._clear()
+            # After any refusal this proof can succeed no more. A fault of the disk must not hide the signed statement.
+            with suppress(NodeError):
+                await self._clear()
             if refusal.problem.statement:
                 raise SessionRefused(refusal, json_decode(pending.proof, ProveRenewal).answer_nonce) from refusal
             raise

@@ -113,7 +113,8 @@ class Saver:
         try:
             return await on_disk(write, seconds_max=WRITE_SECONDS_MAX)
         except DiskSilent as error:
-            return dict.fromkeys(self.store.records(waiting.accepted.statement), error)
+            left = self.store.to_write(waiting.accepted) if waiting.left is None else waiting.left
+            return dict.fromkeys(left, error)
 
     async def _do(self, generation: int, work: Callable[[], None]) -> NodeError | None:
         """Do the work after a statement, unless the statement has no record yet. Returns its error."""

@@ -181,6 +181,11 @@ class LicenceStore:
         paths = (self.statement_path(generation), self.copy_path(generation))
         return (self.tombstone_path(generation), *paths) if isinstance(verified.statement, Revocation) else paths
 
+    def to_write(self, accepted: Accept) -> tuple[Path, ...]:
+        """The paths that `record` writes or renames: the records, and the doubtful tombstone that the statement settles."""
+        aside = (self.tombstone_path(accepted.statement.statement.generation),) if accepted.settles else ()
+        return tuple(dict.fromkeys((*self.records(accepted.statement), *aside)))
+
     def record(self, accepted: Accept, at: datetime, only: Collection[Path] | None = None) -> dict[Path, StateError]:
         """Store an accepted statement in its records. Repeating it is harmless.
 
@@ -189,9 +194,8 @@ class LicenceStore:
         """
         verified = accepted.statement
         records = self.records(verified)
-        aside = (self.tombstone_path(verified.statement.generation),) if accepted.settles else ()
         failed: dict[Path, StateError] = {}
-        for path in dict.fromkeys((*records, *aside)) if only is None else only:
+        for path in self.to_write(accepted) if only is None else only:
             try:
                 self._write(path, verified, at)
             except StateError as error:

@@ -266,6 +266,34 @@ async def test_a_renewal_of_another_generation_or_a_torn_one_is_removed(
     assert state.identities.load_renewal() is None
 
 
+async def test_a_renewal_that_other_users_could_write_is_removed_and_starts_again(
+    state: State, licence: Licence, renewal: DeviceRenewal, tpm: Tpm, fabric: Fabric
+) -> None:
+    before = licence.identity
+    answers = _by_prefix(fabric, always(503))
+    with pytest.raises(api.CloudUnreachable):
+        await renewal.with_evidence(licence)
+    (state.directory / "renewal.json").chmod(0o666)
+    answers.clear()
+    await renewal.with_evidence(licence)
+    assert stored(state).chain != before.chain
+    assert state.identities.load_renewal() is None
+
+
+async def test_a_disk_that_refuses_to_remove_the_proof_hides_no_signed_statement(
+    state: State, licence: Licence, renewal: DeviceRenewal, tpm: Tpm, fabric: Fabric
+) -> None:
+    def hook(made: str, path: str) -> None:
+        if made == "unlink" and path.endswith("/renewal.json"):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    fabric.revoke("superseded")
+    with calls.hooked(hook), pytest.raises(SessionRefused) as refusal:
+        await renewal.with_evidence(licence)
+    licence.apply(refusal.value.answer, refusal.value.answer_nonce)
+    assert licence.revoked
+
+
 async def test_a_challenge_with_a_false_id_is_silence(
     state: State, licence: Licence, renewal: DeviceRenewal, tpm: Tpm, fabric: Fabric
 ) -> None:

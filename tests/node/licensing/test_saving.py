@@ -12,6 +12,7 @@ import trio.testing
 
 from node.clock import utc_now
 from node.conditions import Conditions
+from node.disk.thread import DiskSilent
 from node.errors import DiskFull, StateUnwritable
 from node.licensing import saving
 from node.licensing.acceptance import Accept
@@ -188,3 +189,22 @@ async def test_a_frozen_disk_holds_up_neither_the_loop_nor_the_end(
         monkeypatch.setattr(saving, name, 20)
     await saver.finish()
     assert saver.store.load(HOLDER, RING).statement == LEASE
+
+
+async def test_a_doubtful_tombstone_is_renamed_also_after_the_disk_was_silent(
+    saver: Saver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = saver.store.tombstone_path(1)
+    path.parent.mkdir(parents=True, mode=0o700)
+    path.write_bytes(b"torn")
+
+    async def silent(_: Callable[[], object], *, seconds_max: float) -> object:
+        raise DiskSilent(seconds_max)
+
+    saver.put(Accept(LEASE, settles=True), T0)
+    with monkeypatch.context() as patched:
+        patched.setattr(saving, "on_disk", silent)
+        assert isinstance(await saver.flush(), DiskSilent)
+    assert await saver.flush() is None
+    assert not path.exists()
+    assert saver.store.load(HOLDER, RING).damaged == ()
