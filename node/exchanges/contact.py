@@ -292,13 +292,27 @@ class Contact:
     async def _open_session(self) -> bool:
         """Open a session, and apply the statement in its answer. Returns True if the statement is fresh."""
         trusted, licence = self._trust.value, self._licence
-        opened = await open_session(trusted, licence.identity, self._tpm, self._clock, licence.presented)
-        await self.connection.replace(opened.credentials, trusted)
+        opened = await open_session(trusted, licence.identity, self._tpm, self._clock, licence.presented, self._hear)
+        try:
+            await self.connection.replace(opened.credentials, trusted)
+        except CertificateRejected:
+            self._hear(opened.current, opened.answer_nonce)
+            raise
         # A generation that is not confirmed has no statement yet.
         if not opened.current.statement or not licence.apply(opened.current, opened.answer_nonce).fresh:
             return False
         self.connection.cursor = opened.cursor
         return True
+
+    def _hear(self, answer: StatementAnswer, nonce: str) -> None:
+        """Apply the statement of an answer whose session certificate cannot be used. The contact fails in any case.
+
+        The certificate of a session lives for hours, so a clock that is wrong by a day rejects every one of them. The
+        node must hear of its suspension, and of its new lease, all the same.
+        """
+        if answer.statement:
+            with suppress(NodeError):
+                self._licence.apply(answer, nonce)
 
     async def _fetch_statement(self) -> None:
         fabric = self.connection.fabric

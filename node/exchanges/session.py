@@ -5,6 +5,7 @@ only. This module checks the certificate. The statement is returned unverified; 
 """
 
 import secrets
+from collections.abc import Callable
 from datetime import datetime
 
 import msgspec
@@ -17,7 +18,7 @@ from node.hwbind.reading import components_in_time
 from node.hwbind.tpm import Esys, Tpm
 from node.link import api
 from node.link.causes import wrong_clock
-from node.link.certificates import EKU_SESSION, CertificateOutOfTime, check_chain, usable_chain
+from node.link.certificates import EKU_SESSION, CertificateOutOfTime, CertificateRejected, check_chain, usable_chain
 from node.link.transport import SessionKey
 from node.trust.published import TrustSet
 from protocol.encoding import b64url_encode, sha256_hex
@@ -99,11 +100,19 @@ async def _proof(
     return envelope.assemble(signed, signature)
 
 
-async def open_session(trust: TrustSet, identity: Identity, tpm: Tpm, clock: Clock, presented: str) -> OpenedSession:
+async def open_session(
+    trust: TrustSet,
+    identity: Identity,
+    tpm: Tpm,
+    clock: Clock,
+    presented: str,
+    hear: Callable[[StatementAnswer, str], None] = lambda _statement, _nonce: None,
+) -> OpenedSession:
     """Make a proof, send it, and check the session certificate in the answer.
 
     `presented` is the token of the node's last stored statement, or "". The proof carries the node's fingerprint, the
-    version of its trust, and development mode if the agent runs in it.
+    version of its trust, and development mode if the agent runs in it. `hear` gets the statement of an answer whose
+    certificate is rejected, and the nonce of its freshness. The statement has its own signature, so it still counts.
 
     Raises SessionRefused, CloudUnreachable, ServerUnproven, CertificateRejected, TpmError.
     """
@@ -139,7 +148,10 @@ async def open_session(trust: TrustSet, identity: Identity, tpm: Tpm, clock: Clo
             public_key=session_key.public_key,
             now=clock(),
         )
-    except CertificateOutOfTime as error:
+    except CertificateRejected as error:
+        hear(answer.current, answer_nonce)
+        if not isinstance(error, CertificateOutOfTime):
+            raise
         raise error if service.clock_error is None else error.measured(wrong_clock(service.clock_error)) from None
     credentials = Credentials(
         session_key, usable_chain(answer.certificate_chain), leaf.not_valid_before_utc, leaf.not_valid_after_utc

@@ -113,6 +113,33 @@ async def test_a_clock_that_differs_from_the_clouds_is_a_condition_until_it_is_s
     assert reported() == []
 
 
+@pytest.mark.parametrize("days", [-2, 2])
+async def test_a_clock_that_rejects_every_session_certificate_hides_no_statement(
+    contact: Contact, fabric: Fabric, monkeypatch: pytest.MonkeyPatch, days: int
+) -> None:
+    monkeypatch.setattr(contact, "_clock", lambda: utc_now() + days * DAY)
+    fabric.say(fabric.suspension())
+    assert not await contact.attempt()
+    assert contact.licence.verdict().state == "suspended"
+    fabric.say(fabric.lease())
+    assert not await contact.attempt()
+    assert contact.licence.verdict().state == "active"
+    assert contact.last_failure is not None
+    assert contact.last_failure.code == "clock_wrong"
+
+
+async def test_a_session_that_cannot_be_used_hides_no_statement(
+    contact: Contact, fabric: Fabric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: object) -> None:
+        raise CertificateRejected(1, "OpenSSL refuses it")
+
+    monkeypatch.setattr(contact.connection, "replace", refuse)
+    fabric.say(fabric.suspension())
+    assert not await contact.attempt()
+    assert contact.licence.verdict().state == "suspended"
+
+
 @pytest.mark.parametrize("freshness", ["none", "for another nonce"])
 async def test_a_session_whose_statement_is_not_fresh_asks_for_it(
     contact: Contact, fabric: Fabric, freshness: str
