@@ -221,7 +221,10 @@ def _template(ek_type: EkType, store: Store) -> tuple[TPMT_PUBLIC, str]:
         except TpmIntegrity:
             origin = f"default; the one at {default.template_index:#010x} cannot be read"
         else:
-            area, origin = given, f"from {default.template_index:#010x}"
+            if given.type == area.type:
+                area, origin = given, f"from {default.template_index:#010x}"
+            else:
+                origin = f"default; the one at {default.template_index:#010x} is for another kind of key"
     nonce = store.content(default.nonce_index)
     size = _NONCE_SIZES.get(ek_type, 0)
     if nonce and len(nonce) <= size:

@@ -74,7 +74,10 @@ def _read(esys: ESAPI, index: int, handle: ESYS_TR, attributes: int, size: int) 
             content = b""
             while len(content) < size:
                 count = min(_CHUNK_BYTES, size - len(content))
-                content += bytes(esys.nv_read(handle, count, len(content), auth_handle=authority))
+                piece = bytes(esys.nv_read(handle, count, len(content), auth_handle=authority))
+                if not piece:  # otherwise the read would never end
+                    return NvContent(index, None, f"the TPM returns {len(content)} of its {size} bytes")
+                content += piece
             return NvContent(index, content)
         except TSS2_Exception as error:
             note = _note(error)

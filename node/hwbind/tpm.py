@@ -10,9 +10,10 @@
   after its end, and must return values.
 - Every fault of the TPM or its connection is raised as a `TpmError` (`faults.py`).
 - The passwords of the owner and endorsement hierarchies come from the caller, and are read again for each work. When
-  the TPM refuses a password, the port does the work again with the empty password, which a cleared TPM has. The port
-  does not send the refused password again until it changes. These two hierarchies have no dictionary-attack protection
-  (TPM 2.0 Library Part 1, 19.8.2), so a wrong password locks nothing.
+  the TPM refuses a password, the port does the work again with the empty password, which a cleared TPM has. When the
+  TPM refuses the empty password later, the port tries the configured one again: an administrator can write the file
+  before setting the password of the TPM. These two hierarchies have no dictionary-attack protection (TPM 2.0 Library
+  Part 1, 19.8.2), so a wrong password locks nothing.
 
 Timings of real chips: 0.2-0.6 s for a signature, tens of seconds to make an RSA key.
 """
@@ -337,7 +338,8 @@ class Tpm:
         """Do `close` in a worker thread, because `close` waits for the running work."""
         await trio.to_thread.run_sync(self.close, abandon_on_cancel=True, limiter=self._limiter)
 
-    def _attempt(self, work: Callable[[ESAPI], T]) -> T:
+    def _attempt(self, work: Callable[[ESAPI], T], switched: frozenset[Hierarchy] = frozenset()) -> T:
+        """Do `work` once. A refused password of a hierarchy that is not in `switched` is switched, and work repeated."""
         context, tcti = self._open()
         given = self._authorise(context)
         try:
@@ -349,8 +351,9 @@ class Tpm:
                 tcti.dead = True
                 raise _ConnectionLost(code_of(error)) from error
             fault = classify(error, tcti.refused(error))
-            if isinstance(fault, TpmHierarchyPassword) and self._refuse(fault.hierarchy, given):
-                return self._attempt(work)
+            refused = fault.hierarchy if isinstance(fault, TpmHierarchyPassword) else ""
+            if refused not in switched and self._switch(refused, given):
+                return self._attempt(work, switched | {refused})
             raise _explained(fault, context, given) from error
         finally:
             if tcti.dead:
@@ -364,12 +367,15 @@ class Tpm:
             context.tr_set_auth(handle, b"" if self._refused.get(hierarchy) == value else value)
         return given
 
-    def _refuse(self, hierarchy: Hierarchy, given: Mapping[Hierarchy, Password]) -> bool:
-        """Record that the TPM refused a password. Returns False if the refused password was the empty one."""
+    def _switch(self, hierarchy: Hierarchy, given: Mapping[Hierarchy, Password]) -> bool:
+        """Use the empty password instead of the configured one, or the other way round. False if none is configured."""
         value = given[hierarchy].value if hierarchy in given else b""
-        if not value or self._refused.get(hierarchy) == value:
+        if not value:
             return False
-        self._refused[hierarchy] = value
+        if self._refused.get(hierarchy) == value:
+            del self._refused[hierarchy]
+        else:
+            self._refused[hierarchy] = value
         return True
 
     def _open(self) -> tuple[ESAPI, _BoundedTcti]:

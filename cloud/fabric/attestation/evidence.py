@@ -106,13 +106,16 @@ def make_challenge(chip: Chip, ak_public: bytes, secret: bytes) -> tuple[bytes, 
     """Encrypt `secret` (32 bytes) to the chip's checked EK and this AK (`TPM2_MakeCredential`). Steps 13 to 15.
 
     Returns `TPM2B_ID_OBJECT` and `TPM2B_ENCRYPTED_SECRET`, marshalled. The library draws the seed itself, so two
-    challenges with the same secret differ. Raises EvidenceRefused.
+    challenges with the same secret differ. Raises EvidenceRefused, also for an EK whose numbers are no key (step 4).
     """
     if len(secret) != SECRET_BYTES:
         raise ValueError(f"a challenge's secret has {SECRET_BYTES} bytes")
     _check_ak(ak_public)
     ek_public, _ = TPMT_PUBLIC.unmarshal(chip.ek_public)
-    blob, encrypted = make_credential(ek_public, secret, object_name(ak_public))
+    try:
+        blob, encrypted = make_credential(ek_public, secret, object_name(ak_public))
+    except ValueError as error:  # no certificate vouches for this key, so its numbers can be anything
+        raise EvidenceRefused(4, "evidence_refused", "the EK is not a key that can encrypt") from error
     return bytes(blob.marshal()), bytes(encrypted.marshal())
 
 

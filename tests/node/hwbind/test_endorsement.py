@@ -103,6 +103,7 @@ def test_a_nonce_and_a_template_in_the_chip_make_its_key(tpm: Tpm) -> None:
         {P256.nonce_index: b"n" * 20, P256.template_index: P256.head + P256.asked_unique},
         {P256.nonce_index: b"n" * 33},
         {P256.template_index: b"\0" * 20},
+        {P256.template_index: RSA.head + RSA.asked_unique},
     ):
         with memory(tpm, contents):
             found.append(tpm.call(lambda esys: endorsement.read_endorsement(esys, "ecc_p256")))
@@ -111,12 +112,22 @@ def test_a_nonce_and_a_template_in_the_chip_make_its_key(tpm: Tpm) -> None:
         "from 0x01c0000c, with the nonce at 0x01c0000b",
         "default",
         "default; the one at 0x01c0000c cannot be read",
+        "default; the one at 0x01c0000c is for another kind of key",
     ]
-    assert found[0].public == found[1].public != plain.public == found[2].public == found[3].public
+    assert found[0].public == found[1].public != plain.public
+    assert {each.public for each in found[2:]} == {plain.public}
     ak = tpm.call(keys.create_ak)
     with memory(tpm, {P256.nonce_index: b"n" * 20}):
         blob, secret = challenge(found[0].public, ak.name)
         assert tpm.call(lambda esys: endorsement.activate_credential(esys, ak, blob, secret, found[0].name)) == SECRET
+
+
+def test_a_template_of_another_kind_of_key_beside_a_nonce_is_not_used(tpm: Tpm) -> None:
+    """The nonce of an RSA key has no room in an ECC template."""
+    assert RSA.nonce_index is not None
+    with memory(tpm, {RSA.template_index: P256.head + P256.asked_unique, RSA.nonce_index: b"n" * 256}):
+        found = tpm.call(endorsement.read_endorsement)
+    assert found.template == ("default; the one at 0x01c00004 is for another kind of key, with the nonce at 0x01c00003")
 
 
 def test_an_index_that_cannot_be_read_is_no_certificate(tpm: Tpm) -> None:

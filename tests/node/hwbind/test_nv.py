@@ -73,3 +73,24 @@ def test_a_lost_connection_ends_the_read(tpm: Tpm) -> None:
 
     with pytest.raises(errors.TpmAbsent):
         tpm.call(lost)
+
+
+def test_a_read_ends_although_the_tpm_returns_no_bytes(tpm: Tpm) -> None:
+    class Short:
+        """A TPM that returns half of an index, and then nothing."""
+
+        def __init__(self, esys: ESAPI) -> None:
+            self._esys = esys
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._esys, name)
+
+        def nv_read(self, handle: object, count: int, offset: int, auth_handle: object) -> bytes:
+            return b"c" * (20 - offset)
+
+    tpm.call(lambda esys: chip_memory.write(esys, INDEX, b"c" * 40))
+    try:
+        found = tpm.call(lambda esys: nv.read_index(Short(esys), INDEX))
+    finally:
+        tpm.call(lambda esys: chip_memory.remove(esys, INDEX))
+    assert (found.content, found.note) == (None, "the TPM returns 20 of its 40 bytes")

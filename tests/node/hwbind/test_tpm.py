@@ -247,7 +247,7 @@ def owned(chip: SoftTpm) -> Iterator[SoftTpm]:
     chip.clear()
 
 
-def test_a_wrong_password_is_tried_once_and_a_changed_one_again(owned: SoftTpm) -> None:
+def test_a_wrong_password_is_tried_once_a_use_and_a_changed_one_again(owned: SoftTpm) -> None:
     configured = Configured()
     port = Tpm(owned.tcti, passwords=configured)
     tries: list[bytes] = []
@@ -261,7 +261,7 @@ def test_a_wrong_password_is_tried_once_and_a_changed_one_again(owned: SoftTpm) 
         port.call(work)
     assert "tpm_owner_auth" in none.value.advice
     configured.write("owner", b"wrong")
-    for runs in (3, 4):  # the first time with the password and then without it; the second time without it only
+    for runs in (3, 5):  # each time once with the password and once without it
         with pytest.raises(
             errors.TpmHierarchyPassword, match="refuses the password in /run/credentials/owner"
         ) as wrong:
@@ -282,6 +282,19 @@ def test_a_cleared_chip_works_with_the_password_it_had(owned: SoftTpm) -> None:
     owned.clear()
     assert port.call(keys.create_node_key).private
     port.close()
+
+
+def test_a_password_that_is_configured_before_the_tpm_has_it_is_used_later(chip: SoftTpm) -> None:
+    configured = Configured()
+    configured.write("owner", b"right")
+    port = Tpm(chip.tcti, passwords=configured)
+    assert port.call(keys.create_node_key).private
+    chip.administer("tpm2_changeauth", "-c", "owner", "right")
+    try:
+        assert port.call(keys.create_node_key).private
+    finally:
+        port.close()
+        chip.clear()
 
 
 def test_a_password_file_that_cannot_be_read_is_named(owned: SoftTpm) -> None:

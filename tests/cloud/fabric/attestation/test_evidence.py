@@ -39,6 +39,7 @@ from node.hwbind import evidence as node_evidence
 from node.hwbind.errors import TpmFailed, TpmIntegrity
 from node.hwbind.keys import WrappedKey
 from node.hwbind.tpm import Tpm
+from protocol.endorsement import TEMPLATES
 from protocol.evidence import EndorsementEvidence, KeyEvidence, qualifying_data
 from protocol.ids import ActivationId
 from protocol.limits import CSR_BYTES_MAX
@@ -212,6 +213,17 @@ def verify(proof: Proof) -> bytes:
 
 def test_a_right_proof() -> None:
     assert verify(PaperChip().prove()) == spki(p256("node").public_key())
+
+
+@pytest.mark.parametrize("modulus", [0, 1, 3, 2**2047, 2**2048 - 2])
+def test_no_challenge_is_made_to_numbers_that_are_no_key(modulus: int) -> None:
+    """No certificate vouches for the EK at the tier `tpm`, so the caller chooses the modulus."""
+    public = TEMPLATES["rsa2048"].public(modulus)
+    trust = TenantTrust(roots=(), allowed_ek_names=frozenset(), tiers=frozenset({"tpm"}))
+    found = check_chip(EndorsementEvidence(ek_public=public, ak_public=b""), trust, utc_now())
+    with pytest.raises(EvidenceRefused, match="not a key") as refused:
+        make_challenge(found, PaperChip().prove().ak_public, SECRET)
+    assert (refused.value.step, refused.value.code) == (4, "evidence_refused")
 
 
 @pytest.mark.parametrize("mutation", REFUSED)
