@@ -20,6 +20,7 @@ import trio
 from node.clock import Clock, asleep_seconds, utc_now
 from node.config import Config
 from node.disk.boot import BootRecord
+from node.disk.thread import DISK_SECONDS_MAX
 from node.errors import NodeError
 from node.exchanges import schedule
 from node.exchanges.contact import Contact
@@ -243,6 +244,8 @@ class Agent:
                         # The stored evidence decides, and the agent goes on.
                         self._errors.report("settling", error)
                     outcome = self._refusal_to_start() or True
+                    if isinstance(outcome, Revoked) and not announced:
+                        await run_once("storing", self._store_revocation, self._errors)
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(settle)
@@ -255,6 +258,11 @@ class Agent:
         if isinstance(outcome, TpmError):
             self._hardware.report_fault(outcome)
         return True
+
+    async def _store_revocation(self) -> None:
+        """Have the revocation stored before the process ends, also by a slow disk. The next start may be offline."""
+        with trio.move_on_after(DISK_SECONDS_MAX):
+            await self._saver.flush()
 
     def _refusal_to_start(self) -> Revoked | None:
         """The error of a start whose generation is revoked or superseded; otherwise None."""

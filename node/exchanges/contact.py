@@ -49,6 +49,9 @@ FAILURES_PER_SESSION = 3
 """After this many failures in a row the next contact opens another session, because the cloud may no longer accept the
 present one."""
 
+RENEWAL_FAILED = "device_renewal_failed"
+"""Code of the condition that the last renewal of the device certificate failed."""
+
 
 @contextmanager
 def errand(conditions: Conditions, code: str, *, raises: bool = False) -> Iterator[None]:
@@ -149,11 +152,11 @@ class Contact:
         """Get a new device certificate: over the session, or with `rekey` for a new key, by fresh evidence.
 
         The next contact opens a session with the new certificate. A failure is also reported as the condition
-        `device_renewal_failed`, until a renewal succeeds. Raises NodeError, TpmError.
+        RENEWAL_FAILED, until the certificate is renewed in any way. Raises NodeError, TpmError.
         """
         async with self._one_at_a_time:
             try:
-                with errand(self.conditions, "device_renewal_failed", raises=True):
+                with errand(self.conditions, RENEWAL_FAILED, raises=True):
                     if rekey:
                         await self._renewal.with_evidence(self._licence, rekey=True)
                     else:
@@ -188,6 +191,7 @@ class Contact:
             log.warning("the device certificate opens no session any more; renewing it with fresh evidence")
             try:
                 await self._renewal.with_evidence(self._licence)
+                self.conditions.clear(RENEWAL_FAILED)
             except api.CloudRefused as again:
                 # The first refusal names the cause. The refusal of a renewal does not say which part it refuses.
                 log.warning("cannot renew the device certificate: %s", again.text)
@@ -209,7 +213,8 @@ class Contact:
         with errand(self.conditions, "renewal_interrupted"):
             # The present certificate may still open a session. If it does not, the next step fails.
             try:
-                await self._renewal.resume(self._licence)
+                if await self._renewal.resume(self._licence):
+                    self.conditions.clear(RENEWAL_FAILED)
             except SessionRefused as caught:
                 refused = caught
         if refused is not None:
@@ -257,6 +262,7 @@ class Contact:
     async def _put_in_force(self, licence: Licence) -> None:
         # In this order: if it is cancelled between the two, the agent must not continue with the closed generation.
         self._licence = licence
+        self.conditions.clear(RENEWAL_FAILED)  # The new generation has a new certificate.
         await self.connection.close()
 
     def _newer(self) -> Licence | Identity | None:

@@ -20,6 +20,7 @@ from node.exits import Exit
 from node.hwbind import keys
 from node.hwbind.errors import TpmAbsent, TpmError, TpmFailed, TpmPermission
 from node.hwbind.tpm import Tpm
+from node.licensing import saving
 from node.link.api import CloudUnreachable
 from node.local.client import request
 from node.state import State
@@ -138,6 +139,16 @@ async def test_revoked_it_does_not_start_again_with_or_without_the_cloud(
         await Agent.load(config, state, tpm).run()
     assert len(fabric.requests) == asked
     assert not config.socket.exists()
+
+
+async def test_a_slow_disk_has_the_revocation_before_a_refused_start_ends(
+    agent: Agent, fabric: Fabric, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(saving, "FINISH_SECONDS_MAX", 0.0)
+    fabric.revoke()
+    with pytest.raises(Revoked):
+        await agent.run()
+    assert load_licence(State(config.state_dir)).revoked
 
 
 async def test_superseded_it_says_how_to_come_back(agent: Agent, fabric: Fabric) -> None:

@@ -322,9 +322,11 @@ async def test_a_certificate_that_opens_no_session_is_renewed_with_evidence(
 ) -> None:
     before = contact.licence.identity
     fabric.taken = set()
+    contact.conditions.report("device_renewal_failed", "an earlier renewal failed")
     await contact.attempt()
     assert contact.last_contact_at is not None
     assert contact.licence.identity.chain[0] in fabric.taken
+    assert contact.conditions.current() == ()
     assert contact.licence.identity.node_key == before.node_key
     assert contact.licence.verdict().gate_open
 
