@@ -25,7 +25,7 @@ class Block(msgspec.Struct, frozen=True):
 
 def text_of(raw: bytes) -> str:
     """The text of a file of certificates. A file with one certificate in DER becomes one PEM block."""
-    if raw[:1] == b"\x30":
+    if raw[:1] == b"\x30" and _BEGIN.encode() not in raw:  # the byte is also the digit 0, with which a text can begin
         body = "\n".join(textwrap.wrap(base64.b64encode(raw).decode(), 64))
         return f"-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n"
     return raw.decode("utf-8", "replace")

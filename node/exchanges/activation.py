@@ -286,8 +286,7 @@ class _Activation:
         self._say("proving that the key is in this TPM")
         try:
             async with api.connect(trusted.bundle, trusted.urls, "fabric") as service:
-                with fault_point("node.activation.prove"):
-                    answer = await service.prove_activation(pending.activation, pending.proof)
+                answer = await self._send_proof(service, pending)
         except api.CloudRefused:
             # After any refusal this proof can succeed no more.
             with suppress(StateError):
@@ -320,6 +319,19 @@ class _Activation:
             await self._staged.keep()
         identities.save_generation(identity)
         return identity
+
+    async def _send_proof(self, service: api.Service, pending: PendingActivation) -> Activated:
+        """Send the stored proof. A cloud of an earlier release refuses `held_generation`, and gets it without."""
+        with fault_point("node.activation.prove"):
+            try:
+                return await service.prove_activation(pending.activation, pending.proof)
+            except api.CloudRefused as refusal:
+                proof = json_decode(pending.proof, ProveActivation)
+                if refusal.code != "invalid" or proof.held_generation is msgspec.UNSET:
+                    raise
+                plain = json_encode(msgspec.structs.replace(proof, held_generation=msgspec.UNSET))
+                self._state.identities.save_activation(msgspec.structs.replace(pending, proof=plain))
+                return await service.prove_activation(pending.activation, plain)
 
     def _check_generation(self, answer: Activated) -> None:
         """Check that the new generation is above the present one. Raises OtherNode, NotAbove, StateError."""

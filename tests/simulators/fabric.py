@@ -201,6 +201,8 @@ class Fabric:
         self.statement = ""
         self.numbers_above = True
         """Whether an activation's generation is above the one that the machine holds."""
+        self.knows_held_generation = True
+        """Whether a proof may have the field `held_generation`. A cloud of an earlier release refuses the field."""
         self.held_generations: list[int | msgspec.UnsetType] = []
         """The generations that the proofs of activations have reported as held."""
         self.trust_versions: list[int | msgspec.UnsetType] = []
@@ -557,6 +559,8 @@ class Fabric:
             return problem("activation_closed")
         if request.body not in exchange.answers:
             proof = json_decode(request.body, ProveActivation)
+            if proof.held_generation is not msgspec.UNSET and not self.knows_held_generation:
+                return problem("invalid")
             if proof.secret != exchange.secret:
                 return problem("challenge_failed")
             self.held_generations.append(proof.held_generation)

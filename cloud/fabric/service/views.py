@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TypeVar
 
+from cryptography import x509
+
 from cloud.fabric import schemas
 from cloud.fabric.attestation.ek_roots import TrustError, read_ca
 from cloud.fabric.errors import Invalid
@@ -19,7 +21,7 @@ from cloud.fabric.store.rows import (
 )
 from cloud.fabric.tuf.current_trust import RenewalOrder
 from protocol.encoding import EncodingError, b64url_decode, b64url_encode
-from protocol.maker_certificates import read_certificate
+from protocol.maker_certificates import CertificateUnreadable, read_certificate
 
 PAGE_ITEMS_DEFAULT = 50
 PAGE_ITEMS_MAX = 200
@@ -65,8 +67,19 @@ def ek_root(row: EkRootRow) -> schemas.EkRoot:
     try:
         certificate = read_ca(row.certificate)
     except TrustError:  # stored by a release with other rules
-        certificate = read_certificate(row.certificate)
+        return _unusable_root(row)
     return schemas.EkRoot(row.sha256, certificate.subject_text, row.ek_type, certificate.ends, row.added_at)
+
+
+def _unusable_root(row: EkRootRow) -> schemas.EkRoot:
+    """A CA certificate that an earlier release stored, and this one does not use. It can have a key of another kind."""
+    try:
+        certificate = read_certificate(row.certificate)
+        subject, ends = certificate.subject_text, certificate.ends
+    except CertificateUnreadable:
+        other = x509.load_der_x509_certificate(row.certificate)
+        subject, ends = other.subject.rfc4514_string(), other.not_valid_after_utc
+    return schemas.EkRoot(row.sha256, subject, row.ek_type, ends, row.added_at)
 
 
 def ek_allowed(row: EkAllowedRow) -> schemas.AllowedEk:

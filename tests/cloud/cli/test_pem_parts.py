@@ -20,6 +20,10 @@ def test_a_file_in_der_is_one_certificate() -> None:
     assert found.roots == (maker().root.der,)
 
 
+def test_a_text_that_begins_with_a_digit_is_no_der() -> None:
+    assert list(blocks(text_of(f"0 s:CN = Maker\n{ROOT}".encode()))) == [Block(2, ROOT)]
+
+
 def test_a_part_fits_a_request() -> None:
     found = [Block(1, "x" * 1500)] * 100
     sent = list(parts(iter(found)))

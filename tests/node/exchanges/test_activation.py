@@ -296,6 +296,15 @@ async def test_a_proof_names_the_highest_generation_that_the_directory_holds(
     assert fabric.held_generations == [msgspec.UNSET, 7]
 
 
+async def test_a_cloud_of_an_earlier_release_gets_the_proof_without_the_held_generation(
+    state: State, tpm: Tpm, file: Path, fabric: Fabric
+) -> None:
+    await run(state, tpm, file)
+    fabric.knows_held_generation = False
+    assert (await run(state, tpm, file)).identity.generation == 2
+    assert fabric.held_generations == [msgspec.UNSET, msgspec.UNSET]
+
+
 async def test_a_generation_that_stays_lower_is_refused(state: State, tpm: Tpm, file: Path, fabric: Fabric) -> None:
     for _ in range(3):
         await run(state, tpm, file)

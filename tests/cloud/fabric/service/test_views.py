@@ -3,9 +3,15 @@
 from datetime import timedelta
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.x509.oid import NameOID
 
 from cloud.fabric.errors import Invalid
 from cloud.fabric.service import views
+from cloud.fabric.store.rows import EkRootRow
+from protocol.ids import TenantId
 from tests.cloud.fabric.store.support import HOUR, NOW, code, generation, node
 
 
@@ -46,3 +52,14 @@ def test_a_node_is_closing_until_the_issuer_knows() -> None:
     assert views.node(node(closed_up_to=1)).closing
     assert not views.node(node(closed_up_to=1, closed_at_issuer=1)).closing
     assert views.generation(generation(seen_at=NOW + HOUR)).seen_at == NOW + timedelta(hours=1)
+
+
+def test_a_root_that_an_earlier_release_stored_is_shown() -> None:
+    """That release took a CA certificate with any key; this one reads RSA keys and keys on curves of NIST."""
+    key = ed25519.Ed25519PrivateKey.generate()
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Old maker")])
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, NOW, NOW + HOUR)
+    certificate = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True).sign(key, None)
+    der = certificate.public_bytes(serialization.Encoding.DER)
+    shown = views.ek_root(EkRootRow("id", TenantId("ten"), "5ec", der, "rsa2048", NOW))
+    assert (shown.subject, shown.not_after) == ("CN=Old maker", certificate.not_valid_after_utc)
