@@ -1,6 +1,6 @@
 """Store: the agent's state directory, its lock and the stores of its parts.
 
-lock                                      held by the one process that owns the state    node.disk.files
+lock                                      held by the one process that owns the state    node.disk.lock
 trust/                                    verified copies of the published trust         node.trust
 identity/, current.json, activation.json, renewal.json
                                           identities of this machine, by generation      node.disk.identity
@@ -54,7 +54,7 @@ PATHS_SHOWN_MAX = 3
 class State:
     """The stores of one state directory. A caller that only reads needs no lock; a caller that writes uses `owned`.
 
-    `conditions` has what is wrong now without stopping the agent. `saver` has the statements that are not stored yet.
+    `conditions` has the faults that do not stop the agent. `saver` has the statements that are not stored yet.
     """
 
     def __init__(self, directory: Path) -> None:

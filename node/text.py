@@ -13,7 +13,7 @@ def shown(text: str, characters_max: int = TEXT_CHARACTERS_MAX) -> str:
     """The text on one line, without control characters, and with at most `characters_max` characters.
 
     Line breaks, ANSI escapes, marks of the writing direction and bytes that are not UTF-8 become `\\xNN`, `\\uNNNN` or
-    `\\UNNNNNNNN`. A longer text loses its middle, and says how long it was: the cause is often at the end.
+    `\\UNNNNNNNN`. The middle of a longer text is replaced by its length, because the cause is often at the end.
     `shown(shown(x))` is `shown(x)`.
     """
     if len(text) <= characters_max and text.isprintable():

@@ -99,7 +99,7 @@ TEMPLATES: dict[EkType, Template] = {
 def name_of(public: bytes) -> bytes:
     """The TPM name of an EK: its hash algorithm, and the hash of `TPMT_PUBLIC` (TPM 2.0 Library Part 1, 16).
 
-    An unknown hash algorithm counts as SHA-256; no template has such a one.
+    An unknown hash algorithm counts as SHA-256. The templates have SHA-256 and SHA-384 only.
     """
     algorithm = public[2:4] if public[2:4] in _HASHES else b"\x00\x0b"
     return algorithm + _HASHES[algorithm](public).digest()

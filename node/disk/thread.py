@@ -37,7 +37,7 @@ class DiskSilent(NodeError):
 async def on_disk(work: Callable[[], T], *, seconds_max: float = math.inf) -> T:
     """Do `work` in a worker thread and return its result, or raise its error. Raises DiskSilent after `seconds_max`.
 
-    The thread's limiter is of the disk alone, so a frozen disk takes no thread from the TPM or the network. On
+    Only disk work uses the limiter of these threads, so a frozen disk takes no thread from the TPM or the network. On
     cancellation, or after `seconds_max`, `on_disk` returns at once, and the work ends by itself: it must be harmless
     when its result is dropped.
     """

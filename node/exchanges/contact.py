@@ -4,8 +4,8 @@
 statement changes the state of the licence; every other outcome counts as silence. Failures of the cloud and the network
 are logged and not raised.
 
-Hearing the cloud comes first. A side errand (the generation that is not confirmed yet, an interrupted renewal) that
-fails is reported as a condition, and the contact goes on. No answer and no local fault ends the agent.
+A contact also continues earlier work: the confirmation of a newer generation, and an interrupted renewal. If this work
+fails, the failure is a condition, and the contact goes on. No answer and no local fault ends the agent.
 
 A node recovers from a long absence by itself. If a server or certificate does not verify, the node refreshes the
 published trust once. If its device certificate opens no session any more, the node renews it with fresh evidence.
@@ -57,7 +57,8 @@ RENEWAL_FAILED = "device_renewal_failed"
 def errand(conditions: Conditions, code: str, *, raises: bool = False) -> Iterator[None]:
     """Report an exception of the block as the condition `code` instead of raising it. A block that ends clears it.
 
-    The text is the exception's, with its code behind. With `raises` the exception is raised as well.
+    The condition's text is the text of the exception, followed by its code in brackets. With `raises` the exception is
+    raised as well.
     """
     try:
         yield
@@ -314,7 +315,7 @@ class Contact:
         """Apply the statement of an answer whose session certificate cannot be used. The contact fails in any case.
 
         The certificate of a session lives for hours, so a clock that is wrong by a day rejects every one of them. The
-        node must hear of its suspension, and of its new lease, all the same.
+        node must still receive its suspension or its new lease.
         """
         if answer.statement:
             with suppress(NodeError):
@@ -333,7 +334,7 @@ class Contact:
     async def _learn_reason(self, refusal: api.CloudRefused) -> bool:
         """Close the session that the cloud refused, and learn the signed reason: from the refusal, or by a new proof.
 
-        A revocation is final and needs no freshness. So the one in the refusal counts, also if the TPM can make no proof.
+        A revocation is final and needs no freshness. So a revocation in the refusal counts, also without a proof.
         """
         await self.connection.close()
         if refusal.code != "generation_closed":

@@ -52,7 +52,7 @@ _NONCE_SIZES: Mapping[EkType, int] = {"rsa2048": 256, "ecc_p256": 32}
 
 
 class Endorsement(msgspec.Struct, frozen=True):
-    """An EK as `TPMT_PUBLIC`, and its certificate in DER; None if the maker stored none that can be taken from NV.
+    """An EK as `TPMT_PUBLIC`, and its certificate in DER; None if NV memory has no readable certificate.
 
     `template` says where the template of the key is from, for people.
     """

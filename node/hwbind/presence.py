@@ -9,7 +9,7 @@ There are two proofs, and the node key signs both of them, so an edited file is 
   A chip makes an EK persistent only together with its private part, and the attribute fixedTPM keeps the private part
   in the chip (TPM 2.0 Library Part 3, 28.5).
 
-What the proofs do not show: the second one trusts the answers of the TPM. A person who controls the machine and puts a
+Limit: the second proof trusts the answers of the TPM. A person who controls the machine and puts a
 program in place of `/dev/tpmrm0` can show any public part. The same person can change the agent.
 
 The functions that take a context run inside `Tpm.call`.
@@ -63,7 +63,7 @@ def signed_in_boot(node_key: WrappedKey, boot_id: str, signature: bytes) -> bool
 def shows_endorsement(tpm: Tpm, node_key: WrappedKey, record: EndorsementRecord) -> bool:
     """Whether the chip shows the recorded EK now. A chip that does not answer shows none. Takes seconds on a slow chip.
 
-    `tpm` is used for one work after the other, because one refusal must not hide another way.
+    Each way is a separate work of `tpm`, because a refusal of the first way must not prevent the second.
     """
     if not _signed(node_key, record.signature, _ENDORSEMENT + record.ek_public):
         return False

@@ -93,8 +93,8 @@ class Licence:
 
     @property
     def presented(self) -> str:
-        """The token of the current statement, or "". The node presents it, so that the cloud numbers its next ones
-        after it."""
+        """The token of the current statement, or "". The node presents it, so that the cloud numbers its next
+        statements after it."""
         held = self._stored.tombstone or self._stored.statement
         return held.token if held is not None else ""
 

@@ -262,7 +262,7 @@ def _tls_reason(error: BaseException) -> str:
 
 
 async def unproven_date(base_url: str) -> str:
-    """The `Date` header of a server that proved nothing, or "". Use it in a text for people, and for nothing else.
+    """The `Date` header of a server that proved nothing, or "". Use it only in a text for people.
 
     The request has no secret: `HEAD /` without a client certificate. Anybody on the way can make up the answer.
     """

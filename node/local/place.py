@@ -141,7 +141,7 @@ def _refuse_another_agent(path: Path) -> None:
 
 
 def secure(path: Path) -> tuple[Weakness, ...]:
-    """Take the right to replace the socket from other users. Returns each way that was or stays open to them.
+    """Take the right to replace the socket from other users. Returns the ways in which they could or can replace it.
 
     Raises SocketUnusable if others may write the socket's directory and the agent cannot change this; OSError.
     """

@@ -1,7 +1,7 @@
 """Adapter: the signals that do not end the agent. The agent itself handles SIGTERM and SIGINT, which stop it.
 
-The default action of most signals ends a process without a word. A stray signal, such as one from a script that sends
-SIGHUP to every daemon, must not stop a machine that may run.
+The default action of most signals ends a process without a log line. A stray signal, such as the SIGHUP of
+a script to every daemon, must not stop a machine that may run.
 """
 
 import logging

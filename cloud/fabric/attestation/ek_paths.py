@@ -34,9 +34,9 @@ class NoPath(Exception):
 def roots_above(
     leaf: MakerCertificate, roots: Sequence[TrustedRoot], sent: Sequence[bytes], now: datetime
 ) -> Iterator[TrustedRoot]:
-    """The roots to which a path from `leaf` verifies, one by one. `sent` (DER) may be anything. `now` is aware UTC.
+    """Yield each root to which a path from `leaf` verifies. `sent` (DER) is not trusted. `now` is aware UTC.
 
-    Raises NoPath after the last root, also when it has returned some.
+    Raises NoPath after the last root, also if it has yielded roots before.
     """
     search = _Search(roots, sent, now)
     yield from search.above(leaf, ())

@@ -1,4 +1,4 @@
-"""Migration: when a superseded generation of a node asked last, and which one."""
+"""Migration: adds to `node` the last superseded generation that asked, and the time at which it asked."""
 
 from piccolo.columns import Integer, Timestamptz
 
