@@ -37,7 +37,7 @@ class WakeChannel:
         heartbeat_seconds: length of a heartbeat slot.
         random: source of the jitter.
         conditions: gets the condition `wake_channel_failed` while the channel fails. It ends with the next answered
-            poll, which can take minutes.
+            poll, which can take minutes, or when the next poll is due and there is no session.
     """
 
     def __init__(
@@ -62,6 +62,9 @@ class WakeChannel:
     async def keep(self, ended: Callable[[], bool]) -> None:
         """Keep a long poll open until `ended` returns True. It can be called again after an unexpected exception."""
         while True:
+            if self._connection.fabric is None:
+                # Without a session no poll can be made. The status then shows why the last contact failed.
+                self._report(None)
             fabric = await self._connection.wait_open()
             if ended():
                 return
@@ -109,5 +112,8 @@ class WakeChannel:
         if error is None:
             self._conditions.clear(FAILED)
         else:
-            text = f"changes of the licence arrive with the heartbeat only: {error.text} [{error.code}]"
+            text = (
+                "changes of the licence arrive with the heartbeat only, because the last long poll failed: "
+                f"{error.text} [{error.code}]"
+            )
             self._conditions.report(FAILED, text, error.next)

@@ -145,6 +145,23 @@ async def test_a_channel_that_fails_is_a_condition_until_it_answers(
     assert conditions.current() == ()
 
 
+async def test_a_channel_without_a_session_is_no_condition(autojump_clock: trio.testing.MockClock) -> None:
+    """The cloud is in reach again and refuses a new session. The refusal of the contact is then the cause."""
+    conditions = Conditions(utc_now)
+    connection, cloud = Connection(), Cloud()
+    cloud.away = True
+    connection._fabric = cast(api.Service, cloud)
+    channel = WakeChannel(connection, lambda: None, Waits(utc_now, lambda: 0.0), HEARTBEAT, Random(1), conditions)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(channel.keep, lambda: False)
+        await trio.sleep(60)
+        assert [condition.code for condition in conditions.current()] == ["wake_channel_failed"]
+        connection._fabric = None
+        await trio.sleep(3 * HEARTBEAT)
+        assert conditions.current() == ()
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_cut_poll_is_no_condition(autojump_clock: trio.testing.MockClock) -> None:
     """A middlebox cuts idle connections. The next poll is shorter."""
     conditions = Conditions(utc_now)
