@@ -85,6 +85,9 @@ class Password(msgspec.Struct, frozen=True):
     source: str
     fault: str = ""
 
+    def __repr__(self) -> str:
+        return f"Password(source={self.source!r}, fault={self.fault!r})"
+
 
 Passwords = Callable[[], Mapping[Hierarchy, Password]]
 """Reads the configured passwords. It never raises. A hierarchy that is missing has the empty password."""

@@ -305,6 +305,10 @@ def test_a_password_file_that_cannot_be_read_is_named(owned: SoftTpm) -> None:
     port.close()
 
 
+def test_a_password_is_in_no_text_about_it() -> None:
+    assert "secret" not in f"{Password(b'secret', '/etc/x')!r} {Password(b'secret', '/etc/x')}"
+
+
 def test_a_lockout_says_when_it_ends(chip: SoftTpm, tpm: Tpm) -> None:
     chip.administer("tpm2_dictionarylockout", "-s", "-n", "1", "-t", "40", "-l", "0")
     chip.administer("tpm2_createprimary", "-C", "o", "-p", "secret", "-c", str(chip.directory / "locked"))
