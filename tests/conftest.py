@@ -8,9 +8,10 @@ shows the count and the reasons. The check changes only the result of a passing 
 """
 
 import gc
+import logging
 import os
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,16 @@ _left_out = pytest.StashKey[list[str]]()
 def anyio_backend() -> str:
     """The event loop of async tests outside tests/node: asyncio, as in every cloud process."""
     return "asyncio"
+
+
+@pytest.fixture
+def restored_logging() -> Iterator[None]:
+    """Restore the root logger after a test of a program that sets it up. Later tests compare what is logged."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.hookimpl(tryfirst=True)

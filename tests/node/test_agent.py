@@ -177,6 +177,7 @@ async def test_without_the_cloud_it_starts_on_its_lease(agent: Agent, fabric: Fa
         assert (agent.contact.failures, agent.contact.last_contact_at) == (1, None)
 
 
+@pytest.mark.slow
 async def test_a_cloud_that_hangs_holds_a_start_up_for_the_settling_time_only(
     config: Config, state: State, tpm: Tpm, fabric: Fabric
 ) -> None:
@@ -274,6 +275,7 @@ async def test_a_start_on_a_bad_tpm(config: Config, state: State, failing: Faili
         assert [condition.code for condition in agent.status().conditions] == [fault.code]
 
 
+@pytest.mark.slow
 async def test_on_another_machine_the_gate_stays_closed(
     config: Config, state: State, machine: Machine, tmp_path: Path
 ) -> None:
@@ -318,6 +320,7 @@ async def assert_pause_between_polls(agent: Agent, fabric: Fabric, pause_seconds
         await until(f"{polls_min} polls", lambda: polls() >= polls_min)
 
 
+@pytest.mark.slow
 async def test_a_wake_channel_that_never_waits_is_not_asked_in_a_loop(agent: Agent, fabric: Fabric) -> None:
     async def at_once(_: Request) -> Reply:
         fabric.cursor += 1
@@ -327,6 +330,7 @@ async def test_a_wake_channel_that_never_waits_is_not_asked_in_a_loop(agent: Age
     await assert_pause_between_polls(agent, fabric, POLL_PAUSE_SECONDS, 3)
 
 
+@pytest.mark.slow
 async def test_a_wake_channel_that_is_refused_is_not_asked_in_a_loop(agent: Agent, fabric: Fabric) -> None:
     fabric.answers[EVENTS] = refused("not_found")
     await assert_pause_between_polls(agent, fabric, schedule.WAKE_RETRY_SECONDS, 1)
@@ -407,6 +411,7 @@ def test_the_keys_are_real(tpm: Tpm, machine: Machine) -> None:
     assert tpm.call(lambda esys: keys.sign(esys, machine.node_key, b"x"))
 
 
+@pytest.mark.slow
 async def test_an_order_of_the_lease_renews_once(agent: Agent, fabric: Fabric, refreshes: Refreshes) -> None:
     def made_at(at: datetime) -> bytes:
         return fabric.node_chain(agent.licence.identity.node_key.public_key(), 1, not_before=at)[0]
@@ -473,6 +478,7 @@ async def test_past_the_dates_of_its_lease_the_agent_asks_when_the_clocks_move(
         await until("the new lease", lambda: agent.licence.verdict().state == "active", 3)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_heartbeat")
 async def test_a_step_of_the_clock_within_the_lease_brings_no_contact(
     config: Config, state: State, tpm: Tpm, fabric: Fabric, clocks: Clocks, caplog: pytest.LogCaptureFixture
@@ -553,6 +559,7 @@ async def test_without_a_network_a_start_with_an_open_gate_takes_the_bounded_tim
     assert agent.contact.failures > 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_heartbeat")
 async def test_without_an_answer_since_its_start_the_agent_retries_before_the_slot(
     agent: Agent, fabric: Fabric, monkeypatch: pytest.MonkeyPatch
@@ -568,6 +575,7 @@ async def test_without_an_answer_since_its_start_the_agent_retries_before_the_sl
         await stays("no further request", lambda: len(fabric.requests) == asked, 0.2)
 
 
+@pytest.mark.slow
 async def test_a_poll_that_is_cut_is_opened_again_soon_and_is_shorter(
     agent: Agent, fabric: Fabric, monkeypatch: pytest.MonkeyPatch
 ) -> None:

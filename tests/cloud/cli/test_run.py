@@ -10,6 +10,8 @@ import pytest
 from cloud.cli.main import main
 from tests.cloud.cli.support import error_of
 
+pytestmark = pytest.mark.usefixtures("restored_logging")
+
 
 @pytest.mark.slow
 def test_an_unusable_ca_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,8 @@ from tests.simulators import forged_evidence as forged
 from tests.simulators.chip_memory import memory
 from tests.simulators.forged_evidence import maker
 
+pytestmark = pytest.mark.slow
+
 RSA, P256, P384 = (TEMPLATES[each] for each in endorsement.EK_TYPES)
 
 

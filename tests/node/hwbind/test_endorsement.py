@@ -17,6 +17,8 @@ from tests.simulators import forged_evidence as forged
 from tests.simulators.chip_memory import memory
 from tests.simulators.forged_evidence import maker
 
+pytestmark = pytest.mark.slow
+
 SECRET = b"s" * 32
 
 

@@ -157,6 +157,7 @@ def evict_srk(chip: SoftTpm) -> None:
     chip.administer("tpm2_evictcontrol", "-C", "o", "-c", "0x81000001")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["rsa2048", "ecc384"])
 def test_an_evicted_or_replaced_storage_key_is_made_again(chip: SoftTpm, tpm: Tpm, algorithm: str) -> None:
     provision_srk(chip, algorithm)

@@ -13,6 +13,7 @@ from cloud.breakwater.pkix.linted import Linted, passed
 from tests.cloud.breakwater.wanted_samples import NODES, SESSION
 
 
+@pytest.mark.slow
 def test_only_the_two_lints_pass_anything() -> None:
     """A module that calls `passed` can get any bytes signed, so only `lint.py` and `crl.py` may import it."""
     cloud = Path(lint_module.__file__).parents[3] / "cloud"

@@ -271,6 +271,7 @@ async def test_an_issuing_ca_makes_no_ca(tmp_path: Path) -> None:
     assert "path length constraint exceeded" in answer
 
 
+@pytest.mark.slow
 async def test_openssl_prints_the_expected_fields() -> None:
     found = await specimens()
     text = openssl("x509", "-noout", "-text", stdin=pem(found["device"][0]))
