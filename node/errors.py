@@ -86,7 +86,10 @@ class StateBusy(StateError):
 
     exit = Exit.TRY_AGAIN
     code = "state_busy"
-    next = "Ask the running agent instead (`cascadia status`), or stop it first."
+    next = (
+        "If the agent runs, ask it instead (`cascadia status`). To activate again, stop the agent first, and start it "
+        "afterwards."
+    )
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, f"cannot lock {path}: another process owns this state")
