@@ -89,3 +89,10 @@ def test_the_commands_of_make_check() -> None:
     written = [command for row in rows(CONTRIBUTING, "What `make check` checks") for command in row[0].split(", ")]
     recipe = (ROOT / "Makefile").read_text("utf-8").partition("\ncheck:")[2].partition("\n\n")[0].splitlines()[1:]
     assert written == [re.sub(r"^\t@\$\(BIN\)/| --no-cache| \$\(SOURCES\)", "", line) for line in recipe]
+
+
+def test_the_index_of_the_decision_records() -> None:
+    folder = ROOT / "docs/adr"
+    files = sorted(file.name for file in folder.glob("[0-9]*.md"))
+    assert len({name[:4] for name in files}) == len(files)
+    assert re.findall(r"^- \[\d{4}\]\((\S+)\)", (folder / "README.md").read_text("utf-8"), re.MULTILINE) == files
