@@ -314,10 +314,13 @@ def _remove_tree(name: str, parent: int) -> None:
         calls.rmdir(name, parent)
 
 
-def remove_directory(path: Path) -> None:
-    """Remove a directory and its content. A missing directory is no error. Raises StateUnwritable, StateUnsafe."""
+def remove_directory(path: Path, *, shared_parent: bool = False) -> None:
+    """Remove a directory and its content. A missing directory is no error. Raises StateUnwritable, StateUnsafe.
+
+    Its parent must not be open to other users, unless it is a `shared_parent` such as `/dev/shm`.
+    """
     try:
-        with suppress(FileNotFoundError), _opened(path.parent) as parent:
+        with suppress(FileNotFoundError), _opened(path.parent, check=not shared_parent) as parent:
             _remove_tree(path.name, parent)
     except OSError as error:
         raise write_error(path, error) from error

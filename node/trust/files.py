@@ -39,6 +39,8 @@ FILE_BYTES_MAX = 1024 * 1024
 """Above every bound in `node.trust.update`. The agent never writes a larger file."""
 
 METADATA = ("timestamp.json", "snapshot.json", "targets.json")
+MEMORY = Path("/dev/shm")  # noqa: S108 (the directory in it is private and has a random name)
+"""A file system in memory that every Linux has (tmpfs)."""
 _SCRATCH = "scratch-"
 _NEXT = "Run `cascadia activate FILE` with the activation file or a new one; it fetches the published trust again."
 _ROOT_NAME = re.compile(r"[1-9][0-9]{0,8}\.root\.json", re.ASCII)
@@ -162,6 +164,18 @@ def scratch(directory: Path) -> Iterator[Path]:
     finally:
         with suppress(StateError):
             remove_directory(path)
+
+
+@contextmanager
+def scratch_in_memory() -> Iterator[Path]:
+    """As `scratch`, in the memory of the machine: for an update while the state disk cannot be written."""
+    path = MEMORY / f"cascadia-{_SCRATCH}{secrets.token_hex(8)}"
+    ensure_private_dir(path)
+    try:
+        yield path
+    finally:
+        with suppress(StateError):
+            remove_directory(path, shared_parent=True)
 
 
 def _prune(directory: Path, kept: set[int]) -> None:

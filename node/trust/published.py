@@ -9,6 +9,7 @@ which documents a signing key may sign, and for which dates.
 import errno
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,7 @@ from node.errors import DiskFull, NodeError, StateDamaged, StateError, StateUnsa
 from node.link.certificates import UNREADABLE
 from node.link.connect import network_limiter
 from node.trust.errors import TrustError, TrustUnreachable
-from node.trust.files import Generation, publish, read_current, salvage, scratch
+from node.trust.files import Generation, publish, read_current, salvage, scratch, scratch_in_memory
 from protocol.encoding import json_decode
 from protocol.faults import fault_point
 from protocol.ids import IdError, parse_trust_domain
@@ -208,8 +209,16 @@ async def _fetch(
         # Imported here because it takes 150 ms and 3 MB. A start with stored trust does not need it.
         from node.trust.update import update
 
-        with scratch(home) as directory, fault_point("node.trust.fetch"):
-            return update(repository_url, pin, known, directory, clock(), seconds_max)
+        def fetch_in(place: AbstractContextManager[Path]) -> Generation:
+            with place as directory, fault_point("node.trust.fetch"):
+                return update(repository_url, pin, known, directory, clock(), seconds_max)
+
+        try:
+            return fetch_in(scratch(home))
+        except (StateError, OSError) as error:
+            # A full or read-only disk must not keep the keys of a rotation away: no lease would verify any more.
+            log.warning("%s; the published trust is fetched in memory", error)
+            return fetch_in(scratch_in_memory())
 
     verified: Generation | None = None
     with trio.move_on_after(seconds_max + LOOK_UP_SECONDS_MAX):

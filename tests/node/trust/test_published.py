@@ -1,5 +1,7 @@
 """The trust as values: `stage` verifies it, `Staged.keep` stores it, `load` reads it, `refresh` replaces it."""
 
+import errno
+import os
 import stat
 import subprocess
 import sys
@@ -10,8 +12,9 @@ import trio
 from tuf.api.metadata import Metadata, Root
 
 from cloud.fabric.tuf.repository import MetadataFile
+from node.disk import calls
 from node.errors import DiskFull, StateError
-from node.trust import published
+from node.trust import files, published
 from node.trust.published import TrustError, TrustUnreachable, load, refresh, stage
 from protocol.encoding import sha256_hex
 from protocol.messages.activation import TrustPin
@@ -137,6 +140,23 @@ async def test_a_trust_that_cannot_be_stored_is_returned_with_the_fault(
             await bootstrap(repository, tmp_path, when)
     assert caught.value.value.urls.fabric == "https://127.0.0.1:9000"
     assert load(tmp_path).version == 1
+
+
+@pytest.mark.parametrize("call", ["mkdir", "write"])
+async def test_a_disk_that_refuses_every_write_keeps_no_new_trust_away(
+    repository: Repository, tmp_path: Path, call: str
+) -> None:
+    def hook(made: str, path: str) -> None:
+        if made == call and path.startswith(str(tmp_path)):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    await bootstrap(repository, tmp_path)
+    repository.replace(content(port=9000), now=START + DAY)
+    with calls.hooked(hook), pytest.raises(published.TrustNotStored) as caught:
+        await refresh(tmp_path, clock=at(START + DAY))
+    assert caught.value.value.urls.fabric == "https://127.0.0.1:9000"
+    assert load(tmp_path).version == 1
+    assert not list(files.MEMORY.glob("cascadia-scratch-*"))
 
 
 async def test_a_statement_counts_only_under_a_published_key(tmp_path: Path) -> None:
