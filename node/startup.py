@@ -20,7 +20,7 @@ from node.clock import Clock, utc_now
 from node.config import Config
 from node.disk.files import exists
 from node.disk.thread import DISK_SECONDS_MAX, DiskSilent, on_disk
-from node.errors import NodeError, StateBusy, StateError, StateUnsafe
+from node.errors import NodeError, StateBusy, StateDamaged, StateError, StateUnsafe
 from node.exits import Exit
 from node.hwbind.tpm import Tpm
 from node.licensing.verdict import Snapshot, Verdict
@@ -30,6 +30,7 @@ from node.local.server import Serving
 from node.state import NotActivated, State
 from node.supervision import UnexpectedErrors, supervised
 from node.system import notify
+from node.trust import published
 from node.trust.errors import TrustError
 from protocol.ids import NodeId, TenantId
 from protocol.limits import LICENSE_ANSWER_LIFE
@@ -53,6 +54,11 @@ class Starting:
         self._state = state
         self._clock = clock
         self._fault: NodeError = DiskSilent(DISK_SECONDS_MAX)
+
+    @property
+    def fault(self) -> NodeError:
+        """The last error."""
+        return self._fault
 
     def report(self, fault: NodeError) -> None:
         """Set the fault, and its condition."""
@@ -158,8 +164,26 @@ class _Start:
                 self._errors.report("start", error)
                 self._starting.report(NodeError(f"cannot read the state: {error}"))
             self._tried.set()
+            await self._repair_trust()
             await trio.sleep(pause)
             pause = min(2 * pause, RETRY_SECONDS_MAX)
+
+    async def _repair_trust(self) -> None:
+        """Fetch the published trust from its pin if a file of it is damaged. The next attempt finds out whether it helped.
+
+        Everything that is fetched is verified from the pin on. Without an intact pin nothing is fetched.
+        """
+        damage = self._starting.fault
+        if not isinstance(damage, StateDamaged) or self._config.state_dir / "trust" not in damage.path.parents:
+            return
+        try:
+            await published.repair(self._config.state_dir, clock=self._clock)
+        except NodeError as error:
+            log.warning("cannot repair the published trust: %s", error.text)
+        except Exception as error:  # noqa: BLE001 (the agent stays up and tries again)
+            self._errors.report("start", error)
+        else:
+            log.warning("repaired the published trust from its pin")
 
     def _read(self) -> Agent:
         """Lock and read the state, in the disk's thread. Raises NotActivated, StateError, TrustError."""

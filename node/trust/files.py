@@ -84,6 +84,21 @@ def read_current(directory: Path) -> tuple[int, Generation]:
 
     Raises StateDamaged; StateUnsafe if another user could write `current.json`; StateError.
     """
+    current = read_record(directory)
+    home = directory / f"gen-{current.generation}"
+    files = {}
+    for name, digest in current.files.items():
+        try:
+            files[name] = read_bounded(home / name, FILE_BYTES_MAX)
+        except FileNotFoundError as error:
+            raise StateDamaged(home / name, "it is missing", next_step=_NEXT) from error
+        if sha256_hex(files[name]) != digest:
+            raise StateDamaged(home / name, "it is torn or was edited", next_step=_NEXT)
+    return current.generation, Generation(current.repository_url, current.pin, files)
+
+
+def read_record(directory: Path) -> Current:
+    """`current.json`: steps 1 to 3 of `read_current`. Raises as `read_current`."""
     path = directory / "current.json"
     try:
         current = read_state(path, Current, next_step=_NEXT)
@@ -98,16 +113,7 @@ def read_current(directory: Path) -> tuple[int, Generation]:
         raise StateDamaged(path, "it does not name the files of a generation", next_step=_NEXT)
     if current.files.get(root_name(current.pin.version)) != current.pin.sha256:
         raise StateDamaged(path, "its root is not the pinned one", next_step=_NEXT)
-    home = directory / f"gen-{current.generation}"
-    files = {}
-    for name, digest in current.files.items():
-        try:
-            files[name] = read_bounded(home / name, FILE_BYTES_MAX)
-        except FileNotFoundError as error:
-            raise StateDamaged(home / name, "it is missing", next_step=_NEXT) from error
-        if sha256_hex(files[name]) != digest:
-            raise StateDamaged(home / name, "it is torn or was edited", next_step=_NEXT)
-    return current.generation, Generation(current.repository_url, current.pin, files)
+    return current
 
 
 def salvage(directory: Path) -> dict[str, bytes]:

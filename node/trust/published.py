@@ -1,9 +1,9 @@
 """Use case: fetch, verify and store the published trust: signing keys, X.509 bundle and service URLs, under one pin.
 
 `stage` starts from the pin of an activation file and stores nothing; only an activation calls it. `refresh` starts from
-the stored trust; only `node.trust.current` calls it. `load` reads the stored trust. A failed update changes nothing. So a node
-that is offline for longer than the TUF timestamp is valid keeps its verified trust. `protocol.signed.envelope` decides
-which documents a signing key may sign, and for which dates.
+the stored trust; only `node.trust.current` calls it. `repair` replaces a damaged trust at a start. `load` reads the
+stored trust. A failed update changes nothing. So a node that is offline for longer than the TUF timestamp is valid keeps
+its verified trust. `protocol.signed.envelope` decides which documents a signing key may sign, and for which dates.
 """
 
 import errno
@@ -25,7 +25,16 @@ from node.errors import DiskFull, NodeError, StateDamaged, StateError, StateUnsa
 from node.link.certificates import UNREADABLE
 from node.link.connect import network_limiter
 from node.trust.errors import TrustError, TrustUnreachable
-from node.trust.files import Generation, publish, read_current, salvage, scratch, scratch_in_memory
+from node.trust.files import (
+    Current,
+    Generation,
+    publish,
+    read_current,
+    read_record,
+    salvage,
+    scratch,
+    scratch_in_memory,
+)
 from protocol.encoding import json_decode
 from protocol.faults import fault_point
 from protocol.ids import IdError, parse_trust_domain
@@ -43,7 +52,7 @@ from protocol.signed.trust import (
 )
 from protocol.urls import UrlError, check_base_url
 
-__all__ = ["TrustError", "TrustNotStored", "TrustSet", "TrustUnreachable", "load", "refresh", "stage"]
+__all__ = ["TrustError", "TrustNotStored", "TrustSet", "TrustUnreachable", "load", "refresh", "repair", "stage"]
 
 LOOK_UP_SECONDS_MAX = 10.0
 """Extra time for a name look-up. The resolver takes no deadline; after this time its thread is left behind."""
@@ -156,15 +165,16 @@ async def stage(
 async def refresh(
     state_dir: Path,
     *,
-    held: TrustSet | None = None,
+    held: TrustSet | Current | None = None,
     clock: Callable[[], datetime] = utc_now,
     seconds_max: float = TRUST_UPDATE_SECONDS_MAX,
     disk_seconds_max: float = DISK_SECONDS_MAX,
 ) -> TrustSet:
     """Update the stored trust from its own repository, with its own pin.
 
-    `held` is the trust in use. If the stored trust is damaged, or other users could write it, the update starts from
-    the pin of `held` and verifies every stored file again. It then stores an intact trust.
+    `held` is the trust in use, or the record in `current.json`. If the stored trust is damaged, or other users could
+    write it, the update starts from the pin of `held` and verifies every stored file again. It then stores an intact
+    trust.
 
     Raises TrustError, TrustUnreachable, StateDamaged, StateError, DiskSilent; TrustNotStored, with the new trust.
     """
@@ -193,6 +203,12 @@ async def refresh(
     except NodeError as error:
         raise TrustNotStored(value, error) from error
     return msgspec.structs.replace(value, generation=number)
+
+
+async def repair(state_dir: Path, *, clock: Callable[[], datetime] = utc_now) -> TrustSet:
+    """Fetch and store the trust again, from the pin in `current.json`. Raises as `refresh`; StateError without a pin."""
+    record = await on_disk(partial(read_record, _home(state_dir)), seconds_max=DISK_SECONDS_MAX)
+    return await refresh(state_dir, held=record, clock=clock)
 
 
 async def _fetch(

@@ -21,8 +21,10 @@ from node.errors import StateBusy, StateUnsafe
 from node.hwbind.tpm import Tpm
 from node.local.client import AgentAbsent, AgentUnusable, request
 from node.state import NotActivated, State
+from node.trust import published
+from node.trust.errors import TrustUnreachable
 from tests.node.conftest import Machine
-from tests.node.shells import apply, install, load_licence
+from tests.node.shells import apply, install, load_licence, publish_trust
 from tests.simulators.fabric import Fabric
 from tests.waiting import until
 
@@ -134,6 +136,26 @@ async def test_a_pin_that_others_could_write_closes_the_gate_and_says_so(
         licence = await until("the agent answers", lambda: ask("license"))
         assert (licence["gate"], "the pin" in licence["reason"]) == ("closed", True)
         assert "cascadia activate" in licence["next"]
+
+
+async def test_a_damaged_trust_is_repaired_from_its_pin(
+    config: Config, state: State, tpm: Tpm, fabric: Fabric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached = trio.Event()
+
+    async def repair(state_dir: Path, **_: object) -> None:
+        if not reached.is_set():
+            raise TrustUnreachable("no network yet")
+        publish_trust(state_dir, fabric)
+
+    monkeypatch.setattr(published, "repair", repair)
+    (config.state_dir / "trust/gen-1/targets.json").write_bytes(b"torn")
+    async with started(config, tpm) as ask:
+        licence = await until("the agent answers", lambda: ask("license"))
+        assert (licence["gate"], "targets.json" in licence["reason"]) == ("closed", True)
+        reached.set()
+        await until_active(ask)
+        assert (await ask("status"))["conditions"] == []
 
 
 async def test_a_revocation_that_is_read_late_closes_the_gate(

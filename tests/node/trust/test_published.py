@@ -15,7 +15,7 @@ from cloud.fabric.tuf.repository import MetadataFile
 from node.disk import calls
 from node.errors import DiskFull, StateError
 from node.trust import files, published
-from node.trust.published import TrustError, TrustUnreachable, load, refresh, stage
+from node.trust.published import TrustError, TrustUnreachable, load, refresh, repair, stage
 from protocol.encoding import sha256_hex
 from protocol.messages.activation import TrustPin
 from protocol.signed.envelope import EnvelopeError, open_envelope, seal
@@ -140,6 +140,21 @@ async def test_a_trust_that_cannot_be_stored_is_returned_with_the_fault(
             await bootstrap(repository, tmp_path, when)
     assert caught.value.value.urls.fabric == "https://127.0.0.1:9000"
     assert load(tmp_path).version == 1
+
+
+@pytest.mark.parametrize("name", ["timestamp.json", TARGET_SIGNING_KEYS])
+async def test_a_damaged_file_is_fetched_again_from_the_stored_pin(
+    repository: Repository, tmp_path: Path, name: str
+) -> None:
+    await bootstrap(repository, tmp_path)
+    (tmp_path / "trust/gen-1" / name).write_bytes(b"torn")
+    with pytest.raises(StateError):
+        load(tmp_path)
+    await repair(tmp_path, clock=at(START))
+    assert load(tmp_path).pin == repository.pin
+    (tmp_path / "trust/current.json").write_bytes(b"torn")
+    with pytest.raises(StateError):
+        await repair(tmp_path, clock=at(START))
 
 
 @pytest.mark.parametrize("call", ["mkdir", "write"])
