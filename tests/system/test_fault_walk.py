@@ -49,6 +49,7 @@ _OTHERWISE = {
     "node/licensing/store.py:_set_tombstone_aside": "until it is done, each answer of the cloud repeats it",
     "node/disk/identity.py:make_private": "the content that is there already, in a file that no other user has open",
     "node/trust/files.py:scratch": "the scratch directory of one update; no start reads it",
+    "node/trust/files.py:scratch_in_memory": "a scratch directory in memory, while the disk cannot be written",
     "node/trust/files.py:_prune": "its generations are in node.trust.prune; the rest are scratch directories",
     "cloud/fabric/bootstrap.py": "cascade init, before there is a cloud",
     "cloud/fabric/service/operators/codes.py": "an operator's command, one transaction and nothing after it",
