@@ -16,6 +16,8 @@ from protocol.limits import COMPONENTS_MAX, HELD_GENERATION_MAX
 from protocol.openapi import limits
 
 ACTIVATION_FILE_FORMAT = 1
+VERSION_DIGITS_MAX = 18
+"""Digits of a root's version in a pin. A longer number is no version."""
 
 
 class TrustPin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -35,7 +37,8 @@ class PinError(ValueError):
 def parse_pin(text: str) -> TrustPin:
     """The pin in a text of the form VERSION:SHA256HEX. Raises PinError."""
     version, _, digest = text.strip().partition(":")
-    if not version.isdecimal() or len(digest) != 64 or set(digest) - set("0123456789abcdef"):
+    is_version = version.isascii() and version.isdecimal() and len(version) <= VERSION_DIGITS_MAX
+    if not is_version or len(digest) != 64 or set(digest) - set("0123456789abcdef"):
         raise PinError("a trust pin reads VERSION:SHA256, as `cascade init` printed it")
     return TrustPin(version=int(version), sha256=digest)
 

@@ -21,7 +21,7 @@ from cloud.fabric.store.rows import (
 )
 from cloud.fabric.tuf.current_trust import RenewalOrder
 from protocol.encoding import EncodingError, b64url_decode, b64url_encode
-from protocol.maker_certificates import CertificateUnreadable, read_certificate
+from protocol.maker_certificates import CertificateUnreadable, printable, read_certificate
 
 PAGE_ITEMS_DEFAULT = 50
 PAGE_ITEMS_MAX = 200
@@ -78,7 +78,7 @@ def _unusable_root(row: EkRootRow) -> schemas.EkRoot:
         subject, ends = certificate.subject_text, certificate.ends
     except CertificateUnreadable:
         other = x509.load_der_x509_certificate(row.certificate)
-        subject, ends = other.subject.rfc4514_string(), other.not_valid_after_utc
+        subject, ends = printable(other.subject.rfc4514_string()), other.not_valid_after_utc
     return schemas.EkRoot(row.sha256, subject, row.ek_type, ends, row.added_at)
 
 
