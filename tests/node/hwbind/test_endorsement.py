@@ -127,7 +127,8 @@ def test_a_nonce_and_a_template_in_the_chip_make_its_key(tpm: Tpm) -> None:
 def test_a_template_of_another_kind_of_key_beside_a_nonce_is_not_used(tpm: Tpm) -> None:
     """The nonce of an RSA key has no room in an ECC template."""
     assert RSA.nonce_index is not None
-    with memory(tpm, {RSA.template_index: P256.head + P256.asked_unique, RSA.nonce_index: b"n" * 256}):
+    contents = {RSA.template_index: P256.head + P256.asked_unique, RSA.nonce_index: b"n" * 256}
+    with memory(tpm, {**contents, RSA.certificate_index: None}):
         found = tpm.call(endorsement.read_endorsement)
     assert found.template == ("default; the one at 0x01c00004 is for another kind of key, with the nonce at 0x01c00003")
 
