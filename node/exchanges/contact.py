@@ -116,6 +116,7 @@ class Contact:
                 answered = await self._attempt(new_session)
             except Exception as error:  # noqa: BLE001 (no answer and no fault of this machine ends the agent)
                 self._errors.report("contact", error)
+                self._outdate_after_failures()
                 return self._count_silence(error)
             self._errors.clear("contact")
             return answered
@@ -133,8 +134,7 @@ class Contact:
             self._hardware.report_fault(error)
             return self._count_silence(error)
         except NodeError as error:
-            if self.failures >= FAILURES_PER_SESSION:
-                self.connection.outdate()
+            self._outdate_after_failures()
             return self._count_silence(error)
         self._count_answer()
         return True
@@ -383,6 +383,10 @@ class Contact:
             self.conditions.clear("clock_wrong")
         else:
             self.conditions.report("clock_wrong", f"By the cloud's time, {wrong_clock(error)}", api.ClockWrong.next)
+
+    def _outdate_after_failures(self) -> None:
+        if self.failures >= FAILURES_PER_SESSION:
+            self.connection.outdate()
 
     def _count_silence(self, error: Exception) -> bool:
         self.failures += 1

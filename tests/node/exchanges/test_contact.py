@@ -292,6 +292,21 @@ async def test_a_session_that_only_fails_is_replaced(contact: Contact, fabric: F
     assert contact.connection.credentials is not opened
 
 
+async def test_a_session_that_fails_in_an_unknown_way_is_replaced(
+    contact: Contact, fabric: Fabric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await contact.attempt()
+
+    async def broken(_: object) -> StatementAnswer:
+        raise RuntimeError("the client is in a state that the library does not know")
+
+    assert contact.connection.fabric is not None
+    monkeypatch.setattr(contact.connection.fabric, "statement", broken)
+    for _ in range(FAILURES_PER_SESSION + 1):
+        assert not await contact.attempt()
+    assert await contact.attempt()
+
+
 async def test_a_renewal_that_is_refused_says_so(contact: Contact, fabric: Fabric) -> None:
     assert await contact.attempt()
     fabric.revoke()
