@@ -149,7 +149,7 @@ class Mutations:
             lambda: agent.renew(rekey=False),
             lambda: agent.renew(rekey=self._choose.random() < 0.3),
             agent.licence.trust.refresh,
-            self._activation,
+            lambda: self._activation(agent),
         )
         work = self._choose.choices(works, weights=(8, 6, 6, 3, 1, 3, 1))[0]
         try:
@@ -162,16 +162,20 @@ class Mutations:
         except Exception as error:  # noqa: BLE001 - every other error is a finding
             self._found("a step ended with an error that no code expects", error)
 
-    async def _activation(self) -> None:
-        """Activate another state directory. The simulator has one node, so its generation goes back afterwards."""
+    async def _activation(self, agent: Agent) -> None:
+        """Activate another state directory. The simulator has one node, so its generation goes back afterwards.
+
+        The agent makes no contact meanwhile: the simulator would truly say that its generation is superseded.
+        """
         confirmed, statement, closed = self.fabric.confirmed, self.fabric.statement, dict(self.fabric.closed)
         last = self.fabric.last_generation
-        try:
-            await self.site.activate(f"other-{self._steps}")
-        finally:
-            self.fabric.confirmed, self.fabric.closed, self.fabric.last_generation = confirmed, closed, last
-            if self.fabric.statement != statement:
-                self.fabric.say(statement)
+        async with agent.contact._one_at_a_time:
+            try:
+                await self.site.activate(f"other-{self._steps}")
+            finally:
+                self.fabric.confirmed, self.fabric.closed, self.fabric.last_generation = confirmed, closed, last
+                if self.fabric.statement != statement:
+                    self.fabric.say(statement)
 
     def _check(self, agent: Agent, statements: set[str]) -> None:
         presented = agent.licence.presented
