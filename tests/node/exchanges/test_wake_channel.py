@@ -146,7 +146,7 @@ async def test_a_channel_that_fails_is_a_condition_until_it_answers(
 
 
 async def test_a_channel_without_a_session_is_no_condition(autojump_clock: trio.testing.MockClock) -> None:
-    """The cloud is in reach again and refuses a new session. The refusal of the contact is then the cause."""
+    """The session was closed, and the next poll is due. The last failure of the contact then shows the cause."""
     conditions = Conditions(utc_now)
     connection, cloud = Connection(), Cloud()
     cloud.away = True
