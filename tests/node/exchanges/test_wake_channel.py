@@ -152,14 +152,13 @@ async def test_a_channel_without_a_session_is_no_condition(autojump_clock: trio.
     cloud.away = True
     connection._fabric = cast(api.Service, cloud)
     channel = WakeChannel(connection, lambda: None, Waits(utc_now, lambda: 0.0), HEARTBEAT, Random(1), conditions)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(channel.keep, lambda: False)
-        await trio.sleep(60)
-        assert [condition.code for condition in conditions.current()] == ["wake_channel_failed"]
-        connection._fabric = None
-        await trio.sleep(3 * HEARTBEAT)
-        assert conditions.current() == ()
-        nursery.cancel_scope.cancel()
+    with trio.move_on_after(60):
+        await channel.keep(lambda: False)
+    assert [condition.code for condition in conditions.current()] == ["wake_channel_failed"]
+    connection._fabric = None
+    with trio.move_on_after(3 * HEARTBEAT):
+        await channel.keep(lambda: False)
+    assert conditions.current() == ()
 
 
 async def test_a_cut_poll_is_no_condition(autojump_clock: trio.testing.MockClock) -> None:
