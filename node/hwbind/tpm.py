@@ -93,6 +93,10 @@ Passwords = Callable[[], Mapping[Hierarchy, Password]]
 """Reads the configured passwords. It never raises. A hierarchy that is missing has the empty password."""
 
 
+_FULL = frozenset({0x902, 0x903, 0x904, 0x905, 0x906})
+"""No room for an object or a session (TPM 2.0 Library Part 2, 6.6.3). A flush that failed leaves its object loaded."""
+
+
 class _Link(Protocol):
     """A connection that carries commands to the TPM and responses back."""
 
@@ -330,7 +334,7 @@ class Tpm:
             try:
                 return self._attempt(work)
             except _ConnectionLost as lost:
-                raise TpmAbsent(f"the connection to {self.tcti} was lost twice ({lost})") from lost
+                raise lost.fault or TpmAbsent(f"the connection to {self.tcti} was lost twice ({lost})") from lost
 
     def close(self) -> None:
         """Close the connection, after the running work has ended. The next use opens it again."""
@@ -353,6 +357,10 @@ class Tpm:
             if error.rc in LOST:
                 tcti.dead = True
                 raise _ConnectionLost(code_of(error)) from error
+            if error.rc & 0xFFFF in _FULL:
+                # The resource manager flushes what a connection has left loaded, when the connection ends.
+                tcti.dead = True
+                raise _ConnectionLost(code_of(error), classify(error, tcti.refused(error))) from error
             fault = classify(error, tcti.refused(error))
             refused = fault.hierarchy if isinstance(fault, TpmHierarchyPassword) else ""
             if refused not in switched and self._switch(refused, given):
@@ -404,7 +412,14 @@ class Tpm:
 
 
 class _ConnectionLost(Exception):
-    """The context has lost its connection. Used inside this module only."""
+    """The context has lost its connection, or needs another one. Used inside this module only.
+
+    `fault` is the error if another connection does not help; None for TpmAbsent.
+    """
+
+    def __init__(self, text: str, fault: TpmError | None = None) -> None:
+        super().__init__(text)
+        self.fault = fault
 
 
 def _explained(fault: TpmError, context: ESAPI, given: Mapping[Hierarchy, Password]) -> TpmError:

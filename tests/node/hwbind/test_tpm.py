@@ -204,6 +204,27 @@ def test_the_event_loop_runs_on_while_the_tpm_is_frozen(chip: SoftTpm) -> None:
     trio.run(main)
 
 
+def test_objects_that_a_failed_flush_left_do_not_fill_the_connection(
+    chip: SoftTpm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The resource manager gives a connection a bounded number of objects."""
+    port = Tpm(chip.tcti)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(keys, "flush", lambda *_: None)
+            made = [port.call(keys.create_ak) for _ in range(40)]
+        assert len(made) == 40
+        port.call(keys.create_ak)
+        with pytest.raises(errors.TpmBusy):
+            port.call(lambda _: raised(0xB0902))
+    finally:
+        port.close()
+
+
+def raised(code: int) -> None:
+    raise TSS2_Exception(code)
+
+
 def test_many_tasks_share_one_context(chip: SoftTpm, tpm: Tpm) -> None:
     async def main() -> None:
         key = await tpm.run(keys.create_node_key)
