@@ -7,7 +7,8 @@ which object has this number. So the port keeps the last command.
 from typing import Final
 
 import msgspec
-from tpm2_pytss import TSS2_Exception
+from tpm2_pytss import ESAPI, TSS2_Exception
+from tpm2_pytss.constants import TPM2_CAP
 
 from node.hwbind.errors import (
     Hierarchy,
@@ -32,6 +33,10 @@ LOST: Final = frozenset({TCTI_IO_ERROR, 0xA0008, 0xA0007, 0x80007, 0x70007})
 
 _TPM_LAYERS = frozenset({0x0, 0xB, 0xC})
 _LOCKOUT = 0x921
+FULL = frozenset({0x902, 0x903, 0x904, 0x905, 0x906})
+"""No room for an object or a session (TPM 2.0 Library Part 2, 6.6.3). A flush that failed leaves its object loaded."""
+_LOCKOUT_COUNTER = 0x20E
+"""TPM_PT_LOCKOUT_COUNTER. MAX_AUTH_FAIL and LOCKOUT_INTERVAL follow it (TPM 2.0 Library Part 2, 6.13)."""
 _BUSY = frozenset({0x902, 0x903, 0x904, 0x905, 0x906, 0x908, 0x909, 0x90A, 0x920, 0x922, 0x923})
 _REFERENCES = range(0x910, 0x917)
 """TPM_RC_REFERENCE_H0 to H6: the handle of this number is not loaded."""
@@ -164,3 +169,18 @@ def _format_one(base: int, detail: str, command: Command | None) -> TpmError:
 
 def _about(handle: int | None, detail: str) -> str:
     return detail if handle is None else f"{handle:#010x}: {detail}"
+
+
+def lockout_end(context: ESAPI) -> str:
+    """When the lock-out ends, as a part of a sentence; empty if the TPM does not say."""
+    try:
+        _, capability = context.get_capability(TPM2_CAP.TPM_PROPERTIES, _LOCKOUT_COUNTER, 3)
+    except TSS2_Exception:
+        return ""
+    listed = capability.data.tpmProperties
+    values = [int(listed[at].value) for at in range(min(len(listed), 3))]
+    if len(values) < 3 or not values[2]:
+        return ""
+    failures, failures_max, seconds = values
+    ends = max(failures - failures_max + 1, 1) * seconds
+    return f"; {failures} failures of {failures_max}, and the lock-out ends after {ends} s with the machine on"

@@ -28,7 +28,7 @@ from typing import Literal, Protocol, TypeVar
 import msgspec
 import trio
 from tpm2_pytss import ESAPI, TSS2_Exception
-from tpm2_pytss.constants import ESYS_TR, TPM2_CAP, TPM2_CC
+from tpm2_pytss.constants import ESYS_TR, TPM2_CC
 from tpm2_pytss.TCTI import PyTCTI
 from tpm2_pytss.TCTILdr import TCTILdr
 
@@ -44,7 +44,7 @@ from node.hwbind.errors import (
     TpmPermission,
     TpmTimeout,
 )
-from node.hwbind.faults import LOST, TCTI_IO_ERROR, Command, classify, code_of
+from node.hwbind.faults import FULL, LOST, TCTI_IO_ERROR, Command, classify, code_of, lockout_end
 
 T = TypeVar("T")
 
@@ -69,8 +69,6 @@ PASSWORD_BYTES_MAX = 64
 """Longest password of a hierarchy: the largest digest of a TPM (TPM 2.0 Library Part 2, 10.4.5)."""
 
 _HANDLES: dict[Hierarchy, ESYS_TR] = {"owner": ESYS_TR.OWNER, "endorsement": ESYS_TR.ENDORSEMENT}
-_LOCKOUT_COUNTER = 0x20E
-"""TPM_PT_LOCKOUT_COUNTER. MAX_AUTH_FAIL and LOCKOUT_INTERVAL follow it (TPM 2.0 Library Part 2, 6.13)."""
 
 _CREATING = frozenset({int(TPM2_CC.CreatePrimary), int(TPM2_CC.Create), int(TPM2_CC.CreateLoaded)})
 
@@ -91,10 +89,6 @@ class Password(msgspec.Struct, frozen=True):
 
 Passwords = Callable[[], Mapping[Hierarchy, Password]]
 """Reads the configured passwords. It never raises. A hierarchy that is missing has the empty password."""
-
-
-_FULL = frozenset({0x902, 0x903, 0x904, 0x905, 0x906})
-"""No room for an object or a session (TPM 2.0 Library Part 2, 6.6.3). A flush that failed leaves its object loaded."""
 
 
 class _Link(Protocol):
@@ -357,7 +351,7 @@ class Tpm:
             if error.rc in LOST:
                 tcti.dead = True
                 raise _ConnectionLost(code_of(error)) from error
-            if error.rc & 0xFFFF in _FULL:
+            if error.rc & 0xFFFF in FULL:
                 # The resource manager flushes what a connection has left loaded, when the connection ends.
                 tcti.dead = True
                 raise _ConnectionLost(code_of(error), classify(error, tcti.refused(error))) from error
@@ -425,7 +419,7 @@ class _ConnectionLost(Exception):
 def _explained(fault: TpmError, context: ESAPI, given: Mapping[Hierarchy, Password]) -> TpmError:
     """The fault with what the port knows about it: the end of a lock-out, or the file of a refused password."""
     if isinstance(fault, TpmLockout):
-        return TpmLockout(f"{fault.detail}{_lockout_end(context)}")
+        return TpmLockout(f"{fault.detail}{lockout_end(context)}")
     if not isinstance(fault, TpmHierarchyPassword) or fault.hierarchy not in given:
         return fault
     password = given[fault.hierarchy]
@@ -436,21 +430,6 @@ def _explained(fault: TpmError, context: ESAPI, given: Mapping[Hierarchy, Passwo
         "under systemd, restart the agent."
     )
     return explained
-
-
-def _lockout_end(context: ESAPI) -> str:
-    """When the lock-out ends, as a part of a sentence; empty if the TPM does not say."""
-    try:
-        _, capability = context.get_capability(TPM2_CAP.TPM_PROPERTIES, _LOCKOUT_COUNTER, 3)
-    except TSS2_Exception:
-        return ""
-    listed = capability.data.tpmProperties
-    values = [int(listed[at].value) for at in range(min(len(listed), 3))]
-    if len(values) < 3 or not values[2]:
-        return ""
-    failures, failures_max, seconds = values
-    ends = max(failures - failures_max + 1, 1) * seconds
-    return f"; {failures} failures of {failures_max}, and the lock-out ends after {ends} s with the machine on"
 
 
 def check_tcti(tcti: str, mode: Mode) -> None:
