@@ -35,7 +35,8 @@ async def test_bad_requests(cloud: Cloud) -> None:
         ("/v1/tokens", schemas.CreateToken("old", utc_now() - timedelta(days=1))),
     ):
         assert (await problem(operator, "POST", path, body)).code == "invalid", path
-    for path in ("/v1/tenants/ten_x", f"/v1/tenants/{tenant.id[:-1]}z", "/v1/nodes/node_x", f"/v1/nodes/{tenant.id}"):
+    other = tenant.id[:-1] + ("y" if tenant.id.endswith("z") else "z")
+    for path in ("/v1/tenants/ten_x", f"/v1/tenants/{other}", "/v1/nodes/node_x", f"/v1/nodes/{tenant.id}"):
         assert (await problem(operator, "GET", path)).code == "not_found"
     for path in ("/v1/tenants?cursor=!", "/v1/tenants?limit=0", "/v1/tenants?limit=x", "/v1/nodes?standing=odd"):
         assert (await problem(operator, "GET", path)).code == "invalid"
