@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.light_keys import use_light_keys
 from tests.schedule import Length, dealt
@@ -72,6 +73,9 @@ def pytest_configure(config: pytest.Config) -> None:
     of tests costs a third of its time and frees nothing.
     """
     gc.disable()
+    # A loaded machine is slow; a property does not depend on that.
+    settings.register_profile("cascade", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("cascade")
     config.stash[_left_out] = []
     use_light_keys()
 

@@ -93,10 +93,17 @@ async def test_a_start_that_meets_an_unexpected_exception_goes_on(
     agent: Agent, fabric: Fabric, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without a proof of the TPM the gate stays closed. The next contact checks the TPM again."""
-    fails = Once(agent._hardware.check)
-    monkeypatch.setattr(agent._hardware, "check", fails)
+    real, broken = agent._hardware.check, True
+
+    async def check(*args: Any) -> None:
+        if broken:
+            raise ZeroDivisionError("surprise")
+        await real(*args)
+
+    monkeypatch.setattr(agent._hardware, "check", check)
     async with running(agent):
         assert (await document(agent))["gate"] == "closed"
+        broken = False
         agent.wake()
         await until("an open gate", lambda: agent.licence.verdict().gate_open)
         await until("the end of the condition", lambda: not agent.contact.conditions.current())
