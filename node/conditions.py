@@ -14,7 +14,7 @@ from node.text import shown
 
 CONDITIONS_MAX = 64
 """More codes than the agent has. The bound keeps a code that varies with input from filling the memory."""
-TEXT_CHARACTERS_MAX = 500
+TEXT_CHARACTERS_MAX = 1000
 """A text can quote a name or an answer from outside. It is escaped, and the rest of a longer text is dropped."""
 
 
