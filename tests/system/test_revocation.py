@@ -81,10 +81,12 @@ def test_a_revoked_node_is_refused_at_its_next_request_on_the_same_connection(
         fabric.ask("POST", "/v1/node/statement", ASK).into(StatementAnswer)
         assert renew_device(breakwater, request(node.node_key)).status == 200
         cloud.run("node", "revoke", node.node, "--reason", "returned")
+        done = time.monotonic()
         problem = fabric.ask("POST", "/v1/node/statement", ASK).refused("generation_closed")
         # Breakwater refuses as soon as Fabric has closed the generation there.
         closed = "SELECT closed_up_to FROM closing WHERE node = ?"
         wait_until("the closing at Breakwater", lambda: cloud.rows("breakwater", closed, node.node) == [(1,)])
+        assert time.monotonic() - done < 1
         revocation = revocation_in(cloud, problem, tmp_path)
         assert (revocation.node, revocation.generation, revocation.reason) == (node.node, 1, "revoked")
         # Every route refuses, and the connection stays open.
@@ -103,7 +105,7 @@ def test_a_revoked_node_is_refused_at_its_next_request_on_the_same_connection(
     assert cloud.rows("breakwater", valid, node.node) == [(0,)]
 
 
-def test_a_waiting_poll_ends_within_seconds(cloud: Cloud, paper: str) -> None:
+def test_a_waiting_poll_ends_within_a_second(cloud: Cloud, paper: str) -> None:
     node = PaperNode(cloud, "waiting").join(paper)
     session = node.session()
     took: list[float] = []
@@ -123,7 +125,7 @@ def test_a_waiting_poll_ends_within_seconds(cloud: Cloud, paper: str) -> None:
             done = time.monotonic()
             poller.join(10)
             took.append(woken[0] - done)
-    assert max(took) < 5, took
+    assert max(took) < 1, took
     # A suspension closes no generation: the same session worked throughout.
     assert cloud.run("node", "show", node.node)["node"]["standing"] == "active"
 
