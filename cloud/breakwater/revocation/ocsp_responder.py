@@ -33,13 +33,12 @@ log = logging.getLogger("cascade.breakwater.responder")
 Now = Callable[[], datetime]
 
 ANSWER_LIFE = timedelta(hours=1)
-"""How long an answer is valid. A client that got it just before a revocation trusts the certificate for this long."""
+"""How long an answer is valid. A client that stores an answer trusts the certificate for this long after a revocation.
+HTTP caches do not: they ask before each use (`routes/public.py`)."""
 REUSE = timedelta(minutes=5)
 """How long an answer without a nonce is returned again, while the status in the database is the same."""
 ANSWERS_MAX = 4096
 """Cached answers. Each has about 600 bytes."""
-CACHE_SECONDS = 600
-"""How long HTTP caches may keep an answer. Below `ANSWER_LIFE - REUSE`, so that no cache returns an expired answer."""
 CHECK_SECONDS = 30.0
 """Interval at which the background task checks the age of the delegates. A change of the authorities ends the pause."""
 RETRY_SECONDS = 10.0
@@ -88,11 +87,10 @@ class Delegate(msgspec.Struct, frozen=True):
 
 
 class Answered(msgspec.Struct, frozen=True):
-    """An OCSP response in DER. `this_update` and `next_update` are None if no cache may keep it."""
+    """An OCSP response in DER. `this_update` is None if no cache may store it."""
 
     der: bytes
     this_update: datetime | None = None
-    next_update: datetime | None = None
 
 
 class _Paused(SignerUnavailable):
@@ -151,12 +149,6 @@ class OcspResponder:
             log.error("cannot answer an OCSP request", extra={"reason": f"{type(error).__name__}: {error}"})
             return Answered(refusal("internal"))
 
-    def cache_seconds(self, answered: Answered) -> int:
-        """Return how many seconds HTTP caches may keep an answer (RFC 5019 section 6.2); 0 if they must not."""
-        if answered.next_update is None:
-            return 0
-        return max(0, min(CACHE_SECONDS, int((answered.next_update - self._now()).total_seconds())))
-
     async def _answer(self, question: Question) -> Answered:
         authority = self._authority_of(question.issuer)
         if authority is None:
@@ -174,7 +166,7 @@ class OcspResponder:
         made = answer(question, status, delegate.certificate, delegate.key, this_update, next_update)
         if question.nonce is not None:
             return Answered(made)
-        answered = Answered(made, this_update, next_update)
+        answered = Answered(made, this_update)
         self._answers[place] = _Reusable(status, delegate.certificate, answered, this_update, now + REUSE)
         self._answers.move_to_end(place)
         if len(self._answers) > ANSWERS_MAX:

@@ -33,8 +33,10 @@ CA_TYPE = "application/pkix-cert"
 REQUEST_TYPE = "application/ocsp-request"
 RESPONSE_TYPE = "application/ocsp-response"
 READS: list[Method] = ["GET", "HEAD"]
-CRL_CACHE_SECONDS = 60
-"""A revocation makes a new CRL, so caches keep one for a minute only; the CRL itself says how long it is valid."""
+ASK_FIRST = "public, no-cache, max-age=0, must-revalidate, no-transform"
+"""Cache-Control of CRLs and of OCSP answers (RFC 9111 section 5.2.2). A cache may store the answer. Before each use the
+cache asks this server whether the ETag is still current. So no cache repeats `good` after a revocation. `max-age` is
+for caches that know only RFC 5019 section 6.2."""
 CA_CACHE_SECONDS = 86400
 BASE64_CHARS_MAX = (REQUEST_BYTES_MAX + 2) // 3 * 4
 
@@ -55,6 +57,16 @@ _OCSP_ANSWER = Binary(
 def http_date(at: datetime) -> str:
     """A date as HTTP writes it (RFC 9110 section 5.6.7)."""
     return format_datetime(at, usegmt=True)
+
+
+def _ask_first(this_update: datetime) -> dict[str, str]:
+    """Return the headers of signed data that changes with a revocation.
+
+    `Expires` is a date of the past, for caches that do not know Cache-Control (HTTP/1.0). The dates in the signed data
+    say how long a client may trust the data.
+    """
+    date = http_date(this_update)
+    return {"Cache-Control": ASK_FIRST, "Last-Modified": date, "Expires": date}
 
 
 def _conditional(request: AnyRequest, content: bytes, media_type: str, headers: dict[str, str]) -> Response[bytes]:
@@ -80,7 +92,8 @@ async def fetch_crl(
 ) -> Response[bytes]:
     """Fetch the CRL of a shard.
 
-    The CRL names every certificate of the shard that was revoked before this request.
+    The CRL names every certificate of the shard that was revoked before this request. Caches may store the CRL, and ask
+    with `If-None-Match` before each use.
     """
     try:
         shard = shard_of_path(authority, file)
@@ -92,16 +105,7 @@ async def fetch_crl(
         raise Refusal("unavailable", "this CRL cannot be made now", headers={"Retry-After": "1"}) from error
     if published is None:
         raise Refusal("not_found", "no such CRL")
-    return _conditional(
-        request,
-        published.data,
-        CRL_TYPE,
-        {
-            "Cache-Control": f"public, max-age={CRL_CACHE_SECONDS}",
-            "Last-Modified": http_date(published.this_update),
-            "Expires": http_date(published.next_update),
-        },
-    )
+    return _conditional(request, published.data, CRL_TYPE, _ask_first(published.this_update))
 
 
 @route(
@@ -159,17 +163,12 @@ async def ask_ocsp_by_path(
 ) -> Response[bytes]:
     """Ask for the status of a certificate, with the OCSP request in the path.
 
-    Caches may store the answer.
+    Caches may store the answer, and ask with `If-None-Match` before each use.
     """
     answered = await ocsp_responder.answer(_from_path(request, encoded))
-    if answered.this_update is None or answered.next_update is None:
+    if answered.this_update is None:
         return Response(answered.der, media_type=RESPONSE_TYPE, headers={"Cache-Control": "no-store"})
-    headers = {
-        "Cache-Control": f"public, no-transform, must-revalidate, max-age={ocsp_responder.cache_seconds(answered)}",
-        "Last-Modified": http_date(answered.this_update),
-        "Expires": http_date(answered.next_update),
-    }
-    return _conditional(request, answered.der, RESPONSE_TYPE, headers)
+    return _conditional(request, answered.der, RESPONSE_TYPE, _ask_first(answered.this_update))
 
 
 def _from_path(request: AnyRequest, encoded: str) -> bytes:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import quote
 
@@ -22,8 +23,7 @@ from cloud.breakwater.app import make_public
 from cloud.breakwater.errors import SignerUnavailable
 from cloud.breakwater.pkix.ocsp import REQUEST_BYTES_MAX
 from cloud.breakwater.revocation.crl_shards import OCSP_PATH
-from cloud.breakwater.revocation.ocsp_responder import CACHE_SECONDS
-from cloud.breakwater.routes.public import CRL_CACHE_SECONDS
+from cloud.breakwater.routes.public import ASK_FIRST
 from cloud.breakwater.settings import BreakwaterSettings
 from cloud.fabric.settings import FabricSettings
 from cloud.http.guard import ANONYMOUS, Guard, routes_of
@@ -34,6 +34,7 @@ from cloud.storage import Location
 from lab.postgres import database_location
 from protocol.ids import NodeId, TenantId
 from protocol.problems import CONTENT_TYPE
+from tests.cloud.breakwater.http_cache import SharedCache
 from tests.cloud.breakwater.revoking import Bench, Clock, Hierarchy, bench_at, pem, serials_of
 from tests.cloud.engines import ENGINES
 from tests.cloud.world import listening, port_of, unit_of
@@ -152,7 +153,7 @@ async def test_a_crl(stranger: Stranger) -> None:
     certificate = await stranger.bench.issue()
     first = await stranger.http.get("/crl/nodes-1/1.crl")
     assert (first.status_code, first.headers["content-type"]) == (200, "application/pkix-crl")
-    assert first.headers["cache-control"] == f"public, max-age={CRL_CACHE_SECONDS}"
+    assert first.headers["cache-control"] == ASK_FIRST
     assert serials_of(first.content) == set()
     tag = {"if-none-match": first.headers["etag"]}
     unchanged = await stranger.http.get("/crl/nodes-1/1.crl", headers=tag)
@@ -239,10 +240,8 @@ async def test_the_caching_of_answers(stranger: Stranger) -> None:
     first = await stranger.http.get(by_path(der))
     response = ocsp.load_der_ocsp_response(first.content)
     assert response.certificate_status == ocsp.OCSPCertStatus.GOOD
-    assert first.headers["cache-control"] == f"public, no-transform, must-revalidate, max-age={CACHE_SECONDS}"
+    assert first.headers["cache-control"] == ASK_FIRST
     assert first.headers["last-modified"].endswith(" GMT")
-    assert response.next_update_utc is not None
-    assert response.next_update_utc > stranger.bench.clock() + timedelta(seconds=CACHE_SECONDS)
     again = await stranger.http.get(by_path(der), headers={"if-none-match": first.headers["etag"]})
     assert again.status_code == 304
     await stranger.bench.revoke(certificate.serial_number)
@@ -253,6 +252,31 @@ async def test_the_caching_of_answers(stranger: Stranger) -> None:
     for answer in (with_nonce, posted):
         assert (answer.status_code, answer.headers["cache-control"]) == (200, "no-store")
         assert "etag" not in answer.headers
+
+
+@pytest.mark.parametrize("age", [timedelta(0), timedelta(seconds=59), timedelta(minutes=61)])
+async def test_a_shared_cache_says_good_only_until_the_revocation(stranger: Stranger, age: timedelta) -> None:
+    """The cache gets each answer just before the revocation, and is asked `age` after the revocation."""
+    certificate = await stranger.bench.issue()
+    cache = SharedCache(stranger.http, stranger.bench.clock)
+    path = by_path(request_for(certificate, stranger.hierarchy))
+    for _ in range(3):
+        good, listed = await cache.get(path), await cache.get("/crl/nodes-1/1.crl")
+        assert ocsp.load_der_ocsp_response(good).certificate_status == ocsp.OCSPCertStatus.GOOD
+        assert serials_of(listed) == set()
+    assert (cache.filled, cache.confirmed) == (2, 4)  # the body crosses the network once; then there is a 304
+    await stranger.bench.revoke(certificate.serial_number)
+    stranger.bench.clock.forward(age)
+    revoked, listed = await cache.get(path), await cache.get("/crl/nodes-1/1.crl")
+    assert ocsp.load_der_ocsp_response(revoked).certificate_status == ocsp.OCSPCertStatus.REVOKED
+    assert serials_of(listed) == {certificate.serial_number}
+
+
+async def test_a_cache_of_http_1_0_keeps_no_answer(stranger: Stranger) -> None:
+    certificate = await stranger.bench.issue()
+    for path in (by_path(request_for(certificate, stranger.hierarchy)), "/crl/nodes-1/1.crl"):
+        headers = (await stranger.http.get(path)).headers
+        assert parsedate_to_datetime(headers["expires"]) <= stranger.bench.clock()
 
 
 async def test_any_spelling_of_base64_in_a_path(stranger: Stranger) -> None:
