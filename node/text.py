@@ -5,6 +5,8 @@ Every text of an error, a log line and a condition passes through `shown`. `dura
 
 from datetime import timedelta
 
+from protocol.text import escaped
+
 TEXT_CHARACTERS_MAX = 1000
 """Longest text that is shown. Messages of our own are shorter; a stranger's text can have any length."""
 
@@ -19,13 +21,13 @@ def shown(text: str, characters_max: int = TEXT_CHARACTERS_MAX) -> str:
     if len(text) <= characters_max and text.isprintable():
         return text
     if len(text) <= characters_max:
-        escaped = _escaped(text)
-        if len(escaped) <= characters_max:
-            return escaped
+        whole = escaped(text)
+        if len(whole) <= characters_max:
+            return whole
     note = f" ... ({len(text)} characters) ... "[:characters_max]
     tail = (characters_max - len(note)) // 3
     head = characters_max - len(note) - tail
-    return _escaped(text[:head])[:head] + note + (_escaped(text[-tail:])[-tail:] if tail else "")
+    return escaped(text[:head])[:head] + note + (escaped(text[-tail:])[-tail:] if tail else "")
 
 
 def shown_error(error: BaseException, characters_max: int = TEXT_CHARACTERS_MAX) -> str:
@@ -44,15 +46,3 @@ def duration(value: timedelta) -> str:
         if len(parts) == 2:
             break
     return " ".join(parts)
-
-
-def _escaped(text: str) -> str:
-    return "".join(each if each.isprintable() else _escape(ord(each)) for each in text)
-
-
-def _escape(code: int) -> str:
-    if 0xDC80 <= code <= 0xDCFF:
-        code -= 0xDC00  # a byte that is not UTF-8, as Python reads it from arguments and file names (PEP 383)
-    if code <= 0xFF:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"

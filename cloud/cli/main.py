@@ -1,12 +1,12 @@
 """Wiring: the entry point of `cascade`. It lists the commands and turns failures into texts and exit codes."""
 
-import json
 import logging
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 
 from cloud.cli.errors import EXIT_INTERNAL, CliError
-from cloud.cli.options import Commands, Run
+from cloud.cli.options import Commands, Parser, Run
+from cloud.cli.show import complain, escape_log_records, say_json
 
 VERSION = "0.1.0"
 
@@ -29,7 +29,7 @@ exit codes:
 
 def parser() -> ArgumentParser:
     """The parser of the whole command line. A command's options are added once the command line names the command."""
-    root = ArgumentParser(
+    root = Parser(
         prog="cascade",
         description="Run a Cascade cloud and operate it: tenants, activation codes, nodes, tokens, audit.",
         epilog=EPILOG,
@@ -56,11 +56,11 @@ def parser() -> ArgumentParser:
 def _report(error: CliError, as_json: bool) -> int:
     if as_json:
         document = {"code": error.code, "text": error.text, "next": error.next_step, "exit_code": error.exit_code}
-        print(json.dumps({"error": document}))
+        say_json({"error": document})
     else:
-        print(f"cascade: {error.text}", file=sys.stderr)
+        complain(f"cascade: {error.text}")
         if error.next_step:
-            print(f"  {error.next_step}", file=sys.stderr)
+            complain(f"  {error.next_step}")
     return error.exit_code
 
 
@@ -69,6 +69,7 @@ def main(argv: list[str] | None = None) -> int:
 
     Raises SystemExit where argparse ends the process: after `--help` or `--version`, and on wrong usage (code 2).
     """
+    escape_log_records()
     try:
         args = parser().parse_args(argv)
         run: Run = args.run

@@ -7,6 +7,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from protocol.text import escaped_lines
+
 JSON_HELP = "print one JSON document instead of text"
 DIR_HELP = "directory of the installation"
 
@@ -16,7 +18,14 @@ AddOptions = Callable[[ArgumentParser], object]
 """Adds options to a command's parser. The result is ignored."""
 
 
-class _LateParser(ArgumentParser):
+class Parser(ArgumentParser):
+    """A parser whose texts have no characters that a terminal acts on: an error repeats the argument."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        super()._print_message(escaped_lines(message), file)
+
+
+class _LateParser(Parser):
     """A parser that gets its options once the command line names its command."""
 
     add_options: AddOptions | None = None

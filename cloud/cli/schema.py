@@ -1,10 +1,10 @@
 """Command group: `cascade schema`, which prints the API documents without a server."""
 
-import sys
 from argparse import ArgumentParser, Namespace
 
 from cloud.breakwater.routes.documents import documents as breakwater_documents
 from cloud.cli.options import json_option
+from cloud.cli.show import say
 from cloud.fabric.routes.documents import documents as fabric_documents
 from cloud.http.openapi import ApiDocument
 
@@ -23,4 +23,4 @@ def _documents() -> dict[str, ApiDocument]:
 
 
 def _print(args: Namespace) -> None:
-    sys.stdout.write(_documents()[args.document].encoded.decode())
+    say(_documents()[args.document].encoded.decode().removesuffix("\n"))

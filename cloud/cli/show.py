@@ -1,15 +1,77 @@
-"""Printing: one JSON document for programs, or columns for people. Both forms have the same values."""
+"""Printing: everything that `cascade` prints. One JSON document for programs, or columns for people.
+
+Both forms have the same values. Values come from outside: from servers, certificates, files and other operators. So
+this module is the only one of `cascade` that prints, and it prints no character that a terminal acts on.
+"""
 
 import json
+import logging
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
 
+from protocol.text import escaped, escaped_lines
+
 
 def emit(value: Any, as_json: bool, human: Callable[[Any], str]) -> None:
-    """Print `value`, which is a Struct or plain data: as one line of JSON, or as the text that `human` makes of it."""
-    print(json.dumps(msgspec.to_builtins(value)) if as_json else human(value))
+    """Print `value`, which is a Struct or plain data: as one line of JSON, or as the text that `human` makes of it.
+
+    `human` gets a copy of the value with every text escaped, so a line break in a value makes no line of the output.
+    """
+    if as_json:
+        say_json(msgspec.to_builtins(value))
+    else:
+        say(human(_escaped(value)))
+
+
+def say(text: str) -> None:
+    """Print lines to stdout, without characters that a terminal acts on."""
+    print(escaped_lines(text))
+
+
+def say_json(value: Any) -> None:
+    """Print plain data as one line of JSON in ASCII."""
+    print(json.dumps(value).replace("\x7f", "\\u007f"))  # JSON does not escape this control character
+
+
+def complain(text: str) -> None:
+    """Print lines to stderr, without characters that a terminal acts on."""
+    print(escaped_lines(text), file=sys.stderr)
+
+
+def progress(text: str, *, last: bool) -> None:
+    """Write a line to stderr over the line before. `last` ends the line."""
+    print(f"\r{escaped(text)}", end="\n" if last else "", file=sys.stderr)
+
+
+class EscapedRecords(logging.Formatter):
+    """Formats a record as `logging` does by default, with its traceback, and escapes each line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return escaped_lines(super().format(record))
+
+
+def escape_log_records() -> None:
+    """Escape the records that `logging` prints to stderr when a command has configured no handler."""
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(EscapedRecords())
+
+
+def _escaped(value: Any) -> Any:
+    """Return a copy of a value with every text in it escaped, at any depth."""
+    if isinstance(value, str):
+        return escaped(value)
+    if isinstance(value, msgspec.Struct):
+        return msgspec.structs.replace(
+            value, **{name: _escaped(getattr(value, name)) for name in value.__struct_fields__}
+        )
+    if isinstance(value, dict):
+        return {_escaped(name): _escaped(each) for name, each in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(_escaped(each) for each in value)
+    return value
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

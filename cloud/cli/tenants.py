@@ -1,6 +1,5 @@
 """Command group: `cascade tenant`, which manages tenants and the hardware that they trust."""
 
-import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any, get_args
@@ -12,7 +11,7 @@ from cloud.cli.connection import Server
 from cloud.cli.errors import EXIT_REFUSED, EXIT_USAGE, CliError
 from cloud.cli.options import Commands, json_option, server_options
 from cloud.cli.pem_parts import FILE_BYTES_MAX, Block, blocks, parts, text_of
-from cloud.cli.show import columns, emit, fields
+from cloud.cli.show import columns, complain, emit, fields
 from cloud.fabric import schemas
 from protocol.endorsement import EkType
 
@@ -99,10 +98,7 @@ def trust(args: Namespace) -> int:
     emit(msgspec.structs.replace(found, upload=upload), args.json, _human_trust)
     refused = upload.refused if upload else ()
     for each in refused:
-        print(
-            f"cannot use certificate {each.number} of {args.ek_root} (line {each.line}): {each.reason}",
-            file=sys.stderr,
-        )
+        complain(f"cannot use certificate {each.number} of {args.ek_root} (line {each.line}): {each.reason}")
     return EXIT_REFUSED if refused else 0
 
 

@@ -28,7 +28,8 @@ class JsonLines(logging.Formatter):
                 line[name] = "(withheld)" if name.lower() in self._secret else value
         if record.exc_info and record.exc_info[0] is not None:
             line["error"] = "".join(traceback.format_exception(*record.exc_info))
-        return json.dumps(line, default=str, separators=(",", ":"))
+        written = json.dumps(line, default=str, separators=(",", ":"))  # ASCII: all other characters are escaped
+        return written.replace("\x7f", "\\u007f")
 
 
 def configure_logging(level: str = "info") -> None:

@@ -4,6 +4,7 @@ import sys
 from argparse import Namespace
 
 from cloud.breakwater.checks.checker import Progress
+from cloud.cli.show import progress
 
 PROGRESS_EVERY = 2_000
 """Certificates between two updates of the progress."""
@@ -20,4 +21,4 @@ def _silent(_what: str, _done: int, _all: int) -> None:
 
 def _progress(what: str, done: int, total: int) -> None:
     if done % PROGRESS_EVERY == 0 or done == total or what != "certificates":
-        print(f"\r{what}: {done} of {total}", end="\n" if done == total else "", file=sys.stderr)
+        progress(f"{what}: {done} of {total}", last=done == total)

@@ -120,3 +120,15 @@ def test_an_unexpected_exception_is_an_internal_error(
     monkeypatch.setattr(sys.stdout, "close", lambda: None)
     assert main([]) == 0
     assert capsys.readouterr().out == ""
+
+
+def test_a_wrong_argument_and_a_bug_reach_no_terminal_unescaped(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["audit", "list", "--no-such=\x1b[2J"])
+    assert "\\x1b[2J" in (printed := capsys.readouterr().err)
+    assert all(line.isprintable() for line in printed.split("\n"))
+    assert logging.lastResort is not None
+    record = logging.makeLogRecord({"msg": "internal error", "exc_info": (ValueError, ValueError("\x1b[2J"), None)})
+    assert "ValueError: \\x1b[2J" in logging.lastResort.format(record)

@@ -1,12 +1,15 @@
 """Printing gives the same values as one JSON document or in columns."""
 
+import ast
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 
 import msgspec
 import pytest
 
-from cloud.cli.show import columns, emit, fields, pairs, table
+from cloud.cli import show
+from cloud.cli.show import columns, complain, emit, fields, pairs, say, say_json, table
 
 
 class Thing(msgspec.Struct, frozen=True):
@@ -36,3 +39,59 @@ def test_columns_are_as_wide_as_their_longest_cell() -> None:
 
 def test_nothing_is_a_dash() -> None:
     assert pairs([("none", None), ("text", ""), ("list", ()), ("zero", 0)]) == "none  -\ntext  -\nlist  -\nzero  0"
+
+
+NASTY = "CN=\x1b]0;owned\x07\x1b[2J\u202e\x9b\x7f\nforged: line"
+
+
+def test_values_from_outside_reach_no_terminal_unescaped(capsys: pytest.CaptureFixture[str]) -> None:
+    """A terminal acts on nothing, and no value makes a line of its own."""
+    thing = Thing(NASTY, None, (NASTY,))
+    emit(thing, False, fields)
+    emit((thing,), False, columns(("id", "names"), "id", "names"))
+    emit({"one": [thing]}, False, lambda value: str(value["one"][0].id))
+    printed = capsys.readouterr().out
+    assert all(line.isprintable() for line in printed.split("\n"))
+    assert not any(line.startswith("forged") for line in printed.split("\n"))
+    assert "CN=\\x1b]0;owned\\x07\\x1b[2J\\u202e\\x9b\\x7f\\x0aforged: line" in printed
+
+
+def test_json_has_the_exact_values_in_printable_ascii(capsys: pytest.CaptureFixture[str]) -> None:
+    emit(Thing(NASTY, None), True, fields)
+    say_json({NASTY: "\ud800"})
+    lines = capsys.readouterr().out.splitlines()
+    assert all(line.isascii() and line.isprintable() for line in lines)
+    assert json.loads(lines[0])["id"] == NASTY
+    assert json.loads(lines[1]) == {NASTY: "\ud800"}
+
+
+def test_messages_keep_their_lines_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    say(NASTY)
+    complain(NASTY)
+    printed = capsys.readouterr()
+    assert printed.out == printed.err
+    assert all(line.isprintable() for line in printed.out.split("\n"))
+
+
+WAYS_OUT = {"print", "input", "sys.stdout", "sys.stderr", "sys.__stdout__", "sys.__stderr__", "os.write"}
+
+
+def test_no_other_module_of_the_command_prints() -> None:
+    """`cascade` prints through `cloud.cli.show`, so a new command escapes what it prints."""
+    allowed = {
+        "main.py": {"sys.stderr"},  # closes the stream of a reader that has gone
+        "pki/progress.py": {"sys.stderr"},  # asks whether the stream is a terminal
+        "show.py": {"print", "sys.stderr"},
+    }
+    folder = Path(show.__file__).parent
+    found: dict[str, set[str]] = {}
+    for path in sorted(folder.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            used = ""
+            if isinstance(node, ast.Name) and node.id in {"print", "input"}:
+                used = node.id
+            elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                used = f"{node.value.id}.{node.attr}"
+            if used in WAYS_OUT:
+                found.setdefault(str(path.relative_to(folder)), set()).add(used)
+    assert found == allowed
