@@ -14,13 +14,14 @@ from litestar import Litestar, Request, Response
 from litestar.di import NamedDependency, Provide
 from litestar.exceptions import HTTPException
 from litestar.params import SkipValidation
-from litestar.types import ControllerRouterHandler, Scope
+from litestar.types import ASGIApp, ControllerRouterHandler, Receive, Scope, Send
 
 from cloud.http.guard import Guard, judge_again
 from cloud.http.metrics import Metrics, measured, read_metrics
 from cloud.http.openapi import ApiDocument, show_schema
 from cloud.http.problems import Refusal, answer, handle
-from cloud.storage.errors import DatabaseBusy, DatabaseUnavailable
+from cloud.storage.errors import DatabaseBusy, DatabaseUnavailable, TransactionLost
+from cloud.storage.waits import waits_of_request
 from protocol.limits import REQUEST_BODY_BYTES_MAX
 
 log = logging.getLogger("cascade.web")
@@ -86,6 +87,16 @@ def _away(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     return answer(Refusal("unavailable", "the database is not available", headers={"Retry-After": "1"}))
 
 
+def bounded_waits(app: ASGIApp) -> ASGIApp:
+    """Middleware: the waits of one request for the database share one limit."""
+
+    async def bounded(scope: Scope, receive: Receive, send: Send) -> None:
+        with waits_of_request():
+            await app(scope, receive, send)
+
+    return bounded
+
+
 def make_app(
     handlers: Sequence[ControllerRouterHandler],
     guard: Guard,
@@ -113,13 +124,14 @@ def make_app(
             *([show_schema] if schema is not None else []),
         ],
         guards=[guard],
-        middleware=[measured(metrics)] if metrics is not None else [],
+        middleware=[*([measured(metrics)] if metrics is not None else []), bounded_waits],
         dependencies={name: _provider(service) for name, service in parts.items()},
         after_exception=[on_error] if on_error is not None else [],
         exception_handlers={
             HTTPException: handle,
             DatabaseUnavailable: _away,
             DatabaseBusy: _away,
+            TransactionLost: _away,
             Exception: handle,
         },
         request_class=StrictRequest,

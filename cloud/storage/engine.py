@@ -10,7 +10,11 @@ statement that fails ends its transaction. A write that may meet an existing row
 outside a transaction.
 - A transaction without keys excludes every other transaction of the service, in all replicas. A transaction with keys
 excludes transactions that share a key, and transactions without keys. So it may read, decide on and write only the data
-that its keys cover.
+that its keys cover. Keys in `reads` are shared: two transactions may read the same data, and exclude one that writes it.
+- A process that hangs inside a transaction blocks others that need its keys, until the database ends its transaction
+after some seconds. A transaction without keys would then wait for it, and every other transaction for that one. So a
+service at work uses keys, and only migrations and `cascade init` use none.
+- The waits of one request share one limit (`cloud.storage.waits`). After it the request fails with `DatabaseBusy`.
 - A single write outside a transaction is its own transaction and excludes no other. It must be right by itself
 (compare-and-set), and must not write data that a transaction reads, decides on or writes.
 - Inside a transaction, wait for the database only. Other transactions wait for this one. On SQLite, even transactions
@@ -21,14 +25,22 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self, TypeAlias
 
 from cloud.storage.errors import StorageNotOpen, TransactionMisuse
 from cloud.storage.location import Location, PostgresLocation
+from cloud.storage.locks import Locks
 from cloud.storage.sqlite import SqliteBackend
 from cloud.storage.statement import EngineType, Row, Statement
+from cloud.tasks.stopping import Stopping
+
+HINT_CHARS_MAX = 4000
+"""PostgreSQL takes payloads of less than 8000 bytes."""
+_NOTIFY = Statement("SELECT pg_notify({channel}, {text})")
+Took: TypeAlias = Callable[[str], None]
+Connected: TypeAlias = Callable[[], Awaitable[None]]
 
 
 class Session(Protocol):
@@ -57,8 +69,12 @@ class Backend(Protocol):
     async def close(self) -> None:
         """Wait for running transactions, then close the connections."""
 
-    async def begin(self, keys: tuple[str, ...]) -> Session:
+    async def begin(self, locks: Locks, patience: float | None) -> Session:
         """Begin a transaction that excludes others as the module describes. Raises StorageError."""
+
+    async def listen(self, took: Took, connected: Connected, stopping: Stopping) -> None:
+        """Call `took` with each hint, until the process stops. Call `connected` when hints may have been lost."""
+        ...
 
     async def read(self, sql: str, args: tuple[Any, ...]) -> list[Row]:
         """Run a query that is bounded by a key or a LIMIT."""
@@ -80,11 +96,12 @@ class Transaction:
     back, even if the exception is caught. So half a change is never committed.
     """
 
-    __slots__ = ("_depth", "_doomed", "_engine", "_keys", "_owner", "_session", "_token")
+    __slots__ = ("_depth", "_doomed", "_engine", "_owner", "_patience", "_session", "_token", "locks")
 
-    def __init__(self, engine: ServiceEngine, keys: tuple[str, ...] = ()) -> None:
+    def __init__(self, engine: ServiceEngine, locks: Locks, patience: float | None = None) -> None:
         self._engine = engine
-        self._keys = keys
+        self.locks = locks
+        self._patience = patience
         self._session: Session | None = None
         self._owner: asyncio.Task[Any] | None = None
         self._token: contextvars.Token[Any] | None = None
@@ -96,14 +113,14 @@ class Transaction:
         """True from the begin to the end of the outermost block."""
         return self._session is not None
 
-    def joined(self, keys: tuple[str, ...]) -> Transaction:
-        """Return this transaction, for an inner block that asks for `keys`.
+    def joined(self, locks: Locks) -> Transaction:
+        """Return this transaction, for an inner block that asks for `locks`.
 
         Raises:
             TransactionMisuse: the outer block holds only some of the keys that the inner block needs.
         """
-        if self._keys and not (keys and set(keys) <= set(self._keys)):
-            raise TransactionMisuse(f"a transaction for {self._keys} cannot be joined by one for {keys or 'all'}")
+        if not self.locks.cover(locks):
+            raise TransactionMisuse(f"a transaction for {self.locks} cannot be joined by one for {locks}")
         return self
 
     async def run(self, sql: str, args: tuple[Any, ...]) -> list[Row]:
@@ -131,7 +148,7 @@ class Transaction:
 
     async def __aenter__(self) -> Self:
         if self._depth == 0:
-            self._session = await self._engine.backend.begin(self._keys)
+            self._session = await self._engine.backend.begin(self.locks, self._patience)
             self._owner = asyncio.current_task()
             self._token = self._engine.current_transaction.set(self)
         else:
@@ -225,17 +242,20 @@ class ServiceEngine:
             raise StorageNotOpen(f"the engine of {self.service} is not open")
         return self._backend
 
-    def transaction(self, *keys: str) -> Transaction:
+    def transaction(self, *keys: str, reads: tuple[str, ...] = (), patience: float | None = None) -> Transaction:
         """Return a new transaction, or the task's own open transaction, which the block then joins.
 
-        `keys` name the data that the transaction reads, decides on and writes ("node:ID"). Without keys it excludes all
-        other transactions of the service. SQLite has one writer, so keys have no effect there.
+        `keys` name the data that the transaction reads, decides on and writes ("node:ID"). `reads` name data that it
+        reads only. Without either it excludes all other transactions of the service. SQLite has one writer, so keys
+        have no effect there. `patience` is the number of seconds that the transaction waits for locks, also for those
+        of rows, if that is less than the request may still wait.
 
         Raises:
             TransactionMisuse: the task's open transaction does not hold the keys.
         """
+        locks = Locks(keys, reads)
         current = self._current()
-        return Transaction(self, keys) if current is None else current.joined(keys)
+        return Transaction(self, locks, patience) if current is None else current.joined(locks)
 
     def _current(self) -> Transaction | None:
         """Return the open transaction of this context, or None.
@@ -284,6 +304,24 @@ class ServiceEngine:
         if current is not None:
             return await current.run(sql, bound)
         return await self.backend.browse(sql, bound)
+
+    async def hint(self, text: str) -> None:
+        """Send a hint to all processes of the service, together with the commit of the task's transaction.
+
+        A hint only makes another process read its rows earlier. It can be lost, and `text` holds names of rows, at
+        most `HINT_CHARS_MAX` characters. On SQLite no other process serves, so nothing is sent.
+        """
+        if len(text) > HINT_CHARS_MAX:
+            raise TransactionMisuse(f"a hint has at most {HINT_CHARS_MAX} characters")
+        if self.engine_type == "postgres":
+            await self.fetch(_NOTIFY, channel=f"cascade_{self.service}", text=text)  # see `cloud.storage.hints`
+
+    async def listen(self, took: Took, connected: Connected, stopping: Stopping) -> None:
+        """Background task: call `took` with the text of each hint, until the process stops.
+
+        `connected` is called when hints may have been lost: after the first connection and after each later one.
+        """
+        await self.backend.listen(took, connected, stopping)
 
     async def run_ddl(self, ddl: str) -> None:
         """Run a change of the schema, inside the task's transaction if there is one."""

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from cloud.storage.errors import DatabaseInUse
 from cloud.storage.location import Location, PostgresLocation
+from cloud.storage.locks import WHOLE
+from cloud.storage.waits import WAIT_SECONDS
 
 if TYPE_CHECKING:
     from cloud.storage.postgres import PostgresSession
@@ -35,10 +37,10 @@ async def made_fresh(location: Location) -> AsyncIterator[None]:
         return
     from cloud.storage.postgres import PostgresBackend
 
-    backend = PostgresBackend(location, _MAKER)
+    backend = PostgresBackend(location, _MAKER, patient=True)  # the transaction is idle while the content is made
     await backend.open()
     try:
-        session = await backend.begin()
+        session = await backend.begin(WHOLE, WAIT_SECONDS)
         try:
             found = await session.run(_TABLES, ())
             if found:

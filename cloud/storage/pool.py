@@ -15,10 +15,9 @@ from typing import TypeAlias
 import asyncpg
 
 from cloud.storage.errors import DatabaseBusy, StorageNotOpen
+from cloud.storage.waits import WAIT_SECONDS
 from cloud.storage.worker import settled
 
-WAIT_SECONDS = 5.0
-"""Seconds for which a caller waits for a connection while all are in use."""
 REST_SECONDS = 5.0
 """Seconds that a cancelled statement may take to end before its connection is dropped."""
 CLOSE_SECONDS = 5.0
@@ -32,31 +31,27 @@ Slot: TypeAlias = "asyncpg.Connection | None"
 
 
 class Pool:
-    """At most `size` connections. The last used one is taken first.
+    """At most `size` connections. The last used one is taken first."""
 
-    A caller waits `wait_seconds` for a connection while all are in use.
-    """
-
-    def __init__(
-        self, size: int, connect: Callable[[], Awaitable[asyncpg.Connection]], wait_seconds: float = WAIT_SECONDS
-    ) -> None:
+    def __init__(self, size: int, connect: Callable[[], Awaitable[asyncpg.Connection]]) -> None:
         self._size = size
-        self.wait_seconds = wait_seconds
         self._connect = connect
         self._free: list[Slot] = [None] * size
         self._waiting: deque[asyncio.Future[Slot]] = deque()
         self._is_closing = False
         self._all_back = asyncio.Event()
 
-    async def take(self) -> asyncpg.Connection:
+    async def take(self, wait_seconds: float = WAIT_SECONDS) -> asyncpg.Connection:
         """Return an open connection. The caller alone uses it until it gives it back.
+
+        The caller waits at most `wait_seconds` while all connections are in use.
 
         Raises:
             DatabaseBusy: all connections are in use for too long.
             StorageNotOpen: the pool is closing.
             Exception: any exception of `connect`.
         """
-        slot = self._free.pop() if self._free else await self._wait()
+        slot = self._free.pop() if self._free else await self._wait(wait_seconds)
         if slot is not None and not slot.is_closed():
             return slot
         try:
@@ -65,13 +60,13 @@ class Pool:
             self._put(None)
             raise
 
-    async def _wait(self) -> Slot:
+    async def _wait(self, seconds: float) -> Slot:
         if self._is_closing:
             raise StorageNotOpen("the connections to the database are being closed")
         turn: asyncio.Future[Slot] = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
         try:
-            async with asyncio.timeout(self.wait_seconds):
+            async with asyncio.timeout(seconds):
                 return await turn
         except (TimeoutError, asyncio.CancelledError) as error:
             if turn.done() and not turn.cancelled():  # the place had been given to us already

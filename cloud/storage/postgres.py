@@ -2,9 +2,19 @@
 
 A transaction holds one connection from its begin to its end. It runs READ COMMITTED behind advisory locks, which it
 takes in the round trip of its BEGIN. Without keys, it takes the service's lock exclusively. With keys, it takes the
-service's lock shared and each key's lock exclusively. So a transaction that reads and then writes is as safe as with
-SQLite's one writer, in all replicas. A single statement outside a transaction is one round trip. It commits by itself
-and takes no advisory lock.
+service's lock shared, the lock of each key exclusively, and the lock of each key that it only reads shared. So a
+transaction that reads and then writes is as safe as with SQLite's one writer, in all replicas. A single statement
+outside a transaction is one round trip. It commits by itself and takes no advisory lock.
+
+Waits are bounded, and a peer that hangs costs others nothing but the keys that it holds:
+
+- Transactions of this process queue for their keys before they take a connection. A transaction that then finds a lock
+taken by another process waits `QUICK_SECONDS`. After that it waits on a patient connection. At most half of the
+connections are patient, so transactions with other keys always find one.
+- All waits of a request together are bounded by `cloud.storage.waits`.
+- The server ends a transaction that has been idle for `IDLE_SECONDS`, and a statement inside a transaction that has run
+as long. asyncpg prepares a statement in one message and runs it in the next; a process that is stopped between the two
+is not idle for the server, so it needs the second limit.
 
 A COMMIT is durable when the server answers it. Each new connection is refused unless the server has
 `synchronous_commit` on, and also `fsync` and `full_page_writes` if the location needs them. The database sorts by code
@@ -34,20 +44,27 @@ from cloud.storage.errors import (
     TransactionLost,
     ValueRefused,
 )
+from cloud.storage.hints import Connected, Took, listen
+from cloud.storage.key_queue import KeyQueue
 from cloud.storage.location import PostgresLocation
+from cloud.storage.locks import WHOLE, Locks
 from cloud.storage.pool import DRIVER_ERRORS, Pool, rest
 from cloud.storage.statement import EngineType, Row
+from cloud.storage.waits import WAIT_SECONDS, Waits, current_waits
+from cloud.tasks.stopping import Stopping
 
 SERVER_VERSION_MIN = 15
 CONNECT_SECONDS = 5.0
 """Seconds for a new connection to the server."""
 STATEMENT_SECONDS = 30
 """Seconds for one statement. Bounded statements take far less, so after this time the server is considered hung."""
-LOCK_SECONDS = 5
-"""Seconds for which a transaction waits for transactions that exclude it. Equal to SQLite's BUSY_WAIT_SECONDS."""
-IDLE_SECONDS = 60
-"""Seconds after which the server ends an idle transaction. Its process hangs, and it would block all other
-transactions."""
+QUICK_SECONDS = 0.1
+"""Seconds for which a transaction waits for another process's locks on any connection, before it waits as a patient
+one."""
+IDLE_SECONDS = 4.0
+"""Seconds after which the server ends a transaction whose process hangs. A transaction at work is never idle for as
+long, because its process waits for nothing but the database. It is less than `WAIT_SECONDS`, so a request that needs
+the same keys outlives the hanging process's transaction."""
 PATIENT_SECONDS = 300
 """Seconds for a statement or a lock of a migration."""
 CACHED_STATEMENTS = 512
@@ -76,7 +93,15 @@ _AWAY = (
     asyncpg.InternalClientError,  # after a connection was ended between statements, for example
     OSError,
 )
-_BUSY = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
+_BUSY = (
+    asyncpg.LockNotAvailableError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
+    asyncpg.QueryCanceledError,  # a statement inside a transaction took too long
+)
+_WHOLE = ""
+"""The key under which transactions without keys queue in this process."""
+_BUSY_TEXT = "other transactions hold the same data for too long"
 
 
 def fault(error: BaseException) -> Exception:
@@ -104,27 +129,45 @@ def lock_id(service: str, key: str = "") -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
 
 
-def begin_sql(service: str, keys: tuple[str, ...]) -> str:
+def begin_sql(service: str, locks: Locks, seconds: float, wait: float, statement: float) -> str:
     """Return BEGIN and the locks, as one message to the server.
 
-    Locks are taken in the order of their numbers, so that no deadlock can occur.
+    Locks are taken in the order of their numbers, so that no deadlock can occur. All of them together take at most
+    `seconds`. Afterwards the transaction waits at most `wait` seconds for the lock of a row, and a statement takes at
+    most `statement` seconds.
     """
-    begin = "BEGIN ISOLATION LEVEL READ COMMITTED"
-    if not keys:
-        return f"{begin}; SELECT pg_advisory_xact_lock({lock_id(service)})"
-    locks = [f"SELECT pg_advisory_xact_lock({lock})" for lock in sorted({lock_id(service, key) for key in keys})]
-    return "; ".join((begin, f"SELECT pg_advisory_xact_lock_shared({lock_id(service)})", *locks))
+    if locks.is_whole:
+        calls = [f"pg_advisory_xact_lock({lock_id(service)})"]
+    else:
+        shared = dict.fromkeys((lock_id(service, key) for key in locks.reads), "_shared")
+        ways = {**shared, **dict.fromkeys((lock_id(service, key) for key in locks.keys), "")}
+        calls = [f"pg_advisory_xact_lock_shared({lock_id(service)})"]
+        calls += [f"pg_advisory_xact_lock{ways[lock]}({lock})" for lock in sorted(ways)]
+    return "; ".join(
+        (
+            "BEGIN ISOLATION LEVEL READ COMMITTED",
+            f"SET LOCAL statement_timeout = {_milliseconds(seconds)}",
+            f"SELECT {', '.join(calls)}",
+            f"SET LOCAL statement_timeout = {_milliseconds(statement)}",
+            f"SET LOCAL lock_timeout = {_milliseconds(wait)}",
+        )
+    )
+
+
+def _milliseconds(seconds: float) -> int:
+    """Return a time for a setting of the server, where 0 would mean no limit."""
+    return max(1, int(seconds * 1000))
 
 
 class PostgresSession:
     """A connection inside a transaction. One task holds it until commit or rollback gives it back."""
 
-    __slots__ = ("_backend", "_connection", "_is_alone")
+    __slots__ = ("_backend", "_connection", "_queued")
 
-    def __init__(self, backend: PostgresBackend, connection: asyncpg.Connection, *, is_alone: bool) -> None:
+    def __init__(self, backend: PostgresBackend, connection: asyncpg.Connection, queued: tuple[str, ...]) -> None:
         self._backend = backend
         self._connection = connection
-        self._is_alone = is_alone
+        self._queued = queued
 
     async def run(self, sql: str, args: tuple[Any, ...]) -> list[Row]:
         """Run a statement inside the transaction.
@@ -157,14 +200,14 @@ class PostgresSession:
                 raise _unknown(fault(error)) from _cause(error)
             raise
         finally:
-            self._backend.release(connection, is_alone=self._is_alone)
+            self._backend.release(connection, self._queued)
 
     async def rollback(self) -> None:
         """Roll back. When the method returns, the connection is at rest or dropped."""
         try:
             await rest(self._connection)
         finally:
-            self._backend.release(self._connection, is_alone=self._is_alone)
+            self._backend.release(self._connection, self._queued)
 
 
 class PostgresBackend:
@@ -180,8 +223,8 @@ class PostgresBackend:
     async def open(self) -> None:
         """Make the first connection, which checks that the server can be used. Raises StorageError."""
         self._pool = Pool(self._location.pool, self._connect)
-        self._alone = asyncio.Lock()
-        """Transactions without keys queue here, so that they hold no connection while they wait."""
+        self._queue = KeyQueue()
+        self._patients = asyncio.Semaphore(max(1, self._location.pool // 2))
         try:
             self._pool.give(await self._pool.take())
         except StorageError as error:
@@ -227,9 +270,11 @@ class PostgresBackend:
                 max_cached_statement_lifetime=0,
                 server_settings={
                     "application_name": f"cascade-{self._service}",
-                    "idle_in_transaction_session_timeout": f"{IDLE_SECONDS}s",
+                    "idle_in_transaction_session_timeout": str(
+                        _milliseconds(PATIENT_SECONDS if self._patient else IDLE_SECONDS)
+                    ),
                     "jit": "off",
-                    "lock_timeout": f"{PATIENT_SECONDS if self._patient else LOCK_SECONDS}s",
+                    "lock_timeout": f"{PATIENT_SECONDS if self._patient else WAIT_SECONDS}s",
                     "timezone": "UTC",
                 },
             )
@@ -265,38 +310,78 @@ class PostgresBackend:
                 f"(it has {server['encoding']}, {server['collation']})"
             )
 
-    async def begin(self, keys: tuple[str, ...] = ()) -> PostgresSession:
+    async def begin(self, locks: Locks = WHOLE, patience: float | None = None) -> PostgresSession:
         """Take a connection, begin a transaction, and take its locks.
 
         Raises:
-            DatabaseBusy: transactions that exclude this one, or hold all connections, took longer than we wait.
+            DatabaseBusy: transactions that exclude this one, or hold all connections, took longer than the request
+                may wait, or than `patience` seconds.
         """
-        is_alone = not keys
-        if is_alone:
-            await self._alone.acquire()
+        waits = Waits(PATIENT_SECONDS) if self._patient else current_waits()
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         try:
-            connection = await self._pool.take()
+            return await self._begun(locks, began, waits.left if patience is None else min(waits.left, patience))
+        finally:
+            waits.spend(loop.time() - began)
+
+    async def _begun(self, locks: Locks, began: float, seconds: float) -> PostgresSession:
+        queued = tuple(sorted(set(locks.keys))) or ((_WHOLE,) if locks.is_whole else ())
+        try:
+            async with asyncio.timeout_at(began + seconds):
+                await self._queue.take(queued)
+        except TimeoutError as error:
+            raise DatabaseBusy("other transactions of this process hold the same data for too long") from error
+        try:
+            connection = await self._locked(locks, min(QUICK_SECONDS, seconds), seconds)
+            if connection is None:
+                connection = await self._waited(locks, began + seconds)
         except BaseException:  # also for a cancellation: the next transaction must get its turn
-            if is_alone:
-                self._alone.release()
+            self._queue.give(queued)
             raise
+        return PostgresSession(self, connection, queued)
+
+    async def _waited(self, locks: Locks, deadline: float) -> asyncpg.Connection:
+        """Begin on a patient connection. Raises DatabaseBusy at the deadline, a time of the event loop's clock."""
+        loop = asyncio.get_running_loop()
         try:
-            await connection.execute(begin_sql(self._service, keys))
+            async with asyncio.timeout_at(deadline):
+                await self._patients.acquire()
+        except TimeoutError as error:
+            raise DatabaseBusy(_BUSY_TEXT) from error
+        try:
+            left = deadline - loop.time()
+            connection = None if left <= 0 else await self._locked(locks, left, left)
+        finally:
+            self._patients.release()
+        if connection is None:
+            raise DatabaseBusy(_BUSY_TEXT)
+        return connection
+
+    async def _locked(self, locks: Locks, seconds: float, wait: float) -> asyncpg.Connection | None:
+        """Return a connection that has begun and holds the locks; None if the locks were not free in time."""
+        if wait <= 0:
+            raise DatabaseBusy("the request has waited for the database for too long")
+        connection = await self._pool.take(wait)
+        statement = PATIENT_SECONDS if self._patient else IDLE_SECONDS
+        try:
+            await connection.execute(begin_sql(self._service, locks, seconds, wait, statement))
         except BaseException as error:
             try:
                 await rest(connection)
             finally:
-                self.release(connection, is_alone=is_alone)
+                self._pool.give(connection)
+            if isinstance(error, asyncpg.QueryCanceledError):
+                return None
             if isinstance(error, DRIVER_ERRORS):
                 raise fault(error) from error
             raise
-        return PostgresSession(self, connection, is_alone=is_alone)
+        return connection
 
-    def release(self, connection: asyncpg.Connection, *, is_alone: bool) -> None:
-        """Give the connection of a session back."""
+    def release(self, connection: asyncpg.Connection, queued: tuple[str, ...]) -> None:
+        """Give the connection of a session back, and its keys to the next transaction."""
         self._pool.give(connection)
-        if is_alone:
-            self._alone.release()
+        self._queue.give(queued)
 
     async def write(self, sql: str, args: tuple[Any, ...]) -> list[Row]:
         """Run one statement that commits by itself. Its changes are durable when the method returns.
@@ -312,8 +397,20 @@ class PostgresBackend:
 
     browse = read
 
+    async def listen(self, took: Took, connected: Connected, stopping: Stopping) -> None:
+        """Background task: call `took` with each hint, see `cloud.storage.hints.listen`."""
+        await listen(self._service, self._connect, took, connected, stopping)
+
+    async def _taken(self) -> asyncpg.Connection:
+        waits = current_waits()
+        began = asyncio.get_running_loop().time()
+        try:
+            return await self._pool.take(waits.left)
+        finally:
+            waits.spend(asyncio.get_running_loop().time() - began)
+
     async def _fetch(self, sql: str, args: tuple[Any, ...], *, writes: bool) -> list[Row]:
-        connection = await self._pool.take()
+        connection = await self._taken()
         try:
             return [dict(record) for record in await connection.fetch(sql, *args)]
         except BaseException as error:

@@ -25,8 +25,10 @@ from typing import Any
 import piccolo.engine.sqlite  # noqa: F401  (registers the adapters and converters of the column types)
 
 from cloud.storage.errors import DatabaseBusy, IntegrityError, StorageError, TransactionLost, ValueRefused
+from cloud.storage.locks import WHOLE, Locks
 from cloud.storage.statement import EngineType, Row
 from cloud.storage.worker import Worker, settled
+from cloud.tasks.stopping import Stopping
 
 BUSY_WAIT_SECONDS = 5.0
 """Seconds for which a write waits for another process. A service is the only process that writes, so this covers an
@@ -279,10 +281,10 @@ class SqliteBackend:
                 fault.__cause__ = error
                 member.set_exception(fault)
 
-    async def begin(self, keys: tuple[str, ...] = ()) -> SqliteSession:
+    async def begin(self, locks: Locks = WHOLE, patience: float | None = None) -> SqliteSession:
         """Take the writer and begin a transaction, alone or behind the others of the open group.
 
-        There is one writer, so `keys` have no effect.
+        There is one writer, so `locks` and `patience` have no effect.
 
         Raises:
             DatabaseBusy: another process held the write lock for longer than `BUSY_WAIT_SECONDS`.
@@ -315,6 +317,10 @@ class SqliteBackend:
                 if loop.time() > deadline:
                     raise DatabaseBusy(f"another process is writing to {self._path}") from error
             await asyncio.sleep(BUSY_POLL_SECONDS)
+
+    async def listen(self, took: object, connected: object, stopping: Stopping) -> None:
+        """Wait until the process stops. One process serves an SQLite file, so there are no hints."""
+        await stopping.wait()
 
     async def write(self, sql: str, args: tuple[Any, ...]) -> list[Row]:
         """Run one statement in its own transaction. Its changes are durable when the method returns."""

@@ -58,7 +58,7 @@ async def test_a_database_that_has_tables_is_refused_and_left_alone() -> None:
 
 
 async def test_two_makers_of_one_database(empty: PostgresLocation, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cloud.storage.postgres.LOCK_SECONDS", 0.2)
+    monkeypatch.setattr("cloud.storage.fresh.WAIT_SECONDS", 0.2)
     async with made_fresh(empty):
         await ensure_migrated("fabric", empty)
         with pytest.raises(DatabaseBusy):

@@ -74,10 +74,10 @@ async def test_who_waits_gets_the_next_one_in_turn(server: Server) -> None:
 
 
 async def test_a_wait_is_bounded(server: Server) -> None:
-    pool = Pool(1, server.connect, wait_seconds=0.01)
+    pool = Pool(1, server.connect)
     connection = await pool.take()
     with pytest.raises(DatabaseBusy, match="all 1 connections"):
-        await pool.take()
+        await pool.take(0.01)
     pool.give(connection)
     assert await pool.take() is connection, "who gave up took no place with it"
 

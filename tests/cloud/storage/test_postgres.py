@@ -12,7 +12,9 @@ import pytest
 
 from cloud.storage import DatabaseUnavailable, PostgresLocation, ServiceEngine, Statement, StorageError
 from cloud.storage.errors import DatabaseBusy, OutcomeUnknown, StorageNotOpen, TransactionLost
+from cloud.storage.locks import Locks
 from cloud.storage.postgres import PostgresBackend, begin_sql, lock_id
+from cloud.storage.waits import waits_of_request
 from lab.postgres import ROLE, Cluster, cluster, postgres_database
 from tests.cloud.storage_sample.support import ENGINE, INSERT, NOW, SERVICE, add, count, ids, on
 from tests.waiting import until
@@ -69,12 +71,23 @@ def test_locks_are_numbers_of_service_and_key() -> None:
     numbers = {lock_id("fabric"), lock_id("breakwater"), lock_id("fabric", "a"), lock_id("fabric", "b")}
     assert len(numbers) == 4
     assert all(-(2**63) <= number < 2**63 for number in numbers)
-    begin = "BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock"
-    assert begin_sql("fabric", ()) == f"{begin}({lock_id('fabric')})"
-    keyed = begin_sql("fabric", ("b", "a", "b"))
-    assert keyed == begin_sql("fabric", ("a", "b"))
-    assert keyed.startswith(f"{begin}_shared({lock_id('fabric')}); SELECT pg_advisory_xact_lock(")
-    assert keyed.count("SELECT") == 3
+
+    def locks(*keys: str, reads: tuple[str, ...] = ()) -> str:
+        first, before, calls, *after = begin_sql("fabric", Locks(keys, reads), 1.5, 0.5, 4).split("; ")
+        assert first == "BEGIN ISOLATION LEVEL READ COMMITTED"
+        assert [before, *after] == [
+            "SET LOCAL statement_timeout = 1500",
+            "SET LOCAL statement_timeout = 4000",
+            "SET LOCAL lock_timeout = 500",
+        ]
+        return calls.removeprefix("SELECT ")
+
+    own, a, b = lock_id("fabric"), lock_id("fabric", "a"), lock_id("fabric", "b")
+    assert locks() == f"pg_advisory_xact_lock({own})"
+    keyed = [f"pg_advisory_xact_lock({number})" for number in sorted((a, b))]
+    assert locks("b", "a", "b") == ", ".join((f"pg_advisory_xact_lock_shared({own})", *keyed))
+    assert locks("a", reads=("b",)) == locks("a", "b").replace(f"lock({b})", f"lock_shared({b})")
+    assert locks("a", "b", reads=("b",)) == locks("a", "b")
 
 
 def test_two_replicas_exclude_each_other(database: PostgresLocation) -> None:
@@ -126,8 +139,7 @@ def test_other_keys_and_other_services_do_not_wait(database: PostgresLocation) -
     on(database, test())
 
 
-def test_a_lock_held_for_too_long_is_busy(database: PostgresLocation, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cloud.storage.postgres.LOCK_SECONDS", 0.2)
+def test_a_lock_held_for_too_long_is_busy(database: PostgresLocation) -> None:
     other = ServiceEngine(ENGINE.service)
 
     async def test() -> None:
@@ -135,7 +147,7 @@ def test_a_lock_held_for_too_long_is_busy(database: PostgresLocation, monkeypatc
         await other.open()
         for keys in (), ("a",), ("b", "a"):
             async with ENGINE.transaction("a"):
-                with pytest.raises(DatabaseBusy, match="lock timeout"):
+                with waits_of_request(0.2), pytest.raises(DatabaseBusy, match="hold the same data"):
                     async with other.transaction(*keys):
                         raise AssertionError
             async with asyncio.timeout(2), other.transaction(*keys):  # its connection is at rest again
@@ -148,8 +160,6 @@ def test_a_lock_held_for_too_long_is_busy(database: PostgresLocation, monkeypatc
 
 def test_when_all_connections_are_in_use(database: PostgresLocation) -> None:
     async def test() -> None:
-        assert isinstance(ENGINE._backend, PostgresBackend)
-        ENGINE._backend._pool.wait_seconds = 0.1
         async with ENGINE.transaction("a"):
             held, done = asyncio.Event(), asyncio.Event()
 
@@ -160,8 +170,13 @@ def test_when_all_connections_are_in_use(database: PostgresLocation) -> None:
 
             holding = apart(hold())
             await held.wait()
+
+            async def counted_soon() -> None:
+                with waits_of_request(0.1):
+                    await count()
+
             with pytest.raises(DatabaseBusy, match="all 2 connections"):
-                await apart(count())
+                await apart(counted_soon())
             done.set()
             await holding
         assert await count() == 0
@@ -185,6 +200,8 @@ def test_a_cancelled_statement_has_ended_when_the_task_has(database: PostgresLoc
     Every connection is kept.
     """
 
+    other = ServiceEngine(ENGINE.service)
+
     async def alone() -> None:
         await ENGINE.fetch(SLEEP)
 
@@ -201,7 +218,9 @@ def test_a_cancelled_statement_has_ended_when_the_task_has(database: PostgresLoc
             with pytest.raises(asyncio.CancelledError):
                 await task
             assert await number(RUNNING, pattern="SELECT pg_sleep%") == 0
-        async with ENGINE.transaction("a"):
+        other.configure(database)
+        await other.open()
+        async with other.transaction("a"):
             waiting = apart(locked())
             await apart(until_number(RUNNING, 1, pattern="BEGIN%"))
             waiting.cancel()
@@ -212,6 +231,7 @@ def test_a_cancelled_statement_has_ended_when_the_task_has(database: PostgresLoc
             await inside_fine()
         assert await ids() == ["fine"]
         assert await number(BACKENDS) == 3  # the largest number in use at the same time
+        await other.close()
 
     async def locked() -> None:
         async with ENGINE.transaction("a"):
@@ -422,5 +442,55 @@ def test_a_statement_is_prepared_once(database: PostgresLocation) -> None:
             await add(f"w{i}")
         assert await number(prepared, pattern="INSERT INTO widget%") == 1
         assert await number(BACKENDS) == 1
+
+    on(database, test())
+
+
+def test_transactions_that_wait_for_a_hanging_peer_leave_connections_to_others(database: PostgresLocation) -> None:
+    """A peer holds keys and does not end. More transactions want them than there are connections."""
+    peer = ServiceEngine(ENGINE.service)
+    keys = [f"k{number}" for number in range(8)]
+
+    async def want(key: str) -> None:
+        with waits_of_request(20):
+            async with ENGINE.transaction(key):
+                await add(f"{key} {len(done)}")
+        done.append(key)
+
+    done: list[str] = []
+
+    async def test() -> None:
+        peer.configure(database)
+        await peer.open()
+        async with peer.transaction(*keys):
+            waiting = [apart(want(key)) for key in keys for _ in range(2)]
+            for number in range(20):
+                async with asyncio.timeout(2):
+                    await apart(want(f"free {number}"))
+            assert len(done) == 20
+        await asyncio.gather(*waiting)
+        assert len(done) == 20 + 2 * len(keys)
+        await peer.close()
+
+    on(msgspec.structs.replace(database, pool=4), test())
+
+
+def test_readers_of_a_key_share_it_and_exclude_its_writer(database: PostgresLocation) -> None:
+    other = ServiceEngine(ENGINE.service)
+
+    async def test() -> None:
+        other.configure(database)
+        await other.open()
+        async with ENGINE.transaction("a", reads=("t",)):
+            async with asyncio.timeout(2), other.transaction("b", reads=("t",)):
+                pass
+            with pytest.raises(DatabaseBusy, match="hold the same data"):
+                async with other.transaction("t", patience=0.15):
+                    raise AssertionError
+        async with ENGINE.transaction("t"):
+            with waits_of_request(0.15), pytest.raises(DatabaseBusy, match="hold the same data"):
+                async with other.transaction(reads=("t",)):
+                    raise AssertionError
+        await other.close()
 
     on(database, test())

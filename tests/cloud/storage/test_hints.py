@@ -1,0 +1,60 @@
+"""Hints between two engines of one service: after the commit, in order, and again after a lost connection."""
+
+import asyncio
+
+import pytest
+
+from cloud.storage import PostgresLocation, ServiceEngine, Statement, TransactionMisuse
+from cloud.storage.engine import HINT_CHARS_MAX
+from cloud.tasks.stopping import Stopping
+from lab.postgres import postgres_database
+from tests.cloud.storage_sample.support import ENGINE, SERVICE, on
+from tests.waiting import until
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def database() -> PostgresLocation:
+    return postgres_database(SERVICE)
+
+
+def test_a_hint_is_taken_by_every_process_after_its_commit(database: PostgresLocation) -> None:
+    other, stopping = ServiceEngine(ENGINE.service), Stopping()
+    took: list[str] = []
+    ends = Statement("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE {pattern}")
+
+    async def connected() -> None:
+        took.append("connected")
+
+    async def test() -> None:
+        other.configure(database)
+        await other.open()
+        listening = asyncio.create_task(other.listen(took.append, connected, stopping))
+        await until("the connection", lambda: took == ["connected"])
+        with pytest.raises(LookupError):
+            async with ENGINE.transaction("a"):
+                await ENGINE.hint("never sent")
+                raise LookupError
+        async with ENGINE.transaction("a"):
+            await ENGINE.hint("one")
+        await ENGINE.hint("two")
+        await until("the hints", lambda: took == ["connected", "one", "two"])
+        await ENGINE.fetch(ends, pattern="LISTEN%")
+        await until("the next connection", lambda: took[3:] == ["connected"])
+        await ENGINE.hint("three")
+        await until("the hint", lambda: took[4:] == ["three"])
+        stopping.request()
+        await listening
+        await other.close()
+
+    on(database, test())
+
+
+def test_a_hint_is_bounded(database: PostgresLocation) -> None:
+    async def test() -> None:
+        with pytest.raises(TransactionMisuse, match="4000 characters"):
+            await ENGINE.hint("n" * (HINT_CHARS_MAX + 1))
+        await ENGINE.hint("n" * HINT_CHARS_MAX)
+
+    on(database, test())
