@@ -20,6 +20,7 @@ from cloud.fabric.service.nodes.lapse import Lapses
 from cloud.fabric.service.nodes.renewal import Renewals
 from cloud.fabric.service.nodes.seen import SeenSessions
 from cloud.fabric.service.published_trust.online_roles import OnlineRoles
+from cloud.storage.errors import DatabaseBusy, DatabaseUnavailable, TransactionLost
 from cloud.tasks.back_off import BackOff
 from cloud.tasks.stopping import Stopping
 
@@ -102,6 +103,9 @@ class Background:
             await work()
         except (IssuerUnavailable, IssuerRefused) as error:
             log.warning("background work postponed", extra={"work": name, "error": str(error)})
+        except (DatabaseBusy, DatabaseUnavailable, TransactionLost) as error:
+            # No bug: the disk is full, or the server is away. The next pass tries again.
+            log.error("background work postponed", extra={"work": name, "error": str(error)})
         except Exception as error:
             # A failure of one piece of work must not stop the others. The next pass tries again.
             log.error("background work failed", extra={"work": name}, exc_info=error)

@@ -20,7 +20,13 @@ from cloud.http.guard import Guard, judge_again
 from cloud.http.metrics import Metrics, measured, read_metrics
 from cloud.http.openapi import ApiDocument, show_schema
 from cloud.http.problems import Refusal, answer, handle
-from cloud.storage.errors import DatabaseBusy, DatabaseUnavailable, TransactionLost
+from cloud.storage.errors import (
+    DatabaseBusy,
+    DatabaseNotWritable,
+    DatabaseUnavailable,
+    StorageNotOpen,
+    TransactionLost,
+)
 from cloud.storage.waits import waits_of_request
 from protocol.limits import REQUEST_BODY_BYTES_MAX
 
@@ -84,6 +90,8 @@ def _away(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     This is not a bug, so no traceback is logged: callers could fill the log with tracebacks.
     """
     log.error("cannot answer: the database is not available", extra={"path": request.url.path, "error": str(error)})
+    if isinstance(error, DatabaseNotWritable):
+        return answer(Refusal("unavailable", "the database stores nothing just now", headers={"Retry-After": "10"}))
     return answer(Refusal("unavailable", "the database is not available", headers={"Retry-After": "1"}))
 
 
@@ -132,6 +140,7 @@ def make_app(
             DatabaseUnavailable: _away,
             DatabaseBusy: _away,
             TransactionLost: _away,
+            StorageNotOpen: _away,
             Exception: handle,
         },
         request_class=StrictRequest,

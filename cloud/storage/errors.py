@@ -4,10 +4,12 @@
     ├── StorageNotOpen       the engine was used before `open` or after `close`
     ├── TransactionMisuse    a transaction was used outside its task, after its end, after a failure, or for a key that
     │                        it does not hold
-    ├── TransactionLost      the database ended the transaction by itself (disk full, I/O error, idle for too long)
+    ├── TransactionLost      the database ended the transaction by itself (I/O error, idle for too long)
     ├── DatabaseBusy         other transactions held the lock, or all connections, for longer than we wait
     ├── DatabaseUnavailable  the database server does not answer, is starting or stopping, or refuses the connection
-    │   └── OutcomeUnknown   the connection broke during a commit: the whole change was made, or nothing of it
+    │   ├── OutcomeUnknown   the connection broke during a commit: the whole change was made, or nothing of it
+    │   └── DatabaseNotWritable  nothing can be stored: read-only file or server, I/O error
+    │       └── DiskFull     nothing can be stored: the disk is full
     ├── DatabaseInUse        the database for a new installation has tables already
     ├── DatabaseTooNew       the database has migrations that this code does not know
     ├── DatabaseTooOld       the database was made before the first migration that this code has
@@ -46,6 +48,17 @@ class DatabaseUnavailable(StorageError):
 
 class OutcomeUnknown(DatabaseUnavailable):
     """The connection broke during a commit. The whole change was made, or nothing of it."""
+
+
+class DatabaseNotWritable(DatabaseUnavailable):
+    """The database answers, and stores nothing: its file or server is read-only, or its disk fails.
+
+    The change was not made. The same call works again once the cause is gone.
+    """
+
+
+class DiskFull(DatabaseNotWritable):
+    """The disk of the database is full. The change was not made."""
 
 
 class DatabaseInUse(StorageError):

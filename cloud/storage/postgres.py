@@ -38,17 +38,15 @@ import asyncpg
 from cloud.storage.errors import (
     DatabaseBusy,
     DatabaseUnavailable,
-    IntegrityError,
-    OutcomeUnknown,
     StorageError,
     TransactionLost,
-    ValueRefused,
 )
 from cloud.storage.hints import Connected, Took, listen
 from cloud.storage.key_queue import KeyQueue
 from cloud.storage.location import PostgresLocation
 from cloud.storage.locks import WHOLE, Locks
 from cloud.storage.pool import DRIVER_ERRORS, Pool, rest
+from cloud.storage.postgres_errors import cause_of, fault, leaves_doubt, unknown
 from cloud.storage.statement import EngineType, Row
 from cloud.storage.waits import WAIT_SECONDS, Waits, current_waits
 from cloud.tasks.stopping import Stopping
@@ -80,47 +78,9 @@ SELECT current_setting('synchronous_commit') AS synchronous_commit, current_sett
 FROM pg_database WHERE datname = current_database()
 """
 
-_AWAY = (
-    asyncpg.PostgresConnectionError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.TooManyConnectionsError,
-    asyncpg.InvalidAuthorizationSpecificationError,
-    asyncpg.InvalidCatalogNameError,
-    asyncpg.ReadOnlySQLTransactionError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,  # after a connection was ended between statements, for example
-    OSError,
-)
-_BUSY = (
-    asyncpg.LockNotAvailableError,
-    asyncpg.DeadlockDetectedError,
-    asyncpg.SerializationError,
-    asyncpg.QueryCanceledError,  # a statement inside a transaction took too long
-)
 _WHOLE = ""
 """The key under which transactions without keys queue in this process."""
 _BUSY_TEXT = "other transactions hold the same data for too long"
-
-
-def fault(error: BaseException) -> Exception:
-    """Turn a driver's exception into an exception of this package.
-
-    Messages contain the first line of the server's message, which has no value of a row.
-    """
-    first = str(error.args[0]) if error.args else type(error).__name__
-    if isinstance(error, asyncpg.IntegrityConstraintViolationError):
-        return IntegrityError(first)
-    if isinstance(error, asyncpg.DataError | ValueError):  # asyncpg's client-side DataError is a ValueError
-        return ValueRefused("a value does not fit its column")
-    if isinstance(error, _BUSY):
-        return DatabaseBusy(f"the database is busy: {first}")
-    if isinstance(error, asyncpg.IdleInTransactionSessionTimeoutError):
-        return TransactionLost("the database ended a transaction that was idle for too long")
-    if isinstance(error, _AWAY):
-        return DatabaseUnavailable(f"the database is not available: {first}")
-    return StorageError(f"the database refused a statement: {first}")
 
 
 def lock_id(service: str, key: str = "") -> int:
@@ -180,7 +140,7 @@ class PostgresSession:
         try:
             return [dict(record) for record in await self._connection.fetch(sql, *args)]
         except DRIVER_ERRORS as error:
-            raise fault(error) from _cause(error)
+            raise fault(error) from cause_of(error)
 
     async def commit(self) -> None:
         """Commit. The changes are durable when the method returns.
@@ -197,7 +157,7 @@ class PostgresSession:
         except BaseException as error:
             await rest(connection)
             if isinstance(error, DRIVER_ERRORS):
-                raise _unknown(fault(error)) from _cause(error)
+                raise unknown(fault(error)) from cause_of(error)
             raise
         finally:
             self._backend.release(connection, self._queued)
@@ -414,25 +374,11 @@ class PostgresBackend:
         try:
             return [dict(record) for record in await connection.fetch(sql, *args)]
         except BaseException as error:
-            if not isinstance(error, asyncpg.PostgresError) or isinstance(error, _AWAY):
+            if leaves_doubt(error):
                 await rest(connection)
             if isinstance(error, DRIVER_ERRORS):
                 wrong = fault(error)
-                raise (_unknown(wrong) if writes else wrong) from _cause(error)
+                raise (unknown(wrong) if writes else wrong) from cause_of(error)
             raise
         finally:
             self._pool.give(connection)
-
-
-def _unknown(error: Exception) -> Exception:
-    if type(error) is DatabaseUnavailable:
-        return OutcomeUnknown(f"{error}; the change was made as a whole or not at all")
-    return error
-
-
-def _cause(error: BaseException) -> BaseException | None:
-    """Return None if the driver's message shows the refused value, which may be a secret.
-
-    Otherwise return the error.
-    """
-    return None if isinstance(error, ValueError | asyncpg.DataError) else error

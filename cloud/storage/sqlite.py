@@ -24,8 +24,16 @@ from typing import Any
 
 import piccolo.engine.sqlite  # noqa: F401  (registers the adapters and converters of the column types)
 
-from cloud.storage.errors import DatabaseBusy, IntegrityError, StorageError, TransactionLost, ValueRefused
+from cloud.storage.errors import (
+    DatabaseBusy,
+    DatabaseUnavailable,
+    IntegrityError,
+    StorageError,
+    TransactionLost,
+    ValueRefused,
+)
 from cloud.storage.locks import WHOLE, Locks
+from cloud.storage.sqlite_errors import fault
 from cloud.storage.statement import EngineType, Row
 from cloud.storage.worker import Worker, settled
 from cloud.tasks.stopping import Stopping
@@ -92,7 +100,7 @@ def run(connection: sqlite3.Connection, sql: str, args: tuple[Any, ...]) -> list
     except (sqlite3.DataError, OverflowError, UnicodeEncodeError) as error:
         raise ValueRefused("a value does not fit its column") from error
     except sqlite3.Error as error:
-        raise StorageError(f"the database refused a statement: {error}") from error
+        raise fault(error, "the database refused a statement") from error
     if not rows:
         return []
     names = [column[0] for column in cursor.description]
@@ -260,7 +268,7 @@ class SqliteBackend:
             self._writer.execute("COMMIT")
         except sqlite3.Error as error:
             self._undo("ROLLBACK")
-            raise StorageError(f"cannot commit: {error}") from error
+            raise fault(error, "cannot commit") from error
 
     def _committed(self, _: None, error: BaseException | None) -> None:
         self._tell(error)
@@ -277,9 +285,9 @@ class SqliteBackend:
                 member.set_result(None)
             else:
                 kind = type(error) if isinstance(error, StorageError) else StorageError
-                fault = kind(str(error))
-                fault.__cause__ = error
-                member.set_exception(fault)
+                own = kind(str(error))
+                own.__cause__ = error
+                member.set_exception(own)
 
     async def begin(self, locks: Locks = WHOLE, patience: float | None = None) -> SqliteSession:
         """Take the writer and begin a transaction, alone or behind the others of the open group.
@@ -309,10 +317,10 @@ class SqliteBackend:
                 return
             except sqlite3.ProgrammingError as error:  # the connection is closed because it could not be opened again
                 self._reopen()
-                raise StorageError(f"cannot begin: {error}") from error
+                raise DatabaseUnavailable(f"cannot begin: {error}") from error
             except sqlite3.Error as error:
                 if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY:
-                    raise StorageError(f"cannot begin: {error}") from error
+                    raise fault(error, "cannot begin") from error
                 deadline = deadline or loop.time() + BUSY_WAIT_SECONDS
                 if loop.time() > deadline:
                     raise DatabaseBusy(f"another process is writing to {self._path}") from error

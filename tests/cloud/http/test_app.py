@@ -5,11 +5,21 @@ import json
 
 import pytest
 from litestar import Litestar, get
+from litestar.params import FromPath
 
 from cloud.http import app as web_app
 from cloud.http.app import Wired, make_app
 from cloud.http.guard import ANONYMOUS, Guard
 from cloud.process.serve import Listener
+from cloud.storage.errors import (
+    DatabaseBusy,
+    DatabaseNotWritable,
+    DiskFull,
+    OutcomeUnknown,
+    StorageError,
+    StorageNotOpen,
+    TransactionLost,
+)
 from protocol.limits import REQUEST_BODY_BYTES_MAX
 from tests.cloud.world import World, ask, connected, listening, port_of, unit_of
 
@@ -109,3 +119,34 @@ def test_a_database_that_is_away_is_no_fault_and_tells_nothing(caplog: pytest.Lo
     assert b"10.0.0.9" not in answer.body
     (record,) = [record for record in caplog.records if record.name == "cascade.web"]
     assert record.exc_info is None
+
+
+@get("/broken/{kind:str}", opt={"peers": (ANONYMOUS,)})
+async def broken(kind: FromPath[str]) -> None:
+    raise BROKEN[kind]("/var/lib/cascade/x.sqlite: no space")
+
+
+BROKEN: dict[str, type[StorageError]] = {
+    "full": DiskFull,
+    "not-writable": DatabaseNotWritable,
+    "lost": TransactionLost,
+    "closing": StorageNotOpen,
+    "busy": DatabaseBusy,
+    "unknown": OutcomeUnknown,
+}
+
+
+def test_each_failure_of_a_database_is_the_documented_503(caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        listener = unit_of(Listener(make_app([broken], guard()), "127.0.0.1", 0, None))
+        async with listening(listener) as servers, connected(port_of(servers[0]), None) as client:
+            for kind in BROKEN:
+                answer = await client.ask(f"/broken/{kind}")
+                assert (answer.status, answer.problem.code) == (503, "unavailable")
+                assert int(answer.headers["retry-after"]) >= 1
+                assert b"/var/lib" not in answer.body
+
+    asyncio.run(test())
+    records = [record for record in caplog.records if record.name == "cascade.web"]
+    assert len(records) == len(BROKEN)
+    assert all(record.exc_info is None for record in records)

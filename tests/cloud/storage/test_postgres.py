@@ -11,7 +11,12 @@ import msgspec
 import pytest
 
 from cloud.storage import DatabaseUnavailable, PostgresLocation, ServiceEngine, Statement, StorageError
-from cloud.storage.errors import DatabaseBusy, OutcomeUnknown, StorageNotOpen, TransactionLost
+from cloud.storage.errors import (
+    DatabaseBusy,
+    OutcomeUnknown,
+    StorageNotOpen,
+    TransactionLost,
+)
 from cloud.storage.locks import Locks
 from cloud.storage.postgres import PostgresBackend, begin_sql, lock_id
 from cloud.storage.waits import waits_of_request

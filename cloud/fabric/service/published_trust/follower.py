@@ -16,6 +16,7 @@ from cloud.fabric.store.repository import RepositoryStore
 from cloud.fabric.tuf.checking import hashes_of
 from cloud.fabric.tuf.current_trust import CurrentTrust
 from cloud.fabric.tuf.targets import TargetsError, read_content
+from cloud.storage.errors import DatabaseBusy, DatabaseUnavailable, TransactionLost
 from cloud.tasks.stopping import Stopping
 
 log = logging.getLogger("cascade.fabric.trust")
@@ -101,6 +102,8 @@ class Follower:
     async def _try(self, name: str, work: Callable[[], Awaitable[object]]) -> None:
         try:
             await work()
+        except (DatabaseBusy, DatabaseUnavailable, TransactionLost) as error:
+            log.error("background work postponed", extra={"work": name, "error": str(error)})
         except Exception as error:
             # A failed step must not end the task. The next step tries again.
             log.error("background work failed", extra={"work": name}, exc_info=error)
