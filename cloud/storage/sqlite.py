@@ -26,14 +26,15 @@ import piccolo.engine.sqlite  # noqa: F401  (registers the adapters and converte
 
 from cloud.storage.errors import (
     DatabaseBusy,
+    DatabaseNotWritable,
     DatabaseUnavailable,
+    DiskFull,
     IntegrityError,
     StorageError,
     TransactionLost,
     ValueRefused,
 )
 from cloud.storage.locks import WHOLE, Locks
-from cloud.storage.sqlite_errors import fault
 from cloud.storage.statement import EngineType, Row
 from cloud.storage.worker import Worker, settled
 from cloud.tasks.stopping import Stopping
@@ -56,6 +57,32 @@ index."""
 GROUP_MAX = 32
 """Maximum number of transactions that share a COMMIT. The first one waits about 0.2 ms for each of the others, which is
 less than a sync."""
+
+_PRIMARY = 0xFF
+"""The low byte of an extended result code is the primary code (https://www.sqlite.org/rescode.html)."""
+_KINDS: dict[int, type[StorageError]] = {
+    sqlite3.SQLITE_FULL: DiskFull,
+    sqlite3.SQLITE_IOERR: DatabaseNotWritable,
+    sqlite3.SQLITE_READONLY: DatabaseNotWritable,
+    sqlite3.SQLITE_CANTOPEN: DatabaseNotWritable,
+    sqlite3.SQLITE_PERM: DatabaseNotWritable,
+    sqlite3.SQLITE_NOMEM: DatabaseUnavailable,
+    sqlite3.SQLITE_CORRUPT: DatabaseUnavailable,
+    sqlite3.SQLITE_NOTADB: DatabaseUnavailable,
+    sqlite3.SQLITE_PROTOCOL: DatabaseBusy,
+    sqlite3.SQLITE_BUSY: DatabaseBusy,
+    sqlite3.SQLITE_LOCKED: DatabaseBusy,
+}
+
+
+def fault(error: sqlite3.Error, what: str) -> StorageError:
+    """Return the error that says what the driver's exception means. `what` begins its text, for example "cannot commit".
+
+    An exception that says nothing about the disk or the file becomes a plain `StorageError`: it is a fault of our code.
+    """
+    code = getattr(error, "sqlite_errorcode", 0)
+    name = getattr(error, "sqlite_errorname", "")
+    return _KINDS.get(code & _PRIMARY, StorageError)(f"{what}: {error}" + (f" ({name})" if name else ""))
 
 
 def connect(path: Path, *, writes: bool) -> sqlite3.Connection:

@@ -11,8 +11,7 @@ import pytest
 
 from cloud.storage import StorageError
 from cloud.storage.errors import DatabaseNotWritable, DatabaseUnavailable, DiskFull
-from cloud.storage.sqlite import SqliteBackend
-from cloud.storage.sqlite_errors import fault
+from cloud.storage.sqlite import SqliteBackend, fault
 from lab.postgres import sqlite_database
 from tests.cloud.storage_sample.support import ENGINE, SERVICE, add, ids, on
 
