@@ -51,6 +51,8 @@ MINUTES_MAX = 120.0
 
 HELD = ("lease", "suspended", "revoked", "unconfirmed")
 """What the machine holds when it starts."""
+RUNNING = "running"
+"""The scenario of an agent that runs on a lease."""
 ROOT = Path(__file__).parent.parent.parent
 CONFIRM = "/v1/node/confirm"
 HEAR_SECONDS_MAX = 20.0
@@ -130,12 +132,16 @@ class Walk:
             await self._walk([{point: choose.choice(kinds_of(point)) for point in both} for both in two])
         return self._outcome(points)
 
-    async def run_chosen(self, chosen: Sequence[Armed]) -> Outcome:
-        """Record the points, and walk through these faults. Their points must be among the recorded ones."""
+    async def run_chosen(self, chosen: Sequence[tuple[Armed, Sequence[str]]]) -> Outcome:
+        """Record the points, and run each fault in its scenarios: an agent that runs, or that starts on this.
+
+        The points of the faults must be among the recorded ones.
+        """
         async with self._recorded() as points:
-            missing = {str(point) for armed in chosen for point in armed} - {str(point) for point in points}
+            missing = {str(point) for armed, _ in chosen for point in armed} - {str(point) for point in points}
             self._findings += [f"no scenario meets {call}" for call in sorted(missing)]
-            await self._walk(chosen)
+            for armed, scenarios in chosen:
+                await self._case(armed, scenarios)
         return self._outcome(points)
 
     @asynccontextmanager
@@ -204,10 +210,12 @@ class Walk:
             if number % 20 == 19:
                 self._say(f"{number + 1} of {len(armed)}: {self._runs} runs, {len(self._findings)} findings")
 
-    async def _case(self, armed: Armed) -> None:
-        for held in HELD:
-            await self._one(f"start on {held}", armed, partial(self._start, armed=armed, held=held), held)
-        await self._one("running", armed, partial(self._running, armed=armed), "lease")
+    async def _case(self, armed: Armed, scenarios: Sequence[str] = (*HELD, RUNNING)) -> None:
+        for name in scenarios:
+            if name == RUNNING:
+                await self._one("running", armed, partial(self._running, armed=armed), "lease")
+            else:
+                await self._one(f"start on {name}", armed, partial(self._start, armed=armed, held=name), name)
 
     async def _one(self, name: str, armed: Armed, scenario: Callable[[Config], Awaitable[None]], held: str) -> None:
         """One run of a scenario, on a copy of the prepared state directory."""

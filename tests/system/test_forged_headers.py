@@ -287,7 +287,7 @@ def prepared(world: World, route: Route) -> None:
         assert world.wire("fabric", "operator").ask("POST", path, {"reason": ""}, token).status == 200
 
 
-@pytest.mark.long(8)
+@pytest.mark.long(8, "test_forged_headers.py")
 def test_every_route_ignores_all_forged_headers(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     routes = all_routes(world.cloud)
     assert {route.name for route in routes} == set(RECIPES), (

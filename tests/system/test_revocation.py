@@ -28,7 +28,7 @@ from tests.system.support.wire import Wire, new_key, once, renew_device
 from tests.waiting import stays_true
 
 ASK = Ask("n" * 32)
-SHORT_LEASE = "3,5,9,15"
+SHORT_LEASE = "3,4,9,12"
 """Refresh after, expires at, grace until, terminate at, in seconds after the issue."""
 
 
@@ -206,7 +206,7 @@ def put_back(saved: Path, state: Path, but: str = "") -> None:
         shutil.copytree(path, state / path.name) if path.is_dir() else shutil.copy2(path, state)
 
 
-@pytest.mark.long(10)
+@pytest.mark.long(13, "test_revocation.py")
 def test_an_old_state_directory_runs_offline_until_the_dates_of_its_lease(
     cloud: Cloud, chips: tuple[SoftTpm, SoftTpm], tmp_path: Path
 ) -> None:

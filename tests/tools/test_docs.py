@@ -146,7 +146,9 @@ def test_an_error_of_the_collection_is_reported() -> None:
 
 
 @pytest.mark.slow
-def test_pytest_collects_the_named_files_only(repository: Path) -> None:
+def test_pytest_collects_the_named_files_only(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # These files need no plugin, and the installed ones take seconds to import.
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     (repository / "tests/shop/test_other.py").write_text("raise RuntimeError\n")
     files = ["tests/shop/test_goods.py", "tests/shop/test_gone.py"]
     assert docs.collect(repository, files) == ({"tests/shop/test_goods.py::test_sale"}, "")
