@@ -1,134 +1,395 @@
-"""Adapter: the HTTP/1.1 side of a listener, over uvicorn's httptools protocol.
+"""Adapter: one connection of a listener, from its first byte to its last.
 
-It reads the connection's `TlsSession` once and puts it into the scope of every request. It limits the bytes of a
-request's head and the time of a whole request; uvicorn does neither. It never upgrades a connection, because an
-upgraded connection would leave this class and lose its peer. Its refusals are problem documents. It has no routes and
-admits no peers.
+One class holds the whole rule for unknown callers:
+
+- Every byte outside a body is counted: TLS handshake and records, request line, headers, frames of chunks.
+- One request is in work at a time. Later bytes wait in a small buffer, then in the kernel.
+- One deadline covers a request from its first byte to the last byte of its answer. A long poll adds its wait, and an
+  answer adds the time that a slow line needs for it.
+- The end of a connection ends its request if that waits for the client or in a long poll. A command is completed. The
+  connection keeps its place (`cloud.http.places`) until then.
+
+It reads the connection's `TlsSession` once and puts it into the scope of every request. It never upgrades a connection.
+Its refusals are problem documents. It has no routes and admits no peers.
 """
 
 import asyncio
+import logging
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
-from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.server import ServerState
 
-from cloud.http.problems import Refusal, plain_answer
-from cloud.mtls.peer import TLS_EXTENSION, TlsSession, tls_session
-from protocol.problems import CONTENT_TYPE
+from cloud.http.exchange import Exchange
+from cloud.http.places import Places
+from cloud.http.problems import plain_answer
+from cloud.http.request_reader import Head, RequestReader, RequestRefused
+from cloud.mtls.peer import TLS_EXTENSION, TlsSession
+from cloud.mtls.server_stream import ServerStream
+from protocol.problems import Code
 
-HEAD_BYTES_MAX = 16 * 1024
-"""Bytes of request line and headers. A node's are below 1 kB, an operator's below 2 kB. One read (256 kB) can exceed
-the limit before it is checked."""
-REQUEST_SECONDS_MAX = 30
-"""Seconds from the start of the connection or request to the request's last byte. Enough for 64 kB at 20 kbit/s."""
-BACKLOG = 2048
-"""Connections that the kernel queues while the event loop is busy."""
+log = logging.getLogger("cascade.listener")
+
+TLS_BYTES_MAX = 32 * 1024
+"""Bytes that TLS adds to one request, or to the connection before its first. Our clients' handshakes have 2 to 4 kB."""
+BUFFERED_BYTES_MAX = 32 * 1024
+"""Bytes of a connection that are read ahead of the application. The connection is not read while there are more."""
+_WRITE_BYTES = 64 * 1024
+"""Bytes of an answer that are encrypted at once."""
+_READ_BUFFER = memoryview(bytearray(32 * 1024))
+"""All connections read into this buffer: the event loop fills it, and `buffer_updated` copies it before it returns."""
 
 AsgiApp = Callable[[Any, Any, Any], Awaitable[None]]
 
 
-class CloudHttpProtocol(HttpToolsProtocol):
-    """The HTTP protocol of one connection."""
+class Limits(msgspec.Struct, frozen=True):
+    """The times of a connection, in seconds."""
+
+    handshake: float = 10
+    """From the accepted connection to the end of the TLS handshake. Over a satellite link it takes 3 s."""
+    request: float = 30
+    """From the first byte of a request to the last byte of its answer. Enough for 64 kB at 20 kbit/s. A connection
+    that sends no byte is closed after the same time."""
+    idle: float = 75
+    """Between two requests. It is longer than the pause between a node's requests in an exchange, and shorter than the
+    time after which firewalls drop idle connections."""
+    linger: float = 1
+    """After the last answer, for the peer to read it. Bytes that arrive are dropped. A socket that is closed with
+    unread bytes would destroy the answer."""
+    answer_bytes_per_second: float = 2500
+    """Slowest line on which a whole answer arrives. The deadline is later by this time for each byte."""
+
+
+LIMITS = Limits()
+
+
+class Shared(msgspec.Struct):
+    """The parts that the connections of one listener share."""
+
+    app: AsgiApp
+    places: Places
+    limits: Limits
+    local: tuple[str, int]
+    connections: "set[Connection]"
+    closed: asyncio.Event
+    """Set whenever a connection has left `connections`."""
+
+
+class Connection(asyncio.BufferedProtocol):
+    """One connection, which holds a place of the process. Without `context` it is plaintext."""
 
     def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
+        self, shared: Shared, peer: tuple[str, int], address: str, context: ssl.SSLContext | None = None
     ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
-        self._tls = TlsSession(None)
-        self._head_bytes = 0
-        self._in_head = True
-        self._deadline: asyncio.TimerHandle | None = None
+        self.address = address
+        self.certified = False
+        self._shared = shared
+        self._limits = shared.limits
+        self._peer = peer
+        self._loop = asyncio.get_running_loop()
+        self._stream = None if context is None else ServerStream(context)
+        self._extensions: dict[str, Any] = {}
+        self._transport: asyncio.Transport | None = None
+        self._reader = RequestReader()
+        self._tls_bytes = 0
+        self._between = context is None
+        """Whether no byte of the next request has arrived."""
+        self._closing = self._lost = self._paused = False
+        self._exchange: Exchange | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._more: asyncio.Future[None] | None = None
+        """The application waits for more of the body."""
+        self._drained: asyncio.Future[None] | None = None
+        """The peer has to read before more can be written."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._deadline = 0.0
+        shared.places.take(self)
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
-        super().connection_made(transport)
-        self._tls = tls_session(transport.get_extra_info)
-        self._arm()
+    # Called by the event loop.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 -- narrows the type
+        self._transport = transport
+        transport.set_write_buffer_limits(high=0)
+        self._shared.connections.add(self)
+        self._arm(self._limits.request if self._stream is None else self._limits.handshake)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._disarm()
-        super().connection_lost(exc)
+        self._lost = self._closing = True
+        for waiting in (self._more, self._drained):
+            if waiting is not None and not waiting.done():
+                waiting.cancel()
+        if self._task is None:
+            self._release()
+        elif self._exchange is not None and self._exchange.polling:
+            self._task.cancel()
 
-    def data_received(self, data: bytes) -> None:
-        if self._in_head:
-            self._head_bytes += len(data)
-        super().data_received(data)
-        if self._in_head and self._head_bytes > HEAD_BYTES_MAX and not self.transport.is_closing():
-            self._refuse("too_large", f"request line and headers are limited to {HEAD_BYTES_MAX} bytes")
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return _READ_BUFFER
 
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self.scope["extensions"] = {TLS_EXTENSION: self._tls}  # type: ignore[dict-item]  # not typed by uvicorn
-        self._arm()
+    def buffer_updated(self, nbytes: int) -> None:
+        if self._closing:
+            return
+        if self._between:
+            self._between = False
+            self._arm(self._limits.request)
+        data = bytes(_READ_BUFFER[:nbytes])
+        if self._stream is not None:
+            data = self._decrypt(self._stream, data)
+        self._reader.feed(data)
+        self._advance()
 
-    def on_headers_complete(self) -> None:
-        self._in_head = False
-        self._head_bytes = 0
-        super().on_headers_complete()
-
-    def on_message_complete(self) -> None:
-        self._in_head = True
-        self._head_bytes = 0
-        self._disarm()
-        super().on_message_complete()
-
-    def send_400_response(self, msg: str) -> None:
-        """Refuse bytes that are not HTTP. uvicorn calls this method."""
-        self._refuse("malformed", "this is not a valid HTTP/1.1 request")
-
-    def _refuse(self, code: Any, detail: str) -> None:
-        self.transport.write(plain_answer(code, detail))
-        self.transport.close()
-
-    def _arm(self) -> None:
-        self._disarm()
-        self._deadline = self.loop.call_later(REQUEST_SECONDS_MAX, self._expire)
-
-    def _disarm(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-
-    def _expire(self) -> None:
-        if not self.transport.is_closing():
-            self.transport.close()
-
-    def _should_upgrade(self) -> bool:
+    def eof_received(self) -> bool:
+        """End the connection. A client that sends no more gets no more."""
         return False
 
-    def _unsupported_upgrade_warning(self) -> None:
-        """Log nothing when a client offers an upgrade."""
+    def pause_writing(self) -> None:
+        self._drained = self._loop.create_future()
+        self._read_or_pause()
 
+    def resume_writing(self) -> None:
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+        self._drained = None
+        self._read_or_pause()
 
-def plaintext_only(app: AsgiApp, posts: tuple[str, ...] = ()) -> AsgiApp:
-    """Restrict an application for a plaintext listener: it gets GET and HEAD, and POST to the paths in `posts`.
+    # Called by the server.
 
-    Those paths answer with signed documents (OCSP) and carry out no command. Any other request is answered 405.
-    """
+    def stop(self) -> None:
+        """Close the connection now, or after the request that is being worked on."""
+        if self._exchange is not None and self._task is not None:
+            self._exchange.keep_alive = False
+        else:
+            self.evict()
 
-    async def read_only(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http" or _may_be_plain(scope, posts):
-            await app(scope, receive, send)
+    def evict(self) -> None:
+        """Close the connection at once. Its request is cancelled."""
+        self._closing = True
+        if self._transport is not None:
+            self._transport.abort()
+        if self._task is not None:
+            self._task.cancel()
+
+    @property
+    def working(self) -> bool:
+        """Whether a request of the connection has not ended yet."""
+        return self._task is not None
+
+    # Bytes.
+
+    def _decrypt(self, stream: ServerStream, data: bytes) -> bytes:
+        """Return the decrypted bytes. The end of TLS, with or without an error, ends the connection."""
+        was_established = stream.established
+        try:
+            plain = stream.receive(data)
+        except ssl.SSLError:
+            self._flush(stream)
+            self._finish(say=False)
+            return b""
+        self._flush(stream)
+        self._tls_bytes += len(data) - len(plain)
+        if self._tls_bytes > TLS_BYTES_MAX:
+            self.evict()
+        elif stream.ended:
+            self._finish()
+        elif stream.established and not was_established:
+            session = TlsSession(stream.certificate())
+            self._extensions = {TLS_EXTENSION: session}
+            self._shared.places.works(self)
+            self.certified = session.certificate_der is not None
+            self._shared.places.waits(self)
+            self._between = not plain
+            self._arm(self._limits.request)
+        return plain
+
+    def _flush(self, stream: ServerStream) -> None:
+        data = stream.outgoing()
+        if data and self._transport is not None:
+            self._transport.write(data)
+
+    def _put(self, data: bytes | memoryview) -> None:
+        if self._stream is None:
+            if self._transport is not None:
+                self._transport.write(data)
+        else:
+            self._stream.send(data)
+            self._flush(self._stream)
+
+    def _read_or_pause(self) -> None:
+        """Read the connection, unless the peer does not read or has sent more than it should."""
+        paused = not self._closing and (self._drained is not None or self._reader.buffered >= BUFFERED_BYTES_MAX)
+        if paused != self._paused and self._transport is not None and not self._transport.is_closing():
+            self._paused = paused
+            if paused:
+                self._transport.pause_reading()
+            else:
+                self._transport.resume_reading()
+
+    # Requests.
+
+    def _advance(self) -> None:
+        """Begin the next request if its head is complete, or give the application more of the body."""
+        if self._task is not None:
+            if self._more is not None and not self._more.done():
+                self._more.set_result(None)
+        elif not self._closing:
+            try:
+                head = self._reader.head()
+            except RequestRefused as refused:
+                self._refuse(refused.code, refused.detail)
+            else:
+                if head is not None:
+                    self._begin(head)
+        self._read_or_pause()
+
+    def _begin(self, head: Head) -> None:
+        self._shared.places.works(self)
+        self._exchange = Exchange(head, self, self._limits.answer_bytes_per_second)
+        self._task = self._loop.create_task(self._run(self._exchange))
+        self._task.add_done_callback(self._ended)
+
+    async def _run(self, exchange: Exchange) -> None:
+        scope = exchange.scope(self._peer, self._shared.local, self._extensions)
+        try:
+            await self._shared.app(scope, exchange.receive, exchange.send)
+        except Exception as error:
+            log.exception("the application failed", exc_info=error, extra={"path": scope["path"]})
+        if not exchange.complete and not self._closing:
+            exchange.keep_alive = False
+            if exchange.started:
+                self.evict()
+            else:
+                self._put(plain_answer("internal"))
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        exchange = self._exchange
+        self._task = self._exchange = None
+        if self._lost:
+            self._release()
             return
-        refusal = Refusal("method_not_allowed", "this listener is read-only")
-        body = msgspec.json.encode(refusal.document())
-        allow = b"POST" if scope["path"] in posts else b"GET, HEAD"
-        headers = [
-            (b"content-type", CONTENT_TYPE.encode("ascii")),
-            (b"allow", allow),
-            (b"content-length", str(len(body)).encode("ascii")),
-        ]
-        await send({"type": "http.response.start", "status": 405, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        if self._transport is not None and not self._transport.is_closing():
+            self._shared.places.waits(self)
+        if self._closing:
+            return
+        if task.cancelled() or exchange is None:
+            self.evict()
+        elif not exchange.keep_alive or not self._reader.complete:
+            self._finish()
+        else:
+            self._reader.next_request()
+            self._tls_bytes = 0
+            self._between = self._reader.buffered == 0
+            self._arm(self._limits.idle if self._between else self._limits.request)
+            self._advance()
 
-    return read_only
+    def _refuse(self, code: Code, detail: str) -> None:
+        self._put(plain_answer(code, detail))
+        self._finish()
 
+    # The port `Wire` of the exchange.
 
-def _may_be_plain(scope: Any, posts: tuple[str, ...]) -> bool:
-    return scope["method"] in ("GET", "HEAD") or (scope["method"] == "POST" and scope["path"] in posts)
+    async def body(self) -> tuple[bytes, bool]:
+        """Return the next bytes of the request's body, and whether they are the last. Wait for them if necessary."""
+        while True:
+            try:
+                piece = self._reader.body()
+            except RequestRefused as refused:
+                self._refuse(refused.code, refused.detail)
+                raise asyncio.CancelledError from refused
+            self._read_or_pause()
+            if piece or self._reader.complete:
+                return piece, self._reader.complete
+            self._more = self._loop.create_future()
+            await self._waited(self._more)
+
+    async def gone(self) -> None:
+        """Wait until the connection is closed. The waiting task is cancelled then."""
+        while not self._lost:
+            self._more = self._loop.create_future()
+            await self._more
+
+    async def write(self, data: bytes) -> None:
+        """Write bytes of the answer, and return once the kernel has taken all of them."""
+        view = memoryview(data)
+        for begin in range(0, len(data), _WRITE_BYTES):
+            if self._closing:
+                return
+            self._put(view[begin : begin + _WRITE_BYTES])
+            if self._drained is not None:
+                await self._waited(self._drained)
+
+    async def _waited(self, client: asyncio.Future[None]) -> None:
+        """Wait for the client. Meanwhile the connection may be closed for another."""
+        if self._lost:
+            raise asyncio.CancelledError
+        self._shared.places.waits(self)
+        try:
+            await client
+        finally:
+            self._shared.places.works(self)
+
+    def skip_body(self) -> bool:
+        """Drop the bytes of the body that have arrived. Return False if more of them are to come."""
+        try:
+            self._reader.body()
+        except RequestRefused:
+            return False
+        return self._reader.complete
+
+    def allow(self, seconds: float) -> None:
+        """Move the deadline of the request by `seconds`. A long poll without a connection is cancelled."""
+        self._arm(self._deadline - self._loop.time() + seconds)
+        if self._lost and self._task is not None and self._exchange is not None and self._exchange.polling:
+            self._task.cancel()
+
+    # Times and ends.
+
+    def _arm(self, seconds: float) -> None:
+        """Set the deadline. A timer that fires too early stays: `_expire` sets it again."""
+        self._deadline = self._loop.time() + seconds
+        if self._timer is not None and self._timer.when() > self._deadline:
+            self._timer.cancel()
+            self._timer = None
+        if self._timer is None:
+            self._timer = self._loop.call_at(self._deadline, self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        left = self._deadline - self._loop.time()
+        if left > 0:
+            self._arm(left)
+        elif self._between and self._task is None and not self._closing:
+            self._finish()
+        else:
+            self.evict()
+
+    def _finish(self, *, say: bool = True) -> None:
+        """Close the connection after the bytes written so far. Wait for the peer to close its side.
+
+        `say` is False after an alert, which takes the place of close_notify.
+        """
+        if self._closing or self._transport is None:
+            return
+        self._closing = True
+        if self._stream is not None and say:
+            if self._stream.established:
+                self._stream.close()
+            self._flush(self._stream)
+        if self._stream is not None and self._stream.ended:
+            self._transport.close()
+        elif not self._transport.is_closing():
+            try:
+                self._transport.write_eof()
+            except OSError:  # The peer has reset the connection.
+                self._transport.abort()
+        self._read_or_pause()
+        self._arm(self._limits.linger)
+
+    def _release(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._shared.connections.discard(self)
+        self._shared.closed.set()
+        self._shared.places.release(self)

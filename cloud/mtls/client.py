@@ -244,7 +244,7 @@ class CloudClient:
                 return Answer(response.status_code, dict(response.headers), await _bounded(response))
         except TimeoutError as error:
             raise Unreachable(f"cannot reach {self._base_url}: no answer within {seconds:g} s") from error
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, ssl.SSLError) as error:  # The library passes on an alert while it reads.
             if refused := _verification_error(error):
                 raise ServerRefused(f"cannot trust {self._base_url}: {refused}") from error
             raise Unreachable(f"cannot reach {self._base_url}: {str(error) or type(error).__name__}") from error

@@ -1,14 +1,14 @@
 """Reads the peer of a request from its client certificate, and decides whether the peer is trusted.
 
-Only this module reads the TLS sessions of listeners, and the TLS entry in the ASGI scope. A peer is identified by its
-client certificate alone; this module reads no header. The certificate is parsed once for each connection. Properties
-that can change while a connection is open are checked at every request: the dates, and through `PeerChecks` whether the
-generation is open and whether the serial is revoked. OpenSSL has verified the chain and the purpose in the handshake.
-This module adds one check that OpenSSL does not know: the issuer must be the CA of the class that the SPIFFE path
-claims.
+Only this module reads the TLS entry in the ASGI scope. The listener makes the entry, once for each connection. A peer
+is identified by its client certificate alone; this module reads no header. The certificate is parsed once for each
+connection. Properties that can change while a connection is open are checked at every request: the dates, and through
+`PeerChecks` whether the generation is open and whether the serial is revoked. OpenSSL has verified the chain and the
+purpose in the handshake. This module adds one check that OpenSSL does not know: the issuer must be the CA of the class
+that the SPIFFE path claims.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from datetime import datetime
 from typing import Any, Literal, Protocol
 
@@ -145,15 +145,6 @@ class TlsSession:
         if now >= self._peer.not_after:
             raise PeerRefused("the certificate has expired")
         return self._peer
-
-
-def tls_session(transport_info: Callable[[str], Any]) -> TlsSession:
-    """Return the session of a new connection. `transport_info` is `get_extra_info` of its transport.
-
-    On a plaintext connection the session has no certificate.
-    """
-    ssl_object = transport_info("ssl_object")
-    return TlsSession(None if ssl_object is None else ssl_object.getpeercert(binary_form=True))
 
 
 def peer_of(scope: Any, trust: PeerTrust, now: datetime) -> Peer:

@@ -4,35 +4,12 @@ It does not decide whether a client is admitted. `cloud/mtls/peer.py` does, at e
 """
 
 import ssl
-from typing import TypeVar
 
 from cloud.crypto.keyfile import PrivateKey
 from cloud.mtls.key_pair import load_key_pair
 
-_Context = TypeVar("_Context", bound=ssl.SSLContext)
 
-
-class _SwitchedContext(ssl.SSLContext):
-    """The context that a listener keeps. Each new connection uses the context in `current`.
-
-    OpenSSL cannot remove a CA from a context, so a changed set of CAs needs a new context. asyncio calls `wrap_bio` of
-    the context that it was given, once for each connection.
-    """
-
-    current: ssl.SSLContext
-
-    def wrap_bio(
-        self,
-        incoming: ssl.MemoryBIO,
-        outgoing: ssl.MemoryBIO,
-        server_side: bool = False,
-        server_hostname: str | bytes | None = None,
-        session: ssl.SSLSession | None = None,
-    ) -> ssl.SSLObject:
-        return self.current.wrap_bio(incoming, outgoing, server_side, server_hostname, session)
-
-
-def _strict(context: _Context) -> _Context:
+def _strict(context: ssl.SSLContext) -> ssl.SSLContext:
     """Set TLS 1.3, no session tickets, and verification of a client certificate if the client sends one."""
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.num_tickets = 0
@@ -52,13 +29,12 @@ class ServerTls:
     def __init__(self, chain_pem: bytes, key: PrivateKey, client_ca_pem: bytes) -> None:
         self._pair = (chain_pem, key)
         self._client_ca_pem = client_ca_pem
-        self._switched = _strict(_SwitchedContext(ssl.PROTOCOL_TLS_SERVER))
-        self._switched.current = self._make()
+        self._context = self._make()
 
     @property
     def context(self) -> ssl.SSLContext:
-        """The context for the listener. It is always the same object."""
-        return self._switched
+        """The context for the next connection. OpenSSL cannot remove a CA from a context, so a change makes a new one."""
+        return self._context
 
     def reload(self, chain_pem: bytes, key: PrivateKey) -> None:
         """Use another certificate from the next connection on. Open connections keep theirs.
@@ -80,7 +56,7 @@ class ServerTls:
         before = self._pair, self._client_ca_pem
         self._pair, self._client_ca_pem = pair, client_ca_pem
         try:
-            self._switched.current = self._make()
+            self._context = self._make()
         except ssl.SSLError:
             self._pair, self._client_ca_pem = before
             raise

@@ -8,17 +8,19 @@ service and no route.
 """
 
 import asyncio
+import errno
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import msgspec
-import uvicorn
 
-from cloud.http.listener import BACKLOG, CloudHttpProtocol, plaintext_only
+from cloud.http.listener import LIMITS, Connection, Limits, Shared
+from cloud.http.places import Places, connections_max, network_of
+from cloud.http.plaintext import plaintext_only
 from cloud.mtls.server import ServerTls
 from cloud.tasks.stopping import BackgroundTask, Stopping
 
@@ -28,11 +30,18 @@ EXIT_OK = 0
 EXIT_INTERNAL = 70
 GRACE_SECONDS = 2
 """Seconds that a running request gets after the stop signal."""
-KEEP_ALIVE_SECONDS = 75
-"""Seconds for which an idle connection is kept. It is longer than the pause between a node's requests in an exchange,
-and shorter than the time after which firewalls drop idle connections."""
-HANDSHAKE_SECONDS = 10
-"""Seconds for a TLS handshake. Over a satellite link it takes 3 s."""
+CANCEL_SECONDS = 0.3
+"""Seconds that a cancelled request gets to end."""
+BACKLOG = 2048
+"""Connections that the kernel queues while the event loop is busy."""
+ACCEPTS_AT_ONCE = 16
+"""Connections that are accepted before the event loop turns to those that are open."""
+ACCEPT_PAUSE_SECONDS = 0.2
+"""Seconds without new connections after the process had no file descriptor left for one."""
+SOCKET_BUFFER_BYTES = 64 * 1024
+"""Bytes of a connection that the kernel buffers in each direction (Linux books twice as much). Without this limit a
+peer that sends or requests without reading can fill 4 to 6 MiB."""
+_OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Listener(msgspec.Struct, frozen=True):
@@ -46,6 +55,7 @@ class Listener(msgspec.Struct, frozen=True):
     port: int
     tls: ServerTls | None
     posts: tuple[str, ...] = ()
+    limits: Limits = LIMITS
 
 
 class Served(msgspec.Struct, frozen=True):
@@ -66,59 +76,101 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True):
     open: Callable[[], AbstractAsyncContextManager[Served]]
 
 
-class CloudServer(uvicorn.Server):
-    """uvicorn on a bound socket. It handles no signals and never ends the process."""
+class CloudServer:
+    """Accepts the connections of one listener. It handles no signals and never ends the process."""
 
-    def __init__(self, listener: Listener, bound: socket.socket) -> None:
-        super().__init__(
-            uvicorn.Config(
-                listener.app if listener.tls is not None else plaintext_only(listener.app, listener.posts),
-                http=CloudHttpProtocol,
-                ws="none",
-                lifespan="off",
-                loop="asyncio",
-                interface="asgi3",
-                log_config=None,
-                access_log=False,
-                proxy_headers=False,
-                server_header=False,
-                timeout_keep_alive=KEEP_ALIVE_SECONDS,
-                timeout_graceful_shutdown=GRACE_SECONDS,
-                backlog=BACKLOG,
-            )
-        )
+    def __init__(self, listener: Listener, bound: socket.socket, places: Places) -> None:
+        host, port = bound.getsockname()[:2]
         self._bound = bound
         self._tls = listener.tls
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accept connections. Replaces uvicorn's method, which has no time limit for handshakes."""
-        await self.on_tick(0)  # sets the Date header before the first answer
-        server = await asyncio.get_running_loop().create_server(
-            self._make_protocol,
-            sock=self._bound,
-            ssl=self._tls.context if self._tls is not None else None,
-            ssl_handshake_timeout=HANDSHAKE_SECONDS if self._tls is not None else None,
-            ssl_shutdown_timeout=1 if self._tls is not None else None,
-            backlog=BACKLOG,
+        self._shared = Shared(
+            app=listener.app if listener.tls is not None else plaintext_only(listener.app, listener.posts),
+            places=places,
+            limits=listener.limits,
+            local=(host, port),
+            connections=set(),
+            closed=asyncio.Event(),
         )
-        self.servers = [server]
-        self.started = True
+        self._opening: set[asyncio.Task[None]] = set()
+        self._pause: asyncio.TimerHandle | None = None
 
-    def _make_protocol(self) -> asyncio.Protocol:
-        return CloudHttpProtocol(self.config, self.server_state, {})
+    @property
+    def port(self) -> int:
+        """The port of the listener."""
+        return self._shared.local[1]
+
+    @property
+    def connections(self) -> Collection[Connection]:
+        """The connections that are open or whose request has not ended yet."""
+        return self._shared.connections
+
+    def start(self) -> None:
+        """Accept connections from now on."""
+        self._bound.listen(BACKLOG)
+        self._resume()
+
+    def _resume(self) -> None:
+        self._pause = None
+        asyncio.get_running_loop().add_reader(self._bound.fileno(), self._accept)
+
+    def _accept(self) -> None:
+        """Accept some of the connections that wait in the kernel."""
+        loop = asyncio.get_running_loop()
+        for _ in range(ACCEPTS_AT_ONCE):
+            try:
+                accepted, peer = self._bound.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                if error.errno in _OUT_OF_RESOURCES:
+                    self._shared.places.shed()
+                    loop.remove_reader(self._bound.fileno())
+                    self._pause = loop.call_later(ACCEPT_PAUSE_SECONDS, self._resume)
+                    return
+                continue  # The client has ended this connection already.
+            address = network_of(peer[0])
+            if not self._shared.places.admit(address):
+                accepted.close()
+                continue
+            accepted.setblocking(False)
+            connection = Connection(self._shared, peer[:2], address, self._tls.context if self._tls else None)
+            task = loop.create_task(_open(connection, accepted))
+            self._opening.add(task)
+            task.add_done_callback(self._opening.discard)
 
     async def serve_until(self, stopping: Stopping) -> None:
         """Serve until the process stops, then let running requests end."""
-        # uvicorn makes the text of the answers' Date header in `on_tick`: once a second.
-        while not await stopping.sleep(1.0):
-            await self.on_tick(0)
-        await self.shutdown()
+        await stopping.wait()
+        await self.close(GRACE_SECONDS)
 
-    async def start(self) -> None:
-        """Load the configuration and accept connections."""
-        self.config.load()
-        self.lifespan = self.config.lifespan_class(self.config)
-        await self.startup()
+    async def close(self, grace_seconds: float = 0) -> None:
+        """Accept no more connections, and close all. Running requests get `grace_seconds`, then they are cancelled."""
+        if self._bound.fileno() < 0:
+            return
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._bound.fileno())
+        if self._pause is not None:
+            self._pause.cancel()
+        self._bound.close()
+        await asyncio.gather(*self._opening, return_exceptions=True)
+        for connection in list(self._shared.connections):
+            connection.stop()
+        await self._emptied(grace_seconds)
+        for connection in list(self._shared.connections):
+            connection.evict()
+        await self._emptied(CANCEL_SECONDS)
+
+    async def _emptied(self, seconds: float) -> None:
+        """Wait until all connections are closed and their requests have ended, at most `seconds`."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._shared.connections:
+                    self._shared.closed.clear()
+                    await self._shared.closed.wait()
+
+
+async def _open(connection: Connection, accepted: socket.socket) -> None:
+    await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, accepted)
 
 
 def bind(listener: Listener) -> socket.socket:
@@ -132,6 +184,9 @@ def bind(listener: Listener) -> socket.socket:
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Accepted connections inherit these.
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER_BYTES)
         bound.bind((listener.host, listener.port))
     except OSError as error:
         bound.close()
@@ -148,16 +203,21 @@ class Running(msgspec.Struct, frozen=True):
 
 
 @asynccontextmanager
-async def running(unit: Unit) -> AsyncIterator[Running]:
-    """Open a unit and accept connections on its listeners. The unit is closed at the end, also after an exception."""
+async def running(unit: Unit, places: Places | None = None) -> AsyncIterator[Running]:
+    """Open a unit and accept connections on its listeners. The unit is closed at the end, also after an exception.
+
+    `places` counts the connections of the process.
+    """
+    places = places or Places(connections_max())
     async with AsyncExitStack() as stack:
         served = await stack.enter_async_context(unit.open())
         servers: list[CloudServer] = []
         for listener in served.listeners:
             bound = bind(listener)
             stack.callback(bound.close)
-            server = CloudServer(listener, bound)
-            await server.start()
+            server = CloudServer(listener, bound, places)
+            server.start()
+            stack.push_async_callback(server.close)
             servers.append(server)
             host, port = bound.getsockname()[:2]
             log.info(
@@ -181,7 +241,8 @@ async def serve(
     status = EXIT_OK
     try:
         async with AsyncExitStack() as stack:
-            opened = [(unit.name, await stack.enter_async_context(running(unit))) for unit in units]
+            places = Places(connections_max())
+            opened = [(unit.name, await stack.enter_async_context(running(unit, places))) for unit in units]
             if ready is not None:
                 ready()
             status = await _supervise(opened, stopping)

@@ -27,6 +27,7 @@ from cloud.http.guard import (
     current_peer,
     service,
 )
+from cloud.http.listener import LIMITS, Limits
 from cloud.http.problems import Refusal
 from cloud.mtls.key_pair import load_key_pair
 from cloud.mtls.peer import NodePeer
@@ -176,9 +177,9 @@ class World:
         return make_app(ROUTES, guard)
 
     @asynccontextmanager
-    async def serving(self, *, tls: bool = True) -> AsyncIterator[int]:
+    async def serving(self, *, tls: bool = True, limits: Limits = LIMITS) -> AsyncIterator[int]:
         """Return the port of a running listener."""
-        listener = Listener(self.app(), "127.0.0.1", 0, self.tls if tls else None)
+        listener = Listener(self.app(), "127.0.0.1", 0, self.tls if tls else None, limits=limits)
         async with listening(unit_of(listener)) as servers:
             yield port_of(servers[0])
 
@@ -204,17 +205,11 @@ def unit_of(*listeners: Listener) -> Unit:
 async def listening(unit: Unit) -> AsyncIterator[list[CloudServer]]:
     """A unit that accepts connections. At the end its connections are cut and its listeners closed."""
     async with running(unit) as opened:
-        try:
-            yield opened.servers
-        finally:
-            for server in opened.servers:
-                for connection in list(server.server_state.connections):
-                    connection.transport.abort()
-                await server.shutdown()
+        yield opened.servers
 
 
 def port_of(server: CloudServer) -> int:
-    return int(server.servers[0].sockets[0].getsockname()[1])
+    return server.port
 
 
 class Answer(msgspec.Struct):

@@ -1,13 +1,14 @@
 """Routes: the revocation feed, for every service."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from litestar import get
+from litestar import Request, get
 from litestar.params import QueryParameter
 
 from cloud.breakwater.revocation.feed import RevocationFeed
 from cloud.contracts.breakwater import PATH_REVOCATIONS, Revocations
 from cloud.http.app import Wired
+from cloud.http.exchange import long_poll
 from cloud.http.guard import service
 from cloud.http.openapi import operation_options
 from protocol.ids import SERVICE_NAMES
@@ -32,6 +33,7 @@ OwnIssuer = Annotated[
 
 @get(PATH_REVOCATIONS, opt=operation_options(*(service(name) for name in SERVICE_NAMES)))
 async def list_revocations(
+    request: Request[Any, Any, Any],
     feed: Wired[RevocationFeed],
     cursor: Cursor = 0,
     wait: Wait = 0,
@@ -42,7 +44,8 @@ async def list_revocations(
     Breakwater answers at once if there are any. Otherwise it answers after a revocation, or without entries after
     `wait` seconds. With `issuer` it answers at once also if another CA issued Breakwater's own certificate.
     """
-    return await feed.after(cursor, wait, issuer)
+    with long_poll(request.scope, wait):
+        return await feed.after(cursor, wait, issuer)
 
 
 HANDLERS = (list_revocations,)

@@ -13,6 +13,7 @@ from cloud.fabric.service.nodes.confirm import Confirmations
 from cloud.fabric.service.nodes.sessions import PATH_SESSIONS, Sessions
 from cloud.fabric.service.nodes.statement import Statements
 from cloud.http.app import Wired
+from cloud.http.exchange import long_poll
 from cloud.http.guard import ANONYMOUS, NODE, current_node
 from cloud.http.openapi import operation_options
 from protocol.limits import EVENT_WAIT_SECONDS_MAX, SEQ_MAX
@@ -106,7 +107,8 @@ async def wait_for_events(request: Asked, statements: Wired[Statements], cursor:
     Fabric answers at once if the position differs from `cursor`. Otherwise it answers after a change, or after `wait`
     seconds. The answer is a hint: the node then fetches its statement.
     """
-    return await statements.events(current_node(request), cursor, wait)
+    with long_poll(request.scope, wait):
+        return await statements.events(current_node(request), cursor, wait)
 
 
 HANDLERS = (create_nonce, open_session, confirm_generation, fetch_statement, wait_for_events)
