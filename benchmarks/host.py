@@ -135,6 +135,27 @@ def breakwater(world: World, postgres: Postgres | None = None) -> Iterator[Serve
         shutil.rmtree(directory, ignore_errors=True)
 
 
+@contextmanager
+def cloud(world: World, postgres: Postgres | None = None) -> Iterator[Server]:
+    """Run `cascade up` (Fabric and Breakwater) for a new installation, on the first core. `port` is Fabric's."""
+    engine = "sqlite" if postgres is None else "postgresql"
+    name = f"cloud-{engine}"
+    directory, port = world.directory / name, free_ports(4)
+    databases = [] if postgres is None else [
+        part
+        for service in ("breakwater", "fabric")
+        for part in (f"--{service}-database", f"postgresql://{ROLE}@/{postgres.create()}?host={postgres.socket}")
+    ]  # fmt: skip
+    world.operate("init", "--dir", str(directory), "--port-base", str(port), *databases)
+    process = world.start(name, pinned([str(BIN / "cascade"), "up", "--dir", str(directory)]))
+    try:
+        wait_until("the cloud's answer", lambda: _healthy(process, port + 3))
+        yield Server(engine, directory, process.pid, port, port + 3, postgres)
+    finally:
+        process.stop()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
 def _healthy(process: Process, port: int) -> bool:
     if not process.running:
         raise StepFailed(f"{process.name} ended: {process.tail()}")

@@ -10,8 +10,8 @@ import ssl
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Self, TypeVar
+from urllib.parse import urlsplit
 
-import httpx
 import msgspec
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -19,13 +19,14 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from cloud.crypto.keyfile import PrivateKey
 from cloud.mtls.key_pair import load_key_pair
 from cloud.mtls.peer import PeerRefused, PeerTrust, require_issuer, require_usage, spiffe_of
-from cloud.mtls.transport import ClosingTransport, ConnectionSet
+from cloud.mtls.transport import Address, AnswerTooLarge, NotHttp, Pool, request_bytes
 from protocol.ids import ServiceName, ServiceSpiffeId
 from protocol.limits import RESPONSE_BODY_BYTES_MAX
 from protocol.problems import CONTENT_TYPE, ProblemDocument
 
 T = TypeVar("T")
 
+HTTPS_PORT = 443
 CONNECT_SECONDS = 5.0
 """Seconds for the TCP connection, and as many for the TLS handshake."""
 ANSWER_SECONDS = 30.0
@@ -175,30 +176,30 @@ class CloudClient:
 
     def __init__(self, base_url: str, context: CheckedContext, *, token: str = "") -> None:
         self._base_url = base_url
+        self._address, self._prefix = _parsed(base_url)
         self._context = context
-        self._headers = {"Accept-Encoding": "identity", "User-Agent": "cascade"}
+        self._headers = {
+            "Host": self._address.authority,
+            "Accept": "*/*",
+            "Accept-Encoding": "identity",
+            "User-Agent": "cascade",
+        }
         if token:
             self._headers["Authorization"] = f"Bearer {token}"
         self.server_forgotten = asyncio.Event()
         """Set when no certificate of the server is known. The task that waits for the event clears it."""
         self.server_forgotten.set()
-        self._connections = self._connect()
+        self._pool = self._connect()
 
-    def _connect(self) -> ConnectionSet:
-        http = httpx.AsyncClient(
-            base_url=self._base_url,
-            headers=self._headers,
-            transport=ClosingTransport(self._context),
-            trust_env=False,
-            follow_redirects=False,
-            timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
+    def _connect(self) -> Pool:
+        return Pool(
+            self._address, self._context, connect_seconds=CONNECT_SECONDS, body_bytes_max=RESPONSE_BODY_BYTES_MAX
         )
-        return ConnectionSet(http)
 
     async def reconnect(self, context: CheckedContext) -> None:
         """Use another certificate or trust from the next call on. Running calls end on their old connections."""
-        old, self._context = self._connections, context
-        self._connections = self._connect()
+        old, self._context = self._pool, context
+        self._pool = self._connect()
         self.server_forgotten.set()
         await old.retire()
 
@@ -224,30 +225,28 @@ class CloudClient:
         Raises:
             ServerRefused: the server did not prove its identity; no request was sent.
             Unreachable: no answer within `seconds`.
-            AnswerUnusable: the answer is larger than `RESPONSE_BODY_BYTES_MAX`.
+            AnswerUnusable: the answer is larger than `RESPONSE_BODY_BYTES_MAX`, or is not HTTP.
+            ValueError: the path or a header has characters that are not printable ASCII.
         """
         await self._drop_stale()
-        sent = dict(headers or {})
+        sent = {**self._headers, **(headers or {})}
         content = body if isinstance(body, bytes) else None
         if body is not None and content is None:
             content = msgspec.json.encode(body)
             sent["Content-Type"] = "application/json"
-        connections = self._connections
+        request = request_bytes(method, self._prefix + path, sent, content)
         try:
-            async with (
-                asyncio.timeout(seconds),
-                connections,
-                connections.http.stream(
-                    method, path, content=content, headers=sent, timeout=httpx.Timeout(seconds, connect=CONNECT_SECONDS)
-                ) as response,
-            ):
-                return Answer(response.status_code, dict(response.headers), await _bounded(response))
+            async with asyncio.timeout(seconds):
+                answer = await self._pool.ask(request)
+        except ssl.SSLCertVerificationError as error:
+            raise ServerRefused(f"cannot trust {self._base_url}: {error.args[-1] if error.args else error}") from error
         except TimeoutError as error:
             raise Unreachable(f"cannot reach {self._base_url}: no answer within {seconds:g} s") from error
-        except (httpx.HTTPError, ssl.SSLError) as error:  # The library passes on an alert while it reads.
-            if refused := _verification_error(error):
-                raise ServerRefused(f"cannot trust {self._base_url}: {refused}") from error
+        except OSError as error:
             raise Unreachable(f"cannot reach {self._base_url}: {str(error) or type(error).__name__}") from error
+        except (AnswerTooLarge, NotHttp) as error:
+            raise AnswerUnusable(f"cannot use the server's answer: {error}") from error
+        return Answer(answer.status, answer.headers, answer.body)
 
     async def _drop_stale(self) -> None:
         """Drop all connections if a certificate that the server has shown has expired or is revoked."""
@@ -258,13 +257,13 @@ class CloudClient:
             except PeerRefused:
                 self._context.server_seen.clear()
                 self.server_forgotten.set()
-                old, self._connections = self._connections, self._connect()
+                old, self._pool = self._pool, self._connect()
                 await old.retire()
                 return
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await self._connections.http.aclose()
+        await self._pool.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -273,21 +272,13 @@ class CloudClient:
         await self.aclose()
 
 
-async def _bounded(response: httpx.Response) -> bytes:
-    """Return the body. Raises AnswerUnusable as soon as the body is too long."""
-    body = bytearray()
-    async for chunk in response.aiter_raw():
-        body += chunk
-        if len(body) > RESPONSE_BODY_BYTES_MAX:
-            raise AnswerUnusable(f"cannot use the server's answer: it is larger than {RESPONSE_BODY_BYTES_MAX} bytes")
-    return bytes(body)
+def _parsed(base_url: str) -> tuple[Address, str]:
+    """Split a URL into the address of its server and the prefix of all paths.
 
-
-def _verification_error(error: BaseException) -> str:
-    """Return the reason of a failed server check that caused an HTTP error, or an empty text."""
-    below: BaseException | None = error
-    while below is not None:
-        if isinstance(below, ssl.SSLCertVerificationError):
-            return str(below.args[-1] if below.args else below)
-        below = below.__cause__ or below.__context__
-    return ""
+    Raises:
+        ValueError: the URL is not `https` with a host name, or has a user, a query or a fragment.
+    """
+    parts = urlsplit(base_url)
+    if parts.scheme != "https" or not parts.hostname or "@" in parts.netloc or parts.query or parts.fragment:
+        raise ValueError(f"cannot use {base_url}: it is not of the form https://HOST:PORT")
+    return Address(parts.hostname, parts.port or HTTPS_PORT, parts.netloc), parts.path.rstrip("/")
