@@ -9,7 +9,7 @@ from typing import Any, Self
 from lab.processes import Process, Start, accepts, free_ports, installed, wait_until
 from lab.tpm import SoftTpm
 
-PORTS = 4
+PORTS = 6
 """Fabric; Breakwater; the TUF repository; CRLs and OCSP. The last two are open to everybody."""
 
 
@@ -20,7 +20,7 @@ class Cloud:
         self.directory = directory / "cloud"
         self.process: Process | None = None
         self.port = 0
-        """The first of the four ports, which is Fabric's."""
+        """The first of the six ports, which is Fabric's."""
         self.made: Any = None
         self._scratch = directory
         self._start = start

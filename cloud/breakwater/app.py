@@ -24,12 +24,14 @@ from cloud.breakwater.routes.refusals import RefusalRecorder
 from cloud.breakwater.settings import BreakwaterSettings, check_settings
 from cloud.breakwater.store.authorities import AuthorityRow
 from cloud.clock import utc_now
-from cloud.http.app import OnError, make_app
+from cloud.http.admission import Admission
+from cloud.http.app import OnError, make_app, make_metrics_app
 from cloud.http.guard import Guard
 from cloud.http.metrics import Metrics
 from cloud.mtls.identity import Identity, load_identity
 from cloud.process.gates import GateRefused
-from cloud.process.serve import Listener, Served, Unit
+from cloud.process.listeners import listeners_of
+from cloud.process.serve import Served, Unit
 from cloud.process.settings import load_settings
 from cloud.storage import StorageError
 from cloud.storage.database import open_database
@@ -125,21 +127,22 @@ def _breakwater(
         parts.metrics, parts.stores.metrics_reads, parts.authorities, parts.signer, now, settings.crl.period
     ).attach()
     trust = parts.authorities.peer_trust
-    guard = Guard(trust=trust, checks=PeerRecords(parts.stores.generations, parts.stores.issuance), now=now)
+    guard = Guard(
+        trust=trust,
+        checks=PeerRecords(parts.stores.generations, parts.stores.issuance),
+        now=now,
+        admission=Admission(shared_networks=settings.admission.shared_networks, factor=settings.admission.factor),
+    )
     refused = RefusalRecorder(refusal_audit, parts.metrics, trust, now)
     services = parts.services()
     api = make_api(guard, services, parts.metrics.registry, refused)
     public = make_public(guard, services, refused)
     served = Served(
-        listeners=tuple(
-            Listener(
-                public if where.purpose == "pki" else api,
-                where.host,
-                where.port,
-                own.tls if where.tls else None,
-                (OCSP_PATH,) if where.purpose == "pki" else (),
-            )
-            for where in settings.listeners
+        listeners=listeners_of(
+            settings,
+            {"api": api, "pki": public, "metrics": make_metrics_app(guard, parts.metrics.registry)},
+            own.tls,
+            (OCSP_PATH,),
         ),
         tasks=(
             own.renewal.run,

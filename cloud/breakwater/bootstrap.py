@@ -37,7 +37,7 @@ from cloud.mtls.identity import (
     load_identity,
     make_csr,
 )
-from cloud.process.settings import database_toml, load_settings
+from cloud.process.settings import database_toml, load_settings, metrics_toml
 from cloud.storage import Location, PostgresLocation
 from cloud.storage.database import open_database
 from protocol.encoding import json_encode
@@ -76,6 +76,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """The address to listen on. If empty, the first of `hosts`."""
     pki_port: int = 0
     """The port of the plaintext listener for CRLs and OCSP."""
+    metrics_port: int = 0
+    """The port of the listener for `/metrics` on 127.0.0.1. 0 for none."""
     public_url: str
     """The public address of that listener. Certificates contain it."""
     database: Location = DATABASE_FILE
@@ -240,4 +242,5 @@ def _settings(plan: Plan) -> bytes:
     listener = f"[[listeners]]\nhost = {host}\nport = {plan.port}"
     pki = f'[[listeners]]\nhost = {host}\nport = {plan.pki_port}\ntls = false\npurpose = "pki"'
     text = "\n".join(["# Breakwater's settings, written by `cascade init`.", *lines])
-    return f"{text}\n\n{listener}\n\n{pki}\n\n{database_toml(plan.database)}\n".encode()
+    metrics = metrics_toml(plan.metrics_port)
+    return f"{text}\n\n{listener}\n\n{pki}\n\n{metrics}{database_toml(plan.database)}\n".encode()

@@ -49,7 +49,7 @@ class BreakwaterSettings(ServiceSettings, frozen=True, forbid_unknown_fields=Tru
     keys. Without `token`, new CA keys are files.
     """
 
-    PURPOSES: ClassVar[tuple[str, ...]] = ("api", "pki")
+    PURPOSES: ClassVar[tuple[str, ...]] = ("api", "pki", "metrics")
     ca: str = "."
     tls: str = "tls"
     public_url: str = ""

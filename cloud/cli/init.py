@@ -34,8 +34,9 @@ PASSPHRASE_BYTES = 24
 """Random bytes of the passphrase that encrypts all keys: 192 bits."""
 PASSPHRASE_FILE = "../secrets/passphrase"  # noqa: S105  (a path, relative to the service's settings file)
 PORT_MAX = 65535
-PORTS = 4
-"""Ports of one installation: Fabric, Breakwater, the trust repository, and CRLs with OCSP, in this order."""
+PORTS = 6
+"""Ports of one installation: Fabric, Breakwater, the trust repository, CRLs with OCSP, and on 127.0.0.1 the metrics of
+Fabric and of Breakwater, in this order."""
 HOST_CHARS_MAX = 253
 """Characters of a DNS name (RFC 1035 section 3.1: 255 bytes on the wire)."""
 _LABEL = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
@@ -67,7 +68,7 @@ def add_options(parser: ArgumentParser) -> None:
         type=int,
         default=8440,
         metavar="PORT",
-        help="first of four ports in a row: Fabric, Breakwater, trust repository, CRLs and OCSP (default 8440)",
+        help="first of six ports in a row: Fabric, Breakwater, trust repository, CRLs and OCSP, and on loopback the metrics of Fabric and of Breakwater (default 8440)",
     )
     parser.add_argument(
         "--trust-domain",
@@ -282,6 +283,7 @@ async def _build(building: Path, directory: Path, place: Place, trust_domain: st
             mode="production",
             listen=place.bind,
             pki_port=place.port + 3,
+            metrics_port=place.port + 5,
             public_url=place.url("http", 3),
             database=databases.breakwater,
         ),
@@ -301,6 +303,7 @@ async def _build(building: Path, directory: Path, place: Place, trust_domain: st
             listen=place.bind,
             port=place.port,
             tuf_port=place.port + 2,
+            metrics_port=place.port + 4,
             passphrase=passphrase,
             passphrase_file=PASSPHRASE_FILE,
             mode="production",

@@ -24,22 +24,24 @@ from cloud.fabric.store import stores_over
 from cloud.fabric.tuf.bootstrap import read_online_signers
 from cloud.fabric.tuf.current_trust import CurrentTrust
 from cloud.fabric.tuf.targets import TargetsError
-from cloud.http.app import make_app
+from cloud.http.admission import Admission
+from cloud.http.app import make_app, make_metrics_app
 from cloud.http.guard import Guard
 from cloud.http.metrics import Metrics
 from cloud.mtls.identity import load_identity
 from cloud.process.gates import check_gates
-from cloud.process.serve import Listener, Served, Unit
+from cloud.process.listeners import listeners_of
+from cloud.process.serve import Served, Unit
 from cloud.process.settings import load_settings
 from cloud.storage import StorageError
 from cloud.storage.database import open_database
 from cloud.tasks.stopping import Stopping
 
 
-def make_api(guard: Guard, services: Mapping[str, object]) -> Litestar:
+def make_api(guard: Guard, services: Mapping[str, object], metrics: Metrics | None = None) -> Litestar:
     """The application of the API. A handler takes parts from `services` by the names of its parameters."""
     schema = documents()[API.name]
-    return make_app(routes(), guard, services=services, metrics=Metrics("fabric"), schema=schema)
+    return make_app(routes(), guard, services=services, metrics=metrics, schema=schema)
 
 
 def make_repository(guard: Guard, services: Mapping[str, object]) -> Litestar:
@@ -73,6 +75,7 @@ async def opened(
     signer, online = read_signer(keys, passphrase, settings.trust_domain), read_online_signers(keys, passphrase)
     identity = load_identity(settings.path(settings.tls), passphrase_file)
     current_trust = CurrentTrust(settings.trust_domain)
+    admission = Admission(shared_networks=settings.admission.shared_networks, factor=settings.admission.factor)
     async with open_database("fabric", settings.database_location()) as engine:
         stores = stores_over(engine)
         connections = Connections(
@@ -104,10 +107,10 @@ async def opened(
                 await parts.trust.follower.update()
             except TargetsError as error:
                 raise StorageError(f"cannot use the published trust: {error}") from error
-            yield _fabric(settings, parts, connections, now)
+            yield _fabric(settings, parts, connections, admission, now)
 
 
-def _fabric(settings: FabricSettings, parts: Parts, connections: Connections, now: Now) -> Fabric:
+def _fabric(settings: FabricSettings, parts: Parts, connections: Connections, admission: Admission, now: Now) -> Fabric:
     """The applications over the parts, with the listeners and background tasks of the process."""
     guard = Guard(
         trust=lambda: parts.current_trust.trust,
@@ -115,9 +118,10 @@ def _fabric(settings: FabricSettings, parts: Parts, connections: Connections, no
         now=now,
         operator_of=parts.operators.tokens.authenticate,
         closed=parts.nodes.statements.closed_answer,
+        admission=admission,
     )
-    services = parts.services()
-    api, repository = make_api(guard, services), make_repository(guard, services)
+    services, metrics = parts.services(), Metrics("fabric")
+    api, repository = make_api(guard, services, metrics), make_repository(guard, services)
 
     async def end_polls(stopping: Stopping) -> None:
         """End every long poll as soon as the process begins to stop."""
@@ -125,14 +129,10 @@ def _fabric(settings: FabricSettings, parts: Parts, connections: Connections, no
         parts.shared.wake_room.close()
 
     served = Served(
-        listeners=tuple(
-            Listener(
-                repository if where.purpose == "tuf" else api,
-                where.host,
-                where.port,
-                connections.tls if where.tls else None,
-            )
-            for where in settings.listeners
+        listeners=listeners_of(
+            settings,
+            {"api": api, "tuf": repository, "metrics": make_metrics_app(guard, metrics)},
+            connections.tls,
         ),
         tasks=(
             parts.background.run,

@@ -25,7 +25,7 @@ from cloud.fabric.tuf.bootstrap import initialise as initialise_trust
 from cloud.fabric.tuf.repository import pin_of
 from cloud.fabric.tuf.targets import build_targets
 from cloud.mtls.identity import KEY_FILE
-from cloud.process.settings import database_toml
+from cloud.process.settings import database_toml, metrics_toml
 from cloud.storage import Location, PostgresLocation
 from cloud.storage.database import open_database
 from protocol.encoding import json_encode
@@ -49,7 +49,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     `directory` belongs to Fabric; Breakwater's part fills its `tls/`. `offline` is the folder for the root and targets
     keys of the repository. `root`, `nodes_ca` and `services_ca` are certificates in DER. `passphrase_file` is written
-    into the settings unchanged (relative to `directory`, or absolute). `listen` is the address of both listeners.
+    into the settings unchanged (relative to `directory`, or absolute). `listen` is the address of the listeners for the API
+    and the repository. `metrics_port` is the port of the listener for `/metrics` on 127.0.0.1, 0 for none.
     """
 
     directory: Path
@@ -63,6 +64,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     listen: str
     port: int
     tuf_port: int
+    metrics_port: int = 0
     passphrase: bytes
     passphrase_file: str
     repository_url: str = ""
@@ -144,4 +146,5 @@ def _settings(plan: Plan) -> bytes:
     api = f"[[listeners]]\nhost = {host}\nport = {plan.port}"
     tuf = f'[[listeners]]\nhost = {host}\nport = {plan.tuf_port}\ntls = false\npurpose = "tuf"'
     text = "\n".join(["# Fabric's settings, written by `cascade init`.", *lines])
-    return f"{text}\n\n{api}\n\n{tuf}\n\n{database_toml(plan.database)}\n".encode()
+    metrics = metrics_toml(plan.metrics_port)
+    return f"{text}\n\n{api}\n\n{tuf}\n\n{metrics}{database_toml(plan.database)}\n".encode()

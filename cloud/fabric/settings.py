@@ -15,7 +15,7 @@ class FabricSettings(ServiceSettings, frozen=True, forbid_unknown_fields=True, k
     must name this URL. The Host header of a request plays no part in that check.
     """
 
-    PURPOSES: ClassVar[tuple[str, ...]] = ("api", "tuf")
+    PURPOSES: ClassVar[tuple[str, ...]] = ("api", "tuf", "metrics")
     public_url: str
     breakwater_url: str
     keys: str = "keys"

@@ -117,18 +117,15 @@ def make_app(
     """Make the application of a service.
 
     A handler takes a part of `services` by name, as a parameter of the type `Wired[X]`. With `metrics`, the application
-    has the route `/metrics` and measures the time of its requests. `on_error` sees every exception before it is
-    answered. With `schema`, operators can read that document at `/schema`.
+    measures the time of its requests. `on_error` sees every exception before it is answered. With `schema`, operators
+    can read that document at `/schema`.
     """
     parts = dict(services or {})
-    if metrics is not None:
-        parts["service_metrics"] = metrics
     if schema is not None:
         parts["schema_document"] = schema
     return Litestar(
         route_handlers=[
             *handlers,
-            *([read_metrics] if metrics is not None else []),
             *([show_schema] if schema is not None else []),
         ],
         guards=[guard],
@@ -149,3 +146,8 @@ def make_app(
         logging_config=None,
         debug=False,
     )
+
+
+def make_metrics_app(guard: Guard, metrics: Metrics) -> Litestar:
+    """Make the application of the listener with the purpose "metrics". It has the route `/metrics` only."""
+    return make_app((read_metrics,), guard, services={"service_metrics": metrics})

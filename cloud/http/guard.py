@@ -8,7 +8,8 @@ token, or an enrolling service. An enrolling service has no certificate yet and 
 
 Only this module reads `Authorization`, and only if the list has OPERATOR or ENROLLING. The guard reads no other header.
 If the list has ANONYMOUS only, the guard does not read the client certificate. If the list has ENROLLING, the guard
-refuses a caller with a certificate. The guard runs before the body is read, and again if the body took long to arrive.
+refuses a caller with a certificate. The guard runs before the body is read, and again if the body took long to arrive. The guard also applies the limits by
+caller (`cloud.http.admission`).
 """
 
 import asyncio
@@ -24,6 +25,7 @@ from litestar.connection import ASGIConnection
 from litestar.handlers.base import BaseRouteHandler
 from litestar.routes import HTTPRoute
 
+from cloud.http.admission import Admission, Bucket, Caller, bucket_of, node_caller, operator_caller, service_caller
 from cloud.http.problems import Refusal
 from cloud.mtls.peer import (
     ANONYMOUS_PEER,
@@ -118,7 +120,8 @@ class Guard:
 
     `trust` is called for every request, so that a rotated CA is used at once. It should return the same object until
     the trust changes, because parsed certificates are cached by this object. `operator_of` returns the operator of a
-    token, or None. `closed` returns the documents for a node of a closed generation.
+    token, or None. `closed` returns the documents for a node of a closed generation. `admission` has the limits by
+    caller; without it there are none.
     """
 
     def __init__(
@@ -129,16 +132,23 @@ class Guard:
         now: Callable[[], datetime],
         operator_of: OperatorOf = no_operators,
         closed: ClosedHook = no_statement,
+        admission: Admission | None = None,
     ) -> None:
         self._trust = trust
         self._checks = checks
         self._now = now
         self._operator_of = operator_of
         self._closed = closed
+        self._admission = admission
 
     async def __call__(self, connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
         """Admit the caller, and store the peer or operator in the request's state. Raises Refusal."""
-        await self._judge(connection, handler)
+        try:
+            await self._judge(connection, handler)
+        except Refusal as refusal:
+            if self._admission is not None and refusal.code != "rate_limited":
+                await self._admission.refused(_host(connection))
+            raise
         connection.scope["state"][_JUDGED] = (self, handler, asyncio.get_running_loop().time())
 
     async def _judge(self, connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
@@ -150,15 +160,33 @@ class Guard:
             operator = await self._operator_of(token)
             if operator is None:
                 raise Refusal("operator_required", headers={"WWW-Authenticate": "Bearer"})
+            await self._limit(connection, handler, operator_caller(operator.id))
             state["operator"] = operator
             return
-        state["peer"] = await self._peer(connection, admitted)
+        state["peer"] = await self._peer(connection, handler, admitted)
         if ENROLLING in admitted:
             state["credentials"] = _basic(connection)
 
-    async def _peer(self, connection: ASGIConnection[Any, Any, Any, Any], admitted: tuple[Admitted, ...]) -> Peer:
+    async def _limit(
+        self, connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler, caller: Caller | None
+    ) -> None:
+        """Take a permit of the caller for the route, once for each request. Raises Refusal."""
+        if self._admission is None or _JUDGED in connection.scope["state"]:
+            return
+        host = _host(connection)
+        await self._admission.check(bucket_of(handler), caller, host)
+        if caller is not None:
+            self._admission.note_known(host)
+
+    async def _peer(
+        self,
+        connection: ASGIConnection[Any, Any, Any, Any],
+        handler: BaseRouteHandler,
+        admitted: tuple[Admitted, ...],
+    ) -> Peer:
         kinds = {entry.kind for entry in admitted}
         if kinds == {"anonymous"}:
+            await self._limit(connection, handler, None)
             return ANONYMOUS_PEER
         if kinds == {"operator"}:
             raise Refusal("operator_required", headers={"WWW-Authenticate": "Bearer"})
@@ -166,6 +194,7 @@ class Guard:
             peer = peer_of(connection.scope, self._trust(), self._now())
             if not _is_listed(peer, admitted):
                 raise _not_listed(peer, kinds)
+            await self._limit(connection, handler, _caller_of(peer))
             await admit(peer, self._checks)
         except PeerClosed as closed:
             answer = await self._closed(closed.peer)
@@ -196,6 +225,16 @@ def peers_of(handler: BaseRouteHandler) -> tuple[Admitted, ...]:
     if not isinstance(listed, tuple) or not all(isinstance(entry, Admitted) for entry in listed):
         return ()
     return listed
+
+
+def _host(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
+    return connection.client.host if connection.client is not None else ""
+
+
+def _caller_of(peer: Peer) -> Caller | None:
+    if isinstance(peer, NodePeer):
+        return node_caller(peer)
+    return service_caller(peer) if isinstance(peer, ServicePeer) else None
 
 
 def _bearer(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
@@ -273,12 +312,13 @@ def current_credentials(connection: ASGIConnection[Any, Any, Any, Any]) -> Crede
 
 
 class RouteEntry(msgspec.Struct, frozen=True):
-    """One method of one path, and the callers that it admits. Without an entry the guard refuses every caller."""
+    """One method of one path, the callers that it admits, and the bucket of their limits."""
 
     method: str
     path: str
     peers: tuple[Admitted, ...]
     handler: str
+    bucket: Bucket | None = None
 
 
 def routes_of(app: Litestar) -> Iterator[RouteEntry]:
@@ -290,8 +330,11 @@ def routes_of(app: Litestar) -> Iterator[RouteEntry]:
         if not isinstance(route, HTTPRoute):
             handler = getattr(route, "route_handler", None)
             listed = peers_of(handler) if isinstance(handler, BaseRouteHandler) else ()
-            yield RouteEntry("*", route.path, listed, type(route).__name__)
+            bucket = bucket_of(handler) if isinstance(handler, BaseRouteHandler) else None
+            yield RouteEntry("*", route.path, listed, type(route).__name__, bucket)
             continue
         for method, (handler, _) in sorted(route.route_handler_map.items()):
             if method != "OPTIONS" or PEERS in handler.opt:
-                yield RouteEntry(str(method), route.path_format, peers_of(handler), handler.handler_name)
+                yield RouteEntry(
+                    str(method), route.path_format, peers_of(handler), handler.handler_name, bucket_of(handler)
+                )

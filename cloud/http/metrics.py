@@ -3,7 +3,7 @@
 Only this module imports the client library. Each service has its own registry, so that two services in one process
 share no metric. Nothing is registered at import. Rule: the value of a label comes from a small, fixed set: the template
 of a route, a code, a profile, an authority. It is never an id, a request's path, or another value that a caller
-chooses. So `/metrics` can admit every caller.
+chooses. So `/metrics` can admit every caller. It has a listener of its own, because reading it takes CPU time.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from cloud.http.admission import PROBES
 from cloud.http.guard import ANONYMOUS
 from cloud.http.openapi import Binary, operation_options
 
@@ -143,7 +144,9 @@ def measured(metrics: Metrics) -> Callable[[ASGIApp], ASGIApp]:
 
 @get(
     "/metrics",
-    opt=operation_options(ANONYMOUS, answers=Binary(CONTENT_TYPE, "The metrics in Prometheus' text format.")),
+    opt=operation_options(
+        ANONYMOUS, bucket=PROBES, answers=Binary(CONTENT_TYPE, "The metrics in Prometheus' text format.")
+    ),
 )
 async def read_metrics(service_metrics: NamedDependency[SkipValidation[Metrics]]) -> Response[bytes]:
     """Read the metrics of the service, for Prometheus.

@@ -27,6 +27,7 @@ from litestar.params import SkipValidation
 from litestar.routes import HTTPRoute
 from litestar.types import ControllerRouterHandler
 
+from cloud.http.admission import BUCKET, PROBES, Bucket, bucket_of
 from cloud.http.guard import OPERATOR, Admitted, peers_of
 from protocol import openapi
 from protocol.openapi import Json
@@ -129,7 +130,7 @@ class ApiDocument:
 @get(
     "/schema",
     sync_to_thread=True,
-    opt={"peers": (OPERATOR,), ANSWERS: Binary("application/json", "An OpenAPI 3.1 document.")},
+    opt={"peers": (OPERATOR,), BUCKET: PROBES, ANSWERS: Binary("application/json", "An OpenAPI 3.1 document.")},
 )
 def show_schema(schema_document: NamedDependency[SkipValidation[ApiDocument]]) -> Response[bytes]:
     """Show the API document of this listener.
@@ -141,13 +142,14 @@ def show_schema(schema_document: NamedDependency[SkipValidation[ApiDocument]]) -
 
 def operation_options(
     *peers: Admitted,
+    bucket: Bucket,
     refuses: tuple[type[Exception] | Code, ...] = (),
     sends: Binary | None = None,
     headers: tuple[Header, ...] = (),
     answers: Binary | None = None,
 ) -> dict[str, Any]:
-    """The `opt` of a handler: the peers it admits, and what its document says besides."""
-    return {"peers": peers, REFUSES: refuses, SENDS: sends, HEADERS: headers, ANSWERS: answers}
+    """The `opt` of a handler: the peers it admits, the bucket of their limits, and what its document says besides."""
+    return {"peers": peers, BUCKET: bucket, REFUSES: refuses, SENDS: sends, HEADERS: headers, ANSWERS: answers}
 
 
 def api_document(handlers: Sequence[ControllerRouterHandler], api: Api) -> Json:
@@ -267,6 +269,9 @@ class _Builder:
         signature = handler.parsed_fn_signature.parameters
         if any(field.is_di_field for field in signature.values()):
             codes.add("unavailable")
+        bucket = bucket_of(handler)
+        if bucket is not None and bucket.each is not None:
+            codes.add("rate_limited")
         if "data" in signature:
             codes.update(_JSON_CODES)
         if handler.opt.get(SENDS) is not None:

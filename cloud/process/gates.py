@@ -53,8 +53,11 @@ def _database_is_not_in_the_clear(settings: ServiceSettings) -> str:
 
 def _plaintext_is_for_signed_files(settings: ServiceSettings) -> str:
     for listener in settings.listeners:
-        if not listener.tls and listener.purpose == "api":
-            return f"the listener on {listener.host}:{listener.port} has no TLS"
+        if listener.tls or listener.purpose in ("tuf", "pki"):
+            continue
+        if listener.purpose == "metrics" and listener.host in LOOPBACK_HOSTS:
+            continue
+        return f"the listener on {listener.host}:{listener.port} has no TLS"
     return ""
 
 

@@ -3,6 +3,7 @@
 A service's own settings are a subclass of `ServiceSettings`. `cloud/process/gates.py` has the rules for production.
 """
 
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, TypeVar
 
@@ -25,15 +26,32 @@ class SettingsError(Exception):
 class ListenerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Address of a listener, and its purpose.
 
-    `purpose` is "api" for the service's API, "tuf" for the read-only trust repository, or "pki" for CRLs, OCSP and CA
-    certificates. In production, listeners with the purpose "tuf" or "pki" may be plaintext, because their answers are
-    signed. An "api" listener needs TLS there.
+    `purpose` is "api" for the service's API, "tuf" for the read-only trust repository, "pki" for CRLs, OCSP and CA
+    certificates, or "metrics" for `/metrics`. In production, listeners with the purpose "tuf" or "pki" may be plaintext,
+    because their answers are signed. A "metrics" listener may be plaintext on a loopback address. An "api" listener
+    needs TLS there.
     """
 
     host: str = "127.0.0.1"
     port: Port = 0
     tls: bool = True
-    purpose: Literal["api", "tuf", "pki"] = "api"
+    purpose: Literal["api", "tuf", "pki", "metrics"] = "api"
+
+
+class AdmissionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Limits of requests by caller (`cloud.http.admission`).
+
+    `shared_networks` are the networks of load balancers in front of the service, which hide the addresses of callers
+    (`["192.0.2.0/28"]`). `factor` multiplies all limits, for services on larger machines.
+    """
+
+    shared_networks: tuple[str, ...] = ()
+    factor: Annotated[float, msgspec.Meta(ge=1, le=1000)] = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the networks. Raises ValueError, which the reader of the settings reports with the name of the file."""
+        for network in self.shared_networks:
+            ip_network(network)
 
 
 class DatabaseSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -84,10 +102,17 @@ def database_toml(location: Location) -> str:
     return "\n".join(["[database]", *(f"{name} = {json_encode(getattr(given, name)).decode()}" for name in fields)])
 
 
+def metrics_toml(port: int) -> str:
+    """Return the `[[listeners]]` table of the metrics on 127.0.0.1, followed by an empty line. Empty for port 0."""
+    if not port:
+        return ""
+    return f'[[listeners]]\nhost = "127.0.0.1"\nport = {port}\ntls = false\npurpose = "metrics"\n\n'
+
+
 class ServiceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Settings that every service has. Relative paths are relative to the settings file."""
 
-    PURPOSES: ClassVar[tuple[str, ...]] = ("api", "tuf", "pki")
+    PURPOSES: ClassVar[tuple[str, ...]] = ("api", "tuf", "pki", "metrics")
     """The purposes of listeners for which this service has routes."""
     mode: Literal["production", "development"] = "production"
     trust_domain: str
@@ -95,6 +120,7 @@ class ServiceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     debug: bool = False
     listeners: tuple[ListenerSettings, ...] = (ListenerSettings(),)
     database: DatabaseSettings = DatabaseSettings()
+    admission: AdmissionSettings = AdmissionSettings()
     passphrase_file: str = "passphrase"  # noqa: S105  (a file's name)
     key_files: tuple[str, ...] = ()
     base: str = ""

@@ -13,13 +13,16 @@ from cloud.breakwater import errors
 from cloud.breakwater.issuance.issuing import Issuing
 from cloud.breakwater.routes.access import caller
 from cloud.contracts.breakwater import PATH_DEVICE, PATH_SESSION, IssueNodeCertificate
+from cloud.http.admission import SERVICES
 from cloud.http.app import Wired
 from cloud.http.guard import service
 from cloud.http.openapi import operation_options
 from protocol.messages.sessions import Certificate
 
 _ISSUES = operation_options(
-    service("fabric"), refuses=(errors.CsrRefused, errors.GenerationClosed, errors.Conflict, errors.ValueRefused)
+    service("fabric"),
+    bucket=SERVICES,
+    refuses=(errors.CsrRefused, errors.GenerationClosed, errors.Conflict, errors.ValueRefused),
 )
 
 

@@ -2,7 +2,6 @@
 
 from cloud.breakwater.routes import public_routes, routes
 from cloud.breakwater.routes.problems import CODES
-from cloud.http.metrics import read_metrics
 from cloud.http.openapi import Api, ApiDocument, Tag
 
 EXAMPLES = {
@@ -28,7 +27,7 @@ API = Api(
         Tag("certificates", "Fabric orders certificates for nodes.", ("/v1/certificates",)),
         Tag("est", "Enrolment over Secure Transport (RFC 7030).", ("/.well-known/est",)),
         Tag("revocations", "Services learn which certificates of services are revoked.", ("/v1/revocations",)),
-        Tag("service", "State of the service.", ("/healthz", "/readyz", "/metrics")),
+        Tag("service", "State of the service.", ("/healthz", "/readyz")),
     ),
     codes=CODES,
     examples=EXAMPLES,
@@ -53,6 +52,6 @@ PUBLIC = Api(
 def documents() -> dict[str, ApiDocument]:
     """The documents by name."""
     return {
-        API.name: ApiDocument([*routes(), read_metrics], API),
+        API.name: ApiDocument(routes(), API),
         PUBLIC.name: ApiDocument(public_routes(), PUBLIC),
     }

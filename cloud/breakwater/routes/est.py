@@ -8,6 +8,7 @@ from litestar.exceptions import HTTPException
 from cloud.breakwater import errors
 from cloud.breakwater.errors import EnrolmentRefused
 from cloud.breakwater.issuance.est import Est
+from cloud.breakwater.routes.buckets import ENROLMENT, EST_FILES, REENROLMENT
 from cloud.http.app import Wired
 from cloud.http.guard import ANONYMOUS, BASIC, ENROLLING, NODE, current_credentials, current_peer, service
 from cloud.http.openapi import Binary, Header, operation_options
@@ -63,7 +64,9 @@ async def _csr(request: AnyRequest) -> bytes:
 @get(
     PATH_CACERTS,
     opt=operation_options(
-        ANONYMOUS, answers=Binary(TYPE_CACERTS, "The CA certificates, as certs-only CMS (PKCS#7) in base64 of DER.")
+        ANONYMOUS,
+        bucket=EST_FILES,
+        answers=Binary(TYPE_CACERTS, "The CA certificates, as certs-only CMS (PKCS#7) in base64 of DER."),
     ),
 )
 async def cacerts(est: Wired[Est]) -> Response[bytes]:
@@ -76,7 +79,9 @@ async def cacerts(est: Wired[Est]) -> Response[bytes]:
 
 @get(
     PATH_CSRATTRS,
-    opt=operation_options(ANONYMOUS, answers=Binary(TYPE_CSRATTRS, "CsrAttrs (RFC 8951) in base64 of DER.")),
+    opt=operation_options(
+        ANONYMOUS, bucket=EST_FILES, answers=Binary(TYPE_CSRATTRS, "CsrAttrs (RFC 8951) in base64 of DER.")
+    ),
 )
 async def csrattrs() -> Response[bytes]:
     """Fetch the attributes that a certificate request should have (RFC 7030 section 4.5)."""
@@ -88,6 +93,7 @@ async def csrattrs() -> Response[bytes]:
     status_code=200,
     opt=operation_options(
         ENROLLING,
+        bucket=ENROLMENT,
         refuses=(*_ISSUANCE, errors.EnrolmentRefused, errors.TriedTooOften),
         sends=_CSR,
         answers=_CERTIFICATE,
@@ -114,6 +120,7 @@ async def simpleenroll(request: AnyRequest, est: Wired[Est]) -> Response[bytes]:
     opt=operation_options(
         *ANY_SERVICE,
         NODE,
+        bucket=REENROLMENT,
         refuses=(*_ISSUANCE, errors.GenerationClosed, errors.ValueRefused, errors.RenewedTooOften),
         sends=_CSR,
         headers=(Header(HEADER_REQUEST, "Name of the request.", f"^{REQUEST_ID.pattern}$"),),

@@ -21,11 +21,12 @@ from cloud.contracts.breakwater import (
     OpenGeneration,
     SupersedeKeys,
 )
+from cloud.http.admission import SERVICES
 from cloud.http.app import Wired
 from cloud.http.guard import service
 from cloud.http.openapi import operation_options
 
-_COMMAND = operation_options(service("fabric"), refuses=(Conflict, ValueRefused))
+_COMMAND = operation_options(service("fabric"), bucket=SERVICES, refuses=(Conflict, ValueRefused))
 
 
 @post(PATH_OPEN, status_code=200, opt=_COMMAND)

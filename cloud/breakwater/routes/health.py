@@ -5,6 +5,7 @@ from litestar import get
 
 from cloud.breakwater.errors import IssuerError
 from cloud.breakwater.issuance.issuing import Issuing
+from cloud.http.admission import PROBES
 from cloud.http.app import Wired
 from cloud.http.guard import ANONYMOUS
 from cloud.http.openapi import operation_options
@@ -19,13 +20,13 @@ class Health(msgspec.Struct, frozen=True):
     """`ok`, or `ready` for the check that it can issue."""
 
 
-@get("/healthz", opt=operation_options(ANONYMOUS))
+@get("/healthz", opt=operation_options(ANONYMOUS, bucket=PROBES))
 async def healthz() -> Health:
     """Check that the process answers."""
     return Health("ok")
 
 
-@get("/readyz", opt=operation_options(ANONYMOUS))
+@get("/readyz", opt=operation_options(ANONYMOUS, bucket=PROBES))
 async def readyz(issuing: Wired[Issuing]) -> Health:
     """Check that the database and the CA keys can be used."""
     try:

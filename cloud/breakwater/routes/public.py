@@ -22,6 +22,7 @@ from cloud.breakwater.pkix.ocsp import REQUEST_BYTES_MAX
 from cloud.breakwater.revocation.crl_publisher import CrlPublisher
 from cloud.breakwater.revocation.crl_shards import OCSP_PATH, shard_of_path
 from cloud.breakwater.revocation.ocsp_responder import KnownAuthorities, OcspResponder
+from cloud.breakwater.routes.buckets import OCSP, PUBLIC
 from cloud.breakwater.routes.health import healthz
 from cloud.http.app import Wired
 from cloud.http.guard import ANONYMOUS
@@ -84,7 +85,11 @@ def _conditional(request: AnyRequest, content: bytes, media_type: str, headers: 
     http_method=READS,
     responses=_NOT_MODIFIED,
     opt=operation_options(
-        ANONYMOUS, refuses=("not_found",), headers=_IF_NONE_MATCH, answers=Binary(CRL_TYPE, "The CRL in DER.")
+        ANONYMOUS,
+        bucket=PUBLIC,
+        refuses=("not_found",),
+        headers=_IF_NONE_MATCH,
+        answers=Binary(CRL_TYPE, "The CRL in DER."),
     ),
 )
 async def fetch_crl(
@@ -113,7 +118,11 @@ async def fetch_crl(
     http_method=READS,
     responses=_NOT_MODIFIED,
     opt=operation_options(
-        ANONYMOUS, refuses=("not_found",), headers=_IF_NONE_MATCH, answers=Binary(CA_TYPE, "The certificate in DER.")
+        ANONYMOUS,
+        bucket=PUBLIC,
+        refuses=("not_found",),
+        headers=_IF_NONE_MATCH,
+        answers=Binary(CA_TYPE, "The certificate in DER."),
     ),
 )
 async def fetch_ca(file: CaFile, request: AnyRequest, authorities: Wired[KnownAuthorities]) -> Response[bytes]:
@@ -134,6 +143,7 @@ async def fetch_ca(file: CaFile, request: AnyRequest, authorities: Wired[KnownAu
     status_code=200,
     opt=operation_options(
         ANONYMOUS,
+        bucket=OCSP,
         sends=Binary(REQUEST_TYPE, "An OCSP request (RFC 6960) in DER.", REQUEST_BYTES_MAX),
         answers=_OCSP_ANSWER,
     ),
@@ -156,7 +166,7 @@ async def ask_ocsp(request: AnyRequest, ocsp_responder: Wired[OcspResponder]) ->
     OCSP_PATH + "/{encoded:path}",
     http_method=READS,
     responses=_NOT_MODIFIED,
-    opt=operation_options(ANONYMOUS, refuses=("too_large",), headers=_IF_NONE_MATCH, answers=_OCSP_ANSWER),
+    opt=operation_options(ANONYMOUS, bucket=OCSP, refuses=("too_large",), headers=_IF_NONE_MATCH, answers=_OCSP_ANSWER),
 )
 async def ask_ocsp_by_path(
     encoded: EncodedRequest, request: AnyRequest, ocsp_responder: Wired[OcspResponder]

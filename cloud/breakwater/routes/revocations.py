@@ -7,6 +7,7 @@ from litestar.params import QueryParameter
 
 from cloud.breakwater.revocation.feed import RevocationFeed
 from cloud.contracts.breakwater import PATH_REVOCATIONS, Revocations
+from cloud.http.admission import SERVICES
 from cloud.http.app import Wired
 from cloud.http.exchange import long_poll
 from cloud.http.guard import service
@@ -31,7 +32,7 @@ OwnIssuer = Annotated[
 ]
 
 
-@get(PATH_REVOCATIONS, opt=operation_options(*(service(name) for name in SERVICE_NAMES)))
+@get(PATH_REVOCATIONS, opt=operation_options(*(service(name) for name in SERVICE_NAMES), bucket=SERVICES))
 async def list_revocations(
     request: Request[Any, Any, Any],
     feed: Wired[RevocationFeed],

@@ -7,6 +7,7 @@ from litestar.params import JSONBody
 
 from cloud.fabric import errors
 from cloud.fabric.routes.access import OfActivation, activation_id
+from cloud.fabric.routes.buckets import ACTIVATION
 from cloud.fabric.service.nodes.activation import Activations
 from cloud.http.app import Wired
 from cloud.http.guard import ANONYMOUS
@@ -22,6 +23,7 @@ _CODE = (errors.CodeRefused, errors.CodeExpired, errors.CodeRevoked)
     status_code=201,
     opt=operation_options(
         ANONYMOUS,
+        bucket=ACTIVATION,
         refuses=(
             *_CODE,
             errors.Invalid,
@@ -45,6 +47,7 @@ async def start_activation(data: JSONBody[StartActivation], activations: Wired[A
     status_code=200,
     opt=operation_options(
         ANONYMOUS,
+        bucket=ACTIVATION,
         refuses=(
             *_CODE,
             errors.NotFound,

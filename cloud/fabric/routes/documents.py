@@ -2,7 +2,6 @@
 
 from cloud.fabric.errors import CODES
 from cloud.fabric.routes import repository_routes, routes
-from cloud.http.metrics import read_metrics
 from cloud.http.openapi import Api, ApiDocument, Tag, show_schema
 from protocol.openapi import example_id
 
@@ -76,7 +75,7 @@ API = Api(
         Tag("tokens", "Operators' tokens.", ("/v1/tokens",)),
         Tag("audit", "Who did what.", ("/v1/audit",)),
         Tag("trust", "The published trust and its adoption.", ("/v1/trust",)),
-        Tag("service", "State and description of the service.", ("/healthz", "/readyz", "/metrics", "/schema")),
+        Tag("service", "State and description of the service.", ("/healthz", "/readyz", "/schema")),
     ),
     codes=CODES,
     examples=EXAMPLES,
@@ -99,6 +98,6 @@ REPOSITORY = Api(
 def documents() -> dict[str, ApiDocument]:
     """The documents by name."""
     return {
-        API.name: ApiDocument([*routes(), read_metrics, show_schema], API),
+        API.name: ApiDocument([*routes(), show_schema], API),
         REPOSITORY.name: ApiDocument(repository_routes(), REPOSITORY),
     }

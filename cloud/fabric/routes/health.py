@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from litestar import get
 
 from cloud.fabric import schemas
+from cloud.http.admission import PROBES
 from cloud.http.app import Wired
 from cloud.http.guard import ANONYMOUS
 from cloud.http.openapi import operation_options
@@ -15,13 +16,13 @@ Ready = Callable[[], Awaitable[object]]
 """Makes a small query. Raises StorageError."""
 
 
-@get("/healthz", opt=operation_options(ANONYMOUS))
+@get("/healthz", opt=operation_options(ANONYMOUS, bucket=PROBES))
 async def healthz() -> schemas.Health:
     """Check that the process answers."""
     return schemas.Health("ok")
 
 
-@get("/readyz", opt=operation_options(ANONYMOUS))
+@get("/readyz", opt=operation_options(ANONYMOUS, bucket=PROBES))
 async def readyz(ready: Wired[Ready]) -> schemas.Health:
     """Check that the database answers.
 

@@ -9,6 +9,7 @@ from litestar import Request, get, post
 from litestar.params import JSONBody, QueryParameter
 
 from cloud.fabric import errors
+from cloud.fabric.routes import buckets
 from cloud.fabric.service.nodes.confirm import Confirmations
 from cloud.fabric.service.nodes.sessions import PATH_SESSIONS, Sessions
 from cloud.fabric.service.nodes.statement import Statements
@@ -32,7 +33,7 @@ Wait = Annotated[
 ]
 
 
-@post("/v1/node/nonces", status_code=200, opt=operation_options(ANONYMOUS))
+@post("/v1/node/nonces", status_code=200, opt=operation_options(ANONYMOUS, bucket=buckets.SESSION))
 async def create_nonce(sessions: Wired[Sessions]) -> Nonce:
     """Create a nonce for a session proof.
 
@@ -46,6 +47,7 @@ async def create_nonce(sessions: Wired[Sessions]) -> Nonce:
     status_code=200,
     opt=operation_options(
         ANONYMOUS,
+        bucket=buckets.SESSION,
         refuses=(
             errors.CertificateRefused,
             errors.NodeUnknown,
@@ -71,6 +73,7 @@ async def open_session(data: JSONBody[OpenSession], sessions: Wired[Sessions]) -
     status_code=200,
     opt=operation_options(
         NODE,
+        bucket=buckets.NODE,
         refuses=(errors.Invalid, errors.GenerationClosed, errors.NodeUnknown, errors.Conflict),
     ),
 )
@@ -89,6 +92,7 @@ async def confirm_generation(
     status_code=200,
     opt=operation_options(
         NODE,
+        bucket=buckets.NODE,
         refuses=(errors.Invalid, errors.GenerationClosed, errors.NodeUnknown, errors.Conflict),
     ),
 )
@@ -100,7 +104,7 @@ async def fetch_statement(data: JSONBody[Ask], request: Asked, statements: Wired
     return await statements.statement(current_node(request), data)
 
 
-@get("/v1/node/events", opt=operation_options(NODE, refuses=(errors.NodeUnknown, errors.Conflict)))
+@get("/v1/node/events", opt=operation_options(NODE, bucket=buckets.NODE, refuses=(errors.NodeUnknown, errors.Conflict)))
 async def wait_for_events(request: Asked, statements: Wired[Statements], cursor: Known = 0, wait: Wait = 0) -> Events:
     """Wait for a change (the wake channel).
 

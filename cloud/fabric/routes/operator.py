@@ -20,6 +20,7 @@ from cloud.fabric.routes.access import (
     tenant_id,
     token_id,
 )
+from cloud.fabric.routes.buckets import READ, WRITE
 from cloud.fabric.service.operators.audit_lists import AuditLists
 from cloud.fabric.service.operators.codes import Codes
 from cloud.fabric.service.operators.node_lists import NodeLists
@@ -43,7 +44,7 @@ OfObject = Annotated[str, filter_by("Id of an object. Empty for all objects.", n
 OfAction = Annotated[str, filter_by("Name of an action. Empty for all actions.")]
 
 
-@post("/v1/tenants", status_code=201, opt=operation_options(OPERATOR, refuses=(Invalid,)))
+@post("/v1/tenants", status_code=201, opt=operation_options(OPERATOR, bucket=WRITE, refuses=(Invalid,)))
 async def create_tenant(
     data: JSONBody[schemas.CreateTenant], request: Asked, tenants: Wired[Tenants]
 ) -> schemas.Tenant:
@@ -54,7 +55,7 @@ async def create_tenant(
     return await tenants.create(current_operator(request), data)
 
 
-@get("/v1/tenants", opt=operation_options(OPERATOR, refuses=(Invalid,)))
+@get("/v1/tenants", opt=operation_options(OPERATOR, bucket=READ, refuses=(Invalid,)))
 async def list_tenants(
     tenants: Wired[Tenants], cursor: Cursor = "", limit: Limit = PAGE_ITEMS_DEFAULT
 ) -> schemas.Page[schemas.Tenant]:
@@ -62,13 +63,13 @@ async def list_tenants(
     return await tenants.page(cursor, limit)
 
 
-@get("/v1/tenants/{tenant:str}", opt=operation_options(OPERATOR, refuses=(NotFound,)))
+@get("/v1/tenants/{tenant:str}", opt=operation_options(OPERATOR, bucket=READ, refuses=(NotFound,)))
 async def show_tenant(tenant: OfTenant, tenants: Wired[Tenants]) -> schemas.Tenant:
     """Show a tenant."""
     return await tenants.show(tenant_id(tenant))
 
 
-@get("/v1/tenants/{tenant:str}/trust", opt=operation_options(OPERATOR, refuses=(NotFound,)))
+@get("/v1/tenants/{tenant:str}/trust", opt=operation_options(OPERATOR, bucket=READ, refuses=(NotFound,)))
 async def show_tenant_trust(tenant: OfTenant, tenants: Wired[Tenants]) -> schemas.TenantTrust:
     """Show the hardware that a tenant trusts."""
     return await tenants.trust(tenant_id(tenant))
@@ -77,7 +78,7 @@ async def show_tenant_trust(tenant: OfTenant, tenants: Wired[Tenants]) -> schema
 @post(
     "/v1/tenants/{tenant:str}/trust/ek-roots",
     status_code=200,
-    opt=operation_options(OPERATOR, refuses=(NotFound, Invalid)),
+    opt=operation_options(OPERATOR, bucket=WRITE, refuses=(NotFound, Invalid)),
 )
 async def add_ek_roots(
     tenant: OfTenant, data: JSONBody[schemas.AddEkRoots], request: Asked, tenants: Wired[Tenants]
@@ -92,7 +93,7 @@ async def add_ek_roots(
 @post(
     "/v1/tenants/{tenant:str}/trust/ek-allowed",
     status_code=200,
-    opt=operation_options(OPERATOR, refuses=(NotFound, Invalid)),
+    opt=operation_options(OPERATOR, bucket=WRITE, refuses=(NotFound, Invalid)),
 )
 async def allow_ek(
     tenant: OfTenant, data: JSONBody[schemas.AllowEk], request: Asked, tenants: Wired[Tenants]
@@ -107,7 +108,7 @@ async def allow_ek(
 @put(
     "/v1/tenants/{tenant:str}/trust/tiers",
     status_code=200,
-    opt=operation_options(OPERATOR, refuses=(NotFound, Invalid)),
+    opt=operation_options(OPERATOR, bucket=WRITE, refuses=(NotFound, Invalid)),
 )
 async def set_tiers(
     tenant: OfTenant, data: JSONBody[schemas.SetTiers], request: Asked, tenants: Wired[Tenants]
@@ -122,7 +123,7 @@ async def set_tiers(
 @post(
     "/v1/tenants/{tenant:str}/codes",
     status_code=201,
-    opt=operation_options(OPERATOR, refuses=(NotFound, Invalid, Conflict)),
+    opt=operation_options(OPERATOR, bucket=WRITE, refuses=(NotFound, Invalid, Conflict)),
 )
 async def create_code(
     tenant: OfTenant, data: JSONBody[schemas.CreateCode], request: Asked, codes: Wired[Codes]
@@ -134,7 +135,7 @@ async def create_code(
     return await codes.create(current_operator(request), tenant_id(tenant), data)
 
 
-@get("/v1/tenants/{tenant:str}/codes", opt=operation_options(OPERATOR, refuses=(NotFound, Invalid)))
+@get("/v1/tenants/{tenant:str}/codes", opt=operation_options(OPERATOR, bucket=READ, refuses=(NotFound, Invalid)))
 async def list_codes(
     tenant: OfTenant, codes: Wired[Codes], cursor: Cursor = "", limit: Limit = PAGE_ITEMS_DEFAULT
 ) -> schemas.Page[schemas.Code]:
@@ -142,7 +143,9 @@ async def list_codes(
     return await codes.page(tenant_id(tenant), cursor, limit)
 
 
-@post("/v1/codes/{code:str}/revoke", status_code=200, opt=operation_options(OPERATOR, refuses=(NotFound,)))
+@post(
+    "/v1/codes/{code:str}/revoke", status_code=200, opt=operation_options(OPERATOR, bucket=WRITE, refuses=(NotFound,))
+)
 async def revoke_code(code: OfCode, request: Asked, codes: Wired[Codes]) -> schemas.Code:
     """Revoke an activation code.
 
@@ -151,7 +154,7 @@ async def revoke_code(code: OfCode, request: Asked, codes: Wired[Codes]) -> sche
     return await codes.revoke(current_operator(request), code_id(code))
 
 
-@get("/v1/nodes", opt=operation_options(OPERATOR, refuses=(Invalid,)))
+@get("/v1/nodes", opt=operation_options(OPERATOR, bucket=READ, refuses=(Invalid,)))
 async def list_nodes(
     node_lists: Wired[NodeLists],
     tenant: InTenant = "",
@@ -163,13 +166,13 @@ async def list_nodes(
     return await node_lists.page(tenant, standing, cursor, limit)
 
 
-@get("/v1/nodes/{node:str}", opt=operation_options(OPERATOR, refuses=(NotFound,)))
+@get("/v1/nodes/{node:str}", opt=operation_options(OPERATOR, bucket=READ, refuses=(NotFound,)))
 async def show_node(node: OfNode, node_lists: Wired[NodeLists]) -> schemas.NodeDetail:
     """Show a node with its newest generations."""
     return await node_lists.detail(node_id(node))
 
 
-_STANDING = operation_options(OPERATOR, refuses=(NotFound, Conflict, Invalid))
+_STANDING = operation_options(OPERATOR, bucket=READ, refuses=(NotFound, Conflict, Invalid))
 
 
 @post("/v1/nodes/{node:str}/suspend", status_code=200, opt=_STANDING)
@@ -216,7 +219,7 @@ async def release_node(
     return await standings.change(current_operator(request), node_id(node), "release", data.reason)
 
 
-@post("/v1/tokens", status_code=201, opt=operation_options(OPERATOR, refuses=(Invalid,)))
+@post("/v1/tokens", status_code=201, opt=operation_options(OPERATOR, bucket=WRITE, refuses=(Invalid,)))
 async def create_token(
     data: JSONBody[schemas.CreateToken], request: Asked, tokens: Wired[Tokens]
 ) -> schemas.CreatedToken:
@@ -227,7 +230,7 @@ async def create_token(
     return await tokens.create(current_operator(request), data)
 
 
-@get("/v1/tokens", opt=operation_options(OPERATOR, refuses=(Invalid,)))
+@get("/v1/tokens", opt=operation_options(OPERATOR, bucket=READ, refuses=(Invalid,)))
 async def list_tokens(
     tokens: Wired[Tokens], cursor: Cursor = "", limit: Limit = PAGE_ITEMS_DEFAULT
 ) -> schemas.Page[schemas.Token]:
@@ -235,7 +238,11 @@ async def list_tokens(
     return await tokens.page(cursor, limit)
 
 
-@post("/v1/tokens/{token:str}/revoke", status_code=200, opt=operation_options(OPERATOR, refuses=(NotFound, Conflict)))
+@post(
+    "/v1/tokens/{token:str}/revoke",
+    status_code=200,
+    opt=operation_options(OPERATOR, bucket=WRITE, refuses=(NotFound, Conflict)),
+)
 async def revoke_token(token: OfToken, request: Asked, tokens: Wired[Tokens]) -> schemas.Token:
     """Revoke an operator's token.
 
@@ -244,7 +251,7 @@ async def revoke_token(token: OfToken, request: Asked, tokens: Wired[Tokens]) ->
     return await tokens.revoke(current_operator(request), token_id(token))
 
 
-@get("/v1/audit", opt=operation_options(OPERATOR, refuses=(Invalid,)))
+@get("/v1/audit", opt=operation_options(OPERATOR, bucket=READ, refuses=(Invalid,)))
 async def list_audit(
     audit_lists: Wired[AuditLists],
     tenant: InTenant = "",

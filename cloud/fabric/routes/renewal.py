@@ -10,6 +10,7 @@ from litestar.params import JSONBody
 
 from cloud.fabric import errors
 from cloud.fabric.routes.access import OfRenewal, renewal_id
+from cloud.fabric.routes.buckets import RENEWAL
 from cloud.fabric.service.nodes.renewal import Renewals
 from cloud.http.app import Wired
 from cloud.http.guard import ANONYMOUS
@@ -23,6 +24,7 @@ from protocol.messages.renewal import PATH_RENEWALS, ProveRenewal, RenewalChalle
     status_code=201,
     opt=operation_options(
         ANONYMOUS,
+        bucket=RENEWAL,
         refuses=(
             errors.CertificateRefused,
             errors.TooManyChallenges,
@@ -46,6 +48,7 @@ async def start_renewal(data: JSONBody[StartRenewal], renewals: Wired[Renewals])
     status_code=200,
     opt=operation_options(
         ANONYMOUS,
+        bucket=RENEWAL,
         refuses=(
             errors.NotFound,
             errors.Invalid,

@@ -6,6 +6,7 @@ from litestar import Response, get
 from litestar.params import PathParameter
 
 from cloud.fabric.errors import NotFound
+from cloud.fabric.routes.buckets import REPOSITORY
 from cloud.fabric.routes.health import healthz
 from cloud.fabric.tuf.serving import METADATA_PREFIX, TARGETS_PREFIX, TrustStore, file_for
 from cloud.http.app import Wired
@@ -30,7 +31,9 @@ async def _answer(repository: TrustStore, path: str) -> Response[bytes]:
 
 @get(
     "/tuf/metadata/{name:str}",
-    opt=operation_options(ANONYMOUS, refuses=(NotFound,), answers=Binary(_JSON, "Signed TUF metadata.")),
+    opt=operation_options(
+        ANONYMOUS, bucket=REPOSITORY, refuses=(NotFound,), answers=Binary(_JSON, "Signed TUF metadata.")
+    ),
 )
 async def fetch_metadata(name: MetadataFileName, repository: Wired[TrustStore]) -> Response[bytes]:
     """Fetch a signed metadata file (TUF 1.0 section 5)."""
@@ -39,7 +42,9 @@ async def fetch_metadata(name: MetadataFileName, repository: Wired[TrustStore]) 
 
 @get(
     "/tuf/targets/{name:str}",
-    opt=operation_options(ANONYMOUS, refuses=(NotFound,), answers=Binary(_JSON, "The content of the target.")),
+    opt=operation_options(
+        ANONYMOUS, bucket=REPOSITORY, refuses=(NotFound,), answers=Binary(_JSON, "The content of the target.")
+    ),
 )
 async def fetch_target(name: TargetFileName, repository: Wired[TrustStore]) -> Response[bytes]:
     """Fetch the content of a target.

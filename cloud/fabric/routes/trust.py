@@ -7,6 +7,7 @@ from litestar.params import JSONBody
 
 from cloud.fabric import errors, schemas
 from cloud.fabric.routes.access import Cursor, Limit, filter_by
+from cloud.fabric.routes.buckets import READ, WRITE
 from cloud.fabric.service.published_trust.adoption import Adoption
 from cloud.fabric.service.published_trust.publishing import Publishing
 from cloud.fabric.service.published_trust.renewal_orders import RenewalOrders
@@ -25,7 +26,7 @@ OfIssuer = Annotated[
 ]
 
 
-@get("/v1/trust", opt=operation_options(OPERATOR, refuses=(errors.Conflict,)))
+@get("/v1/trust", opt=operation_options(OPERATOR, bucket=READ, refuses=(errors.Conflict,)))
 async def show_published_trust(publishing: Wired[Publishing]) -> schemas.Trust:
     """Show the versions of the published trust."""
     return await publishing.published()
@@ -36,6 +37,7 @@ async def show_published_trust(publishing: Wired[Publishing]) -> schemas.Trust:
     status_code=200,
     opt=operation_options(
         OPERATOR,
+        bucket=WRITE,
         refuses=(errors.Invalid, errors.TrustRefused, errors.AdoptionIncomplete, errors.Conflict),
     ),
 )
@@ -50,13 +52,13 @@ async def publish_trust(
     return await publishing.publish(current_operator(request), data)
 
 
-@get("/v1/trust/adoption", opt=operation_options(OPERATOR))
+@get("/v1/trust/adoption", opt=operation_options(OPERATOR, bucket=READ))
 async def show_adoption(adoption: Wired[Adoption]) -> schemas.Adoption:
     """Show how many nodes have reported the published trust."""
     return await adoption.show()
 
 
-@get("/v1/trust/adoption/nodes", opt=operation_options(OPERATOR, refuses=(errors.Invalid,)))
+@get("/v1/trust/adoption/nodes", opt=operation_options(OPERATOR, bucket=READ, refuses=(errors.Invalid,)))
 async def list_adoption(
     adoption: Wired[Adoption], issuer: OfIssuer = "", cursor: Cursor = "", limit: Limit = PAGE_ITEMS_DEFAULT
 ) -> schemas.Page[schemas.NodeAdoption]:
@@ -64,7 +66,9 @@ async def list_adoption(
     return await adoption.nodes(issuer, cursor, limit)
 
 
-@post("/v1/trust/renew-devices", status_code=200, opt=operation_options(OPERATOR, refuses=(errors.Invalid,)))
+@post(
+    "/v1/trust/renew-devices", status_code=200, opt=operation_options(OPERATOR, bucket=WRITE, refuses=(errors.Invalid,))
+)
 async def renew_devices(
     data: JSONBody[schemas.RenewDevices], request: Asked, renewal_orders: Wired[RenewalOrders]
 ) -> schemas.RenewalOrder:

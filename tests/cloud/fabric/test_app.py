@@ -107,7 +107,7 @@ async def test_every_route_names_the_peers_it_admits(cloud: Cloud) -> None:
     for route in routes:
         wanted = (OPERATOR,)
         if (
-            route.path in ("/healthz", "/readyz", "/metrics", "/v1/node/nonces", "/v1/node/sessions")
+            route.path in ("/healthz", "/readyz", "/v1/node/nonces", "/v1/node/sessions")
             or "activations" in route.path
             or route.path.startswith(PATH_RENEWALS)
         ):
@@ -115,7 +115,9 @@ async def test_every_route_names_the_peers_it_admits(cloud: Cloud) -> None:
         elif route.path.startswith("/v1/node/"):
             wanted = (NODE,)
         assert route.peers == wanted, route.path
+        assert route.bucket is not None, route.path
     assert routes
+    assert all(route.bucket is not None for route in routes_of(cloud.fabric.repository))
     assert {route.peers for route in routes_of(cloud.fabric.repository)} == {(ANONYMOUS,)}
 
 

@@ -5,7 +5,7 @@ from litestar.params import FromPath
 from litestar.testing import AsyncTestClient
 
 from cloud.clock import utc_now
-from cloud.http.app import make_app
+from cloud.http.app import make_app, make_metrics_app
 from cloud.http.guard import ANONYMOUS, Guard
 from cloud.http.metrics import Metrics
 from cloud.mtls.peer import PeerTrust
@@ -61,7 +61,10 @@ async def test_requests_are_timed_by_route_and_never_by_path() -> None:
         for name in ("alpha", "beta"):
             assert (await client.get(f"/things/{name}")).status_code == 200
         assert (await client.get("/nothing/secret")).status_code == 404
+        assert (await client.get("/metrics")).status_code == 404
+    async with AsyncTestClient(make_metrics_app(guard, metrics)) as client:
         answer = await client.get("/metrics")
+        assert (await client.get("/things/alpha")).status_code == 404
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     assert 'cascade_test_request_seconds_count{method="GET",route="/things/{name}",status="200"} 2.0' in answer.text
     assert "alpha" not in answer.text

@@ -13,6 +13,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import JSONBody, PathParameter, QueryParameter
 from litestar.types import ControllerRouterHandler
 
+from cloud.http.admission import PROBES
 from cloud.http.app import Wired
 from cloud.http.guard import ANONYMOUS, ENROLLING, NODE, OPERATOR, service
 from cloud.http.openapi import Api, ApiDocument, Binary, Header, Tag, api_document, operation_options, show_schema
@@ -37,7 +38,11 @@ OfThing = Annotated[str, PathParameter(description="Name of the thing.")]
 Count = Annotated[int, QueryParameter(ge=1, le=9, description="How many.")]
 
 
-@post("/v1/things/{thing:str}", status_code=201, opt=operation_options(OPERATOR, refuses=(Lost, "conflict")))
+@post(
+    "/v1/things/{thing:str}",
+    status_code=201,
+    opt=operation_options(OPERATOR, bucket=PROBES, refuses=(Lost, "conflict")),
+)
 async def make_thing(
     thing: OfThing, data: JSONBody[Thing], request: Request[Any, Any, Any], things: Wired[Things], count: Count = 1
 ) -> Thing:
@@ -48,7 +53,7 @@ async def make_thing(
     return data
 
 
-@get("/v1/nodes", opt=operation_options(NODE, service("fabric")))
+@get("/v1/nodes", opt=operation_options(NODE, service("fabric"), bucket=PROBES))
 async def list_nodes(things: Wired[Things]) -> Thing:
     """List nodes."""
     return Thing("")
@@ -59,6 +64,7 @@ async def list_nodes(things: Wired[Things]) -> Thing:
     status_code=200,
     opt=operation_options(
         ENROLLING,
+        bucket=PROBES,
         sends=Binary("application/pkcs10", "A request.", 64),
         headers=(Header("Idempotency-Key", "A name.", "^a$"),),
         answers=Binary("application/pkcs7-mime", "A certificate."),
@@ -73,7 +79,7 @@ async def enrol() -> Response[bytes]:
     "/v1/file",
     http_method=["GET", "HEAD"],
     responses={304: ResponseSpec(None, description="Not changed.")},
-    opt=operation_options(ANONYMOUS, answers=Binary("text/plain", "A file.")),
+    opt=operation_options(ANONYMOUS, bucket=PROBES, answers=Binary("text/plain", "A file.")),
 )
 async def fetch_file() -> Response[bytes]:
     """Fetch a file."""
@@ -125,6 +131,7 @@ def test_an_operation_of_operators(document: dict[str, Any]) -> None:
         "413": {"too_large"},
         "415": {"unsupported_media_type"},
         "422": {"invalid"},
+        "429": {"rate_limited"},
         "500": {"internal"},
         "503": {"unavailable"},
     }
@@ -159,7 +166,7 @@ def test_bodies_that_are_not_json(document: dict[str, Any]) -> None:
         }
     ]
     assert set(operation["responses"]["200"]["content"]) == {"application/pkcs7-mime"}
-    assert set(codes(operation)) == {"401", "403", "413", "415", "500"}
+    assert set(codes(operation)) == {"401", "403", "413", "415", "429", "500"}
 
 
 def test_an_operation_with_two_methods(document: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ def test_good_settings_pass_every_gate(folder: Path) -> None:
     [
         ("sqlite-is-not-shared", (TOP, TOP + "replicas = 2\n")),
         ("plaintext-is-for-signed-files", ('purpose = "tuf"', 'purpose = "api"')),
+        ("plaintext-is-for-signed-files", ('purpose = "tuf"', 'purpose = "metrics"\nhost = "192.0.2.1"')),
         ("debug-is-off", (TOP, TOP + "debug = true\n")),
         ("database-password-is-private", (LAST, LAST + SERVER + 'password_file = "absent"\n')),
         ("database-is-not-in-the-clear", (LAST, LAST + SERVER + 'host = "db.example"\n')),
@@ -38,6 +39,10 @@ def test_a_gate_by_settings(folder: Path, rule: str, change: tuple[str, str]) ->
 @pytest.mark.parametrize("host", ["/run/postgresql", "localhost", "127.0.0.1", "::1"])
 def test_a_database_on_this_machine_needs_no_tls(folder: Path, host: str) -> None:
     check_gates(load(folder, (LAST, LAST + SERVER + f'host = "{host}"\nuser = "cascade"\n')))
+
+
+def test_the_metrics_of_this_machine_need_no_tls(folder: Path) -> None:
+    check_gates(load(folder, ('purpose = "tuf"', 'purpose = "metrics"')))
 
 
 @pytest.mark.parametrize("name", ["ca.key", "passphrase"])

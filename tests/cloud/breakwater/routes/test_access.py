@@ -43,13 +43,17 @@ PEERS = {
     ("POST", PATH_SIMPLEREENROLL): f"{SERVICES} node",
     ("GET", "/healthz"): "anonymous",
     ("GET", "/readyz"): "anonymous",
-    ("GET", "/metrics"): "anonymous",
 }
 
 
 async def test_every_route_lists_its_peers(live: Live) -> None:
     found = {(r.method, r.path): " ".join(map(str, r.peers)) for r in routes_of(live.running.api) if r.method != "HEAD"}
     assert found == PEERS
+    entries = [*routes_of(live.running.api), *routes_of(live.running.public)]
+    assert [entry.path for entry in entries if entry.bucket is None] == []
+    # A service's order is caused by a caller that was admitted. Every other caller has a limit.
+    unlimited = {entry.path for entry in entries if entry.bucket is not None and entry.bucket.each is None}
+    assert unlimited == {path for (_, path), peers in PEERS.items() if set(peers.split()) <= set(SERVICES.split())}
 
 
 async def test_callers_that_are_not_admitted(live: Live) -> None:

@@ -31,7 +31,7 @@ async def test_every_refusal_leaves_a_line_and_is_counted(live: Live) -> None:
         await refused(anonymous, "POST", PATH_DEVICE, None)
         await refused(anonymous, "GET", "/v1/nothing%00%1b[2J")
         await anonymous.call("GET", "/readyz")
-        text = (await anonymous.call("GET", "/metrics")).body.decode()
+        text = (await live.running.parts.metrics.registry.render()).decode()
     assert await refusals(live) == [
         ("service/fabric", f"POST {PATH_DEVICE}", "too_large"),
         ("service/fabric", f"POST {PATH_DEVICE}", "malformed"),

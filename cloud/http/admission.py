@@ -1,0 +1,196 @@
+"""Limits of requests by caller: each route names its bucket beside its peers, and the guard asks before the handler.
+
+    @get("/v1/things", opt=operation_options(NODE, bucket=THINGS))
+
+A caller is a node, an operator's token, a service, or the source address of a caller without an identity. A request
+takes a permit of the caller, of the caller's tenant if it is a node, and of all callers of its kind
+(`cloud.tasks.buckets`). Callers without an identity are of two kinds: the source has shown an identity in another
+request lately, or it is a stranger. So a flood of strangers takes nothing from known callers.
+
+A refusal is `rate_limited` (429) with `Retry-After` in seconds. It is answered late, so that a caller which ignores the
+answer gets one refusal a second on each of its connections.
+"""
+
+import asyncio
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from ipaddress import ip_address, ip_network
+from time import monotonic
+
+import msgspec
+from litestar.handlers.base import BaseRouteHandler
+
+from cloud.http.problems import Refusal
+from cloud.mtls.peer import NodePeer, ServicePeer
+from cloud.tasks.buckets import KEYS_MAX, Buckets, Level, Rate, admit
+from cloud.tasks.source import source_of
+
+BUCKET = "bucket"
+"""Key of the bucket in a route's `opt`."""
+DELAY_SECONDS = 1.0
+DELAYED_MAX = 512
+"""Refusals that wait at a time, in about 10 kB each. Further refusals are answered at once and end their connection."""
+REFUSALS = Rate(50, 0.2)
+"""Refusals by the guard that a source gets at once: missing certificates, wrong tokens. Later ones are delayed."""
+
+
+class Bucket(msgspec.Struct, frozen=True, kw_only=True):
+    """The limits of a group of routes: of each caller, of each tenant's nodes, and of all callers of one kind.
+
+    Services are limited by `each` only, and not at all if `each` is None. Each of their requests to another service is
+    caused by a request that was admitted.
+    """
+
+    name: str
+    each: Rate | None
+    tenant: Rate | None = None
+    whole: Rate | None = None
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """Who calls: the kind, the key of the caller's own bucket, and the tenant of a node."""
+
+    kind: str
+    key: str
+    tenant: str = ""
+
+
+SERVICES = Bucket(name="services", each=None)
+"""For routes that only other services call."""
+PROBES = Bucket(name="probes", each=Rate(200, 0.05), whole=Rate(2_000, 0.005))
+"""For `/healthz` and `/readyz`. Twenty load balancers that ask once a second stay below it from one address."""
+
+
+def node_caller(peer: NodePeer) -> Caller:
+    """Return the caller of a node. All its generations share one bucket."""
+    return Caller("node", peer.node, peer.tenant)
+
+
+def service_caller(peer: ServicePeer) -> Caller:
+    """Return the caller of a service."""
+    return Caller("service", peer.name)
+
+
+def operator_caller(token: str) -> Caller:
+    """Return the caller of an operator's token, by the token's id."""
+    return Caller("operator", token)
+
+
+def bucket_of(handler: BaseRouteHandler) -> Bucket | None:
+    """Return the bucket of a route, or None if it has none."""
+    bucket = handler.opt.get(BUCKET)
+    return bucket if isinstance(bucket, Bucket) else None
+
+
+class Admission:
+    """The buckets of one service, in the memory of one process.
+
+    Addresses in `shared_networks` are those of proxies and load balancers, which pass on the requests of many callers.
+    They share one bucket of the size for all callers. All limits are multiplied by `factor`. `clock` returns seconds.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = monotonic,
+        *,
+        shared_networks: Sequence[str] = (),
+        factor: float = 1.0,
+        delay_seconds: float = DELAY_SECONDS,
+        keys_max: int = KEYS_MAX,
+    ) -> None:
+        self._clock = clock
+        self._shared = tuple(map(ip_network, shared_networks))
+        self._factor = factor
+        self._delay_seconds = delay_seconds
+        self._keys_max = keys_max
+        self._tables: dict[str, Buckets] = {}
+        self._known: OrderedDict[str, None] = OrderedDict()
+        self._delayed = 0
+
+    def note_known(self, host: str) -> None:
+        """Store that an identified caller has this address."""
+        source = source_of(host)
+        self._known[source] = None
+        self._known.move_to_end(source)
+        if len(self._known) > self._keys_max:
+            self._known.popitem(last=False)
+
+    async def check(self, bucket: Bucket | None, caller: Caller | None, host: str) -> None:
+        """Take a permit for a request. `caller` is None for a caller without an identity, which `host` stands for.
+
+        Raises:
+            Refusal: `rate_limited` if there is no permit, `peer_refused` if the route names no bucket.
+        """
+        if bucket is None:
+            raise Refusal("peer_refused", "this route has no limits")
+        wait = self.take(bucket, caller, host)
+        if wait > 0:
+            await self.delay()
+            raise too_many(wait)
+
+    def take(self, bucket: Bucket, caller: Caller | None, host: str = "") -> float:
+        """Take a permit, and return 0. If there is none, return the seconds until there may be one."""
+        return admit(self._levels(bucket, caller, host), self._clock())
+
+    async def refused(self, host: str) -> None:
+        """Count a refusal by the guard, and wait if the source has had too many."""
+        source = source_of(host)
+        rate = self._scaled(REFUSALS)
+        if not self._is_shared(host) and admit([Level(self._table("refusals"), source, rate)], self._clock()) > 0:
+            await self.delay()
+
+    async def delay(self) -> None:
+        """Wait before a refusal is answered. Raises Refusal at once if too many refusals wait already."""
+        if self._delayed >= DELAYED_MAX:
+            raise Refusal("rate_limited", headers={"Retry-After": "10", "Connection": "close"})
+        self._delayed += 1
+        try:
+            await asyncio.sleep(self._delay_seconds)
+        finally:
+            self._delayed -= 1
+
+    def _levels(self, bucket: Bucket, caller: Caller | None, host: str) -> list[Level]:
+        if bucket.each is None:
+            return []
+        each, name = self._scaled(bucket.each), bucket.name
+        levels: list[Level] = []
+        if caller is not None:
+            kind = caller.kind
+            levels.append(Level(self._table(f"{name}/{kind}"), caller.key, each))
+        elif self._is_shared(host):
+            kind = "shared"
+        else:
+            source = source_of(host)
+            kind = "known" if source in self._known else "stranger"
+            levels.append(Level(self._table(f"{name}/address"), source, each))
+        if bucket.tenant is not None and caller is not None and caller.tenant:
+            levels.append(Level(self._table(f"{name}/tenant"), caller.tenant, self._scaled(bucket.tenant)))
+        if bucket.whole is not None and kind != "service":
+            levels.append(Level(self._table(name), kind, self._scaled(bucket.whole)))
+        return levels
+
+    def _is_shared(self, host: str) -> bool:
+        if not self._shared:
+            return False
+        try:
+            address = ip_address(source_of(host).partition("/")[0])
+        except ValueError:
+            return False
+        return any(address in network for network in self._shared)
+
+    def _table(self, name: str) -> Buckets:
+        table = self._tables.get(name)
+        if table is None:
+            table = self._tables[name] = Buckets(self._keys_max)
+        return table
+
+    def _scaled(self, rate: Rate) -> Rate:
+        if self._factor == 1.0:
+            return rate
+        return Rate(int(rate.burst * self._factor), rate.seconds / self._factor)
+
+
+def too_many(wait: float) -> Refusal:
+    """Return the refusal of a caller that has to wait, in seconds."""
+    return Refusal("rate_limited", headers={"Retry-After": str(max(1, math.ceil(wait)))})
