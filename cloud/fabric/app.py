@@ -123,6 +123,11 @@ def _fabric(settings: FabricSettings, parts: Parts, connections: Connections, ad
     services, metrics = parts.services(), Metrics("fabric")
     api, repository = make_api(guard, services, metrics), make_repository(guard, services)
 
+    async def follow_hints(stopping: Stopping) -> None:
+        """Wake polls when another replica has committed a change for their node."""
+        room = parts.shared.wake_room
+        await parts.stores.engine.listen(room.take_hint, room.wake_all, stopping)
+
     async def end_polls(stopping: Stopping) -> None:
         """End every long poll as soon as the process begins to stop."""
         await stopping.wait()
@@ -137,6 +142,7 @@ def _fabric(settings: FabricSettings, parts: Parts, connections: Connections, ad
         tasks=(
             parts.background.run,
             end_polls,
+            follow_hints,
             parts.trust.follower.run,
             connections.follow_revocations,
             connections.learn_breakwater_certificate,

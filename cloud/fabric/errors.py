@@ -20,6 +20,7 @@
     │   ├── ProofRefused           the session proof
     │   ├── CertificateRefused     the device certificate
     │   ├── NodeUnknown            the device certificate is ours, and the database has no such node or generation
+    │   ├── TokenRefused           the operator's token was revoked or expired during the request
     │   ├── TrustRefused           metadata or targets that were offered for publication
     │   ├── AdoptionIncomplete     a node or service still uses a root or issuer that would be dropped
     │   └── GenerationClosed       carries the signed revocation
@@ -121,6 +122,10 @@ class NodeUnknown(Refused):
     """
 
 
+class TokenRefused(Refused):
+    """The operator's token was revoked or has expired since the request arrived. Nothing was changed."""
+
+
 class TrustRefused(Refused):
     """Metadata or targets that an operator offered for publication fail a check."""
 
@@ -176,6 +181,7 @@ CODES: dict[type[FabricError], Code] = {
     ProofRefused: "proof_refused",
     CertificateRefused: "certificate_refused",
     NodeUnknown: "node_unknown",
+    TokenRefused: "operator_required",
     TrustRefused: "trust_refused",
     AdoptionIncomplete: "adoption_incomplete",
     GenerationClosed: "generation_closed",
@@ -186,10 +192,13 @@ CODES: dict[type[FabricError], Code] = {
 nothing about the caller's request. The caller gets `unavailable` and may try again."""
 
 
+_HEADERS = {"rate_limited": {"Retry-After": "30"}, "operator_required": {"WWW-Authenticate": "Bearer"}}
+
+
 def refusal(error: FabricError) -> Refusal:
     """The problem document of an error. A class that is not in `CODES` is a fault of ours: `internal`."""
     code = CODES.get(type(error), "internal")
-    headers = {"Retry-After": "30"} if code == "rate_limited" else {}
+    headers = _HEADERS.get(code, {})
     if isinstance(error, GenerationClosed):
         return Refusal(code, error.detail, statement=error.statement, freshness=error.freshness)
     return Refusal(code, error.detail if isinstance(error, Refused) else "", headers=headers)

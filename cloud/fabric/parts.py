@@ -12,10 +12,12 @@ from cloud.fabric.background import Background
 from cloud.fabric.entropy import Entropy
 from cloud.fabric.issuer import Issuer
 from cloud.fabric.licensing.signing import Signer
+from cloud.fabric.service.acting import Acting
 from cloud.fabric.service.audit_log import AuditLog
 from cloud.fabric.service.nodes.activation import Activations
 from cloud.fabric.service.nodes.chip_challenge import ChipChallenges
 from cloud.fabric.service.nodes.closing import Closings
+from cloud.fabric.service.nodes.code_checks import CodeChecks
 from cloud.fabric.service.nodes.confirm import Confirmations
 from cloud.fabric.service.nodes.lapse import Lapses
 from cloud.fabric.service.nodes.renewal import Renewals
@@ -31,6 +33,7 @@ from cloud.fabric.service.operators.codes import Codes
 from cloud.fabric.service.operators.node_lists import NodeLists
 from cloud.fabric.service.operators.standing import Standings
 from cloud.fabric.service.operators.tenants import Tenants
+from cloud.fabric.service.operators.token_refusals import TokenRefusals
 from cloud.fabric.service.operators.tokens import Tokens
 from cloud.fabric.service.ports import Now, ServiceCertificates
 from cloud.fabric.service.published_trust.adoption import Adoption
@@ -83,6 +86,8 @@ class Shared:
     """Parts that use cases of every subject share."""
 
     audit: AuditLog
+    acting: Acting
+    code_checks: CodeChecks
     statement_stream: StatementStream
     wake_room: WakeRoom
     woken: asyncio.Event
@@ -167,6 +172,8 @@ def make_parts(stores: Stores, ports: Ports, secrets: Secrets) -> Parts:
     """Make all parts and connect them. Starts nothing."""
     shared = Shared(
         audit=AuditLog(entries=AuditEntries(AuditRow, ports.now, ports.entropy), store=stores.audit),
+        acting=Acting(now=ports.now, begin=stores.transaction, tokens=stores.tokens),
+        code_checks=CodeChecks(now=ports.now, codes=stores.codes, tenants=stores.tenants),
         statement_stream=StatementStream(
             trust_domain=ports.trust_domain,
             signer=ports.signer,
@@ -205,23 +212,30 @@ def make_background(entropy: Entropy, shared: Shared, nodes: NodeParts, trust: T
 
 
 def _operator_parts(stores: Stores, ports: Ports, shared: Shared) -> OperatorParts:
-    now, entropy, transaction, audit = ports.now, ports.entropy, stores.transaction, shared.audit
-    tenants = Tenants(now=now, entropy=entropy, transaction=transaction, audit=audit, tenants=stores.tenants)
+    now, entropy, acting, audit = ports.now, ports.entropy, shared.acting, shared.audit
+    tenants = Tenants(now=now, entropy=entropy, acting=acting, audit=audit, tenants=stores.tenants)
     return OperatorParts(
         tenants=tenants,
         codes=Codes(
             now=now,
             entropy=entropy,
-            transaction=transaction,
+            acting=acting,
             audit=audit,
             codes=stores.codes,
             nodes=stores.nodes,
             tenants=tenants,
         ),
-        tokens=Tokens(now=now, entropy=entropy, transaction=transaction, audit=audit, tokens=stores.tokens),
+        tokens=Tokens(
+            now=now,
+            entropy=entropy,
+            acting=acting,
+            refusals=TokenRefusals(now=now, transaction=stores.transaction, audit=audit),
+            audit=audit,
+            tokens=stores.tokens,
+        ),
         standings=Standings(
             now=now,
-            transaction=transaction,
+            acting=acting,
             audit=audit,
             codes=stores.codes,
             nodes=stores.nodes,
@@ -246,6 +260,7 @@ def _trust_parts(stores: Stores, ports: Ports, shared: Shared) -> TrustParts:
     renewal_orders = RenewalOrders(
         now=now,
         transaction=transaction,
+        acting=shared.acting,
         audit=shared.audit,
         installation=stores.installation,
         nodes=stores.adoption,
@@ -262,6 +277,7 @@ def _trust_parts(stores: Stores, ports: Ports, shared: Shared) -> TrustParts:
             public_url=ports.public_url,
             now=now,
             transaction=transaction,
+            acting=shared.acting,
             audit=shared.audit,
             repository=stores.repository,
             adoption=adoption,
@@ -327,7 +343,8 @@ def _node_parts(stores: Stores, ports: Ports, secrets: Secrets, shared: Shared, 
             transaction=transaction,
             audit=audit,
             activations=stores.activations,
-            codes=stores.codes,
+            code_checks=shared.code_checks,
+            lapses=lapses,
             nodes=stores.nodes,
             statements=statements,
             statement_stream=stream,
@@ -358,6 +375,7 @@ def _activations(
         codes=stores.codes,
         nodes=stores.nodes,
         tenants=stores.tenants,
+        code_checks=shared.code_checks,
         issuer=ports.issuer,
         chip_challenges=chip_challenges,
         lapses=lapses,

@@ -1,15 +1,20 @@
 """Process state: the long polls of the wake channel that wait in this process.
 
 A use case wakes the polls of a node after it has committed a change. The cursor is stored in the node's row; a poll
-only shortens the time until the node sees the change. A change that another replica commits does not wake the polls
-of this process. Such a poll reads the cursor again when its time is over, so the node learns of the change later.
+only shortens the time until the node sees the change. A change that another replica commits arrives as a hint over the
+database (`cloud.storage.hints`), and wakes the polls as well. If the hint is lost, a poll reads the cursor again when
+its time is over, so the node learns of the change later.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from cloud.fabric.store.hints import nodes_of
 from protocol.ids import NodeId
 
+WAKES_AT_ONCE = 50
+WAKES_PAUSE_SECONDS = 0.05
+"""A thousand cursors in a second: the connection for hints was lost, so the database has much to do at that moment."""
 Cursor = Callable[[], Awaitable[int]]
 
 
@@ -24,6 +29,18 @@ class WakeRoom:
         """Wake every poll of the node, so that each reads the cursor again. Called after the commit."""
         for event in self._waiting.get(node, ()):
             event.set()
+
+    def take_hint(self, hint: str) -> None:
+        """Wake the polls of the nodes that a hint of another replica names."""
+        for node in nodes_of(hint):
+            self.wake(node)
+
+    async def wake_all(self) -> None:
+        """Wake every poll, because hints may have been lost. Each poll reads its cursor, so this takes its time."""
+        for number, node in enumerate(list(self._waiting)):
+            self.wake(node)
+            if number % WAKES_AT_ONCE == WAKES_AT_ONCE - 1:
+                await asyncio.sleep(WAKES_PAUSE_SECONDS)
 
     def close(self) -> None:
         """End every poll at once, and every later poll too. Called at shutdown."""

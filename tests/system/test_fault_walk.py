@@ -35,7 +35,7 @@ _EFFECTS = {
         *("fabric.events", "fabric.statement"),
     },
     "cloud/fabric": {
-        *("stores.transaction", "self.transaction", "self._transaction"),
+        *("stores.transaction", "self.transaction", "self._transaction", "self.acting.transaction"),
         *("self.activations.purge", "self.renewals.purge", "self._post"),
     },
     "cloud/breakwater": {
@@ -55,6 +55,7 @@ _OTHERWISE = {
     "cloud/fabric/service/operators/codes.py": "an operator's command, one transaction and nothing after it",
     "cloud/fabric/service/operators/tenants.py": "the same",
     "cloud/fabric/service/operators/tokens.py": "the same",
+    "cloud/fabric/service/operators/token_refusals.py:note": "the audit entry of a refusal, which holds without it",
     "cloud/fabric/service/published_trust/publishing.py": "the same",
     "cloud/fabric/service/published_trust/trust_reports.py:store": "one transaction; a node repeats its report",
     "cloud/fabric/service/published_trust/renewal_orders.py:give": "an operator's command, one transaction",

@@ -56,6 +56,7 @@ async def start_activation(data: JSONBody[StartActivation], activations: Wired[A
             errors.ChallengeFailed,
             errors.ActivationClosed,
             errors.EvidenceNotAccepted,
+            errors.TierNotAllowed,
             errors.CsrRefused,
             errors.SeatsExhausted,
             errors.NodeRevoked,

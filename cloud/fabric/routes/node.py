@@ -74,7 +74,16 @@ async def open_session(data: JSONBody[OpenSession], sessions: Wired[Sessions]) -
     opt=operation_options(
         NODE,
         bucket=buckets.NODE,
-        refuses=(errors.Invalid, errors.GenerationClosed, errors.NodeUnknown, errors.Conflict),
+        refuses=(
+            errors.Invalid,
+            errors.GenerationClosed,
+            errors.NodeUnknown,
+            errors.Conflict,
+            errors.CodeRefused,
+            errors.CodeExpired,
+            errors.CodeRevoked,
+            errors.TierNotAllowed,
+        ),
     ),
 )
 async def confirm_generation(

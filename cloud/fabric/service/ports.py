@@ -3,13 +3,23 @@
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
+from typing import Protocol
 
 from cryptography import x509
 
 Now = Callable[[], datetime]
 """Returns the time, aware and in UTC."""
-Transaction = Callable[[], AbstractAsyncContextManager[object]]
-"""Begins one transaction over all stores. It is committed when its block ends."""
+
+
+class Transaction(Protocol):
+    """Begins one transaction over all stores. It is committed when its block ends."""
+
+    def __call__(
+        self, *keys: str, reads: tuple[str, ...] = (), patience: float | None = None
+    ) -> AbstractAsyncContextManager[object]:
+        """Begin a transaction with these keys. `cloud.fabric.store.keys` has the rules, `cloud.storage` the errors."""
+
+
 WakeBackground = Callable[[], None]
 """Starts a pass of the background work at once. Called after the commit."""
 ServiceCertificates = Callable[[], Mapping[str, x509.Certificate]]

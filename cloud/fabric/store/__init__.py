@@ -38,9 +38,9 @@ class Stores:
     tenants: TenantStore
     tokens: TokenStore
 
-    def transaction(self) -> Transaction:
-        """One transaction over all stores. It is committed when its block ends."""
-        return self.engine.transaction()
+    def transaction(self, *keys: str, reads: tuple[str, ...] = (), patience: float | None = None) -> Transaction:
+        """One transaction over all stores. It is committed when its block ends. `store.keys` has the rules of keys."""
+        return self.engine.transaction(*keys, reads=reads, patience=patience)
 
 
 def stores_over(engine: ServiceEngine) -> Stores:

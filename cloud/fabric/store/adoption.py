@@ -13,6 +13,7 @@ from piccolo.columns import ForeignKey
 from piccolo.columns.combination import And
 from piccolo.query.functions import Count
 
+from cloud.fabric.store.hints import NODES_MAX, hint_of
 from cloud.fabric.tables import Generation, Node
 from cloud.storage import Mapper, ServiceEngine, Statement, compiled, param, params, sql
 from protocol.ids import NodeId, TenantId
@@ -128,10 +129,15 @@ class AdoptionStore:
                 await self._engine.fetch(_SHOWN, id=generation, device_issuer=entry.device_issuer)
 
     async def wake(self, after: str, limit: int) -> list[NodeId]:
-        """Advance the wake cursors of the next active nodes after the id `after`. Returns their ids in order."""
+        """Advance the wake cursors of the next active nodes after the id `after`. Returns their ids in order.
+
+        All replicas get a hint to wake the polls of these nodes after the commit.
+        """
         nodes = [NodeId(row["id"]) for row in await self._engine.fetch(_TO_WAKE, after=after, limit=limit)]
         for node in nodes:
             await self._engine.fetch(_WAKE, id=node)
+        for start in range(0, len(nodes), NODES_MAX):
+            await self._engine.hint(hint_of(nodes[start : start + NODES_MAX]))
         return nodes
 
     async def _walk(self, statement: Statement, wanted: int | str, after: str, limit: int) -> list[NodeTrust]:

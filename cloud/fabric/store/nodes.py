@@ -5,6 +5,7 @@ from datetime import datetime
 import msgspec
 from piccolo.query.functions import Case, When
 
+from cloud.fabric.store.hints import hint_of
 from cloud.fabric.store.rows import GenerationRow, NodeRow, generation_id
 from cloud.fabric.tables import Generation, Node
 from cloud.storage import Mapper, ServiceEngine, compiled, filtered, json_text, literal, param, params
@@ -66,9 +67,9 @@ _UPDATE = compiled(
             Node.entitlements,
             Node.lease,
             Node.lease_until,
-            Node.wake_cursor,
             Node.confirmed_at,
         )
+        | {Node.wake_cursor: param("wakes") + Node.wake_cursor}
     ).where(Node.id == param("id"))
 )
 _CLOSED = compiled(
@@ -190,14 +191,18 @@ class NodeStore:
         """Whether the tenant's node has this generation, and it is not closed."""
         return await self._engine.fetch_one(_OPEN, id=generation_id(node, number), tenant=tenant) is not None
 
-    async def update(self, row: NodeRow) -> None:
+    async def update(self, row: NodeRow, *, wakes: bool = False) -> None:
         """Write all columns that change during a node's life, except `closed_at_issuer`.
 
+        With `wakes` the wake cursor advances, and all replicas get a hint to wake the node's polls after the commit.
         Call it in the transaction that read the row, or a change by another transaction is overwritten.
         """
         values = _NODE.values(row, _UPDATE)
         values["closing"] = row.closed_up_to > row.closed_at_issuer
+        values["wakes"] = int(wakes)
         await self._engine.fetch(_UPDATE, **values)
+        if wakes:
+            await self._engine.hint(hint_of([row.id]))
 
     async def set_closed_at_issuer(self, node: NodeId, up_to: int) -> None:
         """Store that Breakwater has closed the generations up to `up_to`. The number never falls."""

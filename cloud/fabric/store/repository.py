@@ -2,6 +2,7 @@
 
 from typing import cast
 
+from cloud.fabric.store.keys import TRUST
 from cloud.fabric.tables import TufMetadata, TufTarget
 from cloud.fabric.tuf.repository import MetadataFile, Publication, RoleName
 from cloud.storage import ServiceEngine, compiled, insert_into, param
@@ -54,7 +55,7 @@ class RepositoryStore:
 
     async def publish(self, publication: Publication) -> None:
         """Add all files or none. Raises IntegrityError if a version of a role is stored already."""
-        async with self._engine.transaction():
+        async with self._engine.transaction(TRUST):
             for target in publication.targets:
                 await self._engine.fetch(_ADD_TARGET, id=f"{target.sha256}.{target.name}", data=target.data)
             for file in publication.metadata:

@@ -6,6 +6,7 @@ from datetime import datetime
 import msgspec
 
 from cloud.contracts.breakwater import RevokedSerial
+from cloud.fabric.store.keys import REVOKED
 from cloud.fabric.tables import RevokedService
 from cloud.storage import ServiceEngine, compiled, insert_into, param
 from protocol.faults import fault_point
@@ -32,7 +33,7 @@ class RevokedStore:
     async def add(self, entries: Sequence[RevokedSerial]) -> None:
         """Store entries. An entry that is stored already gets the new feed position."""
         with fault_point("fabric.revoked.store"):
-            async with self._engine.transaction():
+            async with self._engine.transaction(REVOKED):
                 for entry in entries:
                     await self._engine.fetch(_ADD, serial=entry.serial, feed=entry.feed, not_after=entry.not_after)
 

@@ -9,18 +9,22 @@ import pytest
 from cloud.breakwater.bootstrap import initialise as initialise_breakwater
 from cloud.crypto.keyfile import write_secret
 from cloud.fabric.bootstrap import initialise
+from cloud.fabric.store import stores_over
+from cloud.storage.database import open_database
 from tests.cloud.breakwater.support import PASSPHRASE, START, Clock
 from tests.cloud.breakwater.support import plan_for as breakwater_plan
 from tests.cloud.fabric.asgi import Api, api_of
 from tests.cloud.fabric.at_work import Running, running_at
 from tests.cloud.fabric.publishing import Holders
-from tests.cloud.fabric.support import Machine, World, copied, plan_for, world_at
+from tests.cloud.fabric.support import ALICES_TOKEN, Machine, World, copied, plan_for, world_at
 from tests.cloud.fabric.wire import Cloud, cloud_at
 
 
 async def _initialise(directory: Path) -> None:
     ca = await initialise_breakwater(breakwater_plan(directory), lambda: START)
     await initialise(plan_for(directory, (ca.root, ca.nodes_ca, ca.services_ca)), lambda: START)
+    async with open_database("fabric", directory / "fabric" / "database.sqlite") as engine:
+        await stores_over(engine).tokens.insert(ALICES_TOKEN)
 
 
 @pytest.fixture(scope="session")

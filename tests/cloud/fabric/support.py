@@ -39,7 +39,7 @@ from cloud.fabric.parts import Parts, Ports, make_background, make_parts, read_s
 from cloud.fabric.service.nodes.sessions import PATH_SESSIONS
 from cloud.fabric.service.published_trust.follower import Follower
 from cloud.fabric.store import Stores, stores_over
-from cloud.fabric.store.rows import ActivationRow, GenerationRow, NodeRow
+from cloud.fabric.store.rows import ActivationRow, GenerationRow, NodeRow, TokenRow
 from cloud.fabric.tuf.bootstrap import read_online_signers
 from cloud.fabric.tuf.current_trust import CurrentTrust
 from cloud.fabric.wake import WakeRoom
@@ -48,9 +48,10 @@ from cloud.mtls.identity import make_csr
 from cloud.mtls.peer import NodePeer, PeerTrust, read_peer
 from cloud.storage import ServiceEngine
 from lab.postgres import copy_database, located
+from protocol.codes import secret_hash
 from protocol.encoding import json_encode, sha256_hex
 from protocol.evidence import ClockInfo, EndorsementEvidence
-from protocol.ids import NodeId, TenantId
+from protocol.ids import NodeId, TenantId, TokenId
 from protocol.limits import CONFIRM_WITHIN
 from protocol.messages.activation import Activated, Challenge, ProveActivation, StartActivation
 from protocol.messages.sessions import (
@@ -67,11 +68,14 @@ from protocol.signed.envelope import KeyRing, key_id, seal
 from protocol.signed.freshness import verify_freshness
 from protocol.signed.statements import Statement, verify_statement
 from tests.cloud.breakwater.support import PASSPHRASE, START, TRUST_DOMAIN, Clock, issuer_at
+from tests.cloud.fabric.watched import Watched
 from tests.simulators.forged_evidence import AK_ATTRIBUTES, PaperChip, ek_public, maker, p256, rsa2048, signing_public
 from tests.waiting import waiters
 
 URL = "https://fabric.cascade.test:8440"
 ALICE = Operator("tok_alice", "alice")
+ALICES_TOKEN = TokenRow(TokenId(ALICE.id), ALICE.name, secret_hash("cot"), START, None, None)
+"""The row of her token. The hash is of no token, so she calls use cases only."""
 NONCE = "n" * 32
 FINGERPRINT = {"board_serial": "ab" * 32}
 
@@ -193,6 +197,8 @@ class World:
     clock: Clock
     entropy: Entropy
     tenant: TenantId
+    keys: Watched
+    """Checks the keys of every transaction."""
 
     @property
     def stores(self) -> Stores:
@@ -360,9 +366,13 @@ class Machine:
         assert isinstance(peer, NodePeer)
         return peer
 
+    def ask(self) -> Ask:
+        """A request for the statement, or to confirm."""
+        return Ask(NONCE, self.held)
+
     async def confirm(self) -> Statement:
         peer = await self.peer()
-        answer = await self.world.parts.nodes.confirmations.confirm(peer, Ask(NONCE, self.held))
+        answer = await self.world.parts.nodes.confirmations.confirm(peer, self.ask())
         self.held = answer.statement
         return self.world.verified(answer, peer)
 
@@ -413,6 +423,7 @@ async def world_at(home: Path, databases: Path, clock: Clock, *, first: bool = T
     async with issuer_at(home, located(databases, "breakwater"), clock) as breakwater:
         engine.configure(located(databases, "fabric"))
         await engine.open()
+        keys = Watched(engine)
         try:
             stores, issuer = stores_over(engine), DirectIssuer(breakwater.issuing, breakwater.generations)
             outside = Outside(issuer)
@@ -420,7 +431,7 @@ async def world_at(home: Path, databases: Path, clock: Clock, *, first: bool = T
             parts = make_parts(stores, outside.ports(home, clock, entropy), secrets)
             await parts.trust.follower.update()
             tenant = await _tenant(parts) if first else (await stores.tenants.page("", 1))[0].id
-            yield World(parts, outside, issuer, clock, entropy, tenant)
+            yield World(parts, outside, issuer, clock, entropy, tenant, keys)
         finally:
             await engine.close()
 

@@ -2,11 +2,12 @@
 
 `confirm` is the last step of the exchange. Rules: Before the chip has answered the challenge, no data of an existing
 node is changed or disclosed. Every step ends with a stored state. After a crash between two steps, a repeat of the same
-proof continues the activation, or the activation lapses.
+proof continues the activation, or the activation lapses. Each step that commits checks again that code and tenant admit
+the machine.
 """
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import msgspec
 
@@ -14,9 +15,7 @@ from cloud.fabric.attestation.evidence import NodeKey
 from cloud.fabric.entropy import Entropy, new_id
 from cloud.fabric.errors import (
     ActivationClosed,
-    CodeExpired,
     CodeRefused,
-    CodeRevoked,
     CsrRefused,
     NotFound,
     SeatsExhausted,
@@ -34,11 +33,13 @@ from cloud.fabric.service.nodes.chip_challenge import (
     tries_left,
     wrong_answer,
 )
+from cloud.fabric.service.nodes.code_checks import REFUSALS, CodeChecks
 from cloud.fabric.service.nodes.device_issuance import issuer_refusals_of
 from cloud.fabric.service.nodes.lapse import Lapses
 from cloud.fabric.service.ports import Now, Transaction
 from cloud.fabric.store.activations import ActivationStore
 from cloud.fabric.store.codes import CodeStore
+from cloud.fabric.store.keys import chip_key, code_key, node_key, tenant_key
 from cloud.fabric.store.nodes import NodeStore
 from cloud.fabric.store.rows import ActivationRow, CodeRow, GenerationRow, NodeRow, generation_id
 from cloud.fabric.store.tenants import TenantStore
@@ -71,6 +72,7 @@ class Activations:
     codes: CodeStore
     nodes: NodeStore
     tenants: TenantStore
+    code_checks: CodeChecks
     issuer: Issuer
     chip_challenges: ChipChallenges
     lapses: Lapses
@@ -109,7 +111,8 @@ class Activations:
             certificate_chain=(),
         )
         with fault_point("fabric.activation.challenge"):
-            async with self.transaction():
+            async with self.transaction(code_key(code.id)):
+                self.code_checks.check_usable(await self.codes.find(code.id) or code)
                 if await self.activations.count_open(code.id, now) >= CHALLENGES_OPEN_PER_CODE_MAX:
                     raise TooManyChallenges("too many challenges of this code are open")
                 await self.activations.insert(row)
@@ -139,14 +142,8 @@ class Activations:
         code = await self.codes.find_by_hash(secret_hash(secret))
         if code is None:
             raise CodeRefused
-        self._check_usable(code)
+        self.code_checks.check_usable(code)
         return code
-
-    def _check_usable(self, code: CodeRow) -> None:
-        if code.revoked_at is not None:
-            raise CodeRevoked
-        if code.expires_at <= self.now():
-            raise CodeExpired
 
     async def prove(self, activation: ActivationId, body: ProveActivation, body_sha256: str) -> Activated:
         """Check the answer to the challenge, take a seat, make a generation, and issue the device certificate.
@@ -154,7 +151,7 @@ class Activations:
         `body_sha256` is the hash of the request's body. A repeat with the same bytes continues an unfinished
         activation, or gets the stored answer. Raises NotFound, Invalid, ChallengeExpired, ChallengeFailed,
         ActivationClosed, EvidenceNotAccepted, CsrRefused, CodeRefused, CodeExpired, CodeRevoked, SeatsExhausted,
-        NodeRevoked, TooManyChallenges, IssuerUnavailable.
+        TierNotAllowed, NodeRevoked, TooManyChallenges, IssuerUnavailable.
         """
         row = await self.activations.find(activation)
         if row is None:
@@ -178,7 +175,7 @@ class Activations:
         if is_right_answer(row, body.secret, self.now()):
             return
         with fault_point("fabric.activation.answer"):
-            async with self.transaction():
+            async with self.transaction(code_key(row.code)):
                 tries = await self.activations.count_wrong_answer(row.id)
                 if tries is None:
                     raise ActivationClosed("this activation has ended")
@@ -194,16 +191,32 @@ class Activations:
 
         Returns the row. If another request has changed its state first, the row is returned as it is.
         """
+        while True:
+            known = await self.nodes.find_by_ek(row.ek_hash)
+            node = NodeId(new_id("node", self.now(), self.entropy)) if known is None else known.id
+            reserved = await self._reserve_for(node, row, body, key, body_sha256)
+            if reserved is not None:
+                return reserved
+
+    async def _reserve_for(
+        self, node_id: NodeId, row: ActivationRow, body: ProveActivation, key: NodeKey, body_sha256: str
+    ) -> ActivationRow | None:
+        """Store the proof for the node `node_id`, whose key the transaction holds.
+
+        Returns None if another request has made a node for this chip in the meantime.
+        """
+        keys = code_key(row.code), chip_key(row.ek_hash), node_key(node_id)
         with fault_point("fabric.activation.prove"):
-            async with self.transaction():
+            async with self.transaction(*keys, reads=(tenant_key(row.tenant),)):
                 fresh = await self.activations.find(row.id)
-                code = await self.codes.find(row.code)
-                if fresh is None or code is None:
+                if fresh is None:
                     raise NotFound("no such activation")
                 if fresh.state != "challenged":
                     return fresh
-                self._check_usable(code)
-                node, is_new = await self._node_for(fresh, code)
+                code = await self.code_checks.admitted(fresh)
+                node, is_new = await self._node_for(fresh, code, node_id)
+                if node.id != node_id:
+                    return None
                 if await self.activations.count_live(node.id) >= PENDING_PER_NODE_MAX:
                     raise TooManyChallenges("too many activations of this machine are not confirmed yet")
                 if not node.seat_held:
@@ -240,8 +253,11 @@ class Activations:
                 )
         return proved
 
-    async def _node_for(self, row: ActivationRow, code: CodeRow) -> tuple[NodeRow, bool]:
-        """The node of this chip, or a new node row; True if it is new. Raises CodeRefused, NodeRevoked."""
+    async def _node_for(self, row: ActivationRow, code: CodeRow, new: NodeId) -> tuple[NodeRow, bool]:
+        """The node of this chip, or a new node row with the id `new`; True if it is new.
+
+        Raises CodeRefused, NodeRevoked.
+        """
         node = await self.nodes.find_by_ek(row.ek_hash)
         made_for_it = code.readmit_node is not None and node is not None and code.readmit_node == node.id
         if code.readmit_node is not None and not made_for_it:
@@ -253,7 +269,7 @@ class Activations:
             return node, False
         now = self.now()
         return NodeRow(
-            id=NodeId(new_id("node", now, self.entropy)),
+            id=new,
             tenant=row.tenant,
             ek_hash=row.ek_hash,
             standing="active",
@@ -303,7 +319,10 @@ class Activations:
         )
 
     async def _issue(self, row: ActivationRow) -> ActivationRow:
-        """Open the generation at Breakwater, have the certificate issued, and store it. Every part can be repeated."""
+        """Open the generation at Breakwater, have the certificate issued, and store it. Every part can be repeated.
+
+        If the code or the tenant does not admit the machine any more, the activation lapses at once.
+        """
         if row.not_after is None:
             raise ActivationClosed("this activation has ended")
         try:
@@ -312,13 +331,23 @@ class Activations:
                 certificate = await self.issuer.issue_device(
                     row.id, row.tenant, row.node, row.generation, row.csr, row.not_after
                 )
-        except CsrRefused:
+            await self._store(row, certificate.certificate_chain, row.not_after)
+        except (CsrRefused, *REFUSALS):
             await self.lapses.begin(row)
             raise
+        fresh = await self.activations.find(row.id)
+        if fresh is None or fresh.state not in ("issued", "confirmed"):
+            raise ActivationClosed("this activation has ended meanwhile")
+        return fresh
+
+    async def _store(self, row: ActivationRow, chain: tuple[bytes, ...], not_after: datetime) -> None:
+        """Store the device certificate (`chain`, DER), unless the activation has ended. Raises as `admitted`."""
+        reads = code_key(row.code), tenant_key(row.tenant)
         with fault_point("fabric.activation.store"):
-            async with self.transaction():
-                if await self.activations.set_issued(row.id, certificate.certificate_chain):
-                    await self.nodes.set_certificate_end(row.node, row.generation, row.not_after)
+            async with self.transaction(node_key(row.node), reads=reads):
+                await self.code_checks.admitted(row)
+                if await self.activations.set_issued(row.id, chain):
+                    await self.nodes.set_certificate_end(row.node, row.generation, not_after)
                     await self.audit.write(
                         ANONYMOUS,
                         "activation.issued",
@@ -327,10 +356,6 @@ class Activations:
                         activation=row.id,
                         generation=row.generation,
                     )
-        fresh = await self.activations.find(row.id)
-        if fresh is None or fresh.state not in ("issued", "confirmed"):
-            raise ActivationClosed("this activation has ended meanwhile")
-        return fresh
 
     async def forget_old(self) -> None:
         """Delete unproved challenges that expired more than FORGET_CHALLENGES_AFTER ago."""

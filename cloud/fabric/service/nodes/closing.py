@@ -8,6 +8,7 @@ from cloud.fabric.errors import IssuerRefused, IssuerUnavailable
 from cloud.fabric.issuer import Issuer
 from cloud.fabric.service.audit_log import AuditLog
 from cloud.fabric.service.ports import Transaction
+from cloud.fabric.store.keys import node_key
 from cloud.fabric.store.nodes import NodeStore
 from cloud.tasks.back_off import BackOff
 from protocol.faults import fault_point
@@ -43,7 +44,7 @@ class Closings:
                     raise
                 back_off.worked()
                 with fault_point("fabric.generation.closed"):
-                    async with self.transaction():
+                    async with self.transaction(node_key(node.id)):
                         await self.nodes.set_closed_at_issuer(node.id, node.closed_up_to)
                         await self.audit.write(
                             SYSTEM, "generation.closed_at_issuer", node.id, node.tenant, up_to=node.closed_up_to

@@ -13,12 +13,14 @@ from cloud.fabric.errors import Conflict
 from cloud.fabric.licensing.standing import after_confirm
 from cloud.fabric.service.audit_log import AuditLog
 from cloud.fabric.service.input_checks import check_nonce_form
+from cloud.fabric.service.nodes.code_checks import REFUSALS, CodeChecks
 from cloud.fabric.service.nodes.known import load
+from cloud.fabric.service.nodes.lapse import Lapses
 from cloud.fabric.service.nodes.statement import Statements
 from cloud.fabric.service.nodes.statement_stream import StatementStream, is_closed
 from cloud.fabric.service.ports import Now, Transaction, WakeBackground
 from cloud.fabric.store.activations import ActivationStore
-from cloud.fabric.store.codes import CodeStore
+from cloud.fabric.store.keys import code_key, node_key, tenant_key
 from cloud.fabric.store.nodes import NodeStore
 from cloud.fabric.store.rows import ActivationRow, CodeRow, GenerationRow, NodeRow
 from cloud.fabric.wake import WakeRoom
@@ -35,7 +37,8 @@ class Confirmations:
     transaction: Transaction
     audit: AuditLog
     activations: ActivationStore
-    codes: CodeStore
+    code_checks: CodeChecks
+    lapses: Lapses
     nodes: NodeStore
     statements: Statements
     statement_stream: StatementStream
@@ -45,7 +48,7 @@ class Confirmations:
     async def confirm(self, peer: NodePeer, ask: Ask) -> StatementAnswer:
         """Make the caller's generation the current one, and return its statement. Idempotent.
 
-        Raises Invalid, NodeUnknown, GenerationClosed, Conflict.
+        Raises Invalid, NodeUnknown, GenerationClosed, Conflict, CodeRefused, CodeExpired, CodeRevoked, TierNotAllowed.
         """
         check_nonce_form(ask.nonce)
         _, generation = await load(self.nodes, peer.tenant, peer.node, peer.generation)
@@ -56,22 +59,37 @@ class Confirmations:
         return await self.statements.statement(peer, ask)
 
     async def _commit(self, peer: NodePeer, ask: Ask) -> GenerationRow:
+        activation = await self.activations.find_by_generation(peer.node, peer.generation)
+        if activation is None:
+            raise _ended()
+        try:
+            generation = await self._committed(peer, ask, activation)
+        except REFUSALS:
+            # The machine cannot confirm any more. The lapse frees its seat now, not after the time for the confirm.
+            await self.lapses.begin(activation)
+            raise
+        self.wake_room.wake(peer.node)
+        self.wake_background()
+        return generation
+
+    async def _committed(self, peer: NodePeer, ask: Ask, activation: ActivationRow) -> GenerationRow:
+        """The transaction of the confirm. Code and tenant are checked in it: they may have changed since the proof."""
+        reads = code_key(activation.code), tenant_key(activation.tenant)
         with fault_point("fabric.confirm.commit"):
-            async with self.transaction():
+            async with self.transaction(node_key(peer.node), reads=reads):
                 node, generation = await load(self.nodes, peer.tenant, peer.node, peer.generation)
                 now = self.now()
                 if is_closed(node, generation) or generation.state == "confirmed":
                     return generation
-                activation = await self.activations.find_by_generation(node.id, generation.number)
-                code = None if activation is None else await self.codes.find(activation.code)
-                if activation is None or code is None or not await self.activations.set_confirmed(activation.id):
-                    raise Conflict("the activation of this generation has ended, or was not confirmed in time")
+                if not (node.seat_held and await self.activations.set_confirmed(activation.id)):
+                    raise _ended()
+                code = await self.code_checks.admitted(activation)
                 presented = self.statement_stream.presented_seq(ask.presented, node, generation)
                 node = await self.statement_stream.end_open_generations(node, generation.number - 1, now, "superseded")
                 node = _taken_over(node, activation, code, generation.number, now)
                 generation = msgspec.structs.replace(generation, state="confirmed", confirmed_at=now)
                 node, generation = await self.statement_stream.write_current(node, generation, now, presented)
-                await self.nodes.update(node)
+                await self.nodes.update(node, wakes=True)
                 await self.audit.write(
                     str(peer.spiffe),
                     "activation.confirmed",
@@ -83,9 +101,11 @@ class Confirmations:
                     standing=node.standing,
                     seq=node.seq,
                 )
-        self.wake_room.wake(node.id)
-        self.wake_background()
         return generation
+
+
+def _ended() -> Conflict:
+    return Conflict("the activation of this generation has ended, or was not confirmed in time")
 
 
 def _taken_over(node: NodeRow, activation: ActivationRow, code: CodeRow, number: int, now: datetime) -> NodeRow:
@@ -102,6 +122,5 @@ def _taken_over(node: NodeRow, activation: ActivationRow, code: CodeRow, number:
         profile=code.profile,
         entitlements=code.entitlements,
         lease=code.lease,
-        wake_cursor=node.wake_cursor + 1,
         confirmed_at=now,
     )

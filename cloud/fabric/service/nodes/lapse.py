@@ -9,8 +9,6 @@ is freed once its last lease has terminated.
 from dataclasses import dataclass
 from datetime import datetime
 
-import msgspec
-
 from cloud.audit import SYSTEM
 from cloud.fabric.errors import IssuerRefused
 from cloud.fabric.issuer import Issuer
@@ -19,6 +17,7 @@ from cloud.fabric.service.nodes.statement_stream import StatementStream, is_clos
 from cloud.fabric.service.ports import Now, Transaction, WakeBackground
 from cloud.fabric.store.activations import ActivationStore
 from cloud.fabric.store.codes import CodeStore
+from cloud.fabric.store.keys import node_key
 from cloud.fabric.store.nodes import NodeStore
 from cloud.fabric.store.rows import ActivationRow, NodeRow
 from cloud.fabric.wake import WakeRoom
@@ -56,7 +55,7 @@ class Lapses:
         """
         now = self.now()
         with fault_point("fabric.activation.lapse"):
-            async with self.transaction():
+            async with self.transaction(node_key(row.node)):
                 if not await self.activations.set_lapsing(row.id):
                     return False
                 node = await self.nodes.find(row.node)
@@ -67,7 +66,7 @@ class Lapses:
                     node = await self.statement_stream.end_open_generations(node, row.generation, now, "superseded")
                 elif not is_closed(node, generation):
                     node = await self.statement_stream.write_end(node, generation, now, "superseded")
-                await self.nodes.update(msgspec.structs.replace(node, wake_cursor=node.wake_cursor + 1))
+                await self.nodes.update(node, wakes=True)
                 await self.audit.write(
                     SYSTEM, "activation.lapsing", node.id, node.tenant, activation=row.id, generation=row.generation
                 )
@@ -101,7 +100,7 @@ class Lapses:
         if node.closed_at_issuer < row.generation:
             await self.issuer.close_generation(row.tenant, row.node, row.generation)
         with fault_point("fabric.activation.lapsed"):
-            async with self.transaction():
+            async with self.transaction(node_key(row.node)):
                 node = await self.nodes.find(row.node)
                 if node is None or not await self.activations.set_lapsed(row.id):
                     return False
@@ -127,7 +126,7 @@ class Lapses:
     async def free_seat_of_revoked(self, node: NodeRow, now: datetime) -> bool:
         """Free the seat of a revoked node whose last lease has terminated. True if this call freed it."""
         with fault_point("fabric.seat.free"):
-            async with self.transaction():
+            async with self.transaction(node_key(node.id)):
                 fresh = await self.nodes.find(node.id)
                 if fresh is None or fresh.standing != "revoked" or fresh.closed_up_to != fresh.last_generation:
                     return False

@@ -49,6 +49,7 @@ from cloud.fabric.service.nodes.known import load
 from cloud.fabric.service.nodes.renewal_starts import RenewalStarts
 from cloud.fabric.service.nodes.statement_stream import StatementStream, is_closed
 from cloud.fabric.service.ports import Now, Transaction, WakeBackground
+from cloud.fabric.store.keys import node_key
 from cloud.fabric.store.nodes import NodeStore
 from cloud.fabric.store.renewals import RenewalStore
 from cloud.fabric.store.rows import GenerationRow, NodeRow, RenewalRow
@@ -146,7 +147,7 @@ class Renewals:
             certificate_chain=(),
         )
         with fault_point("fabric.renewal.challenge"):
-            async with self.transaction():
+            async with self.transaction(node_key(row.node)):
                 if await self.renewals.count_open(row.node, now) >= OPEN_PER_NODE_MAX:
                     raise TooManyChallenges("too many renewals of this machine are open")
                 await self.renewals.insert(row)
@@ -213,8 +214,7 @@ class Renewals:
             raise ActivationClosed("this renewal has ended, or was proved with another request")
         generation = await self._open(row, body.answer_nonce)
         if row.state == "proved":
-            row = await self._issue(row)
-            # The issuer may have taken seconds. A generation that was closed meanwhile gets no certificate.
+            row = await self._issue(row, body.answer_nonce)
             generation = await self._open(row, body.answer_nonce)
         if generation.node_public_key != row.node_public_key:
             raise ActivationClosed("a later renewal has changed the key")
@@ -228,7 +228,7 @@ class Renewals:
         if is_right_answer(row, body.secret, self.now()):
             return
         with fault_point("fabric.renewal.answer"):
-            async with self.transaction():
+            async with self.transaction(node_key(row.node)):
                 tries = await self.renewals.count_wrong_answer(row.id)
                 if tries is None:
                     raise ActivationClosed("this renewal has ended")
@@ -259,8 +259,7 @@ class Renewals:
         Raises EvidenceNotAccepted, CsrRefused; Conflict if the key is unchanged and the certificate is not due.
         """
         key = self.chip_challenges.verified_key(row, generation.ak_public, body.secret, body.key, body.csr)
-        if not row.expired and key.spki == generation.node_public_key:
-            raise Conflict("the device certificate is not due. Renew it over a session")
+        _check_due(row, generation, key)
         return key
 
     async def _reserve(self, row: RenewalRow, body: ProveRenewal, key: NodeKey, body_sha256: str) -> RenewalRow:
@@ -269,7 +268,7 @@ class Renewals:
         Returns the row. If another request has changed its state first, the row is returned as it is.
         """
         with fault_point("fabric.renewal.prove"):
-            async with self.transaction():
+            async with self.transaction(node_key(row.node)):
                 fresh = await self.renewals.find(row.id)
                 if fresh is None:
                     raise _unknown_renewal()
@@ -278,6 +277,7 @@ class Renewals:
                 node, generation = await self._rows(fresh)
                 if is_closed(node, generation):
                     raise self.statement_stream.closed(generation, body.answer_nonce, self.now())
+                _check_due(fresh, generation, key)  # another renewal may have changed the key since
                 now = self.now()
                 if await self.renewals.count_proved(node.id, now - _DAY) >= PROVED_PER_DAY_MAX:
                     raise TooManyChallenges("this machine has used up its renewals of the last 24 hours")
@@ -302,8 +302,11 @@ class Renewals:
                 )
         return proved
 
-    async def _issue(self, row: RenewalRow) -> RenewalRow:
-        """Have the certificate issued, and store it together with its key. Every part can be repeated."""
+    async def _issue(self, row: RenewalRow, answer_nonce: str) -> RenewalRow:
+        """Have the certificate issued, and store it together with its key. Every part can be repeated.
+
+        The issuer may take seconds. A generation that was closed meanwhile gets no certificate.
+        """
         if row.not_after is None:
             raise ActivationClosed("this renewal has ended")
         with issuer_refusals_of("renewal"):
@@ -311,9 +314,11 @@ class Renewals:
                 row.id, row.tenant, row.node, row.generation, row.csr, row.not_after
             )
         with fault_point("fabric.renewal.store"):
-            async with self.transaction():
+            async with self.transaction(node_key(row.node)):
                 # Read the key again: another renewal may have changed it while the issuer worked.
-                _, generation = await self._rows(row)
+                node, generation = await self._rows(row)
+                if is_closed(node, generation):
+                    raise self.statement_stream.closed(generation, answer_nonce, self.now())
                 rekeyed = row.node_public_key != generation.node_public_key
                 if await self.renewals.set_issued(row.id, certificate.certificate_chain, rekeyed=rekeyed):
                     await self.renewals.set_key(row.node, row.generation, row.node_public_key, row.not_after)
@@ -355,7 +360,7 @@ class Renewals:
         _, generation = await self._rows(row)
         await self.issuer.supersede_keys(row.tenant, row.node, row.generation, sha256_hex(generation.node_public_key))
         with fault_point("fabric.keys.superseded"):
-            async with self.transaction():
+            async with self.transaction(node_key(row.node)):
                 if await self.renewals.set_done(row.id):
                     await self.audit.write(
                         SYSTEM, "renewal.superseded", row.node, row.tenant, renewal=row.id, generation=row.generation
@@ -365,6 +370,12 @@ class Renewals:
         """Delete renewals that were begun more than FORGET_RENEWALS_AFTER ago. The audit keeps their outcome."""
         with fault_point("fabric.renewal.purge"):
             await self.renewals.purge(self.now() - FORGET_RENEWALS_AFTER)
+
+
+def _check_due(row: RenewalRow, generation: GenerationRow, key: NodeKey) -> None:
+    """Raises Conflict if the key is unchanged and the certificate is not due."""
+    if not row.expired and key.spki == generation.node_public_key:
+        raise Conflict("the device certificate is not due. Renew it over a session")
 
 
 def _unknown_machine() -> Refused:

@@ -1,19 +1,24 @@
-"""Use case: store the values that sessions reported, and the asks of superseded generations, many in one transaction.
+"""Use case: store the values that sessions reported, and the asks of superseded generations, up to a hundred in one transaction.
 
 A crash loses values of the last seconds. The next session of the node reports them again.
 """
 
+from collections.abc import Awaitable, Callable
 from datetime import datetime
+from typing import TypeVar
 
 import msgspec
 
 from cloud.fabric.service.audit_log import AuditLog
 from cloud.fabric.service.nodes.revocation_delivery import RevocationDelivery, is_superseded
 from cloud.fabric.service.ports import Transaction
+from cloud.fabric.store.keys import REPORTS, REPORTS_PATIENCE_SECONDS, REPORTS_ROWS_MAX, node_key, parts_of
 from cloud.fabric.store.nodes import NodeStore, Seen
 from cloud.fabric.store.rows import GenerationRow, NodeRow
 from protocol.faults import fault_point
 from protocol.ids import NodeId, NodeSpiffeId, TenantId
+
+V = TypeVar("V")
 
 
 class _ModeReport(msgspec.Struct, frozen=True):
@@ -50,7 +55,7 @@ class SeenSessions:
         self._nodes = nodes
         self._delivery = delivery
         self._seen: dict[str, Seen] = {}
-        self._modes: dict[NodeId, _ModeReport] = {}
+        self._modes: dict[str, _ModeReport] = {}
         self._asks: dict[str, _Ask] = {}
 
     def __len__(self) -> int:
@@ -80,33 +85,31 @@ class SeenSessions:
             self.note_closed(node, generation, at)
             return
         with fault_point("fabric.revocation.tell"):
-            async with self._transaction():
+            async with self._transaction(node_key(node.id)):
                 await self._delivery.write(node, generation, at)
 
     async def store(self) -> None:
         """Store all kept values. A node whose mode changed gets an audit entry, `node.mode_changed`."""
-        seen, modes, asks = dict(self._seen), dict(self._modes), dict(self._asks)
-        if not seen and not modes and not asks:
-            return
-        with fault_point("fabric.session.seen"):
-            async with self._transaction():
-                for key, entry in seen.items():
-                    await self._nodes.set_seen(key, entry)
-                for node, report in modes.items():
-                    await self._store_mode(node, report)
-                for ask in asks.values():
-                    await self._delivery.write(ask.node, ask.generation, ask.at)
-        for key, entry in seen.items():
-            if self._seen.get(key) is entry:
-                del self._seen[key]
-        for node, report in modes.items():
-            if self._modes.get(node) is report:
-                del self._modes[node]
-        for key, ask in asks.items():
-            if self._asks.get(key) is ask:
-                del self._asks[key]
+        await self._store_all(self._seen, self._nodes.set_seen)
+        await self._store_all(self._modes, self._store_mode)
+        await self._store_all(self._asks, self._store_ask)
 
-    async def _store_mode(self, node: NodeId, report: _ModeReport) -> None:
+    async def _store_all(self, kept: dict[str, V], store: Callable[[str, V], Awaitable[None]]) -> None:
+        """Store kept values of one kind, and forget each that is stored and that no later one has replaced."""
+        for part in parts_of(kept, REPORTS_ROWS_MAX):
+            with fault_point("fabric.session.seen"):
+                async with self._transaction(REPORTS, patience=REPORTS_PATIENCE_SECONDS):
+                    for key, value in part.items():
+                        await store(key, value)
+            for key, value in part.items():
+                if kept.get(key) is value:
+                    del kept[key]
+
+    async def _store_ask(self, _generation: str, ask: _Ask) -> None:
+        await self._delivery.write(ask.node, ask.generation, ask.at)
+
+    async def _store_mode(self, key: str, report: _ModeReport) -> None:
+        node = NodeId(key)
         if await self._nodes.set_development(node, report.development):
             await self._audit.write(
                 str(NodeSpiffeId(self._trust_domain, report.tenant, node)),

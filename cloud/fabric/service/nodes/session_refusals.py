@@ -10,6 +10,7 @@ from cloud.fabric.errors import Refused
 from cloud.fabric.service.audit_log import AuditLog
 from cloud.fabric.service.nodes.device_certificate import Device
 from cloud.fabric.service.ports import Now, Transaction
+from cloud.fabric.store.keys import refusal_key
 from cloud.fabric.store.rows import generation_id
 from cloud.tasks.tally import Tally
 from protocol.faults import fault_point
@@ -37,7 +38,7 @@ class SessionRefusals:
         if not self._tally.has_room(key) or self._tally.add(key, now) > REFUSALS_AUDITED_MAX:
             return
         with fault_point("fabric.session.refuse"):
-            async with self._transaction():
+            async with self._transaction(refusal_key(key)):
                 await self._audit.write(
                     str(device.spiffe),
                     "session.refused",

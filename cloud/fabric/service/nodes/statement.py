@@ -13,6 +13,7 @@ from cloud.fabric.service.nodes.seen import SeenSessions
 from cloud.fabric.service.nodes.statement_stream import StatementStream, is_closed, needs_signing
 from cloud.fabric.service.ports import Now, Transaction
 from cloud.fabric.service.published_trust.trust_reports import TrustReports
+from cloud.fabric.store.keys import node_key
 from cloud.fabric.store.nodes import NodeStore
 from cloud.fabric.store.rows import GenerationRow, NodeRow
 from cloud.fabric.tuf.current_trust import CurrentTrust
@@ -63,7 +64,7 @@ class Statements:
         if not needs_signing(generation, presented, node.seq, now, self.current_trust.order):
             return generation
         with fault_point("fabric.statement.refresh"):
-            async with self.transaction():
+            async with self.transaction(node_key(node.id)):
                 fresh = await self.nodes.find(node.id)
                 current = await self.nodes.find_generation(node.id, generation.number)
                 if fresh is None or current is None or is_closed(fresh, current):

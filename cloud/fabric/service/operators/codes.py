@@ -11,16 +11,18 @@ from cloud.fabric.entropy import Entropy, new_id
 from cloud.fabric.errors import Conflict, Invalid, NotFound
 from cloud.fabric.licensing import statements
 from cloud.fabric.service import views
+from cloud.fabric.service.acting import Acting
 from cloud.fabric.service.audit_log import AuditLog, operator_actor
 from cloud.fabric.service.input_checks import check_text, check_time
 from cloud.fabric.service.operators.tenants import Tenants
-from cloud.fabric.service.ports import Now, Transaction
+from cloud.fabric.service.ports import Now
 from cloud.fabric.store.codes import CodeStore
+from cloud.fabric.store.keys import code_key, node_key
 from cloud.fabric.store.nodes import NodeStore
 from cloud.fabric.store.rows import CodeRow
 from cloud.http.guard import Operator
 from protocol.codes import ENTROPY_BYTES, make_secret, secret_hash
-from protocol.ids import CodeId, TenantId
+from protocol.ids import CodeId, NodeId, TenantId
 from protocol.limits import ENTITLEMENT_NAME_CHARS_MAX, ENTITLEMENTS_MAX, NAME_CHARS_MAX, SEATS_MAX
 
 CODE_LIFE_MAX = timedelta(days=3652)
@@ -32,7 +34,7 @@ class Codes:
 
     now: Now
     entropy: Entropy
-    transaction: Transaction
+    acting: Acting
     audit: AuditLog
     codes: CodeStore
     nodes: NodeStore
@@ -42,7 +44,7 @@ class Codes:
         """Make a code. The answer carries its text. Raises NotFound, Invalid, Conflict."""
         await self.tenants.find(tenant)
         expires_at = check_time("expires_at", body.expires_at)
-        await self._check(tenant, body, expires_at)
+        self._check(body, expires_at)
         now = self.now()
         secret = make_secret("cac", self.entropy(ENTROPY_BYTES))
         row = CodeRow(
@@ -59,7 +61,9 @@ class Codes:
             expires_at=expires_at,
             revoked_at=None,
         )
-        async with self.transaction():
+        reads = () if body.readmit_node is None else (node_key(body.readmit_node),)
+        async with self.acting.transaction(operator, code_key(row.id), reads=reads):
+            await self._check_readmitted(tenant, body.readmit_node)
             await self.codes.insert(row)
             await self.audit.write(
                 operator_actor(operator),
@@ -72,7 +76,7 @@ class Codes:
             )
         return schemas.CreatedCode(views.code(row, now), secret)
 
-    async def _check(self, tenant: TenantId, body: schemas.CreateCode, expires_at: datetime) -> None:
+    def _check(self, body: schemas.CreateCode, expires_at: datetime) -> None:
         check_text("profile", body.profile, NAME_CHARS_MAX, empty=False)
         names = body.entitlements
         if len(names) > ENTITLEMENTS_MAX or len(set(names)) != len(names):
@@ -89,15 +93,18 @@ class Codes:
                 statements.check_terms(body.lease)
             except statements.TermsError as error:
                 raise Invalid(f"lease: {error}") from error
-        if body.readmit_node is not None:
-            node = await self.nodes.find(body.readmit_node)
-            if node is None or node.tenant != tenant:
-                raise Invalid("readmit_node: this tenant has no such node")
-            if node.standing != "revoked":
-                raise Conflict(
-                    f"readmit_node: {node.id} is {node.standing}, not revoked; any open code of its tenant activates its "
-                    "machine again"
-                )
+
+    async def _check_readmitted(self, tenant: TenantId, readmit_node: NodeId | None) -> None:
+        if readmit_node is None:
+            return
+        node = await self.nodes.find(readmit_node)
+        if node is None or node.tenant != tenant:
+            raise Invalid("readmit_node: this tenant has no such node")
+        if node.standing != "revoked":
+            raise Conflict(
+                f"readmit_node: {node.id} is {node.standing}, not revoked; any open code of its tenant activates its "
+                "machine again"
+            )
 
     async def page(self, tenant: TenantId, cursor: str, limit: int) -> schemas.Page[schemas.Code]:
         """A page of the tenant's codes, the oldest first. Raises NotFound, Invalid."""
@@ -111,7 +118,7 @@ class Codes:
 
         A repeat changes nothing. Raises NotFound.
         """
-        async with self.transaction():
+        async with self.acting.transaction(operator, code_key(code)):
             row = await self.codes.find(code)
             if row is None:
                 raise NotFound("no such code")

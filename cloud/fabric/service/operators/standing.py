@@ -12,11 +12,13 @@ from cloud.fabric import schemas
 from cloud.fabric.errors import NotFound
 from cloud.fabric.licensing.standing import Change, after, closes
 from cloud.fabric.service import views
+from cloud.fabric.service.acting import Acting
 from cloud.fabric.service.audit_log import AuditLog, operator_actor
 from cloud.fabric.service.input_checks import check_text
 from cloud.fabric.service.nodes.statement_stream import StatementStream
-from cloud.fabric.service.ports import Now, Transaction, WakeBackground
+from cloud.fabric.service.ports import Now, WakeBackground
 from cloud.fabric.store.codes import CodeStore
+from cloud.fabric.store.keys import node_key
 from cloud.fabric.store.nodes import NodeStore
 from cloud.fabric.store.rows import NodeRow
 from cloud.fabric.wake import WakeRoom
@@ -31,7 +33,7 @@ class Standings:
     """Suspends, resumes, revokes and releases nodes."""
 
     now: Now
-    transaction: Transaction
+    acting: Acting
     audit: AuditLog
     codes: CodeStore
     nodes: NodeStore
@@ -49,7 +51,7 @@ class Standings:
         if _is_done(node, what):
             return views.node(node)
         with fault_point("fabric.standing.commit"):
-            async with self.transaction():
+            async with self.acting.transaction(operator, node_key(node_id)):
                 node = await self._find(node_id)
                 if _is_done(node, what):
                     return views.node(node)
@@ -80,7 +82,6 @@ class Standings:
             standing=after(node.standing, what),
             standing_reason="" if what == "resume" else reason,
             standing_at=now,
-            wake_cursor=node.wake_cursor + 1,
         )
         if what in ("revoke", "release"):
             why: RevocationReason = "released" if what == "release" else "revoked"
@@ -92,7 +93,7 @@ class Standings:
             for generation in await self.nodes.open_generations(node.id, node.last_generation):
                 if generation.state == "confirmed":
                     node, _ = await self.statement_stream.write_current(node, generation, now)
-        await self.nodes.update(node)
+        await self.nodes.update(node, wakes=True)
         return node
 
 

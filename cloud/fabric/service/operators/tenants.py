@@ -10,9 +10,11 @@ from cloud.fabric.attestation.ek_roots import TrustError, parse_trust_pem
 from cloud.fabric.entropy import Entropy, new_id
 from cloud.fabric.errors import Invalid, NotFound
 from cloud.fabric.service import views
+from cloud.fabric.service.acting import Acting
 from cloud.fabric.service.audit_log import AuditLog, operator_actor
 from cloud.fabric.service.input_checks import check_text
-from cloud.fabric.service.ports import Now, Transaction
+from cloud.fabric.service.ports import Now
+from cloud.fabric.store.keys import tenant_key
 from cloud.fabric.store.rows import EkAllowedRow, EkRootRow, TenantRow
 from cloud.fabric.store.tenants import EK_ROOTS_MAX, TRUST_ENTRIES_MAX, TenantStore
 from cloud.http.guard import Operator
@@ -33,7 +35,7 @@ class Tenants:
 
     now: Now
     entropy: Entropy
-    transaction: Transaction
+    acting: Acting
     audit: AuditLog
     tenants: TenantStore
     entries_max: int = TRUST_ENTRIES_MAX
@@ -51,7 +53,7 @@ class Tenants:
             tiers=("attested",),
             created_at=now,
         )
-        async with self.transaction():
+        async with self.acting.transaction(operator, tenant_key(row.id)):
             await self.tenants.insert(row)
             await self.audit.write(operator_actor(operator), "tenant.created", row.id, row.id, name=row.name)
         return views.tenant(row)
@@ -104,7 +106,7 @@ class Tenants:
             )
             for der in (*file.roots, *file.intermediates)
         ]
-        async with self.transaction():
+        async with self.acting.transaction(operator, tenant_key(tenant)):
             there = {root.id for root in await self.tenants.roots(tenant)}
             new = [row for row in rows if row.id not in there]
             if len(there) + len(new) > self.roots_max:
@@ -131,7 +133,7 @@ class Tenants:
         now = self.now()
         key = sha256_hex(f"{tenant}\n{name}".encode())
         row = EkAllowedRow(key, tenant, name, check_text("note", body.note), now)
-        async with self.transaction():
+        async with self.acting.transaction(operator, tenant_key(tenant)):
             there = {entry.id for entry in await self.tenants.allowed(tenant)}
             if key not in there:
                 if len(there) >= self.entries_max:
@@ -146,7 +148,7 @@ class Tenants:
         if not body.tiers or set(body.tiers) - set(_TIERS):
             raise Invalid(f"tiers: at least one of {', '.join(_TIERS)}")
         tiers = tuple(tier for tier in _TIERS if tier in body.tiers)
-        async with self.transaction():
+        async with self.acting.transaction(operator, tenant_key(tenant)):
             await self.tenants.set_tiers(tenant, tiers)
             await self.audit.write(operator_actor(operator), "trust.tiers_set", tenant, tenant, tiers=",".join(tiers))
         return await self.trust(tenant)

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from tuf.api.metadata import Root, Targets
 
 from cloud.fabric.service.ports import Now, Transaction
+from cloud.fabric.store.keys import TRUST
 from cloud.fabric.store.repository import RepositoryStore
 from cloud.fabric.tuf.checking import read_metadata
 from cloud.fabric.tuf.repository import OnlineSigners
@@ -38,7 +39,7 @@ class OnlineRoles:
         try:
             # One transaction, so that no publication comes between the read and the write. Otherwise the new snapshot
             # would name older targets.
-            async with self.transaction():
+            async with self.transaction(TRUST):
                 await keep_fresh(self.repository, self.now(), self.online)
         except IntegrityError:
             return

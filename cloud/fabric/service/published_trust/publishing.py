@@ -19,10 +19,12 @@ from cloud.crypto.issued import issuer_among
 from cloud.fabric import schemas
 from cloud.fabric.errors import AdoptionIncomplete, Conflict, Invalid, Refused, TrustRefused
 from cloud.fabric.licensing.signing import Signer
+from cloud.fabric.service.acting import Acting
 from cloud.fabric.service.audit_log import AuditLog, operator_actor
 from cloud.fabric.service.input_checks import check_text
 from cloud.fabric.service.ports import Now, ServiceCertificates, Transaction
 from cloud.fabric.service.published_trust.adoption import Adoption
+from cloud.fabric.store.keys import TRUST, refusal_key
 from cloud.fabric.store.repository import RepositoryStore
 from cloud.fabric.tuf.checking import PublicationRefused, check_online, check_signed, hashes_of, read_metadata
 from cloud.fabric.tuf.current_trust import CurrentTrust
@@ -53,6 +55,7 @@ class Publishing:
     public_url: str
     now: Now
     transaction: Transaction
+    acting: Acting
     audit: AuditLog
     repository: RepositoryStore
     adoption: Adoption
@@ -89,7 +92,7 @@ class Publishing:
         except Refused as error:
             await self._audit_refusal(operator, body, error)
             raise
-        async with self.transaction():
+        async with self.acting.transaction(operator, TRUST):
             stored = await self._read()
             if not stored.same(before):
                 raise Conflict("another operator has published in the meantime. Read the published trust and try again")
@@ -209,7 +212,7 @@ class Publishing:
             raise AdoptionIncomplete("; ".join(reasons) + (f"; some of these nodes: {', '.join(some)}" if some else ""))
 
     async def _audit_refusal(self, operator: Operator, body: schemas.PublishTrust, error: Refused) -> None:
-        async with self.transaction():
+        async with self.transaction(refusal_key(operator.id)):
             await self.audit.write(
                 operator_actor(operator),
                 "trust.refused",

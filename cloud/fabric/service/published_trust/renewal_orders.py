@@ -9,12 +9,14 @@ import msgspec
 from cloud.fabric import schemas
 from cloud.fabric.errors import Invalid
 from cloud.fabric.service import views
+from cloud.fabric.service.acting import Acting
 from cloud.fabric.service.audit_log import AuditLog, operator_actor
 from cloud.fabric.service.input_checks import check_text, check_time
 from cloud.fabric.service.ports import Now, Transaction
 from cloud.fabric.service.published_trust.adoption import Adoption
 from cloud.fabric.store.adoption import AdoptionStore
 from cloud.fabric.store.installation import InstallationStore
+from cloud.fabric.store.keys import ORDER, REPORTS_PATIENCE_SECONDS
 from cloud.fabric.trust_schemas import SPREAD_SECONDS_MAX
 from cloud.fabric.tuf.current_trust import CurrentTrust, RenewalOrder
 from cloud.fabric.wake import WakeRoom
@@ -33,6 +35,7 @@ class RenewalOrders:
 
     now: Now
     transaction: Transaction
+    acting: Acting
     audit: AuditLog
     installation: InstallationStore
     nodes: AdoptionStore
@@ -60,7 +63,7 @@ class RenewalOrders:
             spread_seconds=spread,
             nodes=counted.nodes,
         )
-        async with self.transaction():
+        async with self.acting.transaction(operator, ORDER):
             await self.installation.set_renewal_order(order)
             await self.audit.write(
                 operator_actor(operator),
@@ -83,7 +86,7 @@ class RenewalOrders:
         wanted = _due(order, self.now())
         if not wanted:
             return 0
-        async with self.transaction():
+        async with self.transaction(ORDER, patience=REPORTS_PATIENCE_SECONDS):
             nodes = await self.nodes.wake(order.woken_up_to, wanted)
             advanced = msgspec.structs.replace(
                 order,

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 
 from cloud.fabric.service.ports import Now, Transaction
 from cloud.fabric.store.installation import InstallationStore
+from cloud.fabric.store.keys import sessions_key
 from cloud.fabric.tuf.current_trust import CurrentTrust
 from protocol.faults import fault_point
 from protocol.limits import SESSION_LIFE_MAX
@@ -38,7 +39,7 @@ class SessionEnds:
         if known is not None and known >= until:
             return
         with fault_point("fabric.session.issuer"):
-            async with self.transaction():
+            async with self.transaction(sessions_key(key_id)):
                 await self.installation.raise_sessions_until(key_id, until)
         self.current_trust.sessions_until[key_id] = until
 

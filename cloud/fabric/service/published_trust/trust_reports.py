@@ -1,4 +1,4 @@
-"""Use case: store which trust each node uses, the reports of many nodes in one transaction.
+"""Use case: store which trust each node uses, the reports of up to a hundred nodes in one transaction.
 
 A node reports the version of the targets that it uses in every session proof and every request for its statement. A
 session also shows the node's device certificate, and so its issuer. Reports that differ from the stored values are
@@ -9,6 +9,7 @@ import msgspec
 
 from cloud.fabric.service.ports import Transaction
 from cloud.fabric.store.adoption import AdoptionStore, TrustReport
+from cloud.fabric.store.keys import REPORTS, REPORTS_PATIENCE_SECONDS, REPORTS_ROWS_MAX, parts_of
 from cloud.fabric.store.rows import GenerationRow
 from cloud.fabric.tuf.current_trust import CurrentTrust
 from protocol.limits import SEQ_MAX
@@ -46,10 +47,9 @@ class TrustReports:
     async def store(self) -> None:
         """Store all reports. A version higher than the current one is ignored."""
         reported = dict(self._reported)
-        if not reported:
-            return
-        async with self._transaction():
-            await self._adoption.write(reported, self._current_trust.version)
-        for key, entry in reported.items():
-            if self._reported.get(key) is entry:
-                del self._reported[key]
+        for part in parts_of(reported, REPORTS_ROWS_MAX):
+            async with self._transaction(REPORTS, patience=REPORTS_PATIENCE_SECONDS):
+                await self._adoption.write(part, self._current_trust.version)
+            for key, entry in part.items():
+                if self._reported.get(key) is entry:
+                    del self._reported[key]

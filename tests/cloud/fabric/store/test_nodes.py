@@ -23,12 +23,22 @@ async def test_a_row_comes_back_as_it_went(stores: Stores) -> None:
 
 
 async def test_an_update_writes_all_changing_columns_except_closed_at_issuer(stores: Stores) -> None:
-    await stores.nodes.insert(node())
+    await stores.nodes.insert(node(wake_cursor=3))
     changed = node(standing="revoked", standing_reason="stolen", closed_up_to=1, seq=7, wake_cursor=3, lease_until=NOW)
     await stores.nodes.update(msgspec.structs.replace(changed, closed_at_issuer=9))
     assert await stores.nodes.find(NODES[0]) == msgspec.structs.replace(changed, closing=False)
     await stores.nodes.update(changed)
     assert await stores.nodes.find(NODES[0]) == msgspec.structs.replace(changed, closing=True)
+
+
+async def test_a_wake_advances_the_cursor_also_if_another_wake_came_after_the_read(stores: Stores) -> None:
+    await stores.nodes.insert(node(wake_cursor=3, standing="active", current_generation=1, last_generation=1))
+    read = await stores.nodes.find(NODES[0])
+    assert read is not None
+    assert await stores.adoption.wake("", 10) == [NODES[0]]
+    await stores.nodes.update(read, wakes=True)
+    await stores.nodes.update(read)
+    assert await stores.nodes.cursor(NODES[0]) == 5
 
 
 async def test_nodes_are_paged_by_tenant_and_standing(stores: Stores) -> None:

@@ -8,6 +8,7 @@ from typing import cast
 from cloud.fabric.service.audit_log import AuditLog
 from cloud.fabric.service.nodes.revocation_delivery import RevocationDelivery
 from cloud.fabric.service.nodes.seen import SeenSessions
+from cloud.fabric.store.keys import REPORTS, REPORTS_PATIENCE_SECONDS, node_key
 from cloud.fabric.store.nodes import NodeStore, Seen
 from protocol.ids import NodeId
 from tests.cloud.fabric.store.support import TENANT, generation, node
@@ -31,7 +32,11 @@ class Nodes:
         self.meanwhile: Callable[[], object] = int
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[None]:
+    async def transaction(
+        self, *keys: str, reads: tuple[str, ...] = (), patience: float | None = None
+    ) -> AsyncIterator[None]:
+        assert not reads
+        assert keys == (node_key(NODE.id),) or (keys, patience) == ((REPORTS,), REPORTS_PATIENCE_SECONDS)
         self.transactions += 1
         yield
 

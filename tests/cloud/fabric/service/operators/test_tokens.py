@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from cloud.fabric import schemas
-from cloud.fabric.errors import Conflict, Invalid, NotFound
+from cloud.fabric.errors import Conflict, Invalid, NotFound, TokenRefused
 from cloud.http.guard import Operator
 from protocol.ids import TokenId, make_id
 from tests.cloud.fabric.support import ALICE, World
@@ -32,9 +32,13 @@ async def test_a_revoked_token_is_refused_and_a_repeat_is_harmless(world: World)
     revoked = [await tokens.revoke(ALICE, made.token.id) for _ in range(2)]
     assert revoked[0] == revoked[1]
     assert await tokens.authenticate(made.secret) is None
-    assert await world.actions(made.token.id) == ["token.created", "token.revoked"]
+    assert await world.actions(made.token.id) == ["token.created", "token.revoked", "token.refused"]
     page = await tokens.page("", 10)
-    assert [(token.name, token.revoked_at is None) for token in page.items] == [("init", True), ("ci", False)]
+    assert [(token.name, token.revoked_at is None) for token in page.items] == [
+        ("init", True),
+        ("ci", False),
+        ("alice", True),
+    ]
 
 
 async def test_no_token_revokes_itself(world: World) -> None:
@@ -54,3 +58,28 @@ async def test_an_expiry_time_is_in_the_future_and_has_a_zone(world: World) -> N
             await world.parts.operators.tokens.create(ALICE, schemas.CreateToken("ci", end))
     with pytest.raises(Invalid, match="name"):
         await world.parts.operators.tokens.create(ALICE, schemas.CreateToken(" "))
+
+
+async def test_a_token_makes_no_token_that_outlives_it(world: World) -> None:
+    tokens = world.parts.operators.tokens
+    end = world.clock() + HOUR
+    short = await tokens.create(ALICE, schemas.CreateToken("short", end))
+    maker = Operator(short.token.id, "short")
+    with pytest.raises(Invalid, match="your own token expires"):
+        await tokens.create(maker, schemas.CreateToken("longer", end + timedelta(seconds=1)))
+    made = [await tokens.create(maker, schemas.CreateToken("same", at)) for at in (None, end)]
+    assert [token.token.expires_at for token in made] == [end, end]
+    assert (await tokens.create(maker, schemas.CreateToken("less", end - HOUR / 2))).token.expires_at == end - HOUR / 2
+    endless = await tokens.create(ALICE, schemas.CreateToken("endless"))
+    assert endless.token.expires_at is None
+    world.clock.forward(HOUR)
+    with pytest.raises(TokenRefused):
+        await tokens.create(maker, schemas.CreateToken("too late"))
+
+
+async def test_of_two_tokens_that_revoke_each_other_one_stays(world: World) -> None:
+    tokens = world.parts.operators.tokens
+    first, second = [(await tokens.create(ALICE, schemas.CreateToken(name))).token for name in ("first", "second")]
+    await tokens.revoke(Operator(first.id, "first"), second.id)
+    with pytest.raises(TokenRefused, match="in the meantime"):
+        await tokens.revoke(Operator(second.id, "second"), first.id)

@@ -1,0 +1,109 @@
+"""Values: the keys of Fabric's transactions, and which rows each key covers.
+
+A transaction may read, decide on and write only rows that its keys cover (`cloud.storage.engine`). A key in `reads` may
+be held by many transactions at a time, and covers reads only.
+
+| Key | Covers |
+|---|---|
+| `node:ID` | the node's row, its generations, its renewals, and activations from their proof on |
+| `chip:HASH` | whether a node with this chip exists |
+| `code:ID` | the code's row, and activations with this code until their proof |
+| `tenant:ID` | the tenant's row, and the hardware that it trusts |
+| `token:ID` | the token's row |
+| `trust` | the files of the TUF repository |
+| `order` | the renewal order |
+| `sessions:CA` | the end of the sessions of an issuing CA |
+| `revoked` | the revoked certificates of services |
+| `reports` | columns with reports of nodes, see below |
+| `refusal:X` | nothing; the transaction only adds an audit entry |
+
+| Use case | Keys | Shared keys |
+|---|---|---|
+| start an activation | code | |
+| answer a challenge wrongly | code | |
+| prove an activation (takes the seat) | code, chip, node | tenant |
+| store an activation's certificate | node | code, tenant |
+| confirm | node | code, tenant |
+| lapse, end of a lapse, seat of a revoked node | node | |
+| renewal: start, wrong answer, proof, certificate, old keys revoked | node | |
+| sign a due statement, first delivery of a revocation, closed at the issuer | node | |
+| change a standing | node | token of the operator |
+| make a code | code | token of the operator; node to readmit |
+| revoke a code | code | token of the operator |
+| make a tenant, change its hardware | tenant | token of the operator |
+| make or revoke a token | token | token of the operator |
+| publish the trust | trust | token of the operator |
+| sign the online roles | trust | |
+| order renewals | order | token of the operator |
+| wake nodes for an order | order | |
+| store reports | reports | |
+
+Some writes need no key, because each is one statement that is right whatever other transactions do:
+
+- Audit entries are only added.
+- `node.wake_cursor` and `code.seats_taken` go up or down by one in the statement itself. A seat is taken only if one is
+  free, in the same statement. No transaction writes a value of these columns that it has read before.
+- Reports are columns that no transaction decides on: `seen_at`, `seen_fingerprint`, `agent_version`, `trust_version`,
+  `device_issuer`, `certificate_not_after`, `development`, `superseded_asked_at`, `superseded_asked_generation`. `told_at`
+  is set once, from empty.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import TypeVar
+
+V = TypeVar("V")
+
+TRUST = "trust"
+ORDER = "order"
+REVOKED = "revoked"
+REPORTS = "reports"
+REPORTS_PATIENCE_SECONDS = 0.2
+"""Seconds that a transaction over rows of many nodes waits for the lock of one row. It holds the rows of the others
+meanwhile. After a failure it is repeated by its task."""
+REPORTS_ROWS_MAX = 100
+"""Rows of such a transaction, so that it holds none of them for long."""
+
+
+def node_key(node: str) -> str:
+    """The key of a node's data."""
+    return f"node:{node}"
+
+
+def chip_key(ek_hash: str) -> str:
+    """The key of the question whether a node has this chip. `ek_hash` is the hash that identifies the chip."""
+    return f"chip:{ek_hash}"
+
+
+def code_key(code: str) -> str:
+    """The key of an activation code's data."""
+    return f"code:{code}"
+
+
+def tenant_key(tenant: str) -> str:
+    """The key of a tenant's data."""
+    return f"tenant:{tenant}"
+
+
+def token_key(token: str) -> str:
+    """The key of an operator token's row."""
+    return f"token:{token}"
+
+
+def sessions_key(ca: str) -> str:
+    """The key of the end of an issuing CA's sessions. `ca` is its key id."""
+    return f"sessions:{ca}"
+
+
+def refusal_key(subject: str) -> str:
+    """A key for a transaction that only adds the audit entry of a refusal."""
+    return f"refusal:{subject}"
+
+
+def parts_of(rows: Mapping[str, V], size: int) -> Iterator[dict[str, V]]:
+    """Yield the rows by key, in order of their keys, in parts of at most `size`.
+
+    Two transactions that lock rows in the same order cannot block each other.
+    """
+    names = sorted(rows)
+    for start in range(0, len(names), size):
+        yield {name: rows[name] for name in names[start : start + size]}

@@ -1,0 +1,141 @@
+"""Helper: watches every statement of a test inside a transaction, and checks that the transaction's keys cover it.
+
+`cloud.fabric.store.keys` has the rules. SQLite ignores keys, so a missing key would show on PostgreSQL only, and there
+only in a race. With this helper it shows in every test, on both engines.
+"""
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import msgspec
+
+from cloud.fabric.store.keys import (
+    ORDER,
+    REPORTS,
+    REVOKED,
+    TRUST,
+    chip_key,
+    code_key,
+    node_key,
+    sessions_key,
+    tenant_key,
+    token_key,
+)
+from cloud.storage import Row, ServiceEngine, Statement
+from cloud.storage.locks import Locks
+
+REPORTED = {
+    *("seen_at", "seen_fingerprint", "agent_version", "trust_version", "device_issuer", "certificate_not_after"),
+    *("development", "superseded_asked_at", "superseded_asked_generation", "told_at"),
+}
+_TABLE = re.compile(r'(?:FROM|INTO|UPDATE|JOIN) "?(\w+)"?')
+_SET = re.compile(r'"(\w+)" = ')
+_ONE_LESS_SEAT = re.compile(r'UPDATE "?code"? SET "seats_taken" = "seats_taken" - 1 WHERE')
+_ONE_MORE_WAKE = re.compile(r'UPDATE "?node"? SET "wake_cursor" = [^,]*\+[^,]* WHERE')
+_OWNER = {
+    "activation": Statement("SELECT code, node FROM activation WHERE id = {id}"),
+    "renewal": Statement("SELECT '' AS code, node FROM renewal WHERE id = {id}"),
+}
+
+
+class Parsed(msgspec.Struct, frozen=True):
+    """The tables of a statement, and the columns that an UPDATE sets; empty for other statements."""
+
+    is_read: bool
+    tables: frozenset[str]
+    columns: frozenset[str]
+
+
+@cache
+def parsed(sql: str) -> Parsed:
+    """Read a statement of a store."""
+    tables = frozenset(_TABLE.findall(sql)) - {"SET"}  # ON CONFLICT DO UPDATE SET
+    changed = sql.partition(" SET ")[2].partition(" WHERE ")[0] if sql.startswith("UPDATE") else ""
+    return Parsed(sql.lstrip().startswith("SELECT"), tables, frozenset(_SET.findall(changed)))
+
+
+class Watched:
+    """The watcher of one engine. `seen` has the kinds of keys of each transaction that ran a statement."""
+
+    def __init__(self, engine: ServiceEngine) -> None:
+        self._engine = engine
+        self._fetch = engine.fetch
+        self.seen: set[tuple[tuple[str, ...], tuple[str, ...]]] = set()
+        engine.fetch = self.fetch  # type: ignore[method-assign]  # watched for the life of the engine
+        engine.fetch_one = self.fetch_one  # type: ignore[method-assign]  # the same
+
+    async def fetch(self, statement: Statement, /, **values: Any) -> list[Row]:
+        current = self._engine._current()
+        if current is not None and not current.locks.is_whole:
+            self.seen.add((kinds(current.locks.keys), kinds(current.locks.reads)))
+            await self._check(current.locks, statement, values)
+        return await self._fetch(statement, **values)
+
+    async def fetch_one(self, statement: Statement, /, **values: Any) -> Row | None:
+        rows = await self.fetch(statement, **values)
+        return rows[0] if rows else None
+
+    async def _check(self, locks: Locks, statement: Statement, values: dict[str, Any]) -> None:
+        sql = statement.sqlite
+        if is_right_by_itself(sql):
+            return
+        held = {*locks.keys, *(locks.reads if parsed(sql).is_read else ())}
+        for table in parsed(sql).tables:
+            wanted = [key async for key in self._keys(table, sql, values)]
+            if not held & set(wanted):
+                raise AssertionError(f"a transaction for {locks} runs {sql[:200]!r} with {values}; it needs {wanted}")
+
+    async def _keys(self, table: str, sql: str, values: dict[str, Any]) -> Any:
+        """Yield the keys that cover the rows of a statement. Each of them is enough."""
+        if table in _OWNER and "id" in values and "secret_hash" not in values:
+            for row in await self._fetch(_OWNER[table], id=values["id"]):
+                yield node_key(row["node"])
+                yield code_key(row["code"])
+        for key in _named(table, sql, values):
+            yield key
+
+
+def _named(table: str, sql: str, values: dict[str, Any]) -> Iterator[str]:
+    """The keys that a statement's values name."""
+    match table:
+        case "activation":
+            yield from (code_key(values["code"]),) if "code" in values else ()
+            yield from (node_key(values["node"]),) if "node" in values else ()
+        case "renewal":
+            yield from (node_key(values["node"]),) if "node" in values else ()
+        case "node":
+            yield from (node_key(values["id"]),) if "id" in values else (ORDER,) if parsed(sql).is_read else ()
+            yield from (chip_key(values["ek_hash"]),) if "ek_hash" in values else ()
+            yield from (REPORTS,) if parsed(sql).columns and parsed(sql).columns <= REPORTED else ()
+        case "generation":
+            yield node_key(values.get("node") or values["id"].rpartition(".")[0])
+            yield from (REPORTS,) if parsed(sql).columns and parsed(sql).columns <= REPORTED else ()
+        case "code":
+            yield code_key(values["id"])
+        case "tenant":
+            yield tenant_key(values["id"])
+        case "ek_root" | "ek_allowed":
+            yield tenant_key(values["tenant"])
+        case "operator_token":
+            yield token_key(values["id"])
+        case "tuf_metadata" | "tuf_target":
+            yield TRUST
+        case "installation":
+            yield sessions_key(values["name"].partition(".")[2]) if "." in values["name"] else ORDER
+        case "revoked_service":
+            yield REVOKED
+        case _:
+            raise AssertionError(f"no rule for the table {table}")
+
+
+def is_right_by_itself(sql: str) -> bool:
+    """Whether a statement needs no key: an audit entry, a hint, a seat given back, a step of a wake cursor."""
+    is_free = _ONE_LESS_SEAT.match(sql) or _ONE_MORE_WAKE.match(sql) or "pg_notify" in sql
+    return bool(is_free) or (sql.startswith("INSERT") and parsed(sql).tables == {"audit"})
+
+
+def kinds(keys: tuple[str, ...]) -> tuple[str, ...]:
+    """The kinds of keys, in order."""
+    return tuple(sorted({key.partition(":")[0] for key in keys}))
