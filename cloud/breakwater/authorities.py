@@ -16,7 +16,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from cloud.audit import SYSTEM, AuditEntries
-from cloud.breakwater.errors import SignerError, SignerUnavailable, ValueRefused
+from cloud.breakwater.dates import ca_fault
+from cloud.breakwater.errors import AuthorityNotCurrent, SignerError, SignerUnavailable, ValueRefused
 from cloud.breakwater.hierarchy import TRUSTED, Hierarchy, hierarchy_of, parse_ca, root_of
 from cloud.breakwater.keys.signer import Keys, Signer, issuer_of
 from cloud.breakwater.pkix.profiles import CaName, Issuer
@@ -115,12 +116,18 @@ class Authorities:
         Raises:
             SignerError: no authority of the class is active.
             SignerUnavailable: its key is not open in this process.
+            AuthorityNotCurrent: its certificate has expired, or begins in the future.
         """
         issuer = self._hierarchy.active.get(ca)
         if issuer is None:
             raise SignerError(f"cannot issue: no {ca} CA is active")
         if not self._signer.holds(issuer.authority):
             raise SignerUnavailable(f"cannot issue: the key of {issuer.authority} is not available")
+        fault = ca_fault(issuer, self._now())
+        if fault is not None:
+            raise AuthorityNotCurrent(
+                f"cannot issue: the certificate of {issuer.authority} {fault.fault}", fault.next_step
+            )
         return issuer
 
     def can_sign(self, authority: str) -> bool:
@@ -221,10 +228,14 @@ class Authorities:
         Raises:
             Conflict: the authority's state does not allow this.
             SignerError: its key is not open in this process.
+            ValueRefused: its certificate has expired, or begins in the future.
         """
         row = next((each for each in self.rows() if each.id == authority), None)
         if row is not None and row.ca != "root" and not self._signer.holds(authority):
             raise SignerError(f"cannot activate {authority}: its key is not available")
+        fault = None if row is None else ca_fault(self._hierarchy.issuers[row.id], self._now())
+        if fault is not None and row is not None and row.state != "active":
+            raise ValueRefused(f"the certificate of {authority} {fault.fault}. {fault.next_step}")
         return await self._move(caller, authority, "active", reason, "authority.activate")
 
     async def taint(self, caller: str, authority: str, reason: str) -> bool:

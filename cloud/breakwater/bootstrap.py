@@ -28,6 +28,7 @@ from cloud.breakwater.pkix.profiles import SERIAL_BYTES, CaName, make_serial
 from cloud.breakwater.settings import BreakwaterSettings
 from cloud.breakwater.store.issuance import ServiceHostName
 from cloud.crypto.keyfile import read_passphrase, sync_directory, write_key, write_secret
+from cloud.crypto.validity import outside
 from cloud.mtls.chain import chain_to_pem
 from cloud.mtls.identity import (
     CHAIN_FILE,
@@ -134,29 +135,31 @@ async def initialise(plan: Plan, now: Callable[[], datetime]) -> Initialised:
     return Initialised(root=made["root-1"], nodes_ca=made["nodes-1"], services_ca=made["services-1"])
 
 
-async def replace_expired(
+async def replace_unusable(
     settings_file: Path, tls: Mapping[ServiceName, Path], now: Callable[[], datetime]
-) -> list[str]:
-    """Issue a new certificate to each service in `tls` whose certificate has expired. Return the services' names.
+) -> dict[ServiceName, str]:
+    """Issue a new certificate to each service in `tls` whose certificate is not valid now.
 
-    A service renews over mTLS with its certificate. After the certificate has expired, because the service was off, it
-    cannot renew. So the process with the issuer's keys does this before it opens its listeners.
+    Return the services, each with the fault of its old certificate: it has expired, or begins in the future. A service
+    renews over mTLS with its certificate, so it cannot renew such a certificate. The process with the issuer's keys
+    does this before it opens its listeners.
 
     Raises:
+        AuthorityNotCurrent: the certificate of the issuing CA is not valid now either.
         SettingsError, KeyFileError, IdentityError, IssuerError, StorageError: the text names the file.
     """
-    expired = [(service, folder) for service, folder in tls.items() if _ended(folder / CHAIN_FILE, now())]
-    if not expired:
-        return []
+    faults = {service: fault for service, folder in tls.items() if (fault := chain_fault(folder, now()))}
+    if not faults:
+        return {}
     settings = load_settings(settings_file, BreakwaterSettings)
     sources, passphrase_file = sources_of(settings), settings.path(settings.passphrase_file)
     async with (
         open_database("breakwater", settings.database_location()) as engine,
         open_parts(engine, sources, now) as parts,
     ):
-        for service, folder in expired:
-            await renew_service(parts.issuing, service, folder, passphrase_file, _caller(service))
-    return [service for service, _ in expired]
+        for service in faults:
+            await renew_service(parts.issuing, service, tls[service], passphrase_file, _caller(service))
+    return faults
 
 
 async def renew_service(
@@ -185,9 +188,12 @@ def _caller(service: ServiceName) -> str:
     return f"service/{service}"
 
 
-def _ended(chain: Path, now: datetime) -> bool:
+def chain_fault(folder: Path, now: datetime) -> str:
+    """Return why the certificate in a `tls/` folder is not valid now; "" if it is. Raises IdentityError."""
+    chain = folder / CHAIN_FILE
     try:
-        return now >= x509.load_pem_x509_certificate(chain.read_bytes()).not_valid_after_utc
+        leaf = x509.load_pem_x509_certificate(chain.read_bytes())
+        return outside(leaf.not_valid_before_utc, leaf.not_valid_after_utc, now)
     except (OSError, ValueError) as error:
         raise IdentityError(f"cannot read the certificate {chain}: {error}") from error
 

@@ -19,6 +19,7 @@
     ├── CeremonyError      a ceremony failed; nothing was written
     └── SignerError        the CA key cannot be used
         └── SignerUnavailable  the CA key cannot be used now; a retry may succeed
+            └── AuthorityNotCurrent  the CA certificate has expired, or begins in the future
 
 `routes/problems.py` maps these errors to problem documents.
 """
@@ -113,3 +114,14 @@ class SignerError(IssuerError):
 
 class SignerUnavailable(SignerError):
     """A CA key is not available now, because its token is missing or does not answer. A retry may succeed."""
+
+
+class AuthorityNotCurrent(SignerUnavailable):
+    """The certificate of a CA has expired, or begins in the future. The text names the date.
+
+    `next_step` says in whole sentences what the operator does.
+    """
+
+    def __init__(self, text: str, next_step: str) -> None:
+        super().__init__(text)
+        self.next_step = next_step

@@ -3,22 +3,29 @@
 import asyncio
 import logging
 from argparse import ArgumentParser
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
-from cloud.breakwater.errors import IssuerError
+from cloud.breakwater.errors import AuthorityNotCurrent, IssuerError
 from cloud.cli.errors import EXIT_INTERNAL, EXIT_USAGE, CliError
 from cloud.cli.options import directory_option, json_option
 from cloud.clock import utc_now
 from cloud.crypto.keyfile import KeyFileError
 from cloud.mtls.identity import IdentityError
 from cloud.process.logs import configure_logging
-from cloud.process.serve import Unit, serve
+from cloud.process.serve import Served, Unit, serve
 from cloud.process.settings import SettingsError
 from cloud.storage import StorageError
+from cloud.tasks.periodic import every
 from protocol.ids import ServiceName
 
 log = logging.getLogger("cascade.run")
+
+REPAIR_SECONDS = 30.0
+"""Interval at which `cascade up` reads the dates of its services' certificates."""
+REPAIR_OUTLIVES = (SettingsError, KeyFileError, IdentityError, IssuerError, StorageError)
+"""Errors after which the next repair is tried."""
 
 
 def _breakwater(directory: Path) -> Unit:
@@ -39,8 +46,9 @@ SERVICES: dict[ServiceName, Callable[[Path], Unit]] = {"breakwater": _breakwater
 
 def add_up_options(parser: ArgumentParser) -> None:
     parser.description = (
-        "Runs all services in one process until SIGTERM or SIGINT. First replaces certificates of these services that "
-        "have expired. Logs one JSON object a line to stderr."
+        "Runs all services in one process until SIGTERM or SIGINT. Replaces certificates of these services that have "
+        "expired or begin in the future, before the start and while the services run. Logs one JSON object a line to "
+        "stderr."
     )
     json_option(parser)
     directory_option(parser)
@@ -68,15 +76,44 @@ def run(directory: Path, names: list[ServiceName], ready: Callable[[], None] | N
         raise CliError(
             EXIT_USAGE, "settings_refused", str(error), "Correct the settings file, then start the service again."
         ) from error
+    except AuthorityNotCurrent as error:
+        raise CliError(EXIT_INTERNAL, "ca_not_valid", f"cannot start: {error}", error.next_step) from error
     except (KeyFileError, IdentityError, IssuerError, StorageError) as error:
         raise CliError(EXIT_INTERNAL, "cannot_start", str(error)) from error
 
 
 async def _run(directory: Path, names: list[ServiceName], ready: Callable[[], None] | None) -> int:
-    if names == list(SERVICES):
-        from cloud.breakwater.bootstrap import replace_expired
+    everything = names == list(SERVICES)
+    if everything:
+        await _replace(directory, tuple(SERVICES))
+    units = [SERVICES[name](directory) for name in names]
+    return await serve([*units, _repair(directory)] if everything else units, ready=ready)
 
-        tls = {name: directory / name / "tls" for name in SERVICES}
-        for name in await replace_expired(directory / "breakwater" / "settings.toml", tls, utc_now):
-            log.warning("replaced an expired certificate", extra={"service": name})
-    return await serve([SERVICES[name](directory) for name in names], ready=ready)
+
+async def _replace(directory: Path, services: tuple[ServiceName, ...]) -> None:
+    """Replace the certificates of `services` that are not valid now. Raises as `replace_unusable`."""
+    from cloud.breakwater.bootstrap import replace_unusable
+
+    tls = {name: directory / name / "tls" for name in services}
+    replaced = await replace_unusable(directory / "breakwater" / "settings.toml", tls, utc_now)
+    for name, fault in replaced.items():
+        log.warning("replaced a certificate", extra={"service": name, "reason": f"the certificate {fault}"})
+
+
+def _repair(directory: Path) -> Unit:
+    """Return a unit without listeners that replaces certificates while the services run.
+
+    A certificate becomes unusable if the machine slept past its end, or if the clock was set back after a renewal.
+    Breakwater renews its own certificate without a connection, so it is left out. The other services load theirs again
+    (`cloud/mtls/renewal.py`).
+    """
+    others = tuple(name for name in SERVICES if name != "breakwater")
+
+    async def replace() -> None:
+        await _replace(directory, others)
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Served]:
+        yield Served((), (every(REPAIR_SECONDS, "certificates", replace, REPAIR_OUTLIVES),))
+
+    return Unit(name="repair", open=opened)

@@ -82,6 +82,7 @@ async def opened(
             breakwater_url=settings.breakwater_url,
             identity=identity,
             directory=settings.path(settings.tls),
+            passphrase_file=passphrase_file,
             current_trust=current_trust,
             revoked=stores.revoked,
             now=now,

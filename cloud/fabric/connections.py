@@ -17,7 +17,7 @@ from cloud.fabric.store.revoked import RevokedStore
 from cloud.fabric.tuf.current_trust import CurrentTrust
 from cloud.mtls.client import CallError, CheckedContext, CloudClient, ServerCheck, client_context, expected_service
 from cloud.mtls.est_client import EstClient
-from cloud.mtls.identity import Identity
+from cloud.mtls.identity import Identity, load_identity
 from cloud.mtls.peer import key_id_of
 from cloud.mtls.renewal import IdentityRenewal
 from cloud.mtls.revoked import RevokedSet
@@ -40,12 +40,13 @@ class Connections:
         breakwater_url: str,
         identity: Identity,
         directory: Path,
+        passphrase_file: Path,
         current_trust: CurrentTrust,
         revoked: RevokedStore,
         now: Now,
         entropy: Entropy,
     ) -> None:
-        """`directory` holds the files of `identity`."""
+        """`directory` holds the files of `identity`, and `passphrase_file` the passphrase of its key."""
         self._current_trust = current_trust
         self._now = now
         self._issuer = ""
@@ -69,6 +70,7 @@ class Connections:
             server_tls=(self.tls,),
             on_renewed=(self._renewed,),
         )
+        self.identity.load_again_with(lambda: load_identity(directory, passphrase_file))
 
     def _context(self, identity: Identity) -> CheckedContext:
         trust = self._current_trust.trust

@@ -6,6 +6,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from cloud.crypto.issued import is_issued_by, issuer_among
+from cloud.crypto.validity import is_current
 from cloud.mtls.identity import IdentityError
 from cloud.mtls.peer import PeerTrust
 from protocol.messages.sessions import Certificate
@@ -26,7 +27,7 @@ def chain_to_pem(certificate: Certificate) -> bytes:
 def build_chain(leaf: x509.Certificate, cas: tuple[bytes, ...], trust: PeerTrust, now: datetime) -> bytes:
     """Return the chain that a listener sends, as PEM: the leaf, its issuing CA, and the cross-certificates above it.
 
-    The issuing CA is from `trust`. From `cas` (DER), the CAs in the issuer's answer, only unexpired cross-certificates
+    The issuing CA is from `trust`. From `cas` (DER), the CAs in the issuer's answer, only cross-certificates within their dates
     that a trusted root signed are taken. Otherwise a chain could lead a peer to a root that is no longer trusted. Roots
     are not included, because a peer that trusts a root has it.
 
@@ -38,7 +39,7 @@ def build_chain(leaf: x509.Certificate, cas: tuple[bytes, ...], trust: PeerTrust
         raise IdentityError("the new certificate was not issued by a CA of services in the current trust")
     try:
         offered = [x509.load_der_x509_certificate(der) for der in cas]
-        crosses = [ca for ca in offered if ca.subject != ca.issuer and now < ca.not_valid_after_utc]
+        crosses = [ca for ca in offered if ca.subject != ca.issuer and is_current(ca, now)]
         crosses = [ca for ca in crosses if is_trusted_cross(ca, trust)]
     except ValueError as error:
         raise IdentityError("the issuer's answer is not a list of certificates") from error

@@ -17,6 +17,7 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from cloud.crypto.keyfile import PrivateKey
+from cloud.crypto.validity import outside
 from cloud.mtls.key_pair import load_key_pair
 from cloud.mtls.peer import PeerRefused, PeerTrust, require_issuer, require_usage, spiffe_of
 from cloud.mtls.transport import Address, AnswerTooLarge, NotHttp, Pool, request_bytes
@@ -107,12 +108,13 @@ class ServerCheck(msgspec.Struct, frozen=True):
         self.check_still(certificate)
 
     def check_still(self, certificate: x509.Certificate) -> None:
-        """Check the properties that can change while a connection is open: expiry and revocation.
+        """Check the properties that can change while a connection is open: dates and revocation.
 
         Raises PeerRefused.
         """
-        if self.now() >= certificate.not_valid_after_utc:
-            raise PeerRefused("the server's certificate has expired")
+        fault = outside(certificate.not_valid_before_utc, certificate.not_valid_after_utc, self.now())
+        if fault:
+            raise PeerRefused(f"the server's certificate {fault}")
         if self.revoked(certificate.serial_number):
             raise PeerRefused("the server's certificate is revoked")
 

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from cloud.crypto.keyfile import KeyFileError, read_key, read_passphrase
+from cloud.crypto.validity import outside
 
 KEY_FILE = "key.pem"
 NEXT_KEY_FILE = "next-key.pem"
@@ -44,6 +45,14 @@ class Identity(msgspec.Struct, frozen=True):
         start, end = self.leaf.not_valid_before_utc, self.leaf.not_valid_after_utc
         shift = (self.leaf.serial_number % 2001 - 1000) / 1000 * JITTER
         return start + (end - start) / 2 * (1 + shift)
+
+    def outside(self, now: datetime) -> str:
+        """Return why the leaf is not valid now, as the predicate of a sentence. Return "" if it is valid."""
+        return outside(self.leaf.not_valid_before_utc, self.leaf.not_valid_after_utc, now)
+
+    def is_due(self, now: datetime) -> bool:
+        """Whether the leaf must be replaced: at `renew_at`, and when it begins in the future."""
+        return now >= self.renew_at or now < self.leaf.not_valid_before_utc
 
 
 def load_identity(directory: Path, passphrase_file: Path) -> Identity:

@@ -1,8 +1,12 @@
 """Background task: renews a service's own certificate while connections stay open.
 
-At half of the certificate's life (`Identity.renew_at`), or after `renew_now`, it requests the next certificate from the
-issuer, checks it, replaces the files and reloads the TLS contexts. New connections use the new certificate; open
-connections keep theirs. The issuer decides which names the certificate has.
+At half of the certificate's life (`Identity.renew_at`), when the certificate begins in the future, or after
+`renew_now`, it requests the next certificate from the issuer, checks it, replaces the files and reloads the TLS
+contexts. New connections use the new certificate; open connections keep theirs. The issuer decides which names the
+certificate has.
+
+No peer accepts a certificate outside of its dates, so a service cannot renew such a certificate over mutual TLS. The
+issuer's host then writes a new one into the files (`cascade up`, `cascade pki renew`), and this task loads the files.
 """
 
 import asyncio
@@ -35,9 +39,9 @@ RETRY_SECONDS = 600
 RENEWED_SECONDS_MIN = 60
 """Pause after a renewal. The end of its CA can shorten a certificate so much that half of its life has passed
 already."""
-CLOCK_SECONDS_MAX = 3600
+CLOCK_SECONDS_MAX = 60
 """Longest wait before the clock is read again. In the meantime the machine may have slept, or its clock may have been
-set."""
+set. A certificate outside of its dates is also retried after this time."""
 
 OnRenewed = Callable[[Identity], Awaitable[None]]
 
@@ -94,8 +98,13 @@ class IdentityRenewal:
         self._server_tls = server_tls
         self._on_renewed = on_renewed
         self._rekey = rekey
+        self._stored: Callable[[], Identity] | None = None
         self._wanted = asyncio.Event()
         self._renewing = asyncio.Lock()
+
+    def load_again_with(self, stored: Callable[[], Identity]) -> None:
+        """Load the identity with `stored` when ours is not valid: another process may have replaced the files."""
+        self._stored = stored
 
     def renew_now(self) -> None:
         """Let the background task renew at once, at any age of the certificate. For a rotation or an incident."""
@@ -117,18 +126,24 @@ class IdentityRenewal:
     async def run(self, stopping: Stopping) -> None:
         """Renew in time until the process stops. A failure is logged and retried. This is the background task."""
         due, wait = False, self._seconds_until_due()
-        while not await stopping.first(self._wanted, min(wait, CLOCK_SECONDS_MAX)):
+        while not await stopping.first(self._wanted, wait if due else min(wait, CLOCK_SECONDS_MAX)):
             due = due or self._wanted.is_set()
             self._wanted.clear()
-            if not due and self._now() < self.identity.renew_at:
+            if not due and not self.identity.is_due(self._now()):
                 wait = self._seconds_until_due()
                 continue
             try:
-                await self.renew()
+                if not await self._loaded_again():
+                    await self.renew()
                 due, wait = False, max(self._seconds_until_due(), RENEWED_SECONDS_MIN)
             except Exception as error:  # noqa: BLE001  after any failure the next try must come
-                due, wait = True, RETRY_SECONDS
-                log.error("cannot renew the service's certificate", extra={"error": str(error), **self._not_after()})
+                fault = self.identity.outside(self._now())
+                due, wait = True, CLOCK_SECONDS_MAX if fault else RETRY_SECONDS
+                cause = {"certificate": f"the certificate {fault}"} if fault else {}
+                log.error(
+                    "cannot renew the service's certificate",
+                    extra={"error": str(error), **cause, **self._not_after()},
+                )
 
     async def renew(self) -> None:
         """Renew now. A retry after a lost answer gets the same certificate.
@@ -147,14 +162,32 @@ class IdentityRenewal:
                 cas = await self._issuer.ca_certificates()
             fresh = self._checked(old, key, answer, cas)
             await asyncio.to_thread(self._write, old, fresh)
-            self.identity = fresh
-            for tls in self._server_tls:
-                tls.reload(fresh.chain_pem, fresh.key)
-            for call in self._on_renewed:
-                await call(fresh)
+            await self._use(fresh)
         log.info(
             "renewed the service's certificate", extra={"serial": f"{fresh.leaf.serial_number:x}", **self._not_after()}
         )
+
+    async def _loaded_again(self) -> bool:
+        """Use the identity in the files if ours is outside of its dates and theirs is not. Return whether it is used.
+
+        Raises IdentityError.
+        """
+        if self._stored is None or not self.identity.outside(self._now()):
+            return False
+        async with self._renewing:
+            found = await asyncio.to_thread(self._stored)
+            if found.outside(self._now()) or spiffe_of(found.leaf) != spiffe_of(self.identity.leaf):
+                return False
+            await self._use(found)
+        log.info("loaded the service's certificate again", extra=self._not_after())
+        return True
+
+    async def _use(self, fresh: Identity) -> None:
+        self.identity = fresh
+        for tls in self._server_tls:
+            tls.reload(fresh.chain_pem, fresh.key)
+        for call in self._on_renewed:
+            await call(fresh)
 
     def _next_key(self, rekey: Rekey) -> ec.EllipticCurvePrivateKey:
         """Return the key of an unfinished renewal, or a new one.
@@ -197,11 +230,17 @@ class IdentityRenewal:
         chain_pem = build_chain(leaf, cas, self._trust(), self._now())
         if not same_name or leaf.public_key() != key.public_key():
             raise IdentityError("the new certificate is for another name or key")
-        if leaf.serial_number == old.leaf.serial_number or leaf.not_valid_after_utc <= self._now():
-            raise IdentityError("the new certificate is the old one, or has expired")
-        return Identity(key, chain_pem, leaf)
+        if leaf.serial_number == old.leaf.serial_number:
+            raise IdentityError("the new certificate is the old one")
+        fresh = Identity(key, chain_pem, leaf)
+        fault = fresh.outside(self._now())
+        if fault:
+            raise IdentityError(f"the new certificate {fault}")
+        return fresh
 
     def _seconds_until_due(self) -> float:
+        if self.identity.is_due(self._now()):
+            return 1.0
         return max((self.identity.renew_at - self._now()) / timedelta(seconds=1), 1.0)
 
     def _not_after(self) -> dict[str, str]:

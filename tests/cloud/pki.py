@@ -89,6 +89,7 @@ class Pki:
         usages: tuple[x509.ObjectIdentifier, ...] = (CLIENT,),
         dns: tuple[str, ...] = (),
         life: timedelta = timedelta(hours=1),
+        begins: timedelta = timedelta(minutes=-5),
     ) -> Leaf:
         key = ec.generate_private_key(ec.SECP256R1())
         now = datetime.now(UTC)
@@ -98,8 +99,8 @@ class Pki:
             .issuer_name(issuer.certificate.subject)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(minutes=5))
-            .not_valid_after(now + life)
+            .not_valid_before(now + begins)
+            .not_valid_after(now + max(life, begins + timedelta(hours=1)) if begins > timedelta(0) else now + life)
         )
         names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri) for uri in uris]
         names += [x509.DNSName(text) for text in dns]

@@ -25,6 +25,7 @@ from cloud.breakwater.store.revocation_writes import ANNOUNCED, announce
 from cloud.breakwater.tables import Authority, Closing, Generation, ServiceHost
 from cloud.breakwater.tables import IssuedCertificate as Certificate
 from cloud.contracts.breakwater import REASON_NUMBERS
+from cloud.crypto.validity import outside
 from cloud.storage import (
     Mapper,
     ServiceEngine,
@@ -40,6 +41,7 @@ from cloud.storage import (
     sql,
     value_of,
 )
+from protocol.limits import CLOCK_SKEW
 
 State = Literal["recorded", "issued", "revoked", "orphaned"]
 HostKind = Literal["dns", "ip"]
@@ -92,6 +94,7 @@ class _Earlier(msgspec.Struct, frozen=True):
     certificate: bytes | None
     authority: str
     recorded_at: datetime
+    not_before: datetime
     not_after: datetime
     authority_state: str | None
 
@@ -177,7 +180,9 @@ _ORPHAN = compiled(
     .where(Certificate.serial == param("serial"), Certificate.state == "recorded")
     .returning(*ANNOUNCED)
 )
-_IS_STALE = (Certificate.state == "recorded") & (Certificate.recorded_at <= param("before"))
+_IS_STALE = (Certificate.state == "recorded") & (
+    (Certificate.recorded_at <= param("before")) | (Certificate.recorded_at > param("latest"))
+)
 _STALE = compiled(Certificate.select(Certificate.serial).where(_IS_STALE).limit(1))
 _STALE_SERIALS = Certificate.select(Certificate.serial).where(_IS_STALE).order_by(Certificate.serial).limit(SWEEP_ROWS)
 _ORPHAN_STALE = compiled(
@@ -315,11 +320,11 @@ class IssuanceStore:
         if earlier.state == "revoked":
             raise Conflict("the certificate of this request is revoked")
         if earlier.state == "issued":
-            if earlier.certificate is None or earlier.not_after <= now:
+            if earlier.certificate is None or outside(earlier.not_before, earlier.not_after, now):
                 return None
             trusted = earlier.authority_state not in ("tainted", "revoked")
             return Stored(earlier.certificate, earlier.authority) if trusted else None
-        if self.shared and earlier.recorded_at > now - IN_FLIGHT:
+        if self.shared and now - IN_FLIGHT < earlier.recorded_at <= now + CLOCK_SKEW:
             raise StillRunning("another process is working on the same request; ask again")
         return None
 
@@ -348,12 +353,14 @@ class IssuanceStore:
     async def orphan_stale(self, now: datetime, age: timedelta) -> list[str]:
         """Make an orphan of every record in state `recorded` that is at least `age` old. Return their serials.
 
-        A query without a lock runs first. It nearly always finds nothing, and the transaction would block issuance.
+        A record from more than `CLOCK_SKEW` in the future is stale too: a clock that was ahead made it. A query without
+        a lock runs first. It nearly always finds nothing, and the transaction would block issuance.
         """
         found: list[str] = []
-        while await self._engine.fetch(_STALE, before=now - age):
+        bounds = {"before": now - age, "latest": now + CLOCK_SKEW}
+        while await self._engine.fetch(_STALE, **bounds):
             async with self._engine.transaction():
-                rows = await self._engine.fetch(_ORPHAN_STALE, before=now - age, now=now)
+                rows = await self._engine.fetch(_ORPHAN_STALE, **bounds, now=now)
                 await announce(self._engine, rows)
             found += [row["serial"] for row in rows]
         return found

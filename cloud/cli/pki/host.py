@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cloud.breakwater.admin import Admin, opened, opened_stores
-from cloud.breakwater.errors import IssuerError, PkilintMissing, Refused, SignerUnavailable
+from cloud.breakwater.errors import AuthorityNotCurrent, IssuerError, PkilintMissing, Refused, SignerUnavailable
 from cloud.breakwater.store import Stores
 from cloud.cli.errors import EXIT_INTERNAL, EXIT_REFUSED, EXIT_TRY_AGAIN, EXIT_USAGE, CliError
 from cloud.cli.options import Run
@@ -79,6 +79,8 @@ def _reported(work: Callable[[Namespace], Coroutine[Any, Any, int | None]]) -> R
         except Refused as error:
             text = f"cannot do this: the issuer refused it: {error}"
             raise CliError(EXIT_REFUSED, "refused", text, "Nothing was changed.") from error
+        except AuthorityNotCurrent as error:
+            raise CliError(EXIT_INTERNAL, "ca_not_valid", str(error), error.next_step) from error
         except (SignerUnavailable, DatabaseBusy, DatabaseUnavailable) as error:
             text = "Try again when the token or the database is available."
             raise CliError(EXIT_TRY_AGAIN, "unavailable", str(error), text) from error

@@ -144,5 +144,8 @@ def revocation(subject: Subject, seq: int, now: datetime, reason: RevocationReas
 
 
 def lease_is_due(issued_at: datetime, refresh_after: datetime, now: datetime) -> bool:
-    """Whether a refresh signs a new lease: at least half of the time to `refresh_after` has passed."""
-    return now >= issued_at + (refresh_after - issued_at) / 2
+    """Whether a refresh signs a new lease: at least half of the time to `refresh_after` has passed.
+
+    A lease that begins in the future is due as well. A clock that was ahead signed it, and no node can use it yet.
+    """
+    return now >= issued_at + (refresh_after - issued_at) / 2 or now < issued_at - CLOCK_SKEW

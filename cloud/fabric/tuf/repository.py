@@ -20,6 +20,7 @@ from securesystemslib.signer import CryptoSigner, Signer, SSlibKey
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 
 from protocol.encoding import sha256_hex
+from protocol.limits import CLOCK_SKEW
 from protocol.messages.activation import TrustPin
 
 RoleName = Literal["root", "targets", "snapshot", "timestamp"]
@@ -170,16 +171,17 @@ def publish_signed(now: datetime, latest: Latest, signed: Signed, online: Online
 
 
 def refresh_online(latest: Latest, now: datetime, online: OnlineSigners) -> Publication | None:
-    """New files of the online roles that have less than half of their life left; None if neither has.
+    """New files of the online roles that have less than half of their life left, or more than all; None if neither has.
 
-    A new snapshot always comes with a new timestamp that names it.
+    A role with more than its whole life left was signed by a clock that was ahead. A new snapshot always comes with a
+    new timestamp that names it.
     """
     snapshot = Metadata[Snapshot].from_bytes(latest.snapshot.data).signed
     timestamp = Metadata[Timestamp].from_bytes(latest.timestamp.data).signed
-    if snapshot.expires - now < SNAPSHOT_LIFE / 2:
+    if not SNAPSHOT_LIFE / 2 <= snapshot.expires - now <= SNAPSHOT_LIFE + CLOCK_SKEW:
         fresh = _snapshot(now, latest.snapshot.version, latest.targets, online.snapshot)
         return Publication(metadata=(fresh, _timestamp(now, latest.timestamp.version, fresh, online.timestamp)))
-    if timestamp.expires - now < TIMESTAMP_LIFE / 2:
+    if not TIMESTAMP_LIFE / 2 <= timestamp.expires - now <= TIMESTAMP_LIFE + CLOCK_SKEW:
         return Publication(metadata=(_timestamp(now, latest.timestamp.version, latest.snapshot, online.timestamp),))
     return None
 

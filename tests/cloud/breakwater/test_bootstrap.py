@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from cloud.breakwater.app import breakwater_unit, opened
-from cloud.breakwater.bootstrap import ROOT_KEY_FILE, AlreadyInitialised, host_names, initialise, replace_expired
+from cloud.breakwater.bootstrap import ROOT_KEY_FILE, AlreadyInitialised, host_names, initialise, replace_unusable
 from cloud.breakwater.settings import BreakwaterSettings
 from cloud.breakwater.store.issuance import ServiceHostName
 from cloud.clock import utc_now
@@ -116,10 +116,12 @@ async def test_a_service_that_was_off_for_too_long_gets_a_new_certificate_and_ke
     settings = home / "breakwater" / "settings.toml"
     tls: dict[ServiceName, Path] = {"fabric": home / "fabric" / "tls"}
     before = load_identity(tls["fabric"], home / "passphrase")
-    assert await replace_expired(settings, tls, lambda: before.leaf.not_valid_after_utc - timedelta(seconds=1)) == []
+    assert await replace_unusable(settings, tls, lambda: before.leaf.not_valid_after_utc - timedelta(seconds=1)) == {}
     assert load_identity(tls["fabric"], home / "passphrase").leaf == before.leaf
     late = before.leaf.not_valid_after_utc + timedelta(days=100)
-    assert await replace_expired(settings, tls, lambda: late) == ["fabric"]
+    assert await replace_unusable(settings, tls, lambda: late) == {
+        "fabric": f"has expired at {before.leaf.not_valid_after_utc:%Y-%m-%d %H:%M:%S} UTC"
+    }
     after = load_identity(tls["fabric"], home / "passphrase")
     assert after.leaf.public_key() == after.key.public_key() != before.leaf.public_key()
     assert after.leaf.not_valid_before_utc <= late < after.leaf.not_valid_after_utc

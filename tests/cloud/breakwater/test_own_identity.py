@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from cloud.mtls.peer import key_id_of
 from cloud.storage import Location
 from tests.cloud.breakwater.generations import next_authority
 from tests.cloud.breakwater.support import FABRIC, Clock, Issuer, issuer_at, load, new_key
+from tests.cloud.mtls.stopping import StopAfter
 
 
 @pytest.fixture
@@ -75,3 +77,15 @@ async def test_nothing_is_reported_while_its_ca_is_not_trusted(place: Path, issu
     await issuer.authorities.activate(FABRIC, await next_authority(place, issuer, "services"))
     await issuer.authorities.taint(FABRIC, "services-1", "the key was stolen")
     assert await reported(issuer) == ""
+
+
+@pytest.mark.parametrize("ahead", [timedelta(hours=1), timedelta(days=365)])
+async def test_a_certificate_from_the_future_is_replaced(place: Path, issuer: Issuer, ahead: timedelta) -> None:
+    own = own_at(place, issuer)
+    issuer.clock.forward(ahead)
+    await own.renewal.renew()
+    issuer.clock.forward(-ahead)
+    assert own.renewal.identity.outside(issuer.clock()).startswith("is not valid before")
+    await own.renewal.run(StopAfter(1))
+    assert own.renewal.identity.outside(issuer.clock()) == ""
+    assert load_identity(place / "breakwater" / "tls", place / "passphrase").leaf == own.renewal.identity.leaf

@@ -82,6 +82,14 @@ def impostor(kind: str, pki: Pki) -> Leaf:
             dns=("localhost",),
             life=timedelta(minutes=-1),
         ),
+        "not valid yet": lambda: pki.leaf(
+            pki.services,
+            (service_uri("fabric"),),
+            subject=subject,
+            usages=(SERVER,),
+            dns=("localhost",),
+            begins=timedelta(hours=1),
+        ),
         "another root": lambda: Pki().service("fabric"),
     }[kind]()
 
@@ -94,6 +102,7 @@ IMPOSTORS = (
     "no EKU",
     "for clients only",
     "expired",
+    "not valid yet",
     "another root",
 )
 

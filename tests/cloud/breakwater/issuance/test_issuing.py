@@ -1,12 +1,17 @@
 """`cloud.breakwater.issuance.issuing`: who gets which certificate, repeats, renewals, and refusals."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta, timezone
+from functools import partial
+from pathlib import Path
 
+import msgspec
 import pytest
 from cryptography import x509
 
 from cloud.breakwater.errors import (
+    AuthorityNotCurrent,
     Conflict,
     CsrRefused,
     GenerationClosed,
@@ -16,10 +21,13 @@ from cloud.breakwater.errors import (
     ValueRefused,
 )
 from cloud.breakwater.issuance.issuing import RENEWALS_WINDOW
-from cloud.breakwater.pkix.profiles import PROFILE_VERSION
+from cloud.breakwater.pkix.profiles import ISSUING_LIFE, PROFILE_VERSION
 from cloud.contracts.breakwater import IssueNodeCertificate, RevocationReason
+from cloud.crypto.validity import is_current
 from cloud.mtls.identity import make_csr
+from cloud.storage import Location
 from protocol.ids import NodeId
+from protocol.messages.sessions import Certificate
 from tests.cloud.breakwater.support import (
     FABRIC,
     NODE,
@@ -27,9 +35,11 @@ from tests.cloud.breakwater.support import (
     PKI_URL,
     SPIFFE,
     START,
+    Clock,
     Issuer,
     ask,
     closing,
+    issuer_at,
     load,
     new_key,
     opening,
@@ -246,3 +256,43 @@ async def test_two_callers_may_use_the_same_request_id(issuer: Issuer) -> None:
     await issuer.issuing.renew_device(SPIFFE, 1, make_csr(key), "same")
     await issuer.issuing.issue_service("fabric", make_csr(new_key()), "other", FABRIC)
     assert len(await issuer.node_rows()) == 2
+
+
+AHEAD = [timedelta(hours=1), timedelta(days=365)]
+
+
+@pytest.mark.parametrize("ahead", AHEAD)
+async def test_a_repeat_gets_no_certificate_from_the_future(issuer: Issuer, ahead: timedelta) -> None:
+    """The clock was ahead at the first call. Its certificate is of no use until the clock gets there."""
+    await issuer.generations.open(FABRIC, opening())
+    device, session = ask(new_key(), request="d"), ask(new_key(), request="s")
+    later = START + timedelta(days=400)
+    device, session = (msgspec.structs.replace(each, not_after=later) for each in (device, session))
+    calls: tuple[Callable[[], Awaitable[Certificate]], ...] = (
+        partial(issuer.issuing.issue_device, FABRIC, device),
+        partial(issuer.issuing.issue_session, FABRIC, session),
+        partial(issuer.issuing.issue_service, "fabric", make_csr(new_key()), "r", FABRIC),
+    )
+    issuer.clock.forward(ahead)
+    future = [load((await call()).certificate_chain[0]) for call in calls]
+    issuer.clock.forward(-ahead)
+    assert all(each.not_valid_before_utc > issuer.clock() for each in future)
+    fresh = [load((await call()).certificate_chain[0]) for call in calls]
+    assert all(is_current(each, issuer.clock()) for each in fresh)
+    assert [load((await call()).certificate_chain[0]) for call in calls] == fresh
+
+
+@pytest.mark.parametrize("ahead", AHEAD)
+async def test_a_ca_from_the_future_issues_nothing(home: Path, database: Location, ahead: timedelta) -> None:
+    async with issuer_at(home, database, Clock(START - ahead)) as issuer:
+        service = issuer.issuing.issue_service("fabric", make_csr(new_key()), "r", FABRIC)
+        for call in (issuer.issuing.ready(), service):
+            with pytest.raises(AuthorityNotCurrent, match=r"of (nodes|services)-1 is not valid before") as got:
+                await call
+            assert "cascade init" in got.value.next_step
+            assert "cascade pki rotate request" in got.value.next_step
+        issuer.clock.forward(ahead)
+        await issuer.issuing.ready()
+        issuer.clock.forward(ISSUING_LIFE)
+        with pytest.raises(AuthorityNotCurrent, match="nodes-1 has expired"):
+            await issuer.issuing.ready()

@@ -13,6 +13,7 @@ from cloud.breakwater.keys.signer import Signer
 from cloud.breakwater.pkix.linted import Linted
 from cloud.breakwater.store.issuance import IN_FLIGHT
 from cloud.contracts.breakwater import OpenGeneration
+from cloud.crypto.validity import is_current
 from cloud.mtls.identity import make_csr
 from cloud.storage import Location
 from lab.postgres import postgres_copy
@@ -20,6 +21,7 @@ from protocol.ids import NodeId, make_id
 from tests.cloud.breakwater.support import (
     FABRIC,
     SPIFFE,
+    START,
     TENANT,
     Clock,
     Issuer,
@@ -137,6 +139,39 @@ async def test_a_record_in_flight_is_no_orphan_of_another_start_until_it_is_old(
         assert await other.executor.recover() == 0
         assert await other.executor.sweep() == 0
         assert not await other.is_revoked(load(answer.certificate_chain[0]).serial_number)
+
+
+@pytest.mark.parametrize("ahead", [timedelta(minutes=6), timedelta(days=365)])
+async def test_a_record_from_the_future_is_in_flight_for_nobody(
+    home: Path, database: Location, ahead: timedelta
+) -> None:
+    """A replica died while its clock was ahead. The others do not wait until their clocks get there."""
+    held = Held()
+    async with issuer_at(home, database, Clock(), held) as one, issuer_at(home, database, Clock()) as other:
+        await one.generations.open(FABRIC, opening())
+        one.clock.forward(ahead)
+        asked = ask(new_key(), not_after=START + timedelta(days=400))
+        running = asyncio.create_task(one.issuing.issue_device(FABRIC, asked))
+        await held.reached.wait()
+        certificate = (await other.issuing.issue_device(FABRIC, asked)).certificate_chain[0]
+        assert is_current(load(certificate), other.clock())
+        held.go_on.set()
+        with pytest.raises(IssuanceLost):
+            await running
+
+
+@pytest.mark.parametrize(("ahead", "swept"), [(timedelta(minutes=4), 0), (timedelta(minutes=6), 1)])
+async def test_a_record_from_the_future_is_swept(home: Path, database: Location, ahead: timedelta, swept: int) -> None:
+    held = Held()
+    async with issuer_at(home, database, Clock(), held) as one, issuer_at(home, database, Clock()) as other:
+        await one.generations.open(FABRIC, opening())
+        one.clock.forward(ahead)
+        running = asyncio.create_task(one.issuing.issue_device(FABRIC, ask(new_key())))
+        await held.reached.wait()
+        assert await other.executor.sweep() == swept
+        held.go_on.set()
+        (result,) = await asyncio.gather(running, return_exceptions=True)
+        assert isinstance(result, IssuanceLost) == bool(swept)
 
 
 async def test_a_record_of_a_dead_replica_is_swept_and_never_signed(home: Path, database: Location) -> None:

@@ -85,6 +85,9 @@ def test_no_lease_outlives_the_longest_device_certificate() -> None:
     assert statements.device_not_after(longest, NOW) <= NOW + DEVICE_LIFE_MAX
 
 
-@pytest.mark.parametrize(("hours", "due"), [(0, False), (11.9, False), (12, True), (24, True), (1000, True)])
+@pytest.mark.parametrize(
+    ("hours", "due"),
+    [(-24, True), (-0.1, True), (-0.08, False), (0, False), (11.9, False), (12, True), (24, True), (1000, True)],
+)
 def test_when_a_lease_is_signed_again(hours: float, due: bool) -> None:
     assert statements.lease_is_due(NOW, NOW + DAY, NOW + timedelta(hours=hours)) is due

@@ -68,6 +68,19 @@ def test_online_roles_are_signed_again_past_half_their_life(after: timedelta, ro
         assert trusted.timestamp.expires == START + after + 7 * DAY
 
 
+@pytest.mark.parametrize("ahead", [timedelta(hours=1), timedelta(days=365)])
+def test_online_roles_of_a_clock_that_was_ahead_are_signed_again(ahead: timedelta) -> None:
+    """Otherwise an old timestamp could be replayed for longer than its life."""
+    repository = Repository()
+    repository.replace(content(), now=START + ahead)
+    publication = refresh_online(repository.latest, START, repository.online)
+    assert publication is not None
+    repository.store.add(publication)
+    trusted = verified(repository, START)
+    assert (trusted.timestamp.expires, trusted.snapshot.expires) == (START + 7 * DAY, START + 30 * DAY)
+    assert refresh_online(repository.latest, START, repository.online) is None
+
+
 def test_versions_rise_when_the_clock_does_not() -> None:
     repository = Repository()
     before = repository.latest
