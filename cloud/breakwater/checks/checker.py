@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from cloud.breakwater.checks.pkilint import all_findings, waiver_of
 from cloud.breakwater.errors import LintError, SignerError
+from cloud.breakwater.hierarchy import TRUSTED
 from cloud.breakwater.keys.signer import issuer_of
 from cloud.breakwater.pkix.lint import relint
 from cloud.breakwater.pkix.profiles import Issuer
@@ -156,6 +157,8 @@ class Checker:
                 self._find("authority.unreadable", row.id, str(error))
                 continue
             self._certificates[row.id] = certificate
+            if row.state in TRUSTED and self._now < certificate.not_valid_before_utc:
+                self._find("authority.future", row.id, f"begins {certificate.not_valid_before_utc}")
             if row.state in ("active", "old") and certificate.not_valid_after_utc - self._now < AUTHORITY_SOON:
                 self._find("authority.expiring", row.id, f"ends {certificate.not_valid_after_utc}", "warning")
         roots = [self._certificates[row.id] for row in self._rows if row.ca == "root" and row.id in self._certificates]
@@ -230,7 +233,8 @@ class Checker:
             self._find("chain.signature", record.serial, f"{record.authority} did not sign it: {error}")
             return
         try:
-            relint(certificate, issuer, record.profile, record.profile_version, self._now)
+            # A certificate from the future is a finding below. The lint reads its fields as if its time had come.
+            relint(certificate, issuer, record.profile, record.profile_version, max(self._now, record.not_before))
         except LintError as error:
             self._find(f"lint.{error.rule}", record.serial, error.detail)
         self._agreement(record, certificate)
@@ -241,6 +245,9 @@ class Checker:
             self._find(
                 "generation.closed", record.serial, "its generation is closed, but the certificate is not revoked"
             )
+        if self._now < record.not_before:
+            detail = f"begins {record.not_before}: a clock was ahead when it was made; no peer accepts it until then"
+            self._find("certificate.future", record.serial, detail, "warning")
         soon = SOON.get(record.profile)
         if soon and not closed and timedelta(0) < record.not_after - self._now < soon:
             self._find("certificate.expiring", record.serial, f"ends {record.not_after}", "warning")

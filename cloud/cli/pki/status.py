@@ -2,14 +2,18 @@
 
 from argparse import ArgumentParser, Namespace
 from datetime import datetime
+from pathlib import Path
 
 import msgspec
 from cryptography import x509
 
 from cloud.breakwater.admin import Admin
+from cloud.breakwater.bootstrap import chain_fault
+from cloud.breakwater.dates import DateFault, ca_faults
+from cloud.breakwater.hierarchy import TRUSTED
 from cloud.breakwater.store.checker_reads import Tally
 from cloud.cli.options import directory_option
-from cloud.cli.pki.host import on_host
+from cloud.cli.pki.host import SERVICES_HERE, on_host
 from cloud.cli.show import emit, pairs, table
 
 
@@ -25,13 +29,14 @@ class AuthorityStatus(msgspec.Struct, frozen=True):
     has_key: bool
     valid: int
     revoked: int
+    not_before: datetime
 
 
 class Status(msgspec.Struct, frozen=True):
     """The report of `cascade pki status`.
 
     `crls_due` counts the CRLs that must be made again. `secrets_open` counts the one-time secrets that are neither used
-    nor expired.
+    nor expired. `faults` are the certificates of CAs and of services on this host that are not valid now.
     """
 
     trust_domain: str
@@ -42,12 +47,14 @@ class Status(msgspec.Struct, frozen=True):
     crls_due: int
     oldest_crl_ends: datetime | None
     secrets_open: int
+    faults: tuple[DateFault, ...]
 
 
 def add_options(parser: ArgumentParser) -> None:
     parser.description = (
         "Shows each authority with its state, key and end, the number of certificates by authority, profile and state, "
-        "and how many CRLs are due. Changes nothing."
+        "and how many CRLs are due. Names each certificate of a CA and of a service on this host that has expired or "
+        "begins in the future, with the next step. Changes nothing."
     )
     directory_option(parser)
     parser.set_defaults(run=on_host(status))
@@ -69,8 +76,33 @@ async def status(admin: Admin, args: Namespace) -> None:
         secrets_open=sum(
             1 for row in await admin.parts.enrolments.list() if row.used_at is None and row.expires_at > admin.now()
         ),
+        faults=(*_ca_faults(admin), *_service_faults(admin, args.dir)),
     )
     emit(status, args.json, _human_status)
+
+
+def _ca_faults(admin: Admin) -> tuple[DateFault, ...]:
+    """Return the faults of the CAs that are trusted. An expired CA that is no longer active needs no replacement."""
+    rows = [row for row in admin.parts.authorities.rows() if row.state in TRUSTED]
+    issuers = [issuer for row in rows if (issuer := admin.parts.authorities.find(row.id)) is not None]
+    idle = {row.id for row in rows if row.state == "old"}
+    now = admin.now()
+    return ca_faults([each for each in issuers if each.authority not in idle or now < each.not_before], now)
+
+
+def _service_faults(admin: Admin, directory: Path) -> tuple[DateFault, ...]:
+    """Return the faults of the services' own certificates in the installation's directory. Raises IdentityError."""
+    found = []
+    for service in SERVICES_HERE:
+        folder = directory / service / "tls"
+        fault = chain_fault(folder, admin.now()) if folder.exists() else ""
+        if fault:
+            step = (
+                f"Check the clock of this host. `cascade up` replaces the certificate; so does `cascade pki renew {service} "
+                "--dir DIR`."
+            )
+            found.append(DateFault(service, fault, step))
+    return tuple(found)
 
 
 def _authority(admin: Admin, identifier: str, tallies: tuple[Tally, ...]) -> AuthorityStatus:
@@ -88,6 +120,7 @@ def _authority(admin: Admin, identifier: str, tallies: tuple[Tally, ...]) -> Aut
         has_key=admin.parts.authorities.can_sign(identifier),
         valid=sum(tally.valid for tally in mine if tally.state == "issued"),
         revoked=sum(tally.count for tally in mine if tally.state in ("revoked", "orphaned")),
+        not_before=certificate.not_valid_before_utc,
     )
 
 
@@ -101,6 +134,7 @@ def _human_status(status: Status) -> str:
             ("unused secrets", status.secrets_open),
         ]
     )
+    faults = "".join(f"\n\nThe certificate of {each.subject} {each.fault}.\n{each.next_step}" for each in status.faults)
     authorities = table(
         ("authority", "state", "subject", "ends", "key", "usable", "valid", "revoked"),
         [
@@ -112,4 +146,4 @@ def _human_status(status: Status) -> str:
         ("authority", "profile", "state", "count", "valid"),
         [(row.authority, row.profile, row.state, row.count, row.valid) for row in status.certificates],
     )
-    return f"{head}\n\n{authorities}\n\n{counts}"
+    return f"{head}\n\n{authorities}\n\n{counts}{faults}"

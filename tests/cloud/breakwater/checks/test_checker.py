@@ -520,6 +520,18 @@ async def authorities_end_soon(bed: Bed) -> Found:
     return stale | {("authority.expiring", "nodes-1"), ("authority.expiring", "services-1")}
 
 
+async def test_what_begins_in_the_future_is_found(bed: Bed) -> None:
+    """The clock was a year ahead when the CAs and certificates were made."""
+    issued = {str(row["serial"]) for row in await bed.issuer.records() if row["state"] == "issued"}
+    bed.clock.at = START - timedelta(days=365)
+    report = await bed.report()
+    found = {(finding.check, finding.object, finding.severity) for finding in report.findings}
+    cas = {("authority.future", name, "error") for name in ("nodes-1", "root-1", "services-1")}
+    leaves = {("certificate.future", serial, "warning") for serial in issued}
+    assert found == cas | leaves
+    assert len(leaves) >= 3
+
+
 async def test_certificates_that_expire_soon_are_warnings(bed: Bed) -> None:
     bed.clock.forward(timedelta(days=6))
     report = await bed.report()
