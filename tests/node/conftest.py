@@ -1,18 +1,18 @@
 """Fixtures of the agent's tests: a software TPM with a node's keys, and a simulated cloud."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 import pytest
 import trio
 
-from lab.tpm import SoftTpm, shared_bus
+from lab.tpm import SoftTpm
 from node.hwbind import keys
 from node.hwbind.keys import WrappedKey
 from node.hwbind.tpm import Tpm
 from tests.node.shells import VERSION, Refreshes, trust_of
+from tests.shared_chips import shared_chip
 from tests.simulators.fabric import Fabric
 
 
@@ -27,8 +27,7 @@ class Machine(NamedTuple):
 @pytest.fixture(scope="session")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """One chip for all tests. A test leaves it running and thawed, and does not clear it."""
-    directory: Path = tmp_path_factory.mktemp("machine")
-    with SoftTpm(directory / "chip", ca=directory / "ca", bus=shared_bus()) as chip:
+    with shared_chip(tmp_path_factory, tmp_path_factory.mktemp("machine") / "chip") as chip:
         port = Tpm(chip.tcti)
         yield Machine(chip, port.call(keys.create_ak), port.call(keys.create_node_key))
         port.close()

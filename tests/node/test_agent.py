@@ -28,6 +28,7 @@ from node.trust.published import TrustSet
 from protocol.messages.est import PATH_SIMPLEREENROLL
 from tests.node.conftest import Machine
 from tests.node.shells import VERSION, Refreshes, apply, identity, install, load_licence
+from tests.shared_chips import shared_chip
 from tests.simulators.fabric import DAY, Fabric, Reply, Request, always, hang, problem, refused, utc_now
 from tests.waiting import stays, until
 
@@ -277,11 +278,9 @@ async def test_a_start_on_a_bad_tpm(config: Config, state: State, failing: Faili
 
 @pytest.mark.slow
 async def test_on_another_machine_the_gate_stays_closed(
-    config: Config, state: State, machine: Machine, tmp_path: Path
+    config: Config, state: State, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    from lab.tpm import SoftTpm, shared_bus
-
-    with SoftTpm(tmp_path / "chip", ca=machine.chip.ca, bus=shared_bus()) as other:
+    with shared_chip(tmp_path_factory, tmp_path / "chip", 1) as other:
         port = Tpm(other.tcti)
         agent = Agent.load(config, state, port)
         async with running(agent):

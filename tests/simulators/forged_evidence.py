@@ -8,6 +8,7 @@ Library, Part 2, and uses none of the code under test.
 
 import functools
 import hashlib
+import itertools
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,7 @@ from cryptography.x509.oid import NameOID
 
 from protocol.evidence import EndorsementEvidence, KeyEvidence, qualifying_data
 from protocol.ids import ActivationId, RenewalId
+from tests.simulators.primes import PRIMES
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 ACTIVATION = ActivationId("act_01jd8xk3v5e2r9qz7w4m6n8p0a")
@@ -117,6 +119,9 @@ def request_with_bad_signature(key: ec.EllipticCurvePrivateKey) -> bytes:
     return b"\x30\x81" + bytes([len(body)]) + body  # 128 to 255 bytes: one byte of length
 
 
+_PAIRS = itertools.combinations(PRIMES, 2)
+
+
 @functools.cache
 def p256(label: str) -> ec.EllipticCurvePrivateKey:
     """The key of this name; the same key for the whole test run."""
@@ -125,7 +130,20 @@ def p256(label: str) -> ec.EllipticCurvePrivateKey:
 
 @functools.cache
 def rsa2048(label: str) -> rsa.RSAPrivateKey:
-    return rsa.generate_private_key(65537, 2048)
+    """The RSA key of this name; the same key for the whole test run. Finding new primes would take a tenth of a second.
+
+    Keys of two names are different, but they may share a prime.
+    """
+    pair = next(_PAIRS, None)
+    if pair is None:
+        return rsa.generate_private_key(65537, 2048)
+    p, q = pair
+    d = rsa.rsa_recover_private_exponent(65537, p, q)
+    public = rsa.RSAPublicNumbers(65537, p * q)
+    numbers = rsa.RSAPrivateNumbers(
+        p, q, d, rsa.rsa_crt_dmp1(d, p), rsa.rsa_crt_dmq1(d, q), rsa.rsa_crt_iqmp(p, q), public
+    )
+    return numbers.private_key(unsafe_skip_rsa_key_validation=True)
 
 
 @dataclass(frozen=True)

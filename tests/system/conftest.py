@@ -8,7 +8,8 @@ import pytest
 from lab.cloud import Cloud
 from lab.machine import Machine
 from lab.processes import ended
-from lab.tpm import SoftTpm, shared_bus
+from lab.tpm import SoftTpm
+from tests.shared_chips import shared_chip
 from tests.system.support.harness import new_cloud, new_machine
 
 
@@ -16,8 +17,7 @@ from tests.system.support.harness import new_cloud, new_machine
 def chips(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SoftTpm, SoftTpm]]:
     """Two software TPMs of one maker, each behind its own resource manager."""
     directory = tmp_path_factory.mktemp("chips")
-    first = SoftTpm(directory / "a", ca=directory / "maker", bus=shared_bus())
-    second = SoftTpm(directory / "b", ca=directory / "maker", bus=shared_bus())
+    first, second = (shared_chip(tmp_path_factory, directory / str(number), number) for number in range(2))
     with first, second:
         yield first, second
 

@@ -63,8 +63,7 @@ async def run(cloud: Cloud, seconds: float, seed: int, woken: Callable[[], None]
     return started
 
 
-@pytest.mark.parametrize("cut_after", [10.0, 30.0, 60.0, 100.0, float("inf")])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("seed", "cut_after"), list(enumerate([10.0, 30.0, 60.0, 100.0, float("inf")])))
 async def test_the_channel_is_open_most_of_the_time(
     cut_after: float, seed: int, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -76,7 +75,7 @@ async def test_the_channel_is_open_most_of_the_time(
     assert max(pauses) < 31 + 250
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 async def test_an_outage_brings_one_quick_attempt_and_then_wide_waits(
     seed: int, autojump_clock: trio.testing.MockClock
 ) -> None:

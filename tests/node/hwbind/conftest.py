@@ -1,19 +1,18 @@
 """Fixtures: one software TPM for all tests of this folder, and a port to it."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from lab.tpm import SoftTpm, shared_bus
+from lab.tpm import SoftTpm
 from node.hwbind.tpm import Tpm
+from tests.shared_chips import shared_chip
 
 
 @pytest.fixture(scope="session")
 def chip(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SoftTpm]:
     """A running chip. A test may clear it, and leaves it thawed and with a resource manager."""
-    directory: Path = tmp_path_factory.mktemp("tpm")
-    with SoftTpm(directory / "chip", ca=directory / "ca", bus=shared_bus()) as running:
+    with shared_chip(tmp_path_factory, tmp_path_factory.mktemp("tpm") / "chip") as running:
         yield running
 
 

@@ -12,11 +12,12 @@ from tpm2_pytss import ESAPI
 from tpm2_pytss.constants import TPM2_CAP, TPMA_OBJECT
 from tpm2_pytss.types import TPMS_ATTEST, TPMT_PUBLIC
 
-from lab.tpm import SoftTpm, shared_bus
+from lab.tpm import SoftTpm
 from node.hwbind import endorsement, errors, keys
 from node.hwbind.keys import WrappedKey
 from node.hwbind.tpm import Tpm
 from tests.node.hwbind.test_endorsement import challenge
+from tests.shared_chips import shared_chip
 
 OURS = (
     TPMA_OBJECT.FIXEDTPM
@@ -107,9 +108,9 @@ def test_a_damaged_blob_is_refused(tpm: Tpm, field: str, change: str) -> None:
 
 
 @pytest.mark.slow
-def test_keys_of_another_chip_are_not_ours(tmp_path: Path, chip: SoftTpm, tpm: Tpm) -> None:
+def test_keys_of_another_chip_are_not_ours(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, tpm: Tpm) -> None:
     key = tpm.call(keys.create_node_key)
-    with SoftTpm(tmp_path / "other", ca=chip.ca, bus=shared_bus()) as other:
+    with shared_chip(tmp_path_factory, tmp_path / "other", 1) as other:
         port = Tpm(other.tcti)
         own_parent = port.call(keys.create_node_key).parent
         edited = msgspec.structs.replace(key, parent=own_parent)

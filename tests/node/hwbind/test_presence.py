@@ -5,12 +5,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from lab.tpm import SoftTpm, shared_bus
+from lab.tpm import SoftTpm
 from node.hwbind import endorsement, keys, presence
 from node.hwbind.keys import WrappedKey
 from node.hwbind.presence import EndorsementRecord
 from node.hwbind.tpm import Tpm
 from protocol.endorsement import EkType
+from tests.shared_chips import shared_chip
 
 
 def record_of(tpm: Tpm, key: WrappedKey, ek_type: EkType = "rsa2048") -> EndorsementRecord:
@@ -48,10 +49,12 @@ def test_a_persistent_endorsement_key_is_seen_behind_a_password(chip: SoftTpm, t
 
 
 @pytest.mark.slow
-def test_another_chip_shows_another_endorsement_key(tmp_path: Path, chip: SoftTpm, tpm: Tpm) -> None:
+def test_another_chip_shows_another_endorsement_key(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, tpm: Tpm
+) -> None:
     key = tpm.call(keys.create_node_key)
     record = record_of(tpm, key)
-    with SoftTpm(tmp_path / "other", ca=chip.ca, bus=shared_bus()) as other:
+    with shared_chip(tmp_path_factory, tmp_path / "other", 1) as other:
         port = Tpm(other.tcti)
         assert not presence.shows_endorsement(port, key, record)
         port.close()

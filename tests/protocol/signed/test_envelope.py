@@ -37,14 +37,18 @@ def verify_any(name: str, token: str) -> None:
 
 @pytest.mark.parametrize("name", VECTORS)
 def test_any_single_character_change_never_verifies(name: str) -> None:
-    """Change every position: to the neighbouring letter, which changes loose trailing bits, and to a random letter."""
+    """Change every position to the neighbouring letter, which changes loose trailing bits.
+
+    Some positions also change to a random letter.
+    """
     token = VECTORS[name]["token"]
     verify_any(name, token)
     alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_."
     rng = random.Random(1)
     for position, letter in enumerate(token):
         neighbour = alphabet[(alphabet.index(letter) ^ 1) % len(alphabet)]
-        for other in {neighbour, rng.choice(alphabet)} - {letter}:
+        others = {neighbour} if position % 8 else {neighbour, rng.choice(alphabet)}
+        for other in others - {letter}:
             with pytest.raises((EnvelopeError, StatementError, ProofError)):
                 verify_any(name, token[:position] + other + token[position + 1 :])
 

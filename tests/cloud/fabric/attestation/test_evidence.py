@@ -33,7 +33,7 @@ from cloud.fabric.attestation.ek_roots import parse_trust_pem, trusted_roots
 from cloud.fabric.attestation.ek_trust import Chip, TenantTrust, check_chip
 from cloud.fabric.attestation.evidence import make_challenge, verify_key
 from cloud.fabric.attestation.tpm_structures import EvidenceRefused
-from lab.tpm import SoftTpm, shared_bus
+from lab.tpm import SoftTpm
 from node.hwbind import endorsement, keys
 from node.hwbind import evidence as node_evidence
 from node.hwbind.errors import TpmFailed, TpmIntegrity
@@ -43,6 +43,7 @@ from protocol.endorsement import TEMPLATES
 from protocol.evidence import EndorsementEvidence, KeyEvidence, qualifying_data
 from protocol.ids import ActivationId
 from protocol.limits import CSR_BYTES_MAX
+from tests.shared_chips import shared_chip
 from tests.simulators import forged_evidence as forged
 from tests.simulators.forged_evidence import (
     ACTIVATION,
@@ -313,11 +314,8 @@ class Machine:
 def makers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Machine, Machine, TenantTrust]]:
     """Two machines with chips of one maker, and a tenant that trusts the maker."""
     directory: Path = tmp_path_factory.mktemp("verifier")
-    ca = directory / "ca"
-    with (
-        SoftTpm(directory / "one", ca=ca, bus=shared_bus()) as one,
-        SoftTpm(directory / "two", ca=ca, bus=shared_bus()) as two,
-    ):
+    first, second = (shared_chip(tmp_path_factory, directory / str(number), number) for number in range(2))
+    with first as one, second as two:
         file = parse_trust_pem(one.ek_roots_pem.read_bytes() + one.ek_intermediates_pem.read_bytes())
         roots = trusted_roots([(der, "rsa2048") for der in (*file.roots, *file.intermediates)])
         machines = Machine(one), Machine(two)
