@@ -2,8 +2,13 @@
 
 import asyncio
 
+import pytest
+
+from cloud.fabric.store.hints import hint_of
+from cloud.fabric.wake import WAKES_AT_ONCE, WakeRoom
 from cloud.mtls.peer import NodePeer
-from tests.cloud.fabric.support import Machine, World, change, waiting_polls
+from protocol.ids import NodeId
+from tests.cloud.fabric.support import Machine, World, change, waiters_in, waiting_polls
 from tests.waiting import until
 
 
@@ -32,3 +37,40 @@ async def test_a_poll_ends_after_its_time_and_at_shutdown(world: World) -> None:
     async with asyncio.timeout(1):
         await poll
         await world.parts.nodes.statements.events(peer, cursor, 30)
+
+
+class Cursors:
+    """The cursors of nodes, without a database."""
+
+    def __init__(self) -> None:
+        self.value = 1
+
+    async def __call__(self) -> int:
+        return self.value
+
+
+async def test_a_hint_wakes_the_polls_of_its_nodes_only() -> None:
+    room, cursor = WakeRoom(), Cursors()
+    names = [NodeId(f"node_{number}") for number in range(3)]
+    polls = [asyncio.create_task(room.wait(name, 1, 30, cursor)) for name in names]
+    await until("the polls", lambda: waiters_in(room) == 3)
+    cursor.value = 2
+    room.take_hint(hint_of(names[:2]))
+    async with asyncio.timeout(1):
+        assert await asyncio.gather(*polls[:2]) == [2, 2]
+    assert not polls[2].done()
+    room.take_hint("")
+    room.close()
+    await polls[2]
+
+
+@pytest.mark.parametrize("count", [1, 2 * WAKES_AT_ONCE + 1])
+async def test_after_lost_hints_every_poll_reads_its_cursor(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cloud.fabric.wake.WAKES_PAUSE_SECONDS", 0)
+    room, cursor = WakeRoom(), Cursors()
+    polls = [asyncio.create_task(room.wait(NodeId(f"node_{number}"), 1, 30, cursor)) for number in range(count)]
+    await until("the polls", lambda: waiters_in(room) == count)
+    cursor.value = 2
+    await room.wake_all()
+    async with asyncio.timeout(5):
+        assert await asyncio.gather(*polls) == [2] * count
