@@ -22,6 +22,8 @@ from cloud.breakwater.errors import (
 from cloud.breakwater.generations import node_of
 from cloud.breakwater.issuance.executor import OrderExecutor
 from cloud.breakwater.issuance.requests import (
+    DEVICE_USAGE,
+    SESSION_USAGE,
     DeviceRequest,
     ServiceRequest,
     SessionRequest,
@@ -84,7 +86,7 @@ class Issuing:
         """
         spiffe = node_of(self._trust_domain, body.tenant, body.node, body.generation)
         request = DeviceRequest(
-            key=node_key(body.csr, spiffe, body.generation),
+            key=node_key(body.csr, spiffe, body.generation, DEVICE_USAGE),
             request_key=request_key_of(caller, body.request),
             caller=caller,
             spiffe=spiffe,
@@ -101,7 +103,7 @@ class Issuing:
         """
         spiffe = node_of(self._trust_domain, body.tenant, body.node, body.generation)
         request = SessionRequest(
-            key=node_key(body.csr, spiffe, body.generation),
+            key=node_key(body.csr, spiffe, body.generation, SESSION_USAGE),
             request_key=request_key_of(caller, body.request),
             caller=caller,
             spiffe=spiffe,
@@ -119,7 +121,7 @@ class Issuing:
             NotAdmitted: the generation has no device certificate.
             RenewedTooOften: `RENEWALS_MAX` renewals in `RENEWALS_WINDOW`. Repeats of these renewals are answered.
         """
-        key = node_key(csr_der, spiffe, generation)
+        key = node_key(csr_der, spiffe, generation, DEVICE_USAGE)
         device = await self._store.device(spiffe.node, generation)
         if device is None:
             raise NotAdmitted("this generation has no device certificate to renew")

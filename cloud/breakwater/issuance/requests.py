@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import msgspec
 from cryptography import x509
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from cloud.breakwater.errors import ValueRefused
 from cloud.breakwater.pkix.csr import NODE_CURVES, SERVICE_CURVES, RequestedKey, open_csr
@@ -25,8 +25,14 @@ from cloud.breakwater.pkix.profiles import (
 )
 from cloud.breakwater.revocation.crl_shards import Place
 from cloud.breakwater.store.issuance import Order, ServiceHostName
-from protocol.ids import NodeSpiffeId, ServiceSpiffeId
+from protocol.ids import EKU_DEVICE, NodeSpiffeId, ServiceSpiffeId
 
+DEVICE_USAGE = x509.ObjectIdentifier(EKU_DEVICE)
+"""The extended key usage of a device certificate. A CSR may repeat it."""
+SESSION_USAGE = ExtendedKeyUsageOID.CLIENT_AUTH
+"""The extended key usage of a session certificate."""
+SERVICE_USAGES = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
+"""The extended key usages of a service certificate."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
 
@@ -122,15 +128,15 @@ def request_key_of(caller: str, request: str) -> str:
     return f"{caller}:{request}"
 
 
-def node_key(csr_der: bytes, spiffe: NodeSpiffeId, generation: int) -> RequestedKey:
-    """Verify a node's CSR (DER) and return its key. Raises CsrRefused."""
+def node_key(csr_der: bytes, spiffe: NodeSpiffeId, generation: int, usage: x509.ObjectIdentifier) -> RequestedKey:
+    """Verify a node's CSR (DER) and return its key. `usage` is `DEVICE_USAGE` or `SESSION_USAGE`. Raises CsrRefused."""
     subject = x509.Name(
         [
             x509.NameAttribute(NameOID.COMMON_NAME, spiffe.node),
             x509.NameAttribute(NameOID.SERIAL_NUMBER, str(generation)),
         ]
     )
-    return open_csr(csr_der, NODE_CURVES, subject=subject, names=_names(str(spiffe)))
+    return open_csr(csr_der, NODE_CURVES, subject=subject, names=_names(str(spiffe)), usages=(usage,))
 
 
 class ServiceHosts(msgspec.Struct, frozen=True):
@@ -152,7 +158,7 @@ def service_key(csr_der: bytes, spiffe: ServiceSpiffeId, hosts: ServiceHosts) ->
     """Verify a service's CSR (DER) and return its key. Raises CsrRefused."""
     names = _names(str(spiffe), *map(x509.DNSName, hosts.dns_names), *map(x509.IPAddress, hosts.addresses))
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, spiffe.name)])
-    return open_csr(csr_der, SERVICE_CURVES, subject=subject, names=names)
+    return open_csr(csr_der, SERVICE_CURVES, subject=subject, names=names, usages=SERVICE_USAGES)
 
 
 def _names(uri: str, *hosts: x509.GeneralName) -> x509.SubjectAlternativeName:

@@ -2,7 +2,8 @@
 
 Rules: Only the public key of a request reaches a certificate; `profiles.py` decides every other field. A request that
 asks for a name or extension other than the profile's is refused; it does not get a certificate with other content. A
-request may repeat exactly the names that the profile gives, because common clients cannot leave them out.
+request may repeat what the profile gives (`keytool` and `certtool` cannot leave out all extensions). Such an extension
+is checked and then dropped.
 """
 
 import hashlib
@@ -31,9 +32,24 @@ _ECDSA = (
 
 _VERSION_1 = integer(0)
 _TRUE = bytes.fromhex("0101ff")
-_ALTERNATIVE_NAME = oid("2.5.29.17")
 _EXTENSION_REQUEST_OID = x509.ObjectIdentifier("1.2.840.113549.1.9.14")
 _EXTENSION_REQUEST = oid("1.2.840.113549.1.9.14")
+_OTHER_KEY_USAGES = (
+    "content_commitment",
+    "key_encipherment",
+    "data_encipherment",
+    "key_agreement",
+    "key_cert_sign",
+    "crl_sign",
+)
+"""The key usages that no profile of an end entity gives. `encipher_only` and `decipher_only` need `key_agreement`."""
+_EXTENSION_NAMES = {
+    ExtensionOID.SUBJECT_ALTERNATIVE_NAME: "subjectAltName",
+    ExtensionOID.BASIC_CONSTRAINTS: "basicConstraints",
+    ExtensionOID.KEY_USAGE: "keyUsage",
+    ExtensionOID.EXTENDED_KEY_USAGE: "extKeyUsage",
+}
+"""Names of extensions in refusals (RFC 5280 section 4.2.1)."""
 
 
 class RequestedKey(msgspec.Struct, frozen=True):
@@ -71,10 +87,12 @@ def open_csr(
     *,
     subject: x509.Name | None = None,
     names: x509.SubjectAlternativeName | None = None,
+    usages: tuple[x509.ObjectIdentifier, ...] | None = None,
 ) -> RequestedKey:
     """Verify a PKCS#10 request in DER and return its key.
 
-    `subject` and `names` are the subject and the subjectAltName that the profile gives; None if it gives none. Checks:
+    `subject` and `names` are the subject and the subjectAltName that the profile gives; None if it gives none. `usages`
+    are the extended key usages of a profile for end entities; None for other profiles. Checks:
 
     1. The request has 1 to `CSR_BYTES_MAX` bytes.
     2. It is a PKCS#10 structure with no bytes after it (RFC 2986 section 4).
@@ -82,7 +100,8 @@ def open_csr(
        and uncompressed.
     4. The signature is ECDSA with SHA-2 and verifies under the key.
     5. The subject is empty or equals `subject`.
-    6. There are no attributes, or one extensionRequest that holds only a subjectAltName equal to `names`, in any order.
+    6. There are no attributes, or one extensionRequest. It holds at least one extension, and only extensions that
+       `_require_restated` accepts.
     7. The request is DER: the parsed values, encoded again, give the same bytes.
 
     Raises:
@@ -100,7 +119,7 @@ def open_csr(
     _check_possession(request, key.public_key)
     if asked.rdns and (subject is None or _values(asked) != _values(subject)):
         raise CsrRefused("the subject differs from the profile's; send an empty subject")
-    requested = _requested_names(request, names) if attributes else b""
+    requested = _requested_extensions(request, names, usages) if attributes else b""
     info = sequence(_VERSION_1, asked.public_bytes(), key.spki_der, tlv(0xA0, requested))
     if info != request.tbs_certrequest_bytes or der != _whole(request):
         raise CsrRefused("the request is not encoded in DER")
@@ -112,8 +131,12 @@ def _values(name: x509.Name) -> list[list[tuple[str, object]]]:
     return [[(attribute.oid.dotted_string, attribute.value) for attribute in rdn] for rdn in name.rdns]
 
 
-def _requested_names(request: x509.CertificateSigningRequest, names: x509.SubjectAlternativeName | None) -> bytes:
-    """Return the only allowed attribute in DER: a request for the names of the profile.
+def _requested_extensions(
+    request: x509.CertificateSigningRequest,
+    names: x509.SubjectAlternativeName | None,
+    usages: tuple[x509.ObjectIdentifier, ...] | None,
+) -> bytes:
+    """Return the only allowed attribute in DER: a request for extensions that the profile gives.
 
     Raises CsrRefused for every other attribute or extension.
     """
@@ -124,18 +147,49 @@ def _requested_names(request: x509.CertificateSigningRequest, names: x509.Subjec
     others = [found.oid.dotted_string for found in request.attributes if found.oid != _EXTENSION_REQUEST_OID]
     if others:
         raise CsrRefused(f"the request contains the attribute {', '.join(others)}; send no attributes")
-    strange = [found.oid.dotted_string for found in extensions if found.oid != ExtensionOID.SUBJECT_ALTERNATIVE_NAME]
-    if strange or not extensions or names is None:
-        asked = ", ".join(found.oid.dotted_string for found in extensions) or "none"
-        raise CsrRefused(f"the request asks for the extension {asked}; send no extensions")
-    (found,) = extensions
-    value = found.value
-    same = isinstance(value, x509.SubjectAlternativeName) and Counter(value) == Counter(names)
-    if not same:
-        raise CsrRefused("the subjectAltName (extension 2.5.29.17) differs from the profile's; send none")
-    critical = _TRUE if found.critical else b""
-    extension = sequence(_ALTERNATIVE_NAME, critical, octet_string(value.public_bytes()))
-    return sequence(_EXTENSION_REQUEST, tlv(0x31, sequence(extension)))
+    if not extensions:
+        raise CsrRefused("the request asks for the extension none; send no extensions")
+    for found in extensions:
+        _require_restated(found.value, names, usages)
+    return sequence(_EXTENSION_REQUEST, tlv(0x31, sequence(*map(_encoded, extensions))))
+
+
+def _encoded(extension: x509.Extension[x509.ExtensionType]) -> bytes:
+    critical = _TRUE if extension.critical else b""
+    return sequence(oid(extension.oid.dotted_string), critical, octet_string(extension.value.public_bytes()))
+
+
+def _require_restated(
+    value: x509.ExtensionType,
+    names: x509.SubjectAlternativeName | None,
+    usages: tuple[x509.ObjectIdentifier, ...] | None,
+) -> None:
+    """Check that a requested extension only repeats the profile. Raises CsrRefused, whose text names the extension.
+
+    - subjectKeyIdentifier: every value, because the issuer computes the identifier.
+    - subjectAltName: exactly the profile's names, in any order.
+    - For an end entity: basicConstraints with CA:FALSE, keyUsage with at most digitalSignature, and extKeyUsage with
+      usages of the profile only.
+    """
+    if isinstance(value, x509.SubjectKeyIdentifier):
+        return
+    name = _EXTENSION_NAMES.get(value.oid, "")
+    asked = f"the request asks for the extension {value.oid.dotted_string}{name and f' ({name})'}"
+    if isinstance(value, x509.SubjectAlternativeName) and names is not None:
+        if Counter(value) != Counter(names):
+            raise CsrRefused(f"{asked} with other names than the profile's; send none")
+        return
+    excess = ""
+    if usages is not None and isinstance(value, x509.BasicConstraints):
+        excess = "CA:TRUE" if value.ca else ""
+    elif usages is not None and isinstance(value, x509.KeyUsage):
+        excess = ", ".join(bit for bit in _OTHER_KEY_USAGES if getattr(value, bit))
+    elif usages is not None and isinstance(value, x509.ExtendedKeyUsage):
+        excess = ", ".join(usage.dotted_string for usage in value if usage not in usages)
+    else:
+        raise CsrRefused(f"{asked}; send no extensions")
+    if excess:
+        raise CsrRefused(f"{asked} with {excess}; the profile does not give this")
 
 
 def _whole(request: x509.CertificateSigningRequest) -> bytes:

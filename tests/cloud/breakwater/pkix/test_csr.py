@@ -1,6 +1,7 @@
 """`cloud.breakwater.pkix.csr`: valid requests are accepted; each kind of invalid request is refused by name."""
 
 import base64
+import inspect
 import subprocess
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from cloud.breakwater.pkix.csr import NODE_CURVES, SERVICE_CURVES, open_csr
 from cloud.crypto.der import bit_string, octet_string, oid, sequence, tlv
 from cloud.mtls.identity import make_csr
 from protocol.limits import CSR_BYTES_MAX
+from tests.cloud.breakwater.pkix import csr_vectors
 
 KEY = ec.generate_private_key(ec.SECP256R1())
 GOOD = make_csr(KEY)
@@ -146,6 +148,90 @@ def test_requests_made_with_openssl(tmp_path: Path) -> None:
     request = subprocess.run([*made, "-addext", asked + ",DNS:else"], capture_output=True, check=True).stdout
     with pytest.raises(CsrRefused, match="subjectAltName"):
         open_csr(request, SERVICE_CURVES, subject=FABRIC, names=ALLOWED)
+
+
+SERVICE = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
+ADMITTED = (
+    "KEYTOOL",
+    "KEYTOOL_P384",
+    "KEYTOOL_RESTATING",
+    "CERTTOOL",
+    "CERTTOOL_QUESTIONS",
+    "CERTTOOL_TLS",
+    "CERTTOOL_NAMES",
+)
+
+
+@pytest.mark.parametrize("name", ADMITTED)
+def test_default_requests_of_other_programs_are_accepted(name: str) -> None:
+    """Their extensions only repeat the profile. They do not change the key that is returned."""
+    request = getattr(csr_vectors, name)
+    key = open_csr(request, SERVICE_CURVES, subject=FABRIC, names=ALLOWED, usages=SERVICE)
+    assert key.public_key == x509.load_der_x509_csr(request).public_key()
+
+
+TOO_MUCH = {
+    "KEYTOOL_CA": "extension 2.5.29.19 (basicConstraints) with CA:TRUE",
+    "KEYTOOL_RSA": "the key is not an EC key",
+    "CERTTOOL_CA": "extension 2.5.29.19 (basicConstraints) with CA:TRUE",
+    "CERTTOOL_MAIL": "extension 2.5.29.37 (extKeyUsage) with 1.3.6.1.5.5.7.3.4",
+    "CERTTOOL_RSA": "the key is not an EC key",
+}
+
+
+@pytest.mark.parametrize("name", TOO_MUCH)
+def test_requests_of_other_programs_for_more_than_the_profile_are_refused(name: str) -> None:
+    with pytest.raises(CsrRefused) as caught:
+        open_csr(getattr(csr_vectors, name), SERVICE_CURVES, subject=FABRIC, names=ALLOWED, usages=SERVICE)
+    assert TOO_MUCH[name] in str(caught.value)
+
+
+def usage(**bits: bool) -> x509.KeyUsage:
+    names = list(inspect.signature(x509.KeyUsage).parameters)
+    return x509.KeyUsage(**{name: bits.get(name, False) for name in names})
+
+
+SERVER = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
+RESTATED: dict[str, tuple[x509.ExtensionType, str]] = {
+    "another key id": (x509.SubjectKeyIdentifier(b"any"), ""),
+    "no CA": (x509.BasicConstraints(ca=False, path_length=None), ""),
+    "digitalSignature": (usage(digital_signature=True), ""),
+    "fewer purposes": (SERVER, ""),
+    "a CA": (x509.BasicConstraints(ca=True, path_length=0), "2.5.29.19 (basicConstraints) with CA:TRUE"),
+    "one usage more": (
+        usage(digital_signature=True, key_encipherment=True),
+        "2.5.29.15 (keyUsage) with key_encipherment",
+    ),
+    "another usage": (usage(key_cert_sign=True, crl_sign=True), "with key_cert_sign, crl_sign"),
+    "key agreement": (usage(key_agreement=True, encipher_only=True), "with key_agreement"),
+    "one purpose more": (
+        x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.OCSP_SIGNING]),
+        "2.5.29.37 (extKeyUsage) with 1.3.6.1.5.5.7.3.9",
+    ),
+    "any purpose": (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE]), "with 2.5.29.37.0"),
+    "must staple": (x509.TLSFeature([x509.TLSFeatureType.status_request]), "extension 1.3.6.1.5.5.7.1.24"),
+    "name constraints": (x509.NameConstraints([x509.DNSName("x")], None), "extension 2.5.29.30"),
+}
+
+
+@pytest.mark.parametrize("critical", [False, True])
+@pytest.mark.parametrize("name", RESTATED)
+def test_an_extension_may_only_repeat_the_profile(name: str, critical: bool) -> None:
+    value, refused = RESTATED[name]
+    request = der(EMPTY.add_extension(value, critical).add_extension(ALLOWED, not critical))
+    if refused:
+        with pytest.raises(CsrRefused) as caught:
+            open_csr(request, NODE_CURVES, names=ALLOWED, usages=SERVICE)
+        assert refused in str(caught.value)
+    else:
+        assert open_csr(request, NODE_CURVES, names=ALLOWED, usages=SERVICE).public_key == KEY.public_key()
+
+
+def test_the_request_of_a_ca_repeats_no_extension_of_an_end_entity() -> None:
+    open_csr(asking_for(x509.SubjectKeyIdentifier(b"any")), NODE_CURVES)
+    for value in (x509.BasicConstraints(ca=False, path_length=None), usage(digital_signature=True), SERVER):
+        with pytest.raises(CsrRefused, match="send no extensions"):
+            open_csr(asking_for(value), NODE_CURVES)
 
 
 def test_a_service_may_have_p384() -> None:

@@ -35,6 +35,7 @@ from protocol.messages.est import (
 from protocol.messages.sessions import Certificate
 from protocol.problems import ProblemDocument
 from tests.cloud.breakwater.live import Live
+from tests.cloud.breakwater.pkix import csr_vectors
 from tests.cloud.breakwater.support import TRUST_DOMAIN, ask, closing, load, new_key, opening
 from tests.cloud.world import connected
 from tests.fault_hooks import hooked
@@ -131,6 +132,18 @@ async def test_a_service_enrols_once_and_a_repeat_gets_the_same(live: Live) -> N
     assert str(spiffe_of(first)) == FABRIC
     rows = [row for row in await live.fetch(_CERTIFICATES) if row["caller"].startswith("enrolment/")]
     assert [(row["service"], row["profile"]) for row in rows] == [("fabric", "service")]
+
+
+@pytest.mark.parametrize("name", ["KEYTOOL", "CERTTOOL", "CERTTOOL_TLS"])
+async def test_default_requests_of_other_programs_enrol(live: Live, name: str) -> None:
+    csr = getattr(csr_vectors, name)
+    async with live.anonymous() as client:
+        answer = await send(client, PATH_SIMPLEENROLL, csr, basic("fabric", await secret_for(live)))
+    assert answer.status == 200, answer.body
+    (der,) = decode_certs_only(answer.body)
+    leaf = x509.load_der_x509_certificate(der)
+    assert leaf.public_key() == x509.load_der_x509_csr(csr).public_key()
+    assert str(spiffe_of(leaf)) == FABRIC
 
 
 async def test_of_two_requests_with_one_secret_one_is_served(live: Live) -> None:
