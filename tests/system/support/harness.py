@@ -1,6 +1,7 @@
 """Starts cloud and machine as forked processes. With a `Plan`, a process kills itself at a chosen fault point."""
 
 import os
+import resource
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,7 +28,7 @@ class Plan(msgspec.Struct, frozen=True):
     a pair of name and stage, it kills itself with SIGKILL, so that it flushes and closes nothing. `control` is the
     folder of a witness (`tests.system.support.witness`) in Breakwater's process. With `patient`, that process waits for
     other replicas as long as in production. An agent waits `tpm_seconds` for an answer of the TPM; 0 is the product's
-    own limit.
+    own limit. `descriptors` limits the file descriptors of the process; 0 is this machine's limit.
     """
 
     record: str = ""
@@ -35,6 +36,7 @@ class Plan(msgspec.Struct, frozen=True):
     control: str = ""
     patient: bool = False
     tpm_seconds: float = 0.0
+    descriptors: int = 0
 
     def __call__(self, directory: Path, side: Side, *arguments: str, env: Mapping[str, str] | None = None) -> Process:
         """Fork a command line with this plan."""
@@ -43,6 +45,8 @@ class Plan(msgspec.Struct, frozen=True):
     def prepare(self, side: Side) -> None:
         """Install the plan. The new process calls this before the command line runs."""
         faults.install(self._at_fault_point)
+        if self.descriptors:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (self.descriptors, self.descriptors))
         if self.control:
             witness.install(Path(self.control), patient=self.patient)
         if side == "cascade":
