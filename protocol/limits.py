@@ -53,8 +53,6 @@ SEQ_JUMP_MAX = 1_000_000
 CHALLENGE_LIFE = timedelta(minutes=10)
 """A slow TPM needs seconds. Ten minutes leave time for a reboot."""
 CHALLENGE_TRIES_MAX = 3
-CHALLENGES_OPEN_PER_CODE_MAX = 64
-"""A leaked code cannot fill the database. A site of 64 machines can still activate at once."""
 CONFIRM_WITHIN = timedelta(hours=24)
 """A node must confirm within this time after its device certificate is issued; otherwise the activation lapses."""
 NONCE_LIFE = timedelta(minutes=5)

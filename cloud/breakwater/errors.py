@@ -8,6 +8,7 @@
     │   ├── NotAdmitted        the caller may not have this certificate
     │   ├── EnrolmentRefused   a one-time secret is not accepted
     │   ├── TriedTooOften      this source has sent wrong secrets too often
+    │   ├── SessionsTooOften   this node has opened sessions too often
     │   ├── RenewedTooOften    this generation has renewed its certificate too often
     │   └── ValueRefused       a value is out of bounds
     ├── Transient          a retry of the same request may succeed in a second
@@ -60,6 +61,14 @@ class TriedTooOften(Refused):
 
     def __init__(self, wait: timedelta) -> None:
         super().__init__("too many wrong secrets from this source; try again later")
+        self.wait = wait
+
+
+class SessionsTooOften(Refused):
+    """A node has opened sessions too often. After `wait` it may open one."""
+
+    def __init__(self, wait: timedelta) -> None:
+        super().__init__("too many sessions of this node; try again later")
         self.wait = wait
 
 

@@ -11,6 +11,8 @@ from cloud.storage import UNBOUND
 
 ID = 64
 AUTHORITY = 32
+INDEXES = (("certificate", "node", "recorded_at"),)
+"""Indexes over several columns, which Piccolo's columns cannot say: the table, then the columns."""
 
 
 class Authority(Table, db=UNBOUND, tablename="authority"):

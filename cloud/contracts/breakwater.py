@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from cloud.tasks.buckets import Rate
 from protocol.ids import NodeId, TenantId
 from protocol.openapi import limits
 
@@ -27,6 +28,10 @@ PATH_SUPERSEDE_KEYS = "/v1/generations/supersede-keys"
 PATH_DEVICE = "/v1/certificates/device"
 PATH_SESSION = "/v1/certificates/session"
 PATH_REVOCATIONS = "/v1/revocations"
+
+SESSIONS_PER_NODE = Rate(120, 30.0)
+"""Session certificates of one node: 120 in a row, for a machine that restarts its agent again and again, and then one in
+30 s. A healthy node opens three a day. So a hostile node leaves at most 3,000 records a day, of about 2 kB each."""
 
 RevocationReason = Literal[
     "unspecified",

@@ -10,6 +10,7 @@
     │   ├── CodeRevoked
     │   ├── SeatsExhausted
     │   ├── TooManyChallenges      too many open challenges, unconfirmed activations or renewals
+    │   ├── TooOften               the limit of a node, chip, code or source; `wait` is the time to wait
     │   ├── EvidenceNotAccepted    EK, AK or node key
     │   ├── TierNotAllowed
     │   ├── ChallengeExpired
@@ -29,6 +30,8 @@
 
 `refusal` makes the problem document of an error. No other code does.
 """
+
+import math
 
 from cloud.fabric.attestation.tpm_structures import EvidenceRefused
 from cloud.http.problems import Refusal
@@ -77,6 +80,14 @@ class SeatsExhausted(Refused):
 
 class TooManyChallenges(Refused):
     """Too many open challenges of one code or node, unconfirmed activations of one chip, or renewals."""
+
+
+class TooOften(Refused):
+    """A node, chip, code or source has done something too often. After `wait` seconds it may try again."""
+
+    def __init__(self, detail: str, wait: float) -> None:
+        super().__init__(detail)
+        self.wait = wait
 
 
 class EvidenceNotAccepted(Refused):
@@ -171,6 +182,7 @@ CODES: dict[type[FabricError], Code] = {
     CodeRevoked: "code_revoked",
     SeatsExhausted: "seats_exhausted",
     TooManyChallenges: "rate_limited",
+    TooOften: "rate_limited",
     EvidenceNotAccepted: "evidence_refused",
     TierNotAllowed: "tier_refused",
     ChallengeExpired: "challenge_expired",
@@ -199,6 +211,8 @@ def refusal(error: FabricError) -> Refusal:
     """The problem document of an error. A class that is not in `CODES` is a fault of ours: `internal`."""
     code = CODES.get(type(error), "internal")
     headers = _HEADERS.get(code, {})
+    if isinstance(error, TooOften):
+        headers = {"Retry-After": str(max(1, math.ceil(error.wait)))}
     if isinstance(error, GenerationClosed):
         return Refusal(code, error.detail, statement=error.statement, freshness=error.freshness)
     return Refusal(code, error.detail if isinstance(error, Refused) else "", headers=headers)

@@ -24,7 +24,7 @@ from cloud.contracts.breakwater import (
     OpenGeneration,
     SupersedeKeys,
 )
-from cloud.fabric.errors import IssuerRefused, IssuerUnavailable
+from cloud.fabric.errors import IssuerRefused, IssuerUnavailable, TooOften
 from cloud.mtls.client import CallError, CloudClient, ProblemAnswer
 from protocol.faults import fault_point
 from protocol.ids import NodeId, TenantId
@@ -37,8 +37,12 @@ ISSUER_SECONDS = 10.0
 """Time limit of one call. Breakwater issues within milliseconds, and a node waits for the result of the call."""
 
 
+RETRY_SECONDS = 30.0
+"""The wait of a node that Breakwater's limit refuses. A node gets one session in this time."""
+
+
 class Issuer(Protocol):
-    """The commands of Breakwater that Fabric calls. Every method raises IssuerRefused and IssuerUnavailable."""
+    """The commands of Breakwater that Fabric calls. Every method raises IssuerRefused, IssuerUnavailable, TooOften."""
 
     async def open_generation(self, tenant: TenantId, node: NodeId, generation: int) -> None:
         """Open a generation. Idempotent. Breakwater refuses with `conflict` once the generation is closed."""
@@ -105,6 +109,8 @@ class HttpIssuer:
             return (await self._client.call("POST", path, body, seconds=ISSUER_SECONDS)).into(kind)
         except ProblemAnswer as answer:
             known = KINDS.get(answer.problem.code)
+            if answer.problem.code == "rate_limited":
+                raise TooOften(answer.problem.detail, RETRY_SECONDS) from answer
             if known is None or not known.conclusive:
                 raise IssuerUnavailable(str(answer)) from answer
             raise IssuerRefused(answer.problem.code, answer.problem.detail) from answer

@@ -20,6 +20,7 @@ from cloud.fabric.service.nodes.closing import Closings
 from cloud.fabric.service.nodes.code_checks import CodeChecks
 from cloud.fabric.service.nodes.confirm import Confirmations
 from cloud.fabric.service.nodes.lapse import Lapses
+from cloud.fabric.service.nodes.limits import ActivationLimits, SessionLimits
 from cloud.fabric.service.nodes.renewal import Renewals
 from cloud.fabric.service.nodes.renewal_starts import RenewalStarts
 from cloud.fabric.service.nodes.revocation_delivery import RevocationDelivery
@@ -379,6 +380,7 @@ def _activations(
         issuer=ports.issuer,
         chip_challenges=chip_challenges,
         lapses=lapses,
+        limits=ActivationLimits(),
     )
 
 
@@ -404,6 +406,7 @@ def _sessions(
         statement_stream=shared.statement_stream,
         seen=seen,
         refusals=SessionRefusals(now=ports.now, transaction=stores.transaction, audit=shared.audit),
+        limits=SessionLimits(),
         session_ends=trust.session_ends,
         trust_reports=trust.trust_reports,
     )

@@ -147,7 +147,7 @@ class Guard:
             await self._judge(connection, handler)
         except Refusal as refusal:
             if self._admission is not None and refusal.code != "rate_limited":
-                await self._admission.refused(_host(connection))
+                await self._admission.refused(host_of(connection))
             raise
         connection.scope["state"][_JUDGED] = (self, handler, asyncio.get_running_loop().time())
 
@@ -173,7 +173,7 @@ class Guard:
         """Take a permit of the caller for the route, once for each request. Raises Refusal."""
         if self._admission is None or _JUDGED in connection.scope["state"]:
             return
-        host = _host(connection)
+        host = host_of(connection)
         await self._admission.check(bucket_of(handler), caller, host)
         if caller is not None:
             self._admission.note_known(host)
@@ -227,7 +227,8 @@ def peers_of(handler: BaseRouteHandler) -> tuple[Admitted, ...]:
     return listed
 
 
-def _host(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
+def host_of(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
+    """Return the address of the caller, or an empty text if the connection has none."""
     return connection.client.host if connection.client is not None else ""
 
 

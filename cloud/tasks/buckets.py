@@ -1,9 +1,9 @@
 """Pure functions: token buckets by key, for limits that a process keeps in memory.
 
 A bucket holds `burst` permits and gets one more every `seconds`. A request takes permits from a chain of buckets: of
-its caller first, then of the caller's tenant, then of the whole service. Rule: a caller that has used more than half of
-its own bucket may use only half of the buckets further up. So callers that use much leave the other half, and all that
-comes in again, to callers that use little. Time is an argument, in seconds of any clock.
+its caller first, then of the caller's tenant, then of the whole service. Rule: a caller or tenant that has used more
+than half of its own bucket may use only half of the buckets further up. So callers that use much leave the other half,
+and all that comes in again, to callers that use little. Time is an argument, in seconds of any clock.
 """
 
 from collections import OrderedDict
@@ -79,14 +79,12 @@ def admit(levels: Sequence[Level], now: float) -> float:
 
     The first level is the caller's own bucket.
     """
-    if not levels:
-        return 0.0
-    own = levels[0]
-    modest = own.buckets.used(own.key, own.rate, now) + 1 <= max(1.0, own.rate.burst / 2)
-    wait = own.buckets.wait(own.key, own.rate, now)
-    for level in levels[1:]:
+    modest, wait = True, 0.0
+    for level in levels:
         kept = 0.0 if modest else level.rate.burst / 2
         wait = max(wait, level.buckets.wait(level.key, level.rate, now, kept))
+        used = level.buckets.used(level.key, level.rate, now)
+        modest = modest and used + 1 <= max(1.0, level.rate.burst / 2)
     if wait > 0:
         return wait
     for level in levels:

@@ -8,13 +8,13 @@ This module issues no certificates.
 import hmac
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from ipaddress import IPv6Address, ip_address, ip_network
 
 from cloud.audit import AuditEntries
 from cloud.breakwater.errors import EnrolmentRefused, TriedTooOften, ValueRefused
 from cloud.breakwater.store.audit import AuditRow
 from cloud.breakwater.store.enrolments import EnrolmentRow, EnrolmentStore
-from cloud.tasks.tally import Tally
+from cloud.tasks.buckets import Buckets, Level, Rate, admit
+from cloud.tasks.source import source_of
 from protocol.codes import ENTROPY_BYTES, SecretFormatError, make_secret, parse_secret, secret_hash
 from protocol.ids import SERVICE_NAMES, make_id
 
@@ -22,39 +22,23 @@ LIFE_MIN = timedelta(minutes=1)
 LIFE_MAX = timedelta(days=7)
 """A person carries a secret to a machine. A week is enough for that."""
 LISTED_MAX = 1000
-TRIES_MAX = 10
-TRIES_WINDOW = timedelta(minutes=10)
-"""After `TRIES_MAX` failures in this time a source has to wait. This limits audit rows; 160 bits cannot be guessed."""
-SOURCES_MAX = 4096
-"""The number of sources that are counted. If so many have failed within the window, new sources have to wait too."""
+FAILURES_PER_SOURCE = Rate(10, 60.0)
+FAILURES_WHOLE = Rate(1_000, 10.0)
+"""Failures that are audited: of one source (an address), and of all sources: at most 10,000 rows a day. Further failures
+are answered with the time to wait and leave no row. A right secret is never refused for the failures of others, because
+160 bits cannot be guessed."""
 
 
 class Attempts:
-    """Counts the recent failures of each source, in the memory of one process. Time is an argument."""
+    """Counts the failures of each source and of all sources, in the memory of one process. Time is an argument."""
 
-    def __init__(self, tries: int = TRIES_MAX, window: timedelta = TRIES_WINDOW, sources: int = SOURCES_MAX) -> None:
-        self._tries = tries
-        self._failures: Tally[str] = Tally(window, sources)
+    def __init__(self) -> None:
+        self._sources, self._whole = Buckets(), Buckets()
 
-    def wait(self, source: str, now: datetime) -> timedelta:
-        """Return how long a source has to wait before its next try; zero if it may try now."""
-        self._failures.end_all(now)
-        if self._failures.count(source, now) >= self._tries:
-            return self._failures.time_left(source, now)
-        return timedelta(0) if self._failures.has_room(source) else self._failures.time_until_room(now)
-
-    def failed(self, source: str, now: datetime) -> None:
-        """Count a failure. A source's window begins with its first failure."""
-        self._failures.add(source, now)
-
-
-def source_of(host: str) -> str:
-    """Return the source of a host: its IPv4 address, or its IPv6 network of 64 bits, which belongs to one customer."""
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return host
-    return str(ip_network((address, 64), strict=False)) if isinstance(address, IPv6Address) else str(address)
+    def failed(self, source: str, now: datetime) -> timedelta:
+        """Count a failure. Return zero, or how long to wait if there were too many; then nothing is counted."""
+        levels = [Level(self._sources, source, FAILURES_PER_SOURCE), Level(self._whole, "", FAILURES_WHOLE)]
+        return timedelta(seconds=admit(levels, now.timestamp()))
 
 
 def caller_of(enrolment: str) -> str:
@@ -106,13 +90,9 @@ class Enrolments:
         `host` is the caller's address.
 
         Raises:
-            TriedTooOften: this source has failed too often. The secret was not checked.
             EnrolmentRefused: the secret is not accepted. The text is the same for every reason.
+            TriedTooOften: the secret is not accepted, and this source has failed too often.
         """
-        source = source_of(host)
-        wait = self._attempts.wait(source, self._now())
-        if wait > timedelta(0):
-            raise TriedTooOften(wait)
         shown = secret_hash(_normal_form(secret))
         row = await self._store.find(shown)
         # Every comparison runs, so that the time does not reveal which one failed.
@@ -121,7 +101,7 @@ class Enrolments:
         in_time = row is not None and self._now() < row.expires_at
         unused = row is not None and row.csr_sha256 in ("", csr_sha256)
         if row is None or not (right_secret and right_service and in_time and unused):
-            raise await self._refused(source, service)
+            raise await self._refused(source_of(host), service)
         return row
 
     async def bind(self, row: EnrolmentRow, csr_sha256: str, host: str) -> None:
@@ -135,8 +115,10 @@ class Enrolments:
         """Free the secret for another request after its request was refused, unless an issuance was recorded."""
         await self._store.give_back(row.id, csr_sha256, caller_of(row.id))
 
-    async def _refused(self, source: str, service: str) -> EnrolmentRefused:
-        self._attempts.failed(source, self._now())
+    async def _refused(self, source: str, service: str) -> EnrolmentRefused | TriedTooOften:
+        wait = self._attempts.failed(source, self._now())
+        if wait > timedelta(0):
+            return TriedTooOften(wait)
         name = service if service in SERVICE_NAMES else "(unknown)"
         caller, why = f"anonymous/{source}", "the secret is not accepted"
         await self._store.audit(

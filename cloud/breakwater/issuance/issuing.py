@@ -33,6 +33,7 @@ from cloud.breakwater.issuance.requests import (
     responder_order,
     service_key,
 )
+from cloud.breakwater.issuance.session_limits import SessionLimits
 from cloud.breakwater.pkix.csr import describe_key
 from cloud.breakwater.pkix.profiles import SERIAL_BYTES, Issuer, make_serial
 from cloud.breakwater.revocation.crl_shards import Places
@@ -70,6 +71,7 @@ class Issuing:
         self._now = now
         self._entropy = entropy
         self._renewals: KeyedLock[str] = KeyedLock()
+        self._session_limits = SessionLimits(store, now)
 
     async def ready(self) -> None:
         """Raises StorageError or SignerError when the database or an active CA cannot be used."""
@@ -99,9 +101,10 @@ class Issuing:
     async def issue_session(self, caller: str, body: IssueNodeCertificate) -> Certificate:
         """Issue a session certificate. `body.not_after` is the end of the device certificate.
 
-        Raises as `issue_device`.
+        Raises as `issue_device`, and SessionsTooOften.
         """
         spiffe = node_of(self._trust_domain, body.tenant, body.node, body.generation)
+        await self._session_limits.require(spiffe.node)
         request = SessionRequest(
             key=node_key(body.csr, spiffe, body.generation, SESSION_USAGE),
             request_key=request_key_of(caller, body.request),

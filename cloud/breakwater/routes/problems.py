@@ -20,6 +20,7 @@ CODES: dict[type[Exception], Code] = {
     errors.EnrolmentRefused: "enrolment_refused",
     errors.TriedTooOften: "rate_limited",
     errors.RenewedTooOften: "rate_limited",
+    errors.SessionsTooOften: "rate_limited",
     errors.IssuanceLost: "unavailable",
     errors.StillRunning: "unavailable",
     errors.AuthorityRetired: "unavailable",
@@ -36,7 +37,7 @@ def refusal(error: Exception) -> Refusal:
     if isinstance(error, errors.SignerError):
         # The log names the key and the reason. The caller can ask another replica.
         return Refusal(code, "a CA cannot be used just now", headers=_SOON)
-    if isinstance(error, errors.TriedTooOften | errors.RenewedTooOften):
+    if isinstance(error, errors.TriedTooOften | errors.RenewedTooOften | errors.SessionsTooOften):
         return Refusal(code, str(error), headers={"Retry-After": str(int(error.wait.total_seconds()) + 1)})
     return Refusal(code, str(error), headers=_SOON if code == "unavailable" else {})
 

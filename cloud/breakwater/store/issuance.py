@@ -206,6 +206,16 @@ _RENEWALS = compiled(
     ),
     limit=param("limit"),
 )
+_SESSIONS = compiled(
+    Certificate.select(Certificate.recorded_at)
+    .where(
+        Certificate.node == param("node"),
+        Certificate.recorded_at > param("since"),
+        Certificate.profile == "session",
+    )
+    .order_by(Certificate.recorded_at, ascending=False),
+    limit=param("limit"),
+)
 _HOSTS = compiled(
     _HOST.select().where(ServiceHost.service == param("service")).order_by(ServiceHost.position).limit(100)
 )
@@ -376,6 +386,11 @@ class IssuanceStore:
     async def device(self, node: str, generation: int) -> Device | None:
         """Return the newest issued device certificate of a generation; None if there is none."""
         return _DEVICE.read_one(await self._engine.fetch_one(_NEWEST_DEVICE, node=node, generation=generation))
+
+    async def sessions_of(self, node: str, since: datetime, limit: int) -> list[datetime]:
+        """Return the times of the node's newest sessions after `since`, the oldest first, at most `limit`."""
+        rows = await self._engine.fetch(_SESSIONS, node=node, since=since, limit=limit)
+        return [row["recorded_at"] for row in reversed(rows)]
 
     async def renewals(self, caller: str, node: str, generation: int, since: datetime, but: str, count_max: int) -> int:
         """Count the generation's device certificates that `caller` requested after `since`, except the request `but`.

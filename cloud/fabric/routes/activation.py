@@ -10,7 +10,7 @@ from cloud.fabric.routes.access import OfActivation, activation_id
 from cloud.fabric.routes.buckets import ACTIVATION
 from cloud.fabric.service.nodes.activation import Activations
 from cloud.http.app import Wired
-from cloud.http.guard import ANONYMOUS
+from cloud.http.guard import ANONYMOUS, host_of
 from cloud.http.openapi import operation_options
 from protocol.encoding import sha256_hex
 from protocol.messages.activation import Activated, Challenge, ProveActivation, StartActivation
@@ -27,19 +27,21 @@ _CODE = (errors.CodeRefused, errors.CodeExpired, errors.CodeRevoked)
         refuses=(
             *_CODE,
             errors.Invalid,
-            errors.TooManyChallenges,
+            errors.TooOften,
             errors.EvidenceNotAccepted,
             errors.TierNotAllowed,
         ),
     ),
 )
-async def start_activation(data: JSONBody[StartActivation], activations: Wired[Activations]) -> Challenge:
+async def start_activation(
+    data: JSONBody[StartActivation], request: Request[Any, Any, Any], activations: Wired[Activations]
+) -> Challenge:
     """Start an activation.
 
     Fabric answers with a challenge that only the TPM in the evidence can solve. The node sends the solution to
     `POST /v1/activations/{activation}/proof`.
     """
-    return await activations.start(data)
+    return await activations.start(data, host_of(request))
 
 
 @post(
@@ -61,6 +63,7 @@ async def start_activation(data: JSONBody[StartActivation], activations: Wired[A
             errors.SeatsExhausted,
             errors.NodeRevoked,
             errors.TooManyChallenges,
+            errors.TooOften,
             errors.IssuerUnavailable,
         ),
     ),

@@ -54,6 +54,7 @@ async def create_nonce(sessions: Wired[Sessions]) -> Nonce:
             errors.ProofRefused,
             errors.Invalid,
             errors.GenerationClosed,
+            errors.TooOften,
             errors.CsrRefused,
             errors.IssuerUnavailable,
         ),

@@ -13,7 +13,7 @@ from cloud.fabric.routes.access import OfRenewal, renewal_id
 from cloud.fabric.routes.buckets import RENEWAL
 from cloud.fabric.service.nodes.renewal import Renewals
 from cloud.http.app import Wired
-from cloud.http.guard import ANONYMOUS
+from cloud.http.guard import ANONYMOUS, host_of
 from cloud.http.openapi import operation_options
 from protocol.encoding import sha256_hex
 from protocol.messages.renewal import PATH_RENEWALS, ProveRenewal, RenewalChallenge, Renewed, StartRenewal
@@ -28,19 +28,22 @@ from protocol.messages.renewal import PATH_RENEWALS, ProveRenewal, RenewalChalle
         refuses=(
             errors.CertificateRefused,
             errors.TooManyChallenges,
+            errors.TooOften,
             errors.EvidenceNotAccepted,
             errors.TierNotAllowed,
             errors.Invalid,
         ),
     ),
 )
-async def start_renewal(data: JSONBody[StartRenewal], renewals: Wired[Renewals]) -> RenewalChallenge:
+async def start_renewal(
+    data: JSONBody[StartRenewal], request: Request[Any, Any, Any], renewals: Wired[Renewals]
+) -> RenewalChallenge:
     """Start a renewal of a device certificate.
 
     Fabric answers with a challenge that only the TPM of the named generation can solve. The node sends the solution to
     `POST /v1/node/renewals/{renewal}/proof`. A node with a session renews by EST at Breakwater instead.
     """
-    return await renewals.start(data)
+    return await renewals.start(data, host_of(request))
 
 
 @post(

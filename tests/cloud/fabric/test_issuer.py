@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from cloud.contracts.breakwater import GenerationOpened
-from cloud.fabric.errors import IssuerRefused, IssuerUnavailable
-from cloud.fabric.issuer import HttpIssuer
+from cloud.fabric.errors import IssuerRefused, IssuerUnavailable, TooOften
+from cloud.fabric.issuer import RETRY_SECONDS, HttpIssuer
 from cloud.mtls.client import Answer, CallError, CloudClient, ServerRefused, Unreachable
 from protocol.ids import NodeId, TenantId, make_id
 from protocol.problems import CONTENT_TYPE, KINDS, document
@@ -61,7 +61,6 @@ async def test_a_conclusive_refusal(code: str) -> None:
     [
         problem("unavailable"),
         problem("internal"),
-        problem("rate_limited"),
         Unreachable("gone"),
         ServerRefused("another"),
         Answer(502, {"content-type": "text/html"}, b"<html>"),
@@ -71,3 +70,9 @@ async def test_a_conclusive_refusal(code: str) -> None:
 async def test_an_answer_that_decides_nothing(answer: Answer | CallError) -> None:
     with pytest.raises(IssuerUnavailable):
         await ask(answer)
+
+
+async def test_a_limit_of_the_issuer_is_a_limit_and_no_failure() -> None:
+    with pytest.raises(TooOften) as refused:
+        await ask(problem("rate_limited"))
+    assert refused.value.wait == RETRY_SECONDS

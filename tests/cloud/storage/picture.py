@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from types import ModuleType
 
 from piccolo.table import Table
 
 from cloud.storage import Location, ServiceEngine, Statement
-from cloud.storage.schema import add_table
+from cloud.storage.schema import add_index, add_table
 
 # SQL by hand, because it reads the engines' catalogs.
 _SQLITE_COLUMNS = Statement(
@@ -57,8 +58,13 @@ def tables_of(module: ModuleType) -> list[type[Table]]:
     ]
 
 
-async def differences(tables: list[type[Table]], empty: Location, migrated: Location) -> list[str]:
-    """Return the differences between tables and a migrated database. The tables are made in the database `empty`."""
+async def differences(
+    tables: list[type[Table]], empty: Location, migrated: Location, indexes: Iterable[tuple[str, ...]] = ()
+) -> list[str]:
+    """Return the differences between tables and a migrated database. The tables are made in the database `empty`.
+
+    `indexes` are those over several columns: the table, then the columns.
+    """
     expected, found = ServiceEngine("expected"), ServiceEngine("found")
     expected.configure(empty)
     found.configure(migrated)
@@ -68,6 +74,8 @@ async def differences(tables: list[type[Table]], empty: Location, migrated: Loca
         for table in tables:
             columns = {column._meta.name: column for column in table._meta.columns}
             await add_table(table._meta.tablename, **columns)(expected)
+        for index in indexes:
+            await add_index(*index)(expected)
         wanted, present = await picture(expected), await picture(found)
     finally:
         await expected.close()

@@ -20,6 +20,7 @@ from cloud.fabric.errors import (
     NotFound,
     SeatsExhausted,
     TooManyChallenges,
+    TooOften,
 )
 from cloud.fabric.issuer import Issuer
 from cloud.fabric.licensing import statements
@@ -36,21 +37,26 @@ from cloud.fabric.service.nodes.chip_challenge import (
 from cloud.fabric.service.nodes.code_checks import REFUSALS, CodeChecks
 from cloud.fabric.service.nodes.device_issuance import issuer_refusals_of
 from cloud.fabric.service.nodes.lapse import Lapses
+from cloud.fabric.service.nodes.limits import ActivationLimits
 from cloud.fabric.service.ports import Now, Transaction
 from cloud.fabric.store.activations import ActivationStore
 from cloud.fabric.store.codes import CodeStore
 from cloud.fabric.store.keys import chip_key, code_key, node_key, tenant_key
-from cloud.fabric.store.nodes import NodeStore
+from cloud.fabric.store.nodes import GENERATIONS_SHOWN_MAX, NodeStore
 from cloud.fabric.store.rows import ActivationRow, CodeRow, GenerationRow, NodeRow, generation_id
 from cloud.fabric.store.tenants import TenantStore
+from cloud.tasks.source import source_of
 from protocol.codes import SecretFormatError, parse_secret, secret_hash
 from protocol.faults import fault_point
 from protocol.ids import ActivationId, CodeId, NodeId
-from protocol.limits import CHALLENGE_LIFE, CHALLENGE_TRIES_MAX, CHALLENGES_OPEN_PER_CODE_MAX
+from protocol.limits import CHALLENGE_LIFE, CHALLENGE_TRIES_MAX
 from protocol.messages.activation import Activated, Challenge, ProveActivation, StartActivation
 
 PENDING_PER_NODE_MAX = 16
 """Unconfirmed activations of one chip. The limit stops a caller with a code from making generations without end."""
+ACTIVATIONS_PERIOD = timedelta(hours=1)
+"""A chip activates at most `GENERATIONS_SHOWN_MAX` (20) times in this time. Each activation leaves rows for ever, here
+and at the issuer. A machine that is installed again and again needs a few an hour."""
 FORGET_CHALLENGES_AFTER = timedelta(days=1)
 """Time after its expiry at which an unproved challenge is deleted."""
 
@@ -76,11 +82,12 @@ class Activations:
     issuer: Issuer
     chip_challenges: ChipChallenges
     lapses: Lapses
+    limits: ActivationLimits
 
-    async def start(self, body: StartActivation) -> Challenge:
-        """Check the code and the evidence, and make a challenge to the chip.
+    async def start(self, body: StartActivation, host: str = "") -> Challenge:
+        """Check the code and the evidence, and make a challenge to the chip. `host` is the caller's address.
 
-        Raises Invalid, CodeRefused, CodeExpired, CodeRevoked, TooManyChallenges, EvidenceNotAccepted, TierNotAllowed.
+        Raises Invalid, CodeRefused, CodeExpired, CodeRevoked, TooOften, EvidenceNotAccepted, TierNotAllowed.
         """
         check_text("agent_version", body.agent_version)
         code = await self._open_code(body.code)
@@ -89,6 +96,9 @@ class Activations:
             raise CodeRefused
         now = self.now()
         challenge = await self.chip_challenges.make(tenant, body.evidence, now)
+        if not self.limits.is_known(code.id):
+            self.limits.count_stored(code.id, await self.activations.count_open(code.id, now), now)
+        self.limits.count(code.id, source_of(host), challenge.ek_hash, now)
         row = ActivationRow(
             id=ActivationId(new_id("act", now, self.entropy)),
             tenant=tenant.id,
@@ -113,8 +123,6 @@ class Activations:
         with fault_point("fabric.activation.challenge"):
             async with self.transaction(code_key(code.id)):
                 self.code_checks.check_usable(await self.codes.find(code.id) or code)
-                if await self.activations.count_open(code.id, now) >= CHALLENGES_OPEN_PER_CODE_MAX:
-                    raise TooManyChallenges("too many challenges of this code are open")
                 await self.activations.insert(row)
                 await self.audit.write(
                     ANONYMOUS, "activation.challenged", row.id, tenant.id, code=code.id, tier=challenge.tier
@@ -151,7 +159,7 @@ class Activations:
         `body_sha256` is the hash of the request's body. A repeat with the same bytes continues an unfinished
         activation, or gets the stored answer. Raises NotFound, Invalid, ChallengeExpired, ChallengeFailed,
         ActivationClosed, EvidenceNotAccepted, CsrRefused, CodeRefused, CodeExpired, CodeRevoked, SeatsExhausted,
-        TierNotAllowed, NodeRevoked, TooManyChallenges, IssuerUnavailable.
+        TierNotAllowed, NodeRevoked, TooManyChallenges, TooOften, IssuerUnavailable.
         """
         row = await self.activations.find(activation)
         if row is None:
@@ -219,6 +227,7 @@ class Activations:
                     return None
                 if await self.activations.count_live(node.id) >= PENDING_PER_NODE_MAX:
                     raise TooManyChallenges("too many activations of this machine are not confirmed yet")
+                await self._require_seldom(node)
                 if not node.seat_held:
                     if not await self.codes.take_seat(code.id):
                         raise SeatsExhausted(f"all {code.seats} seats of this code are taken")
@@ -252,6 +261,13 @@ class Activations:
                     generation=number,
                 )
         return proved
+
+    async def _require_seldom(self, node: NodeRow) -> None:
+        """Check that the chip has not activated too often. The rows are counted. Raises TooOften."""
+        newest = await self.nodes.generations(node.id)
+        period = ACTIVATIONS_PERIOD.total_seconds()
+        if len(newest) >= GENERATIONS_SHOWN_MAX and newest[-1].created_at > self.now() - ACTIVATIONS_PERIOD:
+            raise TooOften("this machine has activated too often", period / GENERATIONS_SHOWN_MAX)
 
     async def _node_for(self, row: ActivationRow, code: CodeRow, new: NodeId) -> tuple[NodeRow, bool]:
         """The node of this chip, or a new node row with the id `new`; True if it is new.

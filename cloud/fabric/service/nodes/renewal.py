@@ -55,7 +55,8 @@ from cloud.fabric.store.renewals import RenewalStore
 from cloud.fabric.store.rows import GenerationRow, NodeRow, RenewalRow
 from cloud.fabric.store.tenants import TenantStore
 from cloud.fabric.tuf.current_trust import CurrentTrust
-from cloud.mtls.peer import PeerRefused, key_id_of, require_issuer
+from cloud.mtls.peer import PeerRefused, require_issuer
+from cloud.tasks.source import source_of
 from protocol.encoding import sha256_hex
 from protocol.faults import fault_point
 from protocol.ids import RenewalId
@@ -79,13 +80,13 @@ _DAY = timedelta(days=1)
 class _Claim(msgspec.Struct, frozen=True):
     """The contents of a device certificate, and what may be concluded from it.
 
-    `due`: the certificate opens no session, or is in the last third of its life. `proven` identifies the certificate
-    (issuer and serial number) if a published CA signed it, even if it has expired; else it is empty.
+    `due`: the certificate opens no session, or is in the last third of its life. `proven`: a published CA signed the
+    certificate, which may have expired.
     """
 
     device: Device
     due: bool
-    proven: str
+    proven: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,21 +108,21 @@ class Renewals:
     starts: RenewalStarts
     wake_background: WakeBackground
 
-    async def start(self, body: StartRenewal) -> RenewalChallenge:
-        """Make a challenge to the chip of the generation that the certificate names.
+    async def start(self, body: StartRenewal, host: str = "") -> RenewalChallenge:
+        """Make a challenge to the chip of the generation that the certificate names. `host` is the caller's address.
 
         1 the certificate can be read and is a device certificate of our trust domain; 2 the limits of `RenewalStarts`
         are not reached; 3 node, generation and attestation key belong together, and the generation was confirmed; 4 the
         tenant admits the chip of the evidence, as in an activation; 5 it is the chip of the node; 6 the node has not
         too many open challenges. Step 3 comes before step 4, so a caller that does not know the attestation key of the
         node cannot find out which chips the tenant admits.
-        Raises CertificateRefused, TooManyChallenges, EvidenceNotAccepted, TierNotAllowed, Invalid.
+        Raises CertificateRefused, TooManyChallenges, TooOften, EvidenceNotAccepted, TierNotAllowed, Invalid.
         """
         check_text("agent_version", body.agent_version)
         now = self.now()
         claim = self._claim(body.device_certificate, now)
         spiffe = claim.device.spiffe
-        self.starts.count(claim.proven, now)
+        self.starts.count(spiffe.tenant, spiffe.node, source_of(host), now, proven=claim.proven)
         tenant = await self.tenants.find(spiffe.tenant)
         if tenant is None:
             raise _unknown_machine()
@@ -176,15 +177,14 @@ class Renewals:
             raise CertificateRefused("the device certificate cannot be read") from error
         device = device_of(certificate, self.trust_domain)
         try:
-            issuer = key_id_of(require_issuer(certificate, issuers))
+            require_issuer(certificate, issuers)
         except PeerRefused:
-            return _Claim(device, due=True, proven="")
-        proven = f"{issuer}.{certificate.serial_number:x}"
+            return _Claim(device, due=True, proven=False)
         try:
             read_device_certificate(der, issuers, self.trust_domain, now)
         except CertificateRefused:
-            return _Claim(device, due=True, proven=proven)
-        return _Claim(device, due=now >= begins + (ends - begins) * 2 / 3, proven=proven)
+            return _Claim(device, due=True, proven=True)
+        return _Claim(device, due=now >= begins + (ends - begins) * 2 / 3, proven=True)
 
     async def _known(self, device: Device, ak_public: bytes) -> NodeRow:
         """Step 3. Every mismatch gets the same answer. Raises CertificateRefused."""

@@ -1,42 +1,42 @@
 """Pure functions: limit how many renewals may be started, before any query.
 
-A process counts starts for each certificate and in total. Anyone can make a certificate in any node's name. So
-certificates that no published CA signed have a separate total, and cannot use up the places of real certificates.
+A process counts starts by node, by tenant and in whole. Anyone can make a certificate in any node's name. So certificates
+that no published CA signed are counted by the source of the request and in a separate whole, and cannot use up the
+places of real certificates. A copy of a device certificate uses up the places of its node only.
 """
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
-from cloud.fabric.errors import TooManyChallenges
-from cloud.tasks.tally import Tally
+from cloud.fabric.errors import TooOften
+from cloud.tasks.buckets import Buckets, Level, Rate, admit
+from protocol.ids import NodeId, TenantId
 
-STARTS_PER_CERTIFICATE_MAX = 10
-STARTS_MAX = 1200
-STARTS_PERIOD = timedelta(minutes=1)
-"""Starts that one process accepts in STARTS_PERIOD, for one certificate and in total. Twenty a second admit a quarter
-of a million machines in the four hours after a long outage."""
-_PROVEN, _CLAIMED = "proven", "claimed"
-"""Keys of the two totals. They differ from the keys of certificates, which contain a dot."""
+STARTS_PER_NODE = Rate(10, 6.0)
+"""A machine needs one start. A node with the certificate of an older CA may start again every six seconds."""
+STARTS_PER_TENANT = Rate(4_000, 0.1)
+STARTS_WHOLE = Rate(12_000, 0.05)
+"""Twenty a second admit a quarter of a million machines in the four hours after a long outage."""
+STARTS_PER_SOURCE = Rate(1_200, 0.5)
+"""Starts of one source with certificates that no published CA signed. A site of 600 machines starts at once."""
 
 
 class RenewalStarts:
-    """Counts the starts of renewals. A restart sets the counts to zero, which is harmless."""
+    """Counts the starts of renewals. A restart sets the counts to zero. The rows limit open and proved renewals."""
 
-    def __init__(self, starts_max: int = STARTS_MAX) -> None:
-        """`starts_max`: the limit of each total in one `STARTS_PERIOD`."""
-        self.starts_max = starts_max
-        # Each start counts for a certificate and for a total. Their periods may begin at different times, so up to two
-        # periods' worth of certificates can be counted at a time.
-        self._tally: Tally[str] = Tally(STARTS_PERIOD, 2 * starts_max + 2)
+    def __init__(self, whole: Rate = STARTS_WHOLE) -> None:
+        """`whole`: the limit of all nodes together, and of all sources together."""
+        self._whole = whole
+        self._nodes, self._tenants, self._sources, self._wholes = Buckets(), Buckets(), Buckets(), Buckets()
 
-    def count(self, proven: str, now: datetime) -> None:
-        """Count one start. A refused start is not counted. Raises TooManyChallenges.
+    def count(self, tenant: TenantId, node: NodeId, source: str, now: datetime, *, proven: bool) -> None:
+        """Count one start. A refused start is not counted. Raises TooOften.
 
-        `proven` identifies the certificate if a published CA signed it, else it is empty.
+        `proven`: a published CA signed the certificate that names the node.
         """
-        self._tally.end_all(now)
-        total = self.starts_max
-        bounds = {proven: STARTS_PER_CERTIFICATE_MAX, _PROVEN: total} if proven else {_CLAIMED: total}
-        if any(self._tally.count(key, now) >= most for key, most in bounds.items()):
-            raise TooManyChallenges("too many renewals were started in the last minute")
-        for key in bounds:
-            self._tally.add(key, now)
+        if proven:
+            own = [Level(self._nodes, node, STARTS_PER_NODE), Level(self._tenants, tenant, STARTS_PER_TENANT)]
+        else:
+            own = [Level(self._sources, source, STARTS_PER_SOURCE)]
+        wait = admit([*own, Level(self._wholes, proven, self._whole)], now.timestamp())
+        if wait > 0:
+            raise TooOften("too many renewals were started", wait)

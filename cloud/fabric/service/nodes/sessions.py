@@ -16,6 +16,7 @@ from cloud.fabric.issuer import Issuer
 from cloud.fabric.service.input_checks import check_fingerprint, check_nonce_form, check_text
 from cloud.fabric.service.nodes.device_certificate import Device, read_device_certificate
 from cloud.fabric.service.nodes.known import load
+from cloud.fabric.service.nodes.limits import SessionLimits
 from cloud.fabric.service.nodes.seen import SeenSessions
 from cloud.fabric.service.nodes.session_refusals import SessionRefusals
 from cloud.fabric.service.nodes.statement import Statements
@@ -49,6 +50,7 @@ class Sessions:
     statement_stream: StatementStream
     seen: SeenSessions
     refusals: SessionRefusals
+    limits: SessionLimits
     session_ends: SessionEnds
     trust_reports: TrustReports
 
@@ -63,8 +65,10 @@ class Sessions:
         1-6 the device certificate, see `read_device_certificate`; 7 node and generation are known, and the certificate
         has the key that is stored for them; 8 that key signed the proof, see `protocol.messages.sessions.open_proof`;
         9 the proof names this node and generation; 10 it names this method and this Fabric's URL; 11 it names this
-        CSR; 12 it carries a nonce that this cloud made a short time ago; 13 the generation is not closed.
-        Raises CertificateRefused, NodeUnknown, ProofRefused, Invalid, GenerationClosed, CsrRefused, IssuerUnavailable.
+        CSR; 12 it carries a nonce that this cloud made a short time ago; 13 the generation is not closed; 14 the limits of sessions are
+        not reached.
+        Raises CertificateRefused, NodeUnknown, ProofRefused, Invalid, GenerationClosed, TooOften, CsrRefused,
+        IssuerUnavailable.
         """
         now = self.now()
         issuers = self.current_trust.trust.node_issuers
@@ -76,6 +80,7 @@ class Sessions:
             await self.refusals.note(device, error)
             raise
         await self._refuse_closed(node, generation, claims.answer_nonce)
+        self.limits.count(node.tenant, node.id, now)
         chain = await self._issue(body, device)
         await self.session_ends.note(chain)
         # The issuer may have taken seconds. Read the rows again, or an outdated lease would be signed as current.

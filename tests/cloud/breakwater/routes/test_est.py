@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
-from cloud.breakwater.issuance.enrolment import TRIES_MAX
+from cloud.breakwater.issuance.enrolment import FAILURES_PER_SOURCE
 from cloud.breakwater.peer_records import PeerRecords
 from cloud.clock import utc_now
 from cloud.contracts.breakwater import PATH_CLOSE, PATH_DEVICE, PATH_OPEN, PATH_SESSION
@@ -359,13 +359,13 @@ async def test_wrong_secrets_are_answered_alike(live: Live) -> None:
         assert problem_of(answers[0]).code == "enrolment_refused"
         assert heads[0]["www-authenticate"] == 'Basic realm="est"'
         assert good not in answers[0].body.decode()
-        for _ in range(TRIES_MAX - len(shown)):
+        for _ in range(FAILURES_PER_SOURCE.burst - len(shown)):
             await send(client, PATH_SIMPLEENROLL, csr, basic("fabric", "wrong"))
-        waits = await send(client, PATH_SIMPLEENROLL, csr, basic("fabric", good))
+        waits = await send(client, PATH_SIMPLEENROLL, csr, basic("fabric", "wrong"))
         assert problem_of(waits).code == "rate_limited"
-        assert 0 < int(waits.headers["retry-after"]) <= 601
+        assert 0 < int(waits.headers["retry-after"]) <= 61
     tried = [row for row in await live.fetch(_REFUSALS) if row["action"] == "enrolment.use"]
-    assert len(tried) == TRIES_MAX
+    assert len(tried) == FAILURES_PER_SOURCE.burst
     assert good not in repr(await live.fetch(_REFUSALS))
 
 

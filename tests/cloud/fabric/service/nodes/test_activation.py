@@ -1,6 +1,7 @@
 """`cloud.fabric.service.nodes.activation`: one chip is one node with one seat, also with repeated requests."""
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
 import msgspec
@@ -11,9 +12,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from cloud.fabric import errors
 from cloud.fabric.service.nodes import activation
+from cloud.fabric.service.nodes.limits import CHALLENGES_PER_CHIP, CHALLENGES_PER_CODE, ActivationLimits
+from cloud.fabric.store.nodes import GENERATIONS_SHOWN_MAX
 from protocol.codes import make_secret
 from protocol.ids import EKU_DEVICE, ActivationId, make_id
-from protocol.limits import CHALLENGE_LIFE, CHALLENGE_TRIES_MAX, CHALLENGES_OPEN_PER_CODE_MAX, HELD_GENERATION_MAX
+from protocol.limits import CHALLENGE_LIFE, CHALLENGE_TRIES_MAX, HELD_GENERATION_MAX
 from protocol.messages.activation import ProveActivation, StartActivation
 from protocol.signed.statements import Lease
 from tests.cloud.fabric.support import ALICE, Machine, World
@@ -179,29 +182,47 @@ async def test_a_code_revoked_between_challenge_and_proof(world: World) -> None:
     assert await world.stores.nodes.page("", "", "", 10) == []
 
 
-async def test_open_challenges_of_a_code_are_bounded(world: World) -> None:
+async def test_challenges_of_a_chip_are_bounded_and_stop_no_other_chip(world: World) -> None:
     code = await world.code()
     machine = Machine(world)
-    for _ in range(CHALLENGES_OPEN_PER_CODE_MAX):
+    challenge = await machine.start(code.secret)
+    for _ in range(CHALLENGES_PER_CHIP.burst - 1):
+        challenge = await machine.start(code.secret)
+    machine.secret = bytes(32)
+    body = machine.proof(challenge)
+    for _ in range(CHALLENGE_TRIES_MAX):
+        with pytest.raises(errors.ChallengeFailed):
+            await machine.prove(challenge, body)
+    with pytest.raises(errors.TooOften) as caught:
         await machine.start(code.secret)
-    with pytest.raises(errors.TooManyChallenges):
-        await machine.start(code.secret)
-    world.clock.forward(CHALLENGE_LIFE)
+    assert errors.refusal(caught.value).headers == {"Retry-After": "60"}
+    await Machine(world, "another").start(code.secret)
+    world.clock.forward(timedelta(seconds=CHALLENGES_PER_CHIP.seconds))
     await machine.start(code.secret)
 
 
-async def test_failing_a_challenge_makes_no_room_for_another(world: World) -> None:
+async def test_challenges_that_the_database_has_count_after_a_restart(world: World) -> None:
     code = await world.code()
     machine = Machine(world)
-    for _ in range(CHALLENGES_OPEN_PER_CODE_MAX):
-        challenge = await machine.start(code.secret)
-        machine.secret = bytes(32)
-        body = machine.proof(challenge)
-        for _ in range(CHALLENGE_TRIES_MAX):
-            with pytest.raises(errors.ChallengeFailed):
-                await machine.prove(challenge, body)
-    with pytest.raises(errors.TooManyChallenges):
+    for _ in range(5):
         await machine.start(code.secret)
+    restarted = replace(world.parts.nodes.activations, limits=ActivationLimits())
+    await restarted.start(StartActivation(code.secret, machine.evidence(), "1.0"))
+    assert restarted.limits._codes.used(code.code.id, CHALLENGES_PER_CODE, world.clock().timestamp()) == 6
+
+
+async def test_activations_of_a_chip_are_bounded_by_the_rows(world: World) -> None:
+    code = await world.code()
+    machine = Machine(world)
+    for _ in range(GENERATIONS_SHOWN_MAX):
+        world.clock.forward(timedelta(minutes=2))
+        await machine.join(code.secret)
+    challenge = await machine.start(code.secret)
+    with pytest.raises(errors.TooOften):
+        await machine.prove(challenge, machine.proof(challenge))
+    await Machine(world, "another").join((await world.code()).secret)
+    world.clock.forward(activation.ACTIVATIONS_PERIOD)
+    await machine.join(code.secret)
 
 
 async def test_unconfirmed_activations_of_a_chip_are_bounded(world: World) -> None:

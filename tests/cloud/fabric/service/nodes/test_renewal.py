@@ -470,29 +470,30 @@ async def test_starts_are_bounded_before_the_database(
 
     monkeypatch.setattr(world.stores.tenants, "find", counted)
     stranger = Machine(world, "stranger").evidence()
-    for _ in range(renewal_starts.STARTS_PER_CERTIFICATE_MAX + 5):
-        with pytest.raises((errors.CertificateRefused, errors.TooManyChallenges)):
+    most = renewal_starts.STARTS_PER_NODE.burst
+    for _ in range(most + 5):
+        with pytest.raises((errors.CertificateRefused, errors.TooOften)):
             await start(machine, evidence=stranger)
-    assert len(asked) == renewal_starts.STARTS_PER_CERTIFICATE_MAX
-    world.clock.forward(renewal_starts.STARTS_PERIOD)
+    assert len(asked) == most
+    world.clock.forward(timedelta(seconds=most * renewal_starts.STARTS_PER_NODE.seconds))
     await start(machine)
-    world.parts.nodes.renewals.starts.starts_max = 1
-    with pytest.raises(errors.TooManyChallenges):
-        await start(machine)
 
 
 async def test_forged_certificates_take_no_place_of_the_nodes_they_name(world: World, machine: Machine) -> None:
     """A node's id is not secret. A caller that knows it must not be able to stop the node from renewing."""
-    world.parts.nodes.renewals.starts.starts_max = 30
     expire(machine)
     forged, stranger = _reissued(machine), Machine(world, "stranger").evidence()
+    most = renewal_starts.STARTS_PER_SOURCE.burst
+    world.parts.nodes.renewals.starts._sources.take(
+        "", renewal_starts.STARTS_PER_SOURCE, world.clock().timestamp(), most - 30
+    )
     for number in range(35):
-        wanted = errors.CertificateRefused if number < 30 else errors.TooManyChallenges
+        wanted = errors.CertificateRefused if number < 30 else errors.TooOften
         with pytest.raises(wanted):
             await start(machine, device_certificate=forged, evidence=stranger)
     await start(machine)
-    for _ in range(renewal_starts.STARTS_PER_CERTIFICATE_MAX + 30):
-        with pytest.raises((errors.CertificateRefused, errors.TooManyChallenges)):
+    for _ in range(renewal_starts.STARTS_PER_NODE.burst + 5):
+        with pytest.raises((errors.CertificateRefused, errors.TooOften)):
             await start(machine, evidence=stranger)
     other = Machine(world, "other")
     await other.join((await world.code()).secret)

@@ -1,44 +1,44 @@
-"""`cloud.fabric.service.nodes.renewal_starts`: separate limits for each certificate and in total."""
+"""`cloud.fabric.service.nodes.renewal_starts`: limits by node, tenant and source, and none for the failures of others."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
-from cloud.fabric.errors import TooManyChallenges
-from cloud.fabric.service.nodes.renewal_starts import STARTS_PER_CERTIFICATE_MAX, STARTS_PERIOD, RenewalStarts
+from cloud.fabric.errors import TooOften
+from cloud.fabric.service.nodes.renewal_starts import STARTS_PER_NODE, STARTS_PER_SOURCE, RenewalStarts
+from cloud.tasks.buckets import Rate
+from protocol.ids import NodeId, TenantId
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
 
-def refused(starts: RenewalStarts, proven: str, now: datetime = NOW) -> bool:
+def refused(
+    starts: RenewalStarts, node: str, tenant: str = "ten", *, source: str = "", proven: bool = True, now: datetime = NOW
+) -> bool:
     try:
-        starts.count(proven, now)
-    except TooManyChallenges:
+        starts.count(TenantId(tenant), NodeId(node), source, now, proven=proven)
+    except TooOften:
         return True
     return False
 
 
-def test_one_certificate_is_bounded_for_a_while() -> None:
+def test_one_node_is_bounded_for_a_while() -> None:
     starts = RenewalStarts()
-    answers = [refused(starts, "ca.1") for _ in range(STARTS_PER_CERTIFICATE_MAX + 2)]
-    assert answers == [False] * STARTS_PER_CERTIFICATE_MAX + [True] * 2
-    assert not refused(starts, "ca.2")
-    assert not refused(starts, "ca.1", NOW + STARTS_PERIOD)
+    answers = [refused(starts, "a") for _ in range(STARTS_PER_NODE.burst + 2)]
+    assert answers == [False] * STARTS_PER_NODE.burst + [True] * 2
+    assert not refused(starts, "b")
+    assert not refused(starts, "a", now=NOW + timedelta(seconds=STARTS_PER_NODE.seconds))
 
 
-def test_all_certificates_together_are_bounded_and_a_refusal_takes_no_place() -> None:
-    starts = RenewalStarts(starts_max=3)
-    assert [refused(starts, f"ca.{number}") for number in range(5)] == [False] * 3 + [True] * 2
-    assert not refused(starts, "ca.4", NOW + STARTS_PERIOD)
-    assert len(starts._tally) == 2
+def test_nodes_that_start_often_leave_half_of_the_places_to_others() -> None:
+    """A hostile caller with copies of 120 certificates once blocked every renewal."""
+    starts = RenewalStarts(Rate(200, 0.05))
+    taken = sum(not refused(starts, f"copied{number % 20}", "theirs") for number in range(2000))
+    assert taken <= 130
+    assert [refused(starts, f"honest{number}", "ours") for number in range(70)] == [False] * 70
 
 
-def test_certificates_of_unknown_cas_are_counted_apart() -> None:
-    starts = RenewalStarts(starts_max=3)
-    assert [refused(starts, "") for _ in range(5)] == [False] * 3 + [True] * 2
-    assert not refused(starts, "ca.1")
-
-
-def test_the_names_of_certificates_do_not_pile_up() -> None:
-    starts = RenewalStarts()
-    for number in range(100):
-        starts.count(f"ca.{number}", NOW + number * STARTS_PERIOD)
-    assert len(starts._tally) == 2
+def test_certificates_of_unknown_cas_are_counted_by_source_and_apart() -> None:
+    starts = RenewalStarts(Rate(4_000, 0.05))
+    made_up = [refused(starts, f"n{number}", source="192.0.2.66", proven=False) for number in range(1500)]
+    assert made_up.count(False) == STARTS_PER_SOURCE.burst
+    assert not refused(starts, "n1", source="198.51.100.1", proven=False)
+    assert not refused(starts, "n1", source="192.0.2.66")

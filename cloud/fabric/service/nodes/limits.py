@@ -1,0 +1,76 @@
+"""Pure functions: limits of sessions and activations by node, chip, code and source, in the memory of one process.
+
+A use case asks after it has checked the proof or the code, so only the holder of a key or code uses up its own limit.
+"""
+
+from datetime import datetime
+
+from cloud.contracts.breakwater import SESSIONS_PER_NODE
+from cloud.fabric.errors import TooOften
+from cloud.tasks.buckets import Buckets, Level, Rate, admit
+from protocol.ids import CodeId, NodeId, TenantId
+
+SESSIONS_PER_TENANT = Rate(200_000, 0.1)
+SESSIONS_WHOLE = Rate(400_000, 0.02)
+"""200,000 nodes of a tenant may open a session after an outage, and 10 a second in the long run. A node opens three a
+day. The record of a session has about 2 kB and stays for a month."""
+CHALLENGES_PER_CHIP = Rate(20, 60.0)
+"""Challenges of one code to one chip at one source. A machine needs one; more allow for interrupted attempts."""
+CHALLENGES_PER_SOURCE = Rate(1_200, 5.0)
+"""Challenges of one code to one source: a site of 600 machines activates at once and leaves half to other sites."""
+CHALLENGES_PER_CODE = Rate(4_800, 1.25)
+
+
+class SessionLimits:
+    """Counts opened sessions by node, by tenant and in whole."""
+
+    def __init__(self) -> None:
+        self._nodes, self._tenants, self._whole = Buckets(), Buckets(), Buckets()
+
+    def count(self, tenant: TenantId, node: NodeId, now: datetime) -> None:
+        """Count one session. Raises TooOften."""
+        _require(
+            [
+                Level(self._nodes, node, SESSIONS_PER_NODE),
+                Level(self._tenants, tenant, SESSIONS_PER_TENANT),
+                Level(self._whole, "", SESSIONS_WHOLE),
+            ],
+            now,
+            "too many sessions of this node were opened",
+        )
+
+
+class ActivationLimits:
+    """Counts challenges by code, source and chip.
+
+    A hostile holder of a code with one chip leaves half of its source's and of the code's challenges to other machines.
+    """
+
+    def __init__(self) -> None:
+        self._chips, self._sources, self._codes = Buckets(), Buckets(), Buckets()
+
+    def is_known(self, code: CodeId) -> bool:
+        """Return True if challenges of the code were counted in this process."""
+        return code in self._codes
+
+    def count_stored(self, code: CodeId, challenges: int, now: datetime) -> None:
+        """Count challenges that the database has already, when the process has just started."""
+        self._codes.take(code, CHALLENGES_PER_CODE, now.timestamp(), challenges)
+
+    def count(self, code: CodeId, source: str, ek_hash: str, now: datetime) -> None:
+        """Count one challenge. `ek_hash` identifies the chip. Raises TooOften."""
+        _require(
+            [
+                Level(self._chips, (code, source, ek_hash), CHALLENGES_PER_CHIP),
+                Level(self._sources, (code, source), CHALLENGES_PER_SOURCE),
+                Level(self._codes, code, CHALLENGES_PER_CODE),
+            ],
+            now,
+            "too many challenges of this code were started",
+        )
+
+
+def _require(levels: list[Level], now: datetime, why: str) -> None:
+    wait = admit(levels, now.timestamp())
+    if wait > 0:
+        raise TooOften(why, wait)
