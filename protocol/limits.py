@@ -37,6 +37,11 @@ ENTITLEMENTS_MAX = 256
 ENTITLEMENT_NAME_CHARS_MAX = 64
 COMPONENTS_MAX = 32
 """Components of a fingerprint. A machine sends at most 16 network cards and 6 disks (`node.hwbind.fingerprint`)."""
+COMPONENT_CHARS_MAX = 64
+"""Longest name of a fingerprint component, and longest value: an HMAC-SHA-256 in hex."""
+AGENT_VERSION_CHARS_MAX = 256
+CODE_CHARS_MAX = 256
+"""An activation code has less than 100 characters."""
 NAME_CHARS_MAX = 128
 """Names of tenants, codes and tokens."""
 TRUST_ROOT_ROTATIONS_MAX = 64

@@ -52,7 +52,7 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 def limits(**keywords: int | bool | str) -> msgspec.Meta:
-    """Keywords of JSON Schema for a field whose bounds are checked by a use case, not by the decoder."""
+    """Keywords of JSON Schema for a field. The cloud checks them at its edge, after the decoder (`cloud.http.bounds`)."""
     return msgspec.Meta(extra_json_schema=dict(keywords))
 
 
@@ -173,7 +173,7 @@ def _described(name: str, schema: Json, struct: Any, source_of: Callable[[type],
 
 def _refine(schema: Json, hint: Any) -> None:
     """Add to the schema of a field what msgspec leaves out: patterns of ids, and that a time is a date and time."""
-    prefix = _id_prefix(hint)
+    prefix = id_prefix_of(hint)
     is_time = datetime in (hint, *get_args(hint))
     items = schema.get("items")
     for branch in (schema, *schema.get("anyOf", ()), *([items] if isinstance(items, dict) else [])):
@@ -185,8 +185,8 @@ def _refine(schema: Json, hint: Any) -> None:
             branch["format"] = "date-time"
 
 
-def _id_prefix(hint: Any) -> str:
-    """The prefix of the ids that a field holds; empty for a field of another type."""
+def id_prefix_of(hint: Any) -> str:
+    """The prefix of the ids that a field of the type `hint` has; empty for a field of another type."""
     for each in (hint, *get_args(hint)):
         if isinstance(each, NewType) and each.__name__ in _ID_PREFIXES:
             return _ID_PREFIXES[each.__name__]
@@ -219,7 +219,7 @@ def example(struct: Any, values: Mapping[str, Any]) -> Any:
 
 
 def _example(info: types.Type, values: Mapping[str, Any], field: str, hints: Mapping[str, Any]) -> Any:
-    prefix = _id_prefix(hints.get(field))
+    prefix = id_prefix_of(hints.get(field))
     if prefix:
         return None if isinstance(info, types.UnionType) else example_id(prefix)
     if isinstance(info, types.LiteralType):

@@ -160,7 +160,7 @@ class SupersedeKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Id of the node."""
     generation: Generation
     """Number of the generation."""
-    spki_sha256: str
+    spki_sha256: Annotated[str, limits(pattern="^[0-9a-f]{64}$")]
     """SHA-256 of the SubjectPublicKeyInfo of the key in force, in hex."""
 
 

@@ -13,17 +13,31 @@ import msgspec
 from cloud.fabric import trust_schemas
 from protocol.endorsement import EkType
 from protocol.ids import CodeId, NodeId, TenantId, TokenId
-from protocol.limits import ENTITLEMENTS_MAX, NAME_CHARS_MAX, SEATS_MAX
+from protocol.limits import (
+    ENTITLEMENT_NAME_CHARS_MAX,
+    ENTITLEMENTS_MAX,
+    NAME_CHARS_MAX,
+    REQUEST_BODY_BYTES_MAX,
+    SEATS_MAX,
+)
 from protocol.openapi import limits
 from protocol.signed.statements import Tier
 
 T = TypeVar("T")
+
+TERM_SECONDS_MAX = 790 * 24 * 3600
+"""Longest time to `terminate_at` of a lease. With `DEVICE_HEADROOM` and `DEVICE_LIFE_AFTER_TERMINATION` it gives 1,095
+days, the longest life of a device certificate at the issuer. A longer lease would outlive the device certificate."""
+EK_NAME_CHARS_MAX = 256
+"""A TPM name has 68 digits with SHA-256, and 132 with SHA-512."""
 
 Standing = Literal["active", "suspended", "revoked", "released"]
 CodeState = Literal["open", "spent", "expired", "revoked"]
 StatementType = Literal["", "lease", "suspension", "revocation"]
 
 Name = Annotated[str, limits(minLength=1, maxLength=NAME_CHARS_MAX)]
+Entitlement = Annotated[str, limits(minLength=1, maxLength=ENTITLEMENT_NAME_CHARS_MAX)]
+Seconds = Annotated[int, limits(minimum=1, maximum=TERM_SECONDS_MAX)]
 Text = Annotated[str, limits(maxLength=trust_schemas.TEXT_CHARS_MAX)]
 
 
@@ -62,7 +76,7 @@ class Tenant(msgspec.Struct, frozen=True):
 class AddEkRoots(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """CA certificates of TPM makers to trust."""
 
-    pem: str
+    pem: Annotated[str, limits(maxLength=REQUEST_BODY_BYTES_MAX), msgspec.Meta(extra={"lines": True})]
     """One or more CA certificates in PEM, at most 128. A certificate that the tenant trusts already is left as it is. One
     that cannot be used does not keep the others out."""
     ek_type: EkType = "rsa2048"
@@ -72,7 +86,7 @@ class AddEkRoots(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class AllowEk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One TPM chip to count as attested without a certificate."""
 
-    ek_name: str
+    ek_name: Annotated[str, limits(maxLength=EK_NAME_CHARS_MAX)]
     """TPM name of the endorsement key in hex: `000b` and the SHA-256 of the public area, 68 digits. `cascadia` shows
     it."""
     note: Text = ""
@@ -155,13 +169,13 @@ class TenantTrust(msgspec.Struct, frozen=True):
 class LeaseTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Dates of a lease, in seconds after its issue. Each date is at or after the date before it."""
 
-    refresh_after_seconds: int
+    refresh_after_seconds: Seconds
     """The node refreshes the lease from this date on."""
-    expires_seconds: int
+    expires_seconds: Seconds
     """The lease expires, and its grace begins."""
-    grace_seconds: int
+    grace_seconds: Seconds
     """The grace ends. From this date on no new work starts."""
-    terminate_seconds: int
+    terminate_seconds: Seconds
     """The lease terminates, and the gate closes."""
 
 
@@ -172,7 +186,7 @@ class CreateCode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Profile of the nodes that this code activates."""
     expires_at: datetime
     """Time from which the code activates no machine: with a time zone, in the future, within ten years."""
-    entitlements: Annotated[tuple[str, ...], limits(maxItems=ENTITLEMENTS_MAX, uniqueItems=True)] = ()
+    entitlements: Annotated[tuple[Entitlement, ...], limits(maxItems=ENTITLEMENTS_MAX, uniqueItems=True)] = ()
     """Names of the entitlements that a lease of this code grants, of up to 64 characters each."""
     seats: Annotated[int, limits(minimum=1, maximum=SEATS_MAX)] = 1
     """Number of machines that the code can activate at one time."""

@@ -13,6 +13,9 @@ from protocol.openapi import limits
 
 TEXT_CHARS_MAX = 256
 """Of a reason, a note, or an agent's version."""
+TARGET_NAME_CHARS_MAX = 64
+TARGETS_MAX = 16
+"""Cascade publishes two targets. More are refused by the check of the targets, with a text that names them."""
 SPREAD_SECONDS_MAX = 30 * 24 * 3600
 
 Reason = Annotated[str, limits(maxLength=TEXT_CHARS_MAX)]
@@ -25,7 +28,9 @@ class PublishTrust(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """New `root.json` files, in the order of their versions."""
     targets: bytes = b""
     """New `targets.json`. Empty to publish roots alone."""
-    contents: dict[str, bytes] = {}
+    contents: Annotated[
+        dict[Annotated[str, limits(maxLength=TARGET_NAME_CHARS_MAX)], bytes], limits(maxProperties=TARGETS_MAX)
+    ] = {}
     """Content of the targets by name. A content that Fabric has stored already may be left out."""
     override: bool = False
     """Publish although nodes still use a root or an issuer that this drops. Needs `reason`."""

@@ -5,17 +5,19 @@ JSON only, and decode it strictly into the handler's type, in one step. They hav
 """
 
 import logging
-import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
 from litestar import Litestar, Request, Response
+from litestar.connection import ASGIConnection
 from litestar.di import NamedDependency, Provide
 from litestar.exceptions import HTTPException
-from litestar.params import SkipValidation
+from litestar.handlers.base import BaseRouteHandler
+from litestar.params import CookieParameter, HeaderParameter, QueryParameter, SkipValidation
 from litestar.types import ASGIApp, ControllerRouterHandler, Receive, Scope, Send
 
+from cloud.http.bounds import OutOfBounds, Unbounded, checker
 from cloud.http.guard import Guard, judge_again
 from cloud.http.metrics import Metrics, measured, read_metrics
 from cloud.http.openapi import ApiDocument, show_schema
@@ -32,9 +34,6 @@ from protocol.limits import REQUEST_BODY_BYTES_MAX
 
 log = logging.getLogger("cascade.web")
 
-_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
-"""U+0000 in JSON, where it is always an escape. PostgreSQL has no such character in its texts."""
-
 
 class StrictRequest(Request[Any, Any, Any]):
     """A request whose JSON body is decoded strictly into the type of the handler's `data`."""
@@ -50,18 +49,19 @@ class StrictRequest(Request[Any, Any, Any]):
 
         Raises:
             Refusal: `unsupported_media_type`, `malformed` (not JSON) or `invalid` (JSON of another shape, or a
-                text with U+0000).
+                text, number or date out of bounds).
         """
         media_type = self.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media_type != "application/json":
             raise Refusal("unsupported_media_type")
         field = self.route_handler.parsed_data_field
         body = await self.body()
-        if _NUL.search(body):
-            raise Refusal("invalid", "a text has the character U+0000")
+        kind = field.annotation if field is not None else Any
         try:
-            return msgspec.json.decode(body, type=field.annotation if field is not None else Any, strict=True)
-        except msgspec.ValidationError as error:
+            value = msgspec.json.decode(body, type=kind, strict=True)
+            checker(kind)(value, "body")
+            return value
+        except (msgspec.ValidationError, OutOfBounds) as error:
             raise Refusal("invalid", str(error)) from error
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Refusal("malformed", "the body is not JSON") from error
@@ -105,6 +105,30 @@ def bounded_waits(app: ASGIApp) -> ASGIApp:
     return bounded
 
 
+def _require_bounds(handler: BaseRouteHandler) -> None:
+    """Check that the parameters of a handler's query and its body have bounds. Raises Unbounded.
+
+    A path parameter needs none: `_printable_path` checks it, and the handler parses it.
+    """
+    for name, field in handler.parsed_fn_signature.parameters.items():
+        place = f"{handler.handler_name}({name})"
+        if name == "data":
+            checker(field.annotation)
+        elif isinstance(given := field.kwarg_definition, QueryParameter | HeaderParameter | CookieParameter):
+            if field.annotation is int:
+                bounded = given.ge is not None and given.le is not None
+            else:
+                bounded = given.max_length is not None and given.pattern is not None
+            if not bounded:
+                raise Unbounded(f"{place}: a parameter needs ge and le, or max_length and pattern")
+
+
+async def _printable_path(connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler) -> None:
+    """Guard: no object has an id or a name with a character that cannot be printed. Raises Refusal (`not_found`)."""
+    if not all(value.isprintable() for value in connection.path_params.values() if isinstance(value, str)):
+        raise Refusal("not_found")
+
+
 def make_app(
     handlers: Sequence[ControllerRouterHandler],
     guard: Guard,
@@ -123,12 +147,12 @@ def make_app(
     parts = dict(services or {})
     if schema is not None:
         parts["schema_document"] = schema
-    return Litestar(
+    app = Litestar(
         route_handlers=[
             *handlers,
             *([show_schema] if schema is not None else []),
         ],
-        guards=[guard],
+        guards=[guard, _printable_path],
         middleware=[*([measured(metrics)] if metrics is not None else []), bounded_waits],
         dependencies={name: _provider(service) for name, service in parts.items()},
         after_exception=[on_error] if on_error is not None else [],
@@ -146,6 +170,10 @@ def make_app(
         logging_config=None,
         debug=False,
     )
+    for route in app.routes:
+        for handler in getattr(route, "route_handlers", ()):
+            _require_bounds(handler)
+    return app
 
 
 def make_metrics_app(guard: Guard, metrics: Metrics) -> Litestar:

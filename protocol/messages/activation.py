@@ -12,12 +12,22 @@ import msgspec
 
 from protocol.evidence import EndorsementEvidence, KeyEvidence
 from protocol.ids import ActivationId, NodeId, TenantId
-from protocol.limits import COMPONENTS_MAX, HELD_GENERATION_MAX
+from protocol.limits import (
+    AGENT_VERSION_CHARS_MAX,
+    CODE_CHARS_MAX,
+    COMPONENT_CHARS_MAX,
+    COMPONENTS_MAX,
+    HELD_GENERATION_MAX,
+)
 from protocol.openapi import limits
 
 ACTIVATION_FILE_FORMAT = 1
 VERSION_DIGITS_MAX = 18
 """Digits of a root's version in a pin. A longer number is no version."""
+
+
+Component = Annotated[str, limits(maxLength=COMPONENT_CHARS_MAX)]
+"""Name or value of a component of a fingerprint."""
 
 
 class TrustPin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -57,11 +67,11 @@ class ActivationFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class StartActivation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Start of an activation."""
 
-    code: str
+    code: Annotated[str, limits(maxLength=CODE_CHARS_MAX)]
     """Text of the activation code."""
     evidence: EndorsementEvidence
     """The TPM, and the attestation key that it uses."""
-    agent_version: str
+    agent_version: Annotated[str, limits(maxLength=AGENT_VERSION_CHARS_MAX)]
     """Version of the agent, up to 256 printable characters."""
 
 
@@ -93,7 +103,7 @@ class ProveActivation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Certificate request (PKCS#10) in DER, signed by the node key, without extensions and attributes."""
     key: KeyEvidence
     """Evidence that the node key is in the TPM."""
-    fingerprint: Annotated[dict[str, str], limits(maxProperties=COMPONENTS_MAX)]
+    fingerprint: Annotated[dict[Component, Component], limits(maxProperties=COMPONENTS_MAX)]
     """Fingerprint of the machine: name of a component to its HMAC-SHA-256 in hex."""
     held_generation: Annotated[int | msgspec.UnsetType, limits(minimum=1, maximum=HELD_GENERATION_MAX)] = msgspec.UNSET
     """Highest generation in the machine's state directory. The new generation gets a higher number, also if this cloud

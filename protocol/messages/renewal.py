@@ -16,7 +16,7 @@ import msgspec
 
 from protocol.evidence import EndorsementEvidence, KeyEvidence
 from protocol.ids import RenewalId
-from protocol.limits import NONCE_BYTES_MAX, NONCE_BYTES_MIN
+from protocol.limits import AGENT_VERSION_CHARS_MAX, NONCE_BYTES_MAX, NONCE_BYTES_MIN
 from protocol.openapi import limits
 
 PATH_RENEWALS = "/v1/node/renewals"
@@ -34,7 +34,7 @@ class StartRenewal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Device certificate in DER. It may have expired, because it only names the node and the generation."""
     evidence: EndorsementEvidence
     """The TPM and the attestation key that activated the generation."""
-    agent_version: str
+    agent_version: Annotated[str, limits(maxLength=AGENT_VERSION_CHARS_MAX)]
     """Version of the agent, up to 256 printable characters."""
 
 

@@ -12,11 +12,15 @@ import msgspec
 from protocol.encoding import json_decode, json_encode
 from protocol.evidence import ClockInfo
 from protocol.ids import NodeId, TenantId
-from protocol.limits import NONCE_BYTES_MAX, NONCE_BYTES_MIN
+from protocol.limits import NONCE_BYTES_MAX, NONCE_BYTES_MIN, REQUEST_BODY_BYTES_MAX, SEQ_MAX
 from protocol.openapi import limits
 from protocol.signed.envelope import EnvelopeError, verify_signature
 
 TYP_SESSION_PROOF = "cascade-session-proof+jws"
+
+
+Jws = Annotated[str, limits(maxLength=REQUEST_BODY_BYTES_MAX)]
+"""A signed document. The size of the body bounds it."""
 
 
 class Nonce(msgspec.Struct, frozen=True):
@@ -60,9 +64,9 @@ class OpenSession(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Device certificate in DER."""
     csr: bytes
     """Certificate request (PKCS#10) in DER for the session key."""
-    proof: str
+    proof: Jws
     """Session proof: a JWS of the type `cascade-session-proof+jws` by the node key, over a nonce of the server."""
-    presented: str = ""
+    presented: Jws = ""
     """Last statement that the node has stored, as a JWS. Empty if it has none."""
 
 
@@ -91,9 +95,9 @@ class Ask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     nonce: Annotated[str, limits(minLength=NONCE_BYTES_MIN, maxLength=NONCE_BYTES_MAX)]
     """Nonce of the node, for the freshness."""
-    presented: str = ""
+    presented: Jws = ""
     """Last statement that the node has stored, as a JWS. Empty if it has none."""
-    trust_version: int | msgspec.UnsetType = msgspec.UNSET
+    trust_version: Annotated[int | msgspec.UnsetType, limits(minimum=0, maximum=SEQ_MAX)] = msgspec.UNSET
     """Version of the TUF targets that the node uses. So a node reports a new trust before its next session."""
 
 

@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from litestar import Litestar, Request, get, post
-from litestar.params import FromPath, FromQuery, JSONBody
+from litestar.params import FromPath, JSONBody, QueryParameter
 
 from cloud.http.app import make_app
 from cloud.http.guard import (
@@ -35,13 +35,14 @@ from cloud.mtls.server import ServerTls
 from cloud.process.serve import CloudServer, Listener, Served, Unit, running
 from cloud.storage.errors import OutcomeUnknown
 from protocol.ids import NodeId, TenantId
+from protocol.openapi import limits
 from protocol.problems import ProblemDocument
 from tests.cloud.pki import Leaf, Pki
 
 
 class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    count: int
-    label: str = ""
+    count: Annotated[int, limits(minimum=0, maximum=1000)]
+    label: Annotated[str, limits(maxLength=100)] = ""
 
 
 AnyRequest = Request[Any, Any, Any]
@@ -98,7 +99,7 @@ async def fabric_orders_route(data: JSONBody[Order]) -> Order:
 
 
 @get("/things/{number:int}", opt={"peers": (ANONYMOUS,)})
-async def things_route(number: FromPath[int], limit: FromQuery[int] = 3) -> int:
+async def things_route(number: FromPath[int], limit: Annotated[int, QueryParameter(ge=0, le=100)] = 3) -> int:
     return number + limit
 
 

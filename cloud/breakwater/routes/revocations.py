@@ -9,6 +9,7 @@ from cloud.breakwater.revocation.feed import RevocationFeed
 from cloud.contracts.breakwater import PATH_REVOCATIONS, Revocations
 from cloud.http.admission import SERVICES
 from cloud.http.app import Wired
+from cloud.http.bounds import PRINTABLE
 from cloud.http.exchange import long_poll
 from cloud.http.guard import service
 from cloud.http.openapi import operation_options
@@ -27,7 +28,9 @@ Wait = Annotated[
 OwnIssuer = Annotated[
     str | None,
     QueryParameter(
-        max_length=KEY_ID_CHARS_MAX, description="Key id of the CA that issued the caller's own certificate."
+        max_length=KEY_ID_CHARS_MAX,
+        pattern=PRINTABLE,
+        description="Key id of the CA that issued the caller's own certificate.",
     ),
 ]
 

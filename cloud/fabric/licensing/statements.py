@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from cloud.fabric.schemas import LeaseTerms
+from cloud.fabric.schemas import TERM_SECONDS_MAX, LeaseTerms
 from protocol.ids import NodeId, TenantId
 from protocol.limits import CLOCK_SKEW, DEVICE_LIFE_AFTER_TERMINATION, SEQ_JUMP_MAX, SEQ_MAX
 from protocol.signed.statements import Lease, Revocation, RevocationReason, Suspension, Tier
@@ -29,9 +29,6 @@ TERMS: dict[Tier, LeaseTerms] = {
 
 DEVICE_HEADROOM = timedelta(days=275)
 """How long a node can renew its lease on one device certificate before it must renew the device certificate."""
-TERM_SECONDS_MAX = 790 * _DAY
-"""Longest time to `terminate_at`. With `DEVICE_HEADROOM` and `DEVICE_LIFE_AFTER_TERMINATION` it gives 1,095 days, the
-longest life of a device certificate at the issuer. A longer lease would outlive the device certificate."""
 NOTIFY_BEFORE = (timedelta(days=7), timedelta(days=1))
 """How long before `expires_at` the owner of the machine is notified."""
 

@@ -7,6 +7,7 @@ from litestar.params import PathParameter, QueryParameter
 
 from cloud.fabric.errors import FabricError, NotFound, refusal
 from cloud.fabric.service.views import CURSOR_CHARS_MAX, PAGE_ITEMS_MAX
+from cloud.http.bounds import PRINTABLE
 from cloud.http.problems import handle
 from protocol.ids import ActivationId, CodeId, IdError, NodeId, Prefix, RenewalId, TenantId, TokenId, parse_id
 from protocol.openapi import id_pattern
@@ -24,17 +25,17 @@ OfToken = Annotated[str, _of("token", "tok")]
 OfActivation = Annotated[str, _of("activation", "act")]
 OfRenewal = Annotated[str, _of("renewal", "ren")]
 
-# The use cases check these two, so the bounds are documented and not enforced here.
 Cursor = Annotated[
     str,
     QueryParameter(
         description="`next_cursor` of the page before. Empty for the first page.",
-        schema_extra={"maxLength": CURSOR_CHARS_MAX},
+        max_length=CURSOR_CHARS_MAX,
+        pattern=PRINTABLE,
     ),
 ]
 Limit = Annotated[
     int,
-    QueryParameter(description="Most items of one page.", schema_extra={"minimum": 1, "maximum": PAGE_ITEMS_MAX}),
+    QueryParameter(description="Most items of one page.", ge=1, le=PAGE_ITEMS_MAX),
 ]
 
 
@@ -43,8 +44,8 @@ FILTER_CHARS_MAX = 256
 
 
 def filter_by(description: str, name: str | None = None) -> QueryParameter:
-    """A query parameter that filters a list by a text. PostgreSQL has no U+0000 in texts, so it is refused."""
-    return QueryParameter(name=name, description=description, max_length=FILTER_CHARS_MAX, pattern=r"^[^\x00]*$")
+    """A query parameter that filters a list by a text without control characters."""
+    return QueryParameter(name=name, description=description, max_length=FILTER_CHARS_MAX, pattern=PRINTABLE)
 
 
 def refuse(request: Request[Any, Any, Any], error: FabricError) -> Response[bytes]:

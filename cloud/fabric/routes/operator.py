@@ -8,6 +8,7 @@ from litestar.params import JSONBody, QueryParameter
 from cloud.fabric import schemas
 from cloud.fabric.errors import Conflict, Invalid, NotFound
 from cloud.fabric.routes.access import (
+    FILTER_CHARS_MAX,
     Cursor,
     Limit,
     OfCode,
@@ -29,6 +30,7 @@ from cloud.fabric.service.operators.tenants import Tenants
 from cloud.fabric.service.operators.tokens import Tokens
 from cloud.fabric.service.views import PAGE_ITEMS_DEFAULT
 from cloud.http.app import Wired
+from cloud.http.bounds import PRINTABLE
 from cloud.http.guard import OPERATOR, current_operator
 from cloud.http.openapi import operation_options
 
@@ -37,7 +39,10 @@ InTenant = Annotated[str, filter_by("Id of a tenant. Empty for all tenants.")]
 WithStanding = Annotated[
     str,
     QueryParameter(
-        description="A standing. Empty for every standing.", schema_extra={"enum": ["", *get_args(schemas.Standing)]}
+        max_length=FILTER_CHARS_MAX,
+        pattern=PRINTABLE,
+        description="A standing. Empty for every standing.",
+        schema_extra={"enum": ["", *get_args(schemas.Standing)]},
     ),
 ]
 OfObject = Annotated[str, filter_by("Id of an object. Empty for all objects.", name="object")]

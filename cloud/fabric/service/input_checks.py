@@ -4,19 +4,16 @@ from datetime import UTC, datetime
 
 from cloud.fabric.errors import Invalid
 from cloud.fabric.trust_schemas import TEXT_CHARS_MAX
-from protocol.limits import COMPONENTS_MAX, HELD_GENERATION_MAX, NONCE_BYTES_MAX, NONCE_BYTES_MIN
-
-COMPONENT_CHARS_MAX = 64
-"""Longest name of a fingerprint component, and longest value: an HMAC-SHA-256 in hex."""
-TIME_MIN = datetime(1970, 1, 1, tzinfo=UTC)
-TIME_MAX = datetime(9000, 1, 1, tzinfo=UTC)
-"""Far enough from the ends of the calendar (years 1 and 9999): times can be converted and added to."""
+from cloud.http import bounds
+from protocol.limits import COMPONENT_CHARS_MAX, COMPONENTS_MAX, HELD_GENERATION_MAX, NONCE_BYTES_MAX, NONCE_BYTES_MIN
 
 
 def check_time(what: str, at: datetime) -> datetime:
     """Check that a time has a zone and is from 1970 to 8999, and return it in UTC. Raises Invalid."""
-    if at.tzinfo is None or not TIME_MIN <= at < TIME_MAX:
-        raise Invalid(f"{what}: must be a time with its zone, from 1970 to 8999")
+    try:
+        bounds.check_time(at, what)
+    except bounds.OutOfBounds as error:
+        raise Invalid(str(error)) from error
     return at.astimezone(UTC)
 
 
@@ -27,13 +24,14 @@ def check_nonce_form(nonce: str) -> None:
 
 
 def check_fingerprint(components: dict[str, str]) -> None:
-    """Check the number of components, and the length of names and values. Their content is opaque. Raises Invalid."""
+    """Check the number of components, and that names and values are printable and not too long. Raises Invalid."""
     if len(components) > COMPONENTS_MAX or any(
-        max(len(name), len(value)) > COMPONENT_CHARS_MAX for name, value in components.items()
+        max(len(name), len(value)) > COMPONENT_CHARS_MAX or not (name + value).isprintable()
+        for name, value in components.items()
     ):
         raise Invalid(
             f"fingerprint: at most {COMPONENTS_MAX} components, names and values of at most {COMPONENT_CHARS_MAX}"
-            " characters"
+            " printable characters"
         )
 
 

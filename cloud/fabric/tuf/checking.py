@@ -14,6 +14,7 @@ from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets, Time
 
 from cloud.fabric.tuf.repository import MetadataFile, Publication, Signed, TargetContent
 from protocol.encoding import sha256_hex
+from protocol.limits import SEQ_MAX
 from protocol.signed.trust import TARGETS
 
 ROLES = (Root.type, Targets.type, Snapshot.type, Timestamp.type)
@@ -36,6 +37,8 @@ def read_metadata(data: bytes, kind: type[R]) -> Metadata[R]:
         raise PublicationRefused(f"the metadata of {kind.type} cannot be read") from error
     if not isinstance(metadata.signed, kind):
         raise PublicationRefused(f"this is not metadata of {kind.type}")
+    if not 1 <= metadata.signed.version <= SEQ_MAX:
+        raise PublicationRefused(f"the version of {kind.type} is not 1 to {SEQ_MAX}")
     return metadata
 
 

@@ -80,7 +80,7 @@ def test_a_device_certificate_outlives_the_lease() -> None:
 
 
 def test_no_lease_outlives_the_longest_device_certificate() -> None:
-    longest = schemas.LeaseTerms(1, 1, 1, statements.TERM_SECONDS_MAX)
+    longest = schemas.LeaseTerms(1, 1, 1, schemas.TERM_SECONDS_MAX)
     statements.check_terms(longest)
     assert statements.device_not_after(longest, NOW) <= NOW + DEVICE_LIFE_MAX
 
