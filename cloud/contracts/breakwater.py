@@ -52,7 +52,13 @@ REASON_NUMBERS: dict[RevocationReason, int] = {
     "cessationOfOperation": 5,
     "privilegeWithdrawn": 9,
 }
-"""Name -> CRLReason. A key whose certificates were revoked is certified again only if the reason was superseded."""
+"""Name -> CRLReason. A key whose certificates were revoked is certified again only if the reason was superseded.
+
+This is the only spelling of a reason in texts: options, bodies, files, audit, metrics and pages. Where a format has the
+number of the RFC (CRLs, OCSP, the feed, the database), this table has the number.
+"""
+REASON_NAMES: dict[int, RevocationReason] = {number: name for name, number in REASON_NUMBERS.items()}
+"""CRLReason -> name."""
 
 
 class OpenGeneration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -13,6 +13,7 @@ from cloud.cli.options import directory_option
 from cloud.cli.pki.host import on_host
 from cloud.cli.pki.progress import watcher
 from cloud.cli.show import emit, fields
+from cloud.contracts.breakwater import REASON_NAMES
 
 
 class Exported(msgspec.Struct, frozen=True):
@@ -27,7 +28,7 @@ class Exported(msgspec.Struct, frozen=True):
 def add_options(parser: ArgumentParser) -> None:
     parser.description = (
         "Writes ca/AUTHORITY.pem, crl/SHARD.crl (DER) and inventory.jsonl, which has one JSON object for each "
-        "certificate that was issued. No private key is written."
+        "certificate that was issued; `reason` is that of a revocation, as RFC 5280 spells it. No private key is written."
     )
     directory_option(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write; must be new or empty")
@@ -77,6 +78,7 @@ async def _inventory(admin: Admin, out: Path, args: Namespace) -> int:
             for record in page:
                 count += 1
                 line = msgspec.to_builtins(record)
+                line["reason"] = REASON_NAMES[record.reason] if record.state == "revoked" else ""
                 for field in ("tbs", "certificate", "request_key", "closed_up_to", "closed_alone"):
                     del line[field]
                 lines.write(msgspec.json.encode(line) + b"\n")

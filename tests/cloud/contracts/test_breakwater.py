@@ -1,6 +1,8 @@
 """Bodies of Breakwater's API: strict requests, answers that may get new fields, and the numbers of CRL reasons."""
 
+import re
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import get_args
 
 import msgspec
@@ -43,3 +45,25 @@ def test_reasons_are_those_of_the_rfc() -> None:
         found = entry.add_extension(x509.CRLReason(flag), critical=False).build()
         encoded = found.extensions.get_extension_for_class(x509.CRLReason).value.public_bytes()
         assert encoded == bytes((0x0A, 0x01, number))
+
+
+OTHER_SPELLINGS = re.compile(
+    r"(?<!ReasonFlags\.)\b(key[_-]compromise|ca[_-]compromise|caCompromise|CACompromise|KeyCompromise"
+    r"|affiliation[_-]changed|AffiliationChanged|cessation[_-]of[_-]operation|CessationOfOperation"
+    r"|privilege[_-]withdrawn|PrivilegeWithdrawn)\b"
+)
+
+
+def test_a_reason_has_one_spelling() -> None:
+    root = Path(breakwater.__file__).parents[2]
+    files = [path for name in ("cloud", "node", "protocol", "docs", "packaging") for path in (root / name).rglob("*")]
+    texts = [path for path in files if path.suffix in (".py", ".md", ".json", ".toml", ".html")]
+    assert len(texts) > 300
+    found = [
+        f"{path.relative_to(root)}: {match[0]}"
+        for path in texts
+        for match in OTHER_SPELLINGS.finditer(path.read_text())
+    ]
+    assert found == []
+    assert all(OTHER_SPELLINGS.search(f"a {text} b") for text in ("key_compromise", "CACompromise", "ca-compromise"))
+    assert not any(OTHER_SPELLINGS.search(name) for name in REASON_NUMBERS)

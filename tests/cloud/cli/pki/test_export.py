@@ -21,4 +21,14 @@ def test_an_export_has_everything(host: Host) -> None:
     for line in lines:
         assert "tbs" not in line
         assert f"certificates/{line['serial']}.pem" in files
+    assert {line["reason"] for line in lines} == {""}
     host.refused(EXIT_USAGE, "directory_in_use", "export", "--out", str(out))
+
+
+def test_the_inventory_spells_a_reason_as_the_option_does(host: Host) -> None:
+    (serial, *_) = host.pki("revoke", "--service", "fabric", "--reason", "cACompromise")["serials"]
+    host.pki("export", "--out", str(host.scratch / "export"))
+    inventory = (host.scratch / "export" / "inventory.jsonl").read_text()
+    reasons = {line["serial"]: line["reason"] for line in map(json.loads, inventory.splitlines())}
+    assert reasons.pop(serial) == "cACompromise"
+    assert set(reasons.values()) == {""}
