@@ -178,7 +178,8 @@ class Agent:
         with trio.move_on_after(self.config.settle_seconds) as scope:
             network_by = self._waits.now() + schedule.SETTLE_NETWORK_SECONDS
             while not await self.contact.attempt() and self._settling_helps(network_by):
-                await self._waits.sleep(schedule.settle_retry_seconds(self._random))
+                pause = schedule.settle_retry_seconds(self._random)
+                await self._waits.sleep(max(pause, self.contact.retry_after_seconds))
         if scope.cancelled_caught and self.contact.failures == 0:
             cut = f"cannot reach the cloud: it did not answer within {self.config.settle_seconds:g} s of the start"
             self.contact.count_silence(api.CloudUnreachable(cut, code="timed_out"))
@@ -318,6 +319,8 @@ class Agent:
             self._contacted.set()
             self._raise_lasting_fault()
             await self._renew_device_if_due()
+            # The cloud limits this node, or is busy. A change of the standing waits as well.
+            await self._waits.sleep(self.contact.retry_after_seconds)
         verdict = self.licence.verdict()
         log.error("%s. The gate is closed until this machine is activated again. %s", verdict.reason, verdict.next)
 

@@ -99,6 +99,8 @@ class Contact:
         self.failures = 0
         self.last_contact_at: datetime | None = None
         self.last_failure: Failure | None = None
+        self.retry_after_seconds = 0.0
+        """Seconds for which the cloud asked to wait in the last contact, 0 if it did not."""
 
     @property
     def licence(self) -> Licence:
@@ -122,6 +124,7 @@ class Contact:
             return answered
 
     async def _attempt(self, new_session: bool) -> bool:
+        self.retry_after_seconds = 0.0
         if new_session:
             self.connection.outdate()
         try:
@@ -134,7 +137,10 @@ class Contact:
             self._hardware.report_fault(error)
             return self._count_silence(error)
         except NodeError as error:
-            self._outdate_after_failures()
+            self.retry_after_seconds = error.retry_after_seconds if isinstance(error, api.CloudUnreachable) else 0.0
+            if not self.retry_after_seconds:
+                # A cloud that limits this node accepts its session. Another session would only use up the limit.
+                self._outdate_after_failures()
             return self._count_silence(error)
         self._count_answer()
         return True

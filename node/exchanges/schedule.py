@@ -2,7 +2,7 @@
 
 A million nodes that lose the cloud at the same moment must not return at the same moment. So regular contacts and their
 retries happen in heartbeat slots. The node's id fixes the phase of its slots. Other retries wait a random time up to a
-capped width, and the first width is already as wide as a large fleet needs. A server's `Retry-After` is not read yet.
+capped width, and the first width is already as wide as a large fleet needs. A longer `Retry-After` of the cloud counts.
 
 Two waits are shorter on purpose. A node that has started or has slept, and has had no answer since, retries quickly for
 one heartbeat (`node.exchanges.first_answer`). A wake channel that was open and was cut is opened once more within a

@@ -58,6 +58,7 @@ class WakeChannel:
         self._length = PollLength(random)
         self._losses = 0
         self._lived_seconds = 0.0
+        self._retry_after_seconds = 0.0
 
     async def keep(self, ended: Callable[[], bool]) -> None:
         """Keep a long poll open until `ended` returns True. It can be called again after an unexpected exception."""
@@ -73,7 +74,7 @@ class WakeChannel:
                 wait = schedule.wake_reconnect_seconds(
                     self._losses, self._heartbeat_seconds, self._random, self._lived_seconds
                 )
-                await self._waits.sleep(schedule.WAKE_RETRY_SECONDS + wait)
+                await self._waits.sleep(max(schedule.WAKE_RETRY_SECONDS + wait, self._retry_after_seconds))
             else:
                 await trio.sleep(POLL_PAUSE_SECONDS)
 
@@ -92,6 +93,9 @@ class WakeChannel:
         except NodeError as error:
             # A poll that ended because its session was replaced is no loss.
             if fabric is connection.fabric:
+                self._retry_after_seconds = (
+                    error.retry_after_seconds if isinstance(error, api.CloudUnreachable) else 0.0
+                )
                 self._lived_seconds = min(trio.current_time() - began, asked)
                 was_cut = self._length.cut(self._lived_seconds)
                 self._losses = 1 if was_cut else self._losses + 1

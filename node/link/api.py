@@ -58,6 +58,8 @@ from protocol.signed.trust import ServiceUrls, X509Bundle
 T = TypeVar("T")
 
 SESSION_PATH = "/v1/node/sessions"
+RETRY_AFTER_SECONDS_MAX = 600
+"""Longest wait that the node accepts from the cloud's limits: one heartbeat. A wrong answer silences no node for longer."""
 EVENT_MARGIN_SECONDS = 20.0
 """A long poll counts as lost this long after the wait that was asked for."""
 
@@ -68,9 +70,11 @@ class CloudUnreachable(Unreachable):
     code = "cloud_unreachable"
     next = "Check the network and the cloud's address. A running agent tries again by itself."
 
-    def __init__(self, text: str, *, code: str = "") -> None:
+    def __init__(self, text: str, *, code: str = "", retry_after_seconds: float = 0.0) -> None:
         super().__init__(text, next_step=_NEXT.get(code, ""))
         self.code = code or self.code
+        self.retry_after_seconds = retry_after_seconds
+        """Seconds for which the cloud asked this node to wait, 0 if it did not."""
 
 
 NO_NETWORK = frozenset({"dns_failed", "unreachable"})
@@ -112,6 +116,13 @@ class CloudRefused(NodeError):
         self.problem = problem
 
 
+def _retry_after(text: str) -> float:
+    """The seconds of a `Retry-After` header (RFC 9110 section 10.2.3), at most RETRY_AFTER_SECONDS_MAX; 0 for a date."""
+    return (
+        float(min(int(text), RETRY_AFTER_SECONDS_MAX)) if text.isascii() and text.isdigit() and len(text) < 10 else 0.0
+    )
+
+
 def _refusal(response: httpx.Response, content: bytes) -> NodeError:
     try:
         problem = json_decode(content, ProblemDocument)
@@ -119,7 +130,10 @@ def _refusal(response: httpx.Response, content: bytes) -> NodeError:
         return CloudUnreachable(f"cannot use the cloud's answer: status {response.status_code} without a reason")
     kind = KINDS.get(problem.code)
     if kind is None or not kind.conclusive:
-        return CloudUnreachable(f"cannot use the cloud's answer: {problem.title.lower()}")
+        return CloudUnreachable(
+            f"cannot use the cloud's answer: {problem.title.lower()}",
+            retry_after_seconds=_retry_after(response.headers.get("retry-after", "")),
+        )
     return CloudRefused(problem)
 
 

@@ -466,6 +466,22 @@ async def test_no_answer_without_a_signed_statement_changes_a_state(
     await contact.connection.close()
 
 
+async def test_a_limit_of_the_cloud_changes_no_state_and_costs_no_session(contact: Contact, fabric: Fabric) -> None:
+    assert await contact.attempt()
+    session, before = contact.connection.credentials, contact.licence.presented
+    body = json_encode(problems.document(problems.KINDS["rate_limited"]))
+    fabric.answers[STATEMENT] = always(429, body, ("content-type", problems.CONTENT_TYPE), ("retry-after", "17"))
+    for _ in range(FAILURES_PER_SESSION + 2):
+        assert not await contact.attempt()
+        assert contact.retry_after_seconds == 17
+    assert (contact.licence.verdict().gate_open, contact.licence.presented) == (True, before)
+    fabric.answers.clear()
+    assert await contact.attempt()
+    assert contact.retry_after_seconds == 0
+    assert contact.connection.credentials is session
+    await contact.connection.close()
+
+
 @pytest.mark.parametrize("wrong", ["spiffe", "issuer", "expired"])
 async def test_no_failure_of_tls_changes_a_state(contact: Contact, fabric: Fabric, wrong: str) -> None:
     good = fabric.leaves["fabric"]

@@ -27,6 +27,7 @@ class Cloud:
         self.cut_after = cut_after
         self.away = False
         self.refuses = False
+        self.retry_after_seconds = 0.0
         self.began: list[float] = []
         self.open_seconds = 0.0
         self.cuts = 0
@@ -41,7 +42,7 @@ class Cloud:
             if wait_seconds <= self.cut_after:
                 return Events(cursor=cursor)
             self.cuts += 1
-        raise api.CloudUnreachable("cannot reach the cloud")
+        raise api.CloudUnreachable("cannot reach the cloud", retry_after_seconds=self.retry_after_seconds)
 
 
 class Woken:
@@ -89,6 +90,15 @@ async def test_an_outage_brings_one_quick_attempt_and_then_wide_waits(
     assert attempts[0] - cut <= 20 + 31
     assert len([at for at in attempts if at < cut + 3600]) <= 12
     assert len(attempts) < 30
+
+
+async def test_the_channel_waits_as_long_as_the_cloud_asks(autojump_clock: trio.testing.MockClock) -> None:
+    cloud = Cloud()
+    cloud.away, cloud.retry_after_seconds = True, 600.0
+    await run(cloud, 7200, 1)
+    pauses = [later - sooner for sooner, later in zip(cloud.began, cloud.began[1:], strict=False)]
+    assert pauses
+    assert min(pauses) >= 600
 
 
 async def test_a_refusal_has_a_contact_made(autojump_clock: trio.testing.MockClock) -> None:

@@ -107,6 +107,18 @@ async def test_every_other_answer_counts_as_silence(fabric: Fabric, name: str) -
     assert len([request for request in fabric.requests if request.path == NONCES]) == 1
 
 
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [("30", 30), ("0", 0), ("86400", 600), ("9" * 5000, 0), ("-5", 0), ("Wed, 21 Oct 2026 07:28:00 GMT", 0), ("", 0)],
+)
+async def test_the_wait_that_the_cloud_asks_for(fabric: Fabric, header: str, seconds: float) -> None:
+    body = json_encode(document(KINDS["rate_limited"]))
+    fabric.answers[NONCES] = always(429, body, PROBLEM, ("retry-after", header))
+    with pytest.raises(CloudUnreachable) as caught:
+        await nonce(fabric)
+    assert caught.value.retry_after_seconds == seconds
+
+
 async def test_an_answer_is_read_to_the_bound_and_no_further(fabric: Fabric) -> None:
     sent = 0
 
