@@ -114,6 +114,7 @@ def install(world: World, name: str, postgres: Postgres | None) -> tuple[Path, i
         # The folder has all files that a new database needs: it takes the CAs from there.
         database = f'engine = "postgresql"\nhost = "{postgres.socket}"\nname = "{postgres.create()}"\nuser = "{ROLE}"\n'
         settings.write_text(f"{kept}[database]\n{database}")
+    allow_load(directory / "breakwater" / "settings.toml")
     return directory, port
 
 
@@ -135,6 +136,11 @@ def breakwater(world: World, postgres: Postgres | None = None) -> Iterator[Serve
         shutil.rmtree(directory, ignore_errors=True)
 
 
+def allow_load(settings: Path) -> None:
+    """Multiply the limits by caller in a settings file: all requests of a benchmark come from one address."""
+    settings.write_text(f"{settings.read_text()}\n[admission]\nfactor = 1000\n")
+
+
 @contextmanager
 def cloud(world: World, postgres: Postgres | None = None) -> Iterator[Server]:
     """Run `cascade up` (Fabric and Breakwater) for a new installation, on the first core. `port` is Fabric's."""
@@ -147,6 +153,8 @@ def cloud(world: World, postgres: Postgres | None = None) -> Iterator[Server]:
         for part in (f"--{service}-database", f"postgresql://{ROLE}@/{postgres.create()}?host={postgres.socket}")
     ]  # fmt: skip
     world.operate("init", "--dir", str(directory), "--port-base", str(port), *databases)
+    for service in ("breakwater", "fabric"):
+        allow_load(directory / service / "settings.toml")
     process = world.start(name, pinned([str(BIN / "cascade"), "up", "--dir", str(directory)]))
     try:
         wait_until("the cloud's answer", lambda: _healthy(process, port + 3))

@@ -1,8 +1,13 @@
 """Pure functions: the source of a request, by which callers without an identity are counted."""
 
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address, ip_network
 
+SOURCES_KEPT_MAX = 4096
+"""Hosts whose source is kept. Every request needs it, and the hosts of the connected callers repeat."""
 
+
+@lru_cache(maxsize=SOURCES_KEPT_MAX)
 def source_of(host: str) -> str:
     """Return the source of a host: its IPv4 address, or its IPv6 network of 64 bits, which belongs to one customer.
 

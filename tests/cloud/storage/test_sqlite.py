@@ -1,17 +1,19 @@
 """SQLite behind the storage port: grouped commits, failures in them, and a writer that is always passed on."""
 
 import asyncio
+import contextlib
 import resource
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 
 from cloud.storage import Statement, StorageError
 from cloud.storage.errors import DatabaseBusy, TransactionLost
-from cloud.storage.sqlite import SqliteBackend
+from cloud.storage.sqlite import SqliteBackend, connect, run
 from lab.postgres import sqlite_database
 from tests.cloud.storage_sample.support import COUNT, ENGINE, SERVICE, add, count, ids, on, turns
 
@@ -369,3 +371,16 @@ async def test_a_file_that_is_no_database_stays_open_in_no_connection(tmp_path: 
         await SqliteBackend(path).open()
     assert caught.value.__cause__ is not None
     assert not is_open_here(path)
+
+
+def test_numbers_flags_and_times_keep_their_types(database: Path) -> None:
+    connection = connect(database, writes=True)
+    with contextlib.closing(connection):
+        connection.execute("CREATE TABLE kinds (n INTEGER, flag BOOLEAN, at TIMESTAMPTZ, none TIMESTAMPTZ)")
+        at = datetime(2026, 11, 30, 1, 2, 3, 456_789, tzinfo=timezone(timedelta(hours=2)))
+        for flag in (True, False):
+            connection.execute("INSERT INTO kinds VALUES (?, ?, ?, NULL)", (2**63 - 1, flag, at))
+        rows = run(connection, "SELECT * FROM kinds ORDER BY rowid", ())
+    assert [row["flag"] for row in rows] == [True, False]
+    assert all(type(row["flag"]) is bool and type(row["n"]) is int and row["none"] is None for row in rows)
+    assert (rows[0]["n"], rows[0]["at"], rows[0]["at"].tzinfo) == (2**63 - 1, at, UTC)

@@ -1,6 +1,7 @@
 """Pure functions: read a device certificate, and check whether it opens sessions now."""
 
 from datetime import datetime
+from functools import lru_cache
 
 import msgspec
 from cryptography import x509
@@ -11,6 +12,8 @@ from cloud.fabric.errors import CertificateRefused
 from cloud.mtls.peer import PeerRefused, key_id_of, require_issuer, spiffe_of
 from protocol.ids import EKU_DEVICE, IdError, NodeSpiffeId, parse_generation
 
+VERIFIED_MAX = 4096
+"""Certificates whose verification is kept, in about 6 MB. A node opens several sessions with the same certificate."""
 _EKU_DEVICE = x509.ObjectIdentifier(EKU_DEVICE)
 
 
@@ -33,18 +36,30 @@ def read_device_certificate(
     1 the certificate can be read; 2 one of `issuers` issued it and is within its dates (RFC 5280 section 6.1); 3 the
     certificate is within its dates; 4 its only extended key usage is the device OID, so a session certificate is
     refused; 5 it has one SPIFFE id, of a node in our trust domain; 6 the subject names that node and a generation.
+    The dates are checked at each call, also those of the CA. The other steps are checked once for the same arguments.
     Raises CertificateRefused.
+    """
+    device, not_before = _verified(der, tuple(ca for ca in issuers if _covers(ca, now)), trust_domain)
+    if not not_before <= now <= device.not_after:
+        raise CertificateRefused("the device certificate is not valid at this time")
+    return device
+
+
+@lru_cache(maxsize=VERIFIED_MAX)
+def _verified(der: bytes, issuers: tuple[x509.Certificate, ...], trust_domain: str) -> tuple[Device, datetime]:
+    """Steps 1, 2 and 4 to 6, and the beginning of the certificate's life. They depend on nothing but the arguments.
+
+    A refusal is not kept, so strangers cannot displace the certificates of nodes. Raises CertificateRefused.
     """
     try:
         certificate = x509.load_der_x509_certificate(der)
-        issuer = require_issuer(certificate, tuple(ca for ca in issuers if _covers(ca, now)))
+        issuer = require_issuer(certificate, issuers)
     except PeerRefused as error:
         raise CertificateRefused(error.detail) from error
     except ValueError as error:
         raise CertificateRefused("the device certificate cannot be read") from error
-    if not _covers(certificate, now):
-        raise CertificateRefused("the device certificate is not valid at this time")
-    return msgspec.structs.replace(device_of(certificate, trust_domain), issuer=key_id_of(issuer))
+    device = msgspec.structs.replace(device_of(certificate, trust_domain), issuer=key_id_of(issuer))
+    return device, certificate.not_valid_before_utc
 
 
 def device_of(certificate: x509.Certificate, trust_domain: str) -> Device:

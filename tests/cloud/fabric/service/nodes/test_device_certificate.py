@@ -65,3 +65,27 @@ def test_each_rule_of_device_certificates() -> None:
     for why, leaf in bad.items():
         with pytest.raises(errors.CertificateRefused, match=why):
             read(leaf)
+
+
+def test_a_verified_certificate_is_judged_again_by_dates_and_trust() -> None:
+    from tests.cloud import pki as paper
+
+    made, other = Pki(), Pki()
+    subject = ((NameOID.COMMON_NAME, str(paper.NODE_ID)), (NameOID.SERIAL_NUMBER, "1"))
+    leaf = made.leaf(
+        made.nodes, (paper.NODE_URI,), subject=subject, usages=(x509.ObjectIdentifier(EKU_DEVICE),)
+    ).certificate
+    der = leaf.public_bytes(serialization.Encoding.DER)
+    issuers, now = made.trust.node_issuers, leaf.not_valid_before_utc + timedelta(minutes=6)
+    first = read_device_certificate(der, issuers, paper.TRUST_DOMAIN, now)
+    assert read_device_certificate(bytes(bytearray(der)), issuers, paper.TRUST_DOMAIN, now) == first
+    for at in (leaf.not_valid_before_utc - timedelta(seconds=1), leaf.not_valid_after_utc + timedelta(seconds=1)):
+        with pytest.raises(errors.CertificateRefused):
+            read_device_certificate(der, issuers, paper.TRUST_DOMAIN, at)
+    for trusted in ((), other.trust.node_issuers):
+        with pytest.raises(errors.CertificateRefused, match="CA of its class"):
+            read_device_certificate(der, trusted, paper.TRUST_DOMAIN, now)
+    with pytest.raises(errors.CertificateRefused, match="CA of its class"):
+        read_device_certificate(der, issuers, paper.TRUST_DOMAIN, issuers[0].not_valid_after_utc + timedelta(days=1))
+    with pytest.raises(errors.CertificateRefused, match="trust domain"):
+        read_device_certificate(der, issuers, "other.example", now)
