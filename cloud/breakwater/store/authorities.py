@@ -29,6 +29,9 @@ ALLOWED: dict[AuthorityState, tuple[AuthorityState, ...]] = {
 """The changes of state that an operator may make. The active authority only becomes old when another is activated,
 so that one authority can always issue."""
 
+AUTHORITIES = "authorities"
+"""The key of all authorities. Their changes are rare; a record of a certificate reads under it, shared."""
+
 
 class AuthorityRow(msgspec.Struct, frozen=True):
     """One generation of a CA; see `tables.Authority`."""
@@ -85,7 +88,7 @@ class AuthorityStore:
 
     async def make_counters(self) -> None:
         """Make the rows of the counters. Existing rows stay unchanged."""
-        async with self._engine.transaction():
+        async with self._engine.transaction(AUTHORITIES):
             for name in ("authorities", "revocation"):
                 await self._engine.fetch(_MAKE_COUNTER, name=name)
 
@@ -104,7 +107,7 @@ class AuthorityStore:
 
     async def adopt(self, rows: Iterable[AuthorityRow], entries: Iterable[AuditRow]) -> bool:
         """Fill the empty table. Return False and change nothing if it is not empty."""
-        async with self._engine.transaction():
+        async with self._engine.transaction(AUTHORITIES):
             if await self._engine.fetch(_ROWS):
                 return False
             for row, entry in zip(rows, entries, strict=True):
@@ -119,7 +122,7 @@ class AuthorityStore:
         Raises:
             Conflict: another certificate or key has this id.
         """
-        async with self._engine.transaction():
+        async with self._engine.transaction(AUTHORITIES):
             if not await self._insert(row):
                 known = await self.find(row.id)
                 if known is None or (known.certificate, known.key) != (row.certificate, row.key):
@@ -130,7 +133,7 @@ class AuthorityStore:
 
     async def add_cross(self, row: CrossRow, entry: AuditRow) -> bool:
         """Store a cross-certificate. Return False if these two roots already have one."""
-        async with self._engine.transaction():
+        async with self._engine.transaction(AUTHORITIES):
             name = f"{row.subject}:{row.issuer}"
             if not await self._engine.fetch(_ADD_CROSS, id=name, **_CROSS.values(row)):
                 return False
@@ -145,7 +148,7 @@ class AuthorityStore:
         Raises:
             Conflict: there is no such authority, or `ALLOWED` forbids the change.
         """
-        async with self._engine.transaction():
+        async with self._engine.transaction(AUTHORITIES):
             row = await self.find(authority)
             if row is None:
                 raise Conflict(f"there is no authority {authority}")

@@ -13,8 +13,17 @@ from piccolo.columns import Column
 from piccolo.custom_types import Combinable
 from piccolo.query.functions import Count
 
-from cloud.breakwater.errors import AuthorityRetired, Conflict, CsrRefused, GenerationClosed, NotAdmitted, StillRunning
+from cloud.breakwater.errors import (
+    AuthorityRetired,
+    Conflict,
+    CsrRefused,
+    EnrolmentRefused,
+    GenerationClosed,
+    NotAdmitted,
+    StillRunning,
+)
 from cloud.breakwater.pkix.profiles import PROFILE_VERSION, Wanted
+from cloud.breakwater.store.authorities import AUTHORITIES
 from cloud.breakwater.store.generations import (
     DEVICE_OF_GENERATION,
     GENERATION_NOT_CLOSED,
@@ -22,7 +31,7 @@ from cloud.breakwater.store.generations import (
     generation_id,
 )
 from cloud.breakwater.store.revocation_writes import ANNOUNCED, announce
-from cloud.breakwater.tables import Authority, Closing, Generation, ServiceHost
+from cloud.breakwater.tables import Authority, Closing, Enrolment, Generation, ServiceHost
 from cloud.breakwater.tables import IssuedCertificate as Certificate
 from cloud.contracts.breakwater import REASON_NUMBERS
 from cloud.crypto.validity import outside
@@ -72,6 +81,12 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     def subject(self) -> str:
         """The name of the lock that this order shares with a close or a revocation."""
         return f"node:{self.node}" if self.node else f"service:{self.service}"
+
+
+def enrolment_of(caller: str) -> str:
+    """Return the id of the one-time secret that a caller's name contains; empty for other callers."""
+    kind, _, name = caller.partition("/")
+    return name if kind == "enrolment" else ""
 
 
 class Stored(msgspec.Struct, frozen=True):
@@ -190,6 +205,9 @@ _ORPHAN_STALE = compiled(
     .where(Certificate.state == "recorded", Certificate.serial.is_in(_STALE_SERIALS))
     .returning(*ANNOUNCED)
 )
+_SECRET_LIVES = compiled(
+    Enrolment.select(Enrolment.id).where(Enrolment.id == param("id"), Enrolment.expires_at > param("now"))
+)
 _STATE = compiled(Certificate.select(Certificate.state).where(Certificate.serial == param("serial")))
 _NEWEST_DEVICE = compiled(
     _DEVICE.select()
@@ -252,13 +270,18 @@ class IssuanceStore:
             Conflict: the request id was used for another key, generation or profile, or its certificate is revoked.
             CsrRefused: the key belongs to another subject or generation, or a certificate for it is revoked.
             NotAdmitted: the certificate that authenticated the request is revoked.
+            EnrolmentRefused: the one-time secret of the request was revoked or has expired.
             AuthorityRetired: the authority may not issue any more.
             StillRunning: another replica may be working on the same request.
         """
-        async with self._engine.transaction(order.subject, f"spki:{order.wanted.key.spki_sha256}"):
+        enrolment = enrolment_of(order.caller)
+        reads = (AUTHORITIES, *((enrolment,) if enrolment else ()))
+        async with self._engine.transaction(order.subject, f"spki:{order.wanted.key.spki_sha256}", reads=reads):
             # Checked in this transaction, which excludes revocations. The guard's check may be half a minute old.
             if order.shown and await self._is_revoked(order.shown):
                 raise NotAdmitted("the certificate that authenticated the request is revoked")
+            if enrolment and not await self._engine.fetch(_SECRET_LIVES, id=enrolment, now=now):
+                raise EnrolmentRefused("the secret was revoked or has expired in the meantime")
             if await self._insert(order, tbs, now):
                 return None
             await self._require_open(order)
@@ -364,12 +387,13 @@ class IssuanceStore:
         """Make an orphan of every record in state `recorded` that is at least `age` old. Return their serials.
 
         A record from more than `CLOCK_SKEW` in the future is stale too: a clock that was ahead made it. A query without
-        a lock runs first. It nearly always finds nothing, and the transaction would block issuance.
+        a lock runs first. It nearly always finds nothing. The statement changes only records that still are in state
+        `recorded`, so it needs no lock of their subjects.
         """
         found: list[str] = []
         bounds = {"before": now - age, "latest": now + CLOCK_SKEW}
         while await self._engine.fetch(_STALE, **bounds):
-            async with self._engine.transaction():
+            async with self._engine.transaction("stale"):
                 rows = await self._engine.fetch(_ORPHAN_STALE, **bounds, now=now)
                 await announce(self._engine, rows)
             found += [row["serial"] for row in rows]
@@ -408,7 +432,7 @@ class IssuanceStore:
 
     async def add_hosts(self, service: str, hosts: tuple[ServiceHostName, ...]) -> None:
         """Record host names for a service. Existing names stay."""
-        async with self._engine.transaction():
+        async with self._engine.transaction(f"service:{service}"):
             for position, host in enumerate(hosts):
                 name = f"{service}:{host.kind}:{host.value}"
                 await self._engine.fetch(_ADD_HOST, id=name, service=service, position=position, **_HOST.values(host))

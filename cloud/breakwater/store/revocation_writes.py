@@ -74,18 +74,18 @@ class RevocationWriteStore:
             NotAdmitted: there is no such serial.
             ValueRefused: the certificate is not a service's.
         """
-        async with self._engine.transaction():
-            row = await self._engine.fetch_one(_ONE, serial=serial)
-            if row is None:
-                raise NotAdmitted("no certificate with this serial was issued here")
-            if row["profile"] != "service":
-                raise ValueRefused(f"a {row['profile']} certificate is not revoked by its serial: close its generation")
+        row = await self._engine.fetch_one(_ONE, serial=serial)  # these columns of a certificate never change
+        if row is None:
+            raise NotAdmitted("no certificate with this serial was issued here")
+        if row["profile"] != "service":
+            raise ValueRefused(f"a {row['profile']} certificate is not revoked by its serial: close its generation")
+        async with self._engine.transaction(f"service:{row['service']}"):
             rows = await self._engine.fetch(_REVOKE_ONE, serial=serial, reason=reason, at=at)
             return bool(await self._settle(rows, entry))
 
     async def revoke_service(self, service: str, reason: int, at: datetime, entry: AuditRow) -> tuple[str, ...]:
         """Revoke every unexpired certificate of a service. Return the newly revoked serials."""
-        async with self._engine.transaction():
+        async with self._engine.transaction(f"service:{service}"):
             rows = await self._engine.fetch(_REVOKE_SERVICE, service=service, reason=reason, at=at)
             return await self._settle(rows, entry)
 

@@ -3,6 +3,7 @@
 import pytest
 from msgspec.structs import replace
 
+from cloud.breakwater.errors import EnrolmentRefused
 from cloud.breakwater.store import Stores
 from cloud.breakwater.store.enrolments import EnrolmentRow
 from cloud.storage import IntegrityError
@@ -38,6 +39,7 @@ async def test_a_secret_is_bound_to_one_request_until_it_expires(stores: Stores)
 async def test_a_binding_is_undone_only_before_the_caller_has_a_record(stores: Stores) -> None:
     await adopt(stores)
     await stores.enrolments.add(ROW, entry())
+    await stores.enrolments.add(replace(ROW, id="other", secret_hash="other"), entry())
     await issue(stores, order(1, "service", caller="enrolment/other"))
     await issue(stores, order(2, "service", service="other", caller="enrolment/enr_1"))
     await stores.enrolments.bind(ROW.id, CSR, entry())
@@ -49,6 +51,17 @@ async def test_a_binding_is_undone_only_before_the_caller_has_a_record(stores: S
     await issue(stores, order(3, "service", caller="enrolment/enr_1"))
     await stores.enrolments.give_back(ROW.id, CSR, "enrolment/enr_1")
     assert await stores.enrolments.find(ROW.secret_hash) == replace(ROW, used_at=NOW, csr_sha256=CSR)
+
+
+async def test_a_secret_that_ended_after_its_binding_gets_no_record(stores: Stores) -> None:
+    await adopt(stores)
+    await stores.enrolments.add(ROW, entry())
+    await stores.enrolments.bind(ROW.id, CSR, entry())
+    await stores.enrolments.end(ROW.id, entry())
+    for caller in (f"enrolment/{ROW.id}", "enrolment/unknown"):
+        with pytest.raises(EnrolmentRefused):
+            await issue(stores, order(1, "service", caller=caller))
+    await issue(stores, order(1, "service", caller="operator/anna"))
 
 
 async def test_a_secret_is_ended_once(stores: Stores) -> None:
