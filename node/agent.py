@@ -96,6 +96,7 @@ class Agent:
             config.heartbeat_seconds,
             self._random,
             contact.conditions,
+            lambda: self.licence.presented,
         )
         # Set when the time of the next contact has to be computed again.
         self._rescheduled = trio.Event()

@@ -71,8 +71,9 @@ class Exit(IntEnum):
     )
 
 
-RUN_EXITS = frozenset({Exit.OK, Exit.USAGE, Exit.INTERNAL, Exit.UNACTIVATED, Exit.REVOKED, Exit.TPM})
-"""The exit codes of `cascadia run`. The systemd unit matches on them (`RestartPreventExitStatus=80 81`)."""
+RUN_EXITS = frozenset({Exit.OK, Exit.USAGE, Exit.INTERNAL, Exit.TRY_AGAIN, Exit.UNACTIVATED, Exit.REVOKED, Exit.TPM})
+"""The exit codes of `cascadia run`. The systemd unit matches on them (`RestartPreventExitStatus=80 81`). 75 says that
+another process owns the state directory."""
 
 
 def run_exit(code: Exit) -> Exit:

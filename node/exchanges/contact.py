@@ -23,7 +23,7 @@ from node.conditions import Conditions
 from node.disk.identity import Identity
 from node.disk.thread import DISK_SECONDS_MAX, on_disk
 from node.errors import NodeError, StateError
-from node.exchanges import schedule
+from node.exchanges import schedule, wake_channel
 from node.exchanges.confirmation import confirm
 from node.exchanges.connection import Connection, same_peers
 from node.exchanges.failure import Failure, failure_of
@@ -397,5 +397,7 @@ class Contact:
     def _count_silence(self, error: Exception) -> bool:
         self.failures += 1
         self.last_failure = failure_of(error, self._clock())
+        # The contact was later than the last poll, and its cause is the present one.
+        self.conditions.clear(wake_channel.FAILED)
         log.warning("no usable answer from the cloud (%d in a row): %s", self.failures, self.last_failure.text)
         return False

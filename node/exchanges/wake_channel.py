@@ -16,13 +16,20 @@ from node.exchanges import schedule
 from node.exchanges.connection import Connection
 from node.exchanges.poll_length import PollLength
 from node.link import api
+from node.link.connect import CONNECT_SECONDS_MAX
 from node.waits import Waits
 from protocol.faults import fault_point
+from protocol.messages.sessions import Events
 
 FAILED = "wake_channel_failed"
 """Code of the condition."""
 POLL_PAUSE_SECONDS = 0.2
-"""Pause between an answered long poll and the next. It bounds the requests to a server that answers at once."""
+"""Pause between an answered long poll and the next."""
+FRUITLESS_SECONDS_MAX = 30.0
+"""Longest spacing of two polls. The spacing doubles with each early answer that brings no new statement. It bounds the
+polls and the contacts that a server causes which answers at once or changes the cursor at every poll."""
+LIVES_SECONDS = CONNECT_SECONDS_MAX + 2.0
+"""A poll that still waits after this time has reached the cloud: a connection that cannot be made has failed by then."""
 WHOLE_SHARE = 0.9
 """A poll that lasted this share of its length counts as whole. The cloud's clock may run a little faster."""
 
@@ -37,7 +44,8 @@ class WakeChannel:
         heartbeat_seconds: length of a heartbeat slot.
         random: source of the jitter.
         conditions: gets the condition `wake_channel_failed` while the channel fails. It ends with the next answered
-            poll, which can take minutes, or when the next poll is due and there is no session.
+            poll, when a poll has waited for some seconds, or when the next poll is due and there is no session.
+        presented: returns the current statement. A hint that brought another one was useful.
     """
 
     def __init__(
@@ -48,6 +56,7 @@ class WakeChannel:
         heartbeat_seconds: float,
         random: Random,
         conditions: Conditions | None = None,
+        presented: Callable[[], str] = lambda: "",
     ) -> None:
         self._connection = connection
         self._wake = wake
@@ -55,6 +64,10 @@ class WakeChannel:
         self._heartbeat_seconds = heartbeat_seconds
         self._random = random
         self._conditions = conditions
+        self._presented = presented
+        self._seen = presented()
+        self._fruitless = 0
+        self._spacing_seconds = 0.0
         self._length = PollLength(random)
         self._losses = 0
         self._lived_seconds = 0.0
@@ -76,7 +89,7 @@ class WakeChannel:
                 )
                 await self._waits.sleep(max(schedule.WAKE_RETRY_SECONDS + wait, self._retry_after_seconds))
             else:
-                await trio.sleep(POLL_PAUSE_SECONDS)
+                await self._waits.sleep(max(POLL_PAUSE_SECONDS, self._spacing_seconds - self._lived_seconds))
 
     async def _poll(self, fabric: api.Service) -> None:
         """Make one poll, learn from its life, and count a loss."""
@@ -84,7 +97,7 @@ class WakeChannel:
         asked, began = self._length.next_seconds(), trio.current_time()
         try:
             with fault_point("node.events.send"):
-                events = await fabric.events(connection.cursor, asked)
+                events = await self._answer(fabric, asked)
         except api.CloudRefused as refusal:
             # The cloud may no longer accept the session. The next contact gets the signed reason.
             self._wake()
@@ -104,11 +117,43 @@ class WakeChannel:
         else:
             self._losses = 0
             self._report(None)
+            self._lived_seconds = trio.current_time() - began
+            whole = self._lived_seconds >= asked * WHOLE_SHARE
+            self._space(whole=whole)
             if events.cursor != connection.cursor:
                 connection.cursor = events.cursor
                 self._wake()
-            elif trio.current_time() - began >= asked * WHOLE_SHARE:
+            elif whole:
                 self._length.whole()
+
+    async def _answer(self, fabric: api.Service, asked: int) -> Events:
+        """The answer of one poll. Ends the condition of an earlier failure once the poll has waited for some seconds."""
+        outcome: Events | NodeError
+        async with trio.open_nursery() as nursery:
+
+            async def lives() -> None:
+                await trio.sleep(LIVES_SECONDS)
+                self._report(None)
+
+            nursery.start_soon(lives)
+            try:
+                outcome = await fabric.events(self._connection.cursor, asked)
+            except NodeError as error:  # raised below: the nursery would wrap it in a group
+                outcome = error
+            nursery.cancel_scope.cancel()
+        if isinstance(outcome, NodeError):
+            raise outcome
+        return outcome
+
+    def _space(self, *, whole: bool) -> None:
+        """Set the spacing of polls. It grows with each early answer, unless the answer before brought a new statement."""
+        statement = self._presented()
+        if whole or statement != self._seen or self._lived_seconds >= FRUITLESS_SECONDS_MAX:
+            self._fruitless = 0
+        else:
+            self._fruitless += 1
+        self._seen = statement
+        self._spacing_seconds = min(POLL_PAUSE_SECONDS * 2.0 ** min(self._fruitless, 16), FRUITLESS_SECONDS_MAX)
 
     def _report(self, error: NodeError | None) -> None:
         if self._conditions is None:

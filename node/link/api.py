@@ -7,7 +7,7 @@ A call has one of these outcomes:
 - It raises `ServerUnproven` if the server could not prove which service it is. The subclass `ClockWrong` says that only
   a date is wrong, and by how much this machine's clock is off.
 - It raises `CloudUnreachable` in every other case: network, TLS, 5xx, 429, an unreadable answer. `code` names the cause
-  where it is known: `dns_failed`, `connection_refused`, `unreachable`, `timed_out`, `tls_failed`.
+  where it is known: `dns_failed`, `connection_refused`, `unreachable`, `timed_out`, `tls_failed`, `rate_limited`.
 
 Only the signed statement in a `CloudRefused` can change the state of the licence.
 """
@@ -77,6 +77,8 @@ class CloudUnreachable(Unreachable):
         """Seconds for which the cloud asked this node to wait, 0 if it did not."""
 
 
+TOO_MANY_REQUESTS = 429
+"""Status of a limit: the cloud is there, and answers this node later."""
 NO_NETWORK = frozenset({"dns_failed", "unreachable"})
 """Codes of a machine whose network is not up yet."""
 _NEXT = {
@@ -84,6 +86,7 @@ _NEXT = {
     "connection_refused": "Check that the cloud runs and that its address is right. A running agent tries again by itself.",
     "unreachable": "Check the network of this machine: cable, address, route. A running agent tries again by itself.",
     "timed_out": "Check the network and the firewalls on the way to the cloud. A running agent tries again by itself.",
+    "rate_limited": "Nothing is wrong with this machine, and the licence stays as it is. The agent waits and asks again.",
     "tls_failed": "Check that no proxy or portal answers in the cloud's place. A running agent tries again by itself.",
 }
 """Next steps by code."""
@@ -127,14 +130,17 @@ def _refusal(response: httpx.Response, content: bytes) -> NodeError:
     try:
         problem = json_decode(content, ProblemDocument)
     except msgspec.MsgspecError:
-        return CloudUnreachable(f"cannot use the cloud's answer: status {response.status_code} without a reason")
-    kind = KINDS.get(problem.code)
-    if kind is None or not kind.conclusive:
-        return CloudUnreachable(
-            f"cannot use the cloud's answer: {problem.title.lower()}",
-            retry_after_seconds=_retry_after(response.headers.get("retry-after", "")),
-        )
-    return CloudRefused(problem)
+        reason = f"status {response.status_code} without a reason"
+    else:
+        kind = KINDS.get(problem.code)
+        if kind is not None and kind.conclusive:
+            return CloudRefused(problem)
+        reason = problem.title.lower()
+    wait = _retry_after(response.headers.get("retry-after", ""))
+    text = f"cannot use the cloud's answer: {reason}" + (f"; it asks to wait {wait:g} s" if wait else "")
+    if response.status_code == TOO_MANY_REQUESTS:
+        return CloudUnreachable(text, code="rate_limited", retry_after_seconds=wait)
+    return CloudUnreachable(text, retry_after_seconds=wait)
 
 
 def _unreachable(base_url: str, error: Exception) -> CloudUnreachable:

@@ -125,9 +125,9 @@ def test_the_tpm_port_gets_the_mode_of_the_settings(tmp_path: Path, mode: Mode) 
     assert trio.run(partial(_with_state, config, mode_of, creates=True)) == mode
 
 
-@pytest.mark.parametrize(("command", "code"), [(["renew"], 75), (["activate", "FILE"], 75), (["run"], 70)])
+@pytest.mark.parametrize(("command", "code"), [(["renew"], 75), (["activate", "FILE"], 75), (["run"], 75)])
 def test_another_process_owns_the_state(cli: Cli, installed: State, command: list[str], code: int) -> None:
-    """`cascadia run` exits with the codes that the systemd unit matches on, and with no other."""
+    """The state directory may be free again in a moment, so the exit code of `cascadia run` is 75 as well."""
     file = cli.directory / "file.json"
     made = ActivationFile(1, "http://127.0.0.1:1", TrustPin(1, "0" * 64), make_secret("cac", b"c" * 20), utc_now())
     file.write_bytes(json_encode(made))

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from cloud.fabric.tuf.targets import build_targets
 from node.errors import NodeError
-from node.exchanges import schedule
+from node.exchanges import schedule, wake_channel
 from node.exchanges.contact import FAILURES_PER_SESSION, Contact
 from node.exits import Exit
 from node.hwbind.errors import TpmFailed
@@ -805,3 +805,12 @@ async def test_a_node_that_the_cloud_does_not_know_says_so(contact: Contact, fab
     assert not await contact.attempt()
     assert contact.last_failure is not None
     assert "does not know the node" in contact.last_failure.text
+
+
+async def test_a_failed_contact_ends_the_condition_of_an_earlier_poll(contact: Contact, fabric: Fabric) -> None:
+    contact.conditions.report(wake_channel.FAILED, "the last long poll failed", "Wait.")
+    fabric.answers[NONCES] = always(429)
+    assert not await contact.attempt()
+    assert contact.last_failure is not None
+    assert contact.last_failure.code == "rate_limited"
+    assert contact.conditions.current() == (), "the last failure names the cause"

@@ -10,7 +10,7 @@ import trio.testing
 
 from node.conditions import Conditions
 from node.exchanges.connection import Connection
-from node.exchanges.wake_channel import WakeChannel
+from node.exchanges.wake_channel import FAILED, FRUITLESS_SECONDS_MAX, LIVES_SECONDS, WakeChannel
 from node.link import api
 from node.waits import Waits
 from protocol.messages.sessions import Events
@@ -179,4 +179,42 @@ async def test_a_cut_poll_is_no_condition(autojump_clock: trio.testing.MockClock
     channel = WakeChannel(connection, lambda: None, waits, HEARTBEAT, Random(1), conditions)
     with trio.move_on_after(3600):
         await channel.keep(lambda: False)
+    assert conditions.current() == ()
+
+
+async def test_a_cursor_that_changes_at_every_poll_causes_few_contacts(autojump_clock: trio.testing.MockClock) -> None:
+    connection, woken = Connection(), Woken()
+
+    class Restless(Cloud):
+        async def events(self, cursor: int, wait_seconds: int) -> Events:
+            self.began.append(trio.current_time())
+            return Events(cursor=cursor + 1)
+
+    cloud = Restless()
+    connection._fabric = cast(api.Service, cloud)
+    statements: list[str] = ["first"]
+    channel = WakeChannel(
+        connection, woken, Waits(utc_now, lambda: 0.0), HEARTBEAT, Random(1), presented=lambda: statements[-1]
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(channel.keep, lambda: False)
+        await trio.sleep(HEARTBEAT)
+        assert woken.times < 10 + HEARTBEAT / FRUITLESS_SECONDS_MAX
+        # A hint that brings a new statement makes the next poll quick again.
+        statements.append("second")
+        await trio.sleep(FRUITLESS_SECONDS_MAX + 1)
+        spacings = [later - sooner for sooner, later in zip(cloud.began[-8:], cloud.began[-7:], strict=False)]
+        assert min(spacings) < 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_the_condition_ends_while_the_next_poll_waits(autojump_clock: trio.testing.MockClock) -> None:
+    conditions = Conditions(utc_now)
+    conditions.report(FAILED, "an earlier poll failed", "Wait.")
+    connection, cloud = Connection(), Cloud()
+    connection._fabric = cast(api.Service, cloud)
+    channel = WakeChannel(connection, lambda: None, Waits(utc_now, lambda: 0.0), HEARTBEAT, Random(1), conditions)
+    with trio.move_on_after(LIVES_SECONDS + 1):
+        await channel.keep(lambda: False)
+    assert len(cloud.began) == 1, "the first poll still waits"
     assert conditions.current() == ()

@@ -336,3 +336,12 @@ async def test_messages_go_to_their_routes(fabric: Fabric) -> None:
         ("GET", "/v1/node/events", 1),
     ]
     assert fabric.requests[-1].query == {"cursor": ["-1"], "wait": ["5"]}
+
+
+async def test_a_limit_has_a_cause_of_its_own(fabric: Fabric) -> None:
+    """A proxy in front of the cloud sends no problem document."""
+    for status, code in ((429, "rate_limited"), (503, "cloud_unreachable")):
+        fabric.answers[NONCES] = always(status, b"", ("retry-after", "30"))
+        with pytest.raises(CloudUnreachable, match="it asks to wait 30 s") as caught:
+            await nonce(fabric)
+        assert (caught.value.code, caught.value.retry_after_seconds) == (code, 30)
