@@ -87,13 +87,21 @@ def nodes_ca_pem(cloud: Cloud) -> Path:
 class Wire:
     """One persistent connection to a listener of the cloud, as a context manager.
 
-    `root` is the file of the trusted root; without it, the installation's first root is trusted.
+    `root` is the file of the trusted root; without it, the installation's first root is trusted. `source` is the address
+    that the client connects from.
     """
 
     def __init__(
-        self, cloud: Cloud, service: Service = "fabric", identity: Identity | None = None, root: Path | None = None
+        self,
+        cloud: Cloud,
+        service: Service = "fabric",
+        identity: Identity | None = None,
+        root: Path | None = None,
+        source: str = "127.0.0.1",
     ) -> None:
-        plain = socket.create_connection(("127.0.0.1", cloud.port + PORTS[service]), timeout=30)
+        plain = socket.create_connection(
+            ("127.0.0.1", cloud.port + PORTS[service]), timeout=30, source_address=(source, 0)
+        )
         self._service = service
         self._host = f"127.0.0.1:{cloud.port + PORTS[service]}"
         self._socket: socket.socket = plain
