@@ -28,6 +28,7 @@ from cloud.http.admission import Admission
 from cloud.http.app import OnError, make_app, make_metrics_app
 from cloud.http.guard import Guard
 from cloud.http.metrics import Metrics
+from cloud.http.readiness import certificate_probe
 from cloud.mtls.identity import Identity, load_identity
 from cloud.process.gates import GateRefused
 from cloud.process.listeners import listeners_of
@@ -134,13 +135,14 @@ def _breakwater(
         admission=Admission(shared_networks=settings.admission.shared_networks, factor=settings.admission.factor),
     )
     refused = RefusalRecorder(refusal_audit, parts.metrics, trust, now)
+    parts.readiness.add(certificate_probe(lambda: own.renewal.identity.outside(now())))
     services = parts.services()
     api = make_api(guard, services, parts.metrics.registry, refused)
     public = make_public(guard, services, refused)
     served = Served(
         listeners=listeners_of(
             settings,
-            {"api": api, "pki": public, "metrics": make_metrics_app(guard, parts.metrics.registry)},
+            {"api": api, "pki": public, "metrics": make_metrics_app(guard, parts.metrics.registry, parts.readiness)},
             own.tls,
             (OCSP_PATH,),
         ),

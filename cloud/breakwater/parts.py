@@ -22,6 +22,7 @@ from cloud.breakwater.issuance.issuing import Issuing
 from cloud.breakwater.keys.pkcs11 import TokenSettings
 from cloud.breakwater.keys.signer import Keys, Signer, open_keys
 from cloud.breakwater.metrics import IssuerMetrics
+from cloud.breakwater.readiness import issuer_readiness
 from cloud.breakwater.revocation.crl_publisher import CrlPublisher
 from cloud.breakwater.revocation.crl_shards import Places
 from cloud.breakwater.revocation.feed import RevocationFeed
@@ -33,6 +34,7 @@ from cloud.breakwater.store import Stores, stores_over
 from cloud.breakwater.store.audit import AuditRow
 from cloud.crypto.keyfile import read_passphrase
 from cloud.http.metrics import Metrics
+from cloud.http.readiness import Readiness
 from cloud.storage import ServiceEngine
 
 
@@ -83,6 +85,7 @@ class Parts:
     crl_publisher: CrlPublisher
     ocsp_responder: OcspResponder
     feed: RevocationFeed
+    readiness: Readiness
 
     def services(self) -> dict[str, object]:
         """Return the use cases for handlers, by the name of the handler's parameter."""
@@ -97,6 +100,7 @@ SERVICES = (
     "generations",
     "issuing",
     "ocsp_responder",
+    "readiness",
 )
 """The names in `Parts.services`. They are known before the database is open."""
 
@@ -157,6 +161,7 @@ async def open_parts(
             crl_publisher=crl_publisher,
             ocsp_responder=ocsp_responder,
             feed=feed,
+            readiness=issuer_readiness(stores, issuing, authorities, ocsp_responder, now),
         )
     finally:
         await keys.aclose()

@@ -28,6 +28,7 @@ from cloud.http.admission import Admission
 from cloud.http.app import make_app, make_metrics_app
 from cloud.http.guard import Guard
 from cloud.http.metrics import Metrics
+from cloud.http.readiness import certificate_probe, trouble_probe
 from cloud.mtls.identity import load_identity
 from cloud.process.gates import check_gates
 from cloud.process.listeners import listeners_of
@@ -121,6 +122,15 @@ def _fabric(settings: FabricSettings, parts: Parts, connections: Connections, ad
         closed=parts.nodes.statements.closed_answer,
         admission=admission,
     )
+    parts.readiness.add(
+        certificate_probe(lambda: connections.identity.identity.outside(now())),
+        trouble_probe(
+            "breakwater",
+            "breakwater_unreachable",
+            lambda: connections.revoked.trouble,
+            "Check that Breakwater runs and can be reached at `breakwater_url`. No certificate is issued meanwhile.",
+        ),
+    )
     services, metrics = parts.services(), Metrics("fabric")
     api, repository = make_api(guard, services, metrics), make_repository(guard, services)
 
@@ -137,7 +147,7 @@ def _fabric(settings: FabricSettings, parts: Parts, connections: Connections, ad
     served = Served(
         listeners=listeners_of(
             settings,
-            {"api": api, "tuf": repository, "metrics": make_metrics_app(guard, metrics)},
+            {"api": api, "tuf": repository, "metrics": make_metrics_app(guard, metrics, parts.readiness)},
             connections.tls,
         ),
         tasks=(

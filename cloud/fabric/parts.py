@@ -50,6 +50,7 @@ from cloud.fabric.store.rows import AuditRow
 from cloud.fabric.tuf.current_trust import CurrentTrust
 from cloud.fabric.tuf.repository import OnlineSigners
 from cloud.fabric.wake import WakeRoom
+from cloud.http.readiness import DatabaseProbe, Readiness, trouble_probe
 from cloud.storage import StorageError
 
 
@@ -146,17 +147,18 @@ class Parts:
     nodes: NodeParts
     trust: TrustParts
     background: Background
+    readiness: Readiness
 
     def services(self) -> dict[str, object]:
         """The parts that handlers take, keyed by the name of the handler's parameter."""
         groups = (self.operators, self.nodes, self.trust)
         parts = {each.name: getattr(group, each.name) for group in groups for each in fields(group)}
-        return {**parts, "repository": self.stores.repository, "ready": self.stores.installation.read_all}
+        return {**parts, "repository": self.stores.repository, "readiness": self.readiness}
 
 
 SERVICES = (
     *(each.name for group in (OperatorParts, NodeParts, TrustParts) for each in fields(group)),
-    *("repository", "ready"),
+    *("repository", "readiness"),
 )
 """The keys of `Parts.services`, available before a database is open."""
 
@@ -195,6 +197,15 @@ def make_parts(stores: Stores, ports: Ports, secrets: Secrets) -> Parts:
         nodes=nodes,
         trust=trust,
         background=make_background(ports.entropy, shared, nodes, trust),
+        readiness=Readiness(
+            DatabaseProbe(stores.installation.read_all, lambda: stores.installation.prove_writable(ports.now())),
+            trouble_probe(
+                "trust",
+                "trust_not_followed",
+                lambda: trust.follower.trouble,
+                "Read the log of this service. `cascade trust show` shows the published trust.",
+            ),
+        ),
     )
 
 

@@ -22,6 +22,7 @@ from cloud.http.guard import Guard, judge_again
 from cloud.http.metrics import Metrics, measured, read_metrics
 from cloud.http.openapi import ApiDocument, show_schema
 from cloud.http.problems import Refusal, answer, handle
+from cloud.http.readiness import Readiness, read_readiness
 from cloud.storage.errors import (
     DatabaseBusy,
     DatabaseNotWritable,
@@ -176,6 +177,7 @@ def make_app(
     return app
 
 
-def make_metrics_app(guard: Guard, metrics: Metrics) -> Litestar:
-    """Make the application of the listener with the purpose "metrics". It has the route `/metrics` only."""
-    return make_app((read_metrics,), guard, services={"service_metrics": metrics})
+def make_metrics_app(guard: Guard, metrics: Metrics, readiness: Readiness) -> Litestar:
+    """Make the application of the listener with the purpose "metrics". It has `/metrics`, and `/readyz` in full."""
+    services = {"service_metrics": metrics, "readiness": readiness}
+    return make_app((read_metrics, read_readiness), guard, services=services)

@@ -67,6 +67,8 @@ class RevokedSet:
         self._cursor = 0
         self._back_off = BackOff(RETRY_SECONDS_FIRST, RETRY_SECONDS_MAX, entropy)
         self._pruned_at = 0.0
+        self.trouble = ""
+        """Why the last try to fetch the feed failed. Empty if it worked, or before the first try."""
 
     def __contains__(self, serial: int) -> bool:
         return serial in self._ends
@@ -110,12 +112,14 @@ class RevokedSet:
                 await self._prune()
             except (CallError, StorageError, ValueError) as error:
                 wait_seconds = 0
-                log.warning("cannot fetch revocations", extra={"reason": f"{type(error).__name__}: {error}"})
+                self.trouble = f"{type(error).__name__}: {error}"
+                log.warning("cannot fetch revocations", extra={"reason": self.trouble})
                 if await stopping.sleep(self._back_off.failed(asyncio.get_running_loop().time())):
                     return
             else:
                 wait_seconds = WAIT_SECONDS
                 self._back_off.worked()
+                self.trouble = ""
 
     async def _prune(self) -> None:
         """Remove expired entries once an hour. Their certificates are refused because they have expired."""

@@ -245,6 +245,14 @@ class OcspResponder:
         )
         return Delegate(key, certificate)
 
+    def overdue(self) -> dict[str, str]:
+        """Return why no delegate of an authority could be made, by authority. Empty while all can sign."""
+        return {
+            authority: failed.why
+            for authority, failed in self._failed.items()
+            if (known := self._delegates.get(authority)) is None or not known.may_sign(self._now())
+        }
+
     async def run_once(self) -> bool:
         """Make or renew the delegate of each authority in `ANSWERING`. Return False if one failed."""
         answering = [row.id for row in self._authorities.rows() if row.ca != "root" and row.state in ANSWERING]

@@ -3,14 +3,11 @@
 import msgspec
 from litestar import get
 
-from cloud.breakwater.errors import IssuerError
-from cloud.breakwater.issuance.issuing import Issuing
 from cloud.http.admission import PROBES
 from cloud.http.app import Wired
 from cloud.http.guard import ANONYMOUS
 from cloud.http.openapi import operation_options
-from cloud.http.problems import Refusal
-from cloud.storage import StorageError
+from cloud.http.readiness import Readiness
 
 
 class Health(msgspec.Struct, frozen=True):
@@ -27,12 +24,12 @@ async def healthz() -> Health:
 
 
 @get("/readyz", opt=operation_options(ANONYMOUS, bucket=PROBES))
-async def readyz(issuing: Wired[Issuing]) -> Health:
-    """Check that the database and the CA keys can be used."""
-    try:
-        await issuing.ready()
-    except (StorageError, IssuerError) as error:
-        raise Refusal("unavailable", "the database or a CA cannot be used") from error
+async def readyz(readiness: Wired[Readiness]) -> Health:
+    """Check that the service can issue.
+
+    The database stores rows, the CA keys can be used, and the service's certificate is valid.
+    """
+    await readiness.require()
     return Health("ready")
 
 

@@ -77,6 +77,9 @@ _SET_STATE = compiled(
 _MAKE_COUNTER = compiled(insert_into(Counter, {Counter.value: 0}).on_conflict(target=Counter.name, action="DO NOTHING"))
 _REVISION = compiled(Counter.select(Counter.value).where(Counter.name == "authorities"))
 _MOVE = compiled(Counter.update({Counter.value: Counter.value + 1}).where(Counter.name == "authorities"))
+_PROVE = compiled(
+    Counter.update({Counter.value: Counter.value + 1}).where(Counter.name == "readiness").returning(Counter.name)
+)
 
 
 class AuthorityStore:
@@ -91,6 +94,11 @@ class AuthorityStore:
         async with self._engine.transaction(AUTHORITIES):
             for name in ("authorities", "revocation"):
                 await self._engine.fetch(_MAKE_COUNTER, name=name)
+
+    async def prove_writable(self) -> None:
+        """Count the counter `readiness` up. No code reads it. Raises StorageError if the database stores nothing."""
+        if not await self._engine.fetch(_PROVE):
+            await self._engine.fetch(_MAKE_COUNTER, name="readiness")
 
     async def revision(self) -> int:
         """Return the counter of changes to authorities; -1 before `make_counters`."""

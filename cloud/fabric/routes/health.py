@@ -1,7 +1,5 @@
 """Routes: whether the process runs, and whether it can serve."""
 
-from collections.abc import Awaitable, Callable
-
 from litestar import get
 
 from cloud.fabric import schemas
@@ -9,11 +7,7 @@ from cloud.http.admission import PROBES
 from cloud.http.app import Wired
 from cloud.http.guard import ANONYMOUS
 from cloud.http.openapi import operation_options
-from cloud.http.problems import Refusal
-from cloud.storage import StorageError
-
-Ready = Callable[[], Awaitable[object]]
-"""Makes a small query. Raises StorageError."""
+from cloud.http.readiness import Readiness
 
 
 @get("/healthz", opt=operation_options(ANONYMOUS, bucket=PROBES))
@@ -23,15 +17,13 @@ async def healthz() -> schemas.Health:
 
 
 @get("/readyz", opt=operation_options(ANONYMOUS, bucket=PROBES))
-async def readyz(ready: Wired[Ready]) -> schemas.Health:
-    """Check that the database answers.
+async def readyz(readiness: Wired[Readiness]) -> schemas.Health:
+    """Check that the service can serve.
 
-    Breakwater is not checked: leases are refreshed and operators work without it.
+    The database stores rows, and the service's certificate is valid. Fabric is ready while Breakwater cannot be
+    reached, because leases are refreshed and operators work without it.
     """
-    try:
-        await ready()
-    except StorageError as error:
-        raise Refusal("unavailable", "the database cannot be used") from error
+    await readiness.require()
     return schemas.Health("ok")
 
 

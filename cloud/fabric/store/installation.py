@@ -14,6 +14,8 @@ from cloud.storage import ServiceEngine, compiled, excluded, insert_into, param
 
 RENEWAL = "renew_devices"
 SESSIONS = "sessions_until."
+READINESS = "readiness"
+"""The row that the check of readiness writes. No code reads it."""
 
 _ALL = compiled(Installation.select().order_by(Installation.name).limit(100))
 _INSERT = compiled(insert_into(Installation))
@@ -47,6 +49,10 @@ class InstallationStore:
 
     async def insert(self, name: str, value: bytes) -> None:
         await self._engine.fetch(_INSERT, name=name, value=value)
+
+    async def prove_writable(self, at: datetime) -> None:
+        """Write the row `readiness`. Raises StorageError if the database stores nothing."""
+        await self._engine.fetch(_SET, name=READINESS, value=at.isoformat().encode())
 
     async def renewal_order(self) -> RenewalOrder | None:
         """The newest renewal order; None if no operator has given one."""

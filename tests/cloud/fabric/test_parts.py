@@ -135,7 +135,7 @@ async def test_every_part_that_a_handler_takes_is_wired(worlds: tuple[World, Wor
     guard = Guard(trust=lambda: worlds[0].trust, checks=cast(PeerChecks, None), now=worlds[0].clock)
     assert make_api(guard, parts).routes
     assert make_repository(guard, parts).routes
-    for name in ("sessions", "tenants", "ready"):
+    for name in ("sessions", "tenants", "readiness"):
         with pytest.raises(ImproperlyConfiguredException, match=name):
             make_api(guard, {other: part for other, part in parts.items() if other != name})
 

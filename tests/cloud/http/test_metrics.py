@@ -8,6 +8,7 @@ from cloud.clock import utc_now
 from cloud.http.app import make_app, make_metrics_app
 from cloud.http.guard import ANONYMOUS, Guard
 from cloud.http.metrics import Metrics
+from cloud.http.readiness import Readiness
 from cloud.mtls.peer import PeerTrust
 from protocol.ids import NodeId, TenantId
 
@@ -62,7 +63,7 @@ async def test_requests_are_timed_by_route_and_never_by_path() -> None:
             assert (await client.get(f"/things/{name}")).status_code == 200
         assert (await client.get("/nothing/secret")).status_code == 404
         assert (await client.get("/metrics")).status_code == 404
-    async with AsyncTestClient(make_metrics_app(guard, metrics)) as client:
+    async with AsyncTestClient(make_metrics_app(guard, metrics, Readiness())) as client:
         answer = await client.get("/metrics")
         assert (await client.get("/things/alpha")).status_code == 404
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")

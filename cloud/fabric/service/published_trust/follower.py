@@ -53,6 +53,8 @@ class Follower:
         self._trust_reports = trust_reports
         self._trust_changed = trust_changed
         self._contexts_outdated = False
+        self.trouble = ""
+        """Why the last step could not read the published trust. Empty if it could."""
 
     async def run(self, stopping: Stopping) -> None:
         """Run until the process goes down. Store the reports of nodes once more at the end."""
@@ -100,10 +102,15 @@ class Follower:
         self._contexts_outdated = False
 
     async def _try(self, name: str, work: Callable[[], Awaitable[object]]) -> None:
+        trouble = ""
         try:
             await work()
         except (DatabaseBusy, DatabaseUnavailable, TransactionLost) as error:
-            log.error("background work postponed", extra={"work": name, "error": str(error)})
+            trouble = str(error)
+            log.error("background work postponed", extra={"work": name, "error": trouble})
         except Exception as error:
             # A failed step must not end the task. The next step tries again.
+            trouble = str(error)
             log.error("background work failed", extra={"work": name}, exc_info=error)
+        if name == "trust":
+            self.trouble = trouble
