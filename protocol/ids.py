@@ -20,9 +20,14 @@ Prefix = Literal["ten", "node", "act", "code", "tok", "req", "aud", "ren", "enr"
 ServiceName = Literal["fabric", "breakwater", "ledger", "headwaters", "conduit", "weir"]
 SERVICE_NAMES: tuple[ServiceName, ...] = ("fabric", "breakwater", "ledger", "headwaters", "conduit", "weir")
 
-EKU_DEVICE = "2.25.238106524351137287"
-"""The only extended key usage of a device certificate (an LDevID). It is an OID of Cascade (ITU-T X.667). No TLS stack
-knows it, so no TLS stack accepts the certificate for a client or a server."""
+EKU_DEVICE = "1.2.840.113556.1.8000.2554.17056.48184.29203.16678.48423.2885547.12081603"
+"""The only extended key usage of a device certificate (an LDevID). No TLS stack knows it, so no TLS stack accepts the
+certificate for a client or a server. The last seven numbers are the UUID 42a0bc38-7213-4126-bd27-2c07abb859c3 in parts
+of at most 24 bits, because many parsers refuse numbers above 31 bits (docs/adr/0019)."""
+EKU_DEVICE_OLD = "2.25.238106524351137287"
+"""The usage in device certificates of profile versions 1 and 2. They live for at most 1,095 days."""
+EKU_DEVICE_ACCEPTED = (EKU_DEVICE, EKU_DEVICE_OLD)
+"""The usages of a device certificate that agent and cloud accept. A certificate has exactly one of them."""
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 ID_LETTERS = "[0-7][0-9a-hjkmnp-tv-z]{25}"

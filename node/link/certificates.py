@@ -13,7 +13,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 
 from node.errors import VerificationFailed
 from node.text import duration
-from protocol.ids import EKU_DEVICE, IdError, NodeId, NodeSpiffeId, TenantId, parse_generation
+from protocol.ids import EKU_DEVICE, EKU_DEVICE_ACCEPTED, IdError, NodeId, NodeSpiffeId, TenantId, parse_generation
 from protocol.limits import CLOCK_SKEW
 from protocol.signed.trust import X509Bundle
 
@@ -160,7 +160,7 @@ def check_chain(
     2. The issuer is a published issuing CA of nodes, and signed the leaf (RFC 5280 section 6.1.3).
     3. The node's SPIFFE id is the only SAN (X509-SVID section 2).
     4. The subject's serialNumber is the generation.
-    5. `usage` (an OID) is the only extended key usage.
+    5. `usage` (an OID) is the only extended key usage. For `EKU_DEVICE`, one of `EKU_DEVICE_ACCEPTED` is.
     6. The public key is ours.
     7. The leaf is no CA certificate.
     8. `now` is within the validity dates; `notBefore` may be later by the clock skew.
@@ -201,7 +201,8 @@ def _checked(chain: tuple[bytes, ...], bundle: X509Bundle, expected: _Expected, 
         raise CertificateRejected(3, f"its only name is not {expected.spiffe}")
     if _generation(leaf) != expected.generation:
         raise CertificateRejected(4, f"it is not for generation {expected.generation}")
-    if _usages(leaf) != [expected.usage]:
+    accepted = EKU_DEVICE_ACCEPTED if expected.usage == EKU_DEVICE else (expected.usage,)
+    if _usages(leaf) not in [[usage] for usage in accepted]:
         raise CertificateRejected(5, f"its only extended key usage is not {expected.usage}")
     if leaf_key != expected.public_key:
         raise CertificateRejected(6, "it is for another key")

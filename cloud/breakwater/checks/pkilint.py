@@ -30,8 +30,8 @@ WAIVED: tuple[Waiver, ...] = (
     Waiver(
         "itu.invalid_asn1_syntax",
         r".*extensions\.[0-9]+\.extnValue\" .* 2\.5\.29\.37: .*OID contains arc which is larger than 32-bits",
-        "The purpose of a device certificate, `EKU_DEVICE`, is an OID below 2.25 (ITU-T X.667) whose last arc has 58 "
-        "bits. X.660 sets no limit for an arc, but pkilint accepts 32 bits. Our lint compares the purpose exactly.",
+        "The purpose of device certificates of profile versions 1 and 2, `EKU_DEVICE_OLD`, is an OID whose last arc has "
+        "58 bits. X.660 sets no limit for an arc, but pkilint accepts 32 bits. Newer certificates have another OID.",
     ),
     Waiver(
         "pkix.invalid_uri_syntax",

@@ -25,8 +25,9 @@ from protocol.limits import CLOCK_SKEW, SESSION_LIFE_MAX
 ProfileName = Literal["root", "cross", "issuing", "device", "session", "service", "responder"]
 CaName = Literal["root", "nodes", "services"]
 
-PROFILE_VERSION = 2
-"""New in version 2: roots have path length 2, so that a cross-certificate fits below them. Issuing CAs have name
+PROFILE_VERSION = 3
+"""New in version 3: device certificates have an extended key usage that every parser reads (docs/adr/0019).
+New in version 2: roots have path length 2, so that a cross-certificate fits below them. Issuing CAs have name
 constraints. Device and service certificates contain CRL and OCSP addresses. Service certificates are valid for days."""
 DEVICE_LIFE_MAX = timedelta(days=1095)
 """Three years: Fabric's longest lease (790 days), 30 days after its end, and 275 days in which a lease can be renewed.

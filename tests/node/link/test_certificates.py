@@ -13,7 +13,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from node.exits import Exit
 from node.link.certificates import EKU_SESSION, CertificateRejected, chain_of, check_chain
-from protocol.ids import EKU_DEVICE, NodeId, NodeSpiffeId
+from protocol.ids import EKU_DEVICE, EKU_DEVICE_OLD, NodeId, NodeSpiffeId
 from protocol.limits import CLOCK_SKEW
 from tests.simulators.fabric import (
     DOMAIN,
@@ -111,6 +111,7 @@ CHAINS: list[tuple[str, int, Callable[[], Chain]]] = [
     ("session's usage", 5, lambda: chain(usages=(EKU_SESSION,))),
     ("no usage", 5, lambda: chain(usages=())),
     ("a usage beside", 5, lambda: chain(usages=(EKU_DEVICE, EKU_SESSION))),
+    ("the old usage beside the new", 5, lambda: chain(usages=(EKU_DEVICE, EKU_DEVICE_OLD))),
     ("any usage", 5, lambda: chain(usages=(ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE.dotted_string,))),
     ("a CA's", 7, lambda: chain(ca=True)),
     ("not yet", 8, lambda: chain(not_before=NOW + CLOCK_SKEW + timedelta(seconds=1))),
@@ -124,6 +125,14 @@ def test_one_mutation_one_step(step: int, make: Callable[[], Chain]) -> None:
         check_chain(make(), **expected())
     assert caught.value.step == step
     assert caught.value.exit is Exit.VERIFICATION
+
+
+def test_the_old_usage_of_device_certificates_is_accepted() -> None:
+    before = chain(usages=(EKU_DEVICE_OLD,))
+    assert check_chain(before, **expected()).public_bytes(serialization.Encoding.DER) == before[0]
+    with pytest.raises(CertificateRejected) as caught:
+        check_chain(before, **expected(usage=EKU_SESSION))
+    assert caught.value.step == 5
 
 
 def test_another_key_is_step_6() -> None:

@@ -10,11 +10,11 @@ from cryptography.x509.oid import NameOID
 
 from cloud.fabric.errors import CertificateRefused
 from cloud.mtls.peer import PeerRefused, key_id_of, require_issuer, spiffe_of
-from protocol.ids import EKU_DEVICE, IdError, NodeSpiffeId, parse_generation
+from protocol.ids import EKU_DEVICE_ACCEPTED, IdError, NodeSpiffeId, parse_generation
 
 VERIFIED_MAX = 4096
 """Certificates whose verification is kept, in about 6 MB. A node opens several sessions with the same certificate."""
-_EKU_DEVICE = x509.ObjectIdentifier(EKU_DEVICE)
+_DEVICE_USAGES = tuple([x509.ObjectIdentifier(usage)] for usage in EKU_DEVICE_ACCEPTED)
 
 
 class Device(msgspec.Struct, frozen=True):
@@ -34,8 +34,8 @@ def read_device_certificate(
     """Verify a device certificate (DER) and read it. `issuers` are the trusted CAs for nodes.
 
     1 the certificate can be read; 2 one of `issuers` issued it and is within its dates (RFC 5280 section 6.1); 3 the
-    certificate is within its dates; 4 its only extended key usage is the device OID, so a session certificate is
-    refused; 5 it has one SPIFFE id, of a node in our trust domain; 6 the subject names that node and a generation.
+    certificate is within its dates; 4 its only extended key usage is one of `EKU_DEVICE_ACCEPTED`, so a
+    session certificate is refused; 5 it has one SPIFFE id, of a node in our trust domain; 6 the subject names that node and a generation.
     The dates are checked at each call, also those of the CA. The other steps are checked once for the same arguments.
     Raises CertificateRefused.
     """
@@ -69,7 +69,7 @@ def device_of(certificate: x509.Certificate, trust_domain: str) -> Device:
     """
     try:
         usages = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-        if list(usages) != [_EKU_DEVICE]:
+        if list(usages) not in _DEVICE_USAGES:
             raise CertificateRefused("this is not a device certificate (extended key usage)")
         spiffe = spiffe_of(certificate)
         if not isinstance(spiffe, NodeSpiffeId) or spiffe.trust_domain != trust_domain:

@@ -19,13 +19,14 @@ from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsag
 
 from cloud.breakwater.errors import LintError
 from cloud.breakwater.pkix import lint as lint_module
-from cloud.breakwater.pkix import profiles
+from cloud.breakwater.pkix import lint_revocation, profiles
 from cloud.breakwater.pkix.lint import RULES, lint, relint
+from cloud.breakwater.pkix.lint_rules import NEWEST
 from cloud.breakwater.pkix.linted import assemble
 from cloud.breakwater.pkix.profiles import Issuer, Wanted
 from cloud.breakwater.pkix.reread import reread
 from cloud.crypto.der import octet_string, oid, tlv
-from protocol.ids import EKU_DEVICE, ServiceSpiffeId
+from protocol.ids import EKU_DEVICE, EKU_DEVICE_OLD, ServiceSpiffeId
 from tests.cloud.breakwater.chains import NOW as START
 from tests.cloud.breakwater.chains import SPIFFE, TRUST_DOMAIN
 from tests.cloud.breakwater.wanted_samples import (
@@ -370,8 +371,9 @@ def test_id_pkix_ocsp_nocheck_is_null() -> None:
 
 
 def test_every_rule_has_been_broken() -> None:
-    text = Path(lint_module.__file__).read_text(encoding="utf-8")
-    rules = {part.split('"')[1] for part in text.split("_require(")[1:] if part.lstrip().startswith('"')}
+    modules = (lint_module, lint_revocation)
+    text = "".join(Path(str(module.__file__)).read_text(encoding="utf-8") for module in modules)
+    rules = {part.split('"')[1] for part in text.split("require(")[1:] if part.lstrip().startswith('"')}
     tables = (MUTATIONS, WRONG_WANTED, MISMATCHES)
     broken = {rule for table in tables for _, rule in table.values()}
     # Separate tests break three of these. The library's parser refuses another version and a wrong NULL by itself.
@@ -380,15 +382,31 @@ def test_every_rule_has_been_broken() -> None:
 
 def issued(wanted: Wanted, issuer: Issuer) -> x509.Certificate:
     """The certificate with an invalid signature: verifying it is the task of `relint`'s caller."""
-    return x509.load_der_x509_certificate(assemble(profiles.build(wanted, issuer), issuer.curve, b"\x30\x00"))
+    tbs = profiles.build(wanted, issuer)
+    if wanted.profile == "device" and wanted.version < 3:
+        begin = tbs.index(wanted.key.spki_der) + len(wanted.key.spki_der)
+        extensions = content_of(content_of(tbs[begin:]))
+        extensions = extensions.replace(device_usage(EKU_DEVICE), device_usage(EKU_DEVICE_OLD))
+        tbs = tlv(0x30, content_of(tbs[:begin]) + tlv(0xA3, tlv(0x30, extensions)))
+    return x509.load_der_x509_certificate(assemble(tbs, issuer.curve, b"\x30\x00"))
+
+
+def content_of(der: bytes) -> bytes:
+    """The bytes after tag and length."""
+    return der[2 + (der[1] & 0x7F if der[1] & 0x80 else 0) :]
+
+
+def device_usage(usage: str) -> bytes:
+    """The extension of a device certificate that contains its purpose."""
+    return tlv(0x30, oid("2.5.29.37") + octet_string(tlv(0x30, oid(usage))))
 
 
 @pytest.mark.parametrize("name", CLEAN)
 def test_issued_certificates_pass_relint(name: str) -> None:
     wanted, issuer = CLEAN[name]
     certificate = issued(wanted, issuer)
-    assert reread(certificate, wanted.profile, 2) == wanted
-    relint(certificate, issuer, wanted.profile, 2, START)
+    assert reread(certificate, wanted.profile, NEWEST) == wanted
+    relint(certificate, issuer, wanted.profile, NEWEST, START)
 
 
 FIRST_VERSION = {
@@ -408,6 +426,17 @@ def test_certificates_of_the_first_version_still_are_clean(name: str) -> None:
     if name in ("device", "service"):
         with pytest.raises(LintError):
             relint(certificate, issuer, name, 2, START)
+
+
+def test_a_device_certificate_of_the_second_version_has_the_old_purpose() -> None:
+    certificate = issued(*changed(DEVICE, NODES, version=2))
+    relint(certificate, NODES, "device", 2, START)
+    with pytest.raises(LintError) as caught:
+        relint(certificate, NODES, "device", NEWEST, START)
+    assert caught.value.rule == "extended_key_usage"
+    with pytest.raises(LintError) as caught:
+        relint(issued(DEVICE, NODES), NODES, "device", 2, START)
+    assert caught.value.rule == "extended_key_usage"
 
 
 @pytest.mark.parametrize("profile", ["issuing", "root"])
@@ -442,7 +471,7 @@ def old_ca(profile: str) -> bytes:
 
 def test_relint_refuses_other_profiles_versions_and_times() -> None:
     certificate = issued(SESSION, NODES)
-    for profile, version in (("session", 3), ("session", 0), ("responder", 1), ("person", 1)):
+    for profile, version in (("session", 4), ("session", 0), ("responder", 1), ("person", 1)):
         with pytest.raises(LintError) as caught:
             relint(certificate, NODES, profile, version, START)
         assert caught.value.rule == "profile_version"
@@ -455,8 +484,8 @@ def test_relint_refuses_other_profiles_versions_and_times() -> None:
 
 
 def test_both_sides_know_the_same_newest_version_and_profiles() -> None:
-    assert lint_module._NEWEST == profiles.PROFILE_VERSION
-    assert {name for name, version in RULES if version == 2} == set(get_args(profiles.ProfileName))
+    assert NEWEST == profiles.PROFILE_VERSION
+    assert {name for name, version in RULES if version == NEWEST} == set(get_args(profiles.ProfileName))
 
 
 def test_der_and_version() -> None:

@@ -10,7 +10,7 @@ from cryptography.x509.oid import NameOID
 
 from cloud.fabric import errors
 from cloud.fabric.service.nodes.device_certificate import Device, read_device_certificate
-from protocol.ids import EKU_DEVICE
+from protocol.ids import EKU_DEVICE, EKU_DEVICE_ACCEPTED, EKU_DEVICE_OLD
 from tests.cloud.fabric.support import Machine, World
 from tests.cloud.pki import Pki
 
@@ -46,7 +46,11 @@ def test_each_rule_of_device_certificates() -> None:
     subject = ((NameOID.COMMON_NAME, str(paper.NODE_ID)), (NameOID.SERIAL_NUMBER, "1"))
     good = made.leaf(made.nodes, (paper.NODE_URI,), subject=subject, usages=device)
     now = good.certificate.not_valid_before_utc + timedelta(minutes=6)
+    old = (x509.ObjectIdentifier(EKU_DEVICE_OLD),)
+    before = made.leaf(made.nodes, (paper.NODE_URI,), subject=subject, usages=old)
+    both = tuple(map(x509.ObjectIdentifier, EKU_DEVICE_ACCEPTED))
     bad = {
+        "device certificate .extended": made.leaf(made.nodes, (paper.NODE_URI,), subject=subject, usages=both),
         "CA of its class": made.leaf(made.services, (paper.NODE_URI,), subject=subject, usages=device),
         "extended key usage": made.leaf(made.nodes, (paper.NODE_URI,), subject=subject, usages=(*device, paper.CLIENT)),
         "does not name a node": made.leaf(made.nodes, (paper.service_uri("fabric"),), subject=subject, usages=device),
@@ -62,6 +66,7 @@ def test_each_rule_of_device_certificates() -> None:
         return read_device_certificate(der, made.trust.node_issuers, paper.TRUST_DOMAIN, now)
 
     assert (read(good).generation, read(good).spiffe.node) == (1, paper.NODE_ID)
+    assert (read(before).generation, read(before).spiffe.node) == (1, paper.NODE_ID)
     for why, leaf in bad.items():
         with pytest.raises(errors.CertificateRefused, match=why):
             read(leaf)
