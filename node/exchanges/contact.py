@@ -220,12 +220,21 @@ class Contact:
         with errand(self.conditions, "renewal_interrupted"):
             # The present certificate may still open a session. If it does not, the next step fails.
             try:
-                if await self._renewal.resume(self._licence):
+                if await self._resume_renewal():
                     self.conditions.clear(RENEWAL_FAILED)
             except SessionRefused as caught:
                 refused = caught
         if refused is not None:
             raise refused
+
+    async def _resume_renewal(self) -> bool:
+        """Resume a renewal, if need be under a newer published trust. Returns and raises as `DeviceRenewal.resume`."""
+        try:
+            return await self._renewal.resume(self._licence)
+        except CertificateRejected as error:
+            if not await self._recover_trust(error):
+                raise
+            return await self._renewal.resume(self._licence)
 
     async def _recover_trust(self, error: NodeError) -> bool:
         """Refresh the trust after a failed verification. Returns True if the trusted servers or issuers changed.

@@ -5,6 +5,9 @@ It serves a certificate that opens no session any more, and a rekey. Its proof i
 with the key, so that a repeat after a crash or a lost answer gets the same certificate. After a rekey both keys are
 stored until the cloud's answer has verified; the stored certificate then decides which key is in force.
 
+The cloud gives the same answer to a repeat for days. So a renewal whose answer never verifies is dropped, with the
+condition `renewal_dropped`, and the next renewal is another one.
+
 `node.exchanges.schedule` decides when to renew. A renewal never changes the licence.
 """
 
@@ -25,7 +28,7 @@ from node.hwbind.presence import EndorsementRecord
 from node.hwbind.tpm import Tpm
 from node.licensing.licence import Licence
 from node.link import api
-from node.link.certificates import chain_of, check_device_chain
+from node.link.certificates import CertificateOutOfTime, CertificateRejected, chain_of, check_device_chain
 from node.state import State
 from node.trust.current import CurrentTrust
 from protocol.encoding import json_decode, json_encode, sha256_hex
@@ -33,6 +36,39 @@ from protocol.faults import fault_point
 from protocol.messages.renewal import ProveRenewal, StartRenewal
 
 log = logging.getLogger("cascadia.renewal")
+
+DROPPED = "renewal_dropped"
+"""Code of the condition that a renewal was dropped. It ends with the next renewal that succeeds."""
+REJECTIONS_MAX = 3
+"""A renewal is dropped after this many answers that do not verify. The published trust may be read again in between."""
+DOUBLINGS_MAX = 8
+"""Each further renewal is dropped after twice as many answers, so that a node asks for few certificates in vain."""
+
+
+class Rejections:
+    """Counts the answers of one kind of renewal that did not verify. `dropped` counts the dropped renewals."""
+
+    def __init__(self) -> None:
+        self.dropped = 0
+        self._count = 0
+
+    def drops(self, error: CertificateRejected) -> bool:
+        """Count one more rejected answer. Returns True if the renewal is dropped now.
+
+        An answer that is rejected for its dates is not counted: it verifies as soon as the machine's clock is set.
+        """
+        if isinstance(error, CertificateOutOfTime):
+            return False
+        self._count += 1
+        if self._count < REJECTIONS_MAX * 2 ** min(self.dropped, DOUBLINGS_MAX):
+            return False
+        self._count = 0
+        self.dropped += 1
+        return True
+
+    def clear(self) -> None:
+        """Begin again, because a renewal has succeeded."""
+        self.dropped = self._count = 0
 
 
 class DeviceRenewal:
@@ -43,6 +79,7 @@ class DeviceRenewal:
         self._trust = trust
         self._tpm = tpm
         self._clock = clock
+        self._over_session, self._with_evidence = Rejections(), Rejections()
 
     async def over_session(self, licence: Licence, credentials: Credentials | None) -> None:
         """Get a new device certificate for the same key. Raises NodeError, TpmError."""
@@ -52,11 +89,20 @@ class DeviceRenewal:
         csr = await self._tpm.run(lambda esys: keys.certificate_request(esys, identity.node_key))
         async with credentials.connect(trusted, "breakwater") as service:
             # The request is named after the present certificate, so a repeat after a lost answer gets the same new one.
+            name = f"renew-{sha256_hex(identity.chain[0])}"
+            if self._over_session.dropped:
+                name += f"-{self._over_session.dropped}"
             with fault_point("node.device.send"):
-                leaf = await service.reenroll(csr, f"renew-{sha256_hex(identity.chain[0])}")
-        stored = self._checked(licence, chain_of(leaf, self._trust.value.bundle), identity.node_key)
+                leaf = await service.reenroll(csr, name)
+        try:
+            stored = self._checked(licence, chain_of(leaf, self._trust.value.bundle), identity.node_key)
+        except CertificateRejected as error:
+            if self._over_session.drops(error):
+                self._report_dropped(error)
+            raise
         await self._store(licence, stored, identity.node_key)
         licence.replace_certificate(stored, identity.node_key)
+        self._succeeded()
 
     async def resume(self, licence: Licence) -> bool:
         """Finish a renewal whose proof is stored. Returns False if there is none, or if the cloud has ended it.
@@ -138,12 +184,29 @@ class DeviceRenewal:
                 raise SessionRefused(refusal, json_decode(pending.proof, ProveRenewal).answer_nonce) from refusal
             raise
         node_key, endorsement = pending.node_key, pending.endorsement or None
-        stored = self._checked(licence, answer.certificate_chain, node_key)
+        try:
+            stored = self._checked(licence, answer.certificate_chain, node_key)
+        except CertificateRejected as error:
+            if self._with_evidence.drops(error):
+                await self._clear()
+                self._report_dropped(error)
+            raise
         # From now on the cloud may refuse the earlier key. So the new one counts before the disk has it; the stored
         # proof stays until then, and `resume` gets the same answer again.
         licence.replace_certificate(stored, node_key, endorsement)
         await self._store(licence, stored, node_key, endorsement)
         await self._clear()
+        self._succeeded()
+
+    def _report_dropped(self, error: CertificateRejected) -> None:
+        text = f"the certificate of a renewal did not verify in any attempt, so another one is asked for: {error.text}"
+        step = "Wait for the next renewal. Report it to the operator if this condition stays."
+        self._state.conditions.report(DROPPED, text, step)
+
+    def _succeeded(self) -> None:
+        self._over_session.clear()
+        self._with_evidence.clear()
+        self._state.conditions.clear(DROPPED)
 
     async def _clear(self) -> None:
         await on_disk(self._state.identities.clear_renewal, seconds_max=DISK_SECONDS_MAX)

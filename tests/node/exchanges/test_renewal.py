@@ -12,7 +12,7 @@ from cryptography import x509
 from node.disk import calls
 from node.disk.identity import Identity
 from node.errors import StateError
-from node.exchanges.renewal import DeviceRenewal
+from node.exchanges.renewal import REJECTIONS_MAX, DeviceRenewal
 from node.exchanges.session import Credentials, SessionRefused, open_session
 from node.hwbind import keys
 from node.hwbind.tpm import Tpm
@@ -237,6 +237,47 @@ async def test_a_certificate_that_does_not_verify_changes_nothing(
         await renewal.with_evidence(licence, rekey=True)
     assert stored(state) == before == licence.identity
     assert not list(state.identities.generation_dir(1).glob("key-*"))
+
+
+async def test_a_stored_renewal_whose_answer_never_verifies_is_dropped(
+    state: State, licence: Licence, renewal: DeviceRenewal, tpm: Tpm, fabric: Fabric, machine: Machine
+) -> None:
+    wrong = json_encode(Renewed(fabric.node_chain(machine.ak.public_key(), 1)))
+    _by_prefix(fabric, always(200, wrong))
+    for _ in range(REJECTIONS_MAX):
+        assert state.conditions.current() == ()
+        with pytest.raises(CertificateRejected):
+            await renewal.with_evidence(licence)
+    assert state.identities.load_renewal() is None
+    (condition,) = state.conditions.current()
+    assert condition.code == "renewal_dropped"
+    assert "step" in condition.text
+    # The next renewal is kept for twice as long.
+    for _ in range(2 * REJECTIONS_MAX - 1):
+        with pytest.raises(CertificateRejected):
+            await renewal.with_evidence(licence)
+        assert state.identities.load_renewal() is not None
+    fabric.answers.clear()
+    assert await renewal.resume(licence)
+    assert state.conditions.current() == ()
+    works(state, tpm)
+
+
+async def test_a_renewal_over_the_session_whose_answer_never_verifies_gets_another_name(
+    state: State, licence: Licence, renewal: DeviceRenewal, tpm: Tpm, fabric: Fabric, machine: Machine
+) -> None:
+    wrong, before = fabric.node_chain(machine.ak.public_key(), 1)[0], sha256_hex(licence.identity.chain[0])
+    fabric.answers[PATH_SIMPLEREENROLL] = always(200, encode_certs_only((wrong,)))
+    for _ in range(REJECTIONS_MAX):
+        with pytest.raises(CertificateRejected):
+            await over_session(renewal, licence, tpm)
+    assert [condition.code for condition in state.conditions.current()] == ["renewal_dropped"]
+    fabric.answers.clear()
+    await over_session(renewal, licence, tpm)
+    assert state.conditions.current() == ()
+    asked = [request for request in fabric.requests if request.path == PATH_SIMPLEREENROLL]
+    names = [request.headers[HEADER_REQUEST.lower()] for request in asked]
+    assert names == [f"renew-{before}"] * REJECTIONS_MAX + [f"renew-{before}-1"]
 
 
 async def test_a_closed_generation_comes_with_its_signed_statement(
