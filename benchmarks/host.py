@@ -106,7 +106,7 @@ class Server(msgspec.Struct, frozen=True):
 
 def install(world: World, name: str, postgres: Postgres | None) -> tuple[Path, int]:
     """Make an installation; return its directory and its first port."""
-    directory, port = world.directory / name, free_ports(4)
+    directory, port = world.directory / name, free_ports(6)
     world.operate("init", "--dir", str(directory), "--port-base", str(port))
     if postgres is not None:
         settings = directory / "breakwater" / "settings.toml"
@@ -146,7 +146,7 @@ def cloud(world: World, postgres: Postgres | None = None) -> Iterator[Server]:
     """Run `cascade up` (Fabric and Breakwater) for a new installation, on the first core. `port` is Fabric's."""
     engine = "sqlite" if postgres is None else "postgresql"
     name = f"cloud-{engine}"
-    directory, port = world.directory / name, free_ports(4)
+    directory, port = world.directory / name, free_ports(6)
     databases = [] if postgres is None else [
         part
         for service in ("breakwater", "fabric")

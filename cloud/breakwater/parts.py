@@ -51,6 +51,7 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
     token: TokenSettings | None = None
     base: Path = Path()
     crl: CrlSettings = CrlSettings()
+    limits_factor: float = 1.0
 
 
 def sources_of(settings: BreakwaterSettings) -> Sources:
@@ -63,6 +64,7 @@ def sources_of(settings: BreakwaterSettings) -> Sources:
         token=settings.token,
         base=Path(settings.base),
         crl=settings.crl,
+        limits_factor=settings.admission.factor,
     )
 
 
@@ -138,6 +140,7 @@ async def open_parts(
             trust_domain=sources.trust_domain,
             now=now,
             entropy=entropy,
+            limits_factor=sources.limits_factor,
         )
         crl_publisher = CrlPublisher(stores.shards, authorities, signer, sources.pki_url, sources.crl, now)
         feed = RevocationFeed(stores.revocation_status, now)

@@ -101,6 +101,7 @@ async def opened(
             current_trust=current_trust,
             service_certificates=connections.service_certificates,
             trust_changed=connections.trust_changed,
+            limits_factor=settings.admission.factor,
         )
         async with aclosing(connections):
             parts = make_parts(stores, ports, await read_secrets(stores.installation))

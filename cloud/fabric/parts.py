@@ -81,6 +81,8 @@ class Ports:
     service_certificates: ServiceCertificates = dict
     trust_changed: TrustChanged
     verifier: Verifier = field(default_factory=TpmVerifier)
+    limits_factor: float = 1.0
+    """Multiplies the limits of sessions, activations and renewals."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -391,7 +393,7 @@ def _activations(
         issuer=ports.issuer,
         chip_challenges=chip_challenges,
         lapses=lapses,
-        limits=ActivationLimits(),
+        limits=ActivationLimits(ports.limits_factor),
     )
 
 
@@ -417,7 +419,7 @@ def _sessions(
         statement_stream=shared.statement_stream,
         seen=seen,
         refusals=SessionRefusals(now=ports.now, transaction=stores.transaction, audit=shared.audit),
-        limits=SessionLimits(),
+        limits=SessionLimits(ports.limits_factor),
         session_ends=trust.session_ends,
         trust_reports=trust.trust_reports,
     )
@@ -437,6 +439,6 @@ def _renewals(stores: Stores, ports: Ports, shared: Shared, chip_challenges: Chi
         current_trust=ports.current_trust,
         chip_challenges=chip_challenges,
         statement_stream=shared.statement_stream,
-        starts=RenewalStarts(),
+        starts=RenewalStarts(factor=ports.limits_factor),
         wake_background=shared.woken.set,
     )

@@ -136,7 +136,7 @@ class Admission:
     async def refused(self, host: str) -> None:
         """Count a refusal by the guard, and wait if the source has had too many."""
         source = source_of(host)
-        rate = self._scaled(REFUSALS)
+        rate = REFUSALS.times(self._factor)
         if not self._is_shared(host) and admit([Level(self._table("refusals"), source, rate)], self._clock()) > 0:
             await self.delay()
 
@@ -153,7 +153,7 @@ class Admission:
     def _levels(self, bucket: Bucket, caller: Caller | None, host: str) -> list[Level]:
         if bucket.each is None:
             return []
-        each, name = self._scaled(bucket.each), bucket.name
+        each, name = bucket.each.times(self._factor), bucket.name
         levels: list[Level] = []
         if caller is not None:
             kind = caller.kind
@@ -165,9 +165,9 @@ class Admission:
             kind = "known" if source in self._known else "stranger"
             levels.append(Level(self._table(f"{name}/address"), source, each))
         if bucket.tenant is not None and caller is not None and caller.tenant:
-            levels.append(Level(self._table(f"{name}/tenant"), caller.tenant, self._scaled(bucket.tenant)))
+            levels.append(Level(self._table(f"{name}/tenant"), caller.tenant, bucket.tenant.times(self._factor)))
         if bucket.whole is not None and kind != "service":
-            levels.append(Level(self._table(name), kind, self._scaled(bucket.whole)))
+            levels.append(Level(self._table(name), kind, bucket.whole.times(self._factor)))
         return levels
 
     def _is_shared(self, host: str) -> bool:
@@ -184,11 +184,6 @@ class Admission:
         if table is None:
             table = self._tables[name] = Buckets(self._keys_max)
         return table
-
-    def _scaled(self, rate: Rate) -> Rate:
-        if self._factor == 1.0:
-            return rate
-        return Rate(int(rate.burst * self._factor), rate.seconds / self._factor)
 
 
 def too_many(wait: float) -> Refusal:

@@ -23,6 +23,10 @@ class Rate(msgspec.Struct, frozen=True):
     burst: int
     seconds: float
 
+    def times(self, factor: float) -> "Rate":
+        """Return a rate that gives `factor` times as many permits."""
+        return self if factor == 1.0 else Rate(int(self.burst * factor), self.seconds / factor)
+
     def within(self, seconds: float) -> float:
         """Return the most permits that a bucket of this rate gives in any period of this length."""
         return self.burst + seconds / self.seconds

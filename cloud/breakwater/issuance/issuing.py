@@ -62,6 +62,7 @@ class Issuing:
         trust_domain: str,
         now: Callable[[], datetime],
         entropy: Callable[[int], bytes],
+        limits_factor: float = 1.0,
     ) -> None:
         self._store = store
         self._authorities = authorities
@@ -71,7 +72,7 @@ class Issuing:
         self._now = now
         self._entropy = entropy
         self._renewals: KeyedLock[str] = KeyedLock()
-        self._session_limits = SessionLimits(store, now)
+        self._session_limits = SessionLimits(store, now, limits_factor)
 
     async def ready(self) -> None:
         """Raises StorageError or SignerError when the database or an active CA cannot be used."""

@@ -14,8 +14,6 @@ from cloud.tasks.buckets import Buckets, Level, admit
 
 _WINDOW = timedelta(seconds=SESSIONS_PER_NODE.burst * SESSIONS_PER_NODE.seconds)
 """The time after which an empty bucket is full again. Older records have no effect."""
-RECORDS_MAX = 2 * SESSIONS_PER_NODE.burst
-"""Records that are read: a node cannot have more in `_WINDOW`."""
 
 
 class SessionRecords(Protocol):
@@ -26,9 +24,11 @@ class SessionRecords(Protocol):
 
 
 class SessionLimits:
-    """Counts the sessions of each node."""
+    """Counts the sessions of each node. `factor` multiplies the limit."""
 
-    def __init__(self, records: SessionRecords, now: Callable[[], datetime]) -> None:
+    def __init__(self, records: SessionRecords, now: Callable[[], datetime], factor: float = 1.0) -> None:
+        self._rate = SESSIONS_PER_NODE.times(factor)
+        """A node cannot have more records in `_WINDOW` than twice the burst of this rate."""
         self._records = records
         self._now = now
         self._buckets = Buckets()
@@ -36,11 +36,11 @@ class SessionLimits:
     async def require(self, node: str) -> None:
         """Take a permit for a session. Raises SessionsTooOften, StorageError."""
         at = self._now()
-        now, rate = at.timestamp(), SESSIONS_PER_NODE
+        now, rate = at.timestamp(), self._rate
         used = self._buckets.used(node, rate, now)
         if node not in self._buckets or used >= rate.burst / 2:
             recorded = Buckets()
-            for each in await self._records.sessions_of(node, at - _WINDOW, RECORDS_MAX):
+            for each in await self._records.sessions_of(node, at - _WINDOW, 2 * rate.burst):
                 recorded.take(node, rate, each.timestamp())
             missing = recorded.used(node, rate, now) - self._buckets.used(node, rate, now)
             if missing > 0:

@@ -22,18 +22,19 @@ CHALLENGES_PER_CODE = Rate(4_800, 1.25)
 
 
 class SessionLimits:
-    """Counts opened sessions by node, by tenant and in whole."""
+    """Counts opened sessions by node, by tenant and in whole. `factor` multiplies the limits."""
 
-    def __init__(self) -> None:
+    def __init__(self, factor: float = 1.0) -> None:
+        self._factor = factor
         self._nodes, self._tenants, self._whole = Buckets(), Buckets(), Buckets()
 
     def count(self, tenant: TenantId, node: NodeId, now: datetime) -> None:
         """Count one session. Raises TooOften."""
         _require(
             [
-                Level(self._nodes, node, SESSIONS_PER_NODE),
-                Level(self._tenants, tenant, SESSIONS_PER_TENANT),
-                Level(self._whole, "", SESSIONS_WHOLE),
+                Level(self._nodes, node, SESSIONS_PER_NODE.times(self._factor)),
+                Level(self._tenants, tenant, SESSIONS_PER_TENANT.times(self._factor)),
+                Level(self._whole, "", SESSIONS_WHOLE.times(self._factor)),
             ],
             now,
             "too many sessions of this node were opened",
@@ -44,9 +45,11 @@ class ActivationLimits:
     """Counts challenges by code, source and chip.
 
     A hostile holder of a code with one chip leaves half of its source's and of the code's challenges to other machines.
+    `factor` multiplies the limits.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, factor: float = 1.0) -> None:
+        self._factor = factor
         self._chips, self._sources, self._codes = Buckets(), Buckets(), Buckets()
 
     def is_known(self, code: CodeId) -> bool:
@@ -55,15 +58,15 @@ class ActivationLimits:
 
     def count_stored(self, code: CodeId, challenges: int, now: datetime) -> None:
         """Count challenges that the database has already, when the process has just started."""
-        self._codes.take(code, CHALLENGES_PER_CODE, now.timestamp(), challenges)
+        self._codes.take(code, CHALLENGES_PER_CODE.times(self._factor), now.timestamp(), challenges)
 
     def count(self, code: CodeId, source: str, ek_hash: str, now: datetime) -> None:
         """Count one challenge. `ek_hash` identifies the chip. Raises TooOften."""
         _require(
             [
-                Level(self._chips, (code, source, ek_hash), CHALLENGES_PER_CHIP),
-                Level(self._sources, (code, source), CHALLENGES_PER_SOURCE),
-                Level(self._codes, code, CHALLENGES_PER_CODE),
+                Level(self._chips, (code, source, ek_hash), CHALLENGES_PER_CHIP.times(self._factor)),
+                Level(self._sources, (code, source), CHALLENGES_PER_SOURCE.times(self._factor)),
+                Level(self._codes, code, CHALLENGES_PER_CODE.times(self._factor)),
             ],
             now,
             "too many challenges of this code were started",

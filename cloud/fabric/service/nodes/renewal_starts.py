@@ -23,9 +23,10 @@ STARTS_PER_SOURCE = Rate(1_200, 0.5)
 class RenewalStarts:
     """Counts the starts of renewals. A restart sets the counts to zero. The rows limit open and proved renewals."""
 
-    def __init__(self, whole: Rate = STARTS_WHOLE) -> None:
-        """`whole`: the limit of all nodes together, and of all sources together."""
-        self._whole = whole
+    def __init__(self, whole: Rate = STARTS_WHOLE, factor: float = 1.0) -> None:
+        """`whole`: the limit of all nodes together, and of all sources together. `factor` multiplies all limits."""
+        self._whole = whole.times(factor)
+        self._factor = factor
         self._nodes, self._tenants, self._sources, self._wholes = Buckets(), Buckets(), Buckets(), Buckets()
 
     def count(self, tenant: TenantId, node: NodeId, source: str, now: datetime, *, proven: bool) -> None:
@@ -34,9 +35,12 @@ class RenewalStarts:
         `proven`: a published CA signed the certificate that names the node.
         """
         if proven:
-            own = [Level(self._nodes, node, STARTS_PER_NODE), Level(self._tenants, tenant, STARTS_PER_TENANT)]
+            own = [
+                Level(self._nodes, node, STARTS_PER_NODE.times(self._factor)),
+                Level(self._tenants, tenant, STARTS_PER_TENANT.times(self._factor)),
+            ]
         else:
-            own = [Level(self._sources, source, STARTS_PER_SOURCE)]
+            own = [Level(self._sources, source, STARTS_PER_SOURCE.times(self._factor))]
         wait = admit([*own, Level(self._wholes, proven, self._whole)], now.timestamp())
         if wait > 0:
             raise TooOften("too many renewals were started", wait)
