@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import agent, crls, issuer, revocation, serving
+from benchmarks import agent, compare, crls, issuer, revocation, serving
 from benchmarks.figures import Figure, progress, table
 from benchmarks.world import World
 from lab.processes import StepFailed
@@ -21,8 +21,8 @@ BENCHMARKS: dict[str, Callable[[World], list[Figure]]] = {
     "issuer-sqlite": issuer.on_sqlite,
     "issuer-postgresql": issuer.on_postgresql,
     "crls": crls.crls,
-    "sessions": serving.sessions,
-    "refreshes": serving.refreshes,
+    "serving-sqlite": serving.on_sqlite,
+    "serving-postgresql": serving.on_postgresql,
     "activations": serving.activations,
     "revocation": revocation.revocation,
 }
@@ -39,6 +39,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--profile", type=Path, metavar="FOLDER", help="run the issuer under cProfile and leave its profiles in FOLDER"
     )
+    parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="FOLDER",
+        help="compare with another checkout: both run in turns, and each figure is printed with the ratio of the two",
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=3, metavar="N", help="how often each checkout runs for --against (default 3)"
+    )
     return parser
 
 
@@ -48,6 +57,9 @@ def main(argv: list[str] | None = None) -> int:
     strange = [name for name in args.names if name not in BENCHMARKS]
     if strange:
         parser.error(f"no benchmark is called {strange[0]!r}; there are {', '.join(BENCHMARKS)}")
+    if args.against is not None:
+        print(compare.against(args.against.absolute(), args.names or list(BENCHMARKS), args.rounds))
+        return 0
     began, figures, failed = time.monotonic(), list[Figure](), ""
     try:
         with World(args.profile) as world:

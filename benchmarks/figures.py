@@ -17,9 +17,11 @@ class Aim(msgspec.Struct, frozen=True):
     bound: float
     of: str = "ratio"
     at_least: bool = False
+    unit: str = "s"
+    """The unit of a bound on the value."""
 
     def __str__(self) -> str:
-        unit = "" if self.of == "ratio" else " s"
+        unit = "" if self.of == "ratio" else f" {self.unit}"
         return f"{self.of} {'>=' if self.at_least else '<='} {self.bound:g}{unit}"
 
     def met(self, ratio: float | None, value: float) -> bool:

@@ -7,8 +7,6 @@ with session certificates. The generations are opened before. The floor runs bes
 """
 
 import base64
-import ssl
-from datetime import timedelta
 from pathlib import Path
 
 import msgspec
@@ -19,15 +17,13 @@ from cryptography.x509 import ocsp
 
 from benchmarks import rival, wire
 from benchmarks.figures import Aim, Figure, median, progress
-from benchmarks.floor import FLOOR_NAME, TRUST_DOMAIN, BareIssuer, new_id, new_keys, per_cpu_second
+from benchmarks.fleet import Node, trust_of
+from benchmarks.floor import FLOOR_NAME, BareIssuer, new_id, new_keys, per_cpu_second
 from benchmarks.host import Postgres, Server, breakwater, others_elsewhere
 from benchmarks.world import World
-from cloud.contracts.breakwater import PATH_DEVICE, PATH_OPEN, PATH_SESSION, IssueNodeCertificate, OpenGeneration
+from cloud.contracts.breakwater import PATH_DEVICE, PATH_OPEN, PATH_SESSION, OpenGeneration
 from cloud.mtls.chain import chain_to_pem
-from cloud.mtls.client import ServerCheck, client_context, expected_service
 from cloud.mtls.identity import load_identity, make_csr
-from cloud.mtls.peer import PeerTrust
-from node.clock import utc_now
 from protocol.ids import NodeId, TenantId
 from protocol.messages.est import HEADER_REQUEST, PATH_SIMPLEREENROLL, TYPE_PKCS10, encode_base64
 from protocol.messages.sessions import Certificate
@@ -44,47 +40,14 @@ FLOOR_SLICE_SECONDS = 0.4
 RIVAL_NAME = "cfssl serve, its database on the same PostgreSQL; plain HTTP where ours is mTLS"
 
 
-class _Trust(msgspec.Struct, frozen=True):
-    """A TLS context that trusts the CAs of an installation."""
-
-    root: bytes
-    peers: PeerTrust
-
-    def context(self, chain_pem: bytes, key: ec.EllipticCurvePrivateKey) -> ssl.SSLContext:
-        check = ServerCheck(expected_service(TRUST_DOMAIN, "breakwater"), self.peers, utc_now, lambda _: False)
-        return client_context(self.root, check, chain_pem, key)
-
-
-def _trust_of(directory: Path) -> _Trust:
-    names = ("root", "nodes-ca", "services-ca")
-    loaded = {
-        name: x509.load_pem_x509_certificate((directory / "fabric" / "certs" / f"{name}.pem").read_bytes())
-        for name in names
-    }
-    root = loaded["root"].public_bytes(serialization.Encoding.PEM)
-    return _Trust(root, PeerTrust(TRUST_DOMAIN, (loaded["nodes-ca"],), (loaded["services-ca"],)))
-
-
-class Node(msgspec.Struct, frozen=True):
-    """A node whose only generation is open."""
-
-    tenant: TenantId
-    id: NodeId
-    key: ec.EllipticCurvePrivateKey
-
-    def asks(self, name: str, key: ec.EllipticCurvePrivateKey) -> IssueNodeCertificate:
-        end = utc_now() + timedelta(days=60)
-        return IssueNodeCertificate(name, self.tenant, self.id, 1, make_csr(key), end)
-
-
 class Client:
     """The load on one server, from Fabric, nodes and strangers."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        self._trust = _trust_of(server.directory)
+        self._trust = trust_of(server.directory)
         identity = load_identity(server.directory / "fabric" / "tls", server.directory / "secrets" / "passphrase")
-        self._fabric = self._trust.context(identity.chain_pem, identity.key)
+        self._fabric = self._trust.context("breakwater", identity.chain_pem, identity.key)
         self._fleet: list[Node] = []
 
     def as_fabric(self, requests: list[bytes], connections: int) -> wire.Load:
@@ -125,7 +88,7 @@ class Client:
                 port=self._server.port, context=lambda: self._fabric, connections=1, warm_up=0,
             )  # fmt: skip
             chain = msgspec.json.decode(load.answers[0], type=Certificate)
-            context = self._trust.context(chain_to_pem(chain), key)
+            context = self._trust.context("breakwater", chain_to_pem(chain), key)
             body = encode_base64(make_csr(node.key))
             asks = [
                 wire.message(PATH_SIMPLEREENROLL, body, TYPE_PKCS10, **{HEADER_REQUEST: f"renewal-{number}"})

@@ -1,106 +1,36 @@
-"""Benchmarks: what activations, sessions and refreshes cost the cloud, in CPU time and on the wall.
+"""Benchmarks: what sessions, refreshes, connections and activations cost the cloud, on both engines.
 
-Both services run in one process. So the cost of a session is that of Fabric and Breakwater, with the mTLS between them.
-The TPM signs session proofs before the clock starts, so only the server is measured. (Their nonces live for five
-minutes.) Activations run whole, one after the other; the software TPM is their limit.
+`cascade up` runs Fabric and Breakwater in one process on one core. So the cost of a session is that of both services,
+with the mTLS between them. The nodes are simulated (`benchmarks.fleet`): ten of them, then a thousand in the same cloud.
+Proofs are signed before the clock starts. Activations run whole, with one machine; the software TPM is their limit.
 """
 
-import ssl
 import time
-from collections.abc import Callable
 
-import msgspec
-import trio
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from tpm2_pytss.cryptography import tpm_ecc_private_key
 
 from benchmarks import wire
-from benchmarks.figures import Figure, progress
+from benchmarks.figures import Aim, Figure, progress
+from benchmarks.fleet import Fleet, Opened
 from benchmarks.floor import BareIssuer, per_cpu_second, requests_for_keys
-from benchmarks.world import World, cpu_seconds
-from node.clock import utc_now
-from node.config import AGENT_VERSION
-from node.disk.identity import Identity
-from node.exchanges.session import Credentials, fresh_nonce, open_session
-from node.hwbind import fingerprint, keys
-from node.hwbind.tpm import Esys, Tpm
-from node.licensing.hardware import HardwareCheck
-from node.link import api, transport
-from protocol.encoding import sha256_hex
-from protocol.messages.sessions import TYP_SESSION_PROOF, Ask, Nonce, OpenSession, ProofClaims, proof_payload
+from benchmarks.host import Postgres, Server, cloud, others_elsewhere
+from benchmarks.issuer import cost_of
+from benchmarks.world import World, cpu_seconds, memory_kib
+from protocol.messages.sessions import TYP_SESSION_PROOF
 from protocol.signed import envelope
 
 ACTIVATIONS = 8
-SESSIONS = 400
-REFRESHES = 1500
+SIZES = (10, 1000)
+SESSIONS = 500
+"""Sessions a run. Ten nodes share them, and a node gets 120 sessions in a row at most."""
+REFRESHES = 2000
+CONNECTED = 400
+"""Nodes that wait in a long poll at the same time. Each has a connection."""
 HANDSHAKES = 150
-
-
-class _Node:
-    """The activated node. This process calls the cloud in the place of the agent."""
-
-    def __init__(self, world: World) -> None:
-        world.installed()
-        self.pid = world.cloud_up()
-        self.port = world.cloud.port
-        self._tpm = Tpm(world.chip.tcti)
-        self.licence = world.state.load_licence(HardwareCheck(self._tpm), utc_now)
-        self.trust = self.licence.trust.value
-
-    @property
-    def identity(self) -> Identity:
-        return self.licence.identity
-
-    def anonymous(self) -> ssl.SSLContext:
-        """A TLS client context for Fabric, without a certificate."""
-        return transport.client_context(self.trust.bundle, "fabric")
-
-    def with_session(self) -> Callable[[], ssl.SSLContext]:
-        """TLS client contexts with the certificate of one new session."""
-
-        async def work() -> Credentials:
-            opened = await open_session(self.trust, self.identity, self._tpm, utc_now, self.licence.presented)
-            return opened.credentials
-
-        credentials = trio.run(work)
-
-        def context() -> ssl.SSLContext:
-            made = transport.client_context(self.trust.bundle, "fabric")
-            credentials.key.use(made, credentials.chain)
-            return made
-
-        return context
-
-    def load(self, requests: list[bytes], context: Callable[[], ssl.SSLContext]) -> wire.Load:
-        return wire.run(requests, pid=self.pid, port=self.port, context=context)
-
-    def proofs(self, nonces: list[str], csrs: list[bytes]) -> list[tuple[bytes, bytes]]:
-        """For each nonce and CSR: the bytes to sign, and the TPM's signature of them."""
-        components = fingerprint.fingerprint(self.identity.fingerprint_salt, fingerprint.read_components())
-        kid = envelope.key_id(self.identity.node_key.public_key())
-        url = self.trust.urls.fabric + api.SESSION_PATH
-
-        def sign(esys: Esys) -> list[tuple[bytes, bytes]]:
-            clock = keys.read_clock(esys)
-            made = []
-            with keys.loaded(esys, self.identity.node_key) as (handle,):
-                key = tpm_ecc_private_key(esys, handle)
-                for nonce, csr in zip(nonces, csrs, strict=True):
-                    claims = ProofClaims(
-                        tenant=self.identity.tenant, node=self.identity.node, generation=self.identity.generation,
-                        nonce=nonce, method="POST", url=url, csr_sha256=sha256_hex(csr), answer_nonce=fresh_nonce(),
-                        fingerprint=components, clock=clock, agent_version=AGENT_VERSION,
-                    )  # fmt: skip
-                    signed = envelope.signing_input(TYP_SESSION_PROOF, kid, proof_payload(claims))
-                    made.append((signed, key.sign(signed, ec.ECDSA(hashes.SHA256()))))
-            return made
-
-        return self._tpm.call(sign)
-
-    def close(self) -> None:
-        self._tpm.close()
+SESSIONS_FLOOR = "chain verified, proof verified, request checked, certificate built and signed, in a bare loop"
+REFRESHES_FLOOR = "GET /healthz over the same connections"
 
 
 def activations(world: World) -> list[Figure]:
@@ -119,27 +49,53 @@ def activations(world: World) -> list[Figure]:
     ]
 
 
-def sessions(world: World) -> list[Figure]:
-    """Measure sessions for prepared proofs. The floor is the same cryptography in a bare loop."""
-    node = _Node(world)
-    count = SESSIONS + wire.WARM_UP
-    progress(f"sessions: {count} nonces, {count} proofs by the TPM, then {SESSIONS} sessions, and the bare loop")
-    csrs = requests_for_keys(count)
-    try:
-        nonces = node.load([wire.post("/v1/node/nonces", {}) for _ in range(count + wire.WARM_UP)], node.anonymous)
-        answers = [msgspec.json.decode(answer, type=Nonce).nonce for answer in nonces.answers[:count]]
-        proofs = node.proofs(answers, csrs)
-    finally:
-        node.close()
-    device, presented = node.identity.chain[0], node.licence.presented
-    requests = [
-        wire.post(api.SESSION_PATH, OpenSession(device, csr, envelope.assemble(*proof), presented))
-        for csr, proof in zip(csrs, proofs, strict=True)
-    ]
-    load = node.load(requests, node.anonymous)
-    issuer = BareIssuer(world.cloud.directory)
-    ca = x509.load_der_x509_certificate(node.trust.bundle.node_issuers[0])
-    signed, signature = proofs[0]
+def on_sqlite(world: World) -> list[Figure]:
+    """Measure sessions, refreshes and connections on SQLite."""
+    with others_elsewhere(), cloud(world) as server:
+        return _measure(server)
+
+
+def on_postgresql(world: World) -> list[Figure]:
+    """Measure sessions and refreshes on PostgreSQL."""
+    with others_elsewhere():
+        postgres = Postgres()
+        try:
+            with cloud(world, postgres) as server:
+                return _measure(server)
+        finally:
+            postgres.stop()
+
+
+def _measure(server: Server) -> list[Figure]:
+    engine = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}[server.engine]
+    figures: list[Figure] = []
+    for size in SIZES:
+        progress(f"{engine}: {size} simulated nodes, {SESSIONS} sessions, {REFRESHES} refreshes, and their floors")
+        fleet = Fleet(server, size)
+        opened = fleet.open_sessions()
+        figures.append(_sessions(server, fleet, f"{size} nodes, {engine}"))
+        figures.append(_refreshes(server, fleet, opened, f"{size} nodes, {engine}"))
+        if size > CONNECTED and server.engine == "sqlite":
+            figures += _connections(server, fleet, opened)
+    return figures
+
+
+def _sessions(server: Server, fleet: Fleet, about: str) -> Figure:
+    requests, _ = fleet.session_requests(SESSIONS + wire.WARM_UP)
+    load = fleet.load(requests)
+    return Figure(
+        name=f"sessions per core, {about}", value=load.per_server_second, unit="/s",
+        floor=_sessions_floor(server, fleet), floor_name=SESSIONS_FLOOR, aim=Aim(0.2, at_least=True),
+        note=cost_of(load),
+    )  # fmt: skip
+
+
+def _sessions_floor(server: Server, fleet: Fleet) -> float:
+    """Sessions that one core serves in a bare loop, with the same cryptography."""
+    issuer, node, device = BareIssuer(server.directory), fleet.nodes[0], fleet.devices[0]
+    ca = fleet.trust.peers.node_issuers[0]
+    signed = envelope.signing_input(TYP_SESSION_PROOF, envelope.key_id(node.key.public_key()), b"x" * 600)
+    signature = node.key.sign(signed, ec.ECDSA(hashes.SHA256()))
 
     def bare(csr: bytes) -> None:
         certificate = x509.load_der_x509_certificate(device)
@@ -150,42 +106,47 @@ def sessions(world: World) -> list[Figure]:
         key.verify(signature, signed, ec.ECDSA(hashes.SHA256()))
         issuer.issue(csr)
 
-    floor = per_cpu_second(bare, csrs[:200])
-    name = "chain verified, proof verified, request checked, certificate built and signed, in a bare loop on one core"
-    return [
-        Figure(
-            name="sessions per core", value=load.per_server_second, unit="/s", floor=floor, floor_name=name,
-            note=f"{_cost(load.server_ms / 1000)}, the nonce's {nonces.server_ms:.2f} ms not counted",
-        ),
-        Figure(name="sessions on the wall", value=load.per_second, unit="/s", floor=floor),
-    ]  # fmt: skip
+    return per_cpu_second(bare, requests_for_keys(100))
 
 
-def refreshes(world: World) -> list[Figure]:
-    """Measure refreshes over a session's mTLS. The floor is the cheapest request over the same connections."""
-    node = _Node(world)
-    progress(f"refreshes: {REFRESHES}, as many GET /healthz, and {HANDSHAKES} new connections")
-    try:
-        context = node.with_session()
-    finally:
-        node.close()
-    count = REFRESHES + wire.WARM_UP
-    asks = [wire.post("/v1/node/statement", Ask(fresh_nonce(), node.licence.presented)) for _ in range(count)]
-    health = node.load([wire.get("/healthz")] * count, context)
-    load = node.load(asks, context)
+def _refreshes(server: Server, fleet: Fleet, opened: list[Opened], about: str) -> Figure:
+    nodes = opened[: wire.CONNECTIONS]
+    loads = []
+    for request in ([wire.get("/healthz")], None):
+        each = REFRESHES // len(nodes)
+        lanes, warm_up = fleet.lanes(nodes, request, each), fleet.lanes(nodes, request, wire.WARM_UP // len(nodes))
+        loads.append(wire.run_lanes(lanes, warm_up, pid=server.pid, port=server.port, behind=server.database_seconds))
+    health, load = loads
+    return Figure(
+        name=f"refreshes per core, {about}", value=load.per_server_second, unit="/s", floor=health.per_server_second,
+        floor_name=REFRESHES_FLOOR, aim=Aim(0.6, at_least=True), note=cost_of(load),
+    )  # fmt: skip
+
+
+def _connections(server: Server, fleet: Fleet, opened: list[Opened]) -> list[Figure]:
+    progress(f"{HANDSHAKES} new connections, and {CONNECTED} nodes that wait in a long poll")
+    health = fleet.load([wire.get("/healthz")] * (REFRESHES + wire.WARM_UP))
     new = wire.handshakes(
-        HANDSHAKES, pid=node.pid, port=node.port, context=node.anonymous, request=wire.get("/healthz")
-    )
-    floor_name = "GET /healthz over the same connections"
+        HANDSHAKES, pid=server.pid, port=server.port, context=lambda: fleet.trust.context("fabric"),
+        request=wire.get("/healthz"),
+    )  # fmt: skip
+    before = memory_kib(server.pid)[0]
+    nodes = opened[:CONNECTED]
+    polls = [
+        wire.Lane(lane.context, [wire.get(f"/v1/node/events?cursor={each.session.cursor}&wait=120")])
+        for lane, each in zip(fleet.lanes(nodes, [b""], 1), nodes, strict=True)
+    ]
+    grown = wire.held(polls, pid=server.pid, port=server.port, measure=lambda: memory_kib(server.pid)[0] - before)
+    each_kib = grown / CONNECTED
     return [
-        Figure(
-            name="refreshes per core", value=load.per_server_second, unit="/s", floor=health.per_server_second,
-            floor_name=floor_name, note=_cost(load.server_ms / 1000),
-        ),
-        Figure(name="refreshes on the wall", value=load.per_second, unit="/s", floor=health.per_second, floor_name=floor_name),
         Figure(
             name="connection with a TLS handshake", value=new.server_ms, unit="ms", floor=health.server_ms,
             floor_name="GET /healthz on a kept-alive one; the server's CPU time of both",
+            aim=Aim(1.0, of="value", unit="ms"),
+        ),
+        Figure(
+            name="idle connected node", value=each_kib, unit="KiB", aim=Aim(64, of="value", unit="KiB"),
+            note=f"RSS of the server for one node in a long poll; {1024 * 1024 / each_kib:,.0f} nodes per GiB",
         ),
     ]  # fmt: skip
 

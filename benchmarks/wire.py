@@ -17,6 +17,9 @@ from lab.processes import StepFailed
 CONNECTIONS = 4
 WARM_UP = 40
 ANSWER_SECONDS_MAX = 30.0
+QUIET_SECONDS = 1.0
+QUIET_CPU_SECONDS = 0.05
+"""A server that uses no more CPU time than this in QUIET_SECONDS is idle. Its background tasks use less."""
 
 Context = ssl.SSLContext | None
 Meter = Callable[[], float]
@@ -100,6 +103,13 @@ class _Connection:
             raise StepFailed(f"the server answered {head[9:12].decode()}: {body[:500].decode(errors='replace')}")
         return body
 
+    def send(self, request: bytes) -> None:
+        """Send a request without waiting for its answer."""
+        self._writer.write(request)
+
+    def abort(self) -> None:
+        self._writer.transport.abort()
+
     async def _chunks(self) -> bytes:
         body = b""
         while size := int(await self._reader.readuntil(b"\r\n"), 16):
@@ -179,5 +189,29 @@ def handshakes(count: int, *, pid: int, port: int, context: Callable[[], Context
             await connection.ask(request)
             await connection.close()
         return Load(count, time.perf_counter() - began, cpu_seconds(pid) - cpu, 0.0, ())
+
+    return asyncio.run(work())
+
+
+def held(lanes: Sequence[Lane], *, pid: int, port: int, measure: Callable[[], float]) -> float:
+    """Send one request on each lane's connection, and return `measure()` while the server holds all of them.
+
+    The answers are not read, so the requests must be long polls. The server has taken all of them when its CPU time no
+    longer grows.
+    """
+
+    async def work() -> float:
+        pool = [await _Connection.open(port, lane.context) for lane in lanes]
+        try:
+            for connection, lane in zip(pool, lanes, strict=True):
+                connection.send(lane.requests[0])
+            spent = -1.0
+            while cpu_seconds(pid) - spent > QUIET_CPU_SECONDS:
+                spent = cpu_seconds(pid)
+                await asyncio.sleep(QUIET_SECONDS)
+            return measure()
+        finally:
+            for connection in pool:
+                connection.abort()
 
     return asyncio.run(work())
