@@ -40,6 +40,7 @@ def parser() -> ArgumentParser:
     commands.load("init", "make a new installation", "cloud.cli.init")
     commands.load("up", "run all services in one process", "cloud.cli.run", "add_up_options")
     commands.load("serve", "run one service", "cloud.cli.run", "add_serve_options")
+    commands.load("config", "check the settings of the services without starting them", "cloud.cli.config")
     commands.load("pki", "manage the certificate authorities, on Breakwater's host", "cloud.cli.pki.commands")
     commands.load("tenant", "manage tenants and the hardware that they trust", "cloud.cli.tenants")
     commands.load("code", "make, list and revoke activation codes", "cloud.cli.codes")

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 from cloud.storage.engine import ServiceEngine
 from cloud.storage.location import Location
-from cloud.storage.migrate import ensure_migrated
+from cloud.storage.migrate import ensure_migrated, missing_ids
 
 
 @asynccontextmanager
@@ -21,5 +21,20 @@ async def open_database(service: str, location: Location) -> AsyncIterator[Servi
     await engine.open()
     try:
         yield engine
+    finally:
+        await engine.close()
+
+
+@asynccontextmanager
+async def opened_unchanged(service: str, location: Location) -> AsyncIterator[tuple[ServiceEngine, list[str]]]:
+    """Open an engine that only reads, with the ids of the migrations that are missing. Creates and changes nothing.
+
+    Raises StorageError: the database is missing, cannot be read, or is of another version of the code.
+    """
+    engine = ServiceEngine(f"check_{service}")
+    engine.configure(location, unchanged=True)
+    await engine.open()
+    try:
+        yield engine, await missing_ids(service, location, engine)
     finally:
         await engine.close()

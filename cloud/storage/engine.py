@@ -32,7 +32,7 @@ from typing import Any, Literal, Protocol, Self, TypeAlias
 from cloud.storage.errors import StorageNotOpen, TransactionMisuse
 from cloud.storage.location import Location, PostgresLocation
 from cloud.storage.locks import Locks
-from cloud.storage.sqlite import SqliteBackend
+from cloud.storage.sqlite import SqliteBackend, SqliteUnchanged
 from cloud.storage.statement import EngineType, Row, Statement
 from cloud.tasks.stopping import Stopping
 
@@ -190,10 +190,11 @@ class ServiceEngine:
         self._backend: Backend | None = None
         self._is_open = False
 
-    def configure(self, location: Location, *, patient: bool = False) -> None:
+    def configure(self, location: Location, *, patient: bool = False, unchanged: bool = False) -> None:
         """Name the database. Nothing is opened or made yet.
 
-        `patient` is for migrations: statements and locks may then take much longer.
+        `patient` is for migrations: statements and locks may then take much longer. An `unchanged` SQLite file is only
+        read, and neither the file nor one beside it is made.
 
         Raises:
             TransactionMisuse: the engine is open.
@@ -205,7 +206,7 @@ class ServiceEngine:
 
             self._backend = PostgresBackend(location, self.service, patient=patient)
         else:
-            self._backend = SqliteBackend(location)
+            self._backend = SqliteUnchanged(location) if unchanged else SqliteBackend(location)
         self.engine_type = self._backend.engine_type
 
     async def open(self) -> None:

@@ -57,6 +57,14 @@ async def applied_ids(location: Location) -> set[str]:
         return await _applied(engine)
 
 
+async def missing_ids(service: str, location: Location, engine: ServiceEngine) -> list[str]:
+    """Return the migrations that a start of the service would run. Changes nothing.
+
+    Raises DatabaseTooOld, DatabaseTooNew, and StorageError.
+    """
+    return _missing(service, await _applied(engine), location)
+
+
 async def ensure_migrated(service: str, location: Location) -> bool:
     """Bring the database to the schema of the code. Return True if a migration ran.
 

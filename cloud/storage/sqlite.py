@@ -388,3 +388,36 @@ class SqliteBackend:
     async def read(self, sql: str, args: tuple[Any, ...]) -> list[Row]:
         """Run a bounded query in the calling thread."""
         return run(self._reader, sql, args)
+
+
+class SqliteUnchanged(SqliteBackend):
+    """One database file that is only read. No file is made, neither the database nor its log."""
+
+    async def open(self) -> None:
+        """Open the reader. Raises StorageError also for a missing file."""
+        # Without a log no process has the file open, and SQLite need not make the files of one.
+        has_log = await asyncio.to_thread(Path(f"{self._path}-wal").exists)
+        how = "mode=ro" if has_log else "mode=ro&immutable=1"
+        try:
+            self._reader = sqlite3.connect(
+                f"{self._path.absolute().as_uri()}?{how}",
+                uri=True,
+                isolation_level=None,
+                check_same_thread=False,
+                detect_types=sqlite3.PARSE_DECLTYPES | sqlite3.PARSE_COLNAMES,
+            )
+            run(self._reader, "SELECT 1 FROM sqlite_master", ())
+        except sqlite3.Error as error:
+            raise fault(error, f"cannot open the database {self._path}") from error
+
+    async def close(self) -> None:
+        """Close the reader."""
+        self._reader.close()
+
+    async def begin(self, locks: Locks = WHOLE, patience: float | None = None) -> SqliteSession:
+        """Refuse every transaction. Raises StorageError."""
+        raise StorageError("this database is only read")
+
+    async def browse(self, sql: str, args: tuple[Any, ...]) -> list[Row]:
+        """Run a query in the calling thread."""
+        return run(self._reader, sql, args)

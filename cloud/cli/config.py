@@ -1,0 +1,178 @@
+"""Command group: `cascade config`, which checks the settings of the services without starting them."""
+
+import asyncio
+from argparse import ArgumentParser, Namespace
+from collections.abc import Awaitable, Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import TypeVar
+
+from cryptography import x509
+
+from cloud.breakwater.authorities import SIGNING
+from cloud.breakwater.errors import SignerError
+from cloud.breakwater.keys.signer import is_for_development, open_keys
+from cloud.breakwater.settings import GATES as BREAKWATER_GATES
+from cloud.breakwater.settings import RULES, BreakwaterSettings
+from cloud.breakwater.store import stores_over as breakwater_stores
+from cloud.breakwater.store.authorities import AuthorityRow
+from cloud.cli.errors import EXIT_VERIFICATION
+from cloud.cli.options import Commands, directory_option, json_option
+from cloud.cli.show import columns, emit
+from cloud.clock import utc_now
+from cloud.crypto.keyfile import read_passphrase
+from cloud.crypto.validity import outside
+from cloud.fabric.licensing.signing import read_signer
+from cloud.fabric.settings import FabricSettings
+from cloud.fabric.store import stores_over as fabric_stores
+from cloud.fabric.tuf.bootstrap import read_online_signers
+from cloud.mtls.identity import CHAIN_FILE, IdentityError, load_identity
+from cloud.process.findings import Finding, Findings, check_gates, check_listeners
+from cloud.process.settings import ServiceSettings, SettingsError, load_settings
+from cloud.storage import ServiceEngine
+from cloud.storage.database import opened_unchanged
+
+SETTINGS_NEXT = "Correct the settings file."
+DATABASE_NEXT = "Check that the database exists and can be reached. A start of the service runs missing migrations."
+CERTIFICATE_NEXT = "Check the clock of this machine. `cascade up` and `cascade pki renew` replace the certificate."
+
+T = TypeVar("T", bound=ServiceSettings)
+
+
+def add_options(group: ArgumentParser) -> None:
+    actions = Commands(group, "action", json_option)
+    checking = actions.add(
+        "check",
+        "check the settings, files, keys, databases and addresses of all services",
+        "Checks what each service checks when it starts, and more: the settings file, the production gates, files and "
+        "their modes, keys and the token, certificates, the database and its schema, and the addresses of listeners. "
+        "Starts no service and changes nothing. The exit code is 65 if a check failed.",
+        run=check,
+    )
+    directory_option(checking)
+    checking.add_argument(
+        "--running", action="store_true", help="the services run: do not check that their addresses are free"
+    )
+
+
+def check(args: Namespace) -> int:
+    """Check every service of the installation, and print the findings. Returns 65 if a check failed."""
+    found = tuple(asyncio.run(_check(args.dir, listeners=not args.running)))
+    emit(found, args.json, columns(("service", "check", "state", "cause", "next step"), *Finding.__struct_fields__))
+    return EXIT_VERIFICATION if any(each.state == "failed" for each in found) else 0
+
+
+async def _check(directory: Path, *, listeners: bool) -> list[Finding]:
+    breakwater, fabric = Findings("breakwater"), Findings("fabric")
+    issuer = _settings(directory / "breakwater" / "settings.toml", BreakwaterSettings, breakwater)
+    if issuer is not None:
+        await _common(issuer, breakwater, issuer.tls, listeners=listeners)
+        await _breakwater(issuer, breakwater)
+    control = _settings(directory / "fabric" / "settings.toml", FabricSettings, fabric)
+    if control is not None:
+        await _common(control, fabric, control.tls, listeners=listeners)
+        await _fabric(control, fabric)
+    return breakwater.found + fabric.found
+
+
+def _settings(path: Path, kind: type[T], findings: Findings) -> T | None:
+    try:
+        settings = load_settings(path, kind)
+    except SettingsError as error:
+        findings.note("settings", str(error), SETTINGS_NEXT)
+        return None
+    findings.note("settings", "", "")
+    return settings
+
+
+async def _common(settings: ServiceSettings, findings: Findings, tls: str, *, listeners: bool) -> None:
+    """Check what every service has: gates, passphrase, certificate, listeners."""
+    check_gates(settings, findings)
+
+    async def passphrase() -> str:
+        read_passphrase(settings.path(settings.passphrase_file))
+        return ""
+
+    async def certificate() -> str:
+        identity = load_identity(settings.path(tls), settings.path(settings.passphrase_file))
+        chain = x509.load_pem_x509_certificates((settings.path(tls) / CHAIN_FILE).read_bytes())
+        for below, above in pairwise(chain):
+            if below.issuer != above.subject:
+                return f"the chain in {settings.path(tls)} is not in order"
+        whys = [outside(each.not_valid_before_utc, each.not_valid_after_utc, utc_now()) for each in chain[1:]]
+        why = identity.outside(utc_now()) or next(filter(None, whys), "")
+        return f"the certificate in {settings.path(tls)} {why}" if why else ""
+
+    await findings.attempt("passphrase", passphrase, (), "Restore the passphrase file. Its mode must be 0600.")
+    await findings.attempt("certificate", certificate, (IdentityError, ValueError), CERTIFICATE_NEXT)
+    if listeners:
+        check_listeners(settings, findings)
+    else:
+        findings.skip("listeners", "--running was given")
+
+
+async def _database(
+    service: str, settings: ServiceSettings, findings: Findings, read: Callable[[ServiceEngine], Awaitable[None]]
+) -> None:
+    """Check that the database can be read and has the schema of this version; then `read` more from its engine."""
+
+    async def database() -> str:
+        async with opened_unchanged(service, settings.database_location()) as (engine, missing):
+            if missing:
+                return f"the schema is older than this version: {', '.join(missing)} is missing"
+            await read(engine)
+            return ""
+
+    await findings.attempt("database", database, (), DATABASE_NEXT)
+
+
+async def _breakwater(settings: BreakwaterSettings, findings: Findings) -> None:
+    rules = {**RULES, **(BREAKWATER_GATES if settings.mode == "production" else {})}
+    for rule, gate in rules.items():
+        findings.note(f"rule {rule}", gate(settings), SETTINGS_NEXT)
+    rows: list[AuthorityRow] = []
+
+    async def read(engine: ServiceEngine) -> None:
+        rows.extend(await breakwater_stores(engine).authorities.rows())
+
+    await _database("breakwater", settings, findings, read)
+    wanted = [row for row in rows if row.state in SIGNING]
+    for row in wanted:
+        certificate = x509.load_der_x509_certificate(row.certificate)
+        why = outside(certificate.not_valid_before_utc, certificate.not_valid_after_utc, utc_now())
+        findings.note(f"CA {row.id}", f"its certificate {why}" if why else "", "See docs/rotation.md.")
+        if settings.mode == "production":
+            cause = "it was made for development" if is_for_development(certificate) else ""
+            findings.note(f"gate ca-is-not-for-development {row.id}", cause, "Make an installation for production.")
+    for row in wanted:
+        if row.key:
+            await _ca_key(settings, findings, row.id, row.key)
+
+
+async def _ca_key(settings: BreakwaterSettings, findings: Findings, authority: str, reference: str) -> None:
+    async def key() -> str:
+        passphrase = read_passphrase(settings.path(settings.passphrase_file))
+        keys = open_keys(settings.path(settings.ca) / "keys", passphrase, settings.token, Path(settings.base))
+        try:
+            await keys.open(reference)
+        finally:
+            await keys.aclose()
+        return ""
+
+    await findings.attempt(
+        f"key of {authority}", key, (SignerError,), "Check the token and its PIN file, or the key file."
+    )
+
+
+async def _fabric(settings: FabricSettings, findings: Findings) -> None:
+    async def keys() -> str:
+        passphrase, folder = read_passphrase(settings.path(settings.passphrase_file)), settings.path(settings.keys)
+        read_signer(folder, passphrase, settings.trust_domain)
+        read_online_signers(folder, passphrase)
+        return ""
+
+    async def read(engine: ServiceEngine) -> None:
+        await fabric_stores(engine).installation.read_all()
+
+    await findings.attempt("keys", keys, (), "Restore the key files and the passphrase that belongs to them.")
+    await _database("fabric", settings, findings, read)

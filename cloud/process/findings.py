@@ -1,0 +1,85 @@
+"""Values: what a check of a service's configuration found, and the functions that make findings."""
+
+from collections.abc import Awaitable, Callable
+from typing import Literal
+
+import msgspec
+
+from cloud.crypto.keyfile import KeyFileError
+from cloud.process.gates import GATES
+from cloud.process.serve import Listener, bind
+from cloud.process.settings import ServiceSettings
+from cloud.storage import StorageError
+
+State = Literal["passed", "failed", "skipped"]
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """The result of one check."""
+
+    service: str
+    check: str
+    state: State
+    cause: str = ""
+    next: str = ""
+
+
+class Findings:
+    """Collects the findings of one service."""
+
+    def __init__(self, service: str) -> None:
+        self._service = service
+        self.found: list[Finding] = []
+
+    def note(self, check: str, cause: str, next_step: str) -> bool:
+        """Note a check. An empty `cause` means that it passed. Returns whether it passed."""
+        if cause:
+            self.found.append(Finding(self._service, check, "failed", cause, next_step))
+        else:
+            self.found.append(Finding(self._service, check, "passed"))
+        return not cause
+
+    def skip(self, check: str, cause: str) -> None:
+        """Note a check that was not made, with the reason."""
+        self.found.append(Finding(self._service, check, "skipped", cause))
+
+    async def attempt(
+        self, check: str, work: Callable[[], Awaitable[str]], faults: tuple[type[Exception], ...], next_step: str
+    ) -> bool:
+        """Note what `work` returns or raises: a text or one of `faults` is a cause. Returns whether it passed."""
+        try:
+            cause = await work()
+        except Exception as error:
+            # The types of the check, and those of files and databases. Any other type is a bug.
+            if not isinstance(error, (*faults, OSError, KeyFileError, StorageError)):
+                raise
+            cause = str(error)
+        return self.note(check, cause, next_step)
+
+
+def check_gates(settings: ServiceSettings, findings: Findings) -> None:
+    """Check every gate of production. Outside production they are skipped."""
+    for rule, gate in GATES.items():
+        if settings.mode != "production":
+            findings.skip(f"gate {rule}", "the mode is not production")
+            continue
+        try:
+            cause = gate(settings)
+        except (KeyFileError, OSError) as error:
+            cause = str(error)
+        findings.note(f"gate {rule}", cause, "Correct the settings file, or the file that the text names.")
+
+
+def check_listeners(settings: ServiceSettings, findings: Findings) -> None:
+    """Bind the address of each listener for a moment."""
+    for where in settings.listeners:
+        cause = ""
+        try:
+            bind(Listener(None, where.host, where.port, None)).close()
+        except OSError as error:
+            cause = error.strerror or str(error)
+        findings.note(
+            f"listener {where.purpose} {where.host}:{where.port}",
+            cause,
+            "Stop the program that uses the address, or give --running if this service itself runs.",
+        )

@@ -1,0 +1,37 @@
+"""Findings: what a check returns or raises becomes a finding, and a bug stays an exception."""
+
+import pytest
+
+from cloud.crypto.keyfile import KeyFileError
+from cloud.process.findings import Findings
+
+
+async def test_what_a_check_returns_or_raises_becomes_a_finding() -> None:
+    async def passes() -> str:
+        return ""
+
+    async def says() -> str:
+        return "it is late"
+
+    async def raises() -> str:
+        raise KeyFileError("cannot read it")
+
+    findings = Findings("fabric")
+    assert await findings.attempt("one", passes, (), "Wait.")
+    assert not await findings.attempt("two", says, (), "Wait.")
+    assert not await findings.attempt("three", raises, (), "Wait.")
+    findings.skip("four", "not asked for")
+    assert [(each.check, each.state, each.cause) for each in findings.found] == [
+        ("one", "passed", ""),
+        ("two", "failed", "it is late"),
+        ("three", "failed", "cannot read it"),
+        ("four", "skipped", "not asked for"),
+    ]
+
+
+async def test_a_bug_is_no_finding() -> None:
+    async def breaks() -> str:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await Findings("fabric").attempt("one", breaks, (), "")
