@@ -4,7 +4,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from cloud.breakwater.authorities import Authorities
-from cloud.breakwater.errors import IssuerError
+from cloud.breakwater.errors import AuthorityNotCurrent, IssuerError
 from cloud.breakwater.issuance.issuing import Issuing
 from cloud.breakwater.revocation.ocsp_responder import OcspResponder
 from cloud.breakwater.store import Stores
@@ -30,6 +30,8 @@ def issuer_readiness(
     async def ca_keys() -> tuple[Fault, ...]:
         try:
             await issuing.ready()
+        except AuthorityNotCurrent as error:
+            return (Fault("ca", "ca_not_valid", str(error), error.next_step),)
         except IssuerError as error:
             return (
                 Fault(

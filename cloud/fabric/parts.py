@@ -207,6 +207,13 @@ def make_parts(stores: Stores, ports: Ports, secrets: Secrets) -> Parts:
                 lambda: trust.follower.trouble,
                 "Read the log of this service. `cascade trust show` shows the published trust.",
             ),
+            trouble_probe(
+                "trust",
+                "trust_not_valid",
+                lambda: ports.current_trust.outside(ports.now()),
+                "Check the clock of this host. `cascade pki status` on the issuer's host names the CAs and the next step.",
+                needed=True,
+            ),
         ),
     )
 

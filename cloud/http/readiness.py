@@ -152,22 +152,25 @@ def certificate_probe(outside: Callable[[], str]) -> Probe:
                 "certificate",
                 "certificate_not_valid",
                 f"the certificate of this service {why}",
-                "Check the clock of this machine. Then run `cascade pki renew`, and start the service again.",
+                "Check the clock of this machine. Then `cascade up` replaces the certificate, and so does "
+                "`cascade pki renew` on the issuer's host.",
             ),
         )
 
     return probe
 
 
-def trouble_probe(dependency: str, code: str, trouble: Callable[[], str], next_step: str) -> Probe:
-    """Return the probe of a dependency that the service can do without for a while.
+def trouble_probe(
+    dependency: str, code: str, trouble: Callable[[], str], next_step: str, *, needed: bool = False
+) -> Probe:
+    """Return the probe of a dependency. `trouble` returns the cause of the failure, or an empty text.
 
-    `trouble` returns the cause of the failure, or an empty text.
+    By default the service can do without the dependency for a while.
     """
 
     async def probe() -> tuple[Fault, ...]:
         cause = trouble()
-        return (Fault(dependency, code, cause, next_step, needed=False),) if cause else ()
+        return (Fault(dependency, code, cause, next_step, needed=needed),) if cause else ()
 
     return probe
 

@@ -11,6 +11,7 @@ import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from cloud.crypto.validity import outside
 from cloud.fabric.tuf.targets import read_certificates
 from cloud.mtls.peer import PeerTrust, key_id_of
 from protocol.signed.trust import X509Bundle
@@ -70,6 +71,21 @@ class CurrentTrust:
         self.roots = roots
         self.trust = PeerTrust(self.trust.trust_domain, nodes, services, roots)
         self.version = version
+
+    def outside(self, now: datetime) -> str:
+        """Return why no peer can use the bundle now. Return "" if peers can.
+
+        Of the roots, of the issuers of nodes, and of the issuers of services, one at least has to be valid.
+        """
+        for name, certificates in (
+            ("root", self.roots),
+            ("CA of nodes", self.trust.node_issuers),
+            ("CA of services", self.trust.service_issuers),
+        ):
+            faults = [outside(ca.not_valid_before_utc, ca.not_valid_after_utc, now) for ca in certificates]
+            if faults and all(faults):
+                return f"no published {name} is valid: the last {faults[-1]}"
+        return ""
 
     def key_id(self, der: bytes) -> str:
         """The key id of a CA certificate (DER). Raises ValueError if the bytes are not a certificate."""

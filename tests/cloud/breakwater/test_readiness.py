@@ -32,3 +32,13 @@ async def test_a_ca_key_that_is_away_makes_it_unready_and_its_responder_overdue(
     report = await issuer.parts.readiness.report()
     assert "nodes-1" in report.faults[0].cause
     assert report.faults[1].cause.startswith("nodes-1: ")
+
+
+async def test_a_ca_that_is_not_valid_now_makes_it_unready_and_is_named_with_the_next_step(issuer: Issuer) -> None:
+    await issuer.parts.crl_publisher.run_once()
+    issuer.clock.forward(timedelta(days=-365))
+    assert (await codes(issuer))[0] == "unready"
+    (fault,) = [each for each in (await issuer.parts.readiness.report()).faults if each.dependency == "ca"]
+    assert fault.code == "ca_not_valid"
+    assert "nodes-1 is not valid before" in fault.cause
+    assert "cascade pki rotate request nodes" in fault.next

@@ -46,6 +46,16 @@ def test_a_bundle_replaces_the_one_before_it() -> None:
     assert (current.version, current.trust) == (7, kept)
 
 
+def test_a_bundle_without_a_valid_ca_of_a_class_is_a_fault() -> None:
+    current, made = CurrentTrust(TRUST_DOMAIN), Generation()
+    begins, ends = made.root.certificate.not_valid_before_utc, made.root.certificate.not_valid_after_utc
+    assert current.outside(begins - timedelta(days=1)) == ""
+    current.replace(1, bundle(made))
+    assert current.outside(made.services.certificate.not_valid_before_utc) == ""
+    assert current.outside(begins - timedelta(hours=1)).startswith("no published root is valid: the last is not valid")
+    assert "has expired at" in current.outside(ends)
+
+
 def test_an_issuer_is_named_by_its_key_whether_it_is_published_or_not() -> None:
     current, made, other = CurrentTrust(TRUST_DOMAIN), Generation(), Generation(2)
     current.replace(1, bundle(made))
