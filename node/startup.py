@@ -171,13 +171,18 @@ class _Start:
     async def _repair_trust(self) -> None:
         """Fetch the published trust from its pin if a file of it is damaged. The next attempt finds out whether it helped.
 
-        Everything that is fetched is verified from the pin on. Without an intact pin nothing is fetched.
+        Everything that is fetched is verified from the pin on. Without an intact pin nothing is fetched. On a disk that
+        refuses the repair, the next attempt uses the fetched trust from memory.
         """
         damage = self._starting.fault
         if not isinstance(damage, StateDamaged) or self._config.state_dir / "trust" not in damage.path.parents:
             return
         try:
             await published.repair(self._config.state_dir, clock=self._clock)
+        except published.TrustNotStored as error:
+            self._state.trust_in_memory = error.value
+            self._state.conditions.report_error(error)
+            log.warning("the published trust is damaged; %s", error.text)
         except NodeError as error:
             log.warning("cannot repair the published trust: %s", error.text)
         except Exception as error:  # noqa: BLE001 (the agent stays up and tries again)

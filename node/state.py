@@ -55,6 +55,7 @@ class State:
     """The stores of one state directory. A caller that only reads needs no lock; a caller that writes uses `owned`.
 
     `conditions` has the faults that do not stop the agent. `saver` has the statements that are not stored yet.
+    `trust_in_memory` is a verified trust that the disk refuses. It is used instead of the stored, damaged one.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -63,6 +64,7 @@ class State:
         self.identities = IdentityStore(directory)
         self.licences = LicenceStore(directory)
         self.saver = Saver(self.licences, self.conditions)
+        self.trust_in_memory: TrustSet | None = None
         self._owned = False
 
     @contextmanager
@@ -164,7 +166,8 @@ class State:
         recorded, fault = self._recorded()
         if recorded is None and fault is None and not self.identities.generations():
             raise NotActivated("cannot find an identity: this machine is not activated")
-        trust = CurrentTrust.load(self.directory)
+        held = self.trust_in_memory
+        trust = CurrentTrust.load(self.directory) if held is None else CurrentTrust(self.directory, held)
         current = self._in_force(trust.value, recorded, fault)
         if current is None and fault is not None:
             raise fault

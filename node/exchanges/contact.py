@@ -39,6 +39,7 @@ from node.link.certificates import STEP_ISSUER, CertificateRejected
 from node.state import State
 from node.supervision import UnexpectedErrors, traced
 from node.text import shown_error
+from node.trust import published
 from protocol.faults import fault_point
 from protocol.limits import CLOCK_SKEW
 from protocol.messages.sessions import Ask, StatementAnswer
@@ -177,6 +178,7 @@ class Contact:
         """Refresh the published trust. A failure becomes the condition `trust_refresh_failed`."""
         with errand(self.conditions, "trust_refresh_failed"):
             await self._trust.refresh()
+            self.conditions.clear(published.TrustNotStored.code)
 
     async def _exchange_or_recover(self) -> None:
         try:

@@ -17,14 +17,14 @@ from node import startup
 from node.config import Config
 from node.disk import calls
 from node.disk.lock import StateLock
-from node.errors import StateBusy, StateUnsafe
+from node.errors import StateBusy, StateUnsafe, StateUnwritable
 from node.hwbind.tpm import Tpm
 from node.local.client import AgentAbsent, AgentUnusable, request
 from node.state import NotActivated, State
 from node.trust import published
 from node.trust.errors import TrustUnreachable
 from tests.node.conftest import Machine
-from tests.node.shells import apply, install, load_licence, publish_trust
+from tests.node.shells import apply, install, load_licence, publish_trust, trust_of
 from tests.simulators.fabric import Fabric
 from tests.waiting import until
 
@@ -156,6 +156,21 @@ async def test_a_damaged_trust_is_repaired_from_its_pin(
         reached.set()
         await until_active(ask)
         assert (await ask("status"))["conditions"] == []
+
+
+async def test_a_damaged_trust_on_a_disk_that_cannot_be_written_is_used_from_memory(
+    config: Config, state: State, tpm: Tpm, fabric: Fabric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def repair(state_dir: Path, **_: object) -> None:
+        raise published.TrustNotStored(trust_of(fabric), StateUnwritable(state_dir / "trust", "Read-only file system"))
+
+    monkeypatch.setattr(published, "repair", repair)
+    (config.state_dir / "trust/gen-1/targets.json").write_bytes(b"torn")
+    async with started(config, tpm) as ask:
+        await until_active(ask)
+        (condition,) = (await ask("status"))["conditions"]
+        assert condition["code"] == "trust_not_stored"
+        assert "Read-only file system" in condition["text"]
 
 
 async def test_a_revocation_that_is_read_late_closes_the_gate(
