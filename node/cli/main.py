@@ -22,6 +22,7 @@ from node.config import AGENT_VERSION, Config, load_config
 from node.errors import NodeError
 from node.exits import Exit, run_exit
 from node.system.logs import never_blocking, to_stderr
+from node.system.openssl import forget_settings
 from node.system.signals import strays_ignored
 from node.text import shown
 
@@ -353,6 +354,7 @@ def main(argv: list[str] | None = None) -> int:
     `argv` are the arguments after the program's name; by default those of the process. Exits through SystemExit after
     an error it has printed, and after a usage error.
     """
+    forget_settings()
     args = _parser().parse_args(argv)
     # A start makes hardly any garbage. The collector would take 7 % of its time.
     gc.disable()
