@@ -87,7 +87,7 @@ class Agent:
         self._wake = trio.Event()
         self._contacted = trio.Event()
         # Spreads waits over a fleet; it makes no secret.
-        self._random = random.Random(secrets.randbits(64))  # noqa: S311
+        self._random = random.Random(secrets.randbits(64))  # noqa: S311 (see above)
         self._waits = Waits(clock, asleep)
         self._channel = WakeChannel(
             contact.connection,

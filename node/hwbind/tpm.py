@@ -210,7 +210,7 @@ class _LibraryLink:
 
 
 # The library ships no types, so its base class is Any to mypy.
-class _BoundedTcti(PyTCTI):  # type: ignore[misc]
+class _BoundedTcti(PyTCTI):  # type: ignore[misc]  # the library has no types
     """The TCTI that ESAPI uses. After its first fault every later call fails at once, so clean-up never waits.
 
     A time-out is reported as an I/O error, because ESAPI repeats a call for ever on TRY_AGAIN.

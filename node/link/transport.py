@@ -220,7 +220,7 @@ def http_client(context: NodeContext, base_url: str) -> httpx.AsyncClient:
 def _client(context: ssl.SSLContext, base_url: str) -> httpx.AsyncClient:
     transport = httpx.AsyncHTTPTransport(verify=context, trust_env=False)
     # Only the pool takes the network backend as an argument; the transport does not.
-    transport._pool = httpcore.AsyncConnectionPool(  # noqa: SLF001
+    transport._pool = httpcore.AsyncConnectionPool(  # noqa: SLF001 (see above)
         ssl_context=context,
         max_connections=4,
         max_keepalive_connections=2,

@@ -137,7 +137,7 @@ def _verify(fetcher: FetcherInterface, base: str, root: bytes, scratch: Path, no
         bootstrap=root,
     )
     # The library judges dates by the wall clock, and has no public argument for the time.
-    trusted = updater._trusted_set  # noqa: SLF001
+    trusted = updater._trusted_set  # noqa: SLF001 (see above)
     trusted.reference_time = now
     updater.refresh()
     for name in TARGETS:

@@ -301,16 +301,16 @@ class Walk:
             agent = running.loaded
             await self._hears(agent)
             self._faults.arm(armed)
-            told = False
+            reported = False
             for rekey in (False, True):
                 try:
                     await agent.renew(rekey=rekey)
                 except (NodeError, TpmError):
-                    told = True  # `cascadia renew` prints the cause
+                    reported = True  # `cascadia renew` prints the cause
             self.site.repository.replace(targets_of(fabric), utc_now())
             await agent.contact.refresh_trust()
             await agent.contact.attempt(new_session=True)
-            await self._judge(config, agent, armed, "lease", running=True, told=told)
+            await self._judge(config, agent, armed, "lease", running=True, reported=reported)
             for token, state in ((fabric.suspension, "suspended"), (fabric.lease, "active")):
                 fabric.say(token())
                 if on_the_cloud:
@@ -357,7 +357,7 @@ class Walk:
         held: str,
         *,
         running: bool = False,
-        told: bool = False,
+        reported: bool = False,
     ) -> None:
         """Check the gate and the shown cause while the faults last."""
         status = (await request(config.socket, "GET", "/v1/status")).document
@@ -377,7 +377,7 @@ class Walk:
         heard = agent is not None and agent.licence.presented == self.site.fabric.statement
         if heard and state in as_held and not status["failures"]:
             self._outcomes["faults without an effect"] += bool(self._faults.hit)
-        elif not told and not any((status["conditions"], status["last_failure"], status["damaged"])):
+        elif not reported and not any((status["conditions"], status["last_failure"], status["damaged"])):
             hit = ", ".join(f"{point} {armed[point]}" for point in self._faults.hit)
             self._found(f"the status shows no cause for {hit}")
 

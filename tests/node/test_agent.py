@@ -200,7 +200,7 @@ class FailingTpm(Tpm):
 
     fault: Exception | None = None
 
-    def call(self, work):  # type: ignore[no-untyped-def]
+    def call(self, work):  # type: ignore[no-untyped-def]  # the generic type of `Tpm.call` says nothing here
         if self.fault is not None:
             raise self.fault
         return super().call(work)

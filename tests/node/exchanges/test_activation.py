@@ -46,7 +46,7 @@ CONFIRM = "/v1/node/confirm"
 
 def write_file(path: Path, url: str, pin: TrustPin, **changes: object) -> Path:
     values = {"format": 1, "repository_url": url, "pin": pin, "code": CODE, "created_at": utc_now()} | changes
-    path.write_bytes(json_encode(ActivationFile(**values)))  # type: ignore[arg-type]
+    path.write_bytes(json_encode(ActivationFile(**values)))  # type: ignore[arg-type]  # the values may be wrong
     return path
 
 
@@ -491,7 +491,7 @@ def test_any_activation_file_is_read_or_refused(tmp_path: Path, changes: dict[st
         file, _ = read_activation_file(path)
     except ActivationFileInvalid as error:
         assert error.exit is Exit.USAGE  # noqa: PT017 - the property is about the error
-        assert error.text.isprintable()  # noqa: PT017
-        assert CODE not in error.text  # noqa: PT017
+        assert error.text.isprintable()  # noqa: PT017 - as above
+        assert CODE not in error.text  # noqa: PT017 - as above
     else:
         assert file.repository_url.startswith("http://")

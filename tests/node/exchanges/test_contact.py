@@ -391,7 +391,7 @@ async def test_a_pending_renewal_delays_no_contact(contact: Contact, fabric: Fab
     before = contact.licence.identity
     assert await contact.attempt()
     assert (contact.licence.identity, len(proofs)) == (before, 2)
-    fabric._route = route  # type: ignore[method-assign]
+    fabric._route = route  # type: ignore[method-assign]  # a simulator
     assert await contact.attempt()
     assert contact.licence.identity.node_key != before.node_key
 

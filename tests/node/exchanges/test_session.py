@@ -1,5 +1,6 @@
 """Opening a session with the TPM's key: the proof, the checks of the answer, and what is stored (nothing)."""
 
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import msgspec
 import pytest
 import trio
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from node.exchanges.session import OpenedSession, SessionRefused, open_session
@@ -17,7 +19,7 @@ from protocol.encoding import json_decode, json_encode, sha256_hex
 from protocol.messages.sessions import Ask, OpenSession, Session, StatementAnswer, open_proof
 from tests.node.conftest import Machine
 from tests.node.shells import identity, trust_of
-from tests.simulators.fabric import CLIENT, Fabric, Reply, Request, always, dated, hang, raw, utc_now
+from tests.simulators.fabric import CLIENT, Answer, Fabric, Reply, Request, always, dated, hang, raw, utc_now
 
 SESSIONS = "/v1/node/sessions"
 
@@ -95,7 +97,7 @@ async def test_nothing_of_a_session_is_on_the_disk(
     assert [entry async for entry in aiter_of(trio.Path(tmp_path))] == []
 
 
-async def aiter_of(directory: trio.Path):  # type: ignore[no-untyped-def]
+async def aiter_of(directory: trio.Path) -> AsyncIterator[trio.Path]:
     for entry in await directory.iterdir():
         yield entry
 
@@ -109,16 +111,17 @@ async def test_a_closed_generation_gets_its_revocation(cloud: Fabric, machine: M
     assert caught.value.refusal.code == "generation_closed"
 
 
-def another(what: str, cloud: Fabric, machine: Machine) -> object:
+def another(what: str, cloud: Fabric, machine: Machine) -> Answer:
     """A session certificate that is not the requested one."""
     own = machine.node_key.public_key()
 
     async def answer(request: Request) -> Reply:
         csr = x509.load_der_x509_csr(json_decode(request.body, OpenSession).csr).public_key()
+        assert isinstance(csr, ec.EllipticCurvePublicKey)
         chains = {
             "another key": cloud.node_chain(own, 1, CLIENT.dotted_string),
-            "another generation": cloud.node_chain(csr, 2, CLIENT.dotted_string),  # type: ignore[arg-type]
-            "a device certificate": cloud.node_chain(csr, 1),  # type: ignore[arg-type]
+            "another generation": cloud.node_chain(csr, 2, CLIENT.dotted_string),
+            "a device certificate": cloud.node_chain(csr, 1),
             "no chain": (),
         }
         return Reply(200, json_encode(Session(chains[what], StatementAnswer(cloud.statement, ""))))
@@ -128,14 +131,14 @@ def another(what: str, cloud: Fabric, machine: Machine) -> object:
 
 @pytest.mark.parametrize("what", ["another key", "another generation", "a device certificate", "no chain"])
 async def test_a_wrong_session_certificate_is_refused(cloud: Fabric, machine: Machine, tpm: Tpm, what: str) -> None:
-    cloud.answers[SESSIONS] = another(what, cloud, machine)  # type: ignore[assignment]
+    cloud.answers[SESSIONS] = another(what, cloud, machine)
     with pytest.raises(CertificateRejected):
         await log_in(cloud, machine, tpm)
 
 
 @pytest.mark.parametrize("answer", [always(401), always(404), always(429), always(500), raw(b"\0")])
-async def test_other_answers_are_silence(cloud: Fabric, machine: Machine, tpm: Tpm, answer: object) -> None:
-    cloud.answers[SESSIONS] = answer  # type: ignore[assignment]
+async def test_other_answers_are_silence(cloud: Fabric, machine: Machine, tpm: Tpm, answer: Answer) -> None:
+    cloud.answers[SESSIONS] = answer
     with pytest.raises(CloudUnreachable):
         await log_in(cloud, machine, tpm)
 

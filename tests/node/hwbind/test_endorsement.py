@@ -59,7 +59,7 @@ def test_the_endorsement_key_is_the_certificates_own(tpm: Tpm) -> None:
     assert ek.certificate is not None
     certificate = x509.load_der_x509_certificate(ek.certificate)
     public, _ = TPMT_PUBLIC.unmarshal(ek.public)
-    assert int.from_bytes(bytes(public.unique.rsa), "big") == certificate.public_key().public_numbers().n  # type: ignore[union-attr]
+    assert int.from_bytes(bytes(public.unique.rsa), "big") == certificate.public_key().public_numbers().n  # type: ignore[union-attr]  # RSA
 
 
 RSA, P256, P384 = (TEMPLATES[each] for each in endorsement.EK_TYPES)

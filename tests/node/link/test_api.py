@@ -132,7 +132,7 @@ async def test_an_answer_is_read_to_the_bound_and_no_further(fabric: Fabric) -> 
     async def connection(_service: str, stream: trio.SSLStream[trio.SocketStream]) -> None:
         await endless(stream)
 
-    fabric._connection = connection  # type: ignore[method-assign, assignment]
+    fabric._connection = connection  # type: ignore[method-assign, assignment]  # a simulator
     with pytest.raises(CloudUnreachable, match="too long"):
         await nonce(fabric)
     assert sent < 16 * RESPONSE_BODY_BYTES_MAX
@@ -283,7 +283,7 @@ async def test_a_server_that_sends_too_slowly_counts_as_unreachable(fabric: Fabr
     async def connection(_service: str, stream: trio.SSLStream[trio.SocketStream]) -> None:
         await drip(stream)
 
-    fabric._connection = connection  # type: ignore[method-assign, assignment]
+    fabric._connection = connection  # type: ignore[method-assign, assignment]  # a simulator
     with trio.fail_after(3), pytest.raises(CloudUnreachable, match="in time"):
         await nonce(fabric)
 

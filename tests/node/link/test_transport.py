@@ -91,7 +91,7 @@ async def test_a_server_of_an_older_tls_is_refused(nursery: trio.Nursery) -> Non
     fabric = Fabric()
     context = fabric._context(fabric.leaves["fabric"])
     context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_2
-    fabric._context = lambda _leaf: context  # type: ignore[method-assign, assignment]
+    fabric._context = lambda _leaf: context  # type: ignore[method-assign, assignment]  # a simulator
     await nursery.start(fabric.serve)
     with pytest.raises(httpx.ConnectError) as caught:
         await ask(fabric)

@@ -156,7 +156,7 @@ def test_the_parts_of_one_answer_agree(state: State, licence: Licence) -> None:
         ([end, end - timedelta(microseconds=1)], ("terminated", "closed", False)),
     ):
         clock = iter(times)
-        racing = state.load_licence(hardware(ours=True), lambda clock=clock: next(clock))  # type: ignore[misc]
+        racing = state.load_licence(hardware(ours=True), lambda clock=clock: next(clock))  # type: ignore[misc]  # bound now
         snapshot = racing.snapshot()
         document = status_document(snapshot, "production", running=True, last_contact_at=None, failures=0)
         granted = entitlement_document(snapshot, "render").granted
