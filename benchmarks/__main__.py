@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import agent, compare, crls, issuer, revocation, serving
+from benchmarks import agent, compare, connections, crls, issuer, revocation, serving
 from benchmarks.figures import Figure, progress, table
 from benchmarks.world import World
 from lab.processes import StepFailed
@@ -23,6 +23,7 @@ BENCHMARKS: dict[str, Callable[[World], list[Figure]]] = {
     "crls": crls.crls,
     "serving-sqlite": serving.on_sqlite,
     "serving-postgresql": serving.on_postgresql,
+    "idle-connections": connections.idle_connections,
     "activations": serving.activations,
     "revocation": revocation.revocation,
 }

@@ -1,0 +1,195 @@
+"""Benchmark: the memory of connected nodes, as the server's RSS over some hundred idle connections, and its floor.
+
+The floor is a process with nothing but OpenSSL: it accepts the same number of connections of the same client, and
+keeps each as a socket with its TLS state.
+"""
+
+import asyncio
+import multiprocessing
+import os
+import socket
+import ssl
+from collections.abc import Callable
+from datetime import timedelta
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import trio
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from benchmarks import wire
+from benchmarks.figures import Aim, Figure, progress
+from benchmarks.world import World, memory_kib
+from node.clock import utc_now
+from node.exchanges.session import Credentials, open_session
+from node.hwbind.tpm import Tpm
+from node.licensing.hardware import HardwareCheck
+from node.link import transport
+
+CONNECTIONS = 500
+WARM_UP = 50
+"""Connections before the first reading. They fill caches and the allocator's free lists."""
+SETTLE_SECONDS = 1.0
+
+GIB_KIB = 1024 * 1024
+
+Opened = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+def idle_connections(world: World) -> list[Figure]:
+    """Measure the memory of connected nodes. The floor is the same number of connections in bare OpenSSL."""
+    world.installed()
+    world.cloud_up()
+    progress(f"idle-connections: {CONNECTIONS} with a session, as many in a long poll, and bare OpenSSL")
+    context, roots = _session(world)
+    floor = floor_kib_each(context, roots, world.directory)
+    name = "OpenSSL's state of the same connections, in a process that does nothing else"
+    idle, polling = (
+        kib_each(_restarted(world), world.cloud.port, context(), wire.get(path), answered=answered)
+        for path, answered in (("/healthz", True), ("/v1/node/events?cursor=0&wait=240", False))
+    )
+    return [
+        Figure(
+            name="idle connection of a node", value=idle, unit="KiB", floor=floor, floor_name=name,
+            aim=Aim(64, "value", unit="KiB"), note=f"{GIB_KIB / idle:,.0f} a GiB",
+        ),
+        Figure(
+            name="connection in its wake channel", value=polling, unit="KiB", floor=floor, floor_name=name,
+            note=f"{GIB_KIB / polling:,.0f} a GiB",
+        ),
+    ]  # fmt: skip
+
+
+def _session(world: World) -> tuple[Callable[[], ssl.SSLContext], bytes]:
+    """Return TLS client contexts with the certificate of one new session, and the trusted roots in DER."""
+    tpm = Tpm(world.chip.tcti)
+    try:
+        licence = world.state.load_licence(HardwareCheck(tpm), utc_now)
+        trust = licence.trust.value
+
+        async def work() -> Credentials:
+            return (await open_session(trust, licence.identity, tpm, utc_now, licence.presented)).credentials
+
+        credentials = trio.run(work)
+    finally:
+        tpm.close()
+
+    def context() -> ssl.SSLContext:
+        made = transport.client_context(trust.bundle, "fabric")
+        credentials.key.use(made, credentials.chain)
+        return made
+
+    return context, b"".join(trust.bundle.roots)
+
+
+def _restarted(world: World) -> int:
+    """Start the cloud again, for a measurement of memory, and return its process id.
+
+    It decrypts key files with much memory at its start. glibc keeps the freed blocks, and connections would fill them
+    without a growth of RSS. With a fixed threshold glibc returns large blocks at once.
+    """
+    world.cloud.down()
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = str(128 * 1024)
+    try:
+        return world.cloud_up()
+    finally:
+        del os.environ["MALLOC_MMAP_THRESHOLD_"]
+
+
+def kib_each(pid: int, port: int, context: ssl.SSLContext, request: bytes, *, answered: bool) -> float:
+    """Return the KiB of the server's RSS for each connection that has sent `request` and stays open.
+
+    With `answered` each connection reads an answer before it idles. Without, the server still works on the request.
+    """
+
+    async def one() -> Opened:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+        writer.write(request)
+        if answered:
+            head = await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0]))
+        return reader, writer
+
+    async def work() -> float:
+        held = [await one() for _ in range(WARM_UP)]
+        await asyncio.sleep(SETTLE_SECONDS)
+        before, _ = memory_kib(pid)
+        held += [await one() for _ in range(CONNECTIONS)]
+        await asyncio.sleep(SETTLE_SECONDS)
+        after, _ = memory_kib(pid)
+        ended = sum(reader.at_eof() or reader.exception() is not None for reader, _ in held)
+        for _, writer in held:
+            writer.transport.abort()
+        if ended:
+            raise RuntimeError(f"the server closed {ended} of {len(held)} connections")
+        return (after - before) / CONNECTIONS
+
+    return asyncio.run(work())
+
+
+def floor_kib_each(client: Callable[[], ssl.SSLContext], client_cas: bytes, scratch: Path) -> float:
+    """Return the KiB of a bare OpenSSL server for each connection of the client. `client_cas` is DER or PEM."""
+    forked = multiprocessing.get_context("fork")
+    ours, theirs = forked.Pipe()
+    listening = socket.create_server(("127.0.0.1", 0), backlog=64)
+    server = forked.Process(target=_bare_server, args=(listening, _server_context(client_cas, scratch), theirs))
+    server.start()
+    try:
+        context = client()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        held = []
+        readings = []
+        for count in (WARM_UP, CONNECTIONS):
+            for _ in range(count):
+                plain = socket.create_connection(listening.getsockname())
+                held.append(context.wrap_socket(plain))
+                held[-1].send(b"a")
+                ours.recv()
+            readings.append(memory_kib(server.pid or 0)[0])
+    finally:
+        server.kill()
+        server.join()
+        listening.close()
+    for each in held:
+        each.close()
+    return (readings[1] - readings[0]) / CONNECTIONS
+
+
+def _bare_server(listening: socket.socket, context: ssl.SSLContext, said: Connection) -> None:
+    held = []
+    while True:
+        accepted, _ = listening.accept()
+        held.append(context.wrap_socket(accepted, server_side=True))
+        said.send(held[-1].recv(1))
+
+
+def _server_context(client_cas: bytes, scratch: Path) -> ssl.SSLContext:
+    """A TLS 1.3 context with a certificate of its own that verifies clients as the listeners do."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "floor")])
+    now = utc_now()
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .sign(key, hashes.SHA256())
+    )
+    path = scratch / "floor.pem"
+    path.write_bytes(
+        certificate.public_bytes(serialization.Encoding.PEM)
+        + key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.num_tickets = 0
+    context.verify_mode = ssl.CERT_OPTIONAL
+    context.load_verify_locations(cadata=client_cas)
+    context.load_cert_chain(path)
+    return context
