@@ -26,6 +26,9 @@ SESSIONS_KEPT = timedelta(days=30)
 """How long records of sessions and responders stay after the end of their certificates, to investigate incidents. After
 that, only the audit's numbers of uses of each CA key remain (`authority.use`)."""
 
+REFUSALS_KEPT = timedelta(days=90)
+"""How long the audit keeps entries of refused requests. Entries of decisions stay for ever."""
+
 
 class Background:
     """The background work on the records of one issuer process."""
@@ -36,6 +39,7 @@ class Background:
         self._reported_uses: dict[str, int] = {}
         self._purge_cursor = ""
         self._purged = 0
+        self._audit_cursor = ""
 
     def tasks(self) -> tuple[BackgroundTask, ...]:
         """Return the tasks for the process to run."""
@@ -66,7 +70,12 @@ class Background:
             self._reported_uses[authority] = uses
 
     async def purge(self) -> None:
-        """Run one step of the walk that deletes old records. A walk that deleted records ends with an audit row."""
+        """Run one step of each walk: over the records, and over the audit's refusals.
+
+        A walk that deleted records ends with an audit row.
+        """
+        refusals_before = self._now() - REFUSALS_KEPT
+        self._audit_cursor = await self._parts.stores.audit.purge(self._audit_cursor, refusals_before)
         before = self._now() - SESSIONS_KEPT
         step = await self._parts.stores.retention.step(self._purge_cursor, before)
         self._purge_cursor = step.cursor

@@ -19,7 +19,6 @@ from cloud.fabric.service.nodes.closing import Closings
 from cloud.fabric.service.nodes.lapse import Lapses
 from cloud.fabric.service.nodes.renewal import Renewals
 from cloud.fabric.service.nodes.seen import SeenSessions
-from cloud.fabric.service.published_trust.online_roles import OnlineRoles
 from cloud.storage.errors import DatabaseBusy, DatabaseUnavailable, TransactionLost
 from cloud.tasks.back_off import BackOff
 from cloud.tasks.stopping import Stopping
@@ -29,6 +28,8 @@ log = logging.getLogger("cascade.fabric.background")
 IDLE_SECONDS = 5.0
 """Longest pause between two passes over the rows. A pass costs a handful of indexed queries."""
 SEEN_SECONDS = 30.0
+AUDIT_SECONDS = 5.0
+"""Interval between two steps of the walk over old audit entries: 500 entries, eight million a day."""
 HOUSEKEEPING_SECONDS = 3600.0
 BACK_OFF_SECONDS_FIRST = 0.5
 BACK_OFF_SECONDS_MAX = 10.0
@@ -46,7 +47,10 @@ class Periodic(msgspec.Struct, frozen=True):
 
 
 class Background:
-    """One loop over the rows. A use case sets `woken` after a commit that leaves work for this loop."""
+    """One loop over the rows. A use case sets `woken` after a commit that leaves work for this loop.
+
+    `further` is periodic work on other subjects.
+    """
 
     def __init__(
         self,
@@ -58,7 +62,7 @@ class Background:
         lapses: Lapses,
         renewals: Renewals,
         seen: SeenSessions,
-        online_roles: OnlineRoles,
+        further: tuple[Periodic, ...],
     ) -> None:
         self._woken = woken
         self._back_off = BackOff(BACK_OFF_SECONDS_FIRST, BACK_OFF_SECONDS_MAX, entropy)
@@ -70,7 +74,7 @@ class Background:
         self._periodic = (
             Periodic("seen", SEEN_SECONDS, seen.store),
             Periodic("purge", HOUSEKEEPING_SECONDS, self._forget_old),
-            Periodic("trust", HOUSEKEEPING_SECONDS, online_roles.keep_fresh),
+            *further,
         )
         self._due = dict.fromkeys((periodic.name for periodic in self._periodic), 0.0)
 

@@ -8,12 +8,13 @@ import msgspec
 
 from cloud.audit import AuditEntries
 from cloud.fabric.attestation.verifier import TpmVerifier, Verifier
-from cloud.fabric.background import Background
+from cloud.fabric.background import AUDIT_SECONDS, HOUSEKEEPING_SECONDS, Background, Periodic
 from cloud.fabric.entropy import Entropy
 from cloud.fabric.issuer import Issuer
 from cloud.fabric.licensing.signing import Signer
 from cloud.fabric.service.acting import Acting
 from cloud.fabric.service.audit_log import AuditLog
+from cloud.fabric.service.audit_retention import AuditRetention
 from cloud.fabric.service.nodes.activation import Activations
 from cloud.fabric.service.nodes.chip_challenge import ChipChallenges
 from cloud.fabric.service.nodes.closing import Closings
@@ -90,6 +91,7 @@ class Shared:
     """Parts that use cases of every subject share."""
 
     audit: AuditLog
+    audit_retention: AuditRetention
     acting: Acting
     code_checks: CodeChecks
     statement_stream: StatementStream
@@ -179,6 +181,7 @@ def make_parts(stores: Stores, ports: Ports, secrets: Secrets) -> Parts:
         audit=AuditLog(entries=AuditEntries(AuditRow, ports.now, ports.entropy), store=stores.audit),
         acting=Acting(now=ports.now, begin=stores.transaction, tokens=stores.tokens),
         code_checks=CodeChecks(now=ports.now, codes=stores.codes, tenants=stores.tenants),
+        audit_retention=AuditRetention(now=ports.now, store=stores.audit),
         statement_stream=StatementStream(
             trust_domain=ports.trust_domain,
             signer=ports.signer,
@@ -228,7 +231,10 @@ def make_background(entropy: Entropy, shared: Shared, nodes: NodeParts, trust: T
         lapses=nodes.lapses,
         renewals=nodes.renewals,
         seen=nodes.seen,
-        online_roles=trust.online_roles,
+        further=(
+            Periodic("audit", AUDIT_SECONDS, shared.audit_retention.step),
+            Periodic("trust", HOUSEKEEPING_SECONDS, trust.online_roles.keep_fresh),
+        ),
     )
 
 

@@ -96,9 +96,14 @@ _SUPERSEDE = compiled(
         Activation.node == param("node"), Activation.generation <= param("up_to"), _IS_LIVE
     )
 )
-_PURGE = compiled(
-    Activation.delete().where(Activation.state.is_in(["challenged", "failed"]), Activation.expires_at < param("before"))
+PURGED_AT_ONCE = 500
+"""Rows that one statement deletes. With SQLite it blocks the event loop for a few milliseconds."""
+_UNPROVED = (
+    Activation.select(Activation.id)
+    .where(Activation.state.is_in(["challenged", "failed"]), Activation.expires_at < param("before"))
+    .limit(PURGED_AT_ONCE)
 )
+_PURGE = compiled(Activation.delete().where(Activation.id.is_in(_UNPROVED)).returning(Activation.id))
 
 
 class ActivationStore:
@@ -168,4 +173,5 @@ class ActivationStore:
 
     async def purge(self, before: datetime) -> None:
         """Delete unproved challenges that expired before `before`."""
-        await self._engine.fetch(_PURGE, before=before)
+        while len(await self._engine.fetch(_PURGE, before=before)) == PURGED_AT_ONCE:
+            pass

@@ -69,7 +69,14 @@ _SET_KEY = compiled(
         Generation.id == param("id")
     )
 )
-_PURGE = compiled(Renewal.delete().where(Renewal.created_at < param("before"), Renewal.state != "issued"))
+PURGED_AT_ONCE = 500
+"""Rows that one statement deletes. With SQLite it blocks the event loop for a few milliseconds."""
+_OLD = (
+    Renewal.select(Renewal.id)
+    .where(Renewal.created_at < param("before"), Renewal.state != "issued")
+    .limit(PURGED_AT_ONCE)
+)
+_PURGE = compiled(Renewal.delete().where(Renewal.id.is_in(_OLD)).returning(Renewal.id))
 
 
 class RenewalStore:
@@ -129,4 +136,5 @@ class RenewalStore:
 
     async def purge(self, before: datetime) -> None:
         """Delete renewals that were begun before `before`, except those in state `issued`."""
-        await self._engine.fetch(_PURGE, before=before)
+        while len(await self._engine.fetch(_PURGE, before=before)) == PURGED_AT_ONCE:
+            pass

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from cloud.breakwater.background import SESSIONS_KEPT, Background
+from cloud.breakwater.background import REFUSALS_KEPT, SESSIONS_KEPT, Background
 from cloud.breakwater.errors import SignerUnavailable
 from cloud.storage import StorageError
 from cloud.tasks.stopping import Stopping
@@ -78,6 +78,21 @@ async def test_sessions_are_forgotten_long_after_their_end_and_nothing_else_is(
     assert sum(int(line.split()[0]) for line in lines) == 9
     again = await issuer.issuing.issue_session(FABRIC, ask(new_key(), request="s0"))
     assert load(again.certificate_chain[0]).not_valid_after_utc > issuer.clock()
+
+
+async def test_refusals_leave_the_audit_after_months_and_decisions_stay(issuer: Issuer) -> None:
+    background, entries = Background(issuer.parts, issuer.clock), issuer.parts.entries
+    for outcome in ("refused", "done", "refused"):
+        await issuer.parts.stores.audit.add(entries.make("anonymous", "request.refuse", "/", outcome=outcome))
+    await background.purge()
+    before = len(await issuer.audit())
+    issuer.clock.forward(REFUSALS_KEPT + timedelta(seconds=1))
+    await issuer.parts.stores.audit.add(entries.make("anonymous", "request.refuse", "/", outcome="refused"))
+    for _ in range(2):
+        await background.purge()
+    rows = [row["outcome"] for row in await issuer.audit() if row["action"] == "request.refuse"]
+    assert sorted(rows) == ["done", "refused"]
+    assert len(await issuer.audit()) == before - 1
 
 
 async def test_tasks_continue_without_a_database_and_the_metric_shows_it(issuer: Issuer) -> None:
