@@ -27,7 +27,7 @@ _PRELOAD = [
     "node.cli.main", "node.agent", "node.exchanges.activation", "node.trust.update", "node.local.client",
     "node.system.hardening",
     # The modules above import these at their first use.
-    "litestar._kwargs.kwargs_model", "anyio._backends._asyncio", "uvicorn.lifespan.off", "asyncpg", "encodings.idna",
+    "litestar._kwargs.kwargs_model", "anyio._backends._asyncio", "asyncpg", "encodings.idna",
     "cryptography.hazmat.backends.openssl.backend", "tuf.api.serialization.json", "tpm2_pytss.cryptography", "pyudev",
     "_strptime",
 ]  # fmt: skip
