@@ -1,40 +1,25 @@
-"""One contact with the cloud: its requests, the answers that count, and the recovery from a rotation or an expired
-certificate."""
+"""One contact with the cloud: its requests, the answers that count, and the failures that it keeps."""
 
-import errno
-import threading
-from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
-from pathlib import Path
 
-import msgspec
 import pytest
-import trio
-import trio.testing
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from cloud.fabric.tuf.targets import build_targets
 from node.errors import NodeError
-from node.exchanges import schedule, wake_channel
+from node.exchanges import wake_channel
 from node.exchanges.contact import FAILURES_PER_SESSION, Contact
 from node.exits import Exit
 from node.hwbind.errors import TpmFailed
-from node.hwbind.tpm import Tpm
-from node.link.api import CloudRefused, CloudUnreachable
 from node.link.certificates import CertificateRejected
 from node.state import State
-from node.trust import published
-from node.trust.errors import TrustUnreachable
-from node.trust.published import TrustSet
 from protocol import problems
 from protocol.encoding import json_decode, json_encode
-from protocol.messages.est import PATH_SIMPLEREENROLL, encode_certs_only
 from protocol.messages.renewal import PATH_RENEWALS
 from protocol.messages.sessions import Session, StatementAnswer
-from tests.node.conftest import Machine
-from tests.node.shells import VERSION, Refreshes, contact_of, identity, install, trust_of
+from tests.node.exchanges.paths import NONCES, SESSIONS, STATEMENT, asked
+from tests.node.shells import VERSION, Refreshes, identity
 from tests.simulators.fabric import (
     DAY,
     Answer,
@@ -42,37 +27,14 @@ from tests.simulators.fabric import (
     Reply,
     Request,
     always,
-    authority,
     dated,
     problem,
     raw,
     refused,
     utc_now,
 )
-from tests.simulators.repository import Repository
 
 pytestmark = pytest.mark.slow
-
-NONCES, SESSIONS = "/v1/node/nonces", "/v1/node/sessions"
-STATEMENT, CONFIRM = "/v1/node/statement", "/v1/node/confirm"
-
-
-@pytest.fixture
-def state(tmp_path: Path, fabric: Fabric, machine: Machine) -> State:
-    return install(tmp_path / "state", fabric, machine.ak, machine.node_key)
-
-
-@pytest.fixture
-async def contact(state: State, tpm: Tpm) -> AsyncIterator[Contact]:
-    made = contact_of(state, tpm)
-    made._hardware.report_ours()
-    yield made
-    await made.connection.close()
-
-
-def asked(fabric: Fabric) -> list[str]:
-    """The paths of the requests, in order."""
-    return [request.path for request in fabric.requests]
 
 
 async def test_a_new_session_brings_the_statement_and_nothing_else_is_asked(contact: Contact, fabric: Fabric) -> None:
@@ -166,121 +128,6 @@ async def test_a_session_without_a_statement_asks_for_it(contact: Contact, fabri
     assert asked(fabric) == [NONCES, SESSIONS, STATEMENT]
 
 
-def rotate(fabric: Fabric) -> None:
-    """Another root, other issuing CAs, and other certificates of the services."""
-    fabric.root = authority("root 2")
-    fabric.nodes, fabric.services = authority("nodes 2", fabric.root), authority("services 2", fabric.root)
-    fabric.leaves = {name: fabric.service_leaf(name) for name in fabric.leaves}
-
-
-async def test_a_node_that_slept_through_a_rotation_recovers_while_it_settles(
-    contact: Contact, fabric: Fabric, refreshes: Refreshes
-) -> None:
-    rotate(fabric)
-    await contact.attempt()
-    assert contact.last_contact_at is not None
-    assert (refreshes.asked, contact.failures) == (1, 0)
-    assert contact._trust.value.bundle == fabric.bundle
-    assert set(fabric.trust_versions) == {VERSION + 1}
-
-
-def targets_of(fabric: Fabric) -> dict[str, bytes]:
-    bundle = fabric.bundle
-    return build_targets(
-        keys=fabric.verification_keys(),
-        trust_domain=bundle.trust_domain,
-        roots=list(bundle.roots),
-        node_issuers=list(bundle.node_issuers),
-        service_issuers=list(bundle.service_issuers),
-        fabric_url=fabric.urls.fabric,
-        breakwater_url=fabric.urls.breakwater,
-    )
-
-
-async def test_the_trust_on_the_disk_is_brought_up_to_date_from_the_repository(
-    fabric: Fabric, machine: Machine, tpm: Tpm, tmp_path: Path
-) -> None:
-    """A complete rotation: the old trust is stored, a real repository and the cloud have the new trust."""
-    with Repository(targets_of(fabric), now=utc_now()).served() as repository:
-        state = install(tmp_path / "state", fabric, machine.ak, machine.node_key)
-        await (await published.stage(repository.url, repository.pin, state.directory)).keep()
-        rotate(fabric)
-        repository.replace(targets_of(fabric), now=utc_now())
-        contact = contact_of(state, tpm)
-        contact._hardware.report_ours()
-        before = contact._trust.value
-        await contact.attempt()
-        await contact.connection.close()
-    assert (contact.failures, contact.licence.verdict().gate_open) == (0, True)
-    assert contact._trust.value.version > before.version
-    assert published.load(state.directory).bundle == fabric.bundle != before.bundle
-    assert set(fabric.trust_versions) == {contact._trust.value.version}
-
-
-async def test_a_session_by_an_unpublished_issuer_leads_to_the_trust(
-    contact: Contact, fabric: Fabric, refreshes: Refreshes
-) -> None:
-    await contact.attempt()
-    fabric.nodes = authority("nodes 2", fabric.root)
-    assert await contact.attempt(new_session=True)
-    assert refreshes.asked == 1
-
-
-async def test_an_unverified_server_refreshes_the_trust_once_in_ten_minutes(
-    contact: Contact, fabric: Fabric, refreshes: Refreshes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    refreshes.make = lambda: contact._trust.value
-    rotate(fabric)
-    for _ in range(5):
-        assert not await contact.attempt()
-        assert contact.licence.verdict().gate_open
-    assert refreshes.asked == 1
-    monkeypatch.setattr(schedule, "trust_recovery_seconds", lambda node: 0.0)
-    assert not await contact.attempt()
-    assert refreshes.asked == 2
-
-
-async def test_a_repository_out_of_reach_leaves_the_trust_as_it_was(
-    contact: Contact, fabric: Fabric, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = contact._trust.value
-
-    async def refresh(_: Path, **_held: object) -> TrustSet:
-        raise TrustUnreachable("cannot fetch the published trust")
-
-    monkeypatch.setattr("node.trust.published.refresh", refresh)
-    rotate(fabric)
-    await contact.attempt()
-    assert contact._trust.value is before
-    assert contact.licence.verdict().gate_open
-
-
-async def test_other_faults_of_a_certificate_do_not_lead_to_the_trust(
-    contact: Contact, fabric: Fabric, refreshes: Refreshes, machine: Machine
-) -> None:
-    assert not await contact._recover_trust(CertificateRejected(3, "it does not name us"))
-    assert refreshes.asked == 0
-
-
-async def test_a_session_is_replaced_under_another_trust(
-    contact: Contact, fabric: Fabric, refreshes: Refreshes
-) -> None:
-    await contact.attempt()
-    opened = contact.connection.credentials
-    await contact._trust.refresh()
-    assert await contact.attempt()
-    assert contact.connection.credentials is opened
-    other = authority("services 2", fabric.root)
-    more = msgspec.structs.replace(fabric.bundle, service_issuers=(fabric.services.der, other.der))
-    refreshes.make = lambda: msgspec.structs.replace(trust_of(fabric), bundle=more, version=VERSION + 2)
-    await contact._trust.refresh()
-    assert await contact.attempt()
-    replaced = contact.connection.credentials
-    assert replaced is not opened
-    assert await contact.attempt()
-    assert contact.connection.credentials is replaced
-
-
 async def test_a_session_that_only_fails_is_replaced(contact: Contact, fabric: Fabric) -> None:
     assert await contact.attempt()
     opened = contact.connection.credentials
@@ -307,14 +154,6 @@ async def test_a_session_that_fails_in_an_unknown_way_is_replaced(
     assert await contact.attempt()
 
 
-async def test_a_renewal_that_is_refused_says_so(contact: Contact, fabric: Fabric) -> None:
-    assert await contact.attempt()
-    fabric.revoke()
-    with pytest.raises(CloudRefused):
-        await contact.renew_device(rekey=True)
-    assert contact.licence.revoked
-
-
 async def test_every_request_reports_the_trust_in_use(contact: Contact, fabric: Fabric, refreshes: Refreshes) -> None:
     await contact.attempt()
     assert set(fabric.trust_versions) == {VERSION}
@@ -330,105 +169,6 @@ async def test_a_chain_with_cross_certificates_opens_a_session(contact: Contact,
     assert len(contact.connection.credentials.chain) == 4
     await contact.renew_device()
     assert len(contact.licence.identity.chain) == 2
-
-
-async def test_a_certificate_that_opens_no_session_is_renewed_with_evidence(
-    contact: Contact, fabric: Fabric, refreshes: Refreshes
-) -> None:
-    before = contact.licence.identity
-    fabric.taken = set()
-    contact.conditions.report("device_renewal_failed", "an earlier renewal failed")
-    await contact.attempt()
-    assert contact.last_contact_at is not None
-    assert contact.licence.identity.chain[0] in fabric.taken
-    assert contact.conditions.current() == ()
-    assert contact.licence.identity.node_key == before.node_key
-    assert contact.licence.verdict().gate_open
-
-
-async def test_a_superseded_node_with_an_expired_certificate_gets_its_revocation(
-    contact: Contact, fabric: Fabric
-) -> None:
-    fabric.taken = set()
-    fabric.revoke("superseded")
-    await contact.attempt()
-    assert contact.licence.revoked
-
-
-async def test_slept_through_the_rotation_and_past_the_certificate(
-    contact: Contact, fabric: Fabric, refreshes: Refreshes
-) -> None:
-    """The node's trust has neither the servers' issuers nor the issuer of its new certificate."""
-    rotate(fabric)
-    fabric.taken = set()
-    await contact.attempt()
-    assert (contact.last_contact_at is not None, refreshes.asked) == (True, 1)
-    assert contact.licence.identity.chain[1] == fabric.nodes.der
-
-
-async def test_a_renewal_that_is_refused_is_silence(contact: Contact, fabric: Fabric) -> None:
-    fabric.taken = set()
-    fabric.answers[PATH_RENEWALS] = refused("certificate_refused")
-    await contact.attempt()
-    assert (contact.failures, contact.last_contact_at) == (1, None)
-    assert contact.licence.verdict().gate_open
-
-
-async def test_a_pending_renewal_delays_no_contact(contact: Contact, fabric: Fabric) -> None:
-    await contact.attempt()
-    proofs: list[str] = []
-    route = fabric._route
-
-    async def away(request: Request) -> Reply:
-        if not request.path.endswith("/proof"):
-            return await route(request)
-        proofs.append(request.path)
-        return problem("unavailable")
-
-    fabric._route = away  # type: ignore[method-assign]  # one route of it fails
-    with pytest.raises(CloudUnreachable):
-        await contact.renew_device(rekey=True)
-    before = contact.licence.identity
-    assert await contact.attempt()
-    assert (contact.licence.identity, len(proofs)) == (before, 2)
-    fabric._route = route  # type: ignore[method-assign]  # a simulator
-    assert await contact.attempt()
-    assert contact.licence.identity.node_key != before.node_key
-
-
-async def test_a_renewal_with_an_unverified_answer_delays_no_contact(
-    contact: Contact, fabric: Fabric, refreshes: Refreshes
-) -> None:
-    """The cloud would return the same bad certificate at every contact, until the lease ends."""
-    await contact.attempt()
-    route, issuing, early = fabric._route, fabric.nodes, authority("nodes 2", fabric.root)
-
-    async def unpublished(request: Request) -> Reply:
-        fabric.nodes = early if request.path.endswith("/proof") else issuing
-        return await route(request)
-
-    fabric._route = unpublished  # type: ignore[method-assign]  # a CA that has not been published yet
-    present = contact._trust.value
-    refreshes.make = lambda: present
-    with pytest.raises(CertificateRejected):
-        await contact.renew_device(rekey=True)
-    before = contact.licence.identity
-    assert await contact.attempt()
-    assert contact.licence.identity == before
-    bundle = contact._trust.value.bundle
-    both = msgspec.structs.replace(bundle, node_issuers=(*bundle.node_issuers, early.der))
-    contact._trust._value = msgspec.structs.replace(contact._trust.value, bundle=both)
-    assert await contact.attempt()
-    assert contact.licence.identity.node_key != before.node_key
-
-
-async def test_a_rekey_ends_in_a_session_by_the_new_key(contact: Contact, fabric: Fabric) -> None:
-    await contact.attempt()
-    before, session = contact.licence.identity.node_key, contact.connection.credentials
-    await contact.renew_device(rekey=True)
-    assert await contact.attempt()
-    assert contact.licence.identity.node_key != before
-    assert contact.connection.credentials is not session
 
 
 BAD: dict[str, Answer] = {
@@ -551,176 +291,6 @@ async def test_after_a_refusal_without_a_statement_a_new_proof_gets_it(contact: 
     assert await contact.attempt()
     assert contact.licence.revoked
     assert contact.connection.credentials is None
-
-
-async def test_a_pending_generation_is_confirmed_first(
-    contact: Contact, fabric: Fabric, state: State, tpm: Tpm
-) -> None:
-    pending = identity(fabric, contact.licence.identity.ak, contact.licence.identity.node_key, 2)
-    state.identities.save_generation(pending)
-    await contact.attempt()
-    assert await state.saver.flush() is None
-    current = state.identities.current()
-    assert current is not None
-    assert (current.generation, contact.licence.identity.generation, fabric.confirmed) == (2, 2, 2)
-    assert contact.licence.verdict().gate_open
-    assert asked(fabric) == [NONCES, SESSIONS, CONFIRM, NONCES, SESSIONS]
-    assert {request.generation for request in fabric.requests if request.path == CONFIRM} == {2}
-    await contact.connection.close()
-
-
-async def test_a_generation_that_cannot_be_confirmed_leaves_the_one_in_force(
-    contact: Contact, fabric: Fabric, state: State
-) -> None:
-    state.identities.save_generation(
-        identity(fabric, contact.licence.identity.ak, contact.licence.identity.node_key, 2)
-    )
-    fabric.answers[CONFIRM] = refused("activation_closed")
-    await contact.attempt()
-    assert (contact.licence.identity.generation, contact.licence.verdict().gate_open) == (1, True)
-    await contact.connection.close()
-
-
-async def test_cancelled_at_its_end_a_confirmation_still_counts(
-    contact: Contact, fabric: Fabric, state: State, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    state.identities.save_generation(
-        identity(fabric, contact.licence.identity.ak, contact.licence.identity.node_key, 2)
-    )
-    with monkeypatch.context() as patch, trio.move_on_after(1):
-        patch.setattr(contact.connection, "close", trio.sleep_forever)
-        await contact.attempt()
-    assert contact.licence.identity.generation == 2
-
-
-async def test_renewal_replaces_the_device_certificate(contact: Contact, fabric: Fabric, state: State) -> None:
-    await contact.attempt()
-    before = contact.licence.identity.chain
-    contact.conditions.report("device_renewal_failed", "an earlier renewal failed")
-    await contact.renew_device()
-    assert contact.conditions.current() == ()
-    stored = state.identities.current()
-    assert stored is not None
-    assert stored.chain == contact.licence.identity.chain != before
-    assert fabric.requests[-1].service == "breakwater"
-    await contact.connection.close()
-
-
-async def test_a_wrong_device_certificate_replaces_nothing(
-    contact: Contact, fabric: Fabric, machine: Machine, state: State
-) -> None:
-    await contact.attempt()
-    before = contact.licence.identity.chain
-
-    async def wrong(_: Request) -> Reply:
-        return Reply(200, encode_certs_only(fabric.node_chain(machine.ak.public_key(), 1)[:1]))
-
-    fabric.answers[PATH_SIMPLEREENROLL] = wrong
-    with pytest.raises(CertificateRejected):
-        await contact.renew_device()
-    assert [each.code for each in contact.conditions.current()] == ["device_renewal_failed"]
-    stored = state.identities.current()
-    assert stored is not None
-    assert stored.chain == contact.licence.identity.chain == before
-    await contact.connection.close()
-
-
-async def test_renewal_needs_a_session(contact: Contact) -> None:
-    with pytest.raises(CloudUnreachable):
-        await contact.renew_device()
-
-
-def torn_current(state: State, _: Contact) -> None:
-    (state.directory / "current.json").write_bytes(b"torn")
-
-
-def empty_stray_generation(state: State, _: Contact) -> None:
-    state.identities.generation_dir(99).mkdir()
-
-
-def torn_newer_generation(state: State, contact: Contact) -> None:
-    held, fabric_chain = contact.licence.identity, contact.licence.identity.chain
-    state.identities.save_generation(msgspec.structs.replace(held, generation=2, chain=fabric_chain))
-    (state.identities.generation_dir(2) / "identity.json").write_bytes(b"torn")
-
-
-def generation_of_another_key(state: State, contact: Contact) -> None:
-    """The certificate of generation 1 in the directory of generation 2."""
-    state.identities.save_generation(msgspec.structs.replace(contact.licence.identity, generation=2))
-
-
-def renewal_is_a_directory(state: State, _: Contact) -> None:
-    (state.directory / "renewal.json").mkdir()
-
-
-def torn_renewal(state: State, _: Contact) -> None:
-    (state.directory / "renewal.json").write_bytes(b"torn")
-
-
-LOCAL_FAULTS: dict[str, Callable[[State, Contact], None]] = {
-    each.__name__: each
-    for each in (
-        torn_current,
-        empty_stray_generation,
-        torn_newer_generation,
-        generation_of_another_key,
-        renewal_is_a_directory,
-        torn_renewal,
-    )
-}
-
-
-@pytest.mark.parametrize("fault", LOCAL_FAULTS)
-async def test_no_local_fault_stops_a_contact(contact: Contact, fabric: Fabric, state: State, fault: str) -> None:
-    LOCAL_FAULTS[fault](state, contact)
-    assert await contact.attempt()
-    assert contact.licence.verdict().gate_open
-    fabric.revoke()
-    assert await contact.attempt()
-    assert contact.licence.revoked
-
-
-@pytest.mark.parametrize(
-    ("method", "code"),
-    [
-        ("current_generation", "confirmation_failed"),
-        ("generations", "confirmation_failed"),
-        ("load_renewal", "renewal_interrupted"),
-    ],
-)
-async def test_a_raw_error_of_the_system_is_a_condition(
-    contact: Contact, fabric: Fabric, state: State, method: str, code: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fails(*_: object) -> None:
-        raise OSError(errno.EIO, "Input/output error")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(contact._state.identities, method, fails)
-        fabric.say(fabric.suspension())
-        assert await contact.attempt()
-    assert contact.licence.verdict().state == "suspended"
-    (condition,) = contact.conditions.current()
-    assert (condition.code, "Input/output error" in condition.text) == (code, True)
-    assert await contact.attempt()
-    assert contact.conditions.current() == ()
-
-
-async def test_a_frozen_disk_does_not_keep_the_cloud_from_being_heard(
-    contact: Contact, fabric: Fabric, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    thawed = threading.Event()
-    monkeypatch.setattr("node.exchanges.contact.DISK_SECONDS_MAX", 0.1)
-    monkeypatch.setattr("node.exchanges.renewal.DISK_SECONDS_MAX", 0.1)
-    with monkeypatch.context() as patch:
-        patch.setattr(contact._state.identities, "current_generation", lambda: thawed.wait(30))
-        fabric.say(fabric.lease(entitlements=("new",)))
-        try:
-            with trio.fail_after(10):
-                # The session brings the statement. Only storing it needs the disk.
-                await contact._exchange_or_recover()
-        finally:
-            thawed.set()
-    assert {each.code for each in contact.conditions.current()} >= {"confirmation_failed", "renewal_interrupted"}
 
 
 async def test_a_switch_that_outlived_its_contact_is_noticed(contact: Contact, fabric: Fabric, state: State) -> None:
