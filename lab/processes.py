@@ -53,7 +53,7 @@ def wait_until(what: str, check: Callable[[], Any], seconds: float = WAIT_SECOND
         time.sleep(POLL_SECONDS)
 
 
-_FIRST_PORT, _PORTS_EACH, _SLOTS = 10_000, 4, 5_600
+_FIRST_PORT, _PORTS_EACH, _SLOTS = 10_000, 8, 2_800
 """Below 32768, because Linux takes the ports of outgoing connections from there up."""
 _slots = itertools.count(os.getpid() * 16)
 
