@@ -125,7 +125,13 @@ def _breakwater(
         now=now,
     )
     Gauges(
-        parts.metrics, parts.stores.metrics_reads, parts.authorities, parts.signer, now, settings.crl.period
+        parts.metrics,
+        parts.stores.metrics_reads,
+        parts.authorities,
+        parts.signer,
+        now,
+        settings.crl.period,
+        parts.root_crls,
     ).attach()
     trust = parts.authorities.peer_trust
     guard = Guard(

@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from cloud.breakwater.ceremony.signing import CaIdentity, make_issuing, make_root
+from cloud.breakwater.ceremony.signing import CaIdentity, make_issuing, make_root, make_root_crl
 from cloud.breakwater.errors import IssuerError
 from cloud.breakwater.issuance.issuing import Issuing
 from cloud.breakwater.keys.file import LocalKey
@@ -25,6 +25,8 @@ from cloud.breakwater.keys.signer import DEVELOPMENT_MARK
 from cloud.breakwater.parts import Sources, open_parts, sources_of
 from cloud.breakwater.pkix.csr import describe_key
 from cloud.breakwater.pkix.profiles import SERIAL_BYTES, CaName, make_serial
+from cloud.breakwater.revocation.crl_shards import root_crl_path
+from cloud.breakwater.revocation.root_crls import ROOT_CRL_LIFE
 from cloud.breakwater.settings import BreakwaterSettings
 from cloud.breakwater.store.issuance import ServiceHostName
 from cloud.crypto.keyfile import read_passphrase, sync_directory, write_key, write_secret
@@ -45,6 +47,8 @@ from protocol.encoding import json_encode
 from protocol.ids import ServiceName, parse_trust_domain
 
 ROOT_KEY_FILE = "root-ca.key.pem"
+ROOT_CRL_FILE = "root.crl.pem"
+"""The root's first CRL, in `certs/`. The next ceremony of type `crl` names it as `previous`."""
 DATABASE_FILE = Path("database.sqlite")
 _ISSUING: tuple[CaName, ...] = ("nodes", "services")
 
@@ -118,7 +122,7 @@ async def initialise(plan: Plan, now: Callable[[], datetime]) -> Initialised:
     folders = (plan.directory / "keys", plan.directory / "certs", plan.offline, *plan.tls.values())
     for folder in folders:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    await _make_cas(plan, now())
+    root_crl = await _make_cas(plan, now())
     write_secret(plan.directory / "settings.toml", _settings(plan))
     database = plan.database if isinstance(plan.database, PostgresLocation) else plan.directory / plan.database
     sources = Sources(
@@ -128,6 +132,7 @@ async def initialise(plan: Plan, now: Callable[[], datetime]) -> Initialised:
         pki_url=plan.public_url,
     )
     async with open_database("breakwater", database) as engine, open_parts(engine, sources, now) as parts:
+        await parts.root_crls.import_crl("init", root_crl)
         for service, folder in plan.tls.items():
             await parts.stores.issuance.add_hosts(service, host_names(plan.hosts))
             await _first_identity(parts.issuing, service, folder, plan.passphrase)
@@ -205,8 +210,8 @@ async def _first_identity(issuing: Issuing, service: ServiceName, folder: Path, 
     write_secret(folder / CHAIN_FILE, chain_to_pem(certificate))
 
 
-async def _make_cas(plan: Plan, now: datetime) -> None:
-    """Make the root and both issuing CAs.
+async def _make_cas(plan: Plan, now: datetime) -> bytes:
+    """Make the root, both issuing CAs, and the root's first CRL. Return the CRL in PEM.
 
     Keys are written before certificates. The root's certificate is written last, because `initialise` checks for it. In
     development the CAs' names end with `DEVELOPMENT_MARK`; in production Breakwater refuses such CAs.
@@ -216,14 +221,19 @@ async def _make_cas(plan: Plan, now: datetime) -> None:
     root_key = ec.generate_private_key(ec.SECP384R1())
     root = await make_root(CaIdentity(plan.trust_domain, "root", 1, mark), LocalKey(root_key), _serial(), now)
     write_key(plan.offline / ROOT_KEY_FILE, root_key, plan.passphrase)
+    crl_url = plan.public_url.rstrip("/") + root_crl_path(root.authority)
     for name in _ISSUING:
         key = ec.generate_private_key(ec.SECP256R1())
         identity = CaIdentity(plan.trust_domain, name, 1, mark)
         asked = describe_key(key.public_key())
-        issuing = await make_issuing(identity, asked, root, LocalKey(root_key), _serial(), now)
+        issuing = await make_issuing(identity, asked, root, LocalKey(root_key), _serial(), now, crl_url)
         write_key(plan.directory / "keys" / f"{name}-ca.key.pem", key, plan.passphrase)
         write_secret(certs / f"{name}-ca.pem", _pem(issuing.certificate_der))
+    der = await make_root_crl(1, [], root, LocalKey(root_key), now, ROOT_CRL_LIFE)
+    crl = x509.load_der_x509_crl(der).public_bytes(serialization.Encoding.PEM)
+    write_secret(certs / ROOT_CRL_FILE, crl)
     write_secret(certs / "root.pem", _pem(root.certificate_der))
+    return crl
 
 
 def _serial() -> int:

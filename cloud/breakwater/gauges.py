@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from cloud.breakwater.authorities import Authorities
 from cloud.breakwater.keys.signer import Signer
 from cloud.breakwater.metrics import IssuerMetrics
+from cloud.breakwater.revocation.root_crls import RootCrls
 from cloud.breakwater.store.metrics_reads import MetricsStore
 from cloud.storage import StorageError
 
@@ -21,6 +22,7 @@ class Gauges:
         signer: Signer,
         now: Callable[[], datetime],
         crl_period: timedelta,
+        root_crls: RootCrls,
     ) -> None:
         self._metrics = metrics
         self._reads = reads
@@ -28,11 +30,15 @@ class Gauges:
         self._signer = signer
         self._now = now
         self._crl_period = crl_period
+        self._root_crls = root_crls
         self._crl_ages: dict[str, float] = {}
+        self._root_crls_left: dict[str, float] = {}
 
     def attach(self) -> None:
         """Register the gauges in the registry. Call it once."""
-        self._metrics.watch(self._signer.usage, self._seconds_left, lambda: self._crl_ages)
+        self._metrics.watch(
+            self._signer.usage, self._seconds_left, lambda: self._crl_ages, lambda: self._root_crls_left
+        )
         self._metrics.registry.before_reading(self._read)
 
     def _seconds_left(self) -> dict[str, float]:
@@ -52,6 +58,8 @@ class Gauges:
                 due = await self._reads.next_publication(row.id)
                 if due is not None:
                     self._crl_ages[row.id] = (now - due + self._crl_period).total_seconds()
+            current = await self._root_crls.current()
+            self._root_crls_left = {root: (crl.next_update - now).total_seconds() for root, crl in current.items()}
         except StorageError:
             self._metrics.database_up.set(0)
             return

@@ -23,6 +23,7 @@ class IssuerMetrics:
         signatures: Callable[[], Mapping[str, float]],
         active_seconds: Callable[[], Mapping[str, float]],
         crl_age_seconds: Callable[[], Mapping[str, float]],
+        root_crl_seconds: Callable[[], Mapping[str, float]],
     ) -> None:
         """Register functions that return values by authority. The registry calls them at each scrape."""
         self.registry.read("signatures", "Uses of CA keys since the start of the process", "authority", signatures)
@@ -37,4 +38,10 @@ class IssuerMetrics:
             "Age in seconds of the oldest published CRL of an authority",
             "authority",
             crl_age_seconds,
+        )
+        self.registry.read(
+            "root_crl_expires_seconds",
+            "Seconds until the published CRL of a root ends; a ceremony signs the next one",
+            "authority",
+            root_crl_seconds,
         )

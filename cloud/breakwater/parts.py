@@ -28,6 +28,7 @@ from cloud.breakwater.revocation.crl_shards import Places
 from cloud.breakwater.revocation.feed import RevocationFeed
 from cloud.breakwater.revocation.notifier import RevocationNotifier
 from cloud.breakwater.revocation.ocsp_responder import OcspResponder
+from cloud.breakwater.revocation.root_crls import RootCrls
 from cloud.breakwater.revocation.service_certificates import ServiceCertificates
 from cloud.breakwater.settings import BreakwaterSettings, CrlSettings
 from cloud.breakwater.store import Stores, stores_over
@@ -85,6 +86,7 @@ class Parts:
     enrolments: Enrolments
     est: Est
     crl_publisher: CrlPublisher
+    root_crls: RootCrls
     ocsp_responder: OcspResponder
     feed: RevocationFeed
     readiness: Readiness
@@ -102,6 +104,7 @@ SERVICES = (
     "generations",
     "issuing",
     "ocsp_responder",
+    "root_crls",
     "readiness",
 )
 """The names in `Parts.services`. They are known before the database is open."""
@@ -162,6 +165,7 @@ async def open_parts(
             enrolments=enrolments,
             est=Est(issuing, enrolments, authorities.ca_certificates),
             crl_publisher=crl_publisher,
+            root_crls=RootCrls(stores.root_crls, authorities, entries, now),
             ocsp_responder=ocsp_responder,
             feed=feed,
             readiness=issuer_readiness(stores, issuing, authorities, ocsp_responder, now),

@@ -139,6 +139,18 @@ class Crl(Table, db=UNBOUND, tablename="crl"):
     data = Bytea()
 
 
+class RootCrl(Table, db=UNBOUND, tablename="root_crl"):
+    """A CRL of a root, signed in a ceremony. `id` is `AUTHORITY:NUMBER`. The newest is published, all are kept."""
+
+    id = Varchar(length=80, primary_key=True)
+    authority = Varchar(length=AUTHORITY, index=True)
+    number = BigInt()
+    this_update = Timestamptz(default=None)
+    next_update = Timestamptz(default=None)
+    entries = Integer()
+    data = Bytea()
+
+
 class Enrolment(Table, db=UNBOUND, tablename="enrolment"):
     """A one-time secret for a service's first certificate over EST. Only its hash is stored."""
 

@@ -65,6 +65,7 @@ _OTHERWISE = {
     "cloud/breakwater/bootstrap.py": "cascade init, before there is a cloud",
     "cloud/breakwater/ceremony/run.py": "a ceremony's new files, staged; no process uses them yet",
     "cloud/breakwater/authorities.py:load_authorities": "existing rows stay; repeated at each start",
+    "cloud/breakwater/revocation/root_crls.py:import_crl": "an operator's command, one transaction, nothing after it",
     "cloud/breakwater/issuance/enrolment.py:create": "an operator's command, one transaction and nothing after it",
     "cloud/breakwater/issuance/enrolment.py:revoke": "the same",
     "cloud/breakwater/issuance/enrolment.py:bind": "the store has the fault point, breakwater.enrolment.bind",

@@ -37,7 +37,7 @@ def test_commands_beside_a_running_issuer_and_beside_a_stopped_one(cloud: Cloud,
     renewed = pki(cloud, "renew", "fabric")
     serial = int(pki(cloud, "revoke", "--serial", renewed["serial"], "--reason", "superseded")["serials"][0], 16)
     assert published(cloud, "services-1.1").get_revoked_certificate_by_serial_number(serial) is not None
-    (shard,) = pki(cloud, "crl", "--publish")
+    (shard, _) = pki(cloud, "crl", "--publish")
     number = published(cloud, "services-1.1").extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
     assert number >= shard["number"]
     assert pki(cloud, "check", "--pkilint", "3")["counts"] == {}

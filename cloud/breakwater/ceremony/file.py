@@ -75,7 +75,11 @@ class RootCeremony(_Part, frozen=True, tag_field="type", tag="root"):
 
 
 class IntermediateCeremony(_Part, frozen=True, tag_field="type", tag="intermediate"):
-    """Sign an issuing CA. `request` is a PKCS#10 request in PEM that the CA's host made."""
+    """Sign an issuing CA. `request` is a PKCS#10 request in PEM that the CA's host made.
+
+    `crl_url` is the public address of the root's CRL. Without it the certificate names no CRL, and clients that check
+    the revocation of CAs refuse all certificates below it.
+    """
 
     authority: Authority
     trust_domain: TrustDomain
@@ -83,14 +87,16 @@ class IntermediateCeremony(_Part, frozen=True, tag_field="type", tag="intermedia
     request: Input
     certificate: str
     development: bool = False
+    crl_url: str = ""
 
 
 class CrossCeremony(_Part, frozen=True, tag_field="type", tag="cross-certificate"):
-    """Sign a cross-certificate: the name and key of the root `subject`."""
+    """Sign a cross-certificate: the name and key of the root `subject`. `crl_url` is that of the root that signs."""
 
     root: Root
     subject: OtherRoot
     certificate: str
+    crl_url: str = ""
 
 
 class CrlCeremony(_Part, frozen=True, tag_field="type", tag="crl"):

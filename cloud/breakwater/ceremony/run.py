@@ -175,7 +175,7 @@ class CeremonyRun:
         requested = open_csr(_request_der(pem, ceremony.request.path), CA_CURVES, subject=subject)
         if requested.key_id == self._true_root(ceremony.root).key_id:
             raise CeremonyError(f"cannot use {ceremony.request.path}: the request is for the root's key")
-        issuing = await make_issuing(identity, requested, root, key, self._serial(), self._now)
+        issuing = await make_issuing(identity, requested, root, key, self._serial(), self._now, ceremony.crl_url)
         self._report_certificate(f"issuing CA {identity.authority}, by {root.authority}", issuing.certificate_der)
         return [_Output(ceremony.certificate, _pem(issuing.certificate_der))]
 
@@ -183,7 +183,7 @@ class CeremonyRun:
         require_room(self._true_root(ceremony.root))
         root, key = self._open_root(ceremony.root)
         subject, _ = self._read_root(ceremony.subject)
-        der = await make_cross(subject, root, key, self._serial(), self._now)
+        der = await make_cross(subject, root, key, self._serial(), self._now, ceremony.crl_url)
         self._report_certificate(f"cross-certificate of {subject.authority}, by {root.authority}", der)
         return [_Output(ceremony.certificate, _pem(der))]
 
@@ -294,6 +294,9 @@ class CeremonyRun:
         for extension in certificate.extensions:
             if isinstance(extension.value, x509.BasicConstraints):
                 self._signs.append(("  path length", str(extension.value.path_length)))
+            if isinstance(extension.value, x509.CRLDistributionPoints):
+                names = [str(name.value) for point in extension.value for name in point.full_name or ()]
+                self._signs.append(("  CRL of its issuer", ", ".join(names)))
             if isinstance(extension.value, x509.NameConstraints):
                 subtrees = (extension.value.permitted_subtrees or [], extension.value.excluded_subtrees or [])
                 names = [

@@ -64,19 +64,29 @@ async def make_root(identity: CaIdentity, key: CaKey, serial: int, now: datetime
 
 
 async def make_issuing(
-    identity: CaIdentity, key: RequestedKey, root: Issuer, root_key: CaKey, serial: int, now: datetime
+    identity: CaIdentity,
+    key: RequestedKey,
+    root: Issuer,
+    root_key: CaKey,
+    serial: int,
+    now: datetime,
+    crl_url: str = "",
 ) -> Issuer:
     """Sign an issuing CA for `key`. The caller has verified the host's proof of possession.
 
+    `crl_url` is the address of the root's CRL. If it is empty, the certificate names no CRL.
+
     Raises LintError, SignerError or CeremonyError.
     """
-    wanted = want_issuing(identity.common_name, key, serial, now, root, identity.ca, identity.trust_domain)
+    wanted = want_issuing(identity.common_name, key, serial, now, root, identity.ca, identity.trust_domain, crl_url)
     der = await _signed(wanted, root, root_key, now)
     return issuer_of(identity.ca, identity.authority, x509.load_der_x509_certificate(der))
 
 
-async def make_cross(subject: Issuer, root: Issuer, root_key: CaKey, serial: int, now: datetime) -> bytes:
-    """Sign the cross-certificate of the root `subject` and return it in DER.
+async def make_cross(
+    subject: Issuer, root: Issuer, root_key: CaKey, serial: int, now: datetime, crl_url: str = ""
+) -> bytes:
+    """Sign the cross-certificate of the root `subject` and return it in DER. `crl_url` is as in `make_issuing`.
 
     Raises LintError, SignerError or CeremonyError.
     """
@@ -88,7 +98,7 @@ async def make_cross(subject: Issuer, root: Issuer, root_key: CaKey, serial: int
         raise CeremonyError("cannot cross-sign: the subject has to be another root with an EC key")
     try:
         certificate.verify_directly_issued_by(certificate)
-        wanted = want_cross(subject, describe_key(public_key), serial, now, root)
+        wanted = want_cross(subject, describe_key(public_key), serial, now, root, crl_url)
     except (InvalidSignature, ValueError, TypeError) as error:
         raise CeremonyError(f"cannot cross-sign {subject.authority}: {error}") from error
     return await _signed(wanted, root, root_key, now)

@@ -25,8 +25,10 @@ from cloud.breakwater.keys.signer import issuer_of
 from cloud.breakwater.pkix.lint import relint
 from cloud.breakwater.pkix.profiles import Issuer
 from cloud.breakwater.revocation.crl_shards import PLACES_MAX, crl_path
+from cloud.breakwater.revocation.root_crls import faults as root_crl_faults
 from cloud.breakwater.store.authorities import AuthorityRow
 from cloud.breakwater.store.checker_reads import CheckedRecord, CheckerStore, ShardView
+from cloud.breakwater.store.root_crls import RootCrlRow
 from cloud.crypto.issued import issuer_among
 from protocol.encoding import sha256_hex
 
@@ -78,7 +80,7 @@ class Report(msgspec.Struct, frozen=True):
 
 
 class Checker:
-    """One run over all records. pkilint also checks `sample` certificates, which `choose` selects at random."""
+    """One run over all records. `root_crls` are the published CRLs of the roots. pkilint also checks `sample` certificates, which `choose` selects at random."""
 
     def __init__(
         self,
@@ -86,6 +88,7 @@ class Checker:
         authorities: Sequence[AuthorityRow],
         clock: Callable[[], datetime],
         *,
+        root_crls: Sequence[RootCrlRow] = (),
         sample: int = 0,
         choose: random.Random | None = None,
         progress: Progress = lambda _what, _done, _all: None,
@@ -94,6 +97,7 @@ class Checker:
         self._rows = tuple(authorities)
         self._clock = clock
         self._now = clock()
+        self._root_crls = tuple(root_crls)
         self._sample = sample
         # The random choice of a sample needs no cryptographic strength.
         self._choose = choose or random.Random()  # noqa: S311
@@ -113,6 +117,7 @@ class Checker:
         `others` are certificates (name, DER) from outside the database. Each must have a record.
         """
         self._authorities()
+        self._check_root_crls()
         certificates = await self._records()
         crls = await self._shards()
         for name, der in others:
@@ -179,6 +184,10 @@ class Checker:
             for value, count in Counter(certificates).items():
                 if count > 1:
                     self._find("authority.distinct", value, f"{count} authorities have this {name}")
+
+    def _check_root_crls(self) -> None:
+        for check, name, detail, only_warns in root_crl_faults(self._rows, self._root_crls, self._now):
+            self._find(check, name, detail, "warning" if only_warns else "error")
 
     # Certificates
 

@@ -13,9 +13,10 @@ from datetime import datetime
 from cryptography import x509
 
 from cloud.breakwater.errors import LintError
-from cloud.breakwater.pkix.lint_revocation import distribution, no_revocation
+from cloud.breakwater.pkix.lint_revocation import distribution, no_revocation, root_crl
 from cloud.breakwater.pkix.lint_rules import (
     ALTERNATIVE_NAME,
+    CRL_POINTS,
     EXTENDED_KEY_USAGE,
     NAME_CONSTRAINTS,
     NEWEST,
@@ -200,11 +201,10 @@ def _key(parsed: Parsed) -> None:
 
 
 def _extension_set(parsed: Parsed) -> None:
-    strange = sorted(parsed.critical.keys() ^ parsed.rules.extensions.keys())
+    expected = parsed.rules.extensions | ({CRL_POINTS: False} if parsed.wanted.crl_url else {})
+    strange = sorted(parsed.critical.keys() ^ expected.keys())
     require("extension_set", not strange, f"missing, or not in this profile: {', '.join(strange)}")
-    require(
-        "criticality", parsed.critical == parsed.rules.extensions, "an extension's criticality is not the profile's"
-    )
+    require("criticality", parsed.critical == expected, "an extension's criticality is not the profile's")
 
 
 def _constraints(parsed: Parsed) -> None:
@@ -288,6 +288,7 @@ _CHECKS: tuple[Callable[[Parsed], None], ...] = (
     no_revocation,
     _constrained,
     distribution,
+    root_crl,
 )
 
 _VERSION_3 = bytes.fromhex("a003020102")

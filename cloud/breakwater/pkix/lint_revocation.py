@@ -18,6 +18,24 @@ def no_revocation(parsed: Parsed) -> None:
         require("no_check", _NO_CHECK_DER in parsed.tbs, "id-pkix-ocsp-nocheck is not NULL")
 
 
+def root_crl(parsed: Parsed) -> None:
+    """The address of the CRL of the root that signs this CA certificate. It is optional."""
+    url, authority = parsed.wanted.crl_url, parsed.issuer.authority
+    if not url:
+        return
+    require("distribution", parsed.rules.may_name_root_crl, "this profile has no address of a root's CRL")
+    require("distribution_url", _URL.fullmatch(url) is not None, "not an absolute http URL of at most 255 characters")
+    own = url.endswith(f"/crl/{authority}/1.crl")
+    require("distribution_authority", own, f"the CRL address is not the one of {authority}")
+    require("crl_points", _points(url) in parsed.tbs, "not the CRL address that was chosen for this certificate")
+
+
+def _points(url: str) -> bytes:
+    """Encode the CRL distribution points, without the header of the extension (RFC 5280 section 4.2.1.13)."""
+    name = tlv(0x86, url.encode())
+    return sequence(_CRL_POINTS_HEAD, octet_string(sequence(sequence(tlv(0xA0, tlv(0xA0, name))))))
+
+
 def distribution(parsed: Parsed) -> None:
     """One CRL, one OCSP responder and one CA certificate, each of the CA that signs the certificate."""
     where = parsed.wanted.distribution
@@ -31,9 +49,10 @@ def distribution(parsed: Parsed) -> None:
     _, _, shard = where.crl_url.rpartition(f"/crl/{authority}/")
     own = _SHARD_FILE.fullmatch(shard) is not None and where.ca_url.endswith(f"/ca/{authority}.cer")
     require("distribution_authority", own, f"the CRL or CA address is not one of {authority}")
-    crl, ocsp, ca = (tlv(0x86, url.encode()) for url in urls)
-    points = sequence(_CRL_POINTS_HEAD, octet_string(sequence(sequence(tlv(0xA0, tlv(0xA0, crl))))))
-    require("crl_points", points in parsed.tbs, "not the CRL address that was chosen for this certificate")
+    _, ocsp, ca = (tlv(0x86, url.encode()) for url in urls)
+    require(
+        "crl_points", _points(where.crl_url) in parsed.tbs, "not the CRL address that was chosen for this certificate"
+    )
     access = sequence(sequence(_ACCESS_OCSP, ocsp), sequence(_ACCESS_CA, ca))
     access = sequence(_INFORMATION_ACCESS_HEAD, octet_string(access))
     require(

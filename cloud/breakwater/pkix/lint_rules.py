@@ -36,7 +36,8 @@ NEWEST = 3
 class Rules(msgspec.Struct, frozen=True):
     """The rules of one profile version. `extensions` maps the OID of each required extension to its criticality.
 
-    A certificate has exactly these extensions. `path_length` is None for a certificate that is not a CA's.
+    A certificate has exactly these extensions. `path_length` is None for a certificate that is not a CA's. With
+    `may_name_root_crl` the certificate also has the address of its root's CRL, if the `Wanted` has one.
     """
 
     extensions: dict[str, bool]
@@ -46,6 +47,7 @@ class Rules(msgspec.Struct, frozen=True):
     life_max: timedelta
     issuer: tuple[CaName, ...]
     curves: tuple[str, ...]
+    may_name_root_crl: bool = False
 
     @property
     def is_ca(self) -> bool:
@@ -101,8 +103,8 @@ RULES: dict[tuple[str, int], Rules] = {
     ("service", 2): _SERVICE_RULES,
     ("responder", 2): _RESPONDER_RULES,
     ("root", 3): _ROOT_RULES,
-    ("cross", 3): _CROSS_RULES,
-    ("issuing", 3): _ISSUING_RULES,
+    ("cross", 3): msgspec.structs.replace(_CROSS_RULES, may_name_root_crl=True),
+    ("issuing", 3): msgspec.structs.replace(_ISSUING_RULES, may_name_root_crl=True),
     ("device", 3): Rules(_REVOCABLE_EXTENSIONS, None, _LEAF, _DEVICE, _days(1095), _NODES, _NODE_CURVES),
     ("session", 3): _SESSION_RULES,
     ("service", 3): _SERVICE_RULES,

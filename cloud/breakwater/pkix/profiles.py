@@ -26,7 +26,8 @@ ProfileName = Literal["root", "cross", "issuing", "device", "session", "service"
 CaName = Literal["root", "nodes", "services"]
 
 PROFILE_VERSION = 3
-"""New in version 3: device certificates have an extended key usage that every parser reads (docs/adr/0019).
+"""New in version 3: device certificates have an extended key usage that every parser reads (docs/adr/0019). Issuing CAs and
+cross-certificates can name the CRL of the root that signed them.
 New in version 2: roots have path length 2, so that a cross-certificate fits below them. Issuing CAs have name
 constraints. Device and service certificates contain CRL and OCSP addresses. Service certificates are valid for days."""
 DEVICE_LIFE_MAX = timedelta(days=1095)
@@ -76,7 +77,8 @@ class Distribution(msgspec.Struct, frozen=True):
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """The values of one certificate that its profile does not fix. Dates are whole seconds, UTC.
 
-    Only an issuing CA has `ca` (its class) and `trust_domain` (its name constraint). `version` is an older version only
+    Only an issuing CA has `ca` (its class) and `trust_domain` (its name constraint). `crl_url` is the address of the
+    root's CRL in an issuing CA or a cross-certificate; if it is empty, the certificate names no CRL. `version` is an older version only
     when the checker reads a certificate that was issued under that version.
     """
 
@@ -94,6 +96,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     ca: CaName | None = None
     trust_domain: str = ""
     version: int = PROFILE_VERSION
+    crl_url: str = ""
 
 
 def make_serial(entropy: bytes) -> int:
@@ -220,10 +223,13 @@ def want_root(common_name: str, key: RequestedKey, serial: int, now: datetime) -
     )
 
 
-def want_cross(root: Issuer, key: RequestedKey, serial: int, now: datetime, issuer: Issuer) -> Wanted:
+def want_cross(
+    root: Issuer, key: RequestedKey, serial: int, now: datetime, issuer: Issuer, crl_url: str = ""
+) -> Wanted:
     """A cross-certificate: the name and key of `root`, signed by the other root `issuer`.
 
-    A verifier that trusts only `issuer` then accepts certificates below `root` too.
+    A verifier that trusts only `issuer` then accepts certificates below `root` too. `crl_url` is the address of the CRL
+    of `issuer`, or empty.
 
     Raises:
         ValueError: `key` is not the root's key, or the root's subject is not a single common name.
@@ -238,6 +244,7 @@ def want_cross(root: Issuer, key: RequestedKey, serial: int, now: datetime, issu
         key=key,
         not_before=max(start, root.not_before),
         not_after=min(root.not_after, issuer.not_after),
+        crl_url=crl_url,
     )
     if subject_name(wanted) != root.subject:
         raise ValueError("the root's subject contains more than a common name")
@@ -252,8 +259,12 @@ def want_issuing(
     root: Issuer,
     ca: CaName,
     trust_domain: str,
+    crl_url: str = "",
 ) -> Wanted:
-    """An issuing CA below the root. It is constrained to the trust domain and cannot issue to other CAs."""
+    """An issuing CA below the root. It is constrained to the trust domain and cannot issue to other CAs.
+
+    `crl_url` is the address of the root's CRL, or empty.
+    """
     start = _start(now, root)
     return Wanted(
         profile="issuing",
@@ -264,6 +275,7 @@ def want_issuing(
         not_after=min(start + ISSUING_LIFE, root.not_after),
         ca=ca,
         trust_domain=trust_domain,
+        crl_url=crl_url,
     )
 
 
@@ -340,16 +352,20 @@ def _constraints(wanted: Wanted) -> x509.NameConstraints:
     return x509.NameConstraints([x509.UniformResourceIdentifier(wanted.trust_domain)], excluded or None)
 
 
+def _crl_point(url: str) -> bytes:
+    name = x509.UniformResourceIdentifier(url)
+    return _extension(x509.CRLDistributionPoints([x509.DistributionPoint([name], None, None, None)]))
+
+
 def _distribution(where: Distribution) -> tuple[bytes, ...]:
     uri = x509.UniformResourceIdentifier
-    points = x509.CRLDistributionPoints([x509.DistributionPoint([uri(where.crl_url)], None, None, None)])
     access = x509.AuthorityInformationAccess(
         [
             x509.AccessDescription(AuthorityInformationAccessOID.OCSP, uri(where.ocsp_url)),
             x509.AccessDescription(AuthorityInformationAccessOID.CA_ISSUERS, uri(where.ca_url)),
         ]
     )
-    return _extension(points), _extension(access)
+    return _crl_point(where.crl_url), _extension(access)
 
 
 _TRUE = bytes.fromhex("0101ff")
@@ -389,6 +405,8 @@ def _extensions(wanted: Wanted, issuer: Issuer) -> list[bytes]:
         found.append(_extension(_constraints(wanted), True))
     if wanted.distribution is not None:
         found.extend(_distribution(wanted.distribution))
+    if wanted.crl_url:
+        found.append(_crl_point(wanted.crl_url))
     found.append(_extension(x509.SubjectKeyIdentifier(wanted.key.key_id)))
     found.append(_extension(x509.AuthorityKeyIdentifier(issuer.key_id, None, None)))
     return found

@@ -56,15 +56,24 @@ def reread(certificate: x509.Certificate, profile: str, version: int) -> Wanted:
         ca=msgspec.convert(constrained["ca"], CaName) if constrained else None,
         trust_domain=constrained["domain"] if constrained else "",
         version=version,
+        crl_url=_read_crl_url(found) if profile in ("issuing", "cross") else "",
     )
 
 
-def _read_distribution(found: dict[type[x509.ExtensionType], x509.ExtensionType]) -> Distribution | None:
-    points, access = found.get(x509.CRLDistributionPoints), found.get(x509.AuthorityInformationAccess)
-    if not isinstance(points, x509.CRLDistributionPoints) or not isinstance(access, x509.AuthorityInformationAccess):
-        return None
+def _read_crl_url(found: dict[type[x509.ExtensionType], x509.ExtensionType]) -> str:
+    """Return the one address in the CRL distribution points; empty without the extension. Raises ValueError."""
+    points = found.get(x509.CRLDistributionPoints)
+    if not isinstance(points, x509.CRLDistributionPoints):
+        return ""
     crl, *more = points[0].full_name or [None]
     if crl is None or more:
         raise ValueError("the CRL distribution point does not have exactly one name")
+    return str(crl.value)
+
+
+def _read_distribution(found: dict[type[x509.ExtensionType], x509.ExtensionType]) -> Distribution | None:
+    access = found.get(x509.AuthorityInformationAccess)
+    if x509.CRLDistributionPoints not in found or not isinstance(access, x509.AuthorityInformationAccess):
+        return None
     by_method = {description.access_method: description.access_location.value for description in access}
-    return Distribution(str(crl.value), str(by_method.get(Access.OCSP)), str(by_method.get(Access.CA_ISSUERS)))
+    return Distribution(_read_crl_url(found), str(by_method.get(Access.OCSP)), str(by_method.get(Access.CA_ISSUERS)))

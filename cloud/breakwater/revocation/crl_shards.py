@@ -66,6 +66,11 @@ def crl_path(shard: str) -> str:
     return f"/crl/{authority}/{number}.crl"
 
 
+def root_crl_path(authority: str) -> str:
+    """Return the path of a root's CRL. A root has one CRL, because it signs few certificates."""
+    return crl_path(shard_id(authority, 1))
+
+
 def distribution(base_url: str, authority: str, shard: str) -> Distribution:
     """Return the addresses for a certificate of `authority` with a place in `shard`.
 
@@ -107,6 +112,7 @@ __all__ = [
     "ca_path",
     "crl_path",
     "distribution",
+    "root_crl_path",
     "shard_id",
     "shard_of_path",
     "split_shard",

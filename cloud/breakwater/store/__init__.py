@@ -15,6 +15,7 @@ from cloud.breakwater.store.metrics_reads import MetricsStore
 from cloud.breakwater.store.retention import RetentionStore
 from cloud.breakwater.store.revocation_status import RevocationStatusStore
 from cloud.breakwater.store.revocation_writes import RevocationWriteStore
+from cloud.breakwater.store.root_crls import RootCrlStore
 from cloud.breakwater.store.shards import ShardStore
 from cloud.storage import ServiceEngine
 
@@ -34,6 +35,7 @@ class Stores:
     retention: RetentionStore
     revocation_status: RevocationStatusStore
     revocation_writes: RevocationWriteStore
+    root_crls: RootCrlStore
     shards: ShardStore
 
 
@@ -51,5 +53,6 @@ def stores_over(engine: ServiceEngine) -> Stores:
         retention=RetentionStore(engine),
         revocation_status=RevocationStatusStore(engine),
         revocation_writes=RevocationWriteStore(engine),
+        root_crls=RootCrlStore(engine),
         shards=ShardStore(engine),
     )

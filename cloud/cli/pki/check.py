@@ -58,7 +58,15 @@ async def check(stores: Stores, args: Namespace) -> int:
             raise CliError(EXIT_USAGE, "certificate_unusable", f"cannot read {path}: {error}") from error
         others.append((str(path), leaf.public_bytes(Encoding.DER)))
     rows = await stores.authorities.rows()
-    checker = Checker(stores.checker_reads, rows, utc_now, sample=args.pkilint, progress=watcher(args))
+    root_crls = [await stores.root_crls.newest(row.id) for row in rows if row.ca == "root"]
+    checker = Checker(
+        stores.checker_reads,
+        rows,
+        utc_now,
+        root_crls=[crl for crl in root_crls if crl is not None],
+        sample=args.pkilint,
+        progress=watcher(args),
+    )
     report = await checker.run(others)
     emit(report, args.json, _human_report)
     return EXIT_VERIFICATION if report.errors else 0

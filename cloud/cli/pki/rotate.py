@@ -22,6 +22,7 @@ from cloud.breakwater.errors import SignerError, SignerUnavailable
 from cloud.breakwater.keys.file import FileKeys
 from cloud.breakwater.keys.pkcs11 import Pkcs11Keys
 from cloud.breakwater.keys.signer import certificate_request, is_for_development
+from cloud.breakwater.revocation.crl_shards import root_crl_path
 from cloud.breakwater.store.authorities import AuthorityRow
 from cloud.cli.connection import Server
 from cloud.cli.errors import EXIT_REFUSED, EXIT_USAGE, CliError
@@ -40,7 +41,9 @@ _GOAL = {"activate": "active", "taint": "tainted", "revoke": "revoked"}
 NOT_NEEDED = "no longer needed"
 """The reason in the audit of a step that no gate refused, if the operator gives none."""
 NEXT_IMPORT = (
-    "Next: sign this request in a ceremony (docs/ceremonies.md), then: cascade pki rotate import ANSWER.pem --dir DIR"
+    "Next: sign this request in a ceremony (docs/ceremonies.md) with\n"
+    'crl_url = "{crl_url}"\n'
+    "Then: cascade pki rotate import ANSWER.pem --dir DIR"
 )
 
 
@@ -51,6 +54,8 @@ class Requested(msgspec.Struct, frozen=True):
     key: str
     common_name: str
     file: str
+    crl_url: str
+    """The address of the active root's CRL, for the ceremony file."""
 
 
 class Moved(msgspec.Struct, frozen=True):
@@ -112,8 +117,10 @@ async def request(admin: Admin, args: Namespace) -> None:
     reference = next(iter(await _keys_of(admin, authority)), "") or await admin.parts.keys.generate(authority)
     der = await certificate_request(await admin.parts.keys.open(reference), common_name)
     args.out.write_bytes(x509.load_der_x509_csr(der).public_bytes(Encoding.PEM))
-    made = Requested(authority, reference, common_name, str(args.out))
-    emit(made, args.json, lambda it: f"{fields(it)}\n\n{NEXT_IMPORT}")
+    root = next(row.id for row in admin.parts.authorities.rows() if row.ca == "root" and row.state == "active")
+    crl_url = admin.settings.pki_url + root_crl_path(root)
+    made = Requested(authority, reference, common_name, str(args.out), crl_url)
+    emit(made, args.json, lambda it: f"{fields(it)}\n\n{NEXT_IMPORT.format(crl_url=crl_url)}")
 
 
 async def import_certificate(admin: Admin, args: Namespace) -> None:

@@ -47,6 +47,8 @@ class Status(msgspec.Struct, frozen=True):
     crls_due: int
     oldest_crl_ends: datetime | None
     secrets_open: int
+    root_crls: dict[str, datetime]
+    """The end of the published CRL of each root, by the root's id. A ceremony signs the next one."""
     faults: tuple[DateFault, ...]
 
 
@@ -76,6 +78,7 @@ async def status(admin: Admin, args: Namespace) -> None:
         secrets_open=sum(
             1 for row in await admin.parts.enrolments.list() if row.used_at is None and row.expires_at > admin.now()
         ),
+        root_crls={root: crl.next_update for root, crl in (await admin.parts.root_crls.current()).items()},
         faults=(*_ca_faults(admin), *_service_faults(admin, args.dir)),
     )
     emit(status, args.json, _human_status)
@@ -132,6 +135,7 @@ def _human_status(status: Status) -> str:
             ("CRLs", f"{status.crls}, {status.crls_due} due"),
             ("oldest CRL ends", status.oldest_crl_ends),
             ("unused secrets", status.secrets_open),
+            *((f"CRL of {root} ends", end) for root, end in status.root_crls.items()),
         ]
     )
     faults = "".join(f"\n\nThe certificate of {each.subject} {each.fault}.\n{each.next_step}" for each in status.faults)

@@ -11,6 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from cloud.audit import AuditEntries
 from cloud.breakwater.errors import SignerError
 from cloud.breakwater.keys.file import LocalKey
 from cloud.breakwater.keys.signer import Signer, issuer_of
@@ -23,10 +24,13 @@ from cloud.breakwater.revocation.crl_publisher import CrlPublisher
 from cloud.breakwater.revocation.crl_shards import Places, distribution
 from cloud.breakwater.revocation.feed import RevocationFeed
 from cloud.breakwater.revocation.ocsp_responder import OcspResponder
+from cloud.breakwater.revocation.root_crls import RootCrls
 from cloud.breakwater.settings import CrlSettings
+from cloud.breakwater.store.audit import AuditRow
 from cloud.breakwater.store.authorities import AuthorityRow
 from cloud.breakwater.store.issuance import serial_text
 from cloud.breakwater.store.revocation_status import RevocationStatusStore
+from cloud.breakwater.store.root_crls import RootCrlStore
 from cloud.breakwater.store.shards import ShardStore
 from cloud.storage import Location, ServiceEngine, Statement
 from protocol.ids import NodeId, NodeSpiffeId, ServiceSpiffeId, TenantId, make_id
@@ -110,7 +114,7 @@ class Hierarchy:
     def __post_init__(self) -> None:
         made = self.start - 24 * HOUR
         self.signer = Signer()
-        root_key = ec.generate_private_key(ec.SECP384R1())
+        root_key = self.root_key = ec.generate_private_key(ec.SECP384R1())
         wanted = profiles.want_root(f"{TRUST_DOMAIN} root CA 1", describe_key(root_key.public_key()), serial(), made)
         itself = profiles.self_issuer(wanted, "root-1")
         self._add("root-1", "root", sign_with(root_key, wanted, itself))
@@ -204,6 +208,8 @@ class Bench:
         self.publisher = self.another_publisher()
         self.responder = OcspResponder(self.revocations, self.hierarchy, self.responders, self.clock)
         self.feed = RevocationFeed(self.revocations, self.clock)
+        entries = AuditEntries(AuditRow, self.clock, os.urandom)
+        self.root_crls = RootCrls(RootCrlStore(self.engine), self.hierarchy, entries, self.clock)
 
     def another_publisher(self) -> CrlPublisher:
         """The publisher of another replica."""

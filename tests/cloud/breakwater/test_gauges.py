@@ -9,7 +9,7 @@ from tests.cloud.breakwater.support import FABRIC, Issuer, ask, new_key, opening
 def attached(issuer: Issuer) -> None:
     parts = issuer.parts
     reads, period = parts.stores.metrics_reads, timedelta(hours=24)
-    Gauges(parts.metrics, reads, parts.authorities, parts.signer, issuer.clock, period).attach()
+    Gauges(parts.metrics, reads, parts.authorities, parts.signer, issuer.clock, period, parts.root_crls).attach()
 
 
 async def test_the_numbers_that_a_query_knows(issuer: Issuer) -> None:

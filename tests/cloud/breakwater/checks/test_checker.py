@@ -26,6 +26,7 @@ from cloud.breakwater.revocation.crl_publisher import CrlPublisher
 from cloud.breakwater.settings import CrlSettings
 from cloud.breakwater.store.authorities import AuthorityStore
 from cloud.breakwater.store.checker_reads import CheckerStore, ShardView
+from cloud.breakwater.store.root_crls import RootCrlRow, RootCrlStore
 from cloud.breakwater.store.shards import ShardStore
 from cloud.crypto.keyfile import read_key
 from cloud.mtls.identity import make_csr
@@ -80,8 +81,14 @@ class Bed:
 
     async def report(self, sample: int = 0, others: tuple[tuple[str, bytes], ...] = ()) -> Report:
         rows = await AuthorityStore(self.issuer.engine).rows()
-        checker = Checker(CheckerStore(self.issuer.engine), rows, self.clock, sample=sample, choose=random.Random(1))
+        store = CheckerStore(self.issuer.engine)
+        crls = await self.root_crls()
+        checker = Checker(store, rows, self.clock, root_crls=crls, sample=sample, choose=random.Random(1))
         return await checker.run(others)
+
+    async def root_crls(self) -> list[RootCrlRow]:
+        found = await RootCrlStore(self.issuer.engine).newest("root-1")
+        return [found] if found else []
 
     async def found(self) -> Found:
         return {(finding.check, finding.object) for finding in (await self.report()).findings}
@@ -473,7 +480,13 @@ async def no_root_signed_them(bed: Bed) -> Found:
     await bed.run(
         "UPDATE authority SET certificate = {certificate} WHERE id = 'root-1'", certificate=other.certificate_der
     )
-    return {("authority.chain", "nodes-1"), ("authority.chain", "services-1")}
+    return {("authority.chain", "nodes-1"), ("authority.chain", "services-1"), ("crl.signature", "root-1")}
+
+
+@damage
+async def the_root_has_no_crl(bed: Bed) -> Found:
+    await bed.run("DELETE FROM root_crl")
+    return {("crl.root_missing", "root-1")}
 
 
 @damage
@@ -515,7 +528,7 @@ async def services_end_soon(bed: Bed) -> Found:
 @damage
 async def authorities_end_soon(bed: Bed) -> Found:
     bed.clock.at = START + timedelta(days=3600)
-    stale = {("crl.stale", NODES), ("crl.stale", SERVICES)}
+    stale = {("crl.stale", NODES), ("crl.stale", SERVICES), ("crl.stale", "root-1")}
     return stale | {("authority.expiring", "nodes-1"), ("authority.expiring", "services-1")}
 
 
@@ -541,7 +554,11 @@ async def test_certificates_that_expire_soon_are_warnings(bed: Bed) -> None:
 async def test_a_retired_authority_need_not_renew_its_lists(bed: Bed) -> None:
     await bed.run("UPDATE authority SET state = 'revoked' WHERE id = 'nodes-1'")
     bed.clock.forward(timedelta(days=8))
-    assert await bed.found() == {("crl.stale", SERVICES), ("authority.active", "nodes")}
+    assert await bed.found() == {
+        ("crl.stale", SERVICES),
+        ("authority.active", "nodes"),
+        ("crl.root_omits", "nodes-1"),
+    }
 
 
 async def test_certificates_from_outside_must_be_on_record(bed: Bed) -> None:
@@ -598,7 +615,7 @@ async def test_a_shard_that_changes_during_every_read_is_reported(bed: Bed) -> N
             return None
 
     rows = await AuthorityStore(bed.issuer.engine).rows()
-    report = await Checker(Restless(bed.issuer.engine), rows, bed.clock).run()
+    report = await Checker(Restless(bed.issuer.engine), rows, bed.clock, root_crls=await bed.root_crls()).run()
     assert report.counts == {"crl.unsettled": 2}
     assert (report.errors, report.warnings) == (0, 2)
 
@@ -623,5 +640,6 @@ async def test_progress_is_reported(bed: Bed) -> None:
     reported: list[tuple[str, int, int]] = []
     rows = await AuthorityStore(bed.issuer.engine).rows()
     store = CheckerStore(bed.issuer.engine)
-    await Checker(store, rows, bed.clock, sample=1, progress=lambda *step: reported.append(step)).run()
+    crls = await bed.root_crls()
+    await Checker(store, rows, bed.clock, root_crls=crls, sample=1, progress=lambda *step: reported.append(step)).run()
     assert reported == [("certificates", 8, 8), ("CRLs", 2, 2), ("pkilint", 1, 1)]

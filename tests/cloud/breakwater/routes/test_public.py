@@ -20,7 +20,10 @@ from cryptography.x509.oid import AuthorityInformationAccessOID
 from litestar import Litestar
 
 from cloud.breakwater.app import make_public
+from cloud.breakwater.ceremony.signing import make_root_crl
 from cloud.breakwater.errors import SignerUnavailable
+from cloud.breakwater.keys.file import LocalKey
+from cloud.breakwater.pkix.crl import Entry
 from cloud.breakwater.pkix.ocsp import REQUEST_BYTES_MAX
 from cloud.breakwater.revocation.crl_shards import OCSP_PATH
 from cloud.breakwater.routes.public import ASK_FIRST
@@ -93,6 +96,7 @@ def app_of(bench: Bench) -> Litestar:
     trust = PeerTrust("cascade.test", (), ())
     services = {
         "crl_publisher": bench.publisher,
+        "root_crls": bench.root_crls,
         "ocsp_responder": bench.responder,
         "authorities": bench.hierarchy,
     }
@@ -163,6 +167,20 @@ async def test_a_crl(stranger: Stranger) -> None:
     assert (second.status_code, serials_of(second.content)) == (200, {certificate.serial_number})
     head = await stranger.http.head("/crl/nodes-1/1.crl")
     assert (head.status_code, head.content, head.headers["etag"]) == (200, b"", second.headers["etag"])
+
+
+async def test_the_crl_of_a_root(stranger: Stranger) -> None:
+    hierarchy = stranger.hierarchy
+    url = "/crl/root-1/1.crl"
+    assert (await stranger.http.get(url)).status_code == 404
+    root, now = hierarchy.issuers["root-1"], stranger.bench.clock()
+    crl = await make_root_crl(1, [Entry(77, now)], root, LocalKey(hierarchy.root_key), now, timedelta(days=400))
+    await stranger.bench.root_crls.import_crl("operator", crl)
+    answer = await stranger.http.get(url)
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/pkix-crl")
+    assert (answer.content, answer.headers["cache-control"]) == (crl, ASK_FIRST)
+    assert (await stranger.http.get(url, headers={"if-none-match": answer.headers["etag"]})).status_code == 304
+    assert (await stranger.http.get("/crl/root-1/2.crl")).status_code == 404
 
 
 async def test_the_ca_that_certificates_point_to(stranger: Stranger) -> None:
