@@ -208,6 +208,15 @@ class Cluster:
         """Run statements as the administrator. Do not call it in the thread of an event loop."""
         asyncio.run(self._execute(*statements))
 
+    def rows(self, name: str, query: str) -> list[dict[str, Any]]:
+        """Rows of a database. Do not call it in the thread of an event loop."""
+
+        async def fetched() -> list[dict[str, Any]]:
+            async with self._connected(name) as connection:
+                return [dict(row) for row in await connection.fetch(query)]
+
+        return asyncio.run(fetched())
+
     def location(self, name: str) -> PostgresLocation:
         """The address of a database."""
         return PostgresLocation(host=str(self.folder), name=name, user=ROLE)

@@ -203,6 +203,11 @@ SLEEPERS = {
     "tests/drills/flapping.py:_must_be_well": "the same",
     "tests/drills/flapping.py:answer": "a cloud that does not answer",
     "tests/simulators/faulty_ports.py:answer": "the same",
+    "tests/system/support/replicas.py:_try": "the pause of a caller after a failure",
+    "tests/system/support/replicas.py:_change": "the same, after a 503",
+    "tests/drills/replicas.py:_speed": "the length of a measurement",
+    "tests/drills/replicas.py:_frozen": "the time for which a replica is frozen",
+    "tests/drills/replicas.py:_killed": "the load before and after a kill",
 }
 """The functions under tests that may sleep, and why. A test waits for the thing itself: see tests/waiting.py."""
 

@@ -14,10 +14,11 @@ from cloud.fabric.connections import Connections
 from cloud.fabric.entropy import Entropy, system_entropy
 from cloud.fabric.issuer import HttpIssuer
 from cloud.fabric.licensing.signing import read_signer
-from cloud.fabric.parts import Parts, Ports, make_parts, read_secrets
+from cloud.fabric.parts import Parts, Ports, make_parts
 from cloud.fabric.peer_records import PeerRecords
 from cloud.fabric.routes import repository_routes, routes
 from cloud.fabric.routes.documents import API, documents
+from cloud.fabric.secrets import read_secrets
 from cloud.fabric.service.ports import Now
 from cloud.fabric.settings import FabricSettings
 from cloud.fabric.store import stores_over

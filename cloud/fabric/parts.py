@@ -4,14 +4,13 @@ import asyncio
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 
-import msgspec
-
 from cloud.audit import AuditEntries
 from cloud.fabric.attestation.verifier import TpmVerifier, Verifier
 from cloud.fabric.background import AUDIT_SECONDS, HOUSEKEEPING_SECONDS, Background, Periodic
 from cloud.fabric.entropy import Entropy
 from cloud.fabric.issuer import Issuer
 from cloud.fabric.licensing.signing import Signer
+from cloud.fabric.secrets import Secrets
 from cloud.fabric.service.acting import Acting
 from cloud.fabric.service.audit_log import AuditLog
 from cloud.fabric.service.audit_retention import AuditRetention
@@ -46,24 +45,11 @@ from cloud.fabric.service.published_trust.renewal_orders import RenewalOrders
 from cloud.fabric.service.published_trust.session_ends import SessionEnds
 from cloud.fabric.service.published_trust.trust_reports import TrustReports
 from cloud.fabric.store import Stores
-from cloud.fabric.store.installation import InstallationStore
 from cloud.fabric.store.rows import AuditRow
 from cloud.fabric.tuf.current_trust import CurrentTrust
 from cloud.fabric.tuf.repository import OnlineSigners
 from cloud.fabric.wake import WakeRoom
 from cloud.http.readiness import DatabaseProbe, Readiness, trouble_probe
-from cloud.storage import StorageError
-
-
-class Secrets(msgspec.Struct, frozen=True, kw_only=True):
-    """Values that `cascade init` stored in the database: epoch of the statements, nonce key, key of the EK hashes."""
-
-    epoch: int
-    nonce_key: bytes
-    ek_key: bytes
-
-    def __repr__(self) -> str:
-        return f"Secrets(epoch={self.epoch})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,14 +151,6 @@ SERVICES = (
     *("repository", "readiness"),
 )
 """The keys of `Parts.services`, available before a database is open."""
-
-
-async def read_secrets(installation: InstallationStore) -> Secrets:
-    """Read the server secrets. Raises StorageError if `cascade init` did not make this database."""
-    rows = await installation.read_all()
-    if not {"nonce_key", "ek_key", "epoch"} <= set(rows):
-        raise StorageError("this database has no server secrets: `cascade init` did not make it")
-    return Secrets(epoch=int(rows["epoch"]), nonce_key=rows["nonce_key"], ek_key=rows["ek_key"])
 
 
 def make_parts(stores: Stores, ports: Ports, secrets: Secrets) -> Parts:

@@ -38,7 +38,6 @@ from cloud.tasks.stopping import Stopping
 
 HINT_CHARS_MAX = 4000
 """PostgreSQL takes payloads of less than 8000 bytes."""
-_NOTIFY = Statement("SELECT pg_notify({channel}, {text})")
 Took: TypeAlias = Callable[[str], None]
 Connected: TypeAlias = Callable[[], Awaitable[None]]
 
@@ -72,8 +71,11 @@ class Backend(Protocol):
     async def begin(self, locks: Locks, patience: float | None) -> Session:
         """Begin a transaction that excludes others as the module describes. Raises StorageError."""
 
+    def hint(self, text: str) -> None:
+        """Send a hint to all processes of the service, soon."""
+
     async def listen(self, took: Took, connected: Connected, stopping: Stopping) -> None:
-        """Call `took` with each hint, until the process stops. Call `connected` when hints may have been lost."""
+        """Send hints, and call `took` with each hint, until the process stops. Call `connected` when hints may have been lost."""
         ...
 
     async def read(self, sql: str, args: tuple[Any, ...]) -> list[Row]:
@@ -96,11 +98,13 @@ class Transaction:
     back, even if the exception is caught. So half a change is never committed.
     """
 
-    __slots__ = ("_depth", "_doomed", "_engine", "_owner", "_patience", "_session", "_token", "locks")
+    __slots__ = ("_depth", "_doomed", "_engine", "_owner", "_patience", "_session", "_token", "hints", "locks")
 
     def __init__(self, engine: ServiceEngine, locks: Locks, patience: float | None = None) -> None:
         self._engine = engine
         self.locks = locks
+        self.hints: list[str] = []
+        """Hints that are sent after the commit."""
         self._patience = patience
         self._session: Session | None = None
         self._owner: asyncio.Task[Any] | None = None
@@ -173,6 +177,8 @@ class Transaction:
             raise TransactionMisuse("the transaction is over")
         if exception_type is None and not self._doomed:
             await session.commit()
+            for hint in self.hints:
+                self._engine.backend.hint(hint)
             return False
         await session.rollback()
         if exception_type is None:
@@ -306,19 +312,22 @@ class ServiceEngine:
             return await current.run(sql, bound)
         return await self.backend.browse(sql, bound)
 
-    async def hint(self, text: str) -> None:
-        """Send a hint to all processes of the service, together with the commit of the task's transaction.
+    def hint(self, text: str) -> None:
+        """Send a hint to all processes of the service that `listen`, after the commit of the task's transaction.
 
-        A hint only makes another process read its rows earlier. It can be lost, and `text` holds names of rows, at
+        This process sends it while it listens, too. A hint only makes another process read its rows earlier. It can be lost, and `text` holds names of rows, at
         most `HINT_CHARS_MAX` characters. On SQLite no other process serves, so nothing is sent.
         """
         if len(text) > HINT_CHARS_MAX:
             raise TransactionMisuse(f"a hint has at most {HINT_CHARS_MAX} characters")
-        if self.engine_type == "postgres":
-            await self.fetch(_NOTIFY, channel=f"cascade_{self.service}", text=text)  # see `cloud.storage.hints`
+        current = self._current()
+        if current is not None:
+            current.hints.append(text)
+        else:
+            self.backend.hint(text)
 
     async def listen(self, took: Took, connected: Connected, stopping: Stopping) -> None:
-        """Background task: call `took` with the text of each hint, until the process stops.
+        """Background task: send hints, and call `took` with the text of each hint, until the process stops.
 
         `connected` is called when hints may have been lost: after the first connection and after each later one.
         """

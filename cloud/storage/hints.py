@@ -1,8 +1,10 @@
 """Adapter and background task: hints between the processes of a service, over LISTEN and NOTIFY of PostgreSQL.
 
-A hint says that rows have changed, so that another process reads them now and not at its next turn. The sender adds it
-to the transaction of the change, so it arrives after the commit and never without one. A hint can be lost while the
-listener is not connected. Then the change is seen later, as without hints. No decision rests on a hint.
+A hint says that rows have changed, so that another process reads them now and not at its next turn. It is sent after the
+commit of the change. PostgreSQL lets transactions with NOTIFY commit only one after the other, so the change itself has
+none. Hints have transactions without a flush to the disk, many hints in one. A hint is lost if the process dies right
+after the commit, or while a listener is not connected. Then the change is seen later, as without hints. No decision
+rests on a hint.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
@@ -30,6 +33,10 @@ CHECK_SECONDS = 10.0
 ANSWER_SECONDS = 5.0
 """Seconds for the answer to a check."""
 
+WAITING_MAX = 1000
+"""Hints that wait while the server is away."""
+_SEND = "SELECT pg_notify($1, hint) FROM unnest($2::text[]) AS hint"
+
 Took: TypeAlias = Callable[[str], None]
 Connected: TypeAlias = Callable[[], Awaitable[None]]
 Connect: TypeAlias = Callable[[], Awaitable[asyncpg.Connection]]
@@ -40,8 +47,29 @@ def channel_of(service: str) -> str:
     return f"cascade_{service}"
 
 
-async def listen(service: str, connect: Connect, took: Took, connected: Connected, stopping: Stopping) -> None:
-    """Call `took` with the text of each hint until the process stops.
+class Outbox:
+    """The hints of this process that wait for the connection."""
+
+    def __init__(self) -> None:
+        self._texts: deque[str] = deque(maxlen=WAITING_MAX)
+        self.changed = asyncio.Event()
+
+    def add(self, text: str) -> None:
+        """Have a hint sent. If too many wait, the oldest is lost."""
+        self._texts.append(text)
+        self.changed.set()
+
+    async def send(self, connection: asyncpg.Connection, channel: str) -> None:
+        """Send all hints that wait."""
+        texts = list(self._texts)
+        self._texts.clear()
+        await connection.execute(_SEND, channel, texts, timeout=ANSWER_SECONDS)
+
+
+async def listen(
+    service: str, connect: Connect, outbox: Outbox, took: Took, connected: Connected, stopping: Stopping
+) -> None:
+    """Send the hints of the outbox, and call `took` with the text of each hint, until the process stops.
 
     The listener has a connection for itself, and connects again with a growing pause while the server is away. It calls
     `connected` after each connection, because hints may have been lost before.
@@ -52,13 +80,15 @@ async def listen(service: str, connect: Connect, took: Took, connected: Connecte
         try:
             connection = await connect()
             try:
-                ended = asyncio.Event()
-                connection.add_termination_listener(lambda _, ended=ended: ended.set())
+                connection.add_termination_listener(lambda _: outbox.changed.set())
+                # A hint need not survive a crash of the server, so its commit waits for no flush.
+                await connection.execute("SET synchronous_commit = off")
                 await connection.add_listener(channel_of(service), lambda _connection, _pid, _channel, hint: took(hint))
                 await connected()
                 back_off.worked()
-                while not await stopping.first(ended, CHECK_SECONDS) and not ended.is_set():
-                    await connection.execute("SELECT 1", timeout=ANSWER_SECONDS)
+                while not connection.is_closed() and not await stopping.first(outbox.changed, CHECK_SECONDS):
+                    outbox.changed.clear()
+                    await outbox.send(connection, channel_of(service))  # also without hints, to check the connection
             finally:
                 connection.terminate()
         except (StorageError, *DRIVER_ERRORS) as error:

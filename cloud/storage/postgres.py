@@ -41,7 +41,7 @@ from cloud.storage.errors import (
     StorageError,
     TransactionLost,
 )
-from cloud.storage.hints import Connected, Took, listen
+from cloud.storage.hints import Connected, Outbox, Took, listen
 from cloud.storage.key_queue import KeyQueue
 from cloud.storage.location import PostgresLocation
 from cloud.storage.locks import WHOLE, Locks
@@ -184,6 +184,7 @@ class PostgresBackend:
         """Make the first connection, which checks that the server can be used. Raises StorageError."""
         self._pool = Pool(self._location.pool, self._connect)
         self._queue = KeyQueue()
+        self._outbox = Outbox()
         self._patients = asyncio.Semaphore(max(1, self._location.pool // 2))
         try:
             self._pool.give(await self._pool.take())
@@ -359,7 +360,11 @@ class PostgresBackend:
 
     async def listen(self, took: Took, connected: Connected, stopping: Stopping) -> None:
         """Background task: call `took` with each hint, see `cloud.storage.hints.listen`."""
-        await listen(self._service, self._connect, took, connected, stopping)
+        await listen(self._service, self._connect, self._outbox, took, connected, stopping)
+
+    def hint(self, text: str) -> None:
+        """Have a hint sent by the connection of `listen`."""
+        self._outbox.add(text)
 
     async def _taken(self) -> asyncpg.Connection:
         waits = current_waits()

@@ -365,6 +365,9 @@ class SqliteBackend:
                     raise DatabaseBusy(f"another process is writing to {self._path}") from error
             await asyncio.sleep(BUSY_POLL_SECONDS)
 
+    def hint(self, text: str) -> None:
+        """Do nothing: one process serves an SQLite file."""
+
     async def listen(self, took: object, connected: object, stopping: Stopping) -> None:
         """Wait until the process stops. One process serves an SQLite file, so there are no hints."""
         await stopping.wait()

@@ -59,6 +59,9 @@ class Pair:
     def stop(self, name: str) -> None:
         assert self._running.pop(name).stop() == 0
 
+    def pid(self, name: str) -> int:
+        return self._running[name].pid
+
     def kill(self, name: str) -> None:
         self._running.pop(name).kill()
 

@@ -137,7 +137,7 @@ class AdoptionStore:
         for node in nodes:
             await self._engine.fetch(_WAKE, id=node)
         for start in range(0, len(nodes), NODES_MAX):
-            await self._engine.hint(hint_of(nodes[start : start + NODES_MAX]))
+            self._engine.hint(hint_of(nodes[start : start + NODES_MAX]))
         return nodes
 
     async def _walk(self, statement: Statement, wanted: int | str, after: str, limit: int) -> list[NodeTrust]:

@@ -202,7 +202,7 @@ class NodeStore:
         values["wakes"] = int(wakes)
         await self._engine.fetch(_UPDATE, **values)
         if wakes:
-            await self._engine.hint(hint_of([row.id]))
+            self._engine.hint(hint_of([row.id]))
 
     async def set_closed_at_issuer(self, node: NodeId, up_to: int) -> None:
         """Store that Breakwater has closed the generations up to `up_to`. The number never falls."""

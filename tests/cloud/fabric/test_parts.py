@@ -12,7 +12,8 @@ from litestar.exceptions import ImproperlyConfiguredException
 
 from cloud.fabric import errors, schemas
 from cloud.fabric.app import make_api, make_repository
-from cloud.fabric.parts import SERVICES, read_secrets
+from cloud.fabric.parts import SERVICES
+from cloud.fabric.secrets import read_secrets
 from cloud.fabric.store import stores_over
 from cloud.http.guard import Guard
 from cloud.mtls.peer import PeerChecks

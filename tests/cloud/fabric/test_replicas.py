@@ -154,6 +154,8 @@ async def test_a_change_at_one_wakes_a_poll_at_the_other(worlds: Worlds) -> None
         connected.set()
 
     listening = asyncio.create_task(other.stores.engine.listen(room.take_hint, wake_all, stopping))
+    own = one.parts.shared.wake_room
+    sending = asyncio.create_task(one.stores.engine.listen(own.take_hint, own.wake_all, stopping))
     await connected.wait()
     poll = asyncio.create_task(other.parts.nodes.statements.events(peer, cursor, 250))
     await until("the poll", lambda: waiting_polls(other) == 1)
@@ -161,4 +163,4 @@ async def test_a_change_at_one_wakes_a_poll_at_the_other(worlds: Worlds) -> None
     async with asyncio.timeout(5):
         assert (await poll).cursor == cursor + 1
     stopping.request()
-    await listening
+    await asyncio.gather(listening, sending)

@@ -131,8 +131,8 @@ def _named(table: str, sql: str, values: dict[str, Any]) -> Iterator[str]:
 
 
 def is_right_by_itself(sql: str) -> bool:
-    """Whether a statement needs no key: an audit entry, a hint, a seat given back, a step of a wake cursor."""
-    is_free = _ONE_LESS_SEAT.match(sql) or _ONE_MORE_WAKE.match(sql) or "pg_notify" in sql
+    """Whether a statement needs no key: an audit entry, a seat given back, a step of a wake cursor."""
+    is_free = _ONE_LESS_SEAT.match(sql) or _ONE_MORE_WAKE.match(sql)
     return bool(is_free) or (sql.startswith("INSERT") and parsed(sql).tables == {"audit"})
 
 

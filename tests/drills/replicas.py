@@ -1,0 +1,176 @@
+"""Two Fabrics and two Breakwaters on one PostgreSQL: speed, news, a frozen one, a killed one, a database restart.
+
+Every flush of commits takes 50 ms longer in the first part, and a replica has four connections. So transactions wait
+for commits and for each other, and not for the processors, which all processes share. `tests/cloud/fabric/
+test_replicas.py` has one row of each kind without processes.
+"""
+
+import argparse
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from lab.processes import wait_until
+from tests.drills.frame import Figure, Outcome, Say
+from tests.system.support.paper_node import PaperNode
+from tests.system.support.replicas import CODE, Operator, Replicas, Worker, lost, working
+
+USUAL_TIME = "3 min"
+MINUTES_MAX = 20.0
+
+COMMIT_SECONDS = 0.05
+NEWS_SECONDS_MAX = 5.0
+OTHERS_SECONDS_MAX = 1.0
+FROZEN_SECONDS = 8.0
+FROZEN_WORKERS = 8
+"""Callers in the part with a frozen replica. More would measure how long they wait for the processors."""
+FREEZES_MAX = 200
+IN_TRANSACTION = """SELECT COUNT(*) AS n FROM pg_stat_activity
+    WHERE application_name = 'cascade-fabric' AND state = 'idle in transaction'"""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the number of workers and the lengths of the parts."""
+    parser.add_argument("--workers", type=int, default=24, help="callers at the same time (default: %(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, default=15.0, help="seconds of each measurement (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--revocations", type=int, default=20, help="revocations across replicas (default: %(default)s)"
+    )
+
+
+def run(options: argparse.Namespace, say: Say) -> Outcome:
+    """Run all parts on one installation."""
+    figures: dict[str, Figure] = {}
+    findings: list[str] = []
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cascade-replicas-")))
+        replicas = Replicas(scratch)
+        stack.callback(replicas.end)
+        one, two = replicas.clouds
+        say("two replicas are up")
+        at_one = [Worker(replicas, one, number) for number in range(options.workers)]
+        at_both = [Worker(replicas, (one, two)[number % 2], 1000 + number) for number in range(options.workers)]
+        say(f"{2 * options.workers} workers have a node each")
+        _speed(replicas, at_one, at_both, options.seconds, figures, findings)
+        say(f"changes a second: {figures}")
+        _news(replicas, options.revocations, figures, findings)
+        say("revocations are through")
+        _frozen(replicas, at_both[:FROZEN_WORKERS], figures, findings)
+        say("the frozen replica has been continued")
+        _killed(replicas, at_both, options.seconds, figures, findings)
+        everybody = (*at_one, *at_both)
+        findings += lost(replicas, everybody)
+        checked = replicas.cloud.run("pki", "check", "--dir", str(replicas.cloud.directory), expect=None)
+        findings += [f"pki check: {found}" for found in checked.get("findings", [str(checked)])]
+        figures["changes answered"] = sum(worker.count["changes"] for worker in everybody)
+        figures["confirms answered"] = sum(worker.count["confirmed"] for worker in everybody)
+        figures["sessions answered"] = sum(worker.count["sessions"] for worker in everybody)
+        figures["answers 503"] = sum(worker.count["503"] for worker in everybody)
+    return Outcome(figures, tuple(findings))
+
+
+def _speed(
+    replicas: Replicas,
+    at_one: Sequence[Worker],
+    at_both: Sequence[Worker],
+    seconds: float,
+    figures: dict[str, Figure],
+    findings: list[str],
+) -> None:
+    replicas.set_commit_seconds(COMMIT_SECONDS)
+    speeds = []
+    for name, workers in (("one replica", at_one), ("two replicas", at_both)):
+        before, began = replicas.writes(), time.monotonic()
+        with working(workers):
+            time.sleep(seconds)
+            made, taken = replicas.writes() - before, time.monotonic() - began
+        speeds.append(made / taken)
+        figures[f"writes/s with {name}"] = round(made / taken, 1)
+    replicas.set_commit_seconds(0)
+    if speeds[1] <= speeds[0]:
+        findings.append(f"two replicas write no more than one: {speeds}")
+
+
+def _news(replicas: Replicas, revocations: int, figures: dict[str, Figure], findings: list[str]) -> None:
+    """Revoke nodes at one Fabric while they wait at the other."""
+    one, two = replicas.clouds
+    operator, slowest = Operator(one, replicas.token), 0.0
+    for number in range(revocations):
+        code = operator.ask("POST", f"/v1/tenants/{replicas.tenant}/codes", CODE).into(dict)
+        paper = PaperNode(one, f"news {number}").join(code["secret"])
+        node = Operator(two, identity=paper.session())
+        cursor = node.ask("GET", "/v1/node/events?cursor=0&wait=0").into(dict)["cursor"]
+        waiting = node.begin("GET", f"/v1/node/events?cursor={cursor}&wait=60")
+        began = time.monotonic()
+        operator.ask("POST", f"/v1/nodes/{paper.node}/revoke", {"reason": "drill"}).into(dict)
+        moved = waiting().into(dict)["cursor"]
+        node.ask("POST", "/v1/node/statement", {"nonce": "n" * 32}).refused("generation_closed")
+        slowest = max(slowest, time.monotonic() - began)
+        node.close()
+        if moved == cursor:
+            findings.append(f"revocation {number} did not move the wake channel")
+    operator.close()
+    figures["slowest revocation across replicas, s"] = round(slowest, 3)
+    if slowest > NEWS_SECONDS_MAX:
+        findings.append(f"a revocation took {slowest:.1f} s to reach a node at the other replica")
+
+
+def _frozen(replicas: Replicas, workers: Sequence[Worker], figures: dict[str, Figure], findings: list[str]) -> None:
+    """Stop one Fabric inside a transaction. The workers of the other go on."""
+    frozen, others = replicas.pairs[0], [worker for worker in workers if worker.cloud is replicas.other]
+    with working(workers):
+        for _ in range(FREEZES_MAX):
+            os.kill(frozen.pid("fabric"), signal.SIGSTOP)
+            if held := replicas.rows(IN_TRANSACTION)[0]["n"]:
+                time.sleep(0.05)  # the other replica's own transactions end meanwhile
+                held = replicas.rows(IN_TRANSACTION)[0]["n"]
+            if held:
+                break
+            os.kill(frozen.pid("fabric"), signal.SIGCONT)
+            time.sleep(0.02)
+        else:
+            findings.append("the replica was never frozen inside a transaction")
+        began = time.monotonic()
+        try:
+            time.sleep(FROZEN_SECONDS)
+        finally:
+            os.kill(frozen.pid("fabric"), signal.SIGCONT)
+        ended = time.monotonic()
+    taken = sorted(each for worker in others for at, each in worker.latencies if began <= at <= ended)
+    if not taken:
+        findings.append("the other replica answered nothing while one was frozen")
+        return
+    p99 = taken[min(len(taken) - 1, int(len(taken) * 0.99))]
+    figures["requests to the other while one is frozen"] = len(taken)
+    figures["p99 of these, s"] = round(p99, 3)
+    figures["slowest of these, s"] = round(taken[-1], 3)
+    if p99 > OTHERS_SECONDS_MAX:
+        findings.append(f"the p99 of the other replica was {p99:.2f} s while one was frozen")
+
+
+def _killed(
+    replicas: Replicas, workers: Sequence[Worker], seconds: float, figures: dict[str, Figure], findings: list[str]
+) -> None:
+    """Kill one Fabric and one Breakwater, and restart the database, all under load."""
+    first = replicas.pairs[0]
+    with working(workers):
+        time.sleep(seconds / 4)
+        for name in ("fabric", "breakwater"):
+            first.kill(name)
+        time.sleep(seconds / 4)
+        first.serve("breakwater", "fabric")
+        time.sleep(seconds / 4)
+        replicas.cluster.stop()
+        replicas.cluster.start()
+        before = sum(worker.count["changes"] for worker in workers)
+        try:
+            wait_until("changes again", lambda: sum(worker.count["changes"] for worker in workers) > before + 20)
+        except AssertionError as error:
+            findings.append(str(error))
+    figures["requests without an answer"] = sum(worker.count["no answer"] for worker in workers)
