@@ -1,11 +1,17 @@
 """Real part: a cloud on a developer's machine. It has its own installation, `cascade up`, and `cascade` commands."""
 
+import asyncio
 import shutil
 import sqlite3
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
 
+from cloud.breakwater.settings import BreakwaterSettings
+from cloud.fabric.settings import FabricSettings
+from cloud.process.settings import load_settings
+from cloud.storage import Location, ServiceEngine, Statement
 from lab.processes import Process, Start, accepts, free_ports, installed, wait_until
 from lab.tpm import SoftTpm
 
@@ -79,7 +85,13 @@ class Cloud:
         return self._start(self._scratch, "cascade", *argv, "--json", env=self.env).document(expect)
 
     def rows(self, service: str, sql: str, *arguments: object) -> list[tuple[Any, ...]]:
-        """Rows of a service's SQLite database, read while the service runs."""
+        """Rows of a service's database, read while the service runs. Arguments are for SQLite only."""
+        if not (self.directory / service / "database.sqlite").exists():
+            kind = FabricSettings if service == "fabric" else BreakwaterSettings
+            location = load_settings(self.directory / service / "settings.toml", kind).database_location()
+            # In a thread of its own, because the caller may run inside an event loop.
+            with ThreadPoolExecutor(1) as worker:
+                return worker.submit(lambda: asyncio.run(_rows_of(location, sql))).result()
         uri = f"file:{self.directory / service / 'database.sqlite'}?mode=ro"
         connection = sqlite3.connect(uri, uri=True, timeout=10)
         try:
@@ -100,3 +112,14 @@ class Cloud:
         path = self._scratch / f"activation-{time.monotonic_ns()}.json"
         self.run("code", "create", tenant, "--entitlement", entitlement, "--out", str(path), *options)
         return path
+
+
+async def _rows_of(location: Location, sql: str) -> list[tuple[Any, ...]]:
+    """The rows of a query on a database of either engine."""
+    engine = ServiceEngine("lab")
+    engine.configure(location)
+    await engine.open()
+    try:
+        return [tuple(row.values()) for row in await engine.fetch(Statement(sql))]
+    finally:
+        await engine.close()
