@@ -58,7 +58,7 @@ _FIRST_PORT, _PORTS_EACH, _SLOTS = 10_000, 8, 2_800
 _slots = itertools.count(os.getpid() * 16)
 
 
-def free_ports(count: int = 4) -> int:
+def free_ports(count: int = 6) -> int:
     """The first of `count` neighbouring free ports on loopback. Each call in a process returns other ports."""
     for slot in itertools.islice(_slots, 200):
         base = _FIRST_PORT + slot % _SLOTS * _PORTS_EACH

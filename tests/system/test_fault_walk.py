@@ -45,6 +45,7 @@ _EFFECTS = {
 }
 """The calls that write durably or send, by their text. In Breakwater every writing method of a store counts as well."""
 _OTHERWISE = {
+    "node/exchanges/wake_channel.py:_answer": "its caller has the fault point, node.events.send",
     "node/disk/boot.py": "a record in the runtime directory; without it the agent asks the TPM",
     "node/licensing/store.py:_set_tombstone_aside": "until it is done, each answer of the cloud repeats it",
     "node/disk/identity.py:make_private": "the content that is there already, in a file that no other user has open",

@@ -42,14 +42,18 @@ def databases() -> Iterator[tuple[PostgresLocation, PostgresLocation]]:
         cluster().drop(location)
 
 
+METRICS_OF_BREAKWATER = 5
+"""Offset of the port of Breakwater's metrics."""
+
+
 def replica_of(cloud: Cloud, directory: Path) -> Cloud:
     """A second Breakwater of the same installation: a copy of the files, with other ports."""
     other = new_cloud(directory).copy_from(cloud)
     other.port = free_ports()
     settings = settings_of(other, "breakwater")
     text = settings.read_text()
-    for service in ("breakwater", "pki"):
-        here, there = cloud.port + PORTS[service], other.port + PORTS[service]
+    for offset in (PORTS["breakwater"], PORTS["pki"], METRICS_OF_BREAKWATER):
+        here, there = cloud.port + offset, other.port + offset
         text = text.replace(f"port = {here}\n", f"port = {there}\n")
     settings.write_text(text)
     return other

@@ -78,7 +78,7 @@ class Replica(Cloud):
         self.control.mkdir()
         self._settings = self.directory / "breakwater" / "settings.toml"
         text = self._settings.read_text()
-        for offset in (1, 3):
+        for offset in (1, 3, 5):
             text = text.replace(f"port = {installation.port + offset}\n", f"port = {self.port + offset}\n")
         self._written = text
         self.location: Location = self.directory / "breakwater" / "database.sqlite"
