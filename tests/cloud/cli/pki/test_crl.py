@@ -1,5 +1,6 @@
 """`cascade pki crl` shows, writes and publishes CRLs."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,17 @@ def test_the_roots_next_crl_is_signed_in_a_ceremony_and_imported(host: Host) -> 
     assert set(host.pki("status")["root_crls"]) == {"root-1"}
     older = str(certs / "root.crl.pem")
     assert host.pki("crl", "--import", older, expect=77)["error"]["code"] == "refused"
+
+
+def test_openssl_and_gnutls_accept_a_chain_with_both_crls(host: Host) -> None:
+    """`make drills PART=strangers` asks more programs."""
+    out, issuer = host.scratch / "crls", host.directory / "breakwater"
+    host.pki("crl", "--out", str(out))
+    root, ca, leaf = issuer / "certs" / "root.pem", issuer / "certs" / "services-ca.pem", issuer / "tls" / "chain.pem"
+    lists = [f"-CRLfile={out / name}.crl" for name in ("services-1.1", "root-1.1")]
+    verify = ["openssl", "verify", "-crl_check_all", "-CAfile", str(root), "-untrusted", str(ca)]
+    subprocess.run([*verify, *lists, str(leaf)], check=True, capture_output=True)
+    assert subprocess.run([*verify, lists[0], str(leaf)], check=False, capture_output=True).returncode != 0
+    subprocess.run(["certtool", "--certificate-info", f"--infile={ca}"], check=True, capture_output=True)
+    listed = ["certtool", "--crl-info", "--inder", f"--infile={out / 'root-1.1.crl'}"]
+    subprocess.run(listed, check=True, capture_output=True)
