@@ -1,6 +1,7 @@
 """Fixtures of the agent's tests: a software TPM with a node's keys, and a simulated cloud."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
@@ -11,7 +12,8 @@ from lab.tpm import SoftTpm
 from node.hwbind import keys
 from node.hwbind.keys import WrappedKey
 from node.hwbind.tpm import Tpm
-from tests.node.shells import VERSION, Refreshes, trust_of
+from node.state import State
+from tests.node.shells import VERSION, Refreshes, install, trust_of
 from tests.shared_chips import shared_chip
 from tests.simulators.fabric import Fabric
 
@@ -54,3 +56,9 @@ async def fabric(nursery: trio.Nursery) -> Fabric:
     cloud = Fabric()
     await nursery.start(cloud.serve)
     return cloud
+
+
+@pytest.fixture
+def state(tmp_path: Path, fabric: Fabric, machine: Machine) -> State:
+    """The state directory of a machine that was activated at the cloud."""
+    return install(tmp_path / "state", fabric, machine.ak, machine.node_key)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
+from node.config import Config
 from node.disk.identity import Identity
 from node.exchanges.contact import Contact
 from node.hwbind.keys import WrappedKey
@@ -122,3 +123,15 @@ class Refreshes:
     async def refresh(self, _: Path, **_held: object) -> TrustSet:
         self.asked += 1
         return self.make()
+
+
+def agent_config(directory: Path, *, settle_seconds: int) -> Config:
+    """Settings of an agent in development mode: its state is in `directory`/state, its socket is `directory`/s."""
+    return Config(
+        state_dir=directory / "state",
+        socket=directory / "s",
+        tpm="tests",
+        mode="development",
+        heartbeat_seconds=2,
+        settle_seconds=settle_seconds,
+    )

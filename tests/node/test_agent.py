@@ -27,7 +27,7 @@ from node.state import State
 from node.trust.published import TrustSet
 from protocol.messages.est import PATH_SIMPLEREENROLL
 from tests.node.conftest import Machine
-from tests.node.shells import VERSION, Refreshes, apply, identity, install, load_licence
+from tests.node.shells import VERSION, Refreshes, agent_config, apply, identity, load_licence
 from tests.shared_chips import shared_chip
 from tests.simulators.fabric import DAY, Fabric, Reply, Request, always, hang, problem, refused, utc_now
 from tests.waiting import stays, until
@@ -38,19 +38,7 @@ EVENTS = "/v1/node/events"
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
-    return Config(
-        state_dir=tmp_path / "state",
-        socket=tmp_path / "s",
-        tpm="tests",
-        mode="development",
-        heartbeat_seconds=2,
-        settle_seconds=5,
-    )
-
-
-@pytest.fixture
-def state(config: Config, fabric: Fabric, machine: Machine) -> State:
-    return install(config.state_dir, fabric, machine.ak, machine.node_key)
+    return agent_config(tmp_path, settle_seconds=5)
 
 
 @pytest.fixture

@@ -23,8 +23,7 @@ from node.local.client import AgentAbsent, AgentUnusable, request
 from node.state import NotActivated, State
 from node.trust import published
 from node.trust.errors import TrustUnreachable
-from tests.node.conftest import Machine
-from tests.node.shells import apply, install, load_licence, publish_trust, trust_of
+from tests.node.shells import agent_config, apply, load_licence, publish_trust, trust_of
 from tests.simulators.fabric import Fabric
 from tests.waiting import until
 
@@ -33,19 +32,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
-    return Config(
-        state_dir=tmp_path / "state",
-        socket=tmp_path / "s",
-        tpm="tests",
-        mode="development",
-        heartbeat_seconds=2,
-        settle_seconds=1,
-    )
-
-
-@pytest.fixture
-def state(config: Config, fabric: Fabric, machine: Machine) -> State:
-    return install(config.state_dir, fabric, machine.ak, machine.node_key)
+    return agent_config(tmp_path, settle_seconds=1)
 
 
 class Fault:

@@ -22,11 +22,6 @@ from tests.node.state_faults import CODES, Fault, FaultyStart
 from tests.simulators.fabric import Fabric, utc_now
 
 
-@pytest.fixture
-def state(tmp_path: Path, fabric: Fabric, machine: Machine) -> State:
-    return install(tmp_path / "state", fabric, machine.ak, machine.node_key)
-
-
 def codes(state: State) -> list[str]:
     return [condition.code for condition in state.conditions.current()]
 

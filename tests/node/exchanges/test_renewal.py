@@ -3,7 +3,6 @@
 import errno
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -24,15 +23,10 @@ from protocol.encoding import json_encode, sha256_hex
 from protocol.messages.est import HEADER_REQUEST, PATH_SIMPLEREENROLL, encode_certs_only
 from protocol.messages.renewal import PATH_RENEWALS, Renewed
 from tests.node.conftest import Machine
-from tests.node.shells import install, load_licence
+from tests.node.shells import load_licence
 from tests.simulators.fabric import Answer, Fabric, Reply, Request, always, refused, utc_now
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def state(tmp_path: Path, fabric: Fabric, machine: Machine) -> State:
-    return install(tmp_path / "state", fabric, machine.ak, machine.node_key)
 
 
 @pytest.fixture

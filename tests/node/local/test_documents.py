@@ -2,7 +2,6 @@
 
 import json
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -17,8 +16,7 @@ from node.link.api import CloudUnreachable
 from node.local.documents import StatusDocument, entitlement_document, license_document, status_document
 from node.state import State
 from protocol.encoding import json_encode
-from tests.node.conftest import Machine
-from tests.node.shells import apply, hardware, install, load_licence
+from tests.node.shells import apply, hardware, load_licence
 from tests.simulators.fabric import NODE, TENANT, Fabric, utc_now
 
 LICENSE = {
@@ -58,11 +56,6 @@ LEASE_MEMBERS = [
 @pytest.fixture
 def fabric() -> Fabric:
     return Fabric()
-
-
-@pytest.fixture
-def state(tmp_path: Path, fabric: Fabric, machine: Machine) -> State:
-    return install(tmp_path / "state", fabric, machine.ak, machine.node_key)
 
 
 @pytest.fixture

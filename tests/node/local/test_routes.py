@@ -15,14 +15,7 @@ from node.local.server import Answer, Request
 from node.state import State
 from protocol.encoding import json_encode
 from protocol.messages.est import PATH_SIMPLEREENROLL
-from tests.node.conftest import Machine
-from tests.node.shells import install
 from tests.simulators.fabric import Fabric, always, utc_now
-
-
-@pytest.fixture
-def state(tmp_path: Path, fabric: Fabric, machine: Machine) -> State:
-    return install(tmp_path / "state", fabric, machine.ak, machine.node_key)
 
 
 @pytest.fixture
