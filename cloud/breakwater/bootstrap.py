@@ -47,7 +47,7 @@ from protocol.encoding import json_encode
 from protocol.ids import ServiceName, parse_trust_domain
 
 ROOT_KEY_FILE = "root-ca.key.pem"
-ROOT_CRL_FILE = "root.crl.pem"
+ROOT_CRL_FILE = "root.crl"
 """The root's first CRL, in `certs/`. The next ceremony of type `crl` names it as `previous`."""
 DATABASE_FILE = Path("database.sqlite")
 _ISSUING: tuple[CaName, ...] = ("nodes", "services")

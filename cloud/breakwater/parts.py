@@ -28,6 +28,7 @@ from cloud.breakwater.revocation.crl_shards import Places
 from cloud.breakwater.revocation.feed import RevocationFeed
 from cloud.breakwater.revocation.notifier import RevocationNotifier
 from cloud.breakwater.revocation.ocsp_responder import OcspResponder
+from cloud.breakwater.revocation.public_crls import PublicCrls
 from cloud.breakwater.revocation.root_crls import RootCrls
 from cloud.breakwater.revocation.service_certificates import ServiceCertificates
 from cloud.breakwater.settings import BreakwaterSettings, CrlSettings
@@ -87,6 +88,7 @@ class Parts:
     est: Est
     crl_publisher: CrlPublisher
     root_crls: RootCrls
+    public_crls: PublicCrls
     ocsp_responder: OcspResponder
     feed: RevocationFeed
     readiness: Readiness
@@ -98,13 +100,12 @@ class Parts:
 
 SERVICES = (
     "authorities",
-    "crl_publisher",
     "est",
     "feed",
     "generations",
     "issuing",
     "ocsp_responder",
-    "root_crls",
+    "public_crls",
     "readiness",
 )
 """The names in `Parts.services`. They are known before the database is open."""
@@ -146,6 +147,7 @@ async def open_parts(
             limits_factor=sources.limits_factor,
         )
         crl_publisher = CrlPublisher(stores.shards, authorities, signer, sources.pki_url, sources.crl, now)
+        root_crls = RootCrls(stores.root_crls, authorities, entries, now)
         feed = RevocationFeed(stores.revocation_status, now)
         revoked = RevocationNotifier(metrics, crl_publisher, feed)
         ocsp_responder = OcspResponder(stores.revocation_status, authorities, issuing, now)
@@ -165,7 +167,8 @@ async def open_parts(
             enrolments=enrolments,
             est=Est(issuing, enrolments, authorities.ca_certificates),
             crl_publisher=crl_publisher,
-            root_crls=RootCrls(stores.root_crls, authorities, entries, now),
+            root_crls=root_crls,
+            public_crls=PublicCrls(crl_publisher, root_crls),
             ocsp_responder=ocsp_responder,
             feed=feed,
             readiness=issuer_readiness(stores, issuing, authorities, ocsp_responder, now),

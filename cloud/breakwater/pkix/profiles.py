@@ -203,10 +203,7 @@ def want_responder(key: RequestedKey, serial: int, now: datetime, issuer: Issuer
 
 
 def authority_name(trust_domain: str, ca: CaName, number: int, mark: str = "") -> str:
-    """Return the common name of a CA generation. A certificate allows 64 characters (RFC 5280 appendix A.1).
-
-    The caller checks the length.
-    """
+    """Return the common name of a CA generation. The caller checks its length (at most 64, RFC 5280 appendix A.1)."""
     return f"{trust_domain} {ca} CA {number}{mark and ' '}{mark}"
 
 
@@ -228,8 +225,7 @@ def want_cross(
 ) -> Wanted:
     """A cross-certificate: the name and key of `root`, signed by the other root `issuer`.
 
-    A verifier that trusts only `issuer` then accepts certificates below `root` too. `crl_url` is the address of the CRL
-    of `issuer`, or empty.
+    A verifier that trusts only `issuer` then accepts certificates below `root` too. `crl_url` is of `issuer`, or empty.
 
     Raises:
         ValueError: `key` is not the root's key, or the root's subject is not a single common name.
@@ -261,10 +257,7 @@ def want_issuing(
     trust_domain: str,
     crl_url: str = "",
 ) -> Wanted:
-    """An issuing CA below the root. It is constrained to the trust domain and cannot issue to other CAs.
-
-    `crl_url` is the address of the root's CRL, or empty.
-    """
+    """An issuing CA for leaf certificates of one trust domain. `crl_url` is the address of the root's CRL, or empty."""
     start = _start(now, root)
     return Wanted(
         profile="issuing",

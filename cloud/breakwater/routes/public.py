@@ -19,10 +19,9 @@ from litestar.types import Method
 
 from cloud.breakwater.errors import IssuerError
 from cloud.breakwater.pkix.ocsp import REQUEST_BYTES_MAX
-from cloud.breakwater.revocation.crl_publisher import CrlPublisher
-from cloud.breakwater.revocation.crl_shards import OCSP_PATH, shard_id, shard_of_path
+from cloud.breakwater.revocation.crl_shards import OCSP_PATH, shard_of_path
 from cloud.breakwater.revocation.ocsp_responder import KnownAuthorities, OcspResponder
-from cloud.breakwater.revocation.root_crls import RootCrls
+from cloud.breakwater.revocation.public_crls import PublicCrls
 from cloud.breakwater.routes.buckets import OCSP, PUBLIC
 from cloud.breakwater.routes.health import healthz
 from cloud.http.app import Wired
@@ -97,8 +96,7 @@ async def fetch_crl(
     authority: OfAuthority,
     file: CrlFile,
     request: AnyRequest,
-    crl_publisher: Wired[CrlPublisher],
-    root_crls: Wired[RootCrls],
+    public_crls: Wired[PublicCrls],
 ) -> Response[bytes]:
     """Fetch the CRL of a shard, or of a root.
 
@@ -109,11 +107,8 @@ async def fetch_crl(
         shard = shard_of_path(authority, file)
     except ValueError as error:
         raise Refusal("not_found", "no such CRL") from error
-    root_crl = await root_crls.newest(authority) if shard == shard_id(authority, 1) else None
-    if root_crl is not None:
-        return _conditional(request, root_crl.data, CRL_TYPE, _ask_first(root_crl.this_update))
     try:
-        published = await crl_publisher.ensure_fresh(shard)
+        published = await public_crls.find(authority, shard)
     except IssuerError as error:
         raise Refusal("unavailable", "this CRL cannot be made now", headers={"Retry-After": "1"}) from error
     if published is None:

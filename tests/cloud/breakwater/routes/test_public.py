@@ -26,6 +26,7 @@ from cloud.breakwater.keys.file import LocalKey
 from cloud.breakwater.pkix.crl import Entry
 from cloud.breakwater.pkix.ocsp import REQUEST_BYTES_MAX
 from cloud.breakwater.revocation.crl_shards import OCSP_PATH
+from cloud.breakwater.revocation.public_crls import PublicCrls
 from cloud.breakwater.routes.public import ASK_FIRST
 from cloud.breakwater.settings import BreakwaterSettings
 from cloud.fabric.settings import FabricSettings
@@ -95,8 +96,7 @@ def location(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
 def app_of(bench: Bench) -> Litestar:
     trust = PeerTrust("cascade.test", (), ())
     services = {
-        "crl_publisher": bench.publisher,
-        "root_crls": bench.root_crls,
+        "public_crls": PublicCrls(bench.publisher, bench.root_crls),
         "ocsp_responder": bench.responder,
         "authorities": bench.hierarchy,
     }

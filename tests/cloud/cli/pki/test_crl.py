@@ -34,7 +34,7 @@ def test_the_roots_next_crl_is_signed_in_a_ceremony_and_imported(host: Host) -> 
 
     nodes = x509.load_pem_x509_certificate((certs / "nodes-ca.pem").read_bytes())
     host.ceremony(
-        f'type = "crl"\nnumber = 2\ndays = 365\ncrl = "{out}"\nprevious = {named(certs / "root.crl.pem")}\n'
+        f'type = "crl"\nnumber = 2\ndays = 365\ncrl = "{out}"\nprevious = {named(certs / "root.crl")}\n'
         f'[root]\nauthority = "root-1"\ncertificate = {named(certs / "root.pem")}\n'
         f'key = "{home / "offline" / "root-ca.key.pem"}"\npassphrase_file = "{passphrase}"\n'
         f'[[revoked]]\ncertificate = {named(certs / "nodes-ca.pem")}\nreason = "superseded"\n'
@@ -44,7 +44,7 @@ def test_the_roots_next_crl_is_signed_in_a_ceremony_and_imported(host: Host) -> 
         *_, root = host.pki("crl", "--import", str(out))
         assert (root["shard"], root["number"], root["entries"]) == ("root-1.1", 2, 1)
     assert set(host.pki("status")["root_crls"]) == {"root-1"}
-    older = str(certs / "root.crl.pem")
+    older = str(certs / "root.crl")
     assert host.pki("crl", "--import", older, expect=77)["error"]["code"] == "refused"
 
 
