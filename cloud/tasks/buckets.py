@@ -14,7 +14,7 @@ import msgspec
 KEYS_MAX = 50_000
 """Keys of one table, in about 10 MB."""
 _ROUNDING = 1e-6
-"""Seconds by which a clock may seem to be set back because of rounding."""
+"""Seconds by which rounding may change a time. A shorter wait is no wait."""
 
 
 class Rate(msgspec.Struct, frozen=True):
@@ -59,7 +59,8 @@ class Buckets:
 
     def wait(self, key: Hashable, rate: Rate, now: float, kept: float = 0.0) -> float:
         """Return the seconds until one permit can be taken and `kept` stay. It is zero if it can be taken now."""
-        return max(0.0, self.used(key, rate, now) + 1 + kept - rate.burst) * rate.seconds
+        seconds = (self.used(key, rate, now) + 1 + kept - rate.burst) * rate.seconds
+        return seconds if seconds > _ROUNDING else 0.0
 
     def take(self, key: Hashable, rate: Rate, now: float, permits: float = 1.0) -> None:
         """Take permits, at most as many as there are."""

@@ -80,7 +80,10 @@ class Report(msgspec.Struct, frozen=True):
 
 
 class Checker:
-    """One run over all records. `root_crls` are the published CRLs of the roots. pkilint also checks `sample` certificates, which `choose` selects at random."""
+    """One run over all records. `root_crls` are the published CRLs of the roots.
+
+    pkilint also checks `sample` certificates, which `choose` selects at random.
+    """
 
     def __init__(
         self,

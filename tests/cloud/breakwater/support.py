@@ -144,7 +144,11 @@ class Issuer:
 
     async def audit(self) -> list[Row]:
         """Every audit row, oldest first, except those of the installation."""
-        return [row for row in await self.engine.fetch(_AUDIT) if row["action"] != "authority.adopt"]
+        return [
+            row
+            for row in await self.engine.fetch(_AUDIT)
+            if row["action"] != "authority.adopt" and (row["caller"], row["action"]) != ("init", "authority.crl")
+        ]
 
     async def shards(self) -> list[Row]:
         """Every shard."""

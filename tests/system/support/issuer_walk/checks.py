@@ -15,6 +15,7 @@ from cloud.breakwater.checks.checker import Checker
 from cloud.breakwater.revocation.crl_shards import crl_path
 from cloud.breakwater.store.authorities import AuthorityRow, AuthorityStore
 from cloud.breakwater.store.checker_reads import CheckedRecord, CheckerStore
+from cloud.breakwater.store.root_crls import RootCrlStore
 from cloud.clock import utc_now
 from cloud.storage import ServiceEngine, Statement
 from tests.system.support.issuer_walk.site import Replica, Site
@@ -64,7 +65,9 @@ async def _check(site: Site, at: Replica) -> None:
         # The records are read before the CRLs. So each CRL has at least the serials that were revoked in the records.
         _shards(site, at, shards, authorities, records.values())
         others = list(site.memory.certificates.items())
-        report = await Checker(store, authorities, utc_now).run(others)
+        crls = [await RootCrlStore(engine).newest(row.id) for row in authorities if row.ca == "root"]
+        checker = Checker(store, authorities, utc_now, root_crls=[crl for crl in crls if crl is not None])
+        report = await checker.run(others)
         assert [finding for finding in report.findings if finding.severity == "error"] == []
         # The signatures are read before the records, because the process may sign for itself meanwhile.
         signed = [each for control in site.controls for each in signatures(control)]
