@@ -14,6 +14,7 @@ verify is reported; it is never deleted and never treated as missing.
 
 import re
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -30,7 +31,7 @@ from node.disk.files import (
     rename_file,
     write_atomic,
 )
-from node.errors import StateError, StateUnreadable, VerificationFailed
+from node.errors import StateError, StateUnreadable, StateUnwritable, VerificationFailed
 from node.licensing.acceptance import Accept, StoredEvidence, voids_lower_generations
 from protocol.faults import fault_point
 from protocol.ids import NodeId
@@ -221,8 +222,7 @@ class LicenceStore:
     def write_statement(self, verified: Verified, received_at: datetime) -> None:
         """Replace the stored statement of the statement's generation. Raises DiskFull, StateUnwritable, StateUnsafe."""
         path = self.statement_path(verified.statement.generation)
-        for directory in (self._state_dir, path.parent.parent, path.parent):
-            ensure_private_dir(directory)
+        self._ensure_folders(path.parent.parent, path.parent)
         data = encode_state(StatementFile(kid=verified.kid, token=verified.token, received_at=received_at))
         with fault_point("node.statement.write"):
             write_atomic(path, data)
@@ -230,8 +230,7 @@ class LicenceStore:
     def write_copy(self, verified: Verified, received_at: datetime) -> None:
         """Replace the copy of the statement. Raises as `write_statement`."""
         path = self.copy_path(verified.statement.generation)
-        for directory in (self._state_dir, path.parent):
-            ensure_private_dir(directory)
+        self._ensure_folders(path.parent)
         data = encode_state(StatementFile(kid=verified.kid, token=verified.token, received_at=received_at))
         with fault_point("node.statement.copy"):
             write_atomic(path, data)
@@ -242,13 +241,19 @@ class LicenceStore:
         if not isinstance(revocation, Revocation):
             raise ValueError("only a revocation makes a tombstone")
         path = self.tombstone_path(revocation.generation)
-        for directory in (self._state_dir, path.parent):
-            ensure_private_dir(directory)
+        self._ensure_folders(path.parent)
         tombstone = TombstoneFile(
             kid=verified.kid, node=revocation.node, generation=revocation.generation, token=verified.token, at=at
         )
         with fault_point("node.tombstone.write"):
             write_atomic(path, encode_state(tombstone))
+
+    def _ensure_folders(self, *folders: Path) -> None:
+        """Make the folders of a record. A fault of the state directory itself stops no record in a folder that exists."""
+        with suppress(StateUnwritable):
+            ensure_private_dir(self._state_dir)
+        for folder in folders:
+            ensure_private_dir(folder)
 
     def _set_tombstone_aside(self, generation: int) -> None:
         """Rename a tombstone that does not verify. The cloud has just signed a statement for the live generation."""

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from node.disk import calls
 from node.disk.files import encode_state, write_atomic, write_error
 from node.errors import DiskFull
 from node.licensing.acceptance import Accept, StoredEvidence, after_accepting, decide
@@ -306,6 +307,23 @@ def test_one_record_of_several_is_enough_at_the_next_start(
             assert verdict.state == ("revoked" if heard is REVOCATION else "suspended"), usable
         else:
             assert verdict.gate_open == isinstance(how, int), "without a record only the old lease is there"
+
+
+@pytest.mark.parametrize("call", ["open", "fstat"])
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.EMFILE])
+def test_a_fault_of_the_state_directory_itself_stops_no_record_below_it(tmp_path: Path, call: str, number: int) -> None:
+    store, top = LicenceStore(tmp_path / "state"), str(tmp_path / "state")
+    store.record(Accept(LEASE), T0)
+
+    def fail(name: str, path: str) -> None:
+        if (name, path) == (call, top):
+            raise OSError(number, os.strerror(number))
+
+    with calls.hooked(fail):
+        failed = store.record(Accept(REVOCATION), T0)
+    # The folder of tombstones is missing, and is made in the directory.
+    assert set(failed) == ({store.tombstone_path(1)} if call == "open" else set())
+    assert verdict_of(LicenceStore(tmp_path / "state").load(HOLDER, RING)).state == "revoked"
 
 
 @settings(max_examples=40)

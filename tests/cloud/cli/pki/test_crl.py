@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from protocol.encoding import sha256_hex
 from tests.cloud.cli.pki.support import Host
@@ -58,5 +59,10 @@ def test_openssl_and_gnutls_accept_a_chain_with_both_crls(host: Host) -> None:
     subprocess.run([*verify, *lists, str(leaf)], check=True, capture_output=True)
     assert subprocess.run([*verify, lists[0], str(leaf)], check=False, capture_output=True).returncode != 0
     subprocess.run(["certtool", "--certificate-info", f"--infile={ca}"], check=True, capture_output=True)
-    listed = ["certtool", "--crl-info", "--inder", f"--infile={out / 'root-1.1.crl'}"]
-    subprocess.run(listed, check=True, capture_output=True)
+    # certtool reads list and CA in the same encoding.
+    pem = out / "root-1.1.crl.pem"
+    pem.write_bytes(x509.load_der_x509_crl((out / "root-1.1.crl").read_bytes()).public_bytes(Encoding.PEM))
+    for trusted, verdict in ((root, "Verified"), (ca, "Not verified")):
+        verify = ["certtool", "--verify-crl", f"--load-ca-certificate={trusted}", f"--infile={pem}"]
+        answer = subprocess.run(verify, check=False, capture_output=True, text=True)
+        assert f"Verification output: {verdict}" in answer.stdout, answer
