@@ -35,6 +35,10 @@ def run(options: argparse.Namespace, say: Say) -> Outcome:
     findings: list[str] = []
     with tempfile.TemporaryDirectory() as scratch:
         made = new_cloud(Path(scratch) / "made").init()
+        # The hostile callers and the bystander share an address, and this drill is about connections.
+        for service in ("breakwater", "fabric"):
+            settings = made.directory / service / "settings.toml"
+            settings.write_text(f"{settings.read_text()}\n[admission]\nfactor = 1000\n")
         for name in [options.attack] if options.attack else ATTACKS:
             cloud = new_cloud(Path(scratch) / name).copy_from(made)
             with ended(cloud):
