@@ -117,7 +117,7 @@ class Admission:
             self._known.popitem(last=False)
 
     async def check(self, bucket: Bucket | None, caller: Caller | None, host: str) -> None:
-        """Take a permit for a request. `caller` is None for a caller without an identity, which `host` stands for.
+        """Take a permit for a request. `caller` is None for a caller without an identity. Its key is then `host`.
 
         Raises:
             Refusal: `rate_limited` if there is no permit, `peer_refused` if the route names no bucket.

@@ -253,6 +253,7 @@ class Connection(asyncio.BufferedProtocol):
         try:
             await self._shared.app(scope, exchange.receive, exchange.send)
         except Exception as error:
+            # A bug in the application ends this request and its connection. Other connections go on.
             log.exception("the application failed", exc_info=error, extra={"path": scope["path"]})
         if not exchange.complete and not self._closing:
             exchange.keep_alive = False

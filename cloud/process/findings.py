@@ -47,12 +47,11 @@ class Findings:
         self, check: str, work: Callable[[], Awaitable[str]], faults: tuple[type[Exception], ...], next_step: str
     ) -> bool:
         """Note what `work` returns or raises: a text or one of `faults` is a cause. Returns whether it passed."""
+        # Any other type is a bug.
+        expected: tuple[type[Exception], ...] = (*faults, OSError, KeyFileError, StorageError)
         try:
             cause = await work()
-        except Exception as error:
-            # The types of the check, and those of files and databases. Any other type is a bug.
-            if not isinstance(error, (*faults, OSError, KeyFileError, StorageError)):
-                raise
+        except expected as error:
             cause = str(error)
         return self.note(check, cause, next_step)
 

@@ -10,7 +10,7 @@ statement that fails ends its transaction. A write that may meet an existing row
 outside a transaction.
 - A transaction without keys excludes every other transaction of the service, in all replicas. A transaction with keys
 excludes transactions that share a key, and transactions without keys. So it may read, decide on and write only the data
-that its keys cover. Keys in `reads` are shared: two transactions may read the same data, and exclude one that writes it.
+that its keys cover. Keys in `reads` are shared: two transactions may read the same data, and exclude its writers.
 - A process that hangs inside a transaction blocks others that need its keys, until the database ends its transaction
 after some seconds. A transaction without keys would then wait for it, and every other transaction for that one. So a
 service at work uses keys, and only migrations and `cascade init` use none.

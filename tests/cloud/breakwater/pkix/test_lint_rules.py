@@ -1,4 +1,4 @@
-"""`cloud.breakwater.pkix.lint_rules`: every version of a profile has its rules, and every OID is one that parsers read."""
+"""`cloud.breakwater.pkix.lint_rules`: every version of a profile has its rules, and parsers read every OID."""
 
 from cryptography.hazmat.primitives.serialization import Encoding
 

@@ -1,4 +1,4 @@
-"""`cloud.fabric.store.keys`: the table of keys is the one that the code uses, and the watcher of all tests finds lapses.
+"""`cloud.fabric.store.keys`: the code uses the table of keys, and the watcher of all tests finds lapses.
 
 `tests/cloud/fabric/watched.py` checks each statement of each test that opens a Fabric.
 """
