@@ -6,13 +6,20 @@ The subject of each drill has its tests elsewhere.
 import argparse
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import msgspec
 import pytest
 
+from protocol.encoding import json_decode, json_encode
+from protocol.messages.sessions import Ask, StatementAnswer
+from protocol.signed.statements import Lease, verify_statement
 from tests.drills import frame, fuzz, soak
+from tests.drills.flapping import FlappingFabric
 from tests.drills.frame import EXIT_CANNOT, EXIT_FOUND, EXIT_GOOD, EXIT_TIME, CannotRun, Outcome, Say
 from tests.fuzz.targets import TARGETS
+from tests.simulators import fabric as simulator
+from tests.simulators.fabric import REFRESH_AFTER, Reply, Request
 
 
 class Sample:
@@ -144,3 +151,28 @@ def test_the_soak_reports_each_finding_and_each_disagreement() -> None:
     assert outcome.figures["issued per second"] == 4.0
     assert outcome.figures["CRL nodes-1.1 entries"] == 2
     assert outcome.figures["seed"] == 5
+
+
+@pytest.mark.trio
+async def test_the_cloud_of_the_flapping_drill_signs_the_next_lease_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    monkeypatch.setattr(simulator, "utc_now", lambda: now)
+    fabric = FlappingFabric()
+
+    async def post(name: str, body: msgspec.Struct) -> Lease:
+        answer = await fabric.answer(Request("fabric", "POST", f"/v1/node/{name}", {}, json_encode(body), 1))
+        assert isinstance(answer, Reply)
+        token = json_decode(answer.body, StatementAnswer).statement
+        lease = verify_statement(token, fabric.ring, simulator.DOMAIN).statement
+        assert isinstance(lease, Lease)
+        return lease
+
+    first = await post("confirm", Ask(nonce="n" * 32))
+    now += REFRESH_AFTER * 0.49
+    assert await post("statement", Ask(nonce="n" * 32)) == first
+    for _ in range(3):
+        now += REFRESH_AFTER * 0.51
+        lease = await post("statement", Ask(nonce="n" * 32))
+        assert lease.issued_at == now
+        assert lease.seq > first.seq
+    assert fabric.leases == 4

@@ -30,7 +30,7 @@ from node.local.client import AgentAbsent, request
 from node.state import State
 from tests.drills.frame import Figure, Outcome, Say
 from tests.simulators import fabric as simulator
-from tests.simulators.fabric import DAY, Fabric, Leaf, Reply, Request
+from tests.simulators.fabric import DAY, REFRESH_AFTER, Fabric, Leaf, Reply, Request
 from tests.simulators.repository import Repository
 from tests.simulators.site import Site, targets_of
 
@@ -98,12 +98,24 @@ def run_agent(config: Config, tcti: str, clock: SimulatedClock) -> None:
 
 
 class FlappingFabric(Fabric):
-    """A Fabric that can be cut off. `cut` is empty, `closed` (connections end) or `silent` (no answer comes)."""
+    """A Fabric that can be cut off, and that signs new leases as time passes.
+
+    `cut` is empty, `closed` (connections end) or `silent` (no answer comes). `leases` counts the signed leases.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.cut = ""
         self.answered = 0
+        self.leases = 0
+        self._lease_due = datetime.max.replace(tzinfo=UTC)
+
+    def lease(self, generation: int = 0, issued_at: datetime | None = None, **changes: object) -> str:
+        """Sign a lease. After half of the time to its `refresh_after`, the next answer has a new lease, as Fabric's has."""
+        token = super().lease(generation, issued_at, **changes)
+        self.leases += 1
+        self._lease_due = simulator.utc_now() + REFRESH_AFTER / 2
+        return token
 
     def _context(self, leaf: Leaf) -> ssl.SSLContext:
         context = super()._context(leaf)
@@ -118,6 +130,8 @@ class FlappingFabric(Fabric):
             await trio.sleep(900)
         if self.cut:
             return b""
+        if simulator.utc_now() >= self._lease_due:
+            self.statement = self.lease()
         self.answered += 1
         return await super().answer(request)
 
@@ -245,7 +259,8 @@ class Flapping:
         third = max(1, len(measured) // 3)
         early, late = measured[:third], measured[-third:]
         figures: dict[str, Figure] = {f"events: {name}": count for name, count in sorted(self._events.items())}
-        figures |= {"answers": self._fabric.answered, "hours slept": round(self._clock.slept.value / 3600, 1)}
+        figures |= {"answers": self._fabric.answered, "leases signed": self._fabric.leases}
+        figures |= {"hours slept": round(self._clock.slept.value / 3600, 1)}
         limits = {"rss_kib": RSS_GROWTH_KIB_MAX, "descriptors": DESCRIPTORS_GROWTH_MAX, "threads": THREADS_GROWTH_MAX}
         for name in ("rss_kib", "pss_kib", "descriptors", "threads"):
             first, last = (min(getattr(each, name) for each in part) for part in (early, late))

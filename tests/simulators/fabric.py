@@ -46,6 +46,8 @@ TENANT = TenantId("ten_0" + "1" * 25)
 NODE = NodeId("node_0" + "1" * 25)
 NODE_URI = f"spiffe://{DOMAIN}/tenant/{TENANT}/node/{NODE}"
 DAY = timedelta(days=1)
+REFRESH_AFTER = DAY
+"""Time from the issue of a lease to its `refresh_after`."""
 CLIENT = ExtendedKeyUsageOID.CLIENT_AUTH
 SERVER = ExtendedKeyUsageOID.SERVER_AUTH
 
@@ -330,7 +332,7 @@ class Fabric:
             "profile": "standard",
             "entitlements": ("render",),
             "not_before": at - timedelta(minutes=5),
-            "refresh_after": at + DAY,
+            "refresh_after": at + REFRESH_AFTER,
             "expires_at": at + 30 * DAY,
             "grace_until": at + 45 * DAY,
             "terminate_at": at + 60 * DAY,
