@@ -9,26 +9,39 @@ its time is over, so the node learns of the change later.
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from cloud.fabric.errors import TooOften
 from cloud.fabric.store.hints import nodes_of
 from protocol.ids import NodeId
 
 WAKES_AT_ONCE = 50
 WAKES_PAUSE_SECONDS = 0.05
 """A thousand cursors in a second: the connection for hints was lost, so the database has much to do at that moment."""
+POLLS_PER_NODE = 2
+"""An agent has one poll. After a broken connection, its old poll may wait here until its time is over."""
+REPLACED_WAIT_SECONDS = 10.0
+"""`Retry-After` of a poll that a newer poll has replaced."""
 Cursor = Callable[[], Awaitable[int]]
 
 
-class WakeRoom:
-    """The waiting polls of this process, by node."""
+class _Poll:
+    """A waiting poll. `replaced` is true when it has to end because the node has newer polls."""
 
     def __init__(self) -> None:
-        self._waiting: dict[NodeId, set[asyncio.Event]] = {}
+        self.event = asyncio.Event()
+        self.replaced = False
+
+
+class WakeRoom:
+    """The waiting polls of this process, by node, the oldest first. A node has at most `POLLS_PER_NODE`."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[NodeId, list[_Poll]] = {}
         self._closed = False
 
     def wake(self, node: NodeId) -> None:
         """Wake every poll of the node, so that each reads the cursor again. Called after the commit."""
-        for event in self._waiting.get(node, ()):
-            event.set()
+        for poll in self._waiting.get(node, ()):
+            poll.event.set()
 
     def take_hint(self, hint: str) -> None:
         """Wake the polls of the nodes that a hint of another replica names."""
@@ -45,33 +58,46 @@ class WakeRoom:
     def close(self) -> None:
         """End every poll at once, and every later poll too. Called at shutdown."""
         self._closed = True
-        for events in self._waiting.values():
-            for event in events:
-                event.set()
+        for polls in self._waiting.values():
+            for poll in polls:
+                poll.event.set()
 
     async def wait(self, node: NodeId, known: int, seconds: float, cursor: Cursor) -> int:
         """Return the node's cursor as soon as it differs from `known`, at the latest after `seconds`.
 
         `cursor` reads the node's cursor from the database. The poll registers before the first read, so a change
-        between registration and read wakes the poll.
+        between registration and read wakes the poll. If the node has `POLLS_PER_NODE` polls already, the oldest ends:
+        an agent that has connected again does not read it any more. The poll that ends raises TooOften.
         """
-        event = asyncio.Event()
-        waiting = self._waiting.setdefault(node, set())
-        waiting.add(event)
+        if seconds <= 0:
+            return await cursor()
+        poll = _Poll()
+        waiting = self._waiting.setdefault(node, [])
+        if len(waiting) >= POLLS_PER_NODE:
+            oldest = waiting.pop(0)
+            oldest.replaced = True
+            oldest.event.set()
+        waiting.append(poll)
         try:
-            deadline = asyncio.get_running_loop().time() + seconds
-            while True:
-                event.clear()
-                current = await cursor()
-                left = deadline - asyncio.get_running_loop().time()
-                if current != known or left <= 0 or self._closed:
-                    return current
-                try:
-                    async with asyncio.timeout(left):
-                        await event.wait()
-                except TimeoutError:
-                    return await cursor()
+            return await self._changed(poll, known, seconds, cursor)
         finally:
-            waiting.discard(event)
+            if poll in waiting:
+                waiting.remove(poll)
             if not waiting and self._waiting.get(node) is waiting:
                 del self._waiting[node]
+
+    async def _changed(self, poll: _Poll, known: int, seconds: float, cursor: Cursor) -> int:
+        deadline = asyncio.get_running_loop().time() + seconds
+        while True:
+            poll.event.clear()
+            current = await cursor()
+            left = deadline - asyncio.get_running_loop().time()
+            if current != known or left <= 0 or self._closed:
+                return current
+            try:
+                async with asyncio.timeout(left):
+                    await poll.event.wait()
+            except TimeoutError:
+                return await cursor()
+            if poll.replaced:
+                raise TooOften("a newer poll of this node has replaced this poll", REPLACED_WAIT_SECONDS)

@@ -114,12 +114,16 @@ async def fetch_statement(data: JSONBody[Ask], request: Asked, statements: Wired
     return await statements.statement(current_node(request), data)
 
 
-@get("/v1/node/events", opt=operation_options(NODE, bucket=buckets.NODE, refuses=(errors.NodeUnknown, errors.Conflict)))
+@get(
+    "/v1/node/events",
+    opt=operation_options(NODE, bucket=buckets.NODE, refuses=(errors.NodeUnknown, errors.Conflict, errors.TooOften)),
+)
 async def wait_for_events(request: Asked, statements: Wired[Statements], cursor: Known = 0, wait: Wait = 0) -> Events:
     """Wait for a change (the wake channel).
 
     Fabric answers at once if the position differs from `cursor`. Otherwise it answers after a change, or after `wait`
-    seconds. The answer is a hint: the node then fetches its statement.
+    seconds. The answer is a hint: the node then fetches its statement. A node has at most two polls; a further poll ends
+    the oldest with `rate_limited`.
     """
     with long_poll(request.scope, wait):
         return await statements.events(current_node(request), cursor, wait)

@@ -180,7 +180,7 @@ class _Mapped:
 
 def waiters_in(room: WakeRoom) -> int:
     """How many polls wait in the room for a change."""
-    return sum(waiters(event) for events in room._waiting.values() for event in events)
+    return sum(waiters(poll.event) for polls in room._waiting.values() for poll in polls)
 
 
 def waiting_polls(world: "World") -> int:

@@ -4,8 +4,9 @@ import asyncio
 
 import pytest
 
+from cloud.fabric.errors import TooOften
 from cloud.fabric.store.hints import hint_of
-from cloud.fabric.wake import WAKES_AT_ONCE, WakeRoom
+from cloud.fabric.wake import POLLS_PER_NODE, WAKES_AT_ONCE, WakeRoom
 from cloud.mtls.peer import NodePeer
 from protocol.ids import NodeId
 from tests.cloud.fabric.support import Machine, World, change, waiters_in, waiting_polls
@@ -74,3 +75,25 @@ async def test_after_lost_hints_every_poll_reads_its_cursor(count: int, monkeypa
     await room.wake_all()
     async with asyncio.timeout(5):
         assert await asyncio.gather(*polls) == [2] * count
+
+
+async def test_a_node_holds_two_polls_and_the_newest_stay() -> None:
+    room, cursor = WakeRoom(), Cursors()
+    bystander = asyncio.create_task(room.wait(NodeId("node_2"), 1, 30, cursor))
+    polls: list[asyncio.Task[int]] = []
+    for _ in range(50):
+        polls.append(asyncio.create_task(room.wait(NodeId("node_1"), 1, 30, cursor)))
+        await asyncio.sleep(0)
+    replaced = await asyncio.gather(*polls[:-POLLS_PER_NODE], return_exceptions=True)
+    assert {type(each) for each in replaced} == {TooOften}
+    # A question without a wait ends no poll.
+    assert await room.wait(NodeId("node_1"), 1, 0, cursor) == 1
+    await until("the polls", lambda: waiters_in(room) == 1 + POLLS_PER_NODE)
+    cursor.value = 2
+    room.wake(NodeId("node_1"))
+    async with asyncio.timeout(5):
+        assert await asyncio.gather(*polls[-POLLS_PER_NODE:]) == [2] * POLLS_PER_NODE
+    assert not bystander.done()
+    room.close()
+    await bystander
+    assert not room._waiting

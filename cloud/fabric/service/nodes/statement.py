@@ -78,7 +78,7 @@ class Statements:
     async def events(self, peer: NodePeer, known: int, seconds: float) -> Events:
         """The node's wake cursor, returned as soon as it differs from `known`, at the latest after `seconds`.
 
-        Raises NodeUnknown, Conflict.
+        Raises NodeUnknown, Conflict, TooOften.
         """
         _, generation = await load(self.nodes, peer.tenant, peer.node, peer.generation)
         if generation.state == "offered":
