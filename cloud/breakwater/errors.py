@@ -7,7 +7,7 @@
     │   ├── Conflict           a request id, a generation or an authority is in another state than the caller expects
     │   ├── NotAdmitted        the caller may not have this certificate
     │   ├── EnrolmentRefused   a one-time secret is not accepted
-    │   ├── TriedTooOften      this source has sent wrong secrets too often
+    │   ├── TriedTooOften      this source has sent wrong secrets, or this secret was used, too often
     │   ├── SessionsTooOften   this node has opened sessions too often
     │   ├── RenewedTooOften    this generation has renewed its certificate too often
     │   └── ValueRefused       a value is out of bounds
@@ -57,10 +57,10 @@ class EnrolmentRefused(Refused):
 
 
 class TriedTooOften(Refused):
-    """A source has failed too often. After `wait` it may try again."""
+    """A source has failed too often, or a secret was used too often. After `wait` it may try again."""
 
-    def __init__(self, wait: timedelta) -> None:
-        super().__init__("too many wrong secrets from this source; try again later")
+    def __init__(self, wait: timedelta, why: str = "too many wrong secrets from this source") -> None:
+        super().__init__(f"{why}; try again later")
         self.wait = wait
 
 

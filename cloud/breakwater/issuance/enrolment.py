@@ -27,18 +27,25 @@ FAILURES_WHOLE = Rate(1_000, 10.0)
 """Failures that are audited: of one source (an address), and of all sources: at most 10,000 rows a day. Further failures
 are answered with the time to wait and leave no row. A right secret is never refused for the failures of others, because
 160 bits cannot be guessed."""
+USES_PER_SECRET = Rate(20, 60.0)
+"""Uses of a right secret. Each leaves up to two audit rows, and a refused request frees the secret for the next. A service
+needs one use, and more if its request was refused or its answer was lost."""
 
 
 class Attempts:
-    """Counts the failures of each source and of all sources, in the memory of one process. Time is an argument."""
+    """Counts failures by source and in whole, and uses by secret, in the memory of one process. Time is an argument."""
 
     def __init__(self) -> None:
-        self._sources, self._whole = Buckets(), Buckets()
+        self._sources, self._whole, self._secrets = Buckets(), Buckets(), Buckets()
 
     def failed(self, source: str, now: datetime) -> timedelta:
         """Count a failure. Return zero, or how long to wait if there were too many; then nothing is counted."""
         levels = [Level(self._sources, source, FAILURES_PER_SOURCE), Level(self._whole, "", FAILURES_WHOLE)]
         return timedelta(seconds=admit(levels, now.timestamp()))
+
+    def used(self, enrolment: str, now: datetime) -> timedelta:
+        """Count a use of a right secret. Return zero, or how long to wait; then nothing is counted."""
+        return timedelta(seconds=admit([Level(self._secrets, enrolment, USES_PER_SECRET)], now.timestamp()))
 
 
 def caller_of(enrolment: str) -> str:
@@ -91,7 +98,8 @@ class Enrolments:
 
         Raises:
             EnrolmentRefused: the secret is not accepted. The text is the same for every reason.
-            TriedTooOften: the secret is not accepted, and this source has failed too often.
+            TriedTooOften: the secret is not accepted, and this source has failed too often. Or the secret is accepted
+                and was used too often.
         """
         shown = secret_hash(_normal_form(secret))
         row = await self._store.find(shown)
@@ -102,6 +110,9 @@ class Enrolments:
         unused = row is not None and row.csr_sha256 in ("", csr_sha256)
         if row is None or not (right_secret and right_service and in_time and unused):
             raise await self._refused(source_of(host), service)
+        wait = self._attempts.used(row.id, self._now())
+        if wait > timedelta(0):
+            raise TriedTooOften(wait, "this secret was used too often")
         return row
 
     async def bind(self, row: EnrolmentRow, csr_sha256: str, host: str) -> None:

@@ -10,7 +10,8 @@ from cloud.tasks.buckets import Rate
 EST_FILES = Bucket(name="est-files", each=Rate(500, 0.1), whole=Rate(5_000, 0.02))
 """CA certificates and attributes for EST clients, which read each file once for a certificate."""
 ENROLMENT = Bucket(name="enrolment", each=Rate(60, 1.0), whole=Rate(1_000, 0.1))
-"""Services enrol once, with a secret that a person has made. A right secret has a bucket of its own."""
+"""Services enrol once, with a secret that a person has made. The limits of failures and of each right
+secret are in `cloud.breakwater.issuance.enrolment`."""
 REENROLMENT = Bucket(name="reenrolment", each=Rate(120, 30.0), tenant=Rate(100_000, 0.02), whole=Rate(200_000, 0.01))
 """A node renews its device certificate twice a year, and a service its certificate once a month."""
 PUBLIC = Bucket(name="public", each=Rate(1_000, 0.02), whole=Rate(5_000, 0.004))

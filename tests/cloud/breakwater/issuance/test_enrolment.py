@@ -11,6 +11,7 @@ from cloud.breakwater.issuance.enrolment import (
     FAILURES_PER_SOURCE,
     FAILURES_WHOLE,
     LIFE_MAX,
+    USES_PER_SECRET,
     Attempts,
     Enrolments,
     caller_of,
@@ -147,3 +148,28 @@ async def test_a_refused_request_gives_the_secret_free_but_never_after_a_record(
     await it.give_back(row, CSR)
     assert await redeemed(it, secret, OTHER_CSR) == row.id
     assert caller_of(row.id) == f"enrolment/{row.id}"
+
+
+async def test_a_secret_that_is_used_again_and_again_waits_and_stops_no_other(issuer: Issuer) -> None:
+    """The hostile holder of a secret sends requests that are refused, from many addresses."""
+    it = enrolments(issuer)
+    leaked, other = [await it.create("fabric", "operator", LIFE_MAX) for _ in range(2)]
+    used, waits = 0, set()
+    for number in range(100):
+        host, csr = f"198.51.100.{number}", f"{number:064x}"
+        try:
+            row = await it.judge("fabric", leaked, csr, host)
+        except TriedTooOften as error:
+            waits.add((str(error), error.wait))
+            continue
+        used += 1
+        await it.bind(row, csr, host)
+        await it.give_back(row, csr)
+    assert (used, waits) == (
+        USES_PER_SECRET.burst,
+        {("this secret was used too often; try again later", timedelta(seconds=USES_PER_SECRET.seconds))},
+    )
+    await redeemed(it, other)
+    issuer.clock.forward(timedelta(seconds=USES_PER_SECRET.seconds))
+    await redeemed(it, leaked)
+    assert len(await issuer.audit()) < 2 * USES_PER_SECRET.burst + 10
