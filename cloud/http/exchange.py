@@ -115,7 +115,12 @@ class Exchange:
         for name, value in headers:
             if _NAME_FORBIDDEN.search(name) or _VALUE_FORBIDDEN.search(value):
                 raise RuntimeError("a header of the answer has a forbidden character")
-            if name.lower() == b"content-length":
+            field = name.lower()
+            if field == b"connection":
+                # The listener writes this header. The application can only end the connection.
+                self.keep_alive = self.keep_alive and value.lower() != b"close"
+                continue
+            if field == b"content-length":
                 length = int(value)
             lines += (name, b": ", value, b"\r\n")
         if self._head.method == "HEAD" or status in (204, 304):

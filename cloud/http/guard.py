@@ -24,6 +24,7 @@ from litestar import Litestar
 from litestar.connection import ASGIConnection
 from litestar.handlers.base import BaseRouteHandler
 from litestar.routes import HTTPRoute
+from litestar.types import Message, Scope
 
 from cloud.http.admission import Admission, Bucket, Caller, bucket_of, node_caller, operator_caller, service_caller
 from cloud.http.problems import Refusal
@@ -43,6 +44,7 @@ from protocol.ids import ServiceName
 
 PEERS = "peers"
 """Key of the list in a route's `opt`."""
+_ASKED = "asked"
 _JUDGED = "judged"
 JUDGED_SECONDS = 0.5
 """Age from which the guard's decision is repeated when the body has arrived. A caller can send a body slowly, over half
@@ -143,6 +145,7 @@ class Guard:
 
     async def __call__(self, connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
         """Admit the caller, and store the peer or operator in the request's state. Raises Refusal."""
+        connection.scope["state"][_ASKED] = True
         try:
             await self._judge(connection, handler)
         except Refusal as refusal:
@@ -150,6 +153,20 @@ class Guard:
                 await self._admission.refused(host_of(connection))
             raise
         connection.scope["state"][_JUDGED] = (self, handler, asyncio.get_running_loop().time())
+
+    async def without_route(self, message: Message, scope: Scope) -> None:
+        """Count the refusal of a request that has no route, before it is answered. This is Litestar's hook `before_send`.
+
+        Litestar answers such a request (404, 405) without the guard. The answer waits as a refusal by the guard does.
+        """
+        if message["type"] != "http.response.start" or self._admission is None or _ASKED in scope["state"]:
+            return
+        client = scope["client"]
+        try:
+            await self._admission.refused(client[0] if client is not None else "")
+        except Refusal:
+            # Too many refusals wait already, so this answer ends its connection.
+            message["headers"] = [*message["headers"], (b"connection", b"close")]
 
     async def _judge(self, connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
         admitted = peers_of(handler)

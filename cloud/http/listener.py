@@ -271,6 +271,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._transport is not None and not self._transport.is_closing():
             self._shared.places.waits(self)
         if self._closing:
+            self._arm(self._limits.linger)
             return
         if task.cancelled() or exchange is None:
             self.evict()
@@ -367,7 +368,7 @@ class Connection(asyncio.BufferedProtocol):
     def _finish(self, *, say: bool = True) -> None:
         """Close the connection after the bytes written so far. Wait for the peer to close its side.
 
-        `say` is False after an alert, which takes the place of close_notify.
+        `say` is False after an alert, which takes the place of close_notify. A request in work keeps its deadline.
         """
         if self._closing or self._transport is None:
             return
@@ -384,7 +385,8 @@ class Connection(asyncio.BufferedProtocol):
             except OSError:  # The peer has reset the connection.
                 self._transport.abort()
         self._read_or_pause()
-        self._arm(self._limits.linger)
+        if self._task is None:
+            self._arm(self._limits.linger)
 
     def _release(self) -> None:
         if self._timer is not None:

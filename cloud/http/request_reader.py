@@ -151,7 +151,9 @@ class RequestReader:
             headers=headers,
             length=None if self._chunked else self._left,
             keep_alive=version == "1.1" and b"close" not in tokens,
-            expects_continue=(b"expect", b"100-continue") in ((name, value.lower()) for name, value in headers),
+            # An HTTP/1.0 client does not understand an interim answer (RFC 9110 section 10.1.1).
+            expects_continue=version == "1.1"
+            and (b"expect", b"100-continue") in ((name, value.lower()) for name, value in headers),
         )
 
     def _frame(self, headers: list[tuple[bytes, bytes]], names: list[bytes], version: str) -> None:

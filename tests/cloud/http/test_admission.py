@@ -30,6 +30,11 @@ BUCKETS = [
 ]
 
 
+@get("/open", opt=operation_options(ANONYMOUS, bucket=PROBES))
+async def read_open() -> str:
+    return "open"
+
+
 class Clock:
     """Seconds that a test moves on."""
 
@@ -126,6 +131,29 @@ async def test_late_refusals_are_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
     await asyncio.gather(*waiting, return_exceptions=True)
     it._delay_seconds = 0.0
     await it.delay()
+
+
+async def test_refusals_without_a_route_are_counted_as_those_of_the_guard(monkeypatch: pytest.MonkeyPatch) -> None:
+    it = Admission(Clock(), delay_seconds=0.0)
+    waited: list[str] = []
+
+    async def delayed() -> None:
+        waited.append("late")
+        if len(waited) > 2:
+            raise Refusal("rate_limited")
+
+    monkeypatch.setattr(it, "delay", delayed)
+    trust, checks = cast(PeerTrust, None), cast(PeerChecks, None)
+    guard = Guard(trust=lambda: trust, checks=checks, now=utc_now, admission=it)
+    with TestClient(make_app((read_open,), guard)) as client:
+        assert {client.get("/open").status_code for _ in range(60)} == {200}
+        assert [client.get("/nothing").status_code for _ in range(40)] == [404] * 40
+        assert [client.put("/open").status_code for _ in range(10)] == [405] * 10
+        assert waited == []
+        late = [client.get("/nothing") for _ in range(3)]
+    assert [answer.status_code for answer in late] == [404] * 3
+    assert [answer.headers.get("connection") for answer in late] == [None, None, "close"]
+    assert waited == ["late"] * 3
 
 
 @pytest.mark.parametrize("bucket", BUCKETS, ids=lambda bucket: bucket.name)

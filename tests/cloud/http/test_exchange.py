@@ -73,6 +73,23 @@ def test_an_answer_before_the_end_of_the_body_ends_the_connection() -> None:
     assert lines[-1] == b"connection: close"
 
 
+def test_an_application_can_end_the_connection_and_cannot_keep_it() -> None:
+    async def kept(value: bytes, wire: Wire) -> bool:
+        it = exchange(wire)
+        headers = [(b"content-length", b"0"), (b"Connection", value)]
+        await it.send({"type": "http.response.start", "status": 429, "headers": headers})
+        await it.send({"type": "http.response.body", "body": b""})
+        return it.keep_alive
+
+    closed, upgraded, unread = Wire(), Wire(), Wire(body_is_complete=False)
+    assert not asyncio.run(kept(b"close", closed))
+    assert closed.written.count(b"onnection") == 1
+    assert closed.written.endswith(b"\r\nconnection: close\r\n\r\n")
+    assert asyncio.run(kept(b"upgrade", upgraded))
+    assert b"onnection" not in upgraded.written
+    assert not asyncio.run(kept(b"keep-alive", unread))
+
+
 @pytest.mark.parametrize(
     ("headers", "body"),
     [

@@ -14,7 +14,7 @@ from cloud.http.exchange import long_poll
 from cloud.http.listener import LIMITS, TLS_BYTES_MAX, Limits
 from cloud.process.serve import CloudServer, Listener
 from tests.cloud.pki import Pki, authority
-from tests.cloud.world import Answer, Connection, World, connected, listening, unit_of
+from tests.cloud.world import Answer, Connection, World, connected, listening, port_of, unit_of
 from tests.waiting import stays
 
 BIG = b"x" * 500_000
@@ -185,6 +185,23 @@ def test_a_command_is_completed_after_its_connection_and_holds_its_place_until_t
                 client.writer.write(post("/command"))
                 await app.began.wait()
             await stays("the command runs", lambda: app.ends == [] and len(server.connections) == 1, 0.05)
+            app.go.set()
+            await app.ended.wait()
+            assert app.ends == ["done"]
+
+    asyncio.run(test())
+
+
+def test_a_command_is_completed_after_its_client_has_ended_tls() -> None:
+    async def test() -> None:
+        app, world = App(), World()
+        listener = Listener(app, "127.0.0.1", 0, world.tls, limits=msgspec.structs.replace(LIMITS, linger=0.001))
+        async with listening(unit_of(listener)) as servers, asyncio.timeout(5):
+            async with connected(port_of(servers[0]), world.client_context()) as client:
+                client.writer.write(post("/command"))
+                await app.began.wait()
+                client.writer.close()  # sends close_notify
+                await stays("the command runs", lambda: app.ends == [], 0.05)
             app.go.set()
             await app.ended.wait()
             assert app.ends == ["done"]

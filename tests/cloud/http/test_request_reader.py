@@ -82,6 +82,7 @@ def test_a_target_in_absolute_form_is_its_path(line: bytes, path: bytes) -> None
         (b"GET / HTTP/1.1", [b"Connection: upgrade, Close"], False, False),
         (b"GET / HTTP/1.0", [b"Connection: keep-alive"], False, False),
         (b"GET / HTTP/1.1", [b"Expect: 100-Continue"], True, True),
+        (b"GET / HTTP/1.0", [b"Expect: 100-continue"], False, False),
     ],
 )
 def test_what_the_headers_say_about_the_connection(
