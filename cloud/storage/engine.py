@@ -176,9 +176,13 @@ class Transaction:
         if session is None:
             raise TransactionMisuse("the transaction is over")
         if exception_type is None and not self._doomed:
-            await session.commit()
-            for hint in self.hints:
-                self._engine.backend.hint(hint)
+            try:
+                await session.commit()
+            finally:
+                # The change may have been made, also after a cancellation or a broken connection. A needless hint does
+                # no harm.
+                for hint in self.hints:
+                    self._engine.backend.hint(hint)
             return False
         await session.rollback()
         if exception_type is None:

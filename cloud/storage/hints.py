@@ -2,9 +2,9 @@
 
 A hint says that rows have changed, so that another process reads them now and not at its next turn. It is sent after the
 commit of the change. PostgreSQL lets transactions with NOTIFY commit only one after the other, so the change itself has
-none. Hints have transactions without a flush to the disk, many hints in one. A hint is lost if the process dies right
-after the commit, or while a listener is not connected. Then the change is seen later, as without hints. No decision
-rests on a hint.
+none. Hints have transactions without a flush to the disk, many hints in one. A hint waits while the server is away. It
+is lost if the process dies right after the commit, or while a listener is not connected. Then the change is seen later,
+as without hints. No decision rests on a hint.
 """
 
 from __future__ import annotations
@@ -59,11 +59,21 @@ class Outbox:
         self._texts.append(text)
         self.changed.set()
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no hint waits."""
+        return not self._texts
+
     async def send(self, connection: asyncpg.Connection, channel: str) -> None:
-        """Send all hints that wait."""
+        """Send all hints that wait. After a failure they wait again, as far as there is room."""
         texts = list(self._texts)
         self._texts.clear()
-        await connection.execute(_SEND, channel, texts, timeout=ANSWER_SECONDS)
+        try:
+            await connection.execute(_SEND, channel, texts, timeout=ANSWER_SECONDS)
+        except BaseException:
+            room = WAITING_MAX - len(self._texts)
+            self._texts.extendleft(reversed(texts[-room:] if room else []))
+            raise
 
 
 async def listen(

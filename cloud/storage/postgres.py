@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import ssl
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ from cloud.storage.errors import (
     StorageError,
     TransactionLost,
 )
-from cloud.storage.hints import Connected, Outbox, Took, listen
+from cloud.storage.hints import Connected, Outbox, Took, channel_of, listen
 from cloud.storage.key_queue import KeyQueue
 from cloud.storage.location import PostgresLocation
 from cloud.storage.locks import WHOLE, Locks
@@ -50,6 +51,8 @@ from cloud.storage.postgres_errors import cause_of, fault, leaves_doubt, unknown
 from cloud.storage.statement import EngineType, Row
 from cloud.storage.waits import WAIT_SECONDS, Waits, current_waits
 from cloud.tasks.stopping import Stopping
+
+log = logging.getLogger("cascade.storage")
 
 SERVER_VERSION_MIN = 15
 CONNECT_SECONDS = 5.0
@@ -65,6 +68,8 @@ long, because its process waits for nothing but the database. It is less than `W
 the same keys outlives the hanging process's transaction."""
 PATIENT_SECONDS = 300
 """Seconds for a statement or a lock of a migration."""
+LAST_HINTS_SECONDS = 0.5
+"""Seconds for the hints that wait when the process stops. It has to end within three seconds."""
 CACHED_STATEMENTS = 512
 """Prepared statements that a connection keeps."""
 PASSWORD_BYTES_MAX = 1024
@@ -192,8 +197,26 @@ class PostgresBackend:
             raise type(error)(f"cannot open the database {self._location}: {error}") from error
 
     async def close(self) -> None:
-        """Wait for running transactions, then close the connections."""
+        """Send the hints that wait, wait for running transactions, then close the connections."""
+        await self._send_last_hints()
         await self._pool.close()
+
+    async def _send_last_hints(self) -> None:
+        """Send the hints of the last requests. `listen` ends when the process begins to stop, before these requests."""
+        if self._outbox.is_empty:
+            return
+        try:
+            async with asyncio.timeout(LAST_HINTS_SECONDS):
+                connection = await self._pool.take()
+                try:
+                    await self._outbox.send(connection, channel_of(self._service))
+                except BaseException:  # also for the time-out: the statement may still run
+                    connection.terminate()
+                    raise
+                finally:
+                    self._pool.give(connection)
+        except (StorageError, *DRIVER_ERRORS) as error:
+            log.warning("cannot send the last hints", extra={"service": self._service, "reason": str(error)})
 
     def _password(self) -> str:
         name = self._location.password_file

@@ -467,3 +467,30 @@ def test_what_was_committed_survives_a_kill(database: Location) -> None:
 
 def test_where_it_is_said_on_a_command_line(database: Location) -> None:
     assert parse_location(str(database)) == database
+
+
+class HalfCommitted:
+    """A backend whose commit ends without a result: the request is cancelled meanwhile."""
+
+    def __init__(self) -> None:
+        self.hints: list[str] = []
+
+    async def begin(self, *_: object) -> "HalfCommitted":
+        return self
+
+    async def commit(self) -> None:
+        raise asyncio.CancelledError
+
+    def hint(self, text: str) -> None:
+        self.hints.append(text)
+
+
+async def test_a_commit_without_a_result_sends_its_hints(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The change may have been made. Then the other processes need the hint."""
+    engine, backend = ServiceEngine("halves"), HalfCommitted()
+    monkeypatch.setattr(engine, "_backend", backend)
+    monkeypatch.setattr(engine, "_is_open", True)
+    with pytest.raises(asyncio.CancelledError):
+        async with engine.transaction("a"):
+            engine.hint("one")
+    assert backend.hints == ["one"]
