@@ -11,6 +11,8 @@ from piccolo.table import Table
 from cloud.storage import UNBOUND
 
 ID = 64
+INDEXES = (("activation", "code", "created_at"),)
+"""Indexes over several columns, which Piccolo's columns cannot say: the table, then the columns."""
 
 
 class Installation(Table, db=UNBOUND, tablename="installation"):

@@ -6,11 +6,10 @@ States change by compare-and-set. The methods `set_...` return True if the row w
 from datetime import datetime
 
 from piccolo.query.functions import Case, Count, When
-from piccolo.querystring import QueryString
 
-from cloud.fabric.store.rows import ActivationRow, ActivationState
+from cloud.fabric.store.rows import ActivationRow
 from cloud.fabric.tables import Activation
-from cloud.storage import Mapper, ServiceEngine, compiled, json_text, literal, param, params, sql, value_of
+from cloud.storage import Mapper, ServiceEngine, compiled, json_text, literal, param, params
 from protocol.ids import ActivationId, CodeId, NodeId
 from protocol.limits import CHALLENGE_TRIES_MAX
 
@@ -29,18 +28,12 @@ _OVERDUE = compiled(
 _LAPSING = compiled(
     _ACTIVATION.select().where(Activation.state == "lapsing").order_by(Activation.id), limit=param("limit")
 )
-
-
-def _count_of(state: ActivationState) -> QueryString:
-    return value_of(
-        Activation.select(Count()).where(
-            Activation.state == state, Activation.code == param("code"), Activation.expires_at > param("now")
-        )
-    )
-
-
-# Two counts, because each uses the index of the state. Piccolo has no SELECT without a table.
-_OPEN = compiled(sql("SELECT {} + {} AS n", _count_of("challenged"), _count_of("failed")))
+_MADE = compiled(
+    Activation.select(Activation.created_at)
+    .where(Activation.code == param("code"), Activation.created_at > param("since"))
+    .order_by(Activation.created_at, ascending=False),
+    limit=param("limit"),
+)
 _LIVE = compiled(Activation.select(Count(alias="n")).where(Activation.node == param("node"), _IS_LIVE))
 _WRONG = compiled(
     Activation.update(
@@ -122,13 +115,13 @@ class ActivationStore:
         row = await self._engine.fetch_one(_BY_GENERATION, node=node, generation=generation)
         return _ACTIVATION.read_one(row)
 
-    async def count_open(self, code: CodeId, now: datetime) -> int:
-        """Count a code's challenges that have not expired at `now`.
+    async def made_after(self, code: CodeId, since: datetime, limit: int) -> list[datetime]:
+        """Return the times of a code's newest challenges after `since`, the oldest first, at most `limit`.
 
-        Challenges that failed early count too. Otherwise a caller could free a place by answering wrongly.
+        Challenges that failed or expired count too. Otherwise a caller could free a place by answering wrongly.
         """
-        (row,) = await self._engine.fetch(_OPEN, code=code, now=now)
-        return int(row["n"])
+        rows = await self._engine.fetch(_MADE, code=code, since=since, limit=limit)
+        return [row["created_at"] for row in reversed(rows)]
 
     async def count_live(self, node: NodeId) -> int:
         """Count a node's activations that may still be confirmed."""

@@ -37,7 +37,7 @@ from cloud.fabric.service.nodes.chip_challenge import (
 from cloud.fabric.service.nodes.code_checks import REFUSALS, CodeChecks
 from cloud.fabric.service.nodes.device_issuance import issuer_refusals_of
 from cloud.fabric.service.nodes.lapse import Lapses
-from cloud.fabric.service.nodes.limits import ActivationLimits
+from cloud.fabric.service.nodes.limits import STORED_PERIOD, ActivationLimits
 from cloud.fabric.service.ports import Now, Transaction
 from cloud.fabric.store.activations import ActivationStore
 from cloud.fabric.store.codes import CodeStore
@@ -96,8 +96,9 @@ class Activations:
             raise CodeRefused
         now = self.now()
         challenge = await self.chip_challenges.make(tenant, body.evidence, now)
-        if not self.limits.is_known(code.id):
-            self.limits.count_stored(code.id, await self.activations.count_open(code.id, now), now)
+        if self.limits.wants_stored(code.id, now):
+            stored = await self.activations.made_after(code.id, now - STORED_PERIOD, self.limits.stored_max)
+            self.limits.count_stored(code.id, stored, now)
         self.limits.count(code.id, source_of(host), challenge.ek_hash, now)
         row = ActivationRow(
             id=ActivationId(new_id("act", now, self.entropy)),

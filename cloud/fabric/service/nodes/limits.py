@@ -3,7 +3,8 @@
 A use case asks after it has checked the proof or the code, so only the holder of a key or code uses up its own limit.
 """
 
-from datetime import datetime
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 
 from cloud.contracts.breakwater import SESSIONS_PER_NODE
 from cloud.fabric.errors import TooOften
@@ -19,6 +20,11 @@ CHALLENGES_PER_CHIP = Rate(20, 60.0)
 CHALLENGES_PER_SOURCE = Rate(1_200, 5.0)
 """Challenges of one code to one source: a site of 600 machines activates at once and leaves half to other sites."""
 CHALLENGES_PER_CODE = Rate(4_800, 1.25)
+STORED_PERIOD = timedelta(seconds=CHALLENGES_PER_CODE.burst * CHALLENGES_PER_CODE.seconds)
+"""The time after which a code's empty bucket is full again. Older challenges have no effect."""
+STORED_READINGS = Rate(2, 60.0)
+"""Readings of one code's challenges: at the start, at half of the bucket, and then one a minute. A reading returns up to
+9,600 times."""
 
 
 class SessionLimits:
@@ -50,15 +56,32 @@ class ActivationLimits:
 
     def __init__(self, factor: float = 1.0) -> None:
         self._factor = factor
-        self._chips, self._sources, self._codes = Buckets(), Buckets(), Buckets()
+        self._chips, self._sources, self._codes, self._readings = Buckets(), Buckets(), Buckets(), Buckets()
 
-    def is_known(self, code: CodeId) -> bool:
-        """Return True if challenges of the code were counted in this process."""
-        return code in self._codes
+    def wants_stored(self, code: CodeId, now: datetime) -> bool:
+        """Return True if the caller should read the code's challenges from the database, for `count_stored`.
 
-    def count_stored(self, code: CodeId, challenges: int, now: datetime) -> None:
-        """Count challenges that the database has already, when the process has just started."""
-        self._codes.take(code, CHALLENGES_PER_CODE.times(self._factor), now.timestamp(), challenges)
+        They are read at the first challenge of the code in this process. Once half of the code's bucket is used, they
+        are read once a minute, because other replicas may have added challenges.
+        """
+        rate = CHALLENGES_PER_CODE.times(self._factor)
+        if code in self._codes and self._codes.used(code, rate, now.timestamp()) < rate.burst / 2:
+            return False
+        return admit([Level(self._readings, code, STORED_READINGS)], now.timestamp()) == 0
+
+    @property
+    def stored_max(self) -> int:
+        """The most challenges of a code that are made in `STORED_PERIOD`."""
+        return 2 * CHALLENGES_PER_CODE.times(self._factor).burst
+
+    def count_stored(self, code: CodeId, made_at: Sequence[datetime], now: datetime) -> None:
+        """Count the stored challenges of a code, given by their times in order, unless they are counted already."""
+        rate, stored = CHALLENGES_PER_CODE.times(self._factor), Buckets()
+        for each in made_at:
+            stored.take(code, rate, each.timestamp())
+        missing = stored.used(code, rate, now.timestamp()) - self._codes.used(code, rate, now.timestamp())
+        if missing > 0:
+            self._codes.take(code, rate, now.timestamp(), missing)
 
     def count(self, code: CodeId, source: str, ek_hash: str, now: datetime) -> None:
         """Count one challenge. `ek_hash` identifies the chip. Raises TooOften."""

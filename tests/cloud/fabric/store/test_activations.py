@@ -3,6 +3,7 @@
 import msgspec
 
 from cloud.fabric.store import Stores
+from protocol.ids import CodeId
 from protocol.limits import CHALLENGE_TRIES_MAX
 from tests.cloud.fabric.store.support import CODE, HOUR, NODES, NOW, activation
 
@@ -22,15 +23,18 @@ async def test_a_row_comes_back_as_it_went(stores: Stores) -> None:
     assert await stores.activations.find(activation(2).id) is None
 
 
-async def test_challenges_count_until_they_expire_even_if_they_failed(stores: Stores) -> None:
-    for number in (1, 2):
-        await stores.activations.insert(activation(number))
-    assert await stores.activations.count_open(CODE, NOW) == 2
+async def test_challenges_of_a_code_are_read_in_order_even_if_they_failed(stores: Stores) -> None:
+    for number in (1, 2, 3):
+        row = msgspec.structs.replace(activation(number), created_at=NOW + number * HOUR)
+        await stores.activations.insert(row)
+    await stores.activations.insert(msgspec.structs.replace(activation(4), code=CodeId("code_2")))
     for tries in range(1, CHALLENGE_TRIES_MAX + 1):
         assert await stores.activations.count_wrong_answer(activation(1).id) == tries
     assert await stores.activations.count_wrong_answer(activation(1).id) is None
-    assert await stores.activations.count_open(CODE, NOW) == 2
-    assert await stores.activations.count_open(CODE, NOW + HOUR) == 0
+    made = [NOW + number * HOUR for number in (1, 2, 3)]
+    assert await stores.activations.made_after(CODE, NOW, 10) == made
+    assert await stores.activations.made_after(CODE, NOW, 2) == made[1:]
+    assert await stores.activations.made_after(CODE, NOW + 2 * HOUR, 10) == made[2:]
 
 
 async def test_each_step_holds_once(stores: Stores) -> None:

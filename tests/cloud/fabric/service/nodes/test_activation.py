@@ -204,11 +204,13 @@ async def test_challenges_of_a_chip_are_bounded_and_stop_no_other_chip(world: Wo
 async def test_challenges_that_the_database_has_count_after_a_restart(world: World) -> None:
     code = await world.code()
     machine = Machine(world)
-    for _ in range(5):
+    for _ in range(15):
         await machine.start(code.secret)
+    world.clock.forward(CHALLENGE_LIFE / 60)
     restarted = replace(world.parts.nodes.activations, limits=ActivationLimits())
     await restarted.start(StartActivation(code.secret, machine.evidence(), "1.0"))
-    assert restarted.limits._codes.used(code.code.id, CHALLENGES_PER_CODE, world.clock().timestamp()) == 6
+    used = restarted.limits._codes.used(code.code.id, CHALLENGES_PER_CODE, world.clock().timestamp())
+    assert used == 15 - CHALLENGE_LIFE.total_seconds() / 60 / CHALLENGES_PER_CODE.seconds + 1
 
 
 async def test_activations_of_a_chip_are_bounded_by_the_rows(world: World) -> None:
