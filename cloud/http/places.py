@@ -3,9 +3,10 @@
 The number of connections stays below the process's limit of file descriptors, because databases, files and calls to
 other services need descriptors too. One address may hold as many connections as places are free. Above this share, a
 new connection of the address closes the connection of the same address that has waited longest for its client. When no
-place is free, the address with the most connections gives up one. A connection whose request is being worked on is
-never closed. Connections with a client certificate are closed after those without. The log names the limit at most
-once in `LOG_SECONDS`.
+place is free, the address with the most connections gives up one, among the addresses that have one without a client
+certificate. So strangers with many addresses close no connection of a node. A connection whose request is being worked
+on is never closed. Connections with a client certificate are closed after those without. The log names the limit at
+most once in `LOG_SECONDS`.
 """
 
 import ipaddress
@@ -66,6 +67,8 @@ class Places:
         self._held: dict[str, int] = {}
         self._waiting: dict[str, tuple[dict[Held, None], dict[Held, None]]] = {}
         """For each address the connections that wait for their client, longest first: without and with certificate."""
+        self._exposed: dict[str, None] = {}
+        """Addresses of which a connection without certificate waits."""
         self._said = float("-inf")
         self._closed = self._refused = 0
 
@@ -81,20 +84,24 @@ class Places:
         if held < free:
             return True
         if held == 0:
-            address = max(self._held, key=self._held.__getitem__, default="")
+            address = self._most()
         admitted = self._evict(address)
         self._say(admitted)
         return admitted and free > 0
 
     def shed(self) -> None:
-        """Close one connection of the address with most, because the process has no descriptor left."""
-        self._say(self._evict(max(self._held, key=self._held.__getitem__, default="")))
+        """Close one connection, because the process has no descriptor left."""
+        self._say(self._evict(self._most()))
+
+    def _most(self) -> str:
+        """Return the address with the most connections, among those that have a stranger's; otherwise among all."""
+        return max(self._exposed or self._held, key=self._held.__getitem__, default="")
 
     def _evict(self, address: str) -> bool:
         for waiting in self._waiting.get(address, ()):
             if waiting:
                 victim = next(iter(waiting))
-                del waiting[victim]
+                self.works(victim)  # It is closed later, and must not be chosen again.
                 victim.evict()
                 return True
         return False
@@ -123,11 +130,16 @@ class Places:
         if pools is None:
             pools = self._waiting[connection.address] = ({}, {})
         pools[connection.certified][connection] = None
+        if not connection.certified:
+            self._exposed[connection.address] = None
 
     def works(self, connection: Held) -> None:
         """The request of the connection is being worked on from now on."""
-        for pool in self._waiting[connection.address]:
+        pools = self._waiting[connection.address]
+        for pool in pools:
             pool.pop(connection, None)
+        if not pools[False]:
+            self._exposed.pop(connection.address, None)
 
     def release(self, connection: Held) -> None:
         """The connection is closed, and its request has ended."""

@@ -21,6 +21,13 @@ class Link:
         self._places.release(self)
 
 
+class SlowLink(Link):
+    """A connection that is closed later."""
+
+    def evict(self) -> None:
+        self.closed = True
+
+
 def opened(places: Places, address: str, count: int) -> list[Link]:
     """As many connections of the address as are admitted, of `count`."""
     return [Link(places, address) for _ in range(count) if places.admit(address)]
@@ -46,6 +53,30 @@ def test_a_full_process_takes_a_place_from_the_address_with_most() -> None:
     assert not places.admit("d")  # its descriptor is still open
     assert [link.closed for link in many] == [True, False]
     assert places.admit("d")
+
+
+def test_strangers_with_many_addresses_close_no_connection_of_a_node() -> None:
+    places = Places(5)
+    nodes = [Link(places, address, certified=True) for address in ("node 1", "node 2", "node 2")]
+    strangers = [Link(places, f"stranger {number}") for number in range(2)]
+    for number in range(2, 5):
+        assert not places.admit(f"stranger {number}")
+        assert strangers[-2].closed
+        strangers.append(Link(places, f"stranger {number}"))
+    assert [node.closed for node in nodes] == [False] * 3
+    for stranger in strangers[-2:]:
+        places.works(stranger)
+    assert not places.admit("stranger 5")
+    assert [node.closed for node in nodes] == [False, True, False]
+
+
+def test_a_connection_that_is_being_closed_exposes_no_node_of_its_address() -> None:
+    places = Places(3)
+    node = SlowLink(places, "shared", certified=True)
+    strangers = [SlowLink(places, address) for address in ("shared", "other")]
+    for _ in range(2):
+        assert not places.admit("new")
+    assert [each.closed for each in (node, *strangers)] == [False, True, True]
 
 
 def test_requests_in_work_are_not_closed_and_certificates_come_last() -> None:
