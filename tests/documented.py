@@ -41,7 +41,7 @@ def check_problem(document: str, method: str, path: str, problem: ProblemDocumen
 
 def codes_below(document: str, *prefixes: str) -> frozenset[str]:
     """All problem codes of the operations whose path begins with one of the prefixes."""
-    paths: dict[str, Any] = _described(document)["paths"]
+    paths: dict[str, Any] = described(document)["paths"]
     found: set[str] = set()
     for path, operations in paths.items():
         if path.startswith(prefixes):
@@ -52,21 +52,22 @@ def codes_below(document: str, *prefixes: str) -> frozenset[str]:
 
 
 @cache
-def _described(document: str) -> dict[str, Any]:
-    described: dict[str, Any] = json.loads({**fabric_documents(), **breakwater_documents()}[document].encoded)
-    return described
+def described(document: str) -> dict[str, Any]:
+    """The API document with this name."""
+    made: dict[str, Any] = json.loads({**fabric_documents(), **breakwater_documents()}[document].encoded)
+    return made
 
 
 @cache
 def _operations(document: str) -> list[tuple[re.Pattern[str], str, dict[str, frozenset[str]]]]:
     """Pattern of the path, method, and codes by status."""
-    described = _described(document)
+    api = described(document)
     found = []
-    for path, item in described["paths"].items():
+    for path, item in api["paths"].items():
         pattern = re.compile(re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(path)))
         for method, operation in item.items():
             responses = {
-                status: frozenset(_codes(response, described["components"]["responses"]))
+                status: frozenset(_codes(response, api["components"]["responses"]))
                 for status, response in operation["responses"].items()
                 if int(status) >= 400
             }

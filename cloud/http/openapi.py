@@ -276,8 +276,11 @@ class _Builder:
             codes.update(_JSON_CODES)
         if handler.opt.get(SENDS) is not None:
             codes.update(_BINARY_CODES)
-        if any(parameter["in"] == "query" for parameter in made.get("parameters", ())):
+        places = {parameter["in"] for parameter in made.get("parameters", ())}
+        if "query" in places:
             codes.add("invalid")
+        if "path" in places:
+            codes.add("not_found")  # the application refuses characters that cannot be printed
         for refused in handler.opt.get(REFUSES, ()):
             codes.add(cast(Code, refused) if isinstance(refused, str) else self._api.codes[refused])
         return codes

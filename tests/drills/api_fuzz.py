@@ -1,7 +1,7 @@
 """Sends requests from the API documents as each kind of caller: no 5xx, and no undocumented answer.
 
 Schemathesis makes valid and invalid requests for every operation of every listener of a running cloud, and of the
-agent's socket. Then it sends nasty values (`tests/fuzz/nasty.py`) at each place of a valid request. Both database
+agent's socket. Then it sends nasty values (`tests/fuzz/nasty_values.py`) at each place of a valid request. Both database
 engines take turns, each for a part of the time. The seeds of a run are printed; `--seed` repeats it. `make api-fuzz`
 runs this drill.
 """

@@ -1,8 +1,9 @@
-"""Helper: calls Fabric's API over the parts of a test, without a socket. The client certificate decides the peer."""
+"""Helper: calls an application over the parts of a test, without a socket. The client certificate decides the peer."""
 
 import asyncio
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
+from urllib.parse import unquote
 
 import msgspec
 from litestar import Litestar
@@ -36,11 +37,16 @@ class Api:
     """The application, with a method that sends requests to it."""
 
     app: Litestar
+    document: str = "fabric"
+    """The name of the API document that describes the answers."""
 
     async def ask(
         self, method: str, path: str, body: object = None, *, certificate: bytes | None = None, token: str = ""
     ) -> Answer:
-        """Send one request. Bytes are sent unchanged, any other body as JSON. `certificate` is the client's, in DER."""
+        """Send one request. Bytes are sent unchanged, any other body as JSON. `certificate` is the client's, in DER.
+
+        `path` is percent-encoded and may have a query.
+        """
         content = body if isinstance(body, bytes) else b"" if body is None else msgspec.json.encode(body)
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
         if token:
@@ -51,7 +57,7 @@ class Api:
             "asgi": {"version": "3.0", "spec_version": "2.3"},
             "http_version": "1.1",
             "method": method,
-            "path": path,
+            "path": unquote(path),
             "raw_path": path.encode(),
             "query_string": query.encode(),
             "root_path": "",
@@ -75,7 +81,7 @@ class Api:
         await self.app(cast(Any, scope), cast(Any, receive), cast(Any, send))
         answer = Answer(sent[0]["status"], b"".join(message.get("body", b"") for message in sent[1:]))
         answered = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
-        check_documented("fabric", method, path, answer.status, answered, answer.body)
+        check_documented(self.document, method, path, answer.status, answered, answer.body)
         return answer
 
 

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cloud.breakwater.errors import IssuerError
 from cloud.breakwater.generations import Generations
 from cloud.breakwater.issuance.issuing import Issuing
+from cloud.breakwater.parts import Parts as BreakwaterParts
 from cloud.breakwater.routes.problems import CODES as BREAKWATER_CODES
 from cloud.contracts.breakwater import (
     CloseGeneration,
@@ -200,6 +201,8 @@ class World:
     tenant: TenantId
     keys: Watched
     """Checks the keys of every transaction."""
+    breakwater: BreakwaterParts
+    """The parts of the Breakwater that `issuer` calls."""
 
     @property
     def stores(self) -> Stores:
@@ -432,7 +435,7 @@ async def world_at(home: Path, databases: Path, clock: Clock, *, first: bool = T
             parts = make_parts(stores, outside.ports(home, clock, entropy), secrets)
             await parts.trust.follower.update()
             tenant = await _tenant(parts) if first else (await stores.tenants.page("", 1))[0].id
-            yield World(parts, outside, issuer, clock, entropy, tenant, keys)
+            yield World(parts, outside, issuer, clock, entropy, tenant, keys, breakwater.parts)
         finally:
             await engine.close()
 
