@@ -3,6 +3,7 @@
 import asyncio
 from argparse import ArgumentParser, Namespace
 from collections.abc import Awaitable, Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
@@ -11,7 +12,7 @@ from cryptography import x509
 
 from cloud.breakwater.authorities import SIGNING
 from cloud.breakwater.errors import SignerError
-from cloud.breakwater.keys.signer import is_for_development, open_keys
+from cloud.breakwater.keys.signer import Keys, is_for_development, open_keys
 from cloud.breakwater.settings import GATES as BREAKWATER_GATES
 from cloud.breakwater.settings import RULES, BreakwaterSettings
 from cloud.breakwater.store import stores_over as breakwater_stores
@@ -144,24 +145,29 @@ async def _breakwater(settings: BreakwaterSettings, findings: Findings) -> None:
         if settings.mode == "production":
             cause = "it was made for development" if is_for_development(certificate) else ""
             findings.note(f"gate ca-is-not-for-development {row.id}", cause, "Make an installation for production.")
-    for row in wanted:
-        if row.key:
-            await _ca_key(settings, findings, row.id, row.key)
+    await _ca_keys(settings, findings, {row.id: row.key for row in wanted if row.key})
 
 
-async def _ca_key(settings: BreakwaterSettings, findings: Findings, authority: str, reference: str) -> None:
-    async def key() -> str:
-        passphrase = read_passphrase(settings.path(settings.passphrase_file))
-        keys = open_keys(settings.path(settings.ca) / "keys", passphrase, settings.token, Path(settings.base))
-        try:
-            await keys.open(reference)
-        finally:
-            await keys.aclose()
+async def _ca_keys(settings: BreakwaterSettings, findings: Findings, references: dict[str, str]) -> None:
+    """Check that each CA key can be opened. `references` are the keys by authority.
+
+    All keys are opened with one login, because a token locks itself after a few wrong PINs.
+    """
+    opened: list[Keys] = []
+
+    async def key(reference: str) -> str:
+        if not opened:
+            passphrase = read_passphrase(settings.path(settings.passphrase_file))
+            folder = settings.path(settings.ca) / "keys"
+            opened.append(open_keys(folder, passphrase, settings.token, Path(settings.base)))
+        await opened[0].open(reference)
         return ""
 
-    await findings.attempt(
-        f"key of {authority}", key, (SignerError,), "Check the token and its PIN file, or the key file."
-    )
+    next_step = "Check the token and its PIN file, or the key file."
+    for authority, reference in references.items():
+        await findings.attempt(f"key of {authority}", partial(key, reference), (SignerError,), next_step)
+    for keys in opened:
+        await keys.aclose()
 
 
 async def _fabric(settings: FabricSettings, findings: Findings) -> None:

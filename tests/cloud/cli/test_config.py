@@ -7,9 +7,12 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from cloud.breakwater.keys.signer import Keys, open_keys
+from cloud.cli import config
 from cloud.cli.main import main
 
 
@@ -57,6 +60,22 @@ def test_a_new_installation_passes(installation: Path, failed: Check, capsys: py
     assert failed(installation) == {}
     assert main(["config", "check", "--dir", str(installation), "--running"]) == 0
     assert "breakwater  key of nodes-1" in capsys.readouterr().out
+
+
+def test_the_keys_of_all_cas_are_opened_with_one_login(
+    installation: Path, failed: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A token locks itself after a few wrong PINs, so a check must not try the PIN once for each CA."""
+    logins: list[Keys] = []
+
+    def counted(*arguments: Any) -> Keys:
+        logins.append(open_keys(*arguments))
+        return logins[-1]
+
+    monkeypatch.setattr(config, "open_keys", counted)
+    (installation / "breakwater" / "keys" / "services-ca.key.pem").unlink()
+    assert set(failed(installation)) == {("breakwater", "key of services-1")}
+    assert len(logins) == 1
 
 
 def settings(service: str, old: str, new: str) -> Callable[[Path], None]:
