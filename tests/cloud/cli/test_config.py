@@ -74,7 +74,7 @@ def test_the_keys_of_all_cas_are_opened_with_one_login(
 
     monkeypatch.setattr(config, "open_keys", counted)
     (installation / "breakwater" / "keys" / "services-ca.key.pem").unlink()
-    assert set(failed(installation)) == {("breakwater", "key of services-1")}
+    assert {check for _, check in failed(installation) if check.startswith("key of")} == {"key of services-1"}
     assert len(logins) == 1
 
 
