@@ -134,11 +134,13 @@ def _breakwater(
         parts.root_crls,
     ).attach()
     trust = parts.authorities.peer_trust
+    admission = Admission(shared_networks=settings.admission.shared_networks, factor=settings.admission.factor)
+    parts.metrics.registry.count_refusals(admission)
     guard = Guard(
         trust=trust,
         checks=PeerRecords(parts.stores.generations, parts.stores.issuance),
         now=now,
-        admission=Admission(shared_networks=settings.admission.shared_networks, factor=settings.admission.factor),
+        admission=admission,
     )
     refused = RefusalRecorder(refusal_audit, parts.metrics, trust, now)
     parts.readiness.add(certificate_probe(lambda: own.renewal.identity.outside(now())))

@@ -134,6 +134,7 @@ def _fabric(settings: FabricSettings, parts: Parts, connections: Connections, ad
         ),
     )
     services, metrics = parts.services(), Metrics("fabric")
+    metrics.count_refusals(admission)
     api, repository = make_api(guard, services, metrics), make_repository(guard, services)
 
     async def follow_hints(stopping: Stopping) -> None:

@@ -8,7 +8,9 @@ takes a permit of the caller, of the caller's tenant if it is a node, and of all
 request lately, or it is a stranger. So a flood of strangers takes nothing from known callers.
 
 A refusal is `rate_limited` (429) with `Retry-After` in seconds. It is answered late, so that a caller which ignores the
-answer gets one refusal a second on each of its connections.
+answer gets one refusal a second on each of its connections. So is a refusal of a limit in a use case, which follows
+the check of a proof or a code. Other refusals of a use case are answered at once, because the request
+has taken a permit.
 """
 
 import asyncio
@@ -28,6 +30,8 @@ from cloud.tasks.source import source_of
 
 BUCKET = "bucket"
 """Key of the bucket in a route's `opt`."""
+OnRefusal = Callable[[str, str, str], None]
+"""Called with the name of the bucket, the kind of the caller, and the limit: `own`, `shared` or `use case`."""
 DELAY_SECONDS = 1.0
 DELAYED_MAX = 512
 """Refusals that wait at a time, in about 10 kB each. Further refusals are answered at once and end their connection."""
@@ -107,6 +111,7 @@ class Admission:
         self._tables: dict[str, Buckets] = {}
         self._known: OrderedDict[str, None] = OrderedDict()
         self._delayed = 0
+        self.on_refusal: OnRefusal = lambda _bucket, _kind, _limit: None
 
     def note_known(self, host: str) -> None:
         """Store that an identified caller has this address."""
@@ -131,13 +136,29 @@ class Admission:
 
     def take(self, bucket: Bucket, caller: Caller | None, host: str = "") -> float:
         """Take a permit, and return 0. If there is none, return the seconds until there may be one."""
-        return admit(self._levels(bucket, caller, host), self._clock())
+        now, kind = self._clock(), self._kind(caller, host)
+        levels = self._levels(bucket, caller, host, kind)
+        wait = admit(levels, now)
+        if wait > 0:
+            own = kind != "shared" and levels[0].buckets.wait(levels[0].key, levels[0].rate, now) > 0
+            self.on_refusal(bucket.name, kind, "own" if own else "shared")
+        return wait
 
     async def refused(self, host: str) -> None:
         """Count a refusal by the guard, and wait if the source has had too many."""
         source = source_of(host)
         rate = REFUSALS.times(self._factor)
         if not self._is_shared(host) and admit([Level(self._table("refusals"), source, rate)], self._clock()) > 0:
+            self.on_refusal("refusals", self._kind(None, host), "own")
+            await self.delay()
+
+    async def refused_in_use_case(self, bucket: Bucket | None, kind: str) -> None:
+        """Count a refusal of a limit in a use case, and wait. `kind` is the kind of the caller.
+
+        Services are answered at once. Raises Refusal at once if too many refusals wait already.
+        """
+        if bucket is not None and bucket.each is not None:
+            self.on_refusal(bucket.name, kind, "use case")
             await self.delay()
 
     async def delay(self) -> None:
@@ -150,20 +171,22 @@ class Admission:
         finally:
             self._delayed -= 1
 
-    def _levels(self, bucket: Bucket, caller: Caller | None, host: str) -> list[Level]:
+    def _kind(self, caller: Caller | None, host: str) -> str:
+        if caller is not None:
+            return caller.kind
+        if self._is_shared(host):
+            return "shared"
+        return "known" if source_of(host) in self._known else "stranger"
+
+    def _levels(self, bucket: Bucket, caller: Caller | None, host: str, kind: str) -> list[Level]:
         if bucket.each is None:
             return []
         each, name = bucket.each.times(self._factor), bucket.name
         levels: list[Level] = []
         if caller is not None:
-            kind = caller.kind
             levels.append(Level(self._table(f"{name}/{kind}"), caller.key, each))
-        elif self._is_shared(host):
-            kind = "shared"
-        else:
-            source = source_of(host)
-            kind = "known" if source in self._known else "stranger"
-            levels.append(Level(self._table(f"{name}/address"), source, each))
+        elif kind != "shared":
+            levels.append(Level(self._table(f"{name}/address"), source_of(host), each))
         if bucket.tenant is not None and caller is not None and caller.tenant:
             levels.append(Level(self._table(f"{name}/tenant"), caller.tenant, bucket.tenant.times(self._factor)))
         if bucket.whole is not None and kind != "service":

@@ -41,6 +41,7 @@ from cloud.mtls.peer import (
     peer_of,
 )
 from protocol.ids import ServiceName
+from protocol.problems import KINDS
 
 PEERS = "peers"
 """Key of the list in a route's `opt`."""
@@ -154,16 +155,20 @@ class Guard:
             raise
         connection.scope["state"][_JUDGED] = (self, handler, asyncio.get_running_loop().time())
 
-    async def without_route(self, message: Message, scope: Scope) -> None:
-        """Count the refusal of a request that has no route, before it is answered. This is Litestar's hook `before_send`.
+    async def delay_answer(self, message: Message, scope: Scope) -> None:
+        """Litestar's hook before each message of an answer: delay the refusals that the guard itself does not delay.
 
-        Litestar answers such a request (404, 405) without the guard. The answer waits as a refusal by the guard does.
+        These are the answers to requests without a route (404, 405), which Litestar gives without the guard, and the
+        refusals of limits in use cases (429).
         """
-        if message["type"] != "http.response.start" or self._admission is None or _ASKED in scope["state"]:
+        if message["type"] != "http.response.start" or self._admission is None:
             return
-        client = scope["client"]
+        client, state = scope["client"], scope["state"]
         try:
-            await self._admission.refused(client[0] if client is not None else "")
+            if _ASKED not in state:
+                await self._admission.refused(client[0] if client is not None else "")
+            elif _JUDGED in state and message["status"] == KINDS["rate_limited"].status:
+                await self._admission.refused_in_use_case(bucket_of(scope["route_handler"]), _kind_of(state))
         except Refusal:
             # Too many refusals wait already, so this answer ends its connection.
             message["headers"] = [*message["headers"], (b"connection", b"close")]
@@ -247,6 +252,14 @@ def peers_of(handler: BaseRouteHandler) -> tuple[Admitted, ...]:
 def host_of(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
     """Return the address of the caller, or an empty text if the connection has none."""
     return connection.client.host if connection.client is not None else ""
+
+
+def _kind_of(state: dict[str, Any]) -> str:
+    """Return the kind of the caller that the guard has admitted."""
+    if "operator" in state:
+        return "operator"
+    peer: Peer = state.get("peer", ANONYMOUS_PEER)
+    return peer.kind
 
 
 def _caller_of(peer: Peer) -> Caller | None:

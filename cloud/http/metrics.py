@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from cloud.http.admission import PROBES
+from cloud.http.admission import PROBES, Admission
 from cloud.http.guard import ANONYMOUS
 from cloud.http.openapi import Binary, operation_options
 
@@ -103,6 +103,11 @@ class Metrics:
     def before_reading(self, reading: Reading) -> None:
         """Await `reading` whenever the metrics are read, for numbers that need a query."""
         self._readings.append(reading)
+
+    def count_refusals(self, admission: Admission) -> None:
+        """Count the requests that a limit refuses. The labels are names of buckets and kinds of callers."""
+        labels = ("bucket", "caller", "limit")
+        admission.on_refusal = self.counter("refused_by_limit", "Requests that a limit by caller refused", *labels).add
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
         """Record an answered request. `route` is the template of its path."""

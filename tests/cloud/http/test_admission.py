@@ -1,6 +1,7 @@
 """`cloud.http.admission`: limits by caller, with an injected clock. Full counts of hostile and honest callers."""
 
 import asyncio
+from collections import Counter
 from itertools import pairwise
 from typing import cast
 
@@ -12,9 +13,10 @@ from cloud.breakwater.routes import buckets as breakwater_buckets
 from cloud.clock import utc_now
 from cloud.fabric.routes import buckets as fabric_buckets
 from cloud.http import admission
-from cloud.http.admission import PROBES, SERVICES, Admission, Bucket, Caller
+from cloud.http.admission import PROBES, REFUSALS, SERVICES, Admission, Bucket, Caller
 from cloud.http.app import make_app
 from cloud.http.guard import ANONYMOUS, OPERATOR, Guard, Operator
+from cloud.http.metrics import Metrics
 from cloud.http.openapi import operation_options
 from cloud.http.problems import Refusal
 from cloud.mtls.peer import PeerChecks, PeerTrust
@@ -156,6 +158,55 @@ async def test_refusals_without_a_route_are_counted_as_those_of_the_guard(monkey
     assert waited == ["late"] * 3
 
 
+async def test_each_limit_that_refuses_is_counted() -> None:
+    it = Admission(Clock(), shared_networks=("203.0.113.0/24",), delay_seconds=0.0)
+    counted: Counter[tuple[str, str, str]] = Counter()
+    it.on_refusal = lambda *labels: counted.update([labels])
+    for _ in range(6):
+        it.take(THINGS, None, HOSTILE)
+    for number in range(45):
+        it.take(THINGS, Caller("node", f"node_{number}", f"ten_{number}"))
+        it.take(THINGS, None, "203.0.113.1")
+    for _ in range(REFUSALS.burst + 2):
+        await it.refused(HONEST)
+    await it.refused_in_use_case(THINGS, "node")
+    await it.refused_in_use_case(SERVICES, "service")
+    await it.refused_in_use_case(None, "anonymous")
+    assert counted == {
+        ("things", "stranger", "own"): 2,
+        ("things", "node", "shared"): 5,
+        ("things", "shared", "shared"): 5,
+        ("refusals", "stranger", "own"): 2,
+        ("things", "node", "use case"): 1,
+    }
+
+
+def test_a_limit_in_a_use_case_is_answered_late_and_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    it = Admission(Clock(), delay_seconds=0.0)
+    waited: list[str] = []
+
+    async def delayed() -> None:
+        waited.append("late")
+        if len(waited) > 3:
+            raise Refusal("rate_limited")
+
+    monkeypatch.setattr(it, "delay", delayed)
+    trust, checks = cast(PeerTrust, None), cast(PeerChecks, None)
+    guard = Guard(trust=lambda: trust, checks=checks, now=utc_now, admission=it)
+    metrics = Metrics("it")
+    metrics.count_refusals(it)
+    with TestClient(make_app((limited_route,), guard)) as client:
+        answers = [client.get("/limited") for _ in range(6)]
+    assert [answer.status_code for answer in answers] == [429] * 6
+    # The first four are refused by the use case, the others by the guard. The waiting room has three places.
+    assert [answer.headers["retry-after"] for answer in answers[:4]] == ["7"] * 4
+    assert [answer.headers.get("connection") for answer in answers[:4]] == [None, None, None, "close"]
+    assert len(waited) == 6
+    read = asyncio.run(metrics.render()).decode()
+    assert 'cascade_it_refused_by_limit_total{bucket="things",caller="anonymous",limit="use case"} 4.0' in read
+    assert 'cascade_it_refused_by_limit_total{bucket="things",caller="stranger",limit="own"} 2.0' in read
+
+
 @pytest.mark.parametrize("bucket", BUCKETS, ids=lambda bucket: bucket.name)
 def test_a_caller_has_less_than_its_tenant_and_a_tenant_less_than_all(bucket: Bucket) -> None:
     levels = [rate for rate in (bucket.each, bucket.tenant, bucket.whole) if rate is not None]
@@ -203,6 +254,11 @@ def test_honest_callers_are_never_refused_while_hostile_ones_are(case: str) -> N
 @get("/open", opt=operation_options(ANONYMOUS, bucket=THINGS))
 async def open_route() -> str:
     return "open"
+
+
+@get("/limited", opt=operation_options(ANONYMOUS, bucket=THINGS))
+async def limited_route() -> str:
+    raise admission.too_many(7)
 
 
 @get("/operators", opt=operation_options(OPERATOR, bucket=THINGS))
