@@ -1,8 +1,9 @@
 """Two Fabrics and two Breakwaters on one PostgreSQL: speed, news, a frozen one, a killed one, a database restart.
 
-Every flush of commits takes 50 ms longer in the first part, and a replica has four connections. So transactions wait
-for commits and for each other, and not for the processors, which all processes share. `tests/cloud/fabric/
-test_replicas.py` has one row of each kind without processes.
+Every flush of commits takes 50 ms longer in the first part, and a replica has four connections. So a replica commits at
+most four transactions in the time of a flush, and waits for commits, not for the processors that all processes share.
+`tests/cloud/fabric/test_replicas.py` has one row of each kind without processes, and `tests/system/test_replicas.py` a
+short run with processes.
 """
 
 import argparse
@@ -14,20 +15,22 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from lab.processes import wait_until
+from lab.postgres import Cluster
+from lab.processes import StepFailed, wait_until
 from tests.drills.frame import Figure, Outcome, Say
 from tests.system.support.paper_node import PaperNode
-from tests.system.support.replicas import CODE, Operator, Replicas, Worker, lost, working
+from tests.system.support.replicas import CODE, Operator, Replicas, Worker, lost, new_installation, working
 
-USUAL_TIME = "3 min"
+USUAL_TIME = "2 min"
 MINUTES_MAX = 20.0
 
 COMMIT_SECONDS = 0.05
 NEWS_SECONDS_MAX = 5.0
 OTHERS_SECONDS_MAX = 1.0
 FROZEN_SECONDS = 8.0
-FROZEN_WORKERS = 8
-"""Callers in the part with a frozen replica. More would measure how long they wait for the processors."""
+FROZEN_WORKERS = 12
+"""Callers in the part with a frozen replica, half of them at the other replica. More would measure how long they wait
+for the processors."""
 FREEZES_MAX = 200
 IN_TRANSACTION = """SELECT COUNT(*) AS n FROM pg_stat_activity
     WHERE application_name = 'cascade-fabric' AND state = 'idle in transaction'"""
@@ -50,7 +53,9 @@ def run(options: argparse.Namespace, say: Say) -> Outcome:
     findings: list[str] = []
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cascade-replicas-")))
-        replicas = Replicas(scratch)
+        cluster = Cluster()
+        stack.callback(cluster.remove)
+        replicas = new_installation(scratch, cluster).start()
         stack.callback(replicas.end)
         one, two = replicas.clouds
         say("two replicas are up")
@@ -122,9 +127,15 @@ def _news(replicas: Replicas, revocations: int, figures: dict[str, Figure], find
 
 
 def _frozen(replicas: Replicas, workers: Sequence[Worker], figures: dict[str, Figure], findings: list[str]) -> None:
-    """Stop one Fabric inside a transaction. The workers of the other go on."""
+    """Stop one replica while its Fabric is inside a transaction. The workers of the other go on.
+
+    The same workers first work for as long beside a replica that is not frozen, for comparison.
+    """
     frozen, others = replicas.pairs[0], [worker for worker in workers if worker.cloud is replicas.other]
-    with working(workers):
+    with working(workers), ExitStack() as thawed:
+        began = time.monotonic()
+        time.sleep(FROZEN_SECONDS)
+        calm, held = _latencies(others, began), 0
         for _ in range(FREEZES_MAX):
             os.kill(frozen.pid("fabric"), signal.SIGSTOP)
             if held := replicas.rows(IN_TRANSACTION)[0]["n"]:
@@ -136,28 +147,37 @@ def _frozen(replicas: Replicas, workers: Sequence[Worker], figures: dict[str, Fi
             time.sleep(0.02)
         else:
             findings.append("the replica was never frozen inside a transaction")
+        thawed.callback(os.kill, frozen.pid("fabric"), signal.SIGCONT)
+        os.kill(frozen.pid("breakwater"), signal.SIGSTOP)
+        thawed.callback(os.kill, frozen.pid("breakwater"), signal.SIGCONT)
         began = time.monotonic()
-        try:
-            time.sleep(FROZEN_SECONDS)
-        finally:
-            os.kill(frozen.pid("fabric"), signal.SIGCONT)
-        ended = time.monotonic()
-    taken = sorted(each for worker in others for at, each in worker.latencies if began <= at <= ended)
-    if not taken:
-        findings.append("the other replica answered nothing while one was frozen")
+        time.sleep(FROZEN_SECONDS)
+        taken = _latencies(others, began)
+    if not taken or not calm:
+        findings.append("the other replica answered nothing")
         return
-    p99 = taken[min(len(taken) - 1, int(len(taken) * 0.99))]
-    figures["requests to the other while one is frozen"] = len(taken)
-    figures["p99 of these, s"] = round(p99, 3)
-    figures["slowest of these, s"] = round(taken[-1], 3)
-    if p99 > OTHERS_SECONDS_MAX:
-        findings.append(f"the p99 of the other replica was {p99:.2f} s while one was frozen")
+    figures["transactions that the frozen replica held"] = held
+    for name, each in (("beside a working replica", calm), ("while one is frozen", taken)):
+        figures[f"requests to the other {name}"] = len(each)
+        figures[f"p99 {name}, s"] = round(_p99(each), 3)
+        figures[f"slowest {name}, s"] = round(each[-1], 3)
+    if _p99(taken) > OTHERS_SECONDS_MAX:
+        findings.append(f"the p99 of the other replica was {_p99(taken):.2f} s while one was frozen")
+
+
+def _latencies(workers: Sequence[Worker], since: float) -> list[float]:
+    """The seconds of the requests that were answered since then, sorted."""
+    return sorted(seconds for worker in workers for at, seconds in list(worker.latencies) if at >= since)
+
+
+def _p99(latencies: Sequence[float]) -> float:
+    return latencies[min(len(latencies) - 1, int(len(latencies) * 0.99))]
 
 
 def _killed(
     replicas: Replicas, workers: Sequence[Worker], seconds: float, figures: dict[str, Figure], findings: list[str]
 ) -> None:
-    """Kill one Fabric and one Breakwater, and restart the database, all under load."""
+    """Kill one Fabric and one Breakwater, and end the database, orderly and as in a crash, all under load."""
     first = replicas.pairs[0]
     with working(workers):
         time.sleep(seconds / 4)
@@ -166,11 +186,15 @@ def _killed(
         time.sleep(seconds / 4)
         first.serve("breakwater", "fabric")
         time.sleep(seconds / 4)
-        replicas.cluster.stop()
-        replicas.cluster.start()
-        before = sum(worker.count["changes"] for worker in workers)
-        try:
-            wait_until("changes again", lambda: sum(worker.count["changes"] for worker in workers) > before + 20)
-        except AssertionError as error:
-            findings.append(str(error))
+        for how in (signal.SIGINT, signal.SIGQUIT):
+            replicas.cluster.stop(how)
+            replicas.cluster.start()
+            before = [worker.count["changes"] for worker in workers]
+            try:
+                wait_until(
+                    f"a change of every worker after {how.name}",
+                    lambda: all(each.count["changes"] > seen for each, seen in zip(workers, before, strict=True)),  # noqa: B023  called in this turn
+                )
+            except StepFailed as error:
+                findings.append(str(error))
     figures["requests without an answer"] = sum(worker.count["no answer"] for worker in workers)

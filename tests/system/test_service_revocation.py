@@ -39,10 +39,19 @@ class Pair:
         self._running: dict[str, Process] = {}
 
     def serve(self, *services: str) -> None:
+        """Start services, and return when they accept connections."""
+        self.begin(*services)
+        self.wait(*services)
+
+    def begin(self, *services: str) -> None:
+        """Start services."""
         for name in services:
             self._running[name] = forked(
                 self._scratch / name, "cascade", "serve", name, "--dir", str(self.cloud.directory)
             )
+
+    def wait(self, *services: str) -> None:
+        """Return when the services accept connections."""
         for name in services:
             self._wait(name)
 

@@ -9,22 +9,30 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgspec
+from cryptography import x509
 
+from cloud.breakwater.store.issuance import serial_text
+from cloud.process.settings import database_toml
+from cloud.storage import PostgresLocation
 from lab.cloud import PORTS as PORTS_OF_A_CLOUD
 from lab.cloud import Cloud
-from lab.postgres import Cluster
+from lab.postgres import Cluster, postgres_copy
+from lab.postgres import cluster as shared_cluster
 from lab.processes import free_ports
+from protocol.ids import ServiceName
 from protocol.messages.activation import Challenge
 from protocol.messages.sessions import Ask, Nonce, Session
-from tests.simulators.forged_evidence import request
+from tests.documented import codes_below
+from tests.simulators.forged_evidence import maker, request
 from tests.system.support.harness import new_cloud
-from tests.system.support.paper_node import SESSIONS, PaperNode, paper_tenant
+from tests.system.support.paper_node import SESSIONS, PaperNode
 from tests.system.support.wire import Answer, Closed, Identity, Wire, new_key
 from tests.system.test_postgresql import address
 from tests.system.test_service_revocation import Pair, settings_of
@@ -33,32 +41,51 @@ _PORT = re.compile(r"^port = ([0-9]+)\n", re.MULTILINE)
 CONNECTIONS = 4
 """Connections of each replica to the database. Few, so that commits and not the processors are the limit."""
 RETRY_SECONDS = 0.1
+SERVICES: tuple[ServiceName, ...] = ("breakwater", "fabric")
 SESSION_EVERY, ACTIVATION_EVERY = 4, 8
 """Turns of a worker between two sessions, and between two activations."""
 
 
 class Replicas:
-    """The installation, its two replicas, and its database server."""
+    """An installation on PostgreSQL, its two replicas, and the server with its databases.
 
-    def __init__(self, scratch: Path) -> None:
-        self.cluster = Cluster()
-        self.databases = {name: self.cluster.create() for name in ("breakwater", "fabric")}
-        self.cloud = new_cloud(scratch / "one").init(*self._options())
+    `databases` are the addresses by service. `end` ends the processes, and leaves the server to its owner.
+    """
+
+    def __init__(
+        self, scratch: Path, cluster: Cluster, cloud: Cloud, databases: Mapping[ServiceName, PostgresLocation]
+    ) -> None:
+        self.cluster = cluster
+        self.databases = databases
+        self.cloud = cloud
         self.other = self._copy(scratch / "two")
         self.pairs = [Pair(self.cloud, scratch / "processes-one"), Pair(self.other, scratch / "processes-two")]
-        for pair in self.pairs:
-            pair.serve("breakwater", "fabric")
-        self.tenant = paper_tenant(self.cloud, scratch)
         self.token = Path(self.cloud.env["CASCADE_TOKEN_FILE"]).read_text().strip()
+        self.tenant = ""
 
-    def _options(self) -> Iterator[str]:
-        for name, location in self.databases.items():
-            yield from (f"--{name}-database", f"{address(location)}&pool={CONNECTIONS}")
+    def start(self) -> Self:
+        """Start all processes, and make the tenant of the workers."""
+        # The clients compare refusals with the API document. A thread that makes the document stops the other workers
+        # for a second, and Python 3.11 cannot parse source in two threads at a time (python/cpython#106905).
+        codes_below("fabric", "/v1/")
+        with ExitStack() as stack:
+            stack.callback(self.end)
+            for pair in self.pairs:
+                pair.begin("breakwater", "fabric")
+            for pair in self.pairs:
+                pair.wait("breakwater", "fabric")
+            operator = Operator(self.cloud, self.token)
+            self.tenant = str(operator.ask("POST", "/v1/tenants", {"name": "paper"}).into(dict)["id"])
+            roots = (maker().root.pem + maker().intermediate.pem).decode()
+            operator.ask("POST", f"/v1/tenants/{self.tenant}/trust/ek-roots", {"pem": roots}).into(dict)
+            operator.close()
+            stack.pop_all()
+        return self
 
     def _copy(self, scratch: Path) -> Cloud:
         other = new_cloud(scratch).copy_from(self.cloud)
         other.port = free_ports(PORTS_OF_A_CLOUD)
-        for service in ("breakwater", "fabric"):
+        for service in SERVICES:
             settings = settings_of(other, service)
             text = _PORT.sub(lambda found: self._moved(int(found[1]), other), settings.read_text())
             here, there = (f'breakwater_url = "https://127.0.0.1:{each.port + 1}"' for each in (self.cloud, other))
@@ -74,7 +101,7 @@ class Replicas:
     def clouds(self) -> tuple[Cloud, Cloud]:
         return self.cloud, self.other
 
-    def rows(self, sql: str, service: str = "fabric") -> list[dict[str, Any]]:
+    def rows(self, sql: str, service: ServiceName = "fabric") -> list[dict[str, Any]]:
         """Rows of a service's database."""
         return self.cluster.rows(self.databases[service].name, sql)
 
@@ -91,29 +118,65 @@ class Replicas:
         )
 
     def end(self) -> None:
+        """End all processes."""
         for pair in self.pairs:
             pair.end()
-        self.cluster.remove()
+
+
+def few(location: PostgresLocation) -> PostgresLocation:
+    """The address with `CONNECTIONS` connections for each process."""
+    return msgspec.structs.replace(location, pool=CONNECTIONS)
+
+
+def new_installation(scratch: Path, cluster: Cluster) -> Replicas:
+    """Two replicas of a new installation, in new databases."""
+    databases = {name: few(cluster.create()) for name in SERVICES}
+    options = [(f"--{name}-database", f"{address(each)}&pool={each.pool}") for name, each in databases.items()]
+    cloud = new_cloud(scratch / "one").init(*chain.from_iterable(options))
+    return Replicas(scratch, cluster, cloud, databases)
+
+
+def copied_installation(scratch: Path, installation: Cloud) -> Replicas:
+    """Two replicas of an installation on SQLite, in copies of its databases on the server of this process."""
+    cloud = new_cloud(scratch / "one").copy_from(installation)
+    databases = {name: few(postgres_copy(name, installation.directory / name / "database.sqlite")) for name in SERVICES}
+    for name, location in databases.items():
+        settings = settings_of(cloud, name)
+        rest, table, path = settings.read_text().partition("[database]")
+        assert (table, path.strip()) == ("[database]", 'path = "database.sqlite"'), path
+        settings.write_text(rest + database_toml(location))
+    return Replicas(scratch, shared_cluster(), cloud, databases)
 
 
 class Operator:
     """One connection of an operator or a node to a replica's Fabric. It connects again after each failure."""
 
-    def __init__(self, cloud: Cloud, token: str = "", identity: Identity | None = None) -> None:
+    def __init__(
+        self,
+        cloud: Cloud,
+        token: str = "",
+        identity: Identity | None = None,
+        answered: Callable[[float], None] = lambda _: None,
+    ) -> None:
+        """`answered` is called after each answer with the seconds of the request, also of its new connection."""
         self.cloud = cloud
+        self._answered = answered
         self._headers = {"authorization": f"Bearer {token}"} if token else {}
         self._identity = identity
         self._wire: Wire | None = None
 
     def ask(self, method: str, path: str, body: object = None) -> Answer:
         """Send a request. Raises OSError, Closed."""
+        began = time.monotonic()
         try:
             if self._wire is None:
                 self._wire = Wire(self.cloud, "fabric", self._identity)
-            return self._wire.ask(method, path, body, self._headers)
+            answer = self._wire.ask(method, path, body, self._headers)
         except (OSError, Closed):
             self.close()
             raise
+        self._answered(time.monotonic() - began)
+        return answer
 
     def begin(self, method: str, path: str) -> Callable[[], Answer]:
         """Send a request on the open connection. Returns the function that waits for its answer."""
@@ -141,15 +204,18 @@ class Worker:
     def __init__(self, replicas: Replicas, cloud: Cloud, number: int) -> None:
         self.cloud = cloud
         self.latencies: list[tuple[float, float]] = []
-        """The time of each answer (monotonic), and how long it took, in seconds."""
+        """The time of each answer (monotonic), and how long its request took, in seconds."""
+        self.serials: set[str] = set()
+        """The serials (hex) of the certificates in answers."""
         self.outcomes: dict[str, Outcome] = {}
         self.count: Counter[str] = Counter()
         self.error: BaseException | None = None
         self._replicas = replicas
-        self._operator = Operator(cloud, replicas.token)
-        self._anonymous = Operator(cloud)
+        self._operator = Operator(cloud, replicas.token, answered=self._note)
+        self._anonymous = Operator(cloud, answered=self._note)
         self._paper = PaperNode(replicas.cloud, f"worker {number}").join(self._code(replicas.cloud))
         self._paper.cloud = cloud  # from now on it asks this replica
+        self.serials.add(serial_of(self._paper.device))
         self._turn = number
 
     def run(self, stopping: threading.Event) -> None:
@@ -171,15 +237,14 @@ class Worker:
         return steps + ([self._activate] if self._turn % ACTIVATION_EVERY == 0 else [])
 
     def _try(self, step: Callable[[], None]) -> None:
-        began = time.monotonic()
         try:
             step()
         except (OSError, Closed):
             self.count["no answer"] += 1
             time.sleep(RETRY_SECONDS)
-        else:
-            now = time.monotonic()
-            self.latencies.append((now, now - began))
+
+    def _note(self, seconds: float) -> None:
+        self.latencies.append((time.monotonic(), seconds))
 
     def _change(self, of: str, state: str, path: str, body: object) -> Answer | None:
         """Ask for a change and keep its outcome. None after the documented 503."""
@@ -216,7 +281,14 @@ class Worker:
         return str(made["secret"])
 
     def _session(self) -> None:
-        open_session(self._anonymous, self._paper, self._replicas.cloud, self.count)
+        self._opened(self._paper)
+
+    def _opened(self, paper: PaperNode) -> Identity | None:
+        """Open a session of a node. None if it was refused."""
+        identity = open_session(self._anonymous, paper, self._replicas.cloud, self.count)
+        if identity is not None:
+            self.serials.add(serial_of(identity.chain[0]))
+        return identity
 
     def _activate(self) -> None:
         """Activate the same chip again and confirm: a new generation of the node."""
@@ -236,10 +308,11 @@ class Worker:
             self.count[str(proved.status)] += 1
             return
         again.activated = msgspec.json.decode(proved.body, type=type(self._paper.activated))
-        identity = open_session(self._anonymous, again, self._replicas.cloud, self.count)
+        self.serials.add(serial_of(again.device))
+        identity = self._opened(again)
         if identity is None:
             return
-        node = Operator(self.cloud, identity=identity)
+        node = Operator(self.cloud, identity=identity, answered=self._note)
         try:
             confirmed = node.ask("POST", "/v1/node/confirm", Ask("n" * 32))
             self.count["confirmed" if confirmed.status == 200 else str(confirmed.status)] += 1
@@ -252,6 +325,11 @@ class Worker:
 
 
 CODE = {"profile": "standard", "expires_at": "2034-01-01T00:00:00Z", "entitlements": ["press"], "seats": 1}
+
+
+def serial_of(der: bytes) -> str:
+    """The serial of a certificate as the issuer's records have it."""
+    return serial_text(x509.load_der_x509_certificate(der).serial_number)
 
 
 def open_session(via: Operator, paper: PaperNode, first: Cloud, count: Counter[str]) -> Identity | None:
@@ -285,7 +363,7 @@ def working(workers: Sequence[Worker]) -> Iterator[None]:
 
 
 def lost(replicas: Replicas, workers: Sequence[Worker]) -> list[str]:
-    """The answered changes that the database does not have, and states that no one asked for."""
+    """The answered changes and certificates that the databases do not have, and states that no one asked for."""
     states = {row["id"]: row["standing"] for row in replicas.rows("SELECT id, standing FROM node")}
     states |= {
         row["id"]: "open" if row["revoked_at"] is None else "revoked"
@@ -294,9 +372,13 @@ def lost(replicas: Replicas, workers: Sequence[Worker]) -> list[str]:
     # A later generation closes an earlier one, which was confirmed all the same.
     confirmed = replicas.rows("SELECT id FROM generation WHERE confirmed_at IS NOT NULL")
     states |= {row["id"]: "confirmed" for row in confirmed}
-    return [
+    found = [
         f"{name} is {states.get(name)}, answered was {outcome.answered}, asked {outcome.asked or 'nothing'}"
         for worker in workers
         for name, outcome in worker.outcomes.items()
         if outcome.answered and states.get(name) not in {outcome.answered, outcome.asked} - {""}
     ]
+    signed = "SELECT serial FROM certificate WHERE certificate IS NOT NULL AND state IN ('issued', 'revoked')"
+    stored = {row["serial"] for row in replicas.rows(signed, "breakwater")}
+    unknown = set[str]().union(*(worker.serials for worker in workers)) - stored
+    return found + [f"the certificate {serial} was answered and is not stored" for serial in sorted(unknown)]
