@@ -4,7 +4,19 @@ import json
 import logging
 import sys
 import traceback
-from datetime import UTC, datetime
+from contextlib import nullcontext
+from datetime import UTC, datetime, timedelta
+from typing import TextIO
+
+from cloud.tasks.tally import Counted, Tally
+
+SAME_LINES_MAX = 20
+SAME_LINES_PERIOD = timedelta(minutes=1)
+"""Warnings and errors with one message in a period. During an outage of the database, each request would log one."""
+MESSAGES_MAX = 1000
+"""Messages that are counted. Further messages are counted together. In this code a message is a constant."""
+_OTHERS = ("", logging.WARNING, "others")
+LEFT_OUT = "further lines with this message were left out"
 
 
 class JsonLines(logging.Formatter):
@@ -32,9 +44,44 @@ class JsonLines(logging.Formatter):
         return written.replace("\x7f", "\\u007f")
 
 
+class BoundedLines(logging.StreamHandler[TextIO]):
+    """Writes records to a stream, of warnings and errors at most `SAME_LINES_MAX` with one message in a period.
+
+    Further records are counted by logger and message. After the period, one record says how many were left out. It is
+    written before the next record of any message, or when the process ends.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._tally: Tally[tuple[str, int, str]] = Tally(SAME_LINES_PERIOD, MESSAGES_MAX)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write or count a record. `logging` calls this method under the handler's lock."""
+        at = datetime.fromtimestamp(record.created, UTC)
+        self._write_left_out(self._tally.end_all(at))
+        key = record.name, record.levelno, str(record.msg)
+        if not self._tally.has_room(key):
+            key = _OTHERS
+        if record.levelno < logging.WARNING or self._tally.add(key, at) <= SAME_LINES_MAX:
+            super().emit(record)
+
+    def close(self) -> None:
+        """Write how many records were left out in the current periods."""
+        with self.lock or nullcontext():
+            self._write_left_out(self._tally.end_all())
+        super().close()
+
+    def _write_left_out(self, ended: list[tuple[tuple[str, int, str], Counted]]) -> None:
+        for (name, level, message), counted in ended:
+            if counted.count > SAME_LINES_MAX:
+                record = logging.LogRecord(name, level, "", 0, LEFT_OUT, None, None)
+                record.lines, record.of, record.since = counted.count - SAME_LINES_MAX, message, counted.since
+                super().emit(record)
+
+
 def configure_logging(level: str = "info") -> None:
     """Write the records of all loggers to stderr as JSON lines. `level` is a level's name of `logging`."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = BoundedLines(sys.stderr)
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for chatty in ("httpx", "httpcore", "asyncio"):

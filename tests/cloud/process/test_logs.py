@@ -2,8 +2,9 @@
 
 import json
 import logging
+from io import StringIO
 
-from cloud.process.logs import JsonLines
+from cloud.process.logs import LEFT_OUT, MESSAGES_MAX, SAME_LINES_MAX, SAME_LINES_PERIOD, BoundedLines, JsonLines
 
 
 def test_logs_are_json_lines_without_secrets() -> None:
@@ -14,3 +15,41 @@ def test_logs_are_json_lines_without_secrets() -> None:
     assert (line["message"], line["node"], line["token"], line["level"]) == ("made", "node_1", "(withheld)", "info")
     assert line["at"].endswith("Z")
     assert "\n" not in JsonLines().format(logging.makeLogRecord({"msg": "two\nlines"}))
+
+
+def test_an_outage_does_not_fill_the_log() -> None:
+    """Ten thousand requests fail in a minute. Other messages are written, and one line has the number left out."""
+    stream = StringIO()
+    handler = BoundedLines(stream)
+    handler.setFormatter(JsonLines())
+
+    def say(message: str, at: float, level: int = logging.ERROR) -> None:
+        handler.handle(logging.makeLogRecord({"name": "cascade.web", "levelno": level, "msg": message, "created": at}))
+
+    period = SAME_LINES_PERIOD.total_seconds()
+    for number in range(10_000):
+        say("cannot answer", number * period / 10_000)
+    say("another trouble", period - 0.1)
+    for _ in range(100):
+        say("CRL published", period - 0.1, logging.INFO)
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [line["message"] for line in lines] == (
+        ["cannot answer"] * SAME_LINES_MAX + ["another trouble"] + ["CRL published"] * 100
+    )
+    say("cannot answer", period)
+    ended, again = [json.loads(line) for line in stream.getvalue().splitlines()[len(lines) :]]
+    assert (ended["message"], ended["of"], ended["lines"]) == (LEFT_OUT, "cannot answer", 10_000 - SAME_LINES_MAX)
+    assert again["message"] == "cannot answer"
+    # The end of the process writes the counts of the periods that run.
+    for _ in range(SAME_LINES_MAX + 4):
+        say("cannot answer", period + 1)
+    handler.close()
+    assert json.loads(stream.getvalue().splitlines()[-1])["lines"] == 5
+
+
+def test_messages_that_a_caller_could_make_are_bounded_too() -> None:
+    stream = StringIO()
+    handler = BoundedLines(stream)
+    for number in range(2 * MESSAGES_MAX):
+        handler.handle(logging.makeLogRecord({"name": "x", "levelno": logging.ERROR, "msg": f"{number}", "created": 0}))
+    assert len(stream.getvalue().splitlines()) == MESSAGES_MAX + SAME_LINES_MAX
