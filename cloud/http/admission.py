@@ -5,7 +5,8 @@
 A caller is a node, an operator's token, a service, or the source address of a caller without an identity. A request
 takes a permit of the caller, of the caller's tenant if it is a node, and of all callers of its kind
 (`cloud.tasks.buckets`). Callers without an identity are of two kinds: the source has shown an identity in another
-request lately, or it is a stranger. So a flood of strangers takes nothing from known callers.
+request lately, or it is a stranger. So a flood of strangers takes nothing from known callers. All addresses of one IPv6
+network of 48 bits together get at most half of the bucket of their kind.
 
 A refusal is `rate_limited` (429) with `Retry-After` in seconds. It is answered late, so that a caller which ignores the
 answer gets one refusal a second on each of its connections. So is a refusal of a limit in a use case, which follows
@@ -26,7 +27,7 @@ from litestar.handlers.base import BaseRouteHandler
 from cloud.http.problems import Refusal
 from cloud.mtls.peer import NodePeer, ServicePeer
 from cloud.tasks.buckets import KEYS_MAX, Buckets, Level, Rate, admit
-from cloud.tasks.source import source_of
+from cloud.tasks.source import site_of, source_of
 
 BUCKET = "bucket"
 """Key of the bucket in a route's `opt`."""
@@ -187,6 +188,9 @@ class Admission:
             levels.append(Level(self._table(f"{name}/{kind}"), caller.key, each))
         elif kind != "shared":
             levels.append(Level(self._table(f"{name}/address"), source_of(host), each))
+            site = site_of(host)
+            if site and bucket.whole is not None:
+                levels.append(Level(self._table(f"{name}/site"), site, bucket.whole.half.times(self._factor)))
         if bucket.tenant is not None and caller is not None and caller.tenant:
             levels.append(Level(self._table(f"{name}/tenant"), caller.tenant, bucket.tenant.times(self._factor)))
         if bucket.whole is not None and kind != "service":

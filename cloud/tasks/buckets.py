@@ -27,6 +27,11 @@ class Rate(msgspec.Struct, frozen=True):
         """Return a rate that gives `factor` times as many permits."""
         return self if factor == 1.0 else Rate(int(self.burst * factor), self.seconds / factor)
 
+    @property
+    def half(self) -> "Rate":
+        """The rate that gives half as many permits."""
+        return Rate(self.burst // 2, self.seconds * 2)
+
     def within(self, seconds: float) -> float:
         """Return the most permits that a bucket of this rate gives in any period of this length."""
         return self.burst + seconds / self.seconds

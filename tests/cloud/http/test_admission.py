@@ -55,7 +55,7 @@ def test_a_stranger_that_floods_stops_neither_another_stranger_nor_a_known_sourc
     assert it.take(THINGS, None, HONEST) == 0
     # Hostile strangers from many addresses use up the bucket of all strangers.
     for number in range(200):
-        it.take(THINGS, None, f"2001:db8:0:{number:x}::1")
+        it.take(THINGS, None, f"2001:db8:{number:x}::1")
     assert it.take(THINGS, None, "203.0.113.7") > 0
     it.note_known("203.0.113.7")
     assert it.take(THINGS, None, "203.0.113.7") == 0
@@ -68,6 +68,13 @@ def test_one_ipv6_customer_is_one_stranger() -> None:
     it = Admission(Clock())
     taken = sum(it.take(THINGS, None, f"2001:db8:0:1::{number:x}") == 0 for number in range(100))
     assert taken == 4
+
+
+def test_an_ipv6_site_with_thousands_of_networks_leaves_half_to_other_strangers() -> None:
+    it = Admission(Clock())
+    assert sum(it.take(THINGS, None, f"2001:db8:0:{number:x}::1") == 0 for number in range(5000)) == 20
+    assert sum(it.take(THINGS, None, f"2001:db8:1:{number:x}::1") == 0 for number in range(5)) == 5
+    assert it.take(THINGS, None, HONEST) == 0
 
 
 def test_nodes_of_one_tenant_leave_the_other_tenants_their_share() -> None:

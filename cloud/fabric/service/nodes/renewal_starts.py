@@ -1,14 +1,15 @@
 """Pure functions: limit how many renewals may be started, before any query.
 
 A process counts starts by node, by tenant and in whole. Anyone can make a certificate in any node's name. So certificates
-that no published CA signed are counted by the source of the request and in a separate whole, and cannot use up the
-places of real certificates. A copy of a device certificate uses up the places of its node only.
+that no published CA signed are counted by the source and IPv6 site of the request and in a separate whole, and cannot
+use up the places of real certificates. A copy of a device certificate uses up the places of its node only.
 """
 
 from datetime import datetime
 
 from cloud.fabric.errors import TooOften
 from cloud.tasks.buckets import Buckets, Level, Rate, admit
+from cloud.tasks.source import site_of
 from protocol.ids import NodeId, TenantId
 
 STARTS_PER_NODE = Rate(10, 6.0)
@@ -27,7 +28,8 @@ class RenewalStarts:
         """`whole`: the limit of all nodes together, and of all sources together. `factor` multiplies all limits."""
         self._whole = whole.times(factor)
         self._factor = factor
-        self._nodes, self._tenants, self._sources, self._wholes = Buckets(), Buckets(), Buckets(), Buckets()
+        self._nodes, self._tenants, self._wholes = Buckets(), Buckets(), Buckets()
+        self._sources, self._sites = Buckets(), Buckets()
 
     def count(self, tenant: TenantId, node: NodeId, source: str, now: datetime, *, proven: bool) -> None:
         """Count one start. A refused start is not counted. Raises TooOften.
@@ -41,6 +43,8 @@ class RenewalStarts:
             ]
         else:
             own = [Level(self._sources, source, STARTS_PER_SOURCE.times(self._factor))]
+            if site := site_of(source):
+                own.append(Level(self._sites, site, self._whole.half))
         wait = admit([*own, Level(self._wholes, proven, self._whole)], now.timestamp())
         if wait > 0:
             raise TooOften("too many renewals were started", wait)

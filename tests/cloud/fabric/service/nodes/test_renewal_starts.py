@@ -42,3 +42,10 @@ def test_certificates_of_unknown_cas_are_counted_by_source_and_apart() -> None:
     assert made_up.count(False) == STARTS_PER_SOURCE.burst
     assert not refused(starts, "n1", source="198.51.100.1", proven=False)
     assert not refused(starts, "n1", source="192.0.2.66")
+
+
+def test_an_ipv6_site_leaves_half_of_the_places_of_unknown_cas_to_others() -> None:
+    starts = RenewalStarts(Rate(200, 0.05))
+    sources = [f"2001:db8:0:{number:x}::/64" for number in range(1000)]
+    assert sum(not refused(starts, "n", source=source, proven=False) for source in sources) == 100
+    assert not refused(starts, "n", source="2001:db8:1:1::/64", proven=False)
