@@ -26,7 +26,7 @@ from cloud.http.places import Places
 from cloud.http.problems import plain_answer
 from cloud.http.request_reader import Head, RequestReader, RequestRefused
 from cloud.mtls.peer import TLS_EXTENSION, TlsSession
-from cloud.mtls.server_stream import ServerStream
+from cloud.mtls.server_stream import BARE_RECORDS_MAX, ServerStream
 from protocol.problems import Code
 
 log = logging.getLogger("cascade.listener")
@@ -188,7 +188,7 @@ class Connection(asyncio.BufferedProtocol):
             return b""
         self._flush(stream)
         self._tls_bytes += len(data) - len(plain)
-        if self._tls_bytes > TLS_BYTES_MAX:
+        if self._tls_bytes > TLS_BYTES_MAX or stream.bare_records > BARE_RECORDS_MAX:
             self.evict()
         elif stream.ended:
             self._finish()
@@ -280,6 +280,8 @@ class Connection(asyncio.BufferedProtocol):
         else:
             self._reader.next_request()
             self._tls_bytes = 0
+            if self._stream is not None:
+                self._stream.bare_records = 0
             self._between = self._reader.buffered == 0
             self._arm(self._limits.idle if self._between else self._limits.request)
             self._advance()

@@ -5,6 +5,7 @@ import logging
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -12,9 +13,11 @@ import pytest
 
 from cloud.http.exchange import long_poll
 from cloud.http.listener import LIMITS, TLS_BYTES_MAX, Limits
+from cloud.mtls.server_stream import BARE_RECORDS_MAX
 from cloud.process.serve import CloudServer, Listener
 from tests.cloud.pki import Pki, authority
 from tests.cloud.world import Answer, Connection, World, connected, listening, port_of, unit_of
+from tests.simulators.tls_records import APPLICATION_DATA, shake_hands
 from tests.waiting import stays
 
 BIG = b"x" * 500_000
@@ -319,32 +322,50 @@ def test_a_client_whose_certificate_is_not_accepted_reads_the_reason() -> None:
     asyncio.run(test())
 
 
-def test_tls_without_content_is_bounded() -> None:
-    """Empty records and key updates cost the peer bytes, and these are counted."""
+async def cut(reader: asyncio.StreamReader) -> None:
+    """The server closes the connection without a word."""
+    async with asyncio.timeout(5):
+        with pytest.raises(ConnectionError):
+            while await reader.read(65536):
+                pass
+            raise ConnectionError
+
+
+def test_the_bytes_of_tls_are_bounded() -> None:
+    """Records of one byte cost the peer 22 bytes more, and these are counted."""
 
     async def test() -> None:
         world = World()
         async with world.serving() as port:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-            tls = world.client_context().wrap_bio(incoming, outgoing, server_hostname="localhost")
-            while True:
-                try:
-                    tls.do_handshake()
-                    break
-                except ssl.SSLWantReadError:
-                    writer.write(outgoing.read())
-                    incoming.write(await reader.read(65536))
-            writer.write(outgoing.read())
-            tls.write(b"GET /open HTTP/1.1\r\n")
+            records = await shake_hands(reader, writer, world.client_context())
+            writer.write(records.record(APPLICATION_DATA, b"GET /open HTTP/1.1\r\n"))
             for _ in range(TLS_BYTES_MAX // 22):
-                tls.write(b"a")
-            writer.write(outgoing.read())
-            async with asyncio.timeout(5):
-                with pytest.raises(ConnectionError):
-                    while await reader.read(65536):
-                        pass
-                    raise ConnectionError
+                writer.write(records.record(APPLICATION_DATA, b"a"))
+            await cut(reader)
             writer.close()
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("answered", [False, True])
+def test_a_flood_of_key_updates_ends_its_connection_only(answered: bool) -> None:
+    async def test() -> None:
+        world = World()
+        async with world.serving() as port, connected(port, world.client_context()) as bystander:
+            assert (await bystander.ask("/open")).status == 200
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            records = await shake_hands(reader, writer, world.client_context())
+            updates = records.key_updates(answered=answered)
+            request = b"GET /open HTTP/1.1\r\nHost: a\r\n\r\n"
+            # A few are part of TLS 1.3. A request in between allows a few more.
+            for _ in range(2):
+                writer.write(b"".join(islice(updates, BARE_RECORDS_MAX // 2)))
+                writer.write(records.record(APPLICATION_DATA, request))
+                assert await reader.read(65536)
+            writer.write(b"".join(islice(updates, 10 * BARE_RECORDS_MAX)))
+            await cut(reader)
+            writer.close()
+            assert (await bystander.ask("/open")).status == 200
 
     asyncio.run(test())

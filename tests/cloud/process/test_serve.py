@@ -1,24 +1,39 @@
 """Whole processes: several listeners, one stop, long polls that end, and background tasks that must not end."""
 
 import asyncio
+import errno
 import json
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
+from typing import Any, cast
 
 import pytest
 from litestar import get
 
 from cloud.http.app import Wired, make_app
 from cloud.http.guard import ANONYMOUS, Guard
+from cloud.http.places import Places
 from cloud.process.logs import configure_logging
-from cloud.process.serve import EXIT_INTERNAL, EXIT_OK, Listener, Served, Unit, bind, serve, task_name
+from cloud.process.serve import (
+    ACCEPT_PAUSE_SECONDS,
+    EXIT_INTERNAL,
+    EXIT_OK,
+    CloudServer,
+    Listener,
+    Served,
+    Unit,
+    bind,
+    serve,
+    task_name,
+)
 from cloud.tasks.periodic import every
 from cloud.tasks.stopping import Stopping
 from tests.cloud.world import Connection, World, connected
@@ -236,3 +251,51 @@ class Follower:
 def test_a_task_is_logged_by_its_class_and_method() -> None:
     assert task_name(Follower().run) == "Follower.run"
     assert task_name(every(1, "purge", Follower)) == "purge"  # type: ignore[arg-type]  # never called
+
+
+class Descriptors:
+    """A listening socket. The first calls of `accept` fail, because the process has no file descriptor left."""
+
+    def __init__(self, bound: socket.socket) -> None:
+        self._bound = bound
+        self.failures = 0
+        self.failed_at: list[float] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._bound, name)
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        if len(self.failed_at) < self.failures:
+            self.failed_at.append(time.monotonic())
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return self._bound.accept()
+
+
+def test_without_a_file_descriptor_the_oldest_connection_is_closed_and_accepting_pauses(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def test() -> None:
+        world, places = World(), Places(1000)
+        guard = Guard(trust=lambda: world.trust, checks=world, now=world.now)
+        listener = Listener(make_app((quick_route,), guard), "127.0.0.1", 0, None)
+        bound = Descriptors(bind(listener))
+        server = CloudServer(listener, cast(socket.socket, bound), places)
+        server.start()
+        async with AsyncExitStack() as stack:
+            first, second, third = [await stack.enter_async_context(connected(server.port, None)) for _ in range(3)]
+            for client in (first, second, third):
+                assert (await client.ask("/quick")).status == 200
+            bound.failures = 2
+            # This connection waits in the kernel until both failures are over.
+            fourth = await stack.enter_async_context(connected(server.port, None))
+            for client in (third, fourth):
+                assert (await client.ask("/quick")).status == 200
+            assert [await client.reader.read() for client in (first, second)] == [b"", b""]
+        before, after = bound.failed_at
+        assert after - before >= ACCEPT_PAUSE_SECONDS * 0.9
+        await server.close()
+
+    asyncio.run(test())
+    assert [record.getMessage() for record in caplog.records] == [
+        "too many connections: closed those that waited longest, or refused new ones"
+    ]

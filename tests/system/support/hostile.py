@@ -8,6 +8,7 @@ import asyncio
 import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,6 +16,7 @@ from typing import Self
 import msgspec
 
 from lab.cloud import Cloud
+from tests.simulators.tls_records import shake_hands
 from tests.system.support.wire import PORTS, Service
 
 HOSTILE, BYSTANDER = "127.0.0.3", "127.0.0.2"
@@ -269,6 +271,15 @@ async def upgrades(crowd: Crowd, size: int) -> None:
             assert (await link.reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200")
 
 
+async def key_updates(crowd: Crowd, size: int) -> None:
+    """Key updates of TLS 1.3, which the server shall answer with its own."""
+    for _ in range(3 * size):
+        link = await crowd.link("fabric", tls=False)
+        records = await shake_hands(link.reader, link.writer, any_server())
+        await link.send(b"".join(islice(records.key_updates(answered=True), 1000)))
+        await link.closed()
+
+
 async def connection_flood(crowd: Crowd, size: int) -> None:
     """More connections than the process may have file descriptors."""
     for number in range(500 * size):
@@ -290,6 +301,7 @@ ATTACKS: dict[str, Attack] = {
         slow_readers,
         half_closed,
         upgrades,
+        key_updates,
         connection_flood,
     )
 }
