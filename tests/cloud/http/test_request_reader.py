@@ -127,6 +127,7 @@ MALFORMED = {
     "chunked in HTTP/1.0": request(b"Transfer-Encoding: chunked", line=b"GET / HTTP/1.0"),
     "trailer": request(b"Transfer-Encoding: chunked", body=b"0\r\nAuthorization: Bearer x\r\n\r\n"),
     "chunk length": request(b"Transfer-Encoding: chunked", body=b"-1\r\n"),
+    "chunk length with a blank": request(b"Transfer-Encoding: chunked", body=b"1 \r\na\r\n0\r\n\r\n"),
     "chunk length of 9 digits": request(b"Transfer-Encoding: chunked", body=b"000000001\r\n"),
     "chunk longer than stated": request(b"Transfer-Encoding: chunked", body=b"1\r\nab\r\n"),
     "chunk extension without end": request(b"Transfer-Encoding: chunked", body=b"1;" + b"a" * 300),
