@@ -64,7 +64,7 @@ _KINDS = (
     ProblemKind("not_found", 404, "No such object", "Check the id and the tenant it belongs to."),
     ProblemKind("method_not_allowed", 405, "This path has no such method", "See the API description of this path."),
     ProblemKind("too_large", 413, "The body is too large", "Send less; the limit is in the documentation."),
-    ProblemKind("unsupported_media_type", 415, "Wrong content type", "Send application/json."),
+    ProblemKind("unsupported_media_type", 415, "Wrong content type", "See `detail`; it names the media type."),
     ProblemKind("conflict", 409, "The object's state does not allow this", "Read the object again, then decide."),
     ProblemKind("invalid", 422, "A value is not allowed", "Correct what `detail` names and send it again."),
     # The caller.

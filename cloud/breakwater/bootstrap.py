@@ -131,7 +131,10 @@ async def initialise(plan: Plan, now: Callable[[], datetime]) -> Initialised:
         trust_domain=plan.trust_domain,
         pki_url=plan.public_url,
     )
-    async with open_database("breakwater", database) as engine, open_parts(engine, sources, now) as parts:
+    async with (
+        open_database("breakwater", database, is_new=True) as engine,
+        open_parts(engine, sources, now) as parts,
+    ):
         await parts.root_crls.import_crl("init", root_crl)
         for service, folder in plan.tls.items():
             await parts.stores.issuance.add_hosts(service, host_names(plan.hosts))
@@ -153,10 +156,10 @@ async def replace_unusable(
         AuthorityNotCurrent: the certificate of the issuing CA is not valid now either.
         SettingsError, KeyFileError, IdentityError, IssuerError, StorageError: the text names the file.
     """
+    settings = load_settings(settings_file, BreakwaterSettings)
     faults = {service: fault for service, folder in tls.items() if (fault := chain_fault(folder, now()))}
     if not faults:
         return {}
-    settings = load_settings(settings_file, BreakwaterSettings)
     sources, passphrase_file = sources_of(settings), settings.path(settings.passphrase_file)
     async with (
         open_database("breakwater", settings.database_location()) as engine,

@@ -101,7 +101,12 @@ class Server:
         except ProblemAnswer as error:
             raise _refused(error) from error
         except ServerRefused as error:
-            raise CliError(EXIT_VERIFICATION, "server_unproven", str(error)) from error
+            raise CliError(
+                EXIT_VERIFICATION,
+                "server_unproven",
+                str(error),
+                "Check the clock of this machine, and look for a proxy between this machine and Fabric.",
+            ) from error
         except (Unreachable, AnswerUnusable) as error:
             raise _unreachable(str(error)) from error
 
@@ -135,8 +140,8 @@ def trust_errors() -> Iterator[None]:
             EXIT_VERIFICATION,
             "trust_not_verified",
             str(error),
-            "Compare the trust pin with the pin that `cascade init` printed. If the published trust has expired, sign "
-            "it again with `cascade trust sign --accept-expired`.",
+            "Check the clock of this machine. Compare the trust pin with the pin that `cascade init` printed. If the "
+            "published trust has expired, sign it again with `cascade trust sign --accept-expired`.",
         ) from error
 
 
@@ -217,6 +222,8 @@ def _unreachable(text: str) -> CliError:
 def _refused(error: ProblemAnswer) -> CliError:
     problem = error.problem
     kind = KINDS.get(problem.code)
-    text = f"cannot do this: Fabric refused it: {problem.title}" + (f" ({problem.detail})" if problem.detail else "")
+    text = f"cannot run the command: Fabric refused it: {problem.title}" + (
+        f" ({problem.detail})" if problem.detail else ""
+    )
     exit_code = EXIT_REFUSED if kind is None or kind.conclusive else EXIT_TRY_AGAIN
     return CliError(exit_code, problem.code, text, problem.next)

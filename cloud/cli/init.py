@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from cloud.breakwater import bootstrap as breakwater
-from cloud.cli.errors import EXIT_INTERNAL, EXIT_USAGE, CliError
+from cloud.cli.errors import EXIT_INTERNAL, EXIT_TRY_AGAIN, EXIT_USAGE, CliError
 from cloud.cli.options import directory_option, json_option
 from cloud.cli.show import emit
 from cloud.clock import utc_now
@@ -24,8 +24,8 @@ from cloud.crypto.keyfile import KeyFileError, sync_directory, write_secret
 from cloud.fabric import bootstrap as fabric
 from cloud.process.gates import DATABASE_GATES, GateRefused, check_gates
 from cloud.process.settings import ServiceSettings, describe_database
-from cloud.storage import Location, PostgresLocation, StorageError
-from cloud.storage.errors import DatabaseInUse
+from cloud.storage import DatabaseUnavailable, Location, PostgresLocation, StorageError
+from cloud.storage.errors import DatabaseBusy, DatabaseInUse
 from cloud.storage.fresh import made_fresh
 from cloud.storage.location import parse_location
 from protocol.ids import IdError, parse_trust_domain
@@ -239,6 +239,14 @@ def initialise(args: Namespace) -> None:
         raise CliError(
             EXIT_USAGE, "database_in_use", str(error), "Name an empty database. Nothing was changed."
         ) from error
+    except (DatabaseBusy, DatabaseUnavailable) as error:
+        raise CliError(
+            EXIT_TRY_AGAIN,
+            "database_unavailable",
+            f"cannot make the installation: {error}",
+            "Check that the database's server runs, and that address, user and password are right. Nothing was left "
+            "behind.",
+        ) from error
     except (OSError, KeyFileError, StorageError) as error:
         raise CliError(
             EXIT_INTERNAL, "init_failed", f"cannot make the installation: {error}", "Nothing was left behind."
@@ -321,7 +329,7 @@ async def _build(building: Path, directory: Path, place: Place, trust_domain: st
         trust_pin=str(control.pin),
         url=url,
         environment=str(operator / "env"),
-        back_up=tuple(str(directory / name) for name in ("secrets", "offline", "breakwater", "fabric")),
+        back_up=tuple(str(directory / name) for name in ("secrets", "offline", "operator", "breakwater", "fabric")),
         take_offline=tuple(str(directory / "offline" / path.name) for path in sorted(offline.iterdir())),
     )
 

@@ -20,7 +20,7 @@ Commands that talk to the cloud need three values, from options or from the envi
 Every command has its own page: cascade COMMAND --help, cascade COMMAND ACTION --help.
 
 exit codes:
-  0   done                        70  internal error: please report it
+  0   done                        70  fault of this machine or of its files, or an internal error
   2   wrong usage                 75  not possible just now: try again
   65  verification failed         77  refused
   69  the cloud did not answer    130 interrupted

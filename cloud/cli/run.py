@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from cloud.breakwater.errors import AuthorityNotCurrent, IssuerError
-from cloud.cli.errors import EXIT_INTERNAL, EXIT_USAGE, CliError
+from cloud.cli.errors import EXIT_INTERNAL, EXIT_TRY_AGAIN, EXIT_USAGE, CliError
 from cloud.cli.options import directory_option, json_option
 from cloud.clock import utc_now
 from cloud.crypto.keyfile import KeyFileError
@@ -16,7 +16,8 @@ from cloud.mtls.identity import IdentityError
 from cloud.process.logs import configure_logging
 from cloud.process.serve import Served, Unit, serve
 from cloud.process.settings import SettingsError
-from cloud.storage import StorageError
+from cloud.storage import DatabaseUnavailable, StorageError
+from cloud.storage.errors import DatabaseBusy
 from cloud.tasks.periodic import every
 from protocol.ids import ServiceName
 
@@ -74,12 +75,19 @@ def run(directory: Path, names: list[ServiceName], ready: Callable[[], None] | N
         return asyncio.run(_run(directory, names, ready))
     except SettingsError as error:
         raise CliError(
-            EXIT_USAGE, "settings_refused", str(error), "Correct the settings file, then start the service again."
+            EXIT_USAGE,
+            "settings_refused",
+            str(error),
+            "Correct what the text names, and check that --dir names an installation. Then start the service again.",
         ) from error
     except AuthorityNotCurrent as error:
         raise CliError(EXIT_INTERNAL, "ca_not_valid", f"cannot start: {error}", error.next_step) from error
+    except (DatabaseBusy, DatabaseUnavailable) as error:
+        text = "Start the service again when the database is available. `cascade config check` tests it."
+        raise CliError(EXIT_TRY_AGAIN, "database_unavailable", f"cannot start: {error}", text) from error
     except (KeyFileError, IdentityError, IssuerError, StorageError) as error:
-        raise CliError(EXIT_INTERNAL, "cannot_start", str(error)) from error
+        text = "`cascade config check` shows all faults of the installation, each with the next step."
+        raise CliError(EXIT_INTERNAL, "cannot_start", f"cannot start: {error}", text) from error
 
 
 async def _run(directory: Path, names: list[ServiceName], ready: Callable[[], None] | None) -> int:

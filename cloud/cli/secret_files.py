@@ -11,13 +11,9 @@ def refuse_existing(path: Path) -> None:
 
     Commands call this before they make a secret. A secret that cannot be written would be lost.
     """
-    if path.exists() or not path.parent.is_dir():
-        raise CliError(
-            EXIT_USAGE,
-            "file_in_the_way",
-            f"cannot write {path}: the file exists already, or its directory does not exist",
-            "Name another file.",
-        )
+    cause = "the file exists already" if path.exists() else "" if path.parent.is_dir() else "its directory is missing"
+    if cause:
+        raise CliError(EXIT_USAGE, "file_in_the_way", f"cannot write {path}: {cause}", "Name another file.")
 
 
 def write_secret_file(path: Path, content: bytes, consequence: str) -> None:

@@ -108,7 +108,7 @@ async def initialise(plan: Plan, now: Callable[[], datetime]) -> Initialised:
     )
     publication = initialise_trust(started, plan.offline, keys, plan.passphrase, targets)
     database = plan.database if isinstance(plan.database, PostgresLocation) else plan.directory / plan.database
-    async with open_database("fabric", database) as engine:
+    async with open_database("fabric", database, is_new=True) as engine:
         stores = stores_over(engine)
         async with stores.transaction():
             await stores.repository.publish(publication)

@@ -54,7 +54,7 @@ class StrictRequest(Request[Any, Any, Any]):
         """
         media_type = self.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media_type != "application/json":
-            raise Refusal("unsupported_media_type")
+            raise Refusal("unsupported_media_type", "send application/json")
         field = self.route_handler.parsed_data_field
         body = await self.body()
         kind = field.annotation if field is not None else Any

@@ -247,13 +247,19 @@ async def serve(
                 ready()
             status = await _supervise(opened, stopping)
     except OSError as error:
-        log.error("cannot start", extra={"error": str(error)})
+        log.error("cannot start", extra={"error": error.strerror or str(error), "next": _next_step(error)})
         status = EXIT_INTERNAL
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
     log.info("stopped", extra={"status": status})
     return status
+
+
+def _next_step(error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return "Stop the other program at this address, or change the address under [[listeners]] in the settings."
+    return "`cascade config check` shows all faults of the installation, each with the next step."
 
 
 async def _supervise(opened: Sequence[tuple[str, Running]], stopping: Stopping) -> int:

@@ -4,17 +4,27 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from cloud.storage.engine import ServiceEngine
+from cloud.storage.errors import DatabaseMissing
 from cloud.storage.location import Location
-from cloud.storage.migrate import ensure_migrated, missing_ids
+from cloud.storage.migrate import applied_ids, ensure_migrated, missing_ids
 
 
 @asynccontextmanager
-async def open_database(service: str, location: Location) -> AsyncIterator[ServiceEngine]:
+async def open_database(service: str, location: Location, *, is_new: bool = False) -> AsyncIterator[ServiceEngine]:
     """Open an engine of `service` over its migrated database. Each call makes its own engine.
 
+    Only with `is_new` are the first tables made. A service whose database is lost has to stop: an empty database
+    knows no revoked certificate.
+
     Raises:
+        DatabaseMissing: the database has no tables, and `is_new` is False. Nothing is made.
         StorageError: see `cloud.storage.migrate.ensure_migrated`.
     """
+    if not is_new and not await applied_ids(location):
+        raise DatabaseMissing(
+            f"cannot use the database {location}: it is missing or empty; restore its backup, or correct its address "
+            "in the settings"
+        )
     await ensure_migrated(service, location)
     engine = ServiceEngine(service)
     engine.configure(location)

@@ -11,6 +11,7 @@
     │   └── DatabaseNotWritable  nothing can be stored: read-only file or server, I/O error
     │       └── DiskFull     nothing can be stored: the disk is full
     ├── DatabaseInUse        the database for a new installation has tables already
+    ├── DatabaseMissing      the database of an installation has no file or no tables
     ├── DatabaseTooNew       the database has migrations that this code does not know
     ├── DatabaseTooOld       the database was made before the first migration that this code has
     ├── MigrationFailed      a migration failed; the database is unchanged
@@ -63,6 +64,10 @@ class DiskFull(DatabaseNotWritable):
 
 class DatabaseInUse(StorageError):
     """The database is not empty. Nothing in it was changed."""
+
+
+class DatabaseMissing(StorageError):
+    """The file of the database is missing, or the database has no tables. Nothing was made."""
 
 
 class DatabaseTooNew(StorageError):

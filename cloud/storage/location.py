@@ -41,11 +41,17 @@ class PostgresLocation(msgspec.Struct, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         """Return the address in the form that `parse_location` reads. It contains no secret."""
-        options = {"host": self.host, "password_file": self.password_file, "tls_ca_file": self.tls_ca_file}
-        given = {name: value for name, value in options.items() if value}
-        given["pool"] = str(self.pool)
-        given["needs_fsync"] = "yes" if self.needs_fsync else "no"
-        return f"{SCHEME}://{quote(self.user, safe='')}@:{self.port}/{quote(self.name, safe='')}?{urlencode(given)}"
+        options = {
+            "host": self.host if self.is_local else "",
+            "password_file": self.password_file,
+            "tls_ca_file": self.tls_ca_file,
+            "pool": "" if self.pool == POOL_DEFAULT else str(self.pool),
+            "needs_fsync": "" if self.needs_fsync else "no",
+        }
+        given = urlencode({name: value for name, value in options.items() if value}, safe="/")
+        host = "" if self.is_local else f"[{self.host}]" if ":" in self.host else self.host
+        address = f"{SCHEME}://{quote(self.user, safe='')}@{host}:{self.port}/{quote(self.name, safe='')}"
+        return f"{address}?{given}" if given else address
 
 
 Location = Path | PostgresLocation

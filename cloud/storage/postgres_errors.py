@@ -1,5 +1,7 @@
 """Pure functions: turn an exception of PostgreSQL's driver into an error of the storage port."""
 
+import os
+
 import asyncpg
 
 from cloud.storage.errors import (
@@ -46,7 +48,7 @@ def fault(error: BaseException) -> Exception:
 
     Messages contain the first line of the server's message, which has no value of a row.
     """
-    first = str(error.args[0]) if error.args else type(error).__name__
+    first = _described(error)
     if isinstance(error, asyncpg.IntegrityConstraintViolationError):
         return IntegrityError(first)
     if isinstance(error, asyncpg.DataError | ValueError):  # asyncpg's client-side DataError is a ValueError
@@ -62,6 +64,17 @@ def fault(error: BaseException) -> Exception:
     if isinstance(error, _AWAY):
         return DatabaseUnavailable(f"the database is not available: {first}")
     return StorageError(f"the database refused a statement: {first}")
+
+
+def _described(error: BaseException) -> str:
+    """Return the cause in words. A refused connection and a time-out have none of their own."""
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, ConnectionError) and error.errno is not None:
+        return os.strerror(error.errno)
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error.args[0]) if error.args else type(error).__name__
 
 
 def leaves_doubt(error: BaseException) -> bool:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import sqlite3
 from collections import deque
 from datetime import UTC, datetime
@@ -55,6 +56,8 @@ inside COMMIT, in the worker thread."""
 CACHE_KIB = 32 * 1024
 """Cache of the writer, in KiB. Keys are random, so an insert into a table with eight indexes touches a page of each
 index."""
+SHM_BYTES = 32 * 1024
+"""Size of a new index of the write-ahead log (https://www.sqlite.org/walformat.html)."""
 GROUP_MAX = 32
 """Maximum number of transactions that share a COMMIT. The first one waits about 0.2 ms for each of the others, which is
 less than a sync."""
@@ -84,6 +87,14 @@ def fault(error: sqlite3.Error, what: str) -> StorageError:
     code = getattr(error, "sqlite_errorcode", 0)
     name = getattr(error, "sqlite_errorname", "")
     return _KINDS.get(code & _PRIMARY, StorageError)(f"{what}: {error}" + (f" ({name})" if name else ""))
+
+
+def _is_disk_full(directory: Path) -> bool:
+    """Return whether the disk has no place for the log's index. SQLite reports this as an I/O error."""
+    try:
+        return shutil.disk_usage(directory).free < SHM_BYTES
+    except OSError:
+        return False
 
 
 def _utc(text: bytes) -> datetime:
@@ -204,6 +215,8 @@ class SqliteBackend:
                 )
                 opened.pop_all()
         except (OSError, sqlite3.Error) as error:
+            if _is_disk_full(self._path.parent):
+                raise DiskFull(f"cannot open the database {self._path}: the disk is full") from error
             raise StorageError(f"cannot open the database {self._path}: {error}") from error
         self._is_held = False
         self._waiting: deque[asyncio.Future[None]] = deque()

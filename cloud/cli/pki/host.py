@@ -77,7 +77,7 @@ def _reported(work: Callable[[Namespace], Coroutine[Any, Any, int | None]]) -> R
                 "Check that --dir names an installation and that its settings file is right.",
             ) from error
         except Refused as error:
-            text = f"cannot do this: the issuer refused it: {error}"
+            text = f"cannot run the command: the issuer refused it: {error}"
             raise CliError(EXIT_REFUSED, "refused", text, "Nothing was changed.") from error
         except AuthorityNotCurrent as error:
             raise CliError(EXIT_INTERNAL, "ca_not_valid", str(error), error.next_step) from error
@@ -87,6 +87,8 @@ def _reported(work: Callable[[Namespace], Coroutine[Any, Any, int | None]]) -> R
         except PkilintMissing as error:
             text = "Install pkilint, or leave out --pkilint."
             raise CliError(EXIT_USAGE, "pkilint_missing", str(error), text) from error
+        except BrokenPipeError:  # the reader of the output has gone; `cloud.cli.main` ends the command
+            raise
         except (KeyFileError, IdentityError, IssuerError, StorageError, OSError) as error:
             raise CliError(EXIT_INTERNAL, "issuer_unusable", str(error)) from error
 

@@ -30,5 +30,5 @@ def test_settings_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_an_installation_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["up", "--dir", str(tmp_path), "--json"]) == 70
-    assert error_of(capsys.readouterr().out)["code"] == "cannot_start"
+    assert main(["up", "--dir", str(tmp_path), "--json"]) == 2
+    assert error_of(capsys.readouterr().out)["code"] == "settings_refused"

@@ -41,8 +41,14 @@ def test_an_address_that_is_none_or_shows_a_password(text: str) -> None:
             pool=3,
             needs_fsync=False,
         ),
+        PostgresLocation(host="2001:db8::1", name="fabric", user="fabric"),
         Path("/var/lib/x.sqlite"),
     ],
 )
 def test_an_address_comes_back_as_it_went(location: Location) -> None:
     assert parse_location(str(location)) == location
+
+
+def test_an_address_is_shown_as_an_operator_writes_it() -> None:
+    written = "postgresql://cascade@db.example:5432/fabric?tls_ca_file=/etc/ca.pem"
+    assert str(parse_location(written)) == written

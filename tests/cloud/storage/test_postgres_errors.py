@@ -1,9 +1,12 @@
 """What a real PostgreSQL server says about its disk becomes an error of the port, and the connection works afterwards."""
 
+import socket
+
 import pytest
 
 from cloud.storage import DatabaseUnavailable, PostgresLocation, Statement, StorageError
 from cloud.storage.errors import DatabaseNotWritable, DiskFull, OutcomeUnknown
+from cloud.storage.postgres_errors import fault
 from lab.postgres import postgres_database
 from tests.cloud.storage_sample.support import ENGINE, SERVICE, add, ids, on
 
@@ -60,3 +63,18 @@ def test_a_read_only_server_and_a_full_disk_for_temporary_files(database: Postgr
         assert await ids() == ["fine"]
 
     on(database, test())
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (ConnectionRefusedError(111, "Connect call failed ('192.0.2.1', 5432)"), "Connection refused"),
+        (TimeoutError(), "no answer in time"),
+        (socket.gaierror(-2, "Name or service not known"), "Name or service not known"),
+        (OSError("Multiple exceptions: one, two"), "Multiple exceptions: one, two"),
+    ],
+)
+def test_a_server_that_cannot_be_reached_is_described_in_words(error: OSError, cause: str) -> None:
+    found = fault(error)
+    assert type(found) is DatabaseUnavailable
+    assert str(found) == f"the database is not available: {cause}"

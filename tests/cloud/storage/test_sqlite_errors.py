@@ -3,6 +3,7 @@
 import asyncio
 import resource
 import sqlite3
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -116,3 +117,14 @@ def test_each_code_has_its_kind(tmp_path: Path) -> None:
     with closing(sqlite3.connect(":memory:")) as connection, pytest.raises(sqlite3.OperationalError) as unknown:
         connection.execute("SELECT * FROM no_such_table")
     assert type(fault(unknown.value, "x")) is StorageError
+
+
+@pytest.mark.parametrize(("free", "kind"), [(0, DiskFull), (1 << 30, StorageError)])
+async def test_a_disk_that_is_full_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, kind: type[StorageError]
+) -> None:
+    """SQLite reports an I/O error when it has no place for the index of its log."""
+    monkeypatch.setattr("shutil.disk_usage", lambda _: Namespace(free=free))
+    with pytest.raises(kind, match=r"^cannot open the database ") as caught:
+        await SqliteBackend(tmp_path).open()  # a directory cannot be opened
+    assert type(caught.value) is kind
