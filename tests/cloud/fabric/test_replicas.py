@@ -4,11 +4,15 @@
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+from cryptography import x509
 
 from cloud.fabric import errors, schemas
 from cloud.fabric.store.keys import node_key, tenant_key
@@ -16,10 +20,24 @@ from cloud.storage import Statement
 from cloud.storage.errors import DatabaseBusy, DatabaseUnavailable, TransactionLost
 from cloud.storage.waits import waits_of_request
 from cloud.tasks.stopping import Stopping
-from protocol.messages.sessions import Ask, StatementAnswer
+from lab.postgres import located
+from protocol.encoding import json_encode, sha256_hex
+from protocol.messages.renewal import ProveRenewal, Renewed, StartRenewal
+from protocol.messages.sessions import Ask, Certificate, Session, StatementAnswer
 from protocol.signed.statements import Lease, Revocation, Suspension
-from tests.cloud.breakwater.support import Clock
-from tests.cloud.fabric.support import ALICE, NONCE, Machine, World, change, waiting_polls, world_at
+from tests.cloud.breakwater.support import Clock, Issuer, issuer_at
+from tests.cloud.fabric.support import (
+    ALICE,
+    NONCE,
+    DirectIssuer,
+    Machine,
+    World,
+    change,
+    run_once,
+    waiting_polls,
+    world_at,
+)
+from tests.simulators.forged_evidence import PaperChip
 from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.parametrize("databases", ["postgresql"], indirect=True)]
@@ -91,6 +109,106 @@ async def test_races(worlds: Worlds) -> None:
     assert (node.standing, node.closed_up_to) == ("revoked", 2)
     closed = [await one.generation(machine.node, number) for number in (1, 2)]
     assert {row.statement_type for row in closed} == {Revocation.__name__.lower()}
+
+
+@dataclass
+class Late(DirectIssuer):
+    """Breakwater as one Fabric calls it. `meanwhile` runs during an issuance, before or after Breakwater's own part."""
+
+    meanwhile: Callable[[], Awaitable[object]] = asyncio.Event().wait
+    after_the_issuance: bool = False
+
+    async def issue_device(self, *body: Any) -> Certificate:
+        return await self._late(super().issue_device(*body))
+
+    async def issue_session(self, *body: Any) -> Certificate:
+        return await self._late(super().issue_session(*body))
+
+    async def _late(self, issuance: Coroutine[Any, Any, Certificate]) -> Certificate:
+        if not self.after_the_issuance:
+            await self.meanwhile()
+        made = await issuance
+        if self.after_the_issuance:
+            await self.meanwhile()
+        return made
+
+
+async def renewal(machine: Machine, world: World) -> Callable[[], Coroutine[Any, Any, Renewed]]:
+    """Start a renewal with a new key at a replica. Returns the function that proves it there."""
+    assert machine.activated is not None
+    renewals = world.parts.nodes.renewals
+    challenge = await renewals.start(StartRenewal(machine.activated.certificate_chain[0], machine.evidence(), "1.0"))
+    secret = world.entropy.last[32]
+    machine = Machine(world, machine.label)  # for its new key
+    chip = PaperChip(ak=machine.ak, node_key=machine.node_key, nonce_secret=secret, nonce_activation=challenge.renewal)
+    made = chip.prove()
+    body = ProveRenewal(secret, made.csr, made.key, NONCE)
+    return lambda: renewals.prove(challenge.renewal, body, sha256_hex(json_encode(body)))
+
+
+async def require_nothing_left(reader: Issuer, machine: Machine) -> None:
+    """Each device certificate of the node is revoked and on its CRL, and no certificate is admitted any more."""
+    assert machine.activated is not None
+    assert not await reader.generations.is_open(machine.activated.tenant, machine.node, 1)
+    rows = [row for row in await reader.records() if row["node"] == machine.node]
+    assert {row["state"] for row in rows if row["profile"] == "device"} == {"revoked"}
+    assert {row["state"] for row in rows if row["profile"] == "session"} <= {"issued", "revoked"}
+    for shard in {row["shard"] for row in rows if row["shard"]}:
+        published = await reader.parts.crl_publisher.ensure_fresh(shard)
+        assert published is not None
+        crl = x509.load_der_x509_crl(published.data)
+        listed = {f"{entry.serial_number:040x}" for entry in crl}
+        assert listed >= {row["serial"] for row in rows if row["shard"] == shard}
+
+
+async def test_a_revocation_during_an_issuance_of_the_other(worlds: Worlds, home: Path, databases: Path) -> None:
+    """The other Fabric has admitted the request, and Breakwater issues. Then the revocation commits."""
+    one, other = worlds
+    own = other.issuer
+    async with issuer_at(home, located(databases, "breakwater"), one.clock) as reader:
+        cases = itertools.product(("session", "renewal"), (False, True), (False, True))
+        for number, (kind, closed_at_issuer, after_the_issuance) in enumerate(cases):
+            machine = Machine(one, f"late {number}")
+            await machine.join((await one.code()).secret)
+            at_other = Machine(other, machine.label, machine.node_key, machine.activated)
+            ask = at_other.session if kind == "session" else await renewal(machine, other)
+
+            async def revoke(machine: Machine = machine, run: bool = closed_at_issuer) -> None:
+                await change(one, machine, "revoke")
+                if run:
+                    await run_once(one)
+
+            other.outside.issuer = Late(
+                own.issuing, own.generations, meanwhile=revoke, after_the_issuance=after_the_issuance
+            )
+            before = await reader.records()
+            with pytest.raises((errors.GenerationClosed, errors.ActivationClosed, errors.IssuerUnavailable)):
+                await ask()
+            other.outside.issuer = own
+            made = len(await reader.records()) - len(before)
+            assert made == (after_the_issuance or not closed_at_issuer)
+            with pytest.raises(errors.GenerationClosed):
+                await at_other.session()
+            await run_once(one)
+            await require_nothing_left(reader, machine)
+
+
+async def test_a_revocation_raced_by_a_session_and_a_renewal(worlds: Worlds, home: Path, databases: Path) -> None:
+    one, other = worlds
+    async with issuer_at(home, located(databases, "breakwater"), one.clock) as reader:
+        for number in range(ROUNDS):
+            machine = Machine(one, f"raced {number}")
+            await machine.join((await one.code()).secret)
+            at_other = Machine(other, machine.label, machine.node_key, machine.activated)
+            prove = await renewal(machine, other)
+            _, *results = await asyncio.gather(
+                change(one, machine, "revoke"), at_other.session(), prove(), run_once(one), return_exceptions=True
+            )
+            for result in results[:2]:
+                assert isinstance(result, Session | Renewed | errors.GenerationClosed | errors.ActivationClosed), result
+            assert (await one.node(machine.node)).standing == "revoked"
+            await run_once(one)
+            await require_nothing_left(reader, machine)
 
 
 async def test_a_token_is_not_revoked_while_it_commits(worlds: Worlds) -> None:
