@@ -10,16 +10,31 @@ import argparse
 import os
 import signal
 import tempfile
+import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
+from lab.cloud import Cloud
 from lab.postgres import Cluster
 from lab.processes import StepFailed, wait_until
 from tests.drills.frame import Figure, Outcome, Say
+from tests.simulators.forged_evidence import request
 from tests.system.support.paper_node import PaperNode
-from tests.system.support.replicas import CODE, Operator, Replicas, Worker, lost, new_installation, working
+from tests.system.support.replicas import (
+    CODE,
+    Operator,
+    Replicas,
+    Worker,
+    lost,
+    new_installation,
+    open_session,
+    working,
+)
+from tests.system.support.wire import Wire, renew_device
 
 USUAL_TIME = "2 min"
 MINUTES_MAX = 20.0
@@ -32,6 +47,9 @@ FROZEN_WORKERS = 12
 """Callers in the part with a frozen replica, half of them at the other replica. More would measure how long they wait
 for the processors."""
 FREEZES_MAX = 200
+RACE_REQUESTS = 6
+"""Requests of a node while it is revoked: sessions and renewals in turn."""
+NOT_CLOSED = "SELECT COUNT(*) AS n FROM node WHERE closed_up_to > closed_at_issuer"
 IN_TRANSACTION = """SELECT COUNT(*) AS n FROM pg_stat_activity
     WHERE application_name = 'cascade-fabric' AND state = 'idle in transaction'"""
 
@@ -65,6 +83,7 @@ def run(options: argparse.Namespace, say: Say) -> Outcome:
         _speed(replicas, at_one, at_both, options.seconds, figures, findings)
         say(f"changes a second: {figures}")
         _news(replicas, options.revocations, figures, findings)
+        _races(replicas, options.revocations, figures, findings)
         say("revocations are through")
         _frozen(replicas, at_both[:FROZEN_WORKERS], figures, findings)
         say("the frozen replica has been continued")
@@ -124,6 +143,56 @@ def _news(replicas: Replicas, revocations: int, figures: dict[str, Figure], find
     figures["slowest revocation across replicas, s"] = round(slowest, 3)
     if slowest > NEWS_SECONDS_MAX:
         findings.append(f"a revocation took {slowest:.1f} s to reach a node at the other replica")
+
+
+def _races(replicas: Replicas, revocations: int, figures: dict[str, Figure], findings: list[str]) -> None:
+    """Revoke nodes at one replica while they open sessions and renew their certificates at the other.
+
+    The revocation begins with the first, second, ... request in turn. `cascade pki check` finds a certificate of a
+    closed generation that is not revoked, and a revoked certificate that is not on its CRL.
+    """
+    one, two = replicas.clouds
+    operator, anonymous, count = Operator(one, replicas.token), Operator(two), Counter[str]()
+    for number in range(revocations):
+        code = operator.ask("POST", f"/v1/tenants/{replicas.tenant}/codes", CODE).into(dict)
+        paper = PaperNode(one, f"race {number}").join(code["secret"])
+        paper.cloud = two
+        starting = [threading.Event() for _ in range(RACE_REQUESTS)]
+        with ThreadPoolExecutor(1) as thread:
+            asking = thread.submit(_renew_often, anonymous, paper, one, starting, count)
+            starting[number % RACE_REQUESTS].wait()
+            operator.ask("POST", f"/v1/nodes/{paper.node}/revoke", {"reason": "drill"}).into(dict)
+            revoked = time.monotonic()
+            last_begun = asking.result()
+        if last_begun > revoked:
+            findings.append(f"race {number}: a request that began after the revocation was answered with a certificate")
+        if open_session(anonymous, paper, one, count) is not None:
+            findings.append(f"race {number}: a session was opened after the revocation")
+    operator.close()
+    anonymous.close()
+    wait_until("the closing of all generations", lambda: not replicas.rows(NOT_CLOSED)[0]["n"])
+    for name, each in sorted(count.items()):
+        figures[f"raced: {name}"] = each
+
+
+def _renew_often(
+    via: Operator, paper: PaperNode, first: Cloud, starting: Sequence[threading.Event], count: Counter[str]
+) -> float:
+    """Open a session and renew the device certificate in turn.
+
+    Returns the time at which the last session that was answered with a certificate had begun, 0 if none was.
+    """
+    identity, last = None, 0.0
+    for number, event in enumerate(starting):
+        began = time.monotonic()
+        event.set()
+        if number % 2 == 0:
+            identity = open_session(via, paper, first, count)
+            last = began if identity is not None else last
+        elif identity is not None:
+            with Wire(paper.cloud, "breakwater", identity) as wire:
+                count[f"renewals {renew_device(wire, request(paper.node_key)).status}"] += 1
+    return last
 
 
 def _frozen(replicas: Replicas, workers: Sequence[Worker], figures: dict[str, Figure], findings: list[str]) -> None:

@@ -339,7 +339,7 @@ def open_session(via: Operator, paper: PaperNode, first: Cloud, count: Counter[s
     body = paper.open_session(request(key), nonce=nonce, url=f"https://127.0.0.1:{first.port}{SESSIONS}")
     answer = via.ask("POST", SESSIONS, body)
     if answer.status != 200:
-        count[f"session {answer.status}"] += 1
+        count[f"sessions {answer.status}"] += 1
         assert answer.status in (403, 429, 503), (answer.status, answer.body)
         return None
     count["sessions"] += 1
