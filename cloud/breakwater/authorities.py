@@ -150,10 +150,6 @@ class Authorities:
         """Return the CAs whose certificates peers may use. The object stays the same while nothing changes."""
         return self._hierarchy.trust
 
-    def roots_pem(self) -> bytes:
-        """Return the trusted roots in PEM, as trust anchors for TLS."""
-        return self._hierarchy.roots_pem
-
     def chain_above(self, issuer: Issuer) -> tuple[bytes, ...]:
         """Return the chain above this issuer's certificates (DER): the issuer, then its root's cross-certificates."""
         return self._hierarchy.above[issuer.authority]

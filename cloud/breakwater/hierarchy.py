@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import msgspec
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
 
 from cloud.breakwater.errors import SignerError
 from cloud.breakwater.keys.signer import issuer_of
@@ -35,7 +34,6 @@ class Hierarchy(msgspec.Struct, frozen=True):
     active: dict[CaName, Issuer]
     above: dict[str, tuple[bytes, ...]]
     trust: PeerTrust
-    roots_pem: bytes
     trusted: tuple[bytes, ...]
 
 
@@ -81,7 +79,6 @@ def hierarchy_of(
         active={row.ca: issuers[row.id] for row in rows if row.state == "active"},
         above=above,
         trust=before.trust if before is not None and before.trust == trust else trust,
-        roots_pem=b"".join(_pem(parsed[row.id]) for row in trusted if row.ca == "root"),
         trusted=(*(row.certificate for row in trusted), *bridges),
     )
 
@@ -98,7 +95,3 @@ def parse_ca(der: bytes) -> x509.Certificate:
         return x509.load_der_x509_certificate(der)
     except ValueError as error:
         raise SignerError("not a certificate in DER") from error
-
-
-def _pem(certificate: x509.Certificate) -> bytes:
-    return certificate.public_bytes(serialization.Encoding.PEM)

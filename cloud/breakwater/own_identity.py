@@ -12,6 +12,7 @@ from cryptography import x509
 
 from cloud.breakwater.authorities import Authorities
 from cloud.breakwater.revocation.feed import RevocationFeed
+from cloud.mtls.anchors import client_anchors
 from cloud.mtls.identity import Identity
 from cloud.mtls.peer import PeerRefused, key_id_of, require_issuer
 from cloud.mtls.renewal import IdentityRenewal, Rekey
@@ -60,7 +61,7 @@ class OwnIdentity:
     ) -> None:
         self._authorities = authorities
         self._feed = feed
-        self.tls = ServerTls(identity.chain_pem, identity.key, authorities.roots_pem())
+        self.tls = ServerTls(identity.chain_pem, identity.key, client_anchors(authorities.peer_trust()))
         self.renewal = IdentityRenewal(
             identity,
             directory,
@@ -75,7 +76,7 @@ class OwnIdentity:
         self._follow(authorities)
 
     def _authorities_changed(self, authorities: Authorities) -> None:
-        self.tls.retrust(authorities.roots_pem())
+        self.tls.retrust(client_anchors(authorities.peer_trust()))
         self._follow(authorities)
 
     def _follow(self, authorities: Authorities) -> None:

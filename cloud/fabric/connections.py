@@ -15,6 +15,7 @@ from cloud.fabric.entropy import Entropy
 from cloud.fabric.service.ports import Now
 from cloud.fabric.store.revoked import RevokedStore
 from cloud.fabric.tuf.current_trust import CurrentTrust
+from cloud.mtls.anchors import client_anchors
 from cloud.mtls.client import CallError, CheckedContext, CloudClient, ServerCheck, client_context, expected_service
 from cloud.mtls.est_client import EstClient
 from cloud.mtls.identity import Identity, load_identity
@@ -60,7 +61,7 @@ class Connections:
             issuing=self._issuer_changed,
         )
         self.client = CloudClient(breakwater_url, self._context(identity))
-        self.tls = ServerTls(identity.chain_pem, identity.key, current_trust.ca_pem)
+        self.tls = ServerTls(identity.chain_pem, identity.key, client_anchors(current_trust.trust))
         self.identity = IdentityRenewal(
             identity,
             directory,
@@ -87,7 +88,7 @@ class Connections:
 
         The new contexts apply to new connections. The guard checks the peer of an open connection at its next request.
         """
-        self.tls.retrust(self._current_trust.ca_pem)
+        self.tls.retrust(client_anchors(self._current_trust.trust))
         await self.client.reconnect(self._context(self.identity.identity))
         self._renew_if_replaced()
 

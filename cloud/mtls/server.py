@@ -10,10 +10,14 @@ from cloud.mtls.key_pair import load_key_pair
 
 
 def _strict(context: ssl.SSLContext) -> ssl.SSLContext:
-    """Set TLS 1.3, no session tickets, and verification of a client certificate if the client sends one."""
+    """Set TLS 1.3, no session tickets, and verification of a client certificate if the client sends one.
+
+    A chain may end at any trust anchor, also at an issuing CA (`cloud/mtls/anchors.py`).
+    """
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.num_tickets = 0
     context.verify_mode = ssl.CERT_OPTIONAL
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     return context
 
 
