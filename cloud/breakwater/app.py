@@ -132,6 +132,7 @@ def _breakwater(
         now,
         settings.crl.period,
         parts.root_crls,
+        parts.root_crl_watch,
     ).attach()
     trust = parts.authorities.peer_trust
     admission = Admission(shared_networks=settings.admission.shared_networks, factor=settings.admission.factor)

@@ -1,4 +1,4 @@
-"""Background tasks: read changed authorities, orphan stale records, audit the use of CA keys, delete old sessions.
+"""Background tasks: read changed authorities, orphan stale records, audit the use of CA keys, delete old sessions, check roots' CRLs.
 
 When the database or a key is not available, a task logs the error and runs again at its next interval.
 """
@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from cloud.audit import SYSTEM
 from cloud.breakwater.errors import IssuerError
 from cloud.breakwater.parts import Parts
+from cloud.breakwater.revocation.root_crl_watch import CHECK_SECONDS
 from cloud.storage import StorageError
 from cloud.tasks.periodic import every
 from cloud.tasks.stopping import BackgroundTask
@@ -48,6 +49,7 @@ class Background:
             every(SWEEP_SECONDS, "sweep", self._parts.executor.sweep, TOLERATED),
             every(USAGE_SECONDS, "usage", self.record_key_use, TOLERATED),
             every(PURGE_SECONDS, "purge", self.purge, TOLERATED),
+            every(CHECK_SECONDS, "root CRLs", self._parts.root_crl_watch.check, TOLERATED),
         )
 
     async def refresh_authorities(self) -> None:

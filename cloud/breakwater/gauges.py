@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from cloud.breakwater.authorities import Authorities
 from cloud.breakwater.keys.signer import Signer
 from cloud.breakwater.metrics import IssuerMetrics
+from cloud.breakwater.revocation.root_crl_watch import RootCrlWatch
 from cloud.breakwater.revocation.root_crls import RootCrls
 from cloud.breakwater.store.metrics_reads import MetricsStore
 from cloud.storage import StorageError
@@ -23,6 +24,7 @@ class Gauges:
         now: Callable[[], datetime],
         crl_period: timedelta,
         root_crls: RootCrls,
+        root_crl_watch: RootCrlWatch,
     ) -> None:
         self._metrics = metrics
         self._reads = reads
@@ -31,6 +33,7 @@ class Gauges:
         self._now = now
         self._crl_period = crl_period
         self._root_crls = root_crls
+        self._root_crl_watch = root_crl_watch
         self._crl_ages: dict[str, float] = {}
         self._root_crls_left: dict[str, float] = {}
 
@@ -59,7 +62,10 @@ class Gauges:
                 if due is not None:
                     self._crl_ages[row.id] = (now - due + self._crl_period).total_seconds()
             current = await self._root_crls.current()
-            self._root_crls_left = {root: (crl.next_update - now).total_seconds() for root, crl in current.items()}
+            self._root_crls_left = {
+                **dict.fromkeys(self._root_crl_watch.missing, 0.0),
+                **{root: (crl.next_update - now).total_seconds() for root, crl in current.items()},
+            }
         except StorageError:
             self._metrics.database_up.set(0)
             return

@@ -29,6 +29,7 @@ from cloud.breakwater.revocation.feed import RevocationFeed
 from cloud.breakwater.revocation.notifier import RevocationNotifier
 from cloud.breakwater.revocation.ocsp_responder import OcspResponder
 from cloud.breakwater.revocation.public_crls import PublicCrls
+from cloud.breakwater.revocation.root_crl_watch import RootCrlWatch
 from cloud.breakwater.revocation.root_crls import RootCrls
 from cloud.breakwater.revocation.service_certificates import ServiceCertificates
 from cloud.breakwater.settings import BreakwaterSettings, CrlSettings
@@ -88,6 +89,7 @@ class Parts:
     est: Est
     crl_publisher: CrlPublisher
     root_crls: RootCrls
+    root_crl_watch: RootCrlWatch
     public_crls: PublicCrls
     ocsp_responder: OcspResponder
     feed: RevocationFeed
@@ -148,10 +150,13 @@ async def open_parts(
         )
         crl_publisher = CrlPublisher(stores.shards, authorities, signer, sources.pki_url, sources.crl, now)
         root_crls = RootCrls(stores.root_crls, authorities, entries, now)
+        root_crl_watch = RootCrlWatch(root_crls, now)
         feed = RevocationFeed(stores.revocation_status, now)
         revoked = RevocationNotifier(metrics, crl_publisher, feed)
         ocsp_responder = OcspResponder(stores.revocation_status, authorities, issuing, now)
         authorities.on_change(lambda _: ocsp_responder.wake())
+        readiness = issuer_readiness(stores, issuing, authorities, ocsp_responder, now)
+        readiness.add(root_crl_watch.probe)
         enrolments = Enrolments(stores.enrolments, entries, now, entropy)
         yield Parts(
             stores=stores,
@@ -168,10 +173,11 @@ async def open_parts(
             est=Est(issuing, enrolments, authorities.ca_certificates),
             crl_publisher=crl_publisher,
             root_crls=root_crls,
+            root_crl_watch=root_crl_watch,
             public_crls=PublicCrls(crl_publisher, root_crls),
             ocsp_responder=ocsp_responder,
             feed=feed,
-            readiness=issuer_readiness(stores, issuing, authorities, ocsp_responder, now),
+            readiness=readiness,
         )
     finally:
         await keys.aclose()

@@ -32,7 +32,8 @@ class Fault(msgspec.Struct, frozen=True):
     """A dependency that fails."""
 
     dependency: str
-    """Name of the dependency: `database`, `certificate`, `breakwater`, `trust`, `ca`, `crl` or `ocsp`."""
+    """Name of the dependency: `database`, `certificate`, `breakwater`, `trust`, `ca`, `crl`, `root_crl` or
+    `ocsp`."""
     code: str
     """Code of the failure, for programs."""
     cause: str
@@ -41,6 +42,8 @@ class Fault(msgspec.Struct, frozen=True):
     """Next step, for people."""
     needed: bool = True
     """Whether the service cannot serve without the dependency. A service that is only degraded is ready."""
+    failing: bool = True
+    """Whether the dependency fails now. If not, it will fail unless an operator takes the next step."""
 
 
 class ReadinessReport(msgspec.Struct, frozen=True):
@@ -50,6 +53,8 @@ class ReadinessReport(msgspec.Struct, frozen=True):
     """`ready`, `degraded` (ready, but a dependency fails) or `unready`."""
     faults: tuple[Fault, ...] = ()
     """Dependencies that fail."""
+    warnings: tuple[Fault, ...] = ()
+    """Dependencies that can be used, and will fail unless an operator acts. They do not change the status."""
 
 
 Probe = Callable[[], Awaitable[tuple[Fault, ...]]]
@@ -69,7 +74,8 @@ class Readiness:
 
     async def report(self) -> ReadinessReport:
         """Ask every probe. A change since the last call is logged."""
-        faults = tuple([fault for probe in self._probes for fault in await probe()])
+        found = [fault for probe in self._probes for fault in await probe()]
+        faults = tuple(fault for fault in found if fault.failing)
         status = "ready" if not faults else "degraded"
         if any(fault.needed for fault in faults):
             status = "unready"
@@ -80,7 +86,7 @@ class Readiness:
                 log.warning("a dependency fails", extra={"fault": msgspec.to_builtins(fault), "status": status})
             if not faults:
                 log.info("every dependency can be used again")
-        return ReadinessReport(status, faults)
+        return ReadinessReport(status, faults, tuple(fault for fault in found if not fault.failing))
 
     async def require(self) -> None:
         """Raise Refusal (`unavailable`) if a needed dependency fails. The text does not say which."""

@@ -62,6 +62,10 @@ class RootCrls:
         found = {authority: await self._store.newest(authority) for authority in ids}
         return {authority: row for authority, row in found.items() if row is not None}
 
+    async def faults(self) -> list[Found]:
+        """Check the published CRL of each root. Raises StorageError."""
+        return faults(self._authorities.rows(), (await self.current()).values(), self._now())
+
     async def import_crl(self, caller: str, content: bytes) -> tuple[RootCrlRow, bool]:
         """Publish a CRL (PEM or DER). Return it, and False if it was published before.
 

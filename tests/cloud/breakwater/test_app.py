@@ -90,4 +90,5 @@ async def test_the_unit_yields_both_listeners_and_every_background_task(homes: t
             "sweep",
             "usage",
             "purge",
+            "root CRLs",
         ]

@@ -32,7 +32,7 @@ async def test_tasks_continue_after_database_and_key_errors(
     for method in ("refresh_authorities", "record_key_use", "purge"):
         monkeypatch.setattr(background, method, away)
     tasks = background.tasks()
-    assert [task.__name__ for task in tasks] == ["authorities", "sweep", "usage", "purge"]
+    assert [task.__name__ for task in tasks] == ["authorities", "sweep", "usage", "purge", "root CRLs"]
     for task in tasks:
         await task(Once())
 
@@ -101,7 +101,7 @@ async def test_tasks_continue_without_a_database_and_the_metric_shows_it(issuer:
     assert "database_up 1.0" in (await issuer.parts.metrics.registry.render()).decode()
     await issuer.engine.close()
     tasks = background.tasks()
-    assert [getattr(task, "__name__", "") for task in tasks] == ["authorities", "sweep", "usage", "purge"]
+    assert [getattr(task, "__name__", "") for task in tasks] == ["authorities", "sweep", "usage", "purge", "root CRLs"]
     await tasks[0](Once())
     assert "database_up 0.0" in (await issuer.parts.metrics.registry.render()).decode()
     await tasks[1](Once())
