@@ -109,7 +109,10 @@ async def test_a_needed_dependency_makes_a_service_unready_and_another_degrades_
 
 def test_the_listener_of_the_metrics_names_the_dependency() -> None:
     async def failing() -> tuple[Fault, ...]:
-        return (Fault("database", "disk_full", "the disk is full", "Free space."),)
+        return (
+            Fault("database", "disk_full", "the disk is full", "Free space."),
+            Fault("root_crl", "crl_root_expiring", "it ends soon", "Sign another.", needed=False, failing=False),
+        )
 
     async def test() -> None:
         app = make_metrics_app(guard(), Metrics("fabric"), Readiness(failing))
@@ -128,6 +131,17 @@ def test_the_listener_of_the_metrics_names_the_dependency() -> None:
                         "cause": "the disk is full",
                         "next": "Free space.",
                         "needed": True,
+                        "failing": True,
+                    }
+                ],
+                "warnings": [
+                    {
+                        "dependency": "root_crl",
+                        "code": "crl_root_expiring",
+                        "cause": "it ends soon",
+                        "next": "Sign another.",
+                        "needed": False,
+                        "failing": False,
                     }
                 ],
             }
