@@ -72,6 +72,7 @@ T = TypeVar("T")
 Wired = NamedDependency[SkipValidation[T]]
 """Type of a handler's parameter. Its value is the part of the service that has the parameter's name."""
 
+AsyncGuard = Callable[[ASGIConnection[Any, Any, Any, Any], BaseRouteHandler], Awaitable[None]]
 OnError = Callable[[Exception, Scope], Awaitable[None]]
 """Called with the exception of a handler or of the guard, before the answer is sent."""
 
@@ -109,7 +110,7 @@ def bounded_waits(app: ASGIApp) -> ASGIApp:
 def _require_bounds(handler: BaseRouteHandler) -> None:
     """Check that the parameters of a handler's query and its body have bounds. Raises Unbounded.
 
-    A path parameter needs none: `_printable_path` checks it, and the handler parses it.
+    A path parameter needs none: the guard checks it, and the handler parses it.
     """
     for name, field in handler.parsed_fn_signature.parameters.items():
         place = f"{handler.handler_name}({name})"
@@ -124,10 +125,18 @@ def _require_bounds(handler: BaseRouteHandler) -> None:
                 raise Unbounded(f"{place}: a parameter needs ge and le, or max_length and pattern")
 
 
-async def _printable_path(connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler) -> None:
-    """Guard: no object has an id or a name with a character that cannot be printed. Raises Refusal (`not_found`)."""
-    if not all(value.isprintable() for value in connection.path_params.values() if isinstance(value, str)):
-        raise Refusal("not_found")
+def _guarding(guard: Guard) -> AsyncGuard:
+    """Return the only guard of the application. For each guard, Litestar copies the handler at every request.
+
+    No object has an id or a name with a character that cannot be printed, so such a path is refused (`not_found`).
+    """
+
+    async def admit(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+        await guard(connection, handler)
+        if not all(value.isprintable() for value in connection.path_params.values() if isinstance(value, str)):
+            raise Refusal("not_found")
+
+    return admit
 
 
 def make_app(
@@ -153,7 +162,7 @@ def make_app(
             *handlers,
             *([show_schema] if schema is not None else []),
         ],
-        guards=[guard, _printable_path],
+        guards=[_guarding(guard)],
         middleware=[*([measured(metrics)] if metrics is not None else []), bounded_waits],
         dependencies={name: _provider(service) for name, service in parts.items()},
         after_exception=[on_error] if on_error is not None else [],
