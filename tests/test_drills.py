@@ -14,12 +14,14 @@ import pytest
 from protocol.encoding import json_decode, json_encode
 from protocol.messages.sessions import Ask, StatementAnswer
 from protocol.signed.statements import Lease, verify_statement
-from tests.drills import frame, fuzz, soak
+from tests.drills import frame, fuzz, soak, strangers
 from tests.drills.flapping import FlappingFabric
 from tests.drills.frame import EXIT_CANNOT, EXIT_FOUND, EXIT_GOOD, EXIT_TIME, CannotRun, Outcome, Say
 from tests.fuzz.targets import TARGETS
 from tests.simulators import fabric as simulator
 from tests.simulators.fabric import REFRESH_AFTER, Reply, Request
+from tests.strangers.cells import Cell, Tasks
+from tests.strangers.tasks import Answer, Parse
 
 
 class Sample:
@@ -176,3 +178,41 @@ async def test_the_cloud_of_the_flapping_drill_signs_the_next_lease_in_time(monk
         assert lease.issued_at == now
         assert lease.seq > first.seq
     assert fabric.leases == 4
+
+
+GOOD, REVOKED = Answer(True), Answer(False, "certificate revoked")
+TASKS: Tasks = ((Parse("good.pem"), "accepted"), (Parse("revoked.pem"), "revoked"))
+JUDGED = {
+    # program, check, answers: figure, start of the finding
+    "as expected": ("Go", "crl", (GOOD, REVOKED), "crl", ""),
+    "revoked is accepted": ("Go", "crl", (GOOD, GOOD), "no crl", "Go, session, crl: expected revoked, accepted"),
+    "refused without saying why": (
+        "Go",
+        "crl",
+        (GOOD, Answer(False, "no")),
+        "no crl",
+        "Go, session, crl: expected rev",
+    ),
+    "all is refused": ("Go", "crl", (REVOKED, REVOKED), "no crl", "Go, session, crl: expected accepted, refused"),
+    "a limit": ("Java", "crl", (Answer(False, "Could not determine revocation status"), REVOKED), "no crl", ""),
+    "a limit that is gone": ("Java", "crl", (GOOD, REVOKED), "crl", "Java, session, crl: docs/pki.md says that"),
+    "another reason": ("Java", "crl", (REVOKED, REVOKED), "no crl", "Java, session, crl: it fails for another"),
+}
+
+
+@pytest.mark.parametrize(("program", "check", "answers", "figure", "finding"), JUDGED.values(), ids=JUDGED)
+def test_a_strangers_answers_are_compared_with_the_table_and_its_limits(
+    program: str, check: str, answers: tuple[Answer, ...], figure: str, finding: str
+) -> None:
+    figures: dict[str, frame.Figure] = {}
+    findings: list[str] = []
+    strangers.judge(program, [Cell("session", check, TASKS)], list(answers), figures, findings)
+    assert figures == {f"{program}, session": figure}
+    assert len(findings) == bool(finding)
+    assert all(each.startswith(finding) for each in findings)
+
+
+def test_a_missing_program_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(CannotRun, match=r"certtool \(package gnutls-bin\).*tstclnt \(package libnss3-tools\)"):
+        strangers.run(_options(), print)

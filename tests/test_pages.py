@@ -13,6 +13,7 @@ from node.config import Config
 from node.exits import Exit
 from node.licensing import verdict
 from tests import agent_codes
+from tests.strangers.limits import LIMITS
 
 ROOT = Path(__file__).parent.parent
 AGENT, PKI, CONTRIBUTING = ROOT / "docs/agent.md", ROOT / "docs/pki.md", ROOT / "CONTRIBUTING.md"
@@ -86,6 +87,11 @@ def test_the_findings_of_the_checker() -> None:
     found |= set(re.findall(r'"(crl\.[a-z_]+)"', Path(root_crls.__file__).read_text("utf-8")))
     assert written - {"lint.RULE"} == found
     assert 'f"lint.{' in source
+
+
+def test_what_other_programs_cannot_do() -> None:
+    written = [cells[:3] for cells in rows(PKI, "Other programs") if len(cells) == 5 and cells[0] != "Program"]
+    assert written == [[row.program, ", ".join(row.checks), ", ".join(row.profiles)] for row in LIMITS]
 
 
 def test_the_commands_of_make_check() -> None:

@@ -1,78 +1,46 @@
-"""Certificates of each profile, read by OpenSSL, GnuTLS, NSS, Java, Go and node.js.
+"""Certificates of each profile, lists, OCSP, TLS and EST, as OpenSSL, GnuTLS, NSS, Java, Go and node.js use them.
 
-Each program parses a certificate of each profile. OpenSSL, Java and Go also check the chain of a service with the CRLs
-of the issuing CA and of the root.
+Each program parses a certificate of each profile, verifies paths, refuses what is revoked, and connects to a running
+Breakwater. Services enrol with the requests that keytool, certtool and openssl make by default. `tests/strangers/` has
+the tasks and the programs. `docs/pki.md` lists what a program cannot do; every other refusal is a finding, and so is a
+row that is no longer true.
+
+zlint is not among the programs, because Debian has no package of it.
 """
 
 import argparse
-import asyncio
 import shutil
 import subprocess
 import tempfile
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
-from cloud.cli.main import main
-from tests.cloud.breakwater.chains import pem, specimens
+from lab.processes import ended
 from tests.drills.frame import CannotRun, Figure, Outcome, Say
+from tests.strangers.by_commands import GnuTls, Nss, OpenSsl
+from tests.strangers.by_lines import Go, Java, Node
+from tests.strangers.cells import Cell, cells, met
+from tests.strangers.enrolment import ENROLMENTS, enrol
+from tests.strangers.limits import limit_of
+from tests.strangers.material import Material
+from tests.strangers.tasks import Answer, Program
+from tests.system.support.harness import new_cloud
 
-USUAL_TIME = "1 min"
+USUAL_TIME = "40 s"
 MINUTES_MAX = 10.0
-COMMAND_SECONDS = 120.0
 
-PACKAGES = {
-    "openssl": "openssl",
-    "certtool": "gnutls-bin",
-    "certutil": "libnss3-tools",
-    "java": "default-jdk-headless",
-    "go": "golang-go",
-    "node": "nodejs",
+PROGRAMS: tuple[Program, ...] = (OpenSsl(), GnuTls(), Nss(), Java(), Go(), Node())
+VERSIONS = {
+    "openssl": ("openssl", "version"),
+    "certtool": ("certtool", "--version"),
+    "libnss3-tools": ("dpkg-query", "--show", "libnss3-tools"),
+    "java": ("java", "--version"),
+    "go": ("go", "version"),
+    "node": ("node", "--version"),
 }
-"""The programs, and the Debian package of each."""
-
-JAVA = """
-import java.io.*; import java.nio.file.*; import java.security.cert.*; import java.util.*;
-public class Chain {
-  public static void main(String[] a) throws Exception {
-    CertificateFactory f = CertificateFactory.getInstance("X.509");
-    if (a[0].equals("parse")) {
-      for (int i = 1; i < a.length; i++) f.generateCertificate(new FileInputStream(a[i]));
-      return;
-    }
-    var root = (X509Certificate) f.generateCertificate(new FileInputStream(a[1]));
-    var ca = (X509Certificate) f.generateCertificate(new FileInputStream(a[2]));
-    var leaf = (X509Certificate) f.generateCertificate(new FileInputStream(a[3]));
-    var crls = new ArrayList<CRL>();
-    for (int i = 4; i < a.length; i++) crls.add(f.generateCRL(new FileInputStream(a[i])));
-    var p = new PKIXParameters(Set.of(new TrustAnchor(root, null)));
-    p.addCertStore(CertStore.getInstance("Collection", new CollectionCertStoreParameters(crls)));
-    CertPathValidator.getInstance("PKIX").validate(f.generateCertPath(List.of(leaf, ca)), p);
-  }
-}
-"""
-GO = """
-package main
-import ("crypto/x509"; "encoding/pem"; "os")
-func block(name string) []byte {
-  data, err := os.ReadFile(name); if err != nil { panic(err) }
-  found, _ := pem.Decode(data); if found == nil { return data }
-  return found.Bytes
-}
-func certificate(name string) *x509.Certificate {
-  c, err := x509.ParseCertificate(block(name)); if err != nil { panic(name + ": " + err.Error()) }
-  return c
-}
-func main() {
-  a := os.Args[1:]
-  if a[0] == "parse" { for _, name := range a[1:] { certificate(name) }; return }
-  root, ca, leaf := certificate(a[1]), certificate(a[2]), certificate(a[3])
-  if err := ca.CheckSignatureFrom(root); err != nil { panic(err) }
-  if err := leaf.CheckSignatureFrom(ca); err != nil { panic(err) }
-  for i, issuer := range []*x509.Certificate{ca, root} {
-    crl, err := x509.ParseRevocationList(block(a[4+i])); if err != nil { panic(err) }
-    if err := crl.CheckSignatureFrom(issuer); err != nil { panic(err) }
-  }
-}
-"""
+SAID_CHARS = 300
+"""How much of a program's words a finding quotes."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -81,62 +49,78 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, say: Say) -> Outcome:
-    """Make the certificates, and give them to each program."""
+    """Start a cloud, make the files, and give them to each program."""
     del options
-    missing = [f"{name} (package {package})" for name, package in PACKAGES.items() if shutil.which(name) is None]
-    if missing:
-        raise CannotRun(f"these programs are missing: {', '.join(missing)}. Install the packages")
-    with tempfile.TemporaryDirectory(prefix="cascade-strangers-") as name:
-        folder = Path(name)
-        figures: dict[str, Figure] = {}
-        findings: list[str] = []
-        for what, command in _commands(folder):
-            say(what)
-            done = subprocess.run(
-                command, cwd=folder, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False
-            )
-            figures[what] = "accepted" if done.returncode == 0 else "refused"
-            if done.returncode != 0:
-                findings.append(f"{what}: {(done.stdout + done.stderr).strip()[-400:]}")
+    _require_programs()
+    figures: dict[str, Figure] = {name: _first_line(command) for name, command in VERSIONS.items()}
+    findings: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="cascade-strangers-") as scratch:
+        cloud = new_cloud(Path(scratch)).init()
+        folder = Path(scratch) / "files"
+        folder.mkdir()
+        with ended(cloud):
+            cloud.up()
+            material = Material(folder, cloud)
+            material.make()
+            say("the cloud runs, and its certificates are in files")
+            table = cells(material.leaves, material.ocsp, material.port)
+            for program in PROGRAMS:
+                answers = program.answers(folder, [task for cell in table for task, _ in cell.tasks])
+                judge(program.NAME, table, answers, figures, findings)
+                say(f"{program.NAME} has answered {len(answers)} tasks")
+            for number, request in enumerate(ENROLMENTS):
+                wrong_here = enrol(cloud, Path(scratch) / f"service-{number}", request)
+                figures[f"EST: {request.name}"] = "refused" if request.refusal else "enrolled and renewed"
+                if wrong_here:
+                    figures[f"EST: {request.name}"] = "wrong"
+                    findings.append(f"EST with {request.name}: {wrong_here}")
+            say("the services have enrolled")
     return Outcome(figures, tuple(findings))
 
 
-def _commands(folder: Path) -> list[tuple[str, list[str]]]:
-    """Make the files, and return each check with its command."""
-    home = folder / "cloud"
-    if main(["init", "--dir", str(home)]) or main(["pki", "crl", "--dir", str(home), "--out", str(folder)]):
-        raise CannotRun("`cascade init` or `cascade pki crl` failed. Its message is above")
-    files = []
-    for name, (der, _) in asyncio.run(specimens()).items():
-        (folder / f"{name}.pem").write_bytes(pem(der))
-        files.append(f"{name}.pem")
-    (folder / "Chain.java").write_text(JAVA)
-    (folder / "chain.go").write_text(GO)
-    certs = home / "breakwater" / "certs"
-    chain = [str(certs / "root.pem"), str(certs / "services-ca.pem"), str(home / "breakwater" / "tls" / "chain.pem")]
-    crls = ["services-1.1.crl", "root-1.1.crl"]
-    found: list[tuple[str, list[str]]] = []
-    for file in files:
-        # The specimens of one CA share a serial number, so each has a database.
-        database = f"sql:{file}.nss"
-        (folder / f"{file}.nss").mkdir()
-        found += [
-            (f"NSS makes a database for {file}", ["certutil", "-N", "-d", database, "--empty-password"]),
-            (f"openssl parses {file}", ["openssl", "x509", "-in", file, "-noout", "-text"]),
-            (f"certtool parses {file}", ["certtool", "--certificate-info", "--infile", file]),
-            (f"NSS imports {file}", ["certutil", "-A", "-d", database, "-n", file, "-t", ",,", "-a", "-i", file]),
-            (f"node.js parses {file}", ["node", "-e", f"new (require('crypto').X509Certificate)({_read(file)})"]),
-        ]
-    verify = ["openssl", "verify", "-x509_strict", "-crl_check_all", "-CAfile", chain[0], "-untrusted", chain[1]]
-    return [
-        *found,
-        ("Java parses all", ["java", "Chain.java", "parse", *files]),
-        ("Go parses all", ["go", "run", "chain.go", "parse", *files]),
-        ("openssl, chain and CRLs", [*verify, *(f"-CRLfile={crl}" for crl in crls), chain[2]]),
-        ("Java, chain and CRLs", ["java", "Chain.java", "chain", *chain, *crls]),
-        ("Go, chain and CRLs", ["go", "run", "chain.go", "chain", *chain, *crls]),
+def _require_programs() -> None:
+    """Raises CannotRun. A command is a name, or the path of a library."""
+    needs = {command: package for program in PROGRAMS for command, package in program.NEEDS.items()}
+    missing = [
+        f"{command} (package {package})"
+        for command, package in {**needs, "curl": "curl"}.items()
+        if not (Path(command).exists() if command.startswith("/") else shutil.which(command))
     ]
+    if missing:
+        raise CannotRun(f"these programs are missing: {', '.join(missing)}. Install the packages")
 
 
-def _read(file: str) -> str:
-    return f"require('fs').readFileSync('{file}')"
+def _first_line(command: tuple[str, ...]) -> str:
+    said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    return said.splitlines()[0].strip()
+
+
+def judge(
+    program: str, table: list[Cell], answers: list[Answer], figures: dict[str, Figure], findings: list[str]
+) -> None:
+    """Compare a program's answers with the table and with the rows of its limits."""
+    left: Iterator[Answer] = iter(answers)
+    done: dict[str, list[str]] = defaultdict(list)
+    for cell in table:
+        place = f"{program}, {cell.profile}"
+        wrong = [
+            (task, expected, answer)
+            for (task, expected), answer in zip(cell.tasks, [next(left) for _ in cell.tasks], strict=True)
+            if not met(answer, expected)
+        ]
+        limit = limit_of(program, cell.profile, cell.check)
+        done[place].append(f"no {cell.check}" if wrong else cell.check)
+        if limit is None:
+            findings += [
+                f"{place}, {cell.check}: expected {expected}, {_said(answer)} ({task})"
+                for task, expected, answer in wrong
+            ]
+        elif not wrong:
+            findings.append(f"{place}, {cell.check}: docs/pki.md says that this fails, but it works")
+        elif not any(limit.says in answer.said for _, _, answer in wrong):
+            findings.append(f"{place}, {cell.check}: it fails for another reason: {_said(wrong[0][2])}")
+    figures |= {place: ", ".join(checks) for place, checks in done.items()}
+
+
+def _said(answer: Answer) -> str:
+    return f"{'accepted' if answer.accepted else 'refused'}: {answer.said[-SAID_CHARS:]}"
