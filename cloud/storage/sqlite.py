@@ -3,7 +3,8 @@
 There is one persistent writer, whose transactions run one after the other, and two readers, which never see uncommitted
 rows. The writer uses WAL and synchronous=FULL, so committed changes survive a power cut. Bounded statements run where
 they are called, in the thread of the event loop: a statement takes 5-20 us, passing it to a thread and back 35-80 us.
-Work that waits for the disk (COMMIT with its sync) and queries that may be long (`browse`) run in one worker thread.
+Work that waits for the disk (COMMIT with its sync) runs in one worker thread, and queries that may be long (`browse`) in
+another, so that no commit waits for a query.
 
 Commits are grouped. If a transaction ends while others wait for the writer, it does not sync. The next transaction
 continues in the same database transaction, behind a savepoint, and the last one of the group commits for all. Each
@@ -225,12 +226,14 @@ class SqliteBackend:
         self._is_closing = False
         self._browse_lock = asyncio.Lock()
         self._worker = Worker(f"storage-{self._path.stem}")
+        self._browsing = Worker(f"browse-{self._path.stem}")
 
     async def close(self) -> None:
         """Wait for running transactions and the running query, then close. SQLite then merges the log into the file."""
         self._is_closing = True  # from now on every transaction commits by itself
         await self._take()
         async with self._browse_lock:
+            self._browsing.stop()
             self._worker.stop()
             for connection in (self._browser, self._reader, self._writer):
                 connection.close()
@@ -397,9 +400,9 @@ class SqliteBackend:
         return rows
 
     async def browse(self, sql: str, args: tuple[Any, ...]) -> list[Row]:
-        """Run a query of unknown length, in the worker thread, on its own connection."""
+        """Run a query of unknown length, in a thread for such queries, on its own connection. One runs at a time."""
         async with self._browse_lock:
-            return await self._worker.settle(lambda: run(self._browser, sql, args))
+            return await self._browsing.settle(lambda: run(self._browser, sql, args))
 
     async def read(self, sql: str, args: tuple[Any, ...]) -> list[Row]:
         """Run a bounded query in the calling thread."""

@@ -6,11 +6,15 @@ import re
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import asyncpg
 import pytest
 
-from cloud.storage import Statement
+from cloud.fabric.store.adoption import AdoptionStore
+from cloud.fabric.store.audit import AuditStore
+from cloud.fabric.store.nodes import NodeStore
+from cloud.storage import ServiceEngine, Statement
 from lab.postgres import postgres_database, sqlite_database
 
 ROOT = Path(__file__).parents[2]
@@ -66,3 +70,20 @@ def test_postgresql_takes_every_statement(service: str) -> None:
             await connection.close()
 
     asyncio.run(prepare())
+
+
+class Browsed:
+    """An engine that runs statements with `browse` only, beside the event loop. Each table is empty."""
+
+    async def browse(self, statement: Statement, **_: object) -> list[dict[str, object]]:
+        return [{"last": None}] if " AS last " in statement.sqlite else []
+
+
+async def test_lists_that_may_read_a_whole_table_run_beside_the_event_loop() -> None:
+    """A filter of an operator that no row matches once stopped all requests while 600,000 rows were read."""
+    engine = cast(ServiceEngine, Browsed())
+    assert await AuditStore(engine).page("", "", "no.such_action", "aud_8", 10) == []
+    assert await NodeStore(engine).page("ten_1", "revoked", "", 10) == []
+    adoption = AdoptionStore(engine)
+    assert [each async for each in adoption.counts()] == []
+    assert await adoption.behind(1, "", 10) == await adoption.of_issuer("00", "", 10) == []

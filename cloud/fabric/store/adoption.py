@@ -1,7 +1,8 @@
 """Store: which trust each node uses, and the wake-up of nodes for a renewal order.
 
 Only nodes with an open confirmed generation count, active or suspended. A query reads one stretch of node ids, so no
-query takes long. Each stretch is read by a separate query, so counts of a whole fleet are not from one moment.
+query takes long. Each stretch is read by a separate query, so counts of a whole fleet are not from one moment. With
+SQLite the stretches are read beside the event loop, which would otherwise do nothing else for the whole fleet.
 """
 
 from collections.abc import AsyncIterator
@@ -101,7 +102,7 @@ class AdoptionStore:
         """
         after = ""
         while last := await self._end_of_stretch(after):
-            for row in await self._engine.fetch(_COUNTS, after=after, last=last):
+            for row in await self._engine.browse(_COUNTS, after=after, last=last):
                 yield int(row["trust_version"]), str(row["device_issuer"]), int(row["nodes"])
             after = last
 
@@ -143,11 +144,11 @@ class AdoptionStore:
     async def _walk(self, statement: Statement, wanted: int | str, after: str, limit: int) -> list[NodeTrust]:
         found: list[NodeTrust] = []
         while len(found) < limit and (last := await self._end_of_stretch(after)):
-            rows = await self._engine.fetch(statement, after=after, last=last, wanted=wanted, limit=limit - len(found))
+            rows = await self._engine.browse(statement, after=after, last=last, wanted=wanted, limit=limit - len(found))
             found += [_NODE_TRUST.read(row) for row in rows]
             after = last
         return found
 
     async def _end_of_stretch(self, after: str) -> str:
-        row = await self._engine.fetch_one(_STRETCH, after=after, limit=STRETCH_NODES)
-        return "" if row is None or row["last"] is None else str(row["last"])
+        (row,) = await self._engine.browse(_STRETCH, after=after, limit=STRETCH_NODES)
+        return "" if row["last"] is None else str(row["last"])

@@ -42,8 +42,12 @@ class AuditStore:
         await self._engine.fetch(_ADD, **_AUDIT.values(row))
 
     async def page(self, tenant: str, subject: str, action: str, before: str, limit: int) -> list[AuditRow]:
-        """Entries with an id below `before`, the newest first. An empty filter matches every entry."""
-        rows = await self._engine.fetch(_PAGE, before=before, tenant=tenant, object=subject, action=action, limit=limit)
+        """Entries with an id below `before`, the newest first. An empty filter matches every entry.
+
+        A filter that few entries match reads all entries.
+        """
+        filters = {"tenant": tenant, "object": subject, "action": action}
+        rows = await self._engine.browse(_PAGE, before=before, limit=limit, **filters)
         return [_AUDIT.read(row) for row in rows]
 
     async def purge(self, cursor: str, before: datetime) -> str:

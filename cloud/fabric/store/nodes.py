@@ -1,4 +1,7 @@
-"""Store: nodes and their generations. Every query is bounded by a key or a limit, since each session runs some."""
+"""Store: nodes and their generations.
+
+Every query is bounded by a key or a limit, since each session runs some. The exception is the operators' list.
+"""
 
 from datetime import datetime
 
@@ -170,8 +173,11 @@ class NodeStore:
         return _NODE.read_one(await self._engine.fetch_one(_BY_EK, ek_hash=ek_hash))
 
     async def page(self, tenant: str, standing: str, after: str, limit: int) -> list[NodeRow]:
-        """Nodes after the id `after`, in order of id. An empty `tenant` or `standing` matches every node."""
-        rows = await self._engine.fetch(_PAGE, after=after, tenant=tenant, standing=standing, limit=limit)
+        """Nodes after the id `after`, in order of id. An empty `tenant` or `standing` matches every node.
+
+        A filter that few nodes match reads all nodes.
+        """
+        rows = await self._engine.browse(_PAGE, after=after, tenant=tenant, standing=standing, limit=limit)
         return [_NODE.read(row) for row in rows]
 
     async def closing(self, after: str, limit: int) -> list[NodeRow]:

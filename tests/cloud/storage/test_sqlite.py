@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import resource
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta, timezone
@@ -339,6 +340,28 @@ def test_closing_waits_for_those_that_have_begun(database: Path) -> None:
         ENGINE.configure(database)
         await ENGINE.open()
         assert await ids() == ["a", "b", "first"]
+
+    on(database, test())
+
+
+def test_no_commit_waits_for_a_long_query(database: Path) -> None:
+    async def test() -> None:
+        began, may_end = threading.Event(), threading.Event()
+
+        def held() -> int:
+            began.set()
+            may_end.wait(10)
+            return 1
+
+        assert isinstance(ENGINE.backend, SqliteBackend)
+        ENGINE.backend._browser.create_function("held", 0, held)
+        long_query = asyncio.create_task(ENGINE.browse(Statement("SELECT held() AS n")))
+        await asyncio.to_thread(began.wait)
+        async with asyncio.timeout(5):
+            await add("w1")
+        assert not long_query.done()
+        may_end.set()
+        assert await long_query == [{"n": 1}]
 
     on(database, test())
 
