@@ -123,11 +123,16 @@ def _add_roots(server: Server, path: str, found: list[Block], args: Namespace) -
 def _human_trust(found: schemas.TenantTrust) -> str:
     roots = columns(("root", "ek type", "until"), "subject", "ek_type", "not_after")(found.ek_roots)
     allowed = columns(("allowed ek", "note"), "ek_name", "note")(found.ek_allowed)
-    shown = f"tiers: {', '.join(found.tiers)}\n\n{roots}\n\n{allowed}"
+    shown = f"tiers: {', '.join(found.tiers)}\n\nroots: {_below(roots)}\n\nallowed EKs: {_below(allowed)}"
     if found.upload is None:
         return shown
     counts = found.upload
     return f"{shown}\n\n{counts.added} added, {counts.known} known already, {len(counts.refused)} refused"
+
+
+def _below(shown: str) -> str:
+    """Return a table on the lines below its label, and the text of an empty table on the same line."""
+    return f"\n{shown}" if "\n" in shown else shown
 
 
 def _read_blocks(path: Path) -> list[Block]:

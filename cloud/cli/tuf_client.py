@@ -102,7 +102,7 @@ def _verify(fetcher: FetcherInterface, base: str, pin: TrustPin, scratch: Path, 
         bootstrap=root,
     )
     # The library compares dates with the wall clock and has no public parameter for the time.
-    updater._trusted_set.reference_time = now  # noqa: SLF001
+    updater._trusted_set.reference_time = now  # noqa: SLF001  (no public parameter)
     updater.refresh()
     for name in TARGETS:
         target = updater.get_targetinfo(name)

@@ -106,7 +106,7 @@ def write_secret(path: Path, content: bytes) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             scratch.replace(path)
-        except BaseException:
+        except BaseException:  # also for a cancellation: no scratch file with a secret may remain
             scratch.unlink(missing_ok=True)
             raise
         sync_directory(path.parent)

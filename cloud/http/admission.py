@@ -1,4 +1,4 @@
-"""Limits of requests by caller: each route names its bucket beside its peers, and the guard asks before the handler.
+"""Process state: limits of requests by caller. Each route names its bucket, and the guard asks before the handler.
 
     @get("/v1/things", opt=operation_options(NODE, bucket=THINGS))
 
@@ -8,10 +8,10 @@ takes a permit of the caller, of the caller's tenant if it is a node, and of all
 request lately, or it is a stranger. So a flood of strangers takes nothing from known callers. All addresses of one IPv6
 network of 48 bits together get at most half of the bucket of their kind.
 
-A refusal is `rate_limited` (429) with `Retry-After` in seconds. It is answered late, so that a caller which ignores the
-answer gets one refusal a second on each of its connections. So is a refusal of a limit in a use case, which follows
-the check of a proof or a code. Other refusals of a use case are answered at once, because the request
-has taken a permit.
+A refusal is `rate_limited` (429) with `Retry-After` in seconds. The guard answers it a second late. So a caller that
+ignores the answer gets one refusal a second on each of its connections. A use case may refuse a caller by a limit too,
+after the check of a proof or a code; this refusal is as late. Other refusals of a use case are answered at once,
+because the request has taken a permit.
 """
 
 import asyncio

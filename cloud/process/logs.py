@@ -79,10 +79,10 @@ class BoundedLines(logging.StreamHandler[TextIO]):
                 super().emit(record)
 
 
-def configure_logging(level: str = "info") -> None:
-    """Write the records of all loggers to stderr as JSON lines. `level` is a level's name of `logging`."""
+def configure_logging() -> None:
+    """Write the records of all loggers from level INFO on to stderr as JSON lines."""
     handler = BoundedLines(sys.stderr)
     handler.setFormatter(JsonLines())
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     for chatty in ("httpx", "httpcore", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

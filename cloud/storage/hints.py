@@ -70,7 +70,7 @@ class Outbox:
         self._texts.clear()
         try:
             await connection.execute(_SEND, channel, texts, timeout=ANSWER_SECONDS)
-        except BaseException:
+        except BaseException:  # also for a cancellation: the hints must be sent later
             room = WAITING_MAX - len(self._texts)
             self._texts.extendleft(reversed(texts[-room:] if room else []))
             raise
@@ -81,7 +81,7 @@ async def listen(
 ) -> None:
     """Send the hints of the outbox, and call `took` with the text of each hint, until the process stops.
 
-    The listener has a connection for itself, and connects again with a growing pause while the server is away. It calls
+    The listener uses its own connection, and connects again with a growing pause while the server is away. It calls
     `connected` after each connection, because hints may have been lost before.
     """
     back_off = BackOff(PAUSE_SECONDS_FIRST, PAUSE_SECONDS_MAX, os.urandom)

@@ -159,7 +159,7 @@ class PostgresSession:
                 raise TransactionLost("the database ended the transaction before its end")
             if await connection.execute("COMMIT") != "COMMIT":
                 raise TransactionLost("the database rolled the transaction back")
-        except BaseException as error:
+        except BaseException as error:  # also for a cancellation: the connection must come to rest
             await rest(connection)
             if isinstance(error, DRIVER_ERRORS):
                 raise unknown(fault(error)) from cause_of(error)
@@ -350,7 +350,7 @@ class PostgresBackend:
         statement = PATIENT_SECONDS if self._patient else IDLE_SECONDS
         try:
             await connection.execute(begin_sql(self._service, locks, seconds, wait, statement))
-        except BaseException as error:
+        except BaseException as error:  # also for a cancellation: the connection must be given back
             try:
                 await rest(connection)
             finally:
@@ -401,7 +401,7 @@ class PostgresBackend:
         connection = await self._taken()
         try:
             return [dict(record) for record in await connection.fetch(sql, *args)]
-        except BaseException as error:
+        except BaseException as error:  # also for a cancellation: the statement may still run
             if leaves_doubt(error):
                 await rest(connection)
             if isinstance(error, DRIVER_ERRORS):

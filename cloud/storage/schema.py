@@ -63,18 +63,6 @@ def add_index(table: str, /, *columns: str) -> Step:
     return step
 
 
-def drop_column(table: str, column: str) -> Step:
-    """Drop a column with its values and its own index.
-
-    SQLite cannot drop a column that is unique or part of another index.
-    """
-
-    async def step(engine: ServiceEngine) -> None:
-        await _run(engine, [f"DROP INDEX IF EXISTS {table}_{column}", f'ALTER TABLE "{table}" DROP COLUMN "{column}"'])
-
-    return step
-
-
 def _picture(engine: ServiceEngine, table: str, columns: dict[str, Column]) -> type[Table]:
     """Return a Piccolo table with copies of these columns, for DDL in the dialect of the engine."""
     return create_table_class(

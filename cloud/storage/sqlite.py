@@ -393,7 +393,7 @@ class SqliteBackend:
         session = await self.begin()
         try:
             rows = await session.run(sql, args)
-        except BaseException:
+        except BaseException:  # also for a cancellation: the writer must be passed on
             await session.rollback()
             raise
         await session.commit()

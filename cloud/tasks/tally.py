@@ -60,12 +60,6 @@ class Tally(Generic[K]):
         """Return True if the key is counted already, or if there is room for it. `end_all` makes room."""
         return key in self._counts or len(self._counts) < self._keys_max
 
-    def time_until_room(self, now: datetime) -> timedelta:
-        """Return the time until `end_all` makes room for one more key. It is zero if there is room."""
-        if len(self._counts) < self._keys_max:
-            return timedelta(0)
-        return self.time_left(next(iter(self._counts)), now)
-
     def end(self, key: K, now: datetime | None = None) -> Counted | None:
         """Remove the key if its period is over, and return its count. Without `now`, remove it in any case.
 

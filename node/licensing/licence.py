@@ -103,11 +103,6 @@ class Licence:
         """The current statement, if it is a lease."""
         return current_lease(self._stored, self._identity.holder)
 
-    def lease_serves(self) -> bool:
-        """Whether there is a lease whose `refresh_after` has not come."""
-        lease = self.lease
-        return lease is not None and self._clock() < lease.refresh_after
-
     @property
     def statement(self) -> Verified | None:
         """The current statement, or None."""

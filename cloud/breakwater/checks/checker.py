@@ -103,7 +103,7 @@ class Checker:
         self._root_crls = tuple(root_crls)
         self._sample = sample
         # The random choice of a sample needs no cryptographic strength.
-        self._choose = choose or random.Random()  # noqa: S311
+        self._choose = choose or random.Random()  # noqa: S311  (a sample)
         self._progress = progress
         self._issuers: dict[str, Issuer] = {}
         self._certificates: dict[str, x509.Certificate] = {}

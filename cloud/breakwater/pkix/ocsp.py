@@ -85,7 +85,7 @@ def cert_ids(issuer: Issuer) -> tuple[CertId, ...]:
     point = key.public_bytes(serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint)
     # Most clients use SHA-1 in a CertID. Here it is a lookup key; no security depends on it.
     return (
-        CertId("sha1", hashlib.sha1(subject).digest(), hashlib.sha1(point).digest()),  # noqa: S324
+        CertId("sha1", hashlib.sha1(subject).digest(), hashlib.sha1(point).digest()),  # noqa: S324  (a look-up key)
         CertId("sha256", hashlib.sha256(subject).digest(), hashlib.sha256(point).digest()),
     )
 

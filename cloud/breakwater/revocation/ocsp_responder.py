@@ -241,7 +241,8 @@ class OcspResponder:
         issued = await self._issuing.issue_responder(authority, key.public_key())
         certificate = x509.load_der_x509_certificate(issued.certificate_chain[0])
         log.info(
-            "responder certificate issued", extra={"authority": authority, "not_after": certificate.not_valid_after_utc}
+            "responder certificate issued",
+            extra={"authority": authority, "not_after": certificate.not_valid_after_utc.isoformat()},
         )
         return Delegate(key, certificate)
 

@@ -8,6 +8,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from cloud.breakwater.admin import Admin
+from cloud.breakwater.store.shards import shard_id
 from cloud.cli.errors import EXIT_USAGE, CliError
 from cloud.cli.options import directory_option
 from cloud.cli.pki.host import on_host
@@ -52,6 +53,9 @@ async def export(admin: Admin, args: Namespace) -> None:
         if crl is not None:
             (out / "crl" / f"{shard.id}.crl").write_bytes(crl.data)
             crls += 1
+    for authority, root_crl in (await admin.parts.root_crls.current()).items():
+        (out / "crl" / f"{shard_id(authority, 1)}.crl").write_bytes(root_crl.data)
+        crls += 1
     count = await _inventory(admin, out, args)
     made = Exported(str(out), len(rows), crls, count)
     emit(made, args.json, fields)

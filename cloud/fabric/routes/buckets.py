@@ -10,7 +10,7 @@ from cloud.tasks.buckets import Rate
 
 ACTIVATION = Bucket(name="activation", each=Rate(4_000, 0.1), whole=Rate(20_000, 0.01))
 """An activation takes two requests. A source starts 5 a second in the long run. The limits by code and by chip are in
-`cloud.fabric.service.nodes.activation_limits`."""
+`cloud.fabric.service.nodes.limits`."""
 RENEWAL = Bucket(name="renewal", each=Rate(4_000, 0.05), whole=Rate(40_000, 0.01))
 """A renewal with TPM evidence takes two requests. Machines need one in several months."""
 SESSION = Bucket(name="session", each=Rate(20_000, 0.01), whole=Rate(100_000, 0.002))

@@ -71,11 +71,9 @@ def test_a_key_whose_period_began_again_ends_after_the_others() -> None:
 
 def test_callers_that_ask_for_room_bound_the_keys() -> None:
     tally: Tally[str] = Tally(HOUR, 2)
-    assert tally.time_until_room(NOW) == timedelta(0)
     tally.add("a", NOW)
     tally.add("b", NOW + SECOND)
     assert [tally.has_room(key) for key in ("a", "b", "c")] == [True, True, False]
-    assert tally.time_until_room(NOW + SECOND) == HOUR - SECOND
     tally.end_all(NOW + HOUR)
     assert tally.has_room("c")
 

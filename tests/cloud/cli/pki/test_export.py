@@ -13,9 +13,9 @@ pytestmark = pytest.mark.slow
 def test_an_export_has_everything(host: Host) -> None:
     out = host.scratch / "export"
     answer = host.pki("export", "--out", str(out), "--certificates")
-    assert (answer["authorities"], answer["crls"], answer["certificates"]) == (3, 1, 2)
+    assert (answer["authorities"], answer["crls"], answer["certificates"]) == (3, 2, 2)
     files = {str(path.relative_to(out)) for path in out.rglob("*.*")}
-    assert {"ca/root-1.pem", "ca/nodes-1.pem", "ca/services-1.pem", "crl/services-1.1.crl"} < files
+    assert {"ca/root-1.pem", "ca/nodes-1.pem", "ca/services-1.pem", "crl/services-1.1.crl", "crl/root-1.1.crl"} < files
     lines = [json.loads(line) for line in (out / "inventory.jsonl").read_text().splitlines()]
     assert {line["service"] for line in lines} == {"fabric", "breakwater"}
     for line in lines:
