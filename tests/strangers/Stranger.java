@@ -6,6 +6,7 @@ import java.nio.file.*;
 import java.security.*;
 import java.security.cert.*;
 import java.security.cert.Certificate;
+import java.security.cert.PKIXRevocationChecker.Option;
 import java.security.spec.PKCS8EncodedKeySpec;
 import java.util.*;
 import javax.net.ssl.*;
@@ -47,10 +48,13 @@ public class Stranger {
         certificate(a[0]).getExtendedKeyUsage();
         return "";
       case "path":
-        path(a[0], a[1], a[2], names(a[3]), names(a[4]), null);
+        path(a[0], a[1], a[2], names(a[3]), names(a[4]), Set.of());
+        return "";
+      case "fetch":
+        path("", a[0], a[1], names(a[2]), List.of(), EnumSet.of(Option.PREFER_CRLS, Option.NO_FALLBACK));
         return "";
       case "ocsp":
-        path("", a[0], a[1], names(a[2]), List.of(), new URI(a[3]));
+        path("", a[0], a[1], names(a[2]), List.of(), EnumSet.of(Option.ONLY_END_ENTITY, Option.NO_FALLBACK));
         return "";
       case "tls":
         return tls(Integer.parseInt(a[0]), a[1], names(a[2]), a[3], names(a[4]));
@@ -79,8 +83,9 @@ public class Stranger {
     return CertStore.getInstance("Collection", new CollectionCertStoreParameters(found));
   }
 
-  // With lists or a responder, the checker of the platform asks for the revocation of the chain, or of the leaf.
-  static void path(String purpose, String root, String leaf, List<String> cas, List<String> lists, URI responder)
+  // With options, the checker of the platform asks at the addresses in the certificates.
+  static void path(
+      String purpose, String root, String leaf, List<String> cas, List<String> lists, Set<Option> options)
       throws Exception {
     var chain = new ArrayList<Certificate>(List.of(certificate(leaf)));
     for (String ca : cas) chain.add(certificate(ca));
@@ -93,11 +98,9 @@ public class Stranger {
       parameters.setTargetCertConstraints(wanted);
     }
     var validator = CertPathValidator.getInstance("PKIX");
-    if (responder != null) {
+    if (!options.isEmpty()) {
       var checker = (PKIXRevocationChecker) validator.getRevocationChecker();
-      checker.setOcspResponder(responder);
-      checker.setOptions(
-          EnumSet.of(PKIXRevocationChecker.Option.ONLY_END_ENTITY, PKIXRevocationChecker.Option.NO_FALLBACK));
+      checker.setOptions(options);
       parameters.addCertPathChecker(checker);
     }
     validator.validate(X509.generateCertPath(chain), parameters);

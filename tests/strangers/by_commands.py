@@ -17,6 +17,7 @@ from tests.strangers.tasks import (
     Answer,
     AskOcsp,
     Connect,
+    Fetch,
     Leaf,
     Parse,
     Task,
@@ -98,6 +99,7 @@ class OpenSsl(_Commands):
     """`openssl verify`, `openssl ocsp` and `openssl s_client`."""
 
     NAME = "OpenSSL"
+    FETCHES = True
     NEEDS: Mapping[str, str] = {"openssl": "openssl"}
     PURPOSES: Mapping[str, str] = {SERVER: "sslserver", CLIENT: "sslclient", RESPONDER: "ocsphelper"}
     """A purpose that OpenSSL does not know is checked as `any`."""
@@ -112,7 +114,12 @@ class OpenSsl(_Commands):
                 command += ["-purpose", self.PURPOSES.get(purpose, "any")]
                 command += ["-crl_check_all"] if lists else []
                 return folder.run(*command, *(f"-CRLfile={name}" for name in lists), leaf.file)
-            case AskOcsp(leaf, url, root):
+            case Fetch(leaf, root):
+                command = ["openssl", "verify", "-x509_strict", "-CAfile", root, "-crl_check_all", "-crl_download"]
+                command += ["-CRLfile", self._root_list(folder, leaf.cas[-1])]
+                return folder.run(*command, *(each for ca in leaf.cas for each in ("-untrusted", ca)), leaf.file)
+            case AskOcsp(leaf, root):
+                url = folder.run("openssl", "x509", "-in", leaf.file, "-noout", "-ocsp_uri").said
                 trusted = folder.joined(root, *leaf.cas)
                 answer = folder.run(
                     *("openssl", "ocsp", "-url", url, "-CAfile", trusted, "-issuer", leaf.cas[0], "-cert", leaf.file)
@@ -127,11 +134,18 @@ class OpenSsl(_Commands):
                     command += ["-cert", client.file, "-key", client.key, "-cert_chain", client.cas[0]]
                 return folder.request(*command, "-quiet", "-ign_eof")
 
+    def _root_list(self, folder: _Folder, ca: str) -> str:
+        """Fetch the list of the root from the address in a CA. OpenSSL asks for it for the root too."""
+        said = folder.run("openssl", "x509", "-in", ca, "-noout", "-ext", "crlDistributionPoints").said
+        folder.run("curl", "--silent", "--fail", "--output", "fetched.crl", said.partition("URI:")[2])
+        return "fetched.crl"
+
 
 class GnuTls(_Commands):
     """`certtool`, `ocsptool` and `gnutls-cli`."""
 
     NAME = "GnuTLS"
+    FETCHES = False
     NEEDS: Mapping[str, str] = dict.fromkeys(("certtool", "ocsptool", "gnutls-cli"), "gnutls-bin")
 
     def answer(self, folder: _Folder, task: Task) -> Answer:
@@ -143,8 +157,10 @@ class GnuTls(_Commands):
                 command += ["--load-ca-certificate", root, "--infile", folder.joined(leaf.file, *leaf.cas)]
                 command += ["--load-crl", folder.joined(*_pem(lists))] if lists else []
                 return folder.run(*command)
-            case AskOcsp(leaf, url, _):
-                command = ["ocsptool", f"--ask={url}", "--load-cert", leaf.file, "--load-issuer", leaf.cas[0]]
+            case Fetch():
+                return Answer(False, "these programs fetch no lists")
+            case AskOcsp(leaf, _):
+                command = ["ocsptool", "--ask", "--load-cert", leaf.file, "--load-issuer", leaf.cas[0]]
                 answer = folder.run(*command, "--load-trust", leaf.cas[0])
                 good = "Certificate Status: good" in answer.said and "Verifying OCSP Response: Success" in answer.said
                 return Answer(answer.accepted and good, answer.said)
@@ -163,6 +179,7 @@ class Nss(_Commands):
     """`vfychain`, `crlutil`, `ocspclnt` and `tstclnt`. Each task has a database."""
 
     NAME = "NSS"
+    FETCHES = False
     NEEDS: Mapping[str, str] = dict.fromkeys(
         ("certutil", "crlutil", "nss-pp", "ocspclnt", "pk12util", "tstclnt", "vfychain"), "libnss3-tools"
     )
@@ -180,7 +197,9 @@ class Nss(_Commands):
                     return read
                 usage = self.USAGES.get(purpose, self.USAGES[CLIENT])
                 return folder.run("vfychain", "-d", database, "-u", usage, "-a", leaf.file)
-            case AskOcsp(leaf, _, root):
+            case Fetch():
+                return Answer(False, "these programs fetch no lists")
+            case AskOcsp(leaf, root):
                 database = self._database(folder, root, leaf.cas)
                 folder.run("certutil", "-A", "-d", database, "-n", "leaf", "-t", ",,", "-a", "-i", leaf.file)
                 said = folder.run("ocspclnt", "-d", database, "-S", "leaf").said  # its exit status is always 255

@@ -5,7 +5,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tests.strangers.tasks import COMMAND_SECONDS, Answer, AskOcsp, Connect, Parse, Task, Verify
+from tests.strangers.tasks import COMMAND_SECONDS, Answer, AskOcsp, Connect, Fetch, Parse, Task, Verify
 
 HERE = Path(__file__).parent
 GO_LIBRARIES = Path("/usr/share/gocode")
@@ -16,6 +16,7 @@ class Java:
     """The path checker of the platform, its checker of revocation, and `HttpsURLConnection`."""
 
     NAME = "Java"
+    FETCHES = True
     NEEDS: Mapping[str, str] = {"java": "default-jdk-headless", "keytool": "default-jdk-headless"}
 
     def answers(self, folder: Path, tasks: Sequence[Task]) -> list[Answer]:
@@ -26,6 +27,7 @@ class Go:
     """`crypto/x509`, `crypto/tls`, and `golang.org/x/crypto/ocsp`."""
 
     NAME = "Go"
+    FETCHES = False
     NEEDS: Mapping[str, str] = {
         "go": "golang-go",
         f"{GO_LIBRARIES}/src/golang.org/x/crypto/ocsp": "golang-golang-x-crypto-dev",
@@ -42,6 +44,7 @@ class Node:
     """`crypto.X509Certificate`, `tls` and `https`."""
 
     NAME = "node.js"
+    FETCHES = False
     NEEDS: Mapping[str, str] = {"node": "nodejs"}
 
     def answers(self, folder: Path, tasks: Sequence[Task]) -> list[Answer]:
@@ -67,8 +70,10 @@ def line_of(task: Task) -> str:
         case Verify(leaf, purpose, lists, _, root):
             chain = (root, leaf.file, ",".join(leaf.cas))
             return "\t".join(("path", purpose, *chain, ",".join(lists), leaf.key))
-        case AskOcsp(leaf, url, root):
-            return "\t".join(("ocsp", root, leaf.file, ",".join(leaf.cas), url))
+        case Fetch(leaf, root):
+            return "\t".join(("fetch", root, leaf.file, ",".join(leaf.cas)))
+        case AskOcsp(leaf, root):
+            return "\t".join(("ocsp", root, leaf.file, ",".join(leaf.cas)))
         case Connect(port, client, lists, _, root):
             own = (",".join((client.file, *client.cas)), client.key) if client else ("", "")
             return "\t".join(("tls", str(port), root, *own, ",".join(lists)))

@@ -15,6 +15,7 @@ from tests.strangers.tasks import (
     Answer,
     AskOcsp,
     Connect,
+    Fetch,
     Leaf,
     Parse,
     Task,
@@ -25,6 +26,9 @@ Expected = Literal["accepted", "refused", "revoked", "HTTP 401", "HTTP 403", "HT
 """`revoked` is a refusal whose text says so. `HTTP 415` is the answer to a known peer, `HTTP 401` to a stranger.
 `not a client` is a refusal in the handshake, or the answer to a stranger, because some programs send no certificate
 that does not suit."""
+
+FETCHED = "crl fetched"
+"""A check for programs that fetch lists."""
 
 Tasks = tuple[tuple[Task, Expected], ...]
 
@@ -52,9 +56,22 @@ def met(answer: Answer, expected: Expected) -> bool:
             return answer.accepted and answer.said == expected
 
 
-def cells(leaves: dict[str, Leaf], ocsp: str, port: int) -> list[Cell]:
-    """Every cell, over the files of `material.py`."""
-    return [*_parsed(), *_chains(leaves), *_lists(leaves), *_asked(leaves, ocsp), *_connected(leaves, port)]
+def cells(leaves: dict[str, Leaf], port: int) -> list[Cell]:
+    """Every cell, over the files of `material.py`. Breakwater's TLS listener is at `port`."""
+    return [
+        *_parsed(),
+        *_chains(leaves),
+        *_lists(leaves),
+        *_asked(leaves),
+        *_fetched(leaves),
+        *_connected(leaves, port),
+    ]
+
+
+def cells_after_theft(leaves: dict[str, Leaf]) -> list[Cell]:
+    """The cells after the publication of the list that names the issuing CAs."""
+    tasks: Tasks = ((Fetch(leaves["device"]), "revoked"), (Fetch(leaves["service"]), "revoked"))
+    return [Cell("issuing", FETCHED, tasks)]
 
 
 def _parsed() -> list[Cell]:
@@ -149,12 +166,19 @@ def _cell(
     return Cell(profile, check, ((good, "accepted"), (bad, "revoked")))
 
 
-def _asked(leaves: dict[str, Leaf], url: str) -> list[Cell]:
+def _fetched(leaves: dict[str, Leaf]) -> list[Cell]:
+    return [
+        Cell(profile, FETCHED, ((Fetch(leaves[profile]), "accepted"), (Fetch(leaves[f"{profile}-revoked"]), "revoked")))
+        for profile in ("device", "service")
+    ]
+
+
+def _asked(leaves: dict[str, Leaf]) -> list[Cell]:
     return [
         Cell(
             profile,
             "ocsp",
-            ((AskOcsp(leaves[profile], url), "accepted"), (AskOcsp(leaves[f"{profile}-revoked"], url), "revoked")),
+            ((AskOcsp(leaves[profile]), "accepted"), (AskOcsp(leaves[f"{profile}-revoked"]), "revoked")),
         )
         for profile in ("device", "service")
     ]

@@ -15,6 +15,7 @@ SERVICE = "headwaters"
 COMMAND_SECONDS = 60.0
 CURL = ("curl", "--silent", "--show-error", "--cacert", "root.pem")
 STORE = ("-keystore", "store.p12", "-storepass", "password", "-alias", "own")
+NSS = ("-d", "sql:.")
 SUBJECT = f"CN={SERVICE}"
 
 
@@ -51,17 +52,35 @@ def _openssl(*key: str, subject: tuple[str, ...] = ("-subj", f"/{SUBJECT}")) -> 
     return made, ("openssl", "req", "-new", "-key", "key.pem", *subject, "-out", "csr.pem")
 
 
+def _certutil(*key: str) -> tuple[tuple[str, ...], ...]:
+    made = ("certutil", "-N", *NSS, "--empty-password")
+    # The file of noise replaces keystrokes of a person.
+    return (
+        made,
+        ("openssl", "rand", "-out", "noise", "64"),
+        ("certutil", "-R", *NSS, *key, "-s", SUBJECT, "-z", "noise", "-a", "-o", "csr.pem"),
+    )
+
+
 _EC = ("-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256")
 _IMPORTS = (
     ("keytool", "-importcert", *STORE[:4], "-alias", "root", "-noprompt", "-file", "root.pem"),
     ("keytool", "-importcert", *STORE, "-noprompt", "-file", "chain.pem"),
 )
 _VERIFIES = (("certtool", "--verify", "--load-ca-certificate", "root.pem", "--infile", "chain.pem"),)
+_TAKES = (
+    ("certutil", "-A", *NSS, "-n", "root", "-t", "CT,C,C", "-a", "-i", "root.pem"),
+    ("certutil", "-A", *NSS, "-n", "services", "-t", ",,", "-a", "-i", "services.pem"),
+    ("certutil", "-A", *NSS, "-n", "own", "-t", ",,", "-a", "-i", "cert.pem"),
+    ("certutil", "-V", *NSS, "-n", "own", "-u", "V", "-e"),
+    ("pk12util", "-o", "store.p12", "-n", "own", *NSS, "-W", "password"),
+)
 _MATCHES = (("openssl", "verify", "-x509_strict", "-CAfile", "root.pem", "-untrusted", "cas.pem", "cert.pem"),)
 
 ENROLMENTS: tuple[Enrolment, ...] = (
     Enrolment("keytool, EC", _keytool("-keyalg", "EC", "-groupname", "secp256r1"), _IMPORTS),
     Enrolment("certtool, EC", _certtool("--key-type", "ecdsa", "--curve", "secp256r1"), _VERIFIES),
+    Enrolment("certutil of NSS, EC", _certutil("-k", "ec", "-q", "nistp256"), _TAKES),
     Enrolment("openssl, EC", _openssl(*_EC), _MATCHES),
     Enrolment("openssl, EC, no subject", _openssl(*_EC, subject=("-subj", "/")), _MATCHES),
     Enrolment(
@@ -114,6 +133,7 @@ class _Desk:
         self.certificates("cert")
         self.run("openssl", "verify", "-CAfile", "root.pem", "-untrusted", "cas.pem", "cert.pem")
         issuer = (self.cloud.directory / "breakwater" / "certs" / "services-ca.pem").read_bytes()
+        (self.folder / "services.pem").write_bytes(issuer)
         (self.folder / "chain.pem").write_bytes((self.folder / "cert.pem").read_bytes() + issuer)
 
     def certificates(self, name: str) -> None:

@@ -30,14 +30,13 @@ _CAS = {"root-1": "root.pem", "nodes-1": "nodes-ca.pem", "services-1": "services
 class Material:
     """The files of `folder`. `leaves` has what belongs to each certificate of an end entity, by its name.
 
-    `ocsp` is the address of the OCSP responder, `port` that of Breakwater's TLS listener.
+    `port` is that of Breakwater's TLS listener.
     """
 
     def __init__(self, folder: Path, cloud: Cloud) -> None:
         self.files = Files(folder)
         self.cloud = cloud
         self.leaves: dict[str, Leaf] = {}
-        self.ocsp = f"http://127.0.0.1:{cloud.port + PORTS['pki']}/ocsp"
         self.port = cloud.port + PORTS["breakwater"]
 
     def make(self) -> None:
@@ -53,6 +52,10 @@ class Material:
         for authority in _CAS:
             self.files.list(authority, (self.files.folder / "published" / f"{authority}.1.crl").read_bytes())
         self.leaves |= asyncio.run(add_beside(self.files, self.cloud))
+
+    def publish_theft(self) -> None:
+        """Publish the list that names the issuing CAs."""
+        self._pki("crl", "--import", str(self.files.folder / "root-1-revoked.crl"))
 
     def _nodes(self) -> None:
         tenant = make_id("ten", 1, secrets.token_bytes(10))

@@ -49,7 +49,7 @@ func work(kind string, a []string) (string, error) {
 	case "path":
 		return "", path(a[0], a[1], a[2], names(a[3]), names(a[4]))
 	case "ocsp":
-		return "", ask(a[0], a[1], names(a[2]), a[3])
+		return "", ask(a[0], a[1], names(a[2]))
 	case "tls":
 		return connect(a[0], a[1], names(a[2]), a[3], names(a[4]))
 	}
@@ -155,7 +155,7 @@ func revoked(chain []*x509.Certificate, names []string) error {
 	return nil
 }
 
-func ask(root, leaf string, cas []string, url string) error {
+func ask(root, leaf string, cas []string) error {
 	chain, err := verify("", root, leaf, cas)
 	if err != nil {
 		return err
@@ -164,7 +164,7 @@ func ask(root, leaf string, cas []string, url string) error {
 	if err != nil {
 		return err
 	}
-	answer, err := client(nil).Post(url, "application/ocsp-request", bytes.NewReader(request))
+	answer, err := client(nil).Post(chain[0].OCSPServer[0], "application/ocsp-request", bytes.NewReader(request))
 	if err != nil {
 		return err
 	}

@@ -4,7 +4,8 @@ A program that reads tasks as lines gets one task a line, as fields between tabs
 
 - `parse`: the file
 - `path`: the purpose as an OID, root, leaf, CAs, lists, the leaf's key
-- `ocsp`: root, leaf, CAs, the responder's address
+- `fetch`: root, leaf, CAs
+- `ocsp`: root, leaf, CAs
 - `tls`: the port, root, the client's chain, its key, lists
 
 It prints one line a task: the name, `accepted` or `refused`, and what the program said. A field of several files has
@@ -61,11 +62,17 @@ class Verify(msgspec.Struct, frozen=True):
     root: str = "root-1.pem"
 
 
-class AskOcsp(msgspec.Struct, frozen=True):
-    """Ask the responder at `url` about a leaf, and verify its answer."""
+class Fetch(msgspec.Struct, frozen=True):
+    """Verify a path with the lists that are at the addresses in the certificates."""
 
     leaf: Leaf
-    url: str
+    root: str = "root-1.pem"
+
+
+class AskOcsp(msgspec.Struct, frozen=True):
+    """Ask the responder at the address in the leaf about the leaf, and verify its answer."""
+
+    leaf: Leaf
     root: str = "root-1.pem"
 
 
@@ -82,7 +89,7 @@ class Connect(msgspec.Struct, frozen=True):
     root: str = "root-1.pem"
 
 
-Task = Parse | Verify | AskOcsp | Connect
+Task = Parse | Verify | Fetch | AskOcsp | Connect
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -93,10 +100,11 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Program(Protocol):
-    """Other people's software. `needs` has the Debian package of each command."""
+    """Other people's software. `NEEDS` has the Debian package of each command. `FETCHES`: it fetches lists by itself."""
 
     NAME: str
     NEEDS: Mapping[str, str]
+    FETCHES: bool
 
     def answers(self, folder: Path, tasks: Sequence[Task]) -> list[Answer]:
         """The answer to each task. Files of tasks are in `folder`, and programs may write there."""

@@ -34,7 +34,8 @@ _VERSION_1 = integer(0)
 _TRUE = bytes.fromhex("0101ff")
 _EXTENSION_REQUEST_OID = x509.ObjectIdentifier("1.2.840.113549.1.9.14")
 _EXTENSION_REQUEST = oid("1.2.840.113549.1.9.14")
-_OTHER_KEY_USAGES = (
+KEY_USAGES: tuple[str, ...] = (
+    "digital_signature",
     "content_commitment",
     "key_encipherment",
     "data_encipherment",
@@ -42,7 +43,8 @@ _OTHER_KEY_USAGES = (
     "key_cert_sign",
     "crl_sign",
 )
-"""The key usages that no profile of an end entity gives. `encipher_only` and `decipher_only` need `key_agreement`."""
+"""The names of the bits of keyUsage (RFC 5280 section 4.2.1.3) in the library, without `encipher_only` and
+`decipher_only`. The library gives these two only with `key_agreement`."""
 _EXTENSION_NAMES = {
     ExtensionOID.SUBJECT_ALTERNATIVE_NAME: "subjectAltName",
     ExtensionOID.BASIC_CONSTRAINTS: "basicConstraints",
@@ -183,7 +185,7 @@ def _require_restated(
     if usages is not None and isinstance(value, x509.BasicConstraints):
         excess = "CA:TRUE" if value.ca else ""
     elif usages is not None and isinstance(value, x509.KeyUsage):
-        excess = ", ".join(bit for bit in _OTHER_KEY_USAGES if getattr(value, bit))
+        excess = ", ".join(bit for bit in KEY_USAGES if bit != "digital_signature" and getattr(value, bit))
     elif usages is not None and isinstance(value, x509.ExtendedKeyUsage):
         excess = ", ".join(usage.dotted_string for usage in value if usage not in usages)
     else:

@@ -13,6 +13,7 @@ from datetime import datetime
 from cryptography import x509
 
 from cloud.breakwater.errors import LintError
+from cloud.breakwater.pkix.csr import KEY_USAGES
 from cloud.breakwater.pkix.lint_revocation import distribution, no_revocation, root_crl
 from cloud.breakwater.pkix.lint_rules import (
     ALTERNATIVE_NAME,
@@ -34,15 +35,6 @@ __all__ = ["RULES", "Linted", "assemble", "lint", "relint"]
 
 _COMMON_NAME = bytes.fromhex("0603550403")
 _SERIAL_NUMBER = bytes.fromhex("0603550405")
-_USAGES = (
-    "digital_signature",
-    "content_commitment",
-    "key_encipherment",
-    "data_encipherment",
-    "key_agreement",
-    "key_cert_sign",
-    "crl_sign",
-)
 
 
 def lint(tbs: bytes, wanted: Wanted, issuer: Issuer) -> Linted:
@@ -215,7 +207,7 @@ def _constraints(parsed: Parsed) -> None:
 
 def _key_usage(parsed: Parsed) -> None:
     value = parsed.value(x509.KeyUsage)
-    found = {name for name in _USAGES if getattr(value, name)}
+    found = {name for name in KEY_USAGES if getattr(value, name)}
     require("key_usage", found == parsed.rules.key_usage, f"is {sorted(found)}")
     literal = _CA_USAGE_DER if parsed.rules.is_ca else _LEAF_USAGE_DER
     # A BIT STRING whose unused bits are set has the same value but is not DER.
