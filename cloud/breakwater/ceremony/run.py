@@ -49,7 +49,7 @@ from cloud.breakwater.keys.signer import DEVELOPMENT_MARK, issuer_of
 from cloud.breakwater.pkix.crl import Entry
 from cloud.breakwater.pkix.csr import describe_key, open_csr
 from cloud.breakwater.pkix.profiles import SERIAL_BYTES, CaName, Issuer, make_serial
-from cloud.contracts.breakwater import REASON_NUMBERS
+from cloud.contracts.breakwater import REASON_NAMES, REASON_NUMBERS
 from cloud.crypto.issued import is_issued_by
 from cloud.crypto.keyfile import read_key, read_passphrase, secret_path, sync_directory, write_key, write_secret
 from protocol.encoding import sha256_hex
@@ -194,7 +194,7 @@ class CeremonyRun:
         if len({entry.serial for entry in entries}) != len(entries):
             raise CeremonyError("cannot make the CRL: a certificate appears twice in `revoked`")
         if ceremony.previous is not None:
-            self._continue(ceremony, ceremony.previous, entries, signed_by)
+            entries += self._kept(ceremony, ceremony.previous, entries, signed_by)
         life = timedelta(days=ceremony.days)
         der = await make_root_crl(ceremony.number, entries, root, key, self._now, life)
         self._signs.append((f"revocation list {ceremony.number} of {root.authority}", f"{len(entries)} entries"))
@@ -216,8 +216,11 @@ class CeremonyRun:
         self._signs.append((f"revokes {_common_name(certificate)}", f"{certificate.serial_number:x} {revoked.reason}"))
         return Entry(certificate.serial_number, at, REASON_NUMBERS[revoked.reason])
 
-    def _continue(self, ceremony: CrlCeremony, before: Input, entries: list[Entry], root: x509.Certificate) -> None:
-        """Check the CRL before this one: the new number is higher, and no revoked certificate is missing now."""
+    def _kept(self, ceremony: CrlCeremony, before: Input, entries: list[Entry], root: x509.Certificate) -> list[Entry]:
+        """Return the entries of the CRL before this one that `entries` lacks. A revocation of a root is permanent.
+
+        Raises CeremonyError if the CRL before this one is not of this root, or is not older.
+        """
         pem = self._read(before, INPUT_BYTES_MAX)
         try:
             crl = x509.load_pem_x509_crl(pem)
@@ -232,9 +235,12 @@ class CeremonyRun:
             raise CeremonyError(f"cannot make CRL {ceremony.number}: the CRL before it has the number {number}")
         if crl.last_update_utc >= self._now:
             raise CeremonyError(f"cannot make the CRL: {before.path} is not older than now; check the clock")
-        forgotten = {entry.serial_number for entry in crl} - {entry.serial for entry in entries}
-        if forgotten:
-            raise CeremonyError(f"cannot make the CRL: `revoked` lacks the serial {min(forgotten):x} of {before.path}")
+        named = {entry.serial for entry in entries}
+        kept = [_entry_of(entry) for entry in crl if entry.serial_number not in named]
+        self._signs += [
+            (f"keeps from {before.path}", f"{entry.serial:x} {REASON_NAMES[entry.reason]}") for entry in kept
+        ]
+        return kept
 
     def _open_root(self, described: Root) -> tuple[Issuer, LocalKey]:
         """Return the root and its key; in a dry run, the root with a temporary key instead."""
@@ -344,6 +350,21 @@ class CeremonyRun:
         write_secret(scratch, output.content)
         scratch.chmod(0o644)
         return output.content
+
+
+def _entry_of(revoked: x509.RevokedCertificate) -> Entry:
+    """Return the entry of a CRL. An entry without a reason has the reason "unspecified" (RFC 5280 section 5.3.1).
+
+    Raises CeremonyError for a reason that a root does not use.
+    """
+    try:
+        reason = revoked.extensions.get_extension_for_class(x509.CRLReason).value.reason
+    except x509.ExtensionNotFound:
+        return Entry(revoked.serial_number, revoked.revocation_date_utc)
+    number = next((number for number, name in REASON_NAMES.items() if name == reason.value), None)
+    if number is None:
+        raise CeremonyError(f"cannot keep the serial {revoked.serial_number:x}: its reason {reason.value} is not final")
+    return Entry(revoked.serial_number, revoked.revocation_date_utc, number)
 
 
 def _hash(output: _Output, dry_run: bool) -> str:

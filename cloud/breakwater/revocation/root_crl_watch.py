@@ -16,7 +16,10 @@ CHECK_SECONDS = 60.0
 """Interval of the checks. Each one reads the newest CRL of each root."""
 LOG_EVERY = timedelta(days=1)
 """A finding that stays is logged once in this time."""
-NEXT = "Hold a ceremony of type `crl` (docs/ceremonies.md). Publish its CRL with `cascade pki crl --import FILE`."
+NEXT = (
+    "Run `cascade pki crl --ceremony DIR`, hold that ceremony with the root's key, and publish its CRL with "
+    "`cascade pki crl --import FILE`."
+)
 
 
 class RootCrlWatch:

@@ -1,4 +1,4 @@
-"""Command: `cascade pki crl`, which shows the published CRLs, makes new ones and writes them to files."""
+"""Command: `cascade pki crl`, which shows the published CRLs, makes new ones, and prepares those of roots."""
 
 from argparse import ArgumentParser, Namespace
 from datetime import datetime
@@ -11,9 +11,16 @@ from cloud.breakwater.store.root_crls import RootCrlRow
 from cloud.breakwater.store.shards import PublishedCrl, shard_id
 from cloud.cli.errors import EXIT_USAGE, CliError
 from cloud.cli.options import directory_option
+from cloud.cli.pki.crl_ceremony import PreparedCeremony, prepare
 from cloud.cli.pki.host import on_host
 from cloud.cli.pki.progress import watcher
-from cloud.cli.show import columns, emit
+from cloud.cli.show import columns, emit, fields
+
+NEXT_CEREMONY = """\
+Read the file. Copy its folder to the machine with the root's key. Name the key and its passphrase file there. Then run
+  cascade pki ceremony {file} --dry-run
+  cascade pki ceremony {file}
+Copy the CRL back to this host, and publish it with `cascade pki crl --import CRL`."""
 
 
 class CrlStatus(msgspec.Struct, frozen=True):
@@ -38,6 +45,13 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="also write each CRL to DIR/SHARD.crl (DER)")
     parser.add_argument("--publish", action="store_true", help="first make a new CRL for every shard, due or not")
     parser.add_argument(
+        "--ceremony",
+        type=Path,
+        metavar="DIR",
+        help="only write the ceremony of a root's next CRL into a new folder, for the machine with the root's key",
+    )
+    parser.add_argument("--root", metavar="ROOT", help="the root of that ceremony (default: the active root)")
+    parser.add_argument(
         "--import",
         dest="root_crl",
         type=Path,
@@ -48,7 +62,14 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 async def crl(admin: Admin, args: Namespace) -> None:
-    """Import `--import`. Print the CRL of every root and shard, and write it to `--out`. Raises CliError."""
+    """Import `--import`. Print the CRL of every root and shard, and write it to `--out`. Raises CliError.
+
+    With `--ceremony`, only write the ceremony of a root's next CRL.
+    """
+    if args.ceremony is not None:
+        active = next(row.id for row in admin.parts.authorities.rows() if row.ca == "root" and row.state == "active")
+        emit(await prepare(admin, args.root or active, args.ceremony), args.json, _prepared)
+        return
     if args.root_crl is not None:
         try:
             content = args.root_crl.read_bytes()
@@ -66,6 +87,10 @@ async def crl(admin: Admin, args: Namespace) -> None:
     headings = ("shard", "number", "made", "next", "entries", "behind")
     names = ("shard", "number", "this_update", "next_update", "entries", "behind")
     emit(tuple(rows), args.json, columns(headings, *names))
+
+
+def _prepared(made: PreparedCeremony) -> str:
+    return f"{fields(made)}\n\n{NEXT_CEREMONY.format(file=made.file)}"
 
 
 def _status(admin: Admin, args: Namespace, shard: str, current: PublishedCrl | RootCrlRow | None) -> CrlStatus:

@@ -43,6 +43,7 @@ NOT_NEEDED = "no longer needed"
 NEXT_IMPORT = (
     "Next: sign this request in a ceremony (docs/ceremonies.md) with\n"
     'crl_url = "{crl_url}"\n'
+    "If another root than the active one signs, write its id into that address.\n"
     "Then: cascade pki rotate import ANSWER.pem --dir DIR"
 )
 

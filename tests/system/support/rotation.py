@@ -26,7 +26,7 @@ from protocol.messages.sessions import Ask
 from tests.simulators.forged_evidence import request
 from tests.system.support.fleet import Fleet
 from tests.system.support.paper_node import PaperNode, paper_tenant, secret_of
-from tests.system.support.wire import Answer, Closed, Identity, Service, Wire, once, renew_device
+from tests.system.support.wire import PORTS, Answer, Closed, Identity, Service, Wire, once, renew_device
 from tests.system.support.wire import service_identity as identity_of
 
 CLASSES = ("root", "nodes", "services")
@@ -86,14 +86,28 @@ class Rotation:
         head = f'trust_domain = "{self.domain}"\npassphrase_file = "passphrase"\n'
         text = f'type = "root"\nauthority = "{new}"\n{head}key = "{new}.key.pem"\ncertificate = "{new}.pem"\n'
         self.ceremony(new, text)
-        cross = f'type = "cross-certificate"\ncertificate = "{new}-by-{old}.pem"\n'
+        cross = f'type = "cross-certificate"\ncertificate = "{new}-by-{old}.pem"\ncrl_url = "{self.crl_url(old)}"\n'
         cross += self._root("subject", new, key=False) + self._root("root", old, key=True)
         self.ceremony(f"{new}-by-{old}", cross)
 
     def make_issuing(self, root: str, authority: str) -> None:
         text = f'type = "intermediate"\nauthority = "{authority}"\ntrust_domain = "{self.domain}"\n'
+        text += f'crl_url = "{self.crl_url(root)}"\n'
         text += f'certificate = "{authority}.pem"\nrequest = {self._input(f"{authority}.csr.pem")}\n'
         self.ceremony(authority, text + self._root("root", root, key=True))
+
+    def crl_url(self, root: str) -> str:
+        """The address of a root's CRL at this cloud."""
+        return f"http://127.0.0.1:{self.cloud.port + PORTS['pki']}/crl/{root}/1.crl"
+
+    def publish_crl(self, root: str) -> None:
+        """Sign the next CRL of a root and publish it."""
+        home, folder = str(self.cloud.directory), self.hall / f"crl-of-{root}"
+        made = self.cloud.run("pki", "crl", "--dir", home, "--ceremony", str(folder), "--root", root)
+        for name in (f"{root}.key.pem", "passphrase"):
+            shutil.copy(self.hall / name, folder / name)
+        self.cloud.run("pki", "ceremony", made["file"])
+        self.cloud.run("pki", "crl", "--dir", home, "--import", str(folder / f"{root}.{made['number']}.crl.pem"))
 
     @property
     def domain(self) -> str:
@@ -110,6 +124,7 @@ class Rotation:
             self.make_issuing("root-2", f"{name}-2")
         for name in ("root-2", "root-2-by-root-1", "nodes-2", "services-2"):
             self.rotate("import", str(self.hall / f"{name}.pem"))
+        self.publish_crl("root-2")
 
     def sign(self, name: str, *changes: str) -> str:
         """Sign the published trust with `changes`, as the holder of the offline targets key. Returns the new folder."""
