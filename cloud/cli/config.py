@@ -4,7 +4,6 @@ import asyncio
 from argparse import ArgumentParser, Namespace
 from collections.abc import Awaitable, Callable
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,6 +11,7 @@ from cryptography import x509
 
 from cloud.breakwater.authorities import SIGNING
 from cloud.breakwater.errors import SignerError
+from cloud.breakwater.hierarchy import TRUSTED
 from cloud.breakwater.keys.signer import Keys, is_for_development, open_keys
 from cloud.breakwater.settings import GATES as BREAKWATER_GATES
 from cloud.breakwater.settings import RULES, BreakwaterSettings
@@ -21,6 +21,7 @@ from cloud.cli.errors import EXIT_VERIFICATION
 from cloud.cli.options import Commands, directory_option, json_option
 from cloud.cli.show import columns, emit
 from cloud.clock import utc_now
+from cloud.crypto.issued import is_issued_by, issuer_among
 from cloud.crypto.keyfile import read_passphrase
 from cloud.crypto.validity import outside
 from cloud.fabric.licensing.signing import read_signer
@@ -36,6 +37,7 @@ from cloud.storage.database import opened_unchanged
 SETTINGS_NEXT = "Correct the settings file."
 DATABASE_NEXT = "Check that the database exists and can be reached. A start of the service runs missing migrations."
 CERTIFICATE_NEXT = "Check the clock of this machine. `cascade up` and `cascade pki renew` replace the certificate."
+CHAIN_NEXT = "Restore the file, or run `cascade pki renew` on the issuer's host."
 
 T = TypeVar("T", bound=ServiceSettings)
 
@@ -65,14 +67,17 @@ def check(args: Namespace) -> int:
 
 async def _check(directory: Path, *, listeners: bool) -> list[Finding]:
     breakwater, fabric = Findings("breakwater"), Findings("fabric")
+    roots: list[x509.Certificate] = []
     issuer = _settings(directory / "breakwater" / "settings.toml", BreakwaterSettings, breakwater)
     if issuer is not None:
         await _common(issuer, breakwater, issuer.tls, listeners=listeners)
-        await _breakwater(issuer, breakwater)
+        roots = await _breakwater(issuer, breakwater)
+        await _chain(issuer, breakwater, issuer.tls, roots)
     control = _settings(directory / "fabric" / "settings.toml", FabricSettings, fabric)
     if control is not None:
         await _common(control, fabric, control.tls, listeners=listeners)
         await _fabric(control, fabric)
+        await _chain(control, fabric, control.tls, roots)
     return breakwater.found + fabric.found
 
 
@@ -97,9 +102,6 @@ async def _common(settings: ServiceSettings, findings: Findings, tls: str, *, li
     async def certificate() -> str:
         identity = load_identity(settings.path(tls), settings.path(settings.passphrase_file))
         chain = x509.load_pem_x509_certificates((settings.path(tls) / CHAIN_FILE).read_bytes())
-        for below, above in pairwise(chain):
-            if below.issuer != above.subject:
-                return f"the chain in {settings.path(tls)} is not in order"
         whys = [outside(each.not_valid_before_utc, each.not_valid_after_utc, utc_now()) for each in chain[1:]]
         why = identity.outside(utc_now()) or next(filter(None, whys), "")
         return f"the certificate in {settings.path(tls)} {why}" if why else ""
@@ -110,6 +112,25 @@ async def _common(settings: ServiceSettings, findings: Findings, tls: str, *, li
         check_listeners(settings, findings)
     else:
         findings.skip("listeners", "--running was given")
+
+
+async def _chain(settings: ServiceSettings, findings: Findings, tls: str, roots: list[x509.Certificate]) -> None:
+    """Check each signature of a service's chain, up to one of the roots."""
+
+    async def chain() -> str:
+        folder = settings.path(tls)
+        sent = x509.load_pem_x509_certificates((folder / CHAIN_FILE).read_bytes())
+        for number, above in enumerate(sent[1:], 1):
+            if not any(is_issued_by(below, above) for below in sent[:number]):
+                return f"the certificate {number + 1} of the chain in {folder} signed none before it"
+        if not any(issuer_among(each, roots) for each in sent):
+            return f"no trusted root signed a CA of the chain in {folder}"
+        return ""
+
+    if roots:
+        await findings.attempt("certificate chain", chain, (ValueError,), CHAIN_NEXT)
+    else:
+        findings.skip("certificate chain", "the roots are in the database of Breakwater, which was not read")
 
 
 async def _database(
@@ -127,7 +148,8 @@ async def _database(
     await findings.attempt("database", database, (), DATABASE_NEXT)
 
 
-async def _breakwater(settings: BreakwaterSettings, findings: Findings) -> None:
+async def _breakwater(settings: BreakwaterSettings, findings: Findings) -> list[x509.Certificate]:
+    """Check what only Breakwater has. Returns the trusted roots; none if the database cannot be read."""
     rules = {**RULES, **(BREAKWATER_GATES if settings.mode == "production" else {})}
     for rule, gate in rules.items():
         findings.note(f"rule {rule}", gate(settings), SETTINGS_NEXT)
@@ -137,35 +159,41 @@ async def _breakwater(settings: BreakwaterSettings, findings: Findings) -> None:
         rows.extend(await breakwater_stores(engine).authorities.rows())
 
     await _database("breakwater", settings, findings, read)
+    roots = {row: x509.load_der_x509_certificate(row.certificate) for row in rows if row.ca == "root"}
     wanted = [row for row in rows if row.state in SIGNING]
     for row in wanted:
         certificate = x509.load_der_x509_certificate(row.certificate)
         why = outside(certificate.not_valid_before_utc, certificate.not_valid_after_utc, utc_now())
+        if not why and issuer_among(certificate, roots.values()) is None:
+            why = "has no signature of a root of this installation"
         findings.note(f"CA {row.id}", f"its certificate {why}" if why else "", "See docs/rotation.md.")
         if settings.mode == "production":
             cause = "it was made for development" if is_for_development(certificate) else ""
             findings.note(f"gate ca-is-not-for-development {row.id}", cause, "Make an installation for production.")
-    await _ca_keys(settings, findings, {row.id: row.key for row in wanted if row.key})
+    await _ca_keys(settings, findings, [row for row in wanted if row.key])
+    return [root for row, root in roots.items() if row.state in TRUSTED]
 
 
-async def _ca_keys(settings: BreakwaterSettings, findings: Findings, references: dict[str, str]) -> None:
-    """Check that each CA key can be opened. `references` are the keys by authority.
+async def _ca_keys(settings: BreakwaterSettings, findings: Findings, rows: list[AuthorityRow]) -> None:
+    """Check that the key of each CA can be opened, and belongs to the CA's certificate.
 
     All keys are opened with one login, because a token locks itself after a few wrong PINs.
     """
     opened: list[Keys] = []
 
-    async def key(reference: str) -> str:
+    async def key(row: AuthorityRow) -> str:
         if not opened:
             passphrase = read_passphrase(settings.path(settings.passphrase_file))
             folder = settings.path(settings.ca) / "keys"
             opened.append(open_keys(folder, passphrase, settings.token, Path(settings.base)))
-        await opened[0].open(reference)
+        found = await opened[0].open(row.key)
+        if found.public_key != x509.load_der_x509_certificate(row.certificate).public_key():
+            return f"the key {row.key} does not belong to the certificate of {row.id}"
         return ""
 
     next_step = "Check the token and its PIN file, or the key file."
-    for authority, reference in references.items():
-        await findings.attempt(f"key of {authority}", partial(key, reference), (SignerError,), next_step)
+    for row in rows:
+        await findings.attempt(f"key of {row.id}", partial(key, row), (SignerError,), next_step)
     for keys in opened:
         await keys.aclose()
 

@@ -1,6 +1,7 @@
 """`cascade config check` finds what keeps a service from starting, and creates and changes nothing."""
 
 import json
+import re
 import shutil
 import socket
 import sqlite3
@@ -10,10 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from cloud.breakwater.keys.signer import Keys, open_keys
 from cloud.cli import config
 from cloud.cli.main import main
+from cloud.crypto.keyfile import read_passphrase
+from cloud.process.settings import database_toml
+from lab.cloud import Cloud
+from lab.postgres import postgres_copy
+from lab.softhsm import token_processes
+from tests.cloud.pki import authority as authority_of
+from tests.system.support.token import move_a_key_to_a_token
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +110,33 @@ def no_database(directory: Path) -> None:
     database.unlink()
 
 
+KEYS = Path("breakwater/keys")
+NODES_KEY = ("breakwater", "key of nodes-1")
+
+
+def swapped(directory: Path, other: str) -> None:
+    """Replace the issuing CA in the chains of both services. Names are right if another key has the same name."""
+    for service in ("fabric", "breakwater"):
+        path = directory / service / "tls" / "chain.pem"
+        leaf, *above = x509.load_pem_x509_certificates(path.read_bytes())
+        (replaced,) = x509.load_pem_x509_certificates((directory / other).read_bytes())
+        chain = (leaf, replaced, *above[1:])
+        path.write_bytes(b"".join(each.public_bytes(Encoding.PEM) for each in chain))
+
+
+def ec_certificate(name: str) -> bytes:
+    """A CA of this name with another key, in DER."""
+    return authority_of(name).certificate.public_bytes(Encoding.DER)
+
+
+def authority(directory: Path, name: str, der: bytes) -> None:
+    """Replace the certificate of an authority."""
+    with closing(sqlite3.connect(directory / "breakwater" / "database.sqlite")) as connection:
+        changed = connection.execute("UPDATE authority SET certificate = ? WHERE id = ?", (der, name))
+        assert changed.rowcount == 1
+        connection.commit()
+
+
 BROKEN: list[tuple[Callable[[Path], object], tuple[str, str]]] = [
     (settings("fabric", "mode =", "no_such_key = 1\nmode ="), ("fabric", "settings")),
     (settings("breakwater", "mode =", "mode ="[:-1]), ("breakwater", "settings")),
@@ -110,6 +147,11 @@ BROKEN: list[tuple[Callable[[Path], object], tuple[str, str]]] = [
     (lambda it: (it / "fabric" / "tls" / "chain.pem").write_text("no"), ("fabric", "certificate")),
     (lambda it: (it / "breakwater" / "keys" / "nodes-ca.key.pem").unlink(), ("breakwater", "key of nodes-1")),
     (lambda it: shutil.rmtree(it / "fabric" / "keys"), ("fabric", "keys")),
+    (lambda it: swapped(it, "breakwater/certs/nodes-ca.pem"), ("fabric", "certificate chain")),
+    (lambda it: swapped(it, "breakwater/certs/root.pem"), ("breakwater", "certificate chain")),
+    (lambda it: authority(it, "services-1", ec_certificate("root")), ("breakwater", "CA services-1")),
+    (lambda it: authority(it, "root-1", ec_certificate("root")), ("fabric", "certificate chain")),
+    (lambda it: shutil.copy(it / KEYS / "services-ca.key.pem", it / KEYS / "nodes-ca.key.pem"), NODES_KEY),
     (no_database, ("breakwater", "database")),
     (without_migration, ("fabric", "database")),
 ]
@@ -121,6 +163,42 @@ def test_each_fault_is_found_with_its_cause(
 ) -> None:
     breaks(installation)
     assert found in failed(installation)
+
+
+@pytest.mark.slow
+def test_an_installation_on_postgresql(installation: Path, failed: Check) -> None:
+    locations = {}
+    for service in ("fabric", "breakwater"):
+        (file,) = (installation / service).glob("*.sqlite")
+        locations[service] = postgres_copy(service, file)
+        path = installation / service / "settings.toml"
+        table = f"{database_toml(locations[service])}\n"
+        text, changed = re.subn(r"\[database\]\n(?:\w.*\n)*", table, path.read_text())
+        assert changed == 1
+        path.write_text(text)
+        file.unlink()
+    assert failed(installation) == {}
+    settings("fabric", locations["fabric"].name, "no_such_database")(installation)
+    wrong = failed(installation)
+    assert set(wrong) == {("fabric", "database")}
+    assert "no_such_database" in wrong["fabric", "database"]["cause"]
+
+
+@pytest.mark.slow
+def test_an_installation_with_a_token(
+    installation: Path, tmp_path: Path, failed: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passphrase = read_passphrase(installation / "secrets" / "passphrase")
+    hsm = move_a_key_to_a_token(Cloud(tmp_path), tmp_path / "hsm", "a-pin-of-this-test", passphrase)
+    for name, value in hsm.environment.items():
+        monkeypatch.setenv(name, value)
+    assert failed(installation) == {}
+    hsm.take_away()
+    assert set(failed(installation)) == {NODES_KEY}
+    hsm.put_back()
+    hsm.pin_file.write_text("another-pin\n")
+    assert set(failed(installation)) == {NODES_KEY}
+    assert token_processes() == []
 
 
 @contextmanager
