@@ -53,7 +53,7 @@ def _run(engine: str, report: Report, seed: int, ends: float, say: Say) -> int:
 
     A line of a traceback in the cloud's log is a finding.
     """
-    rounds = 0
+    rounds, said = 0, len(report.findings)
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cascade-api-")))
         installation = new_cloud(directory / "installation").init(*_databases(engine))
@@ -66,6 +66,9 @@ def _run(engine: str, report: Report, seed: int, ends: float, say: Say) -> int:
             exercise_nasty(cloud_listeners, report, random_seed=seed + rounds, until=half)
             exercise(listeners, report, examples=EXAMPLES, random_seed=seed + rounds, until=ends)
             rounds += 1
+            for finding in list(report.findings.values())[said:]:
+                say(finding)
+            said = len(report.findings)
             say(
                 f"{engine}, round {rounds} (seed {seed + rounds - 1}): {report.requests} requests, "
                 f"{len(report.findings)} findings"
