@@ -63,7 +63,7 @@ def run(options: argparse.Namespace, say: Say) -> Outcome:
             material = Material(folder, cloud)
             material.make()
             say("the cloud runs, and its certificates are in files")
-            table = cells(material.leaves, material.port)
+            table = cells(material.leaves, material.port, cloud.port)
             for program in PROGRAMS:
                 _give(program, table, folder, figures, findings)
                 say(f"{program.NAME} has answered")

@@ -3,6 +3,7 @@
 A cell has tasks to accept beside tasks to refuse, so that a command that always fails, or always succeeds, is seen.
 """
 
+import re
 from typing import Literal
 
 import msgspec
@@ -22,10 +23,14 @@ from tests.strangers.tasks import (
     Verify,
 )
 
-Expected = Literal["accepted", "refused", "revoked", "HTTP 401", "HTTP 403", "HTTP 415", "not a client"]
+Expected = Literal["accepted", "refused", "revoked", "HTTP 401", "HTTP 403", "HTTP 404", "HTTP 415", "not a client"]
 """`revoked` is a refusal whose text says so. `HTTP 415` is the answer to a known peer, `HTTP 401` to a stranger.
-`not a client` is a refusal in the handshake, or the answer to a stranger, because some programs send no certificate
-that does not suit."""
+`HTTP 404` is the answer of Fabric, which has no EST.
+`not a client` is the alert unsupported_certificate, or the answer to a stranger, because some programs send no
+certificate that does not suit."""
+
+UNSUPPORTED = re.compile("unsupported[_ ]certificate|Certificate is not supported", re.IGNORECASE)
+"""The words of programs for this alert (RFC 8446 section 6.2)."""
 
 FETCHED = "crl fetched"
 """A check for programs that fetch lists."""
@@ -51,20 +56,22 @@ def met(answer: Answer, expected: Expected) -> bool:
         case "revoked":
             return not answer.accepted and "revoked" in answer.said.lower()
         case "not a client":
-            return not answer.accepted or answer.said == "HTTP 401"
+            if answer.accepted:
+                return answer.said == "HTTP 401"
+            return UNSUPPORTED.search(answer.said) is not None
         case _:
             return answer.accepted and answer.said == expected
 
 
-def cells(leaves: dict[str, Leaf], port: int) -> list[Cell]:
-    """Every cell, over the files of `material.py`. Breakwater's TLS listener is at `port`."""
+def cells(leaves: dict[str, Leaf], port: int, fabric: int) -> list[Cell]:
+    """Every cell, over the files of `material.py`. Breakwater's TLS listener is at `port`, Fabric's at `fabric`."""
     return [
         *_parsed(),
         *_chains(leaves),
         *_lists(leaves),
         *_asked(leaves),
         *_fetched(leaves),
-        *_connected(leaves, port),
+        *_connected(leaves, port, fabric),
     ]
 
 
@@ -184,11 +191,12 @@ def _asked(leaves: dict[str, Leaf]) -> list[Cell]:
     ]
 
 
-def _connected(leaves: dict[str, Leaf], port: int) -> list[Cell]:
+def _connected(leaves: dict[str, Leaf], port: int, fabric: int) -> list[Cell]:
     """Handshakes with the running Breakwater. The server verifies the client, and the program the server."""
     lists = ("services-1.crl", "root-1.crl")
     server: Tasks = (
         (Connect(port), "HTTP 401"),
+        (Connect(fabric), "HTTP 404"),
         (Connect(port, root="root-2.pem"), "refused"),
     )
     good: tuple[Task, Expected] = (Connect(port, lists=lists), "HTTP 401")

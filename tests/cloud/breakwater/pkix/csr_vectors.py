@@ -1,4 +1,4 @@
-"""PKCS#10 requests that `keytool` (OpenJDK 17.0.15 of Debian 12) and `certtool` (GnuTLS 3.7.9 of Debian 12) made.
+"""PKCS#10 requests of `keytool` (OpenJDK 17.0.15), `certtool` (GnuTLS 3.7.9), NSS 3.87.1 and Go 1.19.8, all of Debian 12.
 
 The text below each request is the command that made it. `openssl req -outform DER` turned PEM into DER. Keys are P-256
 unless the command says otherwise. They were thrown away.
@@ -104,3 +104,15 @@ CERTTOOL_RSA = b64decode(
     "BniF5h9x7YMflsM2XmkbG1J1/28uF5yNJirMYjtotjnri40x0jkASp1Pz1yklNfy3Q=="
 )
 """certtool --generate-privkey --key-type rsa --bits 2048; template: cn = "fabric"; the key is RSA."""
+NSS = b64decode(
+    "MIHLMHMCAQAwETEPMA0GA1UEAxMGZmFicmljMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE7DM0feiwZTANdhy14PF2lgO4ZfmrRYF/"
+    "C1y7exKh/N8MiFkD7FvV0dcXNf2Rz0yMPmX4Ya4/f2BkTSUqLbDnkqAAMAoGCCqGSM49BAMCA0gAMEUCIQC04wI7HKexDjtAhUTH37Yo"
+    "MI8RLVlL26KjY6w/15+LTAIgc3tuUDrzUoY2YWdxQUtCi6avuwwcQUhGeT+jeMcEWgY="
+)
+"""certutil -N --empty-password; certutil -R -k ec -q nistp256 -s CN=fabric."""
+GO = b64decode(
+    "MIHLMHMCAQAwETEPMA0GA1UEAxMGZmFicmljMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEmHnSixdHaDTNjJYC7V3mCEUOvoAFDJPH"
+    "9Xg0Vl4tG8OUFcaD1crYunyzsgFs0FNpZjgRxFotbzya/c2P+OtLxqAAMAoGCCqGSM49BAMCA0gAMEUCIQDOGbl9fTlKFsnQ6yhUqa62"
+    "EhNXlEoZtIkx/XM2JD1lzwIgcWWzRZSL+1fO+BYrCjWBBORjx4BMyZF+AWVatl6gB38="
+)
+"""x509.CreateCertificateRequest with the subject `pkix.Name{CommonName: "fabric"}` alone."""

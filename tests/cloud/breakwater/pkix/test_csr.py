@@ -159,6 +159,8 @@ ADMITTED = (
     "CERTTOOL_QUESTIONS",
     "CERTTOOL_TLS",
     "CERTTOOL_NAMES",
+    "NSS",
+    "GO",
 )
 
 
