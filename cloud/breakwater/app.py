@@ -159,6 +159,7 @@ def _breakwater(
             own.renewal.run,
             parts.crl_publisher.run,
             parts.feed.run,
+            parts.revoked.follow_hints,
             parts.ocsp_responder.run,
             every(FLUSH_SECONDS, "refusals", refusal_audit.flush),
             *background.tasks(),

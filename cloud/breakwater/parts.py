@@ -25,7 +25,7 @@ from cloud.breakwater.metrics import IssuerMetrics
 from cloud.breakwater.readiness import issuer_readiness
 from cloud.breakwater.revocation.crl_publisher import CrlPublisher
 from cloud.breakwater.revocation.crl_shards import Places
-from cloud.breakwater.revocation.feed import RevocationFeed
+from cloud.breakwater.revocation.feed import RevocationFeed, poll_seconds_of
 from cloud.breakwater.revocation.notifier import RevocationNotifier
 from cloud.breakwater.revocation.ocsp_responder import OcspResponder
 from cloud.breakwater.revocation.public_crls import PublicCrls
@@ -93,6 +93,7 @@ class Parts:
     public_crls: PublicCrls
     ocsp_responder: OcspResponder
     feed: RevocationFeed
+    revoked: RevocationNotifier
     readiness: Readiness
 
     def services(self) -> dict[str, object]:
@@ -148,11 +149,13 @@ async def open_parts(
             entropy=entropy,
             limits_factor=sources.limits_factor,
         )
-        crl_publisher = CrlPublisher(stores.shards, authorities, signer, sources.pki_url, sources.crl, now)
+        crl_publisher = CrlPublisher(
+            stores.shards, authorities, signer, sources.pki_url, sources.crl, now, poll_seconds_of(engine)
+        )
         root_crls = RootCrls(stores.root_crls, authorities, entries, now)
         root_crl_watch = RootCrlWatch(root_crls, now)
-        feed = RevocationFeed(stores.revocation_status, now)
-        revoked = RevocationNotifier(metrics, crl_publisher, feed)
+        feed = RevocationFeed(stores.revocation_status, now, poll_seconds_of(engine))
+        revoked = RevocationNotifier(metrics, crl_publisher, feed, engine)
         ocsp_responder = OcspResponder(stores.revocation_status, authorities, issuing, now)
         authorities.on_change(lambda _: ocsp_responder.wake())
         readiness = issuer_readiness(stores, issuing, authorities, ocsp_responder, now)
@@ -177,6 +180,7 @@ async def open_parts(
             public_crls=PublicCrls(crl_publisher, root_crls),
             ocsp_responder=ocsp_responder,
             feed=feed,
+            revoked=revoked,
             readiness=readiness,
         )
     finally:

@@ -316,11 +316,16 @@ class ServiceEngine:
             return await current.run(sql, bound)
         return await self.backend.browse(sql, bound)
 
+    @property
+    def sends_hints(self) -> bool:
+        """Whether hints reach other processes. On SQLite they do not."""
+        return self.engine_type == "postgres"
+
     def hint(self, text: str) -> None:
         """Send a hint to all processes of the service that `listen`, after the commit of the task's transaction.
 
-        This process sends it while it listens, too. A hint only makes another process read its rows earlier. It can be lost, and `text` holds names of rows, at
-        most `HINT_CHARS_MAX` characters. On SQLite no other process serves, so nothing is sent.
+        This process sends it while it listens, or when the engine is closed. A hint only makes another process read its
+        rows earlier. It can be lost. `text` has at most `HINT_CHARS_MAX` characters. On SQLite nothing is sent.
         """
         if len(text) > HINT_CHARS_MAX:
             raise TransactionMisuse(f"a hint has at most {HINT_CHARS_MAX} characters")

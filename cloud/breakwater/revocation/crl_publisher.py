@@ -20,6 +20,7 @@ from cloud.breakwater.pkix.crl import ENTRIES_MAX, UNSPECIFIED, Entry, make_crl,
 from cloud.breakwater.pkix.linted import Linted
 from cloud.breakwater.pkix.profiles import Issuer
 from cloud.breakwater.revocation.crl_shards import crl_path
+from cloud.breakwater.revocation.feed import POLL_SECONDS
 from cloud.breakwater.settings import CrlSettings
 from cloud.breakwater.store.shards import Draw, PublishedCrl, Shard, ShardStore
 from cloud.storage import StorageError
@@ -32,8 +33,6 @@ log = logging.getLogger("cascade.breakwater.publisher")
 
 Now = Callable[[], datetime]
 
-POLL_SECONDS = 0.25
-"""Interval for finding revocations by other processes (replicas, the local command line) in the database."""
 RETRY_SECONDS = 1.0
 """After a failed publication: the pause before a request tries again, and the background task's first pause."""
 RETRY_SECONDS_MAX = 30.0
@@ -60,7 +59,14 @@ class CrlPublisher:
     """Publishes CRLs in one process. `base_url` is the public address of the CRLs."""
 
     def __init__(
-        self, store: ShardStore, issuers: Issuers, signer: Signs, base_url: str, schedule: CrlSettings, now: Now
+        self,
+        store: ShardStore,
+        issuers: Issuers,
+        signer: Signs,
+        base_url: str,
+        schedule: CrlSettings,
+        now: Now,
+        poll_seconds: float = POLL_SECONDS,
     ) -> None:
         self._store = store
         self._issuers = issuers
@@ -68,6 +74,7 @@ class CrlPublisher:
         self._base_url = base_url.rstrip("/")
         self._schedule = schedule
         self._now = now
+        self._poll_seconds = poll_seconds
         self._locks: dict[str, asyncio.Lock] = {}
         self._places = asyncio.Semaphore(AT_ONCE_MAX)
         self._woken = asyncio.Event()
@@ -75,7 +82,7 @@ class CrlPublisher:
         """By shard: the pause after a failed publication. A success removes it."""
 
     def wake(self) -> None:
-        """Look for due shards now, because this process revoked a certificate."""
+        """Look for due shards now, because a certificate was revoked."""
         self._woken.set()
 
     async def publish(self, shard: str) -> PublishedCrl | None:
@@ -201,7 +208,7 @@ class CrlPublisher:
         while True:
             self._woken.clear()
             tried = await self.run_once()
-            if await stopping.first(self._woken, 0.0 if tried == DUE_MAX else POLL_SECONDS):
+            if await stopping.first(self._woken, 0.0 if tried == DUE_MAX else self._poll_seconds):
                 return
 
     async def shards(self) -> list[Shard]:

@@ -1,9 +1,9 @@
 """Use case and background task: the revocation feed. Other services fetch revoked service certificates by long poll.
 
 The entries are in the database; this module stores none. Each answer also contains the key id of the CA that issued
-Breakwater's own certificate, because a service has to renew its certificate when this CA changes. One query every
-quarter of a second reads the feed's counter for all polls. So a revocation by any process (a replica, the local command
-line) reaches the services within that time.
+Breakwater's own certificate, because a service has to renew its certificate when this CA changes. One query reads the
+feed's counter for all polls: after a revocation by this process, after a hint of another process (a replica, the local
+command line), and at least every second.
 """
 
 import asyncio
@@ -13,29 +13,39 @@ from datetime import datetime
 
 from cloud.breakwater.store.revocation_status import RevocationStatusStore
 from cloud.contracts.breakwater import Revocations, RevokedSerial
-from cloud.storage import StorageError
+from cloud.storage import ServiceEngine, StorageError
 from cloud.tasks.stopping import Stopping
 from protocol.limits import CLOCK_SKEW
 
 log = logging.getLogger("cascade.breakwater.feed")
 
 POLL_SECONDS = 0.25
-"""Other processes revoke in the same database, and no event of theirs reaches this process."""
+"""Interval of the queries on SQLite, where the command line cannot send hints."""
+HINTED_POLL_SECONDS = 1.0
+"""Interval of the queries on PostgreSQL, for lost hints."""
+
+
+def poll_seconds_of(engine: ServiceEngine) -> float:
+    """Return the interval in which a background task looks for revocations by other processes."""
+    return HINTED_POLL_SECONDS if engine.sends_hints else POLL_SECONDS
 
 
 class RevocationFeed:
     """The revocation feed of one process: it answers polls, and `run` wakes them."""
 
-    def __init__(self, store: RevocationStatusStore, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, store: RevocationStatusStore, now: Callable[[], datetime], poll_seconds: float = POLL_SECONDS
+    ) -> None:
         self._store = store
         self._now = now
+        self._poll_seconds = poll_seconds
         self._issuer = ""
         self._changed = asyncio.Event()
         self._woken = asyncio.Event()
         self._closed = False
 
     def wake(self) -> None:
-        """Read the counter now, because this process revoked a certificate."""
+        """Read the counter now, because a certificate was revoked."""
         self._woken.set()
 
     def report_issuer(self, key_id: str) -> None:
@@ -84,7 +94,7 @@ class RevocationFeed:
             if head != known:
                 known = head
                 self._answer_polls()
-            if await stopping.first(self._woken, POLL_SECONDS):
+            if await stopping.first(self._woken, self._poll_seconds):
                 self._closed = True
                 self._answer_polls()
                 return

@@ -25,6 +25,9 @@ REVOKED: dict[Column | str, Any] = {
 ANNOUNCED = (Certificate.serial, Certificate.shard, Certificate.service, Certificate.feed)
 """The columns that this UPDATE returns, for `announce`."""
 
+HINT_REVOKED = "revoked"
+"""Hint to the other processes: read the counter of the feed and the shards now."""
+
 _MOVE_SHARD = compiled(CrlShard.update({CrlShard.revision: CrlShard.revision + 1}).where(CrlShard.id == param("id")))
 _NEXT_FEED = compiled(
     Counter.update({Counter.value: Counter.value + 1}).where(Counter.name == "revocation").returning(Counter.value)
@@ -48,7 +51,7 @@ _REVOKE_SERVICE = compiled(
 
 
 async def announce(engine: ServiceEngine, rows: Sequence[Row]) -> None:
-    """Raise the revisions of the shards, and give services' serials a number in the feed.
+    """Raise the revisions of the shards, and give services' serials a number in the feed. Other processes get a hint.
 
     Call this in the transaction that revoked or orphaned the certificates. `rows` have the columns `ANNOUNCED`. A
     serial that is in the feed keeps its number.
@@ -58,6 +61,8 @@ async def announce(engine: ServiceEngine, rows: Sequence[Row]) -> None:
     for serial in sorted(row["serial"] for row in rows if row["service"] and not row["feed"]):
         (moved,) = await engine.fetch(_NEXT_FEED)
         await engine.fetch(_SET_FEED, serial=serial, feed=moved["value"])
+    if rows:
+        engine.hint(HINT_REVOKED)
 
 
 class RevocationWriteStore:

@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from cloud.breakwater.revocation.feed import RevocationFeed
+from cloud.breakwater.revocation.feed import (
+    HINTED_POLL_SECONDS,
+    POLL_SECONDS,
+    RevocationFeed,
+    poll_seconds_of,
+)
 from cloud.breakwater.store.issuance import serial_text
 from cloud.contracts.breakwater import Revocations
 from cloud.storage import Location, ServiceEngine
@@ -90,6 +95,11 @@ async def test_a_poll_is_woken_by_another_process(bench: Bench, location: Locati
         stopping.request()
         await task
         await elsewhere.close()
+
+
+async def test_without_hints_it_looks_more_often(bench: Bench) -> None:
+    on_postgres = bench.engine.engine_type == "postgres"
+    assert poll_seconds_of(bench.engine) == (HINTED_POLL_SECONDS if on_postgres else POLL_SECONDS)
 
 
 async def test_a_poll_ends_with_its_time_and_with_the_process(bench: Bench) -> None:
