@@ -16,7 +16,7 @@ from cloud.storage import Statement, StorageError
 from cloud.storage.errors import DatabaseBusy, TransactionLost
 from cloud.storage.sqlite import SqliteBackend, connect, run
 from lab.postgres import sqlite_database
-from tests.cloud.storage_sample.support import COUNT, ENGINE, SERVICE, add, count, ids, on, turns
+from tests.cloud.storage_sample.support import COUNT, ENGINE, SERVICE, add, count, ids, on, sqlite_writer, turns
 
 
 @pytest.fixture
@@ -24,18 +24,13 @@ def database(tmp_path: Path) -> Path:
     return sqlite_database(SERVICE, tmp_path)
 
 
-def writer() -> sqlite3.Connection:
-    assert isinstance(ENGINE.backend, SqliteBackend)
-    return ENGINE.backend._writer
-
-
 @contextmanager
 def traced() -> Iterator[list[str]]:
     """The first words of the writer's statements."""
     lines: list[str] = []
-    writer().set_trace_callback(lambda sql: lines.append(sql.split("(")[0].strip()))
+    sqlite_writer().set_trace_callback(lambda sql: lines.append(sql.split("(")[0].strip()))
     yield lines
-    writer().set_trace_callback(None)
+    sqlite_writer().set_trace_callback(None)
 
 
 @contextmanager
@@ -45,9 +40,9 @@ def refused(kind: int, word: str) -> Iterator[None]:
     def allow(action: int, argument: str | None, *_: object) -> int:
         return sqlite3.SQLITE_DENY if action == kind and argument == word else sqlite3.SQLITE_OK
 
-    writer().set_authorizer(allow)
+    sqlite_writer().set_authorizer(allow)
     yield
-    writer().set_authorizer(None)
+    sqlite_writer().set_authorizer(None)
 
 
 class Crowd:
@@ -194,7 +189,7 @@ def test_a_commit_that_fails_fails_all_and_keeps_nothing(database: Path) -> None
 def test_members_of_a_group_that_the_database_ended_get_the_error(database: Path) -> None:
     async def test() -> None:
         crowd = Crowd()
-        await crowd.gather("abc", {"b": lambda: writer().execute("ROLLBACK")})
+        await crowd.gather("abc", {"b": lambda: sqlite_writer().execute("ROLLBACK")})
         ended = await crowd.go()
         assert {name for name, error in ended.items() if isinstance(error, TransactionLost)} == {"first", "a", "b"}
         assert ended["c"] is None  # it came later, in its own group
@@ -291,7 +286,7 @@ def test_a_commit_and_a_rollback_that_fail_together(database: Path) -> None:
         with pytest.raises(StorageError, match="cannot commit: not authorized"):
             async with ENGINE.transaction():
                 await add("gone")
-                writer().set_authorizer(allow)
+                sqlite_writer().set_authorizer(allow)
         await add("after")
         assert await ids() == ["after"]
 

@@ -14,7 +14,7 @@ from cloud.storage import StorageError
 from cloud.storage.errors import DatabaseNotWritable, DatabaseUnavailable, DiskFull
 from cloud.storage.sqlite import SqliteBackend, fault
 from lab.postgres import sqlite_database
-from tests.cloud.storage_sample.support import ENGINE, SERVICE, add, ids, on
+from tests.cloud.storage_sample.support import ENGINE, SERVICE, add, ids, on, sqlite_writer
 
 
 @pytest.fixture
@@ -22,13 +22,8 @@ def database(tmp_path: Path) -> Path:
     return sqlite_database(SERVICE, tmp_path)
 
 
-def writer() -> sqlite3.Connection:
-    assert isinstance(ENGINE.backend, SqliteBackend)
-    return ENGINE.backend._writer
-
-
 def pragma(text: str) -> int:
-    row = writer().execute(f"PRAGMA {text}").fetchone()
+    row = sqlite_writer().execute(f"PRAGMA {text}").fetchone()
     return int(row[0]) if row else 0
 
 

@@ -1,6 +1,7 @@
 """What the tests of the storage port share: statements on the widgets, and an engine that is open for one test."""
 
 import asyncio
+import sqlite3
 from collections.abc import Coroutine
 from datetime import UTC, datetime
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from piccolo.query.functions import Count
 
 from cloud.storage import Location, ServiceEngine, Statement, compiled, param
+from cloud.storage.sqlite import SqliteBackend
 from tests.cloud.storage_sample.tables import Widget
 
 ENGINE = ServiceEngine("storage_sample")
@@ -56,3 +58,9 @@ async def turns(number: int = 20) -> None:
     """Let the other tasks run on until they wait for something real."""
     for _ in range(number):
         await asyncio.sleep(0)
+
+
+def sqlite_writer() -> sqlite3.Connection:
+    """The connection on which the open engine writes to a SQLite file."""
+    assert isinstance(ENGINE.backend, SqliteBackend)
+    return ENGINE.backend._writer
