@@ -33,7 +33,7 @@ test: setup ## every test; a skipped, xfailed or deselected test is a failure
 	@CASCADE_NO_SKIPS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 unit: setup ## the quick tests: all except tests/system and tests marked slow
-	@TMPDIR=$(MEMORY) $(BIN)/python -m pytest -n 3 --dist worksteal --ignore=tests/system -m "not slow" $(ARGS)
+	@CASCADE_QUICK=1 TMPDIR=$(MEMORY) $(BIN)/python -m pytest -n 3 --dist worksteal --ignore=tests/system -m "not slow" $(ARGS)
 
 check: setup ## ruff, mypy --strict, import contracts, the tree, its tests, the pages, the API, the changelog
 	@$(BIN)/ruff check $(SOURCES)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from _pytest.runner import runtestprotocol
 from hypothesis import HealthCheck, settings
 
 from tests.light_keys import use_light_keys
@@ -30,6 +31,8 @@ TRIO_FOLDER = TESTS / "node"
 SYSTEM_FOLDER = TESTS / "system"
 SYSTEM_TEST_SECONDS = 0.4
 """The mean of the tests of `tests/system` that are not marked `long`. Those of one file share its fixtures."""
+QUICK_EXAMPLES = 25
+"""How many examples of a property `make unit` tries (CASCADE_QUICK=1). `make test` and a direct run try 100."""
 PROCESSES_SHOWN = 8
 """How many processes a failed test's report describes."""
 
@@ -75,7 +78,8 @@ def pytest_configure(config: pytest.Config) -> None:
     gc.disable()
     # A loaded machine is slow; a property does not depend on that.
     settings.register_profile("cascade", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-    settings.load_profile("cascade")
+    settings.register_profile("quick", settings.get_profile("cascade"), max_examples=QUICK_EXAMPLES)
+    settings.load_profile("quick" if os.environ.get("CASCADE_QUICK") == "1" else "cascade")
     config.stash[_left_out] = []
     use_light_keys()
 
@@ -100,6 +104,22 @@ def _length_of(item: pytest.Item) -> Length | None:
     if mark is not None:
         return Length(*mark.args, **mark.kwargs)
     return Length(SYSTEM_TEST_SECONDS, item.path.name) if item.path.is_relative_to(SYSTEM_FOLDER) else None
+
+
+@pytest.hookimpl
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+    """In a worker process (pytest-xdist), report the setup and teardown of a test only if something happened in them.
+
+    Each report to the main process costs about half a millisecond of both. Options that show or store every report get
+    every report.
+    """
+    option = item.config.option
+    if not hasattr(item.config, "workerinput") or option.durations is not None or option.xmlpath is not None:
+        return None
+    for report in runtestprotocol(item, nextitem=nextitem, log=False):
+        if report.when == "call" or not report.passed:
+            item.ihook.pytest_runtest_logreport(report=report)
+    return True
 
 
 @pytest.hookimpl(wrapper=True)

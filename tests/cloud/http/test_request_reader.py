@@ -2,7 +2,7 @@
 
 import h11
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cloud.http.request_reader import HEAD_BYTES_MAX, Head, RequestReader, RequestRefused
@@ -170,6 +170,7 @@ _value = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=12
 _noise = st.binary(max_size=6)
 
 
+@example(method="GET", target="a", headers=[], body=b"", noise=b"\r\n", at=0)
 @given(
     method=_token,
     target=st.text("/ab?%41#:*", min_size=1, max_size=8),
@@ -193,7 +194,8 @@ def test_whatever_is_accepted_h11_reads_in_the_same_way(
     if head is None:
         return
     theirs = h11.Connection(h11.SERVER)
-    theirs.receive_data(sent)
+    # RFC 9112 section 2.2 lets a server skip an empty line before the request line. h11 refuses the line.
+    theirs.receive_data(sent.removeprefix(b"\r\n"))
     event = theirs.next_event()
     assert isinstance(event, h11.Request)
     assert (event.method.decode(), list(event.headers)) == (head.method, head.headers)
