@@ -31,8 +31,7 @@ from node.state import State
 from tests.drills.frame import Figure, Outcome, Say
 from tests.simulators import fabric as simulator
 from tests.simulators.fabric import DAY, REFRESH_AFTER, Fabric, Leaf, Reply, Request
-from tests.simulators.repository import Repository
-from tests.simulators.site import Site, targets_of
+from tests.simulators.site import Site, repository_of
 
 USUAL_TIME = "25 min"
 MINUTES_MAX = 90.0
@@ -183,7 +182,7 @@ class Flapping:
                 )
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._fabric.serve)
-                repository = Repository(targets_of(self._fabric), datetime.now(UTC) - timedelta(minutes=1))
+                repository = repository_of(self._fabric)
                 with repository.served():
                     tpm = Tpm(self._chip.tcti)
                     site = Site(self._directory, tpm, self._fabric, repository)

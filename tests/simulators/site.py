@@ -6,6 +6,7 @@ The agent of the site is complete. Only the cloud is simulated, so a test choose
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import trio
@@ -21,10 +22,12 @@ from node.startup import _Start
 from node.state import State
 from protocol.codes import make_secret
 from protocol.encoding import json_encode
-from protocol.messages.activation import ActivationFile
+from protocol.messages.activation import ActivationFile, TrustPin
 from tests.simulators.fabric import DOMAIN, Fabric
 from tests.simulators.repository import Repository
 
+CODE = make_secret("cac", b"c" * 20)
+"""The activation code of every site."""
 READY_SECONDS_MAX = 60.0
 RETRY_SECONDS = 0.05
 """The first pause between two attempts to read the state."""
@@ -41,6 +44,18 @@ def targets_of(fabric: Fabric) -> dict[str, bytes]:
         fabric_url=fabric.urls.fabric,
         breakwater_url=fabric.urls.breakwater,
     )
+
+
+def repository_of(fabric: Fabric) -> Repository:
+    """A repository that published the trust of a simulated Fabric a minute ago."""
+    return Repository(targets_of(fabric), utc_now() - timedelta(minutes=1))
+
+
+def write_activation_file(path: Path, url: str, pin: TrustPin, **changes: object) -> Path:
+    """Write an activation file with the code `CODE`. `changes` replace fields, also by wrong values. Returns `path`."""
+    values = {"format": 1, "repository_url": url, "pin": pin, "code": CODE, "created_at": utc_now()} | changes
+    path.write_bytes(json_encode(ActivationFile(**values)))  # type: ignore[arg-type]  # the values may be wrong
+    return path
 
 
 class EndedEarly(Exception):
@@ -62,16 +77,9 @@ class Site:
 
     async def activate(self, name: str) -> Config:
         """Activate the machine in a state directory of this name. Returns the settings of its agent."""
-        file, state = self.directory / f"{name}.json", State(self.directory / name)
+        state = State(self.directory / name)
         state.directory.mkdir(mode=0o700, exist_ok=True)
-        content = ActivationFile(
-            format=1,
-            repository_url=self.repository.url,
-            pin=self.repository.pin,
-            code=make_secret("cac", b"c" * 20),
-            created_at=utc_now(),
-        )
-        file.write_bytes(json_encode(content))
+        file = write_activation_file(self.directory / f"{name}.json", self.repository.url, self.repository.pin)
         await activate(state, self.tpm, file, utc_now, lambda _: None)
         return self.config(name)
 

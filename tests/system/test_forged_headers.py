@@ -33,25 +33,33 @@ def world(tmp_path_factory: pytest.TempPathFactory, installation: Cloud) -> Iter
         yield made
 
 
-def forgeries(world: World) -> dict[str, str]:
-    """Each header with its value. The forged certificate is the victim's real one, because certificates are public."""
-    leaf, issuer = world.victim_session.chain
-    certificate = x509.load_der_x509_certificate(leaf)
-    pem = quote(certificate.public_bytes(Encoding.PEM).decode(), safe="")
-    colon, chain = (f":{base64.b64encode(der).decode()}:" for der in (leaf, issuer))
-    spiffe = f"spiffe://cascade.internal/tenant/{world.tenant}/node/{world.victim.node}"
-    service = "spiffe://cascade.internal/service/fabric"
-    subject = f"CN={world.victim.node},serialNumber=1"
-    serial = f"{certificate.serial_number:X}"
-    xfcc = f'By={service};Hash={"ab" * 32};Cert="{pem}";Subject="{subject}";URI={spiffe}'
-    headers = {
+class Victim:
+    """The identity that the forged headers name. Its certificate is the real one, because certificates are public."""
+
+    def __init__(self, world: World) -> None:
+        self.leaf, self.issuer = world.victim_session.chain
+        self.node = world.victim.node
+        certificate = x509.load_der_x509_certificate(self.leaf)
+        self.pem = quote(certificate.public_bytes(Encoding.PEM).decode(), safe="")
+        self.spiffe = f"spiffe://cascade.internal/tenant/{world.tenant}/node/{self.node}"
+        self.service = "spiffe://cascade.internal/service/fabric"
+        self.subject = f"CN={self.node},serialNumber=1"
+        self.serial = f"{certificate.serial_number:X}"
+
+
+def proxies_headers(victim: Victim) -> dict[str, str]:
+    """The headers in which reverse proxies forward a client certificate."""
+    pem, spiffe, subject, serial = victim.pem, victim.spiffe, victim.subject, victim.serial
+    colon, chain = (f":{base64.b64encode(der).decode()}:" for der in (victim.leaf, victim.issuer))
+    xfcc = f'By={victim.service};Hash={"ab" * 32};Cert="{pem}";Subject="{subject}";URI={spiffe}'
+    return {
         "X-Client-Identity": spiffe,
         "X-Forwarded-Client-Cert": xfcc,
         "X-SSL-Client-Cert": pem,
         "X-SSL-Client-Verify": "SUCCESS",
         "X-SSL-Client-S-DN": subject,
         "X-SSL-Client-I-DN": "CN=nodes",
-        "X-SSL-Client-CN": world.victim.node,
+        "X-SSL-Client-CN": victim.node,
         "X-SSL-Client-SAN": f"URI:{spiffe}",
         "X-SSL-Client-Serial": serial,
         "X-SSL-Client-Fingerprint": "ab" * 20,
@@ -68,20 +76,28 @@ def forgeries(world: World) -> dict[str, str]:
         "SSL_CLIENT_CERT": pem,
         "SSL_CLIENT_VERIFY": "SUCCESS",
         "SSL_CLIENT_S_DN": subject,
-        "SSL_CLIENT_S_DN_CN": world.victim.node,
+        "SSL_CLIENT_S_DN_CN": victim.node,
         "SSL_CLIENT_SAN_URI_0": spiffe,
         "SSL_CLIENT_M_SERIAL": serial,
-        "X-ARR-ClientCert": base64.b64encode(leaf).decode(),
+    }
+
+
+def gateways_headers(victim: Victim) -> dict[str, str]:
+    """The headers in which cloud platforms, gateways and service meshes forward an identity."""
+    pem, spiffe, subject, service = victim.pem, victim.spiffe, victim.subject, victim.service
+    leaf = base64.b64encode(victim.leaf).decode()
+    return {
+        "X-ARR-ClientCert": leaf,
         "X-Amzn-Mtls-Clientcert": pem,
         "X-Amzn-Mtls-Clientcert-Leaf": pem,
         "X-Amzn-Mtls-Clientcert-Subject": subject,
-        "X-Amzn-Mtls-Clientcert-Serial-Number": serial,
+        "X-Amzn-Mtls-Clientcert-Serial-Number": victim.serial,
         "X-Amzn-Mtls-Clientcert-Validity": "NotBefore=2020-01-01T00:00:00Z;NotAfter=2040-01-01T00:00:00Z",
         "X-Client-Cert-SPIFFE": spiffe,
         "X-Client-Cert-URI-SANs": spiffe,
         "X-Client-Cert-Present": "true",
         "X-Client-Cert-Chain-Verified": "true",
-        "CF-Client-Cert-DER-Base64": base64.b64encode(leaf).decode(),
+        "CF-Client-Cert-DER-Base64": leaf,
         "Cf-Access-Authenticated-User-Email": "root@cascade.internal",
         "X-Goog-Authenticated-User-Email": "root@cascade.internal",
         "X-MS-Client-Principal-Name": "root",
@@ -94,6 +110,15 @@ def forgeries(world: World) -> dict[str, str]:
         "L5d-Client-Id": spiffe,
         "X-Consumer-Username": "fabric",
         "X-Credential-Identifier": "fabric",
+        # These headers name a service, as the two best known service meshes do.
+        "x-forwarded-client-cert-chain": f"By={spiffe};URI={service}",
+        "x-client-identity-service": service,
+    }
+
+
+def callers_headers(world: World, spiffe: str) -> dict[str, str]:
+    """The headers that name the caller's address, the first request, a user, a token or an identity of Cascade."""
+    return {
         "X-Forwarded-For": "127.0.0.1",
         "X-Forwarded-Host": "fabric.cascade.internal",
         "X-Forwarded-Port": "443",
@@ -140,10 +165,12 @@ def forgeries(world: World) -> dict[str, str]:
         "X-Cascade-Peer": spiffe,
         "X-Cascade-Operator": "root",
     }
-    # These headers name a service, as the two best known service meshes do.
-    headers["x-forwarded-client-cert-chain"] = f"By={spiffe};URI={service}"
-    headers["x-client-identity-service"] = service
-    return headers
+
+
+def forgeries(world: World) -> dict[str, str]:
+    """Each header with its value."""
+    victim = Victim(world)
+    return proxies_headers(victim) | gateways_headers(victim) | callers_headers(world, victim.spiffe)
 
 
 def batches(headers: dict[str, str]) -> list[dict[str, str]]:

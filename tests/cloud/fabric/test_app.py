@@ -73,7 +73,7 @@ async def test_a_life_over_the_wire(cloud: Cloud) -> None:
         "activation.issued",
         "activation.confirmed",
         "node.revoke",
-        "revocation.told",
+        "revocation.delivered",
         "generation.closed_at_issuer",
     }
     assert code.secret not in str(actions)

@@ -3,14 +3,12 @@
 import json
 import logging
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 
 import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 
-from cloud.fabric.tuf.targets import build_targets
 from node.errors import StateDamaged, StateUnsafe
 from node.exchanges.activation import (
     ActivationFileInvalid,
@@ -28,39 +26,19 @@ from node.state import State
 from node.trust import published
 from node.trust.published import TrustError
 from protocol import faults
-from protocol.codes import make_secret
 from protocol.encoding import json_encode
 from protocol.limits import HELD_GENERATION_MAX
-from protocol.messages.activation import ActivationFile, TrustPin
+from protocol.messages.activation import TrustPin
 from protocol.messages.sessions import StatementAnswer
 from tests.fault_hooks import hooked
 from tests.node.shells import load_licence
 from tests.simulators.fabric import DOMAIN, Fabric, Reply, Request, always, problem, refused, utc_now
 from tests.simulators.repository import Repository
+from tests.simulators.site import CODE, repository_of, write_activation_file
 
 pytestmark = pytest.mark.slow
 
-CODE = make_secret("cac", b"c" * 20)
 CONFIRM = "/v1/node/confirm"
-
-
-def write_file(path: Path, url: str, pin: TrustPin, **changes: object) -> Path:
-    values = {"format": 1, "repository_url": url, "pin": pin, "code": CODE, "created_at": utc_now()} | changes
-    path.write_bytes(json_encode(ActivationFile(**values)))  # type: ignore[arg-type]  # the values may be wrong
-    return path
-
-
-def repository_of(fabric: Fabric) -> Repository:
-    content = build_targets(
-        keys=fabric.verification_keys(),
-        trust_domain=DOMAIN,
-        roots=fabric.bundle.roots,
-        node_issuers=fabric.bundle.node_issuers,
-        service_issuers=fabric.bundle.service_issuers,
-        fabric_url=fabric.urls.fabric,
-        breakwater_url=fabric.urls.breakwater,
-    )
-    return Repository(content, utc_now() - timedelta(minutes=1))
 
 
 @pytest.fixture
@@ -71,7 +49,7 @@ def repository(fabric: Fabric) -> Iterator[Repository]:
 
 @pytest.fixture
 def file(tmp_path: Path, repository: Repository) -> Path:
-    return write_file(tmp_path / "file.json", repository.url, repository.pin)
+    return write_activation_file(tmp_path / "file.json", repository.url, repository.pin)
 
 
 @pytest.fixture
@@ -223,7 +201,7 @@ async def test_a_refused_activation_changes_neither_repository_nor_pin(
     await run(state, tpm, file)
     trust = contents(state.directory / "trust")
     mirror = f"{repository.url}/"
-    other = write_file(tmp_path / "other.json", mirror, repository.pin)
+    other = write_activation_file(tmp_path / "other.json", mirror, repository.pin)
     with monkeypatch.context() as patch:
         patch.setattr(fabric, step, lambda *_: problem("code_refused"))
         with pytest.raises(CloudRefused):
@@ -343,7 +321,7 @@ async def test_a_file_of_another_cloud_leaves_the_licence_in_force(
     before = published.load(state.directory)
     other = Fabric()
     with repository_of(other).served() as served, pytest.raises(OtherCloud) as caught:
-        await run(state, tpm, write_file(tmp_path / "other.json", served.url, served.pin))
+        await run(state, tpm, write_activation_file(tmp_path / "other.json", served.url, served.pin))
     assert (caught.value.exit, other.handshakes) == (Exit.VERIFICATION, [])
     assert published.load(state.directory).pin == before.pin
     licence = load_licence(state, ours=True)
@@ -398,7 +376,7 @@ async def test_an_interrupted_activation_continues_after_damage(
 async def test_a_wrong_pin_opens_no_connection(
     state: State, tpm: Tpm, tmp_path: Path, repository: Repository, fabric: Fabric
 ) -> None:
-    file = write_file(tmp_path / "wrong.json", repository.url, TrustPin(1, "0" * 64))
+    file = write_activation_file(tmp_path / "wrong.json", repository.url, TrustPin(1, "0" * 64))
     with pytest.raises(TrustError) as caught:
         await run(state, tpm, file)
     assert (caught.value.exit, fabric.handshakes) == (Exit.VERIFICATION, [])
@@ -429,7 +407,7 @@ def test_a_file_of_another_form(tmp_path: Path) -> None:
     forms: list[dict[str, object]] = [{"format": 2}, {"code": CODE[:-1] + "x"}, {"code": "cot_" + CODE[4:]}]
     for number, changes in enumerate(forms):
         with pytest.raises(ActivationFileInvalid) as caught:
-            read_activation_file(write_file(tmp_path / str(number), "http://x", pin, **changes))
+            read_activation_file(write_activation_file(tmp_path / str(number), "http://x", pin, **changes))
         assert CODE[4:20] not in caught.value.text
     (tmp_path / "link").symlink_to(tmp_path / "0")
     for path in (tmp_path, tmp_path / "link"):
@@ -469,7 +447,7 @@ GOOD_PIN = TrustPin(1, "0" * 64)
 )
 def test_a_refused_activation_file_names_its_cause(tmp_path: Path, url: str, pin: TrustPin, cause: str) -> None:
     with pytest.raises(ActivationFileInvalid, match=cause) as caught:
-        read_activation_file(write_file(tmp_path / "f", url, pin))
+        read_activation_file(write_activation_file(tmp_path / "f", url, pin))
     assert caught.value.text.isprintable()
     assert CODE not in caught.value.text
 
@@ -485,7 +463,7 @@ FIELDS = ("format", "repository_url", "pin", "code", "created_at", "other")
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=80)
 @given(changes=strategies.dictionaries(strategies.sampled_from(FIELDS), ANY_JSON), cut=strategies.integers(0, 400))
 def test_any_activation_file_is_read_or_refused(tmp_path: Path, changes: dict[str, object], cut: int) -> None:
-    path = write_file(tmp_path / "any.json", "http://x", TrustPin(1, "0" * 64))
+    path = write_activation_file(tmp_path / "any.json", "http://x", TrustPin(1, "0" * 64))
     path.write_text(json.dumps(json.loads(path.read_bytes()) | changes)[: cut or None])
     try:
         file, _ = read_activation_file(path)

@@ -38,7 +38,7 @@ class RevocationDelivery:
             return
         actor = str(NodeSpiffeId(self.trust_domain, node.tenant, node.id))
         await self.audit.write(
-            actor, "revocation.told", node.id, node.tenant, generation=generation.number, seq=generation.seq
+            actor, "revocation.delivered", node.id, node.tenant, generation=generation.number, seq=generation.seq
         )
         if superseded:
             await self.audit.write(

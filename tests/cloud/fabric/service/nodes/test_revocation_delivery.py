@@ -40,7 +40,7 @@ async def test_the_copy_of_a_machine_makes_the_original_a_superseded_generation(
     assert (view.superseded_asked_generation, view.notice) == (1, NOTICE)
     assert view.superseded_asked_at == asked + timedelta(minutes=2)
     actions = await world.actions(copy.node)
-    assert (actions.count("revocation.told"), actions.count("node.superseded_asked")) == (1, 1)
+    assert (actions.count("revocation.delivered"), actions.count("node.superseded_asked")) == (1, 1)
     assert (await copy.session()).current.statement
 
 

@@ -63,7 +63,7 @@ async def test_a_revoked_node_gets_its_revocation_and_stays_revoked(world: World
     assert world.statement((await world.parts.nodes.statements.closed_answer(peer)).statement) == revocation
     with pytest.raises(errors.GenerationClosed):
         await machine.session()
-    assert (await world.actions(machine.node)).count("revocation.told") == 1
+    assert (await world.actions(machine.node)).count("revocation.delivered") == 1
     await change(world, machine, "revoke")
     assert (await world.actions(machine.node)).count("node.revoke") == 1
     for what in ("suspend", "resume", "release"):
