@@ -38,6 +38,8 @@ DELAYED_MAX = 512
 """Refusals that wait at a time, in about 10 kB each. Further refusals are answered at once and end their connection."""
 REFUSALS = Rate(50, 0.2)
 """Refusals by the guard that a source gets at once: missing certificates, wrong tokens. Later ones are delayed."""
+REFUSALS_OF_SITE = Rate(1_000, 0.02)
+"""The same for all sources of one IPv6 site."""
 
 
 class Bucket(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,10 +148,11 @@ class Admission:
         return wait
 
     async def refused(self, host: str) -> None:
-        """Count a refusal by the guard, and wait if the source has had too many."""
-        source = source_of(host)
-        rate = REFUSALS.times(self._factor)
-        if not self._is_shared(host) and admit([Level(self._table("refusals"), source, rate)], self._clock()) > 0:
+        """Count a refusal by the guard, and wait if the source or its site has had too many."""
+        levels = [Level(self._table("refusals"), source_of(host), REFUSALS.times(self._factor))]
+        if site := site_of(host):
+            levels.append(Level(self._table("refusals/site"), site, REFUSALS_OF_SITE.times(self._factor)))
+        if not self._is_shared(host) and admit(levels, self._clock()) > 0:
             self.on_refusal("refusals", self._kind(None, host), "own")
             await self.delay()
 

@@ -77,6 +77,21 @@ def test_an_ipv6_site_with_thousands_of_networks_leaves_half_to_other_strangers(
     assert it.take(THINGS, None, HONEST) == 0
 
 
+async def test_refusals_of_an_ipv6_site_are_counted_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    it, late = Admission(Clock()), []
+
+    async def delayed() -> None:
+        late.append(1)
+
+    monkeypatch.setattr(it, "delay", delayed)
+    for number in range(1500):
+        await it.refused(f"2001:db8:0:{number:x}::1")
+    assert len(late) == 500
+    await it.refused("2001:db8:1::1")
+    await it.refused(HONEST)
+    assert len(late) == 500
+
+
 def test_nodes_of_one_tenant_leave_the_other_tenants_their_share() -> None:
     it = Admission(Clock())
     taken = sum(
