@@ -24,7 +24,6 @@ BENCHMARKS: dict[str, Callable[[World], list[Figure]]] = {
     "serving-sqlite": serving.on_sqlite,
     "serving-postgresql": serving.on_postgresql,
     "idle-connections": connections.idle_connections,
-    "activations": serving.activations,
     "revocation": revocation.revocation,
 }
 

@@ -5,23 +5,24 @@ keeps each as a socket with its TLS state.
 """
 
 import asyncio
+import contextlib
 import multiprocessing
-import os
 import socket
 import ssl
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import trio
-from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from benchmarks import wire
-from benchmarks.figures import Aim, Figure, progress
+from benchmarks.figures import Aim, Figure, median, progress
+from benchmarks.floor import self_signed
+from benchmarks.host import returning_memory
 from benchmarks.world import World, memory_kib
 from node.clock import utc_now
 from node.exchanges.session import Credentials, open_session
@@ -33,6 +34,7 @@ CONNECTIONS = 500
 WARM_UP = 50
 """Connections before the first reading. They fill caches and the allocator's free lists."""
 SETTLE_SECONDS = 1.0
+FLOOR_HANDSHAKES = 200
 
 GIB_KIB = 1024 * 1024
 
@@ -86,17 +88,10 @@ def _session(world: World) -> tuple[Callable[[], ssl.SSLContext], bytes]:
 
 
 def _restarted(world: World) -> int:
-    """Start the cloud again, for a measurement of memory, and return its process id.
-
-    It decrypts key files with much memory at its start. glibc keeps the freed blocks, and connections would fill them
-    without a growth of RSS. With a fixed threshold glibc returns large blocks at once.
-    """
+    """Start the cloud again, for a measurement of memory, and return its process id."""
     world.cloud.down()
-    os.environ["MALLOC_MMAP_THRESHOLD_"] = str(128 * 1024)
-    try:
+    with returning_memory():
         return world.cloud_up()
-    finally:
-        del os.environ["MALLOC_MMAP_THRESHOLD_"]
 
 
 def kib_each(pid: int, port: int, context: ssl.SSLContext, request: bytes, *, answered: bool) -> float:
@@ -131,12 +126,16 @@ def kib_each(pid: int, port: int, context: ssl.SSLContext, request: bytes, *, an
 
 
 def floor_kib_each(client: Callable[[], ssl.SSLContext], client_cas: bytes, scratch: Path) -> float:
-    """Return the KiB of a bare OpenSSL server for each connection of the client. `client_cas` is DER or PEM."""
-    forked = multiprocessing.get_context("fork")
-    ours, theirs = forked.Pipe()
+    """Return the KiB of a bare OpenSSL server for each connection of the client. `client_cas` is DER or PEM.
+
+    The server is no fork of this process: connections would fill the memory that this process has freed.
+    """
+    spawned = multiprocessing.get_context("spawn")
+    ours, theirs = spawned.Pipe()
     listening = socket.create_server(("127.0.0.1", 0), backlog=64)
-    server = forked.Process(target=_bare_server, args=(listening, _server_context(client_cas, scratch), theirs))
-    server.start()
+    server = spawned.Process(target=_bare_server, args=(listening, client_cas, scratch, theirs))
+    with returning_memory():
+        server.start()
     try:
         context = client()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -158,8 +157,35 @@ def floor_kib_each(client: Callable[[], ssl.SSLContext], client_cas: bytes, scra
     return (readings[1] - readings[0]) / CONNECTIONS
 
 
-def _bare_server(listening: socket.socket, context: ssl.SSLContext, said: Connection) -> None:
-    held = []
+def floor_handshake_ms(client: ssl.SSLContext, client_cas: bytes, scratch: Path) -> float:
+    """Return the CPU time of OpenSSL's server side of a handshake, with reading the client's certificate.
+
+    Both sides run in this process, over memory. A chain may end at any of the CAs, so no signature of a CA is verified.
+    """
+    served = _server_context(client_cas, scratch)
+    served.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return median([_handshake_seconds(served, client) for _ in range(FLOOR_HANDSHAKES)]) * 1000
+
+
+def _handshake_seconds(served: ssl.SSLContext, context: ssl.SSLContext) -> float:
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = context.wrap_bio(to_client, to_server)
+    with contextlib.suppress(ssl.SSLWantReadError):
+        client.do_handshake()
+    began = time.thread_time()
+    server = served.wrap_bio(to_server, to_client, server_side=True)
+    with contextlib.suppress(ssl.SSLWantReadError):
+        server.do_handshake()
+    spent = time.thread_time() - began
+    client.do_handshake()
+    began = time.thread_time()
+    server.do_handshake()
+    server.getpeercert(binary_form=True)
+    return spent + time.thread_time() - began
+
+
+def _bare_server(listening: socket.socket, client_cas: bytes, scratch: Path, said: Connection) -> None:
+    held, context = [], _server_context(client_cas, scratch)
     while True:
         accepted, _ = listening.accept()
         held.append(context.wrap_socket(accepted, server_side=True))
@@ -169,18 +195,7 @@ def _bare_server(listening: socket.socket, context: ssl.SSLContext, said: Connec
 def _server_context(client_cas: bytes, scratch: Path) -> ssl.SSLContext:
     """A TLS 1.3 context with a certificate of its own that verifies clients as the listeners do."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "floor")])
-    now = utc_now()
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .sign(key, hashes.SHA256())
-    )
+    certificate = self_signed("floor", key, timedelta(hours=1)).sign(key, hashes.SHA256())
     path = scratch / "floor.pem"
     path.write_bytes(
         certificate.public_bytes(serialization.Encoding.PEM)

@@ -18,13 +18,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from benchmarks import wire
 from benchmarks.floor import TRUST_DOMAIN, new_id, new_keys
 from benchmarks.host import Server
-from cloud.contracts.breakwater import PATH_DEVICE, PATH_OPEN, IssueNodeCertificate, OpenGeneration
+from cloud.contracts.breakwater import PATH_DEVICE, PATH_OPEN, PATH_SESSION, IssueNodeCertificate, OpenGeneration
 from cloud.fabric.settings import FabricSettings
 from cloud.fabric.store import stores_over
 from cloud.fabric.store.rows import GenerationRow, NodeRow, generation_id
 from cloud.mtls.chain import chain_to_pem
 from cloud.mtls.client import ServerCheck, client_context, expected_service
 from cloud.mtls.identity import load_identity, make_csr
+from cloud.mtls.key_pair import load_key_pair
 from cloud.mtls.peer import PeerTrust
 from cloud.process.settings import load_settings
 from cloud.storage.database import open_database
@@ -119,11 +120,28 @@ class Fleet:
             connections=connections, warm_up=warm_up, behind=server.database_seconds,
         )  # fmt: skip
 
+    def _as_fabric(self) -> ssl.SSLContext:
+        """A TLS client context for Breakwater with Fabric's certificate."""
+        directory = self._server.directory
+        identity = load_identity(directory / "fabric" / "tls", directory / "secrets" / "passphrase")
+        return self.trust.context("breakwater", identity.chain_pem, identity.key)
+
+    def issuances(self, count: int) -> wire.Load:
+        """Request session certificates from Breakwater as Fabric does, for the nodes in turns, each for a new key."""
+        server, size = self._server, len(self.nodes)
+        keys = new_keys(count + wire.WARM_UP)
+        asks = [
+            wire.post(PATH_SESSION, self.nodes[number % size].asks(f"issuance-{size}-{number}", key))
+            for number, key in enumerate(keys)
+        ]
+        return wire.run(
+            asks, pid=server.pid, port=server.port + 1, context=self._as_fabric, behind=server.database_seconds
+        )
+
     def _issue_devices(self) -> list[bytes]:
         """Open the generations at Breakwater and get the device certificates (DER), with Fabric's certificate."""
         server = self._server
-        identity = load_identity(server.directory / "fabric" / "tls", server.directory / "secrets" / "passphrase")
-        fabric = self.trust.context("breakwater", identity.chain_pem, identity.key)
+        fabric = self._as_fabric()
         answers = []
         opens = [wire.post(PATH_OPEN, OpenGeneration(node.tenant, node.id, 1)) for node in self.nodes]
         asks = [wire.post(PATH_DEVICE, node.asks(f"device-{node.id}", node.key)) for node in self.nodes]
@@ -185,10 +203,24 @@ class Fleet:
         """A connection for each session, with `each` requests: those given, or refreshes."""
         made = []
         for opened in sessions:
-            pem = chain_to_pem(Certificate(opened.session.certificate_chain))
             asks = [wire.post("/v1/node/statement", Ask(fresh_nonce(), opened.session.current.statement))]
-            made.append(wire.Lane(self.trust.context("fabric", pem, opened.key), (request or asks) * each))
+            made.append(wire.Lane(self.session_context(opened), (request or asks) * each))
         return made
+
+    @staticmethod
+    def bare_context(opened: Opened | None = None) -> ssl.SSLContext:
+        """A TLS client context that checks no server, with the certificate of a session or without a certificate."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        if opened is not None:
+            pem = chain_to_pem(Certificate(opened.session.certificate_chain))
+            load_key_pair(context, pem, opened.key)
+        return context
+
+    def session_context(self, opened: Opened) -> ssl.SSLContext:
+        """A TLS client context for Fabric with the certificate of a session."""
+        pem = chain_to_pem(Certificate(opened.session.certificate_chain))
+        return self.trust.context("fabric", pem, opened.key)
 
 
 def _node_row(node: Node) -> NodeRow:

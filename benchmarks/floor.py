@@ -38,6 +38,13 @@ def requests_for_keys(count: int) -> list[bytes]:
     return [make_csr(key) for key in new_keys(count)]
 
 
+def self_signed(common_name: str, key: ec.EllipticCurvePrivateKey, life: timedelta) -> x509.CertificateBuilder:
+    """A builder of a certificate that the key signs for itself. It is valid from an hour ago."""
+    name, now = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)]), utc_now()
+    serial = x509.random_serial_number()
+    return x509.CertificateBuilder(name, name, key.public_key(), serial, now - timedelta(hours=1), now + life)
+
+
 class BareIssuer:
     """The name of an installation's issuing CA, a key of the same kind, and `cryptography`."""
 

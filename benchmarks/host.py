@@ -136,6 +136,20 @@ def breakwater(world: World, postgres: Postgres | None = None) -> Iterator[Serve
         shutil.rmtree(directory, ignore_errors=True)
 
 
+@contextmanager
+def returning_memory() -> Iterator[None]:
+    """Start processes whose memory is measured.
+
+    A service decrypts key files with much memory at its start. glibc keeps the freed blocks, and connections would fill
+    them without a growth of RSS. With a fixed threshold glibc returns large blocks at once.
+    """
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = str(128 * 1024)
+    try:
+        yield
+    finally:
+        del os.environ["MALLOC_MMAP_THRESHOLD_"]
+
+
 def allow_load(settings: Path) -> None:
     """Multiply the limits by caller in a settings file: all requests of a benchmark come from one address."""
     settings.write_text(f"{settings.read_text()}\n[admission]\nfactor = 1000\n")
@@ -155,7 +169,8 @@ def cloud(world: World, postgres: Postgres | None = None) -> Iterator[Server]:
     world.operate("init", "--dir", str(directory), "--port-base", str(port), *databases)
     for service in ("breakwater", "fabric"):
         allow_load(directory / service / "settings.toml")
-    process = world.start(name, pinned([str(BIN / "cascade"), "up", "--dir", str(directory)]))
+    with returning_memory():
+        process = world.start(name, pinned([str(BIN / "cascade"), "up", "--dir", str(directory)]))
     try:
         wait_until("the cloud's answer", lambda: _healthy(process, port + 3))
         yield Server(engine, directory, process.pid, port, port + 3, postgres)

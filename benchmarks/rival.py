@@ -14,12 +14,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import NameOID
 
 from benchmarks import wire
-from benchmarks.floor import new_id, new_keys
+from benchmarks.floor import new_id, new_keys, self_signed
 from benchmarks.host import Postgres, other_server
 from benchmarks.world import World
 from lab.postgres import ROLE
 from lab.processes import free_ports
-from node.clock import utc_now
 
 PATH = "/api/v1/cfssl/sign"
 TABLE = """
@@ -49,16 +48,8 @@ def _files(directory: Path, postgres: Postgres) -> list[str]:
     postgres.execute(database, TABLE)
     source = f"host={postgres.socket} user={ROLE} dbname={database} sslmode=disable"
     (key,) = new_keys(1)
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "cfssl CA")])
-    now = utc_now()
     ca = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(days=365))
+        self_signed("cfssl CA", key, timedelta(days=365))
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .sign(key, hashes.SHA256())

@@ -178,14 +178,13 @@ def run_lanes(lanes: Sequence[Lane], warm_up: Sequence[Lane], *, pid: int, port:
     return asyncio.run(work())
 
 
-def handshakes(count: int, *, pid: int, port: int, context: Callable[[], Context], request: bytes) -> Load:
+def handshakes(count: int, *, pid: int, port: int, context: Context, request: bytes) -> Load:
     """Send each request on a new connection, one after the other."""
 
     async def work() -> Load:
-        shared = context()
         cpu, began = cpu_seconds(pid), time.perf_counter()
         for _ in range(count):
-            connection = await _Connection.open(port, shared)
+            connection = await _Connection.open(port, context)
             await connection.ask(request)
             await connection.close()
         return Load(count, time.perf_counter() - began, cpu_seconds(pid) - cpu, 0.0, ())
@@ -196,8 +195,8 @@ def handshakes(count: int, *, pid: int, port: int, context: Callable[[], Context
 def held(lanes: Sequence[Lane], *, pid: int, port: int, measure: Callable[[], float]) -> float:
     """Send one request on each lane's connection, and return `measure()` while the server holds all of them.
 
-    The answers are not read, so the requests must be long polls. The server has taken all of them when its CPU time no
-    longer grows.
+    The answers are not read, so they must be short, or the requests long polls. The server has taken all requests when
+    its CPU time no longer grows.
     """
 
     async def work() -> float:

@@ -87,31 +87,36 @@ class World:
                 settings.write_text(f"{settings.read_text()}\n[admission]\nfactor = 1000\n")
             os.environ.update(self.cloud.env)
             self.cloud_up()
-            tenant = str(self.operate("tenant", "create", "benchmark")["id"])
-            roots = self.directory / "ek-roots.pem"
-            chip = self.machine.chip
-            roots.write_text(chip.ek_roots_pem.read_text() + chip.ek_intermediates_pem.read_text())
-            self.operate("tenant", "trust", tenant, "--ek-root", str(roots))
+            tenant = self.new_tenant()
             file = self.new_code(tenant, "first")
             self._installed = Installed(tenant, self.activate(file), file)
         return self._installed
+
+    def new_tenant(self) -> str:
+        """A tenant that accepts this machine's TPM, in the cloud of the environment; return its id."""
+        tenant = str(self.operate("tenant", "create", "benchmark")["id"])
+        roots, chip = self.directory / "ek-roots.pem", self.machine.chip
+        roots.write_text(chip.ek_roots_pem.read_text() + chip.ek_intermediates_pem.read_text())
+        self.operate("tenant", "trust", tenant, "--ek-root", str(roots))
+        return tenant
 
     def new_code(self, tenant: str, name: str, *options: str) -> Path:
         file = self.directory / f"activation-{name}.json"
         self.operate("code", "create", tenant, "--entitlement", ENTITLEMENT, "--out", str(file), *options)
         return file
 
-    def activate(self, file: Path) -> str:
-        """Activate the machine, also repeatedly; return the node's id."""
+    def activate(self, file: Path, state: State | None = None) -> str:
+        """Activate the machine, also repeatedly; return the node's id. `state` takes the place of its own state."""
+        kept = self.state if state is None else state
 
         async def work() -> str:
             tpm = Tpm(self.chip.tcti)
             try:
-                return (await activate(self.state, tpm, file, utc_now, lambda _: None)).identity.node
+                return (await activate(kept, tpm, file, utc_now, lambda _: None)).identity.node
             finally:
                 await tpm.aclose()
 
-        with self.state.owned():
+        with kept.owned():
             return trio.run(work)
 
     @property
