@@ -29,12 +29,13 @@ from cloud.fabric.settings import FabricSettings
 from cloud.fabric.store import stores_over as fabric_stores
 from cloud.fabric.tuf.bootstrap import read_online_signers
 from cloud.mtls.identity import CHAIN_FILE, IdentityError, load_identity
-from cloud.process.findings import Finding, Findings, check_gates, check_listeners
+from cloud.process.findings import Addresses, Finding, Findings, check_gates, check_listeners
 from cloud.process.settings import ServiceSettings, SettingsError, load_settings
 from cloud.storage import ServiceEngine
 from cloud.storage.database import opened_unchanged
 
-SETTINGS_NEXT = "Correct the settings file."
+SETTINGS_NEXT = "Correct the settings file, and check that --dir names an installation."
+KEYS_LOCKED = "the passphrase cannot be read"
 DATABASE_NEXT = "Check that the database exists and can be reached. A start of the service runs missing migrations."
 CERTIFICATE_NEXT = "Check the clock of this machine. `cascade up` and `cascade pki renew` replace the certificate."
 CHAIN_NEXT = "Restore the file, or run `cascade pki renew` on the issuer's host."
@@ -69,14 +70,15 @@ async def _check(directory: Path, *, listeners: bool) -> list[Finding]:
     breakwater, fabric = Findings("breakwater"), Findings("fabric")
     roots: list[x509.Certificate] = []
     issuer = _settings(directory / "breakwater" / "settings.toml", BreakwaterSettings, breakwater)
+    taken: Addresses | None = {} if listeners else None
     if issuer is not None:
-        await _common(issuer, breakwater, issuer.tls, listeners=listeners)
-        roots = await _breakwater(issuer, breakwater)
+        readable = await _common(issuer, breakwater, issuer.tls, taken)
+        roots = await _breakwater(issuer, breakwater, readable=readable)
         await _chain(issuer, breakwater, issuer.tls, roots)
     control = _settings(directory / "fabric" / "settings.toml", FabricSettings, fabric)
     if control is not None:
-        await _common(control, fabric, control.tls, listeners=listeners)
-        await _fabric(control, fabric)
+        readable = await _common(control, fabric, control.tls, taken)
+        await _fabric(control, fabric, readable=readable)
         await _chain(control, fabric, control.tls, roots)
     return breakwater.found + fabric.found
 
@@ -91,8 +93,11 @@ def _settings(path: Path, kind: type[T], findings: Findings) -> T | None:
     return settings
 
 
-async def _common(settings: ServiceSettings, findings: Findings, tls: str, *, listeners: bool) -> None:
-    """Check what every service has: gates, passphrase, certificate, listeners."""
+async def _common(settings: ServiceSettings, findings: Findings, tls: str, taken: Addresses | None) -> bool:
+    """Check what every service has: gates, passphrase, certificate, listeners. Return whether keys can be read.
+
+    `taken` are the addresses of services that were checked before. None leaves the listeners out.
+    """
     check_gates(settings, findings)
 
     async def passphrase() -> str:
@@ -106,12 +111,18 @@ async def _common(settings: ServiceSettings, findings: Findings, tls: str, *, li
         why = identity.outside(utc_now()) or next(filter(None, whys), "")
         return f"the certificate in {settings.path(tls)} {why}" if why else ""
 
-    await findings.attempt("passphrase", passphrase, (), "Restore the passphrase file. Its mode must be 0600.")
-    await findings.attempt("certificate", certificate, (IdentityError, ValueError), CERTIFICATE_NEXT)
-    if listeners:
-        check_listeners(settings, findings)
+    readable = await findings.attempt(
+        "passphrase", passphrase, (), "Restore the passphrase file. Its mode must be 0600."
+    )
+    if readable:
+        await findings.attempt("certificate", certificate, (IdentityError, ValueError), CERTIFICATE_NEXT)
+    else:
+        findings.skip("certificate", KEYS_LOCKED)
+    if taken is not None:
+        check_listeners(settings, findings, taken)
     else:
         findings.skip("listeners", "--running was given")
+    return readable
 
 
 async def _chain(settings: ServiceSettings, findings: Findings, tls: str, roots: list[x509.Certificate]) -> None:
@@ -148,8 +159,8 @@ async def _database(
     await findings.attempt("database", database, (), DATABASE_NEXT)
 
 
-async def _breakwater(settings: BreakwaterSettings, findings: Findings) -> list[x509.Certificate]:
-    """Check what only Breakwater has. Returns the trusted roots; none if the database cannot be read."""
+async def _breakwater(settings: BreakwaterSettings, findings: Findings, *, readable: bool) -> list[x509.Certificate]:
+    """Check the rules, CAs and keys of Breakwater. Return the trusted roots; none if the database cannot be read."""
     rules = {**RULES, **(BREAKWATER_GATES if settings.mode == "production" else {})}
     for rule, gate in rules.items():
         findings.note(f"rule {rule}", gate(settings), SETTINGS_NEXT)
@@ -170,7 +181,10 @@ async def _breakwater(settings: BreakwaterSettings, findings: Findings) -> list[
         if settings.mode == "production":
             cause = "it was made for development" if is_for_development(certificate) else ""
             findings.note(f"gate ca-is-not-for-development {row.id}", cause, "Make an installation for production.")
-    await _ca_keys(settings, findings, [row for row in wanted if row.key])
+    if readable:
+        await _ca_keys(settings, findings, [row for row in wanted if row.key])
+    else:
+        findings.skip("keys of CAs", KEYS_LOCKED)
     return [root for row, root in roots.items() if row.state in TRUSTED]
 
 
@@ -198,7 +212,7 @@ async def _ca_keys(settings: BreakwaterSettings, findings: Findings, rows: list[
         await keys.aclose()
 
 
-async def _fabric(settings: FabricSettings, findings: Findings) -> None:
+async def _fabric(settings: FabricSettings, findings: Findings, *, readable: bool) -> None:
     async def keys() -> str:
         passphrase, folder = read_passphrase(settings.path(settings.passphrase_file)), settings.path(settings.keys)
         read_signer(folder, passphrase, settings.trust_domain)
@@ -208,5 +222,8 @@ async def _fabric(settings: FabricSettings, findings: Findings) -> None:
     async def read(engine: ServiceEngine) -> None:
         await fabric_stores(engine).installation.read_all()
 
-    await findings.attempt("keys", keys, (), "Restore the key files and the passphrase that belongs to them.")
+    if readable:
+        await findings.attempt("keys", keys, (), "Restore the key files and the passphrase that belongs to them.")
+    else:
+        findings.skip("keys", KEYS_LOCKED)
     await _database("fabric", settings, findings, read)

@@ -1,7 +1,7 @@
 """Values: what a check of a service's configuration found, and the functions that make findings."""
 
 from collections.abc import Awaitable, Callable
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import msgspec
 
@@ -12,6 +12,9 @@ from cloud.process.settings import ServiceSettings
 from cloud.storage import StorageError
 
 State = Literal["passed", "failed", "skipped"]
+Addresses: TypeAlias = dict[int, set[str]]
+"""Hosts by port."""
+WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104  (compared, not bound)
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -69,16 +72,21 @@ def check_gates(settings: ServiceSettings, findings: Findings) -> None:
         findings.note(f"gate {rule}", cause, "Correct the settings file, or the file that the text names.")
 
 
-def check_listeners(settings: ServiceSettings, findings: Findings) -> None:
-    """Bind the address of each listener for a moment."""
+def check_listeners(settings: ServiceSettings, findings: Findings, taken: Addresses) -> None:
+    """Bind the address of each listener for a moment, and compare it with the listeners that were checked before.
+
+    `taken` are their ports, each with their hosts. The ports of `settings` are added.
+    """
     for where in settings.listeners:
-        cause = ""
-        try:
-            bind(Listener(None, where.host, where.port, None)).close()
-        except OSError as error:
-            cause = error.strerror or str(error)
-        findings.note(
-            f"listener {where.purpose} {where.host}:{where.port}",
-            cause,
-            "Stop the program that uses the address, or give --running if this service itself runs.",
-        )
+        check = f"listener {where.purpose} {where.host}:{where.port}"
+        hosts = taken.setdefault(where.port, set())
+        if where.port and (where.host in hosts or (hosts and not WILDCARDS.isdisjoint({where.host, *hosts}))):
+            cause, next_step = "another listener of this installation has this port", "Give each listener another port."
+        else:
+            cause, next_step = "", "Stop the program at this address. If it is this service itself, give --running."
+            try:
+                bind(Listener(None, where.host, where.port, None)).close()
+            except OSError as error:
+                cause = error.strerror or str(error)
+        hosts.add(where.host)
+        findings.note(check, cause, next_step)

@@ -201,6 +201,13 @@ def test_an_installation_with_a_token(
     assert token_processes() == []
 
 
+def test_a_missing_passphrase_is_the_only_cause(installation: Path, failed: Check) -> None:
+    """Keys and certificates are not checked then, because their next steps would mislead."""
+    (installation / "secrets" / "passphrase").unlink()
+    checks = {check for _, check in failed(installation)}
+    assert checks == {"gate secrets-are-private", "gate passphrase-is-real", "passphrase"}
+
+
 @contextmanager
 def taken(port: int) -> Iterator[None]:
     with socket.socket() as other:

@@ -1,9 +1,12 @@
 """Findings: what a check returns or raises becomes a finding, and a bug stays an exception."""
 
+import socket
+
 import pytest
 
 from cloud.crypto.keyfile import KeyFileError
-from cloud.process.findings import Findings
+from cloud.process.findings import Addresses, Findings, check_listeners
+from cloud.process.settings import ListenerSettings, ServiceSettings
 
 
 async def test_what_a_check_returns_or_raises_becomes_a_finding() -> None:
@@ -35,3 +38,18 @@ async def test_a_bug_is_no_finding() -> None:
 
     with pytest.raises(ZeroDivisionError):
         await Findings("fabric").attempt("one", breaks, (), "")
+
+
+@pytest.mark.parametrize(("host", "state"), [("127.0.0.1", "failed"), ("::", "failed"), ("127.0.0.2", "passed")])
+def test_two_listeners_with_one_port_are_found(host: str, state: str) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    taken: Addresses = {}
+    findings = Findings("both")
+    for each in ("127.0.0.1", host):
+        settings = ServiceSettings(trust_domain="", listeners=(ListenerSettings(host=each, port=port),))
+        check_listeners(settings, findings, taken)
+    first, second = findings.found
+    assert (first.state, second.state) == ("passed", state)
+    assert state == "passed" or second.cause == "another listener of this installation has this port"
