@@ -1,4 +1,4 @@
-"""Wiring for `cascade pki`: opens the issuer on its host, while the service is running or not.
+"""Wiring: opens the issuer on its host for `cascade pki`, while the service is running or not.
 
 It opens no listener and starts no task. It uses the same database, keys and code as the service, so every replica
 notices its changes within a second. Rule: These commands need read access to keys and database. They cannot be run over

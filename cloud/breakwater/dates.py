@@ -1,4 +1,4 @@
-"""Pure functions: find the CAs whose certificates are not valid now, and say what an operator does about them.
+"""Pure functions: find the CAs whose certificates are not valid now, and name the operator's next step.
 
 A CA certificate that begins in the future was made while the clock of its host was ahead. Every certificate below the
 CA begins with the CA or later, so no peer accepts any of them before. The issuer cannot replace a CA by itself, because

@@ -1,4 +1,4 @@
-"""Adapter for `cloud.http.guard.PeerChecks`: checks peers of Breakwater's listener against the issuer's records."""
+"""Adapter: checks peers of Breakwater's listener against the issuer's records (`cloud.http.guard.PeerChecks`)."""
 
 from cloud.breakwater.store.generations import GenerationStore
 from cloud.breakwater.store.issuance import IssuanceStore

@@ -1,4 +1,4 @@
-"""Wiring: the probes of what an issuer needs: its database, its CA keys, its CRLs and its OCSP responders."""
+"""Wiring: the probes of an issuer's dependencies: database, CA keys, CRLs and OCSP responders."""
 
 from collections.abc import Callable
 from datetime import datetime, timedelta

@@ -1,4 +1,4 @@
-"""Tables of Breakwater. Only the stores read and write them.
+"""Values: the tables of Breakwater. Only the stores read and write them.
 
 Times are aware UTC. There are no foreign keys: rows contain the ids of other rows, and the transactions of the stores
 keep them consistent.

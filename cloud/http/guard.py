@@ -1,4 +1,4 @@
-"""The guard of an application. It admits callers by the list of peers beside each route.
+"""Adapter: the guard of an application. It admits callers by the list of peers beside each route.
 
     @get("/v1/things", opt={"peers": (NODE, service("fabric"))})
 

@@ -1,4 +1,4 @@
-"""OpenAPI 3.1 documents of a service, made from its routes.
+"""Pure functions: make the OpenAPI 3.1 documents of a service from its routes.
 
 Litestar reads paths, operation ids, docstrings and parameters from the handlers. This module adds bodies, with schemas
 of their msgspec structs, the problem codes of each operation, examples, and the callers that each operation admits.

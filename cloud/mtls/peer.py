@@ -1,4 +1,4 @@
-"""Reads the peer of a request from its client certificate, and decides whether the peer is trusted.
+"""Pure functions: read the peer of a request from its client certificate, and decide whether the peer is trusted.
 
 Only this module reads the TLS entry in the ASGI scope. The listener makes the entry, once for each connection. A peer
 is identified by its client certificate alone; this module reads no header. The certificate is parsed once for each

@@ -1,4 +1,4 @@
-"""The set of revoked service certificates, and the background task that follows Breakwater's revocation feed.
+"""Background task: follow Breakwater's revocation feed, and hold the set of revoked service certificates.
 
 The set is read at every request. The feed is a long poll that answers within a second of a revocation. The service's
 own database stores the set, so that a restarted service refuses revoked peers before Breakwater answers. Rules:

@@ -1,4 +1,4 @@
-"""Pure functions of one connection's bytes: the server's side of TLS over memory, without sockets and event loop.
+"""Values: the server's side of TLS for one connection, over memory, without sockets and event loop.
 
 asyncio's own TLS transport keeps a read buffer of 256 KiB for each connection, and closes the connection after a
 failed handshake before it has sent the alert. This class keeps no buffer, and the caller sends the alert.

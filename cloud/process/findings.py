@@ -1,4 +1,4 @@
-"""Values: what a check of a service's configuration found, and the functions that make findings."""
+"""Values: the findings of a check of a service's configuration, and the functions that make findings."""
 
 from collections.abc import Awaitable, Callable
 from typing import Literal, TypeAlias
@@ -49,7 +49,7 @@ class Findings:
     async def attempt(
         self, check: str, work: Callable[[], Awaitable[str]], faults: tuple[type[Exception], ...], next_step: str
     ) -> bool:
-        """Note what `work` returns or raises: a text or one of `faults` is a cause. Returns whether it passed."""
+        """Run a check and note its result. A text that it returns, or one of `faults`, is a cause. Return whether it passed."""
         # Any other type is a bug.
         expected: tuple[type[Exception], ...] = (*faults, OSError, KeyFileError, StorageError)
         try:

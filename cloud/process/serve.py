@@ -1,4 +1,4 @@
-"""Runs services in one process: start, listeners, background tasks, signals, stop.
+"""Wiring: runs services in one process: start, listeners, background tasks, signals, stop.
 
 A process runs a list of `Unit`s, one for each service. It opens them in order, serves until SIGTERM or SIGINT, and
 closes them in reverse order within three seconds. On a stop, listeners accept no more connections, long polls end at

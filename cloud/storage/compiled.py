@@ -1,4 +1,4 @@
-"""Turns Piccolo queries into statements. The query builder runs once, at import, and checks tables and columns by name.
+"""Pure functions: turn Piccolo queries into statements. The query builder runs at import, and checks names.
 
     _FIND = compiled(Node.select().where(Node.id == param("node")))
     rows = await engine.fetch(_FIND, node=node)

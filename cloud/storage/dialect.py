@@ -1,4 +1,4 @@
-"""The object that tables are bound to. It names a dialect and no database; Piccolo uses it to write SQL and DDL.
+"""Adapter: the engine that Piccolo's tables are bound to. It names a dialect for SQL and DDL, and no database.
 
     class Node(Table, db=UNBOUND, tablename="node"): ...
 

@@ -1,4 +1,4 @@
-"""Holds an empty database while `cascade init` makes its content, and empties it again if that fails.
+"""Adapter: hold an empty database while `cascade init` makes its content, and empty it again if that fails.
 
 On PostgreSQL, a lock excludes other makers meanwhile. A database that has tables is refused and never changed. An
 SQLite file needs none of this: it is in the folder that `cascade init` builds, and is removed with the folder.

@@ -1,4 +1,4 @@
-"""Maps rows to frozen structs and back. Each field of a struct is the column of its name, or a computed value.
+"""Pure functions: map rows to frozen structs and back. A field is the column of its name, or a computed value.
 
 Fields of types that no column has (tuples, maps, structs) are stored as JSON text. The only queries of a mapper are its
 inserts; stores compile the others from `select`.

@@ -1,4 +1,4 @@
-"""Migrations of a service's database. A service runs the missing migrations when it starts.
+"""Adapter: migrations of a service's database. A service runs the missing migrations when it starts.
 
 A migration is a module `m0001_name.py` in the package `migrations` of its service, with `STEPS`
 (`cloud.storage.schema`). Its id is the module name, which begins with a letter for this reason. The table `migration`

@@ -1,4 +1,4 @@
-"""The steps of migrations. A step changes the schema with Piccolo's columns, one line for each column.
+"""Adapter: the steps of migrations. A step changes the schema with Piccolo's columns, one line for each column.
 
     STEPS = (
         add_table("node", id=Varchar(length=64, primary_key=True), tenant=Varchar(length=64, index=True)),

@@ -1,4 +1,4 @@
-"""SQL statements with named parameters, in the texts of both dialects. A statement holds no values.
+"""Values: SQL statements with named parameters, in the texts of both dialects. A statement holds no values.
 
 `cloud.storage.compiled` makes statements from Piccolo queries. A `Statement` is written by hand only if Piccolo cannot
 express the query. A comment beside it then gives the reason.

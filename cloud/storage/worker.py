@@ -1,4 +1,4 @@
-"""A wait that a cancellation cannot interrupt, and the thread that waits for the disk."""
+"""Process state: the thread that waits for the disk, and a wait that a cancellation cannot interrupt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Background tasks that repeat one piece of work."""
+"""Background task: repeat one piece of work."""
 
 import logging
 from collections.abc import Awaitable, Callable

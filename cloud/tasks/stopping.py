@@ -1,4 +1,4 @@
-"""The stop signal of a process, and waits that end with it."""
+"""Process state: the stop signal of a process, and waits that end with it."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

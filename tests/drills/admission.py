@@ -1,4 +1,4 @@
-"""One hostile node, code, token and stranger at full speed: what honest callers notice, what the databases gain.
+"""One hostile node, code, token and stranger at full speed: their effect on honest callers and on the databases.
 
 Each attack has its own copy of an installation. The rows and bytes are counted while the cloud is down, before and after.
 `tests/system/test_admission.py` has the same table for half a second each.

@@ -1,4 +1,4 @@
-"""Use case of `cascade pki check`: check every CA, certificate and CRL in the database.
+"""Use case: check every CA, certificate and CRL in the database, for `cascade pki check`.
 
 The checker reads the database of a running issuer page by page and changes nothing. A finding has the name of the
 check, the object, and the fault. Rule: The checker trusts no record. Each check derives the value from the bytes of the

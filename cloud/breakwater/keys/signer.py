@@ -1,4 +1,4 @@
-"""Port for CA signing keys, and the signer. Adapters (`file.py`, `pkcs11.py`) hold the keys.
+"""Port: CA signing keys, and the signer. Adapters (`file.py`, `pkcs11.py`) hold the keys.
 
 The signer does not know profiles, records or callers. Rule: It signs each `Linted` at most once, with the key of the
 issuer for which the bytes were linted.

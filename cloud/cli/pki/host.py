@@ -1,4 +1,4 @@
-"""Wiring for commands on Breakwater's host. It opens the issuer's database and keys, runs a command and closes both.
+"""Wiring: commands on Breakwater's host. Open the issuer's database and keys, run a command, and close both.
 
 A running Breakwater sees within a second what a command has changed.
 """

@@ -1,4 +1,4 @@
-"""Prints the progress of a long command to stderr, if stderr is a terminal."""
+"""Adapter: print the progress of a long command to stderr, if stderr is a terminal."""
 
 import sys
 from argparse import Namespace

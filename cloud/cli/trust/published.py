@@ -1,4 +1,4 @@
-"""Reads and reports the published trust, for the commands of `cascade trust`."""
+"""Use case: read and report the published trust, for the commands of `cascade trust`."""
 
 from argparse import Namespace
 from collections.abc import Iterator

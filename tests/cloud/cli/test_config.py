@@ -1,4 +1,4 @@
-"""`cascade config check` finds what keeps a service from starting, and creates and changes nothing."""
+"""`cascade config check` finds each fault that keeps a service from starting, and changes nothing."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Hostile clients without a certificate, the witness of what they cost a process, and a bystander.
+"""Hostile clients without a certificate, a witness of their cost to a process, and a bystander.
 
 `ATTACKS` is the table. Each attack opens connections, sends its bytes and leaves the connections open. `size` scales
 the attack: 1 is enough to pass a bound, more is for the drill.
