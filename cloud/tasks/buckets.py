@@ -7,7 +7,7 @@ and all that comes in again, to callers that use little. Time is an argument, in
 """
 
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
 import msgspec
 
@@ -66,6 +66,18 @@ class Buckets:
         """Return the seconds until one permit can be taken and `kept` stay. It is zero if it can be taken now."""
         seconds = (self.used(key, rate, now) + 1 + kept - rate.burst) * rate.seconds
         return seconds if seconds > _ROUNDING else 0.0
+
+    def catch_up(self, key: Hashable, rate: Rate, taken_at: Iterable[float], now: float) -> None:
+        """Take the permits that were taken at these times, in order, unless they are counted already.
+
+        The times come from rows that each permit leaves. So a restart or another replica gives a key nothing more.
+        """
+        recorded = Buckets()
+        for at in taken_at:
+            recorded.take(key, rate, at)
+        missing = recorded.used(key, rate, now) - self.used(key, rate, now)
+        if missing > 0:
+            self.take(key, rate, now, missing)
 
     def take(self, key: Hashable, rate: Rate, now: float, permits: float = 1.0) -> None:
         """Take permits, at most as many as there are."""

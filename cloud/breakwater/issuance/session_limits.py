@@ -39,12 +39,8 @@ class SessionLimits:
         now, rate = at.timestamp(), self._rate
         used = self._buckets.used(node, rate, now)
         if node not in self._buckets or used >= rate.burst / 2:
-            recorded = Buckets()
-            for each in await self._records.sessions_of(node, at - _WINDOW, 2 * rate.burst):
-                recorded.take(node, rate, each.timestamp())
-            missing = recorded.used(node, rate, now) - self._buckets.used(node, rate, now)
-            if missing > 0:
-                self._buckets.take(node, rate, now, missing)
+            recorded = await self._records.sessions_of(node, at - _WINDOW, 2 * rate.burst)
+            self._buckets.catch_up(node, rate, (each.timestamp() for each in recorded), now)
         wait = admit([Level(self._buckets, node, rate)], now)
         if wait > 0:
             raise SessionsTooOften(timedelta(seconds=wait))

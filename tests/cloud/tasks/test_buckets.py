@@ -49,6 +49,16 @@ def test_permits_that_the_database_has_seen_are_taken_at_once() -> None:
     assert buckets.wait("a", RATE, 0.0) == 2.0
 
 
+def test_permits_of_rows_are_taken_once() -> None:
+    buckets = Buckets()
+    for _ in range(2):
+        buckets.catch_up("a", RATE, (0.0, 0.0), 0.0)
+        assert buckets.used("a", RATE, 0.0) == 2
+    buckets.take("a", RATE, 0.0)
+    buckets.catch_up("a", RATE, (0.0, 0.0), 0.0)
+    assert buckets.used("a", RATE, 0.0) == 3
+
+
 def test_the_table_keeps_the_keys_that_were_used_last() -> None:
     buckets = Buckets(keys_max=3)
     for key in ("a", "b", "c", "a", "d"):

@@ -76,12 +76,8 @@ class ActivationLimits:
 
     def count_stored(self, code: CodeId, made_at: Sequence[datetime], now: datetime) -> None:
         """Count the stored challenges of a code, given by their times in order, unless they are counted already."""
-        rate, stored = CHALLENGES_PER_CODE.times(self._factor), Buckets()
-        for each in made_at:
-            stored.take(code, rate, each.timestamp())
-        missing = stored.used(code, rate, now.timestamp()) - self._codes.used(code, rate, now.timestamp())
-        if missing > 0:
-            self._codes.take(code, rate, now.timestamp(), missing)
+        rate = CHALLENGES_PER_CODE.times(self._factor)
+        self._codes.catch_up(code, rate, (each.timestamp() for each in made_at), now.timestamp())
 
     def count(self, code: CodeId, source: str, ek_hash: str, now: datetime) -> None:
         """Count one challenge. `ek_hash` identifies the chip. Raises TooOften."""
