@@ -309,12 +309,13 @@ def database_location(engine: str, service: str, folder: Path) -> Location:
 
 def postgres_copy(service: str, path: Path) -> PostgresLocation:
     """A database with the rows of a migrated SQLite file, lent until `give_back`. The file must not change meanwhile."""
+    return cluster().copy_of(f"{service} {path}", lambda location: fill(service, location, path))
 
-    def fill(location: PostgresLocation) -> None:
-        migrate(service, location)
-        asyncio.run(_copy_rows(path, location))
 
-    return cluster().copy_of(f"{service} {path}", fill)
+def fill(service: str, location: PostgresLocation, path: Path) -> None:
+    """Migrate an empty database, and copy the rows of a migrated SQLite file into it."""
+    migrate(service, location)
+    asyncio.run(_copy_rows(path, location))
 
 
 def copy_database(engine: str, service: str, path: Path, folder: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from lab.cloud import Cloud
+from lab.postgres import Cluster
 from lab.processes import wait_until
 from tests.system.support.replicas import Worker, copied_installation, lost, working
 
@@ -33,11 +34,12 @@ def _go_on(workers: Sequence[Worker], *, sessions: int = 0) -> None:
 
 @pytest.mark.long(6)
 def test_a_killed_replica_and_a_crashed_database_lose_nothing(tmp_path: Path, installation: Cloud) -> None:
-    replicas = copied_installation(tmp_path, installation)
-    first = replicas.pairs[0]
     with ExitStack() as ending:
+        cluster = Cluster()  # private, because the recovery of the databases of other tests takes seconds
+        ending.callback(cluster.remove)
+        replicas = copied_installation(tmp_path, cluster, installation).start()
         ending.callback(replicas.end)
-        replicas.start()
+        first = replicas.pairs[0]
         at_first, at_second = (
             [Worker(replicas, cloud, 10 * place + number) for number in range(2)]
             for place, cloud in enumerate(replicas.clouds)
@@ -50,8 +52,8 @@ def test_a_killed_replica_and_a_crashed_database_lose_nothing(tmp_path: Path, in
             _go_on(at_second)
             first.serve("breakwater", "fabric")
             _go_on(workers)
-            replicas.cluster.stop(signal.SIGQUIT)  # as in a crash: it writes nothing more
-            replicas.cluster.start()
+            cluster.stop(signal.SIGQUIT)  # as in a crash: it writes nothing more
+            cluster.start()
             _go_on(workers, sessions=1)
         assert sum(worker.count["no answer"] for worker in at_first) > 0
         assert lost(replicas, workers) == []

@@ -23,8 +23,7 @@ from cloud.process.settings import database_toml
 from cloud.storage import PostgresLocation
 from lab.cloud import PORTS as PORTS_OF_A_CLOUD
 from lab.cloud import Cloud
-from lab.postgres import Cluster, postgres_copy
-from lab.postgres import cluster as shared_cluster
+from lab.postgres import Cluster, fill
 from lab.processes import free_ports
 from protocol.ids import ServiceName
 from protocol.messages.activation import Challenge
@@ -136,16 +135,17 @@ def new_installation(scratch: Path, cluster: Cluster) -> Replicas:
     return Replicas(scratch, cluster, cloud, databases)
 
 
-def copied_installation(scratch: Path, installation: Cloud) -> Replicas:
-    """Two replicas of an installation on SQLite, in copies of its databases on the server of this process."""
+def copied_installation(scratch: Path, cluster: Cluster, installation: Cloud) -> Replicas:
+    """Two replicas of an installation on SQLite, in new databases with its rows."""
     cloud = new_cloud(scratch / "one").copy_from(installation)
-    databases = {name: few(postgres_copy(name, installation.directory / name / "database.sqlite")) for name in SERVICES}
+    databases = {name: few(cluster.create()) for name in SERVICES}
     for name, location in databases.items():
+        fill(name, location, installation.directory / name / "database.sqlite")
         settings = settings_of(cloud, name)
         rest, table, path = settings.read_text().partition("[database]")
         assert (table, path.strip()) == ("[database]", 'path = "database.sqlite"'), path
         settings.write_text(rest + database_toml(location))
-    return Replicas(scratch, shared_cluster(), cloud, databases)
+    return Replicas(scratch, cluster, cloud, databases)
 
 
 class Operator:
