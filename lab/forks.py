@@ -1,7 +1,7 @@
 """Real part: forks the two command lines from a process that has imported everything. A fork saves a second of imports.
 
-The forked process runs `main` of `cascade` or `cascadia`, with sockets, databases and a TPM as in any other start. Do not
-change the source meanwhile. A module that the fork imports would be of another version than the rest.
+The forked process runs `main` of `cascade` or `cascadia`, with sockets, databases and a TPM as in any other start.
+Do not change the source meanwhile. A module that the fork imports would be of another version than the rest.
 """
 
 import multiprocessing
