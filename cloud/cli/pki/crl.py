@@ -20,7 +20,8 @@ NEXT_CEREMONY = """\
 Read the file. Copy its folder to the machine with the root's key. Name the key and its passphrase file there. Then run
   cascade pki ceremony {file} --dry-run
   cascade pki ceremony {file}
-Copy the CRL back to this host, and publish it with `cascade pki crl --import CRL`."""
+Copy the CRL back to this host, and publish it with
+  cascade pki crl --import CRL --dir DIR"""
 
 
 class CrlStatus(msgspec.Struct, frozen=True):
