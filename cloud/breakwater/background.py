@@ -1,4 +1,4 @@
-"""Background tasks: read changed authorities, orphan stale records, audit the use of CA keys, delete old sessions, check roots' CRLs.
+"""Background tasks: read changed authorities, orphan stale records, audit CA key use, delete old records, check CRLs.
 
 When the database or a key is not available, a task logs the error and runs again at its next interval.
 """
@@ -23,9 +23,9 @@ USAGE_SECONDS = 3600.0
 """Interval of the audit rows about CA key use. They reveal a key that signs more often than there are records."""
 PURGE_SECONDS = 5.0
 """Interval between two steps of the walk over all records: 100 records a second, eight million a day."""
-SESSIONS_KEPT = timedelta(days=30)
-"""How long records of sessions and responders stay after the end of their certificates, to investigate incidents. After
-that, only the audit's numbers of uses of each CA key remain (`authority.use`)."""
+RECORDS_KEPT = timedelta(days=30)
+"""How long records of sessions, responders and replaced device certificates stay after the end of their certificates, to
+investigate incidents. After that, only the audit's numbers of uses of each CA key remain (`authority.use`)."""
 
 REFUSALS_KEPT = timedelta(days=90)
 """How long the audit keeps entries of refused requests. Entries of decisions stay for ever."""
@@ -78,13 +78,13 @@ class Background:
         """
         refusals_before = self._now() - REFUSALS_KEPT
         self._audit_cursor = await self._parts.stores.audit.purge(self._audit_cursor, refusals_before)
-        before = self._now() - SESSIONS_KEPT
+        before = self._now() - RECORDS_KEPT
         step = await self._parts.stores.retention.step(self._purge_cursor, before)
         self._purge_cursor = step.cursor
         self._purged += step.deleted
         if not step.cursor and self._purged:
             detail = f"{self._purged} that ended before {before.isoformat(timespec='seconds')}"
-            await self._audit("record.purge", "sessions and responders", detail)
+            await self._audit("record.purge", "sessions, responders, replaced devices", detail)
             self._purged = 0
 
     async def _audit(self, action: str, what: str, detail: str) -> None:

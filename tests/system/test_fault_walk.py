@@ -71,7 +71,7 @@ _OTHERWISE = {
     "cloud/breakwater/issuance/enrolment.py:revoke": "the same",
     "cloud/breakwater/issuance/enrolment.py:bind": "the store has the fault point, breakwater.enrolment.bind",
     "cloud/breakwater/issuance/enrolment.py:give_back": "the store has the fault point, breakwater.enrolment.release",
-    "cloud/breakwater/background.py:purge": "one transaction on rows that no code reads; repeated later",
+    "cloud/breakwater/background.py:purge": "each transaction deletes rows without further use; repeated later",
     "cloud/breakwater/background.py:_audit": "the audit entry of a finished action",
     "cloud/breakwater/refusal_audit.py:_write": "the audit entry of a refusal, which holds without the entry",
 }

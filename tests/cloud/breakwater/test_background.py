@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from cloud.breakwater.background import REFUSALS_KEPT, SESSIONS_KEPT, Background
+from cloud.breakwater.background import RECORDS_KEPT, REFUSALS_KEPT, Background
 from cloud.breakwater.errors import SignerUnavailable
 from cloud.storage import StorageError
 from cloud.tasks.stopping import Stopping
@@ -66,7 +66,7 @@ async def test_sessions_are_forgotten_long_after_their_end_and_nothing_else_is(
         for _ in range(everything):
             await background.purge()
 
-    issuer.clock.forward(SESSIONS_KEPT)
+    issuer.clock.forward(RECORDS_KEPT)
     await walk()
     assert len(await issuer.records()) == everything
     issuer.clock.forward(timedelta(days=3))

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import shutil
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -643,3 +644,19 @@ async def test_progress_is_reported(bed: Bed) -> None:
     crls = await bed.root_crls()
     await Checker(store, rows, bed.clock, root_crls=crls, sample=1, progress=lambda *step: reported.append(step)).run()
     assert reported == [("certificates", 8, 8), ("CRLs", 2, 2), ("pkilint", 1, 1)]
+
+
+async def test_the_purge_leaves_a_clean_database(bed: Bed) -> None:
+    """Records are deleted as if all certificates had ended long ago, also those that were replaced by a renewal."""
+    await bed.issuer.generations.open(FABRIC, opening(3))
+    key = new_key()
+    for name in ("first", "second"):
+        await bed.issuer.issuing.issue_device(FABRIC, ask(key, request=name, generation=3))
+        bed.clock.forward(MINUTES)
+    before, revoked = await bed.found(), await bed.serving()
+    step = await bed.issuer.parts.stores.retention.step("", bed.clock() + timedelta(days=10_000))
+    profiles = Counter(str(row["profile"]) for row in await bed.issuer.records())
+    assert step.deleted == 4
+    assert (profiles["session"], profiles["responder"], profiles["device"]) == (0, 0, 3)
+    assert await bed.found() == before == set()
+    assert await bed.serving() == revoked
