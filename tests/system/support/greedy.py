@@ -1,6 +1,6 @@
 """Greedy callers of a cloud, at full speed, and honest callers beside them.
 
-`GREEDY` is the table: one hostile node, code, token and stranger. Each greedy caller sends requests until its time is
+`GREEDY` is the table: a hostile node, code, enrolment secret, token and stranger. Each greedy caller sends requests until its time is
 over, on several connections, and ignores `Retry-After`. The honest callers send what a fleet and an operator send, and
 count the refusals.
 """
@@ -17,16 +17,19 @@ from pathlib import Path
 import msgspec
 
 from lab.cloud import Cloud
+from protocol.limits import EVENT_WAIT_SECONDS_MAX
 from protocol.messages.activation import Challenge
 from protocol.messages.est import PATH_CACERTS, PATH_SIMPLEENROLL, PATH_SIMPLEREENROLL, TYPE_PKCS10, encode_base64
-from protocol.messages.sessions import Ask
-from tests.simulators.forged_evidence import request
+from protocol.messages.sessions import Ask, Events
+from tests.simulators.forged_evidence import request, request_with_bad_signature
 from tests.system.support.paper_node import SESSIONS, PaperNode, paper_tenant, secret_of
 from tests.system.support.wire import Answer, Closed, Identity, Service, Wire, new_key
 
 HOSTILE = "127.0.0.3"
 CONNECTIONS = 4
 """Connections of a greedy caller. It sends as fast as the cloud answers on each."""
+POLLS = 8
+"""Connections with a long poll that a greedy node keeps on each of its threads."""
 
 
 class Noticed(msgspec.Struct):
@@ -51,6 +54,9 @@ class Scene:
         self.token = (cloud.directory / "operator" / "token").read_text().strip()
         cloud.run("token", "create", "hostile", "--out", str(directory / "hostile"))
         self.hostile_token = (directory / "hostile").read_text().strip()
+        leaked = directory / "secret"
+        cloud.run("pki", "issue", "ledger", "--dir", str(cloud.directory), "--out", str(leaked), "--host", "127.0.0.1")
+        self.leaked_secret = leaked.read_text().strip()
         self.honest = PaperNode(cloud, "honest").join(self.code)
         self.hostile = PaperNode(cloud, "hostile").join(self.code)
         self.reinstalled = PaperNode(cloud, "reinstalled")
@@ -101,6 +107,26 @@ def greedy_node(scene: Scene, ended: Ended, seen: Seen) -> None:
             seen[issuer("POST", PATH_SIMPLEREENROLL, body, media_type=TYPE_PKCS10).status] += 1
 
 
+def greedy_polls(scene: Scene, ended: Ended, seen: Seen) -> None:
+    """One node begins long polls on more and more connections, and reads the oldest answers."""
+    identity = scene.hostile.session()
+    with Wire(scene.cloud, "fabric", identity, source=HOSTILE) as wire:
+        wire.begin("GET", "/v1/node/events")
+        cursor = wire.answer().into(Events).cursor
+    wires: list[Wire] = []
+    try:
+        while not seen or not ended():
+            while len(wires) < POLLS:
+                wires.append(Wire(scene.cloud, "fabric", identity, source=HOSTILE))
+                wires[-1].begin("GET", f"/v1/node/events?cursor={cursor}&wait={EVENT_WAIT_SECONDS_MAX}")
+            oldest = wires.pop(0)
+            seen[oldest.answer().status] += 1
+            oldest.__exit__()
+    finally:
+        for each in wires:
+            each.__exit__()
+
+
 def greedy_code(scene: Scene, ended: Ended, seen: Seen) -> None:
     """The holder of a leaked code for one seat activates one machine again and again."""
     node = scene.reinstalled
@@ -121,6 +147,16 @@ def greedy_token(scene: Scene, ended: Ended, seen: Seen) -> None:
             seen[send("POST", "/v1/tenants", {"name": "hostile"}, headers=headers).status] += 1
 
 
+def greedy_secret(scene: Scene, ended: Ended, seen: Seen) -> None:
+    """The holder of an enrolment secret sends requests that are refused, which free the secret for the next request."""
+    login = base64.b64encode(f"ledger:{scene.leaked_secret}".encode()).decode()
+    headers = {"authorization": f"Basic {login}"}
+    with _kept(scene, "breakwater") as send:
+        while not ended():
+            body = encode_base64(request_with_bad_signature(new_key()))
+            seen[send("POST", PATH_SIMPLEENROLL, body, headers=headers, media_type=TYPE_PKCS10).status] += 1
+
+
 def greedy_stranger(scene: Scene, ended: Ended, seen: Seen) -> None:
     """A caller without an identity asks everything that strangers may ask, and shows wrong secrets."""
     wrong = {"authorization": "Basic " + base64.b64encode(b"fabric:wrong").decode()}
@@ -138,7 +174,9 @@ def greedy_stranger(scene: Scene, ended: Ended, seen: Seen) -> None:
 
 GREEDY: dict[str, Callable[[Scene, Ended, Seen], None]] = {
     "node": greedy_node,
+    "polls": greedy_polls,
     "code": greedy_code,
+    "secret": greedy_secret,
     "token": greedy_token,
     "stranger": greedy_stranger,
 }
