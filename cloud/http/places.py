@@ -9,7 +9,6 @@ on is never closed. Connections with a client certificate are closed after those
 most once in `LOG_SECONDS`.
 """
 
-import ipaddress
 import logging
 import resource
 import time
@@ -45,16 +44,6 @@ def connections_max() -> int:
         soft = top
     limit = wanted if soft == resource.RLIM_INFINITY else min(soft, wanted)
     return limit - min(RESERVE, limit // 2)
-
-
-def network_of(host: str) -> str:
-    """Return the address whose connections are counted together: an IPv4 address, or the /64 of an IPv6 address."""
-    if ":" not in host:
-        return host
-    address = ipaddress.IPv6Address(host.partition("%")[0])
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return str(ipaddress.IPv6Network((int(address) >> 64 << 64, 64)))
 
 
 class Places:

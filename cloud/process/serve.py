@@ -19,9 +19,10 @@ from typing import Any
 import msgspec
 
 from cloud.http.listener import LIMITS, Connection, Limits, Shared
-from cloud.http.places import Places, connections_max, network_of
+from cloud.http.places import Places, connections_max
 from cloud.http.plaintext import plaintext_only
 from cloud.mtls.server import ServerTls
+from cloud.tasks.source import source_of
 from cloud.tasks.stopping import BackgroundTask, Stopping
 
 log = logging.getLogger("cascade.server")
@@ -128,7 +129,7 @@ class CloudServer:
                     self._pause = loop.call_later(ACCEPT_PAUSE_SECONDS, self._resume)
                     return
                 continue  # The client has ended this connection already.
-            address = network_of(peer[0])
+            address = source_of(peer[0])
             if not self._shared.places.admit(address):
                 accepted.close()
                 continue

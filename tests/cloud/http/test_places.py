@@ -5,7 +5,7 @@ import resource
 
 import pytest
 
-from cloud.http.places import CONNECTIONS_MAX, LOG_SECONDS, RESERVE, Places, connections_max, network_of
+from cloud.http.places import CONNECTIONS_MAX, LOG_SECONDS, RESERVE, Places, connections_max
 
 
 class Link:
@@ -111,11 +111,6 @@ def test_the_log_has_one_line_a_period(caplog: pytest.LogCaptureFixture) -> None
         places.shed()
     assert len(caplog.records) == 2
     assert vars(caplog.records[1])["closed"] == 999
-
-
-def test_addresses_of_one_network_count_together() -> None:
-    assert network_of("192.0.2.1") == network_of("::ffff:192.0.2.1") == "192.0.2.1"
-    assert network_of("2001:db8::1") == network_of("2001:db8::2:3%eth0") != network_of("2001:db8:0:1::1")
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from cloud.tasks.source import site_of, source_of
         ("::ffff:192.0.2.1", "192.0.2.1"),
         ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
         ("2001:db8:1:2::", "2001:db8:1:2::/64"),
+        ("2001:db8::2:3%eth0", "2001:db8::/64"),
         ("", ""),
         ("testclient", "testclient"),
     ],
