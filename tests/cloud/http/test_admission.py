@@ -70,6 +70,7 @@ def test_one_ipv6_customer_is_one_stranger() -> None:
     assert taken == 4
 
 
+@pytest.mark.slow
 def test_an_ipv6_site_with_thousands_of_networks_leaves_half_to_other_strangers() -> None:
     it = Admission(Clock())
     assert sum(it.take(THINGS, None, f"2001:db8:0:{number:x}::1") == 0 for number in range(5000)) == 20
@@ -255,6 +256,7 @@ HONEST_CALLERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", HONEST_CALLERS)
 def test_honest_callers_are_never_refused_while_hostile_ones_are(case: str) -> None:
     bucket, caller, requests, seconds = HONEST_CALLERS[case]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arguments", "expected"), [(["--version"], 0), (["start"], 2)])
 def test_the_package_is_the_command(arguments: list[str], expected: int) -> None:
     package, module = (

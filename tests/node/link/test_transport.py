@@ -212,6 +212,7 @@ assert resource.getrlimit(resource.RLIMIT_CORE) == (0, 0)
 """
 
 
+@pytest.mark.slow
 def test_the_session_key_loads_in_a_hardened_process_of_another_user() -> None:
     """With PR_SET_DUMPABLE = 0 the files of /proc/self belong to root. The memory file must still open."""
     done = subprocess.run([sys.executable, "-c", _AS_NOBODY], capture_output=True, check=False, timeout=30)
