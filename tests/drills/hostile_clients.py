@@ -68,9 +68,7 @@ async def _attacked(cloud: Cloud, name: str, size: int) -> tuple[Cost, int, floa
     before = cost_of(process.pid, process.log)
     async with Crowd(cloud) as crowd:
         attack = asyncio.ensure_future(ATTACKS[name](crowd, size))
-        while not attack.done():
-            await bystander.ask()
-        await attack
+        await bystander.ask_during(attack)
         await bystander.ask()
         cost = cost_of(process.pid, process.log).since(before)
         begun = time.monotonic()

@@ -21,8 +21,6 @@ MEBIBYTES_MAX = 16
 """The most that one attack may add. The largest adds 1 MiB on an idle machine."""
 LINES_MAX = 10
 """Of all attacks together, with the lines of the background tasks."""
-ASK_SECONDS = 0.1
-"""Pause between two questions of the bystander, who sends two requests each. `PROBES` gives 20 permits a second."""
 STOP_SECONDS = 3.0 * 2
 """Twice the promise, for a machine that runs other tests."""
 
@@ -32,10 +30,7 @@ async def attacked(cloud: Cloud, crowd: Crowd, bystander: Bystander, name: str) 
     assert cloud.process is not None
     before = cost_of(cloud.process.pid, cloud.process.log)
     attack = asyncio.ensure_future(ATTACKS[name](crowd, 1))
-    while not attack.done():
-        await bystander.ask()
-        await asyncio.wait({attack}, timeout=ASK_SECONDS)
-    await attack
+    await bystander.ask_during(attack)
     await bystander.ask()
     return cost_of(cloud.process.pid, cloud.process.log).since(before)
 

@@ -21,6 +21,8 @@ from tests.system.support.wire import PORTS, Service
 
 HOSTILE, BYSTANDER = "127.0.0.3", "127.0.0.2"
 """Addresses that the clients connect from. All of 127.0.0.0/8 is loopback."""
+ASK_SECONDS = 0.1
+"""Pause of the bystander, who sends two requests each time. `PROBES` gives an address 20 permits a second."""
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: a\r\n"
 POST = b"POST /v1/node/sessions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -138,6 +140,13 @@ class Bystander:
                 await reader.readexactly(int(length.split(b":")[1]))
                 self.answered += 1
         fresh[1].close()
+
+    async def ask_during(self, attack: asyncio.Future[None]) -> None:
+        """Ask again and again until the attack ends. Raises as `ask`, and as the attack."""
+        while not attack.done():
+            await self.ask()
+            await asyncio.wait({attack}, timeout=ASK_SECONDS)
+        await attack
 
     async def close(self) -> None:
         if self._kept is not None:
