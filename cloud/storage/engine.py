@@ -324,8 +324,8 @@ class ServiceEngine:
     def hint(self, text: str) -> None:
         """Send a hint to all processes of the service that `listen`, after the commit of the task's transaction.
 
-        This process sends it while it listens, or when the engine is closed. A hint only makes another process read its
-        rows earlier. It can be lost. `text` has at most `HINT_CHARS_MAX` characters. On SQLite nothing is sent.
+        This process sends it while it listens, or when the engine is closed. A hint only makes a process read its rows
+        earlier. It can be lost. `text` has at most `HINT_CHARS_MAX` characters. On SQLite only this process gets it.
         """
         if len(text) > HINT_CHARS_MAX:
             raise TransactionMisuse(f"a hint has at most {HINT_CHARS_MAX} characters")

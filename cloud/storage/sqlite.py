@@ -21,6 +21,7 @@ import os
 import shutil
 import sqlite3
 from collections import deque
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,7 @@ class SqliteBackend:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._listeners: list[Callable[[str], None]] = []
 
     async def open(self) -> None:
         """Open the writer, which makes the file, then the readers. Raises StorageError."""
@@ -382,11 +384,23 @@ class SqliteBackend:
             await asyncio.sleep(BUSY_POLL_SECONDS)
 
     def hint(self, text: str) -> None:
-        """Do nothing: one process serves an SQLite file."""
+        """Have the listeners of this process called soon. No other process serves an SQLite file.
 
-    async def listen(self, took: object, connected: object, stopping: Stopping) -> None:
-        """Wait until the process stops. One process serves an SQLite file, so there are no hints."""
-        await stopping.wait()
+        The request that made the change may have been cancelled inside COMMIT. Then only the hint wakes the polls.
+        """
+        for took in self._listeners:
+            asyncio.get_running_loop().call_soon(took, text)
+
+    async def listen(
+        self, took: Callable[[str], None], connected: Callable[[], Awaitable[None]], stopping: Stopping
+    ) -> None:
+        """Call `connected`, then `took` with each hint of this process, until the process stops."""
+        self._listeners.append(took)
+        try:
+            await connected()
+            await stopping.wait()
+        finally:
+            self._listeners.remove(took)
 
     async def write(self, sql: str, args: tuple[Any, ...]) -> list[Row]:
         """Run one statement in its own transaction. Its changes are durable when the method returns."""

@@ -1,6 +1,7 @@
 """`cloud.fabric.wake`: a waiting poll returns within a second after a change."""
 
 import asyncio
+import threading
 
 import pytest
 
@@ -8,6 +9,8 @@ from cloud.fabric.errors import TooOften
 from cloud.fabric.store.hints import hint_of
 from cloud.fabric.wake import POLLS_PER_NODE, WAKES_AT_ONCE, WakeRoom
 from cloud.mtls.peer import NodePeer
+from cloud.storage.sqlite import SqliteBackend
+from cloud.tasks.stopping import Stopping
 from protocol.ids import NodeId
 from tests.cloud.fabric.support import Machine, World, change, waiters_in, waiting_polls
 from tests.waiting import until
@@ -38,6 +41,39 @@ async def test_a_poll_ends_after_its_time_and_at_shutdown(world: World) -> None:
     async with asyncio.timeout(1):
         await poll
         await world.parts.nodes.statements.events(peer, cursor, 30)
+
+
+async def test_a_change_that_is_cancelled_inside_its_commit_wakes_the_node(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The deadline of the operator's request ends it while SQLite waits for the disk. The change is kept."""
+    machine = Machine(world)
+    await machine.join((await world.code()).secret)
+    peer, room, stopping = await machine.peer(), world.parts.shared.wake_room, Stopping()
+    listening = asyncio.create_task(world.parts.stores.engine.listen(room.take_hint, room.wake_all, stopping))
+    cursor = (await world.parts.nodes.statements.events(peer, 0, 30)).cursor
+    poll = asyncio.create_task(world.parts.nodes.statements.events(peer, cursor, 250))
+    await until("the poll", lambda: waiting_polls(world) == 1)
+    commits, goes_on = threading.Event(), threading.Event()
+    commit = SqliteBackend._commit
+
+    def slow(backend: SqliteBackend) -> None:
+        commits.set()
+        assert goes_on.wait(30)
+        commit(backend)
+
+    monkeypatch.setattr(SqliteBackend, "_commit", slow)
+    request = asyncio.create_task(change(world, machine, "revoke"))
+    await until("the commit", commits.is_set)
+    request.cancel()
+    goes_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await request
+    async with asyncio.timeout(5):
+        assert (await poll).cursor == cursor + 1
+    assert (await world.node(machine.node)).standing == "revoked"
+    stopping.request()
+    await listening
 
 
 class Cursors:
