@@ -1,7 +1,8 @@
 """Use case: import and publish the CRLs of roots. A ceremony signs them, because the root's key is offline.
 
 Rules: A CRL is published only if a root of this installation signed it, it is valid now, and its number is higher than
-the last one's. It contains every certificate that the last one contained, because a root's revocations are permanent.
+the last one's. It was signed no earlier than the last one, and contains every certificate that the last one contained,
+because a root's revocations are permanent. The comparisons with the last CRL run in the transaction of the import.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -70,7 +71,8 @@ class RootCrls:
         """Publish a CRL (PEM or DER). Return it, and False if it was published before.
 
         Raises:
-            ValueRefused: no root of this installation signed it, it is not valid now, or it lacks a revoked certificate.
+            ValueRefused: no root of this installation signed it, it is not valid now, it lacks a revoked certificate, or
+                it was signed before the published CRL.
             Conflict: a CRL with this number or a higher one is published.
         """
         crl = _parse(content)
@@ -84,12 +86,17 @@ class RootCrls:
         before = await self._store.newest(row.authority)
         if before is not None and before.data == row.data:
             return before, False
-        if before is not None:
-            forgotten = serials_of(before.data) - serials_of(row.data)
-            if forgotten:
+        serials = serials_of(row.data)
+
+        def check(published: RootCrlRow) -> None:
+            if forgotten := serials_of(published.data) - serials:
                 raise ValueRefused(f"the CRL lacks the serial {min(forgotten):x}, which the published one contains")
+            if row.this_update < published.this_update:
+                raise ValueRefused(f"the CRL is of {row.this_update}, the published one of {published.this_update}")
+
         detail = f"number {row.number}, {row.entries} entries"
-        if not await self._store.add(row, self._entries.make(caller, "authority.crl", row.authority, detail=detail)):
+        entry = self._entries.make(caller, "authority.crl", row.authority, detail=detail)
+        if not await self._store.add(row, entry, check):
             raise Conflict(f"the published CRL of {row.authority} has this number or a higher one")
         return row, True
 

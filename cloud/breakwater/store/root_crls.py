@@ -1,5 +1,6 @@
 """Store: the CRLs of roots. A CRL is added only over a lower number of the same root."""
 
+from collections.abc import Callable
 from datetime import datetime
 
 import msgspec
@@ -38,12 +39,17 @@ class RootCrlStore:
         """Return the CRL of a root with the highest number; None if there is none."""
         return _ROOT_CRL.read_one(await self._engine.fetch_one(_NEWEST, authority=authority))
 
-    async def add(self, row: RootCrlRow, entry: AuditRow) -> bool:
-        """Store a CRL and its audit entry. Return False if the root has one with this number or a higher one."""
+    async def add(self, row: RootCrlRow, entry: AuditRow, check: Callable[[RootCrlRow], None]) -> bool:
+        """Store a CRL and its audit entry. Return False if the root has one with this number or a higher one.
+
+        `check` gets the published CRL, inside the transaction. Its exception is raised, and nothing is stored.
+        """
         async with self._engine.transaction(f"root crl {row.authority}"):
             before = await self.newest(row.authority)
-            if before is not None and before.number >= row.number:
-                return False
+            if before is not None:
+                if before.number >= row.number:
+                    return False
+                check(before)
             await self._engine.fetch(_ADD, id=f"{row.authority}:{row.number}", **_ROOT_CRL.values(row))
             await self._audit.add(entry)
         return True

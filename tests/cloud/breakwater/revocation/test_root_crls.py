@@ -1,6 +1,7 @@
 """`cloud.breakwater.revocation.root_crls`: import, publication and check of a root's CRL."""
 
 import os
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 
 import msgspec
@@ -17,6 +18,7 @@ from cloud.breakwater.revocation.root_crls import ROOT_CRL_SOON, RootCrls, fault
 from cloud.breakwater.store.audit import AuditRow
 from cloud.breakwater.store.authorities import AuthorityRow, AuthorityState
 from cloud.breakwater.store.root_crls import RootCrlRow, RootCrlStore
+from cloud.storage import ServiceEngine
 from tests.cloud.breakwater.chains import NOW, SERIAL, Chain, load, local, make_chain, requested, where
 from tests.cloud.breakwater.support import Issuer
 
@@ -79,6 +81,7 @@ async def test_what_is_refused(bench: tuple[RootCrls, Rows]) -> None:
         "not a CRL": b"no CRL",
         "no root of this installation": stranger,
         "lacks the serial 9": await rows.crl(6),
+        "the published one of": await rows.crl(6, 9, now=NOW - timedelta(seconds=1)),
         "and not now": await rows.crl(6, 9, now=NOW - timedelta(days=2), life=timedelta(days=1)),
     }
     for why, content in refused.items():
@@ -94,6 +97,33 @@ async def test_what_is_refused(bench: tuple[RootCrls, Rows]) -> None:
     published = await crls.newest("root-9")
     assert published is not None
     assert published.number == 5
+
+
+class Late(RootCrlStore):
+    """A store over which another operator imports a CRL after the first look at the published one."""
+
+    def __init__(self, engine: ServiceEngine) -> None:
+        super().__init__(engine)
+        self.meanwhile: Callable[[], Awaitable[object]] | None = None
+
+    async def newest(self, authority: str) -> RootCrlRow | None:
+        row = await super().newest(authority)
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is not None:
+            await meanwhile()
+        return row
+
+
+async def test_two_imports_at_the_same_time_forget_no_serial(issuer: Issuer) -> None:
+    rows, store = await some_rows(), Late(issuer.engine)
+    crls = RootCrls(store, rows, AuditEntries(AuditRow, lambda: NOW, os.urandom), lambda: NOW)
+    other = await rows.crl(6, 9)
+    store.meanwhile = lambda: crls.import_crl("other operator", other)
+    with pytest.raises(ValueRefused, match="lacks the serial 9"):
+        await crls.import_crl("operator", await rows.crl(7))
+    published = await crls.newest("root-9")
+    assert published is not None
+    assert published.data == other
 
 
 def row_of(der: bytes) -> RootCrlRow:
