@@ -6,6 +6,7 @@ argument list or log, and can be changed while the service runs.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
@@ -15,6 +16,9 @@ POSTGRES_PORT = 5432
 POOL_DEFAULT = 10
 """Connections of one process. A transaction holds a connection from its begin to its end."""
 SCHEME = "postgresql"
+
+SHM_BYTES = 32 * 1024
+"""Size of a new index of the write-ahead log (https://www.sqlite.org/walformat.html)."""
 
 
 class PostgresLocation(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,3 +92,11 @@ def parse_location(text: str) -> Location:
     if not (location.host and location.name and location.user and location.pool > 0):
         raise ValueError("the address needs a user, a host and the name of the database")
     return location
+
+
+def is_disk_full(directory: Path) -> bool:
+    """Return whether the disk of an SQLite file has no place for the log's index. SQLite reports this as an I/O error."""
+    try:
+        return shutil.disk_usage(directory).free < SHM_BYTES
+    except OSError:
+        return False

@@ -18,7 +18,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
 import sqlite3
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -38,6 +37,7 @@ from cloud.storage.errors import (
     TransactionLost,
     ValueRefused,
 )
+from cloud.storage.location import is_disk_full
 from cloud.storage.locks import WHOLE, Locks
 from cloud.storage.statement import EngineType, Row
 from cloud.storage.worker import Worker, settled
@@ -58,8 +58,6 @@ inside COMMIT, in the worker thread."""
 CACHE_KIB = 32 * 1024
 """Cache of the writer, in KiB. Keys are random, so an insert into a table with eight indexes touches a page of each
 index."""
-SHM_BYTES = 32 * 1024
-"""Size of a new index of the write-ahead log (https://www.sqlite.org/walformat.html)."""
 GROUP_MAX = 32
 """Maximum number of transactions that share a COMMIT. The first one waits about 0.2 ms for each of the others, which is
 less than a sync."""
@@ -89,14 +87,6 @@ def fault(error: sqlite3.Error, what: str) -> StorageError:
     code = getattr(error, "sqlite_errorcode", 0)
     name = getattr(error, "sqlite_errorname", "")
     return _KINDS.get(code & _PRIMARY, StorageError)(f"{what}: {error}" + (f" ({name})" if name else ""))
-
-
-def _is_disk_full(directory: Path) -> bool:
-    """Return whether the disk has no place for the log's index. SQLite reports this as an I/O error."""
-    try:
-        return shutil.disk_usage(directory).free < SHM_BYTES
-    except OSError:
-        return False
 
 
 def _utc(text: bytes) -> datetime:
@@ -218,7 +208,7 @@ class SqliteBackend:
                 )
                 opened.pop_all()
         except (OSError, sqlite3.Error) as error:
-            if _is_disk_full(self._path.parent):
+            if is_disk_full(self._path.parent):
                 raise DiskFull(f"cannot open the database {self._path}: the disk is full") from error
             raise StorageError(f"cannot open the database {self._path}: {error}") from error
         self._is_held = False
