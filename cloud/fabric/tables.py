@@ -11,7 +11,7 @@ from piccolo.table import Table
 from cloud.storage import UNBOUND
 
 ID = 64
-INDEXES = (("activation", "code", "created_at"),)
+INDEXES = (("activation", "code", "created_at"), ("node", "standing", "seat_held", "id"))
 """Indexes over several columns, which Piccolo's columns cannot say: the table, then the columns."""
 
 

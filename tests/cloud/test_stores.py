@@ -1,10 +1,12 @@
 """Every statement of every store: both databases accept it, and none reads a whole table that grows."""
 
 import asyncio
+import contextlib
 import importlib
 import re
 import sqlite3
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
 
@@ -51,6 +53,15 @@ def test_sqlite_takes_every_statement_and_finds_rows_by_an_index(service: str, t
     assert not scanned
 
 
+def test_revoked_nodes_whose_seat_is_free_are_not_read(tmp_path: Path) -> None:
+    """The background work asks every few seconds, and revoked nodes stay in the table."""
+    statement = dict(statements("fabric"))["nodes._SEATS_DUE"]
+    with contextlib.closing(sqlite3.connect(sqlite_database("fabric", tmp_path))) as connection:
+        nulls = statement.arguments(dict.fromkeys(statement.names))
+        plan = [step for *_, step in connection.execute(f"EXPLAIN QUERY PLAN {statement.sqlite}", nulls)]
+    assert plan == ["SEARCH node USING INDEX node_standing_seat_held_id (standing=? AND seat_held=?)"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("service", SERVICES)
 def test_postgresql_takes_every_statement(service: str) -> None:
@@ -84,6 +95,7 @@ async def test_lists_that_may_read_a_whole_table_run_beside_the_event_loop() -> 
     engine = cast(ServiceEngine, Browsed())
     assert await AuditStore(engine).page("", "", "no.such_action", "aud_8", 10) == []
     assert await NodeStore(engine).page("ten_1", "revoked", "", 10) == []
+    assert await NodeStore(engine).seats_due(datetime.now(UTC), 10) == []
     adoption = AdoptionStore(engine)
     assert [each async for each in adoption.counts()] == []
     assert await adoption.behind(1, "", 10) == await adoption.of_issuer("00", "", 10) == []

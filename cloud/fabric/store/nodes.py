@@ -1,6 +1,7 @@
 """Store: nodes and their generations.
 
-Every query is bounded by a key or a limit, since each session runs some. The exception is the operators' list.
+Every query is bounded by a key or a limit, since each session runs some. The exceptions are the operators' list and the
+revoked nodes that hold a seat. Both use `browse`.
 """
 
 from datetime import datetime
@@ -185,8 +186,11 @@ class NodeStore:
         return [_NODE.read(row) for row in await self._engine.fetch(_CLOSING, after=after, limit=limit)]
 
     async def seats_due(self, now: datetime, limit: int) -> list[NodeRow]:
-        """Revoked nodes that hold a seat, whose last lease has terminated, and that have no open generation."""
-        return [_NODE.read(row) for row in await self._engine.fetch(_SEATS_DUE, now=now, limit=limit)]
+        """Revoked nodes that hold a seat, whose last lease has terminated, and that have no open generation.
+
+        It reads all revoked nodes that hold a seat: many, if an operator has just revoked many.
+        """
+        return [_NODE.read(row) for row in await self._engine.browse(_SEATS_DUE, now=now, limit=limit)]
 
     async def cursor(self, node: NodeId) -> int | None:
         """The node's wake cursor; None if the node is unknown."""
