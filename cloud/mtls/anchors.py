@@ -30,15 +30,18 @@ def client_anchors(trust: PeerTrust) -> bytes:
 def _covers(root: x509.Certificate, ca: x509.Certificate) -> bool:
     """Whether a chain that ends at the CA has a valid extension to the root, as long as the CA is within its dates.
 
-    RFC 5280 section 6.1: the root issued the CA, is a CA with room for another below it, and outlives the CA.
+    RFC 5280 section 6.1: the root issued the CA, may sign certificates, is a CA with room for another below it, and
+    outlives the CA.
     """
     try:
         extensions = root.extensions
         basic = extensions.get_extension_for_class(x509.BasicConstraints).value
+        usage = extensions.get_extension_for_class(x509.KeyUsage).value
     except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension):
         return False
     return (
         basic.ca
+        and usage.key_cert_sign
         and (basic.path_length is None or basic.path_length >= 1)
         and all(isinstance(extension.value, _ROOT_EXTENSIONS) for extension in extensions)
         and root.not_valid_before_utc <= ca.not_valid_before_utc

@@ -52,18 +52,34 @@ def test_without_roots_there_is_no_anchor() -> None:
     assert client_anchors(Pki().trust) == b""
 
 
+SIGNS, SIGNS_LISTS = (
+    x509.KeyUsage(
+        digital_signature=False,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=certificates,
+        crl_sign=True,
+        encipher_only=False,
+        decipher_only=False,
+    )
+    for certificates in (True, False)
+)
 ROOM, NO_ROOM, NO_CA = (x509.BasicConstraints(ca, room) for ca, room in ((True, 1), (True, 0), (False, None)))
 
 
 @pytest.mark.parametrize(
     ("extensions", "root_ends", "covers"),
     [
-        ((ROOM,), 3 * HOUR, True),
-        ((NO_ROOM,), 3 * HOUR, False),
-        ((NO_CA,), 3 * HOUR, False),
-        ((), 3 * HOUR, False),
-        ((ROOM, PERMITTED), 3 * HOUR, False),
-        ((ROOM,), HOUR, False),
+        ((ROOM, SIGNS), 3 * HOUR, True),
+        ((NO_ROOM, SIGNS), 3 * HOUR, False),
+        ((NO_CA, SIGNS), 3 * HOUR, False),
+        ((SIGNS,), 3 * HOUR, False),
+        ((ROOM, SIGNS_LISTS), 3 * HOUR, False),
+        ((ROOM,), 3 * HOUR, False),
+        ((ROOM, SIGNS, PERMITTED), 3 * HOUR, False),
+        ((ROOM, SIGNS), HOUR, False),
     ],
 )
 def test_a_ca_is_an_anchor_if_its_root_neither_constrains_it_nor_ends_before_it(
@@ -82,7 +98,7 @@ def test_a_ca_of_another_root_is_no_anchor() -> None:
 @pytest.mark.parametrize(("ends", "accepted"), [(HOUR, True), (-HOUR / 2, False)])
 def test_an_anchored_ca_ends_with_its_dates(ends: timedelta, accepted: bool) -> None:
     pki = Pki()
-    root = again(pki.root, pki.root, 2 * HOUR, ROOM)
+    root = again(pki.root, pki.root, 2 * HOUR, ROOM, SIGNS)
     pki.nodes = again(pki.nodes, root, ends, NO_ROOM)
     assert anchored(root, pki.nodes)
     leaf, server = pki.leaf(pki.nodes, (), subject=((NameOID.COMMON_NAME, "leaf"),)), pki.service("fabric")
