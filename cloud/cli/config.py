@@ -170,10 +170,17 @@ async def _breakwater(settings: BreakwaterSettings, findings: Findings, *, reada
         rows.extend(await breakwater_stores(engine).authorities.rows())
 
     await _database("breakwater", settings, findings, read)
-    roots = {row: x509.load_der_x509_certificate(row.certificate) for row in rows if row.ca == "root"}
+    certificates: dict[str, x509.Certificate] = {}
+    for row in rows:
+        try:
+            certificates[row.id] = x509.load_der_x509_certificate(row.certificate)
+        except ValueError as error:
+            findings.note(f"CA {row.id}", f"its certificate is not one: {error}", "Restore the database from a backup.")
+    rows = [row for row in rows if row.id in certificates]
+    roots = {row: certificates[row.id] for row in rows if row.ca == "root"}
     wanted = [row for row in rows if row.state in SIGNING]
     for row in wanted:
-        certificate = x509.load_der_x509_certificate(row.certificate)
+        certificate = certificates[row.id]
         why = outside(certificate.not_valid_before_utc, certificate.not_valid_after_utc, utc_now())
         if not why and issuer_among(certificate, roots.values()) is None:
             why = "has no signature of a root of this installation"

@@ -112,6 +112,9 @@ class Connection(asyncio.BufferedProtocol):
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=0)
         self._shared.connections.add(self)
+        if self._closing:  # The connection was evicted between its acceptance and this call.
+            self._transport.abort()
+            return
         self._arm(self._limits.request if self._stream is None else self._limits.handshake)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -233,8 +233,8 @@ class CeremonyRun:
             raise CeremonyError(f"cannot use {before.path}: not a CRL of this root")
         if ceremony.number <= number:
             raise CeremonyError(f"cannot make CRL {ceremony.number}: the CRL before it has the number {number}")
-        if crl.last_update_utc >= self._now:
-            raise CeremonyError(f"cannot make the CRL: {before.path} is not older than now; check the clock")
+        if crl.last_update_utc > self._now:
+            raise CeremonyError(f"cannot make the CRL: {before.path} begins after now; check the clock")
         named = {entry.serial for entry in entries}
         kept = [_entry_of(entry) for entry in crl if entry.serial_number not in named]
         self._signs += [

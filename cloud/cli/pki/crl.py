@@ -68,7 +68,13 @@ async def crl(admin: Admin, args: Namespace) -> None:
     With `--ceremony`, only write the ceremony of a root's next CRL.
     """
     if args.ceremony is not None:
-        active = next(row.id for row in admin.parts.authorities.rows() if row.ca == "root" and row.state == "active")
+        if args.out is not None or args.publish or args.root_crl is not None:
+            message = "cannot prepare a ceremony and do other work in one command"
+            raise CliError(
+                EXIT_USAGE, "options_conflict", message, "Give --ceremony without --out, --publish and --import."
+            )
+        found = admin.parts.authorities.rows()
+        active = next((row.id for row in found if row.ca == "root" and row.state == "active"), "that is active")
         emit(await prepare(admin, args.root or active, args.ceremony), args.json, _prepared)
         return
     if args.root_crl is not None:

@@ -15,12 +15,13 @@ from cloud.breakwater.admin import Admin
 from cloud.breakwater.revocation.root_crls import ROOT_CRL_LIFE
 from cloud.breakwater.store.authorities import AuthorityRow
 from cloud.cli.errors import EXIT_USAGE, CliError
+from cloud.cli.pki.rotate import NOT_NEEDED
 from cloud.crypto.issued import is_issued_by
 from protocol.encoding import sha256_hex
 
 CEREMONY_FILE = "ceremony.toml"
-_REASONS = {"tainted": "cACompromise", "revoked": "superseded"}
-"""The reason that the ceremony file suggests for a CA in this state."""
+_UNLISTED = ("tainted", "revoked")
+"""States in which the CRL of the root has to name a CA."""
 
 
 class PreparedCeremony(msgspec.Struct, frozen=True):
@@ -48,6 +49,8 @@ async def prepare(admin: Admin, root: str, folder: Path) -> PreparedCeremony:
     for row in named:
         inputs[f"{row.id}.pem"] = x509.load_der_x509_certificate(row.certificate).public_bytes(Encoding.PEM)
     days = min(ROOT_CRL_LIFE.days, (certificate.not_valid_after_utc - admin.now()).days)
+    if days < 1:
+        raise CliError(EXIT_USAGE, "root_ended", f"cannot prepare the ceremony: {root} ends within a day")
     text = _text(root, number, days, inputs, named)
     _write(folder, {**inputs, CEREMONY_FILE: text.encode()})
     return PreparedCeremony(str(folder / CEREMONY_FILE), root, number, tuple(row.id for row in named))
@@ -78,7 +81,7 @@ def _unlisted(
         certificate = x509.load_der_x509_certificate(row.certificate)
         if (
             row.ca != "root"
-            and row.state in _REASONS
+            and row.state in _UNLISTED
             and is_issued_by(certificate, root)
             and certificate.serial_number not in listed
         ):
@@ -111,13 +114,19 @@ def _text(root: str, number: int, days: int, inputs: dict[str, bytes], named: li
     for row in named:
         lines += [
             "",
-            f"# {row.id} is {row.state}. Check the date and the reason.",
+            # The text of an operator may have lines. A comment has one.
+            f"# {row.id} is {row.state}: {row.reason!a}. Check the date and the reason.",
             "[[revoked]]",
             f"certificate = {input_of(f'{row.id}.pem')}",
             f"at = {_time(row.changed_at)}",
-            f'reason = "{_REASONS[row.state]}"',
+            f'reason = "{_suggested(row)}"',
         ]
     return "\n".join([*lines, ""])
+
+
+def _suggested(row: AuthorityRow) -> str:
+    """Return the reason that the ceremony file suggests. Only a planned rotation taints a CA without a stated reason."""
+    return "superseded" if row.state == "revoked" or row.reason == NOT_NEEDED else "cACompromise"
 
 
 def _time(at: datetime) -> str:

@@ -150,6 +150,7 @@ BROKEN: list[tuple[Callable[[Path], object], tuple[str, str]]] = [
     (lambda it: swapped(it, "breakwater/certs/nodes-ca.pem"), ("fabric", "certificate chain")),
     (lambda it: swapped(it, "breakwater/certs/root.pem"), ("breakwater", "certificate chain")),
     (lambda it: authority(it, "services-1", ec_certificate("root")), ("breakwater", "CA services-1")),
+    (lambda it: authority(it, "root-1", b"no certificate"), ("breakwater", "CA root-1")),
     (lambda it: authority(it, "root-1", ec_certificate("root")), ("fabric", "certificate chain")),
     (lambda it: shutil.copy(it / KEYS / "services-ca.key.pem", it / KEYS / "nodes-ca.key.pem"), NODES_KEY),
     (no_database, ("breakwater", "database")),

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,7 +13,9 @@ import msgspec
 import pytest
 
 from cloud.http.exchange import long_poll
-from cloud.http.listener import LIMITS, TLS_BYTES_MAX, Limits
+from cloud.http.listener import LIMITS, TLS_BYTES_MAX, Limits, Shared
+from cloud.http.listener import Connection as Protocol
+from cloud.http.places import Places
 from cloud.mtls.server_stream import BARE_RECORDS_MAX
 from cloud.process.serve import CloudServer, Listener
 from tests.cloud.pki import Pki, authority
@@ -369,3 +372,16 @@ def test_a_flood_of_key_updates_ends_its_connection_only(answered: bool) -> None
             assert (await bystander.ask("/open")).status == 200
 
     asyncio.run(test())
+
+
+async def test_a_connection_that_is_evicted_before_it_has_a_transport_frees_its_place() -> None:
+    places, left = Places(10), asyncio.Event()
+    shared = Shared(App(), places, LIMITS, ("127.0.0.1", 0), set(), left)
+    connection = Protocol(shared, ("127.0.0.1", 1), "127.0.0.1")
+    assert places.count == 1
+    connection.evict()
+    accepted, client = socket.socketpair()
+    with client:
+        await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, accepted)
+        await asyncio.wait_for(left.wait(), 10)
+    assert (places.count, shared.connections) == (0, set())

@@ -137,6 +137,13 @@ async def test_a_cross_certificate(room: Room) -> None:
     assert (made.subject, made.public_key()) == (root.subject, root.public_key())
 
 
+async def test_two_lists_of_one_second_follow_each_other_and_none_precedes_its_predecessor(room: Room) -> None:
+    await room.hold(room.crl(1))
+    await room.hold(room.crl(2, f"previous = {room.input('root-1.crl')}"))
+    with pytest.raises(CeremonyError, match=r"root-2\.crl begins after now"):
+        await room.hold(room.crl(3, f"previous = {room.input('root-2.crl')}"), after=-timedelta(seconds=1))
+
+
 async def test_the_roots_lists_grow(room: Room) -> None:
     await room.hold(room.intermediate("nodes-2"))
     await room.hold(room.crl(1))

@@ -49,6 +49,12 @@ def test_the_roots_next_crl_is_signed_in_a_ceremony_and_imported(host: Host) -> 
     assert host.pki("crl", "--import", older, expect=77)["error"]["code"] == "refused"
 
 
+@pytest.mark.parametrize("second", ["--publish", "--import=root.crl", "--out=crls"])
+def test_a_ceremony_is_prepared_alone(host: Host, second: str) -> None:
+    host.refused(2, "options_conflict", "crl", "--ceremony", str(host.scratch / "room"), second)
+    assert not (host.scratch / "room").exists()
+
+
 def test_openssl_and_gnutls_accept_a_chain_with_both_crls(host: Host) -> None:
     """`make drills PART=strangers` asks more programs."""
     out, issuer = host.scratch / "crls", host.directory / "breakwater"

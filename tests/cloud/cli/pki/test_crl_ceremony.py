@@ -9,6 +9,7 @@ from cloud.breakwater.admin import Admin
 from cloud.breakwater.ceremony.file import CrlCeremony, read_ceremony
 from cloud.cli.main import main
 from cloud.cli.pki.crl_ceremony import prepare
+from cloud.cli.pki.rotate import NOT_NEEDED
 from tests.cloud.cli.pki.support import Host
 
 pytestmark = pytest.mark.slow
@@ -30,10 +31,15 @@ def test_the_host_prepares_the_ceremony_of_the_roots_next_crl(host: Host) -> Non
     assert (root["number"], root["entries"]) == (2, 0)
 
 
-def test_the_prepared_ceremony_names_a_ca_that_is_not_trusted_any_more(host: Host) -> None:
+@pytest.mark.parametrize(
+    ("operators", "suggested"), [("its key was\nstolen\x7f", "cACompromise"), (NOT_NEEDED, "superseded")]
+)
+def test_the_prepared_ceremony_names_a_ca_that_is_not_trusted_any_more(
+    host: Host, operators: str, suggested: str
+) -> None:
     async def taint(admin: Admin) -> None:
         rows = [row for row in admin.parts.authorities.rows() if row.id == "nodes-1"]
-        rows = [msgspec.structs.replace(row, state="tainted") for row in rows]
+        rows = [msgspec.structs.replace(row, state="tainted", reason=operators) for row in rows]
         others = [row for row in admin.parts.authorities.rows() if row.id != "nodes-1"]
         admin.parts.authorities.rows = lambda: (*others, *rows)  # type: ignore[method-assign]  # a state that rotation makes
         made = await prepare(admin, "root-1", host.scratch / "room")
@@ -43,4 +49,4 @@ def test_the_prepared_ceremony_names_a_ca_that_is_not_trusted_any_more(host: Hos
     ceremony, _ = read_ceremony(host.scratch / "room" / "ceremony.toml")
     assert isinstance(ceremony, CrlCeremony)
     (revoked,) = ceremony.revoked
-    assert (revoked.certificate.path, revoked.reason) == ("nodes-1.pem", "cACompromise")
+    assert (revoked.certificate.path, revoked.reason) == ("nodes-1.pem", suggested)
