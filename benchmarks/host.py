@@ -19,8 +19,9 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.world import World, cpu_seconds
+from lab.cloud import PORTS
 from lab.postgres import ROLE, Cluster
-from lab.processes import BIN, Process, StepFailed, free_ports, wait_until
+from lab.processes import BIN, Process, StepFailed, accepts, free_ports, wait_until
 
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -106,7 +107,7 @@ class Server(msgspec.Struct, frozen=True):
 
 def install(world: World, name: str, postgres: Postgres | None) -> tuple[Path, int]:
     """Make an installation; return its directory and its first port."""
-    directory, port = world.directory / name, free_ports(6)
+    directory, port = world.directory / name, free_ports(PORTS)
     world.operate("init", "--dir", str(directory), "--port-base", str(port))
     if postgres is not None:
         settings = directory / "breakwater" / "settings.toml"
@@ -160,7 +161,7 @@ def cloud(world: World, postgres: Postgres | None = None) -> Iterator[Server]:
     """Run `cascade up` (Fabric and Breakwater) for a new installation, on the first core. `port` is Fabric's."""
     engine = "sqlite" if postgres is None else "postgresql"
     name = f"cloud-{engine}"
-    directory, port = world.directory / name, free_ports(6)
+    directory, port = world.directory / name, free_ports(PORTS)
     databases = [] if postgres is None else [
         part
         for service in ("breakwater", "fabric")
@@ -173,6 +174,8 @@ def cloud(world: World, postgres: Postgres | None = None) -> Iterator[Server]:
         process = world.start(name, pinned([str(BIN / "cascade"), "up", "--dir", str(directory)]))
     try:
         wait_until("the cloud's answer", lambda: _healthy(process, port + 3))
+        # Fabric starts after Breakwater. On PostgreSQL it needs a second more.
+        wait_until("Fabric's listener", lambda: accepts(port + 2))
         yield Server(engine, directory, process.pid, port, port + 3, postgres)
     finally:
         process.stop()
