@@ -58,6 +58,10 @@ class Postgres:
         """Make a database; return its name."""
         return self._cluster.create("template0", "ENCODING 'UTF8'", "LOCALE 'C'").name
 
+    def new_database(self) -> str:
+        """Make a database; return its address as `cascade init` reads it."""
+        return f"postgresql://{ROLE}@/{self.create()}?host={self.socket}"
+
     def execute(self, database: str, *statements: str) -> None:
         """Run statements in a database."""
         command = ["psql", "-q", "-h", str(self.socket), "-U", ROLE, "-d", database, "-v", "ON_ERROR_STOP=1"]
@@ -108,13 +112,8 @@ class Server(msgspec.Struct, frozen=True):
 def install(world: World, name: str, postgres: Postgres | None) -> tuple[Path, int]:
     """Make an installation; return its directory and its first port."""
     directory, port = world.directory / name, free_ports(PORTS)
-    world.operate("init", "--dir", str(directory), "--port-base", str(port))
-    if postgres is not None:
-        settings = directory / "breakwater" / "settings.toml"
-        kept = settings.read_text().partition("[database]")[0]
-        # The folder has all files that a new database needs: it takes the CAs from there.
-        database = f'engine = "postgresql"\nhost = "{postgres.socket}"\nname = "{postgres.create()}"\nuser = "{ROLE}"\n'
-        settings.write_text(f"{kept}[database]\n{database}")
+    databases = [] if postgres is None else ["--breakwater-database", postgres.new_database()]
+    world.operate("init", "--dir", str(directory), "--port-base", str(port), *databases)
     allow_load(directory / "breakwater" / "settings.toml")
     return directory, port
 
@@ -165,7 +164,7 @@ def cloud(world: World, postgres: Postgres | None = None) -> Iterator[Server]:
     databases = [] if postgres is None else [
         part
         for service in ("breakwater", "fabric")
-        for part in (f"--{service}-database", f"postgresql://{ROLE}@/{postgres.create()}?host={postgres.socket}")
+        for part in (f"--{service}-database", postgres.new_database())
     ]  # fmt: skip
     world.operate("init", "--dir", str(directory), "--port-base", str(port), *databases)
     for service in ("breakwater", "fabric"):
