@@ -110,7 +110,7 @@ def connect(path: Path, *, writes: bool) -> sqlite3.Connection:
         check_same_thread=False,
         cached_statements=CACHED_STATEMENTS,
         detect_types=sqlite3.PARSE_DECLTYPES | sqlite3.PARSE_COLNAMES,
-        timeout=0.0,
+        timeout=READER_BUSY_MS / 1000,  # another process may close the database now, which locks it for a moment
     )
     try:
         if writes:
@@ -119,8 +119,8 @@ def connect(path: Path, *, writes: bool) -> sqlite3.Connection:
             connection.execute("PRAGMA foreign_keys = ON")
             connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
             connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_CHECKPOINT_PAGES}").fetchall()
+            connection.execute("PRAGMA busy_timeout = 0").fetchall()
         else:
-            connection.execute(f"PRAGMA busy_timeout = {READER_BUSY_MS}").fetchall()
             connection.execute("PRAGMA query_only = ON")
     except sqlite3.Error:
         connection.close()

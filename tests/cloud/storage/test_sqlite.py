@@ -6,6 +6,7 @@ import resource
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -402,3 +403,16 @@ def test_numbers_flags_and_times_keep_their_types(database: Path) -> None:
     assert [row["flag"] for row in rows] == [True, False]
     assert all(type(row["flag"]) is bool and type(row["n"]) is int and row["none"] is None for row in rows)
     assert (rows[0]["n"], rows[0]["at"], rows[0]["at"].tzinfo) == (2**63 - 1, at, UTC)
+
+
+def test_an_opening_waits_while_another_process_closes_the_database(database: Path) -> None:
+    """The last connection that closes holds the file alone while SQLite merges the log."""
+    with contextlib.closing(connect(database, writes=True)) as last, ThreadPoolExecutor(1) as pool:
+        last.execute("PRAGMA locking_mode = EXCLUSIVE").fetchall()
+        last.execute("BEGIN IMMEDIATE")
+        opening = pool.submit(connect, database, writes=True)
+        assert not wait([opening], 0.1).done
+        last.execute("ROLLBACK")
+        last.close()
+        with contextlib.closing(opening.result()) as opened:
+            assert opened.execute("PRAGMA busy_timeout").fetchone() == (0,)
