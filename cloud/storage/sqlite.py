@@ -48,8 +48,9 @@ BUSY_WAIT_SECONDS = 5.0
 operator's shell."""
 BUSY_POLL_SECONDS = 0.02
 """Pause between two tries while another process holds the write lock: SQLite has no event for its end."""
-READER_BUSY_MS = 2_000
-"""In WAL mode, a reader waits only while another process recovers or closes the log."""
+BUSY_MS = 2_000
+"""Milliseconds for which an opening or a reader waits. In WAL mode, it waits only while another process recovers or
+closes the log."""
 CACHED_STATEMENTS = 512
 """Prepared statements that a connection keeps."""
 WAL_CHECKPOINT_PAGES = 4_000
@@ -110,7 +111,7 @@ def connect(path: Path, *, writes: bool) -> sqlite3.Connection:
         check_same_thread=False,
         cached_statements=CACHED_STATEMENTS,
         detect_types=sqlite3.PARSE_DECLTYPES | sqlite3.PARSE_COLNAMES,
-        timeout=READER_BUSY_MS / 1000,  # another process may close the database now, which locks it for a moment
+        timeout=BUSY_MS / 1000,  # another process may close the database now, which locks it for a moment
     )
     try:
         if writes:

@@ -217,9 +217,9 @@ class CeremonyRun:
         return Entry(certificate.serial_number, at, REASON_NUMBERS[revoked.reason])
 
     def _kept(self, ceremony: CrlCeremony, before: Input, entries: list[Entry], root: x509.Certificate) -> list[Entry]:
-        """Return the entries of the CRL before this one that `entries` lacks. A revocation of a root is permanent.
+        """Return the entries of the previous CRL that `entries` lacks. A revocation by a root is permanent.
 
-        Raises CeremonyError if the CRL before this one is not of this root, or is not older.
+        Raises CeremonyError if the previous CRL is not of this root, has this number or a higher one, or begins later.
         """
         pem = self._read(before, INPUT_BYTES_MAX)
         try:
