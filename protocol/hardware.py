@@ -14,9 +14,19 @@ import re
 from collections.abc import Iterable
 from typing import Literal
 
-from protocol.placeholders import is_placeholder, normalise, swapped_uuid
+from protocol.placeholders import SAMPLES, is_placeholder, normalise, swapped_uuid
 
-__all__ = ["SALT_BYTES", "WEIGHTS", "ComponentKind", "canonical", "component_hmac", "fingerprint", "is_placeholder"]
+__all__ = [
+    "SALT_BYTES",
+    "WEIGHTS",
+    "ComponentKind",
+    "canonical",
+    "component_hmac",
+    "fingerprint",
+    "is_placeholder",
+    "named",
+    "placeholder_hmacs",
+]
 
 ComponentKind = Literal["product_uuid", "board_serial", "chassis_serial", "disk_serial", "disk_wwn", "mac"]
 
@@ -28,7 +38,7 @@ WEIGHTS: dict[str, int] = {
     "disk_wwn": 15,
     "mac": 10,
 }
-"""Weight of each kind, however many values it has. No code uses the weights yet; the software tier will."""
+"""Weight of each kind, however many values it has. `protocol.fingerprint` compares by these weights."""
 
 SALT_BYTES = 32
 
@@ -102,3 +112,11 @@ def fingerprint(salt: bytes, components: dict[str, str]) -> dict[str, str]:
         for name, value in sorted(components.items())
         if not is_placeholder(value)
     }
+
+
+def placeholder_hmacs(salt: bytes) -> frozenset[str]:
+    """The HMACs of the known placeholders, in hex, for every kind. `salt` is the tenant's.
+
+    An agent sends no placeholder that it knows. The cloud may know more of them than an older agent.
+    """
+    return frozenset(component_hmac(salt, kind, value) for kind in WEIGHTS for value in SAMPLES)

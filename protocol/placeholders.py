@@ -26,19 +26,24 @@ _SMALL_WORDS = frozenset(
 )  # fmt: skip
 """Words between the labels. They count as whole words only, because many serial numbers begin with these letters."""
 
-_VALUES = frozenset(
-    {
-        "07090201-0103-0301-0807-060504030201",
-        "12345678-1234-5678-90ab-cddeefaabbcc",
-        "890e2d14-cacd-45d1-ae66-bc80e8bfeb0f",
-        "8e275844-178f-44a8-aceb-a7d7e5178c63",
-        "dc698397-fa54-4cf2-82c8-b1b5307a6a7f",
-        "00:90:4c:11:22:33",
-        ".pcie2",
-        "123",
-    }
-)
-"""Values that follow no rule and were seen on many machines: firmware samples, default memory of network cards."""
+SAMPLES: dict[str, str] = {
+    "00020003-0004-0005-0006-000700080009": "FreeBSD, rc.d/hostid; the sample of a firmware kit",
+    "07090201-0103-0301-0807-060504030201": "FreeBSD, rc.d/hostid",
+    "12345678-1234-5678-90ab-cddeefaabbcc": "sample of a firmware kit",
+    "4c4c4544-0000-2010-8020-80c04f202020": "FreeBSD, rc.d/hostid; a Dell board without its service tag",
+    "58585858-5858-5858-5858-585858585858": "FreeBSD, rc.d/hostid",
+    "890e2d14-cacd-45d1-ae66-bc80e8bfeb0f": "FreeBSD, rc.d/hostid",
+    "8a95d198-7f46-11e5-bf8b-08002704d48e": "edk2 platform code; SolidRun/lx2160a_uefi issue 4",
+    "8e275844-178f-44a8-aceb-a7d7e5178c63": "FreeBSD, rc.d/hostid",
+    "dc698397-fa54-4cf2-82c8-b1b5307a6a7f": "FreeBSD, rc.d/hostid",
+    "deadbeef-dead-beef-dead-beefdeadbeef": "written by test tools",
+    "fefefefe-fefe-fefe-fefe-fefefefefefe": "FreeBSD, rc.d/hostid",
+    "00:90:4c:11:22:33": "default memory of Broadcom's wireless cards",
+    "00:e0:4c:36:00:01": "example of Realtek's programming tool, left in network adapters",
+    ".pcie2": "serial number of boards of one batch",
+    "123": "serial number typed by an assembler",
+}
+"""Values that were seen on many machines, with the source. Most UUIDs follow a rule below as well."""
 
 _VALUE_PATTERNS = (
     # A Dell UUID holds the letters "DELL" and the seven characters of the service tag. Here all seven are blank.
@@ -91,7 +96,7 @@ def is_placeholder(value: str) -> bool:
 
 
 def _is_known(text: str) -> bool:
-    return text in _VALUES or any(pattern.fullmatch(text) for pattern in _VALUE_PATTERNS)
+    return text in SAMPLES or any(pattern.fullmatch(text) for pattern in _VALUE_PATTERNS)
 
 
 def _says_nothing(text: str) -> bool:
