@@ -1,7 +1,7 @@
-"""Background tasks: the agent. It wires its parts, settles at the start, and decides when each exchange happens.
+"""Background tasks: the agent. It wires its parts, settles at the start, and runs its loops until a signal ends it.
 
-`node.exchanges` has the steps of each exchange. `node.licensing.verdict` judges the licence. The TPM holds the key.
-Before READY the agent checks the TPM and asks the cloud. A revoked node does not start. After READY the agent keeps
+`node.settling` has the work before READY. `node.heartbeat` decides when the agent contacts the cloud. `node.exchanges`
+has the steps of each exchange. `node.licensing.verdict` judges the licence. The TPM holds the key. Before READY the agent checks the TPM and asks the cloud. A revoked node does not start. After READY the agent keeps
 running in every state of the licence; only the gate opens and closes. While the cloud cannot be reached, the dates of
 the lease decide.
 """
@@ -11,7 +11,6 @@ import random
 import secrets
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
 from functools import partial
 from typing import Self
 
@@ -20,26 +19,25 @@ import trio
 from node.clock import Clock, asleep_seconds, utc_now
 from node.config import Config
 from node.disk.boot import BootRecord
-from node.disk.thread import DISK_SECONDS_MAX
-from node.errors import NodeError
 from node.exchanges import schedule
 from node.exchanges.contact import Contact
-from node.exchanges.first_answer import FirstAnswer
 from node.exchanges.wake_channel import WakeChannel
-from node.exits import Exit
+from node.heartbeat import Heartbeat
 from node.hwbind.errors import TpmError
 from node.hwbind.tpm import Tpm
 from node.licensing.hardware import HardwareCheck
 from node.licensing.licence import Licence
 from node.licensing.verdict import Snapshot
-from node.link import api
 from node.local import routes
 from node.local.documents import StatusDocument, status_document
 from node.local.server import Serving
+from node.settling import Revoked, Settling, Superseded
 from node.state import State
-from node.supervision import UnexpectedErrors, run_once, supervised
+from node.supervision import UnexpectedErrors, supervised
 from node.system import notify
-from node.waits import CHECK_SECONDS, MOVE_SECONDS_MIN, Move, Waits
+from node.waits import Waits
+
+__all__ = ["REPORT_SECONDS", "STOP_SECONDS_MAX", "WATCHDOG_PAUSE_SECONDS", "Agent", "Revoked", "Superseded"]
 
 log = logging.getLogger("cascadia.agent")
 
@@ -50,20 +48,6 @@ WATCHDOG_PAUSE_SECONDS = 1.0
 REPORT_SECONDS = 1.0
 """Longest pause between two checks of the verdict. A contact ends the pause. The passing of time alone also changes the
 verdict, and no event reports a clock that somebody sets."""
-
-
-class Revoked(NodeError):
-    """A revoked node does not start."""
-
-    exit = Exit.REVOKED
-    code = "revoked"
-    next = "Ask the operator for an activation code that readmits this node, then run `cascadia activate FILE`."
-
-
-class Superseded(Revoked):
-    """A later activation of the same chip has replaced this generation. The node does not start."""
-
-    code = "superseded"
 
 
 class Agent:
@@ -80,29 +64,23 @@ class Agent:
         self.config = config
         self.contact = contact
         self._hardware = hardware
-        self._clock = clock
         self._trust = contact.licence.trust
-        self._errors = UnexpectedErrors(contact.conditions)
+        self._errors = errors = UnexpectedErrors(contact.conditions)
         self._saver = contact.saver
-        self._wake = trio.Event()
-        self._contacted = trio.Event()
         # Spreads waits over a fleet; it makes no secret.
         self._random = random.Random(secrets.randbits(64))  # noqa: S311 (see above)
-        self._waits = Waits(clock, asleep)
+        self._waits = waits = Waits(clock, asleep)
+        self._settling = Settling(contact, hardware, waits, self._random, errors, config.settle_seconds)
+        self.heartbeat = Heartbeat(contact, hardware, clock, waits, self._random, errors, config.heartbeat_seconds)
         self._channel = WakeChannel(
             contact.connection,
             self.wake,
-            self._waits,
+            waits,
             config.heartbeat_seconds,
             self._random,
             contact.conditions,
             lambda: self.licence.presented,
         )
-        # Set when the time of the next contact has to be computed again.
-        self._rescheduled = trio.Event()
-        self._first_answer: FirstAnswer | None = None
-        # By the boot-time clock: a date would stay wrong after the wall clock is corrected.
-        self._renew_from: float | None = None
 
     @classmethod
     def load(
@@ -146,61 +124,17 @@ class Agent:
         try:
             await self.contact.renew(rekey=rekey)
         finally:
-            self._contacted.set()
+            self.heartbeat.report_contact()
         if not self.licence.revoked:
             self.wake()
 
     def wake(self) -> None:
         """Have the licence refreshed now, before its time."""
-        self._wake.set()
-        self._rescheduled.set()
-
-    # Settling
+        self.heartbeat.wake()
 
     async def settle(self) -> None:
-        """Check the hardware, then ask the cloud, for at most `settle_seconds`.
-
-        If the cloud answers in time, its answer decides; otherwise the stored evidence decides. While the stored
-        evidence keeps the gate closed, the contact is retried until the time is over. With an open gate it is retried
-        for some seconds, if the machine has no network yet.
-        After an unexpected exception of the check the gate stays closed until the TPM has passed a later check.
-        Raises TpmError as `HardwareCheck.check`.
-        """
-        try:
-            await self._check_hardware()
-        except (NodeError, TpmError):
-            raise
-        except Exception as error:  # noqa: BLE001 (the agent goes on)
-            self._errors.report("hardware check", error)
-        if self.licence.revoked or self._hardware.status != "ours":
-            return
-        # Time services often set the clock while a machine starts. The first comparison is with the time here.
-        self._waits.check()
-        with trio.move_on_after(self.config.settle_seconds) as scope:
-            network_by = self._waits.now() + schedule.SETTLE_NETWORK_SECONDS
-            while not await self.contact.attempt() and self._settling_helps(network_by):
-                pause = schedule.settle_retry_seconds(self._random)
-                await self._waits.sleep(max(pause, self.contact.retry_after_seconds))
-        if scope.cancelled_caught and self.contact.failures == 0:
-            cut = f"cannot reach the cloud: it did not answer within {self.config.settle_seconds:g} s of the start"
-            self.contact.count_silence(api.CloudUnreachable(cut, code="timed_out"))
-        if scope.cancelled_caught:
-            log.warning("the settling time is over; the stored evidence decides")
-
-    def _settling_helps(self, network_by: float) -> bool:
-        """Whether to retry before READY: the gate is closed, or the network may come until `network_by`.
-
-        A TPM that fails is not asked again and again.
-        """
-        if self._hardware.status != "ours":
-            return False
-        failure = self.contact.last_failure
-        no_network = failure is not None and failure.code in api.NO_NETWORK
-        return not self.licence.verdict().gate_open or (no_network and self._waits.now() < network_by)
-
-    async def _check_hardware(self) -> None:
-        """Check the TPM. Raises as `HardwareCheck.check`."""
-        await self._hardware.check(self.licence.identity.node_key, self.licence.identity.endorsement)
+        """Check the hardware, then ask the cloud. Raises as `Settling.settle`."""
+        await self._settling.settle()
 
     # Loops
 
@@ -213,7 +147,7 @@ class Agent:
         """
         try:
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-                if await self._settled(signals, announced=announced):
+                if await self._settling.settled(signals, announced=announced):
                     await self._serve(signals, ready)
             notify.stopping()
         finally:
@@ -228,59 +162,12 @@ class Agent:
         except Exception as error:  # noqa: BLE001 (the exit code is that of the run)
             self._errors.report("stopping", error)
 
-    async def _settled(self, signals: AsyncIterator[int], *, announced: bool) -> bool:
-        """Settle. Returns False if a signal came first.
-
-        Unless `announced`, raises Revoked, TpmError; not in an ExceptionGroup.
-        """
-        outcome: NodeError | TpmError | bool = False
-        async with trio.open_nursery() as nursery:
-
-            async def settle() -> None:
-                nonlocal outcome
-                error = await run_once("settling", self.settle, self._errors)
-                if isinstance(error, NodeError | TpmError):
-                    outcome = error
-                else:
-                    if error is not None:
-                        # The stored evidence decides, and the agent goes on.
-                        self._errors.report("settling", error)
-                    outcome = self._refusal_to_start() or True
-                    if isinstance(outcome, Revoked) and not announced:
-                        await run_once("storing", self._store_revocation, self._errors)
-                nursery.cancel_scope.cancel()
-
-            nursery.start_soon(settle)
-            await anext(signals)
-            nursery.cancel_scope.cancel()
-        if not isinstance(outcome, Exception):
-            return outcome
-        if not announced:
-            raise outcome
-        if isinstance(outcome, TpmError):
-            self._hardware.report_fault(outcome)
-        return True
-
-    async def _store_revocation(self) -> None:
-        """Have the revocation stored before the process ends, also by a slow disk. The next start may be offline."""
-        with trio.move_on_after(DISK_SECONDS_MAX):
-            await self._saver.flush()
-
-    def _refusal_to_start(self) -> Revoked | None:
-        """The error of a start whose generation is revoked or superseded; otherwise None."""
-        if not self.licence.revoked:
-            return None
-        verdict = self.licence.verdict()
-        if verdict.superseded:
-            return Superseded(f"cannot start: {verdict.reason}", next_step=verdict.next)
-        return Revoked("cannot start: this node is revoked")
-
     async def _serve(self, signals: AsyncIterator[int], ready: Callable[[], None]) -> None:
         # A socket that cannot be made at the start ends the agent (SocketUnusable).
         socket = Serving(self.config.socket, routes.handler(self), self.contact.conditions)
         loops: dict[str, Callable[[], Awaitable[None]]] = {
             "socket": socket.run,
-            "clock": self._keep_clock,
+            "clock": self.heartbeat.keep_clock,
             "wake channel": partial(self._channel.keep, lambda: self.licence.revoked),
             "report": self._keep_reported,
             "trust": self._keep_trust,
@@ -288,7 +175,9 @@ class Agent:
         }
         async with trio.open_nursery() as nursery:
             # Its TpmError ends the agent on purpose.
-            nursery.start_soon(partial(supervised, ends=(TpmError,)), "heartbeat", self._keep_current, self._errors)
+            nursery.start_soon(
+                partial(supervised, ends=(TpmError,)), "heartbeat", self.heartbeat.keep_current, self._errors
+            )
             for where, loop in loops.items():
                 nursery.start_soon(supervised, where, loop, self._errors)
             # Systemd waits for the sign of life, so the pause is short.
@@ -303,119 +192,6 @@ class Agent:
         verdict = self.licence.verdict()
         return f"{verdict.state}, gate {'open' if verdict.gate_open else 'closed'}"
 
-    async def _keep_current(self) -> None:
-        """Ask the cloud in each heartbeat slot, when lease or session is due, and when woken."""
-        heartbeat = self.config.heartbeat_seconds
-        self._first_answer = first = FirstAnswer(self._waits.now(), heartbeat, self._random)
-        if self.contact.last_contact_at is not None:
-            first.answered()
-        while not self.licence.revoked:
-            await self._contact_due(first)
-            if self._hardware.status != "ours":
-                await self._look_for_hardware()
-            # Even without the TPM: the present session can still fetch the cloud's statement.
-            first.tried()
-            if await self.contact.attempt():
-                first.answered()
-            self._contacted.set()
-            self._raise_lasting_fault()
-            await self._renew_device_if_due()
-            # The cloud limits this node, or is busy. A change of the standing waits as well.
-            await self._waits.sleep(self.contact.retry_after_seconds)
-        verdict = self.licence.verdict()
-        log.error("%s. The gate is closed until this machine is activated again. %s", verdict.reason, verdict.next)
-
-    async def _contact_due(self, first: FirstAnswer) -> None:
-        """Wait until the next contact is due, or until `wake`. A clock that moves has the time computed again."""
-        while not self._wake.is_set():
-            self._rescheduled = trio.Event()
-            wait = schedule.next_contact_seconds(
-                now=self._clock(),
-                node=self.licence.identity.node,
-                lease=self.licence.lease,
-                session_until=self.contact.connection.session_until,
-                failures=self.contact.failures,
-                heartbeat_seconds=self.config.heartbeat_seconds,
-            )
-            quick = first.seconds(self._waits.now()) if self._hardware.status == "ours" else None
-            with trio.move_on_after(wait if quick is None else min(wait, quick)):
-                await self._rescheduled.wait()
-                continue
-            break
-        self._wake = trio.Event()
-
-    async def _keep_clock(self) -> None:
-        """Check the clocks every second. If one moved, compute the times of the next contacts again."""
-        while True:
-            await trio.sleep(CHECK_SECONDS)
-            move = self._waits.check()
-            if move is not None:
-                self._take_move(move)
-
-    def _take_move(self, move: Move) -> None:
-        """Ask the cloud soon if the machine has slept, or if the lease is past a date by the new time.
-
-        Otherwise a step of the wall clock brings no contact, because one wrong time server steps a whole fleet.
-        """
-        log.warning(
-            "the clocks moved: the machine slept %d s, the wall clock was set by %d s",
-            round(move.slept_seconds),
-            round(move.stepped_seconds),
-        )
-        slept, stepped = move.slept_seconds >= MOVE_SECONDS_MIN, abs(move.stepped_seconds) >= MOVE_SECONDS_MIN
-        if stepped:
-            # Both may have come from the clock before the step. The next contact finds what is still wrong.
-            for code in ("clock_wrong", "device_renewal_failed"):
-                self.contact.conditions.clear(code)
-            self._renew_from = None
-        if self._first_answer is not None and (slept or self.licence.verdict().state != "active"):
-            self._first_answer.begin(self._waits.now())
-        self._rescheduled.set()
-
-    async def _look_for_hardware(self) -> None:
-        """Check the hardware after READY. A fault does not end the agent here; `_raise_lasting_fault` does, later."""
-        try:
-            await self._check_hardware()
-        except TpmError as error:
-            self._hardware.report_fault(error)
-        except Exception as error:  # noqa: BLE001 (the contact that follows matters more)
-            self._errors.report("hardware check", error)
-        else:
-            self._errors.clear("hardware check")
-
-    def _raise_lasting_fault(self) -> None:
-        """End the agent (exit 87) if a TPM that is not known fails at `refresh_after`, so that systemd restarts it.
-
-        Without a lease (a suspended node, for example) the agent keeps running: a restart would gain nothing.
-        """
-        fault, lease = self._hardware.unknown_fault, self.licence.lease
-        if fault is not None and lease is not None and self._clock() >= lease.refresh_after:
-            raise fault
-
-    async def _renew_device_if_due(self) -> None:
-        """Renew the device certificate at its time, or by the lease's renewal order.
-
-        A failed renewal is retried in the node's heartbeat slots.
-        """
-        identity, now = self.licence.identity, self._clock()
-        waits = self._renew_from is not None and self._waits.now() < self._renew_from
-        if waits or self.contact.connection.credentials is None:
-            return
-        heartbeat = self.config.heartbeat_seconds
-        certificate = identity.chain[0]
-        ordered = schedule.device_renewal_ordered(certificate, self.licence.lease, now, identity.node, heartbeat)
-        if ordered:
-            # The order may follow a rotation. The refreshed trust has the new issuing CA, and verifies its certificate.
-            await self.contact.refresh_trust()
-        elif not schedule.device_renewal_due(certificate, now, identity.node):
-            return
-        pause = schedule.next_slot(identity.node, now, heartbeat) - now
-        self._renew_from = self._waits.now() + pause.total_seconds()
-        # A failure is a condition already.
-        with suppress(NodeError, TpmError):
-            await self.contact.renew_device()
-            self.wake()
-
     async def _keep_reported(self) -> None:
         """Report a changed verdict to systemd and the log."""
         before = ""
@@ -425,9 +201,7 @@ class Agent:
                 log.info("state: %s", headline)
                 notify.status(headline)
                 before = headline
-            with trio.move_on_after(REPORT_SECONDS):
-                await self._contacted.wait()
-            self._contacted = trio.Event()
+            await self.heartbeat.wait_for_contact(REPORT_SECONDS)
 
     async def _keep_trust(self) -> None:
         """Refresh the published trust about once a day. The verified trust stays until a newer one verifies.

@@ -5,7 +5,6 @@ import signal
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from datetime import datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -13,7 +12,7 @@ import pytest
 import trio
 
 from node.agent import Agent, Revoked, Superseded
-from node.config import HEARTBEAT_SECONDS_MAX, Config
+from node.config import Config
 from node.exchanges import schedule
 from node.exchanges.wake_channel import POLL_PAUSE_SECONDS
 from node.exits import Exit
@@ -21,15 +20,13 @@ from node.hwbind import keys
 from node.hwbind.errors import TpmAbsent, TpmError, TpmFailed, TpmPermission
 from node.hwbind.tpm import Tpm
 from node.licensing import saving
-from node.link.api import CloudUnreachable
 from node.local.client import request
 from node.state import State
 from node.trust.published import TrustSet
-from protocol.messages.est import PATH_SIMPLEREENROLL
 from tests.node.conftest import Machine
 from tests.node.shells import VERSION, Refreshes, agent_config, apply, identity, load_licence
 from tests.shared_chips import shared_chip
-from tests.simulators.fabric import DAY, Fabric, Reply, Request, always, hang, problem, refused, utc_now
+from tests.simulators.fabric import DAY, Fabric, Reply, Request, always, hang, refused, utc_now
 from tests.waiting import stays, until
 
 SESSIONS = "/v1/node/sessions"
@@ -399,154 +396,6 @@ def test_the_keys_are_real(tpm: Tpm, machine: Machine) -> None:
 
 
 @pytest.mark.slow
-async def test_an_order_of_the_lease_renews_once(agent: Agent, fabric: Fabric, refreshes: Refreshes) -> None:
-    def made_at(at: datetime) -> bytes:
-        return fabric.node_chain(agent.licence.identity.node_key.public_key(), 1, not_before=at)[0]
-
-    await agent.settle()
-    chain = (made_at(utc_now() - DAY), fabric.nodes.der)
-    agent.licence.replace_certificate(chain, agent.licence.identity.node_key)
-    fabric.say(fabric.lease(renew_device_after=utc_now() - timedelta(seconds=10)))
-    assert await agent.contact.attempt()
-    await agent._renew_device_if_due()
-    assert agent.licence.identity.chain != chain
-    assert refreshes.asked == 1
-    assert agent._wake.is_set()
-    assert await agent.contact.attempt()
-    agent._renew_from = None
-    await agent._renew_device_if_due()
-    renewals = [request for request in fabric.requests if request.path == PATH_SIMPLEREENROLL]
-    assert len(renewals) == 1
-
-
-class Clocks:
-    """The clocks of a machine that can sleep, and whose wall clock can be set."""
-
-    def __init__(self) -> None:
-        self.slept = 0.0
-        self.stepped = 0.0
-
-    def wall(self) -> datetime:
-        return utc_now() + timedelta(seconds=self.slept + self.stepped)
-
-    def asleep(self) -> float:
-        return self.slept
-
-
-@pytest.fixture
-def clocks(monkeypatch: pytest.MonkeyPatch) -> Clocks:
-    monkeypatch.setattr("node.agent.CHECK_SECONDS", 0.02)
-    monkeypatch.setattr(schedule, "WAKING_SECONDS_MAX", 0.1)
-    return Clocks()
-
-
-def short_lease(fabric: Fabric) -> str:
-    at = utc_now()
-    names = ("refresh_after", "expires_at", "grace_until", "terminate_at")
-    dates: dict[str, object] = {name: at + timedelta(seconds=20 + number) for number, name in enumerate(names)}
-    return fabric.lease(0, None, **dates)
-
-
-@pytest.mark.usefixtures("no_heartbeat")
-@pytest.mark.parametrize("move", ["slept", "stepped"])
-async def test_past_the_dates_of_its_lease_the_agent_asks_when_the_clocks_move(
-    move: str, config: Config, state: State, tpm: Tpm, fabric: Fabric, clocks: Clocks
-) -> None:
-    fabric.say(short_lease(fabric))
-    fabric.answers[EVENTS] = hang
-    agent = Agent.load(config, state, tpm, clocks.wall, clocks.asleep)
-    async with running(agent):
-        await until_it_polls(fabric)
-        asked = len(fabric.requests)
-        await stays("no request", lambda: len(fabric.requests) == asked, 0.2)
-        fabric.say(fabric.lease())
-        setattr(clocks, move, 200.0)
-        assert agent.licence.verdict().state == "terminated"
-        await until("the new lease", lambda: agent.licence.verdict().state == "active", 3)
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("no_heartbeat")
-async def test_a_step_of_the_clock_within_the_lease_brings_no_contact(
-    config: Config, state: State, tpm: Tpm, fabric: Fabric, clocks: Clocks, caplog: pytest.LogCaptureFixture
-) -> None:
-    """One wrong time server steps a whole fleet at once. The times of the next contacts are computed again."""
-    fabric.answers[EVENTS] = hang
-    agent = Agent.load(config, state, tpm, clocks.wall, clocks.asleep)
-    async with running(agent):
-        await until_it_polls(fabric)
-        asked = len(fabric.requests)
-        agent.contact.conditions.report("clock_wrong", "this machine's clock is slow")
-        agent._renew_from = agent._waits.now() + 600
-        clocks.stepped = 3600.0
-        await until("the report of the step", lambda: "the wall clock was set by 3600 s" in caplog.text)
-        await until("a renewal date by the new time", lambda: agent._renew_from is None)
-        assert "clock_wrong" not in [each.code for each in agent.contact.conditions.current()]
-        await stays("no request", lambda: len(fabric.requests) == asked, 0.2)
-
-
-async def test_a_network_that_comes_while_the_agent_settles_opens_the_gate(
-    config: Config, state: State, tpm: Tpm, fabric: Fabric, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(schedule, "SETTLE_RETRY_SECONDS", 0.05)
-    later = Agent.load(config, state, tpm, lambda: utc_now() + 61 * DAY)
-    tries = 0
-
-    async def late(_: Request) -> Reply:
-        nonlocal tries
-        tries += 1
-        if tries == 3:
-            # From here on the machine's clock is right, so that the session's certificate is valid.
-            later._clock = later.contact._clock = later.licence._clock = utc_now
-            del fabric.answers["/v1/node/nonces"]
-        return problem("unavailable")
-
-    fabric.answers["/v1/node/nonces"] = late
-    await later.settle()
-    assert tries == 3
-    assert later.licence.verdict().gate_open
-    await later.contact.connection.close()
-
-
-@pytest.mark.parametrize(("code", "tries"), [("unreachable", 3), ("dns_failed", 3), ("connection_refused", 1)])
-async def test_with_an_open_gate_a_start_waits_some_seconds_for_the_network_only(
-    agent: Agent, code: str, tries: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(schedule, "SETTLE_RETRY_SECONDS", 0.01)
-    attempt, made = agent.contact.attempt, 0
-
-    async def without_network() -> bool:
-        nonlocal made
-        made += 1
-        if made == 3:
-            return await attempt()
-        agent.contact.count_silence(CloudUnreachable("cannot reach the cloud", code=code))
-        return False
-
-    monkeypatch.setattr(agent.contact, "attempt", without_network)
-    await agent.settle()
-    assert made == tries
-    assert agent.licence.verdict().gate_open
-    await agent.contact.connection.close()
-
-
-async def test_without_a_network_a_start_with_an_open_gate_takes_the_bounded_time(
-    agent: Agent, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(schedule, "SETTLE_RETRY_SECONDS", 0.01)
-    monkeypatch.setattr(schedule, "SETTLE_NETWORK_SECONDS", 0.1)
-
-    async def never() -> bool:
-        agent.contact.count_silence(CloudUnreachable("cannot reach the cloud", code="unreachable"))
-        return False
-
-    monkeypatch.setattr(agent.contact, "attempt", never)
-    with trio.fail_after(3):
-        await agent.settle()
-    assert agent.contact.failures > 1
-
-
-@pytest.mark.slow
 @pytest.mark.usefixtures("no_heartbeat")
 async def test_without_an_answer_since_its_start_the_agent_retries_before_the_slot(
     agent: Agent, fabric: Fabric, monkeypatch: pytest.MonkeyPatch
@@ -587,24 +436,6 @@ async def test_a_poll_that_is_cut_is_opened_again_soon_and_is_shorter(
         await until("the suspension", lambda: agent.licence.verdict().state == "suspended")
 
 
-async def test_a_renewal_that_fails_waits_for_the_slot(agent: Agent, fabric: Fabric, refreshes: Refreshes) -> None:
-    # The slots are longer than any pause of a loaded machine.
-    agent.config = msgspec.structs.replace(agent.config, heartbeat_seconds=HEARTBEAT_SECONDS_MAX)
-    await agent.settle()
-    old = fabric.node_chain(agent.licence.identity.node_key.public_key(), 1, life=DAY, not_before=utc_now() - 9 * DAY)
-    agent.licence.replace_certificate(old, agent.licence.identity.node_key)
-    fabric.answers[PATH_SIMPLEREENROLL] = refused("unavailable")
-    for _ in range(3):
-        await agent._renew_device_if_due()
-    renewals = [request for request in fabric.requests if request.path == PATH_SIMPLEREENROLL]
-    assert len(renewals) == 1
-    assert agent._renew_from is not None
-    assert agent._waits.now() - HEARTBEAT_SECONDS_MAX < agent._renew_from <= agent._waits.now() + HEARTBEAT_SECONDS_MAX
-    # The wall clock was a year ahead and is corrected. The wait does not become a year.
-    agent._clock = lambda: utc_now() - 365 * DAY
-    assert agent._renew_from <= agent._waits.now() + HEARTBEAT_SECONDS_MAX
-
-
 async def test_a_new_trust_is_reported_soon(
     agent: Agent, fabric: Fabric, refreshes: Refreshes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -613,7 +444,7 @@ async def test_a_new_trust_is_reported_soon(
     with trio.move_on_after(3):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(agent._keep_trust)
-            await agent._wake.wait()
+            await agent.heartbeat._wake.wait()
             nursery.cancel_scope.cancel()
-    assert agent._wake.is_set()
+    assert agent.heartbeat._wake.is_set()
     assert agent._trust.value.version == VERSION + 1
