@@ -10,8 +10,14 @@ from typing import Annotated
 import msgspec
 
 from protocol.encoding import sha256
-from protocol.limits import EK_CHAIN_CERTIFICATES_MAX, OTHER_ENDORSEMENTS_MAX
+from protocol.limits import EK_CHAIN_CERTIFICATES_MAX, OTHER_ENDORSEMENTS_MAX, PCR_FAULT_CHARS_MAX
 from protocol.openapi import limits
+
+PCRS_QUOTED = 8
+"""PCRs 0 to 7 are quoted: firmware, its settings, boot loader and Secure Boot (TCG PC Client Platform Firmware Profile,
+3.3.4). PCRs from 8 on change with each update of the operating system."""
+PCR_SELECTION = bytes.fromhex("00000001000b03ff0000")
+"""`TPML_PCR_SELECTION` of the PCRs 0 to 7 in the SHA-256 bank (TPM 2.0 Library Part 2, 10.9.7)."""
 
 
 class OtherEndorsement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -50,6 +56,19 @@ class KeyEvidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Signature of the attestation key: TPMT_SIGNATURE, marshalled."""
 
 
+class PcrQuote(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """`TPM2_Quote` of the PCRs 0 to 7 in the SHA-256 bank by the attestation key, or the reason why there is none."""
+
+    attestation: bytes = b""
+    """TPMS_ATTEST, marshalled. Its extra data is the hash of `protocol.evidence.quoted_data`."""
+    signature: bytes = b""
+    """Signature of the attestation key: TPMT_SIGNATURE, marshalled."""
+    values: Annotated[tuple[bytes, ...], limits(maxItems=PCRS_QUOTED)] = ()
+    """Values of the PCRs 0 to 7, of 32 bytes each. The attestation has a hash over them."""
+    fault: Annotated[str, limits(maxLength=PCR_FAULT_CHARS_MAX)] = ""
+    """Reason why the TPM made no quote. The other fields are empty then."""
+
+
 class ClockInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`TPMS_CLOCK_INFO`. `clock` is in ms and advances while the TPM is powered. It is evidence, no trusted time."""
 
@@ -69,3 +88,16 @@ def qualifying_data(secret: bytes, activation: str, csr_der: bytes) -> bytes:
     if len(secret) != 32:
         raise ValueError("the challenge's secret has 32 bytes")
     return sha256(secret + activation.encode() + sha256(csr_der))
+
+
+def quoted_data(challenge: bytes) -> bytes:
+    """The `extraData` (32 bytes) of a PCR quote for this challenge of the server.
+
+    The challenge of an activation is the `qualifying_data` of its proof. The challenge of a session is its nonce.
+    """
+    return sha256(b"cascade-pcr-quote-1\n" + challenge)
+
+
+def pcr_digest(values: tuple[bytes, ...]) -> bytes:
+    """The digest in a quote of these PCR values (TPM 2.0 Library Part 3, 18.4)."""
+    return sha256(b"".join(values))

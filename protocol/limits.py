@@ -40,6 +40,8 @@ COMPONENTS_MAX = 32
 COMPONENT_CHARS_MAX = 64
 """Longest name of a fingerprint component, and longest value: an HMAC-SHA-256 in hex."""
 AGENT_VERSION_CHARS_MAX = 256
+PCR_FAULT_CHARS_MAX = 256
+"""Longest reason why a TPM made no PCR quote."""
 CODE_CHARS_MAX = 256
 """An activation code has less than 100 characters."""
 NAME_CHARS_MAX = 128

@@ -116,6 +116,13 @@ _KINDS = (
         "This cloud does not know the node",
         "Activate the machine again. Any open activation code of its tenant will do.",
     ),
+    ProblemKind(
+        "quote_refused",
+        403,
+        "The tenant requires a valid quote of known PCR values, and this quote is not accepted",
+        "See `detail`. `cascade node show NODE` shows the values, `cascade node accept-pcrs NODE` accepts changed ones. "
+        "`cascade tenant trust TENANT --pcr-policy report` ends the requirement.",
+    ),
     # Published trust.
     ProblemKind("trust_refused", 422, "The new trust cannot be published", "See `detail`; it names the rule."),
     ProblemKind(
@@ -160,6 +167,7 @@ Code = Literal[
     "proof_refused",
     "certificate_refused",
     "node_unknown",
+    "quote_refused",
     "trust_refused",
     "adoption_incomplete",
     "rate_limited",

@@ -21,6 +21,7 @@
     │   ├── ProofRefused           the session proof
     │   ├── CertificateRefused     the device certificate
     │   ├── NodeUnknown            the device certificate is ours, and the database has no such node or generation
+    │   ├── QuoteRefused           the tenant requires a PCR quote, and it is missing, invalid or of changed values
     │   ├── TokenRefused           the operator's token was revoked or expired during the request
     │   ├── TrustRefused           metadata or targets that were offered for publication
     │   ├── AdoptionIncomplete     a node or service still uses a root or issuer that would be dropped
@@ -133,6 +134,10 @@ class NodeUnknown(Refused):
     """
 
 
+class QuoteRefused(Refused):
+    """The tenant requires a PCR quote. This one is missing, fails a check, or has values that no operator accepted."""
+
+
 class TokenRefused(Refused):
     """The operator's token was revoked or has expired since the request arrived. Nothing was changed."""
 
@@ -193,6 +198,7 @@ CODES: dict[type[FabricError], Code] = {
     ProofRefused: "proof_refused",
     CertificateRefused: "certificate_refused",
     NodeUnknown: "node_unknown",
+    QuoteRefused: "quote_refused",
     TokenRefused: "operator_required",
     TrustRefused: "trust_refused",
     AdoptionIncomplete: "adoption_incomplete",

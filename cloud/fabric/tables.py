@@ -30,6 +30,7 @@ class Tenant(Table, db=UNBOUND, tablename="tenant"):
     fingerprint_salt = Bytea()
     tiers = Text()
     created_at = Timestamptz(default=None)
+    pcr_policies = Text(default="{}")
 
 
 class EkRoot(Table, db=UNBOUND, tablename="ek_root"):
@@ -150,6 +151,10 @@ class Generation(Table, db=UNBOUND, tablename="generation"):
     seen_fingerprint = Text()
     trust_version = BigInt()
     device_issuer = Varchar(length=ID)
+    pcr_accepted = Text(default="[]")
+    pcr_values = Text(default="[]")
+    pcr_fault = Text()
+    pcr_changed_at = Timestamptz(null=True, default=None)
 
 
 class Renewal(Table, db=UNBOUND, tablename="renewal"):

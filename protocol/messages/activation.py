@@ -10,7 +10,7 @@ from typing import Annotated
 
 import msgspec
 
-from protocol.evidence import EndorsementEvidence, KeyEvidence
+from protocol.evidence import EndorsementEvidence, KeyEvidence, PcrQuote
 from protocol.ids import ActivationId, NodeId, TenantId
 from protocol.limits import (
     AGENT_VERSION_CHARS_MAX,
@@ -108,6 +108,8 @@ class ProveActivation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     held_generation: Annotated[int | msgspec.UnsetType, limits(minimum=1, maximum=HELD_GENERATION_MAX)] = msgspec.UNSET
     """Highest generation in the machine's state directory. The new generation gets a higher number, also if this cloud
     does not know the held one: its database may come from an older backup. Absent if the directory holds none."""
+    pcr_quote: PcrQuote | msgspec.UnsetType = msgspec.UNSET
+    """Quote of the PCRs by the attestation key, over the extra data of `key`. Agents that make no quotes leave it out."""
 
 
 class Activated(msgspec.Struct, frozen=True):

@@ -10,7 +10,7 @@ from typing import Annotated
 import msgspec
 
 from protocol.encoding import json_decode, json_encode
-from protocol.evidence import ClockInfo
+from protocol.evidence import ClockInfo, PcrQuote
 from protocol.ids import NodeId, TenantId
 from protocol.limits import NONCE_BYTES_MAX, NONCE_BYTES_MIN, REQUEST_BODY_BYTES_MAX, SEQ_MAX
 from protocol.openapi import limits
@@ -55,6 +55,8 @@ class ProofClaims(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     development: bool | msgspec.UnsetType = msgspec.UNSET
     """True while the agent runs in development mode. Agents in production mode leave it out, and agents that do not
     report their mode. The cloud shows the mode and refuses nothing because of it."""
+    pcr_quote: PcrQuote | msgspec.UnsetType = msgspec.UNSET
+    """Quote of the PCRs over the nonce. Agents that make no quotes leave it out."""
 
 
 class OpenSession(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

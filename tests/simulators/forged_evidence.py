@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.x509.oid import NameOID
 
-from protocol.evidence import EndorsementEvidence, KeyEvidence, qualifying_data
+from protocol.evidence import EndorsementEvidence, KeyEvidence, PcrQuote, qualifying_data
 from protocol.ids import ActivationId, RenewalId
 from tests.simulators.primes import PRIMES
 
@@ -97,6 +97,30 @@ def attestation(name: bytes, extra_data: bytes, *, magic: int = GENERATED, kind:
     signer = sized(b"\x00\x0b" + bytes(32))
     clock = struct.pack(">QIIB", 123456, 7, 1, 1) + bytes(8)
     return struct.pack(">IH", magic, kind) + signer + sized(extra_data) + clock + sized(name) + signer
+
+
+PCRS = tuple(bytes([number]) * 32 for number in range(8))
+"""Values of the PCRs 0 to 7 of a paper machine."""
+SELECTION = bytes.fromhex("00000001000b03ff0000")
+"""`TPML_PCR_SELECTION`: the PCRs 0 to 7 of the SHA-256 bank."""
+
+
+def pcr_quote(  # the options are the mutations
+    ak: ec.EllipticCurvePrivateKey,
+    challenge: bytes,
+    values: tuple[bytes, ...] = PCRS,
+    *,
+    selection: bytes = SELECTION,
+    digest: bytes | None = None,
+    magic: int = GENERATED,
+    kind: int = QUOTE,
+) -> PcrQuote:
+    """A quote (TPM2_Quote) of PCR values for a challenge."""
+    extra = hashlib.sha256(b"cascade-pcr-quote-1\n" + challenge).digest()
+    head = struct.pack(">IH", magic, kind) + sized(b"\x00\x0b" + bytes(32)) + sized(extra)
+    clock = struct.pack(">QIIB", 123456, 7, 1, 1) + bytes(8)
+    attest = head + clock + selection + sized(digest or hashlib.sha256(b"".join(values)).digest())
+    return PcrQuote(attestation=attest, signature=tpm_signature(ak, attest), values=values)
 
 
 def tpm_signature(key: ec.EllipticCurvePrivateKey, message: bytes) -> bytes:

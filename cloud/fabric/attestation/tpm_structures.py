@@ -1,7 +1,7 @@
 """Pure functions: read the three TPM structures of evidence: `TPMT_PUBLIC`, `TPMS_ATTEST` and `TPMT_SIGNATURE`.
 
-The functions read only forms that can be accepted: RSA and ECC publics, certify attestations, ECDSA signatures.
-`ek_trust` and `evidence` check the values. Rule: the bytes must be exactly one structure, to the last byte. The TSS
+The functions read only forms that can be accepted: RSA and ECC publics, attestations of TPM2_Certify and TPM2_Quote,
+ECDSA signatures. `ek_trust`, `evidence` and `pcr_quotes` check the values. Rule: the bytes must be exactly one structure, to the last byte. The TSS
 library accepts trailing bytes and wrong sizes, and writes every refusal to stderr. So bytes from outside are not given
 to it.
 
@@ -26,12 +26,16 @@ CURVE_P256 = 0x0003
 GENERATED_VALUE = 0xFF544347
 """TPM_GENERATED_VALUE. A restricted key signs data that begin with it only if the TPM generated them."""
 ST_ATTEST_CERTIFY = 0x8017
+ST_ATTEST_QUOTE = 0x8018
 
 DIGEST_BYTES_MAX = 64
 NAME_BYTES_MAX = 2 + DIGEST_BYTES_MAX
 RSA_BYTES_MAX = 512
 COORDINATE_BYTES_MAX = 66
 P256_BYTES = 32
+PCR_BANKS_MAX = 16
+"""TPML_PCR_SELECTION has room for this many banks (TPM2_NUM_PCR_BANKS of the TSS)."""
+PCR_SELECT_BYTES_MAX = 4
 
 _SCHEMES_WITHOUT_HASH = frozenset({ALG_NULL, 0x0015})
 """Schemes without details: no scheme, and RSAES."""
@@ -97,12 +101,18 @@ class PublicArea(msgspec.Struct, frozen=True):
 
 
 class Attestation(msgspec.Struct, frozen=True):
-    """`TPMS_ATTEST`. Only the kind ST_ATTEST_CERTIFY is read to its end; `certified_name` is empty for other kinds."""
+    """`TPMS_ATTEST`. Only the kinds ST_ATTEST_CERTIFY and ST_ATTEST_QUOTE are read to their end.
+
+    `certified_name` is empty for other kinds than the first; `pcr_selection` (`TPML_PCR_SELECTION`, marshalled) and
+    `pcr_digest` are empty for other kinds than the second.
+    """
 
     magic: int
     kind: int
     extra_data: bytes
     certified_name: bytes
+    pcr_selection: bytes = b""
+    pcr_digest: bytes = b""
 
 
 class Signature(msgspec.Struct, frozen=True):
@@ -195,12 +205,31 @@ def read_attestation(raw: bytes) -> Attestation:
     if reader.number(1) > 1:
         raise StructureError("a yes-or-no field has another value")
     reader.take(8)  # firmwareVersion
-    certified_name = b""
+    certified_name, selection, digest = b"", b"", b""
     if kind == ST_ATTEST_CERTIFY:
         certified_name = reader.sized(NAME_BYTES_MAX)
         reader.sized(NAME_BYTES_MAX)  # qualifiedName
         reader.end()
-    return Attestation(magic, kind, extra_data, certified_name)
+    elif kind == ST_ATTEST_QUOTE:
+        begin = reader.offset
+        _skip_pcr_selection(reader)
+        selection = reader.since(begin)
+        digest = reader.sized(DIGEST_BYTES_MAX)
+        reader.end()
+    return Attestation(magic, kind, extra_data, certified_name, selection, digest)
+
+
+def _skip_pcr_selection(reader: _Reader) -> None:
+    """`TPML_PCR_SELECTION`: a count of banks, and of each the hash algorithm and a bit map (Part 2, 10.9.7)."""
+    count = reader.number(4)
+    if count > PCR_BANKS_MAX:
+        raise StructureError(f"it selects {count} PCR banks, more than the limit of {PCR_BANKS_MAX}")
+    for _ in range(count):
+        reader.take(2)
+        size = reader.number(1)
+        if size > PCR_SELECT_BYTES_MAX:
+            raise StructureError(f"a field has {size} bytes, more than the limit of {PCR_SELECT_BYTES_MAX}")
+        reader.take(size)
 
 
 def read_signature(raw: bytes) -> Signature:

@@ -6,7 +6,7 @@ from typing import Literal
 import msgspec
 
 from cloud.audit import AuditEntry
-from cloud.fabric.schemas import LeaseTerms, Standing, StatementType
+from cloud.fabric.schemas import LeaseTerms, PcrPolicy, Standing, StatementType
 from protocol.endorsement import EkType
 from protocol.ids import ActivationId, CodeId, NodeId, RenewalId, TenantId, TokenId
 from protocol.signed.statements import Tier
@@ -17,13 +17,15 @@ GenerationState = Literal["offered", "confirmed", "closed"]
 
 
 class TenantRow(msgspec.Struct, frozen=True):
-    """A tenant. `tiers` are the tiers that it admits; `fingerprint_salt` goes to its machines."""
+    """A tenant. `tiers` are the tiers that it admits; `fingerprint_salt` goes to its machines. `pcr_policies` has the
+    policy for PCR quotes by profile; the profile "" stands for every other profile."""
 
     id: TenantId
     name: str
     fingerprint_salt: bytes
     tiers: tuple[Tier, ...]
     created_at: datetime
+    pcr_policies: dict[str, PcrPolicy] = {}
 
 
 class EkRootRow(msgspec.Struct, frozen=True):
@@ -142,6 +144,9 @@ class GenerationRow(msgspec.Struct, frozen=True):
     with the revocation. `fingerprint` comes from the activation, `seen_fingerprint` from the last session;
     nothing compares the two yet. `trust_version` is the highest version of the published targets that the node has
     reported. `device_issuer` is the key id of the CA of the device certificate that the last session showed.
+    `pcr_accepted` are the PCR values (hex) of the activation, or those that an operator accepted later; `pcr_values`
+    those of the last valid quote. Both are empty without one. `pcr_fault` says why the last quote is missing or invalid.
+    `pcr_changed_at` is the time at which `pcr_values` or `pcr_fault` changed last.
     """
 
     id: str
@@ -166,6 +171,10 @@ class GenerationRow(msgspec.Struct, frozen=True):
     seen_fingerprint: dict[str, str] = {}
     trust_version: int = 0
     device_issuer: str = ""
+    pcr_accepted: tuple[str, ...] = ()
+    pcr_values: tuple[str, ...] = ()
+    pcr_fault: str = ""
+    pcr_changed_at: datetime | None = None
 
 
 class RenewalRow(msgspec.Struct, frozen=True):
