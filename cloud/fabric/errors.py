@@ -17,6 +17,9 @@
     │   ├── ChallengeFailed        wrong secret; further tries may be left
     │   ├── ActivationClosed       the activation or renewal ended, or was proved with another body
     │   ├── NodeRevoked            this chip needs a code that readmits it
+    │   ├── ApprovalDenied         an operator denied the activation of this chip with this code
+    │   ├── ApprovalExpired        no operator decided in time, or the approved machine did not return in time
+    │   ├── FingerprintRefused     a software node does not match its enrolled fingerprint
     │   ├── CsrRefused
     │   ├── ProofRefused           the session proof
     │   ├── CertificateRefused     the device certificate
@@ -115,6 +118,18 @@ class NodeRevoked(Refused):
     """The machine was revoked, and the code does not readmit it."""
 
 
+class ApprovalDenied(Refused):
+    """An operator denied the activation of this machine with this code."""
+
+
+class ApprovalExpired(Refused):
+    """No operator approved the activation in time, or the approved machine did not return in time."""
+
+
+class FingerprintRefused(Refused):
+    """The machine of a software node does not match the enrolled fingerprint."""
+
+
 class CsrRefused(Refused):
     """The certificate request (CSR) is not acceptable."""
 
@@ -194,6 +209,9 @@ CODES: dict[type[FabricError], Code] = {
     ChallengeFailed: "challenge_failed",
     ActivationClosed: "activation_closed",
     NodeRevoked: "node_revoked",
+    ApprovalDenied: "approval_denied",
+    ApprovalExpired: "approval_expired",
+    FingerprintRefused: "fingerprint_refused",
     CsrRefused: "csr_refused",
     ProofRefused: "proof_refused",
     CertificateRefused: "certificate_refused",

@@ -125,3 +125,19 @@ class Activated(msgspec.Struct, frozen=True):
     """Device certificate and the certificate of its CA, in DER."""
     confirm_by: datetime
     """Time until which the node must confirm the generation. Without a confirm it ends, and its seat is free again."""
+
+
+class AwaitedApproval(msgspec.Struct, frozen=True):
+    """Answer with the status 202 to a valid proof: an operator must approve the activation.
+
+    The node repeats the same request after `Retry-After`. An operator can decide until `expires_at`.
+    """
+
+    activation: ActivationId
+    """Id of the activation, for `cascade activation approve`."""
+    asked_at: datetime
+    """Time at which the proof was accepted."""
+    expires_at: datetime
+    """Time at which the activation ends without a decision. After an approval: time until which the node must return."""
+    retry_after_seconds: int
+    """Seconds after which the node asks again, as in the header `Retry-After`."""

@@ -48,7 +48,8 @@ class ProofClaims(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     answer_nonce: str
     """Nonce of the node, for the freshness in the answer."""
     fingerprint: dict[str, str]
-    clock: ClockInfo
+    clock: ClockInfo | msgspec.UnsetType = msgspec.UNSET
+    """Clock of the TPM. A node of the tier `software` has no TPM and leaves it out; every other node sends it."""
     agent_version: str
     trust_version: int | msgspec.UnsetType = msgspec.UNSET
     """Version of the TUF targets that the node uses. Agents that do not report it leave it out."""

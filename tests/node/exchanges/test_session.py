@@ -43,6 +43,7 @@ async def test_a_proof_by_the_tpm_gives_a_session_that_works(cloud: Fabric, mach
     claims = open_proof(sent.proof, machine.node_key.public_key())
     assert (sent.presented, claims.answer_nonce, claims.generation) == ("last token", opened.answer_nonce, 1)
     assert claims.csr_sha256 == sha256_hex(sent.csr)
+    assert claims.clock is not msgspec.UNSET
     assert claims.clock.clock > 0
     service = opened.credentials.connect(trust_of(cloud), "fabric")
     await service.statement(Ask(nonce="n" * 32))

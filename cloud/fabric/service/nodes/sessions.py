@@ -7,6 +7,7 @@ suspended node may open sessions. A closed generation is refused, and the refusa
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+import msgspec
 from cryptography.hazmat.primitives import serialization
 
 from cloud.fabric import nonce
@@ -76,6 +77,7 @@ class Sessions:
         node, generation = await self._known(device)
         try:
             claims = self._check_proof(body, device, now)
+            _check_clock(claims, node)
         except Refused as error:
             await self.refusals.note(device, error)
             raise
@@ -152,3 +154,9 @@ class Sessions:
             # the request finds it closed in Fabric's rows and gets the revocation.
             raise IssuerUnavailable(str(error)) from error
         return certificate.certificate_chain
+
+
+def _check_clock(claims: ProofClaims, node: NodeRow) -> None:
+    """Check that a node with a TPM reports its clock. A node of the tier `software` has none. Raises ProofRefused."""
+    if claims.clock is msgspec.UNSET and node.tier != "software":
+        raise ProofRefused("the proof has no clock of the TPM")

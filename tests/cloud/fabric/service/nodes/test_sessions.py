@@ -71,6 +71,7 @@ async def test_a_repeated_proof_gets_the_same_certificate(world: World, machine:
         ({"node": "node_01jd8xk3v5e2r9qz7w4m6n8p0a"}, "another node or generation"),
         ({"nonce": "A" * 70}, "nonce"),
         ({"nonce": "!"}, "nonce cannot be read"),
+        ({"clock": msgspec.UNSET}, "no clock of the TPM"),
     ],
 )
 async def test_a_proof_for_something_else(world: World, machine: Machine, changes: dict[str, Any], why: str) -> None:
