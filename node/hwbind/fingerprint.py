@@ -1,8 +1,9 @@
 """Adapter: the machine's fingerprint components (DMI serials, the system disks, permanent MAC addresses).
 
-It never fails: a component that cannot be read is reported as absent, with the reason. Raw values stay in memory and
-are never logged. The agent sends the HMAC of each value under the tenant's salt (`protocol.hardware`). Reads of /sys
-block, so call this module from a worker thread.
+It never fails: a component that cannot be read is reported as absent, with the reason. A kind is `unreadable` if the
+machine may have another value of it than the reading shows: a permission, an I/O error, a device that udev has not
+processed yet. Raw values stay in memory and are never logged. The agent sends the HMAC of each value under the tenant's
+salt (`protocol.hardware`). Reads of /sys block, so call this module from a worker thread.
 
 Only root can read DMI serials, unless a tmpfiles rule gives them to the agent's group.
 """
@@ -21,16 +22,21 @@ import msgspec
 
 from node.hwbind.system_disks import system_disks
 from protocol import hardware
+from protocol.fingerprint import VALUES_MAX
 
-Udev = Callable[[Path], Mapping[str, str]]
-"""A callable: path of a device in /sys -> its properties in the udev database; empty if it has none."""
+Udev = Callable[[Path], Mapping[str, str] | None]
+"""A callable: path of a device in /sys -> its properties in the udev database; empty if the machine has no database.
+None if udev has not processed the device yet, or cannot be asked."""
 
 PermanentAddress = Callable[[str], str]
 """A callable: name of a network interface -> the address that the card was made with; empty if it is not known."""
 
-MACS_MAX = 16
-DISKS_MAX = 6
+MACS_MAX = VALUES_MAX["mac"]
+DISKS_MAX = VALUES_MAX["disk_serial"]
 """Values of one kind in a fingerprint. All kinds together stay within a message's COMPONENTS_MAX: 3 + 2 * 6 + 16."""
+
+UDEV_DATABASE = Path("/run/udev/data")
+"""The directory of the udev database (sd-device of systemd). A machine or container without udev does not have it."""
 
 _VALUE_BYTES_MAX = 4096
 """A file of /sys has at most one page."""
@@ -59,21 +65,35 @@ class Reasons(dict[str, str]):
 class Components(msgspec.Struct, frozen=True):
     """Raw values by component name, and the reason for each absent kind. Its `repr` shows no value.
 
-    A kind with several values has the names `mac`, `mac/2`, `mac/3` (`protocol.hardware.named`).
+    A kind with several values has the names `mac`, `mac/2`, `mac/3` (`protocol.hardware.named`). `unreadable` are the
+    kinds of which a value could not be read; the reading decides nothing about them.
     """
 
     values: dict[str, str]
     absent: Reasons
+    unreadable: frozenset[str] = frozenset()
 
     def __repr__(self) -> str:
-        return f"Components(present={sorted(self.values)}, absent={self.absent})"
+        return f"Components(present={sorted(self.values)}, absent={self.absent}, unreadable={sorted(self.unreadable)})"
+
+
+UNREAD = Components({}, Reasons(), frozenset(hardware.WEIGHTS))
+"""The result of a reading that did not end."""
 
 
 class _Absent(Exception):
-    """A component cannot be read. Used inside this module only."""
+    """A component cannot be read. Used inside this module only.
+
+    `doubtful`: the machine may have a value all the same. Otherwise it is certain that the source has none.
+    """
+
+    def __init__(self, reason: str, *, doubtful: bool = False) -> None:
+        super().__init__(reason)
+        self.doubtful = doubtful
 
 
 Reader = Callable[[], str]
+Convert = Callable[[str], str]
 
 
 def read_components(
@@ -87,29 +107,33 @@ def read_components(
     address = permanent_address or (_ask_kernel if root == Path("/") else _no_address)
     values: dict[str, str] = {}
     absent = Reasons()
+    unreadable: set[str] = set()
 
-    def take(kind: str, readers: Iterable[Reader], at_most: int, nothing: str) -> None:
+    def take(kind: str, devices: Iterable[tuple[Iterable[Reader], Convert]], at_most: int, nothing: str) -> None:
         found = []
         reason = nothing
-        for read in readers:
+        for sources, convert in devices:
+            tried = _Tried(sources)
             try:
-                found.append(read())
+                found.append(convert(tried.first()))
             except _Absent as error:
                 reason = str(error)
+            if tried.doubtful:
+                unreadable.add(kind)
         if found:
             values.update(hardware.named(kind, found, at_most))
         else:
             absent[kind] = reason
 
     for kind in _DMI:
-        take(kind, [partial(_first, [partial(_text, root / "sys/class/dmi/id" / kind)])], 1, "")
+        take(kind, [([partial(_text, root / "sys/class/dmi/id" / kind)], _unchanged)], 1, "")
     disks = [(disk, properties(disk)) for disk in system_disks(root)]
     no_disk = "the root file system is on no disk"
-    take("disk_serial", [partial(_first, _serials(*disk)) for disk in disks], DISKS_MAX, no_disk)
-    take("disk_wwn", [partial(_first, _wwns(*disk)) for disk in disks], DISKS_MAX, no_disk)
-    cards = [partial(_mac, card, properties(card), address) for card in _cards(root)]
+    take("disk_serial", [(_serials(*disk), _unchanged) for disk in disks], DISKS_MAX, no_disk)
+    take("disk_wwn", [(_wwns(*disk), _unchanged) for disk in disks], DISKS_MAX, no_disk)
+    cards = [(_addresses(card, properties(card), address), _card_address) for card in _cards(root)]
     take("mac", cards, MACS_MAX, "no network card")
-    return Components(values=values, absent=absent)
+    return Components(values, absent, frozenset(unreadable))
 
 
 def fingerprint(salt: bytes, components: Components) -> dict[str, str]:
@@ -117,16 +141,18 @@ def fingerprint(salt: bytes, components: Components) -> dict[str, str]:
     return hardware.fingerprint(salt, components.values)
 
 
-def _udev_properties(device: Path) -> Mapping[str, str]:
-    """The properties from libudev; empty without the library, the database or the device. /sys is read instead."""
+def _udev_properties(device: Path) -> Mapping[str, str] | None:
+    """The properties from libudev. /sys is read as well, so a machine without udev has a fingerprint too."""
     try:
         # Imported here: it loads libudev, which may be missing, and it is needed a few times a day.
         import pyudev
 
         found = pyudev.Devices.from_sys_path(pyudev.Context(), str(device))
-        return {str(key): str(value) for key, value in found.properties.items()}
-    except Exception:  # noqa: BLE001 - ctypes, libudev and pyudev raise many types; a fingerprint must not fail
-        return {}
+        if found.is_initialized:
+            return {str(key): str(value) for key, value in found.properties.items()}
+    except Exception:  # noqa: BLE001, S110 - ctypes, libudev and pyudev raise many types; a fingerprint must not fail
+        pass
+    return None if UDEV_DATABASE.is_dir() else {}
 
 
 def _no_address(interface: str) -> str:
@@ -153,9 +179,9 @@ def _bytes(path: Path) -> bytes:
     except FileNotFoundError as error:
         raise _Absent("the kernel does not report it") from error
     except PermissionError as error:
-        raise _Absent("not readable by this user") from error
+        raise _Absent("not readable by this user", doubtful=True) from error
     except OSError as error:
-        raise _Absent(f"cannot read: {error.strerror}") from error
+        raise _Absent(f"cannot read: {error.strerror}", doubtful=True) from error
 
 
 def _as_text(value: bytes) -> str:
@@ -177,29 +203,46 @@ def _text(path: Path) -> str:
     return _as_text(_bytes(path))
 
 
-def _property(properties: Mapping[str, str], name: str) -> str:
+def _property(properties: Mapping[str, str] | None, name: str) -> str:
+    if properties is None:
+        raise _Absent("udev has not processed the device", doubtful=True)
     value = properties.get(name)
     if not value:
         raise _Absent("the device does not report it")
     return _printable(value)
 
 
-def _first(readers: Iterable[Reader]) -> str:
-    """The first value that can be read and is no placeholder. Otherwise raises the last reader's fault."""
-    fault = _Absent("the device does not report it")
-    for read in readers:
-        try:
-            value = read()
-        except _Absent as error:
-            fault = error
-            continue
-        if not hardware.is_placeholder(value):
-            return value
-        fault = _Absent("the manufacturer left a placeholder")
-    raise fault
+def _unchanged(value: str) -> str:
+    return value
 
 
-def _serials(disk: Path, properties: Mapping[str, str]) -> Iterator[Reader]:
+class _Tried:
+    """The sources of one value, the best first. `doubtful`: a source before the found one could not be read."""
+
+    def __init__(self, sources: Iterable[Reader]) -> None:
+        self._sources = sources
+        self.doubtful = False
+
+    def first(self) -> str:
+        """The first value that can be read and is no placeholder. Otherwise raises the last source's fault.
+
+        A fault that leaves a doubt is raised before one that does not: it is the cause that a person can cure.
+        """
+        fault = _Absent("the device does not report it")
+        for read in self._sources:
+            try:
+                value = read()
+            except _Absent as error:
+                self.doubtful = self.doubtful or error.doubtful
+                fault = fault if fault.doubtful and not error.doubtful else error
+                continue
+            if not hardware.is_placeholder(value):
+                return value
+            fault = fault if fault.doubtful else _Absent("the manufacturer left a placeholder")
+        raise fault
+
+
+def _serials(disk: Path, properties: Mapping[str, str] | None) -> Iterator[Reader]:
     """The sources of a disk's serial number, the best first.
 
     The SCSI serial number is that of the disk, also behind a USB bridge. `ID_SERIAL_SHORT` is the bridge's own serial
@@ -221,7 +264,7 @@ def _memory_card(disk: Path) -> str:
     return card_id
 
 
-def _wwns(disk: Path, properties: Mapping[str, str]) -> Iterator[Reader]:
+def _wwns(disk: Path, properties: Mapping[str, str] | None) -> Iterator[Reader]:
     yield partial(_property, properties, "ID_WWN_WITH_EXTENSION")
     yield lambda: _whole_wwn(_property(properties, "ID_WWN"))
     yield partial(_text, disk / "wwid")
@@ -256,16 +299,17 @@ def _cards(root: Path) -> list[Path]:
     return cards
 
 
-def _mac(interface: Path, properties: Mapping[str, str], permanent_address: PermanentAddress) -> str:
-    """The permanent address of the card. A bond or an administrator may have set another address on the interface."""
-    found = _first(
-        [
-            lambda: _known(permanent_address(interface.name)),
-            partial(_text, interface / "bonding_slave/perm_hwaddr"),
-            lambda: _mac_of_name(_property(properties, "ID_NET_NAME_MAC")),
-            lambda: _assigned_by_hardware(interface),
-        ]
-    )
+def _addresses(
+    interface: Path, properties: Mapping[str, str] | None, permanent_address: PermanentAddress
+) -> Iterator[Reader]:
+    """The sources of a card's permanent address. A bond or an administrator may have set another one."""
+    yield lambda: _known(permanent_address(interface.name))
+    yield partial(_text, interface / "bonding_slave/perm_hwaddr")
+    yield lambda: _mac_of_name(_property(properties, "ID_NET_NAME_MAC"))
+    yield lambda: _assigned_by_hardware(interface)
+
+
+def _card_address(found: str) -> str:
     address = hardware.canonical("mac", found)
     if re.fullmatch(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}", address) is None:
         raise _Absent("its address is not an Ethernet address")

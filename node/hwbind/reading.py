@@ -1,8 +1,8 @@
 """Adapter: reads the fingerprint's components in a thread, with a deadline.
 
 Reads of /sys can last for ever when a disk or a driver hangs. A session needs the TPM's proof, not the fingerprint, and
-must reach the cloud. So after the deadline the last complete reading of this process is used, or an empty one. At most
-one thread reads; a stuck one is left behind, and takes no thread from other work.
+must reach the cloud. So after the deadline the last complete reading of this process is used, or `UNREAD`, which decides
+nothing. At most one thread reads; a stuck one is left behind, and takes no thread from other work.
 """
 
 import logging
@@ -11,7 +11,7 @@ from collections.abc import Callable
 import trio
 from trio.lowlevel import RunVar
 
-from node.hwbind.fingerprint import Components, Reasons, read_components
+from node.hwbind.fingerprint import UNREAD, Components, read_components
 
 log = logging.getLogger("cascadia.hardware")
 
@@ -47,4 +47,4 @@ async def components_in_time(
         )
         return reader.last
     log.warning("cannot read the hardware's identifiers: the system did not answer within %g s", seconds_max)
-    return reader.last or Components({}, Reasons())
+    return reader.last or UNREAD

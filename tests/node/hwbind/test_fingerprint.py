@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from node.hwbind.fingerprint import DISKS_MAX, MACS_MAX, Components, Reasons, _ask_kernel, fingerprint, read_components
+from protocol.fingerprint import enroll, judge
 from protocol.hardware import WEIGHTS
 from protocol.limits import COMPONENTS_MAX
 
@@ -192,6 +193,47 @@ def test_what_identifies_a_disk(
         (root / DISK / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     components = read_components(root, lambda device: properties if device.name == "sda" else {})
     assert (components.values.get("disk_serial"), components.values.get("disk_wwn")) == (serial, wwn)
+
+
+UNREADABLE_TABLE: list[tuple[str, Mapping[str, str | None], Mapping[str, str] | None, set[str]]] = [
+    ("a complete reading", {}, {}, set()),
+    ("a value that the machine does not have", {"sys/class/dmi/id/board_serial": None}, {}, set()),
+    ("a placeholder", {"sys/class/dmi/id/board_serial": "Default string"}, {}, set()),
+    ("a file that cannot be read", {"sys/class/dmi/id/board_serial": None, "sys/class/dmi/id/board_serial/x": ""}, {},
+     {"board_serial"}),
+    ("devices that udev has not processed yet", {}, None, {"disk_serial", "disk_wwn", "mac"}),
+    ("a disk whose serial number only udev knows", {"sys/devices/pci0/block/sda/device/serial": None}, None,
+     {"disk_serial", "disk_wwn", "mac"}),
+    ("a card without a file", {"sys/devices/pci0/net/eno1/addr_assign_type": None}, {}, set()),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "properties", "unreadable"), [row[1:] for row in UNREADABLE_TABLE], ids=[r[0] for r in UNREADABLE_TABLE]
+)
+def test_which_kinds_a_reading_decides_nothing_about(
+    tmp_path: Path, changes: Mapping[str, str | None], properties: Mapping[str, str] | None, unreadable: set[str]
+) -> None:
+    assert read_components(build(tmp_path, changes), lambda device: properties).unreadable == unreadable
+
+
+def test_a_slow_udev_is_no_other_machine(tmp_path: Path) -> None:
+    """A USB disk has its own serial number in udev only. A reading before udev has processed it decides nothing."""
+    dmi = {f"sys/class/dmi/id/{name}": None for name in ("board_serial", "chassis_serial")}
+    usb = {**dmi, "sys/devices/pci0/block/sda/device/serial": None, "sys/devices/pci0/block/sda/device/wwid": None}
+    root = build(tmp_path, usb)
+    known = {"ID_SCSI_SERIAL": "WD-WCC4E1234567", "ID_WWN": "0x50014ee2b1234567"}
+
+    def read(properties: Mapping[str, str] | None) -> Components:
+        return read_components(root, lambda device: properties if device.name == "sda" else {})
+
+    (root / "sys/class/dmi/id/product_uuid").unlink()
+    policy = enroll(fingerprint(SALT, read(known)))
+    results = []
+    for properties in (known, None, {}):
+        found = read(properties)
+        results.append(judge(policy, fingerprint(SALT, found), found.unreadable).result)
+    assert results == ["match", "inconclusive", "mismatch"]
 
 
 CARD = "sys/devices/pci0/net/eno1"
