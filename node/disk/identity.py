@@ -1,6 +1,7 @@
 """Store: the node's identity on disk, by generation: wrapped keys of the TPM, the device certificate, the node's ids.
 
-    STATE/identity/g-N/   ak.pub ak.priv node.pub node.priv   blobs that only this machine's TPM can load
+    STATE/identity/g-N/   ak.pub ak.priv node.pub node.priv   blobs that only this machine's TPM can load; in the tier
+                                                              `software` an unencrypted key, and empty blobs of an AK
                           device.pem                          device certificate and its issuer's, leaf first
                           identity.json                       ids, dates, digests of the blobs
                           key-SPKI.json                       the newer node key, after a rekey
@@ -8,7 +9,7 @@
     STATE/activation.json                                     an activation that has not ended
     STATE/renewal.json                                        a renewal with fresh evidence that has not ended
 
-No unencrypted private key is stored. A generation's directory is written in one durable step. One rename of
+No unencrypted private key of a TPM is stored. Every file has the mode 0600. A generation's directory is written in one durable step. One rename of
 `current.json` switches to it. The node key in force is the key that `device.pem` certifies, so one rename replaces key
 and certificate together. A torn, truncated or edited file raises StateDamaged; it is never treated as a missing file.
 

@@ -1,6 +1,6 @@
-"""Use case: open a session. For a proof by the TPM the cloud returns a session certificate and the current statement.
+"""Use case: open a session. For a proof by the node key the cloud returns a session certificate and the current statement.
 
-The TPM signs one proof for each session, and signs in no TLS handshake. The session key exists in the returned object
+The TPM signs one proof for each session, and signs in no TLS handshake. A software key does the same. The session key exists in the returned object
 only. This module checks the certificate. The statement is returned unverified; `node.licensing.licence` verifies it.
 """
 
@@ -87,7 +87,7 @@ async def _proof(
             csr_sha256=sha256_hex(csr_der),
             answer_nonce=answer_nonce,
             fingerprint=fingerprint.fingerprint(identity.fingerprint_salt, components),
-            clock=keys.read_clock(esys),
+            clock=msgspec.UNSET if identity.node_key.in_software else keys.read_clock(esys),
             agent_version=AGENT_VERSION,
             trust_version=trust_version,
             development=True if tpm.mode == "development" else msgspec.UNSET,
@@ -96,7 +96,7 @@ async def _proof(
         signed = envelope.signing_input(TYP_SESSION_PROOF, kid, proof_payload(claims))
         return signed, keys.sign(esys, identity.node_key, signed)
 
-    signed, signature = await tpm.run(clock_and_sign)
+    signed, signature = await keys.holder_of(tpm, identity.node_key).run(clock_and_sign)
     return envelope.assemble(signed, signature)
 
 

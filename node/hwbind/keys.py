@@ -1,4 +1,7 @@
-"""Adapter: the agent's keys in the TPM and their uses. The functions take a live ESAPI context and run in `Tpm.call`.
+"""Adapter: the agent's keys and their uses. The functions take a live ESAPI context and run in `Tpm.call`.
+
+The keys are in the TPM. A node of the tier `software` has a node key of the kind of `node.hwbind.software` and no other
+key. `sign`, `sign_digest` and `certificate_request` use either kind; with a software key they need no context.
 
 - SRK: the parent of the AK and the node key. The persistent SRK is used if the TPM has one that needs no password.
 - AK: restricted ECC P-256 signing key under the SRK. It signs only data that the TPM itself made.
@@ -42,8 +45,10 @@ from tpm2_pytss.types import (
     TPMU_SIG_SCHEME,
 )
 
-from node.hwbind import faults
+from node.hwbind import faults, software
 from node.hwbind.errors import TpmIntegrity, TpmNotOurs
+from node.hwbind.software import NoTpm
+from node.hwbind.tpm import Tpm
 from protocol.evidence import ClockInfo
 
 T = TypeVar("T")
@@ -71,6 +76,10 @@ _USABLE = (
 """Attributes of a persistent storage key on which the empty password can be tried without risk."""
 
 
+SOFTWARE_PARENT = b"software"
+"""In the place of a parent's name: the key is a software key. A TPM's name begins with the number of its digest."""
+
+
 class WrappedKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A key as it is stored: `TPMT_PUBLIC`, the wrapped private part, and the name of the parent that can load it.
 
@@ -78,6 +87,9 @@ class WrappedKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
 
     No part is secret, because the chip encrypts the private part. If the chip can make no storage key with the parent's
     name, it is another chip or was cleared.
+
+    A software key has SOFTWARE_PARENT, a SubjectPublicKeyInfo and a PKCS#8 key. Its private part is secret. No `repr`
+    shows a private part.
     """
 
     public: bytes
@@ -85,18 +97,33 @@ class WrappedKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     parent: bytes
     parent_public: bytes | None = None
 
+    def __repr__(self) -> str:
+        return f"WrappedKey(public={self.public!r}, parent={self.parent!r})"
+
     @property
     def name(self) -> bytes:
         """The TPM's name of the key: algorithm and SHA-256 over `TPMT_PUBLIC` (TPM 2.0 Library Part 1, 16)."""
         return name_of(self.public)
 
+    @property
+    def in_software(self) -> bool:
+        """Whether the key is a software key, and the node has no TPM."""
+        return self.parent == SOFTWARE_PARENT
+
     def public_key(self) -> ec.EllipticCurvePublicKey:
         """The public part as a key of `cryptography`. Raises TpmIntegrity."""
+        if self.in_software:
+            with _integrity():
+                return software.public_key(self.public)
         pem = TPM2B_PUBLIC(publicArea=parse(TPMT_PUBLIC, self.public)).to_pem()
         key = serialization.load_pem_public_key(pem)
         if not isinstance(key, ec.EllipticCurvePublicKey):
             raise TpmIntegrity("a stored key is not an EC key")
         return key
+
+
+NO_KEY = WrappedKey(b"", b"", b"")
+"""In the place of the AK of a node without a TPM."""
 
 
 class Certification(msgspec.Struct, frozen=True):
@@ -119,6 +146,26 @@ def create_ak(esys: ESAPI) -> WrappedKey:
 def create_node_key(esys: ESAPI) -> WrappedKey:
     """Make a node key. It is returned wrapped; the TPM keeps nothing."""
     return _create(esys, _NODE_KEY_TEMPLATE)
+
+
+def create_software_key() -> WrappedKey:
+    """Make a node key of the tier `software`."""
+    public, private = software.make()
+    return WrappedKey(public, private, SOFTWARE_PARENT)
+
+
+def holder_of(tpm: Tpm, key: WrappedKey) -> Tpm | NoTpm:
+    """The port that does the work of the key: the TPM, or none for a software key."""
+    return NoTpm(tpm.mode) if key.in_software else tpm
+
+
+@contextlib.contextmanager
+def _integrity() -> Iterator[None]:
+    """Raise a damaged software key as TpmIntegrity, as a damaged key of a TPM."""
+    try:
+        yield
+    except software.KeyUnreadable as error:
+        raise TpmIntegrity(f"a stored key is damaged: {error}") from error
 
 
 @contextlib.contextmanager
@@ -176,6 +223,9 @@ def sign_digest(esys: ESAPI, key: WrappedKey, digest: bytes) -> bytes:
     """As `sign`, for the SHA-256 digest (32 bytes) of a message."""
     if len(digest) != hashlib.sha256().digest_size:
         raise ValueError("the digest does not have the length of SHA-256")
+    if key.in_software:
+        with _integrity():
+            return software.sign_digest(key.private, key.public, digest)
     scheme = TPMT_SIG_SCHEME(
         scheme=TPM2_ALG.ECDSA, details=TPMU_SIG_SCHEME(any=TPMS_SCHEME_HASH(hashAlg=TPM2_ALG.SHA256))
     )
@@ -191,6 +241,9 @@ def certificate_request(esys: ESAPI, key: WrappedKey) -> bytes:
 
     Subject and extensions are empty, because the issuer's profile decides the content of the certificate.
     """
+    if key.in_software:
+        with _integrity():
+            return software.certificate_request(key.private, key.public)
     from tpm2_pytss.cryptography import tpm_ecc_private_key
 
     builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
