@@ -11,7 +11,10 @@ REQUEST_BODY_BYTES_MAX = 64 * 1024
 RESPONSE_BODY_BYTES_MAX = 1024 * 1024
 """The largest answer is a page of nodes. A server that sends more is broken or hostile."""
 ENVELOPE_BYTES_MAX = 32 * 1024
-"""A lease with 256 entitlements of 64 characters stays below 24 kB."""
+"""The largest lease stays below: 17 kB of entitlements, 3 kB of fingerprint policy and 3 kB of other fields, which
+base64 makes a third longer."""
+ENTITLEMENTS_BYTES_MAX = 17 * 1024
+"""The entitlements of a lease in JSON, in UTF-8. 256 names of 64 ASCII characters have 16.8 kB."""
 EK_CERTIFICATE_BYTES_MAX = 4096
 """Real EK certificates have 0.9 to 1.6 kB. The NV memory of a TPM holds 2 to 4 kB at most."""
 EK_CHAIN_BYTES_MAX = 12 * 1024
@@ -35,6 +38,14 @@ NONCE_BYTES_MAX = 128
 # Counts.
 ENTITLEMENTS_MAX = 256
 ENTITLEMENT_NAME_CHARS_MAX = 64
+ATTRIBUTES_MAX = 16
+"""Attributes of one entitlement."""
+ATTRIBUTE_NAME_CHARS_MAX = 64
+ATTRIBUTE_VALUE_CHARS_MAX = 256
+NOTIFY_DATES_MAX = 8
+"""Dates of notification in a lease."""
+REASON_CHARS_MAX = 200
+"""Reason of a final lease. It is one line of a terminal."""
 COMPONENTS_MAX = 32
 """Components of a fingerprint. A machine sends at most 16 network cards and 6 disks (`node.hwbind.fingerprint`)."""
 COMPONENT_CHARS_MAX = 64
@@ -53,6 +64,8 @@ HELD_GENERATION_MAX = 1_000_000
 """Highest generation that a machine may report at its activation. More activations of one chip are a fault."""
 SEQ_MAX = 2**53 - 1
 """Largest `epoch` or `seq`. Every JSON reader represents it exactly."""
+LIMIT_MAX = 2**53 - 1
+"""Largest limit of an entitlement. Every JSON reader represents it exactly."""
 SEQ_JUMP_MAX = 1_000_000
 """How far a `seq` may be ahead of the stored one. The cloud checks presented statements, the node new ones."""
 
@@ -71,6 +84,12 @@ CLOCK_SKEW = timedelta(minutes=5)
 """The validity of certificates and leases begins this long before their issue."""
 EVENT_WAIT_SECONDS_MAX = 250
 """Longest long poll. Common proxies cut an idle exchange at 300 s."""
+WAKE_SECONDS_MIN = 8
+"""Shortest long poll that a cloud may set. A shorter one would cost more than the heartbeat."""
+HEARTBEAT_SECONDS_MIN = 30
+HEARTBEAT_SECONDS_MAX = 24 * 3600
+"""Bounds of the heartbeat slot that a cloud may set for a node. The shortest one is a twentieth of the agent's own 600 s.
+The longest one is the time after which a lease of the tier `attested` is refreshed."""
 LICENSE_ANSWER_LIFE = timedelta(seconds=60)
 """Licensed software may use the socket's last answer this long, so that it keeps running while the agent restarts."""
 TRUST_STEP_SECONDS_MAX = 10.0

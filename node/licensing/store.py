@@ -140,7 +140,7 @@ class LicenceStore:
         for generation in sorted(self.generations(), reverse=True):
             if generation <= holder.generation:
                 break
-            stored = self.load(msgspec.structs.replace(holder, generation=generation), ring)
+            stored = self.load(holder.of_generation(generation), ring)
             for verified in (stored.tombstone, stored.statement):
                 if verified is not None and voids_lower_generations(verified.statement):
                     return verified
@@ -153,7 +153,7 @@ class LicenceStore:
         """
         ends = []
         for generation in generations:
-            of_generation = msgspec.structs.replace(holder, generation=generation)
+            of_generation = holder.of_generation(generation)
             for path in (self.statement_path(generation), self.copy_path(generation)):
                 try:
                     loaded = _load_statement(path, of_generation, ring)

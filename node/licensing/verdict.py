@@ -267,4 +267,4 @@ def judge(evidence: Evidence) -> Verdict:
 
 def entitled(verdict: Verdict, lease: Lease | None, name: str) -> bool:
     """Whether the entitlement is granted now: the gate is open and the lease names it."""
-    return verdict.gate_open and lease is not None and name in lease.entitlements
+    return verdict.gate_open and lease is not None and lease.entitlement(name) is not None

@@ -12,9 +12,56 @@ from node.conditions import Condition
 from node.config import AGENT_VERSION
 from node.exchanges.failure import Failure
 from node.licensing.verdict import Snapshot, Verdict, entitled
-from protocol.signed.statements import Lease
+from protocol.ids import NodeId, TenantId
+from protocol.signed.lease import LeaseV1
+from protocol.signed.statements import Entitlement, Lease, Tier
 
 FORMAT = 1
+
+
+class LeaseDocument(msgspec.Struct, frozen=True):
+    """The lease. The dates are those that Fabric signed."""
+
+    trust_domain: str
+    """Trust domain of the installation."""
+    tenant: TenantId
+    """Tenant of the node."""
+    node: NodeId
+    """Id of the node."""
+    generation: int
+    """Generation of the node."""
+    epoch: int
+    """First number of the order of statements. `cascade init` sets it for the installation."""
+    seq: int
+    """Second number of the order of statements. It grows with each statement of the node."""
+    issued_at: datetime
+    """Time of the signature."""
+    tier: Tier
+    """Assurance tier that the hardware evidence reached."""
+    profile: str
+    """Profile of the node."""
+    entitlements: tuple[str, ...]
+    """Names of the entitlements, also of those whose dates do not grant them now."""
+    not_before: datetime
+    """Start of the lease."""
+    refresh_after: datetime
+    """The node refreshes the lease from this date on."""
+    expires_at: datetime
+    """The lease expires, and its grace begins."""
+    grace_until: datetime
+    """The grace ends. From this date on no new work starts."""
+    terminate_at: datetime
+    """The lease terminates, and the gate closes."""
+    notify_at: tuple[datetime, ...] = ()
+    """Dates at which the owner of the machine is notified of the expiry."""
+    renew_device_after: datetime | msgspec.UnsetType = msgspec.UNSET
+    """A device certificate made before this date is renewed once the date has come."""
+    lease_version: int = 1
+    """Version of the lease. Version 2 is bound to the node key and the chip, and can have terms."""
+    entitlement_terms: tuple[Entitlement, ...] = ()
+    """The entitlements with limit, dates or attributes."""
+    final_reason: str = ""
+    """Why no later lease follows, if the lease is final. Empty otherwise."""
 
 
 class LicenseDocument(msgspec.Struct, frozen=True):
@@ -47,7 +94,7 @@ class LicenseDocument(msgspec.Struct, frozen=True):
     """Id of the node."""
     generation: int
     """Generation of the node."""
-    lease: Lease | None
+    lease: LeaseDocument | None
     """The lease, if the current statement is one."""
 
 
@@ -118,6 +165,17 @@ def _flags(verdict: Verdict) -> tuple[str, ...]:
     return tuple(flag for flag, holds in flags if holds)
 
 
+def lease_document(lease: Lease) -> LeaseDocument:
+    """The document of a lease of either version."""
+    fields = {name: getattr(lease, name) for name in LeaseV1.__struct_fields__}
+    return LeaseDocument(
+        **fields | {"entitlements": lease.names},
+        lease_version=lease.version,
+        entitlement_terms=tuple(grant for grant in lease.entitlements if isinstance(grant, Entitlement)),
+        final_reason=lease.final.reason if lease.final is not None else "",
+    )
+
+
 def license_document(snapshot: Snapshot) -> LicenseDocument:
     """The licence document of a snapshot."""
     verdict, holder = snapshot.verdict, snapshot.holder
@@ -134,7 +192,7 @@ def license_document(snapshot: Snapshot) -> LicenseDocument:
         tenant=holder.tenant,
         node=holder.node,
         generation=holder.generation,
-        lease=snapshot.lease,
+        lease=None if snapshot.lease is None else lease_document(snapshot.lease),
     )
 
 

@@ -42,6 +42,8 @@ EXAMPLES: dict[str, Any] = {
     "profile": "kiosk",
     "entitlements": ["vision"],
     "notify_at": [],
+    "entitlement_terms": [],
+    "final_reason": "",
 }
 """Field name -> value, for examples of bodies."""
 

@@ -135,14 +135,16 @@ def peek_typ(token: str) -> str:
     return _split(token)[0].typ
 
 
-def open_envelope(token: str, typ: str, ring: KeyRing) -> tuple[Opened, VerificationKey]:
+def open_envelope(token: str, typ: str, ring: KeyRing, right: str = "") -> tuple[Opened, VerificationKey]:
     """Verify a signed document with the published keys. The caller checks the date of issue with `covers`.
+
+    `right` is the `typ` that the key must be published for; by default it is `typ`.
 
     1. The token is not too long and has three parts.
     2. The parts can be read, and the header is in the canonical encoding.
     3. `alg` is ES256 (RFC 8725 section 3.1).
     4. `typ` is the expected one (RFC 8725 section 3.11).
-    5. `kid` is published, not withdrawn, and may sign this `typ`; its key is on P-256.
+    5. `kid` is published, not withdrawn, and may sign `right`; its key is on P-256.
     6. The signature verifies.
 
     Raises EnvelopeError with the number of the failed step.
@@ -155,7 +157,7 @@ def open_envelope(token: str, typ: str, ring: KeyRing) -> tuple[Opened, Verifica
         raise EnvelopeError(5, "the signing key is not published")
     if key.withdrawn:
         raise EnvelopeError(5, "the signing key is withdrawn")
-    if typ not in key.typs:
+    if (right or typ) not in key.typs:
         raise EnvelopeError(5, f"the signing key may not sign {typ}")
     try:
         public_key = serialization.load_der_public_key(key.public_key_der)

@@ -10,73 +10,37 @@ fields that it does not know. A change that an old reader must not ignore is a n
 """
 
 from datetime import datetime
-from itertools import pairwise
 from typing import Literal
 
 import msgspec
 
 from protocol.encoding import json_decode, json_encode
 from protocol.ids import IdError, NodeId, TenantId, parse_id
-from protocol.limits import ENTITLEMENT_NAME_CHARS_MAX, ENTITLEMENTS_MAX, SEQ_MAX
+from protocol.limits import SEQ_MAX
 from protocol.signed.envelope import EnvelopeError, KeyRing, covers, open_envelope, peek_typ
+from protocol.signed.lease import (
+    LEASE_VERSION,
+    Common,
+    Entitlement,
+    Final,
+    Grant,
+    HardwareFloor,
+    Intervals,
+    Lease,
+    LeaseInvalid,
+    LeaseV1,
+    Tier,
+    check_lease,
+    from_v1,
+    to_v1,
+)
 
 TYP_LEASE = "cascade-lease+jws"
+TYP_LEASE_V2 = "cascade-lease-v2+jws"
 TYP_SUSPENSION = "cascade-suspension+jws"
 TYP_REVOCATION = "cascade-revocation+jws"
 
-Tier = Literal["attested", "tpm", "software"]
 RevocationReason = Literal["revoked", "released", "superseded"]
-
-
-class Common(msgspec.Struct, frozen=True, kw_only=True):
-    """The fields of every statement: the node and generation, the date of issue, and the position in the stream.
-
-    `trust_domain` is the installation's, so that a statement of another installation is refused.
-    """
-
-    trust_domain: str
-    """Trust domain of the installation."""
-    tenant: TenantId
-    """Tenant of the node."""
-    node: NodeId
-    """Id of the node."""
-    generation: int
-    """Generation of the node."""
-    epoch: int
-    """First number of the order of statements. `cascade init` sets it for the installation."""
-    seq: int
-    """Second number of the order of statements. It grows with each statement of the node."""
-    issued_at: datetime
-    """Time of the signature."""
-
-
-class Lease(Common, frozen=True, kw_only=True):
-    """The licence of one node and generation, with its dates. The agent has no dates of its own.
-
-    `renew_device_after` is a renewal order (after a CA rotation or an incident): once this time has come, the node
-    renews a device certificate that was made before this time.
-    """
-
-    tier: Tier
-    """Assurance tier that the hardware evidence reached."""
-    profile: str
-    """Profile of the node."""
-    entitlements: tuple[str, ...]
-    """Names of the granted entitlements."""
-    not_before: datetime
-    """Start of the lease."""
-    refresh_after: datetime
-    """The node refreshes the lease from this date on."""
-    expires_at: datetime
-    """The lease expires, and its grace begins."""
-    grace_until: datetime
-    """The grace ends. From this date on no new work starts."""
-    terminate_at: datetime
-    """The lease terminates, and the gate closes."""
-    notify_at: tuple[datetime, ...] = ()
-    """Dates at which the owner of the machine is notified of the expiry."""
-    renew_device_after: datetime | msgspec.UnsetType = msgspec.UNSET
-    """A device certificate made before this date is renewed once the date has come."""
 
 
 class Suspension(Common, frozen=True, kw_only=True):
@@ -92,11 +56,15 @@ class Revocation(Common, frozen=True, kw_only=True):
 
 
 Statement = Lease | Suspension | Revocation
-_TYPES: dict[str, type[Lease] | type[Suspension] | type[Revocation]] = {
-    TYP_LEASE: Lease,
+_TYPES: dict[str, type[LeaseV1] | type[Lease] | type[Suspension] | type[Revocation]] = {
+    TYP_LEASE: LeaseV1,
+    TYP_LEASE_V2: Lease,
     TYP_SUSPENSION: Suspension,
     TYP_REVOCATION: Revocation,
 }
+_RIGHTS = {TYP_LEASE_V2: TYP_LEASE}
+"""A published key names the `typ` of version 1. The right to sign leases does not depend on their encoding, so an
+installation need not publish its keys again before it signs a later version."""
 
 
 class StatementError(ValueError):
@@ -120,7 +88,7 @@ def typ_of(statement: Statement) -> str:
     """The `typ` of the statement's token."""
     match statement:
         case Lease():
-            return TYP_LEASE
+            return TYP_LEASE_V2 if statement.version > 1 else TYP_LEASE
         case Suspension():
             return TYP_SUSPENSION
         case Revocation():
@@ -128,51 +96,43 @@ def typ_of(statement: Statement) -> str:
 
 
 def payload_of(statement: Statement) -> bytes:
-    """The bytes of the token's payload."""
+    """The bytes of the token's payload. Raises ValueError for a lease of version 1 with terms that it cannot say."""
+    if isinstance(statement, Lease) and statement.version == 1:
+        return json_encode(to_v1(statement))
     return json_encode(statement)
-
-
-def _check_lease(lease: Lease) -> None:
-    dates = (
-        lease.not_before,
-        lease.issued_at,
-        lease.refresh_after,
-        lease.expires_at,
-        lease.grace_until,
-        lease.terminate_at,
-    )
-    if any(earlier > later for earlier, later in pairwise(dates)):
-        raise StatementError(10, "the dates of the lease are out of order")
-    names = lease.entitlements
-    if len(names) > ENTITLEMENTS_MAX or len(set(names)) != len(names):
-        raise StatementError(10, "there are too many entitlements, or the same one twice")
-    if any(not 0 < len(name) <= ENTITLEMENT_NAME_CHARS_MAX for name in names):
-        raise StatementError(10, "an entitlement's name is empty or too long")
 
 
 def _decode(typ: str, payload: bytes) -> Statement:
     try:
-        statement = json_decode(payload, _TYPES[typ])
-        parse_id("ten", statement.tenant)
-        parse_id("node", statement.node)
+        decoded = json_decode(payload, _TYPES[typ])
+        parse_id("ten", decoded.tenant)
+        parse_id("node", decoded.node)
     except (msgspec.MsgspecError, IdError) as error:
         raise StatementError(8, "the payload is not a statement") from error
-    aware = [v for v in (getattr(statement, f) for f in statement.__struct_fields__) if isinstance(v, datetime)]
-    if any(value.tzinfo is None for value in aware):
+    if any(value.tzinfo is None for value in _dates(decoded)):
         raise StatementError(8, "a date has no time zone")
-    if not (statement.generation >= 1 and 0 <= statement.epoch <= SEQ_MAX and 1 <= statement.seq <= SEQ_MAX):
+    if not (decoded.generation >= 1 and 0 <= decoded.epoch <= SEQ_MAX and 1 <= decoded.seq <= SEQ_MAX):
         raise StatementError(8, "generation, epoch or seq is out of bounds")
-    return statement
+    if not isinstance(decoded, LeaseV1):
+        return decoded
+    return from_v1(decoded)
+
+
+def _dates(statement: Common) -> list[datetime]:
+    """The dates among the fields of a statement, also those in its lists."""
+    values = [getattr(statement, name) for name in statement.__struct_fields__]
+    listed = [value for values_of in values if isinstance(values_of, tuple) for value in values_of]
+    return [value for value in (*values, *listed) if isinstance(value, datetime)]
 
 
 def verify_statement(token: str, ring: KeyRing, trust_domain: str) -> Verified:
-    """Verify a statement of any of the three types with the published keys.
+    """Verify a statement of any of the three types with the published keys. A lease may have either version.
 
-    1-6. As `open_envelope`.
+    1-6. As `open_envelope`. A key that may sign leases of version 1 may sign those of version 2.
     7. The `typ` is that of a statement.
-    8. The payload can be decoded, and ids, numbers and dates are well formed.
+    8. The payload can be decoded, and ids, numbers and dates are well formed. A lease of version 2 names a node key.
     9. The key covers `issued_at`, and the trust domain is the expected one.
-    10. The dates and entitlements of a lease are consistent.
+    10. The parts of a lease are consistent and within their limits.
 
     It does not check whether the statement is for a certain node, or newer than another; `Holder.holds`, `is_for` and
     `supersedes` do. Raises EnvelopeError or StatementError.
@@ -180,14 +140,19 @@ def verify_statement(token: str, ring: KeyRing, trust_domain: str) -> Verified:
     typ = peek_typ(token)
     if typ not in _TYPES:
         raise StatementError(7, "the document is not a statement")
-    opened, key = open_envelope(token, typ, ring)
+    opened, key = open_envelope(token, typ, ring, right=_RIGHTS.get(typ, typ))
     statement = _decode(typ, opened.payload)
+    if typ_of(statement) != typ:
+        raise StatementError(8, "a lease of version 2 names no node key")
     if not covers(key, statement.issued_at):
         raise StatementError(9, "the signing key is not valid for the date of issue")
     if statement.trust_domain != trust_domain:
         raise StatementError(9, "the statement is of another trust domain")
     if isinstance(statement, Lease):
-        _check_lease(statement)
+        try:
+            check_lease(statement)
+        except LeaseInvalid as error:
+            raise StatementError(10, str(error)) from error
     return Verified(statement=statement, token=token, kid=opened.kid)
 
 
@@ -215,12 +180,55 @@ def supersedes(new: Statement, current: Statement | None) -> bool:
     return isinstance(new, Revocation) or position(new) > position(current)
 
 
+class Holder(msgspec.Struct, frozen=True):
+    """The holder of a licence: one node in one generation, with its keys and its chip.
+
+    `node_keys` are the keys that a lease may name: SHA-256 of the SubjectPublicKeyInfo, in hex. There are two of them
+    while a rekey is under way. `ek_name` is the TPM name of the chip's EK, in hex. A lease is not compared with a value
+    that is empty.
+    """
+
+    trust_domain: str
+    tenant: TenantId
+    node: NodeId
+    generation: int
+    node_keys: tuple[str, ...] = ()
+    ek_name: str = ""
+
+    def holds(self, statement: Statement) -> bool:
+        """Whether the statement counts for this node and generation, and a lease for its key and its chip."""
+        if statement.trust_domain != self.trust_domain:
+            return False
+        if not is_for(statement, self.tenant, self.node, self.generation):
+            return False
+        return not isinstance(statement, Lease) or self._has(statement)
+
+    def _has(self, lease: Lease) -> bool:
+        """Whether key and chip that the lease names are the holder's. A lease of version 1 names neither."""
+        other_key = lease.node_key and self.node_keys and lease.node_key not in self.node_keys
+        other_chip = lease.ek_name and self.ek_name and lease.ek_name != self.ek_name
+        return not (other_key or other_chip)
+
+    def of_generation(self, generation: int) -> "Holder":
+        """The same node on the same chip, in another generation. The keys of that generation are not known."""
+        return msgspec.structs.replace(self, generation=generation, node_keys=())
+
+
 __all__ = [
+    "LEASE_VERSION",
     "TYP_LEASE",
+    "TYP_LEASE_V2",
     "TYP_REVOCATION",
     "TYP_SUSPENSION",
+    "Entitlement",
     "EnvelopeError",
+    "Final",
+    "Grant",
+    "HardwareFloor",
+    "Holder",
+    "Intervals",
     "Lease",
+    "LeaseInvalid",
     "Revocation",
     "RevocationReason",
     "Statement",
@@ -235,18 +243,3 @@ __all__ = [
     "typ_of",
     "verify_statement",
 ]
-
-
-class Holder(msgspec.Struct, frozen=True):
-    """The holder of a licence: one node in one generation."""
-
-    trust_domain: str
-    tenant: TenantId
-    node: NodeId
-    generation: int
-
-    def holds(self, statement: Statement) -> bool:
-        """Whether the statement counts for this node and generation."""
-        return statement.trust_domain == self.trust_domain and is_for(
-            statement, self.tenant, self.node, self.generation
-        )

@@ -50,6 +50,9 @@ LEASE_MEMBERS = [
     "grace_until",
     "terminate_at",
     "notify_at",
+    "lease_version",
+    "entitlement_terms",
+    "final_reason",
 ]
 
 

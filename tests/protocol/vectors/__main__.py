@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from protocol.encoding import json_encode
+from protocol.signed.statements import Statement, payload_of
 from tests.protocol.vectors import examples
 
 FILE = Path(__file__).with_name("documents.json")
@@ -14,7 +15,7 @@ def made() -> dict[str, dict[str, str]]:
     """The vectors: name -> typ, signed payload, token."""
     documents = {}
     for name, (typ, key, value) in examples.DOCUMENTS.items():
-        payload = json_encode(value)
+        payload = payload_of(value) if isinstance(value, Statement) else json_encode(value)
         documents[name] = {"typ": typ, "payload": payload.decode(), "token": examples.seal(typ, key, payload)}
     return documents
 

@@ -6,12 +6,25 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from protocol.evidence import ClockInfo
+from protocol.fingerprint import EnrolledKind, FingerprintPolicy
 from protocol.ids import NodeId, TenantId
 from protocol.messages.sessions import TYP_SESSION_PROOF, ProofClaims
 from protocol.signed import envelope
 from protocol.signed.envelope import KeyRing, VerificationKey
 from protocol.signed.freshness import TYP_FRESHNESS, Freshness
-from protocol.signed.statements import TYP_LEASE, TYP_REVOCATION, TYP_SUSPENSION, Lease, Revocation, Suspension
+from protocol.signed.statements import (
+    TYP_LEASE,
+    TYP_LEASE_V2,
+    TYP_REVOCATION,
+    TYP_SUSPENSION,
+    Entitlement,
+    Final,
+    HardwareFloor,
+    Intervals,
+    Lease,
+    Revocation,
+    Suspension,
+)
 
 TRUST_DOMAIN = "cascade.example"
 TENANT = TenantId("ten_01jd7xq2vafw6b8tn4rz9k3mec")
@@ -46,6 +59,39 @@ def lease(**changes: object) -> Lease:
         "notify_at": (ISSUED + timedelta(days=23),),
     }
     return Lease(**{**values, **changes})  # type: ignore[arg-type]  # one place builds all variants, tables name them
+
+
+NODE_KEY = "3b" * 32
+EK_NAME = "000b" + "4c" * 32
+
+
+def lease_v2(**changes: object) -> Lease:
+    values: dict[str, object] = {
+        "entitlements": (
+            "vision",
+            Entitlement(
+                name="cameras",
+                limit=8,
+                not_before=ISSUED,
+                until=ISSUED + timedelta(days=90),
+                attributes={"site": "north"},
+            ),
+        ),
+        "node_key": NODE_KEY,
+        "ek_name": EK_NAME,
+        "fingerprint": FingerprintPolicy(
+            matched_percent_min=60,
+            kinds=(EnrolledKind("board_serial", 20, True, ("5d" * 16,)), EnrolledKind("mac", 10, False, ("6e" * 16,))),
+        ),
+        "floor": HardwareFloor(index=0x01800100),
+        "intervals": Intervals(heartbeat_seconds=300, wake_seconds=120),
+    }
+    return lease(**{**values, **changes})
+
+
+def final_lease() -> Lease:
+    ends = ISSUED + timedelta(days=29)
+    return lease_v2(expires_at=ends, grace_until=ends, terminate_at=ends, final=Final(reason="invoice overdue"))
 
 
 def suspension() -> Suspension:
@@ -92,6 +138,8 @@ DOCUMENTS: dict[str, tuple[str, str, object]] = {
     "revocation": (TYP_REVOCATION, "revocation", revocation()),
     "freshness": (TYP_FRESHNESS, "freshness", freshness()),
     "session-proof": (TYP_SESSION_PROOF, "node", proof_claims()),
+    "lease-v2": (TYP_LEASE_V2, "lease", lease_v2()),
+    "lease-v2-final": (TYP_LEASE_V2, "lease", final_lease()),
 }
 """Name -> type, signing key, value."""
 
