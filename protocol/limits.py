@@ -34,6 +34,8 @@ TRUST_TARGETS_BYTES_MAX = 256 * 1024
 bounds each file as well; this limit catches a signer's mistake."""
 NONCE_BYTES_MIN = 16
 NONCE_BYTES_MAX = 128
+RENEWAL_TOKEN_CHARS_MAX = 128
+"""A renewal token has 58 characters. The rest leaves room for a later format."""
 
 # Counts.
 ENTITLEMENTS_MAX = 256

@@ -34,6 +34,7 @@ EK_NAME_CHARS_MAX = 256
 Standing = Literal["active", "suspended", "revoked", "released"]
 CodeState = Literal["open", "spent", "expired", "revoked"]
 PcrPolicy = Literal["ignore", "report", "require"]
+ClonePolicy = Literal["newest-in-grace", "suspend-both"]
 StatementType = Literal["", "lease", "suspension", "revocation"]
 
 Name = Annotated[str, limits(minLength=1, maxLength=NAME_CHARS_MAX)]

@@ -11,7 +11,11 @@ from piccolo.table import Table
 from cloud.storage import UNBOUND
 
 ID = 64
-INDEXES = (("activation", "code", "created_at"), ("node", "standing", "seat_held", "id"))
+INDEXES = (
+    ("activation", "code", "created_at"),
+    ("node", "standing", "seat_held", "id"),
+    ("node", "clone_cause", "id"),
+)
 """Indexes over several columns, which Piccolo's columns cannot say: the table, then the columns."""
 
 
@@ -31,6 +35,7 @@ class Tenant(Table, db=UNBOUND, tablename="tenant"):
     tiers = Text()
     created_at = Timestamptz(default=None)
     pcr_policies = Text(default="{}")
+    clone_policy = Varchar(length=32, default="newest-in-grace")
 
 
 class EkRoot(Table, db=UNBOUND, tablename="ek_root"):
@@ -124,6 +129,8 @@ class Node(Table, db=UNBOUND, tablename="node"):
     development = Boolean(default=False)
     superseded_asked_at = Timestamptz(null=True, default=None)
     superseded_asked_generation = Integer(default=0)
+    clone_cause = Varchar(length=32, default="")
+    clone_at = Timestamptz(null=True, default=None)
 
 
 class Generation(Table, db=UNBOUND, tablename="generation"):
@@ -155,6 +162,8 @@ class Generation(Table, db=UNBOUND, tablename="generation"):
     pcr_values = Text(default="[]")
     pcr_fault = Text()
     pcr_changed_at = Timestamptz(null=True, default=None)
+    holders = Text(default="")
+    holders_version = Integer(default=0)
 
 
 class Renewal(Table, db=UNBOUND, tablename="renewal"):

@@ -12,7 +12,13 @@ import msgspec
 from protocol.encoding import json_decode, json_encode
 from protocol.evidence import ClockInfo, PcrQuote
 from protocol.ids import NodeId, TenantId
-from protocol.limits import NONCE_BYTES_MAX, NONCE_BYTES_MIN, REQUEST_BODY_BYTES_MAX, SEQ_MAX
+from protocol.limits import (
+    NONCE_BYTES_MAX,
+    NONCE_BYTES_MIN,
+    RENEWAL_TOKEN_CHARS_MAX,
+    REQUEST_BODY_BYTES_MAX,
+    SEQ_MAX,
+)
 from protocol.openapi import limits
 from protocol.signed.envelope import EnvelopeError, verify_signature
 
@@ -58,6 +64,9 @@ class ProofClaims(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     report their mode. The cloud shows the mode and refuses nothing because of it."""
     pcr_quote: PcrQuote | msgspec.UnsetType = msgspec.UNSET
     """Quote of the PCRs over the nonce. Agents that make no quotes leave it out."""
+    renewal: str | msgspec.UnsetType = msgspec.UNSET
+    """Renewal token of the last answer that had one. A node without a token leaves it out: an older agent, a new
+    generation, or a node that has lost its token."""
 
 
 class OpenSession(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -91,6 +100,9 @@ class Session(msgspec.Struct, frozen=True):
     """Current statement."""
     cursor: int = 0
     """Position of the wake channel that this answer reflects, 0 if it reflects none."""
+    renewal: Annotated[str, limits(maxLength=RENEWAL_TOKEN_CHARS_MAX)] = ""
+    """Renewal token for the next session proof, opaque to the node. If it is empty, the node keeps the token that it
+    has. A token that is never used is no fault: the node may present its last one again."""
 
 
 class Ask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -72,6 +72,8 @@ _UPDATE = compiled(
             Node.lease,
             Node.lease_until,
             Node.confirmed_at,
+            Node.clone_cause,
+            Node.clone_at,
         )
         | {Node.wake_cursor: param("wakes") + Node.wake_cursor}
     ).where(Node.id == param("id"))

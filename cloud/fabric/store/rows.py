@@ -6,7 +6,8 @@ from typing import Literal
 import msgspec
 
 from cloud.audit import AuditEntry
-from cloud.fabric.schemas import LeaseTerms, PcrPolicy, Standing, StatementType
+from cloud.fabric.licensing.holders import Cause
+from cloud.fabric.schemas import ClonePolicy, LeaseTerms, PcrPolicy, Standing, StatementType
 from protocol.endorsement import EkType
 from protocol.ids import ActivationId, CodeId, NodeId, RenewalId, TenantId, TokenId
 from protocol.signed.statements import Tier
@@ -18,7 +19,8 @@ GenerationState = Literal["offered", "confirmed", "closed"]
 
 class TenantRow(msgspec.Struct, frozen=True):
     """A tenant. `tiers` are the tiers that it admits; `fingerprint_salt` goes to its machines. `pcr_policies` has the
-    policy for PCR quotes by profile; the profile "" stands for every other profile."""
+    policy for PCR quotes by profile; the profile "" stands for every other profile. `clone_policy` says what follows a
+    suspected clone."""
 
     id: TenantId
     name: str
@@ -26,6 +28,7 @@ class TenantRow(msgspec.Struct, frozen=True):
     tiers: tuple[Tier, ...]
     created_at: datetime
     pcr_policies: dict[str, PcrPolicy] = {}
+    clone_policy: ClonePolicy = "newest-in-grace"
 
 
 class EkRootRow(msgspec.Struct, frozen=True):
@@ -107,6 +110,7 @@ class NodeRow(msgspec.Struct, frozen=True):
     signed for the node. `wake_cursor` grows with every change that the node should fetch. `development` is true if
     the node's last session reported development mode. `superseded_asked_at` is the last time at which a superseded
     generation asked, `superseded_asked_generation` is that generation's number; None and 0 if none ever did.
+    `clone_cause` says why a clone of the node is suspected since `clone_at`; empty and None if none is.
     """
 
     id: NodeId
@@ -135,6 +139,8 @@ class NodeRow(msgspec.Struct, frozen=True):
     development: bool = False
     superseded_asked_at: datetime | None = None
     superseded_asked_generation: int = 0
+    clone_cause: Cause | Literal[""] = ""
+    clone_at: datetime | None = None
 
 
 class GenerationRow(msgspec.Struct, frozen=True):
@@ -147,6 +153,8 @@ class GenerationRow(msgspec.Struct, frozen=True):
     `pcr_accepted` are the PCR values (hex) of the activation, or those that an operator accepted later; `pcr_values`
     those of the last valid quote. Both are empty without one. `pcr_fault` says why the last quote is missing or invalid.
     `pcr_changed_at` is the time at which `pcr_values` or `pcr_fault` changed last.
+    `holders` has the holders of the key as JSON (`cloud.fabric.licensing.holders`), empty before the first session;
+    `holders_version` grows with each change of it.
     """
 
     id: str
@@ -175,6 +183,8 @@ class GenerationRow(msgspec.Struct, frozen=True):
     pcr_values: tuple[str, ...] = ()
     pcr_fault: str = ""
     pcr_changed_at: datetime | None = None
+    holders: str = ""
+    holders_version: int = 0
 
 
 class RenewalRow(msgspec.Struct, frozen=True):

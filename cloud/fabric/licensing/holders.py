@@ -1,0 +1,367 @@
+"""Pure functions: who holds a generation's key. The judgement of renewal tokens and of the TPM's clock.
+
+One machine has one TPM, so one holder uses a generation's key. A copied virtual machine has the key too. The two copies
+differ in what they spend: each session spends a renewal token (`cloud.fabric.renewal_tokens`), and a chain of
+tokens can go on in one place only. The clock of the TPM (TCG TPM 2.0 Library, part 1, section 36) is the second
+evidence. It is the node's own report, so it decides nothing that the tokens deny.
+
+- A token that was spent last may be spent again: its answer was lost.
+- An older token, or a clock that went back, is a machine that was put back from a backup. It starts another chain. If
+  the first chain goes on later, there are two machines.
+- A token that was handed out, and that the chain left aside, shows two machines at once.
+- A node without a token is judged by the clock alone.
+
+Nothing here ends a licence. A suspicion is a flag. The tenant's policy and an operator decide what follows.
+"""
+
+from datetime import datetime, timedelta
+from typing import Literal
+
+import msgspec
+
+from cloud.fabric.renewal_tokens import FIRST_CHAIN, NO_TOKEN, NUMBER_MAX, RenewalToken
+from protocol.evidence import ClockInfo
+
+CLOCK_SAVED_MS = 2**22
+"""How far the TPM's clock may go back when the TPM restarts: an unclean restart loses up to one save interval (TCG TPM
+2.0 Library, part 1, section 36.3)."""
+CLOCK_TOLERANCE = timedelta(seconds=60)
+"""How far the clock may seem to go back without a restart: the clocks of two replicas differ, so two proofs of one
+machine can be judged in the other order."""
+SPENT_MAX = 16
+"""Spent tokens that a holder remembers: the sessions of about five days. An older token counts as a spent one."""
+HOLDERS_MAX = 4
+"""Holders of a generation that are kept, with the evidence of each. The first to go are those that were left."""
+
+Cause = Literal["renewal-token", "tpm-clock", "chip", "fingerprint"]
+"""Why a clone is suspected: two holders spend one chain of tokens; two TPMs of one state run; one chip was activated in
+two places; two fingerprints take turns on one chip."""
+HolderState = Literal["current", "left", "older", "shut"]
+"""`current`: its tokens are accepted. `left`: the current holder took its place, as a restored machine does. `older`: a
+suspected copy, without new tokens. `shut`: an operator kept another holder."""
+Outcome = Literal["normal", "repeated", "token-lost", "late", "ahead", "restored", "suspected", "older", "shut"]
+"""`normal`, `repeated` (a lost answer), `token-lost`, `late` (an answer that another overtook) and `ahead` (the cloud
+lost a change) are of one machine. `restored` is too, as far as is known. `suspected` raises the flag. `older` and `shut`
+are sessions of a holder that gets no token."""
+Relation = Literal["base", "child", "ahead", "spent", "diverged"]
+
+
+class HolderEvidence(msgspec.Struct, frozen=True):
+    """The evidence of one session.
+
+    Attributes:
+        at: the time of the session.
+        asked_at: the time at which this cloud made the nonce of the proof. It orders the proofs of one machine.
+        clock: the TPM's clock and counts.
+        key: 16 hex digits that identify the node key. A rekey ends the comparison of clocks.
+        fingerprint: 16 hex digits that identify the reported fingerprint.
+        address: the address that the request came from.
+        agent_version: the version of the agent.
+    """
+
+    at: datetime
+    asked_at: datetime
+    clock: ClockInfo
+    key: str
+    fingerprint: str
+    address: str
+    agent_version: str
+
+
+class Holder(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One holder of the generation's key, as far as its sessions show.
+
+    Attributes:
+        id: 8 hex digits. An operator names the evidence by it.
+        state: see `HolderState`.
+        since: the time of its first session.
+        last: the evidence of its last session.
+        chain: the chain of its tokens.
+        number: the number of the token that it spent last, or at which its chain began.
+        base: the digest of that token; NO_TOKEN before the first.
+        answers: how many sessions were answered with a token after `base`. More than one: an answer was lost, or two
+            machines ask.
+        spent: the tokens that it spent before, as (number, digest), the newest last.
+        statement: the statement that was signed for this holder alone; empty for the holder of the node's statement.
+    """
+
+    id: str
+    state: HolderState
+    since: datetime
+    last: HolderEvidence
+    chain: str = FIRST_CHAIN
+    number: int = 0
+    base: str = NO_TOKEN
+    answers: int = 1
+    spent: tuple[tuple[int, str], ...] = ()
+    statement: str = ""
+
+
+class Holders(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The holders of a generation, the current one first.
+
+    Attributes:
+        all: at most HOLDERS_MAX holders. Exactly one is `current`.
+        cause: why a clone is suspected; empty if none is.
+        since: the time at which the suspicion arose.
+        restored: how many times the machine was put back.
+        settled: the highest token number when an operator settled a suspicion. Tokens up to it belong to no holder.
+    """
+
+    all: tuple[Holder, ...]
+    cause: Cause | Literal[""] = ""
+    since: datetime | None = None
+    restored: int = 0
+    settled: int = 0
+
+    @property
+    def current(self) -> Holder:
+        """The current holder."""
+        return self.all[0]
+
+    @property
+    def highest(self) -> int:
+        """The highest number that a holder spent. The next token's is higher."""
+        return max(holder.number for holder in self.all)
+
+    def find(self, holder: str) -> Holder | None:
+        """The holder with this id, or None."""
+        return next((each for each in self.all if each.id == holder), None)
+
+
+class Arrival(msgspec.Struct, frozen=True):
+    """A session that a node opens: its evidence, and its token if it presented one that this cloud made.
+
+    `id` has 8 hex digits. It becomes the id of a new holder, and the name of a new chain. It must follow from the proof,
+    so that a repeated proof gets the same token.
+    """
+
+    id: str
+    evidence: HolderEvidence
+    token: RenewalToken | None = None
+
+
+class Judgement(msgspec.Struct, frozen=True):
+    """What a session shows.
+
+    Attributes:
+        outcome: see `Outcome`.
+        holders: the holders with this session.
+        holder: the id of the holder that opened it.
+        gets_token: whether the answer carries a new token, after the current holder's `base`.
+    """
+
+    outcome: Outcome
+    holders: Holders
+    holder: str
+    gets_token: bool = True
+
+
+def went_back(before: HolderEvidence, now: HolderEvidence) -> bool:
+    """Whether the TPM's clock or counts are behind those of an earlier session, beyond what one TPM does.
+
+    A clear of the TPM sets the counts to 0. It also ends the node key, so within one key counts never fall.
+    """
+    if before.key != now.key:
+        return False
+    old, new = before.clock, now.clock
+    old_counts, new_counts = (old.reset_count, old.restart_count), (new.reset_count, new.restart_count)
+    if new_counts == old_counts:
+        return new.clock < old.clock - CLOCK_TOLERANCE // timedelta(milliseconds=1)
+    return new_counts < old_counts or new.clock < old.clock - CLOCK_SAVED_MS
+
+
+def judge(holders: Holders | None, arrival: Arrival) -> Judgement:
+    """Judge one session by the holders that are known. `holders` is None before the first session."""
+    if holders is None:
+        return _first(arrival)
+    token, current = arrival.token, holders.current
+    if token is None:
+        return _without_token(holders, arrival)
+    holder = _holder_of(holders, token)
+    relation = _relation(holder, token) if holder is not None else "spent"
+    if holder is not None and holder.state in ("older", "shut"):
+        return _refused(holders, arrival, holder)
+    if arrival.evidence.asked_at < current.last.asked_at:
+        # The request was overtaken by a later one of the same machine, so it shows nothing about the present.
+        return Judgement("late", holders, current.id, gets_token=False)
+    if holder is current and relation in ("base", "child", "ahead"):
+        return _goes_on(holders, arrival, token, relation)
+    if holders.cause or (holders.settled and not _after_settling(holders, holder, token, relation)):
+        return _refused(holders, arrival, None)
+    if relation == "diverged":
+        return _suspected(holders, current, _newcomer(arrival, "older"), "renewal-token", arrival)
+    if holder is not None and holder is not current and relation != "spent":
+        # The chain that a restored machine left goes on: the machine that was restored runs elsewhere too.
+        returned = _spent(msgspec.structs.replace(holder, state="current"), arrival, token, relation)
+        left = msgspec.structs.replace(current, state="older")
+        return _suspected(holders, returned, left, "renewal-token", arrival)
+    return _restored(holders, arrival, token)
+
+
+def suspect(holders: Holders, cause: Cause, other: Holder, now: datetime) -> Holders:
+    """The holders with a suspicion that other evidence gave. `other` is the holder beside the current one.
+
+    A suspicion that is there already stays, and keeps its cause.
+    """
+    flagged = _with(holders, msgspec.structs.replace(other, state="older"))
+    if holders.cause:
+        return flagged
+    return msgspec.structs.replace(flagged, cause=cause, since=now)
+
+
+def settle(holders: Holders, keep: str, chain: str) -> Holders:
+    """The holders after an operator kept the holder `keep`: it goes on in the chain `chain`, and no other does.
+
+    `chain` has 8 hex digits and is new. Raises KeyError for an unknown holder.
+    """
+    kept = holders.find(keep)
+    if kept is None:
+        raise KeyError(keep)
+    highest = holders.highest
+    others = [msgspec.structs.replace(each, state="shut") for each in holders.all if each is not kept]
+    if kept is not holders.current:
+        # The other holder's tokens are of the old chain too. Only what comes after the kept one's own token counts.
+        kept = msgspec.structs.replace(kept, chain=chain, number=highest, spent=(), statement="")
+    kept = msgspec.structs.replace(kept, state="current")
+    return msgspec.structs.replace(
+        holders, all=(kept, *others), cause="", since=None, settled=highest if others else holders.settled
+    )
+
+
+def _first(arrival: Arrival) -> Judgement:
+    holder = Holder(arrival.id, "current", arrival.evidence.at, arrival.evidence)
+    token = arrival.token
+    if token is None:
+        return Judgement("normal", Holders((holder,)), holder.id)
+    holder = msgspec.structs.replace(holder, chain=token.chain, number=token.number, base=token.digest)
+    return Judgement("ahead", Holders((holder,)), holder.id)
+
+
+def _without_token(holders: Holders, arrival: Arrival) -> Judgement:
+    """Judge a node that has no token: an older agent, or a lost file. The clock alone decides."""
+    current = holders.current
+    if arrival.evidence.asked_at < current.last.asked_at:
+        return Judgement("late", holders, current.id, gets_token=False)
+    if holders.cause or holders.settled:
+        return _refused(holders, arrival, None)
+    if went_back(current.last, arrival.evidence):
+        return _restored(holders, arrival, None)
+    seen = msgspec.structs.replace(current, last=arrival.evidence, answers=current.answers + 1)
+    return Judgement("token-lost" if current.number else "normal", _with(holders, seen), current.id)
+
+
+def _holder_of(holders: Holders, token: RenewalToken) -> Holder | None:
+    """The holder that a token is of: it spent the token last, or the token follows that; else the holder of the chain."""
+    for each in holders.all:
+        if each.base == token.digest:
+            return each
+    for each in holders.all:
+        if each.state in ("older", "shut") and (each.chain, each.base) == (token.chain, token.parent):
+            return each
+    return next((each for each in holders.all if each.chain == token.chain), None)
+
+
+def _relation(holder: Holder, token: RenewalToken) -> Relation:
+    if token.digest == holder.base:
+        return "base"
+    if (token.chain, token.parent) == (holder.chain, holder.base) and token.number > holder.number:
+        return "child"
+    if token.number > holder.number + 1:
+        # A crash of the cloud, or a restored database, forgets the last tokens that were spent.
+        return "ahead"
+    oldest = holder.spent[0][0] if holder.spent else holder.number
+    known = (token.number, token.digest) in holder.spent
+    return "spent" if known or token.number < oldest else "diverged"
+
+
+def _goes_on(holders: Holders, arrival: Arrival, token: RenewalToken, relation: Relation) -> Judgement:
+    """Judge the current holder's own next session."""
+    current = holders.current
+    gone_on = _spent(current, arrival, token, relation)
+    if not holders.cause and went_back(current.last, arrival.evidence):
+        if relation == "base":
+            return _restored(holders, arrival, token)
+        if relation == "child" and current.answers > 1:
+            # No backup has this token, because it was never spent. Yet another TPM of the same state asked since.
+            other = msgspec.structs.replace(current, id=arrival.id, state="older", spent=())
+            return _suspected(holders, gone_on, other, "tpm-clock", arrival)
+        # The one answer went to this machine. Its TPM was put back, and its disk was not.
+        again = msgspec.structs.replace(_with(holders, gone_on), restored=holders.restored + 1)
+        return Judgement("restored", again, current.id)
+    outcome: Outcome = "repeated" if relation == "base" else "ahead" if relation == "ahead" else "normal"
+    return Judgement(outcome, _with(holders, gone_on), current.id)
+
+
+def _spent(holder: Holder, arrival: Arrival, token: RenewalToken, relation: Relation) -> Holder:
+    """The holder after it spent the token."""
+    if relation == "base":
+        return msgspec.structs.replace(holder, last=arrival.evidence, answers=holder.answers + 1)
+    spent = holder.spent if holder.base == NO_TOKEN else (*holder.spent, (holder.number, holder.base))
+    return msgspec.structs.replace(
+        holder, last=arrival.evidence, number=token.number, base=token.digest, answers=1, spent=spent[-SPENT_MAX:]
+    )
+
+
+def _after_settling(holders: Holders, holder: Holder | None, token: RenewalToken, relation: Relation) -> bool:
+    """Whether the token was spent in the kept holder's chain after the settling."""
+    return holder is holders.current and relation == "spent" and token.number > holders.settled
+
+
+def _restored(holders: Holders, arrival: Arrival, token: RenewalToken | None) -> Judgement:
+    """A machine that was put back takes the place of the current holder, and starts a chain."""
+    base = token.digest if token is not None else NO_TOKEN
+    newcomer = Holder(arrival.id, "current", arrival.evidence.at, arrival.evidence, arrival.id, holders.highest, base)
+    left = msgspec.structs.replace(holders.current, state="left")
+    changed = _bounded(holders, (newcomer, left, *holders.all[1:]))
+    changed = msgspec.structs.replace(changed, restored=holders.restored + 1)
+    return Judgement("restored", changed, newcomer.id)
+
+
+def _suspected(holders: Holders, current: Holder, other: Holder, cause: Cause, arrival: Arrival) -> Judgement:
+    """Two machines: `current` goes on, `other` is the older one. One of the two opened this session."""
+    rest = tuple(each for each in holders.all if each.id not in (current.id, other.id))
+    changed = _bounded(holders, (current, other, *rest))
+    changed = msgspec.structs.replace(changed, cause=cause, since=arrival.evidence.at)
+    opened = current if current.last is arrival.evidence else other
+    return Judgement("suspected", changed, opened.id, gets_token=opened is current)
+
+
+def _refused(holders: Holders, arrival: Arrival, holder: Holder | None) -> Judgement:
+    """A session of a holder that gets no token. A holder that is not known is added."""
+    state: HolderState = "older" if holders.cause else "shut"
+    if holder is None:
+        holder = _newcomer(arrival, state)
+    else:
+        base = arrival.token.digest if arrival.token is not None else holder.base
+        holder = msgspec.structs.replace(holder, last=arrival.evidence, base=base)
+    outcome: Outcome = "older" if holder.state == "older" else "shut"
+    return Judgement(outcome, _with(holders, holder), holder.id, gets_token=False)
+
+
+def _newcomer(arrival: Arrival, state: HolderState) -> Holder:
+    token = arrival.token
+    if token is None:
+        return Holder(arrival.id, state, arrival.evidence.at, arrival.evidence)
+    return Holder(arrival.id, state, arrival.evidence.at, arrival.evidence, token.chain, token.number, token.digest)
+
+
+def _with(holders: Holders, changed: Holder) -> Holders:
+    """The holders with one that changed, or that is new."""
+    if holders.find(changed.id) is None:
+        return _bounded(holders, (holders.current, changed, *holders.all[1:]))
+    return msgspec.structs.replace(
+        holders, all=tuple(changed if each.id == changed.id else each for each in holders.all)
+    )
+
+
+def _bounded(holders: Holders, all_: tuple[Holder, ...]) -> Holders:
+    """At most HOLDERS_MAX: the current one, then those that are refused, then those that were left."""
+    current, *rest = all_
+    rest.sort(key=lambda each: each.state == "left")
+    return msgspec.structs.replace(holders, all=(current, *rest[: HOLDERS_MAX - 1]))
+
+
+def next_number(holders: Holders) -> int:
+    """The number of the next token."""
+    return min(holders.highest + 1, NUMBER_MAX)
