@@ -78,6 +78,16 @@ class ClockInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     safe: bool
 
 
+class NvCounter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A counter in the NV memory of the TPM: the index, its name, and its value. A TPM's counter never falls."""
+
+    index: int
+    """Handle of the NV index."""
+    name: str
+    """Name of the NV index in hex: algorithm and digest of its public area (TPM 2.0 Library Part 1, 16)."""
+    value: int
+
+
 def qualifying_data(secret: bytes, activation: str, csr_der: bytes) -> bytes:
     """The `extraData` (32 bytes) that binds the certified key to the challenge, the exchange and the CSR.
 

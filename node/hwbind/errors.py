@@ -10,6 +10,8 @@
       TpmObjectMissing       the TPM has no object at a handle
       TpmNvUnwritten         an NV index is defined and was never written
       TpmNvUnreadable        an NV index may not be read
+      TpmNvFull              the TPM has no room for one more NV index
+      TpmNvTaken             other programs use the NV indices of the floor counter
       TpmBusy
       TpmTimeout
       TpmLockout
@@ -144,6 +146,25 @@ class TpmNvUnreadable(TpmError):
     code = "tpm-nv-unreadable"
     summary = "cannot read an NV index of the TPM: the TPM refuses"
     advice = "Define the index with an attribute that allows reading (authread or ownerread), or remove it."
+
+
+class TpmNvFull(TpmError):
+    """The TPM has no room for one more NV index."""
+
+    code = "tpm-nv-full"
+    summary = "cannot make the floor counter: the NV memory of the TPM is full"
+    advice = (
+        "List the NV indices with `tpm2_getcap handles-nv-index`. Remove an index that no program uses with "
+        "`tpm2_nvundefine`. The agent then makes the counter by itself."
+    )
+
+
+class TpmNvTaken(TpmError):
+    """Other programs have defined every NV index where the floor counter may be."""
+
+    code = "tpm-nv-taken"
+    summary = "cannot make the floor counter: other programs use its NV indices"
+    advice = "Remove one of these NV indices with `tpm2_nvundefine`. The agent then makes the counter by itself."
 
 
 class TpmBusy(TpmError):

@@ -20,6 +20,8 @@ from node.hwbind.errors import (
     TpmHierarchyPassword,
     TpmIntegrity,
     TpmLockout,
+    TpmNvFull,
+    TpmNvTaken,
     TpmNvUnreadable,
     TpmNvUnwritten,
     TpmObjectMissing,
@@ -41,6 +43,8 @@ _BUSY = frozenset({0x902, 0x903, 0x904, 0x905, 0x906, 0x908, 0x909, 0x90A, 0x920
 _REFERENCES = range(0x910, 0x917)
 """TPM_RC_REFERENCE_H0 to H6: the handle of this number is not loaded."""
 _NV_UNWRITTEN = 0x14A
+_NV_SPACE = 0x14B
+_NV_DEFINED = 0x14C
 _NV_REFUSED = frozenset({0x148, 0x149})
 _AUTH_UNAVAILABLE = 0x12F
 
@@ -138,6 +142,10 @@ def _format_zero(base: int, detail: str, command: Command | None) -> TpmError:
         return TpmObjectMissing(_about(command.handle(base - 0x910 + 1) if command else None, detail))
     if base == _NV_UNWRITTEN:
         return TpmNvUnwritten(_about(index, detail))
+    if base == _NV_SPACE:
+        return TpmNvFull(detail)
+    if base == _NV_DEFINED:
+        return TpmNvTaken(detail)
     if base in _NV_REFUSED or (base == _AUTH_UNAVAILABLE and index is not None):
         return TpmNvUnreadable(_about(index, detail))
     if base == _AUTH_UNAVAILABLE:
