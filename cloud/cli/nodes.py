@@ -25,6 +25,14 @@ def add_options(group: ArgumentParser) -> None:
     listing.add_argument("--tenant", default="", metavar="TENANT", help="only nodes of this tenant (id)")
     showing = actions.add("show", "show a node and its generations", run=show)
     showing.add_argument("node", metavar="NODE", help="id of the node")
+    accepting = actions.add(
+        "accept-pcrs",
+        "accept the PCR values of a node's newest quote",
+        "Later quotes are compared with these values. `cascade node show NODE` shows what changed. Changed values are "
+        "usual after an update of the firmware, or a change of its settings.",
+        run=accept_pcrs,
+    )
+    accepting.add_argument("node", metavar="NODE", help="id of the node")
     for name, summary in CHANGES.items():
         text = f"{summary.capitalize()}. {READMISSION}" if name in ("revoke", "release") else ""
         changing = actions.add(name, summary, text, run=change)
@@ -54,7 +62,32 @@ def show(args: Namespace) -> None:
 def _human(detail: schemas.NodeDetail) -> str:
     headings = ("generation", "state", "statement", "seq", "issued", "terminates", "certificate until")
     names = ("number", "state", "statement", "seq", "issued_at", "terminate_at", "certificate_not_after")
-    return f"{fields(detail.node)}\n\n{columns(headings, *names)(detail.generations)}"
+    shown = f"{fields(detail.node)}\n\n{columns(headings, *names)(detail.generations)}"
+    current = next((each for each in detail.generations if each.number == detail.node.generation), None)
+    return shown if current is None else f"{shown}\n\nPCRs: {_pcrs(current)}"
+
+
+def _pcrs(generation: schemas.Generation) -> str:
+    """The PCR quotes of the current generation in words, and the values of its last valid quote."""
+    if not generation.pcr_values and not generation.pcr_fault:
+        return "no quote recorded"
+    changed = ", ".join(map(str, generation.pcr_changed))
+    state = f"changed since they were accepted: {changed}" if changed else "as accepted"
+    lines = [state if generation.pcr_values else "no values"]
+    if generation.pcr_fault:
+        lines.append(f"the last session had no valid quote: {generation.pcr_fault}")
+    lines += [f"PCR {number}  {value}" for number, value in enumerate(generation.pcr_values)]
+    return "\n".join(lines)
+
+
+def accept_pcrs(args: Namespace) -> None:
+    """Accept the PCR values that the node's current generation reported last. Raises CliError."""
+    server = Server(args)
+    path = f"/v1/nodes/{id_argument('node', args.node)}"
+    detail = server.call("GET", path, schemas.NodeDetail)
+    values = next((each.pcr_values for each in detail.generations if each.number == detail.node.generation), ())
+    body = schemas.AcceptPcrs(values=values)
+    emit(server.call("POST", f"{path}/accept-pcrs", schemas.NodeDetail, body), args.json, _human)
 
 
 def change(args: Namespace) -> None:

@@ -57,6 +57,15 @@ def add_options(group: ArgumentParser) -> None:
     trusting.add_argument(
         "--tiers", metavar="TIERS", help="admit exactly these tiers, separated by commas: attested,tpm"
     )
+    trusting.add_argument(
+        "--pcr-policy",
+        choices=get_args(schemas.PcrPolicy),
+        help="what a quote of a machine's PCRs decides: nothing (ignore), nothing but it is recorded (report, the "
+        "default), or whether the machine gets a session (require)",
+    )
+    trusting.add_argument(
+        "--profile", default="", metavar="NAME", help="profile that --pcr-policy is for; without it every other profile"
+    )
 
 
 def create(args: Namespace) -> None:
@@ -92,6 +101,8 @@ def trust(args: Namespace) -> int:
         changes.append(("POST", "/ek-allowed", schemas.AllowEk(ek_name=args.allow_ek, note=args.note)))
     if args.tiers:
         changes.append(("PUT", "/tiers", {"tiers": [tier.strip() for tier in args.tiers.split(",")]}))
+    if args.pcr_policy:
+        changes.append(("PUT", "/pcr-policy", schemas.SetPcrPolicy(policy=args.pcr_policy, profile=args.profile)))
     for method, suffix, body in changes:
         server.call(method, path + suffix, schemas.TenantTrust, body)
     found = server.call("GET", path, schemas.TenantTrust)
@@ -123,7 +134,12 @@ def _add_roots(server: Server, path: str, found: list[Block], args: Namespace) -
 def _human_trust(found: schemas.TenantTrust) -> str:
     roots = columns(("root", "ek type", "until"), "subject", "ek_type", "not_after")(found.ek_roots)
     allowed = columns(("allowed ek", "note"), "ek_name", "note")(found.ek_allowed)
-    shown = f"tiers: {', '.join(found.tiers)}\n\nroots: {_below(roots)}\n\nallowed EKs: {_below(allowed)}"
+    policies = {"": "report", **found.pcr_policies}
+    pcrs = ", ".join(f"{name or 'every other profile'}: {policies[name]}" for name in sorted(policies, reverse=True))
+    shown = (
+        f"tiers: {', '.join(found.tiers)}\nPCR quotes: {pcrs}\n\nroots: {_below(roots)}\n\n"
+        f"allowed EKs: {_below(allowed)}"
+    )
     if found.upload is None:
         return shown
     counts = found.upload

@@ -12,6 +12,7 @@ import msgspec
 
 from cloud.fabric import trust_schemas
 from protocol.endorsement import EkType
+from protocol.evidence import PCRS_QUOTED
 from protocol.ids import CodeId, NodeId, TenantId, TokenId
 from protocol.limits import (
     ENTITLEMENT_NAME_CHARS_MAX,
@@ -39,6 +40,8 @@ StatementType = Literal["", "lease", "suspension", "revocation"]
 
 Name = Annotated[str, limits(minLength=1, maxLength=NAME_CHARS_MAX)]
 Entitlement = Annotated[str, limits(minLength=1, maxLength=ENTITLEMENT_NAME_CHARS_MAX)]
+PcrValue = Annotated[str, limits(maxLength=64)]
+"""A value of a PCR in hex."""
 Seconds = Annotated[int, limits(minimum=1, maximum=TERM_SECONDS_MAX)]
 Text = Annotated[str, limits(maxLength=trust_schemas.TEXT_CHARS_MAX)]
 
@@ -102,6 +105,16 @@ class SetTiers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """At least one tier. `software` cannot be admitted yet."""
 
 
+class SetPcrPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Policy for the PCR quotes of a tenant's machines."""
+
+    policy: PcrPolicy
+    """`ignore`: quotes are not checked. `report`: the result is recorded. `require`: a machine without a valid quote, or
+    with values that no operator has accepted, gets no activation and no session."""
+    profile: Text = ""
+    """Profile whose machines the policy is for. Empty for every profile without a policy."""
+
+
 class EkRoot(msgspec.Struct, frozen=True):
     """CA certificate of a TPM maker. The tenant trusts endorsement keys under it."""
 
@@ -163,6 +176,9 @@ class TenantTrust(msgspec.Struct, frozen=True):
     """Chips that count as attested without a certificate."""
     upload: AddedEkRoots | None = None
     """What this request added. Null in the answer to any other request."""
+    pcr_policies: dict[str, PcrPolicy] = {}
+    """Policies for PCR quotes by profile. The empty name stands for every other profile; without it their policy is
+    `report`."""
 
 
 # Activation codes.
@@ -246,6 +262,13 @@ class ChangeStanding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Reason for the audit and for `standing_reason`. The node gets the reason of a suspension, signed, and no other."""
 
 
+class AcceptPcrs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """PCR values to accept."""
+
+    values: Annotated[tuple[PcrValue, ...], limits(maxItems=PCRS_QUOTED)]
+    """The values in `pcr_values` of the node's generation. Other values are a conflict: the machine has changed again."""
+
+
 class Node(msgspec.Struct, frozen=True):
     """A node: one machine as Fabric knows it."""
 
@@ -320,6 +343,14 @@ class Generation(msgspec.Struct, frozen=True):
     """Time at which the node first received the revocation of this generation, as the answer to a request."""
     seen_at: datetime | None = None
     """Time of the last session."""
+    pcr_values: tuple[str, ...] = ()
+    """Values of the PCRs 0 to 7 in the last valid quote, in hex. Empty without one."""
+    pcr_changed: tuple[int, ...] = ()
+    """Numbers of the PCRs whose values differ from those of the activation, or from those an operator accepted later."""
+    pcr_fault: str = ""
+    """Reason why the last session had no valid quote. Empty if it had one."""
+    pcr_changed_at: datetime | None = None
+    """Time at which the values or the fault changed last."""
 
 
 class NodeDetail(msgspec.Struct, frozen=True):

@@ -251,12 +251,14 @@ class _Activation:
         answered = await challenge.answer(tpm, ak, node_key, made)
         record = await tpm.run(lambda esys: presence.record_endorsement(esys, node_key, endorsement.ek_public))
         components = await trio.to_thread.run_sync(fingerprint.read_components, abandon_on_cancel=True)
+        quote = await challenge.quote(tpm, ak, made, answered)
         proof = ProveActivation(
             secret=answered.secret,
             csr=answered.csr,
             key=answered.key,
             fingerprint=fingerprint.fingerprint(made.fingerprint_salt, components),
             held_generation=self._held_generation() or msgspec.UNSET,
+            pcr_quote=quote,
         )
         pending = PendingActivation(
             file_sha256=file_sha256,
@@ -321,15 +323,16 @@ class _Activation:
         return identity
 
     async def _send_proof(self, service: api.Service, pending: PendingActivation) -> Activated:
-        """Send the stored proof. A cloud of an earlier release refuses `held_generation`, and gets it without."""
+        """Send the stored proof. A cloud of an earlier release refuses its later fields, and gets it without them."""
         with fault_point("node.activation.prove"):
             try:
                 return await service.prove_activation(pending.activation, pending.proof)
             except api.CloudRefused as refusal:
                 proof = json_decode(pending.proof, ProveActivation)
-                if refusal.code != "invalid" or proof.held_generation is msgspec.UNSET:
+                first = msgspec.structs.replace(proof, held_generation=msgspec.UNSET, pcr_quote=msgspec.UNSET)
+                if refusal.code != "invalid" or proof == first:
                     raise
-                plain = json_encode(msgspec.structs.replace(proof, held_generation=msgspec.UNSET))
+                plain = json_encode(first)
                 self._state.identities.save_activation(msgspec.structs.replace(pending, proof=plain))
                 return await service.prove_activation(pending.activation, plain)
 

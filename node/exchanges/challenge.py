@@ -13,7 +13,7 @@ from node.hwbind.keys import WrappedKey
 from node.hwbind.tpm import Tpm
 from node.link import api
 from protocol.endorsement import TEMPLATES, name_of
-from protocol.evidence import EndorsementEvidence, KeyEvidence, qualifying_data
+from protocol.evidence import EndorsementEvidence, KeyEvidence, PcrQuote, qualifying_data
 from protocol.messages.activation import Challenge
 from protocol.messages.renewal import RenewalChallenge
 
@@ -80,3 +80,9 @@ async def answer(tpm: Tpm, ak: WrappedKey, node_key: WrappedKey, challenge: Chal
         raise api.CloudUnreachable(f"cannot use the cloud's challenge: {error}") from error
     certified = await tpm.run(lambda esys: evidence.key_evidence(esys, node_key, ak, qualifying))
     return Answered(secret=secret, csr=csr, key=certified)
+
+
+async def quote(tpm: Tpm, ak: WrappedKey, challenge: Challenge, answered: Answered) -> PcrQuote:
+    """A quote of the PCRs for an answered challenge, or the reason why there is none. Raises TpmError."""
+    qualifying = qualifying_data(answered.secret, challenge.activation, answered.csr)
+    return await tpm.run(lambda esys: evidence.pcr_quote(esys, ak, qualifying))

@@ -13,7 +13,7 @@ import msgspec
 from node.clock import Clock
 from node.config import AGENT_VERSION
 from node.disk.identity import Identity
-from node.hwbind import fingerprint, keys
+from node.hwbind import evidence, fingerprint, keys
 from node.hwbind.reading import components_in_time
 from node.hwbind.tpm import Esys, Tpm
 from node.link import api
@@ -91,6 +91,7 @@ async def _proof(
             agent_version=AGENT_VERSION,
             trust_version=trust_version,
             development=True if tpm.mode == "development" else msgspec.UNSET,
+            pcr_quote=evidence.pcr_quote(esys, identity.ak, nonce.encode()),
         )
         kid = envelope.key_id(identity.node_key.public_key())
         signed = envelope.signing_input(TYP_SESSION_PROOF, kid, proof_payload(claims))

@@ -3,13 +3,28 @@
 The node checks no evidence; the verifier in the cloud does. The functions run inside `Tpm.call`, as those of `keys.py`.
 """
 
-from tpm2_pytss import ESAPI
+import hashlib
 
-from node.hwbind import keys
+from tpm2_pytss import ESAPI, TSS2_Exception
+from tpm2_pytss.constants import TPM2_ALG
+from tpm2_pytss.types import TPMT_SIG_SCHEME
+
+from node.hwbind import faults, keys
 from node.hwbind.endorsement import read_endorsements
+from node.hwbind.errors import TpmAbsent, TpmBusy, TpmError
 from node.hwbind.keys import WrappedKey
-from protocol.evidence import EndorsementEvidence, KeyEvidence, OtherEndorsement
-from protocol.limits import OTHER_ENDORSEMENTS_MAX
+from protocol.evidence import (
+    PCRS_QUOTED,
+    EndorsementEvidence,
+    KeyEvidence,
+    OtherEndorsement,
+    PcrQuote,
+    quoted_data,
+)
+from protocol.limits import OTHER_ENDORSEMENTS_MAX, PCR_FAULT_CHARS_MAX
+
+_PCRS = "sha256:" + ",".join(map(str, range(PCRS_QUOTED)))
+_PCR_BYTES = hashlib.sha256().digest_size
 
 
 def endorsement_evidence(esys: ESAPI, ak: WrappedKey) -> EndorsementEvidence:
@@ -37,3 +52,28 @@ def key_evidence(esys: ESAPI, node_key: WrappedKey, ak: WrappedKey, qualifying: 
     """
     certification = keys.certify(esys, node_key, ak, qualifying)
     return KeyEvidence(public=node_key.public, attestation=certification.attestation, signature=certification.signature)
+
+
+def pcr_quote(esys: ESAPI, ak: WrappedKey, challenge: bytes) -> PcrQuote:
+    """The PCRs 0 to 7 of the SHA-256 bank, quoted by the AK for this challenge (`protocol.evidence.quoted_data`).
+
+    A quote that the TPM cannot make is an answer too: it has the reason in `fault`. A TPM without the bank is one cause.
+    An error that stops every other command as well is raised as an error of the TSS, for `Tpm.call`.
+    """
+    try:
+        _, _, digests = esys.pcr_read(_PCRS)
+        values = tuple(bytes(digests[at]) for at in range(min(len(digests), PCRS_QUOTED)))
+        if [len(value) for value in values] != [_PCR_BYTES] * PCRS_QUOTED:
+            return PcrQuote(fault="the TPM has no SHA-256 bank with the PCRs 0 to 7")
+        with keys.loaded(esys, ak) as (handle,):
+            attestation, signature = esys.quote(
+                handle, _PCRS, quoted_data(challenge), TPMT_SIG_SCHEME(scheme=TPM2_ALG.NULL)
+            )
+    except TSS2_Exception as error:
+        cause = faults.classify(error)
+        if isinstance(cause, TpmAbsent | TpmBusy):
+            raise
+        return PcrQuote(fault=str(cause)[:PCR_FAULT_CHARS_MAX])
+    except TpmError as cause:
+        return PcrQuote(fault=str(cause)[:PCR_FAULT_CHARS_MAX])
+    return PcrQuote(attestation=bytes(attestation), signature=bytes(signature.marshal()), values=values)

@@ -1,7 +1,7 @@
 """Pure functions: check a quote of the PCRs (TPM2_Quote), and judge its values under the tenant's policy.
 
 A quote says which firmware and boot settings the machine has started with. It binds nothing: no key and no licence
-depends on PCR values. A tenant's policy decides per profile. `ignore` does not look at quotes. `report`, the default,
+depends on PCR values. A tenant's policy decides per profile. `ignore` checks no quote. `report`, the default,
 records them. `require` refuses an activation or a session without a valid quote, or with changed values that no
 operator has accepted.
 

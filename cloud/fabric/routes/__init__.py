@@ -3,7 +3,7 @@
 from litestar import Router
 
 from cloud.fabric.errors import FabricError
-from cloud.fabric.routes import activation, health, node, operator, renewal, repository, trust
+from cloud.fabric.routes import activation, hardware, health, node, operator, renewal, repository, trust
 from cloud.fabric.routes.access import refuse
 
 
@@ -14,6 +14,7 @@ def routes() -> list[Router]:
         *node.HANDLERS,
         *renewal.HANDLERS,
         *operator.HANDLERS,
+        *hardware.HANDLERS,
         *trust.HANDLERS,
         *health.HANDLERS,
     ]

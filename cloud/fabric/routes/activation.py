@@ -60,6 +60,7 @@ async def start_activation(
             errors.EvidenceNotAccepted,
             errors.TierNotAllowed,
             errors.CsrRefused,
+            errors.QuoteRefused,
             errors.SeatsExhausted,
             errors.NodeRevoked,
             errors.TooManyChallenges,

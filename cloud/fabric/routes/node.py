@@ -55,6 +55,7 @@ async def create_nonce(sessions: Wired[Sessions]) -> Nonce:
             errors.Invalid,
             errors.GenerationClosed,
             errors.TooOften,
+            errors.QuoteRefused,
             errors.CsrRefused,
             errors.IssuerUnavailable,
         ),

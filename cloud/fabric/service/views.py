@@ -8,6 +8,7 @@ from cryptography import x509
 
 from cloud.fabric import schemas
 from cloud.fabric.attestation.ek_roots import TrustError, read_ca
+from cloud.fabric.attestation.pcr_quotes import changed
 from cloud.fabric.errors import Invalid
 from cloud.fabric.store.rows import (
     AuditRow,
@@ -152,6 +153,10 @@ def generation(row: GenerationRow) -> schemas.Generation:
         fingerprint=row.fingerprint,
         told_at=row.told_at,
         seen_at=row.seen_at,
+        pcr_values=row.pcr_values,
+        pcr_changed=changed(row.pcr_accepted, row.pcr_values),
+        pcr_fault=row.pcr_fault,
+        pcr_changed_at=row.pcr_changed_at,
     )
 
 

@@ -27,7 +27,7 @@ be held by many transactions at a time, and covers reads only.
 | lapse, end of a lapse, seat of a revoked node | node | |
 | renewal: start, wrong answer, proof, certificate, old keys revoked | node | |
 | sign a due statement, first delivery of a revocation, closed at the issuer | node | |
-| change a standing | node | token of the operator |
+| change a standing, accept PCR values | node | token of the operator |
 | make a code | code | token of the operator; node to readmit |
 | revoke a code | code | token of the operator |
 | make a tenant, change its hardware | tenant | token of the operator |
@@ -44,8 +44,9 @@ Some writes need no key, because each is one statement that is right whatever ot
 - `node.wake_cursor` and `code.seats_taken` go up or down by one in the statement itself. A seat is taken only if one is
   free, in the same statement. No transaction writes a value of these columns that it has read before.
 - Reports are columns that no transaction decides on: `seen_at`, `seen_fingerprint`, `agent_version`, `trust_version`,
-  `device_issuer`, `certificate_not_after`, `development`, `superseded_asked_at`, `superseded_asked_generation`. `told_at`
-  is set once, from empty.
+  `device_issuer`, `certificate_not_after`, `development`, `superseded_asked_at`, `superseded_asked_generation`,
+  `pcr_values`, `pcr_fault`, `pcr_changed_at`. `told_at` is set once, from empty. A report sets `pcr_accepted` once, from
+  empty; an operator sets it in a statement that compares `pcr_values`.
 """
 
 from collections.abc import Iterator, Mapping

@@ -149,6 +149,24 @@ _SEEN = compiled(
         )
     ).where(Generation.id == param("id"))
 )
+_SET_PCRS = compiled(
+    Generation.update(params(Generation.pcr_values, Generation.pcr_fault, Generation.pcr_changed_at))
+    .where(
+        Generation.id == param("id"),
+        (Generation.pcr_values != param("pcr_values")) | (Generation.pcr_fault != param("pcr_fault")),
+    )
+    .returning(Generation.id)
+)
+_ACCEPT_FIRST_PCRS = compiled(
+    Generation.update(params(Generation.pcr_accepted)).where(
+        Generation.id == param("id"), Generation.pcr_accepted == "[]"
+    )
+)
+_ACCEPT_PCRS = compiled(
+    Generation.update(params(Generation.pcr_accepted))
+    .where(Generation.id == param("id"), Generation.pcr_values == param("pcr_accepted"))
+    .returning(Generation.id)
+)
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -271,3 +289,19 @@ class NodeStore:
             agent_version=seen.agent_version,
             certificate_not_after=seen.certificate_not_after,
         )
+
+    async def set_pcrs(self, key: str, values: tuple[str, ...], fault: str, at: datetime) -> bool:
+        """Store the result of a PCR quote; True if it changed. `key` is the generation's id.
+
+        The first values of a generation are its accepted ones.
+        """
+        text = json_text(values)
+        row = await self._engine.fetch(_SET_PCRS, id=key, pcr_values=text, pcr_fault=fault, pcr_changed_at=at)
+        if row and values:
+            await self._engine.fetch(_ACCEPT_FIRST_PCRS, id=key, pcr_accepted=text)
+        return bool(row)
+
+    async def accept_pcrs(self, node: NodeId, number: int, values: tuple[str, ...]) -> bool:
+        """Accept PCR values. False if they are not the values of the generation's last quote."""
+        row = await self._engine.fetch(_ACCEPT_PCRS, id=generation_id(node, number), pcr_accepted=json_text(values))
+        return bool(row)

@@ -1,5 +1,6 @@
 """Store: tenants and the hardware they trust."""
 
+from cloud.fabric.schemas import PcrPolicy
 from cloud.fabric.store.rows import EkAllowedRow, EkRootRow, TenantRow
 from cloud.fabric.tables import EkAllowed, EkRoot, Tenant
 from cloud.storage import Mapper, ServiceEngine, compiled, json_text, param, params
@@ -19,6 +20,7 @@ _ADD = _TENANT.insert
 _BY_ID = compiled(_TENANT.select().where(Tenant.id == param("id")))
 _PAGE = compiled(_TENANT.select().where(Tenant.id > param("after")).order_by(Tenant.id), limit=param("limit"))
 _SET_TIERS = compiled(Tenant.update(params(Tenant.tiers)).where(Tenant.id == param("id")))
+_SET_PCR_POLICIES = compiled(Tenant.update(params(Tenant.pcr_policies)).where(Tenant.id == param("id")))
 _ADD_ROOT = _ROOT.insert_new
 _ROOTS = compiled(
     _ROOT.select().where(EkRoot.tenant == param("tenant")).order_by(EkRoot.added_at, EkRoot.id).limit(EK_ROOTS_MAX)
@@ -49,6 +51,9 @@ class TenantStore:
 
     async def set_tiers(self, tenant: TenantId, tiers: tuple[Tier, ...]) -> None:
         await self._engine.fetch(_SET_TIERS, id=tenant, tiers=json_text(tiers))
+
+    async def set_pcr_policies(self, tenant: TenantId, policies: dict[str, PcrPolicy]) -> None:
+        await self._engine.fetch(_SET_PCR_POLICIES, id=tenant, pcr_policies=json_text(policies))
 
     async def roots(self, tenant: TenantId) -> list[EkRootRow]:
         return [_ROOT.read(row) for row in await self._engine.fetch(_ROOTS, tenant=tenant)]

@@ -91,3 +91,48 @@ def test_what_is_no_id_is_not_asked_for(
     assert main(["node", *command, "--json"]) == 2
     assert error_of(capsys.readouterr().out)["code"] == "id_invalid"
     assert calls.made == []
+
+
+GENERATION = {
+    "number": 1,
+    "state": "confirmed",
+    "agent_version": "1",
+    "created_at": AT,
+    "confirmed_at": AT,
+    "certificate_not_after": AT,
+    "statement": "lease",
+    "seq": 1,
+    "issued_at": AT,
+    "terminate_at": AT,
+    "fingerprint": {},
+    "told_at": None,
+}
+
+
+@pytest.mark.parametrize(
+    ("reported", "shown"),
+    [
+        ({}, ["PCRs: no quote recorded"]),
+        ({"pcr_values": ["ab", "cd"]}, ["PCRs: as accepted", "PCR 0  ab", "PCR 1  cd"]),
+        ({"pcr_values": ["ab"], "pcr_changed": [0, 7]}, ["PCRs: changed since they were accepted: 0, 7"]),
+        ({"pcr_fault": "no bank"}, ["PCRs: no values", "the last session had no valid quote: no bank"]),
+    ],
+)
+def test_show_has_the_quotes_of_the_current_generation(
+    calls: Calls, capsys: pytest.CaptureFixture[str], reported: dict[str, object], shown: list[str]
+) -> None:
+    older = GENERATION | {"number": 2, "pcr_fault": "of a generation that is not confirmed"}
+    calls.answer("GET", f"/v1/nodes/{NODE}", {"node": SHOWN, "generations": [older, GENERATION | reported]})
+    assert main(["node", "show", NODE]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    at = next(number for number, line in enumerate(lines) if line.startswith("PCRs:"))
+    assert lines[at : at + len(shown)] == shown
+
+
+def test_accept_pcrs_sends_the_values_that_were_read(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
+    detail = {"node": SHOWN, "generations": [GENERATION | {"pcr_values": ["ab"], "pcr_changed": [0]}]}
+    calls.answer("GET", f"/v1/nodes/{NODE}", detail)
+    calls.answer("POST", f"/v1/nodes/{NODE}/accept-pcrs", detail)
+    assert main(["node", "accept-pcrs", NODE]) == 0
+    assert calls.made[-1][2] == schemas.AcceptPcrs(("ab",))
+    assert "PCRs:" in capsys.readouterr().out

@@ -29,6 +29,7 @@ from cloud.storage.locks import Locks
 REPORTED = {
     *("seen_at", "seen_fingerprint", "agent_version", "trust_version", "device_issuer", "certificate_not_after"),
     *("development", "superseded_asked_at", "superseded_asked_generation", "told_at"),
+    *("pcr_values", "pcr_fault", "pcr_changed_at", "pcr_accepted"),
 }
 _TABLE = re.compile(r'(?:FROM|INTO|UPDATE|JOIN) "?(\w+)"?')
 _SET = re.compile(r'"(\w+)" = ')

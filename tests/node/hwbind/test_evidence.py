@@ -2,6 +2,7 @@
 
 import hashlib
 
+import msgspec
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -12,7 +13,7 @@ from tpm2_pytss.types import TPMS_ATTEST, TPMT_PUBLIC, TPMT_SIGNATURE
 from lab.tpm import SoftTpm
 from node.hwbind import evidence, keys
 from node.hwbind.tpm import Tpm
-from protocol.evidence import qualifying_data
+from protocol.evidence import PCR_SELECTION, PCRS_QUOTED, pcr_digest, qualifying_data, quoted_data
 
 pytestmark = pytest.mark.slow
 
@@ -45,3 +46,27 @@ def test_the_key_evidence_verifies_under_the_attestation_key(tpm: Tpm) -> None:
     der = encode_dss_signature(*(int.from_bytes(bytes(part), "big") for part in (ecdsa.signatureR, ecdsa.signatureS)))
     ak.public_key().verify(der, sent.attestation, ec.ECDSA(hashes.SHA256()))
     TPMT_PUBLIC.unmarshal(sent.public)
+
+
+def test_a_quote_has_the_pcrs_and_verifies_under_the_attestation_key(tpm: Tpm) -> None:
+    ak = tpm.call(keys.create_ak)
+    sent = tpm.call(lambda esys: evidence.pcr_quote(esys, ak, b"a nonce"))
+    attest, _ = TPMS_ATTEST.unmarshal(sent.attestation)
+    assert (int(attest.type), bytes(attest.extraData)) == (0x8018, quoted_data(b"a nonce"))
+    assert PCR_SELECTION in sent.attestation
+    assert bytes(attest.attested.quote.pcrDigest) == pcr_digest(sent.values)
+    assert (len(sent.values), sent.fault) == (PCRS_QUOTED, "")
+    signature, _ = TPMT_SIGNATURE.unmarshal(sent.signature)
+    ecdsa = signature.signature.ecdsa
+    der = encode_dss_signature(*(int.from_bytes(bytes(part), "big") for part in (ecdsa.signatureR, ecdsa.signatureS)))
+    ak.public_key().verify(der, sent.attestation, ec.ECDSA(hashes.SHA256()))
+
+
+def test_a_quote_that_cannot_be_made_has_its_reason(tpm: Tpm, monkeypatch: pytest.MonkeyPatch) -> None:
+    ak = tpm.call(keys.create_ak)
+    damaged = msgspec.structs.replace(ak, private=ak.private[:-1] + bytes([ak.private[-1] ^ 1]))
+    sent = tpm.call(lambda esys: evidence.pcr_quote(esys, damaged, b"a nonce"))
+    assert (sent.attestation, sent.values) == (b"", ())
+    assert "did not wrap" in sent.fault
+    monkeypatch.setattr(evidence, "_PCRS", "sha256:0")
+    assert "no SHA-256 bank" in tpm.call(lambda esys: evidence.pcr_quote(esys, ak, b"a nonce")).fault

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 import msgspec
 
 from cloud.fabric.attestation.evidence import NodeKey
+from cloud.fabric.attestation.pcr_quotes import PcrReport
 from cloud.fabric.entropy import Entropy, new_id
 from cloud.fabric.errors import (
     ActivationClosed,
@@ -38,6 +39,7 @@ from cloud.fabric.service.nodes.code_checks import REFUSALS, CodeChecks
 from cloud.fabric.service.nodes.device_issuance import issuer_refusals_of
 from cloud.fabric.service.nodes.lapse import Lapses
 from cloud.fabric.service.nodes.limits import STORED_PERIOD, ActivationLimits
+from cloud.fabric.service.nodes.pcr_quotes import PcrQuotes
 from cloud.fabric.service.ports import Now, Transaction
 from cloud.fabric.store.activations import ActivationStore
 from cloud.fabric.store.codes import CodeStore
@@ -81,6 +83,7 @@ class Activations:
     code_checks: CodeChecks
     issuer: Issuer
     chip_challenges: ChipChallenges
+    pcr_quotes: PcrQuotes
     lapses: Lapses
     limits: ActivationLimits
 
@@ -159,8 +162,8 @@ class Activations:
 
         `body_sha256` is the hash of the request's body. A repeat with the same bytes continues an unfinished
         activation, or gets the stored answer. Raises NotFound, Invalid, ChallengeExpired, ChallengeFailed,
-        ActivationClosed, EvidenceNotAccepted, CsrRefused, CodeRefused, CodeExpired, CodeRevoked, SeatsExhausted,
-        TierNotAllowed, NodeRevoked, TooManyChallenges, TooOften, IssuerUnavailable.
+        ActivationClosed, EvidenceNotAccepted, CsrRefused, QuoteRefused, CodeRefused, CodeExpired, CodeRevoked,
+        SeatsExhausted, TierNotAllowed, NodeRevoked, TooManyChallenges, TooOften, IssuerUnavailable.
         """
         row = await self.activations.find(activation)
         if row is None:
@@ -168,7 +171,8 @@ class Activations:
         if row.state == "challenged":
             await self._check_answer(row, body)
             key = self.chip_challenges.verified_key(row, row.ak_public, body.secret, body.key, body.csr)
-            row = await self._reserve(row, body, key, body_sha256)
+            pcrs = await self.pcr_quotes.at_activation(row, body)
+            row = await self._reserve(row, body, key, pcrs, body_sha256)
         if row.state not in ("proved", "issued", "confirmed") or not is_proved_by(row, body_sha256):
             raise ActivationClosed("this activation has ended, or was proved with another request")
         if row.state == "proved":
@@ -194,7 +198,7 @@ class Activations:
         raise wrong_answer(tries)
 
     async def _reserve(
-        self, row: ActivationRow, body: ProveActivation, key: NodeKey, body_sha256: str
+        self, row: ActivationRow, body: ProveActivation, key: NodeKey, pcrs: PcrReport, body_sha256: str
     ) -> ActivationRow:
         """Store the proof in one transaction, with the node, its seat and its next generation.
 
@@ -203,12 +207,18 @@ class Activations:
         while True:
             known = await self.nodes.find_by_ek(row.ek_hash)
             node = NodeId(new_id("node", self.now(), self.entropy)) if known is None else known.id
-            reserved = await self._reserve_for(node, row, body, key, body_sha256)
+            reserved = await self._reserve_for(node, row, body, key, pcrs, body_sha256)
             if reserved is not None:
                 return reserved
 
     async def _reserve_for(
-        self, node_id: NodeId, row: ActivationRow, body: ProveActivation, key: NodeKey, body_sha256: str
+        self,
+        node_id: NodeId,
+        row: ActivationRow,
+        body: ProveActivation,
+        key: NodeKey,
+        pcrs: PcrReport,
+        body_sha256: str,
     ) -> ActivationRow | None:
         """Store the proof for the node `node_id`, whose key the transaction holds.
 
@@ -237,7 +247,7 @@ class Activations:
                 number = max(node.last_generation, body.held_generation or 0) + 1
                 node = msgspec.structs.replace(node, last_generation=number)
                 await (self.nodes.insert(node) if is_new else self.nodes.update(node))
-                await self.nodes.insert_generation(self._offered(fresh, body, key, node.id, number))
+                await self.nodes.insert_generation(self._offered(fresh, body, key, pcrs, node.id, number))
                 now = self.now()
                 terms = statements.terms_of(fresh.tier, code.lease)
                 proved = msgspec.structs.replace(
@@ -312,7 +322,7 @@ class Activations:
         ), True
 
     def _offered(
-        self, row: ActivationRow, body: ProveActivation, key: NodeKey, node: NodeId, number: int
+        self, row: ActivationRow, body: ProveActivation, key: NodeKey, pcrs: PcrReport, node: NodeId, number: int
     ) -> GenerationRow:
         return GenerationRow(
             id=generation_id(node, number),
@@ -333,6 +343,10 @@ class Activations:
             refresh_after=None,
             terminate_at=None,
             told_at=None,
+            pcr_accepted=pcrs.values,
+            pcr_values=pcrs.values,
+            pcr_fault=pcrs.fault,
+            pcr_changed_at=self.now() if pcrs != PcrReport() else None,
         )
 
     async def _issue(self, row: ActivationRow) -> ActivationRow:

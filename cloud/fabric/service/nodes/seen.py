@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
+from cloud.fabric.attestation.pcr_quotes import PcrReport, changed
 from cloud.fabric.service.audit_log import AuditLog
 from cloud.fabric.service.nodes.revocation_delivery import RevocationDelivery, is_superseded
 from cloud.fabric.service.ports import Transaction
@@ -37,6 +38,15 @@ class _Ask(msgspec.Struct, frozen=True):
     at: datetime
 
 
+class _Pcrs(msgspec.Struct, frozen=True):
+    """The result of a PCR quote, with the rows as they were then."""
+
+    node: NodeRow
+    generation: GenerationRow
+    report: PcrReport
+    at: datetime
+
+
 class SeenSessions:
     """The values that the last session of each generation reported, until they are stored."""
 
@@ -57,6 +67,7 @@ class SeenSessions:
         self._seen: dict[str, Seen] = {}
         self._modes: dict[str, _ModeReport] = {}
         self._asks: dict[str, _Ask] = {}
+        self._pcrs: dict[str, _Pcrs] = {}
 
     def __len__(self) -> int:
         """The number of generations whose session is not stored yet."""
@@ -74,6 +85,12 @@ class SeenSessions:
         if node.id in self._modes or development != node.development:
             self._modes[node.id] = _ModeReport(node.tenant, generation, development)
 
+    def note_pcrs(self, node: NodeRow, generation: GenerationRow, report: PcrReport, at: datetime) -> None:
+        """Keep the result of a PCR quote, if it can differ from the stored result. The values of a fault stay."""
+        same = report.fault == generation.pcr_fault and report.values in ((), generation.pcr_values)
+        if not same or generation.id in self._pcrs:
+            self._pcrs[generation.id] = _Pcrs(node, generation, report, at)
+
     def note_closed(self, node: NodeRow, generation: GenerationRow, at: datetime) -> None:
         """Keep that a closed generation asked, if a later generation superseded it. The last ask counts."""
         if is_superseded(node, generation):
@@ -89,9 +106,14 @@ class SeenSessions:
                 await self._delivery.write(node, generation, at)
 
     async def store(self) -> None:
-        """Store all kept values. A node whose mode changed gets an audit entry, `node.mode_changed`."""
+        """Store all kept values.
+
+        A node whose mode changed gets the audit entry `node.mode_changed`. A node whose PCR values changed, or whose
+        quote failed in another way, gets `node.pcrs_changed`.
+        """
         await self._store_all(self._seen, self._nodes.set_seen)
         await self._store_all(self._modes, self._store_mode)
+        await self._store_all(self._pcrs, self._store_pcrs)
         await self._store_all(self._asks, self._store_ask)
 
     async def _store_all(self, kept: dict[str, V], store: Callable[[str, V], Awaitable[None]]) -> None:
@@ -119,3 +141,18 @@ class SeenSessions:
                 generation=report.generation,
                 mode="development" if report.development else "production",
             )
+
+    async def _store_pcrs(self, key: str, kept: _Pcrs) -> None:
+        node, values = kept.node, kept.report.values or kept.generation.pcr_values
+        if not await self._nodes.set_pcrs(key, values, kept.report.fault, kept.at):
+            return
+        numbers = changed(kept.generation.pcr_accepted, values)
+        await self._audit.write(
+            str(NodeSpiffeId(self._trust_domain, node.tenant, node.id)),
+            "node.pcrs_changed",
+            node.id,
+            node.tenant,
+            generation=kept.generation.number,
+            changed=",".join(map(str, numbers)),
+            fault=kept.report.fault,
+        )

@@ -12,12 +12,21 @@ from cryptography.hazmat.primitives import serialization
 
 from cloud.fabric import nonce
 from cloud.fabric.entropy import Entropy
-from cloud.fabric.errors import CertificateRefused, CsrRefused, IssuerRefused, IssuerUnavailable, ProofRefused, Refused
+from cloud.fabric.errors import (
+    CertificateRefused,
+    CsrRefused,
+    IssuerRefused,
+    IssuerUnavailable,
+    ProofRefused,
+    QuoteRefused,
+    Refused,
+)
 from cloud.fabric.issuer import Issuer
 from cloud.fabric.service.input_checks import check_fingerprint, check_nonce_form, check_text
 from cloud.fabric.service.nodes.device_certificate import Device, read_device_certificate
 from cloud.fabric.service.nodes.known import load
 from cloud.fabric.service.nodes.limits import SessionLimits
+from cloud.fabric.service.nodes.pcr_quotes import PcrQuotes
 from cloud.fabric.service.nodes.seen import SeenSessions
 from cloud.fabric.service.nodes.session_refusals import SessionRefusals
 from cloud.fabric.service.nodes.statement import Statements
@@ -50,6 +59,7 @@ class Sessions:
     statements: Statements
     statement_stream: StatementStream
     seen: SeenSessions
+    pcr_quotes: PcrQuotes
     refusals: SessionRefusals
     limits: SessionLimits
     session_ends: SessionEnds
@@ -67,9 +77,9 @@ class Sessions:
         has the key that is stored for them; 8 that key signed the proof, see `protocol.messages.sessions.open_proof`;
         9 the proof names this node and generation; 10 it names this method and this Fabric's URL; 11 it names this
         CSR; 12 it carries a nonce that this cloud made a short time ago; 13 the generation is not closed; 14 the limits of sessions are
-        not reached.
-        Raises CertificateRefused, NodeUnknown, ProofRefused, Invalid, GenerationClosed, TooOften, CsrRefused,
-        IssuerUnavailable.
+        not reached; 15 the quote of the PCRs is one that the tenant's policy admits.
+        Raises CertificateRefused, NodeUnknown, ProofRefused, Invalid, GenerationClosed, TooOften, QuoteRefused,
+        CsrRefused, IssuerUnavailable.
         """
         now = self.now()
         issuers = self.current_trust.trust.node_issuers
@@ -83,6 +93,7 @@ class Sessions:
             raise
         await self._refuse_closed(node, generation, claims.answer_nonce)
         self.limits.count(node.tenant, node.id, now)
+        await self._judge_quote(node, generation, device, claims)
         chain = await self._issue(body, device)
         await self.session_ends.note(chain)
         # The issuer may have taken seconds. Read the rows again, or an outdated lease would be signed as current.
@@ -136,6 +147,14 @@ class Sessions:
             now = self.now()
             await self.seen.record_closed(node, generation, now)
             raise self.statement_stream.closed(generation, answer_nonce, now)
+
+    async def _judge_quote(self, node: NodeRow, generation: GenerationRow, device: Device, claims: ProofClaims) -> None:
+        """Step 15. Raises QuoteRefused."""
+        try:
+            await self.pcr_quotes.at_session(node, generation, claims, self.now())
+        except QuoteRefused as error:
+            await self.refusals.note(device, error)
+            raise
 
     async def _issue(self, body: OpenSession, device: Device) -> tuple[bytes, ...]:
         try:

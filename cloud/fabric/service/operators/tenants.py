@@ -82,6 +82,7 @@ class Tenants:
             tiers=row.tiers,
             ek_roots=tuple(views.ek_root(root) for root in await self.tenants.roots(tenant)),
             ek_allowed=tuple(views.ek_allowed(entry) for entry in await self.tenants.allowed(tenant)),
+            pcr_policies=row.pcr_policies,
         )
 
     async def add_ek_roots(self, operator: Operator, tenant: TenantId, body: schemas.AddEkRoots) -> schemas.TenantTrust:

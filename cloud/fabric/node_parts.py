@@ -1,0 +1,154 @@
+"""Wiring: makes the parts of Fabric that serve nodes. Decides nothing."""
+
+from cloud.fabric.part_groups import NodeParts, Ports, Shared, TrustParts
+from cloud.fabric.secrets import Secrets
+from cloud.fabric.service.nodes.activation import Activations
+from cloud.fabric.service.nodes.chip_challenge import ChipChallenges
+from cloud.fabric.service.nodes.closing import Closings
+from cloud.fabric.service.nodes.confirm import Confirmations
+from cloud.fabric.service.nodes.lapse import Lapses
+from cloud.fabric.service.nodes.limits import ActivationLimits, SessionLimits
+from cloud.fabric.service.nodes.pcr_quotes import PcrQuotes
+from cloud.fabric.service.nodes.renewal import Renewals
+from cloud.fabric.service.nodes.renewal_starts import RenewalStarts
+from cloud.fabric.service.nodes.revocation_delivery import RevocationDelivery
+from cloud.fabric.service.nodes.seen import SeenSessions
+from cloud.fabric.service.nodes.session_refusals import SessionRefusals
+from cloud.fabric.service.nodes.sessions import Sessions
+from cloud.fabric.service.nodes.statement import Statements
+from cloud.fabric.store import Stores
+
+
+def make_node_parts(stores: Stores, ports: Ports, secrets: Secrets, shared: Shared, trust: TrustParts) -> NodeParts:
+    now, transaction, audit, stream = ports.now, stores.transaction, shared.audit, shared.statement_stream
+    chip_challenges = ChipChallenges(
+        ek_key=secrets.ek_key, entropy=ports.entropy, verifier=ports.verifier, tenants=stores.tenants
+    )
+    lapses = Lapses(
+        now=now,
+        transaction=transaction,
+        audit=audit,
+        activations=stores.activations,
+        codes=stores.codes,
+        nodes=stores.nodes,
+        issuer=ports.issuer,
+        statement_stream=stream,
+        wake_room=shared.wake_room,
+        wake_background=shared.woken.set,
+    )
+    delivery = RevocationDelivery(trust_domain=ports.trust_domain, audit=audit, nodes=stores.nodes)
+    seen = SeenSessions(
+        trust_domain=ports.trust_domain, transaction=transaction, audit=audit, nodes=stores.nodes, delivery=delivery
+    )
+    statements = Statements(
+        now=now,
+        transaction=transaction,
+        nodes=stores.nodes,
+        current_trust=ports.current_trust,
+        statement_stream=stream,
+        trust_reports=trust.trust_reports,
+        wake_room=shared.wake_room,
+        seen=seen,
+    )
+    pcr_quotes = PcrQuotes(tenants=stores.tenants, codes=stores.codes, seen=seen)
+    return NodeParts(
+        activations=_activations(stores, ports, secrets, shared, chip_challenges, pcr_quotes, lapses),
+        confirmations=Confirmations(
+            now=now,
+            transaction=transaction,
+            audit=audit,
+            activations=stores.activations,
+            code_checks=shared.code_checks,
+            lapses=lapses,
+            nodes=stores.nodes,
+            statements=statements,
+            statement_stream=stream,
+            wake_room=shared.wake_room,
+            wake_background=shared.woken.set,
+        ),
+        sessions=_sessions(stores, ports, secrets, shared, trust, statements, seen, pcr_quotes),
+        statements=statements,
+        renewals=_renewals(stores, ports, shared, chip_challenges),
+        lapses=lapses,
+        closings=Closings(transaction=transaction, audit=audit, nodes=stores.nodes, issuer=ports.issuer),
+        chip_challenges=chip_challenges,
+        seen=seen,
+    )
+
+
+def _activations(
+    stores: Stores,
+    ports: Ports,
+    secrets: Secrets,
+    shared: Shared,
+    chip_challenges: ChipChallenges,
+    pcr_quotes: PcrQuotes,
+    lapses: Lapses,
+) -> Activations:
+    return Activations(
+        epoch=secrets.epoch,
+        confirm_within=ports.confirm_within,
+        now=ports.now,
+        entropy=ports.entropy,
+        transaction=stores.transaction,
+        audit=shared.audit,
+        activations=stores.activations,
+        codes=stores.codes,
+        nodes=stores.nodes,
+        tenants=stores.tenants,
+        code_checks=shared.code_checks,
+        issuer=ports.issuer,
+        chip_challenges=chip_challenges,
+        pcr_quotes=pcr_quotes,
+        lapses=lapses,
+        limits=ActivationLimits(ports.limits_factor),
+    )
+
+
+def _sessions(
+    stores: Stores,
+    ports: Ports,
+    secrets: Secrets,
+    shared: Shared,
+    trust: TrustParts,
+    statements: Statements,
+    seen: SeenSessions,
+    pcr_quotes: PcrQuotes,
+) -> Sessions:
+    return Sessions(
+        trust_domain=ports.trust_domain,
+        public_url=ports.public_url,
+        nonce_key=secrets.nonce_key,
+        now=ports.now,
+        entropy=ports.entropy,
+        nodes=stores.nodes,
+        issuer=ports.issuer,
+        current_trust=ports.current_trust,
+        statements=statements,
+        statement_stream=shared.statement_stream,
+        seen=seen,
+        pcr_quotes=pcr_quotes,
+        refusals=SessionRefusals(now=ports.now, transaction=stores.transaction, audit=shared.audit),
+        limits=SessionLimits(ports.limits_factor),
+        session_ends=trust.session_ends,
+        trust_reports=trust.trust_reports,
+    )
+
+
+def _renewals(stores: Stores, ports: Ports, shared: Shared, chip_challenges: ChipChallenges) -> Renewals:
+    return Renewals(
+        trust_domain=ports.trust_domain,
+        now=ports.now,
+        entropy=ports.entropy,
+        transaction=stores.transaction,
+        audit=shared.audit,
+        nodes=stores.nodes,
+        renewals=stores.renewals,
+        tenants=stores.tenants,
+        issuer=ports.issuer,
+        current_trust=ports.current_trust,
+        chip_challenges=chip_challenges,
+        statement_stream=shared.statement_stream,
+        starts=RenewalStarts(factor=ports.limits_factor),
+        wake_background=shared.woken.set,
+    )

@@ -1,0 +1,54 @@
+"""Use case: judge the PCR quotes of nodes under the policies of their tenants. The verifier checks the quotes."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from cloud.fabric.attestation.pcr_quotes import PcrReport, policy_of, refusal_of, report_of
+from cloud.fabric.errors import QuoteRefused
+from cloud.fabric.service.nodes.seen import SeenSessions
+from cloud.fabric.store.codes import CodeStore
+from cloud.fabric.store.rows import ActivationRow, GenerationRow, NodeRow
+from cloud.fabric.store.tenants import TenantStore
+from protocol.evidence import qualifying_data
+from protocol.messages.activation import ProveActivation
+from protocol.messages.sessions import ProofClaims
+
+
+@dataclass(frozen=True, kw_only=True)
+class PcrQuotes:
+    """Judges quotes at activations and sessions."""
+
+    tenants: TenantStore
+    codes: CodeStore
+    seen: SeenSessions
+
+    async def at_activation(self, row: ActivationRow, body: ProveActivation) -> PcrReport:
+        """The report of an activation, empty under the policy `ignore`. The profile is that of the code.
+
+        The answer to the challenge and the key evidence must have been checked. Raises QuoteRefused.
+        """
+        tenant, code = await self.tenants.find(row.tenant), await self.codes.find(row.code)
+        policy = policy_of(tenant.pcr_policies if tenant else {}, code.profile if code else "")
+        if policy == "ignore":
+            return PcrReport()
+        challenge = qualifying_data(body.secret, row.id, body.csr)
+        report = report_of(body.pcr_quote, row.ak_public, challenge)
+        refused = refusal_of(policy, report, ())
+        if refused:
+            raise QuoteRefused(refused)
+        return report
+
+    async def at_session(self, node: NodeRow, generation: GenerationRow, claims: ProofClaims, now: datetime) -> None:
+        """Judge the quote of a session whose proof was checked, and keep what changed. Raises QuoteRefused.
+
+        A generation that was activated without a quote gets its accepted values from its first valid quote.
+        """
+        tenant = await self.tenants.find(node.tenant)
+        policy = policy_of(tenant.pcr_policies if tenant else {}, node.profile)
+        if policy == "ignore":
+            return
+        report = report_of(claims.pcr_quote, generation.ak_public, claims.nonce.encode())
+        self.seen.note_pcrs(node, generation, report, now)
+        refused = refusal_of(policy, report, generation.pcr_accepted)
+        if refused:
+            raise QuoteRefused(refused)
