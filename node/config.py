@@ -53,6 +53,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         state_dir: the state directory.
         socket: the path of the agent's unix socket.
         tpm: the TPM connection (`node.hwbind.tpm`).
+        identity: `tpm` activates with the TPM; `software` activates without one, with a key in a file. The setting counts
+            at an activation only. The cloud decides whether it admits a machine without a TPM.
         tpm_owner_auth: the file that has the password of the TPM's owner hierarchy; None if there is no password.
         tpm_endorsement_auth: the file that has the password of the endorsement hierarchy.
         mode: production allows the kernel's resource manager only; development allows any TPM connection.
@@ -69,6 +71,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     settle_seconds: int = 20
     tpm_owner_auth: Path | None = None
     tpm_endorsement_auth: Path | None = None
+    identity: Literal["tpm", "software"] = "tpm"
 
     def __post_init__(self) -> None:
         if not HEARTBEAT_SECONDS_MIN <= self.heartbeat_seconds <= HEARTBEAT_SECONDS_MAX:

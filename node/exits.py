@@ -51,7 +51,7 @@ class Exit(IntEnum):
     )
     HARDWARE_MISMATCH = (
         84,
-        "this machine's TPM is not the activated TPM",
+        "this machine is not the activated machine",
         "Use this state directory on the machine it was made on, or activate this machine with a new activation code.",
     )
     STALE = (

@@ -115,7 +115,7 @@ class Heartbeat:
                 failures=self._contact.failures,
                 heartbeat_seconds=self._heartbeat_seconds,
             )
-            quick = first.seconds(self._waits.now()) if self._hardware.status == "ours" else None
+            quick = first.seconds(self._waits.now()) if self._hardware.can_prove else None
             with trio.move_on_after(wait if quick is None else min(wait, quick)):
                 await self._rescheduled.wait()
                 continue
@@ -153,7 +153,7 @@ class Heartbeat:
     async def _look_for_hardware(self) -> None:
         """Check the hardware after READY. A fault does not end the agent here; `_raise_lasting_fault` does, later."""
         try:
-            await self._hardware.check(self._licence.identity.node_key, self._licence.identity.endorsement)
+            await self._licence.check_hardware()
         except TpmError as error:
             self._hardware.report_fault(error)
         except Exception as error:  # noqa: BLE001 (the contact that follows matters more)

@@ -81,12 +81,12 @@ class Settling:
         Raises TpmError as `HardwareCheck.check`.
         """
         try:
-            await self._hardware.check(self._licence.identity.node_key, self._licence.identity.endorsement)
+            await self._licence.check_hardware()
         except (NodeError, TpmError):
             raise
         except Exception as error:  # noqa: BLE001 (the agent goes on)
             self._errors.report("hardware check", error)
-        if self._licence.revoked or self._hardware.status != "ours":
+        if self._licence.revoked or not self._hardware.can_prove:
             return
         # Time services often set the clock while a machine starts. The first comparison is with the time here.
         self._waits.check()
@@ -106,7 +106,7 @@ class Settling:
 
         A TPM that fails is not asked again and again.
         """
-        if self._hardware.status != "ours":
+        if not self._hardware.can_prove:
             return False
         failure = self._contact.last_failure
         no_network = failure is not None and failure.code in api.NO_NETWORK

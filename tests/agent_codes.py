@@ -21,7 +21,7 @@ FAULTS = "fault_..."
 
 _REGISTERS = ("conditions", "_conditions")
 _CODE_OF_AN_ERROR = "code"
-_HELPERS = {"node/exchanges/contact.py", "node/state.py", "node/conditions.py"}
+_HELPERS = {"node/exchanges/contact.py", "node/state.py", "node/conditions.py", "node/licensing/hardware.py"}
 """The files with a function that reports a code of its caller. The calls of the function are read instead."""
 
 
@@ -58,7 +58,7 @@ def _reported(path: str, tree: ast.Module) -> Iterator[str]:
         of_register = (isinstance(register, ast.Attribute) and register.attr in _REGISTERS) or (
             isinstance(register, ast.Name) and register.id in _REGISTERS
         )
-        of_state = name == "_report" and path == "node/state.py"
+        of_state = name == "_report" and path in ("node/state.py", "node/licensing/hardware.py")
         if (name == "report" and of_register) or name == "Weakness" or of_state:
             code = call.args[0]
         elif name == "errand":

@@ -66,10 +66,11 @@ def _parser() -> argparse.ArgumentParser:
     activate = add(
         "activate",
         "activate this machine with an activation file",
-        "Proves to the cloud with the TPM which machine this is, and fetches its identity and licence. If the command "
-        "is interrupted, repeat it with the same file; it then continues. The agent must not be running.",
+        "Proves to the cloud with the TPM which machine this is, and fetches its identity and licence. Without a TPM "
+        "it needs --software. If the command is interrupted, repeat it with the same file; it then continues. The "
+        "agent must not be running.",
     )
-    activate.add_argument("file", type=Path, metavar="FILE", help="the activation file, made by `cascade code create`")
+    _activation_arguments(activate)
     add(
         "run",
         "run the agent in the foreground",
@@ -112,6 +113,18 @@ def _parser() -> argparse.ArgumentParser:
         "--rekey", action="store_true", help="also make a new node key in the TPM and get a device certificate for it"
     )
     return parser
+
+
+def _activation_arguments(activate: argparse.ArgumentParser) -> None:
+    activate.add_argument("file", type=Path, metavar="FILE", help="the activation file, made by `cascade code create`")
+    activate.add_argument(
+        "--software",
+        dest="identity",
+        action="store_const",
+        const="software",
+        help="activate without a TPM: the node key is in a file, and the machine is known by its serial numbers; the "
+        "cloud must admit the tier `software`",
+    )
 
 
 async def _with_state(
@@ -174,7 +187,7 @@ async def _activate(config: Config, args: argparse.Namespace) -> int:
             print(f"  {shown(text)} ...", file=sys.stderr, flush=True)
 
     async def work(state: Any, tpm: Any) -> Any:
-        return await activate(state, tpm, args.file, utc_now, say)
+        return await activate(state, tpm, args.file, utc_now, say, in_software=config.identity == "software")
 
     snapshot = (await _with_state(config, work, creates=True)).snapshot()
     document = msgspec.to_builtins(license_document(snapshot))
@@ -209,7 +222,7 @@ async def _own_status(config: Config) -> dict[str, Any]:
         hardware = HardwareCheck(tpm, BootRecord(config.socket.parent), state.conditions)
         licence = state.load_licence(hardware, utc_now)
         try:
-            await hardware.check(licence.identity.node_key, licence.identity.endorsement)
+            await licence.check_hardware()
         except TpmError as error:
             # `status` works in every state. The exit code in the document reports the TPM's fault.
             logging.getLogger("cascadia").error("%s", error)
@@ -289,7 +302,7 @@ async def _own_renewal(config: Config, *, rekey: bool) -> dict[str, Any]:
     async def work(state: Any, tpm: Any) -> Any:
         hardware = HardwareCheck(tpm, BootRecord(config.socket.parent), state.conditions)
         licence = state.load_licence(hardware, utc_now)
-        await hardware.check(licence.identity.node_key, licence.identity.endorsement)
+        await licence.check_hardware()
         contact = Contact(state, tpm, hardware, licence, utc_now)
         try:
             # Another machine's TPM cannot make the proof. The document then shows the state `hardware-mismatch`.

@@ -82,6 +82,7 @@ def human_status(document: dict[str, Any]) -> str:
     rows += _failure_rows(document)
     if document["mode"] != "production":
         rows.append(("mode", f"{document['mode']}: not for production"))
+    rows += _fingerprint_rows(document.get("fingerprint"))  # an older agent has none
     if document["offline_bound_at"]:
         rows.append(("offline bound", document["offline_bound_at"]))
     rows += [("damaged", text) for text in document["damaged"]]
@@ -93,6 +94,14 @@ def human_status(document: dict[str, Any]) -> str:
 
 def _lines(rows: Iterable[tuple[str, Any]]) -> str:
     return "\n".join(f"{name:<14} {shown(str(value), VALUE_CHARACTERS_MAX)}" for name, value in rows)
+
+
+def _fingerprint_rows(judged: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """The comparison of a machine without a TPM with its enrolled fingerprint, one line for each kind."""
+    if judged is None:
+        return []
+    kinds = [("", f"{kind['kind']} ({kind['weight']}): {kind['result']}") for kind in judged["kinds"]]
+    return [("fingerprint", f"{judged['result']}: {judged['reason']}"), *kinds]
 
 
 def _failure_rows(document: dict[str, Any]) -> list[tuple[str, str]]:

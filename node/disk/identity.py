@@ -134,7 +134,8 @@ class PendingRenewal(StateFile, frozen=True, kw_only=True, forbid_unknown_fields
     """A renewal with fresh evidence that has not ended.
 
     `node_key` is the key to certify: the present node key, or a new one for a rekey. `proof` is the body of the proof
-    request as it is sent: the cloud returns its stored answer only for identical bytes.
+    request as it is sent: the cloud returns its stored answer only for identical bytes. A renewal without a TPM has no
+    id. `answer_nonce` is then the nonce of a refusal's freshness; the proof of a TPM's renewal has it in its body.
     """
 
     generation: int
@@ -142,6 +143,7 @@ class PendingRenewal(StateFile, frozen=True, kw_only=True, forbid_unknown_fields
     node_key: WrappedKey
     proof: bytes
     endorsement: EndorsementRecord | msgspec.UnsetType = msgspec.UNSET
+    answer_nonce: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class _KeyFile(StateFile, frozen=True, kw_only=True, forbid_unknown_fields=True):

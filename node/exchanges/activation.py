@@ -12,17 +12,18 @@ from pathlib import Path
 from typing import TypeVar
 
 import msgspec
-import trio
 
 from node.clock import Clock
 from node.config import AGENT_VERSION
 from node.disk.files import read_bounded
 from node.disk.identity import Identity, PendingActivation
 from node.errors import NodeError, StateDamaged, StateError, StateUnsafe
-from node.exchanges import challenge
+from node.exchanges import challenge, software
 from node.exchanges.confirmation import confirm
 from node.exits import Exit
 from node.hwbind import fingerprint, keys, presence
+from node.hwbind.errors import TpmAbsent
+from node.hwbind.reading import components_in_time
 from node.hwbind.tpm import Tpm
 from node.licensing.hardware import HardwareCheck
 from node.licensing.licence import Licence
@@ -55,6 +56,12 @@ _OVER = frozenset({"challenge_expired", "challenge_failed", "activation_closed",
 """Refusals of a stored proof after which a new exchange may still succeed with the same file."""
 _LAPSED = frozenset({"generation_closed", "conflict"})
 """Refusals of a late confirmation after which a new exchange may still succeed with the same file."""
+
+
+_WITHOUT_TPM = (
+    "If this machine has no TPM and your vendor admits that, run `cascadia activate FILE --software`; the licence then "
+    "has shorter dates."
+)
 
 
 class ActivationFileInvalid(NodeError):
@@ -118,11 +125,12 @@ def parse_activation_file(raw: bytes, path: Path) -> ActivationFile:
     return parsed
 
 
-async def activate(state: State, tpm: Tpm, path: Path, clock: Clock, say: Say) -> Licence:
+async def activate(state: State, tpm: Tpm, path: Path, clock: Clock, say: Say, *, in_software: bool = False) -> Licence:
     """Activate this machine, or continue an interrupted activation with the same file. The caller owns the state.
 
-    `say` is called with a text for each step, for the user who waits. Returns the licence of the confirmed generation.
-    Raises NodeError, TpmError.
+    `say` is called with a text for each step, for the user who waits. `in_software`: the user wants an identity without
+    a TPM; otherwise the machine must have one. Returns the licence of the confirmed generation. Raises NodeError,
+    TpmError.
     """
     file, file_sha256 = read_activation_file(path)
     say("fetching the published trust, from the pin in the file")
@@ -131,7 +139,8 @@ async def activate(state: State, tpm: Tpm, path: Path, clock: Clock, say: Say) -
     if in_force is not None:
         _check_cloud(state, in_force, staged.value)
     try:
-        licence = await _Activation(state, staged, tpm, clock, say, first=in_force is None).carry_out(file, file_sha256)
+        exchange = _Activation(state, staged, tpm, clock, say, first=in_force is None, in_software=in_software)
+        licence = await exchange.carry_out(file, file_sha256)
         await staged.keep()
     finally:
         unstored = await state.saver.flush()
@@ -173,7 +182,15 @@ class _Activation:
     """
 
     def __init__(
-        self, state: State, staged: published.Staged, tpm: Tpm, clock: Clock, say: Say, *, first: bool
+        self,
+        state: State,
+        staged: published.Staged,
+        tpm: Tpm,
+        clock: Clock,
+        say: Say,
+        *,
+        first: bool,
+        in_software: bool,
     ) -> None:
         self._state = state
         self._staged = staged
@@ -182,6 +199,7 @@ class _Activation:
         self._tpm = tpm
         self._clock = clock
         self._say = say
+        self._in_software = in_software
         self._hardware = HardwareCheck(tpm)
 
     async def carry_out(self, file: ActivationFile, file_sha256: str) -> Licence:
@@ -212,7 +230,7 @@ class _Activation:
         except StateUnsafe as error:  # The new activation replaces the file.
             self._say(f"{error.text}; starting a new activation")
             return None
-        if pending is None or pending.file_sha256 != file_sha256:
+        if pending is None or pending.file_sha256 != file_sha256 or pending.node_key.in_software != self._in_software:
             return None
         # The current generation as well: after an interruption behind the switch, a second confirmation is harmless.
         reads: tuple[Callable[[], Identity | None], ...] = (
@@ -234,9 +252,29 @@ class _Activation:
 
     async def _prove(self, file: ActivationFile, file_sha256: str) -> PendingActivation:
         """Get and answer a challenge. The proof is stored, and not sent yet."""
+        make = self._software_proof if self._in_software else self._tpm_proof
+        pending = await make(file, file_sha256)
+        self._state.identities.save_activation(pending)
+        return pending
+
+    async def _software_proof(self, file: ActivationFile, file_sha256: str) -> PendingActivation:
+        trusted = self._trust.value
+        self._say("making a key in a file, and reading the serial numbers of this machine")
+        held = None
+        with suppress(StateError):
+            if (number := self._held_generation()) > 0:
+                held = self._state.identities.load(number)
+        async with api.connect(trusted.bundle, trusted.urls, "fabric") as service:
+            return await software.begin(service, file.code, file_sha256, held)
+
+    async def _tpm_proof(self, file: ActivationFile, file_sha256: str) -> PendingActivation:
         tpm, trusted = self._tpm, self._trust.value
         self._say("making keys in the TPM and reading its endorsement certificate")
-        ak = await tpm.run(keys.create_ak)
+        try:
+            ak = await tpm.run(keys.create_ak)
+        except TpmAbsent as error:
+            error.advice = f"{error.advice} {_WITHOUT_TPM}"
+            raise
         node_key = await tpm.run(keys.create_node_key)
         endorsement = await challenge.endorse(tpm, ak)
         async with api.connect(trusted.bundle, trusted.urls, "fabric") as service:
@@ -250,7 +288,7 @@ class _Activation:
         self._say("answering the challenge with the TPM")
         answered = await challenge.answer(tpm, ak, node_key, made)
         record = await tpm.run(lambda esys: presence.record_endorsement(esys, node_key, endorsement.ek_public))
-        components = await trio.to_thread.run_sync(fingerprint.read_components, abandon_on_cancel=True)
+        components = await components_in_time(seconds_max=software.FINGERPRINT_SECONDS_MAX)
         quote = await challenge.quote(tpm, ak, made, answered)
         proof = ProveActivation(
             secret=answered.secret,
@@ -260,7 +298,7 @@ class _Activation:
             held_generation=self._held_generation() or msgspec.UNSET,
             pcr_quote=quote,
         )
-        pending = PendingActivation(
+        return PendingActivation(
             file_sha256=file_sha256,
             activation=made.activation,
             ak=ak,
@@ -269,8 +307,6 @@ class _Activation:
             proof=json_encode(proof),
             endorsement=record,
         )
-        self._state.identities.save_activation(pending)
-        return pending
 
     def _held_generation(self) -> int:
         """The highest generation in the state directory, 0 without one. What cannot be read does not count."""
@@ -285,7 +321,7 @@ class _Activation:
     async def _fetch(self, pending: PendingActivation) -> Identity:
         """Send the stored proof, verify the answer, and store the new generation beside the present one."""
         identities, trusted = self._state.identities, self._trust.value
-        self._say("proving that the key is in this TPM")
+        self._say("proving the key of this machine" if self._in_software else "proving that the key is in this TPM")
         try:
             async with api.connect(trusted.bundle, trusted.urls, "fabric") as service:
                 answer = await self._send_proof(service, pending)
@@ -325,6 +361,8 @@ class _Activation:
     async def _send_proof(self, service: api.Service, pending: PendingActivation) -> Activated:
         """Send the stored proof. A cloud of an earlier release refuses its later fields, and gets it without them."""
         with fault_point("node.activation.prove"):
+            if pending.node_key.in_software:
+                return await service.prove_activation(pending.activation, pending.proof, in_software=True)
             try:
                 return await service.prove_activation(pending.activation, pending.proof)
             except api.CloudRefused as refusal:

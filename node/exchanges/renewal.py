@@ -1,7 +1,8 @@
 """Use case: renewal of the device certificate, over a session or with fresh evidence.
 
 `over_session` is EST at Breakwater, with the same key. `with_evidence` is the exchange of `protocol.messages.renewal`.
-It serves a certificate that opens no session any more, and a rekey. Its proof is stored before it is sent, together
+It serves a certificate that opens no session any more, and a rekey. A node without a TPM sends one request instead
+(`node.exchanges.software`), with its fingerprint as the evidence. The proof is stored before it is sent, together
 with the key, so that a repeat after a crash or a lost answer gets the same certificate. After a rekey both keys are
 stored until the cloud's answer has verified; the stored certificate then decides which key is in force.
 
@@ -17,10 +18,10 @@ from functools import partial
 
 from node.clock import Clock
 from node.config import AGENT_VERSION
-from node.disk.identity import PendingRenewal
+from node.disk.identity import Identity, PendingRenewal
 from node.disk.thread import DISK_SECONDS_MAX, on_disk
 from node.errors import NodeError, StateDamaged, StateUnsafe
-from node.exchanges import challenge
+from node.exchanges import challenge, software
 from node.exchanges.session import Credentials, SessionRefused, fresh_nonce
 from node.hwbind import keys, presence
 from node.hwbind.keys import WrappedKey
@@ -86,7 +87,8 @@ class DeviceRenewal:
         identity, trusted = licence.identity, self._trust.value
         if credentials is None:
             raise api.CloudUnreachable("cannot renew the device certificate: there is no session with the cloud")
-        csr = await self._tpm.run(lambda esys: keys.certificate_request(esys, identity.node_key))
+        holder = keys.holder_of(self._tpm, identity.node_key)
+        csr = await holder.run(lambda esys: keys.certificate_request(esys, identity.node_key))
         async with credentials.connect(trusted, "breakwater") as service:
             # The request is named after the present certificate, so a repeat after a lost answer gets the same new one.
             name = f"renew-{sha256_hex(identity.chain[0])}"
@@ -129,7 +131,19 @@ class DeviceRenewal:
         before = licence.identity.node_key
         if await self.resume(licence) and (not rekey or licence.identity.node_key != before):
             return
-        identity, trusted = licence.identity, self._trust.value
+        make = self._software_proof if licence.identity.node_key.in_software else self._proof
+        pending = await make(licence.identity, rekey=rekey)
+        await on_disk(partial(self._state.identities.save_renewal, pending), seconds_max=DISK_SECONDS_MAX)
+        await self._finish(licence, pending)
+
+    async def _software_proof(self, identity: Identity, *, rekey: bool) -> PendingRenewal:
+        trusted = self._trust.value
+        async with api.connect(trusted.bundle, trusted.urls, "fabric") as service:
+            return await software.renewal(service, identity, rekey=rekey)
+
+    async def _proof(self, identity: Identity, *, rekey: bool) -> PendingRenewal:
+        """Get and answer a challenge to the TPM. The proof is not stored yet."""
+        trusted = self._trust.value
         node_key = await self._tpm.run(keys.create_node_key) if rekey else identity.node_key
         endorsement = await challenge.endorse(self._tpm, identity.ak)
         async with api.connect(trusted.bundle, trusted.urls, "fabric") as service:
@@ -140,7 +154,7 @@ class DeviceRenewal:
                 )
         answered = await challenge.answer(self._tpm, identity.ak, node_key, made)
         proof = ProveRenewal(answered.secret, answered.csr, answered.key, fresh_nonce())
-        pending = PendingRenewal(
+        return PendingRenewal(
             generation=identity.generation,
             renewal=made.renewal,
             node_key=node_key,
@@ -149,8 +163,6 @@ class DeviceRenewal:
                 lambda esys: presence.record_endorsement(esys, node_key, endorsement.ek_public)
             ),
         )
-        await on_disk(partial(self._state.identities.save_renewal, pending), seconds_max=DISK_SECONDS_MAX)
-        await self._finish(licence, pending)
 
     def _pending(self, licence: Licence) -> PendingRenewal | None:
         """The stored renewal of this generation, or None.
@@ -175,13 +187,18 @@ class DeviceRenewal:
         try:
             async with api.connect(trusted.bundle, trusted.urls, "fabric") as service:
                 with fault_point("node.renewal.prove"):
-                    answer = await service.prove_renewal(pending.renewal, pending.proof)
+                    answer = await (
+                        service.renew_software(pending.proof)
+                        if pending.node_key.in_software
+                        else service.prove_renewal(pending.renewal, pending.proof)
+                    )
         except api.CloudRefused as refusal:
             # After any refusal this proof can succeed no more. A fault of the disk must not hide the signed statement.
             with suppress(NodeError):
                 await self._clear()
             if refusal.problem.statement:
-                raise SessionRefused(refusal, json_decode(pending.proof, ProveRenewal).answer_nonce) from refusal
+                nonce = pending.answer_nonce or json_decode(pending.proof, ProveRenewal).answer_nonce
+                raise SessionRefused(refusal, nonce) from refusal
             raise
         node_key, endorsement = pending.node_key, pending.endorsement or None
         try:

@@ -75,6 +75,7 @@ async def _proof(
     tpm: Tpm, identity: Identity, *, nonce: str, answer_nonce: str, url: str, csr_der: bytes, trust_version: int
 ) -> str:
     components = await components_in_time()
+    in_software = identity.node_key.in_software
 
     def clock_and_sign(esys: Esys) -> tuple[bytes, bytes]:
         claims = ProofClaims(
@@ -87,11 +88,11 @@ async def _proof(
             csr_sha256=sha256_hex(csr_der),
             answer_nonce=answer_nonce,
             fingerprint=fingerprint.fingerprint(identity.fingerprint_salt, components),
-            clock=msgspec.UNSET if identity.node_key.in_software else keys.read_clock(esys),
+            clock=msgspec.UNSET if in_software else keys.read_clock(esys),
             agent_version=AGENT_VERSION,
             trust_version=trust_version,
             development=True if tpm.mode == "development" else msgspec.UNSET,
-            pcr_quote=evidence.pcr_quote(esys, identity.ak, nonce.encode()),
+            pcr_quote=msgspec.UNSET if in_software else evidence.pcr_quote(esys, identity.ak, nonce.encode()),
         )
         kid = envelope.key_id(identity.node_key.public_key())
         signed = envelope.signing_input(TYP_SESSION_PROOF, kid, proof_payload(claims))

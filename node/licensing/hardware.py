@@ -1,4 +1,4 @@
-"""In-memory state: the last result of the TPM in the present run, as evidence for the verdict.
+"""In-memory state: the last result of the TPM or of the fingerprint in the present run, as evidence for the verdict.
 
 `HardwareCheck` is the only owner. It holds the result of the last check, or the fault of a contact that failed at the
 TPM.
@@ -6,6 +6,10 @@ TPM.
 The administration of a TPM can make the node's key unusable: a password, a disabled hierarchy, a permission. The agent
 then runs on its lease, if it is known that the TPM of the activation is in this machine (`node.hwbind.presence`).
 Otherwise it does not run, because a copied disk with a hidden TPM looks the same.
+
+A node without a TPM is known by its fingerprint. The signed lease has the enrolled one (`protocol.fingerprint`). Only a
+complete reading says that this is another machine. After a reading that fails, the lease's dates decide; the dates of
+this tier are short.
 """
 
 import logging
@@ -18,17 +22,35 @@ import trio
 from node.conditions import Conditions
 from node.disk.boot import BootRecord
 from node.disk.thread import DiskSilent, on_disk
+from node.exits import Exit
 from node.hwbind import keys, presence
 from node.hwbind.errors import TpmCleared, TpmError, TpmNotOurs, TpmTimeout
+from node.hwbind.fingerprint import Components, fingerprint
 from node.hwbind.keys import WrappedKey
 from node.hwbind.presence import EndorsementRecord
+from node.hwbind.reading import components_in_time
 from node.hwbind.tpm import Esys, Tpm
 from node.licensing.verdict import Hardware
+from protocol.fingerprint import Judgement, judge
+from protocol.signed.statements import Lease
 
 log = logging.getLogger("cascadia.hardware")
 
 T = TypeVar("T")
 
+
+FINGERPRINT_MISMATCH = "fingerprint_mismatch"
+FINGERPRINT_UNREADABLE = "fingerprint_unreadable"
+FINGERPRINT_UNKNOWN = "fingerprint_unknown"
+"""Codes of the conditions of a node without a TPM."""
+FINGERPRINT_NEXT = (
+    "Undo the change of hardware. If this is another machine, activate it with `cascadia activate FILE`; an operator must "
+    "then approve it."
+)
+FINGERPRINT_UNREADABLE_NEXT = (
+    "Give the agent's user the right to read /sys/class/dmi/id, and check that udev runs. The agent reads again at its "
+    "next heartbeat."
+)
 
 RECORD_SECONDS_MAX = 2.0
 """How long a check waits for the record of the boot. The record is in memory; a frozen state disk can be before it."""
@@ -44,7 +66,7 @@ async def _briefly(work: Callable[[], T]) -> T | None:
 
 
 class HardwareCheck:
-    """Whether this machine's TPM holds the node's key."""
+    """Whether this machine's TPM holds the node's key; without a TPM, whether this is the enrolled machine."""
 
     def __init__(self, tpm: Tpm, boot: BootRecord | None = None, conditions: Conditions | None = None) -> None:
         """Asks nothing yet.
@@ -62,6 +84,23 @@ class HardwareCheck:
         self._fault: TpmError | None = None
         self._reported: set[str] = set()
         self._looked_for_ek = False
+        self._in_software = False
+        self._judgement: Judgement | None = None
+
+    @property
+    def judgement(self) -> Judgement | None:
+        """The last comparison of the machine with its enrolled fingerprint; None for a node with a TPM."""
+        return self._judgement
+
+    @property
+    def in_software(self) -> bool:
+        """Whether the last check was that of a node without a TPM."""
+        return self._in_software
+
+    @property
+    def can_prove(self) -> bool:
+        """Whether the node key can be used now. A software key can, also while the fingerprint cannot be read."""
+        return self._status == "ours" or (self._in_software and self._status == "unavailable")
 
     @property
     def status(self) -> Hardware:
@@ -115,8 +154,42 @@ class HardwareCheck:
             if signature and self._boot is not None:
                 await _briefly(partial(self._boot.save, boot_id, signature))
 
+    async def check_fingerprint(
+        self, salt: bytes, lease: Lease | None, read: Callable[[], Components] | None = None
+    ) -> None:
+        """Compare this machine, which has no TPM, with the fingerprint in its lease, and record the result.
+
+        `salt` is the tenant's. Without a lease there is nothing to compare, and the gate is closed in any case. A lease
+        without an enrolled fingerprint opens no gate. `read` is `read_components` by default.
+        """
+        self._in_software = True
+        components = await components_in_time(read)
+        if lease is None:
+            self.report_ours()
+            return
+        if lease.fingerprint is None:
+            self._status, self._proven = "unavailable", False
+            self._report(
+                FINGERPRINT_UNKNOWN, "the lease has no fingerprint of this machine", Exit.HARDWARE_MISMATCH.next
+            )
+            return
+        judged = judge(lease.fingerprint, fingerprint(salt, components), components.unreadable)
+        self._judgement = judged
+        match judged.result:
+            case "match":
+                self.report_ours()
+            case "mismatch":
+                self._status, self._proven = "other", False
+                kinds = ", ".join(judged.of("changed") + judged.of("missing"))
+                self._report(FINGERPRINT_MISMATCH, f"{judged.reason}; not the same: {kinds}", FINGERPRINT_NEXT)
+            case "inconclusive":
+                self._status, self._proven = "unavailable", True
+                kinds = ", ".join(f"{kind} ({components.absent[kind] or 'a part'})" for kind in judged.of("unreadable"))
+                text = f"cannot read the serial numbers of this machine: {kinds}; the lease's dates decide"
+                self._report(FINGERPRINT_UNREADABLE, text, FINGERPRINT_UNREADABLE_NEXT)
+
     def report_ours(self) -> None:
-        """Record that the TPM has used the node's key."""
+        """Record that the TPM has used the node's key, or that the machine matches its enrolled fingerprint."""
         self._status = "ours"
         self._proven = True
         self._looked_for_ek = False
@@ -136,10 +209,7 @@ class HardwareCheck:
             if self._status != "other":
                 self._status = "unavailable"
             self._fault = error
-        if self._conditions is not None:
-            self._clear_conditions(but=error.code)
-            self._conditions.report(error.code, str(error), error.advice)
-            self._reported.add(error.code)
+        self._report(error.code, str(error), error.advice)
 
     def clear_fault(self) -> None:
         """Record that the TPM or the cloud has answered. An earlier fault then no longer ends the agent."""
@@ -183,6 +253,14 @@ class HardwareCheck:
         log.error("%s", error)
         self.report_fault(error)
         self._looked_for_ek = True
+
+    def _report(self, code: str, text: str, next_step: str) -> None:
+        """Report a condition in the place of the earlier one."""
+        if self._conditions is not None:
+            self._clear_conditions(but=code)
+            if self._conditions.report(code, text, next_step):
+                log.warning("%s", text)
+            self._reported.add(code)
 
     def _clear_conditions(self, but: str = "") -> None:
         if self._conditions is not None:

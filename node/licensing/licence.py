@@ -1,7 +1,8 @@
 """In-memory state: the licence of one generation, from stored evidence and the cloud's answers.
 
 A verified statement counts at once, in memory. `node.licensing.saving` then stores it, so no disk delays or prevents a
-verdict. This module opens no connection, does not use the TPM, and reads the disk at its start only.
+verdict. This module opens no connection and reads the disk at its start only. It leaves the use of the TPM to
+`node.licensing.hardware`.
 """
 
 from collections.abc import Callable
@@ -44,7 +45,7 @@ class Applied(msgspec.Struct, frozen=True):
 class Licence:
     """The licence of one generation of this node.
 
-    No method waits, so another task never sees a half-made change.
+    No method but `check_hardware` waits, so another task never sees a half-made change.
     """
 
     def __init__(
@@ -118,6 +119,17 @@ class Licence:
         """Whether a signed revocation has ended this generation."""
         return current_revocation(self._stored, self._identity.holder) is not None
 
+    async def check_hardware(self) -> None:
+        """Check that this is the machine of the generation: by its TPM, or without one by its fingerprint.
+
+        Raises as `HardwareCheck.check`.
+        """
+        identity = self._identity
+        if identity.node_key.in_software:
+            await self._hardware.check_fingerprint(identity.fingerprint_salt, self.lease)
+        else:
+            await self._hardware.check(identity.node_key, identity.endorsement)
+
     def verdict(self) -> Verdict:
         """The verdict now."""
         return judge(self._evidence())
@@ -131,6 +143,7 @@ class Licence:
             lease=self.lease,
             verdict=judge(evidence),
             offline_bound=self._offline_bound(),
+            fingerprint=self._hardware.judgement,
         )
 
     def _offline_bound(self) -> datetime | None:
@@ -155,6 +168,7 @@ class Licence:
             now=self._clock(),
             unconfirmed=not self._confirmed,
             proven=self._hardware.proven,
+            in_software=self._identity.node_key.in_software,
         )
 
     def apply(self, answer: StatementAnswer, nonce: str) -> Applied:

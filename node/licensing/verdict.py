@@ -30,6 +30,7 @@ import msgspec
 
 from node.exits import Exit
 from node.licensing.acceptance import StoredEvidence
+from protocol.fingerprint import Judgement
 from protocol.limits import CLOCK_SKEW, LICENSE_ANSWER_LIFE
 from protocol.signed.statements import Holder, Lease, Revocation, Suspension
 
@@ -50,7 +51,8 @@ LicenceState = Literal[
 
 Hardware = Literal["ours", "other", "unavailable", "unchecked"]
 """The last result of the TPM: `ours` it used the node's key; `other` the key belongs to another TPM; `unavailable` no
-answer, or an error; `unchecked` not asked yet in this run."""
+answer, or an error; `unchecked` not asked yet in this run. Without a TPM, of the fingerprint: `ours` it matches; `other`
+too little of it is left; `unavailable` it cannot be read; `unchecked` not compared yet in this run."""
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,6 +65,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
         now: the wall clock's time, aware.
         unconfirmed: the generation is not in force yet.
         proven: the TPM of the activation is known to be in this machine (`node.hwbind.presence`).
+        in_software: the node has no TPM; `hardware` is then the result of its fingerprint.
     """
 
     holder: Holder | None
@@ -71,6 +74,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     now: datetime
     unconfirmed: bool = False
     proven: bool = False
+    in_software: bool = False
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,7 +90,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         valid_until: the end of this verdict, at most 60 s ahead.
         exit: the exit code of `cascadia status`.
         clock_suspect: the wall clock is earlier than the lease's signed `issued_at`, by more than the clock skew.
-        hardware_failing: the TPM does not answer, or answers with an error.
+        hardware_failing: the TPM does not answer, or answers with an error. False for a node without a TPM.
         damaged: a text for each stored file that did not verify.
         superseded: the state is `revoked` because a later activation of the same chip replaced this generation.
     """
@@ -142,6 +146,14 @@ _SUPERSEDED = _Row(
 )
 """The row of a revocation with the reason `superseded`. The node is not revoked, so every open code admits it."""
 
+_UNCOMPARED = "this machine is not compared with its enrolled fingerprint yet"
+_UNREADABLE = "the fingerprint of this machine cannot be read"
+_READABLE = "Run `cascadia status`: it names the serial numbers that the agent cannot read, and the cause."
+_OTHER_MACHINE = _Row(
+    False, False, Exit.HARDWARE_MISMATCH, "too little of the activated machine's fingerprint is left in this machine"
+)
+"""The row of a `hardware-mismatch` of a node without a TPM."""
+
 STATES: tuple[LicenceState, ...] = tuple(_TABLE)
 
 
@@ -154,6 +166,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     verdict: Verdict
     offline_bound: datetime | None = None
     """The largest `terminate_at` of the leases on the disk and in memory, of every generation of this node."""
+    fingerprint: Judgement | None = None
+    """The last comparison with the enrolled fingerprint, of a node without a TPM."""
 
 
 def current_lease(stored: StoredEvidence, holder: Holder | None) -> Lease | None:
@@ -231,6 +245,8 @@ def judge(evidence: Evidence) -> Verdict:
     state, detail = _judge(evidence)
     superseded = state == "revoked" and detail == "superseded"
     row, now = _SUPERSEDED if superseded else _TABLE[state], evidence.now
+    if state == "hardware-mismatch" and evidence.in_software:
+        row = _OTHER_MACHINE
     lease = (
         current_lease(evidence.stored, evidence.holder)
         if state in ("terminated", "restricted", "grace", "refresh-due", "active")
@@ -244,22 +260,26 @@ def judge(evidence: Evidence) -> Verdict:
         clock_suspect = now < lease.issued_at - CLOCK_SKEW
         life = min(life, deadline - at) if deadline else life
     failing = evidence.hardware == "unavailable"
+    next_step = row.next
+    unreadable_next = _READABLE if evidence.in_software else Exit.TPM.next
     if gate_open and lease is not None:
         if evidence.hardware != "ours" and not (failing and evidence.proven):
-            gate_open, reason, code = False, "the TPM has not proved that it holds the node's key", Exit.TPM
+            unproved = _UNCOMPARED if evidence.in_software else "the TPM has not proved that it holds the node's key"
+            gate_open, reason, code, next_step = False, unproved, Exit.TPM, unreadable_next
         elif failing and _at(lease, now) >= lease.refresh_after:
-            reason, code = f"{reason}, and the TPM cannot use the node's key", Exit.TPM
+            cause = _UNREADABLE if evidence.in_software else "the TPM cannot use the node's key"
+            reason, code, next_step = f"{reason}, and {cause}", Exit.TPM, unreadable_next
     return Verdict(
         state=state,
         gate_open=gate_open,
         new_work=row.new_work and gate_open,
         reason=reason,
-        next=row.next if row.next and code is row.exit else code.next,
+        next=next_step or code.next,
         deadline=deadline,
         valid_until=now + life,
         exit=code,
         clock_suspect=clock_suspect,
-        hardware_failing=failing,
+        hardware_failing=failing and not evidence.in_software,
         damaged=evidence.stored.damaged,
         superseded=superseded,
     )

@@ -50,6 +50,13 @@ from protocol.messages.est import (
 )
 from protocol.messages.renewal import PATH_RENEWALS, RenewalChallenge, Renewed, StartRenewal, path_proof
 from protocol.messages.sessions import Ask, Events, Nonce, OpenSession, Session, StatementAnswer
+from protocol.messages.software import (
+    PATH_SOFTWARE_ACTIVATIONS,
+    PATH_SOFTWARE_RENEWALS,
+    SoftwareChallenge,
+    StartSoftwareActivation,
+    path_software_proof,
+)
 from protocol.problems import KINDS, ProblemDocument
 from protocol.signed.trust import ServiceUrls, X509Bundle
 
@@ -265,14 +272,26 @@ class Service:
         _check_ids(("act", challenge.activation))
         return challenge
 
-    async def prove_activation(self, activation: str, body: bytes) -> Activated:
-        """`POST /v1/activations/{id}/proof`.
+    async def prove_activation(self, activation: str, body: bytes, *, in_software: bool = False) -> Activated:
+        """`POST /v1/activations/{id}/proof`; `in_software`: `POST /v1/software-activations/{id}/proof`.
 
-        `body` is an encoded `ProveActivation`, byte for byte as stored, so that a repeat gets the same answer.
+        `body` is an encoded `ProveActivation` or `ProveSoftwareActivation`, byte for byte as stored, so that a repeat
+        gets the same answer.
         """
-        activated = await self._request_json("POST", f"/v1/activations/{activation}/proof", Activated, body)
+        path = path_software_proof(activation) if in_software else f"/v1/activations/{activation}/proof"
+        activated = await self._request_json("POST", path, Activated, body)
         _check_ids(("ten", activated.tenant), ("node", activated.node))
         return activated
+
+    async def start_software_activation(self, request: StartSoftwareActivation) -> SoftwareChallenge:
+        """`POST /v1/software-activations`, of a machine without a TPM."""
+        challenge = await self._request_json("POST", PATH_SOFTWARE_ACTIVATIONS, SoftwareChallenge, json_encode(request))
+        _check_ids(("act", challenge.activation))
+        return challenge
+
+    async def renew_software(self, body: bytes) -> Renewed:
+        """`POST /v1/node/software-renewals`. `body` is an encoded `RenewSoftware`, byte for byte as stored."""
+        return await self._request_json("POST", PATH_SOFTWARE_RENEWALS, Renewed, body)
 
     async def nonce(self) -> Nonce:
         """`POST /v1/node/nonces`."""

@@ -12,6 +12,7 @@ from node.conditions import Condition
 from node.config import AGENT_VERSION
 from node.exchanges.failure import Failure
 from node.licensing.verdict import Snapshot, Verdict, entitled
+from protocol.fingerprint import Judgement
 from protocol.ids import NodeId, TenantId
 from protocol.signed.lease import LeaseV1
 from protocol.signed.statements import Entitlement, Lease, Tier
@@ -127,7 +128,8 @@ class StatusDocument(msgspec.Struct, frozen=True):
     license: LicenseDocument
     """The licence."""
     hardware: str
-    """Last answer of the TPM: `ours`, `other` (another TPM), `unavailable`, or `unchecked`."""
+    """Last answer of the TPM: `ours`, `other` (another TPM), `unavailable`, or `unchecked`. Without a TPM, the last result
+    of the fingerprint."""
     agent_running: bool
     """Whether the agent runs. False if the command line made the document itself."""
     last_contact_at: datetime | None
@@ -146,6 +148,9 @@ class StatusDocument(msgspec.Struct, frozen=True):
     last_failure: Failure | None = None
     """The last contact with the cloud that failed, also after a later contact that succeeded. The agent keeps it in
     memory, so it is empty after a start and without a running agent."""
+    fingerprint: Judgement | None = None
+    """The last comparison of the machine with its enrolled fingerprint. Null for a node with a TPM, which is known by its
+    TPM."""
 
 
 LIMITS = (
@@ -236,4 +241,5 @@ def status_document(
         damaged=snapshot.verdict.damaged,
         conditions=conditions,
         last_failure=last_failure,
+        fingerprint=snapshot.fingerprint,
     )

@@ -175,3 +175,8 @@ def test_a_credential_of_systemd_is_the_default_of_its_setting(tmp_path: Path) -
     file = write(tmp_path / "c.toml", 'tpm_owner_auth = "/named"\ntpm_endorsement_auth = "/other"')
     named = load_config({"config": file}, environment)
     assert named == Config(tpm_owner_auth=Path("/named"), tpm_endorsement_auth=Path("/other"))
+
+
+def test_the_identity_is_that_of_a_tpm_unless_said_otherwise(tmp_path: Path) -> None:
+    assert Config().identity == "tpm"
+    assert load_config({"config": write(tmp_path / "c.toml", 'identity = "software"')}, {}).identity == "software"

@@ -209,6 +209,8 @@ class Fabric:
         """The generations that the proofs of activations have reported as held."""
         self.trust_versions: list[int | msgspec.UnsetType] = []
         """The versions of the trust that session proofs and requests for the statement have reported."""
+        self.lease_fields: dict[str, object] = {}
+        """Fields of every later lease, in the place of the usual ones."""
         self.session_life = timedelta(hours=12)
         self.taken: set[bytes] | None = None
         """The device certificates that may open a session; None means all. Renewal with evidence leaves the new one."""
@@ -337,7 +339,7 @@ class Fabric:
             "grace_until": at + 45 * DAY,
             "terminate_at": at + 60 * DAY,
         }
-        return self._sealed(msgspec.convert(fields | changes, statements.Lease))
+        return self._sealed(msgspec.convert(fields | self.lease_fields | changes, statements.Lease))
 
     def suspension(self) -> str:
         return self._sealed(msgspec.convert(self._common(0, None) | {"reason": "unpaid"}, statements.Suspension))

@@ -57,6 +57,19 @@ def test_a_license_is_a_row_a_fact_and_says_nothing_empty() -> None:
     assert dict(rows(human_license(LICENSE | {"lease": LEASE | {"entitlements": []}})))["entitlements"] == "none"
 
 
+def test_a_status_shows_the_fingerprint_of_a_machine_without_a_tpm() -> None:
+    kinds = [
+        {"kind": "board_serial", "weight": 25, "result": "changed", "reason": "x"},
+        {"kind": "mac", "weight": 10, "result": "same", "reason": "x"},
+    ]
+    judged = {"result": "mismatch", "reason": "10 of 35", "enrolled_weight": 35, "matched_weight": 10, "kinds": kinds}
+    shown = rows(human_status(STATUS | {"fingerprint": judged}))
+    at = shown.index(("fingerprint", "mismatch: 10 of 35"))
+    assert shown[at + 1 : at + 3] == [("", "board_serial (25): changed"), ("", "mac (10): same")]
+    for without in (STATUS, STATUS | {"fingerprint": None}):
+        assert "fingerprint" not in dict(rows(human_status(without)))
+
+
 def test_a_status_begins_with_the_license_and_ends_with_the_limits() -> None:
     text = human_status(STATUS)
     assert text.startswith(human_license(LICENSE))

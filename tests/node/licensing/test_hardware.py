@@ -29,10 +29,18 @@ from node.hwbind.errors import (
     TpmPermission,
     TpmTimeout,
 )
+from node.hwbind.fingerprint import UNREAD, Components, Reasons, fingerprint
 from node.hwbind.presence import EndorsementRecord
 from node.hwbind.tpm import Tpm
-from node.licensing.hardware import HardwareCheck
+from node.licensing.hardware import (
+    FINGERPRINT_MISMATCH,
+    FINGERPRINT_UNKNOWN,
+    FINGERPRINT_UNREADABLE,
+    HardwareCheck,
+)
+from protocol.fingerprint import enroll
 from tests.node.conftest import Machine
+from tests.node.licensing.samples import make_lease
 
 FAULTS = [
     TpmAbsent("x"),
@@ -228,3 +236,70 @@ def test_another_chip_during_an_exchange_closes_the_gate_and_does_not_end_the_ag
     check = HardwareCheck(Tpm("none"))
     check.report_fault(TpmNotOurs("another chip"))
     assert (check.status, check.fault) == ("other", None)
+
+
+MACHINE_VALUES = {
+    "product_uuid": "4c4c4544-0051-3510-8052-b4c04f564432",
+    "board_serial": "CNFCP0096L00DE",
+    "disk_serial": "S3Z8NB0K123456",
+    "mac": "b8:2a:72:aa:bb:cc",
+}
+ANOTHER = {
+    "product_uuid": "4c4c4544-0099-3510-8052-b4c04f564499",
+    "board_serial": "CNOTHER000001",
+    "disk_serial": "S5NEW00001",
+    "mac": "b8:2a:72:aa:bb:ff",
+}
+SALT = b"s" * 32
+SOFTWARE_LEASE = msgspec.structs.replace(
+    make_lease(), tier="software", fingerprint=enroll(fingerprint(SALT, Components(MACHINE_VALUES, Reasons())))
+)
+HIDDEN = Components(
+    {"disk_serial": "S3Z8NB0K123456"},
+    Reasons(product_uuid="not readable by this user", board_serial="not readable by this user"),
+    frozenset({"product_uuid", "board_serial"}),
+)
+
+
+@pytest.mark.parametrize(
+    ("found", "status", "proven", "condition"),
+    [
+        (Components(MACHINE_VALUES, Reasons()), "ours", True, None),
+        (Components(ANOTHER, Reasons()), "other", False, FINGERPRINT_MISMATCH),
+        (HIDDEN, "unavailable", True, FINGERPRINT_UNREADABLE),
+        (UNREAD, "unavailable", True, FINGERPRINT_UNREADABLE),
+    ],
+)
+async def test_a_machine_without_a_tpm_is_its_fingerprint(
+    found: Components, status: str, proven: bool, condition: str | None
+) -> None:
+    conditions = Conditions(utc_now)
+    check = HardwareCheck(FailingTpm(TpmAbsent("x")), None, conditions)
+    await check.check_fingerprint(SALT, SOFTWARE_LEASE, lambda: found)
+    assert (check.status, check.proven) == (status, proven)
+    assert [reported.code for reported in conditions.current()] == ([condition] if condition else [])
+    assert check.judgement is not None
+    assert check.can_prove == (status != "other")
+    await check.check_fingerprint(SALT, SOFTWARE_LEASE, lambda: Components(MACHINE_VALUES, Reasons()))
+    assert (check.status, check.proven, conditions.current()) == ("ours", True, ())
+
+
+async def test_a_condition_names_the_kinds_and_the_cause() -> None:
+    conditions = Conditions(utc_now)
+    check = HardwareCheck(FailingTpm(TpmAbsent("x")), None, conditions)
+    await check.check_fingerprint(SALT, SOFTWARE_LEASE, lambda: HIDDEN)
+    assert "product_uuid (not readable by this user)" in conditions.current()[0].text
+    await check.check_fingerprint(SALT, SOFTWARE_LEASE, lambda: Components(ANOTHER, Reasons()))
+    assert [reported.code for reported in conditions.current()] == [FINGERPRINT_MISMATCH]
+    assert "0 of 75" in conditions.current()[0].text
+    assert "S5NEW00001" not in str(conditions.current()), "no serial number leaves the memory"
+
+
+async def test_a_software_node_without_an_enrolled_fingerprint_opens_no_gate() -> None:
+    conditions = Conditions(utc_now)
+    check = HardwareCheck(FailingTpm(TpmAbsent("x")), None, conditions)
+    await check.check_fingerprint(SALT, msgspec.structs.replace(SOFTWARE_LEASE, fingerprint=None), lambda: UNREAD)
+    assert (check.status, check.proven, check.can_prove) == ("unavailable", False, True)
+    assert [reported.code for reported in conditions.current()] == [FINGERPRINT_UNKNOWN]
+    await check.check_fingerprint(SALT, None, lambda: UNREAD)
+    assert (check.status, check.in_software) == ("ours", True)

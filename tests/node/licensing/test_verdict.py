@@ -51,8 +51,17 @@ def evidence(
     now: datetime = T0,
     unconfirmed: bool = False,
     proven: bool = True,
+    in_software: bool = False,
 ) -> Evidence:
-    return Evidence(holder=holder, stored=stored, hardware=hardware, now=now, unconfirmed=unconfirmed, proven=proven)
+    return Evidence(
+        holder=holder,
+        stored=stored,
+        hardware=hardware,
+        now=now,
+        unconfirmed=unconfirmed,
+        proven=proven,
+        in_software=in_software,
+    )
 
 
 @dataclass
@@ -213,6 +222,28 @@ def test_flags_and_details_are_reported() -> None:
     assert "unpaid" in judge(evidence(SUSPENDED)).reason
 
 
+@pytest.mark.parametrize(
+    ("hardware", "proven", "now", "state", "gate_open", "exit_code", "reason"),
+    [
+        ("ours", True, T0, "active", True, Exit.OK, "current"),
+        ("other", False, T0, "hardware-mismatch", False, Exit.HARDWARE_MISMATCH, "too little of the activated machine's"),
+        ("unavailable", True, T0, "active", True, Exit.OK, "current"),
+        ("unavailable", True, LEASE.refresh_after, "refresh-due", True, Exit.TPM, "fingerprint of this machine cannot be read"),
+        ("unavailable", True, LEASE.terminate_at, "terminated", False, Exit.TERMINATED, "terminated"),
+        ("unavailable", False, T0, "active", False, Exit.TPM, "not compared with its enrolled fingerprint"),
+        ("unchecked", False, T0, "active", False, Exit.TPM, "not compared with its enrolled fingerprint"),
+    ],
+)  # fmt: skip
+def test_a_node_without_a_tpm(
+    hardware: Hardware, proven: bool, now: datetime, state: str, gate_open: bool, exit_code: Exit, reason: str
+) -> None:
+    verdict = judge(evidence(hardware=hardware, proven=proven, now=now, in_software=True))
+    assert (verdict.state, verdict.gate_open, verdict.exit) == (state, gate_open, exit_code)
+    assert reason in verdict.reason
+    assert "TPM" not in verdict.reason + verdict.next
+    assert not verdict.hardware_failing
+
+
 def test_entitled_needs_gate_and_name() -> None:
     opened, closed = judge(evidence()), judge(evidence(hardware="other"))
     assert entitled(opened, LEASE, "render")
@@ -257,6 +288,7 @@ any_evidence = st.builds(
     now=instants,
     unconfirmed=st.booleans(),
     proven=st.booleans(),
+    in_software=st.booleans(),
 )
 
 
