@@ -8,6 +8,7 @@ import msgspec
 
 from cloud.cli.arguments import days_from, id_argument
 from cloud.cli.connection import Server
+from cloud.cli.entitlements import read_entitlements
 from cloud.cli.errors import EXIT_USAGE, CliError
 from cloud.cli.options import Commands, json_option, server_options
 from cloud.cli.secret_files import refuse_existing, write_secret_file
@@ -16,6 +17,12 @@ from cloud.clock import utc_now
 from cloud.fabric import schemas
 from protocol.encoding import json_encode
 from protocol.ids import NodeId
+from protocol.limits import (
+    EVENT_WAIT_SECONDS_MAX,
+    HEARTBEAT_SECONDS_MAX,
+    HEARTBEAT_SECONDS_MIN,
+    WAKE_SECONDS_MIN,
+)
 from protocol.messages.activation import ACTIVATION_FILE_FORMAT, ActivationFile
 
 
@@ -37,8 +44,9 @@ def add_options(group: ArgumentParser) -> None:
         "--entitlement",
         action="append",
         default=[],
-        metavar="NAME",
-        help="entitlement of the nodes; repeat the option for more (default: none)",
+        metavar="NAME[:TERM,...]",
+        help="entitlement of the nodes; repeat the option for more (default: none); terms are limit=N, not-before=DATE, "
+        "until=DATE and KEY=VALUE, such as cameras:limit=8,until=2027-06-30,site=north",
     )
     making.add_argument(
         "--seats", type=int, default=1, metavar="N", help="number of machines that can hold a seat (default 1)"
@@ -54,6 +62,19 @@ def add_options(group: ArgumentParser) -> None:
         metavar="R,E,G,T",
         help="dates of each lease in seconds after its issue: refresh after, expires, grace until, terminates; each at "
         "least as large as the one before (default: by the node's tier)",
+    )
+    making.add_argument(
+        "--heartbeat-seconds",
+        type=int,
+        metavar="N",
+        help=f"length of the nodes' heartbeat slots, {HEARTBEAT_SECONDS_MIN} to {HEARTBEAT_SECONDS_MAX} (default: the "
+        "setting of each agent)",
+    )
+    making.add_argument(
+        "--wake-seconds",
+        type=int,
+        metavar="N",
+        help=f"longest long poll of the nodes, {WAKE_SECONDS_MIN} to {EVENT_WAIT_SECONDS_MAX} (default: the agent's own)",
     )
     listing = actions.add("list", "list the codes of a tenant", run=list_all)
     listing.add_argument("tenant", metavar="TENANT", help="id of the tenant")
@@ -74,13 +95,17 @@ def create(args: Namespace) -> None:
     server = Server(args)
     path = f"/v1/tenants/{id_argument('ten', args.tenant)}/codes"
     refuse_existing(args.out)
+    names, terms = read_entitlements(args.entitlement)
+    intervals = schemas.LeaseIntervals(args.heartbeat_seconds, args.wake_seconds)
     body = schemas.CreateCode(
         profile=args.profile,
         expires_at=days_from(utc_now(), args.days),
-        entitlements=tuple(args.entitlement),
+        entitlements=names,
         seats=args.seats,
         readmit_node=NodeId(id_argument("node", args.readmit)) if args.readmit else None,
         lease=_lease_terms(args.lease_seconds),
+        entitlement_terms=terms,
+        intervals=None if intervals == schemas.LeaseIntervals() else intervals,
     )
     created = server.call("POST", path, schemas.CreatedCode, body)
     file = ActivationFile(
@@ -105,6 +130,7 @@ def _human_created(document: dict[str, Any]) -> str:
         [
             ("code", code["id"]),
             ("seats", code["seats"]),
+            ("entitlements", code["entitlements"]),
             ("expires at", code["expires_at"]),
             ("file", document["file"]),
             ("next", f"on the machine: cascadia activate {Path(document['file']).name}"),

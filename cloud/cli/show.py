@@ -107,7 +107,11 @@ def _cell(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, tuple | list):
-        return ",".join(str(item) for item in value)
+        return ",".join(_cell(item) for item in value)
+    if isinstance(value, msgspec.Struct):
+        return _cell(msgspec.to_builtins(value))
+    if isinstance(value, dict):
+        return " ".join(f"{name}={_cell(each)}" for name, each in value.items() if each not in (None, {}, ""))
     if hasattr(value, "isoformat"):
         return str(value.isoformat(timespec="seconds")).replace("+00:00", "Z")
     return str(value)

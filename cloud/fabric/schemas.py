@@ -10,12 +10,11 @@ from typing import Annotated, Generic, Literal, TypeVar
 
 import msgspec
 
-from cloud.fabric import trust_schemas
+from cloud.fabric import lease_schemas, trust_schemas
 from protocol.endorsement import EkType
 from protocol.evidence import PCRS_QUOTED
 from protocol.ids import CodeId, NodeId, TenantId, TokenId
 from protocol.limits import (
-    ENTITLEMENT_NAME_CHARS_MAX,
     ENTITLEMENTS_MAX,
     NAME_CHARS_MAX,
     REQUEST_BODY_BYTES_MAX,
@@ -26,9 +25,7 @@ from protocol.signed.statements import Tier
 
 T = TypeVar("T")
 
-TERM_SECONDS_MAX = 790 * 24 * 3600
-"""Longest time to `terminate_at` of a lease. With `DEVICE_HEADROOM` and `DEVICE_LIFE_AFTER_TERMINATION` it gives 1,095
-days, the longest life of a device certificate at the issuer. A longer lease would outlive the device certificate."""
+TERM_SECONDS_MAX = lease_schemas.TERM_SECONDS_MAX
 EK_NAME_CHARS_MAX = 256
 """A TPM name has 68 digits with SHA-256, and 132 with SHA-512."""
 
@@ -39,10 +36,9 @@ ClonePolicy = Literal["newest-in-grace", "suspend-both"]
 StatementType = Literal["", "lease", "suspension", "revocation"]
 
 Name = Annotated[str, limits(minLength=1, maxLength=NAME_CHARS_MAX)]
-Entitlement = Annotated[str, limits(minLength=1, maxLength=ENTITLEMENT_NAME_CHARS_MAX)]
+Entitlement = lease_schemas.Entitlement
 PcrValue = Annotated[str, limits(maxLength=64)]
 """A value of a PCR in hex."""
-Seconds = Annotated[int, limits(minimum=1, maximum=TERM_SECONDS_MAX)]
 Text = Annotated[str, limits(maxLength=trust_schemas.TEXT_CHARS_MAX)]
 
 
@@ -184,17 +180,9 @@ class TenantTrust(msgspec.Struct, frozen=True):
 # Activation codes.
 
 
-class LeaseTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Dates of a lease, in seconds after its issue. Each date is at or after the date before it."""
-
-    refresh_after_seconds: Seconds
-    """The node refreshes the lease from this date on."""
-    expires_seconds: Seconds
-    """The lease expires, and its grace begins."""
-    grace_seconds: Seconds
-    """The grace ends. From this date on no new work starts."""
-    terminate_seconds: Seconds
-    """The lease terminates, and the gate closes."""
+LeaseTerms = lease_schemas.LeaseTerms
+EntitlementTerms = lease_schemas.EntitlementTerms
+LeaseIntervals = lease_schemas.LeaseIntervals
 
 
 class CreateCode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -212,6 +200,11 @@ class CreateCode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Revoked node that this code readmits. Such a code activates no other machine."""
     lease: LeaseTerms | None = None
     """Dates of the leases. Without them the tier of the machine decides."""
+    entitlement_terms: Annotated[tuple[EntitlementTerms, ...], limits(maxItems=ENTITLEMENTS_MAX)] = ()
+    """Entitlements with terms, each named once. They need not be in `entitlements`. All entitlements together have at most
+    17,408 bytes in JSON."""
+    intervals: LeaseIntervals | None = None
+    """Intervals of the nodes' contacts. Without them each agent uses its own."""
 
 
 class Code(msgspec.Struct, frozen=True):
@@ -226,7 +219,7 @@ class Code(msgspec.Struct, frozen=True):
     profile: str
     """Profile of the nodes."""
     entitlements: tuple[str, ...]
-    """Entitlements that a lease grants."""
+    """Names of the entitlements that a lease grants."""
     seats: int
     """Number of machines that the code can activate at one time."""
     seats_taken: int
@@ -241,6 +234,10 @@ class Code(msgspec.Struct, frozen=True):
     """Revoked node that this code readmits."""
     lease: LeaseTerms | None
     """Dates of the leases, if the code sets them."""
+    entitlement_terms: tuple[EntitlementTerms, ...] = ()
+    """The entitlements with terms."""
+    intervals: LeaseIntervals | None = None
+    """Intervals of the nodes' contacts, if the code sets them."""
 
 
 class CreatedCode(msgspec.Struct, frozen=True):
@@ -287,7 +284,7 @@ class Node(msgspec.Struct, frozen=True):
     profile: str
     """Profile, from the activation code."""
     entitlements: tuple[str, ...]
-    """Entitlements, from the activation code."""
+    """Names of the entitlements, from the activation code."""
     generation: int
     """Confirmed generation. 0 before the first confirm."""
     last_generation: int
@@ -312,6 +309,10 @@ class Node(msgspec.Struct, frozen=True):
     """Number of that superseded generation. 0 if none asked."""
     notice: str = ""
     """What deserves an operator's attention. Empty if nothing does."""
+    entitlement_terms: tuple[EntitlementTerms, ...] = ()
+    """The entitlements with terms, from the activation code."""
+    intervals: LeaseIntervals | None = None
+    """Intervals of the node's contacts, from the activation code."""
 
 
 class Generation(msgspec.Struct, frozen=True):
@@ -351,6 +352,9 @@ class Generation(msgspec.Struct, frozen=True):
     """Reason why the last session had no valid quote. Empty if it had one."""
     pcr_changed_at: datetime | None = None
     """Time at which the values or the fault changed last."""
+    lease_version: int = 1
+    """Highest version of leases that the node reads, as its last session reported. Version 1 grants no entitlement with a
+    limit or dates."""
 
 
 class NodeDetail(msgspec.Struct, frozen=True):

@@ -74,6 +74,7 @@ class Code(Table, db=UNBOUND, tablename="code"):
     created_at = Timestamptz(default=None)
     expires_at = Timestamptz(default=None)
     revoked_at = Timestamptz(null=True, default=None)
+    intervals = Text(default="null")
 
 
 class Activation(Table, db=UNBOUND, tablename="activation"):
@@ -98,6 +99,7 @@ class Activation(Table, db=UNBOUND, tablename="activation"):
     not_after = Timestamptz(null=True, default=None)
     confirm_by = Timestamptz(null=True, default=None)
     certificate_chain = Text()
+    ek_name = Varchar(length=256, default="")
 
 
 class Node(Table, db=UNBOUND, tablename="node"):
@@ -131,6 +133,7 @@ class Node(Table, db=UNBOUND, tablename="node"):
     superseded_asked_generation = Integer(default=0)
     clone_cause = Varchar(length=32, default="")
     clone_at = Timestamptz(null=True, default=None)
+    intervals = Text(default="null")
 
 
 class Generation(Table, db=UNBOUND, tablename="generation"):
@@ -158,6 +161,9 @@ class Generation(Table, db=UNBOUND, tablename="generation"):
     seen_fingerprint = Text()
     trust_version = BigInt()
     device_issuer = Varchar(length=ID)
+    ek_name = Varchar(length=256, default="")
+    lease_version = Integer(default=1)
+    lease_facts = Varchar(length=ID, default="")
     pcr_accepted = Text(default="[]")
     pcr_values = Text(default="[]")
     pcr_fault = Text()

@@ -5,8 +5,9 @@ only. This module checks the certificate. The statement is returned unverified; 
 """
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime
+from functools import partial
 
 import msgspec
 
@@ -24,8 +25,17 @@ from node.trust.published import TrustSet
 from protocol.encoding import b64url_encode, sha256_hex
 from protocol.faults import fault_point
 from protocol.ids import NodeSpiffeId
-from protocol.messages.sessions import TYP_SESSION_PROOF, OpenSession, ProofClaims, StatementAnswer, proof_payload
+from protocol.messages.sessions import (
+    TYP_SESSION_PROOF,
+    OpenSession,
+    ProofClaims,
+    Session,
+    StatementAnswer,
+    proof_payload,
+    without_later_claims,
+)
 from protocol.signed import envelope
+from protocol.signed.statements import LEASE_VERSION
 
 
 class Credentials(msgspec.Struct, frozen=True):
@@ -72,8 +82,17 @@ def fresh_nonce() -> str:
 
 
 async def _proof(
-    tpm: Tpm, identity: Identity, *, nonce: str, answer_nonce: str, url: str, csr_der: bytes, trust_version: int
+    tpm: Tpm,
+    identity: Identity,
+    *,
+    nonce: str,
+    answer_nonce: str,
+    url: str,
+    csr_der: bytes,
+    trust_version: int,
+    plain: bool = False,
 ) -> str:
+    """The signed proof. With `plain` it has only the claims that clouds of earlier releases know."""
     components = await components_in_time()
     in_software = identity.node_key.in_software
 
@@ -92,14 +111,39 @@ async def _proof(
             agent_version=AGENT_VERSION,
             trust_version=trust_version,
             development=True if tpm.mode == "development" else msgspec.UNSET,
-            pcr_quote=msgspec.UNSET if in_software else evidence.pcr_quote(esys, identity.ak, nonce.encode()),
+            pcr_quote=msgspec.UNSET if plain or in_software else evidence.pcr_quote(esys, identity.ak, nonce.encode()),
+            lease_version=LEASE_VERSION,
         )
+        if plain:
+            claims = without_later_claims(claims)
         kid = envelope.key_id(identity.node_key.public_key())
         signed = envelope.signing_input(TYP_SESSION_PROOF, kid, proof_payload(claims))
         return signed, keys.sign(esys, identity.node_key, signed)
 
     signed, signature = await keys.holder_of(tpm, identity.node_key).run(clock_and_sign)
     return envelope.assemble(signed, signature)
+
+
+async def _send(
+    service: api.Service, prove: Callable[..., Awaitable[str]], certificate: bytes, csr_der: bytes, presented: str
+) -> Session:
+    """Send a proof, and send it without its later claims if the cloud refuses it. Raises the errors of the service.
+
+    A cloud of an earlier release refuses claims that it does not know.
+    """
+
+    async def send(*, plain: bool) -> Session:
+        proof = await prove(plain=plain)
+        request = OpenSession(device_certificate=certificate, csr=csr_der, proof=proof, presented=presented)
+        with fault_point("node.session.send"):
+            return await service.open_session(request)
+
+    try:
+        return await send(plain=False)
+    except api.CloudRefused as refusal:
+        if refusal.code != "proof_refused":
+            raise
+    return await send(plain=True)
 
 
 async def open_session(
@@ -124,7 +168,8 @@ async def open_session(
         async with api.connect(trust.bundle, trust.urls, "fabric") as service:
             with fault_point("node.nonce.send"):
                 nonce = await service.nonce()
-            proof = await _proof(
+            prove = partial(
+                _proof,
                 tpm,
                 identity,
                 nonce=nonce.nonce,
@@ -133,11 +178,7 @@ async def open_session(
                 csr_der=session_key.csr_der,
                 trust_version=trust.version,
             )
-            request = OpenSession(
-                device_certificate=identity.chain[0], csr=session_key.csr_der, proof=proof, presented=presented
-            )
-            with fault_point("node.session.send"):
-                answer = await service.open_session(request)
+            answer = await _send(service, prove, identity.chain[0], session_key.csr_der, presented)
     except api.CloudRefused as refusal:
         raise SessionRefused(refusal, answer_nonce) from refusal
     try:

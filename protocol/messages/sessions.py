@@ -67,6 +67,8 @@ class ProofClaims(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     renewal: str | msgspec.UnsetType = msgspec.UNSET
     """Renewal token of the last answer that had one. A node without a token leaves it out: an older agent, a new
     generation, or a node that has lost its token."""
+    lease_version: int | msgspec.UnsetType = msgspec.UNSET
+    """Highest version of leases that the node reads. Agents that leave it out read version 1."""
 
 
 class OpenSession(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -132,6 +134,15 @@ class Certificate(msgspec.Struct, frozen=True):
 
 class ProofError(ValueError):
     """The session proof does not verify. The text names the failed check."""
+
+
+LATER_CLAIMS = ("pcr_quote", "renewal", "lease_version")
+"""Claims that clouds of earlier releases refuse. They refuse the whole proof; the agent sends it again without them."""
+
+
+def without_later_claims(claims: ProofClaims) -> ProofClaims:
+    """The claims that clouds of earlier releases know too."""
+    return msgspec.structs.replace(claims, **dict.fromkeys(LATER_CLAIMS, msgspec.UNSET))
 
 
 def proof_payload(claims: ProofClaims) -> bytes:

@@ -205,6 +205,10 @@ class Fabric:
         """Whether an activation's generation is above the one that the machine holds."""
         self.knows_held_generation = True
         """Whether a proof may have the field `held_generation`. A cloud of an earlier release refuses the field."""
+        self.knows_later_claims = True
+        """Whether a session proof may have later claims. A cloud of an earlier release refuses them."""
+        self.proofs: list[sessions.ProofClaims] = []
+        """The claims of the session proofs, also of refused ones."""
         self.held_generations: list[int | msgspec.UnsetType] = []
         """The generations that the proofs of activations have reported as held."""
         self.trust_versions: list[int | msgspec.UnsetType] = []
@@ -587,6 +591,9 @@ class Fabric:
         device = x509.load_der_x509_certificate(asked.device_certificate)
         self.trust_versions.append(_trust_version(asked.proof))
         claims = sessions.open_proof(asked.proof, device.public_key())
+        self.proofs.append(claims)
+        if not self.knows_later_claims and claims != sessions.without_later_claims(claims):
+            return problem("proof_refused")
         if claims.nonce not in self._nonces:
             return problem("proof_refused")
         self._nonces.discard(claims.nonce)

@@ -6,16 +6,32 @@
 - The dates of a lease come from its terms: those of the activation code, else those of the tier.
 - A stored lease is signed again once half of the time to its `refresh_after` has passed. A refresh before that time
   returns the stored lease and writes nothing.
+- A lease has the version that the node reads. If a fact changes that a lease of version 2 says (the node key, an
+  interval), the next refresh signs a new lease.
 """
 
 from datetime import datetime, timedelta
 
 import msgspec
 
-from cloud.fabric.schemas import TERM_SECONDS_MAX, LeaseTerms
+from cloud.fabric.schemas import TERM_SECONDS_MAX, LeaseIntervals, LeaseTerms
+from protocol.encoding import json_encode, sha256_hex
+from protocol.fingerprint import FingerprintPolicy
 from protocol.ids import NodeId, TenantId
 from protocol.limits import CLOCK_SKEW, DEVICE_LIFE_AFTER_TERMINATION, SEQ_JUMP_MAX, SEQ_MAX
-from protocol.signed.statements import Lease, Revocation, RevocationReason, Suspension, Tier
+from protocol.signed.lease import name_of
+from protocol.signed.statements import (
+    Entitlement,
+    Final,
+    Grant,
+    HardwareFloor,
+    Intervals,
+    Lease,
+    Revocation,
+    RevocationReason,
+    Suspension,
+    Tier,
+)
 
 _HOUR = 3600
 _DAY = 24 * _HOUR
@@ -34,7 +50,11 @@ NOTIFY_BEFORE = (timedelta(days=7), timedelta(days=1))
 
 
 class Subject(msgspec.Struct, frozen=True, kw_only=True):
-    """The generation that a statement is about, and what a lease grants to it."""
+    """The generation that a statement is about, and what a lease grants to it.
+
+    `version` is the version of the lease. The fields after it are facts that version 1 cannot say: `node_key` is the
+    SHA-256 of the node key's SubjectPublicKeyInfo, `ek_name` the TPM name of the EK, both in hex.
+    """
 
     trust_domain: str
     tenant: TenantId
@@ -43,8 +63,14 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int
     tier: Tier
     profile: str
-    entitlements: tuple[str, ...]
+    entitlements: tuple[Grant, ...]
     terms: LeaseTerms
+    version: int = 1
+    node_key: str = ""
+    ek_name: str = ""
+    fingerprint: FingerprintPolicy | None = None
+    floor: HardwareFloor | None = None
+    intervals: LeaseIntervals | None = None
 
 
 class TermsError(ValueError):
@@ -85,13 +111,34 @@ def device_not_after(terms: LeaseTerms, now: datetime) -> datetime:
     return now + timedelta(seconds=terms.terminate_seconds) + DEVICE_LIFE_AFTER_TERMINATION + DEVICE_HEADROOM
 
 
+def facts(subject: Subject) -> str:
+    """A hash of what a lease of version 2 says beside its dates, in hex. Empty for version 1, which is signed when due."""
+    if subject.version < 2:
+        return ""
+    said = (subject.node_key, subject.ek_name, subject.fingerprint, subject.floor, subject.intervals)
+    return sha256_hex(json_encode((said, subject.tier, subject.profile, subject.entitlements)))
+
+
+def grants_of_version_1(entitlements: tuple[Grant, ...]) -> tuple[Grant, ...]:
+    """The names that a lease of version 1 grants. It leaves out entitlements with a limit or dates.
+
+    A reader of version 1 would grant them without their limit, and for ever.
+    """
+    limited = {grant.name for grant in entitlements if isinstance(grant, Entitlement) and _is_limited(grant)}
+    return tuple(name for name in map(name_of, entitlements) if name not in limited)
+
+
+def _is_limited(entitlement: Entitlement) -> bool:
+    return (entitlement.limit, entitlement.not_before, entitlement.until) != (None, None, None)
+
+
 def lease(
     subject: Subject, seq: int, now: datetime, renew_device_after: datetime | msgspec.UnsetType = msgspec.UNSET
 ) -> Lease:
     """A lease issued at `now`. `renew_device_after` orders the node to renew a device certificate made before it."""
     terms = subject.terms
     expires_at = now + timedelta(seconds=terms.expires_seconds)
-    return Lease(
+    plain = Lease(
         trust_domain=subject.trust_domain,
         tenant=subject.tenant,
         node=subject.node,
@@ -101,7 +148,7 @@ def lease(
         issued_at=now,
         tier=subject.tier,
         profile=subject.profile,
-        entitlements=subject.entitlements,
+        entitlements=grants_of_version_1(subject.entitlements),
         not_before=now - CLOCK_SKEW,
         refresh_after=now + timedelta(seconds=terms.refresh_after_seconds),
         expires_at=expires_at,
@@ -109,6 +156,41 @@ def lease(
         terminate_at=now + timedelta(seconds=terms.terminate_seconds),
         notify_at=tuple(expires_at - before for before in NOTIFY_BEFORE if expires_at - before > now),
         renew_device_after=renew_device_after,
+    )
+    if subject.version < 2:
+        return plain
+    intervals = subject.intervals
+    return msgspec.structs.replace(
+        plain,
+        entitlements=subject.entitlements,
+        node_key=subject.node_key,
+        ek_name=subject.ek_name,
+        fingerprint=subject.fingerprint,
+        floor=subject.floor,
+        intervals=Intervals(heartbeat_seconds=intervals.heartbeat_seconds, wake_seconds=intervals.wake_seconds)
+        if intervals is not None
+        else None,
+    )
+
+
+def final_lease(subject: Subject, seq: int, now: datetime, held: Lease, reason: str) -> Lease:
+    """The last lease of a node whose tenant may have no other. It ends when the lease that the node holds expires.
+
+    `held` is the node's current lease; `reason` is for people, at most REASON_CHARS_MAX characters. The node was
+    promised that time, so its workloads stop then and not before. Its grace is over then as well. A lease that has
+    expired already ends now. The node asks for a new lease from the time of the held one on.
+    """
+    ends_at = max(held.expires_at, now)
+    return msgspec.structs.replace(
+        lease(subject, seq, now),
+        refresh_after=max(min(held.refresh_after, ends_at), now),
+        expires_at=ends_at,
+        grace_until=ends_at,
+        terminate_at=ends_at,
+        notify_at=tuple(
+            date for date in (now, *(ends_at - before for before in NOTIFY_BEFORE)) if now <= date < ends_at
+        ),
+        final=Final(reason=reason) if subject.version > 1 else None,
     )
 
 

@@ -23,6 +23,7 @@ from cloud.fabric.store.rows import (
 from cloud.fabric.tuf.current_trust import RenewalOrder
 from protocol.encoding import EncodingError, b64url_decode, b64url_encode
 from protocol.maker_certificates import CertificateUnreadable, printable, read_certificate
+from protocol.signed.lease import Entitlement, Grant, name_of
 
 PAGE_ITEMS_DEFAULT = 50
 PAGE_ITEMS_MAX = 200
@@ -101,7 +102,7 @@ def code(row: CodeRow, now: datetime) -> schemas.Code:
         tenant=row.tenant,
         state=state,
         profile=row.profile,
-        entitlements=row.entitlements,
+        entitlements=tuple(map(name_of, row.entitlements)),
         seats=row.seats,
         seats_taken=row.seats_taken,
         expires_at=row.expires_at,
@@ -109,6 +110,16 @@ def code(row: CodeRow, now: datetime) -> schemas.Code:
         revoked_at=row.revoked_at,
         readmit_node=row.readmit_node,
         lease=row.lease,
+        entitlement_terms=_terms(row.entitlements),
+        intervals=row.intervals,
+    )
+
+
+def _terms(grants: tuple[Grant, ...]) -> tuple[schemas.EntitlementTerms, ...]:
+    return tuple(
+        schemas.EntitlementTerms(grant.name, grant.limit, grant.not_before, grant.until, grant.attributes)
+        for grant in grants
+        if isinstance(grant, Entitlement)
     )
 
 
@@ -122,7 +133,7 @@ def node(row: NodeRow) -> schemas.Node:
         standing_at=row.standing_at,
         tier=row.tier,
         profile=row.profile,
-        entitlements=row.entitlements,
+        entitlements=tuple(map(name_of, row.entitlements)),
         generation=row.current_generation,
         last_generation=row.last_generation,
         closing=row.closed_up_to > row.closed_at_issuer,
@@ -135,6 +146,8 @@ def node(row: NodeRow) -> schemas.Node:
         superseded_asked_at=row.superseded_asked_at,
         superseded_asked_generation=row.superseded_asked_generation,
         notice=SUPERSEDED_ASKS if row.superseded_asked_at is not None else "",
+        entitlement_terms=_terms(row.entitlements),
+        intervals=row.intervals,
     )
 
 
@@ -157,6 +170,7 @@ def generation(row: GenerationRow) -> schemas.Generation:
         pcr_changed=changed(row.pcr_accepted, row.pcr_values),
         pcr_fault=row.pcr_fault,
         pcr_changed_at=row.pcr_changed_at,
+        lease_version=row.lease_version,
     )
 
 

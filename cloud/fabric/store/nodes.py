@@ -70,6 +70,7 @@ _UPDATE = compiled(
             Node.profile,
             Node.entitlements,
             Node.lease,
+            Node.intervals,
             Node.lease_until,
             Node.confirmed_at,
             Node.clone_cause,
@@ -128,9 +129,11 @@ _UPDATE_GENERATION = compiled(
             Generation.issued_at,
             Generation.refresh_after,
             Generation.terminate_at,
+            Generation.lease_facts,
         )
     ).where(Generation.id == param("id"))
 )
+_SET_LEASE_VERSION = compiled(Generation.update(params(Generation.lease_version)).where(Generation.id == param("id")))
 _SET_CERTIFICATE = compiled(
     Generation.update(params(Generation.certificate_not_after)).where(Generation.id == param("id"))
 )
@@ -268,6 +271,10 @@ class NodeStore:
     async def set_revocation_delivered(self, node: NodeId, number: int, at: datetime) -> bool:
         """Store when the node first received its revocation. False if a time is stored already."""
         return bool(await self._engine.fetch(_SET_DELIVERED, id=generation_id(node, number), told_at=at))
+
+    async def set_lease_version(self, node: NodeId, number: int, version: int) -> None:
+        """Store the highest version of leases that the node reads."""
+        await self._engine.fetch(_SET_LEASE_VERSION, id=generation_id(node, number), lease_version=version)
 
     async def set_development(self, node: NodeId, development: bool) -> bool:
         """Store whether the node runs in development mode; True if the stored value changed."""

@@ -7,10 +7,10 @@ import msgspec
 
 from cloud.audit import AuditEntry
 from cloud.fabric.licensing.holders import Cause
-from cloud.fabric.schemas import ClonePolicy, LeaseTerms, PcrPolicy, Standing, StatementType
+from cloud.fabric.schemas import ClonePolicy, LeaseIntervals, LeaseTerms, PcrPolicy, Standing, StatementType
 from protocol.endorsement import EkType
 from protocol.ids import ActivationId, CodeId, NodeId, RenewalId, TenantId, TokenId
-from protocol.signed.statements import Tier
+from protocol.signed.statements import Grant, Tier
 
 ActivationState = Literal["challenged", "proved", "issued", "confirmed", "lapsing", "lapsed", "superseded", "failed"]
 RenewalState = Literal["challenged", "failed", "proved", "issued", "done"]
@@ -55,13 +55,14 @@ class EkAllowedRow(msgspec.Struct, frozen=True):
 
 
 class CodeRow(msgspec.Struct, frozen=True):
-    """An activation code. `seats_taken` changes by compare-and-set only. `lease` replaces the tier's terms."""
+    """An activation code. `seats_taken` changes by compare-and-set only. `lease` replaces the tier's terms. An entitlement
+    without terms is its name."""
 
     id: CodeId
     tenant: TenantId
     secret_hash: str
     profile: str
-    entitlements: tuple[str, ...]
+    entitlements: tuple[Grant, ...]
     lease: LeaseTerms | None
     seats: int
     seats_taken: int
@@ -69,6 +70,7 @@ class CodeRow(msgspec.Struct, frozen=True):
     created_at: datetime
     expires_at: datetime
     revoked_at: datetime | None
+    intervals: LeaseIntervals | None = None
 
 
 class ActivationRow(msgspec.Struct, frozen=True):
@@ -77,7 +79,8 @@ class ActivationRow(msgspec.Struct, frozen=True):
     States: challenged -> proved -> issued -> confirmed. challenged -> failed after the last wrong answer.
     proved or issued -> lapsing -> lapsed if it is not confirmed in time, or the issuer refuses its CSR.
     proved or issued -> superseded if a later generation is confirmed, or the node is revoked or released.
-    `node` and the fields after it are empty until the proof.
+    `node` and the fields after it are empty until the proof, except `ek_name`: the TPM name of the EK that the
+    challenge is encrypted to, in hex. It is empty without one, and in rows of earlier releases.
     """
 
     id: ActivationId
@@ -99,6 +102,7 @@ class ActivationRow(msgspec.Struct, frozen=True):
     not_after: datetime | None
     confirm_by: datetime | None
     certificate_chain: tuple[bytes, ...]
+    ek_name: str = ""
 
 
 class NodeRow(msgspec.Struct, frozen=True):
@@ -130,7 +134,7 @@ class NodeRow(msgspec.Struct, frozen=True):
     seat_held: bool
     tier: Tier
     profile: str
-    entitlements: tuple[str, ...]
+    entitlements: tuple[Grant, ...]
     lease: LeaseTerms | None
     lease_until: datetime | None
     wake_cursor: int
@@ -141,6 +145,7 @@ class NodeRow(msgspec.Struct, frozen=True):
     superseded_asked_generation: int = 0
     clone_cause: Cause | Literal[""] = ""
     clone_at: datetime | None = None
+    intervals: LeaseIntervals | None = None
 
 
 class GenerationRow(msgspec.Struct, frozen=True):
@@ -150,6 +155,9 @@ class GenerationRow(msgspec.Struct, frozen=True):
     with the revocation. `fingerprint` comes from the activation, `seen_fingerprint` from the last session;
     nothing compares the two yet. `trust_version` is the highest version of the published targets that the node has
     reported. `device_issuer` is the key id of the CA of the device certificate that the last session showed.
+    `ek_name` is the TPM name of the EK of the activation, in hex, empty if none is known. `lease_version` is the highest
+    version of leases that the node reads. `lease_facts` is the hash of what the stored lease says beside its dates
+    (`cloud.fabric.licensing.statements.facts`).
     `pcr_accepted` are the PCR values (hex) of the activation, or those that an operator accepted later; `pcr_values`
     those of the last valid quote. Both are empty without one. `pcr_fault` says why the last quote is missing or invalid.
     `pcr_changed_at` is the time at which `pcr_values` or `pcr_fault` changed last.
@@ -179,6 +187,9 @@ class GenerationRow(msgspec.Struct, frozen=True):
     seen_fingerprint: dict[str, str] = {}
     trust_version: int = 0
     device_issuer: str = ""
+    ek_name: str = ""
+    lease_version: int = 1
+    lease_facts: str = ""
     pcr_accepted: tuple[str, ...] = ()
     pcr_values: tuple[str, ...] = ()
     pcr_fault: str = ""

@@ -29,6 +29,7 @@ SHOWN: dict[str, object] = {
     "revoked_at": None,
     "readmit_node": None,
     "lease": None,
+    "entitlement_terms": [{"name": "cameras", "limit": 8}],
 }
 
 
@@ -52,6 +53,10 @@ def test_the_secret_is_in_the_file_alone(codes: Calls, tmp_path: Path, capsys: p
         "a",
         "--entitlement",
         "b",
+        "--entitlement",
+        "cameras:limit=8",
+        "--heartbeat-seconds",
+        "60",
         "--seats",
         "3",
     )
@@ -66,6 +71,8 @@ def test_the_secret_is_in_the_file_alone(codes: Calls, tmp_path: Path, capsys: p
     ((_, _, body),) = codes.made
     assert (body.lease, body.readmit_node) == (schemas.LeaseTerms(1, 2, 3, 4), NODE)
     assert (body.entitlements, body.seats) == (("a", "b"), 3)
+    assert body.entitlement_terms == (schemas.EntitlementTerms("cameras", limit=8),)
+    assert body.intervals == schemas.LeaseIntervals(heartbeat_seconds=60)
     assert create(tmp_path / "activation.json") == 2
     assert len(codes.made) == 1
 
@@ -77,6 +84,12 @@ def test_list_and_revoke(calls: Calls, capsys: pytest.CaptureFixture[str]) -> No
     assert CODE in capsys.readouterr().out
     assert main(["code", "revoke", CODE, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["id"] == CODE
+
+
+def test_mistyped_terms_make_no_code(codes: Calls, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert create(tmp_path / "file", "--entitlement", "cameras:limit=many", "--json") == 2
+    assert error_of(capsys.readouterr().out)["code"] == "entitlement_invalid"
+    assert codes.made == []
 
 
 def test_a_lease_that_cannot_be_read(codes: Calls, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

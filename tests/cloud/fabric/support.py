@@ -235,8 +235,10 @@ class World:
         readmit: NodeId | None = None,
         lease: schemas.LeaseTerms | None = None,
         life: timedelta = timedelta(days=30),
+        terms: tuple[schemas.EntitlementTerms, ...] = (),
+        intervals: schemas.LeaseIntervals | None = None,
     ) -> schemas.CreatedCode:
-        body = schemas.CreateCode(profile, self.clock() + life, entitlements, seats, readmit, lease)
+        body = schemas.CreateCode(profile, self.clock() + life, entitlements, seats, readmit, lease, terms, intervals)
         return await self.parts.operators.codes.create(ALICE, self.tenant, body)
 
     async def node(self, node: NodeId) -> NodeRow:
@@ -289,6 +291,7 @@ class Machine:
     activated: Activated | None = None
     secret: bytes = b""
     held: str = ""
+    lease_version: int | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def ak(self) -> ec.EllipticCurvePrivateKey:
@@ -347,6 +350,7 @@ class Machine:
                 fingerprint=FINGERPRINT,
                 clock=ClockInfo(1, 1, 1, True),
                 agent_version="1.0",
+                lease_version=self.lease_version,
             ),
             **changes,
         )

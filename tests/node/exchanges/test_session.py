@@ -16,10 +16,11 @@ from node.hwbind.tpm import Mode, Tpm
 from node.link.api import CloudUnreachable, ServerUnproven
 from node.link.certificates import CertificateOutOfTime, CertificateRejected
 from protocol.encoding import json_decode, json_encode, sha256_hex
-from protocol.messages.sessions import Ask, OpenSession, Session, StatementAnswer, open_proof
+from protocol.messages.sessions import Ask, OpenSession, Session, StatementAnswer, open_proof, without_later_claims
+from protocol.signed.statements import LEASE_VERSION
 from tests.node.conftest import Machine
 from tests.node.shells import identity, trust_of
-from tests.simulators.fabric import CLIENT, Answer, Fabric, Reply, Request, always, dated, hang, raw, utc_now
+from tests.simulators.fabric import CLIENT, Answer, Fabric, Reply, Request, always, dated, hang, raw, refused, utc_now
 
 SESSIONS = "/v1/node/sessions"
 
@@ -49,6 +50,30 @@ async def test_a_proof_by_the_tpm_gives_a_session_that_works(cloud: Fabric, mach
     await service.statement(Ask(nonce="n" * 32))
     await service.aclose()
     assert cloud.requests[-1].generation == 1
+
+
+async def test_a_proof_says_which_leases_the_agent_reads(cloud: Fabric, machine: Machine, tpm: Tpm) -> None:
+    await log_in(cloud, machine, tpm)
+    assert [claims.lease_version for claims in cloud.proofs] == [LEASE_VERSION]
+
+
+async def test_a_cloud_of_an_earlier_release_gets_the_proof_without_later_claims(
+    cloud: Fabric, machine: Machine, tpm: Tpm
+) -> None:
+    cloud.knows_later_claims = False
+    assert (await log_in(cloud, machine, tpm)).current.statement == cloud.statement
+    first, second = cloud.proofs
+    assert second == without_later_claims(second) != first
+    assert (first.nonce, second.lease_version) == (second.nonce, msgspec.UNSET)
+
+
+async def test_only_a_refused_proof_is_sent_again(cloud: Fabric, machine: Machine, tpm: Tpm) -> None:
+    for code, sent in (("proof_refused", 2), ("certificate_refused", 1)):
+        cloud.answers[SESSIONS] = refused(code)
+        before = len(cloud.requests)
+        with pytest.raises((SessionRefused, CloudUnreachable)):
+            await log_in(cloud, machine, tpm)
+        assert [request.path for request in cloud.requests[before:]].count(SESSIONS) == sent
 
 
 @pytest.mark.parametrize(("mode", "reported"), [("development", True), ("production", msgspec.UNSET)])

@@ -123,6 +123,7 @@ class Activations:
             not_after=None,
             confirm_by=None,
             certificate_chain=(),
+            ek_name=challenge.ek_name.hex(),
         )
         with fault_point("fabric.activation.challenge"):
             async with self.transaction(code_key(code.id)):
@@ -319,6 +320,7 @@ class Activations:
             wake_cursor=1,
             created_at=now,
             confirmed_at=None,
+            intervals=code.intervals,
         ), True
 
     def _offered(
@@ -347,6 +349,7 @@ class Activations:
             pcr_values=pcrs.values,
             pcr_fault=pcrs.fault,
             pcr_changed_at=self.now() if pcrs != PcrReport() else None,
+            ek_name=row.ek_name,
         )
 
     async def _issue(self, row: ActivationRow) -> ActivationRow:

@@ -122,5 +122,6 @@ def _taken_over(node: NodeRow, activation: ActivationRow, code: CodeRow, number:
         profile=code.profile,
         entitlements=code.entitlements,
         lease=code.lease,
+        intervals=code.intervals,
         confirmed_at=now,
     )

@@ -15,6 +15,7 @@ from cloud.fabric.entropy import Entropy
 from cloud.fabric.errors import (
     CertificateRefused,
     CsrRefused,
+    Invalid,
     IssuerRefused,
     IssuerUnavailable,
     ProofRefused,
@@ -103,6 +104,7 @@ class Sessions:
         self.seen.note(generation.id, Seen(now, claims.fingerprint, claims.agent_version, device.not_after))
         self.seen.note_mode(node, generation.number, development=claims.development is True)
         self.trust_reports.note(generation, claims.trust_version, device.issuer)
+        generation = await self.statements.note_lease_version(generation, claims.lease_version or 1)
         if generation.state == "offered":
             return Session(chain, StatementAnswer("", ""))
         generation = await self.statements.refreshed(node, generation, body.presented, now)
@@ -138,6 +140,8 @@ class Sessions:
             raise ProofRefused(str(error)) from error
         check_nonce_form(claims.answer_nonce)
         check_text("agent_version", claims.agent_version)
+        if claims.lease_version is not msgspec.UNSET and claims.lease_version < 1:
+            raise Invalid("lease_version: at least 1")
         check_fingerprint(claims.fingerprint)
         return claims
 

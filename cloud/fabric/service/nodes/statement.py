@@ -6,6 +6,8 @@ A fetch usually writes nothing. The answer is the stored statement, with a fresh
 from dataclasses import dataclass
 from datetime import datetime
 
+import msgspec
+
 from cloud.fabric.errors import Conflict
 from cloud.fabric.service.input_checks import check_nonce_form
 from cloud.fabric.service.nodes.known import load
@@ -23,6 +25,7 @@ from cloud.mtls.peer import NodePeer
 from protocol.faults import fault_point
 from protocol.ids import NodeId
 from protocol.messages.sessions import Ask, Events, StatementAnswer
+from protocol.signed.statements import LEASE_VERSION
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +58,26 @@ class Statements:
         generation = await self.refreshed(node, generation, ask.presented, now)
         return self.statement_stream.answer(generation, ask.nonce, now)
 
+    async def note_lease_version(self, generation: GenerationRow, reads: int) -> GenerationRow:
+        """Store the highest version of leases that the node reads, if it has changed. `reads` is what the node reports.
+
+        The next statement has this version. Returns the changed row.
+        """
+        version = min(reads, LEASE_VERSION)
+        if version == generation.lease_version:
+            return generation
+        with fault_point("fabric.session.lease_version"):
+            async with self.transaction(node_key(generation.node)):
+                await self.nodes.set_lease_version(generation.node, generation.number, version)
+        return msgspec.structs.replace(generation, lease_version=version)
+
     async def refreshed(self, node: NodeRow, generation: GenerationRow, token: str, now: datetime) -> GenerationRow:
         """Return the confirmed generation with a statement that is not due. Signs and stores one only if needed.
 
         `token` is the statement that the node presents, empty if it has none.
         """
         presented = self.statement_stream.presented_seq(token, node, generation)
-        if not needs_signing(generation, presented, node.seq, now, self.current_trust.order):
+        if not self._needs_signing(node, generation, presented, now):
             return generation
         with fault_point("fabric.statement.refresh"):
             async with self.transaction(node_key(node.id)):
@@ -69,11 +85,16 @@ class Statements:
                 current = await self.nodes.find_generation(node.id, generation.number)
                 if fresh is None or current is None or is_closed(fresh, current):
                     return current or generation
-                if not needs_signing(current, presented, fresh.seq, now, self.current_trust.order):
+                if not self._needs_signing(fresh, current, presented, now):
                     return current
                 fresh, current = await self.statement_stream.write_current(fresh, current, now, presented)
                 await self.nodes.update(fresh)
         return current
+
+    def _needs_signing(self, node: NodeRow, generation: GenerationRow, presented: int, now: datetime) -> bool:
+        """Whether a refresh signs a new statement. `presented` is the `seq` that the node presents, 0 for none."""
+        due = needs_signing(generation, presented, node.seq, now, self.current_trust.order)
+        return due or self.statement_stream.is_outdated(node, generation)
 
     async def events(self, peer: NodePeer, known: int, seconds: float) -> Events:
         """The node's wake cursor, returned as soon as it differs from `known`, at the latest after `seconds`.

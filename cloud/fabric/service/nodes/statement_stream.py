@@ -20,7 +20,7 @@ from cloud.fabric.tuf.current_trust import CurrentTrust, RenewalOrder
 from protocol.encoding import sha256_hex
 from protocol.messages.sessions import StatementAnswer
 from protocol.signed.freshness import Freshness
-from protocol.signed.statements import Lease, RevocationReason, Statement
+from protocol.signed.statements import LEASE_VERSION, Lease, RevocationReason, Statement
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class StatementStream:
 
         `presented` is the `seq` of the statement that the node presented, 0 for none. Returns the changed rows.
         """
-        subject = self._subject(node, generation.number)
+        subject = self._subject(node, generation)
         seq = statements.next_seq(node.seq, presented)
         order = self.current_trust.order
         statement: Statement = (
@@ -64,13 +64,23 @@ class StatementStream:
             if node.standing == "suspended"
             else statements.lease(subject, seq, now, order.after if order and order.starts_at <= now else msgspec.UNSET)
         )
-        return await self._write(node, generation, statement)
+        facts = statements.facts(subject) if isinstance(statement, Lease) else ""
+        return await self._write(node, msgspec.structs.replace(generation, lease_facts=facts), statement)
+
+    def is_outdated(self, node: NodeRow, generation: GenerationRow) -> bool:
+        """Whether the stored lease says something else than a lease that is signed now, beside its dates.
+
+        The node reads another version now, has another key, or is to have other intervals.
+        """
+        if generation.statement_type != "lease":
+            return False
+        return generation.lease_facts != statements.facts(self._subject(node, generation))
 
     async def write_end(
         self, node: NodeRow, generation: GenerationRow, now: datetime, reason: RevocationReason
     ) -> NodeRow:
         """Close a generation, and sign and store its revocation. Returns the changed node."""
-        subject = self._subject(node, generation.number)
+        subject = self._subject(node, generation)
         statement = statements.revocation(subject, statements.next_seq(node.seq, 0), now, reason)
         node, _ = await self._write(node, msgspec.structs.replace(generation, state="closed"), statement)
         return node
@@ -104,17 +114,21 @@ class StatementStream:
         current = self.answer(generation, nonce, now)
         return GenerationClosed(current.statement, current.freshness)
 
-    def _subject(self, node: NodeRow, number: int) -> statements.Subject:
+    def _subject(self, node: NodeRow, generation: GenerationRow) -> statements.Subject:
         return statements.Subject(
             trust_domain=self.trust_domain,
             tenant=node.tenant,
             node=node.id,
-            generation=number,
+            generation=generation.number,
             epoch=node.epoch,
             tier=node.tier,
             profile=node.profile,
             entitlements=node.entitlements,
             terms=statements.terms_of(node.tier, node.lease),
+            version=min(generation.lease_version, LEASE_VERSION),
+            node_key=sha256_hex(generation.node_public_key),
+            ek_name=generation.ek_name,
+            intervals=node.intervals,
         )
 
     async def _write(

@@ -4,7 +4,7 @@ The answer to `create` is the only place where the text of a code appears. The d
 """
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from cloud.fabric import schemas
 from cloud.fabric.entropy import Entropy, new_id
@@ -22,8 +22,22 @@ from cloud.fabric.store.nodes import NodeStore
 from cloud.fabric.store.rows import CodeRow
 from cloud.http.guard import Operator
 from protocol.codes import ENTROPY_BYTES, make_secret, secret_hash
+from protocol.encoding import json_encode
 from protocol.ids import CodeId, NodeId, TenantId
-from protocol.limits import ENTITLEMENT_NAME_CHARS_MAX, ENTITLEMENTS_MAX, NAME_CHARS_MAX, SEATS_MAX
+from protocol.limits import (
+    ATTRIBUTE_NAME_CHARS_MAX,
+    ATTRIBUTE_VALUE_CHARS_MAX,
+    ENTITLEMENT_NAME_CHARS_MAX,
+    ENTITLEMENTS_BYTES_MAX,
+    ENTITLEMENTS_MAX,
+    EVENT_WAIT_SECONDS_MAX,
+    HEARTBEAT_SECONDS_MAX,
+    HEARTBEAT_SECONDS_MIN,
+    NAME_CHARS_MAX,
+    SEATS_MAX,
+    WAKE_SECONDS_MIN,
+)
+from protocol.signed.lease import Entitlement, Grant, LeaseInvalid, check_entitlements
 
 CODE_LIFE_MAX = timedelta(days=3652)
 
@@ -52,7 +66,7 @@ class Codes:
             tenant=tenant,
             secret_hash=secret_hash(secret),
             profile=body.profile,
-            entitlements=body.entitlements,
+            entitlements=_grants(body),
             lease=body.lease,
             seats=body.seats,
             seats_taken=0,
@@ -60,6 +74,7 @@ class Codes:
             created_at=now,
             expires_at=expires_at,
             revoked_at=None,
+            intervals=body.intervals,
         )
         reads = () if body.readmit_node is None else (node_key(body.readmit_node),)
         async with self.acting.transaction(operator, code_key(row.id), reads=reads):
@@ -78,11 +93,9 @@ class Codes:
 
     def _check(self, body: schemas.CreateCode, expires_at: datetime) -> None:
         check_text("profile", body.profile, NAME_CHARS_MAX, empty=False)
-        names = body.entitlements
-        if len(names) > ENTITLEMENTS_MAX or len(set(names)) != len(names):
-            raise Invalid(f"entitlements: at most {ENTITLEMENTS_MAX}, each named once")
-        for name in names:
-            check_text("entitlements", name, ENTITLEMENT_NAME_CHARS_MAX, empty=False)
+        _check_entitlements(body)
+        if body.intervals is not None:
+            _check_intervals(body.intervals)
         if not 1 <= body.seats <= SEATS_MAX:
             raise Invalid(f"seats: 1 to {SEATS_MAX}")
         now = self.now()
@@ -127,3 +140,55 @@ class Codes:
                 await self.audit.write(operator_actor(operator), "code.revoked", code, row.tenant)
                 row = await self.codes.find(code) or row
         return views.code(row, self.now())
+
+
+def _grants(body: schemas.CreateCode) -> tuple[Grant, ...]:
+    """The entitlements as a lease has them: the names in their order, then those that are only in `entitlement_terms`.
+
+    Terms that say nothing make a plain name.
+    """
+    terms: dict[str, Grant] = {}
+    for each in body.entitlement_terms:
+        entitlement = Entitlement(
+            name=each.name,
+            limit=each.limit,
+            not_before=each.not_before and each.not_before.astimezone(UTC),
+            until=each.until and each.until.astimezone(UTC),
+            attributes=each.attributes,
+        )
+        terms[each.name] = each.name if entitlement == Entitlement(name=each.name) else entitlement
+    plain: dict[str, Grant] = {name: name for name in body.entitlements}
+    return tuple((plain | terms).values())
+
+
+def _check_entitlements(body: schemas.CreateCode) -> None:
+    """Check the entitlements of a new code. Raises Invalid."""
+    names, terms = body.entitlements, body.entitlement_terms
+    for listed in (names, [each.name for each in terms]):
+        if len(listed) > ENTITLEMENTS_MAX or len(set(listed)) != len(listed):
+            raise Invalid(f"entitlements: at most {ENTITLEMENTS_MAX}, each named once")
+        for name in listed:
+            check_text("entitlements", name, ENTITLEMENT_NAME_CHARS_MAX, empty=False)
+    for each in terms:
+        for date in (each.not_before, each.until):
+            if date is not None:
+                check_time("entitlement_terms", date)
+        for name, value in each.attributes.items():
+            check_text("entitlement_terms.attributes", name, ATTRIBUTE_NAME_CHARS_MAX, empty=False)
+            check_text("entitlement_terms.attributes", value, ATTRIBUTE_VALUE_CHARS_MAX)
+    grants = _grants(body)
+    try:
+        check_entitlements(grants)
+    except LeaseInvalid as error:
+        raise Invalid(f"entitlement_terms: {error}") from error
+    if len(json_encode(grants)) > ENTITLEMENTS_BYTES_MAX:
+        raise Invalid(f"entitlements: at most {ENTITLEMENTS_BYTES_MAX} bytes in JSON together")
+
+
+def _check_intervals(intervals: schemas.LeaseIntervals) -> None:
+    """Check the intervals of a new code. Raises Invalid."""
+    heartbeat, wake = intervals.heartbeat_seconds, intervals.wake_seconds
+    if heartbeat is not None and not HEARTBEAT_SECONDS_MIN <= heartbeat <= HEARTBEAT_SECONDS_MAX:
+        raise Invalid(f"intervals.heartbeat_seconds: {HEARTBEAT_SECONDS_MIN} to {HEARTBEAT_SECONDS_MAX}")
+    if wake is not None and not WAKE_SECONDS_MIN <= wake <= EVENT_WAIT_SECONDS_MAX:
+        raise Invalid(f"intervals.wake_seconds: {WAKE_SECONDS_MIN} to {EVENT_WAIT_SECONDS_MAX}")

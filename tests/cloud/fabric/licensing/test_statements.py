@@ -10,7 +10,8 @@ from cloud.fabric import schemas
 from cloud.fabric.licensing import statements
 from protocol.ids import NodeId, TenantId, make_id
 from protocol.limits import SEQ_JUMP_MAX, SEQ_MAX
-from protocol.signed.statements import Tier
+from protocol.signed.lease import check_lease
+from protocol.signed.statements import Entitlement, HardwareFloor, LeaseInvalid, Tier
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -83,6 +84,83 @@ def test_no_lease_outlives_the_longest_device_certificate() -> None:
     longest = schemas.LeaseTerms(1, 1, 1, schemas.TERM_SECONDS_MAX)
     statements.check_terms(longest)
     assert statements.device_not_after(longest, NOW) <= NOW + DEVICE_LIFE_MAX
+
+
+GRANTS = (
+    "press",
+    Entitlement(name="cameras", limit=8),
+    Entitlement(name="trial", until=NOW + DAY),
+    Entitlement(name="colour", attributes={"ink": "six"}),
+)
+BOUND = msgspec.structs.replace(
+    SUBJECT,
+    entitlements=GRANTS,
+    version=2,
+    node_key="3b" * 32,
+    ek_name="000b" + "4c" * 32,
+    floor=HardwareFloor(index=0x01800100),
+    intervals=schemas.LeaseIntervals(heartbeat_seconds=300),
+)
+
+
+def test_version_2_says_every_fact_and_version_1_no_limited_entitlement() -> None:
+    lease = statements.lease(BOUND, 7, NOW)
+    check_lease(lease)
+    assert (lease.version, lease.entitlements, lease.node_key, lease.ek_name, lease.floor) == (
+        2,
+        GRANTS,
+        BOUND.node_key,
+        BOUND.ek_name,
+        BOUND.floor,
+    )
+    assert lease.intervals is not None
+    assert (lease.intervals.heartbeat_seconds, lease.intervals.wake_seconds) == (300, None)
+    older = statements.lease(msgspec.structs.replace(BOUND, version=1), 7, NOW)
+    assert (older.version, older.entitlements, older.intervals) == (1, ("press", "colour"), None)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"node_key": "aa" * 32},
+        {"ek_name": ""},
+        {"floor": None},
+        {"intervals": None},
+        {"entitlements": ("press",)},
+        {"version": 1},
+    ],
+)
+def test_a_changed_fact_needs_a_new_lease(changes: dict[str, object]) -> None:
+    assert statements.facts(msgspec.structs.replace(BOUND, **changes)) != statements.facts(BOUND)
+
+
+def test_other_changes_wait_until_the_lease_is_due() -> None:
+    later = msgspec.structs.replace(BOUND, epoch=9, terms=schemas.LeaseTerms(1, 2, 3, 4))
+    assert statements.facts(later) == statements.facts(BOUND)
+    assert statements.facts(SUBJECT) == "", "a lease of an earlier release has no hash"
+
+
+@pytest.mark.parametrize(("days", "ends"), [(0, 30), (10, 30), (30, 30), (40, 40)])
+def test_a_final_lease_ends_when_the_held_one_expires(days: int, ends: int) -> None:
+    held, now = statements.lease(BOUND, 7, NOW), NOW + days * DAY
+    final = statements.final_lease(BOUND, 8, now, held, "unpaid")
+    check_lease(final)
+    assert final.expires_at == final.grace_until == final.terminate_at == NOW + ends * DAY
+    assert final.final is not None
+    assert final.final.reason == "unpaid"
+    assert all(now <= at < final.terminate_at for at in final.notify_at)
+    assert final.refresh_after >= now, "the agent keeps asking, because paying brings another lease"
+
+
+def test_a_final_lease_of_version_1_has_the_same_dates() -> None:
+    first = msgspec.structs.replace(SUBJECT, version=1)
+    final = statements.final_lease(first, 8, NOW + DAY, statements.lease(first, 7, NOW), "unpaid")
+    assert (final.version, final.final, final.terminate_at) == (1, None, NOW + 30 * DAY)
+
+
+def test_a_final_reason_has_a_limit() -> None:
+    with pytest.raises(LeaseInvalid):
+        check_lease(statements.final_lease(BOUND, 8, NOW, statements.lease(BOUND, 7, NOW), "x" * 201))
 
 
 @pytest.mark.parametrize(

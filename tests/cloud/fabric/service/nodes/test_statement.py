@@ -2,7 +2,16 @@
 
 from datetime import timedelta
 
-from protocol.signed.statements import Lease
+import msgspec
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from cloud.fabric import schemas
+from cloud.fabric.errors import Invalid
+from protocol.encoding import sha256_hex
+from protocol.endorsement import name_of
+from protocol.signed.statements import Entitlement, Intervals, Lease
 from tests.cloud.fabric.support import Machine, World
 
 
@@ -27,3 +36,62 @@ async def test_a_session_brings_the_due_lease_too(world: World) -> None:
     world.clock.forward(timedelta(days=3))
     session = await machine.session()
     assert world.statement(session.current.statement).issued_at == world.clock()
+
+
+TERMS = (schemas.EntitlementTerms("cameras", limit=8), schemas.EntitlementTerms("press"))
+
+
+async def test_a_node_that_reads_version_2_gets_it_from_its_first_lease_on(world: World) -> None:
+    machine = Machine(world, lease_version=2)
+    code = await world.code(terms=TERMS, intervals=schemas.LeaseIntervals(heartbeat_seconds=60))
+    lease = await machine.join(code.secret)
+    assert isinstance(lease, Lease)
+    generation = await world.generation(machine.node, 1)
+    assert (lease.version, lease.node_key) == (2, sha256_hex(generation.node_public_key))
+    assert lease.ek_name == name_of(machine.evidence().ek_public).hex()
+    assert lease.entitlements == ("press", Entitlement(name="cameras", limit=8))
+    assert lease.intervals == Intervals(heartbeat_seconds=60)
+    assert await machine.refresh(await machine.peer()) == lease, "nothing has changed"
+
+
+async def test_the_version_follows_the_agent_up_and_down_at_once(world: World) -> None:
+    machine = Machine(world)
+    first = await machine.join((await world.code(terms=TERMS)).secret)
+    assert isinstance(first, Lease)
+    assert (first.version, first.entitlements) == (1, ("press",)), "version 1 cannot say the limit"
+    reports: list[tuple[int | msgspec.UnsetType, int]] = [(2, 2), (7, 2), (msgspec.UNSET, 1), (1, 1), (2, 2)]
+    seqs = []
+    for reads, version in reports:
+        machine.lease_version = reads
+        lease = world.statement((await machine.session()).current.statement)
+        assert isinstance(lease, Lease)
+        assert lease.version == version, f"it reads {reads}"
+        seqs.append(lease.seq - first.seq)
+    assert seqs == [1, 1, 2, 2, 3], "only a change of the version signs a lease that is not due"
+    assert (await world.generation(machine.node, 1)).lease_version == 2
+
+
+async def test_a_version_below_1_is_refused(world: World) -> None:
+    machine = Machine(world)
+    await machine.join((await world.code()).secret)
+    machine.lease_version = 0
+    with pytest.raises(Invalid):
+        await machine.session()
+
+
+async def test_a_new_node_key_gets_a_new_lease(world: World) -> None:
+    """A rekey changes the key of the generation; the lease names the key."""
+    machine = Machine(world, lease_version=2)
+    first = await machine.join((await world.code()).secret)
+    peer = await machine.peer()
+    spki = (
+        ec.generate_private_key(ec.SECP256R1())
+        .public_key()
+        .public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    )
+    await world.stores.renewals.set_key(machine.node, 1, spki, world.clock() + timedelta(days=400))
+    second = await machine.refresh(peer)
+    assert isinstance(first, Lease)
+    assert isinstance(second, Lease)
+    assert (second.seq, second.node_key) == (first.seq + 1, sha256_hex(spki))
+    assert await machine.refresh(peer) == second
