@@ -17,6 +17,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Self, TypeVar
 
+import httpx
 import msgspec
 import trio
 
@@ -24,8 +25,7 @@ from node.clock import utc_now
 from node.errors import NodeError, Unreachable, VerificationFailed
 from node.exits import Exit
 from node.link.causes import expired, slow_by, time_of, whom, wrong_clock
-from node.link.connect import CONNECT_SECONDS_MAX, LinkFailed
-from node.link.http import Answer, AnswerTooLong, Client, ExchangeFailed, Request
+from node.link.connect import CONNECT_SECONDS_MAX
 from node.link.transport import (
     ANSWER_SECONDS_MAX,
     NodeContext,
@@ -33,7 +33,9 @@ from node.link.transport import (
     SessionKey,
     client_context,
     http_client,
+    link_failure,
     unproven_date,
+    verification_failure,
 )
 from node.text import duration, shown
 from protocol.encoding import json_decode, json_encode
@@ -131,31 +133,30 @@ def _retry_after(text: str) -> float:
     )
 
 
-def _refusal(answer: Answer) -> NodeError:
+def _refusal(response: httpx.Response, content: bytes) -> NodeError:
     try:
-        problem = json_decode(answer.body, ProblemDocument)
+        problem = json_decode(content, ProblemDocument)
     except msgspec.MsgspecError:
-        reason = f"status {answer.status} without a reason"
+        reason = f"status {response.status_code} without a reason"
     else:
         kind = KINDS.get(problem.code)
         if kind is not None and kind.conclusive:
             return CloudRefused(problem)
         reason = problem.title.lower()
-    wait = _retry_after(answer.headers.get("retry-after", ""))
+    wait = _retry_after(response.headers.get("retry-after", ""))
     text = f"cannot use the cloud's answer: {reason}" + (f"; it asks to wait {wait:g} s" if wait else "")
-    if answer.status == TOO_MANY_REQUESTS:
+    if response.status_code == TOO_MANY_REQUESTS:
         return CloudUnreachable(text, code="rate_limited", retry_after_seconds=wait)
     return CloudUnreachable(text, retry_after_seconds=wait)
 
 
 def _unreachable(base_url: str, error: Exception) -> CloudUnreachable:
     """The cause of an exchange without an answer."""
-    if isinstance(error, LinkFailed):
-        return CloudUnreachable(f"cannot reach {base_url}: {error.text}", code=error.code)
-    if isinstance(error, trio.TooSlowError):
+    failed = link_failure(error)
+    if failed is not None:
+        return CloudUnreachable(f"cannot reach {base_url}: {failed.text}", code=failed.code)
+    if isinstance(error, httpx.TimeoutException):
         return CloudUnreachable(f"cannot reach {base_url}: its answer did not come in time", code="timed_out")
-    if isinstance(error, AnswerTooLong):
-        return CloudUnreachable(f"cannot use the answer of {base_url}: it is too long")
     reason = str(error) or type(error).__name__
     return CloudUnreachable(f"cannot reach {base_url}: the connection ended before its answer ({shown(reason, 200)})")
 
@@ -185,7 +186,7 @@ class Service:
     A client with a session certificate acts as the node. A client without one is anonymous.
     """
 
-    def __init__(self, client: Client, base_url: str) -> None:
+    def __init__(self, client: httpx.AsyncClient, base_url: str) -> None:
         self._client = client
         self._scopes: set[trio.CancelScope] = set()
         self._closed = False
@@ -246,25 +247,38 @@ class Service:
     ) -> bytes:
         """One request and its answer, with a bound on the bytes and on the total time. Raises as `_request_json`."""
         # No compression: a small compressed answer could expand to any size.
-        request = Request(method, path, {"accept-encoding": "identity", **headers}, body)
+        sent = {"accept-encoding": "identity", **headers}
         seconds_max = ANSWER_SECONDS_MAX if wait_seconds is None else wait_seconds + EVENT_MARGIN_SECONDS
+        timeout = httpx.Timeout(seconds_max, connect=CONNECT_SECONDS_MAX)
+        content = b""
         try:
+            # The client's time-outs apply to each read. A server that sends a byte now and then would never exceed one.
             with trio.fail_after(CONNECT_SECONDS_MAX + seconds_max):
-                answer = await self._client.request(
-                    request,
-                    connect_seconds_max=CONNECT_SECONDS_MAX,
-                    answer_seconds_max=seconds_max,
-                    body_bytes_max=RESPONSE_BODY_BYTES_MAX,
-                )
-        except ServerIdentityError as error:
-            raise await _unproven(self.base_url, error) from error
-        except (LinkFailed, ExchangeFailed, trio.TooSlowError) as error:
+                async with self._client.stream(method, path, content=body, headers=sent, timeout=timeout) as response:
+                    async for chunk in response.aiter_raw():
+                        content += chunk[: RESPONSE_BODY_BYTES_MAX + 1 - len(content)]
+                        if len(content) > RESPONSE_BODY_BYTES_MAX:
+                            # This ends the iteration with an error. A `break` would leave the library's generators
+                            # open.
+                            await response.aclose()
+        except trio.TooSlowError as error:
+            raise CloudUnreachable(
+                f"cannot reach {self.base_url}: its answer did not come in time", code="timed_out"
+            ) from error
+        except (httpx.HTTPError, httpx.StreamError) as error:
+            if len(content) > RESPONSE_BODY_BYTES_MAX:
+                raise CloudUnreachable(f"cannot use the answer of {self.base_url}: it is too long") from error
+            unproven = verification_failure(error)
+            if unproven is not None:
+                raise await _unproven(self.base_url, unproven) from error
             raise _unreachable(self.base_url, error) from error
-        date = time_of(answer.headers.get("date", ""))
+        if len(content) > RESPONSE_BODY_BYTES_MAX:
+            raise CloudUnreachable(f"cannot use the answer of {self.base_url}: it is too long")
+        date = time_of(response.headers.get("date", ""))
         self.clock_error = utc_now() - date if date is not None else None
-        if not 200 <= answer.status < 300:
-            raise _refusal(answer)
-        return answer.body
+        if not 200 <= response.status_code < 300:
+            raise _refusal(response, content)
+        return content
 
     async def start_activation(self, request: StartActivation) -> Challenge:
         """`POST /v1/activations`. Raises as `_request_json`, as every method below."""

@@ -12,13 +12,14 @@ from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import TypeVar
 
+import httpcore
 import trio
 from trio.lowlevel import RunVar
 
 from node.clock import monotonic
 
-T = TypeVar("T", bound=trio.abc.AsyncResource)
-U = TypeVar("U")
+T = TypeVar("T", bound=httpcore.AsyncNetworkStream)
+U = TypeVar("U", bound=httpcore.NetworkStream)
 
 CONNECT_SECONDS_MAX = 10.0
 """Five times the 2 s that a handshake over a satellite link takes."""
@@ -53,7 +54,7 @@ _UNREACHABLE = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EAD
 _limiter: RunVar[trio.CapacityLimiter | None] = RunVar("network_limiter", default=None)
 
 
-class LinkFailed(Exception):
+class LinkFailed(httpcore.ConnectError):
     """A connection could not be made. `code` names the cause; `text` completes "cannot reach URL: "."""
 
     def __init__(self, code: str, text: str) -> None:
@@ -93,7 +94,7 @@ async def open_first(host: str, port: int, seconds_max: float, open_one: Callabl
         host: name or address.
         port: the port.
         seconds_max: bound of the look-up and of all attempts together.
-        open_one: connects to one address. It raises OSError; TimeoutError after a time-out.
+        open_one: connects to one address. It raises an error of httpcore.
 
     Raises LinkFailed with the code `dns_failed`, `connection_refused`, `unreachable` or `timed_out`.
     """
@@ -112,7 +113,7 @@ async def open_first(host: str, port: int, seconds_max: float, open_one: Callabl
 def open_in_turn(host: str, port: int, seconds_max: float, open_one: Callable[[str, float], U]) -> U:
     """As `open_first`, for a thread: the addresses are tried one after the other, with one deadline for all of them.
 
-    `open_one` also gets its seconds, and raises as that of `open_first`. A look-up counts, but cannot be ended.
+    `open_one` also gets its seconds. A look-up counts, but cannot be ended.
     """
     ends_at = monotonic() + seconds_max
     addresses = look_up(host, port)
@@ -123,9 +124,9 @@ def open_in_turn(host: str, port: int, seconds_max: float, open_one: Callable[[s
             break
         try:
             return open_one(address, left / min(len(addresses) - len(errors), ADDRESSES_PER_WAIT))
-        except OSError as error:
+        except (httpcore.NetworkError, httpcore.TimeoutException) as error:
             errors.append(error)
-    raise _failure(f"{_listed(addresses)} port {port}", errors or [TimeoutError()])
+    raise _failure(f"{_listed(addresses)} port {port}", errors or [httpcore.ConnectTimeout()])
 
 
 def _listed(addresses: tuple[str, ...]) -> str:
@@ -150,7 +151,7 @@ async def _race(
     async def attempt(address: str, failed: trio.Event) -> None:
         try:
             stream = await open_one(address)
-        except OSError as error:
+        except (httpcore.NetworkError, httpcore.TimeoutException) as error:
             errors.append(error)
             failed.set()
             return
@@ -179,7 +180,7 @@ def _failure(where: str, errors: list[Exception]) -> LinkFailed:
         return LinkFailed("connection_refused", f"{where} refused the connection; no program listens there")
     if any(number in _UNREACHABLE for number in numbers):
         return LinkFailed("unreachable", f"this machine has no network connection to {where}")
-    if errno.ETIMEDOUT in numbers or any(isinstance(error, TimeoutError) for error in errors):
+    if errno.ETIMEDOUT in numbers or any(isinstance(error, httpcore.TimeoutException) for error in errors):
         return LinkFailed("timed_out", f"no answer from {where}")
     reason = next((number for number in numbers), None)
     return LinkFailed("cloud_unreachable", f"no connection to {where} ({errno.errorcode.get(reason or 0, 'unknown')})")

@@ -7,10 +7,12 @@ its certificate. The session key exists in memory only. It reaches OpenSSL throu
 
 import os
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from urllib.parse import urlsplit
+from typing import Any
 
+import httpcore
+import httpx
 import trio
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -19,13 +21,13 @@ from cryptography.x509.oid import ExtensionOID
 
 from node.link.certificates import STORED_CERTIFICATES, UNREADABLE, CertificateRejected, issued_by
 from node.link.connect import CONNECT_SECONDS_MAX, SOCKET_OPTIONS, LinkFailed, open_first
-from node.link.http import Client, ExchangeFailed, Request
 from protocol.ids import ServiceSpiffeId
 from protocol.signed.trust import X509Bundle
 
 ANSWER_SECONDS_MAX = 30.0
 """The answer to an activation proof takes about a second; it waits for two commits and a certificate."""
-HTTPS_PORT = 443
+KEEPALIVE_SECONDS = 5.0
+"""An idle connection stays open for the requests of one exchange, not until the next heartbeat slot."""
 _DATE_ERRORS = {9, 10}
 """X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED (X509_STORE_CTX_get_error(3)). OpenSSL checks dates
 last: the chain leads to a trusted root, and the host name is right."""
@@ -164,47 +166,74 @@ def _load(context: ssl.SSLContext, key: bytes, chain: tuple[bytes, ...]) -> None
         os.close(fd)
 
 
-async def open_tls(
-    context: ssl.SSLContext, host: str, port: int, seconds_max: float
-) -> trio.SSLStream[trio.SocketStream]:
-    """Open a connection to the first address of `host` that answers, and make the TLS handshake.
+class _Stream(httpcore.AsyncNetworkStream):
+    """A connection of the library. Unlike the library's, it is closed when its handshake is cancelled.
 
-    The kernel probes the connection while it is idle, so that a connection that a device on the way has dropped ends
-    soon. Look-up and connection have `seconds_max` together; the handshake has `seconds_max` too.
-
-    Raises LinkFailed; ServerIdentityError if the server does not prove its identity.
+    The kernel probes it while it is idle, so that a connection that a device on the way has dropped ends soon.
     """
 
-    async def open_one(address: str) -> trio.SocketStream:
-        return await trio.open_tcp_stream(address, port)
+    def __init__(self, inner: httpcore.AsyncNetworkStream) -> None:
+        self._inner = inner
+        self.read, self.write, self.aclose = inner.read, inner.write, inner.aclose  # type: ignore[method-assign]  # passed on
+        self.get_extra_info = inner.get_extra_info  # type: ignore[method-assign]  # passed on
+        for option in SOCKET_OPTIONS:
+            with suppress(OSError):  # a system without an option still connects
+                inner.get_extra_info("socket").setsockopt(*option)
 
-    stream = await open_first(host, port, seconds_max, open_one)
-    for option in SOCKET_OPTIONS:
-        with suppress(OSError):  # a system without an option still connects
-            stream.socket.setsockopt(*option)
-    tls = trio.SSLStream(stream, context, server_hostname=host, https_compatible=True)
-    try:
-        with trio.fail_after(seconds_max):
-            await tls.do_handshake()
-    except BaseException as error:
-        with trio.CancelScope(shield=True):  # shielded: closing a socket never waits
-            await trio.aclose_forcefully(tls)
-        if isinstance(error, trio.TooSlowError):
-            raise LinkFailed("timed_out", f"the TLS handshake took longer than {seconds_max:g} s") from error
-        unproven = verification_failure(error) if isinstance(error, trio.BrokenResourceError) else None
-        if unproven is not None:
-            raise unproven from error
-        if isinstance(error, trio.BrokenResourceError):
+    async def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.AsyncNetworkStream:
+        try:
+            return await self._inner.start_tls(ssl_context, server_hostname, timeout)
+        except trio.Cancelled:
+            with trio.CancelScope(shield=True):  # shielded: closing a socket never waits
+                await self._inner.aclose()
+            raise
+        except httpcore.ConnectTimeout as error:
+            raise LinkFailed("timed_out", f"the TLS handshake took longer than {timeout:g} s") from error
+        except httpcore.ConnectError as error:
+            if verification_failure(error) is not None:
+                raise
             raise LinkFailed("tls_failed", f"the TLS handshake failed ({_tls_reason(error)})") from error
-        raise
-    return tls
 
 
-def http_client(context: ssl.SSLContext, base_url: str) -> Client:
-    """An HTTP client with this context, for the server at `base_url` (https, with a host and perhaps a port)."""
-    parts = urlsplit(base_url)
-    host, port = parts.hostname or "", parts.port or HTTPS_PORT
-    return Client(lambda seconds_max: open_tls(context, host, port, seconds_max), parts.netloc)
+class _Backend(httpcore.TrioBackend):
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        async def open_one(address: str) -> _Stream:
+            return _Stream(await super(_Backend, self).connect_tcp(address, port, None, local_address, socket_options))
+
+        return await open_first(host, port, CONNECT_SECONDS_MAX if timeout is None else timeout, open_one)
+
+
+def http_client(context: NodeContext, base_url: str) -> httpx.AsyncClient:
+    """An HTTP client with this context. It ignores proxies and CA files of the environment, and follows no redirect."""
+    return _client(context, base_url)
+
+
+def _client(context: ssl.SSLContext, base_url: str) -> httpx.AsyncClient:
+    transport = httpx.AsyncHTTPTransport(verify=context, trust_env=False)
+    # Only the pool takes the network backend as an argument; the transport does not.
+    transport._pool = httpcore.AsyncConnectionPool(  # noqa: SLF001 (see above)
+        ssl_context=context,
+        max_connections=4,
+        max_keepalive_connections=2,
+        keepalive_expiry=KEEPALIVE_SECONDS,
+        network_backend=_Backend(),
+    )
+    return httpx.AsyncClient(
+        transport=transport,
+        base_url=base_url,
+        trust_env=False,
+        follow_redirects=False,
+        timeout=httpx.Timeout(ANSWER_SECONDS_MAX, connect=CONNECT_SECONDS_MAX),
+    )
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -217,6 +246,11 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 def verification_failure(error: BaseException) -> ServerIdentityError | None:
     """The reason if an exchange failed because the server did not prove its identity; None for any other failure."""
     return next((cause for cause in _causes(error) if isinstance(cause, ServerIdentityError)), None)
+
+
+def link_failure(error: BaseException) -> LinkFailed | None:
+    """The reason if an exchange failed because no connection could be made; None for any other failure."""
+    return next((cause for cause in _causes(error) if isinstance(cause, LinkFailed)), None)
 
 
 def _tls_reason(error: BaseException) -> str:
@@ -237,14 +271,8 @@ async def unproven_date(base_url: str) -> str:
     context.verify_mode = ssl.CERT_NONE
     with trio.move_on_after(CONNECT_SECONDS_MAX):
         try:
-            async with http_client(context, base_url) as client:
-                answer = await client.request(
-                    Request("HEAD", "/"),
-                    connect_seconds_max=CONNECT_SECONDS_MAX,
-                    answer_seconds_max=ANSWER_SECONDS_MAX,
-                    body_bytes_max=0,
-                )
-                return answer.headers.get("date", "")
-        except (LinkFailed, ExchangeFailed, ServerIdentityError, trio.TooSlowError):
+            async with _client(context, base_url) as client:
+                return str((await client.head("/")).headers.get("date", ""))
+        except httpx.HTTPError:
             return ""
     return ""

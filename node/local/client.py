@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import httpx
 import msgspec
 import trio
 
 from node.errors import NodeError, Unreachable
 from node.exits import Exit
-from node.link import http
 from node.local.documents import FORMAT, EntitlementDocument, LicenseDocument, StatusDocument
 from node.text import shown, shown_error
 from protocol.encoding import json_decode
@@ -75,19 +75,30 @@ class Reply(msgspec.Struct, frozen=True):
 
 async def request(socket: Path, method: str, path: str, seconds_max: float = 10.0) -> Reply:
     """One exchange with the agent, within `seconds_max`. Raises AgentAbsent, AgentUnusable."""
+    # The socket has no TLS: with `verify=False` httpx reads no CA file, and neither SSL_CERT_FILE nor SSLKEYLOGFILE.
+    transport = httpx.AsyncHTTPTransport(uds=str(socket), verify=False, trust_env=False)
+    status, content = 0, b""
     try:
         with trio.fail_after(seconds_max):
-            async with await trio.open_unix_socket(socket) as stream:
-                asked = http.Request(method, path, {"connection": "close"})
-                answer = await http.exchange(http.Connection(stream), "cascadia", asked, ANSWER_BYTES_MAX)
+            async with (
+                httpx.AsyncClient(transport=transport, timeout=None, trust_env=False) as client,  # noqa: S113 - above
+                client.stream(method, f"http://cascadia{path}") as response,
+            ):
+                status = response.status_code
+                async for piece in response.aiter_raw():
+                    content += piece[: ANSWER_BYTES_MAX + 1 - len(content)]
+                    if len(content) > ANSWER_BYTES_MAX:
+                        # This ends the iteration with an error. A `break` would leave the library's generators open.
+                        await response.aclose()
     except trio.TooSlowError as error:
         raise AgentUnusable(f"cannot use the agent at {socket}: it did not answer in time") from error
-    except http.AnswerTooLong as error:
-        raise AgentUnusable(f"cannot use the answer at {socket}: it is too long") from error
-    except (http.ExchangeFailed, OSError, ValueError) as error:
-        raise _failure(socket, error) from error
+    except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, OSError, ValueError) as error:
+        if len(content) <= ANSWER_BYTES_MAX:
+            raise _failure(socket, error) from error
+    if len(content) > ANSWER_BYTES_MAX:
+        raise AgentUnusable(f"cannot use the answer at {socket}: it is too long")
     try:
-        return Reply(answer.status, json_decode(answer.body, dict[str, Any]))
+        return Reply(status, json_decode(content, dict[str, Any]))
     except msgspec.MsgspecError as error:
         raise AgentUnusable(f"cannot use the answer at {socket}: it is not a JSON object ({error})") from error
 

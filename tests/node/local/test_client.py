@@ -63,7 +63,7 @@ HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n"
     ("answer", "cause"),
     [
         (b"", "disconnected"),
-        (b"SSH-2.0\r\n", "without an answer"),
+        (b"SSH-2.0\r\n", "RemoteProtocolError"),
         (HEAD % 2 + b"[]", "not a JSON object"),
         (HEAD % 4 + b"null", "not a JSON object"),
         (HEAD % 9 + b"{}", "closed connection"),
