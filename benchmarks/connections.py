@@ -27,6 +27,7 @@ from benchmarks.world import World, memory_kib
 from node.clock import utc_now
 from node.exchanges.session import Credentials, open_session
 from node.hwbind.tpm import Tpm
+from node.licensing.boot_time import machine_clocks
 from node.licensing.hardware import HardwareCheck
 from node.link import transport
 
@@ -69,7 +70,7 @@ def _session(world: World) -> tuple[Callable[[], ssl.SSLContext], bytes]:
     """Return TLS client contexts with the certificate of one new session, and the trusted roots in DER."""
     tpm = Tpm(world.chip.tcti)
     try:
-        licence = world.state.load_licence(HardwareCheck(tpm), utc_now)
+        licence = world.state.load_licence(HardwareCheck(tpm), machine_clocks())
         trust = licence.trust.value
 
         async def work() -> Credentials:

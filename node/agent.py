@@ -16,7 +16,7 @@ from typing import Self
 
 import trio
 
-from node.clock import Clock, asleep_seconds, utc_now
+from node.clock import Clock, Seconds, asleep_seconds, monotonic, utc_now
 from node.config import Config
 from node.disk.boot import BootRecord
 from node.exchanges import schedule
@@ -25,6 +25,7 @@ from node.exchanges.wake_channel import WakeChannel
 from node.heartbeat import Heartbeat
 from node.hwbind.errors import TpmError
 from node.hwbind.tpm import Tpm
+from node.licensing.boot_time import machine_clocks
 from node.licensing.hardware import HardwareCheck
 from node.licensing.licence import Licence
 from node.licensing.verdict import Snapshot
@@ -59,7 +60,7 @@ class Agent:
         contact: Contact,
         hardware: HardwareCheck,
         clock: Clock,
-        asleep: Callable[[], float] = asleep_seconds,
+        asleep: Seconds = asleep_seconds,
     ) -> None:
         self.config = config
         self.contact = contact
@@ -71,7 +72,9 @@ class Agent:
         self._random = random.Random(secrets.randbits(64))  # noqa: S311 (see above)
         self._waits = waits = Waits(clock, asleep)
         self._settling = Settling(contact, hardware, waits, self._random, errors, config.settle_seconds)
-        self.heartbeat = Heartbeat(contact, hardware, clock, waits, self._random, errors, config.heartbeat_seconds)
+        self.heartbeat = Heartbeat(
+            contact, hardware, contact.licence.time.high, waits, self._random, errors, config.heartbeat_seconds
+        )
         self._channel = WakeChannel(
             contact.connection,
             self.wake,
@@ -89,11 +92,15 @@ class Agent:
         state: State,
         tpm: Tpm,
         clock: Clock = utc_now,
-        asleep: Callable[[], float] = asleep_seconds,
+        asleep: Seconds = asleep_seconds,
+        awake: Seconds = monotonic,
     ) -> Self:
-        """Make the agent of a state directory and its TPM. Raises NotActivated, StateError, TrustError."""
+        """Make the agent of a state directory and its TPM. Raises NotActivated, StateError, TrustError.
+
+        `clock` is the wall clock. `asleep` and `awake` are the seconds since the boot that the machine slept and ran.
+        """
         hardware = HardwareCheck(tpm, BootRecord(config.socket.parent), state.conditions)
-        licence = state.load_licence(hardware, clock)
+        licence = state.load_licence(hardware, machine_clocks(clock, asleep, awake))
         return cls(config, Contact(state, tpm, hardware, licence, clock), hardware, clock, asleep)
 
     @property

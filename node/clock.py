@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+Seconds = Callable[[], float]
+"""A callable that returns seconds since an arbitrary start."""
 Clock = Callable[[], datetime]
 """A callable that returns the time now, aware."""
 
@@ -11,13 +13,13 @@ Clock = Callable[[], datetime]
 def utc_now() -> datetime:
     """The wall clock's time in UTC, aware. The clock may be wrong, and may step.
 
-    The dates of a lease are judged in `node.licensing.verdict` only, which allows for a wrong clock.
+    Leases and certificates are judged at trusted time (`node.licensing.trusted_time`), which allows for a wrong clock.
     """
     return datetime.now(UTC)
 
 
 def monotonic() -> float:
-    """Seconds since an arbitrary start. The value never falls, and does not change while the machine sleeps."""
+    """Seconds since the boot, without the time asleep (CLOCK_MONOTONIC). The value never falls."""
     return time.monotonic()
 
 

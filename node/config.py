@@ -13,6 +13,7 @@ import os
 import stat
 import tomllib
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
@@ -22,6 +23,9 @@ from node.errors import NodeError
 from node.exits import Exit
 
 AGENT_VERSION = "0.1.0"
+BUILT_AT = datetime(2026, 11, 30, tzinfo=UTC)
+"""A time before the build of this version, and not long before. No machine that runs it is earlier. `tools.changelog
+collect` writes the day of the release here."""
 CONFIG_FILE = Path("/etc/cascadia/cascadia.toml")
 CONFIG_BYTES_MAX = 64 * 1024
 """A file with every setting and its comments has 2 kB."""

@@ -1,7 +1,7 @@
 """Values: the exit codes of `cascadia`. Each outcome has one stable number, a text and a next step.
 
-A number is never changed, and never reused for another outcome. The numbers 86 (clock) and 89 (clone suspected) are
-reserved; the agent does not have these two states yet.
+A number is never changed, and never reused for another outcome. The number 89 (clone suspected) is reserved; the agent
+does not have this state yet.
 """
 
 from enum import IntEnum
@@ -58,6 +58,11 @@ class Exit(IntEnum):
         85,
         "there is no statement that can be trusted",
         "Connect the machine to the cloud; the agent asks for its current statement by itself.",
+    )
+    CLOCK = (
+        86,
+        "this machine's clock is wrong",
+        "Set the clock of this machine (see `timedatectl`), or connect the machine to the cloud, which tells it the time.",
     )
     TPM = (
         87,

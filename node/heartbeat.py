@@ -30,7 +30,7 @@ class Heartbeat:
     Args:
         contact: the contact with the cloud, and the licence in force.
         hardware: the check of the TPM.
-        clock: the wall clock.
+        clock: trusted time, by which dates of leases and certificates are judged.
         waits: the boot-time clock.
         random: spreads waits over a fleet; it makes no secret.
         errors: where unexpected exceptions are reported.

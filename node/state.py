@@ -13,22 +13,26 @@ force is a condition (`node.conditions`), and stops nothing.
 """
 
 import logging
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from node.clock import Clock, utc_now
+from node.clock import utc_now
 from node.conditions import Conditions
+from node.config import BUILT_AT
 from node.disk.identity import Identity, IdentityStore
 from node.disk.lock import StateLock
 from node.disk.modes import inspect
 from node.errors import NodeError, StateDamaged, StateError, StateUnsafe
 from node.exits import Exit
 from node.licensing.acceptance import voids_lower_generations
+from node.licensing.boot_time import BootTimeRecord, machine_clocks
 from node.licensing.hardware import HardwareCheck
 from node.licensing.licence import Licence
 from node.licensing.saving import Saver
 from node.licensing.store import LicenceStore
+from node.licensing.trusted_time import Clocks, TimeFloor, TrustedTime, first_floor
 from node.licensing.verdict import current_revocation
 from node.link.certificates import CertificateRejected, chain_of, is_certificate_of
 from node.trust.current import CurrentTrust
@@ -54,7 +58,8 @@ PATHS_SHOWN_MAX = 3
 class State:
     """The stores of one state directory. A caller that only reads needs no lock; a caller that writes uses `owned`.
 
-    `conditions` has the faults that do not stop the agent. `saver` has the statements that are not stored yet.
+    `conditions` has the faults that do not stop the agent. `saver` has the statements that are not stored yet. `time` is
+    trusted time.
     `trust_in_memory` is a verified trust that the disk refuses. It is used instead of the stored, damaged one.
     """
 
@@ -64,6 +69,9 @@ class State:
         self.identities = IdentityStore(directory)
         self.licences = LicenceStore(directory)
         self.saver = Saver(self.licences, self.conditions)
+        self.time = TrustedTime(first_floor(BUILT_AT), machine_clocks())
+        self._boot_time: BootTimeRecord | None = None
+        self._saving_time = threading.Lock()
         self.trust_in_memory: TrustSet | None = None
         self._owned = False
 
@@ -97,15 +105,33 @@ class State:
         if self.conditions.report(CONDITION_OPEN, text, "Find out who changed the permissions or the owner."):
             log.warning("%s", text)
 
+    def start_time(self, floor: TimeFloor, hardware: HardwareCheck, clocks: Clocks) -> None:
+        """Begin trusted time from a floor and from the record of this boot. The owner of the state makes the record."""
+        self._boot_time = None if hardware.boot is None else BootTimeRecord(hardware.boot)
+        self.time = TrustedTime(floor, clocks, self._boot_time.load() if self._boot_time else None)
+        hardware.time = self.time
+        if self._owned:
+            self.save_time()
+
+    def save_time(self) -> None:
+        """Store what this boot knows about the time, for the next run of the agent. Uses the disk; raises nothing."""
+        # A disk that is frozen holds one thread, however many contacts follow.
+        if self._boot_time is None or not self._saving_time.acquire(blocking=False):
+            return
+        try:
+            self._boot_time.save(self.time.boot)
+        finally:
+            self._saving_time.release()
+
     def licence_of(
-        self, identity: Identity, trust: CurrentTrust, hardware: HardwareCheck, clock: Clock, *, confirmed: bool
+        self, identity: Identity, trust: CurrentTrust, hardware: HardwareCheck, *, confirmed: bool
     ) -> Licence:
         """The licence of a stored generation.
 
         Raises StateDamaged if a file is damaged or the device certificate is not of this generation; StateError.
         """
         checked = self._checked(identity, trust.value)
-        return Licence(self.saver, checked, trust, hardware, clock, confirmed=confirmed)
+        return Licence(self.saver, checked, trust, hardware, self.time, confirmed=confirmed)
 
     def pending(self, trust: TrustSet, in_force: int | None = None) -> Identity | None:
         """The stored generation that is not confirmed yet; None if there is none, or if the cloud has revoked it.
@@ -155,8 +181,8 @@ class State:
                 skipped.append(error)
         return None
 
-    def load_licence(self, hardware: HardwareCheck, clock: Clock) -> Licence:
-        """The licence of the generation in force, or of the pending generation.
+    def load_licence(self, hardware: HardwareCheck, clocks: Clocks) -> Licence:
+        """The licence of the generation in force, or of the pending generation. It begins trusted time.
 
         The pending generation is used when no generation is in force, or when the one in force is revoked. A stored
         statement that proves the confirmation of a higher generation counts more than `current.json`.
@@ -168,16 +194,17 @@ class State:
             raise NotActivated("cannot find an identity: this machine is not activated")
         held = self.trust_in_memory
         trust = CurrentTrust.load(self.directory) if held is None else CurrentTrust(self.directory, held)
+        self.start_time(first_floor(BUILT_AT), hardware, clocks)
         current = self._in_force(trust.value, recorded, fault)
         if current is None and fault is not None:
             raise fault
         pending = self.pending(trust.value, current.generation if current else 0)
         if current is not None:
-            licence = self.licence_of(current, trust, hardware, clock, confirmed=True)
+            licence = self.licence_of(current, trust, hardware, confirmed=True)
             if pending is None or not licence.revoked:
                 return licence
         if pending is not None:
-            return self.licence_of(pending, trust, hardware, clock, confirmed=False)
+            return self.licence_of(pending, trust, hardware, confirmed=False)
         raise NotActivated("cannot find an identity: this machine is not activated")
 
     def make_current(self, generation: int) -> None:

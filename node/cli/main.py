@@ -29,7 +29,8 @@ from node.text import shown
 EPILOG = """\
 exit codes: 0 done or granted, 2 wrong usage or settings, 3 entitlement denied, 65 verification failed,
 69 cloud or agent unreachable, 70 internal fault, 75 try again, 77 refused by the cloud, 80 not activated, 81 revoked,
-82 suspended, 83 terminated, 84 hardware mismatch, 85 no trusted statement, 87 TPM fault, 88 activation not confirmed.
+82 suspended, 83 terminated, 84 hardware mismatch, 85 no trusted statement, 86 clock wrong, 87 TPM fault,
+88 activation not confirmed.
 """
 
 
@@ -215,15 +216,16 @@ def _collect_garbage() -> None:
 
 async def _own_status(config: Config) -> dict[str, Any]:
     """Status without a running agent: from the stored statements, and a check of the TPM."""
-    from node.clock import utc_now
+
     from node.disk.boot import BootRecord
     from node.hwbind.errors import TpmError
+    from node.licensing.boot_time import machine_clocks
     from node.licensing.hardware import HardwareCheck
     from node.local.documents import status_document
 
     async def work(state: Any, tpm: Any) -> Any:
         hardware = HardwareCheck(tpm, BootRecord(config.socket.parent), state.conditions)
-        licence = state.load_licence(hardware, utc_now)
+        licence = state.load_licence(hardware, machine_clocks())
         try:
             await licence.check_hardware()
         except TpmError as error:
@@ -299,12 +301,13 @@ async def _own_renewal(config: Config, *, rekey: bool) -> dict[str, Any]:
     from node.clock import utc_now
     from node.disk.boot import BootRecord
     from node.exchanges.contact import Contact
+    from node.licensing.boot_time import machine_clocks
     from node.licensing.hardware import HardwareCheck
     from node.local.documents import license_document
 
     async def work(state: Any, tpm: Any) -> Any:
         hardware = HardwareCheck(tpm, BootRecord(config.socket.parent), state.conditions)
-        licence = state.load_licence(hardware, utc_now)
+        licence = state.load_licence(hardware, machine_clocks())
         await licence.check_hardware()
         contact = Contact(state, tpm, hardware, licence, utc_now)
         try:

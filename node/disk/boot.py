@@ -23,9 +23,10 @@ class _Answered(StateFile, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class BootRecord:
-    """The record in a directory. No method raises: without the record the agent asks the TPM."""
+    """The record in `directory`. No method raises: without the record the agent asks the TPM."""
 
     def __init__(self, directory: Path, boot_id_path: Path = BOOT_ID) -> None:
+        self.directory = directory
         self._path = directory / RECORD
         self._boot_id_path = boot_id_path
 

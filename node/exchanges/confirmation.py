@@ -38,7 +38,7 @@ async def confirm(
     CertificateRejected, StatementRejected, StateError, DiskSilent, TpmError.
     """
     trusted = trust.value
-    load = partial(state.licence_of, identity, trust, hardware, clock, confirmed=False)
+    load = partial(state.licence_of, identity, trust, hardware, confirmed=False)
     licence = await on_disk(load, seconds_max=disk_seconds_max)
     try:
         opened = await open_session(trusted, identity, tpm, clock, "")

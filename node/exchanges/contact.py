@@ -21,7 +21,7 @@ import trio
 from node.clock import Clock, asleep_seconds
 from node.conditions import Conditions
 from node.disk.identity import Identity
-from node.disk.thread import DISK_SECONDS_MAX, on_disk
+from node.disk.thread import DISK_SECONDS_MAX, DiskSilent, on_disk
 from node.errors import NodeError, StateError
 from node.exchanges import schedule, wake_channel
 from node.exchanges.confirmation import confirm
@@ -29,9 +29,10 @@ from node.exchanges.connection import Connection, same_peers
 from node.exchanges.failure import Failure, failure_of
 from node.exchanges.renewal import DeviceRenewal
 from node.exchanges.session import SessionRefused, fresh_nonce, open_session
+from node.exits import Exit
 from node.hwbind.errors import TpmError
 from node.hwbind.tpm import Tpm
-from node.licensing.hardware import HardwareCheck
+from node.licensing.hardware import RECORD_SECONDS_MAX, HardwareCheck
 from node.licensing.licence import Licence
 from node.link import api
 from node.link.causes import wrong_clock
@@ -41,7 +42,6 @@ from node.supervision import UnexpectedErrors, traced
 from node.text import shown_error
 from node.trust import published
 from protocol.faults import fault_point
-from protocol.limits import CLOCK_SKEW
 from protocol.messages.sessions import Ask, StatementAnswer
 
 log = logging.getLogger("cascadia.agent")
@@ -144,6 +144,7 @@ class Contact:
                 self._outdate_after_failures()
             return self._count_silence(error)
         self._count_answer()
+        await self._keep_time()
         return True
 
     async def renew(self, *, rekey: bool = False) -> None:
@@ -291,7 +292,7 @@ class Contact:
             current = self._state.identities.current_generation()
             if current is not None and current > in_use:
                 identity = self._state.identities.load(current)
-                return self._state.licence_of(identity, self._trust, self._hardware, self._clock, confirmed=True)
+                return self._state.licence_of(identity, self._trust, self._hardware, confirmed=True)
         return self._state.pending(self._trust.value, in_use)
 
     async def _refresh(self) -> None:
@@ -299,7 +300,7 @@ class Contact:
 
         If the TPM cannot prove a new session, the present session still brings the statement.
         """
-        if self.connection.serves(self._trust.value, self._clock()):
+        if self.connection.serves(self._trust.value, self._state.time.high()):
             await self._fetch_statement()
             return
         try:
@@ -316,7 +317,15 @@ class Contact:
     async def _open_session(self) -> bool:
         """Open a session, and apply the statement in its answer. Returns True if the statement is fresh."""
         trusted, licence = self._trust.value, self._licence
-        opened = await open_session(trusted, licence.identity, self._tpm, self._clock, licence.presented, self._hear)
+        opened = await open_session(
+            trusted,
+            licence.identity,
+            self._tpm,
+            self._clock,
+            licence.presented,
+            self._hear,
+            self._hardware.observe,
+        )
         try:
             await self.connection.replace(opened.credentials, trusted)
         except CertificateRejected:
@@ -391,15 +400,20 @@ class Contact:
         self._compare_clocks()
 
     def _compare_clocks(self) -> None:
-        """Report a clock that differs from the cloud's by more than the clock skew. The verdict does not change."""
-        fabric = self.connection.fabric
-        error = None if fabric is None else fabric.clock_error
-        if error is None:
+        """Report a wall clock that differs from the signed time by more than the clock skew. The verdict stays."""
+        if not self._state.time.confirmed:
             return
-        if abs(error) <= CLOCK_SKEW:
-            self.conditions.clear("clock_wrong")
+        judged = self._state.time.judged()
+        if judged.suspect:
+            text = f"By the cloud's time, {wrong_clock(judged.wall - judged.high)}"
+            self.conditions.report("clock_wrong", text, Exit.CLOCK.next)
         else:
-            self.conditions.report("clock_wrong", f"By the cloud's time, {wrong_clock(error)}", api.ClockWrong.next)
+            self.conditions.clear("clock_wrong")
+
+    async def _keep_time(self) -> None:
+        """Have the record of this boot keep the signed time. Without an answer of its disk the contact goes on."""
+        with suppress(DiskSilent):
+            await on_disk(self._state.save_time, seconds_max=RECORD_SECONDS_MAX)
 
     def _outdate_after_failures(self) -> None:
         if self.failures >= FAILURES_PER_SESSION:

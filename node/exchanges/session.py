@@ -23,6 +23,7 @@ from node.link.certificates import EKU_SESSION, CertificateOutOfTime, Certificat
 from node.link.transport import SessionKey
 from node.trust.published import TrustSet
 from protocol.encoding import b64url_encode, sha256_hex
+from protocol.evidence import ClockInfo
 from protocol.faults import fault_point
 from protocol.ids import NodeSpiffeId
 from protocol.messages.sessions import (
@@ -85,18 +86,23 @@ async def _proof(
     tpm: Tpm,
     identity: Identity,
     *,
-    nonce: str,
-    answer_nonce: str,
+    nonces: tuple[str, str],
     url: str,
     csr_der: bytes,
     trust_version: int,
+    observe: Callable[[ClockInfo], None],
     plain: bool = False,
 ) -> str:
-    """The signed proof. With `plain` it has only the claims that clouds of earlier releases know."""
+    """The signed proof. With `plain` it has only the claims that clouds of earlier releases know.
+
+    `nonces` are the cloud's and ours. `observe` gets the TPM's clock in the proof.
+    """
+    nonce, answer_nonce = nonces
     components = await components_in_time()
     in_software = identity.node_key.in_software
 
-    def clock_and_sign(esys: Esys) -> tuple[bytes, bytes]:
+    def clock_and_sign(esys: Esys) -> tuple[bytes, bytes, ClockInfo | msgspec.UnsetType]:
+        clock = msgspec.UNSET if in_software else keys.read_clock(esys)
         claims = ProofClaims(
             tenant=identity.tenant,
             node=identity.node,
@@ -107,7 +113,7 @@ async def _proof(
             csr_sha256=sha256_hex(csr_der),
             answer_nonce=answer_nonce,
             fingerprint=fingerprint.fingerprint(identity.fingerprint_salt, components),
-            clock=msgspec.UNSET if in_software else keys.read_clock(esys),
+            clock=clock,
             agent_version=AGENT_VERSION,
             trust_version=trust_version,
             development=True if tpm.mode == "development" else msgspec.UNSET,
@@ -118,9 +124,11 @@ async def _proof(
             claims = without_later_claims(claims)
         kid = envelope.key_id(identity.node_key.public_key())
         signed = envelope.signing_input(TYP_SESSION_PROOF, kid, proof_payload(claims))
-        return signed, keys.sign(esys, identity.node_key, signed)
+        return signed, keys.sign(esys, identity.node_key, signed), clock
 
-    signed, signature = await keys.holder_of(tpm, identity.node_key).run(clock_and_sign)
+    signed, signature, clock = await keys.holder_of(tpm, identity.node_key).run(clock_and_sign)
+    if clock is not msgspec.UNSET:
+        observe(clock)
     return envelope.assemble(signed, signature)
 
 
@@ -153,12 +161,14 @@ async def open_session(
     clock: Clock,
     presented: str,
     hear: Callable[[StatementAnswer, str], None] = lambda _statement, _nonce: None,
+    observe: Callable[[ClockInfo], None] = lambda _clock: None,
 ) -> OpenedSession:
     """Make a proof, send it, and check the session certificate in the answer.
 
     `presented` is the token of the node's last stored statement, or "". The proof carries the node's fingerprint, the
     version of its trust, and development mode if the agent runs in it. `hear` gets the statement of an answer whose
     certificate is rejected, and the nonce of its freshness. The statement has its own signature, so it still counts.
+    `observe` gets the TPM's clock in the proof.
 
     Raises SessionRefused, CloudUnreachable, ServerUnproven, CertificateRejected, TpmError.
     """
@@ -172,11 +182,11 @@ async def open_session(
                 _proof,
                 tpm,
                 identity,
-                nonce=nonce.nonce,
-                answer_nonce=answer_nonce,
+                nonces=(nonce.nonce, answer_nonce),
                 url=service.base_url + api.SESSION_PATH,
                 csr_der=session_key.csr_der,
                 trust_version=trust.version,
+                observe=observe,
             )
             answer = await _send(service, prove, identity.chain[0], session_key.csr_der, presented)
     except api.CloudRefused as refusal:

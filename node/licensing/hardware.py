@@ -14,6 +14,7 @@ this tier are short.
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
@@ -30,7 +31,9 @@ from node.hwbind.keys import WrappedKey
 from node.hwbind.presence import EndorsementRecord
 from node.hwbind.reading import components_in_time
 from node.hwbind.tpm import Esys, Tpm
+from node.licensing.trusted_time import TrustedTime
 from node.licensing.verdict import Hardware
+from protocol.evidence import ClockInfo
 from protocol.fingerprint import Judgement, judge
 from protocol.signed.statements import Lease
 
@@ -86,6 +89,13 @@ class HardwareCheck:
         self._looked_for_ek = False
         self._in_software = False
         self._judgement: Judgement | None = None
+        self.time: TrustedTime | None = None
+        """Takes the readings of the TPM's clock."""
+
+    @property
+    def boot(self) -> BootRecord | None:
+        """The record of this boot."""
+        return self._boot
 
     @property
     def judgement(self) -> Judgement | None:
@@ -130,14 +140,15 @@ class HardwareCheck:
         """
         boot_id, answered = await self._read_record(node_key)
 
-        def ask(esys: Esys) -> bytes:
+        def ask(esys: Esys) -> tuple[bytes, ClockInfo]:
+            clock = keys.read_clock(esys)
             if boot_id and not answered:
-                return presence.sign_boot(esys, node_key, boot_id)
+                return presence.sign_boot(esys, node_key, boot_id), clock
             with keys.loaded(esys, node_key):
-                return b""
+                return b"", clock
 
         try:
-            signature = await self._tpm.run(ask)
+            signature, clock = await self._tpm.run(ask)
         except TpmNotOurs as error:
             await self._record_other(error, node_key, endorsement)
         except TpmError as error:
@@ -148,11 +159,24 @@ class HardwareCheck:
             log.error("%s; the lease's dates decide, because the TPM of the activation is in this machine", error)
             self._proven = True
             self.report_fault(error)
+            if asked:
+                await self._read_clock()
         else:
+            self.observe(clock)
             self.report_ours()
             self.clear_fault()
             if signature and self._boot is not None:
                 await _briefly(partial(self._boot.save, boot_id, signature))
+
+    def observe(self, clock: ClockInfo) -> None:
+        """Take a reading of the clock of the TPM that holds the node's key."""
+        if self.time is not None:
+            self.time.observe(clock)
+
+    async def _read_clock(self) -> None:
+        """Read the clock of a known TPM that cannot use the key. It needs no authorisation."""
+        with suppress(TpmError):
+            self.observe(await self._tpm.run(keys.read_clock))
 
     async def check_fingerprint(
         self, salt: bytes, lease: Lease | None, read: Callable[[], Components] | None = None

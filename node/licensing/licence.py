@@ -5,7 +5,6 @@ verdict. This module opens no connection and reads the disk at its start only. I
 `node.licensing.hardware`.
 """
 
-from collections.abc import Callable
 from datetime import datetime
 
 import msgspec
@@ -17,10 +16,11 @@ from node.hwbind.presence import EndorsementRecord
 from node.licensing import acceptance
 from node.licensing.hardware import HardwareCheck
 from node.licensing.saving import Saver
+from node.licensing.trusted_time import TrustedTime
 from node.licensing.verdict import Evidence, Snapshot, Verdict, current_lease, current_revocation, judge
 from node.trust.current import CurrentTrust
 from protocol.messages.sessions import StatementAnswer
-from protocol.signed.freshness import FreshnessError, verify_freshness
+from protocol.signed.freshness import Freshness, FreshnessError, verify_freshness
 from protocol.signed.statements import EnvelopeError, Lease, StatementError, Verified, verify_statement
 
 
@@ -54,17 +54,18 @@ class Licence:
         identity: Identity,
         trust: CurrentTrust,
         hardware: HardwareCheck,
-        clock: Callable[[], datetime],
+        time: TrustedTime,
         *,
         confirmed: bool = True,
     ) -> None:
         """Load and verify the stored evidence, once for this start.
 
-        `confirmed` is whether the generation is in force.
+        `time` judges the lease, and takes the signed times of statements and answers. `confirmed` is whether the
+        generation is in force.
         """
         self._saver = saver
         self._hardware = hardware
-        self._clock = clock
+        self.time = time
         self._identity = identity
         self._confirmed = confirmed
         self._trust = trust
@@ -74,6 +75,9 @@ class Licence:
         others = saver.store.generations() - {identity.generation}
         self._others_until = saver.store.leases_until(holder, ring, others)
         self._leases_until = saver.store.leases_until(holder, ring, [identity.generation])
+        for held in (self._stored.tombstone, self._stored.statement, later):
+            if held is not None:
+                time.passed(held.statement.issued_at)
         self._used = False
         """Whether a statement of this run has replaced the loaded evidence."""
 
@@ -144,6 +148,7 @@ class Licence:
             verdict=judge(evidence),
             offline_bound=self._offline_bound(),
             fingerprint=self._hardware.judgement,
+            time=evidence.time,
         )
 
     def _offline_bound(self) -> datetime | None:
@@ -165,7 +170,7 @@ class Licence:
             holder=self._identity.holder,
             stored=self._stored,
             hardware=self._hardware.status,
-            now=self._clock(),
+            time=self.time.judged(),
             unconfirmed=not self._confirmed,
             proven=self._hardware.proven,
             in_software=self._identity.node_key.in_software,
@@ -176,7 +181,11 @@ class Licence:
 
         The statement counts when this method returns. `Saver` stores it afterwards. Raises StatementRejected.
         """
-        verified, fresh = self._verified(answer.statement), self._is_fresh(answer, nonce)
+        verified, freshness = self._verified(answer.statement), self._freshness(answer, nonce)
+        if freshness is not None and nonce:
+            self.time.verified(freshness.at)
+        self.time.passed(verified.statement.issued_at)
+        fresh = freshness is not None
         decision = acceptance.decide(self._stored, verified, self._identity.holder, fresh=fresh)
         match decision:
             case acceptance.Refuse(reason=reason):
@@ -190,7 +199,7 @@ class Licence:
         return Applied(new=True, fresh=fresh)
 
     def _use(self, accepted: acceptance.Accept) -> None:
-        bound, now = self._offline_bound(), self._clock()
+        bound, now = self._offline_bound(), self.time.judged().wall
         self._stored = acceptance.after_accepting(self._stored, accepted, now)
         self._leases_until, self._used = bound, True
         self._saver.put(accepted, now)
@@ -202,10 +211,11 @@ class Licence:
         except (EnvelopeError, StatementError) as error:
             raise StatementRejected(f"cannot use the cloud's statement: {error}") from error
 
-    def _is_fresh(self, answer: StatementAnswer, nonce: str) -> bool:
+    def _freshness(self, answer: StatementAnswer, nonce: str) -> Freshness | None:
+        """The verified freshness of the answer; None if it is missing or not over our nonce."""
         trust = self._trust.value
         try:
-            verify_freshness(
+            return verify_freshness(
                 answer.freshness,
                 trust.signing_keys,
                 trust_domain=trust.bundle.trust_domain,
@@ -215,8 +225,7 @@ class Licence:
                 statement=answer.statement,
             )
         except (EnvelopeError, FreshnessError):
-            return False
-        return True
+            return None
 
     def replace_certificate(
         self, chain: tuple[bytes, ...], node_key: WrappedKey, endorsement: EndorsementRecord | None = None

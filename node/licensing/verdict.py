@@ -14,9 +14,11 @@ The rules:
 - A missing statement, a statement that does not verify, and a tombstone that does not verify lead to `stale`: the gate
   closes and the agent asks the cloud. A tombstone that does not verify revokes nothing, because no valid signature is
   on it. It does not count as missing either, because a torn disk must not undo a revocation.
-- A lease is judged at the later of the wall clock and the lease's `issued_at`. `issued_at` is a signed time that has
-  surely passed. So a clock that fell back (an empty coin cell) does not stop a site; it is flagged. The agent has no
-  trusted time yet, so a clock that is held back prolongs a lease.
+- A lease is judged at the later of `high` (`node.licensing.trusted_time`) and the lease's `issued_at`, a signed time
+  that has surely passed. So a clock that fell back (an empty coin cell) does not stop a site, and a clock that is held
+  back prolongs a lease by the time without power at most. A wrong clock is flagged.
+- A lease that has terminated by the wall clock alone, while this clock is suspect, has the exit code of the clock. The
+  gate opens again when the clock is corrected, or when the cloud has signed a time.
 - The gate opens only if the TPM of the activation is in this machine: it has used the node's key since the machine
   started, or shows the recorded endorsement key. If this TPM then fails, the lease's dates decide. From
   `refresh_after` on the exit code is that of the TPM, because without the TPM there is no new lease.
@@ -30,6 +32,7 @@ import msgspec
 
 from node.exits import Exit
 from node.licensing.acceptance import StoredEvidence
+from node.licensing.trusted_time import Judged
 from protocol.fingerprint import Judgement
 from protocol.limits import CLOCK_SKEW, LICENSE_ANSWER_LIFE
 from protocol.signed.statements import Holder, Lease, Revocation, Suspension
@@ -62,7 +65,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
         holder: the generation to judge; None if the machine is not activated.
         stored: the verified statements of the generation.
         hardware: the last result of the TPM.
-        now: the wall clock's time, aware.
+        time: trusted time now. Its `high` judges the lease. Its `wall` is the time of local programs.
         unconfirmed: the generation is not in force yet.
         proven: the TPM of the activation is known to be in this machine (`node.hwbind.presence`).
         in_software: the node has no TPM; `hardware` is then the result of its fingerprint.
@@ -71,7 +74,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     holder: Holder | None
     stored: StoredEvidence
     hardware: Hardware
-    now: datetime
+    time: Judged
     unconfirmed: bool = False
     proven: bool = False
     in_software: bool = False
@@ -87,9 +90,9 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         reason: why, as text.
         next: the next step for the user; may be empty.
         deadline: the next date at which the state changes without a new statement.
-        valid_until: the end of this verdict, at most 60 s ahead.
+        valid_until: the end of this verdict by the wall clock, at most 60 s ahead.
         exit: the exit code of `cascadia status`.
-        clock_suspect: the wall clock is earlier than the lease's signed `issued_at`, by more than the clock skew.
+        clock_suspect: the wall clock differs from trusted time, or is earlier than the lease's signed `issued_at`.
         hardware_failing: the TPM does not answer, or answers with an error. False for a node without a TPM.
         damaged: a text for each stored file that did not verify.
         superseded: the state is `revoked` because a later activation of the same chip replaced this generation.
@@ -168,6 +171,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """The largest `terminate_at` of the leases on the disk and in memory, of every generation of this node."""
     fingerprint: Judgement | None = None
     """The last comparison with the enrolled fingerprint, of a node without a TPM."""
+    time: Judged | None = None
+    """Trusted time; None while no identity can be read."""
 
 
 def current_lease(stored: StoredEvidence, holder: Holder | None) -> Lease | None:
@@ -228,11 +233,12 @@ def _judge(evidence: Evidence) -> tuple[LicenceState, str]:
     lease = current_lease(stored, holder)
     if lease is None:
         return "stale", "the stored statement is damaged" if stored.damaged else "no statement is stored"
-    return _by_dates(lease, _at(lease, evidence.now)), ""
+    return _by_dates(lease, max(evidence.time.high, lease.issued_at)), ""
 
 
-def _at(lease: Lease, now: datetime) -> datetime:
-    return max(now, lease.issued_at)
+def _by_wall_clock_alone(lease: Lease, time: Judged) -> bool:
+    """Whether the lease has terminated by a suspect wall clock only."""
+    return time.suspect and max(time.least_high, lease.issued_at) < lease.terminate_at
 
 
 def _deadline(lease: Lease, at: datetime) -> datetime | None:
@@ -241,10 +247,10 @@ def _deadline(lease: Lease, at: datetime) -> datetime | None:
 
 
 def judge(evidence: Evidence) -> Verdict:
-    """The verdict at `evidence.now`. It never fails: every evidence has a verdict."""
+    """The verdict at `evidence.time`. It never fails: every evidence has a verdict."""
     state, detail = _judge(evidence)
     superseded = state == "revoked" and detail == "superseded"
-    row, now = _SUPERSEDED if superseded else _TABLE[state], evidence.now
+    row, time = _SUPERSEDED if superseded else _TABLE[state], evidence.time
     if state == "hardware-mismatch" and evidence.in_software:
         row = _OTHER_MACHINE
     lease = (
@@ -253,12 +259,14 @@ def judge(evidence: Evidence) -> Verdict:
         else None
     )
     reason, code = f"{row.reason} ({detail})" if detail else row.reason, row.exit
-    gate_open, life, deadline, clock_suspect = row.gate_open, LICENSE_ANSWER_LIFE, None, False
+    gate_open, life, deadline, clock_suspect = row.gate_open, LICENSE_ANSWER_LIFE, None, time.suspect
     if lease is not None:
-        at = _at(lease, now)
+        at = max(time.high, lease.issued_at)
         deadline = _deadline(lease, at)
-        clock_suspect = now < lease.issued_at - CLOCK_SKEW
+        clock_suspect = time.suspect or time.wall < lease.issued_at - CLOCK_SKEW
         life = min(life, deadline - at) if deadline else life
+        if state == "terminated" and _by_wall_clock_alone(lease, time):
+            reason, code = f"{row.reason} by this machine's clock, which no signed time confirms", Exit.CLOCK
     failing = evidence.hardware == "unavailable"
     next_step = row.next
     unreadable_next = _READABLE if evidence.in_software else Exit.TPM.next
@@ -266,7 +274,7 @@ def judge(evidence: Evidence) -> Verdict:
         if evidence.hardware != "ours" and not (failing and evidence.proven):
             unproved = _UNCOMPARED if evidence.in_software else "the TPM has not proved that it holds the node's key"
             gate_open, reason, code, next_step = False, unproved, Exit.TPM, unreadable_next
-        elif failing and _at(lease, now) >= lease.refresh_after:
+        elif failing and max(time.high, lease.issued_at) >= lease.refresh_after:
             cause = _UNREADABLE if evidence.in_software else "the TPM cannot use the node's key"
             reason, code, next_step = f"{reason}, and {cause}", Exit.TPM, unreadable_next
     return Verdict(
@@ -276,7 +284,7 @@ def judge(evidence: Evidence) -> Verdict:
         reason=reason,
         next=next_step or code.next,
         deadline=deadline,
-        valid_until=now + life,
+        valid_until=time.wall + life,
         exit=code,
         clock_suspect=clock_suspect,
         hardware_failing=failing and not evidence.in_software,

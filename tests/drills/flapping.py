@@ -85,6 +85,10 @@ class SimulatedClock:
         """The time that the machine's wall clock shows."""
         return self.true_now() + timedelta(seconds=self.stepped.value)
 
+    def awake(self) -> float:
+        """Seconds for which the machine has run."""
+        return (time.monotonic() - self._began) * self.rate
+
     def asleep(self) -> float:
         """Seconds for which the machine has slept."""
         return self.slept.value
@@ -92,7 +96,7 @@ class SimulatedClock:
 
 def run_agent(config: Config, tcti: str, clock: SimulatedClock) -> None:
     """The process of the agent."""
-    agent = Agent.load(config, State(config.state_dir), Tpm(tcti), clock.machine_now, clock.asleep)
+    agent = Agent.load(config, State(config.state_dir), Tpm(tcti), clock.machine_now, clock.asleep, clock.awake)
     trio.run(agent.run, clock=trio.testing.MockClock(rate=clock.rate))
 
 

@@ -4,13 +4,16 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
-from node.config import Config
+from node.clock import Clock
+from node.config import BUILT_AT, Config
 from node.disk.identity import Identity
 from node.exchanges.contact import Contact
 from node.hwbind.keys import WrappedKey
 from node.hwbind.tpm import Tpm
+from node.licensing.boot_time import machine_clocks
 from node.licensing.hardware import HardwareCheck
 from node.licensing.licence import Licence
+from node.licensing.trusted_time import TrustedTime, first_floor
 from node.state import State
 from node.trust.files import METADATA, Generation, publish
 from node.trust.published import TrustSet
@@ -82,15 +85,20 @@ def hardware(*, ours: bool = False) -> HardwareCheck:
     return check
 
 
+def trusted_time(wall: Clock = utc_now) -> TrustedTime:
+    """Trusted time of a machine without a record, which has booted with this wall clock."""
+    return TrustedTime(first_floor(BUILT_AT), machine_clocks(wall))
+
+
 def load_licence(state: State, *, ours: bool = False) -> Licence:
     """The licence of a start. With `ours` the TPM has answered."""
-    return state.load_licence(hardware(ours=ours), utc_now)
+    return state.load_licence(hardware(ours=ours), machine_clocks())
 
 
 def contact_of(state: State, tpm: Tpm) -> Contact:
     """A contact over a TPM that was not checked yet."""
     check = HardwareCheck(tpm)
-    return Contact(state, tpm, check, state.load_licence(check, utc_now), utc_now)
+    return Contact(state, tpm, check, state.load_licence(check, machine_clocks()), utc_now)
 
 
 def answer(fabric: Fabric, token: str, nonce: str = "n" * 32, generation: int = 1) -> StatementAnswer:

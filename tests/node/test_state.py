@@ -133,7 +133,7 @@ async def test_a_torn_record_never_leads_to_a_lower_generation(fabric: Fabric, s
     second = state.pending(trust_of(fabric), 1)
     assert second is not None
     apply(
-        state.licence_of(second, licence.trust, licence._hardware, licence._clock, confirmed=False),
+        state.licence_of(second, licence.trust, licence._hardware, confirmed=False),
         fabric,
         fabric.lease(2),
     )
@@ -265,7 +265,7 @@ def second_generation(state: State, fabric: Fabric, machine: Machine) -> None:
     pending = state.identities.pending()
     assert pending is not None
     fabric.confirmed = 2
-    licence = state.licence_of(pending, load_licence(state).trust, hardware(), utc_now, confirmed=False)
+    licence = state.licence_of(pending, load_licence(state).trust, hardware(), confirmed=False)
     apply(licence, fabric, fabric.lease(2))
     state.identities.switch_to(2)
 
@@ -343,7 +343,7 @@ async def test_what_does_not_prove_a_confirmation_voids_nothing(fabric: Fabric, 
     state.identities.save_generation(identity(fabric, machine.ak, machine.node_key, 2))
     assert load_licence(state, ours=True).verdict().gate_open
     pending = state.identities.load(2)
-    licence = state.licence_of(pending, load_licence(state).trust, hardware(), utc_now, confirmed=False)
+    licence = state.licence_of(pending, load_licence(state).trust, hardware(), confirmed=False)
     apply(licence, fabric, fabric.revocation(2, "superseded"))
     licence = load_licence(state, ours=True)
     assert (licence.identity.generation, licence.verdict().gate_open) == (1, True)

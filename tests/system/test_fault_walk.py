@@ -47,6 +47,7 @@ _EFFECTS = {
 _OTHERWISE = {
     "node/exchanges/wake_channel.py:_answer": "its caller has the fault point, node.events.send",
     "node/disk/boot.py": "a record in the runtime directory; without it the agent asks the TPM",
+    "node/licensing/boot_time.py": "the same; without it the time of the boot is taken from the wall clock",
     "node/licensing/store.py:_set_tombstone_aside": "until it is done, each answer of the cloud repeats it",
     "node/disk/identity.py:make_private": "the content that is there already, in a file that no other user has open",
     "node/trust/files.py:scratch": "the scratch directory of one update; no start reads it",

@@ -12,6 +12,7 @@ from node.exchanges import wake_channel
 from node.exchanges.contact import FAILURES_PER_SESSION, Contact
 from node.exits import Exit
 from node.hwbind.errors import TpmFailed
+from node.licensing.boot_time import machine_clocks
 from node.link.certificates import CertificateRejected
 from node.state import State
 from protocol import problems
@@ -27,7 +28,6 @@ from tests.simulators.fabric import (
     Reply,
     Request,
     always,
-    dated,
     problem,
     raw,
     refused,
@@ -60,17 +60,18 @@ async def test_over_the_present_session_the_statement_is_fetched(contact: Contac
     assert contact.licence.presented == fabric.statement
 
 
-async def test_a_clock_that_differs_from_the_clouds_is_a_condition_until_it_is_set(
-    contact: Contact, fabric: Fabric
-) -> None:
+async def test_a_clock_that_differs_from_the_clouds_is_a_condition_until_it_is_set(contact: Contact) -> None:
     def reported() -> list[str]:
         return [each.text for each in contact.conditions.current() if each.code == "clock_wrong"]
 
+    def set_wall(error: timedelta) -> None:
+        contact.licence.time._clocks = machine_clocks(lambda: utc_now() + error)
+
     assert await contact.attempt()
-    fabric.answers[STATEMENT] = dated(fabric, timedelta(minutes=15, seconds=30))
+    set_wall(timedelta(minutes=-15, seconds=-30))
     assert await contact.attempt()
     assert reported()[0].startswith("By the cloud's time, this machine's clock is slow by 15 min")
-    fabric.answers[STATEMENT] = dated(fabric, timedelta(minutes=-2))
+    set_wall(timedelta(minutes=2))
     assert await contact.attempt()
     assert reported() == []
 

@@ -13,6 +13,7 @@ from node.hwbind import reading
 from node.hwbind.errors import TpmAbsent
 from node.hwbind.fingerprint import Components, Reasons
 from node.hwbind.tpm import Tpm
+from node.licensing.boot_time import machine_clocks
 from node.licensing.hardware import HardwareCheck
 from node.licensing.licence import Licence
 from node.link.api import CloudRefused
@@ -95,7 +96,7 @@ async def run(state: State, tpm: Tpm, file: Path) -> Licence:
 def started(state: State, tpm: Tpm) -> tuple[Contact, HardwareCheck]:
     """The contact of an agent that starts from the disk."""
     hardware = HardwareCheck(tpm, None, Conditions(utc_now))
-    licence = state.load_licence(hardware, utc_now)
+    licence = state.load_licence(hardware, machine_clocks())
     return Contact(state, tpm, hardware, licence, utc_now), hardware
 
 

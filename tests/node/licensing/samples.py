@@ -10,6 +10,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from node.licensing.trusted_time import Judged
 from protocol import faults
 from protocol.ids import NodeId, TenantId
 from protocol.signed.envelope import KeyRing, VerificationKey, key_id, seal
@@ -149,3 +150,8 @@ def dying_at(name: str, stage: str, work: Callable[[], None]) -> Callable[[], No
         work()
 
     return armed
+
+
+def trusted(at: datetime) -> Judged:
+    """Trusted time of a machine whose clocks all agree."""
+    return Judged(low=at, high=at, least_high=at, wall=at, source="signed", suspect=False)

@@ -21,7 +21,8 @@ from protocol.messages.sessions import StatementAnswer
 from protocol.signed.envelope import key_id, seal
 from protocol.signed.statements import TYP_REVOCATION, Revocation, Verified, verify_statement
 from tests.fault_hooks import hooked
-from tests.node.shells import answer, apply, hardware, identity, store, trust_of
+from tests.node.licensing.samples import trusted
+from tests.node.shells import answer, apply, hardware, identity, store, trust_of, trusted_time
 from tests.simulators.fabric import DOMAIN, NODE, TENANT, Fabric, utc_now
 
 KEY = WrappedKey(public=b"", private=b"", parent=b"")
@@ -43,12 +44,12 @@ def fabric() -> Fabric:
 def licence(fabric: Fabric, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Licence:
     monkeypatch.setattr(WrappedKey, "public_key", lambda _: ec.generate_private_key(ec.SECP256R1()).public_key())
     trust = CurrentTrust(tmp_path, trust_of(fabric))
-    return Licence(saver_of(tmp_path), identity(fabric, KEY, KEY), trust, hardware(ours=True), utc_now)
+    return Licence(saver_of(tmp_path), identity(fabric, KEY, KEY), trust, hardware(ours=True), trusted_time())
 
 
 def again(licence: Licence, tmp_path: Path) -> Licence:
     """The licence of the next start."""
-    return Licence(saver_of(tmp_path), licence.identity, licence.trust, hardware(ours=True), utc_now)
+    return Licence(saver_of(tmp_path), licence.identity, licence.trust, hardware(ours=True), trusted_time())
 
 
 @pytest.fixture
@@ -135,13 +136,17 @@ def test_the_next_start_reads_the_evidence_that_was_used_after_an_answer(
     assert not licence.verdict().damaged
 
 
-def test_a_snapshot_is_one_reading_of_the_clock(licence: Licence, fabric: Fabric, tmp_path: Path) -> None:
+def test_a_snapshot_is_one_reading_of_the_clock(
+    licence: Licence, fabric: Fabric, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One reading of the clock: otherwise half of an answer could show the lease as current, and half as ended."""
     apply(licence, fabric, fabric.lease())
     assert licence.lease is not None
     end = licence.lease.terminate_at
     times = iter([end - timedelta(microseconds=1), end])
-    racing = Licence(saver_of(tmp_path), licence.identity, licence.trust, hardware(ours=True), lambda: next(times))
+    time = trusted_time()
+    monkeypatch.setattr(time, "judged", lambda: trusted(next(times)))
+    racing = Licence(saver_of(tmp_path), licence.identity, licence.trust, hardware(ours=True), time)
     snapshot = racing.snapshot()
     assert (snapshot.verdict.gate_open, snapshot.lease, snapshot.hardware) == (True, licence.lease, "ours")
     assert next(times) == end
@@ -149,7 +154,7 @@ def test_a_snapshot_is_one_reading_of_the_clock(licence: Licence, fabric: Fabric
 
 def test_put_in_force_once_the_cloud_has_confirmed(licence: Licence, fabric: Fabric, tmp_path: Path) -> None:
     waiting = Licence(
-        saver_of(tmp_path), licence.identity, licence.trust, hardware(ours=True), utc_now, confirmed=False
+        saver_of(tmp_path), licence.identity, licence.trust, hardware(ours=True), trusted_time(), confirmed=False
     )
     apply(waiting, fabric, fabric.lease())
     assert (waiting.confirmed, waiting.verdict().state) == (False, "pending")
@@ -178,7 +183,9 @@ def test_a_connected_machine_on_a_full_disk_outlives_its_stored_lease(
     """The disk stores nothing for longer than a lease lasts. The cloud's fresh leases count in memory."""
     apply(licence, fabric, fabric.lease())
     start = now = utc_now()
-    running = Licence(saver_of(tmp_path), licence.identity, licence.trust, hardware(ours=True), lambda: now)
+    running = Licence(
+        saver_of(tmp_path), licence.identity, licence.trust, hardware(ours=True), trusted_time(lambda: now)
+    )
     for day in range(0, frozen_for, 20):
         now = start + timedelta(days=day)
         assert running.apply(answer(fabric, fabric.lease(issued_at=now)), NONCE).new
@@ -189,7 +196,9 @@ def test_a_connected_machine_on_a_full_disk_outlives_its_stored_lease(
     assert again(licence, tmp_path).presented == licence.presented
     store(running)
     now -= back
-    restarted = Licence(saver_of(tmp_path), licence.identity, licence.trust, hardware(ours=True), lambda: now)
+    restarted = Licence(
+        saver_of(tmp_path), licence.identity, licence.trust, hardware(ours=True), trusted_time(lambda: now)
+    )
     assert (restarted.presented, restarted.verdict().gate_open) == (running.presented, True)
     assert restarted.verdict().clock_suspect == bool(back)
     # A revocation counts under any clock.
@@ -225,7 +234,7 @@ def test_the_offline_bound_counts_an_older_record_and_other_generations(
     revoked = again(licence, tmp_path)
     assert (revoked.verdict().state, revoked.snapshot().offline_bound) == ("revoked", lease.terminate_at)
     second = msgspec.structs.replace(licence.identity, generation=2)
-    newer = Licence(saver_of(tmp_path), second, licence.trust, hardware(ours=True), utc_now, confirmed=False)
+    newer = Licence(saver_of(tmp_path), second, licence.trust, hardware(ours=True), trusted_time(), confirmed=False)
     assert newer.snapshot().offline_bound == lease.terminate_at
 
 
@@ -355,7 +364,7 @@ def test_a_withdrawn_key_voids_what_it_signed_until_it_is_signed_again(licence: 
 def test_the_gate_needs_the_hardware_of_this_run(licence: Licence, fabric: Fabric, tmp_path: Path) -> None:
     apply(licence, fabric, fabric.lease())
     check = hardware()
-    fresh = Licence(saver_of(tmp_path), licence.identity, licence.trust, check, utc_now)
+    fresh = Licence(saver_of(tmp_path), licence.identity, licence.trust, check, trusted_time())
     assert not fresh.verdict().gate_open
     check.report_ours()
     assert fresh.verdict().gate_open
@@ -368,7 +377,11 @@ def test_the_gate_needs_the_hardware_of_this_run(licence: Licence, fabric: Fabri
 def test_dates_pass_by_themselves(licence: Licence, fabric: Fabric, tmp_path: Path) -> None:
     apply(licence, fabric, fabric.lease())
     later = Licence(
-        saver_of(tmp_path), licence.identity, licence.trust, hardware(), lambda: utc_now() + timedelta(days=61)
+        saver_of(tmp_path),
+        licence.identity,
+        licence.trust,
+        hardware(),
+        trusted_time(lambda: utc_now() + timedelta(days=61)),
     )
     assert later.verdict().state == "terminated"
 

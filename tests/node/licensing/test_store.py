@@ -35,6 +35,7 @@ from tests.node.licensing.samples import (
     make_lease,
     make_revocation,
     make_suspension,
+    trusted,
     verification_key,
     verified,
 )
@@ -54,7 +55,7 @@ def void(_: object) -> None:
 
 
 def verdict_of(stored: StoredEvidence) -> Verdict:
-    return judge(Evidence(holder=HOLDER, stored=stored, hardware="ours", now=T0))
+    return judge(Evidence(holder=HOLDER, stored=stored, hardware="ours", time=trusted(T0)))
 
 
 def test_nothing_stored(store: LicenceStore) -> None:

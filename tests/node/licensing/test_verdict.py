@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from node.exits import Exit
 from node.licensing.acceptance import StoredEvidence
+from node.licensing.trusted_time import Judged
 from node.licensing.verdict import (
     STATES,
     Evidence,
@@ -30,6 +31,7 @@ from tests.node.licensing.samples import (
     make_lease,
     make_revocation,
     make_suspension,
+    trusted,
     verified,
 )
 
@@ -49,6 +51,7 @@ def evidence(
     holder: Holder | None = HOLDER,
     hardware: Hardware = "ours",
     now: datetime = T0,
+    time: Judged | None = None,
     unconfirmed: bool = False,
     proven: bool = True,
     in_software: bool = False,
@@ -57,7 +60,7 @@ def evidence(
         holder=holder,
         stored=stored,
         hardware=hardware,
-        now=now,
+        time=time or trusted(now),
         unconfirmed=unconfirmed,
         proven=proven,
         in_software=in_software,
@@ -285,7 +288,7 @@ any_evidence = st.builds(
     holder=st.sampled_from([None, HOLDER, NEWER]),
     stored=stored_evidence,
     hardware=st.sampled_from(get_args(Hardware)),
-    now=instants,
+    time=instants.map(trusted),
     unconfirmed=st.booleans(),
     proven=st.booleans(),
     in_software=st.booleans(),
@@ -298,15 +301,15 @@ def test_an_open_gate_follows_from_a_lease_and_the_hardware(one: Evidence) -> No
     if verdict.gate_open:
         lease = current_lease(one.stored, one.holder)
         assert lease is not None
-        assert one.now < lease.terminate_at
+        assert one.time.wall < lease.terminate_at
         assert verdict.valid_until <= lease.terminate_at
         assert one.hardware == "ours" or (one.hardware == "unavailable" and one.proven)
         assert one.stored.tombstone is None
         assert not one.stored.tombstone_doubtful
         assert not one.unconfirmed
     assert not verdict.new_work or verdict.gate_open
-    assert one.now < verdict.valid_until <= one.now + timedelta(seconds=60)
-    assert verdict.deadline is None or verdict.deadline > one.now
+    assert one.time.wall < verdict.valid_until <= one.time.wall + timedelta(seconds=60)
+    assert verdict.deadline is None or verdict.deadline > one.time.wall
 
 
 @given(any_evidence)
@@ -318,7 +321,7 @@ def test_a_tombstone_never_opens_the_gate(one: Evidence) -> None:
 
 @given(any_evidence, st.timedeltas(timedelta(0), timedelta(days=400)))
 def test_time_alone_never_improves_a_verdict(one: Evidence, passed: timedelta) -> None:
-    now, later = judge(one), judge(msgspec.structs.replace(one, now=one.now + passed))
+    now, later = judge(one), judge(msgspec.structs.replace(one, time=trusted(one.time.wall + passed)))
     assert not (later.gate_open and not now.gate_open)
     assert not (later.new_work and not now.new_work)
     assert STATES.index(later.state) <= STATES.index(now.state)
@@ -328,9 +331,9 @@ def test_time_alone_never_improves_a_verdict(one: Evidence, passed: timedelta) -
 def test_the_verdict_holds_until_its_deadline(one: Evidence) -> None:
     verdict = judge(one)
     if verdict.deadline is not None:
-        before = judge(msgspec.structs.replace(one, now=verdict.deadline - US))
+        before = judge(msgspec.structs.replace(one, time=trusted(verdict.deadline - US)))
         assert (before.state, before.gate_open) == (verdict.state, verdict.gate_open)
-        assert judge(msgspec.structs.replace(one, now=verdict.deadline)).state != verdict.state
+        assert judge(msgspec.structs.replace(one, time=trusted(verdict.deadline))).state != verdict.state
 
 
 def test_superseded_is_not_told_as_revoked() -> None:

@@ -11,11 +11,13 @@ from node.conditions import Condition
 from node.config import AGENT_VERSION
 from node.exchanges.failure import failure_of
 from node.hwbind.errors import TpmFailed
+from node.licensing.boot_time import machine_clocks
 from node.licensing.licence import Licence
 from node.link.api import CloudUnreachable
 from node.local.documents import StatusDocument, entitlement_document, license_document, status_document
 from node.state import State
 from protocol.encoding import json_encode
+from tests.node.licensing.samples import trusted
 from tests.node.shells import apply, hardware, load_licence
 from tests.simulators.fabric import NODE, TENANT, Fabric, utc_now
 
@@ -122,7 +124,7 @@ def test_status(licence: Licence) -> None:
 def test_damage_and_a_failing_tpm_are_reported(state: State) -> None:
     check = hardware(ours=True)
     check.report_fault(TpmFailed("0x101"))
-    licence = state.load_licence(check, utc_now)
+    licence = state.load_licence(check, machine_clocks())
     assert members(license_document(licence.snapshot()))["flags"] == ["tpm-failing"]
     path = state.licences.statement_path(1)
     path.write_bytes(b"torn")
@@ -143,7 +145,7 @@ def test_no_entitlement_while_the_gate_is_closed(licence: Licence, fabric: Fabri
     assert (document.granted, document.reason) == (False, "the cloud has suspended the licence (unpaid)")
 
 
-def test_the_parts_of_one_answer_agree(state: State, licence: Licence) -> None:
+def test_the_parts_of_one_answer_agree(state: State, licence: Licence, monkeypatch: pytest.MonkeyPatch) -> None:
     """The lease ends while a program asks: each answer is of one instant."""
     assert licence.lease is not None
     end = licence.lease.terminate_at
@@ -152,7 +154,8 @@ def test_the_parts_of_one_answer_agree(state: State, licence: Licence) -> None:
         ([end, end - timedelta(microseconds=1)], ("terminated", "closed", False)),
     ):
         clock = iter(times)
-        racing = state.load_licence(hardware(ours=True), lambda clock=clock: next(clock))  # type: ignore[misc]  # bound now
+        racing = load_licence(state, ours=True)
+        monkeypatch.setattr(racing.time, "judged", lambda clock=clock: trusted(next(clock)))
         snapshot = racing.snapshot()
         document = status_document(snapshot, "production", running=True, last_contact_at=None, failures=0)
         granted = entitlement_document(snapshot, "render").granted
