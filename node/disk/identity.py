@@ -28,8 +28,8 @@ import msgspec
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from node.disk.chain import decode_chain, encode_chain
 from node.disk.files import (
     StateFile,
     decode_state,
@@ -44,7 +44,7 @@ from node.disk.files import (
     write_directory,
 )
 from node.errors import StateDamaged, StateError, StateUnsafe
-from node.hwbind.keys import WrappedKey
+from node.hwbind.keys import WrappedKey, key_hash, key_hashes
 from node.hwbind.presence import EndorsementRecord
 from protocol.encoding import sha256_hex
 from protocol.faults import fault_point
@@ -55,8 +55,6 @@ AwareTime = Annotated[datetime, msgspec.Meta(tz=True)]
 
 _GENERATION_DIR = re.compile(r"g-([1-9][0-9]{0,8})")
 _KEY_NAME = re.compile(r"key-.*\.json")
-_SEAL = re.compile(rb"# sha256 ([0-9a-f]{64})\n")
-_SEAL_BYTES = len(b"# sha256 \n") + 64
 _NEXT_CURRENT = (
     "Nothing was changed. Start the agent: it finds the generation in force by the signed statements, and writes the "
     "file again at its next contact with the cloud."
@@ -70,7 +68,9 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     """One generation of this node. `chain` is in DER, leaf first. `fingerprint_salt` is the salt of the tenant.
 
     `endorsement` is the EK of the chip that holds the keys; None if an older agent stored the generation. `doubtful` has
-    name and content of each file that another user could have written.
+    name and content of each file that another user could have written. `other_keys` are node keys that a lease may name
+    beside `node_key`: the key before the last rekey, and the key of a renewal that has not ended; SHA-256 of the
+    SubjectPublicKeyInfo in hex.
     """
 
     trust_domain: str
@@ -85,6 +85,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     chain: tuple[bytes, ...]
     endorsement: EndorsementRecord | None = None
     doubtful: tuple[tuple[str, bytes], ...] = ()
+    other_keys: tuple[str, ...] = ()
 
     @property
     def holder(self) -> Holder:
@@ -151,11 +152,11 @@ class _KeyFile(StateFile, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     node_key: WrappedKey
     endorsement: EndorsementRecord | msgspec.UnsetType = msgspec.UNSET
+    former_keys: tuple[str, ...] = ()
 
 
 def _key_name(public_key: ec.EllipticCurvePublicKey) -> str:
-    spki = public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return f"key-{sha256_hex(spki)[:16]}.json"
+    return f"key-{key_hash(public_key)[:16]}.json"
 
 
 def _blobs(identity: Identity) -> dict[str, bytes]:
@@ -165,28 +166,6 @@ def _blobs(identity: Identity) -> dict[str, bytes]:
         "node.pub": identity.node_key.public,
         "node.priv": identity.node_key.private,
     }
-
-
-def encode_chain(chain: tuple[bytes, ...]) -> bytes:
-    """A chain (DER, leaf first) as PEM, with a last line that holds the SHA-256 of the lines above it.
-
-    PEM readers skip the last line. Raises ValueError if the chain is empty or an element is no certificate.
-    """
-    if not chain:
-        raise ValueError("a chain has at least the leaf")
-    body = b"".join(x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM) for der in chain)
-    return body + f"# sha256 {sha256_hex(body)}\n".encode()
-
-
-def decode_chain(path: Path, data: bytes) -> tuple[bytes, ...]:
-    """Inverse of `encode_chain`. `path` is used in the error's text. Raises StateDamaged."""
-    body, seal = data[:-_SEAL_BYTES], _SEAL.fullmatch(data[-_SEAL_BYTES:])
-    if seal is None or sha256_hex(body).encode() != seal[1]:
-        raise StateDamaged(path, "it is torn or was edited (its checksum does not match)")
-    try:
-        return tuple(certificate.public_bytes(Encoding.DER) for certificate in x509.load_pem_x509_certificates(body))
-    except ValueError as error:
-        raise StateDamaged(path, "it holds no certificates") from error
 
 
 class IdentityStore:
@@ -274,7 +253,16 @@ class IdentityStore:
             chain=chain,
             endorsement=key.endorsement or None,
             doubtful=tuple(files.doubtful.items()),
+            other_keys=self._other_keys(generation, key),
         )
+
+    def _other_keys(self, generation: int, key: _KeyFile) -> tuple[str, ...]:
+        """As `Identity.other_keys`. A stored renewal that cannot be read names no key: it starts again."""
+        renewal = None
+        with suppress(StateError):
+            renewal = self.load_renewal()
+        under_way = [renewal.node_key] if renewal is not None and renewal.generation == generation else []
+        return (*key.former_keys, *key_hashes(*under_way))
 
     def make_private(self, identity: Identity) -> Identity:
         """Write the doubtful files of a verified identity again, with the content that was verified.
@@ -348,7 +336,8 @@ class IdentityStore:
         first_endorsement = endorsement is not None and before.endorsement is None
         new_key = node_key if first_endorsement or node_key not in (None, before.node_key) else None
         if new_key is not None:
-            record = _KeyFile(node_key=new_key, endorsement=endorsement or msgspec.UNSET)
+            former = () if new_key == before.node_key else key_hashes(before.node_key)
+            record = _KeyFile(node_key=new_key, endorsement=endorsement or msgspec.UNSET, former_keys=former)
             with fault_point("node.key.save"):
                 write_atomic(directory / _key_name(new_key.public_key()), encode_state(record))
         with fault_point("node.device.replace"):

@@ -287,7 +287,8 @@ class _Activation:
                 )
         self._say("answering the challenge with the TPM")
         answered = await challenge.answer(tpm, ak, node_key, made)
-        record = await tpm.run(lambda esys: presence.record_endorsement(esys, node_key, endorsement.ek_public))
+        ek_public = challenge.challenged_ek(endorsement, made.ek_name)
+        record = await tpm.run(lambda esys: presence.record_endorsement(esys, node_key, ek_public))
         components = await components_in_time(seconds_max=software.FINGERPRINT_SECONDS_MAX)
         quote = await challenge.quote(tpm, ak, made, answered)
         proof = ProveActivation(

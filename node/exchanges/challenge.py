@@ -62,6 +62,15 @@ async def start(send: Callable[[EndorsementEvidence], Awaitable[T]], sent: Endor
         raise
 
 
+def challenged_ek(sent: EndorsementEvidence, ek_name: bytes) -> bytes:
+    """The EK (`TPMT_PUBLIC`) of the evidence that a challenge is encrypted to. The cloud knows the chip by this EK.
+
+    `ek_name` is the TPM name in the challenge; a cloud of an earlier release leaves it empty and uses the first EK.
+    """
+    publics = (sent.ek_public, *(other.ek_public for other in sent.others))
+    return next((public for public in publics if name_of(public) == ek_name), sent.ek_public)
+
+
 async def answer(tpm: Tpm, ak: WrappedKey, node_key: WrappedKey, challenge: Challenge | RenewalChallenge) -> Answered:
     """Answer the challenge, with evidence for `node_key`.
 

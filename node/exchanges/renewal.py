@@ -154,14 +154,13 @@ class DeviceRenewal:
                 )
         answered = await challenge.answer(self._tpm, identity.ak, node_key, made)
         proof = ProveRenewal(answered.secret, answered.csr, answered.key, fresh_nonce())
+        ek_public = challenge.challenged_ek(endorsement, made.ek_name)
         return PendingRenewal(
             generation=identity.generation,
             renewal=made.renewal,
             node_key=node_key,
             proof=json_encode(proof),
-            endorsement=await self._tpm.run(
-                lambda esys: presence.record_endorsement(esys, node_key, endorsement.ek_public)
-            ),
+            endorsement=await self._tpm.run(lambda esys: presence.record_endorsement(esys, node_key, ek_public)),
         )
 
     def _pending(self, licence: Licence) -> PendingRenewal | None:
@@ -183,6 +182,7 @@ class DeviceRenewal:
 
     async def _finish(self, licence: Licence, pending: PendingRenewal) -> None:
         """Send the stored proof, verify the answer, and then replace the certificate and the key."""
+        licence.expect_key(pending.node_key)
         trusted = self._trust.value
         try:
             async with api.connect(trusted.bundle, trusted.urls, "fabric") as service:

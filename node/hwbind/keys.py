@@ -46,7 +46,7 @@ from tpm2_pytss.types import (
 )
 
 from node.hwbind import faults, software
-from node.hwbind.errors import TpmIntegrity, TpmNotOurs
+from node.hwbind.errors import TpmError, TpmIntegrity, TpmNotOurs
 from node.hwbind.software import NoTpm
 from node.hwbind.tpm import Tpm
 from protocol.evidence import ClockInfo
@@ -124,6 +124,22 @@ class WrappedKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
 
 NO_KEY = WrappedKey(b"", b"", b"")
 """In the place of the AK of a node without a TPM."""
+
+
+def key_hash(public_key: ec.EllipticCurvePublicKey) -> str:
+    """SHA-256 of the SubjectPublicKeyInfo in DER, in hex, as a lease names a node key."""
+    return hashlib.sha256(
+        public_key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    ).hexdigest()
+
+
+def key_hashes(*node_keys: WrappedKey) -> tuple[str, ...]:
+    """`key_hash` of each key. A key that cannot be read is left out: no TPM uses it, and no lease names it."""
+    hashes = []
+    for node_key in node_keys:
+        with contextlib.suppress(TpmError):
+            hashes.append(key_hash(node_key.public_key()))
+    return tuple(hashes)
 
 
 class Certification(msgspec.Struct, frozen=True):

@@ -50,6 +50,11 @@ def record_endorsement(esys: ESAPI, node_key: WrappedKey, ek_public: bytes) -> E
     return EndorsementRecord(ek_public, keys.sign(esys, node_key, _ENDORSEMENT + ek_public))
 
 
+def endorses(node_key: WrappedKey, record: EndorsementRecord) -> bool:
+    """Whether the node key signed the record."""
+    return _signed(node_key, record.signature, _ENDORSEMENT + record.ek_public)
+
+
 def sign_boot(esys: ESAPI, node_key: WrappedKey, boot_id: str) -> bytes:
     """Prove that the node key answers in this boot. Returns the signature (ECDSA-Sig-Value)."""
     return keys.sign(esys, node_key, _BOOT + boot_id.encode())
@@ -65,7 +70,7 @@ def shows_endorsement(tpm: Tpm, node_key: WrappedKey, record: EndorsementRecord)
 
     Each way is a separate work of `tpm`, because a refusal of the first way must not prevent the second.
     """
-    if not _signed(node_key, record.signature, _ENDORSEMENT + record.ek_public):
+    if not endorses(node_key, record):
         return False
     for way in (_is_persistent, _is_made_again):
         try:

@@ -68,7 +68,7 @@ def decide(stored: StoredEvidence, offered: Verified, holder: Holder, *, fresh: 
 
     `fresh` is whether a verified freshness says that the statement is current.
 
-    1. The statement must be for this node and generation.
+    1. The statement must be for this node and generation, and a lease for one of its keys and its chip.
     2. A revocation is stored, unless every record of a revocation is stored already and undamaged.
     3. No statement follows a revocation.
     4. Without undamaged stored evidence the statement must be fresh.
@@ -80,7 +80,7 @@ def decide(stored: StoredEvidence, offered: Verified, holder: Holder, *, fresh: 
     new, current = offered.statement, stored.statement
     incomplete = bool(stored.damaged) or stored.partial
     if not holder.holds(new):
-        return Refuse("other_node", "the statement is for another node or generation")  # 1
+        return Refuse("other_node", "the statement is for another node, generation, node key or chip")  # 1
     revoked = stored.tombstone is not None
     if isinstance(new, Revocation):  # 2
         known = revoked and current is not None and isinstance(current.statement, Revocation)

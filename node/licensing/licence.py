@@ -11,9 +11,10 @@ import msgspec
 
 from node.disk.identity import Identity
 from node.errors import VerificationFailed
-from node.hwbind.keys import WrappedKey
+from node.hwbind.keys import WrappedKey, key_hashes
 from node.hwbind.presence import EndorsementRecord
 from node.licensing import acceptance
+from node.licensing.binding import bound_holder
 from node.licensing.hardware import HardwareCheck
 from node.licensing.saving import Saver
 from node.licensing.trusted_time import TrustedTime
@@ -69,7 +70,8 @@ class Licence:
         self._identity = identity
         self._confirmed = confirmed
         self._trust = trust
-        holder, ring = identity.holder, trust.value.signing_keys
+        self._holder = bound_holder(identity)
+        holder, ring = self._holder, trust.value.signing_keys
         later = saver.store.load_later(holder, ring)
         self._stored = msgspec.structs.replace(saver.store.load(holder, ring), later=later)
         others = saver.store.generations() - {identity.generation}
@@ -106,7 +108,7 @@ class Licence:
     @property
     def lease(self) -> Lease | None:
         """The current statement, if it is a lease."""
-        return current_lease(self._stored, self._identity.holder)
+        return current_lease(self._stored, self._holder)
 
     @property
     def statement(self) -> Verified | None:
@@ -121,7 +123,7 @@ class Licence:
     @property
     def revoked(self) -> bool:
         """Whether a signed revocation has ended this generation."""
-        return current_revocation(self._stored, self._identity.holder) is not None
+        return current_revocation(self._stored, self._holder) is not None
 
     async def check_hardware(self) -> None:
         """Check that this is the machine of the generation: by its TPM, or without one by its fingerprint.
@@ -142,7 +144,7 @@ class Licence:
         """The licence now. The clock is read once, so that all parts agree."""
         evidence = self._evidence()
         return Snapshot(
-            holder=self._identity.holder,
+            holder=self._holder,
             hardware=evidence.hardware,
             lease=self.lease,
             verdict=judge(evidence),
@@ -167,7 +169,7 @@ class Licence:
 
     def _evidence(self) -> Evidence:
         return Evidence(
-            holder=self._identity.holder,
+            holder=self._holder,
             stored=self._stored,
             hardware=self._hardware.status,
             time=self.time.judged(),
@@ -186,7 +188,7 @@ class Licence:
             self.time.verified(freshness.at)
         self.time.passed(verified.statement.issued_at)
         fresh = freshness is not None
-        decision = acceptance.decide(self._stored, verified, self._identity.holder, fresh=fresh)
+        decision = acceptance.decide(self._stored, verified, self._holder, fresh=fresh)
         match decision:
             case acceptance.Refuse(reason=reason):
                 raise StatementRejected(f"cannot use the cloud's statement: {reason}")
@@ -232,11 +234,28 @@ class Licence:
     ) -> None:
         """Use another device certificate (DER, leaf first), its node key and endorsement from now on.
 
-        Without `endorsement` the earlier one stays; after a rekey it is void, because the old key signed it.
+        Without `endorsement` the earlier one stays; after a rekey it is void, because the old key signed it. The present
+        lease may name the earlier node key until the cloud has signed another.
         """
+        earlier = self._holder.node_keys
+        before = self._identity
         self._identity = msgspec.structs.replace(
-            self._identity, chain=chain, node_key=node_key, endorsement=endorsement or self._identity.endorsement
+            before,
+            chain=chain,
+            node_key=node_key,
+            endorsement=endorsement or before.endorsement,
+            other_keys=before.other_keys if node_key == before.node_key else key_hashes(before.node_key),
         )
+        self._holder = bound_holder(self._identity)
+        self._accept_keys(earlier)
+
+    def expect_key(self, node_key: WrappedKey) -> None:
+        """Accept a lease for a node key that the cloud may have certified already, although its answer is to come."""
+        self._accept_keys(key_hashes(node_key))
+
+    def _accept_keys(self, keys: tuple[str, ...]) -> None:
+        together = tuple(dict.fromkeys((*self._holder.node_keys, *keys)))
+        self._holder = msgspec.structs.replace(self._holder, node_keys=together)
 
     def put_in_force(self) -> None:
         """Record that the cloud has confirmed this generation and that it is the current one on the disk."""

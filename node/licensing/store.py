@@ -301,7 +301,7 @@ def _load_statement(path: Path, holder: Holder, ring: KeyRing) -> tuple[Verified
 def _verified(path: Path, token: str, kid: str, holder: Holder, ring: KeyRing) -> Verified:
     """Verify a stored token. Raises VerificationFailed.
 
-    1. It verifies as a statement. 2. Its `kid` is the stored one. 3. It is for this node and generation.
+    1. It verifies as a statement. 2. Its `kid` is the stored one. 3. It is for this node and generation, and a lease for its key and chip.
     """
     try:
         verified = verify_statement(token, ring, holder.trust_domain)
@@ -310,5 +310,7 @@ def _verified(path: Path, token: str, kid: str, holder: Holder, ring: KeyRing) -
     if verified.kid != kid:
         raise VerificationFailed(f"cannot trust {path}: it names another signing key", next_step=_NEXT)
     if not holder.holds(verified.statement):
-        raise VerificationFailed(f"cannot trust {path}: it is for another node or generation", next_step=_NEXT)
+        raise VerificationFailed(
+            f"cannot trust {path}: it is for another node, generation, node key or chip", next_step=_NEXT
+        )
     return verified

@@ -14,9 +14,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from node.disk.identity import Identity, IdentityStore, PendingActivation, PendingRenewal, decode_chain, encode_chain
+from node.disk.identity import Identity, IdentityStore, PendingActivation, PendingRenewal
 from node.errors import DiskFull, StateDamaged
-from node.hwbind.keys import WrappedKey
+from node.hwbind.keys import WrappedKey, key_hash
 from node.hwbind.presence import EndorsementRecord
 from protocol.faults import Stage
 from protocol.ids import ActivationId, RenewalId
@@ -230,7 +230,25 @@ def test_a_rekey_replaces_certificate_and_key(store: IdentityStore) -> None:
         assert keys_stored(store) == 1
     renewed = (certificate(20, rekeyed(12).key.public_key()), certificate(2))
     store.replace_device_chain(1, renewed, rekeyed(12).key)
-    assert store.current() == msgspec.structs.replace(make_identity(1), node_key=rekeyed(12).key, chain=renewed)
+    former = (key_hash(rekeyed(11).key.public_key()),)
+    assert store.current() == msgspec.structs.replace(
+        make_identity(1), node_key=rekeyed(12).key, chain=renewed, other_keys=former
+    )
+
+
+def test_a_lease_may_name_the_key_before_a_rekey_and_that_of_an_open_renewal(store: IdentityStore) -> None:
+    confirmed(store, 1)
+    first, second, third = (rekeyed(number) for number in (10, 11, 12))
+    store.replace_device_chain(1, first.chain, first.key)
+    assert store.load(1).other_keys == (), "the key before is damaged, so no TPM uses it"
+    store.replace_device_chain(1, second.chain, second.key)
+    store.save_renewal(msgspec.structs.replace(RENEWAL, node_key=third.key))
+    before, under_way = (key_hash(one.key.public_key()) for one in (first, third))
+    assert store.load(1).other_keys == (before, under_way)
+    store.save_renewal(msgspec.structs.replace(RENEWAL, node_key=third.key, generation=2))
+    assert store.load(1).other_keys == (before,)
+    store._renewal_path.write_bytes(b"torn")
+    assert store.load(1).other_keys == (before,), "a torn renewal starts again; it stops no node"
 
 
 REKEY_POINTS = [("node.key.save", False), ("node.device.replace", False), ("node.key.prune", True)]
@@ -288,12 +306,6 @@ def test_a_renewal_under_way(store: IdentityStore) -> None:
     store.clear_renewal()
     store.clear_renewal()
     assert store.load_renewal() is None
-
-
-def test_other_tools_read_a_stored_chain_as_pem(tmp_path: Path) -> None:
-    data = encode_chain(CHAIN)
-    assert decode_chain(tmp_path, data) == CHAIN
-    assert [one.serial_number for one in x509.load_pem_x509_certificates(data)] == [1, 2]
 
 
 def test_an_activation_is_stored_and_removed(store: IdentityStore) -> None:

@@ -6,13 +6,13 @@ import msgspec
 import pytest
 from cryptography import x509
 
-from node.exchanges.challenge import Answered, answer, endorse, start
+from node.exchanges.challenge import Answered, answer, challenged_ek, endorse, start
 from node.hwbind.errors import TpmIntegrity
 from node.hwbind.tpm import Tpm
 from node.link.api import CloudRefused, CloudUnreachable
 from protocol.encoding import json_decode, json_encode
 from protocol.endorsement import name_of
-from protocol.evidence import EndorsementEvidence
+from protocol.evidence import EndorsementEvidence, OtherEndorsement
 from protocol.messages.activation import Challenge, StartActivation
 from protocol.messages.renewal import RenewalChallenge, StartRenewal
 from protocol.problems import Code, ProblemDocument
@@ -131,3 +131,11 @@ async def test_a_refused_chip_is_told_by_its_name(endorsement: EndorsementEviden
     with pytest.raises(CloudRefused) as refused:
         await start(Cloud(code).start, ecc)
     assert "--allow-ek" not in refused.value.next
+
+
+def test_the_recorded_ek_is_the_challenged_one() -> None:
+    first, second = b"\x00\x01\x00\x0b first", b"\x00\x23\x00\x0b second"
+    sent = EndorsementEvidence(first, b"ak", others=(OtherEndorsement(second, b"certificate"),))
+    assert challenged_ek(sent, name_of(second)) == second
+    for name in (name_of(first), b"", name_of(b"another chip")):
+        assert challenged_ek(sent, name) == first

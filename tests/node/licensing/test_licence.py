@@ -10,8 +10,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from node.conditions import Conditions
+from node.hwbind import keys
 from node.hwbind.errors import TpmFailed, TpmNotOurs
-from node.hwbind.keys import WrappedKey
+from node.hwbind.keys import WrappedKey, key_hash
 from node.licensing.licence import Applied, Licence, StatementRejected
 from node.licensing.saving import Saver
 from node.licensing.store import LicenceStore
@@ -390,6 +391,49 @@ def test_a_renewed_certificate_is_the_identitys(licence: Licence) -> None:
     same = licence.identity.node_key
     licence.replace_certificate((b"new", b"issuer"), same)
     assert (licence.identity.chain, licence.identity.node_key) == ((b"new", b"issuer"), same)
-    other = WrappedKey(b"public", b"private", b"parent")
+    other = keys.create_software_key()
     licence.replace_certificate((b"newer", b"issuer"), other)
     assert (licence.identity.chain, licence.identity.node_key) == ((b"newer", b"issuer"), other)
+
+
+def software_licence(fabric: Fabric, tmp_path: Path) -> Licence:
+    """A licence with a real node key. The key is outside a TPM, so the test needs none."""
+    key = keys.create_software_key()
+    trust = CurrentTrust(tmp_path, trust_of(fabric))
+    return Licence(saver_of(tmp_path), identity(fabric, keys.NO_KEY, key), trust, hardware(ours=True), trusted_time())
+
+
+def name_of_key(key: WrappedKey) -> str:
+    return key_hash(key.public_key())
+
+
+def test_a_lease_for_another_key_changes_nothing(fabric: Fabric, tmp_path: Path) -> None:
+    licence = software_licence(fabric, tmp_path)
+    with pytest.raises(StatementRejected, match="another node, generation, node key or chip"):
+        apply(licence, fabric, fabric.lease(node_key="aa" * 32))
+    assert (licence.verdict().state, licence.presented) == ("stale", "")
+    assert apply(licence, fabric, fabric.lease(node_key=name_of_key(licence.identity.node_key)))
+    assert licence.verdict().gate_open
+
+
+def test_both_versions_of_a_lease_follow_each_other(fabric: Fabric, tmp_path: Path) -> None:
+    licence = software_licence(fabric, tmp_path)
+    first = fabric.lease()
+    second = fabric.lease(node_key=name_of_key(licence.identity.node_key))
+    for version, token in ((1, first), (2, second), (1, fabric.lease())):
+        assert apply(licence, fabric, token)
+        assert licence.lease is not None
+        assert licence.lease.version == version
+    with pytest.raises(StatementRejected, match="older"):
+        apply(licence, fabric, first)
+
+
+def test_a_rekey_keeps_the_lease_of_the_earlier_key_and_takes_the_next_one(fabric: Fabric, tmp_path: Path) -> None:
+    licence = software_licence(fabric, tmp_path)
+    earlier, later = licence.identity.node_key, keys.create_software_key()
+    assert apply(licence, fabric, fabric.lease(node_key=name_of_key(earlier)))
+    licence.expect_key(later)
+    assert apply(licence, fabric, fabric.lease(node_key=name_of_key(later))), "its certificate may be under way"
+    licence.replace_certificate((b"new", b"issuer"), later)
+    assert licence.verdict().gate_open
+    assert apply(licence, fabric, fabric.lease(node_key=name_of_key(earlier))), "the cloud may have signed it before"

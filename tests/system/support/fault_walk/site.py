@@ -23,7 +23,8 @@ from lab.processes import WAIT_SECONDS, Process, wait_until
 from lab.tpm import SoftTpm
 from node.clock import utc_now
 from node.config import AGENT_VERSION
-from node.disk.identity import IdentityStore, PendingActivation, decode_chain
+from node.disk.chain import decode_chain
+from node.disk.identity import IdentityStore, PendingActivation
 from node.errors import StateDamaged
 from node.exchanges.activation import read_activation_file
 from node.exchanges.session import Credentials, fresh_nonce, open_session
