@@ -44,7 +44,8 @@ class _Parser(argparse.ArgumentParser):
             super()._print_message(message, file)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(only: str = "") -> argparse.ArgumentParser:
+    """The parser of all commands, or of the command `only`: the parsers of the others would slow the agent's start."""
     parser = _Parser(
         prog="cascadia",
         description="The Cascade agent. It binds this machine to its licence and tells licensed software whether "
@@ -62,6 +63,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, summary: str, text: str) -> argparse.ArgumentParser:
+        if only not in ("", name):
+            return _Parser(add_help=False)
         return commands.add_parser(name, help=summary, description=text, parents=[common])
 
     activate = add(
@@ -371,7 +374,8 @@ def main(argv: list[str] | None = None) -> int:
     an error it has printed, and after a usage error.
     """
     forget_settings()
-    args = _parser().parse_args(argv)
+    arguments = sys.argv[1:] if argv is None else argv
+    args = _parser(only=arguments[0] if arguments and arguments[0] in _COMMANDS else "").parse_args(arguments)
     # A start makes hardly any garbage. The collector would take 7 % of its time.
     gc.disable()
     try:
