@@ -5,6 +5,7 @@ Source: TCG EK Credential Profile for TPM Family 2.0, v2.5 (`profile`), 2.2.1 (N
 """
 
 import hashlib
+import re
 from typing import Literal
 
 import msgspec
@@ -14,6 +15,13 @@ EkType = Literal["rsa2048", "ecc_p256", "ecc_p384"]
 
 DEFAULT_EK_TYPE: EkType = "rsa2048"
 """The type of EK that identifies a chip, unless a maker's root names another type. Every maker certifies this type."""
+
+EkHash = Literal["public", "spki", "certificate"]
+"""What a SHA-256 in an allow-list is over: the `TPMT_PUBLIC` of the EK, its SubjectPublicKeyInfo in DER, or its
+certificate in DER. All three are known at an activation."""
+
+_IDENTIFIER = re.compile(r"000b[0-9a-f]{64}|(?:spki|certificate):[0-9a-f]{64}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 _HASHES = {b"\x00\x0b": hashlib.sha256, b"\x00\x0c": hashlib.sha384, b"\x00\x0d": hashlib.sha512}
 
@@ -103,3 +111,25 @@ def name_of(public: bytes) -> bytes:
     """
     algorithm = public[2:4] if public[2:4] in _HASHES else b"\x00\x0b"
     return algorithm + _HASHES[algorithm](public).digest()
+
+
+def ek_identifier(text: str, kind: EkHash = "public") -> str:
+    """The identifier of an RSA 2048 EK in an allow-list, in its one form.
+
+    The forms are `000b` and a SHA-256 (the TPM name of the EK), `spki:` and a SHA-256, `certificate:` and a SHA-256, in
+    hex. `text` has one of them, or a SHA-256 alone, of the kind `kind`. Colons and spaces between digits, capitals, and
+    a prefix `sha256:` or `0x` are accepted. Raises ValueError with the reason.
+    """
+    plain = "".join(text.split()).lower()
+    if _IDENTIFIER.fullmatch(plain):
+        return plain
+    digits = plain.removeprefix("sha256:").removeprefix("0x").replace(":", "").replace("-", "")
+    if _IDENTIFIER.fullmatch(digits):
+        return digits
+    if _DIGEST.fullmatch(digits):
+        return f"000b{digits}" if kind == "public" else f"{kind}:{digits}"
+    if not digits or set(digits) - set("0123456789abcdef"):
+        raise ValueError("it is no number in hex")
+    hint = "; a SHA-1 is not accepted" if len(digits) == 40 else ""
+    hint = "; only EKs of the type RSA 2048 are allowed by name" if digits.startswith("000c") else hint
+    raise ValueError(f"it has {len(digits)} digits: a SHA-256 has 64, an EK name 68 (000b and a SHA-256){hint}")

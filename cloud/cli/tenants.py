@@ -1,5 +1,6 @@
 """Command group: `cascade tenant`, which manages tenants and the hardware that they trust."""
 
+import re
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any, get_args
@@ -10,8 +11,20 @@ from cloud.cli.arguments import id_argument
 from cloud.cli.connection import Server
 from cloud.cli.errors import EXIT_REFUSED, EXIT_USAGE, CliError
 from cloud.cli.options import Commands, json_option, server_options
-from cloud.cli.pem_parts import FILE_BYTES_MAX, Block, blocks, parts, text_of
 from cloud.cli.show import columns, complain, emit, fields
+from cloud.cli.tenant_trust.imports import (
+    ListReport,
+    add_hardware_options,
+    bundle_lines,
+    chosen_makers,
+    complaints,
+    import_bundles,
+    import_eks,
+    list_lines,
+    two_types,
+)
+from cloud.cli.tenant_trust.maker_bundles import BundleReport
+from cloud.cli.tenant_trust.pem_parts import FILE_BYTES_MAX, Block, blocks, parts, text_of
 from cloud.fabric import schemas
 from protocol.endorsement import EkType
 
@@ -27,6 +40,8 @@ def add_options(group: ArgumentParser) -> None:
     making.add_argument("name", metavar="NAME", help="name of the tenant, for people")
     actions.add("list", "list tenants", run=list_all)
     actions.add("show", "show a tenant", run=show).add_argument("tenant", metavar="TENANT", help="id of the tenant")
+    allowed = actions.add("allowed", "list the EKs that a tenant allows by name", run=list_allowed)
+    allowed.add_argument("tenant", metavar="TENANT", help="id of the tenant")
     trusting = actions.add(
         "trust",
         "show or change which hardware a tenant trusts",
@@ -57,6 +72,7 @@ def add_options(group: ArgumentParser) -> None:
     trusting.add_argument(
         "--tiers", metavar="TIERS", help="admit exactly these tiers, separated by commas: attested,tpm"
     )
+    add_hardware_options(trusting)
     trusting.add_argument(
         "--pcr-policy",
         choices=get_args(schemas.PcrPolicy),
@@ -95,22 +111,58 @@ def trust(args: Namespace) -> int:
     path = f"/v1/tenants/{id_argument('ten', args.tenant)}/trust"
     changes: list[tuple[str, str, Any]] = []
     upload: schemas.AddedEkRoots | None = None
+    chosen_makers(args)
+    bundle = import_bundles(server, path, args) if args.bundle else None
     if args.ek_root:
         upload = _add_roots(server, path, _read_blocks(args.ek_root), args)
     if args.allow_ek:
         changes.append(("POST", "/ek-allowed", schemas.AllowEk(ek_name=args.allow_ek, note=args.note)))
+    listed = import_eks(server, path, args) if args.allow_eks else None
+    changes += [("POST", f"/ek-roots/{_digest(each)}/remove", None) for each in args.remove_root]
+    if args.remove_ek:
+        changes.append(("POST", "/ek-allowed/remove", schemas.RemoveEk(ek=args.remove_ek)))
     if args.tiers:
         changes.append(("PUT", "/tiers", {"tiers": [tier.strip() for tier in args.tiers.split(",")]}))
     if args.pcr_policy:
         changes.append(("PUT", "/pcr-policy", schemas.SetPcrPolicy(policy=args.pcr_policy, profile=args.profile)))
     for method, suffix, body in changes:
         server.call(method, path + suffix, schemas.TenantTrust, body)
-    found = server.call("GET", path, schemas.TenantTrust)
-    emit(msgspec.structs.replace(found, upload=upload), args.json, _human_trust)
+    found = msgspec.structs.replace(server.call("GET", path, schemas.TenantTrust), upload=upload)
+    emit(Imported.of(found, bundle, listed), args.json, _human_import)
     refused = upload.refused if upload else ()
     for each in refused:
         complain(f"cannot use certificate {each.number} of {args.ek_root} (line {each.line}): {each.reason}")
-    return EXIT_REFUSED if refused else 0
+    faults = complaints(bundle, listed)
+    for text in (*faults, *two_types(found)):
+        complain(text)
+    return EXIT_REFUSED if refused or faults else 0
+
+
+class Imported(schemas.TenantTrust, frozen=True, kw_only=True, omit_defaults=False):
+    """The trust of a tenant, with the reports about the imported files."""
+
+    bundle: BundleReport | None = None
+    listed: ListReport | None = None
+
+    @classmethod
+    def of(cls, trust: schemas.TenantTrust, bundle: BundleReport | None, listed: ListReport | None) -> "Imported":
+        """The same trust with these reports."""
+        return cls(**msgspec.structs.asdict(trust), bundle=bundle, listed=listed)
+
+
+def list_allowed(args: Namespace) -> None:
+    """Print the EKs that a tenant allows by name. Raises CliError."""
+    path = f"/v1/tenants/{id_argument('ten', args.tenant)}/trust/ek-allowed"
+    allowed = Server(args).pages(path, schemas.Page[schemas.AllowedEk])
+    emit(allowed, args.json, columns(("allowed ek", "note", "added"), "ek_name", "note", "added_at"))
+
+
+def _digest(text: str) -> str:
+    """A SHA-256 in hex, for a path. Raises CliError."""
+    digits = text.strip().lower().replace(":", "")
+    if not re.fullmatch(r"[0-9a-f]{64}", digits):
+        raise CliError(EXIT_USAGE, "arguments_invalid", f"cannot remove {text!r}: a SHA-256 has 64 hex digits")
+    return digits
 
 
 def _add_roots(server: Server, path: str, found: list[Block], args: Namespace) -> schemas.AddedEkRoots:
@@ -131,8 +183,17 @@ def _add_roots(server: Server, path: str, found: list[Block], args: Namespace) -
     return done
 
 
+def _human_import(found: Imported) -> str:
+    reports = [bundle_lines(found.bundle)] if found.bundle else []
+    reports += [list_lines(found.listed)] if found.listed else []
+    return "\n\n".join([_human_trust(found), *reports])
+
+
 def _human_trust(found: schemas.TenantTrust) -> str:
-    roots = columns(("root", "ek type", "until"), "subject", "ek_type", "not_after")(found.ek_roots)
+    roots = columns(
+        ("root or intermediate", "maker", "root", "ek type", "until", "sha256"),
+        *("subject", "maker", "root", "ek_type", "not_after", "sha256"),
+    )(found.ek_roots)
     allowed = columns(("allowed ek", "note"), "ek_name", "note")(found.ek_allowed)
     policies = {"": "report", **found.pcr_policies}
     pcrs = ", ".join(f"{name or 'every other profile'}: {policies[name]}" for name in sorted(policies, reverse=True))
@@ -140,6 +201,8 @@ def _human_trust(found: schemas.TenantTrust) -> str:
         f"tiers: {', '.join(found.tiers)}\nPCR quotes: {pcrs}\n\nroots: {_below(roots)}\n\n"
         f"allowed EKs: {_below(allowed)}"
     )
+    if found.ek_allowed_total > len(found.ek_allowed):
+        shown += f"\nand {found.ek_allowed_total - len(found.ek_allowed)} more: `cascade tenant allowed TENANT`"
     if found.upload is None:
         return shown
     counts = found.upload

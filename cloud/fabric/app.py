@@ -14,7 +14,7 @@ from cloud.fabric.connections import Connections
 from cloud.fabric.entropy import Entropy, system_entropy
 from cloud.fabric.issuer import HttpIssuer
 from cloud.fabric.licensing.signing import read_signer
-from cloud.fabric.part_groups import Ports
+from cloud.fabric.node_parts import Ports
 from cloud.fabric.parts import Parts, make_parts
 from cloud.fabric.peer_records import PeerRecords
 from cloud.fabric.routes import repository_routes, routes

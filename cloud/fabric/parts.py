@@ -6,8 +6,7 @@ from dataclasses import dataclass, fields
 from cloud.audit import AuditEntries
 from cloud.fabric.background import AUDIT_SECONDS, HOUSEKEEPING_SECONDS, Background, Periodic
 from cloud.fabric.entropy import Entropy
-from cloud.fabric.node_parts import make_node_parts
-from cloud.fabric.part_groups import NodeParts, Ports, Shared, TrustParts
+from cloud.fabric.node_parts import NodeParts, Ports, Shared, TrustParts, make_node_parts
 from cloud.fabric.secrets import Secrets
 from cloud.fabric.service.acting import Acting
 from cloud.fabric.service.audit_log import AuditLog
@@ -22,6 +21,7 @@ from cloud.fabric.service.operators.standing import Standings
 from cloud.fabric.service.operators.tenants import Tenants
 from cloud.fabric.service.operators.token_refusals import TokenRefusals
 from cloud.fabric.service.operators.tokens import Tokens
+from cloud.fabric.service.operators.trusted_hardware import TrustedHardware
 from cloud.fabric.service.published_trust.adoption import Adoption
 from cloud.fabric.service.published_trust.follower import Follower
 from cloud.fabric.service.published_trust.online_roles import OnlineRoles
@@ -46,6 +46,7 @@ class OperatorParts:
     standings: Standings
     node_lists: NodeLists
     pcr_policies: PcrPolicies
+    trusted_hardware: TrustedHardware
     audit_lists: AuditLists
 
 
@@ -172,6 +173,7 @@ def _operator_parts(stores: Stores, ports: Ports, shared: Shared) -> OperatorPar
             wake_background=shared.woken.set,
         ),
         node_lists=NodeLists(nodes=stores.nodes),
+        trusted_hardware=TrustedHardware(now=now, acting=acting, audit=audit, tenants=stores.tenants, hardware=tenants),
         pcr_policies=PcrPolicies(
             acting=acting, audit=audit, tenants=stores.tenants, hardware=tenants, nodes=stores.nodes
         ),

@@ -10,14 +10,12 @@ from typing import Annotated, Generic, Literal, TypeVar
 
 import msgspec
 
-from cloud.fabric import lease_schemas, trust_schemas
-from protocol.endorsement import EkType
-from protocol.evidence import PCRS_QUOTED
+from cloud.fabric import lease_schemas
+from cloud.fabric.bodies import hardware, published_trust
 from protocol.ids import CodeId, NodeId, TenantId, TokenId
 from protocol.limits import (
     ENTITLEMENTS_MAX,
     NAME_CHARS_MAX,
-    REQUEST_BODY_BYTES_MAX,
     SEATS_MAX,
 )
 from protocol.openapi import limits
@@ -26,20 +24,15 @@ from protocol.signed.statements import Tier
 T = TypeVar("T")
 
 TERM_SECONDS_MAX = lease_schemas.TERM_SECONDS_MAX
-EK_NAME_CHARS_MAX = 256
-"""A TPM name has 68 digits with SHA-256, and 132 with SHA-512."""
 
 Standing = Literal["active", "suspended", "revoked", "released"]
 CodeState = Literal["open", "spent", "expired", "revoked"]
-PcrPolicy = Literal["ignore", "report", "require"]
 ClonePolicy = Literal["newest-in-grace", "suspend-both"]
 StatementType = Literal["", "lease", "suspension", "revocation"]
 
 Name = Annotated[str, limits(minLength=1, maxLength=NAME_CHARS_MAX)]
 Entitlement = lease_schemas.Entitlement
-PcrValue = Annotated[str, limits(maxLength=64)]
-"""A value of a PCR in hex."""
-Text = Annotated[str, limits(maxLength=trust_schemas.TEXT_CHARS_MAX)]
+Text = Annotated[str, limits(maxLength=published_trust.TEXT_CHARS_MAX)]
 
 
 class Page(msgspec.Struct, Generic[T], frozen=True):
@@ -74,107 +67,22 @@ class Tenant(msgspec.Struct, frozen=True):
     """Time of creation."""
 
 
-class AddEkRoots(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """CA certificates of TPM makers to trust."""
-
-    pem: Annotated[str, limits(maxLength=REQUEST_BODY_BYTES_MAX), msgspec.Meta(extra={"lines": True})]
-    """One or more CA certificates in PEM, at most 128. A certificate that the tenant trusts already is left as it is. One
-    that cannot be used does not keep the others out."""
-    ek_type: EkType = "rsa2048"
-    """Type of the endorsement keys that these CAs certify."""
-
-
-class AllowEk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One TPM chip to count as attested without a certificate."""
-
-    ek_name: Annotated[str, limits(maxLength=EK_NAME_CHARS_MAX)]
-    """TPM name of the endorsement key in hex: `000b` and the SHA-256 of the public area, 68 digits. `cascadia` shows
-    it."""
-    note: Text = ""
-    """Note for people."""
-
-
-class SetTiers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Assurance tiers that a tenant admits."""
-
-    tiers: tuple[Tier, ...]
-    """At least one tier. `software` cannot be admitted yet."""
-
-
-class SetPcrPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Policy for the PCR quotes of a tenant's machines."""
-
-    policy: PcrPolicy
-    """`ignore`: quotes are not checked. `report`: the result is recorded. `require`: a machine without a valid quote, or
-    with values that no operator has accepted, gets no activation and no session."""
-    profile: Text = ""
-    """Profile whose machines the policy is for. Empty for every profile without a policy."""
-
-
-class EkRoot(msgspec.Struct, frozen=True):
-    """CA certificate of a TPM maker. The tenant trusts endorsement keys under it."""
-
-    sha256: str
-    """SHA-256 of the certificate in DER, in hex."""
-    subject: str
-    """Subject of the certificate (RFC 4514)."""
-    ek_type: EkType
-    """Type of the endorsement keys that the CA certifies."""
-    not_after: datetime
-    """End of the certificate."""
-    added_at: datetime
-    """Time at which an operator added the CA."""
-
-
-class AllowedEk(msgspec.Struct, frozen=True):
-    """A TPM chip that counts as attested without a certificate."""
-
-    ek_name: str
-    """TPM name of the endorsement key in hex."""
-    note: str
-    """Note for people."""
-    added_at: datetime
-    """Time at which an operator allowed the chip."""
-
-
-class RefusedCertificate(msgspec.Struct, frozen=True):
-    """A PEM block that cannot be used as a CA certificate of a TPM maker."""
-
-    number: int
-    """Number of the block in the request, from 1."""
-    line: int
-    """First line of the block in the request, from 1."""
-    reason: str
-    """Reason why the certificate cannot be used."""
-
-
-class AddedEkRoots(msgspec.Struct, frozen=True):
-    """What a request that adds CAs of TPM makers did."""
-
-    added: int
-    """Number of certificates that the tenant trusts now and did not trust before."""
-    known: int
-    """Number of certificates that the tenant trusted already."""
-    refused: tuple[RefusedCertificate, ...] = ()
-    """PEM blocks that cannot be used. The other certificates of the request are added all the same."""
-
-
-class TenantTrust(msgspec.Struct, frozen=True):
-    """The hardware that a tenant trusts."""
-
-    tenant: TenantId
-    """Id of the tenant."""
-    tiers: tuple[Tier, ...]
-    """Assurance tiers that the tenant admits."""
-    ek_roots: tuple[EkRoot, ...]
-    """CAs of TPM makers that the tenant trusts."""
-    ek_allowed: tuple[AllowedEk, ...]
-    """Chips that count as attested without a certificate."""
-    upload: AddedEkRoots | None = None
-    """What this request added. Null in the answer to any other request."""
-    pcr_policies: dict[str, PcrPolicy] = {}
-    """Policies for PCR quotes by profile. The empty name stands for every other profile; without it their policy is
-    `report`."""
+PcrPolicy = hardware.PcrPolicy
+ALLOW_EKS_MAX = hardware.ALLOW_EKS_MAX
+AcceptPcrs = hardware.AcceptPcrs
+AddEkRoots = hardware.AddEkRoots
+AddedEkRoots = hardware.AddedEkRoots
+AllowEk = hardware.AllowEk
+AllowEks = hardware.AllowEks
+AllowedEk = hardware.AllowedEk
+AllowedEks = hardware.AllowedEks
+EkRoot = hardware.EkRoot
+RefusedCertificate = hardware.RefusedCertificate
+RefusedEk = hardware.RefusedEk
+RemoveEk = hardware.RemoveEk
+SetPcrPolicy = hardware.SetPcrPolicy
+SetTiers = hardware.SetTiers
+TenantTrust = hardware.TenantTrust
 
 
 # Activation codes.
@@ -257,13 +165,6 @@ class ChangeStanding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     reason: Text = ""
     """Reason for the audit and for `standing_reason`. The node gets the reason of a suspension, signed, and no other."""
-
-
-class AcceptPcrs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """PCR values to accept."""
-
-    values: Annotated[tuple[PcrValue, ...], limits(maxItems=PCRS_QUOTED)]
-    """The values in `pcr_values` of the node's generation. Other values are a conflict: the machine has changed again."""
 
 
 class Node(msgspec.Struct, frozen=True):
@@ -368,14 +269,14 @@ class NodeDetail(msgspec.Struct, frozen=True):
 
 # Published trust.
 
-Adoption = trust_schemas.Adoption
-IssuerAdoption = trust_schemas.IssuerAdoption
-NodeAdoption = trust_schemas.NodeAdoption
-PublishTrust = trust_schemas.PublishTrust
-RenewalOrder = trust_schemas.RenewalOrder
-RenewDevices = trust_schemas.RenewDevices
-ServiceAdoption = trust_schemas.ServiceAdoption
-Trust = trust_schemas.Trust
+Adoption = published_trust.Adoption
+IssuerAdoption = published_trust.IssuerAdoption
+NodeAdoption = published_trust.NodeAdoption
+PublishTrust = published_trust.PublishTrust
+RenewalOrder = published_trust.RenewalOrder
+RenewDevices = published_trust.RenewDevices
+ServiceAdoption = published_trust.ServiceAdoption
+Trust = published_trust.Trust
 
 
 # Operators' tokens.

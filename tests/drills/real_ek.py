@@ -21,7 +21,7 @@ import msgspec
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
-from cloud.cli.pem_parts import blocks, parts, text_of
+from cloud.cli.tenant_trust.pem_parts import blocks, parts, text_of
 from cloud.fabric.attestation.ek_roots import parse_trust_pem, read_ca, trusted_roots
 from cloud.fabric.attestation.ek_trust import TenantTrust, check_chip
 from cloud.fabric.attestation.tpm_structures import EvidenceRefused

@@ -7,7 +7,7 @@ encoded again; a certificate that cannot be used does not keep the others of its
 import base64
 import binascii
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
@@ -69,11 +69,15 @@ class RefusedBlock(msgspec.Struct, frozen=True):
 
 
 class TrustFile(msgspec.Struct, frozen=True):
-    """The certificates of an operator's file, in DER exactly as in the file, and the blocks that cannot be used."""
+    """The certificates of an operator's file, in DER exactly as in the file, and the blocks that cannot be used.
+
+    `places` has the number and the first line of the block of each certificate.
+    """
 
     roots: tuple[bytes, ...]
     intermediates: tuple[bytes, ...]
     refused: tuple[RefusedBlock, ...] = ()
+    places: Mapping[bytes, tuple[int, int]] = {}
 
 
 class TrustError(ValueError):
@@ -91,6 +95,7 @@ def parse_trust_pem(pem: bytes) -> TrustFile:
     roots: dict[bytes, None] = {}
     intermediates: dict[bytes, None] = {}
     refused: list[RefusedBlock] = []
+    places: dict[bytes, tuple[int, int]] = {}
     count = 0
     for count, (line, label, body) in enumerate(_blocks(pem), start=1):
         if count > TRUST_CERTIFICATES_MAX:
@@ -98,11 +103,12 @@ def parse_trust_pem(pem: bytes) -> TrustFile:
         try:
             der = _decode(label, body)
             (roots if is_root(der) else intermediates)[der] = None
+            places.setdefault(der, (count, line))
         except TrustError as error:
             refused.append(RefusedBlock(count, line, str(error)))
     if not count:
         raise TrustError("the file contains no certificate in PEM")
-    return TrustFile(tuple(roots), tuple(intermediates), tuple(refused))
+    return TrustFile(tuple(roots), tuple(intermediates), tuple(refused), places)
 
 
 def trusted_roots(certificates: Iterable[tuple[bytes, EkType]]) -> tuple[TrustedRoot, ...]:

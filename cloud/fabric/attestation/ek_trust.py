@@ -11,7 +11,8 @@ Rules:
 - A certificate that contradicts the evidence is refused, whatever tiers the tenant allows. A certificate that cannot be
   read, is outside its dates, or has no path to a root of the tenant, counts as none: it gives the tier `tpm`, if the
   tenant allows that tier.
-- An allow-listed EK needs no certificate, and a certificate beside it is not read. Certificates of makers are often
+- An EK that is allow-listed by its key needs no certificate, and a certificate beside it is not read. An EK that is
+  allow-listed by the hash over its certificate needs that certificate, without a trusted issuer. Certificates of makers are often
   missing or unreadable, and the operator has named the key itself.
 - A chip may send several EKs. The one that gives the highest tier identifies the chip; each is checked by all steps.
 - Certificates are read leniently and never encoded again (`protocol.maker_certificates`).
@@ -33,10 +34,12 @@ Steps (TCG EK Credential Profile for TPM Family 2.0, v2.5: "profile"; RFC 5280; 
     12  the tenant allows the tier
 """
 
+import contextlib
 from collections.abc import Sequence
 from datetime import datetime
 
 import msgspec
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from cloud.fabric.attestation.ek_paths import NoPath, roots_above
@@ -54,6 +57,7 @@ from cloud.fabric.attestation.tpm_structures import (
     attribute_fault,
     read_public,
 )
+from protocol.encoding import sha256_hex
 from protocol.endorsement import DEFAULT_EK_TYPE, TEMPLATES, EkType, name_of
 from protocol.evidence import EndorsementEvidence
 from protocol.limits import EK_CERTIFICATE_BYTES_MAX, OTHER_ENDORSEMENTS_MAX
@@ -79,7 +83,10 @@ _ATTRIBUTES: dict[EkType, int] = {
 
 
 class TenantTrust(msgspec.Struct, frozen=True):
-    """The hardware that a tenant trusts. `allowed_ek_names`: lower-case hex of an EK's TPM name (000b and SHA-256)."""
+    """The hardware that a tenant trusts. `allowed_ek_names` has identifiers as `protocol.endorsement.ek_identifier`.
+
+    They need to have only those of the identifiers that `identifiers_of` the evidence returns.
+    """
 
     roots: tuple[TrustedRoot, ...]
     allowed_ek_names: frozenset[str]
@@ -125,7 +132,7 @@ def _check_endorsement(
     """Check one EK with its certificate. `sent` are the CA certificates (DER) of the chip. Raises EvidenceRefused."""
     ek_type = _check_public(ek_public, trust)
     name = name_of(ek_public)
-    if _is_allowed(name, ek_type, trust):
+    if _is_allowed(ek_public, ek_certificate, ek_type, trust):
         return _admit(Chip(name, "attested", ek_type, ek_public), trust)
     chip = Chip(name, "tpm", ek_type, ek_public)
     if ek_certificate is None:
@@ -173,12 +180,47 @@ def _admit_unvouched(chip: Chip, trust: TenantTrust, step: int, reason: str) -> 
     return _admit(chip, trust, step, reason)
 
 
-def _is_allowed(name: bytes, ek_type: EkType, trust: TenantTrust) -> bool:
+def identifiers_of(evidence: EndorsementEvidence) -> tuple[str, ...]:
+    """The identifiers by which an allow-list can have an EK of the evidence, of the default type.
+
+    A chip has an EK of each type, so it could appear as two chips if other types counted. The evidence is not checked.
+    """
+    offered = [(evidence.ek_public, evidence.ek_certificate)]
+    offered += [(other.ek_public, other.ek_certificate) for other in evidence.others[:OTHER_ENDORSEMENTS_MAX]]
+    default = TEMPLATES[DEFAULT_EK_TYPE].head
+    found = [_identifiers(public, certificate) for public, certificate in offered if public.startswith(default)]
+    return tuple(dict.fromkeys(each for identifiers in found for each in identifiers))
+
+
+def _identifiers(ek_public: bytes, certificate: bytes | None) -> tuple[str, ...]:
+    """The identifiers of an RSA EK: its name, and the hashes over its SubjectPublicKeyInfo and its certificate."""
+    found = [name_of(ek_public).hex()]
+    modulus = int.from_bytes(ek_public[len(TEMPLATES[DEFAULT_EK_TYPE].head) + 2 :], "big")
+    with contextlib.suppress(ValueError):  # no maker vouches for these numbers, so they can be no key
+        key = rsa.RSAPublicNumbers(65537, modulus).public_key()
+        spki = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+        found.append(f"spki:{sha256_hex(spki)}")
+    if certificate is not None and len(certificate) <= EK_CERTIFICATE_BYTES_MAX:
+        found.append(f"certificate:{sha256_hex(certificate)}")
+    return tuple(found)
+
+
+def _is_allowed(ek_public: bytes, certificate: bytes | None, ek_type: EkType, trust: TenantTrust) -> bool:
     """Whether the tenant's allow-list has this EK.
 
-    Only EKs of the default type count. A chip has an EK of each type, so it could otherwise appear as two chips.
+    Certificates are no secret, so the hash over one counts only if the certificate is for the EK (step 6).
     """
-    return ek_type == DEFAULT_EK_TYPE and name.hex() in trust.allowed_ek_names
+    if ek_type != DEFAULT_EK_TYPE:
+        return False
+    allowed = [each for each in _identifiers(ek_public, certificate) if each in trust.allowed_ek_names]
+    if any(not each.startswith("certificate:") for each in allowed):
+        return True
+    if not allowed or certificate is None:
+        return False
+    try:
+        return _built_public(read_certificate(certificate).key, ek_type) == ek_public
+    except (CertificateUnreadable, EvidenceRefused):
+        return False
 
 
 def _check_public(raw: bytes, trust: TenantTrust) -> EkType:

@@ -1,20 +1,28 @@
 """Routes: trust in hardware beyond single entries, for operators with a bearer token."""
 
-from typing import Any
+from typing import Annotated, Any
 
-from litestar import Request, post, put
-from litestar.params import JSONBody
+from litestar import Request, get, post, put
+from litestar.params import JSONBody, PathParameter
 
 from cloud.fabric import schemas
 from cloud.fabric.errors import Conflict, Invalid, NotFound
-from cloud.fabric.routes.access import OfNode, OfTenant, node_id, tenant_id
-from cloud.fabric.routes.buckets import WRITE
+from cloud.fabric.routes.access import Cursor, Limit, OfNode, OfTenant, node_id, tenant_id
+from cloud.fabric.routes.buckets import READ, WRITE
 from cloud.fabric.service.operators.pcr_policies import PcrPolicies
+from cloud.fabric.service.operators.trusted_hardware import TrustedHardware
+from cloud.fabric.service.views import PAGE_ITEMS_DEFAULT
 from cloud.http.app import Wired
 from cloud.http.guard import OPERATOR, current_operator
 from cloud.http.openapi import operation_options
 
 Asked = Request[Any, Any, Any]
+OfCertificate = Annotated[
+    str,
+    PathParameter(
+        description="SHA-256 of a certificate in DER, in hex.", schema_extra={"pattern": "^[0-9A-Fa-f]{64}$"}
+    ),
+]
 
 
 @put(
@@ -47,4 +55,60 @@ async def accept_pcrs(
     return await pcr_policies.accept(current_operator(request), node_id(node), data)
 
 
-HANDLERS = (set_pcr_policy, accept_pcrs)
+@post(
+    "/v1/tenants/{tenant:str}/trust/ek-allowed/import",
+    status_code=200,
+    opt=operation_options(OPERATOR, bucket=WRITE, refuses=(NotFound, Invalid)),
+)
+async def allow_eks(
+    tenant: OfTenant, data: JSONBody[schemas.AllowEks], request: Asked, trusted_hardware: Wired[TrustedHardware]
+) -> schemas.AllowedEks:
+    """Count TPM chips as attested by their endorsement keys.
+
+    A value that identifies no key does not keep the others out. A repeat changes nothing.
+    """
+    return await trusted_hardware.allow_eks(current_operator(request), tenant_id(tenant), data)
+
+
+@get(
+    "/v1/tenants/{tenant:str}/trust/ek-allowed",
+    opt=operation_options(OPERATOR, bucket=READ, refuses=(NotFound, Invalid)),
+)
+async def list_allowed_eks(
+    tenant: OfTenant, trusted_hardware: Wired[TrustedHardware], cursor: Cursor = "", limit: Limit = PAGE_ITEMS_DEFAULT
+) -> schemas.Page[schemas.AllowedEk]:
+    """List the TPM chips that count as attested without a maker's root."""
+    return await trusted_hardware.allowed(tenant_id(tenant), cursor, limit)
+
+
+@post(
+    "/v1/tenants/{tenant:str}/trust/ek-allowed/remove",
+    status_code=200,
+    opt=operation_options(OPERATOR, bucket=WRITE, refuses=(NotFound, Invalid)),
+)
+async def remove_allowed_ek(
+    tenant: OfTenant, data: JSONBody[schemas.RemoveEk], request: Asked, trusted_hardware: Wired[TrustedHardware]
+) -> schemas.TenantTrust:
+    """Remove a TPM chip from those that count as attested without a maker's root.
+
+    A node with this chip keeps its leases until it activates again, or renews with new evidence.
+    """
+    return await trusted_hardware.remove_ek(current_operator(request), tenant_id(tenant), data)
+
+
+@post(
+    "/v1/tenants/{tenant:str}/trust/ek-roots/{sha256:str}/remove",
+    status_code=200,
+    opt=operation_options(OPERATOR, bucket=WRITE, refuses=(NotFound,)),
+)
+async def remove_ek_root(
+    tenant: OfTenant, sha256: OfCertificate, request: Asked, trusted_hardware: Wired[TrustedHardware]
+) -> schemas.TenantTrust:
+    """Remove a CA of a TPM maker.
+
+    Nodes whose chips are below it keep their leases until they activate again, or renew with new evidence.
+    """
+    return await trusted_hardware.remove_root(current_operator(request), tenant_id(tenant), sha256)
+
+
+HANDLERS = (set_pcr_policy, accept_pcrs, allow_eks, list_allowed_eks, remove_allowed_ek, remove_ek_root)

@@ -2,8 +2,8 @@
 
 from datetime import UTC, datetime
 
+from cloud.fabric.bodies.published_trust import TEXT_CHARS_MAX
 from cloud.fabric.errors import Invalid
-from cloud.fabric.trust_schemas import TEXT_CHARS_MAX
 from cloud.http import bounds
 from protocol.limits import COMPONENT_CHARS_MAX, COMPONENTS_MAX, HELD_GENERATION_MAX, NONCE_BYTES_MAX, NONCE_BYTES_MIN
 

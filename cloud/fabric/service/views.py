@@ -7,7 +7,8 @@ from typing import TypeVar
 from cryptography import x509
 
 from cloud.fabric import schemas
-from cloud.fabric.attestation.ek_roots import TrustError, read_ca
+from cloud.fabric.attestation.ek_makers import UNKNOWN, maker_of
+from cloud.fabric.attestation.ek_roots import TrustError, is_root, read_ca
 from cloud.fabric.attestation.pcr_quotes import changed
 from cloud.fabric.errors import Invalid
 from cloud.fabric.store.rows import (
@@ -70,7 +71,15 @@ def ek_root(row: EkRootRow) -> schemas.EkRoot:
         certificate = read_ca(row.certificate)
     except TrustError:  # stored by a release with other rules
         return _unusable_root(row)
-    return schemas.EkRoot(row.sha256, certificate.subject_text, row.ek_type, certificate.ends, row.added_at)
+    return schemas.EkRoot(
+        row.sha256,
+        certificate.subject_text,
+        row.ek_type,
+        certificate.ends,
+        row.added_at,
+        root=is_root(row.certificate),
+        maker=maker_of(certificate),
+    )
 
 
 def _unusable_root(row: EkRootRow) -> schemas.EkRoot:
@@ -81,7 +90,7 @@ def _unusable_root(row: EkRootRow) -> schemas.EkRoot:
     except CertificateUnreadable:
         other = x509.load_der_x509_certificate(row.certificate)
         subject, ends = printable(other.subject.rfc4514_string()), other.not_valid_after_utc
-    return schemas.EkRoot(row.sha256, subject, row.ek_type, ends, row.added_at)
+    return schemas.EkRoot(row.sha256, subject, row.ek_type, ends, row.added_at, root=False, maker=UNKNOWN)
 
 
 def ek_allowed(row: EkAllowedRow) -> schemas.AllowedEk:

@@ -1,14 +1,19 @@
 """Store: tenants and the hardware they trust."""
 
+from piccolo.query.functions import Count
+
 from cloud.fabric.schemas import PcrPolicy
 from cloud.fabric.store.rows import EkAllowedRow, EkRootRow, TenantRow
 from cloud.fabric.tables import EkAllowed, EkRoot, Tenant
 from cloud.storage import Mapper, ServiceEngine, compiled, json_text, param, params
+from protocol.encoding import sha256_hex
 from protocol.ids import TenantId
 from protocol.signed.statements import Tier
 
-TRUST_ENTRIES_MAX = 256
-"""Most allowed EKs of one tenant."""
+TRUST_ENTRIES_MAX = 100_000
+"""Most allowed EKs of one tenant. An entry has about 0.2 kB with its indexes."""
+ALLOWED_SHOWN_MAX = 256
+"""Allowed EKs in the answer with all of a tenant's trust. The list of its own has all of them."""
 EK_ROOTS_MAX = 512
 """Most CA certificates of makers that one tenant trusts. Those of all makers together are about 200."""
 
@@ -25,13 +30,30 @@ _ADD_ROOT = _ROOT.insert_new
 _ROOTS = compiled(
     _ROOT.select().where(EkRoot.tenant == param("tenant")).order_by(EkRoot.added_at, EkRoot.id).limit(EK_ROOTS_MAX)
 )
+_REMOVE_ROOT = compiled(
+    EkRoot.delete().where(EkRoot.tenant == param("tenant"), EkRoot.sha256 == param("sha256")).returning(EkRoot.id)
+)
 _ADD_ALLOWED = _ALLOWED.insert_new
 _ALLOWEDS = compiled(
     _ALLOWED.select()
     .where(EkAllowed.tenant == param("tenant"))
     .order_by(EkAllowed.added_at, EkAllowed.id)
-    .limit(TRUST_ENTRIES_MAX)
+    .limit(ALLOWED_SHOWN_MAX)
 )
+_ALLOWED_PAGE = compiled(
+    _ALLOWED.select().where(EkAllowed.tenant == param("tenant"), EkAllowed.id > param("after")).order_by(EkAllowed.id),
+    limit=param("limit"),
+)
+_IS_ALLOWED = compiled(EkAllowed.select(EkAllowed.id).where(EkAllowed.id == param("id")))
+_COUNT_ALLOWED = compiled(EkAllowed.select(Count(alias="n")).where(EkAllowed.tenant == param("tenant")))
+_REMOVE_ALLOWED = compiled(
+    EkAllowed.delete().where(EkAllowed.tenant == param("tenant"), EkAllowed.id == param("id")).returning(EkAllowed.id)
+)
+
+
+def allowed_id(tenant: TenantId, identifier: str) -> str:
+    """The primary key of an allowed EK: a hash over tenant and identifier. So an activation finds it by the key."""
+    return sha256_hex(f"{tenant}\n{identifier}".encode())
 
 
 class TenantStore:
@@ -62,9 +84,31 @@ class TenantStore:
         """Add a CA certificate. A row with the same id stays as it is."""
         await self._engine.fetch(_ADD_ROOT, **_ROOT.values(row))
 
+    async def remove_root(self, tenant: TenantId, sha256: str) -> bool:
+        """Delete a CA certificate; True if there was one. An earlier release could store it for several EK types."""
+        return bool(await self._engine.fetch(_REMOVE_ROOT, tenant=tenant, sha256=sha256))
+
     async def allowed(self, tenant: TenantId) -> list[EkAllowedRow]:
+        """The first allowed EKs of a tenant, at most ALLOWED_SHOWN_MAX."""
         return [_ALLOWED.read(row) for row in await self._engine.fetch(_ALLOWEDS, tenant=tenant)]
 
-    async def add_allowed(self, row: EkAllowedRow) -> None:
-        """Add an allowed chip. A row with the same id stays as it is."""
-        await self._engine.fetch(_ADD_ALLOWED, **_ALLOWED.values(row))
+    async def allowed_page(self, tenant: TenantId, after: str, limit: int) -> list[EkAllowedRow]:
+        """Allowed EKs after the key `after`, in order of their keys."""
+        rows = await self._engine.fetch(_ALLOWED_PAGE, tenant=tenant, after=after, limit=limit)
+        return [_ALLOWED.read(row) for row in rows]
+
+    async def count_allowed(self, tenant: TenantId) -> int:
+        row = await self._engine.fetch_one(_COUNT_ALLOWED, tenant=tenant)
+        return 0 if row is None else int(row["n"])
+
+    async def is_allowed(self, tenant: TenantId, identifier: str) -> bool:
+        """Whether the tenant allows the EK with this identifier."""
+        return await self._engine.fetch_one(_IS_ALLOWED, id=allowed_id(tenant, identifier)) is not None
+
+    async def add_allowed(self, row: EkAllowedRow) -> bool:
+        """Add an allowed EK; True if it is new. A row with the same id stays as it is."""
+        return bool(await self._engine.fetch(_ADD_ALLOWED, **_ALLOWED.values(row)))
+
+    async def remove_allowed(self, tenant: TenantId, identifier: str) -> bool:
+        """Delete an allowed EK; True if there was one."""
+        return bool(await self._engine.fetch(_REMOVE_ALLOWED, tenant=tenant, id=allowed_id(tenant, identifier)))

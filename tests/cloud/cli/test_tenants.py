@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cloud.cli.main import main
-from cloud.cli.pem_parts import FILE_BYTES_MAX, PART_BLOCKS_MAX
+from cloud.cli.tenant_trust.pem_parts import FILE_BYTES_MAX, PART_BLOCKS_MAX
 from cloud.fabric import schemas
 from tests.cloud.cli.conftest import Calls
 from tests.cloud.cli.support import AT, TENANT, error_of

@@ -36,7 +36,7 @@ from cloud.fabric.errors import IssuerRefused, IssuerUnavailable
 from cloud.fabric.issuer import Issuer
 from cloud.fabric.licensing.signing import Signer, read_signer
 from cloud.fabric.licensing.standing import Change
-from cloud.fabric.part_groups import Ports
+from cloud.fabric.node_parts import Ports
 from cloud.fabric.parts import Parts, make_background, make_parts
 from cloud.fabric.secrets import read_secrets
 from cloud.fabric.service.nodes.sessions import PATH_SESSIONS

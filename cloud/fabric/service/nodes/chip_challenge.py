@@ -12,7 +12,7 @@ import msgspec
 from cryptography import x509
 
 from cloud.fabric.attestation.ek_roots import trusted_roots
-from cloud.fabric.attestation.ek_trust import TenantTrust
+from cloud.fabric.attestation.ek_trust import TenantTrust, identifiers_of
 from cloud.fabric.attestation.evidence import SECRET_BYTES, NodeKey
 from cloud.fabric.attestation.tpm_structures import EvidenceRefused
 from cloud.fabric.attestation.verifier import Verifier
@@ -63,7 +63,7 @@ class ChipChallenges:
         is checked: a chip that has several EKs stays the chip of its node.
         """
         evidence = self._of_known(tenant.id, evidence, known)
-        trust = await self._trust_of(tenant)
+        trust = await self._trust_of(tenant, evidence)
         secret = self.entropy(SECRET_BYTES)
         try:
             chip = self.verifier.check_chip(evidence, trust, now)
@@ -105,13 +105,17 @@ class ChipChallenges:
             raise CsrRefused("the certificate request asks for extensions or attributes. Send a request without them")
         return verified
 
-    async def _trust_of(self, tenant: TenantRow) -> TenantTrust:
-        """The hardware that the tenant trusts."""
+    async def _trust_of(self, tenant: TenantRow, evidence: EndorsementEvidence) -> TenantTrust:
+        """The hardware that the tenant trusts. Of its allow-list only the entries for this evidence are read."""
         roots = await self.tenants.roots(tenant.id)
-        allowed = await self.tenants.allowed(tenant.id)
+        allowed = [
+            identifier
+            for identifier in identifiers_of(evidence)
+            if await self.tenants.is_allowed(tenant.id, identifier)
+        ]
         return TenantTrust(
             roots=trusted_roots((root.certificate, root.ek_type) for root in roots),
-            allowed_ek_names=frozenset(entry.ek_name for entry in allowed),
+            allowed_ek_names=frozenset(allowed),
             tiers=frozenset(tenant.tiers),
         )
 

@@ -1,6 +1,5 @@
 """Use case: operators make and list tenants, and set the hardware that a tenant trusts."""
 
-import re
 from dataclasses import dataclass
 
 import msgspec
@@ -16,15 +15,15 @@ from cloud.fabric.service.input_checks import check_text
 from cloud.fabric.service.ports import Now
 from cloud.fabric.store.keys import tenant_key
 from cloud.fabric.store.rows import EkAllowedRow, EkRootRow, TenantRow
-from cloud.fabric.store.tenants import EK_ROOTS_MAX, TRUST_ENTRIES_MAX, TenantStore
+from cloud.fabric.store.tenants import EK_ROOTS_MAX, TRUST_ENTRIES_MAX, TenantStore, allowed_id
 from cloud.http.guard import Operator
 from protocol.encoding import sha256_hex
+from protocol.endorsement import EkType, ek_identifier
 from protocol.hardware import SALT_BYTES
 from protocol.ids import TenantId
 from protocol.limits import NAME_CHARS_MAX
 from protocol.signed.statements import Tier
 
-_EK_NAME = re.compile(r"000b[0-9a-f]{64}")
 _TIERS: tuple[Tier, ...] = ("attested", "tpm")
 """The tiers that a tenant can admit. `software` needs a comparison of fingerprints, which is not built yet."""
 
@@ -82,13 +81,16 @@ class Tenants:
             tiers=row.tiers,
             ek_roots=tuple(views.ek_root(root) for root in await self.tenants.roots(tenant)),
             ek_allowed=tuple(views.ek_allowed(entry) for entry in await self.tenants.allowed(tenant)),
+            ek_allowed_total=await self.tenants.count_allowed(tenant),
             pcr_policies=row.pcr_policies,
         )
 
     async def add_ek_roots(self, operator: Operator, tenant: TenantId, body: schemas.AddEkRoots) -> schemas.TenantTrust:
         """Trust a maker's CA certificates. Certificates that the tenant trusts already are not added twice.
 
-        A certificate that cannot be used is listed in the answer, and the others are added. Raises NotFound, Invalid.
+        A certificate that cannot be used is listed in the answer, and the others are added. One EK type identifies the
+        chips of a root, so a root that is trusted for another type counts as one that cannot be used. The type of an
+        intermediate means nothing. Raises NotFound, Invalid.
         """
         await self.find(tenant)
         try:
@@ -108,8 +110,11 @@ class Tenants:
             for der in (*file.roots, *file.intermediates)
         ]
         async with self.acting.transaction(operator, tenant_key(tenant)):
-            there = {root.id for root in await self.tenants.roots(tenant)}
-            new = [row for row in rows if row.id not in there]
+            there = await self.tenants.roots(tenant)
+            types = {root.sha256: root.ek_type for root in there}
+            other = [row for row in rows if types.get(row.sha256, body.ek_type) != body.ek_type]
+            conflicts = [row for row in other if row.certificate in file.roots]
+            new = [row for row in rows if row.sha256 not in types]
             if len(there) + len(new) > self.roots_max:
                 raise Invalid(
                     f"a tenant trusts at most {self.roots_max} CA certificates. It has {len(there)}, and the request "
@@ -120,26 +125,28 @@ class Tenants:
                 await self.audit.write(
                     operator_actor(operator), "trust.root_added", tenant, tenant, sha256=row.sha256, ek_type=row.ek_type
                 )
-        refused = tuple(schemas.RefusedCertificate(each.number, each.line, each.reason) for each in file.refused)
+        refused = [schemas.RefusedCertificate(each.number, each.line, each.reason) for each in file.refused]
+        refused += [
+            schemas.RefusedCertificate(*file.places[row.certificate], _other_type(types[row.sha256]))
+            for row in conflicts
+        ]
+        known = len(rows) - len(new) - len(conflicts)
         return msgspec.structs.replace(
-            await self.trust(tenant), upload=schemas.AddedEkRoots(len(new), len(rows) - len(new), refused)
+            await self.trust(tenant), upload=schemas.AddedEkRoots(len(new), known, tuple(refused))
         )
 
     async def allow_ek(self, operator: Operator, tenant: TenantId, body: schemas.AllowEk) -> schemas.TenantTrust:
         """Admit one chip as `attested` without an endorsement certificate. Raises NotFound, Invalid."""
         await self.find(tenant)
-        name = body.ek_name.strip().lower()
-        if not _EK_NAME.fullmatch(name):
-            raise Invalid("ek_name: must have 68 hex digits, 000b and the SHA-256 of the EK's public area")
-        now = self.now()
-        key = sha256_hex(f"{tenant}\n{name}".encode())
-        row = EkAllowedRow(key, tenant, name, check_text("note", body.note), now)
+        try:
+            name = ek_identifier(body.ek_name)
+        except ValueError as error:
+            raise Invalid(f"ek_name: {error}") from error
+        row = EkAllowedRow(allowed_id(tenant, name), tenant, name, check_text("note", body.note), self.now())
         async with self.acting.transaction(operator, tenant_key(tenant)):
-            there = {entry.id for entry in await self.tenants.allowed(tenant)}
-            if key not in there:
-                if len(there) >= self.entries_max:
+            if await self.tenants.add_allowed(row):
+                if await self.tenants.count_allowed(tenant) > self.entries_max:
                     raise Invalid(f"a tenant allows at most {self.entries_max} chips by name")
-                await self.tenants.add_allowed(row)
                 await self.audit.write(operator_actor(operator), "trust.ek_allowed", tenant, tenant, note=row.note)
         return await self.trust(tenant)
 
@@ -153,3 +160,7 @@ class Tenants:
             await self.tenants.set_tiers(tenant, tiers)
             await self.audit.write(operator_actor(operator), "trust.tiers_set", tenant, tenant, tiers=",".join(tiers))
         return await self.trust(tenant)
+
+
+def _other_type(ek_type: EkType) -> str:
+    return f"the root is trusted already, for EKs of the type {ek_type}. Remove it first to change the type"

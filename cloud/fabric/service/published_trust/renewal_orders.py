@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 import msgspec
 
 from cloud.fabric import schemas
+from cloud.fabric.bodies.published_trust import SPREAD_SECONDS_MAX
 from cloud.fabric.errors import Invalid
 from cloud.fabric.service import views
 from cloud.fabric.service.acting import Acting
@@ -17,7 +18,6 @@ from cloud.fabric.service.published_trust.adoption import Adoption
 from cloud.fabric.store.adoption import AdoptionStore
 from cloud.fabric.store.installation import InstallationStore
 from cloud.fabric.store.keys import ORDER, REPORTS_PATIENCE_SECONDS
-from cloud.fabric.trust_schemas import SPREAD_SECONDS_MAX
 from cloud.fabric.tuf.current_trust import CurrentTrust, RenewalOrder
 from cloud.fabric.wake import WakeRoom
 from cloud.http.guard import Operator

@@ -97,6 +97,12 @@ def resized(offset: int, size: int) -> Callable[[bytes], bytes]:
     return lambda raw: raw[:offset] + size.to_bytes(2, "big") + raw[offset + 2 :]
 
 
+def quoted() -> Proof:
+    """A quote by the AK in the place of the certification."""
+    quote = forged.pcr_quote(p256("ak"), b"a challenge")
+    return PaperChip().prove().with_key(attestation=quote.attestation, signature=quote.signature)
+
+
 REFUSED: dict[str, tuple[Callable[[], Proof], int, str]] = {
     # The attestation key.
     "AK empty": (lambda: replace(PaperChip().prove(), ak_public=b""), 13, "evidence_refused"),
@@ -168,7 +174,8 @@ REFUSED: dict[str, tuple[Callable[[], Proof], int, str]] = {
     "signed by another AK": (lambda: PaperChip(signer=p256("other ak")).prove(), 21, "evidence_refused"),
     "signed by the node key": (lambda: PaperChip(signer=p256("node")).prove(), 21, "evidence_refused"),
     "other magic": (lambda: PaperChip(magic=0xFF544348).prove(), 22, "evidence_refused"),
-    "a quote": (lambda: PaperChip(kind=forged.QUOTE).prove(), 23, "evidence_refused"),
+    "a certification that says it is a quote": (lambda: PaperChip(kind=forged.QUOTE).prove(), 19, "evidence_refused"),
+    "a quote": (quoted, 23, "evidence_refused"),
     "another nonce": (lambda: PaperChip(extra_data=bytes(32)).prove(), 24, "evidence_refused"),
     "no nonce": (lambda: PaperChip(extra_data=b"").prove(), 24, "evidence_refused"),
     "another challenge's secret": (lambda: PaperChip(nonce_secret=bytes(32)).prove(), 24, "evidence_refused"),

@@ -22,8 +22,8 @@ async def test_a_chip_is_another_node_for_another_tenant(world: World) -> None:
 async def test_a_chip_with_several_keys_stays_the_chip_of_its_node(world: World) -> None:
     key = forged.p256("second EK of the chip").public_key()
     numbers = key.public_numbers()
-    other = OtherEndorsement(TEMPLATES["ecc_p256"].public(numbers.x, numbers.y), maker().certify(key))
-    roots = (maker().root.pem + maker().intermediate.pem).decode()
+    other = OtherEndorsement(TEMPLATES["ecc_p256"].public(numbers.x, numbers.y), maker("Second").certify(key))
+    roots = (maker("Second").root.pem + maker("Second").intermediate.pem).decode()
     await world.parts.operators.tenants.add_ek_roots(ALICE, world.tenant, schemas.AddEkRoots(roots, "ecc_p256"))
     tenant = await world.parts.operators.tenants.find(world.tenant)
     evidence = msgspec.structs.replace(Machine(world).evidence(), others=(other,))

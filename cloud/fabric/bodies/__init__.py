@@ -1,0 +1,1 @@
+"""Messages: bodies of the operators' API by subject. `cloud.fabric.schemas` offers their names."""
