@@ -24,7 +24,6 @@ from benchmarks.figures import Aim, Figure, median, progress
 from benchmarks.floor import self_signed
 from benchmarks.host import returning_memory
 from benchmarks.world import World, memory_kib
-from node.clock import utc_now
 from node.exchanges.session import Credentials, open_session
 from node.hwbind.tpm import Tpm
 from node.licensing.boot_time import machine_clocks
@@ -74,14 +73,16 @@ def _session(world: World) -> tuple[Callable[[], ssl.SSLContext], bytes]:
         trust = licence.trust.value
 
         async def work() -> Credentials:
-            return (await open_session(trust, licence.identity, tpm, utc_now, licence.presented)).credentials
+            return (
+                await open_session(trust, licence.identity, tpm, licence.time.window, licence.presented)
+            ).credentials
 
         credentials = trio.run(work)
     finally:
         tpm.close()
 
     def context() -> ssl.SSLContext:
-        made = transport.client_context(trust.bundle, "fabric")
+        made = transport.client_context(trust.bundle, "fabric", licence.time.window)
         credentials.key.use(made, credentials.chain)
         return made
 

@@ -178,7 +178,7 @@ class _Start:
         if not isinstance(damage, StateDamaged) or self._config.state_dir / "trust" not in damage.path.parents:
             return
         try:
-            await published.repair(self._config.state_dir, clock=self._clock)
+            await published.repair(self._config.state_dir, clock=self._state.time.low)
         except published.TrustNotStored as error:
             self._state.trust_in_memory = error.value
             self._state.conditions.report_error(error)

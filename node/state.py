@@ -16,6 +16,7 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 
 from node.clock import utc_now
@@ -105,13 +106,19 @@ class State:
         if self.conditions.report(CONDITION_OPEN, text, "Find out who changed the permissions or the owner."):
             log.warning("%s", text)
 
-    def start_time(self, floor: TimeFloor, hardware: HardwareCheck, clocks: Clocks) -> None:
+    def start_time(self, floor: TimeFloor, hardware: HardwareCheck | None, clocks: Clocks) -> None:
         """Begin trusted time from a floor and from the record of this boot. The owner of the state makes the record."""
-        self._boot_time = None if hardware.boot is None else BootTimeRecord(hardware.boot)
+        boot = None if hardware is None else hardware.boot
+        self._boot_time = None if boot is None else BootTimeRecord(boot)
         self.time = TrustedTime(floor, clocks, self._boot_time.load() if self._boot_time else None)
-        hardware.time = self.time
+        if hardware is not None:
+            hardware.time = self.time
         if self._owned:
             self.save_time()
+
+    def _low(self) -> datetime:
+        """The time at which the published trust must not have expired."""
+        return self.time.low()
 
     def save_time(self) -> None:
         """Store what this boot knows about the time, for the next run of the agent. Uses the disk; raises nothing."""
@@ -193,7 +200,11 @@ class State:
         if recorded is None and fault is None and not self.identities.generations():
             raise NotActivated("cannot find an identity: this machine is not activated")
         held = self.trust_in_memory
-        trust = CurrentTrust.load(self.directory) if held is None else CurrentTrust(self.directory, held)
+        trust = (
+            CurrentTrust.load(self.directory, self._low)
+            if held is None
+            else CurrentTrust(self.directory, held, self._low)
+        )
         self.start_time(first_floor(BUILT_AT), hardware, clocks)
         current = self._in_force(trust.value, recorded, fault)
         if current is None and fault is not None:

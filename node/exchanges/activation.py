@@ -8,13 +8,14 @@ activation changes neither the licence nor the repository and the pin.
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
 from node.clock import Clock
-from node.config import AGENT_VERSION
+from node.config import AGENT_VERSION, BUILT_AT
 from node.disk.files import read_bounded
 from node.disk.identity import Identity, PendingActivation
 from node.errors import NodeError, StateDamaged, StateError, StateUnsafe
@@ -25,8 +26,10 @@ from node.hwbind import fingerprint, keys, presence
 from node.hwbind.errors import TpmAbsent
 from node.hwbind.reading import components_in_time
 from node.hwbind.tpm import Tpm
+from node.licensing.boot_time import machine_clocks
 from node.licensing.hardware import HardwareCheck
 from node.licensing.licence import Licence
+from node.licensing.trusted_time import first_floor
 from node.link import api
 from node.link.certificates import CertificateRejected, check_device_chain
 from node.state import State
@@ -133,8 +136,10 @@ async def activate(state: State, tpm: Tpm, path: Path, clock: Clock, say: Say, *
     TpmError.
     """
     file, file_sha256 = read_activation_file(path)
+    # Not from the stored floor: a TPM clock that was set forward must not prevent the activation that repairs it.
+    state.start_time(first_floor(BUILT_AT, _aware(file.created_at)), None, machine_clocks(clock))
     say("fetching the published trust, from the pin in the file")
-    staged = await published.stage(file.repository_url, file.pin, state.directory)
+    staged = await published.stage(file.repository_url, file.pin, state.directory, clock=state.time.low)
     in_force = _trust_in_force(state)
     if in_force is not None:
         _check_cloud(state, in_force, staged.value)
@@ -148,6 +153,10 @@ async def activate(state: State, tpm: Tpm, path: Path, clock: Clock, say: Say, *
         raise unstored
     state.identities.clear_activation()
     return licence
+
+
+def _aware(at: datetime) -> datetime:
+    return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
 
 
 def _trust_in_force(state: State) -> TrustSet | None:
@@ -195,12 +204,13 @@ class _Activation:
         self._state = state
         self._staged = staged
         self._first = first
-        self._trust = CurrentTrust(state.directory, staged.value)
+        self._trust = CurrentTrust(state.directory, staged.value, state.time.low)
         self._tpm = tpm
         self._clock = clock
         self._say = say
         self._in_software = in_software
         self._hardware = HardwareCheck(tpm)
+        self._hardware.time = state.time
 
     async def carry_out(self, file: ActivationFile, file_sha256: str) -> Licence:
         """Resume the activation of this file, or begin one. Raises NodeError, TpmError."""
@@ -264,7 +274,7 @@ class _Activation:
         with suppress(StateError):
             if (number := self._held_generation()) > 0:
                 held = self._state.identities.load(number)
-        async with api.connect(trusted.bundle, trusted.urls, "fabric") as service:
+        async with api.connect(trusted.bundle, trusted.urls, "fabric", self._state.time.window) as service:
             return await software.begin(service, file.code, file_sha256, held)
 
     async def _tpm_proof(self, file: ActivationFile, file_sha256: str) -> PendingActivation:
@@ -277,7 +287,7 @@ class _Activation:
             raise
         node_key = await tpm.run(keys.create_node_key)
         endorsement = await challenge.endorse(tpm, ak)
-        async with api.connect(trusted.bundle, trusted.urls, "fabric") as service:
+        async with api.connect(trusted.bundle, trusted.urls, "fabric", self._state.time.window) as service:
             with fault_point("node.activation.start"):
                 made = await challenge.start(
                     lambda evidence: service.start_activation(
@@ -324,7 +334,7 @@ class _Activation:
         identities, trusted = self._state.identities, self._trust.value
         self._say("proving the key of this machine" if self._in_software else "proving that the key is in this TPM")
         try:
-            async with api.connect(trusted.bundle, trusted.urls, "fabric") as service:
+            async with api.connect(trusted.bundle, trusted.urls, "fabric", self._state.time.window) as service:
                 answer = await self._send_proof(service, pending)
         except api.CloudRefused:
             # After any refusal this proof can succeed no more.
@@ -338,7 +348,7 @@ class _Activation:
             node=answer.node,
             generation=answer.generation,
             public_key=pending.node_key.public_key(),
-            now=self._clock(),
+            window=self._state.time.window(),
         )
         self._check_generation(answer)
         identity = Identity(
@@ -396,4 +406,4 @@ class _Activation:
 
     async def _confirm(self, identity: Identity) -> Licence:
         self._say(f"confirming generation {identity.generation} of {identity.node}")
-        return await confirm(self._state, identity, self._trust, self._tpm, self._hardware, self._clock)
+        return await confirm(self._state, identity, self._trust, self._tpm, self._hardware)

@@ -7,7 +7,6 @@ left behind.
 import math
 from functools import partial
 
-from node.clock import Clock
 from node.disk.identity import Identity
 from node.disk.thread import on_disk
 from node.exchanges.session import SessionRefused, fresh_nonce, open_session
@@ -26,7 +25,6 @@ async def confirm(
     trust: CurrentTrust,
     tpm: Tpm,
     hardware: HardwareCheck,
-    clock: Clock,
     *,
     disk_seconds_max: float = math.inf,
 ) -> Licence:
@@ -41,14 +39,14 @@ async def confirm(
     load = partial(state.licence_of, identity, trust, hardware, confirmed=False)
     licence = await on_disk(load, seconds_max=disk_seconds_max)
     try:
-        opened = await open_session(trusted, identity, tpm, clock, "")
+        opened = await open_session(trusted, identity, tpm, state.time.window, "", observe=hardware.observe)
     except SessionRefused as refused:
         if refused.answer.statement:
             # The stored revocation stops later attempts to confirm this generation.
             licence.apply(refused.answer, refused.answer_nonce)
         raise refused.refusal from refused
     nonce = fresh_nonce()
-    async with opened.credentials.connect(trusted, "fabric") as service:
+    async with opened.credentials.connect(trusted, "fabric", state.time.window) as service:
         with fault_point("node.confirm.send"):
             answer = await service.confirm(Ask(nonce=nonce, trust_version=trusted.version))
     licence.apply(answer, nonce)

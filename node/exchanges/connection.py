@@ -3,6 +3,7 @@
 `Connection` is the only owner of the session key. `close` drops the key.
 """
 
+from collections.abc import Callable
 from datetime import datetime
 
 import trio
@@ -10,13 +11,16 @@ import trio
 from node.exchanges import schedule
 from node.exchanges.session import Credentials
 from node.link import api
+from node.link.certificates import Window
 from node.trust.published import TrustSet
 
 
 class Connection:
     """At most one session with its HTTP client for Fabric."""
 
-    def __init__(self) -> None:
+    def __init__(self, window: Callable[[], Window]) -> None:
+        """`window` returns the times at which the dates of servers' certificates are judged."""
+        self._window = window
         self._credentials: Credentials | None = None
         self._fabric: api.Service | None = None
         self._opened_under: TrustSet | None = None
@@ -60,7 +64,7 @@ class Connection:
 
         Raises CertificateRejected, and then keeps the present session.
         """
-        fabric = credentials.connect(trust, "fabric")
+        fabric = credentials.connect(trust, "fabric", self._window)
         await self.close()
         self._credentials = credentials
         self._opened_under = trust

@@ -90,10 +90,10 @@ class Contact:
         self._licence = licence
         self._clock = clock
         self._trust = licence.trust
-        self._renewal = DeviceRenewal(state, licence.trust, tpm, clock)
+        self._renewal = DeviceRenewal(state, licence.trust, tpm)
         self._recovered_at: float | None = None
         self._one_at_a_time = trio.Lock()
-        self.connection = Connection()
+        self.connection = Connection(state.time.window)
         self.conditions = state.conditions
         self._errors = UnexpectedErrors(state.conditions)
         self.saver = state.saver
@@ -274,7 +274,6 @@ class Contact:
             self._trust,
             self._tpm,
             self._hardware,
-            self._clock,
             disk_seconds_max=DISK_SECONDS_MAX,
         )
 
@@ -321,7 +320,7 @@ class Contact:
             trusted,
             licence.identity,
             self._tpm,
-            self._clock,
+            self._state.time.window,
             licence.presented,
             self._hear,
             self._hardware.observe,

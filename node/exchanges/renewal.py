@@ -16,7 +16,6 @@ import logging
 from contextlib import suppress
 from functools import partial
 
-from node.clock import Clock
 from node.config import AGENT_VERSION
 from node.disk.identity import Identity, PendingRenewal
 from node.disk.thread import DISK_SECONDS_MAX, on_disk
@@ -75,11 +74,10 @@ class Rejections:
 class DeviceRenewal:
     """Renews the device certificate of a licence's generation."""
 
-    def __init__(self, state: State, trust: CurrentTrust, tpm: Tpm, clock: Clock) -> None:
+    def __init__(self, state: State, trust: CurrentTrust, tpm: Tpm) -> None:
         self._state = state
         self._trust = trust
         self._tpm = tpm
-        self._clock = clock
         self._over_session, self._with_evidence = Rejections(), Rejections()
 
     async def over_session(self, licence: Licence, credentials: Credentials | None) -> None:
@@ -89,7 +87,7 @@ class DeviceRenewal:
             raise api.CloudUnreachable("cannot renew the device certificate: there is no session with the cloud")
         holder = keys.holder_of(self._tpm, identity.node_key)
         csr = await holder.run(lambda esys: keys.certificate_request(esys, identity.node_key))
-        async with credentials.connect(trusted, "breakwater") as service:
+        async with credentials.connect(trusted, "breakwater", self._state.time.window) as service:
             # The request is named after the present certificate, so a repeat after a lost answer gets the same new one.
             name = f"renew-{sha256_hex(identity.chain[0])}"
             if self._over_session.dropped:
@@ -138,7 +136,7 @@ class DeviceRenewal:
 
     async def _software_proof(self, identity: Identity, *, rekey: bool) -> PendingRenewal:
         trusted = self._trust.value
-        async with api.connect(trusted.bundle, trusted.urls, "fabric") as service:
+        async with api.connect(trusted.bundle, trusted.urls, "fabric", self._state.time.window) as service:
             return await software.renewal(service, identity, rekey=rekey)
 
     async def _proof(self, identity: Identity, *, rekey: bool) -> PendingRenewal:
@@ -146,7 +144,7 @@ class DeviceRenewal:
         trusted = self._trust.value
         node_key = await self._tpm.run(keys.create_node_key) if rekey else identity.node_key
         endorsement = await challenge.endorse(self._tpm, identity.ak)
-        async with api.connect(trusted.bundle, trusted.urls, "fabric") as service:
+        async with api.connect(trusted.bundle, trusted.urls, "fabric", self._state.time.window) as service:
             with fault_point("node.renewal.start"):
                 made = await challenge.start(
                     lambda evidence: service.start_renewal(StartRenewal(identity.chain[0], evidence, AGENT_VERSION)),
@@ -185,7 +183,7 @@ class DeviceRenewal:
         licence.expect_key(pending.node_key)
         trusted = self._trust.value
         try:
-            async with api.connect(trusted.bundle, trusted.urls, "fabric") as service:
+            async with api.connect(trusted.bundle, trusted.urls, "fabric", self._state.time.window) as service:
                 with fault_point("node.renewal.prove"):
                     answer = await (
                         service.renew_software(pending.proof)
@@ -238,7 +236,7 @@ class DeviceRenewal:
             node=identity.node,
             generation=identity.generation,
             public_key=node_key.public_key(),
-            now=self._clock(),
+            window=self._state.time.window(),
         )
 
     async def _store(

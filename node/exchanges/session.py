@@ -11,15 +11,13 @@ from functools import partial
 
 import msgspec
 
-from node.clock import Clock
 from node.config import AGENT_VERSION
 from node.disk.identity import Identity
 from node.hwbind import evidence, fingerprint, keys
 from node.hwbind.reading import components_in_time
 from node.hwbind.tpm import Esys, Tpm
 from node.link import api
-from node.link.causes import wrong_clock
-from node.link.certificates import EKU_SESSION, CertificateOutOfTime, CertificateRejected, check_chain, usable_chain
+from node.link.certificates import EKU_SESSION, CertificateRejected, Window, check_chain, usable_chain
 from node.link.transport import SessionKey
 from node.trust.published import TrustSet
 from protocol.encoding import b64url_encode, sha256_hex
@@ -47,9 +45,9 @@ class Credentials(msgspec.Struct, frozen=True):
     not_before: datetime
     not_after: datetime
 
-    def connect(self, trust: TrustSet, name: str) -> api.Service:
+    def connect(self, trust: TrustSet, name: str, window: Callable[[], Window]) -> api.Service:
         """A client of the service `name`, with this session for TLS client authentication. Raises CertificateRejected."""
-        return api.connect(trust.bundle, trust.urls, name, (self.key, self.chain))
+        return api.connect(trust.bundle, trust.urls, name, window, (self.key, self.chain))
 
 
 class OpenedSession(msgspec.Struct, frozen=True):
@@ -158,14 +156,14 @@ async def open_session(
     trust: TrustSet,
     identity: Identity,
     tpm: Tpm,
-    clock: Clock,
+    window: Callable[[], Window],
     presented: str,
     hear: Callable[[StatementAnswer, str], None] = lambda _statement, _nonce: None,
     observe: Callable[[ClockInfo], None] = lambda _clock: None,
 ) -> OpenedSession:
     """Make a proof, send it, and check the session certificate in the answer.
 
-    `presented` is the token of the node's last stored statement, or "". The proof carries the node's fingerprint, the
+    `window` returns the times at which dates are judged. `presented` is the token of the node's last stored statement, or "". The proof carries the node's fingerprint, the
     version of its trust, and development mode if the agent runs in it. `hear` gets the statement of an answer whose
     certificate is rejected, and the nonce of its freshness. The statement has its own signature, so it still counts.
     `observe` gets the TPM's clock in the proof.
@@ -175,7 +173,7 @@ async def open_session(
     session_key = SessionKey()
     answer_nonce = fresh_nonce()
     try:
-        async with api.connect(trust.bundle, trust.urls, "fabric") as service:
+        async with api.connect(trust.bundle, trust.urls, "fabric", window) as service:
             with fault_point("node.nonce.send"):
                 nonce = await service.nonce()
             prove = partial(
@@ -199,13 +197,11 @@ async def open_session(
             generation=identity.generation,
             usage=EKU_SESSION,
             public_key=session_key.public_key,
-            now=clock(),
+            window=window(),
         )
-    except CertificateRejected as error:
+    except CertificateRejected:
         hear(answer.current, answer_nonce)
-        if not isinstance(error, CertificateOutOfTime):
-            raise
-        raise error if service.clock_error is None else error.measured(wrong_clock(service.clock_error)) from None
+        raise
     credentials = Credentials(
         session_key, usable_chain(answer.certificate_chain), leaf.not_valid_before_utc, leaf.not_valid_after_utc
     )

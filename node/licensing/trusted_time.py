@@ -30,6 +30,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from node.link.certificates import Window
 from protocol.evidence import ClockInfo
 from protocol.limits import CLOCK_SKEW
 
@@ -172,17 +173,6 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
     wall: datetime
     source: Source
     suspect: bool
-
-
-class Window(NamedTuple):
-    """The times at which dates of certificates are judged. A certificate ends after `low`, and begins before `high`.
-
-    `high` is None before the first signed time of the boot. A machine without a battery then does not know how late it
-    is. A certificate from a trusted issuer that begins after `high` only shows that more time has passed.
-    """
-
-    low: datetime
-    high: datetime | None
 
 
 class TrustedTime:

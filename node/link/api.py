@@ -5,7 +5,7 @@ A call has one of these outcomes:
 - It returns an answer of the expected type.
 - It raises `CloudRefused` for a problem document with a conclusive code.
 - It raises `ServerUnproven` if the server could not prove which service it is. The subclass `ClockWrong` says that only
-  a date is wrong, and by how much this machine's clock is off.
+  a date is wrong, by trusted time and not by the wall clock.
 - It raises `CloudUnreachable` in every other case: network, TLS, 5xx, 429, an unreadable answer. `code` names the cause
   where it is known: `dns_failed`, `connection_refused`, `unreachable`, `timed_out`, `tls_failed`, `rate_limited`.
 
@@ -13,7 +13,6 @@ Only the signed statement in a `CloudRefused` can change the state of the licenc
 """
 
 from collections.abc import Callable, Mapping
-from datetime import timedelta
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -24,7 +23,8 @@ import trio
 from node.clock import utc_now
 from node.errors import NodeError, Unreachable, VerificationFailed
 from node.exits import Exit
-from node.link.causes import expired, slow_by, time_of, whom, wrong_clock
+from node.link.causes import current, whom
+from node.link.certificates import Window
 from node.link.connect import CONNECT_SECONDS_MAX
 from node.link.transport import (
     ANSWER_SECONDS_MAX,
@@ -34,13 +34,12 @@ from node.link.transport import (
     client_context,
     http_client,
     link_failure,
-    unproven_date,
     verification_failure,
 )
-from node.text import duration, shown
+from node.text import shown
 from protocol.encoding import json_decode, json_encode
 from protocol.ids import IdError, Prefix, parse_id
-from protocol.limits import CLOCK_SKEW, RESPONSE_BODY_BYTES_MAX
+from protocol.limits import RESPONSE_BODY_BYTES_MAX
 from protocol.messages.activation import Activated, Challenge, StartActivation
 from protocol.messages.est import (
     HEADER_REQUEST,
@@ -107,10 +106,14 @@ class ServerUnproven(VerificationFailed):
 
 
 class ClockWrong(ServerUnproven):
-    """The server's certificate is from a trusted CA, but is not valid at the time of this machine's clock."""
+    """The server's certificate is valid at the time of the wall clock, and is out of its dates at trusted time."""
 
+    exit = Exit.CLOCK
     code = "clock_wrong"
-    next = "Set the clock of this machine (see `timedatectl`), then try again. A running agent tries again by itself."
+    next = (
+        "Restart the machine with a right clock (see `timedatectl`). If the error stays, activate the machine again with a "
+        "new activation file, which begins trusted time again."
+    )
 
 
 class CloudRefused(NodeError):
@@ -161,23 +164,14 @@ def _unreachable(base_url: str, error: Exception) -> CloudUnreachable:
     return CloudUnreachable(f"cannot reach {base_url}: the connection ended before its answer ({shown(reason, 200)})")
 
 
-async def _unproven(base_url: str, error: ServerIdentityError) -> ServerUnproven:
-    """The cause of a failed verification. A server whose certificate has expired is asked for its time."""
-    now, text = utc_now(), f"cannot trust the server at {base_url}: {error}"
-    if error.by_dates:
-        slow = slow_by(error.chain, now)
-        if slow:
-            return ClockWrong(
-                f"{text}. This machine's clock is slow by at least {duration(slow)}: it says {now:%Y-%m-%d %H:%M} UTC"
-            )
-        if expired(error.chain, now):
-            date = time_of(await unproven_date(base_url))
-            if date is not None and now - date > CLOCK_SKEW:
-                return ClockWrong(
-                    f"{text}. By the server's time, {wrong_clock(now - date)}: it says {now:%Y-%m-%d %H:%M} UTC"
-                )
-            return ServerUnproven(f"{text}. This machine's clock says {now:%Y-%m-%d %H:%M} UTC. {whom(error.chain)}")
-    return ServerUnproven(f"{text}. {whom(error.chain)}")
+def _unproven(base_url: str, error: ServerIdentityError) -> ServerUnproven:
+    """The cause of a failed verification."""
+    text = f"cannot trust the server at {base_url}: {error}"
+    return (
+        ClockWrong(f"{text}.")
+        if error.by_dates and current(error.chain, utc_now())
+        else ServerUnproven(f"{text}. {whom(error.chain)}")
+    )
 
 
 class Service:
@@ -191,9 +185,6 @@ class Service:
         self._scopes: set[trio.CancelScope] = set()
         self._closed = False
         self.base_url = base_url
-        self.clock_error: timedelta | None = None
-        """How far this machine's clock was ahead of the service's at the last answer; None if the answer had no date.
-        The service has proved itself. Use it in a text for people, and for nothing else."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -270,12 +261,10 @@ class Service:
                 raise CloudUnreachable(f"cannot use the answer of {self.base_url}: it is too long") from error
             unproven = verification_failure(error)
             if unproven is not None:
-                raise await _unproven(self.base_url, unproven) from error
+                raise _unproven(self.base_url, unproven) from error
             raise _unreachable(self.base_url, error) from error
         if len(content) > RESPONSE_BODY_BYTES_MAX:
             raise CloudUnreachable(f"cannot use the answer of {self.base_url}: it is too long")
-        date = time_of(response.headers.get("date", ""))
-        self.clock_error = utc_now() - date if date is not None else None
         if not 200 <= response.status_code < 300:
             raise _refusal(response, content)
         return content
@@ -371,7 +360,11 @@ def _read(decode: Callable[[], T]) -> T:
 
 
 def connect(
-    bundle: X509Bundle, urls: ServiceUrls, name: str, session: tuple[SessionKey, tuple[bytes, ...]] | None = None
+    bundle: X509Bundle,
+    urls: ServiceUrls,
+    name: str,
+    window: Callable[[], Window],
+    session: tuple[SessionKey, tuple[bytes, ...]] | None = None,
 ) -> Service:
     """A `Service` at the published URL.
 
@@ -379,10 +372,11 @@ def connect(
         bundle: the roots and issuing CAs to trust.
         urls: the published URLs.
         name: `fabric` or `breakwater`.
+        window: the times at which the dates of the server's certificates are judged.
         session: session key and certificate chain (DER, leaf first) for TLS client authentication; None for an
             anonymous client.
     """
-    context: NodeContext = client_context(bundle, name)
+    context: NodeContext = client_context(bundle, name, window)
     if session is not None:
         key, chain = session
         key.use(context, chain)

@@ -1,9 +1,9 @@
 """Pure functions: checks of a certificate that was issued to this node, before it is stored or used.
 
-`check_chain` has numbered steps, each with its own reason. It raises and never returns a bool. The time is an argument.
+`check_chain` has numbered steps, each with its own reason. It raises and never returns a bool. The times are arguments.
 """
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import NamedTuple
 
 from cryptography import x509
@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 
 from node.errors import VerificationFailed
-from node.text import duration
+from node.exits import Exit
 from protocol.ids import EKU_DEVICE, EKU_DEVICE_ACCEPTED, IdError, NodeId, NodeSpiffeId, TenantId, parse_generation
 from protocol.limits import CLOCK_SKEW
 from protocol.signed.trust import X509Bundle
@@ -65,16 +65,39 @@ class CertificateRejected(VerificationFailed):
 
 
 class CertificateOutOfTime(CertificateRejected):
-    """The certificate is new, and is not valid at the time of this machine's clock."""
+    """The certificate is new, and its dates do not fit trusted time."""
 
+    exit = Exit.CLOCK
     code = "clock_wrong"
-    next = "Nothing was stored. Set the clock of this machine (see `timedatectl`), then try again."
+    next = (
+        "Nothing was stored. Set the clock of this machine (see `timedatectl`), and start the agent again. If the error "
+        "stays, activate the machine again with a new activation file, which begins trusted time again."
+    )
 
-    def measured(self, by_the_cloud: str) -> "CertificateOutOfTime":
-        """The same error with a sentence that compares the clock with the cloud's."""
-        self.text = f"{self.text}. By the cloud's time, {by_the_cloud}"
-        self.args = (self.text,)
-        return self
+
+class Window(NamedTuple):
+    """The times at which the dates of certificates are judged (`node.licensing.trusted_time`).
+
+    A certificate must not have ended at `low`, and must have begun at `high`. `high` is None before the first signed
+    time of the boot. A machine without a battery then does not know how late it is. A certificate from a trusted issuer
+    that begins later only shows that more time has passed.
+    """
+
+    low: datetime
+    high: datetime | None = None
+
+
+def out_of_dates(certificate: x509.Certificate, window: Window) -> str:
+    """Why a certificate is outside of its dates (RFC 5280 section 4.1.2.5), as a part of a sentence; "" if it is not.
+
+    `notBefore` may be later than `high` by the clock skew.
+    """
+    begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if window.high is not None and begins - CLOCK_SKEW > window.high:
+        return f"it begins at {begins:%Y-%m-%d %H:%M} UTC, and the cloud's time is {window.high:%Y-%m-%d %H:%M} UTC"
+    if ends <= window.low:
+        return f"it ended at {ends:%Y-%m-%d %H:%M} UTC, and trusted time is {window.low:%Y-%m-%d %H:%M} UTC or later"
+    return ""
 
 
 def issued_by(certificate: x509.Certificate, issuers: tuple[x509.Certificate, ...]) -> bool:
@@ -150,7 +173,7 @@ def check_chain(
     generation: int,
     usage: str,
     public_key: ec.EllipticCurvePublicKey,
-    now: datetime,
+    window: Window,
 ) -> x509.Certificate:
     """Check a device or session chain (DER, leaf first), and return its leaf.
 
@@ -163,14 +186,15 @@ def check_chain(
     5. `usage` (an OID) is the only extended key usage. For `EKU_DEVICE`, one of `EKU_DEVICE_ACCEPTED` is.
     6. The public key is ours.
     7. The leaf is no CA certificate.
-    8. `now` is within the validity dates; `notBefore` may be later by the clock skew.
+    8. The leaf is within its dates (`out_of_dates`).
 
-    Raises CertificateRejected with the number of the failed step; in step 8 CertificateOutOfTime, if the clock is wrong.
+    Raises CertificateRejected with the number of the failed step; in step 8 CertificateOutOfTime for a session
+    certificate, which is always new.
     """
     if not 2 <= len(chain) <= CHAIN_CERTIFICATES_MAX:
         raise CertificateRejected(1, f"the chain does not have 2 to {CHAIN_CERTIFICATES_MAX} certificates")
     try:
-        return _checked(chain, bundle, _Expected(spiffe, generation, usage, public_key), now)
+        return _checked(chain, bundle, _Expected(spiffe, generation, usage, public_key), window)
     except CertificateRejected:
         raise
     except Exception as error:
@@ -187,7 +211,7 @@ class _Expected(NamedTuple):
     public_key: ec.EllipticCurvePublicKey
 
 
-def _checked(chain: tuple[bytes, ...], bundle: X509Bundle, expected: _Expected, now: datetime) -> x509.Certificate:
+def _checked(chain: tuple[bytes, ...], bundle: X509Bundle, expected: _Expected, window: Window) -> x509.Certificate:
     """Steps 1 to 8 of `check_chain`."""
     try:
         leaf, issuer = (x509.load_der_x509_certificate(der) for der in chain[:2])
@@ -212,21 +236,10 @@ def _checked(chain: tuple[bytes, ...], bundle: X509Bundle, expected: _Expected, 
         constraints = None
     if isinstance(constraints, x509.BasicConstraints) and constraints.ca:
         raise CertificateRejected(7, "it is a CA certificate")
-    _check_dates(leaf, expected.usage, now)
+    outside = out_of_dates(leaf, window)
+    if outside:
+        raise (CertificateOutOfTime if expected.usage == EKU_SESSION else CertificateRejected)(8, outside)
     return leaf
-
-
-def _check_dates(leaf: x509.Certificate, usage: str, now: datetime) -> None:
-    """Step 8 of `check_chain`. A session certificate is always new, so an expired one shows a clock that is fast."""
-    early, late = leaf.not_valid_before_utc - CLOCK_SKEW - now, now - leaf.not_valid_after_utc
-    clock = f"the time here is {now:%Y-%m-%d %H:%M} UTC, and this machine's clock"
-    if early > timedelta(0):
-        raise CertificateOutOfTime(8, f"it is not valid yet; {clock} is slow by at least {duration(early)}")
-    if late >= timedelta(0):
-        reason = f"it has expired; {clock} is fast by at least {duration(late)}"
-        if usage == EKU_SESSION:
-            raise CertificateOutOfTime(8, reason)
-        raise CertificateRejected(8, f"{reason}, or the certificate is old")
 
 
 def check_device_chain(
@@ -237,7 +250,7 @@ def check_device_chain(
     node: NodeId,
     generation: int,
     public_key: ec.EllipticCurvePublicKey,
-    now: datetime,
+    window: Window,
 ) -> tuple[bytes, ...]:
     """Check a device chain with `check_chain`, and return the part to store: leaf and issuer.
 
@@ -250,6 +263,6 @@ def check_device_chain(
         generation=generation,
         usage=EKU_DEVICE,
         public_key=public_key,
-        now=now,
+        window=window,
     )
     return chain[:STORED_CERTIFICATES]

@@ -7,7 +7,7 @@ its certificate. The session key exists in memory only. It reaches OpenSSL throu
 
 import os
 import ssl
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtensionOID
 
-from node.link.certificates import STORED_CERTIFICATES, UNREADABLE, CertificateRejected, issued_by
+from node.link.certificates import STORED_CERTIFICATES, UNREADABLE, CertificateRejected, Window, issued_by, out_of_dates
 from node.link.connect import CONNECT_SECONDS_MAX, SOCKET_OPTIONS, LinkFailed, open_first
 from protocol.ids import ServiceSpiffeId
 from protocol.signed.trust import X509Bundle
@@ -28,16 +28,17 @@ ANSWER_SECONDS_MAX = 30.0
 """The answer to an activation proof takes about a second; it waits for two commits and a certificate."""
 KEEPALIVE_SECONDS = 5.0
 """An idle connection stays open for the requests of one exchange, not until the next heartbeat slot."""
-_DATE_ERRORS = {9, 10}
-"""X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED (X509_STORE_CTX_get_error(3)). OpenSSL checks dates
-last: the chain leads to a trusted root, and the host name is right."""
+_NO_CHECK_TIME = 0x200000
+"""X509_V_FLAG_NO_CHECK_TIME (X509_VERIFY_PARAM_set_flags(3)). OpenSSL compares dates with the wall clock, which may be
+wrong. So the dates of the verified chain are compared here, with trusted time."""
 _ENCODING_DER = 2
 
 
 class ServerIdentityError(ssl.SSLCertVerificationError):
     """The server did not prove that it is the expected service.
 
-    `chain` has the certificates that the server showed (DER, leaf first). `by_dates` is True if only a date is wrong.
+    `chain` has the certificates that the server showed (DER, leaf first). `by_dates` is True if only a date is wrong: the
+    chain leads to a trusted root, and the names are right.
     """
 
     def __init__(self, text: str, chain: tuple[bytes, ...] = (), *, by_dates: bool = False) -> None:
@@ -51,10 +52,11 @@ class ServerIdentityError(ssl.SSLCertVerificationError):
 
 
 class NodeContext(ssl.SSLContext):
-    """A client context for one service: its SPIFFE id and its issuing CAs. Only `client_context` makes it."""
+    """A client context for one service: its SPIFFE id, its issuing CAs, trusted time. Only `client_context` makes it."""
 
     expected: str
     issuers: tuple[x509.Certificate, ...]
+    window: Callable[[], Window]
 
 
 def _uris(certificate: x509.Certificate) -> list[str]:
@@ -89,6 +91,16 @@ def check_server(der: bytes | None, expected: str, issuers: tuple[x509.Certifica
         raise ServerIdentityError("no issuing CA of services issued the server's certificate", (der,))
 
 
+def check_dates(chain: tuple[bytes, ...], window: Window) -> None:
+    """Check the dates of a verified chain (DER, leaf first). Raises ServerIdentityError."""
+    for der in chain:
+        outside = out_of_dates(x509.load_der_x509_certificate(der), window)
+        if outside:
+            raise ServerIdentityError(
+                f"a certificate of its chain is out of its dates: {outside}", chain, by_dates=True
+            )
+
+
 class _CheckedObject(ssl.SSLObject):
     """Checks the server at the end of the handshake, before any byte of a request is written."""
 
@@ -96,24 +108,33 @@ class _CheckedObject(ssl.SSLObject):
         try:
             super().do_handshake()
         except ssl.SSLCertVerificationError as error:
-            by_dates = error.verify_code in _DATE_ERRORS
-            raise ServerIdentityError(error.verify_message, self._chain(), by_dates=by_dates) from error
+            raise ServerIdentityError(error.verify_message, self._chain()) from error
         context = self.context
         if not isinstance(context, NodeContext):
             raise ServerIdentityError("the TLS context names no expected service")
         check_server(self.getpeercert(binary_form=True), context.expected, context.issuers)
+        check_dates(self._chain(verified=True), context.window())
 
-    def _chain(self) -> tuple[bytes, ...]:
-        """The certificates that the server showed. Python 3.13 has a public method for them, earlier versions not."""
-        shown = self._sslobj.get_unverified_chain() or ()  # type: ignore[attr-defined]  # in every version since 3.10
+    def _chain(self, *, verified: bool = False) -> tuple[bytes, ...]:
+        """The certificates that the server showed, or those of the verified chain up to the root.
+
+        Python 3.13 has public methods for them, earlier versions not.
+        """
+        held = self._sslobj  # type: ignore[attr-defined]  # both methods are in every version since 3.10
+        shown = (held.get_verified_chain() if verified else held.get_unverified_chain()) or ()
         return tuple(certificate.public_bytes(_ENCODING_DER) for certificate in shown)
 
 
-def client_context(bundle: X509Bundle, service: str) -> NodeContext:
-    """A context for one service. It has no client certificate until `SessionKey.use` adds one."""
+def client_context(bundle: X509Bundle, service: str, window: Callable[[], Window]) -> NodeContext:
+    """A context for one service. It has no client certificate until `SessionKey.use` adds one.
+
+    `window` returns the times at which the dates of the server's chain are judged, at each handshake.
+    """
     context = NodeContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_flags |= _NO_CHECK_TIME
     context.sslobject_class = _CheckedObject
+    context.window = window
     context.expected = str(ServiceSpiffeId(bundle.trust_domain, service))
     context.issuers = tuple(x509.load_der_x509_certificate(der) for der in bundle.service_issuers)
     context.load_verify_locations(cadata=b"".join(bundle.roots))
@@ -259,20 +280,3 @@ def _tls_reason(error: BaseException) -> str:
         if isinstance(cause, ssl.SSLError) and cause.reason:
             return cause.reason.lower().replace("_", " ")
     return "the server ended the connection"
-
-
-async def unproven_date(base_url: str) -> str:
-    """The `Date` header of a server that proved nothing, or "". Use it only in a text for people.
-
-    The request has no secret: `HEAD /` without a client certificate. Anybody on the way can make up the answer.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    with trio.move_on_after(CONNECT_SECONDS_MAX):
-        try:
-            async with _client(context, base_url) as client:
-                return str((await client.head("/")).headers.get("date", ""))
-        except httpx.HTTPError:
-            return ""
-    return ""

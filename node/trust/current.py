@@ -9,6 +9,7 @@ from typing import Self
 
 import trio
 
+from node.clock import Clock
 from node.trust import published
 from node.trust.published import TrustSet
 
@@ -16,15 +17,17 @@ from node.trust.published import TrustSet
 class CurrentTrust:
     """The trust in use."""
 
-    def __init__(self, state_dir: Path, value: TrustSet) -> None:
+    def __init__(self, state_dir: Path, value: TrustSet, clock: Clock) -> None:
+        """`clock` returns the time at which expiry dates are judged."""
+        self._clock = clock
         self._state_dir = state_dir
         self._value = value
         self._refreshing = trio.Lock()
 
     @classmethod
-    def load(cls, state_dir: Path) -> Self:
+    def load(cls, state_dir: Path, clock: Clock) -> Self:
         """The trust that is stored on this machine. Raises as `published.load`."""
-        return cls(state_dir, published.load(state_dir))
+        return cls(state_dir, published.load(state_dir), clock)
 
     @property
     def value(self) -> TrustSet:
@@ -40,7 +43,7 @@ class CurrentTrust:
         # One refresh at a time: of two parallel ones, the older result could be stored last.
         async with self._refreshing:
             try:
-                self._use(await published.refresh(self._state_dir, held=self._value))
+                self._use(await published.refresh(self._state_dir, held=self._value, clock=self._clock))
             except published.TrustNotStored as error:
                 self._use(error.value)
                 raise

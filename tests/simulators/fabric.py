@@ -15,7 +15,6 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -168,17 +167,6 @@ class _Exchange:
     secret: bytes
     answers: dict[bytes, bytes] = field(default_factory=dict)
     generation: int = 0
-
-
-def dated(fabric: "Fabric", ahead: timedelta) -> Answer:
-    """The usual answer of a path, with the date of a cloud whose clock is `ahead` of this machine's."""
-
-    async def answer(request: Request) -> Reply:
-        reply = await fabric._route(request)
-        date = format_datetime(utc_now() + ahead, usegmt=True)
-        return Reply(reply.status, reply.body, (*reply.headers, ("date", date)))
-
-    return answer
 
 
 class Fabric:

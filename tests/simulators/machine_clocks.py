@@ -6,6 +6,7 @@
 from datetime import UTC, datetime, timedelta
 
 from node.licensing.trusted_time import Clocks
+from node.link.certificates import Window
 from protocol.evidence import ClockInfo
 
 START = datetime(2027, 3, 1, 12, 0, tzinfo=UTC)
@@ -86,3 +87,9 @@ class MachineClocks:
         if self.tpm_ms - self.tpm_stored_ms >= SAVE_MS:
             self.tpm_stored_ms = self.tpm_ms - self.tpm_ms % SAVE_MS
             self.safe = True
+
+
+def right_window() -> Window:
+    """The times of a machine whose clock is right, and to which the cloud has signed a time in this boot."""
+    now = datetime.now(UTC)
+    return Window(now, now)

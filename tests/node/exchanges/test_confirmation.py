@@ -27,13 +27,13 @@ class Waiting:
         self.state = install(directory, fabric, machine.ak, machine.node_key)
         self.identity = identity(fabric, machine.ak, machine.node_key, 2)
         self.state.identities.save_generation(self.identity)
-        self.trust = CurrentTrust(directory, trust_of(fabric))
+        self.trust = CurrentTrust(directory, trust_of(fabric), utc_now)
         self.hardware = HardwareCheck(tpm)
         self._tpm = tpm
 
     async def confirm(self) -> Licence:
         try:
-            return await confirm(self.state, self.identity, self.trust, self._tpm, self.hardware, utc_now)
+            return await confirm(self.state, self.identity, self.trust, self._tpm, self.hardware)
         finally:
             assert await self.state.saver.flush() is None
 

@@ -16,6 +16,7 @@ from node.trust.published import TrustSet
 from tests.node.conftest import Machine
 from tests.node.shells import identity, trust_of
 from tests.simulators.fabric import Fabric, authority, utc_now
+from tests.simulators.machine_clocks import right_window
 
 
 @pytest.fixture
@@ -27,20 +28,20 @@ def trust(fabric: Fabric) -> TrustSet:
 async def credentials(fabric: Fabric, trust: TrustSet, machine: Machine, tpm: Tpm) -> Credentials:
     fabric.confirmed = 1
     fabric.say(fabric.lease())
-    opened = await open_session(trust, identity(fabric, machine.ak, machine.node_key), tpm, utc_now, "")
+    opened = await open_session(trust, identity(fabric, machine.ak, machine.node_key), tpm, right_window, "")
     return opened.credentials
 
 
 @pytest.fixture
 async def connection(credentials: Credentials, trust: TrustSet) -> AsyncIterator[Connection]:
-    made = Connection()
+    made = Connection(right_window)
     await made.replace(credentials, trust)
     yield made
     await made.close()
 
 
 async def test_without_a_session_no_session_can_be_used(trust: TrustSet) -> None:
-    connection = Connection()
+    connection = Connection(right_window)
     assert (connection.credentials, connection.fabric, connection.session_until) == (None, None, None)
     assert not connection.serves(trust, utc_now())
 
@@ -64,7 +65,7 @@ async def test_a_session_serves_under_the_peers_that_it_was_opened_under(
 
 
 async def test_a_session_that_opens_ends_the_wait_for_one(credentials: Credentials, trust: TrustSet) -> None:
-    connection = Connection()
+    connection = Connection(right_window)
     seen: list[Service] = []
 
     async def wait() -> None:

@@ -24,7 +24,8 @@ from protocol.messages.est import HEADER_REQUEST, PATH_SIMPLEREENROLL, encode_ce
 from protocol.messages.renewal import PATH_RENEWALS, Renewed
 from tests.node.conftest import Machine
 from tests.node.shells import load_licence
-from tests.simulators.fabric import Answer, Fabric, Reply, Request, always, refused, utc_now
+from tests.simulators.fabric import Answer, Fabric, Reply, Request, always, refused
+from tests.simulators.machine_clocks import right_window
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +36,7 @@ def licence(state: State) -> Licence:
 
 
 async def session(licence: Licence, tpm: Tpm) -> Credentials:
-    opened = await open_session(licence.trust.value, licence.identity, tpm, utc_now, "")
+    opened = await open_session(licence.trust.value, licence.identity, tpm, right_window, "")
     return opened.credentials
 
 
@@ -61,7 +62,7 @@ def works(state: State, tpm: Tpm) -> None:
 
 @pytest.fixture
 def renewal(state: State, licence: Licence, tpm: Tpm) -> DeviceRenewal:
-    return DeviceRenewal(state, licence.trust, tpm, utc_now)
+    return DeviceRenewal(state, licence.trust, tpm)
 
 
 async def over_session(renewal: DeviceRenewal, licence: Licence, tpm: Tpm) -> None:

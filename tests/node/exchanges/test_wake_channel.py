@@ -16,6 +16,7 @@ from node.waits import Waits
 from protocol.messages.sessions import Events
 from protocol.problems import KINDS, document
 from tests.simulators.fabric import utc_now
+from tests.simulators.machine_clocks import right_window
 
 HEARTBEAT = 600.0
 
@@ -55,7 +56,7 @@ class Woken:
 
 async def run(cloud: Cloud, seconds: float, seed: int, woken: Callable[[], None] = lambda: None) -> float:
     """Run the channel for some simulated seconds. Returns the time of the start."""
-    connection = Connection()
+    connection = Connection(right_window)
     connection._fabric = cast(api.Service, cloud)
     channel = WakeChannel(connection, woken, Waits(utc_now, lambda: 0.0), HEARTBEAT, Random(seed))
     started = trio.current_time()
@@ -110,7 +111,7 @@ async def test_a_refusal_has_a_contact_made(autojump_clock: trio.testing.MockClo
 
 
 async def test_a_session_that_was_replaced_is_no_loss(autojump_clock: trio.testing.MockClock) -> None:
-    connection, cloud = Connection(), Cloud(cut_after=10.0)
+    connection, cloud = Connection(right_window), Cloud(cut_after=10.0)
 
     class Replaced(Cloud):
         async def events(self, cursor: int, wait_seconds: int) -> Events:
@@ -125,7 +126,7 @@ async def test_a_session_that_was_replaced_is_no_loss(autojump_clock: trio.testi
 
 
 async def test_it_ends_with_the_node(autojump_clock: trio.testing.MockClock) -> None:
-    connection, cloud = Connection(), Cloud()
+    connection, cloud = Connection(right_window), Cloud()
     connection._fabric = cast(api.Service, cloud)
     channel = WakeChannel(connection, lambda: None, Waits(utc_now, lambda: 0.0), HEARTBEAT, Random(1))
     with trio.fail_after(1):
@@ -138,7 +139,7 @@ async def test_a_channel_that_fails_is_a_condition_until_it_answers(
     refuses: bool, autojump_clock: trio.testing.MockClock
 ) -> None:
     conditions = Conditions(utc_now)
-    connection, cloud = Connection(), Cloud()
+    connection, cloud = Connection(right_window), Cloud()
     cloud.refuses, cloud.away = refuses, not refuses
     connection._fabric = cast(api.Service, cloud)
     waits = Waits(utc_now, lambda: 0.0)
@@ -157,7 +158,7 @@ async def test_a_channel_that_fails_is_a_condition_until_it_answers(
 async def test_a_channel_without_a_session_is_no_condition(autojump_clock: trio.testing.MockClock) -> None:
     """The session was closed, and the next poll is due. The last failure of the contact then shows the cause."""
     conditions = Conditions(utc_now)
-    connection, cloud = Connection(), Cloud()
+    connection, cloud = Connection(right_window), Cloud()
     cloud.away = True
     connection._fabric = cast(api.Service, cloud)
     channel = WakeChannel(connection, lambda: None, Waits(utc_now, lambda: 0.0), HEARTBEAT, Random(1), conditions)
@@ -173,7 +174,7 @@ async def test_a_channel_without_a_session_is_no_condition(autojump_clock: trio.
 async def test_a_cut_poll_is_no_condition(autojump_clock: trio.testing.MockClock) -> None:
     """A middlebox cuts idle connections. The next poll is shorter."""
     conditions = Conditions(utc_now)
-    connection = Connection()
+    connection = Connection(right_window)
     connection._fabric = cast(api.Service, Cloud(cut_after=60.0))
     waits = Waits(utc_now, lambda: 0.0)
     channel = WakeChannel(connection, lambda: None, waits, HEARTBEAT, Random(1), conditions)
@@ -183,7 +184,7 @@ async def test_a_cut_poll_is_no_condition(autojump_clock: trio.testing.MockClock
 
 
 async def test_a_cursor_that_changes_at_every_poll_causes_few_contacts(autojump_clock: trio.testing.MockClock) -> None:
-    connection, woken = Connection(), Woken()
+    connection, woken = Connection(right_window), Woken()
 
     class Restless(Cloud):
         async def events(self, cursor: int, wait_seconds: int) -> Events:
@@ -210,7 +211,7 @@ async def test_a_cursor_that_changes_at_every_poll_causes_few_contacts(autojump_
 async def test_the_condition_ends_while_the_next_poll_waits(autojump_clock: trio.testing.MockClock) -> None:
     conditions = Conditions(utc_now)
     conditions.report(FAILED, "an earlier poll failed", "Wait.")
-    connection, cloud = Connection(), Cloud()
+    connection, cloud = Connection(right_window), Cloud()
     connection._fabric = cast(api.Service, cloud)
     channel = WakeChannel(connection, lambda: None, Waits(utc_now, lambda: 0.0), HEARTBEAT, Random(1), conditions)
     with trio.move_on_after(LIVES_SECONDS + 1):

@@ -44,7 +44,7 @@ def fabric() -> Fabric:
 @pytest.fixture
 def licence(fabric: Fabric, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Licence:
     monkeypatch.setattr(WrappedKey, "public_key", lambda _: ec.generate_private_key(ec.SECP256R1()).public_key())
-    trust = CurrentTrust(tmp_path, trust_of(fabric))
+    trust = CurrentTrust(tmp_path, trust_of(fabric), utc_now)
     return Licence(saver_of(tmp_path), identity(fabric, KEY, KEY), trust, hardware(ours=True), trusted_time())
 
 

@@ -2,8 +2,7 @@
 
 import gzip
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
-from email.utils import format_datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import trio
@@ -12,6 +11,7 @@ import trio.testing
 from node.exits import Exit
 from node.link import api
 from node.link.api import ClockWrong, CloudRefused, CloudUnreachable, ServerUnproven, Service
+from node.link.certificates import Window
 from node.link.transport import SessionKey
 from protocol.encoding import json_encode
 from protocol.evidence import EndorsementEvidence
@@ -21,13 +21,14 @@ from protocol.messages.sessions import Ask
 from protocol.problems import KINDS, document
 from protocol.signed.trust import TARGET_FORMAT, ServiceUrls
 from tests.simulators.fabric import CLIENT, DAY, Answer, Fabric, always, authority, hang, raw, refused, utc_now
+from tests.simulators.machine_clocks import right_window
 
 NONCES = "/v1/node/nonces"
 PROBLEM = ("content-type", "application/problem+json")
 
 
-def connect(fabric: Fabric, name: str = "fabric") -> Service:
-    return api.connect(fabric.bundle, fabric.urls, name)
+def connect(fabric: Fabric, name: str = "fabric", window: Callable[[], Window] = right_window) -> Service:
+    return api.connect(fabric.bundle, fabric.urls, name, window)
 
 
 async def nonce(fabric: Fabric) -> str:
@@ -153,31 +154,46 @@ async def test_a_stranger_in_the_clouds_place_is_named(fabric: Fabric) -> None:
     assert (caught.value.code, fabric.received) == ("server_unproven", 0)
 
 
-@pytest.mark.parametrize(
-    ("early", "slow"), [(timedelta(minutes=10), r"9 min 5\d s"), (timedelta(days=364), r"363 d 23 h")]
-)
-async def test_a_slow_clock_is_no_interception(early: timedelta, slow: str, fabric: Fabric) -> None:
-    fabric.leaves["fabric"] = fabric.service_leaf(
-        "fabric", not_before=utc_now() + early, not_after=utc_now() + 400 * DAY
-    )
-    with pytest.raises(ClockWrong, match=f"certificate is not yet valid. .*clock is slow by at least {slow}") as caught:
-        await nonce(fabric)
-    assert (caught.value.code, caught.value.exit) == ("clock_wrong", Exit.VERIFICATION)
-    assert "Set the clock" in caught.value.next
+def years_ago() -> Window:
+    """A machine without a battery, before the cloud has signed a time."""
+    return Window(datetime(1970, 1, 1, tzinfo=UTC))
 
 
-@pytest.mark.parametrize(("days", "code"), [(-30, "clock_wrong"), (0, "server_unproven")])
-async def test_an_expired_certificate_names_the_clock_only_if_the_server_has_another_time(
-    days: int, code: str, fabric: Fabric
+async def test_a_machine_that_does_not_know_the_time_reaches_the_cloud(fabric: Fabric) -> None:
+    assert (await connect(fabric, window=years_ago).nonce()).nonce
+
+
+@pytest.mark.parametrize("early", [timedelta(minutes=10), timedelta(days=364)])
+async def test_after_a_signed_time_a_certificate_from_the_future_does_not_count(
+    early: timedelta, fabric: Fabric
 ) -> None:
-    date = format_datetime(utc_now() + days * DAY, usegmt=True)
-    fabric.answers["/"] = always(404, b"", ("date", date))
+    begins = utc_now() + early
+    fabric.leaves["fabric"] = fabric.service_leaf("fabric", not_before=begins, not_after=utc_now() + 400 * DAY)
+    with pytest.raises(ServerUnproven, match=f"it begins at {begins:%Y-%m-%d %H:%M} UTC, and the cloud's") as caught:
+        await connect(fabric).nonce()
+    assert (caught.value.code, caught.value.exit, fabric.received) == ("server_unproven", Exit.VERIFICATION, 0)
+
+
+async def test_an_expired_certificate_does_not_count(fabric: Fabric) -> None:
     fabric.leaves["fabric"] = fabric.service_leaf("fabric", not_before=utc_now() - 40 * DAY, not_after=utc_now() - DAY)
-    with pytest.raises(ServerUnproven, match="certificate has expired") as caught:
-        await nonce(fabric)
-    assert caught.value.code == code
-    assert ("clock is fast by 30 d 0 h" in caught.value.text) == (code == "clock_wrong")
-    assert [(request.method, request.path) for request in fabric.requests] == [("HEAD", "/")]
+    with pytest.raises(ServerUnproven, match=r"it ended at .* issued by CN=services") as caught:
+        await connect(fabric).nonce()
+    assert (caught.value.code, fabric.received) == ("server_unproven", 0)
+
+
+async def test_a_certificate_that_only_trusted_time_rejects_names_the_clock(fabric: Fabric) -> None:
+    """The owner of the TPM has set its clock forward."""
+    with pytest.raises(ClockWrong, match=r"it ended at .* and trusted time is .* or later") as caught:
+        await connect(fabric, window=lambda: Window(utc_now() + 400 * DAY)).nonce()
+    assert (caught.value.code, caught.value.exit, fabric.received) == ("clock_wrong", Exit.CLOCK, 0)
+    assert "activate the machine again" in caught.value.next
+
+
+async def test_the_dates_of_the_whole_chain_count(fabric: Fabric) -> None:
+    """The root of the simulator lives for a year, and its leaf here for longer."""
+    fabric.leaves["fabric"] = fabric.service_leaf("fabric", not_after=utc_now() + 4000 * DAY)
+    with pytest.raises(ClockWrong):
+        await connect(fabric, window=lambda: Window(utc_now() + 3900 * DAY)).nonce()
 
 
 async def portal(stream: trio.SocketStream) -> None:
@@ -217,7 +233,7 @@ async def test_a_failed_connection_has_its_cause(
     else:
         nursery.start_soon(trio.serve_listeners, server, listeners)
     url = f"https://127.0.0.1:{port}"
-    async with api.connect(Fabric().bundle, ServiceUrls(TARGET_FORMAT, url, url), "fabric") as service:
+    async with api.connect(Fabric().bundle, ServiceUrls(TARGET_FORMAT, url, url), "fabric", right_window) as service:
         with pytest.raises(CloudUnreachable, match=f"cannot reach {url}: .*{text}") as caught:
             await service.nonce()
     assert caught.value.code == code
@@ -303,7 +319,7 @@ async def test_closing_under_a_waiting_call_ends_it_as_silence(fabric: Fabric) -
     key = SessionKey()
     fabric.confirmed = 1
     chain = fabric.node_chain(key.public_key, 1, CLIENT.dotted_string)
-    service = api.connect(fabric.bundle, fabric.urls, "fabric", (key, chain))
+    service = api.connect(fabric.bundle, fabric.urls, "fabric", right_window, (key, chain))
     ended = trio.Event()
 
     async def wait() -> None:
@@ -325,7 +341,7 @@ async def test_messages_go_to_their_routes(fabric: Fabric) -> None:
     fabric.confirmed = 1
     fabric.say(fabric.lease())
     chain = fabric.node_chain(key.public_key, 1, CLIENT.dotted_string)
-    service = api.connect(fabric.bundle, fabric.urls, "fabric", (key, chain))
+    service = api.connect(fabric.bundle, fabric.urls, "fabric", right_window, (key, chain))
     assert (await service.statement(Ask(nonce="n" * 32))).statement == fabric.statement
     assert (await service.confirm(Ask(nonce="n" * 32))).statement == fabric.statement
     assert (await service.events(-1, 5)).cursor == fabric.cursor

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from node.exits import Exit
-from node.link.certificates import EKU_SESSION, CertificateRejected, chain_of, check_chain
+from node.link.certificates import EKU_SESSION, CertificateRejected, Window, chain_of, check_chain
 from protocol.ids import EKU_DEVICE, EKU_DEVICE_OLD, NodeId, NodeSpiffeId
 from protocol.limits import CLOCK_SKEW
 from tests.simulators.fabric import (
@@ -41,8 +41,12 @@ def expected(**changes: Any) -> dict[str, Any]:
         "generation": 2,
         "usage": EKU_DEVICE,
         "public_key": KEY.public_key(),
-        "now": NOW,
+        "window": at(NOW),
     } | changes
+
+
+def at(time: datetime) -> Window:
+    return Window(time, time)
 
 
 def chain(
@@ -149,8 +153,8 @@ def test_another_key_is_step_6() -> None:
         ({"spiffe": NodeSpiffeId(DOMAIN, TENANT, NodeId(NODE[:-1] + "2"))}, 3),
         ({"generation": 3}, 4),
         ({"usage": EKU_SESSION}, 5),
-        ({"now": NOW - CLOCK_SKEW - timedelta(seconds=1)}, 8),
-        ({"now": NOW + timedelta(days=90)}, 8),
+        ({"window": at(NOW - CLOCK_SKEW - timedelta(seconds=1))}, 8),
+        ({"window": at(NOW + timedelta(days=90))}, 8),
     ],
 )
 def test_one_other_expectation_one_step(changes: dict[str, Any], step: int) -> None:
@@ -166,7 +170,7 @@ def test_a_right_certificate_is_accepted() -> None:
         (chain(ca=False), NOW - CLOCK_SKEW),
         (chain(), NOW + timedelta(days=90, seconds=-1)),
     ):
-        leaf = check_chain(good, **expected(now=now))
+        leaf = check_chain(good, **expected(window=at(now)))
         assert leaf.public_bytes(serialization.Encoding.DER) == good[0]
 
 

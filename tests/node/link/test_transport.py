@@ -25,12 +25,13 @@ from node.link.transport import (
     verification_failure,
 )
 from tests.simulators.fabric import CLIENT, DOMAIN, Authority, Fabric, Leaf, authority, utc_now
+from tests.simulators.machine_clocks import right_window
 
 HOUR = timedelta(hours=1)
 
 
 async def ask(fabric: Fabric, url: str = "") -> httpx.Response:
-    async with http_client(client_context(fabric.bundle, "fabric"), url or fabric.urls.fabric) as client:
+    async with http_client(client_context(fabric.bundle, "fabric", right_window), url or fabric.urls.fabric) as client:
         return await client.post("/v1/node/nonces", content=b"secret of the request")
 
 
@@ -67,9 +68,9 @@ WRONG_SERVERS: dict[str, tuple[Callable[[Fabric], Leaf], str]] = {
     ),
     "expired": (
         lambda f: f.service_leaf("fabric", not_before=utc_now() - 2 * HOUR, not_after=utc_now() - HOUR),
-        "expired",
+        "it ended at",
     ),
-    "not yet valid": (lambda f: f.service_leaf("fabric", not_before=utc_now() + HOUR), "not yet valid"),
+    "not yet valid": (lambda f: f.service_leaf("fabric", not_before=utc_now() + HOUR), "it begins at"),
     "another host": (lambda f: f.service_leaf("fabric", ip="127.0.0.2"), "IP address mismatch"),
     "not for servers": (lambda f: f.service_leaf("fabric", usages=(CLIENT,)), "unsuitable certificate purpose"),
 }
@@ -112,7 +113,7 @@ async def test_cancelled_in_the_handshake_the_connection_is_closed(nursery: trio
     listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
     nursery.start_soon(trio.serve_listeners, silent, [listener])
     url = f"https://127.0.0.1:{listener.socket.getsockname()[1]}"
-    async with http_client(client_context(Fabric().bundle, "fabric"), url) as client:
+    async with http_client(client_context(Fabric().bundle, "fabric", right_window), url) as client:
         with trio.move_on_after(0.2) as scope:
             await client.get("/")
         assert scope.cancelled_caught
@@ -160,7 +161,7 @@ def test_a_context_without_an_expected_server_is_refused() -> None:
 
 async def test_the_session_certificate_is_shown_to_the_server(fabric: Fabric) -> None:
     key = SessionKey()
-    context = client_context(fabric.bundle, "fabric")
+    context = client_context(fabric.bundle, "fabric", right_window)
     key.use(context, fabric.node_chain(key.public_key, 7, CLIENT.dotted_string))
     async with http_client(context, fabric.urls.fabric) as client:
         await client.post("/v1/node/nonces", content=b"{}")
@@ -182,7 +183,10 @@ def test_the_session_key_is_in_memory_only(tmp_path: Path, monkeypatch: pytest.M
     before = sorted(Path("/proc/self/fd").iterdir())
     opened.clear()
     key = SessionKey()
-    key.use(client_context(fabric.bundle, "fabric"), fabric.node_chain(key.public_key, 1, CLIENT.dotted_string))
+    key.use(
+        client_context(fabric.bundle, "fabric", right_window),
+        fabric.node_chain(key.public_key, 1, CLIENT.dotted_string),
+    )
     armed = False
     assert [name for name in opened if not name.isdecimal()] == []
     assert sorted(Path("/proc/self/fd").iterdir()) == before
@@ -193,7 +197,9 @@ def test_a_key_that_is_not_the_certificates_is_refused() -> None:
     fabric = Fabric()
     other = ec.generate_private_key(ec.SECP256R1()).public_key()
     with pytest.raises(CertificateRejected, match="KEY_VALUES_MISMATCH"):
-        SessionKey().use(client_context(fabric.bundle, "fabric"), fabric.node_chain(other, 1, CLIENT.dotted_string))
+        SessionKey().use(
+            client_context(fabric.bundle, "fabric", right_window), fabric.node_chain(other, 1, CLIENT.dotted_string)
+        )
 
 
 _AS_NOBODY = """
@@ -201,9 +207,10 @@ import os, sys
 from node.system.hardening import no_core_dumps
 from node.link.transport import SessionKey, client_context
 from tests.simulators.fabric import CLIENT, Fabric
+from tests.simulators.machine_clocks import right_window
 fabric, key = Fabric(), SessionKey()
 chain = fabric.node_chain(key.public_key, 1, CLIENT.dotted_string)
-context = client_context(fabric.bundle, "fabric")
+context = client_context(fabric.bundle, "fabric", right_window)
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 no_core_dumps()
 key.use(context, chain)
@@ -222,7 +229,7 @@ def test_the_session_key_loads_in_a_hardened_process_of_another_user() -> None:
 async def test_an_idle_connection_is_probed_by_the_kernel(fabric: Fabric) -> None:
     """An address translator that forgets the connection is noticed within 30 s, and mostly does not forget it."""
     async with (
-        http_client(client_context(fabric.bundle, "fabric"), fabric.urls.fabric) as client,
+        http_client(client_context(fabric.bundle, "fabric", right_window), fabric.urls.fabric) as client,
         client.stream("POST", "/v1/node/nonces") as response,
     ):
         used = response.extensions["network_stream"].get_extra_info("socket")

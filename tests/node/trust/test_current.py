@@ -7,6 +7,7 @@ import pytest
 import trio
 import trio.testing
 
+from node.clock import utc_now
 from node.errors import DiskFull, StateDamaged
 from node.trust.current import CurrentTrust
 from node.trust.errors import TrustUnreachable
@@ -17,15 +18,15 @@ from tests.simulators.fabric import Fabric
 
 @pytest.fixture
 def trust(tmp_path: Path, fabric: Fabric) -> CurrentTrust:
-    return CurrentTrust(tmp_path, trust_of(fabric))
+    return CurrentTrust(tmp_path, trust_of(fabric), utc_now)
 
 
 def test_it_starts_with_the_stored_trust(tmp_path: Path) -> None:
     fabric = Fabric()
     with pytest.raises(StateDamaged):
-        CurrentTrust.load(tmp_path)
+        CurrentTrust.load(tmp_path, utc_now)
     publish_trust(tmp_path, fabric)
-    assert CurrentTrust.load(tmp_path).value.bundle == fabric.bundle
+    assert CurrentTrust.load(tmp_path, utc_now).value.bundle == fabric.bundle
 
 
 async def test_a_refresh_replaces_the_value(trust: CurrentTrust, refreshes: Refreshes) -> None:

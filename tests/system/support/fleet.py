@@ -37,6 +37,7 @@ from protocol.messages.sessions import TYP_SESSION_PROOF, Ask, OpenSession, Proo
 from protocol.signed.envelope import key_id, seal
 from protocol.signed.statements import Lease, is_for, verify_statement
 from tests.simulators.forged_evidence import request
+from tests.simulators.machine_clocks import right_window
 from tests.system.support.paper_node import PaperNode
 from tests.system.support.wire import Wire
 
@@ -120,7 +121,7 @@ class FleetNode:
 
     async def _open_session(self) -> None:
         key, nonce_of_ours, trusted = SessionKey(), fresh_nonce(), self.trust
-        service = api.connect(trusted.bundle, trusted.urls, "fabric")
+        service = api.connect(trusted.bundle, trusted.urls, "fabric", right_window)
         try:
             nonce = await self._count("nonce", service.nonce())
             claims = ProofClaims(
@@ -147,13 +148,13 @@ class FleetNode:
         dates = leaf.not_valid_before_utc, leaf.not_valid_after_utc
         self._credentials = Credentials(key, session.certificate_chain, *dates)
         self._opened_under = trusted
-        self._fabric = self._credentials.connect(trusted, "fabric")
+        self._fabric = self._credentials.connect(trusted, "fabric", right_window)
         self._take(session.current)
 
     async def _renew(self) -> None:
         """Renew over EST. The next turn opens a session with the new certificate, as an agent's next contact does."""
         assert self._credentials is not None
-        service = self._credentials.connect(self.trust, "breakwater")
+        service = self._credentials.connect(self.trust, "breakwater", right_window)
         try:
             leaf = await self._count("renewal", service.reenroll(self._csr, f"renew-{sha256_hex(self.chain[0])}"))
         finally:
@@ -173,7 +174,7 @@ class FleetNode:
             generation=self.generation,
             usage=usage,
             public_key=self.key.public_key() if session is None else session.public_key,
-            now=utc_now(),
+            window=right_window(),
         )
 
     def _take(self, answer: StatementAnswer) -> None:

@@ -21,7 +21,6 @@ import trio
 from lab.cloud import Cloud
 from lab.processes import WAIT_SECONDS, Process, wait_until
 from lab.tpm import SoftTpm
-from node.clock import utc_now
 from node.config import AGENT_VERSION
 from node.disk.chain import decode_chain
 from node.disk.identity import IdentityStore, PendingActivation
@@ -41,6 +40,7 @@ from protocol.messages.est import decode_certs_only
 from protocol.messages.renewal import ProveRenewal, StartRenewal
 from protocol.messages.sessions import Ask, OpenSession
 from tests.simulators.forged_evidence import request
+from tests.simulators.machine_clocks import right_window
 from tests.system.support.harness import Plan, new_cloud, new_machine
 from tests.system.support.wire import Closed, Wire, renew_device, service_identity
 
@@ -241,7 +241,7 @@ class Site:
         except StateDamaged:
             file, _ = read_activation_file(self.file)
             trusted = (await published.stage(file.repository_url, file.pin, self.machine.state)).value
-        return trusted, api.connect(trusted.bundle, trusted.urls, "fabric")
+        return trusted, api.connect(trusted.bundle, trusted.urls, "fabric", right_window)
 
     def answer_wrongly(self) -> None:
         """Send the stored proof with another secret. Fabric has to count and refuse it."""
@@ -301,7 +301,7 @@ class Site:
         async def prove() -> Credentials:
             tpm = Tpm(self.lane.chip.tcti)
             try:
-                opened = await open_session(published.load(self.machine.state), identity, tpm, utc_now, "")
+                opened = await open_session(published.load(self.machine.state), identity, tpm, right_window, "")
             finally:
                 await tpm.aclose()
             await self._use(opened.credentials, "fabric")
@@ -310,7 +310,7 @@ class Site:
         return identity.generation, trio.run(prove)
 
     async def _use(self, credentials: Credentials, name: str) -> None:
-        service = credentials.connect(published.load(self.machine.state), name)
+        service = credentials.connect(published.load(self.machine.state), name, right_window)
         try:
             if name == "fabric":
                 await service.statement(Ask(nonce=fresh_nonce()))
