@@ -399,7 +399,7 @@ def test_a_renewed_certificate_is_the_identitys(licence: Licence) -> None:
 def software_licence(fabric: Fabric, tmp_path: Path) -> Licence:
     """A licence with a real node key. The key is outside a TPM, so the test needs none."""
     key = keys.create_software_key()
-    trust = CurrentTrust(tmp_path, trust_of(fabric))
+    trust = CurrentTrust(tmp_path, trust_of(fabric), utc_now)
     return Licence(saver_of(tmp_path), identity(fabric, keys.NO_KEY, key), trust, hardware(ours=True), trusted_time())
 
 
