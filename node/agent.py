@@ -99,6 +99,7 @@ class Agent:
 
         `clock` is the wall clock. `asleep` and `awake` are the seconds since the boot that the machine slept and ran.
         """
+        state.floors.tpm = tpm
         hardware = HardwareCheck(tpm, BootRecord(config.socket.parent), state.conditions)
         licence = state.load_licence(hardware, machine_clocks(clock, asleep, awake))
         return cls(config, Contact(state, tpm, hardware, licence, clock), hardware, clock, asleep)
@@ -165,7 +166,9 @@ class Agent:
         try:
             await self._saver.finish()
             with trio.CancelScope(shield=True, deadline=trio.current_time() + STOP_SECONDS_MAX):
-                await self.contact.connection.close()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._saver.floors.finish)
+                    nursery.start_soon(self.contact.connection.close)
         except Exception as error:  # noqa: BLE001 (the exit code is that of the run)
             self._errors.report("stopping", error)
 
@@ -179,6 +182,7 @@ class Agent:
             "report": self._keep_reported,
             "trust": self._keep_trust,
             "storing": self._saver.run,
+            "floors": self._saver.floors.run,
         }
         async with trio.open_nursery() as nursery:
             # Its TpmError ends the agent on purpose.

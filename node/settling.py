@@ -18,6 +18,7 @@ from node.exits import Exit
 from node.hwbind.errors import TpmError
 from node.licensing.hardware import HardwareCheck
 from node.licensing.licence import Licence
+from node.licensing.raising import TPM_SECONDS_MAX
 from node.link import api
 from node.supervision import UnexpectedErrors, run_once
 from node.waits import Waits
@@ -146,9 +147,11 @@ class Settling:
         return True
 
     async def _store_revocation(self) -> None:
-        """Have the revocation stored before the process ends, also by a slow disk. The next start may be offline."""
+        """Have the revocation and its floor stored before the process ends. The next start may be offline."""
         with trio.move_on_after(DISK_SECONDS_MAX):
             await self._contact.saver.flush()
+        with trio.move_on_after(TPM_SECONDS_MAX):
+            await self._contact.saver.floors.finish()
 
     def _refusal_to_start(self) -> Revoked | None:
         """The error of a start whose generation is revoked or superseded; otherwise None."""

@@ -5,6 +5,7 @@ trust/                                    verified copies of the published trust
 identity/, current.json, activation.json, renewal.json
                                           identities of this machine, by generation      node.disk.identity
 licence/, tombstones/                     signed statements of Fabric                    node.licensing.store
+licence/floors.json, identity/floors.json the floor record, signed by the node key       node.licensing.floor_store
 
 `current.json` names the generation in force. Signed statements have the last word: the cloud signs a lease or a
 suspension only for a generation that it has confirmed, so such a statement puts its generation in force. If
@@ -17,7 +18,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from node.clock import utc_now
 from node.conditions import Conditions
@@ -27,10 +31,13 @@ from node.disk.lock import StateLock
 from node.disk.modes import inspect
 from node.errors import NodeError, StateDamaged, StateError, StateUnsafe
 from node.exits import Exit
+from node.hwbind.errors import TpmError
 from node.licensing.acceptance import voids_lower_generations
 from node.licensing.boot_time import BootTimeRecord, machine_clocks
+from node.licensing.floor_store import FloorStore
 from node.licensing.hardware import HardwareCheck
 from node.licensing.licence import Licence
+from node.licensing.raising import FloorKeeper
 from node.licensing.saving import Saver
 from node.licensing.store import LicenceStore
 from node.licensing.trusted_time import Clocks, TimeFloor, TrustedTime, first_floor
@@ -69,8 +76,10 @@ class State:
         self.conditions = Conditions(utc_now)
         self.identities = IdentityStore(directory)
         self.licences = LicenceStore(directory)
-        self.saver = Saver(self.licences, self.conditions)
+        self.floors = FloorKeeper(FloorStore(directory), self.conditions)
+        self.saver = Saver(self.licences, self.conditions, self.floors)
         self.time = TrustedTime(first_floor(BUILT_AT), machine_clocks())
+        self.floors.time = lambda: self.time.floor
         self._boot_time: BootTimeRecord | None = None
         self._saving_time = threading.Lock()
         self.trust_in_memory: TrustSet | None = None
@@ -138,7 +147,29 @@ class State:
         Raises StateDamaged if a file is damaged or the device certificate is not of this generation; StateError.
         """
         checked = self._checked(identity, trust.value)
+        self._load_floors(checked, trust.value)
         return Licence(self.saver, checked, trust, hardware, self.time, confirmed=confirmed)
+
+    def _load_floors(self, identity: Identity, trust: TrustSet, *, again: bool = False) -> None:
+        others = partial(self._other_node_keys, identity, trust)
+        self.floors.load(identity.holder, identity.node_key.public_key(), others, again=again)
+
+    def _other_node_keys(self, identity: Identity, trust: TrustSet) -> Iterator[ec.EllipticCurvePublicKey]:
+        """The other node keys that may have signed the floor record: of a rekey that is not finished, and of others.
+
+        An activation or a rekey that was cut off leaves a record of the earlier key. The certificate of another
+        generation counts only if the cloud has issued it.
+        """
+        with suppress(StateError):
+            renewal = self.identities.load_renewal()
+            if renewal is not None and renewal.generation == identity.generation:
+                yield renewal.node_key.public_key()
+        with suppress(StateError):
+            for generation in sorted(set(self.identities.generations()) - {identity.generation}, reverse=True):
+                with suppress(StateError, CertificateRejected, TpmError):
+                    other = self._checked(self.identities.load(generation), trust)
+                    chain_of(other.chain[0], trust.bundle)
+                    yield other.node_key.public_key()
 
     def pending(self, trust: TrustSet, in_force: int | None = None) -> Identity | None:
         """The stored generation that is not confirmed yet; None if there is none, or if the cloud has revoked it.
@@ -205,11 +236,13 @@ class State:
             if held is None
             else CurrentTrust(self.directory, held, self._low)
         )
-        self.start_time(first_floor(BUILT_AT), hardware, clocks)
         current = self._in_force(trust.value, recorded, fault)
         if current is None and fault is not None:
             raise fault
         pending = self.pending(trust.value, current.generation if current else 0)
+        if found := current or pending:
+            self._load_floors(found, trust.value, again=True)
+        self.start_time(self.floors.time_floor or first_floor(BUILT_AT), hardware, clocks)
         if current is not None:
             licence = self.licence_of(current, trust, hardware, confirmed=True)
             if pending is None or not licence.revoked:

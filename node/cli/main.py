@@ -312,6 +312,7 @@ async def _own_renewal(config: Config, *, rekey: bool) -> dict[str, Any]:
         hardware = HardwareCheck(tpm, BootRecord(config.socket.parent), state.conditions)
         licence = state.load_licence(hardware, machine_clocks())
         await licence.check_hardware()
+        state.floors.tpm = tpm
         contact = Contact(state, tpm, hardware, licence, utc_now)
         try:
             # Another machine's TPM cannot make the proof. The document then shows the state `hardware-mismatch`.
@@ -322,6 +323,7 @@ async def _own_renewal(config: Config, *, rekey: bool) -> dict[str, Any]:
             unstored = await state.saver.flush()
         if unstored is not None:
             raise unstored
+        await state.floors.raise_now()
         return license_document(contact.licence.snapshot())
 
     return dict(msgspec.to_builtins(await _with_state(config, work)))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import msgspec
+import trio
 
 from node.clock import Clock
 from node.config import AGENT_VERSION, BUILT_AT
@@ -29,6 +30,7 @@ from node.hwbind.tpm import Tpm
 from node.licensing.boot_time import machine_clocks
 from node.licensing.hardware import HardwareCheck
 from node.licensing.licence import Licence
+from node.licensing.raising import TPM_SECONDS_MAX
 from node.licensing.trusted_time import first_floor
 from node.link import api
 from node.link.certificates import CertificateRejected, check_device_chain
@@ -143,6 +145,7 @@ async def activate(state: State, tpm: Tpm, path: Path, clock: Clock, say: Say, *
     in_force = _trust_in_force(state)
     if in_force is not None:
         _check_cloud(state, in_force, staged.value)
+    state.floors.tpm = tpm
     try:
         exchange = _Activation(state, staged, tpm, clock, say, first=in_force is None, in_software=in_software)
         licence = await exchange.carry_out(file, file_sha256)
@@ -151,6 +154,8 @@ async def activate(state: State, tpm: Tpm, path: Path, clock: Clock, say: Say, *
         unstored = await state.saver.flush()
     if unstored is not None:
         raise unstored
+    with trio.move_on_after(TPM_SECONDS_MAX):
+        await state.floors.raise_now()
     state.identities.clear_activation()
     return licence
 
@@ -406,4 +411,7 @@ class _Activation:
 
     async def _confirm(self, identity: Identity) -> Licence:
         self._say(f"confirming generation {identity.generation} of {identity.node}")
-        return await confirm(self._state, identity, self._trust, self._tpm, self._hardware)
+        licence = await confirm(self._state, identity, self._trust, self._tpm, self._hardware)
+        if self._state.floors.counter is None:
+            self._say("this machine has no hardware floor: an old copy of its state directory works to its lease's end")
+        return licence

@@ -38,8 +38,12 @@ async def confirm(
     trusted = trust.value
     load = partial(state.licence_of, identity, trust, hardware, confirmed=False)
     licence = await on_disk(load, seconds_max=disk_seconds_max)
+    # The first lease then names the counter.
+    floor = await state.floors.establish(identity)
     try:
-        opened = await open_session(trusted, identity, tpm, state.time.window, "", observe=hardware.observe)
+        opened = await open_session(
+            trusted, identity, tpm, state.time.window, "", observe=hardware.observe, floor=floor
+        )
     except SessionRefused as refused:
         if refused.answer.statement:
             # The stored revocation stops later attempts to confirm this generation.

@@ -324,6 +324,7 @@ class Contact:
             licence.presented,
             self._hear,
             self._hardware.observe,
+            floor=self.saver.floors.counter,
         )
         try:
             await self.connection.replace(opened.credentials, trusted)

@@ -23,6 +23,7 @@ from node.errors import NodeError, StateDamaged, StateUnsafe
 from node.exchanges import challenge, software
 from node.exchanges.session import Credentials, SessionRefused, fresh_nonce
 from node.hwbind import keys, presence
+from node.hwbind.errors import TpmError
 from node.hwbind.keys import WrappedKey
 from node.hwbind.presence import EndorsementRecord
 from node.hwbind.tpm import Tpm
@@ -208,10 +209,22 @@ class DeviceRenewal:
             raise
         # From now on the cloud may refuse the earlier key. So the new one counts before the disk has it; the stored
         # proof stays until then, and `resume` gets the same answer again.
+        rekeyed = node_key != licence.identity.node_key
+        if rekeyed:
+            await self._sign_floors(node_key, first=True)
         licence.replace_certificate(stored, node_key, endorsement)
         await self._store(licence, stored, node_key, endorsement)
+        if rekeyed:
+            await self._sign_floors(node_key, first=False)
         await self._clear()
         self._succeeded()
+
+    async def _sign_floors(self, node_key: WrappedKey, *, first: bool) -> None:
+        """Have the floor record signed by the new key. Without it, a restart without the cloud would be `stale`."""
+        try:
+            await self._state.floors.sign_again(node_key, first=first)
+        except (NodeError, TpmError) as error:
+            log.warning("cannot sign the floor record with the new key: %s", error)
 
     def _report_dropped(self, error: CertificateRejected) -> None:
         text = f"the certificate of a renewal did not verify in any attempt, so another one is asked for: {error.text}"

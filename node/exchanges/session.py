@@ -21,7 +21,7 @@ from node.link.certificates import EKU_SESSION, CertificateRejected, Window, che
 from node.link.transport import SessionKey
 from node.trust.published import TrustSet
 from protocol.encoding import b64url_encode, sha256_hex
-from protocol.evidence import ClockInfo
+from protocol.evidence import ClockInfo, NvCounter
 from protocol.faults import fault_point
 from protocol.ids import NodeSpiffeId
 from protocol.messages.sessions import (
@@ -85,17 +85,17 @@ async def _proof(
     identity: Identity,
     *,
     nonces: tuple[str, str],
-    url: str,
-    csr_der: bytes,
+    request: tuple[str, bytes],
     trust_version: int,
     observe: Callable[[ClockInfo], None],
+    floor: NvCounter | None,
     plain: bool = False,
 ) -> str:
     """The signed proof. With `plain` it has only the claims that clouds of earlier releases know.
 
-    `nonces` are the cloud's and ours. `observe` gets the TPM's clock in the proof.
+    `nonces` are the cloud's and ours. `request` is the URL and the CSR in DER. `observe` gets the TPM's clock in the proof.
     """
-    nonce, answer_nonce = nonces
+    (nonce, answer_nonce), (url, csr_der) = nonces, request
     components = await components_in_time()
     in_software = identity.node_key.in_software
 
@@ -117,6 +117,7 @@ async def _proof(
             development=True if tpm.mode == "development" else msgspec.UNSET,
             pcr_quote=msgspec.UNSET if plain or in_software else evidence.pcr_quote(esys, identity.ak, nonce.encode()),
             lease_version=LEASE_VERSION,
+            floor=msgspec.UNSET if floor is None else floor,
         )
         if plain:
             claims = without_later_claims(claims)
@@ -160,12 +161,15 @@ async def open_session(
     presented: str,
     hear: Callable[[StatementAnswer, str], None] = lambda _statement, _nonce: None,
     observe: Callable[[ClockInfo], None] = lambda _clock: None,
+    *,
+    floor: NvCounter | None = None,
 ) -> OpenedSession:
     """Make a proof, send it, and check the session certificate in the answer.
 
-    `window` returns the times at which dates are judged. `presented` is the token of the node's last stored statement, or "". The proof carries the node's fingerprint, the
-    version of its trust, and development mode if the agent runs in it. `hear` gets the statement of an answer whose
-    certificate is rejected, and the nonce of its freshness. The statement has its own signature, so it still counts.
+    `window` returns the times at which dates are judged. `presented` is the token of the node's last stored statement,
+    or "". The proof carries the node's fingerprint, the version of its trust, the floor counter if there is one, and
+    development mode if the agent runs in it. `hear` gets the statement of an answer whose certificate is rejected, and
+    the nonce of its freshness. The statement has its own signature, so it still counts.
     `observe` gets the TPM's clock in the proof.
 
     Raises SessionRefused, CloudUnreachable, ServerUnproven, CertificateRejected, TpmError.
@@ -181,10 +185,10 @@ async def open_session(
                 tpm,
                 identity,
                 nonces=(nonce.nonce, answer_nonce),
-                url=service.base_url + api.SESSION_PATH,
-                csr_der=session_key.csr_der,
+                request=(service.base_url + api.SESSION_PATH, session_key.csr_der),
                 trust_version=trust.version,
                 observe=observe,
+                floor=floor,
             )
             answer = await _send(service, prove, identity.chain[0], session_key.csr_der, presented)
     except api.CloudRefused as refusal:

@@ -23,7 +23,7 @@ from tpm2_pytss import ESAPI, TSS2_Exception
 from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPM2_NT, TPMA_NV
 from tpm2_pytss.types import TPM2B_NV_PUBLIC, TPMS_NV_PUBLIC
 
-from node.hwbind import faults
+from node.hwbind import faults, nv
 from node.hwbind.errors import TpmError, TpmNvTaken
 from protocol.encoding import sha256
 from protocol.evidence import NvCounter
@@ -69,8 +69,13 @@ def read(esys: ESAPI, index: int, holder: str) -> NvCounter | None:
 
 
 def find(esys: ESAPI, holder: str) -> NvCounter | None:
-    """The counter of `holder` at any of its places; None if this TPM has none. Raises the library's error."""
-    for index in places(holder):
+    """The counter of `holder` at any of its places; None if this TPM has none. Raises the library's error.
+
+    One command, and two more for each index that is at a place.
+    """
+    wanted = places(holder)
+    defined = nv.defined_indices(esys, min(wanted), max(wanted))
+    for index in (one for one in wanted if one in defined):
         found = read(esys, index, holder)
         if found is not None and found.name == name_of(index, holder):
             return found
@@ -114,20 +119,17 @@ def advance(esys: ESAPI, counter: NvCounter, to: int) -> int:
         return _value(esys, handle)
 
 
-def remove(esys: ESAPI, counter: NvCounter) -> None:
-    """Remove the counter, with the owner's authorisation. A later counter starts above it. Raises the library's error."""
+def answer(esys: ESAPI, holder: str, index: int | None) -> NvCounter | TpmError | None:
+    """As `read`, or as `find` without `index`. A refusal of the TPM is returned as its error.
+
+    Raises the library's error if the connection is lost, so that the port repeats the work.
+    """
     try:
-        handle = esys.tr_from_tpmpublic(counter.index)
+        return find(esys, holder) if index is None else read(esys, index, holder)
     except TSS2_Exception as error:
-        if faults.no_such_handle(error):
-            return
-        raise
-    esys.nv_undefine_space(handle, auth_handle=ESYS_TR.OWNER)
-
-
-def fault_of(error: TSS2_Exception) -> TpmError | None:
-    """The error of a failed reading; None if the connection is lost, so that the port has to repeat the work."""
-    return None if int(error.rc) in faults.LOST else faults.classify(error)
+        if int(error.rc) in faults.LOST:
+            raise
+        return faults.classify(error)
 
 
 def _tag(holder: str) -> bytes:

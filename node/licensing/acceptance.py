@@ -29,6 +29,8 @@ class StoredEvidence(msgspec.Struct, frozen=True):
         partial: a record of the current statement is missing, damaged or older.
         later: a statement of this node's highest confirmed generation, if this generation is lower. It voids this
             generation. None otherwise.
+        floor: the position below which a statement of the generation is too old; None without one.
+        unproven: the floor record does not fit the counter in the TPM, so the disk may be an old copy.
     """
 
     statement: Verified | None = None
@@ -38,6 +40,8 @@ class StoredEvidence(msgspec.Struct, frozen=True):
     tombstone_doubtful: bool = False
     partial: bool = False
     later: Verified | None = None
+    floor: tuple[int, int] | None = None
+    unproven: bool = False
 
 
 class Accept(msgspec.Struct, frozen=True, tag=True):
@@ -71,8 +75,8 @@ def decide(stored: StoredEvidence, offered: Verified, holder: Holder, *, fresh: 
     1. The statement must be for this node and generation, and a lease for one of its keys and its chip.
     2. A revocation is stored, unless every record of a revocation is stored already and undamaged.
     3. No statement follows a revocation.
-    4. Without undamaged stored evidence the statement must be fresh.
-    5. An earlier statement of the stream is stale.
+    4. Without undamaged stored evidence, or if the disk may be an old copy, the statement must be fresh.
+    5. An earlier statement of the stream is stale, and so is a statement below the floor.
     6. A statement at the same position must be equal to the stored one; its signature may differ. It is stored again
        if a record is missing or damaged.
     7. The statement must not be more than SEQ_JUMP_MAX ahead in the same epoch.
@@ -87,11 +91,14 @@ def decide(stored: StoredEvidence, offered: Verified, holder: Holder, *, fresh: 
         return Ignore("same") if known and not incomplete else Accept(offered)
     if revoked or (current is not None and isinstance(current.statement, Revocation)):
         return Ignore("final")  # 3
-    if (current is None or stored.damaged) and not fresh:
+    if (current is None or stored.damaged or stored.unproven) and not fresh:
         return Refuse("not_fresh", "no undamaged statement is stored, and no freshness says that it is current")  # 4
+    there = position(new)
+    if stored.floor is not None and there < stored.floor:
+        return Ignore("stale")  # 5
     if current is None:
         return Accept(offered, settles=stored.tombstone_doubtful)
-    here, there = position(current.statement), position(new)
+    here = position(current.statement)
     if there < here:
         return Ignore("stale")  # 5
     if there == here:  # 6

@@ -166,10 +166,12 @@ class Found(msgspec.Struct, frozen=True):
     records: tuple[Record, ...] = ()
     damaged: tuple[str, ...] = ()
 
-    @property
-    def latest(self) -> Record | None:
-        """The record with the highest value. A copy that a crash left behind is the older one."""
-        return max(self.records, key=lambda one: (one.counter.value, one.generation), default=None)
+    def best(self, answer: "Answer") -> Record | None:
+        """The record that fits the counter, or else the one with the highest value; None without a record.
+
+        A copy that a crash left behind is the older one. A copy that the disk refused to replace may be ahead.
+        """
+        return max(self.records, key=lambda one: (fits(one, answer), one.counter.value, one.generation), default=None)
 
 
 class Silent(msgspec.Struct, frozen=True):
@@ -187,6 +189,14 @@ Standing = Literal["none", "current", "unfinished", "unjudged", "stale"]
 `none` this node never had a hardware floor; `current` the record fits; `unfinished` the record fits, and the increment
 is missing; `unjudged` the TPM has not answered; `stale` the record does not fit, or is missing.
 """
+
+
+def fits(record: Record, answer: Answer) -> bool:
+    """Whether the record's value is that of the counter, or one above, and the index is the record's."""
+    if not isinstance(answer, NvCounter):
+        return False
+    same = (answer.index, answer.name) == (record.counter.index, record.counter.name)
+    return same and record.counter.value - answer.value in (0, 1)
 
 
 class Judgement(msgspec.Struct, frozen=True):
@@ -210,7 +220,7 @@ def judge(found: Found, answer: Answer, expected_name: str, *, promised: bool) -
     3. Without an index at the place of the counter, or with another index there, the record does not fit.
     4. The record fits if its value is that of the counter, or one above.
     """
-    record = found.latest
+    record = found.best(answer)
     if isinstance(answer, Silent):
         return Judgement("unjudged", answer.reason)  # 1
     ours = answer is not None and answer.name == expected_name
@@ -226,14 +236,26 @@ def judge(found: Found, answer: Answer, expected_name: str, *, promised: bool) -
         return Judgement("stale", "the TPM has no counter of the floor record any more")
     if not ours or (answer.index, answer.name) != (record.counter.index, record.counter.name):
         return Judgement("stale", "another NV index is in the place of the floor counter")
-    value = record.counter.value  # 4
-    if value == answer.value:
-        return Judgement("current")
-    if value == answer.value + 1:
-        return Judgement("unfinished")
+    value = record.counter.value
+    if fits(record, answer):
+        return Judgement("current" if value == answer.value else "unfinished")  # 4
     if value < answer.value:
         return Judgement("stale", f"the floor record is older than the TPM's counter ({value} of {answer.value})")
     return Judgement("stale", f"the floor record is ahead of the TPM's counter ({value} of {answer.value})")
+
+
+class FloorView(msgspec.Struct, frozen=True):
+    """The floors as evidence of a verdict.
+
+    Attributes:
+        judged: whether the record fits the counter.
+        floor: the position below which a statement of the generation is too old; None without one.
+        generation: the highest generation that was in force, 0 if none is recorded.
+    """
+
+    judged: Judgement = Judgement("none")
+    floor: Position | None = None
+    generation: int = 0
 
 
 def valid_entries(record: Record | None, ring: KeyRing, stream: str = STATEMENTS) -> tuple[Entry, ...]:

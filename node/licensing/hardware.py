@@ -31,6 +31,8 @@ from node.hwbind.keys import WrappedKey
 from node.hwbind.presence import EndorsementRecord
 from node.hwbind.reading import components_in_time
 from node.hwbind.tpm import Esys, Tpm
+from node.licensing.floors import Answer, Silent
+from node.licensing.raising import read_counter
 from node.licensing.trusted_time import TrustedTime
 from node.licensing.verdict import Hardware
 from protocol.evidence import ClockInfo
@@ -87,6 +89,8 @@ class HardwareCheck:
         self._fault: TpmError | None = None
         self._reported: set[str] = set()
         self._looked_for_ek = False
+        self._counter_place: tuple[str, int | None] | None = None
+        self._counter: Answer = Silent("the TPM was not asked for the floor counter")
         self._in_software = False
         self._judgement: Judgement | None = None
         self.time: TrustedTime | None = None
@@ -111,6 +115,15 @@ class HardwareCheck:
     def can_prove(self) -> bool:
         """Whether the node key can be used now. A software key can, also while the fingerprint cannot be read."""
         return self._status == "ours" or (self._in_software and self._status == "unavailable")
+
+    def expect_counter(self, label: str, index: int | None) -> None:
+        """Have each check read the floor counter of `label`: at `index`, or at any of its places with None."""
+        self._counter_place = (label, index)
+
+    @property
+    def counter(self) -> Answer:
+        """The last answer of the TPM about the floor counter."""
+        return self._counter
 
     @property
     def status(self) -> Hardware:
@@ -140,15 +153,20 @@ class HardwareCheck:
         """
         boot_id, answered = await self._read_record(node_key)
 
-        def ask(esys: Esys) -> tuple[bytes, ClockInfo]:
+        def ask(esys: Esys) -> tuple[bytes, ClockInfo, Answer]:
             clock = keys.read_clock(esys)
+            signature = b""
             if boot_id and not answered:
-                return presence.sign_boot(esys, node_key, boot_id), clock
-            with keys.loaded(esys, node_key):
-                return b"", clock
+                signature = presence.sign_boot(esys, node_key, boot_id)
+            else:
+                with keys.loaded(esys, node_key):
+                    pass
+            # An index can be missing because its hierarchy is disabled. The node key is under the same hierarchy.
+            place = self._counter_place
+            return signature, clock, read_counter(esys, *place) if place is not None else self._counter
 
         try:
-            signature, clock = await self._tpm.run(ask)
+            signature, clock, counter = await self._tpm.run(ask)
         except TpmNotOurs as error:
             await self._record_other(error, node_key, endorsement)
         except TpmError as error:
@@ -163,6 +181,7 @@ class HardwareCheck:
                 await self._read_clock()
         else:
             self.observe(clock)
+            self._counter = counter
             self.report_ours()
             self.clear_fault()
             if signature and self._boot is not None:

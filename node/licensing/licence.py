@@ -13,16 +13,18 @@ from node.disk.identity import Identity
 from node.errors import VerificationFailed
 from node.hwbind.keys import WrappedKey, key_hashes
 from node.hwbind.presence import EndorsementRecord
-from node.licensing import acceptance
+from node.licensing import acceptance, floors
 from node.licensing.binding import bound_holder
+from node.licensing.floors import FloorView
 from node.licensing.hardware import HardwareCheck
+from node.licensing.raising import label_of
 from node.licensing.saving import Saver
 from node.licensing.trusted_time import TrustedTime
 from node.licensing.verdict import Evidence, Snapshot, Verdict, current_lease, current_revocation, judge
 from node.trust.current import CurrentTrust
 from protocol.messages.sessions import StatementAnswer
 from protocol.signed.freshness import Freshness, FreshnessError, verify_freshness
-from protocol.signed.statements import EnvelopeError, Lease, StatementError, Verified, verify_statement
+from protocol.signed.statements import EnvelopeError, Lease, Statement, StatementError, Verified, verify_statement
 
 
 class StatementRejected(VerificationFailed):
@@ -73,7 +75,11 @@ class Licence:
         self._holder = bound_holder(identity)
         holder, ring = self._holder, trust.value.signing_keys
         later = saver.store.load_later(holder, ring)
-        self._stored = msgspec.structs.replace(saver.store.load(holder, ring), later=later)
+        self._floors = saver.floors
+        self._fresh = False
+        self._stored = self._with_floors(msgspec.structs.replace(saver.store.load(holder, ring), later=later))
+        if confirmed:
+            self._take_over_floors()
         others = saver.store.generations() - {identity.generation}
         self._others_until = saver.store.leases_until(holder, ring, others)
         self._leases_until = saver.store.leases_until(holder, ring, [identity.generation])
@@ -82,6 +88,32 @@ class Licence:
                 time.passed(held.statement.issued_at)
         self._used = False
         """Whether a statement of this run has replaced the loaded evidence."""
+        promised = self.lease.floor if self.lease is not None else None
+        if not identity.node_key.in_software:
+            hardware.expect_counter(label_of(holder), self._floors.place or (promised.index if promised else None))
+
+    def _with_floors(self, stored: acceptance.StoredEvidence) -> acceptance.StoredEvidence:
+        """The stored evidence with the revocations of the floor record, which outlive every file of a statement."""
+        holder, trust = self._holder, self._trust.value
+        for token in self._floors.revocations(trust.signing_keys):
+            try:
+                verified = verify_statement(token, trust.signing_keys, trust.bundle.trust_domain)
+            except (EnvelopeError, StatementError):
+                continue
+            if holder.holds(verified.statement):
+                if stored.tombstone is None:
+                    stored = msgspec.structs.replace(stored, tombstone=verified, partial=True)
+            elif stored.later is None and _ends_generation(verified.statement, holder.generation):
+                stored = msgspec.structs.replace(stored, later=verified)
+        return stored
+
+    def _take_over_floors(self) -> None:
+        """Raise the floor for this generation from now on. It is in force."""
+        self._floors.use(self._identity)
+        if self._stored.statement is not None and not self._saver.waits(self._identity.generation):
+            self._floors.note(self._stored.statement)
+        if self._fresh:
+            self._floors.confirm_fresh(self._stored.statement)
 
     @property
     def identity(self) -> Identity:
@@ -167,8 +199,18 @@ class Licence:
         ends = (self._others_until, self._leases_until, lease.terminate_at if lease else None)
         return max((end for end in ends if end is not None), default=None)
 
+    def _view(self) -> FloorView:
+        lease = self.lease
+        return self._floors.view(
+            self._holder,
+            self._trust.value.signing_keys,
+            self._hardware.counter,
+            promised=lease is not None and lease.floor is not None,
+        )
+
     def _evidence(self) -> Evidence:
         return Evidence(
+            floors=self._view(),
             holder=self._holder,
             stored=self._stored,
             hardware=self._hardware.status,
@@ -187,24 +229,35 @@ class Licence:
         if freshness is not None and nonce:
             self.time.verified(freshness.at)
         self.time.passed(verified.statement.issued_at)
-        fresh = freshness is not None
-        decision = acceptance.decide(self._stored, verified, self._holder, fresh=fresh)
+        fresh, view = freshness is not None, self._view()
+        stored = msgspec.structs.replace(self._stored, floor=view.floor, unproven=view.judged.standing == "stale")
+        decision = acceptance.decide(stored, verified, self._holder, fresh=fresh)
         match decision:
             case acceptance.Refuse(reason=reason):
                 raise StatementRejected(f"cannot use the cloud's statement: {reason}")
             case acceptance.Ignore(reason="same" | "final"):
+                self._confirm_fresh(fresh=fresh)
                 return Applied(new=False, fresh=fresh)
             case acceptance.Ignore():
                 raise StatementRejected("cannot use the cloud's statement: it is older than the stored one")
             case acceptance.Accept():
                 self._use(decision)
+                self._confirm_fresh(fresh=fresh)
         return Applied(new=True, fresh=fresh)
+
+    def _confirm_fresh(self, *, fresh: bool) -> None:
+        """After a fresh answer the floor record may be written again, if this generation is not revoked."""
+        self._fresh = fresh and not self.revoked
+        if self._fresh and self._confirmed:
+            self._floors.confirm_fresh(self._stored.statement)
 
     def _use(self, accepted: acceptance.Accept) -> None:
         bound, now = self._offline_bound(), self.time.judged().wall
         self._stored = acceptance.after_accepting(self._stored, accepted, now)
         self._leases_until, self._used = bound, True
         self._saver.put(accepted, now)
+        if self._confirmed and floors.is_urgent(accepted.statement.statement):
+            self._floors.note(accepted.statement)
 
     def _verified(self, token: str) -> Verified:
         trust = self._trust.value
@@ -248,6 +301,8 @@ class Licence:
         )
         self._holder = bound_holder(self._identity)
         self._accept_keys(earlier)
+        if self._confirmed:
+            self._floors.use(self._identity)
 
     def expect_key(self, node_key: WrappedKey) -> None:
         """Accept a lease for a node key that the cloud may have certified already, although its answer is to come."""
@@ -260,3 +315,9 @@ class Licence:
     def put_in_force(self) -> None:
         """Record that the cloud has confirmed this generation and that it is the current one on the disk."""
         self._confirmed = True
+        self._take_over_floors()
+
+
+def _ends_generation(statement: Statement, generation: int) -> bool:
+    """Whether the statement is of a higher generation and voids this one."""
+    return statement.generation > generation and acceptance.voids_lower_generations(statement)

@@ -19,6 +19,7 @@ from node.conditions import Conditions
 from node.disk.thread import DiskSilent, on_disk
 from node.errors import NodeError, StateError
 from node.licensing.acceptance import Accept
+from node.licensing.raising import FloorKeeper
 from node.licensing.store import LicenceStore
 
 log = logging.getLogger("cascadia.state")
@@ -52,8 +53,9 @@ class _Waiting(msgspec.Struct, frozen=True):
 class Saver:
     """The statements of one state directory that are in use and not stored yet."""
 
-    def __init__(self, store: LicenceStore, conditions: Conditions) -> None:
+    def __init__(self, store: LicenceStore, conditions: Conditions, floors: FloorKeeper) -> None:
         self.store = store
+        self.floors = floors
         self._conditions = conditions
         self._waiting: dict[int, _Waiting] = {}
         self._then: dict[int, Callable[[], None]] = {}
@@ -90,6 +92,8 @@ class Saver:
             for generation, waiting in sorted(self._waiting.items()):
                 failed = await self._store(waiting)
                 stored = not self._records(waiting) <= failed.keys()
+                if stored:
+                    self.floors.note(waiting.accepted.statement)
                 if self._waiting.get(generation) is waiting:
                     if failed:
                         self._waiting[generation] = msgspec.structs.replace(waiting, left=tuple(failed))

@@ -14,6 +14,8 @@ The rules:
 - A missing statement, a statement that does not verify, and a tombstone that does not verify lead to `stale`: the gate
   closes and the agent asks the cloud. A tombstone that does not verify revokes nothing, because no valid signature is
   on it. It does not count as missing either, because a torn disk must not undo a revocation.
+- A restored disk gains nothing: a floor record that does not fit the counter in the TPM, and a statement below the
+  record, lead to `stale`. A TPM that does not answer about the counter judges nothing.
 - A lease is judged at the later of `high` (`node.licensing.trusted_time`) and the lease's `issued_at`, a signed time
   that has surely passed. So a clock that fell back (an empty coin cell) does not stop a site, and a clock that is held
   back prolongs a lease by the time without power at most. A wrong clock is flagged.
@@ -32,10 +34,11 @@ import msgspec
 
 from node.exits import Exit
 from node.licensing.acceptance import StoredEvidence
+from node.licensing.floors import FloorView
 from node.licensing.trusted_time import Judged
 from protocol.fingerprint import Judgement
 from protocol.limits import CLOCK_SKEW, LICENSE_ANSWER_LIFE
-from protocol.signed.statements import Holder, Lease, Revocation, Suspension
+from protocol.signed.statements import Holder, Lease, Revocation, Suspension, position
 
 LicenceState = Literal[
     "unactivated",
@@ -69,6 +72,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
         unconfirmed: the generation is not in force yet.
         proven: the TPM of the activation is known to be in this machine (`node.hwbind.presence`).
         in_software: the node has no TPM; `hardware` is then the result of its fingerprint.
+        floors: the floor record, judged against the counter in the TPM.
     """
 
     holder: Holder | None
@@ -78,6 +82,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     unconfirmed: bool = False
     proven: bool = False
     in_software: bool = False
+    floors: FloorView = FloorView()
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -230,6 +235,8 @@ def _judge(evidence: Evidence) -> tuple[LicenceState, str]:
     # A tombstone that is not this holder's revocation is treated like a tombstone that does not verify.
     if stored.tombstone_doubtful or stored.tombstone is not None:
         return "stale", "a stored tombstone cannot be verified"
+    if reason := _below_floor(evidence.floors, stored, holder):
+        return "stale", reason
     lease = current_lease(stored, holder)
     if lease is None:
         return "stale", "the stored statement is damaged" if stored.damaged else "no statement is stored"
@@ -239,6 +246,17 @@ def _judge(evidence: Evidence) -> tuple[LicenceState, str]:
 def _by_wall_clock_alone(lease: Lease, time: Judged) -> bool:
     """Whether the lease has terminated by a suspect wall clock only."""
     return time.suspect and max(time.least_high, lease.issued_at) < lease.terminate_at
+
+
+def _below_floor(view: FloorView, stored: StoredEvidence, holder: Holder) -> str:
+    """Why the floors forbid the stored statement; empty if they allow it."""
+    if view.judged.standing == "stale":
+        return view.judged.reason
+    if view.generation > holder.generation:
+        return f"a later generation, {view.generation}, of this node was in force"
+    if view.floor is not None and stored.statement is not None and position(stored.statement.statement) < view.floor:
+        return "the stored statement is older than the floor record allows"
+    return ""
 
 
 def _deadline(lease: Lease, at: datetime) -> datetime | None:

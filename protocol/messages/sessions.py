@@ -10,7 +10,7 @@ from typing import Annotated
 import msgspec
 
 from protocol.encoding import json_decode, json_encode
-from protocol.evidence import ClockInfo, PcrQuote
+from protocol.evidence import ClockInfo, NvCounter, PcrQuote
 from protocol.ids import NodeId, TenantId
 from protocol.limits import (
     NONCE_BYTES_MAX,
@@ -62,6 +62,8 @@ class ProofClaims(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     development: bool | msgspec.UnsetType = msgspec.UNSET
     """True while the agent runs in development mode. Agents in production mode leave it out, and agents that do not
     report their mode. The cloud shows the mode and refuses nothing because of it."""
+    floor: NvCounter | msgspec.UnsetType = msgspec.UNSET
+    """Counter in the TPM that versions the floor record of the node. Left out by a node without one."""
     pcr_quote: PcrQuote | msgspec.UnsetType = msgspec.UNSET
     """Quote of the PCRs over the nonce. Agents that make no quotes leave it out."""
     renewal: str | msgspec.UnsetType = msgspec.UNSET
@@ -136,7 +138,7 @@ class ProofError(ValueError):
     """The session proof does not verify. The text names the failed check."""
 
 
-LATER_CLAIMS = ("pcr_quote", "renewal", "lease_version")
+LATER_CLAIMS = ("floor", "pcr_quote", "renewal", "lease_version")
 """Claims that clouds of earlier releases refuse. They refuse the whole proof; the agent sends it again without them."""
 
 

@@ -30,9 +30,11 @@ from node.config import Config
 from node.disk import calls
 from node.errors import NodeError, Unreachable
 from node.hwbind.errors import TpmError
+from node.licensing.floor_store import FloorStore
 from node.link import api
 from node.local.client import request
 from tests.drills.frame import Figure, Outcome, Say
+from tests.node.shells import forget_floors
 from tests.simulators.fabric import always
 from tests.simulators.faulty_ports import (
     Faults,
@@ -114,6 +116,7 @@ class Walk:
         self._directory = directory
         self._say = say
         self._faults = Faults()
+        self._chip = chip
         self._tpm = faulty_tpm(chip.tcti, self._faults)
         self._findings: list[str] = []
         self._outcomes: Counter[str] = Counter()
@@ -224,6 +227,10 @@ class Walk:
         work = self._directory / "work"
         shutil.rmtree(work, ignore_errors=True)
         shutil.copytree(self._directory / held, work)
+        # The runs share one counter, so the prepared floor records do not fit it any more.
+        forget_floors(self._chip.tcti)
+        for copy in FloorStore(work).paths:
+            copy.unlink(missing_ok=True)
         self._faults.arm({})
         fabric = self.site.fabric
         fabric.taken, fabric.closed = None, {}

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 from node.clock import Clock
@@ -21,6 +22,7 @@ from protocol.encoding import json_encode, sha256_hex
 from protocol.messages.activation import TrustPin
 from protocol.messages.sessions import StatementAnswer
 from protocol.signed.trust import TARGET_SERVICES, TARGET_SIGNING_KEYS, TARGET_X509_BUNDLE, SigningKeys
+from tests.simulators.chip_memory import forget_counters
 from tests.simulators.fabric import DOMAIN, NODE, TENANT, Fabric, utc_now
 
 ROOT = b"{}"
@@ -28,6 +30,13 @@ PIN = TrustPin(1, sha256_hex(ROOT))
 VERSION = 7
 """The version of the TUF targets."""
 URL = "http://127.0.0.1:1"
+
+
+def forget_floors(tcti: str) -> None:
+    """Remove the floor counter of the simulated node from a chip that many tests share."""
+    port = Tpm(tcti)
+    port.call(partial(forget_counters, label=f"{DOMAIN}/{NODE}"))
+    port.close()
 
 
 def trust_of(fabric: Fabric) -> TrustSet:

@@ -228,7 +228,8 @@ async def test_a_tpm_lost_past_the_refresh_keeps_the_lease_of_a_known_chip(
         await until("the fault", lambda: agent._hardware.fault is failing.fault)
         answer = await document(agent)
         assert (answer["state"], answer["gate"], answer["exit_code"]) == ("refresh-due", "open", 87)
-        assert [condition.code for condition in state.conditions.current()] == ["tpm-absent"]
+        codes = {condition.code for condition in state.conditions.current()}
+        assert codes - {"floor_not_raised"} == {"tpm-absent"}, "the floor of this boot may wait for the TPM"
 
 
 async def test_without_a_tpm_a_revocation_still_comes_over_the_session(

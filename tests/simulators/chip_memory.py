@@ -8,6 +8,7 @@ from tpm2_pytss import ESAPI, TSS2_Exception
 from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPMA_NV
 from tpm2_pytss.types import TPM2B_NV_PUBLIC, TPMS_NV_PUBLIC
 
+from node.hwbind import counter
 from node.hwbind.nv import read_index
 from node.hwbind.tpm import Tpm
 
@@ -39,6 +40,12 @@ def remove(esys: ESAPI, index: int) -> None:
     except TSS2_Exception:
         return
     esys.nv_undefine_space(handle, auth_handle=ESYS_TR.PLATFORM)
+
+
+def forget_counters(esys: ESAPI, label: str) -> None:
+    """Remove the floor counter of this label (`node.hwbind.counter`). A later one starts above it."""
+    for index in counter.places(label):
+        remove(esys, index)
 
 
 @contextmanager

@@ -32,7 +32,7 @@ from protocol.codes import make_secret
 from protocol.encoding import json_encode
 from protocol.messages.activation import ActivationFile, TrustPin
 from tests.node.conftest import Machine
-from tests.node.shells import apply, install, load_licence
+from tests.node.shells import apply, forget_floors, install, load_licence
 from tests.simulators.fabric import Fabric, always, utc_now
 
 pytestmark = pytest.mark.slow
@@ -83,6 +83,7 @@ def cli(tmp_path: Path, machine: Machine, capsys: pytest.CaptureFixture[str]) ->
 
 @pytest.fixture
 def installed(cli: Cli, cloud: Fabric, machine: Machine) -> State:
+    forget_floors(machine.chip.tcti)
     return install(cli.state, cloud, machine.ak, machine.node_key)
 
 

@@ -13,7 +13,9 @@ from node.conditions import Conditions
 from node.hwbind import keys
 from node.hwbind.errors import TpmFailed, TpmNotOurs
 from node.hwbind.keys import WrappedKey, key_hash
+from node.licensing.floor_store import FloorStore
 from node.licensing.licence import Applied, Licence, StatementRejected
+from node.licensing.raising import FloorKeeper
 from node.licensing.saving import Saver
 from node.licensing.store import LicenceStore
 from node.trust.current import CurrentTrust
@@ -31,7 +33,8 @@ NONCE = "n" * 32
 
 
 def saver_of(directory: Path) -> Saver:
-    return Saver(LicenceStore(directory), Conditions(utc_now))
+    conditions = Conditions(utc_now)
+    return Saver(LicenceStore(directory), conditions, FloorKeeper(FloorStore(directory), conditions))
 
 
 @pytest.fixture

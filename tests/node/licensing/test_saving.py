@@ -16,6 +16,8 @@ from node.disk.thread import DiskSilent
 from node.errors import DiskFull, StateUnwritable
 from node.licensing import saving
 from node.licensing.acceptance import Accept
+from node.licensing.floor_store import FloorStore
+from node.licensing.raising import FloorKeeper
 from node.licensing.saving import NOT_STORED, RETRY_SECONDS_FIRST, RETRY_SECONDS_MAX, Saver
 from node.licensing.store import LicenceStore
 from tests.node.licensing.samples import HOLDER, RING, T0, make_lease, make_revocation, make_suspension, verified
@@ -53,7 +55,8 @@ def conditions() -> Conditions:
 
 @pytest.fixture
 def saver(tmp_path: Path, conditions: Conditions) -> Saver:
-    return Saver(LicenceStore(tmp_path / "state"), conditions)
+    floors = FloorKeeper(FloorStore(tmp_path / "state"), conditions)
+    return Saver(LicenceStore(tmp_path / "state"), conditions, floors)
 
 
 async def test_a_statement_is_stored_and_then_the_work_after_it_is_done(saver: Saver) -> None:
