@@ -134,22 +134,17 @@ def kind_of(name: str) -> str:
     return name.partition("/")[0]
 
 
-def enroll(fingerprint: Mapping[str, str], worthless: Collection[str] = ()) -> FingerprintPolicy:
-    """The policy for a machine that sends this fingerprint at its activation.
+def policy_of(fingerprint: Mapping[str, str], worthless: Collection[str] = ()) -> FingerprintPolicy:
+    """The policy for a machine that sent this fingerprint, also if it cannot be enrolled.
 
     `fingerprint` has the HMACs in hex by component name. `worthless` are HMACs of known placeholders
-    (`protocol.hardware.placeholder_hmacs`); they do not count, and neither do kinds that the cloud does not know.
-    Raises NotEnrollable.
+    (`protocol.hardware.placeholder_hmacs`); they do not count. Neither do kinds that the cloud does not know, and texts
+    that are no HMAC.
     """
-    if len(fingerprint) > COMPONENTS_MAX:
-        raise NotEnrollable(f"the fingerprint has more than {COMPONENTS_MAX} components")
-    if any(_HMAC.fullmatch(value) is None for value in fingerprint.values()):
-        raise NotEnrollable("a component of the fingerprint is not an HMAC-SHA-256 in hex")
-    digests = _digests({name: value for name, value in fingerprint.items() if value not in worthless})
-    for kind, most in VALUES_MAX.items():
-        if len(digests.get(kind, ())) > most:
-            raise NotEnrollable(f"the fingerprint has more than {most} values of the kind {kind}")
-    policy = FingerprintPolicy(
+    digests = _digests(
+        {name: value for name, value in fingerprint.items() if value not in worthless and _HMAC.fullmatch(value)}
+    )
+    return FingerprintPolicy(
         matched_percent_min=MATCHED_PERCENT_MIN,
         kinds=tuple(
             EnrolledKind(kind, weight, kind in ANCHORS, tuple(sorted(digests[kind])))
@@ -157,6 +152,18 @@ def enroll(fingerprint: Mapping[str, str], worthless: Collection[str] = ()) -> F
             if kind in digests
         ),
     )
+
+
+def enroll(fingerprint: Mapping[str, str], worthless: Collection[str] = ()) -> FingerprintPolicy:
+    """As `policy_of`, for a machine that the fingerprint alone identifies. Raises NotEnrollable."""
+    if len(fingerprint) > COMPONENTS_MAX:
+        raise NotEnrollable(f"the fingerprint has more than {COMPONENTS_MAX} components")
+    if any(_HMAC.fullmatch(value) is None for value in fingerprint.values()):
+        raise NotEnrollable("a component of the fingerprint is not an HMAC-SHA-256 in hex")
+    policy = policy_of(fingerprint, worthless)
+    for kind in policy.kinds:
+        if len(kind.digests) > (most := VALUES_MAX[kind.kind]):
+            raise NotEnrollable(f"the fingerprint has more than {most} values of the kind {kind.kind}")
     if not any(kind.anchor for kind in policy.kinds):
         raise NotEnrollable("the fingerprint has no serial number of a disk or of the board")
     if policy.enrolled_weight < ENROLLED_WEIGHT_MIN:

@@ -17,6 +17,7 @@ from cloud.fabric.service.nodes.chip_challenge import ChipChallenges
 from cloud.fabric.service.nodes.closing import Closings
 from cloud.fabric.service.nodes.code_checks import CodeChecks
 from cloud.fabric.service.nodes.confirm import Confirmations
+from cloud.fabric.service.nodes.fingerprints import Fingerprints
 from cloud.fabric.service.nodes.lapse import Lapses
 from cloud.fabric.service.nodes.limits import ActivationLimits, SessionLimits
 from cloud.fabric.service.nodes.pcr_quotes import PcrQuotes
@@ -102,6 +103,7 @@ class NodeParts:
     closings: Closings
     chip_challenges: ChipChallenges
     seen: SeenSessions
+    fingerprints: Fingerprints
 
 
 def make_node_parts(stores: Stores, ports: Ports, secrets: Secrets, shared: Shared, trust: TrustParts) -> NodeParts:
@@ -135,6 +137,7 @@ def make_node_parts(stores: Stores, ports: Ports, secrets: Secrets, shared: Shar
         wake_room=shared.wake_room,
         seen=seen,
     )
+    fingerprints = _fingerprints(stores, ports, shared)
     pcr_quotes = PcrQuotes(tenants=stores.tenants, codes=stores.codes, seen=seen)
     return NodeParts(
         activations=_activations(stores, ports, secrets, shared, chip_challenges, pcr_quotes, lapses),
@@ -151,13 +154,20 @@ def make_node_parts(stores: Stores, ports: Ports, secrets: Secrets, shared: Shar
             wake_room=shared.wake_room,
             wake_background=shared.woken.set,
         ),
-        sessions=_sessions(stores, ports, secrets, shared, trust, statements, seen, pcr_quotes),
+        sessions=_sessions(stores, ports, secrets, shared, trust, statements, pcr_quotes, fingerprints),
         statements=statements,
         renewals=_renewals(stores, ports, shared, chip_challenges),
         lapses=lapses,
         closings=Closings(transaction=transaction, audit=audit, nodes=stores.nodes, issuer=ports.issuer),
         chip_challenges=chip_challenges,
         seen=seen,
+        fingerprints=fingerprints,
+    )
+
+
+def _fingerprints(stores: Stores, ports: Ports, shared: Shared) -> Fingerprints:
+    return Fingerprints(
+        trust_domain=ports.trust_domain, transaction=stores.transaction, audit=shared.audit, nodes=stores.nodes
     )
 
 
@@ -197,8 +207,8 @@ def _sessions(
     shared: Shared,
     trust: TrustParts,
     statements: Statements,
-    seen: SeenSessions,
     pcr_quotes: PcrQuotes,
+    fingerprints: Fingerprints,
 ) -> Sessions:
     return Sessions(
         trust_domain=ports.trust_domain,
@@ -211,12 +221,13 @@ def _sessions(
         current_trust=ports.current_trust,
         statements=statements,
         statement_stream=shared.statement_stream,
-        seen=seen,
+        seen=statements.seen,
         pcr_quotes=pcr_quotes,
         refusals=SessionRefusals(now=ports.now, transaction=stores.transaction, audit=shared.audit),
         limits=SessionLimits(ports.limits_factor),
         session_ends=trust.session_ends,
         trust_reports=trust.trust_reports,
+        fingerprints=fingerprints,
     )
 
 

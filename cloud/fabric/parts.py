@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import dataclass, fields
 
 from cloud.audit import AuditEntries
-from cloud.fabric.background import AUDIT_SECONDS, HOUSEKEEPING_SECONDS, Background, Periodic
+from cloud.fabric.background import AUDIT_SECONDS, HOUSEKEEPING_SECONDS, SEEN_SECONDS, Background, Periodic
 from cloud.fabric.entropy import Entropy
 from cloud.fabric.node_parts import NodeParts, Ports, Shared, TrustParts, make_node_parts
 from cloud.fabric.secrets import Secrets
@@ -134,6 +134,7 @@ def make_background(entropy: Entropy, shared: Shared, nodes: NodeParts, trust: T
         renewals=nodes.renewals,
         seen=nodes.seen,
         further=(
+            Periodic("fingerprints", SEEN_SECONDS, nodes.fingerprints.store),
             Periodic("audit", AUDIT_SECONDS, shared.audit_retention.step),
             Periodic("trust", HOUSEKEEPING_SECONDS, trust.online_roles.keep_fresh),
         ),

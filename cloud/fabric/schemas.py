@@ -256,6 +256,8 @@ class Generation(msgspec.Struct, frozen=True):
     lease_version: int = 1
     """Highest version of leases that the node reads, as its last session reported. Version 1 grants no entitlement with a
     limit or dates."""
+    drift: hardware.FingerprintDrift | None = None
+    """Comparison of the fingerprints. Null before the first session."""
 
 
 class NodeDetail(msgspec.Struct, frozen=True):

@@ -164,6 +164,8 @@ class Generation(Table, db=UNBOUND, tablename="generation"):
     ek_name = Varchar(length=256, default="")
     lease_version = Integer(default=1)
     lease_facts = Varchar(length=ID, default="")
+    drift = Text(default="null")
+    machines = Text(default="[]")
     pcr_accepted = Text(default="[]")
     pcr_values = Text(default="[]")
     pcr_fault = Text()

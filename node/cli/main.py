@@ -67,14 +67,7 @@ def _parser(only: str = "") -> argparse.ArgumentParser:
             return _Parser(add_help=False)
         return commands.add_parser(name, help=summary, description=text, parents=[common])
 
-    activate = add(
-        "activate",
-        "activate this machine with an activation file",
-        "Proves to the cloud with the TPM which machine this is, and fetches its identity and licence. Without a TPM "
-        "it needs --software. If the command is interrupted, repeat it with the same file; it then continues. The "
-        "agent must not be running.",
-    )
-    _activation_arguments(activate)
+    _activation_arguments(add("activate", "activate this machine with an activation file", _ACTIVATE))
     add(
         "run",
         "run the agent in the foreground",
@@ -117,6 +110,13 @@ def _parser(only: str = "") -> argparse.ArgumentParser:
         "--rekey", action="store_true", help="also make a new node key in the TPM and get a device certificate for it"
     )
     return parser
+
+
+_ACTIVATE = (
+    "Proves to the cloud with the TPM which machine this is, and fetches its identity and licence. Without a TPM it needs "
+    "--software. If the command is interrupted, repeat it with the same file; it then continues. The agent must not be "
+    "running."
+)
 
 
 def _activation_arguments(activate: argparse.ArgumentParser) -> None:

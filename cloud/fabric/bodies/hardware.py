@@ -1,4 +1,4 @@
-"""Messages: bodies about the hardware that tenants trust, and about PCR quotes.
+"""Messages: bodies about the hardware that tenants trust, PCR quotes and fingerprints.
 
 They belong to the operators' API; `cloud.fabric.schemas` has the rules and offers these names too.
 """
@@ -181,3 +181,21 @@ class AcceptPcrs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     values: Annotated[tuple[PcrValue, ...], limits(maxItems=PCRS_QUOTED)]
     """The values in `pcr_values` of the node's generation. Other values are a conflict: the machine has changed again."""
+
+
+class FingerprintDrift(msgspec.Struct, frozen=True, kw_only=True):
+    """The last reported fingerprint, compared with that of the activation. With a TPM it ends no licence."""
+
+    result: Literal["match", "mismatch", "inconclusive", "not-enrolled"]
+    """`match`: the machine of the activation. `mismatch`: too little of it. `not-enrolled`: the activation reported no
+    serial number."""
+    reason: str
+    """Numbers behind the result, for people."""
+    changed: tuple[str, ...]
+    """Kinds of components whose values differ."""
+    missing: tuple[str, ...]
+    """Kinds of components that the machine does not report any more."""
+    changed_at: datetime
+    """Time at which the comparison changed last."""
+    alternated_at: datetime | None = None
+    """Last time at which an earlier machine came back: two machines may share one chip. Null if none did."""

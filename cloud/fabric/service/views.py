@@ -7,9 +7,11 @@ from typing import TypeVar
 from cryptography import x509
 
 from cloud.fabric import schemas
+from cloud.fabric.attestation.drift import Drift
 from cloud.fabric.attestation.ek_makers import UNKNOWN, maker_of
 from cloud.fabric.attestation.ek_roots import TrustError, is_root, read_ca
 from cloud.fabric.attestation.pcr_quotes import changed
+from cloud.fabric.bodies.hardware import FingerprintDrift
 from cloud.fabric.errors import Invalid
 from cloud.fabric.store.rows import (
     AuditRow,
@@ -180,6 +182,18 @@ def generation(row: GenerationRow) -> schemas.Generation:
         pcr_fault=row.pcr_fault,
         pcr_changed_at=row.pcr_changed_at,
         lease_version=row.lease_version,
+        drift=None if row.drift is None else drift(row.drift),
+    )
+
+
+def drift(row: Drift) -> FingerprintDrift:
+    return FingerprintDrift(
+        result=row.result,
+        reason=row.reason,
+        changed=row.changed,
+        missing=row.missing,
+        changed_at=row.changed_at,
+        alternated_at=row.alternated_at,
     )
 
 

@@ -37,6 +37,7 @@ be held by many transactions at a time, and covers reads only.
 | order renewals | order | token of the operator |
 | wake nodes for an order | order | |
 | store reports | reports | |
+| compare a fingerprint | node | |
 
 Some writes need no key, because each is one statement that is right whatever other transactions do:
 

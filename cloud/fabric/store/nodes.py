@@ -9,6 +9,7 @@ from datetime import datetime
 import msgspec
 from piccolo.query.functions import Case, When
 
+from cloud.fabric.attestation.drift import Drift, Machine
 from cloud.fabric.store.hints import hint_of
 from cloud.fabric.store.rows import GenerationRow, NodeRow, generation_id
 from cloud.fabric.tables import Generation, Node
@@ -152,6 +153,10 @@ _SEEN = compiled(
         )
     ).where(Generation.id == param("id"))
 )
+_MACHINES = compiled(Generation.select(Generation.machines).where(Generation.id == param("id")))
+_SET_DRIFT = compiled(
+    Generation.update(params(Generation.drift, Generation.machines)).where(Generation.id == param("id"))
+)
 _SET_PCRS = compiled(
     Generation.update(params(Generation.pcr_values, Generation.pcr_fault, Generation.pcr_changed_at))
     .where(
@@ -170,6 +175,9 @@ _ACCEPT_PCRS = compiled(
     .where(Generation.id == param("id"), Generation.pcr_values == param("pcr_accepted"))
     .returning(Generation.id)
 )
+
+
+_machines = msgspec.json.Decoder(tuple[Machine, ...])
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -295,6 +303,17 @@ class NodeStore:
             seen_fingerprint=json_text(seen.fingerprint),
             agent_version=seen.agent_version,
             certificate_not_after=seen.certificate_not_after,
+        )
+
+    async def machines(self, node: NodeId, number: int) -> tuple[Machine, ...]:
+        """The machines that a generation's fingerprints have shown, the one that was seen last first."""
+        row = await self._engine.fetch_one(_MACHINES, id=generation_id(node, number))
+        return () if row is None else _machines.decode(row["machines"])
+
+    async def set_drift(self, node: NodeId, number: int, drift: Drift, machines: tuple[Machine, ...]) -> None:
+        """Store what a reported fingerprint shows."""
+        await self._engine.fetch(
+            _SET_DRIFT, id=generation_id(node, number), drift=json_text(drift), machines=json_text(machines)
         )
 
     async def set_pcrs(self, key: str, values: tuple[str, ...], fault: str, at: datetime) -> bool:

@@ -6,6 +6,7 @@ from typing import Literal
 import msgspec
 
 from cloud.audit import AuditEntry
+from cloud.fabric.attestation.drift import Drift
 from cloud.fabric.licensing.holders import Cause
 from cloud.fabric.schemas import ClonePolicy, LeaseIntervals, LeaseTerms, PcrPolicy, Standing, StatementType
 from protocol.endorsement import EkType
@@ -151,9 +152,9 @@ class NodeRow(msgspec.Struct, frozen=True):
 class GenerationRow(msgspec.Struct, frozen=True):
     """A generation of a node: the key of one activation, and its current statement.
 
+    `drift` compares the last reported fingerprint with that of the activation; None before the first report.
     `statement` is the signed token, empty before the first. `told_at` is the time when a request was first refused
-    with the revocation. `fingerprint` comes from the activation, `seen_fingerprint` from the last session;
-    nothing compares the two yet. `trust_version` is the highest version of the published targets that the node has
+    with the revocation. `fingerprint` comes from the activation, `seen_fingerprint` from the last session. `trust_version` is the highest version of the published targets that the node has
     reported. `device_issuer` is the key id of the CA of the device certificate that the last session showed.
     `ek_name` is the TPM name of the EK of the activation, in hex, empty if none is known. `lease_version` is the highest
     version of leases that the node reads. `lease_facts` is the hash of what the stored lease says beside its dates
@@ -194,6 +195,7 @@ class GenerationRow(msgspec.Struct, frozen=True):
     pcr_values: tuple[str, ...] = ()
     pcr_fault: str = ""
     pcr_changed_at: datetime | None = None
+    drift: Drift | None = None
     holders: str = ""
     holders_version: int = 0
 

@@ -292,6 +292,7 @@ class Machine:
     secret: bytes = b""
     held: str = ""
     lease_version: int | msgspec.UnsetType = msgspec.UNSET
+    fingerprint: dict[str, str] = field(default_factory=lambda: dict(FINGERPRINT))
 
     @property
     def ak(self) -> ec.EllipticCurvePrivateKey:
@@ -318,7 +319,7 @@ class Machine:
             ak=self.ak, node_key=self.node_key, nonce_secret=self.secret, nonce_activation=challenge.activation
         )
         paper = chip.prove()
-        return ProveActivation(self.secret, paper.csr, paper.key, FINGERPRINT)
+        return ProveActivation(self.secret, paper.csr, paper.key, self.fingerprint)
 
     async def prove(self, challenge: Challenge, body: ProveActivation) -> Activated:
         digest = sha256_hex(json_encode(body))
@@ -347,7 +348,7 @@ class Machine:
                 url=URL + PATH_SESSIONS,
                 csr_sha256=sha256_hex(csr),
                 answer_nonce=NONCE,
-                fingerprint=FINGERPRINT,
+                fingerprint=self.fingerprint,
                 clock=ClockInfo(1, 1, 1, True),
                 agent_version="1.0",
                 lease_version=self.lease_version,

@@ -15,6 +15,7 @@ from cloud.fabric.entropy import Entropy
 from cloud.fabric.errors import (
     CertificateRefused,
     CsrRefused,
+    FingerprintRefused,
     Invalid,
     IssuerRefused,
     IssuerUnavailable,
@@ -25,6 +26,7 @@ from cloud.fabric.errors import (
 from cloud.fabric.issuer import Issuer
 from cloud.fabric.service.input_checks import check_fingerprint, check_nonce_form, check_text
 from cloud.fabric.service.nodes.device_certificate import Device, read_device_certificate
+from cloud.fabric.service.nodes.fingerprints import Fingerprints
 from cloud.fabric.service.nodes.known import load
 from cloud.fabric.service.nodes.limits import SessionLimits
 from cloud.fabric.service.nodes.pcr_quotes import PcrQuotes
@@ -65,6 +67,7 @@ class Sessions:
     limits: SessionLimits
     session_ends: SessionEnds
     trust_reports: TrustReports
+    fingerprints: Fingerprints
 
     def make_nonce(self) -> Nonce:
         """Make a nonce for a session proof. Stores nothing."""
@@ -78,9 +81,10 @@ class Sessions:
         has the key that is stored for them; 8 that key signed the proof, see `protocol.messages.sessions.open_proof`;
         9 the proof names this node and generation; 10 it names this method and this Fabric's URL; 11 it names this
         CSR; 12 it carries a nonce that this cloud made a short time ago; 13 the generation is not closed; 14 the limits of sessions are
-        not reached; 15 the quote of the PCRs is one that the tenant's policy admits.
+        not reached; 15 a machine without a TPM is the enrolled one by its fingerprint, and
+        the quote of the PCRs is one that the tenant's policy admits.
         Raises CertificateRefused, NodeUnknown, ProofRefused, Invalid, GenerationClosed, TooOften, QuoteRefused,
-        CsrRefused, IssuerUnavailable.
+        FingerprintRefused, CsrRefused, IssuerUnavailable.
         """
         now = self.now()
         issuers = self.current_trust.trust.node_issuers
@@ -94,7 +98,7 @@ class Sessions:
             raise
         await self._refuse_closed(node, generation, claims.answer_nonce)
         self.limits.count(node.tenant, node.id, now)
-        await self._judge_quote(node, generation, device, claims)
+        await self._judge_evidence(node, generation, device, claims)
         chain = await self._issue(body, device)
         await self.session_ends.note(chain)
         # The issuer may have taken seconds. Read the rows again, or an outdated lease would be signed as current.
@@ -102,6 +106,7 @@ class Sessions:
         node, generation = await self._known(device)
         await self._refuse_closed(node, generation, claims.answer_nonce)
         self.seen.note(generation.id, Seen(now, claims.fingerprint, claims.agent_version, device.not_after))
+        self.fingerprints.note(node, generation, claims.fingerprint, now)
         self.seen.note_mode(node, generation.number, development=claims.development is True)
         self.trust_reports.note(generation, claims.trust_version, device.issuer)
         generation = await self.statements.note_lease_version(generation, claims.lease_version or 1)
@@ -152,11 +157,14 @@ class Sessions:
             await self.seen.record_closed(node, generation, now)
             raise self.statement_stream.closed(generation, answer_nonce, now)
 
-    async def _judge_quote(self, node: NodeRow, generation: GenerationRow, device: Device, claims: ProofClaims) -> None:
-        """Step 15. Raises QuoteRefused."""
+    async def _judge_evidence(
+        self, node: NodeRow, generation: GenerationRow, device: Device, claims: ProofClaims
+    ) -> None:
+        """Step 15. Raises QuoteRefused, FingerprintRefused."""
         try:
+            self.fingerprints.check(node, generation, claims.fingerprint)
             await self.pcr_quotes.at_session(node, generation, claims, self.now())
-        except QuoteRefused as error:
+        except (FingerprintRefused, QuoteRefused) as error:
             await self.refusals.note(device, error)
             raise
 

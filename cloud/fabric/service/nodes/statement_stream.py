@@ -18,6 +18,7 @@ from cloud.fabric.store.nodes import NodeStore
 from cloud.fabric.store.rows import GenerationRow, NodeRow
 from cloud.fabric.tuf.current_trust import CurrentTrust, RenewalOrder
 from protocol.encoding import sha256_hex
+from protocol.fingerprint import policy_of
 from protocol.messages.sessions import StatementAnswer
 from protocol.signed.freshness import Freshness
 from protocol.signed.statements import LEASE_VERSION, Lease, RevocationReason, Statement
@@ -128,6 +129,8 @@ class StatementStream:
             version=min(generation.lease_version, LEASE_VERSION),
             node_key=sha256_hex(generation.node_public_key),
             ek_name=generation.ek_name,
+            # With a TPM the chip identifies the machine; a lease without the fingerprint is smaller.
+            fingerprint=policy_of(generation.fingerprint) if node.tier == "software" else None,
             intervals=node.intervals,
         )
 
