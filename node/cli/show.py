@@ -82,6 +82,7 @@ def human_status(document: dict[str, Any]) -> str:
     rows += _failure_rows(document)
     if document["mode"] != "production":
         rows.append(("mode", f"{document['mode']}: not for production"))
+    rows += _time_rows(document.get("time"))  # an older agent has none
     rows += _fingerprint_rows(document.get("fingerprint"))  # an older agent has none
     if document["offline_bound_at"]:
         rows.append(("offline bound", document["offline_bound_at"]))
@@ -90,6 +91,14 @@ def human_status(document: dict[str, Any]) -> str:
         rows.append(("problem", f"{condition['text']} ({condition['code']}, since {condition['since']})"))
         rows += [("", condition["next"])] if condition["next"] else []
     return f"{human_license(document['license'])}\n{_lines(rows)}\n\n{shown(document['limits'])}"
+
+
+def _time_rows(time: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """Trusted time and its source; the wall clock too, if it is suspect."""
+    if time is None:
+        return []
+    suspect = [("wall clock", f"{time['wall_at']}: clock-suspect")] if time["suspect"] else []
+    return [("trusted time", f"{time['high_at']} ({time['source']})"), *suspect]
 
 
 def _lines(rows: Iterable[tuple[str, Any]]) -> str:

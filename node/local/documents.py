@@ -11,6 +11,7 @@ import msgspec
 from node.conditions import Condition
 from node.config import AGENT_VERSION
 from node.exchanges.failure import Failure
+from node.licensing.trusted_time import Judged
 from node.licensing.verdict import Snapshot, Verdict, entitled
 from protocol.fingerprint import Judgement
 from protocol.ids import NodeId, TenantId
@@ -86,7 +87,7 @@ class LicenseDocument(msgspec.Struct, frozen=True):
     exit_code: int
     """Exit code of `cascadia status` in this state."""
     flags: tuple[str, ...]
-    """`clock-suspect`: the clock is behind a signed date. `tpm-failing`: the TPM does not answer. `state-damaged`: a
+    """`clock-suspect`: the clock is behind trusted time, or far ahead. `tpm-failing`: the TPM does not answer. `state-damaged`: a
     licence file does not verify. `superseded`: the state is `revoked` because a later activation of the same chip
     replaced this one; every open activation code activates the machine again."""
     tenant: str
@@ -114,6 +115,22 @@ class EntitlementDocument(msgspec.Struct, frozen=True):
     """Reason, for people."""
     valid_until: datetime
     """Time until which this answer may be used."""
+
+
+class TimeDocument(msgspec.Struct, frozen=True):
+    """Trusted time. The agent judges by it, because the wall clock may be wrong."""
+
+    high_at: datetime
+    """Time at which the lease is judged."""
+    low_at: datetime
+    """Time that has surely passed. Certificates must not have ended at it."""
+    wall_at: datetime
+    """The wall clock of this machine."""
+    source: str
+    """What `high_at` follows: `signed` (a time that the cloud signed since the machine booted), `wall-clock` (the clock
+    at the boot), or `floor` (the latest signed time and the time with power since)."""
+    suspect: bool
+    """Whether the wall clock is behind trusted time, or far ahead of it."""
 
 
 class StatusDocument(msgspec.Struct, frozen=True):
@@ -151,12 +168,14 @@ class StatusDocument(msgspec.Struct, frozen=True):
     fingerprint: Judgement | None = None
     """The last comparison of the machine with its enrolled fingerprint. Null for a node with a TPM, which is known by its
     TPM."""
+    time: TimeDocument | None = None
+    """Trusted time; null while no identity can be read."""
 
 
 LIMITS = (
     "A revocation or suspension takes effect when it reaches this machine. If someone restores an old copy of the state "
     "directory and keeps the machine offline, the old licence stays usable until the date recorded in that copy "
-    "(offline_bound_at, the latest end of all leases on the disk); longer if the clock is set back."
+    "(offline_bound_at, the latest end of all leases on the disk). A clock that is held back adds the time without power."
 )
 
 
@@ -179,6 +198,12 @@ def lease_document(lease: Lease) -> LeaseDocument:
         entitlement_terms=tuple(grant for grant in lease.entitlements if isinstance(grant, Entitlement)),
         final_reason=lease.final.reason if lease.final is not None else "",
     )
+
+
+def _time_document(time: Judged | None) -> TimeDocument | None:
+    if time is None:
+        return None
+    return TimeDocument(high_at=time.high, low_at=time.low, wall_at=time.wall, source=time.source, suspect=time.suspect)
 
 
 def license_document(snapshot: Snapshot) -> LicenseDocument:
@@ -241,5 +266,6 @@ def status_document(
         damaged=snapshot.verdict.damaged,
         conditions=conditions,
         last_failure=last_failure,
+        time=_time_document(snapshot.time),
         fingerprint=snapshot.fingerprint,
     )

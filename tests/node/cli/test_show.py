@@ -70,6 +70,15 @@ def test_a_status_shows_the_fingerprint_of_a_machine_without_a_tpm() -> None:
         assert "fingerprint" not in dict(rows(human_status(without)))
 
 
+def test_trusted_time_is_shown_with_its_source_and_a_suspect_clock() -> None:
+    time = {"high_at": "2027-03-01T12:00:00Z", "wall_at": "1970-01-01T00:00:00Z", "source": "floor", "suspect": False}
+    shown = dict(rows(human_status(STATUS | {"time": time})))
+    assert shown["trusted time"] == "2027-03-01T12:00:00Z (floor)"
+    assert "wall clock" not in shown
+    shown = dict(rows(human_status(STATUS | {"time": time | {"suspect": True}})))
+    assert shown["wall clock"] == "1970-01-01T00:00:00Z: clock-suspect"
+
+
 def test_a_status_begins_with_the_license_and_ends_with_the_limits() -> None:
     text = human_status(STATUS)
     assert text.startswith(human_license(LICENSE))

@@ -114,10 +114,14 @@ def test_status(licence: Licence) -> None:
             "damaged",
             "conditions",
             "last_failure",
+            "fingerprint",
+            "time",
         ]
     )
     assert (document["version"], document["mode"], document["hardware"]) == (AGENT_VERSION, "development", "ours")
     assert licence.lease is not None
+    assert list(document["time"]) == ["high_at", "low_at", "wall_at", "source", "suspect"]
+    assert (document["time"]["source"], document["time"]["suspect"]) == ("wall-clock", False)
     assert document["offline_bound_at"] == licence.lease.terminate_at.isoformat().replace("+00:00", "Z")
 
 

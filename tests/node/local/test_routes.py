@@ -21,7 +21,9 @@ from tests.simulators.fabric import Fabric, always, utc_now
 @pytest.fixture
 def agent(tmp_path: Path, state: State, tpm: Tpm) -> Agent:
     now = utc_now()
-    agent = Agent.load(Config(state_dir=tmp_path / "state", mode="development"), state, tpm, lambda: now)
+    # All clocks stand still, so that two answers are equal.
+    config = Config(state_dir=tmp_path / "state", mode="development")
+    agent = Agent.load(config, state, tpm, lambda: now, lambda: 0.0, lambda: 100.0)
     agent._hardware.report_ours()
     return agent
 
