@@ -214,6 +214,10 @@ class Node(msgspec.Struct, frozen=True):
     """The entitlements with terms, from the activation code."""
     intervals: LeaseIntervals | None = None
     """Intervals of the node's contacts, from the activation code."""
+    floor_index: int = 0
+    """NV index of the counter in the TPM that versions the node's floor record. 0 if the node never reported one."""
+    floor_value: int = 0
+    """Last reported value of this counter."""
 
 
 class Generation(msgspec.Struct, frozen=True):

@@ -134,6 +134,8 @@ class Node(Table, db=UNBOUND, tablename="node"):
     clone_cause = Varchar(length=32, default="")
     clone_at = Timestamptz(null=True, default=None)
     intervals = Text(default="null")
+    floor_index = BigInt(default=0)
+    floor_value = BigInt(default=0)
 
 
 class Generation(Table, db=UNBOUND, tablename="generation"):

@@ -2,10 +2,19 @@
 
 from datetime import UTC, datetime
 
+import msgspec
+
 from cloud.fabric.bodies.published_trust import TEXT_CHARS_MAX
 from cloud.fabric.errors import Invalid
 from cloud.http import bounds
+from protocol.evidence import NvCounter
 from protocol.limits import COMPONENT_CHARS_MAX, COMPONENTS_MAX, HELD_GENERATION_MAX, NONCE_BYTES_MAX, NONCE_BYTES_MIN
+from protocol.signed.lease import NV_INDICES
+
+NV_NAME_CHARS_MAX = 132
+"""The name of an NV index in hex: two bytes of algorithm and the largest digest of a TPM."""
+NV_VALUE_MAX = 2**63 - 1
+"""The largest value that a database stores. A counter of a TPM has 64 bits, and its cell wears out long before."""
 
 
 def check_time(what: str, at: datetime) -> datetime:
@@ -33,6 +42,16 @@ def check_fingerprint(components: dict[str, str]) -> None:
             f"fingerprint: at most {COMPONENTS_MAX} components, names and values of at most {COMPONENT_CHARS_MAX}"
             " printable characters"
         )
+
+
+def check_floor(floor: NvCounter | msgspec.UnsetType) -> None:
+    """Check the counter that a node reports: index, length of the name, and value. Raises Invalid."""
+    if floor is msgspec.UNSET:
+        return
+    if floor.index not in NV_INDICES:
+        raise Invalid("floor: the index is no NV index")
+    if len(floor.name) > NV_NAME_CHARS_MAX or not 1 <= floor.value <= NV_VALUE_MAX:
+        raise Invalid(f"floor: a name of at most {NV_NAME_CHARS_MAX} characters, and a value from 1 to {NV_VALUE_MAX}")
 
 
 def check_held_generation(number: int) -> int:

@@ -159,6 +159,8 @@ def node(row: NodeRow) -> schemas.Node:
         notice=SUPERSEDED_ASKS if row.superseded_asked_at is not None else "",
         entitlement_terms=_terms(row.entitlements),
         intervals=row.intervals,
+        floor_index=row.floor_index,
+        floor_value=row.floor_value,
     )
 
 

@@ -116,6 +116,8 @@ class NodeRow(msgspec.Struct, frozen=True):
     the node's last session reported development mode. `superseded_asked_at` is the last time at which a superseded
     generation asked, `superseded_asked_generation` is that generation's number; None and 0 if none ever did.
     `clone_cause` says why a clone of the node is suspected since `clone_at`; empty and None if none is.
+    `floor_index` is the NV index of the counter in the TPM that versions the floor record, 0 if the node never had one;
+    `floor_value` is the last reported value of the counter.
     """
 
     id: NodeId
@@ -147,6 +149,8 @@ class NodeRow(msgspec.Struct, frozen=True):
     clone_cause: Cause | Literal[""] = ""
     clone_at: datetime | None = None
     intervals: LeaseIntervals | None = None
+    floor_index: int = 0
+    floor_value: int = 0
 
 
 class GenerationRow(msgspec.Struct, frozen=True):

@@ -53,7 +53,7 @@ from cloud.storage import ServiceEngine
 from lab.postgres import copy_database, located
 from protocol.codes import secret_hash
 from protocol.encoding import json_encode, sha256_hex
-from protocol.evidence import ClockInfo, EndorsementEvidence
+from protocol.evidence import ClockInfo, EndorsementEvidence, NvCounter
 from protocol.ids import NodeId, TenantId, TokenId
 from protocol.limits import CONFIRM_WITHIN
 from protocol.messages.activation import Activated, Challenge, ProveActivation, StartActivation
@@ -293,6 +293,7 @@ class Machine:
     held: str = ""
     lease_version: int | msgspec.UnsetType = msgspec.UNSET
     fingerprint: dict[str, str] = field(default_factory=lambda: dict(FINGERPRINT))
+    floor: NvCounter | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def ak(self) -> ec.EllipticCurvePrivateKey:
@@ -352,6 +353,7 @@ class Machine:
                 clock=ClockInfo(1, 1, 1, True),
                 agent_version="1.0",
                 lease_version=self.lease_version,
+                floor=self.floor,
             ),
             **changes,
         )

@@ -24,7 +24,7 @@ from cloud.fabric.errors import (
     Refused,
 )
 from cloud.fabric.issuer import Issuer
-from cloud.fabric.service.input_checks import check_fingerprint, check_nonce_form, check_text
+from cloud.fabric.service.input_checks import check_fingerprint, check_floor, check_nonce_form, check_text
 from cloud.fabric.service.nodes.device_certificate import Device, read_device_certificate
 from cloud.fabric.service.nodes.fingerprints import Fingerprints
 from cloud.fabric.service.nodes.known import load
@@ -110,6 +110,7 @@ class Sessions:
         self.seen.note_mode(node, generation.number, development=claims.development is True)
         self.trust_reports.note(generation, claims.trust_version, device.issuer)
         generation = await self.statements.note_lease_version(generation, claims.lease_version or 1)
+        node = await self.statements.note_floor(node, claims.floor)
         if generation.state == "offered":
             return Session(chain, StatementAnswer("", ""))
         generation = await self.statements.refreshed(node, generation, body.presented, now)
@@ -148,6 +149,7 @@ class Sessions:
         if claims.lease_version is not msgspec.UNSET and claims.lease_version < 1:
             raise Invalid("lease_version: at least 1")
         check_fingerprint(claims.fingerprint)
+        check_floor(claims.floor)
         return claims
 
     async def _refuse_closed(self, node: NodeRow, generation: GenerationRow, answer_nonce: str) -> None:

@@ -22,6 +22,7 @@ from cloud.fabric.tuf.current_trust import CurrentTrust
 from cloud.fabric.wake import WakeRoom
 from cloud.http.guard import ClosedAnswer
 from cloud.mtls.peer import NodePeer
+from protocol.evidence import NvCounter
 from protocol.faults import fault_point
 from protocol.ids import NodeId
 from protocol.messages.sessions import Ask, Events, StatementAnswer
@@ -70,6 +71,21 @@ class Statements:
             async with self.transaction(node_key(generation.node)):
                 await self.nodes.set_lease_version(generation.node, generation.number, version)
         return msgspec.structs.replace(generation, lease_version=version)
+
+    async def note_floor(self, node: NodeRow, reported: NvCounter | msgspec.UnsetType) -> NodeRow:
+        """Store the counter that versions the node's floor record, if it has changed. Returns the changed row.
+
+        A node that reports no counter any more keeps the stored one: the next lease still promises it, so a node does
+        not shed its floor when it fills or clears the NV memory of its TPM. A node of the tier `software` has none.
+        """
+        if reported is msgspec.UNSET or node.tier == "software":
+            return node
+        if (reported.index, reported.value) == (node.floor_index, node.floor_value):
+            return node
+        with fault_point("fabric.session.floor"):
+            async with self.transaction(node_key(node.id)):
+                await self.nodes.set_floor(node.id, reported.index, reported.value)
+        return msgspec.structs.replace(node, floor_index=reported.index, floor_value=reported.value)
 
     async def refreshed(self, node: NodeRow, generation: GenerationRow, token: str, now: datetime) -> GenerationRow:
         """Return the confirmed generation with a statement that is not due. Signs and stores one only if needed.

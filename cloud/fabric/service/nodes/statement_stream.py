@@ -21,7 +21,7 @@ from protocol.encoding import sha256_hex
 from protocol.fingerprint import policy_of
 from protocol.messages.sessions import StatementAnswer
 from protocol.signed.freshness import Freshness
-from protocol.signed.statements import LEASE_VERSION, Lease, RevocationReason, Statement
+from protocol.signed.statements import LEASE_VERSION, HardwareFloor, Lease, RevocationReason, Statement
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +132,7 @@ class StatementStream:
             # With a TPM the chip identifies the machine; a lease without the fingerprint is smaller.
             fingerprint=policy_of(generation.fingerprint) if node.tier == "software" else None,
             intervals=node.intervals,
+            floor=HardwareFloor(index=node.floor_index) if node.floor_index else None,
         )
 
     async def _write(

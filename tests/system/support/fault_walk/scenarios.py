@@ -249,6 +249,7 @@ SCENARIOS = (
             "fabric.activation.store",
             "fabric.session.request",
             "fabric.session.issuer",
+            "fabric.session.floor",
             "fabric.confirm.commit",
         ),
     ),

@@ -11,7 +11,9 @@ from cloud.fabric import schemas
 from cloud.fabric.errors import Invalid
 from protocol.encoding import sha256_hex
 from protocol.endorsement import name_of
-from protocol.signed.statements import Entitlement, Intervals, Lease
+from protocol.evidence import NvCounter
+from protocol.signed.statements import Entitlement, HardwareFloor, Intervals, Lease
+from tests.cloud.engines import ENGINES
 from tests.cloud.fabric.support import Machine, World
 
 
@@ -76,6 +78,40 @@ async def test_a_version_below_1_is_refused(world: World) -> None:
     await machine.join((await world.code()).secret)
     machine.lease_version = 0
     with pytest.raises(Invalid):
+        await machine.session()
+
+
+FLOOR = NvCounter(0x01A00007, "000b" + "ab" * 32, 4)
+
+
+@pytest.mark.parametrize("databases", ENGINES, indirect=True)
+async def test_a_floor_is_promised_from_the_first_lease_on_and_never_shed(world: World) -> None:
+    machine = Machine(world, lease_version=2, floor=FLOOR)
+    first = await machine.join((await world.code()).secret)
+    assert isinstance(first, Lease)
+    assert first.floor == HardwareFloor(index=FLOOR.index)
+    shown = await world.parts.operators.node_lists.detail(machine.node)
+    assert (shown.node.floor_index, shown.node.floor_value) == (FLOOR.index, 4)
+    machine.floor = msgspec.structs.replace(FLOOR, value=6)
+    assert world.statement((await machine.session()).current.statement) == first, "a new value signs no lease"
+    machine.floor = msgspec.UNSET
+    assert world.statement((await machine.session()).current.statement) == first
+    node = await world.node(machine.node)
+    assert (node.floor_index, node.floor_value) == (FLOOR.index, 6), "a chip that had a floor keeps the promise"
+    machine.floor = msgspec.structs.replace(FLOOR, index=0x01A00008, value=9)
+    second = world.statement((await machine.session()).current.statement)
+    assert isinstance(second, Lease)
+    assert (second.seq, second.floor) == (first.seq + 1, HardwareFloor(index=0x01A00008))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"index": 0x81000001}, {"index": 0}, {"value": 0}, {"value": 2**63}, {"name": "00" * 67}]
+)
+async def test_a_floor_out_of_bounds_is_refused(world: World, changes: dict[str, int | str]) -> None:
+    machine = Machine(world)
+    await machine.join((await world.code()).secret)
+    machine.floor = msgspec.structs.replace(FLOOR, **changes)
+    with pytest.raises(Invalid, match="floor"):
         await machine.session()
 
 
