@@ -15,6 +15,7 @@ INDEXES = (
     ("activation", "code", "created_at"),
     ("node", "standing", "seat_held", "id"),
     ("node", "clone_cause", "id"),
+    ("ek_allowed", "tenant", "id"),
 )
 """Indexes over several columns, which Piccolo's columns cannot say: the table, then the columns."""
 
