@@ -204,14 +204,18 @@ class Agent:
         return f"{verdict.state}, gate {'open' if verdict.gate_open else 'closed'}"
 
     async def _keep_reported(self) -> None:
-        """Report a changed verdict to systemd and the log."""
-        before = ""
+        """Report a changed verdict to systemd and the log, and each notice to the log once."""
+        before, notice = "", None
         while True:
             headline = self._headline()
             if headline != before:
                 log.info("state: %s", headline)
                 notify.status(headline)
                 before = headline
+            present = self.snapshot().notice
+            if present is not None and present != notice:
+                log.warning("notice: %s", present.text)
+                notice = present
             await self.heartbeat.wait_for_contact(REPORT_SECONDS)
 
     async def _keep_trust(self) -> None:

@@ -68,7 +68,10 @@ def human_license(document: dict[str, Any]) -> str:
         rows.append(("tier", lease["tier"]))
         rows.append(("entitlements", ", ".join(lease["entitlements"]) or "none"))
         rows += [(name, lease[name]) for name in ("refresh_after", "expires_at", "grace_until", "terminate_at")]
+        if lease.get("final_reason"):  # an older agent has none
+            rows.append(("final lease", lease["final_reason"]))
     rows += [("flag", flag) for flag in document["flags"]]
+    rows.append(("notice", document.get("notice", "")))  # as above
     return _lines((name, value) for name, value in rows if value != "")
 
 
@@ -124,6 +127,10 @@ def _failure_rows(document: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def human_entitlement(document: dict[str, Any]) -> str:
-    """The answer for one entitlement as text."""
+    """The answer for one entitlement as text, on one line."""
     word = "granted" if document["granted"] else "denied"
-    return shown(f"{document['name']}: {word} ({document['reason']}; until {document['valid_until']})")
+    terms = [f"limit {document['limit']}"] if document.get("limit") is not None else []
+    terms += [f"ends at {document['until']}"] if document.get("until") is not None else []
+    terms += [f"{name} {value}" for name, value in document.get("attributes", {}).items()]
+    because = "; ".join((document["reason"], *terms, f"until {document['valid_until']}"))
+    return shown(f"{document['name']}: {word} ({because})", VALUE_CHARACTERS_MAX)

@@ -17,6 +17,7 @@ from node.licensing import acceptance, floors
 from node.licensing.binding import bound_holder
 from node.licensing.floors import FloorView
 from node.licensing.hardware import HardwareCheck
+from node.licensing.notices import notice_of
 from node.licensing.raising import label_of
 from node.licensing.saving import Saver
 from node.licensing.trusted_time import TrustedTime
@@ -174,15 +175,16 @@ class Licence:
 
     def snapshot(self) -> Snapshot:
         """The licence now. The clock is read once, so that all parts agree."""
-        evidence = self._evidence()
+        evidence, lease = self._evidence(), self.lease
         return Snapshot(
             holder=self._holder,
             hardware=evidence.hardware,
-            lease=self.lease,
+            lease=lease,
             verdict=judge(evidence),
             offline_bound=self._offline_bound(),
             fingerprint=self._hardware.judgement,
             time=evidence.time,
+            notice=None if lease is None else notice_of(lease, max(evidence.time.high, lease.issued_at)),
         )
 
     def _offline_bound(self) -> datetime | None:

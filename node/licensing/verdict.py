@@ -35,6 +35,7 @@ import msgspec
 from node.exits import Exit
 from node.licensing.acceptance import StoredEvidence
 from node.licensing.floors import FloorView
+from node.licensing.notices import Notice
 from node.licensing.trusted_time import Judged
 from protocol.fingerprint import Judgement
 from protocol.limits import CLOCK_SKEW, LICENSE_ANSWER_LIFE
@@ -178,6 +179,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """The last comparison with the enrolled fingerprint, of a node without a TPM."""
     time: Judged | None = None
     """Trusted time; None while no identity can be read."""
+    notice: Notice | None = None
+    """The notice that the licence is about to end; None if there is none."""
 
 
 def current_lease(stored: StoredEvidence, holder: Holder | None) -> Lease | None:
@@ -240,7 +243,8 @@ def _judge(evidence: Evidence) -> tuple[LicenceState, str]:
     lease = current_lease(stored, holder)
     if lease is None:
         return "stale", "the stored statement is damaged" if stored.damaged else "no statement is stored"
-    return _by_dates(lease, max(evidence.time.high, lease.issued_at)), ""
+    final = f"final lease: {lease.final.reason}" if lease.final is not None else ""
+    return _by_dates(lease, max(evidence.time.high, lease.issued_at)), final
 
 
 def _by_wall_clock_alone(lease: Lease, time: Judged) -> bool:
@@ -309,8 +313,3 @@ def judge(evidence: Evidence) -> Verdict:
         damaged=evidence.stored.damaged,
         superseded=superseded,
     )
-
-
-def entitled(verdict: Verdict, lease: Lease | None, name: str) -> bool:
-    """Whether the entitlement is granted now: the gate is open and the lease names it."""
-    return verdict.gate_open and lease is not None and lease.entitlement(name) is not None

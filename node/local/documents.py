@@ -13,6 +13,8 @@ from node.config import AGENT_VERSION
 from node.exchanges.failure import Failure
 from node.licensing.trusted_time import Judged
 from node.licensing.verdict import Snapshot, Verdict, entitled
+from node.licensing.entitlements import Why, judge_entitlement
+from node.licensing.verdict import Snapshot, Verdict
 from protocol.fingerprint import Judgement
 from protocol.ids import NodeId, TenantId
 from protocol.signed.lease import LeaseV1
@@ -98,6 +100,8 @@ class LicenseDocument(msgspec.Struct, frozen=True):
     """Generation of the node."""
     lease: LeaseDocument | None
     """The lease, if the current statement is one."""
+    notice: str = ""
+    """Notice to the owner of the machine that the licence is about to end, for people. Empty if there is none."""
 
 
 class EntitlementDocument(msgspec.Struct, frozen=True):
@@ -115,6 +119,17 @@ class EntitlementDocument(msgspec.Struct, frozen=True):
     """Reason, for people."""
     valid_until: datetime
     """Time until which this answer may be used."""
+    why: Why = "not-included"
+    """`granted`; `gate-closed`: the licence allows nothing now; `not-included`: the lease has no entitlement of this name;
+    `not-yet`: the entitlement begins later; `ended`: it has ended."""
+    limit: int | None = None
+    """Largest number that the software may use. The software counts. Null if there is no limit, or nothing is granted."""
+    not_before: datetime | None = None
+    """Time at which the entitlement begins. Null if it has no such date."""
+    until: datetime | None = None
+    """Time at which the entitlement ends. Null if it ends with the licence."""
+    attributes: dict[str, str] = {}
+    """Attributes of the entitlement, by name. Empty if nothing is granted."""
 
 
 class TimeDocument(msgspec.Struct, frozen=True):
@@ -223,21 +238,26 @@ def license_document(snapshot: Snapshot) -> LicenseDocument:
         node=holder.node,
         generation=holder.generation,
         lease=None if snapshot.lease is None else lease_document(snapshot.lease),
+        notice="" if snapshot.notice is None else snapshot.notice.text,
     )
 
 
 def entitlement_document(snapshot: Snapshot, name: str) -> EntitlementDocument:
     """The document of one entitlement. `name` is the name as the lease has it."""
-    verdict = snapshot.verdict
-    granted = entitled(verdict, snapshot.lease, name)
-    reason = verdict.reason if granted or not verdict.gate_open else f"the licence does not include {name!r}"
+    verdict = judge_entitlement(snapshot, name)
+    terms = verdict.terms
     return EntitlementDocument(
         format=FORMAT,
         name=name,
-        granted=granted,
-        state=verdict.state,
-        reason=reason,
+        granted=verdict.granted,
+        state=snapshot.verdict.state,
+        reason=verdict.reason,
         valid_until=verdict.valid_until,
+        why=verdict.why,
+        limit=terms.limit if terms is not None and verdict.granted else None,
+        not_before=terms.not_before if terms is not None else None,
+        until=terms.until if terms is not None else None,
+        attributes=terms.attributes if terms is not None and verdict.granted else {},
     )
 
 

@@ -44,6 +44,10 @@ EXAMPLES: dict[str, Any] = {
     "notify_at": [],
     "entitlement_terms": [],
     "final_reason": "",
+    "why": "granted",
+    "limit": 8,
+    "attributes": {"site": "north"},
+    "notice": "",
 }
 """Field name -> value, for examples of bodies."""
 

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from node.errors import Unreachable
 from node.exits import Exit
 from node.hwbind.errors import TpmFailed
+from node.licensing.trusted_time import Judged
 from node.licensing.verdict import STATES, Snapshot, Verdict
 from node.local.documents import StatusDocument, status_document
 from protocol.ids import NodeId, TenantId
@@ -14,6 +15,7 @@ from protocol.signed.statements import Holder, Lease
 AT = datetime(2030, 1, 1, tzinfo=UTC)
 TENANT = TenantId(example_id("ten"))
 NODE = NodeId(example_id("node"))
+_TIME = Judged(low=AT, high=AT, least_high=AT, wall=AT, source="signed", suspect=False)
 HOLDER = Holder("cascade.internal", TENANT, NODE, 1)
 
 
@@ -44,6 +46,7 @@ class SimulatedAgent:
                 clock_suspect=state == "grace",
                 damaged=("statement.jws does not verify",) if state == "stale" else (),
             ),
+            time=_TIME,
         )
 
     def status(self) -> StatusDocument:

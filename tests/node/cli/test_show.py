@@ -137,6 +137,10 @@ def test_a_text_of_a_stranger_stays_in_its_line() -> None:
 def test_an_entitlement_is_one_line(granted: bool, word: str) -> None:
     document = {"name": "render", "granted": granted, "reason": "because", "valid_until": "2026-11-22T12:00:00Z"}
     assert human_entitlement(document) == f"render: {word} (because; until 2026-11-22T12:00:00Z)"
+    terms = {"limit": 8, "until": "2027-01-01T00:00:00Z", "attributes": {"site": "north"}}
+    assert human_entitlement(document | terms) == (
+        f"render: {word} (because; limit 8; ends at 2027-01-01T00:00:00Z; site north; until 2026-11-22T12:00:00Z)"
+    )
 
 
 def test_a_document_is_printed_for_a_person_or_a_program(capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,6 @@ from node.licensing.verdict import (
     LicenceState,
     current_lease,
     current_revocation,
-    entitled,
     judge,
 )
 from protocol.signed.statements import Holder, Verified
@@ -245,15 +244,6 @@ def test_a_node_without_a_tpm(
     assert reason in verdict.reason
     assert "TPM" not in verdict.reason + verdict.next
     assert not verdict.hardware_failing
-
-
-def test_entitled_needs_gate_and_name() -> None:
-    opened, closed = judge(evidence()), judge(evidence(hardware="other"))
-    assert entitled(opened, LEASE, "render")
-    assert not entitled(opened, LEASE, "Render")
-    assert not entitled(opened, LEASE, "")
-    assert not entitled(opened, None, "render")
-    assert not entitled(closed, LEASE, "render")
 
 
 def test_only_the_holders_lease_is_the_lease() -> None:

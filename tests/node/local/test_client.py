@@ -249,7 +249,7 @@ def test_any_document_is_shown_or_refused(
     changed = copy.deepcopy(document)
     place = changed
     name = data.draw(strategies.sampled_from(sorted(place)))
-    while isinstance(place[name], dict) and data.draw(strategies.booleans()):
+    while isinstance(place[name], dict) and place[name] and data.draw(strategies.booleans()):
         place = place[name]
         name = data.draw(strategies.sampled_from(sorted(place)))
     place[name] = value

@@ -11,12 +11,14 @@ from node.conditions import Condition
 from node.config import AGENT_VERSION
 from node.exchanges.failure import failure_of
 from node.hwbind.errors import TpmFailed
+from node.hwbind.keys import key_hash
 from node.licensing.boot_time import machine_clocks
 from node.licensing.licence import Licence
 from node.link.api import CloudUnreachable
 from node.local.documents import StatusDocument, entitlement_document, license_document, status_document
 from node.state import State
 from protocol.encoding import json_encode
+from protocol.signed.statements import Entitlement
 from tests.node.licensing.samples import trusted
 from tests.node.shells import apply, hardware, load_licence
 from tests.simulators.fabric import NODE, TENANT, Fabric, utc_now
@@ -30,6 +32,7 @@ LICENSE = {
     "next": "",
     "exit_code": 0,
     "flags": [],
+    "notice": "",
     "tenant": TENANT,
     "node": NODE,
     "generation": 1,
@@ -139,8 +142,42 @@ def test_damage_and_a_failing_tpm_are_reported(state: State) -> None:
 
 def test_entitlement(licence: Licence) -> None:
     document = members(entitlement_document(licence.snapshot(), "export"))
-    assert list(document) == ["format", "name", "granted", "state", "reason", "valid_until"]
+    assert list(document) == [
+        *("format", "name", "granted", "state", "reason", "valid_until"),
+        *("why", "limit", "not_before", "until", "attributes"),
+    ]
     assert (document["granted"], document["reason"]) == (False, "the licence does not include 'export'")
+
+
+def test_an_entitlement_with_terms(licence: Licence, fabric: Fabric) -> None:
+    until = utc_now() + timedelta(days=1)
+    terms = [Entitlement(name="cameras", limit=8, until=until, attributes={"site": "north"}), "render"]
+    ended = Entitlement(name="trial", limit=1, until=utc_now() - timedelta(days=1))
+    key = key_hash(licence.identity.node_key.public_key())
+    apply(licence, fabric, fabric.lease(node_key=key, entitlements=[*terms, ended]))
+    cameras = entitlement_document(licence.snapshot(), "cameras")
+    assert (cameras.granted, cameras.why, cameras.limit, cameras.until) == (True, "granted", 8, until)
+    assert cameras.attributes == {"site": "north"}
+    render = entitlement_document(licence.snapshot(), "render")
+    assert (render.granted, render.limit, render.until, render.attributes) == (True, None, None, {})
+    trial = entitlement_document(licence.snapshot(), "trial")
+    assert (trial.granted, trial.why, trial.limit, trial.until) == (False, "ended", None, ended.until)
+    lease = members(license_document(licence.snapshot()))["lease"]
+    assert lease["entitlements"] == ["cameras", "render", "trial"], "programs of earlier releases read names"
+    assert [each["name"] for each in lease["entitlement_terms"]] == ["cameras", "trial"]
+    assert lease["lease_version"] == 2
+
+
+def test_a_final_lease_says_its_reason(licence: Licence, fabric: Fabric) -> None:
+    ends = utc_now() + timedelta(days=3)
+    key = key_hash(licence.identity.node_key.public_key())
+    token = fabric.lease(node_key=key, final={"reason": "unpaid"}, expires_at=ends, grace_until=ends, terminate_at=ends)
+    apply(licence, fabric, token)
+    document = license_document(licence.snapshot())
+    assert (document.state, document.reason) == ("active", "the lease is current (final lease: unpaid)")
+    assert document.lease is not None
+    assert document.lease.final_reason == "unpaid"
+    assert document.notice.startswith("this is the last lease (unpaid): all licensed software stops at ")
 
 
 def test_no_entitlement_while_the_gate_is_closed(licence: Licence, fabric: Fabric) -> None:

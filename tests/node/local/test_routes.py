@@ -49,7 +49,7 @@ def members(answer: Answer) -> dict[str, object]:
 async def test_entitlement(agent: Agent, path: str, status: int, granted: bool, reason: str) -> None:
     answer = await request(agent, f"/v1/entitlements/{path}", privileged=False)
     document = members(answer)
-    assert list(document) == ["format", "name", "granted", "state", "reason", "valid_until"]
+    assert list(document)[:6] == ["format", "name", "granted", "state", "reason", "valid_until"]
     assert (answer.status, document["granted"], document["reason"]) == (status, granted, reason)
 
 
