@@ -83,6 +83,7 @@ class Agent:
             self._random,
             contact.conditions,
             lambda: self.licence.presented,
+            lambda: self.licence.lease,
         )
 
     @classmethod
@@ -231,6 +232,6 @@ class Agent:
             await self.contact.refresh_trust()
             if self._trust.value.version != before:
                 # The cloud counts the nodes that use the new trust, so report it in a contact soon.
-                await self._waits.sleep(schedule.adoption_seconds(self.config.heartbeat_seconds, self._random))
+                await self._waits.sleep(schedule.adoption_seconds(self.heartbeat.slot_seconds, self._random))
                 self.wake()
             wait = schedule.trust_refresh_seconds(self._random)

@@ -34,7 +34,7 @@ class Heartbeat:
         waits: the boot-time clock.
         random: spreads waits over a fleet; it makes no secret.
         errors: where unexpected exceptions are reported.
-        heartbeat_seconds: the pause between two heartbeat slots.
+        heartbeat_seconds: the agent's own length of a heartbeat slot; the lease may set another.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Heartbeat:
         self._clock = clock
         self._random = random
         self._errors = errors
-        self._heartbeat_seconds = heartbeat_seconds
+        self._configured_seconds = heartbeat_seconds
         self._waits = waits
         self._wake = trio.Event()
         self._contacted = trio.Event()
@@ -81,9 +81,14 @@ class Heartbeat:
     def _licence(self) -> Licence:
         return self._contact.licence
 
+    @property
+    def slot_seconds(self) -> float:
+        """The length of a heartbeat slot now."""
+        return schedule.heartbeat_of(self._licence.lease, self._configured_seconds)
+
     async def keep_current(self) -> None:
         """Ask the cloud in each heartbeat slot, when lease or session is due, and when woken."""
-        heartbeat = self._heartbeat_seconds
+        heartbeat = self.slot_seconds
         self._first_answer = first = FirstAnswer(self._waits.now(), heartbeat, self._random)
         if self._contact.last_contact_at is not None:
             first.answered()
@@ -113,7 +118,7 @@ class Heartbeat:
                 lease=self._licence.lease,
                 session_until=self._contact.connection.session_until,
                 failures=self._contact.failures,
-                heartbeat_seconds=self._heartbeat_seconds,
+                heartbeat_seconds=self.slot_seconds,
             )
             quick = first.seconds(self._waits.now()) if self._hardware.can_prove else None
             with trio.move_on_after(wait if quick is None else min(wait, quick)):
@@ -179,7 +184,7 @@ class Heartbeat:
         waits = self._renew_from is not None and self._waits.now() < self._renew_from
         if waits or self._contact.connection.credentials is None:
             return
-        heartbeat = self._heartbeat_seconds
+        heartbeat = self.slot_seconds
         certificate = identity.chain[0]
         ordered = schedule.device_renewal_ordered(certificate, self._licence.lease, now, identity.node, heartbeat)
         if ordered:

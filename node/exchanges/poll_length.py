@@ -34,9 +34,9 @@ class PollLength:
         self._whole = 0
         self._whole_needed = 1
 
-    def next_seconds(self) -> int:
-        """The length of the next poll, in whole seconds, at most EVENT_WAIT_SECONDS_MAX."""
-        return max(round(self._seconds * self._random.uniform(1 - SPREAD, 1)), 1)
+    def next_seconds(self, longest: int = EVENT_WAIT_SECONDS_MAX) -> int:
+        """The length of the next poll, in whole seconds, at most `longest`."""
+        return max(round(min(self._seconds, longest) * self._random.uniform(1 - SPREAD, 1)), 1)
 
     def whole(self) -> None:
         """A poll lived to its end."""

@@ -16,7 +16,13 @@ from random import Random
 from cryptography import x509
 from msgspec import UNSET
 
-from protocol.limits import CLOCK_SKEW
+from protocol.limits import (
+    CLOCK_SKEW,
+    EVENT_WAIT_SECONDS_MAX,
+    HEARTBEAT_SECONDS_MAX,
+    HEARTBEAT_SECONDS_MIN,
+    WAKE_SECONDS_MIN,
+)
 from protocol.signed.statements import Lease
 
 HEARTBEAT_SECONDS = 600.0
@@ -100,6 +106,20 @@ def next_contact_seconds(
         if session_until is not None:
             times.append(session_renewal_at(now, session_until))
     return (min(time for time in times if time > now) - now).total_seconds()
+
+
+def heartbeat_of(lease: Lease | None, configured_seconds: float) -> float:
+    """The length of a heartbeat slot: that of the lease, within the bounds of the protocol, or the agent's setting."""
+    seconds = lease.intervals.heartbeat_seconds if lease is not None and lease.intervals is not None else None
+    if seconds is None:
+        return configured_seconds
+    return float(min(max(seconds, HEARTBEAT_SECONDS_MIN), HEARTBEAT_SECONDS_MAX))
+
+
+def longest_poll_of(lease: Lease | None) -> int:
+    """The longest long poll, in seconds: that of the lease, within the bounds of the protocol, or the protocol's."""
+    seconds = lease.intervals.wake_seconds if lease is not None and lease.intervals is not None else None
+    return EVENT_WAIT_SECONDS_MAX if seconds is None else min(max(seconds, WAKE_SECONDS_MIN), EVENT_WAIT_SECONDS_MAX)
 
 
 def retry_seconds(failures: int, heartbeat_seconds: float, random: Random) -> float:

@@ -20,6 +20,7 @@ from node.link.connect import CONNECT_SECONDS_MAX
 from node.waits import Waits
 from protocol.faults import fault_point
 from protocol.messages.sessions import Events
+from protocol.signed.statements import Lease
 
 FAILED = "wake_channel_failed"
 """Code of the condition."""
@@ -46,6 +47,7 @@ class WakeChannel:
         conditions: gets the condition `wake_channel_failed` while the channel fails. It ends with the next answered
             poll, when a poll has waited for some seconds, or when the next poll is due and there is no session.
         presented: returns the current statement. A hint that brought another one was useful.
+        lease: returns the lease, whose intervals count before `heartbeat_seconds`.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class WakeChannel:
         random: Random,
         conditions: Conditions | None = None,
         presented: Callable[[], str] = lambda: "",
+        lease: Callable[[], Lease | None] = lambda: None,
     ) -> None:
         self._connection = connection
         self._wake = wake
@@ -65,6 +68,7 @@ class WakeChannel:
         self._random = random
         self._conditions = conditions
         self._presented = presented
+        self._lease = lease
         self._seen = presented()
         self._fruitless = 0
         self._spacing_seconds = 0.0
@@ -84,9 +88,8 @@ class WakeChannel:
                 return
             await self._poll(fabric)
             if self._losses:
-                wait = schedule.wake_reconnect_seconds(
-                    self._losses, self._heartbeat_seconds, self._random, self._lived_seconds
-                )
+                heartbeat = schedule.heartbeat_of(self._lease(), self._heartbeat_seconds)
+                wait = schedule.wake_reconnect_seconds(self._losses, heartbeat, self._random, self._lived_seconds)
                 await self._waits.sleep(max(schedule.WAKE_RETRY_SECONDS + wait, self._retry_after_seconds))
             else:
                 await self._waits.sleep(max(POLL_PAUSE_SECONDS, self._spacing_seconds - self._lived_seconds))
@@ -94,7 +97,7 @@ class WakeChannel:
     async def _poll(self, fabric: api.Service) -> None:
         """Make one poll, learn from its life, and count a loss."""
         connection = self._connection
-        asked, began = self._length.next_seconds(), trio.current_time()
+        asked, began = self._length.next_seconds(schedule.longest_poll_of(self._lease())), trio.current_time()
         try:
             with fault_point("node.events.send"):
                 events = await self._answer(fabric, asked)

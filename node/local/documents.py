@@ -11,9 +11,8 @@ import msgspec
 from node.conditions import Condition
 from node.config import AGENT_VERSION
 from node.exchanges.failure import Failure
-from node.licensing.trusted_time import Judged
-from node.licensing.verdict import Snapshot, Verdict, entitled
 from node.licensing.entitlements import Why, judge_entitlement
+from node.licensing.trusted_time import Judged
 from node.licensing.verdict import Snapshot, Verdict
 from protocol.fingerprint import Judgement
 from protocol.ids import NodeId, TenantId

@@ -18,8 +18,10 @@ from node.exchanges.wake_channel import POLL_PAUSE_SECONDS
 from node.exits import Exit
 from node.hwbind import keys
 from node.hwbind.errors import TpmAbsent, TpmError, TpmFailed, TpmPermission
+from node.hwbind.keys import key_hash
 from node.hwbind.tpm import Tpm
 from node.licensing import saving
+from node.licensing.verdict import Snapshot
 from node.local.client import request
 from node.state import State
 from node.trust.published import TrustSet
@@ -357,6 +359,38 @@ async def test_a_contact_ends_the_pause_of_the_report(
         await until_it_polls(fabric)
         fabric.say(fabric.suspension())
         await until("the report of the suspension", lambda: "suspended, gate closed" in reported)
+
+
+async def test_a_final_lease_is_logged_once_and_its_interval_is_obeyed(
+    agent: Agent, fabric: Fabric, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("node.agent.REPORT_SECONDS", 0.01)
+    ends = utc_now() + 3 * DAY
+    key = key_hash(agent.licence.identity.node_key.public_key())
+    async with running(agent):
+        await until_it_polls(fabric)
+        token = fabric.lease(
+            node_key=key,
+            final={"reason": "unpaid"},
+            expires_at=ends,
+            grace_until=ends,
+            terminate_at=ends,
+            intervals={"heartbeat_seconds": 77},
+        )
+        reports: list[Snapshot] = []
+        take = agent.snapshot
+
+        def snapshot() -> Snapshot:
+            reports.append(take())
+            return reports[-1]
+
+        monkeypatch.setattr(agent, "snapshot", snapshot)
+        fabric.say(token)
+        await until("several reports", lambda: sum(report.notice is not None for report in reports) > 3)
+        assert agent.heartbeat.slot_seconds == 77.0
+    notices = [record.getMessage() for record in caplog.records if "notice" in record.getMessage()]
+    assert len(notices) == 1
+    assert "unpaid" in notices[0]
 
 
 async def test_systemd_gets_watchdog_messages_while_the_loop_runs(

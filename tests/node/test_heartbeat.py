@@ -123,7 +123,7 @@ async def test_a_step_of_the_clock_brings_no_contact_and_ends_no_lease(
 
 async def test_a_renewal_that_fails_waits_for_the_slot(agent: Agent, fabric: Fabric, refreshes: Refreshes) -> None:
     # The slots are longer than any pause of a loaded machine.
-    agent.heartbeat._heartbeat_seconds = HEARTBEAT_SECONDS_MAX
+    agent.heartbeat._configured_seconds = HEARTBEAT_SECONDS_MAX
     await agent.settle()
     old = fabric.node_chain(agent.licence.identity.node_key.public_key(), 1, life=DAY, not_before=utc_now() - 9 * DAY)
     agent.licence.replace_certificate(old, agent.licence.identity.node_key)

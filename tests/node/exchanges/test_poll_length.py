@@ -26,6 +26,14 @@ def test_the_first_poll_is_below_the_common_limits() -> None:
     assert all(44 <= PollLength(Random(seed)).next_seconds() <= 55 for seed in range(100))
 
 
+def test_the_cloud_may_set_a_shorter_poll() -> None:
+    length = PollLength(Random(1))
+    for _ in range(60):
+        length.whole()
+    assert all(24 <= length.next_seconds(30) <= 30 for _ in range(100))
+    assert length.next_seconds() > 150, "the way still allows the long poll"
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_on_a_good_way_polls_become_as_long_as_the_cloud_allows(seed: int) -> None:
     made = polls(PollLength(Random(seed)), 10_000, 60)

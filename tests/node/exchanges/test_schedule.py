@@ -13,7 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from node.exchanges import schedule
-from protocol.limits import CLOCK_SKEW
+from protocol.limits import (
+    CLOCK_SKEW,
+    EVENT_WAIT_SECONDS_MAX,
+    HEARTBEAT_SECONDS_MAX,
+    HEARTBEAT_SECONDS_MIN,
+    WAKE_SECONDS_MIN,
+)
+from protocol.signed.statements import Intervals
 from tests.node.licensing.samples import DAY, KEY, NODE, T0, make_lease
 
 LEASE = make_lease()
@@ -186,3 +193,24 @@ def test_a_new_trust_is_reported_within_a_tenth_of_a_heartbeat(seed: int) -> Non
 def test_recovering_the_trust_is_not_repeated_within_ten_minutes() -> None:
     waits = {schedule.trust_recovery_seconds(f"node {number}") for number in range(100)}
     assert 600 <= min(waits) < max(waits) <= 1200
+
+
+@pytest.mark.parametrize(
+    ("intervals", "heartbeat", "poll"),
+    [
+        (None, 600.0, EVENT_WAIT_SECONDS_MAX),
+        (Intervals(), 600.0, EVENT_WAIT_SECONDS_MAX),
+        (Intervals(heartbeat_seconds=60, wake_seconds=30), 60.0, 30),
+        (Intervals(heartbeat_seconds=0, wake_seconds=-1), HEARTBEAT_SECONDS_MIN, WAKE_SECONDS_MIN),
+        (Intervals(heartbeat_seconds=10**9, wake_seconds=10**9), HEARTBEAT_SECONDS_MAX, EVENT_WAIT_SECONDS_MAX),
+    ],
+)
+def test_the_intervals_of_the_lease_count_within_bounds(
+    intervals: Intervals | None, heartbeat: float, poll: int
+) -> None:
+    lease = msgspec.structs.replace(LEASE, intervals=intervals)
+    assert (schedule.heartbeat_of(lease, 600.0), schedule.longest_poll_of(lease)) == (heartbeat, poll)
+
+
+def test_without_a_lease_the_agents_own_intervals_count() -> None:
+    assert (schedule.heartbeat_of(None, 7.0), schedule.longest_poll_of(None)) == (7.0, EVENT_WAIT_SECONDS_MAX)
