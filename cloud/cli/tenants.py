@@ -1,6 +1,5 @@
 """Command group: `cascade tenant`, which manages tenants and the hardware that they trust."""
 
-import re
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any, get_args
@@ -21,6 +20,7 @@ from cloud.cli.tenant_trust.imports import (
     import_bundles,
     import_eks,
     list_lines,
+    removals,
     two_types,
 )
 from cloud.cli.tenant_trust.maker_bundles import BundleReport
@@ -118,9 +118,7 @@ def trust(args: Namespace) -> int:
     if args.allow_ek:
         changes.append(("POST", "/ek-allowed", schemas.AllowEk(ek_name=args.allow_ek, note=args.note)))
     listed = import_eks(server, path, args) if args.allow_eks else None
-    changes += [("POST", f"/ek-roots/{_digest(each)}/remove", None) for each in args.remove_root]
-    if args.remove_ek:
-        changes.append(("POST", "/ek-allowed/remove", schemas.RemoveEk(ek=args.remove_ek)))
+    absent = removals(server, path, args, changes)
     if args.tiers:
         changes.append(("PUT", "/tiers", {"tiers": [tier.strip() for tier in args.tiers.split(",")]}))
     if args.pcr_policy:
@@ -132,7 +130,7 @@ def trust(args: Namespace) -> int:
     refused = upload.refused if upload else ()
     for each in refused:
         complain(f"cannot use certificate {each.number} of {args.ek_root} (line {each.line}): {each.reason}")
-    faults = complaints(bundle, listed)
+    faults = [*absent, *complaints(bundle, listed)]
     for text in (*faults, *two_types(found)):
         complain(text)
     return EXIT_REFUSED if refused or faults else 0
@@ -155,14 +153,6 @@ def list_allowed(args: Namespace) -> None:
     path = f"/v1/tenants/{id_argument('ten', args.tenant)}/trust/ek-allowed"
     allowed = Server(args).pages(path, schemas.Page[schemas.AllowedEk])
     emit(allowed, args.json, columns(("allowed ek", "note", "added"), "ek_name", "note", "added_at"))
-
-
-def _digest(text: str) -> str:
-    """A SHA-256 in hex, for a path. Raises CliError."""
-    digits = text.strip().lower().replace(":", "")
-    if not re.fullmatch(r"[0-9a-f]{64}", digits):
-        raise CliError(EXIT_USAGE, "arguments_invalid", f"cannot remove {text!r}: a SHA-256 has 64 hex digits")
-    return digits
 
 
 def _add_roots(server: Server, path: str, found: list[Block], args: Namespace) -> schemas.AddedEkRoots:

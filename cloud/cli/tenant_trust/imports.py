@@ -1,9 +1,10 @@
 """Command group: the options of `cascade tenant trust` that import and remove trusted hardware."""
 
+import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import msgspec
 
@@ -164,6 +165,32 @@ def import_eks(server: Server, path: str, args: Namespace) -> ListReport:
     return ListReport(
         str(args.allow_eks), added, known, found.repeated, len(found.bad), found.bad[:BAD_LINES_SHOWN], total
     )
+
+
+def removals(server: Server, path: str, args: Namespace, changes: list[tuple[str, str, Any]]) -> list[str]:
+    """Add the requests of `--remove-root` and `--remove-ek` to `changes`. Raises CliError.
+
+    Returns a line for each CA certificate that the tenant does not trust. Its removal is no request.
+    """
+    absent = []
+    wanted = [_digest(each) for each in args.remove_root]
+    there = {each.sha256 for each in server.call("GET", path, schemas.TenantTrust).ek_roots} if wanted else set()
+    for digest in wanted:
+        if digest in there:
+            changes.append(("POST", f"/ek-roots/{digest}/remove", None))
+        else:
+            absent.append(f"cannot remove {digest}: the tenant trusts no CA certificate with this SHA-256")
+    if args.remove_ek:
+        changes.append(("POST", "/ek-allowed/remove", schemas.RemoveEk(ek=args.remove_ek)))
+    return absent
+
+
+def _digest(text: str) -> str:
+    """A SHA-256 in hex, for a path. Raises CliError."""
+    digits = text.strip().lower().replace(":", "")
+    if not re.fullmatch(r"[0-9a-f]{64}", digits):
+        raise CliError(EXIT_USAGE, "arguments_invalid", f"cannot remove {text!r}: a SHA-256 has 64 hex digits")
+    return digits
 
 
 def _read_list(file: Path, args: Namespace) -> EkList:

@@ -91,7 +91,7 @@ async def remove_allowed_ek(
 ) -> schemas.TenantTrust:
     """Remove a TPM chip from those that count as attested without a maker's root.
 
-    A node with this chip keeps its leases until it activates again, or renews with new evidence.
+    A node with this chip keeps its leases until it activates again, or renews with new evidence. A repeat changes nothing.
     """
     return await trusted_hardware.remove_ek(current_operator(request), tenant_id(tenant), data)
 
@@ -106,7 +106,8 @@ async def remove_ek_root(
 ) -> schemas.TenantTrust:
     """Remove a CA of a TPM maker.
 
-    Nodes whose chips are below it keep their leases until they activate again, or renew with new evidence.
+    Nodes whose chips are below it keep their leases until they activate again, or renew with new evidence. A repeat
+    changes nothing.
     """
     return await trusted_hardware.remove_root(current_operator(request), tenant_id(tenant), sha256)
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from cloud.fabric import schemas
-from cloud.fabric.errors import Invalid, NotFound
+from cloud.fabric.errors import Invalid
 from cloud.fabric.service import views
 from cloud.fabric.service.acting import Acting
 from cloud.fabric.service.audit_log import AuditLog, operator_actor
@@ -68,7 +68,7 @@ class TrustedHardware:
     async def remove_ek(self, operator: Operator, tenant: TenantId, body: schemas.RemoveEk) -> schemas.TenantTrust:
         """Remove an allowed chip. Its node keeps its leases until its next activation or renewal with evidence.
 
-        Raises NotFound, Invalid.
+        A repeat changes nothing.         Raises NotFound, Invalid.
         """
         await self.hardware.find(tenant)
         try:
@@ -76,21 +76,19 @@ class TrustedHardware:
         except ValueError as error:
             raise Invalid(f"ek: {error}") from error
         async with self.acting.transaction(operator, tenant_key(tenant)):
-            if not await self.tenants.remove_allowed(tenant, identifier):
-                raise NotFound("the tenant does not allow this endorsement key by name")
-            await self.audit.write(operator_actor(operator), "trust.ek_removed", tenant, tenant)
+            if await self.tenants.remove_allowed(tenant, identifier):
+                await self.audit.write(operator_actor(operator), "trust.ek_removed", tenant, tenant)
         return await self.hardware.trust(tenant)
 
     async def remove_root(self, operator: Operator, tenant: TenantId, sha256: str) -> schemas.TenantTrust:
         """Remove a CA certificate by its SHA-256 (hex). Nodes under it keep their leases, as in `remove_ek`.
 
-        Raises NotFound.
+        A repeat changes nothing. Raises NotFound.
         """
         await self.hardware.find(tenant)
         async with self.acting.transaction(operator, tenant_key(tenant)):
-            if not await self.tenants.remove_root(tenant, sha256.lower()):
-                raise NotFound("the tenant trusts no CA certificate with this SHA-256")
-            await self.audit.write(
-                operator_actor(operator), "trust.root_removed", tenant, tenant, sha256=sha256.lower()
-            )
+            if await self.tenants.remove_root(tenant, sha256.lower()):
+                await self.audit.write(
+                    operator_actor(operator), "trust.root_removed", tenant, tenant, sha256=sha256.lower()
+                )
         return await self.hardware.trust(tenant)

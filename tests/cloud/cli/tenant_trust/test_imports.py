@@ -132,7 +132,8 @@ def test_many_bad_lines_are_counted(calls: Calls, tmp_path: Path, capsys: pytest
 def test_removals_and_the_list(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
     digest = "AB:" * 31 + "AB"
     removed, listed = f"{PATH}/ek-roots/{'ab' * 32}/remove", f"{PATH}/ek-allowed"
-    calls.answer("GET", PATH, TRUST)
+    shown = {"sha256": "ab" * 32, "subject": "CN=it", "ek_type": "rsa2048", "not_after": AT, "added_at": AT}
+    calls.answer("GET", PATH, {**TRUST, "ek_roots": [shown]})
     calls.answer("POST", removed, TRUST)
     calls.answer("POST", f"{listed}/remove", TRUST)
     calls.answer("GET", listed, {"items": [{"ek_name": "spki:x", "note": "n", "added_at": AT}], "next_cursor": ""})
@@ -141,6 +142,8 @@ def test_removals_and_the_list(calls: Calls, capsys: pytest.CaptureFixture[str])
         ("POST", removed, None),
         ("POST", f"{listed}/remove", schemas.RemoveEk(ek="spki:x")),
     ]
+    assert main(["tenant", "trust", TENANT, "--remove-root", "cd" * 32]) == 77
+    assert "the tenant trusts no CA certificate with this SHA-256" in capsys.readouterr().err
     assert main(["tenant", "allowed", TENANT]) == 0
     assert "spki:x" in capsys.readouterr().out
 

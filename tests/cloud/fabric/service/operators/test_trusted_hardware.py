@@ -39,8 +39,7 @@ async def test_a_list_is_imported_paged_and_removed_from(world: World) -> None:
         cursor = page.next_cursor
     assert cursor == ""
     assert sorted(found) == sorted([*(f"000b{each}" for each in HASHES), f"spki:{HASHES[0]}"])
-    await trusted.remove_ek(ALICE, world.tenant, schemas.RemoveEk(f"spki:{HASHES[0]}"))
-    with pytest.raises(errors.NotFound, match="does not allow"):
+    for _ in range(2):
         await trusted.remove_ek(ALICE, world.tenant, schemas.RemoveEk(f"spki:{HASHES[0]}"))
     assert await total(world) == 300
     assert (await world.actions(world.tenant)).count("trust.ek_removed") == 1
@@ -70,10 +69,10 @@ async def test_an_unknown_tenant_and_invalid_values(world: World) -> None:
 async def test_a_removed_root_admits_no_further_machine(world: World, machine: Machine) -> None:
     trusted = world.parts.operators.trusted_hardware
     root = sha256_hex(maker().root.der)
-    shown = await trusted.remove_root(ALICE, world.tenant, root.upper())
-    assert root not in {each.sha256 for each in shown.ek_roots}
-    with pytest.raises(errors.NotFound, match="trusts no CA certificate"):
-        await trusted.remove_root(ALICE, world.tenant, root)
+    for _ in range(2):
+        shown = await trusted.remove_root(ALICE, world.tenant, root.upper())
+        assert root not in {each.sha256 for each in shown.ek_roots}
+    assert (await world.actions(world.tenant)).count("trust.root_removed") == 1
     with pytest.raises(errors.TierNotAllowed):
         await Machine(world, "another ek").start((await world.code()).secret)
     await machine.session()
