@@ -8,6 +8,8 @@ The CA certificates are divided into requests, read and sorted as `cascade tenan
 cut from its padding as the agent does. Then it is judged for a tenant that admits `attested` only, and again for one
 that admits `tpm` too. If the folder has no CA of a certificate's issuer, a stand-in for the CA signs the same bytes of
 the certificate again. Then everything is judged except the maker's own signature; the line says so.
+
+The makers of the CA certificates are recognised as `cascade tenant trust --bundle` does, and counted in the figures.
 """
 
 import argparse
@@ -21,6 +23,7 @@ import msgspec
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
+from cloud.cli.tenant_trust.maker_bundles import read_bundles
 from cloud.cli.tenant_trust.pem_parts import blocks, parts, text_of
 from cloud.fabric.attestation.ek_roots import parse_trust_pem, read_ca, trusted_roots
 from cloud.fabric.attestation.ek_trust import TenantTrust, check_chip
@@ -80,6 +83,11 @@ def run(options: argparse.Namespace, say: Say) -> Outcome:
     if not wanted or not cas:
         raise CannotRun(f"cannot use {options.dir}: no table of leaves/*.der in README.md, or no certificate in cas/")
     figures: dict[str, Figure] = {"CA certificates": len(cas)}
+    bundle = read_bundles(files)
+    for count in bundle.counts(()):
+        figures[f"CA certificates of {count.maker}"] = (
+            f"{count.roots} roots, {count.intermediates} intermediates, {count.unusable} unusable"
+        )
     partly = 0
     for name, said in wanted.items():
         found = judge(leaves[name], cas, options.at)
