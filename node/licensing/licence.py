@@ -183,6 +183,7 @@ class Licence:
             verdict=judge(evidence),
             offline_bound=self._offline_bound(),
             fingerprint=self._hardware.judgement,
+            in_software=evidence.in_software,
             time=evidence.time,
             notice=None if lease is None else notice_of(lease, max(evidence.time.high, lease.issued_at)),
         )

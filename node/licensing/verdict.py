@@ -177,6 +177,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """The largest `terminate_at` of the leases on the disk and in memory, of every generation of this node."""
     fingerprint: Judgement | None = None
     """The last comparison with the enrolled fingerprint, of a node without a TPM."""
+    in_software: bool = False
+    """Whether the node has no TPM."""
     time: Judged | None = None
     """Trusted time; None while no identity can be read."""
     notice: Notice | None = None

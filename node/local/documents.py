@@ -192,6 +192,12 @@ LIMITS = (
     "(offline_bound_at, the latest end of all leases on the disk). A clock that is held back adds the time without power."
 )
 
+SOFTWARE_LIMITS = (
+    "This machine has no TPM, so it has no hardware floor: nothing but the dates of the lease contradicts an old copy. A "
+    "copy on another machine runs until offline_bound_at if that machine hides its serial numbers (T-94), and as long as "
+    "root reports the serial numbers of this machine (T-95)."
+)
+
 
 def _flags(verdict: Verdict) -> tuple[str, ...]:
     flags = (
@@ -281,7 +287,7 @@ def status_document(
         last_contact_at=last_contact_at,
         failures=failures,
         offline_bound_at=snapshot.offline_bound,
-        limits=LIMITS,
+        limits=f"{LIMITS} {SOFTWARE_LIMITS}" if snapshot.in_software else LIMITS,
         damaged=snapshot.verdict.damaged,
         conditions=conditions,
         last_failure=last_failure,

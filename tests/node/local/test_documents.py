@@ -223,3 +223,13 @@ def test_a_superseded_generation_has_its_flag(licence: Licence, fabric: Fabric) 
     apply(licence, fabric, fabric.revocation(reason="superseded"))
     document = license_document(licence.snapshot())
     assert (document.state, document.flags, document.exit_code) == ("revoked", ("superseded",), 81)
+
+
+def test_a_machine_without_a_tpm_says_that_it_has_no_hardware_floor(licence: Licence) -> None:
+    def limits(in_software: bool) -> str:
+        snapshot = msgspec.structs.replace(licence.snapshot(), in_software=in_software)
+        return status_document(snapshot, "production", running=True, last_contact_at=None, failures=0).limits
+
+    assert "no hardware floor" in limits(True)
+    assert limits(True).startswith(limits(False))
+    assert "no hardware floor" not in limits(False)
