@@ -57,6 +57,8 @@ _OTHERWISE = {
     "cloud/fabric/bootstrap.py": "cascade init, before there is a cloud",
     "cloud/fabric/service/operators/codes.py": "an operator's command, one transaction and nothing after it",
     "cloud/fabric/service/operators/tenants.py": "the same",
+    "cloud/fabric/service/operators/trusted_hardware.py": "the same",
+    "cloud/fabric/service/operators/pcr_policies.py": "the same",
     "cloud/fabric/service/operators/tokens.py": "the same",
     "cloud/fabric/service/operators/token_refusals.py:note": "the audit entry of a refusal, which holds without it",
     "cloud/fabric/service/published_trust/publishing.py": "the same",
