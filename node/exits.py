@@ -71,8 +71,8 @@ class Exit(IntEnum):
     )
     PENDING = (
         88,
-        "the activation is not confirmed yet",
-        "Run `cascadia activate FILE` again with the same file, or start the agent while the cloud can be reached.",
+        "the activation is not approved or confirmed yet",
+        "Run `cascadia activate FILE` again with the same file. Start the agent once the activation is approved.",
     )
 
 

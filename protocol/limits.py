@@ -77,6 +77,12 @@ CHALLENGE_LIFE = timedelta(minutes=10)
 CHALLENGE_TRIES_MAX = 3
 CONFIRM_WITHIN = timedelta(hours=24)
 """A node must confirm within this time after its device certificate is issued; otherwise the activation lapses."""
+APPROVE_WITHIN = timedelta(days=14)
+"""An operator must approve a waiting activation within this time, and the machine must return within this time after the
+approval. It covers a fortnight's holiday."""
+APPROVAL_RETRY_SECONDS_MIN = 10
+APPROVAL_RETRY_SECONDS_MAX = 300
+"""Bounds of the time after which a machine asks again whether its activation is approved. It grows with the wait."""
 NONCE_LIFE = timedelta(minutes=5)
 SESSION_LIFE_MAX = timedelta(hours=12)
 DEVICE_LIFE_AFTER_TERMINATION = timedelta(days=30)

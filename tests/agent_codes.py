@@ -130,6 +130,6 @@ def flags() -> frozenset[str]:
 
 def refusals() -> frozenset[str]:
     """The conclusive codes with which the cloud can refuse an agent's request."""
-    codes = codes_below("fabric", "/v1/activations", "/v1/node/")
+    codes = codes_below("fabric", "/v1/activations", "/v1/node/", operators=False)
     codes |= codes_below("breakwater", "/.well-known/est/simplereenroll")
     return frozenset(code for code in codes if KINDS[code].conclusive)

@@ -39,13 +39,18 @@ def check_problem(document: str, method: str, path: str, problem: ProblemDocumen
     raise Undocumented(f"{document} {method} {path}: {problem.status} {problem.code} is not in the document: {codes}")
 
 
-def codes_below(document: str, *prefixes: str) -> frozenset[str]:
-    """All problem codes of the operations whose path begins with one of the prefixes."""
+def codes_below(document: str, *prefixes: str, operators: bool = True) -> frozenset[str]:
+    """All problem codes of the operations whose path begins with one of the prefixes.
+
+    `operators`: also of operations that operators alone call.
+    """
     paths: dict[str, Any] = described(document)["paths"]
     found: set[str] = set()
     for path, operations in paths.items():
         if path.startswith(prefixes):
-            for method in operations:
+            for method, operation in operations.items():
+                if not operators and {"operator": []} in operation["security"]:
+                    continue
                 for codes in (_codes_of(document, method.upper(), path) or {}).values():
                     found |= codes
     return frozenset(found)

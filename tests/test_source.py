@@ -187,6 +187,7 @@ SLEEPERS = {
     "tests/cloud/mtls/test_client.py:_dripping": "the same",
     "tests/system/support/issuer_walk/scenarios.py:_a_dead_record": "a record is another process's work for that long",
     "tests/system/support/fault_walk/scenarios.py:_overdue": "the cloud's time for a confirmation",
+    "tests/system/support/fault_walk/scenarios.py:_undecided": "the operator's time for a decision",
     "tests/system/support/witness.py:sign": "waits in the issuer's process for a file that the test removes",
     "tests/system/support/fleet.py:_watch": "the pace of simulated nodes",
     "tests/system/support/fleet.py:_live": "the same",

@@ -1,9 +1,14 @@
 """Pure functions: turn arguments of the command line into values."""
 
 from datetime import datetime, timedelta
+from typing import get_args
+
+import msgspec
 
 from cloud.cli.errors import EXIT_USAGE, CliError
+from cloud.fabric import schemas
 from protocol.ids import IdError, Prefix, parse_id
+from protocol.signed.statements import Tier
 
 
 def id_argument(prefix: Prefix, text: str) -> str:
@@ -30,3 +35,36 @@ def days_from(now: datetime, days: float) -> datetime:
         raise CliError(
             EXIT_USAGE, "days_invalid", f"cannot use --days {days}: the calendar has no such date"
         ) from error
+
+
+TIERS = get_args(Tier)
+"""The assurance tiers, from the strongest proof to the weakest."""
+
+
+def tier_list(text: str) -> tuple[Tier, ...]:
+    """The tiers in a list with commas. Raises CliError."""
+    try:
+        return msgspec.convert([part.strip() for part in text.split(",") if part.strip()], tuple[Tier, ...])
+    except msgspec.ValidationError as error:
+        raise CliError(
+            EXIT_USAGE,
+            "tiers_invalid",
+            f"cannot read the tiers {text}: a tier is one of {', '.join(TIERS)}",
+            "Separate several tiers by commas.",
+        ) from error
+
+
+def lease_terms(text: str) -> schemas.LeaseTerms:
+    """The dates of a lease in a text of the form R,E,G,T (seconds). Raises CliError."""
+    try:
+        refresh, expires, grace, terminate = (int(part) for part in text.split(","))
+    except ValueError as error:
+        raise CliError(
+            EXIT_USAGE,
+            "lease_invalid",
+            f"cannot read --lease-seconds {text}: it is not four whole numbers R,E,G,T",
+            "For example: --lease-seconds 86400,604800,1209600,1814400",
+        ) from error
+    return schemas.LeaseTerms(
+        refresh_after_seconds=refresh, expires_seconds=expires, grace_seconds=grace, terminate_seconds=terminate
+    )

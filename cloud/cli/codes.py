@@ -6,10 +6,9 @@ from typing import Any
 
 import msgspec
 
-from cloud.cli.arguments import days_from, id_argument
+from cloud.cli.arguments import TIERS, days_from, id_argument, lease_terms
 from cloud.cli.connection import Server
 from cloud.cli.entitlements import read_entitlements
-from cloud.cli.errors import EXIT_USAGE, CliError
 from cloud.cli.options import Commands, json_option, server_options
 from cloud.cli.secret_files import refuse_existing, write_secret_file
 from cloud.cli.show import columns, emit, fields, pairs
@@ -76,6 +75,17 @@ def add_options(group: ArgumentParser) -> None:
         metavar="N",
         help=f"longest long poll of the nodes, {WAKE_SECONDS_MIN} to {EVENT_WAIT_SECONDS_MAX} (default: the agent's own)",
     )
+    making.add_argument(
+        "--approval",
+        action="store_true",
+        help="an operator must approve each machine (`cascade activation approve`); without it the tenant's setting decides",
+    )
+    making.add_argument(
+        "--tier-min",
+        choices=TIERS,
+        default="software",
+        help="least tier of the machines; the tenant must admit the tier as well (default: any tier of the tenant)",
+    )
     listing = actions.add("list", "list the codes of a tenant", run=list_all)
     listing.add_argument("tenant", metavar="TENANT", help="id of the tenant")
     closing = actions.add(
@@ -103,9 +113,11 @@ def create(args: Namespace) -> None:
         entitlements=names,
         seats=args.seats,
         readmit_node=NodeId(id_argument("node", args.readmit)) if args.readmit else None,
-        lease=_lease_terms(args.lease_seconds),
+        lease=lease_terms(args.lease_seconds) if args.lease_seconds else None,
         entitlement_terms=terms,
         intervals=None if intervals == schemas.LeaseIntervals() else intervals,
+        approval=args.approval,
+        tier_min=args.tier_min,
     )
     created = server.call("POST", path, schemas.CreatedCode, body)
     file = ActivationFile(
@@ -138,29 +150,12 @@ def _human_created(document: dict[str, Any]) -> str:
     )
 
 
-def _lease_terms(text: str | None) -> schemas.LeaseTerms | None:
-    if not text:
-        return None
-    try:
-        refresh, expires, grace, terminate = (int(part) for part in text.split(","))
-    except ValueError as error:
-        raise CliError(
-            EXIT_USAGE,
-            "lease_invalid",
-            f"cannot read --lease-seconds {text}: it is not four whole numbers R,E,G,T",
-            "For example: --lease-seconds 86400,604800,1209600,1814400",
-        ) from error
-    return schemas.LeaseTerms(
-        refresh_after_seconds=refresh, expires_seconds=expires, grace_seconds=grace, terminate_seconds=terminate
-    )
-
-
 def list_all(args: Namespace) -> None:
     """Print all codes of a tenant. Raises CliError."""
     server = Server(args)
     path = f"/v1/tenants/{id_argument('ten', args.tenant)}/codes"
-    headings = ("id", "state", "profile", "taken", "seats", "expires", "readmits")
-    names = ("id", "state", "profile", "seats_taken", "seats", "expires_at", "readmit_node")
+    headings = ("id", "state", "profile", "taken", "seats", "expires", "readmits", "approval", "least tier")
+    names = ("id", "state", "profile", "seats_taken", "seats", "expires_at", "readmit_node", "approval", "tier_min")
     emit(server.pages(path, schemas.Page[schemas.Code]), args.json, columns(headings, *names))
 
 

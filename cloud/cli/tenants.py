@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import msgspec
 
-from cloud.cli.arguments import id_argument
+from cloud.cli.arguments import id_argument, lease_terms, tier_list
 from cloud.cli.connection import Server
 from cloud.cli.errors import EXIT_REFUSED, EXIT_USAGE, CliError
 from cloud.cli.options import Commands, json_option, server_options
@@ -70,7 +70,20 @@ def add_options(group: ArgumentParser) -> None:
         "--note", default="", metavar="TEXT", help="reason why --allow-ek is allowed; shown with the tenant's trust"
     )
     trusting.add_argument(
-        "--tiers", metavar="TIERS", help="admit exactly these tiers, separated by commas: attested,tpm"
+        "--tiers", metavar="TIERS", help="admit exactly these tiers, separated by commas: attested,tpm,software"
+    )
+    trusting.add_argument(
+        "--approve-tiers",
+        metavar="TIERS",
+        help="an operator must approve each activation of these tiers, separated by commas; `none` for no tier",
+    )
+    trusting.add_argument(
+        "--tier-lease",
+        action="append",
+        default=[],
+        metavar="TIER=R,E,G,T",
+        help="dates of the leases of a tier in seconds after the issue, for later activations whose code sets no dates: "
+        "refresh after, expires, grace until, terminates; TIER=default for the default dates; may be repeated",
     )
     add_hardware_options(trusting)
     trusting.add_argument(
@@ -120,7 +133,11 @@ def trust(args: Namespace) -> int:
     listed = import_eks(server, path, args) if args.allow_eks else None
     absent = removals(server, path, args, changes)
     if args.tiers:
-        changes.append(("PUT", "/tiers", {"tiers": [tier.strip() for tier in args.tiers.split(",")]}))
+        changes.append(("PUT", "/tiers", schemas.SetTiers(tiers=tier_list(args.tiers))))
+    if args.approve_tiers:
+        approved = () if args.approve_tiers == "none" else tier_list(args.approve_tiers)
+        changes.append(("PUT", "/approval", schemas.SetApprovalTiers(tiers=approved)))
+    changes += [("PUT", "/lease", _tier_lease(text)) for text in args.tier_lease]
     if args.pcr_policy:
         changes.append(("PUT", "/pcr-policy", schemas.SetPcrPolicy(policy=args.pcr_policy, profile=args.profile)))
     for method, suffix, body in changes:
@@ -155,6 +172,20 @@ def list_allowed(args: Namespace) -> None:
     emit(allowed, args.json, columns(("allowed ek", "note", "added"), "ek_name", "note", "added_at"))
 
 
+def _tier_lease(text: str) -> schemas.SetLeaseTerms:
+    """The dates of a tier in an argument TIER=R,E,G,T or TIER=default. Raises CliError."""
+    name, _, dates = text.partition("=")
+    tiers = tier_list(name)
+    if len(tiers) != 1 or not dates:
+        raise CliError(
+            EXIT_USAGE,
+            "lease_invalid",
+            f"cannot read --tier-lease {text}: it is not TIER=R,E,G,T",
+            "For example: --tier-lease software=21600,259200,432000,604800",
+        )
+    return schemas.SetLeaseTerms(tier=tiers[0], lease=None if dates == "default" else lease_terms(dates))
+
+
 def _add_roots(server: Server, path: str, found: list[Block], args: Namespace) -> schemas.AddedEkRoots:
     """Send the PEM blocks in parts that fit a request. Numbers and lines in the result are those of the file."""
     done = schemas.AddedEkRoots(0, 0)
@@ -187,8 +218,10 @@ def _human_trust(found: schemas.TenantTrust) -> str:
     allowed = columns(("allowed ek", "note"), "ek_name", "note")(found.ek_allowed)
     policies = {"": "report", **found.pcr_policies}
     pcrs = ", ".join(f"{name or 'every other profile'}: {policies[name]}" for name in sorted(policies, reverse=True))
+    lease = "".join(f"\nlease of {tier}: {_dates(terms)}" for tier, terms in sorted(found.lease_terms.items()))
     shown = (
-        f"tiers: {', '.join(found.tiers)}\nPCR quotes: {pcrs}\n\nroots: {_below(roots)}\n\n"
+        f"tiers: {', '.join(found.tiers)}\napproval: {', '.join(found.approval_tiers) or 'by the code'}{lease}\n"
+        f"PCR quotes: {pcrs}\n\nroots: {_below(roots)}\n\n"
         f"allowed EKs: {_below(allowed)}"
     )
     if found.ek_allowed_total > len(found.ek_allowed):
@@ -197,6 +230,11 @@ def _human_trust(found: schemas.TenantTrust) -> str:
         return shown
     counts = found.upload
     return f"{shown}\n\n{counts.added} added, {counts.known} known already, {len(counts.refused)} refused"
+
+
+def _dates(terms: schemas.LeaseTerms) -> str:
+    """The four dates of a lease in seconds, separated by commas."""
+    return ",".join(map(str, msgspec.structs.astuple(terms)))
 
 
 def _below(shown: str) -> str:

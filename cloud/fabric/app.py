@@ -95,6 +95,7 @@ async def opened(
             trust_domain=settings.trust_domain,
             public_url=settings.public_url.rstrip("/"),
             confirm_within=timedelta(seconds=settings.confirm_within_seconds),
+            approve_within=timedelta(seconds=settings.approve_within_seconds),
             now=now,
             entropy=entropy,
             signer=signer,

@@ -1,9 +1,9 @@
 """Background task: finishes work that a request began and left unfinished. The rows say what is unfinished.
 
 The task asks Breakwater to close the generations that Fabric has closed. It ends activations that were not confirmed
-in time. It asks Breakwater to revoke the certificates of replaced keys. It frees the seats of revoked nodes. It stores
-what sessions reported, deletes old rows, and signs the online roles of the TUF repository before they expire. After a
-restart the task finds the same work in the rows.
+or approved in time. It asks Breakwater to revoke the certificates of replaced keys. It frees the seats of revoked nodes.
+It stores what sessions reported, deletes old rows, and signs the online roles of the TUF repository before they expire.
+After a restart the task finds the same work in the rows.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ import msgspec
 
 from cloud.fabric.entropy import Entropy
 from cloud.fabric.errors import IssuerRefused, IssuerUnavailable
-from cloud.fabric.service.nodes.activation import Activations
+from cloud.fabric.service.activations.with_tpm import Activations
 from cloud.fabric.service.nodes.closing import Closings
 from cloud.fabric.service.nodes.lapse import Lapses
 from cloud.fabric.service.nodes.renewal import Renewals

@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import NamedTuple
 
 from cloud.fabric.attestation.verifier import TpmVerifier, Verifier
 from cloud.fabric.entropy import Entropy
@@ -10,9 +11,12 @@ from cloud.fabric.issuer import Issuer
 from cloud.fabric.licensing.signing import Signer
 from cloud.fabric.secrets import Secrets
 from cloud.fabric.service.acting import Acting
+from cloud.fabric.service.activations.admission import Admissions
+from cloud.fabric.service.activations.approval import Approvals
+from cloud.fabric.service.activations.starts import ActivationStarts
+from cloud.fabric.service.activations.with_tpm import Activations
 from cloud.fabric.service.audit_log import AuditLog
 from cloud.fabric.service.audit_retention import AuditRetention
-from cloud.fabric.service.nodes.activation import Activations
 from cloud.fabric.service.nodes.chip_challenge import ChipChallenges
 from cloud.fabric.service.nodes.closing import Closings
 from cloud.fabric.service.nodes.code_checks import CodeChecks
@@ -50,6 +54,7 @@ class Ports:
     trust_domain: str
     public_url: str
     confirm_within: timedelta
+    approve_within: timedelta
     now: Now
     entropy: Entropy
     signer: Signer
@@ -95,6 +100,7 @@ class NodeParts:
     """Use cases of nodes: exchanges that nodes begin, and the background work on their rows."""
 
     activations: Activations
+    approvals: Approvals
     confirmations: Confirmations
     sessions: Sessions
     statements: Statements
@@ -139,8 +145,11 @@ def make_node_parts(stores: Stores, ports: Ports, secrets: Secrets, shared: Shar
     )
     fingerprints = _fingerprints(stores, ports, shared)
     pcr_quotes = PcrQuotes(tenants=stores.tenants, codes=stores.codes, seen=seen)
+    checks = _Checks(chip_challenges, pcr_quotes, lapses)
+    activations = _activation_parts(stores, ports, shared, secrets.epoch, checks)
     return NodeParts(
-        activations=_activations(stores, ports, secrets, shared, chip_challenges, pcr_quotes, lapses),
+        activations=activations.activations,
+        approvals=activations.approvals,
         confirmations=Confirmations(
             now=now,
             transaction=transaction,
@@ -168,35 +177,6 @@ def make_node_parts(stores: Stores, ports: Ports, secrets: Secrets, shared: Shar
 def _fingerprints(stores: Stores, ports: Ports, shared: Shared) -> Fingerprints:
     return Fingerprints(
         trust_domain=ports.trust_domain, transaction=stores.transaction, audit=shared.audit, nodes=stores.nodes
-    )
-
-
-def _activations(
-    stores: Stores,
-    ports: Ports,
-    secrets: Secrets,
-    shared: Shared,
-    chip_challenges: ChipChallenges,
-    pcr_quotes: PcrQuotes,
-    lapses: Lapses,
-) -> Activations:
-    return Activations(
-        epoch=secrets.epoch,
-        confirm_within=ports.confirm_within,
-        now=ports.now,
-        entropy=ports.entropy,
-        transaction=stores.transaction,
-        audit=shared.audit,
-        activations=stores.activations,
-        codes=stores.codes,
-        nodes=stores.nodes,
-        tenants=stores.tenants,
-        code_checks=shared.code_checks,
-        issuer=ports.issuer,
-        chip_challenges=chip_challenges,
-        pcr_quotes=pcr_quotes,
-        lapses=lapses,
-        limits=ActivationLimits(ports.limits_factor),
     )
 
 
@@ -248,3 +228,68 @@ def _renewals(stores: Stores, ports: Ports, shared: Shared, chip_challenges: Chi
         starts=RenewalStarts(factor=ports.limits_factor),
         wake_background=shared.woken.set,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ActivationParts:
+    """Use cases of activations."""
+
+    activations: Activations
+    approvals: Approvals
+
+
+class _Checks(NamedTuple):
+    """Use cases that activations share with other exchanges."""
+
+    chip_challenges: ChipChallenges
+    pcr_quotes: PcrQuotes
+    lapses: Lapses
+
+
+def _activation_parts(stores: Stores, ports: Ports, shared: Shared, epoch: int, checks: _Checks) -> _ActivationParts:
+    """Make the use cases and connect them. `epoch` is the installation's epoch."""
+    approvals = Approvals(
+        approve_within=ports.approve_within,
+        now=ports.now,
+        transaction=stores.transaction,
+        audit=shared.audit,
+        activations=stores.activations,
+        codes=stores.codes,
+    )
+    starts = ActivationStarts(
+        now=ports.now,
+        entropy=ports.entropy,
+        transaction=stores.transaction,
+        audit=shared.audit,
+        activations=stores.activations,
+        codes=stores.codes,
+        tenants=stores.tenants,
+        code_checks=shared.code_checks,
+        limits=ActivationLimits(ports.limits_factor),
+    )
+    admissions = Admissions(
+        epoch=epoch,
+        confirm_within=ports.confirm_within,
+        now=ports.now,
+        entropy=ports.entropy,
+        transaction=stores.transaction,
+        audit=shared.audit,
+        activations=stores.activations,
+        codes=stores.codes,
+        nodes=stores.nodes,
+        enrolled=stores.enrolled,
+        code_checks=shared.code_checks,
+        issuer=ports.issuer,
+        lapses=checks.lapses,
+        approvals=approvals,
+    )
+    activations = Activations(
+        now=ports.now,
+        activations=stores.activations,
+        nodes=stores.nodes,
+        chip_challenges=checks.chip_challenges,
+        pcr_quotes=checks.pcr_quotes,
+        starts=starts,
+        admissions=admissions,
+    )
+    return _ActivationParts(activations=activations, approvals=approvals)

@@ -4,7 +4,14 @@ import asyncio
 from dataclasses import dataclass, fields
 
 from cloud.audit import AuditEntries
-from cloud.fabric.background import AUDIT_SECONDS, HOUSEKEEPING_SECONDS, SEEN_SECONDS, Background, Periodic
+from cloud.fabric.background import (
+    AUDIT_SECONDS,
+    HOUSEKEEPING_SECONDS,
+    IDLE_SECONDS,
+    SEEN_SECONDS,
+    Background,
+    Periodic,
+)
 from cloud.fabric.entropy import Entropy
 from cloud.fabric.node_parts import NodeParts, Ports, Shared, TrustParts, make_node_parts
 from cloud.fabric.secrets import Secrets
@@ -13,6 +20,7 @@ from cloud.fabric.service.audit_log import AuditLog
 from cloud.fabric.service.audit_retention import AuditRetention
 from cloud.fabric.service.nodes.code_checks import CodeChecks
 from cloud.fabric.service.nodes.statement_stream import StatementStream
+from cloud.fabric.service.operators.activations import ActivationDecisions
 from cloud.fabric.service.operators.audit_lists import AuditLists
 from cloud.fabric.service.operators.codes import Codes
 from cloud.fabric.service.operators.node_lists import NodeLists
@@ -42,6 +50,7 @@ class OperatorParts:
 
     tenants: Tenants
     codes: Codes
+    activation_decisions: ActivationDecisions
     tokens: Tokens
     standings: Standings
     node_lists: NodeLists
@@ -134,6 +143,7 @@ def make_background(entropy: Entropy, shared: Shared, nodes: NodeParts, trust: T
         renewals=nodes.renewals,
         seen=nodes.seen,
         further=(
+            Periodic("approvals", IDLE_SECONDS, nodes.approvals.expire_overdue),
             Periodic("fingerprints", SEEN_SECONDS, nodes.fingerprints.store),
             Periodic("audit", AUDIT_SECONDS, shared.audit_retention.step),
             Periodic("trust", HOUSEKEEPING_SECONDS, trust.online_roles.keep_fresh),
@@ -154,6 +164,16 @@ def _operator_parts(stores: Stores, ports: Ports, shared: Shared) -> OperatorPar
             codes=stores.codes,
             nodes=stores.nodes,
             tenants=tenants,
+        ),
+        activation_decisions=ActivationDecisions(
+            approve_within=ports.approve_within,
+            now=now,
+            acting=acting,
+            audit=audit,
+            activations=stores.activations,
+            codes=stores.codes,
+            nodes=stores.nodes,
+            code_checks=shared.code_checks,
         ),
         tokens=Tokens(
             now=now,

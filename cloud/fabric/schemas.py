@@ -11,7 +11,7 @@ from typing import Annotated, Generic, Literal, TypeVar
 import msgspec
 
 from cloud.fabric import lease_schemas
-from cloud.fabric.bodies import hardware, published_trust
+from cloud.fabric.bodies import activations, hardware, published_trust
 from protocol.ids import CodeId, NodeId, TenantId, TokenId
 from protocol.limits import (
     ENTITLEMENTS_MAX,
@@ -28,6 +28,8 @@ TERM_SECONDS_MAX = lease_schemas.TERM_SECONDS_MAX
 Standing = Literal["active", "suspended", "revoked", "released"]
 CodeState = Literal["open", "spent", "expired", "revoked"]
 ClonePolicy = Literal["newest-in-grace", "suspend-both"]
+ActivationState = activations.ActivationState
+Matched = activations.Matched
 StatementType = Literal["", "lease", "suspension", "revocation"]
 
 Name = Annotated[str, limits(minLength=1, maxLength=NAME_CHARS_MAX)]
@@ -42,6 +44,13 @@ class Page(msgspec.Struct, Generic[T], frozen=True):
     """The items of this page."""
     next_cursor: str = ""
     """Cursor of the next page. Empty on the last page. Clients must not read or build it."""
+
+
+LeaseTerms = lease_schemas.LeaseTerms
+EntitlementTerms = lease_schemas.EntitlementTerms
+LeaseIntervals = lease_schemas.LeaseIntervals
+SetApprovalTiers = activations.SetApprovalTiers
+SetLeaseTerms = activations.SetLeaseTerms
 
 
 # Tenants and their trust in hardware.
@@ -88,11 +97,6 @@ TenantTrust = hardware.TenantTrust
 # Activation codes.
 
 
-LeaseTerms = lease_schemas.LeaseTerms
-EntitlementTerms = lease_schemas.EntitlementTerms
-LeaseIntervals = lease_schemas.LeaseIntervals
-
-
 class CreateCode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An activation code to create."""
 
@@ -113,6 +117,10 @@ class CreateCode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     17,408 bytes in JSON."""
     intervals: LeaseIntervals | None = None
     """Intervals of the nodes' contacts. Without them each agent uses its own."""
+    approval: bool = False
+    """Whether an operator must approve each activation with this code."""
+    tier_min: Tier = "software"
+    """Least tier that the code admits. The tenant must admit the tier as well."""
 
 
 class Code(msgspec.Struct, frozen=True):
@@ -146,6 +154,10 @@ class Code(msgspec.Struct, frozen=True):
     """The entitlements with terms."""
     intervals: LeaseIntervals | None = None
     """Intervals of the nodes' contacts, if the code sets them."""
+    approval: bool = False
+    """Whether an operator must approve each activation."""
+    tier_min: Tier = "software"
+    """Least tier that the code admits."""
 
 
 class CreatedCode(msgspec.Struct, frozen=True):
@@ -155,6 +167,12 @@ class CreatedCode(msgspec.Struct, frozen=True):
     """The code."""
     secret: str
     """Text of the code. This answer is the only place that shows it; Fabric stores a hash."""
+
+
+# Activations.
+
+Decide = activations.Decide
+Activation = activations.Activation
 
 
 # Nodes.

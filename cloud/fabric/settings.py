@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar
 import msgspec
 
 from cloud.process.settings import ServiceSettings
-from protocol.limits import CONFIRM_WITHIN
+from protocol.limits import APPROVE_WITHIN, CONFIRM_WITHIN
 
 
 class FabricSettings(ServiceSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -21,3 +21,4 @@ class FabricSettings(ServiceSettings, frozen=True, forbid_unknown_fields=True, k
     keys: str = "keys"
     tls: str = "tls"
     confirm_within_seconds: Annotated[int, msgspec.Meta(ge=1)] = int(CONFIRM_WITHIN.total_seconds())
+    approve_within_seconds: Annotated[int, msgspec.Meta(ge=1)] = int(APPROVE_WITHIN.total_seconds())

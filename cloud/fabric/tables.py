@@ -13,6 +13,8 @@ from cloud.storage import UNBOUND
 ID = 64
 INDEXES = (
     ("activation", "code", "created_at"),
+    ("activation", "code", "ek_hash"),
+    ("activation", "tenant", "state", "id"),
     ("node", "standing", "seat_held", "id"),
     ("node", "clone_cause", "id"),
     ("ek_allowed", "tenant", "id"),
@@ -37,6 +39,8 @@ class Tenant(Table, db=UNBOUND, tablename="tenant"):
     created_at = Timestamptz(default=None)
     pcr_policies = Text(default="{}")
     clone_policy = Varchar(length=32, default="newest-in-grace")
+    approval_tiers = Text(default="[]")
+    lease_terms = Text(default="{}")
 
 
 class EkRoot(Table, db=UNBOUND, tablename="ek_root"):
@@ -76,6 +80,8 @@ class Code(Table, db=UNBOUND, tablename="code"):
     expires_at = Timestamptz(default=None)
     revoked_at = Timestamptz(null=True, default=None)
     intervals = Text(default="null")
+    approval = Boolean(default=False)
+    tier_min = Varchar(length=16, default="software")
 
 
 class Activation(Table, db=UNBOUND, tablename="activation"):
@@ -101,6 +107,17 @@ class Activation(Table, db=UNBOUND, tablename="activation"):
     confirm_by = Timestamptz(null=True, default=None)
     certificate_chain = Text()
     ek_name = Varchar(length=256, default="")
+    ek_issuer = Text()
+    address = Text()
+    fingerprint = Text(default="{}")
+    matched = Varchar(length=16)
+    candidate = Varchar(length=ID)
+    seat_reserved = Boolean(default=False)
+    asked_at = Timestamptz(null=True, default=None)
+    approve_by = Timestamptz(null=True, default=None)
+    decided_at = Timestamptz(null=True, default=None)
+    decided_by = Varchar(length=ID)
+    decision_reason = Text()
 
 
 class Node(Table, db=UNBOUND, tablename="node"):
@@ -137,6 +154,16 @@ class Node(Table, db=UNBOUND, tablename="node"):
     intervals = Text(default="null")
     floor_index = BigInt(default=0)
     floor_value = BigInt(default=0)
+    enrolled = Text(default="{}")
+
+
+class EnrolledComponent(Table, db=UNBOUND, tablename="enrolled_component"):
+    """A disk's or board's component in the enrolled fingerprint of a software node, to find the node by it."""
+
+    id = Varchar(length=192, primary_key=True)
+    tenant = Varchar(length=ID)
+    value = Varchar(length=64, index=True)
+    node = Varchar(length=ID, index=True)
 
 
 class Generation(Table, db=UNBOUND, tablename="generation"):

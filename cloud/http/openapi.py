@@ -9,12 +9,14 @@ A handler may say more in its `opt`, beside the peers:
     sends     `Binary` of the request's body, where the handler reads the body itself
     headers   headers of the request that the handler reads itself
     answers   `Binary` of the answer, where the handler returns a `Response[bytes]`
+    also      other successful answers by status, where the handler returns a `Response` of one of several structs
 """
 
 import inspect
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast
+from types import UnionType
+from typing import Any, cast, get_args, get_origin
 
 import msgspec
 from litestar import Litestar, Response, Router, get
@@ -37,6 +39,7 @@ REFUSES = "refuses"
 SENDS = "sends"
 HEADERS = "headers"
 ANSWERS = "answers"
+ALSO = "also"
 VERSION = "1.0.0"
 """Of every document: the API's version, not the product's. Its first number is the `/v1` of the paths."""
 
@@ -147,9 +150,11 @@ def operation_options(
     sends: Binary | None = None,
     headers: tuple[Header, ...] = (),
     answers: Binary | None = None,
+    also: Mapping[int, type[msgspec.Struct]] | None = None,
 ) -> dict[str, Any]:
     """The `opt` of a handler: the peers it admits, the bucket of their limits, and what its document says besides."""
-    return {"peers": peers, BUCKET: bucket, REFUSES: refuses, SENDS: sends, HEADERS: headers, ANSWERS: answers}
+    said = {REFUSES: refuses, SENDS: sends, HEADERS: headers, ANSWERS: answers, ALSO: also or {}}
+    return {"peers": peers, BUCKET: bucket, **said}
 
 
 def api_document(handlers: Sequence[ControllerRouterHandler], api: Api) -> Json:
@@ -308,9 +313,15 @@ class _Builder:
         if binary is not None:
             content: Json = {binary.media_type: {"schema": _binary_schema(binary)}}
             return {str(handler.status_code): {"description": binary.text, "content": content}}
-        struct = handler.parsed_fn_signature.return_type.annotation
-        content, text = self._json_content(struct), openapi.texts_of(struct_docstring(struct))[1]
-        return {str(handler.status_code): {"description": text, "content": content}}
+        also: Mapping[int, Any] = handler.opt.get(ALSO) or {}
+        structs = {handler.status_code: _first_struct(handler.parsed_fn_signature.return_type.annotation), **also}
+        return {
+            str(status): {
+                "description": openapi.texts_of(struct_docstring(struct))[1],
+                "content": self._json_content(struct),
+            }
+            for status, struct in structs.items()
+        }
 
     def _request_body(self, handler: HTTPRouteHandler) -> Json | None:
         data = handler.parsed_fn_signature.parameters.get("data")
@@ -326,6 +337,14 @@ class _Builder:
         self._structs[struct] = None
         example = openapi.example(struct, self._api.examples)
         return {"application/json": {"schema": openapi.schema_ref(struct), "example": example}}
+
+
+def _first_struct(annotation: Any) -> Any:
+    """The struct that a handler returns with its own status: the first one of a `Response[A | B]`."""
+    if get_origin(annotation) is not Response:
+        return annotation
+    (content,) = get_args(annotation)
+    return get_args(content)[0] if get_origin(content) is UnionType else content
 
 
 def struct_docstring(struct: Any) -> str:

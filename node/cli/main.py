@@ -30,8 +30,11 @@ EPILOG = """\
 exit codes: 0 done or granted, 2 wrong usage or settings, 3 entitlement denied, 65 verification failed,
 69 cloud or agent unreachable, 70 internal fault, 75 try again, 77 refused by the cloud, 80 not activated, 81 revoked,
 82 suspended, 83 terminated, 84 hardware mismatch, 85 no trusted statement, 86 clock wrong, 87 TPM fault,
-88 activation not confirmed.
+88 activation not approved or confirmed.
 """
+
+
+AGENT = "The Cascade agent. It binds this machine to its licence and tells licensed software whether it may run."
 
 
 class _Parser(argparse.ArgumentParser):
@@ -48,8 +51,7 @@ def _parser(only: str = "") -> argparse.ArgumentParser:
     """The parser of all commands, or of the command `only`: the parsers of the others would slow the agent's start."""
     parser = _Parser(
         prog="cascadia",
-        description="The Cascade agent. It binds this machine to its licence and tells licensed software whether "
-        "it may run.",
+        description=AGENT,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -114,8 +116,8 @@ def _parser(only: str = "") -> argparse.ArgumentParser:
 
 _ACTIVATE = (
     "Proves to the cloud with the TPM which machine this is, and fetches its identity and licence. Without a TPM it needs "
-    "--software. If the command is interrupted, repeat it with the same file; it then continues. The agent must not be "
-    "running."
+    "--software. If the command is interrupted, repeat it with the same file; it then continues. If an operator must "
+    "approve the activation, the command waits and shows the id to approve. The agent must not be running."
 )
 
 
@@ -128,6 +130,11 @@ def _activation_arguments(activate: argparse.ArgumentParser) -> None:
         const="software",
         help="activate without a TPM: the node key is in a file, and the machine is known by its serial numbers; the "
         "cloud must admit the tier `software`",
+    )
+    activate.add_argument(
+        "--no-wait",
+        action="store_true",
+        help="do not wait for an operator's approval: exit with code 88; the same command continues later",
     )
 
 
@@ -191,7 +198,9 @@ async def _activate(config: Config, args: argparse.Namespace) -> int:
             print(f"  {shown(text)} ...", file=sys.stderr, flush=True)
 
     async def work(state: Any, tpm: Any) -> Any:
-        return await activate(state, tpm, args.file, utc_now, say, in_software=config.identity == "software")
+        in_software = config.identity == "software"
+        wait = not args.no_wait
+        return await activate(state, tpm, args.file, utc_now, say, in_software=in_software, wait=wait)
 
     snapshot = (await _with_state(config, work, creates=True)).snapshot()
     document = msgspec.to_builtins(license_document(snapshot))
@@ -220,29 +229,33 @@ def _collect_garbage() -> None:
 async def _own_status(config: Config) -> dict[str, Any]:
     """Status without a running agent: from the stored statements, and a check of the TPM."""
 
+    from node.clock import utc_now
     from node.disk.boot import BootRecord
     from node.hwbind.errors import TpmError
     from node.licensing.boot_time import machine_clocks
     from node.licensing.hardware import HardwareCheck
-    from node.local.documents import status_document
+    from node.licensing.waiting import next_step, waiting_snapshot, waiting_text
+    from node.local.documents import absent_status
+    from node.state import NotActivated
 
     async def work(state: Any, tpm: Any) -> Any:
+        waiting = state.identities.approval_wait()
         hardware = HardwareCheck(tpm, BootRecord(config.socket.parent), state.conditions)
-        licence = state.load_licence(hardware, machine_clocks())
+        try:
+            licence = state.load_licence(hardware, machine_clocks())
+        except NotActivated:
+            if waiting is None:
+                raise
+            return absent_status(waiting_snapshot(waiting, utc_now()), config.mode, state.conditions.current())
+        if waiting is not None:
+            state.conditions.report("approval_pending", waiting_text(waiting), next_step(waiting.activation))
         try:
             await licence.check_hardware()
         except TpmError as error:
             # `status` works in every state. The exit code in the document reports the TPM's fault.
             logging.getLogger("cascadia").error("%s", error)
             hardware.report_fault(error)
-        return status_document(
-            licence.snapshot(),
-            config.mode,
-            running=False,
-            last_contact_at=None,
-            failures=0,
-            conditions=state.conditions.current(),
-        )
+        return absent_status(licence.snapshot(), config.mode, state.conditions.current())
 
     # Without the lock: an agent that starts at this moment must find the state free.
     return dict(msgspec.to_builtins(await _with_state(config, work, owns=False)))

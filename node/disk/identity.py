@@ -43,12 +43,13 @@ from node.disk.files import (
     write_atomic,
     write_directory,
 )
+from node.disk.pending import ApprovalWait, PendingActivation, PendingRenewal
 from node.errors import StateDamaged, StateError, StateUnsafe
 from node.hwbind.keys import WrappedKey, key_hash, key_hashes
 from node.hwbind.presence import EndorsementRecord
 from protocol.encoding import sha256_hex
 from protocol.faults import fault_point
-from protocol.ids import ActivationId, IdError, NodeId, RenewalId, TenantId, parse_id, parse_trust_domain
+from protocol.ids import IdError, NodeId, TenantId, parse_id, parse_trust_domain
 from protocol.signed.statements import Holder
 
 AwareTime = Annotated[datetime, msgspec.Meta(tz=True)]
@@ -112,39 +113,6 @@ class _IdentityFile(StateFile, frozen=True, kw_only=True, forbid_unknown_fields=
 
 class _CurrentFile(StateFile, frozen=True, kw_only=True, forbid_unknown_fields=True):
     generation: int
-
-
-class PendingActivation(StateFile, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An activation that has not ended. A repeat of `cascadia activate` with the same file continues it.
-
-    `file_sha256` (hex) is the digest of the activation file; the file's content is not stored. `proof` is the body of
-    the proof request as it is sent: the cloud returns its stored answer only for identical bytes. An activation is
-    stored once its proof is made. An activation that is interrupted earlier starts from its beginning.
-    """
-
-    file_sha256: str
-    activation: ActivationId
-    fingerprint_salt: bytes
-    ak: WrappedKey
-    node_key: WrappedKey
-    proof: bytes
-    endorsement: EndorsementRecord | msgspec.UnsetType = msgspec.UNSET
-
-
-class PendingRenewal(StateFile, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A renewal with fresh evidence that has not ended.
-
-    `node_key` is the key to certify: the present node key, or a new one for a rekey. `proof` is the body of the proof
-    request as it is sent: the cloud returns its stored answer only for identical bytes. A renewal without a TPM has no
-    id. `answer_nonce` is then the nonce of a refusal's freshness; the proof of a TPM's renewal has it in its body.
-    """
-
-    generation: int
-    renewal: RenewalId
-    node_key: WrappedKey
-    proof: bytes
-    endorsement: EndorsementRecord | msgspec.UnsetType = msgspec.UNSET
-    answer_nonce: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class _KeyFile(StateFile, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -372,6 +340,13 @@ class IdentityStore:
     def load_activation(self) -> PendingActivation | None:
         """The activation that has not ended, or None. Raises StateDamaged, StateUnreadable."""
         return read_state(self._activation_path, PendingActivation, _NEXT_ACTIVATION)
+
+    def approval_wait(self) -> ApprovalWait | None:
+        """The operator's decision that the stored activation waits for; None without one, or if it cannot be read."""
+        with suppress(StateError):
+            pending = self.load_activation()
+            return None if pending is None else pending.approval or None
+        return None
 
     def clear_activation(self) -> None:
         """Remove the stored activation, because it has ended. Raises StateUnwritable."""

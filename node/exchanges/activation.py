@@ -9,6 +9,7 @@ activation changes neither the licence nor the repository and the pin.
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,9 +19,10 @@ import trio
 from node.clock import Clock
 from node.config import AGENT_VERSION, BUILT_AT
 from node.disk.files import read_bounded
-from node.disk.identity import Identity, PendingActivation
+from node.disk.identity import Identity
+from node.disk.pending import ApprovalWait, PendingActivation
 from node.errors import NodeError, StateDamaged, StateError, StateUnsafe
-from node.exchanges import challenge, software
+from node.exchanges import approval, challenge, software
 from node.exchanges.confirmation import confirm
 from node.exits import Exit
 from node.hwbind import fingerprint, keys, presence
@@ -46,6 +48,7 @@ from protocol.messages.activation import (
     ACTIVATION_FILE_FORMAT,
     Activated,
     ActivationFile,
+    AwaitedApproval,
     PinError,
     ProveActivation,
     StartActivation,
@@ -57,7 +60,7 @@ T = TypeVar("T")
 Say = Callable[[str], None]
 
 ACTIVATION_FILE_BYTES_MAX = 16 * 1024
-_OVER = frozenset({"challenge_expired", "challenge_failed", "activation_closed", "not_found"})
+_OVER = frozenset({"challenge_expired", "challenge_failed", "activation_closed", "approval_expired", "not_found"})
 """Refusals of a stored proof after which a new exchange may still succeed with the same file."""
 _LAPSED = frozenset({"generation_closed", "conflict"})
 """Refusals of a late confirmation after which a new exchange may still succeed with the same file."""
@@ -130,12 +133,14 @@ def parse_activation_file(raw: bytes, path: Path) -> ActivationFile:
     return parsed
 
 
-async def activate(state: State, tpm: Tpm, path: Path, clock: Clock, say: Say, *, in_software: bool = False) -> Licence:
+async def activate(
+    state: State, tpm: Tpm, path: Path, clock: Clock, say: Say, *, in_software: bool = False, wait: bool = True
+) -> Licence:
     """Activate this machine, or continue an interrupted activation with the same file. The caller owns the state.
 
     `say` is called with a text for each step, for the user who waits. `in_software`: the user wants an identity without
-    a TPM; otherwise the machine must have one. Returns the licence of the confirmed generation. Raises NodeError,
-    TpmError.
+    a TPM; otherwise the machine must have one. If an operator must approve the activation, the function waits; without
+    `wait` it raises ApprovalPending. Returns the licence of the confirmed generation. Raises NodeError, TpmError.
     """
     file, file_sha256 = read_activation_file(path)
     # Not from the stored floor: a TPM clock that was set forward must not prevent the activation that repairs it.
@@ -147,7 +152,8 @@ async def activate(state: State, tpm: Tpm, path: Path, clock: Clock, say: Say, *
         _check_cloud(state, in_force, staged.value)
     state.floors.tpm = tpm
     try:
-        exchange = _Activation(state, staged, tpm, clock, say, first=in_force is None, in_software=in_software)
+        manner = Manner(in_software=in_software, wait=wait)
+        exchange = _Activation(state, staged, tpm, clock, say, manner, first=in_force is None)
         licence = await exchange.carry_out(file, file_sha256)
         await staged.keep()
     finally:
@@ -188,6 +194,13 @@ def _check_cloud(state: State, before: TrustSet, verified: TrustSet) -> None:
         raise OtherCloud(f"cannot use this file: the licence in {state.directory} is from another cloud")
 
 
+class Manner(msgspec.Struct, frozen=True):
+    """How the user wants to activate: with a key in a file instead of a TPM, and waiting for an operator's approval."""
+
+    in_software: bool
+    wait: bool
+
+
 class _Activation:
     """One activation, under the trust that starts from its file's pin.
 
@@ -202,18 +215,19 @@ class _Activation:
         tpm: Tpm,
         clock: Clock,
         say: Say,
+        manner: Manner,
         *,
         first: bool,
-        in_software: bool,
     ) -> None:
         self._state = state
         self._staged = staged
         self._first = first
+        self._wait = manner.wait
         self._trust = CurrentTrust(state.directory, staged.value, state.time.low)
         self._tpm = tpm
         self._clock = clock
         self._say = say
-        self._in_software = in_software
+        self._in_software = manner.in_software
         self._hardware = HardwareCheck(tpm)
         self._hardware.time = state.time
 
@@ -339,8 +353,9 @@ class _Activation:
         identities, trusted = self._state.identities, self._trust.value
         self._say("proving the key of this machine" if self._in_software else "proving that the key is in this TPM")
         try:
-            async with api.connect(trusted.bundle, trusted.urls, "fabric", self._state.time.window) as service:
-                answer = await self._send_proof(service, pending)
+            answer = await approval.until_approved(
+                partial(self._send_proof, pending), partial(self._store_wait, pending), self._say, wait=self._wait
+            )
         except api.CloudRefused:
             # After any refusal this proof can succeed no more.
             with suppress(StateError):
@@ -374,7 +389,19 @@ class _Activation:
         identities.save_generation(identity)
         return identity
 
-    async def _send_proof(self, service: api.Service, pending: PendingActivation) -> Activated:
+    async def _send_proof(self, pending: PendingActivation) -> Activated | AwaitedApproval:
+        """Send the stored proof once, over a new connection: an operator may take days to decide."""
+        trusted = self._trust.value
+        stored = self._state.identities.load_activation() or pending
+        async with api.connect(trusted.bundle, trusted.urls, "fabric", self._state.time.window) as service:
+            return await self._send(service, stored)
+
+    def _store_wait(self, pending: PendingActivation, waiting: ApprovalWait) -> None:
+        """Store that the activation waits for an operator. Raises StateError."""
+        stored = self._state.identities.load_activation() or pending
+        self._state.identities.save_activation(msgspec.structs.replace(stored, approval=waiting))
+
+    async def _send(self, service: api.Service, pending: PendingActivation) -> Activated | AwaitedApproval:
         """Send the stored proof. A cloud of an earlier release refuses its later fields, and gets it without them."""
         with fault_point("node.activation.prove"):
             if pending.node_key.in_software:

@@ -17,7 +17,8 @@ from contextlib import suppress
 from functools import partial
 
 from node.config import AGENT_VERSION
-from node.disk.identity import Identity, PendingRenewal
+from node.disk.identity import Identity
+from node.disk.pending import PendingRenewal
 from node.disk.thread import DISK_SECONDS_MAX, on_disk
 from node.errors import NodeError, StateDamaged, StateUnsafe
 from node.exchanges import challenge, software

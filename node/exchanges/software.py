@@ -9,7 +9,8 @@ from functools import partial
 import trio
 
 from node.config import AGENT_VERSION
-from node.disk.identity import Identity, PendingActivation, PendingRenewal
+from node.disk.identity import Identity
+from node.disk.pending import PendingActivation, PendingRenewal
 from node.exchanges.session import fresh_nonce
 from node.hwbind import fingerprint, keys
 from node.hwbind.keys import WrappedKey

@@ -40,7 +40,7 @@ from node.text import shown
 from protocol.encoding import json_decode, json_encode
 from protocol.ids import IdError, Prefix, parse_id
 from protocol.limits import RESPONSE_BODY_BYTES_MAX
-from protocol.messages.activation import Activated, Challenge, StartActivation
+from protocol.messages.activation import Activated, AwaitedApproval, Challenge, StartActivation
 from protocol.messages.est import (
     HEADER_REQUEST,
     PATH_SIMPLEREENROLL,
@@ -275,16 +275,22 @@ class Service:
         _check_ids(("act", challenge.activation))
         return challenge
 
-    async def prove_activation(self, activation: str, body: bytes, *, in_software: bool = False) -> Activated:
+    async def prove_activation(
+        self, activation: str, body: bytes, *, in_software: bool = False
+    ) -> Activated | AwaitedApproval:
         """`POST /v1/activations/{id}/proof`; `in_software`: `POST /v1/software-activations/{id}/proof`.
 
         `body` is an encoded `ProveActivation` or `ProveSoftwareActivation`, byte for byte as stored, so that a repeat
         gets the same answer.
         """
         path = path_software_proof(activation) if in_software else f"/v1/activations/{activation}/proof"
-        activated = await self._request_json("POST", path, Activated, body)
-        _check_ids(("ten", activated.tenant), ("node", activated.node))
-        return activated
+        content = await self._request("POST", path, {"content-type": "application/json"}, body)
+        answer = _read(lambda: _proved(content))
+        if isinstance(answer, Activated):
+            _check_ids(("ten", answer.tenant), ("node", answer.node))
+        else:
+            _check_ids(("act", answer.activation))
+        return answer
 
     async def start_software_activation(self, request: StartSoftwareActivation) -> SoftwareChallenge:
         """`POST /v1/software-activations`, of a machine without a TPM."""
@@ -341,6 +347,20 @@ class Service:
         `body` is an encoded `ProveRenewal`, byte for byte as stored, so that a repeat gets the same answer.
         """
         return await self._request_json("POST", path_proof(renewal), Renewed, body)
+
+
+def _proved(content: bytes) -> Activated | AwaitedApproval:
+    """The answer to a proof: a device certificate, or the wait for an operator. Each has fields that the other lacks.
+
+    Raises msgspec.MsgspecError.
+    """
+    try:
+        return json_decode(content, Activated)
+    except msgspec.ValidationError:
+        waiting = json_decode(content, AwaitedApproval)
+        if waiting.asked_at.tzinfo is None or waiting.expires_at.tzinfo is None:
+            raise msgspec.ValidationError("a date has no time zone") from None
+        return waiting
 
 
 def _check_ids(*ids: tuple[Prefix, str]) -> None:

@@ -294,3 +294,8 @@ def status_document(
         time=_time_document(snapshot.time),
         fingerprint=snapshot.fingerprint,
     )
+
+
+def absent_status(snapshot: Snapshot, mode: str, conditions: tuple[Condition, ...]) -> StatusDocument:
+    """The status document that a command makes without a running agent."""
+    return status_document(snapshot, mode, running=False, last_contact_at=None, failures=0, conditions=conditions)

@@ -36,7 +36,7 @@ _EFFECTS = {
     },
     "cloud/fabric": {
         *("stores.transaction", "self.transaction", "self._transaction", "self.acting.transaction"),
-        *("self.activations.purge", "self.renewals.purge", "self._post"),
+        *("self.activations.purge", "self.activations.purge_decided", "self.renewals.purge", "self._post"),
     },
     "cloud/breakwater": {
         *("write_key", "write_secret"),
@@ -56,6 +56,7 @@ _OTHERWISE = {
     "cloud/breakwater/readiness.py:write": "a counter that no code reads; it shows that the database stores rows",
     "cloud/fabric/bootstrap.py": "cascade init, before there is a cloud",
     "cloud/fabric/service/operators/codes.py": "an operator's command, one transaction and nothing after it",
+    "cloud/fabric/service/operators/activations.py:decide": "the same",
     "cloud/fabric/service/operators/tenants.py": "the same",
     "cloud/fabric/service/operators/trusted_hardware.py": "the same",
     "cloud/fabric/service/operators/pcr_policies.py": "the same",

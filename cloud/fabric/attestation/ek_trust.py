@@ -44,6 +44,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from cloud.fabric.attestation.ek_paths import NoPath, roots_above
 from cloud.fabric.attestation.ek_roots import CRITICAL_KNOWN, TrustedRoot
+from cloud.fabric.attestation.tiers import TierRefused, check_tier
 from cloud.fabric.attestation.tpm_structures import (
     ADMIN_WITH_POLICY,
     DECRYPT,
@@ -164,9 +165,10 @@ def _admit(chip: Chip, trust: TenantTrust, step: int = 12, reason: str = "") -> 
 
     `step` and `reason` say why the chip did not reach a higher tier.
     """
-    if chip.tier not in trust.tiers:
-        allowed = f"the tenant does not allow the tier {chip.tier}"
-        raise EvidenceRefused(step, "tier_refused", f"{reason}, and {allowed}" if reason else allowed)
+    try:
+        check_tier(chip.tier, trust.tiers)
+    except TierRefused as refused:
+        raise EvidenceRefused(step, "tier_refused", f"{reason}, so {refused}" if reason else str(refused)) from refused
     return chip
 
 

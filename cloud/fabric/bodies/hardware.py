@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from cloud.fabric.bodies.published_trust import TEXT_CHARS_MAX
+from cloud.fabric.lease_schemas import LeaseTerms
 from protocol.endorsement import EkType
 from protocol.evidence import PCRS_QUOTED
 from protocol.ids import TenantId
@@ -91,7 +92,7 @@ class SetTiers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Assurance tiers that a tenant admits."""
 
     tiers: tuple[Tier, ...]
-    """At least one tier. `software` cannot be admitted yet."""
+    """At least one tier."""
 
 
 class SetPcrPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -174,6 +175,10 @@ class TenantTrust(msgspec.Struct, frozen=True):
     pcr_policies: dict[str, PcrPolicy] = {}
     """Policies for PCR quotes by profile. The empty name stands for every other profile; without it their policy is
     `report`."""
+    approval_tiers: tuple[Tier, ...] = ()
+    """Tiers whose activations an operator must approve."""
+    lease_terms: dict[Tier, LeaseTerms] = {}
+    """Dates of leases by tier, where the tenant has dates of its own."""
 
 
 class AcceptPcrs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -3,7 +3,7 @@
 from litestar import Router
 
 from cloud.fabric.errors import FabricError
-from cloud.fabric.routes import activation, hardware, health, node, operator, renewal, repository, trust
+from cloud.fabric.routes import activation, decisions, hardware, health, node, operator, renewal, repository, trust
 from cloud.fabric.routes.access import refuse
 
 
@@ -11,6 +11,7 @@ def routes() -> list[Router]:
     """All routes of the API, for `cloud.http.app.make_app`."""
     handlers = [
         *activation.HANDLERS,
+        *decisions.HANDLERS,
         *node.HANDLERS,
         *renewal.HANDLERS,
         *operator.HANDLERS,

@@ -2,18 +2,18 @@
 
 from typing import Any
 
-from litestar import Request, post
+from litestar import Request, Response, post
 from litestar.params import JSONBody
 
 from cloud.fabric import errors
 from cloud.fabric.routes.access import OfActivation, activation_id
 from cloud.fabric.routes.buckets import ACTIVATION
-from cloud.fabric.service.nodes.activation import Activations
+from cloud.fabric.service.activations.with_tpm import Activations
 from cloud.http.app import Wired
 from cloud.http.guard import ANONYMOUS, host_of
 from cloud.http.openapi import operation_options
 from protocol.encoding import sha256_hex
-from protocol.messages.activation import Activated, Challenge, ProveActivation, StartActivation
+from protocol.messages.activation import Activated, AwaitedApproval, Challenge, ProveActivation, StartActivation
 
 _CODE = (errors.CodeRefused, errors.CodeExpired, errors.CodeRevoked)
 
@@ -63,10 +63,13 @@ async def start_activation(
             errors.QuoteRefused,
             errors.SeatsExhausted,
             errors.NodeRevoked,
+            errors.ApprovalDenied,
+            errors.ApprovalExpired,
             errors.TooManyChallenges,
             errors.TooOften,
             errors.IssuerUnavailable,
         ),
+        also={202: AwaitedApproval},
     ),
 )
 async def prove_activation(
@@ -74,14 +77,22 @@ async def prove_activation(
     data: JSONBody[ProveActivation],
     request: Request[Any, Any, Any],
     activations: Wired[Activations],
-) -> Activated:
+) -> Response[Activated | AwaitedApproval]:
     """Prove an activation and get the device certificate.
 
-    A repeat with a byte-identical body gets the stored answer. The node then opens a session and confirms the
-    generation before `confirm_by`.
+    A repeat with a byte-identical body gets the stored answer. If a person must approve, the answer is 202; the node
+    repeats the request after `Retry-After`. The node then opens a session and confirms the generation before
+    `confirm_by`.
     """
     body_sha256 = sha256_hex(await request.body())
-    return await activations.prove(activation_id(activation), data, body_sha256)
+    return answered(await activations.prove(activation_id(activation), data, body_sha256))
+
+
+def answered(answer: Activated | AwaitedApproval) -> Response[Activated | AwaitedApproval]:
+    """The response: 200 with the device certificate, or 202 with `Retry-After` while a person must approve."""
+    if isinstance(answer, AwaitedApproval):
+        return Response(answer, status_code=202, headers={"Retry-After": str(answer.retry_after_seconds)})
+    return Response(answer, status_code=200)
 
 
 HANDLERS = (start_activation, prove_activation)

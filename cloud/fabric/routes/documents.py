@@ -11,6 +11,15 @@ _KEY_ID = "9a" * 20
 EXAMPLES = {
     "name": "Acme Robotics",
     "tiers": ["attested"],
+    "approval_tiers": ["software"],
+    "lease_terms": {},
+    "tier_min": "tpm",
+    "matched": "chip",
+    "ek_issuer": "CN=Example TPM EK CA 1",
+    "components": ["board_serial"],
+    "address": "192.0.2.7",
+    "decided_by": example_id("tok"),
+    "retry_after_seconds": 60,
     "pem": "-----BEGIN CERTIFICATE-----\nMIIB...\n-----END CERTIFICATE-----\n",
     "ek_name": "000b" + _DIGEST,
     "note": "bench machine",
@@ -66,7 +75,11 @@ API = Api(
     "decide by its `code`. The head of a request has at most 16 kB and its body at most 64 kB; a larger one is "
     "answered `too_large`. A method that a path does not have is answered `method_not_allowed`.",
     tags=(
-        Tag("activation", "A machine becomes a node.", ("/v1/activations",)),
+        Tag(
+            "activation",
+            "A machine becomes a node, with an operator's approval where it is demanded.",
+            ("/v1/activations",),
+        ),
         Tag("renewal", "A node renews its device certificate with fresh TPM evidence.", ("/v1/node/renewals",)),
         Tag("sessions", "A node proves its identity, gets its statement, and waits for changes.", ("/v1/node/",)),
         Tag("codes", "Activation codes.", ("/v1/codes", "/v1/tenants/{tenant}/codes")),

@@ -125,6 +125,36 @@ async def set_tiers(
     return await tenants.set_tiers(current_operator(request), tenant_id(tenant), data)
 
 
+@put(
+    "/v1/tenants/{tenant:str}/trust/approval",
+    status_code=200,
+    opt=operation_options(OPERATOR, bucket=WRITE, refuses=(NotFound, Invalid)),
+)
+async def set_approval_tiers(
+    tenant: OfTenant, data: JSONBody[schemas.SetApprovalTiers], request: Asked, tenants: Wired[Tenants]
+) -> schemas.TenantTrust:
+    """Set the tiers whose activations an operator must approve.
+
+    Activations that wait already go on waiting.
+    """
+    return await tenants.set_approval_tiers(current_operator(request), tenant_id(tenant), data)
+
+
+@put(
+    "/v1/tenants/{tenant:str}/trust/lease",
+    status_code=200,
+    opt=operation_options(OPERATOR, bucket=WRITE, refuses=(NotFound, Invalid)),
+)
+async def set_lease_terms(
+    tenant: OfTenant, data: JSONBody[schemas.SetLeaseTerms], request: Asked, tenants: Wired[Tenants]
+) -> schemas.TenantTrust:
+    """Set the dates of the leases of a tier.
+
+    They apply to activations from now on, unless the activation code sets dates.
+    """
+    return await tenants.set_lease_terms(current_operator(request), tenant_id(tenant), data)
+
+
 @post(
     "/v1/tenants/{tenant:str}/codes",
     status_code=201,
@@ -277,6 +307,8 @@ HANDLERS = (
     add_ek_roots,
     allow_ek,
     set_tiers,
+    set_approval_tiers,
+    set_lease_terms,
     create_code,
     list_codes,
     revoke_code,

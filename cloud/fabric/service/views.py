@@ -14,6 +14,7 @@ from cloud.fabric.attestation.pcr_quotes import changed
 from cloud.fabric.bodies.hardware import FingerprintDrift
 from cloud.fabric.errors import Invalid
 from cloud.fabric.store.rows import (
+    ActivationRow,
     AuditRow,
     CodeRow,
     EkAllowedRow,
@@ -123,6 +124,8 @@ def code(row: CodeRow, now: datetime) -> schemas.Code:
         lease=row.lease,
         entitlement_terms=_terms(row.entitlements),
         intervals=row.intervals,
+        approval=row.approval,
+        tier_min=row.tier_min,
     )
 
 
@@ -131,6 +134,32 @@ def _terms(grants: tuple[Grant, ...]) -> tuple[schemas.EntitlementTerms, ...]:
         schemas.EntitlementTerms(grant.name, grant.limit, grant.not_before, grant.until, grant.attributes)
         for grant in grants
         if isinstance(grant, Entitlement)
+    )
+
+
+def activation(row: ActivationRow) -> schemas.Activation:
+    """An activation as operators see it."""
+    return schemas.Activation(
+        id=row.id,
+        tenant=row.tenant,
+        code=row.code,
+        state=row.state,
+        tier=row.tier,
+        node=row.node or row.candidate,
+        generation=row.generation,
+        matched=row.matched,
+        ek_name=row.ek_name,
+        ek_issuer=row.ek_issuer,
+        components=tuple(sorted(row.fingerprint)),
+        agent_version=row.agent_version,
+        address=row.address,
+        created_at=row.created_at,
+        asked_at=row.asked_at,
+        approve_by=row.approve_by,
+        decided_at=row.decided_at,
+        decided_by=row.decided_by,
+        reason=row.decision_reason,
+        seat_reserved=row.seat_reserved,
     )
 
 

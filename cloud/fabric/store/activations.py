@@ -7,14 +7,16 @@ from datetime import datetime
 
 from piccolo.query.functions import Case, Count, When
 
+from cloud.fabric.schemas import ActivationState
 from cloud.fabric.store.rows import ActivationRow
 from cloud.fabric.tables import Activation
-from cloud.storage import Mapper, ServiceEngine, compiled, json_text, literal, param, params
-from protocol.ids import ActivationId, CodeId, NodeId
+from cloud.storage import Mapper, ServiceEngine, compiled, filtered, json_text, literal, param, params
+from protocol.ids import ActivationId, CodeId, NodeId, TenantId
 from protocol.limits import CHALLENGE_TRIES_MAX
 
 _ACTIVATION = Mapper(ActivationRow, Activation)
 _IS_LIVE = Activation.state.is_in(["proved", "issued"])
+_WAITS = Activation.state.is_in(["pending", "approved"])
 
 _ADD = _ACTIVATION.insert
 _BY_ID = compiled(_ACTIVATION.select().where(Activation.id == param("id")))
@@ -58,10 +60,13 @@ _PROVED = compiled(
                 Activation.csr,
                 Activation.not_after,
                 Activation.confirm_by,
+                Activation.fingerprint,
+                Activation.matched,
             ),
+            Activation.seat_reserved: False,
         }
     )
-    .where(Activation.id == param("id"), Activation.state == "challenged")
+    .where(Activation.id == param("id"), Activation.state.is_in(["challenged", "approved"]))
     .returning(Activation.id)
 )
 _ISSUED = compiled(
@@ -89,6 +94,74 @@ _SUPERSEDE = compiled(
         Activation.node == param("node"), Activation.generation <= param("up_to"), _IS_LIVE
     )
 )
+# Approval.
+_PAGE = compiled(
+    _ACTIVATION.select()
+    .where(
+        Activation.id > param("after"),
+        filtered(Activation.tenant),
+        filtered(Activation.code),
+        filtered(Activation.state),
+    )
+    .order_by(Activation.id),
+    limit=param("limit"),
+)
+_ASK = compiled(
+    Activation.update(
+        {
+            Activation.state: "pending",
+            **params(
+                Activation.proof_hash,
+                Activation.csr,
+                Activation.fingerprint,
+                Activation.matched,
+                Activation.candidate,
+                Activation.asked_at,
+                Activation.approve_by,
+            ),
+        }
+    )
+    .where(Activation.id == param("id"), Activation.state == "challenged")
+    .returning(Activation.id)
+)
+_DECIDE = compiled(
+    Activation.update(
+        params(
+            Activation.state,
+            Activation.approve_by,
+            Activation.decided_at,
+            Activation.decided_by,
+            Activation.decision_reason,
+            Activation.seat_reserved,
+        )
+    )
+    .where(Activation.id == param("id"), Activation.state == "pending")
+    .returning(Activation.id)
+)
+_END_WAITING = compiled(
+    Activation.update({Activation.seat_reserved: False, **params(Activation.state)})
+    .where(Activation.id == param("id"), _WAITS)
+    .returning(Activation.id)
+)
+_WAITING_OF_CHIP = compiled(
+    _ACTIVATION.select().where(Activation.code == param("code"), Activation.ek_hash == param("ek_hash"), _WAITS)
+)
+_DENIED = compiled(
+    _ACTIVATION.select()
+    .where(Activation.code == param("code"), Activation.ek_hash == param("ek_hash"), Activation.state == "denied")
+    .order_by(Activation.id)
+    .limit(1)
+)
+_PENDING_OF_CODE = compiled(
+    Activation.select(Count(alias="n")).where(Activation.code == param("code"), Activation.state == "pending")
+)
+_PENDING_OF_TENANT = compiled(
+    Activation.select(Count(alias="n")).where(Activation.tenant == param("tenant"), Activation.state == "pending")
+)
+_UNDECIDED = compiled(
+    _ACTIVATION.select().where(_WAITS, Activation.approve_by <= param("now")).order_by(Activation.id),
+    limit=param("limit"),
+)
 PURGED_AT_ONCE = 500
 """Rows that one statement deletes. With SQLite it blocks the event loop for a few milliseconds."""
 _UNPROVED = (
@@ -96,6 +169,12 @@ _UNPROVED = (
     .where(Activation.state.is_in(["challenged", "failed"]), Activation.expires_at < param("before"))
     .limit(PURGED_AT_ONCE)
 )
+_DECIDED = (
+    Activation.select(Activation.id)
+    .where(Activation.state.is_in(["denied", "expired"]), Activation.approve_by < param("before"))
+    .limit(PURGED_AT_ONCE)
+)
+_PURGE_DECIDED = compiled(Activation.delete().where(Activation.id.is_in(_DECIDED)).returning(Activation.id))
 _PURGE = compiled(Activation.delete().where(Activation.id.is_in(_UNPROVED)).returning(Activation.id))
 
 
@@ -137,7 +216,7 @@ class ActivationStore:
         return None if row is None else int(row["tries"])
 
     async def set_proved(self, row: ActivationRow) -> bool:
-        """Store the results of the proof, and set the state. False if the activation was not open."""
+        """Store the results of the proof, and set the state. False if it was neither open nor approved."""
         return bool(await self._engine.fetch(_PROVED, **_ACTIVATION.values(row, _PROVED)))
 
     async def set_issued(self, activation: ActivationId, chain: tuple[bytes, ...]) -> bool:
@@ -167,4 +246,54 @@ class ActivationStore:
     async def purge(self, before: datetime) -> None:
         """Delete unproved challenges that expired before `before`."""
         while len(await self._engine.fetch(_PURGE, before=before)) == PURGED_AT_ONCE:
+            pass
+
+    # Approval.
+
+    async def page(self, tenant: str, code: str, state: str, after: str, limit: int) -> list[ActivationRow]:
+        """Activations after the id `after`, in order of id. An empty filter matches every activation.
+
+        A filter that few activations match reads many rows.
+        """
+        rows = await self._engine.browse(_PAGE, after=after, tenant=tenant, code=code, state=state, limit=limit)
+        return [_ACTIVATION.read(row) for row in rows]
+
+    async def set_pending(self, row: ActivationRow) -> bool:
+        """Store proof and evidence of an activation that a person must approve. False if it was not open."""
+        return bool(await self._engine.fetch(_ASK, **_ACTIVATION.values(row, _ASK)))
+
+    async def set_decided(self, row: ActivationRow) -> bool:
+        """Store a decision: the state `approved` or `denied`, and who decided. False if it was not pending."""
+        return bool(await self._engine.fetch(_DECIDE, **_ACTIVATION.values(row, _DECIDE)))
+
+    async def end_waiting(self, activation: ActivationId, state: ActivationState) -> bool:
+        """Set the state of a pending or approved activation to `expired` or `superseded`. False if it was neither.
+
+        The row holds no seat afterwards; the caller frees the seat that it held.
+        """
+        return bool(await self._engine.fetch(_END_WAITING, id=activation, state=state))
+
+    async def waiting_of(self, code: CodeId, ek_hash: str) -> list[ActivationRow]:
+        """The pending and approved activations of a chip with a code: one at most."""
+        return [_ACTIVATION.read(row) for row in await self._engine.fetch(_WAITING_OF_CHIP, code=code, ek_hash=ek_hash)]
+
+    async def denied(self, code: CodeId, ek_hash: str) -> ActivationRow | None:
+        """The first activation of a chip with a code that an operator denied."""
+        return _ACTIVATION.read_one(await self._engine.fetch_one(_DENIED, code=code, ek_hash=ek_hash))
+
+    async def count_pending_of_code(self, code: CodeId) -> int:
+        (row,) = await self._engine.fetch(_PENDING_OF_CODE, code=code)
+        return int(row["n"])
+
+    async def count_pending_of_tenant(self, tenant: TenantId) -> int:
+        (row,) = await self._engine.fetch(_PENDING_OF_TENANT, tenant=tenant)
+        return int(row["n"])
+
+    async def undecided(self, now: datetime, limit: int) -> list[ActivationRow]:
+        """Pending and approved activations whose `approve_by` has passed."""
+        return [_ACTIVATION.read(row) for row in await self._engine.fetch(_UNDECIDED, now=now, limit=limit)]
+
+    async def purge_decided(self, before: datetime) -> None:
+        """Delete denied and expired activations whose `approve_by` was before `before`."""
+        while len(await self._engine.fetch(_PURGE_DECIDED, before=before)) == PURGED_AT_ONCE:
             pass

@@ -7,7 +7,8 @@ be held by many transactions at a time, and covers reads only.
 |---|---|
 | `node:ID` | the node's row, its generations, its renewals, and activations from their proof on |
 | `chip:HASH` | whether a node with this chip exists |
-| `code:ID` | the code's row, and activations with this code until their proof |
+| `machines:TENANT` | the enrolled components of a tenant's software nodes: whether a machine is known |
+| `code:ID` | the code's row, and activations with this code until their proof, also while they wait |
 | `tenant:ID` | the tenant's row, and the hardware that it trusts |
 | `token:ID` | the token's row |
 | `trust` | the files of the TUF repository |
@@ -21,9 +22,11 @@ be held by many transactions at a time, and covers reads only.
 |---|---|---|
 | start an activation | code | |
 | answer a challenge wrongly | code | |
-| prove an activation (takes the seat) | code, chip, node | tenant |
+| prove an activation (takes the seat, or waits) | code, chip or machines, node | tenant |
+| decide about a waiting activation | code | tenant, node that it may be; token of the operator |
+| end a waiting activation | code | |
 | store an activation's certificate | node | code, tenant |
-| confirm | node | code, tenant |
+| confirm | node; machines if a person approved a changed fingerprint | code, tenant |
 | lapse, end of a lapse, seat of a revoked node | node | |
 | renewal: start, wrong answer, proof, certificate, old keys revoked | node | |
 | sign a due statement, first delivery of a revocation, closed at the issuer | node | |
@@ -75,6 +78,11 @@ def node_key(node: str) -> str:
 def chip_key(ek_hash: str) -> str:
     """The key of the question whether a node has this chip. `ek_hash` is the hash that identifies the chip."""
     return f"chip:{ek_hash}"
+
+
+def machines_key(tenant: str) -> str:
+    """The key of the question whether a machine without a TPM is a known node of the tenant."""
+    return f"machines:{tenant}"
 
 
 def code_key(code: str) -> str:

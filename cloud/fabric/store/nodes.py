@@ -76,6 +76,7 @@ _UPDATE = compiled(
             Node.confirmed_at,
             Node.clone_cause,
             Node.clone_at,
+            Node.enrolled,
         )
         | {Node.wake_cursor: param("wakes") + Node.wake_cursor}
     ).where(Node.id == param("id"))

@@ -8,12 +8,20 @@ import msgspec
 from cloud.audit import AuditEntry
 from cloud.fabric.attestation.drift import Drift
 from cloud.fabric.licensing.holders import Cause
-from cloud.fabric.schemas import ClonePolicy, LeaseIntervals, LeaseTerms, PcrPolicy, Standing, StatementType
+from cloud.fabric.schemas import (
+    ActivationState,
+    ClonePolicy,
+    LeaseIntervals,
+    LeaseTerms,
+    Matched,
+    PcrPolicy,
+    Standing,
+    StatementType,
+)
 from protocol.endorsement import EkType
 from protocol.ids import ActivationId, CodeId, NodeId, RenewalId, TenantId, TokenId
 from protocol.signed.statements import Grant, Tier
 
-ActivationState = Literal["challenged", "proved", "issued", "confirmed", "lapsing", "lapsed", "superseded", "failed"]
 RenewalState = Literal["challenged", "failed", "proved", "issued", "done"]
 GenerationState = Literal["offered", "confirmed", "closed"]
 
@@ -21,7 +29,8 @@ GenerationState = Literal["offered", "confirmed", "closed"]
 class TenantRow(msgspec.Struct, frozen=True):
     """A tenant. `tiers` are the tiers that it admits; `fingerprint_salt` goes to its machines. `pcr_policies` has the
     policy for PCR quotes by profile; the profile "" stands for every other profile. `clone_policy` says what follows a
-    suspected clone."""
+    suspected clone. A person approves activations of the tiers in `approval_tiers`. `lease_terms` replaces the
+    default dates of a tier."""
 
     id: TenantId
     name: str
@@ -30,6 +39,8 @@ class TenantRow(msgspec.Struct, frozen=True):
     created_at: datetime
     pcr_policies: dict[str, PcrPolicy] = {}
     clone_policy: ClonePolicy = "newest-in-grace"
+    approval_tiers: tuple[Tier, ...] = ()
+    lease_terms: dict[Tier, LeaseTerms] = {}
 
 
 class EkRootRow(msgspec.Struct, frozen=True):
@@ -57,7 +68,10 @@ class EkAllowedRow(msgspec.Struct, frozen=True):
 
 class CodeRow(msgspec.Struct, frozen=True):
     """An activation code. `seats_taken` changes by compare-and-set only. `lease` replaces the tier's terms. An entitlement
-    without terms is its name."""
+    without terms is its name.
+
+    With `approval` a person approves each activation. The code admits no tier below `tier_min`.
+    """
 
     id: CodeId
     tenant: TenantId
@@ -72,16 +86,23 @@ class CodeRow(msgspec.Struct, frozen=True):
     expires_at: datetime
     revoked_at: datetime | None
     intervals: LeaseIntervals | None = None
+    approval: bool = False
+    tier_min: Tier = "software"
 
 
 class ActivationRow(msgspec.Struct, frozen=True):
     """One run of the activation exchange.
 
     States: challenged -> proved -> issued -> confirmed. challenged -> failed after the last wrong answer.
+    challenged -> pending -> approved -> proved if a person must approve. pending -> denied.
+    pending or approved -> expired at `approve_by`, or -> superseded by a later activation of the same chip.
     proved or issued -> lapsing -> lapsed if it is not confirmed in time, or the issuer refuses its CSR.
     proved or issued -> superseded if a later generation is confirmed, or the node is revoked or released.
     `node` and the fields after it are empty until the proof, except `ek_name`: the TPM name of the EK that the
     challenge is encrypted to, in hex. It is empty without one, and in rows of earlier releases.
+    Fields from `ek_issuer` on are evidence and decision of an approval. `address` is the caller's. `candidate` is the node that the machine is recognised as, empty for a new
+    one; `matched` says by what. `seat_reserved`: the approval holds a seat of the code for the machine.
+    In the tier `software`, `ak_public` is the node key (SubjectPublicKeyInfo), and `ek_hash` a hash of that key.
     """
 
     id: ActivationId
@@ -104,6 +125,17 @@ class ActivationRow(msgspec.Struct, frozen=True):
     confirm_by: datetime | None
     certificate_chain: tuple[bytes, ...]
     ek_name: str = ""
+    ek_issuer: str = ""
+    address: str = ""
+    fingerprint: dict[str, str] = {}
+    matched: Matched = ""
+    candidate: str = ""
+    seat_reserved: bool = False
+    asked_at: datetime | None = None
+    approve_by: datetime | None = None
+    decided_at: datetime | None = None
+    decided_by: str = ""
+    decision_reason: str = ""
 
 
 class NodeRow(msgspec.Struct, frozen=True):
@@ -118,6 +150,8 @@ class NodeRow(msgspec.Struct, frozen=True):
     `clone_cause` says why a clone of the node is suspected since `clone_at`; empty and None if none is.
     `floor_index` is the NV index of the counter in the TPM that versions the floor record, 0 if the node never had one;
     `floor_value` is the last reported value of the counter.
+    `enrolled` is the fingerprint of the first activation, or of a later one in which a person approved the change; drift
+    is measured against it. It is empty for nodes that an earlier release made.
     """
 
     id: NodeId
@@ -151,6 +185,7 @@ class NodeRow(msgspec.Struct, frozen=True):
     intervals: LeaseIntervals | None = None
     floor_index: int = 0
     floor_value: int = 0
+    enrolled: dict[str, str] = {}
 
 
 class GenerationRow(msgspec.Struct, frozen=True):

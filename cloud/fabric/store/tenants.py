@@ -2,7 +2,7 @@
 
 from piccolo.query.functions import Count
 
-from cloud.fabric.schemas import PcrPolicy
+from cloud.fabric.schemas import LeaseTerms, PcrPolicy
 from cloud.fabric.store.rows import EkAllowedRow, EkRootRow, TenantRow
 from cloud.fabric.tables import EkAllowed, EkRoot, Tenant
 from cloud.storage import Mapper, ServiceEngine, compiled, json_text, param, params
@@ -26,6 +26,8 @@ _BY_ID = compiled(_TENANT.select().where(Tenant.id == param("id")))
 _PAGE = compiled(_TENANT.select().where(Tenant.id > param("after")).order_by(Tenant.id), limit=param("limit"))
 _SET_TIERS = compiled(Tenant.update(params(Tenant.tiers)).where(Tenant.id == param("id")))
 _SET_PCR_POLICIES = compiled(Tenant.update(params(Tenant.pcr_policies)).where(Tenant.id == param("id")))
+_SET_APPROVAL_TIERS = compiled(Tenant.update(params(Tenant.approval_tiers)).where(Tenant.id == param("id")))
+_SET_LEASE_TERMS = compiled(Tenant.update(params(Tenant.lease_terms)).where(Tenant.id == param("id")))
 _ADD_ROOT = _ROOT.insert_new
 _ROOTS = compiled(
     _ROOT.select().where(EkRoot.tenant == param("tenant")).order_by(EkRoot.added_at, EkRoot.id).limit(EK_ROOTS_MAX)
@@ -76,6 +78,12 @@ class TenantStore:
 
     async def set_pcr_policies(self, tenant: TenantId, policies: dict[str, PcrPolicy]) -> None:
         await self._engine.fetch(_SET_PCR_POLICIES, id=tenant, pcr_policies=json_text(policies))
+
+    async def set_approval_tiers(self, tenant: TenantId, tiers: tuple[Tier, ...]) -> None:
+        await self._engine.fetch(_SET_APPROVAL_TIERS, id=tenant, approval_tiers=json_text(tiers))
+
+    async def set_lease_terms(self, tenant: TenantId, terms: dict[Tier, LeaseTerms]) -> None:
+        await self._engine.fetch(_SET_LEASE_TERMS, id=tenant, lease_terms=json_text(terms))
 
     async def roots(self, tenant: TenantId) -> list[EkRootRow]:
         return [_ROOT.read(row) for row in await self._engine.fetch(_ROOTS, tenant=tenant)]

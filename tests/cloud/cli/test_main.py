@@ -46,7 +46,21 @@ def test_every_command_has_a_page(capsys: pytest.CaptureFixture[str], command: t
 def test_the_groups() -> None:
     groups = {command[0] for command in COMMANDS}
     assert groups == {
-        *("init", "up", "serve", "config", "pki", "tenant", "code", "node", "trust", "token", "audit", "schema"),
+        *(
+            "init",
+            "up",
+            "serve",
+            "config",
+            "pki",
+            "tenant",
+            "code",
+            "activation",
+            "node",
+            "trust",
+            "token",
+            "audit",
+            "schema",
+        ),
     }
     assert {command[1] for command in COMMANDS if command[0] == "pki" and len(command) == 2} == {
         *("ceremony", "status", "issue", "revoke", "renew", "rotate", "crl", "check", "export"),

@@ -49,7 +49,7 @@ def test_trust_is_extended_and_then_shown(calls: Calls, tmp_path: Path, capsys: 
     assert [call[2] for call in calls.made] == [
         schemas.AddEkRoots(pem=ROOT, ek_type="rsa2048"),
         schemas.AllowEk(ek_name="000b", note="why"),
-        {"tiers": ["attested", "tpm"]},
+        schemas.SetTiers(("attested", "tpm")),
         None,
     ]
 
@@ -99,4 +99,44 @@ def test_what_is_no_id_is_not_asked_for(
 ) -> None:
     assert main(["tenant", *command, "--json"]) == 2
     assert error_of(capsys.readouterr().out)["code"] == "id_invalid"
+    assert calls.made == []
+
+
+def test_approval_and_dates_of_a_tier(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
+    path = f"/v1/tenants/{TENANT}/trust"
+    terms = {"refresh_after_seconds": 1, "expires_seconds": 2, "grace_seconds": 3, "terminate_seconds": 4}
+    shown = TRUST | {"approval_tiers": ["software"], "lease_terms": {"software": terms}}
+    for method, suffix in (("PUT", "/approval"), ("PUT", "/lease"), ("GET", "")):
+        calls.answer(method, path + suffix, shown)
+    options = ("--approve-tiers", "tpm,software", "--tier-lease", "software=1,2,3,4", "--tier-lease", "tpm=default")
+    assert main(["tenant", "trust", TENANT, *options]) == 0
+    out = capsys.readouterr().out
+    assert "approval: software\nlease of software: 1,2,3,4\n" in out
+    assert [body for _, _, body in calls.made[:-1]] == [
+        schemas.SetApprovalTiers(("tpm", "software")),
+        schemas.SetLeaseTerms("software", schemas.LeaseTerms(1, 2, 3, 4)),
+        schemas.SetLeaseTerms("tpm", None),
+    ]
+    calls.made.clear()
+    assert main(["tenant", "trust", TENANT, "--approve-tiers", "none"]) == 0
+    assert calls.made[0][2] == schemas.SetApprovalTiers(())
+    assert main(["tenant", "trust", TENANT, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["approval_tiers"] == ["software"]
+
+
+@pytest.mark.parametrize(
+    ("option", "code"),
+    [
+        (("--tiers", "attested,gold"), "tiers_invalid"),
+        (("--approve-tiers", "gold"), "tiers_invalid"),
+        (("--tier-lease", "software"), "lease_invalid"),
+        (("--tier-lease", "software=1,2"), "lease_invalid"),
+        (("--tier-lease", "software,tpm=1,2,3,4"), "lease_invalid"),
+    ],
+)
+def test_a_tier_or_dates_that_cannot_be_read(
+    calls: Calls, capsys: pytest.CaptureFixture[str], option: tuple[str, str], code: str
+) -> None:
+    assert main(["tenant", "trust", TENANT, *option, "--json"]) == 2
+    assert error_of(capsys.readouterr().out)["code"] == code
     assert calls.made == []

@@ -40,6 +40,7 @@ from cloud.fabric.node_parts import Ports
 from cloud.fabric.parts import Parts, make_background, make_parts
 from cloud.fabric.secrets import read_secrets
 from cloud.fabric.service.nodes.sessions import PATH_SESSIONS
+from cloud.fabric.service.operators.activations import Decision
 from cloud.fabric.service.published_trust.follower import Follower
 from cloud.fabric.store import Stores, stores_over
 from cloud.fabric.store.rows import ActivationRow, GenerationRow, NodeRow, TokenRow
@@ -54,9 +55,9 @@ from lab.postgres import copy_database, located
 from protocol.codes import secret_hash
 from protocol.encoding import json_encode, sha256_hex
 from protocol.evidence import ClockInfo, EndorsementEvidence, NvCounter
-from protocol.ids import NodeId, TenantId, TokenId
-from protocol.limits import CONFIRM_WITHIN
-from protocol.messages.activation import Activated, Challenge, ProveActivation, StartActivation
+from protocol.ids import ActivationId, NodeId, TenantId, TokenId
+from protocol.limits import APPROVE_WITHIN, CONFIRM_WITHIN
+from protocol.messages.activation import Activated, AwaitedApproval, Challenge, ProveActivation, StartActivation
 from protocol.messages.sessions import (
     TYP_SESSION_PROOF,
     Ask,
@@ -69,7 +70,7 @@ from protocol.messages.sessions import (
 )
 from protocol.signed.envelope import KeyRing, key_id, seal
 from protocol.signed.freshness import verify_freshness
-from protocol.signed.statements import Statement, verify_statement
+from protocol.signed.statements import Statement, Tier, verify_statement
 from tests.cloud.breakwater.support import PASSPHRASE, START, TRUST_DOMAIN, Clock, issuer_at
 from tests.cloud.fabric.watched import Watched
 from tests.simulators.forged_evidence import AK_ATTRIBUTES, PaperChip, ek_public, maker, p256, rsa2048, signing_public
@@ -237,8 +238,13 @@ class World:
         life: timedelta = timedelta(days=30),
         terms: tuple[schemas.EntitlementTerms, ...] = (),
         intervals: schemas.LeaseIntervals | None = None,
+        approval: bool = False,
+        tier_min: Tier = "software",
     ) -> schemas.CreatedCode:
-        body = schemas.CreateCode(profile, self.clock() + life, entitlements, seats, readmit, lease, terms, intervals)
+        expires_at = self.clock() + life
+        body = schemas.CreateCode(
+            profile, expires_at, entitlements, seats, readmit, lease, terms, intervals, approval, tier_min
+        )
         return await self.parts.operators.codes.create(ALICE, self.tenant, body)
 
     async def node(self, node: NodeId) -> NodeRow:
@@ -324,8 +330,17 @@ class Machine:
 
     async def prove(self, challenge: Challenge, body: ProveActivation) -> Activated:
         digest = sha256_hex(json_encode(body))
-        self.activated = await self.world.parts.nodes.activations.prove(challenge.activation, body, digest)
-        return self.activated
+        answer = await self.world.parts.nodes.activations.prove(challenge.activation, body, digest)
+        assert isinstance(answer, Activated)
+        self.activated = answer
+        return answer
+
+    async def waits(self, challenge: Challenge, body: ProveActivation) -> AwaitedApproval:
+        """Send a proof that a person must approve."""
+        digest = sha256_hex(json_encode(body))
+        answer = await self.world.parts.nodes.activations.prove(challenge.activation, body, digest)
+        assert isinstance(answer, AwaitedApproval)
+        return answer
 
     async def activate(self, code: str) -> Activated:
         """Activate up to the device certificate."""
@@ -407,6 +422,7 @@ class Outside:
             trust_domain=TRUST_DOMAIN,
             public_url=URL,
             confirm_within=CONFIRM_WITHIN,
+            approve_within=APPROVE_WITHIN,
             now=clock,
             entropy=entropy,
             signer=read_signer(keys, PASSPHRASE, TRUST_DOMAIN),
@@ -481,3 +497,8 @@ def background(world: World) -> Background:
 async def run_once(world: World, made: Background | None = None) -> None:
     """Run one pass of the background work."""
     await (made or background(world)).run_once(asyncio.get_running_loop().time())
+
+
+async def decide(world: World, activation: ActivationId, decision: Decision, reason: str = "") -> schemas.Activation:
+    """Decide about a waiting activation as an operator."""
+    return await world.parts.operators.activation_decisions.decide(ALICE, activation, decision, reason)

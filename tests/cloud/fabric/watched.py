@@ -18,6 +18,7 @@ from cloud.fabric.store.keys import (
     TRUST,
     chip_key,
     code_key,
+    machines_key,
     node_key,
     sessions_key,
     tenant_key,
@@ -117,8 +118,8 @@ def _named(table: str, sql: str, values: dict[str, Any]) -> Iterator[str]:
             yield code_key(values["id"])
         case "tenant":
             yield tenant_key(values["id"])
-        case "ek_root" | "ek_allowed":
-            yield tenant_key(values["tenant"])
+        case "ek_root" | "ek_allowed" | "enrolled_component":
+            yield (machines_key if table == "enrolled_component" else tenant_key)(values["tenant"])
         case "operator_token":
             yield token_key(values["id"])
         case "tuf_metadata" | "tuf_target":

@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from node.disk.identity import Identity, IdentityStore, PendingActivation, PendingRenewal
+from node.disk.identity import Identity, IdentityStore
+from node.disk.pending import PendingActivation, PendingRenewal
 from node.errors import DiskFull, StateDamaged
 from node.hwbind.keys import WrappedKey, key_hash
 from node.hwbind.presence import EndorsementRecord

@@ -24,17 +24,21 @@ from protocol.encoding import sha256_hex
 from protocol.endorsement import name_of
 from protocol.evidence import EndorsementEvidence, KeyEvidence
 from protocol.ids import TenantId
-from protocol.limits import CHALLENGE_TRIES_MAX, OTHER_ENDORSEMENTS_MAX
+from protocol.limits import CHALLENGE_TRIES_MAX, EK_CERTIFICATE_BYTES_MAX, OTHER_ENDORSEMENTS_MAX
+from protocol.maker_certificates import CertificateUnreadable, printable, read_certificate
 from protocol.signed.statements import Tier
 
 Exchange = ActivationRow | RenewalRow
+ISSUER_CHARS_MAX = 200
+"""Longest issuer that is stored. The caller chooses its text."""
 
 
 class ChipChallenge(msgspec.Struct, frozen=True):
     """A challenge to a chip (`TPM2_MakeCredential`), with the chip's tier and the hash that identifies the chip.
 
     `secret_hash` is the hash of the secret that the chip must release. `ek_name` is the TPM name of the EK that the
-    challenge is encrypted to.
+    challenge is encrypted to. `ek_issuer` is the issuer in the certificate of this EK, as text; empty without one. Only
+    for the tier `attested` has the issuer been verified.
     """
 
     tier: Tier
@@ -43,6 +47,7 @@ class ChipChallenge(msgspec.Struct, frozen=True):
     credential_blob: bytes
     encrypted_secret: bytes
     ek_name: bytes
+    ek_issuer: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +76,8 @@ class ChipChallenges:
         except EvidenceRefused as error:
             raise evidence_error(error) from error
         ek_hash = self.ek_hash(tenant.id, chip.ek_name)
-        return ChipChallenge(chip.tier, ek_hash, sha256_hex(secret), blob, encrypted, chip.ek_name)
+        issuer = issuer_of(evidence, chip.ek_public)
+        return ChipChallenge(chip.tier, ek_hash, sha256_hex(secret), blob, encrypted, chip.ek_name, issuer)
 
     def _of_known(self, tenant: TenantId, evidence: EndorsementEvidence, known: str) -> EndorsementEvidence:
         """The evidence reduced to the EK with the hash `known`; the evidence as it is if it has no such EK."""
@@ -118,6 +124,19 @@ class ChipChallenges:
             allowed_ek_names=frozenset(allowed),
             tiers=frozenset(tenant.tiers),
         )
+
+
+def issuer_of(evidence: EndorsementEvidence, ek_public: bytes) -> str:
+    """The issuer that the certificate of this EK names, for people. Empty without a certificate that can be read."""
+    offered = [(evidence.ek_public, evidence.ek_certificate)]
+    offered += [(other.ek_public, other.ek_certificate) for other in evidence.others[:OTHER_ENDORSEMENTS_MAX]]
+    certificate = next((each for public, each in offered if public == ek_public and each), None)
+    if certificate is None or len(certificate) > EK_CERTIFICATE_BYTES_MAX:
+        return ""
+    try:
+        return printable(read_certificate(certificate).issuer_text)[:ISSUER_CHARS_MAX]
+    except CertificateUnreadable:
+        return ""
 
 
 def is_right_answer(row: Exchange, secret: bytes, now: datetime) -> bool:

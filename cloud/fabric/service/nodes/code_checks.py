@@ -6,14 +6,34 @@ may stop to admit a tier. Each step that commits asks again, with the keys of co
 
 from dataclasses import dataclass
 
+import msgspec
+
+from cloud.fabric.attestation import tiers
 from cloud.fabric.errors import CodeExpired, CodeRefused, CodeRevoked, TierNotAllowed
+from cloud.fabric.schemas import LeaseTerms
 from cloud.fabric.service.ports import Now
 from cloud.fabric.store.codes import CodeStore
-from cloud.fabric.store.rows import ActivationRow, CodeRow
+from cloud.fabric.store.rows import ActivationRow, CodeRow, TenantRow
 from cloud.fabric.store.tenants import TenantStore
+from protocol.signed.statements import Tier
 
 REFUSALS = (CodeExpired, CodeRefused, CodeRevoked, TierNotAllowed)
 """The errors of `CodeChecks.admitted`. After one of them the activation cannot succeed any more."""
+
+
+class Admitted(msgspec.Struct, frozen=True):
+    """The code and the tenant that admit an activation."""
+
+    code: CodeRow
+    tenant: TenantRow
+
+    def needs_approval(self, tier: Tier) -> bool:
+        """Whether a person must approve an activation of this tier."""
+        return tiers.needs_approval(tier, self.tenant.approval_tiers, code_wants=self.code.approval)
+
+    def terms(self, tier: Tier) -> LeaseTerms | None:
+        """The dates of leases that the code sets, else the tenant for this tier; None for the default dates."""
+        return tiers.own_terms(tier, self.code.lease, self.tenant.lease_terms)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +51,8 @@ class CodeChecks:
         if code.expires_at <= self.now():
             raise CodeExpired
 
-    async def admitted(self, row: ActivationRow) -> CodeRow:
-        """The code of an activation, if the code is usable and the tenant admits the activation's tier.
+    async def admitted(self, row: ActivationRow) -> Admitted:
+        """The code and the tenant of an activation, if the code is usable and both admit the activation's tier.
 
         Raises CodeRefused, CodeRevoked, CodeExpired, TierNotAllowed.
         """
@@ -40,6 +60,12 @@ class CodeChecks:
         if code is None or tenant is None:
             raise CodeRefused
         self.check_usable(code)
-        if row.tier not in tenant.tiers:
-            raise TierNotAllowed(f"the tenant does not admit the tier {row.tier} any more")
-        return code
+        self.check_tier(row.tier, code, tenant)
+        return Admitted(code, tenant)
+
+    def check_tier(self, tier: Tier, code: CodeRow, tenant: TenantRow) -> None:
+        """Check that code and tenant admit a tier. Raises TierNotAllowed."""
+        try:
+            tiers.check_tier(tier, tenant.tiers, code.tier_min)
+        except tiers.TierRefused as error:
+            raise TierNotAllowed(str(error)) from error

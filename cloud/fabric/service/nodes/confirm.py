@@ -13,7 +13,7 @@ from cloud.fabric.errors import Conflict
 from cloud.fabric.licensing.standing import after_confirm
 from cloud.fabric.service.audit_log import AuditLog
 from cloud.fabric.service.input_checks import check_nonce_form
-from cloud.fabric.service.nodes.code_checks import REFUSALS, CodeChecks
+from cloud.fabric.service.nodes.code_checks import REFUSALS, Admitted, CodeChecks
 from cloud.fabric.service.nodes.known import load
 from cloud.fabric.service.nodes.lapse import Lapses
 from cloud.fabric.service.nodes.statement import Statements
@@ -22,7 +22,7 @@ from cloud.fabric.service.ports import Now, Transaction, WakeBackground
 from cloud.fabric.store.activations import ActivationStore
 from cloud.fabric.store.keys import code_key, node_key, tenant_key
 from cloud.fabric.store.nodes import NodeStore
-from cloud.fabric.store.rows import ActivationRow, CodeRow, GenerationRow, NodeRow
+from cloud.fabric.store.rows import ActivationRow, GenerationRow, NodeRow
 from cloud.fabric.wake import WakeRoom
 from cloud.mtls.peer import NodePeer
 from protocol.faults import fault_point
@@ -83,10 +83,10 @@ class Confirmations:
                     return generation
                 if not (node.seat_held and await self.activations.set_confirmed(activation.id)):
                     raise _ended()
-                code = await self.code_checks.admitted(activation)
+                admitted = await self.code_checks.admitted(activation)
                 presented = self.statement_stream.presented_seq(ask.presented, node, generation)
                 node = await self.statement_stream.end_open_generations(node, generation.number - 1, now, "superseded")
-                node = _taken_over(node, activation, code, generation.number, now)
+                node = _taken_over(node, activation, admitted, generation, now)
                 generation = msgspec.structs.replace(generation, state="confirmed", confirmed_at=now)
                 node, generation = await self.statement_stream.write_current(node, generation, now, presented)
                 await self.nodes.update(node, wakes=True)
@@ -96,7 +96,7 @@ class Confirmations:
                     node.id,
                     node.tenant,
                     activation=activation.id,
-                    code=code.id,
+                    code=activation.code,
                     generation=generation.number,
                     standing=node.standing,
                     seq=node.seq,
@@ -108,8 +108,14 @@ def _ended() -> Conflict:
     return Conflict("the activation of this generation has ended, or was not confirmed in time")
 
 
-def _taken_over(node: NodeRow, activation: ActivationRow, code: CodeRow, number: int, now: datetime) -> NodeRow:
-    """The node after the confirm: tier from the activation, licence from its code. A suspended node stays suspended."""
+def _taken_over(
+    node: NodeRow, activation: ActivationRow, admitted: Admitted, generation: GenerationRow, now: datetime
+) -> NodeRow:
+    """The node after the confirm: tier from the activation, licence from its code. A suspended node stays suspended.
+
+    If a person has approved that the machine is this node by its fingerprint, the new fingerprint is the enrolled one.
+    """
+    code = admitted.code
     standing = after_confirm(node.standing)
     changed = standing != node.standing
     return msgspec.structs.replace(
@@ -117,11 +123,12 @@ def _taken_over(node: NodeRow, activation: ActivationRow, code: CodeRow, number:
         standing=standing,
         standing_reason="" if changed else node.standing_reason,
         standing_at=now if changed else node.standing_at,
-        current_generation=number,
+        current_generation=generation.number,
         tier=activation.tier,
         profile=code.profile,
         entitlements=code.entitlements,
-        lease=code.lease,
+        lease=admitted.terms(activation.tier),
         intervals=code.intervals,
         confirmed_at=now,
+        enrolled=generation.fingerprint if activation.matched == "fingerprint" else node.enrolled,
     )

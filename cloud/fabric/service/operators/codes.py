@@ -75,6 +75,8 @@ class Codes:
             expires_at=expires_at,
             revoked_at=None,
             intervals=body.intervals,
+            approval=body.approval,
+            tier_min=body.tier_min,
         )
         reads = () if body.readmit_node is None else (node_key(body.readmit_node),)
         async with self.acting.transaction(operator, code_key(row.id), reads=reads):
@@ -88,6 +90,8 @@ class Codes:
                 profile=row.profile,
                 seats=row.seats,
                 readmit_node=row.readmit_node,
+                approval="yes" if row.approval else "",
+                tier_min="" if row.tier_min == "software" else row.tier_min,
             )
         return schemas.CreatedCode(views.code(row, now), secret)
 

@@ -6,8 +6,10 @@ import msgspec
 
 from cloud.fabric import schemas
 from cloud.fabric.attestation.ek_roots import TrustError, parse_trust_pem
+from cloud.fabric.attestation.tiers import TIERS
 from cloud.fabric.entropy import Entropy, new_id
 from cloud.fabric.errors import Invalid, NotFound
+from cloud.fabric.licensing import statements
 from cloud.fabric.service import views
 from cloud.fabric.service.acting import Acting
 from cloud.fabric.service.audit_log import AuditLog, operator_actor
@@ -22,10 +24,6 @@ from protocol.endorsement import EkType, ek_identifier
 from protocol.hardware import SALT_BYTES
 from protocol.ids import TenantId
 from protocol.limits import NAME_CHARS_MAX
-from protocol.signed.statements import Tier
-
-_TIERS: tuple[Tier, ...] = ("attested", "tpm")
-"""The tiers that a tenant can admit. `software` needs a comparison of fingerprints, which is not built yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +81,8 @@ class Tenants:
             ek_allowed=tuple(views.ek_allowed(entry) for entry in await self.tenants.allowed(tenant)),
             ek_allowed_total=await self.tenants.count_allowed(tenant),
             pcr_policies=row.pcr_policies,
+            approval_tiers=row.approval_tiers,
+            lease_terms=row.lease_terms,
         )
 
     async def add_ek_roots(self, operator: Operator, tenant: TenantId, body: schemas.AddEkRoots) -> schemas.TenantTrust:
@@ -153,12 +153,50 @@ class Tenants:
     async def set_tiers(self, operator: Operator, tenant: TenantId, body: schemas.SetTiers) -> schemas.TenantTrust:
         """Set the tiers that the tenant admits. Activated nodes keep their leases. Raises NotFound, Invalid."""
         await self.find(tenant)
-        if not body.tiers or set(body.tiers) - set(_TIERS):
-            raise Invalid(f"tiers: at least one of {', '.join(_TIERS)}")
-        tiers = tuple(tier for tier in _TIERS if tier in body.tiers)
+        if not body.tiers or set(body.tiers) - set(TIERS):
+            raise Invalid(f"tiers: at least one of {', '.join(TIERS)}")
+        tiers = tuple(tier for tier in TIERS if tier in body.tiers)
         async with self.acting.transaction(operator, tenant_key(tenant)):
             await self.tenants.set_tiers(tenant, tiers)
             await self.audit.write(operator_actor(operator), "trust.tiers_set", tenant, tenant, tiers=",".join(tiers))
+        return await self.trust(tenant)
+
+    async def set_approval_tiers(
+        self, operator: Operator, tenant: TenantId, body: schemas.SetApprovalTiers
+    ) -> schemas.TenantTrust:
+        """Set the tiers whose activations a person must approve. Raises NotFound."""
+        await self.find(tenant)
+        tiers = tuple(tier for tier in TIERS if tier in body.tiers)
+        async with self.acting.transaction(operator, tenant_key(tenant)):
+            await self.tenants.set_approval_tiers(tenant, tiers)
+            await self.audit.write(
+                operator_actor(operator), "trust.approval_set", tenant, tenant, tiers=",".join(tiers) or "none"
+            )
+        return await self.trust(tenant)
+
+    async def set_lease_terms(
+        self, operator: Operator, tenant: TenantId, body: schemas.SetLeaseTerms
+    ) -> schemas.TenantTrust:
+        """Set the dates of leases of a tier, for later activations. Activated nodes keep theirs.
+
+        Raises NotFound, Invalid.
+        """
+        await self.find(tenant)
+        if body.lease is not None:
+            try:
+                statements.check_terms(body.lease)
+            except statements.TermsError as error:
+                raise Invalid(f"lease: {error}") from error
+        async with self.acting.transaction(operator, tenant_key(tenant)):
+            terms = {**(await self.find(tenant)).lease_terms}
+            terms.pop(body.tier, None)
+            if body.lease is not None:
+                terms[body.tier] = body.lease
+            await self.tenants.set_lease_terms(tenant, terms)
+            seconds = "default" if body.lease is None else ",".join(map(str, msgspec.structs.astuple(body.lease)))
+            await self.audit.write(
+                operator_actor(operator), "trust.lease_set", tenant, tenant, tier=body.tier, seconds=seconds
+            )
         return await self.trust(tenant)
 
 

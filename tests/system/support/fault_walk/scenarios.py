@@ -13,7 +13,7 @@ from typing import Literal
 import msgspec
 
 from protocol.faults import Stage
-from tests.system.support.fault_walk.site import LEASE_SECONDS, Interrupted, Lane, Prepared, Site
+from tests.system.support.fault_walk.site import LEASE_SECONDS, WAITS, Interrupted, Lane, Prepared, Site
 
 RETURN_SECONDS_MAX = 30
 """The longest time from the death of a process to the end of the checks."""
@@ -26,6 +26,7 @@ Situation = Literal[
     "revoked",
     "overdue",
     "overdue beside another",
+    "undecided",
     "unproven",
     "orphaned",
     "unpublished trust",
@@ -85,6 +86,22 @@ def _overdue(before: Situation, lane: Lane) -> Prepared:
     return lane.keep(site)
 
 
+def _undecided(lane: Lane) -> Prepared:
+    """An activation that waits for an operator, in a cloud that waits only a second for the decision."""
+    site = lane.site("new")
+    settings = site.cloud.directory / "fabric" / "settings.toml"
+    written = settings.read_text()
+    settings.write_text(f"approve_within_seconds = 1\n{written}")
+    site.serve()
+    site.demand_approval("attested")
+    site.command("activate", str(site.file), "--no-wait", expect=(WAITS,))
+    site.demand_approval("none")
+    site.end()
+    settings.write_text(written)
+    time.sleep(1)
+    return lane.keep(site)
+
+
 def _interrupted(point: str, lane: Lane) -> Prepared:
     site = lane.site("new")
     _cut_off(site, point)
@@ -113,6 +130,7 @@ PREPARE: dict[str, Callable[[Lane], Prepared]] = {
     "revoked": _revoked,
     "overdue": partial(_overdue, "new"),
     "overdue beside another": partial(_overdue, "active"),
+    "undecided": _undecided,
     "unproven": partial(_interrupted, "node.activation.prove"),
     "orphaned": partial(_interrupted, "breakwater.certificate.store"),
     "unpublished trust": partial(_interrupted, "node.trust.publish"),
@@ -206,6 +224,23 @@ def _lapse(site: Site) -> None:
     site.activate()
 
 
+def _approve(site: Site) -> None:
+    """Activate in a tenant that demands approval, approve, and activate again with the same file."""
+    site.serve()
+    site.demand_approval("attested")
+    site.command("activate", str(site.file), "--no-wait", expect=(0, WAITS))
+    site.approve()
+    site.activate()
+
+
+def _expire(site: Site) -> None:
+    """Wait until the undecided activation has expired. Then the same file activates without approval."""
+    site.serve()
+    site.see("the end of the waiting activation", "SELECT count(*) FROM activation WHERE state = 'expired'")
+    assert site.cloud.rows("fabric", "SELECT sum(seats_taken) FROM code") == [(0,)]
+    site.activate()
+
+
 def _free_seat(site: Site) -> None:
     site.serve()
     site.see("the free seat", "SELECT count(*) FROM node WHERE seat_held = 0")
@@ -281,6 +316,8 @@ SCENARIOS = (
     Scenario("record left behind", "orphaned", _activate, ("breakwater.certificate.orphan",)),
     Scenario("wrong answer", "unproven", _answer_wrongly, ("fabric.activation.answer",)),
     Scenario("lapse", "overdue", _lapse, ("fabric.activation.lapse", "fabric.activation.lapsed")),
+    Scenario("undecided activation", "undecided", _expire, ("fabric.approval.expire",)),
+    Scenario("approval", "new", _approve, ("node.activation.save", "node.activation.prove", "fabric.activation.prove")),
     Scenario(
         "lapse beside a generation in force",
         "overdue beside another",

@@ -23,7 +23,8 @@ from lab.processes import WAIT_SECONDS, Process, wait_until
 from lab.tpm import SoftTpm
 from node.config import AGENT_VERSION
 from node.disk.chain import decode_chain
-from node.disk.identity import IdentityStore, PendingActivation
+from node.disk.identity import IdentityStore
+from node.disk.pending import PendingActivation
 from node.errors import StateDamaged
 from node.exchanges.activation import read_activation_file
 from node.exchanges.session import Credentials, fresh_nonce, open_session
@@ -48,6 +49,8 @@ LEASE_SECONDS = "4,3600,7200,10800"
 """A lease that is due for a new signature after two seconds and runs for hours. So each exchange refreshes it."""
 RUNNING = ("active", "refresh-due")
 REVOKED = 81
+WAITS = 88
+"""The exit status of an activation that waits for an operator."""
 
 
 class Interrupted(Exception):
@@ -219,6 +222,16 @@ class Site:
         wait_until(what, lambda: cloud is None or not cloud.running or self.cloud.rows("fabric", sql)[0][0])
         if cloud is None or not cloud.running:
             raise Interrupted("the cloud died")
+
+    def demand_approval(self, tiers: str) -> None:
+        """Have the tenant demand approval for these tiers. Raises Interrupted."""
+        ((tenant,),) = self.cloud.rows("fabric", "SELECT id FROM tenant")
+        self.operate("tenant", "trust", str(tenant), "--approve-tiers", tiers)
+
+    def approve(self) -> None:
+        """Approve every activation that waits. Raises Interrupted."""
+        for (activation,) in self.cloud.rows("fabric", "SELECT id FROM activation WHERE state = 'pending'"):
+            self.operate("activation", "approve", str(activation), "--reason", "walk")
 
     def readmit(self) -> None:
         """Readmit the revoked node with a new code, as an operator does, and activate. Raises Interrupted."""

@@ -1,4 +1,4 @@
-"""`cloud.fabric.service.nodes.activation`: one chip is one node with one seat, also with repeated requests."""
+"""`cloud.fabric.service.activations.with_tpm`: one chip is one node with one seat, also with repeated requests."""
 
 import asyncio
 from dataclasses import replace
@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from cloud.fabric import errors
-from cloud.fabric.service.nodes import activation
+from cloud.fabric.service.activations import admission
 from cloud.fabric.service.nodes.limits import CHALLENGES_PER_CHIP, CHALLENGES_PER_CODE, ActivationLimits
 from cloud.fabric.store.nodes import GENERATIONS_SHOWN_MAX
 from protocol.codes import make_secret
@@ -207,9 +207,11 @@ async def test_challenges_that_the_database_has_count_after_a_restart(world: Wor
     for _ in range(15):
         await machine.start(code.secret)
     world.clock.forward(CHALLENGE_LIFE / 60)
-    restarted = replace(world.parts.nodes.activations, limits=ActivationLimits())
+    activations = world.parts.nodes.activations
+    starts = replace(activations.starts, limits=ActivationLimits())
+    restarted = replace(activations, starts=starts)
     await restarted.start(StartActivation(code.secret, machine.evidence(), "1.0"))
-    used = restarted.limits._codes.used(code.code.id, CHALLENGES_PER_CODE, world.clock().timestamp())
+    used = starts.limits._codes.used(code.code.id, CHALLENGES_PER_CODE, world.clock().timestamp())
     assert used == 15 - CHALLENGE_LIFE.total_seconds() / 60 / CHALLENGES_PER_CODE.seconds + 1
 
 
@@ -223,24 +225,24 @@ async def test_activations_of_a_chip_are_bounded_by_the_rows(world: World) -> No
     with pytest.raises(errors.TooOften):
         await machine.prove(challenge, machine.proof(challenge))
     await Machine(world, "another").join((await world.code()).secret)
-    world.clock.forward(activation.ACTIVATIONS_PERIOD)
+    world.clock.forward(admission.ACTIVATIONS_PERIOD)
     await machine.join(code.secret)
 
 
 async def test_unconfirmed_activations_of_a_chip_are_bounded(world: World) -> None:
     code = await world.code()
     machine = Machine(world)
-    for _ in range(activation.PENDING_PER_NODE_MAX):
+    for _ in range(admission.PENDING_PER_NODE_MAX):
         await machine.activate(code.secret)
     key = machine.node_key
     challenge = await machine.start(code.secret)
     body = machine.proof(challenge)
     with pytest.raises(errors.TooManyChallenges):
         await machine.prove(challenge, body)
-    assert (await world.node(machine.node)).last_generation == activation.PENDING_PER_NODE_MAX
+    assert (await world.node(machine.node)).last_generation == admission.PENDING_PER_NODE_MAX
     machine.node_key = key
     await machine.confirm()
-    assert (await machine.prove(challenge, body)).generation == activation.PENDING_PER_NODE_MAX + 1
+    assert (await machine.prove(challenge, body)).generation == admission.PENDING_PER_NODE_MAX + 1
 
 
 async def test_evidence_is_checked(world: World) -> None:

@@ -1,0 +1,99 @@
+"""Routes: activations as operators see them, and decisions about those that wait for an approval."""
+
+from typing import Annotated, Any, get_args
+
+from litestar import Request, get, post
+from litestar.params import JSONBody, QueryParameter
+
+from cloud.fabric import schemas
+from cloud.fabric.errors import Conflict, Invalid, NotFound, SeatsExhausted
+from cloud.fabric.routes.access import (
+    FILTER_CHARS_MAX,
+    Cursor,
+    Limit,
+    OfActivation,
+    activation_id,
+    filter_by,
+)
+from cloud.fabric.routes.buckets import READ, WRITE
+from cloud.fabric.service.operators.activations import ActivationDecisions
+from cloud.fabric.service.views import PAGE_ITEMS_DEFAULT
+from cloud.http.app import Wired
+from cloud.http.bounds import PRINTABLE
+from cloud.http.guard import OPERATOR, current_operator
+from cloud.http.openapi import operation_options
+
+Asked = Request[Any, Any, Any]
+InTenant = Annotated[str, filter_by("Id of a tenant. Empty for all tenants.")]
+WithCode = Annotated[str, filter_by("Id of an activation code. Empty for all codes.")]
+InState = Annotated[
+    str,
+    QueryParameter(
+        name="state",
+        max_length=FILTER_CHARS_MAX,
+        pattern=PRINTABLE,
+        description="A state. Empty for every state.",
+        schema_extra={"enum": ["", *get_args(schemas.ActivationState)]},
+    ),
+]
+_DECIDES = operation_options(OPERATOR, bucket=WRITE, refuses=(NotFound, Invalid, Conflict, SeatsExhausted))
+
+
+@get("/v1/activations", opt=operation_options(OPERATOR, bucket=READ, refuses=(Invalid,)))
+async def list_activations(
+    activation_decisions: Wired[ActivationDecisions],
+    tenant: InTenant = "",
+    code: WithCode = "",
+    in_state: InState = "",
+    cursor: Cursor = "",
+    limit: Limit = PAGE_ITEMS_DEFAULT,
+) -> schemas.Page[schemas.Activation]:
+    """List activations, the oldest first.
+
+    Those in the state `pending` wait for an operator.
+    """
+    return await activation_decisions.page(tenant, code, in_state, cursor, limit)
+
+
+@get("/v1/activations/{activation:str}", opt=operation_options(OPERATOR, bucket=READ, refuses=(NotFound,)))
+async def show_activation(
+    activation: OfActivation, activation_decisions: Wired[ActivationDecisions]
+) -> schemas.Activation:
+    """Show an activation with the evidence of its machine."""
+    return await activation_decisions.show(activation_id(activation))
+
+
+@post("/v1/activations/{activation:str}/approve", status_code=200, opt=_DECIDES)
+async def approve_activation(
+    activation: OfActivation,
+    data: JSONBody[schemas.Decide],
+    request: Asked,
+    activation_decisions: Wired[ActivationDecisions],
+) -> schemas.Activation:
+    """Approve a waiting activation.
+
+    A seat of its code is taken now. The machine continues when it asks again. A repeat changes nothing.
+    """
+    return await activation_decisions.decide(
+        current_operator(request), activation_id(activation), "approved", data.reason
+    )
+
+
+@post("/v1/activations/{activation:str}/deny", status_code=200, opt=_DECIDES)
+async def deny_activation(
+    activation: OfActivation,
+    data: JSONBody[schemas.Decide],
+    request: Asked,
+    activation_decisions: Wired[ActivationDecisions],
+) -> schemas.Activation:
+    """Deny a waiting activation.
+
+    The machine is refused with the reason, and so is a later activation of its TPM with the same code. A repeat changes
+    nothing.
+    """
+    return await activation_decisions.decide(
+        current_operator(request), activation_id(activation), "denied", data.reason
+    )
+
+
+HANDLERS = (list_activations, show_activation, approve_activation, deny_activation)

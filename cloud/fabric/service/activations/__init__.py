@@ -1,0 +1,1 @@
+"""Use cases of activations: start, proof, approval by a person, and admission as a node."""

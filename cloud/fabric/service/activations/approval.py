@@ -1,0 +1,158 @@
+"""Use case: an activation waits for a person. The proof comes first, so the person decides about a proven machine.
+
+The proof of the machine and its evidence are stored with the state `pending`. No seat, node or generation is made for
+it. An operator's decision (`cloud.fabric.service.operators.activations`) takes the seat. The machine repeats its proof
+and continues. Without a decision, or without the return of an approved machine, the activation expires.
+
+The number of pending activations is bounded by code and by tenant, and each chip has one with a code. So a hostile
+holder of a code fills the places of that code, and the operator revokes the code.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import msgspec
+
+from cloud.audit import SYSTEM
+from cloud.fabric.errors import ApprovalDenied, ApprovalExpired, SeatsExhausted, TooManyChallenges
+from cloud.fabric.service.audit_log import ANONYMOUS, AuditLog
+from cloud.fabric.service.ports import Now, Transaction
+from cloud.fabric.store.activations import ActivationStore
+from cloud.fabric.store.codes import CodeStore
+from cloud.fabric.store.keys import code_key
+from cloud.fabric.store.rows import ActivationRow, CodeRow, NodeRow
+from protocol.faults import fault_point
+from protocol.ids import TenantId
+from protocol.limits import APPROVAL_RETRY_SECONDS_MAX, APPROVAL_RETRY_SECONDS_MIN
+from protocol.messages.activation import AwaitedApproval
+
+PENDING_PER_CODE_MAX = 1_000
+PENDING_PER_TENANT_MAX = 10_000
+"""A tenant of 10,000 new machines can activate all of them at once. One code fills a tenth of the places."""
+ROWS_MAX = 100
+"""Rows of one pass. Further rows are handled in the next pass."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Approvals:
+    """Makes activations wait, answers them, and ends overdue ones.
+
+    An operator must decide, and an approved machine must return, within `approve_within`.
+    """
+
+    approve_within: timedelta
+    now: Now
+    transaction: Transaction
+    audit: AuditLog
+    activations: ActivationStore
+    codes: CodeStore
+    per_code_max: int = PENDING_PER_CODE_MAX
+    per_tenant_max: int = PENDING_PER_TENANT_MAX
+
+    async def check_room(self, tenant: TenantId) -> None:
+        """Check the number of pending activations of a tenant. Raises TooManyChallenges.
+
+        The transaction of `ask` does not repeat this check, because it would need the keys of every code.
+        """
+        if await self.activations.count_pending_of_tenant(tenant) >= self.per_tenant_max:
+            raise TooManyChallenges("too many activations of this tenant wait for approval")
+
+    async def ask(self, row: ActivationRow, code: CodeRow, known: NodeRow | None) -> ActivationRow:
+        """Make a proved activation wait. Called in the transaction that has checked the proof and holds the code's key.
+
+        `row` has the proof and the evidence. `known` is the node that the machine is recognised as. An earlier pending
+        activation of the same chip with this code is superseded; if it was approved already, this one is approved.
+        Returns the changed row. Raises ApprovalDenied, SeatsExhausted, TooManyChallenges.
+        """
+        denied = await self.activations.denied(code.id, row.ek_hash)
+        if denied is not None:
+            raise _denied(denied)
+        approved = None
+        for earlier in await self.activations.waiting_of(code.id, row.ek_hash):
+            await self.activations.end_waiting(earlier.id, "superseded")
+            approved = earlier if earlier.state == "approved" else approved
+        seat_held = (known is not None and known.seat_held) or (approved is not None and approved.seat_reserved)
+        if not seat_held and code.seats_taken >= code.seats:
+            raise SeatsExhausted(f"all {code.seats} seats of this code are taken")
+        if await self.activations.count_pending_of_code(code.id) >= self.per_code_max:
+            raise TooManyChallenges("too many activations with this code wait for approval")
+        now = self.now()
+        pending = msgspec.structs.replace(
+            row,
+            state="pending",
+            candidate=known.id if known is not None else "",
+            asked_at=now,
+            approve_by=now + self.approve_within,
+        )
+        await self.activations.set_pending(pending)
+        await self.audit.write(
+            ANONYMOUS,
+            "activation.pending",
+            row.id,
+            row.tenant,
+            code=code.id,
+            tier=row.tier,
+            node=pending.candidate,
+            matched=row.matched,
+        )
+        return await self._approved_again(pending, approved) if approved is not None else pending
+
+    async def _approved_again(self, row: ActivationRow, before: ActivationRow) -> ActivationRow:
+        """Carry the decision about an earlier activation of the same chip over to this one, with its seat."""
+        carried = msgspec.structs.replace(
+            row,
+            state="approved",
+            approve_by=before.approve_by,
+            decided_at=before.decided_at,
+            decided_by=before.decided_by,
+            decision_reason=before.decision_reason,
+            seat_reserved=before.seat_reserved,
+        )
+        await self.activations.set_decided(carried)
+        await self.audit.write(SYSTEM, "activation.approved", row.id, row.tenant, code=row.code, earlier=before.id)
+        return carried
+
+    def answer(self, row: ActivationRow) -> AwaitedApproval:
+        """The answer to a machine whose activation is pending. Raises ApprovalDenied, ApprovalExpired."""
+        now = self.now()
+        if row.state == "denied":
+            raise _denied(row)
+        if row.state == "expired" or row.asked_at is None or row.approve_by is None or row.approve_by <= now:
+            raise ApprovalExpired
+        return AwaitedApproval(row.id, row.asked_at, row.approve_by, retry_seconds(now - row.asked_at))
+
+    async def expire_overdue(self) -> None:
+        """End pending and approved activations at their `approve_by`, and free the seats that approvals hold."""
+        now = self.now()
+        for row in await self.activations.undecided(now, ROWS_MAX):
+            await self._expire(row, now)
+
+    async def _expire(self, row: ActivationRow, now: datetime) -> None:
+        with fault_point("fabric.approval.expire"):
+            async with self.transaction(code_key(row.code)):
+                fresh = await self.activations.find(row.id)
+                if fresh is None or fresh.approve_by is None or fresh.approve_by > now:
+                    return
+                if not await self.activations.end_waiting(row.id, "expired"):
+                    return
+                if fresh.seat_reserved:
+                    await self.codes.free_seat(row.code)
+                await self.audit.write(
+                    SYSTEM,
+                    "activation.expired",
+                    row.id,
+                    row.tenant,
+                    code=row.code,
+                    state=fresh.state,
+                    seat_freed=fresh.seat_reserved,
+                )
+
+
+def retry_seconds(waited: timedelta) -> int:
+    """The seconds after which a machine that has waited this long asks again: a fifth of the wait, within bounds."""
+    seconds = int(waited.total_seconds()) // 5
+    return max(APPROVAL_RETRY_SECONDS_MIN, min(APPROVAL_RETRY_SECONDS_MAX, seconds))
+
+
+def _denied(row: ActivationRow) -> ApprovalDenied:
+    return ApprovalDenied(f"an operator denied it{': ' if row.decision_reason else ''}{row.decision_reason}")

@@ -1,0 +1,139 @@
+"""Use case: operators list activations, and approve or deny those that wait for a person.
+
+The first decision about an activation counts. Repeating it changes nothing, and the opposite one is refused. An approval
+takes the seat in the same transaction, so an approved machine finds its seat when it returns.
+"""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Literal, get_args
+
+import msgspec
+
+from cloud.fabric import schemas
+from cloud.fabric.errors import Conflict, Invalid, NotFound, Refused, SeatsExhausted
+from cloud.fabric.service import views
+from cloud.fabric.service.acting import Acting
+from cloud.fabric.service.audit_log import AuditLog, operator_actor
+from cloud.fabric.service.input_checks import check_text
+from cloud.fabric.service.nodes.code_checks import REFUSALS, CodeChecks
+from cloud.fabric.service.ports import Now
+from cloud.fabric.store.activations import ActivationStore
+from cloud.fabric.store.codes import CodeStore
+from cloud.fabric.store.keys import code_key, node_key, tenant_key
+from cloud.fabric.store.nodes import NodeStore
+from cloud.fabric.store.rows import ActivationRow
+from cloud.http.guard import Operator
+from protocol.ids import ActivationId, NodeId
+
+Decision = Literal["approved", "denied"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivationDecisions:
+    """Lists activations, and decides about waiting ones. An approved machine must return within `approve_within`."""
+
+    approve_within: timedelta
+    now: Now
+    acting: Acting
+    audit: AuditLog
+    activations: ActivationStore
+    codes: CodeStore
+    nodes: NodeStore
+    code_checks: CodeChecks
+
+    async def page(
+        self, tenant: str, code: str, state: str, cursor: str, limit: int
+    ) -> schemas.Page[schemas.Activation]:
+        """A page of activations, the oldest first. An empty filter matches every activation. Raises Invalid."""
+        if state and state not in get_args(schemas.ActivationState):
+            raise Invalid(f"state: must be one of {', '.join(get_args(schemas.ActivationState))}")
+        after = views.read_cursor(cursor)
+        rows = await self.activations.page(tenant, code, state, after, views.read_limit(limit) + 1)
+        return views.page([views.activation(row) for row in rows], [row.id for row in rows], limit)
+
+    async def show(self, activation: ActivationId) -> schemas.Activation:
+        """One activation with its evidence. Raises NotFound."""
+        return views.activation(await self._find(activation))
+
+    async def decide(
+        self, operator: Operator, activation: ActivationId, decision: Decision, reason: str
+    ) -> schemas.Activation:
+        """Approve or deny a pending activation. A repeat of the decision changes nothing.
+
+        Raises NotFound, Invalid; Conflict if the activation does not wait any more, if no seat of its code is free, or if
+        code or tenant do not admit the machine any more.
+        """
+        check_text("reason", reason)
+        row = await self._find(activation)
+        candidate = (node_key(row.candidate),) if row.candidate else ()
+        async with self.acting.transaction(operator, code_key(row.code), reads=(tenant_key(row.tenant), *candidate)):
+            row = await self._find(activation)
+            if _is_done(row, decision):
+                return views.activation(row)
+            if row.state != "pending":
+                raise Conflict(f"the activation is {row.state}{_by(row)}; it does not wait for a decision")
+            decided = msgspec.structs.replace(
+                row,
+                state=decision,
+                decided_at=self.now(),
+                decided_by=operator.id,
+                decision_reason=reason,
+            )
+            if decision == "approved":
+                decided = await self._admitted(decided)
+            await self.activations.set_decided(decided)
+            await self.audit.write(
+                operator_actor(operator),
+                f"activation.{decision}",
+                row.id,
+                row.tenant,
+                reason=reason,
+                code=row.code,
+                tier=row.tier,
+                node=row.candidate,
+                matched=row.matched,
+            )
+        return views.activation(decided)
+
+    async def _admitted(self, row: ActivationRow) -> ActivationRow:
+        """The approved row, with a seat if the machine holds none. Raises Conflict."""
+        now = self.now()
+        if row.approve_by is None or row.approve_by <= now:
+            raise Conflict("the activation has expired; the machine must start again")
+        try:
+            await self.code_checks.admitted(row)
+        except REFUSALS as error:
+            raise Conflict(f"cannot approve: {_reason(error)}") from error
+        node = await self.nodes.find(NodeId(row.candidate)) if row.candidate else None
+        holds = node is not None and node.seat_held
+        if not holds and not await self.codes.take_seat(row.code):
+            raise SeatsExhausted("no seat of the activation's code is free: release a node, or deny the activation")
+        return msgspec.structs.replace(row, seat_reserved=not holds, approve_by=now + self.approve_within)
+
+    async def _find(self, activation: ActivationId) -> ActivationRow:
+        row = await self.activations.find(activation)
+        if row is None:
+            raise NotFound("no such activation")
+        return row
+
+
+def _is_done(row: ActivationRow, decision: Decision) -> bool:
+    """Whether this decision was made already. An approved activation may have continued since."""
+    if row.state == decision:
+        return True
+    continued = row.state in ("proved", "issued", "confirmed")
+    return decision == "approved" and continued and row.decided_at is not None
+
+
+def _by(row: ActivationRow) -> str:
+    return f" since {row.decided_at:%Y-%m-%d %H:%M} UTC, by {row.decided_by}" if row.decided_at is not None else ""
+
+
+def _reason(error: Refused) -> str:
+    """The reason of a refusal by code or tenant, for the operator."""
+    return error.detail or {
+        "CodeExpired": "its code has expired",
+        "CodeRevoked": "its code was revoked",
+        "CodeRefused": "its code does not exist any more",
+    }.get(type(error).__name__, "code or tenant do not admit it any more")
