@@ -30,7 +30,7 @@ from node.hwbind.tpm import Tpm
 from protocol.endorsement import TEMPLATES
 from protocol.evidence import EndorsementEvidence, KeyEvidence, PcrQuote, qualifying_data, quoted_data
 from protocol.ids import ActivationId
-from protocol.messages.activation import Challenge, ProveActivation, StartActivation
+from protocol.messages.activation import Activated, Challenge, ProveActivation, StartActivation
 from protocol.problems import KINDS
 from tests.cloud.fabric.support import ALICE, FINGERPRINT, World
 from tests.shared_chips import shared_chip
@@ -429,6 +429,7 @@ async def test_each_forgery_of_a_true_exchange_has_its_own_refusal(site: Site, d
     assert wrong == []
     assert len(STARTS) + len(PROOFS) >= 60
     activated = await world.parts.nodes.activations.prove(challenge.activation, proof, "the true one")
+    assert isinstance(activated, Activated)
     generation = await world.generation(activated.node, activated.generation)
     assert (len(generation.pcr_values), generation.pcr_fault) == (8, "")
     assert database(databases) != before
