@@ -117,6 +117,8 @@ class Contact:
         async with self._one_at_a_time:
             try:
                 answered = await self._attempt(new_session)
+                if self._hardware.unjudged:
+                    await self._licence.check_hardware()
             except Exception as error:  # noqa: BLE001 (no answer and no fault of this machine ends the agent)
                 self._errors.report("contact", error)
                 self._outdate_after_failures()

@@ -112,6 +112,11 @@ class HardwareCheck:
         return self._in_software
 
     @property
+    def unjudged(self) -> bool:
+        """Whether this machine has no TPM, and was not compared with a lease yet."""
+        return self._in_software and self._judgement is None
+
+    @property
     def can_prove(self) -> bool:
         """Whether the node key can be used now. A software key can, also while the fingerprint cannot be read."""
         return self._status == "ours" or (self._in_software and self._status == "unavailable")
@@ -202,13 +207,14 @@ class HardwareCheck:
     ) -> None:
         """Compare this machine, which has no TPM, with the fingerprint in its lease, and record the result.
 
-        `salt` is the tenant's. Without a lease there is nothing to compare, and the gate is closed in any case. A lease
-        without an enrolled fingerprint opens no gate. `read` is `read_components` by default.
+        `salt` is the tenant's. Without a lease there is nothing to compare, and the first lease of this run is judged
+        after the contact that brought it (`unjudged`). A lease without an enrolled fingerprint opens no gate. `read` is
+        `read_components` by default.
         """
         self._in_software = True
         components = await components_in_time(read)
         if lease is None:
-            self.report_ours()
+            self._status, self._proven = "unavailable", False
             return
         if lease.fingerprint is None:
             self._status, self._proven = "unavailable", False

@@ -1,5 +1,6 @@
 """A machine without a TPM: activation, session, renewal, rekey and a second activation, with a key in a file."""
 
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -125,6 +126,26 @@ async def test_from_a_file_to_an_open_gate_and_to_a_copy_on_another_machine(
     hardware.values = MACHINE
     await contact.licence.check_hardware()
     assert contact.licence.verdict().gate_open
+
+
+async def test_a_copy_without_its_licence_is_judged_by_the_lease_that_it_fetches(
+    state: State, no_tpm: Tpm, file: Path, cloud: SoftwareCloud, hardware: Hardware
+) -> None:
+    """Without the stored lease there is nothing to compare at the start. The fetched one is judged before the gate opens."""
+    await run(state, no_tpm, file)
+    for part in ("licence", "identity/statement-g-1.json"):
+        path = state.directory / part
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    for values, opened in ((ANOTHER, False), (MACHINE, True)):
+        hardware.values = values
+        contact, check = started(State(state.directory), no_tpm)
+        await contact.licence.check_hardware()
+        assert check.can_prove
+        assert not contact.licence.verdict().gate_open
+        assert await contact.attempt()
+        assert contact.licence.lease is not None
+        assert contact.licence.verdict().gate_open is opened
+        await contact.connection.close()
 
 
 async def test_a_machine_without_a_tpm_never_falls_to_a_key_in_a_file(

@@ -302,4 +302,6 @@ async def test_a_software_node_without_an_enrolled_fingerprint_opens_no_gate() -
     assert (check.status, check.proven, check.can_prove) == ("unavailable", False, True)
     assert [reported.code for reported in conditions.current()] == [FINGERPRINT_UNKNOWN]
     await check.check_fingerprint(SALT, None, lambda: UNREAD)
-    assert (check.status, check.in_software) == ("ours", True)
+    assert (check.status, check.proven, check.in_software, check.unjudged) == ("unavailable", False, True, True)
+    await check.check_fingerprint(SALT, SOFTWARE_LEASE, lambda: UNREAD)
+    assert not check.unjudged
