@@ -147,6 +147,12 @@ def _restore_index(chip: SoftTpm, machine: Machine) -> None:
     chip.administer("tpm2_nvwrite", "-C", "p", EK_INDEX, "-i", str(chip.directory / "ek.der"))
 
 
+def _without_pcr_bank(chip: SoftTpm, _: Machine) -> None:
+    """The firmware's settings have the SHA-1 bank only, as on old machines. They count from the next boot on."""
+    chip.administer("tpm2_pcrallocate", "sha1:all+sha256:none")
+    chip.reset()
+
+
 _OWNER_PASSWORD = partial(_password, hierarchy="owner")
 _NOT_VOUCHED = {ACTIVATE: "evidence_refused", REKEY: "tier_refused"}
 """The cloud finds no certificate of the EK, and the tenant admits no TPM without one."""
@@ -225,6 +231,7 @@ CONDITIONS = (
         cure=_nothing,
     ),
     Condition(name="dictionary lock-out by others", set=_lock, cure=_nothing),
+    Condition(name="no SHA-256 bank of PCRs", set=_without_pcr_bank, cure=_nothing),
     Condition(
         name="EK index defined and unwritten",
         set=partial(_index, attributes="ownerread|authread|no_da"),

@@ -13,6 +13,8 @@ from protocol.evidence import qualifying_data
 from protocol.messages.activation import ProveActivation
 from protocol.messages.sessions import ProofClaims
 
+NO_TPM = "the node has no TPM"
+
 
 @dataclass(frozen=True, kw_only=True)
 class PcrQuotes:
@@ -47,7 +49,10 @@ class PcrQuotes:
         policy = policy_of(tenant.pcr_policies if tenant else {}, node.profile)
         if policy == "ignore":
             return
-        report = report_of(claims.pcr_quote, generation.ak_public, claims.nonce.encode())
+        if node.tier == "software":
+            report = PcrReport(fault=NO_TPM)
+        else:
+            report = report_of(claims.pcr_quote, generation.ak_public, claims.nonce.encode())
         self.seen.note_pcrs(node, generation, report, now)
         refused = refusal_of(policy, report, generation.pcr_accepted)
         if refused:

@@ -126,3 +126,17 @@ async def test_a_machine_that_cannot_quote_is_activated_and_reported(world: Worl
     machine = Machine(world)
     await activate(world, machine, PcrQuote(fault="no bank"))
     assert (await row(world, machine)).pcr_fault == "the agent cannot make a quote: no bank"
+
+
+async def test_a_node_without_a_tpm_is_reported_and_gets_no_session_under_require(
+    world: World, machine: Machine
+) -> None:
+    quotes, now = world.parts.nodes.sessions.pcr_quotes, world.clock()
+    node = msgspec.structs.replace(await world.node(machine.node), tier="software")
+    claims = machine.claims(b"")
+    await quotes.at_session(node, await row(world, machine), claims, now)
+    await world.parts.nodes.seen.store()
+    assert (await row(world, machine)).pcr_fault == "the node has no TPM"
+    await policy(world, "require")
+    with pytest.raises(errors.QuoteRefused, match="has no TPM"):
+        await quotes.at_session(node, await row(world, machine), claims, now)
