@@ -24,6 +24,17 @@ KEPT_MAX = 4
 """Reports of one generation that wait. Two machines that take turns within seconds need three."""
 
 
+def enrolled_of(node: NodeRow, generation: GenerationRow) -> dict[str, str]:
+    """The fingerprint that reports of this generation are compared with.
+
+    With a TPM: that of the activation. Without one: that of the node's first activation, or of a later one whose change
+    a person has approved, so that small changes add up over several activations too.
+    """
+    if node.tier != "software" or generation.state == "offered" or not node.enrolled:
+        return generation.fingerprint
+    return node.enrolled
+
+
 class _Report(msgspec.Struct, frozen=True):
     node: NodeRow
     number: int
@@ -49,7 +60,7 @@ class Fingerprints:
         """
         if node.tier != "software":
             return
-        judged = judge(policy_of(generation.fingerprint), fingerprint)
+        judged = judge(policy_of(enrolled_of(node, generation)), fingerprint)
         if judged.result != "match":
             kinds = ", ".join(judged.of("changed") + judged.of("missing"))
             raise FingerprintRefused(f"{judged.reason}; not the same: {kinds}")
@@ -86,7 +97,8 @@ class Fingerprints:
             if generation is None:
                 return None
             machines = await self._nodes.machines(node.id, report.number)
-            observed = observe(generation.fingerprint, generation.drift, machines, report.fingerprint, report.at)
+            enrolled = enrolled_of(node, generation)
+            observed = observe(enrolled, generation.drift, machines, report.fingerprint, report.at)
             await self._nodes.set_drift(node.id, report.number, observed.drift, observed.machines)
             if observed.audited:
                 drift = observed.drift

@@ -13,6 +13,7 @@ import msgspec
 from cloud.fabric.errors import GenerationClosed
 from cloud.fabric.licensing import statements
 from cloud.fabric.licensing.signing import Signer
+from cloud.fabric.service.nodes.fingerprints import enrolled_of
 from cloud.fabric.store.activations import ActivationStore
 from cloud.fabric.store.nodes import NodeStore
 from cloud.fabric.store.rows import GenerationRow, NodeRow
@@ -130,7 +131,7 @@ class StatementStream:
             node_key=sha256_hex(generation.node_public_key),
             ek_name=generation.ek_name,
             # With a TPM the chip identifies the machine; a lease without the fingerprint is smaller.
-            fingerprint=policy_of(generation.fingerprint) if node.tier == "software" else None,
+            fingerprint=policy_of(enrolled_of(node, generation)) if node.tier == "software" else None,
             intervals=node.intervals,
             floor=HardwareFloor(index=node.floor_index) if node.floor_index else None,
         )

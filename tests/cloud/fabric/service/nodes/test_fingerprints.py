@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from cloud.fabric.errors import FingerprintRefused
+from cloud.fabric.service.nodes.fingerprints import enrolled_of
 from cloud.fabric.store.rows import GenerationRow
 from protocol.fingerprint import policy_of
 from protocol.hardware import fingerprint
@@ -21,6 +22,7 @@ BASE = {
 }
 ENROLLED = fingerprint(SALT, BASE)
 MOVED = fingerprint(SALT, {**BASE, "disk_serial": "NEW00001"})
+OTHER_CARD = "f" * 64
 OTHER = fingerprint(SALT, {kind: f"{value}7" for kind, value in BASE.items() if kind != "mac"})
 
 
@@ -84,7 +86,7 @@ async def test_a_repeated_fingerprint_is_no_work(world: World, machine: Machine)
 async def test_without_a_tpm_too_little_of_the_fingerprint_gets_no_session(world: World, machine: Machine) -> None:
     await joined(world, machine)
     node = await world.node(machine.node)
-    software = msgspec.structs.replace(node, tier="software")
+    software = msgspec.structs.replace(node, tier="software", enrolled=ENROLLED)
     generation = await row(world, machine)
     check = world.parts.nodes.fingerprints.check
     check(software, generation, ENROLLED)
@@ -104,3 +106,12 @@ async def test_without_a_tpm_too_little_of_the_fingerprint_gets_no_session(world
     assert "session.refused" in await world.actions(machine.node)
     machine.fingerprint = MOVED
     await machine.session()
+    # Of a later activation the first fingerprint stays the original: changes add up over activations too.
+    generation = msgspec.structs.replace(generation, fingerprint=MOVED)
+    both = {**MOVED, "mac": OTHER_CARD}
+    assert enrolled_of(software, generation) == ENROLLED
+    assert enrolled_of(node, generation) == MOVED
+    assert enrolled_of(software, msgspec.structs.replace(generation, state="offered")) == MOVED
+    check(software, generation, both)
+    with pytest.raises(FingerprintRefused):
+        check(software, generation, {**both, "board_serial": OTHER["board_serial"]})
