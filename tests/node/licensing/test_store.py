@@ -17,7 +17,7 @@ from node.disk.files import encode_state, write_atomic, write_error
 from node.errors import DiskFull
 from node.licensing.acceptance import Accept, StoredEvidence, after_accepting, decide
 from node.licensing.store import LicenceStore, StatementFile, TombstoneFile
-from node.licensing.verdict import Evidence, Verdict, judge
+from node.licensing.verdict import Evidence, Verdict, current_lease, judge
 from protocol.signed.envelope import KeyRing
 from protocol.signed.statements import Verified
 from tests.node.licensing.samples import (
@@ -413,3 +413,34 @@ def test_the_end_of_the_stored_leases(store: LicenceStore) -> None:
     assert store.leases_until(HOLDER, RING, [1]) == T0 + 61 * DAY
     store.copy_path(1).write_bytes(b"torn")
     assert store.leases_until(HOLDER, RING, [1]) is None
+
+
+VERSION_1_FILE = (
+    b'{"format":1,"kid":"EQhmSc0-XRiSIApCALFluw","token":"'
+    b"eyJhbGciOiJFUzI1NiIsImtpZCI6IkVRaG1TYzAtWFJpU0lBcENBTEZsdXciLCJ0eXAiOiJjYXNjYWRlLWxlYXNlK2p3cyJ9.eyJ"
+    b"0cnVzdF9kb21haW4iOiJjYXNjYWRlLmludGVybmFsIiwidGVuYW50IjoidGVuXzAxMTExMTExMTExMTExMTExMTExMTExMTExIiw"
+    b"ibm9kZSI6Im5vZGVfMDExMTExMTExMTExMTExMTExMTExMTExMTEiLCJnZW5lcmF0aW9uIjoxLCJlcG9jaCI6MSwic2VxIjoxLCJ"
+    b"pc3N1ZWRfYXQiOiIyMDI2LTExLTIyVDEyOjAwOjAwWiIsInRpZXIiOiJhdHRlc3RlZCIsInByb2ZpbGUiOiJzdGFuZGFyZCIsImV"
+    b"udGl0bGVtZW50cyI6WyJyZW5kZXIiXSwibm90X2JlZm9yZSI6IjIwMjYtMTEtMjJUMTE6NTU6MDBaIiwicmVmcmVzaF9hZnRlciI"
+    b"6IjIwMjYtMTEtMjNUMTI6MDA6MDBaIiwiZXhwaXJlc19hdCI6IjIwMjYtMTItMjJUMTI6MDA6MDBaIiwiZ3JhY2VfdW50aWwiOiI"
+    b"yMDI3LTAxLTA2VDEyOjAwOjAwWiIsInRlcm1pbmF0ZV9hdCI6IjIwMjctMDEtMjFUMTI6MDA6MDBaIiwibm90aWZ5X2F0IjpbIjI"
+    b"wMjYtMTItMTVUMTI6MDA6MDBaIl19.FLJSIYE4GiCfY3ywEgbnEFdPuM5hTLeKW5QV-5P2ooa5JovC9rTJtSkEaYEgxxFeiHt_Tp"
+    b"A2TztBOhoj3MTnKA"
+    b'","received_at":"2026-11-22T12:00:00Z",'
+    b'"sha256":"f7079ae7a41f8a266d6bb44bee18703a53315d8a02215425d8e3830cdea24ecf"}\n'
+)
+"""`licence/g-1/statement.json` as an agent wrote it that knew version 1 only. The bytes are literal."""
+
+
+def test_the_lease_file_of_an_earlier_agent_still_opens_the_gate(store: LicenceStore) -> None:
+    for path in (store.statement_path(1), store.copy_path(1)):
+        path.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
+        write_atomic(path, VERSION_1_FILE)
+    bound = msgspec.structs.replace(HOLDER, node_keys=("3b" * 32,), ek_name="000b" + "4c" * 32)
+    stored = store.load(bound, RING)
+    assert (stored.damaged, stored.partial) == ((), False)
+    verdict = verdict_of(stored)
+    assert (verdict.state, verdict.gate_open) == ("active", True)
+    lease = current_lease(stored, bound)
+    assert lease is not None
+    assert (lease.version, lease.names, lease.floor, lease.final) == (1, ("render",), None, None)
