@@ -17,6 +17,8 @@ from lab.stranger import Stranger
 from lab.tpm import SoftTpm
 
 ENTITLEMENT = "vision"
+GRANTED = "granted, limit 2"
+"""The licensed program's line."""
 
 
 def check(holds: bool, text: str) -> None:
@@ -24,8 +26,8 @@ def check(holds: bool, text: str) -> None:
         raise StepFailed(text)
 
 
-def words(program: Process) -> list[str]:
-    return program.printed().split()
+def lines(program: Process) -> list[str]:
+    return program.printed().splitlines()
 
 
 def begin(story: Story, directory: Path, ends: ExitStack) -> tuple[Cloud, Machine, Machine]:
@@ -52,9 +54,9 @@ def activate(story: Story, cloud: Cloud, machine: Machine) -> tuple[str, Path]:
     """Make tenant, trust and code, and activate the machine. Returns the node's id and the activation file."""
     with story.step("a tenant trusts the TPM maker's root and gets an activation file") as say:
         tenant = cloud.tenant(machine.chip)
-        file = cloud.code(tenant, "--seats", "1", entitlement=ENTITLEMENT)
+        file = cloud.code(tenant, "--seats", "1", entitlement=f"{ENTITLEMENT}:limit=2")
         check(file.stat().st_mode & 0o777 == 0o600, "the activation file is readable by others")
-        say(f"one seat, entitlement {ENTITLEMENT!r}")
+        say(f"one seat, entitlement {ENTITLEMENT!r} with the limit 2")
     with story.step("the machine activates, its identity key born in the TPM") as say:
         document = machine.run("activate", str(file))
         node = cloud.run("node", "show", document["node"])["node"]
@@ -75,8 +77,8 @@ def work(
         command = [sys.executable, str(Path(__file__).with_name("licensed_program.py"))]
         program = start_program(directory, "program", [*command, str(machine.socket), ENTITLEMENT])
         ends.enter_context(ended(program))
-        wait_until("the program's start", lambda: words(program)[-1:] == ["granted"])
-        say("granted; an entitlement the licence does not name is denied")
+        wait_until("the program's start", lambda: lines(program)[-1:] == [GRANTED])
+        say("granted, limit 2; an entitlement the licence does not name is denied")
     with story.step("the same TPM activates again") as say:
         machine.down()
         again = machine.run("activate", str(file))
@@ -118,16 +120,16 @@ def standing(story: Story, cloud: Cloud, machine: Machine, node: str, program: P
         cloud.run("node", "suspend", node, "--reason", "invoice overdue")
         stopped = machine.wait_state("suspended")
         machine.run("entitlement", ENTITLEMENT, expect=3)
-        wait_until("the program's stop", lambda: words(program)[-1] == "denied")
+        wait_until("the program's stop", lambda: lines(program)[-1] == "denied")
         cloud.run("node", "resume", node)
         resumed = machine.wait_state("active")
-        wait_until("the program's return", lambda: words(program)[-1] == "granted")
+        wait_until("the program's return", lambda: lines(program)[-1] == GRANTED)
         say(f"denied after {stopped:.1f} s, granted again after {resumed:.1f} s")
     with story.step("the operator revokes the node") as say:
         began = time.monotonic()
         cloud.run("node", "revoke", node, "--reason", "returned")
         machine.wait_state("revoked")
-        wait_until("the program's stop", lambda: words(program)[-1] == "denied")
+        wait_until("the program's stop", lambda: lines(program)[-1] == "denied")
         seconds = time.monotonic() - began
         say(f"the licensed program stopped {seconds:.1f} s after the command was typed")
 

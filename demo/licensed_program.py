@@ -1,7 +1,8 @@
 """A sample of licensed software: it works while the agent grants its entitlement. It needs only `httpx`.
 
 A vendor's program asks the socket, keeps the last answer until its `valid_until`, and stops when it is denied. This
-program prints a line when the answer changes: `granted` or `denied`.
+program prints a line when the answer changes: `granted` with the limit if there is one, or `denied`. A real program
+counts what it uses, and stops at the limit.
 """
 
 import sys
@@ -10,31 +11,35 @@ from datetime import UTC, datetime
 
 import httpx
 
+DENIED = "denied"
 
-def ask(socket: str, entitlement: str) -> tuple[bool, datetime] | None:
-    """Whether the entitlement is granted, and until when the answer is valid. None if no agent answers."""
+def ask(socket: str, entitlement: str) -> tuple[str, datetime] | None:
+    """The answer as a line, and until when it is valid. None if no agent answers."""
     # A unix socket has no TLS: with these arguments the library reads no CA file and no variable of the environment.
     transport = httpx.HTTPTransport(uds=socket, verify=False, trust_env=False)
     try:
         with httpx.Client(transport=transport, trust_env=False) as client:
             answer = client.get(f"http://cascadia/v1/entitlements/{entitlement}").json()
-        return bool(answer["granted"]), datetime.fromisoformat(answer["valid_until"])
+        valid_until = datetime.fromisoformat(answer["valid_until"])
+        if not answer["granted"]:
+            return DENIED, valid_until
+        limit = answer.get("limit")  # an older agent has none
+        return "granted" if limit is None else f"granted, limit {limit}", valid_until
     except (httpx.HTTPError, KeyError, ValueError):
         return None
 
 
 def main(socket: str, entitlement: str) -> None:
-    granted, until, printed = False, datetime.now(UTC), ""
+    line, until, printed = DENIED, datetime.now(UTC), ""
     while True:
         answer = ask(socket, entitlement)
         if answer is not None:
-            granted, until = answer
+            line, until = answer
         elif datetime.now(UTC) >= until:
-            granted = False
-        answered = "granted" if granted else "denied"
-        if answered != printed:
-            print(answered, flush=True)
-            printed = answered
+            line = DENIED
+        if line != printed:
+            print(line, flush=True)
+            printed = line
         time.sleep(0.2)
 
 
