@@ -13,6 +13,7 @@ import httpx
 
 DENIED = "denied"
 
+
 def ask(socket: str, entitlement: str) -> tuple[str, datetime] | None:
     """The answer as a line, and until when it is valid. None if no agent answers."""
     # A unix socket has no TLS: with these arguments the library reads no CA file and no variable of the environment.
