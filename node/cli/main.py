@@ -211,9 +211,6 @@ async def _activate(config: Config, args: argparse.Namespace) -> int:
 async def _run(config: Config, args: argparse.Namespace) -> int:
     from node.startup import run
 
-    # The HTTP client logs every request at INFO. The agent logs the events that matter itself.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-
     async with _tpm(config) as tpm:
         await run(config, tpm, ready=_collect_garbage, waiting=_collect_garbage)
     return 0

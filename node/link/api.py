@@ -12,11 +12,13 @@ A call has one of these outcomes:
 Only the signed statement in a `CloudRefused` can change the state of the licence.
 """
 
+import importlib
+import sys
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
+from urllib.parse import urlsplit
 
-import httpx
 import msgspec
 import trio
 
@@ -25,17 +27,8 @@ from node.errors import NodeError, Unreachable, VerificationFailed
 from node.exits import Exit
 from node.link.causes import current, whom
 from node.link.certificates import Window
-from node.link.connect import CONNECT_SECONDS_MAX
-from node.link.transport import (
-    ANSWER_SECONDS_MAX,
-    NodeContext,
-    ServerIdentityError,
-    SessionKey,
-    client_context,
-    http_client,
-    link_failure,
-    verification_failure,
-)
+from node.link.connect import CONNECT_SECONDS_MAX, Answer, AnswerTooLong, LinkFailed, NoAnswer, Opened, open_tcp
+from node.link.transport import NodeContext, ServerIdentityError, SessionKey, client_context
 from node.text import shown
 from protocol.encoding import json_decode, json_encode
 from protocol.ids import IdError, Prefix, parse_id
@@ -61,11 +54,17 @@ from protocol.messages.software import (
 from protocol.problems import KINDS, ProblemDocument
 from protocol.signed.trust import ServiceUrls, X509Bundle
 
+if TYPE_CHECKING:
+    import httpx
+
 T = TypeVar("T")
 
 SESSION_PATH = "/v1/node/sessions"
 RETRY_AFTER_SECONDS_MAX = 600
 """Longest wait that the node accepts from the cloud's limits: one heartbeat. A wrong answer silences no node for longer."""
+ANSWER_SECONDS_MAX = 30.0
+"""The answer to an activation proof takes about a second; it waits for two commits and a certificate."""
+HTTPS_PORT = 443
 EVENT_MARGIN_SECONDS = 20.0
 """A long poll counts as lost this long after the wait that was asked for."""
 
@@ -129,6 +128,13 @@ class CloudRefused(NodeError):
         self.problem = problem
 
 
+async def _load_http() -> None:
+    """Import `node.link.http`. The first import takes a tenth of a second, so a thread makes it, and the loop goes on."""
+    name = "node.link.http"
+    if name not in sys.modules:
+        await trio.to_thread.run_sync(importlib.import_module, name)
+
+
 def _retry_after(text: str) -> float:
     """The seconds of a `Retry-After` header (RFC 9110 section 10.2.3), at most RETRY_AFTER_SECONDS_MAX; 0 for a date."""
     return (
@@ -136,32 +142,34 @@ def _retry_after(text: str) -> float:
     )
 
 
-def _refusal(response: httpx.Response, content: bytes) -> NodeError:
+def _refusal(answer: Answer) -> NodeError:
     try:
-        problem = json_decode(content, ProblemDocument)
+        problem = json_decode(answer.body, ProblemDocument)
     except msgspec.MsgspecError:
-        reason = f"status {response.status_code} without a reason"
+        reason = f"status {answer.status} without a reason"
     else:
         kind = KINDS.get(problem.code)
         if kind is not None and kind.conclusive:
             return CloudRefused(problem)
         reason = problem.title.lower()
-    wait = _retry_after(response.headers.get("retry-after", ""))
+    wait = _retry_after(answer.headers.get("retry-after", ""))
     text = f"cannot use the cloud's answer: {reason}" + (f"; it asks to wait {wait:g} s" if wait else "")
-    if response.status_code == TOO_MANY_REQUESTS:
+    if answer.status == TOO_MANY_REQUESTS:
         return CloudUnreachable(text, code="rate_limited", retry_after_seconds=wait)
     return CloudUnreachable(text, retry_after_seconds=wait)
 
 
 def _unreachable(base_url: str, error: Exception) -> CloudUnreachable:
     """The cause of an exchange without an answer."""
-    failed = link_failure(error)
-    if failed is not None:
-        return CloudUnreachable(f"cannot reach {base_url}: {failed.text}", code=failed.code)
-    if isinstance(error, httpx.TimeoutException):
+    if isinstance(error, LinkFailed):
+        return CloudUnreachable(f"cannot reach {base_url}: {error.text}", code=error.code)
+    if isinstance(error, trio.TooSlowError | TimeoutError):
         return CloudUnreachable(f"cannot reach {base_url}: its answer did not come in time", code="timed_out")
-    reason = str(error) or type(error).__name__
-    return CloudUnreachable(f"cannot reach {base_url}: the connection ended before its answer ({shown(reason, 200)})")
+    if isinstance(error, AnswerTooLong):
+        return CloudUnreachable(f"cannot use the answer of {base_url}: it is too long")
+    return CloudUnreachable(
+        f"cannot reach {base_url}: the connection ended before its answer ({shown(str(error), 200)})"
+    )
 
 
 def _unproven(base_url: str, error: ServerIdentityError) -> ServerUnproven:
@@ -175,13 +183,14 @@ def _unproven(base_url: str, error: ServerIdentityError) -> ServerUnproven:
 
 
 class Service:
-    """One service of the cloud, over one HTTP client.
+    """One service of the cloud, over one HTTP client, which is made when the first connection is open.
 
-    A client with a session certificate acts as the node. A client without one is anonymous.
+    A service with a session certificate in its context acts as the node. A service without one is anonymous.
     """
 
-    def __init__(self, client: httpx.AsyncClient, base_url: str) -> None:
-        self._client = client
+    def __init__(self, context: NodeContext, base_url: str) -> None:
+        self._context = context
+        self._client: httpx.AsyncClient | None = None
         self._scopes: set[trio.CancelScope] = set()
         self._closed = False
         self.base_url = base_url
@@ -202,7 +211,8 @@ class Service:
         self._closed = True
         for scope in self._scopes:
             scope.cancel()
-        await self._client.aclose()
+        if self._client is not None:
+            await self._client.aclose()
 
     async def _request_json(
         self, method: str, path: str, answer: type[T], body: bytes | None = None, wait_seconds: float | None = None
@@ -237,37 +247,49 @@ class Service:
         self, method: str, path: str, headers: Mapping[str, str], body: bytes | None, wait_seconds: float | None
     ) -> bytes:
         """One request and its answer, with a bound on the bytes and on the total time. Raises as `_request_json`."""
-        # No compression: a small compressed answer could expand to any size.
-        sent = {"accept-encoding": "identity", **headers}
         seconds_max = ANSWER_SECONDS_MAX if wait_seconds is None else wait_seconds + EVENT_MARGIN_SECONDS
-        timeout = httpx.Timeout(seconds_max, connect=CONNECT_SECONDS_MAX)
-        content = b""
         try:
             # The client's time-outs apply to each read. A server that sends a byte now and then would never exceed one.
             with trio.fail_after(CONNECT_SECONDS_MAX + seconds_max):
-                async with self._client.stream(method, path, content=body, headers=sent, timeout=timeout) as response:
-                    async for chunk in response.aiter_raw():
-                        content += chunk[: RESPONSE_BODY_BYTES_MAX + 1 - len(content)]
-                        if len(content) > RESPONSE_BODY_BYTES_MAX:
-                            # This ends the iteration with an error. A `break` would leave the library's generators
-                            # open.
-                            await response.aclose()
-        except trio.TooSlowError as error:
-            raise CloudUnreachable(
-                f"cannot reach {self.base_url}: its answer did not come in time", code="timed_out"
-            ) from error
-        except (httpx.HTTPError, httpx.StreamError) as error:
-            if len(content) > RESPONSE_BODY_BYTES_MAX:
-                raise CloudUnreachable(f"cannot use the answer of {self.base_url}: it is too long") from error
-            unproven = verification_failure(error)
-            if unproven is not None:
-                raise _unproven(self.base_url, unproven) from error
+                answer = await self._answer(method, path, headers, body, seconds_max)
+        except ServerIdentityError as error:
+            raise _unproven(self.base_url, error) from error
+        except (LinkFailed, NoAnswer, trio.TooSlowError, TimeoutError) as error:
             raise _unreachable(self.base_url, error) from error
-        if len(content) > RESPONSE_BODY_BYTES_MAX:
-            raise CloudUnreachable(f"cannot use the answer of {self.base_url}: it is too long")
-        if not 200 <= response.status_code < 300:
-            raise _refusal(response, content)
-        return content
+        if not 200 <= answer.status < 300:
+            raise _refusal(answer)
+        return answer.body
+
+    async def _answer(
+        self, method: str, path: str, headers: Mapping[str, str], body: bytes | None, seconds_max: float
+    ) -> Answer:
+        """One request and its answer. Without a connection to the cloud the HTTP client is not even imported.
+
+        Raises as `node.link.http.exchange`.
+        """
+        opened = None
+        if self._client is None:
+            parts = urlsplit(self.base_url)
+            opened = Opened(await open_tcp(parts.hostname or "", parts.port or HTTPS_PORT, CONNECT_SECONDS_MAX))
+        try:
+            await _load_http()
+            from node.link import http
+
+            if self._client is None:
+                self._client = http.http_client(self._context, self.base_url, opened)
+            return await http.exchange(
+                self._client,
+                method,
+                path,
+                headers,
+                body,
+                connect_seconds_max=CONNECT_SECONDS_MAX,
+                seconds_max=seconds_max,
+                bytes_max=RESPONSE_BODY_BYTES_MAX,
+            )
+        finally:
+            if opened is not None:
+                await opened.aclose()
 
     async def start_activation(self, request: StartActivation) -> Challenge:
         """`POST /v1/activations`. Raises as `_request_json`, as every method below."""
@@ -401,4 +423,4 @@ def connect(
         key, chain = session
         key.use(context, chain)
     base_url = urls.fabric if name == "fabric" else urls.breakwater
-    return Service(http_client(context, base_url), base_url)
+    return Service(context, base_url)

@@ -1,4 +1,5 @@
-"""Adapter: name look-ups and TCP connections of the agent, each with one deadline over all addresses of a name.
+"""Adapter: name look-ups and TCP connections of the agent, each with one deadline over all addresses of a name. Values
+of an exchange over a connection.
 
 A name can have many addresses, and some of them can be silent. The attempts overlap, so one silent address costs a
 quarter of a second. A name look-up blocks its thread, and nothing can end it. So look-ups have a limiter that no other
@@ -9,17 +10,18 @@ import errno
 import ipaddress
 import socket
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
-import httpcore
+import msgspec
 import trio
 from trio.lowlevel import RunVar
 
 from node.clock import monotonic
 
-T = TypeVar("T", bound=httpcore.AsyncNetworkStream)
-U = TypeVar("U", bound=httpcore.NetworkStream)
+T = TypeVar("T", bound=trio.abc.AsyncResource)
+U = TypeVar("U")
 
 CONNECT_SECONDS_MAX = 10.0
 """Five times the 2 s that a handshake over a satellite link takes."""
@@ -54,13 +56,48 @@ _UNREACHABLE = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EAD
 _limiter: RunVar[trio.CapacityLimiter | None] = RunVar("network_limiter", default=None)
 
 
-class LinkFailed(httpcore.ConnectError):
+class LinkFailed(Exception):
     """A connection could not be made. `code` names the cause; `text` completes "cannot reach URL: "."""
 
     def __init__(self, code: str, text: str) -> None:
         super().__init__(text)
         self.code = code
         self.text = text
+
+
+class NoAnswer(Exception):
+    """An exchange over an open connection has no usable answer: the connection ended, or its bytes are not HTTP."""
+
+
+class AnswerTooLong(NoAnswer):
+    """The body of an answer is longer than the caller allows."""
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """Status, headers (names in lower case) and body of an HTTP answer."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+class Opened:
+    """An open connection that waits for its first request."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream: trio.SocketStream | None = stream
+
+    def take(self) -> trio.SocketStream | None:
+        """The connection, for the caller to use and to close; None if it was taken before."""
+        stream, self._stream = self._stream, None
+        return stream
+
+    async def aclose(self) -> None:
+        """Close a connection that no request took."""
+        stream = self.take()
+        if stream is not None:
+            with trio.CancelScope(shield=True):  # shielded: closing a socket never waits
+                await stream.aclose()
 
 
 def network_limiter() -> trio.CapacityLimiter:
@@ -94,7 +131,7 @@ async def open_first(host: str, port: int, seconds_max: float, open_one: Callabl
         host: name or address.
         port: the port.
         seconds_max: bound of the look-up and of all attempts together.
-        open_one: connects to one address. It raises an error of httpcore.
+        open_one: connects to one address. It raises OSError; TimeoutError after a time-out.
 
     Raises LinkFailed with the code `dns_failed`, `connection_refused`, `unreachable` or `timed_out`.
     """
@@ -110,10 +147,27 @@ async def open_first(host: str, port: int, seconds_max: float, open_one: Callabl
     raise LinkFailed("timed_out", step)
 
 
+async def open_tcp(host: str, port: int, seconds_max: float) -> trio.SocketStream:
+    """A TCP connection to the first address of a name that answers. Raises as `open_first`.
+
+    The kernel probes the connection while it is idle, so that a connection that a device on the way has dropped ends
+    soon.
+    """
+
+    async def open_one(address: str) -> trio.SocketStream:
+        return await trio.open_tcp_stream(address, port)
+
+    stream = await open_first(host, port, seconds_max, open_one)
+    for option in SOCKET_OPTIONS:
+        with suppress(OSError):  # a system without an option still connects
+            stream.socket.setsockopt(*option)
+    return stream
+
+
 def open_in_turn(host: str, port: int, seconds_max: float, open_one: Callable[[str, float], U]) -> U:
     """As `open_first`, for a thread: the addresses are tried one after the other, with one deadline for all of them.
 
-    `open_one` also gets its seconds. A look-up counts, but cannot be ended.
+    `open_one` also gets its seconds, and raises as that of `open_first`. A look-up counts, but cannot be ended.
     """
     ends_at = monotonic() + seconds_max
     addresses = look_up(host, port)
@@ -124,9 +178,9 @@ def open_in_turn(host: str, port: int, seconds_max: float, open_one: Callable[[s
             break
         try:
             return open_one(address, left / min(len(addresses) - len(errors), ADDRESSES_PER_WAIT))
-        except (httpcore.NetworkError, httpcore.TimeoutException) as error:
+        except OSError as error:
             errors.append(error)
-    raise _failure(f"{_listed(addresses)} port {port}", errors or [httpcore.ConnectTimeout()])
+    raise _failure(f"{_listed(addresses)} port {port}", errors or [TimeoutError()])
 
 
 def _listed(addresses: tuple[str, ...]) -> str:
@@ -151,7 +205,7 @@ async def _race(
     async def attempt(address: str, failed: trio.Event) -> None:
         try:
             stream = await open_one(address)
-        except (httpcore.NetworkError, httpcore.TimeoutException) as error:
+        except OSError as error:
             errors.append(error)
             failed.set()
             return
@@ -180,7 +234,7 @@ def _failure(where: str, errors: list[Exception]) -> LinkFailed:
         return LinkFailed("connection_refused", f"{where} refused the connection; no program listens there")
     if any(number in _UNREACHABLE for number in numbers):
         return LinkFailed("unreachable", f"this machine has no network connection to {where}")
-    if errno.ETIMEDOUT in numbers or any(isinstance(error, httpcore.TimeoutException) for error in errors):
+    if errno.ETIMEDOUT in numbers or any(isinstance(error, TimeoutError) for error in errors):
         return LinkFailed("timed_out", f"no answer from {where}")
     reason = next((number for number in numbers), None)
     return LinkFailed("cloud_unreachable", f"no connection to {where} ({errno.errorcode.get(reason or 0, 'unknown')})")

@@ -7,27 +7,17 @@ its certificate. The session key exists in memory only. It reaches OpenSSL throu
 
 import os
 import ssl
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
-from typing import Any
+from collections.abc import Callable, Iterator
 
-import httpcore
-import httpx
-import trio
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtensionOID
 
 from node.link.certificates import STORED_CERTIFICATES, UNREADABLE, CertificateRejected, Window, issued_by, out_of_dates
-from node.link.connect import CONNECT_SECONDS_MAX, SOCKET_OPTIONS, LinkFailed, open_first
 from protocol.ids import ServiceSpiffeId
 from protocol.signed.trust import X509Bundle
 
-ANSWER_SECONDS_MAX = 30.0
-"""The answer to an activation proof takes about a second; it waits for two commits and a certificate."""
-KEEPALIVE_SECONDS = 5.0
-"""An idle connection stays open for the requests of one exchange, not until the next heartbeat slot."""
 _NO_CHECK_TIME = 0x200000
 """X509_V_FLAG_NO_CHECK_TIME (X509_VERIFY_PARAM_set_flags(3)). OpenSSL compares dates with the wall clock, which may be
 wrong. So the dates of the verified chain are compared here, with trusted time."""
@@ -187,77 +177,8 @@ def _load(context: ssl.SSLContext, key: bytes, chain: tuple[bytes, ...]) -> None
         os.close(fd)
 
 
-class _Stream(httpcore.AsyncNetworkStream):
-    """A connection of the library. Unlike the library's, it is closed when its handshake is cancelled.
-
-    The kernel probes it while it is idle, so that a connection that a device on the way has dropped ends soon.
-    """
-
-    def __init__(self, inner: httpcore.AsyncNetworkStream) -> None:
-        self._inner = inner
-        self.read, self.write, self.aclose = inner.read, inner.write, inner.aclose  # type: ignore[method-assign]  # passed on
-        self.get_extra_info = inner.get_extra_info  # type: ignore[method-assign]  # passed on
-        for option in SOCKET_OPTIONS:
-            with suppress(OSError):  # a system without an option still connects
-                inner.get_extra_info("socket").setsockopt(*option)
-
-    async def start_tls(
-        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
-    ) -> httpcore.AsyncNetworkStream:
-        try:
-            return await self._inner.start_tls(ssl_context, server_hostname, timeout)
-        except trio.Cancelled:
-            with trio.CancelScope(shield=True):  # shielded: closing a socket never waits
-                await self._inner.aclose()
-            raise
-        except httpcore.ConnectTimeout as error:
-            raise LinkFailed("timed_out", f"the TLS handshake took longer than {timeout:g} s") from error
-        except httpcore.ConnectError as error:
-            if verification_failure(error) is not None:
-                raise
-            raise LinkFailed("tls_failed", f"the TLS handshake failed ({_tls_reason(error)})") from error
-
-
-class _Backend(httpcore.TrioBackend):
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        async def open_one(address: str) -> _Stream:
-            return _Stream(await super(_Backend, self).connect_tcp(address, port, None, local_address, socket_options))
-
-        return await open_first(host, port, CONNECT_SECONDS_MAX if timeout is None else timeout, open_one)
-
-
-def http_client(context: NodeContext, base_url: str) -> httpx.AsyncClient:
-    """An HTTP client with this context. It ignores proxies and CA files of the environment, and follows no redirect."""
-    return _client(context, base_url)
-
-
-def _client(context: ssl.SSLContext, base_url: str) -> httpx.AsyncClient:
-    transport = httpx.AsyncHTTPTransport(verify=context, trust_env=False)
-    # Only the pool takes the network backend as an argument; the transport does not.
-    transport._pool = httpcore.AsyncConnectionPool(  # noqa: SLF001 (see above)
-        ssl_context=context,
-        max_connections=4,
-        max_keepalive_connections=2,
-        keepalive_expiry=KEEPALIVE_SECONDS,
-        network_backend=_Backend(),
-    )
-    return httpx.AsyncClient(
-        transport=transport,
-        base_url=base_url,
-        trust_env=False,
-        follow_redirects=False,
-        timeout=httpx.Timeout(ANSWER_SECONDS_MAX, connect=CONNECT_SECONDS_MAX),
-    )
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An exception, and the exceptions that led to it."""
     seen: BaseException | None = error
     while seen is not None:
         yield seen
@@ -266,17 +187,4 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 def verification_failure(error: BaseException) -> ServerIdentityError | None:
     """The reason if an exchange failed because the server did not prove its identity; None for any other failure."""
-    return next((cause for cause in _causes(error) if isinstance(cause, ServerIdentityError)), None)
-
-
-def link_failure(error: BaseException) -> LinkFailed | None:
-    """The reason if an exchange failed because no connection could be made; None for any other failure."""
-    return next((cause for cause in _causes(error) if isinstance(cause, LinkFailed)), None)
-
-
-def _tls_reason(error: BaseException) -> str:
-    """OpenSSL's reason, such as `WRONG_VERSION_NUMBER`; or the end of the connection."""
-    for cause in _causes(error):
-        if isinstance(cause, ssl.SSLError) and cause.reason:
-            return cause.reason.lower().replace("_", " ")
-    return "the server ended the connection"
+    return next((cause for cause in causes(error) if isinstance(cause, ServerIdentityError)), None)

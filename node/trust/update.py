@@ -22,7 +22,7 @@ from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
 from node.clock import monotonic
 from node.disk.files import ensure_private_dir, read_bounded, write_scratch
-from node.link.connect import open_in_turn
+from node.link.connect import LinkFailed, open_in_turn
 from node.trust.errors import TrustError, TrustUnreachable
 from node.trust.files import FILE_BYTES_MAX, METADATA, Generation, is_root_name, root_name
 from protocol.encoding import sha256_hex
@@ -170,7 +170,7 @@ class _Fetcher(FetcherInterface):
                 yield from response.iter_stream()
         except httpcore.TimeoutException as error:
             raise SlowRetrievalError(f"the answer for {url} took too long") from error
-        except (httpcore.NetworkError, httpcore.ProtocolError, OSError) as error:
+        except (LinkFailed, httpcore.NetworkError, httpcore.ProtocolError, OSError) as error:
             raise DownloadError(f"the request for {url} failed: {error}") from error
 
 
@@ -200,7 +200,12 @@ class _DeadlineBackend(httpcore.NetworkBackend):
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
         def open_one(address: str, seconds: float) -> httpcore.NetworkStream:
-            return self._inner.connect_tcp(address, port, seconds, local_address, socket_options)
+            try:
+                return self._inner.connect_tcp(address, port, seconds, local_address, socket_options)
+            except httpcore.TimeoutException as error:
+                raise TimeoutError from error
+            except httpcore.NetworkError as error:
+                raise OSError(str(error)) from error
 
         return _DeadlineStream(open_in_turn(host, port, self.left(timeout), open_one), self)
 

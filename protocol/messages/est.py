@@ -11,7 +11,6 @@ import re
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.serialization import pkcs7
 
 PATH_CACERTS = "/.well-known/est/cacerts"
 PATH_CSRATTRS = "/.well-known/est/csrattrs"
@@ -75,11 +74,16 @@ def decode_base64(body: bytes) -> bytes:
 def encode_certs_only(certificates: tuple[bytes, ...]) -> bytes:
     """Certificates in DER as the body of an answer."""
     loaded = [x509.load_der_x509_certificate(der) for der in certificates]
+    # Imported here: the module loads Python's mail parser, which would slow the start of the agent.
+    from cryptography.hazmat.primitives.serialization import pkcs7
+
     return encode_base64(pkcs7.serialize_certificates(loaded, serialization.Encoding.DER))
 
 
 def decode_certs_only(body: bytes) -> tuple[bytes, ...]:
     """The certificates of an answer in DER, in any order. Raises EstError."""
+    from cryptography.hazmat.primitives.serialization import pkcs7  # as in `encode_certs_only`
+
     try:
         found = pkcs7.load_der_pkcs7_certificates(decode_base64(body))
     except EstError:

@@ -160,7 +160,8 @@ def years_ago() -> Window:
 
 
 async def test_a_machine_that_does_not_know_the_time_reaches_the_cloud(fabric: Fabric) -> None:
-    assert (await connect(fabric, window=years_ago).nonce()).nonce
+    async with connect(fabric, window=years_ago) as service:
+        assert (await service.nonce()).nonce
 
 
 @pytest.mark.parametrize("early", [timedelta(minutes=10), timedelta(days=364)])

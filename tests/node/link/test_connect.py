@@ -4,7 +4,6 @@ import socket
 import threading
 from collections.abc import Callable
 
-import httpcore
 import pytest
 import trio
 import trio.testing
@@ -15,14 +14,16 @@ from node.link.connect import (
     NETWORK_THREADS_MAX,
     STAGGER_SECONDS,
     LinkFailed,
+    Opened,
     look_up,
     network_limiter,
     open_first,
     open_in_turn,
+    open_tcp,
 )
 
 
-class Stream(httpcore.AsyncNetworkStream):
+class Stream(trio.abc.AsyncResource):
     """A connection to an address."""
 
     def __init__(self, address: str) -> None:
@@ -66,7 +67,7 @@ class Network:
         self.tried.append((trio.current_time(), address))
         outcome = self.outcomes.get(address, float("inf"))
         if isinstance(outcome, Exception):
-            raise httpcore.ConnectError("failed") from outcome
+            raise OSError("failed") from outcome
         await trio.sleep(outcome)
         return Stream(address)
 
@@ -152,13 +153,13 @@ def test_a_thread_tries_the_addresses_in_turn_with_one_deadline(
 ) -> None:
     now, given = 0.0, []
 
-    def open_one(address: str, seconds: float) -> httpcore.NetworkStream:
+    def open_one(address: str, seconds: float) -> str:
         nonlocal now
         given.append(seconds)
         if address == answers:
-            return httpcore.NetworkStream()
+            return address
         now += seconds
-        raise httpcore.ConnectTimeout("silent")
+        raise TimeoutError
 
     monkeypatch.setattr(connect, "monotonic", lambda: now)
     resolver(found(*(f"10.0.0.{number}" for number in range(200))))
@@ -170,7 +171,7 @@ def test_a_thread_tries_the_addresses_in_turn_with_one_deadline(
     assert len(given) == ADDRESSES_MAX
     assert given[:2] == [2.5, 1.875]
     now, answers = 0.0, "10.0.0.3"
-    assert open_in_turn("cloud.example", 80, 10, open_one) is not None
+    assert open_in_turn("cloud.example", 80, 10, open_one) == answers
     assert now < 7
 
 
@@ -213,6 +214,18 @@ async def test_a_stuck_resolver_takes_no_thread_of_others(monkeypatch: pytest.Mo
             assert default.borrowed_tokens == 0
     finally:
         release.set()
+
+
+async def test_a_connection_that_no_request_takes_is_closed() -> None:
+    listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
+    port = listener.socket.getsockname()[1]
+    opened = Opened(await open_tcp("127.0.0.1", port, 5))
+    async with await listener.accept() as server:
+        await opened.aclose()
+        with trio.fail_after(5):
+            assert await server.receive_some() == b""
+    assert opened.take() is None
+    await listener.aclose()
 
 
 async def test_an_address_needs_no_look_up(monkeypatch: pytest.MonkeyPatch) -> None:

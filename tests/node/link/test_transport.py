@@ -16,12 +16,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from node.link import transport
 from node.link.certificates import CertificateRejected
+from node.link.connect import LinkFailed
+from node.link.http import http_client
 from node.link.transport import (
     ServerIdentityError,
     SessionKey,
     check_server,
     client_context,
-    http_client,
     verification_failure,
 )
 from tests.simulators.fabric import CLIENT, DOMAIN, Authority, Fabric, Leaf, authority, utc_now
@@ -94,9 +95,9 @@ async def test_a_server_of_an_older_tls_is_refused(nursery: trio.Nursery) -> Non
     context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_2
     fabric._context = lambda _leaf: context  # type: ignore[method-assign, assignment]  # a simulator
     await nursery.start(fabric.serve)
-    with pytest.raises(httpx.ConnectError) as caught:
+    with pytest.raises(LinkFailed) as caught:
         await ask(fabric)
-    assert verification_failure(caught.value) is None
+    assert (caught.value.code, verification_failure(caught.value)) == ("tls_failed", None)
     assert fabric.received == 0
 
 
@@ -247,6 +248,6 @@ async def test_a_closed_port_is_no_failed_verification() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"https://127.0.0.1:{unused.getsockname()[1]}"
-    with pytest.raises(httpx.ConnectError) as caught:
+    with pytest.raises(LinkFailed) as caught:
         await ask(Fabric(), url)
-    assert verification_failure(caught.value) is None
+    assert (caught.value.code, verification_failure(caught.value)) == ("connection_refused", None)
