@@ -284,6 +284,7 @@ SCENARIOS = (
             "fabric.activation.store",
             "fabric.session.request",
             "fabric.session.issuer",
+            "fabric.session.lease_version",
             "fabric.session.floor",
             "fabric.confirm.commit",
         ),
