@@ -15,7 +15,7 @@ from node.config import AGENT_VERSION
 from node.disk.identity import Identity
 from node.hwbind import evidence, fingerprint, keys
 from node.hwbind.reading import components_in_time
-from node.hwbind.tpm import Esys, Tpm
+from node.hwbind.tpm import Esys, Handle, Tpm
 from node.link import api
 from node.link.certificates import EKU_SESSION, CertificateRejected, Window, check_chain, usable_chain
 from node.link.transport import SessionKey
@@ -100,7 +100,14 @@ async def _proof(
     in_software = identity.node_key.in_software
 
     def clock_and_sign(esys: Esys) -> tuple[bytes, bytes, ClockInfo | msgspec.UnsetType]:
+        with evidence.loaded_together(esys, identity.ak, identity.node_key) as handles:
+            return signed_claims(esys, *handles)
+
+    def signed_claims(
+        esys: Esys, ak: Handle | None, key: Handle | None
+    ) -> tuple[bytes, bytes, ClockInfo | msgspec.UnsetType]:
         clock = msgspec.UNSET if in_software else keys.read_clock(esys)
+        quoted = not plain and not in_software
         claims = ProofClaims(
             tenant=identity.tenant,
             node=identity.node,
@@ -115,7 +122,7 @@ async def _proof(
             agent_version=AGENT_VERSION,
             trust_version=trust_version,
             development=True if tpm.mode == "development" else msgspec.UNSET,
-            pcr_quote=msgspec.UNSET if plain or in_software else evidence.pcr_quote(esys, identity.ak, nonce.encode()),
+            pcr_quote=evidence.pcr_quote(esys, identity.ak, nonce.encode(), ak) if quoted else msgspec.UNSET,
             lease_version=LEASE_VERSION,
             floor=msgspec.UNSET if floor is None else floor,
         )
@@ -123,7 +130,7 @@ async def _proof(
             claims = without_later_claims(claims)
         kid = envelope.key_id(identity.node_key.public_key())
         signed = envelope.signing_input(TYP_SESSION_PROOF, kid, proof_payload(claims))
-        return signed, keys.sign(esys, identity.node_key, signed), clock
+        return signed, keys.sign(esys, identity.node_key, signed, key), clock
 
     signed, signature, clock = await keys.holder_of(tpm, identity.node_key).run(clock_and_sign)
     if clock is not msgspec.UNSET:

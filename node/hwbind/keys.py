@@ -230,12 +230,15 @@ def _load(esys: ESAPI, children: list[WrappedKey]) -> list[ESYS_TR]:
         raise
 
 
-def sign(esys: ESAPI, key: WrappedKey, message: bytes) -> bytes:
-    """Sign `message` with ECDSA and SHA-256. Returns DER (ECDSA-Sig-Value, RFC 3279 section 2.2.3)."""
-    return sign_digest(esys, key, hashlib.sha256(message).digest())
+def sign(esys: ESAPI, key: WrappedKey, message: bytes, handle: ESYS_TR | None = None) -> bytes:
+    """Sign `message` with ECDSA and SHA-256. Returns DER (ECDSA-Sig-Value, RFC 3279 section 2.2.3).
+
+    `handle` is that of the key if the key is loaded already.
+    """
+    return sign_digest(esys, key, hashlib.sha256(message).digest(), handle)
 
 
-def sign_digest(esys: ESAPI, key: WrappedKey, digest: bytes) -> bytes:
+def sign_digest(esys: ESAPI, key: WrappedKey, digest: bytes, handle: ESYS_TR | None = None) -> bytes:
     """As `sign`, for the SHA-256 digest (32 bytes) of a message."""
     if len(digest) != hashlib.sha256().digest_size:
         raise ValueError("the digest does not have the length of SHA-256")
@@ -246,8 +249,8 @@ def sign_digest(esys: ESAPI, key: WrappedKey, digest: bytes) -> bytes:
         scheme=TPM2_ALG.ECDSA, details=TPMU_SIG_SCHEME(any=TPMS_SCHEME_HASH(hashAlg=TPM2_ALG.SHA256))
     )
     ticket = TPMT_TK_HASHCHECK(tag=TPM2_ST.HASHCHECK, hierarchy=TPM2_RH.NULL)
-    with loaded(esys, key) as (handle,):
-        signature = esys.sign(handle, digest, scheme, ticket)
+    with contextlib.nullcontext((handle,)) if handle is not None else loaded(esys, key) as (signer,):
+        signature = esys.sign(signer, digest, scheme, ticket)
     r, s = (int.from_bytes(bytes(part), "big") for part in _ecdsa_parts(signature))
     return encode_dss_signature(r, s)
 

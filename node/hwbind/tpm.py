@@ -50,6 +50,8 @@ T = TypeVar("T")
 
 Esys = ESAPI
 """The type of a live context, for modules outside of `node.hwbind`, which do not import the library."""
+Handle = ESYS_TR
+"""The type of a loaded object's handle, for the same modules."""
 
 Mode = Literal["production", "development"]
 

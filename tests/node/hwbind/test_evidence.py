@@ -8,12 +8,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from tpm2_pytss import ESAPI
 from tpm2_pytss.types import TPMS_ATTEST, TPMT_PUBLIC, TPMT_SIGNATURE
 
 from lab.tpm import SoftTpm
 from node.hwbind import evidence, keys
 from node.hwbind.tpm import Tpm
-from protocol.evidence import PCR_SELECTION, PCRS_QUOTED, pcr_digest, qualifying_data, quoted_data
+from protocol.evidence import PCR_SELECTION, PCRS_QUOTED, PcrQuote, pcr_digest, qualifying_data, quoted_data
 
 pytestmark = pytest.mark.slow
 
@@ -70,3 +71,38 @@ def test_a_quote_that_cannot_be_made_has_its_reason(tpm: Tpm, monkeypatch: pytes
     assert "did not wrap" in sent.fault
     monkeypatch.setattr(evidence, "_PCRS", "sha256:0")
     assert "no SHA-256 bank" in tpm.call(lambda esys: evidence.pcr_quote(esys, ak, b"a nonce")).fault
+
+
+def test_both_keys_are_loaded_under_one_parent(tpm: Tpm, monkeypatch: pytest.MonkeyPatch) -> None:
+    ak, key = tpm.call(keys.create_ak), tpm.call(keys.create_node_key)
+    made = 0
+    real = keys.primary_key
+
+    def counted(*arguments: object) -> object:
+        nonlocal made
+        made += 1
+        return real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(keys, "primary_key", counted)
+
+    def both(esys: ESAPI) -> tuple[PcrQuote, bytes]:
+        with evidence.loaded_together(esys, ak, key) as (quoter, signer):
+            return evidence.pcr_quote(esys, ak, b"a nonce", quoter), keys.sign(esys, key, b"claims", signer)
+
+    quote, signature = tpm.call(both)
+    key.public_key().verify(signature, b"claims", ec.ECDSA(hashes.SHA256()))
+    assert (quote.fault, made) == ("", 1)
+
+
+def test_a_damaged_ak_leaves_the_node_key_its_signature(tpm: Tpm) -> None:
+    ak, key = tpm.call(keys.create_ak), tpm.call(keys.create_node_key)
+    damaged = msgspec.structs.replace(ak, private=ak.private[:-1] + bytes([ak.private[-1] ^ 1]))
+
+    def both(esys: ESAPI) -> tuple[PcrQuote, bytes]:
+        with evidence.loaded_together(esys, damaged, key) as (quoter, signer):
+            assert (quoter, signer) == (None, None)
+            return evidence.pcr_quote(esys, damaged, b"a nonce", quoter), keys.sign(esys, key, b"claims", signer)
+
+    quote, signature = tpm.call(both)
+    key.public_key().verify(signature, b"claims", ec.ECDSA(hashes.SHA256()))
+    assert "did not wrap" in quote.fault
