@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from node.agent import Agent
 from node.conditions import Conditions
 from node.exchanges.activation import activate
 from node.exchanges.contact import Contact
@@ -22,6 +23,7 @@ from node.state import State
 from protocol.limits import COMPONENTS_MAX
 from protocol.messages.software import PATH_SOFTWARE_ACTIVATIONS, open_software_proof
 from tests.fault_hooks import hooked
+from tests.node.shells import agent_config
 from tests.simulators.fabric import Fabric, refused, utc_now
 from tests.simulators.repository import Repository
 from tests.simulators.site import repository_of, write_activation_file
@@ -231,3 +233,27 @@ async def test_a_closed_generation_comes_with_its_revocation(
     with pytest.raises(CloudRefused):
         await contact.renew_device(rekey=True)
     assert contact.licence.revoked
+
+
+async def test_an_agent_without_a_tpm_settles_online_and_offline(
+    state: State, no_tpm: Tpm, file: Path, fabric: Fabric, cloud: SoftwareCloud, hardware: Hardware, tmp_path: Path
+) -> None:
+    await run(state, no_tpm, file)
+    config = agent_config(tmp_path, settle_seconds=1)
+    online = Agent.load(config, State(state.directory), no_tpm)
+    await online.settle()
+    assert online.snapshot().verdict.gate_open
+    assert online.contact.last_contact_at is not None
+    assert online.status().fingerprint is not None
+    await online.contact.connection.close()
+    fabric.answers["/v1/node/sessions"] = refused("unavailable")
+    hardware.values = ANOTHER
+    moved = Agent.load(config, State(state.directory), no_tpm)
+    await moved.settle()
+    assert moved.snapshot().verdict.state == "hardware-mismatch"
+    assert moved.contact.failures == 0, "a machine that is another one is not settled with the cloud"
+    hardware.values = MACHINE
+    offline = Agent.load(config, State(state.directory), no_tpm)
+    await offline.settle()
+    assert offline.snapshot().verdict.gate_open
+    assert offline.contact.failures > 0
