@@ -17,16 +17,16 @@ Sources of signed times:
 - `issued_at` of a verified statement has passed (`TrustedTime.passed`).
 - The first floor is the later of the build time of the agent and the time in the activation file.
 
-Limits. Time without power is unknown: a machine whose wall clock is held back is judged later by the time for which it
-had no power, and by the time for which it slept before a reboot. The TPM's clock may lose up to 70 minutes at a power
-cut (`SAVE_INTERVAL`). `UNCLEAN_RESETS_MAX` such losses are free; each later one adds the 70 minutes to `high`. A signed
-time starts the count again. The owner of a TPM can set its clock forward (TPM2_ClockSet). That ends a lease early, and
-a signed time corrects it.
+Limits. Time without power is unknown. So a lease under a wall clock that is held back lasts longer by the time for which
+the machine had no power, and by the time for which it slept before a reboot. The TPM's clock may lose up to 70 minutes
+at a power cut (`SAVE_INTERVAL`). `UNCLEAN_RESETS_MAX` such losses are free. Each later loss adds the 70 minutes to
+`high`, until a signed time starts the count again. The owner of a TPM can set its clock forward (TPM2_ClockSet). That
+ends a lease early, and a signed time corrects it.
 """
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 
@@ -46,9 +46,12 @@ FAR_AHEAD = timedelta(days=30)
 """A wall clock that is ahead of the floor by more, and that no signed time confirms in this boot, is suspect."""
 POWERED_MS_MAX = 100 * 366 * 86_400_000
 """The longest powered time that counts: 100 years. It keeps a false clock inside the calendar."""
+UNCLEAN_COUNT_MAX = 100_000
+"""The largest count of losses. It keeps a false count of resets inside the calendar."""
 LATEST = datetime(9000, 1, 1, tzinfo=UTC)
 """No time is later. The bound keeps every sum of a time and a duration valid."""
 
+AwareTime = Annotated[datetime, msgspec.Meta(tz=True)]
 Source = Literal["signed", "wall-clock", "floor"]
 """What `high` follows: a time that the cloud signed in this boot, the wall clock at the boot, or the floor."""
 
@@ -63,10 +66,10 @@ class TimeFloor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         unclean: the resets since `signed_at` at which the TPM's clock may have lost time.
     """
 
-    signed_at: datetime
-    powered_ms: int = 0
+    signed_at: AwareTime
+    powered_ms: Annotated[int, msgspec.Meta(ge=0, le=POWERED_MS_MAX)] = 0
     clock: ClockInfo | None = None
-    unclean: int = 0
+    unclean: Annotated[int, msgspec.Meta(ge=0, le=UNCLEAN_COUNT_MAX)] = 0
 
 
 def first_floor(*passed: datetime) -> TimeFloor:
@@ -103,7 +106,7 @@ def observed(floor: TimeFloor, clock: ClockInfo) -> TimeFloor:
         signed_at=floor.signed_at,
         powered_ms=min(floor.powered_ms + max(powered, 0), POWERED_MS_MAX),
         clock=clock,
-        unclean=floor.unclean + (max(resets - 1, 0) if clock.safe else resets),  # 3
+        unclean=min(floor.unclean + (max(resets - 1, 0) if clock.safe else resets), UNCLEAN_COUNT_MAX),  # 3
     )
 
 
@@ -147,10 +150,10 @@ class BootTime(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         floor: the floor at that moment.
     """
 
-    booted_at: datetime
-    signed_at: datetime | None = None
+    booted_at: AwareTime
+    signed_at: AwareTime | None = None
     signed_boot_seconds: float = 0.0
-    low_at: datetime
+    low_at: AwareTime
     low_awake_seconds: float
     floor: TimeFloor
 

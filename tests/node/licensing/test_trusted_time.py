@@ -240,6 +240,26 @@ def test_a_tpm_clock_that_was_set_forward_is_corrected_by_a_signed_time(site: Si
     assert (site.time.low(), site.time.high()) == (site.machine.true, site.machine.true)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"signed_at":"2027-03-01T12:00:00"}',
+        b'{"signed_at":"2027-03-01T12:00:00Z","powered_ms":-1}',
+        b'{"signed_at":"2027-03-01T12:00:00Z","powered_ms":9999999999999999}',
+        b'{"signed_at":"2027-03-01T12:00:00Z","unclean":1000000}',
+    ],
+)
+def test_a_floor_out_of_bounds_cannot_be_read(content: bytes) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        json_decode(content, TimeFloor)
+
+
+def test_a_false_count_of_resets_stays_inside_the_calendar() -> None:
+    floor = observed(TimeFloor(signed_at=START, clock=ClockInfo(0, 1, 0, True)), ClockInfo(1, 2**32, 0, False))
+    assert json_decode(json_encode(floor), TimeFloor) == floor
+    assert START < least_high_of(floor) < LATEST
+
+
 @pytest.mark.parametrize("clock", [2**63, 2**64 - 1])
 def test_a_false_tpm_clock_stays_inside_the_calendar(clock: int) -> None:
     floor = observed(TimeFloor(signed_at=LATEST - DAY, clock=ClockInfo(0, 1, 0, True)), ClockInfo(clock, 1, 0, True))
