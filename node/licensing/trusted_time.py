@@ -212,8 +212,11 @@ class TrustedTime:
     @property
     def floor(self) -> TimeFloor:
         """The floor now, for the stored record."""
-        clock = self._clock(asleep=False)
-        return self._floor if clock is None else observed(self._floor, clock)
+        clock, before = self._clock(asleep=False), self._floor.clock
+        # After a sleep the computed clock may be behind. A clock that is stored too low would count time twice.
+        if clock is None or (before is not None and clock.clock <= before.clock):
+            return self._floor
+        return observed(self._floor, clock)
 
     @property
     def confirmed(self) -> bool:

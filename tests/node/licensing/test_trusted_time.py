@@ -162,6 +162,15 @@ def test_a_suspended_machine_judges_with_the_time_asleep(site: Site, *, tpm_runs
     assert (site.time.high() > START + 3 * DAY) is tpm_runs
 
 
+def test_a_time_that_was_signed_after_a_sleep_counts_no_time_twice(site: Site) -> None:
+    site.machine.sleep(3 * DAY, tpm_runs=True)
+    site.cloud()
+    site.machine.run(MINUTE)
+    site.stored = site.time.floor
+    site.reboot(wall=EPOCH)
+    assert site.time.low() <= site.time.high() <= site.machine.true
+
+
 def test_a_false_length_of_a_sleep_is_not_stored(site: Site) -> None:
     """The kernel takes it from the real-time clock, which somebody may set while the machine sleeps."""
     site.cloud()

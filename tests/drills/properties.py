@@ -1,0 +1,66 @@
+"""No sequence of faults, clock moves, restored files and valid documents leads to a wrong licence: 10,000 examples.
+
+The examples run the real code of the decision (`tests/node/licensing/decision.py`): what is accepted, the floors, trusted
+time, the store and the verdict. `make test` tries 30 of them. Each example has up to 50 steps.
+"""
+
+import argparse
+import io
+import os
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import redirect_stdout
+
+from hypothesis import HealthCheck, seed, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from tests.drills.frame import Figure, Outcome, Say
+
+USUAL_TIME = "20 min"
+MINUTES_MAX = 120.0
+PIECE = 250
+"""Examples of one piece. Each piece has its own seed."""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the number of examples, their length and the seed."""
+    parser.add_argument("--examples", type=int, default=10_000, help="number of examples (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=50, help="longest example (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first piece (default: %(default)s)")
+
+
+def run(options: argparse.Namespace, say: Say) -> Outcome:
+    """Try the examples in pieces, on all cores."""
+    sizes = [min(PIECE, options.examples - done) for done in range(0, options.examples, PIECE)]
+    findings: list[str] = []
+    tried = 0
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        pieces = [pool.submit(_piece, options.seed + at, size, options.steps) for at, size in enumerate(sizes)]
+        for piece, size in zip(pieces, sizes, strict=True):
+            found = piece.result()
+            tried += size
+            if found:
+                findings.append(found)
+            say(f"{tried} of {options.examples} examples, {len(findings)} findings")
+    figures: dict[str, Figure] = {"examples": tried, "steps of an example": options.steps}
+    return Outcome(figures, tuple(findings))
+
+
+def _piece(number: int, examples: int, steps: int) -> str:
+    """Try one piece. Returns the shortest example that fails, or ""."""
+    from tests.node.licensing.decision import Decision  # here: the pool's processes import it once each
+
+    limits = settings(
+        max_examples=examples,
+        stateful_step_count=steps,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    printed = io.StringIO()
+    try:
+        with redirect_stdout(printed):
+            run_state_machine_as_test(seed(number)(Decision), settings=limits)
+    except Exception as error:  # noqa: BLE001 (every failure of an example is a finding)
+        notes = "\n".join(getattr(error, "__notes__", ()))
+        return f"seed {number}: {type(error).__name__}: {error}\n{notes}\n{printed.getvalue()}"
+    return ""
