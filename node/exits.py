@@ -1,7 +1,6 @@
 """Values: the exit codes of `cascadia`. Each outcome has one stable number, a text and a next step.
 
-A number is never changed, and never reused for another outcome. The number 89 (clone suspected) is reserved; the agent
-does not have this state yet.
+A number is never changed, and never reused for another outcome.
 """
 
 from enum import IntEnum
@@ -73,6 +72,11 @@ class Exit(IntEnum):
         88,
         "the activation is not approved or confirmed yet",
         "Run `cascadia activate FILE` again with the same file. Start the agent once the activation is approved.",
+    )
+    CLONE = (
+        89,
+        "the cloud suspects that a copy of this machine runs too",
+        "Ask the operator, who decides which machine is kept. If this machine was copied, stop the copy.",
     )
 
 

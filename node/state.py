@@ -38,6 +38,7 @@ from node.licensing.floor_store import FloorStore
 from node.licensing.hardware import HardwareCheck
 from node.licensing.licence import Licence
 from node.licensing.raising import FloorKeeper
+from node.licensing.renewal_tokens import RenewalTokens
 from node.licensing.saving import Saver
 from node.licensing.store import LicenceStore
 from node.licensing.trusted_time import Clocks, TimeFloor, TrustedTime, first_floor
@@ -78,6 +79,7 @@ class State:
         self.licences = LicenceStore(directory)
         self.floors = FloorKeeper(FloorStore(directory), self.conditions)
         self.saver = Saver(self.licences, self.conditions, self.floors)
+        self.renewal_tokens = RenewalTokens(directory)
         self.time = TrustedTime(first_floor(BUILT_AT), machine_clocks())
         self.floors.time = lambda: self.time.floor
         self._boot_time: BootTimeRecord | None = None

@@ -127,6 +127,15 @@ _KINDS = (
     ProblemKind("csr_refused", 403, "The certificate request is not accepted", "See `detail`; it names the check."),
     # Sessions.
     ProblemKind("proof_refused", 403, "The session proof is not accepted", "Get a new nonce and make a new proof."),
+    ProblemKind(
+        "clone_suspected",
+        403,
+        "Another machine uses the key of this node",
+        "Read the signed statement. Ask the operator which machine is kept: `cascade node settle`.",
+    ),
+    ProblemKind(
+        "session_outdated", 403, "The session is not accepted any more", "Open another session.", conclusive=False
+    ),
     ProblemKind("certificate_refused", 403, "The device certificate is not accepted", "Activate the node again."),
     ProblemKind(
         "node_unknown",
@@ -188,6 +197,8 @@ Code = Literal[
     "proof_refused",
     "certificate_refused",
     "node_unknown",
+    "clone_suspected",
+    "session_outdated",
     "quote_refused",
     "trust_refused",
     "adoption_incomplete",

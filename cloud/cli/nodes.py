@@ -1,12 +1,16 @@
 """Command group: `cascade node`, which shows nodes and changes their standing."""
 
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+
+import msgspec
 
 from cloud.cli.arguments import id_argument
 from cloud.cli.connection import Server
 from cloud.cli.options import Commands, json_option, server_options
 from cloud.cli.show import columns, emit, fields
 from cloud.fabric import schemas
+from cloud.fabric.bodies.clones import CloneCase, SettleClone
 
 CHANGES = {
     "suspend": "suspend the node's licence until `resume`; nothing is deleted",
@@ -33,6 +37,25 @@ def add_options(group: ArgumentParser) -> None:
         run=accept_pcrs,
     )
     accepting.add_argument("node", metavar="NODE", help="id of the node")
+    cloning = actions.add(
+        "clones",
+        "list the nodes of which a clone is suspected, with the evidence of each holder",
+        "A node's key is in one TPM. If two machines use it, the machine was copied together with its virtual TPM. "
+        "`cascade node settle` keeps one of them.",
+        run=clones,
+    )
+    cloning.add_argument("tenant", metavar="TENANT", nargs="?", default="", help="only nodes of this tenant (id)")
+    settling = actions.add(
+        "settle",
+        "keep one of the machines that use a node's key",
+        "The machine that is kept gets an ordinary lease. Every other one gets a signed suspension at its next session. "
+        "It needs a TPM of its own and an activation code. Another machine can be kept later.",
+        run=settle,
+    )
+    settling.add_argument("node", metavar="NODE", help="id of the node")
+    settling.add_argument(
+        "--keep", required=True, metavar="EVIDENCE", help="id of the evidence of the machine to keep, from `clones`"
+    )
     for name, summary in CHANGES.items():
         text = f"{summary.capitalize()}. {READMISSION}" if name in ("revoke", "release") else ""
         changing = actions.add(name, summary, text, run=change)
@@ -88,6 +111,29 @@ def accept_pcrs(args: Namespace) -> None:
     values = next((each.pcr_values for each in detail.generations if each.number == detail.node.generation), ())
     body = schemas.AcceptPcrs(values=values)
     emit(server.call("POST", f"{path}/accept-pcrs", schemas.NodeDetail, body), args.json, _human)
+
+
+def clones(args: Namespace) -> None:
+    """Print the nodes of which a clone is suspected, with the evidence of each holder. Raises CliError."""
+    found = Server(args).pages("/v1/clones", schemas.Page[CloneCase], tenant=args.tenant)
+    emit(found, args.json, _human_cases)
+
+
+def settle(args: Namespace) -> None:
+    """Keep one holder of a node's key, and print what follows. Raises CliError."""
+    path = f"/v1/nodes/{id_argument('node', args.node)}/settle"
+    emit(Server(args).call("POST", path, CloneCase, SettleClone(keep=args.keep)), args.json, _human_case)
+
+
+def _human_cases(cases: Sequence[CloneCase]) -> str:
+    return "\n\n".join(map(_human_case, cases)) or "no clone is suspected"
+
+
+def _human_case(case: CloneCase) -> str:
+    headings = ("evidence", "state", "last seen", "address", "agent", "TPM resets", "TPM clock (ms)", "fingerprint")
+    names = ("id", "state", "seen_at", "address", "agent_version", "tpm_resets", "tpm_clock_ms", "fingerprint_hash")
+    summary = fields(msgspec.structs.replace(case, evidence=()))
+    return f"{summary}\n\n{columns(headings, *names)(case.evidence)}"
 
 
 def change(args: Namespace) -> None:

@@ -26,6 +26,7 @@ from cloud.cli.tenant_trust.imports import (
 from cloud.cli.tenant_trust.maker_bundles import BundleReport
 from cloud.cli.tenant_trust.pem_parts import FILE_BYTES_MAX, Block, blocks, parts, text_of
 from cloud.fabric import schemas
+from cloud.fabric.bodies.clones import ClonePolicy, SetClonePolicy
 from protocol.endorsement import EkType
 
 
@@ -42,6 +43,7 @@ def add_options(group: ArgumentParser) -> None:
     actions.add("show", "show a tenant", run=show).add_argument("tenant", metavar="TENANT", help="id of the tenant")
     allowed = actions.add("allowed", "list the EKs that a tenant allows by name", run=list_allowed)
     allowed.add_argument("tenant", metavar="TENANT", help="id of the tenant")
+    _add_clone_policy(actions)
     trusting = actions.add(
         "trust",
         "show or change which hardware a tenant trusts",
@@ -97,6 +99,18 @@ def add_options(group: ArgumentParser) -> None:
     )
 
 
+def _add_clone_policy(actions: Commands) -> None:
+    policy = actions.add(
+        "clone-policy",
+        "set what follows when a clone of a tenant's node is suspected",
+        "newest-in-grace (the default): the newest machine runs on, in grace, and the older one gets no new lease. "
+        "suspend-both: the node is suspended until `cascade node settle`.",
+        run=set_clone_policy,
+    )
+    policy.add_argument("tenant", metavar="TENANT", help="id of the tenant")
+    policy.add_argument("policy", choices=get_args(ClonePolicy), help="the policy")
+
+
 def create(args: Namespace) -> None:
     """Make a tenant and print it. Raises CliError."""
     tenant = Server(args).call("POST", "/v1/tenants", schemas.Tenant, schemas.CreateTenant(name=args.name))
@@ -113,6 +127,12 @@ def show(args: Namespace) -> None:
     """Print a tenant. Raises CliError."""
     server = Server(args)
     emit(server.call("GET", f"/v1/tenants/{id_argument('ten', args.tenant)}", schemas.Tenant), args.json, fields)
+
+
+def set_clone_policy(args: Namespace) -> None:
+    """Set the tenant's policy for suspected clones, and print the tenant. Raises CliError."""
+    path = f"/v1/tenants/{id_argument('ten', args.tenant)}/clone-policy"
+    emit(Server(args).call("PUT", path, schemas.Tenant, SetClonePolicy(policy=args.policy)), args.json, fields)
 
 
 def trust(args: Namespace) -> int:

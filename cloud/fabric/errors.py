@@ -28,7 +28,9 @@
     │   ├── TokenRefused           the operator's token was revoked or expired during the request
     │   ├── TrustRefused           metadata or targets that were offered for publication
     │   ├── AdoptionIncomplete     a node or service still uses a root or issuer that would be dropped
-    │   └── GenerationClosed       carries the signed revocation
+    │   ├── GenerationClosed       carries the signed revocation
+    │   ├── HolderRefused          carries the signed statement of a suspected copy
+    │   └── SessionOutdated        the node opens another session
     ├── IssuerUnavailable          Breakwater did not answer, or its answer decides nothing
     └── IssuerRefused              Breakwater refused and will refuse again; `code` is Breakwater's
 
@@ -174,6 +176,19 @@ class GenerationClosed(Refused):
         self.freshness = freshness
 
 
+class HolderRefused(Refused):
+    """Another holder of the node's key goes on. `statement` is the signed statement for this holder."""
+
+    def __init__(self, statement: str, freshness: str) -> None:
+        super().__init__("another machine uses the key of this node")
+        self.statement = statement
+        self.freshness = freshness
+
+
+class SessionOutdated(Refused):
+    """The session was opened before a clone of the node was suspected, or before an operator settled that."""
+
+
 def evidence_error(error: EvidenceRefused) -> Refused:
     """Turn the verifier's error into a refusal. The text names the failed step and contains no endorsement key."""
     kinds: dict[str, type[Refused]] = {"tier_refused": TierNotAllowed, "csr_refused": CsrRefused}
@@ -221,6 +236,8 @@ CODES: dict[type[FabricError], Code] = {
     TrustRefused: "trust_refused",
     AdoptionIncomplete: "adoption_incomplete",
     GenerationClosed: "generation_closed",
+    HolderRefused: "clone_suspected",
+    SessionOutdated: "session_outdated",
     IssuerUnavailable: "unavailable",
     IssuerRefused: "unavailable",
 }
@@ -237,6 +254,6 @@ def refusal(error: FabricError) -> Refusal:
     headers = _HEADERS.get(code, {})
     if isinstance(error, TooOften):
         headers = {"Retry-After": str(max(1, math.ceil(error.wait)))}
-    if isinstance(error, GenerationClosed):
+    if isinstance(error, GenerationClosed | HolderRefused):
         return Refusal(code, error.detail, statement=error.statement, freshness=error.freshness)
     return Refusal(code, error.detail if isinstance(error, Refused) else "", headers=headers)

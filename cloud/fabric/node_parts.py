@@ -18,6 +18,7 @@ from cloud.fabric.service.activations.with_tpm import Activations
 from cloud.fabric.service.audit_log import AuditLog
 from cloud.fabric.service.audit_retention import AuditRetention
 from cloud.fabric.service.nodes.chip_challenge import ChipChallenges
+from cloud.fabric.service.nodes.clones import Clones
 from cloud.fabric.service.nodes.closing import Closings
 from cloud.fabric.service.nodes.code_checks import CodeChecks
 from cloud.fabric.service.nodes.confirm import Confirmations
@@ -110,6 +111,7 @@ class NodeParts:
     chip_challenges: ChipChallenges
     seen: SeenSessions
     fingerprints: Fingerprints
+    clones: Clones
 
 
 def make_node_parts(stores: Stores, ports: Ports, secrets: Secrets, shared: Shared, trust: TrustParts) -> NodeParts:
@@ -130,8 +132,14 @@ def make_node_parts(stores: Stores, ports: Ports, secrets: Secrets, shared: Shar
         wake_background=shared.woken.set,
     )
     delivery = RevocationDelivery(trust_domain=ports.trust_domain, audit=audit, nodes=stores.nodes)
+    clones = _clones(stores, ports, secrets, shared)
     seen = SeenSessions(
-        trust_domain=ports.trust_domain, transaction=transaction, audit=audit, nodes=stores.nodes, delivery=delivery
+        trust_domain=ports.trust_domain,
+        transaction=transaction,
+        audit=audit,
+        nodes=stores.nodes,
+        delivery=delivery,
+        clones=clones,
     )
     statements = Statements(
         now=now,
@@ -163,7 +171,7 @@ def make_node_parts(stores: Stores, ports: Ports, secrets: Secrets, shared: Shar
             wake_room=shared.wake_room,
             wake_background=shared.woken.set,
         ),
-        sessions=_sessions(stores, ports, secrets, shared, trust, statements, pcr_quotes, fingerprints),
+        sessions=_sessions(stores, ports, secrets, shared, trust, statements, (pcr_quotes, fingerprints, clones)),
         statements=statements,
         renewals=_renewals(stores, ports, shared, chip_challenges),
         lapses=lapses,
@@ -171,12 +179,27 @@ def make_node_parts(stores: Stores, ports: Ports, secrets: Secrets, shared: Shar
         chip_challenges=chip_challenges,
         seen=seen,
         fingerprints=fingerprints,
+        clones=clones,
     )
 
 
 def _fingerprints(stores: Stores, ports: Ports, shared: Shared) -> Fingerprints:
     return Fingerprints(
         trust_domain=ports.trust_domain, transaction=stores.transaction, audit=shared.audit, nodes=stores.nodes
+    )
+
+
+def _clones(stores: Stores, ports: Ports, secrets: Secrets, shared: Shared) -> Clones:
+    return Clones(
+        trust_domain=ports.trust_domain,
+        token_key=secrets.nonce_key,
+        now=ports.now,
+        transaction=stores.transaction,
+        audit=shared.audit,
+        nodes=stores.nodes,
+        tenants=stores.tenants,
+        statement_stream=shared.statement_stream,
+        wake_room=shared.wake_room,
     )
 
 
@@ -187,9 +210,9 @@ def _sessions(
     shared: Shared,
     trust: TrustParts,
     statements: Statements,
-    pcr_quotes: PcrQuotes,
-    fingerprints: Fingerprints,
+    judges: tuple[PcrQuotes, Fingerprints, Clones],
 ) -> Sessions:
+    pcr_quotes, fingerprints, clones = judges
     return Sessions(
         trust_domain=ports.trust_domain,
         public_url=ports.public_url,
@@ -203,6 +226,7 @@ def _sessions(
         statement_stream=shared.statement_stream,
         seen=statements.seen,
         pcr_quotes=pcr_quotes,
+        clones=clones,
         refusals=SessionRefusals(now=ports.now, transaction=stores.transaction, audit=shared.audit),
         limits=SessionLimits(ports.limits_factor),
         session_ends=trust.session_ends,

@@ -35,8 +35,8 @@ def make_nonce(key: bytes, now: datetime, salt: bytes) -> str:
     return b64url_encode(body + _mac(key, body))
 
 
-def check_nonce(key: bytes, nonce: str, now: datetime) -> None:
-    """Check a nonce: 1 its form; 2 its MAC, in constant time; 3 its age. Raises NonceError.
+def check_nonce(key: bytes, nonce: str, now: datetime) -> datetime:
+    """Check a nonce, and return when it was made: 1 its form; 2 its MAC, in constant time; 3 its age. Raises NonceError.
 
     A nonce may be made up to CLOCK_SKEW in the future, because the clocks of two replicas differ.
     """
@@ -52,3 +52,4 @@ def check_nonce(key: bytes, nonce: str, now: datetime) -> None:
     made_at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=int.from_bytes(body[:_TIME_BYTES], "big"))
     if not -CLOCK_SKEW <= now - made_at <= NONCE_LIFE:
         raise NonceError("the nonce is too old")
+    return made_at

@@ -22,6 +22,7 @@ from cloud.fabric.service.nodes.code_checks import CodeChecks
 from cloud.fabric.service.nodes.statement_stream import StatementStream
 from cloud.fabric.service.operators.activations import ActivationDecisions
 from cloud.fabric.service.operators.audit_lists import AuditLists
+from cloud.fabric.service.operators.clone_cases import CloneCases
 from cloud.fabric.service.operators.codes import Codes
 from cloud.fabric.service.operators.node_lists import NodeLists
 from cloud.fabric.service.operators.pcr_policies import PcrPolicies
@@ -54,6 +55,7 @@ class OperatorParts:
     tokens: Tokens
     standings: Standings
     node_lists: NodeLists
+    clone_cases: CloneCases
     pcr_policies: PcrPolicies
     trusted_hardware: TrustedHardware
     audit_lists: AuditLists
@@ -195,6 +197,16 @@ def _operator_parts(stores: Stores, ports: Ports, shared: Shared) -> OperatorPar
         ),
         node_lists=NodeLists(nodes=stores.nodes),
         trusted_hardware=TrustedHardware(now=now, acting=acting, audit=audit, tenants=stores.tenants, hardware=tenants),
+        clone_cases=CloneCases(
+            now=now,
+            entropy=entropy,
+            acting=acting,
+            audit=audit,
+            nodes=stores.nodes,
+            tenants=stores.tenants,
+            statement_stream=shared.statement_stream,
+            wake_room=shared.wake_room,
+        ),
         pcr_policies=PcrPolicies(
             acting=acting, audit=audit, tenants=stores.tenants, hardware=tenants, nodes=stores.nodes
         ),

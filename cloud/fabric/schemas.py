@@ -12,6 +12,7 @@ import msgspec
 
 from cloud.fabric import lease_schemas
 from cloud.fabric.bodies import activations, hardware, published_trust
+from cloud.fabric.bodies.clones import CloneCause, ClonePolicy
 from protocol.ids import CodeId, NodeId, TenantId, TokenId
 from protocol.limits import (
     ENTITLEMENTS_MAX,
@@ -27,7 +28,6 @@ TERM_SECONDS_MAX = lease_schemas.TERM_SECONDS_MAX
 
 Standing = Literal["active", "suspended", "revoked", "released"]
 CodeState = Literal["open", "spent", "expired", "revoked"]
-ClonePolicy = Literal["newest-in-grace", "suspend-both"]
 ActivationState = activations.ActivationState
 Matched = activations.Matched
 StatementType = Literal["", "lease", "suspension", "revocation"]
@@ -74,6 +74,8 @@ class Tenant(msgspec.Struct, frozen=True):
     """Assurance tiers that the tenant admits at an activation."""
     created_at: datetime
     """Time of creation."""
+    clone_policy: ClonePolicy = "newest-in-grace"
+    """What follows when a clone of a node is suspected."""
 
 
 PcrPolicy = hardware.PcrPolicy
@@ -236,6 +238,8 @@ class Node(msgspec.Struct, frozen=True):
     """NV index of the counter in the TPM that versions the node's floor record. 0 if the node never reported one."""
     floor_value: int = 0
     """Last reported value of this counter."""
+    clone_cause: CloneCause = ""
+    """Why a clone of the node is suspected. Empty if none is."""
 
 
 class Generation(msgspec.Struct, frozen=True):

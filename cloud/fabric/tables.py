@@ -202,6 +202,7 @@ class Generation(Table, db=UNBOUND, tablename="generation"):
     pcr_changed_at = Timestamptz(null=True, default=None)
     holders = Text(default="")
     holders_version = Integer(default=0)
+    sessions_from = Timestamptz(null=True, default=None)
 
 
 class Renewal(Table, db=UNBOUND, tablename="renewal"):

@@ -52,12 +52,13 @@ class ServicePeer(msgspec.Struct, frozen=True):
 
 
 class NodePeer(msgspec.Struct, frozen=True):
-    """A node, identified by a session certificate of one generation."""
+    """A node, identified by a session certificate of one generation. `not_before` is the start of the certificate."""
 
     spiffe: NodeSpiffeId
     generation: int
     serial: int
     not_after: datetime
+    not_before: datetime
     kind: Literal["node"] = "node"
 
     @property
@@ -199,7 +200,8 @@ def read_peer(certificate: x509.Certificate, trust: PeerTrust) -> ServicePeer | 
         generation = parse_generation(_subject(certificate, NameOID.SERIAL_NUMBER))
     except IdError as error:
         raise PeerRefused(str(error)) from error
-    return NodePeer(spiffe, generation, certificate.serial_number, certificate.not_valid_after_utc)
+    dates = certificate.not_valid_after_utc, certificate.not_valid_before_utc
+    return NodePeer(spiffe, generation, certificate.serial_number, *dates)
 
 
 def spiffe_of(certificate: x509.Certificate) -> SpiffeId:

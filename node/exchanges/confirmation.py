@@ -9,7 +9,7 @@ from functools import partial
 
 from node.disk.identity import Identity
 from node.disk.thread import on_disk
-from node.exchanges.session import SessionRefused, fresh_nonce, open_session
+from node.exchanges.session import Held, SessionRefused, fresh_nonce, open_session
 from node.hwbind.tpm import Tpm
 from node.licensing.hardware import HardwareCheck
 from node.licensing.licence import Licence
@@ -42,7 +42,7 @@ async def confirm(
     floor = await state.floors.establish(identity)
     try:
         opened = await open_session(
-            trusted, identity, tpm, state.time.window, "", observe=hardware.observe, floor=floor
+            trusted, identity, tpm, state.time.window, "", observe=hardware.observe, held=Held(floor)
         )
     except SessionRefused as refused:
         if refused.answer.statement:

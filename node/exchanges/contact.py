@@ -15,6 +15,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from functools import partial
 
 import trio
 
@@ -28,7 +29,7 @@ from node.exchanges.confirmation import confirm
 from node.exchanges.connection import Connection, same_peers
 from node.exchanges.failure import Failure, failure_of
 from node.exchanges.renewal import DeviceRenewal
-from node.exchanges.session import SessionRefused, fresh_nonce, open_session
+from node.exchanges.session import Held, SessionRefused, fresh_nonce, open_session
 from node.exits import Exit
 from node.hwbind.errors import TpmError
 from node.hwbind.tpm import Tpm
@@ -49,6 +50,9 @@ log = logging.getLogger("cascadia.agent")
 FAILURES_PER_SESSION = 3
 """After this many failures in a row the next contact opens another session, because the cloud may no longer accept the
 present one."""
+
+TOKEN_SECONDS_MAX = 2.0
+"""How long a contact waits for the disk to read or store a renewal token. An older token will do next time."""
 
 RENEWAL_FAILED = "device_renewal_failed"
 """Code of the condition that the last renewal of the device certificate failed."""
@@ -326,18 +330,32 @@ class Contact:
             licence.presented,
             self._hear,
             self._hardware.observe,
-            floor=self.saver.floors.counter,
+            held=Held(self.saver.floors.counter, await self._renewal_token(licence.identity.generation)),
         )
         try:
             await self.connection.replace(opened.credentials, trusted)
         except CertificateRejected:
             self._hear(opened.current, opened.answer_nonce)
             raise
+        await self._store_renewal_token(licence.identity.generation, opened.renewal)
         # A generation that is not confirmed has no statement yet.
         if not opened.current.statement or not licence.apply(opened.current, opened.answer_nonce).fresh:
             return False
         self.connection.cursor = opened.cursor
         return True
+
+    async def _renewal_token(self, generation: int) -> str:
+        """The renewal token to present, or "". Without an answer of the disk the cloud judges the node without one."""
+        read = partial(self._state.renewal_tokens.token, generation)
+        with suppress(DiskSilent):
+            return await on_disk(read, seconds_max=TOKEN_SECONDS_MAX)
+        return ""
+
+    async def _store_renewal_token(self, generation: int, token: str) -> None:
+        """Use the token of an answer from now on, and store it. A failure is a condition: no disk stops a contact."""
+        store = partial(self._state.renewal_tokens.store, generation, token)
+        with suppress(NodeError), errand(self.conditions, "renewal_token_not_stored", raises=True):
+            await on_disk(store, seconds_max=TOKEN_SECONDS_MAX)
 
     def _hear(self, answer: StatementAnswer, nonce: str) -> None:
         """Apply the statement of an answer whose session certificate cannot be used. The contact fails in any case.
@@ -365,7 +383,7 @@ class Contact:
         A revocation is final and needs no freshness. So a revocation in the refusal counts, also without a proof.
         """
         await self.connection.close()
-        if refusal.code != "generation_closed":
+        if refusal.code not in ("generation_closed", "session_outdated"):
             return self._count_silence(refusal)
         with suppress(NodeError):
             self._licence.apply(StatementAnswer(refusal.problem.statement, refusal.problem.freshness), "")
@@ -373,7 +391,9 @@ class Contact:
             self._count_answer()
             return True
         try:
-            await self._open_session()
+            if await self._open_session() and refusal.code == "session_outdated":
+                self._count_answer()
+                return True
         except SessionRefused as refused:
             return self._take_refusal(refused)
         except (NodeError, TpmError) as error:

@@ -53,13 +53,25 @@ class Credentials(msgspec.Struct, frozen=True):
 class OpenedSession(msgspec.Struct, frozen=True):
     """An opened session. `current` has the statement and its freshness over `answer_nonce`, both unverified.
 
-    `cursor` is the position of the wake channel that the statement reflects.
+    `cursor` is the position of the wake channel that the statement reflects. `renewal` is the renewal token for the next
+    session, empty if the node keeps the one that it has.
     """
 
     credentials: Credentials
     current: StatementAnswer
     answer_nonce: str
     cursor: int
+    renewal: str
+
+
+class Held(msgspec.Struct, frozen=True):
+    """What the node has of earlier contacts: its floor counter, and the renewal token of the last answer."""
+
+    floor: NvCounter | None = None
+    renewal: str = ""
+
+
+NOTHING_HELD = Held()
 
 
 class SessionRefused(Exception):
@@ -87,8 +99,8 @@ async def _proof(
     nonces: tuple[str, str],
     request: tuple[str, bytes],
     trust_version: int,
+    held: Held,
     observe: Callable[[ClockInfo], None],
-    floor: NvCounter | None,
     plain: bool = False,
 ) -> str:
     """The signed proof. With `plain` it has only the claims that clouds of earlier releases know.
@@ -124,7 +136,8 @@ async def _proof(
             development=True if tpm.mode == "development" else msgspec.UNSET,
             pcr_quote=evidence.pcr_quote(esys, identity.ak, nonce.encode(), ak) if quoted else msgspec.UNSET,
             lease_version=LEASE_VERSION,
-            floor=msgspec.UNSET if floor is None else floor,
+            floor=msgspec.UNSET if held.floor is None else held.floor,
+            renewal=held.renewal or msgspec.UNSET,
         )
         if plain:
             claims = without_later_claims(claims)
@@ -169,12 +182,12 @@ async def open_session(
     hear: Callable[[StatementAnswer, str], None] = lambda _statement, _nonce: None,
     observe: Callable[[ClockInfo], None] = lambda _clock: None,
     *,
-    floor: NvCounter | None = None,
+    held: Held = NOTHING_HELD,
 ) -> OpenedSession:
     """Make a proof, send it, and check the session certificate in the answer.
 
     `window` returns the times at which dates are judged. `presented` is the token of the node's last stored statement,
-    or "". The proof carries the node's fingerprint, the version of its trust, the floor counter if there is one, and
+    or "". The proof carries the node's fingerprint, the version of its trust, floor counter and renewal token in `held`, and
     development mode if the agent runs in it. `hear` gets the statement of an answer whose certificate is rejected, and
     the nonce of its freshness. The statement has its own signature, so it still counts.
     `observe` gets the TPM's clock in the proof.
@@ -194,8 +207,8 @@ async def open_session(
                 nonces=(nonce.nonce, answer_nonce),
                 request=(service.base_url + api.SESSION_PATH, session_key.csr_der),
                 trust_version=trust.version,
+                held=held,
                 observe=observe,
-                floor=floor,
             )
             answer = await _send(service, prove, identity.chain[0], session_key.csr_der, presented)
     except api.CloudRefused as refusal:
@@ -217,5 +230,9 @@ async def open_session(
         session_key, usable_chain(answer.certificate_chain), leaf.not_valid_before_utc, leaf.not_valid_after_utc
     )
     return OpenedSession(
-        credentials=credentials, current=answer.current, answer_nonce=answer_nonce, cursor=answer.cursor
+        credentials=credentials,
+        current=answer.current,
+        answer_nonce=answer_nonce,
+        cursor=answer.cursor,
+        renewal=answer.renewal,
     )

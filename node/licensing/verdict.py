@@ -102,6 +102,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         hardware_failing: the TPM does not answer, or answers with an error. False for a node without a TPM.
         damaged: a text for each stored file that did not verify.
         superseded: the state is `revoked` because a later activation of the same chip replaced this generation.
+        clone_suspected: the lease says that a copy of this machine runs too.
     """
 
     state: LicenceState
@@ -116,6 +117,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     hardware_failing: bool = False
     damaged: tuple[str, ...] = ()
     superseded: bool = False
+    clone_suspected: bool = False
 
 
 class _Row(msgspec.Struct, frozen=True):
@@ -162,6 +164,9 @@ _OTHER_MACHINE = _Row(
     False, False, Exit.HARDWARE_MISMATCH, "too little of the activated machine's fingerprint is left in this machine"
 )
 """The row of a `hardware-mismatch` of a node without a TPM."""
+
+_CLONED = _Row(True, True, Exit.CLONE, Exit.CLONE.text)
+"""The row of a lease that names a suspected clone, while it is not terminated."""
 
 STATES: tuple[LicenceState, ...] = tuple(_TABLE)
 
@@ -245,8 +250,12 @@ def _judge(evidence: Evidence) -> tuple[LicenceState, str]:
     lease = current_lease(stored, holder)
     if lease is None:
         return "stale", "the stored statement is damaged" if stored.damaged else "no statement is stored"
+    state = _by_dates(lease, max(evidence.time.high, lease.issued_at))
     final = f"final lease: {lease.final.reason}" if lease.final is not None else ""
-    return _by_dates(lease, max(evidence.time.high, lease.issued_at)), final
+    if lease.clone_suspected is not msgspec.UNSET and state in ("active", "refresh-due"):
+        # A suspected machine runs in grace at the best. Its dates stay, so it is refreshed as any other.
+        state = "grace"
+    return state, final
 
 
 def _by_wall_clock_alone(lease: Lease, time: Judged) -> bool:
@@ -277,6 +286,9 @@ def judge(evidence: Evidence) -> Verdict:
     row, time = _SUPERSEDED if superseded else _TABLE[state], evidence.time
     if state == "hardware-mismatch" and evidence.in_software:
         row = _OTHER_MACHINE
+    suspected = _is_suspected(evidence)
+    if suspected and state in ("grace", "restricted"):
+        row = msgspec.structs.replace(_CLONED, new_work=row.new_work)
     lease = (
         current_lease(evidence.stored, evidence.holder)
         if state in ("terminated", "restricted", "grace", "refresh-due", "active")
@@ -314,4 +326,11 @@ def judge(evidence: Evidence) -> Verdict:
         hardware_failing=failing and not evidence.in_software,
         damaged=evidence.stored.damaged,
         superseded=superseded,
+        clone_suspected=suspected,
     )
+
+
+def _is_suspected(evidence: Evidence) -> bool:
+    """Whether the current statement is a lease that names a suspected clone."""
+    lease = current_lease(evidence.stored, evidence.holder)
+    return lease is not None and lease.clone_suspected is not msgspec.UNSET

@@ -90,7 +90,8 @@ class LicenseDocument(msgspec.Struct, frozen=True):
     flags: tuple[str, ...]
     """`clock-suspect`: the clock is behind trusted time, or far ahead. `tpm-failing`: the TPM does not answer. `state-damaged`: a
     licence file does not verify. `superseded`: the state is `revoked` because a later activation of the same chip
-    replaced this one; every open activation code activates the machine again."""
+    replaced this one; every open activation code activates the machine again. `clone-suspected`: the cloud suspects that
+    a copy of this machine runs too; an operator decides which one is kept."""
     tenant: str
     """Id of the tenant."""
     node: str
@@ -205,6 +206,7 @@ def _flags(verdict: Verdict) -> tuple[str, ...]:
         ("tpm-failing", verdict.hardware_failing),
         ("state-damaged", bool(verdict.damaged)),
         ("superseded", verdict.superseded),
+        ("clone-suspected", verdict.clone_suspected),
     )
     return tuple(flag for flag, holds in flags if holds)
 

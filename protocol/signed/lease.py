@@ -162,6 +162,8 @@ class Lease(Common, frozen=True, kw_only=True):
     """Set in a final lease. Null in every other lease."""
     intervals: Intervals | None = None
     """Intervals that the cloud sets. Null if it sets none."""
+    clone_suspected: AwareTime | msgspec.UnsetType = msgspec.UNSET
+    """Time since which the cloud suspects that a copy of this machine runs too. Left out while it suspects none."""
 
     @property
     def version(self) -> int:

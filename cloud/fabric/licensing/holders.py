@@ -1,7 +1,7 @@
 """Pure functions: who holds a generation's key. The judgement of renewal tokens and of the TPM's clock.
 
 One machine has one TPM, so one holder uses a generation's key. A copied virtual machine has the key too. The two copies
-differ in what they spend: each session spends a renewal token (`cloud.fabric.renewal_tokens`), and a chain of
+differ in what they spend: each session spends a renewal token (`cloud.fabric.licensing.renewal_tokens`), and a chain of
 tokens can go on in one place only. The clock of the TPM (TCG TPM 2.0 Library, part 1, section 36) is the second
 evidence. It is the node's own report, so it decides nothing that the tokens deny.
 
@@ -19,7 +19,7 @@ from typing import Literal
 
 import msgspec
 
-from cloud.fabric.renewal_tokens import FIRST_CHAIN, NO_TOKEN, NUMBER_MAX, RenewalToken
+from cloud.fabric.licensing.renewal_tokens import FIRST_CHAIN, NO_TOKEN, NUMBER_MAX, RenewalToken
 from protocol.evidence import ClockInfo
 
 CLOCK_SAVED_MS = 2**22
@@ -52,7 +52,7 @@ class HolderEvidence(msgspec.Struct, frozen=True):
     Attributes:
         at: the time of the session.
         asked_at: the time at which this cloud made the nonce of the proof. It orders the proofs of one machine.
-        clock: the TPM's clock and counts.
+        clock: the TPM's clock and counts; None for a node without a TPM.
         key: 16 hex digits that identify the node key. A rekey ends the comparison of clocks.
         fingerprint: 16 hex digits that identify the reported fingerprint.
         address: the address that the request came from.
@@ -61,7 +61,7 @@ class HolderEvidence(msgspec.Struct, frozen=True):
 
     at: datetime
     asked_at: datetime
-    clock: ClockInfo
+    clock: ClockInfo | None
     key: str
     fingerprint: str
     address: str
@@ -162,9 +162,9 @@ def went_back(before: HolderEvidence, now: HolderEvidence) -> bool:
 
     A clear of the TPM sets the counts to 0. It also ends the node key, so within one key counts never fall.
     """
-    if before.key != now.key:
-        return False
     old, new = before.clock, now.clock
+    if before.key != now.key or old is None or new is None:
+        return False
     old_counts, new_counts = (old.reset_count, old.restart_count), (new.reset_count, new.restart_count)
     if new_counts == old_counts:
         return new.clock < old.clock - CLOCK_TOLERANCE // timedelta(milliseconds=1)
@@ -219,7 +219,7 @@ def settle(holders: Holders, keep: str, chain: str) -> Holders:
     if kept is None:
         raise KeyError(keep)
     highest = holders.highest
-    others = [msgspec.structs.replace(each, state="shut") for each in holders.all if each is not kept]
+    others = [msgspec.structs.replace(each, state="shut", statement="") for each in holders.all if each is not kept]
     if kept is not holders.current:
         # The other holder's tokens are of the old chain too. Only what comes after the kept one's own token counts.
         kept = msgspec.structs.replace(kept, chain=chain, number=highest, spent=(), statement="")
@@ -247,7 +247,7 @@ def _without_token(holders: Holders, arrival: Arrival) -> Judgement:
         return _refused(holders, arrival, None)
     if went_back(current.last, arrival.evidence):
         return _restored(holders, arrival, None)
-    seen = msgspec.structs.replace(current, last=arrival.evidence, answers=current.answers + 1)
+    seen = msgspec.structs.replace(current, last=arrival.evidence, answers=_answers(current, arrival))
     return Judgement("token-lost" if current.number else "normal", _with(holders, seen), current.id)
 
 
@@ -296,11 +296,16 @@ def _goes_on(holders: Holders, arrival: Arrival, token: RenewalToken, relation: 
 def _spent(holder: Holder, arrival: Arrival, token: RenewalToken, relation: Relation) -> Holder:
     """The holder after it spent the token."""
     if relation == "base":
-        return msgspec.structs.replace(holder, last=arrival.evidence, answers=holder.answers + 1)
+        return msgspec.structs.replace(holder, last=arrival.evidence, answers=_answers(holder, arrival))
     spent = holder.spent if holder.base == NO_TOKEN else (*holder.spent, (holder.number, holder.base))
     return msgspec.structs.replace(
         holder, last=arrival.evidence, number=token.number, base=token.digest, answers=1, spent=spent[-SPENT_MAX:]
     )
+
+
+def _answers(holder: Holder, arrival: Arrival) -> int:
+    """The answers after the holder's last token, with this one. A repeated proof gets the same answer again."""
+    return holder.answers + (holder.last.asked_at != arrival.evidence.asked_at)
 
 
 def _after_settling(holders: Holders, holder: Holder | None, token: RenewalToken, relation: Relation) -> bool:

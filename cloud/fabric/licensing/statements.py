@@ -53,7 +53,8 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
     """The generation that a statement is about, and what a lease grants to it.
 
     `version` is the version of the lease. The fields after it are facts that version 1 cannot say: `node_key` is the
-    SHA-256 of the node key's SubjectPublicKeyInfo, `ek_name` the TPM name of the EK, both in hex.
+    SHA-256 of the node key's SubjectPublicKeyInfo, `ek_name` the TPM name of the EK, both in hex, `clone_suspected` the
+    time since which a clone of the node is suspected.
     """
 
     trust_domain: str
@@ -71,6 +72,7 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
     fingerprint: FingerprintPolicy | None = None
     floor: HardwareFloor | None = None
     intervals: LeaseIntervals | None = None
+    clone_suspected: datetime | None = None
 
 
 class TermsError(ValueError):
@@ -115,7 +117,14 @@ def facts(subject: Subject) -> str:
     """A hash of what a lease of version 2 says beside its dates, in hex. Empty for version 1, which is signed when due."""
     if subject.version < 2:
         return ""
-    said = (subject.node_key, subject.ek_name, subject.fingerprint, subject.floor, subject.intervals)
+    said = (
+        subject.node_key,
+        subject.ek_name,
+        subject.fingerprint,
+        subject.floor,
+        subject.intervals,
+        subject.clone_suspected,
+    )
     return sha256_hex(json_encode((said, subject.tier, subject.profile, subject.entitlements)))
 
 
@@ -170,6 +179,7 @@ def lease(
         intervals=Intervals(heartbeat_seconds=intervals.heartbeat_seconds, wake_seconds=intervals.wake_seconds)
         if intervals is not None
         else None,
+        clone_suspected=subject.clone_suspected or msgspec.UNSET,
     )
 
 

@@ -11,4 +11,5 @@ STEPS = (
     add_index("node", "clone_cause", "id"),
     add_column("generation", holders=Text(default="")),
     add_column("generation", holders_version=Integer(default=0)),
+    add_column("generation", sessions_from=Timestamptz(null=True, default=None)),
 )

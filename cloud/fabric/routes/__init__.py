@@ -3,7 +3,18 @@
 from litestar import Router
 
 from cloud.fabric.errors import FabricError
-from cloud.fabric.routes import activation, decisions, hardware, health, node, operator, renewal, repository, trust
+from cloud.fabric.routes import (
+    activation,
+    clones,
+    decisions,
+    hardware,
+    health,
+    node,
+    operator,
+    renewal,
+    repository,
+    trust,
+)
 from cloud.fabric.routes.access import refuse
 
 
@@ -16,6 +27,7 @@ def routes() -> list[Router]:
         *renewal.HANDLERS,
         *operator.HANDLERS,
         *hardware.HANDLERS,
+        *clones.HANDLERS,
         *trust.HANDLERS,
         *health.HANDLERS,
     ]

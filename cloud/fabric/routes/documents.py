@@ -84,7 +84,7 @@ API = Api(
         Tag("sessions", "A node proves its identity, gets its statement, and waits for changes.", ("/v1/node/",)),
         Tag("codes", "Activation codes.", ("/v1/codes", "/v1/tenants/{tenant}/codes")),
         Tag("tenants", "Tenants and the hardware that they trust.", ("/v1/tenants",)),
-        Tag("nodes", "Nodes and their standing.", ("/v1/nodes",)),
+        Tag("nodes", "Nodes, their standing, and suspected clones.", ("/v1/nodes", "/v1/clones")),
         Tag("tokens", "Operators' tokens.", ("/v1/tokens",)),
         Tag("audit", "Who did what.", ("/v1/audit",)),
         Tag("trust", "The published trust and its adoption.", ("/v1/trust",)),

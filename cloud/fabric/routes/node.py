@@ -15,7 +15,7 @@ from cloud.fabric.service.nodes.sessions import PATH_SESSIONS, Sessions
 from cloud.fabric.service.nodes.statement import Statements
 from cloud.http.app import Wired
 from cloud.http.exchange import long_poll
-from cloud.http.guard import ANONYMOUS, NODE, current_node
+from cloud.http.guard import ANONYMOUS, NODE, current_node, host_of
 from cloud.http.openapi import operation_options
 from protocol.limits import EVENT_WAIT_SECONDS_MAX, SEQ_MAX
 from protocol.messages.sessions import Ask, Events, Nonce, OpenSession, Session, StatementAnswer
@@ -54,6 +54,7 @@ async def create_nonce(sessions: Wired[Sessions]) -> Nonce:
             errors.ProofRefused,
             errors.Invalid,
             errors.GenerationClosed,
+            errors.HolderRefused,
             errors.TooOften,
             errors.QuoteRefused,
             errors.CsrRefused,
@@ -61,13 +62,14 @@ async def create_nonce(sessions: Wired[Sessions]) -> Nonce:
         ),
     ),
 )
-async def open_session(data: JSONBody[OpenSession], sessions: Wired[Sessions]) -> Session:
+async def open_session(data: JSONBody[OpenSession], request: Asked, sessions: Wired[Sessions]) -> Session:
     """Open a session.
 
-    The node proves with its node key that it holds the device certificate. It gets a session certificate and its
-    current statement. A repeated proof gets the same certificate.
+    The node proves with its node key that it holds the device certificate. It gets a session certificate, its current
+    statement, and a renewal token to present in its next session. A repeated proof gets the same certificate and token.
+    A suspected copy of the node gets its signed statement only.
     """
-    return await sessions.open_session(data)
+    return await sessions.open_session(data, host_of(request))
 
 
 @post(
@@ -85,6 +87,7 @@ async def open_session(data: JSONBody[OpenSession], sessions: Wired[Sessions]) -
             errors.CodeExpired,
             errors.CodeRevoked,
             errors.TierNotAllowed,
+            errors.SessionOutdated,
         ),
     ),
 )
@@ -104,7 +107,13 @@ async def confirm_generation(
     opt=operation_options(
         NODE,
         bucket=buckets.NODE,
-        refuses=(errors.Invalid, errors.GenerationClosed, errors.NodeUnknown, errors.Conflict),
+        refuses=(
+            errors.Invalid,
+            errors.GenerationClosed,
+            errors.NodeUnknown,
+            errors.Conflict,
+            errors.SessionOutdated,
+        ),
     ),
 )
 async def fetch_statement(data: JSONBody[Ask], request: Asked, statements: Wired[Statements]) -> StatementAnswer:

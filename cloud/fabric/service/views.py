@@ -32,6 +32,7 @@ from protocol.signed.lease import Entitlement, Grant, name_of
 PAGE_ITEMS_DEFAULT = 50
 PAGE_ITEMS_MAX = 200
 CURSOR_CHARS_MAX = 128
+CLONE_SUSPECTED = "a clone of this node is suspected: see `cascade node clones`"
 SUPERSEDED_ASKS = "the same chip asks with a superseded generation: possibly a clone"
 
 R = TypeVar("R")
@@ -65,7 +66,7 @@ def page(items: Sequence[R], ids: Sequence[str], limit: int) -> schemas.Page[R]:
 
 def tenant(row: TenantRow) -> schemas.Tenant:
     """A tenant as operators see it."""
-    return schemas.Tenant(row.id, row.name, row.tiers, row.created_at)
+    return schemas.Tenant(row.id, row.name, row.tiers, row.created_at, row.clone_policy)
 
 
 def ek_root(row: EkRootRow) -> schemas.EkRoot:
@@ -185,12 +186,19 @@ def node(row: NodeRow) -> schemas.Node:
         development=row.development,
         superseded_asked_at=row.superseded_asked_at,
         superseded_asked_generation=row.superseded_asked_generation,
-        notice=SUPERSEDED_ASKS if row.superseded_asked_at is not None else "",
         entitlement_terms=_terms(row.entitlements),
         intervals=row.intervals,
         floor_index=row.floor_index,
         floor_value=row.floor_value,
+        notice=_notice(row),
+        clone_cause=row.clone_cause,
     )
+
+
+def _notice(row: NodeRow) -> str:
+    if row.clone_cause:
+        return CLONE_SUSPECTED
+    return SUPERSEDED_ASKS if row.superseded_asked_at is not None else ""
 
 
 def generation(row: GenerationRow) -> schemas.Generation:

@@ -45,6 +45,7 @@ be held by many transactions at a time, and covers reads only.
 Some writes need no key, because each is one statement that is right whatever other transactions do:
 
 - Audit entries are only added.
+- `generation.holders` and `sessions_from` change by compare-and-set of `holders_version` only, in one statement.
 - `node.wake_cursor` and `code.seats_taken` go up or down by one in the statement itself. A seat is taken only if one is
   free, in the same statement. No transaction writes a value of these columns that it has read before.
 - Reports are columns that no transaction decides on: `seen_at`, `seen_fingerprint`, `agent_version`, `trust_version`,

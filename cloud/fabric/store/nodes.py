@@ -177,18 +177,50 @@ _ACCEPT_PCRS = compiled(
     .where(Generation.id == param("id"), Generation.pcr_values == param("pcr_accepted"))
     .returning(Generation.id)
 )
+_SEEN_HOLDERS = compiled(
+    Generation.update(
+        params(
+            Generation.seen_at,
+            Generation.seen_fingerprint,
+            Generation.agent_version,
+            Generation.certificate_not_after,
+            Generation.holders,
+        )
+        | {Generation.holders_version: literal(1) + Generation.holders_version}
+    )
+    .where(Generation.id == param("id"), Generation.holders_version == param("version"))
+    .returning(Generation.id)
+)
+_SET_HOLDERS = compiled(
+    Generation.update(
+        params(Generation.holders, Generation.sessions_from)
+        | {Generation.holders_version: literal(1) + Generation.holders_version}
+    )
+    .where(Generation.id == param("id"), Generation.holders_version == param("version"))
+    .returning(Generation.id)
+)
+_SUSPECTED = compiled(
+    _NODE.select().where(Node.clone_cause > "", Node.id > param("after"), filtered(Node.tenant)).order_by(Node.id),
+    limit=param("limit"),
+)
 
 
 _machines = msgspec.json.Decoder(tuple[Machine, ...])
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """Values that the last session of a generation reported."""
+    """Values that the last session of a generation reported.
+
+    `holders` has the generation's holders after the session as JSON, made of the row with `holders_version`. It is
+    empty if the session changed nothing there.
+    """
 
     at: datetime
     fingerprint: dict[str, str]
     agent_version: str
     certificate_not_after: datetime
+    holders: str = ""
+    holders_version: int = 0
 
 
 class NodeStore:
@@ -300,16 +332,24 @@ class NodeStore:
             _SET_SUPERSEDED_ASKED, id=node, superseded_asked_at=at, superseded_asked_generation=number
         )
 
-    async def set_seen(self, key: str, seen: Seen) -> None:
-        """Store values that a session reported. `key` is the generation's id."""
-        await self._engine.fetch(
-            _SEEN,
-            id=key,
-            seen_at=seen.at,
-            seen_fingerprint=json_text(seen.fingerprint),
-            agent_version=seen.agent_version,
-            certificate_not_after=seen.certificate_not_after,
+    async def set_seen(self, key: str, seen: Seen) -> bool:
+        """Store values that a session reported. `key` is the generation's id.
+
+        False if the holders have changed since the session read them. Then nothing is stored.
+        """
+        values = {
+            "seen_at": seen.at,
+            "seen_fingerprint": json_text(seen.fingerprint),
+            "agent_version": seen.agent_version,
+            "certificate_not_after": seen.certificate_not_after,
+        }
+        if not seen.holders:
+            await self._engine.fetch(_SEEN, id=key, **values)
+            return True
+        changed = await self._engine.fetch(
+            _SEEN_HOLDERS, id=key, version=seen.holders_version, holders=seen.holders, **values
         )
+        return bool(changed)
 
     async def machines(self, node: NodeId, number: int) -> tuple[Machine, ...]:
         """The machines that a generation's fingerprints have shown, the one that was seen last first."""
@@ -337,3 +377,15 @@ class NodeStore:
         """Accept PCR values. False if they are not the values of the generation's last quote."""
         row = await self._engine.fetch(_ACCEPT_PCRS, id=generation_id(node, number), pcr_accepted=json_text(values))
         return bool(row)
+
+    async def set_holders(self, row: GenerationRow, holders: str, sessions_from: datetime | None) -> bool:
+        """Store the holders (JSON) of the generation, if they are still those of `row`. False if they have changed."""
+        changed = await self._engine.fetch(
+            _SET_HOLDERS, id=row.id, version=row.holders_version, holders=holders, sessions_from=sessions_from
+        )
+        return bool(changed)
+
+    async def suspected(self, tenant: str, after: str, limit: int) -> list[NodeRow]:
+        """Nodes of which a clone is suspected, after the id `after`, in order of id. An empty `tenant` matches all."""
+        rows = await self._engine.fetch(_SUSPECTED, tenant=tenant, after=after, limit=limit)
+        return [_NODE.read(row) for row in rows]

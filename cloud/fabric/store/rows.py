@@ -7,10 +7,10 @@ import msgspec
 
 from cloud.audit import AuditEntry
 from cloud.fabric.attestation.drift import Drift
+from cloud.fabric.bodies.clones import ClonePolicy
 from cloud.fabric.licensing.holders import Cause
 from cloud.fabric.schemas import (
     ActivationState,
-    ClonePolicy,
     LeaseIntervals,
     LeaseTerms,
     Matched,
@@ -202,7 +202,7 @@ class GenerationRow(msgspec.Struct, frozen=True):
     those of the last valid quote. Both are empty without one. `pcr_fault` says why the last quote is missing or invalid.
     `pcr_changed_at` is the time at which `pcr_values` or `pcr_fault` changed last.
     `holders` has the holders of the key as JSON (`cloud.fabric.licensing.holders`), empty before the first session;
-    `holders_version` grows with each change of it.
+    `holders_version` grows with each change of it. Sessions that were opened before `sessions_from` fetch no statement.
     """
 
     id: str
@@ -237,6 +237,7 @@ class GenerationRow(msgspec.Struct, frozen=True):
     drift: Drift | None = None
     holders: str = ""
     holders_version: int = 0
+    sessions_from: datetime | None = None
 
 
 class RenewalRow(msgspec.Struct, frozen=True):

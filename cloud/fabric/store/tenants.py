@@ -2,6 +2,7 @@
 
 from piccolo.query.functions import Count
 
+from cloud.fabric.bodies.clones import ClonePolicy
 from cloud.fabric.schemas import LeaseTerms, PcrPolicy
 from cloud.fabric.store.rows import EkAllowedRow, EkRootRow, TenantRow
 from cloud.fabric.tables import EkAllowed, EkRoot, Tenant
@@ -28,6 +29,7 @@ _SET_TIERS = compiled(Tenant.update(params(Tenant.tiers)).where(Tenant.id == par
 _SET_PCR_POLICIES = compiled(Tenant.update(params(Tenant.pcr_policies)).where(Tenant.id == param("id")))
 _SET_APPROVAL_TIERS = compiled(Tenant.update(params(Tenant.approval_tiers)).where(Tenant.id == param("id")))
 _SET_LEASE_TERMS = compiled(Tenant.update(params(Tenant.lease_terms)).where(Tenant.id == param("id")))
+_SET_CLONE_POLICY = compiled(Tenant.update(params(Tenant.clone_policy)).where(Tenant.id == param("id")))
 _ADD_ROOT = _ROOT.insert_new
 _ROOTS = compiled(
     _ROOT.select().where(EkRoot.tenant == param("tenant")).order_by(EkRoot.added_at, EkRoot.id).limit(EK_ROOTS_MAX)
@@ -84,6 +86,9 @@ class TenantStore:
 
     async def set_lease_terms(self, tenant: TenantId, terms: dict[Tier, LeaseTerms]) -> None:
         await self._engine.fetch(_SET_LEASE_TERMS, id=tenant, lease_terms=json_text(terms))
+
+    async def set_clone_policy(self, tenant: TenantId, policy: ClonePolicy) -> None:
+        await self._engine.fetch(_SET_CLONE_POLICY, id=tenant, clone_policy=policy)
 
     async def roots(self, tenant: TenantId) -> list[EkRootRow]:
         return [_ROOT.read(row) for row in await self._engine.fetch(_ROOTS, tenant=tenant)]

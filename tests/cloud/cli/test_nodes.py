@@ -136,3 +136,45 @@ def test_accept_pcrs_sends_the_values_that_were_read(calls: Calls, capsys: pytes
     assert main(["node", "accept-pcrs", NODE]) == 0
     assert calls.made[-1][2] == schemas.AcceptPcrs(("ab",))
     assert "PCRs:" in capsys.readouterr().out
+
+
+CASE: dict[str, object] = {
+    "node": NODE,
+    "tenant": TENANT,
+    "cause": "renewal-token",
+    "suspected_at": AT,
+    "standing": "active",
+    "generation": 1,
+    "restored": 0,
+    "evidence": [
+        {
+            "id": each,
+            "state": state,
+            "since": AT,
+            "seen_at": AT,
+            "address": "192.0.2.7",
+            "agent_version": "1.0",
+            "fingerprint_hash": "f" * 16,
+            "tpm_resets": 3,
+            "tpm_restarts": 0,
+            "tpm_clock_ms": 1000,
+        }
+        for each, state in (("0badcafe", "current"), ("12345678", "older"))
+    ],
+}
+
+
+def test_clones_are_listed_and_settled(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
+    calls.answer("GET", "/v1/clones", {"items": [CASE], "next_cursor": ""})
+    calls.answer("POST", f"/v1/nodes/{NODE}/settle", CASE)
+    assert main(["node", "clones", TENANT]) == 0
+    shown = capsys.readouterr().out
+    assert f"tenant={TENANT}" in calls.made[0][1]
+    assert all(text in shown for text in ("renewal-token", "0badcafe", "12345678", "192.0.2.7"))
+    assert main(["node", "clones", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["evidence"][1]["state"] == "older"
+    assert main(["node", "settle", NODE, "--keep", "0badcafe", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["node"] == NODE
+    calls.answer("GET", "/v1/clones", {"items": [], "next_cursor": ""})
+    assert main(["node", "clones"]) == 0
+    assert "no clone is suspected" in capsys.readouterr().out

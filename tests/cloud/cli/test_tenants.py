@@ -9,6 +9,7 @@ import pytest
 from cloud.cli.main import main
 from cloud.cli.tenant_trust.pem_parts import FILE_BYTES_MAX, PART_BLOCKS_MAX
 from cloud.fabric import schemas
+from cloud.fabric.bodies.clones import SetClonePolicy
 from tests.cloud.cli.conftest import Calls
 from tests.cloud.cli.support import AT, TENANT, error_of
 
@@ -27,6 +28,14 @@ def test_create_list_and_show(calls: Calls, capsys: pytest.CaptureFixture[str]) 
     assert main(["tenant", "show", TENANT]) == 0
     assert capsys.readouterr().out.count("acme") == 2
     assert calls.made[0] == ("POST", "/v1/tenants", schemas.CreateTenant(name="acme"))
+
+
+def test_the_policy_for_suspected_clones(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
+    path = f"/v1/tenants/{TENANT}/clone-policy"
+    calls.answer("PUT", path, TENANT_SHOWN | {"clone_policy": "suspend-both"})
+    assert main(["tenant", "clone-policy", TENANT, "suspend-both", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["clone_policy"] == "suspend-both"
+    assert calls.made == [("PUT", path, SetClonePolicy(policy="suspend-both"))]
 
 
 def test_trust_is_extended_and_then_shown(calls: Calls, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -283,6 +283,12 @@ class World:
         )
         return self.statement(answer.statement)
 
+    def peer(self, session_certificate: bytes) -> NodePeer:
+        """The peer that the guard makes from a session certificate (DER)."""
+        peer = read_peer(x509.load_der_x509_certificate(session_certificate), self.trust)
+        assert isinstance(peer, NodePeer)
+        return peer
+
     def statement(self, token: str) -> Statement:
         return verify_statement(token, self.ring, TRUST_DOMAIN).statement
 
@@ -388,10 +394,7 @@ class Machine:
 
     async def peer(self) -> NodePeer:
         """The peer that the guard makes from the node's session certificate."""
-        chain = (await self.session()).certificate_chain
-        peer = read_peer(x509.load_der_x509_certificate(chain[0]), self.world.trust)
-        assert isinstance(peer, NodePeer)
-        return peer
+        return self.world.peer((await self.session()).certificate_chain[0])
 
     def ask(self) -> Ask:
         """A request for the statement, or to confirm."""

@@ -35,6 +35,11 @@ REPORTED = {
 _TABLE = re.compile(r'(?:FROM|INTO|UPDATE|JOIN) "?(\w+)"?')
 _SET = re.compile(r'"(\w+)" = ')
 _ONE_LESS_SEAT = re.compile(r'UPDATE "?code"? SET "seats_taken" = "seats_taken" - 1 WHERE')
+_HOLDERS_SET = re.compile(
+    r'UPDATE "generation" SET ("(seen_at|seen_fingerprint|agent_version|certificate_not_after|holders|sessions_from)" = '
+    r'\?, )+"holders_version" = 1 \+ "generation"."holders_version" '
+    r'WHERE \("generation"."id" = \? AND "generation"."holders_version" = \?\)'
+)
 _ONE_MORE_WAKE = re.compile(r'UPDATE "?node"? SET "wake_cursor" = [^,]*\+[^,]* WHERE')
 _OWNER = {
     "activation": Statement("SELECT code, node FROM activation WHERE id = {id}"),
@@ -133,8 +138,8 @@ def _named(table: str, sql: str, values: dict[str, Any]) -> Iterator[str]:
 
 
 def is_right_by_itself(sql: str) -> bool:
-    """Whether a statement needs no key: an audit entry, a seat given back, a step of a wake cursor."""
-    is_free = _ONE_LESS_SEAT.match(sql) or _ONE_MORE_WAKE.match(sql)
+    """Whether a statement needs no key: an audit entry, a seat given back, a step of a wake cursor, a compare-and-set."""
+    is_free = _ONE_LESS_SEAT.match(sql) or _ONE_MORE_WAKE.match(sql) or _HOLDERS_SET.match(sql)
     return bool(is_free) or (sql.startswith("INSERT") and parsed(sql).tables == {"audit"})
 
 

@@ -21,7 +21,7 @@ from node.licensing.verdict import (
     current_revocation,
     judge,
 )
-from protocol.signed.statements import Holder, Verified
+from protocol.signed.statements import Final, Holder, Verified
 from tests.node.licensing.samples import (
     DAY,
     HOLDER,
@@ -336,3 +336,41 @@ def test_superseded_is_not_told_as_revoked() -> None:
     assert "readmit" not in verdict.reason + verdict.next
     revoked = judge(evidence(StoredEvidence(tombstone=TOMB)))
     assert (revoked.superseded, "readmits" in revoked.next) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("now", "state", "gate_open", "new_work", "exit_code"),
+    [
+        (T0, "grace", True, True, Exit.CLONE),
+        (LEASE.refresh_after, "grace", True, True, Exit.CLONE),
+        (LEASE.expires_at, "grace", True, True, Exit.CLONE),
+        (LEASE.grace_until, "restricted", True, False, Exit.CLONE),
+        (LEASE.terminate_at, "terminated", False, False, Exit.TERMINATED),
+    ],
+)
+def test_a_suspected_clone_runs_in_grace_at_the_best(
+    now: datetime, state: LicenceState, gate_open: bool, new_work: bool, exit_code: Exit
+) -> None:
+    suspected = verified(msgspec.structs.replace(LEASE, clone_suspected=T0))
+    verdict = judge(evidence(StoredEvidence(statement=suspected, received_at=T0), now=now))
+    assert (verdict.state, verdict.gate_open, verdict.new_work, verdict.exit, verdict.clone_suspected) == (
+        state,
+        gate_open,
+        new_work,
+        exit_code,
+        True,
+    )
+    assert not judge(evidence(now=now)).clone_suspected
+
+
+def test_the_older_copy_reads_its_reason() -> None:
+    lease = msgspec.structs.replace(LEASE, clone_suspected=T0, final=Final(reason="this is the older copy"))
+    verdict = judge(evidence(StoredEvidence(statement=verified(lease), received_at=T0)))
+    assert "a copy of this machine" in verdict.reason
+    assert "this is the older copy" in verdict.reason
+    assert "operator" in verdict.next
+
+
+def test_a_suspended_node_is_suspended_whatever_is_suspected() -> None:
+    verdict = judge(evidence(SUSPENDED))
+    assert (verdict.state, verdict.exit, verdict.clone_suspected) == ("suspended", Exit.SUSPENDED, False)

@@ -10,7 +10,9 @@ from typing import TypeVar
 import msgspec
 
 from cloud.fabric.attestation.pcr_quotes import PcrReport, changed
+from cloud.fabric.licensing.holders import Judgement
 from cloud.fabric.service.audit_log import AuditLog
+from cloud.fabric.service.nodes.clones import ORDINARY, Clones, Kept, Presented, text_of
 from cloud.fabric.service.nodes.revocation_delivery import RevocationDelivery, is_superseded
 from cloud.fabric.service.ports import Transaction
 from cloud.fabric.store.keys import REPORTS, REPORTS_PATIENCE_SECONDS, REPORTS_ROWS_MAX, node_key, parts_of
@@ -47,6 +49,13 @@ class _Pcrs(msgspec.Struct, frozen=True):
     at: datetime
 
 
+class _Session(msgspec.Struct, frozen=True):
+    """The values of the last session of a generation, and the session to judge again if the holders have changed."""
+
+    seen: Seen
+    presented: Presented
+
+
 class SeenSessions:
     """The values that the last session of each generation reported, until they are stored."""
 
@@ -58,13 +67,16 @@ class SeenSessions:
         audit: AuditLog,
         nodes: NodeStore,
         delivery: RevocationDelivery,
+        clones: Clones,
     ) -> None:
         self._trust_domain = trust_domain
         self._transaction = transaction
         self._audit = audit
         self._nodes = nodes
         self._delivery = delivery
-        self._seen: dict[str, Seen] = {}
+        self._clones = clones
+        self._seen: dict[str, _Session] = {}
+        self._overtaken: list[Presented] = []
         self._modes: dict[str, _ModeReport] = {}
         self._asks: dict[str, _Ask] = {}
         self._pcrs: dict[str, _Pcrs] = {}
@@ -73,9 +85,34 @@ class SeenSessions:
         """The number of generations whose session is not stored yet."""
         return len(self._seen)
 
-    def note(self, generation: str, seen: Seen) -> None:
-        """Keep the values of a session for the next `store`. `generation` is the generation's id."""
-        self._seen[generation] = seen
+    def note(self, presented: Presented, seen: Seen, judgement: Judgement, kept: Kept | None) -> None:
+        """Keep the values of a session for the next `store`.
+
+        `kept` are the holders that the judgement began with, if they were not those of the row.
+        """
+        row = presented.generation
+        if judgement.outcome in ORDINARY and judgement.outcome != "late":
+            version = kept.version if kept is not None else row.holders_version
+            seen = msgspec.structs.replace(seen, holders=text_of(judgement.holders), holders_version=version)
+        elif kept is not None:
+            seen = msgspec.structs.replace(seen, holders=kept.holders, holders_version=kept.version)
+        self._seen[row.id] = _Session(seen, presented)
+
+    def kept(self, generation: str) -> Kept | None:
+        """The holders after the last session of a generation, if they are not stored yet."""
+        session = self._seen.get(generation)
+        if session is None or not session.seen.holders:
+            return None
+        return Kept(session.seen.holders, session.seen.holders_version)
+
+    def take_holders(self, generation: str) -> Kept | None:
+        """As `kept`; the caller stores these holders, so the next `store` does not."""
+        kept = self.kept(generation)
+        if kept is not None:
+            session = self._seen[generation]
+            seen = msgspec.structs.replace(session.seen, holders="", holders_version=0)
+            self._seen[generation] = msgspec.structs.replace(session, seen=seen)
+        return kept
 
     def note_mode(self, node: NodeRow, generation: int, *, development: bool) -> None:
         """Keep the mode that a session of the node reported, if it can differ from the stored mode.
@@ -111,7 +148,10 @@ class SeenSessions:
         A node whose mode changed gets the audit entry `node.mode_changed`. A node whose PCR values changed, or whose
         quote failed in another way, gets `node.pcrs_changed`.
         """
-        await self._store_all(self._seen, self._nodes.set_seen)
+        await self._store_all(self._seen, self._store_seen)
+        while self._overtaken:
+            # The session was answered already. What it shows about the holders still counts.
+            await self._clones.record(self._overtaken.pop(0))
         await self._store_all(self._modes, self._store_mode)
         await self._store_all(self._pcrs, self._store_pcrs)
         await self._store_all(self._asks, self._store_ask)
@@ -126,6 +166,11 @@ class SeenSessions:
             for key, value in part.items():
                 if kept.get(key) is value:
                     del kept[key]
+
+    async def _store_seen(self, key: str, session: _Session) -> None:
+        if not await self._nodes.set_seen(key, session.seen):
+            await self._nodes.set_seen(key, msgspec.structs.replace(session.seen, holders=""))
+            self._overtaken.append(session.presented)
 
     async def _store_ask(self, _generation: str, ask: _Ask) -> None:
         await self._delivery.write(ask.node, ask.generation, ask.at)

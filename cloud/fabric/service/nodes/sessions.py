@@ -24,7 +24,9 @@ from cloud.fabric.errors import (
     Refused,
 )
 from cloud.fabric.issuer import Issuer
+from cloud.fabric.licensing.holders import Judgement
 from cloud.fabric.service.input_checks import check_fingerprint, check_floor, check_nonce_form, check_text
+from cloud.fabric.service.nodes.clones import ORDINARY, Clones, Kept, Presented
 from cloud.fabric.service.nodes.device_certificate import Device, read_device_certificate
 from cloud.fabric.service.nodes.fingerprints import Fingerprints
 from cloud.fabric.service.nodes.known import load
@@ -68,54 +70,81 @@ class Sessions:
     session_ends: SessionEnds
     trust_reports: TrustReports
     fingerprints: Fingerprints
+    clones: Clones
 
     def make_nonce(self) -> Nonce:
         """Make a nonce for a session proof. Stores nothing."""
         now = self.now()
         return Nonce(nonce.make_nonce(self.nonce_key, now, self.entropy(nonce.SALT_BYTES)), now + NONCE_LIFE)
 
-    async def open_session(self, body: OpenSession) -> Session:
-        """Check a proof and issue a session certificate. A repeated proof gets the same certificate.
+    async def open_session(self, body: OpenSession, address: str = "") -> Session:
+        """Check a proof and issue a session certificate. A repeated proof gets the same certificate and token.
+
+        `address` is where the request came from, for the evidence of a suspected clone.
 
         1-6 the device certificate, see `read_device_certificate`; 7 node and generation are known, and the certificate
         has the key that is stored for them; 8 that key signed the proof, see `protocol.messages.sessions.open_proof`;
         9 the proof names this node and generation; 10 it names this method and this Fabric's URL; 11 it names this
-        CSR; 12 it carries a nonce that this cloud made a short time ago; 13 the generation is not closed; 14 the limits of sessions are
-        not reached; 15 a machine without a TPM is the enrolled one by its fingerprint, and
-        the quote of the PCRs is one that the tenant's policy admits.
+        CSR; 12 it carries a nonce that this cloud made a short time ago; 13 the generation is not closed; 14 the limits
+        of sessions are not reached; 15 a machine without a TPM is the enrolled one by its fingerprint, and the quote of
+        the PCRs is one that the tenant's policy admits; 16 the caller is not a copy of the machine that another copy
+        goes before (`Clones`).
         Raises CertificateRefused, NodeUnknown, ProofRefused, Invalid, GenerationClosed, TooOften, QuoteRefused,
-        FingerprintRefused, CsrRefused, IssuerUnavailable.
+        FingerprintRefused, HolderRefused, CsrRefused, IssuerUnavailable.
         """
         now = self.now()
         issuers = self.current_trust.trust.node_issuers
         device = read_device_certificate(body.device_certificate, issuers, self.trust_domain, now)
         node, generation = await self._known(device)
         try:
-            claims = self._check_proof(body, device, now)
+            claims, asked_at = self._check_proof(body, device, now)
             _check_clock(claims, node)
+            arrival = self.clones.arrival(generation, claims, proof=body.proof, asked_at=asked_at, address=address)
         except Refused as error:
             await self.refusals.note(device, error)
             raise
         await self._refuse_closed(node, generation, claims.answer_nonce)
         self.limits.count(node.tenant, node.id, now)
         await self._judge_evidence(node, generation, device, claims)
+        await self._judged(Presented(node, generation, arrival, body.presented), claims.answer_nonce)
         chain = await self._issue(body, device)
         await self.session_ends.note(chain)
         # The issuer may have taken seconds. Read the rows again, or an outdated lease would be signed as current.
         now = self.now()
         node, generation = await self._known(device)
         await self._refuse_closed(node, generation, claims.answer_nonce)
-        self.seen.note(generation.id, Seen(now, claims.fingerprint, claims.agent_version, device.not_after))
+        presented = Presented(node, generation, arrival, body.presented)
+        node, generation, judgement, kept = await self._judged(presented, claims.answer_nonce)
+        seen = Seen(now, claims.fingerprint, claims.agent_version, device.not_after)
+        self.seen.note(presented, seen, judgement, kept)
         self.fingerprints.note(node, generation, claims.fingerprint, now)
+        renewal = self.clones.token(generation, judgement, body.proof)
         self.seen.note_mode(node, generation.number, development=claims.development is True)
         self.trust_reports.note(generation, claims.trust_version, device.issuer)
         generation = await self.statements.note_lease_version(generation, claims.lease_version or 1)
         node = await self.statements.note_floor(node, claims.floor)
         if generation.state == "offered":
-            return Session(chain, StatementAnswer("", ""))
+            return Session(chain, StatementAnswer("", ""), renewal=renewal)
         generation = await self.statements.refreshed(node, generation, body.presented, now)
         # The cursor was read before the statement. A change in between makes the node's next poll return at once.
-        return Session(chain, self.statement_stream.answer(generation, claims.answer_nonce, now), node.wake_cursor)
+        answer = self.statement_stream.answer(generation, claims.answer_nonce, now)
+        return Session(chain, answer, node.wake_cursor, renewal)
+
+    async def _judged(
+        self, presented: Presented, answer_nonce: str
+    ) -> tuple[NodeRow, GenerationRow, Judgement, Kept | None]:
+        """Step 16: judge who opens the session. Returns the rows, the judgement, and the holders that it began with.
+
+        Raises HolderRefused, IssuerUnavailable.
+        """
+        kept = self.seen.kept(presented.generation.id)
+        judgement = self.clones.judge(presented.generation, presented.arrival, kept)
+        if judgement.outcome in ORDINARY:
+            return presented.node, presented.generation, judgement, kept
+        recorded = await self.clones.record(presented, self.seen.take_holders(presented.generation.id))
+        if not recorded.judgement.gets_token:
+            raise self.clones.refusal(recorded, answer_nonce)
+        return recorded.node, recorded.generation, recorded.judgement, None
 
     async def _known(self, device: Device) -> tuple[NodeRow, GenerationRow]:
         """Step 7. Raises CertificateRefused, NodeUnknown."""
@@ -124,8 +153,8 @@ class Sessions:
             raise CertificateRefused("the certificate's key is not the key of this generation")
         return node, generation
 
-    def _check_proof(self, body: OpenSession, device: Device, now: datetime) -> ProofClaims:
-        """Steps 8 to 12. Raises ProofRefused, Invalid."""
+    def _check_proof(self, body: OpenSession, device: Device, now: datetime) -> tuple[ProofClaims, datetime]:
+        """Steps 8 to 12. Returns the claims, and the time at which the nonce was made. Raises ProofRefused, Invalid."""
         try:
             claims = open_proof(body.proof, serialization.load_der_public_key(device.spki))
         except ProofError as error:
@@ -141,7 +170,7 @@ class Sessions:
         if claims.csr_sha256 != sha256_hex(body.csr):
             raise ProofRefused("the proof is for another certificate request")
         try:
-            nonce.check_nonce(self.nonce_key, claims.nonce, now)
+            asked_at = nonce.check_nonce(self.nonce_key, claims.nonce, now)
         except nonce.NonceError as error:
             raise ProofRefused(str(error)) from error
         check_nonce_form(claims.answer_nonce)
@@ -150,7 +179,7 @@ class Sessions:
             raise Invalid("lease_version: at least 1")
         check_fingerprint(claims.fingerprint)
         check_floor(claims.floor)
-        return claims
+        return claims, asked_at
 
     async def _refuse_closed(self, node: NodeRow, generation: GenerationRow, answer_nonce: str) -> None:
         """Step 13. Raises GenerationClosed."""

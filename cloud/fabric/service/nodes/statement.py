@@ -8,7 +8,7 @@ from datetime import datetime
 
 import msgspec
 
-from cloud.fabric.errors import Conflict
+from cloud.fabric.errors import Conflict, SessionOutdated
 from cloud.fabric.service.input_checks import check_nonce_form
 from cloud.fabric.service.nodes.known import load
 from cloud.fabric.service.nodes.seen import SeenSessions
@@ -25,6 +25,7 @@ from cloud.mtls.peer import NodePeer
 from protocol.evidence import NvCounter
 from protocol.faults import fault_point
 from protocol.ids import NodeId
+from protocol.limits import CLOCK_SKEW
 from protocol.messages.sessions import Ask, Events, StatementAnswer
 from protocol.signed.statements import LEASE_VERSION
 
@@ -45,7 +46,7 @@ class Statements:
     async def statement(self, peer: NodePeer, ask: Ask) -> StatementAnswer:
         """The node's current statement. A lease that is due is signed again first.
 
-        Raises Invalid, NodeUnknown, GenerationClosed, Conflict.
+        Raises Invalid, NodeUnknown, GenerationClosed, Conflict, SessionOutdated.
         """
         check_nonce_form(ask.nonce)
         node, generation = await load(self.nodes, peer.tenant, peer.node, peer.generation)
@@ -55,6 +56,9 @@ class Statements:
             raise self.statement_stream.closed(generation, ask.nonce, now)
         if generation.state == "offered":
             raise Conflict("this generation is not confirmed yet")
+        if generation.sessions_from is not None and peer.not_before + CLOCK_SKEW < generation.sessions_from:
+            # A suspected copy may have opened it. Each holder opens another one, and gets what is for it.
+            raise SessionOutdated("this session was opened before a clone of the node was suspected, or settled")
         self.trust_reports.note(generation, ask.trust_version)
         generation = await self.refreshed(node, generation, ask.presented, now)
         return self.statement_stream.answer(generation, ask.nonce, now)

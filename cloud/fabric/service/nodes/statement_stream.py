@@ -78,6 +78,31 @@ class StatementStream:
             return False
         return generation.lease_facts != statements.facts(self._subject(node, generation))
 
+    def final_for_copy(
+        self, node: NodeRow, generation: GenerationRow, now: datetime, presented: str, reason: str
+    ) -> tuple[NodeRow, str]:
+        """Sign a final lease for a copy of the node that gets no further lease. It is not stored with the generation.
+
+        It ends when the lease `presented` expires, and at once without such a lease. Returns the changed node, and the
+        token.
+        """
+        held = self.signer.presented(presented)
+        ours = isinstance(held, Lease) and (held.node, held.generation) == (node.id, generation.number)
+        subject = self._subject(node, generation)
+        seq = statements.next_seq(node.seq, self.presented_seq(presented, node, generation))
+        if not (isinstance(held, Lease) and ours):
+            held = msgspec.structs.replace(statements.lease(subject, seq, now), refresh_after=now, expires_at=now)
+        lease = statements.final_lease(subject, seq, now, held, reason)
+        return msgspec.structs.replace(node, seq=seq), self.signer.statement(lease)
+
+    def suspension_for_copy(
+        self, node: NodeRow, generation: GenerationRow, now: datetime, presented: str, reason: str
+    ) -> tuple[NodeRow, str]:
+        """Sign a suspension for a copy of the node that an operator did not keep. Otherwise as `final_for_copy`."""
+        seq = statements.next_seq(node.seq, self.presented_seq(presented, node, generation))
+        token = self.signer.statement(statements.suspension(self._subject(node, generation), seq, now, reason))
+        return msgspec.structs.replace(node, seq=seq), token
+
     async def write_end(
         self, node: NodeRow, generation: GenerationRow, now: datetime, reason: RevocationReason
     ) -> NodeRow:
@@ -134,6 +159,7 @@ class StatementStream:
             fingerprint=policy_of(enrolled_of(node, generation)) if node.tier == "software" else None,
             intervals=node.intervals,
             floor=HardwareFloor(index=node.floor_index) if node.floor_index else None,
+            clone_suspected=node.clone_at,
         )
 
     async def _write(

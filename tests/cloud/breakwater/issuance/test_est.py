@@ -70,7 +70,7 @@ async def test_a_refused_csr_frees_the_secret(issuer: Issuer, error: Exception, 
 
 async def test_a_service_renews_for_itself_and_a_node_its_session_generation(issuer: Issuer) -> None:
     est, recorder = est_over(issuer)
-    service, node = ServicePeer(FABRIC_ID, 0xABC, START), NodePeer(SPIFFE, 3, 7, START)
+    service, node = ServicePeer(FABRIC_ID, 0xABC, START), NodePeer(SPIFFE, 3, 7, START, START)
     assert await est.reenrol(service, CSR) == b"leaf"
     assert await est.reenrol(service, CSR, "r-1") == b"leaf"
     assert await est.reenrol(node, CSR) == b"leaf"

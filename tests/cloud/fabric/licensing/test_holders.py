@@ -24,7 +24,7 @@ from cloud.fabric.licensing.holders import (
     suspect,
     went_back,
 )
-from cloud.fabric.renewal_tokens import NO_TOKEN, RenewalToken, make_token, read_token
+from cloud.fabric.licensing.renewal_tokens import NO_TOKEN, RenewalToken, make_token, read_token
 from protocol.encoding import sha256_hex
 from protocol.evidence import ClockInfo
 from protocol.ids import NodeId

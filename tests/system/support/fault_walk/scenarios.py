@@ -255,6 +255,37 @@ def _revoke_spare(site: Site) -> None:
     site.see("the revoked certificate at Fabric", "SELECT count(*) FROM revoked_service")
 
 
+def _new_session(site: Site) -> None:
+    """Have the agent open another session, with the renewal token that is on the disk."""
+    site.machine.down()
+    site.agent()
+
+
+def _first_token(site: Site) -> None:
+    """The first session of a generation stores its renewal token, and removes that of the generation before."""
+    site.serve()
+    site.agent()
+    site.machine.down()
+    site.activate()
+    site.agent()
+    site.closed()
+
+
+def _put_back(site: Site) -> None:
+    """Put an older renewal token back, as a backup does. The cloud judges the machine as restored."""
+    site.serve()
+    site.agent()
+    _new_session(site)
+    older = {path: path.read_bytes() for path in site.machine.state.rglob("renewal*.json")}
+    _new_session(site)
+    _new_session(site)
+    site.machine.down()
+    for path, data in older.items():
+        path.write_bytes(data)
+    site.agent()
+    site.see("the restored machine", "SELECT count(*) FROM audit WHERE action = 'node.restored'")
+
+
 class Scenario(msgspec.Struct, frozen=True):
     """A procedure, the situation that it starts from, and the fault points at which it is killed."""
 
@@ -337,6 +368,13 @@ SCENARIOS = (
             "fabric.revoked.forget",
         ),
     ),
+    Scenario(
+        "first token of a generation",
+        "active",
+        _first_token,
+        ("node.renewaltoken.write", "node.renewaltoken.copy"),
+    ),
+    Scenario("machine put back", "active", _put_back, ("fabric.holders.commit",)),
     Scenario("suspended and resumed", "active", _suspend_and_resume, ("node.events.send", "node.floor.count")),
     Scenario("revoked service", "active", _revoke_spare, ("fabric.revoked.store",)),
     Scenario("forged session", "active", _forge_session, ("fabric.session.refuse",)),

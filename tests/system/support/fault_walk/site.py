@@ -351,6 +351,8 @@ class Site:
     def check_end(self, *, renewed: bool = False) -> None:
         """Assert one node, one seat and one valid device certificate, and that no earlier generation is usable.
 
+        No interruption makes the cloud suspect a clone.
+
         With `renewed`, older device certificates of the same key may be valid too.
         """
         self.serve()
@@ -362,6 +364,7 @@ class Site:
         nodes = self.cloud.rows("fabric", "SELECT id, standing, seat_held, current_generation FROM node")
         assert nodes == [(status["license"]["node"], "active", 1, current)], nodes
         assert self.cloud.rows("fabric", "SELECT sum(seats_taken) FROM code") == [(1,)]
+        assert self.cloud.rows("fabric", "SELECT id, clone_cause FROM node WHERE clone_cause != ''") == []
         self._check_generations(current)
         self._check_certificates(current, renewed=renewed)
         for generation, credentials in self.sessions.items():

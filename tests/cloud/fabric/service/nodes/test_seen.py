@@ -5,11 +5,16 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import cast
 
+import msgspec
+
+from cloud.fabric.licensing.holders import Arrival, HolderEvidence, judge
 from cloud.fabric.service.audit_log import AuditLog
+from cloud.fabric.service.nodes.clones import Clones, Presented, read_holders
 from cloud.fabric.service.nodes.revocation_delivery import RevocationDelivery
 from cloud.fabric.service.nodes.seen import SeenSessions
 from cloud.fabric.store.keys import REPORTS, REPORTS_PATIENCE_SECONDS, node_key
 from cloud.fabric.store.nodes import NodeStore, Seen
+from protocol.evidence import ClockInfo
 from protocol.ids import NodeId
 from tests.cloud.fabric.store.support import TENANT, generation, node
 
@@ -17,8 +22,12 @@ NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 NODE = node()
 
 
-def shown(version: str) -> Seen:
-    return Seen(NOW, {}, version, NOW + timedelta(days=1))
+def note(seen: SeenSessions, key: str, version: str) -> None:
+    """A session of the generation with this key. It changes the holders of the generation's key."""
+    shown = HolderEvidence(NOW, NOW, ClockInfo(1, 1, 1, True), "k", "f", "192.0.2.1", version)
+    arrival = Arrival("0badcafe", shown)
+    presented = Presented(NODE, msgspec.structs.replace(generation(), id=key), arrival, "")
+    seen.note(presented, Seen(NOW, {}, version, NOW + timedelta(days=1)), judge(None, arrival), None)
 
 
 class Nodes:
@@ -30,6 +39,8 @@ class Nodes:
         self.audited: list[tuple[object, ...]] = []
         self.transactions = 0
         self.meanwhile: Callable[[], object] = int
+        self.changed_elsewhere: set[str] = set()
+        self.judged_again: list[str] = []
 
     @asynccontextmanager
     async def transaction(
@@ -40,8 +51,17 @@ class Nodes:
         self.transactions += 1
         yield
 
-    async def set_seen(self, key: str, seen: Seen) -> None:
+    async def set_seen(self, key: str, seen: Seen) -> bool:
+        """False for holders that another replica has changed."""
+        if seen.holders and key in self.changed_elsewhere:
+            return False
         self.stored.append((key, seen.agent_version))
+        self.meanwhile()
+        return True
+
+    async def record(self, presented: Presented) -> None:
+        """Judge a session again."""
+        self.judged_again.append(presented.generation.id)
         self.meanwhile()
 
     async def set_development(self, node: NodeId, development: bool) -> bool:
@@ -63,6 +83,7 @@ def seen_by(nodes: Nodes) -> SeenSessions:
         audit=cast(AuditLog, nodes),
         nodes=cast(NodeStore, nodes),
         delivery=cast(RevocationDelivery, nodes),
+        clones=cast(Clones, nodes),
     )
 
 
@@ -72,7 +93,7 @@ async def test_the_last_session_of_each_generation_is_stored_in_one_transaction(
     await seen.store()
     assert nodes.transactions == 0
     for key, version in (("one.1", "1.0"), ("two.1", "1.0"), ("one.1", "1.1")):
-        seen.note(key, shown(version))
+        note(seen, key, version)
     assert len(seen) == 2
     await seen.store()
     assert (nodes.transactions, nodes.stored, len(seen)) == (1, [("one.1", "1.1"), ("two.1", "1.0")], 0)
@@ -81,13 +102,40 @@ async def test_the_last_session_of_each_generation_is_stored_in_one_transaction(
 async def test_values_that_arrive_during_a_store_wait_for_the_next_one() -> None:
     nodes = Nodes()
     seen = seen_by(nodes)
-    seen.note("one.1", shown("1.0"))
-    nodes.meanwhile = lambda: seen.note("one.1", shown("1.1"))
+    note(seen, "one.1", "1.0")
+    nodes.meanwhile = lambda: note(seen, "one.1", "1.1")
     await seen.store()
     assert len(seen) == 1
     nodes.meanwhile = int
     await seen.store()
     assert nodes.stored == [("one.1", "1.0"), ("one.1", "1.1")]
+
+
+async def test_holders_that_another_replica_changed_are_judged_again() -> None:
+    nodes = Nodes()
+    seen = seen_by(nodes)
+    nodes.changed_elsewhere = {"two.1"}
+    note(seen, "one.1", "1.0")
+    note(seen, "two.1", "1.0")
+    await seen.store()
+    assert nodes.stored == [("one.1", "1.0"), ("two.1", "1.0")]
+    assert nodes.judged_again == ["two.1"]
+    assert len(seen) == 0
+
+
+async def test_holders_that_wait_to_be_stored_are_those_of_the_next_judgement() -> None:
+    nodes = Nodes()
+    seen = seen_by(nodes)
+    assert seen.kept("one.1") is None
+    note(seen, "one.1", "1.0")
+    kept = seen.kept("one.1")
+    assert kept is not None
+    assert read_holders(kept.holders) is not None
+    assert seen.take_holders("one.1") == kept
+    assert seen.kept("one.1") is None
+    nodes.changed_elsewhere = {"one.1"}
+    await seen.store()
+    assert (nodes.stored, nodes.judged_again) == ([("one.1", "1.0")], [])
 
 
 async def test_a_mode_that_differs_is_stored_and_a_mode_that_changed_is_audited() -> None:

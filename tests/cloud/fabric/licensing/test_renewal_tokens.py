@@ -1,11 +1,18 @@
-"""`cloud.fabric.renewal_tokens`: a token is read back, follows from its proof, and any change of it is found."""
+"""`cloud.fabric.licensing.renewal_tokens`: a token is read back, follows from its proof, and any change of it is found."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloud.fabric import renewal_tokens
-from cloud.fabric.renewal_tokens import FIRST_CHAIN, NO_TOKEN, RenewalToken, TokenInvalid, make_token, read_token
+from cloud.fabric.licensing import renewal_tokens
+from cloud.fabric.licensing.renewal_tokens import (
+    FIRST_CHAIN,
+    NO_TOKEN,
+    RenewalToken,
+    TokenInvalid,
+    make_token,
+    read_token,
+)
 from protocol.encoding import b64url_decode, b64url_encode
 from protocol.ids import NodeId
 from protocol.limits import RENEWAL_TOKEN_CHARS_MAX

@@ -1,0 +1,295 @@
+"""Use case: judge who holds a node's key, and act on a suspected clone.
+
+`cloud.fabric.licensing.holders` has the judgement. Most sessions change the holders in the ordinary way; `SeenSessions`
+stores that change together with the other values of the session, by compare-and-set. A session that shows a restored
+machine, a second holder or a refused one takes a transaction of its own, before its answer.
+
+A suspicion ends no licence. By the policy `newest-in-grace` the newest holder gets leases that name the suspicion, and
+the older one gets a final lease with the end that it was promised before. By `suspend-both` a person has decided that
+both stop: Fabric signs a suspension. An operator settles it (`cloud.fabric.service.operators.clone_cases`).
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import msgspec
+
+from cloud.fabric.errors import HolderRefused, IssuerUnavailable, ProofRefused
+from cloud.fabric.licensing import holders as judging
+from cloud.fabric.licensing.holders import Arrival, Cause, Holder, HolderEvidence, Holders, Judgement
+from cloud.fabric.licensing.renewal_tokens import CHAIN_BYTES, TokenInvalid, make_token, read_token
+from cloud.fabric.service.audit_log import AuditLog
+from cloud.fabric.service.nodes.known import load
+from cloud.fabric.service.nodes.statement_stream import StatementStream, is_closed
+from cloud.fabric.service.ports import Now, Transaction
+from cloud.fabric.store.keys import node_key, tenant_key
+from cloud.fabric.store.nodes import NodeStore
+from cloud.fabric.store.rows import GenerationRow, NodeRow
+from cloud.fabric.store.tenants import TenantStore
+from cloud.fabric.wake import WakeRoom
+from protocol.encoding import json_encode, sha256_hex
+from protocol.evidence import ClockInfo
+from protocol.faults import fault_point
+from protocol.ids import NodeSpiffeId
+from protocol.limits import RENEWAL_TOKEN_CHARS_MAX
+from protocol.messages.sessions import ProofClaims
+
+DIGEST_CHARS = 16
+CLOCK_MAX, COUNT_MAX = 2**64 - 1, 2**32 - 1
+"""The largest values of `TPMS_CLOCK_INFO` (TCG TPM 2.0 Library, part 2, section 10.11.1)."""
+TRIES = 5
+"""How often a change is tried again because another replica has changed the holders meanwhile."""
+SUSPENDED_BY_POLICY = "a clone of this machine is suspected"
+"""The reason of a suspension by the policy `suspend-both`. An operator's settling ends such a suspension."""
+OLDER_REASON = "a clone of this machine is suspected, and this is the older copy"
+SHUT_REASON = "another copy of this machine was kept; this copy needs a TPM of its own and an activation code"
+ORDINARY = frozenset({"normal", "repeated", "token-lost", "late", "ahead"})
+"""The outcomes that need no transaction of their own."""
+
+_holders = msgspec.json.Decoder(Holders)
+
+
+def read_holders(text: str) -> Holders | None:
+    """The holders in a generation's row; None before its first session."""
+    return _holders.decode(text) if text else None
+
+
+class Presented(msgspec.Struct, frozen=True):
+    """A session to judge: node, generation, arrival, and the statement that the node presents (empty for none)."""
+
+    node: NodeRow
+    generation: GenerationRow
+    arrival: Arrival
+    statement: str
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """Holders after a session that is not stored yet, made of the row with this version."""
+
+    holders: str
+    version: int
+
+
+class Recorded(msgspec.Struct, frozen=True):
+    """A session that was judged and stored, with the rows as they are then."""
+
+    judgement: Judgement
+    node: NodeRow
+    generation: GenerationRow
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clones:
+    """Judges the holders of nodes' keys. `token_key` is the MAC key of renewal tokens."""
+
+    trust_domain: str
+    token_key: bytes = field(repr=False)
+    now: Now
+    transaction: Transaction
+    audit: AuditLog
+    nodes: NodeStore
+    tenants: TenantStore
+    statement_stream: StatementStream
+    wake_room: WakeRoom
+
+    def arrival(
+        self,
+        generation: GenerationRow,
+        claims: ProofClaims,
+        *,
+        proof: str,
+        asked_at: datetime,
+        address: str,
+    ) -> Arrival:
+        """The session that a proof opens. A token that this cloud did not make counts as none. Raises ProofRefused."""
+        token = None
+        if isinstance(claims.renewal, str) and claims.renewal:
+            if len(claims.renewal) > RENEWAL_TOKEN_CHARS_MAX:
+                raise ProofRefused("the renewal token is too long")
+            try:
+                token = read_token(self.token_key, claims.node, claims.generation, claims.renewal)
+            except TokenInvalid:
+                token = None
+        evidence = HolderEvidence(
+            at=self.now(),
+            asked_at=asked_at,
+            clock=_checked(claims.clock) if isinstance(claims.clock, ClockInfo) else None,
+            key=sha256_hex(generation.node_public_key)[:DIGEST_CHARS],
+            fingerprint=sha256_hex(json_encode(sorted(claims.fingerprint.items())))[:DIGEST_CHARS],
+            address=address,
+            agent_version=claims.agent_version,
+        )
+        return Arrival(sha256_hex(proof.encode())[: 2 * CHAIN_BYTES], evidence, token)
+
+    def judge(self, generation: GenerationRow, arrival: Arrival, kept: Kept | None) -> Judgement:
+        """Judge a session by the row, or by `kept` if an earlier session's holders are not stored yet."""
+        return judging.judge(read_holders(kept.holders if kept is not None else generation.holders), arrival)
+
+    def token(self, generation: GenerationRow, judgement: Judgement, proof: str) -> str:
+        """The renewal token for the answer; empty if the node keeps the token that it has."""
+        if not judgement.gets_token:
+            return ""
+        current = judgement.holders.current
+        made = make_token(
+            self.token_key,
+            generation.node,
+            generation.number,
+            chain=current.chain,
+            number=judging.next_number(judgement.holders),
+            parent=current.base,
+            proof=proof,
+        )
+        return made.text
+
+    async def record(self, presented: Presented, kept: Kept | None = None) -> Recorded:
+        """Judge a session and store what follows, in one transaction. A repeat changes nothing more.
+
+        `kept` are holders of an earlier session of this process that are not stored yet. Raises NodeUnknown,
+        IssuerUnavailable.
+        """
+        node = presented.node
+        with fault_point("fabric.holders.commit"):
+            async with self.transaction(node_key(node.id), reads=(tenant_key(node.tenant),)):
+                recorded = await self._recorded(presented, kept)
+        if recorded.judgement.outcome == "suspected":
+            self.wake_room.wake(node.id)
+        return recorded
+
+    async def suspect(self, node: NodeRow, generation: int, cause: Cause, other: HolderEvidence) -> None:
+        """Raise the flag for a reason outside of the tokens. `other` is the evidence of the machine beside the current.
+
+        A flag that is there already keeps its cause. Nothing happens before the first session of the generation.
+        """
+        holder = Holder(sha256_hex(json_encode(other))[: 2 * CHAIN_BYTES], "older", other.at, other)
+        async with self.transaction(node_key(node.id), reads=(tenant_key(node.tenant),)):
+            for _ in range(TRIES):
+                fresh, row = await load(self.nodes, node.tenant, node.id, generation)
+                known = read_holders(row.holders)
+                if known is None or is_closed(fresh, row):
+                    return
+                now = self.now()
+                if known.cause and known.find(holder.id) is not None:
+                    return
+                flagged = judging.suspect(known, cause, holder, now)
+                if await self.nodes.set_holders(row, text_of(flagged), row.sessions_from):
+                    break
+            else:
+                raise _busy()
+            if not known.cause:
+                await self._write_flag(await self._flagged(fresh, flagged, now), row, flagged, now)
+        self.wake_room.wake(node.id)
+
+    def refusal(self, recorded: Recorded, answer_nonce: str) -> HolderRefused:
+        """The refusal of a holder that gets no session, with its signed statement."""
+        holder = recorded.judgement.holders.find(recorded.judgement.holder)
+        own = holder.statement if holder is not None else ""
+        row = msgspec.structs.replace(recorded.generation, statement=own or recorded.generation.statement)
+        answer = self.statement_stream.answer(row, answer_nonce, self.now())
+        return HolderRefused(answer.statement, answer.freshness)
+
+    # Inside of the transaction
+
+    async def _recorded(self, presented: Presented, kept: Kept | None) -> Recorded:
+        for _ in range(TRIES):
+            node, row = await load(self.nodes, presented.node.tenant, presented.node.id, presented.generation.number)
+            known = kept is not None and kept.version == row.holders_version
+            judgement = self.judge(row, presented.arrival, kept if known else None)
+            if is_closed(node, row):
+                return Recorded(judgement, node, row)
+            now, signed = self.now(), node
+            if judgement.outcome == "suspected":
+                signed = await self._flagged(node, judgement.holders, now)
+            signed, judgement = self._with_statement(signed, row, judgement, presented.statement, now)
+            since = now.replace(microsecond=0) if judgement.outcome == "suspected" else row.sessions_from
+            if await self.nodes.set_holders(row, text_of(judgement.holders), since):
+                break
+        else:
+            raise _busy()
+        if judgement.outcome == "suspected":
+            signed, row = await self._write_flag(signed, row, judgement.holders, now)
+        elif signed is not node:
+            await self.nodes.update(signed)
+        if judgement.outcome == "restored":
+            await self._audit(signed, "node.restored", row, judgement.holders)
+        return Recorded(judgement, signed, row)
+
+    def _with_statement(
+        self, node: NodeRow, row: GenerationRow, judgement: Judgement, presented: str, now: datetime
+    ) -> tuple[NodeRow, Judgement]:
+        """The judgement with the statement of a refused holder. It is signed once, and again if the holder has a later.
+
+        A suspended node has one statement for all holders. Returns the changed node.
+        """
+        holder = judgement.holders.find(judgement.holder)
+        if judgement.gets_token or judgement.outcome == "late" or holder is None or node.standing == "suspended":
+            return node, judgement
+        seq = self.statement_stream.presented_seq(presented, node, row)
+        if holder.statement and (presented == holder.statement or seq <= node.seq):
+            return node, judgement
+        if holder.state == "older":
+            node, token = self.statement_stream.final_for_copy(node, row, now, presented, OLDER_REASON)
+        else:
+            node, token = self.statement_stream.suspension_for_copy(node, row, now, presented, SHUT_REASON)
+        changed = tuple(
+            msgspec.structs.replace(each, statement=token) if each is holder else each for each in judgement.holders.all
+        )
+        holders = msgspec.structs.replace(judgement.holders, all=changed)
+        return node, msgspec.structs.replace(judgement, holders=holders)
+
+    async def _flagged(self, node: NodeRow, holders: Holders, now: datetime) -> NodeRow:
+        """The node with the flag. By the policy `suspend-both` it is suspended, unless its standing is another already."""
+        node = msgspec.structs.replace(node, clone_cause=holders.cause, clone_at=now)
+        tenant = await self.tenants.find(node.tenant)
+        if tenant is None or tenant.clone_policy != "suspend-both" or node.standing != "active":
+            return node
+        return msgspec.structs.replace(node, standing="suspended", standing_reason=SUSPENDED_BY_POLICY, standing_at=now)
+
+    async def _write_flag(
+        self, node: NodeRow, row: GenerationRow, holders: Holders, now: datetime
+    ) -> tuple[NodeRow, GenerationRow]:
+        """Sign the node's statement with the flag, and store node and audit entry. Returns the changed rows."""
+        if row.state == "confirmed":
+            node, row = await self.statement_stream.write_current(node, row, now)
+        await self.nodes.update(node, wakes=True)
+        await self._audit(node, "node.clone_suspected", row, holders, holders.cause)
+        return node, row
+
+    async def _audit(self, node: NodeRow, action: str, row: GenerationRow, holders: Holders, cause: str = "") -> None:
+        await self.audit.write(
+            str(NodeSpiffeId(self.trust_domain, node.tenant, node.id)),
+            action,
+            node.id,
+            node.tenant,
+            generation=row.number,
+            seq=node.seq,
+            current=described(holders.current),
+            other=described(holders.all[1]) if len(holders.all) > 1 else "",
+            cause=cause,
+            standing=node.standing,
+        )
+
+
+def described(holder: Holder) -> str:
+    """A holder's evidence on one line, for the audit."""
+    last, clock = holder.last, holder.last.clock
+    tpm = (
+        f"TPM resets {clock.reset_count}, restarts {clock.restart_count}, clock {clock.clock} ms" if clock else "no TPM"
+    )
+    return f"{holder.id} at {last.at.isoformat()} from {last.address or '-'}; {tpm}; fingerprint {last.fingerprint}"
+
+
+def _checked(clock: ClockInfo) -> ClockInfo:
+    """Check the bounds of a reported clock. Raises ProofRefused."""
+    counts = clock.reset_count, clock.restart_count
+    if not (0 <= clock.clock <= CLOCK_MAX and all(0 <= count <= COUNT_MAX for count in counts)):
+        raise ProofRefused("the TPM's clock in the proof is out of bounds")
+    return clock
+
+
+def text_of(holders: Holders) -> str:
+    """The holders as JSON, for the row."""
+    return msgspec.json.encode(holders).decode()
+
+
+def _busy() -> IssuerUnavailable:
+    return IssuerUnavailable("the node's holders change too quickly")

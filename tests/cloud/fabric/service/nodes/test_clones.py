@@ -1,0 +1,169 @@
+"""`cloud.fabric.service.nodes.clones`: copies of a machine are caught, flagged by the policy, and one machine never is."""
+
+from datetime import timedelta
+
+import pytest
+
+from cloud.fabric import errors
+from cloud.fabric.licensing.holders import HolderEvidence, Holders
+from cloud.fabric.service.nodes.clones import SUSPENDED_BY_POLICY, read_holders
+from cloud.fabric.store.keys import tenant_key
+from protocol.evidence import ClockInfo
+from protocol.messages.sessions import Ask
+from protocol.signed.statements import Lease, Suspension
+from tests.cloud.engines import ENGINES
+from tests.cloud.fabric.copies import Box
+from tests.cloud.fabric.support import NONCE, Machine, World
+
+
+@pytest.fixture
+async def box(world: World, machine: Machine) -> Box:
+    """A machine that has opened two sessions with tokens."""
+    made = Box(world, machine)
+    await made.session()
+    await made.session()
+    return made
+
+
+async def holders(world: World, box: Box) -> Holders:
+    await world.parts.nodes.seen.store()
+    known = read_holders((await world.generation(box.machine.node, 1)).holders)
+    assert known is not None
+    return known
+
+
+async def flagged(world: World, box: Box) -> str:
+    return (await world.node(box.machine.node)).clone_cause
+
+
+@pytest.mark.parametrize("databases", ENGINES, indirect=True)
+async def test_the_second_refresh_of_a_copy_is_caught_and_the_newest_holder_goes_on(world: World, box: Box) -> None:
+    await world.parts.nodes.seen.store()
+    twin = box.copy()
+    for each in (box, twin, box):
+        await each.session()
+        await world.parts.nodes.seen.store()
+    assert await flagged(world, box) == ""
+    promised = twin.lease.expires_at
+    refused = await twin.refused()
+    assert await flagged(world, box) == "renewal-token"
+    older = world.statement(refused.statement)
+    assert isinstance(older, Lease)
+    assert older.expires_at == older.terminate_at == promised
+    assert refused.freshness
+    assert (await world.actions(box.machine.node)).count("node.clone_suspected") == 1
+    known = await holders(world, box)
+    assert [each.state for each in known.all] == ["current", "older"]
+    assert {each.last.address for each in known.all} == {"192.0.2.7"}
+    # The newest holder goes on. The older one gets the same final lease each time.
+    again = await twin.refused()
+    assert again.statement == refused.statement
+    assert isinstance(box.world.statement((await box.session()).current.statement), Lease)
+    assert box.lease.terminate_at > promised
+
+
+async def test_a_session_from_before_the_suspicion_fetches_no_statement(world: World, box: Box) -> None:
+    twin = box.copy()
+    await box.session()
+    before = world.peer((await twin.session()).certificate_chain[0])
+    await box.session()
+    await world.parts.nodes.statements.statement(before, Ask(NONCE))
+    await twin.refused()
+    with pytest.raises(errors.SessionOutdated):
+        await world.parts.nodes.statements.statement(before, Ask(NONCE))
+    after = world.peer((await box.session()).certificate_chain[0])
+    await world.parts.nodes.statements.statement(after, Ask(NONCE))
+
+
+@pytest.mark.parametrize("databases", ENGINES, indirect=True)
+async def test_a_policy_that_suspends_both(world: World, box: Box) -> None:
+    async with world.stores.transaction(tenant_key(world.tenant)):
+        await world.stores.tenants.set_clone_policy(world.tenant, "suspend-both")
+    twin = box.copy()
+    for each in (box, twin, box):
+        await each.session()
+    refused = await twin.refused()
+    node = await world.node(box.machine.node)
+    assert (node.standing, node.standing_reason) == ("suspended", SUSPENDED_BY_POLICY)
+    assert isinstance(world.statement(refused.statement), Suspension)
+    assert isinstance(world.statement((await box.session()).current.statement), Suspension)
+
+
+@pytest.mark.parametrize("databases", ENGINES, indirect=True)
+async def test_lost_answers_and_a_repeated_proof_are_no_clone(world: World, box: Box) -> None:
+    for _ in range(4):
+        await box.session(lost=True)
+        await world.parts.nodes.seen.store()
+    await box.session()
+    request = box.request()
+    sessions = world.parts.nodes.sessions
+    first, second = await sessions.open_session(request), await sessions.open_session(request)
+    await world.parts.nodes.seen.store()
+    third = await sessions.open_session(request)
+    assert first.renewal == second.renewal == third.renewal != ""
+    box.token = first.renewal
+    await box.session()
+    assert await flagged(world, box) == ""
+    assert len((await holders(world, box)).all) == 1
+
+
+async def test_a_restored_machine_alone_is_audited_and_goes_on(world: World, box: Box) -> None:
+    snapshot = box.copy()
+    await box.session()
+    await box.session()
+    for _ in range(3):
+        assert isinstance(world.statement((await snapshot.session()).current.statement), Lease)
+    assert await flagged(world, box) == ""
+    assert (await world.actions(box.machine.node)).count("node.restored") == 1
+    # The machine that was restored runs elsewhere too: now there are two.
+    await box.session()
+    assert await flagged(world, box) == "renewal-token"
+    await snapshot.refused()
+
+
+async def test_an_agent_without_tokens_is_never_suspected(world: World, machine: Machine) -> None:
+    for _ in range(3):
+        assert (await machine.session()).renewal
+        world.clock.forward(timedelta(hours=1))
+        await world.parts.nodes.seen.store()
+    assert (await world.node(machine.node)).clone_cause == ""
+
+
+async def test_a_crash_forgets_the_tokens_of_the_last_seconds(world: World, box: Box) -> None:
+    before = await world.generation(box.machine.node, 1)
+    await world.parts.nodes.seen.store()
+    for _ in range(3):
+        await box.session()
+    seen = world.parts.nodes.seen
+    assert seen.kept(before.id) is not None
+    seen.take_holders(before.id)
+    await box.session()
+    await box.session()
+    assert await flagged(world, box) == ""
+
+
+async def test_a_suspicion_from_other_evidence(world: World, box: Box) -> None:
+    await world.parts.nodes.seen.store()
+    node = await world.node(box.machine.node)
+    other = HolderEvidence(world.clock(), world.clock(), None, "k", "another", "192.0.2.8", "1")
+    for _ in range(2):
+        await world.parts.nodes.clones.suspect(node, 1, "fingerprint", other)
+    assert await flagged(world, box) == "fingerprint"
+    assert (await world.actions(box.machine.node)).count("node.clone_suspected") == 1
+    assert isinstance(world.statement((await box.session()).current.statement), Lease)
+
+
+@pytest.mark.parametrize(
+    "clock", [ClockInfo(-1, 0, 0, True), ClockInfo(2**64, 0, 0, True), ClockInfo(0, 2**32, 0, True)]
+)
+async def test_a_clock_out_of_bounds(world: World, box: Box, clock: ClockInfo) -> None:
+    with pytest.raises(errors.ProofRefused, match="clock"):
+        await box.world.parts.nodes.sessions.open_session(box.request(clock=clock))
+    with pytest.raises(errors.ProofRefused, match="too long"):
+        await box.world.parts.nodes.sessions.open_session(box.request(renewal="A" * 129))
+
+
+async def test_a_token_of_another_node_counts_as_none(world: World, box: Box) -> None:
+    await box.session(renewal="A" * 58)
+    await box.session(renewal="!")
+    assert await flagged(world, box) == ""
