@@ -35,7 +35,7 @@ from node.local.server import Serving
 from node.settling import Revoked, Settling, Superseded
 from node.state import State
 from node.supervision import UnexpectedErrors, supervised
-from node.system import notify
+from node.system import generation_id, notify
 from node.waits import Waits
 
 __all__ = ["REPORT_SECONDS", "STOP_SECONDS_MAX", "WATCHDOG_PAUSE_SECONDS", "Agent", "Revoked", "Superseded"]
@@ -183,6 +183,7 @@ class Agent:
             "report": self._keep_reported,
             "trust": self._keep_trust,
             "storing": self._saver.run,
+            "generation id": partial(generation_id.keep_informed, self._prove_anew),
             "floors": self._saver.floors.run,
         }
         async with trio.open_nursery() as nursery:
@@ -199,6 +200,11 @@ class Agent:
             ready()
             await anext(signals)
             nursery.cancel_scope.cancel()
+
+    def _prove_anew(self) -> None:
+        """Open another session soon: this virtual machine may be a copy, and the cloud compares the two."""
+        self.contact.connection.outdate()
+        self.wake()
 
     def _headline(self) -> str:
         verdict = self.licence.verdict()

@@ -3,7 +3,7 @@
 import os
 import resource
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -14,6 +14,7 @@ from lab.machine import Machine
 from lab.processes import Process, Side
 from lab.tpm import SoftTpm
 from node.hwbind.tpm import Tpm
+from node.link.api import CloudUnreachable
 from protocol import faults
 from tests.light_keys import use_light_keys
 from tests.system.support import witness
@@ -28,7 +29,9 @@ class Plan(msgspec.Struct, frozen=True):
     a pair of name and stage, it kills itself with SIGKILL, so that it flushes and closes nothing. `control` is the
     folder of a witness (`tests.system.support.witness`) in Breakwater's process. With `patient`, that process waits for
     other replicas as long as in production. An agent waits `tpm_seconds` for an answer of the TPM; 0 is the product's
-    own limit. `descriptors` limits the file descriptors of the process; 0 is this machine's limit.
+    own limit. `descriptors` limits the file descriptors of the process; 0 is this machine's limit. `lose` names sends of
+    the node whose answer is lost, each once: the cloud has answered, and the process gets CloudUnreachable. A name that
+    occurs twice is lost twice.
     """
 
     record: str = ""
@@ -37,6 +40,7 @@ class Plan(msgspec.Struct, frozen=True):
     patient: bool = False
     tpm_seconds: float = 0.0
     descriptors: int = 0
+    lose: tuple[str, ...] = ()
 
     def __call__(self, directory: Path, side: Side, *arguments: str, env: Mapping[str, str] | None = None) -> Process:
         """Fork a command line with this plan."""
@@ -45,6 +49,8 @@ class Plan(msgspec.Struct, frozen=True):
     def prepare(self, side: Side) -> None:
         """Install the plan. The new process calls this before the command line runs."""
         faults.install(self._at_fault_point)
+        if self.lose:
+            faults.install(_loser(self.lose))
         if self.descriptors:
             resource.setrlimit(resource.RLIMIT_NOFILE, (self.descriptors, self.descriptors))
         if self.control:
@@ -62,6 +68,18 @@ class Plan(msgspec.Struct, frozen=True):
                 file.write(f"{name} {stage}\n")
         if self.kill == (name, stage):
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _loser(names: Sequence[str]) -> faults.Hook:
+    """A hook that loses the next answer of each of these sends."""
+    left = list(names)
+
+    def lose(name: str, stage: faults.Stage) -> None:
+        if stage == "after" and name in left:
+            left.remove(name)
+            raise CloudUnreachable(f"cannot read the answer after {name}: a test lost it")
+
+    return lose
 
 
 forked = Plan()

@@ -1,0 +1,99 @@
+"""Helper: a machine that is copied with its software TPM, and what cloud and machines then do. For test and drill."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lab.cloud import Cloud
+from lab.machine import Machine
+from lab.processes import ended, wait_until
+from lab.tpm import STATE_FILE, SoftTpm, shared_bus
+from tests.system.support.harness import new_machine
+
+
+@dataclass
+class Copies:
+    """A node of `cloud`, its machine, and copies of the machine. Every machine has a chip that it starts itself."""
+
+    cloud: Cloud
+    directory: Path
+    tenant: str
+    machine: Machine
+    node: str
+
+    def session(self, machine: Machine, *states: str) -> str:
+        """Have the machine open a session, by a restart of its agent. Returns the state of its licence."""
+        machine.down()
+        machine.up()
+        machine.wait_state(*(states or ("active",)))
+        return machine.licence
+
+    def snapshot(self, name: str) -> "Snapshot":
+        """A copy of the machine's disk and TPM. The machine is stopped for it."""
+        self.machine.down()
+        self.machine.chip.stop()
+        folder = self.directory / name
+        folder.mkdir()
+        shutil.copytree(self.machine.state, folder / "state")
+        shutil.copy2(self.machine.chip.directory / STATE_FILE, folder / STATE_FILE)
+        self.machine.chip.start()
+        return Snapshot(folder)
+
+    @contextmanager
+    def copy(self, snapshot: "Snapshot", name: str) -> Iterator[Machine]:
+        """Another machine, made of a snapshot, with its TPM running."""
+        chip = SoftTpm(self.directory / f"chip of {name}", ca=self.machine.chip.ca, bus=shared_bus())
+        chip.directory.mkdir()
+        shutil.copy2(snapshot.folder / STATE_FILE, chip.directory / STATE_FILE)
+        with chip:
+            twin = new_machine(self.directory, chip, name)
+            shutil.copytree(snapshot.folder / "state", twin.state)
+            with ended(twin):
+                yield twin
+
+    def put_back(self, snapshot: "Snapshot") -> None:
+        """Put the machine back to a snapshot of its disk and TPM."""
+        self.machine.down()
+        self.machine.chip.stop()
+        shutil.rmtree(self.machine.state)
+        shutil.copytree(snapshot.folder / "state", self.machine.state)
+        shutil.copy2(snapshot.folder / STATE_FILE, self.machine.chip.directory / STATE_FILE)
+        self.machine.chip.start()
+
+    def case(self) -> dict[str, Any] | None:
+        """The suspected clone of the node, as `cascade node clones` shows it; None if none is suspected."""
+        found = self.cloud.run("node", "clones", self.tenant)
+        return dict(found[0]) if found else None
+
+    def actions(self) -> list[str]:
+        """The actions in the audit of the node."""
+        return [entry["action"] for entry in self.cloud.run("audit", "list", "--object", self.node)]
+
+    def stored(self) -> None:
+        """Wait until Fabric has stored the values of the last sessions."""
+        seen = "SELECT max(seen_at) FROM generation"
+        before = self.cloud.rows("fabric", seen)
+        wait_until("the stored values of the sessions", lambda: self.cloud.rows("fabric", seen) == before)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A copy of a disk and of a TPM, in `folder`."""
+
+    folder: Path
+
+
+@contextmanager
+def activated(directory: Path, cloud: Cloud, chip: SoftTpm) -> Iterator[Copies]:
+    """A machine with a stopped chip of its own, which this starts, activated and with one renewal token."""
+    with chip:
+        machine = new_machine(directory, chip, "original")
+        tenant = cloud.tenant(chip)
+        activation = machine.run("activate", str(cloud.code(tenant, "--seats", "2")))
+        copies = Copies(cloud, directory, tenant, machine, activation["node"])
+        with ended(machine):
+            copies.session(machine)
+            yield copies
