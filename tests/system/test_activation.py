@@ -18,6 +18,7 @@ def test_the_same_chip_is_the_same_node_in_the_same_seat(
     cloud: Cloud, machine: Machine, chips: tuple[SoftTpm, SoftTpm], tmp_path: Path
 ) -> None:
     tenant = cloud.tenant(chips[0])
+    cloud.run("tenant", "trust", tenant, "--pcr-policy", "require")
     file = cloud.code(tenant, "--seats", "1")
     first = machine.run("activate", str(file))
     # `cascade init` has signed the URL that the activation file has.
@@ -28,6 +29,11 @@ def test_the_same_chip_is_the_same_node_in_the_same_seat(
     assert (first["generation"], again["generation"], reinstalled["generation"]) == (1, 2, 3)
     (node,) = cloud.run("node", "list", "--tenant", tenant)
     assert node["tier"] == "attested"
+    # Each activation and the session of its confirm had a valid quote, as the tenant requires.
+    generations = cloud.run("node", "show", node["id"])["generations"]
+    assert [(len(each["pcr_values"]), each["pcr_changed"], each["pcr_fault"]) for each in generations] == [
+        (8, [], "")
+    ] * 3
     assert sum(code["seats_taken"] for code in cloud.run("code", "list", tenant)) == 1
     # Breakwater has closed the earlier generations as well: only the last device certificate is valid.
     valid = "SELECT generation FROM certificate WHERE profile = 'device' AND state = 'issued'"

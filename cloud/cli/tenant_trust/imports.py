@@ -207,7 +207,7 @@ def _read_list(file: Path, args: Namespace) -> EkList:
             EXIT_USAGE,
             "file_unreadable",
             f"cannot use {file}: no line identifies an endorsement key{first}",
-            "Each line is an EK name (68 hex digits), or a SHA-256 as --ek-hash says. `cascadia identity ek` shows both.",
+            "Each line is an EK name (68 hex digits), or a SHA-256 as --ek-hash says. `cascadia identity ek` shows the name.",
         )
     return found
 
