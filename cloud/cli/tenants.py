@@ -20,7 +20,7 @@ from cloud.cli.tenant_trust.imports import (
     import_bundles,
     import_eks,
     list_lines,
-    removals,
+    remove,
     two_types,
 )
 from cloud.cli.tenant_trust.maker_bundles import BundleReport
@@ -145,13 +145,13 @@ def trust(args: Namespace) -> int:
     changes: list[tuple[str, str, Any]] = []
     upload: schemas.AddedEkRoots | None = None
     chosen_makers(args)
+    absent = remove(server, path, args)  # first, so that one command can change the EK type of a root
     bundle = import_bundles(server, path, args) if args.bundle else None
     if args.ek_root:
         upload = _add_roots(server, path, _read_blocks(args.ek_root), args)
     if args.allow_ek:
         changes.append(("POST", "/ek-allowed", schemas.AllowEk(ek_name=args.allow_ek, note=args.note)))
     listed = import_eks(server, path, args) if args.allow_eks else None
-    absent = removals(server, path, args, changes)
     if args.tiers:
         changes.append(("PUT", "/tiers", schemas.SetTiers(tiers=tier_list(args.tiers))))
     if args.approve_tiers:

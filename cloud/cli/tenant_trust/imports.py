@@ -4,7 +4,7 @@ import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import msgspec
 
@@ -167,8 +167,8 @@ def import_eks(server: Server, path: str, args: Namespace) -> ListReport:
     )
 
 
-def removals(server: Server, path: str, args: Namespace, changes: list[tuple[str, str, Any]]) -> list[str]:
-    """Add the requests of `--remove-root` and `--remove-ek` to `changes`. Raises CliError.
+def remove(server: Server, path: str, args: Namespace) -> list[str]:
+    """Remove the hardware of `--remove-root` and `--remove-ek`. Raises CliError.
 
     Returns a line for each CA certificate that the tenant does not trust. Its removal is no request.
     """
@@ -177,11 +177,11 @@ def removals(server: Server, path: str, args: Namespace, changes: list[tuple[str
     there = {each.sha256 for each in server.call("GET", path, schemas.TenantTrust).ek_roots} if wanted else set()
     for digest in wanted:
         if digest in there:
-            changes.append(("POST", f"/ek-roots/{digest}/remove", None))
+            server.call("POST", f"{path}/ek-roots/{digest}/remove", schemas.TenantTrust)
         else:
             absent.append(f"cannot remove {digest}: the tenant trusts no CA certificate with this SHA-256")
     if args.remove_ek:
-        changes.append(("POST", "/ek-allowed/remove", schemas.RemoveEk(ek=args.remove_ek)))
+        server.call("POST", path + "/ek-allowed/remove", schemas.TenantTrust, schemas.RemoveEk(ek=args.remove_ek))
     return absent
 
 

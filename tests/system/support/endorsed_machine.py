@@ -115,8 +115,11 @@ def admit_tpm(site: Site) -> None:
 
 
 def name_the_type(site: Site) -> None:
-    """Trust the same root again, for the type of the chip's EK."""
-    site.trust("--ek-root", str(site.machine.directory / "cas.pem"), "--ek-type", site.kind.ek_type)
+    """Trust the same root again, for the type of the chip's EK. A root names one type."""
+    roots = [each["sha256"] for each in site.trust()["ek_roots"] if each["root"]]
+    removed = [option for sha256 in roots for option in ("--remove-root", sha256)]
+    file = str(site.machine.directory / "cas.pem")
+    site.trust(*removed, "--ek-root", file, "--ek-type", site.kind.ek_type)
 
 
 POLICIES = x509.CertificatePolicies([x509.PolicyInformation(x509.ObjectIdentifier("2.5.29.32.0"), None)])
