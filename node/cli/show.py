@@ -87,8 +87,9 @@ def human_status(document: dict[str, Any]) -> str:
         rows.append(("mode", f"{document['mode']}: not for production"))
     rows += _time_rows(document.get("time"))  # an older agent has none
     rows += _fingerprint_rows(document.get("fingerprint"))  # an older agent has none
+    rows += _floor_rows(document.get("floor"))  # an older agent has none
     if document["offline_bound_at"]:
-        rows.append(("offline bound", document["offline_bound_at"]))
+        rows.append(("offline bound", _bound(document)))
     rows += [("damaged", text) for text in document["damaged"]]
     for condition in document.get("conditions", ()):  # an older agent has none
         rows.append(("problem", f"{condition['text']} ({condition['code']}, since {condition['since']})"))
@@ -114,6 +115,24 @@ def _fingerprint_rows(judged: dict[str, Any] | None) -> list[tuple[str, str]]:
         return []
     kinds = [("", f"{kind['kind']} ({kind['weight']}): {kind['result']}") for kind in judged["kinds"]]
     return [("fingerprint", f"{judged['result']}: {judged['reason']}"), *kinds]
+
+
+def _floor_rows(floor: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """The hardware floor: its counter, its rate of NV writes, and why it does not fit."""
+    if floor is None:
+        return []
+    if not floor["index"]:
+        return [("floor", f"no hardware floor{': ' if floor['reason'] else ''}{floor['reason']}")]
+    counter = f"{floor['standing']}, counter {floor['index']} at {floor['value']}"
+    rate = f"{floor['writes_per_day']} NV writes a day, {floor['years_left']} years left"
+    return [("floor", f"{counter}; {rate}"), *([("", floor["reason"])] if floor["reason"] else [])]
+
+
+def _bound(document: dict[str, Any]) -> str:
+    """The date to which an undefended attack could use the licence, and the ids of these attacks."""
+    ids = (document.get("floor") or {}).get("undefended", ())
+    attacks = f" ({', '.join(ids)} in docs/threat-model.md)" if ids else ""
+    return f"{document['offline_bound_at']}{attacks}"
 
 
 def _failure_rows(document: dict[str, Any]) -> list[tuple[str, str]]:

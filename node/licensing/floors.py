@@ -364,6 +364,52 @@ def next_record(
     )
 
 
+class FloorStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The floor in the status document."""
+
+    present: bool
+    """Whether the TPM of this machine has a counter that versions the floor record."""
+    standing: Standing
+    """`none`: no hardware floor. `current`: the record fits the counter. `unfinished`: the same, before its increment.
+    `unjudged`: the TPM has not answered. `stale`: the record does not fit; the cloud has to answer."""
+    reason: str
+    """Reason, for people. Empty if there is none."""
+    index: str
+    """NV index of the counter in hex. Empty without a counter."""
+    value: int
+    """Last known value of the counter. 0 without a counter."""
+    writes: int
+    """Number of NV writes of this node."""
+    writes_per_day: int
+    """NV writes a day at the present rate, rounded up."""
+    years_left: int
+    """Years that an NV cell rated for 500,000 writes lasts at this rate, and at least at two writes a day."""
+    undefended: tuple[str, ...] = ()
+    """Ids of the attacks in docs/threat-model.md that have a bound and no defence on this machine."""
+
+
+UNDEFENDED = ("T-90", "T-91", "T-92", "T-96")
+"""Attacks without a defence on a machine with a hardware floor. `docs/threat-model.md` has the bound of each."""
+UNDEFENDED_WITHOUT_COUNTER = ("T-90", "T-91", "T-92", "T-96", "T-97")
+"""The same for a TPM without a floor counter."""
+UNDEFENDED_IN_SOFTWARE = ("T-90", "T-94", "T-95", "T-96", "T-97")
+"""The same for a machine without a TPM."""
+
+
+NO_FLOOR = FloorStatus(
+    present=False,
+    standing="none",
+    reason="",
+    index="",
+    value=0,
+    writes=0,
+    writes_per_day=0,
+    years_left=0,
+    undefended=UNDEFENDED_IN_SOFTWARE,
+)
+"""The status of a machine without a TPM."""
+
+
 def writes_per_day(record: Record) -> float:
     """The increments a day: the mean since the first one, of a day at least, and of the last day if that is more."""
     days = max((record.written_at - record.since) / _DAY, 1.0)

@@ -15,7 +15,7 @@ from node.hwbind.keys import WrappedKey, key_hashes
 from node.hwbind.presence import EndorsementRecord
 from node.licensing import acceptance, floors
 from node.licensing.binding import bound_holder
-from node.licensing.floors import FloorView
+from node.licensing.floors import NO_FLOOR, FloorView
 from node.licensing.hardware import HardwareCheck
 from node.licensing.notices import notice_of
 from node.licensing.raising import label_of
@@ -182,6 +182,7 @@ class Licence:
             lease=lease,
             verdict=judge(evidence),
             offline_bound=self._offline_bound(),
+            floor=NO_FLOOR if self._identity.node_key.in_software else self._floors.status(),
             fingerprint=self._hardware.judgement,
             in_software=evidence.in_software,
             time=evidence.time,

@@ -14,6 +14,7 @@ task then waits for a fresh answer of the cloud, which says whether this generat
 """
 
 import logging
+import math
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from functools import partial
@@ -36,7 +37,7 @@ from node.hwbind.keys import WrappedKey
 from node.hwbind.tpm import Esys, Tpm
 from node.licensing import floors
 from node.licensing.floor_store import FloorStore
-from node.licensing.floors import Answer, Entry, FloorView, Found, Judgement, Record, Silent
+from node.licensing.floors import Answer, Entry, FloorStatus, FloorView, Found, Judgement, Record, Silent
 from node.licensing.trusted_time import TimeFloor
 from protocol.evidence import NvCounter
 from protocol.faults import fault_point
@@ -61,28 +62,6 @@ TPM_SECONDS_MAX = 30.0
 
 _REFUSALS = (TpmNvFull, TpmNvTaken, TpmHierarchyPassword, TpmHierarchyDisabled)
 """The errors with which a TPM refuses to make a counter. The agent goes on without a hardware floor."""
-
-
-class FloorStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The floor in the status document."""
-
-    present: bool
-    """Whether the TPM of this machine has a counter that versions the floor record."""
-    standing: floors.Standing
-    """`none`: no hardware floor. `current`: the record fits the counter. `unfinished`: the same, before its increment.
-    `unjudged`: the TPM has not answered. `stale`: the record does not fit; the cloud has to answer."""
-    reason: str
-    """Reason, for people. Empty if there is none."""
-    index: str
-    """NV index of the counter in hex. Empty without a counter."""
-    value: int
-    """Last known value of the counter. 0 without a counter."""
-    writes: int
-    """Number of NV writes of this node."""
-    writes_per_day: float
-    """NV writes a day at the present rate."""
-    years_left: float
-    """Years that an NV cell rated for 500,000 writes lasts at this rate, and at least at two writes a day."""
 
 
 class _Signed(msgspec.Struct, frozen=True):
@@ -217,15 +196,17 @@ class FloorKeeper:
         """The floor for `cascadia status`."""
         judged, record, counter = self._judged or Judgement("unjudged"), self._record, self._counter
         known = counter or (record.counter if record is not None else None)
+        present = counter is not None or (record is not None and judged.standing in ("current", "unfinished"))
         return FloorStatus(
-            present=counter is not None or (record is not None and judged.standing in ("current", "unfinished")),
+            present=present,
+            undefended=floors.UNDEFENDED if present else floors.UNDEFENDED_WITHOUT_COUNTER,
             standing="current" if self._confirmed and judged.standing == "stale" else judged.standing,
             reason=judged.reason,
             index=f"{known.index:#010x}" if known is not None else "",
             value=known.value if known is not None else 0,
             writes=record.writes if record is not None else 0,
-            writes_per_day=round(floors.writes_per_day(record), 2) if record is not None else 0.0,
-            years_left=round(floors.years_left(record), 1) if record is not None else 0.0,
+            writes_per_day=math.ceil(floors.writes_per_day(record)) if record is not None else 0,
+            years_left=int(floors.years_left(record)) if record is not None else 0,
         )
 
     # Changes

@@ -34,7 +34,7 @@ import msgspec
 
 from node.exits import Exit
 from node.licensing.acceptance import StoredEvidence
-from node.licensing.floors import FloorView
+from node.licensing.floors import NO_FLOOR, FloorStatus, FloorView
 from node.licensing.notices import Notice
 from node.licensing.trusted_time import Judged
 from protocol.fingerprint import Judgement
@@ -180,6 +180,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     verdict: Verdict
     offline_bound: datetime | None = None
     """The largest `terminate_at` of the leases on the disk and in memory, of every generation of this node."""
+    floor: FloorStatus = NO_FLOOR
+    """The floor record and its counter."""
     fingerprint: Judgement | None = None
     """The last comparison with the enrolled fingerprint, of a node without a TPM."""
     in_software: bool = False

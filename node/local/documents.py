@@ -12,6 +12,7 @@ from node.conditions import Condition
 from node.config import AGENT_VERSION
 from node.exchanges.failure import Failure
 from node.licensing.entitlements import Why, judge_entitlement
+from node.licensing.floors import NO_FLOOR, FloorStatus
 from node.licensing.trusted_time import Judged
 from node.licensing.verdict import Snapshot, Verdict
 from protocol.fingerprint import Judgement
@@ -185,12 +186,15 @@ class StatusDocument(msgspec.Struct, frozen=True):
     TPM."""
     time: TimeDocument | None = None
     """Trusted time; null while no identity can be read."""
+    floor: FloorStatus = NO_FLOOR
+    """The floor record against restored disks, and the counter in the TPM that versions it."""
 
 
 LIMITS = (
-    "A revocation or suspension takes effect when it reaches this machine. If someone restores an old copy of the state "
-    "directory and keeps the machine offline, the old licence stays usable until the date recorded in that copy "
-    "(offline_bound_at, the latest end of all leases on the disk). A clock that is held back adds the time without power."
+    "A revocation or suspension takes effect when it reaches this machine. The floor record finds out a restored copy of "
+    "the state directory. Without a hardware floor, or if the TPM's own state is restored too, the old licence stays "
+    "usable offline until the date recorded in that copy (offline_bound_at, the latest end of all leases on the disk). "
+    "A clock that is held back adds the time without power."
 )
 
 SOFTWARE_LIMITS = (
@@ -295,6 +299,7 @@ def status_document(
         last_failure=last_failure,
         time=_time_document(snapshot.time),
         fingerprint=snapshot.fingerprint,
+        floor=snapshot.floor,
     )
 
 

@@ -79,6 +79,28 @@ def test_trusted_time_is_shown_with_its_source_and_a_suspect_clock() -> None:
     assert shown["wall clock"] == "1970-01-01T00:00:00Z: clock-suspect"
 
 
+FLOOR = {
+    "present": True,
+    "standing": "current",
+    "reason": "",
+    "index": "0x01a00001",
+    "value": 7,
+    "writes_per_day": 2,
+    "years_left": 684,
+    "undefended": ["T-90", "T-91"],
+}
+
+
+def test_a_status_shows_the_floor_its_wear_and_the_attacks_without_a_defence() -> None:
+    bound = {"offline_bound_at": "2027-01-21T12:00:00Z"}
+    shown = rows(human_status(STATUS | bound | {"floor": FLOOR}))
+    assert ("floor", "current, counter 0x01a00001 at 7; 2 NV writes a day, 684 years left") in shown
+    assert ("offline bound", "2027-01-21T12:00:00Z (T-90, T-91 in docs/threat-model.md)") in shown
+    stale = FLOOR | {"standing": "stale", "reason": "the floor record is older"}
+    assert ("", "the floor record is older") in rows(human_status(STATUS | {"floor": stale}))
+    assert ("floor", "no hardware floor") in rows(human_status(STATUS | {"floor": FLOOR | {"index": ""}}))
+
+
 def test_a_status_begins_with_the_license_and_ends_with_the_limits() -> None:
     text = human_status(STATUS)
     assert text.startswith(human_license(LICENSE))

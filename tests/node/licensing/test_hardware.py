@@ -5,17 +5,19 @@ The faults of the port are simulated, the keys and the endorsement key are those
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 import trio
+from tpm2_pytss import TSS2_Exception
 
 from node.clock import utc_now
 from node.conditions import Conditions
 from node.disk.boot import RECORD, BootRecord
-from node.hwbind import endorsement, keys, presence
+from node.hwbind import counter, endorsement, keys, presence
 from node.hwbind.errors import (
     TpmAbsent,
     TpmBusy,
@@ -32,6 +34,7 @@ from node.hwbind.errors import (
 from node.hwbind.fingerprint import UNREAD, Components, Reasons, fingerprint
 from node.hwbind.presence import EndorsementRecord
 from node.hwbind.tpm import Tpm
+from node.licensing.floors import Silent
 from node.licensing.hardware import (
     FINGERPRINT_MISMATCH,
     FINGERPRINT_UNKNOWN,
@@ -41,6 +44,8 @@ from node.licensing.hardware import (
 from protocol.fingerprint import enroll
 from tests.node.conftest import Machine
 from tests.node.licensing.samples import make_lease
+from tests.simulators.chip_memory import forget_counters
+from tests.simulators.faulty_ports import Faults, faulty_tpm
 
 FAULTS = [
     TpmAbsent("x"),
@@ -305,3 +310,34 @@ async def test_a_software_node_without_an_enrolled_fingerprint_opens_no_gate() -
     assert (check.status, check.proven, check.in_software, check.unjudged) == ("unavailable", False, True, True)
     await check.check_fingerprint(SALT, SOFTWARE_LEASE, lambda: UNREAD)
     assert not check.unjudged
+
+
+async def test_the_floor_counter_costs_two_commands_of_a_start(machine: Machine) -> None:
+    label = "cascade.internal/node_of_this_test"
+    faults = Faults()
+    port = faulty_tpm(machine.chip.tcti, faults)
+    try:
+        made = port.call(lambda esys: counter.establish(esys, label))
+        check = HardwareCheck(port)
+        check.expect_counter(label, made.index)
+        faults.seen.clear()
+        await check.check(machine.node_key)
+        assert check.counter == made
+        about_nv = {point.call: count for point, count in faults.seen.items() if point.call.startswith("nv")}
+        assert about_nv == {"nv_readpublic": 1, "nv_read": 1}
+    finally:
+        port.call(partial(forget_counters, label=label))
+        port.close()
+
+
+async def test_a_counter_that_cannot_be_read_judges_nothing(
+    machine: Machine, tpm: Tpm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The node key answers, and the NV memory does not: the lease decides."""
+    monkeypatch.setattr(counter, "read", lambda *_: (_ for _ in ()).throw(TSS2_Exception(0x923)))
+    check = HardwareCheck(tpm)
+    check.expect_counter("cascade.internal/node_of_this_test", 0x01A00000)
+    await check.check(machine.node_key)
+    assert check.status == "ours"
+    assert isinstance(check.counter, Silent)
+    assert "busy" in check.counter.reason

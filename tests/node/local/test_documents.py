@@ -119,12 +119,25 @@ def test_status(licence: Licence) -> None:
             "last_failure",
             "fingerprint",
             "time",
+            "floor",
         ]
     )
     assert (document["version"], document["mode"], document["hardware"]) == (AGENT_VERSION, "development", "ours")
     assert licence.lease is not None
     assert list(document["time"]) == ["high_at", "low_at", "wall_at", "source", "suspect"]
     assert (document["time"]["source"], document["time"]["suspect"]) == ("wall-clock", False)
+    assert list(document["floor"]) == [
+        "present",
+        "standing",
+        "reason",
+        "index",
+        "value",
+        "writes",
+        "writes_per_day",
+        "years_left",
+        "undefended",
+    ]
+    assert (document["floor"]["present"], document["floor"]["standing"]) == (False, "unjudged")
     assert document["offline_bound_at"] == licence.lease.terminate_at.isoformat().replace("+00:00", "Z")
 
 
