@@ -26,7 +26,7 @@ from node.exchanges import approval, challenge, software
 from node.exchanges.confirmation import confirm
 from node.exits import Exit
 from node.hwbind import fingerprint, keys, presence
-from node.hwbind.errors import TpmAbsent
+from node.hwbind.errors import TpmAbsent, TpmError
 from node.hwbind.reading import components_in_time
 from node.hwbind.tpm import Tpm
 from node.licensing.boot_time import machine_clocks
@@ -64,12 +64,6 @@ _OVER = frozenset({"challenge_expired", "challenge_failed", "activation_closed",
 """Refusals of a stored proof after which a new exchange may still succeed with the same file."""
 _LAPSED = frozenset({"generation_closed", "conflict"})
 """Refusals of a late confirmation after which a new exchange may still succeed with the same file."""
-
-
-_WITHOUT_TPM = (
-    "If this machine has no TPM and your vendor admits that, run `cascadia activate FILE --software`; the licence then "
-    "has shorter dates."
-)
 
 
 class ActivationFileInvalid(NodeError):
@@ -288,6 +282,9 @@ class _Activation:
 
     async def _software_proof(self, file: ActivationFile, file_sha256: str) -> PendingActivation:
         trusted = self._trust.value
+        with suppress(TpmError):
+            await self._tpm.run(keys.read_clock)
+            self._say(software.HAS_TPM)
         self._say("making a key in a file, and reading the serial numbers of this machine")
         held = None
         with suppress(StateError):
@@ -302,7 +299,7 @@ class _Activation:
         try:
             ak = await tpm.run(keys.create_ak)
         except TpmAbsent as error:
-            error.advice = f"{error.advice} {_WITHOUT_TPM}"
+            error.advice = f"{error.advice} {software.WITHOUT_TPM}"
             raise
         node_key = await tpm.run(keys.create_node_key)
         endorsement = await challenge.endorse(tpm, ak)

@@ -38,6 +38,16 @@ FINGERPRINT_SECONDS_MAX = 30.0
 NO_RENEWAL_ID = ""
 """The id of a pending renewal of a node without a TPM: its exchange is one request."""
 
+HAS_TPM = (
+    "this machine has a TPM, and --software does not use it: the licence has shorter dates. Without --software the TPM "
+    "protects the node key"
+)
+WITHOUT_TPM = (
+    "If this machine has no TPM and your vendor admits that, run `cascadia activate FILE --software`; the licence then "
+    "has shorter dates."
+)
+"""Texts for the user of `cascadia activate`, with and without --software."""
+
 
 async def begin(service: api.Service, code: str, file_sha256: str, held: Identity | None) -> PendingActivation:
     """Start an activation, and make its proof.

@@ -160,6 +160,16 @@ async def test_a_machine_without_a_tpm_never_falls_to_a_key_in_a_file(
     assert fabric.requests == []
 
 
+async def test_a_machine_with_a_tpm_gets_a_warning(
+    state: State, no_tpm: Tpm, tpm: Tpm, file: Path, cloud: SoftwareCloud, hardware: Hardware
+) -> None:
+    for chip, warned in ((tpm, True), (no_tpm, False)):
+        said: list[str] = []
+        licence = await activate(state, chip, file, utc_now, said.append, in_software=True)
+        assert licence.identity.node_key.in_software
+        assert any("this machine has a TPM" in text for text in said) is warned
+
+
 async def test_a_cloud_that_does_not_admit_the_tier(
     state: State, no_tpm: Tpm, file: Path, fabric: Fabric, hardware: Hardware
 ) -> None:
