@@ -65,6 +65,9 @@ FINDINGS_MAX = 60
 UNCOVERED: dict[str, str] = {
     "cloud POST /v1/activations": "a call of `cascadia activate`, which the walk through its own steps interrupts",
     "cloud POST /v1/activations/*/proof": "the same",
+    "cloud POST /v1/software-activations": "a call of `cascadia activate --software`, which its own tests interrupt",
+    "cloud POST /v1/software-activations/*/proof": "the same",
+    "cloud POST /v1/node/software-renewals": "a call of a node without a TPM; this machine has one",
     "disk fchown": "a call on files of another user; tests/node/disk has its faults",
 }
 """Calls of the agent's code that no scenario meets, and why."""
