@@ -56,6 +56,7 @@ async def create_nonce(sessions: Wired[Sessions]) -> Nonce:
             errors.GenerationClosed,
             errors.HolderRefused,
             errors.TooOften,
+            errors.FingerprintRefused,
             errors.QuoteRefused,
             errors.CsrRefused,
             errors.IssuerUnavailable,
