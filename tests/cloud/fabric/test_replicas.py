@@ -26,6 +26,7 @@ from protocol.messages.renewal import ProveRenewal, Renewed, StartRenewal
 from protocol.messages.sessions import Ask, Certificate, Session, StatementAnswer
 from protocol.signed.statements import Lease, Revocation, Suspension
 from tests.cloud.breakwater.support import Clock, Issuer, issuer_at
+from tests.cloud.fabric.copies import Box
 from tests.cloud.fabric.support import (
     ALICE,
     NONCE,
@@ -62,6 +63,40 @@ async def worlds(home: Path, databases: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def kinds(results: Sequence[object]) -> list[type]:
     return sorted((type(result) for result in results), key=lambda kind: kind.__name__)
+
+
+async def test_a_copy_that_asks_another_replica_is_caught(worlds: Worlds) -> None:
+    """Neither replica has stored what its machine spent when the other one asks. The compare-and-set decides."""
+    one, other = worlds
+    machine = Machine(one, "copied")
+    await machine.join((await one.code()).secret)
+    box = Box(one, machine)
+    await box.session()
+    await one.parts.nodes.seen.store()
+    twin = Box(other, machine)
+    twin.token, twin.clock = box.token, box.clock
+    for each in (box, twin, box, twin):
+        await each.session()
+    assert (await one.node(machine.node)).clone_cause == ""
+    await asyncio.gather(one.parts.nodes.seen.store(), other.parts.nodes.seen.store())
+    assert (await one.node(machine.node)).clone_cause == "renewal-token"
+    actions = await one.actions(machine.node)
+    assert actions.count("node.clone_suspected") == 1
+
+
+async def test_one_machine_that_asks_two_replicas_is_no_clone(worlds: Worlds) -> None:
+    one, other = worlds
+    machine = Machine(one, "roaming")
+    await machine.join((await one.code()).secret)
+    box, elsewhere = Box(one, machine), Box(other, machine)
+    for lost in (False, True, False, False):
+        await box.session(lost=lost)
+        elsewhere.token, elsewhere.clock = box.token, box.clock
+        await elsewhere.session(lost=lost)
+        box.token, box.clock = elsewhere.token, elsewhere.clock
+        await asyncio.gather(one.parts.nodes.seen.store(), other.parts.nodes.seen.store())
+    assert (await one.node(machine.node)).clone_cause == ""
+    assert "node.restored" not in await one.actions(machine.node)
 
 
 async def test_races(worlds: Worlds) -> None:
