@@ -83,8 +83,17 @@ def show(args: Namespace) -> None:
 
 
 def _human(detail: schemas.NodeDetail) -> str:
-    headings = ("generation", "state", "statement", "seq", "issued", "terminates", "certificate until")
-    names = ("number", "state", "statement", "seq", "issued_at", "terminate_at", "certificate_not_after")
+    headings = ("generation", "state", "statement", "seq", "issued", "terminates", "certificate until", "reads lease")
+    names = (
+        "number",
+        "state",
+        "statement",
+        "seq",
+        "issued_at",
+        "terminate_at",
+        "certificate_not_after",
+        "lease_version",
+    )
     shown = f"{fields(detail.node)}\n\n{columns(headings, *names)(detail.generations)}"
     current = next((each for each in detail.generations if each.number == detail.node.generation), None)
     return shown if current is None else f"{shown}\n\nPCRs: {_pcrs(current)}"

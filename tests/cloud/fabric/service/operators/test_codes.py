@@ -44,31 +44,41 @@ async def test_the_secret_is_answered_once_and_kept_as_a_hash(world: World) -> N
         {"expires_at": datetime(2040, 1, 1, tzinfo=UTC)},
         {"lease": schemas.LeaseTerms(9, 8, 7, 6)},
         {"readmit_node": NodeId(make_id("node", 9, bytes(10)))},
-        {"entitlements": tuple(f"{number}" + "\U0001f40b" * 20 for number in range(ENTITLEMENTS_MAX))},
-        {"entitlement_terms": (EntitlementTerms("a", limit=1), EntitlementTerms("a", limit=2))},
-        {"entitlement_terms": (EntitlementTerms(" "),)},
-        {"entitlement_terms": (EntitlementTerms("a", limit=-1),)},
-        {"entitlement_terms": (EntitlementTerms("a", until=datetime(2026, 12, 1)),)},  # noqa: DTZ001  as above
-        {
-            "entitlement_terms": (
-                EntitlementTerms(
-                    "a", until=datetime(2030, 1, 1, tzinfo=UTC), not_before=datetime(2030, 1, 1, tzinfo=UTC)
-                ),
-            )
-        },
-        {"entitlement_terms": (EntitlementTerms("a", attributes={"": "x"}),)},
-        {"entitlement_terms": (EntitlementTerms("a", attributes={"x": "\n"}),)},
-        {"entitlement_terms": (EntitlementTerms("a", attributes={f"{number}": "" for number in range(17)}),)},
-        {"intervals": schemas.LeaseIntervals(heartbeat_seconds=29)},
-        {"intervals": schemas.LeaseIntervals(heartbeat_seconds=86_401)},
-        {"intervals": schemas.LeaseIntervals(wake_seconds=7)},
-        {"intervals": schemas.LeaseIntervals(wake_seconds=251)},
     ],
 )
 async def test_each_bound_of_a_code(world: World, changes: dict[str, Any]) -> None:
     body = schemas.CreateCode("standard", world.clock() + timedelta(days=1))
     with pytest.raises(Invalid):
         await world.parts.operators.codes.create(ALICE, world.tenant, msgspec.structs.replace(body, **changes))
+    assert (await world.parts.operators.codes.page(world.tenant, "", 10)).items == ()
+
+
+TERMS: list[dict[str, Any]] = [
+    {"entitlements": tuple(f"{number}" + "\U0001f40b" * 20 for number in range(ENTITLEMENTS_MAX))},
+    {"entitlement_terms": (EntitlementTerms("a", limit=1), EntitlementTerms("a", limit=2))},
+    {"entitlement_terms": (EntitlementTerms(" "),)},
+    {"entitlement_terms": (EntitlementTerms("a", limit=-1),)},
+    {"entitlement_terms": (EntitlementTerms("a", until=datetime(2026, 12, 1)),)},  # noqa: DTZ001  as above
+    {
+        "entitlement_terms": (
+            EntitlementTerms("a", until=datetime(2030, 1, 1, tzinfo=UTC), not_before=datetime(2030, 1, 1, tzinfo=UTC)),
+        )
+    },
+    {"entitlement_terms": (EntitlementTerms("a", attributes={"": "x"}),)},
+    {"entitlement_terms": (EntitlementTerms("a", attributes={"x": "\n"}),)},
+    {"entitlement_terms": (EntitlementTerms("a", attributes={f"{number}": "" for number in range(17)}),)},
+    {"intervals": schemas.LeaseIntervals(heartbeat_seconds=29)},
+    {"intervals": schemas.LeaseIntervals(heartbeat_seconds=86_401)},
+    {"intervals": schemas.LeaseIntervals(wake_seconds=7)},
+    {"intervals": schemas.LeaseIntervals(wake_seconds=251)},
+]
+
+
+async def test_each_bound_of_terms_and_intervals(world: World) -> None:
+    body = schemas.CreateCode("standard", world.clock() + timedelta(days=1))
+    for changes in TERMS:
+        with pytest.raises(Invalid):
+            await world.parts.operators.codes.create(ALICE, world.tenant, msgspec.structs.replace(body, **changes))
     assert (await world.parts.operators.codes.page(world.tenant, "", 10)).items == ()
 
 
