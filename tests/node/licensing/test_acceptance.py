@@ -1,7 +1,11 @@
 """Which statements are stored: one row for each step, and a revocation after every other evidence."""
 
+from functools import cache
+
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from node.licensing.acceptance import (
     Accept,
@@ -43,7 +47,7 @@ FORKED = verified(changed(make_lease(seq=5), profile="other"))
 FAR = verified(make_lease(seq=5 + SEQ_JUMP_MAX + 1))
 FARTHEST = verified(make_lease(seq=5 + SEQ_JUMP_MAX))
 NEXT_EPOCH = verified(changed(make_lease(seq=1), epoch=2))
-REFUSED_OTHER = Refuse("other_node", "the statement is for another node or generation")
+REFUSED_OTHER = Refuse("other_node", "")
 
 ROWS: list[tuple[str, StoredEvidence, Verified, bool, Decision]] = [
     ("another node's", HELD, verified(make_lease(seq=9, node=OTHER_NODE)), True, REFUSED_OTHER),
@@ -160,3 +164,41 @@ def test_an_accepted_statement_replaces_all_earlier_evidence_of_the_generation()
 )
 def test_only_a_statement_that_proves_it_voids_the_lower_generations(statement: Statement, voids: bool) -> None:
     assert voids_lower_generations(statement) is voids
+
+
+KEY, OTHER = "3b" * 32, "aa" * 32
+BOUND = msgspec.structs.replace(HOLDER, node_keys=(KEY,), ek_name="000b" + "4c" * 32)
+
+
+@cache
+def offered(seq: int, kind: str) -> Verified:
+    lease = make_lease(seq=seq)
+    statements: dict[str, Statement] = {
+        "version 1": lease,
+        "version 2": changed(lease, node_key=KEY, ek_name=BOUND.ek_name),
+        "another key": changed(lease, node_key=OTHER),
+        "another chip": changed(lease, node_key=KEY, ek_name="000b" + "5d" * 32),
+        "suspension": make_suspension(seq=seq),
+    }
+    return verified(statements[kind])
+
+
+KINDS = ("version 1", "version 2", "another key", "another chip", "suspension")
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.sampled_from(KINDS), st.booleans()), max_size=12))
+def test_both_versions_are_one_stream_that_never_goes_back(offers: list[tuple[int, str, bool]]) -> None:
+    stored, heard = EMPTY, 0
+    for seq, kind, fresh in offers:
+        statement = offered(seq, kind)
+        decision = decide(stored, statement, BOUND, fresh=fresh)
+        if kind.startswith("another"):
+            assert isinstance(decision, Refuse)
+            assert decision.code == "other_node"
+        elif isinstance(decision, Accept):
+            assert seq > heard
+            stored, heard = after_accepting(stored, decision, T0), seq
+        elif seq > heard:
+            assert isinstance(decision, Refuse)
+            assert decision.code == "not_fresh"
+    assert stored.statement is None or stored.statement.statement.seq == heard
