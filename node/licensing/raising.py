@@ -316,6 +316,8 @@ class FloorKeeper:
             return False
         if standing == "unfinished":
             return True
+        if floors.generation_of(record, self._entries) > identity.generation:
+            return False  # A record of this generation would be below the later one, which was in force.
         # Until the disk has the statement in use, a record could only name an older one.
         if not any(one.generation == identity.generation and one.place >= self._least for one in self._entries):
             return False

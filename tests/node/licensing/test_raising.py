@@ -389,6 +389,24 @@ async def test_a_generation_switch_is_raised_after_its_statement_is_stored(site:
     assert view.generation == 2, "for generation 1 a later generation was in force"
 
 
+async def test_an_earlier_generation_never_lowers_the_record(site: Site) -> None:
+    """An edited `current.json` makes an earlier generation start. Its record must not replace that of the later one."""
+    keeper = await site.first()
+    later = msgspec.structs.replace(site.identity, generation=2)
+    keeper.use(later)
+    lease = verified(make_lease(seq=1, generation=2), OTHER_KEY)
+    keeper.confirm_fresh(lease)
+    keeper.note(lease)
+    assert await keeper.raise_now()
+    before = site.value
+    site.boot = "boot-2"
+    edited, view = site.start()
+    assert (view.judged.standing, view.generation) == ("current", 2)
+    edited.note(verified(make_lease(seq=9)))
+    assert await edited.raise_now()
+    assert site.value == before
+
+
 async def test_a_statement_of_another_generation_is_not_recorded(site: Site) -> None:
     keeper = await site.first()
     before = site.value
