@@ -179,6 +179,23 @@ class Clones:
                 await self._write_flag(await self._flagged(fresh, flagged, now), row, flagged, now)
         self.wake_room.wake(node.id)
 
+    async def compare_superseded(self, node: NodeRow, superseded: GenerationRow, arrival: Arrival) -> None:
+        """Suspect a clone if a superseded generation asks from another TPM than that of the present generation.
+
+        Both generations are of one chip. Its clock must not be behind the last session of the present generation. An old
+        disk in the same machine passes this comparison.
+        """
+        if superseded.number >= node.current_generation or node.clone_cause:
+            return
+        present = await self.nodes.find_generation(node.id, node.current_generation)
+        known = read_holders(present.holders) if present is not None else None
+        if known is None:
+            return
+        # The two generations have different keys and one chip.
+        before = msgspec.structs.replace(known.current.last, key=arrival.evidence.key)
+        if judging.went_back(before, arrival.evidence):
+            await self.suspect(node, node.current_generation, "chip", arrival.evidence)
+
     def refusal(self, recorded: Recorded, answer_nonce: str) -> HolderRefused:
         """The refusal of a holder that gets no session, with its signed statement."""
         holder = recorded.judgement.holders.find(recorded.judgement.holder)

@@ -24,7 +24,7 @@ from cloud.fabric.errors import (
     Refused,
 )
 from cloud.fabric.issuer import Issuer
-from cloud.fabric.licensing.holders import Judgement
+from cloud.fabric.licensing.holders import Arrival, Judgement
 from cloud.fabric.service.input_checks import check_fingerprint, check_floor, check_nonce_form, check_text
 from cloud.fabric.service.nodes.clones import ORDINARY, Clones, Kept, Presented
 from cloud.fabric.service.nodes.device_certificate import Device, read_device_certificate
@@ -103,7 +103,7 @@ class Sessions:
         except Refused as error:
             await self.refusals.note(device, error)
             raise
-        await self._refuse_closed(node, generation, claims.answer_nonce)
+        await self._refuse_closed(node, generation, claims.answer_nonce, arrival)
         self.limits.count(node.tenant, node.id, now)
         await self._judge_evidence(node, generation, device, claims)
         await self._judged(Presented(node, generation, arrival, body.presented), claims.answer_nonce)
@@ -112,7 +112,7 @@ class Sessions:
         # The issuer may have taken seconds. Read the rows again, or an outdated lease would be signed as current.
         now = self.now()
         node, generation = await self._known(device)
-        await self._refuse_closed(node, generation, claims.answer_nonce)
+        await self._refuse_closed(node, generation, claims.answer_nonce, arrival)
         presented = Presented(node, generation, arrival, body.presented)
         node, generation, judgement, kept = await self._judged(presented, claims.answer_nonce)
         seen = Seen(now, claims.fingerprint, claims.agent_version, device.not_after)
@@ -181,11 +181,14 @@ class Sessions:
         check_floor(claims.floor)
         return claims, asked_at
 
-    async def _refuse_closed(self, node: NodeRow, generation: GenerationRow, answer_nonce: str) -> None:
+    async def _refuse_closed(
+        self, node: NodeRow, generation: GenerationRow, answer_nonce: str, arrival: Arrival
+    ) -> None:
         """Step 13. Raises GenerationClosed."""
         if is_closed(node, generation):
             now = self.now()
             await self.seen.record_closed(node, generation, now)
+            await self.clones.compare_superseded(node, generation, arrival)
             raise self.statement_stream.closed(generation, answer_nonce, now)
 
     async def _judge_evidence(

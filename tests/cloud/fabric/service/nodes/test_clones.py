@@ -167,3 +167,22 @@ async def test_a_token_of_another_node_counts_as_none(world: World, box: Box) ->
     await box.session(renewal="A" * 58)
     await box.session(renewal="!")
     assert await flagged(world, box) == ""
+
+
+@pytest.mark.parametrize(("resets", "cause"), [(3, "chip"), (4, ""), (5, "")])
+async def test_a_superseded_generation_that_asks_from_another_tpm(
+    world: World, box: Box, resets: int, cause: str
+) -> None:
+    """The copy activates again, and supersedes the original. Counts that are behind show that there are two TPMs."""
+    again = Machine(world, box.machine.label)
+    await again.join((await world.code()).secret)
+    twin = Box(world, again)
+    assert twin.machine.node == box.machine.node
+    twin.clock = ClockInfo(box.clock.clock, 4, 0, True)
+    await twin.session()
+    await world.parts.nodes.seen.store()
+    box.clock = ClockInfo(twin.clock.clock, resets, 0, True)
+    with pytest.raises(errors.GenerationClosed):
+        await box.session()
+    assert await flagged(world, box) == cause
+    assert twin.lease.generation == 2
