@@ -66,7 +66,7 @@ def human_license(document: dict[str, Any]) -> str:
     lease = document["lease"]
     if lease:
         rows.append(("tier", lease["tier"]))
-        rows.append(("entitlements", ", ".join(lease["entitlements"]) or "none"))
+        rows.append(("entitlements", ", ".join(_entitlements(lease)) or "none"))
         rows += [(name, lease[name]) for name in ("refresh_after", "expires_at", "grace_until", "terminate_at")]
         if lease.get("final_reason"):  # an older agent has none
             rows.append(("final lease", lease["final_reason"]))
@@ -148,8 +148,18 @@ def _failure_rows(document: dict[str, Any]) -> list[tuple[str, str]]:
 def human_entitlement(document: dict[str, Any]) -> str:
     """The answer for one entitlement as text, on one line."""
     word = "granted" if document["granted"] else "denied"
-    terms = [f"limit {document['limit']}"] if document.get("limit") is not None else []
-    terms += [f"ends at {document['until']}"] if document.get("until") is not None else []
-    terms += [f"{name} {value}" for name, value in document.get("attributes", {}).items()]
-    because = "; ".join((document["reason"], *terms, f"until {document['valid_until']}"))
+    because = "; ".join((document["reason"], *_terms(document), f"until {document['valid_until']}"))
     return shown(f"{document['name']}: {word} ({because})", VALUE_CHARACTERS_MAX)
+
+
+def _entitlements(lease: dict[str, Any]) -> Iterable[str]:
+    """The entitlements of a lease, each with its terms in parentheses. An older agent sends no terms."""
+    terms = {each["name"]: _terms(each) for each in lease.get("entitlement_terms", ())}
+    for name in lease["entitlements"]:
+        yield f"{name} ({'; '.join(terms[name])})" if terms.get(name) else name
+
+
+def _terms(entitlement: dict[str, Any]) -> list[str]:
+    labels = (("limit", "limit"), ("begins at", "not_before"), ("ends at", "until"))
+    dated = [f"{label} {entitlement[name]}" for label, name in labels if entitlement.get(name) is not None]
+    return dated + [f"{name} {value}" for name, value in entitlement.get("attributes", {}).items()]

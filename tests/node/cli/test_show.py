@@ -50,6 +50,9 @@ def rows(text: str) -> list[tuple[str, str]]:
 def test_a_license_is_a_row_a_fact_and_says_nothing_empty() -> None:
     shown = rows(human_license(LICENSE))
     assert ("entitlements", "render, export") in shown
+    terms = [{"name": "export", "limit": 2, "until": "2027-01-01T00:00:00Z"}]
+    with_terms = rows(human_license(LICENSE | {"lease": LEASE | {"entitlement_terms": terms}}))
+    assert ("entitlements", "render, export (limit 2; ends at 2027-01-01T00:00:00Z)") in with_terms
     assert ("terminate_at", LEASE["terminate_at"]) in shown
     assert ("flag", "clock-suspect") in shown
     assert "next" not in dict(shown)
