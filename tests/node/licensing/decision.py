@@ -220,7 +220,7 @@ class Site:
             shutil.rmtree(self.directory / folder, ignore_errors=True)
         for path, content in files.items():
             if not only or path.parts[0] == only:
-                (self.directory / path).parent.mkdir(mode=0o700, exist_ok=True)
+                (self.directory / path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 (self.directory / path).write_bytes(content)
                 (self.directory / path).chmod(0o600)
 
