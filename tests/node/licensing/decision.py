@@ -19,7 +19,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from node.conditions import Conditions
 from node.disk.identity import Identity
-from node.hwbind.keys import WrappedKey
+from node.hwbind import counter
+from node.hwbind.keys import WrappedKey, key_hash
 from node.hwbind.tpm import Tpm
 from node.licensing.floor_store import FloorStore
 from node.licensing.floors import STATEMENTS
@@ -41,6 +42,7 @@ from node.trust.current import CurrentTrust
 from protocol import faults
 from protocol.limits import CLOCK_SKEW
 from protocol.messages.sessions import StatementAnswer
+from protocol.signed.lease import HardwareFloor
 from protocol.signed.statements import Lease, Revocation, Suspension, position, verify_statement
 from tests.fault_hooks import hooked
 from tests.node.shells import trust_of
@@ -199,6 +201,15 @@ class Site:
         self.signed.append(token)
         self.cloud.statement = token
 
+    def lease(self, *, promised: bool = True) -> str:
+        """A new lease of the generation that the cloud has confirmed. `promised`: it names the counter of the floor.
+
+        Fabric learns of the counter from a session, so the first lease of a node does not name it.
+        """
+        key = key_hash(node_key(self.cloud.confirmed).public_key())
+        floor = HardwareFloor(index=counter.places(f"{DOMAIN}/{NODE}")[0]) if promised else None
+        return self.cloud.lease(node_key=key, floor=floor)
+
     def contact(self) -> bool:
         """A whole contact: the current statement, with a freshness over the agent's nonce."""
         token = self.cloud.statement
@@ -255,10 +266,11 @@ class Decision(RuleBasedStateMachine):
 
     @initialize()
     def activate(self) -> None:
-        self.site.say(self.site.cloud.lease())
-        assert self.site.contact()
-        self._store()
-        assert self.site.verdict.state == "active"
+        for promised in (False, True):
+            self.site.say(self.site.lease(promised=promised))
+            assert self.site.contact()
+            self._store()
+            assert self.site.verdict.state == "active"
 
     # Rules
 
@@ -268,7 +280,7 @@ class Decision(RuleBasedStateMachine):
         current = self._statement(cloud.statement)
         if isinstance(current, Revocation):
             return
-        make = {"lease": cloud.lease, "suspension": cloud.suspension, "revocation": cloud.revocation}[kind]
+        make = {"lease": self.site.lease, "suspension": cloud.suspension, "revocation": cloud.revocation}[kind]
         self.site.say(make())
 
     @precondition(lambda self: self.site.cloud.confirmed < GENERATIONS)
@@ -279,7 +291,7 @@ class Decision(RuleBasedStateMachine):
         site.cloud.confirmed += 1
         site.generation = site.cloud.confirmed
         site.start()
-        site.say(site.cloud.lease())
+        site.say(site.lease())
         assert site.contact()
         self._store()
         assert site.verdict.gate_open
@@ -292,7 +304,7 @@ class Decision(RuleBasedStateMachine):
         if current.generation != site.generation:
             return
         if isinstance(current, Lease) and site.machine.true - current.issued_at > DAY:
-            site.say(site.cloud.lease())
+            site.say(site.lease())
         site.contact()
         state = site.verdict.state
         current = self._statement(site.cloud.statement)
